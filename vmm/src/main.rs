@@ -1,0 +1,2 @@
+//! nvvmm
+fn main() {}
