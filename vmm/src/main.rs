@@ -1,2 +1,3 @@
-//! nvvmm
+//! The `nvvmm` command.
+
 fn main() {}

@@ -1,0 +1,73 @@
+//! What a snapshot or a restore did and how long each phase took; printed as a table and with `--json`.
+
+use serde::{Deserialize, Serialize};
+
+/// One timed phase (DESIGN section 4).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PhaseTime {
+    /// Name of the phase, for example `ArmWriteProtect`.
+    pub phase: String,
+    /// Time it took, in microseconds.
+    pub us: f64,
+}
+
+/// What a snapshot did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SnapshotReport {
+    /// Name of the new snapshot.
+    pub name: String,
+    /// Phases in the order they ran.
+    pub phases: Vec<PhaseTime>,
+    /// Time the vCPUs stood still, in microseconds.
+    pub pause_us: f64,
+    /// Time from request to commit, in microseconds.
+    pub total_us: f64,
+    /// Frames the snapshot's memory map holds.
+    pub frames_mapped: u64,
+    /// Frames that were not in the previous snapshot of this VM.
+    pub frames_new: u64,
+    /// Frames whose content was copied to take it: always 0, counted, not assumed.
+    pub frames_copied: u64,
+    /// Bytes of saved machine state.
+    pub state_bytes: u64,
+    /// Blocks written for metadata (maps, inode, state).
+    pub metadata_blocks: u64,
+}
+
+/// What a restore did until the guest ran.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RestoreReport {
+    /// Snapshot restored.
+    pub snapshot: String,
+    /// Name of the new VM.
+    pub vm: String,
+    /// Phases in the order they ran.
+    pub phases: Vec<PhaseTime>,
+    /// Time from the start of the restore to the first entry into the guest, in microseconds.
+    pub first_instruction_us: f64,
+    /// Frames the snapshot holds.
+    pub frames_mapped: u64,
+    /// The snapshot was consumed (`--once`).
+    pub once: bool,
+    /// Page tables were filled first (`--prefault`).
+    pub prefault: bool,
+}
+
+/// Copy-on-write and mapping counters of a running VM.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RamCounters {
+    /// Frames backed by a block.
+    pub frames_mapped: u64,
+    /// Frames this VM may write without a copy.
+    pub frames_own: u64,
+    /// Frames that belong to a snapshot (write-protected).
+    pub frames_shared: u64,
+    /// Write faults on shared frames.
+    pub write_faults: u64,
+    /// First touches of a chunk.
+    pub chunk_faults: u64,
+    /// Frames copied by copy-on-write.
+    pub frames_copied: u64,
+    /// Mappings (VMAs) that guest RAM takes, as the budget counts them.
+    pub mappings: u64,
+}
