@@ -1,1 +1,3 @@
-//! Placeholder
+//! Raw system calls and the `unsafe` they need, each behind a safe function.
+
+pub mod reservation;
