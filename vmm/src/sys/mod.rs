@@ -1,3 +1,4 @@
-//! Raw system calls: the only place, with the mapped regions, where `unsafe` is written.
+//! Raw system calls and the `unsafe` they need, each behind a safe function.
 
 pub mod kvm;
+pub mod reservation;
