@@ -38,7 +38,9 @@ pub enum KvmError {
         source: io::Error,
     },
     /// A model-specific register of a snapshot is refused by this host.
-    #[error("vCPU {vcpu}: this host's KVM refuses the snapshot's MSR {index:#x} = {value:#x}; restore on a host with the same kind of CPU and KVM")]
+    #[error(
+        "vCPU {vcpu}: this host's KVM refuses the snapshot's MSR {index:#x} = {value:#x}; restore on a host with the same kind of CPU and KVM"
+    )]
     Msr {
         /// Index of the vCPU.
         vcpu: usize,
@@ -57,10 +59,17 @@ pub type Result<T> = std::result::Result<T, KvmError>;
 
 /// Turns an ioctl's error into [`KvmError::Vm`].
 pub(super) fn vm_op<E: Into<io::Error>>(op: &'static str) -> impl FnOnce(E) -> KvmError {
-    move |source| KvmError::Vm { op, source: source.into() }
+    move |source| KvmError::Vm {
+        op,
+        source: source.into(),
+    }
 }
 
 /// Turns an ioctl's error into [`KvmError::Vcpu`].
 pub(super) fn vcpu_op<E: Into<io::Error>>(vcpu: usize, op: &'static str) -> impl FnOnce(E) -> KvmError {
-    move |source| KvmError::Vcpu { vcpu, op, source: source.into() }
+    move |source| KvmError::Vcpu {
+        vcpu,
+        op,
+        source: source.into(),
+    }
 }

@@ -47,10 +47,17 @@ impl Host {
                 return Err(KvmError::Lacks(name));
             }
         }
-        let supported_cpuid =
-            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(vm_op("reading the supported CPUID"))?;
-        let list = kvm.get_msr_index_list().map_err(vm_op("reading the list of MSRs to save"))?;
-        Ok(Host { saved_msrs: list.as_slice().to_vec(), kvm, supported_cpuid })
+        let supported_cpuid = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(vm_op("reading the supported CPUID"))?;
+        let list = kvm
+            .get_msr_index_list()
+            .map_err(vm_op("reading the list of MSRs to save"))?;
+        Ok(Host {
+            saved_msrs: list.as_slice().to_vec(),
+            kvm,
+            supported_cpuid,
+        })
     }
 
     /// The opened device.

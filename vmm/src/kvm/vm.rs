@@ -2,18 +2,15 @@
 //! descriptors.
 
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use kvm_bindings::{
-    CpuId, KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region,
-    kvm_xsave,
-};
+use kvm_bindings::{CpuId, KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_xsave};
 use kvm_ioctls::{Cap, IoEventAddress, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::error::{vcpu_op, vm_op};
 use super::{Host, KvmError, Result};
-use crate::memory::RamSlot;
+use crate::memory::{GuestMemory, RamSlot};
 use crate::sys;
 
 /// Guest-physical pages that KVM uses for itself on Intel hosts that cannot run real mode natively (KVM API,
@@ -27,6 +24,8 @@ pub struct KvmVm {
     host: Arc<Host>,
     fd: VmFd,
     xsave_bytes: usize,
+    /// Kept while the guest can write it; dropped after `fd`.
+    memory: OnceLock<Arc<GuestMemory>>,
 }
 
 impl KvmVm {
@@ -35,14 +34,29 @@ impl KvmVm {
     /// # Errors
     /// [`KvmError::Vm`] naming the step.
     pub fn create(host: Arc<Host>) -> Result<KvmVm> {
-        let fd = host.kvm().create_vm().map_err(vm_op("creating a virtual machine"))?;
-        fd.set_identity_map_address(KVM_IDENTITY_MAP_GPA).map_err(vm_op("setting the identity map page"))?;
-        fd.set_tss_address(KVM_TSS_GPA).map_err(vm_op("setting the TSS pages"))?;
-        fd.create_irq_chip().map_err(vm_op("creating the interrupt controllers"))?;
-        let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-        fd.create_pit2(pit).map_err(vm_op("creating the interval timer"))?;
+        let fd = host
+            .kvm()
+            .create_vm()
+            .map_err(vm_op("creating a virtual machine"))?;
+        fd.set_identity_map_address(KVM_IDENTITY_MAP_GPA)
+            .map_err(vm_op("setting the identity map page"))?;
+        fd.set_tss_address(KVM_TSS_GPA)
+            .map_err(vm_op("setting the TSS pages"))?;
+        fd.create_irq_chip()
+            .map_err(vm_op("creating the interrupt controllers"))?;
+        let pit = kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        };
+        fd.create_pit2(pit)
+            .map_err(vm_op("creating the interval timer"))?;
         let xsave2 = usize::try_from(fd.check_extension_int(Cap::Xsave2)).unwrap_or(0);
-        Ok(KvmVm { host, xsave_bytes: xsave2.max(size_of::<kvm_xsave>()), fd })
+        Ok(KvmVm {
+            host,
+            xsave_bytes: xsave2.max(size_of::<kvm_xsave>()),
+            fd,
+            memory: OnceLock::new(),
+        })
     }
 
     /// The host it runs on.
@@ -59,27 +73,14 @@ impl KvmVm {
         self.xsave_bytes
     }
 
-    /// Gives the guest its RAM, one memory slot for each of `slots` in their order.
-    ///
-    /// # Safety
-    /// Each slot's range of host addresses must stay reserved for guest memory until the VM and its vCPUs are
-    /// gone.
+    /// Gives the guest its RAM, one memory slot for each of `slots` in their order, once.
     ///
     /// # Errors
     /// [`KvmError::Vm`].
-    pub unsafe fn set_memory(&self, slots: &[RamSlot], dirty_log: bool) -> Result<()> {
-        for (slot, ram) in (0..).zip(slots) {
-            let region = kvm_userspace_memory_region {
-                slot,
-                flags: if dirty_log { KVM_MEM_LOG_DIRTY_PAGES } else { 0 },
-                guest_phys_addr: ram.gpa,
-                memory_size: ram.size_bytes,
-                userspace_addr: ram.hva,
-            };
-            // SAFETY: the caller keeps the range reserved for guest memory.
-            unsafe { sys::kvm::set_memory_slot(&self.fd, region) }.map_err(vm_op("giving the guest memory"))?;
-        }
-        Ok(())
+    pub fn set_memory(&self, memory: Arc<GuestMemory>, slots: &[RamSlot], dirty_log: bool) -> Result<()> {
+        let flags = if dirty_log { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
+        let memory = self.memory.get_or_init(|| memory);
+        sys::kvm::set_memory_slots(&self.fd, memory, slots, flags).map_err(vm_op("giving the guest memory"))
     }
 
     /// Makes vCPU `index` with `cpuid`. Its local APIC id is `index`.
@@ -87,8 +88,12 @@ impl KvmVm {
     /// # Errors
     /// [`KvmError::Vcpu`].
     pub fn create_vcpu(&self, index: usize, cpuid: &CpuId) -> Result<VcpuFd> {
-        let vcpu = self.fd.create_vcpu(index as u64).map_err(vcpu_op(index, "creating it"))?;
-        vcpu.set_cpuid2(cpuid).map_err(vcpu_op(index, "setting its CPUID"))?;
+        let vcpu = self
+            .fd
+            .create_vcpu(index as u64)
+            .map_err(vcpu_op(index, "creating it"))?;
+        vcpu.set_cpuid2(cpuid)
+            .map_err(vcpu_op(index, "setting its CPUID"))?;
         Ok(vcpu)
     }
 
@@ -97,7 +102,9 @@ impl KvmVm {
     /// # Errors
     /// [`KvmError::Vm`].
     pub fn register_irq(&self, event: &EventFd, gsi: u32) -> Result<()> {
-        self.fd.register_irqfd(event, gsi).map_err(vm_op("connecting a device's interrupt"))
+        self.fd
+            .register_irqfd(event, gsi)
+            .map_err(vm_op("connecting a device's interrupt"))
     }
 
     /// Signals `event`, without leaving the guest, when it writes the 32-bit `value` at `gpa`.
@@ -106,7 +113,9 @@ impl KvmVm {
     /// [`KvmError::Vm`].
     pub fn register_doorbell(&self, event: &EventFd, gpa: u64, value: u32) -> Result<()> {
         let address = IoEventAddress::Mmio(gpa);
-        self.fd.register_ioevent(event, &address, value).map_err(vm_op("connecting a device's doorbell"))
+        self.fd
+            .register_ioevent(event, &address, value)
+            .map_err(vm_op("connecting a device's doorbell"))
     }
 
     /// Frames written since the last call, one bit each, for the slot with index `slot` of `size_bytes`.
@@ -117,7 +126,9 @@ impl KvmVm {
     pub fn dirty_log(&self, slot: usize, size_bytes: u64) -> Result<Vec<u64>> {
         let slot = u32::try_from(slot).map_err(|_| KvmError::Mismatch(format!("no memory slot {slot}")))?;
         let size = usize::try_from(size_bytes).map_err(|_| KvmError::Mismatch("slot too large".into()))?;
-        self.fd.get_dirty_log(slot, size).map_err(vm_op("reading the dirty log"))
+        self.fd
+            .get_dirty_log(slot, size)
+            .map_err(vm_op("reading the dirty log"))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Saved state of the VM as a whole: interrupt controllers, interval timer, clock.
 
 use kvm_bindings::{
-    KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
-    kvm_clock_data, kvm_irqchip, kvm_pit_state2,
+    KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data, kvm_irqchip, kvm_pit_state2,
 };
 use serde::{Deserialize, Serialize};
 
@@ -42,8 +42,13 @@ impl VmStateV1 {
     /// [`super::KvmError::Vm`].
     pub(super) fn save(vm: &KvmVm) -> Result<VmStateV1> {
         let chip = |chip_id| {
-            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
-            vm.fd().get_irqchip(&mut chip).map_err(vm_op("saving an interrupt controller"))?;
+            let mut chip = kvm_irqchip {
+                chip_id,
+                ..Default::default()
+            };
+            vm.fd()
+                .get_irqchip(&mut chip)
+                .map_err(vm_op("saving an interrupt controller"))?;
             Ok(chip)
         };
         let clock = vm.fd().get_clock().map_err(vm_op("saving the clock"))?;
@@ -63,16 +68,23 @@ impl VmStateV1 {
     /// Writes the interrupt controllers and the interval timer.
     pub(super) fn restore_chips(&self, vm: &KvmVm) -> Result<()> {
         for chip in [&self.pic_master, &self.pic_slave, &self.ioapic] {
-            vm.fd().set_irqchip(chip).map_err(vm_op("restoring an interrupt controller"))?;
+            vm.fd()
+                .set_irqchip(chip)
+                .map_err(vm_op("restoring an interrupt controller"))?;
         }
-        vm.fd().set_pit2(&self.pit).map_err(vm_op("restoring the interval timer"))
+        vm.fd()
+            .set_pit2(&self.pit)
+            .map_err(vm_op("restoring the interval timer"))
     }
 
     /// Sets the clock to the moment of the save: the guest's monotonic time goes on from there, and neither
     /// it nor the guest's wall clock ever steps back. `KVM_CLOCK_REALTIME` is left out on purpose: with it
     /// KVM would add the time since the save, which a guest sees as one long stall.
     pub(super) fn restore_clock(&self, vm: &KvmVm) -> Result<()> {
-        let clock = kvm_clock_data { clock: self.clock.clock_ns, ..Default::default() };
+        let clock = kvm_clock_data {
+            clock: self.clock.clock_ns,
+            ..Default::default()
+        };
         vm.fd().set_clock(&clock).map_err(vm_op("restoring the clock"))
     }
 }

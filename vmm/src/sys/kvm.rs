@@ -13,8 +13,11 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 use vmm_sys_util::fam::FamStruct;
 use vmm_sys_util::ioctl::{_IOC_WRITE, ioctl_expr, ioctl_with_ref};
+
+use crate::memory::{GuestMemory, RamSlot};
 
 const DEVICE_ATTR_BYTES: u32 = size_of::<kvm_device_attr>() as u32;
 
@@ -53,9 +56,19 @@ impl RunPage {
         let fd = unsafe { BorrowedFd::borrow_raw(vcpu.as_raw_fd()) };
         // SAFETY: a new mapping at an address that the kernel chooses; it replaces nothing.
         let base = unsafe {
-            mmap(None, size_bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd.as_fd(), 0)?
+            mmap(
+                None,
+                size_bytes,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_SHARED,
+                fd.as_fd(),
+                0,
+            )?
         };
-        Ok(RunPage { base: base.cast(), size_bytes })
+        Ok(RunPage {
+            base: base.cast(),
+            size_bytes,
+        })
     }
 
     /// Sets or clears `immediate_exit`: while it is set, `KVM_RUN` completes a pending I/O operation and
@@ -76,22 +89,48 @@ impl Drop for RunPage {
     }
 }
 
-/// Gives a range of this process's memory to the guest as memory slot `slot`.
+/// Gives the guest its RAM: one KVM memory slot for each of `slots`, in their order.
 ///
-/// # Safety
-/// `[hva, hva + size_bytes)` must stay reserved for guest memory of this VM until the VM's last descriptor is
-/// closed: the guest writes it.
+/// The VM's owner keeps `memory` until no vCPU of the VM can run any more ([`crate::kvm::KvmVm`] does).
 ///
 /// # Errors
-/// What `KVM_SET_USER_MEMORY_REGION` says.
-pub unsafe fn set_memory_slot(vm: &VmFd, region: kvm_userspace_memory_region) -> io::Result<()> {
-    // SAFETY: the caller promises that the range is guest memory for as long as the VM exists.
-    unsafe { vm.set_user_memory_region(region)? };
+/// `InvalidInput` for a slot that is not exactly one region of `memory`; else what
+/// `KVM_SET_USER_MEMORY_REGION` says.
+pub fn set_memory_slots(vm: &VmFd, memory: &GuestMemory, slots: &[RamSlot], flags: u32) -> io::Result<()> {
+    for (slot, ram) in (0..).zip(slots) {
+        let region = memory
+            .find_region(GuestAddress(ram.gpa))
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let start = region
+            .get_host_address(MemoryRegionAddress(0))
+            .map_err(io::Error::other)?;
+        if (region.start_addr().0, region.len(), start as u64) != (ram.gpa, ram.size_bytes, ram.hva) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the slot is not a region of guest memory",
+            ));
+        }
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags,
+            guest_phys_addr: ram.gpa,
+            memory_size: ram.size_bytes,
+            userspace_addr: ram.hva,
+        };
+        // SAFETY: the range is exactly a region of guest memory (checked above), which stays reserved while
+        // `memory` lives; all Rust code accesses it volatile, so the guest may write it at any time.
+        unsafe { vm.set_user_memory_region(region)? };
+    }
     Ok(())
 }
 
 fn tsc_offset_attr(addr: u64) -> kvm_device_attr {
-    kvm_device_attr { group: KVM_VCPU_TSC_CTRL, attr: u64::from(KVM_VCPU_TSC_OFFSET), addr, flags: 0 }
+    kvm_device_attr {
+        group: KVM_VCPU_TSC_CTRL,
+        attr: u64::from(KVM_VCPU_TSC_OFFSET),
+        addr,
+        flags: 0,
+    }
 }
 
 /// Reads what KVM adds to the (scaled) host TSC to make this vCPU's TSC (KVM API, `KVM_VCPU_TSC_OFFSET`,
@@ -104,7 +143,11 @@ pub fn get_tsc_offset(vcpu: &VcpuFd) -> io::Result<u64> {
     let attr = tsc_offset_attr(&raw mut offset as u64);
     // SAFETY: the kernel writes eight bytes at `addr`, a live local variable.
     let ret = unsafe { ioctl_with_ref(vcpu, kvm_get_device_attr(), &attr) };
-    if ret == 0 { Ok(offset) } else { Err(io::Error::last_os_error()) }
+    if ret == 0 {
+        Ok(offset)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Sets what [`get_tsc_offset`] reads.
@@ -115,7 +158,11 @@ pub fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> io::Result<()> {
     let attr = tsc_offset_attr(&raw const offset as u64);
     // SAFETY: the kernel reads eight bytes at `addr`, a live local variable.
     let ret = unsafe { ioctl_with_ref(vcpu, kvm_set_device_attr(), &attr) };
-    if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if ret == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Reads the vCPU's extended state in XSAVE's standard (not compacted) form.
@@ -133,8 +180,16 @@ pub fn get_xsave(vcpu: &VcpuFd, size_bytes: usize) -> io::Result<Vec<u8>> {
     // SAFETY: room was made for `size_bytes`, what KVM says it writes; this process never enables more
     // extended state (arch_prctl) after the VM exists.
     unsafe { vcpu.get_xsave2(&mut xsave)? };
-    let fixed = xsave.as_fam_struct_ref().xsave.region.iter().flat_map(|word| word.to_le_bytes());
-    Ok(fixed.chain(xsave.as_slice().iter().flat_map(|word| word.to_le_bytes())).take(size_bytes).collect())
+    let fixed = xsave
+        .as_fam_struct_ref()
+        .xsave
+        .region
+        .iter()
+        .flat_map(|word| word.to_le_bytes());
+    Ok(fixed
+        .chain(xsave.as_slice().iter().flat_map(|word| word.to_le_bytes()))
+        .take(size_bytes)
+        .collect())
 }
 
 /// Sets the vCPU's extended state from what [`get_xsave`] gave, whose length must be `size_bytes` of this VM.
@@ -145,7 +200,10 @@ pub fn get_xsave(vcpu: &VcpuFd, size_bytes: usize) -> io::Result<Vec<u8>> {
 pub fn set_xsave(vcpu: &VcpuFd, bytes: &[u8], size_bytes: usize) -> io::Result<()> {
     let fixed_bytes = size_of::<kvm_xsave>();
     if bytes.len() != size_bytes.max(fixed_bytes) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "extended state of another size than KVM's"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "extended state of another size than KVM's",
+        ));
     }
     let mut xsave = sized_xsave(size_bytes.max(fixed_bytes))?;
     let words = bytes.chunks(4).map(|chunk| {
