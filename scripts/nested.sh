@@ -6,7 +6,7 @@
 #
 #   --results DIR        directory that is writable inside under the same path and keeps what is written there
 #                        (made when missing; $NVVMM_RESULTS inside)
-#   --memory SIZE        memory of the nested host (default 6G; half of it is /dev/shm)
+#   --memory SIZE        memory of the nested host (default 6G; /dev/shm may take 60% of it)
 #   --cpus N             its CPUs (default 2)
 #   --append WORDS       more kernel command line (repeatable)
 #   --timeout SECONDS    end after this long (default 900); exit status 124

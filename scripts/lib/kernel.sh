@@ -74,3 +74,26 @@ pack_initramfs() {
   (cd "$1" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) >"$2.new"
   mv "$2.new" "$2"
 }
+
+# le_number FILE OFFSET BYTES: an unsigned little-endian number.
+le_number() { od -An -v --endian=little -t "u$3" -j "$2" -N "$3" "$1" | tr -d ' '; }
+
+# unpack_bzimage BZIMAGE FILE: the ELF kernel in it. Fields of the setup header: Linux, Documentation/arch/x86/boot.rst.
+unpack_bzimage() {
+  local setup_sectors payload length magic unpack
+  [[ $(od -An -c -j 514 -N 4 "$1" | tr -d ' ') == HdrS ]] || die "$1 is not a bzImage"
+  setup_sectors=$(le_number "$1" 497 1)
+  payload=$(((setup_sectors + 1) * 512 + $(le_number "$1" 584 4)))
+  length=$(le_number "$1" 588 4)
+  magic=$(od -An -t x1 -j "$payload" -N 4 "$1" | tr -d ' ')
+  case $magic in
+    fd377a58) unpack=(xz -dc --single-stream) ;;
+    28b52ffd) unpack=(zstd -dcq) ;;
+    1f8b*) unpack=(gzip -dcq) ;;
+    02214c18) unpack=(lz4 -dcq) ;;
+    *) die "$1 is packed in a way that is not known here (magic $magic)" ;;
+  esac
+  # Behind the packed kernel there are 4 bytes with its size, which some tools complain about: what counts is the ELF.
+  tail -c "+$((payload + 1))" "$1" | head -c "$((length - 4))" | "${unpack[@]}" >"$2" || true
+  [[ $(head -c 4 "$2" | od -An -t x1 | tr -d ' ') == 7f454c46 ]] || die "unpacking $1 gave no ELF kernel"
+}
