@@ -1,0 +1,261 @@
+//! Power-off and reset, as asked for by the guest: ACPI hardware-reduced sleep and reset registers (ACPI 6.5 section
+//! 4.8.3.7 and 4.8.3.6), and the keyboard controller's reset pulse that older code falls back to.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use serde::{Deserialize, Serialize};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::bus::BusDevice;
+use crate::lifecycle::{Device, LifecycleError, SavedDevice};
+
+/// First port of the ACPI power block.
+pub const POWER_PORTS_BASE: u64 = 0x600;
+/// Length of the ACPI power block in ports.
+pub const POWER_PORTS_LEN: u64 = 4;
+/// Port of SLEEP_CONTROL_REG, one byte wide.
+pub const SLEEP_CONTROL_PORT: u64 = POWER_PORTS_BASE;
+/// Port of SLEEP_STATUS_REG, one byte wide.
+pub const SLEEP_STATUS_PORT: u64 = POWER_PORTS_BASE + 1;
+/// Port of RESET_REG, one byte wide.
+pub const RESET_PORT: u64 = POWER_PORTS_BASE + 2;
+/// Value for RESET_VALUE in the FADT: what the guest writes to [`RESET_PORT`] to reset the machine.
+pub const RESET_VALUE: u8 = 0x01;
+/// Sleep type of the off state: first element of the `\_S5` package in the DSDT.
+pub const SLEEP_TYPE_S5: u8 = 5;
+
+/// Command and status port of the keyboard controller.
+pub const I8042_COMMAND_PORT: u64 = 0x64;
+/// Ports that [`I8042`] takes.
+pub const I8042_PORTS_LEN: u64 = 1;
+
+const SLEEP_ENABLE: u8 = 1 << 5;
+const SLEEP_TYPE_SHIFT: u8 = 2;
+const SLEEP_TYPE_MASK: u8 = 0x7;
+const I8042_PULSE_RESET: u8 = 0xfe;
+
+/// What the guest asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PowerEvent {
+    /// Power off.
+    Off,
+    /// Reset, a reboot.
+    Reset,
+}
+
+impl PowerEvent {
+    fn code(self) -> u8 {
+        match self {
+            Self::Off => 1,
+            Self::Reset => 2,
+        }
+    }
+
+    fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::Off),
+            2 => Some(Self::Reset),
+            _ => None,
+        }
+    }
+}
+
+/// Where power devices leave the guest's request and the machine finds it. The first request stands: a guest that asks
+/// for both while the machine is on its way down gets what it asked for first.
+#[derive(Debug)]
+pub struct PowerSignal {
+    requested: AtomicU8,
+    event: EventFd,
+}
+
+impl PowerSignal {
+    /// A signal with nothing requested.
+    ///
+    /// # Errors
+    /// No eventfd could be made.
+    pub fn new() -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            requested: AtomicU8::new(0),
+            event: EventFd::new(EFD_NONBLOCK)?,
+        }))
+    }
+
+    /// What the guest has asked for, if anything. Stays until [`PowerSignal::clear`].
+    pub fn requested(&self) -> Option<PowerEvent> {
+        PowerEvent::from_code(self.requested.load(Ordering::SeqCst))
+    }
+
+    /// Records `event` and makes the file descriptor readable.
+    pub fn request(&self, event: PowerEvent) {
+        let first = self
+            .requested
+            .compare_exchange(0, event.code(), Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok();
+        if first {
+            self.notify();
+        }
+    }
+
+    /// Forgets the request, after a reset was carried out.
+    pub fn clear(&self) {
+        self.requested.store(0, Ordering::SeqCst);
+        self.drain();
+    }
+
+    /// Takes the readiness off the file descriptor; the request itself stays.
+    pub fn drain(&self) {
+        // Fails only when there was nothing to take.
+        let _ = self.event.read();
+    }
+
+    fn notify(&self) {
+        if let Err(error) = self.event.write(1) {
+            tracing::error!(%error, "cannot signal a power event");
+        }
+    }
+
+    fn replace(&self, event: Option<PowerEvent>) {
+        self.requested
+            .store(event.map_or(0, PowerEvent::code), Ordering::SeqCst);
+    }
+}
+
+/// Readable once something was requested.
+impl AsRawFd for PowerSignal {
+    fn as_raw_fd(&self) -> RawFd {
+        self.event.as_raw_fd()
+    }
+}
+
+/// The ACPI power block: sleep control, sleep status and reset register.
+pub struct AcpiPower {
+    signal: Arc<PowerSignal>,
+    paused: bool,
+}
+
+const KIND: &str = "acpi-power";
+const INSTANCE: &str = "power0";
+const VERSION: u16 = 1;
+
+/// State of [`AcpiPower`]. The registers hold nothing; a request that the machine has not carried out is all there is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcpiPowerStateV1 {
+    /// 0 nothing, 1 off, 2 reset.
+    pub requested: u8,
+}
+
+impl AcpiPower {
+    /// A power block that reports to `signal`.
+    pub fn new(signal: Arc<PowerSignal>) -> Self {
+        Self {
+            signal,
+            paused: false,
+        }
+    }
+}
+
+impl BusDevice for AcpiPower {
+    fn read(&mut self, _offset: u64, bytes: &mut [u8]) {
+        // Sleep control is write-only, and the wake status bit is never set: S5 is left by a new machine only.
+        bytes.fill(0);
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        let &[value] = bytes else { return };
+        match POWER_PORTS_BASE + offset {
+            SLEEP_CONTROL_PORT if value & SLEEP_ENABLE != 0 => {
+                let sleep_type = (value >> SLEEP_TYPE_SHIFT) & SLEEP_TYPE_MASK;
+                if sleep_type == SLEEP_TYPE_S5 {
+                    self.signal.request(PowerEvent::Off);
+                } else {
+                    tracing::warn!(
+                        sleep_type,
+                        "guest asked for a sleep state that this machine does not have"
+                    );
+                }
+            }
+            RESET_PORT if value == RESET_VALUE => self.signal.request(PowerEvent::Reset),
+            _ => {}
+        }
+    }
+}
+
+impl Device for AcpiPower {
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+
+    fn instance(&self) -> &str {
+        INSTANCE
+    }
+
+    fn pause(&mut self) -> Result<(), LifecycleError> {
+        self.paused = true;
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), LifecycleError> {
+        if std::mem::take(&mut self.paused) && self.signal.requested().is_some() {
+            self.signal.notify();
+        }
+        Ok(())
+    }
+
+    fn save(&self) -> Result<SavedDevice, LifecycleError> {
+        if !self.paused {
+            return Err(LifecycleError::NotPaused {
+                kind: KIND.to_owned(),
+                instance: INSTANCE.to_owned(),
+            });
+        }
+        let requested = self.signal.requested().map_or(0, PowerEvent::code);
+        SavedDevice::encode(KIND, VERSION, INSTANCE, &AcpiPowerStateV1 { requested })
+    }
+
+    fn restore(&mut self, saved: &SavedDevice) -> Result<(), LifecycleError> {
+        let state: AcpiPowerStateV1 = saved.decode(KIND, VERSION, INSTANCE)?;
+        let requested = PowerEvent::from_code(state.requested);
+        if requested.is_none() && state.requested != 0 {
+            return Err(LifecycleError::Rejected {
+                kind: KIND.to_owned(),
+                instance: INSTANCE.to_owned(),
+                reason: format!("{} is no power event; the state is damaged", state.requested),
+            });
+        }
+        self.signal.replace(requested);
+        self.paused = true;
+        Ok(())
+    }
+}
+
+/// As much of a keyboard controller as a guest needs that reboots through it. Has no state to save.
+pub struct I8042 {
+    signal: Arc<PowerSignal>,
+}
+
+impl I8042 {
+    /// A controller that reports to `signal`.
+    pub fn new(signal: Arc<PowerSignal>) -> Self {
+        Self { signal }
+    }
+}
+
+impl BusDevice for I8042 {
+    fn read(&mut self, _offset: u64, bytes: &mut [u8]) {
+        // Both buffers empty: the guest neither waits to write nor finds something to read.
+        bytes.fill(0);
+    }
+
+    fn write(&mut self, _offset: u64, bytes: &[u8]) {
+        if bytes == [I8042_PULSE_RESET] {
+            self.signal.request(PowerEvent::Reset);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "power_test.rs"]
+mod power_test;

@@ -1,0 +1,184 @@
+//! Raw system calls, and all `unsafe` of this crate.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+
+use vm_memory::VolatileSlice;
+use vm_memory::bitmap::BitmapSlice;
+
+/// The kernel takes no more than this many vectors in one call (UIO_MAXIOV).
+const IOV_MAX: usize = 1024;
+
+/// Fills all of `slices`, in order, from `file` at `offset_bytes`. Does not use or move the file position.
+///
+/// # Errors
+/// The read failed, or the file ended before the slices were full. Part of them may have been written.
+pub(crate) fn read_exact_at<B: BitmapSlice>(
+    file: &File,
+    slices: &[VolatileSlice<'_, B>],
+    offset_bytes: u64,
+) -> io::Result<()> {
+    let guards: Vec<_> = slices.iter().map(VolatileSlice::ptr_guard_mut).collect();
+    let iovecs = guards
+        .iter()
+        .map(|guard| libc::iovec {
+            iov_base: guard.as_ptr().cast(),
+            iov_len: guard.len(),
+        })
+        .collect();
+    let result = transfer(iovecs, offset_bytes, |iovecs, offset| {
+        // SAFETY: every vector is the memory of one of `slices`, valid for writes of its length for as long as the
+        // guards live, which outlive this call. The guest may write it at the same time; so may the kernel, which
+        // treats it as bytes. `transfer` passes at most IOV_MAX vectors, so the count fits.
+        unsafe {
+            libc::preadv(
+                file.as_raw_fd(),
+                iovecs.as_ptr(),
+                iovecs.len() as libc::c_int,
+                offset,
+            )
+        }
+    });
+    for slice in slices {
+        slice.bitmap().mark_dirty(0, slice.len());
+    }
+    result
+}
+
+/// Writes all of `slices`, in order, to `file` at `offset_bytes`. Does not use or move the file position.
+///
+/// # Errors
+/// The write failed; part of it may be in the file.
+pub(crate) fn write_all_at<B: BitmapSlice>(
+    file: &File,
+    slices: &[VolatileSlice<'_, B>],
+    offset_bytes: u64,
+) -> io::Result<()> {
+    let guards: Vec<_> = slices.iter().map(VolatileSlice::ptr_guard).collect();
+    let iovecs = guards
+        .iter()
+        .map(|guard| libc::iovec {
+            iov_base: guard.as_ptr().cast_mut().cast(),
+            iov_len: guard.len(),
+        })
+        .collect();
+    transfer(iovecs, offset_bytes, |iovecs, offset| {
+        // SAFETY: every vector is the memory of one of `slices`, valid for reads of its length for as long as the
+        // guards live, which outlive this call; pwritev does not write through iov_base. The count fits, as above.
+        unsafe {
+            libc::pwritev(
+                file.as_raw_fd(),
+                iovecs.as_ptr(),
+                iovecs.len() as libc::c_int,
+                offset,
+            )
+        }
+    })
+}
+
+/// Calls `call` until all of `iovecs` are done, going on where a short transfer stopped.
+fn transfer(
+    mut iovecs: Vec<libc::iovec>,
+    offset_bytes: u64,
+    mut call: impl FnMut(&[libc::iovec], libc::off_t) -> isize,
+) -> io::Result<()> {
+    let mut offset =
+        libc::off_t::try_from(offset_bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let mut rest = &mut iovecs[..];
+    while !rest.is_empty() {
+        let batch = rest.len().min(IOV_MAX);
+        let done = call(&rest[..batch], offset);
+        if done < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            return Err(error);
+        }
+        if done == 0 && rest.iter().any(|iovec| iovec.iov_len > 0) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        offset += done as libc::off_t;
+        rest = advance(rest, done as usize);
+    }
+    Ok(())
+}
+
+/// Drops the first `done` bytes from `iovecs`, and vectors with nothing left.
+fn advance(iovecs: &mut [libc::iovec], mut done: usize) -> &mut [libc::iovec] {
+    let mut finished = 0;
+    for iovec in iovecs.iter_mut() {
+        if done < iovec.iov_len {
+            iovec.iov_base = iovec.iov_base.cast::<u8>().wrapping_add(done).cast();
+            iovec.iov_len -= done;
+            break;
+        }
+        done -= iovec.iov_len;
+        finished += 1;
+    }
+    &mut iovecs[finished..]
+}
+
+/// Fills `bytes` from the kernel's random number generator.
+///
+/// # Errors
+/// The kernel refused (seccomp), which does not pass by itself.
+pub(crate) fn fill_random(mut bytes: &mut [u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        // SAFETY: the pointer and length are those of a live, exclusively borrowed slice.
+        let done = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        if done < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            return Err(error);
+        }
+        bytes = &mut bytes[done as usize..];
+    }
+    Ok(())
+}
+
+/// Takes an advisory lock on the whole of an open file without waiting, shared or exclusive. It goes away with the last
+/// descriptor of this opening, however the process ends.
+///
+/// # Errors
+/// `WouldBlock` when another opening holds a lock that excludes this one.
+pub(crate) fn try_lock_file(file: &File, exclusive: bool) -> io::Result<()> {
+    let operation = if exclusive { libc::LOCK_EX } else { libc::LOCK_SH };
+    // SAFETY: takes a descriptor, which is open for as long as `file` is borrowed, and flags.
+    if unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Whether one of `events` (POLLIN, POLLOUT) is ready on `fd`, or an error or hang-up is, within `timeout`.
+///
+/// # Errors
+/// The descriptor cannot be polled.
+pub(crate) fn poll_ready(fd: RawFd, events: libc::c_short, timeout: Duration) -> io::Result<bool> {
+    let timeout_ms = libc::c_int::try_from(timeout.as_millis()).unwrap_or(libc::c_int::MAX);
+    loop {
+        let mut entry = libc::pollfd {
+            fd,
+            events,
+            revents: 0,
+        };
+        // SAFETY: the pointer is to one live entry and the count is 1; a bad descriptor is reported in `revents`.
+        let ready = unsafe { libc::poll(&mut entry, 1, timeout_ms) };
+        if ready >= 0 {
+            return Ok(ready > 0);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "sys_test.rs"]
+mod sys_test;

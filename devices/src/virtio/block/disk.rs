@@ -1,0 +1,145 @@
+//! A raw disk image on the host.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use vm_memory::VolatileSlice;
+use vm_memory::bitmap::BitmapSlice;
+
+use crate::sys;
+
+/// The unit of all virtio-block addresses and lengths.
+pub(super) const SECTOR_BYTES: u64 = 512;
+
+/// Why a disk could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BlockError {
+    /// The host refused.
+    #[error("disk {path}: {op}: {source}", path = path.display())]
+    Io {
+        /// The image.
+        path: PathBuf,
+        /// What was tried.
+        op: &'static str,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// Neither a file nor a block device.
+    #[error("disk {path}: not a regular file or block device; give a raw disk image", path = path.display())]
+    NotADisk {
+        /// The image.
+        path: PathBuf,
+    },
+    /// The size is not a number of sectors.
+    #[error(
+        "disk {path}: {size_bytes} bytes is not a positive multiple of {SECTOR_BYTES}; give a raw disk image (not \
+         qcow2), or pad it with `truncate -s %{SECTOR_BYTES}`",
+        path = path.display()
+    )]
+    Size {
+        /// The image.
+        path: PathBuf,
+        /// Its size.
+        size_bytes: u64,
+    },
+    /// Another VM has it.
+    #[error(
+        "disk {path} is in use by another VM; two VMs on one writable disk destroy it, give this one its own copy",
+        path = path.display()
+    )]
+    InUse {
+        /// The image.
+        path: PathBuf,
+    },
+}
+
+/// An open, locked image: exclusively when it is writable, shared when it is read-only.
+pub(super) struct Disk {
+    file: File,
+    path: PathBuf,
+    size_bytes: u64,
+    read_only: bool,
+}
+
+impl Disk {
+    pub(super) fn open(path: &Path, read_only: bool) -> Result<Self, BlockError> {
+        let failed = |op| {
+            let path = path.to_owned();
+            move |source| BlockError::Io { path, op, source }
+        };
+        // Asked before opening: opening a FIFO would wait for its other end.
+        let file_type = std::fs::metadata(path).map_err(failed("open"))?.file_type();
+        if !file_type.is_file() && !file_type.is_block_device() {
+            return Err(BlockError::NotADisk {
+                path: path.to_owned(),
+            });
+        }
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(!read_only)
+            .open(path)
+            .map_err(failed("open"))?;
+        // A block device has no length in its metadata.
+        let size_bytes = file.seek(SeekFrom::End(0)).map_err(failed("find its size"))?;
+        if size_bytes == 0 || !size_bytes.is_multiple_of(SECTOR_BYTES) {
+            return Err(BlockError::Size {
+                path: path.to_owned(),
+                size_bytes,
+            });
+        }
+        sys::try_lock_file(&file, !read_only).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => BlockError::InUse {
+                path: path.to_owned(),
+            },
+            _ => failed("lock")(source),
+        })?;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            size_bytes,
+            read_only,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    pub(super) fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// The byte range of `len_bytes` from `sector` on, when it is whole sectors of this disk.
+    pub(super) fn range(&self, sector: u64, len_bytes: u64) -> Option<u64> {
+        let start = sector.checked_mul(SECTOR_BYTES)?;
+        let end = start.checked_add(len_bytes)?;
+        (len_bytes.is_multiple_of(SECTOR_BYTES) && end <= self.size_bytes).then_some(start)
+    }
+
+    pub(super) fn read<B: BitmapSlice>(&self, slices: &[VolatileSlice<'_, B>], start: u64) -> io::Result<()> {
+        sys::read_exact_at(&self.file, slices, start)
+    }
+
+    pub(super) fn write<B: BitmapSlice>(
+        &self,
+        slices: &[VolatileSlice<'_, B>],
+        start: u64,
+    ) -> io::Result<()> {
+        sys::write_all_at(&self.file, slices, start)
+    }
+
+    /// Makes all finished writes stable.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        if self.read_only {
+            Ok(())
+        } else {
+            self.file.sync_data()
+        }
+    }
+}

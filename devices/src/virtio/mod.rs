@@ -1,0 +1,22 @@
+//! Virtio 1.2 devices behind the MMIO transport.
+
+mod block;
+mod chain;
+mod device;
+mod lifecycle;
+mod mmio;
+mod queue;
+mod rng;
+mod state;
+mod worker;
+
+pub use block::{Block, BlockError, BlockOptions, BlockStateV1};
+pub use chain::{Buffers, Chain, ChainError};
+pub use device::VirtioDevice;
+pub use mmio::{MMIO_LEN, MmioTransport, QUEUE_NOTIFY_OFFSET, TransportError};
+pub use rng::{Rng, RngStateV1};
+pub use state::{QueueStateV1, VirtioMmioStateV1};
+pub use worker::QueueSubscriber;
+
+#[cfg(test)]
+mod test_driver;
