@@ -1,1 +1,1 @@
-//! Placeholder
+//! The `nvvmm` command line.
