@@ -1,3 +1,7 @@
 //! The `nvvmm` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    nvvmm::cli::main()
+}

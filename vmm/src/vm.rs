@@ -1,1 +1,82 @@
 //! One VM process from start to end: the pool's holder, guest RAM, the machine and its control socket.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use crate::control::{ControlError, VmRuntimePaths, VmStatus};
+use crate::spec::{DiskSpec, VmSpec};
+
+/// Why a VM could not be started or had to end: cause, remedy, and the kind that decides the exit code.
+pub type VmError = ControlError;
+
+/// Everything that is needed to run one VM. All paths are absolute.
+#[derive(Debug)]
+pub struct RunPlan {
+    /// Name of the VM, already claimed in the registry.
+    pub name: String,
+    /// The pool, which exists.
+    pub pool: PathBuf,
+    /// A new machine or a snapshot.
+    pub origin: Origin,
+    /// Where the guest's console goes besides its socket.
+    pub console: ConsoleMode,
+    /// Build the machine but do not let the guest run until it is resumed.
+    pub paused: bool,
+    /// Where the sockets belong.
+    pub runtime: VmRuntimePaths,
+}
+
+/// Where the VM's memory comes from.
+#[derive(Debug)]
+pub enum Origin {
+    /// A new machine.
+    Boot(VmSpec),
+    /// A snapshot in the pool.
+    Restore {
+        /// Its name.
+        snapshot: String,
+        /// Disks in place of those that the snapshot names, in the guest's order.
+        disks: Option<Vec<DiskSpec>>,
+        /// Consume the snapshot.
+        once: bool,
+        /// Fill page tables before the guest runs.
+        prefault: bool,
+    },
+}
+
+/// Where the guest's console goes. It is on the socket [`VmRuntimePaths::console`] in every mode.
+#[derive(Debug)]
+pub enum ConsoleMode {
+    /// Output also goes to stdout, input also comes from `input`.
+    Stdio {
+        /// Read end of a pipe with what the user typed (non-blocking; the command line has already taken Ctrl-]
+        /// out of it). End of file means that no more input comes, not that the VM should end.
+        input: OwnedFd,
+    },
+    /// Only the socket.
+    SocketOnly,
+}
+
+/// How a VM came to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VmExit {
+    /// The guest switched itself off.
+    PoweredOff,
+    /// It was asked to stop.
+    Stopped,
+    /// It was snapshotted with `--stop`.
+    Snapshotted {
+        /// Name of the snapshot.
+        snapshot: String,
+    },
+}
+
+/// Runs a VM until it ends. `on_ready` is called once, when the control socket answers and the guest runs (or is
+/// built and paused, when that was asked for).
+///
+/// # Errors
+/// Before `on_ready`: the VM could not be started. After it: the VM had to end.
+pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit, VmError> {
+    let _ = (plan, on_ready);
+    Err(VmError::failed("this build cannot run VMs yet"))
+}

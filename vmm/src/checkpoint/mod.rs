@@ -1,3 +1,11 @@
-//! Taking a snapshot of a running machine and bringing one back.
+//! Taking a snapshot of a running machine, and what a snapshot holds besides memory.
 
+pub mod blob;
+pub mod phases;
 pub mod report;
+mod take;
+
+pub use take::{Taken, TakeError, Taking, take};
+
+#[cfg(test)]
+mod blob_test;

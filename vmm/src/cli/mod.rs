@@ -1,1 +1,93 @@
-//! Placeholder
+//! The `nvvmm` command line: arguments in, library calls and control requests out, text or JSON back.
+//!
+//! [`args`] says what can be asked; `launch` starts VM processes; `vm_commands`, `snapshot_commands` and
+//! `pool_commands` do the rest; [`error`] has the exit codes.
+
+pub mod args;
+mod console;
+mod detach;
+pub mod error;
+mod launch;
+mod output;
+mod pool_commands;
+mod pool_path;
+mod snapshot_commands;
+mod snapshot_tree;
+mod terminal;
+mod values;
+mod vm_commands;
+
+use std::io::{IsTerminal, stderr};
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use self::args::{Arguments, Command, PoolCommand};
+use crate::control::ControlError;
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    // A usage error ends the process here, with clap's text and exit code 2.
+    let arguments = Arguments::parse();
+    let done = start_log(arguments.verbose).and_then(|()| carry_out(arguments.command));
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            error::print(&error);
+            error::exit_code(error.kind).into()
+        }
+    }
+}
+
+fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
+    match command {
+        Command::Run(run) => return launch::run(run),
+        Command::Restore(restore) => return launch::restore(restore),
+        Command::Ps(ps) => vm_commands::ps(ps.json)?,
+        Command::Pause { vm } => vm_commands::pause(&vm)?,
+        Command::Resume { vm } => vm_commands::resume(&vm)?,
+        Command::Stop { vm, force } => vm_commands::stop(&vm, force)?,
+        Command::Console { vm } => console::attach(&vm)?,
+        Command::Snapshot(snapshot) => vm_commands::snapshot(snapshot)?,
+        Command::Snapshots { pool, json } => snapshot_commands::list(&pool, json.json)?,
+        Command::Rm { names, pool, json } => snapshot_commands::remove(&names, &pool, json.json)?,
+        Command::Pool(PoolCommand::Create {
+            path,
+            size,
+            overcommit,
+        }) => {
+            pool_commands::create(&path, size, overcommit)?;
+        }
+        Command::Pool(PoolCommand::Status { path, json }) => pool_commands::status(path, json.json)?,
+        Command::Pool(PoolCommand::Check { path, json }) => return pool_commands::check(path, json.json),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Log lines go to stderr: warnings, more with `-v`, or what `NVVMM_LOG` says.
+fn start_log(verbose: u8) -> Result<(), ControlError> {
+    let level = match verbose {
+        0 => "warn",
+        1 => "nvvmm=info,nvvmm_snapshot=info,nvvmm_devices=info,warn",
+        2 => "nvvmm=debug,nvvmm_snapshot=debug,nvvmm_devices=debug,info",
+        _ => "trace",
+    };
+    let filter = match std::env::var("NVVMM_LOG") {
+        Ok(directives) if !directives.is_empty() => EnvFilter::try_new(&directives).map_err(|e| {
+            ControlError::new(
+                crate::control::ErrorKind::Usage,
+                format!("NVVMM_LOG='{directives}' is no log filter: {e}"),
+            )
+            .with_remedy("use a level (info) or levels per module (nvvmm::cow=trace,info)")
+        })?,
+        _ => EnvFilter::new(level),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr)
+        .with_ansi(stderr().is_terminal())
+        .with_target(verbose > 1)
+        .init();
+    Ok(())
+}

@@ -1,1 +1,38 @@
-//! Placeholder
+//! Control of a running VM from other processes: the registry that finds a VM by its name, and the control
+//! socket (`docs` of [`message`] for the protocol) that answers for it.
+//!
+//! The VM process claims its name in the [`registry`], serves [`VmControl`] through a [`ControlServer`], and a
+//! command talks to it with a [`ControlClient`].
+
+pub mod client;
+pub mod error;
+mod line;
+pub mod message;
+pub mod registry;
+pub mod server;
+
+pub use client::ControlClient;
+pub use error::{ControlError, ErrorKind};
+pub use message::{SnapshotRequest, VmOrigin, VmState, VmStatus};
+pub use registry::{Claim, NameChoice, RuntimeDir, VmRuntimePaths};
+pub use server::ControlServer;
+
+use crate::checkpoint::report::SnapshotReport;
+
+/// What a running VM does when it is asked. Calls come from threads of the control server, several at a time.
+pub trait VmControl: Send + Sync {
+    /// State and counters now. Must not wait for the guest.
+    fn status(&self) -> VmStatus;
+
+    /// Stops the vCPUs and devices until [`VmControl::resume`]. Pausing a paused VM is not an error.
+    fn pause(&self) -> Result<(), ControlError>;
+
+    /// Lets a paused VM go on. Resuming a running VM is not an error.
+    fn resume(&self) -> Result<(), ControlError>;
+
+    /// Asks the VM process to end; returns once the request is accepted, not when the process is gone.
+    fn stop(&self) -> Result<(), ControlError>;
+
+    /// Takes a snapshot and returns when it is committed (or failed, with the VM running as before).
+    fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError>;
+}

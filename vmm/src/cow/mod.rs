@@ -1,1 +1,40 @@
-//! Placeholder
+//! Copy-on-write of guest RAM by redirect: a snapshot's blocks never move or change; the running VM is given a
+//! fresh block at the moment it first writes to a shared one.
+//!
+//! Every access that needs a decision is held by userfaultfd and answered by the fault thread:
+//! * first touch of a chunk: map a fresh chunk, or the blocks of the snapshot that the VM was restored from;
+//! * write to a shared frame: copy a cluster of frames to fresh blocks, map those over it.
+//!
+//! Invariants:
+//! 1. A frame that is not *own* is either unmapped, or mapped and armed. No writer reaches a snapshot's block.
+//! 2. `MAP_FIXED` replaces a mapping in one step for vCPUs, device threads and KVM; addresses never change.
+//! 3. One lock per chunk orders everything that happens to it. Sharing (a snapshot) excludes all fault handling.
+//! 4. The userfaultfd outlives every thread that can write guest RAM: once it is closed, nothing is held any more.
+
+mod budget;
+mod chunk;
+mod engine;
+mod fault_thread;
+mod frames;
+mod share;
+mod targets;
+
+pub use budget::Budget;
+pub use engine::{CowEngine, CowError, Origin};
+pub use fault_thread::FaultThread;
+pub use frames::FrameSet;
+pub use share::ShareSet;
+
+/// Size of a guest frame in bytes: the host's page and the pool's block are of the same size.
+pub const FRAME_SIZE_BYTES: usize = 4096;
+/// Frames in a 2 MiB chunk.
+pub const CHUNK_FRAMES: usize = 512;
+/// Size of a chunk in bytes.
+pub const CHUNK_SIZE_BYTES: usize = FRAME_SIZE_BYTES * CHUNK_FRAMES;
+
+const _: () = assert!(CHUNK_SIZE_BYTES as u64 == nvvmm_snapshot::CHUNK_SIZE_BYTES);
+
+#[cfg(test)]
+mod chunk_test;
+#[cfg(test)]
+mod engine_test;

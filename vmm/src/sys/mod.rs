@@ -1,4 +1,11 @@
 //! Raw system calls and the `unsafe` they need, each behind a safe function.
 
 pub mod kvm;
+pub mod pagemap;
 pub mod reservation;
+pub mod uffd;
+
+/// Turns the usual "-1 and errno" into a result.
+fn check(result: libc::c_int) -> std::io::Result<()> {
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,6 +1,12 @@
 //! A reserved, aligned range of host virtual addresses.
 
-use std::{io, ptr};
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+    ptr,
+};
+
+use super::check;
 
 /// Host addresses set aside for guest RAM. All of it is mapped readable and writable for its whole life: first as
 /// demand-zero anonymous memory, later by whatever is mapped over it.
@@ -71,5 +77,112 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         // SAFETY: the range is owned by this value, and whoever hands out pointers into it holds it alive.
         unsafe { libc::munmap(self.base.cast(), self.size_bytes) };
+    }
+}
+
+/// How pool blocks appear at guest addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Writes reach the block (MAP_SHARED): for blocks that this VM owns.
+    Shared,
+    /// A write that slips through before write-protection is armed lands in a private page of this process
+    /// (MAP_PRIVATE), never in the block: for blocks of a snapshot.
+    Private,
+}
+
+impl Reservation {
+    /// Atomically replaces what is mapped at `offset_bytes` by `size_bytes` of `file` from `file_offset_bytes`.
+    /// All three are whole pages; the range must lie in the reservation.
+    pub fn map_file(
+        &self,
+        offset_bytes: usize,
+        size_bytes: usize,
+        file: BorrowedFd<'_>,
+        file_offset_bytes: u64,
+        sharing: Sharing,
+    ) -> io::Result<()> {
+        let flags = match sharing {
+            Sharing::Shared => libc::MAP_SHARED,
+            Sharing::Private => libc::MAP_PRIVATE | libc::MAP_NORESERVE,
+        };
+        self.map_fixed(offset_bytes, size_bytes, flags, file.as_raw_fd(), file_offset_bytes)
+    }
+
+    /// Atomically replaces what is mapped in the range by untouched anonymous memory.
+    pub fn map_anonymous(&self, offset_bytes: usize, size_bytes: usize) -> io::Result<()> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        self.map_fixed(offset_bytes, size_bytes, flags, -1, 0)
+    }
+
+    fn map_fixed(
+        &self,
+        offset_bytes: usize,
+        size_bytes: usize,
+        flags: libc::c_int,
+        fd: libc::c_int,
+        file_offset_bytes: u64,
+    ) -> io::Result<()> {
+        let address = self.address(offset_bytes, size_bytes)?;
+        let file_offset =
+            i64::try_from(file_offset_bytes).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
+        // SAFETY: `address` checked the range to lie in this reservation, which only holds guest RAM: memory that
+        // is accessed by volatile loads and stores at fixed addresses, never through references, so replacing
+        // the pages behind it invalidates nothing that Rust knows of.
+        let mapped = unsafe {
+            libc::mmap(
+                address.cast(),
+                size_bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags | libc::MAP_FIXED,
+                fd,
+                file_offset,
+            )
+        };
+        if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Fills the page tables of the range for reading (MADV_POPULATE_READ, Linux 5.14).
+    pub fn populate_read(&self, offset_bytes: usize, size_bytes: usize) -> io::Result<()> {
+        let address = self.address(offset_bytes, size_bytes)?;
+        // SAFETY: the range was checked to lie in this reservation; populating changes no content.
+        check(unsafe { libc::madvise(address.cast(), size_bytes, libc::MADV_POPULATE_READ) })
+    }
+
+    /// Writes the bytes of the range to `file` at `file_offset_bytes`, inside the kernel.
+    pub fn copy_to_file(
+        &self,
+        offset_bytes: usize,
+        size_bytes: usize,
+        file: BorrowedFd<'_>,
+        file_offset_bytes: u64,
+    ) -> io::Result<()> {
+        let mut done = 0;
+        while done < size_bytes {
+            let address = self.address(offset_bytes + done, size_bytes - done)?;
+            let file_offset = i64::try_from(file_offset_bytes + done as u64)
+                .map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
+            // SAFETY: the kernel reads the range, which lies in this reservation and so is mapped.
+            let written = unsafe {
+                libc::pwrite(file.as_raw_fd(), address.cast(), size_bytes - done, file_offset)
+            };
+            match written {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                1.. => done += written as usize,
+                _ => {
+                    let error = io::Error::last_os_error();
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn address(&self, offset_bytes: usize, size_bytes: usize) -> io::Result<*mut u8> {
+        match offset_bytes.checked_add(size_bytes) {
+            Some(end) if end <= self.size_bytes => Ok(self.base.wrapping_add(offset_bytes)),
+            _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        }
     }
 }

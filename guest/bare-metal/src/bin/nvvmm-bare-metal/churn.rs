@@ -1,0 +1,103 @@
+//! Churn: a vCPU rewrites its frames for ever, and checks each word that it replaces.
+
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use nvvmm_bare_metal::command::Access;
+use nvvmm_bare_metal::frame::{Content, Judge, Stamp, Token, What};
+use nvvmm_bare_metal::journal::JournalView;
+use nvvmm_bare_metal::mix::mix;
+use nvvmm_bare_metal::plan::Plan;
+use nvvmm_bare_metal::verify::Lie;
+use nvvmm_bare_metal::{FRAME_WORDS, VCPUS_MAX};
+
+use crate::sys::{self, Frame, JOURNAL, Ram};
+
+/// One vCPU's churn.
+pub struct Churn {
+    vcpu: u64,
+    ram: Ram,
+    access: Access,
+    plan: Plan,
+    journal: JournalView,
+    /// Number of the next write.
+    next: u64,
+    /// The newest token of each other vCPU that this one has seen.
+    seen: [Token; VCPUS_MAX],
+}
+
+impl Churn {
+    /// Continues `vcpu`'s churn where the journal says it stopped.
+    pub fn new(vcpu: u64, ram: Ram, access: Access, journal: JournalView) -> Self {
+        let next = journal.progress[vcpu as usize].done.seq();
+        let plan = Plan::new(&journal);
+        Self { vcpu, ram, access, plan, journal, next, seen: [Token(0); VCPUS_MAX] }
+    }
+
+    /// Writes one frame.
+    pub fn step(&mut self) {
+        let n = self.next;
+        let index = self.plan.target(self.vcpu, n);
+        let old = self.plan.stamp(index, n, self.journal.writes());
+        let link = self.link(n);
+        let token = Token::new(n + 1, mix(sys::tsc() ^ self.vcpu));
+        let new = Content::new(self.plan.churn_stamp(index, n), token, link);
+        let progress = &JOURNAL.progress[self.vcpu as usize];
+        progress.link.store(link.0, Ordering::Relaxed);
+        progress.begun.store(token.0, Ordering::Release);
+        compiler_fence(Ordering::SeqCst);
+        self.write(self.ram.frame(old.gfn), old, &new);
+        compiler_fence(Ordering::SeqCst);
+        progress.done.store(token.0, Ordering::Release);
+        self.next = n + 1;
+    }
+
+    /// What another vCPU has published. It never goes back, and never says two different things.
+    fn link(&mut self, n: u64) -> Token {
+        let other = self.plan.linked(self.vcpu, n);
+        let link = JOURNAL.done(other);
+        let seen = &mut self.seen[other as usize];
+        if link.seq() < seen.seq() || (link.seq() == seen.seq() && link != *seen && seen.0 != 0) {
+            self.fault(Lie { gfn: 0, what: What::Causal, word: other as usize, found: link.0 });
+        } else {
+            *seen = link;
+        }
+        link
+    }
+
+    fn write(&self, frame: Frame, old: Stamp, new: &Content) {
+        let mut judge = Judge::new(old);
+        let mut fault = None;
+        for index in 0..FRAME_WORDS {
+            let word = new.word(index);
+            let found = match self.access {
+                Access::Blind => {
+                    frame.store(index, word);
+                    continue;
+                }
+                Access::Exchange => frame.swap(index, word),
+                Access::Check => {
+                    let found = frame.load(index);
+                    frame.store(index, word);
+                    found
+                }
+            };
+            if fault.is_none() {
+                fault = judge.word(index, found).err().map(|what| (what, index, found));
+            }
+        }
+        if let Some((what, word, found)) = fault {
+            self.fault(Lie { gfn: old.gfn, what, word, found });
+        }
+    }
+
+    /// Journals a lie; the details only of the first one.
+    fn fault(&self, lie: Lie) {
+        if JOURNAL.faults.fetch_add(1, Ordering::AcqRel) == 0 {
+            JOURNAL.fault_gfn.store(lie.gfn, Ordering::Relaxed);
+            JOURNAL.fault_word.store(lie.word as u64, Ordering::Relaxed);
+            JOURNAL.fault_found.store(lie.found, Ordering::Relaxed);
+            JOURNAL.fault_vcpu.store(self.vcpu, Ordering::Relaxed);
+            JOURNAL.fault_what.store(lie.what as u64, Ordering::Release);
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! vCPU 0: reads commands, hands out jobs, replies.
+
+use core::sync::atomic::Ordering;
+
+use nvvmm_bare_metal::command::{Access, Command, Extent, parse};
+use nvvmm_bare_metal::frame::What;
+use nvvmm_bare_metal::journal::{self, JournalView, Phase, WRITES_MAX};
+use nvvmm_bare_metal::order::Pattern;
+use nvvmm_bare_metal::verify::{Lie, Report};
+
+use crate::churn::Churn;
+use crate::console::{Console, reply};
+use crate::crew::{self, Job};
+use crate::jobs::Lane;
+use crate::sys::{self, JOURNAL};
+
+const SLEEP_CONTROL: u16 = 0x600;
+/// ACPI S5: sleep type 5, sleep enable.
+const POWER_OFF: u8 = (5 << 2) | 0x20;
+const FRAMES_PER_MIB: u64 = 256;
+
+/// What a command is refused with.
+type Refusal = &'static str;
+
+/// The console session.
+pub struct Session {
+    lane: Lane,
+    churn: Option<(Access, Churn)>,
+    fault_told: bool,
+}
+
+impl Session {
+    /// Journals what memory there is, and says hello.
+    pub fn new(lane: Lane) -> Self {
+        JOURNAL.vcpus.store(lane.vcpus, Ordering::Relaxed);
+        JOURNAL.first_gfn.store(lane.first_gfn, Ordering::Relaxed);
+        JOURNAL.frames.store(lane.frames, Ordering::Relaxed);
+        JOURNAL.magic.store(journal::MAGIC, Ordering::Release);
+        reply!("ready vcpus={} first={} frames={}", lane.vcpus, lane.first_gfn, lane.frames);
+        Self { lane, churn: None, fault_told: false }
+    }
+
+    /// Serves commands for ever.
+    pub fn serve(mut self) -> ! {
+        let mut console = Console::new();
+        loop {
+            if let Some(line) = console.poll() {
+                match line.and_then(parse) {
+                    Some(command) => self.obey(command),
+                    None => reply!("err not a command"),
+                }
+            }
+            if let Some((_, churn)) = &mut self.churn {
+                churn.step();
+                self.tell_fault();
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        let result = match command {
+            Command::Fill(extent, seed) => self.fill(extent, seed),
+            Command::ChurnOn(seed, pattern, access) => self.churn_on(seed, pattern, access),
+            Command::ChurnOff => {
+                self.stop_churn();
+                reply!("churn off {}", Seqs(self.lane.vcpus));
+                Ok(())
+            }
+            Command::Check { unfilled } => self.aside(|session| session.check(unfilled)),
+            Command::Digest(extent) => self.aside(|session| session.digest(extent)),
+            Command::Touch(extent, read) => self.aside(|session| session.touch(extent, read)),
+            Command::Write(start, count, stride) => self.write(start, count, stride),
+            Command::Stat => {
+                self.stat();
+                Ok(())
+            }
+            Command::Tsc => {
+                reply!("tsc {}", sys::tsc());
+                Ok(())
+            }
+            Command::Bye => bye(),
+            Command::Crash => sys::crash(),
+            Command::Nothing => Ok(()),
+        };
+        if let Err(refusal) = result {
+            reply!("err {refusal}");
+        }
+    }
+
+    fn run(&self, job: Job) {
+        crew::begin(job);
+        self.lane.run(job);
+        crew::join(self.lane.vcpus);
+    }
+
+    /// Does something while the churn stands still between two writes.
+    fn aside(&mut self, what: impl FnOnce(&mut Self) -> Result<(), Refusal>) -> Result<(), Refusal> {
+        let access = self.stop_churn();
+        let result = what(self);
+        if let Some(access) = access {
+            self.start_churn(access)?;
+        }
+        result
+    }
+
+    fn stop_churn(&mut self) -> Option<Access> {
+        let (access, _) = self.churn.take()?;
+        crew::stop();
+        crew::join(self.lane.vcpus);
+        Some(access)
+    }
+
+    fn start_churn(&mut self, access: Access) -> Result<(), Refusal> {
+        let journal = JournalView::read(&self.lane.ram).map_err(|_| "fill first")?;
+        crew::begin(Job::Churn(access));
+        self.churn = Some((access, Churn::new(0, self.lane.ram, access, journal)));
+        Ok(())
+    }
+
+    fn frames(&self, extent: Extent) -> Result<u64, Refusal> {
+        match extent {
+            Extent::All => Ok(self.lane.frames),
+            Extent::Mib(mib) => match mib.checked_mul(FRAMES_PER_MIB) {
+                Some(frames) if frames <= self.lane.frames => Ok(frames),
+                _ => Err("not so much memory"),
+            },
+        }
+    }
+
+    fn fill(&mut self, extent: Extent, seed: u64) -> Result<(), Refusal> {
+        if self.churn.is_some() {
+            return Err("churn is on");
+        }
+        let frames = self.frames(extent)?;
+        if frames < self.lane.vcpus {
+            return Err("nothing to fill");
+        }
+        JOURNAL.phase.store(Phase::Busy as u64, Ordering::SeqCst);
+        JOURNAL.filled.store(frames, Ordering::Relaxed);
+        JOURNAL.fill_seed.store(seed, Ordering::Relaxed);
+        for progress in &JOURNAL.progress {
+            for word in [&progress.link, &progress.begun, &progress.done] {
+                word.store(0, Ordering::Relaxed);
+            }
+        }
+        for word in [&JOURNAL.writes_len, &JOURNAL.faults, &JOURNAL.fault_what] {
+            word.store(0, Ordering::Relaxed);
+        }
+        self.fault_told = false;
+        self.run(Job::Fill { frames });
+        JOURNAL.phase.store(Phase::Filled as u64, Ordering::SeqCst);
+        reply!("fill ok frames={frames}");
+        Ok(())
+    }
+
+    fn churn_on(&mut self, seed: u64, pattern: Pattern, access: Access) -> Result<(), Refusal> {
+        if self.churn.is_some() {
+            return Err("churn is on");
+        }
+        let was = (JOURNAL.churn_seed.load(Ordering::Relaxed), JOURNAL.pattern.load(Ordering::Relaxed));
+        if was != (seed, pattern.code()) {
+            if (0..self.lane.vcpus).any(|vcpu| JOURNAL.done(vcpu).seq() > 0) {
+                return Err("churned otherwise since the fill: fill again first");
+            }
+            JOURNAL.churn_seed.store(seed, Ordering::Relaxed);
+            JOURNAL.pattern.store(pattern.code(), Ordering::Release);
+        }
+        self.start_churn(access)?;
+        reply!("churn on {}", pattern.name());
+        Ok(())
+    }
+
+    fn check(&mut self, unfilled: bool) -> Result<(), Refusal> {
+        let journal = JournalView::read(&self.lane.ram).map_err(|_| "fill first")?;
+        if let Some((lie, vcpu)) = fault() {
+            tell_lie("check", &lie);
+            reply!("faults={} first by vcpu={vcpu}", journal.faults);
+            return Ok(());
+        }
+        self.run(Job::Check);
+        let mut result = crew::collect(self.lane.vcpus);
+        if unfilled && result.is_ok() {
+            self.run(Job::CheckUnfilled);
+            result = result.and_then(|report| {
+                let unfilled = crew::collect(self.lane.vcpus)?;
+                Ok(Report { frames: report.frames + unfilled.frames, ..report })
+            });
+        }
+        match result {
+            Ok(Report { frames, churned, links, digest, .. }) => {
+                let seqs = Seqs(self.lane.vcpus);
+                reply!("check ok frames={frames} churned={churned} links={links} {seqs} digest={digest:016x}");
+            }
+            Err(lie) => tell_lie("check", &lie),
+        }
+        Ok(())
+    }
+
+    fn digest(&mut self, extent: Extent) -> Result<(), Refusal> {
+        let frames = self.frames(extent)?;
+        self.run(Job::Digest { frames });
+        if let Ok(report) = crew::collect(self.lane.vcpus) {
+            reply!("digest {:016x} frames={frames}", report.digest);
+        }
+        Ok(())
+    }
+
+    fn touch(&mut self, extent: Extent, read: bool) -> Result<(), Refusal> {
+        let frames = self.frames(extent)?;
+        self.run(Job::Touch { frames, read });
+        reply!("touch ok frames={frames}");
+        Ok(())
+    }
+
+    fn write(&mut self, start: u64, count: u64, stride: u64) -> Result<(), Refusal> {
+        if self.churn.is_some() {
+            return Err("churn is on");
+        }
+        let filled = JournalView::read(&self.lane.ram).map_err(|_| "fill first")?.filled;
+        let last = count.checked_sub(1).and_then(|n| n.checked_mul(stride)).and_then(|n| n.checked_add(start));
+        if stride == 0 || last.is_none_or(|last| last >= filled) {
+            return Err("not within the filled memory");
+        }
+        let number = JOURNAL.writes_len.load(Ordering::Relaxed) + 1;
+        if number > WRITES_MAX as u64 {
+            return Err("too many writes since the fill: fill again first");
+        }
+        JOURNAL.phase.store(Phase::Busy as u64, Ordering::SeqCst);
+        let entry = &JOURNAL.writes[(number - 1) as usize];
+        for (place, word) in [(&entry.start, start), (&entry.count, count), (&entry.stride, stride)] {
+            place.store(word, Ordering::Relaxed);
+        }
+        for (vcpu, place) in entry.done.iter().enumerate() {
+            place.store(JOURNAL.done(vcpu as u64).seq(), Ordering::Relaxed);
+        }
+        self.run(Job::Write { number });
+        JOURNAL.writes_len.store(number, Ordering::Relaxed);
+        JOURNAL.phase.store(Phase::Filled as u64, Ordering::SeqCst);
+        reply!("write ok frames={count}");
+        Ok(())
+    }
+
+    fn stat(&self) {
+        let Lane { vcpus, ram, first_gfn, frames, .. } = self.lane;
+        let churn = if self.churn.is_some() { "on" } else { "off" };
+        let [filled, faults] = [&JOURNAL.filled, &JOURNAL.faults].map(|word| word.load(Ordering::Relaxed));
+        let mem = ram.memory_bytes;
+        reply!(
+            "stat vcpus={vcpus} mem={mem} first={first_gfn} frames={frames} filled={filled} churn={churn} {} faults={faults}",
+            Seqs(vcpus)
+        );
+    }
+
+    /// Says once, unasked, that the churn has met a lie.
+    fn tell_fault(&mut self) {
+        if let (false, Some((lie, _))) = (self.fault_told, fault()) {
+            self.fault_told = true;
+            tell_lie("churn", &lie);
+        }
+    }
+}
+
+fn fault() -> Option<(Lie, u64)> {
+    let what = What::from_code(JOURNAL.fault_what.load(Ordering::Acquire))?;
+    let [gfn, word, found, vcpu] =
+        [&JOURNAL.fault_gfn, &JOURNAL.fault_word, &JOURNAL.fault_found, &JOURNAL.fault_vcpu]
+            .map(|word| word.load(Ordering::Relaxed));
+    Some((Lie { gfn, what, word: word as usize, found }, vcpu))
+}
+
+fn tell_lie(who: &str, lie: &Lie) {
+    reply!("{who} bad gfn={} what={} word={} found={:x}", lie.gfn, lie.what.name(), lie.word, lie.found);
+}
+
+fn bye() -> ! {
+    reply!("bye");
+    sys::out_byte(SLEEP_CONTROL, POWER_OFF);
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
+/// `seq=a,b`: the finished churn writes of each vCPU.
+struct Seqs(u64);
+
+impl core::fmt::Display for Seqs {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("seq=")?;
+        for vcpu in 0..self.0 {
+            let comma = if vcpu == 0 { "" } else { "," };
+            write!(f, "{comma}{}", JOURNAL.done(vcpu).seq())?;
+        }
+        Ok(())
+    }
+}

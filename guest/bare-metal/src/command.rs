@@ -1,0 +1,133 @@
+//! The console's commands.
+
+use crate::order::Pattern;
+
+/// How `churn` puts its words into a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Access {
+    /// Load the old word, compare it with what must be there, store the new one.
+    Check = 0,
+    /// The same with one atomic exchange: the first access to the frame is a write.
+    Exchange = 1,
+    /// Store only.
+    Blind = 2,
+}
+
+impl Access {
+    /// The mode with this number.
+    pub fn from_code(code: u64) -> Option<Self> {
+        [Self::Check, Self::Exchange, Self::Blind].into_iter().find(|access| *access as u64 == code)
+    }
+
+    /// The mode with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "check" => Some(Self::Check),
+            "xchg" => Some(Self::Exchange),
+            "blind" => Some(Self::Blind),
+            _ => None,
+        }
+    }
+}
+
+/// How much memory, from the first frame under test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// So many MiB.
+    Mib(u64),
+    /// All of it.
+    All,
+}
+
+/// One line from the console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// `fill MIB|all SEED`
+    Fill(Extent, u64),
+    /// `churn on SEED [PATTERN] [ACCESS]`
+    ChurnOn(u64, Pattern, Access),
+    /// `churn off`
+    ChurnOff,
+    /// `check [all]`: also that memory beyond the fill is zero?
+    Check {
+        /// `all` was given.
+        unfilled: bool,
+    },
+    /// `digest [MIB|all]`
+    Digest(Extent),
+    /// `touch MIB|all [read]`
+    Touch(Extent, bool),
+    /// `write START COUNT [STRIDE]`
+    Write(u64, u64, u64),
+    /// `stat`
+    Stat,
+    /// `tsc`
+    Tsc,
+    /// `bye`
+    Bye,
+    /// `crash`
+    Crash,
+    /// An empty line.
+    Nothing,
+}
+
+/// Reads one line. `None`: not a command.
+pub fn parse(line: &str) -> Option<Command> {
+    let mut words = line.split_ascii_whitespace();
+    let Some(verb) = words.next() else { return Some(Command::Nothing) };
+    let command = match verb {
+        "fill" => Command::Fill(extent(words.next()?)?, number(words.next()?)?),
+        "churn" => match words.next()? {
+            "on" => churn_on(&mut words)?,
+            "off" => Command::ChurnOff,
+            _ => return None,
+        },
+        "check" => match words.next() {
+            None => Command::Check { unfilled: false },
+            Some("all") => Command::Check { unfilled: true },
+            Some(_) => return None,
+        },
+        "digest" => Command::Digest(words.next().map_or(Some(Extent::All), extent)?),
+        "touch" => {
+            let extent = extent(words.next()?)?;
+            match words.next() {
+                None => Command::Touch(extent, false),
+                Some("read") => Command::Touch(extent, true),
+                Some(_) => return None,
+            }
+        }
+        "write" => {
+            let (start, count) = (number(words.next()?)?, number(words.next()?)?);
+            Command::Write(start, count, words.next().map_or(Some(1), number)?)
+        }
+        "stat" => Command::Stat,
+        "tsc" => Command::Tsc,
+        "bye" => Command::Bye,
+        "crash" => Command::Crash,
+        _ => return None,
+    };
+    words.next().is_none().then_some(command)
+}
+
+fn churn_on<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<Command> {
+    let seed = number(words.next()?)?;
+    let pattern = words.next().map_or(Some(Pattern::Seq), Pattern::from_name)?;
+    let access = words.next().map_or(Some(Access::Check), Access::from_name)?;
+    Some(Command::ChurnOn(seed, pattern, access))
+}
+
+fn extent(word: &str) -> Option<Extent> {
+    if word == "all" { Some(Extent::All) } else { number(word).map(Extent::Mib) }
+}
+
+fn number(word: &str) -> Option<u64> {
+    match word.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16).ok(),
+        None => word.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+#[path = "command_test.rs"]
+mod command_test;

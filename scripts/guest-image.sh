@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Makes a Linux guest from the distribution's packages: a stock cloud kernel and a small initramfs with busybox,
+# the virtio drivers and nvvmm-witness.
+#
+#   scripts/guest-image.sh [--fresh] [--print]
+#
+#   --fresh      fetch the kernel again, to get the newest one
+#   --print      print shell assignments of NVVMM_GUEST_KERNEL, NVVMM_GUEST_KERNEL_ELF and NVVMM_GUEST_INITRAMFS
+#   -h, --help   this text
+#
+# Makes $NVVMM_CACHE/guest/vmlinuz (bzImage as it comes), vmlinux (the same kernel, unpacked: an ELF file that
+# boots faster where the CPU is emulated) and initramfs.cpio. Fast when nothing changed.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$here/lib/say.sh"
+source "$here/lib/tree.sh"
+source "$here/lib/packages.sh"
+source "$here/lib/kernel.sh"
+source "$here/lib/guests.sh"
+
+guest_modules=(virtio_mmio virtio_blk virtio_rng crc32c_generic ext4)
+guest=$NVVMM_CACHE/guest fresh=0 print=0
+
+for argument in "$@"; do
+  case $argument in
+    --fresh) fresh=1 ;;
+    --print) print=1 ;;
+    -h | --help) usage; exit 0 ;;
+    *) die "unknown argument $argument" "see ${0##*/} --help" ;;
+  esac
+done
+
+prepare_kernel() {
+  local version
+  if [[ ! -e $guest/kernel/version || $fresh == 1 ]]; then
+    is_debian_like || die "the guest's kernel comes from a Debian or Ubuntu package, and this machine has no apt-get"
+    unpack_kernel "$(stock_kernel_package cloud)" "$guest/kernel"
+    rm -f "$guest/vmlinux"
+  fi
+  [[ ! -e $guest/vmlinux ]] || return 0
+  version=$(<"$guest/kernel/version")
+  ln -sf "kernel/boot/vmlinuz-$version" "$guest/vmlinuz"
+  unpack_bzimage "$guest/vmlinuz" "$guest/vmlinux.new"
+  mv "$guest/vmlinux.new" "$guest/vmlinux"
+  say "made $guest/vmlinuz and vmlinux: Linux $version"
+}
+
+prepare_initramfs() {
+  local tree=$guest/initramfs stamp
+  build_witness
+  stamp=$(cat "$guest/kernel/version" "$(witness_path)" "$here"/{guest-image.sh,lib/guest-init.sh,lib/kernel.sh} | cksum)
+  [[ ! -e $guest/initramfs.cpio || $(cat "$guest/initramfs.stamp" 2>/dev/null) != "$stamp" ]] || return 0
+  rm -rf "$tree"
+  mkdir -p "$tree"/{bin,proc,sys,dev,run,mnt,tmp}
+  cp "$(command -v busybox)" "$tree/bin/busybox"
+  install -m 755 "$here/lib/guest-init.sh" "$tree/init"
+  install -m 755 "$(witness_path)" "$tree/bin/nvvmm-witness"
+  add_modules "$guest/kernel" "$tree" "${guest_modules[@]}"
+  pack_initramfs "$tree" "$guest/initramfs.cpio"
+  say "made $guest/initramfs.cpio ($(du -h "$guest/initramfs.cpio" | cut -f 1)): $(wc -l <"$tree/modules/list") modules"
+  rm -rf "$tree"
+  echo "$stamp" >"$guest/initramfs.stamp"
+}
+
+need_packages busybox-static kmod cpio xz-utils zstd
+mkdir -p "$guest"
+hold_lock guest/prepare
+prepare_kernel
+prepare_initramfs
+drop_lock
+((!print)) || printf '%s=%q\n' NVVMM_GUEST_KERNEL "$guest/vmlinuz" NVVMM_GUEST_KERNEL_ELF "$guest/vmlinux" \
+  NVVMM_GUEST_INITRAMFS "$guest/initramfs.cpio"

@@ -1,0 +1,23 @@
+#!/bin/busybox sh
+# The init of the Linux guest's initramfs: loads the drivers and starts nvvmm-witness on the console.
+# nvvmm.shell on the kernel command line starts a shell instead.
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs run /run
+# Kernel messages would get into the middle of the witness's lines; they stay in the kernel log.
+dmesg -n 1
+
+while read -r module; do
+  insmod "/modules/$module" || echo "init: could not load $module"
+done </modules/list
+ip link set lo up 2>/dev/null
+
+if grep -qw nvvmm.shell /proc/cmdline; then
+  setsid -c sh
+else
+  setsid -c nvvmm-witness
+  echo "@ died -- nvvmm-witness ended with status $?"
+fi
+poweroff -f

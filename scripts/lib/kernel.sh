@@ -1,0 +1,99 @@
+# shellcheck shell=bash
+# Distribution kernels: which one, unpacking it, its modules into an initramfs. Needs say.sh and packages.sh.
+
+# stock_kernel_package FLAVOUR: the image package behind the distribution's metapackage.
+# FLAVOUR: cloud (a guest's), full (a host's), 6.12 (a host's, newer than bookworm's own).
+stock_kernel_package() {
+  local meta=
+  case $1 in
+    cloud) meta=linux-image-cloud-amd64 ;;
+    full) meta=linux-image-amd64 ;;
+    6.12) meta=linux-image-6.12-amd64 ;;
+    *) die "unknown kernel flavour $1" ;;
+  esac
+  [[ -n $(apt-cache pkgnames linux-image-) ]] || refresh_package_lists
+  local package
+  package=$(apt-cache depends --important "$meta" 2>/dev/null | awk '/Depends: linux-image-[0-9]/ {print $2; exit}')
+  # Ubuntu has no such metapackage: its newest generic kernel serves as both.
+  [[ -n $package || $1 == 6.12 ]] || package=$(newest_package 'linux-image-[0-9][0-9.]*-[0-9]+-generic')
+  [[ -n $package ]] || die "found no $1 kernel package in this distribution"
+  printf '%s\n' "$package"
+}
+
+# unpack_kernel PACKAGE DIR: leaves DIR/boot/vmlinuz-VERSION, DIR/lib/modules/VERSION and DIR/version.
+unpack_kernel() {
+  local package=$1 dir=$2 version=${1#linux-image-} packages=("$1") extra deb
+  # Ubuntu ships the modules apart from the image.
+  for extra in "linux-modules-$version" "linux-modules-extra-$version"; do
+    [[ -z $(apt-cache pkgnames "$extra" | grep -Fx "$extra") ]] || packages+=("$extra")
+  done
+  rm -rf "$dir.new"
+  mkdir -p "$dir.new/debs"
+  say "fetching ${packages[*]}"
+  (cd "$dir.new/debs" && fetch_packages "${packages[@]}")
+  for deb in "$dir.new"/debs/*.deb; do dpkg -x "$deb" "$dir.new"; done
+  rm -r "$dir.new/debs"
+  [[ -d $dir.new/lib/modules ]] || ln -s usr/lib "$dir.new/lib"
+  [[ -d $dir.new/lib/modules/$version ]] || die "$package holds no modules for $version"
+  depmod -b "$dir.new" "$version"
+  printf '%s\n' "$version" >"$dir.new/version"
+  rm -rf "$dir"
+  mv "$dir.new" "$dir"
+}
+
+# add_modules KERNEL_DIR INITRAMFS_DIR MODULE...: copies the modules and what they depend on, uncompressed, and
+# writes modules/list in load order. A module that the kernel has built in needs nothing; one it lacks is named.
+add_modules() {
+  local kernel=$1 tree=$2 version module kind file name
+  version=$(<"$kernel/version")
+  shift 2
+  mkdir -p "$tree/modules"
+  : >"$tree/modules/list"
+  for module in "$@"; do
+    if ! modprobe -C /dev/null -d "$kernel" -S "$version" --show-depends "$module" 2>/dev/null; then
+      say "kernel $version has no module $module: left out"
+    fi
+  done | while read -r kind file _; do
+    [[ $kind == insmod ]] || continue
+    name=${file##*/}
+    name=${name%%.ko*}.ko
+    [[ ! -e $tree/modules/$name ]] || continue
+    case $file in
+      *.ko) cat "$file" ;;
+      *.xz) xz -dc "$file" ;;
+      *.zst) zstd -dcq "$file" ;;
+      *.gz) gzip -dc "$file" ;;
+      *) die "unknown module compression: $file" ;;
+    esac >"$tree/modules/$name"
+    echo "$name" >>"$tree/modules/list"
+  done
+}
+
+# pack_initramfs DIR FILE: uncompressed on purpose, an emulated CPU takes longer to unpack than to load it.
+pack_initramfs() {
+  (cd "$1" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) >"$2.new"
+  mv "$2.new" "$2"
+}
+
+# le_number FILE OFFSET BYTES: an unsigned little-endian number.
+le_number() { od -An -v --endian=little -t "u$3" -j "$2" -N "$3" "$1" | tr -d ' '; }
+
+# unpack_bzimage BZIMAGE FILE: the ELF kernel in it. Fields of the setup header: Linux, Documentation/arch/x86/boot.rst.
+unpack_bzimage() {
+  local setup_sectors payload length magic unpack
+  [[ $(od -An -c -j 514 -N 4 "$1" | tr -d ' ') == HdrS ]] || die "$1 is not a bzImage"
+  setup_sectors=$(le_number "$1" 497 1)
+  payload=$(((setup_sectors + 1) * 512 + $(le_number "$1" 584 4)))
+  length=$(le_number "$1" 588 4)
+  magic=$(od -An -t x1 -j "$payload" -N 4 "$1" | tr -d ' ')
+  case $magic in
+    fd377a58) unpack=(xz -dc --single-stream) ;;
+    28b52ffd) unpack=(zstd -dcq) ;;
+    1f8b*) unpack=(gzip -dcq) ;;
+    02214c18) unpack=(lz4 -dcq) ;;
+    *) die "$1 is packed in a way that is not known here (magic $magic)" ;;
+  esac
+  # Behind the packed kernel there are 4 bytes with its size, which some tools complain about: what counts is the ELF.
+  tail -c "+$((payload + 1))" "$1" | head -c "$((length - 4))" | "${unpack[@]}" >"$2" || true
+  [[ $(head -c 4 "$2" | od -An -t x1 | tr -d ' ') == 7f454c46 ]] || die "unpacking $1 gave no ELF kernel"
+}

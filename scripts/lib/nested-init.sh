@@ -1,0 +1,49 @@
+#!/bin/busybox sh
+# The init of the nested host's initramfs: makes this machine's root file system the root, runs the command that
+# nested.sh left in the results directory, leaves its status there and powers off.
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+
+end_badly() {
+  echo "nested-init: $*"
+  dmesg | tail -n 20
+  poweroff -f
+}
+
+while read -r module; do
+  insmod "/modules/$module" || echo "nested-init: could not load $module"
+done </modules/list
+
+results=$(sed -n 's/.*nested\.results=\([^ ]*\).*/\1/p' /proc/cmdline)
+share=trans=virtio,version=9p2000.L,msize=1048576
+mount -t 9p -o "$share,ro,cache=loose" host /host || end_badly "no root file system"
+mount -t tmpfs -o size=50% changes /changes
+mkdir /changes/upper /changes/work
+mount -t overlay -o lowerdir=/host,upperdir=/changes/upper,workdir=/changes/work overlay /root || end_badly "no overlay"
+mount --move /dev /root/dev
+mount -t proc proc /root/proc
+mount -t sysfs sys /root/sys
+mount -t tmpfs -o mode=755 run /root/run
+mkdir -p /root/dev/shm /root/dev/pts "/root$results"
+mount -t tmpfs -o size=60% shm /root/dev/shm
+mount -t devpts devpts /root/dev/pts
+mount -t 9p -o "$share,cache=none" results "/root$results" || end_badly "no results directory"
+ip link set lo up
+hostname nested
+ulimit -n 65536
+
+output=
+for port in /sys/class/virtio-ports/*; do
+  [ "$(cat "$port/name")" = output ] && output=/dev/${port##*/}
+done
+[ -n "$output" ] || end_badly "no output port"
+control=$results/.nested
+[ -c /root/dev/kvm ] || end_badly "kvm_amd gave no /dev/kvm"
+echo "Linux $(uname -r), kvm_amd npt=$(cat /sys/module/kvm_amd/parameters/npt), /dev/shm $(df -h /root/dev/shm | awk 'NR == 2 {print $2}')" >"/root$control/up"
+
+chroot /root /bin/bash "$control/command" </root/dev/null >"/root$output" 2>&1
+echo $? >"/root$control/status"
+sync
+poweroff -f

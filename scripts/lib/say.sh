@@ -1,0 +1,14 @@
+# shellcheck shell=bash
+# Talking to whoever runs a script: everything goes to stderr, stdout is for results.
+
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+
+# die MESSAGE [REMEDY]: the message says what went wrong, the remedy what to do about it.
+die() {
+  say "error: $1"
+  [[ $# -lt 2 ]] || printf '  %s\n' "${@:2}" >&2
+  exit 1
+}
+
+# usage: prints the comment block at the top of the calling script, without its shebang.
+usage() { sed -n '2,/^[^#]/{/^#/!d;s/^# \{0,1\}//;p}' "$0"; }

@@ -1,0 +1,211 @@
+#!/usr/bin/env bash
+# Boots a Linux host with a real KVM inside QEMU's TCG (emulated SVM CPU, stock Debian kernel) and runs one
+# script or program in it, as root, on this machine's own root file system (read-only, changes go to memory).
+#
+#   scripts/nested.sh [options] SCRIPT [ARGUMENT...]
+#
+#   --results DIR        directory that is writable inside under the same path and keeps what is written there
+#                        (made when missing; $NVVMM_RESULTS inside)
+#   --memory SIZE        memory of the nested host (default 6G; /dev/shm may take 60% of it)
+#   --cpus N             its CPUs (default 2)
+#   --append WORDS       more kernel command line (repeatable)
+#   --timeout SECONDS    end after this long (default 900); exit status 124
+#   --boot-timeout SECS  end when the nested host is not up after this long (default 180); exit status 124
+#   --keep               keep the run directory with its console log, and say where it is
+#   --prepare            make kernel and initramfs ready, boot nothing
+#   -h, --help           this text
+#
+# Standard output is the script's; progress goes to standard error; the exit status is the script's.
+# Environment variables NVVMM_*, RUST_*, CARGO_*, PATH and HOME go along.
+# NVVMM_NESTED_KERNEL selects the kernel: bookworm (the distribution's own: 6.1 on Debian 12; default),
+# bookworm-backports (6.12), or the name of a linux-image package. NVVMM_CACHE is where kernels are kept.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$here/lib/say.sh"
+source "$here/lib/tree.sh"
+source "$here/lib/packages.sh"
+source "$here/lib/kernel.sh"
+
+host_modules=(virtio_pci virtio_console virtio_rng 9p 9pnet_virtio overlay kvm_amd loop virtio_blk ext4 xfs
+  nfit nd_e820 nd_pmem dax_pmem virtio_pmem)
+
+memory=6G cpus=2 timeout_s=900 boot_timeout_s=180 keep=0 prepare_only=0 results='' append=()
+
+parse_arguments() {
+  while (($#)); do
+    case $1 in
+      --results) results=${2:?--results needs a directory}; shift ;;
+      --memory) memory=${2:?--memory needs a size}; shift ;;
+      --cpus) cpus=${2:?--cpus needs a number}; shift ;;
+      --append) append+=("${2:?--append needs words}"); shift ;;
+      --timeout) timeout_s=${2:?--timeout needs seconds}; shift ;;
+      --boot-timeout) boot_timeout_s=${2:?--boot-timeout needs seconds}; shift ;;
+      --keep) keep=1 ;;
+      --prepare) prepare_only=1 ;;
+      -h | --help) usage; exit 0 ;;
+      --) shift; break ;;
+      -*) die "unknown option $1" "see ${0##*/} --help" ;;
+      *) break ;;
+    esac
+    shift
+  done
+  program=("$@")
+  ((prepare_only || ${#program[@]})) || die "which script shall run inside?" "see ${0##*/} --help"
+  ((prepare_only)) || [[ -f ${program[0]} ]] || die "no such script: ${program[0]}"
+}
+
+# Sets kernel_dir, vmlinuz and initramfs; all three are kept in the cache.
+prepare_host() {
+  local flavour package stamp
+  need_packages qemu-system-x86 busybox-static kmod cpio xz-utils zstd
+  case ${NVVMM_NESTED_KERNEL:-bookworm} in
+    bookworm) flavour=full ;;
+    bookworm-backports | 6.12) flavour=6.12 ;;
+    linux-image-*) flavour=$NVVMM_NESTED_KERNEL ;;
+    *) die "NVVMM_NESTED_KERNEL=$NVVMM_NESTED_KERNEL is not known" "use bookworm, bookworm-backports or a linux-image package name" ;;
+  esac
+  mkdir -p "$NVVMM_CACHE/nested"
+  hold_lock nested/prepare
+  kernel_dir=$NVVMM_CACHE/nested/$flavour
+  if [[ ! -e $kernel_dir/version ]]; then
+    is_debian_like || die "the nested host needs a Debian or Ubuntu kernel package, and this machine has no apt-get"
+    package=$flavour
+    [[ $package == linux-image-* ]] || package=$(stock_kernel_package "$flavour")
+    unpack_kernel "$package" "$kernel_dir"
+  fi
+  vmlinuz=$kernel_dir/boot/vmlinuz-$(<"$kernel_dir/version")
+  initramfs=$kernel_dir/initramfs.cpio
+  stamp=$(cat "$here/nested.sh" "$here/lib/kernel.sh" "$here/lib/nested-init.sh" | cksum)
+  if [[ ! -e $initramfs || $(cat "$kernel_dir/initramfs.stamp" 2>/dev/null) != "$stamp" ]]; then
+    build_initramfs
+    echo "$stamp" >"$kernel_dir/initramfs.stamp"
+  fi
+  drop_lock
+}
+
+build_initramfs() {
+  local tree=$kernel_dir/initramfs
+  rm -rf "$tree"
+  mkdir -p "$tree"/{bin,proc,sys,dev,root,host,run,changes}
+  cp "$(command -v busybox)" "$tree/bin/busybox"
+  install -m 755 "$here/lib/nested-init.sh" "$tree/init"
+  add_modules "$kernel_dir" "$tree" "${host_modules[@]}"
+  pack_initramfs "$tree" "$initramfs"
+  rm -rf "$tree"
+  say "made $initramfs"
+}
+
+# What the init inside runs: environment and command, quoted for bash.
+write_command() {
+  local name command
+  command=$(realpath "${program[0]}")
+  {
+    for name in $(compgen -e); do
+      case $name in
+        NVVMM_RESULTS | NVVMM_FORCE_NESTED) ;;
+        NVVMM_* | RUST_* | CARGO_* | PATH | HOME) printf 'export %s=%q\n' "$name" "${!name}" ;;
+      esac
+    done
+    printf 'export NVVMM_RESULTS=%q NVVMM_IN_NESTED=1\ncd %q\n' "$results" "$PWD"
+    [[ -x $command ]] || printf '/bin/bash '
+    printf '%q ' "$command" "${program[@]:1}"
+    echo
+  } >"$control/command"
+}
+
+start_qemu() {
+  mkfifo "$run/output"
+  cat <"$run/output" &
+  output_pid=$!
+  qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max,-la57 -smp "$cpus" -m "$memory" \
+    -nodefaults -display none -no-reboot -nic none -monitor none \
+    -chardev "file,id=console,path=$run/console.log" -serial chardev:console \
+    -device virtio-serial-pci -chardev "file,id=output,path=$run/output" \
+    -device virtserialport,chardev=output,name=output \
+    -kernel "$vmlinuz" -initrd "$initramfs" \
+    -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap \
+    -virtfs "local,path=$results,mount_tag=results,security_model=none" \
+    -append "console=ttyS0 panic=-1 mitigations=off quiet nested.results=$results ${append[*]}" \
+    </dev/null >"$run/qemu.log" 2>&1 &
+  qemu_pid=$!
+}
+
+end_qemu() {
+  [[ -z ${qemu_pid:-} ]] || kill -KILL "$qemu_pid" 2>/dev/null || true
+}
+
+clean_up() {
+  end_qemu
+  if ((keep)); then
+    say "kept $run"
+  else
+    rm -rf "$run"
+  fi
+}
+
+show_logs() {
+  say "last lines of the console:"
+  tail -n 40 "$run/console.log" 2>/dev/null | tr -d '\r' | sed 's/^/  | /' >&2
+  [[ ! -s $run/qemu.log ]] || sed 's/^/  qemu | /' "$run/qemu.log" >&2
+}
+
+# Waits for the end, for a boot that takes too long, or for the overall limit.
+watch_qemu() {
+  local up=0
+  while kill -0 "$qemu_pid" 2>/dev/null; do
+    if ((!up)) && [[ -e $control/up ]]; then
+      up=1
+      say "up after $((SECONDS - started)) s: $(<"$control/up")"
+    fi
+    if ((SECONDS - started > timeout_s)); then
+      hang="not finished after $timeout_s s"
+    elif ((!up && SECONDS - started > boot_timeout_s)); then
+      hang="not up after $boot_timeout_s s"
+    fi
+    if [[ -n $hang ]]; then
+      end_qemu
+      break
+    fi
+    sleep 0.3
+  done
+  wait "$qemu_pid" 2>/dev/null || true
+  wait "$output_pid" || true
+}
+
+parse_arguments "$@"
+prepare_host
+if ((prepare_only)); then
+  say "ready: $vmlinuz"
+  exit 0
+fi
+
+run=$(mktemp -d "${TMPDIR:-/tmp}/nvvmm-nested.XXXXXX")
+trap clean_up EXIT
+trap 'exit 130' INT TERM
+: "${results:=$run/results}"
+mkdir -p "$results"
+results=$(realpath "$results")
+[[ $results != *[[:space:],]* ]] || die "--results must be a path without spaces and commas: $results"
+control=$results/.nested
+rm -rf "$control"
+mkdir "$control"
+write_command
+
+started=$SECONDS hang=''
+say "booting Linux $(<"$kernel_dir/version") under QEMU (emulated, $cpus CPUs, $memory) to run ${program[*]}"
+start_qemu
+watch_qemu
+status=$(cat "$control/status" 2>/dev/null || true)
+[[ $results == "$run"/* ]] || rm -rf "$control"
+if [[ -n $hang ]]; then
+  show_logs
+  say "error: the nested host was $hang; its CPU is emulated: a longer --timeout may be what it takes"
+  exit 124
+elif [[ -z $status ]]; then
+  show_logs
+  say "error: the nested host ended without a status (a panic, or memory used up)"
+  exit 125
+fi
+say "ended with status $status after $((SECONDS - started)) s"
+exit "$status"

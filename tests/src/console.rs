@@ -1,0 +1,78 @@
+//! A VM's serial console, line by line.
+
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// Connected to the console socket of a VM.
+#[derive(Debug)]
+pub struct Console {
+    stream: UnixStream,
+    received: Vec<u8>,
+    /// Everything that came, for the message of a failed expectation.
+    log: String,
+}
+
+impl Console {
+    /// Connects.
+    pub fn connect(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).unwrap_or_else(|e| panic!("console {}: {e}", path.display()));
+        stream.set_read_timeout(Some(Duration::from_millis(200))).expect("a socket takes a timeout");
+        Self { stream, received: Vec::new(), log: String::new() }
+    }
+
+    /// Types a line.
+    pub fn say(&mut self, line: &str) {
+        self.stream.write_all(format!("{line}\n").as_bytes()).expect("the console takes input");
+    }
+
+    /// The next line, without its end; `None` when none came in time.
+    pub fn line(&mut self, timeout: Duration) -> Option<String> {
+        let until = Instant::now() + timeout;
+        loop {
+            if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.received.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                self.log.push_str(&line);
+                self.log.push('\n');
+                return Some(line);
+            }
+            let mut buffer = [0; 4096];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(count) => self.received.extend_from_slice(&buffer[..count]),
+                Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+                Err(_) => return None,
+            }
+            if Instant::now() > until {
+                return None;
+            }
+        }
+    }
+
+    /// Skips to the line that holds `what` and gives it back.
+    pub fn expect(&mut self, what: &str, timeout: Duration) -> String {
+        let until = Instant::now() + timeout;
+        while let Some(line) = self.line(until.saturating_duration_since(Instant::now())) {
+            if line.contains(what) {
+                return line;
+            }
+        }
+        let tail: Vec<&str> = self.log.lines().rev().take(30).collect();
+        let tail: Vec<&str> = tail.into_iter().rev().collect();
+        panic!(
+            "no line with {what:?} within {timeout:?}; unread: {:?}; the last lines were:\n{}",
+            String::from_utf8_lossy(&self.received),
+            tail.join("\n")
+        );
+    }
+
+    /// Forgets what has come until now, a new client's scroll-back above all.
+    pub fn drain(&mut self) {
+        while self.line(Duration::from_millis(300)).is_some() {}
+        self.received.clear();
+    }
+}

@@ -1,0 +1,178 @@
+//! One nvvmm installation of a test's own: a runtime directory and a pool that nothing else uses.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use serde_json::Value;
+
+use crate::{Vm, required};
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// Where a test runs its VMs. Dropping it ends what still runs and removes the pool.
+#[derive(Debug)]
+pub struct Host {
+    runtime: tempfile::TempDir,
+    pool: PathBuf,
+    next_vm: AtomicU32,
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Exit code.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Outcome {
+    /// Fails the test unless the command succeeded.
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Fails the test unless the command ended with `code` and said `what`, without a panic.
+    pub fn refused(self, code: i32, what: &str) -> Self {
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert!(self.stderr.contains(what), "{what:?} is not said in: {}", self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        self
+    }
+
+    /// The JSON document on standard output.
+    pub fn json(self) -> Value {
+        let outcome = self.ok();
+        serde_json::from_str(&outcome.stdout).unwrap_or_else(|e| panic!("{e}: {}", outcome.stdout))
+    }
+}
+
+impl Host {
+    /// With a new pool of `pool_mib` in shared memory.
+    pub fn new(pool_mib: u64) -> Self {
+        let host = Self::without_pool();
+        let size = format!("{pool_mib}M");
+        host.run(&["pool", "create", host.pool_str(), "--size", &size]).ok();
+        host
+    }
+
+    /// With a pool's path but no pool.
+    pub fn without_pool() -> Self {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self {
+            runtime: tempfile::tempdir().expect("a temporary directory"),
+            pool: PathBuf::from(format!("/dev/shm/nvvmm-test-{}-{number}.pool", std::process::id())),
+            next_vm: AtomicU32::new(0),
+        }
+    }
+
+    /// The pool's path.
+    pub fn pool(&self) -> &Path {
+        &self.pool
+    }
+
+    /// The pool's path as text.
+    pub fn pool_str(&self) -> &str {
+        self.pool.to_str().expect("the path was made of ASCII")
+    }
+
+    /// The directory of control and console sockets.
+    pub fn runtime(&self) -> &Path {
+        self.runtime.path()
+    }
+
+    /// An nvvmm command in this installation, not started.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(required("NVVMM_BIN"));
+        command
+            .args(arguments)
+            .env("NVVMM_RUNTIME_DIR", self.runtime.path())
+            .env("NVVMM_POOL", &self.pool)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, arguments: &[&str]) -> Outcome {
+        let Output { status, stdout, stderr } = self.command(arguments).output().expect("nvvmm starts");
+        Outcome {
+            code: status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&stderr).into_owned(),
+        }
+    }
+
+    /// Runs a command and gives back its JSON.
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let mut arguments = arguments.to_vec();
+        arguments.push("--json");
+        self.run(&arguments).json()
+    }
+
+    /// Boots the bare-metal guest.
+    pub fn boot_bare_metal(&self, memory_mib: u64, vcpus: u32) -> Vm<'_> {
+        let kernel = required("NVVMM_BAREMETAL_GUEST");
+        let kernel = kernel.to_str().expect("the guest's path is text").to_owned();
+        self.boot(&["--kernel", &kernel], memory_mib, vcpus)
+    }
+
+    /// Boots a guest in the background.
+    pub fn boot(&self, what: &[&str], memory_mib: u64, vcpus: u32) -> Vm<'_> {
+        let name = self.next_name();
+        let (memory, vcpus) = (format!("{memory_mib}M"), vcpus.to_string());
+        let mut arguments = vec!["run", "--name", &name, "--memory", &memory, "--cpus", &vcpus, "--detach"];
+        arguments.extend_from_slice(what);
+        self.run(&arguments).ok();
+        Vm::attach(self, name)
+    }
+
+    /// Restores a snapshot in the background.
+    pub fn restore(&self, snapshot: &str, options: &[&str]) -> Vm<'_> {
+        let name = self.next_name();
+        let mut arguments = vec!["restore", snapshot, "--name", &name, "--detach"];
+        arguments.extend_from_slice(options);
+        self.run(&arguments).ok();
+        Vm::attach(self, name)
+    }
+
+    /// A VM name that this installation has not used.
+    pub fn next_name(&self) -> String {
+        format!("vm{}", self.next_vm.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Status of the pool.
+    pub fn pool_status(&self) -> Value {
+        self.json(&["pool", "status"])
+    }
+
+    /// Bytes of memory behind the pool, as its file system counts them.
+    pub fn medium_bytes(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(&self.pool).expect("the pool exists").blocks() * 512
+    }
+
+    /// Fails the test unless every invariant of the pool holds.
+    pub fn assert_pool_clean(&self) {
+        self.run(&["pool", "check"]).ok();
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for entry in std::fs::read_dir(self.runtime.path()).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "sock")
+                && let Some(name) = path.file_stem().and_then(|name| name.to_str())
+            {
+                let _ = self.run(&["stop", name, "--force"]);
+            }
+        }
+        let _ = std::fs::remove_file(&self.pool);
+    }
+}

@@ -1,0 +1,100 @@
+//! One VM of a test.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{Console, Host};
+
+/// Longest time anything a test waits for may take: ten times and more of what it takes under emulation.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A VM that runs in the background.
+#[derive(Debug)]
+pub struct Vm<'h> {
+    host: &'h Host,
+    /// Its name.
+    pub name: String,
+    /// Its process.
+    pub pid: i32,
+    console: Option<Console>,
+}
+
+impl<'h> Vm<'h> {
+    /// The running VM of that name.
+    pub fn attach(host: &'h Host, name: String) -> Self {
+        let mut vm = Self { host, name, pid: 0, console: None };
+        vm.pid = vm.status()["pid"].as_i64().expect("a pid") as i32;
+        vm
+    }
+
+    /// What `nvvmm ps` says of it.
+    pub fn status(&self) -> Value {
+        let all = self.host.json(&["ps"]);
+        let found = all.as_array().and_then(|vms| vms.iter().find(|vm| vm["name"] == *self.name));
+        found.unwrap_or_else(|| panic!("{} is not among {all}", self.name)).clone()
+    }
+
+    /// Its console, connected at first use.
+    pub fn console(&mut self) -> &mut Console {
+        let path: PathBuf = self.host.runtime().join(format!("{}.console", self.name));
+        self.console.get_or_insert_with(|| Console::connect(&path))
+    }
+
+    /// Types a command and waits for the answer `@ <word of the command> ...`.
+    pub fn ask(&mut self, command: &str) -> String {
+        let word = command.split_whitespace().next().unwrap_or_default().to_owned();
+        self.console().say(command);
+        self.console().expect(&format!("@ {word}"), PATIENCE)
+    }
+
+    /// Waits for a line of the guest.
+    pub fn expect(&mut self, what: &str) -> String {
+        self.console().expect(what, PATIENCE)
+    }
+
+    /// Takes a snapshot and gives back its report.
+    pub fn snapshot(&self, name: &str) -> Value {
+        self.host.json(&["snapshot", &self.name, name])
+    }
+
+    /// Pauses it.
+    pub fn pause(&self) {
+        self.host.run(&["pause", &self.name]).ok();
+    }
+
+    /// Resumes it.
+    pub fn resume(&self) {
+        self.host.run(&["resume", &self.name]).ok();
+    }
+
+    /// Ends it and waits until its process is gone.
+    pub fn stop(self) {
+        self.host.run(&["stop", &self.name]).ok();
+        self.wait_gone();
+    }
+
+    /// Kills its process as a crash would.
+    pub fn kill(self) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), nix::sys::signal::Signal::SIGKILL)
+            .expect("the VM process is there to be killed");
+        self.wait_gone();
+    }
+
+    /// Waits until its process has ended by itself.
+    pub fn wait_gone(&self) {
+        let until = Instant::now() + PATIENCE;
+        while PathBuf::from(format!("/proc/{}", self.pid)).exists() && !self.is_zombie() {
+            assert!(Instant::now() < until, "{} (pid {}) does not end", self.name, self.pid);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn is_zombie(&self) -> bool {
+        std::fs::read_to_string(format!("/proc/{}/stat", self.pid))
+            .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')))
+    }
+}

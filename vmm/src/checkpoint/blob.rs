@@ -1,0 +1,193 @@
+//! The state blob of a snapshot: everything that is not guest memory.
+//!
+//! ```text
+//! header   magic "NVVMSTAT" | format version u32 | sections u32 | length u64 | crc32 u32 | reserved u32
+//! table    per section: id u32 | version u32 | offset u64 | length u64 | crc32 u32 | reserved u32
+//! payload  the sections
+//! ```
+//! Little-endian. The header's checksum covers the table, each section's its payload; `length` is the whole blob's.
+//! All of it is checked before anything is decoded. An unknown section, or a known one of another version, is an
+//! error: state is never dropped in silence.
+
+use zerocopy::{
+    FromBytes, Immutable, IntoBytes, KnownLayout,
+    little_endian::{U32, U64},
+};
+
+use crate::{machine::MachineStateV1, spec::VmSpec};
+
+const MAGIC: [u8; 8] = *b"NVVMSTAT";
+/// Version of the layout above.
+pub const FORMAT_VERSION: u32 = 1;
+/// More sections than any version has.
+const SECTIONS_MAX: u32 = 16;
+
+const SPEC: u32 = 1;
+const MACHINE: u32 = 2;
+const SECTION_VERSION: u32 = 1;
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
+#[repr(C)]
+struct Header {
+    magic: [u8; 8],
+    version: U32,
+    sections: U32,
+    length: U64,
+    crc32: U32,
+    reserved: U32,
+}
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
+#[repr(C)]
+struct Section {
+    id: U32,
+    version: U32,
+    offset: U64,
+    length: U64,
+    crc32: U32,
+    reserved: U32,
+}
+
+const _: () = assert!(size_of::<Header>() == 32 && size_of::<Section>() == 32);
+
+/// Why a state blob cannot be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum BlobError {
+    /// It does not begin with the magic number.
+    #[error("this is not the state of an nvvmm machine")]
+    NotState,
+    /// Another version wrote it.
+    #[error("the state is of format version {found}; this nvvmm reads version {expected}")]
+    Version {
+        /// Version in the blob.
+        found: u32,
+        /// Version this program reads.
+        expected: u32,
+    },
+    /// It is not what was written.
+    #[error("the state is damaged: {0}")]
+    Damaged(String),
+    /// A section that this version does not know.
+    #[error("the state holds section {id} version {version}, which this nvvmm does not know")]
+    UnknownSection {
+        /// Number of the section.
+        id: u32,
+        /// Its version.
+        version: u32,
+    },
+}
+
+/// What a state blob holds.
+#[derive(Debug, Clone)]
+pub struct SavedVm {
+    /// How the VM was made.
+    pub spec: VmSpec,
+    /// KVM and device state.
+    pub machine: MachineStateV1,
+}
+
+impl SavedVm {
+    /// The blob's bytes.
+    pub fn encode(&self) -> Result<Vec<u8>, BlobError> {
+        let damaged = |what: &str, error: String| BlobError::Damaged(format!("{what} cannot be encoded: {error}"));
+        let spec = serde_json::to_vec(&self.spec).map_err(|e| damaged("the spec", e.to_string()))?;
+        let machine =
+            postcard::to_allocvec(&self.machine).map_err(|e| damaged("the machine state", e.to_string()))?;
+        Ok(assemble(&[(SPEC, &spec), (MACHINE, &machine)]))
+    }
+
+    /// Checks and decodes a blob.
+    pub fn decode(blob: &[u8]) -> Result<Self, BlobError> {
+        let (mut spec, mut machine) = (None, None);
+        for (section, payload) in sections(blob)? {
+            match (section.id.get(), section.version.get()) {
+                (SPEC, SECTION_VERSION) => spec = Some(decode_spec(payload)?),
+                (MACHINE, SECTION_VERSION) => machine = Some(decode_machine(payload)?),
+                (id, version) => return Err(BlobError::UnknownSection { id, version }),
+            }
+        }
+        match (spec, machine) {
+            (Some(spec), Some(machine)) => Ok(Self { spec, machine }),
+            _ => Err(BlobError::Damaged("a section is missing".into())),
+        }
+    }
+}
+
+fn decode_spec(payload: &[u8]) -> Result<VmSpec, BlobError> {
+    serde_json::from_slice(payload).map_err(|e| BlobError::Damaged(format!("spec: {e}")))
+}
+
+fn decode_machine(payload: &[u8]) -> Result<MachineStateV1, BlobError> {
+    match postcard::take_from_bytes(payload) {
+        Ok((machine, [])) => Ok(machine),
+        Ok((_, rest)) => Err(BlobError::Damaged(format!("machine state: {} bytes left over", rest.len()))),
+        Err(e) => Err(BlobError::Damaged(format!("machine state: {e}"))),
+    }
+}
+
+fn assemble(parts: &[(u32, &[u8])]) -> Vec<u8> {
+    let mut offset = size_of::<Header>() + parts.len() * size_of::<Section>();
+    let mut table = Vec::new();
+    for (id, payload) in parts {
+        let section = Section {
+            id: U32::new(*id),
+            version: U32::new(SECTION_VERSION),
+            offset: U64::new(offset as u64),
+            length: U64::new(payload.len() as u64),
+            crc32: U32::new(crc32fast::hash(payload)),
+            reserved: U32::ZERO,
+        };
+        table.extend_from_slice(section.as_bytes());
+        offset += payload.len();
+    }
+    let header = Header {
+        magic: MAGIC,
+        version: U32::new(FORMAT_VERSION),
+        sections: U32::new(parts.len() as u32),
+        length: U64::new(offset as u64),
+        crc32: U32::new(crc32fast::hash(&table)),
+        reserved: U32::ZERO,
+    };
+    let mut blob = header.as_bytes().to_vec();
+    blob.extend(table);
+    parts.iter().for_each(|(_, payload)| blob.extend_from_slice(payload));
+    blob
+}
+
+fn sections(blob: &[u8]) -> Result<Vec<(Section, &[u8])>, BlobError> {
+    let damaged = |what: &str| BlobError::Damaged(what.into());
+    let (header, rest) = Header::read_from_prefix(blob).map_err(|_| BlobError::NotState)?;
+    if header.magic != MAGIC {
+        return Err(BlobError::NotState);
+    }
+    if header.version.get() != FORMAT_VERSION {
+        return Err(BlobError::Version { found: header.version.get(), expected: FORMAT_VERSION });
+    }
+    if header.length.get() != blob.len() as u64 {
+        return Err(BlobError::Damaged(format!("{} bytes, should be {}", blob.len(), header.length)));
+    }
+    if header.sections.get() > SECTIONS_MAX {
+        return Err(damaged("too many sections"));
+    }
+    let table_size = header.sections.get() as usize * size_of::<Section>();
+    let table = rest.get(..table_size).ok_or_else(|| damaged("the section table is cut off"))?;
+    if crc32fast::hash(table) != header.crc32.get() {
+        return Err(damaged("the section table's checksum differs"));
+    }
+    table.chunks_exact(size_of::<Section>()).map(|raw| section_payload(blob, raw)).collect()
+}
+
+fn section_payload<'a>(blob: &'a [u8], raw: &[u8]) -> Result<(Section, &'a [u8]), BlobError> {
+    let section = Section::read_from_bytes(raw).map_err(|_| BlobError::Damaged("section table".into()))?;
+    let id = section.id.get();
+    let range = section.offset.get().checked_add(section.length.get()).and_then(|end| {
+        Some(usize::try_from(section.offset.get()).ok()?..usize::try_from(end).ok()?)
+    });
+    let payload = range
+        .and_then(|range| blob.get(range))
+        .ok_or_else(|| BlobError::Damaged(format!("section {id} is cut off")))?;
+    if crc32fast::hash(payload) != section.crc32.get() {
+        return Err(BlobError::Damaged(format!("section {id}: its checksum differs")));
+    }
+    Ok((section, payload))
+}

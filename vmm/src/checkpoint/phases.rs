@@ -1,0 +1,47 @@
+//! An operation as a list of timed phases.
+
+use std::time::Instant;
+
+use super::report::PhaseTime;
+
+/// Times phases one after the other.
+#[derive(Debug)]
+pub struct Phases {
+    started: Instant,
+    times: Vec<PhaseTime>,
+}
+
+impl Phases {
+    /// The operation begins now.
+    pub fn begin() -> Self {
+        Self::begun_at(Instant::now())
+    }
+
+    /// The operation began at `started`.
+    pub fn begun_at(started: Instant) -> Self {
+        Self { started, times: Vec::new() }
+    }
+
+    /// Runs and times one phase.
+    pub fn run<T>(&mut self, phase: &str, work: impl FnOnce() -> T) -> T {
+        let from = Instant::now();
+        let result = work();
+        self.times.push(PhaseTime { phase: phase.into(), us: micros(from) });
+        result
+    }
+
+    /// Time since the beginning, in microseconds.
+    pub fn total_us(&self) -> f64 {
+        micros(self.started)
+    }
+
+    /// The phases so far.
+    pub fn into_times(self) -> Vec<PhaseTime> {
+        self.times
+    }
+}
+
+/// Microseconds since `from`.
+pub fn micros(from: Instant) -> f64 {
+    from.elapsed().as_secs_f64() * 1e6
+}

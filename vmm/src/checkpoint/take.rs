@@ -1,0 +1,187 @@
+//! A snapshot, phase by phase (docs/design.md, "Taking a snapshot").
+//!
+//! `ReserveBlocks -> PauseVcpus -> QuiesceDevices -> SaveDevices -> SaveVcpus -> ShareFrames -> ArmWriteProtect ->
+//! ResumeDevices -> ResumeVcpus -> Flush+Commit`. Shared frames cannot change once they are armed, so the commit
+//! follows the resume. The snapshot exists after the commit and not before; whatever fails earlier drops the shared
+//! references and leaves the VM running.
+
+use std::time::Instant;
+
+use nvvmm_snapshot::{Holder, NewSnapshot, Reservation, SnapshotId};
+
+use super::{
+    blob::{BlobError, SavedVm},
+    phases::{Phases, micros},
+    report::SnapshotReport,
+};
+use crate::{
+    cow::{CowEngine, CowError, ShareSet},
+    machine::{Machine, MachineError, MachineStateV1},
+    spec::VmSpec,
+};
+
+/// State of a machine in blocks, before it is known: devices, and what a vCPU with a large xsave area takes.
+const STATE_BLOCKS_GUESS: u32 = 32;
+const STATE_BLOCKS_GUESS_PER_VCPU: u32 = 8;
+/// Room for chunks that become dirty between the reservation and the pause, as a share of those dirty before.
+const RESERVE_SLACK_DIVISOR: usize = 4;
+
+/// Why no snapshot was taken. The VM is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    /// The pool refused: full, name taken, damaged.
+    #[error("{0}")]
+    Pool(#[from] nvvmm_snapshot::Error),
+    /// The machine could not be stopped or saved.
+    #[error("{0}")]
+    Machine(#[from] MachineError),
+    /// Frames could not be armed.
+    #[error("{0}")]
+    Cow(#[from] CowError),
+    /// The state could not be written down.
+    #[error("{0}")]
+    Blob(#[from] BlobError),
+}
+
+/// What a snapshot is taken of, and how.
+pub struct Taking<'a> {
+    /// The machine, built and started.
+    pub machine: &'a Machine,
+    /// Guest RAM.
+    pub engine: &'a CowEngine,
+    /// The VM's place in the pool.
+    pub holder: &'a Holder,
+    /// Written into the snapshot.
+    pub spec: &'a VmSpec,
+    /// The snapshot that this VM pins: the one it came from or took last.
+    pub base: Option<SnapshotId>,
+    /// Name of the new snapshot.
+    pub name: &'a str,
+    /// The vCPUs run now (else somebody paused them, and they stay paused).
+    pub running: bool,
+    /// The VM does not go on after a successful snapshot.
+    pub stop: bool,
+}
+
+/// A committed snapshot.
+#[derive(Debug)]
+pub struct Taken {
+    /// Its number. The holder pins it, in place of the former base.
+    pub id: SnapshotId,
+    /// What happened.
+    pub report: SnapshotReport,
+}
+
+/// Takes a snapshot. When it fails the VM goes on as it was; when it succeeds, and unless it is to stop, too.
+pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
+    let mut phases = Phases::begin();
+    let copied_before = taking.engine.counters().frames_copied;
+    let reservation = phases.run("ReserveBlocks", || reserve(taking))?;
+
+    let paused_at = Instant::now();
+    let frozen = freeze(taking, &mut phases);
+    let (state, shared) = match frozen {
+        Ok(frozen) => frozen,
+        Err(error) => {
+            go_on(taking, &mut phases)?;
+            return Err(error);
+        }
+    };
+    let copied_paused = taking.engine.counters().frames_copied - copied_before;
+    if !taking.stop
+        && let Err(error) = go_on(taking, &mut phases)
+    {
+        taking.engine.roll_back(shared);
+        return Err(error);
+    }
+    let pause_us = micros(paused_at);
+
+    let committed = phases.run("Commit", || commit(taking, &state, &shared, reservation));
+    let (id, state_bytes, metadata_blocks) = match committed {
+        Ok(committed) => committed,
+        Err(error) => {
+            taking.engine.roll_back(shared);
+            if taking.stop {
+                go_on(taking, &mut phases)?;
+            }
+            return Err(error);
+        }
+    };
+    let report = SnapshotReport {
+        name: taking.name.into(),
+        pause_us,
+        total_us: phases.total_us(),
+        frames_mapped: taking.engine.counters().frames_mapped,
+        frames_new: shared.frames_new(),
+        frames_copied: copied_paused,
+        state_bytes,
+        metadata_blocks,
+        phases: phases.into_times(),
+    };
+    shared.committed();
+    Ok(Taken { id, report })
+}
+
+/// Blocks for the commit, taken while the guest still runs: a full pool refuses here, before anything stands still.
+fn reserve(taking: &Taking<'_>) -> Result<Reservation, TakeError> {
+    let dirty = taking.engine.dirty_chunks();
+    let chunks = dirty + dirty / RESERVE_SLACK_DIVISOR + 1;
+    let state = STATE_BLOCKS_GUESS + STATE_BLOCKS_GUESS_PER_VCPU * u32::from(taking.spec.vcpus);
+    let blocks = nvvmm_snapshot::commit_blocks_max(taking.engine.chunks(), chunks as u32) + state;
+    Ok(taking.holder.reserve(blocks)?)
+}
+
+/// Stops everything that can write guest memory, saves it, and shares the frames of this instant.
+fn freeze(taking: &Taking<'_>, phases: &mut Phases) -> Result<(MachineStateV1, ShareSet), TakeError> {
+    let machine = taking.machine;
+    if taking.running {
+        phases.run("PauseVcpus", || machine.pause_vcpus())?;
+        phases.run("QuiesceDevices", || machine.quiesce_devices())?;
+    }
+    // Devices first: a device may have raised an interrupt that the vCPU's saved interrupt controller must hold.
+    let devices = phases.run("SaveDevices", || machine.save_devices())?;
+    let kvm = phases.run("SaveVcpus", || machine.save_kvm())?;
+    let shared = phases.run("ShareFrames", || taking.engine.share());
+    // A VM that ends after this writes nothing any more.
+    if !taking.stop
+        && let Err(error) = phases.run("ArmWriteProtect", || taking.engine.arm(&shared))
+    {
+        taking.engine.roll_back(shared);
+        return Err(error.into());
+    }
+    Ok((MachineStateV1 { kvm, devices }, shared))
+}
+
+fn go_on(taking: &Taking<'_>, phases: &mut Phases) -> Result<(), TakeError> {
+    if taking.running {
+        phases.run("ResumeDevices", || taking.machine.resume_devices())?;
+        phases.run("ResumeVcpus", || taking.machine.resume_vcpus())?;
+    }
+    Ok(())
+}
+
+fn commit(
+    taking: &Taking<'_>,
+    machine: &MachineStateV1,
+    shared: &ShareSet,
+    reservation: Reservation,
+) -> Result<(SnapshotId, u64, u64), TakeError> {
+    let saved = SavedVm { spec: taking.spec.clone(), machine: machine.clone() };
+    let state = saved.encode()?;
+    let committed = taking.holder.commit_snapshot(
+        NewSnapshot {
+            name: taking.name,
+            parent: taking.base,
+            memory_bytes: taking.engine.ram().size_bytes(),
+            base: taking.base,
+            changes: shared.changes(),
+            state: &state,
+            frames_new: shared.frames_new(),
+        },
+        reservation,
+    )?;
+    if let Some(base) = taking.base {
+        taking.holder.unpin(base)?;
+    }
+    Ok((committed, state.len() as u64, 0))
+}

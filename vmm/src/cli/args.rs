@@ -1,0 +1,318 @@
+//! What can be asked on the command line, and the help that teaches it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::values;
+use crate::spec::DiskSpec;
+
+const ABOUT: &str = "Checkpointer for virtual machines: snapshots by reference on Linux KVM";
+
+const HELP_START: &str = "\
+A VM's memory lives in a pool, a file on tmpfs or persistent memory. A snapshot shares the memory with the pool by \
+reference instead of copying it: the VM stands still for a moment and goes on, and only what it then writes costs \
+space. A restore maps the snapshot and runs; one snapshot can be restored many times, side by side.";
+
+const HELP_END: &str = "\
+First steps:
+  nvvmm run --kernel vmlinuz --initramfs initrd.img --name web --detach
+  nvvmm snapshot web base            a snapshot of the running VM; it goes on
+  nvvmm restore base --name copy     a second VM that continues from that moment
+  nvvmm ps                           the VMs
+  nvvmm snapshots                    the snapshots
+  nvvmm stop web
+
+Environment:
+  NVVMM_POOL          the pool, when --pool is not given; without both it is
+                      /dev/shm/nvvmm-<user>.pool, made when it is first needed
+  NVVMM_RUNTIME_DIR   directory of the control sockets (else $XDG_RUNTIME_DIR/nvvmm,
+                      /run/nvvmm for root, /tmp/nvvmm-<uid>)
+  NVVMM_LOG           log filter, for example debug or nvvmm::cow=trace,info
+
+Exit codes:
+  0  done
+  1  failed
+  2  the command makes no sense as given
+  3  no such VM, snapshot, pool or file
+  4  refused: name taken, busy, or not possible in this state
+  5  the pool, or the medium behind it, is full
+  6  the pool is damaged or is none, or 'pool check' found something
+  7  the host lacks something: /dev/kvm, permission for userfaultfd, a newer
+     kernel, CPU features of the snapshot";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "nvvmm", version, about = ABOUT, long_about = HELP_START, after_long_help = HELP_END)]
+#[command(propagate_version = true, max_term_width = 110)]
+pub struct Arguments {
+    /// Log more to stderr: -v what is done, -vv how, -vvv everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot a new VM
+    #[command(after_long_help = RUN_EXAMPLES)]
+    Run(RunArguments),
+    /// Start a VM from a snapshot
+    #[command(after_long_help = RESTORE_EXAMPLES)]
+    Restore(RestoreArguments),
+    /// List the running VMs
+    Ps(JsonFlag),
+    /// Stop a VM's vCPUs and devices until it is resumed
+    Pause {
+        /// Name of the VM
+        #[arg(value_parser = values::vm_name)]
+        vm: String,
+    },
+    /// Let a paused VM go on
+    Resume {
+        /// Name of the VM
+        #[arg(value_parser = values::vm_name)]
+        vm: String,
+    },
+    /// End a VM; what was not snapshotted is lost
+    ///
+    /// Ends the VM process in good order and waits until it is gone. The guest is not asked: to keep its file
+    /// systems clean, switch it off from inside, or snapshot it with --stop.
+    Stop {
+        /// Name of the VM
+        #[arg(value_parser = values::vm_name)]
+        vm: String,
+        /// Kill the VM process, for one that does not answer; the pool takes back what it held
+        #[arg(long)]
+        force: bool,
+    },
+    /// Talk to a VM's serial console; Ctrl-] leaves it
+    Console {
+        /// Name of the VM
+        #[arg(value_parser = values::vm_name)]
+        vm: String,
+    },
+    /// Take a snapshot of a running or paused VM
+    #[command(after_long_help = SNAPSHOT_EXAMPLES)]
+    Snapshot(SnapshotArguments),
+    /// List the snapshots of a pool as a tree
+    ///
+    /// OWN is the space that removing the snapshot would free; SHARED is what it has in common with other
+    /// snapshots. Every snapshot is complete: any of them can be removed in any order.
+    Snapshots {
+        /// The pool.
+        #[command(flatten)]
+        pool: PoolOption,
+        /// The form of the output.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
+    /// Remove snapshots
+    ///
+    /// Also one that a VM still runs from: its name goes at once, its space when that VM needs it no more.
+    Rm {
+        /// Names of the snapshots
+        #[arg(required = true, value_name = "NAME", value_parser = values::snapshot_name)]
+        names: Vec<String>,
+        /// The pool.
+        #[command(flatten)]
+        pool: PoolOption,
+        /// The form of the output.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
+    /// Make, look at and check pools
+    #[command(subcommand)]
+    Pool(PoolCommand),
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  nvvmm run --kernel /boot/vmlinuz --initramfs initrd.img
+      a VM in the foreground; the terminal is its console, Ctrl-] ends it
+  nvvmm run --kernel vmlinuz --disk root.img --disk tools.img,ro \\
+      --cmdline 'root=/dev/vda rw' --memory 2G --cpus 4 --name db --detach
+      a VM in the background; 'nvvmm console db' shows its console";
+
+/// `nvvmm run`.
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// Kernel: a bzImage, an ELF vmlinux, or an nvvmm test guest
+    #[arg(long, value_name = "FILE")]
+    pub kernel: PathBuf,
+    /// Initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    pub initramfs: Option<PathBuf>,
+    /// Kernel command line; what nvvmm needs is added
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    pub cmdline: String,
+    /// Guest memory, a multiple of 2M
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = values::size)]
+    pub memory: u64,
+    /// Number of vCPUs
+    #[arg(long, value_name = "COUNT", default_value = "2", value_parser = values::vcpus)]
+    pub cpus: u8,
+    /// Raw disk image, read-only with ',ro'; several make vda, vdb, ...
+    ///
+    /// The content of a disk is not part of a snapshot: give every restored VM a copy of its own.
+    #[arg(long = "disk", value_name = "FILE[,ro]", value_parser = values::disk)]
+    pub disks: Vec<DiskSpec>,
+    /// The VM process.
+    #[command(flatten)]
+    pub start: StartArguments,
+}
+
+const RESTORE_EXAMPLES: &str = "\
+Examples:
+  nvvmm restore base --name copy --detach
+      one more VM that continues where 'base' was taken
+  nvvmm restore db-full --disk copy-of-root.img --disk tools.img,ro --detach
+      with a disk of its own in place of the first
+  nvvmm restore suspended --once
+      continue a VM and use its snapshot up: no write is ever copied";
+
+/// `nvvmm restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArguments {
+    /// Name of the snapshot
+    #[arg(value_parser = values::snapshot_name)]
+    pub snapshot: String,
+    /// Consume the snapshot: its memory becomes the VM's own, the name is gone
+    #[arg(long)]
+    pub once: bool,
+    /// Fill the page tables before the guest runs: a later start, a smoother run
+    #[arg(long)]
+    pub prefault: bool,
+    /// Disks in place of the snapshot's, all of them, in the guest's order
+    #[arg(long = "disk", value_name = "FILE[,ro]", value_parser = values::disk)]
+    pub disks: Vec<DiskSpec>,
+    /// The VM process.
+    #[command(flatten)]
+    pub start: StartArguments,
+}
+
+/// What `run` and `restore` have in common.
+#[derive(Debug, Args)]
+pub struct StartArguments {
+    /// Name of the VM; made up when not given
+    #[arg(long, value_parser = values::vm_name)]
+    pub name: Option<String>,
+    /// The pool.
+    #[command(flatten)]
+    pub pool: PoolOption,
+    /// Run the VM in the background; returns when its guest runs
+    #[arg(long)]
+    pub detach: bool,
+    /// Where the console goes; it is also on a socket for 'nvvmm console'
+    ///
+    /// stdio (in the foreground) or none (with --detach). On a terminal, stdio is switched to raw mode: every key
+    /// goes to the guest, except Ctrl-], which ends the VM.
+    #[arg(long, value_enum)]
+    pub console: Option<ConsoleChoice>,
+    /// Do not let the guest run until 'nvvmm resume'
+    #[arg(long)]
+    pub paused: bool,
+    /// Print the VM's status as JSON once it is up; in the foreground only with --console none
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `--console`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ConsoleChoice {
+    /// The terminal, or whatever stdin and stdout are
+    Stdio,
+    /// Only the socket
+    None,
+}
+
+const SNAPSHOT_EXAMPLES: &str = "\
+Examples:
+  nvvmm snapshot web before-upgrade
+      the VM stands still for a moment and goes on
+  nvvmm snapshot web suspended --stop
+      the VM ends; 'nvvmm restore suspended --once' continues it";
+
+/// `nvvmm snapshot`.
+#[derive(Debug, Args)]
+pub struct SnapshotArguments {
+    /// Name of the VM
+    #[arg(value_parser = values::vm_name)]
+    pub vm: String,
+    /// Name of the new snapshot
+    #[arg(value_parser = values::snapshot_name)]
+    pub name: String,
+    /// End the VM after the snapshot instead of letting it go on
+    #[arg(long)]
+    pub stop: bool,
+    /// The form of the output.
+    #[command(flatten)]
+    pub json: JsonFlag,
+}
+
+/// `nvvmm pool ...`.
+#[derive(Debug, Subcommand)]
+pub enum PoolCommand {
+    /// Make a pool
+    #[command(after_long_help = POOL_CREATE_EXAMPLES)]
+    Create {
+        /// The file to make; on tmpfs (/dev/shm), hugetlbfs or an ordinary file system
+        path: PathBuf,
+        /// Size, a multiple of 2M
+        #[arg(long, value_name = "SIZE", value_parser = values::size)]
+        size: u64,
+        /// Allow a pool larger than what the medium has left; a VM can then fail when the medium is full
+        #[arg(long)]
+        overcommit: bool,
+    },
+    /// Show what a pool holds and which VMs use it
+    Status {
+        /// The pool; the default one when not given
+        path: Option<PathBuf>,
+        /// The form of the output.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
+    /// Verify everything in a pool; exit code 6 and a list when something is wrong
+    Check {
+        /// The pool; the default one when not given
+        path: Option<PathBuf>,
+        /// The form of the output.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
+}
+
+const POOL_CREATE_EXAMPLES: &str = "\
+Example:
+  nvvmm pool create /dev/shm/big.pool --size 8G
+  export NVVMM_POOL=/dev/shm/big.pool";
+
+/// `--pool`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PoolOption {
+    /// The pool; without it /dev/shm/nvvmm-<user>.pool
+    #[arg(long, value_name = "FILE", env = "NVVMM_POOL", hide_env_values = true)]
+    pub pool: Option<PathBuf>,
+}
+
+/// `--json`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct JsonFlag {
+    /// Print JSON: sizes in bytes, times with their unit in the name
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+#[path = "args_test.rs"]
+mod args_test;

@@ -1,0 +1,123 @@
+//! A command's side of the control socket.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use super::error::{ControlError, ErrorKind};
+use super::line::LineStream;
+use super::message::{
+    Answer, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, SnapshotRequest, Versioned, VmStatus,
+};
+use crate::checkpoint::report::SnapshotReport;
+
+/// Time for an answer that needs no work.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for an answer that waits for vCPUs and devices to stand still or to move.
+const STATE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A connection to the control socket of one VM.
+pub struct ControlClient {
+    lines: LineStream,
+}
+
+impl ControlClient {
+    /// Connects to the socket at `path`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] when nobody answers there: the VM is not up yet, or is gone.
+    pub fn connect(path: &Path) -> Result<Self, ControlError> {
+        let stream = UnixStream::connect(path).map_err(|e| {
+            let kind = match e.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ErrorKind::Refused,
+                _ => ErrorKind::Failed,
+            };
+            ControlError::new(
+                kind,
+                format!("the VM's control socket {} does not answer: {e}", path.display()),
+            )
+            .with_remedy("the VM is starting or ending; look at 'nvvmm ps' in a moment")
+        })?;
+        Ok(Self {
+            lines: LineStream::new(stream),
+        })
+    }
+
+    /// State and counters of the VM.
+    pub fn status(&mut self) -> Result<VmStatus, ControlError> {
+        match self.call(&Request::Status, Some(STATUS_TIMEOUT))? {
+            Answer::Status { status } => Ok(*status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Pauses the VM.
+    pub fn pause(&mut self) -> Result<(), ControlError> {
+        self.call_done(&Request::Pause)
+    }
+
+    /// Lets the VM go on.
+    pub fn resume(&mut self) -> Result<(), ControlError> {
+        self.call_done(&Request::Resume)
+    }
+
+    /// Asks the VM process to end; the answer comes before it has ended.
+    pub fn stop(&mut self) -> Result<(), ControlError> {
+        self.call_done(&Request::Stop)
+    }
+
+    /// Takes a snapshot; returns when it is committed, however long that takes.
+    pub fn snapshot(&mut self, request: SnapshotRequest) -> Result<SnapshotReport, ControlError> {
+        match self.call(&Request::Snapshot(request), None)? {
+            Answer::Snapshot { report } => Ok(*report),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn call_done(&mut self, request: &Request) -> Result<(), ControlError> {
+        match self.call(request, Some(STATE_TIMEOUT))? {
+            Answer::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Sends `request` and waits for its answer, at most `timeout`.
+    pub fn call(&mut self, request: &Request, timeout: Option<Duration>) -> Result<Answer, ControlError> {
+        let line = serde_json::to_vec(&Versioned::current(request))
+            .map_err(|e| ControlError::failed(format!("the request cannot be encoded: {e}")))?;
+        // A server that refuses the connection answers and closes before it reads: its answer counts, not our
+        // failed write.
+        let written = self.lines.write(line, timeout);
+        let read = self.lines.read(RESPONSE_BYTES_MAX, timeout);
+        let line = match (read, written) {
+            (Ok(Some(line)), _) => line,
+            (_, Err(e)) => {
+                return Err(ControlError::failed(format!(
+                    "the VM did not take the request: {e}"
+                )));
+            }
+            (Ok(None), _) => {
+                return Err(ControlError::failed("the VM process ended before it answered")
+                    .with_remedy("a detached VM's log tells more: <runtime directory>/<name>.log"));
+            }
+            (Err(e), _) => return Err(ControlError::failed(format!("no answer from the VM: {e}"))),
+        };
+        let answer: Versioned<Answer> = serde_json::from_slice(&line)
+            .map_err(|e| ControlError::failed(format!("the VM's answer is not understood: {e}")))?;
+        match answer {
+            Versioned { version, .. } if version != PROTOCOL_VERSION => Err(ControlError::failed(format!(
+                "the VM answers in control protocol version {version}, this nvvmm speaks {PROTOCOL_VERSION}"
+            ))),
+            Versioned {
+                body: Answer::Error { error },
+                ..
+            } => Err(error),
+            Versioned { body, .. } => Ok(body),
+        }
+    }
+}
+
+fn unexpected(answer: &Answer) -> ControlError {
+    ControlError::failed(format!("the VM gave an answer to another question: {answer:?}"))
+}

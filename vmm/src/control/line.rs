@@ -1,0 +1,94 @@
+//! Lines of bounded length over a unix socket, within a bounded time.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// Why there is no line.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LineError {
+    #[error("the line is longer than {bytes_max} bytes")]
+    TooLong { bytes_max: usize },
+    #[error("no complete line came in time")]
+    TimedOut,
+    #[error("the connection ended in the middle of a line")]
+    Cut,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// A socket and the bytes read from it that belong to the next line.
+pub(super) struct LineStream {
+    stream: UnixStream,
+    pending: Vec<u8>,
+}
+
+impl LineStream {
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            pending: Vec::new(),
+        }
+    }
+
+    /// The next line without its newline; `None` when the peer is done. The time is for the whole line, so that a
+    /// peer that sends a byte now and then does not last longer than a silent one; without one it may last forever.
+    pub(super) fn read(
+        &mut self,
+        bytes_max: usize,
+        timeout: Option<Duration>,
+    ) -> Result<Option<Vec<u8>>, LineError> {
+        let deadline = timeout.map(|t| Instant::now() + t);
+        let mut searched = 0;
+        loop {
+            if let Some(at) = self.pending[searched..].iter().position(|&b| b == b'\n') {
+                let mut line: Vec<u8> = self.pending.drain(..=searched + at).collect();
+                if line.len() > bytes_max {
+                    return Err(LineError::TooLong { bytes_max });
+                }
+                line.pop();
+                return Ok(Some(line));
+            }
+            searched = self.pending.len();
+            if searched >= bytes_max {
+                return Err(LineError::TooLong { bytes_max });
+            }
+            if self.fill(deadline)? == 0 {
+                return if self.pending.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(LineError::Cut)
+                };
+            }
+        }
+    }
+
+    /// Writes `line` and a newline.
+    pub(super) fn write(&mut self, mut line: Vec<u8>, timeout: Option<Duration>) -> io::Result<()> {
+        line.push(b'\n');
+        self.stream.set_write_timeout(timeout)?;
+        self.stream.write_all(&line)
+    }
+
+    fn fill(&mut self, deadline: Option<Instant>) -> Result<usize, LineError> {
+        let mut part = [0; 4096];
+        loop {
+            let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Err(LineError::TimedOut);
+            }
+            self.stream.set_read_timeout(left)?;
+            match self.stream.read(&mut part) {
+                Ok(count) => {
+                    self.pending.extend_from_slice(&part[..count]);
+                    return Ok(count);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    return Err(LineError::TimedOut);
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+}

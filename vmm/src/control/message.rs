@@ -1,0 +1,182 @@
+//! The control protocol: one JSON document per line, a request and then its response, any number of times.
+//!
+//! ```text
+//! > {"version":1,"op":"snapshot","name":"base","stop":false}
+//! < {"version":1,"answer":"snapshot","report":{...}}
+//! > {"version":1,"op":"pause"}
+//! < {"version":1,"answer":"error","error":{"kind":"refused","message":"...","remedy":"..."}}
+//! ```
+//!
+//! A request is at most [`REQUEST_BYTES_MAX`] long. Anything that is not a request of this version gets an error
+//! as its answer.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{ControlError, ErrorKind};
+use crate::checkpoint::report::{RamCounters, RestoreReport, SnapshotReport};
+
+/// Version of the protocol; a server answers no other.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Longest request line, newline included.
+pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// Longest response line that a client takes, newline included.
+pub const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// What a snapshot request asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRequest {
+    /// Name of the new snapshot.
+    pub name: String,
+    /// End the VM once the snapshot is committed; it stays paused from the snapshot's instant.
+    #[serde(default)]
+    pub stop: bool,
+}
+
+/// A request to a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Request {
+    /// State and counters.
+    Status,
+    /// Stop the vCPUs and devices.
+    Pause,
+    /// Let them go on.
+    Resume,
+    /// End the VM process.
+    Stop,
+    /// Take a snapshot.
+    Snapshot(SnapshotRequest),
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// The request was carried out and there is nothing to tell.
+    Done,
+    /// To [`Request::Status`].
+    Status {
+        /// The VM's status.
+        status: Box<VmStatus>,
+    },
+    /// To [`Request::Snapshot`].
+    Snapshot {
+        /// What the snapshot did.
+        report: Box<SnapshotReport>,
+    },
+    /// The request failed.
+    Error {
+        /// Why, and what to do.
+        error: ControlError,
+    },
+}
+
+/// A request or an answer with the protocol's version, as it stands on a line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Versioned<T> {
+    /// [`PROTOCOL_VERSION`].
+    pub version: u32,
+    /// The request or the answer.
+    #[serde(flatten)]
+    pub body: T,
+}
+
+impl<T> Versioned<T> {
+    /// `body` in this version of the protocol.
+    pub fn current(body: T) -> Self {
+        Self {
+            version: PROTOCOL_VERSION,
+            body,
+        }
+    }
+}
+
+/// What the VM does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmState {
+    /// Being built; the guest has not run yet.
+    Booting,
+    /// The vCPUs run.
+    Running,
+    /// The vCPUs and devices stand still.
+    Paused,
+    /// The VM process is about to end.
+    Stopping,
+}
+
+/// Where the VM's memory came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum VmOrigin {
+    /// Booted.
+    Boot {
+        /// The kernel it booted.
+        kernel: PathBuf,
+    },
+    /// Restored.
+    Snapshot {
+        /// Name the snapshot had when it was restored.
+        name: String,
+    },
+}
+
+/// A VM as others see it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VmStatus {
+    /// Name of the VM.
+    pub name: String,
+    /// Process id of the VM process.
+    pub pid: u32,
+    /// What it does now.
+    pub state: VmState,
+    /// Why it does that, when that is worth a word: a VM paused because its pool is full says so here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
+    /// Number of vCPUs.
+    pub vcpus: u8,
+    /// Guest RAM in bytes.
+    pub memory_bytes: u64,
+    /// The pool that guest RAM lives in.
+    pub pool: PathBuf,
+    /// Where it came from.
+    pub origin: VmOrigin,
+    /// Time since the VM process built it, in milliseconds.
+    pub uptime_ms: u64,
+    /// Socket with the guest's serial console.
+    pub console: Option<PathBuf>,
+    /// Counters of guest RAM.
+    pub ram: RamCounters,
+    /// What its restore did, when it was restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreReport>,
+    /// Names of the snapshots taken of it since it started, oldest first.
+    pub snapshots_taken: Vec<String>,
+}
+
+/// Decodes one line of at most the allowed length as a request of this version.
+pub fn decode_request(line: &[u8]) -> Result<Request, ControlError> {
+    #[derive(Deserialize)]
+    struct VersionOnly {
+        version: u32,
+    }
+    let usage = |why: String| ControlError::new(ErrorKind::Usage, why);
+    let VersionOnly { version } = serde_json::from_slice(line).map_err(|e| {
+        usage(format!(
+            "not a request: a JSON object with a version was expected ({e})"
+        ))
+    })?;
+    if version != PROTOCOL_VERSION {
+        return Err(usage(format!(
+            "control protocol version {version} is not known here, this VM speaks version {PROTOCOL_VERSION}"
+        ))
+        .with_remedy("use the nvvmm that started the VM"));
+    }
+    serde_json::from_slice::<Request>(line).map_err(|e| usage(format!("not a request known here: {e}")))
+}
+
+#[cfg(test)]
+#[path = "message_test.rs"]
+mod message_test;

@@ -1,0 +1,386 @@
+//! The registry of running VMs: a private directory with a few files per VM.
+//!
+//! | file             | what                                                        |
+//! |------------------|-------------------------------------------------------------|
+//! | `<name>.lock`    | locked (flock) by the VM process for as long as it lives    |
+//! | `<name>.json`    | [`Record`]: who it is                                       |
+//! | `<name>.sock`    | control socket                                              |
+//! | `<name>.console` | console socket                                              |
+//! | `<name>.log`     | what a detached VM process wrote; kept until the name is used again |
+//! | `.lock`          | held for moments by whoever changes the registry            |
+//!
+//! The kernel drops a lock however its holder dies, so an entry whose lock is free is what a killed VM left
+//! behind, and whoever looks next removes it. Lock order: `.lock`, then `<name>.lock`; the latter is never waited for.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
+
+use super::error::{ControlError, ErrorKind};
+
+/// Longest name of a VM, in bytes; leaves room for the socket's path in `sun_path`.
+pub const VM_NAME_BYTES_MAX: usize = 64;
+/// Longest path that a unix socket address can hold (`sun_path` without its NUL, unix(7)).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+const RECORD_VERSION: u32 = 1;
+const SUFFIX_LOCK: &str = "lock";
+
+/// Checks a VM name: `[A-Za-z0-9._-]`, not starting with `.` or `-`, at most [`VM_NAME_BYTES_MAX`] bytes.
+pub fn check_vm_name(name: &str) -> Result<(), ControlError> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    let fits = (1..=VM_NAME_BYTES_MAX).contains(&name.len());
+    if fits && name.bytes().all(allowed) && !name.starts_with(['.', '-']) {
+        return Ok(());
+    }
+    Err(ControlError::new(ErrorKind::Usage, format!("'{}' cannot be the name of a VM", name.escape_debug()))
+        .with_remedy(format!(
+            "use 1 to {VM_NAME_BYTES_MAX} of the characters A-Z a-z 0-9 . _ - and start with a letter, a digit or _"
+        )))
+}
+
+/// Where the files of one VM are. Names and paths only; nothing needs to exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmRuntimePaths {
+    /// Name of the VM.
+    pub name: String,
+    /// Control socket.
+    pub control: PathBuf,
+    /// Console socket.
+    pub console: PathBuf,
+    /// Log of a detached VM process.
+    pub log: PathBuf,
+    record: PathBuf,
+    lock: PathBuf,
+}
+
+impl VmRuntimePaths {
+    fn new(dir: &Path, name: &str) -> Self {
+        let file = |suffix: &str| dir.join(format!("{name}.{suffix}"));
+        Self {
+            name: name.to_owned(),
+            control: file("sock"),
+            console: file("console"),
+            log: file("log"),
+            record: file("json"),
+            lock: file(SUFFIX_LOCK),
+        }
+    }
+
+    /// Removes what only a living VM has. The lock goes last: without it nobody sees the entry.
+    fn remove_files(&self) {
+        for path in [&self.control, &self.console, &self.record, &self.lock] {
+            if let Err(e) = fs::remove_file(path) {
+                if e.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!("cannot remove {}: {e}", path.display());
+                }
+            }
+        }
+    }
+}
+
+/// What `<name>.json` says about a VM process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Version of this record.
+    pub version: u32,
+    /// Name of the VM.
+    pub name: String,
+    /// Process id of the VM process.
+    pub pid: u32,
+    /// Its pool.
+    pub pool: PathBuf,
+    /// When it claimed its name, in milliseconds since 1970.
+    pub started_unix_ms: u64,
+}
+
+/// A VM process that lives.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its files.
+    pub paths: VmRuntimePaths,
+    /// Who it is; `None` when its record cannot be read.
+    pub record: Option<Record>,
+}
+
+/// How a VM gets its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NameChoice {
+    /// The user's.
+    Given(String),
+    /// The first free one of `vm-1`, `vm-2`, ...
+    MadeUp,
+}
+
+/// A name that this process holds. Dropping it removes the entry.
+#[derive(Debug)]
+pub struct Claim {
+    dir: RuntimeDir,
+    paths: VmRuntimePaths,
+    _lock: Flock<File>,
+}
+
+impl Claim {
+    /// The files of the VM that holds this name.
+    pub fn paths(&self) -> &VmRuntimePaths {
+        &self.paths
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Without the registry's lock the removal is still right, another process just may see half of it.
+        let _changing = self.dir.change();
+        self.paths.remove_files();
+    }
+}
+
+/// The directory with the entries of one user's VMs.
+#[derive(Clone, Debug)]
+pub struct RuntimeDir {
+    path: PathBuf,
+}
+
+impl RuntimeDir {
+    /// The user's directory: `$NVVMM_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/nvvmm`, else `/run/nvvmm` for root, else
+    /// `/tmp/nvvmm-<uid>`. Made when it does not exist.
+    pub fn of_user() -> Result<Self, ControlError> {
+        let from_env = |key: &str| std::env::var_os(key).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let path = match (from_env("NVVMM_RUNTIME_DIR"), from_env("XDG_RUNTIME_DIR")) {
+            (Some(own), _) => own,
+            (None, Some(xdg)) => xdg.join("nvvmm"),
+            (None, None) if geteuid().is_root() => PathBuf::from("/run/nvvmm"),
+            (None, None) => PathBuf::from(format!("/tmp/nvvmm-{}", geteuid())),
+        };
+        Self::at(&path)
+    }
+
+    /// The directory at `path`, made when it does not exist; refused when others could write to it.
+    pub fn at(path: &Path) -> Result<Self, ControlError> {
+        let path =
+            std::path::absolute(path).map_err(|e| ControlError::io("find the runtime directory", &e))?;
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(ControlError::io(
+                    format_args!("make the runtime directory {}", path.display()),
+                    &e,
+                )
+                .with_remedy("set NVVMM_RUNTIME_DIR to a directory of your own"));
+            }
+            _ => {}
+        }
+        let found = fs::symlink_metadata(&path)
+            .map_err(|e| ControlError::io(format_args!("look at {}", path.display()), &e))?;
+        let refuse = |why: &str, remedy: String| {
+            Err(ControlError::new(
+                ErrorKind::Refused,
+                format!("the runtime directory {} {why}", path.display()),
+            )
+            .with_remedy(remedy))
+        };
+        if !found.is_dir() {
+            return refuse(
+                "is not a directory",
+                "set NVVMM_RUNTIME_DIR to a directory of your own".into(),
+            );
+        }
+        if found.uid() != geteuid().as_raw() {
+            return refuse(
+                &format!("belongs to another user (uid {})", found.uid()),
+                "set NVVMM_RUNTIME_DIR to a directory of your own".into(),
+            );
+        }
+        if found.mode() & 0o077 != 0 {
+            return refuse(
+                &format!("is open to other users (mode {:o})", found.mode() & 0o777),
+                format!("chmod 700 {}", path.display()),
+            );
+        }
+        Ok(Self { path })
+    }
+
+    /// Where the files of `name` are.
+    pub fn paths(&self, name: &str) -> VmRuntimePaths {
+        VmRuntimePaths::new(&self.path, name)
+    }
+
+    /// Takes a name for this process.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] when a living VM has the name; [`ErrorKind::Usage`] for a name that cannot be one.
+    pub fn claim(&self, choice: &NameChoice, pool: &Path) -> Result<Claim, ControlError> {
+        let _changing = self.change()?;
+        match choice {
+            NameChoice::Given(name) => self.claim_name(name, pool)?.ok_or_else(|| self.name_taken(name)),
+            NameChoice::MadeUp => {
+                for number in 1_u32.. {
+                    if let Some(claim) = self.claim_name(&format!("vm-{number}"), pool)? {
+                        return Ok(claim);
+                    }
+                }
+                Err(ControlError::new(
+                    ErrorKind::Refused,
+                    "every made-up name is taken",
+                ))
+            }
+        }
+    }
+
+    /// All living VMs by name; entries that killed VMs left are removed.
+    pub fn entries(&self) -> Result<Vec<Entry>, ControlError> {
+        let _changing = self.change()?;
+        let listing = fs::read_dir(&self.path)
+            .map_err(|e| ControlError::io(format_args!("list {}", self.path.display()), &e))?;
+        let mut names: Vec<String> = listing
+            .filter_map(|item| item.ok()?.file_name().into_string().ok())
+            .filter_map(|file| Some(file.strip_suffix(".lock")?.to_owned()))
+            .filter(|name| check_vm_name(name).is_ok())
+            .collect();
+        names.sort();
+        Ok(names.iter().filter_map(|name| self.living(name)).collect())
+    }
+
+    /// The living VM of that name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], with the names that there are.
+    pub fn find(&self, name: &str) -> Result<Entry, ControlError> {
+        check_vm_name(name)?;
+        let entries = self.entries()?;
+        if let Some(entry) = entries.iter().find(|e| e.paths.name == name) {
+            return Ok(entry.clone());
+        }
+        let names: Vec<&str> = entries.iter().map(|e| e.paths.name.as_str()).collect();
+        let remedy = match names.as_slice() {
+            [] => "no VM is running; start one with 'nvvmm run' or 'nvvmm restore'".to_owned(),
+            names => format!("running are: {}", names.join(", ")),
+        };
+        Err(ControlError::new(ErrorKind::NotFound, format!("no VM '{name}' is running")).with_remedy(remedy))
+    }
+
+    /// Whether a VM process holds `name` now.
+    pub fn is_living(&self, name: &str) -> Result<bool, ControlError> {
+        let _changing = self.change()?;
+        Ok(self.living(name).is_some())
+    }
+
+    /// Serialises changes of the registry between processes.
+    fn change(&self) -> Result<Flock<File>, ControlError> {
+        let path = self.path.join(".lock");
+        let file =
+            open_lock(&path).map_err(|e| ControlError::io(format_args!("open {}", path.display()), &e))?;
+        Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, e)| ControlError::io(format_args!("lock {}", path.display()), &e.into()))
+    }
+
+    /// `None` when a living VM has the name. The caller holds the registry's lock.
+    fn claim_name(&self, name: &str, pool: &Path) -> Result<Option<Claim>, ControlError> {
+        check_vm_name(name)?;
+        let paths = self.paths(name);
+        if paths.console.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+            return Err(ControlError::new(
+                ErrorKind::Usage,
+                format!(
+                    "the socket path {} is longer than the {SOCKET_PATH_BYTES_MAX} bytes a socket may have",
+                    paths.console.display()
+                ),
+            )
+            .with_remedy("use a shorter name, or set NVVMM_RUNTIME_DIR to a shorter path"));
+        }
+        let failed = |e: io::Error| ControlError::io(format_args!("claim the name '{name}'"), &e);
+        let file = open_lock(&paths.lock).map_err(failed)?;
+        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+            Err((_, e)) => return Err(failed(e.into())),
+        };
+        for stale in [&paths.control, &paths.console, &paths.log] {
+            match fs::remove_file(stale) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+                _ => {}
+            }
+        }
+        if let Err(e) = write_record(&paths, pool) {
+            paths.remove_files();
+            return Err(failed(e));
+        }
+        Ok(Some(Claim {
+            dir: self.clone(),
+            paths,
+            _lock: lock,
+        }))
+    }
+
+    /// The entry of `name` if its process lives; what a dead one left is removed. The caller holds the
+    /// registry's lock.
+    fn living(&self, name: &str) -> Option<Entry> {
+        let paths = self.paths(name);
+        let file = OpenOptions::new().read(true).open(&paths.lock).ok()?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(_stale) => {
+                tracing::info!("VM '{name}' is gone without a word, its entry is removed");
+                paths.remove_files();
+                None
+            }
+            Err(_) => {
+                let record = read_record(&paths.record);
+                Some(Entry { paths, record })
+            }
+        }
+    }
+
+    fn name_taken(&self, name: &str) -> ControlError {
+        let who = match read_record(&self.paths(name).record) {
+            Some(record) => format!("by process {}", record.pid),
+            None => "by a process without a record".to_owned(),
+        };
+        ControlError::new(ErrorKind::Refused, format!("the name '{name}' is taken {who}")).with_remedy(
+            format!("choose another --name, or end that VM with 'nvvmm stop {name}'"),
+        )
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+}
+
+fn read_record(path: &Path) -> Option<Record> {
+    let record: Record = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    (record.version == RECORD_VERSION).then_some(record)
+}
+
+fn write_record(paths: &VmRuntimePaths, pool: &Path) -> io::Result<()> {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let record = Record {
+        version: RECORD_VERSION,
+        name: paths.name.clone(),
+        pid: std::process::id(),
+        pool: pool.to_owned(),
+        started_unix_ms: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
+    };
+    let mut text = serde_json::to_vec(&record)?;
+    text.push(b'\n');
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&paths.record)?;
+    file.write_all(&text)
+}
+
+#[cfg(test)]
+#[path = "registry_test.rs"]
+mod registry_test;

@@ -1,0 +1,285 @@
+//! The VM's side of the control socket: a thread that accepts, and one per client. Nothing here is ever waited for
+//! by the VM, so a client that is slow, stuck or malicious costs it one of a few threads for a few seconds.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::VmControl;
+use super::error::{ControlError, ErrorKind};
+use super::line::{LineError, LineStream};
+use super::message::{Answer, REQUEST_BYTES_MAX, Request, Versioned, decode_request};
+
+/// What clients may take of a VM process.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerLimits {
+    /// Connections at a time; further ones are told so and closed.
+    pub clients_max: usize,
+    /// Time a client has for one request line, idle time before it included, and for taking the answer.
+    pub line_timeout: Duration,
+    /// Time that requests in flight have left when the server ends.
+    pub drain_timeout: Duration,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            clients_max: 16,
+            line_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Serves the control socket until it is dropped. Dropping lets requests in flight finish (within
+/// [`ServerLimits::drain_timeout`]), so a client that asked the VM to stop still gets its answer.
+#[derive(Debug)]
+pub struct ControlServer {
+    clients: Arc<Clients>,
+    limits: ServerLimits,
+    /// Closed to end the accepting thread.
+    ending: Option<UnixStream>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl ControlServer {
+    /// Binds `path` (nothing may be there) and starts to answer for `control`.
+    pub fn start(path: &Path, control: Arc<dyn VmControl>) -> Result<Self, ControlError> {
+        Self::start_limited(path, control, ServerLimits::default())
+    }
+
+    /// The same with limits other than the usual ones.
+    pub fn start_limited(
+        path: &Path,
+        control: Arc<dyn VmControl>,
+        limits: ServerLimits,
+    ) -> Result<Self, ControlError> {
+        let failed =
+            |e: io::Error| ControlError::io(format_args!("open the control socket {}", path.display()), &e);
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let (ending, ended) = UnixStream::pair().map_err(failed)?;
+        let clients = Arc::new(Clients::default());
+        let accepting = thread::Builder::new()
+            .name("control".into())
+            .spawn({
+                let clients = Arc::clone(&clients);
+                move || accept_clients(&listener, &ended, &clients, &control, limits)
+            })
+            .map_err(failed)?;
+        Ok(Self {
+            clients,
+            limits,
+            ending: Some(ending),
+            accepting: Some(accepting),
+        })
+    }
+}
+
+impl Drop for ControlServer {
+    fn drop(&mut self) {
+        self.ending = None;
+        if let Some(accepting) = self.accepting.take() {
+            let _ = accepting.join();
+        }
+        self.clients.drain(self.limits.drain_timeout);
+    }
+}
+
+/// The connections that have a thread.
+#[derive(Debug, Default)]
+struct Clients {
+    open: Mutex<OpenClients>,
+    left: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct OpenClients {
+    streams: HashMap<u64, UnixStream>,
+    next_key: u64,
+}
+
+impl Clients {
+    fn lock(&self) -> MutexGuard<'_, OpenClients> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None` when there are as many as may be.
+    fn enter(self: &Arc<Self>, stream: &UnixStream, clients_max: usize) -> io::Result<Option<ClientKey>> {
+        let mut open = self.lock();
+        if open.streams.len() >= clients_max {
+            return Ok(None);
+        }
+        let key = open.next_key;
+        open.next_key += 1;
+        open.streams.insert(key, stream.try_clone()?);
+        Ok(Some(ClientKey {
+            clients: Arc::clone(self),
+            key,
+        }))
+    }
+
+    /// No further requests; waits for the answers under way.
+    fn drain(&self, timeout: Duration) {
+        let open = self.lock();
+        for stream in open.streams.values() {
+            let _ = stream.shutdown(Shutdown::Read);
+        }
+        let waited = self
+            .left
+            .wait_timeout_while(open, timeout, |open| !open.streams.is_empty());
+        if waited.map_or_else(|e| e.into_inner().1, |(_, w)| w).timed_out() {
+            tracing::warn!("a control request was still under way when the VM ended");
+        }
+    }
+}
+
+/// A place among the clients, given back on drop.
+struct ClientKey {
+    clients: Arc<Clients>,
+    key: u64,
+}
+
+impl Drop for ClientKey {
+    fn drop(&mut self) {
+        self.clients.lock().streams.remove(&self.key);
+        self.clients.left.notify_all();
+    }
+}
+
+fn accept_clients(
+    listener: &UnixListener,
+    ended: &UnixStream,
+    clients: &Arc<Clients>,
+    control: &Arc<dyn VmControl>,
+    limits: ServerLimits,
+) {
+    loop {
+        let mut waits = [
+            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+            PollFd::new(ended.as_fd(), PollFlags::POLLIN),
+        ];
+        if let Err(e) = poll(&mut waits, PollTimeout::NONE) {
+            if e != nix::errno::Errno::EINTR {
+                tracing::error!("the control socket cannot be watched any more: {e}");
+                return;
+            }
+            continue;
+        }
+        if waits[1].any() == Some(true) {
+            return;
+        }
+        let accepted = match listener.accept() {
+            Ok((stream, _)) => admit(stream, clients, control, limits),
+            Err(e) => Err(e),
+        };
+        match accepted {
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(e) => {
+                tracing::warn!("a control connection was not taken: {e}");
+                // Out of descriptors or threads: the connection is still there, so do not spin on it.
+                thread::sleep(Duration::from_millis(100));
+            }
+            Ok(()) => {}
+        }
+    }
+}
+
+fn admit(
+    stream: UnixStream,
+    clients: &Arc<Clients>,
+    control: &Arc<dyn VmControl>,
+    limits: ServerLimits,
+) -> io::Result<()> {
+    let Some(key) = clients.enter(&stream, limits.clients_max)? else {
+        stream.set_nonblocking(true)?;
+        let error = ControlError::new(
+            ErrorKind::Refused,
+            "the VM has as many control connections as it takes",
+        )
+        .with_remedy("try again in a few seconds");
+        // An answer that does not fit into an empty socket buffer at once is not worth a thread.
+        let _ = LineStream::new(stream).write(encode(Answer::Error { error }), None);
+        return Ok(());
+    };
+    stream.set_nonblocking(false)?;
+    let control = Arc::clone(control);
+    thread::Builder::new()
+        .name("control-client".into())
+        .spawn(move || {
+            let _place = key;
+            serve_client(LineStream::new(stream), control.as_ref(), limits.line_timeout);
+        })?;
+    Ok(())
+}
+
+fn serve_client(mut lines: LineStream, control: &dyn VmControl, line_timeout: Duration) {
+    loop {
+        let (answer, more) = match lines.read(REQUEST_BYTES_MAX, Some(line_timeout)) {
+            Ok(Some(line)) => (answer(&line, control), true),
+            Ok(None) | Err(LineError::Cut) => return,
+            Err(LineError::Io(e)) => {
+                tracing::debug!("control connection lost: {e}");
+                return;
+            }
+            Err(e @ (LineError::TooLong { .. } | LineError::TimedOut)) => (
+                Answer::Error {
+                    error: ControlError::new(ErrorKind::Usage, e.to_string()),
+                },
+                false,
+            ),
+        };
+        if let Err(e) = lines.write(encode(answer), Some(line_timeout)) {
+            tracing::debug!("control connection lost: {e}");
+            return;
+        }
+        if !more {
+            return;
+        }
+    }
+}
+
+fn answer(line: &[u8], control: &dyn VmControl) -> Answer {
+    match decode_request(line).and_then(|request| carry_out(&request, control)) {
+        Ok(answer) => answer,
+        Err(error) => Answer::Error { error },
+    }
+}
+
+fn carry_out(request: &Request, control: &dyn VmControl) -> Result<Answer, ControlError> {
+    tracing::debug!(?request, "control request");
+    Ok(match request {
+        Request::Status => Answer::Status {
+            status: Box::new(control.status()),
+        },
+        Request::Pause => control.pause().map(|()| Answer::Done)?,
+        Request::Resume => control.resume().map(|()| Answer::Done)?,
+        Request::Stop => control.stop().map(|()| Answer::Done)?,
+        Request::Snapshot(request) => Answer::Snapshot {
+            report: Box::new(control.snapshot(request)?),
+        },
+    })
+}
+
+fn encode(answer: Answer) -> Vec<u8> {
+    serde_json::to_vec(&Versioned::current(answer)).unwrap_or_else(|e| {
+        tracing::error!("an answer could not be encoded: {e}");
+        br#"{"version":1,"answer":"error","error":{"kind":"failed","message":"the answer could not be encoded"}}"#
+            .to_vec()
+    })
+}
+
+#[cfg(test)]
+#[path = "server_test.rs"]
+mod server_test;

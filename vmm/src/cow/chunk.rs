@@ -1,0 +1,162 @@
+//! What is behind one 2 MiB chunk of guest RAM.
+
+use std::{ops::Range, sync::Arc};
+
+use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, LeafBlocks};
+
+use super::{CHUNK_FRAMES, FrameSet};
+
+/// Fresh blocks of one pool chunk that this guest chunk copies into, each frame to its own index, so that
+/// neighbours end up beside each other and share one mapping.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spare {
+    pub chunk: ChunkNo,
+    /// Indexes that are ours and not used yet.
+    pub free: FrameSet,
+}
+
+/// A chunk that the engine knows more of than "as in the snapshot that this VM came from".
+#[derive(Debug)]
+pub(super) struct KnownChunk {
+    /// The block behind every frame.
+    pub map: ChunkMap,
+    /// Frames that the guest may write without a copy: their blocks are this VM's and in no snapshot.
+    pub own: FrameSet,
+    /// Frames that are mapped privately (blocks of the snapshot this VM was restored from).
+    pub private: FrameSet,
+    /// The blocks are mapped at the guest's addresses.
+    pub mapped: bool,
+    /// In the list of chunks to share at the next snapshot.
+    pub dirty: bool,
+    /// Where copies go next.
+    pub spare: Option<Spare>,
+    /// Where the last copy ended, and how many frames it took: a fault that goes on there takes twice as many.
+    pub last_copy: Range<usize>,
+    /// Mappings counted in the budget for it.
+    pub mappings: usize,
+}
+
+/// State of one chunk.
+#[derive(Debug, Default)]
+pub(super) enum LiveChunk {
+    /// As in the snapshot that the VM came from, or never written; not mapped. The first access is held.
+    #[default]
+    Untouched,
+    /// Anything else.
+    Known(Box<KnownChunk>),
+}
+
+impl KnownChunk {
+    /// A chunk that is known but not mapped.
+    pub fn unmapped(map: ChunkMap, own: FrameSet) -> Self {
+        Self {
+            map,
+            own,
+            private: FrameSet::EMPTY,
+            mapped: false,
+            dirty: false,
+            spare: None,
+            last_copy: 0..0,
+            mappings: 0,
+        }
+    }
+
+    /// The block behind `frame`; `None` for a hole.
+    pub fn block(&self, frame: usize) -> Option<BlockNo> {
+        block_of(&self.map, frame)
+    }
+
+    /// Frames that have a block.
+    pub fn backed(&self) -> FrameSet {
+        match &self.map {
+            ChunkMap::Hole => FrameSet::EMPTY,
+            ChunkMap::Whole(_) => FrameSet::ALL,
+            ChunkMap::Frames(_) => (0..CHUNK_FRAMES).filter(|frame| self.block(*frame).is_some()).collect(),
+        }
+    }
+
+    /// Puts other blocks behind frames, and says again what the map is in its shortest form.
+    pub fn replace(&mut self, targets: &[(usize, BlockNo)]) {
+        let mut blocks = match std::mem::replace(&mut self.map, ChunkMap::Hole) {
+            ChunkMap::Frames(blocks) => blocks,
+            ChunkMap::Hole => Arc::new(LeafBlocks::default()),
+            ChunkMap::Whole(chunk) => Arc::new(LeafBlocks::contiguous(chunk)),
+        };
+        // A snapshot that is being committed may still read the old blocks: then this copies them first.
+        let leaf = Arc::make_mut(&mut blocks);
+        for (frame, block) in targets {
+            leaf.set(*frame, Some(*block));
+        }
+        self.map = match leaf.as_whole_chunk() {
+            Some(chunk) => ChunkMap::Whole(chunk),
+            None => ChunkMap::Frames(blocks),
+        };
+    }
+
+    /// Frames that lie beside each other in the pool too and are mapped alike: one run is one mapping.
+    pub fn mapped_runs(&self, frames: &FrameSet) -> Vec<MappedRun> {
+        let mut runs: Vec<MappedRun> = Vec::new();
+        for frame in frames.iter() {
+            let Some(block) = self.block(frame) else { continue };
+            let private = self.private.contains(frame);
+            match runs.last_mut() {
+                Some(run) if run.continues_with(frame, block, private) => run.frames.end += 1,
+                _ => runs.push(MappedRun { frames: frame..frame + 1, block, private }),
+            }
+        }
+        runs
+    }
+
+    /// Mappings that the chunk takes at the guest's addresses, holes included.
+    pub fn mappings_now(&self) -> usize {
+        if !self.mapped {
+            return 0;
+        }
+        match &self.map {
+            ChunkMap::Whole(_) if self.private.is_empty() => 1,
+            _ => {
+                let backed = self.backed();
+                let holes: FrameSet = (0..CHUNK_FRAMES).filter(|frame| !backed.contains(*frame)).collect();
+                self.mapped_runs(&backed).len() + holes.runs().len()
+            }
+        }
+    }
+}
+
+/// Frames behind which lie consecutive blocks, mapped alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MappedRun {
+    pub frames: Range<usize>,
+    /// Block behind the first frame.
+    pub block: BlockNo,
+    pub private: bool,
+}
+
+impl MappedRun {
+    fn continues_with(&self, frame: usize, block: BlockNo, private: bool) -> bool {
+        self.frames.end == frame
+            && u64::from(block.0) == u64::from(self.block.0) + self.frames.len() as u64
+            && private == self.private
+    }
+}
+
+/// The block behind `frame` of `map`; `None` for a hole.
+pub(super) fn block_of(map: &ChunkMap, frame: usize) -> Option<BlockNo> {
+    match map {
+        ChunkMap::Hole => None,
+        ChunkMap::Whole(chunk) => Some(chunk.block(frame)),
+        ChunkMap::Frames(blocks) => blocks.get(frame),
+    }
+}
+
+/// Consecutive frames that go to consecutive blocks.
+pub(super) fn target_runs(targets: &[(usize, BlockNo)]) -> Vec<MappedRun> {
+    let mut runs: Vec<MappedRun> = Vec::new();
+    for (frame, block) in targets {
+        match runs.last_mut() {
+            Some(run) if run.continues_with(*frame, *block, false) => run.frames.end += 1,
+            _ => runs.push(MappedRun { frames: *frame..*frame + 1, block: *block, private: false }),
+        }
+    }
+    runs
+}

@@ -1,0 +1,291 @@
+//! The engine over a real pool on tmpfs; threads of the test play the guest.
+
+use std::{path::PathBuf, sync::Arc};
+
+use nvvmm_snapshot::{CreateOptions, NewSnapshot, Pool, SnapshotId};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::*;
+use crate::memory::{GuestMemory, GuestRam};
+
+const MIB: u64 = 1 << 20;
+const FRAME: u64 = FRAME_SIZE_BYTES as u64;
+
+struct Place {
+    path: PathBuf,
+}
+
+impl Place {
+    fn new(name: &str) -> Self {
+        Self { path: PathBuf::from(format!("/dev/shm/nvvmm-cow-{name}-{}.pool", std::process::id())) }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+struct Vm {
+    memory: Arc<GuestMemory>,
+    engine: Arc<CowEngine>,
+    holder: Arc<nvvmm_snapshot::Holder>,
+    last: Option<SnapshotId>,
+    _faults: FaultThread,
+}
+
+impl Vm {
+    fn start(pool: &Arc<Pool>, size_bytes: u64, from: Option<&str>) -> Self {
+        Self::with_budget(pool, size_bytes, from, Budget::of_this_process())
+    }
+
+    fn with_budget(pool: &Arc<Pool>, size_bytes: u64, from: Option<&str>, budget: Budget) -> Self {
+        let ram = GuestRam::reserve(size_bytes).unwrap();
+        let holder = Arc::new(pool.hold("test").unwrap());
+        let (origin, last) = match from {
+            None => (Origin::Empty, None),
+            Some(name) => {
+                let (entry, frames) = holder.pin(name).unwrap();
+                (Origin::Snapshot(frames), Some(entry.id))
+            }
+        };
+        let memory = Arc::clone(ram.memory());
+        let engine =
+            Arc::new(CowEngine::new(ram, Arc::clone(pool), Arc::clone(&holder), origin, budget).unwrap());
+        let faults = FaultThread::start(Arc::clone(&engine), |e| panic!("fault thread: {e}")).unwrap();
+        Self { memory, engine, holder, last, _faults: faults }
+    }
+
+    fn snapshot(&mut self, name: &str) -> nvvmm_snapshot::Result<()> {
+        let reservation = self.holder.reserve(64)?;
+        let set = self.engine.share();
+        self.engine.arm(&set).unwrap();
+        let new = NewSnapshot {
+            name,
+            parent: self.last,
+            memory_bytes: self.engine.ram().size_bytes(),
+            base: self.last,
+            changes: set.changes(),
+            state: b"state",
+            frames_new: set.frames_new(),
+        };
+        match self.holder.commit_snapshot(new, reservation) {
+            Ok(id) => {
+                if let Some(old) = self.last.replace(id) {
+                    self.holder.unpin(old)?;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.engine.roll_back(set);
+                Err(error)
+            }
+        }
+    }
+
+    fn write(&self, frame: u64, value: u64) {
+        self.memory.write_obj(value, GuestAddress(frame * FRAME + 8 * (frame % 500))).unwrap();
+    }
+
+    fn read(&self, frame: u64) -> u64 {
+        self.memory.read_obj(GuestAddress(frame * FRAME + 8 * (frame % 500))).unwrap()
+    }
+
+    fn fill(&self, frames: impl Iterator<Item = u64>, seed: u64) {
+        frames.for_each(|frame| self.write(frame, seed + frame));
+    }
+
+    fn assert_filled(&self, frames: impl Iterator<Item = u64>, seed: u64) {
+        for frame in frames {
+            assert_eq!(self.read(frame), seed + frame, "frame {frame}");
+        }
+    }
+}
+
+fn pool_of(place: &Place, size_bytes: u64) -> Arc<Pool> {
+    Pool::create(&place.path, &CreateOptions { size_bytes, overcommit: false }).unwrap()
+}
+
+fn assert_clean(pool: &Pool) {
+    let report = pool.check().unwrap();
+    assert!(report.findings.is_empty(), "{:#?}", report.findings);
+}
+
+#[test]
+fn memory_that_was_never_written_is_zero_and_costs_nothing() {
+    let place = Place::new("zero");
+    let pool = pool_of(&place, 64 * MIB);
+    let vm = Vm::start(&pool, 4096 * MIB, None);
+    assert_eq!(vm.read(5), 0);
+    assert_eq!(vm.engine.counters().chunk_faults, 1);
+    assert_eq!(vm.engine.counters().frames_mapped, CHUNK_FRAMES as u64);
+}
+
+#[test]
+fn a_restored_guest_sees_the_instant_and_neither_side_sees_the_other() {
+    let place = Place::new("isolate");
+    let pool = pool_of(&place, 256 * MIB);
+    let frames = 16 * MIB / FRAME;
+    let mut original = Vm::start(&pool, 16 * MIB, None);
+    original.fill(0..frames, 1000);
+    original.snapshot("first").unwrap();
+    original.fill((0..frames).step_by(3), 2_000_000);
+    let left = Vm::start(&pool, 16 * MIB, Some("first"));
+    let right = Vm::start(&pool, 16 * MIB, Some("first"));
+    left.assert_filled(0..frames, 1000);
+    left.fill((0..frames).step_by(7), 3_000_000);
+    right.fill((1..frames).step_by(5), 4_000_000);
+    for frame in 0..frames {
+        let expected = if frame % 7 == 0 { 3_000_000 } else { 1000 };
+        assert_eq!(left.read(frame), expected + frame, "left, frame {frame}");
+        let expected = if frame % 5 == 1 { 4_000_000 } else { 1000 };
+        assert_eq!(right.read(frame), expected + frame, "right, frame {frame}");
+        let expected = if frame % 3 == 0 { 2_000_000 } else { 1000 };
+        assert_eq!(original.read(frame), expected + frame, "original, frame {frame}");
+    }
+    assert_clean(&pool);
+}
+
+#[test]
+fn sharing_copies_nothing_and_only_what_changed_is_shared_again() {
+    let place = Place::new("incremental");
+    let pool = pool_of(&place, 128 * MIB);
+    let mut vm = Vm::start(&pool, 32 * MIB, None);
+    vm.fill(0..8192, 10);
+    vm.snapshot("one").unwrap();
+    assert_eq!(vm.engine.counters().frames_copied, 0);
+    assert_eq!(vm.engine.counters().frames_own, 0);
+    assert_eq!(vm.engine.dirty_chunks(), 0);
+    vm.write(100, 1);
+    vm.write(5000, 2);
+    let counters = vm.engine.counters();
+    assert_eq!(counters.write_faults, 2);
+    assert_eq!(counters.frames_copied, 32, "two clusters of 16 frames");
+    assert_eq!(counters.frames_own, 32);
+    assert_eq!(vm.engine.dirty_chunks(), 2);
+    vm.snapshot("two").unwrap();
+    assert_clean(&pool);
+}
+
+#[test]
+fn an_uncommitted_snapshot_leaves_the_vm_as_it_was() {
+    let place = Place::new("rollback");
+    let pool = pool_of(&place, 64 * MIB);
+    let mut vm = Vm::start(&pool, 4 * MIB, None);
+    vm.fill(0..1024, 1);
+    vm.snapshot("taken").unwrap();
+    vm.fill(0..1024, 2);
+    let own = vm.engine.counters().frames_own;
+    assert!(vm.snapshot("taken").is_err(), "the name is taken");
+    assert_eq!(vm.engine.counters().frames_own, own);
+    let copied = vm.engine.counters().frames_copied;
+    vm.fill(0..1024, 3);
+    assert_eq!(vm.engine.counters().frames_copied, copied, "own frames need no copy");
+    vm.assert_filled(0..1024, 3);
+    vm.snapshot("again").unwrap();
+    assert_clean(&pool);
+}
+
+#[test]
+fn a_sequential_writer_faults_far_less_than_once_a_cluster() {
+    let place = Place::new("sequential");
+    let pool = pool_of(&place, 64 * MIB);
+    let mut vm = Vm::start(&pool, 2 * MIB, None);
+    vm.fill(0..512, 1);
+    vm.snapshot("s").unwrap();
+    vm.fill(0..512, 2);
+    assert_eq!(vm.engine.counters().write_faults, 6, "16, 32, 64, 128, 256, 512");
+    vm.assert_filled(0..512, 2);
+}
+
+#[test]
+fn the_budget_of_mappings_holds_under_the_worst_pattern() {
+    let place = Place::new("budget");
+    let pool = pool_of(&place, 256 * MIB);
+    let limit = 100;
+    let mut vm = Vm::with_budget(&pool, 32 * MIB, None, Budget::with_limit(limit));
+    vm.fill(0..8192, 0);
+    for epoch in 1..12u64 {
+        vm.snapshot(&format!("e{epoch}")).unwrap();
+        let pages: Vec<u64> = (0..8192).filter(|page| page % 64 == epoch * 5 % 64).collect();
+        pages.iter().for_each(|page| vm.write(*page, epoch * 100_000));
+        pages.iter().for_each(|page| assert_eq!(vm.read(*page), epoch * 100_000));
+        let mappings = vm.engine.counters().mappings;
+        assert!(mappings <= limit, "{mappings} mappings in epoch {epoch}");
+        if epoch > 1 {
+            vm.holder_remove(&pool, epoch - 1);
+        }
+    }
+    assert_clean(&pool);
+}
+
+impl Vm {
+    fn holder_remove(&self, pool: &Arc<Pool>, epoch: u64) {
+        pool.remove(&format!("e{epoch}")).unwrap();
+    }
+}
+
+#[test]
+fn concurrent_writers_lose_nothing() {
+    let place = Place::new("concurrent");
+    let pool = pool_of(&place, 256 * MIB);
+    let frames = 8 * MIB / FRAME;
+    let mut first = Vm::start(&pool, 8 * MIB, None);
+    first.fill(0..frames, 7);
+    first.snapshot("s").unwrap();
+    drop(first);
+    let vm = Vm::start(&pool, 8 * MIB, Some("s"));
+    // Neighbouring frames belong to different writers, so that first touches, early writes and copies all meet.
+    std::thread::scope(|scope| {
+        for writer in 0..4u64 {
+            let vm = &vm;
+            scope.spawn(move || vm.fill((writer..frames).step_by(4), 1 << 40));
+        }
+    });
+    vm.assert_filled(0..frames, 1 << 40);
+    assert_eq!(vm.engine.counters().frames_own, frames);
+    let again = Vm::start(&pool, 8 * MIB, Some("s"));
+    again.assert_filled(0..frames, 7);
+    assert_clean(&pool);
+}
+
+#[test]
+fn a_write_to_a_full_pool_waits_until_there_is_space() {
+    let place = Place::new("full");
+    let pool = pool_of(&place, 16 * MIB);
+    let mut vm = Vm::start(&pool, 8 * MIB, None);
+    vm.fill(0..1024, 1);
+    vm.snapshot("kept").unwrap();
+    let ballast = pool.hold("ballast").unwrap();
+    while ballast.alloc_blocks(1).is_ok() {}
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            vm.fill(0..1024, 2);
+        });
+        while !vm._faults.is_starved() {
+            assert!(!writer.is_finished(), "the pool has no block, so the writer must wait");
+            std::thread::yield_now();
+        }
+        drop(ballast);
+        writer.join().unwrap();
+    });
+    vm.assert_filled(0..1024, 2);
+    assert_clean(&pool);
+}
+
+#[test]
+fn prefaulted_memory_is_the_same_and_still_isolated() {
+    let place = Place::new("prefault");
+    let pool = pool_of(&place, 64 * MIB);
+    let mut vm = Vm::start(&pool, 8 * MIB, None);
+    vm.fill(0..2048, 5);
+    vm.snapshot("s").unwrap();
+    let copy = Vm::start(&pool, 8 * MIB, Some("s"));
+    copy.engine.prefault().unwrap();
+    copy.assert_filled(0..2048, 5);
+    assert_eq!(copy.engine.counters().chunk_faults, 0);
+    copy.fill(0..2048, 6);
+    vm.assert_filled(0..2048, 5);
+    assert_clean(&pool);
+}

@@ -1,0 +1,97 @@
+//! The thread that answers held accesses.
+
+use std::{
+    io,
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{CowEngine, CowError};
+use crate::sys::uffd::Fault;
+
+/// How long a held access waits before it asks a full pool again, in milliseconds.
+const RETRY_MS: u16 = 20;
+
+/// Runs until dropped. It must outlive every thread that can touch guest RAM: they would wait for it for ever.
+#[derive(Debug)]
+pub struct FaultThread {
+    stop: EventFd,
+    starved: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FaultThread {
+    /// Starts it. `failed` is told once if it has to give up, which leaves the VM unable to go on.
+    pub fn start(
+        engine: Arc<CowEngine>,
+        failed: impl FnOnce(CowError) + Send + 'static,
+    ) -> io::Result<Self> {
+        let stop = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)?;
+        let stopped = stop.try_clone()?;
+        let starved = Arc::new(AtomicBool::new(false));
+        let starving = Arc::clone(&starved);
+        let thread = std::thread::Builder::new().name("cow".into()).spawn(move || {
+            if let Err(error) = answer_all(&engine, &stopped, &starving) {
+                failed(error);
+            }
+        })?;
+        Ok(Self { stop, starved, thread: Some(thread) })
+    }
+
+    /// A guest write waits for a free block.
+    pub fn is_starved(&self) -> bool {
+        self.starved.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for FaultThread {
+    fn drop(&mut self) {
+        // Writing 1 to an eventfd fails only when its counter is full: then the thread has been told already.
+        let _ = self.stop.write(1);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn answer_all(engine: &CowEngine, stop: &EventFd, starved: &AtomicBool) -> Result<(), CowError> {
+    let os = |source| CowError::Os { op: "wait for held accesses", source };
+    let mut faults: Vec<Fault> = Vec::new();
+    let mut waiting: Vec<Fault> = Vec::new();
+    loop {
+        let timeout = if waiting.is_empty() { PollTimeout::NONE } else { PollTimeout::from(RETRY_MS) };
+        let mut fds =
+            [PollFd::new(engine.uffd().as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(os(errno.into())),
+        }
+        if fds[1].revents().is_some_and(|events| events.contains(PollFlags::POLLIN)) {
+            return Ok(());
+        }
+        engine.uffd().read(&mut faults).map_err(os)?;
+        faults.append(&mut waiting);
+        for fault in faults.drain(..) {
+            match engine.answer(fault) {
+                Ok(()) => {}
+                Err(CowError::NoSpace) => waiting.push(fault),
+                Err(error) => return Err(error),
+            }
+        }
+        let was_starved = starved.swap(!waiting.is_empty(), Ordering::Relaxed);
+        match (was_starved, waiting.is_empty()) {
+            (false, false) => tracing::warn!(
+                "the pool is full: the guest's write waits until space is freed (nvvmm rm) or the VM is stopped"
+            ),
+            (true, true) => tracing::info!("the pool has space again: the guest goes on"),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! A snapshot's part of the engine: frames change hands from the VM to a snapshot file.
+
+use std::sync::PoisonError;
+
+use nvvmm_snapshot::{BlockNo, ChunkMap};
+
+use super::{
+    FRAME_SIZE_BYTES, FrameSet,
+    chunk::{KnownChunk, LiveChunk, block_of},
+    engine::{CowEngine, CowError, Counters, Origin, lock, os},
+};
+
+/// What one snapshot shares: the chunks that changed since the last one, as they were at its instant.
+#[derive(Debug, Default)]
+#[must_use = "a share set must be committed or rolled back"]
+pub struct ShareSet {
+    changes: Vec<(u32, ChunkMap)>,
+    own: Vec<FrameSet>,
+}
+
+impl ShareSet {
+    /// Chunks that differ from the last snapshot, by rising index.
+    pub fn changes(&self) -> &[(u32, ChunkMap)] {
+        &self.changes
+    }
+
+    /// Frames that were this VM's alone until now.
+    pub fn frames_new(&self) -> u64 {
+        self.own.iter().map(|own| own.len() as u64).sum()
+    }
+}
+
+impl CowEngine {
+    /// How many chunks the next snapshot will have to say something about.
+    pub fn dirty_chunks(&self) -> usize {
+        lock(&self.dirty).len()
+    }
+
+    /// Turns every own frame into a shared one. No writer may run between this and [`CowEngine::arm`].
+    pub fn share(&self) -> ShareSet {
+        let _sharing = self.sharing.write().unwrap_or_else(PoisonError::into_inner);
+        let mut indexes = std::mem::take(&mut *lock(&self.dirty));
+        indexes.sort_unstable();
+        let mut set = ShareSet::default();
+        for index in indexes {
+            if let LiveChunk::Known(known) = &mut *lock(self.chunk(index)) {
+                set.changes.push((index, known.map.clone()));
+                set.own.push(std::mem::take(&mut known.own));
+                known.dirty = false;
+            }
+        }
+        Counters::sub(&self.counters.frames_own, set.frames_new() as usize);
+        set
+    }
+
+    /// Write-protects the frames of `set`: from here on a write to one of them is held.
+    pub fn arm(&self, set: &ShareSet) -> Result<(), CowError> {
+        for ((index, _), own) in set.changes.iter().zip(&set.own) {
+            let live = lock(self.chunk(*index));
+            let LiveChunk::Known(known) = &*live else { continue };
+            if !known.mapped {
+                continue;
+            }
+            // One call may not cross mappings before Linux 6.x, so it is one call for each.
+            for run in known.mapped_runs(own) {
+                let start = self.address(*index, run.frames.start);
+                self.uffd()
+                    .protect(start, run.frames.len() * FRAME_SIZE_BYTES, true)
+                    .map_err(os("arm shared frames"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The snapshot was not made: what it shared is the VM's own again. Blocks that were replaced meanwhile are
+    /// nobody's any more and go back to the pool. Frames may stay armed; the next write finds that out.
+    pub fn roll_back(&self, set: ShareSet) {
+        for ((index, map), own) in set.changes.into_iter().zip(set.own) {
+            if let LiveChunk::Known(known) = &mut *lock(self.chunk(index)) {
+                self.roll_back_chunk(index, known, &map, own);
+            }
+        }
+    }
+
+    fn roll_back_chunk(&self, index: u32, known: &mut KnownChunk, map: &ChunkMap, own: FrameSet) {
+        let mut replaced: Vec<BlockNo> = Vec::new();
+        for frame in own.iter() {
+            let was = block_of(map, frame);
+            if known.block(frame) == was {
+                known.own.insert(frame);
+                Counters::add(&self.counters.frames_own, 1);
+            } else {
+                replaced.extend(was);
+            }
+        }
+        self.holder.free_blocks(&replaced);
+        self.mark_dirty(index, known);
+    }
+
+    /// Installs chunks of a snapshot that this VM has consumed: `own` of each are its frames to write.
+    pub fn take_over(&self, index: u32, map: ChunkMap, own: FrameSet) {
+        let mut live = lock(self.chunk(index));
+        let mut known = KnownChunk::unmapped(map, own);
+        Counters::add(&self.counters.frames_mapped, known.backed().len());
+        Counters::add(&self.counters.frames_own, own.len());
+        // Nothing of it is in any snapshot that the next one could start from.
+        self.mark_dirty(index, &mut known);
+        *live = LiveChunk::Known(Box::new(known));
+    }
+
+    /// Maps and populates all that has a block, so that the guest meets no fault for reading.
+    pub fn prefault(&self) -> Result<(), CowError> {
+        if let Origin::Snapshot(frames) = self.origin() {
+            for present in frames.iter_present() {
+                let (index, _) = present?;
+                self.know(index, &mut lock(self.chunk(index)))?;
+            }
+        }
+        for (index, chunk) in self.known_chunks() {
+            if let LiveChunk::Known(known) = &mut *lock(chunk) {
+                self.prefault_chunk(index, known)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn prefault_chunk(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
+        if let ChunkMap::Hole = known.map {
+            return Ok(());
+        }
+        let before = known.mappings_now();
+        if !known.mapped {
+            self.map_chunk(index, known)?;
+        }
+        self.budget.changed(before, known.mappings_now());
+        let start = self.reservation().start();
+        for run in known.backed().runs() {
+            self.reservation()
+                .populate_read(
+                    self.address(index, run.start) - start,
+                    run.len() * FRAME_SIZE_BYTES,
+                )
+                .map_err(os("fill page tables"))?;
+        }
+        Ok(())
+    }
+}
