@@ -174,16 +174,8 @@ fn dsdt(parts: &AcpiParts) -> Sdt {
 /// Appends a device with one address range and one edge-triggered interrupt.
 fn append_device(aml_bytes: &mut Vec<u8>, name: &str, hid: &dyn Aml, uid: u8, range: &dyn Aml, gsi: u32) {
     let interrupt = aml::Interrupt::new(true, true, false, false, gsi);
-    let device = aml::Device::new(
-        name.into(),
-        vec![
-            &aml::Name::new("_HID".into(), hid),
-            &aml::Name::new("_UID".into(), &uid),
-            &aml::Name::new(
-                "_CRS".into(),
-                &aml::ResourceTemplate::new(vec![range, &interrupt]),
-            ),
-        ],
-    );
+    let (hid, uid) = (aml::Name::new("_HID".into(), hid), aml::Name::new("_UID".into(), &uid));
+    let crs = aml::Name::new("_CRS".into(), &aml::ResourceTemplate::new(vec![range, &interrupt]));
+    let device = aml::Device::new(name.into(), vec![&hid, &uid, &crs]);
     aml::Scope::new("_SB_".into(), vec![&device]).to_aml_bytes(aml_bytes);
 }

@@ -140,16 +140,16 @@ impl Program {
 /// Says what is wrong with an ELF header, if anything.
 fn check_header(header: &Elf64_Ehdr) -> std::result::Result<(), String> {
     let (class, order) = (header.e_ident[4], header.e_ident[5]);
-    if u32::from(class) != ELFCLASS64 {
+    if class != ELFCLASS64 {
         return Err("it is a 32-bit ELF file".into());
     }
-    if u32::from(order) != ELFDATA2LSB || u32::from(header.e_machine) != EM_X86_64 {
+    if order != ELFDATA2LSB || header.e_machine != EM_X86_64 {
         return Err(format!(
             "it is an ELF file for another machine ({})",
             machine_name(header.e_machine)
         ));
     }
-    if u32::from(header.e_type) != ET_EXEC {
+    if header.e_type != ET_EXEC {
         let what = match header.e_type {
             1 => "a relocatable object or kernel module",
             3 => "a position-independent program or shared library",

@@ -11,7 +11,8 @@ const FLAT_CR0: u64 = 0x8005_0033;
 const CR4_PAE: u64 = 1 << 5;
 /// PAE OSFXSR OSXMMEXCPT.
 const FLAT_CR4: u64 = 0x620;
-const CR4_OSXSAVE: u64 = 1 << 18;
+/// In CR4: XSAVE and extended control registers are in use.
+pub const CR4_OSXSAVE: u64 = 1 << 18;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 const EFER_NXE: u64 = 1 << 11;

@@ -16,6 +16,7 @@ mod vm_state;
 
 pub use error::{KvmError, Result};
 pub use host::Host;
+pub use msrs::set_boot_msrs;
 pub use state::KvmStateV1;
 pub use vcpu_state::VcpuStateV1;
 pub use vm::KvmVm;

@@ -96,3 +96,21 @@ pub(super) fn write(fd: &VcpuFd, vcpu: usize, msrs: &[MsrV1]) -> Result<()> {
     }
     Ok(())
 }
+
+const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
+const MISC_ENABLE_FAST_STRING: u64 = 1;
+const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
+const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
+
+/// Sets the MSRs that firmware would: memory is write-back (Linux ignores PAT while MTRRs are off), fast string
+/// instructions are on.
+///
+/// # Errors
+/// [`KvmError::Msr`].
+pub fn set_boot_msrs(fd: &VcpuFd, vcpu: usize) -> Result<()> {
+    let msrs = [
+        MsrV1 { index: MSR_IA32_MISC_ENABLE, value: MISC_ENABLE_FAST_STRING },
+        MsrV1 { index: MSR_MTRR_DEF_TYPE, value: MTRR_ENABLED_WRITE_BACK },
+    ];
+    write(fd, vcpu, &msrs)
+}

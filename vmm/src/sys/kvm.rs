@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use kvm_bindings::{
-    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Xsave, kvm_device_attr, kvm_run,
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Xsave, kvm_device_attr, kvm_run, kvm_run__bindgen_ty_1__bindgen_ty_4,
     kvm_userspace_memory_region, kvm_xsave,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
@@ -78,6 +78,25 @@ impl RunPage {
         // through this mapping, and the kernel reads it as a single byte.
         let byte = unsafe { AtomicU8::from_ptr(self.base.as_ptr().add(offset_of!(kvm_run, immediate_exit))) };
         byte.store(u8::from(exit), Ordering::SeqCst);
+    }
+}
+
+impl RunPage {
+    /// After `KVM_EXIT_IO`: size in bytes of one item of the access (1, 2 or 4); a string instruction may have
+    /// moved several.
+    pub fn io_item_bytes(&self) -> usize {
+        let at = offset_of!(kvm_run, __bindgen_anon_1) + offset_of!(kvm_run__bindgen_ty_1__bindgen_ty_4, size);
+        // SAFETY: the byte lies within the mapping; only the kernel writes it, and not while this vCPU is out of
+        // KVM_RUN.
+        usize::from(unsafe { self.base.as_ptr().add(at).read_volatile() }).max(1)
+    }
+
+    /// After `KVM_EXIT_INTERNAL_ERROR`: which one.
+    pub fn internal_error(&self) -> u32 {
+        let at = offset_of!(kvm_run, __bindgen_anon_1);
+        // SAFETY: `suberror` is the first field of the exit's part of the page, aligned to 4 bytes and within the
+        // mapping; only the kernel writes it, and not while this vCPU is out of KVM_RUN.
+        unsafe { self.base.as_ptr().add(at).cast::<u32>().read_volatile() }
     }
 }
 
