@@ -141,31 +141,39 @@ fn find(entries: &[kvm_cpuid_entry2], leaf: u32, sub_leaf: u32) -> kvm_cpuid_ent
 
 /// Refuses a snapshot whose guest was told of CPU features that this host's KVM does not support.
 ///
+/// `supported` is what KVM says it can give (`KVM_GET_SUPPORTED_CPUID`), `given` what a vCPU here has been given
+/// (`KVM_GET_CPUID2`). A feature in either is there: a software KVM (PVM) runs user-mode code natively, and so gives
+/// more than it says.
+///
 /// # Errors
 /// [`KvmError::Incompatible`] naming all of the missing features.
-pub fn check(saved: &[kvm_cpuid_entry2], supported: &[kvm_cpuid_entry2]) -> Result<()> {
+pub fn check(
+    saved: &[kvm_cpuid_entry2],
+    supported: &[kvm_cpuid_entry2],
+    given: &[kvm_cpuid_entry2],
+) -> Result<()> {
     let (was, is) = (vendor(saved), vendor(supported));
     if was != is {
         return Err(KvmError::Incompatible(format!(
             "the snapshot is of a guest on an {was} CPU, this host has {is}; restore on a host with an {was} CPU"
         )));
     }
-    let missing = missing_features(saved, supported);
+    let missing = missing_features(saved, supported, given);
     if !missing.is_empty() {
         return Err(KvmError::Incompatible(format!(
             "the snapshot needs {}, which this host's KVM lacks; restore on a host with the same or a newer CPU",
             missing.join(", ")
         )));
     }
-    let bits = |entries| find(entries, 0x8000_0008, 0).eax & 0xff;
-    if bits(saved) > bits(supported) {
+    let bits = |entries: &[kvm_cpuid_entry2]| find(entries, 0x8000_0008, 0).eax & 0xff;
+    if bits(saved) > bits(supported).max(bits(given)) {
         return Err(KvmError::Incompatible(format!(
             "the snapshot's guest has {} bits of physical addresses, this host {}",
             bits(saved),
             bits(supported)
         )));
     }
-    check_xsave_layout(saved, supported)
+    check_xsave_layout(saved, supported, given)
 }
 
 fn vendor(entries: &[kvm_cpuid_entry2]) -> String {
@@ -177,7 +185,11 @@ fn vendor(entries: &[kvm_cpuid_entry2]) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn missing_features(saved: &[kvm_cpuid_entry2], supported: &[kvm_cpuid_entry2]) -> Vec<String> {
+fn missing_features(
+    saved: &[kvm_cpuid_entry2],
+    supported: &[kvm_cpuid_entry2],
+    given: &[kvm_cpuid_entry2],
+) -> Vec<String> {
     let mut missing = Vec::new();
     for FeatureWord {
         leaf,
@@ -188,7 +200,8 @@ fn missing_features(saved: &[kvm_cpuid_entry2], supported: &[kvm_cpuid_entry2]) 
     } in &WORDS
     {
         let needed = reg.of(&find(saved, *leaf, *sub_leaf)) & !ignored;
-        let lacking = needed & !reg.of(&find(supported, *leaf, *sub_leaf));
+        let here = [supported, given].map(|entries| reg.of(&find(entries, *leaf, *sub_leaf)));
+        let lacking = needed & !(here[0] | here[1]);
         for bit in (0..32).filter(|bit| lacking & 1 << bit != 0) {
             let name = match names.split(' ').nth(bit) {
                 Some(name) if !name.is_empty() && name != "-" => name.to_string(),
@@ -203,13 +216,14 @@ fn missing_features(saved: &[kvm_cpuid_entry2], supported: &[kvm_cpuid_entry2]) 
 }
 
 /// XSAVE's standard form puts each component where the CPU says; another place would misplace registers.
-fn check_xsave_layout(saved: &[kvm_cpuid_entry2], supported: &[kvm_cpuid_entry2]) -> Result<()> {
-    for was in saved
-        .iter()
-        .filter(|e| e.function == 0xd && e.index >= 2 && e.eax != 0)
-    {
-        let is = find(supported, 0xd, was.index);
-        if (was.eax, was.ebx) != (is.eax, is.ebx) {
+fn check_xsave_layout(
+    saved: &[kvm_cpuid_entry2],
+    supported: &[kvm_cpuid_entry2],
+    given: &[kvm_cpuid_entry2],
+) -> Result<()> {
+    let place = |entry: &kvm_cpuid_entry2| (entry.eax, entry.ebx);
+    for was in saved.iter().filter(|e| e.function == 0xd && e.index >= 2 && e.eax != 0) {
+        if ![supported, given].iter().any(|entries| place(&find(entries, 0xd, was.index)) == place(was)) {
             return Err(KvmError::Incompatible(format!(
                 "extended CPU state component {} lies elsewhere on this host's CPU than on the snapshot's",
                 was.index

@@ -1,8 +1,10 @@
 //! Saved state of a whole KVM virtual machine, and the order in which it comes back.
 
+use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 
+use super::error::vcpu_op;
 use super::tsc::{self, TscStateV1};
 use super::{KvmError, KvmVm, Result, VcpuStateV1, VmStateV1, compat};
 
@@ -51,8 +53,9 @@ pub fn restore(vm: &KvmVm, vcpus: &[&VcpuFd], state: &KvmStateV1) -> Result<()> 
             state.vcpus.len()
         )));
     }
-    for vcpu in &state.vcpus {
-        compat::check(&vcpu.cpuid, vm.host().supported_cpuid().as_slice())?;
+    for (index, (fd, vcpu)) in vcpus.iter().zip(&state.vcpus).enumerate() {
+        let given = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(vcpu_op(index, "reading its CPUID"))?;
+        compat::check(&vcpu.cpuid, vm.host().supported_cpuid().as_slice(), given.as_slice())?;
     }
     state.vm.restore_chips(vm)?;
     let each = || vcpus.iter().zip(&state.vcpus).enumerate();
