@@ -63,6 +63,7 @@ prepare_initramfs() {
   echo "$stamp" >"$guest/initramfs.stamp"
 }
 
+need_rust
 need_packages busybox-static kmod cpio xz-utils zstd
 mkdir -p "$guest"
 hold_lock guest/prepare

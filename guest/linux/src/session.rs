@@ -272,8 +272,8 @@ fn shell(command: &str) -> Reply {
 /// Ends the machine. The answer is sent before, because nothing can be sent after.
 fn end(ending: Ending) -> Reply {
     answer::send(match ending {
-        Ending::PowerOff => "@ ending poweroff",
-        Ending::Reboot => "@ ending reboot",
+        Ending::PowerOff => "@ poweroff ok",
+        Ending::Reboot => "@ reboot ok",
     });
     // Not mounted, or still in use: the sync that follows has to do.
     let _ = disk::unmount();
