@@ -65,8 +65,14 @@ fn one_line(text: &str) -> String {
 pub fn answer_line(tag: Option<&str>, command: &str, result: &Result<Answer, String>) -> String {
     let tag = tag.map(|tag| format!(" {tag}")).unwrap_or_default();
     match result {
-        Ok(Answer { outcome: Outcome::Ok, words }) => format!("@ {command} ok{tag}{words}"),
-        Ok(Answer { outcome: Outcome::Bad, words }) => format!("@ {command} bad{tag}{words}"),
+        Ok(Answer {
+            outcome: Outcome::Ok,
+            words,
+        }) => format!("@ {command} ok{tag}{words}"),
+        Ok(Answer {
+            outcome: Outcome::Bad,
+            words,
+        }) => format!("@ {command} bad{tag}{words}"),
         Err(reason) => format!("@ {command} err{tag} -- {}", one_line(reason)),
     }
 }
