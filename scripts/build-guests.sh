@@ -7,7 +7,6 @@
 #   --print      print shell assignments of NVVMM_BAREMETAL_GUEST and NVVMM_WITNESS
 #   -h, --help   this text
 set -euo pipefail
-# shellcheck source-path=SCRIPTDIR
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/say.sh"
 source "$here/lib/tree.sh"

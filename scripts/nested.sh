@@ -24,7 +24,6 @@
 # inconsistent ("XSAVE consistency problem" in its log) and goes on with FXSAVE. NVVMM_NESTED_CPU replaces the
 # CPU model (default max,-la57: five-level paging does not work nested).
 set -euo pipefail
-# shellcheck source-path=SCRIPTDIR
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/say.sh"
 source "$here/lib/tree.sh"
@@ -139,6 +138,7 @@ end_qemu() {
   [[ -z ${qemu_pid:-} ]] || kill -KILL "$qemu_pid" 2>/dev/null || true
 }
 
+# shellcheck disable=SC2317 # the trap calls it
 clean_up() {
   end_qemu
   if ((keep)); then
