@@ -11,7 +11,6 @@
 # Makes $NVVMM_CACHE/guest/vmlinuz (bzImage as it comes), vmlinux (the same kernel, unpacked: an ELF file that
 # boots faster where the CPU is emulated) and initramfs.cpio. Fast when nothing changed.
 set -euo pipefail
-# shellcheck source-path=SCRIPTDIR
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/say.sh"
 source "$here/lib/tree.sh"
@@ -32,10 +31,11 @@ for argument in "$@"; do
 done
 
 prepare_kernel() {
-  local version
+  local version package
   if [[ ! -e $guest/kernel/version || $fresh == 1 ]]; then
     is_debian_like || die "the guest's kernel comes from a Debian or Ubuntu package, and this machine has no apt-get"
-    unpack_kernel "$(stock_kernel_package cloud)" "$guest/kernel"
+    package=$(stock_kernel_package cloud)
+    unpack_kernel "$package" "$guest/kernel"
     rm -f "$guest/vmlinux"
   fi
   [[ ! -e $guest/vmlinux ]] || return 0
@@ -63,6 +63,7 @@ prepare_initramfs() {
   echo "$stamp" >"$guest/initramfs.stamp"
 }
 
+need_rust
 need_packages busybox-static kmod cpio xz-utils zstd
 mkdir -p "$guest"
 hold_lock guest/prepare

@@ -8,7 +8,12 @@ fn main() {
     for arg in ["-nostartfiles", "-nostdlib", "-static", "-no-pie"] {
         println!("cargo::rustc-link-arg-bins={arg}");
     }
-    for arg in ["--build-id=none", "-z,max-page-size=4096", "-z,norelro", "--gc-sections"] {
+    for arg in [
+        "--build-id=none",
+        "-z,max-page-size=4096",
+        "-z,norelro",
+        "--gc-sections",
+    ] {
         println!("cargo::rustc-link-arg-bins=-Wl,{arg}");
     }
     println!("cargo::rustc-link-arg-bins=-Wl,-T,{}", script.display());

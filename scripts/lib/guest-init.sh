@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # The init of the Linux guest's initramfs: loads the drivers and starts nvvmm-witness on the console.
 # nvvmm.shell on the kernel command line starts a shell instead.
 /bin/busybox --install -s /bin

@@ -13,7 +13,8 @@ stock_kernel_package() {
   esac
   [[ -n $(apt-cache pkgnames linux-image-) ]] || refresh_package_lists
   local package
-  package=$(apt-cache depends --important "$meta" 2>/dev/null | awk '/Depends: linux-image-[0-9]/ {print $2; exit}')
+  package=$({ apt-cache depends --important "$meta" 2>/dev/null || true; } |
+    awk '/Depends: linux-image-[0-9]/ {found = $2} END {print found}')
   # Ubuntu has no such metapackage: its newest generic kernel serves as both.
   [[ -n $package || $1 == 6.12 ]] || package=$(newest_package 'linux-image-[0-9][0-9.]*-[0-9]+-generic')
   [[ -n $package ]] || die "found no $1 kernel package in this distribution"
@@ -25,7 +26,7 @@ unpack_kernel() {
   local package=$1 dir=$2 version=${1#linux-image-} packages=("$1") extra deb
   # Ubuntu ships the modules apart from the image.
   for extra in "linux-modules-$version" "linux-modules-extra-$version"; do
-    [[ -z $(apt-cache pkgnames "$extra" | grep -Fx "$extra") ]] || packages+=("$extra")
+    [[ $'\n'$(apt-cache pkgnames "$extra")$'\n' != *$'\n'"$extra"$'\n'* ]] || packages+=("$extra")
   done
   rm -rf "$dir.new"
   mkdir -p "$dir.new/debs"

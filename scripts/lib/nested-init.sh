@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # The init of the nested host's initramfs: makes this machine's root file system the root, runs the command that
 # nested.sh left in the results directory, leaves its status there and powers off.
 /bin/busybox --install -s /bin

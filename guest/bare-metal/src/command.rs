@@ -17,7 +17,9 @@ pub enum Access {
 impl Access {
     /// The mode with this number.
     pub fn from_code(code: u64) -> Option<Self> {
-        [Self::Check, Self::Exchange, Self::Blind].into_iter().find(|access| *access as u64 == code)
+        [Self::Check, Self::Exchange, Self::Blind]
+            .into_iter()
+            .find(|access| *access as u64 == code)
     }
 
     /// The mode with this name.
@@ -75,7 +77,9 @@ pub enum Command {
 /// Reads one line. `None`: not a command.
 pub fn parse(line: &str) -> Option<Command> {
     let mut words = line.split_ascii_whitespace();
-    let Some(verb) = words.next() else { return Some(Command::Nothing) };
+    let Some(verb) = words.next() else {
+        return Some(Command::Nothing);
+    };
     let command = match verb {
         "fill" => Command::Fill(extent(words.next()?)?, number(words.next()?)?),
         "churn" => match words.next()? {
@@ -118,7 +122,11 @@ fn churn_on<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<Command> {
 }
 
 fn extent(word: &str) -> Option<Extent> {
-    if word == "all" { Some(Extent::All) } else { number(word).map(Extent::Mib) }
+    if word == "all" {
+        Some(Extent::All)
+    } else {
+        number(word).map(Extent::Mib)
+    }
 }
 
 fn number(word: &str) -> Option<u64> {

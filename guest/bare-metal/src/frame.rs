@@ -94,7 +94,12 @@ pub struct Content {
 impl Content {
     /// The content of the write `stamp` with this token and link. `fill` and `write` use nonce and link 0.
     pub const fn new(stamp: Stamp, token: Token, link: Token) -> Self {
-        Self { stamp, token, link, base: stamp.base(token) }
+        Self {
+            stamp,
+            token,
+            link,
+            base: stamp.base(token),
+        }
     }
 
     /// The frame's word number `index`.
@@ -190,14 +195,21 @@ impl Judge {
     /// A judge of a frame whose last write was `stamp`.
     pub const fn new(stamp: Stamp) -> Self {
         let token = Token::new(stamp.seq, 0);
-        Self { stamp, content: Content::new(stamp, token, Token(0)) }
+        Self {
+            stamp,
+            content: Content::new(stamp, token, Token(0)),
+        }
     }
 
     /// Is `word` what the frame must hold at `index`? Learns the token from word 3 and the link from word 5.
     #[inline]
     pub fn word(&mut self, index: usize, word: u64) -> Result<(), What> {
         if index >= 6 {
-            return if word == self.content.word(index) { Ok(()) } else { Err(What::Torn) };
+            return if word == self.content.word(index) {
+                Ok(())
+            } else {
+                Err(What::Torn)
+            };
         }
         self.header(index, word)
     }
@@ -222,7 +234,11 @@ impl Judge {
             TOKEN_WORD => {
                 let token = Token(word);
                 if token.seq() != self.stamp.seq {
-                    return Err(if token.seq() < self.stamp.seq { What::Stale } else { What::Future });
+                    return Err(if token.seq() < self.stamp.seq {
+                        What::Stale
+                    } else {
+                        What::Future
+                    });
                 }
                 if !churn && token.0 != self.content.token.0 {
                     return Err(What::Torn);
@@ -256,7 +272,9 @@ impl Judge {
 ///
 /// Returns how many words of `new` are there. `read` gives the frame's words.
 pub fn judge_under_way(read: impl Fn(usize) -> u64, old: Stamp, new: &Content) -> Result<usize, What> {
-    let done = (0..FRAME_WORDS).find(|&i| read(i) != new.word(i)).unwrap_or(FRAME_WORDS);
+    let done = (0..FRAME_WORDS)
+        .find(|&i| read(i) != new.word(i))
+        .unwrap_or(FRAME_WORDS);
     // The words that both writes have in common belong to either, so only tell the old write's own words apart.
     let mut judge = Judge::new(old);
     if done > TOKEN_WORD {

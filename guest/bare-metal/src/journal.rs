@@ -99,27 +99,38 @@ const _: () = assert!(size_of::<Journal>() == crate::FRAME_BYTES as usize);
 impl Journal {
     /// An all-zero journal.
     pub const fn new() -> Self {
-        const ZERO: AtomicU64 = AtomicU64::new(0);
         Self {
-            magic: ZERO,
-            vcpus: ZERO,
-            first_gfn: ZERO,
-            frames: ZERO,
-            filled: ZERO,
-            phase: ZERO,
-            fill_seed: ZERO,
-            churn_seed: ZERO,
-            pattern: ZERO,
-            writes_len: ZERO,
-            faults: ZERO,
-            fault_what: ZERO,
-            fault_gfn: ZERO,
-            fault_word: ZERO,
-            fault_found: ZERO,
-            fault_vcpu: ZERO,
-            progress: [const { Progress { link: ZERO, begun: ZERO, done: ZERO } }; VCPUS_MAX],
-            writes: [const { WriteEntry { start: ZERO, count: ZERO, stride: ZERO, done: [ZERO; VCPUS_MAX] } };
-                WRITES_MAX],
+            magic: zero(),
+            vcpus: zero(),
+            first_gfn: zero(),
+            frames: zero(),
+            filled: zero(),
+            phase: zero(),
+            fill_seed: zero(),
+            churn_seed: zero(),
+            pattern: zero(),
+            writes_len: zero(),
+            faults: zero(),
+            fault_what: zero(),
+            fault_gfn: zero(),
+            fault_word: zero(),
+            fault_found: zero(),
+            fault_vcpu: zero(),
+            progress: [const {
+                Progress {
+                    link: zero(),
+                    begun: zero(),
+                    done: zero(),
+                }
+            }; VCPUS_MAX],
+            writes: [const {
+                WriteEntry {
+                    start: zero(),
+                    count: zero(),
+                    stride: zero(),
+                    done: [const { zero() }; VCPUS_MAX],
+                }
+            }; WRITES_MAX],
         }
     }
 
@@ -127,6 +138,10 @@ impl Journal {
     pub fn done(&self, vcpu: u64) -> Token {
         Token(self.progress[vcpu as usize].done.load(Ordering::Acquire))
     }
+}
+
+const fn zero() -> AtomicU64 {
+    AtomicU64::new(0)
 }
 
 impl Default for Journal {
@@ -165,7 +180,12 @@ pub struct WriteView {
 impl WriteView {
     /// A `write` of `count` frames from `start`, `stride` apart, with each vCPU having finished `done` churn writes.
     pub fn new(start: u64, count: u64, stride: u64, done: [u64; VCPUS_MAX]) -> Self {
-        Self { start, count, stride, done }
+        Self {
+            start,
+            count,
+            stride,
+            done,
+        }
     }
 
     /// Did this command write frame `index` after the owner's churn write number `churned` (if any)?
@@ -175,7 +195,9 @@ impl WriteView {
     }
 
     fn hits(&self, index: u64) -> bool {
-        let Some(distance) = index.checked_sub(self.start) else { return false };
+        let Some(distance) = index.checked_sub(self.start) else {
+            return false;
+        };
         self.stride > 0 && distance % self.stride == 0 && distance / self.stride < self.count
     }
 }
@@ -249,7 +271,11 @@ impl JournalView {
             && view.filled >= view.vcpus
             && view.filled <= view.frames
             && view.writes_len <= WRITES_MAX;
-        if counts_fit { Ok(view) } else { Err(Unusable::NoJournal) }
+        if counts_fit {
+            Ok(view)
+        } else {
+            Err(Unusable::NoJournal)
+        }
     }
 
     /// The `write` commands since the fill, oldest first.

@@ -31,7 +31,9 @@ impl Pattern {
 
     /// The pattern with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Seq, Self::Rand, Self::Hot, Self::Stride].into_iter().find(|p| p.name() == name)
+        [Self::Seq, Self::Rand, Self::Hot, Self::Stride]
+            .into_iter()
+            .find(|p| p.name() == name)
     }
 
     /// The pattern's number in the journal.
@@ -41,7 +43,9 @@ impl Pattern {
 
     /// The pattern with this number.
     pub fn from_code(code: u64) -> Option<Self> {
-        [Self::Seq, Self::Rand, Self::Hot, Self::Stride].into_iter().find(|p| p.code() == code)
+        [Self::Seq, Self::Rand, Self::Hot, Self::Stride]
+            .into_iter()
+            .find(|p| p.code() == code)
     }
 }
 
@@ -62,15 +66,27 @@ impl Order {
         let cycle = |walk, len| Cycle { walk, seed, len };
         let none = cycle(Walk::Ascending, 0);
         match pattern {
-            Pattern::Seq => Self { hot: cycle(Walk::Ascending, len), cold: none },
-            Pattern::Rand => Self { hot: cycle(Walk::Permuted, len), cold: none },
+            Pattern::Seq => Self {
+                hot: cycle(Walk::Ascending, len),
+                cold: none,
+            },
+            Pattern::Rand => Self {
+                hot: cycle(Walk::Permuted, len),
+                cold: none,
+            },
             Pattern::Stride => {
                 let step = (512 / vcpus.max(1)).clamp(1, len.max(1));
-                Self { hot: cycle(Walk::Columns { step }, len), cold: none }
+                Self {
+                    hot: cycle(Walk::Columns { step }, len),
+                    cold: none,
+                }
             }
             Pattern::Hot => {
                 let hot = len.div_ceil(COLD_EVERY);
-                Self { hot: cycle(Walk::Permuted, hot), cold: cycle(Walk::Permuted, len - hot) }
+                Self {
+                    hot: cycle(Walk::Permuted, hot),
+                    cold: cycle(Walk::Permuted, len - hot),
+                }
             }
         }
     }
@@ -93,7 +109,10 @@ impl Order {
         }
         let cold_done = n.div_ceil(COLD_EVERY);
         if index >= self.hot.len {
-            return self.cold.last_before(index - self.hot.len, cold_done).map(|k| k * COLD_EVERY);
+            return self
+                .cold
+                .last_before(index - self.hot.len, cold_done)
+                .map(|k| k * COLD_EVERY);
         }
         let k = self.hot.last_before(index, n - cold_done)?;
         Some(k / (COLD_EVERY - 1) * COLD_EVERY + k % (COLD_EVERY - 1) + 1)
@@ -165,7 +184,9 @@ impl Cycle {
     /// A permutation of `0..len` that depends on seed and round: a Feistel network over the next power of 4, walked until
     /// it is back inside (at most a few steps, as the domain is less than 4 times as large).
     fn permuted(&self, round: u64, value: u64, inverse: bool) -> u64 {
-        let half_bits = (64 - self.len.saturating_sub(1).leading_zeros()).div_ceil(2).max(1);
+        let half_bits = (64 - self.len.saturating_sub(1).leading_zeros())
+            .div_ceil(2)
+            .max(1);
         let key = mix(self.seed ^ mix(round));
         let mut value = value;
         loop {

@@ -15,7 +15,11 @@ fn last_before_agrees_with_remembering_every_write() {
                     if n % 7 == 0 || n < 40 {
                         for index in 0..len {
                             let expected = last.get(&index).copied();
-                            assert_eq!(order.last_before(index, n), expected, "{pattern:?} {len} {n} {index}");
+                            assert_eq!(
+                                order.last_before(index, n),
+                                expected,
+                                "{pattern:?} {len} {n} {index}"
+                            );
                         }
                     }
                     let index = order.at(n);

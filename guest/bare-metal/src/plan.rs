@@ -38,7 +38,14 @@ impl Plan {
             Order::new(pattern, churn_seed ^ vcpu, len.max(1), vcpus)
         };
         let orders = core::array::from_fn(|i| order(i as u64));
-        Self { vcpus, first_gfn, filled, fill_seed, churn_seed, orders }
+        Self {
+            vcpus,
+            first_gfn,
+            filled,
+            fill_seed,
+            churn_seed,
+            orders,
+        }
     }
 
     /// The vCPU that writes frame `index`: neighbours, also across chunk borders, belong to different ones.
@@ -58,7 +65,11 @@ impl Plan {
 
     /// The vCPU whose progress `vcpu`'s churn write number `n` records; itself if it is alone.
     pub const fn linked(&self, vcpu: u64, n: u64) -> u64 {
-        if self.vcpus == 1 { vcpu } else { (vcpu + 1 + n % (self.vcpus - 1)) % self.vcpus }
+        if self.vcpus == 1 {
+            vcpu
+        } else {
+            (vcpu + 1 + n % (self.vcpus - 1)) % self.vcpus
+        }
     }
 
     /// The write that frame `index` holds after its owner's churn writes `0..n` and the given `write` commands.

@@ -70,7 +70,11 @@ pub fn instant(memory: &impl Memory) -> Result<Report, Failure> {
 /// # Errors
 /// The first frame of the lane that is wrong.
 pub fn lane(memory: &impl Memory, journal: &JournalView, lane: u64, lanes: u64) -> Result<Report, Lie> {
-    let verifier = Verifier { memory, journal, plan: Plan::new(journal) };
+    let verifier = Verifier {
+        memory,
+        journal,
+        plan: Plan::new(journal),
+    };
     verifier.check_journal()?;
     let mut report = Report::default();
     let mut index = lane;
@@ -103,7 +107,12 @@ pub fn zero_frame(memory: &impl Memory, gfn: u64) -> Result<(), Lie> {
     for index in 0..FRAME_WORDS {
         let found = memory.word(word_gpa(gfn, index));
         if found != 0 {
-            return Err(Lie { gfn, what: What::NotZero, word: index, found });
+            return Err(Lie {
+                gfn,
+                what: What::NotZero,
+                word: index,
+                found,
+            });
         }
     }
     Ok(())
@@ -122,9 +131,17 @@ struct Verifier<'a, M> {
 impl<M: Memory> Verifier<'_, M> {
     /// A vCPU is between two writes (begun = done) or in the next one.
     fn check_journal(&self) -> Result<(), Lie> {
-        for (vcpu, progress) in self.journal.progress[..self.plan.vcpus as usize].iter().enumerate() {
+        for (vcpu, progress) in self.journal.progress[..self.plan.vcpus as usize]
+            .iter()
+            .enumerate()
+        {
             if progress.begun != progress.done && !progress.under_way() {
-                return Err(Lie { gfn: 0, what: What::Journal, word: vcpu, found: progress.begun.0 });
+                return Err(Lie {
+                    gfn: 0,
+                    what: What::Journal,
+                    word: vcpu,
+                    found: progress.begun.0,
+                });
             }
         }
         Ok(())
@@ -136,30 +153,55 @@ impl<M: Memory> Verifier<'_, M> {
         let n = progress.done.seq();
         let gfn = self.plan.first_gfn + index;
         let stamp = self.plan.stamp(index, n, self.journal.writes());
-        let lie = |what, word| Lie { gfn, what, word, found: self.word(gfn, word) };
+        let lie = |what, word| Lie {
+            gfn,
+            what,
+            word,
+            found: self.word(gfn, word),
+        };
         let churned = u64::from(stamp.kind == Kind::Churn);
         if progress.under_way() && self.plan.target(owner, n) == index {
-            self.check_link(owner, n, progress.link).map_err(|what| lie(what, 5))?;
+            self.check_link(owner, n, progress.link)
+                .map_err(|what| lie(what, 5))?;
             let new = Content::new(self.plan.churn_stamp(index, n), progress.begun, progress.link);
             judge_under_way(|word| self.word(gfn, word), stamp, &new).map_err(|what| lie(what, 0))?;
             let digest = frame_digest(self.memory, gfn);
-            return Ok(Report { frames: 1, churned, under_way: 1, links: 0, digest });
+            return Ok(Report {
+                frames: 1,
+                churned,
+                under_way: 1,
+                links: 0,
+                digest,
+            });
         }
         let mut judge = Judge::new(stamp);
         let mut digest = Digest::new(gfn);
         for word in 0..FRAME_WORDS {
             let found = self.word(gfn, word);
             digest.add(found);
-            judge.word(word, found).map_err(|what| Lie { gfn, what, word, found })?;
+            judge.word(word, found).map_err(|what| Lie {
+                gfn,
+                what,
+                word,
+                found,
+            })?;
         }
         let mut links = 0;
         if stamp.kind == Kind::Churn {
             if stamp.seq == n && judge.token() != progress.done {
                 return Err(lie(What::Future, TOKEN_WORD));
             }
-            links = self.check_link(owner, stamp.seq - 1, judge.link()).map_err(|what| lie(what, 5))?;
+            links = self
+                .check_link(owner, stamp.seq - 1, judge.link())
+                .map_err(|what| lie(what, 5))?;
         }
-        Ok(Report { frames: 1, churned, under_way: 0, links, digest: digest.finish() })
+        Ok(Report {
+            frames: 1,
+            churned,
+            under_way: 0,
+            links,
+            digest: digest.finish(),
+        })
     }
 
     /// The `link` that `vcpu`'s write `n` recorded must be something that the other vCPU had really done by now.
@@ -169,13 +211,14 @@ impl<M: Memory> Verifier<'_, M> {
         if link.seq() > progress.done.seq() || (link.seq() == progress.done.seq() && link != progress.done) {
             return Err(What::Causal);
         }
-        let Some(seen) = link.seq().checked_sub(1) else { return Ok(0) };
+        let Some(seen) = link.seq().checked_sub(1) else {
+            return Ok(0);
+        };
         // Where that write is still the last one to its frame, the frame must hold the very token that was seen.
         let index = self.plan.target(other, seen);
         let stamp = self.plan.stamp(index, progress.done.seq(), self.journal.writes());
         let is_last = stamp.kind == Kind::Churn && stamp.seq == link.seq();
-        let being_overwritten =
-            progress.under_way() && self.plan.target(other, progress.done.seq()) == index;
+        let being_overwritten = progress.under_way() && self.plan.target(other, progress.done.seq()) == index;
         if !is_last || being_overwritten {
             return Ok(0);
         }

@@ -63,17 +63,17 @@ fn one_line(text: &str) -> String {
 
 /// The line for a command's end.
 pub fn answer_line(tag: Option<&str>, command: &str, result: &Result<Answer, String>) -> String {
-    let tag = tag.map(|tag| format!("{tag} ")).unwrap_or_default();
+    let tag = tag.map(|tag| format!(" {tag}")).unwrap_or_default();
     match result {
         Ok(Answer {
             outcome: Outcome::Ok,
             words,
-        }) => format!("@ ok {tag}{command}{words}"),
+        }) => format!("@ {command} ok{tag}{words}"),
         Ok(Answer {
             outcome: Outcome::Bad,
             words,
-        }) => format!("@ bad {tag}{command}{words}"),
-        Err(reason) => format!("@ err {tag}{command} -- {}", one_line(reason)),
+        }) => format!("@ {command} bad{tag}{words}"),
+        Err(reason) => format!("@ {command} err{tag} -- {}", one_line(reason)),
     }
 }
 

@@ -8,14 +8,14 @@ fn answers_have_one_form() {
         .with_text(Some("all\r\nright"));
     assert_eq!(
         answer_line(Some("#9"), "check", &Ok(answer)),
-        "@ ok #9 check pages=7 cpus=0,1 -- all  right"
+        "@ check ok #9 pages=7 cpus=0,1 -- all  right"
     );
     assert_eq!(
         answer_line(None, "check", &Ok(Answer::judged(false))),
-        "@ bad check"
+        "@ check bad"
     );
     assert_eq!(
         answer_line(None, "fill", &Err("no\nmemory".into())),
-        "@ err fill -- no memory"
+        "@ fill err -- no memory"
     );
 }

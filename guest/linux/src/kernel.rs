@@ -21,8 +21,8 @@ const COMPLAINTS: [&str; 13] = [
     "Kernel panic",
 ];
 
-/// Lines of the kernel log that are complaints, and how many lines there are.
-pub fn complaints() -> io::Result<(Vec<String>, usize)> {
+/// Complaints in the kernel log behind its first `skip` lines, and how many lines it has.
+pub fn complaints(skip: usize) -> io::Result<(Vec<String>, usize)> {
     let mut log = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
@@ -35,7 +35,9 @@ pub fn complaints() -> io::Result<(Vec<String>, usize)> {
             Ok(length) => {
                 lines += 1;
                 let record = String::from_utf8_lossy(&record[..length]);
-                found.extend(complaint_in(&record));
+                if lines > skip {
+                    found.extend(complaint_in(&record));
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             // The record was overwritten while it was read: the next read goes on behind it.

@@ -19,6 +19,8 @@ pub struct Session {
     clocks: ClockWatch,
     memory: Option<Memory>,
     disk_churn: DiskChurn,
+    /// Lines of the kernel log that are the boot's own.
+    boot_log_lines: usize,
 }
 
 fn because(what: &str) -> impl FnOnce(std::io::Error) -> String {
@@ -47,11 +49,14 @@ impl Session {
     pub fn start() -> std::io::Result<Session> {
         let counter = Counter::start()?;
         let clocks = ClockWatch::start()?;
+        // Not readable (not root): then there is nothing to skip either.
+        let boot_log_lines = kernel::complaints(0).map_or(0, |(_, lines)| lines);
         Ok(Session {
             counter,
             clocks,
             memory: None,
             disk_churn: DiskChurn::default(),
+            boot_log_lines,
         })
     }
 
@@ -83,7 +88,8 @@ impl Session {
             "cpus" => cpus_answer(),
             "disk" => self.disk(arguments),
             "rng" => rng_answer(arguments),
-            "kernel" => kernel_answer(),
+            "kernel" if arguments == ["boot"] => kernel_answer(0),
+            "kernel" => kernel_answer(self.boot_log_lines),
             "sh" => shell(&arguments.join(" ")),
             "poweroff" => end(Ending::PowerOff),
             "reboot" => end(Ending::Reboot),
@@ -242,8 +248,8 @@ fn rng_answer(arguments: &[&str]) -> Reply {
     Ok(Answer::ok().with("source", source.trim()).with("hex", hex))
 }
 
-fn kernel_answer() -> Reply {
-    let (complaints, lines) = kernel::complaints().map_err(because("cannot read the kernel log"))?;
+fn kernel_answer(skip: usize) -> Reply {
+    let (complaints, lines) = kernel::complaints(skip).map_err(because("cannot read the kernel log"))?;
     Ok(Answer::judged(complaints.is_empty())
         .with("complaints", complaints.len())
         .with("lines", lines)
@@ -266,8 +272,8 @@ fn shell(command: &str) -> Reply {
 /// Ends the machine. The answer is sent before, because nothing can be sent after.
 fn end(ending: Ending) -> Reply {
     answer::send(match ending {
-        Ending::PowerOff => "@ ending poweroff",
-        Ending::Reboot => "@ ending reboot",
+        Ending::PowerOff => "@ poweroff ok",
+        Ending::Reboot => "@ reboot ok",
     });
     // Not mounted, or still in use: the sync that follows has to do.
     let _ = disk::unmount();

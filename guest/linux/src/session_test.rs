@@ -10,14 +10,14 @@ fn said(session: &mut Session, line: &str) -> String {
 #[test]
 fn memory_is_filled_rewritten_and_checked() {
     let mut session = Session::start().unwrap();
-    assert!(said(&mut session, "check").starts_with("@ err check -- no memory filled"));
-    assert_eq!(said(&mut session, "fill 2 9 2"), "@ ok fill mib=2 seed=9 parts=2");
+    assert!(said(&mut session, "check").starts_with("@ check err -- no memory filled"));
+    assert_eq!(said(&mut session, "fill 2 9 2"), "@ fill ok mib=2 seed=9 parts=2");
     let before = said(&mut session, "check");
-    assert!(before.starts_with("@ ok check pages=512 seed=9 epochs=1,1 cursors=0,0 damaged=0 fingerprint="));
-    assert_eq!(said(&mut session, "rewrite 1"), "@ ok rewrite mib=1");
+    assert!(before.starts_with("@ check ok pages=512 seed=9 epochs=1,1 cursors=0,0 damaged=0 fingerprint="));
+    assert_eq!(said(&mut session, "rewrite 1"), "@ rewrite ok mib=1");
     let after = said(&mut session, "check");
     assert!(
-        after.starts_with("@ ok check pages=512 seed=9 epochs=1,1 cursors=128,128 damaged=0"),
+        after.starts_with("@ check ok pages=512 seed=9 epochs=1,1 cursors=128,128 damaged=0"),
         "{after}"
     );
     assert_ne!(before, after);
@@ -27,20 +27,20 @@ fn memory_is_filled_rewritten_and_checked() {
 fn bad_commands_are_answered_not_obeyed() {
     let mut session = Session::start().unwrap();
     for (line, answer) in [
-        ("dance", "@ err dance -- unknown command"),
-        ("fill", "@ err fill -- MIB is missing"),
-        ("fill x 1", "@ err fill -- MIB is not a number: x"),
+        ("dance", "@ dance err -- unknown command"),
+        ("fill", "@ fill err -- MIB is missing"),
+        ("fill x 1", "@ fill err -- MIB is not a number: x"),
         (
             "fill 99999999999999999 1",
-            "@ err fill -- no 99999999999999999 MiB of memory",
+            "@ fill err -- no 99999999999999999 MiB of memory",
         ),
         (
             "churn maybe",
-            "@ err churn -- say `churn on [MIB_PER_SECOND]` or `churn off`",
+            "@ churn err -- say `churn on [MIB_PER_SECOND]` or `churn off`",
         ),
         (
             "disk",
-            "@ err disk -- say `disk mount|umount|sync|write|verify|churn`",
+            "@ disk err -- say `disk mount|umount|sync|write|verify|churn`",
         ),
     ] {
         assert_eq!(said(&mut session, line), answer);
@@ -57,6 +57,6 @@ fn the_counter_goes_on_by_itself() {
 #[test]
 fn a_failing_shell_command_is_bad() {
     let mut session = Session::start().unwrap();
-    assert_eq!(said(&mut session, "sh true"), "@ ok sh exit=0");
-    assert_eq!(said(&mut session, "sh exit 3"), "@ bad sh exit=3");
+    assert_eq!(said(&mut session, "sh true"), "@ sh ok exit=0");
+    assert_eq!(said(&mut session, "sh exit 3"), "@ sh bad exit=3");
 }

@@ -44,10 +44,10 @@ Exit codes:
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(name = "nvvmm", version, about = ABOUT, long_about = HELP_START, after_long_help = HELP_END)]
-#[command(propagate_version = true, max_term_width = 110)]
+#[command(max_term_width = 110)]
 pub struct Arguments {
     /// Log more to stderr: -v what is done, -vv how, -vvv everything
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 900)]
     pub verbose: u8,
     /// What to do.
     #[command(subcommand)]

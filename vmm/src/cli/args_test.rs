@@ -1,1 +1,101 @@
+use clap::CommandFactory;
+use clap::error::ErrorKind as ClapError;
 
+use super::*;
+
+fn parse(line: &str) -> Result<Command, ClapError> {
+    Arguments::try_parse_from(line.split(' '))
+        .map(|a| a.command)
+        .map_err(|e| e.kind())
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Arguments::command().debug_assert();
+}
+
+#[test]
+fn run_takes_what_a_machine_needs() {
+    let line = "nvvmm run --kernel k --initramfs i --cmdline -x=1 --memory 1G --cpus 4 --disk a --disk b,ro --name n \
+                --pool p --detach --console none --paused --json";
+    let Ok(Command::Run(run)) = parse(line) else {
+        panic!("not understood")
+    };
+    assert_eq!(run.kernel, PathBuf::from("k"));
+    assert_eq!(run.initramfs, Some(PathBuf::from("i")));
+    assert_eq!((run.cmdline.as_str(), run.memory, run.cpus), ("-x=1", 1 << 30, 4));
+    assert_eq!(
+        run.disks.iter().map(|d| d.read_only).collect::<Vec<_>>(),
+        [false, true]
+    );
+    let start = run.start;
+    assert_eq!(
+        (start.name.as_deref(), start.pool.pool),
+        (Some("n"), Some(PathBuf::from("p")))
+    );
+    assert_eq!(start.console, Some(ConsoleChoice::None));
+    assert!(start.detach && start.paused && start.json);
+}
+
+#[test]
+fn run_has_defaults() {
+    let Ok(Command::Run(run)) = parse("nvvmm run --kernel k") else {
+        panic!("not understood")
+    };
+    assert_eq!((run.memory, run.cpus, run.cmdline.as_str()), (512 << 20, 2, ""));
+    assert!(run.disks.is_empty() && run.start.name.is_none() && run.start.console.is_none());
+    assert!(!run.start.detach && !run.start.paused && !run.start.json);
+}
+
+#[test]
+fn restore_takes_its_options() {
+    let line = "nvvmm restore base --once --prefault --disk x --name n";
+    let Ok(Command::Restore(restore)) = parse(line) else {
+        panic!("not understood")
+    };
+    assert_eq!(
+        (restore.snapshot.as_str(), restore.once, restore.prefault),
+        ("base", true, true)
+    );
+    assert_eq!(restore.disks.len(), 1);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    for (line, kind) in [
+        ("nvvmm", ClapError::DisplayHelpOnMissingArgumentOrSubcommand),
+        ("nvvmm fly", ClapError::InvalidSubcommand),
+        ("nvvmm run", ClapError::MissingRequiredArgument),
+        ("nvvmm run --kernel k --memory 3M", ClapError::ValueValidation),
+        ("nvvmm run --kernel k --cpus 0", ClapError::ValueValidation),
+        ("nvvmm run --kernel k --disk d,xx", ClapError::ValueValidation),
+        ("nvvmm run --kernel k --console tty", ClapError::InvalidValue),
+        ("nvvmm restore", ClapError::MissingRequiredArgument),
+        ("nvvmm restore a/b", ClapError::ValueValidation),
+        ("nvvmm snapshot vm", ClapError::MissingRequiredArgument),
+        ("nvvmm snapshot vm .x", ClapError::ValueValidation),
+        ("nvvmm pause ../x", ClapError::ValueValidation),
+        ("nvvmm rm", ClapError::MissingRequiredArgument),
+        ("nvvmm pool", ClapError::DisplayHelpOnMissingArgumentOrSubcommand),
+        ("nvvmm pool create p", ClapError::MissingRequiredArgument),
+        ("nvvmm pool create p --size 1M", ClapError::ValueValidation),
+    ] {
+        assert_eq!(parse(line).unwrap_err(), kind, "{line}");
+    }
+}
+
+#[test]
+fn commands_that_list_or_report_have_json() {
+    for line in [
+        "nvvmm ps --json",
+        "nvvmm snapshot v s --json",
+        "nvvmm snapshots --json",
+        "nvvmm rm s --json",
+        "nvvmm pool status --json",
+        "nvvmm pool check p --json",
+        "nvvmm run --kernel k --detach --json",
+        "nvvmm restore s --detach --json",
+    ] {
+        assert!(parse(line).is_ok(), "{line}");
+    }
+}

@@ -1,7 +1,7 @@
 //! `nvvmm run` and `nvvmm restore`: this process becomes a VM process, or starts one with `--detach`.
 
 use std::fs::File;
-use std::io::{IsTerminal, Write, stderr, stdin};
+use std::io::{Write, stderr, stdin};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

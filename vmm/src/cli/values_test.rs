@@ -1,1 +1,83 @@
+use super::*;
 
+#[test]
+fn sizes_are_powers_of_1024() {
+    for (text, bytes) in [
+        ("2M", 2 << 20),
+        ("512M", 512 << 20),
+        ("512m", 512 << 20),
+        ("512MiB", 512 << 20),
+        ("2G", 2 << 30),
+        ("2 G", 2 << 30),
+        ("1.5G", 1536 << 20),
+        ("0.25GiB", 256 << 20),
+        ("4096K", 4 << 20),
+        ("2097152", 2 << 20),
+        ("2097152B", 2 << 20),
+        ("16T", 16 << 40),
+    ] {
+        assert_eq!(size(text), Ok(bytes), "{text}");
+    }
+}
+
+#[test]
+fn sizes_that_are_none_are_refused_with_the_reason() {
+    for (text, reason) in [
+        ("", "not a number"),
+        ("M", "not a number"),
+        ("-1M", "unknown unit"),
+        ("1..5G", "not a number"),
+        ("1.5.5G", "not a number"),
+        (".5G", "not a number"),
+        ("1.G", "not a number"),
+        ("1.0000000001G", "not a number"),
+        ("512MB", "unknown unit 'mb'"),
+        ("1x", "unknown unit"),
+        ("ten", "unknown unit"),
+        ("0", "not a multiple of 2M"),
+        ("1M", "not a multiple of 2M"),
+        ("3M", "not a multiple of 2M"),
+        ("16.5T", "more than"),
+        ("99999999999999999999", "more than"),
+        ("18446744073709551615T", "more than"),
+    ] {
+        let error = size(text).unwrap_err();
+        assert!(error.contains(reason), "{text}: {error}");
+    }
+}
+
+#[test]
+fn disks_are_paths_with_an_option() {
+    let disk_of = |path: &str, read_only| {
+        Ok(DiskSpec {
+            path: PathBuf::from(path),
+            read_only,
+        })
+    };
+    assert_eq!(disk("a.img"), disk_of("a.img", false));
+    assert_eq!(disk("a.img,ro"), disk_of("a.img", true));
+    assert_eq!(disk("a.img,rw"), disk_of("a.img", false));
+    assert_eq!(disk("a,b.img,rw"), disk_of("a,b.img", false));
+    assert!(
+        disk("a.img,readonly")
+            .unwrap_err()
+            .contains("unknown disk option 'readonly'")
+    );
+    assert!(disk(",ro").unwrap_err().contains("missing"));
+    assert!(disk("").unwrap_err().contains("missing"));
+}
+
+#[test]
+fn names_and_counts_are_checked() {
+    assert_eq!(vm_name("web-1").unwrap(), "web-1");
+    assert!(vm_name("../web").is_err());
+    assert_eq!(snapshot_name(&"s".repeat(128)).unwrap().len(), 128);
+    for bad in ["", "-x", ".x", "a/b", "a b", &"s".repeat(129)] {
+        assert!(snapshot_name(bad).is_err(), "{bad:?}");
+    }
+    assert_eq!(vcpus("1"), Ok(1));
+    assert_eq!(vcpus("64"), Ok(64));
+    for bad in ["0", "65", "-1", "two", "256", ""] {
+        assert!(vcpus(bad).unwrap_err().contains("1 to 64"), "{bad}");
+    }
+}

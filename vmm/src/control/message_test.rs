@@ -1,1 +1,114 @@
+use proptest::prelude::*;
 
+use super::*;
+
+#[test]
+fn requests_have_the_documented_form() {
+    let line = serde_json::to_string(&Versioned::current(Request::Snapshot(SnapshotRequest {
+        name: "base".into(),
+        stop: false,
+    })))
+    .unwrap();
+    assert_eq!(
+        line,
+        r#"{"version":1,"op":"snapshot","name":"base","stop":false}"#
+    );
+    assert_eq!(
+        serde_json::to_string(&Versioned::current(Request::Pause)).unwrap(),
+        r#"{"version":1,"op":"pause"}"#
+    );
+}
+
+#[test]
+fn answers_have_the_documented_form() {
+    let error = ControlError::new(ErrorKind::PoolFull, "full").with_remedy("remove");
+    let line = serde_json::to_string(&Versioned::current(Answer::Error { error })).unwrap();
+    assert_eq!(
+        line,
+        r#"{"version":1,"answer":"error","error":{"kind":"pool_full","message":"full","remedy":"remove"}}"#
+    );
+}
+
+#[test]
+fn requests_are_decoded() {
+    let request = decode_request(br#"{"version":1,"op":"snapshot","name":"a"}"#).unwrap();
+    assert_eq!(
+        request,
+        Request::Snapshot(SnapshotRequest {
+            name: "a".into(),
+            stop: false
+        })
+    );
+    assert_eq!(
+        decode_request(br#" { "op" : "stop", "version":1 } "#).unwrap(),
+        Request::Stop
+    );
+}
+
+#[test]
+fn a_future_version_is_named_whatever_else_it_says() {
+    let error = decode_request(br#"{"version":2,"op":"teleport","to":[1]}"#).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Usage);
+    assert!(
+        error.message.contains("version 2") && error.message.contains("version 1"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_is_no_request_is_a_usage_error() {
+    for line in [
+        &b""[..],
+        b"\xff\xfe",
+        b"null",
+        b"[]",
+        b"{}",
+        b"pause",
+        br#"{"version":"1","op":"pause"}"#,
+        br#"{"version":1}"#,
+        br#"{"version":1,"op":"teleport"}"#,
+        br#"{"version":1,"op":"snapshot"}"#,
+        br#"{"version":1,"op":"snapshot","name":7}"#,
+        br#"{"version":1,"op":"pause"} trailing"#,
+    ] {
+        let error = decode_request(line).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Usage, "{}", String::from_utf8_lossy(line));
+    }
+    let deep = "[".repeat(REQUEST_BYTES_MAX);
+    assert_eq!(
+        decode_request(deep.as_bytes()).unwrap_err().kind,
+        ErrorKind::Usage
+    );
+}
+
+#[test]
+fn an_error_kind_of_a_newer_version_is_a_plain_failure() {
+    let error: ControlError = serde_json::from_str(r#"{"kind":"moon_phase","message":"m"}"#).unwrap();
+    assert_eq!(error.kind, ErrorKind::Failed);
+    for kind in [
+        ErrorKind::Usage,
+        ErrorKind::NotFound,
+        ErrorKind::Refused,
+        ErrorKind::PoolFull,
+        ErrorKind::PoolDamaged,
+        ErrorKind::HostLacks,
+        ErrorKind::Failed,
+    ] {
+        let text = serde_json::to_string(&kind).unwrap();
+        assert_eq!(serde_json::from_str::<ErrorKind>(&text).unwrap(), kind);
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_answered(line in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = decode_request(&line);
+    }
+
+    #[test]
+    fn damaged_requests_are_answered(at in 0_usize..56, byte in any::<u8>()) {
+        let mut line = br#"{"version":1,"op":"snapshot","name":"base","stop":false}"#.to_vec();
+        line[at] = byte;
+        let _ = decode_request(&line);
+    }
+}

@@ -1,1 +1,375 @@
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
 
+use super::*;
+use crate::checkpoint::report::{RamCounters, SnapshotReport};
+use crate::control::{ControlClient, SnapshotRequest, VmOrigin, VmState, VmStatus};
+
+/// Far longer than anything here takes; a test that reaches it has hung.
+const HUNG: Duration = Duration::from_secs(60);
+
+/// A VM that does nothing, and whose snapshots take as long as the test wants.
+struct FakeVm {
+    pauses: AtomicUsize,
+    stops: AtomicUsize,
+    snapshot_begun: Mutex<Sender<()>>,
+    snapshot_may_end: Mutex<Receiver<()>>,
+}
+
+/// The test's ends of the channels of [`FakeVm`].
+struct Snapshots {
+    begun: Receiver<()>,
+    may_end: Sender<()>,
+}
+
+fn fake_vm() -> (Arc<FakeVm>, Snapshots) {
+    let (snapshot_begun, begun) = channel();
+    let (may_end, snapshot_may_end) = channel();
+    let vm = FakeVm {
+        pauses: AtomicUsize::new(0),
+        stops: AtomicUsize::new(0),
+        snapshot_begun: Mutex::new(snapshot_begun),
+        snapshot_may_end: Mutex::new(snapshot_may_end),
+    };
+    (Arc::new(vm), Snapshots { begun, may_end })
+}
+
+impl VmControl for FakeVm {
+    fn status(&self) -> VmStatus {
+        VmStatus {
+            name: "fake".into(),
+            pid: 7,
+            state: VmState::Running,
+            notice: None,
+            vcpus: 2,
+            memory_bytes: 64 << 20,
+            pool: PathBuf::from("/p"),
+            origin: VmOrigin::Snapshot { name: "base".into() },
+            uptime_ms: 12,
+            console: None,
+            ram: RamCounters {
+                frames_own: 3,
+                ..RamCounters::default()
+            },
+            restore: None,
+            snapshots_taken: vec!["one".into()],
+        }
+    }
+
+    fn pause(&self) -> Result<(), ControlError> {
+        self.pauses.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), ControlError> {
+        Err(ControlError::new(ErrorKind::PoolFull, "the pool is full").with_remedy("remove a snapshot"))
+    }
+
+    fn stop(&self) -> Result<(), ControlError> {
+        self.stops.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {
+        self.snapshot_begun.lock().unwrap().send(()).unwrap();
+        self.snapshot_may_end.lock().unwrap().recv_timeout(HUNG).unwrap();
+        Ok(SnapshotReport {
+            name: request.name.clone(),
+            phases: Vec::new(),
+            pause_us: 1.5,
+            total_us: 2.5,
+            frames_mapped: 9,
+            frames_new: 8,
+            frames_copied: 0,
+            state_bytes: 7,
+            metadata_blocks: 6,
+        })
+    }
+}
+
+struct Served {
+    server: ControlServer,
+    path: PathBuf,
+    vm: Arc<FakeVm>,
+    snapshots: Snapshots,
+    _dir: tempfile::TempDir,
+}
+
+fn serve(limits: ServerLimits) -> Served {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vm.sock");
+    let (vm, snapshots) = fake_vm();
+    let control: Arc<dyn VmControl> = vm.clone();
+    let server = ControlServer::start_limited(&path, control, limits).unwrap();
+    Served {
+        server,
+        path,
+        vm,
+        snapshots,
+        _dir: dir,
+    }
+}
+
+fn connect(served: &Served) -> UnixStream {
+    let stream = UnixStream::connect(&served.path).unwrap();
+    stream.set_read_timeout(Some(HUNG)).unwrap();
+    stream
+}
+
+/// Sends `bytes` and reads one line of answer; empty when the server closed.
+fn exchange(stream: &UnixStream, bytes: &[u8]) -> String {
+    let mut writer = stream;
+    // A server that refuses a line may have closed already.
+    let _ = writer.write_all(bytes);
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line
+}
+
+fn is_closed(mut stream: &UnixStream) -> bool {
+    let mut rest = [0; 16];
+    match stream.read(&mut rest) {
+        Ok(count) => count == 0,
+        Err(e) => e.kind() == io::ErrorKind::ConnectionReset,
+    }
+}
+
+#[test]
+fn every_request_goes_round() {
+    let served = serve(ServerLimits::default());
+    let mut client = ControlClient::connect(&served.path).unwrap();
+    assert_eq!(client.status().unwrap(), served.vm.status());
+    client.pause().unwrap();
+    assert_eq!(served.vm.pauses.load(Ordering::SeqCst), 1);
+    served.snapshots.may_end.send(()).unwrap();
+    let report = client
+        .snapshot(SnapshotRequest {
+            name: "two".into(),
+            stop: false,
+        })
+        .unwrap();
+    assert_eq!(
+        (report.name.as_str(), report.frames_mapped, report.pause_us),
+        ("two", 9, 1.5)
+    );
+    client.stop().unwrap();
+    assert_eq!(served.vm.stops.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn an_error_travels_whole() {
+    let served = serve(ServerLimits::default());
+    let error = ControlClient::connect(&served.path)
+        .unwrap()
+        .resume()
+        .unwrap_err();
+    let sent = ControlError::new(ErrorKind::PoolFull, "the pool is full").with_remedy("remove a snapshot");
+    assert_eq!(error, sent);
+}
+
+#[test]
+fn garbage_gets_an_error_and_the_connection_goes_on() {
+    let served = serve(ServerLimits::default());
+    let stream = connect(&served);
+    for garbage in [
+        &b"hello\n"[..],
+        b"\n",
+        b"\0\xff\x80\n",
+        b"{\"version\":1}\n",
+        b"[[[[\n",
+    ] {
+        let answer = exchange(&stream, garbage);
+        assert!(answer.contains(r#""kind":"usage""#), "{answer}");
+    }
+    assert!(exchange(&stream, b"{\"version\":9,\"op\":\"status\"}\n").contains("version 9"));
+    assert!(exchange(&stream, b"{\"version\":1,\"op\":\"pause\"}\n").contains(r#""answer":"done""#));
+    assert_eq!(served.vm.pauses.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn the_longest_request_passes_and_a_longer_one_does_not() {
+    let served = serve(ServerLimits::default());
+    let mut line = br#"{"version":1,"op":"pause"}"#.to_vec();
+    line.resize(REQUEST_BYTES_MAX - 1, b' ');
+    line.push(b'\n');
+    assert!(exchange(&connect(&served), &line).contains(r#""answer":"done""#));
+    line.insert(0, b' ');
+    let stream = connect(&served);
+    let answer = exchange(&stream, &line);
+    assert!(answer.contains("longer than 65536 bytes"), "{answer}");
+    assert!(is_closed(&stream));
+    assert_eq!(served.vm.pauses.load(Ordering::SeqCst), 1);
+    // Without any newline, and far longer.
+    let stream = connect(&served);
+    assert!(exchange(&stream, &vec![b'x'; 4 << 20]).contains("longer than 65536 bytes"));
+}
+
+#[test]
+fn several_requests_in_one_write_are_answered_in_turn() {
+    let served = serve(ServerLimits::default());
+    let stream = connect(&served);
+    (&stream)
+        .write_all(b"{\"version\":1,\"op\":\"pause\"}\n{\"version\":1,\"op\":\"resume\"}\n{\"ver")
+        .unwrap();
+    let mut lines = BufReader::new(&stream);
+    let (mut first, mut second) = (String::new(), String::new());
+    lines.read_line(&mut first).unwrap();
+    lines.read_line(&mut second).unwrap();
+    assert!(
+        first.contains("done") && second.contains("pool_full"),
+        "{first}{second}"
+    );
+}
+
+#[test]
+fn a_client_that_trickles_is_cut_off() {
+    let served = serve(ServerLimits {
+        line_timeout: Duration::from_millis(300),
+        ..ServerLimits::default()
+    });
+    let stream = connect(&served);
+    let begun = Instant::now();
+    // Each byte comes well within the timeout; the line as a whole never does.
+    let trickler = {
+        let mut stream = stream.try_clone().unwrap();
+        thread::spawn(move || {
+            while stream.write_all(b" ").is_ok() && begun.elapsed() < HUNG {
+                thread::sleep(Duration::from_millis(20));
+            }
+        })
+    };
+    let mut answer = String::new();
+    BufReader::new(&stream).read_line(&mut answer).unwrap();
+    assert!(answer.contains("no complete line came in time"), "{answer}");
+    trickler.join().unwrap();
+}
+
+#[test]
+fn a_client_over_the_limit_is_told_and_places_come_back() {
+    let served = serve(ServerLimits {
+        clients_max: 2,
+        ..ServerLimits::default()
+    });
+    let first = connect(&served);
+    let second = connect(&served);
+    for stream in [&first, &second] {
+        assert!(exchange(stream, b"{\"version\":1,\"op\":\"pause\"}\n").contains("done"));
+    }
+    let error = ControlClient::connect(&served.path)
+        .unwrap()
+        .status()
+        .unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Refused);
+    drop(first);
+    let begun = Instant::now();
+    while ControlClient::connect(&served.path).unwrap().status().is_err() {
+        assert!(begun.elapsed() < HUNG, "the place never came back");
+        thread::sleep(Duration::from_millis(5));
+    }
+    drop(second);
+}
+
+#[test]
+fn a_long_snapshot_keeps_nobody_else_waiting() {
+    let served = serve(ServerLimits::default());
+    let path = served.path.clone();
+    let taking = thread::spawn(move || {
+        ControlClient::connect(&path).unwrap().snapshot(SnapshotRequest {
+            name: "slow".into(),
+            stop: false,
+        })
+    });
+    served.snapshots.begun.recv_timeout(HUNG).unwrap();
+    assert_eq!(
+        ControlClient::connect(&served.path)
+            .unwrap()
+            .status()
+            .unwrap()
+            .name,
+        "fake"
+    );
+    served.snapshots.may_end.send(()).unwrap();
+    assert_eq!(taking.join().unwrap().unwrap().name, "slow");
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_harms_nobody() {
+    let served = serve(ServerLimits::default());
+    (&connect(&served))
+        .write_all(b"{\"version\":1,\"op\":\"sna")
+        .unwrap();
+    // One that asks for a snapshot and does not wait for it.
+    (&connect(&served))
+        .write_all(b"{\"version\":1,\"op\":\"snapshot\",\"name\":\"x\"}\n")
+        .unwrap();
+    served.snapshots.begun.recv_timeout(HUNG).unwrap();
+    served.snapshots.may_end.send(()).unwrap();
+    assert!(ControlClient::connect(&served.path).unwrap().status().is_ok());
+}
+
+#[test]
+fn the_end_of_the_server_lets_an_answer_out_and_no_new_client_in() {
+    let served = serve(ServerLimits {
+        drain_timeout: HUNG,
+        ..ServerLimits::default()
+    });
+    let idle = connect(&served);
+    let path = served.path.clone();
+    let taking = thread::spawn(move || {
+        ControlClient::connect(&path).unwrap().snapshot(SnapshotRequest {
+            name: "last".into(),
+            stop: true,
+        })
+    });
+    served.snapshots.begun.recv_timeout(HUNG).unwrap();
+    let Served {
+        server,
+        path,
+        snapshots,
+        _dir,
+        ..
+    } = served;
+    let ending = thread::spawn(move || drop(server));
+    // The accepting thread ends before the draining begins, so once nobody answers the drop is draining.
+    let begun = Instant::now();
+    while UnixStream::connect(&path).is_ok() {
+        assert!(begun.elapsed() < HUNG, "clients are still accepted");
+        thread::sleep(Duration::from_millis(5));
+    }
+    snapshots.may_end.send(()).unwrap();
+    assert_eq!(taking.join().unwrap().unwrap().name, "last");
+    ending.join().unwrap();
+    assert!(is_closed(&idle));
+}
+
+#[test]
+fn a_request_that_never_ends_does_not_keep_the_server() {
+    let served = serve(ServerLimits {
+        drain_timeout: Duration::from_millis(50),
+        ..ServerLimits::default()
+    });
+    let path = served.path.clone();
+    let taking = thread::spawn(move || {
+        ControlClient::connect(&path).unwrap().snapshot(SnapshotRequest {
+            name: "stuck".into(),
+            stop: false,
+        })
+    });
+    served.snapshots.begun.recv_timeout(HUNG).unwrap();
+    let Served {
+        server, snapshots, ..
+    } = served;
+    drop(server);
+    snapshots.may_end.send(()).unwrap();
+    let _ = taking.join().unwrap();
+}
+
+#[test]
+fn a_socket_path_in_use_is_refused() {
+    let served = serve(ServerLimits::default());
+    let error = ControlServer::start(&served.path, served.vm.clone()).unwrap_err();
+    assert!(error.message.contains("control socket"), "{error}");
+}

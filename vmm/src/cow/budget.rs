@@ -11,7 +11,7 @@ use super::CHUNK_FRAMES;
 const MAX_MAP_COUNT_DEFAULT: u64 = 65_530;
 /// Frames copied by the first fault in a neighbourhood: 64 KiB. The hand-over to the fault thread costs more than
 /// copying these.
-const CLUSTER_FRAMES_MIN: usize = 16;
+const CLUSTER_FRAMES_MIN: u32 = 16;
 
 /// Counts the mappings (VMAs) that guest RAM takes against the kernel's limit for the process.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Budget {
 
     /// Frames that one write fault copies: `sequential` is what the last fault of the chunk suggests. Grows as the
     /// budget runs out; `CHUNK_FRAMES` means that the whole chunk is to become one mapping.
-    pub fn cluster_frames(&self, sequential: usize) -> usize {
+    pub fn cluster_frames(&self, sequential: u32) -> u32 {
         let floor = match self.mappings() * 8 / self.limit {
             0..=3 => CLUSTER_FRAMES_MIN,
             4 | 5 => CLUSTER_FRAMES_MIN * 4,

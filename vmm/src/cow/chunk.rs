@@ -2,9 +2,11 @@
 
 use std::{ops::Range, sync::Arc};
 
-use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, LeafBlocks};
+use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameSet, LeafBlocks};
 
-use super::{CHUNK_FRAMES, FrameSet};
+use super::{
+    frames::{runs, set_of},
+};
 
 /// Fresh blocks of one pool chunk that this guest chunk copies into, each frame to its own index, so that
 /// neighbours end up beside each other and share one mapping.
@@ -31,10 +33,8 @@ pub(super) struct KnownChunk {
     /// Where copies go next.
     pub spare: Option<Spare>,
     /// Where the last copy ended, and how many frames it took: a fault that goes on there takes twice as many.
-    pub last_copy: Range<usize>,
-    /// Mappings counted in the budget for it.
-    pub mappings: usize,
-}
+    pub last_copy: Range<u32>,
+    }
 
 /// State of one chunk.
 #[derive(Debug, Default)]
@@ -57,37 +57,36 @@ impl KnownChunk {
             dirty: false,
             spare: None,
             last_copy: 0..0,
-            mappings: 0,
         }
     }
 
     /// The block behind `frame`; `None` for a hole.
-    pub fn block(&self, frame: usize) -> Option<BlockNo> {
-        block_of(&self.map, frame)
+    pub fn block(&self, frame: u32) -> Option<BlockNo> {
+        self.map.block(frame)
     }
 
     /// Frames that have a block.
     pub fn backed(&self) -> FrameSet {
         match &self.map {
             ChunkMap::Hole => FrameSet::EMPTY,
-            ChunkMap::Whole(_) => FrameSet::ALL,
-            ChunkMap::Frames(_) => (0..CHUNK_FRAMES).filter(|frame| self.block(*frame).is_some()).collect(),
+            ChunkMap::Whole(_) => FrameSet::FULL,
+            ChunkMap::Frames(_) => self.map.present(),
         }
     }
 
     /// Puts other blocks behind frames, and says again what the map is in its shortest form.
-    pub fn replace(&mut self, targets: &[(usize, BlockNo)]) {
+    pub fn replace(&mut self, targets: &[(u32, BlockNo)]) {
         let mut blocks = match std::mem::replace(&mut self.map, ChunkMap::Hole) {
             ChunkMap::Frames(blocks) => blocks,
             ChunkMap::Hole => Arc::new(LeafBlocks::default()),
-            ChunkMap::Whole(chunk) => Arc::new(LeafBlocks::contiguous(chunk)),
+            ChunkMap::Whole(chunk) => Arc::new(LeafBlocks::of_chunk(chunk)),
         };
         // A snapshot that is being committed may still read the old blocks: then this copies them first.
         let leaf = Arc::make_mut(&mut blocks);
         for (frame, block) in targets {
             leaf.set(*frame, Some(*block));
         }
-        self.map = match leaf.as_whole_chunk() {
+        self.map = match leaf.as_chunk() {
             Some(chunk) => ChunkMap::Whole(chunk),
             None => ChunkMap::Frames(blocks),
         };
@@ -116,8 +115,8 @@ impl KnownChunk {
             ChunkMap::Whole(_) if self.private.is_empty() => 1,
             _ => {
                 let backed = self.backed();
-                let holes: FrameSet = (0..CHUNK_FRAMES).filter(|frame| !backed.contains(*frame)).collect();
-                self.mapped_runs(&backed).len() + holes.runs().len()
+                let holes = set_of(backed.iter_absent());
+                self.mapped_runs(&backed).len() + runs(&holes).len()
             }
         }
     }
@@ -126,31 +125,22 @@ impl KnownChunk {
 /// Frames behind which lie consecutive blocks, mapped alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct MappedRun {
-    pub frames: Range<usize>,
+    pub frames: Range<u32>,
     /// Block behind the first frame.
     pub block: BlockNo,
     pub private: bool,
 }
 
 impl MappedRun {
-    fn continues_with(&self, frame: usize, block: BlockNo, private: bool) -> bool {
+    fn continues_with(&self, frame: u32, block: BlockNo, private: bool) -> bool {
         self.frames.end == frame
-            && u64::from(block.0) == u64::from(self.block.0) + self.frames.len() as u64
+            && u64::from(block.get()) == u64::from(self.block.get()) + self.frames.len() as u64
             && private == self.private
     }
 }
 
-/// The block behind `frame` of `map`; `None` for a hole.
-pub(super) fn block_of(map: &ChunkMap, frame: usize) -> Option<BlockNo> {
-    match map {
-        ChunkMap::Hole => None,
-        ChunkMap::Whole(chunk) => Some(chunk.block(frame)),
-        ChunkMap::Frames(blocks) => blocks.get(frame),
-    }
-}
-
 /// Consecutive frames that go to consecutive blocks.
-pub(super) fn target_runs(targets: &[(usize, BlockNo)]) -> Vec<MappedRun> {
+pub(super) fn target_runs(targets: &[(u32, BlockNo)]) -> Vec<MappedRun> {
     let mut runs: Vec<MappedRun> = Vec::new();
     for (frame, block) in targets {
         match runs.last_mut() {

@@ -1,23 +1,28 @@
-use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo};
+use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameSet};
 
 use super::{
-    Budget, CHUNK_FRAMES, FrameSet,
+    Budget, CHUNK_FRAMES,
     chunk::{KnownChunk, target_runs},
+    frames::{runs, set_of},
 };
 
-fn whole(chunk: u32) -> KnownChunk {
-    let mut known = KnownChunk::unmapped(ChunkMap::Whole(ChunkNo(chunk)), FrameSet::ALL);
+fn chunk(number: u32) -> ChunkNo {
+    ChunkNo::new(number).unwrap()
+}
+
+fn whole(number: u32) -> KnownChunk {
+    let mut known = KnownChunk::unmapped(ChunkMap::Whole(chunk(number)), FrameSet::FULL);
     known.mapped = true;
     known
 }
 
 #[test]
 fn a_set_gives_back_its_frames_as_runs() {
-    let set: FrameSet = [0, 1, 2, 63, 64, 511].into_iter().collect();
-    assert_eq!(set.runs(), [0..3, 63..65, 511..512]);
-    assert_eq!(set.len(), 6);
-    assert_eq!(FrameSet::ALL.runs(), vec![0..CHUNK_FRAMES]);
-    assert!(FrameSet::EMPTY.runs().is_empty());
+    let set = set_of([0, 1, 2, 63, 64, 511]);
+    assert_eq!(runs(&set), [0..3, 63..65, 511..512]);
+    assert_eq!(set.count(), 6);
+    assert_eq!(runs(&FrameSet::FULL), vec![0..CHUNK_FRAMES]);
+    assert!(runs(&FrameSet::EMPTY).is_empty());
 }
 
 #[test]
@@ -31,10 +36,10 @@ fn a_contiguous_chunk_is_one_mapping() {
 #[test]
 fn a_redirected_cluster_splits_the_mapping_and_a_full_redirect_heals_it() {
     let mut known = whole(7);
-    let fresh = ChunkNo(9);
+    let fresh = chunk(9);
     let cluster: Vec<_> = (16..32).map(|frame| (frame, fresh.block(frame))).collect();
     known.replace(&cluster);
-    assert_eq!(known.block(15), Some(ChunkNo(7).block(15)));
+    assert_eq!(known.block(15), Some(chunk(7).block(15)));
     assert_eq!(known.block(16), Some(fresh.block(16)));
     assert_eq!(known.mappings_now(), 3);
     let all: Vec<_> = (0..CHUNK_FRAMES).map(|frame| (frame, fresh.block(frame))).collect();
@@ -46,11 +51,11 @@ fn a_redirected_cluster_splits_the_mapping_and_a_full_redirect_heals_it() {
 #[test]
 fn a_map_that_was_handed_to_a_snapshot_does_not_change() {
     let mut known = whole(7);
-    known.replace(&[(3, ChunkNo(9).block(3))]);
+    known.replace(&[(3, chunk(9).block(3))]);
     let handed = known.map.clone();
-    known.replace(&[(3, ChunkNo(10).block(3))]);
+    known.replace(&[(3, chunk(10).block(3))]);
     let ChunkMap::Frames(blocks) = handed else { panic!("one frame differs: {handed:?}") };
-    assert_eq!(blocks.get(3), Some(ChunkNo(9).block(3)));
+    assert_eq!(blocks.get(3), Some(chunk(9).block(3)));
 }
 
 #[test]
@@ -58,7 +63,7 @@ fn holes_and_private_frames_are_mappings_of_their_own() {
     let mut known = KnownChunk::unmapped(ChunkMap::Hole, FrameSet::EMPTY);
     known.mapped = true;
     assert_eq!(known.mappings_now(), 1, "one run of nothing");
-    known.replace(&[(4, BlockNo(5000)), (5, BlockNo(5001)), (6, BlockNo(6000))]);
+    known.replace(&[(4, BlockNo::new(5000)), (5, BlockNo::new(5001)), (6, BlockNo::new(6000))]);
     assert_eq!(known.mappings_now(), 4, "hole, 4..6, 6, hole");
     known.private.insert(5);
     assert_eq!(known.mappings_now(), 5);
@@ -66,7 +71,7 @@ fn holes_and_private_frames_are_mappings_of_their_own() {
 
 #[test]
 fn targets_form_runs_where_frames_and_blocks_both_go_on() {
-    let runs = target_runs(&[(0, BlockNo(10)), (1, BlockNo(11)), (3, BlockNo(12)), (4, BlockNo(20))]);
+    let runs = target_runs(&[(0, BlockNo::new(10)), (1, BlockNo::new(11)), (3, BlockNo::new(12)), (4, BlockNo::new(20))]);
     let frames: Vec<_> = runs.iter().map(|run| run.frames.clone()).collect();
     assert_eq!(frames, [0..2, 3..4, 4..5]);
 }

@@ -9,11 +9,12 @@ use std::{
     },
 };
 
-use nvvmm_snapshot::{BlockNo, ChunkMap, FrameMap, Holder, Pool};
+use nvvmm_snapshot::{BlockNo, ChunkMap, FrameMap, FrameSet, Holder, Pool};
 
 use super::{
-    Budget, CHUNK_FRAMES, CHUNK_SIZE_BYTES, FRAME_SIZE_BYTES, FrameSet,
+    Budget, CHUNK_FRAMES, CHUNK_SIZE_BYTES, FRAME_SIZE_BYTES,
     chunk::{KnownChunk, LiveChunk, MappedRun, target_runs},
+    frames::{runs, set_of},
 };
 use crate::{
     checkpoint::report::RamCounters,
@@ -73,7 +74,12 @@ pub enum Origin {
     /// A new guest: zeroes.
     Empty,
     /// The memory of a pinned snapshot.
-    Snapshot(FrameMap),
+    Snapshot {
+        /// Its map.
+        frames: FrameMap,
+        /// How many frames it has.
+        frames_mapped: u64,
+    },
 }
 
 /// Counters that only ever grow, and levels.
@@ -87,12 +93,12 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    pub(super) fn add(counter: &AtomicU64, frames: usize) {
-        counter.fetch_add(frames as u64, Ordering::Relaxed);
+    pub(super) fn add(counter: &AtomicU64, frames: u32) {
+        counter.fetch_add(u64::from(frames), Ordering::Relaxed);
     }
 
-    pub(super) fn sub(counter: &AtomicU64, frames: usize) {
-        counter.fetch_sub(frames as u64, Ordering::Relaxed);
+    pub(super) fn sub(counter: &AtomicU64, frames: u64) {
+        counter.fetch_sub(frames, Ordering::Relaxed);
     }
 }
 
@@ -134,6 +140,10 @@ impl CowEngine {
             .map_err(os("hold first touches of guest RAM"))?;
         let chunks = reservation.size_bytes() / CHUNK_SIZE_BYTES;
         budget.changed(0, 1);
+        let counters = Counters::default();
+        if let Origin::Snapshot { frames_mapped, .. } = &origin {
+            counters.frames_mapped.store(*frames_mapped, Ordering::Relaxed);
+        }
         Ok(Self {
             uffd,
             pagemap: Pagemap::open().map_err(os("open /proc/self/pagemap"))?,
@@ -145,7 +155,7 @@ impl CowEngine {
             sharing: RwLock::new(()),
             dirty: Mutex::new(Vec::new()),
             budget,
-            counters: Counters::default(),
+            counters,
         })
     }
 
@@ -159,7 +169,7 @@ impl CowEngine {
         &self.uffd
     }
 
-    /// Levels and counts for status and reports. `frames_lazy` are frames of the origin that nobody has looked at.
+    /// Levels and counts for status and reports.
     pub fn counters(&self) -> RamCounters {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (mapped, own) = (load(&self.counters.frames_mapped), load(&self.counters.frames_own));
@@ -195,7 +205,7 @@ impl CowEngine {
         }
         let _not_sharing = self.sharing.read().unwrap_or_else(PoisonError::into_inner);
         let index = (offset / CHUNK_SIZE_BYTES) as u32;
-        let frame = offset % CHUNK_SIZE_BYTES / FRAME_SIZE_BYTES;
+        let frame = (offset % CHUNK_SIZE_BYTES / FRAME_SIZE_BYTES) as u32;
         let mut live = lock(self.chunk(index));
         let known = self.know(index, &mut live)?;
         let before = known.mappings_now();
@@ -210,7 +220,7 @@ impl CowEngine {
         &self,
         index: u32,
         known: &mut KnownChunk,
-        frame: usize,
+        frame: u32,
         write: bool,
     ) -> Result<(), CowError> {
         if !known.mapped {
@@ -240,7 +250,7 @@ impl CowEngine {
                     let run = MappedRun { frames: 0..CHUNK_FRAMES, block: chunk.block(0), private: false };
                     self.map_run(index, &run, Sharing::Shared)?;
                     known.map = ChunkMap::Whole(chunk);
-                    self.gained(index, known, &FrameSet::ALL, CHUNK_FRAMES);
+                    self.gained(index, known, &FrameSet::FULL, CHUNK_FRAMES);
                 }
                 // No whole chunk is free: its frames are backed one cluster at a time.
                 Err(nvvmm_snapshot::Error::PoolFull { .. }) => {}
@@ -250,7 +260,7 @@ impl CowEngine {
             return Ok(());
         }
         let backed = known.backed();
-        known.private = backed.iter().filter(|frame| !known.own.contains(*frame)).collect();
+        known.private = set_of(backed.iter().filter(|frame| !known.own.contains(*frame)));
         for run in known.mapped_runs(&backed) {
             let sharing = if run.private { Sharing::Private } else { Sharing::Shared };
             self.map_run(index, &run, sharing)?;
@@ -262,38 +272,39 @@ impl CowEngine {
     /// Until a private mapping is armed, a write to it goes through, into a page of this process instead of the
     /// snapshot's block. Such frames become ours at once, from what the guest sees.
     fn settle_early_writes(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
-        for run in known.private.runs() {
+        for run in runs(&known.private) {
             let start = self.address(index, run.start);
             let written = self.pagemap.private_pages(start, run.len()).map_err(os("read pagemap"))?;
             for page in written {
-                let targets = self.targets(known, &[run.start + page], run.start + page)?;
+                let frame = run.start + page as u32;
+                let targets = self.targets(known, &[frame], frame)?;
                 self.copy_to(index, known, &targets)?;
             }
         }
         Ok(())
     }
 
-    fn back_hole(&self, index: u32, known: &mut KnownChunk, frame: usize) -> Result<(), CowError> {
+    fn back_hole(&self, index: u32, known: &mut KnownChunk, frame: u32) -> Result<(), CowError> {
         let window = window_of(frame, self.budget.cluster_frames(0));
-        let holes: Vec<usize> = window.filter(|frame| known.block(*frame).is_none()).collect();
+        let holes: Vec<u32> = window.filter(|frame| known.block(*frame).is_none()).collect();
         let targets = self.targets(known, &holes, frame)?;
         for run in target_runs(&targets) {
             self.map_run(index, &run, Sharing::Shared)?;
         }
         known.replace(&targets);
-        let gained = targets.iter().map(|(frame, _)| *frame).collect();
-        self.gained(index, known, &gained, targets.len());
+        let gained = set_of(targets.iter().map(|(frame, _)| *frame));
+        self.gained(index, known, &gained, gained.count());
         Ok(())
     }
 
-    fn copy_around(&self, index: u32, known: &mut KnownChunk, frame: usize) -> Result<(), CowError> {
+    fn copy_around(&self, index: u32, known: &mut KnownChunk, frame: u32) -> Result<(), CowError> {
         if self.budget.is_spent() && self.copy_whole(index, known)? {
             return Ok(());
         }
-        let sequential = if known.last_copy.end == frame { known.last_copy.len() * 2 } else { 0 };
+        let sequential = if known.last_copy.end == frame { known.last_copy.len() as u32 * 2 } else { 0 };
         let window = window_of(frame, self.budget.cluster_frames(sequential));
         known.last_copy = window.clone();
-        let shared: Vec<usize> =
+        let shared: Vec<u32> =
             window.filter(|f| known.block(*f).is_some() && !known.own.contains(*f)).collect();
         let targets = self.targets(known, &shared, frame)?;
         self.copy_to(index, known, &targets)
@@ -304,7 +315,7 @@ impl CowEngine {
         &self,
         index: u32,
         known: &mut KnownChunk,
-        targets: &[(usize, BlockNo)],
+        targets: &[(u32, BlockNo)],
     ) -> Result<(), CowError> {
         for run in target_runs(targets) {
             let run_targets = &targets[targets.partition_point(|(frame, _)| *frame < run.frames.start)..]
@@ -321,8 +332,8 @@ impl CowEngine {
             for frame in run.frames.clone() {
                 known.private.remove(frame);
             }
-            self.gained(index, known, &run.frames.clone().collect(), 0);
-            Counters::add(&self.counters.frames_copied, run.frames.len());
+            self.gained(index, known, &set_of(run.frames.clone()), 0);
+            Counters::add(&self.counters.frames_copied, run.frames.len() as u32);
         }
         Ok(())
     }
@@ -341,7 +352,7 @@ impl CowEngine {
                 .protect(start, size_bytes * FRAME_SIZE_BYTES, true)
                 .map_err(os("arm frames for a copy"))?;
         }
-        for run in backed.runs() {
+        for run in runs(&backed) {
             let run = MappedRun { block: chunk.block(run.start), frames: run, private: false };
             self.copy_run(index, &run)?;
         }
@@ -354,8 +365,8 @@ impl CowEngine {
         self.holder.free_blocks(&replaced);
         known.map = ChunkMap::Whole(chunk);
         known.private = FrameSet::EMPTY;
-        self.gained(index, known, &FrameSet::ALL, CHUNK_FRAMES - backed.len());
-        Counters::add(&self.counters.frames_copied, backed.len());
+        self.gained(index, known, &FrameSet::FULL, CHUNK_FRAMES - backed.count());
+        Counters::add(&self.counters.frames_copied, backed.count());
         Ok(true)
     }
 
@@ -363,7 +374,7 @@ impl CowEngine {
         let offset = self.ram_offset(index, run.frames.start);
         let size_bytes = run.frames.len() * FRAME_SIZE_BYTES;
         self.reservation()
-            .copy_to_file(offset, size_bytes, self.pool_fd(), run.block.offset_bytes())
+            .copy_to_file(offset, size_bytes, self.pool_fd(), run.block.byte_offset())
             .map_err(os("copy frames"))
     }
 
@@ -372,7 +383,7 @@ impl CowEngine {
         let offset = self.ram_offset(index, run.frames.start);
         let size_bytes = run.frames.len() * FRAME_SIZE_BYTES;
         self.reservation()
-            .map_file(offset, size_bytes, self.pool_fd(), run.block.offset_bytes(), sharing)
+            .map_file(offset, size_bytes, self.pool_fd(), run.block.byte_offset(), sharing)
             .map_err(os("map blocks"))?;
         let start = self.reservation().start() + offset;
         // A new mapping is registered at once: the next arming needs it, and mappings merge only when alike.
@@ -384,11 +395,8 @@ impl CowEngine {
     }
 
     /// Frames became writable: counts them and puts the chunk on the list for the next snapshot.
-    fn gained(&self, index: u32, known: &mut KnownChunk, frames: &FrameSet, newly_backed: usize) {
-        let new_own = frames.iter().filter(|frame| !known.own.contains(*frame)).count();
-        for frame in frames.iter() {
-            known.own.insert(frame);
-        }
+    fn gained(&self, index: u32, known: &mut KnownChunk, frames: &FrameSet, newly_backed: u32) {
+        let new_own = frames.iter().filter(|frame| known.own.insert(*frame)).count() as u32;
         Counters::add(&self.counters.frames_own, new_own);
         Counters::add(&self.counters.frames_mapped, newly_backed);
         self.mark_dirty(index, known);
@@ -406,11 +414,9 @@ impl CowEngine {
         if let LiveChunk::Untouched = live {
             let map = match &self.origin {
                 Origin::Empty => ChunkMap::Hole,
-                Origin::Snapshot(frames) => frames.chunk(index)?,
+                Origin::Snapshot { frames, .. } => frames.chunk(index)?,
             };
-            let known = KnownChunk::unmapped(map, FrameSet::EMPTY);
-            Counters::add(&self.counters.frames_mapped, known.backed().len());
-            *live = LiveChunk::Known(Box::new(known));
+            *live = LiveChunk::Known(Box::new(KnownChunk::unmapped(map, FrameSet::EMPTY)));
         }
         match live {
             LiveChunk::Known(known) => Ok(known),
@@ -445,17 +451,17 @@ impl CowEngine {
         self.pool.fd()
     }
 
-    fn ram_offset(&self, index: u32, frame: usize) -> usize {
-        index as usize * CHUNK_SIZE_BYTES + frame * FRAME_SIZE_BYTES
+    fn ram_offset(&self, index: u32, frame: u32) -> usize {
+        index as usize * CHUNK_SIZE_BYTES + frame as usize * FRAME_SIZE_BYTES
     }
 
-    pub(super) fn address(&self, index: u32, frame: usize) -> usize {
+    pub(super) fn address(&self, index: u32, frame: u32) -> usize {
         self.reservation().start() + self.ram_offset(index, frame)
     }
 }
 
 /// The aligned window of `size_frames` (a power of two) around `frame`.
-fn window_of(frame: usize, size_frames: usize) -> std::ops::Range<usize> {
+fn window_of(frame: u32, size_frames: u32) -> std::ops::Range<u32> {
     let start = frame & !(size_frames - 1);
     start..start + size_frames
 }

@@ -47,7 +47,7 @@ impl Vm {
             None => (Origin::Empty, None),
             Some(name) => {
                 let (entry, frames) = holder.pin(name).unwrap();
-                (Origin::Snapshot(frames), Some(entry.id))
+                (Origin::Snapshot { frames, frames_mapped: entry.frames_mapped }, Some(entry.id))
             }
         };
         let memory = Arc::clone(ram.memory());
@@ -119,7 +119,7 @@ fn memory_that_was_never_written_is_zero_and_costs_nothing() {
     let vm = Vm::start(&pool, 4096 * MIB, None);
     assert_eq!(vm.read(5), 0);
     assert_eq!(vm.engine.counters().chunk_faults, 1);
-    assert_eq!(vm.engine.counters().frames_mapped, CHUNK_FRAMES as u64);
+    assert_eq!(vm.engine.counters().frames_mapped, u64::from(CHUNK_FRAMES));
 }
 
 #[test]

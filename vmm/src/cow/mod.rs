@@ -22,15 +22,14 @@ mod targets;
 pub use budget::Budget;
 pub use engine::{CowEngine, CowError, Origin};
 pub use fault_thread::FaultThread;
-pub use frames::FrameSet;
 pub use share::ShareSet;
 
 /// Size of a guest frame in bytes: the host's page and the pool's block are of the same size.
 pub const FRAME_SIZE_BYTES: usize = 4096;
 /// Frames in a 2 MiB chunk.
-pub const CHUNK_FRAMES: usize = 512;
+pub const CHUNK_FRAMES: u32 = nvvmm_snapshot::CHUNK_BLOCKS;
 /// Size of a chunk in bytes.
-pub const CHUNK_SIZE_BYTES: usize = FRAME_SIZE_BYTES * CHUNK_FRAMES;
+pub const CHUNK_SIZE_BYTES: usize = FRAME_SIZE_BYTES * CHUNK_FRAMES as usize;
 
 const _: () = assert!(CHUNK_SIZE_BYTES as u64 == nvvmm_snapshot::CHUNK_SIZE_BYTES);
 

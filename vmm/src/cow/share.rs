@@ -2,11 +2,12 @@
 
 use std::sync::PoisonError;
 
-use nvvmm_snapshot::{BlockNo, ChunkMap};
+use nvvmm_snapshot::{BlockNo, ChunkMap, FrameSet};
 
 use super::{
-    FRAME_SIZE_BYTES, FrameSet,
-    chunk::{KnownChunk, LiveChunk, block_of},
+    FRAME_SIZE_BYTES,
+    chunk::{KnownChunk, LiveChunk},
+    frames::{runs, set_of},
     engine::{CowEngine, CowError, Counters, Origin, lock, os},
 };
 
@@ -26,7 +27,7 @@ impl ShareSet {
 
     /// Frames that were this VM's alone until now.
     pub fn frames_new(&self) -> u64 {
-        self.own.iter().map(|own| own.len() as u64).sum()
+        self.own.iter().map(|own| u64::from(own.count())).sum()
     }
 }
 
@@ -49,7 +50,7 @@ impl CowEngine {
                 known.dirty = false;
             }
         }
-        Counters::sub(&self.counters.frames_own, set.frames_new() as usize);
+        Counters::sub(&self.counters.frames_own, set.frames_new());
         set
     }
 
@@ -85,7 +86,7 @@ impl CowEngine {
     fn roll_back_chunk(&self, index: u32, known: &mut KnownChunk, map: &ChunkMap, own: FrameSet) {
         let mut replaced: Vec<BlockNo> = Vec::new();
         for frame in own.iter() {
-            let was = block_of(map, frame);
+            let was = map.block(frame);
             if known.block(frame) == was {
                 known.own.insert(frame);
                 Counters::add(&self.counters.frames_own, 1);
@@ -97,20 +98,45 @@ impl CowEngine {
         self.mark_dirty(index, known);
     }
 
-    /// Installs chunks of a snapshot that this VM has consumed: `own` of each are its frames to write.
-    pub fn take_over(&self, index: u32, map: ChunkMap, own: FrameSet) {
+    /// Installs a chunk of a snapshot that this VM has consumed: `own` are its frames to write. Before the guest runs.
+    pub fn take_over(&self, index: u32, map: ChunkMap, own: FrameSet) -> Result<(), CowError> {
         let mut live = lock(self.chunk(index));
-        let mut known = KnownChunk::unmapped(map, own);
-        Counters::add(&self.counters.frames_mapped, known.backed().len());
-        Counters::add(&self.counters.frames_own, own.len());
-        // Nothing of it is in any snapshot that the next one could start from.
-        self.mark_dirty(index, &mut known);
-        *live = LiveChunk::Known(Box::new(known));
+        match &mut *live {
+            LiveChunk::Untouched => *live = LiveChunk::Known(Box::new(KnownChunk::unmapped(map, own))),
+            // Restoring a device has looked at it: what is still as in the snapshot is mapped anew, writable.
+            LiveChunk::Known(known) => self.own_in_place(index, known, &map, &own)?,
+        }
+        if let LiveChunk::Known(known) = &mut *live {
+            Counters::add(&self.counters.frames_own, own.count());
+            // Nothing of it is in any snapshot that the next one could start from.
+            self.mark_dirty(index, known);
+        }
+        Ok(())
+    }
+
+    fn own_in_place(
+        &self,
+        index: u32,
+        known: &mut KnownChunk,
+        map: &ChunkMap,
+        own: &FrameSet,
+    ) -> Result<(), CowError> {
+        let unchanged = set_of(own.iter().filter(|frame| known.block(*frame) == map.block(*frame)));
+        for frame in unchanged.iter() {
+            known.own.insert(frame);
+            known.private.remove(frame);
+        }
+        if known.mapped {
+            for run in known.mapped_runs(&unchanged) {
+                self.map_run(index, &run, Sharing::Shared)?;
+            }
+        }
+        Ok(())
     }
 
     /// Maps and populates all that has a block, so that the guest meets no fault for reading.
     pub fn prefault(&self) -> Result<(), CowError> {
-        if let Origin::Snapshot(frames) = self.origin() {
+        if let Origin::Snapshot { frames, .. } = self.origin() {
             for present in frames.iter_present() {
                 let (index, _) = present?;
                 self.know(index, &mut lock(self.chunk(index)))?;
@@ -134,7 +160,7 @@ impl CowEngine {
         }
         self.budget.changed(before, known.mappings_now());
         let start = self.reservation().start();
-        for run in known.backed().runs() {
+        for run in runs(&known.backed()) {
             self.reservation()
                 .populate_read(
                     self.address(index, run.start) - start,

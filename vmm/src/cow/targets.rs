@@ -1,9 +1,8 @@
 //! Which fresh blocks copies go to.
 
-use nvvmm_snapshot::{BlockNo, Error as PoolError};
+use nvvmm_snapshot::{BlockNo, Error as PoolError, FrameSet};
 
 use super::{
-    FrameSet,
     chunk::{KnownChunk, LiveChunk, Spare},
     engine::{CowEngine, CowError},
 };
@@ -16,9 +15,9 @@ impl CowEngine {
     pub(super) fn targets(
         &self,
         known: &mut KnownChunk,
-        frames: &[usize],
-        must: usize,
-    ) -> Result<Vec<(usize, BlockNo)>, CowError> {
+        frames: &[u32],
+        must: u32,
+    ) -> Result<Vec<(u32, BlockNo)>, CowError> {
         if let Some(spare) = &mut known.spare
             && self.complete(spare, frames)
         {
@@ -26,7 +25,7 @@ impl CowEngine {
         }
         match self.holder.alloc_chunk() {
             Ok(chunk) => {
-                let mut spare = Spare { chunk, free: FrameSet::ALL };
+                let mut spare = Spare { chunk, free: FrameSet::FULL };
                 let targets = take(&mut spare, frames);
                 if let Some(old) = known.spare.replace(spare) {
                     self.give_back(&old);
@@ -39,9 +38,9 @@ impl CowEngine {
     }
 
     /// Makes every index of `frames` free in the spare chunk, as far as blocks that left a snapshot allow.
-    fn complete(&self, spare: &mut Spare, frames: &[usize]) -> bool {
+    fn complete(&self, spare: &mut Spare, frames: &[u32]) -> bool {
         frames.iter().all(|frame| {
-            if !spare.free.contains(*frame) && self.holder.alloc_at(spare.chunk, *frame as u32) {
+            if !spare.free.contains(*frame) && self.holder.alloc_at(spare.chunk, *frame) {
                 spare.free.insert(*frame);
             }
             spare.free.contains(*frame)
@@ -51,9 +50,9 @@ impl CowEngine {
     fn scattered_targets(
         &self,
         known: &mut KnownChunk,
-        frames: &[usize],
-        must: usize,
-    ) -> Result<Vec<(usize, BlockNo)>, CowError> {
+        frames: &[u32],
+        must: u32,
+    ) -> Result<Vec<(u32, BlockNo)>, CowError> {
         if let Ok(blocks) = self.holder.alloc_blocks(frames.len() as u32) {
             return Ok(frames.iter().copied().zip(blocks).collect());
         }
@@ -91,7 +90,7 @@ impl CowEngine {
     }
 }
 
-fn take(spare: &mut Spare, frames: &[usize]) -> Vec<(usize, BlockNo)> {
+fn take(spare: &mut Spare, frames: &[u32]) -> Vec<(u32, BlockNo)> {
     frames
         .iter()
         .map(|frame| {

@@ -30,7 +30,15 @@ impl Churn {
     pub fn new(vcpu: u64, ram: Ram, access: Access, journal: JournalView) -> Self {
         let next = journal.progress[vcpu as usize].done.seq();
         let plan = Plan::new(&journal);
-        Self { vcpu, ram, access, plan, journal, next, seen: [Token(0); VCPUS_MAX] }
+        Self {
+            vcpu,
+            ram,
+            access,
+            plan,
+            journal,
+            next,
+            seen: [Token(0); VCPUS_MAX],
+        }
     }
 
     /// Writes one frame.
@@ -57,7 +65,12 @@ impl Churn {
         let link = JOURNAL.done(other);
         let seen = &mut self.seen[other as usize];
         if link.seq() < seen.seq() || (link.seq() == seen.seq() && link != *seen && seen.0 != 0) {
-            self.fault(Lie { gfn: 0, what: What::Causal, word: other as usize, found: link.0 });
+            self.fault(Lie {
+                gfn: 0,
+                what: What::Causal,
+                word: other as usize,
+                found: link.0,
+            });
         } else {
             *seen = link;
         }
@@ -86,7 +99,12 @@ impl Churn {
             }
         }
         if let Some((what, word, found)) = fault {
-            self.fault(Lie { gfn: old.gfn, what, word, found });
+            self.fault(Lie {
+                gfn: old.gfn,
+                what,
+                word,
+                found,
+            });
         }
     }
 

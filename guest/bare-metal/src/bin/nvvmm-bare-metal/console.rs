@@ -23,7 +23,11 @@ pub type Line<'a> = Option<&'a str>;
 
 impl Console {
     pub const fn new() -> Self {
-        Self { line: [0; LINE_MAX], len: 0, polled_at: 0 }
+        Self {
+            line: [0; LINE_MAX],
+            len: 0,
+            polled_at: 0,
+        }
     }
 
     /// Looks for input, if it is time to, and returns the line that it ended.
@@ -38,7 +42,11 @@ impl Console {
             let byte = sys::in_byte(DATA);
             if byte == b'\n' || byte == b'\r' {
                 let len = core::mem::take(&mut self.len);
-                return Some(self.line.get(..len).and_then(|line| core::str::from_utf8(line).ok()));
+                return Some(
+                    self.line
+                        .get(..len)
+                        .and_then(|line| core::str::from_utf8(line).ok()),
+                );
             }
             if let Some(place) = self.line.get_mut(self.len) {
                 *place = byte;
@@ -59,7 +67,10 @@ struct Reply {
 impl Write for Reply {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let end = self.len + text.len();
-        self.text.get_mut(self.len..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.text
+            .get_mut(self.len..end)
+            .ok_or(fmt::Error)?
+            .copy_from_slice(text.as_bytes());
         self.len = end;
         Ok(())
     }
@@ -67,7 +78,10 @@ impl Write for Reply {
 
 /// Sends `@ `, the text and a newline. A line that is too long loses its end.
 pub fn send_line(text: fmt::Arguments<'_>) {
-    let mut line = Reply { text: [0; 256], len: 0 };
+    let mut line = Reply {
+        text: [0; 256],
+        len: 0,
+    };
     let _cut_off = line.write_fmt(format_args!("@ {text}"));
     sys::out_bytes(DATA, &line.text[..line.len]);
     sys::out_byte(DATA, b'\n');

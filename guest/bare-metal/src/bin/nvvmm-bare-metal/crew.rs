@@ -42,7 +42,10 @@ impl Job {
     fn decode(words: [u64; 3]) -> Self {
         match words {
             [0, frames, _] => Self::Fill { frames },
-            [1, frames, read] => Self::Touch { frames, read: read != 0 },
+            [1, frames, read] => Self::Touch {
+                frames,
+                read: read != 0,
+            },
             [2, number, _] => Self::Write { number },
             [3, frames, _] => Self::Digest { frames },
             [4, ..] => Self::Check,
@@ -97,7 +100,9 @@ pub fn work(vcpu: u64, mut run: impl FnMut(Job)) -> ! {
             continue;
         }
         last = round;
-        run(Job::decode(core::array::from_fn(|i| JOB[i].load(Ordering::Relaxed))));
+        run(Job::decode(core::array::from_fn(|i| {
+            JOB[i].load(Ordering::Relaxed)
+        })));
         FINISHED[vcpu as usize].store(round, Ordering::Release);
     }
 }
@@ -115,11 +120,24 @@ pub fn leave(vcpu: u64, result: Result<Report, Lie>) {
 
 /// vCPU 0, after `join`: all results together.
 pub fn collect(vcpus: u64) -> Result<Report, Lie> {
-    RESULTS[..vcpus as usize].iter().try_fold(Report::default(), |sum, result| {
-        let [what, a, b, c, d] = core::array::from_fn(|i| result[i].load(Ordering::Relaxed));
-        match What::from_code(what) {
-            Some(what) => Err(Lie { gfn: a, what, word: b as usize, found: c }),
-            None => Ok(sum.join(Report { frames: a, churned: b, links: c, digest: d, under_way: 0 })),
-        }
-    })
+    RESULTS[..vcpus as usize]
+        .iter()
+        .try_fold(Report::default(), |sum, result| {
+            let [what, a, b, c, d] = core::array::from_fn(|i| result[i].load(Ordering::Relaxed));
+            match What::from_code(what) {
+                Some(what) => Err(Lie {
+                    gfn: a,
+                    what,
+                    word: b as usize,
+                    found: c,
+                }),
+                None => Ok(sum.join(Report {
+                    frames: a,
+                    churned: b,
+                    links: c,
+                    digest: d,
+                    under_way: 0,
+                })),
+            }
+        })
 }

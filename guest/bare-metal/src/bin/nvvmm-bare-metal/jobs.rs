@@ -33,7 +33,13 @@ impl Lane {
     pub const fn new(vcpu: u64, vcpus: u64, ram: Ram) -> Self {
         let first_gfn = ram.free_start.div_ceil(FRAME_BYTES);
         let frames = (ram.memory_bytes / FRAME_BYTES).saturating_sub(first_gfn);
-        Self { vcpu, vcpus, ram, first_gfn, frames }
+        Self {
+            vcpu,
+            vcpus,
+            ram,
+            first_gfn,
+            frames,
+        }
     }
 
     /// Does this vCPU's part of `job`.
@@ -43,14 +49,23 @@ impl Lane {
             Job::Touch { frames, read } => self.touch(frames, read),
             Job::Write { number } => self.write(number),
             Job::Digest { frames } => {
-                let digest =
-                    self.gfns(0, frames).fold(0, |sum, gfn| sum ^ verify::frame_digest(&self.ram, gfn));
-                crew::leave(self.vcpu, Ok(Report { digest, ..Report::default() }));
+                let digest = self
+                    .gfns(0, frames)
+                    .fold(0, |sum, gfn| sum ^ verify::frame_digest(&self.ram, gfn));
+                crew::leave(
+                    self.vcpu,
+                    Ok(Report {
+                        digest,
+                        ..Report::default()
+                    }),
+                );
             }
             Job::Check => crew::leave(self.vcpu, self.check()),
             Job::CheckUnfilled => crew::leave(self.vcpu, self.check_unfilled()),
             Job::Churn(access) => {
-                let Ok(journal) = JournalView::read(&self.ram) else { return };
+                let Ok(journal) = JournalView::read(&self.ram) else {
+                    return;
+                };
                 let mut churn = Churn::new(self.vcpu, self.ram, access, journal);
                 while !crew::stopped() {
                     churn.step();
@@ -63,7 +78,9 @@ impl Lane {
     fn gfns(&self, from: u64, to: u64) -> impl Iterator<Item = u64> + use<> {
         let first = from + (self.vcpu + self.vcpus - from % self.vcpus) % self.vcpus;
         let first_gfn = self.first_gfn;
-        (first..to).step_by(self.vcpus as usize).map(move |index| first_gfn + index)
+        (first..to)
+            .step_by(self.vcpus as usize)
+            .map(move |index| first_gfn + index)
     }
 
     fn fill(&self, frames: u64) {
@@ -79,7 +96,10 @@ impl Lane {
         let [start, count, stride] =
             [&entry.start, &entry.count, &entry.stride].map(|word| word.load(Ordering::Relaxed));
         let parts = [&JOURNAL.filled, &JOURNAL.fill_seed].map(|word| word.load(Ordering::Relaxed));
-        let plan = Plan::from_parts((self.vcpus, self.first_gfn, parts[0]), (parts[1], 0, Pattern::Seq));
+        let plan = Plan::from_parts(
+            (self.vcpus, self.first_gfn, parts[0]),
+            (parts[1], 0, Pattern::Seq),
+        );
         for index in (0..count).map(|i| start + i * stride) {
             if plan.owner(index) == self.vcpu {
                 self.put(plan.write_stamp(index, number));
@@ -107,7 +127,12 @@ impl Lane {
     }
 
     fn check(&self) -> Result<Report, Lie> {
-        let broken = Lie { gfn: 0, what: What::Journal, word: 0, found: 0 };
+        let broken = Lie {
+            gfn: 0,
+            what: What::Journal,
+            word: 0,
+            found: 0,
+        };
         let journal = JournalView::read(&self.ram).map_err(|_| broken)?;
         let expected = (self.vcpus, self.first_gfn, self.frames);
         if (journal.vcpus, journal.first_gfn, journal.frames) != expected {

@@ -36,8 +36,17 @@ impl Session {
         JOURNAL.first_gfn.store(lane.first_gfn, Ordering::Relaxed);
         JOURNAL.frames.store(lane.frames, Ordering::Relaxed);
         JOURNAL.magic.store(journal::MAGIC, Ordering::Release);
-        reply!("ready vcpus={} first={} frames={}", lane.vcpus, lane.first_gfn, lane.frames);
-        Self { lane, churn: None, fault_told: false }
+        reply!(
+            "ready vcpus={} first={} frames={}",
+            lane.vcpus,
+            lane.first_gfn,
+            lane.frames
+        );
+        Self {
+            lane,
+            churn: None,
+            fault_told: false,
+        }
     }
 
     /// Serves commands for ever.
@@ -157,7 +166,10 @@ impl Session {
         if self.churn.is_some() {
             return Err("churn is on");
         }
-        let was = (JOURNAL.churn_seed.load(Ordering::Relaxed), JOURNAL.pattern.load(Ordering::Relaxed));
+        let was = (
+            JOURNAL.churn_seed.load(Ordering::Relaxed),
+            JOURNAL.pattern.load(Ordering::Relaxed),
+        );
         if was != (seed, pattern.code()) {
             if (0..self.lane.vcpus).any(|vcpu| JOURNAL.done(vcpu).seq() > 0) {
                 return Err("churned otherwise since the fill: fill again first");
@@ -183,13 +195,24 @@ impl Session {
             self.run(Job::CheckUnfilled);
             result = result.and_then(|report| {
                 let unfilled = crew::collect(self.lane.vcpus)?;
-                Ok(Report { frames: report.frames + unfilled.frames, ..report })
+                Ok(Report {
+                    frames: report.frames + unfilled.frames,
+                    ..report
+                })
             });
         }
         match result {
-            Ok(Report { frames, churned, links, digest, .. }) => {
+            Ok(Report {
+                frames,
+                churned,
+                links,
+                digest,
+                ..
+            }) => {
                 let seqs = Seqs(self.lane.vcpus);
-                reply!("check ok frames={frames} churned={churned} links={links} {seqs} digest={digest:016x}");
+                reply!(
+                    "check ok frames={frames} churned={churned} links={links} {seqs} digest={digest:016x}"
+                );
             }
             Err(lie) => tell_lie("check", &lie),
         }
@@ -216,8 +239,13 @@ impl Session {
         if self.churn.is_some() {
             return Err("churn is on");
         }
-        let filled = JournalView::read(&self.lane.ram).map_err(|_| "fill first")?.filled;
-        let last = count.checked_sub(1).and_then(|n| n.checked_mul(stride)).and_then(|n| n.checked_add(start));
+        let filled = JournalView::read(&self.lane.ram)
+            .map_err(|_| "fill first")?
+            .filled;
+        let last = count
+            .checked_sub(1)
+            .and_then(|n| n.checked_mul(stride))
+            .and_then(|n| n.checked_add(start));
         if stride == 0 || last.is_none_or(|last| last >= filled) {
             return Err("not within the filled memory");
         }
@@ -227,7 +255,11 @@ impl Session {
         }
         JOURNAL.phase.store(Phase::Busy as u64, Ordering::SeqCst);
         let entry = &JOURNAL.writes[(number - 1) as usize];
-        for (place, word) in [(&entry.start, start), (&entry.count, count), (&entry.stride, stride)] {
+        for (place, word) in [
+            (&entry.start, start),
+            (&entry.count, count),
+            (&entry.stride, stride),
+        ] {
             place.store(word, Ordering::Relaxed);
         }
         for (vcpu, place) in entry.done.iter().enumerate() {
@@ -241,7 +273,13 @@ impl Session {
     }
 
     fn stat(&self) {
-        let Lane { vcpus, ram, first_gfn, frames, .. } = self.lane;
+        let Lane {
+            vcpus,
+            ram,
+            first_gfn,
+            frames,
+            ..
+        } = self.lane;
         let churn = if self.churn.is_some() { "on" } else { "off" };
         let [filled, faults] = [&JOURNAL.filled, &JOURNAL.faults].map(|word| word.load(Ordering::Relaxed));
         let mem = ram.memory_bytes;
@@ -262,14 +300,32 @@ impl Session {
 
 fn fault() -> Option<(Lie, u64)> {
     let what = What::from_code(JOURNAL.fault_what.load(Ordering::Acquire))?;
-    let [gfn, word, found, vcpu] =
-        [&JOURNAL.fault_gfn, &JOURNAL.fault_word, &JOURNAL.fault_found, &JOURNAL.fault_vcpu]
-            .map(|word| word.load(Ordering::Relaxed));
-    Some((Lie { gfn, what, word: word as usize, found }, vcpu))
+    let [gfn, word, found, vcpu] = [
+        &JOURNAL.fault_gfn,
+        &JOURNAL.fault_word,
+        &JOURNAL.fault_found,
+        &JOURNAL.fault_vcpu,
+    ]
+    .map(|word| word.load(Ordering::Relaxed));
+    Some((
+        Lie {
+            gfn,
+            what,
+            word: word as usize,
+            found,
+        },
+        vcpu,
+    ))
 }
 
 fn tell_lie(who: &str, lie: &Lie) {
-    reply!("{who} bad gfn={} what={} word={} found={:x}", lie.gfn, lie.what.name(), lie.word, lie.found);
+    reply!(
+        "{who} bad gfn={} what={} word={} found={:x}",
+        lie.gfn,
+        lie.what.name(),
+        lie.word,
+        lie.found
+    );
 }
 
 fn bye() -> ! {

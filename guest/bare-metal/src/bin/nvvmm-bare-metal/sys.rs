@@ -59,7 +59,10 @@ extern "C" fn start(vcpu: u64, boot: *const BootBlock) -> ! {
     if boot.magic != boot::MAGIC || boot.vcpus as usize > VCPUS_MAX {
         crash();
     }
-    let ram = Ram { free_start: boot.free_start, memory_bytes: boot.memory_bytes };
+    let ram = Ram {
+        free_start: boot.free_start,
+        memory_bytes: boot.memory_bytes,
+    };
     crate::main(vcpu, u64::from(boot.vcpus), ram)
 }
 
@@ -76,8 +79,13 @@ impl Ram {
     /// A frame under test. Panics for any other frame.
     pub fn frame(&self, gfn: u64) -> Frame {
         let gpa = gfn * FRAME_BYTES;
-        assert!(gpa >= self.free_start && gpa + FRAME_BYTES <= self.memory_bytes, "frame {gfn:#x}");
-        Frame { base: gpa as *mut u64 }
+        assert!(
+            gpa >= self.free_start && gpa + FRAME_BYTES <= self.memory_bytes,
+            "frame {gfn:#x}"
+        );
+        Frame {
+            base: gpa as *mut u64,
+        }
     }
 }
 

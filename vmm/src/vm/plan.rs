@@ -1,9 +1,9 @@
-//! One VM process from start to end: the pool's holder, guest RAM, the machine and its control socket.
+//! What a VM process is asked to do, and how it ends.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use crate::control::{ControlError, VmRuntimePaths, VmStatus};
+use crate::control::{ControlError, VmRuntimePaths};
 use crate::spec::{DiskSpec, VmSpec};
 
 /// Why a VM could not be started or had to end: cause, remedy, and the kind that decides the exit code.
@@ -69,14 +69,4 @@ pub enum VmExit {
         /// Name of the snapshot.
         snapshot: String,
     },
-}
-
-/// Runs a VM until it ends. `on_ready` is called once, when the control socket answers and the guest runs (or is
-/// built and paused, when that was asked for).
-///
-/// # Errors
-/// Before `on_ready`: the VM could not be started. After it: the VM had to end.
-pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit, VmError> {
-    let _ = (plan, on_ready);
-    Err(VmError::failed("this build cannot run VMs yet"))
 }

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Builds the programs that run inside guests: guest/bare-metal (the test guest without a kernel) and
+# guest/linux (nvvmm-witness).
+#
+#   scripts/build-guests.sh [--print]
+#
+#   --print      print shell assignments of NVVMM_BAREMETAL_GUEST and NVVMM_WITNESS
+#   -h, --help   this text
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$here/lib/say.sh"
+source "$here/lib/tree.sh"
+source "$here/lib/packages.sh"
+source "$here/lib/guests.sh"
+
+print=0
+for argument in "$@"; do
+  case $argument in
+    --print) print=1 ;;
+    -h | --help) usage; exit 0 ;;
+    *) die "unknown argument $argument" "see ${0##*/} --help" ;;
+  esac
+done
+
+need_rust
+build_bare_metal
+build_witness
+((!print)) || printf '%s=%q\n' NVVMM_BAREMETAL_GUEST "$(bare_metal_path)" NVVMM_WITNESS "$(witness_path)"

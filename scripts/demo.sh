@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Shows nvvmm at work: builds it, makes a Linux guest from the distribution's packages, runs it from a pool,
+# snapshots it while it runs, restores the snapshot twice side by side, and prints what that took.
+# Where KVM cannot boot Linux, the very same runs in the nested harness (scripts/nested.sh).
+#
+#   scripts/demo.sh [-h | --help]
+#
+# NVVMM_FORCE_NESTED=1 uses the nested harness where it is not needed.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$here/lib/say.sh"
+source "$here/lib/tree.sh"
+source "$here/lib/packages.sh"
+source "$here/lib/kvm.sh"
+source "$here/lib/guests.sh"
+
+case ${1:-} in
+  '') ;;
+  -h | --help) usage; exit 0 ;;
+  *) die "unknown argument $1" "see ${0##*/} --help" ;;
+esac
+
+need_rust
+need_packages jq socat
+say "building nvvmm (release); the first time takes some minutes"
+(cd "$NVVMM_ROOT" && cargo build --release --quiet -p nvvmm)
+NVVMM_BIN=$(cargo_target_dir "$NVVMM_ROOT")/release/nvvmm
+export NVVMM_BIN
+assignments=$("$here/guest-image.sh" --print)
+eval "$assignments"
+export NVVMM_GUEST_KERNEL NVVMM_GUEST_INITRAMFS
+
+if [[ $(kvm_kind) == direct ]]; then
+  say "Linux guests run directly on this machine: $(kvm_reason)"
+  exec "$here/demo/flow.sh"
+fi
+say "Linux guests cannot run directly on this machine: $(kvm_reason)"
+say "the same runs in the nested harness, on an emulated CPU: times there are many times those of a real one"
+exec "$here/nested.sh" --timeout 1200 "$here/demo/flow.sh"

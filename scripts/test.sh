@@ -1,0 +1,158 @@
+#!/usr/bin/env bash
+# Runs nvvmm's tests, tier by tier, and ends with a summary of what ran and what could not.
+#
+#   scripts/test.sh [--tier TIER]... [--require TIERS] [-- TEST-ARGUMENT...]
+#
+#   --tier TIER       only this tier (repeatable):
+#                       anywhere  formatting, lints, unit and property tests: needs no KVM
+#                       kvm       the bare-metal guest on /dev/kvm; without one, nested
+#                       linux     Linux guests, where KVM boots them; otherwise nested
+#   --require TIERS   all, or tiers with commas: one of these that cannot run is an error, not a skip
+#   -- ARGUMENT...    for the test programs of the tiers kvm and linux, such as the name of one test
+#   -h, --help        this text
+#
+# "nested" is the harness of scripts/nested.sh: a Linux host with KVM on an emulated CPU.
+# NVVMM_FORCE_NESTED=1 makes it used where it is not needed. NVVMM_TEST_TIMEOUT limits one nested run
+# (seconds, default 1800). Results of nested runs are kept in $NVVMM_CACHE/results.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$here/lib/say.sh"
+source "$here/lib/tree.sh"
+source "$here/lib/packages.sh"
+source "$here/lib/kvm.sh"
+source "$here/lib/guests.sh"
+source "$here/lib/tally.sh"
+
+all_tiers=(anywhere kvm linux)
+tiers=() required=() test_arguments=()
+summary=() total_passed=0 total_failed=0 total_skipped=0
+built_programs=0 made_image=0
+
+parse_arguments() {
+  while (($#)); do
+    case $1 in
+      --tier) need_tier "${2:?--tier needs a name}"; tiers+=("$2"); shift ;;
+      --require) read_required "${2:?--require needs tiers}"; shift ;;
+      -h | --help) usage; exit 0 ;;
+      --) shift; test_arguments=("$@"); break ;;
+      *) die "unknown argument $1" "see ${0##*/} --help" ;;
+    esac
+    shift
+  done
+  ((${#tiers[@]})) || tiers=("${all_tiers[@]}")
+}
+
+need_tier() {
+  [[ " ${all_tiers[*]} " == *" $1 "* ]] || die "unknown tier $1" "the tiers are: ${all_tiers[*]}"
+}
+
+read_required() {
+  local name
+  if [[ $1 == all ]]; then
+    required=("${all_tiers[@]}")
+    return
+  fi
+  IFS=, read -ra required <<<"$1"
+  for name in "${required[@]}"; do need_tier "$name"; done
+}
+
+is_required() { [[ " ${required[*]} " == *" $1 "* ]]; }
+
+in_dir() { (cd "$1" && "${@:2}"); }
+
+tier_anywhere() {
+  local guest guests=("$NVVMM_ROOT/guest/linux" "$NVVMM_ROOT/guest/bare-metal") scripts
+  [[ -e ${guests[1]}/Cargo.toml ]] || unset 'guests[1]'
+  run_check "formatting" cargo fmt --all --check
+  run_check "lints" cargo clippy --workspace --all-targets --quiet -- -D warnings
+  for guest in "${guests[@]}"; do
+    run_check "formatting of guest/${guest##*/}" in_dir "$guest" cargo fmt --check
+    run_check "lints of guest/${guest##*/}" in_dir "$guest" cargo clippy --all-targets --quiet -- -D warnings
+    run_tests "tests of guest/${guest##*/}" in_dir "$guest" cargo test --quiet
+  done
+  # What nvvmm-tests holds needs a KVM: the other tiers.
+  run_tests "tests of the workspace" cargo test --workspace --exclude nvvmm-tests --quiet
+  need_packages shellcheck
+  mapfile -t scripts < <(find "$here" "$NVVMM_ROOT/.ci" -type f \( -name '*.sh' -o -name run \) | sort)
+  run_check "shellcheck of ${#scripts[@]} scripts" shellcheck -x "${scripts[@]}"
+}
+
+has_test_program() { grep -qE "^name = \"$1\"" "$NVVMM_ROOT/tests/Cargo.toml"; }
+
+# Builds nvvmm and the bare-metal guest, once; exports where they are.
+need_programs() {
+  ((!built_programs)) || return 0
+  need_rust
+  need_packages e2fsprogs
+  say "building nvvmm (release)"
+  cargo build --release --quiet -p nvvmm || return 1
+  build_bare_metal || return 1
+  NVVMM_BIN=$(cargo_target_dir "$NVVMM_ROOT")/release/nvvmm
+  NVVMM_BAREMETAL_GUEST=$(bare_metal_path)
+  export NVVMM_BIN NVVMM_BAREMETAL_GUEST
+  built_programs=1
+}
+
+need_image() {
+  ((!made_image)) || return 0
+  local assignments
+  assignments=$("$here/guest-image.sh" --print) || return 1
+  eval "$assignments"
+  export NVVMM_GUEST_KERNEL NVVMM_GUEST_KERNEL_ELF NVVMM_GUEST_INITRAMFS
+  made_image=1
+}
+
+# build_test_program NAME: prints where it is.
+build_test_program() {
+  local built
+  built=$(cargo test --no-run --quiet -p nvvmm-tests --test "$1" --message-format=json) || return 1
+  built=$(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' <<<"$built" | tail -n 1)
+  [[ -x $built ]] && echo "$built"
+}
+
+# run_test_program NAME: here, or nested when tier_how says so. One at a time: each test has VMs of its own.
+run_test_program() {
+  local name=$1 program command=()
+  if ! program=$(build_test_program "$name"); then
+    run_check "building the test program $name" false
+    return
+  fi
+  if [[ $tier_how == nested ]]; then
+    command=("$here/nested.sh" --results "$NVVMM_CACHE/results/$name" --timeout "${NVVMM_TEST_TIMEOUT:-1800}" --)
+  fi
+  run_tests "$name tests, $tier_how" "${command[@]}" "$program" --test-threads=1 "${test_arguments[@]}"
+}
+
+tier_kvm() {
+  has_test_program kvm || { skip_tier "tests/ has no test program kvm"; return; }
+  [[ $(kvm_kind) != none ]] || tier_how=nested
+  tier_note=$(kvm_reason)
+  run_check "building nvvmm and the bare-metal guest" need_programs
+  ((!built_programs)) || run_test_program kvm
+}
+
+tier_linux() {
+  has_test_program linux || { skip_tier "tests/ has no test program linux"; return; }
+  [[ $(kvm_kind) == direct ]] || tier_how=nested
+  tier_note=$(kvm_reason)
+  run_check "building nvvmm and the guests" need_programs
+  run_check "making the Linux guest's image" need_image
+  ((!built_programs || !made_image)) || run_test_program linux
+}
+
+parse_arguments "$@"
+cd "$NVVMM_ROOT"
+need_rust
+# A test that can only run with /dev/kvm must not pass by skipping itself where there is one.
+[[ $(kvm_kind) == none ]] || export NVVMM_REQUIRE_KVM=1
+say "KVM here: $(kvm_kind) ($(kvm_reason))"
+for name in "${tiers[@]}"; do
+  begin_tier "$name"
+  "tier_$name"
+  end_tier
+done
+for name in "${required[@]}"; do
+  [[ " ${tiers[*]} " == *" $name "* ]] || die "tier $name is required but not among those to run (${tiers[*]})"
+done
+print_summary
+((total_failed == 0))

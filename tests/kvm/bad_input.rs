@@ -1,0 +1,99 @@
+//! Bad files are refused with a message that names what is wrong.
+
+use std::{fs, os::unix::fs::FileExt};
+
+use nvvmm_tests::{Host, Random};
+
+fn run_with_kernel(host: &Host, content: &[u8]) -> nvvmm_tests::Outcome {
+    let kernel = host.runtime().join("kernel-image");
+    fs::write(&kernel, content).unwrap();
+    host.run(&["run", "--kernel", kernel.to_str().unwrap(), "--memory", "64M", "--name", "k", "--detach"])
+}
+
+#[test]
+fn a_kernel_that_is_no_kernel() {
+    let host = Host::new(256);
+    run_with_kernel(&host, b"#!/bin/sh\necho I am a text file, not a kernel\n").refused(1, "text");
+    run_with_kernel(&host, b"").refused(1, "empty");
+    let mut other_machine = fs::read(nvvmm_tests::required("NVVMM_BAREMETAL_GUEST")).unwrap();
+    other_machine[18] = 183;
+    run_with_kernel(&host, &other_machine).refused(1, "x86");
+    let good = fs::read(nvvmm_tests::required("NVVMM_BAREMETAL_GUEST")).unwrap();
+    let cut = run_with_kernel(&host, &good[..good.len() / 3]);
+    assert_ne!(cut.code, 0, "a truncated kernel is refused");
+    assert!(!cut.stderr.contains("panicked"), "{}", cut.stderr);
+    host.run(&["run", "--kernel", "/nonexistent", "--detach"]).refused(3, "/nonexistent");
+    host.assert_pool_clean();
+}
+
+#[test]
+fn a_pool_that_is_none() {
+    let host = Host::without_pool();
+    host.run(&["pool", "status"]).refused(3, host.pool_str());
+    fs::write(host.pool(), vec![b'x'; 8 << 20]).unwrap();
+    host.run(&["snapshots"]).refused(6, "pool");
+    fs::write(host.pool(), b"short").unwrap();
+    host.run(&["pool", "check"]).refused(6, "pool");
+}
+
+#[test]
+fn a_pool_of_the_future() {
+    let host = Host::new(16);
+    // docs/format.md: the version follows the magic number, in both superblock slots.
+    for slot in 0..2u64 {
+        let file = fs::File::options().write(true).open(host.pool()).unwrap();
+        file.write_all_at(&99u32.to_le_bytes(), slot * 4096 + 8).unwrap();
+    }
+    let outcome = host.run(&["pool", "status"]).refused(6, "99");
+    assert!(outcome.stderr.contains("version 1"), "both versions are named: {}", outcome.stderr);
+}
+
+#[test]
+fn a_truncated_pool() {
+    let host = Host::new(64);
+    let mut vm = host.boot_bare_metal(32, 1);
+    vm.ask("fill 8 1");
+    vm.snapshot("s");
+    vm.stop();
+    fs::File::options().write(true).open(host.pool()).unwrap().set_len(5 << 20).unwrap();
+    host.run(&["restore", "s", "--detach"]).refused(6, "pool");
+}
+
+#[test]
+fn a_pool_with_flipped_bits_never_panics_and_never_restores_wrong_memory() {
+    let mut random = Random::seeded("flipped bits");
+    let host = Host::new(64);
+    let mut vm = host.boot_bare_metal(32, 1);
+    vm.ask("fill 8 1");
+    let digest = vm.ask("digest all");
+    vm.snapshot("s");
+    vm.stop();
+    let good = fs::read(host.pool()).unwrap();
+    // Metadata lies where the snapshot's own frames do not: only blocks that begin with a known magic are hit.
+    let metadata: Vec<usize> = (0..good.len() / 4096).filter(|block| is_metadata(&good, *block)).collect();
+    assert!(metadata.len() >= 4, "superblocks, catalog, map and inode: {metadata:?}");
+    let mut refused = 0;
+    for _ in 0..60 {
+        let block = metadata[random.below(metadata.len() as u64) as usize];
+        let at = block * 4096 + random.below(4096) as usize;
+        let mut bad = good.clone();
+        bad[at] ^= 1 << random.below(8);
+        fs::write(host.pool(), &bad).unwrap();
+        let outcome = host.run(&["restore", "s", "--name", "bad", "--detach"]);
+        assert!(!outcome.stderr.contains("panicked"), "block {block}, byte {at}: {}", outcome.stderr);
+        if outcome.code == 0 {
+            let mut vm = nvvmm_tests::Vm::attach(&host, "bad".into());
+            assert_eq!(vm.ask("digest all"), digest, "block {block}, byte {at}");
+            vm.stop();
+        } else {
+            assert!(!outcome.stderr.is_empty());
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "no flipped bit was noticed");
+}
+
+/// Blocks whose first bytes are one of nvvmm's own magic numbers, all of which are ASCII beginning with "NV".
+fn is_metadata(pool: &[u8], block: usize) -> bool {
+    pool[block * 4096..].starts_with(b"NV")
+}

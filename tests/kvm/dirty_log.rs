@@ -1,0 +1,30 @@
+//! KVM's own record of what the guest wrote agrees with what the engine made writable.
+
+use nvvmm_tests::{Host, Random};
+
+#[test]
+fn every_frame_that_kvm_saw_written_was_the_vms_own() {
+    let mut random = Random::seeded("dirty_log");
+    let host = Host::new(1024);
+    // The VM process is a child of this one, and inherits what switches the log on.
+    // SAFETY: tests that share this process neither read nor write this variable.
+    unsafe { std::env::set_var("NVVMM_TEST_DIRTY_LOG", "1") };
+    let mut vm = host.boot_bare_metal(64, 2);
+    vm.ask("fill 40 7");
+    vm.ask("churn on 3 rand");
+    let mut seen = 0;
+    for number in 0..5 {
+        vm.snapshot(&format!("s{number}"));
+        random.pause(50);
+        let audit = host.json(&["audit", &vm.name]);
+        assert_eq!(audit["not_own"].as_array().map(Vec::len), Some(0), "{audit}");
+        seen += audit["dirty_frames"].as_u64().unwrap();
+    }
+    assert!(seen > 0, "the log saw the guest write");
+    let mut copy = host.restore("s2", &[]);
+    random.pause(50);
+    let audit = host.json(&["audit", &copy.name]);
+    assert_eq!(audit["not_own"].as_array().map(Vec::len), Some(0), "{audit}");
+    assert!(copy.ask("check").contains("check ok"));
+    assert!(vm.ask("check").contains("check ok"));
+}

@@ -1,0 +1,12 @@
+//! The bare-metal guest on /dev/kvm: what a snapshot promises about memory, on any KVM.
+//!
+//! Each module is one promise. They need `NVVMM_BIN` and `NVVMM_BAREMETAL_GUEST`; scripts/test.sh sets them.
+
+mod bad_input;
+mod commands;
+mod dirty_log;
+mod full_pool;
+mod instant;
+mod kill;
+mod sharing;
+mod tree;

@@ -1,0 +1,66 @@
+//! A snapshot costs no memory; going on costs what is written.
+
+use nvvmm_tests::Host;
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn a_snapshot_costs_less_than_a_hundredth_of_what_it_holds() {
+    let host = Host::new(1024);
+    let mut vm = host.boot_bare_metal(256, 2);
+    vm.ask("fill 200 1");
+    let touched = 200 * MIB;
+    let before = host.medium_bytes();
+    assert!(before >= touched, "{before} bytes behind the pool, {touched} touched");
+    let report = vm.snapshot("s");
+    let grown = host.medium_bytes() - before;
+    assert!(grown * 100 < touched, "the snapshot of {touched} bytes took {grown}");
+    assert!(report["frames_mapped"].as_u64().unwrap() >= touched / 4096, "{report}");
+
+    let rewritten = 20 * MIB;
+    vm.ask(&format!("write 0 {}", rewritten / 4096));
+    let grown = host.medium_bytes() - before;
+    let slack = 4 * MIB;
+    assert!(grown >= rewritten, "{grown} for {rewritten} rewritten");
+    assert!(grown <= rewritten + slack + touched / 100, "{grown} for {rewritten} rewritten");
+
+    let again = vm.snapshot("t");
+    let new = again["frames_new"].as_u64().unwrap() * 4096;
+    assert!(new >= rewritten && new <= rewritten + slack, "{again}");
+    host.run(&["rm", "s", "t"]).ok();
+    vm.stop();
+    let left = host.medium_bytes();
+    assert!(left < 2 * MIB, "{left} bytes are left behind an empty pool");
+}
+
+#[test]
+fn sparse_writes_cost_at_most_a_cluster_each() {
+    let host = Host::new(1024);
+    let mut vm = host.boot_bare_metal(128, 1);
+    vm.ask("fill 100 1");
+    vm.snapshot("s");
+    let before = host.medium_bytes();
+    // One frame of every 4 MiB: none is a neighbour of another.
+    vm.ask("write 0 25 1024");
+    let grown = host.medium_bytes() - before;
+    let cluster = 64 << 10;
+    // The guest's journal and stack are pages of their own.
+    assert!(grown <= (25 + 16) * cluster, "25 sparse writes took {grown} bytes");
+}
+
+#[test]
+fn clones_share_what_they_do_not_write() {
+    let host = Host::new(1024);
+    let mut vm = host.boot_bare_metal(128, 1);
+    vm.ask("fill 100 1");
+    vm.snapshot("s");
+    vm.stop();
+    let before = host.medium_bytes();
+    let mut clones: Vec<_> = (0..4).map(|_| host.restore("s", &[])).collect();
+    for clone in &mut clones {
+        clone.ask("touch 100 read");
+        clone.ask("write 0 256");
+    }
+    let grown = host.medium_bytes() - before;
+    assert!(grown < 4 * (MIB + 2 * MIB), "4 clones that write 1 MiB each took {grown} bytes");
+}

@@ -1,0 +1,59 @@
+//! A Linux guest that runs `nvvmm-witness` (guest/linux).
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use nvvmm_tests::{Host, Vm, required};
+
+/// Ten times and more of what booting Linux takes inside an emulated KVM host.
+const BOOT_PATIENCE: Duration = Duration::from_secs(400);
+
+/// Linux guests are emulated on few CPUs in CI: one test at a time keeps each one's time short.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Boots Linux to its witness.
+pub fn boot<'h>(host: &'h Host, memory_mib: u64, vcpus: u32, options: &[&str]) -> Vm<'h> {
+    let kernel = required("NVVMM_GUEST_KERNEL");
+    let initramfs = required("NVVMM_GUEST_INITRAMFS");
+    let (kernel, initramfs) = (kernel.to_str().unwrap(), initramfs.to_str().unwrap());
+    let mut arguments = vec!["--kernel", kernel, "--initramfs", initramfs, "--cmdline", "quiet"];
+    arguments.extend_from_slice(options);
+    let mut vm = host.boot(&arguments, memory_mib, vcpus);
+    let ready = vm.console().expect("@ ready", BOOT_PATIENCE);
+    assert!(ready.contains(&format!("cpus={vcpus}")), "{ready}");
+    vm
+}
+
+/// Asks the witness, and fails the test unless its answer is "ok".
+pub fn ask(vm: &mut Vm<'_>, command: &str) -> String {
+    let answer = ask_anything(vm, command);
+    assert!(answer.starts_with("@ ok"), "{}: {command}: {answer}", vm.name);
+    answer
+}
+
+fn ask_anything(vm: &mut Vm<'_>, command: &str) -> String {
+    // The tag tells this answer from those in the scroll-back that a new client of the console is sent.
+    let tag = format!("#{}", std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos());
+    vm.console().say(&format!("{tag} {command}"));
+    vm.expect(&tag)
+}
+
+/// The number behind `key=` in an answer.
+pub fn number(answer: &str, key: &str) -> u64 {
+    let words = answer.split_whitespace().filter_map(|word| word.split_once('='));
+    let found = words.into_iter().find(|(name, _)| *name == key);
+    let (_, value) = found.unwrap_or_else(|| panic!("no {key}= in {answer}"));
+    value.parse().unwrap_or_else(|e| panic!("{key}={value}: {e}"))
+}
+
+/// Everything a guest can say of its own health.
+pub fn assert_healthy(vm: &mut Vm<'_>) {
+    for question in ["check", "clocks", "timers", "cpus", "kernel"] {
+        ask(vm, question);
+    }
+}

@@ -1,0 +1,35 @@
+//! Power-off, reboot, kill.
+
+use nvvmm_tests::Host;
+
+use crate::guest::{alone, ask, assert_healthy, boot};
+
+#[test]
+fn a_guest_reboots_powers_off_and_a_killed_one_comes_back() {
+    let _alone = alone();
+    let host = Host::new(768);
+    let mut vm = boot(&host, 160, 2, &[]);
+    ask(&mut vm, "fill 8 1");
+    vm.snapshot("before");
+    vm.console().say("reboot");
+    vm.expect("@ ending reboot");
+    let ready = vm.expect("@ ready");
+    assert!(ready.contains("cpus=2"), "{ready}");
+    ask(&mut vm, "fill 8 2");
+    assert_healthy(&mut vm);
+    vm.console().say("poweroff");
+    vm.expect("@ ending poweroff");
+    vm.wait_gone();
+    host.assert_pool_clean();
+
+    let mut back = host.restore("before", &[]);
+    assert_healthy(&mut back);
+    back.kill();
+    host.assert_pool_clean();
+    let mut again = host.restore("before", &[]);
+    assert_healthy(&mut again);
+    again.stop();
+    host.run(&["rm", "before"]).ok();
+    let status = host.pool_status();
+    assert_eq!((status["snapshot_blocks"].as_u64(), status["leased_blocks"].as_u64()), (Some(0), Some(0)));
+}

@@ -1,0 +1,29 @@
+//! Every writer of guest memory is caught: vCPUs in kernel and user mode, devices, KVM itself.
+
+use nvvmm_tests::Host;
+
+use crate::guest::{alone, ask, assert_healthy, boot};
+
+#[test]
+fn what_kvm_saw_written_was_the_vms_own() {
+    let _alone = alone();
+    let host = Host::new(768);
+    // SAFETY: Linux tests run one at a time (`alone`), and this process has no other user of the variable.
+    unsafe { std::env::set_var("NVVMM_TEST_DIRTY_LOG", "1") };
+    let mut vm = boot(&host, 160, 2, &[]);
+    ask(&mut vm, "fill 8 1");
+    ask(&mut vm, "churn on");
+    let mut seen = 0;
+    for number in 0..3 {
+        vm.snapshot(&format!("s{number}"));
+        ask(&mut vm, "rng 512");
+        let audit = host.json(&["audit", &vm.name]);
+        assert_eq!(audit["not_own"].as_array().map(Vec::len), Some(0), "{audit}");
+        seen += audit["dirty_frames"].as_u64().unwrap();
+    }
+    // SAFETY: as above.
+    unsafe { std::env::remove_var("NVVMM_TEST_DIRTY_LOG") };
+    assert!(seen > 0, "the log saw the guest write");
+    assert_healthy(&mut vm);
+    vm.stop();
+}

@@ -1,0 +1,207 @@
+//! Puts a VM together: from a kernel, or from a snapshot.
+
+use std::{
+    os::fd::OwnedFd,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use nvvmm_devices::{ConsoleSocket, ConsoleStreams};
+use nvvmm_snapshot::{ChunkMap, FrameMap, Holder, Pool, SnapshotEntry};
+
+use super::{
+    Origin, VmError,
+    error::{cow_error, machine_error},
+    running::{Operation, RunningVm},
+};
+use crate::{
+    checkpoint::{
+        blob::SavedVm,
+        phases::Phases,
+        report::RestoreReport,
+    },
+    control::VmOrigin,
+    cow::{self, Budget, CowEngine, FaultThread},
+    machine::{Machine, MachineParts},
+    memory::GuestRam,
+    spec::{DiskSpec, VmSpec},
+};
+
+/// What every VM of this process is built with, however often the guest reboots.
+pub(super) struct Builder<'a> {
+    pub name: &'a str,
+    pub pool: &'a Arc<Pool>,
+    pub console: &'a Path,
+    pub stdio: Option<&'a OwnedFd>,
+    pub dirty_log: bool,
+    pub on_cow_failure: Arc<dyn Fn(cow::CowError) + Send + Sync>,
+}
+
+impl Builder<'_> {
+    /// Builds the VM; its vCPUs do not run yet.
+    pub fn build(&self, origin: &Origin) -> Result<RunningVm, VmError> {
+        match origin {
+            Origin::Boot(spec) => self.boot(spec),
+            Origin::Restore { snapshot, disks, once, prefault } => {
+                self.restore(snapshot, disks.as_deref(), *once, *prefault)
+            }
+        }
+    }
+
+    fn boot(&self, spec: &VmSpec) -> Result<RunningVm, VmError> {
+        let holder = Arc::new(self.pool.hold(self.name)?);
+        let (engine, faults) = self.memory(spec, &holder, cow::Origin::Empty)?;
+        let machine = self.machine(spec, &engine)?;
+        machine.load().map_err(machine_error)?;
+        Ok(RunningVm {
+            spec: spec.clone(),
+            origin: VmOrigin::Boot { kernel: spec.kernel.clone() },
+            restore: Mutex::new(None),
+            operation: Mutex::new(Operation::new(None)),
+            machine,
+            faults,
+            engine,
+            holder,
+        })
+    }
+
+    fn restore(
+        &self,
+        snapshot: &str,
+        disks: Option<&[DiskSpec]>,
+        once: bool,
+        prefault: bool,
+    ) -> Result<RunningVm, VmError> {
+        let mut phases = Phases::begin();
+        let started = Instant::now();
+        let (holder, entry, frames, saved) = phases.run("ReadSnapshot", || self.read(snapshot))?;
+        let spec = with_disks(saved.spec, disks)?;
+        let whole = if once { Some(load_maps(&frames)?) } else { None };
+        let origin = cow::Origin::Snapshot { frames, frames_mapped: entry.frames_mapped };
+        let (engine, faults) = phases.run("ReserveMemory", || self.memory(&spec, &holder, origin))?;
+        let machine = phases.run("BuildMachine", || self.machine(&spec, &engine))?;
+        phases.run("RestoreState", || machine.restore(&saved.machine)).map_err(machine_error)?;
+        let mut base = Some(entry.id);
+        if let Some(maps) = whole {
+            base = phases.run("Consume", || consume(&holder, &engine, &entry, maps))?;
+        }
+        if prefault {
+            phases.run("Prefault", || engine.prefault()).map_err(cow_error)?;
+        }
+        let report = RestoreReport {
+            snapshot: snapshot.into(),
+            vm: self.name.into(),
+            phases: phases.into_times(),
+            first_instruction_us: 0.0,
+            frames_mapped: entry.frames_mapped,
+            once,
+            prefault,
+        };
+        Ok(RunningVm {
+            spec,
+            origin: VmOrigin::Snapshot { name: snapshot.into() },
+            restore: Mutex::new(Some((started, report))),
+            operation: Mutex::new(Operation::new(base)),
+            machine,
+            faults,
+            engine,
+            holder,
+        })
+    }
+
+    fn read(&self, snapshot: &str) -> Result<(Arc<Holder>, SnapshotEntry, FrameMap, SavedVm), VmError> {
+        let holder = Arc::new(self.pool.hold(self.name)?);
+        let (entry, frames) = holder.pin(snapshot)?;
+        let blob = self.pool.read_state(entry.id)?;
+        let saved = SavedVm::decode(&blob)?;
+        Ok((holder, entry, frames, saved))
+    }
+
+    fn memory(
+        &self,
+        spec: &VmSpec,
+        holder: &Arc<Holder>,
+        origin: cow::Origin,
+    ) -> Result<(Arc<CowEngine>, FaultThread), VmError> {
+        let ram = GuestRam::reserve(spec.memory_bytes).map_err(|e| VmError::failed(e.to_string()))?;
+        let engine = CowEngine::new(
+            ram,
+            Arc::clone(self.pool),
+            Arc::clone(holder),
+            origin,
+            Budget::of_this_process(),
+        )
+        .map_err(cow_error)?;
+        let engine = Arc::new(engine);
+        let failed = Arc::clone(&self.on_cow_failure);
+        let faults = FaultThread::start(Arc::clone(&engine), move |error| failed(error))
+            .map_err(|e| VmError::io("start the fault thread", &e))?;
+        Ok((engine, faults))
+    }
+
+    fn machine(&self, spec: &VmSpec, engine: &CowEngine) -> Result<Machine, VmError> {
+        Machine::create(MachineParts {
+            spec,
+            memory: Arc::clone(engine.ram().memory()),
+            slots: engine.ram().slots(),
+            console: self.console_streams()?,
+            dirty_log: self.dirty_log,
+        })
+        .map_err(machine_error)
+    }
+
+    fn console_streams(&self) -> Result<ConsoleStreams, VmError> {
+        let io = |op: &'static str| move |e: std::io::Error| VmError::io(op, &e);
+        let mut streams = match self.stdio {
+            None => ConsoleStreams::default(),
+            Some(input) => {
+                let mut streams = ConsoleStreams::stdio(false).map_err(io("open the console"))?;
+                let input = input.try_clone().map_err(io("open the console's input"))?;
+                streams.input = Some(std::fs::File::from(input));
+                streams
+            }
+        };
+        streams.socket = Some(ConsoleSocket::bind(self.console).map_err(io("make the console socket"))?);
+        Ok(streams)
+    }
+}
+
+/// Every chunk of a snapshot: what a consumed one must leave behind in memory, as its maps leave the pool.
+fn load_maps(frames: &FrameMap) -> Result<Vec<(u32, ChunkMap)>, VmError> {
+    Ok(frames.iter_present().collect::<Result<_, _>>()?)
+}
+
+/// Takes the snapshot out of the pool: its blocks become the VM's own wherever nothing else refers to them. Returns what
+/// of it had to stay, as the base of the next snapshot.
+fn consume(
+    holder: &Holder,
+    engine: &CowEngine,
+    entry: &SnapshotEntry,
+    maps: Vec<(u32, ChunkMap)>,
+) -> Result<Option<nvvmm_snapshot::SnapshotId>, VmError> {
+    let consumed = holder.consume(entry.id)?;
+    let mut taken = consumed.taken.into_iter().peekable();
+    for (index, map) in maps {
+        let own = taken.next_if(|(chunk, _)| *chunk == index).map_or(cow::FrameSet::EMPTY, |(_, words)| {
+            cow::FrameSet::from_words(words)
+        });
+        engine.take_over(index, map, own).map_err(cow_error)?;
+    }
+    Ok(consumed.rest)
+}
+
+fn with_disks(mut spec: VmSpec, disks: Option<&[DiskSpec]>) -> Result<VmSpec, VmError> {
+    if let Some(disks) = disks {
+        if disks.len() != spec.disks.len() {
+            return Err(VmError::failed(format!(
+                "the snapshot's machine has {} disks, but {} were given",
+                spec.disks.len(),
+                disks.len()
+            ))
+            .with_remedy("give one --disk for each disk of the snapshot, in the same order"));
+        }
+        spec.disks = disks.to_vec();
+    }
+    Ok(spec)
+}

@@ -1,0 +1,50 @@
+//! What the user is told when a part of the VM fails.
+
+use super::VmError;
+use crate::{
+    checkpoint::{TakeError, blob::BlobError},
+    control::ErrorKind,
+    cow::CowError,
+    machine::MachineError,
+    sys::uffd::UffdError,
+};
+
+impl From<BlobError> for VmError {
+    fn from(error: BlobError) -> Self {
+        let version = matches!(error, BlobError::Version { .. } | BlobError::UnknownSection { .. });
+        let remedy = if version {
+            "restore it with the nvvmm version that took it"
+        } else {
+            "nvvmm pool check tells what else is damaged; the snapshot cannot be restored"
+        };
+        Self::new(ErrorKind::PoolDamaged, error.to_string()).with_remedy(remedy)
+    }
+}
+
+pub(super) fn cow_error(error: CowError) -> VmError {
+    let message = error.to_string();
+    match error {
+        CowError::NoSpace => VmError::new(ErrorKind::PoolFull, message)
+            .with_remedy("remove snapshots (nvvmm rm) or use a larger pool"),
+        CowError::Pool(error) => error.into(),
+        CowError::Uffd(UffdError::NoPermission) => VmError::new(ErrorKind::HostLacks, message)
+            .with_remedy("run as root, give yourself access to /dev/userfaultfd, or sysctl vm.unprivileged_userfaultfd=1"),
+        CowError::Uffd(UffdError::KernelTooOld) => {
+            VmError::new(ErrorKind::HostLacks, message).with_remedy("Linux 5.19 or newer is needed")
+        }
+        CowError::Uffd(_) | CowError::Os { .. } => VmError::failed(message),
+    }
+}
+
+pub(super) fn machine_error(error: MachineError) -> VmError {
+    error.into()
+}
+
+pub(super) fn take_error(error: TakeError) -> VmError {
+    match error {
+        TakeError::Pool(error) => error.into(),
+        TakeError::Machine(error) => machine_error(error),
+        TakeError::Cow(error) => cow_error(error),
+        TakeError::Blob(error) => VmError::failed(error.to_string()),
+    }
+}

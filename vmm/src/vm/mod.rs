@@ -1,0 +1,10 @@
+//! One VM process from start to end: the pool's holder, guest RAM, the machine and its control socket.
+
+mod build;
+mod error;
+mod plan;
+mod running;
+mod supervisor;
+
+pub use plan::{ConsoleMode, Origin, RunPlan, VmError, VmExit};
+pub use supervisor::run;

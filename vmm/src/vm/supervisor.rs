@@ -1,0 +1,234 @@
+//! The VM process: builds the VM, answers for it, rebuilds it when the guest reboots, ends.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use nvvmm_snapshot::Pool;
+
+use super::{
+    ConsoleMode, Origin, RunPlan, VmError, VmExit,
+    build::Builder,
+    error::cow_error,
+    running::RunningVm,
+};
+use crate::{
+    checkpoint::report::SnapshotReport,
+    control::{
+        ControlError, ControlServer, ErrorKind, SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus,
+    },
+    machine::MachineEvent,
+};
+
+/// Set (to anything) by tests: KVM's dirty log is switched on, so that `audit` can compare it with the engine.
+const DIRTY_LOG_VARIABLE: &str = "NVVMM_TEST_DIRTY_LOG";
+/// How often a start looks whether the guest has been entered.
+const FIRST_ENTRY_POLL: Duration = Duration::from_micros(50);
+
+/// Runs a VM until it ends. `on_ready` is called once, when the control socket answers and the guest runs (or is
+/// built and paused, when that was asked for).
+///
+/// # Errors
+/// Before `on_ready`: the VM could not be started. After it: the VM had to end.
+pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit, VmError> {
+    let pool = Pool::open(&plan.pool)?;
+    let supervisor = Arc::new(Supervisor::new(&plan));
+    let _server = ControlServer::start(&plan.runtime.control, Arc::clone(&supervisor) as Arc<dyn VmControl>)?;
+    let on_cow_failure = {
+        let supervisor = Arc::clone(&supervisor);
+        Arc::new(move |error| supervisor.end(Err(cow_error(error))))
+    };
+    let builder = Builder {
+        name: &plan.name,
+        pool: &pool,
+        console: &plan.runtime.console,
+        stdio: match &plan.console {
+            ConsoleMode::Stdio { input } => Some(input),
+            ConsoleMode::SocketOnly => None,
+        },
+        dirty_log: std::env::var_os(DIRTY_LOG_VARIABLE).is_some(),
+        on_cow_failure,
+    };
+    let mut paused = plan.paused;
+    let mut origin = plan.origin;
+    let mut ready = false;
+    loop {
+        let vm = Arc::new(builder.build(&origin)?);
+        supervisor.install(Some(Arc::clone(&vm)));
+        vm.start(paused)?;
+        if !ready {
+            wait_for_entry(&vm, paused);
+            on_ready(&supervisor.status());
+            ready = true;
+        }
+        let ended = supervisor.wait(&vm);
+        let spec = vm.spec.clone();
+        supervisor.install(None);
+        // The machine's threads end first, whoever else still looks at the VM.
+        vm.machine.stop();
+        drop(vm);
+        match ended {
+            Some(exit) => return exit,
+            // The guest rebooted: the same machine from its kernel, with empty memory.
+            None => (origin, paused) = (Origin::Boot(spec), false),
+        }
+    }
+}
+
+fn wait_for_entry(vm: &RunningVm, paused: bool) {
+    while !paused && vm.machine.first_entry().is_none() {
+        std::thread::sleep(FIRST_ENTRY_POLL);
+    }
+}
+
+/// What the control socket and the failure paths talk to, whichever VM is there at the moment.
+struct Supervisor {
+    facts: Facts,
+    vm: RwLock<Option<Arc<RunningVm>>>,
+    exit: Mutex<Option<Result<VmExit, VmError>>>,
+}
+
+/// What does not change while the process lives.
+struct Facts {
+    name: String,
+    pool: std::path::PathBuf,
+    console: std::path::PathBuf,
+    started: Instant,
+    vcpus: u8,
+    memory_bytes: u64,
+    origin: VmOrigin,
+}
+
+impl Facts {
+    fn of(plan: &RunPlan) -> Self {
+        let (vcpus, memory_bytes, origin) = match &plan.origin {
+            Origin::Boot(spec) => {
+                (spec.vcpus, spec.memory_bytes, VmOrigin::Boot { kernel: spec.kernel.clone() })
+            }
+            Origin::Restore { snapshot, .. } => (0, 0, VmOrigin::Snapshot { name: snapshot.clone() }),
+        };
+        Self {
+            name: plan.name.clone(),
+            pool: plan.pool.clone(),
+            console: plan.runtime.console.clone(),
+            started: Instant::now(),
+            vcpus,
+            memory_bytes,
+            origin,
+        }
+    }
+}
+
+impl Supervisor {
+    fn new(plan: &RunPlan) -> Self {
+        Self { facts: Facts::of(plan), vm: RwLock::new(None), exit: Mutex::new(None) }
+    }
+
+    fn install(&self, vm: Option<Arc<RunningVm>>) {
+        *self.vm.write().unwrap_or_else(PoisonError::into_inner) = vm;
+    }
+
+    fn vm(&self) -> Option<Arc<RunningVm>> {
+        self.vm.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn running(&self) -> Result<Arc<RunningVm>, ControlError> {
+        self.vm().ok_or_else(|| {
+            VmError::new(ErrorKind::Refused, "the VM is being built").with_remedy("try again in a moment")
+        })
+    }
+
+    fn exit(&self) -> std::sync::MutexGuard<'_, Option<Result<VmExit, VmError>>> {
+        self.exit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The VM is to end this way, unless something else ended it before.
+    fn end(&self, exit: Result<VmExit, VmError>) {
+        self.exit().get_or_insert(exit);
+        if let Some(vm) = self.vm() {
+            vm.machine.interrupt();
+        }
+    }
+
+    /// Blocks until the VM ends (how), or is to be built anew (`None`).
+    fn wait(&self, vm: &RunningVm) -> Option<Result<VmExit, VmError>> {
+        loop {
+            if let Some(exit) = self.exit().take() {
+                return Some(exit);
+            }
+            match vm.machine.wait_event() {
+                MachineEvent::PoweredOff => return Some(Ok(VmExit::PoweredOff)),
+                MachineEvent::Reset => return None,
+                MachineEvent::Failed { vcpu, what } => {
+                    return Some(Err(VmError::failed(format!("vCPU {vcpu} cannot go on: {what}"))));
+                }
+                MachineEvent::Interrupted => {}
+            }
+        }
+    }
+}
+
+impl VmControl for Supervisor {
+    fn status(&self) -> VmStatus {
+        let facts = &self.facts;
+        let mut status = VmStatus {
+            name: facts.name.clone(),
+            pid: std::process::id(),
+            state: VmState::Booting,
+            notice: None,
+            vcpus: facts.vcpus,
+            memory_bytes: facts.memory_bytes,
+            pool: facts.pool.clone(),
+            origin: facts.origin.clone(),
+            uptime_ms: facts.started.elapsed().as_millis() as u64,
+            console: Some(facts.console.clone()),
+            ram: Default::default(),
+            restore: None,
+            snapshots_taken: Vec::new(),
+        };
+        if let Some(vm) = self.vm() {
+            status.vcpus = vm.spec.vcpus;
+            status.memory_bytes = vm.spec.memory_bytes;
+            status.origin = vm.origin.clone();
+            status.ram = vm.engine.counters();
+            status.restore = vm.restore_report();
+            status.notice = vm
+                .faults
+                .is_starved()
+                .then(|| "the pool is full: a guest write waits for space".to_owned());
+            status.state = VmState::Running;
+            // Somebody who works on the VM holds the lock; the state is told as it was, without waiting.
+            if let Ok(operation) = vm.operation.try_lock() {
+                status.snapshots_taken.clone_from(&operation.taken);
+                status.state = match (operation.ending, operation.running) {
+                    (true, _) => VmState::Stopping,
+                    (false, true) => VmState::Running,
+                    (false, false) => VmState::Paused,
+                };
+            }
+        }
+        status
+    }
+
+    fn pause(&self) -> Result<(), ControlError> {
+        self.running()?.pause()
+    }
+
+    fn resume(&self) -> Result<(), ControlError> {
+        self.running()?.resume()
+    }
+
+    fn stop(&self) -> Result<(), ControlError> {
+        self.end(Ok(VmExit::Stopped));
+        Ok(())
+    }
+
+    fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {
+        let report = self.running()?.snapshot(request)?;
+        if request.stop {
+            self.end(Ok(VmExit::Snapshotted { snapshot: report.name.clone() }));
+        }
+        Ok(report)
+    }
+}
