@@ -64,6 +64,9 @@ pub(super) fn load_bzimage<M: GuestMemoryBackend>(
     let kernel_bytes = file_bytes
         .checked_sub((setup_sectors + 1) * 512)
         .ok_or_else(|| not("it is a bzImage cut short"))?;
+    if kernel_bytes < u64::from(header.syssize) * 16 {
+        return Err(not("it is a bzImage cut short"));
+    }
     // The kernel unpacks itself to its preferred address, or higher; what is in the way must not be ours.
     let (pref_address, init_size) = (header.pref_address, u64::from(header.init_size));
     let unpacked_end = pref_address.max(HIMEM).saturating_add(init_size);
