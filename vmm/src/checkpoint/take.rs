@@ -20,9 +20,9 @@ use crate::{
     spec::VmSpec,
 };
 
-/// State of a machine in blocks, before it is known: devices, and what a vCPU with a large xsave area takes.
-const STATE_BLOCKS_GUESS: u32 = 32;
-const STATE_BLOCKS_GUESS_PER_VCPU: u32 = 8;
+/// State of a machine in bytes, before it is known: devices, and what a vCPU with a large xsave area takes.
+const STATE_BYTES_GUESS: usize = 128 << 10;
+const STATE_BYTES_GUESS_PER_VCPU: usize = 32 << 10;
 /// Room for chunks that become dirty between the reservation and the pause, as a share of those dirty before.
 const RESERVE_SLACK_DIVISOR: usize = 4;
 
@@ -126,9 +126,9 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
 fn reserve(taking: &Taking<'_>) -> Result<Reservation, TakeError> {
     let dirty = taking.engine.dirty_chunks();
     let chunks = dirty + dirty / RESERVE_SLACK_DIVISOR + 1;
-    let state = STATE_BLOCKS_GUESS + STATE_BLOCKS_GUESS_PER_VCPU * u32::from(taking.spec.vcpus);
-    let blocks = nvvmm_snapshot::commit_blocks_max(taking.engine.chunks(), chunks as u32) + state;
-    Ok(taking.holder.reserve(blocks)?)
+    let state = STATE_BYTES_GUESS + STATE_BYTES_GUESS_PER_VCPU * usize::from(taking.spec.vcpus);
+    let memory_bytes = taking.engine.ram().size_bytes();
+    Ok(taking.holder.reserve(taking.holder.commit_blocks_needed(memory_bytes, chunks as u32, state))?)
 }
 
 /// Stops everything that can write guest memory, saves it, and shares the frames of this instant.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use nvvmm_devices::{ConsoleSocket, ConsoleStreams};
-use nvvmm_snapshot::{ChunkMap, FrameMap, Holder, Pool, SnapshotEntry};
+use nvvmm_snapshot::{FrameMap, Holder, Pool, SnapshotEntry, SnapshotId};
 
 use super::{
     Origin, VmError,
@@ -77,14 +77,13 @@ impl Builder<'_> {
         let started = Instant::now();
         let (holder, entry, frames, saved) = phases.run("ReadSnapshot", || self.read(snapshot))?;
         let spec = with_disks(saved.spec, disks)?;
-        let whole = if once { Some(load_maps(&frames)?) } else { None };
         let origin = cow::Origin::Snapshot { frames, frames_mapped: entry.frames_mapped };
         let (engine, faults) = phases.run("ReserveMemory", || self.memory(&spec, &holder, origin))?;
         let machine = phases.run("BuildMachine", || self.machine(&spec, &engine))?;
         phases.run("RestoreState", || machine.restore(&saved.machine)).map_err(machine_error)?;
         let mut base = Some(entry.id);
-        if let Some(maps) = whole {
-            base = phases.run("Consume", || consume(&holder, &engine, &entry, maps))?;
+        if once {
+            base = phases.run("Consume", || consume(&holder, &engine, entry.id))?;
         }
         if prefault {
             phases.run("Prefault", || engine.prefault()).map_err(cow_error)?;
@@ -167,28 +166,13 @@ impl Builder<'_> {
     }
 }
 
-/// Every chunk of a snapshot: what a consumed one must leave behind in memory, as its maps leave the pool.
-fn load_maps(frames: &FrameMap) -> Result<Vec<(u32, ChunkMap)>, VmError> {
-    Ok(frames.iter_present().collect::<Result<_, _>>()?)
-}
-
 /// Takes the snapshot out of the pool: its blocks become the VM's own wherever nothing else refers to them. Returns what
 /// of it had to stay, as the base of the next snapshot.
-fn consume(
-    holder: &Holder,
-    engine: &CowEngine,
-    entry: &SnapshotEntry,
-    maps: Vec<(u32, ChunkMap)>,
-) -> Result<Option<nvvmm_snapshot::SnapshotId>, VmError> {
-    let consumed = holder.consume(entry.id)?;
-    let mut taken = consumed.taken.into_iter().peekable();
-    for (index, map) in maps {
-        let own = taken.next_if(|(chunk, _)| *chunk == index).map_or(cow::FrameSet::EMPTY, |(_, words)| {
-            cow::FrameSet::from_words(words)
-        });
-        engine.take_over(index, map, own).map_err(cow_error)?;
-    }
-    Ok(consumed.rest)
+fn consume(holder: &Holder, engine: &CowEngine, id: SnapshotId) -> Result<Option<SnapshotId>, VmError> {
+    let consumed = holder.consume(id)?;
+    let rest = consumed.rest;
+    engine.take_over(consumed).map_err(cow_error)?;
+    Ok(rest)
 }
 
 fn with_disks(mut spec: VmSpec, disks: Option<&[DiskSpec]>) -> Result<VmSpec, VmError> {
