@@ -55,7 +55,11 @@ impl LeafBlocks {
     /// The chunk whose 512 blocks these are, in order, if they are that.
     pub fn as_chunk(&self) -> Option<ChunkNo> {
         let first = self.get(0)?;
-        let in_row = self.0.iter().zip(first.get()..).all(|(number, expected)| *number == expected);
+        let in_row = self
+            .0
+            .iter()
+            .zip(first.get()..)
+            .all(|(number, expected)| *number == expected);
         (first.index_in_chunk() == 0 && in_row).then_some(first.chunk())
     }
 }
@@ -68,7 +72,9 @@ impl Default for LeafBlocks {
 
 impl std::fmt::Debug for LeafBlocks {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_map().entries(self.iter_present().map(|(index, block)| (index, block.get()))).finish()
+        out.debug_map()
+            .entries(self.iter_present().map(|(index, block)| (index, block.get())))
+            .finish()
     }
 }
 

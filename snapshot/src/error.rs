@@ -18,7 +18,9 @@ pub enum Error {
         why: String,
     },
     /// The pool has a format that this program does not know.
-    #[error("the pool has format version {found}, this program knows version {expected}: use a matching nvvmm")]
+    #[error(
+        "the pool has format version {found}, this program knows version {expected}: use a matching nvvmm"
+    )]
     Version {
         /// Version read from the pool.
         found: u32,
@@ -151,10 +153,17 @@ impl Error {
     /// For `map_err`: wraps what the operating system said about `op`.
     pub(crate) fn io<E: Into<std::io::Error>>(op: impl Into<String>) -> impl FnOnce(E) -> Error {
         let op = op.into();
-        move |source| Error::Io { op, source: source.into() }
+        move |source| Error::Io {
+            op,
+            source: source.into(),
+        }
     }
 }
 
 fn near_text(near: &[String]) -> String {
-    if near.is_empty() { String::new() } else { format!("; there is '{}'", near.join("', '")) }
+    if near.is_empty() {
+        String::new()
+    } else {
+        format!("; there is '{}'", near.join("', '"))
+    }
 }

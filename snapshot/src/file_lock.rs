@@ -59,7 +59,8 @@ pub(crate) fn unlock(file: &File, place: LockPlace) -> Result<()> {
 /// Whether another open file description has the lock.
 pub(crate) fn is_locked_elsewhere(file: &File, place: LockPlace) -> Result<bool> {
     let mut asked = request(place, libc::F_WRLCK as i16);
-    retry(|| fcntl(file, FcntlArg::F_OFD_GETLK(&mut asked))).map_err(Error::io("asking for a lock of the pool"))?;
+    retry(|| fcntl(file, FcntlArg::F_OFD_GETLK(&mut asked)))
+        .map_err(Error::io("asking for a lock of the pool"))?;
     Ok(asked.l_type != libc::F_UNLCK as i16)
 }
 
@@ -87,7 +88,13 @@ fn request(place: LockPlace, kind: i16) -> libc::flock {
         LockPlace::Open => LOCKS_START + 1,
         LockPlace::Holder(slot) => SLOTS_START + i64::from(slot),
     };
-    libc::flock { l_type: kind, l_whence: libc::SEEK_SET as i16, l_start: start, l_len: 1, l_pid: 0 }
+    libc::flock {
+        l_type: kind,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: start,
+        l_len: 1,
+        l_pid: 0,
+    }
 }
 
 fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {

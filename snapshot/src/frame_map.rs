@@ -24,7 +24,13 @@ pub struct FrameMap {
 impl FrameMap {
     pub(crate) fn new(pool: Arc<Pool>, inode: &Inode) -> FrameMap {
         let chunks_total = inode.chunks_total();
-        FrameMap { pool, id: inode.id, root: inode.map_root, chunks_total, inner: Mutex::default() }
+        FrameMap {
+            pool,
+            id: inode.id,
+            root: inode.map_root,
+            chunks_total,
+            inner: Mutex::default(),
+        }
     }
 
     /// The snapshot.
@@ -43,11 +49,16 @@ impl FrameMap {
     /// [`Error::InvalidSnapshot`] for a chunk behind the memory's end, [`Error::Damaged`].
     pub fn chunk(&self, index: u32) -> Result<ChunkMap> {
         if index >= self.chunks_total {
-            return Err(Error::invalid(format!("chunk {index} is behind the memory's {} chunks", self.chunks_total)));
+            return Err(Error::invalid(format!(
+                "chunk {index} is behind the memory's {} chunks",
+                self.chunks_total
+            )));
         }
         let (mut entry, mut place) = (self.root, self.root_place());
         while place.level > 0 {
-            let Entry::Node { block, crc24 } = entry else { return Ok(ChunkMap::Hole) };
+            let Entry::Node { block, crc24 } = entry else {
+                return Ok(ChunkMap::Hole);
+            };
             let child = place.child_of(u64::from(index));
             entry = self.inner_node(block, crc24, place)?[child];
             place = place.child(child);
@@ -57,32 +68,49 @@ impl FrameMap {
 
     /// The chunks that have blocks, with their index, in order. Holes of any size cost nothing.
     pub fn iter_present(&self) -> impl Iterator<Item = Result<(u32, ChunkMap)>> + '_ {
-        Present { map: self, left: vec![(self.root, self.root_place())] }
+        Present {
+            map: self,
+            left: vec![(self.root, self.root_place())],
+        }
     }
 
     fn root_place(&self) -> Place {
-        Place::root(NodeKind::Memory, height_for(u64::from(self.chunks_total)).unwrap_or(0))
+        Place::root(
+            NodeKind::Memory,
+            height_for(u64::from(self.chunks_total)).unwrap_or(0),
+        )
     }
 
     fn inner_node(&self, block: BlockNo, crc24: u32, place: Place) -> Result<Arc<[Entry; INNER_ENTRIES]>> {
         let known = |map: &Mutex<HashMap<_, Arc<_>>>| {
-            map.lock().unwrap_or_else(PoisonError::into_inner).get(&block).map(Arc::clone)
+            map.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(&block)
+                .map(Arc::clone)
         };
         if let Some(entries) = known(&self.inner) {
             return Ok(entries);
         }
         let Node::Inner(entries) = self.pool.store.node(block, &place.expect(crc24))? else {
-            return Err(Error::damaged(format!("{block} is a leaf in an inner node's place")));
+            return Err(Error::damaged(format!(
+                "{block} is a leaf in an inner node's place"
+            )));
         };
         let entries: Arc<[Entry; INNER_ENTRIES]> = Arc::from(entries);
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).insert(block, Arc::clone(&entries));
+        self.inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(block, Arc::clone(&entries));
         Ok(entries)
     }
 }
 
 impl std::fmt::Debug for FrameMap {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("FrameMap").field("id", &self.id).field("chunks", &self.chunks_total).finish_non_exhaustive()
+        out.debug_struct("FrameMap")
+            .field("id", &self.id)
+            .field("chunks", &self.chunks_total)
+            .finish_non_exhaustive()
     }
 }
 
@@ -104,7 +132,8 @@ impl Iterator for Present<'_> {
                         Ok(entries) => {
                             let children = entries.iter().enumerate().rev();
                             let present = children.filter(|(_, entry)| **entry != Entry::Hole);
-                            self.left.extend(present.map(|(index, entry)| (*entry, place.child(index))));
+                            self.left
+                                .extend(present.map(|(index, entry)| (*entry, place.child(index))));
                         }
                         Err(error) => {
                             self.left.clear();

@@ -24,6 +24,9 @@ mod region;
 mod store;
 mod tree;
 
+#[cfg(test)]
+mod crash_test;
+
 pub use catalog::Removed;
 pub use chunk_map::{ChunkMap, LeafBlocks};
 pub use error::{Error, Result};

@@ -9,8 +9,16 @@ pub(crate) const NAME_BYTES_MAX: usize = 128;
 pub(crate) fn check_name(name: &str) -> Result<()> {
     let good = (1..=NAME_BYTES_MAX).contains(&name.len())
         && !name.starts_with(['.', '-'])
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-    if good { Ok(()) } else { Err(Error::InvalidName { name: name.to_owned() }) }
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    if good {
+        Ok(())
+    } else {
+        Err(Error::InvalidName {
+            name: name.to_owned(),
+        })
+    }
 }
 
 /// The names that someone who typed `wanted` may have meant, best first, at most three.
@@ -26,7 +34,10 @@ pub(crate) fn near_names<'a>(wanted: &str, names: impl Iterator<Item = &'a str>)
         })
         .collect();
     near.sort();
-    near.into_iter().take(3).map(|(_, name)| name.to_owned()).collect()
+    near.into_iter()
+        .take(3)
+        .map(|(_, name)| name.to_owned())
+        .collect()
 }
 
 fn edit_distance(left: &str, right: &str) -> usize {

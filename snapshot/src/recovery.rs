@@ -3,9 +3,9 @@
 use crate::catalog::CatalogLock;
 use crate::error::Result;
 use crate::layout::HOLDER_SLOTS;
+use crate::layout::node::NodeKind;
 use crate::layout::runtime::{DIRTY, DIRTY_OFFSET};
 use crate::layout::superblock::CATALOG_HEIGHT;
-use crate::layout::node::NodeKind;
 use crate::number::{BlockNo, CHUNK_SIZE_BYTES, ChunkNo};
 use crate::refs::BlockNumbers;
 use crate::store::{BlockStore, WrittenCursor};
@@ -22,7 +22,12 @@ pub(crate) fn derive_refs(lock: &CatalogLock<'_>) -> Result<BlockNumbers> {
     let store = lock.store();
     let root = lock.current()?.superblock.catalog_root(&store.layout)?;
     let mut count = Count(BlockNumbers::default());
-    walk(store, root, Place::root(NodeKind::Catalog, CATALOG_HEIGHT), &mut count)?;
+    walk(
+        store,
+        root,
+        Place::root(NodeKind::Catalog, CATALOG_HEIGHT),
+        &mut count,
+    )?;
     Ok(count.0)
 }
 
@@ -31,6 +36,7 @@ pub(crate) fn rebuild(lock: &mut CatalogLock<'_>) -> Result<()> {
     let store = lock.store();
     lock.forget();
     let derived = derive_refs(lock)?;
+    lock.repair_superblock()?;
     store.region.store_u32(DIRTY_OFFSET, DIRTY)?;
     let mut written_counts = WrittenCursor::default();
     let mut written_data = WrittenCursor::default();
@@ -97,7 +103,9 @@ pub(crate) fn reclaim_dead_holders(lock: &mut CatalogLock<'_>) -> Result<()> {
         return Ok(());
     }
     for chunk in store.layout.data_chunks() {
-        let Some(owner) = store.lease_owner(chunk)? else { continue };
+        let Some(owner) = store.lease_owner(chunk)? else {
+            continue;
+        };
         if dead.contains(&owner) {
             store.punch_unreferenced(chunk)?;
             if store.used_blocks(chunk)? == 0 {
@@ -107,7 +115,11 @@ pub(crate) fn reclaim_dead_holders(lock: &mut CatalogLock<'_>) -> Result<()> {
         }
     }
     for slot in dead {
-        tracing::info!(slot, holder = store.holder_slot(slot)?.name(), "reclaimed what a dead holder left");
+        tracing::info!(
+            slot,
+            holder = store.holder_slot(slot)?.name(),
+            "reclaimed what a dead holder left"
+        );
         store.clear_holder_slot(slot)?;
     }
     lock.sweep_orphans(None)

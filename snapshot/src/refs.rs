@@ -14,12 +14,17 @@ pub(crate) struct BlockNumbers {
 
 impl BlockNumbers {
     pub(crate) fn get(&self, block: BlockNo) -> i32 {
-        self.chunks.get(&block.chunk()).map_or(0, |numbers| numbers[block.index_in_chunk() as usize])
+        self.chunks
+            .get(&block.chunk())
+            .map_or(0, |numbers| numbers[block.index_in_chunk() as usize])
     }
 
     /// Adds to a block's number; what it was before.
     pub(crate) fn add(&mut self, block: BlockNo, change: i32) -> i32 {
-        let numbers = self.chunks.entry(block.chunk()).or_insert_with(|| Box::new([0; CHUNK_BLOCKS as usize]));
+        let numbers = self
+            .chunks
+            .entry(block.chunk())
+            .or_insert_with(|| Box::new([0; CHUNK_BLOCKS as usize]));
         let number = &mut numbers[block.index_in_chunk() as usize];
         let before = *number;
         *number = before.saturating_add(change);
@@ -56,7 +61,9 @@ impl RefChanges {
     pub(crate) fn drop_one(&mut self, store: &BlockStore, block: BlockNo) -> Result<bool> {
         let count = i64::from(store.refcount(block)?) + i64::from(self.changes.get(block));
         if count <= 0 {
-            return Err(Error::damaged(format!("{block} is referred to, but its reference count is {count}")));
+            return Err(Error::damaged(format!(
+                "{block} is referred to, but its reference count is {count}"
+            )));
         }
         self.changes.add(block, -1);
         if count == 1 {

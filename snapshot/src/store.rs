@@ -30,11 +30,17 @@ impl BlockStore {
 
     /// The slot of the holder that has leased the chunk.
     pub(crate) fn lease_owner(&self, chunk: ChunkNo) -> Result<Option<u32>> {
-        Ok(self.region.load_u32(self.layout.chunk_entry_offset(chunk))?.checked_sub(1))
+        Ok(self
+            .region
+            .load_u32(self.layout.chunk_entry_offset(chunk))?
+            .checked_sub(1))
     }
 
     pub(crate) fn set_lease_owner(&self, chunk: ChunkNo, slot: Option<u32>) -> Result<()> {
-        self.region.store_u32(self.layout.chunk_entry_offset(chunk), slot.map_or(0, |slot| slot.saturating_add(1)))
+        self.region.store_u32(
+            self.layout.chunk_entry_offset(chunk),
+            slot.map_or(0, |slot| slot.saturating_add(1)),
+        )
     }
 
     /// How many of the chunk's blocks have references.
@@ -43,16 +49,22 @@ impl BlockStore {
     }
 
     pub(crate) fn set_used_blocks(&self, chunk: ChunkNo, count: u32) -> Result<()> {
-        self.region.store_u32(self.layout.chunk_entry_offset(chunk) + 4, count)
+        self.region
+            .store_u32(self.layout.chunk_entry_offset(chunk) + 4, count)
     }
 
     /// Makes sure that the medium has memory for what a chunk adds to the tables.
     pub(crate) fn provide_tables(&self, chunk: ChunkNo) -> Result<()> {
         let counts = self.layout.refcount_offset(chunk.first_block());
-        self.region.provide(counts, u64::from(CHUNK_BLOCKS) * REFCOUNT_BYTES)
+        self.region
+            .provide(counts, u64::from(CHUNK_BLOCKS) * REFCOUNT_BYTES)
     }
 
-    pub(crate) fn read_block(&self, block: BlockNo, into: &mut [u8; BLOCK_SIZE_BYTES as usize]) -> Result<()> {
+    pub(crate) fn read_block(
+        &self,
+        block: BlockNo,
+        into: &mut [u8; BLOCK_SIZE_BYTES as usize],
+    ) -> Result<()> {
         self.region.read(block.byte_offset(), into)
     }
 
@@ -82,7 +94,8 @@ impl BlockStore {
 
     pub(crate) fn holder_slot(&self, slot: u32) -> Result<HolderSlotV1> {
         let mut bytes = [0; HOLDER_SLOT_BYTES];
-        self.region.read(self.layout.holder_slot_offset(slot), &mut bytes)?;
+        self.region
+            .read(self.layout.holder_slot_offset(slot), &mut bytes)?;
         HolderSlotV1::read_from_bytes(&bytes).map_err(|_| Error::damaged("a holder slot of a wrong size"))
     }
 
@@ -91,7 +104,8 @@ impl BlockStore {
     }
 
     pub(crate) fn set_holder_slot(&self, slot: u32, content: &HolderSlotV1) -> Result<()> {
-        self.region.write(self.layout.holder_slot_offset(slot), content.as_bytes())
+        self.region
+            .write(self.layout.holder_slot_offset(slot), content.as_bytes())
     }
 
     /// Frees a slot: the state first, so that no half-cleared slot counts as used.
@@ -109,15 +123,21 @@ impl BlockStore {
     pub(crate) fn set_holder_usage(&self, slot: u32, leases: u32, blocks_in_use: u32) -> Result<()> {
         let offset = self.layout.holder_slot_offset(slot);
         self.region.store_u32(offset + LEASES_OFFSET, leases)?;
-        self.region.store_u32(offset + BLOCKS_IN_USE_OFFSET, blocks_in_use)
+        self.region
+            .store_u32(offset + BLOCKS_IN_USE_OFFSET, blocks_in_use)
     }
 
     /// Zeroes blocks and gives their memory back. `blocks` must be sorted.
     pub(crate) fn punch_sorted(&self, blocks: &[BlockNo]) -> Result<()> {
         let mut rest = blocks;
         while let [first, ..] = rest {
-            let run = rest.iter().zip(0u32..).take_while(|(block, at)| block.get() - first.get() == *at).count();
-            self.region.punch(first.byte_offset(), run as u64 * BLOCK_SIZE_BYTES)?;
+            let run = rest
+                .iter()
+                .zip(0u32..)
+                .take_while(|(block, at)| block.get() - first.get() == *at)
+                .count();
+            self.region
+                .punch(first.byte_offset(), run as u64 * BLOCK_SIZE_BYTES)?;
             rest = &rest[run..];
         }
         Ok(())
@@ -139,7 +159,9 @@ impl BlockStore {
             let first = written.start / BLOCK_SIZE_BYTES;
             let after = written.end.div_ceil(BLOCK_SIZE_BYTES);
             for number in first..after {
-                let Some(block) = BlockNo::from_byte_offset(number * BLOCK_SIZE_BYTES) else { continue };
+                let Some(block) = BlockNo::from_byte_offset(number * BLOCK_SIZE_BYTES) else {
+                    continue;
+                };
                 if self.refcount(block)? == 0 {
                     stale.push(block);
                 }
@@ -175,6 +197,9 @@ impl WrittenCursor {
             self.asked = true;
             self.next = region.next_written(range.start..region.len_bytes())?;
         }
-        Ok(self.next.as_ref().is_some_and(|next| next.start < range.end && range.start < next.end))
+        Ok(self
+            .next
+            .as_ref()
+            .is_some_and(|next| next.start < range.end && range.start < next.end))
     }
 }

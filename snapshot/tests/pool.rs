@@ -1,5 +1,7 @@
 //! What a pool promises its users, one call at a time.
 
+#![allow(clippy::unwrap_used)]
+
 use std::sync::Arc;
 
 use nvvmm_snapshot::{

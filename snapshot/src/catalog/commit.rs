@@ -35,7 +35,10 @@ pub(crate) enum BlockSource {
 
 impl BlockSource {
     pub(crate) fn unleased() -> BlockSource {
-        BlockSource::Unleased { ready: Vec::new(), found: HashSet::new() }
+        BlockSource::Unleased {
+            ready: Vec::new(),
+            found: HashSet::new(),
+        }
     }
 
     fn take(&mut self, store: &BlockStore) -> Result<BlockNo> {
@@ -121,7 +124,14 @@ impl<'l, 'p> Commit<'l, 'p> {
     pub(crate) fn begin(lock: &'l mut CatalogLock<'p>, source: BlockSource) -> Result<Commit<'l, 'p>> {
         let generation = lock.current()?.generation() + 1;
         lock.store().region.store_u32(DIRTY_OFFSET, DIRTY)?;
-        Ok(Commit { lock, source, generation, refs: RefChanges::default(), written: Vec::new(), switched: false })
+        Ok(Commit {
+            lock,
+            source,
+            generation,
+            refs: RefChanges::default(),
+            written: Vec::new(),
+            switched: false,
+        })
     }
 
     /// The blocks of metadata written so far.
@@ -142,7 +152,10 @@ impl<'l, 'p> Commit<'l, 'p> {
 
     fn put(&mut self, block: BlockNo, bytes: &[u8]) -> Result<()> {
         self.lock.store().write_block(block, bytes)?;
-        self.lock.store().region.flush(block.byte_offset(), BLOCK_SIZE_BYTES)
+        self.lock
+            .store()
+            .region
+            .flush(block.byte_offset(), BLOCK_SIZE_BYTES)
     }
 
     /// Writes a state blob.
@@ -187,8 +200,10 @@ impl<'l, 'p> Commit<'l, 'p> {
             };
             blocks.set(index, *inode);
         }
-        let changes: Vec<(u32, ChunkMap)> =
-            leaves.into_iter().map(|(leaf, blocks)| (leaf, ChunkMap::Frames(blocks.into()))).collect();
+        let changes: Vec<(u32, ChunkMap)> = leaves
+            .into_iter()
+            .map(|(leaf, blocks)| (leaf, ChunkMap::Frames(blocks.into())))
+            .collect();
         let root = tree::update(self, old_root, place, &changes)?.root;
         if let Entry::Node { block, .. } = root {
             self.refs.add(block);
@@ -196,8 +211,16 @@ impl<'l, 'p> Commit<'l, 'p> {
         tree::release(store, old_root, place, &mut self.refs)?;
         superblock.generation = self.generation.into();
         superblock.catalog_root = root.to_raw().into();
-        superblock.snapshots = superblock.snapshots.get().saturating_add_signed(edit.snapshots_change).into();
-        superblock.orphans = superblock.orphans.get().saturating_add_signed(edit.orphans_change).into();
+        superblock.snapshots = superblock
+            .snapshots
+            .get()
+            .saturating_add_signed(edit.snapshots_change)
+            .into();
+        superblock.orphans = superblock
+            .orphans
+            .get()
+            .saturating_add_signed(edit.orphans_change)
+            .into();
         superblock.next_snapshot_id = (superblock.next_snapshot_id.get() + u64::from(edit.takes_id)).into();
         store.region.fence()?;
         Ok(superblock)
@@ -221,7 +244,11 @@ impl<'l, 'p> Commit<'l, 'p> {
             return Err(error);
         }
         self.switched = true;
-        self.lock.set_current(Current { superblock, slot, other_fault: None });
+        self.lock.set_current(Current {
+            superblock,
+            slot,
+            other_fault: None,
+        });
         let word = committed_word(self.generation).to_le_bytes();
         let noted = store.region.write(COMMITTED_OFFSET, &word).and_then(|()| {
             store.region.flush(COMMITTED_OFFSET, word.len() as u64)?;
@@ -265,7 +292,14 @@ impl TreeWriter for Commit<'_, '_> {
 
     fn write_node(&mut self, node: &Node, place: Place) -> Result<Entry> {
         let block = self.fresh_block()?;
-        let (raw, crc24) = seal_node(node, place.kind, place.level, place.first_index, block, self.generation);
+        let (raw, crc24) = seal_node(
+            node,
+            place.kind,
+            place.level,
+            place.first_index,
+            block,
+            self.generation,
+        );
         self.put(block, raw.as_bytes())?;
         tree::referred_blocks(node, |block| self.refs.add(block));
         Ok(Entry::Node { block, crc24 })
@@ -280,7 +314,9 @@ impl Drop for Commit<'_, '_> {
         }
         let store = self.lock.store();
         self.written.sort_unstable();
-        let undone = store.punch_sorted(&self.written).and_then(|()| store.region.store_u32(DIRTY_OFFSET, 0));
+        let undone = store
+            .punch_sorted(&self.written)
+            .and_then(|()| store.region.store_u32(DIRTY_OFFSET, 0));
         if let Err(error) = undone {
             tracing::error!(%error, "could not take back an unfinished commit: the next user of the pool will");
         }

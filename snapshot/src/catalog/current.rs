@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::layout::runtime::{COMMITTED_OFFSET, committed_generation};
 use crate::layout::superblock::{SlotFault, SuperblockV1};
 use crate::layout::{FORMAT_VERSION, SIZE_BYTES_MIN, SUPERBLOCK_BLOCKS};
-use crate::number::BlockNo;
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
 use crate::region::Region;
 
 /// The committed superblock and where it is.
@@ -22,6 +22,20 @@ pub(crate) struct Current {
 impl Current {
     pub(crate) fn generation(&self) -> u64 {
         self.superblock.generation.get()
+    }
+}
+
+impl Current {
+    /// Copies the committed superblock over a damaged one, so that there are two again.
+    pub(crate) fn repair_other(&mut self, region: &dyn Region) -> Result<()> {
+        if let Some(fault) = self.other_fault.take() {
+            let slot = 1 - self.slot;
+            tracing::warn!(slot, fault, "a superblock was cut off: replaced");
+            region.write(slot_offset(slot), &self.superblock.seal())?;
+            region.flush(slot_offset(slot), BLOCK_SIZE_BYTES)?;
+            region.fence()?;
+        }
+        Ok(())
     }
 }
 
@@ -43,12 +57,18 @@ pub(crate) fn read_current(region: &dyn Region, path: &Path) -> Result<Current> 
 pub(crate) fn read_current_within(region: &dyn Region, len_bytes: u64, path: &Path) -> Result<Current> {
     if region.len_bytes() < SIZE_BYTES_MIN {
         let why = format!("it has {len_bytes} bytes, the smallest pool has {SIZE_BYTES_MIN}");
-        return Err(Error::NotAPool { path: path.to_owned(), why });
+        return Err(Error::NotAPool {
+            path: path.to_owned(),
+            why,
+        });
     }
     let mut slots = [read_slot(region, 0)?, read_slot(region, 1)?];
     for slot in &slots {
         if let Err(SlotFault::Version(found)) = slot {
-            return Err(Error::Version { found: *found, expected: FORMAT_VERSION });
+            return Err(Error::Version {
+                found: *found,
+                expected: FORMAT_VERSION,
+            });
         }
     }
     let current = match &slots {
@@ -59,10 +79,15 @@ pub(crate) fn read_current_within(region: &dyn Region, len_bytes: u64, path: &Pa
         [Ok(_), Err(_)] => 0,
         [Err(_), Ok(_)] => 1,
         [Err(SlotFault::NoMagic), Err(SlotFault::NoMagic)] => {
-            return Err(Error::NotAPool { path: path.to_owned(), why: "it does not start like one".to_owned() });
+            return Err(Error::NotAPool {
+                path: path.to_owned(),
+                why: "it does not start like one".to_owned(),
+            });
         }
         [Err(first), Err(second)] => {
-            return Err(Error::damaged(format!("both superblocks: slot 0: {first}; slot 1: {second}")));
+            return Err(Error::damaged(format!(
+                "both superblocks: slot 0: {first}; slot 1: {second}"
+            )));
         }
     };
     let other_fault = slots[1 - current].as_ref().err().map(ToString::to_string);
@@ -72,9 +97,16 @@ pub(crate) fn read_current_within(region: &dyn Region, len_bytes: u64, path: &Pa
         check_completed(region, &superblock, 1 - current, fault)?;
     }
     if len_bytes < superblock.size_bytes.get() {
-        return Err(Error::damaged(format!("it was cut off: {len_bytes} of {} bytes are left", superblock.size_bytes)));
+        return Err(Error::damaged(format!(
+            "it was cut off: {len_bytes} of {} bytes are left",
+            superblock.size_bytes
+        )));
     }
-    Ok(Current { superblock, slot: current, other_fault })
+    Ok(Current {
+        superblock,
+        slot: current,
+        other_fault,
+    })
 }
 
 fn read_slot(region: &dyn Region, slot: usize) -> Result<Result<SuperblockV1, SlotFault>> {
@@ -83,7 +115,12 @@ fn read_slot(region: &dyn Region, slot: usize) -> Result<Result<SuperblockV1, Sl
     Ok(SuperblockV1::decode(&bytes))
 }
 
-fn check_completed(region: &dyn Region, superblock: &SuperblockV1, damaged: usize, fault: &str) -> Result<()> {
+fn check_completed(
+    region: &dyn Region,
+    superblock: &SuperblockV1,
+    damaged: usize,
+    fault: &str,
+) -> Result<()> {
     let mut word = [0; 8];
     region.read(COMMITTED_OFFSET, &mut word)?;
     let generation = superblock.generation.get();

@@ -42,7 +42,9 @@ impl Listing {
         for (first_slot, leaf) in catalog_leaves(store, root)? {
             for (index, block) in leaf.iter_present() {
                 let listed = cache.get(store, block, first_slot + index)?;
-                fresh.0.insert(block, (store.inode_checksum(block)?, listed.clone()));
+                fresh
+                    .0
+                    .insert(block, (store.inode_checksum(block)?, listed.clone()));
                 listing.add(listed);
             }
         }
@@ -69,7 +71,9 @@ impl Listing {
     }
 
     pub(crate) fn by_name(&self, name: &str) -> Option<&Listed> {
-        self.slot_by_name.get(name).and_then(|slot| self.by_slot.get(slot))
+        self.slot_by_name
+            .get(name)
+            .and_then(|slot| self.by_slot.get(slot))
     }
 
     pub(crate) fn by_id(&self, id: SnapshotId) -> Option<&Listed> {
@@ -85,7 +89,11 @@ impl Listing {
             }
             free += 1;
         }
-        if free < SNAPSHOTS_MAX { Ok(free) } else { Err(Error::TooManySnapshots { count: SNAPSHOTS_MAX }) }
+        if free < SNAPSHOTS_MAX {
+            Ok(free)
+        } else {
+            Err(Error::TooManySnapshots { count: SNAPSHOTS_MAX })
+        }
     }
 }
 
@@ -97,15 +105,23 @@ impl InodeCache {
         {
             return Ok(listed.clone());
         }
-        Ok(Listed { slot, block, inode: Arc::new(store.inode(block, slot)?) })
+        Ok(Listed {
+            slot,
+            block,
+            inode: Arc::new(store.inode(block, slot)?),
+        })
     }
 }
 
 /// The leaves of the catalog with the slot that each begins with.
 fn catalog_leaves(store: &BlockStore, root: Entry) -> Result<Vec<(u32, Arc<LeafBlocks>)>> {
     let place = Place::root(NodeKind::Catalog, CATALOG_HEIGHT);
-    let Entry::Node { block, crc24 } = root else { return Ok(Vec::new()) };
-    let Node::Inner(entries) = store.node(block, &place.expect(crc24))? else { return Ok(Vec::new()) };
+    let Entry::Node { block, crc24 } = root else {
+        return Ok(Vec::new());
+    };
+    let Node::Inner(entries) = store.node(block, &place.expect(crc24))? else {
+        return Ok(Vec::new());
+    };
     let mut leaves = Vec::new();
     for index in 0..INNER_ENTRIES {
         if let crate::ChunkMap::Frames(leaf) = leaf_map(store, entries[index], place.child(index))? {

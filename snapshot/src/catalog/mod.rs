@@ -55,7 +55,12 @@ impl<'p> CatalogLock<'p> {
         file_lock::lock(pool.file(), LockPlace::Catalog, LockMode::Exclusive)?;
         let mut lock = CatalogLock { pool, memory };
         let current = read_current(&*pool.store.region, pool.path())?;
-        if lock.memory.current.as_ref().is_none_or(|known| known.generation() != current.generation()) {
+        if lock
+            .memory
+            .current
+            .as_ref()
+            .is_none_or(|known| known.generation() != current.generation())
+        {
             lock.memory.listing = None;
         }
         lock.memory.current = Some(current);
@@ -68,7 +73,10 @@ impl<'p> CatalogLock<'p> {
 
     /// The committed superblock.
     pub(crate) fn current(&self) -> Result<&Current> {
-        self.memory.current.as_ref().ok_or_else(|| crate::Error::damaged("no superblock was read"))
+        self.memory
+            .current
+            .as_ref()
+            .ok_or_else(|| crate::Error::damaged("no superblock was read"))
     }
 
     fn set_current(&mut self, current: Current) {
@@ -88,6 +96,12 @@ impl<'p> CatalogLock<'p> {
         Ok(listing)
     }
 
+    /// Makes a superblock good again that a commit was cut off at.
+    pub(crate) fn repair_superblock(&mut self) -> Result<()> {
+        let region = &*self.pool.store.region;
+        self.memory.current.as_mut().map_or(Ok(()), |current| current.repair_other(region))
+    }
+
     /// Forgets what was read: the next look goes to the pool.
     pub(crate) fn forget(&mut self) {
         self.memory.listing = None;
@@ -104,7 +118,11 @@ impl<'p> CatalogLock<'p> {
         let mut slots = Vec::new();
         for slot in 0..crate::layout::HOLDER_SLOTS {
             if self.store().holder_slot_is_used(slot)?
-                && self.store().holder_slot(slot)?.pinned().any(|pinned| pinned == id)
+                && self
+                    .store()
+                    .holder_slot(slot)?
+                    .pinned()
+                    .any(|pinned| pinned == id)
                 && self.holder_lives(slot)?
             {
                 slots.push(slot);

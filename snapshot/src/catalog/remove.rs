@@ -20,7 +20,10 @@ impl CatalogLock<'_> {
     /// Removes a snapshot's name, and its blocks if no living holder pins it.
     pub(crate) fn remove(&mut self, listed: &Listed) -> Result<Removed> {
         if !self.holders_pinning(listed.inode.id)?.is_empty() {
-            let orphan = Inode { orphan: true, ..Inode::clone(&listed.inode) };
+            let orphan = Inode {
+                orphan: true,
+                ..Inode::clone(&listed.inode)
+            };
             let mut commit = Commit::begin(self, BlockSource::unleased())?;
             let block = commit.put_inode(listed.slot, &orphan)?;
             commit.finish(&CatalogEdit {
@@ -29,10 +32,16 @@ impl CatalogLock<'_> {
                 orphans_change: 1,
                 takes_id: false,
             })?;
-            return Ok(Removed { blocks_freed: 0, deferred: true });
+            return Ok(Removed {
+                blocks_freed: 0,
+                deferred: true,
+            });
         }
         let blocks_freed = self.delete(&[listed])?;
-        Ok(Removed { blocks_freed, deferred: false })
+        Ok(Removed {
+            blocks_freed,
+            deferred: false,
+        })
     }
 
     /// Takes inodes out of the catalog; by how many blocks the free space grew.
@@ -61,7 +70,10 @@ impl CatalogLock<'_> {
         let mut gone = Vec::new();
         for listed in listing.iter().filter(|listed| listed.inode.orphan) {
             let id = listed.inode.id;
-            let pinned = self.holders_pinning(id)?.into_iter().any(|slot| besides != Some((slot, id)));
+            let pinned = self
+                .holders_pinning(id)?
+                .into_iter()
+                .any(|slot| besides != Some((slot, id)));
             if !pinned {
                 gone.push(listed);
             }

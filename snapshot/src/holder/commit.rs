@@ -11,9 +11,7 @@ use crate::error::{Error, Result};
 use crate::layout::inode::{Inode, STATE_BYTES_MAX, map_height};
 use crate::layout::node::{Entry, NodeKind, leaves_covered};
 use crate::name::check_name;
-use crate::number::{
-    BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkNo, FrameSet, SnapshotId,
-};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkNo, FrameSet, SnapshotId};
 use crate::tree::{self, Place};
 
 /// A snapshot to be committed.
@@ -48,12 +46,14 @@ impl NewSnapshot<'_> {
         }
         let chunks = self.memory_bytes.div_ceil(CHUNK_SIZE_BYTES);
         if !self.changes.is_sorted_by(|(left, _), (right, _)| left < right) {
-            return Err(Error::invalid("the changed chunks are not sorted, or one is named twice"));
+            return Err(Error::invalid(
+                "the changed chunks are not sorted, or one is named twice",
+            ));
         }
         match self.changes.last() {
-            Some((last, _)) if u64::from(*last) >= chunks => {
-                Err(Error::invalid(format!("chunk {last} is behind the memory's {chunks} chunks")))
-            }
+            Some((last, _)) if u64::from(*last) >= chunks => Err(Error::invalid(format!(
+                "chunk {last} is behind the memory's {chunks} chunks"
+            ))),
             _ => Ok(()),
         }
     }
@@ -65,7 +65,9 @@ impl Holder {
         let chunks = memory_bytes.div_ceil(CHUNK_SIZE_BYTES);
         let changed = u64::from(changed_chunks).min(chunks);
         let height = map_height(memory_bytes).unwrap_or(0);
-        let inner: u64 = (1..=height).map(|level| changed.min(chunks.div_ceil(leaves_covered(level)))).sum();
+        let inner: u64 = (1..=height)
+            .map(|level| changed.min(chunks.div_ceil(leaves_covered(level))))
+            .sum();
         let state = state_bytes.div_ceil(BLOCK_SIZE_BYTES as usize) as u64;
         // The inode, a leaf of the catalog and its root.
         u32::try_from(changed + inner + state + 3).unwrap_or(u32::MAX)
@@ -95,7 +97,9 @@ impl Holder {
         let mut lock = CatalogLock::take(&self.pool)?;
         let listing = lock.listing()?;
         if listing.by_name(new.name).is_some() {
-            return Err(Error::NameTaken { name: new.name.to_owned() });
+            return Err(Error::NameTaken {
+                name: new.name.to_owned(),
+            });
         }
         let base = self.base_of(&new, &listing)?;
         self.check_foreign(&shared.foreign, base.as_ref())?;
@@ -106,8 +110,12 @@ impl Holder {
         let mut commit = Commit::begin(&mut lock, BlockSource::Reserved(reservation.blocks.clone()))?;
         let inode = build_inode(&mut commit, &new, id, base.as_ref())?;
         let block = commit.put_inode(slot, &inode)?;
-        let edit =
-            CatalogEdit { slots: vec![(slot, Some(block))], snapshots_change: 1, orphans_change: 0, takes_id: true };
+        let edit = CatalogEdit {
+            slots: vec![(slot, Some(block))],
+            snapshots_change: 1,
+            orphans_change: 0,
+            takes_id: true,
+        };
         let superblock = commit.prepare(&edit)?;
         self.set_pin(id)?;
         if let Err(error) = commit.switch(superblock) {
@@ -133,7 +141,9 @@ impl Holder {
 
     fn base_of(&self, new: &NewSnapshot<'_>, listing: &Listing) -> Result<Option<Arc<Inode>>> {
         let Some(id) = new.base else { return Ok(None) };
-        let base = listing.by_id(id).filter(|_| matches!(self.pin_index(id), Ok(Some(_))));
+        let base = listing
+            .by_id(id)
+            .filter(|_| matches!(self.pin_index(id), Ok(Some(_))));
         let base = base.ok_or(Error::NotPinned { id: id.get() })?;
         if base.inode.memory_bytes != new.memory_bytes {
             return Err(Error::invalid(format!(
@@ -155,7 +165,9 @@ impl Holder {
                 }
             };
             if let Some(block) = blocks.iter().find(|block| !known.contains(block)) {
-                return Err(Error::invalid(format!("chunk {index}: {block} is neither this holder's nor the base's")));
+                return Err(Error::invalid(format!(
+                    "chunk {index}: {block} is neither this holder's nor the base's"
+                )));
             }
         }
         Ok(())
@@ -176,15 +188,26 @@ impl SharedBlocks {
         mine: &BTreeMap<ChunkNo, FrameSet>,
         reserved: &HashSet<BlockNo>,
     ) -> Result<SharedBlocks> {
-        let mut found = SharedBlocks { mine: Vec::new(), foreign: Vec::new() };
+        let mut found = SharedBlocks {
+            mine: Vec::new(),
+            foreign: Vec::new(),
+        };
         for (index, map) in new.changes {
             let mut foreign = Vec::new();
             for (_, block) in map.iter_present() {
                 if reserved.contains(&block) {
-                    return Err(Error::invalid(format!("chunk {index}: {block} is reserved for metadata")));
+                    return Err(Error::invalid(format!(
+                        "chunk {index}: {block} is reserved for metadata"
+                    )));
                 }
-                let is_mine = mine.get(&block.chunk()).is_some_and(|set| set.contains(block.index_in_chunk()));
-                if is_mine { found.mine.push(block) } else { foreign.push(block) }
+                let is_mine = mine
+                    .get(&block.chunk())
+                    .is_some_and(|set| set.contains(block.index_in_chunk()));
+                if is_mine {
+                    found.mine.push(block)
+                } else {
+                    foreign.push(block)
+                }
             }
             if !foreign.is_empty() {
                 found.foreign.push((*index, foreign));
@@ -222,5 +245,7 @@ fn build_inode(
 
 /// The time of day in nanoseconds since 1970.
 pub(crate) fn unix_ns() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos() as u64)
 }

@@ -44,7 +44,9 @@ impl Holder {
     pub fn consume(&self, id: SnapshotId) -> Result<Consumed> {
         let mut lock = CatalogLock::take(&self.pool)?;
         let listing = lock.listing()?;
-        let listed = listing.by_id(id).filter(|_| matches!(self.pin_index(id), Ok(Some(_))));
+        let listed = listing
+            .by_id(id)
+            .filter(|_| matches!(self.pin_index(id), Ok(Some(_))));
         let listed = listed.ok_or(Error::NotPinned { id: id.get() })?;
         self.check_only_mine(&lock, listed)?;
 
@@ -65,10 +67,15 @@ impl Holder {
 
     fn check_only_mine(&self, lock: &CatalogLock<'_>, listed: &Listed) -> Result<()> {
         let others = lock.holders_pinning(listed.inode.id)?;
-        let Some(other) = others.into_iter().find(|slot| *slot != self.slot) else { return Ok(()) };
+        let Some(other) = others.into_iter().find(|slot| *slot != self.slot) else {
+            return Ok(());
+        };
         let slot = lock.store().holder_slot(other)?;
         let holder = format!("'{}' (process {})", slot.name(), slot.pid);
-        Err(Error::Busy { name: listed.inode.name.clone(), holder })
+        Err(Error::Busy {
+            name: listed.inode.name.clone(),
+            holder,
+        })
     }
 
     /// The blocks that only this snapshot refers to, in chunks that are leased to me or to nobody.
@@ -108,7 +115,10 @@ impl Holder {
             let orphan = Inode {
                 orphan: true,
                 map_root: map.root,
-                frames_mapped: listed.inode.frames_mapped.saturating_add_signed(map.entries_change),
+                frames_mapped: listed
+                    .inode
+                    .frames_mapped
+                    .saturating_add_signed(map.entries_change),
                 state_bytes: 0,
                 state_checksum: 0,
                 state_blocks: Vec::new(),
@@ -132,7 +142,11 @@ impl Holder {
         for chunk in taken.keys() {
             store.set_lease_owner(*chunk, Some(self.slot))?;
         }
-        commit.settle(|block| taken.get(&block.chunk()).is_some_and(|set| set.contains(block.index_in_chunk())));
+        commit.settle(|block| {
+            taken
+                .get(&block.chunk())
+                .is_some_and(|set| set.contains(block.index_in_chunk()))
+        });
         for (chunk, blocks) in taken {
             self.leases.adopt(&mut table, *chunk, blocks)?;
         }
@@ -146,7 +160,9 @@ type Taken = BTreeMap<ChunkNo, FrameSet>;
 fn find_own(store: &BlockStore, entry: Entry, place: Place, own: &mut Taken) -> Result<()> {
     let mut note = |block: BlockNo| -> Result<()> {
         if store.refcount(block)? == 1 {
-            own.entry(block.chunk()).or_default().insert(block.index_in_chunk());
+            own.entry(block.chunk())
+                .or_default()
+                .insert(block.index_in_chunk());
         }
         Ok(())
     };
@@ -155,9 +171,10 @@ fn find_own(store: &BlockStore, entry: Entry, place: Place, own: &mut Taken) -> 
         Entry::Chunk(chunk) => chunk.blocks().try_for_each(note),
         Entry::Node { block, .. } if store.refcount(block)? != 1 => Ok(()),
         Entry::Node { block, crc24 } => match store.node(block, &place.expect(crc24))? {
-            Node::Leaf(numbers) => {
-                numbers.iter().filter(|number| **number != 0).try_for_each(|number| note(BlockNo::new(*number)))
-            }
+            Node::Leaf(numbers) => numbers
+                .iter()
+                .filter(|number| **number != 0)
+                .try_for_each(|number| note(BlockNo::new(*number))),
             Node::Inner(entries) => {
                 let mut entries = entries.iter().enumerate();
                 entries.try_for_each(|(index, entry)| find_own(store, *entry, place.child(index), own))
@@ -169,7 +186,10 @@ fn find_own(store: &BlockStore, entry: Entry, place: Place, own: &mut Taken) -> 
 fn frames_in(map: &ChunkMap, blocks: &Taken) -> FrameSet {
     let mut frames = FrameSet::default();
     for (index, block) in map.iter_present() {
-        if blocks.get(&block.chunk()).is_some_and(|set| set.contains(block.index_in_chunk())) {
+        if blocks
+            .get(&block.chunk())
+            .is_some_and(|set| set.contains(block.index_in_chunk()))
+        {
             frames.insert(index);
         }
     }

@@ -49,7 +49,11 @@ enum Want {
 
 impl Leases {
     pub(crate) fn new(pool: Arc<Pool>, slot: u32) -> Leases {
-        Leases { pool, slot, table: Mutex::default() }
+        Leases {
+            pool,
+            slot,
+            table: Mutex::default(),
+        }
     }
 
     pub(crate) fn table(&self) -> MutexGuard<'_, LeaseTable> {
@@ -62,7 +66,10 @@ impl Leases {
         let chunk = self.lease(&mut catalog, Want::Empty)?;
         let Some(chunk) = chunk else {
             let free = self.pool.free_blocks(&catalog)?;
-            return Err(Error::PoolFull { needed: u64::from(CHUNK_BLOCKS), free });
+            return Err(Error::PoolFull {
+                needed: u64::from(CHUNK_BLOCKS),
+                free,
+            });
         };
         let mut table = self.table();
         if let Some(lease) = table.chunks.get_mut(&chunk) {
@@ -105,7 +112,9 @@ impl Leases {
         let mut empty = None;
         for step in 0..count {
             let number = first + ((start.wrapping_sub(first) % count) + step) % count;
-            let Some(chunk) = ChunkNo::new(number) else { continue };
+            let Some(chunk) = ChunkNo::new(number) else {
+                continue;
+            };
             if store.lease_owner(chunk)?.is_some() {
                 continue;
             }
@@ -152,7 +161,10 @@ impl Leases {
                 break;
             }
             let free = self.pool.free_blocks(&catalog)? + taken.len() as u64;
-            return Err(Error::PoolFull { needed: count as u64, free });
+            return Err(Error::PoolFull {
+                needed: count as u64,
+                free,
+            });
         }
         if self.pool.overcommit() {
             self.provide(taken)?;
@@ -166,8 +178,15 @@ impl Leases {
         sorted.sort_unstable();
         let mut rest = &sorted[..];
         while let [first, ..] = rest {
-            let run = rest.iter().zip(0u32..).take_while(|(block, at)| block.get() - first.get() == *at).count();
-            self.pool.store.region.provide(first.byte_offset(), run as u64 * BLOCK_SIZE_BYTES)?;
+            let run = rest
+                .iter()
+                .zip(0u32..)
+                .take_while(|(block, at)| block.get() - first.get() == *at)
+                .count();
+            self.pool
+                .store
+                .region
+                .provide(first.byte_offset(), run as u64 * BLOCK_SIZE_BYTES)?;
             rest = &rest[run..];
         }
         Ok(())
@@ -177,7 +196,9 @@ impl Leases {
     pub(crate) fn alloc_at(&self, chunk: ChunkNo, index: u32) -> bool {
         let block = chunk.block(index);
         let mut table = self.table();
-        let Some(lease) = table.chunks.get_mut(&chunk) else { return false };
+        let Some(lease) = table.chunks.get_mut(&chunk) else {
+            return false;
+        };
         if lease.mine.contains(index) || !matches!(self.pool.store.refcount(block), Ok(0)) {
             return false;
         }
@@ -192,7 +213,9 @@ impl Leases {
     /// Lets `alloc` use a chunk that was set aside, or gives it back.
     pub(crate) fn end_set_aside(&self, chunk: ChunkNo) {
         let mut table = self.table();
-        let Some(lease) = table.chunks.get_mut(&chunk) else { return };
+        let Some(lease) = table.chunks.get_mut(&chunk) else {
+            return;
+        };
         lease.set_aside = false;
         table.with_room.insert(chunk);
         self.give_back_if_empty(&mut table, chunk);
@@ -202,10 +225,17 @@ impl Leases {
     pub(crate) fn free(&self, blocks: &[BlockNo]) {
         let mut mine: Vec<BlockNo> = {
             let table = self.table();
-            blocks.iter().copied().filter(|block| table.is_mine(*block)).collect()
+            blocks
+                .iter()
+                .copied()
+                .filter(|block| table.is_mine(*block))
+                .collect()
         };
         if mine.len() != blocks.len() {
-            tracing::error!(not_mine = blocks.len() - mine.len(), "asked to free blocks that are not this holder's");
+            tracing::error!(
+                not_mine = blocks.len() - mine.len(),
+                "asked to free blocks that are not this holder's"
+            );
         }
         mine.sort_unstable();
         mine.dedup();
@@ -222,7 +252,9 @@ impl Leases {
         let mut table = self.table();
         for block in blocks {
             let chunk = block.chunk();
-            let Some(lease) = table.chunks.get_mut(&chunk) else { continue };
+            let Some(lease) = table.chunks.get_mut(&chunk) else {
+                continue;
+            };
             if !lease.mine.remove(block.index_in_chunk()) {
                 continue;
             }
@@ -241,7 +273,11 @@ impl Leases {
     }
 
     fn give_back_if_empty(&self, table: &mut LeaseTable, chunk: ChunkNo) {
-        if !table.chunks.get(&chunk).is_some_and(|lease| lease.mine.is_empty() && !lease.set_aside) {
+        if !table
+            .chunks
+            .get(&chunk)
+            .is_some_and(|lease| lease.mine.is_empty() && !lease.set_aside)
+        {
             return;
         }
         table.chunks.remove(&chunk);
@@ -282,7 +318,11 @@ impl Leases {
         for (chunk, lease) in std::mem::take(&mut table.chunks) {
             let mine: Vec<BlockNo> = lease.mine.iter().map(|index| chunk.block(index)).collect();
             // What fails stays leased until the holder counts as dead.
-            let ended = self.pool.store.punch_sorted(&mine).and_then(|()| self.end_lease(chunk));
+            let ended = self
+                .pool
+                .store
+                .punch_sorted(&mine)
+                .and_then(|()| self.end_lease(chunk));
             done = done.and(ended);
         }
         table.with_room.clear();
@@ -292,17 +332,25 @@ impl Leases {
 
     /// Which of its blocks are mine, for every leased chunk.
     pub(crate) fn mine(&self) -> BTreeMap<ChunkNo, FrameSet> {
-        self.table().chunks.iter().map(|(chunk, lease)| (*chunk, lease.mine)).collect()
+        self.table()
+            .chunks
+            .iter()
+            .map(|(chunk, lease)| (*chunk, lease.mine))
+            .collect()
     }
 
     fn show_usage(&self, table: &LeaseTable) -> Result<()> {
-        self.pool.store.set_holder_usage(self.slot, table.chunks.len() as u32, table.mine_total)
+        self.pool
+            .store
+            .set_holder_usage(self.slot, table.chunks.len() as u32, table.mine_total)
     }
 }
 
 impl LeaseTable {
     pub(crate) fn is_mine(&self, block: BlockNo) -> bool {
-        self.chunks.get(&block.chunk()).is_some_and(|lease| lease.mine.contains(block.index_in_chunk()))
+        self.chunks
+            .get(&block.chunk())
+            .is_some_and(|lease| lease.mine.contains(block.index_in_chunk()))
     }
 
     pub(crate) fn is_leased(&self, chunk: ChunkNo) -> bool {
@@ -322,8 +370,11 @@ impl LeaseTable {
 
     /// Looks into every lease: a block may have become free since, and those set aside are better than none.
     fn take_anywhere(&mut self, pool: &Pool, count: usize, taken: &mut Vec<BlockNo>) -> Result<()> {
-        let mut chunks: Vec<(bool, ChunkNo)> =
-            self.chunks.iter().map(|(chunk, lease)| (lease.set_aside, *chunk)).collect();
+        let mut chunks: Vec<(bool, ChunkNo)> = self
+            .chunks
+            .iter()
+            .map(|(chunk, lease)| (lease.set_aside, *chunk))
+            .collect();
         chunks.sort_unstable();
         for (_, chunk) in chunks {
             self.take_from(pool, chunk, count, taken)?;
@@ -332,8 +383,16 @@ impl LeaseTable {
     }
 
     /// Takes free blocks of one chunk until there are `count`; whether the chunk may have more.
-    fn take_from(&mut self, pool: &Pool, chunk: ChunkNo, count: usize, taken: &mut Vec<BlockNo>) -> Result<bool> {
-        let Some(lease) = self.chunks.get_mut(&chunk) else { return Ok(false) };
+    fn take_from(
+        &mut self,
+        pool: &Pool,
+        chunk: ChunkNo,
+        count: usize,
+        taken: &mut Vec<BlockNo>,
+    ) -> Result<bool> {
+        let Some(lease) = self.chunks.get_mut(&chunk) else {
+            return Ok(false);
+        };
         let free: Vec<u32> = lease.mine.iter_absent().collect();
         for index in free {
             if taken.len() == count {

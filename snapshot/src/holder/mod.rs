@@ -53,7 +53,13 @@ impl Pool {
             let content = HolderSlotV1::used(std::process::id(), process_start_ticks(), name);
             self.store.set_holder_slot(slot, &content)?;
             let leases = Arc::new(Leases::new(Arc::clone(self), slot));
-            return Ok(Holder { leases, pool: Arc::clone(self), slot, name: name.to_owned(), _alive: alive });
+            return Ok(Holder {
+                leases,
+                pool: Arc::clone(self),
+                slot,
+                name: name.to_owned(),
+                _alive: alive,
+            });
         }
         Err(Error::TooManyHolders { count: HOLDER_SLOTS })
     }
@@ -64,7 +70,11 @@ fn process_start_ticks() -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // The command's name may hold spaces; fields are counted from behind its closing parenthesis.
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    fields.split_ascii_whitespace().nth(19).and_then(|ticks| ticks.parse().ok()).unwrap_or(0)
+    fields
+        .split_ascii_whitespace()
+        .nth(19)
+        .and_then(|ticks| ticks.parse().ok())
+        .unwrap_or(0)
 }
 
 /// Blocks of metadata that were taken ahead for a commit. What is left is given back when it is dropped.
@@ -105,7 +115,9 @@ impl Holder {
     pub fn pin(&self, name: &str) -> Result<(SnapshotEntry, FrameMap)> {
         let mut lock = CatalogLock::take(&self.pool)?;
         let listing = lock.listing()?;
-        let Some(listed) = listing.by_name(name) else { return Err(self.pool.not_found(name, &listing)) };
+        let Some(listed) = listing.by_name(name) else {
+            return Err(self.pool.not_found(name, &listing));
+        };
         let inode = &listed.inode;
         self.set_pin(inode.id)?;
         let map = FrameMap::new(Arc::clone(&self.pool), inode);
@@ -185,7 +197,10 @@ impl Holder {
     /// [`Error::InvalidSnapshot`] when the block is not mine or the bytes are too many.
     pub fn write_block(&self, block: BlockNo, from: &[u8]) -> Result<()> {
         if from.len() as u64 > BLOCK_SIZE_BYTES || !self.leases.table().is_mine(block) {
-            return Err(Error::invalid(format!("{block} is not this holder's to write {} bytes to", from.len())));
+            return Err(Error::invalid(format!(
+                "{block} is not this holder's to write {} bytes to",
+                from.len()
+            )));
         }
         self.pool.store.write_block(block, from)
     }
@@ -195,7 +210,10 @@ impl Holder {
     /// # Errors
     /// [`Error::PoolFull`], [`Error::NoSpaceOnMedium`].
     pub fn reserve(&self, blocks: u32) -> Result<Reservation> {
-        let reservation = Reservation { leases: Arc::clone(&self.leases), blocks: self.leases.alloc(blocks)? };
+        let reservation = Reservation {
+            leases: Arc::clone(&self.leases),
+            blocks: self.leases.alloc(blocks)?,
+        };
         self.leases.provide(&reservation.blocks)?;
         Ok(reservation)
     }
@@ -212,7 +230,9 @@ impl Holder {
         }
         let slot = self.pool.store.holder_slot(self.slot)?;
         let free = slot.pins.iter().position(|pin| pin.get() == 0);
-        let index = free.ok_or(Error::TooManyPins { count: PINS_MAX as u32 })?;
+        let index = free.ok_or(Error::TooManyPins {
+            count: PINS_MAX as u32,
+        })?;
         self.pool.store.set_pin(self.slot, index, id.get())
     }
 
@@ -242,6 +262,9 @@ impl Drop for Holder {
 
 impl std::fmt::Debug for Holder {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Holder").field("name", &self.name).field("slot", &self.slot).finish_non_exhaustive()
+        out.debug_struct("Holder")
+            .field("name", &self.name)
+            .field("slot", &self.slot)
+            .finish_non_exhaustive()
     }
 }

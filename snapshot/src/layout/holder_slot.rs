@@ -54,7 +54,6 @@ impl HolderSlotV1 {
         slot
     }
 
-
     /// The holder's name.
     pub(crate) fn name(&self) -> String {
         let length = (self.name_bytes.get() as usize).min(NAME_BYTES_MAX);

@@ -82,9 +82,12 @@ pub(crate) struct Inode {
 /// Inner levels of the map of this much memory.
 pub(crate) fn map_height(memory_bytes: u64) -> Result<u32> {
     let chunks = memory_bytes.div_ceil(CHUNK_SIZE_BYTES);
-    let fits = memory_bytes > 0 && memory_bytes.is_multiple_of(BLOCK_SIZE_BYTES) && memory_bytes <= MEMORY_BYTES_MAX;
+    let fits =
+        memory_bytes > 0 && memory_bytes.is_multiple_of(BLOCK_SIZE_BYTES) && memory_bytes <= MEMORY_BYTES_MAX;
     height_for(chunks).filter(|_| fits).ok_or_else(|| {
-        Error::invalid(format!("a memory size of {memory_bytes} bytes is not a multiple of 4096 from 4096 up to 32 TiB"))
+        Error::invalid(format!(
+            "a memory size of {memory_bytes} bytes is not a multiple of 4096 from 4096 up to 32 TiB"
+        ))
     })
 }
 
@@ -117,7 +120,11 @@ impl Inode {
         raw.name_bytes = (self.name.len() as u32).into();
         match raw.name.get_mut(..self.name.len()) {
             Some(place) => place.copy_from_slice(self.name.as_bytes()),
-            None => return Err(Error::InvalidName { name: self.name.clone() }),
+            None => {
+                return Err(Error::InvalidName {
+                    name: self.name.clone(),
+                });
+            }
         }
         for (place, block) in raw.state_blocks.iter_mut().zip(&self.state_blocks) {
             *place = block.get().into();
@@ -128,7 +135,8 @@ impl Inode {
 
     /// Verifies and decodes the inode that was read from `block` for a slot of the catalog.
     pub(crate) fn open(raw: &mut InodeV1, slot: u32, block: BlockNo, layout: &Layout) -> Result<Inode> {
-        let fault = |what: &str| Error::damaged(format!("{block} is not the inode of catalog slot {slot}: {what}"));
+        let fault =
+            |what: &str| Error::damaged(format!("{block} is not the inode of catalog slot {slot}: {what}"));
         let checksum = raw.checksum.get();
         raw.checksum = 0.into();
         if raw.magic != INODE_MAGIC {
@@ -143,15 +151,26 @@ impl Inode {
         if raw.block != block.get() || raw.slot != slot {
             return Err(fault("it carries another block's or slot's number"));
         }
-        let name = raw.name.get(..raw.name_bytes.get() as usize).and_then(|name| std::str::from_utf8(name).ok());
-        let name = name.filter(|name| check_name(name).is_ok()).ok_or_else(|| fault("impossible name"))?;
+        let name = raw
+            .name
+            .get(..raw.name_bytes.get() as usize)
+            .and_then(|name| std::str::from_utf8(name).ok());
+        let name = name
+            .filter(|name| check_name(name).is_ok())
+            .ok_or_else(|| fault("impossible name"))?;
         let height = map_height(raw.memory_bytes.get()).map_err(|_| fault("impossible memory size"))?;
         if raw.map_height != height {
             return Err(fault("the map's height does not fit the memory size"));
         }
         let state_blocks = (raw.state_bytes.get() as usize).div_ceil(BLOCK_SIZE_BYTES as usize);
-        let state_blocks = raw.state_blocks.get(..state_blocks).ok_or_else(|| fault("impossible state length"))?;
-        let state_blocks: Vec<BlockNo> = state_blocks.iter().map(|number| BlockNo::new(number.get())).collect();
+        let state_blocks = raw
+            .state_blocks
+            .get(..state_blocks)
+            .ok_or_else(|| fault("impossible state length"))?;
+        let state_blocks: Vec<BlockNo> = state_blocks
+            .iter()
+            .map(|number| BlockNo::new(number.get()))
+            .collect();
         if !state_blocks.iter().all(|block| layout.is_usable(*block)) {
             return Err(fault("impossible state block"));
         }

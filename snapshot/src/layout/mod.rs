@@ -62,7 +62,12 @@ impl Layout {
         let refcount_blocks = chunks.div_ceil(2);
         let refcount_block = CHUNK_TABLE_BLOCK + table_blocks;
         let data_first_chunk = (refcount_block + refcount_blocks).div_ceil(CHUNK_BLOCKS);
-        Ok(Layout { size_bytes, refcount_block, data_first_chunk, chunks })
+        Ok(Layout {
+            size_bytes,
+            refcount_block,
+            data_first_chunk,
+            chunks,
+        })
     }
 
     /// Blocks of the pool.
@@ -113,6 +118,7 @@ impl Layout {
 
     /// Where a holder's slot is.
     pub(crate) fn holder_slot_offset(&self, slot: u32) -> u64 {
-        BlockNo::new(HOLDER_TABLE_BLOCK).byte_offset() + u64::from(slot) * holder_slot::HOLDER_SLOT_BYTES as u64
+        BlockNo::new(HOLDER_TABLE_BLOCK).byte_offset()
+            + u64::from(slot) * holder_slot::HOLDER_SLOT_BYTES as u64
     }
 }

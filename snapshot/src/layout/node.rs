@@ -72,7 +72,9 @@ impl Entry {
         match self {
             Entry::Hole => 0,
             Entry::Chunk(chunk) => TAG_CHUNK << 56 | u64::from(chunk.get()),
-            Entry::Node { block, crc24 } => TAG_NODE << 56 | u64::from(crc24 & 0xff_ffff) << 32 | u64::from(block.get()),
+            Entry::Node { block, crc24 } => {
+                TAG_NODE << 56 | u64::from(crc24 & 0xff_ffff) << 32 | u64::from(block.get())
+            }
         }
     }
 
@@ -81,15 +83,19 @@ impl Entry {
         let (tag, crc24, number) = (raw >> 56, (raw >> 32 & 0xff_ffff) as u32, raw as u32);
         let entry = match tag {
             TAG_HOLE if raw == 0 => Some(Entry::Hole),
-            TAG_CHUNK if level == 0 && kind == NodeKind::Memory && crc24 == 0 => {
-                ChunkNo::new(number).filter(|chunk| layout.is_data_chunk(*chunk)).map(Entry::Chunk)
-            }
+            TAG_CHUNK if level == 0 && kind == NodeKind::Memory && crc24 == 0 => ChunkNo::new(number)
+                .filter(|chunk| layout.is_data_chunk(*chunk))
+                .map(Entry::Chunk),
             TAG_NODE => Some(BlockNo::new(number))
                 .filter(|block| layout.is_usable(*block))
                 .map(|block| Entry::Node { block, crc24 }),
             _ => None,
         };
-        entry.ok_or_else(|| Error::damaged(format!("impossible entry {raw:#018x} of a {kind:?} tree at level {level}")))
+        entry.ok_or_else(|| {
+            Error::damaged(format!(
+                "impossible entry {raw:#018x} of a {kind:?} tree at level {level}"
+            ))
+        })
     }
 }
 
@@ -146,8 +152,17 @@ pub(crate) fn seal_node(
 }
 
 /// Verifies and decodes a node that was read from `block`.
-pub(crate) fn open_node(raw: &mut NodeV1, block: BlockNo, expected: &Expected, layout: &Layout) -> Result<Node> {
-    let fault = |what: &str| Err(Error::damaged(format!("{block} is not the node its parent refers to: {what}")));
+pub(crate) fn open_node(
+    raw: &mut NodeV1,
+    block: BlockNo,
+    expected: &Expected,
+    layout: &Layout,
+) -> Result<Node> {
+    let fault = |what: &str| {
+        Err(Error::damaged(format!(
+            "{block} is not the node its parent refers to: {what}"
+        )))
+    };
     if raw.magic != NODE_MAGIC {
         return fault("no node magic");
     }
@@ -171,7 +186,11 @@ pub(crate) fn open_node(raw: &mut NodeV1, block: BlockNo, expected: &Expected, l
     if raw.first_index != expected.first_index {
         return fault("it covers another range");
     }
-    if expected.level == 0 { open_leaf(raw, layout) } else { open_inner(raw, expected, layout) }
+    if expected.level == 0 {
+        open_leaf(raw, layout)
+    } else {
+        open_inner(raw, expected, layout)
+    }
 }
 
 fn open_leaf(raw: &NodeV1, layout: &Layout) -> Result<Node> {
@@ -179,7 +198,10 @@ fn open_leaf(raw: &NodeV1, layout: &Layout) -> Result<Node> {
     for (number, place) in blocks.iter_mut().zip(raw.body.chunks_exact(4)) {
         *number = u32::from_le_bytes([place[0], place[1], place[2], place[3]]);
         if *number != 0 && !layout.is_usable(BlockNo::new(*number)) {
-            return Err(Error::damaged(format!("the leaf in block {} refers to block {number}", raw.block)));
+            return Err(Error::damaged(format!(
+                "the leaf in block {} refers to block {number}",
+                raw.block
+            )));
         }
     }
     Ok(Node::Leaf(blocks))
@@ -190,7 +212,12 @@ fn open_inner(raw: &NodeV1, expected: &Expected, layout: &Layout) -> Result<Node
     for (entry, place) in entries.iter_mut().zip(raw.body.chunks_exact(8)) {
         let mut word = [0; 8];
         word.copy_from_slice(place);
-        *entry = Entry::from_raw(u64::from_le_bytes(word), expected.level - 1, expected.kind, layout)?;
+        *entry = Entry::from_raw(
+            u64::from_le_bytes(word),
+            expected.level - 1,
+            expected.kind,
+            layout,
+        )?;
     }
     Ok(Node::Inner(entries))
 }

@@ -6,9 +6,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::node::{Entry, NodeKind};
-use super::{
-    CHUNK_TABLE_BLOCK, FORMAT_VERSION, HOLDER_TABLE_BLOCK, Layout, SPARE_BLOCKS, SPARE_FIRST_BLOCK,
-};
+use super::{CHUNK_TABLE_BLOCK, FORMAT_VERSION, HOLDER_TABLE_BLOCK, Layout, SPARE_BLOCKS, SPARE_FIRST_BLOCK};
 use crate::error::{Error, Result};
 
 /// What every superblock starts with.
@@ -78,7 +76,12 @@ impl std::fmt::Display for SlotFault {
 
 impl SuperblockV1 {
     /// The first superblock of a pool.
-    pub(crate) fn new(layout: &Layout, uuid: [u8; 16], created_unix_ns: u64, overcommit: bool) -> SuperblockV1 {
+    pub(crate) fn new(
+        layout: &Layout,
+        uuid: [u8; 16],
+        created_unix_ns: u64,
+        overcommit: bool,
+    ) -> SuperblockV1 {
         let mut block = SuperblockV1::new_zeroed();
         block.magic = SUPERBLOCK_MAGIC;
         block.version = FORMAT_VERSION.into();
@@ -109,7 +112,9 @@ impl SuperblockV1 {
 
     /// Reads a slot. Magic, checksum and version are judged before anything else is looked at.
     pub(crate) fn decode(bytes: &[u8; 4096]) -> Result<SuperblockV1, SlotFault> {
-        let Ok(mut block) = SuperblockV1::read_from_bytes(bytes) else { return Err(SlotFault::NoMagic) };
+        let Ok(mut block) = SuperblockV1::read_from_bytes(bytes) else {
+            return Err(SlotFault::NoMagic);
+        };
         if block.magic != SUPERBLOCK_MAGIC {
             return Err(SlotFault::NoMagic);
         }
@@ -121,7 +126,9 @@ impl SuperblockV1 {
         if block.version != FORMAT_VERSION {
             return Err(SlotFault::Version(block.version.get()));
         }
-        block.check_fields().map_err(|error| SlotFault::Fields(error.to_string()))?;
+        block
+            .check_fields()
+            .map_err(|error| SlotFault::Fields(error.to_string()))?;
         Ok(block)
     }
 
@@ -140,12 +147,22 @@ impl SuperblockV1 {
             ]
         };
         if areas(self) != areas(&expected) {
-            return Err(Error::damaged("the superblock's areas do not fit the pool's size"));
+            return Err(Error::damaged(
+                "the superblock's areas do not fit the pool's size",
+            ));
         }
         if self.flags.get() & !FLAG_OVERCOMMIT != 0 {
-            return Err(Error::damaged(format!("the superblock has unknown flags {:#x}", self.flags)));
+            return Err(Error::damaged(format!(
+                "the superblock has unknown flags {:#x}",
+                self.flags
+            )));
         }
-        Entry::from_raw(self.catalog_root.get(), CATALOG_HEIGHT, NodeKind::Catalog, &layout)?;
+        Entry::from_raw(
+            self.catalog_root.get(),
+            CATALOG_HEIGHT,
+            NodeKind::Catalog,
+            &layout,
+        )?;
         Ok(())
     }
 

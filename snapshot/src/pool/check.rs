@@ -7,11 +7,11 @@ use serde::Serialize;
 use super::Pool;
 use crate::catalog::CatalogLock;
 use crate::error::{Error, Result};
+use crate::layout::HOLDER_SLOTS;
 use crate::layout::inode::{Inode, map_height};
 use crate::layout::node::{Entry, NodeKind};
 use crate::layout::runtime::{COMMITTED_OFFSET, DIRTY, DIRTY_OFFSET, committed_generation};
 use crate::layout::superblock::CATALOG_HEIGHT;
-use crate::layout::HOLDER_SLOTS;
 use crate::number::{BlockNo, CHUNK_SIZE_BYTES, ChunkNo, SnapshotId};
 use crate::refs::BlockNumbers;
 use crate::store::{BlockStore, WrittenCursor};
@@ -97,14 +97,21 @@ impl Pool {
         };
         check.superblocks(&lock)?;
         let root = lock.current()?.superblock.catalog_root(&store.layout)?;
-        walk(store, root, Place::root(NodeKind::Catalog, CATALOG_HEIGHT), &mut check)?;
+        walk(
+            store,
+            root,
+            Place::root(NodeKind::Catalog, CATALOG_HEIGHT),
+            &mut check,
+        )?;
         check.inodes(self, &lock)?;
         let live = check.holders(&lock)?;
         check.counts(&live)?;
         check.free_blocks()?;
         let mut report = check.report;
         if check.more_findings > 0 {
-            report.findings.push(format!("and {} more findings", check.more_findings));
+            report
+                .findings
+                .push(format!("and {} more findings", check.more_findings));
         }
         Ok(report)
     }
@@ -114,7 +121,10 @@ impl Check<'_> {
     fn superblocks(&mut self, lock: &CatalogLock<'_>) -> Result<()> {
         let current = lock.current()?;
         if let Some(fault) = &current.other_fault {
-            self.find(format!("superblock slot {}: {fault}; the other one is intact", 1 - current.slot));
+            self.find(format!(
+                "superblock slot {}: {fault}; the other one is intact",
+                1 - current.slot
+            ));
         }
         let mut word = [0; 8];
         self.store.region.read(COMMITTED_OFFSET, &mut word)?;
@@ -138,7 +148,11 @@ impl Check<'_> {
         self.report.snapshots_checked = inodes.len() as u64;
         let orphans = inodes.iter().filter(|inode| inode.orphan).count();
         let named = inodes.len() - orphans;
-        if (superblock.snapshots.get() as usize, superblock.orphans.get() as usize) != (named, orphans) {
+        if (
+            superblock.snapshots.get() as usize,
+            superblock.orphans.get() as usize,
+        ) != (named, orphans)
+        {
             self.find(format!(
                 "the superblock counts {} snapshots and {} removed ones, there are {named} and {orphans}",
                 superblock.snapshots, superblock.orphans
@@ -148,7 +162,9 @@ impl Check<'_> {
         for inode in &inodes {
             let what = format!("snapshot {} ('{}')", inode.id, inode.name);
             if !ids.insert(inode.id) || inode.id.get() >= superblock.next_snapshot_id.get() {
-                self.find(format!("{what}: its id is used twice, or is not one that was given out"));
+                self.find(format!(
+                    "{what}: its id is used twice, or is not one that was given out"
+                ));
             }
             if !inode.orphan && !names.insert(inode.name.clone()) {
                 self.find(format!("{what}: its name is used twice"));
@@ -161,7 +177,10 @@ impl Check<'_> {
             }
             match self.count_frames(inode) {
                 Ok(frames) if frames == inode.frames_mapped => {}
-                Ok(frames) => self.find(format!("{what}: {} frames are said, {frames} are mapped", inode.frames_mapped)),
+                Ok(frames) => self.find(format!(
+                    "{what}: {} frames are said, {frames} are mapped",
+                    inode.frames_mapped
+                )),
                 // What cannot be read was found on the way here.
                 Err(_) => {}
             }
@@ -177,8 +196,13 @@ impl Check<'_> {
         while let Some((entry, place)) = left.pop() {
             match entry {
                 Entry::Node { block, crc24 } if place.level > 0 => {
-                    if let crate::layout::node::Node::Inner(entries) = self.store.node(block, &place.expect(crc24))? {
-                        let children = entries.iter().enumerate().filter(|(_, entry)| **entry != Entry::Hole);
+                    if let crate::layout::node::Node::Inner(entries) =
+                        self.store.node(block, &place.expect(crc24))?
+                    {
+                        let children = entries
+                            .iter()
+                            .enumerate()
+                            .filter(|(_, entry)| **entry != Entry::Hole);
                         left.extend(children.map(|(index, entry)| (*entry, place.child(index))));
                     }
                 }
@@ -201,11 +225,18 @@ impl Check<'_> {
             }
             let holder = self.store.holder_slot(slot)?;
             if !lock.holder_lives(slot)? {
-                self.find(format!("holder slot {slot} ('{}', process {}): the process is gone", holder.name(), holder.pid));
+                self.find(format!(
+                    "holder slot {slot} ('{}', process {}): the process is gone",
+                    holder.name(),
+                    holder.pid
+                ));
                 continue;
             }
             for pin in holder.pinned().filter(|pin| !known.contains(pin)) {
-                self.find(format!("holder '{}' pins snapshot {pin}, which does not exist", holder.name()));
+                self.find(format!(
+                    "holder '{}' pins snapshot {pin}, which does not exist",
+                    holder.name()
+                ));
             }
             live.insert(slot, holder.name());
         }
@@ -218,10 +249,16 @@ impl Check<'_> {
         for chunk in (0..self.store.layout.chunks).filter_map(ChunkNo::new) {
             let start = self.store.layout.refcount_offset(chunk.first_block());
             let any = written.overlaps(&*self.store.region, start..start + 2048)?;
-            let used = if any || self.refs.of_chunk(chunk).is_some() { self.chunk_counts(chunk)? } else { 0 };
+            let used = if any || self.refs.of_chunk(chunk).is_some() {
+                self.chunk_counts(chunk)?
+            } else {
+                0
+            };
             let used_said = self.store.used_blocks(chunk)?;
             if used_said != used {
-                self.find(format!("{chunk}: {used_said} used blocks are said, there are {used}"));
+                self.find(format!(
+                    "{chunk}: {used_said} used blocks are said, there are {used}"
+                ));
             }
             match self.store.lease_owner(chunk)? {
                 Some(slot) if !live.contains_key(&slot) || !self.store.layout.is_data_chunk(chunk) => {
@@ -236,7 +273,9 @@ impl Check<'_> {
             let found = leases.get(slot).copied().unwrap_or(0);
             // Its own process counts on without the lock: only leases that it never heard of are a fault.
             if found > 0 && said == 0 {
-                self.find(format!("holder '{name}' says it has no leases, {found} chunks are leased to it"));
+                self.find(format!(
+                    "holder '{name}' says it has no leases, {found} chunks are leased to it"
+                ));
             }
         }
         Ok(())
@@ -249,7 +288,9 @@ impl Check<'_> {
             self.report.blocks_checked += 1;
             used += u32::from(derived > 0);
             if i64::from(said) != i64::from(derived) {
-                self.find(format!("{block}: its reference count is {said}, {derived} references exist"));
+                self.find(format!(
+                    "{block}: its reference count is {said}, {derived} references exist"
+                ));
             }
         }
         Ok(used)

@@ -41,7 +41,9 @@ impl Pool {
     pub fn create(path: &Path, options: &CreateOptions) -> Result<Arc<Pool>> {
         let layout = Layout::for_size(options.size_bytes)?;
         if path.symlink_metadata().is_ok() {
-            return Err(Error::Exists { path: path.to_owned() });
+            return Err(Error::Exists {
+                path: path.to_owned(),
+            });
         }
         // Under another name until it is complete: nobody finds half a pool.
         let unfinished = unfinished_path(path)?;
@@ -51,11 +53,18 @@ impl Pool {
             .open(&unfinished)
             .map_err(Error::io(format!("creating {}", unfinished.display())))?;
         let made = fill(file, &layout, options).and_then(|()| {
-            renameat2(AT_FDCWD, &unfinished, AT_FDCWD, path, RenameFlags::RENAME_NOREPLACE).map_err(|errno| {
-                match errno {
-                    Errno::EEXIST => Error::Exists { path: path.to_owned() },
-                    errno => Error::io(format!("naming the new pool {}", path.display()))(errno),
-                }
+            renameat2(
+                AT_FDCWD,
+                &unfinished,
+                AT_FDCWD,
+                path,
+                RenameFlags::RENAME_NOREPLACE,
+            )
+            .map_err(|errno| match errno {
+                Errno::EEXIST => Error::Exists {
+                    path: path.to_owned(),
+                },
+                errno => Error::io(format!("naming the new pool {}", path.display()))(errno),
             })
         });
         if let Err(error) = made {
@@ -72,26 +81,47 @@ impl Pool {
     /// # Errors
     /// [`Error::NotAPool`], [`Error::Version`], [`Error::Damaged`], [`Error::Io`].
     pub fn open(path: &Path) -> Result<Arc<Pool>> {
-        let not_a_pool = |why: &str| Error::NotAPool { path: path.to_owned(), why: why.to_owned() };
-        let file = open_options().open(path).map_err(Error::io(format!("opening pool {}", path.display())))?;
-        let metadata = file.metadata().map_err(Error::io(format!("looking at {}", path.display())))?;
+        let not_a_pool = |why: &str| Error::NotAPool {
+            path: path.to_owned(),
+            why: why.to_owned(),
+        };
+        let file = open_options()
+            .open(path)
+            .map_err(Error::io(format!("opening pool {}", path.display())))?;
+        let metadata = file
+            .metadata()
+            .map_err(Error::io(format!("looking at {}", path.display())))?;
         if !metadata.is_file() {
             let device = metadata.file_type().is_char_device() || metadata.file_type().is_block_device();
-            return Err(not_a_pool(if device { "pools on devices are not supported yet" } else { "it is not a file" }));
+            return Err(not_a_pool(if device {
+                "pools on devices are not supported yet"
+            } else {
+                "it is not a file"
+            }));
         }
         if metadata.len() < SIZE_BYTES_MIN {
-            return Err(not_a_pool(&format!("it has {} bytes, the smallest pool has 8 MiB", metadata.len())));
+            return Err(not_a_pool(&format!(
+                "it has {} bytes, the smallest pool has 8 MiB",
+                metadata.len()
+            )));
         }
         let medium = detect(&file)?;
         let probe = MappedRegion::map(duplicate(&file)?, SIZE_BYTES_MIN, medium, true)?;
-        let overcommit = read_current_within(&probe, metadata.len(), path)?.superblock.overcommit();
+        let overcommit = read_current_within(&probe, metadata.len(), path)?
+            .superblock
+            .overcommit();
         drop(probe);
         let region = MappedRegion::map(duplicate(&file)?, metadata.len(), medium, overcommit)?;
         Pool::open_on(Box::new(region), file, path, medium)
     }
 
     /// Opens a pool on any region. Locks are taken on `file`.
-    pub(crate) fn open_on(region: Box<dyn Region>, file: File, path: &Path, medium: Medium) -> Result<Arc<Pool>> {
+    pub(crate) fn open_on(
+        region: Box<dyn Region>,
+        file: File,
+        path: &Path,
+        medium: Medium,
+    ) -> Result<Arc<Pool>> {
         let first = file_lock::try_lock(&file, LockPlace::Open, LockMode::Exclusive)?;
         if !first {
             file_lock::lock(&file, LockPlace::Open, LockMode::Shared)?;
@@ -145,10 +175,15 @@ fn fill(file: File, layout: &Layout, options: &CreateOptions) -> Result<()> {
         let available_bytes = available_bytes(&file, medium)?;
         if available_bytes < options.size_bytes {
             let (medium, needed_bytes) = (medium.name(), options.size_bytes);
-            return Err(Error::NoSpaceOnMedium { medium, needed_bytes, available_bytes });
+            return Err(Error::NoSpaceOnMedium {
+                medium,
+                needed_bytes,
+                available_bytes,
+            });
         }
     }
-    file.set_len(options.size_bytes).map_err(Error::io("giving the new pool its size"))?;
+    file.set_len(options.size_bytes)
+        .map_err(Error::io("giving the new pool its size"))?;
     let region = MappedRegion::map(file, options.size_bytes, medium, options.overcommit)?;
     format(&region, layout, random_uuid()?, options.overcommit)
 }
@@ -184,7 +219,8 @@ fn open_options() -> OpenOptions {
 }
 
 fn duplicate(file: &File) -> Result<File> {
-    file.try_clone().map_err(Error::io("duplicating the pool's descriptor"))
+    file.try_clone()
+        .map_err(Error::io("duplicating the pool's descriptor"))
 }
 
 fn unfinished_path(path: &Path) -> Result<PathBuf> {

@@ -7,13 +7,15 @@ mod status;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use serde::Serialize;
 
 pub use check::CheckReport;
 pub use create::CreateOptions;
+#[cfg(test)]
+pub(crate) use create::format;
 pub use status::{HolderStatus, PoolStatus};
 
 use crate::catalog::{CatalogLock, CatalogMemory, Listing, Removed};
@@ -99,7 +101,9 @@ impl Pool {
     }
 
     pub(crate) fn next_chunk(&self) -> u32 {
-        self.next_chunk.load(Ordering::Relaxed).max(self.store.layout.data_first_chunk)
+        self.next_chunk
+            .load(Ordering::Relaxed)
+            .max(self.store.layout.data_first_chunk)
     }
 
     pub(crate) fn set_next_chunk(&self, chunk: u32) {
@@ -163,17 +167,25 @@ impl Pool {
     pub fn read_state(&self, id: SnapshotId) -> Result<Vec<u8>> {
         let mut lock = CatalogLock::take(self)?;
         let listing = lock.listing()?;
-        let Some(listed) = listing.by_id(id) else { return Err(self.not_found(&id.to_string(), &listing)) };
+        let Some(listed) = listing.by_id(id) else {
+            return Err(self.not_found(&id.to_string(), &listing));
+        };
         self.state_of(&listed.inode)
     }
 
     pub(crate) fn state_of(&self, inode: &Inode) -> Result<Vec<u8>> {
         let mut state = vec![0; inode.state_bytes as usize];
-        for (piece, block) in state.chunks_mut(BLOCK_SIZE_BYTES as usize).zip(&inode.state_blocks) {
+        for (piece, block) in state
+            .chunks_mut(BLOCK_SIZE_BYTES as usize)
+            .zip(&inode.state_blocks)
+        {
             self.store.region.read(block.byte_offset(), piece)?;
         }
         if crc32fast::hash(&state) != inode.state_checksum {
-            return Err(Error::damaged(format!("the saved state of snapshot '{}' has a wrong checksum", inode.name)));
+            return Err(Error::damaged(format!(
+                "the saved state of snapshot '{}' has a wrong checksum",
+                inode.name
+            )));
         }
         Ok(state)
     }
@@ -191,7 +203,11 @@ impl Pool {
 
     pub(crate) fn not_found(&self, name: &str, listing: &Listing) -> Error {
         let names = listing.named().map(|listed| listed.inode.name.as_str());
-        Error::NotFound { name: name.to_owned(), pool: self.path.clone(), near: crate::name::near_names(name, names) }
+        Error::NotFound {
+            name: name.to_owned(),
+            pool: self.path.clone(),
+            near: crate::name::near_names(name, names),
+        }
     }
 
     /// An entry with what removing the snapshot would free. The caller has the catalog lock.
@@ -214,7 +230,12 @@ impl Pool {
             }
         }
         let refs = RefChanges::default();
-        let mut footprint = Footprint { store: &self.store, refs, metadata_freed: 0, in_metadata: true };
+        let mut footprint = Footprint {
+            store: &self.store,
+            refs,
+            metadata_freed: 0,
+            in_metadata: true,
+        };
         for block in std::iter::once(&block).chain(&inode.state_blocks) {
             footprint.reference(*block)?;
         }
@@ -276,6 +297,9 @@ impl Drop for Pool {
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Pool").field("path", &self.path).field("medium", &self.medium).finish_non_exhaustive()
+        out.debug_struct("Pool")
+            .field("path", &self.path)
+            .field("medium", &self.medium)
+            .finish_non_exhaustive()
     }
 }

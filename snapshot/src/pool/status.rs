@@ -106,7 +106,10 @@ impl Pool {
             });
         }
         let superblock = &lock.current()?.superblock;
-        let metadata = self.file().metadata().map_err(Error::io("looking at the pool's file"))?;
+        let metadata = self
+            .file()
+            .metadata()
+            .map_err(Error::io("looking at the pool's file"))?;
         Ok(PoolStatus {
             path: self.path().to_owned(),
             uuid: uuid_text(&self.uuid),
@@ -132,5 +135,12 @@ impl Pool {
 
 fn uuid_text(uuid: &[u8; 16]) -> String {
     let digits = format!("{:032x}", u128::from_be_bytes(*uuid));
-    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
+    [
+        &digits[..8],
+        &digits[8..12],
+        &digits[12..16],
+        &digits[16..20],
+        &digits[20..],
+    ]
+    .join("-")
 }

@@ -35,7 +35,10 @@ impl MappedRegion {
     pub(crate) fn map(file: File, len: u64, medium: Medium, overcommit: bool) -> Result<MappedRegion> {
         let size = usize::try_from(len).ok().and_then(NonZeroUsize::new);
         let Some(size) = size else {
-            return Err(Error::InvalidSize { size_bytes: len, why: "it cannot be mapped" });
+            return Err(Error::InvalidSize {
+                size_bytes: len,
+                why: "it cannot be mapped",
+            });
         };
         let mut flags = MapFlags::MAP_SHARED;
         if overcommit {
@@ -45,15 +48,25 @@ impl MappedRegion {
         // SAFETY: a new mapping at an address of the kernel's choice cannot overlap memory in use.
         let base = unsafe { mmap(None, size, prot, flags, &file, 0) }
             .map_err(Error::io(format!("mapping the pool's {len} bytes")))?;
-        Ok(MappedRegion { file, base, len: size.get(), medium, unsynced: AtomicBool::new(false) })
+        Ok(MappedRegion {
+            file,
+            base,
+            len: size.get(),
+            medium,
+            unsynced: AtomicBool::new(false),
+        })
     }
 
     fn at(&self, offset: u64, len: usize) -> Result<*mut u8> {
         let start = usize::try_from(offset).ok();
         match start.and_then(|start| start.checked_add(len).map(|end| (start, end))) {
             // SAFETY: start <= end <= len of the mapping, so the result stays inside of it.
-            Some((start, end)) if end <= self.len => Ok(unsafe { self.base.as_ptr().cast::<u8>().add(start) }),
-            _ => Err(Error::damaged(format!("a reference to byte {offset} (+{len}) behind the pool's end"))),
+            Some((start, end)) if end <= self.len => {
+                Ok(unsafe { self.base.as_ptr().cast::<u8>().add(start) })
+            }
+            _ => Err(Error::damaged(format!(
+                "a reference to byte {offset} (+{len}) behind the pool's end"
+            ))),
         }
     }
 
@@ -182,7 +195,12 @@ impl Region for MappedRegion {
     fn provide(&self, offset: u64, len: u64) -> Result<()> {
         self.at(offset, usize::try_from(len).unwrap_or(usize::MAX))?;
         loop {
-            match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, signed(offset)?, signed(len)?) {
+            match fallocate(
+                &self.file,
+                FallocateFlags::FALLOC_FL_KEEP_SIZE,
+                signed(offset)?,
+                signed(len)?,
+            ) {
                 Ok(()) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENODEV) => return Ok(()),

@@ -86,7 +86,9 @@ pub(crate) fn detect(file: &File) -> Result<Medium> {
     let page_bytes = u64::try_from(stat.block_size()).unwrap_or(0);
     if page_bytes != CHUNK_SIZE_BYTES {
         return Err(Error::Io {
-            op: format!("this hugetlbfs has pages of {page_bytes} bytes, a pool needs 2 MiB pages: mount it with pagesize=2M"),
+            op: format!(
+                "this hugetlbfs has pages of {page_bytes} bytes, a pool needs 2 MiB pages: mount it with pagesize=2M"
+            ),
             source: std::io::ErrorKind::Unsupported.into(),
         });
     }

@@ -26,14 +26,22 @@ pub(crate) struct Place {
 impl Place {
     /// The place of a tree's root.
     pub(crate) fn root(kind: NodeKind, height: u32) -> Place {
-        Place { kind, level: height, first_index: 0 }
+        Place {
+            kind,
+            level: height,
+            first_index: 0,
+        }
     }
 
     /// The place of a node's entry.
     pub(crate) fn child(&self, index: usize) -> Place {
         let level = self.level.saturating_sub(1);
         let first_index = self.first_index + index as u64 * leaves_covered(level);
-        Place { kind: self.kind, level, first_index }
+        Place {
+            kind: self.kind,
+            level,
+            first_index,
+        }
     }
 
     /// Which of a node's entries covers this leaf.
@@ -43,7 +51,12 @@ impl Place {
     }
 
     pub(crate) fn expect(&self, crc24: u32) -> Expected {
-        Expected { kind: self.kind, level: self.level, first_index: self.first_index, crc24 }
+        Expected {
+            kind: self.kind,
+            level: self.level,
+            first_index: self.first_index,
+            crc24,
+        }
     }
 }
 
@@ -51,7 +64,9 @@ impl Place {
 pub(crate) fn lookup(store: &BlockStore, root: Entry, root_place: Place, leaf: u64) -> Result<ChunkMap> {
     let (mut entry, mut place) = (root, root_place);
     loop {
-        let Entry::Node { block, crc24 } = entry else { return leaf_map(store, entry, place) };
+        let Entry::Node { block, crc24 } = entry else {
+            return leaf_map(store, entry, place);
+        };
         match store.node(block, &place.expect(crc24))? {
             Node::Leaf(numbers) => return Ok(ChunkMap::Frames(Arc::new(LeafBlocks::from_numbers(*numbers)))),
             Node::Inner(entries) => {
@@ -70,7 +85,9 @@ pub(crate) fn leaf_map(store: &BlockStore, entry: Entry, place: Place) -> Result
         Entry::Chunk(chunk) => Ok(ChunkMap::Whole(chunk)),
         Entry::Node { block, crc24 } => match store.node(block, &place.expect(crc24))? {
             Node::Leaf(numbers) => Ok(ChunkMap::Frames(Arc::new(LeafBlocks::from_numbers(*numbers)))),
-            Node::Inner(_) => Err(crate::error::Error::damaged(format!("{block} is an inner node in a leaf's place"))),
+            Node::Inner(_) => Err(crate::error::Error::damaged(format!(
+                "{block} is an inner node in a leaf's place"
+            ))),
         },
     }
 }

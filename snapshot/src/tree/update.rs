@@ -43,7 +43,9 @@ fn replace(
     changes: &[(u32, ChunkMap)],
     entries_change: &mut i64,
 ) -> Result<Entry> {
-    let Some((_, first)) = changes.first() else { return Ok(old) };
+    let Some((_, first)) = changes.first() else {
+        return Ok(old);
+    };
     if place.level == 0 {
         return replace_leaf(writer, old, place, first, entries_change);
     }
@@ -52,15 +54,28 @@ fn replace(
         Entry::Chunk(_) => return Err(Error::damaged("a chunk in an inner node's place")),
         Entry::Node { block, crc24 } => match writer.store().node(block, &place.expect(crc24))? {
             Node::Inner(entries) => entries,
-            Node::Leaf(_) => return Err(Error::damaged(format!("{block} is a leaf in an inner node's place"))),
+            Node::Leaf(_) => {
+                return Err(Error::damaged(format!(
+                    "{block} is a leaf in an inner node's place"
+                )));
+            }
         },
     };
     let before = entries.clone();
     let mut rest = changes;
     while let Some((leaf, _)) = rest.first() {
         let index = place.child_of(u64::from(*leaf));
-        let here = rest.iter().take_while(|(leaf, _)| place.child_of(u64::from(*leaf)) == index).count();
-        entries[index] = replace(writer, entries[index], place.child(index), &rest[..here], entries_change)?;
+        let here = rest
+            .iter()
+            .take_while(|(leaf, _)| place.child_of(u64::from(*leaf)) == index)
+            .count();
+        entries[index] = replace(
+            writer,
+            entries[index],
+            place.child(index),
+            &rest[..here],
+            entries_change,
+        )?;
         rest = &rest[here..];
     }
     if entries == before {
@@ -81,7 +96,11 @@ fn replace_leaf(
 ) -> Result<Entry> {
     let before = leaf_map(writer.store(), old, place)?;
     // The catalog's leaves hold inodes: 512 of them in a row are no chunk of memory.
-    let change = if place.kind == NodeKind::Memory || change.count() == 0 { change.simplified() } else { change.clone() };
+    let change = if place.kind == NodeKind::Memory || change.count() == 0 {
+        change.simplified()
+    } else {
+        change.clone()
+    };
     if before == change {
         return Ok(old);
     }
@@ -96,7 +115,10 @@ fn replace_leaf(
 /// The blocks that a node refers to, one by one.
 pub(crate) fn referred_blocks(node: &Node, mut visit: impl FnMut(BlockNo)) {
     match node {
-        Node::Leaf(numbers) => numbers.iter().filter(|number| **number != 0).for_each(|n| visit(BlockNo::new(*n))),
+        Node::Leaf(numbers) => numbers
+            .iter()
+            .filter(|number| **number != 0)
+            .for_each(|n| visit(BlockNo::new(*n))),
         Node::Inner(entries) => {
             for entry in entries.iter() {
                 match entry {

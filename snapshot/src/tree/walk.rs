@@ -30,7 +30,9 @@ pub(crate) trait Visitor {
 pub(crate) fn walk(store: &BlockStore, entry: Entry, place: Place, visitor: &mut dyn Visitor) -> Result<()> {
     match entry {
         Entry::Hole => Ok(()),
-        Entry::Chunk(chunk) => chunk.blocks().try_for_each(|block| visitor.reference(block).map(|_| ())),
+        Entry::Chunk(chunk) => chunk
+            .blocks()
+            .try_for_each(|block| visitor.reference(block).map(|_| ())),
         Entry::Node { block, crc24 } => {
             if !visitor.reference(block)? {
                 return Ok(());
@@ -48,15 +50,18 @@ pub(crate) fn walk(store: &BlockStore, entry: Entry, place: Place, visitor: &mut
 
 fn walk_node(store: &BlockStore, node: &Node, place: Place, visitor: &mut dyn Visitor) -> Result<()> {
     match node {
-        Node::Inner(entries) => {
-            entries.iter().enumerate().try_for_each(|(index, entry)| walk(store, *entry, place.child(index), visitor))
-        }
+        Node::Inner(entries) => entries
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, entry)| walk(store, *entry, place.child(index), visitor)),
         Node::Leaf(numbers) => {
             for (number, index) in numbers.iter().zip(0u32..).filter(|(number, _)| **number != 0) {
                 let block = BlockNo::new(*number);
                 let enter = visitor.reference(block)?;
                 if enter && place.kind == NodeKind::Catalog {
-                    let slot = (place.first_index as u32).saturating_mul(CHUNK_BLOCKS).saturating_add(index);
+                    let slot = (place.first_index as u32)
+                        .saturating_mul(CHUNK_BLOCKS)
+                        .saturating_add(index);
                     walk_inode(store, block, slot, visitor)?;
                 }
             }
