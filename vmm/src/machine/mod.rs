@@ -1,1 +1,37 @@
-//! Placeholder
+//! The running machine: KVM VM, vCPU threads, devices on their buses, and the event thread that drives them.
+//!
+//! A machine is created (nothing runs), then either loaded (booted) or restored, then started. vCPUs pause and
+//! resume as one; devices separately, as a snapshot needs both: pause vCPUs, then devices; resume devices, then
+//! vCPUs.
+//!
+//! Lock order, outermost first: the list of threads, the vCPU gate, a vCPU's descriptor, a device's own locks (crate
+//! `nvvmm-devices`). The event queue's lock is a leaf.
+
+mod assembly;
+mod board;
+mod error;
+mod event_thread;
+mod events;
+mod gate;
+mod vcpu;
+
+use nvvmm_devices::SavedDevice;
+use serde::{Deserialize, Serialize};
+
+pub use assembly::{Machine, MachineParts};
+pub use error::{MachineError, Result};
+pub use events::{Interrupter, MachineEvent};
+
+use crate::kvm::KvmStateV1;
+
+/// Saved state of a machine, without its memory and its disks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MachineStateV1 {
+    /// KVM: interrupt controllers, clock, vCPUs.
+    pub kvm: KvmStateV1,
+    /// Every device.
+    pub devices: Vec<SavedDevice>,
+}
+
+#[cfg(test)]
+mod gate_test;

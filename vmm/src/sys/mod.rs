@@ -1,5 +1,6 @@
 //! Raw system calls and the `unsafe` they need, each behind a safe function.
 
+pub mod kvm;
 pub mod pagemap;
 pub mod reservation;
 pub mod uffd;

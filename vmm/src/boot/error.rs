@@ -1,0 +1,81 @@
+//! Why a guest could not be loaded.
+
+use std::io;
+use std::path::PathBuf;
+
+/// An error while loading a guest.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A file cannot be opened or read.
+    #[error("cannot read {what} {path}: {source}")]
+    Read {
+        /// What the file is for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is no kernel that can be booted here.
+    #[error(
+        "{path} is not a kernel that nvvmm can boot: {why} (bootable are an x86-64 Linux bzImage, usually /boot/vmlinuz-*, an ELF vmlinux, and a flat guest with an nvvmm note)"
+    )]
+    NotAKernel {
+        /// The file.
+        path: PathBuf,
+        /// What it looks like instead.
+        why: String,
+    },
+    /// Guest memory is too small.
+    #[error("{what} ({size_bytes} bytes) does not fit into guest memory: {why}; give the VM more memory")]
+    DoesNotFit {
+        /// What was to be loaded.
+        what: String,
+        /// Its size in bytes.
+        size_bytes: u64,
+        /// Where it would have to go.
+        why: String,
+    },
+    /// The command line is longer than the kernel takes.
+    #[error(
+        "the kernel command line has {length} characters, this kernel takes at most {length_max}; shorten it"
+    )]
+    CmdlineTooLong {
+        /// Its length with what nvvmm adds.
+        length: usize,
+        /// What the kernel takes.
+        length_max: usize,
+    },
+    /// The command line has a character that cannot be handed over.
+    #[error("the kernel command line may hold printable ASCII characters only")]
+    CmdlineCharacters,
+    /// An option that only Linux guests take.
+    #[error("{0} makes no sense with a flat guest: leave it out")]
+    LinuxOnly(&'static str),
+    /// Too many vCPUs for the protocol.
+    #[error("a flat guest runs on at most {vcpus_max} vCPUs, not {vcpus}")]
+    TooManyVcpus {
+        /// What was asked for.
+        vcpus: u8,
+        /// The most that there can be.
+        vcpus_max: u8,
+    },
+    /// Guest memory cannot be written where the boot protocol needs it.
+    #[error("cannot write {what} at guest address {gpa:#x}: {source}")]
+    Memory {
+        /// What was to be written.
+        what: &'static str,
+        /// Where.
+        gpa: u64,
+        /// What vm-memory said.
+        source: vm_memory::GuestMemoryError,
+    },
+}
+
+/// Result of loading.
+pub type Result<T> = std::result::Result<T, BootError>;
+
+/// Turns a memory error into [`BootError::Memory`].
+pub(super) fn at(what: &'static str, gpa: u64) -> impl FnOnce(vm_memory::GuestMemoryError) -> BootError {
+    move |source| BootError::Memory { what, gpa, source }
+}

@@ -1,0 +1,85 @@
+//! The nvvmm flat boot protocol, version 1 (guest/bare-metal/README.md).
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use super::elf::Program;
+use super::error::at;
+use super::layout::{FLAT_BOOT_BLOCK, FLAT_TSS};
+use super::linux::low_ram_end;
+use super::{BootError, BootParts, Entry, Result, paging};
+
+const NOTE_OWNER: &[u8] = b"nvvmm";
+const NOTE_KIND: u32 = 1;
+const VERSION: u32 = 1;
+const VCPUS_MAX: u8 = 8;
+/// "NVVMFLT1".
+const BOOT_BLOCK_MAGIC: u64 = 0x3154_4c46_4d56_564e;
+
+/// In the TSS: where the offset of the I/O bitmap is, what it is, and where the bitmap's end mark goes. The bitmap's
+/// zeros let user mode use every port (the port privilege level in `rflags` is not enough on a software KVM).
+const TSS_BITMAP_OFFSET_AT: u64 = 0x66;
+const TSS_BITMAP_OFFSET: u16 = 0x68;
+const TSS_BITMAP_END_AT: u64 = 0x2068;
+
+/// The program has a flat note.
+///
+/// # Errors
+/// [`BootError::NotAKernel`] for one of another version or with unknown flags.
+pub(super) fn is_flat(program: &Program) -> Result<bool> {
+    let Some(note) = program
+        .notes
+        .iter()
+        .find(|note| note.owner == NOTE_OWNER && note.kind == NOTE_KIND)
+    else {
+        return Ok(false);
+    };
+    let words: Vec<u32> = note
+        .desc
+        .chunks_exact(4)
+        .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+        .collect();
+    match words[..] {
+        [VERSION, 0] if note.desc.len() == 8 => Ok(true),
+        [version, flags] if note.desc.len() == 8 => Err(program.not_bootable(format!(
+            "it is a flat guest of version {version} with flags {flags:#x}; this nvvmm knows version {VERSION} without flags"
+        ))),
+        _ => Err(program.not_bootable(format!("its nvvmm note has {} bytes instead of 8", note.desc.len()))),
+    }
+}
+
+/// Loads a flat guest.
+pub(super) fn load<M: GuestMemoryBackend>(
+    memory: &M,
+    parts: &BootParts,
+    mut program: Program,
+) -> Result<Entry> {
+    if parts.initramfs.is_some() {
+        return Err(BootError::LinuxOnly("an initramfs"));
+    }
+    if !parts.cmdline.is_empty() {
+        return Err(BootError::LinuxOnly("a kernel command line"));
+    }
+    if parts.vcpus > VCPUS_MAX {
+        return Err(BootError::TooManyVcpus {
+            vcpus: parts.vcpus,
+            vcpus_max: VCPUS_MAX,
+        });
+    }
+    let memory_bytes = low_ram_end(memory);
+    let end = program.load(memory, memory_bytes)?;
+    let free_start = end.next_multiple_of(0x1000);
+    paging::write_identity_map(memory, memory_bytes, true)?;
+    let block: [u64; 4] = [BOOT_BLOCK_MAGIC, u64::from(parts.vcpus), memory_bytes, free_start];
+    memory
+        .write_obj(block, GuestAddress(FLAT_BOOT_BLOCK))
+        .map_err(at("the boot block", FLAT_BOOT_BLOCK))?;
+    let tss = |offset: u64, bytes: &[u8]| {
+        let gpa = FLAT_TSS + offset;
+        memory
+            .write_slice(bytes, GuestAddress(gpa))
+            .map_err(at("the task state segment", gpa))
+    };
+    tss(TSS_BITMAP_OFFSET_AT, &TSS_BITMAP_OFFSET.to_le_bytes())?;
+    tss(TSS_BITMAP_END_AT, &[0xff])?;
+    Ok(Entry::Flat { rip: program.entry })
+}

@@ -1,0 +1,75 @@
+//! What can go wrong between nvvmm and KVM.
+
+use std::io;
+
+/// An error of the KVM layer.
+#[derive(Debug, thiserror::Error)]
+pub enum KvmError {
+    /// `/dev/kvm` cannot be opened; the text says what to do.
+    #[error("cannot open /dev/kvm: {source}; {remedy}")]
+    Open {
+        /// What the user can do about it.
+        remedy: &'static str,
+        /// What open(2) said.
+        source: io::Error,
+    },
+    /// This KVM lacks something that nvvmm cannot do without.
+    #[error("this host's KVM lacks {0}; a newer kernel is needed")]
+    Lacks(&'static str),
+    /// A snapshot needs something of the host that it does not have.
+    #[error("{0}")]
+    Incompatible(String),
+    /// A VM-wide or system ioctl failed.
+    #[error("KVM: {op} failed: {source}")]
+    Vm {
+        /// What was tried.
+        op: &'static str,
+        /// What KVM said.
+        source: io::Error,
+    },
+    /// An ioctl of one vCPU failed.
+    #[error("KVM: vCPU {vcpu}: {op} failed: {source}")]
+    Vcpu {
+        /// Index of the vCPU.
+        vcpu: usize,
+        /// What was tried.
+        op: &'static str,
+        /// What KVM said.
+        source: io::Error,
+    },
+    /// A model-specific register of a snapshot is refused by this host.
+    #[error(
+        "vCPU {vcpu}: this host's KVM refuses the snapshot's MSR {index:#x} = {value:#x}; restore on a host with the same kind of CPU and KVM"
+    )]
+    Msr {
+        /// Index of the vCPU.
+        vcpu: usize,
+        /// Number of the MSR.
+        index: u32,
+        /// Value in the snapshot.
+        value: u64,
+    },
+    /// A saved state does not fit the machine it is restored into.
+    #[error("saved KVM state does not fit: {0}")]
+    Mismatch(String),
+}
+
+/// Result of the KVM layer.
+pub type Result<T> = std::result::Result<T, KvmError>;
+
+/// Turns an ioctl's error into [`KvmError::Vm`].
+pub(super) fn vm_op<E: Into<io::Error>>(op: &'static str) -> impl FnOnce(E) -> KvmError {
+    move |source| KvmError::Vm {
+        op,
+        source: source.into(),
+    }
+}
+
+/// Turns an ioctl's error into [`KvmError::Vcpu`].
+pub(super) fn vcpu_op<E: Into<io::Error>>(vcpu: usize, op: &'static str) -> impl FnOnce(E) -> KvmError {
+    move |source| KvmError::Vcpu {
+        vcpu,
+        op,
+        source: source.into(),
+    }
+}

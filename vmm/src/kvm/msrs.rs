@@ -1,0 +1,116 @@
+//! Model-specific registers of one vCPU, as many as KVM lists.
+
+use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_ioctls::VcpuFd;
+use serde::{Deserialize, Serialize};
+
+use super::error::vcpu_op;
+use super::{KvmError, Result};
+
+/// Time-stamp counter. Saved and restored on its own (module `tsc`).
+pub(super) const MSR_IA32_TSC: u32 = 0x10;
+/// Local APIC timer deadline, in TSC ticks.
+pub(super) const MSR_IA32_TSC_DEADLINE: u32 = 0x6e0;
+
+/// Entries per ioctl. KVM takes fewer than 256 (`MAX_IO_MSRS`).
+const CHUNK_ENTRIES: usize = 128;
+
+/// One MSR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MsrV1 {
+    /// Its number.
+    pub index: u32,
+    /// Its value.
+    pub value: u64,
+}
+
+fn entries(msrs: &[MsrV1]) -> Option<Msrs> {
+    let entries: Vec<_> = msrs
+        .iter()
+        .map(|m| kvm_msr_entry {
+            index: m.index,
+            data: m.value,
+            ..Default::default()
+        })
+        .collect();
+    Msrs::from_entries(&entries).ok()
+}
+
+fn too_many(vcpu: usize) -> KvmError {
+    KvmError::Mismatch(format!("vCPU {vcpu}: too many MSRs in one call"))
+}
+
+/// Reads those of `indices` that this vCPU has. KVM lists MSRs for every kind of guest; one whose feature this
+/// guest's CPUID lacks cannot be read, holds nothing, and is left out.
+pub(super) fn read(fd: &VcpuFd, vcpu: usize, indices: &[u32]) -> Result<Vec<MsrV1>> {
+    let mut found = Vec::with_capacity(indices.len());
+    let mut rest = indices;
+    while !rest.is_empty() {
+        let asked = &rest[..rest.len().min(CHUNK_ENTRIES)];
+        let blank: Vec<_> = asked.iter().map(|&index| MsrV1 { index, value: 0 }).collect();
+        let mut msrs = entries(&blank).ok_or_else(|| too_many(vcpu))?;
+        let count = fd
+            .get_msrs(&mut msrs)
+            .map_err(vcpu_op(vcpu, "saving MSRs"))?
+            .min(asked.len());
+        found.extend(msrs.as_slice()[..count].iter().map(|m| MsrV1 {
+            index: m.index,
+            value: m.data,
+        }));
+        // KVM stops at the first one that it cannot read: pass over that one.
+        let passed = if count < asked.len() { count + 1 } else { count };
+        rest = &rest[passed..];
+    }
+    Ok(found)
+}
+
+/// Writes `msrs` in their order.
+///
+/// # Errors
+/// [`KvmError::Msr`] for one that KVM refuses although it differs from what the vCPU holds. One that is zero in
+/// the snapshot and unknown here is passed over: the guest never used it.
+pub(super) fn write(fd: &VcpuFd, vcpu: usize, msrs: &[MsrV1]) -> Result<()> {
+    let mut rest = msrs;
+    while !rest.is_empty() {
+        let asked = &rest[..rest.len().min(CHUNK_ENTRIES)];
+        let list = entries(asked).ok_or_else(|| too_many(vcpu))?;
+        let count = fd
+            .set_msrs(&list)
+            .map_err(vcpu_op(vcpu, "restoring MSRs"))?
+            .min(asked.len());
+        rest = &rest[count..];
+        if count < asked.len() {
+            let refused = asked[count];
+            let held = read(fd, vcpu, &[refused.index])?
+                .first()
+                .map_or(0, |msr| msr.value);
+            if held != refused.value {
+                return Err(KvmError::Msr {
+                    vcpu,
+                    index: refused.index,
+                    value: refused.value,
+                });
+            }
+            rest = &rest[1..];
+        }
+    }
+    Ok(())
+}
+
+const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
+const MISC_ENABLE_FAST_STRING: u64 = 1;
+const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
+const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
+
+/// Sets the MSRs that firmware would: memory is write-back (Linux ignores PAT while MTRRs are off), fast string
+/// instructions are on.
+///
+/// # Errors
+/// [`KvmError::Msr`].
+pub fn set_boot_msrs(fd: &VcpuFd, vcpu: usize) -> Result<()> {
+    let msrs = [
+        MsrV1 { index: MSR_IA32_MISC_ENABLE, value: MISC_ENABLE_FAST_STRING },
+        MsrV1 { index: MSR_MTRR_DEF_TYPE, value: MTRR_ENABLED_WRITE_BACK },
+    ];
+    write(fd, vcpu, &msrs)
+}

@@ -1,0 +1,139 @@
+//! One KVM virtual machine: memory slots, in-kernel interrupt controllers and timer, interrupt and doorbell
+//! descriptors.
+
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, OnceLock};
+
+use kvm_bindings::{CpuId, KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_xsave};
+use kvm_ioctls::{Cap, IoEventAddress, VcpuFd, VmFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::error::{vcpu_op, vm_op};
+use super::{Host, KvmError, Result};
+use crate::memory::{GuestMemory, RamSlot};
+use crate::sys;
+
+/// Guest-physical pages that KVM uses for itself on Intel hosts that cannot run real mode natively (KVM API,
+/// `KVM_SET_TSS_ADDR`, `KVM_SET_IDENTITY_MAP_ADDR`). Inside the MMIO hole, away from every device.
+const KVM_IDENTITY_MAP_GPA: u64 = 0xfffb_c000;
+const KVM_TSS_GPA: usize = 0xfffb_d000;
+
+/// One KVM VM. Dropping it closes the descriptor; KVM frees the VM when the vCPUs' are closed too.
+#[derive(Debug)]
+pub struct KvmVm {
+    host: Arc<Host>,
+    fd: VmFd,
+    xsave_bytes: usize,
+    /// Kept while the guest can write it; dropped after `fd`.
+    memory: OnceLock<Arc<GuestMemory>>,
+}
+
+impl KvmVm {
+    /// Makes a VM with in-kernel PICs, IOAPIC, local APICs and PIT, and no memory.
+    ///
+    /// # Errors
+    /// [`KvmError::Vm`] naming the step.
+    pub fn create(host: Arc<Host>) -> Result<KvmVm> {
+        let fd = host
+            .kvm()
+            .create_vm()
+            .map_err(vm_op("creating a virtual machine"))?;
+        fd.set_identity_map_address(KVM_IDENTITY_MAP_GPA)
+            .map_err(vm_op("setting the identity map page"))?;
+        fd.set_tss_address(KVM_TSS_GPA)
+            .map_err(vm_op("setting the TSS pages"))?;
+        fd.create_irq_chip()
+            .map_err(vm_op("creating the interrupt controllers"))?;
+        let pit = kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        };
+        fd.create_pit2(pit)
+            .map_err(vm_op("creating the interval timer"))?;
+        let xsave2 = usize::try_from(fd.check_extension_int(Cap::Xsave2)).unwrap_or(0);
+        Ok(KvmVm {
+            host,
+            xsave_bytes: xsave2.max(size_of::<kvm_xsave>()),
+            fd,
+            memory: OnceLock::new(),
+        })
+    }
+
+    /// The host it runs on.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    pub(super) fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+
+    /// Size in bytes of a vCPU's extended state.
+    pub(super) fn xsave_bytes(&self) -> usize {
+        self.xsave_bytes
+    }
+
+    /// Gives the guest its RAM, one memory slot for each of `slots` in their order, once.
+    ///
+    /// # Errors
+    /// [`KvmError::Vm`].
+    pub fn set_memory(&self, memory: Arc<GuestMemory>, slots: &[RamSlot], dirty_log: bool) -> Result<()> {
+        let flags = if dirty_log { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
+        let memory = self.memory.get_or_init(|| memory);
+        sys::kvm::set_memory_slots(&self.fd, memory, slots, flags).map_err(vm_op("giving the guest memory"))
+    }
+
+    /// Makes vCPU `index` with `cpuid`. Its local APIC id is `index`.
+    ///
+    /// # Errors
+    /// [`KvmError::Vcpu`].
+    pub fn create_vcpu(&self, index: usize, cpuid: &CpuId) -> Result<VcpuFd> {
+        let vcpu = self
+            .fd
+            .create_vcpu(index as u64)
+            .map_err(vcpu_op(index, "creating it"))?;
+        vcpu.set_cpuid2(cpuid)
+            .map_err(vcpu_op(index, "setting its CPUID"))?;
+        Ok(vcpu)
+    }
+
+    /// Raises interrupt `gsi` (edge) whenever `event` is written.
+    ///
+    /// # Errors
+    /// [`KvmError::Vm`].
+    pub fn register_irq(&self, event: &EventFd, gsi: u32) -> Result<()> {
+        self.fd
+            .register_irqfd(event, gsi)
+            .map_err(vm_op("connecting a device's interrupt"))
+    }
+
+    /// Signals `event`, without leaving the guest, when it writes the 32-bit `value` at `gpa`.
+    ///
+    /// # Errors
+    /// [`KvmError::Vm`].
+    pub fn register_doorbell(&self, event: &EventFd, gpa: u64, value: u32) -> Result<()> {
+        let address = IoEventAddress::Mmio(gpa);
+        self.fd
+            .register_ioevent(event, &address, value)
+            .map_err(vm_op("connecting a device's doorbell"))
+    }
+
+    /// Frames written since the last call, one bit each, for the slot with index `slot` of `size_bytes`.
+    /// Only with the dirty log switched on at [`KvmVm::set_memory`].
+    ///
+    /// # Errors
+    /// [`KvmError::Vm`], for example when the dirty log is off.
+    pub fn dirty_log(&self, slot: usize, size_bytes: u64) -> Result<Vec<u64>> {
+        let slot = u32::try_from(slot).map_err(|_| KvmError::Mismatch(format!("no memory slot {slot}")))?;
+        let size = usize::try_from(size_bytes).map_err(|_| KvmError::Mismatch("slot too large".into()))?;
+        self.fd
+            .get_dirty_log(slot, size)
+            .map_err(vm_op("reading the dirty log"))
+    }
+}
+
+impl AsRawFd for KvmVm {
+    fn as_raw_fd(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+}

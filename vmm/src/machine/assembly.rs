@@ -1,0 +1,360 @@
+//! The machine put together, and what its owner does with it.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, kvm_mp_state, kvm_sregs, kvm_xcr, kvm_xcrs};
+use kvm_ioctls::VcpuFd;
+use nvvmm_devices::{ConsoleStreams, SavedDevice};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use super::board::{self, Board, POWER_REGISTERS, SERIAL, Subscriber};
+use super::error::host;
+use super::event_thread::EventThread;
+use super::events::{Events, Interrupter, MachineEvent};
+use super::gate::Gate;
+use super::vcpu::{Shared, Vcpu};
+use super::{MachineError, MachineStateV1, Result};
+use crate::boot::{self, BootParts, Entry, acpi::AcpiParts, registers};
+use crate::kvm::{self, Host, KvmError, KvmStateV1, KvmVm, cpuid};
+use crate::memory::{GuestMemory, RamSlot};
+use crate::spec::VmSpec;
+
+/// What a machine is made from.
+pub struct MachineParts<'a> {
+    /// vCPUs, disks, what to boot.
+    pub spec: &'a VmSpec,
+    /// Guest RAM, zero when the machine is to be loaded.
+    pub memory: Arc<GuestMemory>,
+    /// The same RAM as KVM memory slots.
+    pub slots: &'a [RamSlot],
+    /// Where the console leads.
+    pub console: ConsoleStreams,
+    /// Switch KVM's dirty log on ([`Machine::dirty_log`]).
+    pub dirty_log: bool,
+}
+
+/// A machine. All methods may be called from any thread; the life cycle (create, load or restore, start, stop) is the
+/// owner's to keep in order.
+///
+/// Dropping it stops it.
+pub struct Machine {
+    spec: VmSpec,
+    // The vCPUs before the VM, and both before the memory: the guest can write memory while either lives.
+    vcpus: Vec<Arc<Vcpu>>,
+    vm: KvmVm,
+    memory: Arc<GuestMemory>,
+    slots: Vec<RamSlot>,
+    board: Board,
+    shared: Arc<Shared>,
+    threads: Mutex<Threads>,
+}
+
+#[derive(Default)]
+struct Threads {
+    /// What the event thread will run, until it is started.
+    subscribers: Vec<Subscriber>,
+    vcpus: Vec<JoinHandle<()>>,
+    events: Option<EventThread>,
+    started: bool,
+}
+
+impl Machine {
+    /// Builds KVM VM, vCPUs and devices. Nothing runs, and no guest memory is touched.
+    ///
+    /// # Errors
+    /// What the host lacks or refuses, or the spec asks too much, in words for the user.
+    pub fn create(parts: MachineParts) -> Result<Machine> {
+        let host = Arc::new(Host::open()?);
+        let MachineParts { spec, memory, slots, console, dirty_log } = parts;
+        let vcpus_max = host.vcpus_max().min(usize::from(VmSpec::VCPUS_MAX));
+        if spec.vcpus == 0 || usize::from(spec.vcpus) > vcpus_max {
+            return Err(MachineError::Spec(format!(
+                "a machine has 1 to {vcpus_max} vCPUs here, not {}",
+                spec.vcpus
+            )));
+        }
+        let vm = KvmVm::create(Arc::clone(&host))?;
+        vm.set_memory(Arc::clone(&memory), slots, dirty_log)?;
+        let built = board::build(&vm, &memory, spec, console)?;
+        let vcpus = (0..spec.vcpus)
+            .map(|index| {
+                let cpuid = cpuid::for_vcpu(&host, index, spec.vcpus)?;
+                let index = usize::from(index);
+                Ok(Arc::new(Vcpu::new(index, vm.create_vcpu(index, &cpuid)?)?))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let shared = Shared {
+            gate: Gate::new(vcpus.len()),
+            events: Events::new().map_err(super::error::host("make the event queue"))?,
+            ports: built.ports,
+            mmio: built.mmio,
+            first_entry: OnceLock::new(),
+            is_flat: OnceLock::new(),
+        };
+        Ok(Machine {
+            spec: spec.clone(),
+            vcpus,
+            vm,
+            memory,
+            slots: slots.to_vec(),
+            board: built.board,
+            shared: Arc::new(shared),
+            threads: Mutex::new(Threads { subscribers: built.subscribers, ..Default::default() }),
+        })
+    }
+
+    /// Loads the spec's kernel into guest memory and the vCPUs' registers.
+    ///
+    /// # Errors
+    /// [`MachineError::Boot`] for what the user can mend.
+    pub fn load(&self) -> Result<()> {
+        let acpi = AcpiParts { serial: SERIAL, virtio: &self.board.virtio, power: POWER_REGISTERS };
+        let parts = BootParts {
+            kernel: &self.spec.kernel,
+            initramfs: self.spec.initramfs.as_deref(),
+            cmdline: &self.spec.cmdline,
+            vcpus: self.spec.vcpus,
+            acpi: &acpi,
+        };
+        let entry = boot::load(&*self.memory, &parts)?;
+        self.shared.is_flat.get_or_init(|| matches!(entry, Entry::Flat { .. }));
+        for vcpu in &self.vcpus {
+            set_entry(&vcpu.fd(), vcpu.index, entry)?;
+        }
+        Ok(())
+    }
+
+    /// Takes over a saved state instead of [`Machine::load`]. Guest memory must be in place, and whatever resolves
+    /// faults in it must be running: KVM writes its clock pages. Devices are left paused; [`Machine::start`] with
+    /// `running`, or [`Machine::resume_devices`], resumes them.
+    ///
+    /// # Errors
+    /// The host lacks something, or the state is that of another machine. The machine must not be started then.
+    pub fn restore(&self, state: &MachineStateV1) -> Result<()> {
+        let fds: Vec<_> = self.vcpus.iter().map(|vcpu| vcpu.fd()).collect();
+        kvm::state::restore(&self.vm, &fds.iter().map(|fd| &**fd).collect::<Vec<_>>(), &state.kvm)?;
+        self.board.restore(&state.devices)?;
+        let first = state.kvm.vcpus.first().map(|vcpu| &vcpu.sregs);
+        self.shared.is_flat.get_or_init(|| first.is_some_and(is_flat));
+        Ok(())
+    }
+
+    /// Starts the event thread and the vCPU threads. With `running`, devices are resumed and the guest runs; else the
+    /// vCPUs wait for [`Machine::resume_vcpus`].
+    ///
+    /// # Errors
+    /// A thread cannot be started; the machine is stopped then.
+    pub fn start(&self, running: bool) -> Result<()> {
+        let started = self.start_threads();
+        if started.is_err() {
+            self.stop();
+        }
+        started?;
+        if running {
+            self.resume_devices()?;
+            self.resume_vcpus()?;
+        }
+        Ok(())
+    }
+
+    fn start_threads(&self) -> Result<()> {
+        let mut threads = self.threads();
+        if std::mem::replace(&mut threads.started, true) {
+            return Err(MachineError::State("the machine was started already"));
+        }
+        register_signal_handler(kick_signal(), on_kick).map_err(host("install the vCPU signal handler"))?;
+        let subscribers = std::mem::take(&mut threads.subscribers);
+        let power = Arc::clone(&self.board.power);
+        threads.events = Some(EventThread::start(subscribers, power, Arc::clone(&self.shared))?);
+        for vcpu in &self.vcpus {
+            let (vcpu, shared) = (Arc::clone(vcpu), Arc::clone(&self.shared));
+            let handle = std::thread::Builder::new()
+                .name(format!("nvvmm-vcpu{}", vcpu.index))
+                .spawn(move || vcpu.run(&shared))
+                .map_err(host("start a vCPU thread"))?;
+            threads.vcpus.push(handle);
+        }
+        Ok(())
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Threads> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn kick(&self, threads: &Threads) {
+        for (vcpu, thread) in self.vcpus.iter().zip(&threads.vcpus) {
+            vcpu.request_exit();
+            if let Err(error) = thread.kill(kick_signal()) {
+                // Only a thread that has ended cannot be signalled, and that one is in no guest.
+                tracing::debug!(%error, vcpu = vcpu.index, "signalling a vCPU thread");
+            }
+        }
+    }
+
+    /// Takes every vCPU out of the guest. When this returns none has I/O pending, and all stay out until
+    /// [`Machine::resume_vcpus`]. A vCPU that waits for a fault in guest memory to be resolved is waited for.
+    ///
+    /// # Errors
+    /// [`MachineError::State`] when the machine was not started.
+    pub fn pause_vcpus(&self) -> Result<()> {
+        let threads = self.threads();
+        if threads.vcpus.is_empty() {
+            return Err(MachineError::State("the machine does not run"));
+        }
+        self.shared.gate.pause(|| self.kick(&threads));
+        Ok(())
+    }
+
+    /// Lets paused vCPUs go on.
+    ///
+    /// # Errors
+    /// [`MachineError::State`] when the machine was not started.
+    pub fn resume_vcpus(&self) -> Result<()> {
+        let threads = self.threads();
+        if threads.vcpus.is_empty() {
+            return Err(MachineError::State("the machine does not run"));
+        }
+        if self.shared.gate.is_paused() {
+            for vcpu in &self.vcpus {
+                // Tells the guest's watchdogs that it stood still. EINVAL: the guest does not use kvmclock.
+                let _ = vcpu.fd().kvmclock_ctrl();
+            }
+        }
+        self.shared.gate.resume();
+        Ok(())
+    }
+
+    /// Pauses the devices. vCPUs must be paused. Write faults that device I/O causes must still be served while this
+    /// waits for I/O in flight.
+    ///
+    /// # Errors
+    /// [`MachineError::Device`]; devices run on.
+    pub fn quiesce_devices(&self) -> Result<()> {
+        self.board.pause()
+    }
+
+    /// Lets paused devices go on: pending interrupts are raised, queues looked at.
+    ///
+    /// # Errors
+    /// [`MachineError::Device`].
+    pub fn resume_devices(&self) -> Result<()> {
+        self.board.resume()
+    }
+
+    /// State of all devices, which must be paused.
+    ///
+    /// # Errors
+    /// [`MachineError::Device`] when one runs.
+    pub fn save_devices(&self) -> Result<Vec<SavedDevice>> {
+        self.board.save()
+    }
+
+    /// State of KVM and all vCPUs, which must be paused.
+    ///
+    /// # Errors
+    /// [`MachineError::State`] when they run; else what KVM refuses.
+    pub fn save_kvm(&self) -> Result<KvmStateV1> {
+        if !self.shared.gate.is_paused() {
+            return Err(MachineError::State("vCPUs must be paused to save them"));
+        }
+        let fds: Vec<_> = self.vcpus.iter().map(|vcpu| vcpu.fd()).collect();
+        Ok(kvm::state::save(&self.vm, &fds.iter().map(|fd| &**fd).collect::<Vec<_>>())?)
+    }
+
+    /// Blocks until something happens that the owner has to act on.
+    pub fn wait_event(&self) -> MachineEvent {
+        self.shared.events.wait()
+    }
+
+    /// Wakes the thread in [`Machine::wait_event`].
+    pub fn interrupter(&self) -> Interrupter {
+        self.shared.events.interrupter()
+    }
+
+    /// Ends all threads and carries the rest of the console output out. The machine cannot be started again.
+    pub fn stop(&self) {
+        let mut threads = self.threads();
+        threads.started = true;
+        self.shared.gate.stop(|| self.kick(&threads));
+        for handle in threads.vcpus.drain(..) {
+            if handle.join().is_err() {
+                tracing::error!("a vCPU thread did not end in order");
+            }
+        }
+        if let Some(events) = threads.events.take() {
+            events.stop();
+            self.board.console.lock().unwrap_or_else(PoisonError::into_inner).finish();
+        }
+        threads.subscribers.clear();
+    }
+
+    /// When the first vCPU was about to enter the guest for the first time.
+    pub fn first_entry(&self) -> Option<Instant> {
+        self.shared.first_entry.get().copied()
+    }
+
+    /// Frames of memory slot `slot` that KVM has seen written since the last call, a bit each.
+    ///
+    /// # Errors
+    /// [`MachineError::Kvm`], for example when the machine was created without the dirty log.
+    pub fn dirty_log(&self, slot: usize) -> Result<Vec<u64>> {
+        let ram = self.slots.get(slot).ok_or(MachineError::State("there is no such memory slot"))?;
+        Ok(self.vm.dirty_log(slot, ram.size_bytes)?)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The signal that gets a vCPU thread out of `KVM_RUN`.
+fn kick_signal() -> libc::c_int {
+    SIGRTMIN()
+}
+
+extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // Nothing: that the signal interrupts KVM_RUN is all that it is for (module `gate`).
+}
+
+/// A vCPU of a flat guest, which never has an interrupt descriptor table and never leaves user privilege.
+fn is_flat(sregs: &kvm_sregs) -> bool {
+    sregs.idt.limit == 0 && sregs.ss.dpl == 3
+}
+
+/// Sets the registers with which vCPU `index` starts.
+fn set_entry(fd: &VcpuFd, index: usize, entry: Entry) -> Result<()> {
+    let op = |op| move |errno: kvm_ioctls::Error| KvmError::Vcpu { vcpu: index, op, source: errno.into() };
+    kvm::set_boot_msrs(fd, index)?;
+    let (regs, sregs) = match entry {
+        // The others wait for vCPU 0 to send them a start-up IPI.
+        Entry::Linux { .. } if index > 0 => return Ok(()),
+        Entry::Linux { rip } => {
+            let initial = fd.get_sregs().map_err(op("reading its system registers"))?;
+            (registers::linux_regs(rip), registers::linux_sregs(initial))
+        }
+        Entry::Flat { rip } => {
+            let initial = fd.get_sregs().map_err(op("reading its system registers"))?;
+            let cpuid = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(op("reading its CPUID"))?;
+            let has = |leaf, bit: fn(&kvm_bindings::kvm_cpuid_entry2) -> bool| {
+                cpuid.as_slice().iter().any(|entry| entry.function == leaf && bit(entry))
+            };
+            let has_xsave = has(1, |leaf| leaf.ecx & 1 << 26 != 0);
+            let has_nx = has(0x8000_0001, |leaf| leaf.edx & 1 << 20 != 0);
+            (registers::flat_regs(rip, index), registers::flat_sregs(initial, has_xsave, has_nx))
+        }
+    };
+    fd.set_sregs(&sregs).map_err(op("setting its system registers"))?;
+    fd.set_regs(&regs).map_err(op("setting its registers"))?;
+    if sregs.cr4 & registers::CR4_OSXSAVE != 0 {
+        let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+        xcrs.xcrs[0] = kvm_xcr { xcr: 0, value: registers::FLAT_XCR0, ..Default::default() };
+        fd.set_xcrs(&xcrs).map_err(op("setting its extended control registers"))?;
+    }
+    let runnable = kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE };
+    fd.set_mp_state(runnable).map_err(op("making it runnable"))?;
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! What can go wrong with a machine.
+
+use std::io;
+use std::path::PathBuf;
+
+use nvvmm_devices::virtio::{BlockError, TransportError};
+use nvvmm_devices::{BusError, LifecycleError};
+
+use crate::boot::BootError;
+use crate::kvm::KvmError;
+
+/// An error of a machine.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// KVM refused something.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The guest could not be loaded.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// A device could not be paused, saved, restored or resumed.
+    #[error(transparent)]
+    Device(#[from] LifecycleError),
+    /// A device could not be put on a bus.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// A virtio device could not be made.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// A disk cannot be used.
+    #[error("disk {path}: {source}")]
+    Disk {
+        /// Its image.
+        path: PathBuf,
+        /// Why.
+        source: BlockError,
+    },
+    /// The machine asked for cannot be built.
+    #[error("{0}")]
+    Spec(String),
+    /// A saved machine has other devices than this one.
+    #[error("the snapshot's machine does not fit: {0}; restore with the devices it was taken with")]
+    OtherDevices(String),
+    /// Called at a time when it makes no sense.
+    #[error("{0}")]
+    State(&'static str),
+    /// The host refused something.
+    #[error("cannot {op}: {source}")]
+    Host {
+        /// What was tried.
+        op: &'static str,
+        /// What the host said.
+        source: io::Error,
+    },
+}
+
+/// Result of a machine's operations.
+pub type Result<T> = std::result::Result<T, MachineError>;
+
+/// Turns a host's error into [`MachineError::Host`].
+pub(super) fn host<E: Into<io::Error>>(op: &'static str) -> impl FnOnce(E) -> MachineError {
+    move |source| MachineError::Host { op, source: source.into() }
+}
