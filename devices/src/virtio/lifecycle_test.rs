@@ -267,7 +267,8 @@ fn restore_changed(change: impl FnOnce(&mut VirtioMmioStateV1)) -> Option<String
 #[test]
 fn a_state_that_makes_no_sense_is_refused() {
     assert_eq!(restore_changed(|_| {}), None);
-    let cases: [(&str, fn(&mut VirtioMmioStateV1)); 10] = [
+    type Change = fn(&mut VirtioMmioStateV1);
+    let cases: [(&str, Change); 10] = [
         ("features", |state| state.offered_features |= 1 << 50),
         ("never offered", |state| state.driver_features |= 1 << 50),
         ("bits that do not exist", |state| state.status |= 1 << 20),
