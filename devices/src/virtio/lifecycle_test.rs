@@ -2,6 +2,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use tempfile::NamedTempFile;
@@ -365,7 +366,12 @@ fn after_pause_nothing_moves_although_the_event_thread_runs() {
         driver.transport.resume().unwrap();
         // All eight are served in the end, also those whose notification fell into the pause.
         let mut served = 0;
+        let deadline = Instant::now() + Duration::from_secs(30);
         while served < 8 {
+            assert!(
+                Instant::now() < deadline,
+                "{served} of 8 requests were served in round {round}"
+            );
             served += driver.finished().len();
             thread::yield_now();
         }
