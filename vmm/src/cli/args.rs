@@ -276,7 +276,8 @@ pub enum PoolCommand {
     },
     /// Show what a pool holds and which VMs use it
     Status {
-        /// The pool; the default one when not given
+        /// The pool; without it /dev/shm/nvvmm-<user>.pool
+        #[arg(env = "NVVMM_POOL", hide_env_values = true)]
         path: Option<PathBuf>,
         /// The form of the output.
         #[command(flatten)]
@@ -284,7 +285,8 @@ pub enum PoolCommand {
     },
     /// Verify everything in a pool; exit code 6 and a list when something is wrong
     Check {
-        /// The pool; the default one when not given
+        /// The pool; without it /dev/shm/nvvmm-<user>.pool
+        #[arg(env = "NVVMM_POOL", hide_env_values = true)]
         path: Option<PathBuf>,
         /// The form of the output.
         #[command(flatten)]

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{User, geteuid};
+use nvvmm_snapshot::CHUNK_SIZE_BYTES;
 
 use super::args::PoolOption;
 use super::output;
-use super::values::CHUNK_BYTES;
 use crate::control::{ControlError, ErrorKind};
 
 /// Directory of the default pool: tmpfs on every Linux.
@@ -99,11 +99,19 @@ fn is_own_pool(path: &Path) -> Result<bool, ControlError> {
 
 fn make_default(path: &Path) -> Result<(), ControlError> {
     let remedy = "make a pool elsewhere with 'nvvmm pool create' and name it with --pool or NVVMM_POOL";
-    let medium = statvfs(DEFAULT_DIR).map_err(|e| {
-        ControlError::io(format_args!("find out the space on {DEFAULT_DIR}"), &e.into()).with_remedy(remedy)
+    let dir = path.parent().unwrap_or(Path::new(DEFAULT_DIR));
+    let medium = statvfs(dir).map_err(|e| {
+        ControlError::io(format_args!("find out the space on {}", dir.display()), &e.into())
+            .with_remedy(remedy)
     })?;
-    let size_bytes = default_size_bytes(medium.blocks_available().saturating_mul(medium.fragment_size()));
-    super::pool_commands::make(path, size_bytes, false).map_err(|e| e.with_remedy(remedy))?;
+    let medium_bytes = medium.blocks_available().saturating_mul(medium.fragment_size());
+    let size_bytes = default_size_bytes(medium_bytes.min(memory_available_bytes()));
+    match super::pool_commands::make(path, size_bytes, false) {
+        Ok(()) => {}
+        // Another command was faster.
+        Err(e) if e.kind == ErrorKind::Refused && is_own_pool(path)? => return Ok(()),
+        Err(e) => return Err(e.with_remedy(remedy)),
+    }
     let line = format!(
         "nvvmm: made the pool {} of {} (it takes up space only as it is filled)\n",
         path.display(),
@@ -115,7 +123,28 @@ fn make_default(path: &Path) -> Result<(), ControlError> {
 
 /// Half of what is available, in whole chunks.
 fn default_size_bytes(available_bytes: u64) -> u64 {
-    (available_bytes / 2 / CHUNK_BYTES * CHUNK_BYTES).max(DEFAULT_BYTES_MIN)
+    (available_bytes / 2 / CHUNK_SIZE_BYTES * CHUNK_SIZE_BYTES).max(DEFAULT_BYTES_MIN)
+}
+
+/// What the host can give without swapping: tmpfs may be larger than that. Unlimited when it is not known.
+fn memory_available_bytes() -> u64 {
+    fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| memory_available_of(&text))
+        .unwrap_or(u64::MAX)
+}
+
+/// `MemAvailable` of /proc/meminfo (proc_meminfo(5)), which is in KiB.
+fn memory_available_of(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1024)
 }
 
 #[cfg(test)]
