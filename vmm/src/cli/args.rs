@@ -64,6 +64,10 @@ pub enum Command {
     #[command(after_long_help = RESTORE_EXAMPLES)]
     Restore(RestoreArguments),
     /// List the running VMs
+    ///
+    /// STATE is booting, running, paused or stopping; starting for one whose control socket is not there yet, silent
+    /// for one that does not answer. OWN is the memory that only this VM has, SHARED what it has in common with
+    /// snapshots. With --json, a VM that answers is one object with all its counters.
     Ps(JsonFlag),
     /// Stop a VM's vCPUs and devices until it is resumed
     Pause {

@@ -35,7 +35,7 @@ pub fn create(path: &Path, size_bytes: u64, overcommit: bool) -> Result<(), Cont
 
 /// `nvvmm pool status`.
 pub fn status(path: Option<PathBuf>, json: bool) -> Result<(), ControlError> {
-    let status = Pool::open(&pool_path::found(&PoolOption { pool: path })?)?.status()?;
+    let status = pool_path::open(&pool_path::found(&PoolOption { pool: path })?)?.status()?;
     if json {
         output::print_json(&status)
     } else {
@@ -109,7 +109,7 @@ fn status_text(status: &PoolStatus) -> String {
 /// `nvvmm pool check`. Exit code 6 when there are findings.
 pub fn check(path: Option<PathBuf>, json: bool) -> Result<ExitCode, ControlError> {
     let path = pool_path::found(&PoolOption { pool: path })?;
-    let report = Pool::open(&path)?.check()?;
+    let report = pool_path::open(&path)?.check()?;
     if json {
         output::print_json(&report)?;
     } else {

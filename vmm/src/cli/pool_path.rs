@@ -1,16 +1,18 @@
 //! Which pool a command means, and the default pool that is made when it is first needed.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{User, geteuid};
-use nvvmm_snapshot::CHUNK_SIZE_BYTES;
+use nvvmm_snapshot::{CHUNK_SIZE_BYTES, Error, Pool};
 
 use super::args::PoolOption;
 use super::output;
+use super::terminal::tell;
 use crate::control::{ControlError, ErrorKind};
 
 /// Directory of the default pool: tmpfs on every Linux.
@@ -55,6 +57,22 @@ pub fn found_if_any(option: &PoolOption) -> Result<Option<PathBuf>, ControlError
             Ok(is_own_pool(&path)?.then_some(path))
         }
     }
+}
+
+/// Opens the pool at `path`; an error that does not say so itself names the pool.
+pub fn open(path: &Path) -> Result<Arc<Pool>, ControlError> {
+    Pool::open(path).map_err(|e| {
+        let named = !matches!(e, Error::Damaged { .. } | Error::Version { .. });
+        let error = ControlError::from(e);
+        if named {
+            error
+        } else {
+            ControlError {
+                message: format!("{}: {}", path.display(), error.message),
+                ..error
+            }
+        }
+    })
 }
 
 fn existing(path: &Path) -> Result<PathBuf, ControlError> {
@@ -112,12 +130,11 @@ fn make_default(path: &Path) -> Result<(), ControlError> {
         Err(e) if e.kind == ErrorKind::Refused && is_own_pool(path)? => return Ok(()),
         Err(e) => return Err(e.with_remedy(remedy)),
     }
-    let line = format!(
+    tell(&format!(
         "nvvmm: made the pool {} of {} (it takes up space only as it is filled)\n",
         path.display(),
         output::size(size_bytes)
-    );
-    let _ = io::stderr().write_all(line.as_bytes());
+    ));
     Ok(())
 }
 

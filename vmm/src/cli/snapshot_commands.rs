@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, Pool, Removed, SnapshotEntry};
+use nvvmm_snapshot::{BLOCK_SIZE_BYTES, Removed, SnapshotEntry};
 use serde::Serialize;
 
 use super::args::PoolOption;
@@ -15,7 +15,7 @@ use crate::control::ControlError;
 pub fn list(option: &PoolOption, json: bool) -> Result<(), ControlError> {
     // The default pool that nobody has needed yet has no snapshots.
     let snapshots = match pool_path::found_if_any(option)? {
-        Some(path) => Pool::open(&path)?.snapshots()?,
+        Some(path) => pool_path::open(&path)?.snapshots()?,
         None => Vec::new(),
     };
     if json {
@@ -74,7 +74,7 @@ struct RemovedName<'a> {
 /// `nvvmm rm`. Goes on after a name that cannot be removed; the last failure is the command's.
 pub fn remove(names: &[String], option: &PoolOption, json: bool) -> Result<(), ControlError> {
     let path: PathBuf = pool_path::found(option)?;
-    let pool = Pool::open(&path)?;
+    let pool = pool_path::open(&path)?;
     let mut removed = Vec::new();
     let mut failure: Option<ControlError> = None;
     for name in names {
