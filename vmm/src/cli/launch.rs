@@ -1,7 +1,7 @@
 //! `nvvmm run` and `nvvmm restore`: this process becomes a VM process, or starts one with `--detach`.
 
 use std::fs::File;
-use std::io::{Write, stderr, stdin};
+use std::io::{Write, stdin};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ use signal_hook::iterator::Signals;
 use super::args::{ConsoleChoice, RestoreArguments, RunArguments, StartArguments};
 use super::console::before_escape;
 use super::error::{EXIT_FAILED, exit_code};
-use super::terminal::{RawTerminal, leave_raw};
+use super::terminal::{RawTerminal, leave_raw, tell};
 use super::{detach, output, pool_path};
 use crate::control::{
     ControlClient, ControlError, ErrorKind, NameChoice, RuntimeDir, VmOrigin, VmState, VmStatus,
@@ -197,12 +197,12 @@ fn be_vm(
         if start.json {
             printed = output::print_json(status);
         } else {
-            tell(&foreground_text(status, is_raw), is_raw);
+            tell(&foreground_text(status, is_raw));
         }
     });
     drop(raw);
     let exit = exit?;
-    tell(&format!("nvvmm: {}\n", exit_text(&paths.name, &exit)), false);
+    tell(&format!("nvvmm: {}\n", exit_text(&paths.name, &exit)));
     printed
 }
 
@@ -267,7 +267,7 @@ impl Ending {
                 .is_ok();
         if !stopped {
             leave_raw();
-            tell("nvvmm: ended before the VM could stop in good order\n", false);
+            tell("nvvmm: ended before the VM could stop in good order\n");
             std::process::exit(EXIT_FAILED.into());
         }
     }
@@ -325,16 +325,6 @@ fn carry_keys(mut typed: File, is_terminal: bool, ending: &Ending) {
     }
 }
 
-/// Writes to stderr; a raw terminal needs carriage returns.
-fn tell(text: &str, raw: bool) {
-    let text = if raw {
-        text.replace('\n', "\r\n")
-    } else {
-        text.to_owned()
-    };
-    let _ = stderr().write_all(text.as_bytes());
-}
-
 fn foreground_text(status: &VmStatus, raw: bool) -> String {
     let key = if raw { "; Ctrl-] ends it" } else { "" };
     format!("nvvmm: {}{key}\n", up_text(status))
@@ -376,3 +366,7 @@ fn exit_text(name: &str, exit: &VmExit) -> String {
         VmExit::Snapshotted { snapshot } => format!("{name} ended with the snapshot {snapshot}"),
     }
 }
+
+#[cfg(test)]
+#[path = "launch_test.rs"]
+mod launch_test;
