@@ -258,17 +258,22 @@ impl Ending {
     }
 
     /// The first time, the way that `nvvmm stop` goes. A VM that is not up yet, or that is asked a second time, is
-    /// ended at once: the pool gives back what a dead process held.
-    fn ask(&self) {
-        let again = self.asked.swap(true, Ordering::SeqCst);
-        let stopped = !again
-            && ControlClient::connect(&self.control)
+    /// ended at once: the pool gives back what a dead process held. Never waits, so that the second time is heard.
+    fn ask(self: &Arc<Self>) {
+        if self.asked.swap(true, Ordering::SeqCst) {
+            end_now();
+        }
+        let ending = Arc::clone(self);
+        let asking = thread::Builder::new().name("ending".into()).spawn(move || {
+            if ControlClient::connect(&ending.control)
                 .and_then(|mut vm| vm.stop())
-                .is_ok();
-        if !stopped {
-            leave_raw();
-            tell("nvvmm: ended before the VM could stop in good order\n");
-            std::process::exit(EXIT_FAILED.into());
+                .is_err()
+            {
+                end_now();
+            }
+        });
+        if asking.is_err() {
+            end_now();
         }
     }
 
@@ -282,6 +287,12 @@ impl Ending {
             .map_err(failed)?;
         Ok(())
     }
+}
+
+fn end_now() -> ! {
+    leave_raw();
+    tell("nvvmm: ended before the VM could stop in good order\n");
+    std::process::exit(EXIT_FAILED.into());
 }
 
 /// Starts to read stdin; gives the end of a pipe where the console reads what was typed.
@@ -302,7 +313,7 @@ fn read_keyboard(is_terminal: bool, ending: Arc<Ending>) -> Result<OwnedFd, Cont
     Ok(input)
 }
 
-fn carry_keys(mut typed: File, is_terminal: bool, ending: &Ending) {
+fn carry_keys(mut typed: File, is_terminal: bool, ending: &Arc<Ending>) {
     let mut keys = [0; 4096];
     loop {
         let count = match nix::unistd::read(stdin(), &mut keys) {
