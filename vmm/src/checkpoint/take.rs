@@ -118,7 +118,6 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
         metadata_blocks,
         phases: phases.into_times(),
     };
-    shared.committed();
     Ok(Taken { id, report })
 }
 
@@ -128,7 +127,11 @@ fn reserve(taking: &Taking<'_>) -> Result<Reservation, TakeError> {
     let chunks = dirty + dirty / RESERVE_SLACK_DIVISOR + 1;
     let state = STATE_BYTES_GUESS + STATE_BYTES_GUESS_PER_VCPU * usize::from(taking.spec.vcpus);
     let memory_bytes = taking.engine.ram().size_bytes();
-    Ok(taking.holder.reserve(taking.holder.commit_blocks_needed(memory_bytes, chunks as u32, state))?)
+    Ok(taking.holder.reserve(
+        taking
+            .holder
+            .commit_blocks_needed(memory_bytes, chunks as u32, state),
+    )?)
 }
 
 /// Stops everything that can write guest memory, saves it, and shares the frames of this instant.
@@ -166,7 +169,10 @@ fn commit(
     shared: &ShareSet,
     reservation: Reservation,
 ) -> Result<(SnapshotId, u64, u64), TakeError> {
-    let saved = SavedVm { spec: taking.spec.clone(), machine: machine.clone() };
+    let saved = SavedVm {
+        spec: taking.spec.clone(),
+        machine: machine.clone(),
+    };
     let state = saved.encode()?;
     let committed = taking.holder.commit_snapshot(
         NewSnapshot {
@@ -180,8 +186,11 @@ fn commit(
         },
         reservation,
     )?;
-    if let Some(base) = taking.base {
-        taking.holder.unpin(base)?;
+    // The snapshot exists: a pin too many costs space until the VM ends, and is no reason to report a failure.
+    if let Some(base) = taking.base
+        && let Err(error) = taking.holder.unpin(base)
+    {
+        tracing::warn!("the former base of this VM stays pinned: {error}");
     }
     Ok((committed, state.len() as u64, 0))
 }

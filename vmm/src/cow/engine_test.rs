@@ -99,7 +99,9 @@ impl Vm {
     }
 
     fn write(&self, frame: u64, value: u64) {
-        self.memory.write_obj(value, GuestAddress(frame * FRAME + 8 * (frame % 500))).unwrap();
+        self.memory
+            .write_obj(value, GuestAddress(frame * FRAME + 8 * (frame % 500)))
+            .unwrap();
         // The write may go on as soon as the new mapping is there; the engine has counted it when it lets go of the chunk.
         self.engine.own_frames((frame / u64::from(CHUNK_FRAMES)) as u32);
     }

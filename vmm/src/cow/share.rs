@@ -14,7 +14,6 @@ use crate::sys::reservation::Sharing;
 
 /// What one snapshot shares: the chunks that changed since the last one, as they were at its instant.
 #[derive(Debug, Default)]
-#[must_use = "a share set must be committed or rolled back"]
 pub struct ShareSet {
     changes: Vec<(u32, ChunkMap)>,
     own: Vec<FrameSet>,

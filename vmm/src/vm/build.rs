@@ -16,11 +16,7 @@ use super::{
     running::{Operation, RunningVm},
 };
 use crate::{
-    checkpoint::{
-        blob::SavedVm,
-        phases::Phases,
-        report::RestoreReport,
-    },
+    checkpoint::{blob::SavedVm, phases::Phases, report::RestoreReport},
     control::VmOrigin,
     cow::{self, Budget, CowEngine, FaultThread},
     machine::{Machine, MachineParts},
@@ -43,9 +39,12 @@ impl Builder<'_> {
     pub fn build(&self, origin: &Origin) -> Result<RunningVm, VmError> {
         match origin {
             Origin::Boot(spec) => self.boot(spec),
-            Origin::Restore { snapshot, disks, once, prefault } => {
-                self.restore(snapshot, disks.as_deref(), *once, *prefault)
-            }
+            Origin::Restore {
+                snapshot,
+                disks,
+                once,
+                prefault,
+            } => self.restore(snapshot, disks.as_deref(), *once, *prefault),
         }
     }
 
@@ -56,7 +55,9 @@ impl Builder<'_> {
         machine.load().map_err(machine_error)?;
         Ok(RunningVm {
             spec: spec.clone(),
-            origin: VmOrigin::Boot { kernel: spec.kernel.clone() },
+            origin: VmOrigin::Boot {
+                kernel: spec.kernel.clone(),
+            },
             restore: Mutex::new(None),
             operation: Mutex::new(Operation::new(None)),
             machine,
@@ -77,10 +78,15 @@ impl Builder<'_> {
         let started = Instant::now();
         let (holder, entry, frames, saved) = phases.run("ReadSnapshot", || self.read(snapshot))?;
         let spec = with_disks(saved.spec, disks)?;
-        let origin = cow::Origin::Snapshot { frames, frames_mapped: entry.frames_mapped };
+        let origin = cow::Origin::Snapshot {
+            frames,
+            frames_mapped: entry.frames_mapped,
+        };
         let (engine, faults) = phases.run("ReserveMemory", || self.memory(&spec, &holder, origin))?;
         let machine = phases.run("BuildMachine", || self.machine(&spec, &engine))?;
-        phases.run("RestoreState", || machine.restore(&saved.machine)).map_err(machine_error)?;
+        phases
+            .run("RestoreState", || machine.restore(&saved.machine))
+            .map_err(machine_error)?;
         let mut base = Some(entry.id);
         if once {
             base = phases.run("Consume", || consume(&holder, &engine, entry.id))?;
@@ -99,7 +105,9 @@ impl Builder<'_> {
         };
         Ok(RunningVm {
             spec,
-            origin: VmOrigin::Snapshot { name: snapshot.into() },
+            origin: VmOrigin::Snapshot {
+                name: snapshot.into(),
+            },
             restore: Mutex::new(Some((started, report))),
             operation: Mutex::new(Operation::new(base)),
             machine,
