@@ -1,4 +1,37 @@
-//! placeholder until the pool branch is merged
+//! The pool: a block file system in persistent or shared memory, whose snapshots refer to blocks by reference.
+//!
+//! A [`Pool`] is a file of 4 KiB blocks in chunks of 2 MiB. Virtual machines are its [`Holder`]s: they take blocks from
+//! chunks that are leased to them, and commit snapshots that refer to those blocks ([`Holder::commit_snapshot`]). A
+//! snapshot is a [`FrameMap`] from guest frames to blocks and the machine's saved state; committed blocks never change
+//! and never move. Any number of processes use one pool without a daemon: locks that the kernel drops when a process
+//! dies tell who lives, and whoever comes next takes back what the dead left.
+//!
+//! docs/format.md describes every byte. Nothing here knows of virtual machines beyond the words.
 
-/// Size of a chunk in bytes.
-pub const CHUNK_SIZE_BYTES: u64 = 2 << 20;
+mod catalog;
+mod chunk_map;
+mod error;
+mod file_lock;
+mod frame_map;
+mod holder;
+mod layout;
+mod name;
+mod number;
+mod pool;
+mod recovery;
+mod refs;
+mod region;
+mod store;
+mod tree;
+
+#[cfg(test)]
+mod crash_test;
+
+pub use catalog::Removed;
+pub use chunk_map::{ChunkMap, LeafBlocks};
+pub use error::{Error, Result};
+pub use frame_map::FrameMap;
+pub use holder::{Consumed, ConsumedChunk, Holder, NewSnapshot, Reservation};
+pub use number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo, FrameSet, SnapshotId};
+pub use pool::{CheckReport, CreateOptions, HolderStatus, Pool, PoolStatus, SnapshotEntry};
+pub use region::{CowEngine, Medium};

@@ -5,10 +5,7 @@ use nvvmm_tests::{Host, Random};
 #[test]
 fn every_frame_that_kvm_saw_written_was_the_vms_own() {
     let mut random = Random::seeded("dirty_log");
-    let host = Host::new(1024);
-    // The VM process is a child of this one, and inherits what switches the log on.
-    // SAFETY: tests that share this process neither read nor write this variable.
-    unsafe { std::env::set_var("NVVMM_TEST_DIRTY_LOG", "1") };
+    let host = Host::new(1024).with_dirty_log();
     let mut vm = host.boot_bare_metal(64, 2);
     vm.ask("fill 40 7");
     vm.ask("churn on 3 rand");

@@ -4,7 +4,7 @@ use std::{path::Path, process::Command};
 
 use nvvmm_tests::Host;
 
-use crate::guest::{alone, ask, boot, number};
+use crate::guest::{ask, boot, number};
 
 fn make_ext4(path: &Path) {
     let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(path).arg("24M").output().expect("mkfs.ext4 runs");
@@ -18,7 +18,6 @@ fn assert_file_system_clean(path: &Path) {
 
 #[test]
 fn a_disk_copied_at_the_snapshots_instant_is_clean_after_restore() {
-    let _alone = alone();
     let host = Host::new(768);
     let disk = host.runtime().join("disk.img");
     let copy = host.runtime().join("copy.img");
@@ -58,7 +57,6 @@ fn a_disk_copied_at_the_snapshots_instant_is_clean_after_restore() {
 
 #[test]
 fn a_read_only_disk_stays_as_it_was() {
-    let _alone = alone();
     let host = Host::new(512);
     let disk = host.runtime().join("disk.img");
     make_ext4(&disk);

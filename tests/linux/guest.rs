@@ -1,20 +1,11 @@
 //! A Linux guest that runs `nvvmm-witness` (guest/linux).
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use nvvmm_tests::{Host, Vm, required};
 
 /// Ten times and more of what booting Linux takes inside an emulated KVM host.
 const BOOT_PATIENCE: Duration = Duration::from_secs(400);
-
-/// Linux guests are emulated on few CPUs in CI: one test at a time keeps each one's time short.
-pub fn alone() -> MutexGuard<'static, ()> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Boots Linux to its witness.
 pub fn boot<'h>(host: &'h Host, memory_mib: u64, vcpus: u32, options: &[&str]) -> Vm<'h> {
@@ -31,16 +22,12 @@ pub fn boot<'h>(host: &'h Host, memory_mib: u64, vcpus: u32, options: &[&str]) -
 
 /// Asks the witness, and fails the test unless its answer is "ok".
 pub fn ask(vm: &mut Vm<'_>, command: &str) -> String {
-    let answer = ask_anything(vm, command);
-    assert!(answer.starts_with("@ ok"), "{}: {command}: {answer}", vm.name);
-    answer
-}
-
-fn ask_anything(vm: &mut Vm<'_>, command: &str) -> String {
     // The tag tells this answer from those in the scroll-back that a new client of the console is sent.
     let tag = format!("#{}", std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos());
     vm.console().say(&format!("{tag} {command}"));
-    vm.expect(&tag)
+    let answer = vm.expect(&tag);
+    assert!(answer.contains(&format!(" ok {tag}")), "{}: {command}: {answer}", vm.name);
+    answer
 }
 
 /// The number behind `key=` in an answer.

@@ -2,11 +2,10 @@
 
 use nvvmm_tests::Host;
 
-use crate::guest::{alone, ask, assert_healthy, boot};
+use crate::guest::{ask, assert_healthy, boot};
 
 #[test]
 fn a_guest_reboots_powers_off_and_a_killed_one_comes_back() {
-    let _alone = alone();
     let host = Host::new(768);
     let mut vm = boot(&host, 160, 2, &[]);
     ask(&mut vm, "fill 8 1");

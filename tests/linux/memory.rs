@@ -2,10 +2,9 @@
 
 use nvvmm_tests::{Host, Vm};
 
-use crate::guest::{alone, ask, assert_healthy, boot, number};
+use crate::guest::{ask, assert_healthy, boot, number};
 
 fn a_guest_is_snapshotted_while_it_writes(vcpus: u32) {
-    let _alone = alone();
     let host = Host::new(1024);
     let mut original = boot(&host, 192, vcpus, &[]);
     ask(&mut original, &format!("fill 24 5 {vcpus}"));

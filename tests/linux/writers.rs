@@ -2,14 +2,11 @@
 
 use nvvmm_tests::Host;
 
-use crate::guest::{alone, ask, assert_healthy, boot};
+use crate::guest::{ask, assert_healthy, boot};
 
 #[test]
 fn what_kvm_saw_written_was_the_vms_own() {
-    let _alone = alone();
-    let host = Host::new(768);
-    // SAFETY: Linux tests run one at a time (`alone`), and this process has no other user of the variable.
-    unsafe { std::env::set_var("NVVMM_TEST_DIRTY_LOG", "1") };
+    let host = Host::new(768).with_dirty_log();
     let mut vm = boot(&host, 160, 2, &[]);
     ask(&mut vm, "fill 8 1");
     ask(&mut vm, "churn on");
@@ -21,8 +18,6 @@ fn what_kvm_saw_written_was_the_vms_own() {
         assert_eq!(audit["not_own"].as_array().map(Vec::len), Some(0), "{audit}");
         seen += audit["dirty_frames"].as_u64().unwrap();
     }
-    // SAFETY: as above.
-    unsafe { std::env::remove_var("NVVMM_TEST_DIRTY_LOG") };
     assert!(seen > 0, "the log saw the guest write");
     assert_healthy(&mut vm);
     vm.stop();

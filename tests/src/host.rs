@@ -18,6 +18,7 @@ pub struct Host {
     runtime: tempfile::TempDir,
     pool: PathBuf,
     next_vm: AtomicU32,
+    dirty_log: bool,
 }
 
 /// What a command printed and how it ended.
@@ -69,7 +70,14 @@ impl Host {
             runtime: tempfile::tempdir().expect("a temporary directory"),
             pool: PathBuf::from(format!("/dev/shm/nvvmm-test-{}-{number}.pool", std::process::id())),
             next_vm: AtomicU32::new(0),
+            dirty_log: false,
         }
+    }
+
+    /// The same, with KVM's dirty log switched on in every VM, for `nvvmm audit`.
+    pub fn with_dirty_log(mut self) -> Self {
+        self.dirty_log = true;
+        self
     }
 
     /// The pool's path.
@@ -95,6 +103,9 @@ impl Host {
             .env("NVVMM_RUNTIME_DIR", self.runtime.path())
             .env("NVVMM_POOL", &self.pool)
             .stdin(Stdio::null());
+        if self.dirty_log {
+            command.env("NVVMM_TEST_DIRTY_LOG", "1");
+        }
         command
     }
 

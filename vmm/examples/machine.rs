@@ -49,8 +49,13 @@ struct Args {
 
 fn build(spec: &VmSpec, ram: &GuestRam, dirty_log: bool) -> Result<Machine> {
     let console = ConsoleStreams::stdio(true)?;
-    let parts =
-        MachineParts { spec, memory: Arc::clone(ram.memory()), slots: ram.slots(), console, dirty_log };
+    let parts = MachineParts {
+        spec,
+        memory: Arc::clone(ram.memory()),
+        slots: ram.slots(),
+        console,
+        dirty_log,
+    };
     Ok(Machine::create(parts)?)
 }
 
@@ -72,10 +77,17 @@ fn copy_memory(from: &GuestRam, to: &GuestRam) -> Result<()> {
 fn move_machine(spec: &VmSpec, machine: Machine, ram: GuestRam, args: &Args) -> Result<(Machine, GuestRam)> {
     machine.pause_vcpus()?;
     machine.quiesce_devices()?;
-    let state = MachineStateV1 { devices: machine.save_devices()?, kvm: machine.save_kvm()? };
+    let state = MachineStateV1 {
+        devices: machine.save_devices()?,
+        kvm: machine.save_kvm()?,
+    };
     if args.dirty_log {
         for slot in 0..ram.slots().len() {
-            let frames: u32 = machine.dirty_log(slot)?.iter().map(|word| word.count_ones()).sum();
+            let frames: u32 = machine
+                .dirty_log(slot)?
+                .iter()
+                .map(|word| word.count_ones())
+                .sum();
             eprintln!("[slot {slot}: {frames} frames dirty]");
         }
     }
@@ -99,7 +111,10 @@ fn move_machine(spec: &VmSpec, machine: Machine, ram: GuestRam, args: &Args) -> 
 fn main() -> Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let args = Args::parse();
-    let disks = args.disk.iter().map(|path| DiskSpec { path: path.clone(), read_only: false });
+    let disks = args.disk.iter().map(|path| DiskSpec {
+        path: path.clone(),
+        read_only: false,
+    });
     let spec = VmSpec {
         kernel: args.kernel.clone(),
         initramfs: args.initramfs.clone(),
@@ -112,7 +127,11 @@ fn main() -> Result<()> {
     let mut machine = build(&spec, &ram, args.dirty_log)?;
     machine.load().context("loading the guest")?;
     machine.start(true)?;
-    let mut left = if args.save_restore_after.is_some() { args.times } else { 0 };
+    let mut left = if args.save_restore_after.is_some() {
+        args.times
+    } else {
+        0
+    };
     loop {
         if left > 0 {
             let (interrupter, after) = (machine.interrupter(), args.save_restore_after.unwrap_or(0));

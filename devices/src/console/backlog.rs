@@ -9,7 +9,10 @@ use std::io::{self, Write};
 pub(crate) struct Backlog {
     bytes: VecDeque<u8>,
     capacity_bytes: usize,
+    /// Dropped since the reader was last told.
     skipped_bytes: u64,
+    /// The rest of a note that the reader has begun to get.
+    note: Vec<u8>,
 }
 
 impl Backlog {
@@ -18,11 +21,12 @@ impl Backlog {
             bytes: VecDeque::new(),
             capacity_bytes,
             skipped_bytes: 0,
+            note: Vec::new(),
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.bytes.is_empty() && self.skipped_bytes == 0
+        self.bytes.is_empty() && self.skipped_bytes == 0 && self.note.is_empty()
     }
 
     pub(crate) fn push(&mut self, new: &[u8]) {
@@ -35,15 +39,19 @@ impl Backlog {
 
     /// Takes everything, with the note of what was dropped in front.
     pub(crate) fn take(&mut self) -> Vec<u8> {
-        self.note_skipped();
-        std::mem::take(&mut self.bytes).into()
+        let mut taken = self.next_note();
+        self.note.clear();
+        self.skipped_bytes = 0;
+        taken.extend(std::mem::take(&mut self.bytes));
+        taken
     }
 
     /// Writes as much as `writer` takes, at most `limit_bytes` in one call. Answers how much that was.
     pub(crate) fn write_some(&mut self, writer: &mut impl Write, limit_bytes: usize) -> io::Result<usize> {
-        self.note_skipped();
+        let note = self.next_note();
         let (front, _) = self.bytes.as_slices();
-        let chunk = &front[..front.len().min(limit_bytes)];
+        let source = if note.is_empty() { front } else { &note };
+        let chunk = &source[..source.len().min(limit_bytes)];
         if chunk.is_empty() {
             return Ok(0);
         }
@@ -51,20 +59,28 @@ impl Backlog {
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        self.bytes.drain(..written);
+        if note.is_empty() {
+            self.bytes.drain(..written);
+        } else {
+            // Only a note that the reader has begun to get stands; until then its number still grows.
+            if self.note.is_empty() {
+                self.skipped_bytes = 0;
+            }
+            self.note = note[written..].to_owned();
+        }
         Ok(written)
     }
 
-    fn note_skipped(&mut self) {
-        if self.skipped_bytes > 0 {
-            let note = format!(
+    /// What the reader must be told before it gets more output.
+    fn next_note(&self) -> Vec<u8> {
+        if self.note.is_empty() && self.skipped_bytes > 0 {
+            format!(
                 "\r\n[nvvmm: {} bytes of console output skipped]\r\n",
                 self.skipped_bytes
-            );
-            self.skipped_bytes = 0;
-            for byte in note.into_bytes().into_iter().rev() {
-                self.bytes.push_front(byte);
-            }
+            )
+            .into_bytes()
+        } else {
+            self.note.clone()
         }
     }
 }

@@ -2,6 +2,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use tempfile::NamedTempFile;
@@ -267,7 +268,8 @@ fn restore_changed(change: impl FnOnce(&mut VirtioMmioStateV1)) -> Option<String
 #[test]
 fn a_state_that_makes_no_sense_is_refused() {
     assert_eq!(restore_changed(|_| {}), None);
-    let cases: [(&str, fn(&mut VirtioMmioStateV1)); 10] = [
+    type Change = fn(&mut VirtioMmioStateV1);
+    let cases: [(&str, Change); 10] = [
         ("features", |state| state.offered_features |= 1 << 50),
         ("never offered", |state| state.driver_features |= 1 << 50),
         ("bits that do not exist", |state| state.status |= 1 << 20),
@@ -364,7 +366,12 @@ fn after_pause_nothing_moves_although_the_event_thread_runs() {
         driver.transport.resume().unwrap();
         // All eight are served in the end, also those whose notification fell into the pause.
         let mut served = 0;
+        let deadline = Instant::now() + Duration::from_secs(30);
         while served < 8 {
+            assert!(
+                Instant::now() < deadline,
+                "{served} of 8 requests were served in round {round}"
+            );
             served += driver.finished().len();
             thread::yield_now();
         }

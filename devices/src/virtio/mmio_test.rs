@@ -1,9 +1,12 @@
 use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
+use vm_memory::{Bytes, GuestAddress};
+
 use super::*;
-use crate::virtio::Rng;
 use crate::virtio::test_driver::*;
+use crate::virtio::{Chain, ChainError, Rng};
+use crate::{LifecycleError, SavedDevice};
 
 const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
 const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
@@ -186,6 +189,16 @@ fn a_queue_in_use_cannot_be_changed_but_can_be_disabled() {
 }
 
 #[test]
+fn a_ready_queue_cannot_be_changed_before_the_driver_is_ready_either() {
+    let mut driver = rng_driver();
+    driver.negotiate(0);
+    driver.set_up_queue(64);
+    driver.write_queue_registers(32, DESC_TABLE + 0x400, 0, 0);
+    driver.add_status(VIRTIO_CONFIG_S_DRIVER_OK);
+    assert_eq!(driver.request(&[BUFFER]), 16);
+}
+
+#[test]
 fn reset_stops_the_device_and_it_can_be_started_again() {
     let mut driver = rng_driver();
     driver.start(EVENT_IDX);
@@ -227,6 +240,60 @@ fn a_full_ring_is_served_and_signalled_on_the_way() {
     driver.run_events();
     assert_eq!(driver.finished().len(), 64);
     assert_eq!(driver.irq.raised(), 2);
+}
+
+/// A device during whose work the driver makes one more request available: entry 64 of a ring of 64, the same chain as
+/// entry 0.
+struct Overtaken {
+    requests: u32,
+}
+
+impl VirtioDevice<Memory> for Overtaken {
+    fn kind(&self) -> &'static str {
+        "overtaken"
+    }
+    fn device_type(&self) -> u32 {
+        VIRTIO_ID_RNG
+    }
+    fn features(&self) -> u64 {
+        0
+    }
+    fn queue_sizes(&self) -> &[u16] {
+        &[64]
+    }
+    fn read_config(&self, _offset: u64, _bytes: &mut [u8]) {}
+    fn activate(&mut self, _driver_features: u64) {}
+    fn serve(&mut self, _queue_index: usize, _chain: Chain, mem: &Memory) -> Result<u32, ChainError> {
+        self.requests += 1;
+        mem.write_obj(65_u16.to_le(), GuestAddress(AVAIL_RING + 2))
+            .unwrap();
+        Ok(self.requests)
+    }
+    fn reset(&mut self) {}
+    fn save(&self, instance: &str) -> Result<SavedDevice, LifecycleError> {
+        SavedDevice::encode("overtaken", 1, instance, &self.requests)
+    }
+    fn restore(&mut self, _instance: &str, _saved: &SavedDevice) -> Result<(), LifecycleError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn requests_that_come_while_a_full_ring_is_served_are_served_in_the_next_turn() {
+    let mut driver = Driver::new(Box::new(Overtaken { requests: 0 }));
+    driver.start(0);
+    for _ in 0..64 {
+        driver.submit(&[BUFFER]);
+    }
+    driver.notify();
+    driver.run_one_turn();
+    assert_eq!(
+        driver.finished().len(),
+        64,
+        "other devices get their turn after one ring full"
+    );
+    driver.run_events();
+    assert_eq!(driver.finished(), [(0, 65)]);
 }
 
 #[test]

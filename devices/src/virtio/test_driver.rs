@@ -237,6 +237,11 @@ impl Driver {
         while self.events.run_with_timeout(0).unwrap() > 0 {}
     }
 
+    /// Lets the machine's event loop handle what is ready now.
+    pub(super) fn run_one_turn(&mut self) {
+        self.events.run_with_timeout(0).unwrap();
+    }
+
     /// What the device has finished since the last call: head and written length of each request.
     pub(super) fn finished(&mut self) -> Vec<(u32, u32)> {
         let index: u16 = u16::from_le(self.memory.read_obj(GuestAddress(USED_RING + 2)).unwrap());

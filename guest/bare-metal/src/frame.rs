@@ -145,6 +145,8 @@ pub enum What {
     Journal,
     /// Should never have been written and is not zero.
     NotZero,
+    /// A vCPU's own registers changed under it.
+    Registers,
 }
 
 impl What {
@@ -162,12 +164,13 @@ impl What {
             Self::Causal => "causal",
             Self::Journal => "journal",
             Self::NotZero => "not-zero",
+            Self::Registers => "registers",
         }
     }
 
     /// The kind of lie with this number in the journal.
     pub fn from_code(code: u64) -> Option<Self> {
-        const ALL: [What; 11] = [
+        const ALL: [What; 12] = [
             What::Zero,
             What::Magic,
             What::Foreign,
@@ -179,6 +182,7 @@ impl What {
             What::Causal,
             What::Journal,
             What::NotZero,
+            What::Registers,
         ];
         ALL.into_iter().find(|what| *what as u64 == code)
     }

@@ -4,13 +4,13 @@
 //! There is no MCFG and no PCI root in the DSDT: a guest finds neither PCI bus nor slots to scan. virtio-mmio devices
 //! are `LNRO0005`, which stock Linux kernels know.
 
-use acpi_tables::{Aml, aml};
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
+use acpi_tables::{Aml, aml};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::error::at;
@@ -174,8 +174,14 @@ fn dsdt(parts: &AcpiParts) -> Sdt {
 /// Appends a device with one address range and one edge-triggered interrupt.
 fn append_device(aml_bytes: &mut Vec<u8>, name: &str, hid: &dyn Aml, uid: u8, range: &dyn Aml, gsi: u32) {
     let interrupt = aml::Interrupt::new(true, true, false, false, gsi);
-    let (hid, uid) = (aml::Name::new("_HID".into(), hid), aml::Name::new("_UID".into(), &uid));
-    let crs = aml::Name::new("_CRS".into(), &aml::ResourceTemplate::new(vec![range, &interrupt]));
+    let (hid, uid) = (
+        aml::Name::new("_HID".into(), hid),
+        aml::Name::new("_UID".into(), &uid),
+    );
+    let crs = aml::Name::new(
+        "_CRS".into(),
+        &aml::ResourceTemplate::new(vec![range, &interrupt]),
+    );
     let device = aml::Device::new(name.into(), vec![&hid, &uid, &crs]);
     aml::Scope::new("_SB_".into(), vec![&device]).to_aml_bytes(aml_bytes);
 }

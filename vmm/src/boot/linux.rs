@@ -230,7 +230,11 @@ fn load_initramfs<M: GuestMemoryBackend>(
 
 /// The memory map: RAM with the PC's holes below 1 MiB, and all of it above.
 fn e820<M: GuestMemoryBackend>(memory: &M) -> Vec<boot_e820_entry> {
-    let entry = |start: u64, end: u64, kind: u32| boot_e820_entry { addr: start, size: end - start, r#type: kind };
+    let entry = |start: u64, end: u64, kind: u32| boot_e820_entry {
+        addr: start,
+        size: end - start,
+        r#type: kind,
+    };
     let mut map = vec![
         entry(0, LOWEST_RAM_END, E820_RAM),
         entry(LOWEST_RAM_END, 0xa_0000, E820_RESERVED),

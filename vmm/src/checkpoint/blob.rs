@@ -89,7 +89,8 @@ pub struct SavedVm {
 impl SavedVm {
     /// The blob's bytes.
     pub fn encode(&self) -> Result<Vec<u8>, BlobError> {
-        let damaged = |what: &str, error: String| BlobError::Damaged(format!("{what} cannot be encoded: {error}"));
+        let damaged =
+            |what: &str, error: String| BlobError::Damaged(format!("{what} cannot be encoded: {error}"));
         let spec = serde_json::to_vec(&self.spec).map_err(|e| damaged("the spec", e.to_string()))?;
         let machine =
             postcard::to_allocvec(&self.machine).map_err(|e| damaged("the machine state", e.to_string()))?;
@@ -120,7 +121,10 @@ fn decode_spec(payload: &[u8]) -> Result<VmSpec, BlobError> {
 fn decode_machine(payload: &[u8]) -> Result<MachineStateV1, BlobError> {
     match postcard::take_from_bytes(payload) {
         Ok((machine, [])) => Ok(machine),
-        Ok((_, rest)) => Err(BlobError::Damaged(format!("machine state: {} bytes left over", rest.len()))),
+        Ok((_, rest)) => Err(BlobError::Damaged(format!(
+            "machine state: {} bytes left over",
+            rest.len()
+        ))),
         Err(e) => Err(BlobError::Damaged(format!("machine state: {e}"))),
     }
 }
@@ -150,7 +154,9 @@ fn assemble(parts: &[(u32, &[u8])]) -> Vec<u8> {
     };
     let mut blob = header.as_bytes().to_vec();
     blob.extend(table);
-    parts.iter().for_each(|(_, payload)| blob.extend_from_slice(payload));
+    parts
+        .iter()
+        .for_each(|(_, payload)| blob.extend_from_slice(payload));
     blob
 }
 
@@ -161,28 +167,42 @@ fn sections(blob: &[u8]) -> Result<Vec<(Section, &[u8])>, BlobError> {
         return Err(BlobError::NotState);
     }
     if header.version.get() != FORMAT_VERSION {
-        return Err(BlobError::Version { found: header.version.get(), expected: FORMAT_VERSION });
+        return Err(BlobError::Version {
+            found: header.version.get(),
+            expected: FORMAT_VERSION,
+        });
     }
     if header.length.get() != blob.len() as u64 {
-        return Err(BlobError::Damaged(format!("{} bytes, should be {}", blob.len(), header.length)));
+        return Err(BlobError::Damaged(format!(
+            "{} bytes, should be {}",
+            blob.len(),
+            header.length
+        )));
     }
     if header.sections.get() > SECTIONS_MAX {
         return Err(damaged("too many sections"));
     }
     let table_size = header.sections.get() as usize * size_of::<Section>();
-    let table = rest.get(..table_size).ok_or_else(|| damaged("the section table is cut off"))?;
+    let table = rest
+        .get(..table_size)
+        .ok_or_else(|| damaged("the section table is cut off"))?;
     if crc32fast::hash(table) != header.crc32.get() {
         return Err(damaged("the section table's checksum differs"));
     }
-    table.chunks_exact(size_of::<Section>()).map(|raw| section_payload(blob, raw)).collect()
+    table
+        .chunks_exact(size_of::<Section>())
+        .map(|raw| section_payload(blob, raw))
+        .collect()
 }
 
 fn section_payload<'a>(blob: &'a [u8], raw: &[u8]) -> Result<(Section, &'a [u8]), BlobError> {
     let section = Section::read_from_bytes(raw).map_err(|_| BlobError::Damaged("section table".into()))?;
     let id = section.id.get();
-    let range = section.offset.get().checked_add(section.length.get()).and_then(|end| {
-        Some(usize::try_from(section.offset.get()).ok()?..usize::try_from(end).ok()?)
-    });
+    let range = section
+        .offset
+        .get()
+        .checked_add(section.length.get())
+        .and_then(|end| Some(usize::try_from(section.offset.get()).ok()?..usize::try_from(end).ok()?));
     let payload = range
         .and_then(|range| blob.get(range))
         .ok_or_else(|| BlobError::Damaged(format!("section {id} is cut off")))?;

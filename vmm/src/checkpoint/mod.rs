@@ -5,7 +5,7 @@ pub mod phases;
 pub mod report;
 mod take;
 
-pub use take::{Taken, TakeError, Taking, take};
+pub use take::{TakeError, Taken, Taking, take};
 
 #[cfg(test)]
 mod blob_test;

@@ -19,14 +19,20 @@ impl Phases {
 
     /// The operation began at `started`.
     pub fn begun_at(started: Instant) -> Self {
-        Self { started, times: Vec::new() }
+        Self {
+            started,
+            times: Vec::new(),
+        }
     }
 
     /// Runs and times one phase.
     pub fn run<T>(&mut self, phase: &str, work: impl FnOnce() -> T) -> T {
         let from = Instant::now();
         let result = work();
-        self.times.push(PhaseTime { phase: phase.into(), us: micros(from) });
+        self.times.push(PhaseTime {
+            phase: phase.into(),
+            us: micros(from),
+        });
         result
     }
 

@@ -20,9 +20,9 @@ use crate::{
     spec::VmSpec,
 };
 
-/// State of a machine in blocks, before it is known: devices, and what a vCPU with a large xsave area takes.
-const STATE_BLOCKS_GUESS: u32 = 32;
-const STATE_BLOCKS_GUESS_PER_VCPU: u32 = 8;
+/// State of a machine in bytes, before it is known: devices, and what a vCPU with a large xsave area takes.
+const STATE_BYTES_GUESS: usize = 128 << 10;
+const STATE_BYTES_GUESS_PER_VCPU: usize = 32 << 10;
 /// Room for chunks that become dirty between the reservation and the pause, as a share of those dirty before.
 const RESERVE_SLACK_DIVISOR: usize = 4;
 
@@ -118,7 +118,6 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
         metadata_blocks,
         phases: phases.into_times(),
     };
-    shared.committed();
     Ok(Taken { id, report })
 }
 
@@ -126,9 +125,13 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
 fn reserve(taking: &Taking<'_>) -> Result<Reservation, TakeError> {
     let dirty = taking.engine.dirty_chunks();
     let chunks = dirty + dirty / RESERVE_SLACK_DIVISOR + 1;
-    let state = STATE_BLOCKS_GUESS + STATE_BLOCKS_GUESS_PER_VCPU * u32::from(taking.spec.vcpus);
-    let blocks = nvvmm_snapshot::commit_blocks_max(taking.engine.chunks(), chunks as u32) + state;
-    Ok(taking.holder.reserve(blocks)?)
+    let state = STATE_BYTES_GUESS + STATE_BYTES_GUESS_PER_VCPU * usize::from(taking.spec.vcpus);
+    let memory_bytes = taking.engine.ram().size_bytes();
+    Ok(taking.holder.reserve(
+        taking
+            .holder
+            .commit_blocks_needed(memory_bytes, chunks as u32, state),
+    )?)
 }
 
 /// Stops everything that can write guest memory, saves it, and shares the frames of this instant.
@@ -166,7 +169,10 @@ fn commit(
     shared: &ShareSet,
     reservation: Reservation,
 ) -> Result<(SnapshotId, u64, u64), TakeError> {
-    let saved = SavedVm { spec: taking.spec.clone(), machine: machine.clone() };
+    let saved = SavedVm {
+        spec: taking.spec.clone(),
+        machine: machine.clone(),
+    };
     let state = saved.encode()?;
     let committed = taking.holder.commit_snapshot(
         NewSnapshot {
@@ -180,8 +186,11 @@ fn commit(
         },
         reservation,
     )?;
-    if let Some(base) = taking.base {
-        taking.holder.unpin(base)?;
+    // The snapshot exists: a pin too many costs space until the VM ends, and is no reason to report a failure.
+    if let Some(base) = taking.base
+        && let Err(error) = taking.holder.unpin(base)
+    {
+        tracing::warn!("the former base of this VM stays pinned: {error}");
     }
     Ok((committed, state.len() as u64, 0))
 }

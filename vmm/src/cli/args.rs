@@ -64,6 +64,10 @@ pub enum Command {
     #[command(after_long_help = RESTORE_EXAMPLES)]
     Restore(RestoreArguments),
     /// List the running VMs
+    ///
+    /// STATE is booting, running, paused or stopping; starting for one whose control socket is not there yet, silent
+    /// for one that does not answer. OWN is the memory that only this VM has, SHARED what it has in common with
+    /// snapshots. With --json, a VM that answers is one object with all its counters.
     Ps(JsonFlag),
     /// Stop a VM's vCPUs and devices until it is resumed
     Pause {
@@ -276,7 +280,8 @@ pub enum PoolCommand {
     },
     /// Show what a pool holds and which VMs use it
     Status {
-        /// The pool; the default one when not given
+        /// The pool; without it /dev/shm/nvvmm-<user>.pool
+        #[arg(env = "NVVMM_POOL", hide_env_values = true)]
         path: Option<PathBuf>,
         /// The form of the output.
         #[command(flatten)]
@@ -284,7 +289,8 @@ pub enum PoolCommand {
     },
     /// Verify everything in a pool; exit code 6 and a list when something is wrong
     Check {
-        /// The pool; the default one when not given
+        /// The pool; without it /dev/shm/nvvmm-<user>.pool
+        #[arg(env = "NVVMM_POOL", hide_env_values = true)]
         path: Option<PathBuf>,
         /// The form of the output.
         #[command(flatten)]

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::terminal::{ESCAPE_KEY, RawTerminal};
+use super::terminal::{ESCAPE_KEY, RawTerminal, tell};
 use crate::control::{ControlError, ErrorKind, RuntimeDir};
 
 /// Attaches stdin and stdout to the console of the VM until Ctrl-], a signal, or the end of the VM.
@@ -32,14 +32,14 @@ pub fn attach(vm: &str) -> Result<(), ControlError> {
     }
     let raw = RawTerminal::enter()?;
     if raw.is_some() {
-        eprint!("nvvmm: this is the console of {vm}; Ctrl-] leaves it\r\n");
+        tell(&format!("nvvmm: this is the console of {vm}; Ctrl-] leaves it\n"));
     }
     let end = relay(&socket, &signalled, raw.is_some());
     let was_terminal = raw.is_some();
     drop(raw);
     let end = end.map_err(failed)?;
     if was_terminal {
-        eprintln!("\nnvvmm: {}", end.text(vm));
+        tell(&format!("\nnvvmm: {}\n", end.text(vm)));
     }
     Ok(())
 }
@@ -141,3 +141,7 @@ pub fn before_escape(typed: &[u8]) -> (&[u8], bool) {
         None => (typed, false),
     }
 }
+
+#[cfg(test)]
+#[path = "console_test.rs"]
+mod console_test;

@@ -1,7 +1,6 @@
 //! Exit codes, and how an error looks. The codes are promised to scripts and stand in `nvvmm --help`.
 
-use std::io::Write;
-
+use super::terminal::tell;
 use crate::control::{ControlError, ErrorKind};
 
 /// Exit code 0: done.
@@ -44,8 +43,7 @@ pub fn text(error: &ControlError) -> String {
 
 /// Prints an error to stderr.
 pub fn print(error: &ControlError) {
-    // Nobody reads stderr: the exit code still says what happened.
-    let _ = std::io::stderr().write_all(text(error).as_bytes());
+    tell(&text(error));
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `nvvmm run` and `nvvmm restore`: this process becomes a VM process, or starts one with `--detach`.
 
 use std::fs::File;
-use std::io::{Write, stderr, stdin};
+use std::io::{Write, stdin};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ use signal_hook::iterator::Signals;
 use super::args::{ConsoleChoice, RestoreArguments, RunArguments, StartArguments};
 use super::console::before_escape;
 use super::error::{EXIT_FAILED, exit_code};
-use super::terminal::{RawTerminal, leave_raw};
+use super::terminal::{RawTerminal, leave_raw, tell};
 use super::{detach, output, pool_path};
 use crate::control::{
     ControlClient, ControlError, ErrorKind, NameChoice, RuntimeDir, VmOrigin, VmState, VmStatus,
@@ -197,12 +197,12 @@ fn be_vm(
         if start.json {
             printed = output::print_json(status);
         } else {
-            tell(&foreground_text(status, is_raw), is_raw);
+            tell(&foreground_text(status, is_raw));
         }
     });
     drop(raw);
     let exit = exit?;
-    tell(&format!("nvvmm: {}\n", exit_text(&paths.name, &exit)), false);
+    tell(&format!("nvvmm: {}\n", exit_text(&paths.name, &exit)));
     printed
 }
 
@@ -258,17 +258,22 @@ impl Ending {
     }
 
     /// The first time, the way that `nvvmm stop` goes. A VM that is not up yet, or that is asked a second time, is
-    /// ended at once: the pool gives back what a dead process held.
-    fn ask(&self) {
-        let again = self.asked.swap(true, Ordering::SeqCst);
-        let stopped = !again
-            && ControlClient::connect(&self.control)
+    /// ended at once: the pool gives back what a dead process held. Never waits, so that the second time is heard.
+    fn ask(self: &Arc<Self>) {
+        if self.asked.swap(true, Ordering::SeqCst) {
+            end_now();
+        }
+        let ending = Arc::clone(self);
+        let asking = thread::Builder::new().name("ending".into()).spawn(move || {
+            if ControlClient::connect(&ending.control)
                 .and_then(|mut vm| vm.stop())
-                .is_ok();
-        if !stopped {
-            leave_raw();
-            tell("nvvmm: ended before the VM could stop in good order\n", false);
-            std::process::exit(EXIT_FAILED.into());
+                .is_err()
+            {
+                end_now();
+            }
+        });
+        if asking.is_err() {
+            end_now();
         }
     }
 
@@ -282,6 +287,12 @@ impl Ending {
             .map_err(failed)?;
         Ok(())
     }
+}
+
+fn end_now() -> ! {
+    leave_raw();
+    tell("nvvmm: ended before the VM could stop in good order\n");
+    std::process::exit(EXIT_FAILED.into());
 }
 
 /// Starts to read stdin; gives the end of a pipe where the console reads what was typed.
@@ -302,7 +313,7 @@ fn read_keyboard(is_terminal: bool, ending: Arc<Ending>) -> Result<OwnedFd, Cont
     Ok(input)
 }
 
-fn carry_keys(mut typed: File, is_terminal: bool, ending: &Ending) {
+fn carry_keys(mut typed: File, is_terminal: bool, ending: &Arc<Ending>) {
     let mut keys = [0; 4096];
     loop {
         let count = match nix::unistd::read(stdin(), &mut keys) {
@@ -323,16 +334,6 @@ fn carry_keys(mut typed: File, is_terminal: bool, ending: &Ending) {
             ending.ask();
         }
     }
-}
-
-/// Writes to stderr; a raw terminal needs carriage returns.
-fn tell(text: &str, raw: bool) {
-    let text = if raw {
-        text.replace('\n', "\r\n")
-    } else {
-        text.to_owned()
-    };
-    let _ = stderr().write_all(text.as_bytes());
 }
 
 fn foreground_text(status: &VmStatus, raw: bool) -> String {
@@ -376,3 +377,7 @@ fn exit_text(name: &str, exit: &VmExit) -> String {
         VmExit::Snapshotted { snapshot } => format!("{name} ended with the snapshot {snapshot}"),
     }
 }
+
+#[cfg(test)]
+#[path = "launch_test.rs"]
+mod launch_test;

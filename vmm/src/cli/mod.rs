@@ -24,7 +24,8 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use self::args::{Arguments, Command, PoolCommand};
-use crate::control::ControlError;
+use self::terminal::StderrLines;
+use crate::control::{ControlError, ErrorKind};
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
@@ -76,7 +77,7 @@ fn start_log(verbose: u8) -> Result<(), ControlError> {
     let filter = match std::env::var("NVVMM_LOG") {
         Ok(directives) if !directives.is_empty() => EnvFilter::try_new(&directives).map_err(|e| {
             ControlError::new(
-                crate::control::ErrorKind::Usage,
+                ErrorKind::Usage,
                 format!("NVVMM_LOG='{directives}' is no log filter: {e}"),
             )
             .with_remedy("use a level (info) or levels per module (nvvmm::cow=trace,info)")
@@ -85,8 +86,9 @@ fn start_log(verbose: u8) -> Result<(), ControlError> {
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(stderr)
-        .with_ansi(stderr().is_terminal())
+        .with_writer(StderrLines::default)
+        // The stderr of a VM process in the background becomes a file.
+        .with_ansi(stderr().is_terminal() && !detach::is_child())
         .with_target(verbose > 1)
         .init();
     Ok(())

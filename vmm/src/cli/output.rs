@@ -6,13 +6,11 @@ use std::time::{Duration, SystemTime};
 use bytesize::ByteSize;
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
+use nvvmm_snapshot::BLOCK_SIZE_BYTES;
 use serde::Serialize;
 
 use crate::checkpoint::report::PhaseTime;
 use crate::control::ControlError;
-
-/// Bytes of a frame and of a block.
-pub const FRAME_BYTES: u64 = 4096;
 
 /// Prints text to stdout. A reader that went away (`nvvmm ps | head -1`) is not an error.
 pub fn print(text: &str) -> Result<(), ControlError> {
@@ -84,7 +82,7 @@ pub fn size(bytes: u64) -> String {
 
 /// The size of so many frames or blocks.
 pub fn frames_size(frames: u64) -> String {
-    size(frames.saturating_mul(FRAME_BYTES))
+    size(frames.saturating_mul(BLOCK_SIZE_BYTES))
 }
 
 /// A measured time in the unit that fits: `812 µs`, `1.24 ms`, `3.41 s`.

@@ -3,27 +3,145 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use nvvmm_snapshot::{CheckReport, CowEngine, CreateOptions, Pool, PoolStatus};
+
+use super::args::PoolOption;
+use super::error::EXIT_POOL_DAMAGED;
+use super::output::{self, Column};
+use super::pool_path;
 use crate::control::ControlError;
 
 /// Makes a pool.
 pub fn make(path: &Path, size_bytes: u64, overcommit: bool) -> Result<(), ControlError> {
-    let _ = (path, size_bytes, overcommit);
-    Err(ControlError::failed("this build has no pools yet"))
+    Pool::create(
+        path,
+        &CreateOptions {
+            size_bytes,
+            overcommit,
+        },
+    )?;
+    Ok(())
 }
 
 /// `nvvmm pool create`.
 pub fn create(path: &Path, size_bytes: u64, overcommit: bool) -> Result<(), ControlError> {
-    make(path, size_bytes, overcommit)
+    make(path, size_bytes, overcommit)?;
+    output::print(&format!(
+        "made the pool {} of {}\n",
+        path.display(),
+        output::size(size_bytes)
+    ))
 }
 
 /// `nvvmm pool status`.
 pub fn status(path: Option<PathBuf>, json: bool) -> Result<(), ControlError> {
-    let _ = (path, json);
-    Err(ControlError::failed("this build has no pools yet"))
+    let status = pool_path::open(&pool_path::found(&PoolOption { pool: path })?)?.status()?;
+    if json {
+        output::print_json(&status)
+    } else {
+        output::print(&status_text(&status))
+    }
 }
 
-/// `nvvmm pool check`.
-pub fn check(path: Option<PathBuf>, json: bool) -> Result<ExitCode, ControlError> {
-    let _ = (path, json);
-    Err(ControlError::failed("this build has no pools yet"))
+fn status_text(status: &PoolStatus) -> String {
+    let blocks = |blocks: u64| output::frames_size(blocks);
+    let engine = match status.cow_engine {
+        CowEngine::Userfaultfd => "userfaultfd",
+        CowEngine::Private => "private",
+    };
+    let outlives = if status.outlives_the_host {
+        "yes"
+    } else {
+        "no: snapshots are gone when the host restarts"
+    };
+    let overcommit = if status.overcommit {
+        "allowed: the medium may have less than the pool"
+    } else {
+        "no"
+    };
+    let removed = match status.orphans {
+        0 => String::new(),
+        orphans => format!(" ({orphans} removed ones are still in use)"),
+    };
+    let mut text = output::fields(&[
+        ("pool", status.path.display().to_string()),
+        ("uuid", status.uuid.clone()),
+        ("medium", status.medium.name().to_owned()),
+        ("copy-on-write", format!("{engine}: {}", status.cow_engine_reason)),
+        ("outlives the host", outlives.to_owned()),
+        ("overcommit", overcommit.to_owned()),
+        ("size", output::size(status.size_bytes)),
+        ("in snapshots", blocks(status.snapshot_blocks)),
+        ("held by VMs", blocks(status.leased_blocks)),
+        ("metadata", blocks(status.metadata_blocks)),
+        ("free", blocks(status.free_blocks)),
+        ("taken of the medium", output::size(status.medium_bytes)),
+        ("snapshots", format!("{}{removed}", status.snapshots)),
+    ]);
+    if status.holders.is_empty() {
+        return text;
+    }
+    let columns = [
+        Column::Text("USED BY"),
+        Column::Number("PID"),
+        Column::Number("IN USE"),
+        Column::Number("LEASED CHUNKS"),
+        Column::Number("PINNED SNAPSHOTS"),
+    ];
+    let rows: Vec<Vec<String>> = status
+        .holders
+        .iter()
+        .map(|holder| {
+            vec![
+                holder.name.clone(),
+                holder.pid.to_string(),
+                blocks(holder.blocks_in_use.into()),
+                holder.leased_chunks.to_string(),
+                holder.pinned.len().to_string(),
+            ]
+        })
+        .collect();
+    text.push('\n');
+    text.push_str(&output::table(&columns, &rows));
+    text
 }
+
+/// `nvvmm pool check`. Exit code 6 when there are findings.
+pub fn check(path: Option<PathBuf>, json: bool) -> Result<ExitCode, ControlError> {
+    let path = pool_path::found(&PoolOption { pool: path })?;
+    let report = pool_path::open(&path)?.check()?;
+    if json {
+        output::print_json(&report)?;
+    } else {
+        output::print(&check_text(&path, &report))?;
+    }
+    if report.is_clean() {
+        Ok(ExitCode::SUCCESS)
+    } else {
+        Ok(EXIT_POOL_DAMAGED.into())
+    }
+}
+
+fn check_text(path: &Path, report: &CheckReport) -> String {
+    let CheckReport {
+        findings,
+        blocks_checked,
+        nodes_checked,
+        snapshots_checked,
+    } = report;
+    let mut text: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
+    let found = match findings.len() {
+        0 => "no findings".to_owned(),
+        1 => "1 finding".to_owned(),
+        count => format!("{count} findings"),
+    };
+    text.push_str(&format!(
+        "{}: {found} in {blocks_checked} blocks, {nodes_checked} map nodes and {snapshots_checked} snapshots\n",
+        path.display()
+    ));
+    text
+}
+
+#[cfg(test)]
+#[path = "pool_commands_test.rs"]
+mod pool_commands_test;

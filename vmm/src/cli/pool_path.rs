@@ -1,16 +1,18 @@
 //! Which pool a command means, and the default pool that is made when it is first needed.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{User, geteuid};
+use nvvmm_snapshot::{CHUNK_SIZE_BYTES, Error, Pool};
 
 use super::args::PoolOption;
 use super::output;
-use super::values::CHUNK_BYTES;
+use super::terminal::tell;
 use crate::control::{ControlError, ErrorKind};
 
 /// Directory of the default pool: tmpfs on every Linux.
@@ -57,6 +59,22 @@ pub fn found_if_any(option: &PoolOption) -> Result<Option<PathBuf>, ControlError
     }
 }
 
+/// Opens the pool at `path`; an error that does not say so itself names the pool.
+pub fn open(path: &Path) -> Result<Arc<Pool>, ControlError> {
+    Pool::open(path).map_err(|e| {
+        let named = !matches!(e, Error::Damaged { .. } | Error::Version { .. });
+        let error = ControlError::from(e);
+        if named {
+            error
+        } else {
+            ControlError {
+                message: format!("{}: {}", path.display(), error.message),
+                ..error
+            }
+        }
+    })
+}
+
 fn existing(path: &Path) -> Result<PathBuf, ControlError> {
     fs::metadata(path).map_err(|e| {
         ControlError::io(format_args!("open the pool {}", path.display()), &e).with_remedy(format!(
@@ -99,23 +117,51 @@ fn is_own_pool(path: &Path) -> Result<bool, ControlError> {
 
 fn make_default(path: &Path) -> Result<(), ControlError> {
     let remedy = "make a pool elsewhere with 'nvvmm pool create' and name it with --pool or NVVMM_POOL";
-    let medium = statvfs(DEFAULT_DIR).map_err(|e| {
-        ControlError::io(format_args!("find out the space on {DEFAULT_DIR}"), &e.into()).with_remedy(remedy)
+    let dir = path.parent().unwrap_or(Path::new(DEFAULT_DIR));
+    let medium = statvfs(dir).map_err(|e| {
+        ControlError::io(format_args!("find out the space on {}", dir.display()), &e.into())
+            .with_remedy(remedy)
     })?;
-    let size_bytes = default_size_bytes(medium.blocks_available().saturating_mul(medium.fragment_size()));
-    super::pool_commands::make(path, size_bytes, false).map_err(|e| e.with_remedy(remedy))?;
-    let line = format!(
+    let medium_bytes = medium.blocks_available().saturating_mul(medium.fragment_size());
+    let size_bytes = default_size_bytes(medium_bytes.min(memory_available_bytes()));
+    match super::pool_commands::make(path, size_bytes, false) {
+        Ok(()) => {}
+        // Another command was faster.
+        Err(e) if e.kind == ErrorKind::Refused && is_own_pool(path)? => return Ok(()),
+        Err(e) => return Err(e.with_remedy(remedy)),
+    }
+    tell(&format!(
         "nvvmm: made the pool {} of {} (it takes up space only as it is filled)\n",
         path.display(),
         output::size(size_bytes)
-    );
-    let _ = io::stderr().write_all(line.as_bytes());
+    ));
     Ok(())
 }
 
 /// Half of what is available, in whole chunks.
 fn default_size_bytes(available_bytes: u64) -> u64 {
-    (available_bytes / 2 / CHUNK_BYTES * CHUNK_BYTES).max(DEFAULT_BYTES_MIN)
+    (available_bytes / 2 / CHUNK_SIZE_BYTES * CHUNK_SIZE_BYTES).max(DEFAULT_BYTES_MIN)
+}
+
+/// What the host can give without swapping: tmpfs may be larger than that. Unlimited when it is not known.
+fn memory_available_bytes() -> u64 {
+    fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| memory_available_of(&text))
+        .unwrap_or(u64::MAX)
+}
+
+/// `MemAvailable` of /proc/meminfo (proc_meminfo(5)), which is in KiB.
+fn memory_available_of(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1024)
 }
 
 #[cfg(test)]

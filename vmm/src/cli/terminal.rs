@@ -1,6 +1,6 @@
-//! The terminal in raw mode, and its way back however the process ends.
+//! The terminal in raw mode, its way back however the process ends, and lines for the user in between.
 
-use std::io::{IsTerminal, stdin};
+use std::io::{self, IsTerminal, Write, stderr, stdin};
 use std::sync::{Mutex, Once, PoisonError};
 
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
@@ -55,3 +55,45 @@ pub fn leave_raw() {
         let _ = tcsetattr(stdin(), SetArg::TCSADRAIN, &before);
     }
 }
+
+/// Writes text for the user to stderr; a raw terminal gets the carriage returns that it needs.
+pub fn tell(text: &str) {
+    // Nobody reads stderr: there is nobody to tell that either.
+    let _ = StderrLines.write_all(text.as_bytes());
+}
+
+/// Stderr, with carriage returns while the terminal is raw.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StderrLines;
+
+impl Write for StderrLines {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let raw = SAVED.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let mut out = stderr().lock();
+        if raw {
+            out.write_all(&with_carriage_returns(text))?
+        } else {
+            out.write_all(text)?
+        }
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        stderr().flush()
+    }
+}
+
+fn with_carriage_returns(text: &[u8]) -> Vec<u8> {
+    let mut lines = Vec::with_capacity(text.len() + 2);
+    for &byte in text {
+        if byte == b'\n' {
+            lines.push(b'\r');
+        }
+        lines.push(byte);
+    }
+    lines
+}
+
+#[cfg(test)]
+#[path = "terminal_test.rs"]
+mod terminal_test;

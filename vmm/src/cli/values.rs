@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
+use nvvmm_snapshot::CHUNK_SIZE_BYTES;
+
 use crate::control::registry::check_vm_name;
 use crate::spec::{DiskSpec, VmSpec};
 
-/// Guest RAM and pools come in units of this: one chunk.
-pub const CHUNK_BYTES: u64 = 2 << 20;
 /// The largest size that a pool can have (2^32 blocks of 4 KiB).
 const SIZE_BYTES_MAX: u64 = 16 << 40;
 /// Longest name of a snapshot, in bytes.
@@ -15,7 +15,7 @@ const SNAPSHOT_NAME_BYTES_MAX: usize = 128;
 /// A size in bytes, a multiple of 2 MiB: `512M`, `2G`, `1.5GiB`, `1073741824`. K, M, G and T are powers of 1024.
 pub fn size(text: &str) -> Result<u64, String> {
     let bytes = bytes(text)?;
-    if bytes == 0 || bytes % CHUNK_BYTES != 0 {
+    if bytes == 0 || bytes % CHUNK_SIZE_BYTES != 0 {
         return Err(format!("{bytes} bytes is not a multiple of 2M (2097152 bytes)"));
     }
     Ok(bytes)

@@ -8,6 +8,7 @@ pub mod client;
 pub mod error;
 mod line;
 pub mod message;
+mod pool_error;
 pub mod registry;
 pub mod server;
 

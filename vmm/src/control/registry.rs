@@ -76,10 +76,8 @@ impl VmRuntimePaths {
     /// Removes what only a living VM has. The lock goes last: without it nobody sees the entry.
     fn remove_files(&self) {
         for path in [&self.control, &self.console, &self.record, &self.lock] {
-            if let Err(e) = fs::remove_file(path) {
-                if e.kind() != io::ErrorKind::NotFound {
-                    tracing::warn!("cannot remove {}: {e}", path.display());
-                }
+            if let Err(e) = remove_if_there(path) {
+                tracing::warn!("cannot remove {}: {e}", path.display());
             }
         }
     }
@@ -301,10 +299,7 @@ impl RuntimeDir {
             Err((_, e)) => return Err(failed(e.into())),
         };
         for stale in [&paths.control, &paths.console, &paths.log] {
-            match fs::remove_file(stale) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
-                _ => {}
-            }
+            remove_if_there(stale).map_err(failed)?;
         }
         if let Err(e) = write_record(&paths, pool) {
             paths.remove_files();
@@ -354,6 +349,13 @@ fn open_lock(path: &Path) -> io::Result<File> {
         .truncate(false)
         .mode(0o600)
         .open(path)
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 fn read_record(path: &Path) -> Option<Record> {

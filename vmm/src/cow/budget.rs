@@ -2,10 +2,13 @@
 
 use std::{
     fs,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use super::CHUNK_FRAMES;
+use super::{CHUNK_FRAMES, engine::lock};
 
 /// `vm.max_map_count` where it cannot be read.
 const MAX_MAP_COUNT_DEFAULT: u64 = 65_530;
@@ -18,6 +21,8 @@ const CLUSTER_FRAMES_MIN: u32 = 16;
 pub struct Budget {
     mappings: AtomicU64,
     limit: u64,
+    /// One bit for each chunk with mappings of its own; the stretches between them are mappings too.
+    mapped_chunks: Mutex<Vec<u64>>,
 }
 
 impl Budget {
@@ -33,19 +38,45 @@ impl Budget {
 
     /// A budget of `limit` mappings.
     pub fn with_limit(limit: u64) -> Self {
-        Self { mappings: AtomicU64::new(0), limit: limit.max(1) }
+        Self {
+            // Guest RAM begins as one stretch of nothing.
+            mappings: AtomicU64::new(1),
+            limit: limit.max(1),
+            mapped_chunks: Mutex::new(Vec::new()),
+        }
     }
 
     /// A chunk that took `before` mappings takes `after` now.
     pub fn changed(&self, before: usize, after: usize) {
         if after >= before {
-            self.mappings.fetch_add((after - before) as u64, Ordering::Relaxed);
+            self.mappings
+                .fetch_add((after - before) as u64, Ordering::Relaxed);
         } else {
-            self.mappings.fetch_sub((before - after) as u64, Ordering::Relaxed);
+            self.mappings
+                .fetch_sub((before - after) as u64, Ordering::Relaxed);
         }
     }
 
-    /// Mappings counted now.
+    /// Chunk `index` of `chunks` gets mappings of its own, out of the untouched stretch around it.
+    pub fn chunk_mapped(&self, index: u32, chunks: u32) {
+        let mut mapped = lock(&self.mapped_chunks);
+        let (word, bit) = (index as usize / 64, index % 64);
+        if mapped.len() <= word {
+            mapped.resize(word + 1, 0);
+        }
+        mapped[word] |= 1 << bit;
+        let is_mapped = |index: u32| {
+            mapped
+                .get(index as usize / 64)
+                .is_some_and(|w| w >> (index % 64) & 1 == 1)
+        };
+        let left = index > 0 && !is_mapped(index - 1);
+        let right = index + 1 < chunks && !is_mapped(index + 1);
+        // The stretch is cut in two, shortened, or gone.
+        self.changed(1, usize::from(left) + usize::from(right));
+    }
+
+    /// Mappings counted now: never less than there are, as some that are counted apart may have merged.
     pub fn mappings(&self) -> u64 {
         self.mappings.load(Ordering::Relaxed)
     }

@@ -4,18 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameSet, LeafBlocks};
 
-use super::{
-    frames::{runs, set_of},
-};
-
-/// Fresh blocks of one pool chunk that this guest chunk copies into, each frame to its own index, so that
-/// neighbours end up beside each other and share one mapping.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Spare {
-    pub chunk: ChunkNo,
-    /// Indexes that are ours and not used yet.
-    pub free: FrameSet,
-}
+use super::frames::{runs, set_of};
 
 /// A chunk that the engine knows more of than "as in the snapshot that this VM came from".
 #[derive(Debug)]
@@ -30,11 +19,12 @@ pub(super) struct KnownChunk {
     pub mapped: bool,
     /// In the list of chunks to share at the next snapshot.
     pub dirty: bool,
-    /// Where copies go next.
-    pub spare: Option<Spare>,
+    /// A pool chunk set aside for copies of this chunk, each frame to its own index, so that neighbours end up beside
+    /// each other and share one mapping.
+    pub spare: Option<ChunkNo>,
     /// Where the last copy ended, and how many frames it took: a fault that goes on there takes twice as many.
     pub last_copy: Range<u32>,
-    }
+}
 
 /// State of one chunk.
 #[derive(Debug, Default)]
@@ -100,7 +90,11 @@ impl KnownChunk {
             let private = self.private.contains(frame);
             match runs.last_mut() {
                 Some(run) if run.continues_with(frame, block, private) => run.frames.end += 1,
-                _ => runs.push(MappedRun { frames: frame..frame + 1, block, private }),
+                _ => runs.push(MappedRun {
+                    frames: frame..frame + 1,
+                    block,
+                    private,
+                }),
             }
         }
         runs
@@ -145,7 +139,11 @@ pub(super) fn target_runs(targets: &[(u32, BlockNo)]) -> Vec<MappedRun> {
     for (frame, block) in targets {
         match runs.last_mut() {
             Some(run) if run.continues_with(*frame, *block, false) => run.frames.end += 1,
-            _ => runs.push(MappedRun { frames: *frame..*frame + 1, block: *block, private: false }),
+            _ => runs.push(MappedRun {
+                frames: *frame..*frame + 1,
+                block: *block,
+                private: false,
+            }),
         }
     }
     runs

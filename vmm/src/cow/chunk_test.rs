@@ -42,9 +42,15 @@ fn a_redirected_cluster_splits_the_mapping_and_a_full_redirect_heals_it() {
     assert_eq!(known.block(15), Some(chunk(7).block(15)));
     assert_eq!(known.block(16), Some(fresh.block(16)));
     assert_eq!(known.mappings_now(), 3);
-    let all: Vec<_> = (0..CHUNK_FRAMES).map(|frame| (frame, fresh.block(frame))).collect();
+    let all: Vec<_> = (0..CHUNK_FRAMES)
+        .map(|frame| (frame, fresh.block(frame)))
+        .collect();
     known.replace(&all);
-    assert_eq!(known.map, ChunkMap::Whole(fresh), "512 blocks in a row are said as one chunk");
+    assert_eq!(
+        known.map,
+        ChunkMap::Whole(fresh),
+        "512 blocks in a row are said as one chunk"
+    );
     assert_eq!(known.mappings_now(), 1);
 }
 
@@ -54,7 +60,9 @@ fn a_map_that_was_handed_to_a_snapshot_does_not_change() {
     known.replace(&[(3, chunk(9).block(3))]);
     let handed = known.map.clone();
     known.replace(&[(3, chunk(10).block(3))]);
-    let ChunkMap::Frames(blocks) = handed else { panic!("one frame differs: {handed:?}") };
+    let ChunkMap::Frames(blocks) = handed else {
+        panic!("one frame differs: {handed:?}")
+    };
     assert_eq!(blocks.get(3), Some(chunk(9).block(3)));
 }
 
@@ -63,7 +71,11 @@ fn holes_and_private_frames_are_mappings_of_their_own() {
     let mut known = KnownChunk::unmapped(ChunkMap::Hole, FrameSet::EMPTY);
     known.mapped = true;
     assert_eq!(known.mappings_now(), 1, "one run of nothing");
-    known.replace(&[(4, BlockNo::new(5000)), (5, BlockNo::new(5001)), (6, BlockNo::new(6000))]);
+    known.replace(&[
+        (4, BlockNo::new(5000)),
+        (5, BlockNo::new(5001)),
+        (6, BlockNo::new(6000)),
+    ]);
     assert_eq!(known.mappings_now(), 4, "hole, 4..6, 6, hole");
     known.private.insert(5);
     assert_eq!(known.mappings_now(), 5);
@@ -71,7 +83,12 @@ fn holes_and_private_frames_are_mappings_of_their_own() {
 
 #[test]
 fn targets_form_runs_where_frames_and_blocks_both_go_on() {
-    let runs = target_runs(&[(0, BlockNo::new(10)), (1, BlockNo::new(11)), (3, BlockNo::new(12)), (4, BlockNo::new(20))]);
+    let runs = target_runs(&[
+        (0, BlockNo::new(10)),
+        (1, BlockNo::new(11)),
+        (3, BlockNo::new(12)),
+        (4, BlockNo::new(20)),
+    ]);
     let frames: Vec<_> = runs.iter().map(|run| run.frames.clone()).collect();
     assert_eq!(frames, [0..2, 3..4, 4..5]);
 }
@@ -90,5 +107,9 @@ fn clusters_grow_as_the_budget_runs_out() {
     assert!(budget.is_spent());
     budget.changed(900, 100);
     assert!(!budget.is_spent());
-    assert_eq!(budget.cluster_frames(64), 64, "a sequential writer gets what it asks for");
+    assert_eq!(
+        budget.cluster_frames(64),
+        64,
+        "a sequential writer gets what it asks for"
+    );
 }

@@ -4,7 +4,7 @@ use std::{
     io,
     os::fd::BorrowedFd,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -110,7 +110,7 @@ pub struct CowEngine {
     pub(super) holder: Arc<Holder>,
     uffd: Uffd,
     pagemap: Pagemap,
-    origin: Origin,
+    pub(super) origin: RwLock<Origin>,
     sections: Vec<OnceLock<Box<[Mutex<LiveChunk>]>>>,
     /// Taken for reading by whoever answers an access, for writing while frames are shared.
     pub(super) sharing: RwLock<()>,
@@ -139,7 +139,6 @@ impl CowEngine {
         uffd.register_missing(reservation.start(), reservation.size_bytes())
             .map_err(os("hold first touches of guest RAM"))?;
         let chunks = reservation.size_bytes() / CHUNK_SIZE_BYTES;
-        budget.changed(0, 1);
         let counters = Counters::default();
         if let Origin::Snapshot { frames_mapped, .. } = &origin {
             counters.frames_mapped.store(*frames_mapped, Ordering::Relaxed);
@@ -147,11 +146,13 @@ impl CowEngine {
         Ok(Self {
             uffd,
             pagemap: Pagemap::open().map_err(os("open /proc/self/pagemap"))?,
-            sections: (0..chunks.div_ceil(SECTION_CHUNKS)).map(|_| OnceLock::new()).collect(),
+            sections: (0..chunks.div_ceil(SECTION_CHUNKS))
+                .map(|_| OnceLock::new())
+                .collect(),
             ram,
             pool,
             holder,
-            origin,
+            origin: RwLock::new(origin),
             sharing: RwLock::new(()),
             dirty: Mutex::new(Vec::new()),
             budget,
@@ -172,7 +173,10 @@ impl CowEngine {
     /// Levels and counts for status and reports.
     pub fn counters(&self) -> RamCounters {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (mapped, own) = (load(&self.counters.frames_mapped), load(&self.counters.frames_own));
+        let (mapped, own) = (
+            load(&self.counters.frames_mapped),
+            load(&self.counters.frames_own),
+        );
         RamCounters {
             frames_mapped: mapped,
             frames_own: own,
@@ -199,7 +203,9 @@ impl CowEngine {
 
     /// Deals with one held access, so that it goes on. An access that was dealt with before is only woken.
     pub fn answer(&self, fault: Fault) -> Result<(), CowError> {
-        let Some(offset) = fault.address.checked_sub(self.reservation().start()) else { return Ok(()) };
+        let Some(offset) = fault.address.checked_sub(self.reservation().start()) else {
+            return Ok(());
+        };
         if offset >= self.reservation().size_bytes() {
             return Ok(());
         }
@@ -213,7 +219,9 @@ impl CowEngine {
         self.budget.changed(before, known.mappings_now());
         answered?;
         let start = self.reservation().start() + index as usize * CHUNK_SIZE_BYTES;
-        self.uffd.wake(start, CHUNK_SIZE_BYTES).map_err(os("wake a held access"))
+        self.uffd
+            .wake(start, CHUNK_SIZE_BYTES)
+            .map_err(os("wake a held access"))
     }
 
     fn answer_in_chunk(
@@ -233,7 +241,9 @@ impl CowEngine {
             // Armed although it is ours: its snapshot was never committed. Nothing needs a copy.
             Some(_) if known.own.contains(frame) => {
                 let (start, size_bytes) = (self.address(index, frame), FRAME_SIZE_BYTES);
-                self.uffd.protect(start, size_bytes, false).map_err(os("disarm a frame"))
+                self.uffd
+                    .protect(start, size_bytes, false)
+                    .map_err(os("disarm a frame"))
             }
             Some(_) => {
                 Counters::add(&self.counters.write_faults, 1);
@@ -247,7 +257,11 @@ impl CowEngine {
         if let ChunkMap::Hole = known.map {
             match self.holder.alloc_chunk() {
                 Ok(chunk) => {
-                    let run = MappedRun { frames: 0..CHUNK_FRAMES, block: chunk.block(0), private: false };
+                    let run = MappedRun {
+                        frames: 0..CHUNK_FRAMES,
+                        block: chunk.block(0),
+                        private: false,
+                    };
                     self.map_run(index, &run, Sharing::Shared)?;
                     known.map = ChunkMap::Whole(chunk);
                     self.gained(index, known, &FrameSet::FULL, CHUNK_FRAMES);
@@ -256,17 +270,26 @@ impl CowEngine {
                 Err(nvvmm_snapshot::Error::PoolFull { .. }) => {}
                 Err(other) => return Err(other.into()),
             }
-            known.mapped = true;
+            self.mark_mapped(index, known);
             return Ok(());
         }
         let backed = known.backed();
         known.private = set_of(backed.iter().filter(|frame| !known.own.contains(*frame)));
         for run in known.mapped_runs(&backed) {
-            let sharing = if run.private { Sharing::Private } else { Sharing::Shared };
+            let sharing = if run.private {
+                Sharing::Private
+            } else {
+                Sharing::Shared
+            };
             self.map_run(index, &run, sharing)?;
         }
-        known.mapped = true;
+        self.mark_mapped(index, known);
         self.settle_early_writes(index, known)
+    }
+
+    fn mark_mapped(&self, index: u32, known: &mut KnownChunk) {
+        known.mapped = true;
+        self.budget.chunk_mapped(index, self.chunks());
     }
 
     /// Until a private mapping is armed, a write to it goes through, into a page of this process instead of the
@@ -274,7 +297,10 @@ impl CowEngine {
     fn settle_early_writes(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
         for run in runs(&known.private) {
             let start = self.address(index, run.start);
-            let written = self.pagemap.private_pages(start, run.len()).map_err(os("read pagemap"))?;
+            let written = self
+                .pagemap
+                .private_pages(start, run.len())
+                .map_err(os("read pagemap"))?;
             for page in written {
                 let frame = run.start + page as u32;
                 let targets = self.targets(known, &[frame], frame)?;
@@ -301,11 +327,16 @@ impl CowEngine {
         if self.budget.is_spent() && self.copy_whole(index, known)? {
             return Ok(());
         }
-        let sequential = if known.last_copy.end == frame { known.last_copy.len() as u32 * 2 } else { 0 };
+        let sequential = if known.last_copy.end == frame {
+            known.last_copy.len() as u32 * 2
+        } else {
+            0
+        };
         let window = window_of(frame, self.budget.cluster_frames(sequential));
         known.last_copy = window.clone();
-        let shared: Vec<u32> =
-            window.filter(|f| known.block(*f).is_some() && !known.own.contains(*f)).collect();
+        let shared: Vec<u32> = window
+            .filter(|f| known.block(*f).is_some() && !known.own.contains(*f))
+            .collect();
         let targets = self.targets(known, &shared, frame)?;
         self.copy_to(index, known, &targets)
     }
@@ -321,7 +352,9 @@ impl CowEngine {
             let run_targets = &targets[targets.partition_point(|(frame, _)| *frame < run.frames.start)..]
                 [..run.frames.len()];
             // The frames are armed: nobody changes them between the copy and the new mapping.
-            let copied = self.copy_run(index, &run).and_then(|()| self.map_run(index, &run, Sharing::Shared));
+            let copied = self
+                .copy_run(index, &run)
+                .and_then(|()| self.map_run(index, &run, Sharing::Shared));
             if let Err(error) = copied {
                 let blocks: Vec<BlockNo> = targets.iter().map(|(_, block)| *block).collect();
                 let unused = targets.partition_point(|(frame, _)| *frame < run.frames.start);
@@ -353,16 +386,24 @@ impl CowEngine {
                 .map_err(os("arm frames for a copy"))?;
         }
         for run in runs(&backed) {
-            let run = MappedRun { block: chunk.block(run.start), frames: run, private: false };
+            let run = MappedRun {
+                block: chunk.block(run.start),
+                frames: run,
+                private: false,
+            };
             self.copy_run(index, &run)?;
         }
-        let whole = MappedRun { frames: 0..CHUNK_FRAMES, block: chunk.block(0), private: false };
+        let whole = MappedRun {
+            frames: 0..CHUNK_FRAMES,
+            block: chunk.block(0),
+            private: false,
+        };
         self.map_run(index, &whole, Sharing::Shared)?;
-        let mut replaced: Vec<BlockNo> = known.own.iter().filter_map(|frame| known.block(frame)).collect();
-        if let Some(spare) = known.spare.take() {
-            replaced.extend(spare.free.iter().map(|frame| spare.chunk.block(frame)));
-        }
+        let replaced: Vec<BlockNo> = known.own.iter().filter_map(|frame| known.block(frame)).collect();
         self.holder.free_blocks(&replaced);
+        if let Some(spare) = known.spare.take() {
+            self.holder.end_set_aside(spare);
+        }
         known.map = ChunkMap::Whole(chunk);
         known.private = FrameSet::EMPTY;
         self.gained(index, known, &FrameSet::FULL, CHUNK_FRAMES - backed.count());
@@ -379,18 +420,29 @@ impl CowEngine {
     }
 
     /// Maps a run of blocks. A private run is armed before anybody can count on it; see `settle_early_writes`.
-    fn map_run(&self, index: u32, run: &MappedRun, sharing: Sharing) -> Result<(), CowError> {
+    pub(super) fn map_run(&self, index: u32, run: &MappedRun, sharing: Sharing) -> Result<(), CowError> {
         let offset = self.ram_offset(index, run.frames.start);
         let size_bytes = run.frames.len() * FRAME_SIZE_BYTES;
         self.reservation()
-            .map_file(offset, size_bytes, self.pool_fd(), run.block.byte_offset(), sharing)
+            .map_file(
+                offset,
+                size_bytes,
+                self.pool_fd(),
+                run.block.byte_offset(),
+                sharing,
+            )
             .map_err(os("map blocks"))?;
         let start = self.reservation().start() + offset;
         // A new mapping is registered at once: the next arming needs it, and mappings merge only when alike.
-        self.uffd.register_write_protect(start, size_bytes).map_err(os("register blocks"))?;
+        self.uffd
+            .register_write_protect(start, size_bytes)
+            .map_err(os("register blocks"))?;
         match sharing {
             Sharing::Shared => Ok(()),
-            Sharing::Private => self.uffd.protect(start, size_bytes, true).map_err(os("arm blocks")),
+            Sharing::Private => self
+                .uffd
+                .protect(start, size_bytes, true)
+                .map_err(os("arm blocks")),
         }
     }
 
@@ -410,9 +462,13 @@ impl CowEngine {
     }
 
     /// The chunk's state, looked up in the origin at the first touch.
-    pub(super) fn know<'a>(&self, index: u32, live: &'a mut LiveChunk) -> Result<&'a mut KnownChunk, CowError> {
+    pub(super) fn know<'a>(
+        &self,
+        index: u32,
+        live: &'a mut LiveChunk,
+    ) -> Result<&'a mut KnownChunk, CowError> {
         if let LiveChunk::Untouched = live {
-            let map = match &self.origin {
+            let map = match &*self.origin() {
                 Origin::Empty => ChunkMap::Hole,
                 Origin::Snapshot { frames, .. } => frames.chunk(index)?,
             };
@@ -424,23 +480,31 @@ impl CowEngine {
         }
     }
 
-    pub(super) fn origin(&self) -> &Origin {
-        &self.origin
+    pub(super) fn origin(&self) -> RwLockReadGuard<'_, Origin> {
+        self.origin.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn chunk(&self, index: u32) -> &Mutex<LiveChunk> {
-        let section = self.sections[index as usize / SECTION_CHUNKS]
-            .get_or_init(|| (0..SECTION_CHUNKS).map(|_| Mutex::new(LiveChunk::Untouched)).collect());
+        let section = self.sections[index as usize / SECTION_CHUNKS].get_or_init(|| {
+            (0..SECTION_CHUNKS)
+                .map(|_| Mutex::new(LiveChunk::Untouched))
+                .collect()
+        });
         &section[index as usize % SECTION_CHUNKS]
     }
 
     /// Chunks that are in a section somebody has looked at, in order.
     pub(super) fn known_chunks(&self) -> impl Iterator<Item = (u32, &Mutex<LiveChunk>)> {
-        self.sections.iter().enumerate().filter_map(|(number, section)| Some((number, section.get()?))).flat_map(
-            |(number, section)| {
-                section.iter().enumerate().map(move |(i, chunk)| ((number * SECTION_CHUNKS + i) as u32, chunk))
-            },
-        )
+        self.sections
+            .iter()
+            .enumerate()
+            .filter_map(|(number, section)| Some((number, section.get()?)))
+            .flat_map(|(number, section)| {
+                section
+                    .iter()
+                    .enumerate()
+                    .map(move |(i, chunk)| ((number * SECTION_CHUNKS + i) as u32, chunk))
+            })
     }
 
     pub(super) fn reservation(&self) -> &Reservation {

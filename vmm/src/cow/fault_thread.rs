@@ -1,7 +1,7 @@
 //! The thread that answers held accesses.
 
 use std::{
-    io,
+    io::{self, PipeReader, PipeWriter},
     os::fd::AsFd,
     sync::{
         Arc,
@@ -10,11 +10,9 @@ use std::{
     thread::JoinHandle,
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use vmm_sys_util::eventfd::EventFd;
-
 use super::{CowEngine, CowError};
 use crate::sys::uffd::Fault;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// How long a held access waits before it asks a full pool again, in milliseconds.
 const RETRY_MS: u16 = 20;
@@ -22,19 +20,16 @@ const RETRY_MS: u16 = 20;
 /// Runs until dropped. It must outlive every thread that can touch guest RAM: they would wait for it for ever.
 #[derive(Debug)]
 pub struct FaultThread {
-    stop: EventFd,
+    /// Closing it tells the thread to end.
+    stop: Option<PipeWriter>,
     starved: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl FaultThread {
     /// Starts it. `failed` is told once if it has to give up, which leaves the VM unable to go on.
-    pub fn start(
-        engine: Arc<CowEngine>,
-        failed: impl FnOnce(CowError) + Send + 'static,
-    ) -> io::Result<Self> {
-        let stop = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)?;
-        let stopped = stop.try_clone()?;
+    pub fn start(engine: Arc<CowEngine>, failed: impl FnOnce(CowError) + Send + 'static) -> io::Result<Self> {
+        let (stopped, stop) = io::pipe()?;
         let starved = Arc::new(AtomicBool::new(false));
         let starving = Arc::clone(&starved);
         let thread = std::thread::Builder::new().name("cow".into()).spawn(move || {
@@ -42,7 +37,11 @@ impl FaultThread {
                 failed(error);
             }
         })?;
-        Ok(Self { stop, starved, thread: Some(thread) })
+        Ok(Self {
+            stop: Some(stop),
+            starved,
+            thread: Some(thread),
+        })
     }
 
     /// A guest write waits for a free block.
@@ -53,27 +52,35 @@ impl FaultThread {
 
 impl Drop for FaultThread {
     fn drop(&mut self) {
-        // Writing 1 to an eventfd fails only when its counter is full: then the thread has been told already.
-        let _ = self.stop.write(1);
+        self.stop = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-fn answer_all(engine: &CowEngine, stop: &EventFd, starved: &AtomicBool) -> Result<(), CowError> {
-    let os = |source| CowError::Os { op: "wait for held accesses", source };
+fn answer_all(engine: &CowEngine, stop: &PipeReader, starved: &AtomicBool) -> Result<(), CowError> {
+    let os = |source| CowError::Os {
+        op: "wait for held accesses",
+        source,
+    };
     let mut faults: Vec<Fault> = Vec::new();
     let mut waiting: Vec<Fault> = Vec::new();
     loop {
-        let timeout = if waiting.is_empty() { PollTimeout::NONE } else { PollTimeout::from(RETRY_MS) };
-        let mut fds =
-            [PollFd::new(engine.uffd().as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        let timeout = if waiting.is_empty() {
+            PollTimeout::NONE
+        } else {
+            PollTimeout::from(RETRY_MS)
+        };
+        let mut fds = [
+            PollFd::new(engine.uffd().as_fd(), PollFlags::POLLIN),
+            PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+        ];
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(os(errno.into())),
         }
-        if fds[1].revents().is_some_and(|events| events.contains(PollFlags::POLLIN)) {
+        if fds[1].revents().is_some_and(|events| !events.is_empty()) {
             return Ok(());
         }
         engine.uffd().read(&mut faults).map_err(os)?;

@@ -2,18 +2,18 @@
 
 use std::sync::PoisonError;
 
-use nvvmm_snapshot::{BlockNo, ChunkMap, FrameSet};
+use nvvmm_snapshot::{BlockNo, ChunkMap, Consumed, FrameSet};
 
 use super::{
     FRAME_SIZE_BYTES,
     chunk::{KnownChunk, LiveChunk},
+    engine::{Counters, CowEngine, CowError, Origin, lock, os},
     frames::{runs, set_of},
-    engine::{CowEngine, CowError, Counters, Origin, lock, os},
 };
+use crate::sys::reservation::Sharing;
 
 /// What one snapshot shares: the chunks that changed since the last one, as they were at its instant.
 #[derive(Debug, Default)]
-#[must_use = "a share set must be committed or rolled back"]
 pub struct ShareSet {
     changes: Vec<(u32, ChunkMap)>,
     own: Vec<FrameSet>,
@@ -98,16 +98,28 @@ impl CowEngine {
         self.mark_dirty(index, known);
     }
 
-    /// Installs a chunk of a snapshot that this VM has consumed: `own` are its frames to write. Before the guest runs.
-    pub fn take_over(&self, index: u32, map: ChunkMap, own: FrameSet) -> Result<(), CowError> {
+    /// The snapshot that this VM came from was consumed: its memory is the VM's, and frames that were taken are its to
+    /// write. Before the guest runs.
+    pub fn take_over(&self, consumed: Consumed) -> Result<(), CowError> {
+        // The snapshot's own map has left the pool.
+        *self.origin.write().unwrap_or_else(PoisonError::into_inner) = Origin::Empty;
+        for chunk in consumed.chunks {
+            self.take_over_chunk(chunk.index, chunk.map, chunk.taken)?;
+        }
+        Ok(())
+    }
+
+    fn take_over_chunk(&self, index: u32, map: ChunkMap, own: FrameSet) -> Result<(), CowError> {
         let mut live = lock(self.chunk(index));
         match &mut *live {
-            LiveChunk::Untouched => *live = LiveChunk::Known(Box::new(KnownChunk::unmapped(map, own))),
+            LiveChunk::Untouched => {
+                Counters::add(&self.counters.frames_own, own.count());
+                *live = LiveChunk::Known(Box::new(KnownChunk::unmapped(map, own)));
+            }
             // Restoring a device has looked at it: what is still as in the snapshot is mapped anew, writable.
             LiveChunk::Known(known) => self.own_in_place(index, known, &map, &own)?,
         }
         if let LiveChunk::Known(known) = &mut *live {
-            Counters::add(&self.counters.frames_own, own.count());
             // Nothing of it is in any snapshot that the next one could start from.
             self.mark_dirty(index, known);
         }
@@ -121,11 +133,21 @@ impl CowEngine {
         map: &ChunkMap,
         own: &FrameSet,
     ) -> Result<(), CowError> {
-        let unchanged = set_of(own.iter().filter(|frame| known.block(*frame) == map.block(*frame)));
+        let unchanged = set_of(
+            own.iter()
+                .filter(|frame| known.block(*frame) == map.block(*frame)),
+        );
+        let replaced: Vec<BlockNo> = own
+            .iter()
+            .filter(|frame| !unchanged.contains(*frame))
+            .filter_map(|frame| map.block(frame))
+            .collect();
+        self.holder.free_blocks(&replaced);
         for frame in unchanged.iter() {
             known.own.insert(frame);
             known.private.remove(frame);
         }
+        Counters::add(&self.counters.frames_own, unchanged.count());
         if known.mapped {
             for run in known.mapped_runs(&unchanged) {
                 self.map_run(index, &run, Sharing::Shared)?;
@@ -136,11 +158,14 @@ impl CowEngine {
 
     /// Maps and populates all that has a block, so that the guest meets no fault for reading.
     pub fn prefault(&self) -> Result<(), CowError> {
-        if let Origin::Snapshot { frames, .. } = self.origin() {
+        let mut indexes = Vec::new();
+        if let Origin::Snapshot { frames, .. } = &*self.origin() {
             for present in frames.iter_present() {
-                let (index, _) = present?;
-                self.know(index, &mut lock(self.chunk(index)))?;
+                indexes.push(present?.0);
             }
+        }
+        for index in indexes {
+            self.know(index, &mut lock(self.chunk(index)))?;
         }
         for (index, chunk) in self.known_chunks() {
             if let LiveChunk::Known(known) = &mut *lock(chunk) {

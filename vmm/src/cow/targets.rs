@@ -1,16 +1,16 @@
 //! Which fresh blocks copies go to.
 
-use nvvmm_snapshot::{BlockNo, Error as PoolError, FrameSet};
+use nvvmm_snapshot::{BlockNo, ChunkNo, Error as PoolError};
 
 use super::{
-    chunk::{KnownChunk, LiveChunk, Spare},
+    chunk::{KnownChunk, LiveChunk},
     engine::{CowEngine, CowError},
 };
 
 impl CowEngine {
     /// A fresh block for each of `frames`, or, when the pool is nearly full, for `must` alone.
     ///
-    /// Preferred is the same index of a pool chunk that this guest chunk has to itself: neighbouring frames then
+    /// Preferred is the same index of a pool chunk that is set aside for this guest chunk: neighbouring frames then
     /// lie beside each other and merge into one mapping, whatever order they were written in.
     pub(super) fn targets(
         &self,
@@ -18,36 +18,40 @@ impl CowEngine {
         frames: &[u32],
         must: u32,
     ) -> Result<Vec<(u32, BlockNo)>, CowError> {
-        if let Some(spare) = &mut known.spare
-            && self.complete(spare, frames)
+        if let Some(spare) = known.spare
+            && let Some(targets) = self.same_indexes(spare, frames)
         {
-            return Ok(take(spare, frames));
+            return Ok(targets);
         }
-        match self.holder.alloc_chunk() {
-            Ok(chunk) => {
-                let mut spare = Spare { chunk, free: FrameSet::FULL };
-                let targets = take(&mut spare, frames);
+        match self.holder.lease_chunk() {
+            Ok(spare) => {
                 if let Some(old) = known.spare.replace(spare) {
-                    self.give_back(&old);
+                    self.holder.end_set_aside(old);
                 }
-                Ok(targets)
+                match self.same_indexes(spare, frames) {
+                    Some(targets) => Ok(targets),
+                    None => self.scattered(known, frames, must),
+                }
             }
-            Err(PoolError::PoolFull { .. }) => self.scattered_targets(known, frames, must),
+            Err(PoolError::PoolFull { .. }) => self.scattered(known, frames, must),
             Err(other) => Err(other.into()),
         }
     }
 
-    /// Makes every index of `frames` free in the spare chunk, as far as blocks that left a snapshot allow.
-    fn complete(&self, spare: &mut Spare, frames: &[u32]) -> bool {
-        frames.iter().all(|frame| {
-            if !spare.free.contains(*frame) && self.holder.alloc_at(spare.chunk, *frame) {
-                spare.free.insert(*frame);
+    /// The blocks of `chunk` at the frames' own indexes, if all of them are free.
+    fn same_indexes(&self, chunk: ChunkNo, frames: &[u32]) -> Option<Vec<(u32, BlockNo)>> {
+        for (count, frame) in frames.iter().enumerate() {
+            if !self.holder.alloc_at(chunk, *frame) {
+                let taken: Vec<BlockNo> = frames[..count].iter().map(|frame| chunk.block(*frame)).collect();
+                self.holder.free_blocks(&taken);
+                return None;
             }
-            spare.free.contains(*frame)
-        })
+        }
+        Some(frames.iter().map(|frame| (*frame, chunk.block(*frame))).collect())
     }
 
-    fn scattered_targets(
+    /// Blocks wherever there are any: no whole chunk is free.
+    fn scattered(
         &self,
         known: &mut KnownChunk,
         frames: &[u32],
@@ -56,46 +60,28 @@ impl CowEngine {
         if let Ok(blocks) = self.holder.alloc_blocks(frames.len() as u32) {
             return Ok(frames.iter().copied().zip(blocks).collect());
         }
-        if let Some(spare) = &mut known.spare
-            && self.complete(spare, &[must])
-        {
-            return Ok(take(spare, &[must]));
-        }
-        let block = match self.holder.alloc_blocks(1) {
+        let blocks = match self.holder.alloc_blocks(1) {
             Err(PoolError::PoolFull { .. }) => {
-                self.give_back_spares();
+                if let Some(spare) = known.spare.take() {
+                    self.holder.end_set_aside(spare);
+                }
+                self.end_all_set_aside();
                 self.holder.alloc_blocks(1)?
             }
             other => other?,
         };
-        Ok(block.into_iter().map(|block| (must, block)).collect())
+        Ok(blocks.into_iter().map(|block| (must, block)).collect())
     }
 
-    fn give_back(&self, spare: &Spare) {
-        let unused: Vec<BlockNo> =
-            spare.free.iter().map(|frame| spare.chunk.block(frame)).collect();
-        self.holder.free_blocks(&unused);
-    }
-
-    /// Returns what other chunks keep for later. A chunk that is locked is being served: it may need its own.
-    fn give_back_spares(&self) {
+    /// Lets anybody use what is set aside for other chunks. One that is locked is being served and may need its own.
+    fn end_all_set_aside(&self) {
         for (_, chunk) in self.known_chunks() {
             let Ok(mut live) = chunk.try_lock() else { continue };
             if let LiveChunk::Known(known) = &mut *live
                 && let Some(spare) = known.spare.take()
             {
-                self.give_back(&spare);
+                self.holder.end_set_aside(spare);
             }
         }
     }
-}
-
-fn take(spare: &mut Spare, frames: &[u32]) -> Vec<(u32, BlockNo)> {
-    frames
-        .iter()
-        .map(|frame| {
-            spare.free.remove(*frame);
-            (*frame, spare.chunk.block(*frame))
-        })
-        .collect()
 }

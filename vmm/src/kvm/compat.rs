@@ -222,8 +222,14 @@ fn check_xsave_layout(
     given: &[kvm_cpuid_entry2],
 ) -> Result<()> {
     let place = |entry: &kvm_cpuid_entry2| (entry.eax, entry.ebx);
-    for was in saved.iter().filter(|e| e.function == 0xd && e.index >= 2 && e.eax != 0) {
-        if ![supported, given].iter().any(|entries| place(&find(entries, 0xd, was.index)) == place(was)) {
+    for was in saved
+        .iter()
+        .filter(|e| e.function == 0xd && e.index >= 2 && e.eax != 0)
+    {
+        if ![supported, given]
+            .iter()
+            .any(|entries| place(&find(entries, 0xd, was.index)) == place(was))
+        {
             return Err(KvmError::Incompatible(format!(
                 "extended CPU state component {} lies elsewhere on this host's CPU than on the snapshot's",
                 was.index

@@ -109,8 +109,14 @@ const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
 /// [`KvmError::Msr`].
 pub fn set_boot_msrs(fd: &VcpuFd, vcpu: usize) -> Result<()> {
     let msrs = [
-        MsrV1 { index: MSR_IA32_MISC_ENABLE, value: MISC_ENABLE_FAST_STRING },
-        MsrV1 { index: MSR_MTRR_DEF_TYPE, value: MTRR_ENABLED_WRITE_BACK },
+        MsrV1 {
+            index: MSR_IA32_MISC_ENABLE,
+            value: MISC_ENABLE_FAST_STRING,
+        },
+        MsrV1 {
+            index: MSR_MTRR_DEF_TYPE,
+            value: MTRR_ENABLED_WRITE_BACK,
+        },
     ];
     write(fd, vcpu, &msrs)
 }

@@ -54,8 +54,14 @@ pub fn restore(vm: &KvmVm, vcpus: &[&VcpuFd], state: &KvmStateV1) -> Result<()> 
         )));
     }
     for (index, (fd, vcpu)) in vcpus.iter().zip(&state.vcpus).enumerate() {
-        let given = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(vcpu_op(index, "reading its CPUID"))?;
-        compat::check(&vcpu.cpuid, vm.host().supported_cpuid().as_slice(), given.as_slice())?;
+        let given = fd
+            .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
+            .map_err(vcpu_op(index, "reading its CPUID"))?;
+        compat::check(
+            &vcpu.cpuid,
+            vm.host().supported_cpuid().as_slice(),
+            given.as_slice(),
+        )?;
     }
     state.vm.restore_chips(vm)?;
     let each = || vcpus.iter().zip(&state.vcpus).enumerate();

@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, kvm_mp_state, kvm_sregs, kvm_xcr, kvm_xcrs};
+use kvm_bindings::{
+    KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, kvm_mp_state, kvm_sregs, kvm_xcr, kvm_xcrs,
+};
 use kvm_ioctls::VcpuFd;
 use nvvmm_devices::{ConsoleStreams, SavedDevice};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -67,7 +69,13 @@ impl Machine {
     /// What the host lacks or refuses, or the spec asks too much, in words for the user.
     pub fn create(parts: MachineParts) -> Result<Machine> {
         let host = Arc::new(Host::open()?);
-        let MachineParts { spec, memory, slots, console, dirty_log } = parts;
+        let MachineParts {
+            spec,
+            memory,
+            slots,
+            console,
+            dirty_log,
+        } = parts;
         let vcpus_max = host.vcpus_max().min(usize::from(VmSpec::VCPUS_MAX));
         if spec.vcpus == 0 || usize::from(spec.vcpus) > vcpus_max {
             return Err(MachineError::Spec(format!(
@@ -101,7 +109,10 @@ impl Machine {
             slots: slots.to_vec(),
             board: built.board,
             shared: Arc::new(shared),
-            threads: Mutex::new(Threads { subscribers: built.subscribers, ..Default::default() }),
+            threads: Mutex::new(Threads {
+                subscribers: built.subscribers,
+                ..Default::default()
+            }),
         })
     }
 
@@ -110,7 +121,11 @@ impl Machine {
     /// # Errors
     /// [`MachineError::Boot`] for what the user can mend.
     pub fn load(&self) -> Result<()> {
-        let acpi = AcpiParts { serial: SERIAL, virtio: &self.board.virtio, power: POWER_REGISTERS };
+        let acpi = AcpiParts {
+            serial: SERIAL,
+            virtio: &self.board.virtio,
+            power: POWER_REGISTERS,
+        };
         let parts = BootParts {
             kernel: &self.spec.kernel,
             initramfs: self.spec.initramfs.as_deref(),
@@ -119,7 +134,9 @@ impl Machine {
             acpi: &acpi,
         };
         let entry = boot::load(&*self.memory, &parts)?;
-        self.shared.is_flat.get_or_init(|| matches!(entry, Entry::Flat { .. }));
+        self.shared
+            .is_flat
+            .get_or_init(|| matches!(entry, Entry::Flat { .. }));
         for vcpu in &self.vcpus {
             set_entry(&vcpu.fd(), vcpu.index, entry)?;
         }
@@ -134,7 +151,11 @@ impl Machine {
     /// The host lacks something, or the state is that of another machine. The machine must not be started then.
     pub fn restore(&self, state: &MachineStateV1) -> Result<()> {
         let fds: Vec<_> = self.vcpus.iter().map(|vcpu| vcpu.fd()).collect();
-        kvm::state::restore(&self.vm, &fds.iter().map(|fd| &**fd).collect::<Vec<_>>(), &state.kvm)?;
+        kvm::state::restore(
+            &self.vm,
+            &fds.iter().map(|fd| &**fd).collect::<Vec<_>>(),
+            &state.kvm,
+        )?;
         self.board.restore(&state.devices)?;
         let first = state.kvm.vcpus.first().map(|vcpu| &vcpu.sregs);
         self.shared.is_flat.get_or_init(|| first.is_some_and(is_flat));
@@ -260,7 +281,10 @@ impl Machine {
             return Err(MachineError::State("vCPUs must be paused to save them"));
         }
         let fds: Vec<_> = self.vcpus.iter().map(|vcpu| vcpu.fd()).collect();
-        Ok(kvm::state::save(&self.vm, &fds.iter().map(|fd| &**fd).collect::<Vec<_>>())?)
+        Ok(kvm::state::save(
+            &self.vm,
+            &fds.iter().map(|fd| &**fd).collect::<Vec<_>>(),
+        )?)
     }
 
     /// Blocks until something happens that the owner has to act on.
@@ -285,7 +309,11 @@ impl Machine {
         }
         if let Some(events) = threads.events.take() {
             events.stop();
-            self.board.console.lock().unwrap_or_else(PoisonError::into_inner).finish();
+            self.board
+                .console
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .finish();
         }
         threads.subscribers.clear();
     }
@@ -300,7 +328,10 @@ impl Machine {
     /// # Errors
     /// [`MachineError::Kvm`], for example when the machine was created without the dirty log.
     pub fn dirty_log(&self, slot: usize) -> Result<Vec<u64>> {
-        let ram = self.slots.get(slot).ok_or(MachineError::State("there is no such memory slot"))?;
+        let ram = self
+            .slots
+            .get(slot)
+            .ok_or(MachineError::State("there is no such memory slot"))?;
         Ok(self.vm.dirty_log(slot, ram.size_bytes)?)
     }
 }
@@ -327,7 +358,13 @@ fn is_flat(sregs: &kvm_sregs) -> bool {
 
 /// Sets the registers with which vCPU `index` starts.
 fn set_entry(fd: &VcpuFd, index: usize, entry: Entry) -> Result<()> {
-    let op = |op| move |errno: kvm_ioctls::Error| KvmError::Vcpu { vcpu: index, op, source: errno.into() };
+    let op = |op| {
+        move |errno: kvm_ioctls::Error| KvmError::Vcpu {
+            vcpu: index,
+            op,
+            source: errno.into(),
+        }
+    };
     kvm::set_boot_msrs(fd, index)?;
     let (regs, sregs) = match entry {
         // The others wait for vCPU 0 to send them a start-up IPI.
@@ -338,23 +375,41 @@ fn set_entry(fd: &VcpuFd, index: usize, entry: Entry) -> Result<()> {
         }
         Entry::Flat { rip } => {
             let initial = fd.get_sregs().map_err(op("reading its system registers"))?;
-            let cpuid = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(op("reading its CPUID"))?;
+            let cpuid = fd
+                .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
+                .map_err(op("reading its CPUID"))?;
             let has = |leaf, bit: fn(&kvm_bindings::kvm_cpuid_entry2) -> bool| {
-                cpuid.as_slice().iter().any(|entry| entry.function == leaf && bit(entry))
+                cpuid
+                    .as_slice()
+                    .iter()
+                    .any(|entry| entry.function == leaf && bit(entry))
             };
             let has_xsave = has(1, |leaf| leaf.ecx & 1 << 26 != 0);
             let has_nx = has(0x8000_0001, |leaf| leaf.edx & 1 << 20 != 0);
-            (registers::flat_regs(rip, index), registers::flat_sregs(initial, has_xsave, has_nx))
+            (
+                registers::flat_regs(rip, index),
+                registers::flat_sregs(initial, has_xsave, has_nx),
+            )
         }
     };
     fd.set_sregs(&sregs).map_err(op("setting its system registers"))?;
     fd.set_regs(&regs).map_err(op("setting its registers"))?;
     if sregs.cr4 & registers::CR4_OSXSAVE != 0 {
-        let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
-        xcrs.xcrs[0] = kvm_xcr { xcr: 0, value: registers::FLAT_XCR0, ..Default::default() };
-        fd.set_xcrs(&xcrs).map_err(op("setting its extended control registers"))?;
+        let mut xcrs = kvm_xcrs {
+            nr_xcrs: 1,
+            ..Default::default()
+        };
+        xcrs.xcrs[0] = kvm_xcr {
+            xcr: 0,
+            value: registers::FLAT_XCR0,
+            ..Default::default()
+        };
+        fd.set_xcrs(&xcrs)
+            .map_err(op("setting its extended control registers"))?;
     }
-    let runnable = kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE };
+    let runnable = kvm_mp_state {
+        mp_state: KVM_MP_STATE_RUNNABLE,
+    };
     fd.set_mp_state(runnable).map_err(op("making it runnable"))?;
     Ok(())
 }

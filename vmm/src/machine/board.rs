@@ -9,7 +9,8 @@ use nvvmm_devices::virtio::{
 use nvvmm_devices::{
     AcpiPower, Bus, BusDevice, COM1_IRQ, COM1_PORT, Console, ConsoleOut, ConsoleStreams, Device, I8042,
     I8042_COMMAND_PORT, I8042_PORTS_LEN, IrqLine, POWER_PORTS_BASE, POWER_PORTS_LEN, PowerSignal, RESET_PORT,
-    RESET_VALUE, SERIAL_PORTS_LEN, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_S5, SavedDevice, SerialPort,
+    RESET_VALUE, SERIAL_PORTS_LEN, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_S5, SavedDevice,
+    SerialPort,
 };
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -34,7 +35,10 @@ pub(super) const POWER_REGISTERS: PowerRegisters = PowerRegisters {
 };
 
 /// Where the guest finds the serial port.
-pub(super) const SERIAL: AcpiDevice = AcpiDevice { base: COM1_PORT as u32, gsi: COM1_IRQ };
+pub(super) const SERIAL: AcpiDevice = AcpiDevice {
+    base: COM1_PORT as u32,
+    gsi: COM1_IRQ,
+};
 
 /// All devices.
 pub(super) struct Board {
@@ -74,7 +78,12 @@ pub(super) fn build(
     let line: Arc<dyn IrqLine> = interrupt(vm, COM1_IRQ)?;
     let serial = SerialPort::new("com1", line, output.clone()).map_err(host("make the serial port"))?;
     let serial = Arc::new(Mutex::new(serial));
-    ports.insert("com1", COM1_PORT, SERIAL_PORTS_LEN, Arc::clone(&serial) as Arc<Mutex<dyn BusDevice>>)?;
+    ports.insert(
+        "com1",
+        COM1_PORT,
+        SERIAL_PORTS_LEN,
+        Arc::clone(&serial) as Arc<Mutex<dyn BusDevice>>,
+    )?;
     devices.push(Arc::clone(&serial) as Arc<Mutex<dyn Device>>);
     let console = Arc::new(Mutex::new(Console::new(serial, output, console)));
 
@@ -86,17 +95,43 @@ pub(super) fn build(
     let keyboard = Arc::new(Mutex::new(I8042::new(Arc::clone(&power))));
     ports.insert("i8042", I8042_COMMAND_PORT, I8042_PORTS_LEN, keyboard)?;
 
-    let mut slots = VirtioSlots { vm, memory, mmio: Bus::new(), devices, subscribers: vec![Arc::clone(&console) as _] };
+    let mut slots = VirtioSlots {
+        vm,
+        memory,
+        mmio: Bus::new(),
+        devices,
+        subscribers: vec![Arc::clone(&console) as _],
+    };
     let mut virtio = vec![slots.add(0, "rng0", Box::new(Rng::new()))?];
     for (index, disk) in spec.disks.iter().enumerate() {
         let instance = format!("disk{index}");
-        let options = BlockOptions { read_only: disk.read_only, serial: instance.clone() };
-        let block = Block::open(&disk.path, &options)
-            .map_err(|source| MachineError::Disk { path: disk.path.clone(), source })?;
+        let options = BlockOptions {
+            read_only: disk.read_only,
+            serial: instance.clone(),
+        };
+        let block = Block::open(&disk.path, &options).map_err(|source| MachineError::Disk {
+            path: disk.path.clone(),
+            source,
+        })?;
         virtio.push(slots.add(index + 1, &instance, Box::new(block))?);
     }
-    let VirtioSlots { mmio, devices, subscribers, .. } = slots;
-    Ok(Built { board: Board { devices, virtio, power, console }, ports, mmio, subscribers })
+    let VirtioSlots {
+        mmio,
+        devices,
+        subscribers,
+        ..
+    } = slots;
+    Ok(Built {
+        board: Board {
+            devices,
+            virtio,
+            power,
+            console,
+        },
+        ports,
+        mmio,
+        subscribers,
+    })
 }
 
 /// virtio-mmio slots as they fill.
@@ -110,20 +145,35 @@ struct VirtioSlots<'a> {
 
 impl VirtioSlots<'_> {
     /// Puts `device` into slot `slot`: registers, interrupt, doorbells, event thread.
-    fn add(&mut self, slot: usize, instance: &str, device: Box<dyn VirtioDevice<GuestMemory>>) -> Result<AcpiDevice> {
+    fn add(
+        &mut self,
+        slot: usize,
+        instance: &str,
+        device: Box<dyn VirtioDevice<GuestMemory>>,
+    ) -> Result<AcpiDevice> {
         let base = VIRTIO_MMIO + slot as u64 * VIRTIO_MMIO_SIZE_BYTES;
         let gsi = VIRTIO_GSI + slot as u32;
         let line: Arc<dyn IrqLine> = interrupt(self.vm, gsi)?;
         let transport = MmioTransport::new(instance, device, Arc::clone(self.memory), line)?;
         for (queue, event) in (0u32..).zip(transport.queue_events().iter()) {
-            self.vm.register_doorbell(event, base + QUEUE_NOTIFY_OFFSET, queue)?;
+            self.vm
+                .register_doorbell(event, base + QUEUE_NOTIFY_OFFSET, queue)?;
         }
-        self.subscribers.push(Arc::new(Mutex::new(transport.subscriber())));
+        self.subscribers
+            .push(Arc::new(Mutex::new(transport.subscriber())));
         let transport = Arc::new(Mutex::new(transport));
-        self.mmio.insert(instance, base, MMIO_LEN, Arc::clone(&transport) as Arc<Mutex<dyn BusDevice>>)?;
+        self.mmio.insert(
+            instance,
+            base,
+            MMIO_LEN,
+            Arc::clone(&transport) as Arc<Mutex<dyn BusDevice>>,
+        )?;
         self.devices.push(transport);
         // The windows lie below 4 GiB.
-        Ok(AcpiDevice { base: base as u32, gsi })
+        Ok(AcpiDevice {
+            base: base as u32,
+            gsi,
+        })
     }
 }
 
@@ -135,9 +185,14 @@ fn interrupt(vm: &KvmVm, gsi: u32) -> Result<Arc<EventFd>> {
 }
 
 impl Board {
-    fn each<T>(&self, mut action: impl FnMut(&mut dyn Device) -> std::result::Result<T, nvvmm_devices::LifecycleError>) -> Result<Vec<T>> {
+    fn each<T>(
+        &self,
+        mut action: impl FnMut(&mut dyn Device) -> std::result::Result<T, nvvmm_devices::LifecycleError>,
+    ) -> Result<Vec<T>> {
         let each = self.devices.iter().map(|device| {
-            Ok(action(&mut *device.lock().unwrap_or_else(PoisonError::into_inner))?)
+            Ok(action(
+                &mut *device.lock().unwrap_or_else(PoisonError::into_inner),
+            )?)
         });
         each.collect()
     }
@@ -164,7 +219,9 @@ impl Board {
         let mut left: Vec<&SavedDevice> = saved.iter().collect();
         for device in &self.devices {
             let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
-            let found = left.iter().position(|s| s.kind == device.kind() && s.instance == device.instance());
+            let found = left
+                .iter()
+                .position(|s| s.kind == device.kind() && s.instance == device.instance());
             let Some(found) = found else {
                 return Err(MachineError::OtherDevices(format!(
                     "it has no {} {:?}",

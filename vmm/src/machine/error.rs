@@ -59,5 +59,8 @@ pub type Result<T> = std::result::Result<T, MachineError>;
 
 /// Turns a host's error into [`MachineError::Host`].
 pub(super) fn host<E: Into<io::Error>>(op: &'static str) -> impl FnOnce(E) -> MachineError {
-    move |source| MachineError::Host { op, source: source.into() }
+    move |source| MachineError::Host {
+        op,
+        source: source.into(),
+    }
 }

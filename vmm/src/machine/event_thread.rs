@@ -4,15 +4,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use event_manager::{EventManager, EventOps, EventSet, Events as FdEvents, MutEventSubscriber, SubscriberOps};
 use event_manager::RemoteEndpoint;
+use event_manager::{
+    EventManager, EventOps, EventSet, Events as FdEvents, MutEventSubscriber, SubscriberOps,
+};
 use nvvmm_devices::{PowerEvent, PowerSignal};
 
+use super::Result;
 use super::board::Subscriber;
 use super::error::host;
 use super::events::MachineEvent;
 use super::vcpu::Shared;
-use super::Result;
 
 /// The running thread.
 pub(super) struct EventThread {
@@ -23,8 +25,13 @@ pub(super) struct EventThread {
 
 impl EventThread {
     /// Starts it with `subscribers`, and one more for `power`.
-    pub(super) fn start(subscribers: Vec<Subscriber>, power: Arc<PowerSignal>, shared: Arc<Shared>) -> Result<EventThread> {
-        let error = |error: event_manager::Error| host("start the event thread")(std::io::Error::other(error));
+    pub(super) fn start(
+        subscribers: Vec<Subscriber>,
+        power: Arc<PowerSignal>,
+        shared: Arc<Shared>,
+    ) -> Result<EventThread> {
+        let error =
+            |error: event_manager::Error| host("start the event thread")(std::io::Error::other(error));
         let mut manager = EventManager::<Subscriber>::new().map_err(error)?;
         for subscriber in subscribers {
             manager.add_subscriber(subscriber);
@@ -44,7 +51,11 @@ impl EventThread {
             .name("nvvmm-devices".into())
             .spawn(body)
             .map_err(host("start the event thread"))?;
-        Ok(EventThread { end, endpoint, handle })
+        Ok(EventThread {
+            end,
+            endpoint,
+            handle,
+        })
     }
 
     /// Ends it and waits for it.

@@ -57,11 +57,17 @@ fn wake(event: &EventFd) {
 
 impl Events {
     pub(super) fn new() -> io::Result<Events> {
-        Ok(Events { queue: Mutex::default(), wake: Arc::new(EventFd::new(EFD_CLOEXEC)?) })
+        Ok(Events {
+            queue: Mutex::default(),
+            wake: Arc::new(EventFd::new(EFD_CLOEXEC)?),
+        })
     }
 
     pub(super) fn push(&self, event: MachineEvent) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
+        self.queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(event);
         wake(&self.wake);
     }
 
@@ -73,19 +79,31 @@ impl Events {
     /// and none is left.
     pub(super) fn wait(&self) -> MachineEvent {
         loop {
-            if let Some(event) = self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front() {
+            if let Some(event) = self
+                .queue
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop_front()
+            {
                 return event;
             }
             // One write of an event may have been counted together with another: a wake-up with an empty queue
             // that the owner did not ask for is possible, and harmless.
             match self.wake.read() {
                 Ok(_) => {
-                    let next = self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    let next = self
+                        .queue
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .pop_front();
                     return next.unwrap_or(MachineEvent::Interrupted);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    return MachineEvent::Failed { vcpu: 0, what: format!("waiting for the machine: {error}") };
+                    return MachineEvent::Failed {
+                        vcpu: 0,
+                        what: format!("waiting for the machine: {error}"),
+                    };
                 }
             }
         }

@@ -48,8 +48,14 @@ pub(super) enum Passage {
 impl Gate {
     /// A closed gate for `vcpus` threads that have not come yet.
     pub(super) fn new(vcpus: usize) -> Gate {
-        let state = State { wanted: Wanted::Pause, held: vec![false; vcpus] };
-        Gate { state: Mutex::new(state), changed: Condvar::new() }
+        let state = State {
+            wanted: Wanted::Pause,
+            held: vec![false; vcpus],
+        };
+        Gate {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -44,9 +44,15 @@ enum Next {
 
 impl Vcpu {
     pub(super) fn new(index: usize, fd: VcpuFd) -> Result<Vcpu> {
-        let run_page = RunPage::map(&fd)
-            .map_err(|source| MachineError::Host { op: "map a vCPU's run page", source })?;
-        Ok(Vcpu { index, fd: Mutex::new(fd), run_page })
+        let run_page = RunPage::map(&fd).map_err(|source| MachineError::Host {
+            op: "map a vCPU's run page",
+            source,
+        })?;
+        Ok(Vcpu {
+            index,
+            fd: Mutex::new(fd),
+            run_page,
+        })
     }
 
     /// The descriptor. Held by the vCPU's thread while it is not at the gate.
@@ -62,7 +68,11 @@ impl Vcpu {
     /// Runs the vCPU until the machine is stopped. The body of its thread.
     pub(super) fn run(&self, shared: &Arc<Shared>) {
         let mut may_run = true;
-        while shared.gate.pass(self.index, may_run, || self.run_page.set_immediate_exit(false)) == Passage::Run {
+        while shared
+            .gate
+            .pass(self.index, may_run, || self.run_page.set_immediate_exit(false))
+            == Passage::Run
+        {
             shared.first_entry.get_or_init(Instant::now);
             if let Some(event) = self.run_until_interrupted(shared) {
                 // This vCPU's guest code is at an end; the others go on until the owner decides.
@@ -92,8 +102,13 @@ impl Vcpu {
                 Next::Again => {}
                 Next::ToGate => return None,
                 Next::Report(MachineEvent::Failed { vcpu, what }) => {
-                    let place = fd.get_regs().map_or("unknown".into(), |regs| format!("{:#x}", regs.rip));
-                    return Some(MachineEvent::Failed { vcpu, what: format!("{what}, at rip {place}") });
+                    let place = fd
+                        .get_regs()
+                        .map_or("unknown".into(), |regs| format!("{:#x}", regs.rip));
+                    return Some(MachineEvent::Failed {
+                        vcpu,
+                        what: format!("{what}, at rip {place}"),
+                    });
                 }
                 Next::Report(event) => return Some(event),
             }
@@ -127,24 +142,34 @@ impl Vcpu {
             VcpuExit::Shutdown if shared.is_flat.get() == Some(&true) => {
                 self.failed("the guest took an exception (triple fault)")
             }
-            VcpuExit::Shutdown | VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => Next::Report(MachineEvent::Reset),
+            VcpuExit::Shutdown | VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => {
+                Next::Report(MachineEvent::Reset)
+            }
             VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => Next::Report(MachineEvent::PoweredOff),
             VcpuExit::InternalError => {
                 let error = self.run_page.internal_error();
-                self.failed(&format!("KVM internal error {error} ({})", internal_error_name(error)))
+                self.failed(&format!(
+                    "KVM internal error {error} ({})",
+                    internal_error_name(error)
+                ))
             }
-            VcpuExit::FailEntry(reason, cpu) => {
-                self.failed(&format!("the CPU refused to enter the guest (reason {reason:#x}, host CPU {cpu})"))
-            }
+            VcpuExit::FailEntry(reason, cpu) => self.failed(&format!(
+                "the CPU refused to enter the guest (reason {reason:#x}, host CPU {cpu})"
+            )),
             VcpuExit::MemoryFault { flags, gpa, size } => self.failed(&format!(
                 "the host has no memory behind guest address {gpa:#x} ({size} bytes, flags {flags:#x})"
             )),
-            other => self.failed(&format!("KVM returned for a reason that nvvmm does not handle: {other:?}")),
+            other => self.failed(&format!(
+                "KVM returned for a reason that nvvmm does not handle: {other:?}"
+            )),
         }
     }
 
     fn failed(&self, what: &str) -> Next {
-        Next::Report(MachineEvent::Failed { vcpu: self.index, what: what.into() })
+        Next::Report(MachineEvent::Failed {
+            vcpu: self.index,
+            what: what.into(),
+        })
     }
 }
 

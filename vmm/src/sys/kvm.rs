@@ -8,8 +8,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use kvm_bindings::{
-    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Xsave, kvm_device_attr, kvm_run, kvm_run__bindgen_ty_1__bindgen_ty_4,
-    kvm_userspace_memory_region, kvm_xsave,
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Xsave, kvm_device_attr, kvm_run,
+    kvm_run__bindgen_ty_1__bindgen_ty_4, kvm_userspace_memory_region, kvm_xsave,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -85,7 +85,8 @@ impl RunPage {
     /// After `KVM_EXIT_IO`: size in bytes of one item of the access (1, 2 or 4); a string instruction may have
     /// moved several.
     pub fn io_item_bytes(&self) -> usize {
-        let at = offset_of!(kvm_run, __bindgen_anon_1) + offset_of!(kvm_run__bindgen_ty_1__bindgen_ty_4, size);
+        let at =
+            offset_of!(kvm_run, __bindgen_anon_1) + offset_of!(kvm_run__bindgen_ty_1__bindgen_ty_4, size);
         // SAFETY: the byte lies within the mapping; only the kernel writes it, and not while this vCPU is out of
         // KVM_RUN.
         usize::from(unsafe { self.base.as_ptr().add(at).read_volatile() }).max(1)

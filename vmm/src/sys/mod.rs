@@ -7,5 +7,9 @@ pub mod uffd;
 
 /// Turns the usual "-1 and errno" into a result.
 fn check(result: libc::c_int) -> std::io::Result<()> {
-    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(std::io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

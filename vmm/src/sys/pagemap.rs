@@ -17,7 +17,9 @@ pub struct Pagemap {
 impl Pagemap {
     /// Opens it; needs no privilege.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { file: File::open("/proc/self/pagemap")? })
+        Ok(Self {
+            file: File::open("/proc/self/pagemap")?,
+        })
     }
 
     /// Pages of `[start, start + 4096 * pages)` that are private copies, as page indexes from `start`: in a
@@ -26,10 +28,15 @@ impl Pagemap {
         let mut entries = vec![0u8; pages * ENTRY_SIZE_BYTES];
         let offset = (start / crate::cow::FRAME_SIZE_BYTES * ENTRY_SIZE_BYTES) as u64;
         self.file.read_exact_at(&mut entries, offset)?;
-        let private = entries.as_chunks::<ENTRY_SIZE_BYTES>().0.iter().enumerate().filter(|(_, raw)| {
-            let entry = u64::from_le_bytes(**raw);
-            entry & PRESENT != 0 && entry & FILE == 0
-        });
+        let private = entries
+            .as_chunks::<ENTRY_SIZE_BYTES>()
+            .0
+            .iter()
+            .enumerate()
+            .filter(|(_, raw)| {
+                let entry = u64::from_le_bytes(**raw);
+                entry & PRESENT != 0 && entry & FILE == 0
+            });
         Ok(private.map(|(index, _)| index).collect())
     }
 }

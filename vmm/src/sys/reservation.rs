@@ -105,7 +105,13 @@ impl Reservation {
             Sharing::Shared => libc::MAP_SHARED,
             Sharing::Private => libc::MAP_PRIVATE | libc::MAP_NORESERVE,
         };
-        self.map_fixed(offset_bytes, size_bytes, flags, file.as_raw_fd(), file_offset_bytes)
+        self.map_fixed(
+            offset_bytes,
+            size_bytes,
+            flags,
+            file.as_raw_fd(),
+            file_offset_bytes,
+        )
     }
 
     /// Atomically replaces what is mapped in the range by untouched anonymous memory.
@@ -138,7 +144,11 @@ impl Reservation {
                 file_offset,
             )
         };
-        if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if mapped == libc::MAP_FAILED {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 
     /// Fills the page tables of the range for reading (MADV_POPULATE_READ, Linux 5.14).
@@ -162,9 +172,8 @@ impl Reservation {
             let file_offset = i64::try_from(file_offset_bytes + done as u64)
                 .map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
             // SAFETY: the kernel reads the range, which lies in this reservation and so is mapped.
-            let written = unsafe {
-                libc::pwrite(file.as_raw_fd(), address.cast(), size_bytes - done, file_offset)
-            };
+            let written =
+                unsafe { libc::pwrite(file.as_raw_fd(), address.cast(), size_bytes - done, file_offset) };
             match written {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
                 1.. => done += written as usize,

@@ -68,21 +68,39 @@ impl Uffd {
     pub fn open() -> Result<Self, UffdError> {
         let fd = Self::open_device().or_else(|_| Self::open_syscall())?;
         let features = u64::from(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
-        let mut api = uffdio_api { api: u64::from(UFFD_API), features, ioctls: 0 };
+        let mut api = uffdio_api {
+            api: u64::from(UFFD_API),
+            features,
+            ioctls: 0,
+        };
         // SAFETY: UFFDIO_API reads and writes one uffdio_api, which lives across the call.
         match check(unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_API.into(), &mut api) }) {
             Ok(()) => Ok(Self { fd }),
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Err(UffdError::KernelTooOld),
-            Err(source) => Err(UffdError::Os { op: "agree on features", source }),
+            Err(source) => Err(UffdError::Os {
+                op: "agree on features",
+                source,
+            }),
         }
     }
 
     fn open_device() -> Result<OwnedFd, UffdError> {
-        let os = |source| UffdError::Os { op: "open /dev/userfaultfd", source };
-        let device = OpenOptions::new().read(true).write(true).open("/dev/userfaultfd").map_err(os)?;
+        let os = |source| UffdError::Os {
+            op: "open /dev/userfaultfd",
+            source,
+        };
+        let device = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/userfaultfd")
+            .map_err(os)?;
         // SAFETY: the ioctl takes flags by value and makes a new descriptor.
         let fd = unsafe {
-            libc::ioctl(device.as_raw_fd(), USERFAULTFD_IOC_NEW, libc::O_CLOEXEC | libc::O_NONBLOCK)
+            libc::ioctl(
+                device.as_raw_fd(),
+                USERFAULTFD_IOC_NEW,
+                libc::O_CLOEXEC | libc::O_NONBLOCK,
+            )
         };
         check(fd).map_err(os)?;
         // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
@@ -99,7 +117,10 @@ impl Uffd {
             Err(e) => match e.raw_os_error() {
                 Some(libc::EPERM) => Err(UffdError::NoPermission),
                 Some(libc::ENOSYS) => Err(UffdError::KernelTooOld),
-                _ => Err(UffdError::Os { op: "userfaultfd(2)", source: e }),
+                _ => Err(UffdError::Os {
+                    op: "userfaultfd(2)",
+                    source: e,
+                }),
             },
         }
     }
@@ -115,8 +136,11 @@ impl Uffd {
     }
 
     fn register(&self, start: usize, size_bytes: usize, mode: u32) -> io::Result<()> {
-        let mut request =
-            uffdio_register { range: range(start, size_bytes), mode: u64::from(mode), ioctls: 0 };
+        let mut request = uffdio_register {
+            range: range(start, size_bytes),
+            mode: u64::from(mode),
+            ioctls: 0,
+        };
         // SAFETY: UFFDIO_REGISTER reads and writes one uffdio_register, which lives across the call. Registering
         // changes who answers faults in the range, not its content.
         check(unsafe { libc::ioctl(self.fd.as_raw_fd(), UFFDIO_REGISTER.into(), &mut request) })
@@ -126,7 +150,10 @@ impl Uffd {
     /// waits for a page of it.
     pub fn protect(&self, start: usize, size_bytes: usize, armed: bool) -> io::Result<()> {
         let mode = if armed { WRITEPROTECT_MODE_WP } else { 0 };
-        let mut request = uffdio_writeprotect { range: range(start, size_bytes), mode };
+        let mut request = uffdio_writeprotect {
+            range: range(start, size_bytes),
+            mode,
+        };
         // SAFETY: UFFDIO_WRITEPROTECT reads one uffdio_writeprotect; it changes protection, not content.
         check(unsafe { libc::ioctl(self.fd.as_raw_fd(), UFFDIO_WRITEPROTECT.into(), &mut request) })
     }
@@ -144,11 +171,18 @@ impl Uffd {
         let mut messages = [const { MaybeUninit::<uffd_msg>::uninit() }; BATCH];
         // SAFETY: the buffer is writable for its whole size.
         let bytes = unsafe {
-            libc::read(self.fd.as_raw_fd(), messages.as_mut_ptr().cast(), mem::size_of_val(&messages))
+            libc::read(
+                self.fd.as_raw_fd(),
+                messages.as_mut_ptr().cast(),
+                mem::size_of_val(&messages),
+            )
         };
         if bytes < 0 {
             let error = io::Error::last_os_error();
-            let nothing = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
+            let nothing = matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            );
             return if nothing { Ok(()) } else { Err(error) };
         }
         let count = bytes as usize / mem::size_of::<uffd_msg>();
@@ -177,5 +211,8 @@ impl AsFd for Uffd {
 }
 
 fn range(start: usize, size_bytes: usize) -> uffdio_range {
-    uffdio_range { start: start as u64, len: size_bytes as u64 }
+    uffdio_range {
+        start: start as u64,
+        len: size_bytes as u64,
+    }
 }

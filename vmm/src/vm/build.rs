@@ -8,7 +8,7 @@ use std::{
 };
 
 use nvvmm_devices::{ConsoleSocket, ConsoleStreams};
-use nvvmm_snapshot::{ChunkMap, FrameMap, Holder, Pool, SnapshotEntry};
+use nvvmm_snapshot::{FrameMap, Holder, Pool, SnapshotEntry, SnapshotId};
 
 use super::{
     Origin, VmError,
@@ -16,11 +16,7 @@ use super::{
     running::{Operation, RunningVm},
 };
 use crate::{
-    checkpoint::{
-        blob::SavedVm,
-        phases::Phases,
-        report::RestoreReport,
-    },
+    checkpoint::{blob::SavedVm, phases::Phases, report::RestoreReport},
     control::VmOrigin,
     cow::{self, Budget, CowEngine, FaultThread},
     machine::{Machine, MachineParts},
@@ -43,9 +39,12 @@ impl Builder<'_> {
     pub fn build(&self, origin: &Origin) -> Result<RunningVm, VmError> {
         match origin {
             Origin::Boot(spec) => self.boot(spec),
-            Origin::Restore { snapshot, disks, once, prefault } => {
-                self.restore(snapshot, disks.as_deref(), *once, *prefault)
-            }
+            Origin::Restore {
+                snapshot,
+                disks,
+                once,
+                prefault,
+            } => self.restore(snapshot, disks.as_deref(), *once, *prefault),
         }
     }
 
@@ -56,7 +55,9 @@ impl Builder<'_> {
         machine.load().map_err(machine_error)?;
         Ok(RunningVm {
             spec: spec.clone(),
-            origin: VmOrigin::Boot { kernel: spec.kernel.clone() },
+            origin: VmOrigin::Boot {
+                kernel: spec.kernel.clone(),
+            },
             restore: Mutex::new(None),
             operation: Mutex::new(Operation::new(None)),
             machine,
@@ -77,14 +78,18 @@ impl Builder<'_> {
         let started = Instant::now();
         let (holder, entry, frames, saved) = phases.run("ReadSnapshot", || self.read(snapshot))?;
         let spec = with_disks(saved.spec, disks)?;
-        let whole = if once { Some(load_maps(&frames)?) } else { None };
-        let origin = cow::Origin::Snapshot { frames, frames_mapped: entry.frames_mapped };
+        let origin = cow::Origin::Snapshot {
+            frames,
+            frames_mapped: entry.frames_mapped,
+        };
         let (engine, faults) = phases.run("ReserveMemory", || self.memory(&spec, &holder, origin))?;
         let machine = phases.run("BuildMachine", || self.machine(&spec, &engine))?;
-        phases.run("RestoreState", || machine.restore(&saved.machine)).map_err(machine_error)?;
+        phases
+            .run("RestoreState", || machine.restore(&saved.machine))
+            .map_err(machine_error)?;
         let mut base = Some(entry.id);
-        if let Some(maps) = whole {
-            base = phases.run("Consume", || consume(&holder, &engine, &entry, maps))?;
+        if once {
+            base = phases.run("Consume", || consume(&holder, &engine, entry.id))?;
         }
         if prefault {
             phases.run("Prefault", || engine.prefault()).map_err(cow_error)?;
@@ -100,7 +105,9 @@ impl Builder<'_> {
         };
         Ok(RunningVm {
             spec,
-            origin: VmOrigin::Snapshot { name: snapshot.into() },
+            origin: VmOrigin::Snapshot {
+                name: snapshot.into(),
+            },
             restore: Mutex::new(Some((started, report))),
             operation: Mutex::new(Operation::new(base)),
             machine,
@@ -167,28 +174,13 @@ impl Builder<'_> {
     }
 }
 
-/// Every chunk of a snapshot: what a consumed one must leave behind in memory, as its maps leave the pool.
-fn load_maps(frames: &FrameMap) -> Result<Vec<(u32, ChunkMap)>, VmError> {
-    Ok(frames.iter_present().collect::<Result<_, _>>()?)
-}
-
 /// Takes the snapshot out of the pool: its blocks become the VM's own wherever nothing else refers to them. Returns what
 /// of it had to stay, as the base of the next snapshot.
-fn consume(
-    holder: &Holder,
-    engine: &CowEngine,
-    entry: &SnapshotEntry,
-    maps: Vec<(u32, ChunkMap)>,
-) -> Result<Option<nvvmm_snapshot::SnapshotId>, VmError> {
-    let consumed = holder.consume(entry.id)?;
-    let mut taken = consumed.taken.into_iter().peekable();
-    for (index, map) in maps {
-        let own = taken.next_if(|(chunk, _)| *chunk == index).map_or(cow::FrameSet::EMPTY, |(_, words)| {
-            cow::FrameSet::from_words(words)
-        });
-        engine.take_over(index, map, own).map_err(cow_error)?;
-    }
-    Ok(consumed.rest)
+fn consume(holder: &Holder, engine: &CowEngine, id: SnapshotId) -> Result<Option<SnapshotId>, VmError> {
+    let consumed = holder.consume(id)?;
+    let rest = consumed.rest;
+    engine.take_over(consumed).map_err(cow_error)?;
+    Ok(rest)
 }
 
 fn with_disks(mut spec: VmSpec, disks: Option<&[DiskSpec]>) -> Result<VmSpec, VmError> {

@@ -2,16 +2,21 @@
 
 use super::VmError;
 use crate::{
+    boot::BootError,
     checkpoint::{TakeError, blob::BlobError},
     control::ErrorKind,
     cow::CowError,
+    kvm::KvmError,
     machine::MachineError,
     sys::uffd::UffdError,
 };
 
 impl From<BlobError> for VmError {
     fn from(error: BlobError) -> Self {
-        let version = matches!(error, BlobError::Version { .. } | BlobError::UnknownSection { .. });
+        let version = matches!(
+            error,
+            BlobError::Version { .. } | BlobError::UnknownSection { .. }
+        );
         let remedy = if version {
             "restore it with the nvvmm version that took it"
         } else {
@@ -27,8 +32,9 @@ pub(super) fn cow_error(error: CowError) -> VmError {
         CowError::NoSpace => VmError::new(ErrorKind::PoolFull, message)
             .with_remedy("remove snapshots (nvvmm rm) or use a larger pool"),
         CowError::Pool(error) => error.into(),
-        CowError::Uffd(UffdError::NoPermission) => VmError::new(ErrorKind::HostLacks, message)
-            .with_remedy("run as root, give yourself access to /dev/userfaultfd, or sysctl vm.unprivileged_userfaultfd=1"),
+        CowError::Uffd(UffdError::NoPermission) => VmError::new(ErrorKind::HostLacks, message).with_remedy(
+            "run as root, give yourself access to /dev/userfaultfd, or sysctl vm.unprivileged_userfaultfd=1",
+        ),
         CowError::Uffd(UffdError::KernelTooOld) => {
             VmError::new(ErrorKind::HostLacks, message).with_remedy("Linux 5.19 or newer is needed")
         }
@@ -37,7 +43,19 @@ pub(super) fn cow_error(error: CowError) -> VmError {
 }
 
 pub(super) fn machine_error(error: MachineError) -> VmError {
-    error.into()
+    let kind = match &error {
+        MachineError::Kvm(KvmError::Open { .. } | KvmError::Lacks(_) | KvmError::Incompatible(_)) => {
+            ErrorKind::HostLacks
+        }
+        MachineError::Kvm(KvmError::Msr { .. }) => ErrorKind::HostLacks,
+        MachineError::Boot(BootError::Read { source, .. })
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            ErrorKind::NotFound
+        }
+        _ => ErrorKind::Failed,
+    };
+    VmError::new(kind, error.to_string())
 }
 
 pub(super) fn take_error(error: TakeError) -> VmError {

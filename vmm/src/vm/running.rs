@@ -54,7 +54,12 @@ pub(super) struct Operation {
 
 impl Operation {
     pub fn new(base: Option<SnapshotId>) -> Self {
-        Self { running: false, ending: false, base, taken: Vec::new() }
+        Self {
+            running: false,
+            ending: false,
+            base,
+            taken: Vec::new(),
+        }
     }
 }
 

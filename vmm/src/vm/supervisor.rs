@@ -8,10 +8,7 @@ use std::{
 use nvvmm_snapshot::Pool;
 
 use super::{
-    ConsoleMode, Origin, RunPlan, VmError, VmExit,
-    build::Builder,
-    error::cow_error,
-    running::RunningVm,
+    ConsoleMode, Origin, RunPlan, VmError, VmExit, build::Builder, error::cow_error, running::RunningVm,
 };
 use crate::{
     checkpoint::report::SnapshotReport,
@@ -34,7 +31,10 @@ const FIRST_ENTRY_POLL: Duration = Duration::from_micros(50);
 pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit, VmError> {
     let pool = Pool::open(&plan.pool)?;
     let supervisor = Arc::new(Supervisor::new(&plan));
-    let _server = ControlServer::start(&plan.runtime.control, Arc::clone(&supervisor) as Arc<dyn VmControl>)?;
+    let _server = ControlServer::start(
+        &plan.runtime.control,
+        Arc::clone(&supervisor) as Arc<dyn VmControl>,
+    )?;
     let on_cow_failure = {
         let supervisor = Arc::clone(&supervisor);
         Arc::new(move |error| supervisor.end(Err(cow_error(error))))
@@ -103,10 +103,20 @@ struct Facts {
 impl Facts {
     fn of(plan: &RunPlan) -> Self {
         let (vcpus, memory_bytes, origin) = match &plan.origin {
-            Origin::Boot(spec) => {
-                (spec.vcpus, spec.memory_bytes, VmOrigin::Boot { kernel: spec.kernel.clone() })
-            }
-            Origin::Restore { snapshot, .. } => (0, 0, VmOrigin::Snapshot { name: snapshot.clone() }),
+            Origin::Boot(spec) => (
+                spec.vcpus,
+                spec.memory_bytes,
+                VmOrigin::Boot {
+                    kernel: spec.kernel.clone(),
+                },
+            ),
+            Origin::Restore { snapshot, .. } => (
+                0,
+                0,
+                VmOrigin::Snapshot {
+                    name: snapshot.clone(),
+                },
+            ),
         };
         Self {
             name: plan.name.clone(),
@@ -122,7 +132,11 @@ impl Facts {
 
 impl Supervisor {
     fn new(plan: &RunPlan) -> Self {
-        Self { facts: Facts::of(plan), vm: RwLock::new(None), exit: Mutex::new(None) }
+        Self {
+            facts: Facts::of(plan),
+            vm: RwLock::new(None),
+            exit: Mutex::new(None),
+        }
     }
 
     fn install(&self, vm: Option<Arc<RunningVm>>) {
@@ -147,7 +161,7 @@ impl Supervisor {
     fn end(&self, exit: Result<VmExit, VmError>) {
         self.exit().get_or_insert(exit);
         if let Some(vm) = self.vm() {
-            vm.machine.interrupt();
+            vm.machine.interrupter().interrupt();
         }
     }
 
@@ -227,7 +241,9 @@ impl VmControl for Supervisor {
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {
         let report = self.running()?.snapshot(request)?;
         if request.stop {
-            self.end(Ok(VmExit::Snapshotted { snapshot: report.name.clone() }));
+            self.end(Ok(VmExit::Snapshotted {
+                snapshot: report.name.clone(),
+            }));
         }
         Ok(report)
     }

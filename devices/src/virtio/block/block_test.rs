@@ -188,6 +188,24 @@ fn requests_beyond_the_disk_fail_and_change_nothing() {
 }
 
 #[test]
+fn a_range_is_whole_sectors_within_the_disk() {
+    let image = image();
+    let disk = Disk::open(image.path(), true).unwrap();
+    assert_eq!(disk.range(0, SECTORS * 512), Some(0));
+    assert_eq!(disk.range(SECTORS - 1, 512), Some((SECTORS - 1) * 512));
+    assert_eq!(disk.range(SECTORS, 0), Some(SECTORS * 512));
+    for (sector, len) in [
+        (SECTORS, 512),
+        (SECTORS + 1, 0),
+        (u64::MAX / 512, 512),
+        (u64::MAX / 512 + 1, 0),
+        (1, 256),
+    ] {
+        assert_eq!(disk.range(sector, len), None, "{sector}+{len}");
+    }
+}
+
+#[test]
 fn a_read_only_disk_says_so_and_refuses_writes() {
     let image = image();
     let mut driver = driver(&image, true);
@@ -286,7 +304,8 @@ fn chains_that_cannot_be_answered_make_the_device_ask_for_a_reset() {
     let header = (HEADER, 16, NEXT, 1);
     expect_needs_reset("loop", &[header, (DATA, 512, NEXT | WRITE, 1)]);
     expect_needs_reset("next out of the table", &[header, (DATA, 512, NEXT | WRITE, 64)]);
-    expect_needs_reset("zero length", &[header, (DATA, 0, WRITE, 0)]);
+    let status = (STATUS, 1, WRITE, 0);
+    expect_needs_reset("zero length", &[header, (DATA, 0, NEXT | WRITE, 2), status]);
     expect_needs_reset("no status", &[(HEADER, 16, 0, 0)]);
     expect_needs_reset(
         "status outside memory",
@@ -309,10 +328,7 @@ fn chains_that_cannot_be_answered_make_the_device_ask_for_a_reset() {
         &[indirect_to_itself, indirect_to_itself],
     );
     let long = u32::MAX;
-    expect_needs_reset(
-        "over 4 GiB",
-        &[header, (DATA, long, NEXT | WRITE, 2), (STATUS, 1, WRITE, 0)],
-    );
+    expect_needs_reset("over 4 GiB", &[header, (DATA, long, NEXT | WRITE, 2), status]);
 }
 
 #[test]

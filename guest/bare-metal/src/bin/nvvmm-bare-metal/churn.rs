@@ -12,6 +12,9 @@ use nvvmm_bare_metal::{FRAME_WORDS, VCPUS_MAX};
 
 use crate::sys::{self, Frame, JOURNAL, Ram};
 
+/// How long the registers are held between two frames: about as long as writing one takes.
+const HOLD_SPINS: u64 = 4000;
+
 /// One vCPU's churn.
 pub struct Churn {
     vcpu: u64,
@@ -19,8 +22,8 @@ pub struct Churn {
     access: Access,
     plan: Plan,
     journal: JournalView,
-    /// Number of the next write.
-    next: u64,
+    /// Token of the last finished write, as the journal must have it too.
+    last: Token,
     /// The newest token of each other vCPU that this one has seen.
     seen: [Token; VCPUS_MAX],
 }
@@ -28,7 +31,7 @@ pub struct Churn {
 impl Churn {
     /// Continues `vcpu`'s churn where the journal says it stopped.
     pub fn new(vcpu: u64, ram: Ram, access: Access, journal: JournalView) -> Self {
-        let next = journal.progress[vcpu as usize].done.seq();
+        let last = journal.progress[vcpu as usize].done;
         let plan = Plan::new(&journal);
         Self {
             vcpu,
@@ -36,14 +39,14 @@ impl Churn {
             access,
             plan,
             journal,
-            next,
+            last,
             seen: [Token(0); VCPUS_MAX],
         }
     }
 
-    /// Writes one frame.
+    /// Writes one frame, and holds known values in all registers for a while.
     pub fn step(&mut self) {
-        let n = self.next;
+        let n = self.last.seq();
         let index = self.plan.target(self.vcpu, n);
         let old = self.plan.stamp(index, n, self.journal.writes());
         let link = self.link(n);
@@ -51,12 +54,31 @@ impl Churn {
         let new = Content::new(self.plan.churn_stamp(index, n), token, link);
         let progress = &JOURNAL.progress[self.vcpu as usize];
         progress.link.store(link.0, Ordering::Relaxed);
-        progress.begun.store(token.0, Ordering::Release);
+        let begun = progress.begun.swap(token.0, Ordering::SeqCst);
         compiler_fence(Ordering::SeqCst);
         self.write(self.ram.frame(old.gfn), old, &new);
         compiler_fence(Ordering::SeqCst);
-        progress.done.store(token.0, Ordering::Release);
-        self.next = n + 1;
+        let done = progress.done.swap(token.0, Ordering::SeqCst);
+        for found in [begun, done] {
+            if found != self.last.0 {
+                self.fault(Lie {
+                    gfn: 0,
+                    what: What::Journal,
+                    word: self.vcpu as usize,
+                    found,
+                });
+            }
+        }
+        self.last = token;
+        let changed = sys::hold_registers(token.0, HOLD_SPINS);
+        if changed != 0 {
+            self.fault(Lie {
+                gfn: 0,
+                what: What::Registers,
+                word: self.vcpu as usize,
+                found: changed,
+            });
+        }
     }
 
     /// What another vCPU has published. It never goes back, and never says two different things.

@@ -53,6 +53,105 @@ _start:
     start = sym start,
 );
 
+global_asm!(
+    r#"
+    .section .text.hold_registers, "ax"
+hold_registers:
+    push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+    sub rsp, 24
+    stmxcsr [rsp]
+    fnstcw [rsp + 4]
+    mov dword ptr [rsp + 8], 0xff80
+    ldmxcsr [rsp + 8]
+    mov word ptr [rsp + 12], 0x0f7f
+    fldcw [rsp + 12]
+    shr rdi
+    mov [rsp + 16], rdi
+    fild qword ptr [rsp + 16]
+    .irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    lea rax, [rdi + \i]
+    movq xmm\i, rax
+    lea rax, [rdi + \i + 100]
+    movq xmm0, rax
+    .if \i
+    punpcklqdq xmm\i, xmm0
+    .endif
+    .endr
+    movq xmm0, rdi
+    .irp i, 8, 9, 10, 11, 12, 13, 14, 15
+    lea r\i, [rdi + \i]
+    .endr
+    lea rbx, [rdi + 1]
+    lea rbp, [rdi + 2]
+    lea rcx, [rdi + 3]
+2:  dec rsi
+    jnz 2b
+    xor eax, eax
+    .irp i, 8, 9, 10, 11, 12, 13, 14, 15
+    sub r\i, rdi
+    sub r\i, \i
+    or rax, r\i
+    .endr
+    sub rbx, rdi
+    dec rbx
+    or rax, rbx
+    sub rbp, rdi
+    sub rbp, 2
+    or rax, rbp
+    sub rcx, rdi
+    sub rcx, 3
+    or rax, rcx
+    .irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    movq rdx, xmm\i
+    sub rdx, rdi
+    sub rdx, \i
+    or rax, rdx
+    .if \i
+    psrldq xmm\i, 8
+    movq rdx, xmm\i
+    sub rdx, rdi
+    sub rdx, \i + 100
+    or rax, rdx
+    .endif
+    .endr
+    fistp qword ptr [rsp + 16]
+    mov rdx, [rsp + 16]
+    sub rdx, rdi
+    or rax, rdx
+    stmxcsr [rsp + 8]
+    mov edx, [rsp + 8]
+    and edx, 0xffc0
+    xor edx, 0xff80
+    or rax, rdx
+    fnstcw [rsp + 12]
+    movzx edx, word ptr [rsp + 12]
+    xor edx, 0x0f7f
+    or rax, rdx
+    fninit
+    fldcw [rsp + 4]
+    ldmxcsr [rsp]
+    add rsp, 24
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbp
+    pop rbx
+    ret
+    "#
+);
+
+unsafe extern "C" {
+    /// Holds values made from `pattern` in all general, SSE and x87 registers and control words for `spins` (not 0) turns of a
+    /// loop. Returns 0, or bits of what changed meanwhile.
+    pub safe fn hold_registers(pattern: u64, spins: u64) -> u64;
+}
+
 extern "C" fn start(vcpu: u64, boot: *const BootBlock) -> ! {
     // SAFETY: the boot protocol says that `rsi` is the address of the boot block, which nobody writes after boot.
     let boot = unsafe { boot.read() };

@@ -1,0 +1,324 @@
+//! A commit: new metadata goes to free blocks, then one superblock is switched.
+//!
+//! A crash at any point leaves the old catalog or the new one. Reference counts follow the switch; the dirty word
+//! says that they may not yet fit, and whoever takes the lock then derives them anew.
+
+use std::collections::{BTreeMap, HashSet};
+
+use zerocopy::IntoBytes;
+
+use super::{CatalogLock, Current};
+use crate::catalog::current::slot_offset;
+use crate::chunk_map::{ChunkMap, LeafBlocks};
+use crate::error::{Error, Result};
+use crate::layout::inode::Inode;
+use crate::layout::node::{Entry, Node, NodeKind, seal_node};
+use crate::layout::runtime::{COMMITTED_OFFSET, DIRTY, DIRTY_OFFSET, committed_word};
+use crate::layout::superblock::{CATALOG_HEIGHT, SuperblockV1};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS};
+use crate::refs::RefChanges;
+use crate::store::BlockStore;
+use crate::tree::{self, Place, TreeWriter};
+
+/// Where the blocks for new metadata come from.
+pub(crate) enum BlockSource {
+    /// From a holder's leases, taken ahead.
+    Reserved(Vec<BlockNo>),
+    /// From chunks that nobody has leased, or from the spare blocks: a removal must be possible in a full pool.
+    Unleased {
+        /// Found and not yet given out.
+        ready: Vec<BlockNo>,
+        /// Found in this commit.
+        found: HashSet<BlockNo>,
+    },
+}
+
+impl BlockSource {
+    pub(crate) fn unleased() -> BlockSource {
+        BlockSource::Unleased {
+            ready: Vec::new(),
+            found: HashSet::new(),
+        }
+    }
+
+    fn take(&mut self, store: &BlockStore) -> Result<BlockNo> {
+        let (ready, found) = match self {
+            BlockSource::Reserved(blocks) => {
+                return blocks.pop().ok_or(Error::PoolFull { needed: 1, free: 0 });
+            }
+            BlockSource::Unleased { ready, found } => (ready, found),
+        };
+        if ready.is_empty() {
+            *ready = find_unleased(store, found)?;
+            found.extend(ready.iter().copied());
+        }
+        let block = ready.pop().ok_or(Error::PoolFull { needed: 1, free: 0 })?;
+        store.region.provide(block.byte_offset(), BLOCK_SIZE_BYTES)?;
+        Ok(block)
+    }
+}
+
+/// Free blocks outside of all leases: of a partly used chunk if there is one, else spare ones, else of a free chunk.
+fn find_unleased(store: &BlockStore, but: &HashSet<BlockNo>) -> Result<Vec<BlockNo>> {
+    let free_of = |blocks: &mut dyn Iterator<Item = BlockNo>| -> Result<Vec<BlockNo>> {
+        let mut free = Vec::new();
+        for block in blocks {
+            if !but.contains(&block) && store.refcount(block)? == 0 {
+                free.push(block);
+            }
+        }
+        // Blocks are taken from the end.
+        free.reverse();
+        Ok(free)
+    };
+    let mut empty = None;
+    for chunk in store.layout.data_chunks() {
+        if store.lease_owner(chunk)?.is_some() {
+            continue;
+        }
+        let used = store.used_blocks(chunk)?;
+        if used == 0 {
+            empty = empty.or(Some(chunk));
+        } else if used < CHUNK_BLOCKS {
+            let free = free_of(&mut chunk.blocks())?;
+            if !free.is_empty() {
+                store.provide_tables(chunk)?;
+                return Ok(free);
+            }
+        }
+    }
+    let spare = free_of(&mut store.layout.spare_blocks())?;
+    match empty {
+        Some(chunk) if spare.is_empty() => {
+            store.provide_tables(chunk)?;
+            free_of(&mut chunk.blocks())
+        }
+        _ => Ok(spare),
+    }
+}
+
+/// What a commit changes in the catalog.
+#[derive(Debug, Default)]
+pub(crate) struct CatalogEdit {
+    /// Slots with their new inode, or none.
+    pub(crate) slots: Vec<(u32, Option<BlockNo>)>,
+    /// By how many the named snapshots grow.
+    pub(crate) snapshots_change: i32,
+    /// By how many the orphans grow.
+    pub(crate) orphans_change: i32,
+    /// Whether an id is used up.
+    pub(crate) takes_id: bool,
+}
+
+/// A commit that is being made.
+pub(crate) struct Commit<'l, 'p> {
+    pub(crate) lock: &'l mut CatalogLock<'p>,
+    source: BlockSource,
+    generation: u64,
+    refs: RefChanges,
+    written: Vec<BlockNo>,
+    switched: bool,
+}
+
+impl<'l, 'p> Commit<'l, 'p> {
+    pub(crate) fn begin(lock: &'l mut CatalogLock<'p>, source: BlockSource) -> Result<Commit<'l, 'p>> {
+        let generation = lock.current()?.generation() + 1;
+        lock.store().region.store_u32(DIRTY_OFFSET, DIRTY)?;
+        Ok(Commit {
+            lock,
+            source,
+            generation,
+            refs: RefChanges::default(),
+            written: Vec::new(),
+            switched: false,
+        })
+    }
+
+    /// The blocks of metadata written so far.
+    pub(crate) fn written(&self) -> &[BlockNo] {
+        &self.written
+    }
+
+    /// How many blocks become free.
+    pub(crate) fn freed_count(&self) -> usize {
+        self.refs.freed().len()
+    }
+
+    fn fresh_block(&mut self) -> Result<BlockNo> {
+        let block = self.source.take(self.lock.store())?;
+        self.written.push(block);
+        Ok(block)
+    }
+
+    fn put(&mut self, block: BlockNo, bytes: &[u8]) -> Result<()> {
+        self.lock.store().write_block(block, bytes)?;
+        self.lock
+            .store()
+            .region
+            .flush(block.byte_offset(), BLOCK_SIZE_BYTES)
+    }
+
+    /// Writes a state blob.
+    pub(crate) fn put_state(&mut self, state: &[u8]) -> Result<Vec<BlockNo>> {
+        let mut blocks = Vec::new();
+        for piece in state.chunks(BLOCK_SIZE_BYTES as usize) {
+            let block = self.fresh_block()?;
+            self.put(block, piece)?;
+            blocks.push(block);
+        }
+        Ok(blocks)
+    }
+
+    /// Writes an inode, which refers to its map and its state from now on.
+    pub(crate) fn put_inode(&mut self, slot: u32, inode: &Inode) -> Result<BlockNo> {
+        let block = self.fresh_block()?;
+        let raw = inode.seal(slot, block, self.generation)?;
+        self.put(block, raw.as_bytes())?;
+        match inode.map_root {
+            Entry::Hole => {}
+            Entry::Chunk(chunk) => chunk.blocks().for_each(|block| self.refs.add(block)),
+            Entry::Node { block, .. } => self.refs.add(block),
+        }
+        inode.state_blocks.iter().for_each(|block| self.refs.add(*block));
+        Ok(block)
+    }
+
+    /// Writes the new catalog and makes all new metadata durable. Nothing is visible yet.
+    pub(crate) fn prepare(&mut self, edit: &CatalogEdit) -> Result<SuperblockV1> {
+        let store = self.lock.store();
+        let place = Place::root(NodeKind::Catalog, CATALOG_HEIGHT);
+        let mut superblock = self.lock.current()?.superblock.clone();
+        let old_root = superblock.catalog_root(&store.layout)?;
+        let mut leaves: BTreeMap<u32, LeafBlocks> = BTreeMap::new();
+        for (slot, inode) in &edit.slots {
+            let (leaf, index) = (slot / CHUNK_BLOCKS, slot % CHUNK_BLOCKS);
+            let blocks = match leaves.entry(leaf) {
+                std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+                std::collections::btree_map::Entry::Vacant(entry) => {
+                    entry.insert(tree::lookup(store, old_root, place, u64::from(leaf))?.to_leaf())
+                }
+            };
+            blocks.set(index, *inode);
+        }
+        let changes: Vec<(u32, ChunkMap)> = leaves
+            .into_iter()
+            .map(|(leaf, blocks)| (leaf, ChunkMap::Frames(blocks.into())))
+            .collect();
+        let root = tree::update(self, old_root, place, &changes)?.root;
+        if let Entry::Node { block, .. } = root {
+            self.refs.add(block);
+        }
+        tree::release(store, old_root, place, &mut self.refs)?;
+        superblock.generation = self.generation.into();
+        superblock.catalog_root = root.to_raw().into();
+        superblock.snapshots = superblock
+            .snapshots
+            .get()
+            .saturating_add_signed(edit.snapshots_change)
+            .into();
+        superblock.orphans = superblock
+            .orphans
+            .get()
+            .saturating_add_signed(edit.orphans_change)
+            .into();
+        superblock.next_snapshot_id = (superblock.next_snapshot_id.get() + u64::from(edit.takes_id)).into();
+        store.region.fence()?;
+        Ok(superblock)
+    }
+
+    /// Makes the new catalog the committed one. After an error it is not.
+    pub(crate) fn switch(&mut self, superblock: SuperblockV1) -> Result<()> {
+        let store = self.lock.store();
+        let slot = 1 - self.lock.current()?.slot;
+        let offset = slot_offset(slot);
+        let mut before = [0; BLOCK_SIZE_BYTES as usize];
+        store.region.read(offset, &mut before)?;
+        let durable = |bytes: &[u8]| {
+            store.region.write(offset, bytes)?;
+            store.region.flush(offset, BLOCK_SIZE_BYTES)?;
+            store.region.fence()
+        };
+        if let Err(error) = durable(&superblock.seal()) {
+            // Others see the new superblock already: take it back, so that the failure is one.
+            durable(&before).or_else(|_| store.region.write(offset, &before))?;
+            return Err(error);
+        }
+        self.switched = true;
+        self.lock.set_current(Current {
+            superblock,
+            slot,
+            other_fault: None,
+        });
+        let word = committed_word(self.generation).to_le_bytes();
+        let noted = store.region.write(COMMITTED_OFFSET, &word).and_then(|()| {
+            store.region.flush(COMMITTED_OFFSET, word.len() as u64)?;
+            store.region.fence()
+        });
+        if let Err(error) = noted {
+            tracing::error!(%error, "could not note that a commit is complete");
+        }
+        Ok(())
+    }
+
+    /// Brings the counts up to the committed catalog and gives freed blocks back, but those that are `kept`.
+    ///
+    /// The commit is done already, so nothing here is an error to the caller: what fails, and only a damaged pool can
+    /// make it, leaves the dirty word for the next user of the lock.
+    pub(crate) fn settle(self, kept: impl Fn(BlockNo) -> bool) {
+        let store = self.lock.store();
+        // Zeroes before the count says free: a holder allocates from its leases without asking anyone.
+        let settled = store
+            .punch_sorted(&self.refs.freed_sorted(kept))
+            .and_then(|()| self.refs.apply(store))
+            .and_then(|()| store.region.store_u32(DIRTY_OFFSET, 0));
+        if let Err(error) = settled {
+            tracing::error!(%error, "could not settle the counts of a commit");
+        }
+    }
+
+    /// Prepares, switches and settles.
+    pub(crate) fn finish(mut self, edit: &CatalogEdit) -> Result<()> {
+        let superblock = self.prepare(edit)?;
+        self.switch(superblock)?;
+        self.settle(|_| false);
+        Ok(())
+    }
+}
+
+impl TreeWriter for Commit<'_, '_> {
+    fn store(&self) -> &BlockStore {
+        self.lock.store()
+    }
+
+    fn write_node(&mut self, node: &Node, place: Place) -> Result<Entry> {
+        let block = self.fresh_block()?;
+        let (raw, crc24) = seal_node(
+            node,
+            place.kind,
+            place.level,
+            place.first_index,
+            block,
+            self.generation,
+        );
+        self.put(block, raw.as_bytes())?;
+        tree::referred_blocks(node, |block| self.refs.add(block));
+        Ok(Entry::Node { block, crc24 })
+    }
+}
+
+impl Drop for Commit<'_, '_> {
+    /// Takes back a commit that did not get as far as its switch.
+    fn drop(&mut self) {
+        if self.switched {
+            return;
+        }
+        let store = self.lock.store();
+        self.written.sort_unstable();
+        let undone = store
+            .punch_sorted(&self.written)
+            .and_then(|()| store.region.store_u32(DIRTY_OFFSET, 0));
+        if let Err(error) = undone {
+            tracing::error!(%error, "could not take back an unfinished commit: the next user of the pool will");
+        }
+    }
+}

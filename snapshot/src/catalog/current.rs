@@ -1,0 +1,136 @@
+//! Which of the two superblocks is the committed one.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::layout::runtime::{COMMITTED_OFFSET, committed_generation};
+use crate::layout::superblock::{SlotFault, SuperblockV1};
+use crate::layout::{FORMAT_VERSION, SIZE_BYTES_MIN, SUPERBLOCK_BLOCKS};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
+use crate::region::Region;
+
+/// The committed superblock and where it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Current {
+    pub(crate) superblock: SuperblockV1,
+    /// Which of the two slots holds it.
+    pub(crate) slot: usize,
+    /// What is wrong with the other slot, if something is.
+    pub(crate) other_fault: Option<String>,
+}
+
+impl Current {
+    pub(crate) fn generation(&self) -> u64 {
+        self.superblock.generation.get()
+    }
+}
+
+impl Current {
+    /// Copies the committed superblock over a damaged one, so that there are two again.
+    pub(crate) fn repair_other(&mut self, region: &dyn Region) -> Result<()> {
+        if let Some(fault) = self.other_fault.take() {
+            let slot = 1 - self.slot;
+            tracing::warn!(slot, fault, "a superblock was cut off: replaced");
+            region.write(slot_offset(slot), &self.superblock.seal())?;
+            region.flush(slot_offset(slot), BLOCK_SIZE_BYTES)?;
+            region.fence()?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a superblock slot is.
+pub(crate) fn slot_offset(slot: usize) -> u64 {
+    BlockNo::new(SUPERBLOCK_BLOCKS[slot % 2]).byte_offset()
+}
+
+/// Reads both slots and decides.
+///
+/// A damaged slot is what a commit leaves that was cut off while it wrote its superblock: the other slot is the
+/// committed one then. But once a commit is complete, what its predecessor referred to may be gone. The runtime block
+/// says which generation was completed last, so that the two cases cannot be confused.
+pub(crate) fn read_current(region: &dyn Region, path: &Path) -> Result<Current> {
+    read_current_within(region, region.len_bytes(), path)
+}
+
+/// The same when `region` is only the first part of `len_bytes`.
+pub(crate) fn read_current_within(region: &dyn Region, len_bytes: u64, path: &Path) -> Result<Current> {
+    if region.len_bytes() < SIZE_BYTES_MIN {
+        let why = format!("it has {len_bytes} bytes, the smallest pool has {SIZE_BYTES_MIN}");
+        return Err(Error::NotAPool {
+            path: path.to_owned(),
+            why,
+        });
+    }
+    let mut slots = [read_slot(region, 0)?, read_slot(region, 1)?];
+    for slot in &slots {
+        if let Err(SlotFault::Version(found)) = slot {
+            return Err(Error::Version {
+                found: *found,
+                expected: FORMAT_VERSION,
+            });
+        }
+    }
+    let current = match &slots {
+        [Ok(first), Ok(second)] if first.uuid != second.uuid => {
+            return Err(Error::damaged("the two superblocks are of different pools"));
+        }
+        [Ok(first), Ok(second)] => usize::from(second.generation.get() > first.generation.get()),
+        [Ok(_), Err(_)] => 0,
+        [Err(_), Ok(_)] => 1,
+        [Err(SlotFault::NoMagic), Err(SlotFault::NoMagic)] => {
+            return Err(Error::NotAPool {
+                path: path.to_owned(),
+                why: "it does not start like one".to_owned(),
+            });
+        }
+        [Err(first), Err(second)] => {
+            return Err(Error::damaged(format!(
+                "both superblocks: slot 0: {first}; slot 1: {second}"
+            )));
+        }
+    };
+    let other_fault = slots[1 - current].as_ref().err().map(ToString::to_string);
+    let superblock = std::mem::replace(&mut slots[current], Err(SlotFault::NoMagic))
+        .map_err(|fault| Error::damaged(fault.to_string()))?;
+    if let Some(fault) = &other_fault {
+        check_completed(region, &superblock, 1 - current, fault)?;
+    }
+    if len_bytes < superblock.size_bytes.get() {
+        return Err(Error::damaged(format!(
+            "it was cut off: {len_bytes} of {} bytes are left",
+            superblock.size_bytes
+        )));
+    }
+    Ok(Current {
+        superblock,
+        slot: current,
+        other_fault,
+    })
+}
+
+fn read_slot(region: &dyn Region, slot: usize) -> Result<Result<SuperblockV1, SlotFault>> {
+    let mut bytes = [0; 4096];
+    region.read(slot_offset(slot), &mut bytes)?;
+    Ok(SuperblockV1::decode(&bytes))
+}
+
+fn check_completed(
+    region: &dyn Region,
+    superblock: &SuperblockV1,
+    damaged: usize,
+    fault: &str,
+) -> Result<()> {
+    let mut word = [0; 8];
+    region.read(COMMITTED_OFFSET, &mut word)?;
+    let generation = superblock.generation.get();
+    match committed_generation(u64::from_le_bytes(word)) {
+        Some(completed) if completed <= generation => Ok(()),
+        Some(completed) => Err(Error::damaged(format!(
+            "superblock slot {damaged} ({fault}): generation {completed} was complete, only {generation} can be read"
+        ))),
+        None => Err(Error::damaged(format!(
+            "superblock slot {damaged} ({fault}), and the runtime block does not say which generation was complete"
+        ))),
+    }
+}

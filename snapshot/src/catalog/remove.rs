@@ -1,0 +1,86 @@
+//! Removing snapshots: the name at once, the blocks when nobody pins them.
+
+use serde::Serialize;
+
+use super::{BlockSource, CatalogEdit, CatalogLock, Commit, Listed};
+use crate::error::Result;
+use crate::layout::inode::Inode;
+use crate::number::SnapshotId;
+
+/// What a removal did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Removed {
+    /// By how many blocks the pool's free space grew.
+    pub blocks_freed: u64,
+    /// A VM uses the snapshot: its name is gone, its blocks become free when that VM ends.
+    pub deferred: bool,
+}
+
+impl CatalogLock<'_> {
+    /// Removes a snapshot's name, and its blocks if no living holder pins it.
+    pub(crate) fn remove(&mut self, listed: &Listed) -> Result<Removed> {
+        if !self.holders_pinning(listed.inode.id)?.is_empty() {
+            let orphan = Inode {
+                orphan: true,
+                ..Inode::clone(&listed.inode)
+            };
+            let mut commit = Commit::begin(self, BlockSource::unleased())?;
+            let block = commit.put_inode(listed.slot, &orphan)?;
+            commit.finish(&CatalogEdit {
+                slots: vec![(listed.slot, Some(block))],
+                snapshots_change: -1,
+                orphans_change: 1,
+                takes_id: false,
+            })?;
+            return Ok(Removed {
+                blocks_freed: 0,
+                deferred: true,
+            });
+        }
+        let blocks_freed = self.delete(&[listed])?;
+        Ok(Removed {
+            blocks_freed,
+            deferred: false,
+        })
+    }
+
+    /// Takes inodes out of the catalog; by how many blocks the free space grew.
+    fn delete(&mut self, gone: &[&Listed]) -> Result<u64> {
+        let orphans = gone.iter().filter(|listed| listed.inode.orphan).count() as i32;
+        let edit = CatalogEdit {
+            slots: gone.iter().map(|listed| (listed.slot, None)).collect(),
+            snapshots_change: orphans - gone.len() as i32,
+            orphans_change: -orphans,
+            takes_id: false,
+        };
+        let mut commit = Commit::begin(self, BlockSource::unleased())?;
+        let superblock = commit.prepare(&edit)?;
+        let blocks_freed = commit.freed_count().saturating_sub(commit.written().len());
+        commit.switch(superblock)?;
+        commit.settle(|_| false);
+        Ok(blocks_freed as u64)
+    }
+
+    /// Deletes the orphans that no living holder pins any more, `besides` one holder.
+    pub(crate) fn sweep_orphans(&mut self, besides: Option<(u32, SnapshotId)>) -> Result<()> {
+        if self.current()?.superblock.orphans.get() == 0 {
+            return Ok(());
+        }
+        let listing = self.listing()?;
+        let mut gone = Vec::new();
+        for listed in listing.iter().filter(|listed| listed.inode.orphan) {
+            let id = listed.inode.id;
+            let pinned = self
+                .holders_pinning(id)?
+                .into_iter()
+                .any(|slot| besides != Some((slot, id)));
+            if !pinned {
+                gone.push(listed);
+            }
+        }
+        if !gone.is_empty() {
+            self.delete(&gone)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,169 @@
+//! What can go wrong with a pool, told with its cause and its remedy.
+
+use std::path::PathBuf;
+
+/// The result of a pool operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of a pool operation.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file holds no pool.
+    #[error("{} is not a pool: {why}; make one with `nvvmm pool create`", path.display())]
+    NotAPool {
+        /// The file.
+        path: PathBuf,
+        /// What was found instead.
+        why: String,
+    },
+    /// The pool has a format that this program does not know.
+    #[error(
+        "the pool has format version {found}, this program knows version {expected}: use a matching nvvmm"
+    )]
+    Version {
+        /// Version read from the pool.
+        found: u32,
+        /// The version that this program reads and writes.
+        expected: u32,
+    },
+    /// Something in the pool contradicts itself or its checksum.
+    #[error("the pool is damaged: {what}")]
+    Damaged {
+        /// What was found, and where.
+        what: String,
+    },
+    /// There are not enough free blocks.
+    #[error(
+        "the pool is full: {needed} blocks of 4 KiB are needed, {free} are free: remove snapshots, stop VMs or use a \
+         larger pool"
+    )]
+    PoolFull {
+        /// Blocks asked for.
+        needed: u64,
+        /// Blocks that are neither in a snapshot nor leased to a holder.
+        free: u64,
+    },
+    /// A snapshot of that name exists.
+    #[error("the name '{name}' is taken by another snapshot of the pool: choose another or remove that one")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// No snapshot of that name or id exists.
+    #[error("no snapshot '{name}' in pool {}{}", pool.display(), near_text(near))]
+    NotFound {
+        /// Name or id asked for.
+        name: String,
+        /// The pool that was searched.
+        pool: PathBuf,
+        /// Names that look alike.
+        near: Vec<String>,
+    },
+    /// Another holder uses the snapshot.
+    #[error("snapshot '{name}' is in use by {holder}: stop that VM first, or restore without consuming")]
+    Busy {
+        /// The snapshot.
+        name: String,
+        /// Name and process of the holder.
+        holder: String,
+    },
+    /// The name of a snapshot or of a holder cannot be used.
+    #[error("'{name}' cannot be a name: use 1 to 128 of A-Z a-z 0-9 . _ - and do not start with '.' or '-'")]
+    InvalidName {
+        /// The name.
+        name: String,
+    },
+    /// Every holder slot is taken by a living process.
+    #[error("the pool is used by {count} holders, which is its limit: stop a VM first")]
+    TooManyHolders {
+        /// The limit.
+        count: u32,
+    },
+    /// The holder pins as many snapshots as it can.
+    #[error("a holder pins at most {count} snapshots: unpin one first")]
+    TooManyPins {
+        /// The limit.
+        count: u32,
+    },
+    /// The catalog is full.
+    #[error("the pool holds {count} snapshots, which is its limit: remove some first")]
+    TooManySnapshots {
+        /// The limit.
+        count: u32,
+    },
+    /// The holder does not pin the snapshot that the operation needs pinned.
+    #[error("snapshot {id} is not pinned by this holder")]
+    NotPinned {
+        /// Id of the snapshot.
+        id: u64,
+    },
+    /// The frames given for a snapshot cannot be stored as they are.
+    #[error("the snapshot cannot be stored: {what}")]
+    InvalidSnapshot {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The file exists already.
+    #[error("{} exists already: choose another path, or remove it if it is not needed", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The size asked for a pool is not possible.
+    #[error("a pool of {size_bytes} bytes is not possible: {why}")]
+    InvalidSize {
+        /// The size.
+        size_bytes: u64,
+        /// Why not.
+        why: &'static str,
+    },
+    /// The medium cannot keep what a pool promises.
+    #[error(
+        "the medium ({medium}) has {available_bytes} bytes left and {needed_bytes} are needed: use a smaller pool, make \
+         space, or create the pool with --overcommit and take the risk that VMs stop when the medium is full"
+    )]
+    NoSpaceOnMedium {
+        /// The kind of medium.
+        medium: &'static str,
+        /// Bytes needed.
+        needed_bytes: u64,
+        /// Bytes the medium can still give.
+        available_bytes: u64,
+    },
+    /// The operating system refused an operation.
+    #[error("{op}: {source}")]
+    Io {
+        /// What was tried.
+        op: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn damaged(what: impl Into<String>) -> Error {
+        Error::Damaged { what: what.into() }
+    }
+
+    pub(crate) fn invalid(what: impl Into<String>) -> Error {
+        Error::InvalidSnapshot { what: what.into() }
+    }
+
+    /// For `map_err`: wraps what the operating system said about `op`.
+    pub(crate) fn io<E: Into<std::io::Error>>(op: impl Into<String>) -> impl FnOnce(E) -> Error {
+        let op = op.into();
+        move |source| Error::Io {
+            op,
+            source: source.into(),
+        }
+    }
+}
+
+fn near_text(near: &[String]) -> String {
+    if near.is_empty() {
+        String::new()
+    } else {
+        format!("; there is '{}'", near.join("', '"))
+    }
+}

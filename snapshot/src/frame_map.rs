@@ -1,0 +1,152 @@
+//! A snapshot's memory map.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::chunk_map::ChunkMap;
+use crate::error::{Error, Result};
+use crate::layout::inode::Inode;
+use crate::layout::node::{Entry, INNER_ENTRIES, Node, NodeKind, height_for};
+use crate::number::{BlockNo, SnapshotId};
+use crate::pool::Pool;
+use crate::tree::{Place, leaf_map};
+
+/// Which blocks hold a snapshot's memory, read from the pool as it is asked for. Safe to use as long as a holder pins
+/// the snapshot.
+pub struct FrameMap {
+    pool: Arc<Pool>,
+    id: SnapshotId,
+    root: Entry,
+    chunks_total: u32,
+    inner: Mutex<HashMap<BlockNo, Arc<[Entry; INNER_ENTRIES]>>>,
+}
+
+impl FrameMap {
+    pub(crate) fn new(pool: Arc<Pool>, inode: &Inode) -> FrameMap {
+        let chunks_total = inode.chunks_total();
+        FrameMap {
+            pool,
+            id: inode.id,
+            root: inode.map_root,
+            chunks_total,
+            inner: Mutex::default(),
+        }
+    }
+
+    /// The snapshot.
+    pub fn snapshot(&self) -> SnapshotId {
+        self.id
+    }
+
+    /// Chunks of the memory, holes included.
+    pub fn chunks_total(&self) -> u32 {
+        self.chunks_total
+    }
+
+    /// What holds a chunk of the memory.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSnapshot`] for a chunk behind the memory's end, [`Error::Damaged`].
+    pub fn chunk(&self, index: u32) -> Result<ChunkMap> {
+        if index >= self.chunks_total {
+            return Err(Error::invalid(format!(
+                "chunk {index} is behind the memory's {} chunks",
+                self.chunks_total
+            )));
+        }
+        let (mut entry, mut place) = (self.root, self.root_place());
+        while place.level > 0 {
+            let Entry::Node { block, crc24 } = entry else {
+                return Ok(ChunkMap::Hole);
+            };
+            let child = place.child_of(u64::from(index));
+            entry = self.inner_node(block, crc24, place)?[child];
+            place = place.child(child);
+        }
+        leaf_map(&self.pool.store, entry, place)
+    }
+
+    /// The chunks that have blocks, with their index, in order. Holes of any size cost nothing.
+    pub fn iter_present(&self) -> impl Iterator<Item = Result<(u32, ChunkMap)>> + '_ {
+        Present {
+            map: self,
+            left: vec![(self.root, self.root_place())],
+        }
+    }
+
+    fn root_place(&self) -> Place {
+        Place::root(
+            NodeKind::Memory,
+            height_for(u64::from(self.chunks_total)).unwrap_or(0),
+        )
+    }
+
+    fn inner_node(&self, block: BlockNo, crc24: u32, place: Place) -> Result<Arc<[Entry; INNER_ENTRIES]>> {
+        let known = |map: &Mutex<HashMap<_, Arc<_>>>| {
+            map.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(&block)
+                .map(Arc::clone)
+        };
+        if let Some(entries) = known(&self.inner) {
+            return Ok(entries);
+        }
+        let Node::Inner(entries) = self.pool.store.node(block, &place.expect(crc24))? else {
+            return Err(Error::damaged(format!(
+                "{block} is a leaf in an inner node's place"
+            )));
+        };
+        let entries: Arc<[Entry; INNER_ENTRIES]> = Arc::from(entries);
+        self.inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(block, Arc::clone(&entries));
+        Ok(entries)
+    }
+}
+
+impl std::fmt::Debug for FrameMap {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("FrameMap")
+            .field("id", &self.id)
+            .field("chunks", &self.chunks_total)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Walks a map in order. `left` is what is still to be visited, the next at the end.
+struct Present<'m> {
+    map: &'m FrameMap,
+    left: Vec<(Entry, Place)>,
+}
+
+impl Iterator for Present<'_> {
+    type Item = Result<(u32, ChunkMap)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while let Some((entry, place)) = self.left.pop() {
+            match entry {
+                Entry::Hole => {}
+                Entry::Node { block, crc24 } if place.level > 0 => {
+                    match self.map.inner_node(block, crc24, place) {
+                        Ok(entries) => {
+                            let children = entries.iter().enumerate().rev();
+                            let present = children.filter(|(_, entry)| **entry != Entry::Hole);
+                            self.left
+                                .extend(present.map(|(index, entry)| (*entry, place.child(index))));
+                        }
+                        Err(error) => {
+                            self.left.clear();
+                            return Some(Err(error));
+                        }
+                    }
+                }
+                _ => {
+                    let index = place.first_index as u32;
+                    return Some(leaf_map(&self.map.pool.store, entry, place).map(|chunk| (index, chunk)));
+                }
+            }
+        }
+        None
+    }
+}

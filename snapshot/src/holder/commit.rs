@@ -1,0 +1,251 @@
+//! Committing a snapshot.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{Holder, Reservation};
+use crate::catalog::{BlockSource, CatalogEdit, CatalogLock, Commit, Listing};
+use crate::chunk_map::ChunkMap;
+use crate::error::{Error, Result};
+use crate::layout::inode::{Inode, STATE_BYTES_MAX, map_height};
+use crate::layout::node::{Entry, NodeKind, leaves_covered};
+use crate::name::check_name;
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkNo, FrameSet, SnapshotId};
+use crate::tree::{self, Place};
+
+/// A snapshot to be committed.
+#[derive(Debug, Clone, Copy)]
+pub struct NewSnapshot<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The snapshot that it was taken after, for people to see.
+    pub parent: Option<SnapshotId>,
+    /// Size of the guest's memory, a multiple of 4096.
+    pub memory_bytes: u64,
+    /// The snapshot whose map is the starting point, pinned by the holder; none: all holes.
+    pub base: Option<SnapshotId>,
+    /// What differs from the base, sorted by chunk index. Blocks named here are mine, or the base has them in the same
+    /// chunk.
+    pub changes: &'a [(u32, ChunkMap)],
+    /// The machine's saved state, at most 2 MiB.
+    pub state: &'a [u8],
+    /// How many frames were written since the base, for people to see.
+    pub frames_new: u64,
+}
+
+impl NewSnapshot<'_> {
+    fn check(&self) -> Result<()> {
+        check_name(self.name)?;
+        map_height(self.memory_bytes)?;
+        if self.state.len() > STATE_BYTES_MAX {
+            return Err(Error::invalid(format!(
+                "the machine's state has {} bytes, {STATE_BYTES_MAX} is the limit",
+                self.state.len()
+            )));
+        }
+        let chunks = self.memory_bytes.div_ceil(CHUNK_SIZE_BYTES);
+        if !self.changes.is_sorted_by(|(left, _), (right, _)| left < right) {
+            return Err(Error::invalid(
+                "the changed chunks are not sorted, or one is named twice",
+            ));
+        }
+        match self.changes.last() {
+            Some((last, _)) if u64::from(*last) >= chunks => Err(Error::invalid(format!(
+                "chunk {last} is behind the memory's {chunks} chunks"
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Holder {
+    /// How many blocks of metadata a commit takes at most.
+    pub fn commit_blocks_needed(&self, memory_bytes: u64, changed_chunks: u32, state_bytes: usize) -> u32 {
+        let chunks = memory_bytes.div_ceil(CHUNK_SIZE_BYTES);
+        let changed = u64::from(changed_chunks).min(chunks);
+        let height = map_height(memory_bytes).unwrap_or(0);
+        let inner: u64 = (1..=height)
+            .map(|level| changed.min(chunks.div_ceil(leaves_covered(level))))
+            .sum();
+        let state = state_bytes.div_ceil(BLOCK_SIZE_BYTES as usize) as u64;
+        // The inode, a leaf of the catalog and its root.
+        u32::try_from(changed + inner + state + 3).unwrap_or(u32::MAX)
+    }
+
+    /// Commits a snapshot: it exists when this returns, and is pinned by this holder. Its blocks are no longer mine.
+    /// The reservation may be smaller than needed: the rest is then taken now.
+    ///
+    /// # Errors
+    /// [`Error::NameTaken`], [`Error::InvalidName`], [`Error::InvalidSnapshot`], [`Error::NotPinned`] (the base),
+    /// [`Error::TooManyPins`], [`Error::TooManySnapshots`], [`Error::PoolFull`], [`Error::Io`]. All blocks are still
+    /// mine then and no snapshot was made.
+    pub fn commit_snapshot(&self, new: NewSnapshot<'_>, mut reservation: Reservation) -> Result<SnapshotId> {
+        new.check()?;
+        let reserved: HashSet<BlockNo> = reservation.blocks.iter().copied().collect();
+        let mine = self.leases.mine();
+        let shared = SharedBlocks::find(&new, &mine, &reserved)?;
+        self.flush_blocks(&shared.mine)?;
+        let needed = self.commit_blocks_needed(new.memory_bytes, new.changes.len() as u32, new.state.len());
+        let missing = needed.saturating_sub(reservation.blocks());
+        if missing > 0 {
+            let more = self.leases.alloc(missing)?;
+            reservation.blocks.extend(&more);
+            self.leases.provide(&more)?;
+        }
+
+        let mut lock = CatalogLock::take(&self.pool)?;
+        let listing = lock.listing()?;
+        if listing.by_name(new.name).is_some() {
+            return Err(Error::NameTaken {
+                name: new.name.to_owned(),
+            });
+        }
+        let base = self.base_of(&new, &listing)?;
+        self.check_foreign(&shared.foreign, base.as_ref())?;
+        let slot = listing.free_slot()?;
+        let id = SnapshotId::new(lock.current()?.superblock.next_snapshot_id.get())
+            .ok_or_else(|| Error::damaged("the superblock's next snapshot id is 0"))?;
+
+        let mut commit = Commit::begin(&mut lock, BlockSource::Reserved(reservation.blocks.clone()))?;
+        let inode = build_inode(&mut commit, &new, id, base.as_ref())?;
+        let block = commit.put_inode(slot, &inode)?;
+        let edit = CatalogEdit {
+            slots: vec![(slot, Some(block))],
+            snapshots_change: 1,
+            orphans_change: 0,
+            takes_id: true,
+        };
+        let superblock = commit.prepare(&edit)?;
+        self.set_pin(id)?;
+        if let Err(error) = commit.switch(superblock) {
+            self.clear_pin(id)?;
+            return Err(error);
+        }
+        let written = commit.written().to_vec();
+        commit.settle(|_| false);
+        self.leases.let_go(&written);
+        self.leases.let_go(&shared.mine);
+        reservation.blocks.retain(|block| !written.contains(block));
+        Ok(id)
+    }
+
+    fn flush_blocks(&self, blocks: &[BlockNo]) -> Result<()> {
+        // Before the catalog lock: on a file this may write much.
+        let region = &self.pool.store.region;
+        for block in blocks {
+            region.flush(block.byte_offset(), BLOCK_SIZE_BYTES)?;
+        }
+        region.fence()
+    }
+
+    fn base_of(&self, new: &NewSnapshot<'_>, listing: &Listing) -> Result<Option<Arc<Inode>>> {
+        let Some(id) = new.base else { return Ok(None) };
+        let base = listing
+            .by_id(id)
+            .filter(|_| matches!(self.pin_index(id), Ok(Some(_))));
+        let base = base.ok_or(Error::NotPinned { id: id.get() })?;
+        if base.inode.memory_bytes != new.memory_bytes {
+            return Err(Error::invalid(format!(
+                "its memory has {} bytes, that of its base {}",
+                new.memory_bytes, base.inode.memory_bytes
+            )));
+        }
+        Ok(Some(Arc::clone(&base.inode)))
+    }
+
+    fn check_foreign(&self, foreign: &[(u32, Vec<BlockNo>)], base: Option<&Arc<Inode>>) -> Result<()> {
+        for (index, blocks) in foreign {
+            let known: HashSet<BlockNo> = match base {
+                None => HashSet::new(),
+                Some(inode) => {
+                    let place = Place::root(NodeKind::Memory, map_height(inode.memory_bytes)?);
+                    let map = tree::lookup(&self.pool.store, inode.map_root, place, u64::from(*index))?;
+                    map.iter_present().map(|(_, block)| block).collect()
+                }
+            };
+            if let Some(block) = blocks.iter().find(|block| !known.contains(block)) {
+                return Err(Error::invalid(format!(
+                    "chunk {index}: {block} is neither this holder's nor the base's"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The blocks that a new snapshot refers to by itself.
+struct SharedBlocks {
+    /// Those of the holder.
+    mine: Vec<BlockNo>,
+    /// The others, by chunk: the base must have them.
+    foreign: Vec<(u32, Vec<BlockNo>)>,
+}
+
+impl SharedBlocks {
+    fn find(
+        new: &NewSnapshot<'_>,
+        mine: &BTreeMap<ChunkNo, FrameSet>,
+        reserved: &HashSet<BlockNo>,
+    ) -> Result<SharedBlocks> {
+        let mut found = SharedBlocks {
+            mine: Vec::new(),
+            foreign: Vec::new(),
+        };
+        for (index, map) in new.changes {
+            let mut foreign = Vec::new();
+            for (_, block) in map.iter_present() {
+                if reserved.contains(&block) {
+                    return Err(Error::invalid(format!(
+                        "chunk {index}: {block} is reserved for metadata"
+                    )));
+                }
+                let is_mine = mine
+                    .get(&block.chunk())
+                    .is_some_and(|set| set.contains(block.index_in_chunk()));
+                if is_mine {
+                    found.mine.push(block)
+                } else {
+                    foreign.push(block)
+                }
+            }
+            if !foreign.is_empty() {
+                found.foreign.push((*index, foreign));
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn build_inode(
+    commit: &mut Commit<'_, '_>,
+    new: &NewSnapshot<'_>,
+    id: SnapshotId,
+    base: Option<&Arc<Inode>>,
+) -> Result<Inode> {
+    let place = Place::root(NodeKind::Memory, map_height(new.memory_bytes)?);
+    let root = base.map_or(Entry::Hole, |inode| inode.map_root);
+    let map = tree::update(commit, root, place, new.changes)?;
+    let frames_before = base.map_or(0, |inode| inode.frames_mapped);
+    Ok(Inode {
+        id,
+        name: new.name.to_owned(),
+        parent: new.parent,
+        created_unix_ns: unix_ns(),
+        memory_bytes: new.memory_bytes,
+        map_root: map.root,
+        orphan: false,
+        frames_mapped: frames_before.saturating_add_signed(map.entries_change),
+        frames_new: new.frames_new,
+        state_bytes: new.state.len() as u32,
+        state_checksum: crc32fast::hash(new.state),
+        state_blocks: commit.put_state(new.state)?,
+    })
+}
+
+/// The time of day in nanoseconds since 1970.
+pub(crate) fn unix_ns() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos() as u64)
+}

@@ -1,0 +1,205 @@
+//! Consuming a snapshot: its memory goes over to a holder that will never need the snapshot again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Holder;
+use crate::catalog::{BlockSource, CatalogEdit, CatalogLock, Commit, Listed};
+use crate::chunk_map::{ChunkMap, LeafBlocks};
+use crate::error::{Error, Result};
+use crate::frame_map::FrameMap;
+use crate::layout::inode::{Inode, map_height};
+use crate::layout::node::{Entry, Node, NodeKind};
+use crate::number::{BlockNo, ChunkNo, FrameSet, SnapshotId};
+use crate::store::BlockStore;
+use crate::tree::{self, Place};
+
+/// What became of a consumed snapshot.
+#[derive(Debug)]
+pub struct Consumed {
+    /// Every chunk of the snapshot's memory that had blocks, in order.
+    pub chunks: Vec<ConsumedChunk>,
+    /// What could not be taken stays readable under this id, pinned by the holder, without a name.
+    pub rest: Option<SnapshotId>,
+}
+
+/// A chunk of the memory of a consumed snapshot.
+#[derive(Debug)]
+pub struct ConsumedChunk {
+    /// Index of the chunk in the guest's memory.
+    pub index: u32,
+    /// The blocks of its frames, as the snapshot had them.
+    pub map: ChunkMap,
+    /// The frames whose blocks are mine now. The blocks of the others are still shared: not to be written.
+    pub taken: FrameSet,
+}
+
+impl Holder {
+    /// Takes a snapshot that I pin out of the catalog. The blocks that nothing else refers to become mine, as far as no
+    /// other holder has leased their chunk; the rest stays readable. The snapshot's state is gone afterwards: read it
+    /// before. Frame maps of the snapshot must not be used any more.
+    ///
+    /// # Errors
+    /// [`Error::NotPinned`]; [`Error::Busy`] when another holder pins it; [`Error::PoolFull`]. Nothing was changed then.
+    pub fn consume(&self, id: SnapshotId) -> Result<Consumed> {
+        let mut lock = CatalogLock::take(&self.pool)?;
+        let listing = lock.listing()?;
+        let listed = listing
+            .by_id(id)
+            .filter(|_| matches!(self.pin_index(id), Ok(Some(_))));
+        let listed = listed.ok_or(Error::NotPinned { id: id.get() })?;
+        self.check_only_mine(&lock, listed)?;
+
+        let all = FrameMap::new(Arc::clone(&self.pool), &listed.inode);
+        let taken = self.takeable(&listed.inode)?;
+        let mut chunks = Vec::new();
+        for chunk in all.iter_present() {
+            let (index, map) = chunk?;
+            let taken = frames_in(&map, &taken);
+            chunks.push(ConsumedChunk { index, map, taken });
+        }
+        let rest = self.commit_rest(&mut lock, listed, &chunks, &taken)?;
+        if rest.is_none() {
+            self.clear_pin(id)?;
+        }
+        Ok(Consumed { chunks, rest })
+    }
+
+    fn check_only_mine(&self, lock: &CatalogLock<'_>, listed: &Listed) -> Result<()> {
+        let others = lock.holders_pinning(listed.inode.id)?;
+        let Some(other) = others.into_iter().find(|slot| *slot != self.slot) else {
+            return Ok(());
+        };
+        let slot = lock.store().holder_slot(other)?;
+        let holder = format!("'{}' (process {})", slot.name(), slot.pid);
+        Err(Error::Busy {
+            name: listed.inode.name.clone(),
+            holder,
+        })
+    }
+
+    /// The blocks that only this snapshot refers to, in chunks that are leased to me or to nobody.
+    fn takeable(&self, inode: &Inode) -> Result<Taken> {
+        let store = &self.pool.store;
+        let mut taken = Taken::default();
+        let place = Place::root(NodeKind::Memory, map_height(inode.memory_bytes)?);
+        find_own(store, inode.map_root, place, &mut taken)?;
+        let table = self.leases.table();
+        for chunk in taken.keys().copied().collect::<Vec<_>>() {
+            if store.lease_owner(chunk)?.is_some() && !table.is_leased(chunk) {
+                taken.remove(&chunk);
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Commits the catalog without the snapshot, or with what is left of it, and takes the blocks.
+    fn commit_rest(
+        &self,
+        lock: &mut CatalogLock<'_>,
+        listed: &Listed,
+        chunks: &[ConsumedChunk],
+        taken: &Taken,
+    ) -> Result<Option<SnapshotId>> {
+        let changes: Vec<(u32, ChunkMap)> = chunks
+            .iter()
+            .filter(|chunk| !chunk.taken.is_empty())
+            .map(|chunk| (chunk.index, without(&chunk.map, &chunk.taken)))
+            .collect();
+        let mut commit = Commit::begin(lock, BlockSource::unleased())?;
+        let place = Place::root(NodeKind::Memory, map_height(listed.inode.memory_bytes)?);
+        let map = tree::update(&mut commit, listed.inode.map_root, place, &changes)?;
+        let rest = map.root != Entry::Hole;
+        let was_orphan = i32::from(listed.inode.orphan);
+        let block = if rest {
+            let orphan = Inode {
+                orphan: true,
+                map_root: map.root,
+                frames_mapped: listed
+                    .inode
+                    .frames_mapped
+                    .saturating_add_signed(map.entries_change),
+                state_bytes: 0,
+                state_checksum: 0,
+                state_blocks: Vec::new(),
+                ..Inode::clone(&listed.inode)
+            };
+            Some(commit.put_inode(listed.slot, &orphan)?)
+        } else {
+            None
+        };
+        let edit = CatalogEdit {
+            slots: vec![(listed.slot, block)],
+            snapshots_change: was_orphan - 1,
+            orphans_change: i32::from(rest) - was_orphan,
+            takes_id: false,
+        };
+        let superblock = commit.prepare(&edit)?;
+        let store = &self.pool.store;
+        commit.switch(superblock)?;
+        // No thread of mine may see a block without references before it is mine.
+        let mut table = self.leases.table();
+        for chunk in taken.keys() {
+            store.set_lease_owner(*chunk, Some(self.slot))?;
+        }
+        commit.settle(|block| {
+            taken
+                .get(&block.chunk())
+                .is_some_and(|set| set.contains(block.index_in_chunk()))
+        });
+        for (chunk, blocks) in taken {
+            self.leases.adopt(&mut table, *chunk, blocks)?;
+        }
+        Ok(rest.then_some(listed.inode.id))
+    }
+}
+
+/// Blocks of the pool, by chunk.
+type Taken = BTreeMap<ChunkNo, FrameSet>;
+
+fn find_own(store: &BlockStore, entry: Entry, place: Place, own: &mut Taken) -> Result<()> {
+    let mut note = |block: BlockNo| -> Result<()> {
+        if store.refcount(block)? == 1 {
+            own.entry(block.chunk())
+                .or_default()
+                .insert(block.index_in_chunk());
+        }
+        Ok(())
+    };
+    match entry {
+        Entry::Hole => Ok(()),
+        Entry::Chunk(chunk) => chunk.blocks().try_for_each(note),
+        Entry::Node { block, .. } if store.refcount(block)? != 1 => Ok(()),
+        Entry::Node { block, crc24 } => match store.node(block, &place.expect(crc24))? {
+            Node::Leaf(numbers) => numbers
+                .iter()
+                .filter(|number| **number != 0)
+                .try_for_each(|number| note(BlockNo::new(*number))),
+            Node::Inner(entries) => {
+                let mut entries = entries.iter().enumerate();
+                entries.try_for_each(|(index, entry)| find_own(store, *entry, place.child(index), own))
+            }
+        },
+    }
+}
+
+fn frames_in(map: &ChunkMap, blocks: &Taken) -> FrameSet {
+    let mut frames = FrameSet::default();
+    for (index, block) in map.iter_present() {
+        if blocks
+            .get(&block.chunk())
+            .is_some_and(|set| set.contains(block.index_in_chunk()))
+        {
+            frames.insert(index);
+        }
+    }
+    frames
+}
+
+fn without(map: &ChunkMap, taken: &FrameSet) -> ChunkMap {
+    let mut left = LeafBlocks::new();
+    for (index, block) in map.iter_present().filter(|(index, _)| !taken.contains(*index)) {
+        left.set(index, Some(block));
+    }
+    ChunkMap::Frames(Arc::new(left))
+}

@@ -1,0 +1,410 @@
+//! Leased chunks: where a holder takes its blocks from, without asking other processes.
+//!
+//! A block of a chunk that is leased to the holder can be taken when it is not `mine` already and no committed parent
+//! refers to it. Only the holder itself turns the latter from no to yes, so no lock among processes is needed.
+//!
+//! Lock order: the catalog lock before the table of leases.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::catalog::CatalogLock;
+use crate::error::{Error, Result};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkNo, FrameSet};
+use crate::pool::Pool;
+use crate::recovery::reclaim_dead_holders;
+
+/// The leases of one holder.
+pub(crate) struct Leases {
+    pub(crate) pool: Arc<Pool>,
+    slot: u32,
+    table: Mutex<LeaseTable>,
+}
+
+/// Which chunks are leased, and which of their blocks the holder has taken.
+#[derive(Default)]
+pub(crate) struct LeaseTable {
+    chunks: BTreeMap<ChunkNo, Lease>,
+    /// Chunks that may have a block to take, but those that are set aside.
+    with_room: BTreeSet<ChunkNo>,
+    mine_total: u32,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Lease {
+    mine: FrameSet,
+    /// For `alloc_at` only, as long as other chunks have blocks.
+    set_aside: bool,
+}
+
+/// How full a chunk may be to be leased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Want {
+    /// All 512 blocks free.
+    Empty,
+    /// Some block free, rather in a chunk that is used already.
+    AnyRoom,
+}
+
+impl Leases {
+    pub(crate) fn new(pool: Arc<Pool>, slot: u32) -> Leases {
+        Leases {
+            pool,
+            slot,
+            table: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn table(&self) -> MutexGuard<'_, LeaseTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leases an empty chunk and takes all of it, or sets it aside.
+    pub(crate) fn lease_empty(&self, set_aside: bool) -> Result<ChunkNo> {
+        let mut catalog = CatalogLock::take(&self.pool)?;
+        let chunk = self.lease(&mut catalog, Want::Empty)?;
+        let Some(chunk) = chunk else {
+            let free = self.pool.free_blocks(&catalog)?;
+            return Err(Error::PoolFull {
+                needed: u64::from(CHUNK_BLOCKS),
+                free,
+            });
+        };
+        let mut table = self.table();
+        if let Some(lease) = table.chunks.get_mut(&chunk) {
+            lease.set_aside = set_aside;
+            if !set_aside {
+                lease.mine = FrameSet::FULL;
+                table.mine_total += CHUNK_BLOCKS;
+            }
+        }
+        table.with_room.remove(&chunk);
+        self.show_usage(&table)?;
+        Ok(chunk)
+    }
+
+    /// Leases one more chunk, if there is one.
+    fn lease(&self, catalog: &mut CatalogLock<'_>, want: Want) -> Result<Option<ChunkNo>> {
+        let mut found = self.find_chunk(want)?;
+        if found.is_none() {
+            reclaim_dead_holders(catalog)?;
+            found = self.find_chunk(want)?;
+        }
+        let Some(chunk) = found else { return Ok(None) };
+        let store = &self.pool.store;
+        store.provide_tables(chunk)?;
+        let mut table = self.table();
+        if table.closed {
+            return Err(Error::invalid("the holder has let go of the pool"));
+        }
+        store.set_lease_owner(chunk, Some(self.slot))?;
+        table.chunks.insert(chunk, Lease::default());
+        table.with_room.insert(chunk);
+        Ok(Some(chunk))
+    }
+
+    /// Looks for a chunk to lease, from where the last search ended: consecutive leases are neighbours if they can be.
+    fn find_chunk(&self, want: Want) -> Result<Option<ChunkNo>> {
+        let store = &self.pool.store;
+        let (first, count) = (store.layout.data_first_chunk, store.layout.data_chunk_count());
+        let start = self.pool.next_chunk();
+        let mut empty = None;
+        for step in 0..count {
+            let number = first + ((start.wrapping_sub(first) % count) + step) % count;
+            let Some(chunk) = ChunkNo::new(number) else {
+                continue;
+            };
+            if store.lease_owner(chunk)?.is_some() {
+                continue;
+            }
+            let used = store.used_blocks(chunk)?;
+            if used == 0 && empty.is_none() {
+                empty = Some(chunk);
+                if want == Want::Empty {
+                    break;
+                }
+            }
+            if want == Want::AnyRoom && used > 0 && used < CHUNK_BLOCKS {
+                return Ok(Some(chunk));
+            }
+        }
+        if let Some(chunk) = empty {
+            self.pool.set_next_chunk(chunk.get() + 1);
+        }
+        Ok(empty)
+    }
+
+    /// Takes blocks: from chunks that are leased, else from one more chunk, else from those set aside.
+    pub(crate) fn alloc(&self, count: u32) -> Result<Vec<BlockNo>> {
+        let mut taken = Vec::with_capacity(count as usize);
+        let done = self.alloc_into(count as usize, &mut taken);
+        if done.is_err() {
+            self.free(&taken);
+        }
+        done.map(|()| taken)
+    }
+
+    fn alloc_into(&self, count: usize, taken: &mut Vec<BlockNo>) -> Result<()> {
+        loop {
+            self.table().take_with_room(&self.pool, count, taken)?;
+            if taken.len() == count {
+                break;
+            }
+            let mut catalog = CatalogLock::take(&self.pool)?;
+            if self.lease(&mut catalog, Want::AnyRoom)?.is_some() {
+                continue;
+            }
+            let mut table = self.table();
+            table.take_anywhere(&self.pool, count, taken)?;
+            if taken.len() == count {
+                break;
+            }
+            let free = self.pool.free_blocks(&catalog)? + taken.len() as u64;
+            return Err(Error::PoolFull {
+                needed: count as u64,
+                free,
+            });
+        }
+        if self.pool.overcommit() {
+            self.provide(taken)?;
+        }
+        self.show_usage(&self.table())
+    }
+
+    /// Makes sure that the medium has memory for blocks.
+    pub(crate) fn provide(&self, blocks: &[BlockNo]) -> Result<()> {
+        let mut sorted = blocks.to_vec();
+        sorted.sort_unstable();
+        let mut rest = &sorted[..];
+        while let [first, ..] = rest {
+            let run = rest
+                .iter()
+                .zip(0u32..)
+                .take_while(|(block, at)| block.get() - first.get() == *at)
+                .count();
+            self.pool
+                .store
+                .region
+                .provide(first.byte_offset(), run as u64 * BLOCK_SIZE_BYTES)?;
+            rest = &rest[run..];
+        }
+        Ok(())
+    }
+
+    /// Takes this very block, if it can be taken.
+    pub(crate) fn alloc_at(&self, chunk: ChunkNo, index: u32) -> bool {
+        let block = chunk.block(index);
+        let mut table = self.table();
+        let Some(lease) = table.chunks.get_mut(&chunk) else {
+            return false;
+        };
+        if lease.mine.contains(index) || !matches!(self.pool.store.refcount(block), Ok(0)) {
+            return false;
+        }
+        if self.pool.overcommit() && self.provide(&[block]).is_err() {
+            return false;
+        }
+        lease.mine.insert(index);
+        table.mine_total += 1;
+        self.show_usage(&table).is_ok()
+    }
+
+    /// Lets `alloc` use a chunk that was set aside, or gives it back.
+    pub(crate) fn end_set_aside(&self, chunk: ChunkNo) {
+        let mut table = self.table();
+        let Some(lease) = table.chunks.get_mut(&chunk) else {
+            return;
+        };
+        lease.set_aside = false;
+        table.with_room.insert(chunk);
+        self.give_back_if_empty(&mut table, chunk);
+    }
+
+    /// Zeroes blocks that are mine and lets go of them.
+    pub(crate) fn free(&self, blocks: &[BlockNo]) {
+        let mut mine: Vec<BlockNo> = {
+            let table = self.table();
+            blocks
+                .iter()
+                .copied()
+                .filter(|block| table.is_mine(*block))
+                .collect()
+        };
+        if mine.len() != blocks.len() {
+            tracing::error!(
+                not_mine = blocks.len() - mine.len(),
+                "asked to free blocks that are not this holder's"
+            );
+        }
+        mine.sort_unstable();
+        mine.dedup();
+        if let Err(error) = self.pool.store.punch_sorted(&mine) {
+            // They stay mine: nobody may get them with what is in them.
+            tracing::error!(%error, "could not zero freed blocks of the pool");
+            return;
+        }
+        self.let_go(&mine);
+    }
+
+    /// Ends that blocks are mine: they are committed, or zeroed.
+    pub(crate) fn let_go(&self, blocks: &[BlockNo]) {
+        let mut table = self.table();
+        for block in blocks {
+            let chunk = block.chunk();
+            let Some(lease) = table.chunks.get_mut(&chunk) else {
+                continue;
+            };
+            if !lease.mine.remove(block.index_in_chunk()) {
+                continue;
+            }
+            let (set_aside, empty) = (lease.set_aside, lease.mine.is_empty());
+            table.mine_total -= 1;
+            if !set_aside {
+                table.with_room.insert(chunk);
+            }
+            if empty {
+                self.give_back_if_empty(&mut table, chunk);
+            }
+        }
+        if let Err(error) = self.show_usage(&table) {
+            tracing::error!(%error, "could not update the holder's slot");
+        }
+    }
+
+    fn give_back_if_empty(&self, table: &mut LeaseTable, chunk: ChunkNo) {
+        if !table
+            .chunks
+            .get(&chunk)
+            .is_some_and(|lease| lease.mine.is_empty() && !lease.set_aside)
+        {
+            return;
+        }
+        table.chunks.remove(&chunk);
+        table.with_room.remove(&chunk);
+        if let Err(error) = self.end_lease(chunk) {
+            tracing::error!(%error, %chunk, "could not give a lease back");
+        }
+    }
+
+    fn end_lease(&self, chunk: ChunkNo) -> Result<()> {
+        let store = &self.pool.store;
+        if store.used_blocks(chunk)? == 0 {
+            store.release_empty_chunk(chunk)?;
+        }
+        store.set_lease_owner(chunk, None)
+    }
+
+    /// Makes blocks mine that a committed snapshot had until now; their chunks are leased to me or to nobody.
+    pub(crate) fn adopt(&self, table: &mut LeaseTable, chunk: ChunkNo, blocks: &FrameSet) -> Result<()> {
+        let lease = table.chunks.entry(chunk).or_default();
+        let mut added = 0;
+        for index in blocks.iter() {
+            added += u32::from(lease.mine.insert(index));
+        }
+        let room = !lease.set_aside;
+        table.mine_total += added;
+        if room {
+            table.with_room.insert(chunk);
+        }
+        self.show_usage(table)
+    }
+
+    /// Gives everything back. Nothing can be taken afterwards.
+    pub(crate) fn close(&self) -> Result<()> {
+        let mut table = self.table();
+        table.closed = true;
+        let mut done = Ok(());
+        for (chunk, lease) in std::mem::take(&mut table.chunks) {
+            let mine: Vec<BlockNo> = lease.mine.iter().map(|index| chunk.block(index)).collect();
+            // What fails stays leased until the holder counts as dead.
+            let ended = self
+                .pool
+                .store
+                .punch_sorted(&mine)
+                .and_then(|()| self.end_lease(chunk));
+            done = done.and(ended);
+        }
+        table.with_room.clear();
+        table.mine_total = 0;
+        done
+    }
+
+    /// Which of its blocks are mine, for every leased chunk.
+    pub(crate) fn mine(&self) -> BTreeMap<ChunkNo, FrameSet> {
+        self.table()
+            .chunks
+            .iter()
+            .map(|(chunk, lease)| (*chunk, lease.mine))
+            .collect()
+    }
+
+    fn show_usage(&self, table: &LeaseTable) -> Result<()> {
+        self.pool
+            .store
+            .set_holder_usage(self.slot, table.chunks.len() as u32, table.mine_total)
+    }
+}
+
+impl LeaseTable {
+    pub(crate) fn is_mine(&self, block: BlockNo) -> bool {
+        self.chunks
+            .get(&block.chunk())
+            .is_some_and(|lease| lease.mine.contains(block.index_in_chunk()))
+    }
+
+    pub(crate) fn is_leased(&self, chunk: ChunkNo) -> bool {
+        self.chunks.contains_key(&chunk)
+    }
+
+    fn take_with_room(&mut self, pool: &Pool, count: usize, taken: &mut Vec<BlockNo>) -> Result<()> {
+        while taken.len() < count
+            && let Some(chunk) = self.with_room.first().copied()
+        {
+            if !self.take_from(pool, chunk, count, taken)? {
+                self.with_room.remove(&chunk);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks into every lease: a block may have become free since, and those set aside are better than none.
+    fn take_anywhere(&mut self, pool: &Pool, count: usize, taken: &mut Vec<BlockNo>) -> Result<()> {
+        let mut chunks: Vec<(bool, ChunkNo)> = self
+            .chunks
+            .iter()
+            .map(|(chunk, lease)| (lease.set_aside, *chunk))
+            .collect();
+        chunks.sort_unstable();
+        for (_, chunk) in chunks {
+            self.take_from(pool, chunk, count, taken)?;
+        }
+        Ok(())
+    }
+
+    /// Takes free blocks of one chunk until there are `count`; whether the chunk may have more.
+    fn take_from(
+        &mut self,
+        pool: &Pool,
+        chunk: ChunkNo,
+        count: usize,
+        taken: &mut Vec<BlockNo>,
+    ) -> Result<bool> {
+        let Some(lease) = self.chunks.get_mut(&chunk) else {
+            return Ok(false);
+        };
+        let free: Vec<u32> = lease.mine.iter_absent().collect();
+        for index in free {
+            if taken.len() == count {
+                return Ok(true);
+            }
+            let block = chunk.block(index);
+            if pool.store.refcount(block)? == 0 {
+                lease.mine.insert(index);
+                self.mine_total += 1;
+                taken.push(block);
+            }
+        }
+        Ok(false)
+    }
+}

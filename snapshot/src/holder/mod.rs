@@ -1,0 +1,270 @@
+//! Holders: processes that use a pool's blocks.
+
+mod commit;
+mod consume;
+pub(crate) mod lease;
+
+use std::fs::File;
+use std::sync::Arc;
+
+pub use commit::NewSnapshot;
+pub(crate) use commit::unix_ns;
+pub use consume::{Consumed, ConsumedChunk};
+
+use self::lease::Leases;
+use crate::catalog::CatalogLock;
+use crate::error::{Error, Result};
+use crate::file_lock::{self, LockMode, LockPlace};
+use crate::frame_map::FrameMap;
+use crate::layout::HOLDER_SLOTS;
+use crate::layout::holder_slot::{HolderSlotV1, PINS_MAX};
+use crate::name::check_name;
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, ChunkNo, SnapshotId};
+use crate::pool::{Pool, SnapshotEntry};
+use crate::recovery::reclaim_dead_holders;
+
+/// A user of a pool's blocks, as a rule one VM: what it has leased and pinned is its own until it drops the holder or
+/// its process dies, however that happens.
+pub struct Holder {
+    leases: Arc<Leases>,
+    pool: Arc<Pool>,
+    slot: u32,
+    name: String,
+    /// The lock on it says that the holder lives. It goes last.
+    _alive: File,
+}
+
+impl Pool {
+    /// Becomes a holder.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`], [`Error::TooManyHolders`], and what recovering dead holders' blocks may bring.
+    pub fn hold(self: &Arc<Self>, name: &str) -> Result<Holder> {
+        check_name(name)?;
+        let mut lock = CatalogLock::take(self)?;
+        reclaim_dead_holders(&mut lock)?;
+        let alive = file_lock::reopen(self.file(), self.path())?;
+        for slot in 0..HOLDER_SLOTS {
+            if self.store.holder_slot_is_used(slot)?
+                || !file_lock::try_lock(&alive, LockPlace::Holder(slot), LockMode::Exclusive)?
+            {
+                continue;
+            }
+            let content = HolderSlotV1::used(std::process::id(), process_start_ticks(), name);
+            self.store.set_holder_slot(slot, &content)?;
+            let leases = Arc::new(Leases::new(Arc::clone(self), slot));
+            return Ok(Holder {
+                leases,
+                pool: Arc::clone(self),
+                slot,
+                name: name.to_owned(),
+                _alive: alive,
+            });
+        }
+        Err(Error::TooManyHolders { count: HOLDER_SLOTS })
+    }
+}
+
+/// When this process started, in clock ticks after boot: field 22 of proc_pid_stat(5), 0 when it cannot be read.
+fn process_start_ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The command's name may hold spaces; fields are counted from behind its closing parenthesis.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    fields
+        .split_ascii_whitespace()
+        .nth(19)
+        .and_then(|ticks| ticks.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Blocks of metadata that were taken ahead for a commit. What is left is given back when it is dropped.
+pub struct Reservation {
+    leases: Arc<Leases>,
+    blocks: Vec<BlockNo>,
+}
+
+impl Reservation {
+    /// How many blocks are reserved.
+    pub fn blocks(&self) -> u32 {
+        self.blocks.len() as u32
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.leases.free(&self.blocks);
+    }
+}
+
+impl Holder {
+    /// The holder's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Finds a snapshot by name and pins it: until it is unpinned, its blocks stay, also when it is removed. Pinning
+    /// what this holder has pinned already changes nothing. The entry's own and shared sizes are not counted.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::TooManyPins`] when the holder pins four snapshots.
+    pub fn pin(&self, name: &str) -> Result<(SnapshotEntry, FrameMap)> {
+        let mut lock = CatalogLock::take(&self.pool)?;
+        let listing = lock.listing()?;
+        let Some(listed) = listing.by_name(name) else {
+            return Err(self.pool.not_found(name, &listing));
+        };
+        let inode = &listed.inode;
+        self.set_pin(inode.id)?;
+        let map = FrameMap::new(Arc::clone(&self.pool), inode);
+        Ok((SnapshotEntry::of(inode), map))
+    }
+
+    /// Lets go of a pinned snapshot. If it was removed meanwhile and nobody else pins it, its blocks become free.
+    ///
+    /// # Errors
+    /// [`Error::NotPinned`] when this holder does not pin it.
+    pub fn unpin(&self, id: SnapshotId) -> Result<()> {
+        let mut lock = CatalogLock::take(&self.pool)?;
+        if self.pin_index(id)?.is_none() {
+            return Err(Error::NotPinned { id: id.get() });
+        }
+        // The pin goes after the orphan: whoever dies in between leaves a pin of nothing, not an orphan for ever.
+        lock.sweep_orphans(Some((self.slot, id)))?;
+        self.clear_pin(id)
+    }
+
+    /// The memory of a snapshot that this holder pins.
+    ///
+    /// # Errors
+    /// [`Error::NotPinned`] when this holder does not pin it.
+    pub fn frame_map(&self, id: SnapshotId) -> Result<FrameMap> {
+        let mut lock = CatalogLock::take(&self.pool)?;
+        let listing = lock.listing()?;
+        match (self.pin_index(id)?, listing.by_id(id)) {
+            (Some(_), Some(listed)) => Ok(FrameMap::new(Arc::clone(&self.pool), &listed.inode)),
+            _ => Err(Error::NotPinned { id: id.get() }),
+        }
+    }
+
+    /// Takes a wholly free chunk: all its 512 blocks are mine.
+    ///
+    /// # Errors
+    /// [`Error::PoolFull`] when no chunk is wholly free.
+    pub fn alloc_chunk(&self) -> Result<ChunkNo> {
+        self.leases.lease_empty(false)
+    }
+
+    /// Leases a wholly free chunk and sets it aside for [`Holder::alloc_at`]: none of its blocks is mine yet, and
+    /// [`Holder::alloc_blocks`] takes from it only when there is nothing else.
+    ///
+    /// # Errors
+    /// [`Error::PoolFull`] when no chunk is wholly free.
+    pub fn lease_chunk(&self) -> Result<ChunkNo> {
+        self.leases.lease_empty(true)
+    }
+
+    /// Ends that a chunk is set aside: what is not mine of it can be had by [`Holder::alloc_blocks`] or by others.
+    pub fn end_set_aside(&self, chunk: ChunkNo) {
+        self.leases.end_set_aside(chunk);
+    }
+
+    /// Takes free blocks anywhere, from partly used chunks first. They read as zero.
+    ///
+    /// # Errors
+    /// [`Error::PoolFull`]; nothing was taken then.
+    pub fn alloc_blocks(&self, count: u32) -> Result<Vec<BlockNo>> {
+        self.leases.alloc(count)
+    }
+
+    /// Takes this block of a chunk that is leased to me, if it is free. It reads as zero.
+    pub fn alloc_at(&self, chunk: ChunkNo, index: u32) -> bool {
+        self.leases.alloc_at(chunk, index)
+    }
+
+    /// Gives back blocks that are mine: they are zeroed, and their memory goes back to the medium.
+    pub fn free_blocks(&self, blocks: &[BlockNo]) {
+        self.leases.free(blocks);
+    }
+
+    /// Writes to a block that is mine. `from` is at most a block long.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSnapshot`] when the block is not mine or the bytes are too many.
+    pub fn write_block(&self, block: BlockNo, from: &[u8]) -> Result<()> {
+        if from.len() as u64 > BLOCK_SIZE_BYTES || !self.leases.table().is_mine(block) {
+            return Err(Error::invalid(format!(
+                "{block} is not this holder's to write {} bytes to",
+                from.len()
+            )));
+        }
+        self.pool.store.write_block(block, from)
+    }
+
+    /// Takes blocks for the metadata of a commit ahead of it, with memory behind them.
+    ///
+    /// # Errors
+    /// [`Error::PoolFull`], [`Error::NoSpaceOnMedium`].
+    pub fn reserve(&self, blocks: u32) -> Result<Reservation> {
+        let reservation = Reservation {
+            leases: Arc::clone(&self.leases),
+            blocks: self.leases.alloc(blocks)?,
+        };
+        self.leases.provide(&reservation.blocks)?;
+        Ok(reservation)
+    }
+
+    fn pin_index(&self, id: SnapshotId) -> Result<Option<usize>> {
+        let slot = self.pool.store.holder_slot(self.slot)?;
+        Ok(slot.pins.iter().position(|pin| pin.get() == id.get()))
+    }
+
+    /// Pins an id. The caller has the catalog lock.
+    fn set_pin(&self, id: SnapshotId) -> Result<()> {
+        if self.pin_index(id)?.is_some() {
+            return Ok(());
+        }
+        let slot = self.pool.store.holder_slot(self.slot)?;
+        let free = slot.pins.iter().position(|pin| pin.get() == 0);
+        let index = free.ok_or(Error::TooManyPins {
+            count: PINS_MAX as u32,
+        })?;
+        self.pool.store.set_pin(self.slot, index, id.get())
+    }
+
+    /// Ends a pin, if there is one. The caller has the catalog lock.
+    fn clear_pin(&self, id: SnapshotId) -> Result<()> {
+        match self.pin_index(id)? {
+            Some(index) => self.pool.store.set_pin(self.slot, index, 0),
+            None => Ok(()),
+        }
+    }
+
+    fn let_go_of_all(&self) -> Result<()> {
+        let mut lock = CatalogLock::take(&self.pool)?;
+        self.leases.close()?;
+        self.pool.store.clear_holder_slot(self.slot)?;
+        lock.sweep_orphans(None)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        if let Err(error) = self.let_go_of_all() {
+            tracing::error!(%error, holder = self.name, "could not let go of the pool in order: its next user will");
+        }
+    }
+}
+
+impl std::fmt::Debug for Holder {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Holder")
+            .field("name", &self.name)
+            .field("slot", &self.slot)
+            .finish_non_exhaustive()
+    }
+}

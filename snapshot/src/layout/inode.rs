@@ -1,0 +1,192 @@
+//! Inodes: what the catalog knows of a snapshot.
+
+use std::mem::{offset_of, size_of};
+
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::Layout;
+use super::node::{Entry, NodeKind, height_for};
+use crate::error::{Error, Result};
+use crate::name::check_name;
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, SnapshotId};
+
+/// What every inode starts with.
+pub(crate) const INODE_MAGIC: [u8; 4] = *b"NVIN";
+/// Version of the inodes' format.
+pub(crate) const INODE_VERSION: u16 = 1;
+/// `kind` of the snapshot of a VM.
+pub(crate) const KIND_VM: u8 = 1;
+/// Flag: removed, and kept only as long as it is pinned.
+pub(crate) const FLAG_ORPHAN: u32 = 1;
+/// Blocks that a state blob may have.
+pub(crate) const STATE_BLOCKS_MAX: usize = 512;
+/// Largest state blob: 2 MiB.
+pub(crate) const STATE_BYTES_MAX: usize = STATE_BLOCKS_MAX * BLOCK_SIZE_BYTES as usize;
+/// Most memory a snapshot can have: 32 TiB.
+pub(crate) const MEMORY_BYTES_MAX: u64 = CHUNK_SIZE_BYTES << 24;
+
+/// An inode as it is in its block.
+#[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(crate) struct InodeV1 {
+    pub(crate) magic: [u8; 4],
+    pub(crate) version: U16,
+    pub(crate) kind: u8,
+    pub(crate) reserved0: u8,
+    pub(crate) block: U32,
+    pub(crate) checksum: U32,
+    pub(crate) generation: U64,
+    pub(crate) id: U64,
+    pub(crate) parent: U64,
+    pub(crate) created_unix_ns: U64,
+    pub(crate) memory_bytes: U64,
+    pub(crate) map_root: U64,
+    pub(crate) map_height: U32,
+    pub(crate) flags: U32,
+    pub(crate) frames_mapped: U64,
+    pub(crate) frames_new: U64,
+    pub(crate) state_bytes: U32,
+    pub(crate) state_checksum: U32,
+    pub(crate) slot: U32,
+    pub(crate) name_bytes: U32,
+    pub(crate) name: [u8; 256],
+    pub(crate) reserved1: [u8; 1688],
+    pub(crate) state_blocks: [U32; STATE_BLOCKS_MAX],
+}
+
+const _: () = assert!(size_of::<InodeV1>() == 4096);
+const _: () = assert!(offset_of!(InodeV1, checksum) == 12);
+const _: () = assert!(offset_of!(InodeV1, state_blocks) == 2048);
+
+/// Where the checksum is in an inode's block.
+pub(crate) const CHECKSUM_OFFSET: u64 = offset_of!(InodeV1, checksum) as u64;
+
+/// An inode, decoded and checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Inode {
+    pub(crate) id: SnapshotId,
+    pub(crate) name: String,
+    pub(crate) parent: Option<SnapshotId>,
+    pub(crate) created_unix_ns: u64,
+    pub(crate) memory_bytes: u64,
+    pub(crate) map_root: Entry,
+    pub(crate) orphan: bool,
+    pub(crate) frames_mapped: u64,
+    pub(crate) frames_new: u64,
+    pub(crate) state_bytes: u32,
+    pub(crate) state_checksum: u32,
+    pub(crate) state_blocks: Vec<BlockNo>,
+}
+
+/// Inner levels of the map of this much memory.
+pub(crate) fn map_height(memory_bytes: u64) -> Result<u32> {
+    let chunks = memory_bytes.div_ceil(CHUNK_SIZE_BYTES);
+    let fits =
+        memory_bytes > 0 && memory_bytes.is_multiple_of(BLOCK_SIZE_BYTES) && memory_bytes <= MEMORY_BYTES_MAX;
+    height_for(chunks).filter(|_| fits).ok_or_else(|| {
+        Error::invalid(format!(
+            "a memory size of {memory_bytes} bytes is not a multiple of 4096 from 4096 up to 32 TiB"
+        ))
+    })
+}
+
+impl Inode {
+    /// Chunks of the snapshot's memory.
+    pub(crate) fn chunks_total(&self) -> u32 {
+        u32::try_from(self.memory_bytes.div_ceil(CHUNK_SIZE_BYTES)).unwrap_or(u32::MAX)
+    }
+
+    /// The bytes of the inode for a slot of the catalog.
+    pub(crate) fn seal(&self, slot: u32, block: BlockNo, generation: u64) -> Result<InodeV1> {
+        let mut raw = InodeV1::new_zeroed();
+        raw.magic = INODE_MAGIC;
+        raw.version = INODE_VERSION.into();
+        raw.kind = KIND_VM;
+        raw.block = block.get().into();
+        raw.generation = generation.into();
+        raw.id = self.id.get().into();
+        raw.parent = self.parent.map_or(0, SnapshotId::get).into();
+        raw.created_unix_ns = self.created_unix_ns.into();
+        raw.memory_bytes = self.memory_bytes.into();
+        raw.map_root = self.map_root.to_raw().into();
+        raw.map_height = map_height(self.memory_bytes)?.into();
+        raw.flags = u32::from(self.orphan).into();
+        raw.frames_mapped = self.frames_mapped.into();
+        raw.frames_new = self.frames_new.into();
+        raw.state_bytes = self.state_bytes.into();
+        raw.state_checksum = self.state_checksum.into();
+        raw.slot = slot.into();
+        raw.name_bytes = (self.name.len() as u32).into();
+        match raw.name.get_mut(..self.name.len()) {
+            Some(place) => place.copy_from_slice(self.name.as_bytes()),
+            None => {
+                return Err(Error::InvalidName {
+                    name: self.name.clone(),
+                });
+            }
+        }
+        for (place, block) in raw.state_blocks.iter_mut().zip(&self.state_blocks) {
+            *place = block.get().into();
+        }
+        raw.checksum = crc32fast::hash(raw.as_bytes()).into();
+        Ok(raw)
+    }
+
+    /// Verifies and decodes the inode that was read from `block` for a slot of the catalog.
+    pub(crate) fn open(raw: &mut InodeV1, slot: u32, block: BlockNo, layout: &Layout) -> Result<Inode> {
+        let fault =
+            |what: &str| Error::damaged(format!("{block} is not the inode of catalog slot {slot}: {what}"));
+        let checksum = raw.checksum.get();
+        raw.checksum = 0.into();
+        if raw.magic != INODE_MAGIC {
+            return Err(fault("no inode magic"));
+        }
+        if crc32fast::hash(raw.as_bytes()) != checksum {
+            return Err(fault("wrong checksum"));
+        }
+        if raw.version != INODE_VERSION || raw.kind != KIND_VM || raw.flags.get() & !FLAG_ORPHAN != 0 {
+            return Err(fault("unknown version, kind or flag"));
+        }
+        if raw.block != block.get() || raw.slot != slot {
+            return Err(fault("it carries another block's or slot's number"));
+        }
+        let name = raw
+            .name
+            .get(..raw.name_bytes.get() as usize)
+            .and_then(|name| std::str::from_utf8(name).ok());
+        let name = name
+            .filter(|name| check_name(name).is_ok())
+            .ok_or_else(|| fault("impossible name"))?;
+        let height = map_height(raw.memory_bytes.get()).map_err(|_| fault("impossible memory size"))?;
+        if raw.map_height != height {
+            return Err(fault("the map's height does not fit the memory size"));
+        }
+        let state_blocks = (raw.state_bytes.get() as usize).div_ceil(BLOCK_SIZE_BYTES as usize);
+        let state_blocks = raw
+            .state_blocks
+            .get(..state_blocks)
+            .ok_or_else(|| fault("impossible state length"))?;
+        let state_blocks: Vec<BlockNo> = state_blocks
+            .iter()
+            .map(|number| BlockNo::new(number.get()))
+            .collect();
+        if !state_blocks.iter().all(|block| layout.is_usable(*block)) {
+            return Err(fault("impossible state block"));
+        }
+        Ok(Inode {
+            id: SnapshotId::new(raw.id.get()).ok_or_else(|| fault("no id"))?,
+            name: name.to_owned(),
+            parent: SnapshotId::new(raw.parent.get()),
+            created_unix_ns: raw.created_unix_ns.get(),
+            memory_bytes: raw.memory_bytes.get(),
+            map_root: Entry::from_raw(raw.map_root.get(), height, NodeKind::Memory, layout)?,
+            orphan: raw.flags.get() & FLAG_ORPHAN != 0,
+            frames_mapped: raw.frames_mapped.get(),
+            frames_new: raw.frames_new.get(),
+            state_bytes: raw.state_bytes.get(),
+            state_checksum: raw.state_checksum.get(),
+            state_blocks,
+        })
+    }
+}

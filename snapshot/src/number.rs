@@ -1,0 +1,187 @@
+//! Numbers of blocks, chunks and snapshots as types of their own.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// Bytes of a block, the unit of the pool.
+pub const BLOCK_SIZE_BYTES: u64 = 4096;
+/// Blocks of a chunk.
+pub const CHUNK_BLOCKS: u32 = 512;
+/// Bytes of a chunk (2 MiB).
+pub const CHUNK_SIZE_BYTES: u64 = BLOCK_SIZE_BYTES * CHUNK_BLOCKS as u64;
+
+/// A block of the pool: block `b` is at byte `b * 4096` of the pool's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct BlockNo(u32);
+
+impl BlockNo {
+    /// The block with this number.
+    pub const fn new(number: u32) -> BlockNo {
+        BlockNo(number)
+    }
+
+    /// The block that starts at this byte of the pool, if one does.
+    pub fn from_byte_offset(offset_bytes: u64) -> Option<BlockNo> {
+        if !offset_bytes.is_multiple_of(BLOCK_SIZE_BYTES) {
+            return None;
+        }
+        u32::try_from(offset_bytes / BLOCK_SIZE_BYTES).ok().map(BlockNo)
+    }
+
+    /// The number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// Where the block is in the pool's file, in bytes.
+    pub const fn byte_offset(self) -> u64 {
+        self.0 as u64 * BLOCK_SIZE_BYTES
+    }
+
+    /// The chunk that the block is in.
+    pub const fn chunk(self) -> ChunkNo {
+        ChunkNo(self.0 / CHUNK_BLOCKS)
+    }
+
+    /// Which of its chunk's 512 blocks it is.
+    pub const fn index_in_chunk(self) -> u32 {
+        self.0 % CHUNK_BLOCKS
+    }
+}
+
+impl fmt::Display for BlockNo {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "block {}", self.0)
+    }
+}
+
+/// A chunk of the pool: 512 blocks, aligned to 2 MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct ChunkNo(u32);
+
+impl ChunkNo {
+    /// The last possible chunk: a pool ends at 16 TiB.
+    pub const LAST: ChunkNo = ChunkNo(u32::MAX / CHUNK_BLOCKS);
+
+    /// The chunk with this number, if a pool can have it.
+    pub fn new(number: u32) -> Option<ChunkNo> {
+        (number <= Self::LAST.0).then_some(ChunkNo(number))
+    }
+
+    /// The number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// Where the chunk is in the pool's file, in bytes.
+    pub const fn byte_offset(self) -> u64 {
+        self.0 as u64 * CHUNK_SIZE_BYTES
+    }
+
+    /// The first of its blocks.
+    pub const fn first_block(self) -> BlockNo {
+        BlockNo(self.0 * CHUNK_BLOCKS)
+    }
+
+    /// The block with this index in the chunk. The index is taken modulo 512.
+    pub const fn block(self, index: u32) -> BlockNo {
+        BlockNo(self.0 * CHUNK_BLOCKS + index % CHUNK_BLOCKS)
+    }
+
+    /// All 512 blocks, in order.
+    pub fn blocks(self) -> impl Iterator<Item = BlockNo> {
+        (0..CHUNK_BLOCKS).map(move |index| self.block(index))
+    }
+}
+
+impl fmt::Display for ChunkNo {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "chunk {}", self.0)
+    }
+}
+
+/// A snapshot of the pool. Ids are never used twice in a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct SnapshotId(u64);
+
+impl SnapshotId {
+    /// The snapshot with this id; 0 is no id.
+    pub fn new(id: u64) -> Option<SnapshotId> {
+        (id != 0).then_some(SnapshotId(id))
+    }
+
+    /// The id.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for SnapshotId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.0)
+    }
+}
+
+/// A set of the 512 places of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FrameSet([u64; 8]);
+
+impl FrameSet {
+    /// All 512 places.
+    pub const FULL: FrameSet = FrameSet([u64::MAX; 8]);
+    /// No place.
+    pub const EMPTY: FrameSet = FrameSet([0; 8]);
+
+    /// Whether the place is in the set.
+    pub fn contains(&self, index: u32) -> bool {
+        let index = index % CHUNK_BLOCKS;
+        self.0[(index / 64) as usize] >> (index % 64) & 1 == 1
+    }
+
+    /// Adds the place; false when it was in the set already.
+    pub fn insert(&mut self, index: u32) -> bool {
+        let index = index % CHUNK_BLOCKS;
+        let word = &mut self.0[(index / 64) as usize];
+        let was = *word;
+        *word |= 1 << (index % 64);
+        *word != was
+    }
+
+    /// Takes the place out; false when it was not in the set.
+    pub fn remove(&mut self, index: u32) -> bool {
+        let index = index % CHUNK_BLOCKS;
+        let word = &mut self.0[(index / 64) as usize];
+        let was = *word;
+        *word &= !(1 << (index % 64));
+        *word != was
+    }
+
+    /// How many places are in the set.
+    pub fn count(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
+    }
+
+    /// Whether no place is in the set.
+    pub fn is_empty(&self) -> bool {
+        self.0 == [0; 8]
+    }
+
+    /// Whether all 512 places are in the set.
+    pub fn is_full(&self) -> bool {
+        self.0 == [u64::MAX; 8]
+    }
+
+    /// The places in the set, in order.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..CHUNK_BLOCKS).filter(|index| self.contains(*index))
+    }
+
+    /// The places that are not in the set, in order.
+    pub fn iter_absent(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..CHUNK_BLOCKS).filter(|index| !self.contains(*index))
+    }
+}

@@ -1,0 +1,323 @@
+//! Checking every invariant of a pool.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Serialize;
+
+use super::Pool;
+use crate::catalog::CatalogLock;
+use crate::error::{Error, Result};
+use crate::layout::HOLDER_SLOTS;
+use crate::layout::inode::{Inode, map_height};
+use crate::layout::node::{Entry, NodeKind};
+use crate::layout::runtime::{COMMITTED_OFFSET, DIRTY, DIRTY_OFFSET, committed_generation};
+use crate::layout::superblock::CATALOG_HEIGHT;
+use crate::number::{BlockNo, CHUNK_SIZE_BYTES, ChunkNo, SnapshotId};
+use crate::refs::BlockNumbers;
+use crate::store::{BlockStore, WrittenCursor};
+use crate::tree::{Place, Visitor, leaf_map, walk};
+
+/// Findings that are listed; the rest is only counted.
+const FINDINGS_MAX: usize = 100;
+
+/// What a check found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct CheckReport {
+    /// Each thing that is wrong, as a sentence. At most a hundred, and then how many more there are.
+    pub findings: Vec<String>,
+    /// Blocks whose reference count was compared.
+    pub blocks_checked: u64,
+    /// Nodes of maps and of the catalog that were read and verified.
+    pub nodes_checked: u64,
+    /// Snapshots that were checked, removed ones that are still in use included.
+    pub snapshots_checked: u64,
+}
+
+impl CheckReport {
+    /// Whether everything is as it must be.
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty()
+    }
+}
+
+/// A check under way.
+struct Check<'s> {
+    store: &'s BlockStore,
+    report: CheckReport,
+    more_findings: u64,
+    refs: BlockNumbers,
+    inodes: Vec<Inode>,
+}
+
+impl Check<'_> {
+    fn find(&mut self, what: impl Into<String>) {
+        if self.report.findings.len() < FINDINGS_MAX {
+            self.report.findings.push(what.into());
+        } else {
+            self.more_findings += 1;
+        }
+    }
+}
+
+impl Visitor for Check<'_> {
+    fn reference(&mut self, block: BlockNo) -> Result<bool> {
+        Ok(self.refs.add(block, 1) == 0)
+    }
+
+    fn node(&mut self) {
+        self.report.nodes_checked += 1;
+    }
+
+    fn inode(&mut self, _slot: u32, inode: &Inode) -> Result<()> {
+        self.inodes.push(inode.clone());
+        Ok(())
+    }
+
+    fn damage(&mut self, error: Error) -> Result<()> {
+        self.find(error.to_string());
+        Ok(())
+    }
+}
+
+impl Pool {
+    /// Checks every invariant: superblocks, each node and inode, each reference count against the catalog, each lease
+    /// and pin against the living holders, and that free blocks read as zero.
+    ///
+    /// # Errors
+    /// Only what keeps it from checking; what is wrong with the pool is in the report.
+    pub fn check(&self) -> Result<CheckReport> {
+        let lock = CatalogLock::take(self)?;
+        let store = &self.store;
+        let mut check = Check {
+            store,
+            report: CheckReport::default(),
+            more_findings: 0,
+            refs: BlockNumbers::default(),
+            inodes: Vec::new(),
+        };
+        check.superblocks(&lock)?;
+        let root = lock.current()?.superblock.catalog_root(&store.layout)?;
+        walk(
+            store,
+            root,
+            Place::root(NodeKind::Catalog, CATALOG_HEIGHT),
+            &mut check,
+        )?;
+        check.inodes(self, &lock)?;
+        let live = check.holders(&lock)?;
+        check.counts(&live)?;
+        check.free_blocks()?;
+        let mut report = check.report;
+        if check.more_findings > 0 {
+            report
+                .findings
+                .push(format!("and {} more findings", check.more_findings));
+        }
+        Ok(report)
+    }
+}
+
+impl Check<'_> {
+    fn superblocks(&mut self, lock: &CatalogLock<'_>) -> Result<()> {
+        let current = lock.current()?;
+        if let Some(fault) = &current.other_fault {
+            self.find(format!(
+                "superblock slot {}: {fault}; the other one is intact",
+                1 - current.slot
+            ));
+        }
+        let mut word = [0; 8];
+        self.store.region.read(COMMITTED_OFFSET, &mut word)?;
+        match committed_generation(u64::from_le_bytes(word)) {
+            Some(generation) if generation <= current.generation() => {}
+            Some(generation) => self.find(format!(
+                "generation {generation} was complete, but the newest superblock is of generation {}",
+                current.generation()
+            )),
+            None => self.find("the runtime block's committed generation does not fit its check"),
+        }
+        if self.store.region.load_u32(DIRTY_OFFSET)? == DIRTY {
+            self.find("the runtime block says that reference counts are being changed");
+        }
+        Ok(())
+    }
+
+    fn inodes(&mut self, pool: &Pool, lock: &CatalogLock<'_>) -> Result<()> {
+        let superblock = lock.current()?.superblock.clone();
+        let inodes = std::mem::take(&mut self.inodes);
+        self.report.snapshots_checked = inodes.len() as u64;
+        let orphans = inodes.iter().filter(|inode| inode.orphan).count();
+        let named = inodes.len() - orphans;
+        if (
+            superblock.snapshots.get() as usize,
+            superblock.orphans.get() as usize,
+        ) != (named, orphans)
+        {
+            self.find(format!(
+                "the superblock counts {} snapshots and {} removed ones, there are {named} and {orphans}",
+                superblock.snapshots, superblock.orphans
+            ));
+        }
+        let (mut ids, mut names) = (HashSet::new(), HashSet::new());
+        for inode in &inodes {
+            let what = format!("snapshot {} ('{}')", inode.id, inode.name);
+            if !ids.insert(inode.id) || inode.id.get() >= superblock.next_snapshot_id.get() {
+                self.find(format!(
+                    "{what}: its id is used twice, or is not one that was given out"
+                ));
+            }
+            if !inode.orphan && !names.insert(inode.name.clone()) {
+                self.find(format!("{what}: its name is used twice"));
+            }
+            if inode.orphan && lock.holders_pinning(inode.id)?.is_empty() {
+                self.find(format!("{what}: removed, and pinned by nobody"));
+            }
+            if let Err(error) = pool.state_of(inode) {
+                self.find(error.to_string());
+            }
+            match self.count_frames(inode) {
+                Ok(frames) if frames == inode.frames_mapped => {}
+                Ok(frames) => self.find(format!(
+                    "{what}: {} frames are said, {frames} are mapped",
+                    inode.frames_mapped
+                )),
+                // What cannot be read was found on the way here.
+                Err(_) => {}
+            }
+        }
+        self.inodes = inodes;
+        Ok(())
+    }
+
+    fn count_frames(&self, inode: &Inode) -> Result<u64> {
+        let place = Place::root(NodeKind::Memory, map_height(inode.memory_bytes)?);
+        let mut left = vec![(inode.map_root, place)];
+        let mut frames = 0;
+        while let Some((entry, place)) = left.pop() {
+            match entry {
+                Entry::Node { block, crc24 } if place.level > 0 => {
+                    if let crate::layout::node::Node::Inner(entries) =
+                        self.store.node(block, &place.expect(crc24))?
+                    {
+                        let children = entries
+                            .iter()
+                            .enumerate()
+                            .filter(|(_, entry)| **entry != Entry::Hole);
+                        left.extend(children.map(|(index, entry)| (*entry, place.child(index))));
+                    }
+                }
+                _ => frames += u64::from(leaf_map(self.store, entry, place)?.count()),
+            }
+            if entry != Entry::Hole && place.first_index >= u64::from(inode.chunks_total()) {
+                return Err(Error::damaged("frames behind the memory's end"));
+            }
+        }
+        Ok(frames)
+    }
+
+    /// Checks the holder table; which slots are those of living holders.
+    fn holders(&mut self, lock: &CatalogLock<'_>) -> Result<HashMap<u32, String>> {
+        let known: HashSet<SnapshotId> = self.inodes.iter().map(|inode| inode.id).collect();
+        let mut live = HashMap::new();
+        for slot in 0..HOLDER_SLOTS {
+            if !self.store.holder_slot_is_used(slot)? {
+                continue;
+            }
+            let holder = self.store.holder_slot(slot)?;
+            if !lock.holder_lives(slot)? {
+                self.find(format!(
+                    "holder slot {slot} ('{}', process {}): the process is gone",
+                    holder.name(),
+                    holder.pid
+                ));
+                continue;
+            }
+            for pin in holder.pinned().filter(|pin| !known.contains(pin)) {
+                self.find(format!(
+                    "holder '{}' pins snapshot {pin}, which does not exist",
+                    holder.name()
+                ));
+            }
+            live.insert(slot, holder.name());
+        }
+        Ok(live)
+    }
+
+    fn counts(&mut self, live: &HashMap<u32, String>) -> Result<()> {
+        let mut leases: HashMap<u32, u32> = HashMap::new();
+        let mut written = WrittenCursor::default();
+        for chunk in (0..self.store.layout.chunks).filter_map(ChunkNo::new) {
+            let start = self.store.layout.refcount_offset(chunk.first_block());
+            let any = written.overlaps(&*self.store.region, start..start + 2048)?;
+            let used = if any || self.refs.of_chunk(chunk).is_some() {
+                self.chunk_counts(chunk)?
+            } else {
+                0
+            };
+            let used_said = self.store.used_blocks(chunk)?;
+            if used_said != used {
+                self.find(format!(
+                    "{chunk}: {used_said} used blocks are said, there are {used}"
+                ));
+            }
+            match self.store.lease_owner(chunk)? {
+                Some(slot) if !live.contains_key(&slot) || !self.store.layout.is_data_chunk(chunk) => {
+                    self.find(format!("{chunk} is leased to slot {slot}, where no holder lives"));
+                }
+                Some(slot) => *leases.entry(slot).or_default() += 1,
+                None => {}
+            }
+        }
+        for (slot, name) in live {
+            let said = self.store.holder_slot(*slot)?.leases.get();
+            let found = leases.get(slot).copied().unwrap_or(0);
+            // Its own process counts on without the lock: only leases that it never heard of are a fault.
+            if found > 0 && said == 0 {
+                self.find(format!(
+                    "holder '{name}' says it has no leases, {found} chunks are leased to it"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn chunk_counts(&mut self, chunk: ChunkNo) -> Result<u32> {
+        let mut used = 0;
+        for block in chunk.blocks() {
+            let (said, derived) = (self.store.refcount(block)?, self.refs.get(block));
+            self.report.blocks_checked += 1;
+            used += u32::from(derived > 0);
+            if i64::from(said) != i64::from(derived) {
+                self.find(format!(
+                    "{block}: its reference count is {said}, {derived} references exist"
+                ));
+            }
+        }
+        Ok(used)
+    }
+
+    /// A free block may be given to anyone: it must not hold anyone's bytes.
+    fn free_blocks(&mut self) -> Result<()> {
+        let mut written = WrittenCursor::default();
+        for chunk in self.store.layout.data_chunks().collect::<Vec<_>>() {
+            let bytes = chunk.byte_offset()..chunk.byte_offset() + CHUNK_SIZE_BYTES;
+            if self.store.lease_owner(chunk)?.is_some() || !written.overlaps(&*self.store.region, bytes)? {
+                continue;
+            }
+            for block in chunk.blocks() {
+                self.free_block(block)?;
+            }
+        }
+        for block in self.store.layout.spare_blocks().collect::<Vec<_>>() {
+            self.free_block(block)?;
+        }
+        Ok(())
+    }
+
+    fn free_block(&mut self, block: BlockNo) -> Result<()> {
+        if self.refs.get(block) == 0 && self.store.refcount(block)? == 0 && !self.store.is_zero(block)? {
+            self.find(format!("{block} is free, but does not read as zero"));
+        }
+        Ok(())
+    }
+}

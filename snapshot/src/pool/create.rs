@@ -1,0 +1,255 @@
+//! Making and opening pools.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+
+use super::Pool;
+use crate::catalog::{CatalogLock, CatalogMemory, read_current, read_current_within};
+use crate::error::{Error, Result};
+use crate::file_lock::{self, LockMode, LockPlace};
+use crate::holder::unix_ns;
+use crate::layout::runtime::{
+    BOOT_ID_OFFSET, CLEAN, CLEAN_OFFSET, COMMITTED_OFFSET, DIRTY, DIRTY_OFFSET, committed_word,
+};
+use crate::layout::superblock::SuperblockV1;
+use crate::layout::{CHUNK_TABLE_BLOCK, Layout, SIZE_BYTES_MIN, SUPERBLOCK_BLOCKS};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
+use crate::recovery::{rebuild, reclaim_dead_holders};
+use crate::region::{MappedRegion, Medium, Region, available_bytes, detect};
+use crate::store::BlockStore;
+
+/// How a new pool shall be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateOptions {
+    /// Its size: a multiple of 2 MiB, from 8 MiB to 16 TiB.
+    pub size_bytes: u64,
+    /// Whether it may be larger than what its medium can keep.
+    pub overcommit: bool,
+}
+
+impl Pool {
+    /// Makes a pool in a new file, and opens it.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::InvalidSize`], [`Error::NoSpaceOnMedium`], [`Error::Io`]. No file is left then.
+    pub fn create(path: &Path, options: &CreateOptions) -> Result<Arc<Pool>> {
+        let layout = Layout::for_size(options.size_bytes)?;
+        if path.symlink_metadata().is_ok() {
+            return Err(Error::Exists {
+                path: path.to_owned(),
+            });
+        }
+        // Under another name until it is complete: nobody finds half a pool.
+        let unfinished = unfinished_path(path)?;
+        let file = open_options()
+            .create_new(true)
+            .mode(0o600)
+            .open(&unfinished)
+            .map_err(Error::io(format!("creating {}", unfinished.display())))?;
+        let made = fill(file, &layout, options).and_then(|()| {
+            renameat2(
+                AT_FDCWD,
+                &unfinished,
+                AT_FDCWD,
+                path,
+                RenameFlags::RENAME_NOREPLACE,
+            )
+            .map_err(|errno| match errno {
+                Errno::EEXIST => Error::Exists {
+                    path: path.to_owned(),
+                },
+                errno => Error::io(format!("naming the new pool {}", path.display()))(errno),
+            })
+        });
+        if let Err(error) = made {
+            if let Err(remains) = std::fs::remove_file(&unfinished) {
+                tracing::warn!(%remains, file = %unfinished.display(), "could not remove an unfinished pool");
+            }
+            return Err(error);
+        }
+        Pool::open(path)
+    }
+
+    /// Opens a pool, and takes back what dead processes left in it.
+    ///
+    /// # Errors
+    /// [`Error::NotAPool`], [`Error::Version`], [`Error::Damaged`], [`Error::Io`].
+    pub fn open(path: &Path) -> Result<Arc<Pool>> {
+        let not_a_pool = |why: &str| Error::NotAPool {
+            path: path.to_owned(),
+            why: why.to_owned(),
+        };
+        let file = open_options()
+            .open(path)
+            .map_err(Error::io(format!("opening pool {}", path.display())))?;
+        let metadata = file
+            .metadata()
+            .map_err(Error::io(format!("looking at {}", path.display())))?;
+        if !metadata.is_file() {
+            let device = metadata.file_type().is_char_device() || metadata.file_type().is_block_device();
+            return Err(not_a_pool(if device {
+                "pools on devices are not supported yet"
+            } else {
+                "it is not a file"
+            }));
+        }
+        if metadata.len() < SIZE_BYTES_MIN {
+            return Err(not_a_pool(&format!(
+                "it has {} bytes, the smallest pool has 8 MiB",
+                metadata.len()
+            )));
+        }
+        let medium = detect(&file)?;
+        let probe = MappedRegion::map(duplicate(&file)?, SIZE_BYTES_MIN, medium, true)?;
+        let overcommit = read_current_within(&probe, metadata.len(), path)?
+            .superblock
+            .overcommit();
+        drop(probe);
+        let region = MappedRegion::map(duplicate(&file)?, metadata.len(), medium, overcommit)?;
+        Pool::open_on(Box::new(region), file, path, medium)
+    }
+
+    /// Opens a pool on any region. Locks are taken on `file`.
+    pub(crate) fn open_on(
+        region: Box<dyn Region>,
+        file: File,
+        path: &Path,
+        medium: Medium,
+    ) -> Result<Arc<Pool>> {
+        let first = file_lock::try_lock(&file, LockPlace::Open, LockMode::Exclusive)?;
+        if !first {
+            file_lock::lock(&file, LockPlace::Open, LockMode::Shared)?;
+        }
+        let superblock = read_current(&*region, path)?.superblock;
+        let layout = Layout::for_size(superblock.size_bytes.get())?;
+        let pool = Pool {
+            path: path.to_owned(),
+            file,
+            medium,
+            uuid: superblock.uuid,
+            overcommit: superblock.overcommit(),
+            store: BlockStore { region, layout },
+            catalog: Mutex::new(CatalogMemory::default()),
+            next_chunk: AtomicU32::new(0),
+            in_order: AtomicBool::new(false),
+        };
+        pool.recover(first)?;
+        pool.in_order.store(true, Ordering::Relaxed);
+        Ok(Arc::new(pool))
+    }
+
+    fn recover(&self, first: bool) -> Result<()> {
+        let region = &self.store.region;
+        let boot_id = boot_id();
+        let mut lock = CatalogLock::take_unrecovered(self)?;
+        let mut last_boot = [0; 16];
+        region.read(BOOT_ID_OFFSET, &mut last_boot)?;
+        let in_order = region.load_u32(CLEAN_OFFSET)? == CLEAN && last_boot == boot_id;
+        if (first && !in_order) || region.load_u32(DIRTY_OFFSET)? == DIRTY {
+            tracing::info!(pool = %self.path.display(), "the pool was not closed in order: recovering");
+            rebuild(&mut lock)?;
+        }
+        reclaim_dead_holders(&mut lock)?;
+        lock.sweep_orphans(None)?;
+        region.write(BOOT_ID_OFFSET, &boot_id)?;
+        region.store_u32(CLEAN_OFFSET, 0)?;
+        region.flush(BOOT_ID_OFFSET, 24)?;
+        region.fence()?;
+        drop(lock);
+        if first {
+            file_lock::lock(&self.file, LockPlace::Open, LockMode::Shared)?;
+        }
+        Ok(())
+    }
+}
+
+fn fill(file: File, layout: &Layout, options: &CreateOptions) -> Result<()> {
+    let medium = detect(&file)?;
+    if !options.overcommit {
+        let available_bytes = available_bytes(&file, medium)?;
+        if available_bytes < options.size_bytes {
+            let (medium, needed_bytes) = (medium.name(), options.size_bytes);
+            return Err(Error::NoSpaceOnMedium {
+                medium,
+                needed_bytes,
+                available_bytes,
+            });
+        }
+    }
+    file.set_len(options.size_bytes)
+        .map_err(Error::io("giving the new pool its size"))?;
+    let region = MappedRegion::map(file, options.size_bytes, medium, options.overcommit)?;
+    format(&region, layout, random_uuid()?, options.overcommit)
+}
+
+/// Writes an empty pool to a region of zeros.
+pub(crate) fn format(region: &dyn Region, layout: &Layout, uuid: [u8; 16], overcommit: bool) -> Result<()> {
+    let superblocks = SUPERBLOCK_BLOCKS.len() as u64 * BLOCK_SIZE_BYTES;
+    region.provide(0, BlockNo::new(CHUNK_TABLE_BLOCK).byte_offset())?;
+    region.provide(
+        BlockNo::new(CHUNK_TABLE_BLOCK).byte_offset(),
+        u64::from(layout.refcount_block - CHUNK_TABLE_BLOCK) * BLOCK_SIZE_BYTES,
+    )?;
+    // The spare blocks' counts; those of data chunks follow with the leases.
+    region.provide(layout.refcount_offset(BlockNo::new(0)), BLOCK_SIZE_BYTES)?;
+    region.write(BOOT_ID_OFFSET, &boot_id())?;
+    region.store_u32(CLEAN_OFFSET, CLEAN)?;
+    region.write(COMMITTED_OFFSET, &committed_word(1).to_le_bytes())?;
+    region.flush(BOOT_ID_OFFSET, BLOCK_SIZE_BYTES)?;
+    region.fence()?;
+    let mut superblock = SuperblockV1::new(layout, uuid, unix_ns(), overcommit);
+    for (block, generation) in SUPERBLOCK_BLOCKS.iter().zip(1u64..) {
+        superblock.generation = generation.into();
+        region.write(BlockNo::new(*block).byte_offset(), &superblock.seal())?;
+    }
+    region.flush(0, superblocks)?;
+    region.fence()
+}
+
+fn open_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    options
+}
+
+fn duplicate(file: &File) -> Result<File> {
+    file.try_clone()
+        .map_err(Error::io("duplicating the pool's descriptor"))
+}
+
+fn unfinished_path(path: &Path) -> Result<PathBuf> {
+    let name = path.file_name().ok_or_else(|| Error::Io {
+        op: format!("'{}' names no file to create a pool in", path.display()),
+        source: std::io::ErrorKind::InvalidInput.into(),
+    })?;
+    let mut unfinished = std::ffi::OsString::from(".");
+    unfinished.push(name);
+    unfinished.push(format!(".{}-{}", std::process::id(), unix_ns()));
+    Ok(path.with_file_name(unfinished))
+}
+
+/// Identifies this run of the host: after another one, what was not flushed may be gone.
+fn boot_id() -> [u8; 16] {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    // Where there is none, all zeros: then every first opener recovers.
+    u128::from_str_radix(&digits, 16).unwrap_or(0).to_be_bytes()
+}
+
+/// A random uuid (RFC 9562, version 4).
+fn random_uuid() -> Result<[u8; 16]> {
+    use std::io::Read;
+    let mut uuid = [0; 16];
+    File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut uuid))
+        .map_err(Error::io("reading /dev/urandom"))?;
+    uuid[6] = uuid[6] & 0x0f | 0x40;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    Ok(uuid)
+}

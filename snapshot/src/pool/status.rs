@@ -1,0 +1,146 @@
+//! How full a pool is, and who uses it.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::Pool;
+use crate::catalog::CatalogLock;
+use crate::error::{Error, Result};
+use crate::layout::HOLDER_SLOTS;
+use crate::number::CHUNK_BLOCKS;
+use crate::recovery::reclaim_dead_holders;
+use crate::region::{CowEngine, Medium};
+
+/// The state of a pool. Blocks have 4 KiB; `metadata + snapshot + leased + free = total`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PoolStatus {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its uuid, as text.
+    pub uuid: String,
+    /// The kind of medium it is on.
+    pub medium: Medium,
+    /// How VMs on it do copy-on-write.
+    pub cow_engine: CowEngine,
+    /// Why they do it so.
+    pub cow_engine_reason: &'static str,
+    /// Whether committed snapshots are still there after the host restarted.
+    pub outlives_the_host: bool,
+    /// Whether it may promise more than its medium has.
+    pub overcommit: bool,
+    /// Its size.
+    pub size_bytes: u64,
+    /// What it takes of its medium now.
+    pub medium_bytes: u64,
+    /// All its blocks.
+    pub total_blocks: u64,
+    /// Blocks of the fixed areas: superblocks, tables, reference counts, spare blocks.
+    pub metadata_blocks: u64,
+    /// Blocks of snapshots, their maps and the catalog included.
+    pub snapshot_blocks: u64,
+    /// Blocks in chunks that are leased to holders, and in no snapshot.
+    pub leased_blocks: u64,
+    /// Blocks that anyone can have.
+    pub free_blocks: u64,
+    /// Snapshots that have a name.
+    pub snapshots: u32,
+    /// Snapshots that were removed and are still in use.
+    pub orphans: u32,
+    /// Commits made so far.
+    pub generation: u64,
+    /// Who uses it.
+    pub holders: Vec<HolderStatus>,
+}
+
+/// A living holder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HolderStatus {
+    /// Its name.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+    /// When the process started, in clock ticks after boot.
+    pub start_time_ticks: u64,
+    /// Chunks that it has leased.
+    pub leased_chunks: u32,
+    /// Blocks that it has taken of them.
+    pub blocks_in_use: u32,
+    /// Snapshots that it pins.
+    pub pinned: Vec<u64>,
+}
+
+impl Pool {
+    /// How full the pool is and who uses it, after recovering what dead holders left.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Io`].
+    pub fn status(&self) -> Result<PoolStatus> {
+        let mut lock = CatalogLock::take(self)?;
+        reclaim_dead_holders(&mut lock)?;
+        let store = &self.store;
+        let (mut snapshot_blocks, mut leased_blocks, mut free_blocks) = (0, 0, 0);
+        for chunk in store.layout.data_chunks() {
+            let used = store.used_blocks(chunk)?.min(CHUNK_BLOCKS);
+            snapshot_blocks += u64::from(used);
+            let rest = u64::from(CHUNK_BLOCKS - used);
+            match store.lease_owner(chunk)? {
+                Some(_) => leased_blocks += rest,
+                None => free_blocks += rest,
+            }
+        }
+        let mut holders = Vec::new();
+        for slot in 0..HOLDER_SLOTS {
+            if !store.holder_slot_is_used(slot)? {
+                continue;
+            }
+            let holder = store.holder_slot(slot)?;
+            holders.push(HolderStatus {
+                name: holder.name(),
+                pid: holder.pid.get(),
+                start_time_ticks: holder.start_time_ticks.get(),
+                leased_chunks: holder.leases.get(),
+                blocks_in_use: holder.blocks_in_use.get(),
+                pinned: holder.pinned().map(|id| id.get()).collect(),
+            });
+        }
+        let superblock = &lock.current()?.superblock;
+        let metadata = self
+            .file()
+            .metadata()
+            .map_err(Error::io("looking at the pool's file"))?;
+        Ok(PoolStatus {
+            path: self.path().to_owned(),
+            uuid: uuid_text(&self.uuid),
+            medium: self.medium,
+            cow_engine: self.medium.cow_engine(),
+            cow_engine_reason: self.medium.cow_engine_reason(),
+            outlives_the_host: self.medium.outlives_the_host(),
+            overcommit: self.overcommit,
+            size_bytes: store.layout.size_bytes,
+            medium_bytes: metadata.blocks() * 512,
+            total_blocks: store.layout.blocks(),
+            metadata_blocks: store.layout.fixed_blocks(),
+            snapshot_blocks,
+            leased_blocks,
+            free_blocks,
+            snapshots: superblock.snapshots.get(),
+            orphans: superblock.orphans.get(),
+            generation: superblock.generation.get(),
+            holders,
+        })
+    }
+}
+
+fn uuid_text(uuid: &[u8; 16]) -> String {
+    let digits = format!("{:032x}", u128::from_be_bytes(*uuid));
+    [
+        &digits[..8],
+        &digits[8..12],
+        &digits[12..16],
+        &digits[16..20],
+        &digits[20..],
+    ]
+    .join("-")
+}

@@ -1,0 +1,222 @@
+//! A region that is a file mapped shared: tmpfs, hugetlbfs or an ordinary file.
+
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::os::raw::c_void;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::unistd::{Whence, lseek};
+
+use super::{Medium, Region, available_bytes};
+use crate::error::{Error, Result};
+
+/// The whole of a file, mapped `MAP_SHARED`.
+pub(crate) struct MappedRegion {
+    file: File,
+    base: NonNull<c_void>,
+    len: usize,
+    medium: Medium,
+    unsynced: AtomicBool,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread, and lives as long as the value. Every access is a copy
+// through raw pointers or an atomic; no reference to mapped bytes is ever handed out.
+unsafe impl Send for MappedRegion {}
+// SAFETY: as above; concurrent copies of the same bytes are ordered by the catalog lock or by the lease on the block.
+unsafe impl Sync for MappedRegion {}
+
+impl MappedRegion {
+    /// Maps the first `len` bytes of a file, which must have them.
+    pub(crate) fn map(file: File, len: u64, medium: Medium, overcommit: bool) -> Result<MappedRegion> {
+        let size = usize::try_from(len).ok().and_then(NonZeroUsize::new);
+        let Some(size) = size else {
+            return Err(Error::InvalidSize {
+                size_bytes: len,
+                why: "it cannot be mapped",
+            });
+        };
+        let mut flags = MapFlags::MAP_SHARED;
+        if overcommit {
+            flags |= MapFlags::MAP_NORESERVE;
+        }
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice cannot overlap memory in use.
+        let base = unsafe { mmap(None, size, prot, flags, &file, 0) }
+            .map_err(Error::io(format!("mapping the pool's {len} bytes")))?;
+        Ok(MappedRegion {
+            file,
+            base,
+            len: size.get(),
+            medium,
+            unsynced: AtomicBool::new(false),
+        })
+    }
+
+    fn at(&self, offset: u64, len: usize) -> Result<*mut u8> {
+        let start = usize::try_from(offset).ok();
+        match start.and_then(|start| start.checked_add(len).map(|end| (start, end))) {
+            // SAFETY: start <= end <= len of the mapping, so the result stays inside of it.
+            Some((start, end)) if end <= self.len => {
+                Ok(unsafe { self.base.as_ptr().cast::<u8>().add(start) })
+            }
+            _ => Err(Error::damaged(format!(
+                "a reference to byte {offset} (+{len}) behind the pool's end"
+            ))),
+        }
+    }
+
+    fn word(&self, offset: u64) -> Result<&AtomicU32> {
+        let place = self.at(offset, 4)?;
+        if !offset.is_multiple_of(4) {
+            return Err(Error::damaged(format!("a word at the odd offset {offset}")));
+        }
+        // SAFETY: in bounds (`at`), aligned (the mapping is page-aligned, the offset a multiple of 4), valid as long as
+        // `self`, and words are accessed atomically wherever threads or processes may meet.
+        Ok(unsafe { AtomicU32::from_ptr(place.cast::<u32>()) })
+    }
+
+    fn zero(&self, offset: u64, len: u64) -> Result<()> {
+        let bytes = usize::try_from(len).unwrap_or(usize::MAX);
+        let place = self.at(offset, bytes)?;
+        // SAFETY: `at` checked that the range is inside of the mapping.
+        unsafe { place.write_bytes(0, bytes) };
+        Ok(())
+    }
+
+    /// Gives whole granules back; false when the medium cannot. Zeroing is what must not fail, this may.
+    fn discard(&self, range: Range<u64>) -> Result<bool> {
+        let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let (offset, len) = (signed(range.start)?, signed(range.end - range.start)?);
+        loop {
+            match fallocate(&self.file, mode, offset, len) {
+                Ok(()) => return Ok(true),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENODEV | Errno::EPERM) => return Ok(false),
+                Err(errno) => {
+                    tracing::warn!(%errno, ?range, "could not punch out free blocks of the pool");
+                    return Ok(false);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for MappedRegion {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `map`, and no pointer into it outlives `self`.
+        if let Err(errno) = unsafe { munmap(self.base, self.len) } {
+            tracing::warn!(%errno, "could not unmap the pool");
+        }
+    }
+}
+
+impl Region for MappedRegion {
+    fn len_bytes(&self) -> u64 {
+        self.len as u64
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<()> {
+        let from = self.at(offset, into.len())?;
+        // SAFETY: `at` checked the source range; `into` is a Rust slice outside of the mapping.
+        unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, from: &[u8]) -> Result<()> {
+        let place = self.at(offset, from.len())?;
+        // SAFETY: `at` checked the target range; `from` is a Rust slice outside of the mapping.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), place, from.len()) };
+        Ok(())
+    }
+
+    fn flush(&self, offset: u64, len: u64) -> Result<()> {
+        self.at(offset, usize::try_from(len).unwrap_or(usize::MAX))?;
+        self.unsynced.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn fence(&self) -> Result<()> {
+        // Memory needs no flushing to be as durable as memory can be. For a file one sync serves all flushes before it.
+        if self.unsynced.swap(false, Ordering::AcqRel)
+            && self.medium.outlives_the_host()
+            && let Err(source) = self.file.sync_data()
+        {
+            self.unsynced.store(true, Ordering::Release);
+            return Err(Error::io("writing the pool to its medium")(source));
+        }
+        Ok(())
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        self.at(offset, usize::try_from(len).unwrap_or(usize::MAX))?;
+        let granule = self.punch_granule_bytes();
+        let whole = offset.next_multiple_of(granule)..(offset + len) / granule * granule;
+        if whole.is_empty() || !self.discard(whole.clone())? {
+            return self.zero(offset, len);
+        }
+        self.zero(offset, whole.start - offset)?;
+        self.zero(whole.end, offset + len - whole.end)
+    }
+
+    fn punch_granule_bytes(&self) -> u64 {
+        self.medium.page_bytes()
+    }
+
+    fn load_u32(&self, offset: u64) -> Result<u32> {
+        Ok(u32::from_le(self.word(offset)?.load(Ordering::Acquire)))
+    }
+
+    fn store_u32(&self, offset: u64, value: u32) -> Result<()> {
+        self.word(offset)?.store(value.to_le(), Ordering::Release);
+        Ok(())
+    }
+
+    fn next_written(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
+        if range.is_empty() {
+            return Ok(None);
+        }
+        let start = match lseek(&self.file, signed(range.start)?, Whence::SeekData) {
+            Ok(start) => (start as u64).max(range.start),
+            Err(Errno::ENXIO) => return Ok(None),
+            Err(_) => return Ok(Some(range)),
+        };
+        if start >= range.end {
+            return Ok(None);
+        }
+        let end = lseek(&self.file, signed(start)?, Whence::SeekHole).map_or(range.end, |end| end as u64);
+        Ok(Some(start..end.clamp(start + 1, range.end)))
+    }
+
+    fn provide(&self, offset: u64, len: u64) -> Result<()> {
+        self.at(offset, usize::try_from(len).unwrap_or(usize::MAX))?;
+        loop {
+            match fallocate(
+                &self.file,
+                FallocateFlags::FALLOC_FL_KEEP_SIZE,
+                signed(offset)?,
+                signed(len)?,
+            ) {
+                Ok(()) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENODEV) => return Ok(()),
+                Err(Errno::ENOSPC | Errno::ENOMEM | Errno::EDQUOT) => {
+                    return Err(Error::NoSpaceOnMedium {
+                        medium: self.medium.name(),
+                        needed_bytes: len,
+                        available_bytes: available_bytes(&self.file, self.medium)?,
+                    });
+                }
+                Err(errno) => return Err(Error::io("asking the medium for memory for the pool")(errno)),
+            }
+        }
+    }
+}
+
+fn signed(offset: u64) -> Result<i64> {
+    i64::try_from(offset).map_err(|_| Error::damaged(format!("the offset {offset} is beyond any file")))
+}

@@ -1,0 +1,54 @@
+//! The bytes a pool is made of: where they are kept, and what their medium can promise.
+
+mod mapped;
+mod medium;
+#[cfg(test)]
+pub(crate) mod sim;
+
+use std::ops::Range;
+
+pub(crate) use mapped::MappedRegion;
+pub use medium::{CowEngine, Medium};
+pub(crate) use medium::{available_bytes, detect};
+
+use crate::error::Result;
+
+/// The bytes of a pool. All that the pool itself reads and writes goes through here, so that tests can put a medium
+/// underneath that loses what was not flushed.
+///
+/// Offsets and lengths are in bytes. What lies outside of the region is an error, never a panic.
+pub(crate) trait Region: Send + Sync {
+    /// Length of the region.
+    fn len_bytes(&self) -> u64;
+
+    /// Copies bytes out.
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<()>;
+
+    /// Copies bytes in. They are durable only after `flush` of their range and then `fence`.
+    fn write(&self, offset: u64, from: &[u8]) -> Result<()>;
+
+    /// Starts making a range durable.
+    fn flush(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// Returns when all that was flushed before is as durable as the medium can make it.
+    fn fence(&self) -> Result<()>;
+
+    /// Makes a range read as zero and gives its memory back to the medium, as far as its granule allows.
+    fn punch(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// Smallest aligned range whose memory `punch` gives back.
+    fn punch_granule_bytes(&self) -> u64;
+
+    /// Loads an aligned little-endian word atomically (acquire).
+    fn load_u32(&self, offset: u64) -> Result<u32>;
+
+    /// Stores an aligned little-endian word atomically (release).
+    fn store_u32(&self, offset: u64, value: u32) -> Result<()>;
+
+    /// The first stretch of `range` that may hold something else than zeros.
+    fn next_written(&self, range: Range<u64>) -> Result<Option<Range<u64>>>;
+
+    /// Makes sure that the medium has memory for a range before it is written to: a store to a sparse medium that is
+    /// full kills the process.
+    fn provide(&self, offset: u64, len: u64) -> Result<()>;
+}

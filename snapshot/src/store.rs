@@ -1,0 +1,205 @@
+//! Typed access to what is on the region: blocks, counts, the chunk table, the holder table.
+
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use crate::error::{Error, Result};
+use crate::layout::holder_slot::{
+    BLOCKS_IN_USE_OFFSET, HOLDER_SLOT_BYTES, HolderSlotV1, LEASES_OFFSET, PINS_OFFSET,
+};
+use crate::layout::inode::{self, Inode, InodeV1};
+use crate::layout::node::{Expected, Node, NodeV1, open_node};
+use crate::layout::{Layout, REFCOUNT_BYTES};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo};
+use crate::region::Region;
+
+/// A region with the layout of the pool that is on it.
+pub(crate) struct BlockStore {
+    pub(crate) region: Box<dyn Region>,
+    pub(crate) layout: Layout,
+}
+
+impl BlockStore {
+    /// How many references from committed parents the block has.
+    pub(crate) fn refcount(&self, block: BlockNo) -> Result<u32> {
+        self.region.load_u32(self.layout.refcount_offset(block))
+    }
+
+    pub(crate) fn set_refcount(&self, block: BlockNo, count: u32) -> Result<()> {
+        self.region.store_u32(self.layout.refcount_offset(block), count)
+    }
+
+    /// The slot of the holder that has leased the chunk.
+    pub(crate) fn lease_owner(&self, chunk: ChunkNo) -> Result<Option<u32>> {
+        Ok(self
+            .region
+            .load_u32(self.layout.chunk_entry_offset(chunk))?
+            .checked_sub(1))
+    }
+
+    pub(crate) fn set_lease_owner(&self, chunk: ChunkNo, slot: Option<u32>) -> Result<()> {
+        self.region.store_u32(
+            self.layout.chunk_entry_offset(chunk),
+            slot.map_or(0, |slot| slot.saturating_add(1)),
+        )
+    }
+
+    /// How many of the chunk's blocks have references.
+    pub(crate) fn used_blocks(&self, chunk: ChunkNo) -> Result<u32> {
+        self.region.load_u32(self.layout.chunk_entry_offset(chunk) + 4)
+    }
+
+    pub(crate) fn set_used_blocks(&self, chunk: ChunkNo, count: u32) -> Result<()> {
+        self.region
+            .store_u32(self.layout.chunk_entry_offset(chunk) + 4, count)
+    }
+
+    /// Makes sure that the medium has memory for what a chunk adds to the tables.
+    pub(crate) fn provide_tables(&self, chunk: ChunkNo) -> Result<()> {
+        let counts = self.layout.refcount_offset(chunk.first_block());
+        self.region
+            .provide(counts, u64::from(CHUNK_BLOCKS) * REFCOUNT_BYTES)
+    }
+
+    pub(crate) fn read_block(
+        &self,
+        block: BlockNo,
+        into: &mut [u8; BLOCK_SIZE_BYTES as usize],
+    ) -> Result<()> {
+        self.region.read(block.byte_offset(), into)
+    }
+
+    pub(crate) fn write_block(&self, block: BlockNo, from: &[u8]) -> Result<()> {
+        debug_assert!(from.len() as u64 <= BLOCK_SIZE_BYTES);
+        self.region.write(block.byte_offset(), from)
+    }
+
+    /// Reads and verifies a node.
+    pub(crate) fn node(&self, block: BlockNo, expected: &Expected) -> Result<Node> {
+        let mut raw = NodeV1::new_zeroed();
+        self.region.read(block.byte_offset(), raw.as_mut_bytes())?;
+        open_node(&mut raw, block, expected, &self.layout)
+    }
+
+    /// Reads and verifies an inode.
+    pub(crate) fn inode(&self, block: BlockNo, slot: u32) -> Result<Inode> {
+        let mut raw = InodeV1::new_zeroed();
+        self.region.read(block.byte_offset(), raw.as_mut_bytes())?;
+        Inode::open(&mut raw, slot, block, &self.layout)
+    }
+
+    /// The checksum that an inode's block carries, unverified.
+    pub(crate) fn inode_checksum(&self, block: BlockNo) -> Result<u32> {
+        self.region.load_u32(block.byte_offset() + inode::CHECKSUM_OFFSET)
+    }
+
+    pub(crate) fn holder_slot(&self, slot: u32) -> Result<HolderSlotV1> {
+        let mut bytes = [0; HOLDER_SLOT_BYTES];
+        self.region
+            .read(self.layout.holder_slot_offset(slot), &mut bytes)?;
+        HolderSlotV1::read_from_bytes(&bytes).map_err(|_| Error::damaged("a holder slot of a wrong size"))
+    }
+
+    pub(crate) fn holder_slot_is_used(&self, slot: u32) -> Result<bool> {
+        Ok(self.region.load_u32(self.layout.holder_slot_offset(slot))? != 0)
+    }
+
+    pub(crate) fn set_holder_slot(&self, slot: u32, content: &HolderSlotV1) -> Result<()> {
+        self.region
+            .write(self.layout.holder_slot_offset(slot), content.as_bytes())
+    }
+
+    /// Frees a slot: the state first, so that no half-cleared slot counts as used.
+    pub(crate) fn clear_holder_slot(&self, slot: u32) -> Result<()> {
+        self.region.store_u32(self.layout.holder_slot_offset(slot), 0)?;
+        self.set_holder_slot(slot, &HolderSlotV1::new_zeroed())
+    }
+
+    pub(crate) fn set_pin(&self, slot: u32, index: usize, id: u64) -> Result<()> {
+        let offset = self.layout.holder_slot_offset(slot) + PINS_OFFSET + index as u64 * 8;
+        self.region.write(offset, &id.to_le_bytes())
+    }
+
+    /// Shows others how much a holder uses.
+    pub(crate) fn set_holder_usage(&self, slot: u32, leases: u32, blocks_in_use: u32) -> Result<()> {
+        let offset = self.layout.holder_slot_offset(slot);
+        self.region.store_u32(offset + LEASES_OFFSET, leases)?;
+        self.region
+            .store_u32(offset + BLOCKS_IN_USE_OFFSET, blocks_in_use)
+    }
+
+    /// Zeroes blocks and gives their memory back. `blocks` must be sorted.
+    pub(crate) fn punch_sorted(&self, blocks: &[BlockNo]) -> Result<()> {
+        let mut rest = blocks;
+        while let [first, ..] = rest {
+            let run = rest
+                .iter()
+                .zip(0u32..)
+                .take_while(|(block, at)| block.get() - first.get() == *at)
+                .count();
+            self.region
+                .punch(first.byte_offset(), run as u64 * BLOCK_SIZE_BYTES)?;
+            rest = &rest[run..];
+        }
+        Ok(())
+    }
+
+    /// Gives back all memory of a chunk that nobody uses, where the medium's granule is a chunk.
+    pub(crate) fn release_empty_chunk(&self, chunk: ChunkNo) -> Result<()> {
+        if self.region.punch_granule_bytes() < CHUNK_SIZE_BYTES || !self.layout.is_data_chunk(chunk) {
+            return Ok(());
+        }
+        self.region.punch(chunk.byte_offset(), CHUNK_SIZE_BYTES)
+    }
+
+    /// Zeroes every block without references in a chunk that may hold something.
+    pub(crate) fn punch_unreferenced(&self, chunk: ChunkNo) -> Result<()> {
+        let (mut at, end) = (chunk.byte_offset(), chunk.byte_offset() + CHUNK_SIZE_BYTES);
+        let mut stale = Vec::new();
+        while let Some(written) = self.region.next_written(at..end)? {
+            let first = written.start / BLOCK_SIZE_BYTES;
+            let after = written.end.div_ceil(BLOCK_SIZE_BYTES);
+            for number in first..after {
+                let Some(block) = BlockNo::from_byte_offset(number * BLOCK_SIZE_BYTES) else {
+                    continue;
+                };
+                if self.refcount(block)? == 0 {
+                    stale.push(block);
+                }
+            }
+            at = after * BLOCK_SIZE_BYTES;
+        }
+        self.punch_sorted(&stale)
+    }
+
+    /// Whether the block reads as zero.
+    pub(crate) fn is_zero(&self, block: BlockNo) -> Result<bool> {
+        let range = block.byte_offset()..block.byte_offset() + BLOCK_SIZE_BYTES;
+        if self.region.next_written(range)?.is_none() {
+            return Ok(true);
+        }
+        let mut bytes = [0; BLOCK_SIZE_BYTES as usize];
+        self.read_block(block, &mut bytes)?;
+        Ok(bytes.iter().all(|byte| *byte == 0))
+    }
+}
+
+/// Answers for ascending ranges whether something may be written there, asking the medium once per stretch.
+#[derive(Debug, Default)]
+pub(crate) struct WrittenCursor {
+    asked: bool,
+    next: Option<std::ops::Range<u64>>,
+}
+
+impl WrittenCursor {
+    pub(crate) fn overlaps(&mut self, region: &dyn Region, range: std::ops::Range<u64>) -> Result<bool> {
+        let behind = self.next.as_ref().is_some_and(|next| next.end <= range.start);
+        if !self.asked || behind {
+            self.asked = true;
+            self.next = region.next_written(range.start..region.len_bytes())?;
+        }
+        Ok(self
+            .next
+            .as_ref()
+            .is_some_and(|next| next.start < range.end && range.start < next.end))
+    }
+}

@@ -1,0 +1,93 @@
+//! The persistent radix trees that frame maps and the catalog are.
+//!
+//! A tree is never changed: an update writes new nodes along the changed paths and refers to all that stays.
+
+mod update;
+mod walk;
+
+pub(crate) use update::{TreeWriter, referred_blocks, update};
+pub(crate) use walk::{Visitor, release, walk};
+
+use std::sync::Arc;
+
+use crate::chunk_map::{ChunkMap, LeafBlocks};
+use crate::error::Result;
+use crate::layout::node::{Entry, Expected, INNER_ENTRIES, Node, NodeKind, leaves_covered};
+use crate::store::BlockStore;
+
+/// A place in a tree: what an entry there refers to has this level, and covers leaves from this index on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) kind: NodeKind,
+    pub(crate) level: u32,
+    pub(crate) first_index: u64,
+}
+
+impl Place {
+    /// The place of a tree's root.
+    pub(crate) fn root(kind: NodeKind, height: u32) -> Place {
+        Place {
+            kind,
+            level: height,
+            first_index: 0,
+        }
+    }
+
+    /// The place of a node's entry.
+    pub(crate) fn child(&self, index: usize) -> Place {
+        let level = self.level.saturating_sub(1);
+        let first_index = self.first_index + index as u64 * leaves_covered(level);
+        Place {
+            kind: self.kind,
+            level,
+            first_index,
+        }
+    }
+
+    /// Which of a node's entries covers this leaf.
+    pub(crate) fn child_of(&self, leaf: u64) -> usize {
+        (leaf.saturating_sub(self.first_index) / leaves_covered(self.level.saturating_sub(1))) as usize
+            % INNER_ENTRIES
+    }
+
+    pub(crate) fn expect(&self, crc24: u32) -> Expected {
+        Expected {
+            kind: self.kind,
+            level: self.level,
+            first_index: self.first_index,
+            crc24,
+        }
+    }
+}
+
+/// What is at a leaf of a tree.
+pub(crate) fn lookup(store: &BlockStore, root: Entry, root_place: Place, leaf: u64) -> Result<ChunkMap> {
+    let (mut entry, mut place) = (root, root_place);
+    loop {
+        let Entry::Node { block, crc24 } = entry else {
+            return leaf_map(store, entry, place);
+        };
+        match store.node(block, &place.expect(crc24))? {
+            Node::Leaf(numbers) => return Ok(ChunkMap::Frames(Arc::new(LeafBlocks::from_numbers(*numbers)))),
+            Node::Inner(entries) => {
+                let index = place.child_of(leaf);
+                entry = entries[index];
+                place = place.child(index);
+            }
+        }
+    }
+}
+
+/// What an entry where a leaf may be refers to.
+pub(crate) fn leaf_map(store: &BlockStore, entry: Entry, place: Place) -> Result<ChunkMap> {
+    match entry {
+        Entry::Hole => Ok(ChunkMap::Hole),
+        Entry::Chunk(chunk) => Ok(ChunkMap::Whole(chunk)),
+        Entry::Node { block, crc24 } => match store.node(block, &place.expect(crc24))? {
+            Node::Leaf(numbers) => Ok(ChunkMap::Frames(Arc::new(LeafBlocks::from_numbers(*numbers)))),
+            Node::Inner(_) => Err(crate::error::Error::damaged(format!(
+                "{block} is an inner node in a leaf's place"
+            ))),
+        },
+    }
+}

@@ -1,0 +1,100 @@
+//! Visiting all that a tree refers to.
+
+use super::Place;
+use crate::error::{Error, Result};
+use crate::layout::inode::{Inode, map_height};
+use crate::layout::node::{Entry, Node, NodeKind};
+use crate::number::{BlockNo, CHUNK_BLOCKS};
+use crate::store::BlockStore;
+
+/// What a walk does at each reference.
+pub(crate) trait Visitor {
+    /// A reference to a block. True when the walk shall go on into what the block itself refers to.
+    fn reference(&mut self, block: BlockNo) -> Result<bool>;
+
+    /// An inode that was gone into, before its own references are visited.
+    fn inode(&mut self, _slot: u32, _inode: &Inode) -> Result<()> {
+        Ok(())
+    }
+
+    /// A node that was gone into.
+    fn node(&mut self) {}
+
+    /// Something in the tree cannot be read. An error ends the walk.
+    fn damage(&mut self, error: Error) -> Result<()> {
+        Err(error)
+    }
+}
+
+/// Visits every reference below an entry, in order.
+pub(crate) fn walk(store: &BlockStore, entry: Entry, place: Place, visitor: &mut dyn Visitor) -> Result<()> {
+    match entry {
+        Entry::Hole => Ok(()),
+        Entry::Chunk(chunk) => chunk
+            .blocks()
+            .try_for_each(|block| visitor.reference(block).map(|_| ())),
+        Entry::Node { block, crc24 } => {
+            if !visitor.reference(block)? {
+                return Ok(());
+            }
+            match store.node(block, &place.expect(crc24)) {
+                Ok(node) => {
+                    visitor.node();
+                    walk_node(store, &node, place, visitor)
+                }
+                Err(error) => visitor.damage(error),
+            }
+        }
+    }
+}
+
+fn walk_node(store: &BlockStore, node: &Node, place: Place, visitor: &mut dyn Visitor) -> Result<()> {
+    match node {
+        Node::Inner(entries) => entries
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, entry)| walk(store, *entry, place.child(index), visitor)),
+        Node::Leaf(numbers) => {
+            for (number, index) in numbers.iter().zip(0u32..).filter(|(number, _)| **number != 0) {
+                let block = BlockNo::new(*number);
+                let enter = visitor.reference(block)?;
+                if enter && place.kind == NodeKind::Catalog {
+                    let slot = (place.first_index as u32)
+                        .saturating_mul(CHUNK_BLOCKS)
+                        .saturating_add(index);
+                    walk_inode(store, block, slot, visitor)?;
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+fn walk_inode(store: &BlockStore, block: BlockNo, slot: u32, visitor: &mut dyn Visitor) -> Result<()> {
+    let inode = match store.inode(block, slot) {
+        Ok(inode) => inode,
+        Err(error) => return visitor.damage(error),
+    };
+    visitor.inode(slot, &inode)?;
+    for block in &inode.state_blocks {
+        visitor.reference(*block)?;
+    }
+    let place = Place::root(NodeKind::Memory, map_height(inode.memory_bytes)?);
+    walk(store, inode.map_root, place, visitor)
+}
+
+/// Drops the reference to what an entry refers to, and all that only it referred to.
+pub(crate) fn release(
+    store: &BlockStore,
+    entry: Entry,
+    place: Place,
+    refs: &mut crate::refs::RefChanges,
+) -> Result<()> {
+    struct Release<'a>(&'a BlockStore, &'a mut crate::refs::RefChanges);
+    impl Visitor for Release<'_> {
+        fn reference(&mut self, block: BlockNo) -> Result<bool> {
+            self.1.drop_one(self.0, block)
+        }
+    }
+    walk(store, entry, place, &mut Release(store, refs))
+}

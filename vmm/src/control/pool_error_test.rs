@@ -1,0 +1,67 @@
+use std::io;
+
+use super::*;
+
+#[test]
+fn pool_errors_keep_their_text_and_get_the_kind_of_their_exit_code() {
+    let name = || "base".to_owned();
+    let cases = [
+        (
+            Error::NotFound {
+                name: name(),
+                pool: "/p".into(),
+                near: Vec::new(),
+            },
+            ErrorKind::NotFound,
+        ),
+        (Error::NameTaken { name: name() }, ErrorKind::Refused),
+        (
+            Error::Busy {
+                name: name(),
+                holder: "web".to_owned(),
+            },
+            ErrorKind::Refused,
+        ),
+        (Error::PoolFull { needed: 3, free: 1 }, ErrorKind::PoolFull),
+        (
+            Error::NotAPool {
+                path: "/p".into(),
+                why: "text".to_owned(),
+            },
+            ErrorKind::PoolDamaged,
+        ),
+        (
+            Error::Version {
+                found: 9,
+                expected: 1,
+            },
+            ErrorKind::PoolDamaged,
+        ),
+        (
+            Error::Damaged {
+                what: "all".to_owned(),
+            },
+            ErrorKind::PoolDamaged,
+        ),
+        (Error::InvalidName { name: name() }, ErrorKind::Usage),
+        (
+            Error::Io {
+                op: "open".to_owned(),
+                source: io::ErrorKind::NotFound.into(),
+            },
+            ErrorKind::NotFound,
+        ),
+        (
+            Error::Io {
+                op: "open".to_owned(),
+                source: io::ErrorKind::PermissionDenied.into(),
+            },
+            ErrorKind::Failed,
+        ),
+    ];
+    for (error, kind) in cases {
+        let text = error.to_string();
+        let shown = ControlError::from(error);
+        assert_eq!((shown.kind, shown.message), (kind, text));
+    }
+}

@@ -1,0 +1,122 @@
+//! The test process as a VM, through the public control API.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use nvvmm::checkpoint::report::{RamCounters, SnapshotReport};
+use nvvmm::control::{
+    Claim, ControlError, ControlServer, ErrorKind, NameChoice, SnapshotRequest, VmControl, VmOrigin, VmState,
+    VmStatus,
+};
+
+use crate::world::World;
+
+/// A VM that remembers what it was asked for; a stop or a snapshot with stop ends its registry entry.
+pub struct Played {
+    name: String,
+    asked: Mutex<Vec<String>>,
+    claim: Mutex<Option<Claim>>,
+}
+
+pub struct PlayedVm {
+    vm: Arc<Played>,
+    _server: ControlServer,
+}
+
+impl PlayedVm {
+    /// This process as the VM `name`.
+    pub fn play(world: &World, name: &str) -> Self {
+        let claim = world
+            .registry()
+            .claim(&NameChoice::Given(name.to_owned()), Path::new("/pool"))
+            .unwrap();
+        let paths = claim.paths().clone();
+        let vm = Arc::new(Played {
+            name: name.to_owned(),
+            asked: Mutex::default(),
+            claim: Mutex::new(Some(claim)),
+        });
+        let server = ControlServer::start(&paths.control, vm.clone()).unwrap();
+        PlayedVm { vm, _server: server }
+    }
+
+    /// What it was asked for so far.
+    pub fn asked(&self) -> Vec<String> {
+        self.vm.asked.lock().unwrap().clone()
+    }
+}
+
+impl Played {
+    fn note(&self, what: &str) {
+        self.asked.lock().unwrap().push(what.to_owned());
+    }
+
+    fn end(&self) {
+        let claim = self.claim.lock().unwrap().take();
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            drop(claim);
+        });
+    }
+}
+
+impl VmControl for Played {
+    fn status(&self) -> VmStatus {
+        VmStatus {
+            name: self.name.clone(),
+            pid: std::process::id(),
+            state: VmState::Running,
+            notice: None,
+            vcpus: 2,
+            memory_bytes: 512 << 20,
+            pool: "/pool".into(),
+            origin: VmOrigin::Boot { kernel: "/k".into() },
+            uptime_ms: 61_000,
+            console: None,
+            ram: RamCounters {
+                frames_own: 256,
+                ..RamCounters::default()
+            },
+            restore: None,
+            snapshots_taken: Vec::new(),
+        }
+    }
+
+    fn pause(&self) -> Result<(), ControlError> {
+        self.note("pause");
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), ControlError> {
+        Err(ControlError::new(ErrorKind::PoolFull, "the pool is full").with_remedy("remove a snapshot"))
+    }
+
+    fn stop(&self) -> Result<(), ControlError> {
+        self.note("stop");
+        self.end();
+        Ok(())
+    }
+
+    fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {
+        self.note(&format!("snapshot {} {}", request.name, request.stop));
+        if request.name == "taken" {
+            return Err(ControlError::new(ErrorKind::Refused, "the name 'taken' is taken"));
+        }
+        if request.stop {
+            self.end();
+        }
+        Ok(SnapshotReport {
+            name: request.name.clone(),
+            phases: Vec::new(),
+            pause_us: 812.0,
+            total_us: 3_000.0,
+            frames_mapped: 256,
+            frames_new: 256,
+            frames_copied: 0,
+            state_bytes: 4096,
+            metadata_blocks: 1,
+        })
+    }
+}

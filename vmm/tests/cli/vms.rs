@@ -1,0 +1,202 @@
+//! Commands for running VMs.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nvvmm::control::{NameChoice, RuntimeDir};
+
+use crate::played_vm::PlayedVm;
+use crate::world::{HUNG, World};
+
+const HELPER_DIR: &str = "NVVMM_TEST_HELPER_DIR";
+
+#[test]
+fn a_taken_vm_name_ends_with_4() {
+    let world = World::new();
+    let _vm = PlayedVm::play(&world, "web");
+    let pool = world.path("a.pool");
+    fs::write(&pool, "").unwrap();
+    for background in [false, true] {
+        let mut arguments = vec!["run", "--kernel", "/proc/self/exe", "--name", "web", "--pool"];
+        arguments.push(pool.to_str().unwrap());
+        if background {
+            arguments.push("--detach");
+        }
+        let finished = world.nvvmm(&arguments);
+        finished.refused(4, "the name 'web' is taken");
+        assert!(
+            finished.stderr.contains(&std::process::id().to_string()),
+            "{}",
+            finished.stderr
+        );
+        assert_eq!(
+            finished.stderr.lines().count(),
+            2,
+            "told once: {}",
+            finished.stderr
+        );
+    }
+}
+
+#[test]
+fn ps_lists_vms() {
+    let world = World::new();
+    assert_eq!(world.nvvmm(&["ps"]).done(), "no VM is running\n");
+    assert_eq!(world.nvvmm(&["ps", "--json"]).json(), serde_json::json!([]));
+    let _web = PlayedVm::play(&world, "web");
+    let _db = PlayedVm::play(&world, "db");
+    let listed = world.nvvmm(&["ps", "--json"]).json();
+    assert_eq!(
+        (listed[0]["name"].as_str(), listed[1]["name"].as_str()),
+        (Some("db"), Some("web"))
+    );
+    assert_eq!(listed[0]["pid"], std::process::id());
+    let text = world.nvvmm(&["ps"]);
+    let lines: Vec<&str> = text.done().lines().collect();
+    assert!(
+        lines[0].starts_with("NAME") && lines[2].starts_with("web"),
+        "{lines:?}"
+    );
+    assert!(lines[2].contains("running") && lines[2].contains("512.0 MiB") && lines[2].contains("1m 1s"));
+    assert!(
+        !text.stdout.contains('\x1b'),
+        "no colours when stdout is no terminal"
+    );
+}
+
+#[test]
+fn a_vm_without_a_socket_yet_is_listed_as_starting() {
+    let world = World::new();
+    let _claim = world
+        .registry()
+        .claim(&NameChoice::MadeUp, Path::new("/pool"))
+        .unwrap();
+    let listed = world.nvvmm(&["ps", "--json"]).json();
+    assert_eq!(
+        (listed[0]["name"].as_str(), listed[0]["state"].as_str()),
+        (Some("vm-1"), Some("starting"))
+    );
+    world.nvvmm(&["pause", "vm-1"]).refused(4, "does not answer");
+}
+
+#[test]
+fn requests_reach_the_vm_and_its_errors_come_back() {
+    let world = World::new();
+    let vm = PlayedVm::play(&world, "web");
+    assert_eq!(world.nvvmm(&["pause", "web"]).done(), "");
+    let full = world.nvvmm(&["resume", "web"]);
+    full.refused(5, "nvvmm: the pool is full\n  try: remove a snapshot\n");
+    let report = world.nvvmm(&["snapshot", "web", "base", "--json"]).json();
+    assert_eq!(
+        (report["name"].as_str(), report["frames_copied"].as_u64()),
+        (Some("base"), Some(0))
+    );
+    let text = world.nvvmm(&["snapshot", "web", "two"]);
+    assert!(
+        text.done().starts_with("snapshot two of web: paused for 812 µs"),
+        "{}",
+        text.stdout
+    );
+    world.nvvmm(&["snapshot", "web", "taken"]).refused(4, "is taken");
+    assert_eq!(
+        vm.asked(),
+        [
+            "pause",
+            "snapshot base false",
+            "snapshot two false",
+            "snapshot taken false"
+        ]
+    );
+}
+
+#[test]
+fn stop_returns_when_the_vm_is_gone() {
+    let world = World::new();
+    let vm = PlayedVm::play(&world, "web");
+    world.nvvmm(&["stop", "web"]).done();
+    assert_eq!(vm.asked(), ["stop"]);
+    assert!(world.registry().entries().unwrap().is_empty());
+    let vm = PlayedVm::play(&world, "web");
+    world.nvvmm(&["snapshot", "web", "last", "--stop"]).done();
+    assert_eq!(vm.asked(), ["snapshot last true"]);
+    assert!(world.registry().entries().unwrap().is_empty());
+}
+
+#[test]
+#[ignore = "the VM process that stop_force_kills kills"]
+fn a_vm_process_that_does_not_answer() {
+    let Some(dir) = std::env::var_os(HELPER_DIR) else {
+        return;
+    };
+    let dir = RuntimeDir::at(Path::new(&dir)).unwrap();
+    let claim = dir
+        .claim(&NameChoice::Given("deaf".into()), Path::new("/pool"))
+        .unwrap();
+    let _listener = UnixListener::bind(&claim.paths().control).unwrap();
+    let _ = std::io::stdin().read_line(&mut String::new());
+}
+
+#[test]
+fn stop_force_kills_a_vm_that_does_not_answer() {
+    let world = World::new();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "vms::a_vm_process_that_does_not_answer"])
+        .env(HELPER_DIR, world.path("run"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while !world.registry().paths("deaf").control.exists() {
+        assert!(begun.elapsed() < HUNG, "the VM process never claimed its name");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let listed = world.nvvmm(&["ps", "--json"]).json();
+    assert_eq!(
+        (listed[0]["state"].as_str(), listed[0]["pid"].as_u64()),
+        (Some("silent"), Some(child.id().into()))
+    );
+    world.nvvmm(&["stop", "deaf", "--force"]).done();
+    assert!(!child.wait().unwrap().success());
+    assert_eq!(world.nvvmm(&["ps"]).done(), "no VM is running\n");
+    world.nvvmm(&["stop", "deaf"]).refused(3, "deaf");
+}
+
+#[test]
+fn console_carries_bytes_both_ways_and_ends_with_the_vm() {
+    let world = World::new();
+    let claim = world
+        .registry()
+        .claim(&NameChoice::Given("web".into()), Path::new("/pool"))
+        .unwrap();
+    world.nvvmm(&["console", "web"]).refused(4, "console socket");
+    let listener = UnixListener::bind(&claim.paths().console).unwrap();
+    let guest = thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        socket.set_read_timeout(Some(HUNG)).unwrap();
+        socket.write_all(b"login: ").unwrap();
+        let mut typed = Vec::new();
+        socket.read_to_end(&mut typed).unwrap();
+        socket.write_all(b"bye\r\n").unwrap();
+        typed
+    });
+    let mut command = world.command(&["console", "web"]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Ctrl-] is a byte like any other when stdin is no terminal.
+    child.stdin.take().unwrap().write_all(b"root\n\x1dx").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(guest.join().unwrap(), b"root\n\x1dx");
+    assert_eq!(
+        (output.status.code(), output.stdout.as_slice()),
+        (Some(0), &b"login: bye\r\n"[..])
+    );
+}
