@@ -240,9 +240,9 @@ fn a_bzimage_gets_zero_page_command_line_and_initramfs() {
     assert_eq!((image, size), (32 * MIB as u32 - 0x2000, 5000), "as high as it goes, on a page");
     assert_eq!(u32_at(u64::from(image)), 0x0707_0707);
     assert_eq!(u32_at(ZERO_PAGE + 0x70), ACPI as u32, "RSDP");
-    let mut cmdline = [0; 20];
+    let mut cmdline = [0; 29];
     memory.read_slice(&mut cmdline, GuestAddress(CMDLINE)).unwrap();
-    assert_eq!(&cmdline, b"console=ttyS0 quiet\0");
+    assert_eq!(&cmdline, b"console=ttyS0 reboot=a quiet\0");
 }
 
 #[test]
@@ -281,7 +281,7 @@ fn linux_that_does_not_fit_is_refused_with_the_reason() {
     let text = refused(32, &BootParts { initramfs: Some(&initramfs), ..parts(&kernel) });
     assert!(text.contains("initrd") && text.contains("too little room"), "{text}");
     let text = refused(32, &BootParts { cmdline: &"x".repeat(250), ..parts(&kernel) });
-    assert!(text.contains("264 characters") && text.contains("at most 255"), "{text}");
+    assert!(text.contains("273 characters") && text.contains("at most 255"), "{text}");
     let text = refused(32, &BootParts { cmdline: "a\nb", ..parts(&kernel) });
     assert!(text.contains("printable"), "{text}");
     let missing = Path::new("/nonexistent/initrd");
@@ -300,10 +300,11 @@ fn kernels_that_are_too_old_or_32_bit_are_named() {
 }
 
 #[test]
-fn the_console_is_added_only_when_the_user_named_none() {
-    assert_eq!(linux::cmdline(""), "console=ttyS0");
-    assert_eq!(linux::cmdline("quiet ro"), "console=ttyS0 quiet ro");
-    assert_eq!(linux::cmdline("ro console=hvc0"), "ro console=hvc0");
+fn console_and_reset_are_added_only_when_the_user_named_none() {
+    assert_eq!(linux::cmdline(""), "console=ttyS0 reboot=a");
+    assert_eq!(linux::cmdline(" quiet ro"), "console=ttyS0 reboot=a quiet ro");
+    assert_eq!(linux::cmdline("ro console=hvc0"), "reboot=a ro console=hvc0");
+    assert_eq!(linux::cmdline("console=ttyS0 reboot=t"), "console=ttyS0 reboot=t");
 }
 
 #[test]
