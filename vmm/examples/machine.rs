@@ -92,7 +92,10 @@ fn move_machine(spec: &VmSpec, machine: Machine, ram: GuestRam, args: &Args) -> 
         }
     }
     for (index, vcpu) in state.kvm.vcpus.iter().enumerate() {
-        eprintln!("[vCPU {index}: rip {:#x} rflags {:#x}]", vcpu.regs.rip, vcpu.regs.rflags);
+        eprintln!(
+            "[vCPU {index}: rip {:#x} rflags {:#x}]",
+            vcpu.regs.rip, vcpu.regs.rflags
+        );
     }
     machine.stop();
     drop(machine);

@@ -13,11 +13,23 @@ const POWER: PowerRegisters = PowerRegisters {
 };
 
 fn virtio(count: usize) -> Vec<AcpiDevice> {
-    (0..count as u32).map(|i| AcpiDevice { base: 0xd000_0000 + i * 0x1000, gsi: 5 + i }).collect()
+    (0..count as u32)
+        .map(|i| AcpiDevice {
+            base: 0xd000_0000 + i * 0x1000,
+            gsi: 5 + i,
+        })
+        .collect()
 }
 
 fn build(vcpus: u8, virtio: &[AcpiDevice]) -> Vec<u8> {
-    tables(vcpus, &AcpiParts { serial: AcpiDevice { base: 0x3f8, gsi: 4 }, virtio, power: POWER })
+    tables(
+        vcpus,
+        &AcpiParts {
+            serial: AcpiDevice { base: 0x3f8, gsi: 4 },
+            virtio,
+            power: POWER,
+        },
+    )
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -33,7 +45,12 @@ fn table(bytes: &[u8], gpa: u64) -> &[u8] {
     let start = usize::try_from(gpa - ACPI).unwrap();
     let length = u32_at(bytes, start + 4) as usize;
     let table = &bytes[start..start + length];
-    assert_eq!(sum(table), 0, "checksum of {:?}", String::from_utf8_lossy(&table[..4]));
+    assert_eq!(
+        sum(table),
+        0,
+        "checksum of {:?}",
+        String::from_utf8_lossy(&table[..4])
+    );
     table
 }
 
@@ -47,9 +64,15 @@ fn walk(bytes: &[u8]) -> (Vec<&[u8]>, &[u8]) {
     assert_eq!((sum(&bytes[..20]), sum(&bytes[..36])), (0, 0), "RSDP checksums");
     let xsdt = table(bytes, u64_at(bytes, 24));
     assert_eq!(&xsdt[..4], b"XSDT");
-    let listed: Vec<_> = xsdt[36..].chunks(8).map(|entry| table(bytes, u64_at(entry, 0))).collect();
+    let listed: Vec<_> = xsdt[36..]
+        .chunks(8)
+        .map(|entry| table(bytes, u64_at(entry, 0)))
+        .collect();
     let fadt = listed.iter().find(|t| &t[..4] == b"FACP").expect("FADT");
-    (listed.clone(), table(bytes, u64_at(fadt, std::mem::offset_of!(FADTBuilder, x_dsdt))))
+    (
+        listed.clone(),
+        table(bytes, u64_at(fadt, std::mem::offset_of!(FADTBuilder, x_dsdt))),
+    )
 }
 
 #[test]
@@ -78,7 +101,11 @@ fn the_madt_lists_each_vcpu_and_the_ioapic() {
         }
         entries = &entries[usize::from(length)..];
     }
-    assert_eq!((apics, ioapics), (vec![(0, 1), (1, 1), (2, 1)], 1), "APIC ids, all enabled");
+    assert_eq!(
+        (apics, ioapics),
+        (vec![(0, 1), (1, 1), (2, 1)], 1),
+        "APIC ids, all enabled"
+    );
 }
 
 #[test]
@@ -89,8 +116,14 @@ fn the_fadt_says_hardware_reduced_and_where_to_power_off() {
     assert_ne!(flags & 1 << 20, 0, "hardware-reduced");
     assert_ne!(flags & 1 << 10, 0, "reset register supported");
     let register = |at: usize| (fadt[at], u64_at(fadt, at + 4));
-    assert_eq!(register(std::mem::offset_of!(FADTBuilder, sleep_control_reg)), (1, 0x600));
-    assert_eq!(register(std::mem::offset_of!(FADTBuilder, sleep_status_reg)), (1, 0x601));
+    assert_eq!(
+        register(std::mem::offset_of!(FADTBuilder, sleep_control_reg)),
+        (1, 0x600)
+    );
+    assert_eq!(
+        register(std::mem::offset_of!(FADTBuilder, sleep_status_reg)),
+        (1, 0x601)
+    );
     assert_eq!(register(std::mem::offset_of!(FADTBuilder, reset_reg)), (1, 0x602));
     assert_eq!(fadt[std::mem::offset_of!(FADTBuilder, reset_value)], 1);
 }
@@ -100,7 +133,11 @@ fn the_dsdt_has_a_device_for_each_virtio_slot() {
     let devices = virtio(VIRTIO_DEVICES_MAX);
     let bytes = build(1, &devices);
     let dsdt = walk(&bytes).1;
-    let count = |needle: &[u8]| dsdt.windows(needle.len()).filter(|window| *window == needle).count();
+    let count = |needle: &[u8]| {
+        dsdt.windows(needle.len())
+            .filter(|window| *window == needle)
+            .count()
+    };
     assert_eq!(count(b"LNRO0005"), devices.len());
     assert_eq!((count(b"_S5_"), count(b"COM1")), (1, 1));
     for device in devices {
@@ -118,9 +155,17 @@ fn the_dsdt_has_a_device_for_each_virtio_slot() {
 fn tables_of_the_largest_machine_fit_where_they_go() {
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 2 << 20)]).unwrap();
     let devices = virtio(VIRTIO_DEVICES_MAX);
-    let parts = AcpiParts { serial: AcpiDevice { base: 0x3f8, gsi: 4 }, virtio: &devices, power: POWER };
+    let parts = AcpiParts {
+        serial: AcpiDevice { base: 0x3f8, gsi: 4 },
+        virtio: &devices,
+        power: POWER,
+    };
     write(&memory, 64, &parts).unwrap();
     let rsdp: [u8; 8] = memory.read_obj(GuestAddress(ACPI)).unwrap();
     assert_eq!(&rsdp, b"RSD PTR ");
-    assert_eq!(memory.read_obj::<u64>(GuestAddress(ACPI_END)).unwrap(), 0, "nothing beyond the room for tables");
+    assert_eq!(
+        memory.read_obj::<u64>(GuestAddress(ACPI_END)).unwrap(),
+        0,
+        "nothing beyond the room for tables"
+    );
 }

@@ -172,7 +172,10 @@ pub(super) fn cmdline(user: &str) -> String {
         .into_iter()
         .filter(|(option, _)| !user.split_whitespace().any(|word| word.starts_with(option)))
         .map(|(_, addition)| addition);
-    let words: Vec<&str> = missing.chain([user.trim()]).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> = missing
+        .chain([user.trim()])
+        .filter(|word| !word.is_empty())
+        .collect();
     words.join(" ")
 }
 

@@ -41,7 +41,13 @@ impl Files {
 }
 
 fn parts(kernel: &Path) -> BootParts<'_> {
-    BootParts { kernel, initramfs: None, cmdline: "", vcpus: 1, acpi: &ACPI_PARTS }
+    BootParts {
+        kernel,
+        initramfs: None,
+        cmdline: "",
+        vcpus: 1,
+        acpi: &ACPI_PARTS,
+    }
 }
 
 /// What loading a file with these bytes says.
@@ -95,12 +101,21 @@ fn elf(entry: u64, segments: &[Segment]) -> Vec<u8> {
     for segment in segments {
         file.extend(segment.kind.to_le_bytes());
         file.extend(7u32.to_le_bytes());
-        for word in [offset, 0, segment.paddr, segment.bytes.len() as u64, segment.memsz, 0x1000] {
+        for word in [
+            offset,
+            0,
+            segment.paddr,
+            segment.bytes.len() as u64,
+            segment.memsz,
+            0x1000,
+        ] {
             file.extend(word.to_le_bytes());
         }
         offset += segment.bytes.len() as u64;
     }
-    segments.iter().for_each(|segment| file.extend_from_slice(segment.bytes));
+    segments
+        .iter()
+        .for_each(|segment| file.extend_from_slice(segment.bytes));
     file
 }
 
@@ -121,8 +136,18 @@ fn flat(desc: &[u8], paddr: u64) -> Vec<u8> {
     elf(
         paddr + 4,
         &[
-            Segment { kind: 4, paddr: 0, memsz: 0, bytes: &note },
-            Segment { kind: 1, paddr, memsz: 0x2001, bytes: b"programs" },
+            Segment {
+                kind: 4,
+                paddr: 0,
+                memsz: 0,
+                bytes: &note,
+            },
+            Segment {
+                kind: 1,
+                paddr,
+                memsz: 0x2001,
+                bytes: b"programs",
+            },
         ],
     )
 }
@@ -150,9 +175,13 @@ fn a_file_that_is_no_kernel_is_refused_with_what_it_looks_like() {
 #[test]
 fn elf_files_for_other_uses_are_named() {
     let good = flat(&FLAT_V1, 0x10_0000);
-    for (at, value, expected) in
-        [(4, 1, "32-bit"), (18, 183, "ARM64"), (16, 3, "position-independent"), (16, 1, "kernel module"), (54, 55, "unknown form")]
-    {
+    for (at, value, expected) in [
+        (4, 1, "32-bit"),
+        (18, 183, "ARM64"),
+        (16, 3, "position-independent"),
+        (16, 1, "kernel module"),
+        (54, 55, "unknown form"),
+    ] {
         let mut bytes = good.clone();
         bytes[at] = value;
         let text = refusal(&bytes);
@@ -167,7 +196,11 @@ fn truncated_and_flipped_files_give_errors_and_no_panic() {
         let memory = memory(64);
         for length in (0..good.len()).step_by(7) {
             let kernel = files.put("kernel", &good[..length]);
-            assert!(load(&memory, &parts(&kernel)).is_err(), "{length} of {} bytes", good.len());
+            assert!(
+                load(&memory, &parts(&kernel)).is_err(),
+                "{length} of {} bytes",
+                good.len()
+            );
         }
         for at in 0..good.len().min(0x268) {
             for value in [0, 0xff] {
@@ -185,16 +218,37 @@ fn a_flat_guest_gets_its_boot_block_tables_and_segments() {
     let files = Files::new();
     let kernel = files.put("kernel", &flat(&FLAT_V1, 0x20_0000));
     let memory = memory(6);
-    let entry = load(&memory, &BootParts { vcpus: 3, ..parts(&kernel) }).unwrap();
+    let entry = load(
+        &memory,
+        &BootParts {
+            vcpus: 3,
+            ..parts(&kernel)
+        },
+    )
+    .unwrap();
     assert_eq!(entry, Entry::Flat { rip: 0x20_0004 });
     let block: [u64; 4] = memory.read_obj(GuestAddress(0x3000)).unwrap();
-    assert_eq!(block, [0x3154_4c46_4d56_564e, 3, 6 * MIB as u64, 0x20_3000], "free_start is rounded up");
+    assert_eq!(
+        block,
+        [0x3154_4c46_4d56_564e, 3, 6 * MIB as u64, 0x20_3000],
+        "free_start is rounded up"
+    );
     let at = |gpa| memory.read_obj::<u64>(GuestAddress(gpa)).unwrap();
     assert_eq!((at(0x8000), at(0x9000), at(0x9008)), (0x9027, 0xa027, 0));
-    assert_eq!((at(0xa000), at(0xa010), at(0xa018)), (0xe7, 0x40_00e7, 0), "three large pages");
+    assert_eq!(
+        (at(0xa000), at(0xa010), at(0xa018)),
+        (0xe7, 0x40_00e7, 0),
+        "three large pages"
+    );
     assert_eq!(memory.read_obj::<u16>(GuestAddress(0x4066)).unwrap(), 0x68);
-    assert_eq!(memory.read_obj::<u8>(GuestAddress(0x4000 + 0x2068)).unwrap(), 0xff);
-    assert_eq!(memory.read_obj::<[u8; 8]>(GuestAddress(0x20_0000)).unwrap(), *b"programs");
+    assert_eq!(
+        memory.read_obj::<u8>(GuestAddress(0x4000 + 0x2068)).unwrap(),
+        0xff
+    );
+    assert_eq!(
+        memory.read_obj::<[u8; 8]>(GuestAddress(0x20_0000)).unwrap(),
+        *b"programs"
+    );
 }
 
 #[test]
@@ -213,14 +267,40 @@ fn flat_guests_that_do_not_fit_the_protocol_are_refused() {
     let files = Files::new();
     let kernel = files.put("kernel", &flat(&FLAT_V1, 0x10_0000));
     let refused = |parts: &BootParts| load(&memory(4), parts).unwrap_err().to_string();
-    assert!(refused(&BootParts { cmdline: "quiet", ..parts(&kernel) }).contains("command line"));
-    assert!(refused(&BootParts { initramfs: Some(&kernel), ..parts(&kernel) }).contains("initramfs"));
-    assert!(refused(&BootParts { vcpus: 9, ..parts(&kernel) }).contains("at most 8 vCPUs"));
+    assert!(
+        refused(&BootParts {
+            cmdline: "quiet",
+            ..parts(&kernel)
+        })
+        .contains("command line")
+    );
+    assert!(
+        refused(&BootParts {
+            initramfs: Some(&kernel),
+            ..parts(&kernel)
+        })
+        .contains("initramfs")
+    );
+    assert!(
+        refused(&BootParts {
+            vcpus: 9,
+            ..parts(&kernel)
+        })
+        .contains("at most 8 vCPUs")
+    );
 }
 
 #[test]
 fn an_entry_outside_of_the_segments_is_refused() {
-    let bytes = elf(0x30_0000, &[Segment { kind: 1, paddr: 0x10_0000, memsz: 0x1000, bytes: b"code" }]);
+    let bytes = elf(
+        0x30_0000,
+        &[Segment {
+            kind: 1,
+            paddr: 0x10_0000,
+            memsz: 0x1000,
+            bytes: b"code",
+        }],
+    );
     assert!(refusal(&bytes).contains("entry 0x300000 lies in no segment"));
 }
 
@@ -230,14 +310,28 @@ fn a_bzimage_gets_zero_page_command_line_and_initramfs() {
     let kernel = files.put("vmlinuz", &bzimage(&[0x90; 5000]));
     let initramfs = files.put("initrd", &[7; 5000]);
     let memory = memory(32);
-    let parts = BootParts { initramfs: Some(&initramfs), cmdline: " quiet ", ..parts(&kernel) };
-    assert_eq!(load(&memory, &parts).unwrap(), Entry::Linux { rip: HIMEM + 0x200 });
+    let parts = BootParts {
+        initramfs: Some(&initramfs),
+        cmdline: " quiet ",
+        ..parts(&kernel)
+    };
+    assert_eq!(
+        load(&memory, &parts).unwrap(),
+        Entry::Linux { rip: HIMEM + 0x200 }
+    );
     let u32_at = |gpa| memory.read_obj::<u32>(GuestAddress(gpa)).unwrap();
     let u8_at = |gpa| memory.read_obj::<u8>(GuestAddress(gpa)).unwrap();
     assert_eq!(u32_at(HIMEM), 0x9090_9090);
-    assert_eq!((u8_at(ZERO_PAGE + 0x210), u32_at(ZERO_PAGE + 0x228)), (0xff, CMDLINE as u32));
+    assert_eq!(
+        (u8_at(ZERO_PAGE + 0x210), u32_at(ZERO_PAGE + 0x228)),
+        (0xff, CMDLINE as u32)
+    );
     let (image, size) = (u32_at(ZERO_PAGE + 0x218), u32_at(ZERO_PAGE + 0x21c));
-    assert_eq!((image, size), (32 * MIB as u32 - 0x2000, 5000), "as high as it goes, on a page");
+    assert_eq!(
+        (image, size),
+        (32 * MIB as u32 - 0x2000, 5000),
+        "as high as it goes, on a page"
+    );
     assert_eq!(u32_at(u64::from(image)), 0x0707_0707);
     assert_eq!(u32_at(ZERO_PAGE + 0x70), ACPI as u32, "RSDP");
     let mut cmdline = [0; 29];
@@ -264,8 +358,11 @@ fn the_memory_map_has_all_ram_and_no_hole() {
         })
         .collect();
     let ram: Vec<_> = entries.iter().filter(|e| e.2 == 1).map(|e| (e.0, e.1)).collect();
-    let expected =
-        [(0, LOWEST_RAM_END), (HIMEM, 32 * MIB as u64 - HIMEM), (4 << 30, 8 * MIB as u64)];
+    let expected = [
+        (0, LOWEST_RAM_END),
+        (HIMEM, 32 * MIB as u64 - HIMEM),
+        (4 << 30, 8 * MIB as u64),
+    ];
     assert_eq!(ram, expected);
     assert!(entries.contains(&(ACPI, ACPI_END - ACPI, 3)));
 }
@@ -277,16 +374,52 @@ fn linux_that_does_not_fit_is_refused_with_the_reason() {
     let initramfs = files.put("initrd", &vec![0; 16 * MIB]);
     let refused = |mib, parts: &BootParts| load(&memory(mib), parts).unwrap_err().to_string();
     let text = refused(16, &parts(&kernel));
-    assert!(text.contains("unpacks itself up to guest address 0x1100000"), "{text}");
-    let text = refused(32, &BootParts { initramfs: Some(&initramfs), ..parts(&kernel) });
-    assert!(text.contains("initrd") && text.contains("too little room"), "{text}");
-    let text = refused(32, &BootParts { cmdline: &"x".repeat(250), ..parts(&kernel) });
-    assert!(text.contains("273 characters") && text.contains("at most 255"), "{text}");
-    let text = refused(32, &BootParts { cmdline: "a\nb", ..parts(&kernel) });
+    assert!(
+        text.contains("unpacks itself up to guest address 0x1100000"),
+        "{text}"
+    );
+    let text = refused(
+        32,
+        &BootParts {
+            initramfs: Some(&initramfs),
+            ..parts(&kernel)
+        },
+    );
+    assert!(
+        text.contains("initrd") && text.contains("too little room"),
+        "{text}"
+    );
+    let text = refused(
+        32,
+        &BootParts {
+            cmdline: &"x".repeat(250),
+            ..parts(&kernel)
+        },
+    );
+    assert!(
+        text.contains("273 characters") && text.contains("at most 255"),
+        "{text}"
+    );
+    let text = refused(
+        32,
+        &BootParts {
+            cmdline: "a\nb",
+            ..parts(&kernel)
+        },
+    );
     assert!(text.contains("printable"), "{text}");
     let missing = Path::new("/nonexistent/initrd");
-    let text = refused(32, &BootParts { initramfs: Some(missing), ..parts(&kernel) });
-    assert!(text.contains("cannot read the initramfs /nonexistent/initrd"), "{text}");
+    let text = refused(
+        32,
+        &BootParts {
+            initramfs: Some(missing),
+            ..parts(&kernel)
+        },
+    );
+    assert!(
+        text.contains("cannot read the initramfs /nonexistent/initrd"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -312,8 +445,16 @@ fn notes_are_taken_apart_up_to_the_first_bad_one() {
     let mut bytes = note(b"GNU\0", 3, b"12345");
     bytes.extend(note(b"nvvmm\0", 1, &FLAT_V1));
     let expected = [
-        Note { owner: b"GNU".to_vec(), kind: 3, desc: b"12345".to_vec() },
-        Note { owner: b"nvvmm".to_vec(), kind: 1, desc: FLAT_V1.to_vec() },
+        Note {
+            owner: b"GNU".to_vec(),
+            kind: 3,
+            desc: b"12345".to_vec(),
+        },
+        Note {
+            owner: b"nvvmm".to_vec(),
+            kind: 1,
+            desc: FLAT_V1.to_vec(),
+        },
     ];
     assert_eq!(parse_notes(&bytes), expected);
     bytes.extend([0xff; 40]);

@@ -14,7 +14,10 @@ use crate::sys;
 /// Says that a test was skipped, unless `NVVMM_REQUIRE_KVM` makes that a failure.
 pub(crate) fn kvm_is_missing() -> bool {
     let missing = !std::path::Path::new("/dev/kvm").exists();
-    assert!(!missing || std::env::var_os("NVVMM_REQUIRE_KVM").is_none(), "there is no /dev/kvm");
+    assert!(
+        !missing || std::env::var_os("NVVMM_REQUIRE_KVM").is_none(),
+        "there is no /dev/kvm"
+    );
     if missing {
         eprintln!("SKIPPED: there is no /dev/kvm");
     }
@@ -32,9 +35,13 @@ impl Guest {
         let host = Arc::new(Host::open().unwrap());
         let ram = GuestRam::reserve(4 << 20).unwrap();
         let vm = KvmVm::create(Arc::clone(&host)).unwrap();
-        vm.set_memory(Arc::clone(ram.memory()), ram.slots(), false).unwrap();
+        vm.set_memory(Arc::clone(ram.memory()), ram.slots(), false)
+            .unwrap();
         let vcpus = (0..vcpus)
-            .map(|i| vm.create_vcpu(i.into(), &cpuid::for_vcpu(&host, i, vcpus).unwrap()).unwrap())
+            .map(|i| {
+                vm.create_vcpu(i.into(), &cpuid::for_vcpu(&host, i, vcpus).unwrap())
+                    .unwrap()
+            })
             .collect();
         Guest { vcpus, vm, _ram: ram }
     }
@@ -66,7 +73,11 @@ impl Guest {
             // SAFETY: no extended state beyond 4096 bytes is ever enabled in this process.
             unsafe { fd.set_xsave(&xsave).unwrap() };
             // STAR, LSTAR, and a KVM clock page in guest memory.
-            let values = [(0xc000_0081, 0x23_0010_0000_0000), (0xc000_0082, 0xffff_8000_0000_1000), (0x4b56_4d01, 0x2001)];
+            let values = [
+                (0xc000_0081, 0x23_0010_0000_0000),
+                (0xc000_0082, 0xffff_8000_0000_1000),
+                (0x4b56_4d01, 0x2001),
+            ];
             let values = values.map(|(index, value)| MsrV1 { index, value });
             msrs::write(fd, index, &values).unwrap();
         }
@@ -80,8 +91,17 @@ fn bytes(state: &impl serde::Serialize) -> Vec<u8> {
 /// The state without what goes on by itself: time.
 fn timeless(state: &KvmStateV1) -> Vec<u8> {
     let mut state = state.clone();
-    state.vm.clock = ClockStateV1 { clock_ns: 0, realtime_ns: None, host_tsc: None };
-    state.vm.pit.channels.iter_mut().for_each(|channel| channel.count_load_time = 0);
+    state.vm.clock = ClockStateV1 {
+        clock_ns: 0,
+        realtime_ns: None,
+        host_tsc: None,
+    };
+    state
+        .vm
+        .pit
+        .channels
+        .iter_mut()
+        .for_each(|channel| channel.count_load_time = 0);
     for vcpu in &mut state.vcpus {
         (vcpu.tsc.value, vcpu.tsc.offset) = (0, None);
     }
@@ -96,15 +116,28 @@ fn what_is_saved_comes_back_the_same_in_another_vm() {
     let old = Guest::new(2);
     old.scribble();
     let state = old.save();
-    assert_eq!(state.vcpus[1].mp_state.mp_state, KVM_MP_STATE_UNINITIALIZED, "waits for its start-up IPI");
+    assert_eq!(
+        state.vcpus[1].mp_state.mp_state, KVM_MP_STATE_UNINITIALIZED,
+        "waits for its start-up IPI"
+    );
     assert!(state.vcpus[0].xsave[160..164] == 0xdead_beefu32.to_le_bytes());
-    assert!(state.vcpus[0].msrs.contains(&MsrV1 { index: 0xc000_0082, value: 0xffff_8000_0000_1000 }));
+    assert!(state.vcpus[0].msrs.contains(&MsrV1 {
+        index: 0xc000_0082,
+        value: 0xffff_8000_0000_1000
+    }));
     let new = Guest::new(2);
-    assert_ne!(timeless(&new.save()), timeless(&state), "else this test shows nothing");
+    assert_ne!(
+        timeless(&new.save()),
+        timeless(&state),
+        "else this test shows nothing"
+    );
     new.restore(&state).unwrap();
     let again = new.save();
     assert_eq!(timeless(&again), timeless(&state));
-    assert!(again.vm.clock.clock_ns >= state.vm.clock.clock_ns, "the clock goes on");
+    assert!(
+        again.vm.clock.clock_ns >= state.vm.clock.clock_ns,
+        "the clock goes on"
+    );
 }
 
 #[test]
@@ -185,7 +218,10 @@ fn without_offsets_no_time_stamp_counter_goes_back() {
 /// Register of the local APIC, as KVM_GET_LAPIC gives it.
 fn set_apic(fd: &VcpuFd, register: usize, value: u32) {
     let mut lapic = fd.get_lapic().unwrap();
-    for (byte, value) in lapic.regs[register..register + 4].iter_mut().zip(value.to_le_bytes()) {
+    for (byte, value) in lapic.regs[register..register + 4]
+        .iter_mut()
+        .zip(value.to_le_bytes())
+    {
         *byte = value as i8;
     }
     fd.set_lapic(&lapic).unwrap();
@@ -204,7 +240,15 @@ fn an_armed_timer_deadline_is_still_armed_after_a_restore() {
     set_apic(fd, LVT_TIMER, 2 << 17 | 0x40); // deadline mode, vector 0x40
     let far = TscStateV1::save(fd, 0).unwrap().value + (1 << 50);
     let deadline = |guest: &Guest| msrs::read(&guest.vcpus[0], 0, &[MSR_IA32_TSC_DEADLINE]).unwrap();
-    msrs::write(fd, 0, &[MsrV1 { index: MSR_IA32_TSC_DEADLINE, value: far }]).unwrap();
+    msrs::write(
+        fd,
+        0,
+        &[MsrV1 {
+            index: MSR_IA32_TSC_DEADLINE,
+            value: far,
+        }],
+    )
+    .unwrap();
     assert_eq!(deadline(&old)[0].value, far, "armed to begin with");
     let new = Guest::new(1);
     new.restore(&old.save()).unwrap();
@@ -218,18 +262,38 @@ fn an_msr_that_this_kvm_refuses_is_an_error_only_if_the_guest_used_it() {
     }
     const UNKNOWN: u32 = 0x1234_5678;
     let fresh = Guest::new(1);
-    let probe = kvm_bindings::Msrs::from_entries(&[kvm_msr_entry { index: UNKNOWN, ..Default::default() }]).unwrap();
+    let probe = kvm_bindings::Msrs::from_entries(&[kvm_msr_entry {
+        index: UNKNOWN,
+        ..Default::default()
+    }])
+    .unwrap();
     if fresh.vcpus[0].set_msrs(&probe) == Ok(1) {
         eprintln!("SKIPPED: this KVM takes any MSR (ignore_msrs)");
         return;
     }
     let mut state = Guest::new(1).save();
-    state.vcpus[0].msrs.insert(0, MsrV1 { index: UNKNOWN, value: 0 });
-    state.vcpus[0].msrs.push(MsrV1 { index: 0xc000_0082, value: 0x5000 });
+    state.vcpus[0].msrs.insert(
+        0,
+        MsrV1 {
+            index: UNKNOWN,
+            value: 0,
+        },
+    );
+    state.vcpus[0].msrs.push(MsrV1 {
+        index: 0xc000_0082,
+        value: 0x5000,
+    });
     let new = Guest::new(1);
     new.restore(&state).expect("zero: the guest never used it");
     let lstar = msrs::read(&new.vcpus[0], 0, &[UNKNOWN, 0xc000_0082]).unwrap();
-    assert_eq!(lstar, [MsrV1 { index: 0xc000_0082, value: 0x5000 }], "those after it are written");
+    assert_eq!(
+        lstar,
+        [MsrV1 {
+            index: 0xc000_0082,
+            value: 0x5000
+        }],
+        "those after it are written"
+    );
     state.vcpus[0].msrs[0].value = 7;
     let text = Guest::new(1).restore(&state).unwrap_err().to_string();
     assert!(text.contains("MSR 0x12345678 = 0x7"), "{text}");
@@ -245,14 +309,22 @@ fn a_state_of_another_machine_is_refused() {
     assert!(text.contains("1 vCPUs, the state 2"), "{text}");
 
     let mut alien = state.clone();
-    for entry in alien.vcpus[1].cpuid.iter_mut().filter(|entry| entry.function == 7 && entry.index == 0) {
+    for entry in alien.vcpus[1]
+        .cpuid
+        .iter_mut()
+        .filter(|entry| entry.function == 7 && entry.index == 0)
+    {
         entry.ecx |= 1 << 18; // a bit that no CPU has
     }
     let guest = Guest::new(2);
     let before = timeless(&guest.save());
     let text = guest.restore(&alien).unwrap_err().to_string();
     assert!(text.contains("cpuid 0x7.0 ecx bit 18"), "{text}");
-    assert_eq!(timeless(&guest.save()), before, "refused before anything is changed");
+    assert_eq!(
+        timeless(&guest.save()),
+        before,
+        "refused before anything is changed"
+    );
 
     let mut larger = state;
     larger.vcpus[0].xsave.resize(1 << 16, 0);

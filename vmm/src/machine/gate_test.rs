@@ -37,11 +37,16 @@ impl Runners {
     }
 
     fn kick(&self) {
-        self.kicked.iter().for_each(|kicked| kicked.store(true, Ordering::SeqCst));
+        self.kicked
+            .iter()
+            .for_each(|kicked| kicked.store(true, Ordering::SeqCst));
     }
 
     fn counts(&self) -> Vec<u64> {
-        self.counts.iter().map(|count| count.load(Ordering::SeqCst)).collect()
+        self.counts
+            .iter()
+            .map(|count| count.load(Ordering::SeqCst))
+            .collect()
     }
 }
 
@@ -54,7 +59,12 @@ fn nobody_runs_before_the_gate_opens_or_while_it_is_closed() {
     for _ in 0..200 {
         runners.gate.resume();
         let before = runners.counts();
-        while runners.counts().iter().zip(&before).any(|(now, before)| now == before) {
+        while runners
+            .counts()
+            .iter()
+            .zip(&before)
+            .any(|(now, before)| now == before)
+        {
             thread::yield_now();
         }
         runners.gate.pause(|| runners.kick());

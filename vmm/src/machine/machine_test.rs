@@ -18,16 +18,17 @@ const CODE: u64 = 0x10_0000;
 const COUNTERS: u64 = 0x18_0000;
 
 /// Each vCPU counts in a cache line of its own: mov rax,rdi; shl rax,6; add rax,COUNTERS; l: inc qword [rax]; jmp l
-const COUNT: [u8; 18] =
-    [0x48, 0x89, 0xf8, 0x48, 0xc1, 0xe0, 6, 0x48, 0x05, 0, 0, 0x18, 0, 0x48, 0xff, 0, 0xeb, 0xfb];
+const COUNT: [u8; 18] = [
+    0x48, 0x89, 0xf8, 0x48, 0xc1, 0xe0, 6, 0x48, 0x05, 0, 0, 0x18, 0, 0x48, 0xff, 0, 0xeb, 0xfb,
+];
 /// Sends 0, 1, ... 255, 0, ... to the serial port: mov dx,0x3f8; xor eax,eax; l: out dx,al; inc al; jmp l
 const SEND: [u8; 11] = [0x66, 0xba, 0xf8, 3, 0x31, 0xc0, 0xee, 0xfe, 0xc0, 0xeb, 0xfb];
 /// Writes the serial port's scratch register, reads it back, counts; an exception when it reads another value:
 /// mov dx,0x3ff; l: inc ebx; mov al,bl; out dx,al; xor al,al; in al,dx; cmp al,bl; jne e; inc qword [COUNTERS]; jmp l;
 /// e: ud2
 const ECHO: [u8; 28] = [
-    0x66, 0xba, 0xff, 3, 0xff, 0xc3, 0x88, 0xd8, 0xee, 0x30, 0xc0, 0xec, 0x38, 0xd8, 0x75, 10, 0x48, 0xff, 4, 0x25, 0,
-    0, 0x18, 0, 0xeb, 0xea, 0x0f, 0x0b,
+    0x66, 0xba, 0xff, 3, 0xff, 0xc3, 0x88, 0xd8, 0xee, 0x30, 0xc0, 0xec, 0x38, 0xd8, 0x75, 10, 0x48, 0xff, 4,
+    0x25, 0, 0, 0x18, 0, 0xeb, 0xea, 0x0f, 0x0b,
 ];
 /// Writes `value` to `port`, then loops: mov dx,port; mov al,value; out dx,al; jmp .
 fn out(port: u16, value: u8) -> Vec<u8> {
@@ -38,17 +39,25 @@ fn out(port: u16, value: u8) -> Vec<u8> {
 /// A flat guest of `code`.
 fn program(code: &[u8]) -> Vec<u8> {
     let mut note = Vec::new();
-    [6u32, 8, 1].iter().for_each(|word| note.extend(word.to_le_bytes()));
+    [6u32, 8, 1]
+        .iter()
+        .for_each(|word| note.extend(word.to_le_bytes()));
     note.extend(b"nvvmm\0\0\0\x01\0\0\0\0\0\0\0");
     let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
-    [CODE, 64, 0].iter().for_each(|word| file.extend(word.to_le_bytes()));
+    [CODE, 64, 0]
+        .iter()
+        .for_each(|word| file.extend(word.to_le_bytes()));
     file.extend([0; 4]);
-    [64u16, 56, 2, 64, 0, 0].iter().for_each(|half| file.extend(half.to_le_bytes()));
+    [64u16, 56, 2, 64, 0, 0]
+        .iter()
+        .for_each(|half| file.extend(half.to_le_bytes()));
     let offset = 64 + 2 * 56;
     for (kind, offset, paddr, bytes) in [(4u32, offset, 0, &note[..]), (1, offset + note.len(), CODE, code)] {
         let size = bytes.len() as u64;
         [kind, 7].iter().for_each(|word| file.extend(word.to_le_bytes()));
-        [offset as u64, 0, paddr, size, size, 1].iter().for_each(|word| file.extend(word.to_le_bytes()));
+        [offset as u64, 0, paddr, size, size, 1]
+            .iter()
+            .for_each(|word| file.extend(word.to_le_bytes()));
     }
     file.extend(note);
     file.extend(code);
@@ -87,15 +96,25 @@ impl Bench {
 
     fn build(&self) -> Rig {
         let ram = GuestRam::reserve(self.spec.memory_bytes).unwrap();
-        let output = File::options().create(true).append(true).open(self.console()).unwrap();
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(self.console())
+            .unwrap();
         let parts = MachineParts {
             spec: &self.spec,
             memory: Arc::clone(ram.memory()),
             slots: ram.slots(),
-            console: ConsoleStreams { output: Some(output), ..Default::default() },
+            console: ConsoleStreams {
+                output: Some(output),
+                ..Default::default()
+            },
             dirty_log: true,
         };
-        Rig { machine: Machine::create(parts).unwrap(), ram }
+        Rig {
+            machine: Machine::create(parts).unwrap(),
+            ram,
+        }
     }
 
     fn boot(&self) -> Rig {
@@ -121,14 +140,21 @@ impl Bench {
 
 impl Rig {
     fn counter(&self, vcpu: u64) -> u64 {
-        self.ram.memory().read_obj(GuestAddress(COUNTERS + vcpu * 64)).unwrap()
+        self.ram
+            .memory()
+            .read_obj(GuestAddress(COUNTERS + vcpu * 64))
+            .unwrap()
     }
 
     /// Waits until the counter of `vcpu` has moved on by `steps`.
     fn progress(&self, vcpu: u64, steps: u64) {
         let (from, end) = (self.counter(vcpu), Instant::now() + Duration::from_secs(60));
         while self.counter(vcpu) < from + steps {
-            assert!(Instant::now() < end, "vCPU {vcpu} stands still at {}", self.counter(vcpu));
+            assert!(
+                Instant::now() < end,
+                "vCPU {vcpu} stands still at {}",
+                self.counter(vcpu)
+            );
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -136,7 +162,10 @@ impl Rig {
     fn save(&self) -> MachineStateV1 {
         self.machine.pause_vcpus().unwrap();
         self.machine.quiesce_devices().unwrap();
-        MachineStateV1 { devices: self.machine.save_devices().unwrap(), kvm: self.machine.save_kvm().unwrap() }
+        MachineStateV1 {
+            devices: self.machine.save_devices().unwrap(),
+            kvm: self.machine.save_kvm().unwrap(),
+        }
     }
 }
 
@@ -154,7 +183,9 @@ fn the_guest_powers_off_resets_and_fails_in_words() {
         assert_eq!(Bench::new(&code, 1).boot().machine.wait_event(), expected);
     }
     let event = Bench::new(&[0x0f, 0x0b], 2).boot().machine.wait_event();
-    let MachineEvent::Failed { what, .. } = event else { panic!("{event:?}") };
+    let MachineEvent::Failed { what, .. } = event else {
+        panic!("{event:?}")
+    };
     assert!(what.contains("triple fault"), "{what}");
 }
 
@@ -164,7 +195,9 @@ fn a_string_instruction_reaches_the_port_item_by_item() {
         return;
     }
     // mov esi,text; mov ecx,10; mov dx,0x3f8; rep outsb; then power off; text
-    let mut code = vec![0xbe, 0x19, 0, 0x10, 0, 0xb9, 10, 0, 0, 0, 0x66, 0xba, 0xf8, 3, 0xf3, 0x6e];
+    let mut code = vec![
+        0xbe, 0x19, 0, 0x10, 0, 0xb9, 10, 0, 0, 0, 0x66, 0xba, 0xf8, 3, 0xf3, 0x6e,
+    ];
     code.extend(out(0x600, 0x34));
     code.extend(b"0123456789");
     let bench = Bench::new(&code, 1);
@@ -268,7 +301,11 @@ fn no_input_is_lost_across_pauses_and_machines() {
     rig.progress(0, 100);
     let interrupter = rig.machine.interrupter();
     interrupter.interrupt();
-    assert_eq!(rig.machine.wait_event(), MachineEvent::Interrupted, "else the guest has read a wrong value");
+    assert_eq!(
+        rig.machine.wait_event(),
+        MachineEvent::Interrupted,
+        "else the guest has read a wrong value"
+    );
 }
 
 #[test]
@@ -279,7 +316,10 @@ fn a_failed_vcpu_keeps_nobody_from_pausing_saving_and_going_on() {
     // test rdi,rdi; jz count; ud2
     let code = [&[0x48, 0x85, 0xff, 0x74, 2, 0x0f, 0x0b][..], &COUNT].concat();
     let rig = Bench::new(&code, 2).boot();
-    assert!(matches!(rig.machine.wait_event(), MachineEvent::Failed { vcpu: 1, .. }));
+    assert!(matches!(
+        rig.machine.wait_event(),
+        MachineEvent::Failed { vcpu: 1, .. }
+    ));
     rig.progress(0, 10);
     let state = rig.save();
     assert_eq!(state.kvm.vcpus.len(), 2);
@@ -301,7 +341,9 @@ fn the_dirty_log_shows_what_the_guest_writes() {
     rig.progress(0, 1000);
     rig.machine.pause_vcpus().unwrap();
     let log = rig.machine.dirty_log(0).unwrap();
-    let dirty: Vec<usize> = (0..512).filter(|frame| log[frame / 64] >> (frame % 64) & 1 == 1).collect();
+    let dirty: Vec<usize> = (0..512)
+        .filter(|frame| log[frame / 64] >> (frame % 64) & 1 == 1)
+        .collect();
     assert_eq!(dirty, [COUNTERS as usize / 4096]);
     assert!(rig.machine.dirty_log(1).is_err(), "there is one slot");
 }
@@ -316,7 +358,10 @@ fn saving_a_running_machine_and_starting_twice_are_refused() {
     assert!(matches!(rig.machine.save_kvm(), Err(MachineError::State(_))));
     assert!(rig.machine.save_devices().is_err());
     let idle = bench.build();
-    assert!(matches!(idle.machine.pause_vcpus(), Err(MachineError::State(_))), "not started");
+    assert!(
+        matches!(idle.machine.pause_vcpus(), Err(MachineError::State(_))),
+        "not started"
+    );
     idle.machine.load().unwrap();
     idle.machine.start(false).unwrap();
     assert!(matches!(idle.machine.start(true), Err(MachineError::State(_))));
@@ -331,13 +376,19 @@ fn a_state_with_other_devices_is_refused() {
     let rig = bench.boot();
     let state = rig.save();
     let refused = |state: &MachineStateV1, spec: &VmSpec| {
-        let other = Bench { dir: tempfile::tempdir().unwrap(), spec: spec.clone() };
+        let other = Bench {
+            dir: tempfile::tempdir().unwrap(),
+            spec: spec.clone(),
+        };
         other.build().machine.restore(state).unwrap_err().to_string()
     };
     let mut with_disk = bench.spec.clone();
     let image = bench.dir.path().join("disk");
     fs::write(&image, vec![0; 1 << 20]).unwrap();
-    with_disk.disks.push(DiskSpec { path: image, read_only: false });
+    with_disk.disks.push(DiskSpec {
+        path: image,
+        read_only: false,
+    });
     let text = refused(&state, &with_disk);
     assert!(text.contains("it has no virtio-mmio \"disk0\""), "{text}");
 
@@ -364,12 +415,17 @@ fn machines_that_cannot_be_are_refused() {
             console: ConsoleStreams::default(),
             dirty_log: false,
         };
-        let Err(error) = Machine::create(parts) else { panic!("made") };
+        let Err(error) = Machine::create(parts) else {
+            panic!("made")
+        };
         error.to_string()
     };
     assert!(refused(&|spec| spec.vcpus = 0).contains("1 to"));
     assert!(refused(&|spec| spec.vcpus = 255).contains("not 255"));
-    let missing = DiskSpec { path: "/nonexistent/disk".into(), read_only: true };
+    let missing = DiskSpec {
+        path: "/nonexistent/disk".into(),
+        read_only: true,
+    };
     let text = refused(&|spec| spec.disks.push(missing.clone()));
     assert!(text.contains("/nonexistent/disk"), "{text}");
     assert!(refused(&|spec| spec.disks = vec![missing.clone(); 40]).contains("at most 18 disks, not 40"));
