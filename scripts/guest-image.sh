@@ -64,7 +64,7 @@ prepare_initramfs() {
 }
 
 need_rust
-need_packages busybox-static kmod cpio xz-utils zstd
+need_packages busybox-static kmod cpio xz-utils zstd lz4
 mkdir -p "$guest"
 hold_lock guest/prepare
 prepare_kernel

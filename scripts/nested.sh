@@ -61,7 +61,7 @@ parse_arguments() {
 # Sets kernel_dir, vmlinuz and initramfs; all three are kept in the cache.
 prepare_host() {
   local flavour package stamp
-  need_packages qemu-system-x86 busybox-static kmod cpio xz-utils zstd
+  need_packages qemu-system-x86 busybox-static kmod cpio xz-utils zstd lz4
   case ${NVVMM_NESTED_KERNEL:-bookworm} in
     bookworm) flavour=full ;;
     bookworm-backports | 6.12) flavour=6.12 ;;

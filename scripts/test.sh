@@ -26,7 +26,7 @@ source "$here/lib/tally.sh"
 all_tiers=(anywhere kvm linux)
 tiers=() required=() test_arguments=()
 summary=() total_passed=0 total_failed=0 total_skipped=0
-built_programs=0 made_image=0
+programs=unbuilt
 
 parse_arguments() {
   while (($#)); do
@@ -81,8 +81,8 @@ has_test_program() { grep -qE "^name = \"$1\"" "$NVVMM_ROOT/tests/Cargo.toml"; }
 
 # Builds nvvmm and the bare-metal guest, once; exports where they are.
 need_programs() {
-  ((!built_programs)) || return 0
-  need_rust
+  [[ $programs == unbuilt ]] || { [[ $programs == built ]]; return; }
+  programs=broken
   need_packages e2fsprogs
   say "building nvvmm (release)"
   cargo build --release --quiet -p nvvmm || return 1
@@ -90,54 +90,49 @@ need_programs() {
   NVVMM_BIN=$(cargo_target_dir "$NVVMM_ROOT")/release/nvvmm
   NVVMM_BAREMETAL_GUEST=$(bare_metal_path)
   export NVVMM_BIN NVVMM_BAREMETAL_GUEST
-  built_programs=1
+  programs=built
 }
 
 need_image() {
-  ((!made_image)) || return 0
   local assignments
   assignments=$("$here/guest-image.sh" --print) || return 1
   eval "$assignments"
   export NVVMM_GUEST_KERNEL NVVMM_GUEST_KERNEL_ELF NVVMM_GUEST_INITRAMFS
-  made_image=1
 }
 
-# build_test_program NAME: prints where it is.
+# build_test_program NAME: sets test_program to where it is.
 build_test_program() {
   local built
   built=$(cargo test --no-run --quiet -p nvvmm-tests --test "$1" --message-format=json) || return 1
-  built=$(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' <<<"$built" | tail -n 1)
-  [[ -x $built ]] && echo "$built"
+  test_program=$(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' <<<"$built" | tail -n 1)
+  [[ -x $test_program ]]
 }
 
 # run_test_program NAME: here, or nested when tier_how says so. One at a time: each test has VMs of its own.
 run_test_program() {
-  local name=$1 program command=()
-  if ! program=$(build_test_program "$name"); then
-    run_check "building the test program $name" false
-    return
-  fi
+  local name=$1 command=()
+  prepare "building the test program $name" build_test_program "$name" || return 0
   if [[ $tier_how == nested ]]; then
     command=("$here/nested.sh" --results "$NVVMM_CACHE/results/$name" --timeout "${NVVMM_TEST_TIMEOUT:-1800}" --)
   fi
-  run_tests "$name tests, $tier_how" "${command[@]}" "$program" --test-threads=1 "${test_arguments[@]}"
+  run_tests "$name tests, $tier_how" "${command[@]}" "$test_program" --test-threads=1 "${test_arguments[@]}"
 }
 
 tier_kvm() {
   has_test_program kvm || { skip_tier "tests/ has no test program kvm"; return; }
   [[ $(kvm_kind) != none ]] || tier_how=nested
   tier_note=$(kvm_reason)
-  run_check "building nvvmm and the bare-metal guest" need_programs
-  ((!built_programs)) || run_test_program kvm
+  prepare "building nvvmm and the bare-metal guest" need_programs || return 0
+  run_test_program kvm
 }
 
 tier_linux() {
   has_test_program linux || { skip_tier "tests/ has no test program linux"; return; }
   [[ $(kvm_kind) == direct ]] || tier_how=nested
   tier_note=$(kvm_reason)
-  run_check "building nvvmm and the guests" need_programs
-  run_check "making the Linux guest's image" need_image
-  ((!built_programs || !made_image)) || run_test_program linux
+  prepare "building nvvmm and the guests" need_programs || return 0
+  prepare "making the Linux guest's image" need_image || return 0
+  run_test_program linux
 }
 
 parse_arguments "$@"

@@ -42,6 +42,14 @@ run_check() {
   fi
 }
 
+# prepare NAME COMMAND...: a step that tests need; only its failure counts.
+prepare() {
+  local passed=$tier_passed failed=$tier_failed
+  run_check "$@"
+  tier_passed=$passed
+  ((tier_failed == failed))
+}
+
 # run_tests NAME COMMAND...: a step that runs Rust tests, counted from what they print.
 run_tests() {
   local name=$1 started=$SECONDS log status=0 passed failed ignored

@@ -137,6 +137,21 @@ fn a_new_client_starts_with_the_latest_output_and_gets_every_byte_once() {
 }
 
 #[test]
+fn output_that_comes_while_a_client_connects_reaches_the_others_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("console");
+    let mut host = Host::with_socket(&path);
+    let first = host.client(&path);
+    // The event thread finds the connection before it finds the output.
+    let second = UnixStream::connect(&path).unwrap();
+    second.set_nonblocking(true).unwrap();
+    host.guest_writes(b"once");
+    host.run();
+    assert_eq!(read_available(&first), b"once");
+    assert_eq!(read_available(&second), b"once");
+}
+
+#[test]
 fn input_of_clients_and_standard_input_reaches_the_guest_as_it_has_room() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("console");

@@ -1,5 +1,6 @@
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -312,74 +313,85 @@ fn the_encoded_state_of_version_1_does_not_change() {
     assert_eq!(saved.payload, expected);
 }
 
+/// An event thread that serves one device until the test ends it.
+struct EventThread {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl EventThread {
+    fn start(driver: &Driver) -> Self {
+        let subscriber = driver.transport.subscriber();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut events: EventManager<Box<dyn MutEventSubscriber + Send>> = EventManager::new().unwrap();
+            events.add_subscriber(Box::new(subscriber));
+            while !stopped.load(Ordering::SeqCst) {
+                events.run_with_timeout(10).unwrap();
+            }
+        });
+        Self { stop, thread }
+    }
+
+    fn stop(self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.join().unwrap();
+    }
+}
+
+/// Waits until the device has finished `count` requests.
+fn wait_for(driver: &mut Driver, count: usize) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut finished = 0;
+    while finished < count {
+        assert!(!driver.needs_reset(), "the device gave up");
+        assert!(
+            Instant::now() < deadline,
+            "{finished} of {count} requests were served"
+        );
+        finished += driver.finished().len();
+        thread::yield_now();
+    }
+    assert_eq!(finished, count);
+}
+
+/// All that a device can change: memory, the disk, and how often it interrupted.
+fn visible(driver: &Driver, disk: &Path) -> (Vec<u8>, Vec<u8>, u64) {
+    (
+        driver.load(0, REGION_BYTES),
+        fs::read(disk).unwrap(),
+        driver.irq.raised(),
+    )
+}
+
 /// With the event thread at work on real I/O, a pause at any time finds it between two requests.
 #[test]
 fn after_pause_nothing_moves_although_the_event_thread_runs() {
     let disk = image();
     let mut driver = Driver::new(block(disk.path()));
     driver.start(FEATURES);
-    let subscriber = driver.transport.subscriber();
-    let stop = std::sync::Arc::new(AtomicBool::new(false));
-    let stopped = std::sync::Arc::clone(&stop);
-    let worker = thread::spawn(move || {
-        let mut events: EventManager<Box<dyn MutEventSubscriber + Send>> = EventManager::new().unwrap();
-        events.add_subscriber(Box::new(subscriber));
-        while !stopped.load(Ordering::SeqCst) {
-            events.run_with_timeout(10).unwrap();
-        }
-    });
-    let mut finished = 0;
+    let events = EventThread::start(&driver);
     for round in 0..200 {
         for slot in 0..8 {
-            submit_block(
-                &mut driver,
-                slot,
-                if slot % 2 == 0 {
-                    VIRTIO_BLK_T_OUT
-                } else {
-                    VIRTIO_BLK_T_IN
-                },
-                slot,
-            );
+            let kind = [VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_IN][slot as usize % 2];
+            submit_block(&mut driver, slot, kind, slot);
         }
         driver.notify();
         for _ in 0..round {
             thread::yield_now();
         }
         driver.transport.pause().unwrap();
-        let before = (
-            driver.load(0, REGION_BYTES),
-            fs::read(disk.path()).unwrap(),
-            driver.irq.raised(),
-        );
+        let before = visible(&driver, disk.path());
         let saved = driver.transport.save().unwrap();
         thread::yield_now();
-        assert_eq!(saved, driver.transport.save().unwrap());
-        assert!(
-            before
-                == (
-                    driver.load(0, REGION_BYTES),
-                    fs::read(disk.path()).unwrap(),
-                    driver.irq.raised()
-                )
-        );
+        assert!(visible(&driver, disk.path()) == before);
+        assert_eq!(driver.transport.save().unwrap(), saved);
         driver.transport.resume().unwrap();
         // All eight are served in the end, also those whose notification fell into the pause.
-        let mut served = 0;
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while served < 8 {
-            assert!(
-                Instant::now() < deadline,
-                "{served} of 8 requests were served in round {round}"
-            );
-            served += driver.finished().len();
-            thread::yield_now();
-        }
-        finished += served;
+        wait_for(&mut driver, 8);
     }
-    stop.store(true, Ordering::SeqCst);
-    worker.join().unwrap();
-    assert_eq!(finished, 1600);
+    events.stop();
     let mut word = [0; 4];
     driver.transport.read(u64::from(VIRTIO_MMIO_STATUS), &mut word);
     assert_eq!(word[0], 15);

@@ -1,3 +1,4 @@
+use event_manager::MutEventSubscriber;
 use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
@@ -6,7 +7,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::virtio::test_driver::*;
 use crate::virtio::{Chain, ChainError, Rng};
-use crate::{LifecycleError, SavedDevice};
+use crate::{Bus, CountingIrq, Device, LifecycleError, SavedDevice};
 
 const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
 const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
@@ -50,6 +51,26 @@ fn a_driver_finds_and_starts_the_device_as_linux_does() {
     assert_eq!(driver.irq.raised(), 1);
     driver.write(VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INT_VRING);
     assert_eq!(driver.read(VIRTIO_MMIO_INTERRUPT_STATUS), 0);
+}
+
+#[test]
+fn a_machine_holds_one_transport_as_bus_device_as_lifecycle_device_and_as_subscriber() {
+    let memory = new_memory();
+    let line = Arc::new(CountingIrq::default());
+    let transport = MmioTransport::new("rng0", Box::new(Rng::new()), memory, line).unwrap();
+    let _subscriber: Box<dyn MutEventSubscriber + Send> = Box::new(transport.subscriber());
+    let transport = Arc::new(Mutex::new(transport));
+    let device: Arc<Mutex<dyn Device>> = transport.clone();
+    let mut bus = Bus::new();
+    bus.insert("rng0", 0xd000_0000, MMIO_LEN, transport).unwrap();
+    let bus = Arc::new(bus);
+    let vcpu = std::thread::spawn(move || {
+        let mut word = [0; 4];
+        assert!(bus.read(0xd000_0000, &mut word));
+        word
+    });
+    assert_eq!(&vcpu.join().unwrap(), b"virt");
+    assert_eq!(device.lock().unwrap().instance(), "rng0");
 }
 
 #[test]

@@ -49,8 +49,6 @@ enum Broken {
     Chain(#[from] ChainError),
     #[error("queue: {0}")]
     Ring(RingError),
-    #[error("queue has entries that cannot be read")]
-    Stuck,
 }
 
 impl From<RingError> for Broken {
@@ -137,9 +135,6 @@ fn serve_ring<Mem: GuestMemory>(
     if unsignalled > 0 {
         signal_used(queue, memory, signals)?;
     }
-    if more && served == 0 {
-        return Err(Broken::Stuck);
-    }
     Ok(more)
 }
 
@@ -177,3 +172,7 @@ impl<M: GuestAddressSpace> MutEventSubscriber for QueueSubscriber<M> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "worker_test.rs"]
+mod worker_test;

@@ -56,6 +56,7 @@ _start:
 global_asm!(
     r#"
     .section .text.hold_registers, "ax"
+    .globl hold_registers
 hold_registers:
     push rbx
     push rbp
