@@ -42,7 +42,8 @@ pub struct TscStateV1 {
     pub khz: Option<u32>,
     /// Value at the moment of the saved clock.
     pub value: u64,
-    /// What KVM adds to the host's TSC (`KVM_VCPU_TSC_OFFSET`), where it tells it (Linux 5.16).
+    /// What KVM adds to the host's TSC (`KVM_VCPU_TSC_OFFSET`), where it tells it (Linux 5.16) and the host's TSC is
+    /// stable. On a host where it is not, KVM changes the offset whenever it likes.
     pub offset: Option<u64>,
 }
 
@@ -83,15 +84,23 @@ fn tsc(fd: &VcpuFd, vcpu: usize) -> Result<u64> {
     })
 }
 
+/// The offset of a vCPU's TSC, if it stays what it is: on a host whose TSC is not stable KVM makes up another one with
+/// every call.
+fn settled_offset(fd: &VcpuFd) -> Option<u64> {
+    let first = sys::kvm::get_tsc_offset(fd).ok()?;
+    let second = sys::kvm::get_tsc_offset(fd).ok()?;
+    (first == second).then_some(first)
+}
+
 /// Reads clock and TSCs. All vCPUs must be paused; no value is then before what a vCPU has read.
 pub(super) fn save(vm: &KvmVm, vcpus: &[&VcpuFd]) -> Result<(ClockStateV1, Vec<TscStateV1>)> {
     let Some(first) = vcpus.first() else {
         return Err(KvmError::Mismatch("a machine without vCPUs".into()));
     };
-    let first_offset = sys::kvm::get_tsc_offset(first).ok();
     let moment = Moment::now(vm, first)?;
+    let first_offset = settled_offset(first);
     let states = vcpus.iter().enumerate().map(|(vcpu, fd)| {
-        let offset = sys::kvm::get_tsc_offset(fd).ok();
+        let offset = settled_offset(fd);
         let value = match (first_offset, offset) {
             (Some(first), Some(offset)) => moment.tsc.wrapping_sub(first).wrapping_add(offset),
             _ if vcpu == 0 => moment.tsc,
@@ -114,8 +123,8 @@ pub(super) fn save(vm: &KvmVm, vcpus: &[&VcpuFd]) -> Result<(ClockStateV1, Vec<T
 
 /// Makes clock and TSCs go on from their saved values: neither ever steps back, and the time between save and restore
 /// did not pass. (`KVM_CLOCK_REALTIME` would add it, which a guest sees as one long stall.) The TSCs stay as far apart
-/// as they were: to the tick where KVM has offsets; else they are written one after the other, which KVM takes as
-/// an attempt to set them equal when it happens within a second.
+/// as they were, to the tick, where KVM has offsets; else the latest value is written to all, one after the other, which
+/// KVM takes as an attempt to set them equal when it happens within a second.
 ///
 /// After the frequencies ([`TscStateV1::restore_frequency`]), before timer deadlines, which KVM computes against the
 /// TSC.
