@@ -188,11 +188,12 @@ impl CowEngine {
         }
     }
 
-    /// Frames of a chunk that the guest may write now without a copy.
-    pub fn own_frames(&self, index: u32) -> FrameSet {
+    /// Whether the guest may write a frame of a chunk without a copy, and the block behind it when the engine has
+    /// looked at it.
+    pub fn own_block(&self, index: u32, frame: u32) -> (bool, Option<BlockNo>) {
         match &*lock(self.chunk(index)) {
-            LiveChunk::Untouched => FrameSet::EMPTY,
-            LiveChunk::Known(known) => known.own,
+            LiveChunk::Untouched => (false, None),
+            LiveChunk::Known(known) => (known.own.contains(frame), known.block(frame)),
         }
     }
 

@@ -73,8 +73,11 @@ impl Vm {
 
     fn snapshot(&mut self, name: &str) -> nvvmm_snapshot::Result<()> {
         let reservation = self.holder.reserve(16)?;
-        let set = self.engine.share();
-        self.engine.arm(&set).unwrap();
+        let still = self.engine.stand_still();
+        let set = still.share();
+        still.arm(&set).unwrap();
+        assert_eq!(still.frames_copied(), 0);
+        drop(still);
         let new = NewSnapshot {
             name,
             parent: self.last,
@@ -103,7 +106,7 @@ impl Vm {
             .write_obj(value, GuestAddress(frame * FRAME + 8 * (frame % 500)))
             .unwrap();
         // The write may go on as soon as the new mapping is there; the engine has counted it when it lets go of the chunk.
-        self.engine.own_frames((frame / u64::from(CHUNK_FRAMES)) as u32);
+        self.engine.own_block((frame / u64::from(CHUNK_FRAMES)) as u32, 0);
     }
 
     fn read(&self, frame: u64) -> u64 {

@@ -23,6 +23,7 @@ pub struct FaultThread {
     /// Closing it tells the thread to end.
     stop: Option<PipeWriter>,
     starved: Arc<AtomicBool>,
+    failed: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -32,16 +33,25 @@ impl FaultThread {
         let (stopped, stop) = io::pipe()?;
         let starved = Arc::new(AtomicBool::new(false));
         let starving = Arc::clone(&starved);
+        let has_failed = Arc::new(AtomicBool::new(false));
+        let gave_up = Arc::clone(&has_failed);
         let thread = std::thread::Builder::new().name("cow".into()).spawn(move || {
             if let Err(error) = answer_all(&engine, &stopped, &starving) {
+                gave_up.store(true, Ordering::Relaxed);
                 failed(error);
             }
         })?;
         Ok(Self {
             stop: Some(stop),
             starved,
+            failed: has_failed,
             thread: Some(thread),
         })
+    }
+
+    /// Whoever waits for an answer now gets none, or not before the pool has space.
+    pub fn is_stuck(&self) -> bool {
+        self.is_starved() || self.failed.load(Ordering::Relaxed)
     }
 
     /// A guest write waits for a free block.

@@ -22,7 +22,7 @@ mod targets;
 pub use budget::Budget;
 pub use engine::{CowEngine, CowError, Origin};
 pub use fault_thread::FaultThread;
-pub use share::ShareSet;
+pub use share::{ShareSet, Still};
 
 /// Size of a guest frame in bytes: the host's page and the pool's block are of the same size.
 pub const FRAME_SIZE_BYTES: usize = 4096;

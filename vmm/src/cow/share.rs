@@ -1,6 +1,6 @@
 //! A snapshot's part of the engine: frames change hands from the VM to a snapshot file.
 
-use std::sync::PoisonError;
+use std::sync::{PoisonError, RwLockWriteGuard};
 
 use nvvmm_snapshot::{BlockNo, ChunkMap, Consumed, FrameSet};
 
@@ -31,15 +31,49 @@ impl ShareSet {
     }
 }
 
+/// The engine while it stands still for a snapshot.
+#[derive(Debug)]
+pub struct Still<'a> {
+    engine: &'a CowEngine,
+    copied_before: u64,
+    _guard: RwLockWriteGuard<'a, ()>,
+}
+
+impl Still<'_> {
+    /// Turns every own frame into a shared one. Unless they are armed next, or the set is rolled back, the VM must not
+    /// run again.
+    pub fn share(&self) -> ShareSet {
+        self.engine.share()
+    }
+
+    /// Write-protects the frames of `set`: from here on a write to one of them is held.
+    pub fn arm(&self, set: &ShareSet) -> Result<(), CowError> {
+        self.engine.arm(set)
+    }
+
+    /// Frames copied since the engine stands still.
+    pub fn frames_copied(&self) -> u64 {
+        self.engine.counters().frames_copied - self.copied_before
+    }
+}
+
 impl CowEngine {
     /// How many chunks the next snapshot will have to say something about.
     pub fn dirty_chunks(&self) -> usize {
         lock(&self.dirty).len()
     }
 
-    /// Turns every own frame into a shared one. No writer may run between this and [`CowEngine::arm`].
-    pub fn share(&self) -> ShareSet {
-        let _sharing = self.sharing.write().unwrap_or_else(PoisonError::into_inner);
+    /// Stops answering accesses until the guard is dropped. All writers of guest RAM are paused by then.
+    pub fn stand_still(&self) -> Still<'_> {
+        let guard = self.sharing.write().unwrap_or_else(PoisonError::into_inner);
+        Still {
+            engine: self,
+            copied_before: self.counters().frames_copied,
+            _guard: guard,
+        }
+    }
+
+    fn share(&self) -> ShareSet {
         let mut indexes = std::mem::take(&mut *lock(&self.dirty));
         indexes.sort_unstable();
         let mut set = ShareSet::default();
@@ -54,8 +88,7 @@ impl CowEngine {
         set
     }
 
-    /// Write-protects the frames of `set`: from here on a write to one of them is held.
-    pub fn arm(&self, set: &ShareSet) -> Result<(), CowError> {
+    fn arm(&self, set: &ShareSet) -> Result<(), CowError> {
         for ((index, _), own) in set.changes.iter().zip(&set.own) {
             let live = lock(self.chunk(*index));
             let LiveChunk::Known(known) = &*live else { continue };

@@ -58,6 +58,7 @@ impl Builder<'_> {
             origin: VmOrigin::Boot {
                 kernel: spec.kernel.clone(),
             },
+            dirty_log: self.dirty_log,
             restore: Mutex::new(None),
             operation: Mutex::new(Operation::new(None)),
             machine,
@@ -78,6 +79,10 @@ impl Builder<'_> {
         let started = Instant::now();
         let (holder, entry, frames, saved) = phases.run("ReadSnapshot", || self.read(snapshot))?;
         let spec = with_disks(saved.spec, disks)?;
+        // A damaged map is found here, and not by a guest that already runs.
+        phases.run("CheckMap", || {
+            frames.iter_present().try_for_each(|chunk| chunk.map(drop))
+        })?;
         let origin = cow::Origin::Snapshot {
             frames,
             frames_mapped: entry.frames_mapped,
@@ -108,6 +113,7 @@ impl Builder<'_> {
             origin: VmOrigin::Snapshot {
                 name: snapshot.into(),
             },
+            dirty_log: self.dirty_log,
             restore: Mutex::new(Some((started, report))),
             operation: Mutex::new(Operation::new(base)),
             machine,

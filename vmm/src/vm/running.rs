@@ -34,6 +34,8 @@ pub(super) struct RunningVm {
     pub holder: Arc<Holder>,
     pub spec: VmSpec,
     pub origin: VmOrigin,
+    /// KVM's dirty log is on, for [`RunningVm::audit`].
+    pub dirty_log: bool,
     /// When the restore began, and its report.
     pub restore: Mutex<Option<(Instant, RestoreReport)>>,
     /// Held for as long as something is done to the VM: one thing at a time.
@@ -113,6 +115,7 @@ impl RunningVm {
             name: &request.name,
             running: operation.running,
             stop: request.stop,
+            dirty_log: self.dirty_log,
         })
         .map_err(take_error)?;
         operation.base = Some(taken.id);

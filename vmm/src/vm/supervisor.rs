@@ -11,10 +11,11 @@ use super::{
     ConsoleMode, Origin, RunPlan, VmError, VmExit, build::Builder, error::cow_error, running::RunningVm,
 };
 use crate::{
-    checkpoint::report::SnapshotReport,
+    checkpoint::report::{AuditReport, SnapshotReport},
     control::{
         ControlError, ControlServer, ErrorKind, SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus,
     },
+    cow::CowError,
     machine::MachineEvent,
 };
 
@@ -22,6 +23,8 @@ use crate::{
 const DIRTY_LOG_VARIABLE: &str = "NVVMM_TEST_DIRTY_LOG";
 /// How often a start looks whether the guest has been entered.
 const FIRST_ENTRY_POLL: Duration = Duration::from_micros(50);
+/// How often a stop looks whether the machine's threads have ended.
+const STOP_POLL: Duration = Duration::from_micros(500);
 
 /// Runs a VM until it ends. `on_ready` is called once, when the control socket answers and the guest runs (or is
 /// built and paused, when that was asked for).
@@ -65,8 +68,12 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
         let ended = supervisor.wait(&vm);
         let spec = vm.spec.clone();
         supervisor.install(None);
-        // The machine's threads end first, whoever else still looks at the VM.
-        vm.machine.stop();
+        if !stop_machine(&vm) {
+            // A vCPU or device waits for memory that nobody will give it any more. It ends with the process, and so
+            // what it uses must stay until then.
+            std::mem::forget(vm);
+            return ended.unwrap_or_else(|| Err(cow_error(CowError::NoSpace)));
+        }
         drop(vm);
         match ended {
             Some(exit) => return exit,
@@ -74,6 +81,20 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
             None => (origin, paused) = (Origin::Boot(spec), false),
         }
     }
+}
+
+/// Ends the machine's threads, before anything that they use. False when one of them is stuck in an access to guest
+/// memory that cannot be answered.
+fn stop_machine(vm: &Arc<RunningVm>) -> bool {
+    let machine = Arc::clone(vm);
+    let stopping = std::thread::spawn(move || machine.machine.stop());
+    while !stopping.is_finished() {
+        if vm.faults.is_stuck() {
+            return false;
+        }
+        std::thread::sleep(STOP_POLL);
+    }
+    stopping.join().is_ok()
 }
 
 fn wait_for_entry(vm: &RunningVm, paused: bool) {
@@ -236,6 +257,10 @@ impl VmControl for Supervisor {
     fn stop(&self) -> Result<(), ControlError> {
         self.end(Ok(VmExit::Stopped));
         Ok(())
+    }
+
+    fn audit(&self) -> Result<AuditReport, ControlError> {
+        self.running()?.audit()
     }
 
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {
