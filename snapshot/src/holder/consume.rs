@@ -11,6 +11,7 @@ use crate::frame_map::FrameMap;
 use crate::layout::inode::{Inode, map_height};
 use crate::layout::node::{Entry, Node, NodeKind};
 use crate::number::{BlockNo, ChunkNo, FrameSet, SnapshotId};
+use crate::recovery::reclaim_dead_holders;
 use crate::store::BlockStore;
 use crate::tree::{self, Place};
 

@@ -71,6 +71,13 @@ impl Leases {
                 free,
             });
         };
+        for block in chunk.blocks() {
+            if self.pool.store.refcount(block)? != 0 {
+                return Err(Error::damaged(format!(
+                    "{chunk} says it is unused, but {block} is in use"
+                )));
+            }
+        }
         let mut table = self.table();
         if let Some(lease) = table.chunks.get_mut(&chunk) {
             lease.set_aside = set_aside;
