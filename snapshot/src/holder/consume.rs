@@ -44,6 +44,8 @@ impl Holder {
     /// [`Error::NotPinned`]; [`Error::Busy`] when another holder pins it; [`Error::PoolFull`]. Nothing was changed then.
     pub fn consume(&self, id: SnapshotId) -> Result<Consumed> {
         let mut lock = CatalogLock::take(&self.pool)?;
+        // A dead holder is in nobody's way.
+        reclaim_dead_holders(&mut lock)?;
         let listing = lock.listing()?;
         let listed = listing
             .by_id(id)

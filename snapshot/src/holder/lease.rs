@@ -108,6 +108,8 @@ impl Leases {
         store.set_lease_owner(chunk, Some(self.slot))?;
         table.chunks.insert(chunk, Lease::default());
         table.with_room.insert(chunk);
+        // Before the catalog lock goes: a check must not find a lease that its holder does not know.
+        self.show_usage(&table)?;
         Ok(Some(chunk))
     }
 
@@ -145,21 +147,30 @@ impl Leases {
     /// Takes blocks: from chunks that are leased, else from one more chunk, else from those set aside.
     pub(crate) fn alloc(&self, count: u32) -> Result<Vec<BlockNo>> {
         let mut taken = Vec::with_capacity(count as usize);
-        let done = self.alloc_into(count as usize, &mut taken);
+        let mut leased = Vec::new();
+        let done = self.alloc_into(count as usize, &mut taken, &mut leased);
         if done.is_err() {
             self.free(&taken);
         }
+        // Another thread may have freed blocks meanwhile, so that a chunk was leased and then not needed.
+        let mut table = self.table();
+        for chunk in leased {
+            self.give_back_if_empty(&mut table, chunk);
+        }
+        self.show_usage(&table)?;
+        drop(table);
         done.map(|()| taken)
     }
 
-    fn alloc_into(&self, count: usize, taken: &mut Vec<BlockNo>) -> Result<()> {
+    fn alloc_into(&self, count: usize, taken: &mut Vec<BlockNo>, leased: &mut Vec<ChunkNo>) -> Result<()> {
         loop {
             self.table().take_with_room(&self.pool, count, taken)?;
             if taken.len() == count {
                 break;
             }
             let mut catalog = CatalogLock::take(&self.pool)?;
-            if self.lease(&mut catalog, Want::AnyRoom)?.is_some() {
+            if let Some(chunk) = self.lease(&mut catalog, Want::AnyRoom)? {
+                leased.push(chunk);
                 continue;
             }
             let mut table = self.table();
@@ -176,7 +187,7 @@ impl Leases {
         if self.pool.overcommit() {
             self.provide(taken)?;
         }
-        self.show_usage(&self.table())
+        Ok(())
     }
 
     /// Makes sure that the medium has memory for blocks.
