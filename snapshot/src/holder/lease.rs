@@ -38,6 +38,9 @@ struct Lease {
     set_aside: bool,
 }
 
+/// Chunks that are looked at for a partly used one when an empty one is known.
+const SEARCH_CHUNKS_MAX: u32 = 65_536;
+
 /// How full a chunk may be to be leased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Want {
@@ -119,7 +122,11 @@ impl Leases {
         let (first, count) = (store.layout.data_first_chunk, store.layout.data_chunk_count());
         let start = self.pool.next_chunk();
         let mut empty = None;
+        let mut steps = count;
         for step in 0..count {
+            if step >= steps {
+                break;
+            }
             let number = first + ((start.wrapping_sub(first) % count) + step) % count;
             let Some(chunk) = ChunkNo::new(number) else {
                 continue;
@@ -130,9 +137,11 @@ impl Leases {
             let used = store.used_blocks(chunk)?;
             if used == 0 && empty.is_none() {
                 empty = Some(chunk);
-                if want == Want::Empty {
-                    break;
-                }
+                steps = if want == Want::Empty {
+                    0
+                } else {
+                    count.min(step + SEARCH_CHUNKS_MAX)
+                };
             }
             if want == Want::AnyRoom && used > 0 && used < CHUNK_BLOCKS {
                 return Ok(Some(chunk));
