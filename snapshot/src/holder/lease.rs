@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::catalog::CatalogLock;
 use crate::error::{Error, Result};
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkNo, FrameSet};
+use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo, FrameSet};
 use crate::pool::Pool;
 use crate::recovery::reclaim_dead_holders;
 
@@ -203,20 +203,7 @@ impl Leases {
     pub(crate) fn provide(&self, blocks: &[BlockNo]) -> Result<()> {
         let mut sorted = blocks.to_vec();
         sorted.sort_unstable();
-        let mut rest = &sorted[..];
-        while let [first, ..] = rest {
-            let run = rest
-                .iter()
-                .zip(0u32..)
-                .take_while(|(block, at)| block.get() - first.get() == *at)
-                .count();
-            self.pool
-                .store
-                .region
-                .provide(first.byte_offset(), run as u64 * BLOCK_SIZE_BYTES)?;
-            rest = &rest[run..];
-        }
-        Ok(())
+        self.pool.store.provide_sorted(&sorted)
     }
 
     /// Takes this very block, if it can be taken.

@@ -183,7 +183,8 @@ fn an_inode_comes_back_and_with_any_byte_changed_is_refused() {
 #[test]
 fn an_inode_with_a_good_checksum_and_impossible_fields_is_refused() {
     let (slot, block) = (1, BlockNo::new(600));
-    let changes: [(&str, fn(&mut InodeV1)); 10] = [
+    type Change = fn(&mut InodeV1);
+    let changes: [(&str, Change); 10] = [
         ("version", |raw| raw.version = 2.into()),
         ("kind", |raw| raw.kind = 9),
         ("flags", |raw| raw.flags = 2.into()),

@@ -59,15 +59,14 @@ impl MappedRegion {
 
     fn at(&self, offset: u64, len: usize) -> Result<*mut u8> {
         let start = usize::try_from(offset).ok();
-        match start.and_then(|start| start.checked_add(len).map(|end| (start, end))) {
-            // SAFETY: start <= end <= len of the mapping, so the result stays inside of it.
-            Some((start, end)) if end <= self.len => {
-                Ok(unsafe { self.base.as_ptr().cast::<u8>().add(start) })
-            }
-            _ => Err(Error::damaged(format!(
+        let end = start.and_then(|start| start.checked_add(len));
+        let (Some(start), Some(_)) = (start, end.filter(|end| *end <= self.len)) else {
+            return Err(Error::damaged(format!(
                 "a reference to byte {offset} (+{len}) behind the pool's end"
-            ))),
-        }
+            )));
+        };
+        // SAFETY: start + len <= the mapping's length, so the result stays inside of it.
+        Ok(unsafe { self.base.as_ptr().cast::<u8>().add(start) })
     }
 
     fn word(&self, offset: u64) -> Result<&AtomicU32> {
