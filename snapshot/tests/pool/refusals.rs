@@ -82,6 +82,14 @@ fn a_commit_that_fails_changes_nothing() {
         Err(Error::NotPinned { .. })
     ));
 
+    let reserved = vm.reserve(3).unwrap();
+    let behind_mine = mine.chunk().block(mine.index_in_chunk() + 1);
+    let reserved_map = [(0, leaf(&[(0, behind_mine)]))];
+    let error = vm
+        .commit_snapshot(new("x", 2, &reserved_map), reserved)
+        .unwrap_err();
+    assert!(error.to_string().contains("reserved"), "{error}");
+
     assert_clean(pool);
     let after = pool.status().unwrap();
     assert_eq!(

@@ -142,6 +142,23 @@ fn a_snapshot_costs_what_changed() {
             "the bound is one"
         );
     }
+    // What is named as changed and is not costs nothing either.
+    let same = vm.frame_map(base).unwrap();
+    let changes: Vec<(u32, ChunkMap)> = [0, 51, 1024]
+        .map(|index| {
+            (
+                index,
+                ChunkMap::Frames(Arc::new(same.chunk(index).unwrap().to_leaf())),
+            )
+        })
+        .into();
+    let before = used();
+    let again = NewSnapshot {
+        base: Some(base),
+        ..new("again", 2048, &changes)
+    };
+    vm.commit_snapshot(again, vm.reserve(0).unwrap()).unwrap();
+    assert_eq!(used() - before, 2);
     assert_clean(&pool);
 }
 
