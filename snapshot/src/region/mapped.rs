@@ -4,6 +4,7 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::raw::c_void;
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -105,6 +106,26 @@ impl MappedRegion {
     }
 }
 
+impl MappedRegion {
+    /// hugetlbfs does not tell its holes, and looking through the mapping would fill them: read the file instead.
+    fn next_nonzero_page(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
+        const PIECE: u64 = 64 << 10;
+        let mut piece = vec![0; PIECE as usize];
+        let mut at = range.start;
+        while at < range.end {
+            let count = (range.end - at).min(PIECE) as usize;
+            let read = self.file.read_at(&mut piece[..count], at);
+            let read = read.map_err(Error::io("reading the pool's file"))?;
+            if piece[..read].iter().any(|byte| *byte != 0) {
+                let page_end = (at + 1).next_multiple_of(self.medium.page_bytes());
+                return Ok(Some(at..page_end.clamp(at + 1, range.end)));
+            }
+            at += count as u64;
+        }
+        Ok(None)
+    }
+}
+
 impl Drop for MappedRegion {
     fn drop(&mut self) {
         // SAFETY: the range was mapped by `map`, and no pointer into it outlives `self`.
@@ -178,6 +199,9 @@ impl Region for MappedRegion {
     fn next_written(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
         if range.is_empty() {
             return Ok(None);
+        }
+        if self.medium == Medium::Hugetlbfs {
+            return self.next_nonzero_page(range);
         }
         let start = match lseek(&self.file, signed(range.start)?, Whence::SeekData) {
             Ok(start) => (start as u64).max(range.start),

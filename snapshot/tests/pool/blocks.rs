@@ -49,3 +49,12 @@ fn a_full_pool_says_so_and_takes_nothing() {
     assert_clean(&place.pool);
     assert_eq!(place.pool.status().unwrap().free_blocks, 3 * 512);
 }
+
+#[test]
+fn threads_may_share_what_they_must() {
+    fn shared_by_threads<T: Send + Sync>() {}
+    shared_by_threads::<Pool>();
+    shared_by_threads::<Holder>();
+    shared_by_threads::<FrameMap>();
+    shared_by_threads::<Reservation>();
+}

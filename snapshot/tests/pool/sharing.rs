@@ -205,3 +205,49 @@ fn an_ordinary_file_is_a_medium_too() {
         "{status:?}"
     );
 }
+
+/// Needs a hugetlbfs with twelve free pages of 2 MiB, named by NVVMM_TEST_HUGETLBFS.
+#[test]
+fn huge_pages_are_a_medium_too() {
+    let Some(mount) = std::env::var_os("NVVMM_TEST_HUGETLBFS") else {
+        eprintln!("SKIPPED: NVVMM_TEST_HUGETLBFS names no hugetlbfs");
+        return;
+    };
+    let path = std::path::Path::new(&mount).join(format!("pool-{}", std::process::id()));
+    let options = CreateOptions {
+        size_bytes: 24 << 20,
+        overcommit: true,
+    };
+    let pool = Pool::create(&path, &options).unwrap();
+    assert_eq!(pool.medium(), Medium::Hugetlbfs);
+    let medium_bytes = || pool.status().unwrap().medium_bytes;
+    let empty = medium_bytes();
+    let vm = pool.hold("vm").unwrap();
+    let chunk = vm.alloc_chunk().unwrap();
+    chunk.blocks().for_each(|block| fill(&vm, block, 0x61));
+    vm.commit_snapshot(
+        new("whole", 1, &[(0, ChunkMap::Whole(chunk))]),
+        vm.reserve(0).unwrap(),
+    )
+    .unwrap();
+    let blocks = vm.alloc_blocks(600).unwrap();
+    blocks.iter().for_each(|block| fill(&vm, *block, 0x62));
+    vm.free_blocks(&blocks[..10]);
+    assert!(
+        vm.alloc_blocks(700)
+            .unwrap()
+            .iter()
+            .all(|block| blocks.contains(block) || content(&pool, *block) == 0)
+    );
+    assert_clean(&pool);
+    drop(vm);
+    assert_eq!(content(&pool, chunk.block(511)), 0x61);
+    assert!(!pool.remove("whole").unwrap().deferred);
+    assert_clean(&pool);
+    assert_eq!(medium_bytes(), empty, "huge pages that nobody uses go back");
+    drop(pool);
+    let pool = Pool::open(&path).unwrap();
+    assert_clean(&pool);
+    drop(pool);
+    std::fs::remove_file(&path).unwrap();
+}
