@@ -91,6 +91,12 @@ fn move_machine(spec: &VmSpec, machine: Machine, ram: GuestRam, args: &Args) -> 
             eprintln!("[slot {slot}: {frames} frames dirty]");
         }
     }
+    for (index, vcpu) in state.kvm.vcpus.iter().enumerate() {
+        eprintln!(
+            "[vCPU {index}: rip {:#x} rflags {:#x}]",
+            vcpu.regs.rip, vcpu.regs.rflags
+        );
+    }
     machine.stop();
     drop(machine);
     let bytes = postcard::to_allocvec(&state)?;

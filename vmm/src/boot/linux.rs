@@ -64,6 +64,9 @@ pub(super) fn load_bzimage<M: GuestMemoryBackend>(
     let kernel_bytes = file_bytes
         .checked_sub((setup_sectors + 1) * 512)
         .ok_or_else(|| not("it is a bzImage cut short"))?;
+    if kernel_bytes < u64::from(header.syssize) * 16 {
+        return Err(not("it is a bzImage cut short"));
+    }
     // The kernel unpacks itself to its preferred address, or higher; what is in the way must not be ours.
     let (pref_address, init_size) = (header.pref_address, u64::from(header.init_size));
     let unpacked_end = pref_address.max(HIMEM).saturating_add(init_size);
@@ -161,13 +164,19 @@ fn finish<M: GuestMemoryBackend>(
         .map_err(at("the zero page", ZERO_PAGE))
 }
 
-/// The user's command line with what is needed to see anything, unless the user said otherwise.
+/// The user's command line, before it what is needed unless the user said otherwise: the console; and the reset by
+/// ACPI, as Linux on hardware-reduced ACPI by default asks EFI, which is not there, and then jumps into a BIOS that
+/// is not there either.
 pub(super) fn cmdline(user: &str) -> String {
-    let mut cmdline = user.trim().to_string();
-    if !user.split_whitespace().any(|word| word.starts_with("console=")) {
-        cmdline = format!("console=ttyS0 {cmdline}");
-    }
-    cmdline.trim().to_string()
+    let missing = [("console=", "console=ttyS0"), ("reboot=", "reboot=a")]
+        .into_iter()
+        .filter(|(option, _)| !user.split_whitespace().any(|word| word.starts_with(option)))
+        .map(|(_, addition)| addition);
+    let words: Vec<&str> = missing
+        .chain([user.trim()])
+        .filter(|word| !word.is_empty())
+        .collect();
+    words.join(" ")
 }
 
 fn write_cmdline<M: GuestMemoryBackend>(memory: &M, cmdline: &str, kernel_length_max: u32) -> Result<()> {

@@ -61,20 +61,48 @@ const HIDDEN: [(u32, u32, Reg, u32); 9] = [
     (7, 0, Reg::Edx, 1 << 22 | 1 << 24 | 1 << 25),
 ];
 
+/// What needs XSAVE: AVX in all its forms, PKU, XOP, FMA4.
+const NEEDS_XSAVE: [(u32, u32, Reg, u32); 6] = [
+    (1, 0, Reg::Ecx, 1 << 12 | 1 << 28 | 1 << 29),
+    (
+        7,
+        0,
+        Reg::Ebx,
+        1 << 5 | 1 << 14 | 1 << 16 | 1 << 17 | 1 << 21 | 0b11_0111 << 26,
+    ),
+    (
+        7,
+        0,
+        Reg::Ecx,
+        1 << 1 | 1 << 3 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 14,
+    ),
+    (7, 0, Reg::Edx, 1 << 2 | 1 << 3 | 1 << 8 | 1 << 23),
+    (7, 1, Reg::Eax, 1 << 4 | 1 << 5 | 1 << 23),
+    (0x8000_0001, 0, Reg::Ecx, 1 << 11 | 1 << 16),
+];
+
 /// Leaves answered with zeros: MONITOR, perfmon, SGX, PT, SVM, SEV, AMD perfmon v2.
 const BLANK: [u32; 7] = [0x5, 0xa, 0x12, 0x14, 0x8000_000a, 0x8000_001f, 0x8000_0022];
+
+/// What a KVM can do for a guest whatever its CPUID says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Abilities {
+    /// The TSC-deadline mode of the local APIC timer.
+    pub(super) tsc_deadline: bool,
+    /// XSAVE with a guest's own XCR0.
+    pub(super) xsave: bool,
+}
 
 /// The CPUID of vCPU `index` of `count`, on this host.
 ///
 /// # Errors
 /// [`KvmError::Mismatch`] when the entries are more than KVM takes.
 pub fn for_vcpu(host: &Host, index: u8, count: u8) -> Result<CpuId> {
-    let entries = filtered(
-        host.supported_cpuid().as_slice(),
-        index,
-        count,
-        host.tsc_deadline(),
-    );
+    let abilities = Abilities {
+        tsc_deadline: host.tsc_deadline(),
+        xsave: host.xsave_works(),
+    };
+    let entries = filtered(host.supported_cpuid().as_slice(), index, count, abilities);
     CpuId::from_entries(&entries).map_err(|_| KvmError::Mismatch("too many CPUID entries".into()))
 }
 
@@ -83,18 +111,20 @@ pub(super) fn filtered(
     supported: &[kvm_cpuid_entry2],
     index: u8,
     count: u8,
-    tsc_deadline: bool,
+    abilities: Abilities,
 ) -> Vec<kvm_cpuid_entry2> {
-    let has_xsave = supported
+    let says_xsave = supported
         .iter()
         .any(|e| e.function == 1 && e.ecx & LEAF1_ECX_XSAVE != 0);
+    let has_xsave = says_xsave && abilities.xsave;
     let mut entries: Vec<_> = supported
         .iter()
         .copied()
         .filter(|e| e.function != 0xb && e.function != 0x1f)
         .collect();
     for entry in &mut entries {
-        for (leaf, sub_leaf, reg, bits) in HIDDEN {
+        let needs_xsave = NEEDS_XSAVE.iter().filter(|_| !has_xsave);
+        for &(leaf, sub_leaf, reg, bits) in HIDDEN.iter().chain(needs_xsave) {
             if (entry.function, entry.index) == (leaf, sub_leaf) {
                 *reg.of_mut(entry) &= !bits;
             }
@@ -107,7 +137,10 @@ pub(super) fn filtered(
         if entry.function == 1 {
             entry.ecx |= LEAF1_ECX_HYPERVISOR | LEAF1_ECX_X2APIC;
             entry.ecx &= !LEAF1_ECX_TSC_DEADLINE;
-            if tsc_deadline {
+            if !has_xsave {
+                entry.ecx &= !LEAF1_ECX_XSAVE;
+            }
+            if abilities.tsc_deadline {
                 entry.ecx |= LEAF1_ECX_TSC_DEADLINE;
             }
         }

@@ -16,13 +16,14 @@ mod vm_state;
 
 pub use error::{KvmError, Result};
 pub use host::Host;
-pub use msrs::set_boot_msrs;
+pub use msrs::{MsrV1, set_boot_msrs};
 pub use state::KvmStateV1;
+pub use tsc::TscStateV1;
 pub use vcpu_state::VcpuStateV1;
 pub use vm::KvmVm;
-pub use vm_state::VmStateV1;
+pub use vm_state::{ClockStateV1, VmStateV1};
 
 #[cfg(test)]
 mod cpuid_test;
 #[cfg(test)]
-mod state_test;
+pub(crate) mod state_test;

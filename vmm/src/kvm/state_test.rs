@@ -1,1 +1,335 @@
+//! On the host's own KVM; skipped, and said so, where there is none.
 
+use std::sync::Arc;
+
+use kvm_bindings::{KVM_MP_STATE_UNINITIALIZED, kvm_msr_entry};
+use kvm_ioctls::VcpuFd;
+
+use super::msrs::{self, MSR_IA32_TSC_DEADLINE, MsrV1};
+use super::state::{KvmStateV1, restore, save};
+use super::*;
+use crate::memory::GuestRam;
+use crate::sys;
+
+/// Says that a test was skipped, unless `NVVMM_REQUIRE_KVM` makes that a failure.
+pub(crate) fn kvm_is_missing() -> bool {
+    let missing = !std::path::Path::new("/dev/kvm").exists();
+    assert!(
+        !missing || std::env::var_os("NVVMM_REQUIRE_KVM").is_none(),
+        "there is no /dev/kvm"
+    );
+    if missing {
+        eprintln!("SKIPPED: there is no /dev/kvm");
+    }
+    missing
+}
+
+struct Guest {
+    vcpus: Vec<VcpuFd>,
+    vm: KvmVm,
+    _ram: GuestRam,
+}
+
+impl Guest {
+    fn new(vcpus: u8) -> Guest {
+        let host = Arc::new(Host::open().unwrap());
+        let ram = GuestRam::reserve(4 << 20).unwrap();
+        let vm = KvmVm::create(Arc::clone(&host)).unwrap();
+        vm.set_memory(Arc::clone(ram.memory()), ram.slots(), false)
+            .unwrap();
+        let vcpus = (0..vcpus)
+            .map(|i| {
+                vm.create_vcpu(i.into(), &cpuid::for_vcpu(&host, i, vcpus).unwrap())
+                    .unwrap()
+            })
+            .collect();
+        Guest { vcpus, vm, _ram: ram }
+    }
+
+    fn fds(&self) -> Vec<&VcpuFd> {
+        self.vcpus.iter().collect()
+    }
+
+    fn save(&self) -> KvmStateV1 {
+        save(&self.vm, &self.fds()).unwrap()
+    }
+
+    fn restore(&self, state: &KvmStateV1) -> Result<()> {
+        restore(&self.vm, &self.fds(), state)
+    }
+
+    /// Fills registers with values that a fresh vCPU does not have.
+    fn scribble(&self) {
+        for (index, fd) in self.vcpus.iter().enumerate() {
+            let mut regs = fd.get_regs().unwrap();
+            (regs.rax, regs.r15, regs.rip) = (0x1111_2222_3333_4444 + index as u64, 0xfeed, 0x1234);
+            fd.set_regs(&regs).unwrap();
+            let mut sregs = fd.get_sregs().unwrap();
+            (sregs.fs.base, sregs.cr2) = (0xabcd_0000, 0x7777_0000);
+            fd.set_sregs(&sregs).unwrap();
+            let mut xsave = fd.get_xsave().unwrap();
+            xsave.region[40] = 0xdead_beef; // low word of XMM0
+            xsave.region[128] |= 3; // XSTATE_BV: x87 and SSE are in use
+            // SAFETY: no extended state beyond 4096 bytes is ever enabled in this process.
+            unsafe { fd.set_xsave(&xsave).unwrap() };
+            // STAR, LSTAR, and a KVM clock page in guest memory.
+            let values = [
+                (0xc000_0081, 0x23_0010_0000_0000),
+                (0xc000_0082, 0xffff_8000_0000_1000),
+                (0x4b56_4d01, 0x2001),
+            ];
+            let values = values.map(|(index, value)| MsrV1 { index, value });
+            msrs::write(fd, index, &values).unwrap();
+        }
+    }
+}
+
+fn bytes(state: &impl serde::Serialize) -> Vec<u8> {
+    postcard::to_allocvec(state).unwrap()
+}
+
+/// The state without what goes on by itself: time.
+fn timeless(state: &KvmStateV1) -> Vec<u8> {
+    let mut state = state.clone();
+    state.vm.clock = ClockStateV1 {
+        clock_ns: 0,
+        realtime_ns: None,
+        host_tsc: None,
+    };
+    state
+        .vm
+        .pit
+        .channels
+        .iter_mut()
+        .for_each(|channel| channel.count_load_time = 0);
+    for vcpu in &mut state.vcpus {
+        (vcpu.tsc.value, vcpu.tsc.offset) = (0, None);
+    }
+    bytes(&state)
+}
+
+#[test]
+fn what_is_saved_comes_back_the_same_in_another_vm() {
+    if kvm_is_missing() {
+        return;
+    }
+    let old = Guest::new(2);
+    old.scribble();
+    let state = old.save();
+    assert_eq!(
+        state.vcpus[1].mp_state.mp_state, KVM_MP_STATE_UNINITIALIZED,
+        "waits for its start-up IPI"
+    );
+    assert!(state.vcpus[0].xsave[160..164] == 0xdead_beefu32.to_le_bytes());
+    assert!(state.vcpus[0].msrs.contains(&MsrV1 {
+        index: 0xc000_0082,
+        value: 0xffff_8000_0000_1000
+    }));
+    let new = Guest::new(2);
+    assert_ne!(
+        timeless(&new.save()),
+        timeless(&state),
+        "else this test shows nothing"
+    );
+    new.restore(&state).unwrap();
+    let again = new.save();
+    assert_eq!(timeless(&again), timeless(&state));
+    assert!(
+        again.vm.clock.clock_ns >= state.vm.clock.clock_ns,
+        "the clock goes on"
+    );
+}
+
+#[test]
+fn the_saved_form_decodes_to_itself() {
+    if kvm_is_missing() {
+        return;
+    }
+    let guest = Guest::new(1);
+    guest.scribble();
+    let encoded = bytes(&guest.save());
+    let (decoded, rest): (KvmStateV1, _) = postcard::take_from_bytes(&encoded).unwrap();
+    assert!(rest.is_empty());
+    assert_eq!(bytes(&decoded), encoded);
+}
+
+/// Whether this KVM can set time-stamp counters, by value and by offset; a software one cannot.
+fn sets_tsc(guest: &Guest) -> bool {
+    let fd = &guest.vcpus[0];
+    let offset = || sys::kvm::get_tsc_offset(fd).unwrap_or(0);
+    let far = offset().wrapping_add(1 << 40);
+    let sets = sys::kvm::set_tsc_offset(fd, far).is_ok() && offset() == far;
+    if !sets {
+        eprintln!("SKIPPED: this KVM does not set time-stamp counters");
+    }
+    sets
+}
+
+#[test]
+fn time_stamp_counters_go_on_and_stay_as_far_apart_as_they_were() {
+    if kvm_is_missing() {
+        return;
+    }
+    let old = Guest::new(3);
+    if !sets_tsc(&old) {
+        return;
+    }
+    let start = sys::kvm::get_tsc_offset(&old.vcpus[0]).unwrap();
+    sys::kvm::set_tsc_offset(&old.vcpus[2], start).unwrap();
+    sys::kvm::set_tsc_offset(&old.vcpus[1], start.wrapping_sub(5_000_000)).unwrap();
+    let state = old.save();
+    // The same host: undo the passing of time by pretending that the save was in the guest's far future.
+    let mut later = state.clone();
+    for vcpu in &mut later.vcpus {
+        vcpu.tsc.value += 1 << 50;
+    }
+    for (name, state) in [("now", &state), ("moved", &later)] {
+        let new = Guest::new(3);
+        new.restore(state).unwrap();
+        let again = new.save();
+        for (was, is) in state.vcpus.iter().zip(&again.vcpus) {
+            assert!(is.tsc.value >= was.tsc.value, "{name}: a TSC went back");
+            assert!(is.tsc.value - was.tsc.value < 1 << 40, "{name}: a TSC jumped");
+        }
+        let offset = |index: usize| again.vcpus[index].tsc.offset.unwrap();
+        assert_eq!(offset(0).wrapping_sub(offset(1)), 5_000_000, "{name}");
+        assert_eq!(offset(0), offset(2), "{name}");
+    }
+}
+
+#[test]
+fn without_offsets_no_time_stamp_counter_goes_back() {
+    if kvm_is_missing() {
+        return;
+    }
+    let old = Guest::new(2);
+    if !sets_tsc(&old) {
+        return;
+    }
+    let mut state = old.save();
+    state.vcpus.iter_mut().for_each(|vcpu| vcpu.tsc.offset = None);
+    (state.vcpus[0].tsc.value, state.vcpus[1].tsc.value) = (1 << 50, (1 << 50) + 1000);
+    let new = Guest::new(2);
+    new.restore(&state).unwrap();
+    let again = new.save();
+    assert!(again.vcpus.iter().all(|vcpu| vcpu.tsc.value >= (1 << 50) + 1000));
+}
+
+/// Register of the local APIC, as KVM_GET_LAPIC gives it.
+fn set_apic(fd: &VcpuFd, register: usize, value: u32) {
+    let mut lapic = fd.get_lapic().unwrap();
+    for (byte, value) in lapic.regs[register..register + 4]
+        .iter_mut()
+        .zip(value.to_le_bytes())
+    {
+        *byte = value as i8;
+    }
+    fd.set_lapic(&lapic).unwrap();
+}
+
+#[test]
+fn an_armed_timer_deadline_is_still_armed_after_a_restore() {
+    if kvm_is_missing() {
+        return;
+    }
+    const SPURIOUS_VECTOR: usize = 0xf0;
+    const LVT_TIMER: usize = 0x320;
+    let old = Guest::new(1);
+    let fd = &old.vcpus[0];
+    set_apic(fd, SPURIOUS_VECTOR, 0x1ff); // enabled
+    set_apic(fd, LVT_TIMER, 2 << 17 | 0x40); // deadline mode, vector 0x40
+    let far = TscStateV1::save(fd, 0).unwrap().value + (1 << 50);
+    let deadline = |guest: &Guest| msrs::read(&guest.vcpus[0], 0, &[MSR_IA32_TSC_DEADLINE]).unwrap();
+    msrs::write(
+        fd,
+        0,
+        &[MsrV1 {
+            index: MSR_IA32_TSC_DEADLINE,
+            value: far,
+        }],
+    )
+    .unwrap();
+    assert_eq!(deadline(&old)[0].value, far, "armed to begin with");
+    let new = Guest::new(1);
+    new.restore(&old.save()).unwrap();
+    assert_eq!(deadline(&new)[0].value, far);
+}
+
+#[test]
+fn an_msr_that_this_kvm_refuses_is_an_error_only_if_the_guest_used_it() {
+    if kvm_is_missing() {
+        return;
+    }
+    const UNKNOWN: u32 = 0x1234_5678;
+    let fresh = Guest::new(1);
+    let probe = kvm_bindings::Msrs::from_entries(&[kvm_msr_entry {
+        index: UNKNOWN,
+        ..Default::default()
+    }])
+    .unwrap();
+    if fresh.vcpus[0].set_msrs(&probe) == Ok(1) {
+        eprintln!("SKIPPED: this KVM takes any MSR (ignore_msrs)");
+        return;
+    }
+    let mut state = Guest::new(1).save();
+    state.vcpus[0].msrs.insert(
+        0,
+        MsrV1 {
+            index: UNKNOWN,
+            value: 0,
+        },
+    );
+    state.vcpus[0].msrs.push(MsrV1 {
+        index: 0xc000_0082,
+        value: 0x5000,
+    });
+    let new = Guest::new(1);
+    new.restore(&state).expect("zero: the guest never used it");
+    let lstar = msrs::read(&new.vcpus[0], 0, &[UNKNOWN, 0xc000_0082]).unwrap();
+    assert_eq!(
+        lstar,
+        [MsrV1 {
+            index: 0xc000_0082,
+            value: 0x5000
+        }],
+        "those after it are written"
+    );
+    state.vcpus[0].msrs[0].value = 7;
+    let text = Guest::new(1).restore(&state).unwrap_err().to_string();
+    assert!(text.contains("MSR 0x12345678 = 0x7"), "{text}");
+}
+
+#[test]
+fn a_state_of_another_machine_is_refused() {
+    if kvm_is_missing() {
+        return;
+    }
+    let state = Guest::new(2).save();
+    let text = Guest::new(1).restore(&state).unwrap_err().to_string();
+    assert!(text.contains("1 vCPUs, the state 2"), "{text}");
+
+    let mut alien = state.clone();
+    for entry in alien.vcpus[1]
+        .cpuid
+        .iter_mut()
+        .filter(|entry| entry.function == 7 && entry.index == 0)
+    {
+        entry.ecx |= 1 << 18; // a bit that no CPU has
+    }
+    let guest = Guest::new(2);
+    let before = timeless(&guest.save());
+    let text = guest.restore(&alien).unwrap_err().to_string();
+    assert!(text.contains("cpuid 0x7.0 ecx bit 18"), "{text}");
+    assert_eq!(
+        timeless(&guest.save()),
+        before,
+        "refused before anything is changed"
+    );
+
+    let mut larger = state;
+    larger.vcpus[0].xsave.resize(1 << 16, 0);
+    Guest::new(2).restore(&larger).expect("what is cut is zero");
+    larger.vcpus[0].xsave.push(1);
+    let text = Guest::new(2).restore(&larger).unwrap_err().to_string();
+    assert!(text.contains("65537 bytes of extended CPU state"), "{text}");
+}

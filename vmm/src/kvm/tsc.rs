@@ -72,7 +72,26 @@ fn value(fd: &VcpuFd, vcpu: usize) -> Result<u64> {
 /// them equal when it happens within a second.
 ///
 /// Before the deadlines and the clock: KVM computes both against the TSC.
+///
+/// A software KVM (PVM) lets guests read the host's own TSC, and takes any value or offset without an effect. On the
+/// host of the snapshot that is as good; elsewhere the guest's TSC jumps, which is logged.
 pub(super) fn restore_all(vcpus: &[&VcpuFd], states: &[&TscStateV1]) -> Result<()> {
+    set_all(vcpus, states)?;
+    for (vcpu, (fd, state)) in vcpus.iter().zip(states).enumerate() {
+        let now = value(fd, vcpu)?;
+        if now < state.value {
+            tracing::warn!(
+                vcpu,
+                saved = state.value,
+                now,
+                "this KVM does not set time-stamp counters: the guest's goes back"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn set_all(vcpus: &[&VcpuFd], states: &[&TscStateV1]) -> Result<()> {
     let (Some(first), Some(first_state)) = (vcpus.first(), states.first()) else {
         return Ok(());
     };

@@ -35,3 +35,5 @@ pub struct MachineStateV1 {
 
 #[cfg(test)]
 mod gate_test;
+#[cfg(test)]
+mod machine_test;
