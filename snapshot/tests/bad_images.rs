@@ -71,7 +71,7 @@ fn images() -> &'static Images {
                 state: &[0x77; 9000],
                 frames_new: 1,
             };
-            base = Some(vm.commit_snapshot(new, vm.reserve(0).unwrap()).unwrap());
+            base = Some(vm.commit_snapshot(new, vm.reserve(0).unwrap()).unwrap().id);
         }
         vm.alloc_blocks(5)
             .unwrap()

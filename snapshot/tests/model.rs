@@ -228,7 +228,7 @@ impl Vm {
             state: &state,
             frames_new: self.mine.len() as u64,
         };
-        let id = self.holder.commit_snapshot(new, reservation)?;
+        let id = self.holder.commit_snapshot(new, reservation)?.id;
         if let Some(base) = self.base.replace(id) {
             self.holder.unpin(base).unwrap();
         }

@@ -96,7 +96,8 @@ fn take(holder: &Holder, name: &str, base: Option<SnapshotId>, with: u8) -> Resu
     };
     let done = holder
         .reserve(0)
-        .and_then(|reservation| holder.commit_snapshot(new, reservation));
+        .and_then(|reservation| holder.commit_snapshot(new, reservation))
+        .map(|committed| committed.id);
     if done.is_err() {
         holder.free_blocks(&blocks);
     }

@@ -16,7 +16,8 @@ fn consuming_leaves_what_is_shared_or_leased_to_others() {
     let map = leaf(&[(0, blocks[0]), (1, blocks[1]), (2, blocks[2]), (3, blocks[3])]);
     let old = vm
         .commit_snapshot(new("old", 4, &[(1, map)]), vm.reserve(0).unwrap())
-        .unwrap();
+        .unwrap()
+        .id;
     // Frame 0 stays shared; the others are written again.
     let fresh = vm.alloc_blocks(3).unwrap();
     let map = leaf(&[(0, blocks[0]), (1, fresh[0]), (2, fresh[1]), (3, fresh[2])]);
@@ -79,7 +80,7 @@ fn what_is_left_of_a_consumed_snapshot_is_the_base_of_the_next() {
         base: Some(entry.id),
         ..new("last", 4, &changes)
     };
-    let last = vm.commit_snapshot(last, vm.reserve(0).unwrap()).unwrap();
+    let last = vm.commit_snapshot(last, vm.reserve(0).unwrap()).unwrap().id;
     vm.unpin(entry.id).unwrap();
     let consumed = vm.consume(last).unwrap();
     assert_eq!(consumed.chunks[0].taken.iter().collect::<Vec<_>>(), [2]);

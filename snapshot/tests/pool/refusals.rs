@@ -15,7 +15,8 @@ fn a_commit_that_fails_changes_nothing() {
     let map = [(0, leaf(&[(0, block)]))];
     let id = vm
         .commit_snapshot(new("taken", 2, &map), vm.reserve(0).unwrap())
-        .unwrap();
+        .unwrap()
+        .id;
     let mine = vm.alloc_blocks(1).unwrap()[0];
     let not_mine = other.alloc_blocks(1).unwrap()[0];
     let mine_map = [(0, leaf(&[(0, mine)]))];
@@ -110,7 +111,8 @@ fn names_and_limits_are_told() {
     for name in ["nightly-1", "nightly-2", "before-upgrade", "x", "y"] {
         let id = vm
             .commit_snapshot(new(name, 1, &[]), vm.reserve(0).unwrap())
-            .unwrap();
+            .unwrap()
+            .id;
         vm.unpin(id).unwrap();
     }
     let error = pool.find("nighly-1").unwrap_err().to_string();

@@ -20,7 +20,8 @@ fn a_snapshot_is_shared_copied_on_write_and_removed() {
     let needed = vm.commit_blocks_needed(16 * CHUNK, 1, 100);
     let first = vm
         .commit_snapshot(new("first", 16, &changes), vm.reserve(needed).unwrap())
-        .unwrap();
+        .unwrap()
+        .id;
     assert_clean(pool);
     assert!(!vm.alloc_at(chunk, 7), "a committed block cannot be taken");
 
@@ -36,7 +37,10 @@ fn a_snapshot_is_shared_copied_on_write_and_removed() {
         frames_new: 2,
         ..new("second", 16, &changes)
     };
-    let second = vm.commit_snapshot(second, vm.reserve(needed).unwrap()).unwrap();
+    let second = vm
+        .commit_snapshot(second, vm.reserve(needed).unwrap())
+        .unwrap()
+        .id;
     vm.unpin(first).unwrap();
     assert_clean(pool);
 
@@ -101,7 +105,8 @@ fn a_snapshot_costs_what_changed() {
     let used = || pool.status().unwrap().snapshot_blocks;
     let base = vm
         .commit_snapshot(new("base", 2048, &all), vm.reserve(0).unwrap())
-        .unwrap();
+        .unwrap()
+        .id;
     // Eight nodes of level 1, a root, the inode, its state, the catalog's leaf and root.
     assert_eq!(used(), 2048 * 512 + 8 + 1 + 1 + 1 + 2);
 
@@ -123,7 +128,7 @@ fn a_snapshot_costs_what_changed() {
             base: Some(base),
             ..new(&name, 2048, &changes)
         };
-        let next = vm.commit_snapshot(next, reservation).unwrap();
+        let next = vm.commit_snapshot(next, reservation).unwrap().id;
         vm.unpin(base).unwrap();
         base = next;
         let inner = if changed == 0 {

@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use nvvmm_snapshot::{Holder, NewSnapshot, Reservation, SnapshotId};
+use nvvmm_snapshot::{Committed, Holder, NewSnapshot, Reservation, SnapshotId};
 
 use super::{
     blob::{BlobError, SavedVm},
@@ -101,7 +101,7 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
     let pause_us = micros(paused_at);
 
     let committed = phases.run("Commit", || commit(taking, &state, &shared, reservation));
-    let (id, state_bytes, metadata_blocks) = match committed {
+    let (Committed { id, metadata_blocks }, state_bytes) = match committed {
         Ok(committed) => committed,
         Err(error) => {
             taking.engine.roll_back(shared);
@@ -119,7 +119,7 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
         frames_new: shared.frames_new(),
         frames_copied,
         state_bytes,
-        metadata_blocks,
+        metadata_blocks: u64::from(metadata_blocks),
         phases: phases.into_times(),
     };
     Ok(Taken { id, report })
@@ -201,7 +201,7 @@ fn commit(
     machine: &MachineStateV1,
     shared: &ShareSet,
     reservation: Reservation,
-) -> Result<(SnapshotId, u64, u64), TakeError> {
+) -> Result<(Committed, u64), TakeError> {
     let saved = SavedVm {
         spec: taking.spec.clone(),
         machine: machine.clone(),
@@ -225,5 +225,5 @@ fn commit(
     {
         tracing::warn!("the former base of this VM stays pinned: {error}");
     }
-    Ok((committed, state.len() as u64, 0))
+    Ok((committed, state.len() as u64))
 }

@@ -88,8 +88,8 @@ impl Vm {
             frames_new: set.frames_new(),
         };
         match self.holder.commit_snapshot(new, reservation) {
-            Ok(id) => {
-                if let Some(old) = self.last.replace(id) {
+            Ok(committed) => {
+                if let Some(old) = self.last.replace(committed.id) {
                     self.holder.unpin(old)?;
                 }
                 Ok(())
