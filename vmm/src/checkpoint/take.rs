@@ -157,7 +157,7 @@ fn freeze(taking: &Taking<'_>, phases: &mut Phases) -> Result<Frozen, TakeError>
     let devices = phases.run("SaveDevices", || machine.save_devices())?;
     let kvm = phases.run("SaveVcpus", || machine.save_kvm())?;
     let still = taking.engine.stand_still();
-    let shared = phases.run("ShareFrames", || still.share());
+    let shared = phases.run("ShareFrames", || still.share())?;
     if let Err(error) = arm(taking, &still, &shared, phases) {
         taking.engine.roll_back(shared);
         return Err(error);

@@ -98,6 +98,8 @@ fn answer_all(engine: &CowEngine, stop: &PipeReader, starved: &AtomicBool) -> Re
         for fault in faults.drain(..) {
             match engine.answer(fault) {
                 Ok(()) => {}
+                // An access that a signal interrupts is held, and told, anew each time: once is enough.
+                Err(CowError::NoSpace) if waiting.contains(&fault) => {}
                 Err(CowError::NoSpace) => waiting.push(fault),
                 Err(error) => return Err(error),
             }

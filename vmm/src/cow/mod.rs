@@ -16,6 +16,7 @@ mod chunk;
 mod engine;
 mod fault_thread;
 mod frames;
+mod redirect;
 mod share;
 mod targets;
 
@@ -37,3 +38,7 @@ const _: () = assert!(CHUNK_SIZE_BYTES as u64 == nvvmm_snapshot::CHUNK_SIZE_BYTE
 mod chunk_test;
 #[cfg(test)]
 mod engine_test;
+#[cfg(test)]
+mod mishap_test;
+#[cfg(test)]
+mod stress_test;

@@ -1,6 +1,6 @@
 //! A snapshot's part of the engine: frames change hands from the VM to a snapshot file.
 
-use std::sync::{PoisonError, RwLockWriteGuard};
+use std::sync::{PoisonError, RwLockWriteGuard, atomic::Ordering};
 
 use nvvmm_snapshot::{BlockNo, ChunkMap, Consumed, FrameSet};
 
@@ -42,7 +42,11 @@ pub struct Still<'a> {
 impl Still<'_> {
     /// Turns every own frame into a shared one. Unless they are armed next, or the set is rolled back, the VM must not
     /// run again.
-    pub fn share(&self) -> ShareSet {
+    ///
+    /// # Errors
+    /// [`CowError::NoSpace`] when a write of the guest has no block yet, so that no map could tell of it; nothing was
+    /// shared then.
+    pub fn share(&self) -> Result<ShareSet, CowError> {
         self.engine.share()
     }
 
@@ -73,7 +77,8 @@ impl CowEngine {
         }
     }
 
-    fn share(&self) -> ShareSet {
+    fn share(&self) -> Result<ShareSet, CowError> {
+        self.settle_all()?;
         let mut indexes = std::mem::take(&mut *lock(&self.dirty));
         indexes.sort_unstable();
         let mut set = ShareSet::default();
@@ -85,7 +90,22 @@ impl CowEngine {
             }
         }
         Counters::sub(&self.counters.frames_own, set.frames_new());
-        set
+        Ok(set)
+    }
+
+    fn settle_all(&self) -> Result<(), CowError> {
+        if self.unsettled.load(Ordering::Relaxed) == 0 {
+            return Ok(());
+        }
+        for (index, chunk) in self.known_chunks() {
+            if let LiveChunk::Known(known) = &mut *lock(chunk) {
+                let before = known.mappings_now();
+                let settled = self.settle_early_writes(index, known);
+                self.budget.changed(before, known.mappings_now());
+                settled?;
+            }
+        }
+        Ok(())
     }
 
     fn arm(&self, set: &ShareSet) -> Result<(), CowError> {
@@ -117,18 +137,38 @@ impl CowEngine {
     }
 
     fn roll_back_chunk(&self, index: u32, known: &mut KnownChunk, map: &ChunkMap, own: FrameSet) {
-        let mut replaced: Vec<BlockNo> = Vec::new();
-        for frame in own.iter() {
-            let was = map.block(frame);
-            if known.block(frame) == was {
-                known.own.insert(frame);
-                Counters::add(&self.counters.frames_own, 1);
-            } else {
-                replaced.extend(was);
+        let (kept, replaced): (Vec<u32>, Vec<u32>) = own
+            .iter()
+            .partition(|frame| known.block(*frame) == map.block(*frame));
+        let replaced: Vec<BlockNo> = replaced.into_iter().filter_map(|f| map.block(f)).collect();
+        self.holder.free_blocks(&replaced);
+        if let Err(error) = self.make_own(index, known, &set_of(kept)) {
+            // What is left shared is copied by its next write: that costs blocks, not content.
+            tracing::warn!("frames of an unmade snapshot stay write-protected: {error}");
+        }
+        self.mark_dirty(index, known);
+    }
+
+    /// `frames`, whose blocks are this VM's alone, become own. A write to one that was mapped privately would not reach
+    /// its block, so these are mapped anew.
+    fn make_own(&self, index: u32, known: &mut KnownChunk, frames: &FrameSet) -> Result<(), CowError> {
+        let before = known.mappings_now();
+        let private = set_of(frames.iter().filter(|frame| known.private.contains(*frame)));
+        let mut done = Ok(());
+        for run in known.mapped_runs(&private) {
+            done = self.map_run(index, &run, Sharing::Shared);
+            if done.is_err() {
+                break;
+            }
+            for frame in run.frames {
+                known.private.remove(frame);
             }
         }
-        self.holder.free_blocks(&replaced);
-        self.mark_dirty(index, known);
+        let own = set_of(frames.iter().filter(|frame| !known.private.contains(*frame)));
+        own.iter().for_each(|frame| _ = known.own.insert(frame));
+        Counters::add(&self.counters.frames_own, own.count());
+        self.budget.changed(before, known.mappings_now());
+        done
     }
 
     /// The snapshot that this VM came from was consumed: its memory is the VM's, and frames that were taken are its to
@@ -176,17 +216,8 @@ impl CowEngine {
             .filter_map(|frame| map.block(frame))
             .collect();
         self.holder.free_blocks(&replaced);
-        for frame in unchanged.iter() {
-            known.own.insert(frame);
-            known.private.remove(frame);
-        }
-        Counters::add(&self.counters.frames_own, unchanged.count());
-        if known.mapped {
-            for run in known.mapped_runs(&unchanged) {
-                self.map_run(index, &run, Sharing::Shared)?;
-            }
-        }
-        Ok(())
+        self.settle_early_writes(index, known)?;
+        self.make_own(index, known, &unchanged)
     }
 
     /// Maps and populates all that has a block, so that the guest meets no fault for reading.
@@ -213,10 +244,13 @@ impl CowEngine {
             return Ok(());
         }
         let before = known.mappings_now();
-        if !known.mapped {
-            self.map_chunk(index, known)?;
-        }
+        let mapped = if known.mapped {
+            Ok(())
+        } else {
+            self.map_chunk(index, known)
+        };
         self.budget.changed(before, known.mappings_now());
+        mapped?;
         let start = self.reservation().start();
         for run in runs(&known.backed()) {
             self.reservation()
