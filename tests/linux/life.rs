@@ -11,13 +11,13 @@ fn a_guest_reboots_powers_off_and_a_killed_one_comes_back() {
     ask(&mut vm, "fill 8 1");
     vm.snapshot("before");
     vm.console().say("reboot");
-    vm.expect("@ ending reboot");
+    vm.expect("@ reboot ok");
     let ready = vm.expect("@ ready");
     assert!(ready.contains("cpus=2"), "{ready}");
     ask(&mut vm, "fill 8 2");
     assert_healthy(&mut vm);
     vm.console().say("poweroff");
-    vm.expect("@ ending poweroff");
+    vm.expect("@ poweroff ok");
     vm.wait_gone();
     host.assert_pool_clean();
 

@@ -6,8 +6,10 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use super::{CowEngine, CowError};
@@ -16,6 +18,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// How long a held access waits before it asks a full pool again, in milliseconds.
 const RETRY_MS: u16 = 20;
+/// How often it is looked whether work on guest RAM is done.
+const WORK_POLL: Duration = Duration::from_millis(5);
 
 /// Runs until dropped. It must outlive every thread that can touch guest RAM: they would wait for it for ever.
 #[derive(Debug)]
@@ -52,6 +56,20 @@ impl FaultThread {
     /// Whoever waits for an answer now gets none, or not before the pool has space.
     pub fn is_stuck(&self) -> bool {
         self.is_starved() || self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Does work that touches guest RAM, in a thread of its own. `None` when an access of it, or of the guest, gets no
+    /// answer: the thread may then wait for ever, and ends with the process.
+    pub fn unless_stuck<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let (done, result) = mpsc::channel();
+        std::thread::spawn(move || done.send(work()));
+        loop {
+            match result.recv_timeout(WORK_POLL) {
+                Ok(result) => return Some(result),
+                Err(RecvTimeoutError::Timeout) if !self.is_stuck() => {}
+                Err(_) => return None,
+            }
+        }
     }
 
     /// A guest write waits for a free block.

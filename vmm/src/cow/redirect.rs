@@ -22,6 +22,10 @@ impl CowEngine {
         if self.budget.is_spent() && self.copy_whole(index, known)? {
             return Ok(());
         }
+        // No whole chunk is free, and scattered blocks cost mappings that the kernel would refuse in the end.
+        if self.budget.is_exceeded() {
+            return Err(CowError::NoSpace);
+        }
         let sequential = if known.last_copy.end == frame {
             known.last_copy.len() as u32 * 2
         } else {

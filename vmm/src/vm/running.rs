@@ -28,7 +28,7 @@ use crate::{
 /// nothing that writes guest RAM without the userfaultfd in the engine, and nothing that maps blocks without the
 /// holder that leases and pins them.
 pub(super) struct RunningVm {
-    pub machine: Machine,
+    pub machine: Arc<Machine>,
     pub faults: FaultThread,
     pub engine: Arc<CowEngine>,
     pub holder: Arc<Holder>,

@@ -23,8 +23,6 @@ use crate::{
 const DIRTY_LOG_VARIABLE: &str = "NVVMM_TEST_DIRTY_LOG";
 /// How often a start looks whether the guest has been entered.
 const FIRST_ENTRY_POLL: Duration = Duration::from_micros(50);
-/// How often a stop looks whether the machine's threads have ended.
-const STOP_POLL: Duration = Duration::from_micros(500);
 
 /// Runs a VM until it ends. `on_ready` is called once, when the control socket answers and the guest runs (or is
 /// built and paused, when that was asked for).
@@ -33,6 +31,7 @@ const STOP_POLL: Duration = Duration::from_micros(500);
 /// Before `on_ready`: the VM could not be started. After it: the VM had to end.
 pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit, VmError> {
     let pool = Pool::open(&plan.pool)?;
+    check_medium(&pool)?;
     let supervisor = Arc::new(Supervisor::new(&plan));
     let _server = ControlServer::start(
         &plan.runtime.control,
@@ -83,18 +82,23 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
     }
 }
 
+fn check_medium(pool: &Pool) -> Result<(), VmError> {
+    let medium = pool.medium();
+    match medium.cow_engine() {
+        nvvmm_snapshot::CowEngine::Userfaultfd => Ok(()),
+        nvvmm_snapshot::CowEngine::None => Err(VmError::new(
+            ErrorKind::Refused,
+            format!("the pool is on {}: {}", medium.name(), medium.cow_engine_reason()),
+        )
+        .with_remedy("use a pool on tmpfs, such as /dev/shm")),
+    }
+}
+
 /// Ends the machine's threads, before anything that they use. False when one of them is stuck in an access to guest
 /// memory that cannot be answered.
 fn stop_machine(vm: &Arc<RunningVm>) -> bool {
     let machine = Arc::clone(vm);
-    let stopping = std::thread::spawn(move || machine.machine.stop());
-    while !stopping.is_finished() {
-        if vm.faults.is_stuck() {
-            return false;
-        }
-        std::thread::sleep(STOP_POLL);
-    }
-    stopping.join().is_ok()
+    vm.faults.unless_stuck(move || machine.machine.stop()).is_some()
 }
 
 fn wait_for_entry(vm: &RunningVm, paused: bool) {
