@@ -62,11 +62,15 @@ pub fn linux_sregs(initial: kvm_sregs) -> kvm_sregs {
     }
 }
 
+/// I/O privilege level 3. The task state segment allows every port too: a software KVM (PVM) forgets the level, and
+/// QEMU's software emulation of SVM does not find the segment.
+const RFLAGS_IOPL_USER: u64 = 3 << 12;
+
 /// General registers of vCPU `index` of a flat guest.
 pub fn flat_regs(rip: u64, index: usize) -> kvm_regs {
     kvm_regs {
         rip,
-        rflags: RFLAGS_INITIAL,
+        rflags: RFLAGS_INITIAL | RFLAGS_IOPL_USER,
         rdi: index as u64,
         rsi: FLAT_BOOT_BLOCK,
         ..Default::default()

@@ -9,7 +9,7 @@ mod error;
 mod host;
 mod msrs;
 pub mod state;
-mod tsc;
+mod time;
 mod vcpu_state;
 mod vm;
 mod vm_state;
@@ -18,10 +18,10 @@ pub use error::{KvmError, Result};
 pub use host::Host;
 pub use msrs::{MsrV1, set_boot_msrs};
 pub use state::KvmStateV1;
-pub use tsc::TscStateV1;
+pub use time::{ClockStateV1, TscStateV1};
 pub use vcpu_state::VcpuStateV1;
 pub use vm::KvmVm;
-pub use vm_state::{ClockStateV1, VmStateV1};
+pub use vm_state::VmStateV1;
 
 #[cfg(test)]
 mod cpuid_test;

@@ -5,7 +5,7 @@ use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 
 use super::error::vcpu_op;
-use super::tsc::{self, TscStateV1};
+use super::time::{self, TscStateV1};
 use super::{KvmError, KvmVm, Result, VcpuStateV1, VmStateV1, compat};
 
 /// State of a KVM virtual machine: the VM as a whole and every vCPU.
@@ -20,18 +20,18 @@ pub struct KvmStateV1 {
 /// Reads the whole state. Every vCPU must be paused: out of `KVM_RUN` with no I/O pending.
 ///
 /// vCPUs before the VM: letting a vCPU take its pending INIT (`KVM_GET_MP_STATE`) is the last thing that can
-/// touch the interrupt controllers; and the clock is then not older than what any vCPU has read of it.
+/// touch the interrupt controllers. Time may be read at any moment of the pause.
 ///
 /// # Errors
 /// [`KvmError`] naming the vCPU and the step.
 pub fn save(vm: &KvmVm, vcpus: &[&VcpuFd]) -> Result<KvmStateV1> {
-    let vcpus = vcpus
-        .iter()
-        .enumerate()
-        .map(|(index, fd)| VcpuStateV1::save(fd, index, vm))
+    let (clock, tscs) = time::save(vm, vcpus)?;
+    let states = vcpus.iter().zip(tscs).enumerate();
+    let vcpus = states
+        .map(|(index, (fd, tsc))| VcpuStateV1::save(fd, index, vm, tsc))
         .collect::<Result<_>>()?;
     Ok(KvmStateV1 {
-        vm: VmStateV1::save(vm)?,
+        vm: VmStateV1::save(vm, clock)?,
         vcpus,
     })
 }
@@ -39,8 +39,8 @@ pub fn save(vm: &KvmVm, vcpus: &[&VcpuFd]) -> Result<KvmStateV1> {
 /// Writes the whole state into a VM whose vCPUs have never run. Guest memory must be in place: KVM writes its
 /// clock and wall-clock pages there.
 ///
-/// Order: interrupt controllers; each vCPU's registers; all TSCs together, as they must agree; local APICs and
-/// MSRs, which start timers against the TSC; events; the clock last, as it goes on from the moment it is set.
+/// Order: interrupt controllers; each vCPU's registers; clock and TSCs together; local APICs and MSRs, which start
+/// timers against the TSC; events.
 ///
 /// # Errors
 /// [`KvmError::Incompatible`] when this host lacks something that the state needs (nothing was changed then),
@@ -69,12 +69,12 @@ pub fn restore(vm: &KvmVm, vcpus: &[&VcpuFd], state: &KvmStateV1) -> Result<()> 
         vcpu.restore_registers(fd, index, vm)?;
     }
     let tscs: Vec<&TscStateV1> = state.vcpus.iter().map(|vcpu| &vcpu.tsc).collect();
-    tsc::restore_all(vcpus, &tscs)?;
+    time::restore(vm, vcpus, &state.vm.clock, &tscs)?;
     for (index, (fd, vcpu)) in each() {
         vcpu.restore_apic_and_msrs(fd, index)?;
     }
     for (index, (fd, vcpu)) in each() {
         vcpu.restore_events(fd, index)?;
     }
-    state.vm.restore_clock(vm)
+    Ok(())
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::vcpu_op;
 use super::msrs::{self, MSR_IA32_TSC, MSR_IA32_TSC_DEADLINE, MsrV1};
-use super::tsc::TscStateV1;
+use super::time::TscStateV1;
 use super::{KvmError, KvmVm, Result};
 use crate::sys;
 
@@ -41,7 +41,7 @@ pub struct VcpuStateV1 {
 }
 
 impl VcpuStateV1 {
-    /// Reads it. The vCPU must be out of `KVM_RUN` with no I/O pending (KVM API, section 5: state is complete only
+    /// Reads all but the TSC. The vCPU must be out of `KVM_RUN` with no I/O pending (KVM API, section 5: state is complete only
     /// then), and no other vCPU may be running.
     ///
     /// Order: `KVM_GET_MP_STATE` first, as it lets the local APIC take an INIT or SIPI and so changes what
@@ -49,7 +49,7 @@ impl VcpuStateV1 {
     /// own timer callback, one may expire in between; then the saved deadline lies in the past and fires
     /// again after the restore. The other way round it would be in neither. Events last, as reading the rest
     /// may change them.
-    pub(super) fn save(fd: &VcpuFd, vcpu: usize, vm: &KvmVm) -> Result<VcpuStateV1> {
+    pub(super) fn save(fd: &VcpuFd, vcpu: usize, vm: &KvmVm, tsc: TscStateV1) -> Result<VcpuStateV1> {
         let mp_state = fd.get_mp_state().map_err(vcpu_op(vcpu, "saving its run state"))?;
         let regs = fd.get_regs().map_err(vcpu_op(vcpu, "saving its registers"))?;
         let sregs = fd
@@ -73,7 +73,6 @@ impl VcpuStateV1 {
         let cpuid = fd
             .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
             .map_err(vcpu_op(vcpu, "saving its CPUID"))?;
-        let tsc = TscStateV1::save(fd, vcpu)?;
         let events = fd
             .get_vcpu_events()
             .map_err(vcpu_op(vcpu, "saving its pending events"))?;

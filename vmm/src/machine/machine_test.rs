@@ -9,6 +9,7 @@ use nvvmm_devices::ConsoleStreams;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
+use crate::boot::layout::{PD, PML4};
 use crate::kvm::state_test::kvm_is_missing;
 use crate::memory::GuestRam;
 use crate::spec::{DiskSpec, VmSpec};
@@ -341,10 +342,14 @@ fn the_dirty_log_shows_what_the_guest_writes() {
     rig.progress(0, 1000);
     rig.machine.pause_vcpus().unwrap();
     let log = rig.machine.dirty_log(0).unwrap();
-    let dirty: Vec<usize> = (0..512)
-        .filter(|frame| log[frame / 64] >> (frame % 64) & 1 == 1)
+    let dirty = |frame: u64| log[frame as usize / 64] >> (frame % 64) & 1 == 1;
+    assert!(dirty(COUNTERS / 4096));
+    // With nested paging the walk through the guest's page tables counts as writing them.
+    let tables = PML4 / 4096..=PD / 4096;
+    let others: Vec<u64> = (0..512)
+        .filter(|f| dirty(*f) && *f != COUNTERS / 4096 && !tables.contains(f))
         .collect();
-    assert_eq!(dirty, [COUNTERS as usize / 4096]);
+    assert_eq!(others, [0u64; 0]);
     assert!(rig.machine.dirty_log(1).is_err(), "there is one slot");
 }
 
