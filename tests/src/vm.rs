@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{Console, Host};
 
 /// Longest time anything a test waits for may take: ten times and more of what it takes under emulation.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A VM that runs in the background.
 #[derive(Debug)]
