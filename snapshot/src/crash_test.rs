@@ -67,7 +67,10 @@ fn snapshot(
         state: state.as_bytes(),
         frames_new: 0,
     };
-    holder.commit_snapshot(new, holder.reserve(4).unwrap()).unwrap()
+    holder
+        .commit_snapshot(new, holder.reserve(4).unwrap())
+        .unwrap()
+        .id
 }
 
 fn snapshots_of(pool: &Arc<Pool>) -> Snapshots {

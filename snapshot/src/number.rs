@@ -185,3 +185,7 @@ impl FrameSet {
         (0..CHUNK_BLOCKS).filter(|index| !self.contains(*index))
     }
 }
+
+#[cfg(test)]
+#[path = "number_test.rs"]
+mod number_test;

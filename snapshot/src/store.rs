@@ -129,18 +129,12 @@ impl BlockStore {
 
     /// Zeroes blocks and gives their memory back. `blocks` must be sorted.
     pub(crate) fn punch_sorted(&self, blocks: &[BlockNo]) -> Result<()> {
-        let mut rest = blocks;
-        while let [first, ..] = rest {
-            let run = rest
-                .iter()
-                .zip(0u32..)
-                .take_while(|(block, at)| block.get() - first.get() == *at)
-                .count();
-            self.region
-                .punch(first.byte_offset(), run as u64 * BLOCK_SIZE_BYTES)?;
-            rest = &rest[run..];
-        }
-        Ok(())
+        runs(blocks).try_for_each(|(offset, len)| self.region.punch(offset, len))
+    }
+
+    /// Makes sure that the medium has memory for blocks. `blocks` must be sorted.
+    pub(crate) fn provide_sorted(&self, blocks: &[BlockNo]) -> Result<()> {
+        runs(blocks).try_for_each(|(offset, len)| self.region.provide(offset, len))
     }
 
     /// Gives back all memory of a chunk that nobody uses, where the medium's granule is a chunk.
@@ -181,6 +175,13 @@ impl BlockStore {
         self.read_block(block, &mut bytes)?;
         Ok(bytes.iter().all(|byte| *byte == 0))
     }
+}
+
+/// Offset and length in bytes of the runs of neighbours among sorted blocks.
+fn runs(blocks: &[BlockNo]) -> impl Iterator<Item = (u64, u64)> {
+    blocks
+        .chunk_by(|left, right| left.get().checked_add(1) == Some(right.get()))
+        .map(|run| (run[0].byte_offset(), run.len() as u64 * BLOCK_SIZE_BYTES))
 }
 
 /// Answers for ascending ranges whether something may be written there, asking the medium once per stretch.

@@ -7,7 +7,16 @@ use nvvmm_tests::{Host, Random};
 fn run_with_kernel(host: &Host, content: &[u8]) -> nvvmm_tests::Outcome {
     let kernel = host.runtime().join("kernel-image");
     fs::write(&kernel, content).unwrap();
-    host.run(&["run", "--kernel", kernel.to_str().unwrap(), "--memory", "64M", "--name", "k", "--detach"])
+    host.run(&[
+        "run",
+        "--kernel",
+        kernel.to_str().unwrap(),
+        "--memory",
+        "64M",
+        "--name",
+        "k",
+        "--detach",
+    ])
 }
 
 #[test]
@@ -22,7 +31,8 @@ fn a_kernel_that_is_no_kernel() {
     let cut = run_with_kernel(&host, &good[..good.len() / 3]);
     assert_ne!(cut.code, 0, "a truncated kernel is refused");
     assert!(!cut.stderr.contains("panicked"), "{}", cut.stderr);
-    host.run(&["run", "--kernel", "/nonexistent", "--detach"]).refused(3, "/nonexistent");
+    host.run(&["run", "--kernel", "/nonexistent", "--detach"])
+        .refused(3, "/nonexistent");
     host.assert_pool_clean();
 }
 
@@ -39,13 +49,27 @@ fn a_pool_that_is_none() {
 #[test]
 fn a_pool_of_the_future() {
     let host = Host::new(16);
-    // docs/format.md: the version follows the magic number, in both superblock slots.
+    // docs/format.md: magic, version, checksum (of the slot's block, itself taken as 0) are where they are for ever.
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(host.pool())
+        .unwrap();
     for slot in 0..2u64 {
-        let file = fs::File::options().write(true).open(host.pool()).unwrap();
-        file.write_all_at(&99u32.to_le_bytes(), slot * 4096 + 8).unwrap();
+        let mut block = [0; 4096];
+        file.read_exact_at(&mut block, slot * 4096).unwrap();
+        block[8..12].copy_from_slice(&99u32.to_le_bytes());
+        block[12..16].fill(0);
+        let checksum = crc32fast::hash(&block);
+        block[12..16].copy_from_slice(&checksum.to_le_bytes());
+        file.write_all_at(&block, slot * 4096).unwrap();
     }
     let outcome = host.run(&["pool", "status"]).refused(6, "99");
-    assert!(outcome.stderr.contains("version 1"), "both versions are named: {}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("version 1"),
+        "both versions are named: {}",
+        outcome.stderr
+    );
 }
 
 #[test]
@@ -55,7 +79,12 @@ fn a_truncated_pool() {
     vm.ask("fill 8 1");
     vm.snapshot("s");
     vm.stop();
-    fs::File::options().write(true).open(host.pool()).unwrap().set_len(5 << 20).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(host.pool())
+        .unwrap()
+        .set_len(5 << 20)
+        .unwrap();
     host.run(&["restore", "s", "--detach"]).refused(6, "pool");
 }
 
@@ -70,8 +99,13 @@ fn a_pool_with_flipped_bits_never_panics_and_never_restores_wrong_memory() {
     vm.stop();
     let good = fs::read(host.pool()).unwrap();
     // Metadata lies where the snapshot's own frames do not: only blocks that begin with a known magic are hit.
-    let metadata: Vec<usize> = (0..good.len() / 4096).filter(|block| is_metadata(&good, *block)).collect();
-    assert!(metadata.len() >= 4, "superblocks, catalog, map and inode: {metadata:?}");
+    let metadata: Vec<usize> = (0..good.len() / 4096)
+        .filter(|block| is_metadata(&good, *block))
+        .collect();
+    assert!(
+        metadata.len() >= 4,
+        "superblocks, catalog, map and inode: {metadata:?}"
+    );
     let mut refused = 0;
     for _ in 0..60 {
         let block = metadata[random.below(metadata.len() as u64) as usize];
@@ -79,8 +113,16 @@ fn a_pool_with_flipped_bits_never_panics_and_never_restores_wrong_memory() {
         let mut bad = good.clone();
         bad[at] ^= 1 << random.below(8);
         fs::write(host.pool(), &bad).unwrap();
+        println!(
+            "flips a bit of byte {at}, in block {block}: {:?}",
+            &good[block * 4096..][..8]
+        );
         let outcome = host.run(&["restore", "s", "--name", "bad", "--detach"]);
-        assert!(!outcome.stderr.contains("panicked"), "block {block}, byte {at}: {}", outcome.stderr);
+        assert!(
+            !outcome.stderr.contains("panicked"),
+            "block {block}, byte {at}: {}",
+            outcome.stderr
+        );
         if outcome.code == 0 {
             let mut vm = nvvmm_tests::Vm::attach(&host, "bad".into());
             assert_eq!(vm.ask("digest all"), digest, "block {block}, byte {at}");
@@ -93,7 +135,8 @@ fn a_pool_with_flipped_bits_never_panics_and_never_restores_wrong_memory() {
     assert!(refused > 0, "no flipped bit was noticed");
 }
 
-/// Blocks whose first bytes are one of nvvmm's own magic numbers, all of which are ASCII beginning with "NV".
+/// Whether a block is a superblock, a map node, an inode or saved state, by its magic number (docs/format.md).
 fn is_metadata(pool: &[u8], block: usize) -> bool {
-    pool[block * 4096..].starts_with(b"NV")
+    let magics: [&[u8]; 4] = [b"NVVMPOOL", b"NVND", b"NVIN", b"NVVMSTAT"];
+    magics.iter().any(|magic| pool[block * 4096..].starts_with(magic))
 }

@@ -8,13 +8,24 @@ fn pause_resume_ps_stop() {
     let mut vm = host.boot_bare_metal(32, 2);
     vm.ask("fill 8 1");
     let status = vm.status();
-    assert_eq!((status["state"].as_str(), status["vcpus"].as_u64()), (Some("running"), Some(2)), "{status}");
+    assert_eq!(
+        (status["state"].as_str(), status["vcpus"].as_u64()),
+        (Some("running"), Some(2)),
+        "{status}"
+    );
     vm.pause();
     assert_eq!(vm.status()["state"], "paused");
     vm.console().say("stat");
-    assert_eq!(vm.console().line(std::time::Duration::from_millis(500)), None, "a paused guest says nothing");
+    assert_eq!(
+        vm.console().line(std::time::Duration::from_millis(500)),
+        None,
+        "a paused guest says nothing"
+    );
     vm.resume();
-    assert!(vm.expect("@ stat").contains("filled=2048"), "it goes on where it was");
+    assert!(
+        vm.expect("@ stat").contains("filled=2048"),
+        "it goes on where it was"
+    );
     let table = host.run(&["ps"]).ok().stdout;
     assert!(table.contains(&vm.name) && table.contains("running"), "{table}");
     vm.stop();
@@ -55,9 +66,12 @@ fn names_are_taken_once() {
     let vm = host.boot_bare_metal(32, 1);
     vm.snapshot("s");
     host.run(&["snapshot", &vm.name, "s"]).refused(4, "s");
-    host.run(&["restore", "s", "--name", &vm.name, "--detach"]).refused(4, &vm.name);
+    host.run(&["restore", "s", "--name", &vm.name, "--detach"])
+        .refused(4, &vm.name);
     host.run(&["snapshot", "nobody", "t"]).refused(3, "nobody");
-    host.run(&["restore", "nothing", "--detach"]).refused(3, "nothing");
+    host.run(&["restore", "nothing", "--detach"])
+        .refused(3, "nothing");
     host.run(&["rm", "nothing"]).refused(3, "nothing");
-    host.run(&["snapshot", &vm.name, "../etc"]).refused(2, "name");
+    host.run(&["snapshot", &vm.name, "../etc"])
+        .refused(2, "characters");
 }

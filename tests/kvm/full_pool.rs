@@ -15,7 +15,11 @@ fn a_guest_that_finds_no_block_waits_and_goes_on_when_there_is_one() {
     vm.console().say("write 0 6000");
     let until = Instant::now() + Duration::from_secs(120);
     while vm.status()["notice"].is_null() {
-        assert!(Instant::now() < until, "the VM never said that it waits: {}", vm.status());
+        assert!(
+            Instant::now() < until,
+            "the VM never said that it waits: {}",
+            vm.status()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
     host.run(&["rm", "a"]).ok();

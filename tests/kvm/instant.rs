@@ -69,7 +69,11 @@ fn a_snapshot_of_a_paused_vm_is_the_memory_it_stands_at() {
     let digest = vm.ask("digest all");
     vm.pause();
     vm.snapshot("still");
-    assert_eq!(vm.status()["state"], "paused", "a snapshot leaves a paused VM paused");
+    assert_eq!(
+        vm.status()["state"],
+        "paused",
+        "a snapshot leaves a paused VM paused"
+    );
     vm.resume();
     vm.ask("write 0 500 3");
     assert_ne!(vm.ask("digest all"), digest, "the original went on");

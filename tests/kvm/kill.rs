@@ -9,12 +9,20 @@ use nvvmm_tests::{Host, Random, Vm};
 
 /// How many VM processes are killed.
 fn kills() -> u32 {
-    std::env::var("NVVMM_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(12)
+    std::env::var("NVVMM_TEST_KILLS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(12)
 }
 
 fn snapshot_names(host: &Host) -> Vec<String> {
     let listed = host.json(&["snapshots"]);
-    listed.as_array().unwrap().iter().map(|entry| entry["name"].as_str().unwrap().to_owned()).collect()
+    listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["name"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 fn start_snapshot(host: &Host, vm: &str, name: &str) -> Child {
@@ -36,7 +44,10 @@ fn killed_vms_leave_a_clean_pool_and_every_committed_snapshot() {
     seed.kill();
     for round in 1..=kills() {
         let committed = snapshot_names(&host);
-        assert!(!committed.is_empty(), "round {round}: a committed snapshot was lost");
+        assert!(
+            !committed.is_empty(),
+            "round {round}: a committed snapshot was lost"
+        );
         let from = committed[random.below(committed.len() as u64) as usize].clone();
         let vm: Vm<'_> = host.restore(&from, &[]);
         let bystander = host.restore(&from, &[]);
@@ -50,10 +61,14 @@ fn killed_vms_leave_a_clean_pool_and_every_committed_snapshot() {
         for old in &committed {
             assert!(now.contains(old), "round {round}: {old} is gone");
         }
-        assert!(!answered || now.contains(&name), "round {round}: {name} was reported and is gone");
+        assert!(
+            !answered || now.contains(&name),
+            "round {round}: {name} was reported and is gone"
+        );
         check(bystander, "the bystander");
         if now.len() > 4 {
-            host.run(&["rm", &now[random.below(now.len() as u64) as usize]]).ok();
+            host.run(&["rm", &now[random.below(now.len() as u64) as usize]])
+                .ok();
         }
     }
     let left = snapshot_names(&host);
@@ -66,8 +81,15 @@ fn killed_vms_leave_a_clean_pool_and_every_committed_snapshot() {
     host.assert_pool_clean();
     let status = host.pool_status();
     assert_eq!(status["snapshot_blocks"], 0, "{status}");
-    assert_eq!(status["leased_blocks"], 0, "a dead holder's blocks are free again: {status}");
-    assert!(host.medium_bytes() < 2 << 20, "{} bytes behind an empty pool", host.medium_bytes());
+    assert_eq!(
+        status["leased_blocks"], 0,
+        "a dead holder's blocks are free again: {status}"
+    );
+    assert!(
+        host.medium_bytes() < 2 << 20,
+        "{} bytes behind an empty pool",
+        host.medium_bytes()
+    );
 }
 
 fn check(mut vm: Vm<'_>, whose: &str) {
@@ -83,7 +105,9 @@ fn a_killed_vm_can_be_replaced_under_its_name() {
     let name = vm.name.clone();
     let kernel = nvvmm_tests::required("NVVMM_BAREMETAL_GUEST");
     let kernel = kernel.to_str().unwrap();
-    let run = ["run", "--kernel", kernel, "--memory", "32M", "--cpus", "1", "--name", &name, "--detach"];
+    let run = [
+        "run", "--kernel", kernel, "--memory", "32M", "--cpus", "1", "--name", &name, "--detach",
+    ];
     host.run(&run).refused(4, &name);
     vm.kill();
     std::thread::sleep(Duration::from_millis(50));

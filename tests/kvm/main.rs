@@ -2,6 +2,8 @@
 //!
 //! Each module is one promise. They need `NVVMM_BIN` and `NVVMM_BAREMETAL_GUEST`; scripts/test.sh sets them.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod bad_input;
 mod commands;
 mod dirty_log;

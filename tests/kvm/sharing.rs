@@ -11,18 +11,30 @@ fn a_snapshot_costs_less_than_a_hundredth_of_what_it_holds() {
     vm.ask("fill 200 1");
     let touched = 200 * MIB;
     let before = host.medium_bytes();
-    assert!(before >= touched, "{before} bytes behind the pool, {touched} touched");
+    assert!(
+        before >= touched,
+        "{before} bytes behind the pool, {touched} touched"
+    );
     let report = vm.snapshot("s");
     let grown = host.medium_bytes() - before;
-    assert!(grown * 100 < touched, "the snapshot of {touched} bytes took {grown}");
-    assert!(report["frames_mapped"].as_u64().unwrap() >= touched / 4096, "{report}");
+    assert!(
+        grown * 100 < touched,
+        "the snapshot of {touched} bytes took {grown}"
+    );
+    assert!(
+        report["frames_mapped"].as_u64().unwrap() >= touched / 4096,
+        "{report}"
+    );
 
     let rewritten = 20 * MIB;
     vm.ask(&format!("write 0 {}", rewritten / 4096));
     let grown = host.medium_bytes() - before;
     let slack = 4 * MIB;
     assert!(grown >= rewritten, "{grown} for {rewritten} rewritten");
-    assert!(grown <= rewritten + slack + touched / 100, "{grown} for {rewritten} rewritten");
+    assert!(
+        grown <= rewritten + slack + touched / 100,
+        "{grown} for {rewritten} rewritten"
+    );
 
     let again = vm.snapshot("t");
     let new = again["frames_new"].as_u64().unwrap() * 4096;
@@ -45,7 +57,10 @@ fn sparse_writes_cost_at_most_a_cluster_each() {
     let grown = host.medium_bytes() - before;
     let cluster = 64 << 10;
     // The guest's journal and stack are pages of their own.
-    assert!(grown <= (25 + 16) * cluster, "25 sparse writes took {grown} bytes");
+    assert!(
+        grown <= (25 + 16) * cluster,
+        "25 sparse writes took {grown} bytes"
+    );
 }
 
 #[test]
@@ -62,5 +77,8 @@ fn clones_share_what_they_do_not_write() {
         clone.ask("write 0 256");
     }
     let grown = host.medium_bytes() - before;
-    assert!(grown < 4 * (MIB + 2 * MIB), "4 clones that write 1 MiB each took {grown} bytes");
+    assert!(
+        grown < 4 * (MIB + 2 * MIB),
+        "4 clones that write 1 MiB each took {grown} bytes"
+    );
 }

@@ -7,13 +7,26 @@ use nvvmm_tests::Host;
 use crate::guest::{ask, boot, number};
 
 fn make_ext4(path: &Path) {
-    let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(path).arg("24M").output().expect("mkfs.ext4 runs");
+    let made = Command::new("mkfs.ext4")
+        .args(["-q", "-F"])
+        .arg(path)
+        .arg("24M")
+        .output()
+        .expect("mkfs.ext4 runs");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
 fn assert_file_system_clean(path: &Path) {
-    let checked = Command::new("e2fsck").args(["-f", "-n"]).arg(path).output().expect("e2fsck runs");
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+    let checked = Command::new("e2fsck")
+        .args(["-f", "-n"])
+        .arg(path)
+        .output()
+        .expect("e2fsck runs");
+    assert!(
+        checked.status.success(),
+        "{}",
+        String::from_utf8_lossy(&checked.stdout)
+    );
 }
 
 #[test]
@@ -49,7 +62,13 @@ fn a_disk_copied_at_the_snapshots_instant_is_clean_after_restore() {
     // A restore that would write to another disk's sectors is refused.
     let small = host.runtime().join("small.img");
     std::fs::write(&small, vec![0; 1 << 20]).unwrap();
-    let refused = host.run(&["restore", "with-disk", "--disk", small.to_str().unwrap(), "--detach"]);
+    let refused = host.run(&[
+        "restore",
+        "with-disk",
+        "--disk",
+        small.to_str().unwrap(),
+        "--detach",
+    ]);
     assert_ne!(refused.code, 0, "a disk of another size");
     assert!(refused.stderr.contains("disk"), "{}", refused.stderr);
     host.assert_pool_clean();
@@ -68,5 +87,8 @@ fn a_read_only_disk_stays_as_it_was() {
     ask(&mut vm, "disk umount");
     ask(&mut vm, "kernel");
     vm.stop();
-    assert!(std::fs::read(&disk).unwrap() == before, "a read-only disk was written");
+    assert!(
+        std::fs::read(&disk).unwrap() == before,
+        "a read-only disk was written"
+    );
 }

@@ -26,7 +26,11 @@ pub fn ask(vm: &mut Vm<'_>, command: &str) -> String {
     let tag = format!("#{}", std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos());
     vm.console().say(&format!("{tag} {command}"));
     let answer = vm.expect(&tag);
-    assert!(answer.contains(&format!(" ok {tag}")), "{}: {command}: {answer}", vm.name);
+    assert!(
+        answer.contains(&format!(" ok {tag}")),
+        "{}: {command}: {answer}",
+        vm.name
+    );
     answer
 }
 

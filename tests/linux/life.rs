@@ -11,13 +11,13 @@ fn a_guest_reboots_powers_off_and_a_killed_one_comes_back() {
     ask(&mut vm, "fill 8 1");
     vm.snapshot("before");
     vm.console().say("reboot");
-    vm.expect("@ ending reboot");
+    vm.expect("@ reboot ok");
     let ready = vm.expect("@ ready");
     assert!(ready.contains("cpus=2"), "{ready}");
     ask(&mut vm, "fill 8 2");
     assert_healthy(&mut vm);
     vm.console().say("poweroff");
-    vm.expect("@ ending poweroff");
+    vm.expect("@ poweroff ok");
     vm.wait_gone();
     host.assert_pool_clean();
 
@@ -30,5 +30,11 @@ fn a_guest_reboots_powers_off_and_a_killed_one_comes_back() {
     again.stop();
     host.run(&["rm", "before"]).ok();
     let status = host.pool_status();
-    assert_eq!((status["snapshot_blocks"].as_u64(), status["leased_blocks"].as_u64()), (Some(0), Some(0)));
+    assert_eq!(
+        (
+            status["snapshot_blocks"].as_u64(),
+            status["leased_blocks"].as_u64()
+        ),
+        (Some(0), Some(0))
+    );
 }

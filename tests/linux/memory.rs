@@ -21,10 +21,16 @@ fn a_guest_is_snapshotted_while_it_writes(vcpus: u32) {
     let mut copies: Vec<Vm<'_>> = vec![host.restore("live", &[]), host.restore("live", &["--prefault"])];
     for copy in &mut copies {
         let count = ask(copy, "count");
-        assert!(number(&count, "value") >= number(&before, "value"), "{count} after {before}");
+        assert!(
+            number(&count, "value") >= number(&before, "value"),
+            "{count} after {before}"
+        );
         let clocks = ask(copy, "clocks");
         for clock in ["realtime_ns", "monotonic_ns", "boottime_ns"] {
-            assert!(number(&clocks, clock) >= number(&clocks_before, clock), "{clocks} after {clocks_before}");
+            assert!(
+                number(&clocks, clock) >= number(&clocks_before, clock),
+                "{clocks} after {clocks_before}"
+            );
         }
         assert_healthy(copy);
     }

@@ -20,13 +20,21 @@ impl Console {
     /// Connects.
     pub fn connect(path: &Path) -> Self {
         let stream = UnixStream::connect(path).unwrap_or_else(|e| panic!("console {}: {e}", path.display()));
-        stream.set_read_timeout(Some(Duration::from_millis(200))).expect("a socket takes a timeout");
-        Self { stream, received: Vec::new(), log: String::new() }
+        stream
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .expect("a socket takes a timeout");
+        Self {
+            stream,
+            received: Vec::new(),
+            log: String::new(),
+        }
     }
 
     /// Types a line.
     pub fn say(&mut self, line: &str) {
-        self.stream.write_all(format!("{line}\n").as_bytes()).expect("the console takes input");
+        self.stream
+            .write_all(format!("{line}\n").as_bytes())
+            .expect("the console takes input");
     }
 
     /// The next line, without its end; `None` when none came in time.
@@ -44,7 +52,11 @@ impl Console {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return None,
                 Ok(count) => self.received.extend_from_slice(&buffer[..count]),
-                Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                    ) => {}
                 Err(_) => return None,
             }
             if Instant::now() > until {

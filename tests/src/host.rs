@@ -41,8 +41,16 @@ impl Outcome {
 
     /// Fails the test unless the command ended with `code` and said `what`, without a panic.
     pub fn refused(self, code: i32, what: &str) -> Self {
-        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
-        assert!(self.stderr.contains(what), "{what:?} is not said in: {}", self.stderr);
+        assert_eq!(
+            self.code, code,
+            "stdout: {}\nstderr: {}",
+            self.stdout, self.stderr
+        );
+        assert!(
+            self.stderr.contains(what),
+            "{what:?} is not said in: {}",
+            self.stderr
+        );
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
         self
     }
@@ -59,7 +67,8 @@ impl Host {
     pub fn new(pool_mib: u64) -> Self {
         let host = Self::without_pool();
         let size = format!("{pool_mib}M");
-        host.run(&["pool", "create", host.pool_str(), "--size", &size]).ok();
+        host.run(&["pool", "create", host.pool_str(), "--size", &size])
+            .ok();
         host
     }
 
@@ -67,8 +76,11 @@ impl Host {
     pub fn without_pool() -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Self {
-            runtime: tempfile::tempdir().expect("a temporary directory"),
-            pool: PathBuf::from(format!("/dev/shm/nvvmm-test-{}-{number}.pool", std::process::id())),
+            runtime: private_directory(),
+            pool: PathBuf::from(format!(
+                "/dev/shm/nvvmm-test-{}-{number}.pool",
+                std::process::id()
+            )),
             next_vm: AtomicU32::new(0),
             dirty_log: false,
         }
@@ -111,7 +123,11 @@ impl Host {
 
     /// Runs a command to its end.
     pub fn run(&self, arguments: &[&str]) -> Outcome {
-        let Output { status, stdout, stderr } = self.command(arguments).output().expect("nvvmm starts");
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = self.command(arguments).output().expect("nvvmm starts");
         Outcome {
             code: status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&stdout).into_owned(),
@@ -137,7 +153,9 @@ impl Host {
     pub fn boot(&self, what: &[&str], memory_mib: u64, vcpus: u32) -> Vm<'_> {
         let name = self.next_name();
         let (memory, vcpus) = (format!("{memory_mib}M"), vcpus.to_string());
-        let mut arguments = vec!["run", "--name", &name, "--memory", &memory, "--cpus", &vcpus, "--detach"];
+        let mut arguments = vec![
+            "run", "--name", &name, "--memory", &memory, "--cpus", &vcpus, "--detach",
+        ];
         arguments.extend_from_slice(what);
         self.run(&arguments).ok();
         Vm::attach(self, name)
@@ -174,9 +192,22 @@ impl Host {
     }
 }
 
+fn private_directory() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let private = std::fs::Permissions::from_mode(0o700);
+    tempfile::Builder::new()
+        .permissions(private)
+        .tempdir()
+        .expect("a temporary directory")
+}
+
 impl Drop for Host {
     fn drop(&mut self) {
-        for entry in std::fs::read_dir(self.runtime.path()).into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(self.runtime.path())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let path = entry.path();
             if path.extension().is_some_and(|extension| extension == "sock")
                 && let Some(name) = path.file_stem().and_then(|name| name.to_str())

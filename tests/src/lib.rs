@@ -27,7 +27,10 @@ impl Random {
     pub fn seeded(test: &str) -> Self {
         let seed = match std::env::var("NVVMM_TEST_SEED") {
             Ok(text) => text.parse().expect("NVVMM_TEST_SEED is a number"),
-            Err(_) => std::time::UNIX_EPOCH.elapsed().expect("the clock is after 1970").as_nanos() as u64,
+            Err(_) => std::time::UNIX_EPOCH
+                .elapsed()
+                .expect("the clock is after 1970")
+                .as_nanos() as u64,
         };
         println!("{test}: NVVMM_TEST_SEED={seed}");
         Self(seed | 1)

@@ -26,7 +26,12 @@ pub struct Vm<'h> {
 impl<'h> Vm<'h> {
     /// The running VM of that name.
     pub fn attach(host: &'h Host, name: String) -> Self {
-        let mut vm = Self { host, name, pid: 0, console: None };
+        let mut vm = Self {
+            host,
+            name,
+            pid: 0,
+            console: None,
+        };
         vm.pid = vm.status()["pid"].as_i64().expect("a pid") as i32;
         vm
     }
@@ -34,8 +39,12 @@ impl<'h> Vm<'h> {
     /// What `nvvmm ps` says of it.
     pub fn status(&self) -> Value {
         let all = self.host.json(&["ps"]);
-        let found = all.as_array().and_then(|vms| vms.iter().find(|vm| vm["name"] == *self.name));
-        found.unwrap_or_else(|| panic!("{} is not among {all}", self.name)).clone()
+        let found = all
+            .as_array()
+            .and_then(|vms| vms.iter().find(|vm| vm["name"] == *self.name));
+        found
+            .unwrap_or_else(|| panic!("{} is not among {all}", self.name))
+            .clone()
     }
 
     /// Its console, connected at first use.
@@ -79,8 +88,11 @@ impl<'h> Vm<'h> {
 
     /// Kills its process as a crash would.
     pub fn kill(self) {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), nix::sys::signal::Signal::SIGKILL)
-            .expect("the VM process is there to be killed");
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(self.pid),
+            nix::sys::signal::Signal::SIGKILL,
+        )
+        .expect("the VM process is there to be killed");
         self.wait_gone();
     }
 
@@ -88,13 +100,21 @@ impl<'h> Vm<'h> {
     pub fn wait_gone(&self) {
         let until = Instant::now() + PATIENCE;
         while PathBuf::from(format!("/proc/{}", self.pid)).exists() && !self.is_zombie() {
-            assert!(Instant::now() < until, "{} (pid {}) does not end", self.name, self.pid);
+            assert!(
+                Instant::now() < until,
+                "{} (pid {}) does not end",
+                self.name,
+                self.pid
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
     fn is_zombie(&self) -> bool {
-        std::fs::read_to_string(format!("/proc/{}/stat", self.pid))
-            .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')))
+        std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).is_ok_and(|stat| {
+            stat.rsplit(')')
+                .next()
+                .is_some_and(|rest| rest.trim_start().starts_with('Z'))
+        })
     }
 }

@@ -139,9 +139,16 @@ impl<'l, 'p> Commit<'l, 'p> {
         &self.written
     }
 
-    /// How many blocks become free.
-    pub(crate) fn freed_count(&self) -> usize {
-        self.refs.freed().len()
+    /// How many data blocks there are more without a reference, once the commit is settled.
+    pub(crate) fn blocks_gained(&self) -> u64 {
+        let layout = &self.lock.store().layout;
+        let in_data = |blocks: &[BlockNo]| {
+            blocks
+                .iter()
+                .filter(|block| layout.is_data_chunk(block.chunk()))
+                .count()
+        };
+        in_data(self.refs.freed()).saturating_sub(in_data(&self.written)) as u64
     }
 
     fn fresh_block(&mut self) -> Result<BlockNo> {

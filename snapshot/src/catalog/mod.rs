@@ -99,7 +99,10 @@ impl<'p> CatalogLock<'p> {
     /// Makes a superblock good again that a commit was cut off at.
     pub(crate) fn repair_superblock(&mut self) -> Result<()> {
         let region = &*self.pool.store.region;
-        self.memory.current.as_mut().map_or(Ok(()), |current| current.repair_other(region))
+        self.memory
+            .current
+            .as_mut()
+            .map_or(Ok(()), |current| current.repair_other(region))
     }
 
     /// Forgets what was read: the next look goes to the pool.

@@ -10,7 +10,7 @@ use crate::number::SnapshotId;
 /// What a removal did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Removed {
-    /// By how many blocks the pool's free space grew.
+    /// How many blocks fewer are in use by snapshots now.
     pub blocks_freed: u64,
     /// A VM uses the snapshot: its name is gone, its blocks become free when that VM ends.
     pub deferred: bool,
@@ -55,10 +55,10 @@ impl CatalogLock<'_> {
         };
         let mut commit = Commit::begin(self, BlockSource::unleased())?;
         let superblock = commit.prepare(&edit)?;
-        let blocks_freed = commit.freed_count().saturating_sub(commit.written().len());
+        let blocks_freed = commit.blocks_gained();
         commit.switch(superblock)?;
         commit.settle(|_| false);
-        Ok(blocks_freed as u64)
+        Ok(blocks_freed)
     }
 
     /// Deletes the orphans that no living holder pins any more, `besides` one holder.

@@ -59,6 +59,15 @@ impl NewSnapshot<'_> {
     }
 }
 
+/// A snapshot that was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// The new snapshot.
+    pub id: SnapshotId,
+    /// Blocks written for its maps, its inode, its state and the catalog.
+    pub metadata_blocks: u32,
+}
+
 impl Holder {
     /// How many blocks of metadata a commit takes at most.
     pub fn commit_blocks_needed(&self, memory_bytes: u64, changed_chunks: u32, state_bytes: usize) -> u32 {
@@ -80,7 +89,7 @@ impl Holder {
     /// [`Error::NameTaken`], [`Error::InvalidName`], [`Error::InvalidSnapshot`], [`Error::NotPinned`] (the base),
     /// [`Error::TooManyPins`], [`Error::TooManySnapshots`], [`Error::PoolFull`], [`Error::Io`]. All blocks are still
     /// mine then and no snapshot was made.
-    pub fn commit_snapshot(&self, new: NewSnapshot<'_>, mut reservation: Reservation) -> Result<SnapshotId> {
+    pub fn commit_snapshot(&self, new: NewSnapshot<'_>, mut reservation: Reservation) -> Result<Committed> {
         new.check()?;
         let reserved: HashSet<BlockNo> = reservation.blocks.iter().copied().collect();
         let mine = self.leases.mine();
@@ -127,7 +136,10 @@ impl Holder {
         self.leases.let_go(&written);
         self.leases.let_go(&shared.mine);
         reservation.blocks.retain(|block| !written.contains(block));
-        Ok(id)
+        Ok(Committed {
+            id,
+            metadata_blocks: written.len() as u32,
+        })
     }
 
     fn flush_blocks(&self, blocks: &[BlockNo]) -> Result<()> {

@@ -11,6 +11,7 @@ use crate::frame_map::FrameMap;
 use crate::layout::inode::{Inode, map_height};
 use crate::layout::node::{Entry, Node, NodeKind};
 use crate::number::{BlockNo, ChunkNo, FrameSet, SnapshotId};
+use crate::recovery::reclaim_dead_holders;
 use crate::store::BlockStore;
 use crate::tree::{self, Place};
 
@@ -43,6 +44,8 @@ impl Holder {
     /// [`Error::NotPinned`]; [`Error::Busy`] when another holder pins it; [`Error::PoolFull`]. Nothing was changed then.
     pub fn consume(&self, id: SnapshotId) -> Result<Consumed> {
         let mut lock = CatalogLock::take(&self.pool)?;
+        // A dead holder is in nobody's way.
+        reclaim_dead_holders(&mut lock)?;
         let listing = lock.listing()?;
         let listed = listing
             .by_id(id)

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::catalog::CatalogLock;
 use crate::error::{Error, Result};
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkNo, FrameSet};
+use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo, FrameSet};
 use crate::pool::Pool;
 use crate::recovery::reclaim_dead_holders;
 
@@ -37,6 +37,9 @@ struct Lease {
     /// For `alloc_at` only, as long as other chunks have blocks.
     set_aside: bool,
 }
+
+/// Chunks that are looked at for a partly used one when an empty one is known.
+const SEARCH_CHUNKS_MAX: u32 = 65_536;
 
 /// How full a chunk may be to be leased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +74,13 @@ impl Leases {
                 free,
             });
         };
+        for block in chunk.blocks() {
+            if self.pool.store.refcount(block)? != 0 {
+                return Err(Error::damaged(format!(
+                    "{chunk} says it is unused, but {block} is in use"
+                )));
+            }
+        }
         let mut table = self.table();
         if let Some(lease) = table.chunks.get_mut(&chunk) {
             lease.set_aside = set_aside;
@@ -101,6 +111,8 @@ impl Leases {
         store.set_lease_owner(chunk, Some(self.slot))?;
         table.chunks.insert(chunk, Lease::default());
         table.with_room.insert(chunk);
+        // Before the catalog lock goes: a check must not find a lease that its holder does not know.
+        self.show_usage(&table)?;
         Ok(Some(chunk))
     }
 
@@ -110,7 +122,11 @@ impl Leases {
         let (first, count) = (store.layout.data_first_chunk, store.layout.data_chunk_count());
         let start = self.pool.next_chunk();
         let mut empty = None;
+        let mut steps = count;
         for step in 0..count {
+            if step >= steps {
+                break;
+            }
             let number = first + ((start.wrapping_sub(first) % count) + step) % count;
             let Some(chunk) = ChunkNo::new(number) else {
                 continue;
@@ -121,9 +137,11 @@ impl Leases {
             let used = store.used_blocks(chunk)?;
             if used == 0 && empty.is_none() {
                 empty = Some(chunk);
-                if want == Want::Empty {
-                    break;
-                }
+                steps = if want == Want::Empty {
+                    0
+                } else {
+                    count.min(step + SEARCH_CHUNKS_MAX)
+                };
             }
             if want == Want::AnyRoom && used > 0 && used < CHUNK_BLOCKS {
                 return Ok(Some(chunk));
@@ -138,21 +156,30 @@ impl Leases {
     /// Takes blocks: from chunks that are leased, else from one more chunk, else from those set aside.
     pub(crate) fn alloc(&self, count: u32) -> Result<Vec<BlockNo>> {
         let mut taken = Vec::with_capacity(count as usize);
-        let done = self.alloc_into(count as usize, &mut taken);
+        let mut leased = Vec::new();
+        let done = self.alloc_into(count as usize, &mut taken, &mut leased);
         if done.is_err() {
             self.free(&taken);
         }
+        // Another thread may have freed blocks meanwhile, so that a chunk was leased and then not needed.
+        let mut table = self.table();
+        for chunk in leased {
+            self.give_back_if_empty(&mut table, chunk);
+        }
+        self.show_usage(&table)?;
+        drop(table);
         done.map(|()| taken)
     }
 
-    fn alloc_into(&self, count: usize, taken: &mut Vec<BlockNo>) -> Result<()> {
+    fn alloc_into(&self, count: usize, taken: &mut Vec<BlockNo>, leased: &mut Vec<ChunkNo>) -> Result<()> {
         loop {
             self.table().take_with_room(&self.pool, count, taken)?;
             if taken.len() == count {
                 break;
             }
             let mut catalog = CatalogLock::take(&self.pool)?;
-            if self.lease(&mut catalog, Want::AnyRoom)?.is_some() {
+            if let Some(chunk) = self.lease(&mut catalog, Want::AnyRoom)? {
+                leased.push(chunk);
                 continue;
             }
             let mut table = self.table();
@@ -169,27 +196,14 @@ impl Leases {
         if self.pool.overcommit() {
             self.provide(taken)?;
         }
-        self.show_usage(&self.table())
+        Ok(())
     }
 
     /// Makes sure that the medium has memory for blocks.
     pub(crate) fn provide(&self, blocks: &[BlockNo]) -> Result<()> {
         let mut sorted = blocks.to_vec();
         sorted.sort_unstable();
-        let mut rest = &sorted[..];
-        while let [first, ..] = rest {
-            let run = rest
-                .iter()
-                .zip(0u32..)
-                .take_while(|(block, at)| block.get() - first.get() == *at)
-                .count();
-            self.pool
-                .store
-                .region
-                .provide(first.byte_offset(), run as u64 * BLOCK_SIZE_BYTES)?;
-            rest = &rest[run..];
-        }
-        Ok(())
+        self.pool.store.provide_sorted(&sorted)
     }
 
     /// Takes this very block, if it can be taken.

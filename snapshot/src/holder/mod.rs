@@ -7,8 +7,8 @@ pub(crate) mod lease;
 use std::fs::File;
 use std::sync::Arc;
 
-pub use commit::NewSnapshot;
 pub(crate) use commit::unix_ns;
+pub use commit::{Committed, NewSnapshot};
 pub use consume::{Consumed, ConsumedChunk};
 
 use self::lease::Leases;

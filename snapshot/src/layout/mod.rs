@@ -6,6 +6,11 @@ pub(crate) mod node;
 pub(crate) mod runtime;
 pub(crate) mod superblock;
 
+#[cfg(test)]
+mod format_test;
+#[cfg(test)]
+mod node_test;
+
 use crate::error::{Error, Result};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo};
 

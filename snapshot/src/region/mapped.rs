@@ -4,6 +4,7 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::raw::c_void;
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -59,15 +60,14 @@ impl MappedRegion {
 
     fn at(&self, offset: u64, len: usize) -> Result<*mut u8> {
         let start = usize::try_from(offset).ok();
-        match start.and_then(|start| start.checked_add(len).map(|end| (start, end))) {
-            // SAFETY: start <= end <= len of the mapping, so the result stays inside of it.
-            Some((start, end)) if end <= self.len => {
-                Ok(unsafe { self.base.as_ptr().cast::<u8>().add(start) })
-            }
-            _ => Err(Error::damaged(format!(
+        let end = start.and_then(|start| start.checked_add(len));
+        let (Some(start), Some(_)) = (start, end.filter(|end| *end <= self.len)) else {
+            return Err(Error::damaged(format!(
                 "a reference to byte {offset} (+{len}) behind the pool's end"
-            ))),
-        }
+            )));
+        };
+        // SAFETY: start + len <= the mapping's length, so the result stays inside of it.
+        Ok(unsafe { self.base.as_ptr().cast::<u8>().add(start) })
     }
 
     fn word(&self, offset: u64) -> Result<&AtomicU32> {
@@ -103,6 +103,26 @@ impl MappedRegion {
                 }
             }
         }
+    }
+}
+
+impl MappedRegion {
+    /// hugetlbfs does not tell its holes, and looking through the mapping would fill them: read the file instead.
+    fn next_nonzero_page(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
+        const PIECE: u64 = 64 << 10;
+        let mut piece = vec![0; PIECE as usize];
+        let mut at = range.start;
+        while at < range.end {
+            let count = (range.end - at).min(PIECE) as usize;
+            let read = self.file.read_at(&mut piece[..count], at);
+            let read = read.map_err(Error::io("reading the pool's file"))?;
+            if piece[..read].iter().any(|byte| *byte != 0) {
+                let page_end = (at + 1).next_multiple_of(self.medium.page_bytes());
+                return Ok(Some(at..page_end.clamp(at + 1, range.end)));
+            }
+            at += count as u64;
+        }
+        Ok(None)
     }
 }
 
@@ -179,6 +199,9 @@ impl Region for MappedRegion {
     fn next_written(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
         if range.is_empty() {
             return Ok(None);
+        }
+        if self.medium == Medium::Hugetlbfs {
+            return self.next_nonzero_page(range);
         }
         let start = match lseek(&self.file, signed(range.start)?, Whence::SeekData) {
             Ok(start) => (start as u64).max(range.start),

@@ -28,8 +28,8 @@ pub enum Medium {
 pub enum CowEngine {
     /// Guest RAM maps the blocks themselves; userfaultfd stops the first write to each.
     Userfaultfd,
-    /// Guest RAM is a private mapping of the blocks; the host kernel copies on write.
-    Private,
+    /// There is none for this medium yet: snapshots can be kept and looked at, no VM can run.
+    None,
 }
 
 impl Medium {
@@ -45,8 +45,8 @@ impl Medium {
     /// The copy-on-write engine that VMs on this medium get.
     pub fn cow_engine(self) -> CowEngine {
         match self {
-            Medium::Tmpfs | Medium::Hugetlbfs => CowEngine::Userfaultfd,
-            Medium::File => CowEngine::Private,
+            Medium::Tmpfs => CowEngine::Userfaultfd,
+            Medium::Hugetlbfs | Medium::File => CowEngine::None,
         }
     }
 
@@ -54,8 +54,12 @@ impl Medium {
     pub fn cow_engine_reason(self) -> &'static str {
         match self {
             Medium::Tmpfs => "userfaultfd can write-protect shared memory",
-            Medium::Hugetlbfs => "userfaultfd can write-protect huge pages (2 MiB at a time)",
-            Medium::File => "userfaultfd cannot write-protect mappings of ordinary or DAX files",
+            Medium::Hugetlbfs => {
+                "VMs cannot run from huge pages yet, which can only be mapped 2 MiB at a time"
+            }
+            Medium::File => {
+                "VMs cannot run from it yet: userfaultfd cannot write-protect mappings of ordinary or DAX files"
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use super::{BootError, Result, flat};
 /// A bootable file.
 pub(super) enum Image {
     /// A Linux bzImage.
-    BzImage(File),
+    Compressed(File),
     /// A Linux ELF image.
     Vmlinux(Program),
     /// A flat guest.
@@ -54,7 +54,7 @@ pub(super) fn open(path: &Path) -> Result<Image> {
         .get(BZIMAGE_MAGIC_AT..)
         .is_some_and(|rest| rest.starts_with(BZIMAGE_MAGIC))
     {
-        return Ok(Image::BzImage(file));
+        return Ok(Image::Compressed(file));
     }
     Err(BootError::NotAKernel {
         path: path.into(),

@@ -62,7 +62,7 @@ pub enum Entry {
 /// RAM disk does not fit into guest memory, the command line is too long, or a file cannot be read.
 pub fn load<M: GuestMemoryBackend>(memory: &M, parts: &BootParts) -> Result<Entry> {
     match image::open(parts.kernel)? {
-        Image::BzImage(file) => linux::load_bzimage(memory, parts, file),
+        Image::Compressed(file) => linux::load_bzimage(memory, parts, file),
         Image::Vmlinux(program) => linux::load_vmlinux(memory, parts, program),
         Image::Flat(program) => flat::load(memory, parts, program),
     }

@@ -26,7 +26,7 @@ const SPEC: u32 = 1;
 const MACHINE: u32 = 2;
 const SECTION_VERSION: u32 = 1;
 
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
+#[derive(Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
 #[repr(C)]
 struct Header {
     magic: [u8; 8],
@@ -37,7 +37,7 @@ struct Header {
     reserved: U32,
 }
 
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
+#[derive(Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
 #[repr(C)]
 struct Section {
     id: U32,
@@ -211,3 +211,7 @@ fn section_payload<'a>(blob: &'a [u8], raw: &[u8]) -> Result<(Section, &'a [u8])
     }
     Ok((section, payload))
 }
+
+#[cfg(test)]
+#[path = "blob_test.rs"]
+mod blob_test;

@@ -6,6 +6,3 @@ pub mod report;
 mod take;
 
 pub use take::{TakeError, Taken, Taking, take};
-
-#[cfg(test)]
-mod blob_test;

@@ -53,6 +53,18 @@ pub struct RestoreReport {
     pub prefault: bool,
 }
 
+/// KVM's dirty log since the last snapshot, held against what the COW engine says. For tests: the log must be switched
+/// on when the VM starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditReport {
+    /// Frames that KVM has seen written.
+    pub dirty_frames: u64,
+    /// Of these, frames that the engine had not made writable (numbers in RAM order; the first hundred).
+    pub not_own: Vec<u64>,
+    /// Of these, frames behind which there is still the block of the last snapshot (the first hundred).
+    pub still_shared: Vec<u64>,
+}
+
 /// Copy-on-write and mapping counters of a running VM.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RamCounters {

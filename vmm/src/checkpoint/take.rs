@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use nvvmm_snapshot::{Holder, NewSnapshot, Reservation, SnapshotId};
+use nvvmm_snapshot::{Committed, Holder, NewSnapshot, Reservation, SnapshotId};
 
 use super::{
     blob::{BlobError, SavedVm},
@@ -15,7 +15,7 @@ use super::{
     report::SnapshotReport,
 };
 use crate::{
-    cow::{CowEngine, CowError, ShareSet},
+    cow::{CowEngine, CowError, ShareSet, Still},
     machine::{Machine, MachineError, MachineStateV1},
     spec::VmSpec,
 };
@@ -61,6 +61,8 @@ pub struct Taking<'a> {
     pub running: bool,
     /// The VM does not go on after a successful snapshot.
     pub stop: bool,
+    /// KVM's dirty log is on: what it has seen until the snapshot is forgotten.
+    pub dirty_log: bool,
 }
 
 /// A committed snapshot.
@@ -75,19 +77,21 @@ pub struct Taken {
 /// Takes a snapshot. When it fails the VM goes on as it was; when it succeeds, and unless it is to stop, too.
 pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
     let mut phases = Phases::begin();
-    let copied_before = taking.engine.counters().frames_copied;
     let reservation = phases.run("ReserveBlocks", || reserve(taking))?;
 
     let paused_at = Instant::now();
     let frozen = freeze(taking, &mut phases);
-    let (state, shared) = match frozen {
+    let Frozen {
+        state,
+        shared,
+        frames_copied,
+    } = match frozen {
         Ok(frozen) => frozen,
         Err(error) => {
             go_on(taking, &mut phases)?;
             return Err(error);
         }
     };
-    let copied_paused = taking.engine.counters().frames_copied - copied_before;
     if !taking.stop
         && let Err(error) = go_on(taking, &mut phases)
     {
@@ -97,7 +101,7 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
     let pause_us = micros(paused_at);
 
     let committed = phases.run("Commit", || commit(taking, &state, &shared, reservation));
-    let (id, state_bytes, metadata_blocks) = match committed {
+    let (Committed { id, metadata_blocks }, state_bytes) = match committed {
         Ok(committed) => committed,
         Err(error) => {
             taking.engine.roll_back(shared);
@@ -113,9 +117,9 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
         total_us: phases.total_us(),
         frames_mapped: taking.engine.counters().frames_mapped,
         frames_new: shared.frames_new(),
-        frames_copied: copied_paused,
+        frames_copied,
         state_bytes,
-        metadata_blocks,
+        metadata_blocks: u64::from(metadata_blocks),
         phases: phases.into_times(),
     };
     Ok(Taken { id, report })
@@ -134,8 +138,16 @@ fn reserve(taking: &Taking<'_>) -> Result<Reservation, TakeError> {
     )?)
 }
 
+/// What the instant of a snapshot leaves to be committed.
+struct Frozen {
+    state: MachineStateV1,
+    shared: ShareSet,
+    /// Frames copied while everything stood still.
+    frames_copied: u64,
+}
+
 /// Stops everything that can write guest memory, saves it, and shares the frames of this instant.
-fn freeze(taking: &Taking<'_>, phases: &mut Phases) -> Result<(MachineStateV1, ShareSet), TakeError> {
+fn freeze(taking: &Taking<'_>, phases: &mut Phases) -> Result<Frozen, TakeError> {
     let machine = taking.machine;
     if taking.running {
         phases.run("PauseVcpus", || machine.pause_vcpus())?;
@@ -144,15 +156,36 @@ fn freeze(taking: &Taking<'_>, phases: &mut Phases) -> Result<(MachineStateV1, S
     // Devices first: a device may have raised an interrupt that the vCPU's saved interrupt controller must hold.
     let devices = phases.run("SaveDevices", || machine.save_devices())?;
     let kvm = phases.run("SaveVcpus", || machine.save_kvm())?;
-    let shared = phases.run("ShareFrames", || taking.engine.share());
-    // A VM that ends after this writes nothing any more.
-    if !taking.stop
-        && let Err(error) = phases.run("ArmWriteProtect", || taking.engine.arm(&shared))
-    {
+    let still = taking.engine.stand_still();
+    let shared = phases.run("ShareFrames", || still.share())?;
+    if let Err(error) = arm(taking, &still, &shared, phases) {
         taking.engine.roll_back(shared);
-        return Err(error.into());
+        return Err(error);
     }
-    Ok((MachineStateV1 { kvm, devices }, shared))
+    let frames_copied = still.frames_copied();
+    Ok(Frozen {
+        state: MachineStateV1 { kvm, devices },
+        shared,
+        frames_copied,
+    })
+}
+
+fn arm(
+    taking: &Taking<'_>,
+    still: &Still<'_>,
+    shared: &ShareSet,
+    phases: &mut Phases,
+) -> Result<(), TakeError> {
+    // A VM that ends after this writes nothing any more.
+    if !taking.stop {
+        phases.run("ArmWriteProtect", || still.arm(shared))?;
+    }
+    if taking.dirty_log {
+        for slot in 0..taking.engine.ram().slots().len() {
+            taking.machine.dirty_log(slot)?;
+        }
+    }
+    Ok(())
 }
 
 fn go_on(taking: &Taking<'_>, phases: &mut Phases) -> Result<(), TakeError> {
@@ -168,7 +201,7 @@ fn commit(
     machine: &MachineStateV1,
     shared: &ShareSet,
     reservation: Reservation,
-) -> Result<(SnapshotId, u64, u64), TakeError> {
+) -> Result<(Committed, u64), TakeError> {
     let saved = SavedVm {
         spec: taking.spec.clone(),
         machine: machine.clone(),
@@ -192,5 +225,5 @@ fn commit(
     {
         tracing::warn!("the former base of this VM stays pinned: {error}");
     }
-    Ok((committed, state.len() as u64, 0))
+    Ok((committed, state.len() as u64))
 }

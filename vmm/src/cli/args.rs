@@ -102,6 +102,16 @@ pub enum Command {
     /// Take a snapshot of a running or paused VM
     #[command(after_long_help = SNAPSHOT_EXAMPLES)]
     Snapshot(SnapshotArguments),
+    /// For tests: holds KVM's dirty log since the last snapshot against the COW engine. The VM must have been started
+    /// with NVVMM_TEST_DIRTY_LOG in its environment.
+    #[command(hide = true)]
+    Audit {
+        /// The VM.
+        vm: String,
+        /// How to print it; JSON in any case.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
     /// List the snapshots of a pool as a tree
     ///
     /// OWN is the space that removing the snapshot would free; SHARED is what it has in common with other

@@ -50,6 +50,7 @@ fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
         Command::Resume { vm } => vm_commands::resume(&vm)?,
         Command::Stop { vm, force } => vm_commands::stop(&vm, force)?,
         Command::Console { vm } => console::attach(&vm)?,
+        Command::Audit { vm, json: _ } => vm_commands::audit(&vm)?,
         Command::Snapshot(snapshot) => vm_commands::snapshot(snapshot)?,
         Command::Snapshots { pool, json } => snapshot_commands::list(&pool, json.json)?,
         Command::Rm { names, pool, json } => snapshot_commands::remove(&names, &pool, json.json)?,

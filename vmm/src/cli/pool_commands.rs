@@ -47,7 +47,7 @@ fn status_text(status: &PoolStatus) -> String {
     let blocks = |blocks: u64| output::frames_size(blocks);
     let engine = match status.cow_engine {
         CowEngine::Userfaultfd => "userfaultfd",
-        CowEngine::Private => "private",
+        CowEngine::None => "none",
     };
     let outlives = if status.outlives_the_host {
         "yes"

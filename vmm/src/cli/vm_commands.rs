@@ -276,6 +276,11 @@ fn snapshot_text(vm: &str, report: &SnapshotReport) -> String {
     text
 }
 
+/// `nvvmm audit`, for tests; always JSON.
+pub fn audit(vm: &str) -> Result<(), ControlError> {
+    output::print_json(&connect(&RuntimeDir::of_user()?.find(vm)?)?.audit()?)
+}
+
 #[cfg(test)]
 #[path = "vm_commands_test.rs"]
 mod vm_commands_test;

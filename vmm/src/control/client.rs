@@ -10,7 +10,7 @@ use super::line::LineStream;
 use super::message::{
     Answer, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, SnapshotRequest, Versioned, VmStatus,
 };
-use crate::checkpoint::report::SnapshotReport;
+use crate::checkpoint::report::{AuditReport, SnapshotReport};
 
 /// Time for an answer that needs no work.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,6 +71,14 @@ impl ControlClient {
     pub fn snapshot(&mut self, request: SnapshotRequest) -> Result<SnapshotReport, ControlError> {
         match self.call(&Request::Snapshot(request), None)? {
             Answer::Snapshot { report } => Ok(*report),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Holds KVM's dirty log against the COW engine.
+    pub fn audit(&mut self) -> Result<AuditReport, ControlError> {
+        match self.call(&Request::Audit, Some(STATE_TIMEOUT))? {
+            Answer::Audit { report } => Ok(report),
             other => Err(unexpected(&other)),
         }
     }

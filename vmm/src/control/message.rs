@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::error::{ControlError, ErrorKind};
-use crate::checkpoint::report::{RamCounters, RestoreReport, SnapshotReport};
+use crate::checkpoint::report::{AuditReport, RamCounters, RestoreReport, SnapshotReport};
 
 /// Version of the protocol; a server answers no other.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -48,6 +48,8 @@ pub enum Request {
     Stop,
     /// Take a snapshot.
     Snapshot(SnapshotRequest),
+    /// For tests: hold KVM's dirty log against the COW engine.
+    Audit,
 }
 
 /// The answer to a request.
@@ -65,6 +67,11 @@ pub enum Answer {
     Snapshot {
         /// What the snapshot did.
         report: Box<SnapshotReport>,
+    },
+    /// To [`Request::Audit`].
+    Audit {
+        /// What was found.
+        report: AuditReport,
     },
     /// The request failed.
     Error {

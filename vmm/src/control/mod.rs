@@ -18,7 +18,7 @@ pub use message::{SnapshotRequest, VmOrigin, VmState, VmStatus};
 pub use registry::{Claim, NameChoice, RuntimeDir, VmRuntimePaths};
 pub use server::ControlServer;
 
-use crate::checkpoint::report::SnapshotReport;
+use crate::checkpoint::report::{AuditReport, SnapshotReport};
 
 /// What a running VM does when it is asked. Calls come from threads of the control server, several at a time.
 pub trait VmControl: Send + Sync {
@@ -36,4 +36,7 @@ pub trait VmControl: Send + Sync {
 
     /// Takes a snapshot and returns when it is committed (or failed, with the VM running as before).
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError>;
+
+    /// For tests: holds KVM's dirty log since the last snapshot against the COW engine.
+    fn audit(&self) -> Result<AuditReport, ControlError>;
 }

@@ -266,6 +266,9 @@ fn carry_out(request: &Request, control: &dyn VmControl) -> Result<Answer, Contr
         Request::Pause => control.pause().map(|()| Answer::Done)?,
         Request::Resume => control.resume().map(|()| Answer::Done)?,
         Request::Stop => control.stop().map(|()| Answer::Done)?,
+        Request::Audit => Answer::Audit {
+            report: control.audit()?,
+        },
         Request::Snapshot(request) => Answer::Snapshot {
             report: Box::new(control.snapshot(request)?),
         },

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
 use super::*;
-use crate::checkpoint::report::{RamCounters, SnapshotReport};
+use crate::checkpoint::report::{AuditReport, RamCounters, SnapshotReport};
 use crate::control::{ControlClient, SnapshotRequest, VmOrigin, VmState, VmStatus};
 
 /// Far longer than anything here takes; a test that reaches it has hung.
@@ -71,6 +71,10 @@ impl VmControl for FakeVm {
     fn stop(&self) -> Result<(), ControlError> {
         self.stops.fetch_add(1, Ordering::SeqCst);
         Ok(())
+    }
+
+    fn audit(&self) -> Result<AuditReport, ControlError> {
+        Ok(AuditReport::default())
     }
 
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {

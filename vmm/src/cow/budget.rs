@@ -93,6 +93,11 @@ impl Budget {
         floor.max(sequential).min(CHUNK_FRAMES)
     }
 
+    /// Not one mapping more: only what makes a chunk one mapping may still be done.
+    pub fn is_exceeded(&self) -> bool {
+        self.mappings() >= self.limit
+    }
+
     /// Nothing of the budget is left: a chunk that is touched must end as one mapping.
     pub fn is_spent(&self) -> bool {
         self.mappings() * 8 >= self.limit * 7

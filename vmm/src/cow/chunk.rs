@@ -17,12 +17,14 @@ pub(super) struct KnownChunk {
     pub private: FrameSet,
     /// The blocks are mapped at the guest's addresses.
     pub mapped: bool,
+    /// No private frame was written before it was armed, or all that were are own by now.
+    pub settled: bool,
     /// In the list of chunks to share at the next snapshot.
     pub dirty: bool,
     /// A pool chunk set aside for copies of this chunk, each frame to its own index, so that neighbours end up beside
     /// each other and share one mapping.
     pub spare: Option<ChunkNo>,
-    /// Where the last copy ended, and how many frames it took: a fault that goes on there takes twice as many.
+    /// The frames around which the last copy was made: a fault that goes on at their end takes twice as many.
     pub last_copy: Range<u32>,
 }
 
@@ -44,6 +46,7 @@ impl KnownChunk {
             own,
             private: FrameSet::EMPTY,
             mapped: false,
+            settled: true,
             dirty: false,
             spare: None,
             last_copy: 0..0,

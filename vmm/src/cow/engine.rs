@@ -5,7 +5,7 @@ use std::{
     os::fd::BorrowedFd,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -13,14 +13,15 @@ use nvvmm_snapshot::{BlockNo, ChunkMap, FrameMap, FrameSet, Holder, Pool};
 
 use super::{
     Budget, CHUNK_FRAMES, CHUNK_SIZE_BYTES, FRAME_SIZE_BYTES,
-    chunk::{KnownChunk, LiveChunk, MappedRun, target_runs},
+    chunk::{KnownChunk, LiveChunk},
     frames::{runs, set_of},
+    redirect::{blocks_of, whole_run},
 };
 use crate::{
     checkpoint::report::RamCounters,
     memory::GuestRam,
     sys::{
-        pagemap::Pagemap,
+        pagemap::{PageKind, Pagemap},
         reservation::{Reservation, Sharing},
         uffd::{Fault, Uffd, UffdError},
     },
@@ -54,11 +55,18 @@ pub enum CowError {
 
 impl From<nvvmm_snapshot::Error> for CowError {
     fn from(error: nvvmm_snapshot::Error) -> Self {
-        match error {
-            nvvmm_snapshot::Error::PoolFull { .. } => Self::NoSpace,
-            other => Self::Pool(other),
+        if is_full(&error) {
+            Self::NoSpace
+        } else {
+            Self::Pool(error)
         }
     }
+}
+
+/// Neither a full pool nor a full medium under it is a reason to end a VM: space may be made.
+pub(super) fn is_full(error: &nvvmm_snapshot::Error) -> bool {
+    use nvvmm_snapshot::Error::{NoSpaceOnMedium, PoolFull};
+    matches!(error, PoolFull { .. } | NoSpaceOnMedium { .. })
 }
 
 pub(super) fn os(op: &'static str) -> impl FnOnce(io::Error) -> CowError {
@@ -108,13 +116,15 @@ pub struct CowEngine {
     ram: GuestRam,
     pool: Arc<Pool>,
     pub(super) holder: Arc<Holder>,
-    uffd: Uffd,
+    pub(super) uffd: Uffd,
     pagemap: Pagemap,
     pub(super) origin: RwLock<Origin>,
     sections: Vec<OnceLock<Box<[Mutex<LiveChunk>]>>>,
     /// Taken for reading by whoever answers an access, for writing while frames are shared.
     pub(super) sharing: RwLock<()>,
     pub(super) dirty: Mutex<Vec<u32>>,
+    /// Chunks whose early writes are not all the VM's own yet, because the pool was full.
+    pub(super) unsettled: AtomicUsize,
     pub(super) budget: Budget,
     pub(super) counters: Counters,
 }
@@ -155,6 +165,7 @@ impl CowEngine {
             origin: RwLock::new(origin),
             sharing: RwLock::new(()),
             dirty: Mutex::new(Vec::new()),
+            unsettled: AtomicUsize::new(0),
             budget,
             counters,
         })
@@ -188,11 +199,12 @@ impl CowEngine {
         }
     }
 
-    /// Frames of a chunk that the guest may write now without a copy.
-    pub fn own_frames(&self, index: u32) -> FrameSet {
+    /// Whether the guest may write a frame of a chunk without a copy, and the block behind it when the engine has
+    /// looked at it.
+    pub fn own_block(&self, index: u32, frame: u32) -> (bool, Option<BlockNo>) {
         match &*lock(self.chunk(index)) {
-            LiveChunk::Untouched => FrameSet::EMPTY,
-            LiveChunk::Known(known) => known.own,
+            LiveChunk::Untouched => (false, None),
+            LiveChunk::Known(known) => (known.own.contains(frame), known.block(frame)),
         }
     }
 
@@ -235,10 +247,12 @@ impl CowEngine {
             self.map_chunk(index, known)?;
             Counters::add(&self.counters.chunk_faults, 1);
         }
+        self.settle_early_writes(index, known)?;
         match known.block(frame) {
             None => self.back_hole(index, known, frame),
             Some(_) if !write => Ok(()),
-            // Armed although it is ours: its snapshot was never committed. Nothing needs a copy.
+            // Held although it is ours: copied with a neighbour after this access was held, or armed for a snapshot
+            // that was never committed. Nothing needs a copy.
             Some(_) if known.own.contains(frame) => {
                 let (start, size_bytes) = (self.address(index, frame), FRAME_SIZE_BYTES);
                 self.uffd
@@ -257,17 +271,18 @@ impl CowEngine {
         if let ChunkMap::Hole = known.map {
             match self.holder.alloc_chunk() {
                 Ok(chunk) => {
-                    let run = MappedRun {
-                        frames: 0..CHUNK_FRAMES,
-                        block: chunk.block(0),
-                        private: false,
-                    };
-                    self.map_run(index, &run, Sharing::Shared)?;
+                    let run = whole_run(chunk);
+                    if let Err(error) = self.place_run(index, &run, Sharing::Shared) {
+                        self.holder.free_blocks(&blocks_of(chunk));
+                        return Err(error);
+                    }
                     known.map = ChunkMap::Whole(chunk);
                     self.gained(index, known, &FrameSet::FULL, CHUNK_FRAMES);
+                    self.mark_mapped(index, known);
+                    return self.guard_run(index, &run, Sharing::Shared);
                 }
                 // No whole chunk is free: its frames are backed one cluster at a time.
-                Err(nvvmm_snapshot::Error::PoolFull { .. }) => {}
+                Err(error) if is_full(&error) => {}
                 Err(other) => return Err(other.into()),
             }
             self.mark_mapped(index, known);
@@ -284,6 +299,10 @@ impl CowEngine {
             self.map_run(index, &run, sharing)?;
         }
         self.mark_mapped(index, known);
+        known.settled = known.private.is_empty();
+        if !known.settled {
+            self.unsettled.fetch_add(1, Ordering::Relaxed);
+        }
         self.settle_early_writes(index, known)
     }
 
@@ -293,161 +312,48 @@ impl CowEngine {
     }
 
     /// Until a private mapping is armed, a write to it goes through, into a page of this process instead of the
-    /// snapshot's block. Such frames become ours at once, from what the guest sees.
-    fn settle_early_writes(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
+    /// snapshot's block. Such frames become ours at once, from what the guest sees. When the pool is full that is made up
+    /// for by the next access to the chunk or the next snapshot, whichever comes first.
+    pub(super) fn settle_early_writes(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
+        if known.settled {
+            return Ok(());
+        }
         for run in runs(&known.private) {
-            let start = self.address(index, run.start);
-            let written = self
-                .pagemap
-                .private_pages(start, run.len())
-                .map_err(os("read pagemap"))?;
-            for page in written {
-                let frame = run.start + page as u32;
+            for frame in self.early_writes(index, run)? {
                 let targets = self.targets(known, &[frame], frame)?;
                 self.copy_to(index, known, &targets)?;
             }
         }
+        known.settled = true;
+        self.unsettled.fetch_sub(1, Ordering::Relaxed);
         Ok(())
     }
 
-    fn back_hole(&self, index: u32, known: &mut KnownChunk, frame: u32) -> Result<(), CowError> {
-        let window = window_of(frame, self.budget.cluster_frames(0));
-        let holes: Vec<u32> = window.filter(|frame| known.block(*frame).is_none()).collect();
-        let targets = self.targets(known, &holes, frame)?;
-        for run in target_runs(&targets) {
-            self.map_run(index, &run, Sharing::Shared)?;
-        }
-        known.replace(&targets);
-        let gained = set_of(targets.iter().map(|(frame, _)| *frame));
-        self.gained(index, known, &gained, gained.count());
-        Ok(())
-    }
-
-    fn copy_around(&self, index: u32, known: &mut KnownChunk, frame: u32) -> Result<(), CowError> {
-        if self.budget.is_spent() && self.copy_whole(index, known)? {
-            return Ok(());
-        }
-        let sequential = if known.last_copy.end == frame {
-            known.last_copy.len() as u32 * 2
-        } else {
-            0
+    /// Frames of a private, armed mapping that were written before it was armed.
+    fn early_writes(&self, index: u32, frames: std::ops::Range<u32>) -> Result<Vec<u32>, CowError> {
+        let start = self.address(index, frames.start);
+        let look = || {
+            self.pagemap
+                .pages(start, frames.len())
+                .map_err(os("read pagemap"))
         };
-        let window = window_of(frame, self.budget.cluster_frames(sequential));
-        known.last_copy = window.clone();
-        let shared: Vec<u32> = window
-            .filter(|f| known.block(*f).is_some() && !known.own.contains(*f))
-            .collect();
-        let targets = self.targets(known, &shared, frame)?;
-        self.copy_to(index, known, &targets)
-    }
-
-    /// Copies frames, as the guest sees them, to `targets`, and maps those in their place.
-    fn copy_to(
-        &self,
-        index: u32,
-        known: &mut KnownChunk,
-        targets: &[(u32, BlockNo)],
-    ) -> Result<(), CowError> {
-        for run in target_runs(targets) {
-            let run_targets = &targets[targets.partition_point(|(frame, _)| *frame < run.frames.start)..]
-                [..run.frames.len()];
-            // The frames are armed: nobody changes them between the copy and the new mapping.
-            let copied = self
-                .copy_run(index, &run)
-                .and_then(|()| self.map_run(index, &run, Sharing::Shared));
-            if let Err(error) = copied {
-                let blocks: Vec<BlockNo> = targets.iter().map(|(_, block)| *block).collect();
-                let unused = targets.partition_point(|(frame, _)| *frame < run.frames.start);
-                self.holder.free_blocks(&blocks[unused..]);
-                return Err(error);
-            }
-            known.replace(run_targets);
-            for frame in run.frames.clone() {
-                known.private.remove(frame);
-            }
-            self.gained(index, known, &set_of(run.frames.clone()), 0);
-            Counters::add(&self.counters.frames_copied, run.frames.len() as u32);
+        let mut pages = look()?;
+        if pages.contains(&PageKind::Unclear) {
+            self.reservation()
+                .populate_read(
+                    self.ram_offset(index, frames.start),
+                    frames.len() * FRAME_SIZE_BYTES,
+                )
+                .map_err(os("fill page tables"))?;
+            pages = look()?;
         }
-        Ok(())
-    }
-
-    /// Gives the chunk a fresh pool chunk of its own, so that it takes one mapping. False when none is free.
-    fn copy_whole(&self, index: u32, known: &mut KnownChunk) -> Result<bool, CowError> {
-        let chunk = match self.holder.alloc_chunk() {
-            Ok(chunk) => chunk,
-            Err(nvvmm_snapshot::Error::PoolFull { .. }) => return Ok(false),
-            Err(other) => return Err(other.into()),
-        };
-        let backed = known.backed();
-        for run in known.mapped_runs(&known.own) {
-            let (start, size_bytes) = (self.address(index, run.frames.start), run.frames.len());
-            self.uffd
-                .protect(start, size_bytes * FRAME_SIZE_BYTES, true)
-                .map_err(os("arm frames for a copy"))?;
-        }
-        for run in runs(&backed) {
-            let run = MappedRun {
-                block: chunk.block(run.start),
-                frames: run,
-                private: false,
-            };
-            self.copy_run(index, &run)?;
-        }
-        let whole = MappedRun {
-            frames: 0..CHUNK_FRAMES,
-            block: chunk.block(0),
-            private: false,
-        };
-        self.map_run(index, &whole, Sharing::Shared)?;
-        let replaced: Vec<BlockNo> = known.own.iter().filter_map(|frame| known.block(frame)).collect();
-        self.holder.free_blocks(&replaced);
-        if let Some(spare) = known.spare.take() {
-            self.holder.end_set_aside(spare);
-        }
-        known.map = ChunkMap::Whole(chunk);
-        known.private = FrameSet::EMPTY;
-        self.gained(index, known, &FrameSet::FULL, CHUNK_FRAMES - backed.count());
-        Counters::add(&self.counters.frames_copied, backed.count());
-        Ok(true)
-    }
-
-    fn copy_run(&self, index: u32, run: &MappedRun) -> Result<(), CowError> {
-        let offset = self.ram_offset(index, run.frames.start);
-        let size_bytes = run.frames.len() * FRAME_SIZE_BYTES;
-        self.reservation()
-            .copy_to_file(offset, size_bytes, self.pool_fd(), run.block.byte_offset())
-            .map_err(os("copy frames"))
-    }
-
-    /// Maps a run of blocks. A private run is armed before anybody can count on it; see `settle_early_writes`.
-    pub(super) fn map_run(&self, index: u32, run: &MappedRun, sharing: Sharing) -> Result<(), CowError> {
-        let offset = self.ram_offset(index, run.frames.start);
-        let size_bytes = run.frames.len() * FRAME_SIZE_BYTES;
-        self.reservation()
-            .map_file(
-                offset,
-                size_bytes,
-                self.pool_fd(),
-                run.block.byte_offset(),
-                sharing,
-            )
-            .map_err(os("map blocks"))?;
-        let start = self.reservation().start() + offset;
-        // A new mapping is registered at once: the next arming needs it, and mappings merge only when alike.
-        self.uffd
-            .register_write_protect(start, size_bytes)
-            .map_err(os("register blocks"))?;
-        match sharing {
-            Sharing::Shared => Ok(()),
-            Sharing::Private => self
-                .uffd
-                .protect(start, size_bytes, true)
-                .map_err(os("arm blocks")),
-        }
+        // To copy a frame that was not written costs a block and nothing else.
+        let written = frames.zip(pages).filter(|(_, page)| *page != PageKind::Untouched);
+        Ok(written.map(|(frame, _)| frame).collect())
     }
 
     /// Frames became writable: counts them and puts the chunk on the list for the next snapshot.
-    fn gained(&self, index: u32, known: &mut KnownChunk, frames: &FrameSet, newly_backed: u32) {
+    pub(super) fn gained(&self, index: u32, known: &mut KnownChunk, frames: &FrameSet, newly_backed: u32) {
         let new_own = frames.iter().filter(|frame| known.own.insert(*frame)).count() as u32;
         Counters::add(&self.counters.frames_own, new_own);
         Counters::add(&self.counters.frames_mapped, newly_backed);
@@ -462,6 +368,10 @@ impl CowEngine {
     }
 
     /// The chunk's state, looked up in the origin at the first touch.
+    ///
+    /// The origin's map is used for untouched chunks even after later snapshots have replaced its pin and it was removed.
+    /// That is sound: the leaf of a chunk that was never touched is the same in all of them, and whatever inner node a
+    /// later snapshot wrote anew is on the path to a chunk that was touched, so the map had read it while it was pinned.
     pub(super) fn know<'a>(
         &self,
         index: u32,
@@ -511,21 +421,15 @@ impl CowEngine {
         self.ram.reservation()
     }
 
-    fn pool_fd(&self) -> BorrowedFd<'_> {
+    pub(super) fn pool_fd(&self) -> BorrowedFd<'_> {
         self.pool.fd()
     }
 
-    fn ram_offset(&self, index: u32, frame: u32) -> usize {
+    pub(super) fn ram_offset(&self, index: u32, frame: u32) -> usize {
         index as usize * CHUNK_SIZE_BYTES + frame as usize * FRAME_SIZE_BYTES
     }
 
     pub(super) fn address(&self, index: u32, frame: u32) -> usize {
         self.reservation().start() + self.ram_offset(index, frame)
     }
-}
-
-/// The aligned window of `size_frames` (a power of two) around `frame`.
-fn window_of(frame: u32, size_frames: u32) -> std::ops::Range<u32> {
-    let start = frame & !(size_frames - 1);
-    start..start + size_frames
 }

@@ -1,6 +1,9 @@
 //! The engine over a real pool on tmpfs; threads of the test play the guest.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use nvvmm_snapshot::{CreateOptions, NewSnapshot, Pool, SnapshotId};
 use vm_memory::{Bytes, GuestAddress};
@@ -8,17 +11,21 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::memory::{GuestMemory, GuestRam};
 
-const MIB: u64 = 1 << 20;
-const FRAME: u64 = FRAME_SIZE_BYTES as u64;
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const FRAME: u64 = FRAME_SIZE_BYTES as u64;
 
-struct Place {
-    path: PathBuf,
+pub(super) struct Place {
+    pub path: PathBuf,
 }
 
 impl Place {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
+        Self::on(Path::new("/dev/shm"), name)
+    }
+
+    pub fn on(directory: &Path, name: &str) -> Self {
         Self {
-            path: PathBuf::from(format!("/dev/shm/nvvmm-cow-{name}-{}.pool", std::process::id())),
+            path: directory.join(format!("nvvmm-cow-{name}-{}.pool", std::process::id())),
         }
     }
 }
@@ -29,20 +36,20 @@ impl Drop for Place {
     }
 }
 
-struct Vm {
-    memory: Arc<GuestMemory>,
-    engine: Arc<CowEngine>,
-    holder: Arc<nvvmm_snapshot::Holder>,
-    last: Option<SnapshotId>,
-    _faults: FaultThread,
+pub(super) struct Vm {
+    pub memory: Arc<GuestMemory>,
+    pub engine: Arc<CowEngine>,
+    pub holder: Arc<nvvmm_snapshot::Holder>,
+    pub last: Option<SnapshotId>,
+    pub faults: FaultThread,
 }
 
 impl Vm {
-    fn start(pool: &Arc<Pool>, size_bytes: u64, from: Option<&str>) -> Self {
+    pub fn start(pool: &Arc<Pool>, size_bytes: u64, from: Option<&str>) -> Self {
         Self::with_budget(pool, size_bytes, from, Budget::of_this_process())
     }
 
-    fn with_budget(pool: &Arc<Pool>, size_bytes: u64, from: Option<&str>, budget: Budget) -> Self {
+    pub fn with_budget(pool: &Arc<Pool>, size_bytes: u64, from: Option<&str>, budget: Budget) -> Self {
         let ram = GuestRam::reserve(size_bytes).unwrap();
         let holder = Arc::new(pool.hold("test").unwrap());
         let (origin, last) = match from {
@@ -67,14 +74,30 @@ impl Vm {
             engine,
             holder,
             last,
-            _faults: faults,
+            faults,
         }
     }
 
-    fn snapshot(&mut self, name: &str) -> nvvmm_snapshot::Result<()> {
+    pub fn snapshot(&mut self, name: &str) -> nvvmm_snapshot::Result<()> {
         let reservation = self.holder.reserve(16)?;
-        let set = self.engine.share();
-        self.engine.arm(&set).unwrap();
+        let set = self.share_and_arm();
+        self.commit(name, set, reservation)
+    }
+
+    /// The instant of a snapshot.
+    pub fn share_and_arm(&self) -> ShareSet {
+        let still = self.engine.stand_still();
+        let set = still.share().unwrap();
+        still.arm(&set).unwrap();
+        set
+    }
+
+    pub fn commit(
+        &mut self,
+        name: &str,
+        set: ShareSet,
+        reservation: nvvmm_snapshot::Reservation,
+    ) -> nvvmm_snapshot::Result<()> {
         let new = NewSnapshot {
             name,
             parent: self.last,
@@ -85,8 +108,8 @@ impl Vm {
             frames_new: set.frames_new(),
         };
         match self.holder.commit_snapshot(new, reservation) {
-            Ok(id) => {
-                if let Some(old) = self.last.replace(id) {
+            Ok(committed) => {
+                if let Some(old) = self.last.replace(committed.id) {
                     self.holder.unpin(old)?;
                 }
                 Ok(())
@@ -98,32 +121,32 @@ impl Vm {
         }
     }
 
-    fn write(&self, frame: u64, value: u64) {
+    pub fn write(&self, frame: u64, value: u64) {
         self.memory
             .write_obj(value, GuestAddress(frame * FRAME + 8 * (frame % 500)))
             .unwrap();
         // The write may go on as soon as the new mapping is there; the engine has counted it when it lets go of the chunk.
-        self.engine.own_frames((frame / u64::from(CHUNK_FRAMES)) as u32);
+        self.engine.own_block((frame / u64::from(CHUNK_FRAMES)) as u32, 0);
     }
 
-    fn read(&self, frame: u64) -> u64 {
+    pub fn read(&self, frame: u64) -> u64 {
         self.memory
             .read_obj(GuestAddress(frame * FRAME + 8 * (frame % 500)))
             .unwrap()
     }
 
-    fn fill(&self, frames: impl Iterator<Item = u64>, seed: u64) {
+    pub fn fill(&self, frames: impl Iterator<Item = u64>, seed: u64) {
         frames.for_each(|frame| self.write(frame, seed + frame));
     }
 
-    fn assert_filled(&self, frames: impl Iterator<Item = u64>, seed: u64) {
+    pub fn assert_filled(&self, frames: impl Iterator<Item = u64>, seed: u64) {
         for frame in frames {
             assert_eq!(self.read(frame), seed + frame, "frame {frame}");
         }
     }
 }
 
-fn pool_of(place: &Place, size_bytes: u64) -> Arc<Pool> {
+pub(super) fn pool_of(place: &Place, size_bytes: u64) -> Arc<Pool> {
     Pool::create(
         &place.path,
         &CreateOptions {
@@ -134,7 +157,7 @@ fn pool_of(place: &Place, size_bytes: u64) -> Arc<Pool> {
     .unwrap()
 }
 
-fn assert_clean(pool: &Pool) {
+pub(super) fn assert_clean(pool: &Pool) {
     let report = pool.check().unwrap();
     assert!(report.findings.is_empty(), "{:#?}", report.findings);
 }
@@ -260,7 +283,7 @@ fn the_budget_of_mappings_holds_under_the_worst_pattern() {
 
 impl Vm {
     /// Lines of /proc/self/maps within guest RAM.
-    fn mappings_of_the_kernel(&self) -> u64 {
+    pub fn mappings_of_the_kernel(&self) -> u64 {
         let reservation = self.engine.ram().reservation();
         let ram = reservation.start()..reservation.start() + reservation.size_bytes();
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
@@ -312,7 +335,7 @@ fn a_write_to_a_full_pool_waits_until_there_is_space() {
         let writer = scope.spawn(|| {
             vm.fill(0..1024, 2);
         });
-        while !vm._faults.is_starved() {
+        while !vm.faults.is_starved() {
             assert!(
                 !writer.is_finished(),
                 "the pool has no block, so the writer must wait"

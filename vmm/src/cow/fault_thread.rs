@@ -6,8 +6,10 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use super::{CowEngine, CowError};
@@ -16,6 +18,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// How long a held access waits before it asks a full pool again, in milliseconds.
 const RETRY_MS: u16 = 20;
+/// How often it is looked whether work on guest RAM is done.
+const WORK_POLL: Duration = Duration::from_millis(5);
 
 /// Runs until dropped. It must outlive every thread that can touch guest RAM: they would wait for it for ever.
 #[derive(Debug)]
@@ -23,6 +27,7 @@ pub struct FaultThread {
     /// Closing it tells the thread to end.
     stop: Option<PipeWriter>,
     starved: Arc<AtomicBool>,
+    failed: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -32,16 +37,39 @@ impl FaultThread {
         let (stopped, stop) = io::pipe()?;
         let starved = Arc::new(AtomicBool::new(false));
         let starving = Arc::clone(&starved);
+        let has_failed = Arc::new(AtomicBool::new(false));
+        let gave_up = Arc::clone(&has_failed);
         let thread = std::thread::Builder::new().name("cow".into()).spawn(move || {
             if let Err(error) = answer_all(&engine, &stopped, &starving) {
+                gave_up.store(true, Ordering::Relaxed);
                 failed(error);
             }
         })?;
         Ok(Self {
             stop: Some(stop),
             starved,
+            failed: has_failed,
             thread: Some(thread),
         })
+    }
+
+    /// Whoever waits for an answer now gets none, or not before the pool has space.
+    pub fn is_stuck(&self) -> bool {
+        self.is_starved() || self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Does work that touches guest RAM, in a thread of its own. `None` when an access of it, or of the guest, gets no
+    /// answer: the thread may then wait for ever, and ends with the process.
+    pub fn unless_stuck<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let (done, result) = mpsc::channel();
+        std::thread::spawn(move || done.send(work()));
+        loop {
+            match result.recv_timeout(WORK_POLL) {
+                Ok(result) => return Some(result),
+                Err(RecvTimeoutError::Timeout) if !self.is_stuck() => {}
+                Err(_) => return None,
+            }
+        }
     }
 
     /// A guest write waits for a free block.
@@ -88,6 +116,8 @@ fn answer_all(engine: &CowEngine, stop: &PipeReader, starved: &AtomicBool) -> Re
         for fault in faults.drain(..) {
             match engine.answer(fault) {
                 Ok(()) => {}
+                // An access that a signal interrupts is held, and told, anew each time: once is enough.
+                Err(CowError::NoSpace) if waiting.contains(&fault) => {}
                 Err(CowError::NoSpace) => waiting.push(fault),
                 Err(error) => return Err(error),
             }

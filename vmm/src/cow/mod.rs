@@ -16,13 +16,14 @@ mod chunk;
 mod engine;
 mod fault_thread;
 mod frames;
+mod redirect;
 mod share;
 mod targets;
 
 pub use budget::Budget;
 pub use engine::{CowEngine, CowError, Origin};
 pub use fault_thread::FaultThread;
-pub use share::ShareSet;
+pub use share::{ShareSet, Still};
 
 /// Size of a guest frame in bytes: the host's page and the pool's block are of the same size.
 pub const FRAME_SIZE_BYTES: usize = 4096;
@@ -37,3 +38,7 @@ const _: () = assert!(CHUNK_SIZE_BYTES as u64 == nvvmm_snapshot::CHUNK_SIZE_BYTE
 mod chunk_test;
 #[cfg(test)]
 mod engine_test;
+#[cfg(test)]
+mod mishap_test;
+#[cfg(test)]
+mod stress_test;

@@ -1,6 +1,6 @@
 //! A snapshot's part of the engine: frames change hands from the VM to a snapshot file.
 
-use std::sync::PoisonError;
+use std::sync::{PoisonError, RwLockWriteGuard, atomic::Ordering};
 
 use nvvmm_snapshot::{BlockNo, ChunkMap, Consumed, FrameSet};
 
@@ -31,15 +31,54 @@ impl ShareSet {
     }
 }
 
+/// The engine while it stands still for a snapshot.
+#[derive(Debug)]
+pub struct Still<'a> {
+    engine: &'a CowEngine,
+    copied_before: u64,
+    _guard: RwLockWriteGuard<'a, ()>,
+}
+
+impl Still<'_> {
+    /// Turns every own frame into a shared one. Unless they are armed next, or the set is rolled back, the VM must not
+    /// run again.
+    ///
+    /// # Errors
+    /// [`CowError::NoSpace`] when a write of the guest has no block yet, so that no map could tell of it; nothing was
+    /// shared then.
+    pub fn share(&self) -> Result<ShareSet, CowError> {
+        self.engine.share()
+    }
+
+    /// Write-protects the frames of `set`: from here on a write to one of them is held.
+    pub fn arm(&self, set: &ShareSet) -> Result<(), CowError> {
+        self.engine.arm(set)
+    }
+
+    /// Frames copied since the engine stands still.
+    pub fn frames_copied(&self) -> u64 {
+        self.engine.counters().frames_copied - self.copied_before
+    }
+}
+
 impl CowEngine {
     /// How many chunks the next snapshot will have to say something about.
     pub fn dirty_chunks(&self) -> usize {
         lock(&self.dirty).len()
     }
 
-    /// Turns every own frame into a shared one. No writer may run between this and [`CowEngine::arm`].
-    pub fn share(&self) -> ShareSet {
-        let _sharing = self.sharing.write().unwrap_or_else(PoisonError::into_inner);
+    /// Stops answering accesses until the guard is dropped. All writers of guest RAM are paused by then.
+    pub fn stand_still(&self) -> Still<'_> {
+        let guard = self.sharing.write().unwrap_or_else(PoisonError::into_inner);
+        Still {
+            engine: self,
+            copied_before: self.counters().frames_copied,
+            _guard: guard,
+        }
+    }
+
+    fn share(&self) -> Result<ShareSet, CowError> {
+        self.settle_all()?;
         let mut indexes = std::mem::take(&mut *lock(&self.dirty));
         indexes.sort_unstable();
         let mut set = ShareSet::default();
@@ -51,11 +90,25 @@ impl CowEngine {
             }
         }
         Counters::sub(&self.counters.frames_own, set.frames_new());
-        set
+        Ok(set)
     }
 
-    /// Write-protects the frames of `set`: from here on a write to one of them is held.
-    pub fn arm(&self, set: &ShareSet) -> Result<(), CowError> {
+    fn settle_all(&self) -> Result<(), CowError> {
+        if self.unsettled.load(Ordering::Relaxed) == 0 {
+            return Ok(());
+        }
+        for (index, chunk) in self.known_chunks() {
+            if let LiveChunk::Known(known) = &mut *lock(chunk) {
+                let before = known.mappings_now();
+                let settled = self.settle_early_writes(index, known);
+                self.budget.changed(before, known.mappings_now());
+                settled?;
+            }
+        }
+        Ok(())
+    }
+
+    fn arm(&self, set: &ShareSet) -> Result<(), CowError> {
         for ((index, _), own) in set.changes.iter().zip(&set.own) {
             let live = lock(self.chunk(*index));
             let LiveChunk::Known(known) = &*live else { continue };
@@ -84,18 +137,38 @@ impl CowEngine {
     }
 
     fn roll_back_chunk(&self, index: u32, known: &mut KnownChunk, map: &ChunkMap, own: FrameSet) {
-        let mut replaced: Vec<BlockNo> = Vec::new();
-        for frame in own.iter() {
-            let was = map.block(frame);
-            if known.block(frame) == was {
-                known.own.insert(frame);
-                Counters::add(&self.counters.frames_own, 1);
-            } else {
-                replaced.extend(was);
+        let (kept, replaced): (Vec<u32>, Vec<u32>) = own
+            .iter()
+            .partition(|frame| known.block(*frame) == map.block(*frame));
+        let replaced: Vec<BlockNo> = replaced.into_iter().filter_map(|f| map.block(f)).collect();
+        self.holder.free_blocks(&replaced);
+        if let Err(error) = self.make_own(index, known, &set_of(kept)) {
+            // What is left shared is copied by its next write: that costs blocks, not content.
+            tracing::warn!("frames of an unmade snapshot stay write-protected: {error}");
+        }
+        self.mark_dirty(index, known);
+    }
+
+    /// `frames`, whose blocks are this VM's alone, become own. A write to one that was mapped privately would not reach
+    /// its block, so these are mapped anew.
+    fn make_own(&self, index: u32, known: &mut KnownChunk, frames: &FrameSet) -> Result<(), CowError> {
+        let before = known.mappings_now();
+        let private = set_of(frames.iter().filter(|frame| known.private.contains(*frame)));
+        let mut done = Ok(());
+        for run in known.mapped_runs(&private) {
+            done = self.map_run(index, &run, Sharing::Shared);
+            if done.is_err() {
+                break;
+            }
+            for frame in run.frames {
+                known.private.remove(frame);
             }
         }
-        self.holder.free_blocks(&replaced);
-        self.mark_dirty(index, known);
+        let own = set_of(frames.iter().filter(|frame| !known.private.contains(*frame)));
+        own.iter().for_each(|frame| _ = known.own.insert(frame));
+        Counters::add(&self.counters.frames_own, own.count());
+        self.budget.changed(before, known.mappings_now());
+        done
     }
 
     /// The snapshot that this VM came from was consumed: its memory is the VM's, and frames that were taken are its to
@@ -143,17 +216,8 @@ impl CowEngine {
             .filter_map(|frame| map.block(frame))
             .collect();
         self.holder.free_blocks(&replaced);
-        for frame in unchanged.iter() {
-            known.own.insert(frame);
-            known.private.remove(frame);
-        }
-        Counters::add(&self.counters.frames_own, unchanged.count());
-        if known.mapped {
-            for run in known.mapped_runs(&unchanged) {
-                self.map_run(index, &run, Sharing::Shared)?;
-            }
-        }
-        Ok(())
+        self.settle_early_writes(index, known)?;
+        self.make_own(index, known, &unchanged)
     }
 
     /// Maps and populates all that has a block, so that the guest meets no fault for reading.
@@ -180,10 +244,13 @@ impl CowEngine {
             return Ok(());
         }
         let before = known.mappings_now();
-        if !known.mapped {
-            self.map_chunk(index, known)?;
-        }
+        let mapped = if known.mapped {
+            Ok(())
+        } else {
+            self.map_chunk(index, known)
+        };
         self.budget.changed(before, known.mappings_now());
+        mapped?;
         let start = self.reservation().start();
         for run in runs(&known.backed()) {
             self.reservation()

@@ -1,10 +1,10 @@
 //! Which fresh blocks copies go to.
 
-use nvvmm_snapshot::{BlockNo, ChunkNo, Error as PoolError};
+use nvvmm_snapshot::{BlockNo, ChunkNo};
 
 use super::{
     chunk::{KnownChunk, LiveChunk},
-    engine::{CowEngine, CowError},
+    engine::{CowEngine, CowError, is_full},
 };
 
 impl CowEngine {
@@ -33,7 +33,7 @@ impl CowEngine {
                     None => self.scattered(known, frames, must),
                 }
             }
-            Err(PoolError::PoolFull { .. }) => self.scattered(known, frames, must),
+            Err(error) if is_full(&error) => self.scattered(known, frames, must),
             Err(other) => Err(other.into()),
         }
     }
@@ -61,7 +61,7 @@ impl CowEngine {
             return Ok(frames.iter().copied().zip(blocks).collect());
         }
         let blocks = match self.holder.alloc_blocks(1) {
-            Err(PoolError::PoolFull { .. }) => {
+            Err(error) if is_full(&error) => {
                 if let Some(spare) = known.spare.take() {
                     self.holder.end_set_aside(spare);
                 }

@@ -51,13 +51,21 @@ impl Builder<'_> {
     fn boot(&self, spec: &VmSpec) -> Result<RunningVm, VmError> {
         let holder = Arc::new(self.pool.hold(self.name)?);
         let (engine, faults) = self.memory(spec, &holder, cow::Origin::Empty)?;
-        let machine = self.machine(spec, &engine)?;
-        machine.load().map_err(machine_error)?;
+        let machine = Arc::new(self.machine(spec, &engine)?);
+        let loaded = {
+            let machine = Arc::clone(&machine);
+            faults.unless_stuck(move || machine.load())
+        };
+        let Some(loaded) = loaded else {
+            return Err(stuck((machine, engine, faults)));
+        };
+        loaded.map_err(machine_error)?;
         Ok(RunningVm {
             spec: spec.clone(),
             origin: VmOrigin::Boot {
                 kernel: spec.kernel.clone(),
             },
+            dirty_log: self.dirty_log,
             restore: Mutex::new(None),
             operation: Mutex::new(Operation::new(None)),
             machine,
@@ -78,15 +86,24 @@ impl Builder<'_> {
         let started = Instant::now();
         let (holder, entry, frames, saved) = phases.run("ReadSnapshot", || self.read(snapshot))?;
         let spec = with_disks(saved.spec, disks)?;
+        // A damaged map is found here, and not by a guest that already runs.
+        phases.run("CheckMap", || {
+            frames.iter_present().try_for_each(|chunk| chunk.map(drop))
+        })?;
         let origin = cow::Origin::Snapshot {
             frames,
             frames_mapped: entry.frames_mapped,
         };
         let (engine, faults) = phases.run("ReserveMemory", || self.memory(&spec, &holder, origin))?;
-        let machine = phases.run("BuildMachine", || self.machine(&spec, &engine))?;
-        phases
-            .run("RestoreState", || machine.restore(&saved.machine))
-            .map_err(machine_error)?;
+        let machine = Arc::new(phases.run("BuildMachine", || self.machine(&spec, &engine))?);
+        let restored = phases.run("RestoreState", || {
+            let machine = Arc::clone(&machine);
+            faults.unless_stuck(move || machine.restore(&saved.machine))
+        });
+        let Some(restored) = restored else {
+            return Err(stuck((machine, engine, faults)));
+        };
+        restored.map_err(machine_error)?;
         let mut base = Some(entry.id);
         if once {
             base = phases.run("Consume", || consume(&holder, &engine, entry.id))?;
@@ -108,6 +125,7 @@ impl Builder<'_> {
             origin: VmOrigin::Snapshot {
                 name: snapshot.into(),
             },
+            dirty_log: self.dirty_log,
             restore: Mutex::new(Some((started, report))),
             operation: Mutex::new(Operation::new(base)),
             machine,
@@ -172,6 +190,13 @@ impl Builder<'_> {
         streams.socket = Some(ConsoleSocket::bind(self.console).map_err(io("make the console socket"))?);
         Ok(streams)
     }
+}
+
+/// The pool is full before the guest has run. What is built must stay until the process ends: a thread still waits for
+/// memory.
+fn stuck(built: (Arc<Machine>, Arc<CowEngine>, FaultThread)) -> VmError {
+    std::mem::forget(built);
+    cow_error(cow::CowError::NoSpace)
 }
 
 /// Takes the snapshot out of the pool: its blocks become the VM's own wherever nothing else refers to them. Returns what

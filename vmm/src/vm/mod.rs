@@ -1,5 +1,6 @@
 //! One VM process from start to end: the pool's holder, guest RAM, the machine and its control socket.
 
+mod audit;
 mod build;
 mod error;
 mod plan;

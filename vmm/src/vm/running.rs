@@ -28,12 +28,14 @@ use crate::{
 /// nothing that writes guest RAM without the userfaultfd in the engine, and nothing that maps blocks without the
 /// holder that leases and pins them.
 pub(super) struct RunningVm {
-    pub machine: Machine,
+    pub machine: Arc<Machine>,
     pub faults: FaultThread,
     pub engine: Arc<CowEngine>,
     pub holder: Arc<Holder>,
     pub spec: VmSpec,
     pub origin: VmOrigin,
+    /// KVM's dirty log is on, for [`RunningVm::audit`].
+    pub dirty_log: bool,
     /// When the restore began, and its report.
     pub restore: Mutex<Option<(Instant, RestoreReport)>>,
     /// Held for as long as something is done to the VM: one thing at a time.
@@ -113,6 +115,7 @@ impl RunningVm {
             name: &request.name,
             running: operation.running,
             stop: request.stop,
+            dirty_log: self.dirty_log,
         })
         .map_err(take_error)?;
         operation.base = Some(taken.id);

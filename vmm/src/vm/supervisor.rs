@@ -11,10 +11,11 @@ use super::{
     ConsoleMode, Origin, RunPlan, VmError, VmExit, build::Builder, error::cow_error, running::RunningVm,
 };
 use crate::{
-    checkpoint::report::SnapshotReport,
+    checkpoint::report::{AuditReport, SnapshotReport},
     control::{
         ControlError, ControlServer, ErrorKind, SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus,
     },
+    cow::CowError,
     machine::MachineEvent,
 };
 
@@ -30,6 +31,7 @@ const FIRST_ENTRY_POLL: Duration = Duration::from_micros(50);
 /// Before `on_ready`: the VM could not be started. After it: the VM had to end.
 pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit, VmError> {
     let pool = Pool::open(&plan.pool)?;
+    check_medium(&pool)?;
     let supervisor = Arc::new(Supervisor::new(&plan));
     let _server = ControlServer::start(
         &plan.runtime.control,
@@ -65,8 +67,12 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
         let ended = supervisor.wait(&vm);
         let spec = vm.spec.clone();
         supervisor.install(None);
-        // The machine's threads end first, whoever else still looks at the VM.
-        vm.machine.stop();
+        if !stop_machine(&vm) {
+            // A vCPU or device waits for memory that nobody will give it any more. It ends with the process, and so
+            // what it uses must stay until then.
+            std::mem::forget(vm);
+            return ended.unwrap_or_else(|| Err(cow_error(CowError::NoSpace)));
+        }
         drop(vm);
         match ended {
             Some(exit) => return exit,
@@ -74,6 +80,25 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
             None => (origin, paused) = (Origin::Boot(spec), false),
         }
     }
+}
+
+fn check_medium(pool: &Pool) -> Result<(), VmError> {
+    let medium = pool.medium();
+    match medium.cow_engine() {
+        nvvmm_snapshot::CowEngine::Userfaultfd => Ok(()),
+        nvvmm_snapshot::CowEngine::None => Err(VmError::new(
+            ErrorKind::Refused,
+            format!("the pool is on {}: {}", medium.name(), medium.cow_engine_reason()),
+        )
+        .with_remedy("use a pool on tmpfs, such as /dev/shm")),
+    }
+}
+
+/// Ends the machine's threads, before anything that they use. False when one of them is stuck in an access to guest
+/// memory that cannot be answered.
+fn stop_machine(vm: &Arc<RunningVm>) -> bool {
+    let machine = Arc::clone(vm);
+    vm.faults.unless_stuck(move || machine.machine.stop()).is_some()
 }
 
 fn wait_for_entry(vm: &RunningVm, paused: bool) {
@@ -236,6 +261,10 @@ impl VmControl for Supervisor {
     fn stop(&self) -> Result<(), ControlError> {
         self.end(Ok(VmExit::Stopped));
         Ok(())
+    }
+
+    fn audit(&self) -> Result<AuditReport, ControlError> {
+        self.running()?.audit()
     }
 
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {

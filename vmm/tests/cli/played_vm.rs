@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use nvvmm::checkpoint::report::{RamCounters, SnapshotReport};
+use nvvmm::checkpoint::report::{AuditReport, RamCounters, SnapshotReport};
 use nvvmm::control::{
     Claim, ControlError, ControlServer, ErrorKind, NameChoice, SnapshotRequest, VmControl, VmOrigin, VmState,
     VmStatus,
@@ -97,6 +97,10 @@ impl VmControl for Played {
         self.note("stop");
         self.end();
         Ok(())
+    }
+
+    fn audit(&self) -> Result<AuditReport, ControlError> {
+        Ok(AuditReport::default())
     }
 
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {

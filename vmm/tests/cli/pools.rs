@@ -99,7 +99,7 @@ fn commit(holder: &Holder, name: &str, base: Option<SnapshotId>) -> SnapshotId {
     let reservation = holder
         .reserve(holder.commit_blocks_needed(4 << 20, 1, 5))
         .unwrap();
-    holder.commit_snapshot(new, reservation).unwrap()
+    holder.commit_snapshot(new, reservation).unwrap().id
 }
 
 #[test]

@@ -1,0 +1,178 @@
+//! docs/format.md says what the code does.
+
+use std::collections::BTreeMap;
+use std::mem::{offset_of, size_of};
+
+use super::holder_slot::{HOLDER_SLOT_BYTES, HolderSlotV1, PINS_MAX};
+use super::inode::{INODE_MAGIC, INODE_VERSION, InodeV1, KIND_VM, STATE_BYTES_MAX};
+use super::node::{HEIGHT_MAX, INNER_ENTRIES, LEAF_ENTRIES, NODE_MAGIC, NODE_VERSION, NodeKind, NodeV1};
+use super::runtime::{CLEAN, DIRTY, RuntimeV1};
+use super::superblock::{CATALOG_HEIGHT, SNAPSHOTS_MAX, SUPERBLOCK_MAGIC, SuperblockV1};
+use super::*;
+
+const FORMAT: &str = include_str!("../../../docs/format.md");
+
+/// The cells of the rows of the first table below a heading.
+fn table(heading: &str) -> Vec<Vec<String>> {
+    let after = FORMAT
+        .split_once(&format!("\n## {heading}"))
+        .unwrap_or_else(|| panic!("no heading {heading}"))
+        .1;
+    let section = after.split("\n## ").next().unwrap();
+    let rows = section
+        .lines()
+        .skip_while(|line| !line.starts_with('|'))
+        .take_while(|line| line.starts_with('|'));
+    let cells = |row: &str| {
+        row.trim_matches('|')
+            .split('|')
+            .map(|cell| cell.trim().to_owned())
+            .collect()
+    };
+    let rows: Vec<Vec<String>> = rows.skip(2).map(cells).collect();
+    assert!(!rows.is_empty(), "no table below {heading}");
+    rows
+}
+
+/// Name, offset and size of the fields of a struct, of which there are no others.
+macro_rules! fields {
+    ($kind:ident: $($field:ident)*) => {{
+        let starts = [$((stringify!($field), offset_of!($kind, $field))),*];
+        // Does not compile when a field is missing.
+        let _all = |value: $kind| { let $kind { $($field: _),* } = value; };
+        let ends = starts.iter().skip(1).map(|(_, offset)| *offset).chain([size_of::<$kind>()]);
+        starts.iter().zip(ends).map(|((name, at), end)| (name.to_string(), *at, end - at)).collect::<Vec<_>>()
+    }};
+}
+
+fn documented(heading: &str) -> Vec<(String, usize, usize)> {
+    let number = |cell: &str| {
+        cell.parse()
+            .unwrap_or_else(|_| panic!("{heading}: '{cell}' is no number"))
+    };
+    table(heading)
+        .iter()
+        .map(|row| (row[2].clone(), number(&row[0]), number(&row[1])))
+        .collect()
+}
+
+#[test]
+fn every_struct_is_as_documented() {
+    assert_eq!(
+        documented("Superblock (`SuperblockV1`)"),
+        fields!(SuperblockV1: magic version checksum generation uuid size_bytes created_unix_ns flags catalog_height
+            catalog_root next_snapshot_id snapshots orphans holder_table_block spare_first_block spare_blocks
+            chunk_table_block refcount_block data_first_chunk reserved)
+    );
+    assert_eq!(
+        documented("Runtime block (`RuntimeV1`)"),
+        fields!(RuntimeV1: boot_id clean dirty committed reserved)
+    );
+    assert_eq!(
+        documented("Holder slot (`HolderSlotV1`)"),
+        fields!(HolderSlotV1: state pid start_time_ticks pins leases blocks_in_use name_bytes reserved0 name reserved1)
+    );
+    assert_eq!(
+        documented("Node (`NodeV1`)"),
+        fields!(NodeV1: magic kind level version block checksum generation first_index reserved body tail)
+    );
+    assert_eq!(
+        documented("Inode (`InodeV1`)"),
+        fields!(InodeV1: magic version kind reserved0 block checksum generation id parent created_unix_ns memory_bytes
+            map_root map_height flags frames_mapped frames_new state_bytes state_checksum slot name_bytes name reserved1
+            state_blocks)
+    );
+}
+
+#[test]
+fn every_number_is_as_documented() {
+    let documented: BTreeMap<String, u64> = table("Numbers")
+        .into_iter()
+        .map(|row| (row[0].clone(), row[1].parse().unwrap()))
+        .collect();
+    let code = [
+        ("block", BLOCK_SIZE_BYTES),
+        ("chunk", u64::from(CHUNK_BLOCKS)),
+        ("format version", u64::from(FORMAT_VERSION)),
+        ("size min", SIZE_BYTES_MIN),
+        ("size max", SIZE_BYTES_MAX),
+        ("holder slots", u64::from(HOLDER_SLOTS)),
+        ("holder slot bytes", HOLDER_SLOT_BYTES as u64),
+        ("pins", PINS_MAX as u64),
+        ("inner entries", INNER_ENTRIES as u64),
+        ("leaf entries", LEAF_ENTRIES as u64),
+        ("height max", u64::from(HEIGHT_MAX)),
+        ("catalog height", u64::from(CATALOG_HEIGHT)),
+        ("snapshots max", u64::from(SNAPSHOTS_MAX)),
+        ("state max", STATE_BYTES_MAX as u64),
+    ];
+    assert_eq!(
+        documented,
+        code.map(|(name, value)| (name.to_owned(), value)).into()
+    );
+}
+
+#[test]
+fn every_area_is_as_documented() {
+    let rows: Vec<(String, String, String)> = table("Areas")
+        .into_iter()
+        .map(|row| (row[0].clone(), row[1].clone(), row[2].clone()))
+        .collect();
+    let holder_blocks = u64::from(HOLDER_SLOTS) * HOLDER_SLOT_BYTES as u64 / BLOCK_SIZE_BYTES;
+    let row = |name: &str, first: u32, blocks: String| (name.to_owned(), first.to_string(), blocks);
+    let expected = [
+        row("superblock slot 0", SUPERBLOCK_BLOCKS[0], "1".into()),
+        row("superblock slot 1", SUPERBLOCK_BLOCKS[1], "1".into()),
+        row("runtime block", RUNTIME_BLOCK, "1".into()),
+        row("holder table", HOLDER_TABLE_BLOCK, holder_blocks.to_string()),
+        row("spare blocks", SPARE_FIRST_BLOCK, SPARE_BLOCKS.to_string()),
+        row(
+            "chunk table",
+            CHUNK_TABLE_BLOCK,
+            format!("{CHUNK_ENTRY_BYTES} bytes per chunk"),
+        ),
+        (
+            "reference counts".into(),
+            "behind the chunk table".into(),
+            format!("{REFCOUNT_BYTES} bytes per block"),
+        ),
+    ];
+    assert_eq!(rows, expected);
+    let layout = Layout::for_size(SIZE_BYTES_MAX).unwrap();
+    assert_eq!(
+        layout.refcount_block,
+        CHUNK_TABLE_BLOCK + (SIZE_BYTES_MAX / CHUNK_SIZE_BYTES * 8 / 4096) as u32
+    );
+    let first_data = BlockNo::new(layout.data_first_chunk * CHUNK_BLOCKS);
+    let last = BlockNo::new(u32::MAX);
+    assert!(layout.refcount_offset(last) + REFCOUNT_BYTES <= first_data.byte_offset());
+}
+
+#[test]
+fn every_magic_is_as_documented() {
+    let meaning = |heading: &str, field: &str| {
+        let row = table(heading).into_iter().find(|row| row[2] == field).unwrap();
+        row[3].clone()
+    };
+    let text = |magic: &[u8]| format!("`{}`", std::str::from_utf8(magic).unwrap());
+    assert_eq!(meaning("Superblock", "magic"), text(&SUPERBLOCK_MAGIC));
+    assert_eq!(meaning("Node", "magic"), text(&NODE_MAGIC));
+    assert_eq!(meaning("Inode", "magic"), text(&INODE_MAGIC));
+    assert_eq!(meaning("Node", "version"), NODE_VERSION.to_string());
+    assert_eq!(meaning("Inode", "version"), INODE_VERSION.to_string());
+    assert_eq!(meaning("Inode", "kind"), format!("{KIND_VM}: snapshot of a VM"));
+    let kinds = format!(
+        "{}: memory, {}: catalog",
+        NodeKind::Memory as u8,
+        NodeKind::Catalog as u8
+    );
+    assert_eq!(meaning("Node", "kind"), kinds);
+    assert_eq!(
+        meaning("Runtime block", "clean"),
+        format!("{CLEAN:#x}: closed in order")
+    );
+    assert_eq!(
+        meaning("Runtime block", "dirty"),
+        format!("{DIRTY:#x}: counts are being changed")
+    );
+}

@@ -1,0 +1,258 @@
+//! Nodes, inodes and superblocks come back as they were written, and are refused when anything about them is off.
+
+use zerocopy::IntoBytes;
+
+use super::inode::{Inode, InodeV1, map_height};
+use super::node::{
+    Entry, Expected, Node, NodeKind, NodeV1, height_for, leaves_covered, open_node, seal_node,
+};
+use super::runtime::{committed_generation, committed_word};
+use super::superblock::{SlotFault, SuperblockV1};
+use super::*;
+use crate::SnapshotId;
+
+fn layout() -> Layout {
+    Layout::for_size(64 << 20).unwrap()
+}
+
+fn inner() -> (NodeV1, Expected, BlockNo) {
+    let mut entries = Box::new([Entry::Hole; 256]);
+    entries[0] = Entry::Chunk(ChunkNo::new(3).unwrap());
+    entries[255] = Entry::Node {
+        block: BlockNo::new(5000),
+        crc24: 0xab_cdef,
+    };
+    let block = BlockNo::new(4711);
+    let (raw, crc24) = seal_node(&Node::Inner(entries), NodeKind::Memory, 1, 512, block, 9);
+    (
+        raw,
+        Expected {
+            kind: NodeKind::Memory,
+            level: 1,
+            first_index: 512,
+            crc24,
+        },
+        block,
+    )
+}
+
+#[test]
+fn a_node_comes_back() {
+    let (mut raw, expected, block) = inner();
+    let Node::Inner(entries) = open_node(&mut raw, block, &expected, &layout()).unwrap() else {
+        panic!("a leaf")
+    };
+    assert_eq!(entries[0], Entry::Chunk(ChunkNo::new(3).unwrap()));
+    assert_eq!(entries[1], Entry::Hole);
+    assert_eq!(
+        entries[255],
+        Entry::Node {
+            block: BlockNo::new(5000),
+            crc24: 0xab_cdef
+        }
+    );
+}
+
+#[test]
+fn a_node_with_any_byte_changed_is_refused() {
+    let (raw, expected, block) = inner();
+    for at in 0..4096 {
+        let mut raw = raw.clone();
+        raw.as_mut_bytes()[at] ^= 1;
+        assert!(
+            open_node(&mut raw, block, &expected, &layout()).is_err(),
+            "byte {at}"
+        );
+    }
+}
+
+#[test]
+fn an_intact_node_in_the_wrong_place_is_refused() {
+    let (raw, good, block) = inner();
+    let refused = |expected: Expected, block: BlockNo| {
+        open_node(&mut raw.clone(), block, &expected, &layout()).is_err()
+    };
+    assert!(refused(good, BlockNo::new(4712)));
+    assert!(refused(
+        Expected {
+            kind: NodeKind::Catalog,
+            ..good
+        },
+        block
+    ));
+    assert!(refused(Expected { level: 2, ..good }, block));
+    assert!(refused(Expected { level: 0, ..good }, block));
+    assert!(refused(
+        Expected {
+            first_index: 0,
+            ..good
+        },
+        block
+    ));
+    assert!(refused(
+        Expected {
+            crc24: good.crc24 ^ 1,
+            ..good
+        },
+        block
+    ));
+    assert!(!refused(good, block));
+}
+
+#[test]
+fn entries_that_no_pool_of_the_size_can_have_are_refused() {
+    let layout = layout();
+    let chunk = |number: u64| 1 << 56 | number;
+    let node = |number: u64| 2 << 56 | number;
+    let memory = |raw: u64, level: u32| Entry::from_raw(raw, level, NodeKind::Memory, &layout);
+    assert!(
+        memory(chunk(31), 0).is_ok() && memory(chunk(32), 0).is_err(),
+        "behind the end"
+    );
+    assert!(memory(chunk(0), 0).is_err(), "the fixed areas");
+    assert!(
+        memory(chunk(31), 1).is_err(),
+        "a chunk where an inner node must be"
+    );
+    assert!(memory(chunk(31) | 1 << 32, 0).is_err());
+    assert!(Entry::from_raw(chunk(31), 0, NodeKind::Catalog, &layout).is_err());
+    assert!(memory(node(16_383), 0).is_ok() && memory(node(16_384), 0).is_err());
+    assert!(
+        memory(node(64), 0).is_ok() && memory(node(63), 0).is_err() && memory(node(320), 0).is_err(),
+        "spare ones"
+    );
+    assert!(memory(5, 0).is_err() && memory(3 << 56, 0).is_err() && memory(u64::MAX, 0).is_err());
+}
+
+#[test]
+fn trees_are_as_tall_as_they_must_be() {
+    assert_eq!([0, 1, 2, 3].map(leaves_covered), [1, 256, 65_536, 16_777_216]);
+    assert_eq!(
+        [1, 2, 256, 257, 65_536, 65_537, 1 << 24].map(height_for),
+        [0, 1, 1, 2, 2, 3, 3].map(Some)
+    );
+    assert_eq!(height_for((1 << 24) + 1), None);
+    assert_eq!(map_height(4096).unwrap(), 0);
+    assert_eq!(map_height((2 << 20) + 4096).unwrap(), 1);
+    assert_eq!(map_height(32 << 40).unwrap(), 3);
+    for size in [0, 1, 4095, 4097, (32 << 40) + 4096, u64::MAX] {
+        assert!(map_height(size).is_err(), "{size}");
+    }
+}
+
+fn inode() -> Inode {
+    Inode {
+        id: SnapshotId::new(12).unwrap(),
+        name: "before-upgrade".to_owned(),
+        parent: SnapshotId::new(11),
+        created_unix_ns: 1,
+        memory_bytes: 3 << 20,
+        map_root: Entry::Node {
+            block: BlockNo::new(900),
+            crc24: 7,
+        },
+        orphan: true,
+        frames_mapped: 2,
+        frames_new: 3,
+        state_bytes: 4097,
+        state_checksum: 4,
+        state_blocks: vec![BlockNo::new(901), BlockNo::new(902)],
+    }
+}
+
+#[test]
+fn an_inode_comes_back_and_with_any_byte_changed_is_refused() {
+    let (slot, block) = (1000, BlockNo::new(600));
+    let raw = inode().seal(slot, block, 3).unwrap();
+    assert_eq!(
+        Inode::open(&mut raw.clone(), slot, block, &layout()).unwrap(),
+        inode()
+    );
+    assert!(Inode::open(&mut raw.clone(), slot + 1, block, &layout()).is_err());
+    assert!(Inode::open(&mut raw.clone(), slot, BlockNo::new(601), &layout()).is_err());
+    for at in 0..4096 {
+        let mut raw = raw.clone();
+        raw.as_mut_bytes()[at] ^= 0x80;
+        assert!(
+            Inode::open(&mut raw, slot, block, &layout()).is_err(),
+            "byte {at}"
+        );
+    }
+}
+
+#[test]
+fn an_inode_with_a_good_checksum_and_impossible_fields_is_refused() {
+    let (slot, block) = (1, BlockNo::new(600));
+    type Change = fn(&mut InodeV1);
+    let changes: [(&str, Change); 10] = [
+        ("version", |raw| raw.version = 2.into()),
+        ("kind", |raw| raw.kind = 9),
+        ("flags", |raw| raw.flags = 2.into()),
+        ("name", |raw| raw.name[0] = b'/'),
+        ("name", |raw| raw.name_bytes = 300.into()),
+        ("size", |raw| raw.memory_bytes = 5.into()),
+        ("height", |raw| raw.map_height = 2.into()),
+        ("state", |raw| raw.state_bytes = u32::MAX.into()),
+        ("state block", |raw| raw.state_blocks[1] = 1.into()),
+        ("id", |raw| raw.id = 0.into()),
+    ];
+    for (what, change) in changes {
+        let mut raw = inode().seal(slot, block, 3).unwrap();
+        change(&mut raw);
+        raw.checksum = 0.into();
+        raw.checksum = crc32fast::hash(raw.as_bytes()).into();
+        assert!(Inode::open(&mut raw, slot, block, &layout()).is_err(), "{what}");
+    }
+}
+
+#[test]
+fn superblocks_say_what_is_wrong_with_them() {
+    let good = SuperblockV1::new(&layout(), [1; 16], 5, true);
+    let opened = SuperblockV1::decode(&good.seal()).unwrap();
+    assert!(opened.overcommit() && opened.size_bytes == 64 << 20);
+    assert_eq!(SuperblockV1::decode(&[0; 4096]).unwrap_err(), SlotFault::NoMagic);
+    let mut flipped = good.seal();
+    flipped[4000] ^= 1;
+    assert_eq!(SuperblockV1::decode(&flipped).unwrap_err(), SlotFault::Checksum);
+    let with = |change: fn(&mut SuperblockV1)| {
+        let mut block = good.clone();
+        change(&mut block);
+        SuperblockV1::decode(&block.seal()).unwrap_err()
+    };
+    assert_eq!(with(|block| block.version = 2.into()), SlotFault::Version(2));
+    assert!(matches!(
+        with(|block| block.size_bytes = 5.into()),
+        SlotFault::Fields(_)
+    ));
+    assert!(matches!(
+        with(|block| block.refcount_block = 5.into()),
+        SlotFault::Fields(_)
+    ));
+    assert!(matches!(
+        with(|block| block.catalog_height = 3.into()),
+        SlotFault::Fields(_)
+    ));
+    assert!(matches!(
+        with(|block| block.catalog_root = 5.into()),
+        SlotFault::Fields(_)
+    ));
+    assert!(matches!(
+        with(|block| block.flags = 2.into()),
+        SlotFault::Fields(_)
+    ));
+}
+
+#[test]
+fn the_committed_word_is_checked() {
+    for generation in [0, 1, 2, 77_777, (1 << 48) - 1] {
+        let word = committed_word(generation);
+        assert_eq!(committed_generation(word), Some(generation));
+        for bit in 0..64 {
+            assert_eq!(
+                committed_generation(word ^ 1 << bit),
+                None,
+                "bit {bit} of {generation}"
+            );
+        }
+    }
+}

@@ -1,0 +1,32 @@
+use super::*;
+
+#[test]
+fn blocks_and_chunks_convert() {
+    let block = BlockNo::new(513);
+    assert_eq!(
+        (block.chunk().get(), block.index_in_chunk(), block.byte_offset()),
+        (1, 1, 513 * 4096)
+    );
+    assert_eq!(block.chunk().block(1), block);
+    assert_eq!(BlockNo::from_byte_offset(513 * 4096), Some(block));
+    assert_eq!(BlockNo::from_byte_offset(513 * 4096 + 1), None);
+    assert_eq!(BlockNo::from_byte_offset(16 << 40), None);
+    assert_eq!(ChunkNo::new(8_388_608), None);
+    let last = ChunkNo::new(8_388_607).unwrap();
+    assert_eq!(last.block(511), BlockNo::new(u32::MAX));
+    assert_eq!(last.byte_offset() + CHUNK_SIZE_BYTES, 16 << 40);
+    assert_eq!(last.blocks().count(), 512);
+    assert_eq!(SnapshotId::new(0), None);
+}
+
+#[test]
+fn a_frame_set_is_a_set() {
+    let mut set = FrameSet::EMPTY;
+    for index in [0, 63, 64, 511] {
+        assert!(set.insert(index) && !set.insert(index));
+    }
+    assert_eq!(set.iter().collect::<Vec<_>>(), [0, 63, 64, 511]);
+    assert_eq!((set.count(), set.iter_absent().count()), (4, 508));
+    assert!(set.remove(63) && !set.remove(63) && !set.contains(63));
+    assert!(FrameSet::FULL.is_full() && FrameSet::EMPTY.is_empty() && !set.is_full() && !set.is_empty());
+}

@@ -1,0 +1,524 @@
+//! The pool against a plain model: VMs write, snapshot, restore, consume, stop; snapshots are removed in any order; the
+//! pool is opened several times at once. After each step every snapshot and every VM's memory is what the model says,
+//! and the pool's own check finds nothing.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nvvmm_snapshot::{
+    BlockNo, CHUNK_BLOCKS, ChunkMap, CreateOptions, Error, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId,
+};
+use proptest::prelude::*;
+
+const POOL_BYTES: u64 = 24 << 20;
+const MEMORY_BYTES: u64 = 520 * (2 << 20);
+/// Chunks of guest memory that are used: on both sides of the borders of inner nodes.
+const CHUNKS: [u32; 5] = [0, 1, 255, 256, 519];
+const VMS: usize = 4;
+const PROCESSES: usize = 2;
+const NAMES: usize = 6;
+
+/// Guest memory: what each frame that was ever written is filled with.
+type Memory = BTreeMap<(u32, u32), u8>;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Boot {
+        vm: usize,
+        process: usize,
+    },
+    Write {
+        vm: usize,
+        chunk: usize,
+        frame: u32,
+        frames: u32,
+        with: u8,
+        beside: bool,
+    },
+    WriteWhole {
+        vm: usize,
+        chunk: usize,
+        with: u8,
+    },
+    Drop {
+        vm: usize,
+        chunk: usize,
+    },
+    Snapshot {
+        vm: usize,
+        name: usize,
+        reserve: bool,
+    },
+    Restore {
+        vm: usize,
+        process: usize,
+        name: usize,
+    },
+    RestoreOnce {
+        vm: usize,
+        process: usize,
+        name: usize,
+    },
+    Remove {
+        process: usize,
+        name: usize,
+    },
+    Stop {
+        vm: usize,
+    },
+    Reopen {
+        process: usize,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (vm, process, name, chunk) = (0..VMS, 0..PROCESSES, 0..NAMES, 0..CHUNKS.len());
+    prop_oneof![
+        2 => (vm.clone(), process.clone()).prop_map(|(vm, process)| Step::Boot { vm, process }),
+        8 => (vm.clone(), chunk.clone(), 0..CHUNK_BLOCKS, 1..40u32, 1..=255u8, any::<bool>()).prop_map(
+            |(vm, chunk, frame, frames, with, beside)| Step::Write { vm, chunk, frame, frames, with, beside }),
+        2 => (vm.clone(), chunk.clone(), 1..=255u8).prop_map(|(vm, chunk, with)| Step::WriteWhole { vm, chunk, with }),
+        1 => (vm.clone(), chunk).prop_map(|(vm, chunk)| Step::Drop { vm, chunk }),
+        6 => (vm.clone(), name.clone(), any::<bool>())
+            .prop_map(|(vm, name, reserve)| Step::Snapshot { vm, name, reserve }),
+        3 => (vm.clone(), process.clone(), name.clone())
+            .prop_map(|(vm, process, name)| Step::Restore { vm, process, name }),
+        2 => (vm.clone(), process.clone(), name.clone())
+            .prop_map(|(vm, process, name)| Step::RestoreOnce { vm, process, name }),
+        3 => (process.clone(), name).prop_map(|(process, name)| Step::Remove { process, name }),
+        2 => vm.prop_map(|vm| Step::Stop { vm }),
+        1 => process.prop_map(|process| Step::Reopen { process }),
+    ]
+}
+
+/// A VM: what its memory must be, and which blocks hold it.
+struct Vm {
+    holder: Holder,
+    process: usize,
+    memory: Memory,
+    map: BTreeMap<u32, LeafBlocks>,
+    mine: HashSet<BlockNo>,
+    base: Option<SnapshotId>,
+    changed: HashSet<u32>,
+}
+
+struct Saved {
+    id: SnapshotId,
+    memory: Memory,
+    state: Vec<u8>,
+}
+
+struct World {
+    _directory: tempfile::TempDir,
+    path: PathBuf,
+    pools: Vec<Arc<Pool>>,
+    vms: Vec<Option<Vm>>,
+    saved: BTreeMap<String, Saved>,
+    empty_medium_bytes: u64,
+}
+
+fn name_of(name: usize) -> String {
+    format!("snapshot-{name}")
+}
+
+/// A pool that is full is no failure of the pool.
+fn or_full<T>(result: Result<T, Error>) -> Option<T> {
+    match result {
+        Ok(done) => Some(done),
+        Err(Error::PoolFull { .. }) => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+impl Vm {
+    fn new(pool: &Arc<Pool>, process: usize) -> Vm {
+        Vm {
+            holder: pool.hold("vm").unwrap(),
+            process,
+            memory: Memory::new(),
+            map: BTreeMap::new(),
+            mine: HashSet::new(),
+            base: None,
+            changed: HashSet::new(),
+        }
+    }
+
+    fn store(&mut self, chunk: u32, frame: u32, block: BlockNo, with: u8) {
+        self.holder.write_block(block, &[with; 4096]).unwrap();
+        self.memory.insert((chunk, frame), with);
+        self.mine.insert(block);
+        let old = self.map.entry(chunk).or_default().get(frame);
+        self.map.get_mut(&chunk).unwrap().set(frame, Some(block));
+        self.changed.insert(chunk);
+        if let Some(old) = old.filter(|old| *old != block && self.mine.remove(old)) {
+            self.holder.free_blocks(&[old]);
+        }
+    }
+
+    fn write(&mut self, chunk: u32, frame: u32, frames: u32, with: u8, beside: bool) {
+        let aside = if beside {
+            or_full(self.holder.lease_chunk())
+        } else {
+            None
+        };
+        for frame in frame..(frame + frames).min(CHUNK_BLOCKS) {
+            let block = self.map.get(&chunk).and_then(|leaf| leaf.get(frame));
+            let block = match block.filter(|block| self.mine.contains(block)) {
+                Some(block) => block,
+                None => match aside.filter(|aside| self.holder.alloc_at(*aside, frame)) {
+                    Some(aside) => aside.block(frame),
+                    None => match or_full(self.holder.alloc_blocks(1)) {
+                        Some(blocks) => blocks[0],
+                        None => break,
+                    },
+                },
+            };
+            self.store(chunk, frame, block, with);
+        }
+        if let Some(aside) = aside {
+            self.holder.end_set_aside(aside);
+        }
+    }
+
+    fn write_whole(&mut self, chunk: u32, with: u8) {
+        let Some(fresh) = or_full(self.holder.alloc_chunk()) else {
+            return;
+        };
+        for frame in 0..CHUNK_BLOCKS {
+            self.store(chunk, frame, fresh.block(frame), with);
+        }
+    }
+
+    fn drop_chunk(&mut self, chunk: u32) {
+        let Some(leaf) = self.map.remove(&chunk) else {
+            return;
+        };
+        let mine: Vec<BlockNo> = leaf
+            .iter_present()
+            .map(|(_, block)| block)
+            .filter(|block| self.mine.remove(block))
+            .collect();
+        self.holder.free_blocks(&mine);
+        self.memory.retain(|(at, _), _| *at != chunk);
+        self.changed.insert(chunk);
+    }
+
+    fn snapshot(&mut self, name: &str, reserve: bool) -> Result<Saved, Error> {
+        let mut changed: Vec<u32> = self.changed.iter().copied().collect();
+        changed.sort_unstable();
+        let map_of = |chunk: &u32| self.map.get(chunk).cloned().unwrap_or_default();
+        let changes: Vec<(u32, ChunkMap)> = changed
+            .iter()
+            .map(|chunk| (*chunk, ChunkMap::Frames(Arc::new(map_of(chunk)))))
+            .collect();
+        let state = format!("{name} {:?}", self.memory.len()).repeat(200).into_bytes();
+        let blocks = self
+            .holder
+            .commit_blocks_needed(MEMORY_BYTES, changes.len() as u32, state.len());
+        let reservation = self.holder.reserve(if reserve { blocks } else { 0 })?;
+        let new = NewSnapshot {
+            name,
+            parent: self.base,
+            memory_bytes: MEMORY_BYTES,
+            base: self.base,
+            changes: &changes,
+            state: &state,
+            frames_new: self.mine.len() as u64,
+        };
+        let id = self.holder.commit_snapshot(new, reservation)?.id;
+        if let Some(base) = self.base.replace(id) {
+            self.holder.unpin(base).unwrap();
+        }
+        let shared: HashSet<BlockNo> = self
+            .map
+            .values()
+            .flat_map(|leaf| leaf.iter_present().map(|(_, block)| block))
+            .collect();
+        self.mine.retain(|block| !shared.contains(block));
+        assert!(
+            self.mine.is_empty(),
+            "the model lost track of blocks: {:?}",
+            self.mine
+        );
+        self.changed.clear();
+        Ok(Saved {
+            id,
+            memory: self.memory.clone(),
+            state,
+        })
+    }
+
+    fn verify(&self, pool: &Pool) {
+        let leaves = self.map.iter().flat_map(|(chunk, leaf)| {
+            leaf.iter_present()
+                .map(move |(frame, block)| ((*chunk, frame), block))
+        });
+        assert_eq!(read_all(pool, leaves), self.memory);
+    }
+}
+
+fn read_all(pool: &Pool, frames: impl Iterator<Item = ((u32, u32), BlockNo)>) -> Memory {
+    let mut bytes = [0; 4096];
+    frames
+        .map(|(place, block)| {
+            pool.read_block(block, &mut bytes).unwrap();
+            assert_eq!(bytes, [bytes[0]; 4096], "{block} is torn");
+            (place, bytes[0])
+        })
+        .collect()
+}
+
+impl World {
+    fn new() -> World {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = directory.path().join("pool");
+        let first = Pool::create(
+            &path,
+            &CreateOptions {
+                size_bytes: POOL_BYTES,
+                overcommit: false,
+            },
+        )
+        .unwrap();
+        let empty_medium_bytes = first.status().unwrap().medium_bytes;
+        let mut pools = vec![first];
+        pools.extend((1..PROCESSES).map(|_| Pool::open(&path).unwrap()));
+        let vms = (0..VMS).map(|_| None).collect();
+        World {
+            _directory: directory,
+            path,
+            pools,
+            vms,
+            saved: BTreeMap::new(),
+            empty_medium_bytes,
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Boot { vm, process } => {
+                if self.vms[vm].is_none() {
+                    self.vms[vm] = Some(Vm::new(&self.pools[process], process));
+                }
+            }
+            Step::Write {
+                vm,
+                chunk,
+                frame,
+                frames,
+                with,
+                beside,
+            } => {
+                if let Some(vm) = &mut self.vms[vm] {
+                    vm.write(CHUNKS[chunk], frame, frames, with, beside);
+                }
+            }
+            Step::WriteWhole { vm, chunk, with } => {
+                if let Some(vm) = &mut self.vms[vm] {
+                    vm.write_whole(CHUNKS[chunk], with);
+                }
+            }
+            Step::Drop { vm, chunk } => {
+                if let Some(vm) = &mut self.vms[vm] {
+                    vm.drop_chunk(CHUNKS[chunk]);
+                }
+            }
+            Step::Snapshot { vm, name, reserve } => self.snapshot(vm, &name_of(name), reserve),
+            Step::Restore { vm, process, name } => self.restore(vm, process, &name_of(name)),
+            Step::RestoreOnce { vm, process, name } => self.restore_once(vm, process, &name_of(name)),
+            Step::Remove { process, name } => self.remove(process, &name_of(name)),
+            Step::Stop { vm } => self.vms[vm] = None,
+            Step::Reopen { process } => {
+                if !self.vms.iter().flatten().any(|vm| vm.process == process) {
+                    drop(self.pools.remove(process));
+                    self.pools.insert(process, Pool::open(&self.path).unwrap());
+                }
+            }
+        }
+    }
+
+    fn snapshot(&mut self, vm: usize, name: &str, reserve: bool) {
+        let Some(vm) = &mut self.vms[vm] else { return };
+        match vm.snapshot(name, reserve) {
+            Ok(saved) => assert!(
+                self.saved.insert(name.to_owned(), saved).is_none(),
+                "{name} was taken twice"
+            ),
+            Err(Error::NameTaken { .. }) => assert!(self.saved.contains_key(name)),
+            Err(Error::PoolFull { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn pinned(&mut self, process: usize, name: &str) -> Option<(Vm, nvvmm_snapshot::FrameMap)> {
+        let mut vm = Vm::new(&self.pools[process], process);
+        let pinned = vm.holder.pin(name);
+        let Some(saved) = self.saved.get(name) else {
+            assert!(matches!(pinned, Err(Error::NotFound { .. })));
+            return None;
+        };
+        let (entry, map) = pinned.unwrap();
+        assert_eq!(
+            (entry.id, entry.frames_mapped),
+            (saved.id, saved.memory.len() as u64)
+        );
+        vm.base = Some(entry.id);
+        vm.memory = saved.memory.clone();
+        Some((vm, map))
+    }
+
+    fn restore(&mut self, vm: usize, process: usize, name: &str) {
+        if self.vms[vm].is_some() {
+            return;
+        }
+        let Some((mut restored, map)) = self.pinned(process, name) else {
+            return;
+        };
+        for chunk in map.iter_present() {
+            let (index, chunk) = chunk.unwrap();
+            restored.map.insert(index, chunk.to_leaf());
+        }
+        self.vms[vm] = Some(restored);
+    }
+
+    fn restore_once(&mut self, vm: usize, process: usize, name: &str) {
+        if self.vms[vm].is_some() {
+            return;
+        }
+        let Some((mut restored, map)) = self.pinned(process, name) else {
+            return;
+        };
+        let id = restored.base.unwrap();
+        let others = self.vms.iter().flatten().any(|vm| vm.base == Some(id));
+        let present: Vec<(u32, ChunkMap)> = map.iter_present().map(Result::unwrap).collect();
+        match restored.holder.consume(id) {
+            Err(Error::Busy { .. }) => assert!(others, "{name} is pinned by nobody else"),
+            Err(Error::PoolFull { .. }) => {}
+            Err(error) => panic!("{error}"),
+            Ok(consumed) => {
+                assert!(!others, "{name} was consumed under another VM");
+                let chunks: Vec<(u32, ChunkMap)> = consumed
+                    .chunks
+                    .iter()
+                    .map(|chunk| (chunk.index, chunk.map.clone()))
+                    .collect();
+                assert_eq!(chunks, present);
+                let mut all_taken = true;
+                for chunk in consumed.chunks {
+                    for (frame, block) in chunk.map.iter_present() {
+                        if chunk.taken.contains(frame) {
+                            restored.mine.insert(block);
+                        } else {
+                            all_taken = false;
+                        }
+                    }
+                    if !chunk.taken.is_empty() {
+                        restored.changed.insert(chunk.index);
+                    }
+                    restored.map.insert(chunk.index, chunk.map.to_leaf());
+                }
+                assert_eq!(consumed.rest, (!all_taken).then_some(id));
+                restored.base = consumed.rest;
+                self.saved.remove(name);
+                self.vms[vm] = Some(restored);
+            }
+        }
+    }
+
+    fn remove(&mut self, process: usize, name: &str) {
+        let free = self.pools[process].status().unwrap().free_blocks;
+        match (self.pools[process].remove(name), self.saved.remove(name)) {
+            (Ok(removed), Some(saved)) => {
+                let pinned = self.vms.iter().flatten().any(|vm| vm.base == Some(saved.id));
+                assert_eq!(removed.deferred, pinned);
+                let status = self.pools[process].status().unwrap();
+                if !pinned && status.holders.is_empty() {
+                    assert_eq!(status.free_blocks, free + removed.blocks_freed);
+                }
+            }
+            (Err(Error::NotFound { .. }), None) => {}
+            (result, saved) => panic!(
+                "removing {name}: {result:?}, the model has it: {}",
+                saved.is_some()
+            ),
+        }
+    }
+
+    fn verify(&self) {
+        let pool = &self.pools[0];
+        let report = pool.check().unwrap();
+        assert!(report.is_clean(), "{:#?}", report.findings);
+        let entries = pool.snapshots().unwrap();
+        assert_eq!(entries.len(), self.saved.len());
+        let reader = pool.hold("reader").unwrap();
+        for entry in entries {
+            let saved = &self.saved[&entry.name];
+            let (pinned, map) = reader.pin(&entry.name).unwrap();
+            let chunks: Vec<(u32, ChunkMap)> = map.iter_present().map(Result::unwrap).collect();
+            for (index, chunk) in &chunks {
+                assert_eq!(map.chunk(*index).unwrap(), *chunk);
+            }
+            let frames = chunks.iter().flat_map(|(index, chunk)| {
+                chunk
+                    .iter_present()
+                    .map(move |(frame, block)| ((*index, frame), block))
+            });
+            assert_eq!(read_all(pool, frames), saved.memory, "{}", entry.name);
+            assert_eq!(pool.read_state(entry.id).unwrap(), saved.state);
+            assert_eq!(pinned.id, saved.id);
+            reader.unpin(entry.id).unwrap();
+        }
+        self.vms.iter().flatten().for_each(|vm| vm.verify(pool));
+    }
+
+    /// In the end everything goes, and nothing may be left of it.
+    fn end(mut self) {
+        self.vms.clear();
+        let names: Vec<String> = self.saved.keys().cloned().collect();
+        for name in names {
+            self.remove(0, &name);
+        }
+        let status = self.pools[0].status().unwrap();
+        assert_eq!(status.free_blocks, status.total_blocks - status.metadata_blocks);
+        assert_eq!(
+            (status.snapshots, status.orphans, status.snapshot_blocks),
+            (0, 0, 0)
+        );
+        // What may be left are tables: a page of counts for every two chunks.
+        assert!(
+            status.medium_bytes <= self.empty_medium_bytes + (POOL_BYTES >> 22) * 4096,
+            "{status:?}"
+        );
+    }
+}
+
+/// Cases of a usual run; PROPTEST_CASES asks for more.
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok())
+        .unwrap_or(48);
+    ProptestConfig {
+        cases,
+        max_shrink_iters: 2000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn the_pool_does_what_a_plain_model_does(steps in prop::collection::vec(step(), 1..60)) {
+        let mut world = World::new();
+        for step in steps {
+            world.take(step);
+            world.verify();
+        }
+        world.end();
+    }
+}

@@ -1,0 +1,9 @@
+//! What a pool promises its users, one call at a time.
+
+#![allow(clippy::unwrap_used)]
+
+mod blocks;
+mod consuming;
+mod fixture;
+mod refusals;
+mod sharing;

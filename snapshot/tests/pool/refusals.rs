@@ -1,0 +1,202 @@
+//! What cannot be is refused, and changes nothing.
+
+use nvvmm_snapshot::*;
+
+use crate::fixture::*;
+
+#[test]
+fn a_commit_that_fails_changes_nothing() {
+    let place = pool_of(16 << 20);
+    let pool = &place.pool;
+    let vm = pool.hold("vm").unwrap();
+    let other = pool.hold("other").unwrap();
+    let block = vm.alloc_blocks(1).unwrap()[0];
+    fill(&vm, block, 0x42);
+    let map = [(0, leaf(&[(0, block)]))];
+    let id = vm
+        .commit_snapshot(new("taken", 2, &map), vm.reserve(0).unwrap())
+        .unwrap()
+        .id;
+    let mine = vm.alloc_blocks(1).unwrap()[0];
+    let not_mine = other.alloc_blocks(1).unwrap()[0];
+    let mine_map = [(0, leaf(&[(0, mine)]))];
+    let not_mine_map = [(0, leaf(&[(0, not_mine)]))];
+    let moved_map = [(1, leaf(&[(0, block)]))];
+    let beyond = [(2, leaf(&[(0, mine)]))];
+    let twice = [mine_map[0].clone(), mine_map[0].clone()];
+    let too_much = vec![1; (2 << 20) + 1];
+    let before = pool.status().unwrap();
+    let attempt = |attempt: NewSnapshot<'_>| vm.commit_snapshot(attempt, vm.reserve(3).unwrap()).unwrap_err();
+
+    assert!(matches!(
+        attempt(new("taken", 2, &mine_map)),
+        Error::NameTaken { .. }
+    ));
+    for name in ["", ".x", "-x", "a b", "a/b", "é", &"x".repeat(129)] {
+        assert!(
+            matches!(attempt(new(name, 2, &mine_map)), Error::InvalidName { .. }),
+            "{name}"
+        );
+    }
+    assert!(matches!(
+        attempt(new("x", 2, &not_mine_map)),
+        Error::InvalidSnapshot { .. }
+    ));
+    assert!(
+        matches!(attempt(new("x", 2, &map)), Error::InvalidSnapshot { .. }),
+        "no base has it"
+    );
+    let based = |changes| NewSnapshot {
+        base: Some(id),
+        ..new("x", 2, changes)
+    };
+    assert!(
+        matches!(attempt(based(&moved_map)), Error::InvalidSnapshot { .. }),
+        "the base has it elsewhere"
+    );
+    assert!(matches!(
+        attempt(new("x", 2, &beyond)),
+        Error::InvalidSnapshot { .. }
+    ));
+    assert!(matches!(
+        attempt(new("x", 2, &twice)),
+        Error::InvalidSnapshot { .. }
+    ));
+    assert!(matches!(attempt(new("x", 0, &[])), Error::InvalidSnapshot { .. }));
+    let grown = NewSnapshot {
+        base: Some(id),
+        ..new("x", 3, &mine_map)
+    };
+    assert!(matches!(attempt(grown), Error::InvalidSnapshot { .. }));
+    let fat = NewSnapshot {
+        state: &too_much,
+        ..new("x", 2, &mine_map)
+    };
+    assert!(matches!(attempt(fat), Error::InvalidSnapshot { .. }));
+    let foreign_base = NewSnapshot {
+        base: Some(id),
+        ..new("x", 2, &[])
+    };
+    let reserved = other.reserve(9).unwrap();
+    assert!(matches!(
+        other.commit_snapshot(foreign_base, reserved),
+        Err(Error::NotPinned { .. })
+    ));
+
+    let reserved = vm.reserve(3).unwrap();
+    let behind_mine = mine.chunk().block(mine.index_in_chunk() + 1);
+    let reserved_map = [(0, leaf(&[(0, behind_mine)]))];
+    let error = vm
+        .commit_snapshot(new("x", 2, &reserved_map), reserved)
+        .unwrap_err();
+    assert!(error.to_string().contains("reserved"), "{error}");
+
+    assert_clean(pool);
+    let after = pool.status().unwrap();
+    assert_eq!(
+        (after.snapshot_blocks, after.generation),
+        (before.snapshot_blocks, before.generation)
+    );
+    assert_eq!(after.holders[0].blocks_in_use, 1, "only what was mine before");
+    vm.commit_snapshot(based(&mine_map), vm.reserve(0).unwrap())
+        .unwrap();
+    assert_eq!(content(pool, block), 0x42);
+}
+
+#[test]
+fn names_and_limits_are_told() {
+    let place = pool_of(16 << 20);
+    let pool = &place.pool;
+    let vm = pool.hold("vm").unwrap();
+    for name in ["nightly-1", "nightly-2", "before-upgrade", "x", "y"] {
+        let id = vm
+            .commit_snapshot(new(name, 1, &[]), vm.reserve(0).unwrap())
+            .unwrap()
+            .id;
+        vm.unpin(id).unwrap();
+    }
+    let error = pool.find("nighly-1").unwrap_err().to_string();
+    assert!(
+        error.contains("'nighly-1'") && error.contains("'nightly-1'") && !error.contains("upgrade"),
+        "{error}"
+    );
+    assert!(error.contains(&pool.path().display().to_string()), "{error}");
+    for name in ["nightly-1", "nightly-2", "before-upgrade", "x"] {
+        vm.pin(name).unwrap();
+        vm.pin(name).unwrap();
+    }
+    assert!(matches!(vm.pin("y"), Err(Error::TooManyPins { count: 4 })));
+    let id = pool.find("x").unwrap().id;
+    vm.unpin(id).unwrap();
+    assert!(matches!(vm.unpin(id), Err(Error::NotPinned { .. })));
+    vm.pin("y").unwrap();
+
+    let holders: Vec<Holder> = (0..255)
+        .map(|at| pool.hold(&format!("holder-{at}")).unwrap())
+        .collect();
+    assert!(matches!(
+        pool.hold("one-more"),
+        Err(Error::TooManyHolders { count: 256 })
+    ));
+    assert_eq!(pool.status().unwrap().holders.len(), 256);
+    drop(holders);
+    assert_eq!(pool.status().unwrap().holders.len(), 1);
+    assert!(matches!(pool.hold("no good"), Err(Error::InvalidName { .. })));
+}
+
+#[test]
+fn creating_refuses_what_cannot_be() {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = directory.path().join("pool");
+    let create = |size_bytes, overcommit| {
+        Pool::create(
+            &path,
+            &CreateOptions {
+                size_bytes,
+                overcommit,
+            },
+        )
+    };
+    for size in [0, 4 << 20, (8 << 20) + 4096, 1 << 45] {
+        assert!(
+            matches!(create(size, true), Err(Error::InvalidSize { .. })),
+            "{size}"
+        );
+    }
+    assert!(matches!(
+        create(8 << 40, false),
+        Err(Error::NoSpaceOnMedium { .. })
+    ));
+    assert_eq!(
+        std::fs::read_dir(directory.path()).unwrap().count(),
+        0,
+        "nothing is left behind"
+    );
+    let pool = create(8 << 20, false).unwrap();
+    assert!(matches!(create(8 << 20, false), Err(Error::Exists { .. })));
+    assert_eq!(
+        (
+            pool.status().unwrap().free_blocks,
+            pool.status().unwrap().overcommit
+        ),
+        (3 * 512, false)
+    );
+    drop(pool);
+    std::fs::remove_file(&path).unwrap();
+
+    // Sixteen TiB of promises cost next to nothing.
+    let pool = create(16 << 40, true).unwrap();
+    let vm = pool.hold("vm").unwrap();
+    let block = vm.alloc_blocks(1).unwrap()[0];
+    fill(&vm, block, 1);
+    vm.commit_snapshot(
+        new("small", 1, &[(0, leaf(&[(5, block)]))]),
+        vm.reserve(0).unwrap(),
+    )
+    .unwrap();
+    assert_clean(&pool);
+    let status = pool.status().unwrap();
+    assert_eq!((status.total_blocks, status.overcommit), (1 << 32, true));
+    // The chunk table is the one thing that is there from the start.
+    assert!(status.medium_bytes < 70 << 20, "{status:?}");
+}

@@ -1,0 +1,258 @@
+//! Snapshots share what did not change, and cost what did.
+
+use std::sync::Arc;
+
+use nvvmm_snapshot::*;
+
+use crate::fixture::*;
+
+#[test]
+fn a_snapshot_is_shared_copied_on_write_and_removed() {
+    let place = pool_of(64 << 20);
+    let pool = &place.pool;
+    let free_at_start = pool.status().unwrap().free_blocks;
+    let vm = pool.hold("vm").unwrap();
+    let chunk = vm.alloc_chunk().unwrap();
+    for (index, block) in chunk.blocks().enumerate() {
+        fill(&vm, block, index as u8 | 1);
+    }
+    let changes = [(3, ChunkMap::Whole(chunk))];
+    let needed = vm.commit_blocks_needed(16 * CHUNK, 1, 100);
+    let first = vm
+        .commit_snapshot(new("first", 16, &changes), vm.reserve(needed).unwrap())
+        .unwrap()
+        .id;
+    assert_clean(pool);
+    assert!(!vm.alloc_at(chunk, 7), "a committed block cannot be taken");
+
+    let fresh = vm.alloc_blocks(2).unwrap();
+    fresh.iter().for_each(|block| fill(&vm, *block, 0xee));
+    let mut blocks = LeafBlocks::of_chunk(chunk);
+    blocks.set(10, Some(fresh[0]));
+    blocks.set(11, Some(fresh[1]));
+    let changes = [(3, ChunkMap::Frames(Arc::new(blocks)))];
+    let second = NewSnapshot {
+        base: Some(first),
+        parent: Some(first),
+        frames_new: 2,
+        ..new("second", 16, &changes)
+    };
+    let second = vm
+        .commit_snapshot(second, vm.reserve(needed).unwrap())
+        .unwrap()
+        .id;
+    vm.unpin(first).unwrap();
+    assert_clean(pool);
+
+    let (entry, map) = pool.hold("other").unwrap().pin("first").unwrap();
+    assert_eq!(
+        (entry.id, entry.frames_mapped, entry.memory_bytes),
+        (first, 512, 16 * CHUNK)
+    );
+    assert_eq!(map.chunk(3).unwrap(), ChunkMap::Whole(chunk));
+    assert_eq!(map.chunk(4).unwrap(), ChunkMap::Hole);
+    assert_eq!(pool.read_state(first).unwrap(), b"the machine's state");
+
+    let listed = pool.snapshots().unwrap();
+    assert_eq!(
+        listed.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>(),
+        ["first", "second"]
+    );
+    // First: its inode, its state, a level of the map, two blocks that only it has. Second: a leaf more.
+    assert_eq!(listed[0].own_bytes, Some((3 + 2) * BLOCK_SIZE_BYTES));
+    assert_eq!(listed[1].own_bytes, Some((4 + 2) * BLOCK_SIZE_BYTES));
+    assert_eq!(listed[0].shared_bytes, Some(510 * BLOCK_SIZE_BYTES));
+
+    assert!(!pool.remove("first").unwrap().deferred);
+    assert_clean(pool);
+    let map = vm.frame_map(second).unwrap();
+    let blocks = map.chunk(3).unwrap();
+    for index in 0..CHUNK_BLOCKS {
+        let expected = if index == 10 || index == 11 {
+            0xee
+        } else {
+            index as u8 | 1
+        };
+        assert_eq!(content(pool, blocks.block(index).unwrap()), expected);
+    }
+    assert!(pool.remove("second").unwrap().deferred);
+    assert_clean(pool);
+    assert!(pool.snapshots().unwrap().is_empty());
+    assert_eq!(
+        content(pool, blocks.block(10).unwrap()),
+        0xee,
+        "pinned blocks stay"
+    );
+    drop(vm);
+    assert_clean(pool);
+    assert_eq!(pool.status().unwrap().free_blocks, free_at_start);
+}
+
+#[test]
+fn a_snapshot_costs_what_changed() {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    // Nothing of it is touched: only the bookkeeping is of interest.
+    let options = CreateOptions {
+        size_bytes: 6 << 30,
+        overcommit: true,
+    };
+    let pool = Pool::create(&directory.path().join("pool"), &options).unwrap();
+    let vm = pool.hold("vm").unwrap();
+    let chunks = 2048;
+    let all: Vec<(u32, ChunkMap)> = (0..chunks)
+        .map(|index| (index, ChunkMap::Whole(vm.alloc_chunk().unwrap())))
+        .collect();
+    let used = || pool.status().unwrap().snapshot_blocks;
+    let base = vm
+        .commit_snapshot(new("base", 2048, &all), vm.reserve(0).unwrap())
+        .unwrap()
+        .id;
+    // Eight nodes of level 1, a root, the inode, its state, the catalog's leaf and root.
+    assert_eq!(used(), 2048 * 512 + 8 + 1 + 1 + 1 + 2);
+
+    let mut base = base;
+    for (turn, changed) in [0u32, 1, 3, 40].into_iter().enumerate() {
+        let changes: Vec<(u32, ChunkMap)> = (0..changed)
+            .map(|at| at * (chunks / changed.max(1)))
+            .map(|index| {
+                let mut leaf = all[index as usize].1.to_leaf();
+                leaf.set(9, Some(vm.alloc_blocks(1).unwrap()[0]));
+                (index, ChunkMap::Frames(Arc::new(leaf)))
+            })
+            .collect();
+        let before = used();
+        let needed = vm.commit_blocks_needed(2048 * CHUNK, changed, 1);
+        let name = format!("turn-{turn}");
+        let reservation = vm.reserve(needed).unwrap();
+        let next = NewSnapshot {
+            base: Some(base),
+            ..new(&name, 2048, &changes)
+        };
+        let next = vm.commit_snapshot(next, reservation).unwrap().id;
+        vm.unpin(base).unwrap();
+        base = next;
+        let inner = if changed == 0 {
+            0
+        } else {
+            u64::from(changed.min(8)) + 1
+        };
+        // For each change its block and its leaf; nodes above them; the inode and its state.
+        assert_eq!(
+            used() - before,
+            2 * u64::from(changed) + inner + 2,
+            "{changed} changes"
+        );
+        assert!(
+            inner + u64::from(changed) + 2 + 2 <= u64::from(needed),
+            "the bound is one"
+        );
+    }
+    // What is named as changed and is not costs nothing either.
+    let same = vm.frame_map(base).unwrap();
+    let changes: Vec<(u32, ChunkMap)> = [0, 51, 1024]
+        .map(|index| {
+            (
+                index,
+                ChunkMap::Frames(Arc::new(same.chunk(index).unwrap().to_leaf())),
+            )
+        })
+        .into();
+    let before = used();
+    let again = NewSnapshot {
+        base: Some(base),
+        ..new("again", 2048, &changes)
+    };
+    vm.commit_snapshot(again, vm.reserve(0).unwrap()).unwrap();
+    assert_eq!(used() - before, 2);
+    assert_clean(&pool);
+}
+
+#[test]
+fn an_ordinary_file_is_a_medium_too() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = directory.path().join("pool");
+    let pool = Pool::create(
+        &path,
+        &CreateOptions {
+            size_bytes: 16 << 20,
+            overcommit: false,
+        },
+    )
+    .unwrap();
+    if pool.medium() != nvvmm_snapshot::Medium::File {
+        eprintln!(
+            "the target directory is on {:?}: not what this test is about",
+            pool.medium()
+        );
+        return;
+    }
+    let vm = pool.hold("vm").unwrap();
+    let blocks = vm.alloc_blocks(100).unwrap();
+    blocks.iter().for_each(|block| fill(&vm, *block, 0x5a));
+    vm.commit_snapshot(
+        new("kept", 1, &[(0, leaf(&[(1, blocks[7])]))]),
+        vm.reserve(0).unwrap(),
+    )
+    .unwrap();
+    drop((vm, pool));
+    let pool = Pool::open(&path).unwrap();
+    assert_clean(&pool);
+    let vm = pool.hold("vm").unwrap();
+    let (_, map) = vm.pin("kept").unwrap();
+    assert_eq!(content(&pool, map.chunk(0).unwrap().block(1).unwrap()), 0x5a);
+    drop(vm);
+    pool.remove("kept").unwrap();
+    assert_clean(&pool);
+    let status = pool.status().unwrap();
+    assert_eq!(status.free_blocks, status.total_blocks - status.metadata_blocks);
+    assert!(
+        status.outlives_the_host && status.medium_bytes < 3 << 20,
+        "{status:?}"
+    );
+}
+
+/// Needs a hugetlbfs with twelve free pages of 2 MiB, named by NVVMM_TEST_HUGETLBFS.
+#[test]
+fn huge_pages_are_a_medium_too() {
+    let Some(mount) = std::env::var_os("NVVMM_TEST_HUGETLBFS") else {
+        eprintln!("SKIPPED: NVVMM_TEST_HUGETLBFS names no hugetlbfs");
+        return;
+    };
+    let path = std::path::Path::new(&mount).join(format!("pool-{}", std::process::id()));
+    let options = CreateOptions {
+        size_bytes: 24 << 20,
+        overcommit: true,
+    };
+    let pool = Pool::create(&path, &options).unwrap();
+    assert_eq!(pool.medium(), Medium::Hugetlbfs);
+    let medium_bytes = || pool.status().unwrap().medium_bytes;
+    let empty = medium_bytes();
+    let vm = pool.hold("vm").unwrap();
+    let chunk = vm.alloc_chunk().unwrap();
+    chunk.blocks().for_each(|block| fill(&vm, block, 0x61));
+    vm.commit_snapshot(
+        new("whole", 1, &[(0, ChunkMap::Whole(chunk))]),
+        vm.reserve(0).unwrap(),
+    )
+    .unwrap();
+    let blocks = vm.alloc_blocks(600).unwrap();
+    blocks.iter().for_each(|block| fill(&vm, *block, 0x62));
+    vm.free_blocks(&blocks[..10]);
+    assert!(
+        vm.alloc_blocks(700)
+            .unwrap()
+            .iter()
+            .all(|block| blocks.contains(block) || content(&pool, *block) == 0)
+    );
+    assert_clean(&pool);
+    drop(vm);
+    assert_eq!(content(&pool, chunk.block(511)), 0x61);
+    assert!(!pool.remove("whole").unwrap().deferred);
+    assert_clean(&pool);
+    assert_eq!(medium_bytes(), empty, "huge pages that nobody uses go back");
+    drop(pool);
+    let pool = Pool::open(&path).unwrap();
+    assert_clean(&pool);
+    drop(pool);
+    std::fs::remove_file(&path).unwrap();
+}

@@ -1,0 +1,294 @@
+//! What goes wrong half-way leaves no write lost and no block leaked.
+
+use std::{path::PathBuf, process::Command, sync::atomic::Ordering};
+
+use nvvmm_snapshot::{CreateOptions, Pool};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::{
+    chunk::LiveChunk,
+    engine::lock,
+    engine_test::{FRAME, MIB, Place, Vm, assert_clean, pool_of},
+    *,
+};
+use crate::sys::reservation::Sharing;
+
+/// A VM from snapshot `name`, which it consumes.
+fn consuming(pool: &std::sync::Arc<Pool>, size_bytes: u64, name: &str) -> Vm {
+    let mut vm = Vm::start(pool, size_bytes, Some(name));
+    let consumed = vm.holder.consume(vm.last.unwrap()).unwrap();
+    vm.last = consumed.rest;
+    vm.engine.take_over(consumed).unwrap();
+    vm
+}
+
+/// Takes every block that others do not hold.
+fn ballast(pool: &std::sync::Arc<Pool>) -> nvvmm_snapshot::Holder {
+    let ballast = pool.hold("ballast").unwrap();
+    while ballast.alloc_blocks(1).is_ok() {}
+    ballast
+}
+
+fn wait_until_starved(vm: &Vm, writer: &std::thread::ScopedJoinHandle<'_, ()>) {
+    while !vm.faults.is_starved() {
+        assert!(
+            !writer.is_finished(),
+            "there is no block, so the access must wait"
+        );
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_chunk_first_read_during_a_snapshot_that_fails_loses_no_later_write() {
+    let place = Place::new("late-read");
+    let pool = pool_of(&place, 64 * MIB);
+    let mut vm = Vm::start(&pool, 4 * MIB, None);
+    vm.fill(0..1024, 1);
+    vm.snapshot("s").unwrap();
+    drop(vm);
+    let mut vm = consuming(&pool, 4 * MIB, "s");
+    let set = vm.share_and_arm();
+    // The guest goes on and reads what it has not touched yet, then the commit fails.
+    vm.assert_filled(0..600, 1);
+    vm.engine.roll_back(set);
+    let own = vm.engine.counters().frames_own;
+    vm.fill(0..1024, 2);
+    vm.assert_filled(0..1024, 2);
+    vm.snapshot("after").unwrap();
+    let copy = Vm::start(&pool, 4 * MIB, Some("after"));
+    copy.assert_filled(0..1024, 2);
+    assert_eq!(own, 1024, "all that was the VM's own is so again");
+    assert_clean(&pool);
+}
+
+/// Maps chunk 0 as the engine does for a restored snapshot, with a write that comes before the arming.
+fn map_with_an_early_write(vm: &Vm, frame: u64, value: u64) {
+    let engine = &vm.engine;
+    let mut live = lock(engine.chunk(0));
+    let known = engine.know(0, &mut live).unwrap();
+    known.private = known.backed();
+    let reservation = engine.ram().reservation();
+    let runs = known.mapped_runs(&known.backed());
+    for run in &runs {
+        let (offset, size) = (
+            run.frames.start as usize * FRAME_SIZE_BYTES,
+            run.frames.len() * FRAME_SIZE_BYTES,
+        );
+        let fd = vm.holder.pool().fd();
+        reservation
+            .map_file(offset, size, fd, run.block.byte_offset(), Sharing::Private)
+            .unwrap();
+    }
+    vm.memory
+        .write_obj(value, GuestAddress(frame * FRAME + 8 * (frame % 500)))
+        .unwrap();
+    let start = reservation.start();
+    engine
+        .uffd()
+        .register_write_protect(start, CHUNK_SIZE_BYTES)
+        .unwrap();
+    engine.uffd().protect(start, CHUNK_SIZE_BYTES, true).unwrap();
+    (known.mapped, known.settled) = (true, false);
+    engine.unsettled.fetch_add(1, Ordering::Relaxed);
+}
+
+#[test]
+fn an_early_write_that_finds_the_pool_full_is_in_the_next_snapshot() {
+    let place = Place::new("early");
+    let pool = pool_of(&place, 32 * MIB);
+    let mut vm = Vm::start(&pool, 2 * MIB, None);
+    vm.fill(0..512, 1);
+    vm.snapshot("s").unwrap();
+    drop(vm);
+    let mut vm = Vm::start(&pool, 2 * MIB, Some("s"));
+    let reservation = vm.holder.reserve(16).unwrap();
+    let _taken = vm.holder.alloc_blocks(496).unwrap();
+    map_with_an_early_write(&vm, 77, 4242);
+    let ballast = ballast(&pool);
+    while vm.holder.alloc_blocks(1).is_ok() {}
+    assert!(
+        matches!(vm.engine.stand_still().share(), Err(CowError::NoSpace)),
+        "no map could tell of the write"
+    );
+    drop(ballast);
+    let still = vm.engine.stand_still();
+    let set = still.share().unwrap();
+    assert_eq!(set.frames_new(), 1, "the frame that was written, and no other");
+    still.arm(&set).unwrap();
+    drop(still);
+    vm.commit("with", set, reservation).unwrap();
+    let copy = Vm::start(&pool, 2 * MIB, Some("with"));
+    assert_eq!(copy.read(77), 4242);
+    copy.assert_filled((0..512).filter(|frame| *frame != 77), 1);
+    let old = Vm::start(&pool, 2 * MIB, Some("s"));
+    old.assert_filled(0..512, 1);
+    assert_clean(&pool);
+}
+
+#[test]
+fn an_access_to_a_chunk_settles_its_early_writes() {
+    let place = Place::new("settle");
+    let pool = pool_of(&place, 32 * MIB);
+    let mut vm = Vm::start(&pool, 2 * MIB, None);
+    vm.fill(0..512, 1);
+    vm.snapshot("s").unwrap();
+    drop(vm);
+    let vm = Vm::start(&pool, 2 * MIB, Some("s"));
+    map_with_an_early_write(&vm, 300, 99);
+    vm.write(5, 6);
+    assert_eq!(vm.read(300), 99);
+    assert!(vm.engine.own_block(0, 300).0);
+    assert_eq!(vm.engine.unsettled.load(Ordering::Relaxed), 0);
+    vm.assert_filled((0..512).filter(|frame| ![5, 300].contains(frame)), 1);
+}
+
+#[test]
+fn mappings_are_still_counted_after_a_consumed_snapshot_took_over_mapped_chunks() {
+    let place = Place::new("consume-count");
+    let pool = pool_of(&place, 64 * MIB);
+    let mut vm = Vm::start(&pool, 4 * MIB, None);
+    vm.fill(0..1024, 1);
+    vm.snapshot("base").unwrap();
+    for frame in (0..512).step_by(32) {
+        vm.write(frame, 7);
+    }
+    vm.snapshot("s").unwrap();
+    drop(vm);
+    let mut vm = Vm::start(&pool, 4 * MIB, Some("s"));
+    // Restoring a device looks at memory before the snapshot is consumed.
+    vm.read(0);
+    let consumed = vm.holder.consume(vm.last.unwrap()).unwrap();
+    vm.last = consumed.rest;
+    vm.engine.take_over(consumed).unwrap();
+    let (counted, real) = (vm.engine.counters().mappings, vm.mappings_of_the_kernel());
+    assert!(real <= counted, "{real} mappings, {counted} counted");
+    let live = lock(vm.engine.chunk(0));
+    let LiveChunk::Known(known) = &*live else {
+        panic!("it was read")
+    };
+    assert_eq!(
+        counted,
+        known.mappings_now() as u64 + 1,
+        "chunk 0 and the untouched rest"
+    );
+    drop(live);
+    vm.fill(0..512, 3);
+    vm.assert_filled(0..512, 3);
+    vm.assert_filled(512..1024, 1);
+    let base = Vm::start(&pool, 4 * MIB, Some("base"));
+    base.assert_filled(0..1024, 1);
+}
+
+#[test]
+fn chunks_untouched_since_a_restore_outlive_the_snapshot_it_was_made_from() {
+    let place = Place::new("outlive");
+    let pool = pool_of(&place, 128 * MIB);
+    // Large enough for a frame map with inner nodes on two levels.
+    let size = 4096 * MIB;
+    let far = [0u64, 700, 300 * 512, 301 * 512, 1500 * 512];
+    let mut vm = Vm::start(&pool, size, None);
+    far.iter().for_each(|frame| vm.write(*frame, frame + 1));
+    vm.snapshot("s0").unwrap();
+    drop(vm);
+    let mut vm = Vm::start(&pool, size, Some("s0"));
+    for (round, frame) in far.iter().enumerate().rev() {
+        assert_eq!(vm.read(*frame), frame + 1, "frame {frame} in round {round}");
+        vm.write(*frame, 1_000_000);
+        let name = format!("t{round}");
+        vm.snapshot(&name).unwrap();
+        for other in pool.snapshots().unwrap() {
+            if other.name != name {
+                pool.remove(&other.name).unwrap();
+            }
+        }
+        assert_clean(&pool);
+    }
+}
+
+/// A tmpfs of its own.
+pub(super) struct Mount(PathBuf);
+
+impl Mount {
+    pub fn new(name: &str, options: &str) -> Option<Self> {
+        let at = PathBuf::from(format!("/tmp/nvvmm-cow-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&at).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(&at)
+            .status();
+        if !mounted.as_ref().is_ok_and(std::process::ExitStatus::success) {
+            eprintln!("SKIPPED: cannot mount a tmpfs with {options}: {mounted:?}");
+            let _ = std::fs::remove_dir(&at);
+            return None;
+        }
+        Some(Self(at))
+    }
+
+    pub fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+fn writes_wait_for_a_full_medium(name: &str, budget: fn() -> Budget) {
+    let Some(mount) = Mount::new(name, "size=32m") else {
+        return;
+    };
+    let place = Place::on(mount.path(), name);
+    let options = CreateOptions {
+        size_bytes: 256 * MIB,
+        overcommit: true,
+    };
+    let pool = Pool::create(&place.path, &options).unwrap();
+    let mut vm = Vm::with_budget(&pool, 8 * MIB, None, budget());
+    vm.fill(0..2048, 1);
+    vm.snapshot("s").unwrap();
+    let leases = pool.status().unwrap().free_blocks;
+    let filler = mount.path().join("filler");
+    let mut bytes = 64 << 20;
+    while bytes >= 4096 {
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&filler)
+            .unwrap();
+        let end = file.metadata().unwrap().len() as i64;
+        match nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), end, bytes) {
+            Ok(()) => {}
+            Err(_) => bytes /= 2,
+        }
+    }
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| vm.fill(0..2048, 2));
+        wait_until_starved(&vm, &writer);
+        // Asked again and again, the pool loses nothing.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let now = pool.status().unwrap().free_blocks;
+        assert!(
+            leases - now < 1024,
+            "{} blocks are gone while nothing was written",
+            leases - now
+        );
+        std::fs::remove_file(&filler).unwrap();
+        writer.join().unwrap();
+    });
+    vm.assert_filled(0..2048, 2);
+    assert_clean(&pool);
+}
+
+#[test]
+fn a_full_medium_under_an_overcommitted_pool_holds_writes_and_kills_nobody() {
+    writes_wait_for_a_full_medium("medium", Budget::of_this_process);
+}
+
+#[test]
+fn a_full_medium_and_a_spent_budget_lose_no_chunk() {
+    writes_wait_for_a_full_medium("medium-spent", || Budget::with_limit(1));
+}

@@ -1,0 +1,484 @@
+//! Random life of several VMs in one pool, checked against a model in memory of every VM and every snapshot.
+//!
+//! `NVVMM_TEST_SEED` repeats a run, as far as threads allow; `NVVMM_TEST_STEPS` makes it longer.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use nvvmm_snapshot::{Error as PoolError, Holder, Pool};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::{
+    engine_test::{FRAME, MIB, Place, Vm, assert_clean, pool_of},
+    mishap_test::Mount,
+    *,
+};
+
+const VM_FRAMES: u64 = 2048;
+const VM_BYTES: u64 = VM_FRAMES * FRAME;
+/// Words of a frame that are written; others stay zero.
+const WORDS: u64 = 2;
+const VMS_MAX: usize = 3;
+const SNAPSHOTS_MAX: usize = 6;
+/// Three VMs, what they pin and what they set aside fit; with more snapshots than that the pool is full.
+const POOL_BYTES: u64 = 96 * MIB;
+const STEPS: u64 = 120;
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}
+
+/// What memory holds, word by word.
+type Model = Vec<u64>;
+
+fn word(frame: u64, which: u64) -> usize {
+    (frame * WORDS + which) as usize
+}
+
+fn address(frame: u64, which: u64) -> GuestAddress {
+    GuestAddress(frame * FRAME + which * 2048 + 8 * (frame % 200))
+}
+
+struct Guest {
+    vm: Vm,
+    model: Vec<AtomicU64>,
+    /// Read: a guest write and its note in the model. Write: the VM stands still.
+    still: RwLock<()>,
+}
+
+impl Guest {
+    fn new(vm: Vm, model: &Model) -> Self {
+        Self {
+            vm,
+            model: model.iter().map(|value| AtomicU64::new(*value)).collect(),
+            still: RwLock::new(()),
+        }
+    }
+
+    fn write(&self, frame: u64, which: u64, value: u64) {
+        let _moving = self.still.read().unwrap();
+        self.vm.memory.write_obj(value, address(frame, which)).unwrap();
+        self.model[word(frame, which)].store(value, Ordering::Relaxed);
+    }
+
+    fn check(&self, frame: u64) {
+        for which in 0..WORDS {
+            let found: u64 = self.vm.memory.read_obj(address(frame, which)).unwrap();
+            let expected = self.model[word(frame, which)].load(Ordering::Relaxed);
+            assert_eq!(found, expected, "frame {frame}, word {which}");
+        }
+    }
+
+    fn check_all(&self) {
+        (0..VM_FRAMES).for_each(|frame| self.check(frame));
+    }
+
+    fn model(&self) -> Model {
+        self.model
+            .iter()
+            .map(|value| value.load(Ordering::Relaxed))
+            .collect()
+    }
+
+    /// Writes of one of the patterns that guests have.
+    fn burst(&self, random: &mut Random, only: impl Fn(u64) -> bool) {
+        let (start, length) = (random.below(VM_FRAMES), 1 + random.below(200));
+        let pattern = random.below(3);
+        for step in 0..length {
+            let frame = match pattern {
+                0 => (start + step) % VM_FRAMES,
+                1 => (start + 37 * step) % VM_FRAMES,
+                _ => random.below(VM_FRAMES),
+            };
+            if only(frame) {
+                self.write(frame, random.below(WORDS), random.next());
+            }
+        }
+    }
+}
+
+struct World {
+    pool: Arc<Pool>,
+    /// At the beginning.
+    free_blocks: u64,
+    guests: Vec<Guest>,
+    snapshots: BTreeMap<String, Model>,
+    ballast: Option<Holder>,
+    random: Random,
+    names: u64,
+    log: Log,
+}
+
+impl World {
+    fn pick(&mut self) -> Option<usize> {
+        let guests = self.guests.len() as u64;
+        (guests > 0).then(|| self.random.below(guests) as usize)
+    }
+
+    fn pick_snapshot(&mut self) -> Option<String> {
+        let count = self.snapshots.len() as u64;
+        let at = (count > 0).then(|| self.random.below(count) as usize)?;
+        self.snapshots.keys().nth(at).cloned()
+    }
+
+    fn fresh_name(&mut self) -> String {
+        self.names += 1;
+        format!("n{}", self.names)
+    }
+
+    fn budget(&mut self) -> Budget {
+        match self.random.below(3) {
+            0 => Budget::of_this_process(),
+            1 => Budget::with_limit(40),
+            _ => Budget::with_limit(6),
+        }
+    }
+
+    fn step(&mut self) {
+        match self.random.below(20) {
+            0 => self.boot(),
+            1..=3 => self.restore(),
+            4 => self.end_vm(),
+            5 | 6 => _ = self.remove(),
+            7..=10 => self.snapshot(),
+            11 | 12 => self.fail_snapshot(),
+            13 => self.fill_pool(),
+            14..=16 => self.writers_and_snapshot(),
+            17 => self.check_one(),
+            _ => self.write(),
+        }
+    }
+
+    fn boot(&mut self) {
+        if self.guests.len() < VMS_MAX {
+            let budget = self.budget();
+            let vm = Vm::with_budget(&self.pool, VM_BYTES, None, budget);
+            self.guests
+                .push(Guest::new(vm, &vec![0; (VM_FRAMES * WORDS) as usize]));
+        }
+    }
+
+    fn restore(&mut self) {
+        let Some(name) = self.pick_snapshot() else { return };
+        if self.guests.len() >= VMS_MAX {
+            self.end_vm();
+        }
+        let budget = self.budget();
+        let mut vm = Vm::with_budget(&self.pool, VM_BYTES, Some(&name), budget);
+        let model = self.snapshots[&name].clone();
+        let how = self.random.below(4);
+        self.log.push(format!("restore {name} ({how})"));
+        if how == 0 {
+            // Devices look at some memory, and KVM writes some, before the snapshot is consumed.
+            let guest = Guest::new(vm, &model);
+            let mut random = Random(self.random.next());
+            self.act(&guest, |guest| {
+                for _ in 0..random.below(4) {
+                    let frame = random.below(VM_FRAMES);
+                    guest.check(frame);
+                    guest.write(random.below(VM_FRAMES), 0, random.next());
+                }
+            });
+            let model = guest.model();
+            vm = guest.vm;
+            match vm.holder.consume(vm.last.unwrap()) {
+                Ok(consumed) => {
+                    vm.last = consumed.rest;
+                    vm.engine.take_over(consumed).unwrap();
+                    self.snapshots.remove(&name);
+                }
+                Err(PoolError::Busy { .. } | PoolError::PoolFull { .. }) => {}
+                Err(other) => panic!("{other}"),
+            }
+            return self.guests.push(Guest::new(vm, &model));
+        }
+        if how == 1 {
+            vm.engine.prefault().unwrap();
+        }
+        self.guests.push(Guest::new(vm, &model));
+    }
+
+    fn end_vm(&mut self) {
+        if let Some(at) = self.pick() {
+            drop(self.guests.swap_remove(at));
+        }
+    }
+
+    fn remove(&mut self) -> bool {
+        let Some(name) = self.pick_snapshot() else {
+            return false;
+        };
+        self.log.push(format!("remove {name}"));
+        self.pool.remove(&name).unwrap();
+        self.snapshots.remove(&name);
+        true
+    }
+
+    /// Somebody makes space for a VM that waits.
+    fn relieve(&mut self) {
+        self.log.push("relieve".into());
+        assert!(
+            self.ballast.take().is_some() || self.remove(),
+            "the pool is full of nothing: {:#?}",
+            self.pool.status().unwrap()
+        );
+    }
+
+    /// The guest does something, on a thread of its own, as it may have to wait for space.
+    fn act(&mut self, guest: &Guest, deed: impl FnOnce(&Guest) + Send) {
+        std::thread::scope(|scope| {
+            let actor = scope.spawn(|| deed(guest));
+            let mut waits = 0;
+            while !actor.is_finished() {
+                std::thread::sleep(Duration::from_micros(200));
+                waits = if guest.vm.faults.is_starved() {
+                    waits + 1
+                } else {
+                    0
+                };
+                if waits == 100 {
+                    self.relieve();
+                    waits = 0;
+                }
+            }
+        });
+    }
+
+    fn with(&mut self, deed: impl FnOnce(&mut Self, &mut Guest)) {
+        if let Some(at) = self.pick() {
+            let mut guest = self.guests.swap_remove(at);
+            deed(self, &mut guest);
+            self.guests.push(guest);
+        }
+    }
+
+    fn write(&mut self) {
+        self.with(|world, guest| {
+            let mut random = Random(world.random.next());
+            world.act(guest, |guest| guest.burst(&mut random, |_| true));
+        });
+    }
+
+    fn check_one(&mut self) {
+        self.with(|world, guest| world.act(guest, Guest::check_all));
+    }
+
+    fn make_room_for_a_snapshot(&mut self) {
+        while self.snapshots.len() >= SNAPSHOTS_MAX {
+            self.remove();
+        }
+    }
+
+    fn snapshot(&mut self) {
+        self.make_room_for_a_snapshot();
+        let name = self.fresh_name();
+        self.with(|world, guest| {
+            let model = guest.model();
+            match guest.vm.snapshot(&name) {
+                Ok(()) => _ = world.snapshots.insert(name, model),
+                Err(PoolError::PoolFull { .. }) => {}
+                Err(other) => panic!("{other}"),
+            }
+        });
+    }
+
+    /// A snapshot that comes to nothing, at any stage, while the guest goes on.
+    fn fail_snapshot(&mut self) {
+        let Some(taken) = self.pick_snapshot() else { return };
+        self.log.push(format!("fail as {taken}"));
+        self.with(|world, guest| {
+            let Ok(reservation) = guest.vm.holder.reserve(16) else {
+                return;
+            };
+            if world.random.below(4) == 0 {
+                let set = guest.vm.engine.stand_still().share().unwrap();
+                return guest.vm.engine.roll_back(set);
+            }
+            let set = guest.vm.share_and_arm();
+            let mut random = Random(world.random.next());
+            world.act(guest, |guest| {
+                for _ in 0..random.below(3) {
+                    guest.check(random.below(VM_FRAMES));
+                    guest.burst(&mut random, |_| true);
+                }
+            });
+            if world.snapshots.contains_key(&taken) {
+                guest.vm.commit(&taken, set, reservation).unwrap_err();
+            } else {
+                guest.vm.engine.roll_back(set);
+            }
+        });
+    }
+
+    fn fill_pool(&mut self) {
+        if self.ballast.is_none() {
+            self.log.push("ballast".into());
+            let ballast = self.pool.hold("ballast").unwrap();
+            while ballast.alloc_blocks(64).is_ok() {}
+            while ballast.alloc_blocks(1).is_ok() {}
+            self.ballast = Some(ballast);
+        }
+    }
+
+    /// Three writers; a snapshot of an instant in between, whose commit runs while they go on.
+    fn writers_and_snapshot(&mut self) {
+        self.make_room_for_a_snapshot();
+        let name = self.fresh_name();
+        self.with(|world, guest| {
+            let seeds = [(); 3].map(|()| world.random.next());
+            let reservation = guest.vm.holder.reserve(16).ok();
+            let mut taken = None;
+            std::thread::scope(|scope| {
+                let writers: Vec<_> = (0..3u64)
+                    .zip(seeds)
+                    .map(|(writer, seed)| {
+                        let guest = &*guest;
+                        scope.spawn(move || {
+                            let mut random = Random(seed);
+                            for _ in 0..3 {
+                                guest.burst(&mut random, |frame| frame % 3 == writer);
+                            }
+                        })
+                    })
+                    .collect();
+                let mut waits = 0;
+                while !writers.iter().all(|writer| writer.is_finished()) || taken.is_none() {
+                    if taken.is_none()
+                        && let Ok(_still) = guest.still.try_write()
+                    {
+                        taken = Some(
+                            reservation
+                                .is_some()
+                                .then(|| (guest.vm.share_and_arm(), guest.model())),
+                        );
+                    }
+                    std::thread::sleep(Duration::from_micros(200));
+                    waits = if guest.vm.faults.is_starved() {
+                        waits + 1
+                    } else {
+                        0
+                    };
+                    if waits == 100 {
+                        world.relieve();
+                        waits = 0;
+                    }
+                }
+            });
+            let (Some(Some((set, model))), Some(reservation)) = (taken, reservation) else {
+                return;
+            };
+            match guest.vm.commit(&name, set, reservation) {
+                Ok(()) => _ = world.snapshots.insert(name, model),
+                Err(PoolError::PoolFull { .. }) => {}
+                Err(other) => panic!("{other}"),
+            }
+        });
+    }
+
+    fn check_everything(&mut self) {
+        let guests = std::mem::take(&mut self.guests);
+        for guest in &guests {
+            self.act(guest, Guest::check_all);
+            let counters = guest.vm.engine.counters();
+            let real = guest.vm.mappings_of_the_kernel();
+            assert!(
+                real <= counters.mappings && counters.mappings < 1 << 20,
+                "{real} mappings, {counters:?}"
+            );
+            assert!(counters.frames_own <= counters.frames_mapped, "{counters:?}");
+        }
+        drop(guests);
+        self.ballast = None;
+        assert_clean(&self.pool);
+        for (name, model) in self.snapshots.clone() {
+            let vm = Vm::start(&self.pool, VM_BYTES, Some(&name));
+            Guest::new(vm, &model).check_all();
+        }
+        while self.remove() {}
+        assert_clean(&self.pool);
+        let status = self.pool.status().unwrap();
+        assert_eq!(
+            status.free_blocks, self.free_blocks,
+            "something is left over: {status:#?}"
+        );
+    }
+}
+
+fn live(directory: &Path, name: &str, steps: u64) {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let number = |variable: &str, default: u64| {
+        std::env::var(variable).map_or(default, |text| text.parse().expect("a number"))
+    };
+    let seed = number("NVVMM_TEST_SEED", clock);
+    let steps = number("NVVMM_TEST_STEPS", steps);
+    println!("NVVMM_TEST_SEED={seed}");
+    let place = Place::on(directory, name);
+    let pool = pool_of(&place, POOL_BYTES);
+    let mut world = World {
+        free_blocks: pool.status().unwrap().free_blocks,
+        pool,
+        guests: Vec::new(),
+        snapshots: BTreeMap::new(),
+        ballast: None,
+        random: Random(seed),
+        names: 0,
+        log: Log::default(),
+    };
+    world.boot();
+    for step in 0..steps {
+        world.step();
+        if step % 10 == 9 {
+            assert_clean(&world.pool);
+        }
+    }
+    world.check_everything();
+}
+
+#[test]
+fn any_sequence_of_operations_keeps_every_vm_and_every_snapshot_exact() {
+    live(Path::new("/dev/shm"), "stress", STEPS);
+}
+
+#[test]
+fn the_same_on_huge_pages() {
+    if let Some(mount) = Mount::new("stress-huge", "huge=always,size=512m") {
+        live(mount.path(), "stress-huge", STEPS / 2);
+    }
+}
+
+/// What happened; shown when the test fails.
+#[derive(Default)]
+struct Log(Vec<String>);
+
+impl Log {
+    fn push(&mut self, event: String) {
+        self.0.push(event);
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{}", self.0.join("\n"));
+        }
+    }
+}

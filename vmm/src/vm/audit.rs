@@ -1,0 +1,76 @@
+//! KVM's dirty log against the COW engine: a cross-check for tests.
+
+use nvvmm_snapshot::FrameMap;
+
+use super::{VmError, error::machine_error, running::RunningVm};
+use crate::{checkpoint::report::AuditReport, control::ErrorKind, cow};
+
+/// Frames of each kind that a report names.
+const NAMED_MAX: usize = 100;
+
+impl RunningVm {
+    /// Every frame that KVM has seen written since the last snapshot must be the VM's own, on a block that the
+    /// snapshot does not have.
+    pub fn audit(&self) -> Result<AuditReport, VmError> {
+        if !self.dirty_log {
+            return Err(
+                VmError::new(ErrorKind::Refused, "this VM was started without KVM's dirty log")
+                    .with_remedy("start it with NVVMM_TEST_DIRTY_LOG=1 in the environment"),
+            );
+        }
+        let operation = self.operation();
+        let base = operation.base.map(|id| self.holder.frame_map(id)).transpose()?;
+        if operation.running {
+            self.machine.pause_vcpus().map_err(machine_error)?;
+        }
+        let report = self.compare(base.as_ref());
+        if operation.running {
+            self.machine.resume_vcpus().map_err(machine_error)?;
+        }
+        report
+    }
+
+    fn compare(&self, base: Option<&FrameMap>) -> Result<AuditReport, VmError> {
+        let mut report = AuditReport::default();
+        let slots = self.engine.ram().slots();
+        for (number, slot) in slots.iter().enumerate() {
+            let first = (slot.hva - slots[0].hva) / cow::FRAME_SIZE_BYTES as u64;
+            for (word, bits) in self
+                .machine
+                .dirty_log(number)
+                .map_err(machine_error)?
+                .iter()
+                .enumerate()
+            {
+                for bit in (0..u64::from(u64::BITS)).filter(|bit| bits >> bit & 1 == 1) {
+                    self.judge(
+                        first + word as u64 * u64::from(u64::BITS) + bit,
+                        base,
+                        &mut report,
+                    )?;
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    fn judge(&self, frame: u64, base: Option<&FrameMap>, report: &mut AuditReport) -> Result<(), VmError> {
+        let (chunk, index) = (
+            (frame / u64::from(cow::CHUNK_FRAMES)) as u32,
+            (frame % u64::from(cow::CHUNK_FRAMES)) as u32,
+        );
+        report.dirty_frames += 1;
+        let (own, block) = self.engine.own_block(chunk, index);
+        if !own && report.not_own.len() < NAMED_MAX {
+            report.not_own.push(frame);
+        }
+        let snapshots = base
+            .map(|base| base.chunk(chunk))
+            .transpose()?
+            .and_then(|map| map.block(index));
+        if block.is_some() && block == snapshots && report.still_shared.len() < NAMED_MAX {
+            report.still_shared.push(frame);
+        }
+        Ok(())
+    }
+}
