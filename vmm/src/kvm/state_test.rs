@@ -67,11 +67,11 @@ impl Guest {
             let mut sregs = fd.get_sregs().unwrap();
             (sregs.fs.base, sregs.cr2) = (0xabcd_0000, 0x7777_0000);
             fd.set_sregs(&sregs).unwrap();
-            let mut xsave = fd.get_xsave().unwrap();
-            xsave.region[40] = 0xdead_beef; // low word of XMM0
-            xsave.region[128] |= 3; // XSTATE_BV: x87 and SSE are in use
-            // SAFETY: no extended state beyond 4096 bytes is ever enabled in this process.
-            unsafe { fd.set_xsave(&xsave).unwrap() };
+            let size_bytes = self.vm.xsave_bytes();
+            let mut xsave = sys::kvm::get_xsave(fd, size_bytes).unwrap();
+            xsave[160..164].copy_from_slice(&0xdead_beefu32.to_le_bytes()); // low word of XMM0
+            xsave[512] |= 3; // XSTATE_BV: x87 and SSE are in use
+            sys::kvm::set_xsave(fd, &xsave, size_bytes).unwrap();
             // STAR, LSTAR, and a KVM clock page in guest memory.
             let values = [
                 (0xc000_0081, 0x23_0010_0000_0000),
