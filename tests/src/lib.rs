@@ -5,10 +5,12 @@
 
 mod console;
 mod host;
+mod snapshot_memory;
 mod vm;
 
 pub use console::Console;
 pub use host::{Host, Outcome};
+pub use snapshot_memory::SnapshotMemory;
 pub use vm::Vm;
 
 /// What a test works with; a missing piece is an error that names the variable.

@@ -1,0 +1,110 @@
+//! What the host does not have or does not allow is said by name, with what to do about it, and with exit code 7.
+
+use std::{os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
+
+use nvvmm_tests::{Host, Outcome, required};
+
+const NOBODY: u32 = 65534;
+
+/// Runs its arguments with a /dev that has all that nvvmm needs but the KVM device.
+const WITHOUT_KVM: &str = r#"
+set -e
+dev=$(mktemp -d)
+mount -t tmpfs none "$dev"
+mkdir "$dev/shm"
+mount --bind /dev/shm "$dev/shm"
+for name in null zero urandom userfaultfd; do
+  [ ! -e "/dev/$name" ] || { touch "$dev/$name"; mount --bind "/dev/$name" "$dev/$name"; }
+done
+mount --rbind "$dev" /dev
+exec "$0" "$@"
+"#;
+
+/// Another user is only had by root, and so is a mount namespace.
+fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        println!("SKIPPED: only root can play a user without permissions");
+    }
+    root
+}
+
+/// Runs the bare-metal guest's `nvvmm run` behind a command line that takes something away from it.
+fn run_behind(host: &Host, wrapper: &[&str]) -> Outcome {
+    let guest = required("NVVMM_BAREMETAL_GUEST");
+    let run = host.command(&[
+        "run",
+        "--kernel",
+        guest.to_str().unwrap(),
+        "--memory",
+        "32M",
+        "--detach",
+    ]);
+    let mut command = Command::new(wrapper[0]);
+    command
+        .args(&wrapper[1..])
+        .arg(run.get_program())
+        .args(run.get_args());
+    for (name, value) in run.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    Outcome::of(command)
+}
+
+#[test]
+fn no_kvm_device() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new(64);
+    let hide = ["unshare", "--mount", "sh", "-c", WITHOUT_KVM];
+    run_behind(&host, &hide).refused(7, "/dev/kvm");
+    host.assert_pool_clean();
+}
+
+#[test]
+fn no_permission() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::without_pool();
+    nix::unistd::chown(host.runtime(), Some(NOBODY.into()), Some(NOBODY.into())).unwrap();
+    // Where this test's programs are may be closed to others.
+    let open: PathBuf = PathBuf::from(format!("/dev/shm/nvvmm-test-open-{}", std::process::id()));
+    std::fs::copy(required("NVVMM_BIN"), &open).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let guest = open.with_extension("guest");
+    std::fs::copy(required("NVVMM_BAREMETAL_GUEST"), &guest).unwrap();
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let nvvmm = |arguments: &[&str]| {
+        let mut command = Command::new(nobody[0]);
+        command.args(&nobody[1..]).arg(&open).args(arguments);
+        command
+            .env("NVVMM_RUNTIME_DIR", host.runtime())
+            .env("NVVMM_POOL", host.pool());
+        Outcome::of(command)
+    };
+    nvvmm(&["pool", "create", host.pool_str(), "--size", "64M"]).ok();
+    let run = nvvmm(&[
+        "run",
+        "--kernel",
+        guest.to_str().unwrap(),
+        "--memory",
+        "32M",
+        "--detach",
+    ]);
+    let missing = if std::fs::read("/proc/sys/vm/unprivileged_userfaultfd")
+        .unwrap()
+        .starts_with(b"1")
+    {
+        "/dev/kvm"
+    } else {
+        "userfaultfd"
+    };
+    assert!(
+        run.refused(7, missing).stderr.contains("try:"),
+        "a remedy is given"
+    );
+    std::fs::remove_file(&open).unwrap();
+    std::fs::remove_file(&guest).unwrap();
+}
