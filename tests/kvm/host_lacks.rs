@@ -9,7 +9,8 @@ const NOBODY: u32 = 65534;
 /// Runs its arguments with a /dev that has all that nvvmm needs but the KVM device.
 const WITHOUT_KVM: &str = r#"
 set -e
-dev=$(mktemp -d)
+dev=$NVVMM_RUNTIME_DIR/dev
+mkdir "$dev"
 mount -t tmpfs none "$dev"
 mkdir "$dev/shm"
 mount --bind /dev/shm "$dev/shm"

@@ -115,15 +115,26 @@ impl CowEngine {
             if !known.mapped {
                 continue;
             }
-            // One call may not cross mappings before Linux 6.x, so it is one call for each.
             for run in known.mapped_runs(own) {
                 let start = self.address(*index, run.frames.start);
-                self.uffd()
-                    .protect(start, run.frames.len() * FRAME_SIZE_BYTES, true)
+                self.arm_range(start, run.frames.len() * FRAME_SIZE_BYTES)
                     .map_err(os("arm shared frames"))?;
             }
         }
         Ok(())
+    }
+
+    /// One call for each run, as before Linux 6.3 a call may not cross mappings. Whether neighbours have merged into one
+    /// is the kernel's business: where they have not, it says ENOENT, and each half is tried.
+    fn arm_range(&self, start: usize, size_bytes: usize) -> std::io::Result<()> {
+        match self.uffd().protect(start, size_bytes, true) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) && size_bytes > FRAME_SIZE_BYTES => {
+                let half = size_bytes / FRAME_SIZE_BYTES / 2 * FRAME_SIZE_BYTES;
+                self.arm_range(start, half)?;
+                self.arm_range(start + half, size_bytes - half)
+            }
+            result => result,
+        }
     }
 
     /// The snapshot was not made: what it shared is the VM's own again. Blocks that were replaced meanwhile are
