@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Holder, Reservation};
 use crate::catalog::{BlockSource, CatalogEdit, CatalogLock, Commit, Listing};
@@ -66,6 +66,8 @@ pub struct Committed {
     pub id: SnapshotId,
     /// Blocks written for its maps, its inode, its state and the catalog.
     pub metadata_blocks: u32,
+    /// Time it took to bring the shared blocks to the medium; next to nothing where that is memory.
+    pub flush: Duration,
 }
 
 impl Holder {
@@ -94,7 +96,9 @@ impl Holder {
         let reserved: HashSet<BlockNo> = reservation.blocks.iter().copied().collect();
         let mine = self.leases.mine();
         let shared = SharedBlocks::find(&new, &mine, &reserved)?;
+        let flush_began = Instant::now();
         self.flush_blocks(&shared.mine)?;
+        let flush = flush_began.elapsed();
         let needed = self.commit_blocks_needed(new.memory_bytes, new.changes.len() as u32, new.state.len());
         let missing = needed.saturating_sub(reservation.blocks());
         if missing > 0 {
@@ -139,6 +143,7 @@ impl Holder {
         Ok(Committed {
             id,
             metadata_blocks: written.len() as u32,
+            flush,
         })
     }
 

@@ -1,6 +1,6 @@
 //! An operation as a list of timed phases.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::report::PhaseTime;
 
@@ -34,6 +34,14 @@ impl Phases {
             us: micros(from),
         });
         result
+    }
+
+    /// Adds a phase that was timed elsewhere.
+    pub fn add(&mut self, phase: &str, took: Duration) {
+        self.times.push(PhaseTime {
+            phase: phase.into(),
+            us: took.as_secs_f64() * 1e6,
+        });
     }
 
     /// Time since the beginning, in microseconds.

@@ -1,7 +1,7 @@
 //! A snapshot, phase by phase (docs/design.md, "Taking a snapshot").
 //!
 //! `ReserveBlocks -> PauseVcpus -> QuiesceDevices -> SaveDevices -> SaveVcpus -> ShareFrames -> ArmWriteProtect ->
-//! ResumeDevices -> ResumeVcpus -> Flush+Commit`. Shared frames cannot change once they are armed, so the commit
+//! ResumeDevices -> ResumeVcpus -> Flush -> Commit`. Shared frames cannot change once they are armed, so the commit
 //! follows the resume. The snapshot exists after the commit and not before; whatever fails earlier drops the shared
 //! references and leaves the VM running.
 
@@ -100,8 +100,16 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
     }
     let pause_us = micros(paused_at);
 
-    let committed = phases.run("Commit", || commit(taking, &state, &shared, reservation));
-    let (Committed { id, metadata_blocks }, state_bytes) = match committed {
+    let commit_began = Instant::now();
+    let committed = commit(taking, &state, &shared, reservation);
+    let (
+        Committed {
+            id,
+            metadata_blocks,
+            flush,
+        },
+        state_bytes,
+    ) = match committed {
         Ok(committed) => committed,
         Err(error) => {
             taking.engine.roll_back(shared);
@@ -111,6 +119,8 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
             return Err(error);
         }
     };
+    phases.add("Flush", flush);
+    phases.add("Commit", commit_began.elapsed().saturating_sub(flush));
     let report = SnapshotReport {
         name: taking.name.into(),
         pause_us,
