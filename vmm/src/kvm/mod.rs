@@ -8,6 +8,7 @@ pub mod cpuid;
 mod error;
 mod host;
 mod msrs;
+mod pvclock;
 pub mod state;
 mod time;
 mod vcpu_state;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::error::vcpu_op;
 use super::time::{self, TscStateV1};
 use super::{KvmError, KvmVm, Result, VcpuStateV1, VmStateV1, compat};
+use crate::memory::GuestMemory;
 
 /// State of a KVM virtual machine: the VM as a whole and every vCPU.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -24,8 +25,8 @@ pub struct KvmStateV1 {
 ///
 /// # Errors
 /// [`KvmError`] naming the vCPU and the step.
-pub fn save(vm: &KvmVm, vcpus: &[&VcpuFd]) -> Result<KvmStateV1> {
-    let (clock, tscs) = time::save(vm, vcpus)?;
+pub fn save(vm: &KvmVm, vcpus: &[&VcpuFd], memory: &GuestMemory) -> Result<KvmStateV1> {
+    let (clock, tscs) = time::save(vm, vcpus, memory)?;
     let states = vcpus.iter().zip(tscs).enumerate();
     let vcpus = states
         .map(|(index, (fd, tsc))| VcpuStateV1::save(fd, index, vm, tsc))

@@ -27,7 +27,7 @@ pub(crate) fn kvm_is_missing() -> bool {
 struct Guest {
     vcpus: Vec<VcpuFd>,
     vm: KvmVm,
-    _ram: GuestRam,
+    ram: GuestRam,
 }
 
 impl Guest {
@@ -43,7 +43,7 @@ impl Guest {
                     .unwrap()
             })
             .collect();
-        Guest { vcpus, vm, _ram: ram }
+        Guest { vcpus, vm, ram }
     }
 
     fn fds(&self) -> Vec<&VcpuFd> {
@@ -51,7 +51,7 @@ impl Guest {
     }
 
     fn save(&self) -> KvmStateV1 {
-        save(&self.vm, &self.fds()).unwrap()
+        save(&self.vm, &self.fds(), self.ram.memory()).unwrap()
     }
 
     fn restore(&self, state: &KvmStateV1) -> Result<()> {

@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{vcpu_op, vm_op};
 use super::msrs::{self, MSR_IA32_TSC, MsrV1};
+use super::pvclock::{self, MSR_KVM_SYSTEM_TIME_NEW};
 use super::{KvmError, KvmVm, Result};
+use crate::memory::GuestMemory;
 use crate::sys;
 
 /// Frequencies further apart than this are different ones. Two calibrations of one host's TSC differ by some
@@ -93,7 +95,15 @@ fn settled_offset(fd: &VcpuFd) -> Option<u64> {
 }
 
 /// Reads clock and TSCs. All vCPUs must be paused; no value is then before what a vCPU has read.
-pub(super) fn save(vm: &KvmVm, vcpus: &[&VcpuFd]) -> Result<(ClockStateV1, Vec<TscStateV1>)> {
+///
+/// On a host whose own TSC is not stable, a vCPU's stands still while the vCPU is not running, and KVM lets it catch up at
+/// the next entry: what can be read now is behind the clock by the time since the pause. The guest's kvmclock page
+/// then tells what the TSC would be.
+pub(super) fn save(
+    vm: &KvmVm,
+    vcpus: &[&VcpuFd],
+    memory: &GuestMemory,
+) -> Result<(ClockStateV1, Vec<TscStateV1>)> {
     let Some(first) = vcpus.first() else {
         return Err(KvmError::Mismatch("a machine without vCPUs".into()));
     };
@@ -103,8 +113,11 @@ pub(super) fn save(vm: &KvmVm, vcpus: &[&VcpuFd]) -> Result<(ClockStateV1, Vec<T
         let offset = settled_offset(fd);
         let value = match (first_offset, offset) {
             (Some(first), Some(offset)) => moment.tsc.wrapping_sub(first).wrapping_add(offset),
-            _ if vcpu == 0 => moment.tsc,
-            _ => tsc(fd, vcpu)?,
+            _ => match caught_up(fd, vcpu, memory, moment.clock.clock)? {
+                Some(value) => value,
+                None if vcpu == 0 => moment.tsc,
+                None => tsc(fd, vcpu)?,
+            },
         };
         Ok(TscStateV1 {
             khz: fd.get_tsc_khz().ok(),
@@ -119,6 +132,17 @@ pub(super) fn save(vm: &KvmVm, vcpus: &[&VcpuFd]) -> Result<(ClockStateV1, Vec<T
         host_tsc: (clock.flags & KVM_CLOCK_HOST_TSC != 0).then_some(clock.host_tsc),
     };
     Ok((clock, states))
+}
+
+/// The vCPU's TSC when its clock reads `clock_ns`, where the guest uses kvmclock.
+fn caught_up(fd: &VcpuFd, vcpu: usize, memory: &GuestMemory, clock_ns: u64) -> Result<Option<u64>> {
+    let Ok(khz) = fd.get_tsc_khz() else {
+        return Ok(None);
+    };
+    let msr = msrs::read(fd, vcpu, &[MSR_KVM_SYSTEM_TIME_NEW])?;
+    Ok(msr
+        .first()
+        .and_then(|msr| pvclock::tsc_at(memory, msr.value, clock_ns, khz)))
 }
 
 /// Makes clock and TSCs go on from their saved values: neither ever steps back, and the time between save and restore

@@ -284,6 +284,7 @@ impl Machine {
         Ok(kvm::state::save(
             &self.vm,
             &fds.iter().map(|fd| &**fd).collect::<Vec<_>>(),
+            &self.memory,
         )?)
     }
 
