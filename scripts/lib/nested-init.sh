@@ -42,6 +42,23 @@ done
 [ -n "$output" ] || end_badly "no output port"
 control=$results/.nested
 [ -c /root/dev/kvm ] || end_badly "kvm_amd gave no /dev/kvm"
+# KVM patches its own code (static keys) when the first vCPU with no local APIC, or with one that is off, comes or the last
+# one goes: with every VM that boots or is restored. QEMU's emulation does not survive that every time: a CPU of
+# the nested host stops, or takes an exception with the guest's GS and panics. Two vCPUs that never run keep the
+# numbers above 0, so that the code is patched once.
+ln -s /root/dev/null /dev/null # for what the shell starts in the background
+# shellcheck disable=SC2016 # perl's variables
+chroot /root /usr/bin/perl -e '
+  open(my $kvm, "+<", "/dev/kvm") or die "/dev/kvm: $!";
+  for my $chip (0, 1) {
+    my $fd = ioctl($kvm, 0xAE01, 0) or die "KVM_CREATE_VM: $!";
+    open(my $vm, "+<&=", int $fd) or die "VM: $!";
+    push @held, $vm;
+    $chip and (ioctl($vm, 0xAE60, 0) or die "KVM_CREATE_IRQCHIP: $!");
+    push @held, (ioctl($vm, 0xAE41, 0) or die "KVM_CREATE_VCPU: $!");
+  }
+  sleep;
+' </root/dev/null &
 echo "Linux $(uname -r), kvm_amd npt=$(cat /sys/module/kvm_amd/parameters/npt), /dev/shm $(df -h /root/dev/shm | awk 'NR == 2 {print $2}')" >"/root$control/up"
 
 chroot /root /bin/bash "$control/command" </root/dev/null >"/root$output" 2>&1
