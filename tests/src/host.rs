@@ -206,8 +206,31 @@ fn private_directory() -> tempfile::TempDir {
         .expect("a temporary directory")
 }
 
+impl Host {
+    /// What the VM processes had to say, for the message of a failed test.
+    fn print_logs(&self) {
+        for entry in std::fs::read_dir(self.runtime.path())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                println!(
+                    "-- {}:\n{}",
+                    path.display(),
+                    std::fs::read_to_string(&path).unwrap_or_default()
+                );
+            }
+        }
+    }
+}
+
 impl Drop for Host {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_logs();
+        }
         for entry in std::fs::read_dir(self.runtime.path())
             .into_iter()
             .flatten()
