@@ -32,9 +32,18 @@ impl Console {
 
     /// Types a line.
     pub fn say(&mut self, line: &str) {
-        self.stream
-            .write_all(format!("{line}\n").as_bytes())
-            .expect("the console takes input");
+        if let Err(error) = self.stream.write_all(format!("{line}\n").as_bytes()) {
+            while self.line(Duration::from_millis(100)).is_some() {}
+            panic!(
+                "the console takes no input ({error}); the last lines were:\n{}",
+                self.tail()
+            );
+        }
+    }
+
+    fn tail(&self) -> String {
+        let lines: Vec<&str> = self.log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
     /// The next line, without its end; `None` when none came in time.
@@ -73,12 +82,10 @@ impl Console {
                 return line;
             }
         }
-        let tail: Vec<&str> = self.log.lines().rev().take(30).collect();
-        let tail: Vec<&str> = tail.into_iter().rev().collect();
         panic!(
             "no line with {what:?} within {timeout:?}; unread: {:?}; the last lines were:\n{}",
             String::from_utf8_lossy(&self.received),
-            tail.join("\n")
+            self.tail()
         );
     }
 

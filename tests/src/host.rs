@@ -209,6 +209,7 @@ fn private_directory() -> tempfile::TempDir {
 impl Host {
     /// What the VM processes had to say, for the message of a failed test.
     fn print_logs(&self) {
+        println!("-- nvvmm ps:\n{}", self.run(&["ps", "--json"]).stdout);
         for entry in std::fs::read_dir(self.runtime.path())
             .into_iter()
             .flatten()

@@ -142,9 +142,12 @@ impl Vcpu {
             VcpuExit::Shutdown if shared.is_flat.get() == Some(&true) => {
                 self.failed("the guest took an exception (triple fault)")
             }
-            VcpuExit::Shutdown | VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => {
+            VcpuExit::Shutdown => {
+                // As hardware does; but a guest seldom means it, so its owner is told.
+                tracing::warn!(vcpu = self.index, "triple fault: the guest is reset");
                 Next::Report(MachineEvent::Reset)
             }
+            VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => Next::Report(MachineEvent::Reset),
             VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => Next::Report(MachineEvent::PoweredOff),
             VcpuExit::InternalError => {
                 let error = self.run_page.internal_error();
