@@ -7,7 +7,7 @@
 #   --results DIR        directory that is writable inside under the same path and keeps what is written there
 #                        (made when missing; $NVVMM_RESULTS inside)
 #   --memory SIZE        memory of the nested host (default 6G; /dev/shm may take 60% of it)
-#   --cpus N             its CPUs (default 1: see below)
+#   --cpus N             its CPUs (default 1, see where it is set)
 #   --append WORDS       more kernel command line (repeatable)
 #   --timeout SECONDS    end after this long (default 900); exit status 124
 #   --boot-timeout SECS  end when the nested host is not up after this long (default 180); exit status 124
