@@ -48,7 +48,7 @@ pub struct Taking<'a> {
     /// The machine, built and started.
     pub machine: &'a Machine,
     /// Guest RAM.
-    pub engine: &'a CowEngine,
+    pub engine: &'a dyn CowEngine,
     /// The VM's place in the pool.
     pub holder: &'a Holder,
     /// Written into the snapshot.
@@ -168,7 +168,7 @@ fn freeze(taking: &Taking<'_>, phases: &mut Phases) -> Result<Frozen, TakeError>
     let kvm = phases.run("SaveVcpus", || machine.save_kvm())?;
     let still = taking.engine.stand_still();
     let shared = phases.run("ShareFrames", || still.share())?;
-    if let Err(error) = arm(taking, &still, &shared, phases) {
+    if let Err(error) = arm(taking, &*still, &shared, phases) {
         taking.engine.roll_back(shared);
         return Err(error);
     }
@@ -182,7 +182,7 @@ fn freeze(taking: &Taking<'_>, phases: &mut Phases) -> Result<Frozen, TakeError>
 
 fn arm(
     taking: &Taking<'_>,
-    still: &Still<'_>,
+    still: &dyn Still,
     shared: &ShareSet,
     phases: &mut Phases,
 ) -> Result<(), TakeError> {

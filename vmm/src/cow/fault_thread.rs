@@ -33,14 +33,17 @@ pub struct FaultThread {
 
 impl FaultThread {
     /// Starts it. `failed` is told once if it has to give up, which leaves the VM unable to go on.
-    pub fn start(engine: Arc<CowEngine>, failed: impl FnOnce(CowError) + Send + 'static) -> io::Result<Self> {
+    pub fn start(
+        engine: Arc<dyn CowEngine>,
+        failed: impl FnOnce(CowError) + Send + 'static,
+    ) -> io::Result<Self> {
         let (stopped, stop) = io::pipe()?;
         let starved = Arc::new(AtomicBool::new(false));
         let starving = Arc::clone(&starved);
         let has_failed = Arc::new(AtomicBool::new(false));
         let gave_up = Arc::clone(&has_failed);
         let thread = std::thread::Builder::new().name("cow".into()).spawn(move || {
-            if let Err(error) = answer_all(&engine, &stopped, &starving) {
+            if let Err(error) = answer_all(&*engine, &stopped, &starving) {
                 gave_up.store(true, Ordering::Relaxed);
                 failed(error);
             }
@@ -87,7 +90,7 @@ impl Drop for FaultThread {
     }
 }
 
-fn answer_all(engine: &CowEngine, stop: &PipeReader, starved: &AtomicBool) -> Result<(), CowError> {
+fn answer_all(engine: &dyn CowEngine, stop: &PipeReader, starved: &AtomicBool) -> Result<(), CowError> {
     let os = |source| CowError::Os {
         op: "wait for held accesses",
         source,

@@ -1,29 +1,20 @@
-//! Copy-on-write of guest RAM by redirect: a snapshot's blocks never move or change; the running VM is given a
-//! fresh block at the moment it first writes to a shared one.
+//! Copy-on-write of guest RAM: a snapshot's blocks never move or change, whatever the VM that runs on them writes.
 //!
-//! Every access that needs a decision is held by userfaultfd and answered by the fault thread:
-//! * first touch of a chunk: map a fresh chunk, or the blocks of the snapshot that the VM was restored from;
-//! * write to a shared frame: copy a cluster of frames to fresh blocks, map those over it.
+//! The medium decides the engine ([`CowEngine`]). [`RedirectEngine`]: guest RAM maps the pool's blocks themselves, and the
+//! first write to one that a snapshot has is held until the VM has a fresh block in its place.
 //!
-//! Invariants:
-//! 1. A frame that is not *own* is either unmapped, or mapped and armed. No writer reaches a snapshot's block.
-//! 2. `MAP_FIXED` replaces a mapping in one step for vCPUs, device threads and KVM; addresses never change.
-//! 3. One lock per chunk orders everything that happens to it. Sharing (a snapshot) excludes all fault handling.
-//! 4. The userfaultfd outlives every thread that can write guest RAM: once it is closed, nothing is held any more.
+//! Accesses that need a decision are held by userfaultfd and answered by the [`FaultThread`].
 
 mod budget;
-mod chunk;
 mod engine;
 mod fault_thread;
 mod frames;
 mod redirect;
-mod share;
-mod targets;
 
 pub use budget::Budget;
-pub use engine::{CowEngine, CowError, Origin};
+pub use engine::{CowEngine, CowError, Origin, ShareSet, Still};
 pub use fault_thread::FaultThread;
-pub use share::{ShareSet, Still};
+pub use redirect::RedirectEngine;
 
 /// Size of a guest frame in bytes: the host's page and the pool's block are of the same size.
 pub const FRAME_SIZE_BYTES: usize = 4096;
@@ -33,12 +24,3 @@ pub const CHUNK_FRAMES: u32 = nvvmm_snapshot::CHUNK_BLOCKS;
 pub const CHUNK_SIZE_BYTES: usize = FRAME_SIZE_BYTES * CHUNK_FRAMES as usize;
 
 const _: () = assert!(CHUNK_SIZE_BYTES as u64 == nvvmm_snapshot::CHUNK_SIZE_BYTES);
-
-#[cfg(test)]
-mod chunk_test;
-#[cfg(test)]
-mod engine_test;
-#[cfg(test)]
-mod mishap_test;
-#[cfg(test)]
-mod stress_test;

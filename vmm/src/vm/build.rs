@@ -18,7 +18,7 @@ use super::{
 use crate::{
     checkpoint::{blob::SavedVm, phases::Phases, report::RestoreReport},
     control::VmOrigin,
-    cow::{self, Budget, CowEngine, FaultThread},
+    cow::{self, Budget, CowEngine, FaultThread, RedirectEngine},
     machine::{Machine, MachineParts},
     memory::GuestRam,
     spec::{DiskSpec, VmSpec},
@@ -51,7 +51,7 @@ impl Builder<'_> {
     fn boot(&self, spec: &VmSpec) -> Result<RunningVm, VmError> {
         let holder = Arc::new(self.pool.hold(self.name)?);
         let (engine, faults) = self.memory(spec, &holder, cow::Origin::Empty)?;
-        let machine = Arc::new(self.machine(spec, &engine)?);
+        let machine = Arc::new(self.machine(spec, &*engine)?);
         let loaded = {
             let machine = Arc::clone(&machine);
             faults.unless_stuck(move || machine.load())
@@ -95,7 +95,7 @@ impl Builder<'_> {
             frames_mapped: entry.frames_mapped,
         };
         let (engine, faults) = phases.run("ReserveMemory", || self.memory(&spec, &holder, origin))?;
-        let machine = Arc::new(phases.run("BuildMachine", || self.machine(&spec, &engine))?);
+        let machine = Arc::new(phases.run("BuildMachine", || self.machine(&spec, &*engine))?);
         let restored = phases.run("RestoreState", || {
             let machine = Arc::clone(&machine);
             faults.unless_stuck(move || machine.restore(&saved.machine))
@@ -106,7 +106,7 @@ impl Builder<'_> {
         restored.map_err(machine_error)?;
         let mut base = Some(entry.id);
         if once {
-            base = phases.run("Consume", || consume(&holder, &engine, entry.id))?;
+            base = phases.run("Consume", || consume(&holder, &*engine, entry.id))?;
         }
         if prefault {
             phases.run("Prefault", || engine.prefault()).map_err(cow_error)?;
@@ -148,9 +148,9 @@ impl Builder<'_> {
         spec: &VmSpec,
         holder: &Arc<Holder>,
         origin: cow::Origin,
-    ) -> Result<(Arc<CowEngine>, FaultThread), VmError> {
+    ) -> Result<(Arc<dyn CowEngine>, FaultThread), VmError> {
         let ram = GuestRam::reserve(spec.memory_bytes).map_err(|e| VmError::failed(e.to_string()))?;
-        let engine = CowEngine::new(
+        let engine = RedirectEngine::new(
             ram,
             Arc::clone(self.pool),
             Arc::clone(holder),
@@ -158,14 +158,14 @@ impl Builder<'_> {
             Budget::of_this_process(),
         )
         .map_err(cow_error)?;
-        let engine = Arc::new(engine);
+        let engine: Arc<dyn CowEngine> = Arc::new(engine);
         let failed = Arc::clone(&self.on_cow_failure);
         let faults = FaultThread::start(Arc::clone(&engine), move |error| failed(error))
             .map_err(|e| VmError::io("start the fault thread", &e))?;
         Ok((engine, faults))
     }
 
-    fn machine(&self, spec: &VmSpec, engine: &CowEngine) -> Result<Machine, VmError> {
+    fn machine(&self, spec: &VmSpec, engine: &dyn CowEngine) -> Result<Machine, VmError> {
         Machine::create(MachineParts {
             spec,
             memory: Arc::clone(engine.ram().memory()),
@@ -194,14 +194,14 @@ impl Builder<'_> {
 
 /// The pool is full before the guest has run. What is built must stay until the process ends: a thread still waits for
 /// memory.
-fn stuck(built: (Arc<Machine>, Arc<CowEngine>, FaultThread)) -> VmError {
+fn stuck(built: (Arc<Machine>, Arc<dyn CowEngine>, FaultThread)) -> VmError {
     std::mem::forget(built);
     cow_error(cow::CowError::NoSpace)
 }
 
 /// Takes the snapshot out of the pool: its blocks become the VM's own wherever nothing else refers to them. Returns what
 /// of it had to stay, as the base of the next snapshot.
-fn consume(holder: &Holder, engine: &CowEngine, id: SnapshotId) -> Result<Option<SnapshotId>, VmError> {
+fn consume(holder: &Holder, engine: &dyn CowEngine, id: SnapshotId) -> Result<Option<SnapshotId>, VmError> {
     let consumed = holder.consume(id)?;
     let rest = consumed.rest;
     engine.take_over(consumed).map_err(cow_error)?;

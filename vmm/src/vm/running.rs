@@ -30,7 +30,7 @@ use crate::{
 pub(super) struct RunningVm {
     pub machine: Arc<Machine>,
     pub faults: FaultThread,
-    pub engine: Arc<CowEngine>,
+    pub engine: Arc<dyn CowEngine>,
     pub holder: Arc<Holder>,
     pub spec: VmSpec,
     pub origin: VmOrigin,
@@ -108,7 +108,7 @@ impl RunningVm {
         }
         let taken = checkpoint::take(&Taking {
             machine: &self.machine,
-            engine: &self.engine,
+            engine: &*self.engine,
             holder: &self.holder,
             spec: &self.spec,
             base: operation.base,

@@ -7,11 +7,12 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::{
     chunk::LiveChunk,
-    engine::lock,
     engine_test::{FRAME, MIB, Place, Vm, assert_clean, pool_of},
-    *,
 };
-use crate::sys::reservation::Sharing;
+use crate::{
+    cow::{engine::lock, *},
+    sys::reservation::Sharing,
+};
 
 /// A VM from snapshot `name`, which it consumes.
 fn consuming(pool: &std::sync::Arc<Pool>, size_bytes: u64, name: &str) -> Vm {

@@ -3,14 +3,19 @@
 use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameSet};
 
 use super::{
-    CHUNK_FRAMES, FRAME_SIZE_BYTES,
+    RedirectEngine,
     chunk::{KnownChunk, MappedRun, target_runs},
-    engine::{Counters, CowEngine, CowError, is_full, os},
-    frames::{runs, set_of},
 };
-use crate::sys::reservation::Sharing;
+use crate::{
+    cow::{
+        CHUNK_FRAMES, CowError, FRAME_SIZE_BYTES,
+        engine::{Counters, is_full, os},
+        frames::{runs, set_of},
+    },
+    sys::reservation::Sharing,
+};
 
-impl CowEngine {
+impl RedirectEngine {
     pub(super) fn back_hole(&self, index: u32, known: &mut KnownChunk, frame: u32) -> Result<(), CowError> {
         let window = window_of(frame, self.budget.cluster_frames(0));
         let holes: Vec<u32> = window.filter(|frame| known.block(*frame).is_none()).collect();
@@ -65,11 +70,14 @@ impl CowEngine {
         fill: impl Fn(&MappedRun) -> Result<(), CowError>,
     ) -> Result<(), CowError> {
         let mut rest = targets;
+        let free = |rest: &[(u32, BlockNo)]| {
+            let unused: Vec<BlockNo> = rest.iter().map(|(_, block)| *block).collect();
+            self.holder.free_blocks(&unused);
+        };
         for run in target_runs(targets) {
             let placed = fill(&run).and_then(|()| self.place_run(index, &run, Sharing::Shared));
             if let Err(error) = placed {
-                let unused: Vec<BlockNo> = rest.iter().map(|(_, block)| *block).collect();
-                self.holder.free_blocks(&unused);
+                free(rest);
                 return Err(error);
             }
             let (placed, left) = rest.split_at(run.frames.len());
@@ -80,8 +88,7 @@ impl CowEngine {
             frames.iter().for_each(|frame| _ = known.private.remove(frame));
             self.gained(index, known, &frames, newly_backed);
             if let Err(error) = self.guard_run(index, &run, Sharing::Shared) {
-                let unused: Vec<BlockNo> = rest.iter().map(|(_, block)| *block).collect();
-                self.holder.free_blocks(&unused);
+                free(rest);
                 return Err(error);
             }
         }

@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameSet, LeafBlocks};
 
-use super::frames::{runs, set_of};
+use crate::cow::frames::{runs, set_of};
 
 /// A chunk that the engine knows more of than "as in the snapshot that this VM came from".
 #[derive(Debug)]

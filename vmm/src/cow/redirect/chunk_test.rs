@@ -1,8 +1,8 @@
 use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameSet};
 
-use super::{
+use super::chunk::{KnownChunk, target_runs};
+use crate::cow::{
     Budget, CHUNK_FRAMES,
-    chunk::{KnownChunk, target_runs},
     frames::{runs, set_of},
 };
 

@@ -5,78 +5,52 @@ use std::sync::{PoisonError, RwLockWriteGuard, atomic::Ordering};
 use nvvmm_snapshot::{BlockNo, ChunkMap, Consumed, FrameSet};
 
 use super::{
-    FRAME_SIZE_BYTES,
+    RedirectEngine,
     chunk::{KnownChunk, LiveChunk},
-    engine::{Counters, CowEngine, CowError, Origin, lock, os},
-    frames::{runs, set_of},
 };
-use crate::sys::reservation::Sharing;
+use crate::{
+    cow::{
+        CowEngine, CowError, FRAME_SIZE_BYTES, Origin, ShareSet, Still,
+        engine::{Counters, lock, os},
+        frames::{runs, set_of},
+    },
+    sys::reservation::Sharing,
+};
 
-/// What one snapshot shares: the chunks that changed since the last one, as they were at its instant.
-#[derive(Debug, Default)]
-pub struct ShareSet {
-    changes: Vec<(u32, ChunkMap)>,
-    own: Vec<FrameSet>,
-}
-
-impl ShareSet {
-    /// Chunks that differ from the last snapshot, by rising index.
-    pub fn changes(&self) -> &[(u32, ChunkMap)] {
-        &self.changes
-    }
-
-    /// Frames that were this VM's alone until now.
-    pub fn frames_new(&self) -> u64 {
-        self.own.iter().map(|own| u64::from(own.count())).sum()
-    }
-}
-
-/// The engine while it stands still for a snapshot.
+/// The engine while it stands still: whoever answers an access waits.
 #[derive(Debug)]
-pub struct Still<'a> {
-    engine: &'a CowEngine,
+pub(super) struct StandStill<'a> {
+    engine: &'a RedirectEngine,
     copied_before: u64,
     _guard: RwLockWriteGuard<'a, ()>,
 }
 
-impl Still<'_> {
-    /// Turns every own frame into a shared one. Unless they are armed next, or the set is rolled back, the VM must not
-    /// run again.
-    ///
-    /// # Errors
-    /// [`CowError::NoSpace`] when a write of the guest has no block yet, so that no map could tell of it; nothing was
-    /// shared then.
-    pub fn share(&self) -> Result<ShareSet, CowError> {
+impl<'a> StandStill<'a> {
+    pub fn of(engine: &'a RedirectEngine) -> Self {
+        let guard = engine.sharing.write().unwrap_or_else(PoisonError::into_inner);
+        Self {
+            engine,
+            copied_before: engine.counters().frames_copied,
+            _guard: guard,
+        }
+    }
+}
+
+impl Still for StandStill<'_> {
+    fn share(&self) -> Result<ShareSet, CowError> {
         self.engine.share()
     }
 
-    /// Write-protects the frames of `set`: from here on a write to one of them is held.
-    pub fn arm(&self, set: &ShareSet) -> Result<(), CowError> {
+    fn arm(&self, set: &ShareSet) -> Result<(), CowError> {
         self.engine.arm(set)
     }
 
-    /// Frames copied since the engine stands still.
-    pub fn frames_copied(&self) -> u64 {
+    fn frames_copied(&self) -> u64 {
         self.engine.counters().frames_copied - self.copied_before
     }
 }
 
-impl CowEngine {
-    /// How many chunks the next snapshot will have to say something about.
-    pub fn dirty_chunks(&self) -> usize {
-        lock(&self.dirty).len()
-    }
-
-    /// Stops answering accesses until the guard is dropped. All writers of guest RAM are paused by then.
-    pub fn stand_still(&self) -> Still<'_> {
-        let guard = self.sharing.write().unwrap_or_else(PoisonError::into_inner);
-        Still {
-            engine: self,
-            copied_before: self.counters().frames_copied,
-            _guard: guard,
-        }
-    }
-
+impl RedirectEngine {
     fn share(&self) -> Result<ShareSet, CowError> {
         self.settle_all()?;
         let mut indexes = std::mem::take(&mut *lock(&self.dirty));
@@ -84,8 +58,7 @@ impl CowEngine {
         let mut set = ShareSet::default();
         for index in indexes {
             if let LiveChunk::Known(known) = &mut *lock(self.chunk(index)) {
-                set.changes.push((index, known.map.clone()));
-                set.own.push(std::mem::take(&mut known.own));
+                set.push(index, known.map.clone(), std::mem::take(&mut known.own));
                 known.dirty = false;
             }
         }
@@ -109,14 +82,14 @@ impl CowEngine {
     }
 
     fn arm(&self, set: &ShareSet) -> Result<(), CowError> {
-        for ((index, _), own) in set.changes.iter().zip(&set.own) {
-            let live = lock(self.chunk(*index));
+        for (index, _, own) in set.iter() {
+            let live = lock(self.chunk(index));
             let LiveChunk::Known(known) = &*live else { continue };
             if !known.mapped {
                 continue;
             }
             for run in known.mapped_runs(own) {
-                let start = self.address(*index, run.frames.start);
+                let start = self.address(index, run.frames.start);
                 self.arm_range(start, run.frames.len() * FRAME_SIZE_BYTES)
                     .map_err(os("arm shared frames"))?;
             }
@@ -139,15 +112,15 @@ impl CowEngine {
 
     /// The snapshot was not made: what it shared is the VM's own again. Blocks that were replaced meanwhile are
     /// nobody's any more and go back to the pool. Frames may stay armed; the next write finds that out.
-    pub fn roll_back(&self, set: ShareSet) {
-        for ((index, map), own) in set.changes.into_iter().zip(set.own) {
+    pub(super) fn take_back(&self, set: &ShareSet) {
+        for (index, map, own) in set.iter() {
             if let LiveChunk::Known(known) = &mut *lock(self.chunk(index)) {
-                self.roll_back_chunk(index, known, &map, own);
+                self.take_back_chunk(index, known, map, own);
             }
         }
     }
 
-    fn roll_back_chunk(&self, index: u32, known: &mut KnownChunk, map: &ChunkMap, own: FrameSet) {
+    fn take_back_chunk(&self, index: u32, known: &mut KnownChunk, map: &ChunkMap, own: &FrameSet) {
         let (kept, replaced): (Vec<u32>, Vec<u32>) = own
             .iter()
             .partition(|frame| known.block(*frame) == map.block(*frame));
@@ -182,9 +155,7 @@ impl CowEngine {
         done
     }
 
-    /// The snapshot that this VM came from was consumed: its memory is the VM's, and frames that were taken are its to
-    /// write. Before the guest runs.
-    pub fn take_over(&self, consumed: Consumed) -> Result<(), CowError> {
+    pub(super) fn own_consumed(&self, consumed: Consumed) -> Result<(), CowError> {
         // The snapshot's own map has left the pool.
         *self.origin.write().unwrap_or_else(PoisonError::into_inner) = Origin::Empty;
         for chunk in consumed.chunks {
@@ -231,8 +202,7 @@ impl CowEngine {
         self.make_own(index, known, &unchanged)
     }
 
-    /// Maps and populates all that has a block, so that the guest meets no fault for reading.
-    pub fn prefault(&self) -> Result<(), CowError> {
+    pub(super) fn map_and_populate(&self) -> Result<(), CowError> {
         let mut indexes = Vec::new();
         if let Origin::Snapshot { frames, .. } = &*self.origin() {
             for present in frames.iter_present() {

@@ -3,11 +3,12 @@
 use nvvmm_snapshot::{BlockNo, ChunkNo};
 
 use super::{
+    RedirectEngine,
     chunk::{KnownChunk, LiveChunk},
-    engine::{CowEngine, CowError, is_full},
 };
+use crate::cow::{CowError, engine::is_full};
 
-impl CowEngine {
+impl RedirectEngine {
     /// A fresh block for each of `frames`, or, when the pool is nearly full, for `must` alone.
     ///
     /// Preferred is the same index of a pool chunk that is set aside for this guest chunk: neighbouring frames then

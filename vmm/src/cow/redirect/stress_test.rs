@@ -18,8 +18,8 @@ use vm_memory::{Bytes, GuestAddress};
 use super::{
     engine_test::{FRAME, MIB, Place, Vm, assert_clean, pool_of},
     mishap_test::Mount,
-    *,
 };
+use crate::cow::*;
 
 const VM_FRAMES: u64 = 2048;
 const VM_BYTES: u64 = VM_FRAMES * FRAME;

@@ -8,8 +8,10 @@ use std::{
 use nvvmm_snapshot::{CreateOptions, NewSnapshot, Pool, SnapshotId};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::*;
-use crate::memory::{GuestMemory, GuestRam};
+use crate::{
+    cow::*,
+    memory::{GuestMemory, GuestRam},
+};
 
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const FRAME: u64 = FRAME_SIZE_BYTES as u64;
@@ -38,7 +40,7 @@ impl Drop for Place {
 
 pub(super) struct Vm {
     pub memory: Arc<GuestMemory>,
-    pub engine: Arc<CowEngine>,
+    pub engine: Arc<RedirectEngine>,
     pub holder: Arc<nvvmm_snapshot::Holder>,
     pub last: Option<SnapshotId>,
     pub faults: FaultThread,
@@ -66,9 +68,13 @@ impl Vm {
             }
         };
         let memory = Arc::clone(ram.memory());
-        let engine =
-            Arc::new(CowEngine::new(ram, Arc::clone(pool), Arc::clone(&holder), origin, budget).unwrap());
-        let faults = FaultThread::start(Arc::clone(&engine), |e| panic!("fault thread: {e}")).unwrap();
+        let engine = Arc::new(
+            RedirectEngine::new(ram, Arc::clone(pool), Arc::clone(&holder), origin, budget).unwrap(),
+        );
+        let faults = FaultThread::start(Arc::clone(&engine) as Arc<dyn CowEngine>, |e| {
+            panic!("fault thread: {e}")
+        })
+        .unwrap();
         Self {
             memory,
             engine,

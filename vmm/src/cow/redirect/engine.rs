@@ -1,0 +1,371 @@
+//! Answers held accesses to guest RAM.
+
+use std::{
+    os::fd::BorrowedFd,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use nvvmm_snapshot::{BlockNo, ChunkMap, Consumed, FrameSet, Holder, Pool};
+
+use super::{
+    chunk::{KnownChunk, LiveChunk},
+    copy::{blocks_of, whole_run},
+    share::StandStill,
+};
+use crate::{
+    checkpoint::report::RamCounters,
+    cow::{
+        Budget, CHUNK_FRAMES, CHUNK_SIZE_BYTES, CowEngine, CowError, FRAME_SIZE_BYTES, Origin, ShareSet,
+        Still,
+        engine::{Counters, is_full, lock, os},
+        frames::{runs, set_of},
+    },
+    memory::GuestRam,
+    sys::{
+        pagemap::{PageKind, Pagemap},
+        reservation::{Reservation, Sharing},
+        uffd::{Fault, Uffd},
+    },
+};
+
+/// Chunks per lazily made section of the chunk table: a sparse guest of many terabytes costs nothing for what it
+/// never touches.
+const SECTION_CHUNKS: usize = 256;
+
+/// The engine for media that userfaultfd can write-protect.
+#[derive(Debug)]
+pub struct RedirectEngine {
+    ram: GuestRam,
+    pool: Arc<Pool>,
+    pub(super) holder: Arc<Holder>,
+    pub(super) uffd: Uffd,
+    pagemap: Pagemap,
+    pub(super) origin: RwLock<Origin>,
+    sections: Vec<OnceLock<Box<[Mutex<LiveChunk>]>>>,
+    /// Taken for reading by whoever answers an access, for writing while frames are shared.
+    pub(super) sharing: RwLock<()>,
+    pub(super) dirty: Mutex<Vec<u32>>,
+    /// Chunks whose early writes are not all the VM's own yet, because the pool was full.
+    pub(super) unsettled: AtomicUsize,
+    pub(super) budget: Budget,
+    pub(super) counters: Counters,
+}
+
+impl CowEngine for RedirectEngine {
+    fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    fn uffd(&self) -> &Uffd {
+        &self.uffd
+    }
+
+    fn counters(&self) -> RamCounters {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (mapped, own) = (
+            load(&self.counters.frames_mapped),
+            load(&self.counters.frames_own),
+        );
+        RamCounters {
+            frames_mapped: mapped,
+            frames_own: own,
+            frames_shared: mapped.saturating_sub(own),
+            write_faults: load(&self.counters.write_faults),
+            chunk_faults: load(&self.counters.chunk_faults),
+            frames_copied: load(&self.counters.frames_copied),
+            mappings: self.budget.mappings(),
+        }
+    }
+
+    fn own_block(&self, index: u32, frame: u32) -> (bool, Option<BlockNo>) {
+        match &*lock(self.chunk(index)) {
+            LiveChunk::Untouched => (false, None),
+            LiveChunk::Known(known) => (known.own.contains(frame), known.block(frame)),
+        }
+    }
+
+    fn answer(&self, fault: Fault) -> Result<(), CowError> {
+        let Some(offset) = fault.address.checked_sub(self.reservation().start()) else {
+            return Ok(());
+        };
+        if offset >= self.reservation().size_bytes() {
+            return Ok(());
+        }
+        let _not_sharing = self.sharing.read().unwrap_or_else(PoisonError::into_inner);
+        let index = (offset / CHUNK_SIZE_BYTES) as u32;
+        let frame = (offset % CHUNK_SIZE_BYTES / FRAME_SIZE_BYTES) as u32;
+        let mut live = lock(self.chunk(index));
+        let known = self.know(index, &mut live)?;
+        let before = known.mappings_now();
+        let answered = self.answer_in_chunk(index, known, frame, fault.write);
+        self.budget.changed(before, known.mappings_now());
+        answered?;
+        let start = self.reservation().start() + index as usize * CHUNK_SIZE_BYTES;
+        self.uffd
+            .wake(start, CHUNK_SIZE_BYTES)
+            .map_err(os("wake a held access"))
+    }
+
+    fn dirty_chunks(&self) -> usize {
+        lock(&self.dirty).len()
+    }
+
+    fn stand_still(&self) -> Box<dyn Still + '_> {
+        Box::new(StandStill::of(self))
+    }
+
+    fn roll_back(&self, set: ShareSet) {
+        self.take_back(&set);
+    }
+
+    fn take_over(&self, consumed: Consumed) -> Result<(), CowError> {
+        self.own_consumed(consumed)
+    }
+
+    fn prefault(&self) -> Result<(), CowError> {
+        self.map_and_populate()
+    }
+}
+
+impl RedirectEngine {
+    /// Takes charge of `ram`: from now on every first touch of a chunk is held until [`CowEngine::answer`] has
+    /// dealt with it.
+    pub fn new(
+        ram: GuestRam,
+        pool: Arc<Pool>,
+        holder: Arc<Holder>,
+        origin: Origin,
+        budget: Budget,
+    ) -> Result<Self, CowError> {
+        let uffd = Uffd::open()?;
+        let reservation = ram.reservation();
+        uffd.register_missing(reservation.start(), reservation.size_bytes())
+            .map_err(os("hold first touches of guest RAM"))?;
+        let chunks = reservation.size_bytes() / CHUNK_SIZE_BYTES;
+        let counters = Counters::default();
+        if let Origin::Snapshot { frames_mapped, .. } = &origin {
+            counters.frames_mapped.store(*frames_mapped, Ordering::Relaxed);
+        }
+        Ok(Self {
+            uffd,
+            pagemap: Pagemap::open().map_err(os("open /proc/self/pagemap"))?,
+            sections: (0..chunks.div_ceil(SECTION_CHUNKS))
+                .map(|_| OnceLock::new())
+                .collect(),
+            ram,
+            pool,
+            holder,
+            origin: RwLock::new(origin),
+            sharing: RwLock::new(()),
+            dirty: Mutex::new(Vec::new()),
+            unsettled: AtomicUsize::new(0),
+            budget,
+            counters,
+        })
+    }
+
+    /// Chunks of guest RAM.
+    pub fn chunks(&self) -> u32 {
+        (self.reservation().size_bytes() / CHUNK_SIZE_BYTES) as u32
+    }
+
+    fn answer_in_chunk(
+        &self,
+        index: u32,
+        known: &mut KnownChunk,
+        frame: u32,
+        write: bool,
+    ) -> Result<(), CowError> {
+        if !known.mapped {
+            self.map_chunk(index, known)?;
+            Counters::add(&self.counters.chunk_faults, 1);
+        }
+        self.settle_early_writes(index, known)?;
+        match known.block(frame) {
+            None => self.back_hole(index, known, frame),
+            Some(_) if !write => Ok(()),
+            // Held although it is ours: copied with a neighbour after this access was held, or armed for a snapshot
+            // that was never committed. Nothing needs a copy.
+            Some(_) if known.own.contains(frame) => {
+                let (start, size_bytes) = (self.address(index, frame), FRAME_SIZE_BYTES);
+                self.uffd
+                    .protect(start, size_bytes, false)
+                    .map_err(os("disarm a frame"))
+            }
+            Some(_) => {
+                Counters::add(&self.counters.write_faults, 1);
+                self.copy_around(index, known, frame)
+            }
+        }
+    }
+
+    /// Maps every frame that has a block; a hole of 2 MiB gets a fresh chunk.
+    pub(super) fn map_chunk(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
+        if let ChunkMap::Hole = known.map {
+            match self.holder.alloc_chunk() {
+                Ok(chunk) => {
+                    let run = whole_run(chunk);
+                    if let Err(error) = self.place_run(index, &run, Sharing::Shared) {
+                        self.holder.free_blocks(&blocks_of(chunk));
+                        return Err(error);
+                    }
+                    known.map = ChunkMap::Whole(chunk);
+                    self.gained(index, known, &FrameSet::FULL, CHUNK_FRAMES);
+                    self.mark_mapped(index, known);
+                    return self.guard_run(index, &run, Sharing::Shared);
+                }
+                // No whole chunk is free: its frames are backed one cluster at a time.
+                Err(error) if is_full(&error) => {}
+                Err(other) => return Err(other.into()),
+            }
+            self.mark_mapped(index, known);
+            return Ok(());
+        }
+        let backed = known.backed();
+        known.private = set_of(backed.iter().filter(|frame| !known.own.contains(*frame)));
+        for run in known.mapped_runs(&backed) {
+            let sharing = if run.private {
+                Sharing::Private
+            } else {
+                Sharing::Shared
+            };
+            self.map_run(index, &run, sharing)?;
+        }
+        self.mark_mapped(index, known);
+        known.settled = known.private.is_empty();
+        if !known.settled {
+            self.unsettled.fetch_add(1, Ordering::Relaxed);
+        }
+        self.settle_early_writes(index, known)
+    }
+
+    fn mark_mapped(&self, index: u32, known: &mut KnownChunk) {
+        known.mapped = true;
+        self.budget.chunk_mapped(index, self.chunks());
+    }
+
+    /// Until a private mapping is armed, a write to it goes through, into a page of this process instead of the
+    /// snapshot's block. Such frames become ours at once, from what the guest sees. When the pool is full that is made up
+    /// for by the next access to the chunk or the next snapshot, whichever comes first.
+    pub(super) fn settle_early_writes(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
+        if known.settled {
+            return Ok(());
+        }
+        for run in runs(&known.private) {
+            for frame in self.early_writes(index, run)? {
+                let targets = self.targets(known, &[frame], frame)?;
+                self.copy_to(index, known, &targets)?;
+            }
+        }
+        known.settled = true;
+        self.unsettled.fetch_sub(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Frames of a private, armed mapping that were written before it was armed.
+    fn early_writes(&self, index: u32, frames: std::ops::Range<u32>) -> Result<Vec<u32>, CowError> {
+        let start = self.address(index, frames.start);
+        let look = || {
+            self.pagemap
+                .pages(start, frames.len())
+                .map_err(os("read pagemap"))
+        };
+        let mut pages = look()?;
+        if pages.contains(&PageKind::Unclear) {
+            self.reservation()
+                .populate_read(
+                    self.ram_offset(index, frames.start),
+                    frames.len() * FRAME_SIZE_BYTES,
+                )
+                .map_err(os("fill page tables"))?;
+            pages = look()?;
+        }
+        // To copy a frame that was not written costs a block and nothing else.
+        let written = frames.zip(pages).filter(|(_, page)| *page != PageKind::Untouched);
+        Ok(written.map(|(frame, _)| frame).collect())
+    }
+
+    /// Frames became writable: counts them and puts the chunk on the list for the next snapshot.
+    pub(super) fn gained(&self, index: u32, known: &mut KnownChunk, frames: &FrameSet, newly_backed: u32) {
+        let new_own = frames.iter().filter(|frame| known.own.insert(*frame)).count() as u32;
+        Counters::add(&self.counters.frames_own, new_own);
+        Counters::add(&self.counters.frames_mapped, newly_backed);
+        self.mark_dirty(index, known);
+    }
+
+    pub(super) fn mark_dirty(&self, index: u32, known: &mut KnownChunk) {
+        if !known.dirty {
+            known.dirty = true;
+            lock(&self.dirty).push(index);
+        }
+    }
+
+    /// The chunk's state, looked up in the origin at the first touch.
+    ///
+    /// The origin's map is used for untouched chunks even after later snapshots have replaced its pin and it was removed.
+    /// That is sound: the leaf of a chunk that was never touched is the same in all of them, and whatever inner node a
+    /// later snapshot wrote anew is on the path to a chunk that was touched, so the map had read it while it was pinned.
+    pub(super) fn know<'a>(
+        &self,
+        index: u32,
+        live: &'a mut LiveChunk,
+    ) -> Result<&'a mut KnownChunk, CowError> {
+        if let LiveChunk::Untouched = live {
+            let map = match &*self.origin() {
+                Origin::Empty => ChunkMap::Hole,
+                Origin::Snapshot { frames, .. } => frames.chunk(index)?,
+            };
+            *live = LiveChunk::Known(Box::new(KnownChunk::unmapped(map, FrameSet::EMPTY)));
+        }
+        match live {
+            LiveChunk::Known(known) => Ok(known),
+            LiveChunk::Untouched => unreachable!("made known above"),
+        }
+    }
+
+    pub(super) fn origin(&self) -> RwLockReadGuard<'_, Origin> {
+        self.origin.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn chunk(&self, index: u32) -> &Mutex<LiveChunk> {
+        let section = self.sections[index as usize / SECTION_CHUNKS].get_or_init(|| {
+            (0..SECTION_CHUNKS)
+                .map(|_| Mutex::new(LiveChunk::Untouched))
+                .collect()
+        });
+        &section[index as usize % SECTION_CHUNKS]
+    }
+
+    /// Chunks that are in a section somebody has looked at, in order.
+    pub(super) fn known_chunks(&self) -> impl Iterator<Item = (u32, &Mutex<LiveChunk>)> {
+        self.sections
+            .iter()
+            .enumerate()
+            .filter_map(|(number, section)| Some((number, section.get()?)))
+            .flat_map(|(number, section)| {
+                section
+                    .iter()
+                    .enumerate()
+                    .map(move |(i, chunk)| ((number * SECTION_CHUNKS + i) as u32, chunk))
+            })
+    }
+
+    pub(super) fn reservation(&self) -> &Reservation {
+        self.ram.reservation()
+    }
+
+    pub(super) fn pool_fd(&self) -> BorrowedFd<'_> {
+        self.pool.fd()
+    }
+
+    pub(super) fn ram_offset(&self, index: u32, frame: u32) -> usize {
+        index as usize * CHUNK_SIZE_BYTES + frame as usize * FRAME_SIZE_BYTES
+    }
+
+    pub(super) fn address(&self, index: u32, frame: u32) -> usize {
+        self.reservation().start() + self.ram_offset(index, frame)
+    }
+}
