@@ -7,10 +7,14 @@
 #   --results DIR        directory that is writable inside under the same path and keeps what is written there
 #                        (made when missing; $NVVMM_RESULTS inside)
 #   --memory SIZE        memory of the nested host (default 6G; /dev/shm may take 60% of it)
-#   --cpus N             its CPUs (default 1, see where it is set)
+#   --cpus N             its CPUs (default $NVVMM_NESTED_CPUS or 1, see where it is set)
+#   --pmem SIZE          persistent memory besides, a multiple of 128M: /dev/pmem0, the next /dev/pmem1, ... (repeatable)
+#   --disk FILE          raw disk image, writable: /dev/vda, the next /dev/vdb, ... (repeatable)
+#   --boots N            run SCRIPT in each of N boots, with NVVMM_NESTED_BOOT=1 to N. In between the host is reset as
+#                        a whole: what is in persistent memory and on disks stays. It ends early when SCRIPT fails
 #   --append WORDS       more kernel command line (repeatable)
 #   --timeout SECONDS    end after this long (default 900); exit status 124
-#   --boot-timeout SECS  end when the nested host is not up after this long (default 180); exit status 124
+#   --boot-timeout SECS  end when the nested host is not up this long after a reset (default 180); exit status 124
 #   --keep               keep the run directory with its console log, and say where it is
 #   --prepare            make kernel and initramfs ready, boot nothing
 #   -h, --help           this text
@@ -31,11 +35,12 @@ source "$here/lib/packages.sh"
 source "$here/lib/kernel.sh"
 
 host_modules=(virtio_pci virtio_console virtio_rng 9p 9pnet_virtio overlay kvm_amd loop virtio_blk ext4 xfs
-  nfit nd_e820 nd_pmem dax_pmem virtio_pmem)
+  nfit nd_e820 nd_pmem device_dax dax_pmem)
 
 # One CPU: with two, each emulated by a thread of its own, a CPU goes on executing breakpoints that another has patched
 # out of the kernel's text (static keys, which KVM flips with its VMs): hosts hung or panicked, and guests in them reset.
-memory=6G cpus=1 timeout_s=900 boot_timeout_s=180 keep=0 prepare_only=0 results='' append=()
+memory=6G cpus=${NVVMM_NESTED_CPUS:-1} boots=1 timeout_s=900 boot_timeout_s=180 keep=0 prepare_only=0 results=''
+append=() pmem=() disks=()
 
 parse_arguments() {
   while (($#)); do
@@ -43,6 +48,9 @@ parse_arguments() {
       --results) results=${2:?--results needs a directory}; shift ;;
       --memory) memory=${2:?--memory needs a size}; shift ;;
       --cpus) cpus=${2:?--cpus needs a number}; shift ;;
+      --pmem) pmem+=("${2:?--pmem needs a size}"); shift ;;
+      --disk) disks+=("${2:?--disk needs a file}"); shift ;;
+      --boots) boots=${2:?--boots needs a number}; shift ;;
       --append) append+=("${2:?--append needs words}"); shift ;;
       --timeout) timeout_s=${2:?--timeout needs seconds}; shift ;;
       --boot-timeout) boot_timeout_s=${2:?--boot-timeout needs seconds}; shift ;;
@@ -109,6 +117,23 @@ cpu_model() {
   echo "${NVVMM_NESTED_CPU:-$model}"
 }
 
+bytes_of() { numfmt --from=iec "${1%B}" 2>/dev/null || die "not a size: $1"; }
+
+# Persistent memory is RAM of QEMU that the nested host's kernel is told to take for such (memmap=SIZE!START). On q35
+# all but 2 GiB of the memory lies above 4 GiB; the regions are laid from there on. A reset leaves RAM as it is.
+lay_out_memory() {
+  local size start=$((4 << 30)) total
+  total=$(bytes_of "$memory")
+  ((total >= 3 << 30 || ${#pmem[@]} == 0)) || die "with --pmem the nested host needs at least --memory 3G"
+  for size in "${pmem[@]}"; do
+    size=$(bytes_of "$size")
+    ((size % (128 << 20) == 0)) || die "--pmem must be a multiple of 128M"
+    append+=("memmap=$size!$start")
+    start=$((start + size)) total=$((total + size))
+  done
+  memory_mib=$((total >> 20))
+}
+
 # What the init inside runs: environment and command, quoted for bash.
 write_command() {
   local name command
@@ -116,7 +141,7 @@ write_command() {
   {
     for name in $(compgen -e); do
       case $name in
-        NVVMM_RESULTS | NVVMM_FORCE_NESTED) ;;
+        NVVMM_RESULTS | NVVMM_FORCE_NESTED | NVVMM_NESTED_BOOT) ;;
         NVVMM_* | RUST_* | CARGO_* | PATH | HOME) printf 'export %s=%q\n' "$name" "${!name}" ;;
       esac
     done
@@ -128,18 +153,21 @@ write_command() {
 }
 
 start_qemu() {
+  local disk options=()
+  ((boots > 1)) || options+=(-no-reboot)
+  for disk in "${disks[@]}"; do options+=(-drive "if=virtio,format=raw,file=$(realpath "$disk")"); done
   mkfifo "$run/output"
   cat <"$run/output" &
   output_pid=$!
-  qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu "$(cpu_model)" -smp "$cpus" -m "$memory" \
-    -nodefaults -display none -no-reboot -nic none -monitor none \
+  qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu "$(cpu_model)" -smp "$cpus" -m "${memory_mib}M" \
+    -nodefaults -display none -nic none -monitor none "${options[@]}" \
     -chardev "file,id=console,path=$run/console.log" -serial chardev:console \
     -device virtio-serial-pci -chardev "file,id=output,path=$run/output" \
     -device virtserialport,chardev=output,name=output \
     -kernel "$vmlinuz" -initrd "$initramfs" \
     -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap \
     -virtfs "local,path=$results,mount_tag=results,security_model=none" \
-    -append "console=ttyS0 panic=-1 mitigations=off quiet nested.results=$results ${append[*]}" \
+    -append "console=ttyS0 panic=-1 mitigations=off quiet nested.results=$results nested.boots=$boots ${append[*]}" \
     </dev/null >"$run/qemu.log" 2>&1 &
   qemu_pid=$!
 }
@@ -166,15 +194,17 @@ show_logs() {
 
 # Waits for the end, for a boot that takes too long, or for the overall limit.
 watch_qemu() {
-  local up=0
+  local boot=1 up=0 reset=$started
   while kill -0 "$qemu_pid" 2>/dev/null; do
-    if ((!up)) && [[ -e $control/up ]]; then
+    if ((!up)) && [[ -e $control/up.$boot ]]; then
       up=1
-      say "up after $((SECONDS - started)) s: $(<"$control/up")"
+      say "boot $boot of $boots: up after $((SECONDS - reset)) s: $(<"$control/up.$boot")"
+    elif ((up && boot < boots)) && [[ $(cat "$control/status.$boot" 2>/dev/null) == 0 ]]; then
+      up=0 reset=$SECONDS boot=$((boot + 1))
     fi
     if ((SECONDS - started > timeout_s)); then
       hang="not finished after $timeout_s s"
-    elif ((!up && SECONDS - started > boot_timeout_s)); then
+    elif ((!up && SECONDS - reset > boot_timeout_s)); then
       hang="not up after $boot_timeout_s s"
     fi
     if [[ -n $hang ]]; then
@@ -187,7 +217,21 @@ watch_qemu() {
   wait "$output_pid" || true
 }
 
+# The status of the last boot that SCRIPT ended in; nothing when a boot ended without one.
+last_status() {
+  local boot status=''
+  for ((boot = 1; boot <= boots; boot++)); do
+    status=$(cat "$control/status.$boot" 2>/dev/null) || break
+    [[ $status == 0 ]] || break
+  done
+  printf '%s' "$status"
+}
+
+# Each boot is one of its own: the kernel makes its boot_id anew.
+was_rebooted() { (($(sort -u "$control"/boot_id.* | wc -l) == boots)); }
+
 parse_arguments "$@"
+lay_out_memory
 prepare_host
 if ((prepare_only)); then
   say "ready: $vmlinuz"
@@ -207,10 +251,11 @@ mkdir "$control"
 write_command
 
 started=$SECONDS hang=''
-say "booting Linux $(<"$kernel_dir/version") under QEMU (emulated, $cpus CPUs, $memory) to run ${program[*]}"
+say "booting Linux $(<"$kernel_dir/version") under QEMU (emulated, $cpus CPUs, $memory${pmem:+, persistent memory ${pmem[*]}}) to run ${program[*]}"
 start_qemu
 watch_qemu
-status=$(cat "$control/status" 2>/dev/null || true)
+status=$(last_status) rebooted=1
+((${status:-1} != 0)) || was_rebooted || rebooted=0
 [[ $results == "$run"/* ]] || rm -rf "$control"
 if [[ -n $hang ]]; then
   show_logs
@@ -219,6 +264,9 @@ if [[ -n $hang ]]; then
 elif [[ -z $status ]]; then
   show_logs
   say "error: the nested host ended without a status (a panic, or memory used up)"
+  exit 125
+elif ((!rebooted)); then
+  say "error: the nested host was to boot $boots times, and two boots are the same"
   exit 125
 fi
 say "ended with status $status after $((SECONDS - started)) s"

@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # shellcheck shell=dash
 # The init of the nested host's initramfs: makes this machine's root file system the root, runs the command that
-# nested.sh left in the results directory, leaves its status there and powers off.
+# nested.sh left in the results directory, leaves its status there, and powers off or boots once more.
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -17,7 +17,9 @@ while read -r module; do
   insmod "/modules/$module" || echo "nested-init: could not load $module"
 done </modules/list
 
-results=$(sed -n 's/.*nested\.results=\([^ ]*\).*/\1/p' /proc/cmdline)
+option() { sed -n "s/.*nested\.$1=\([^ ]*\).*/\1/p" /proc/cmdline; }
+
+results=$(option results) boots=$(option boots)
 share=trans=virtio,version=9p2000.L,msize=1048576
 mount -t 9p -o "$share,ro,cache=loose" host /host || end_badly "no root file system"
 mount -t tmpfs -o size=50% changes /changes
@@ -41,6 +43,12 @@ for port in /sys/class/virtio-ports/*; do
 done
 [ -n "$output" ] || end_badly "no output port"
 control=$results/.nested
+boot=1
+while [ -e "/root$control/boot_id.$boot" ]; do
+  [ -e "/root$control/status.$boot" ] || end_badly "boot $boot ended without a status"
+  boot=$((boot + 1))
+done
+cat /proc/sys/kernel/random/boot_id >"/root$control/boot_id.$boot"
 [ -c /root/dev/kvm ] || end_badly "kvm_amd gave no /dev/kvm"
 # KVM patches its own code (static keys) when the first vCPU with no local APIC, or with one that is off, comes or the last
 # one goes: with every VM that boots or is restored. QEMU's emulation does not survive that every time: a CPU of
@@ -59,9 +67,15 @@ chroot /root /usr/bin/perl -e '
   }
   sleep;
 ' </root/dev/null &
-echo "Linux $(uname -r), kvm_amd npt=$(cat /sys/module/kvm_amd/parameters/npt), /dev/shm $(df -h /root/dev/shm | awk 'NR == 2 {print $2}')" >"/root$control/up"
+echo "Linux $(uname -r), kvm_amd npt=$(cat /sys/module/kvm_amd/parameters/npt), /dev/shm $(df -h /root/dev/shm | awk 'NR == 2 {print $2}')" >"/root$control/up.$boot"
 
-chroot /root /bin/bash "$control/command" </root/dev/null >"/root$output" 2>&1
-echo $? >"/root$control/status"
+NVVMM_NESTED_BOOT=$boot chroot /root /bin/bash "$control/command" </root/dev/null >"/root$output" 2>&1
+status=$?
+# File systems that the command left mounted are written back; only persistent memory and disks outlive this.
 sync
-poweroff -f
+echo $status >"/root$control/status.$boot"
+if [ $status = 0 ] && [ "$boot" -lt "$boots" ]; then
+  reboot -f
+else
+  poweroff -f
+fi
