@@ -1,7 +1,7 @@
 //! Making and opening pools.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ use crate::layout::superblock::SuperblockV1;
 use crate::layout::{CHUNK_TABLE_BLOCK, Layout, SIZE_BYTES_MIN, SUPERBLOCK_BLOCKS};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
 use crate::recovery::{rebuild, reclaim_dead_holders};
-use crate::region::{MappedRegion, Medium, Region, available_bytes, detect};
+use crate::region::{Detected, MappedRegion, Medium, Region, available_bytes, detect};
 use crate::store::BlockStore;
 
 /// How a new pool shall be.
@@ -88,30 +88,20 @@ impl Pool {
         let file = open_options()
             .open(path)
             .map_err(Error::io(format!("opening pool {}", path.display())))?;
-        let metadata = file
-            .metadata()
-            .map_err(Error::io(format!("looking at {}", path.display())))?;
-        if !metadata.is_file() {
-            let device = metadata.file_type().is_char_device() || metadata.file_type().is_block_device();
-            return Err(not_a_pool(if device {
-                "pools on devices are not supported yet"
-            } else {
-                "it is not a file"
-            }));
-        }
-        if metadata.len() < SIZE_BYTES_MIN {
+        let Some(Detected { medium, len_bytes }) = detect(&file)? else {
+            return Err(not_a_pool("it is neither a file nor a DAX device"));
+        };
+        if len_bytes < SIZE_BYTES_MIN {
             return Err(not_a_pool(&format!(
-                "it has {} bytes, the smallest pool has 8 MiB",
-                metadata.len()
+                "it has {len_bytes} bytes, the smallest pool has 8 MiB"
             )));
         }
-        let medium = detect(&file)?;
         let probe = MappedRegion::map(duplicate(&file)?, SIZE_BYTES_MIN, medium, true)?;
-        let overcommit = read_current_within(&probe, metadata.len(), path)?
+        let overcommit = read_current_within(&probe, len_bytes, path)?
             .superblock
             .overcommit();
         drop(probe);
-        let region = MappedRegion::map(duplicate(&file)?, metadata.len(), medium, overcommit)?;
+        let region = MappedRegion::map(duplicate(&file)?, len_bytes, medium, overcommit)?;
         Pool::open_on(Box::new(region), file, path, medium)
     }
 
@@ -170,7 +160,7 @@ impl Pool {
 }
 
 fn fill(file: File, layout: &Layout, options: &CreateOptions) -> Result<()> {
-    let medium = detect(&file)?;
+    let medium = detect(&file)?.map_or(Medium::File, |detected| detected.medium);
     if !options.overcommit {
         let available_bytes = available_bytes(&file, medium)?;
         if available_bytes < options.size_bytes {

@@ -116,7 +116,7 @@ impl Pool {
             medium: self.medium,
             cow_engine: self.medium.cow_engine(),
             cow_engine_reason: self.medium.cow_engine_reason(),
-            outlives_the_host: self.medium.outlives_the_host(),
+            outlives_the_host: !self.medium.is_host_memory(),
             overcommit: self.overcommit,
             size_bytes: store.layout.size_bytes,
             medium_bytes: metadata.blocks() * 512,

@@ -106,21 +106,38 @@ impl MappedRegion {
     }
 }
 
+/// How much is looked at in one go where a medium does not tell its holes.
+const SCAN_BYTES: usize = 64 << 10;
+static ZEROS: [u8; SCAN_BYTES] = [0; SCAN_BYTES];
+
 impl MappedRegion {
-    /// hugetlbfs does not tell its holes, and looking through the mapping would fill them: read the file instead.
-    fn next_nonzero_page(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
-        const PIECE: u64 = 64 << 10;
-        let mut piece = vec![0; PIECE as usize];
+    /// The first stretch with something else than zeros, for a medium that does not tell its holes. It ends with the
+    /// page of the medium, or with what was looked at.
+    fn scan(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
+        let mut piece = vec![0; SCAN_BYTES];
         let mut at = range.start;
         while at < range.end {
-            let count = (range.end - at).min(PIECE) as usize;
-            let read = self.file.read_at(&mut piece[..count], at);
-            let read = read.map_err(Error::io("reading the pool's file"))?;
-            if piece[..read].iter().any(|byte| *byte != 0) {
-                let page_end = (at + 1).next_multiple_of(self.medium.page_bytes());
-                return Ok(Some(at..page_end.clamp(at + 1, range.end)));
+            let count = (range.end - at).min(SCAN_BYTES as u64) as usize;
+            let piece = &mut piece[..count];
+            let read = if self.medium == Medium::Hugetlbfs {
+                // Looking through the mapping would fill its holes.
+                self.file
+                    .read_at(piece, at)
+                    .map_err(Error::io("reading the pool's file"))?
+            } else {
+                self.read(at, piece)?;
+                count
+            };
+            let end = at + count as u64;
+            if piece[..read] != ZEROS[..read] {
+                let end = if self.medium == Medium::Hugetlbfs {
+                    end.next_multiple_of(self.medium.page_bytes()).min(range.end)
+                } else {
+                    end
+                };
+                return Ok(Some(at..end));
             }
-            at += count as u64;
+            at = end;
         }
         Ok(None)
     }
@@ -163,7 +180,7 @@ impl Region for MappedRegion {
     fn fence(&self) -> Result<()> {
         // Memory needs no flushing to be as durable as memory can be. For a file one sync serves all flushes before it.
         if self.unsynced.swap(false, Ordering::AcqRel)
-            && self.medium.outlives_the_host()
+            && !self.medium.is_host_memory()
             && let Err(source) = self.file.sync_data()
         {
             self.unsynced.store(true, Ordering::Release);
@@ -200,8 +217,8 @@ impl Region for MappedRegion {
         if range.is_empty() {
             return Ok(None);
         }
-        if self.medium == Medium::Hugetlbfs {
-            return self.next_nonzero_page(range);
+        if matches!(self.medium, Medium::Hugetlbfs | Medium::Devdax) {
+            return self.scan(range);
         }
         let start = match lseek(&self.file, signed(range.start)?, Whence::SeekData) {
             Ok(start) => (start as u64).max(range.start),

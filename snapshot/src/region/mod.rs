@@ -1,15 +1,18 @@
 //! The bytes a pool is made of: where they are kept, and what their medium can promise.
 
+mod detect;
 mod mapped;
 mod medium;
 #[cfg(test)]
 pub(crate) mod sim;
+mod space;
 
 use std::ops::Range;
 
+pub(crate) use detect::{Detected, detect};
 pub(crate) use mapped::MappedRegion;
 pub use medium::{CowEngine, Medium};
-pub(crate) use medium::{available_bytes, detect};
+pub(crate) use space::available_bytes;
 
 use crate::error::Result;
 

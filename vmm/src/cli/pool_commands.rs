@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use nvvmm_snapshot::{CheckReport, CowEngine, CreateOptions, Pool, PoolStatus};
+use nvvmm_snapshot::{CheckReport, CreateOptions, Pool, PoolStatus};
 
 use super::args::PoolOption;
 use super::error::EXIT_POOL_DAMAGED;
@@ -45,10 +45,7 @@ pub fn status(path: Option<PathBuf>, json: bool) -> Result<(), ControlError> {
 
 fn status_text(status: &PoolStatus) -> String {
     let blocks = |blocks: u64| output::frames_size(blocks);
-    let engine = match status.cow_engine {
-        CowEngine::Userfaultfd => "userfaultfd",
-        CowEngine::None => "none",
-    };
+    let engine = status.cow_engine.name();
     let outlives = if status.outlives_the_host {
         "yes"
     } else {

@@ -1,4 +1,4 @@
-use nvvmm_snapshot::{HolderStatus, Medium};
+use nvvmm_snapshot::{CowEngine, HolderStatus, Medium};
 
 use super::*;
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nvvmm_snapshot::Pool;
+use nvvmm_snapshot::{Medium, Pool};
 
 use super::{
     ConsoleMode, Origin, RunPlan, VmError, VmExit, build::Builder, error::cow_error, running::RunningVm,
@@ -82,16 +82,20 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
     }
 }
 
+/// The engines for the other media are being written.
 fn check_medium(pool: &Pool) -> Result<(), VmError> {
     let medium = pool.medium();
-    match medium.cow_engine() {
-        nvvmm_snapshot::CowEngine::Userfaultfd => Ok(()),
-        nvvmm_snapshot::CowEngine::None => Err(VmError::new(
-            ErrorKind::Refused,
-            format!("the pool is on {}: {}", medium.name(), medium.cow_engine_reason()),
-        )
-        .with_remedy("use a pool on tmpfs, such as /dev/shm")),
+    if medium == Medium::Tmpfs {
+        return Ok(());
     }
+    let (engine, reason) = (medium.cow_engine().name(), medium.cow_engine_reason());
+    Err(VmError::new(
+        ErrorKind::Refused,
+        format!(
+            "the pool is on {medium}: VMs cannot run from it yet (it needs the engine '{engine}': {reason})"
+        ),
+    )
+    .with_remedy("use a pool on tmpfs, such as /dev/shm"))
 }
 
 /// Ends the machine's threads, before anything that they use. False when one of them is stuck in an access to guest
