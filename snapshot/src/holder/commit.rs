@@ -151,7 +151,7 @@ impl Holder {
         // Before the catalog lock: on a file this may write much.
         let region = &self.pool.store.region;
         for block in blocks {
-            region.flush(block.byte_offset(), BLOCK_SIZE_BYTES)?;
+            region.flush_foreign(block.byte_offset(), BLOCK_SIZE_BYTES)?;
         }
         region.fence()
     }

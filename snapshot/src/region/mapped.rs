@@ -1,4 +1,4 @@
-//! A region that is a file mapped shared: tmpfs, hugetlbfs or an ordinary file.
+//! A region that is a file or a device mapped shared.
 
 use std::fs::File;
 use std::num::NonZeroUsize;
@@ -6,15 +6,17 @@ use std::ops::Range;
 use std::os::raw::c_void;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::{Whence, lseek};
 
+use super::write_back::{OfThisHost, SyncQueue, WriteBack};
 use super::{Medium, Region, available_bytes};
 use crate::error::{Error, Result};
+use crate::number::CHUNK_SIZE_BYTES;
 
 /// The whole of a file, mapped `MAP_SHARED`.
 pub(crate) struct MappedRegion {
@@ -22,7 +24,51 @@ pub(crate) struct MappedRegion {
     base: NonNull<c_void>,
     len: usize,
     medium: Medium,
-    unsynced: AtomicBool,
+    durable_by: DurableBy,
+    write_back: Box<dyn WriteBack>,
+    unsynced: SyncQueue,
+}
+
+/// How stores through the mapping become durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DurableBy {
+    /// They are, as far as memory can be.
+    Nothing,
+    /// The kernel writes them out.
+    Sync,
+    /// They are once they have left the CPU's caches: the mapping is of a device, or one with `MAP_SYNC`, in which the
+    /// file system has made a block's place durable before the block can be stored to.
+    CacheLines,
+}
+
+/// Maps a part of the pool so that stores to it become durable in the cheapest way that the medium has.
+fn map_shared(
+    file: &File,
+    medium: Medium,
+    offset: i64,
+    size: NonZeroUsize,
+    overcommit: bool,
+) -> nix::Result<(NonNull<c_void>, DurableBy)> {
+    let map = |mut flags: MapFlags| {
+        if overcommit {
+            flags |= MapFlags::MAP_NORESERVE;
+        }
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice cannot overlap memory in use.
+        unsafe { mmap(None, size, prot, flags, file, offset) }
+    };
+    let shared = |durable_by| Ok((map(MapFlags::MAP_SHARED)?, durable_by));
+    match medium {
+        Medium::Tmpfs | Medium::Hugetlbfs => shared(DurableBy::Nothing),
+        Medium::File => shared(DurableBy::Sync),
+        Medium::Devdax => shared(DurableBy::CacheLines),
+        Medium::Fsdax => match map(MapFlags::MAP_SHARED_VALIDATE | MapFlags::MAP_SYNC) {
+            Ok(base) => Ok((base, DurableBy::CacheLines)),
+            // A device that has to be told to flush, or a file system that cannot promise it.
+            Err(Errno::EOPNOTSUPP) => shared(DurableBy::Sync),
+            Err(errno) => Err(errno),
+        },
+    }
 }
 
 // SAFETY: the mapping belongs to the process, not to a thread, and lives as long as the value. Every access is a copy
@@ -41,20 +87,16 @@ impl MappedRegion {
                 why: "it cannot be mapped",
             });
         };
-        let mut flags = MapFlags::MAP_SHARED;
-        if overcommit {
-            flags |= MapFlags::MAP_NORESERVE;
-        }
-        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice cannot overlap memory in use.
-        let base = unsafe { mmap(None, size, prot, flags, &file, 0) }
+        let (base, durable_by) = map_shared(&file, medium, 0, size, overcommit)
             .map_err(Error::io(format!("mapping the pool's {len} bytes")))?;
         Ok(MappedRegion {
             file,
             base,
             len: size.get(),
             medium,
-            unsynced: AtomicBool::new(false),
+            durable_by,
+            write_back: Box::new(OfThisHost::new()),
+            unsynced: SyncQueue::default(),
         })
     }
 
@@ -85,6 +127,27 @@ impl MappedRegion {
         let place = self.at(offset, bytes)?;
         // SAFETY: `at` checked that the range is inside of the mapping.
         unsafe { place.write_bytes(0, bytes) };
+        Ok(())
+    }
+
+    fn write_back_lines(&self, range: Range<u64>) -> Result<()> {
+        let bytes = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        let start = self.at(range.start, bytes)?;
+        // SAFETY: `at` checked that the range is inside of the mapping, which is readable.
+        unsafe { self.write_back.lines(start, bytes) };
+        Ok(())
+    }
+
+    /// The same for a long range, which may have holes: touching those would fill page tables for nothing.
+    fn write_back_stretches(&self, range: Range<u64>) -> Result<()> {
+        if self.medium == Medium::Devdax {
+            return self.write_back_lines(range);
+        }
+        let mut rest = range;
+        while let Some(written) = self.next_written(rest.clone())? {
+            self.write_back_lines(written.clone())?;
+            rest.start = written.end;
+        }
         Ok(())
     }
 
@@ -173,20 +236,31 @@ impl Region for MappedRegion {
 
     fn flush(&self, offset: u64, len: u64) -> Result<()> {
         self.at(offset, usize::try_from(len).unwrap_or(usize::MAX))?;
-        self.unsynced.store(true, Ordering::Release);
+        match self.durable_by {
+            DurableBy::Nothing => {}
+            DurableBy::Sync => self.unsynced.note(),
+            DurableBy::CacheLines if len <= CHUNK_SIZE_BYTES => {
+                self.write_back_lines(offset..offset + len)?
+            }
+            DurableBy::CacheLines => self.write_back_stretches(offset..offset + len)?,
+        }
+        Ok(())
+    }
+
+    fn flush_foreign(&self, offset: u64, len: u64) -> Result<()> {
+        if (self.medium, self.durable_by) != (Medium::Fsdax, DurableBy::CacheLines) {
+            return self.flush(offset, len);
+        }
+        self.at(offset, usize::try_from(len).unwrap_or(usize::MAX))?;
+        self.unsynced.note();
         Ok(())
     }
 
     fn fence(&self) -> Result<()> {
-        // Memory needs no flushing to be as durable as memory can be. For a file one sync serves all flushes before it.
-        if self.unsynced.swap(false, Ordering::AcqRel)
-            && !self.medium.is_host_memory()
-            && let Err(source) = self.file.sync_data()
-        {
-            self.unsynced.store(true, Ordering::Release);
-            return Err(Error::io("writing the pool to its medium")(source));
+        if self.durable_by == DurableBy::CacheLines {
+            self.write_back.drain();
         }
-        Ok(())
+        self.unsynced.sync(&self.file, &*self.write_back)
     }
 
     fn punch(&self, offset: u64, len: u64) -> Result<()> {
@@ -260,3 +334,7 @@ impl Region for MappedRegion {
 fn signed(offset: u64) -> Result<i64> {
     i64::try_from(offset).map_err(|_| Error::damaged(format!("the offset {offset} is beyond any file")))
 }
+
+#[cfg(test)]
+#[path = "write_back_test.rs"]
+mod write_back_test;

@@ -6,6 +6,7 @@ mod medium;
 #[cfg(test)]
 pub(crate) mod sim;
 mod space;
+mod write_back;
 
 use std::ops::Range;
 
@@ -30,10 +31,17 @@ pub(crate) trait Region: Send + Sync {
     /// Copies bytes in. They are durable only after `flush` of their range and then `fence`.
     fn write(&self, offset: u64, from: &[u8]) -> Result<()>;
 
-    /// Starts making a range durable.
+    /// Starts making a range durable that was stored to by `write` or `store_u32`.
     fn flush(&self, offset: u64, len: u64) -> Result<()>;
 
-    /// Returns when all that was flushed before is as durable as the medium can make it.
+    /// Starts making a range durable that may have been stored to by anyone in any way: by a guest through a mapping of
+    /// its own, with pwrite(2), by another process. On a DAX file that takes the file system, which otherwise may not
+    /// find such blocks again.
+    fn flush_foreign(&self, offset: u64, len: u64) -> Result<()> {
+        self.flush(offset, len)
+    }
+
+    /// Returns when all that this thread flushed before is as durable as the medium can make it.
     fn fence(&self) -> Result<()>;
 
     /// Makes a range read as zero and gives its memory back to the medium, as far as its granule allows.
