@@ -35,8 +35,8 @@ pub enum Error {
     },
     /// There are not enough free blocks.
     #[error(
-        "the pool is full: {needed} blocks of 4 KiB are needed, {free} are free: remove snapshots, stop VMs or use a \
-         larger pool"
+        "the pool is full: {needed} blocks of 4 KiB are needed, {free} are free: remove snapshots, stop VMs or \
+         make the pool larger with `nvvmm pool grow`"
     )]
     PoolFull {
         /// Blocks asked for.
@@ -118,10 +118,19 @@ pub enum Error {
         /// Why not.
         why: &'static str,
     },
+    /// The medium cannot be made longer.
+    #[error(
+        "{} is a device, whose size is fixed: make the device larger, or create a larger pool elsewhere",
+        path.display()
+    )]
+    FixedSize {
+        /// The device.
+        path: PathBuf,
+    },
     /// The medium cannot keep what a pool promises.
     #[error(
         "the medium ({medium}) has {available_bytes} bytes left and {needed_bytes} are needed: use a smaller pool, make \
-         space, or create the pool with --overcommit and take the risk that VMs stop when the medium is full"
+         space, or say --overcommit and take the risk that VMs stop when the medium is full"
     )]
     NoSpaceOnMedium {
         /// The kind of medium.

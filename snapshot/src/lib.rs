@@ -33,5 +33,7 @@ pub use error::{Error, Result};
 pub use frame_map::FrameMap;
 pub use holder::{Committed, Consumed, ConsumedChunk, Holder, NewSnapshot, Reservation};
 pub use number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo, FrameSet, SnapshotId};
-pub use pool::{CheckReport, CreateOptions, HolderStatus, Pool, PoolStatus, SnapshotEntry};
+pub use pool::{
+    CheckReport, CreateOptions, GrowOptions, Grown, HolderStatus, Pool, PoolStatus, SnapshotEntry,
+};
 pub use region::{CowEngine, Medium};

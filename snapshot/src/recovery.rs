@@ -6,7 +6,7 @@ use crate::layout::HOLDER_SLOTS;
 use crate::layout::node::NodeKind;
 use crate::layout::runtime::{DIRTY, DIRTY_OFFSET};
 use crate::layout::superblock::CATALOG_HEIGHT;
-use crate::number::{BlockNo, CHUNK_SIZE_BYTES, ChunkNo};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkNo};
 use crate::refs::BlockNumbers;
 use crate::store::{BlockStore, WrittenCursor};
 use crate::tree::{Place, Visitor, walk};
@@ -38,12 +38,12 @@ pub(crate) fn rebuild(lock: &mut CatalogLock<'_>) -> Result<()> {
     let derived = derive_refs(lock)?;
     lock.repair_superblock()?;
     store.region.store_u32(DIRTY_OFFSET, DIRTY)?;
-    let mut written_counts = WrittenCursor::default();
+    let mut written_tables = WrittenCursor::default();
     let mut written_data = WrittenCursor::default();
-    for chunk in (0..store.layout.chunks).filter_map(ChunkNo::new) {
-        let counts_start = store.layout.refcount_offset(chunk.first_block());
-        let counts = counts_start..store.layout.refcount_offset(chunk.first_block()) + 2048;
-        if derived.of_chunk(chunk).is_some() || written_counts.overlaps(&*store.region, counts)? {
+    for chunk in (0..store.layout.chunks()).filter_map(ChunkNo::new) {
+        let table_start = store.layout.block_table_offset(chunk)?;
+        let table = table_start..table_start + BLOCK_SIZE_BYTES;
+        if derived.of_chunk(chunk).is_some() || written_tables.overlaps(&*store.region, table)? {
             rebuild_chunk(store, chunk, &derived)?;
         } else if store.used_blocks(chunk)? != 0 {
             store.set_used_blocks(chunk, 0)?;

@@ -1,15 +1,15 @@
-//! Typed access to what is on the region: blocks, counts, the chunk table, the holder table.
+//! Typed access to what is on the region: blocks, the chunk tables, the block tables, the holder table.
 
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::error::{Error, Result};
+use crate::layout::Layout;
 use crate::layout::holder_slot::{
     BLOCKS_IN_USE_OFFSET, HOLDER_SLOT_BYTES, HolderSlotV1, LEASES_OFFSET, PINS_OFFSET,
 };
 use crate::layout::inode::{self, Inode, InodeV1};
 use crate::layout::node::{Expected, Node, NodeV1, open_node};
-use crate::layout::{Layout, REFCOUNT_BYTES};
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkNo};
 use crate::region::Region;
 
 /// A region with the layout of the pool that is on it.
@@ -21,43 +21,42 @@ pub(crate) struct BlockStore {
 impl BlockStore {
     /// How many references from committed parents the block has.
     pub(crate) fn refcount(&self, block: BlockNo) -> Result<u32> {
-        self.region.load_u32(self.layout.refcount_offset(block))
+        self.region.load_u32(self.layout.refcount_offset(block)?)
     }
 
     pub(crate) fn set_refcount(&self, block: BlockNo, count: u32) -> Result<()> {
-        self.region.store_u32(self.layout.refcount_offset(block), count)
+        self.region.store_u32(self.layout.refcount_offset(block)?, count)
     }
 
     /// The slot of the holder that has leased the chunk.
     pub(crate) fn lease_owner(&self, chunk: ChunkNo) -> Result<Option<u32>> {
         Ok(self
             .region
-            .load_u32(self.layout.chunk_entry_offset(chunk))?
+            .load_u32(self.layout.chunk_entry_offset(chunk)?)?
             .checked_sub(1))
     }
 
     pub(crate) fn set_lease_owner(&self, chunk: ChunkNo, slot: Option<u32>) -> Result<()> {
         self.region.store_u32(
-            self.layout.chunk_entry_offset(chunk),
+            self.layout.chunk_entry_offset(chunk)?,
             slot.map_or(0, |slot| slot.saturating_add(1)),
         )
     }
 
     /// How many of the chunk's blocks have references.
     pub(crate) fn used_blocks(&self, chunk: ChunkNo) -> Result<u32> {
-        self.region.load_u32(self.layout.chunk_entry_offset(chunk) + 4)
+        self.region.load_u32(self.layout.chunk_entry_offset(chunk)? + 4)
     }
 
     pub(crate) fn set_used_blocks(&self, chunk: ChunkNo, count: u32) -> Result<()> {
         self.region
-            .store_u32(self.layout.chunk_entry_offset(chunk) + 4, count)
+            .store_u32(self.layout.chunk_entry_offset(chunk)? + 4, count)
     }
 
     /// Makes sure that the medium has memory for what a chunk adds to the tables.
     pub(crate) fn provide_tables(&self, chunk: ChunkNo) -> Result<()> {
-        let counts = self.layout.refcount_offset(chunk.first_block());
         self.region
-            .provide(counts, u64::from(CHUNK_BLOCKS) * REFCOUNT_BYTES)
+            .provide(self.layout.block_table_offset(chunk)?, BLOCK_SIZE_BYTES)
     }
 
     pub(crate) fn read_block(

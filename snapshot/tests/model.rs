@@ -1,6 +1,6 @@
 //! The pool against a plain model: VMs write, snapshot, restore, consume, stop; snapshots are removed in any order; the
-//! pool is opened several times at once. After each step every snapshot and every VM's memory is what the model says,
-//! and the pool's own check finds nothing.
+//! pool is opened several times at once, and grows. After each step every snapshot and every VM's memory is what the
+//! model says, and the pool's own check finds nothing.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
-    BlockNo, CHUNK_BLOCKS, ChunkMap, CreateOptions, Error, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId,
+    BlockNo, CHUNK_BLOCKS, ChunkMap, CreateOptions, Error, GrowOptions, Holder, LeafBlocks, NewSnapshot,
+    Pool, SnapshotId,
 };
 use proptest::prelude::*;
 
@@ -72,6 +73,10 @@ enum Step {
     Reopen {
         process: usize,
     },
+    Grow {
+        process: usize,
+        chunks: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -90,7 +95,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(vm, process, name)| Step::RestoreOnce { vm, process, name }),
         3 => (process.clone(), name).prop_map(|(process, name)| Step::Remove { process, name }),
         2 => vm.prop_map(|vm| Step::Stop { vm }),
-        1 => process.prop_map(|process| Step::Reopen { process }),
+        1 => process.clone().prop_map(|process| Step::Reopen { process }),
+        1 => (process, 0..6u64).prop_map(|(process, chunks)| Step::Grow { process, chunks }),
     ]
 }
 
@@ -118,6 +124,7 @@ struct World {
     vms: Vec<Option<Vm>>,
     saved: BTreeMap<String, Saved>,
     empty_medium_bytes: u64,
+    growths: u32,
 }
 
 fn name_of(name: usize) -> String {
@@ -294,6 +301,7 @@ impl World {
             vms,
             saved: BTreeMap::new(),
             empty_medium_bytes,
+            growths: 0,
         }
     }
 
@@ -337,6 +345,7 @@ impl World {
                     self.pools.insert(process, Pool::open(&self.path).unwrap());
                 }
             }
+            Step::Grow { process, chunks } => self.grow(process, chunks),
         }
     }
 
@@ -447,6 +456,27 @@ impl World {
         }
     }
 
+    fn grow(&mut self, process: usize, chunks: u64) {
+        let before = self.pools[process].status().unwrap();
+        let size_bytes = before.size_bytes + chunks * (2 << 20);
+        let grown = self.pools[process].grow(&GrowOptions {
+            size_bytes,
+            overcommit: false,
+        });
+        // One chunk would hold nothing but the new segment's tables.
+        if chunks < 2 {
+            assert!(matches!(grown, Err(Error::InvalidSize { .. })), "{grown:?}");
+            return;
+        }
+        self.growths += 1;
+        assert_eq!(grown.unwrap().blocks_added, (chunks - 1) * 512);
+        for pool in &self.pools {
+            let after = pool.status().unwrap();
+            assert_eq!(after.size_bytes, size_bytes);
+            assert_eq!(after.free_blocks, before.free_blocks + (chunks - 1) * 512);
+        }
+    }
+
     fn verify(&self) {
         let pool = &self.pools[0];
         let report = pool.check().unwrap();
@@ -487,9 +517,12 @@ impl World {
             (status.snapshots, status.orphans, status.snapshot_blocks),
             (0, 0, 0)
         );
-        // What may be left are tables: a page of counts for every two chunks.
+        // What may be left are tables: a block of the block table for every chunk, and the grown segments' chunk tables.
         assert!(
-            status.medium_bytes <= self.empty_medium_bytes + (POOL_BYTES >> 22) * 4096,
+            status.medium_bytes
+                <= self.empty_medium_bytes
+                    + (status.size_bytes >> 21) * 4096
+                    + u64::from(self.growths) * 4096,
             "{status:?}"
         );
     }

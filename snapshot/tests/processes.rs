@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nvvmm_snapshot::{
-    BlockNo, ChunkMap, CreateOptions, Error, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId,
+    BlockNo, ChunkMap, CreateOptions, Error, GrowOptions, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId,
 };
 
 const ROLE: &str = "NVVMM_TEST_ROLE";
@@ -71,6 +71,7 @@ fn child() {
     match role.as_str() {
         "hold" => hold_for_ever(&pool),
         "churn" => churn_for_ever(&pool),
+        "fill" => fill_twice(&pool),
         other => panic!("unknown role {other}"),
     }
 }
@@ -151,6 +152,32 @@ fn churn_for_ever(pool: &Arc<Pool>) {
             if taken.is_empty() {
                 vm.pin("base").unwrap();
             }
+        }
+    }
+}
+
+/// A VM that finds the pool full, waits, and goes on when it is not.
+fn fill_twice(pool: &Arc<Pool>) {
+    let vm = pool.hold("filler").unwrap();
+    let mut filled = 0u32;
+    let mut said = false;
+    loop {
+        match vm.alloc_chunk() {
+            Ok(chunk) => {
+                vm.write_block(chunk.block(9), &[0x99; 4096]).unwrap();
+                filled += 1;
+            }
+            Err(Error::PoolFull { .. }) if !said => {
+                println!("full with {filled}");
+                said = true;
+            }
+            Err(Error::PoolFull { .. }) => std::thread::sleep(Duration::from_millis(2)),
+            Err(error) => panic!("{error}"),
+        }
+        if said && filled == 20 {
+            take(&vm, "beyond", None, 0x55).unwrap();
+            println!("filled again");
+            std::thread::sleep(Duration::from_secs(600));
         }
     }
 }
@@ -328,6 +355,32 @@ fn killing_committers_under_a_living_user() {
 #[test]
 fn killing_committers_until_nobody_is_left() {
     kill_churning(false, 12);
+}
+
+#[test]
+fn a_process_uses_what_another_one_added_without_opening_again() {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let pool = pool_with_base(directory.path(), 16 << 20);
+    let mut filler = spawn("fill", pool.path());
+    filler.wait_for("full with 6");
+    // In steps, each of which adds less than what is waited for.
+    for size_bytes in [24 << 20, 32 << 20, 56 << 20] {
+        let options = GrowOptions {
+            size_bytes,
+            overcommit: false,
+        };
+        pool.grow(&options).unwrap();
+        assert_clean(&pool);
+    }
+    filler.wait_for("filled again");
+    assert_eq!(pool.status().unwrap().size_bytes, 56 << 20);
+    assert_eq!(verify_all(&pool), 2);
+    assert_clean(&pool);
+    filler.kill();
+    assert_eq!(verify_all(&pool), 2);
+    assert_clean(&pool);
+    let status = pool.status().unwrap();
+    assert_eq!((status.holders.len(), status.leased_blocks), (0, 0));
 }
 
 #[test]

@@ -66,7 +66,7 @@ fn a_pool_of_the_future() {
     }
     let outcome = host.run(&["pool", "status"]).refused(6, "99");
     assert!(
-        outcome.stderr.contains("version 1"),
+        outcome.stderr.contains("version 2"),
         "both versions are named: {}",
         outcome.stderr
     );

@@ -8,6 +8,7 @@ mod bad_input;
 mod commands;
 mod dirty_log;
 mod full_pool;
+mod grow;
 mod host_lacks;
 mod instant;
 mod kill;

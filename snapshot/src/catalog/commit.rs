@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::layout::inode::Inode;
 use crate::layout::node::{Entry, Node, NodeKind, seal_node};
 use crate::layout::runtime::{COMMITTED_OFFSET, DIRTY, DIRTY_OFFSET, committed_word};
-use crate::layout::superblock::{CATALOG_HEIGHT, SuperblockV1};
+use crate::layout::superblock::{CATALOG_HEIGHT, SuperblockV2};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS};
 use crate::refs::RefChanges;
 use crate::store::BlockStore;
@@ -191,7 +191,7 @@ impl<'l, 'p> Commit<'l, 'p> {
     }
 
     /// Writes the new catalog and makes all new metadata durable. Nothing is visible yet.
-    pub(crate) fn prepare(&mut self, edit: &CatalogEdit) -> Result<SuperblockV1> {
+    pub(crate) fn prepare(&mut self, edit: &CatalogEdit) -> Result<SuperblockV2> {
         let store = self.lock.store();
         let place = Place::root(NodeKind::Catalog, CATALOG_HEIGHT);
         let mut superblock = self.lock.current()?.superblock.clone();
@@ -234,7 +234,7 @@ impl<'l, 'p> Commit<'l, 'p> {
     }
 
     /// Makes the new catalog the committed one. After an error it is not.
-    pub(crate) fn switch(&mut self, superblock: SuperblockV1) -> Result<()> {
+    pub(crate) fn switch(&mut self, superblock: SuperblockV2) -> Result<()> {
         let store = self.lock.store();
         let slot = 1 - self.lock.current()?.slot;
         let offset = slot_offset(slot);

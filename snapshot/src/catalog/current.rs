@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::layout::runtime::{COMMITTED_OFFSET, committed_generation};
-use crate::layout::superblock::{SlotFault, SuperblockV1};
+use crate::layout::superblock::{SlotFault, SuperblockV2};
 use crate::layout::{FORMAT_VERSION, SIZE_BYTES_MIN, SUPERBLOCK_BLOCKS};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
 use crate::region::Region;
@@ -12,7 +12,7 @@ use crate::region::Region;
 /// The committed superblock and where it is.
 #[derive(Debug, Clone)]
 pub(crate) struct Current {
-    pub(crate) superblock: SuperblockV1,
+    pub(crate) superblock: SuperblockV2,
     /// Which of the two slots holds it.
     pub(crate) slot: usize,
     /// What is wrong with the other slot, if something is.
@@ -50,13 +50,11 @@ pub(crate) fn slot_offset(slot: usize) -> u64 {
 /// committed one then. But once a commit is complete, what its predecessor referred to may be gone. The runtime block
 /// says which generation was completed last, so that the two cases cannot be confused.
 pub(crate) fn read_current(region: &dyn Region, path: &Path) -> Result<Current> {
-    read_current_within(region, region.len_bytes(), path)
-}
-
-/// The same when `region` is only the first part of `len_bytes`.
-pub(crate) fn read_current_within(region: &dyn Region, len_bytes: u64, path: &Path) -> Result<Current> {
     if region.len_bytes() < SIZE_BYTES_MIN {
-        let why = format!("it has {len_bytes} bytes, the smallest pool has {SIZE_BYTES_MIN}");
+        let why = format!(
+            "it has {} bytes, the smallest pool has {SIZE_BYTES_MIN}",
+            region.len_bytes()
+        );
         return Err(Error::NotAPool {
             path: path.to_owned(),
             why,
@@ -96,12 +94,6 @@ pub(crate) fn read_current_within(region: &dyn Region, len_bytes: u64, path: &Pa
     if let Some(fault) = &other_fault {
         check_completed(region, &superblock, 1 - current, fault)?;
     }
-    if len_bytes < superblock.size_bytes.get() {
-        return Err(Error::damaged(format!(
-            "it was cut off: {len_bytes} of {} bytes are left",
-            superblock.size_bytes
-        )));
-    }
     Ok(Current {
         superblock,
         slot: current,
@@ -109,15 +101,15 @@ pub(crate) fn read_current_within(region: &dyn Region, len_bytes: u64, path: &Pa
     })
 }
 
-fn read_slot(region: &dyn Region, slot: usize) -> Result<Result<SuperblockV1, SlotFault>> {
+fn read_slot(region: &dyn Region, slot: usize) -> Result<Result<SuperblockV2, SlotFault>> {
     let mut bytes = [0; 4096];
     region.read(slot_offset(slot), &mut bytes)?;
-    Ok(SuperblockV1::decode(&bytes))
+    Ok(SuperblockV2::decode(&bytes))
 }
 
 fn check_completed(
     region: &dyn Region,
-    superblock: &SuperblockV1,
+    superblock: &SuperblockV2,
     damaged: usize,
     fault: &str,
 ) -> Result<()> {

@@ -8,7 +8,7 @@ mod remove;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 pub(crate) use commit::{BlockSource, CatalogEdit, Commit};
-pub(crate) use current::{Current, read_current, read_current_within};
+pub(crate) use current::{Current, read_current};
 pub(crate) use listing::{InodeCache, Listed, Listing};
 pub use remove::Removed;
 
@@ -63,6 +63,7 @@ impl<'p> CatalogLock<'p> {
         {
             lock.memory.listing = None;
         }
+        pool.follow_growth(&current.superblock)?;
         lock.memory.current = Some(current);
         Ok(lock)
     }

@@ -119,18 +119,17 @@ impl Leases {
     /// Looks for a chunk to lease, from where the last search ended: consecutive leases are neighbours if they can be.
     fn find_chunk(&self, want: Want) -> Result<Option<ChunkNo>> {
         let store = &self.pool.store;
-        let (first, count) = (store.layout.data_first_chunk, store.layout.data_chunk_count());
-        let start = self.pool.next_chunk();
+        let count = store.layout.chunks();
+        let start = self.pool.next_chunk() % count;
         let mut empty = None;
         let mut steps = count;
         for step in 0..count {
             if step >= steps {
                 break;
             }
-            let number = first + ((start.wrapping_sub(first) % count) + step) % count;
-            let Some(chunk) = ChunkNo::new(number) else {
-                continue;
-            };
+            let number = (u64::from(start) + u64::from(step)) % u64::from(count);
+            let chunk = ChunkNo::new(number as u32).filter(|chunk| store.layout.is_data_chunk(*chunk));
+            let Some(chunk) = chunk else { continue };
             if store.lease_owner(chunk)?.is_some() {
                 continue;
             }

@@ -7,7 +7,8 @@ use super::holder_slot::{HOLDER_SLOT_BYTES, HolderSlotV1, PINS_MAX};
 use super::inode::{INODE_MAGIC, INODE_VERSION, InodeV1, KIND_VM, STATE_BYTES_MAX};
 use super::node::{HEIGHT_MAX, INNER_ENTRIES, LEAF_ENTRIES, NODE_MAGIC, NODE_VERSION, NodeKind, NodeV1};
 use super::runtime::{CLEAN, DIRTY, RuntimeV1};
-use super::superblock::{CATALOG_HEIGHT, SNAPSHOTS_MAX, SUPERBLOCK_MAGIC, SuperblockV1};
+use super::segment::{BLOCK_WORD_BYTES, CHUNK_ENTRY_BYTES, DIGESTS_OFFSET, SEGMENTS_MAX, SegmentV2};
+use super::superblock::{CATALOG_HEIGHT, SNAPSHOTS_MAX, SUPERBLOCK_MAGIC, SuperblockV2};
 use super::*;
 
 const FORMAT: &str = include_str!("../../../docs/format.md");
@@ -59,10 +60,14 @@ fn documented(heading: &str) -> Vec<(String, usize, usize)> {
 #[test]
 fn every_struct_is_as_documented() {
     assert_eq!(
-        documented("Superblock (`SuperblockV1`)"),
-        fields!(SuperblockV1: magic version checksum generation uuid size_bytes created_unix_ns flags catalog_height
+        documented("Superblock (`SuperblockV2`)"),
+        fields!(SuperblockV2: magic version checksum generation uuid size_bytes created_unix_ns flags catalog_height
             catalog_root next_snapshot_id snapshots orphans holder_table_block spare_first_block spare_blocks
-            chunk_table_block refcount_block data_first_chunk reserved)
+            segment_count segments reserved)
+    );
+    assert_eq!(
+        documented("Segment (`SegmentV2`)"),
+        fields!(SegmentV2: first_chunk chunks chunk_table_block block_table_block data_first_chunk reserved)
     );
     assert_eq!(
         documented("Runtime block (`RuntimeV1`)"),
@@ -96,6 +101,7 @@ fn every_number_is_as_documented() {
         ("format version", u64::from(FORMAT_VERSION)),
         ("size min", SIZE_BYTES_MIN),
         ("size max", SIZE_BYTES_MAX),
+        ("segments max", SEGMENTS_MAX as u64),
         ("holder slots", u64::from(HOLDER_SLOTS)),
         ("holder slot bytes", HOLDER_SLOT_BYTES as u64),
         ("pins", PINS_MAX as u64),
@@ -132,20 +138,39 @@ fn every_area_is_as_documented() {
             format!("{CHUNK_ENTRY_BYTES} bytes per chunk"),
         ),
         (
-            "reference counts".into(),
+            "block table".into(),
             "behind the chunk table".into(),
-            format!("{REFCOUNT_BYTES} bytes per block"),
+            "1 per chunk".into(),
         ),
     ];
     assert_eq!(rows, expected);
-    let layout = Layout::for_size(SIZE_BYTES_MAX).unwrap();
-    assert_eq!(
-        layout.refcount_block,
-        CHUNK_TABLE_BLOCK + (SIZE_BYTES_MAX / CHUNK_SIZE_BYTES * 8 / 4096) as u32
-    );
-    let first_data = BlockNo::new(layout.data_first_chunk * CHUNK_BLOCKS);
-    let last = BlockNo::new(u32::MAX);
-    assert!(layout.refcount_offset(last) + REFCOUNT_BYTES <= first_data.byte_offset());
+}
+
+#[test]
+fn tables_are_where_they_are_said_to_be() {
+    let first = *Layout::for_size(SIZE_BYTES_MAX)
+        .unwrap()
+        .segments()
+        .next()
+        .unwrap();
+    let chunks = (SIZE_BYTES_MAX / CHUNK_SIZE_BYTES) as u32;
+    assert_eq!(first.block_table_block, CHUNK_TABLE_BLOCK + chunks * 8 / 4096);
+    let layout = Layout::for_size(SIZE_BYTES_MIN).unwrap();
+    layout.add(layout.next_segment(SIZE_BYTES_MAX).unwrap()).unwrap();
+    let second = *layout.segments().nth(1).unwrap();
+    assert_eq!(second.chunk_table_block, second.first_chunk * CHUNK_BLOCKS);
+    for layout in [Layout::for_size(SIZE_BYTES_MAX).unwrap(), layout] {
+        let last = BlockNo::new(u32::MAX);
+        let (count, digest) = (
+            layout.refcount_offset(last).unwrap(),
+            layout.digest_offset(last).unwrap(),
+        );
+        assert_eq!(digest, count + DIGESTS_OFFSET);
+        let first_data = layout.segments().last().unwrap().data_first_chunk;
+        let first_data = ChunkNo::new(first_data).unwrap().byte_offset();
+        assert!(digest + BLOCK_WORD_BYTES <= first_data);
+        assert!(layout.next_segment(SIZE_BYTES_MAX).is_err());
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ pub(crate) mod holder_slot;
 pub(crate) mod inode;
 pub(crate) mod node;
 pub(crate) mod runtime;
+pub(crate) mod segment;
 pub(crate) mod superblock;
 
 #[cfg(test)]
@@ -11,11 +12,14 @@ mod format_test;
 #[cfg(test)]
 mod node_test;
 
+use std::sync::OnceLock;
+
+use self::segment::{BLOCK_WORD_BYTES, SEGMENTS_MAX, Segment};
 use crate::error::{Error, Result};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo};
 
 /// Version of everything on the pool.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 /// Smallest pool: four chunks.
 pub(crate) const SIZE_BYTES_MIN: u64 = 4 * CHUNK_SIZE_BYTES;
 /// Largest pool: block numbers have 32 bits.
@@ -32,67 +36,105 @@ pub(crate) const HOLDER_SLOTS: u32 = 256;
 pub(crate) const SPARE_FIRST_BLOCK: u32 = 64;
 /// Blocks set aside for the metadata of a removal in a pool that is full.
 pub(crate) const SPARE_BLOCKS: u32 = 256;
-/// First block of the chunk table.
+/// First block of the first segment's chunk table.
 pub(crate) const CHUNK_TABLE_BLOCK: u32 = SPARE_FIRST_BLOCK + SPARE_BLOCKS;
-/// Bytes of an entry of the chunk table: owner, used blocks.
-pub(crate) const CHUNK_ENTRY_BYTES: u64 = 8;
-/// Bytes of a reference count.
-pub(crate) const REFCOUNT_BYTES: u64 = 4;
-
-/// Where the areas of a pool of one size are. A pure function of the size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where the areas of a pool are: a list of segments, which can only grow and whose segments never change, so that
+/// readers need no lock.
+#[derive(Debug, Default)]
 pub(crate) struct Layout {
-    pub(crate) size_bytes: u64,
-    pub(crate) refcount_block: u32,
-    pub(crate) data_first_chunk: u32,
-    pub(crate) chunks: u32,
+    segments: Segments,
+}
+
+#[derive(Debug)]
+struct Segments([OnceLock<Segment>; SEGMENTS_MAX]);
+
+impl Default for Segments {
+    fn default() -> Segments {
+        Segments([const { OnceLock::new() }; SEGMENTS_MAX])
+    }
 }
 
 impl Layout {
-    /// The layout of a pool of this size, if a pool can have it.
+    /// The layout of a new pool of this size, if a pool can have it.
     pub(crate) fn for_size(size_bytes: u64) -> Result<Layout> {
-        let refused = |why| Err(Error::InvalidSize { size_bytes, why });
+        let layout = Layout::default();
+        layout.add(layout.next_segment(size_bytes)?)?;
+        Ok(layout)
+    }
+
+    /// The segment that would bring the pool to this size.
+    pub(crate) fn next_segment(&self, size_bytes: u64) -> Result<Segment> {
+        let refused = |why| Error::InvalidSize { size_bytes, why };
+        let size_before = self.size_bytes();
         if !size_bytes.is_multiple_of(CHUNK_SIZE_BYTES) {
-            return refused("the size must be a multiple of 2 MiB");
+            return Err(refused("the size must be a multiple of 2 MiB"));
         }
         if size_bytes < SIZE_BYTES_MIN {
-            return refused("the smallest pool has 8 MiB");
+            return Err(refused("the smallest pool has 8 MiB"));
         }
         if size_bytes > SIZE_BYTES_MAX {
-            return refused("the largest pool has 16 TiB");
+            return Err(refused("the largest pool has 16 TiB"));
         }
-        let chunks = (size_bytes / CHUNK_SIZE_BYTES) as u32;
-        let table_blocks = (u64::from(chunks) * CHUNK_ENTRY_BYTES).div_ceil(BLOCK_SIZE_BYTES) as u32;
-        // A chunk's 512 counts take 2048 bytes.
-        let refcount_blocks = chunks.div_ceil(2);
-        let refcount_block = CHUNK_TABLE_BLOCK + table_blocks;
-        let data_first_chunk = (refcount_block + refcount_blocks).div_ceil(CHUNK_BLOCKS);
-        Ok(Layout {
-            size_bytes,
-            refcount_block,
-            data_first_chunk,
-            chunks,
-        })
+        if size_bytes <= size_before {
+            return Err(refused("a pool can only be made larger than it is"));
+        }
+        if self.segments().count() == SEGMENTS_MAX {
+            return Err(refused(
+                "this pool has been made larger 63 times, which is the limit",
+            ));
+        }
+        let first_chunk = (size_before / CHUNK_SIZE_BYTES) as u32;
+        let chunks = ((size_bytes - size_before) / CHUNK_SIZE_BYTES) as u32;
+        Segment::new(first_chunk, chunks).ok_or(refused(
+            "a pool can only grow by 4 MiB or more: each growth has tables of its own",
+        ))
+    }
+
+    /// Adds a segment behind the last one.
+    pub(crate) fn add(&self, segment: Segment) -> Result<()> {
+        let free = self.segments.0.get(self.segments().count());
+        if segment.first_chunk != self.chunks() || free.is_none_or(|free| free.set(segment).is_err()) {
+            return Err(Error::damaged("a segment does not follow the last one"));
+        }
+        Ok(())
+    }
+
+    /// The segments, in order.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = &Segment> {
+        self.segments.0.iter().map_while(OnceLock::get)
+    }
+
+    fn segment_of(&self, chunk: ChunkNo) -> Result<&Segment> {
+        self.segments()
+            .find(|segment| chunk.get() < segment.end_chunk())
+            .ok_or_else(|| Error::damaged(format!("a reference to {chunk}, behind the pool's end")))
+    }
+
+    /// Size of the pool.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        u64::from(self.chunks()) * CHUNK_SIZE_BYTES
+    }
+
+    /// Chunks of the pool, those of tables included.
+    pub(crate) fn chunks(&self) -> u32 {
+        self.segments().last().map_or(0, Segment::end_chunk)
     }
 
     /// Blocks of the pool.
     pub(crate) fn blocks(&self) -> u64 {
-        u64::from(self.chunks) * u64::from(CHUNK_BLOCKS)
+        u64::from(self.chunks()) * u64::from(CHUNK_BLOCKS)
     }
 
-    /// Blocks in front of the first data chunk.
+    /// Blocks outside of all data chunks.
     pub(crate) fn fixed_blocks(&self) -> u64 {
-        u64::from(self.data_first_chunk) * u64::from(CHUNK_BLOCKS)
+        self.segments().map(|segment| segment.fixed_blocks().1).sum()
     }
 
     /// The chunks that data can be in.
-    pub(crate) fn data_chunks(&self) -> impl Iterator<Item = ChunkNo> + use<> {
-        (self.data_first_chunk..self.chunks).filter_map(ChunkNo::new)
-    }
-
-    /// How many chunks data can be in.
-    pub(crate) fn data_chunk_count(&self) -> u32 {
-        self.chunks - self.data_first_chunk
+    pub(crate) fn data_chunks(&self) -> impl Iterator<Item = ChunkNo> {
+        self.segments()
+            .flat_map(|segment| segment.data_first_chunk..segment.end_chunk())
+            .filter_map(ChunkNo::new)
     }
 
     /// The spare blocks.
@@ -108,17 +150,30 @@ impl Layout {
 
     /// Whether the chunk is one of the data chunks.
     pub(crate) fn is_data_chunk(&self, chunk: ChunkNo) -> bool {
-        (self.data_first_chunk..self.chunks).contains(&chunk.get())
+        self.segment_of(chunk)
+            .is_ok_and(|segment| segment.is_data_chunk(chunk))
     }
 
-    /// Where the entry of a chunk in the chunk table is.
-    pub(crate) fn chunk_entry_offset(&self, chunk: ChunkNo) -> u64 {
-        BlockNo::new(CHUNK_TABLE_BLOCK).byte_offset() + u64::from(chunk.get()) * CHUNK_ENTRY_BYTES
+    /// Where the entry of a chunk in its chunk table is.
+    pub(crate) fn chunk_entry_offset(&self, chunk: ChunkNo) -> Result<u64> {
+        Ok(self.segment_of(chunk)?.chunk_entry_offset(chunk))
+    }
+
+    /// Where the counts and digests of a chunk's blocks are: a whole block.
+    pub(crate) fn block_table_offset(&self, chunk: ChunkNo) -> Result<u64> {
+        Ok(self.segment_of(chunk)?.block_table_offset(chunk))
     }
 
     /// Where the reference count of a block is.
-    pub(crate) fn refcount_offset(&self, block: BlockNo) -> u64 {
-        BlockNo::new(self.refcount_block).byte_offset() + u64::from(block.get()) * REFCOUNT_BYTES
+    pub(crate) fn refcount_offset(&self, block: BlockNo) -> Result<u64> {
+        let table = self.block_table_offset(block.chunk())?;
+        Ok(table + u64::from(block.index_in_chunk()) * BLOCK_WORD_BYTES)
+    }
+
+    /// Where the digest of a block is.
+    #[cfg(test)]
+    pub(crate) fn digest_offset(&self, block: BlockNo) -> Result<u64> {
+        Ok(self.refcount_offset(block)? + segment::DIGESTS_OFFSET)
     }
 
     /// Where a holder's slot is.

@@ -7,7 +7,7 @@ use super::node::{
     Entry, Expected, Node, NodeKind, NodeV1, height_for, leaves_covered, open_node, seal_node,
 };
 use super::runtime::{committed_generation, committed_word};
-use super::superblock::{SlotFault, SuperblockV1};
+use super::superblock::{SlotFault, SuperblockV2};
 use super::*;
 use crate::SnapshotId;
 
@@ -207,25 +207,41 @@ fn an_inode_with_a_good_checksum_and_impossible_fields_is_refused() {
 
 #[test]
 fn superblocks_say_what_is_wrong_with_them() {
-    let good = SuperblockV1::new(&layout(), [1; 16], 5, true);
-    let opened = SuperblockV1::decode(&good.seal()).unwrap();
+    let good = SuperblockV2::new(&layout(), [1; 16], 5, true);
+    let opened = SuperblockV2::decode(&good.seal()).unwrap();
     assert!(opened.overcommit() && opened.size_bytes == 64 << 20);
-    assert_eq!(SuperblockV1::decode(&[0; 4096]).unwrap_err(), SlotFault::NoMagic);
+    assert_eq!(SuperblockV2::decode(&[0; 4096]).unwrap_err(), SlotFault::NoMagic);
     let mut flipped = good.seal();
     flipped[4000] ^= 1;
-    assert_eq!(SuperblockV1::decode(&flipped).unwrap_err(), SlotFault::Checksum);
-    let with = |change: fn(&mut SuperblockV1)| {
+    assert_eq!(SuperblockV2::decode(&flipped).unwrap_err(), SlotFault::Checksum);
+    let with = |change: fn(&mut SuperblockV2)| {
         let mut block = good.clone();
         change(&mut block);
-        SuperblockV1::decode(&block.seal()).unwrap_err()
+        SuperblockV2::decode(&block.seal()).unwrap_err()
     };
-    assert_eq!(with(|block| block.version = 2.into()), SlotFault::Version(2));
+    assert_eq!(with(|block| block.version = 1.into()), SlotFault::Version(1));
     assert!(matches!(
         with(|block| block.size_bytes = 5.into()),
         SlotFault::Fields(_)
     ));
     assert!(matches!(
-        with(|block| block.refcount_block = 5.into()),
+        with(|block| block.segment_count = 0.into()),
+        SlotFault::Fields(_)
+    ));
+    assert!(matches!(
+        with(|block| block.segment_count = 65.into()),
+        SlotFault::Fields(_)
+    ));
+    assert!(matches!(
+        with(|block| block.segments[0].chunks = u32::MAX.into()),
+        SlotFault::Fields(_)
+    ));
+    assert!(matches!(
+        with(|block| block.segments[0].data_first_chunk = 0.into()),
+        SlotFault::Fields(_)
+    ));
+    assert!(matches!(
+        with(|block| block.segments[5].first_chunk = 7.into()),
         SlotFault::Fields(_)
     ));
     assert!(matches!(
@@ -240,6 +256,48 @@ fn superblocks_say_what_is_wrong_with_them() {
         with(|block| block.flags = 2.into()),
         SlotFault::Fields(_)
     ));
+}
+
+#[test]
+fn a_superblock_names_segments_one_behind_the_other() {
+    let mut block = SuperblockV2::new(&layout(), [1; 16], 5, false);
+    let grown = layout();
+    for size_bytes in [68 << 20, 2 << 30, 4 << 40] {
+        let segment = grown.next_segment(size_bytes).unwrap();
+        grown.add(segment).unwrap();
+        block.add_segment(&segment);
+    }
+    let opened = SuperblockV2::decode(&block.seal()).unwrap();
+    assert_eq!(opened.size_bytes, 4 << 40);
+    let read = opened.layout().unwrap();
+    assert_eq!(
+        read.segments().collect::<Vec<_>>(),
+        grown.segments().collect::<Vec<_>>()
+    );
+    let tables: u32 = read
+        .segments()
+        .map(|segment| segment.data_first_chunk - segment.first_chunk)
+        .sum();
+    assert_eq!(read.data_chunks().count(), (read.chunks() - tables) as usize);
+    block.segments.swap(1, 2);
+    assert!(matches!(
+        SuperblockV2::decode(&block.seal()),
+        Err(SlotFault::Fields(_))
+    ));
+}
+
+#[test]
+fn a_pool_grows_only_to_sizes_that_hold_more_data() {
+    let layout = layout();
+    for size_bytes in [0, 64 << 20, 62 << 20, (64 << 20) + 1, 66 << 20, 17 << 40] {
+        assert!(layout.next_segment(size_bytes).is_err(), "{size_bytes}");
+    }
+    for step in 1..super::segment::SEGMENTS_MAX as u64 {
+        layout
+            .add(layout.next_segment((64 + 4 * step) << 20).unwrap())
+            .unwrap();
+    }
+    assert!(layout.next_segment(1 << 30).is_err(), "one growth too many");
 }
 
 #[test]

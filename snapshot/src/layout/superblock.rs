@@ -6,8 +6,10 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::node::{Entry, NodeKind};
-use super::{CHUNK_TABLE_BLOCK, FORMAT_VERSION, HOLDER_TABLE_BLOCK, Layout, SPARE_BLOCKS, SPARE_FIRST_BLOCK};
+use super::segment::{SEGMENTS_MAX, Segment, SegmentV2};
+use super::{FORMAT_VERSION, HOLDER_TABLE_BLOCK, Layout, SPARE_BLOCKS, SPARE_FIRST_BLOCK};
 use crate::error::{Error, Result};
+use crate::number::CHUNK_SIZE_BYTES;
 
 /// What every superblock starts with.
 pub(crate) const SUPERBLOCK_MAGIC: [u8; 8] = *b"NVVMPOOL";
@@ -21,7 +23,7 @@ pub(crate) const SNAPSHOTS_MAX: u32 = 65_536;
 /// The superblock as it is in its block.
 #[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
-pub(crate) struct SuperblockV1 {
+pub(crate) struct SuperblockV2 {
     pub(crate) magic: [u8; 8],
     pub(crate) version: U32,
     pub(crate) checksum: U32,
@@ -38,17 +40,16 @@ pub(crate) struct SuperblockV1 {
     pub(crate) holder_table_block: U32,
     pub(crate) spare_first_block: U32,
     pub(crate) spare_blocks: U32,
-    pub(crate) chunk_table_block: U32,
-    pub(crate) refcount_block: U32,
-    pub(crate) data_first_chunk: U32,
-    pub(crate) reserved: [u8; 3984],
+    pub(crate) segment_count: U32,
+    pub(crate) segments: [SegmentV2; SEGMENTS_MAX],
+    pub(crate) reserved: [u8; 2456],
 }
 
-const _: () = assert!(size_of::<SuperblockV1>() == 4096);
-const _: () = assert!(offset_of!(SuperblockV1, checksum) == 12);
-const _: () = assert!(offset_of!(SuperblockV1, generation) == 16);
-const _: () = assert!(offset_of!(SuperblockV1, catalog_root) == 64);
-const _: () = assert!(offset_of!(SuperblockV1, reserved) == 112);
+const _: () = assert!(size_of::<SuperblockV2>() == 4096);
+const _: () = assert!(offset_of!(SuperblockV2, checksum) == 12);
+const _: () = assert!(offset_of!(SuperblockV2, generation) == 16);
+const _: () = assert!(offset_of!(SuperblockV2, catalog_root) == 64);
+const _: () = assert!(offset_of!(SuperblockV2, segments) == 104);
 
 /// Why a slot holds no usable superblock.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,19 +75,18 @@ impl std::fmt::Display for SlotFault {
     }
 }
 
-impl SuperblockV1 {
+impl SuperblockV2 {
     /// The first superblock of a pool.
     pub(crate) fn new(
         layout: &Layout,
         uuid: [u8; 16],
         created_unix_ns: u64,
         overcommit: bool,
-    ) -> SuperblockV1 {
-        let mut block = SuperblockV1::new_zeroed();
+    ) -> SuperblockV2 {
+        let mut block = SuperblockV2::new_zeroed();
         block.magic = SUPERBLOCK_MAGIC;
         block.version = FORMAT_VERSION.into();
         block.uuid = uuid;
-        block.size_bytes = layout.size_bytes.into();
         block.created_unix_ns = created_unix_ns.into();
         block.flags = u32::from(overcommit).into();
         block.catalog_height = CATALOG_HEIGHT.into();
@@ -94,10 +94,37 @@ impl SuperblockV1 {
         block.holder_table_block = HOLDER_TABLE_BLOCK.into();
         block.spare_first_block = SPARE_FIRST_BLOCK.into();
         block.spare_blocks = SPARE_BLOCKS.into();
-        block.chunk_table_block = CHUNK_TABLE_BLOCK.into();
-        block.refcount_block = layout.refcount_block.into();
-        block.data_first_chunk = layout.data_first_chunk.into();
+        for segment in layout.segments() {
+            block.add_segment(segment);
+        }
         block
+    }
+
+    /// Adds a segment, and with it the pool's size.
+    pub(crate) fn add_segment(&mut self, segment: &Segment) {
+        let used = self.segment_count.get();
+        if let Some(row) = self.segments.get_mut(used as usize) {
+            *row = segment.to_row();
+            self.segment_count = (used + 1).into();
+            self.size_bytes = (u64::from(segment.end_chunk()) * CHUNK_SIZE_BYTES).into();
+        }
+    }
+
+    /// The pool's layout, from the table of segments. Checked by `decode`.
+    pub(crate) fn layout(&self) -> Result<Layout> {
+        let layout = Layout::default();
+        let used = self.segments.iter().take(self.segment_count.get() as usize);
+        for row in used {
+            let end_chunk = u64::from(row.first_chunk.get()) + u64::from(row.chunks.get());
+            let segment = layout.next_segment(end_chunk * CHUNK_SIZE_BYTES)?;
+            layout.add(segment)?;
+        }
+        Ok(layout)
+    }
+
+    /// Whether the pool may promise more than its medium has, from now on.
+    pub(crate) fn set_overcommit(&mut self, overcommit: bool) {
+        self.flags = (self.flags.get() & !FLAG_OVERCOMMIT | u32::from(overcommit)).into();
     }
 
     /// The bytes to store: the block with its checksum.
@@ -111,8 +138,8 @@ impl SuperblockV1 {
     }
 
     /// Reads a slot. Magic, checksum and version are judged before anything else is looked at.
-    pub(crate) fn decode(bytes: &[u8; 4096]) -> Result<SuperblockV1, SlotFault> {
-        let Ok(mut block) = SuperblockV1::read_from_bytes(bytes) else {
+    pub(crate) fn decode(bytes: &[u8; 4096]) -> Result<SuperblockV2, SlotFault> {
+        let Ok(mut block) = SuperblockV2::read_from_bytes(bytes) else {
             return Err(SlotFault::NoMagic);
         };
         if block.magic != SUPERBLOCK_MAGIC {
@@ -133,20 +160,22 @@ impl SuperblockV1 {
     }
 
     fn check_fields(&self) -> Result<()> {
-        let layout = Layout::for_size(self.size_bytes.get())?;
-        let expected = SuperblockV1::new(&layout, self.uuid, 0, false);
-        let areas = |block: &SuperblockV1| {
+        let layout = self.layout()?;
+        // What follows from the layout, and what is fixed, must be what this program would write.
+        let expected = SuperblockV2::new(&layout, self.uuid, 0, false);
+        let areas = |block: &SuperblockV2| {
             [
                 block.holder_table_block,
                 block.spare_first_block,
                 block.spare_blocks,
-                block.chunk_table_block,
-                block.refcount_block,
-                block.data_first_chunk,
+                block.segment_count,
                 block.catalog_height,
             ]
         };
-        if areas(self) != areas(&expected) {
+        if areas(self) != areas(&expected)
+            || self.segments != expected.segments
+            || self.size_bytes != expected.size_bytes
+        {
             return Err(Error::damaged(
                 "the superblock's areas do not fit the pool's size",
             ));
@@ -157,12 +186,7 @@ impl SuperblockV1 {
                 self.flags
             )));
         }
-        Entry::from_raw(
-            self.catalog_root.get(),
-            CATALOG_HEIGHT,
-            NodeKind::Catalog,
-            &layout,
-        )?;
+        self.catalog_root(&layout)?;
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use crate::layout::inode::{Inode, map_height};
 use crate::layout::node::{Entry, NodeKind};
 use crate::layout::runtime::{COMMITTED_OFFSET, DIRTY, DIRTY_OFFSET, committed_generation};
 use crate::layout::superblock::CATALOG_HEIGHT;
-use crate::number::{BlockNo, CHUNK_SIZE_BYTES, ChunkNo, SnapshotId};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkNo, SnapshotId};
 use crate::recovery::reclaim_dead_holders;
 use crate::refs::BlockNumbers;
 use crate::store::{BlockStore, WrittenCursor};
@@ -253,9 +253,9 @@ impl Check<'_> {
     fn counts(&mut self, live: &HashMap<u32, Living>) -> Result<()> {
         let mut leases: HashMap<u32, u32> = HashMap::new();
         let mut written = WrittenCursor::default();
-        for chunk in (0..self.store.layout.chunks).filter_map(ChunkNo::new) {
-            let start = self.store.layout.refcount_offset(chunk.first_block());
-            let any = written.overlaps(&*self.store.region, start..start + 2048)?;
+        for chunk in (0..self.store.layout.chunks()).filter_map(ChunkNo::new) {
+            let start = self.store.layout.block_table_offset(chunk)?;
+            let any = written.overlaps(&*self.store.region, start..start + BLOCK_SIZE_BYTES)?;
             let used = if any || self.refs.of_chunk(chunk).is_some() {
                 self.chunk_counts(chunk)?
             } else {

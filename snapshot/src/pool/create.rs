@@ -10,15 +10,15 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::Pool;
-use crate::catalog::{CatalogLock, CatalogMemory, read_current, read_current_within};
+use crate::catalog::{CatalogLock, CatalogMemory, read_current};
 use crate::error::{Error, Result};
 use crate::file_lock::{self, LockMode, LockPlace};
 use crate::holder::unix_ns;
 use crate::layout::runtime::{
     BOOT_ID_OFFSET, CLEAN, CLEAN_OFFSET, COMMITTED_OFFSET, DIRTY, DIRTY_OFFSET, committed_word,
 };
-use crate::layout::superblock::SuperblockV1;
-use crate::layout::{CHUNK_TABLE_BLOCK, Layout, SIZE_BYTES_MIN, SUPERBLOCK_BLOCKS};
+use crate::layout::superblock::SuperblockV2;
+use crate::layout::{CHUNK_TABLE_BLOCK, Layout, SIZE_BYTES_MIN, SPARE_FIRST_BLOCK, SUPERBLOCK_BLOCKS};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
 use crate::recovery::{rebuild, reclaim_dead_holders};
 use crate::region::{Detected, MappedRegion, Medium, Region, available_bytes, detect};
@@ -97,11 +97,15 @@ impl Pool {
             )));
         }
         let probe = MappedRegion::map(duplicate(&file)?, SIZE_BYTES_MIN, medium, true)?;
-        let overcommit = read_current_within(&probe, len_bytes, path)?
-            .superblock
-            .overcommit();
+        let superblock = read_current(&probe, path)?.superblock;
         drop(probe);
-        let region = MappedRegion::map(duplicate(&file)?, len_bytes, medium, overcommit)?;
+        let size_bytes = superblock.size_bytes.get();
+        if len_bytes < size_bytes {
+            return Err(Error::damaged(format!(
+                "it was cut off: {len_bytes} of {size_bytes} bytes are left"
+            )));
+        }
+        let region = MappedRegion::map(duplicate(&file)?, size_bytes, medium, superblock.overcommit())?;
         Pool::open_on(Box::new(region), file, path, medium)
     }
 
@@ -117,13 +121,14 @@ impl Pool {
             file_lock::lock(&file, LockPlace::Open, LockMode::Shared)?;
         }
         let superblock = read_current(&*region, path)?.superblock;
-        let layout = Layout::for_size(superblock.size_bytes.get())?;
+        region.extend(superblock.size_bytes.get(), superblock.overcommit())?;
+        let layout = superblock.layout()?;
         let pool = Pool {
             path: path.to_owned(),
             file,
             medium,
             uuid: superblock.uuid,
-            overcommit: superblock.overcommit(),
+            overcommit: AtomicBool::new(superblock.overcommit()),
             store: BlockStore { region, layout },
             catalog: Mutex::new(CatalogMemory::default()),
             next_chunk: AtomicU32::new(0),
@@ -145,6 +150,7 @@ impl Pool {
             tracing::info!(pool = %self.path.display(), "the pool was not closed in order: recovering");
             rebuild(&mut lock)?;
         }
+        self.cut_off_unfinished_growth(&lock)?;
         reclaim_dead_holders(&mut lock)?;
         lock.sweep_orphans(None)?;
         region.write(BOOT_ID_OFFSET, &boot_id)?;
@@ -182,18 +188,19 @@ fn fill(file: File, layout: &Layout, options: &CreateOptions) -> Result<()> {
 pub(crate) fn format(region: &dyn Region, layout: &Layout, uuid: [u8; 16], overcommit: bool) -> Result<()> {
     let superblocks = SUPERBLOCK_BLOCKS.len() as u64 * BLOCK_SIZE_BYTES;
     region.provide(0, BlockNo::new(CHUNK_TABLE_BLOCK).byte_offset())?;
-    region.provide(
-        BlockNo::new(CHUNK_TABLE_BLOCK).byte_offset(),
-        u64::from(layout.refcount_block - CHUNK_TABLE_BLOCK) * BLOCK_SIZE_BYTES,
-    )?;
+    for segment in layout.segments() {
+        let (start, len) = segment.chunk_table();
+        region.provide(start, len)?;
+    }
     // The spare blocks' counts; those of data chunks follow with the leases.
-    region.provide(layout.refcount_offset(BlockNo::new(0)), BLOCK_SIZE_BYTES)?;
+    let spare = BlockNo::new(SPARE_FIRST_BLOCK).chunk();
+    region.provide(layout.block_table_offset(spare)?, BLOCK_SIZE_BYTES)?;
     region.write(BOOT_ID_OFFSET, &boot_id())?;
     region.store_u32(CLEAN_OFFSET, CLEAN)?;
     region.write(COMMITTED_OFFSET, &committed_word(1).to_le_bytes())?;
     region.flush(BOOT_ID_OFFSET, BLOCK_SIZE_BYTES)?;
     region.fence()?;
-    let mut superblock = SuperblockV1::new(layout, uuid, unix_ns(), overcommit);
+    let mut superblock = SuperblockV2::new(layout, uuid, unix_ns(), overcommit);
     for (block, generation) in SUPERBLOCK_BLOCKS.iter().zip(1u64..) {
         superblock.generation = generation.into();
         region.write(BlockNo::new(*block).byte_offset(), &superblock.seal())?;

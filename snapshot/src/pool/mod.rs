@@ -2,6 +2,7 @@
 
 mod check;
 mod create;
+mod grow;
 mod status;
 
 use std::fs::File;
@@ -16,6 +17,7 @@ pub use check::CheckReport;
 pub use create::CreateOptions;
 #[cfg(test)]
 pub(crate) use create::format;
+pub use grow::{GrowOptions, Grown};
 pub use status::{HolderStatus, PoolStatus};
 
 use crate::catalog::{CatalogLock, CatalogMemory, Listing, Removed};
@@ -37,7 +39,7 @@ pub struct Pool {
     file: File,
     medium: Medium,
     uuid: [u8; 16],
-    overcommit: bool,
+    overcommit: AtomicBool,
     pub(crate) store: BlockStore,
     pub(crate) catalog: Mutex<CatalogMemory>,
     next_chunk: AtomicU32,
@@ -86,14 +88,14 @@ impl Pool {
         self.medium
     }
 
-    /// Size of the pool.
+    /// Size of the pool, as far as this process has seen it grow.
     pub fn size_bytes(&self) -> u64 {
-        self.store.layout.size_bytes
+        self.store.layout.size_bytes()
     }
 
     /// Whether the pool may promise more than its medium has.
     pub fn overcommit(&self) -> bool {
-        self.overcommit
+        self.overcommit.load(Ordering::Relaxed)
     }
 
     pub(crate) fn file(&self) -> &File {
@@ -101,9 +103,7 @@ impl Pool {
     }
 
     pub(crate) fn next_chunk(&self) -> u32 {
-        self.next_chunk
-            .load(Ordering::Relaxed)
-            .max(self.store.layout.data_first_chunk)
+        self.next_chunk.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_next_chunk(&self, chunk: u32) {
@@ -281,7 +281,10 @@ impl Drop for Pool {
             let lock = CatalogLock::take_unrecovered(self)?;
             if self.store.region.load_u32(DIRTY_OFFSET)? != DIRTY {
                 let region = &lock.store().region;
-                region.flush(0, self.store.layout.fixed_blocks() * BLOCK_SIZE_BYTES)?;
+                for segment in self.store.layout.segments() {
+                    let (first, blocks) = segment.fixed_blocks();
+                    region.flush(first.byte_offset(), blocks * BLOCK_SIZE_BYTES)?;
+                }
                 region.fence()?;
                 region.store_u32(CLEAN_OFFSET, CLEAN)?;
                 region.flush(CLEAN_OFFSET, 4)?;

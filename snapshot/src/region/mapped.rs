@@ -1,98 +1,37 @@
 //! A region that is a file or a device mapped shared.
 
 use std::fs::File;
-use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::os::raw::c_void;
 use std::os::unix::fs::FileExt;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::{Whence, lseek};
 
+use super::mapping::{DurableBy, Mapping};
 use super::write_back::{OfThisHost, SyncQueue, WriteBack};
 use super::{Medium, Region, available_bytes};
 use crate::error::{Error, Result};
 use crate::number::CHUNK_SIZE_BYTES;
 
-/// The whole of a file, mapped `MAP_SHARED`.
+/// A file or a device from its start on, mapped `MAP_SHARED`.
 pub(crate) struct MappedRegion {
     file: File,
-    base: NonNull<c_void>,
-    len: usize,
+    first: Mapping,
     medium: Medium,
     durable_by: DurableBy,
     write_back: Box<dyn WriteBack>,
     unsynced: SyncQueue,
 }
 
-/// How stores through the mapping become durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum DurableBy {
-    /// They are, as far as memory can be.
-    Nothing,
-    /// The kernel writes them out.
-    Sync,
-    /// They are once they have left the CPU's caches: the mapping is of a device, or one with `MAP_SYNC`, in which the
-    /// file system has made a block's place durable before the block can be stored to.
-    CacheLines,
-}
-
-/// Maps a part of the pool so that stores to it become durable in the cheapest way that the medium has.
-fn map_shared(
-    file: &File,
-    medium: Medium,
-    offset: i64,
-    size: NonZeroUsize,
-    overcommit: bool,
-) -> nix::Result<(NonNull<c_void>, DurableBy)> {
-    let map = |mut flags: MapFlags| {
-        if overcommit {
-            flags |= MapFlags::MAP_NORESERVE;
-        }
-        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice cannot overlap memory in use.
-        unsafe { mmap(None, size, prot, flags, file, offset) }
-    };
-    let shared = |durable_by| Ok((map(MapFlags::MAP_SHARED)?, durable_by));
-    match medium {
-        Medium::Tmpfs | Medium::Hugetlbfs => shared(DurableBy::Nothing),
-        Medium::File => shared(DurableBy::Sync),
-        Medium::Devdax => shared(DurableBy::CacheLines),
-        Medium::Fsdax => match map(MapFlags::MAP_SHARED_VALIDATE | MapFlags::MAP_SYNC) {
-            Ok(base) => Ok((base, DurableBy::CacheLines)),
-            // A device that has to be told to flush, or a file system that cannot promise it.
-            Err(Errno::EOPNOTSUPP) => shared(DurableBy::Sync),
-            Err(errno) => Err(errno),
-        },
-    }
-}
-
-// SAFETY: the mapping belongs to the process, not to a thread, and lives as long as the value. Every access is a copy
-// through raw pointers or an atomic; no reference to mapped bytes is ever handed out.
-unsafe impl Send for MappedRegion {}
-// SAFETY: as above; concurrent copies of the same bytes are ordered by the catalog lock or by the lease on the block.
-unsafe impl Sync for MappedRegion {}
-
 impl MappedRegion {
     /// Maps the first `len` bytes of a file, which must have them.
     pub(crate) fn map(file: File, len: u64, medium: Medium, overcommit: bool) -> Result<MappedRegion> {
-        let size = usize::try_from(len).ok().and_then(NonZeroUsize::new);
-        let Some(size) = size else {
-            return Err(Error::InvalidSize {
-                size_bytes: len,
-                why: "it cannot be mapped",
-            });
-        };
-        let (base, durable_by) = map_shared(&file, medium, 0, size, overcommit)
-            .map_err(Error::io(format!("mapping the pool's {len} bytes")))?;
+        let (first, durable_by) = Mapping::map(&file, medium, 0..len, overcommit)?;
         Ok(MappedRegion {
             file,
-            base,
-            len: size.get(),
+            first,
             medium,
             durable_by,
             write_back: Box::new(OfThisHost::new()),
@@ -101,15 +40,11 @@ impl MappedRegion {
     }
 
     fn at(&self, offset: u64, len: usize) -> Result<*mut u8> {
-        let start = usize::try_from(offset).ok();
-        let end = start.and_then(|start| start.checked_add(len));
-        let (Some(start), Some(_)) = (start, end.filter(|end| *end <= self.len)) else {
-            return Err(Error::damaged(format!(
+        self.first.at(offset, len).ok_or_else(|| {
+            Error::damaged(format!(
                 "a reference to byte {offset} (+{len}) behind the pool's end"
-            )));
-        };
-        // SAFETY: start + len <= the mapping's length, so the result stays inside of it.
-        Ok(unsafe { self.base.as_ptr().cast::<u8>().add(start) })
+            ))
+        })
     }
 
     fn word(&self, offset: u64) -> Result<&AtomicU32> {
@@ -117,7 +52,7 @@ impl MappedRegion {
         if !offset.is_multiple_of(4) {
             return Err(Error::damaged(format!("a word at the odd offset {offset}")));
         }
-        // SAFETY: in bounds (`at`), aligned (the mapping is page-aligned, the offset a multiple of 4), valid as long as
+        // SAFETY: in bounds (`at`), aligned (mappings begin at whole pages of the file, the offset is a multiple of 4), valid as long as
         // `self`, and words are accessed atomically wherever threads or processes may meet.
         Ok(unsafe { AtomicU32::from_ptr(place.cast::<u32>()) })
     }
@@ -206,18 +141,41 @@ impl MappedRegion {
     }
 }
 
-impl Drop for MappedRegion {
-    fn drop(&mut self) {
-        // SAFETY: the range was mapped by `map`, and no pointer into it outlives `self`.
-        if let Err(errno) = unsafe { munmap(self.base, self.len) } {
-            tracing::warn!(%errno, "could not unmap the pool");
-        }
-    }
-}
-
 impl Region for MappedRegion {
     fn len_bytes(&self) -> u64 {
-        self.len as u64
+        self.first.end()
+    }
+
+    fn extend(&self, len_bytes: u64, overcommit: bool) -> Result<()> {
+        let end = self.first.end();
+        if len_bytes <= end {
+            return Ok(());
+        }
+        let metadata = self.file.metadata();
+        let medium_bytes = metadata.map_err(Error::io("looking at the pool's file"))?.len();
+        if medium_bytes < len_bytes {
+            return Err(Error::damaged(format!(
+                "it was cut off: {medium_bytes} of {len_bytes} bytes are left"
+            )));
+        }
+        let (more, durable_by) = Mapping::map(&self.file, self.medium, end..len_bytes, overcommit)?;
+        if durable_by != self.durable_by || !self.first.append(more) {
+            return Err(Error::damaged(format!(
+                "what was added from byte {end} on cannot be mapped as the rest is"
+            )));
+        }
+        Ok(())
+    }
+
+    fn resize_medium(&self, keep_bytes: u64, len_bytes: u64) -> Result<()> {
+        self.file
+            .set_len(keep_bytes)
+            .and_then(|()| self.file.set_len(len_bytes))
+            .map_err(Error::io("giving the pool's file another length"))?;
+        if self.durable_by != DurableBy::Nothing {
+            self.unsynced.note();
+        }
+        self.fence()
     }
 
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<()> {

@@ -2,6 +2,7 @@
 
 mod detect;
 mod mapped;
+mod mapping;
 mod medium;
 #[cfg(test)]
 pub(crate) mod sim;
@@ -24,6 +25,13 @@ use crate::error::Result;
 pub(crate) trait Region: Send + Sync {
     /// Length of the region.
     fn len_bytes(&self) -> u64;
+
+    /// Makes more of the medium part of the region, whose medium must be this long already.
+    fn extend(&self, len_bytes: u64, overcommit: bool) -> Result<()>;
+
+    /// Cuts the medium off behind `keep_bytes`, and then makes it `len_bytes` long: all behind reads as zero. The new
+    /// length is durable when this returns; the region itself does not change.
+    fn resize_medium(&self, keep_bytes: u64, len_bytes: u64) -> Result<()>;
 
     /// Copies bytes out.
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<()>;

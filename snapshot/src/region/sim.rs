@@ -185,6 +185,17 @@ impl SimState {
         }
     }
 
+    /// A file's length is durable at once here: its last bytes are nobody's before a superblock says so.
+    fn resize(&mut self, keep_bytes: u64, len_bytes: u64) {
+        let kept_lines = keep_bytes / LINE as u64;
+        for bytes in [&mut self.now, &mut self.durable] {
+            bytes.0.split_off(&(keep_bytes / BLOCK));
+        }
+        self.pending.split_off(&kept_lines);
+        self.flushed.split_off(&kept_lines);
+        self.len = len_bytes;
+    }
+
     fn note_point(&mut self) {
         let point = self.crash_point();
         if let Some(points) = &mut self.recorded {
@@ -238,6 +249,17 @@ impl SimRegion {
 impl Region for SimRegion {
     fn len_bytes(&self) -> u64 {
         lock(&self.state).len
+    }
+
+    fn extend(&self, len_bytes: u64, _overcommit: bool) -> Result<()> {
+        self.in_bounds(0, len_bytes)
+    }
+
+    fn resize_medium(&self, keep_bytes: u64, len_bytes: u64) -> Result<()> {
+        if self.alive() {
+            lock(&self.state).resize(keep_bytes, len_bytes);
+        }
+        Ok(())
     }
 
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<()> {

@@ -138,7 +138,7 @@ pub enum Command {
         #[command(flatten)]
         json: JsonFlag,
     },
-    /// Make, look at and check pools
+    /// Make, grow, look at and check pools
     #[command(subcommand)]
     Pool(PoolCommand),
 }
@@ -288,6 +288,24 @@ pub enum PoolCommand {
         #[arg(long)]
         overcommit: bool,
     },
+    /// Make a pool larger, also while VMs run on it
+    ///
+    /// VMs use the new space at once; those that wait for space go on. A pool cannot be made smaller.
+    #[command(after_long_help = POOL_GROW_EXAMPLES)]
+    Grow {
+        /// The pool; without it /dev/shm/nvvmm-<user>.pool
+        #[arg(env = "NVVMM_POOL", hide_env_values = true)]
+        path: Option<PathBuf>,
+        /// New size of the whole pool, a multiple of 2M; '+1G' for that much more
+        #[arg(long, value_name = "SIZE", value_parser = values::new_size)]
+        size: values::NewSize,
+        /// Allow a pool larger than what the medium has left; a VM can then fail when the medium is full
+        #[arg(long)]
+        overcommit: bool,
+        /// The form of the output.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
     /// Show what a pool holds and which VMs use it
     Status {
         /// The pool; without it /dev/shm/nvvmm-<user>.pool
@@ -312,6 +330,11 @@ const POOL_CREATE_EXAMPLES: &str = "\
 Example:
   nvvmm pool create /dev/shm/big.pool --size 8G
   export NVVMM_POOL=/dev/shm/big.pool";
+
+const POOL_GROW_EXAMPLES: &str = "\
+Examples:
+  nvvmm pool grow /dev/shm/big.pool --size 16G
+  nvvmm pool grow --size +1G";
 
 /// `--pool`.
 #[derive(Clone, Debug, Default, Args)]

@@ -61,6 +61,12 @@ fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
         }) => {
             pool_commands::create(&path, size, overcommit)?;
         }
+        Command::Pool(PoolCommand::Grow {
+            path,
+            size,
+            overcommit,
+            json,
+        }) => pool_commands::grow(path, size, overcommit, json.json)?,
         Command::Pool(PoolCommand::Status { path, json }) => pool_commands::status(path, json.json)?,
         Command::Pool(PoolCommand::Check { path, json }) => return pool_commands::check(path, json.json),
     }

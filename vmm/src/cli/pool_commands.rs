@@ -1,14 +1,15 @@
-//! `nvvmm pool create`, `status` and `check`.
+//! `nvvmm pool create`, `grow`, `status` and `check`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use nvvmm_snapshot::{CheckReport, CreateOptions, Pool, PoolStatus};
+use nvvmm_snapshot::{CheckReport, CreateOptions, GrowOptions, Pool, PoolStatus};
 
 use super::args::PoolOption;
 use super::error::EXIT_POOL_DAMAGED;
 use super::output::{self, Column};
 use super::pool_path;
+use super::values::NewSize;
 use crate::control::ControlError;
 
 /// Makes a pool.
@@ -30,6 +31,26 @@ pub fn create(path: &Path, size_bytes: u64, overcommit: bool) -> Result<(), Cont
         "made the pool {} of {}\n",
         path.display(),
         output::size(size_bytes)
+    ))
+}
+
+/// `nvvmm pool grow`.
+pub fn grow(path: Option<PathBuf>, size: NewSize, overcommit: bool, json: bool) -> Result<(), ControlError> {
+    let path = pool_path::found(&PoolOption { pool: path })?;
+    let pool = pool_path::open(&path)?;
+    let size_bytes = size.bytes(pool.size_bytes());
+    let grown = pool.grow(&GrowOptions {
+        size_bytes,
+        overcommit,
+    })?;
+    if json {
+        return output::print_json(&grown);
+    }
+    output::print(&format!(
+        "the pool {} has {} now, {} of it new and free\n",
+        path.display(),
+        output::size(grown.size_bytes),
+        output::frames_size(grown.blocks_added)
     ))
 }
 

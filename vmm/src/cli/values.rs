@@ -21,6 +21,33 @@ pub fn size(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
+/// The size that something shall have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewSize {
+    /// This many bytes.
+    Whole(u64),
+    /// This many bytes more than now.
+    More(u64),
+}
+
+impl NewSize {
+    /// The new size in bytes.
+    pub fn bytes(self, now_bytes: u64) -> u64 {
+        match self {
+            NewSize::Whole(bytes) => bytes,
+            NewSize::More(bytes) => now_bytes.saturating_add(bytes),
+        }
+    }
+}
+
+/// A size as of [`size`], or `+` and by how much.
+pub fn new_size(text: &str) -> Result<NewSize, String> {
+    match text.strip_prefix('+') {
+        Some(more) => size(more).map(NewSize::More),
+        None => size(text).map(NewSize::Whole),
+    }
+}
+
 fn bytes(text: &str) -> Result<u64, String> {
     let digits_end = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')

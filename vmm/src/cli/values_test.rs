@@ -81,3 +81,14 @@ fn names_and_counts_are_checked() {
         assert!(vcpus(bad).unwrap_err().contains("1 to 64"), "{bad}");
     }
 }
+
+#[test]
+fn a_new_size_is_whole_or_more() {
+    assert_eq!(new_size("2G"), Ok(NewSize::Whole(2 << 30)));
+    assert_eq!(new_size("+6M"), Ok(NewSize::More(6 << 20)));
+    assert_eq!(NewSize::More(6 << 20).bytes(8 << 20), 14 << 20);
+    assert_eq!(NewSize::Whole(6 << 20).bytes(8 << 20), 6 << 20);
+    for refused in ["+", "++2M", "+1M", "-2M", ""] {
+        assert!(new_size(refused).is_err(), "{refused}");
+    }
+}

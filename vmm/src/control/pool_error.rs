@@ -15,6 +15,7 @@ fn kind_of(error: &Error) -> ErrorKind {
     match error {
         Error::NotFound { .. } => ErrorKind::NotFound,
         Error::NameTaken { .. }
+        | Error::FixedSize { .. }
         | Error::Busy { .. }
         | Error::Exists { .. }
         | Error::TooManyHolders { .. }

@@ -43,6 +43,12 @@ fn pool_errors_keep_their_text_and_get_the_kind_of_their_exit_code() {
             },
             ErrorKind::PoolDamaged,
         ),
+        (
+            Error::FixedSize {
+                path: "/dev/pmem0".into(),
+            },
+            ErrorKind::Refused,
+        ),
         (Error::InvalidName { name: name() }, ErrorKind::Usage),
         (
             Error::Io {

@@ -128,7 +128,7 @@ fn answer_all(engine: &dyn CowEngine, stop: &PipeReader, starved: &AtomicBool) -
         let was_starved = starved.swap(!waiting.is_empty(), Ordering::Relaxed);
         match (was_starved, waiting.is_empty()) {
             (false, false) => tracing::warn!(
-                "the pool is full: the guest's write waits until space is freed (nvvmm rm) or the VM is stopped"
+                "the pool is full: the guest's write waits until there is space (nvvmm rm, nvvmm pool grow) or the VM is stopped"
             ),
             (true, true) => tracing::info!("the pool has space again: the guest goes on"),
             _ => {}

@@ -56,6 +56,46 @@ fn a_pool_is_made_looked_at_and_checked() {
 }
 
 #[test]
+fn a_pool_is_made_larger_and_never_smaller() {
+    let world = World::new();
+    let pool = world.path("a.pool");
+    let pool = pool.to_str().unwrap();
+    world.nvvmm(&["pool", "create", pool, "--size", "16M"]).done();
+    let grown = world.nvvmm(&["pool", "grow", pool, "--size", "32M"]);
+    assert_eq!(
+        grown.done(),
+        format!("the pool {pool} has 32.0 MiB now, 14.0 MiB of it new and free\n")
+    );
+    let more = world
+        .nvvmm(&["pool", "grow", pool, "--size", "+6M", "--json"])
+        .json();
+    assert_eq!(
+        more,
+        serde_json::json!({"size_bytes_before": 32 << 20, "size_bytes": 38 << 20, "blocks_added": 1024})
+    );
+    for (size, why) in [("16M", "larger"), ("38M", "larger"), ("+2M", "4 MiB or more")] {
+        world
+            .nvvmm(&["pool", "grow", pool, "--size", size])
+            .refused(2, why);
+    }
+    world
+        .nvvmm(&["pool", "grow", pool, "--size", "15T"])
+        .refused(5, "--overcommit");
+    let status = world.nvvmm(&["pool", "status", pool, "--json"]).json();
+    assert_eq!(status["size_bytes"], 38 << 20);
+    assert_eq!(status["free_blocks"], (7 + 7 + 2) * 512);
+    assert!(
+        world
+            .nvvmm(&["pool", "check", pool])
+            .done()
+            .contains("no findings")
+    );
+    world
+        .nvvmm(&["pool", "grow", "/none", "--size", "16M"])
+        .refused(3, "/none");
+}
+
+#[test]
 fn a_pool_larger_than_its_medium_ends_with_5() {
     let world = World::new();
     let pool = world.path("a.pool");

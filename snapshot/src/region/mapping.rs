@@ -1,0 +1,141 @@
+//! Parts of a pool's file in this process's address space.
+
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::os::raw::c_void;
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+
+use nix::errno::Errno;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::Medium;
+use crate::error::{Error, Result};
+
+/// A part of the file. When the pool grows, one more mapping follows: those before it stay where they are.
+pub(super) struct Mapping {
+    /// Where in the file it ends.
+    end: u64,
+    base: NonNull<c_void>,
+    len: usize,
+    next: OnceLock<Box<Mapping>>,
+}
+
+/// How stores through the mapping become durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DurableBy {
+    /// They are, as far as memory can be.
+    Nothing,
+    /// The kernel writes them out.
+    Sync,
+    /// They are once they have left the CPU's caches: the mapping is of a device, or one with `MAP_SYNC`, in which the
+    /// file system has made a block's place durable before the block can be stored to.
+    CacheLines,
+}
+
+// SAFETY: a mapping belongs to the process, not to a thread, and lives as long as the value. Every access is a copy
+// through raw pointers or an atomic; no reference to mapped bytes is ever handed out.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; concurrent copies of the same bytes are ordered by the catalog lock or by the lease on the block.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps a part of the pool so that stores to it become durable in the cheapest way that the medium has.
+    pub(super) fn map(
+        file: &File,
+        medium: Medium,
+        range: Range<u64>,
+        overcommit: bool,
+    ) -> Result<(Mapping, DurableBy)> {
+        let size = usize::try_from(range.end - range.start).ok();
+        let (Some(size), Ok(offset)) = (size.and_then(NonZeroUsize::new), i64::try_from(range.start)) else {
+            return Err(Error::InvalidSize {
+                size_bytes: range.end,
+                why: "it cannot be mapped",
+            });
+        };
+        let (base, durable_by) = map_shared(file, medium, offset, size, overcommit)
+            .map_err(Error::io(format!("mapping {size} bytes of the pool")))?;
+        let mapping = Mapping {
+            end: range.end,
+            base,
+            len: size.get(),
+            next: OnceLock::new(),
+        };
+        Ok((mapping, durable_by))
+    }
+
+    fn last(&self) -> &Mapping {
+        let mut last = self;
+        while let Some(next) = last.next.get() {
+            last = next;
+        }
+        last
+    }
+
+    /// Where in the file this mapping and those that follow it end.
+    pub(super) fn end(&self) -> u64 {
+        self.last().end
+    }
+
+    /// Adds the mapping of what follows. False when another one was added meanwhile.
+    pub(super) fn append(&self, more: Mapping) -> bool {
+        let last = self.last();
+        last.end == more.end - more.len as u64 && last.next.set(Box::new(more)).is_ok()
+    }
+
+    /// The address of a range of the file that lies in one mapping. Nothing that the pool reads or writes as one lies
+    /// in two: a mapping begins with a segment.
+    pub(super) fn at(&self, offset: u64, len: usize) -> Option<*mut u8> {
+        let mut mapping = self;
+        while mapping.end <= offset && (len > 0 || mapping.end < offset) {
+            mapping = mapping.next.get()?;
+        }
+        let in_mapping = offset.checked_sub(mapping.end - mapping.len as u64)?;
+        let in_mapping = usize::try_from(in_mapping).ok()?;
+        if in_mapping.checked_add(len)? > mapping.len {
+            return None;
+        }
+        // SAFETY: in_mapping + len <= the mapping's length, so the result stays inside of it.
+        Some(unsafe { mapping.base.as_ptr().cast::<u8>().add(in_mapping) })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `map`, and no pointer into it outlives `self`.
+        if let Err(errno) = unsafe { munmap(self.base, self.len) } {
+            tracing::warn!(%errno, "could not unmap the pool");
+        }
+    }
+}
+
+fn map_shared(
+    file: &File,
+    medium: Medium,
+    offset: i64,
+    size: NonZeroUsize,
+    overcommit: bool,
+) -> nix::Result<(NonNull<c_void>, DurableBy)> {
+    let map = |mut flags: MapFlags| {
+        if overcommit {
+            flags |= MapFlags::MAP_NORESERVE;
+        }
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice cannot overlap memory in use.
+        unsafe { mmap(None, size, prot, flags, file, offset) }
+    };
+    let shared = |durable_by| Ok((map(MapFlags::MAP_SHARED)?, durable_by));
+    match medium {
+        Medium::Tmpfs | Medium::Hugetlbfs => shared(DurableBy::Nothing),
+        Medium::File => shared(DurableBy::Sync),
+        Medium::Devdax => shared(DurableBy::CacheLines),
+        Medium::Fsdax => match map(MapFlags::MAP_SHARED_VALIDATE | MapFlags::MAP_SYNC) {
+            Ok(base) => Ok((base, DurableBy::CacheLines)),
+            // A device that has to be told to flush, or a file system that cannot promise it.
+            Err(Errno::EOPNOTSUPP) => shared(DurableBy::Sync),
+            Err(errno) => Err(errno),
+        },
+    }
+}
