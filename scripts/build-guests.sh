@@ -8,10 +8,7 @@
 #   -h, --help   this text
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-source "$here/lib/say.sh"
-source "$here/lib/tree.sh"
-source "$here/lib/packages.sh"
-source "$here/lib/guests.sh"
+source "$here/lib/programs.sh"
 
 print=0
 for argument in "$@"; do

@@ -8,11 +8,8 @@
 # NVVMM_FORCE_NESTED=1 uses the nested harness where it is not needed.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-source "$here/lib/say.sh"
-source "$here/lib/tree.sh"
-source "$here/lib/packages.sh"
 source "$here/lib/kvm.sh"
-source "$here/lib/guests.sh"
+source "$here/lib/programs.sh"
 
 case ${1:-} in
   '') ;;
@@ -22,13 +19,8 @@ esac
 
 need_rust
 need_packages jq socat
-say "building nvvmm (release); the first time takes some minutes"
-(cd "$NVVMM_ROOT" && cargo build --release --quiet -p nvvmm)
-NVVMM_BIN=$(cargo_target_dir "$NVVMM_ROOT")/release/nvvmm
-export NVVMM_BIN
-assignments=$("$here/guest-image.sh" --print)
-eval "$assignments"
-export NVVMM_GUEST_KERNEL NVVMM_GUEST_INITRAMFS
+build_nvvmm
+make_guest_image
 
 if [[ $(kvm_kind) == direct ]]; then
   say "Linux guests run directly on this machine: $(kvm_reason)"

@@ -12,11 +12,8 @@
 # boots faster where the CPU is emulated) and initramfs.cpio. Fast when nothing changed.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-source "$here/lib/say.sh"
-source "$here/lib/tree.sh"
-source "$here/lib/packages.sh"
 source "$here/lib/kernel.sh"
-source "$here/lib/guests.sh"
+source "$here/lib/programs.sh"
 
 guest_modules=(virtio_mmio virtio_blk virtio_rng crc32c_generic ext4)
 guest=$NVVMM_CACHE/guest fresh=0 print=0

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Runs nvvmm's tests, tier by tier, and ends with a summary of what ran and what could not.
 #
-#   scripts/test.sh [--tier TIER]... [--require TIERS] [-- TEST-ARGUMENT...]
+#   scripts/test.sh [--tier TIER]... [--medium MEDIUM]... [--require TIERS] [-- TEST-ARGUMENT...]
 #
 #   --tier TIER       only this tier (repeatable):
 #                       anywhere  formatting, lints, unit and property tests: needs no KVM
-#                       kvm       the bare-metal guest on /dev/kvm; without one, nested
+#                       kvm       the bare-metal guest on /dev/kvm, with pools on each medium that any host has; without
+#                                 /dev/kvm nested, on tmpfs
 #                       linux     Linux guests, where KVM boots them; otherwise nested
+#   --medium MEDIUM   in the tier kvm only this medium (repeatable; see scripts/on-medium.sh)
 #   --require TIERS   all, or tiers with commas: one of these that cannot run is an error, not a skip
-#   -- ARGUMENT...    for the test programs of the tiers kvm and linux, such as the name of one test
+#   -- ARGUMENT...    for the test programs of all tiers but anywhere, such as the name of one test
 #   -h, --help        this text
 #
 # "nested" is the harness of scripts/nested.sh: a Linux host with KVM on an emulated CPU.
@@ -16,15 +18,13 @@
 # (seconds, default 1800). Results of nested runs are kept in $NVVMM_CACHE/results.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-source "$here/lib/say.sh"
-source "$here/lib/tree.sh"
-source "$here/lib/packages.sh"
 source "$here/lib/kvm.sh"
-source "$here/lib/guests.sh"
+source "$here/lib/programs.sh"
 source "$here/lib/tally.sh"
 
 all_tiers=(anywhere kvm linux)
-tiers=() required=() test_arguments=()
+kvm_media=(tmpfs)
+tiers=() media=() required=() test_arguments=()
 summary=() total_passed=0 total_failed=0 total_skipped=0
 programs=unbuilt
 
@@ -32,6 +32,7 @@ parse_arguments() {
   while (($#)); do
     case $1 in
       --tier) need_tier "${2:?--tier needs a name}"; tiers+=("$2"); shift ;;
+      --medium) need_medium "${2:?--medium needs a name}"; media+=("$2"); shift ;;
       --require) read_required "${2:?--require needs tiers}"; shift ;;
       -h | --help) usage; exit 0 ;;
       --) shift; test_arguments=("$@"); break ;;
@@ -44,6 +45,11 @@ parse_arguments() {
 
 need_tier() {
   [[ " ${all_tiers[*]} " == *" $1 "* ]] || die "unknown tier $1" "the tiers are: ${all_tiers[*]}"
+}
+
+need_medium() {
+  local all="${kvm_media[*]}"
+  [[ " $all " == *" $1 "* ]] || die "no tier tests the medium $1" "the media are: $all"
 }
 
 read_required() {
@@ -77,27 +83,16 @@ tier_anywhere() {
   run_check "shellcheck of ${#scripts[@]} scripts" shellcheck -x "${scripts[@]}"
 }
 
-has_test_program() { grep -qE "^name = \"$1\"" "$NVVMM_ROOT/tests/Cargo.toml"; }
-
 # Builds nvvmm and the bare-metal guest, once; exports where they are.
 need_programs() {
   [[ $programs == unbuilt ]] || { [[ $programs == built ]]; return; }
   programs=broken
   need_packages e2fsprogs
-  say "building nvvmm (release)"
-  cargo build --release --quiet -p nvvmm || return 1
+  build_nvvmm || return 1
   build_bare_metal || return 1
-  NVVMM_BIN=$(cargo_target_dir "$NVVMM_ROOT")/release/nvvmm
   NVVMM_BAREMETAL_GUEST=$(bare_metal_path)
-  export NVVMM_BIN NVVMM_BAREMETAL_GUEST
+  export NVVMM_BAREMETAL_GUEST
   programs=built
-}
-
-need_image() {
-  local assignments
-  assignments=$("$here/guest-image.sh" --print) || return 1
-  eval "$assignments"
-  export NVVMM_GUEST_KERNEL NVVMM_GUEST_KERNEL_ELF NVVMM_GUEST_INITRAMFS
 }
 
 # build_test_program NAME: sets test_program to where it is.
@@ -108,31 +103,42 @@ build_test_program() {
   [[ -x $test_program ]]
 }
 
-# run_test_program NAME: here, or nested when tier_how says so. One at a time: each test has VMs of its own.
-run_test_program() {
-  local name=$1 command=()
-  prepare "building the test program $name" build_test_program "$name" || return 0
-  if [[ $tier_how == nested ]]; then
-    command=("$here/nested.sh" --results "$NVVMM_CACHE/results/$name" --timeout "${NVVMM_TEST_TIMEOUT:-1800}" --)
-  fi
-  run_tests "$name tests, $tier_how" "${command[@]}" "$test_program" --test-threads=1 "${test_arguments[@]}"
+# nested NAME ARGUMENT...: scripts/nested.sh, with results kept under that name.
+nested() { "$here/nested.sh" --results "$NVVMM_CACHE/results/$1" --timeout "${NVVMM_TEST_TIMEOUT:-1800}" "${@:2}"; }
+
+# chosen MEDIUM...: those of them that --medium left, one a line.
+chosen() {
+  local medium
+  for medium in "$@"; do
+    ((${#media[@]})) && [[ " ${media[*]} " != *" $medium "* ]] || echo "$medium"
+  done
 }
 
+# Tests run one at a time: each has VMs of its own.
 tier_kvm() {
-  has_test_program kvm || { skip_tier "tests/ has no test program kvm"; return; }
-  [[ $(kvm_kind) != none ]] || tier_how=nested
+  local medium names
   tier_note=$(kvm_reason)
   prepare "building nvvmm and the bare-metal guest" need_programs || return 0
-  run_test_program kvm
+  prepare "building the test program kvm" build_test_program kvm || return 0
+  if [[ $(kvm_kind) == none ]]; then
+    tier_how=nested
+    run_tests "tests on tmpfs, nested" nested kvm -- "$test_program" --test-threads=1 "${test_arguments[@]}"
+    return
+  fi
+  mapfile -t names < <(chosen "${kvm_media[@]}")
+  for medium in "${names[@]}"; do
+    run_tests "tests on $medium" "$here/on-medium.sh" "$medium" "$test_program" --test-threads=1 "${test_arguments[@]}"
+  done
 }
 
 tier_linux() {
-  has_test_program linux || { skip_tier "tests/ has no test program linux"; return; }
-  [[ $(kvm_kind) == direct ]] || tier_how=nested
+  local command=()
+  [[ $(kvm_kind) == direct ]] || tier_how=nested command=(nested linux --)
   tier_note=$(kvm_reason)
   prepare "building nvvmm and the guests" need_programs || return 0
-  prepare "making the Linux guest's image" need_image || return 0
-  run_test_program linux
+  prepare "making the Linux guest's image" make_guest_image || return 0
+  prepare "building the test program linux" build_test_program linux || return 0
+  run_tests "tests, $tier_how" "${command[@]}" "$test_program" --test-threads=1 "${test_arguments[@]}"
 }
 
 parse_arguments "$@"

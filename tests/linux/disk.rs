@@ -2,9 +2,10 @@
 
 use std::{path::Path, process::Command};
 
-use nvvmm_tests::Host;
-
-use crate::guest::{ask, boot, number};
+use nvvmm_tests::{
+    Host,
+    witness::{ask, boot, number},
+};
 
 fn make_ext4(path: &Path) {
     let made = Command::new("mkfs.ext4")

@@ -1,8 +1,9 @@
 //! Power-off, reboot, kill.
 
-use nvvmm_tests::Host;
-
-use crate::guest::{ask, assert_healthy, boot};
+use nvvmm_tests::{
+    Host,
+    witness::{ask, assert_healthy, boot},
+};
 
 #[test]
 fn a_guest_reboots_powers_off_and_a_killed_one_comes_back() {

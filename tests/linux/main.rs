@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod disk;
-mod guest;
 mod life;
 mod memory;
 mod writers;

@@ -1,8 +1,9 @@
 //! A process that fills and checks memory; the guest's clocks, timers and CPUs; copies beside the original.
 
-use nvvmm_tests::{Host, Vm};
-
-use crate::guest::{ask, assert_healthy, boot, number};
+use nvvmm_tests::{
+    Host, Vm,
+    witness::{ask, assert_healthy, boot, number},
+};
 
 fn a_guest_is_snapshotted_while_it_writes(vcpus: u32) {
     let host = Host::new(1024);

@@ -1,8 +1,9 @@
 //! Every writer of guest memory is caught: vCPUs in kernel and user mode, devices, KVM itself.
 
-use nvvmm_tests::Host;
-
-use crate::guest::{ask, assert_healthy, boot};
+use nvvmm_tests::{
+    Host,
+    witness::{ask, assert_healthy, boot},
+};
 
 #[test]
 fn what_kvm_saw_written_was_the_vms_own() {

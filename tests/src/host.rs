@@ -8,17 +8,17 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{Vm, required};
-
-static NEXT: AtomicU32 = AtomicU32::new(0);
+use crate::{Medium, Vm, required};
 
 /// Where a test runs its VMs. Dropping it ends what still runs and removes the pool.
 #[derive(Debug)]
 pub struct Host {
     runtime: tempfile::TempDir,
+    medium: Medium,
     pool: PathBuf,
     next_vm: AtomicU32,
     dirty_log: bool,
+    lasting: bool,
 }
 
 /// What a command printed and how it ended.
@@ -77,7 +77,7 @@ impl Outcome {
 }
 
 impl Host {
-    /// With a new pool of `pool_mib` in shared memory.
+    /// With a new pool of `pool_mib`.
     pub fn new(pool_mib: u64) -> Self {
         let host = Self::without_pool();
         let size = format!("{pool_mib}M");
@@ -86,17 +86,24 @@ impl Host {
         host
     }
 
+    /// With a pool of that name, which stays when this is dropped, made now or by an earlier boot of this machine.
+    pub fn lasting(name: &str) -> Self {
+        let mut host = Self::without_pool();
+        host.pool = host.medium.lasting_path(name);
+        host.lasting = true;
+        host
+    }
+
     /// With a pool's path but no pool.
     pub fn without_pool() -> Self {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let medium = Medium::chosen();
         Self {
             runtime: private_directory(),
-            pool: PathBuf::from(format!(
-                "/dev/shm/nvvmm-test-{}-{number}.pool",
-                std::process::id()
-            )),
+            pool: medium.pool_path(),
+            medium,
             next_vm: AtomicU32::new(0),
             dirty_log: false,
+            lasting: false,
         }
     }
 
@@ -109,6 +116,11 @@ impl Host {
     /// The pool's path.
     pub fn pool(&self) -> &Path {
         &self.pool
+    }
+
+    /// What the pool is on.
+    pub fn medium(&self) -> &Medium {
+        &self.medium
     }
 
     /// The pool's path as text.
@@ -185,10 +197,14 @@ impl Host {
         self.json(&["pool", "status"])
     }
 
-    /// Bytes of memory behind the pool, as its file system counts them.
+    /// Bytes of the medium behind the pool: as its file system counts them, and on a device, where nothing is given
+    /// back, as the pool does.
     pub fn medium_bytes(&self) -> u64 {
-        use std::os::unix::fs::MetadataExt;
-        std::fs::metadata(&self.pool).expect("the pool exists").blocks() * 512
+        self.medium.taken_bytes(&self.pool).unwrap_or_else(|| {
+            let status = self.pool_status();
+            let blocks = ["snapshot_blocks", "leased_blocks"].map(|key| status[key].as_u64().expect(key));
+            blocks.iter().sum::<u64>() * 4096
+        })
     }
 
     /// Fails the test unless every invariant of the pool holds.
@@ -244,6 +260,8 @@ impl Drop for Host {
                 let _ = self.run(&["stop", name, "--force"]);
             }
         }
-        let _ = std::fs::remove_file(&self.pool);
+        if !self.lasting && !self.medium.is_device() {
+            let _ = std::fs::remove_file(&self.pool);
+        }
     }
 }

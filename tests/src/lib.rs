@@ -1,15 +1,18 @@
 //! What whole-system tests share: an nvvmm of their own (runtime directory, pool), VMs, and their consoles.
 //!
 //! The environment says where things are (`scripts/test.sh` sets it): `NVVMM_BIN`, `NVVMM_BAREMETAL_GUEST`,
-//! `NVVMM_GUEST_KERNEL`, `NVVMM_GUEST_INITRAMFS`.
+//! `NVVMM_GUEST_KERNEL`, `NVVMM_GUEST_INITRAMFS`, and the medium of pools (`scripts/on-medium.sh`).
 
 mod console;
 mod host;
+mod medium;
 mod snapshot_memory;
 mod vm;
+pub mod witness;
 
 pub use console::Console;
 pub use host::{Host, Outcome};
+pub use medium::Medium;
 pub use snapshot_memory::SnapshotMemory;
 pub use vm::Vm;
 

@@ -25,7 +25,8 @@ impl Beats {
     }
 }
 
-/// Lets timers run on every CPU for about `length`, at least for some periods.
+/// Lets timers run on every CPU for about `length`. Each is waited for at least once, however long a busy host keeps the
+/// CPU away: one that stands still gives no answer.
 pub fn run(length: Duration) -> io::Result<Vec<(usize, Beats)>> {
     let half = (length / 2).max(PERIOD * 3);
     cpus::on_each(|cpu| {
@@ -37,10 +38,10 @@ pub fn run(length: Duration) -> io::Result<Vec<(usize, Beats)>> {
             interrupts: 0,
         };
         let start = Instant::now();
-        while start.elapsed() < half {
+        while beats.fired == 0 || start.elapsed() < half {
             beats.fired += timer.wait()?;
         }
-        while start.elapsed() < half * 2 {
+        while beats.slept == 0 || start.elapsed() < half * 2 {
             std::thread::sleep(PERIOD);
             beats.slept += 1;
         }

@@ -27,6 +27,7 @@ fn status(origin: VmOrigin, restore: Option<RestoreReport>) -> VmStatus {
         console: None,
         ram: RamCounters::default(),
         restore,
+        disks: Vec::new(),
         snapshots_taken: Vec::new(),
     }
 }

@@ -19,6 +19,7 @@ fn status() -> VmStatus {
             ..RamCounters::default()
         },
         restore: None,
+        disks: Vec::new(),
         snapshots_taken: Vec::new(),
     }
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{ControlError, ErrorKind};
 use crate::checkpoint::report::{AuditReport, RamCounters, RestoreReport, SnapshotReport};
+use crate::spec::DiskSpec;
 
 /// Version of the protocol; a server answers no other.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -150,6 +151,9 @@ pub struct VmStatus {
     pub pool: PathBuf,
     /// Where it came from.
     pub origin: VmOrigin,
+    /// Its disks in the guest's order.
+    #[serde(default)]
+    pub disks: Vec<DiskSpec>,
     /// Time since the VM process built it, in milliseconds.
     pub uptime_ms: u64,
     /// Socket with the guest's serial console.

@@ -55,6 +55,7 @@ impl VmControl for FakeVm {
                 ..RamCounters::default()
             },
             restore: None,
+            disks: Vec::new(),
             snapshots_taken: vec!["one".into()],
         }
     }

@@ -224,6 +224,7 @@ impl VmControl for Supervisor {
             memory_bytes: facts.memory_bytes,
             pool: facts.pool.clone(),
             origin: facts.origin.clone(),
+            disks: Vec::new(),
             uptime_ms: facts.started.elapsed().as_millis() as u64,
             console: Some(facts.console.clone()),
             ram: Default::default(),
@@ -234,6 +235,7 @@ impl VmControl for Supervisor {
             status.vcpus = vm.spec.vcpus;
             status.memory_bytes = vm.spec.memory_bytes;
             status.origin = vm.origin.clone();
+            status.disks.clone_from(&vm.spec.disks);
             status.ram = vm.engine.counters();
             status.restore = vm.restore_report();
             status.notice = vm

@@ -80,6 +80,7 @@ impl VmControl for Played {
                 ..RamCounters::default()
             },
             restore: None,
+            disks: Vec::new(),
             snapshots_taken: Vec::new(),
         }
     }

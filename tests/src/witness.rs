@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nvvmm_tests::{Host, Vm, required};
+use crate::{Host, Vm, required};
 
 /// Ten times and more of what booting Linux takes inside an emulated KVM host.
 const BOOT_PATIENCE: Duration = Duration::from_secs(400);
@@ -21,7 +21,10 @@ fn cmdline() -> &'static str {
 pub fn boot<'h>(host: &'h Host, memory_mib: u64, vcpus: u32, options: &[&str]) -> Vm<'h> {
     let kernel = required("NVVMM_GUEST_KERNEL");
     let initramfs = required("NVVMM_GUEST_INITRAMFS");
-    let (kernel, initramfs) = (kernel.to_str().unwrap(), initramfs.to_str().unwrap());
+    let (kernel, initramfs) = (
+        kernel.to_str().expect("the path is text"),
+        initramfs.to_str().expect("the path is text"),
+    );
     let mut arguments = vec![
         "--kernel",
         kernel,
@@ -40,7 +43,13 @@ pub fn boot<'h>(host: &'h Host, memory_mib: u64, vcpus: u32, options: &[&str]) -
 /// Asks the witness, and fails the test unless its answer is "ok".
 pub fn ask(vm: &mut Vm<'_>, command: &str) -> String {
     // The tag tells this answer from those in the scroll-back that a new client of the console is sent.
-    let tag = format!("#{}", std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos());
+    let tag = format!(
+        "#{}",
+        std::time::UNIX_EPOCH
+            .elapsed()
+            .expect("the clock is after 1970")
+            .as_nanos()
+    );
     vm.console().say(&format!("{tag} {command}"));
     let answer = vm.expect(&tag);
     assert!(

@@ -1,0 +1,41 @@
+# shellcheck shell=bash
+# What is built: nvvmm, and the programs and images that run inside guests.
+lib=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$lib/say.sh"
+source "$lib/tree.sh"
+source "$lib/packages.sh"
+
+# Where the built programs are.
+witness_path() { echo "$(cargo_target_dir "$NVVMM_ROOT/guest/linux")/x86_64-unknown-linux-gnu/release/nvvmm-witness"; }
+bare_metal_path() { echo "$(cargo_target_dir "$NVVMM_ROOT/guest/bare-metal")/release/nvvmm-bare-metal"; }
+
+need_rust() {
+  command -v cargo >/dev/null || die "no cargo: nvvmm is built with a Rust toolchain" "see https://rustup.rs"
+  command -v cc >/dev/null || need_packages gcc libc6-dev
+}
+
+build_witness() {
+  say "building guest/linux (nvvmm-witness, static)"
+  (cd "$NVVMM_ROOT/guest/linux" && cargo build --release --quiet)
+}
+
+build_bare_metal() {
+  say "building guest/bare-metal"
+  (cd "$NVVMM_ROOT/guest/bare-metal" && cargo build --release --quiet)
+}
+
+# build_nvvmm: exports NVVMM_BIN.
+build_nvvmm() {
+  say "building nvvmm (release); the first time takes some minutes"
+  (cd "$NVVMM_ROOT" && cargo build --release --quiet -p nvvmm) || return 1
+  NVVMM_BIN=$(cargo_target_dir "$NVVMM_ROOT")/release/nvvmm
+  export NVVMM_BIN
+}
+
+# make_guest_image: exports where the Linux guest's kernel and initramfs are.
+make_guest_image() {
+  local assignments
+  assignments=$("$NVVMM_ROOT/scripts/guest-image.sh" --print) || return 1
+  eval "$assignments"
+  export NVVMM_GUEST_KERNEL NVVMM_GUEST_KERNEL_ELF NVVMM_GUEST_INITRAMFS
+}

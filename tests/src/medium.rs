@@ -1,0 +1,92 @@
+//! The medium that tests make their pools on.
+
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// What `scripts/on-medium.sh` prepared, or shared memory.
+#[derive(Debug, Clone)]
+pub struct Medium {
+    name: String,
+    place: Place,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    Directory(PathBuf),
+    /// A device holds one pool at a time.
+    Device(PathBuf),
+}
+
+impl Medium {
+    /// From `NVVMM_TEST_MEDIUM` with `NVVMM_TEST_POOL_DEVICE` or `NVVMM_TEST_POOL_DIR`; without them, /dev/shm.
+    pub fn chosen() -> Self {
+        let variable = |name| std::env::var_os(name).map(PathBuf::from);
+        let place = match (
+            variable("NVVMM_TEST_POOL_DEVICE"),
+            variable("NVVMM_TEST_POOL_DIR"),
+        ) {
+            (Some(device), _) => Place::Device(device),
+            (None, Some(directory)) => Place::Directory(directory),
+            (None, None) => Place::Directory("/dev/shm".into()),
+        };
+        Self {
+            name: std::env::var("NVVMM_TEST_MEDIUM").unwrap_or_else(|_| "tmpfs".into()),
+            place,
+        }
+    }
+
+    /// The name it has in scripts/on-medium.sh.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether a pool is a device, which there is one of and which has its own size.
+    pub fn is_device(&self) -> bool {
+        matches!(self.place, Place::Device(_))
+    }
+
+    /// Whether a pool can be written to with write(2), as tests do that damage one.
+    pub fn takes_writes(&self) -> bool {
+        !self.is_device() && self.name != "hugetlbfs"
+    }
+
+    /// Bytes that the medium gives and takes back as a whole.
+    pub fn granule_bytes(&self) -> u64 {
+        match self.name.as_str() {
+            "hugetlbfs" | "tmpfs-huge" => 2 << 20,
+            _ => 4096,
+        }
+    }
+
+    /// Where a pool can be made that no other test uses.
+    pub(crate) fn pool_path(&self) -> PathBuf {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.lasting_path(&format!("nvvmm-test-{}-{number}", std::process::id()))
+    }
+
+    /// Where the pool of that name is.
+    pub(crate) fn lasting_path(&self, name: &str) -> PathBuf {
+        match &self.place {
+            Place::Device(device) => device.clone(),
+            Place::Directory(directory) => directory.join(format!("{name}.pool")),
+        }
+    }
+
+    /// A file beside the pools, for what else is to be on the medium; none on a device.
+    pub fn file_beside_pools(&self, name: &str) -> Option<PathBuf> {
+        match &self.place {
+            Place::Device(_) => None,
+            Place::Directory(directory) => Some(directory.join(name)),
+        }
+    }
+
+    /// Bytes that a pool takes of the medium, as its file system counts them. A device counts nothing.
+    pub(crate) fn taken_bytes(&self, pool: &Path) -> Option<u64> {
+        (!self.is_device()).then(|| std::fs::metadata(pool).expect("the pool exists").blocks() * 512)
+    }
+}
