@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::region::{Durability, DurabilityLimit};
+
 /// The result of a pool operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -110,6 +112,18 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The device holds a pool already.
+    #[error("{} holds a pool already: delete it with `nvvmm pool delete` if it is not needed", path.display())]
+    HoldsPool {
+        /// The device.
+        path: PathBuf,
+    },
+    /// Somebody has the pool open.
+    #[error("pool {} is in use: stop its VMs first", path.display())]
+    InUse {
+        /// The pool.
+        path: PathBuf,
+    },
     /// The size asked for a pool is not possible.
     #[error("a pool of {size_bytes} bytes is not possible: {why}")]
     InvalidSize {
@@ -140,6 +154,17 @@ pub enum Error {
         /// Bytes the medium can still give.
         available_bytes: u64,
     },
+    /// The medium cannot keep snapshots through what they were to survive.
+    #[error(
+        "the pool cannot promise durability '{asked}', only '{}': {}: {}",
+        limit.strongest, limit.reason, durability_remedy(*asked)
+    )]
+    NotDurable {
+        /// What was asked for.
+        asked: Durability,
+        /// What the pool can.
+        limit: DurabilityLimit,
+    },
     /// The operating system refused an operation.
     #[error("{op}: {source}")]
     Io {
@@ -166,6 +191,15 @@ impl Error {
             op,
             source: source.into(),
         }
+    }
+}
+
+fn durability_remedy(asked: Durability) -> &'static str {
+    match asked {
+        Durability::Power => {
+            "use a pool on a disk, or on persistent memory with a persistence domain, or ask for less"
+        }
+        _ => "use a pool on a disk or on persistent memory, or ask for less",
     }
 }
 

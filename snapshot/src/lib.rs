@@ -36,4 +36,4 @@ pub use number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, Chun
 pub use pool::{
     CheckReport, CreateOptions, GrowOptions, Grown, HolderStatus, Pool, PoolStatus, SnapshotEntry,
 };
-pub use region::{CowEngine, Medium};
+pub use region::{CowEngine, Durability, DurabilityLimit, Medium};

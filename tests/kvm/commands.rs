@@ -51,6 +51,25 @@ fn snapshot_and_stop_then_restore_continues() {
 }
 
 #[test]
+fn a_durability_that_the_pool_cannot_keep_is_refused_and_nothing_happens() {
+    let host = Host::new(256);
+    let vm = host.boot_bare_metal(32, 1);
+    let limit = host.pool_status()["durability"].clone();
+    let strengths = ["process", "host", "power"];
+    let strongest = strengths.iter().position(|name| limit["strongest"] == *name);
+    let (kept, beyond) = strengths.split_at(strongest.expect("one of them") + 1);
+    for asked in beyond {
+        host.run(&["snapshot", &vm.name, "never", "--durability", asked])
+            .refused(4, limit["reason"].as_str().unwrap());
+    }
+    assert_eq!(host.json(&["snapshots"]).as_array().unwrap().len(), 0);
+    for asked in kept {
+        let taken = host.json(&["snapshot", &vm.name, asked, "--durability", asked]);
+        assert_eq!(taken["durability"], limit["strongest"], "as much as the pool can");
+    }
+}
+
+#[test]
 fn a_guest_that_powers_off_ends_its_vm() {
     let host = Host::new(256);
     let mut vm = host.boot_bare_metal(32, 2);

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::Pool;
+use super::device::is_device;
 use crate::catalog::{CatalogLock, CatalogMemory, read_current};
 use crate::error::{Error, Result};
 use crate::file_lock::{self, LockMode, LockPlace};
@@ -21,7 +22,7 @@ use crate::layout::superblock::SuperblockV2;
 use crate::layout::{CHUNK_TABLE_BLOCK, Layout, SIZE_BYTES_MIN, SPARE_FIRST_BLOCK, SUPERBLOCK_BLOCKS};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
 use crate::recovery::{rebuild, reclaim_dead_holders};
-use crate::region::{Detected, MappedRegion, Medium, Region, available_bytes, detect};
+use crate::region::{Detected, MappedRegion, Medium, Region, available_bytes, detect, durability_limit};
 use crate::store::BlockStore;
 
 /// How a new pool shall be.
@@ -34,11 +35,15 @@ pub struct CreateOptions {
 }
 
 impl Pool {
-    /// Makes a pool in a new file, and opens it.
+    /// Makes a pool in a new file or on a DAX device that holds none, and opens it.
     ///
     /// # Errors
-    /// [`Error::Exists`], [`Error::InvalidSize`], [`Error::NoSpaceOnMedium`], [`Error::Io`]. No file is left then.
+    /// [`Error::Exists`], [`Error::HoldsPool`], [`Error::InUse`], [`Error::InvalidSize`], [`Error::NoSpaceOnMedium`],
+    /// [`Error::NotAPool`], [`Error::Io`]. No file is left then.
     pub fn create(path: &Path, options: &CreateOptions) -> Result<Arc<Pool>> {
+        if is_device(path) {
+            return Pool::create_on_device(path, options);
+        }
         let layout = Layout::for_size(options.size_bytes)?;
         if path.symlink_metadata().is_ok() {
             return Err(Error::Exists {
@@ -81,21 +86,7 @@ impl Pool {
     /// # Errors
     /// [`Error::NotAPool`], [`Error::Version`], [`Error::Damaged`], [`Error::Io`].
     pub fn open(path: &Path) -> Result<Arc<Pool>> {
-        let not_a_pool = |why: &str| Error::NotAPool {
-            path: path.to_owned(),
-            why: why.to_owned(),
-        };
-        let file = open_options()
-            .open(path)
-            .map_err(Error::io(format!("opening pool {}", path.display())))?;
-        let Some(Detected { medium, len_bytes }) = detect(&file)? else {
-            return Err(not_a_pool("it is neither a file nor a DAX device"));
-        };
-        if len_bytes < SIZE_BYTES_MIN {
-            return Err(not_a_pool(&format!(
-                "it has {len_bytes} bytes, the smallest pool has 8 MiB"
-            )));
-        }
+        let (file, Detected { medium, len_bytes }) = open_medium(path)?;
         let probe = MappedRegion::map(duplicate(&file)?, SIZE_BYTES_MIN, medium, true)?;
         let superblock = read_current(&probe, path)?.superblock;
         drop(probe);
@@ -125,6 +116,7 @@ impl Pool {
         let layout = superblock.layout()?;
         let pool = Pool {
             path: path.to_owned(),
+            durability: durability_limit(&file, medium)?,
             file,
             medium,
             uuid: superblock.uuid,
@@ -209,6 +201,26 @@ pub(crate) fn format(region: &dyn Region, layout: &Layout, uuid: [u8; 16], overc
     region.fence()
 }
 
+/// Opens what a pool may be in, and finds out what it is.
+pub(super) fn open_medium(path: &Path) -> Result<(File, Detected)> {
+    let not_a_pool = |why: String| Error::NotAPool {
+        path: path.to_owned(),
+        why,
+    };
+    let file = open_options()
+        .open(path)
+        .map_err(Error::io(format!("opening pool {}", path.display())))?;
+    let detected =
+        detect(&file)?.ok_or_else(|| not_a_pool("it is neither a file nor a DAX device".to_owned()))?;
+    if detected.len_bytes < SIZE_BYTES_MIN {
+        let len_bytes = detected.len_bytes;
+        return Err(not_a_pool(format!(
+            "it has {len_bytes} bytes, the smallest pool has 8 MiB"
+        )));
+    }
+    Ok((file, detected))
+}
+
 fn open_options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
@@ -240,7 +252,7 @@ fn boot_id() -> [u8; 16] {
 }
 
 /// A random uuid (RFC 9562, version 4).
-fn random_uuid() -> Result<[u8; 16]> {
+pub(super) fn random_uuid() -> Result<[u8; 16]> {
     use std::io::Read;
     let mut uuid = [0; 16];
     File::open("/dev/urandom")

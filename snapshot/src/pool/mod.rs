@@ -2,6 +2,7 @@
 
 mod check;
 mod create;
+mod device;
 mod grow;
 mod status;
 
@@ -29,7 +30,7 @@ use crate::layout::runtime::{CLEAN, CLEAN_OFFSET, DIRTY, DIRTY_OFFSET};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, SnapshotId};
 use crate::recovery::reclaim_dead_holders;
 use crate::refs::RefChanges;
-use crate::region::Medium;
+use crate::region::{Durability, DurabilityLimit, Medium};
 use crate::store::BlockStore;
 use crate::tree::{Place, Visitor, walk};
 
@@ -38,6 +39,7 @@ pub struct Pool {
     path: PathBuf,
     file: File,
     medium: Medium,
+    durability: DurabilityLimit,
     uuid: [u8; 16],
     overcommit: AtomicBool,
     pub(crate) store: BlockStore,
@@ -86,6 +88,23 @@ impl Pool {
     /// The kind of medium that the pool is on.
     pub fn medium(&self) -> Medium {
         self.medium
+    }
+
+    /// What committed snapshots survive: every commit is as durable as the pool can make it.
+    pub fn durability(&self) -> &DurabilityLimit {
+        &self.durability
+    }
+
+    /// Refuses where the pool cannot be that durable.
+    ///
+    /// # Errors
+    /// [`Error::NotDurable`].
+    pub fn require_durability(&self, asked: Durability) -> Result<()> {
+        if asked <= self.durability.strongest {
+            return Ok(());
+        }
+        let limit = self.durability.clone();
+        Err(Error::NotDurable { asked, limit })
     }
 
     /// Size of the pool, as far as this process has seen it grow.

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::layout::HOLDER_SLOTS;
 use crate::number::CHUNK_BLOCKS;
 use crate::recovery::reclaim_dead_holders;
-use crate::region::{CowEngine, Medium};
+use crate::region::{CowEngine, DurabilityLimit, Medium};
 
 /// The state of a pool. Blocks have 4 KiB; `metadata + snapshot + leased + free = total`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,8 +26,8 @@ pub struct PoolStatus {
     pub cow_engine: CowEngine,
     /// Why they do it so.
     pub cow_engine_reason: &'static str,
-    /// Whether committed snapshots are still there after the host restarted.
-    pub outlives_the_host: bool,
+    /// What committed snapshots survive.
+    pub durability: DurabilityLimit,
     /// Whether it may promise more than its medium has.
     pub overcommit: bool,
     /// Its size.
@@ -116,7 +116,7 @@ impl Pool {
             medium: self.medium,
             cow_engine: self.medium.cow_engine(),
             cow_engine_reason: self.medium.cow_engine_reason(),
-            outlives_the_host: !self.medium.is_host_memory(),
+            durability: self.durability.clone(),
             overcommit: self.overcommit(),
             size_bytes: store.layout.size_bytes(),
             medium_bytes: metadata.blocks() * 512,

@@ -1,6 +1,7 @@
 //! The bytes a pool is made of: where they are kept, and what their medium can promise.
 
 mod detect;
+mod durability;
 mod mapped;
 mod mapping;
 mod medium;
@@ -12,6 +13,8 @@ mod write_back;
 use std::ops::Range;
 
 pub(crate) use detect::{Detected, detect};
+pub(crate) use durability::durability_limit;
+pub use durability::{Durability, DurabilityLimit};
 pub(crate) use mapped::MappedRegion;
 pub use medium::{CowEngine, Medium};
 pub(crate) use space::available_bytes;

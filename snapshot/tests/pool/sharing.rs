@@ -206,7 +206,7 @@ fn an_ordinary_file_is_a_medium_too() {
     let status = pool.status().unwrap();
     assert_eq!(status.free_blocks, status.total_blocks - status.metadata_blocks);
     assert!(
-        status.outlives_the_host && status.medium_bytes < 3 << 20,
+        status.durability.strongest == Durability::Power && status.medium_bytes < 3 << 20,
         "{status:?}"
     );
 }

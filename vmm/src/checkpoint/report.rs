@@ -1,5 +1,6 @@
 //! What a snapshot or a restore did and how long each phase took; printed as a table and with `--json`.
 
+use nvvmm_snapshot::Durability;
 use serde::{Deserialize, Serialize};
 
 /// One timed phase (DESIGN section 4).
@@ -32,6 +33,8 @@ pub struct SnapshotReport {
     pub state_bytes: u64,
     /// Blocks written for metadata (maps, inode, state).
     pub metadata_blocks: u64,
+    /// What the snapshot survives: as much as the pool can.
+    pub durability: Durability,
 }
 
 /// What a restore did until the guest ran.

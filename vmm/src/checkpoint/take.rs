@@ -130,6 +130,7 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
         frames_copied,
         state_bytes,
         metadata_blocks: u64::from(metadata_blocks),
+        durability: taking.holder.pool().durability().strongest,
         phases: phases.into_times(),
     };
     Ok(Taken { id, report })

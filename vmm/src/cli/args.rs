@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use nvvmm_snapshot::Durability;
 
 use super::values;
 use crate::spec::DiskSpec;
@@ -268,6 +269,10 @@ pub struct SnapshotArguments {
     /// End the VM after the snapshot instead of letting it go on
     #[arg(long)]
     pub stop: bool,
+    /// Refuse unless the snapshot then survives: the end of any process, a crash or restart of the host, or a power
+    /// cut. Without this it survives what the pool can ('nvvmm pool status' says what that is)
+    #[arg(long, value_name = "process|host|power")]
+    pub durability: Option<Durability>,
     /// The form of the output.
     #[command(flatten)]
     pub json: JsonFlag,
@@ -279,11 +284,12 @@ pub enum PoolCommand {
     /// Make a pool
     #[command(after_long_help = POOL_CREATE_EXAMPLES)]
     Create {
-        /// The file to make; on tmpfs (/dev/shm), hugetlbfs or an ordinary file system
+        /// The file to make, on tmpfs (/dev/shm), hugetlbfs, a file system on persistent memory or a disk; or a DAX
+        /// device (/dev/daxX.Y), which is zeroed
         path: PathBuf,
-        /// Size, a multiple of 2M
+        /// Size, a multiple of 2M; a DAX device is taken as a whole without it
         #[arg(long, value_name = "SIZE", value_parser = values::size)]
-        size: u64,
+        size: Option<u64>,
         /// Allow a pool larger than what the medium has left; a VM can then fail when the medium is full
         #[arg(long)]
         overcommit: bool,
@@ -315,6 +321,13 @@ pub enum PoolCommand {
         #[command(flatten)]
         json: JsonFlag,
     },
+    /// Delete a pool that no VM uses, with all its snapshots
+    ///
+    /// Its file is removed. A DAX device is no pool afterwards, but its bytes stay until the next pool is made on it.
+    Delete {
+        /// The pool
+        path: PathBuf,
+    },
     /// Verify everything in a pool; exit code 6 and a list when something is wrong
     Check {
         /// The pool; without it /dev/shm/nvvmm-<user>.pool
@@ -329,6 +342,7 @@ pub enum PoolCommand {
 const POOL_CREATE_EXAMPLES: &str = "\
 Example:
   nvvmm pool create /dev/shm/big.pool --size 8G
+  nvvmm pool create /dev/dax0.0
   export NVVMM_POOL=/dev/shm/big.pool";
 
 const POOL_GROW_EXAMPLES: &str = "\

@@ -77,7 +77,8 @@ fn what_makes_no_sense_is_refused() {
         ("nvvmm pause ../x", ClapError::ValueValidation),
         ("nvvmm rm", ClapError::MissingRequiredArgument),
         ("nvvmm pool", ClapError::DisplayHelpOnMissingArgumentOrSubcommand),
-        ("nvvmm pool create p", ClapError::MissingRequiredArgument),
+        ("nvvmm pool create", ClapError::MissingRequiredArgument),
+        ("nvvmm snapshot v s --durability much", ClapError::ValueValidation),
         ("nvvmm pool create p --size 1M", ClapError::ValueValidation),
     ] {
         assert_eq!(parse(line).unwrap_err(), kind, "{line}");

@@ -67,6 +67,7 @@ fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
             overcommit,
             json,
         }) => pool_commands::grow(path, size, overcommit, json.json)?,
+        Command::Pool(PoolCommand::Delete { path }) => pool_commands::delete(&path)?,
         Command::Pool(PoolCommand::Status { path, json }) => pool_commands::status(path, json.json)?,
         Command::Pool(PoolCommand::Check { path, json }) => return pool_commands::check(path, json.json),
     }

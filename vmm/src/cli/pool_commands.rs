@@ -1,16 +1,17 @@
-//! `nvvmm pool create`, `grow`, `status` and `check`.
+//! `nvvmm pool create`, `grow`, `delete`, `status` and `check`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use nvvmm_snapshot::{CheckReport, CreateOptions, GrowOptions, Pool, PoolStatus};
+use nvvmm_snapshot::{CheckReport, CreateOptions, GrowOptions, Pool, PoolStatus, SnapshotEntry};
+use serde::Serialize;
 
 use super::args::PoolOption;
 use super::error::EXIT_POOL_DAMAGED;
 use super::output::{self, Column};
 use super::pool_path;
 use super::values::NewSize;
-use crate::control::ControlError;
+use crate::control::{ControlError, ErrorKind};
 
 /// Makes a pool.
 pub fn make(path: &Path, size_bytes: u64, overcommit: bool) -> Result<(), ControlError> {
@@ -25,7 +26,14 @@ pub fn make(path: &Path, size_bytes: u64, overcommit: bool) -> Result<(), Contro
 }
 
 /// `nvvmm pool create`.
-pub fn create(path: &Path, size_bytes: u64, overcommit: bool) -> Result<(), ControlError> {
+pub fn create(path: &Path, size_bytes: Option<u64>, overcommit: bool) -> Result<(), ControlError> {
+    let size_bytes = match size_bytes {
+        Some(size_bytes) => size_bytes,
+        None => Pool::device_size_bytes(path)?.ok_or_else(|| {
+            ControlError::new(ErrorKind::Usage, "a pool in a file needs a size")
+                .with_remedy("give it --size, for example --size 2G")
+        })?,
+    };
     make(path, size_bytes, overcommit)?;
     output::print(&format!(
         "made the pool {} of {}\n",
@@ -54,24 +62,37 @@ pub fn grow(path: Option<PathBuf>, size: NewSize, overcommit: bool, json: bool) 
     ))
 }
 
+/// `nvvmm pool delete`.
+pub fn delete(path: &Path) -> Result<(), ControlError> {
+    Pool::delete(path)?;
+    output::print(&format!("deleted the pool {}\n", path.display()))
+}
+
 /// `nvvmm pool status`.
 pub fn status(path: Option<PathBuf>, json: bool) -> Result<(), ControlError> {
-    let status = pool_path::open(&pool_path::found(&PoolOption { pool: path })?)?.status()?;
+    let pool = pool_path::open(&pool_path::found(&PoolOption { pool: path })?)?;
+    let usage = Usage {
+        by_snapshot: pool.snapshots()?,
+        status: pool.status()?,
+    };
     if json {
-        output::print_json(&status)
+        output::print_json(&usage)
     } else {
-        output::print(&status_text(&status))
+        output::print(&usage_text(&usage))
     }
 }
 
-fn status_text(status: &PoolStatus) -> String {
+/// What a pool is and what takes its space.
+#[derive(Serialize)]
+struct Usage {
+    #[serde(flatten)]
+    status: PoolStatus,
+    by_snapshot: Vec<SnapshotEntry>,
+}
+
+fn usage_text(Usage { status, by_snapshot }: &Usage) -> String {
     let blocks = |blocks: u64| output::frames_size(blocks);
     let engine = status.cow_engine.name();
-    let outlives = if status.outlives_the_host {
-        "yes"
-    } else {
-        "no: snapshots are gone when the host restarts"
-    };
     let overcommit = if status.overcommit {
         "allowed: the medium may have less than the pool"
     } else {
@@ -86,16 +107,35 @@ fn status_text(status: &PoolStatus) -> String {
         ("uuid", status.uuid.clone()),
         ("medium", status.medium.name().to_owned()),
         ("copy-on-write", format!("{engine}: {}", status.cow_engine_reason)),
-        ("outlives the host", outlives.to_owned()),
+        (
+            "durability",
+            format!("{}: {}", status.durability.strongest, status.durability.reason),
+        ),
         ("overcommit", overcommit.to_owned()),
         ("size", output::size(status.size_bytes)),
         ("in snapshots", blocks(status.snapshot_blocks)),
-        ("held by VMs", blocks(status.leased_blocks)),
+        ("leased to VMs", blocks(status.leased_blocks)),
         ("metadata", blocks(status.metadata_blocks)),
         ("free", blocks(status.free_blocks)),
         ("taken of the medium", output::size(status.medium_bytes)),
         ("snapshots", format!("{}{removed}", status.snapshots)),
     ]);
+    if !by_snapshot.is_empty() {
+        let columns = [
+            Column::Text("SNAPSHOT"),
+            Column::Number("OWN"),
+            Column::Number("SHARED"),
+        ];
+        let sizes = |entry: &SnapshotEntry| {
+            [entry.own_bytes, entry.shared_bytes].map(|bytes| bytes.map_or_else(String::new, output::size))
+        };
+        let rows: Vec<Vec<String>> = by_snapshot
+            .iter()
+            .map(|entry| [vec![entry.name.clone()], sizes(entry).to_vec()].concat())
+            .collect();
+        text.push('\n');
+        text.push_str(&output::table(&columns, &rows));
+    }
     if status.holders.is_empty() {
         return text;
     }

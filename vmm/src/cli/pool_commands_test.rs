@@ -1,16 +1,19 @@
-use nvvmm_snapshot::{CowEngine, HolderStatus, Medium};
+use nvvmm_snapshot::{CowEngine, Durability, DurabilityLimit, HolderStatus, Medium, SnapshotId};
 
 use super::*;
 
 #[test]
 fn a_status_is_shown_with_who_uses_the_pool() {
-    let mut status = PoolStatus {
+    let status = PoolStatus {
         path: "/dev/shm/p".into(),
         uuid: "u".into(),
         medium: Medium::Tmpfs,
         cow_engine: CowEngine::Userfaultfd,
         cow_engine_reason: "because",
-        outlives_the_host: false,
+        durability: DurabilityLimit {
+            strongest: Durability::Process,
+            reason: "memory".into(),
+        },
         overcommit: false,
         size_bytes: 64 << 20,
         medium_bytes: 8192,
@@ -29,18 +32,22 @@ pool                 /dev/shm/p
 uuid                 u
 medium               tmpfs
 copy-on-write        userfaultfd: because
-outlives the host    no: snapshots are gone when the host restarts
+durability           process: memory
 overcommit           no
 size                 64.0 MiB
 in snapshots         1.0 MiB
-held by VMs          4.0 MiB
+leased to VMs        4.0 MiB
 metadata             2.0 MiB
 free                 57.0 MiB
 taken of the medium  8.0 KiB
 snapshots            2 (1 removed ones are still in use)
 ";
-    assert_eq!(status_text(&status), expected);
-    status.holders.push(HolderStatus {
+    let mut usage = Usage {
+        status,
+        by_snapshot: Vec::new(),
+    };
+    assert_eq!(usage_text(&usage), expected);
+    usage.status.holders.push(HolderStatus {
         name: "web".into(),
         pid: 4711,
         start_time_ticks: 1,
@@ -52,7 +59,24 @@ snapshots            2 (1 removed ones are still in use)
 USED BY   PID   IN USE  LEASED CHUNKS  PINNED SNAPSHOTS
 web      4711  1.0 MiB              2                 1
 ";
-    assert_eq!(status_text(&status), format!("{expected}{holders}"));
+    assert_eq!(usage_text(&usage), format!("{expected}{holders}"));
+    usage.by_snapshot.push(SnapshotEntry {
+        id: SnapshotId::new(7).unwrap(),
+        name: "base".into(),
+        parent: None,
+        created_unix_ns: 0,
+        memory_bytes: 1 << 20,
+        frames_mapped: 200,
+        frames_new: 200,
+        state_bytes: 1,
+        own_bytes: Some(4096),
+        shared_bytes: Some(1 << 20),
+    });
+    let snapshots = "
+SNAPSHOT      OWN   SHARED
+base      4.0 KiB  1.0 MiB
+";
+    assert_eq!(usage_text(&usage), format!("{expected}{snapshots}{holders}"));
 }
 
 #[test]

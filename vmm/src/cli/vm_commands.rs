@@ -241,9 +241,19 @@ fn connect(entry: &Entry) -> Result<ControlClient, ControlError> {
 
 /// `nvvmm snapshot`.
 pub fn snapshot(arguments: SnapshotArguments) -> Result<(), ControlError> {
-    let SnapshotArguments { vm, name, stop, json } = arguments;
+    let SnapshotArguments {
+        vm,
+        name,
+        stop,
+        durability,
+        json,
+    } = arguments;
     let dir = RuntimeDir::of_user()?;
-    let report = connect(&dir.find(&vm)?)?.snapshot(SnapshotRequest { name, stop })?;
+    let report = connect(&dir.find(&vm)?)?.snapshot(SnapshotRequest {
+        name,
+        stop,
+        durability,
+    })?;
     if stop {
         wait_until_gone(&dir, &vm)?;
     }
@@ -272,6 +282,7 @@ fn snapshot_text(vm: &str, report: &SnapshotReport) -> String {
         output::size(report.state_bytes),
         output::frames_size(report.metadata_blocks)
     ));
+    text.push_str(&format!("  durability {}\n", report.durability));
     text.push_str(&output::phases(&report.phases));
     text
 }

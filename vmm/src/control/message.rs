@@ -12,6 +12,7 @@
 
 use std::path::PathBuf;
 
+use nvvmm_snapshot::Durability;
 use serde::{Deserialize, Serialize};
 
 use super::error::{ControlError, ErrorKind};
@@ -33,6 +34,9 @@ pub struct SnapshotRequest {
     /// End the VM once the snapshot is committed; it stays paused from the snapshot's instant.
     #[serde(default)]
     pub stop: bool,
+    /// What the snapshot must survive once it is there; absent: as much as the pool can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
 }
 
 /// A request to a VM.

@@ -7,6 +7,7 @@ fn requests_have_the_documented_form() {
     let line = serde_json::to_string(&Versioned::current(Request::Snapshot(SnapshotRequest {
         name: "base".into(),
         stop: false,
+        durability: None,
     })))
     .unwrap();
     assert_eq!(
@@ -31,12 +32,22 @@ fn answers_have_the_documented_form() {
 
 #[test]
 fn requests_are_decoded() {
+    let asked = br#"{"version":1,"op":"snapshot","name":"a","stop":true,"durability":"host"}"#;
+    assert_eq!(
+        decode_request(asked).unwrap(),
+        Request::Snapshot(SnapshotRequest {
+            name: "a".into(),
+            stop: true,
+            durability: Some(nvvmm_snapshot::Durability::Host),
+        })
+    );
     let request = decode_request(br#"{"version":1,"op":"snapshot","name":"a"}"#).unwrap();
     assert_eq!(
         request,
         Request::Snapshot(SnapshotRequest {
             name: "a".into(),
-            stop: false
+            stop: false,
+            durability: None,
         })
     );
     assert_eq!(

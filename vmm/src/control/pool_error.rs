@@ -18,6 +18,9 @@ fn kind_of(error: &Error) -> ErrorKind {
         | Error::FixedSize { .. }
         | Error::Busy { .. }
         | Error::Exists { .. }
+        | Error::HoldsPool { .. }
+        | Error::InUse { .. }
+        | Error::NotDurable { .. }
         | Error::TooManyHolders { .. }
         | Error::TooManyPins { .. }
         | Error::TooManySnapshots { .. } => ErrorKind::Refused,

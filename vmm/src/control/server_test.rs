@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::*;
 use crate::checkpoint::report::{AuditReport, RamCounters, SnapshotReport};
 use crate::control::{ControlClient, SnapshotRequest, VmOrigin, VmState, VmStatus};
+use nvvmm_snapshot::Durability;
 
 /// Far longer than anything here takes; a test that reaches it has hung.
 const HUNG: Duration = Duration::from_secs(60);
@@ -91,6 +92,7 @@ impl VmControl for FakeVm {
             frames_copied: 0,
             state_bytes: 7,
             metadata_blocks: 6,
+            durability: Durability::Process,
         })
     }
 }
@@ -154,6 +156,7 @@ fn every_request_goes_round() {
         .snapshot(SnapshotRequest {
             name: "two".into(),
             stop: false,
+            durability: None,
         })
         .unwrap();
     assert_eq!(
@@ -285,6 +288,7 @@ fn a_long_snapshot_keeps_nobody_else_waiting() {
         ControlClient::connect(&path).unwrap().snapshot(SnapshotRequest {
             name: "slow".into(),
             stop: false,
+            durability: None,
         })
     });
     served.snapshots.begun.recv_timeout(HUNG).unwrap();
@@ -327,6 +331,7 @@ fn the_end_of_the_server_lets_an_answer_out_and_no_new_client_in() {
         ControlClient::connect(&path).unwrap().snapshot(SnapshotRequest {
             name: "last".into(),
             stop: true,
+            durability: None,
         })
     });
     served.snapshots.begun.recv_timeout(HUNG).unwrap();
@@ -361,6 +366,7 @@ fn a_request_that_never_ends_does_not_keep_the_server() {
         ControlClient::connect(&path).unwrap().snapshot(SnapshotRequest {
             name: "stuck".into(),
             stop: false,
+            durability: None,
         })
     });
     served.snapshots.begun.recv_timeout(HUNG).unwrap();

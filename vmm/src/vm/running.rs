@@ -106,6 +106,9 @@ impl RunningVm {
         if operation.ending {
             return Err(VmError::new(ErrorKind::Refused, "the VM is ending"));
         }
+        if let Some(durability) = request.durability {
+            self.holder.pool().require_durability(durability)?;
+        }
         let taken = checkpoint::take(&Taking {
             machine: &self.machine,
             engine: &*self.engine,

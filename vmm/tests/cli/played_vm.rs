@@ -122,6 +122,7 @@ impl VmControl for Played {
             frames_copied: 0,
             state_bytes: 4096,
             metadata_blocks: 1,
+            durability: nvvmm_snapshot::Durability::Process,
         })
     }
 }

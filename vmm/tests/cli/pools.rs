@@ -96,6 +96,24 @@ fn a_pool_is_made_larger_and_never_smaller() {
 }
 
 #[test]
+fn a_pool_is_deleted_when_nobody_uses_it() {
+    let world = World::new();
+    let path = world.path("a.pool");
+    let pool = path.to_str().unwrap();
+    world.nvvmm(&["pool", "create", pool]).refused(2, "--size");
+    world.nvvmm(&["pool", "delete", pool]).refused(3, pool);
+    world.nvvmm(&["pool", "create", pool, "--size", "32M"]).done();
+    let user = Pool::open(&path).unwrap();
+    world.nvvmm(&["pool", "delete", pool]).refused(4, "in use");
+    drop(user);
+    assert!(world.nvvmm(&["pool", "delete", pool]).done().contains("deleted"));
+    assert!(!path.exists());
+    fs::write(&path, "no pool".repeat(10 << 20)).unwrap();
+    world.nvvmm(&["pool", "delete", pool]).refused(6, "is not a pool");
+    assert!(path.exists());
+}
+
+#[test]
 fn a_pool_larger_than_its_medium_ends_with_5() {
     let world = World::new();
     let pool = world.path("a.pool");
