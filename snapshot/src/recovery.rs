@@ -36,7 +36,7 @@ pub(crate) fn rebuild(lock: &mut CatalogLock<'_>) -> Result<()> {
     let store = lock.store();
     lock.forget();
     let derived = derive_refs(lock)?;
-    lock.repair_superblock()?;
+    lock.confirm_superblock()?;
     store.region.store_u32(DIRTY_OFFSET, DIRTY)?;
     let mut written_tables = WrittenCursor::default();
     let mut written_data = WrittenCursor::default();

@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, HashSet};
 use zerocopy::IntoBytes;
 
 use super::{CatalogLock, Current};
-use crate::catalog::current::slot_offset;
+use crate::catalog::current::{note_completed, slot_offset};
 use crate::chunk_map::{ChunkMap, LeafBlocks};
 use crate::error::{Error, Result};
 use crate::layout::inode::Inode;
 use crate::layout::node::{Entry, Node, NodeKind, seal_node};
-use crate::layout::runtime::{COMMITTED_OFFSET, DIRTY, DIRTY_OFFSET, committed_word};
+use crate::layout::runtime::{DIRTY, DIRTY_OFFSET};
 use crate::layout::superblock::{CATALOG_HEIGHT, SuperblockV2};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS};
 use crate::refs::RefChanges;
@@ -256,11 +256,7 @@ impl<'l, 'p> Commit<'l, 'p> {
             slot,
             other_fault: None,
         });
-        let word = committed_word(self.generation).to_le_bytes();
-        let noted = store.region.write(COMMITTED_OFFSET, &word).and_then(|()| {
-            store.region.flush(COMMITTED_OFFSET, word.len() as u64)?;
-            store.region.fence()
-        });
+        let noted = note_completed(&*store.region, self.generation);
         if let Err(error) = noted {
             tracing::error!(%error, "could not note that a commit is complete");
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::layout::runtime::{COMMITTED_OFFSET, committed_generation};
+use crate::layout::runtime::{COMMITTED_OFFSET, committed_generation, committed_word};
 use crate::layout::superblock::{SlotFault, SuperblockV2};
 use crate::layout::{FORMAT_VERSION, SIZE_BYTES_MIN, SUPERBLOCK_BLOCKS};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
@@ -26,17 +26,27 @@ impl Current {
 }
 
 impl Current {
-    /// Copies the committed superblock over a damaged one, so that there are two again.
-    pub(crate) fn repair_other(&mut self, region: &dyn Region) -> Result<()> {
+    /// Makes sure that a crash cannot bring the superblock before this one back: whoever wrote this one may have died
+    /// before it was durable. Nothing that only the one before refers to may be touched until then.
+    pub(crate) fn confirm(&mut self, region: &dyn Region) -> Result<()> {
+        region.flush(slot_offset(self.slot), BLOCK_SIZE_BYTES)?;
+        region.fence()?;
         if let Some(fault) = self.other_fault.take() {
             let slot = 1 - self.slot;
             tracing::warn!(slot, fault, "a superblock was cut off: replaced");
             region.write(slot_offset(slot), &self.superblock.seal())?;
             region.flush(slot_offset(slot), BLOCK_SIZE_BYTES)?;
-            region.fence()?;
         }
-        Ok(())
+        note_completed(region, self.generation())
     }
+}
+
+/// Notes that a generation is complete: from now on its predecessor's blocks may be taken.
+pub(crate) fn note_completed(region: &dyn Region, generation: u64) -> Result<()> {
+    let word = committed_word(generation).to_le_bytes();
+    region.write(COMMITTED_OFFSET, &word)?;
+    region.flush(COMMITTED_OFFSET, word.len() as u64)?;
+    region.fence()
 }
 
 /// Where a superblock slot is.

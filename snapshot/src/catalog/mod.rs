@@ -97,13 +97,13 @@ impl<'p> CatalogLock<'p> {
         Ok(listing)
     }
 
-    /// Makes a superblock good again that a commit was cut off at.
-    pub(crate) fn repair_superblock(&mut self) -> Result<()> {
+    /// Makes a commit good that may have been cut off at its superblock.
+    pub(crate) fn confirm_superblock(&mut self) -> Result<()> {
         let region = &*self.pool.store.region;
         self.memory
             .current
             .as_mut()
-            .map_or(Ok(()), |current| current.repair_other(region))
+            .map_or(Ok(()), |current| current.confirm(region))
     }
 
     /// Forgets what was read: the next look goes to the pool.

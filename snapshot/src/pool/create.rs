@@ -188,7 +188,6 @@ pub(crate) fn format(region: &dyn Region, layout: &Layout, uuid: [u8; 16], overc
     let spare = BlockNo::new(SPARE_FIRST_BLOCK).chunk();
     region.provide(layout.block_table_offset(spare)?, BLOCK_SIZE_BYTES)?;
     region.write(BOOT_ID_OFFSET, &boot_id())?;
-    region.store_u32(CLEAN_OFFSET, CLEAN)?;
     region.write(COMMITTED_OFFSET, &committed_word(1).to_le_bytes())?;
     region.flush(BOOT_ID_OFFSET, BLOCK_SIZE_BYTES)?;
     region.fence()?;
@@ -198,6 +197,9 @@ pub(crate) fn format(region: &dyn Region, layout: &Layout, uuid: [u8; 16], overc
         region.write(BlockNo::new(*block).byte_offset(), &superblock.seal())?;
     }
     region.flush(0, superblocks)?;
+    region.fence()?;
+    region.store_u32(CLEAN_OFFSET, CLEAN)?;
+    region.flush(CLEAN_OFFSET, 4)?;
     region.fence()
 }
 

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use crate::layout::Layout;
 use crate::region::Medium;
-use crate::region::sim::{CrashPoint, Killed, SimControl, SimRegion, SparseBytes, Survivors, region_with};
+use crate::region::sim::{
+    CrashPoint, Fate, Fuse, Image, SimControl, SimRegion, Survivors, Unit, region_with,
+};
 use crate::{BlockNo, ChunkMap, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId};
 
 const SIZE: u64 = 12 << 20;
@@ -18,6 +20,7 @@ const MEMORY: u64 = 600 * (2 << 20);
 struct Bench {
     locks: tempfile::NamedTempFile,
     control: SimControl,
+    fuse: Fuse,
     pool: Arc<Pool>,
 }
 
@@ -30,11 +33,21 @@ fn open(region: SimRegion, locks: &tempfile::NamedTempFile) -> crate::Result<Arc
 }
 
 fn bench() -> Bench {
-    let (region, control) = region_with(SIZE, SparseBytes::default());
+    let control = region_with(Image::zeros(SIZE));
+    let (region, fuse) = control.handle();
     crate::pool::format(&region, &Layout::for_size(SIZE).unwrap(), [7; 16], false).unwrap();
     let locks = tempfile::NamedTempFile::new().unwrap();
     let pool = open(region, &locks).unwrap();
-    Bench { locks, control, pool }
+    Bench {
+        locks,
+        control,
+        fuse,
+        pool,
+    }
+}
+
+fn scattered(seed: u64) -> Survivors {
+    Survivors::of_all(Fate::Scattered(Unit::Line, seed))
 }
 
 fn fill(holder: &Holder, block: BlockNo, with: u8) {
@@ -142,12 +155,12 @@ fn scene() -> Scene {
 fn check_points(points: &[CrashPoint], old: &Snapshots, new: &Snapshots, what: &str) {
     let (mut seen_old, mut seen_new) = (0, 0);
     for (at, point) in points.iter().enumerate() {
-        let random = (0..4).map(|seed| Survivors::Random(at as u64 * 4 + seed + 1));
-        for survivors in [Survivors::None, Survivors::All].into_iter().chain(random) {
+        let random = (0..4).map(|seed| scattered(at as u64 * 4 + seed + 1));
+        for survivors in [Survivors::NONE, Survivors::ALL].into_iter().chain(random) {
             let what = format!("{what}, point {at} of {}, {survivors:?}", points.len());
             let locks = tempfile::NamedTempFile::new().unwrap();
-            let (region, control) = region_with(SIZE, point.image(survivors));
-            let pool = open(region, &locks).unwrap_or_else(|error| panic!("{what}: {error}"));
+            let control = region_with(point.image(survivors));
+            let pool = open(control.handle().0, &locks).unwrap_or_else(|error| panic!("{what}: {error}"));
             assert_in_order(&pool, &what);
             let found = snapshots_of(&pool);
             assert!(
@@ -159,7 +172,7 @@ fn check_points(points: &[CrashPoint], old: &Snapshots, new: &Snapshots, what: &
             seen_new += usize::from(found == *new);
             drop(pool);
             // Closed in order: the next one finds it so without deriving anything.
-            let pool = open(control.another(), &locks).unwrap();
+            let pool = open(control.handle().0, &locks).unwrap();
             assert_in_order(&pool, &what);
         }
     }
@@ -183,7 +196,7 @@ fn cut_everywhere(what: &str, act: impl FnOnce(&Bench, &Holder, SnapshotId, Snap
     let points = bench.control.recorded();
     let new = snapshots_of(&bench.pool);
     assert_ne!(old, new);
-    assert!(points.len() > 5, "{what}: only {} points", points.len());
+    assert!(points.len() >= 5, "{what}: only {} points", points.len());
     check_points(&points, &old, &new, what);
 }
 
@@ -245,9 +258,9 @@ fn two_commits_in_a_row_never_fall_back_two() {
     let between = last.clone();
     last.remove("second");
     for (at, point) in points.iter().enumerate() {
-        for survivors in [Survivors::None, Survivors::All, Survivors::Random(at as u64 + 99)] {
+        for survivors in [Survivors::NONE, Survivors::ALL, scattered(at as u64 + 99)] {
             let locks = tempfile::NamedTempFile::new().unwrap();
-            let pool = open(region_with(SIZE, point.image(survivors)).0, &locks).unwrap();
+            let pool = open(region_with(point.image(survivors)).handle().0, &locks).unwrap();
             assert_in_order(&pool, &format!("point {at} {survivors:?}"));
             let found = snapshots_of(&pool);
             assert!(
@@ -271,38 +284,25 @@ fn a_recovery_that_is_cut_off_is_done_again() {
     let new = snapshots_of(&bench.pool);
     for (at, point) in points.iter().enumerate().step_by(3) {
         let locks = tempfile::NamedTempFile::new().unwrap();
-        let (region, control) = region_with(SIZE, point.image(Survivors::Random(at as u64)));
+        let control = region_with(point.image(scattered(at as u64)));
         control.record();
-        let pool = open(region, &locks).unwrap();
+        let pool = open(control.handle().0, &locks).unwrap();
         let again = control.recorded();
         let found = snapshots_of(&pool);
         assert!(found == old || found == new);
         for (cut, point) in again.iter().enumerate() {
             let locks = tempfile::NamedTempFile::new().unwrap();
-            let image = point.image(Survivors::Random(cut as u64 + 5));
-            let pool = open(region_with(SIZE, image).0, &locks).unwrap();
+            let image = point.image(scattered(cut as u64 + 5));
+            let pool = open(region_with(image).handle().0, &locks).unwrap();
             assert_in_order(&pool, &format!("point {at}, cut {cut}"));
             assert_eq!(snapshots_of(&pool), found);
         }
     }
 }
 
-/// Being killed is no failure: keeps it out of the tests' output.
-fn silence_kills() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if !panic.payload().is::<Killed>() {
-                usual(panic);
-            }
-        }));
-    });
-}
-
 /// Kills one of two users of a pool at every single store of `act`; the other one finds everything in order.
 fn kill_everywhere(what: &str, act: impl Fn(&Bench, &Holder, SnapshotId, SnapshotId)) {
-    silence_kills();
+    super::silence_kills();
     let Scene {
         bench,
         vm,
@@ -321,16 +321,16 @@ fn kill_everywhere(what: &str, act: impl Fn(&Bench, &Holder, SnapshotId, Snapsho
             first,
             second,
         } = scene();
-        let survivor = open(bench.control.another(), &bench.locks).unwrap();
+        let survivor = open(bench.control.handle().0, &bench.locks).unwrap();
         let neighbour = survivor.hold("neighbour").unwrap();
         let blocks = neighbour.alloc_blocks(3).unwrap();
         blocks.iter().for_each(|block| fill(&neighbour, *block, 0x99));
-        bench.control.kill_at(store);
+        bench.fuse.kill_at(store);
         let run = catch_unwind(AssertUnwindSafe(|| act(&bench, &vm, first, second)));
-        let killed = bench.control.is_killed();
+        let killed = bench.fuse.is_killed();
         assert_eq!(run.is_err(), killed, "{what}: store {store}");
         if !killed {
-            bench.control.spare();
+            bench.fuse.spare();
             assert!(store > 10, "{what}: only {store} stores");
             break;
         }

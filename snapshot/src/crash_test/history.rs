@@ -1,0 +1,246 @@
+//! Long random histories that are cut off everywhere.
+//!
+//! `NVVMM_CRASH_STATES` says how many states are looked at (default 100,000), `NVVMM_CRASH_SEED` repeats a run,
+//! `NVVMM_CRASH_STATE` repeats one history and looks at one state of it.
+
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::judge::{Allowed, Judge, StateId, panic_text, random_crash};
+use super::model::{Snapshots, difference, read_snapshots};
+use super::silence_kills;
+use super::steps::{Step, intended, next_step};
+use super::world::{Outcome, World};
+use crate::layout::Layout;
+use crate::region::sim::{CrashPoint, Image, Killed, Lie, Random};
+
+const STEPS: u32 = 60;
+const STATES: u64 = 100_000;
+const POOL_BYTES: [u64; 3] = [8 << 20, 12 << 20, 16 << 20];
+
+/// A history under way.
+struct History<'j> {
+    judge: &'j mut Judge,
+    seed: u64,
+    random: Random,
+    world: World,
+    step: u32,
+    told: Vec<String>,
+}
+
+/// What happened in a step, for the judge.
+struct Recorded {
+    points: Vec<CrashPoint>,
+    since: u64,
+}
+
+/// Runs the history of a seed, for as long as there are less than `states`; the error tells all that is needed to
+/// repeat it.
+pub(super) fn run(seed: u64, judge: &mut Judge, lie: Option<&Lie>, states: u64) -> Result<(), String> {
+    let mut random = Random::new(seed);
+    let size = random.pick(&POOL_BYTES);
+    let mut history = History {
+        judge,
+        seed,
+        random,
+        world: World::new(Image::zeros(size)),
+        step: 0,
+        told: Vec::new(),
+    };
+    history.all_steps(size, lie, states).map_err(|what| {
+        let mut text = format!("history {seed} on {size} bytes:\n");
+        for (step, told) in history.told.iter().enumerate() {
+            text += &format!("  {step}: {told}\n");
+        }
+        text + &what
+    })
+}
+
+impl History<'_> {
+    fn all_steps(&mut self, size: u64, lie: Option<&Lie>, states: u64) -> Result<(), String> {
+        self.format(size)?;
+        if let Some(lie) = lie {
+            self.world.control.lie(lie.clone());
+        }
+        while self.step < STEPS && self.judge.states < states {
+            let step = next_step(&mut self.random, &self.world);
+            let killed = self.random.once_in(12);
+            let (recorded, allowed) = self.make(&step, killed)?;
+            if self.random.once_in(8) {
+                self.go_on_from_a_crash(&recorded, &allowed, lie)?;
+            }
+            self.world.verify()?;
+        }
+        Ok(())
+    }
+
+    fn format(&mut self, size: u64) -> Result<(), String> {
+        self.told.push("format".to_owned());
+        let since = self.world.control.record();
+        let layout = Layout::for_size(size).map_err(|error| error.to_string())?;
+        crate::pool::format(&self.world.control.handle().0, &layout, [7; 16], false)
+            .map_err(|error| error.to_string())?;
+        let points = self.world.control.recorded();
+        self.judge_step(&Recorded { points, since }, &[Snapshots::new()], true)
+    }
+
+    fn judge_step(
+        &mut self,
+        recorded: &Recorded,
+        allowed: &[Snapshots],
+        may_be_refused: bool,
+    ) -> Result<(), String> {
+        let snapshots: Vec<&Snapshots> = allowed.iter().collect();
+        let allowed = Allowed {
+            snapshots: &snapshots,
+            may_be_refused,
+        };
+        let place = (self.seed, self.step);
+        self.step += 1;
+        self.judge.step(place, &recorded.points, recorded.since, allowed)
+    }
+
+    /// Makes a step, perhaps with a process killed on the way; what may be found of it after a crash.
+    fn make(&mut self, step: &Step, killed: bool) -> Result<(Recorded, Vec<Snapshots>), String> {
+        let (before, after) = (self.world.saved.clone(), intended(&self.world, step));
+        let process = self.world.process_of(step).filter(|_| killed);
+        let moment = 1 + self.random.below(60) as i64;
+        let since = self.world.control.record();
+        if let Some(process) = process.and_then(|process| self.world.processes[process].as_ref()) {
+            process.fuse.kill_at(moment);
+        }
+        let run = catch_unwind(AssertUnwindSafe(|| self.world.perform(step)));
+        let points = self.world.control.recorded();
+        let outcome = match run {
+            Ok(outcome) => Some(outcome?),
+            Err(panic) if panic.is::<Killed>() => None,
+            Err(panic) => return Err(panic_text(&*panic)),
+        };
+        let died = process.filter(|process| {
+            let process = &self.world.processes[*process];
+            process.as_ref().is_some_and(|process| process.fuse.is_killed())
+        });
+        self.told.push(match died {
+            Some(process) => {
+                format!("{step:?}: process {process} killed at its store, flush or fence {moment}")
+            }
+            None => format!("{step:?}: {outcome:?}"),
+        });
+        if let Some(process) = process.and_then(|process| self.world.processes[process].as_ref()) {
+            process.fuse.spare();
+        }
+        let recorded = Recorded { points, since };
+        let allowed = match outcome {
+            Some(Outcome::Refused) if died.is_none() => vec![before],
+            _ => vec![before, after.clone()],
+        };
+        self.judge_step(&recorded, &allowed, false)?;
+        match died {
+            Some(process) => self.look_after_a_death(process, allowed),
+            None => {
+                self.world.saved = allowed[allowed.len() - 1].clone();
+                if self.judge.only.is_none()
+                    && let Some(now) = recorded.points.last()
+                {
+                    self.judge.damage(now, &self.world.saved)?;
+                }
+                Ok((recorded, allowed))
+            }
+        }
+    }
+
+    /// Another process finds what the dead one left.
+    fn look_after_a_death(
+        &mut self,
+        process: usize,
+        allowed: Vec<Snapshots>,
+    ) -> Result<(Recorded, Vec<Snapshots>), String> {
+        self.world.bury(process);
+        self.told.push("the next one to look".to_owned());
+        let since = self.world.control.record();
+        if self.world.any_pool().is_none() {
+            self.world.open(process).map_err(|error| error.to_string())?;
+        }
+        self.find(&allowed)?;
+        let points = self.world.control.recorded();
+        let recorded = Recorded { points, since };
+        self.judge_step(&recorded, &allowed, false)?;
+        // Now that somebody has seen it, it stays.
+        Ok((recorded, vec![self.world.saved.clone()]))
+    }
+
+    fn go_on_from_a_crash(
+        &mut self,
+        recorded: &Recorded,
+        allowed: &[Snapshots],
+        lie: Option<&Lie>,
+    ) -> Result<(), String> {
+        self.told
+            .push("the power fails, and the history goes on from there".to_owned());
+        let image = random_crash(&mut self.random, &recorded.points, recorded.since);
+        self.world.replace_medium(image);
+        if let Some(lie) = lie {
+            self.world.control.lie(lie.clone());
+        }
+        let since = self.world.control.record();
+        self.world.open(0).map_err(|error| error.to_string())?;
+        self.find(allowed)?;
+        let points = self.world.control.recorded();
+        let found = [self.world.saved.clone()];
+        self.judge_step(&Recorded { points, since }, &found, false)
+    }
+
+    /// The snapshots that are there: one of those that may be.
+    fn find(&mut self, allowed: &[Snapshots]) -> Result<(), String> {
+        let pool = self.world.any_pool().ok_or("nobody has the pool open")?;
+        let found = read_snapshots(pool)?;
+        if !allowed.contains(&found) {
+            let differences = allowed.iter().map(|expected| difference(expected, &found));
+            return Err(differences.collect::<Vec<_>>().join("; "));
+        }
+        self.world.saved = found;
+        Ok(())
+    }
+}
+
+fn number_from(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|error| panic!("{variable}={text}: {error}")),
+    )
+}
+
+#[test]
+fn random_histories_survive_crashes_anywhere() {
+    silence_kills();
+    if let Ok(state) = std::env::var("NVVMM_CRASH_STATE") {
+        let only: StateId = state.parse().unwrap();
+        let mut judge = Judge::new(Some(only));
+        run(only.history, &mut judge, None, u64::MAX).unwrap_or_else(|what| panic!("{what}"));
+        assert!(judge.states > 0, "history {} has no such state", only.history);
+        return;
+    }
+    let clock = || {
+        std::time::UNIX_EPOCH
+            .elapsed()
+            .map_or(1, |since| since.as_nanos() as u64)
+    };
+    let seed = number_from("NVVMM_CRASH_SEED").unwrap_or_else(clock);
+    let wanted = number_from("NVVMM_CRASH_STATES").unwrap_or(STATES);
+    let mut judge = Judge::new(None);
+    let mut histories = 0;
+    while judge.states < wanted {
+        let history = Random::new(seed.wrapping_add(histories)).next();
+        run(history, &mut judge, None, wanted)
+            .unwrap_or_else(|what| panic!("NVVMM_CRASH_SEED={seed}, {what}"));
+        histories += 1;
+    }
+    // Not by println: a test that passes shall say this, too.
+    let (states, again) = (judge.states, judge.recovery_states);
+    writeln!(
+        std::io::stderr(),
+        "{states} crash states of {histories} histories, {again} of them in a recovery: NVVMM_CRASH_SEED={seed}"
+    )
+    .unwrap();
+}

@@ -1,0 +1,26 @@
+//! Power cuts and kills at every moment: the pool is as before the operation in flight or as after it, and in order.
+//!
+//! `scenes` are fixed and looked at exhaustively; `history` is random and long.
+
+mod history;
+mod judge;
+mod liars;
+mod model;
+mod scenes;
+mod steps;
+mod world;
+
+use crate::region::sim::Killed;
+
+/// Being killed is no failure: keeps it out of the tests' output.
+fn silence_kills() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !panic.payload().is::<Killed>() {
+                usual(panic);
+            }
+        }));
+    });
+}

@@ -1,0 +1,433 @@
+//! The operations of a history.
+
+use std::sync::Arc;
+
+use super::model::{Saved, Snapshots};
+use super::world::{Outcome, PROCESSES, VMS, Vm, World};
+use crate::region::sim::Random;
+use crate::{BlockNo, ChunkMap, Error, NewSnapshot, SnapshotId};
+
+const NAMES: u64 = 5;
+const CHUNK_BYTES: u64 = 2 << 20;
+/// Chunks of the guests' memory: maps without, with one and with two inner levels.
+const MEMORY_CHUNKS: [u64; 3] = [1, 200, 600];
+
+#[derive(Debug, Clone)]
+pub(super) enum Step {
+    Boot {
+        process: usize,
+        chunks: u64,
+    },
+    Write {
+        vm: usize,
+        place: (u32, u32),
+        frames: u32,
+        from: From,
+    },
+    Free {
+        vm: usize,
+        chunk: u32,
+    },
+    Snapshot {
+        vm: usize,
+        name: String,
+        state_bytes: usize,
+        reserve: u32,
+    },
+    Restore {
+        process: usize,
+        name: String,
+    },
+    Pin {
+        vm: usize,
+        name: String,
+    },
+    Unpin {
+        vm: usize,
+        pin: usize,
+    },
+    Consume {
+        vm: usize,
+    },
+    Remove {
+        process: usize,
+        name: String,
+    },
+    Stop {
+        vm: usize,
+    },
+    Close {
+        process: usize,
+    },
+    Open {
+        process: usize,
+    },
+    Kill {
+        process: usize,
+    },
+}
+
+/// Where new blocks come from.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum From {
+    Anywhere,
+    /// The same index of a chunk that is set aside.
+    Beside,
+    /// All frames of the chunk at once.
+    WholeChunk,
+}
+
+/// A random next step that makes sense now.
+pub(super) fn next_step(random: &mut Random, world: &World) -> Step {
+    let closed = world.processes.iter().position(Option::is_none);
+    let opened = world.processes.iter().position(Option::is_some);
+    let (Some(first), true) = (opened, closed.is_none() || !random.once_in(6)) else {
+        return Step::Open {
+            process: closed.unwrap_or(0),
+        };
+    };
+    let process = random.below(PROCESSES as u64) as usize;
+    let process = if world.processes[process].is_some() {
+        process
+    } else {
+        first
+    };
+    let name = format!("s{}", random.below(NAMES));
+    let vms: Vec<usize> = (0..VMS).filter(|vm| world.vms[*vm].is_some()).collect();
+    if vms.is_empty() || (vms.len() < VMS && random.once_in(6)) {
+        if world.saved.contains_key(&name) {
+            return Step::Restore { process, name };
+        }
+        return Step::Boot {
+            process,
+            chunks: random.pick(&MEMORY_CHUNKS),
+        };
+    }
+    let vm = random.pick(&vms);
+    match random.below(33) {
+        0..=9 => write_step(random, world, vm),
+        10 => Step::Free {
+            vm,
+            chunk: pick_chunk(random, world, vm),
+        },
+        11..=17 => Step::Snapshot {
+            vm,
+            name,
+            state_bytes: random.pick(&[0, 100, 4096, 9000]),
+            reserve: random.pick(&[0, 3, 12]),
+        },
+        18..=20 => Step::Consume { vm },
+        21..=24 => Step::Remove { process, name },
+        25 => Step::Pin { vm, name },
+        26..=28 => Step::Unpin {
+            vm,
+            pin: random.below(4) as usize,
+        },
+        29 | 30 => Step::Stop { vm },
+        31 => Step::Close { process },
+        _ => Step::Kill { process },
+    }
+}
+
+fn write_step(random: &mut Random, world: &World, vm: usize) -> Step {
+    let from = match random.below(16) {
+        0 => From::WholeChunk,
+        1..=5 => From::Beside,
+        _ => From::Anywhere,
+    };
+    Step::Write {
+        vm,
+        place: (pick_chunk(random, world, vm), random.below(500) as u32),
+        frames: 1 + random.below(4) as u32,
+        from,
+    }
+}
+
+fn pick_chunk(random: &mut Random, world: &World, vm: usize) -> u32 {
+    let chunks = world.vms[vm]
+        .as_ref()
+        .map_or(1, |vm| vm.memory_bytes / CHUNK_BYTES) as u32;
+    random.pick(&[0, 1, 199, 299, 599]).min(chunks - 1)
+}
+
+/// What the snapshots are once a step is done.
+pub(super) fn intended(world: &World, step: &Step) -> Snapshots {
+    let mut saved = world.saved.clone();
+    match step {
+        Step::Snapshot {
+            vm,
+            name,
+            state_bytes,
+            ..
+        } => {
+            if let Some(vm) = &world.vms[*vm] {
+                let snapshot = Saved {
+                    parent: vm.base,
+                    memory_bytes: vm.memory_bytes,
+                    frames: vm.frames.clone(),
+                    state: state(name, *state_bytes),
+                };
+                saved.insert(name.clone(), Arc::new(snapshot));
+            }
+        }
+        Step::Remove { name, .. } => drop(saved.remove(name)),
+        Step::Consume { vm } => {
+            let pool = world.vms[*vm].as_ref().map(|vm| (vm.base, vm.holder.pool()));
+            if let Some((Some(id), pool)) = pool {
+                let names = pool.snapshots().unwrap_or_default();
+                let name = names.into_iter().find(|entry| entry.id == id);
+                if let Some(entry) = name {
+                    saved.remove(&entry.name);
+                }
+            }
+        }
+        _ => {}
+    }
+    saved
+}
+
+fn state(name: &str, bytes: usize) -> Vec<u8> {
+    name.bytes().cycle().take(bytes).collect()
+}
+
+/// A refusal is a result; other errors are not.
+fn or_refused(result: crate::Result<()>) -> Result<Outcome, String> {
+    match result {
+        Ok(()) => Ok(Outcome::Done),
+        Err(
+            Error::PoolFull { .. }
+            | Error::TooManyPins { .. }
+            | Error::Busy { .. }
+            | Error::NameTaken { .. }
+            | Error::NotFound { .. }
+            | Error::NotPinned { .. },
+        ) => Ok(Outcome::Refused),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+impl World {
+    /// Which process makes a step.
+    pub(super) fn process_of(&self, step: &Step) -> Option<usize> {
+        match step {
+            Step::Boot { process, .. } | Step::Restore { process, .. } | Step::Remove { process, .. } => {
+                Some(*process)
+            }
+            Step::Write { vm, .. }
+            | Step::Free { vm, .. }
+            | Step::Snapshot { vm, .. }
+            | Step::Pin { vm, .. }
+            | Step::Unpin { vm, .. }
+            | Step::Consume { vm }
+            | Step::Stop { vm } => self.vms[*vm].as_ref().map(|vm| vm.process),
+            Step::Close { .. } | Step::Open { .. } | Step::Kill { .. } => None,
+        }
+    }
+
+    /// Makes a step.
+    pub(super) fn perform(&mut self, step: &Step) -> Result<Outcome, String> {
+        match step {
+            Step::Boot { process, chunks } => or_refused(self.start(*process, chunks * CHUNK_BYTES, None)),
+            Step::Restore { process, name } => or_refused(self.start(*process, 0, Some(name))),
+            Step::Write {
+                vm,
+                place,
+                frames,
+                from,
+            } => {
+                let first_tag = self.take_tags(512);
+                self.with_vm(*vm, |vm| vm.write(*place, *frames, *from, first_tag))
+            }
+            Step::Free { vm, chunk } => self.with_vm(*vm, |vm| vm.free(*chunk)),
+            Step::Snapshot {
+                vm,
+                name,
+                state_bytes,
+                reserve,
+            } => self.with_vm(*vm, |vm| vm.snapshot(name, &state(name, *state_bytes), *reserve)),
+            Step::Pin { vm, name } => self.with_vm(*vm, |vm| vm.pin(name)),
+            Step::Unpin { vm, pin } => self.with_vm(*vm, |vm| vm.unpin(*pin)),
+            Step::Consume { vm } => self.with_vm(*vm, Vm::consume),
+            Step::Remove { process, name } => match &self.processes[*process] {
+                Some(process) => or_refused(process.pool.remove(name).map(|_| ())),
+                None => Ok(Outcome::Refused),
+            },
+            Step::Stop { vm } => {
+                self.vms[*vm] = None;
+                Ok(Outcome::Done)
+            }
+            Step::Close { process } => {
+                self.close(*process);
+                Ok(Outcome::Done)
+            }
+            Step::Open { process } => or_refused(self.open(*process)),
+            Step::Kill { process } => {
+                self.bury(*process);
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    fn with_vm(
+        &mut self,
+        vm: usize,
+        act: impl FnOnce(&mut Vm) -> crate::Result<()>,
+    ) -> Result<Outcome, String> {
+        self.vms[vm]
+            .as_mut()
+            .map_or(Ok(Outcome::Refused), |vm| or_refused(act(vm)))
+    }
+
+    fn start(&mut self, process: usize, memory_bytes: u64, name: Option<&str>) -> crate::Result<()> {
+        let free = self.vms.iter().position(Option::is_none);
+        let (Some(free), Some(place)) = (free, &self.processes[process]) else {
+            return Ok(());
+        };
+        let holder = place.pool.hold("vm")?;
+        let mut vm = Vm::new(holder, process, memory_bytes);
+        if let Some(name) = name {
+            vm.restore(name)?;
+            if let Some(saved) = self.saved.get(name) {
+                vm.frames.clone_from(&saved.frames);
+            }
+        }
+        self.vms[free] = Some(vm);
+        Ok(())
+    }
+}
+
+impl Vm {
+    fn restore(&mut self, name: &str) -> crate::Result<()> {
+        let (entry, map) = self.holder.pin(name)?;
+        for chunk in map.iter_present() {
+            let (index, chunk) = chunk?;
+            self.map.insert(index, chunk.to_leaf());
+        }
+        self.memory_bytes = entry.memory_bytes;
+        self.base = Some(entry.id);
+        self.pins.push(entry.id);
+        Ok(())
+    }
+
+    fn write(&mut self, (chunk, first): (u32, u32), frames: u32, from: From, tag: u64) -> crate::Result<()> {
+        if let From::WholeChunk = from {
+            let whole = self.holder.alloc_chunk()?;
+            return (0..512).try_for_each(|frame| {
+                self.let_go_of((chunk, frame));
+                self.store((chunk, frame), whole.block(frame), tag + u64::from(frame))
+            });
+        }
+        for frame in first..first + frames {
+            let tag = tag + u64::from(frame - first);
+            let mine = self.block(chunk, frame).filter(|block| self.mine.contains(block));
+            let block = match mine {
+                Some(block) => block,
+                None => self.fresh_block(frame, from)?,
+            };
+            self.store((chunk, frame), block, tag)?;
+        }
+        Ok(())
+    }
+
+    fn fresh_block(&mut self, frame: u32, from: From) -> crate::Result<BlockNo> {
+        if let From::Beside = from {
+            let aside = match self.aside {
+                Some(aside) => aside,
+                None => self.holder.lease_chunk()?,
+            };
+            self.aside = Some(aside);
+            if self.holder.alloc_at(aside, frame) {
+                return Ok(aside.block(frame));
+            }
+            self.holder.end_set_aside(aside);
+            self.aside = None;
+        }
+        Ok(self.holder.alloc_blocks(1)?[0])
+    }
+
+    fn let_go_of(&mut self, (chunk, frame): (u32, u32)) {
+        if let Some(block) = self.block(chunk, frame)
+            && self.mine.remove(&block)
+        {
+            self.holder.free_blocks(&[block]);
+        }
+    }
+
+    fn free(&mut self, chunk: u32) -> crate::Result<()> {
+        if self.map.contains_key(&chunk) {
+            for frame in 0..512 {
+                self.let_go_of((chunk, frame));
+                self.frames.remove(&(chunk, frame));
+            }
+            self.map.insert(chunk, crate::LeafBlocks::new());
+            self.changed.insert(chunk);
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self, name: &str, state: &[u8], reserve: u32) -> crate::Result<()> {
+        let changed = self
+            .changed
+            .iter()
+            .filter_map(|chunk| Some((*chunk, self.map.get(chunk)?)));
+        let changes: Vec<(u32, ChunkMap)> = changed
+            .map(|(chunk, leaf)| (chunk, ChunkMap::Frames(Arc::new(leaf.clone()))))
+            .collect();
+        let new = NewSnapshot {
+            name,
+            parent: self.base,
+            memory_bytes: self.memory_bytes,
+            base: self.base,
+            changes: &changes,
+            state,
+            frames_new: 0,
+        };
+        let reservation = self.holder.reserve(reserve)?;
+        let committed = self.holder.commit_snapshot(new, reservation)?;
+        self.base = Some(committed.id);
+        self.pins.push(committed.id);
+        self.changed.clear();
+        self.mine.clear();
+        Ok(())
+    }
+
+    fn pin(&mut self, name: &str) -> crate::Result<()> {
+        let (entry, _) = self.holder.pin(name)?;
+        if !self.pins.contains(&entry.id) {
+            self.pins.push(entry.id);
+        }
+        Ok(())
+    }
+
+    /// A pin that the VM's memory does not need.
+    fn unpin(&mut self, pin: usize) -> crate::Result<()> {
+        let spare = |id: &SnapshotId| Some(*id) != self.base;
+        if let Some(id) = self.pins.iter().copied().filter(spare).nth(pin) {
+            self.holder.unpin(id)?;
+            self.pins.retain(|pinned| *pinned != id);
+        }
+        Ok(())
+    }
+
+    /// Takes the snapshot that the memory is exactly that of.
+    fn consume(&mut self) -> crate::Result<()> {
+        let Some(id) = self.base.filter(|_| self.changed.is_empty()) else {
+            return Err(Error::NotPinned { id: 0 });
+        };
+        let consumed = self.holder.consume(id)?;
+        for chunk in &consumed.chunks {
+            let taken = chunk
+                .map
+                .iter_present()
+                .filter(|(frame, _)| chunk.taken.contains(*frame));
+            self.mine.extend(taken.map(|(_, block)| block));
+            // The rest has holes where blocks were taken.
+            self.changed.insert(chunk.index);
+        }
+        self.base = consumed.rest;
+        if consumed.rest.is_none() {
+            self.pins.retain(|pinned| *pinned != id);
+        }
+        Ok(())
+    }
+}
