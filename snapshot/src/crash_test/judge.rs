@@ -195,7 +195,7 @@ impl Judge {
                 };
                 let crash = crash_at(point, since, id);
                 let only = self.only.and_then(|only| only.again);
-                if !seen.insert(crash.image.hash()) || !only.is_none_or(|only| Some(only) == id.again) {
+                if !seen.insert(crash.image.hash()) || only.is_some_and(|only| Some(only) != id.again) {
                     continue;
                 }
                 let control = safe_region_with(crash.image);
@@ -219,6 +219,7 @@ impl Judge {
             let mut image = now.image(Survivors::ALL);
             let line = BlockNo::new(block).byte_offset() / 64;
             image.set_line(line, &[0; 64]);
+            leave_to_another_boot(&mut image);
             self.open_and_compare(safe_region_with(image).handle().0, allowed)
                 .map_err(|what| format!("{what}; once the superblock in block {block} was damaged"))?;
         }

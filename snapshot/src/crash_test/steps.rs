@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::model::{Saved, Snapshots};
 use super::world::{Outcome, PROCESSES, VMS, Vm, World};
 use crate::region::sim::Random;
-use crate::{BlockNo, ChunkMap, Error, NewSnapshot, SnapshotId};
+use crate::{BlockNo, ChunkMap, Error, GrowOptions, NewSnapshot, Pool, SnapshotId};
 
 const NAMES: u64 = 5;
 const CHUNK_BYTES: u64 = 2 << 20;
@@ -52,6 +52,10 @@ pub(super) enum Step {
     Remove {
         process: usize,
         name: String,
+    },
+    Grow {
+        process: usize,
+        chunks: u64,
     },
     Stop {
         vm: usize,
@@ -124,6 +128,10 @@ pub(super) fn next_step(random: &mut Random, world: &World) -> Step {
             pin: random.below(4) as usize,
         },
         29 | 30 => Step::Stop { vm },
+        31 if random.once_in(2) => Step::Grow {
+            process,
+            chunks: 2 + random.below(3),
+        },
         31 => Step::Close { process },
         _ => Step::Kill { process },
     }
@@ -210,9 +218,10 @@ impl World {
     /// Which process makes a step.
     pub(super) fn process_of(&self, step: &Step) -> Option<usize> {
         match step {
-            Step::Boot { process, .. } | Step::Restore { process, .. } | Step::Remove { process, .. } => {
-                Some(*process)
-            }
+            Step::Boot { process, .. }
+            | Step::Restore { process, .. }
+            | Step::Remove { process, .. }
+            | Step::Grow { process, .. } => Some(*process),
             Step::Write { vm, .. }
             | Step::Free { vm, .. }
             | Step::Snapshot { vm, .. }
@@ -250,6 +259,10 @@ impl World {
             Step::Consume { vm } => self.with_vm(*vm, Vm::consume),
             Step::Remove { process, name } => match &self.processes[*process] {
                 Some(process) => or_refused(process.pool.remove(name).map(|_| ())),
+                None => Ok(Outcome::Refused),
+            },
+            Step::Grow { process, chunks } => match &self.processes[*process] {
+                Some(process) => or_refused(grow(&process.pool, *chunks)),
                 None => Ok(Outcome::Refused),
             },
             Step::Stop { vm } => {
@@ -294,6 +307,14 @@ impl World {
         self.vms[free] = Some(vm);
         Ok(())
     }
+}
+
+fn grow(pool: &Pool, chunks: u64) -> crate::Result<()> {
+    let options = GrowOptions {
+        size_bytes: pool.size_bytes() + chunks * CHUNK_BYTES,
+        overcommit: false,
+    };
+    pool.grow(&options).map(|_| ())
 }
 
 impl Vm {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::*;
 use crate::layout::Layout;
 use crate::region::Medium;
-use crate::region::sim::{SimControl, SimRegion, SparseBytes, Survivors, region_with};
+use crate::region::sim::{Fate, Fuse, Image, SimControl, SimRegion, Survivors, Unit, region_with};
 
 const BEFORE: u64 = 8 << 20;
 const AFTER: u64 = 14 << 20;
@@ -18,12 +18,13 @@ fn open(region: SimRegion, locks: &tempfile::NamedTempFile) -> Arc<Pool> {
     Pool::open_on(Box::new(region), file, Path::new("simulated"), Medium::File).unwrap()
 }
 
-fn bench() -> (tempfile::NamedTempFile, SimControl, Arc<Pool>) {
-    let (region, control) = region_with(BEFORE, SparseBytes::default());
+fn bench() -> (tempfile::NamedTempFile, SimControl, Arc<Pool>, Fuse) {
+    let control = region_with(Image::zeros(BEFORE));
+    let (region, fuse) = control.handle();
     crate::pool::format(&region, &Layout::for_size(BEFORE).unwrap(), [7; 16], false).unwrap();
     let locks = tempfile::NamedTempFile::new().unwrap();
     let pool = open(region, &locks);
-    (locks, control, pool)
+    (locks, control, pool, fuse)
 }
 
 fn grow(pool: &Pool) {
@@ -68,18 +69,17 @@ fn assert_whole(pool: &Arc<Pool>, what: &str) -> u64 {
 
 #[test]
 fn a_growth_is_whole_or_nothing_wherever_the_power_fails() {
-    let (_locks, control, pool) = bench();
+    let (_locks, control, pool, _) = bench();
     control.record();
     grow(&pool);
     let points = control.recorded();
     let mut seen = [0, 0];
     for (at, point) in points.iter().enumerate() {
-        let random = (1..4).map(|seed| Survivors::Random(at as u64 * 4 + seed));
-        for survivors in [Survivors::None, Survivors::All].into_iter().chain(random) {
+        let random = (1..4).map(|seed| Survivors::of_all(Fate::Scattered(Unit::Line, at as u64 * 4 + seed)));
+        for survivors in [Survivors::NONE, Survivors::ALL].into_iter().chain(random) {
             let what = format!("point {at} of {}, {survivors:?}", points.len());
             let locks = tempfile::NamedTempFile::new().unwrap();
-            // The file is as long as the growth made it, whatever became of the rest.
-            let pool = open(region_with(AFTER, point.image(survivors)).0, &locks);
+            let pool = open(region_with(point.image(survivors)).handle().0, &locks);
             seen[usize::from(assert_whole(&pool, &what) == AFTER)] += 1;
         }
     }
@@ -90,12 +90,12 @@ fn a_growth_is_whole_or_nothing_wherever_the_power_fails() {
 fn a_growth_that_is_killed_anywhere_leaves_the_pool_in_order() {
     let mut seen = [0, 0];
     for store in 1.. {
-        let (locks, control, pool) = bench();
-        let survivor = open(control.another(), &locks);
-        control.kill_at(store);
+        let (locks, control, pool, fuse) = bench();
+        let survivor = open(control.handle().0, &locks);
+        fuse.kill_at(store);
         let run = catch_unwind(AssertUnwindSafe(|| grow(&pool)));
-        if !control.is_killed() {
-            control.spare();
+        if !fuse.is_killed() {
+            fuse.spare();
             run.unwrap();
             break;
         }
