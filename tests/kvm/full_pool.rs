@@ -1,37 +1,276 @@
-//! A full pool refuses snapshots, holds writes, and hurts nobody.
+//! A full pool refuses snapshots, holds the guest that needs space, and hurts nobody.
 
-use nvvmm_tests::Host;
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use nvvmm_tests::{Host, Random, Vm, required};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Long enough for a vCPU that runs to be seen running.
+const A_WHILE: Duration = Duration::from_millis(300);
+/// Operations on a VM that keeps running out of space.
+const OPERATIONS: u32 = 60;
+
+fn wait_until(vm: &Vm<'_>, what: &str, holds: impl Fn(&Value) -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !holds(&vm.status()) {
+        assert!(Instant::now() < until, "never {what}: {}", vm.status());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn wait_for_state(vm: &Vm<'_>, state: &str) {
+    wait_until(vm, state, |status| status["state"] == state);
+}
+
+/// Processor time that the vCPU threads have used, in clock ticks.
+fn vcpu_ticks(vm: &Vm<'_>) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", vm.pid)).unwrap();
+    let stats = tasks
+        .flatten()
+        .map(|task| fs::read_to_string(task.path().join("stat")).unwrap());
+    stats
+        .filter(|stat| stat.contains("(nvvmm-vcpu"))
+        .map(|stat| {
+            let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+            fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+        })
+        .sum()
+}
+
+fn assert_stands_still(vm: &Vm<'_>) {
+    let before = vcpu_ticks(vm);
+    std::thread::sleep(A_WHILE);
+    assert_eq!(vcpu_ticks(vm), before, "a vCPU runs");
+}
+
+/// What a refused operation must not change. Leases and blocks of the VM are in it.
+fn footprint(host: &Host, vm: &Vm<'_>) -> (Value, Value, Value) {
+    let status = vm.status();
+    (
+        host.pool_status(),
+        status["ram"].clone(),
+        status["snapshots_taken"].clone(),
+    )
+}
+
+/// A VM of two vCPUs that rewrites its memory and has run out of space.
+fn starved(host: &Host) -> Vm<'_> {
+    let mut vm = host.boot_bare_metal(48, 2);
+    vm.ask("fill 24 1");
+    vm.ask("churn on 5 rand");
+    let until = Instant::now() + PATIENCE;
+    for number in 0.. {
+        if vm.status()["state"] == "no-space" {
+            break;
+        }
+        assert!(Instant::now() < until, "the pool is never full: {}", vm.status());
+        host.run(&["snapshot", &vm.name, &format!("s{number}")]);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    vm
+}
+
+/// Removes all snapshots, and waits until the VM is told that there is space.
+fn make_space(host: &Host, vm: &Vm<'_>) {
+    for entry in host.json(&["snapshots"]).as_array().unwrap() {
+        host.run(&["rm", entry["name"].as_str().unwrap()]).ok();
+    }
+    wait_until(vm, "relieved", |status| status["notice"].is_null());
+}
+
+fn assert_exact(vm: &mut Vm<'_>) {
+    vm.ask("churn off");
+    assert!(vm.ask("check").contains("check ok"));
+}
 
 #[test]
-fn a_guest_that_finds_no_block_waits_and_goes_on_when_there_is_one() {
-    let host = Host::new(64);
-    let mut vm = host.boot_bare_metal(48, 1);
+fn a_guest_that_finds_no_block_stands_still_and_goes_on_by_itself() {
+    let host = Host::new(96);
+    let mut vm = starved(&host);
+    assert!(vm.status()["notice"].as_str().unwrap().contains("pool is full"));
+    assert_stands_still(&vm);
+    make_space(&host, &vm);
+    assert_exact(&mut vm);
+    assert_eq!(vm.status()["state"], "running");
+    host.assert_pool_clean();
+}
+
+#[test]
+fn a_pause_of_a_vm_without_space_is_at_once_and_lasts() {
+    let host = Host::new(96);
+    let mut vm = starved(&host);
+    vm.pause();
+    assert_eq!(vm.status()["state"], "paused");
+    vm.pause();
+    host.run(&["resume", &vm.name]).refused(5, "stays paused");
+    make_space(&host, &vm);
+    assert_eq!(vm.status()["state"], "paused");
+    assert_stands_still(&vm);
+    vm.resume();
+    assert_exact(&mut vm);
+    host.assert_pool_clean();
+}
+
+#[test]
+fn what_is_refused_without_space_changes_nothing() {
+    let host = Host::new(96);
+    let vm = starved(&host);
+    assert_stands_still(&vm);
+    let before = footprint(&host, &vm);
+    host.run(&["snapshot", &vm.name, "late"])
+        .refused(5, "pool is full");
+    host.run(&["snapshot", &vm.name, "last", "--stop"])
+        .refused(5, "pool is full");
+    host.run(&["resume", &vm.name]).refused(5, "goes on by itself");
+    assert_eq!(footprint(&host, &vm), before);
+    assert_eq!(vm.status()["state"], "no-space");
+    vm.stop();
+    host.assert_pool_clean();
+    assert!(host.pool_status()["holders"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn a_snapshot_that_finds_the_pool_full_changes_nothing() {
+    let host = Host::new(96);
+    let mut idle = host.boot_bare_metal(16, 1);
+    idle.ask("fill 8 3");
+    idle.snapshot("idle");
+    let mut greedy = host.boot_bare_metal(512, 1);
+    greedy.console().say("fill all 1");
+    wait_for_state(&greedy, "no-space");
+    // Paused, as an idle guest writes to its stack. What is left of the chunks that the VM has leased is enough for the
+    // metadata of a few.
+    idle.pause();
+    for number in 0.. {
+        let before = footprint(&host, &idle);
+        let outcome = host.run(&["snapshot", &idle.name, &format!("more{number}")]);
+        if outcome.code != 0 {
+            outcome.refused(5, "full");
+            assert_eq!(footprint(&host, &idle), before);
+            break;
+        }
+    }
+    assert_eq!(idle.status()["state"], "paused");
+    idle.resume();
+    greedy.stop();
+    assert!(idle.ask("check").contains("check ok"));
+    idle.snapshot("more");
+    host.assert_pool_clean();
+}
+
+/// Whatever is asked, whenever space comes and goes: it is done or refused, and the guest's memory is exact.
+#[test]
+fn operations_race_with_a_pool_that_fills_and_empties() {
+    let mut random = Random::seeded("full");
+    let host = Host::new(96);
+    let mut vm = host.boot_bare_metal(48, 2);
+    vm.ask("fill 24 1");
+    vm.ask("churn on 5 rand");
+    let mut names = Vec::new();
+    for step in 0..OPERATIONS {
+        random.pause(30);
+        let (outcome, allowed) = match random.below(6) {
+            0 => (host.run(&["pause", &vm.name]), &[0][..]),
+            1 => (host.run(&["resume", &vm.name]), &[0, 5][..]),
+            2 | 3 => {
+                let name = format!("s{step}");
+                let outcome = host.run(&["snapshot", &vm.name, &name]);
+                if outcome.code == 0 {
+                    names.push(name);
+                }
+                (outcome, &[0, 5][..])
+            }
+            _ if names.is_empty() => continue,
+            _ => {
+                let at = random.below(names.len() as u64) as usize;
+                (host.run(&["rm", &names.swap_remove(at)]), &[0][..])
+            }
+        };
+        assert!(
+            allowed.contains(&outcome.code),
+            "step {step}: {} {}",
+            outcome.code,
+            outcome.stderr
+        );
+    }
+    make_space(&host, &vm);
+    vm.resume();
+    assert_exact(&mut vm);
+    vm.snapshot("end");
+    let mut copy = host.restore("end", &[]);
+    assert!(copy.ask("check").contains("check ok"));
+    host.assert_pool_clean();
+}
+
+/// A small tmpfs, which an overcommitted pool promises more than.
+struct SmallMedium(PathBuf);
+
+impl SmallMedium {
+    fn mount(size_mib: u64) -> Self {
+        let at = std::env::temp_dir().join(format!("nvvmm-small-{}", std::process::id()));
+        fs::create_dir_all(&at).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size_mib}m"), "tmpfs"])
+            .arg(&at)
+            .status();
+        assert!(
+            mounted.as_ref().is_ok_and(|status| status.success()),
+            "a tmpfs can be mounted (as root): {mounted:?}"
+        );
+        Self(at)
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for SmallMedium {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_full_medium_under_an_overcommitted_pool_is_the_same() {
+    let medium = SmallMedium::mount(64);
+    let host = Host::without_pool();
+    let pool = medium.path().join("pool").to_str().unwrap().to_owned();
+    host.run(&["pool", "create", &pool, "--size", "1G", "--overcommit"])
+        .ok();
+    let kernel = required("NVVMM_BAREMETAL_GUEST").to_str().unwrap().to_owned();
+    let mut vm = host.boot(&["--kernel", &kernel, "--pool", &pool], 48, 2);
     vm.ask("fill 24 1");
     vm.snapshot("a");
-    vm.ask("write 0 4000");
-    // The pool cannot hold a third copy of what is rewritten now.
-    vm.snapshot("b");
-    vm.console().say("write 0 6000");
-    let until = Instant::now() + Duration::from_secs(120);
-    while vm.status()["notice"].is_null() {
-        assert!(
-            Instant::now() < until,
-            "the VM never said that it waits: {}",
-            vm.status()
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    host.run(&["rm", "a"]).ok();
-    assert!(vm.expect("@ write").contains("write ok"));
-    assert!(vm.ask("check").contains("check ok"));
-    host.assert_pool_clean();
+    let filler = medium.path().join("filler");
+    let rest = nix::sys::statvfs::statvfs(medium.path()).unwrap();
+    let left = rest.blocks_available() * rest.fragment_size();
+    fs::write(&filler, vec![1; left as usize - (4 << 20)]).unwrap();
+    vm.ask("churn on 5 rand");
+    wait_for_state(&vm, "no-space");
+    assert_stands_still(&vm);
+    host.run(&["snapshot", &vm.name, "b"]).refused(5, "pool is full");
+    vm.pause();
+    fs::remove_file(&filler).unwrap();
+    wait_until(&vm, "relieved", |status| status["notice"].is_null());
+    assert_eq!(vm.status()["state"], "paused");
+    vm.resume();
+    assert_exact(&mut vm);
+    vm.stop();
+    host.run(&["pool", "check", &pool]).ok();
 }
 
 #[test]
 fn a_pool_without_room_for_the_guest_is_no_crash() {
     let host = Host::new(8);
-    let kernel = nvvmm_tests::required("NVVMM_BAREMETAL_GUEST");
+    let kernel = required("NVVMM_BAREMETAL_GUEST");
     let kernel = kernel.to_str().unwrap().to_owned();
     let outcome = host.run(&[
         "run", "--kernel", &kernel, "--memory", "64M", "--cpus", "1", "--name", "big", "--detach",

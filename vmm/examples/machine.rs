@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use nvvmm::machine::{Machine, MachineEvent, MachineParts, MachineStateV1};
+use nvvmm::machine::{Hold, Machine, MachineEvent, MachineParts, MachineStateV1};
 use nvvmm::memory::GuestRam;
 use nvvmm::spec::{DiskSpec, VmSpec};
 use nvvmm_devices::ConsoleStreams;
@@ -75,7 +75,7 @@ fn copy_memory(from: &GuestRam, to: &GuestRam) -> Result<()> {
 
 /// Saves the machine, ends it, and goes on in a new one.
 fn move_machine(spec: &VmSpec, machine: Machine, ram: GuestRam, args: &Args) -> Result<(Machine, GuestRam)> {
-    machine.pause_vcpus()?;
+    machine.pause_vcpus(Hold::Pause)?;
     machine.quiesce_devices()?;
     let state = MachineStateV1 {
         devices: machine.save_devices()?,

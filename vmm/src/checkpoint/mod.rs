@@ -1,8 +1,10 @@
 //! Taking a snapshot of a running machine, and what a snapshot holds besides memory.
 
 pub mod blob;
+mod pending;
 pub mod phases;
 pub mod report;
 mod take;
 
+pub use pending::Pending;
 pub use take::{TakeError, Taken, Taking, take};

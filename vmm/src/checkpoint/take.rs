@@ -10,13 +10,14 @@ use std::time::Instant;
 use nvvmm_snapshot::{Committed, Holder, NewSnapshot, Reservation, SnapshotId};
 
 use super::{
+    Pending,
     blob::{BlobError, SavedVm},
     phases::{Phases, micros},
     report::SnapshotReport,
 };
 use crate::{
     cow::{CowEngine, CowError, ShareSet, Still},
-    machine::{Machine, MachineError, MachineStateV1},
+    machine::{Hold, Machine, MachineError, MachineStateV1},
     spec::VmSpec,
 };
 
@@ -57,8 +58,10 @@ pub struct Taking<'a> {
     pub base: Option<SnapshotId>,
     /// Name of the new snapshot.
     pub name: &'a str,
-    /// The vCPUs run now (else somebody paused them, and they stay paused).
+    /// Devices run now (else somebody paused the VM, and it stays paused).
     pub running: bool,
+    /// Lets whoever asked withdraw while the guest is waited for.
+    pub pending: &'a Pending,
     /// The VM does not go on after a successful snapshot.
     pub stop: bool,
     /// KVM's dirty log is on: what it has seen until the snapshot is forgotten.
@@ -77,17 +80,19 @@ pub struct Taken {
 /// Takes a snapshot. When it fails the VM goes on as it was; when it succeeds, and unless it is to stop, too.
 pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
     let mut phases = Phases::begin();
-    let reservation = phases.run("ReserveBlocks", || reserve(taking))?;
+    phases.run("ReserveBlocks", || reserve(taking))?;
 
     let paused_at = Instant::now();
     let frozen = freeze(taking, &mut phases);
     let Frozen {
         state,
         shared,
+        reservation,
         frames_copied,
     } = match frozen {
         Ok(frozen) => frozen,
         Err(error) => {
+            taking.pending.withdraw();
             go_on(taking, &mut phases)?;
             return Err(error);
         }
@@ -137,22 +142,29 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
 }
 
 /// Blocks for the commit, taken while the guest still runs: a full pool refuses here, before anything stands still.
-fn reserve(taking: &Taking<'_>) -> Result<Reservation, TakeError> {
+fn reserve(taking: &Taking<'_>) -> Result<(), TakeError> {
     let dirty = taking.engine.dirty_chunks();
     let chunks = dirty + dirty / RESERVE_SLACK_DIVISOR + 1;
     let state = STATE_BYTES_GUESS + STATE_BYTES_GUESS_PER_VCPU * usize::from(taking.spec.vcpus);
     let memory_bytes = taking.engine.ram().size_bytes();
-    Ok(taking.holder.reserve(
-        taking
-            .holder
-            .commit_blocks_needed(memory_bytes, chunks as u32, state),
-    )?)
+    let reservation = taking.holder.reserve(taking.holder.commit_blocks_needed(
+        memory_bytes,
+        chunks as u32,
+        state,
+    ))?;
+    if taking.pending.keep(reservation) {
+        Ok(())
+    } else {
+        Err(CowError::NoSpace.into())
+    }
 }
 
 /// What the instant of a snapshot leaves to be committed.
 struct Frozen {
     state: MachineStateV1,
     shared: ShareSet,
+    /// Blocks for the commit's metadata.
+    reservation: Reservation,
     /// Frames copied while everything stood still.
     frames_copied: u64,
 }
@@ -161,12 +173,13 @@ struct Frozen {
 fn freeze(taking: &Taking<'_>, phases: &mut Phases) -> Result<Frozen, TakeError> {
     let machine = taking.machine;
     if taking.running {
-        phases.run("PauseVcpus", || machine.pause_vcpus())?;
+        phases.run("PauseVcpus", || machine.pause_vcpus(Hold::Operation))?;
         phases.run("QuiesceDevices", || machine.quiesce_devices())?;
     }
     // Devices first: a device may have raised an interrupt that the vCPU's saved interrupt controller must hold.
     let devices = phases.run("SaveDevices", || machine.save_devices())?;
     let kvm = phases.run("SaveVcpus", || machine.save_kvm())?;
+    let reservation = taking.pending.begin().ok_or(CowError::NoSpace)?;
     let still = taking.engine.stand_still();
     let shared = phases.run("ShareFrames", || still.share())?;
     if let Err(error) = arm(taking, &*still, &shared, phases) {
@@ -177,6 +190,7 @@ fn freeze(taking: &Taking<'_>, phases: &mut Phases) -> Result<Frozen, TakeError>
     Ok(Frozen {
         state: MachineStateV1 { kvm, devices },
         shared,
+        reservation,
         frames_copied,
     })
 }
@@ -202,7 +216,7 @@ fn arm(
 fn go_on(taking: &Taking<'_>, phases: &mut Phases) -> Result<(), TakeError> {
     if taking.running {
         phases.run("ResumeDevices", || taking.machine.resume_devices())?;
-        phases.run("ResumeVcpus", || taking.machine.resume_vcpus())?;
+        phases.run("ResumeVcpus", || taking.machine.resume_vcpus(Hold::Operation));
     }
     Ok(())
 }

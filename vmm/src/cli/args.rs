@@ -31,6 +31,14 @@ Environment:
                       /run/nvvmm for root, /tmp/nvvmm-<uid>)
   NVVMM_LOG           log filter, for example debug or nvvmm::cow=trace,info
 
+States of a VM (nvvmm ps):
+  booting    being built; the guest has not run yet
+  running    the guest runs
+  paused     by 'nvvmm pause'
+  no-space   the pool is full and the guest needs a block: it stands still, and
+             goes on by itself when there is space (rm, pool grow, another VM ends)
+  stopping   the VM process is about to end
+
 Exit codes:
   0  done
   1  failed

@@ -165,6 +165,7 @@ fn state_text(state: VmState) -> &'static str {
         VmState::Booting => "booting",
         VmState::Running => "running",
         VmState::Paused => "paused",
+        VmState::NoSpace => "no-space",
         VmState::Stopping => "stopping",
     }
 }

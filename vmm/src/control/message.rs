@@ -107,14 +107,17 @@ impl<T> Versioned<T> {
 
 /// What the VM does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum VmState {
     /// Being built; the guest has not run yet.
     Booting,
     /// The vCPUs run.
     Running,
-    /// The vCPUs and devices stand still.
+    /// The vCPUs and devices stand still, because somebody wants it.
     Paused,
+    /// The guest stands still because the pool is full: one of its accesses waits for a free block. It goes on by itself
+    /// when there is space.
+    NoSpace,
     /// The VM process is about to end.
     Stopping,
 }
@@ -144,7 +147,7 @@ pub struct VmStatus {
     pub pid: u32,
     /// What it does now.
     pub state: VmState,
-    /// Why it does that, when that is worth a word: a VM paused because its pool is full says so here.
+    /// Why it does that, when that is worth a word: a VM that waits for space in its pool says so here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<String>,
     /// Number of vCPUs.

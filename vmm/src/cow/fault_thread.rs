@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use super::{CowEngine, CowError};
+use super::{CowEngine, CowError, shortage::Shortage};
 use crate::sys::uffd::Fault;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -26,7 +26,7 @@ const WORK_POLL: Duration = Duration::from_millis(5);
 pub struct FaultThread {
     /// Closing it tells the thread to end.
     stop: Option<PipeWriter>,
-    starved: Arc<AtomicBool>,
+    shortage: Arc<Shortage>,
     failed: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -38,19 +38,19 @@ impl FaultThread {
         failed: impl FnOnce(CowError) + Send + 'static,
     ) -> io::Result<Self> {
         let (stopped, stop) = io::pipe()?;
-        let starved = Arc::new(AtomicBool::new(false));
-        let starving = Arc::clone(&starved);
+        let shortage = Arc::new(Shortage::default());
+        let noted = Arc::clone(&shortage);
         let has_failed = Arc::new(AtomicBool::new(false));
         let gave_up = Arc::clone(&has_failed);
         let thread = std::thread::Builder::new().name("cow".into()).spawn(move || {
-            if let Err(error) = answer_all(&*engine, &stopped, &starving) {
+            if let Err(error) = answer_all(&*engine, &stopped, &noted) {
                 gave_up.store(true, Ordering::Relaxed);
                 failed(error);
             }
         })?;
         Ok(Self {
             stop: Some(stop),
-            starved,
+            shortage,
             failed: has_failed,
             thread: Some(thread),
         })
@@ -62,22 +62,37 @@ impl FaultThread {
     }
 
     /// Does work that touches guest RAM, in a thread of its own. `None` when an access of it, or of the guest, gets no
-    /// answer: the thread may then wait for ever, and ends with the process.
+    /// answer: the thread then waits until there is one, or for ever, and ends with the process.
     pub fn unless_stuck<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        self.unless(work, || self.is_stuck())
+    }
+
+    /// The same, but given up when `give_up` says so.
+    pub fn unless<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+        give_up: impl Fn() -> bool,
+    ) -> Option<T> {
         let (done, result) = mpsc::channel();
         std::thread::spawn(move || done.send(work()));
         loop {
             match result.recv_timeout(WORK_POLL) {
                 Ok(result) => return Some(result),
-                Err(RecvTimeoutError::Timeout) if !self.is_stuck() => {}
+                Err(RecvTimeoutError::Timeout) if !give_up() => {}
                 Err(_) => return None,
             }
         }
     }
 
-    /// A guest write waits for a free block.
+    /// A guest access waits for a free block.
     pub fn is_starved(&self) -> bool {
-        self.starved.load(Ordering::Relaxed)
+        self.shortage.lasts()
+    }
+
+    /// Has `listener` told when [`FaultThread::is_starved`] changes; at once if it is so now. It is called by the fault
+    /// thread, so it must not wait for anybody who may wait for guest RAM.
+    pub fn on_shortage(&self, listener: impl Fn(bool) + Send + 'static) {
+        self.shortage.tell(Box::new(listener));
     }
 }
 
@@ -90,7 +105,7 @@ impl Drop for FaultThread {
     }
 }
 
-fn answer_all(engine: &dyn CowEngine, stop: &PipeReader, starved: &AtomicBool) -> Result<(), CowError> {
+fn answer_all(engine: &dyn CowEngine, stop: &PipeReader, shortage: &Shortage) -> Result<(), CowError> {
     let os = |source| CowError::Os {
         op: "wait for held accesses",
         source,
@@ -125,13 +140,14 @@ fn answer_all(engine: &dyn CowEngine, stop: &PipeReader, starved: &AtomicBool) -
                 Err(error) => return Err(error),
             }
         }
-        let was_starved = starved.swap(!waiting.is_empty(), Ordering::Relaxed);
-        match (was_starved, waiting.is_empty()) {
-            (false, false) => tracing::warn!(
-                "the pool is full: the guest's write waits until there is space (nvvmm rm, nvvmm pool grow) or the VM is stopped"
+        let starves = !waiting.is_empty();
+        match (shortage.set(starves), starves) {
+            (true, true) => tracing::warn!(
+                "the pool is full: the guest stands still until there is space \
+                 (nvvmm rm, nvvmm pool grow, the end of another VM), then it goes on by itself"
             ),
-            (true, true) => tracing::info!("the pool has space again: the guest goes on"),
-            _ => {}
+            (true, false) => tracing::info!("the pool has space again: the guest goes on"),
+            (false, _) => {}
         }
     }
 }

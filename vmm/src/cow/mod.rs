@@ -10,6 +10,7 @@ mod engine;
 mod fault_thread;
 mod frames;
 mod redirect;
+mod shortage;
 
 pub use budget::Budget;
 pub use engine::{CowEngine, CowError, Origin, ShareSet, Still};

@@ -15,7 +15,7 @@ use super::board::{self, Board, POWER_REGISTERS, SERIAL, Subscriber};
 use super::error::host;
 use super::event_thread::EventThread;
 use super::events::{Events, Interrupter, MachineEvent};
-use super::gate::Gate;
+use super::gate::{Gate, Hold};
 use super::vcpu::{Shared, Vcpu};
 use super::{MachineError, MachineStateV1, Result};
 use crate::boot::{self, BootParts, Entry, acpi::AcpiParts, registers};
@@ -60,6 +60,16 @@ struct Threads {
     vcpus: Vec<JoinHandle<()>>,
     events: Option<EventThread>,
     started: bool,
+}
+
+impl Threads {
+    /// Those of a machine that cannot be started any more.
+    fn ended() -> Threads {
+        Threads {
+            started: true,
+            ..Default::default()
+        }
+    }
 }
 
 impl Machine {
@@ -163,7 +173,7 @@ impl Machine {
     }
 
     /// Starts the event thread and the vCPU threads. With `running`, devices are resumed and the guest runs; else the
-    /// vCPUs wait for [`Machine::resume_vcpus`].
+    /// vCPUs are held by [`Hold::Pause`].
     ///
     /// # Errors
     /// A thread cannot be started; the machine is stopped then.
@@ -175,7 +185,7 @@ impl Machine {
         started?;
         if running {
             self.resume_devices()?;
-            self.resume_vcpus()?;
+            self.resume_vcpus(Hold::Pause);
         }
         Ok(())
     }
@@ -214,37 +224,36 @@ impl Machine {
         }
     }
 
-    /// Takes every vCPU out of the guest. When this returns none has I/O pending, and all stay out until
-    /// [`Machine::resume_vcpus`]. A vCPU that waits for a fault in guest memory to be resolved is waited for.
+    /// Takes every vCPU out of the guest, for a reason. When this returns none has I/O pending, and all stay out at least
+    /// until [`Machine::resume_vcpus`] for the same reason. A vCPU that waits for a fault in guest memory to be resolved
+    /// is waited for.
     ///
     /// # Errors
     /// [`MachineError::State`] when the machine was not started.
-    pub fn pause_vcpus(&self) -> Result<()> {
-        let threads = self.threads();
-        if threads.vcpus.is_empty() {
+    pub fn pause_vcpus(&self, hold: Hold) -> Result<()> {
+        if self.threads().vcpus.is_empty() {
             return Err(MachineError::State("the machine does not run"));
         }
-        self.shared.gate.pause(|| self.kick(&threads));
+        self.hold_vcpus(hold);
+        self.shared.gate.wait_held();
         Ok(())
     }
 
-    /// Lets paused vCPUs go on.
-    ///
-    /// # Errors
-    /// [`MachineError::State`] when the machine was not started.
-    pub fn resume_vcpus(&self) -> Result<()> {
+    /// The same without waiting: vCPUs leave the guest as soon as they can, those that wait for a fault in guest memory
+    /// when that is resolved. Waits for nobody who does.
+    pub fn hold_vcpus(&self, hold: Hold) {
         let threads = self.threads();
-        if threads.vcpus.is_empty() {
-            return Err(MachineError::State("the machine does not run"));
-        }
-        if self.shared.gate.is_paused() {
-            for vcpu in &self.vcpus {
-                // Tells the guest's watchdogs that it stood still. EINVAL: the guest does not use kvmclock.
-                let _ = vcpu.fd().kvmclock_ctrl();
-            }
-        }
-        self.shared.gate.resume();
-        Ok(())
+        self.shared.gate.hold(hold, || self.kick(&threads));
+    }
+
+    /// Ends a reason to hold vCPUs; they go on when it was the last.
+    pub fn resume_vcpus(&self, hold: Hold) {
+        self.shared.gate.lift(hold);
+    }
+
+    /// Whether vCPUs are held, or about to be, for this reason.
+    pub fn is_held(&self, hold: Hold) -> bool {
+        self.shared.gate.has(hold)
     }
 
     /// Pauses the devices. vCPUs must be paused. Write faults that device I/O causes must still be served while this
@@ -300,15 +309,18 @@ impl Machine {
 
     /// Ends all threads and carries the rest of the console output out. The machine cannot be started again.
     pub fn stop(&self) {
-        let mut threads = self.threads();
-        threads.started = true;
-        self.shared.gate.stop(|| self.kick(&threads));
-        for handle in threads.vcpus.drain(..) {
+        // The lock is not kept while a vCPU is waited for: whoever makes its access go on may have to hold the others.
+        let Threads { vcpus, events, .. } = {
+            let mut threads = self.threads();
+            self.shared.gate.stop(|| self.kick(&threads));
+            std::mem::replace(&mut *threads, Threads::ended())
+        };
+        for handle in vcpus {
             if handle.join().is_err() {
                 tracing::error!("a vCPU thread did not end in order");
             }
         }
-        if let Some(events) = threads.events.take() {
+        if let Some(events) = events {
             events.stop();
             self.board
                 .console
@@ -316,7 +328,6 @@ impl Machine {
                 .unwrap_or_else(PoisonError::into_inner)
                 .finish();
         }
-        threads.subscribers.clear();
     }
 
     /// When the first vCPU was about to enter the guest for the first time.

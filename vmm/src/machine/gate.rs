@@ -11,22 +11,47 @@
 //! is completed by the *next* `KVM_RUN` (KVM API, section 5, `KVM_EXIT_IO`, `KVM_EXIT_MMIO`), which with
 //! `immediate_exit` set does that, and nothing more, before it returns `EINTR`, or hands out the next part of the
 //! same instruction. So at the gate no I/O is pending and the registers are complete.
+//!
+//! **Several reasons.** Who wants the guest to stand still sets a hold of its own and lifts no other: a pause that the
+//! user asks for while a snapshot is taken, or while an access waits for space, outlasts both.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// What the vCPU threads shall do.
+/// Why vCPUs are held. The guest runs when there is no reason left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wanted {
-    Run,
+pub enum Hold {
+    /// The owner of the machine wants it. A new machine begins with this one.
     Pause,
-    Stop,
+    /// Something is done to the machine, such as a snapshot.
+    Operation,
+    /// An access to guest memory waits for space in the pool.
+    NoSpace,
+}
+
+impl Hold {
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
 }
 
 #[derive(Debug)]
 struct State {
-    wanted: Wanted,
+    /// A bit for each [`Hold`].
+    holds: u8,
+    /// The threads are to end.
+    stop: bool,
     /// By vCPU: held at the gate, or gone.
     held: Vec<bool>,
+}
+
+impl State {
+    fn is_open(&self) -> bool {
+        self.holds == 0 && !self.stop
+    }
+
+    fn all_held(&self) -> bool {
+        self.held.iter().all(|&held| held)
+    }
 }
 
 /// The gate of one machine.
@@ -46,10 +71,11 @@ pub(super) enum Passage {
 }
 
 impl Gate {
-    /// A closed gate for `vcpus` threads that have not come yet.
+    /// A gate for `vcpus` threads that have not come yet, closed by [`Hold::Pause`].
     pub(super) fn new(vcpus: usize) -> Gate {
         let state = State {
-            wanted: Wanted::Pause,
+            holds: Hold::Pause.bit(),
+            stop: false,
             held: vec![false; vcpus],
         };
         Gate {
@@ -67,45 +93,48 @@ impl Gate {
     pub(super) fn pass(&self, vcpu: usize, may_run: bool, on_run: impl FnOnce()) -> Passage {
         let mut state = self.lock();
         loop {
-            match state.wanted {
-                Wanted::Stop => {
-                    state.held[vcpu] = true;
-                    self.changed.notify_all();
-                    return Passage::Stop;
-                }
-                Wanted::Run if may_run => {
-                    state.held[vcpu] = false;
-                    on_run();
-                    return Passage::Run;
-                }
-                Wanted::Run | Wanted::Pause => {
-                    if !state.held[vcpu] {
-                        state.held[vcpu] = true;
-                        self.changed.notify_all();
-                    }
-                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                }
+            if state.stop {
+                state.held[vcpu] = true;
+                self.changed.notify_all();
+                return Passage::Stop;
             }
-        }
-    }
-
-    /// Closes the gate, calls `kick` (under the lock) to get threads out of the guest, and waits until all are held.
-    pub(super) fn pause(&self, kick: impl FnOnce()) {
-        let mut state = self.lock();
-        if state.wanted == Wanted::Run {
-            state.wanted = Wanted::Pause;
-            kick();
-        }
-        while !state.held.iter().all(|&held| held) {
+            if state.is_open() && may_run {
+                state.held[vcpu] = false;
+                on_run();
+                return Passage::Run;
+            }
+            if !state.held[vcpu] {
+                state.held[vcpu] = true;
+                self.changed.notify_all();
+            }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Opens the gate, unless the machine is being stopped.
-    pub(super) fn resume(&self) {
+    /// Adds a reason and, if it is the first, calls `kick` (under the lock) to get threads out of the guest. Waits for
+    /// nobody.
+    pub(super) fn hold(&self, hold: Hold, kick: impl FnOnce()) {
         let mut state = self.lock();
-        if state.wanted == Wanted::Pause {
-            state.wanted = Wanted::Run;
+        let was_open = state.is_open();
+        state.holds |= hold.bit();
+        if was_open {
+            kick();
+        }
+    }
+
+    /// Waits until all threads are held. Somebody's hold must be in place.
+    pub(super) fn wait_held(&self) {
+        let mut state = self.lock();
+        while !state.all_held() {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Ends a reason; the gate opens with the last one, unless the machine is being stopped.
+    pub(super) fn lift(&self, hold: Hold) {
+        let mut state = self.lock();
+        state.holds &= !hold.bit();
+        if state.is_open() {
             self.changed.notify_all();
         }
     }
@@ -113,14 +142,26 @@ impl Gate {
     /// Tells all threads to end, calling `kick` (under the lock) to get them out of the guest.
     pub(super) fn stop(&self, kick: impl FnOnce()) {
         let mut state = self.lock();
-        state.wanted = Wanted::Stop;
+        state.stop = true;
         kick();
         self.changed.notify_all();
+    }
+
+    /// Whether this reason is in place.
+    pub(super) fn has(&self, hold: Hold) -> bool {
+        self.lock().holds & hold.bit() != 0
     }
 
     /// All threads are held: their vCPUs may be looked into.
     pub(super) fn is_paused(&self) -> bool {
         let state = self.lock();
-        state.wanted != Wanted::Run && state.held.iter().all(|&held| held)
+        !state.is_open() && state.all_held()
+    }
+
+    /// All threads but that of `vcpu` are held.
+    #[cfg(test)]
+    pub(super) fn all_held_but(&self, vcpu: usize) -> bool {
+        let state = self.lock();
+        (0..).zip(&state.held).all(|(index, &held)| held || index == vcpu)
     }
 }

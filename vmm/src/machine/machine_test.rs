@@ -161,7 +161,7 @@ impl Rig {
     }
 
     fn save(&self) -> MachineStateV1 {
-        self.machine.pause_vcpus().unwrap();
+        self.machine.pause_vcpus(Hold::Pause).unwrap();
         self.machine.quiesce_devices().unwrap();
         MachineStateV1 {
             devices: self.machine.save_devices().unwrap(),
@@ -217,11 +217,11 @@ fn paused_vcpus_stand_still_and_resumed_ones_go_on() {
     for _ in 0..50 {
         rig.progress(0, 100);
         rig.progress(1, 100);
-        rig.machine.pause_vcpus().unwrap();
+        rig.machine.pause_vcpus(Hold::Pause).unwrap();
         let held = (rig.counter(0), rig.counter(1));
         std::thread::sleep(Duration::from_millis(1));
         assert_eq!((rig.counter(0), rig.counter(1)), held);
-        rig.machine.resume_vcpus().unwrap();
+        rig.machine.resume_vcpus(Hold::Pause);
     }
 }
 
@@ -234,9 +234,9 @@ fn a_machine_started_paused_has_not_run() {
     let rig = bench.build();
     rig.machine.load().unwrap();
     rig.machine.start(false).unwrap();
-    rig.machine.pause_vcpus().unwrap();
+    rig.machine.pause_vcpus(Hold::Pause).unwrap();
     assert_eq!((rig.counter(0), rig.machine.first_entry()), (0, None));
-    rig.machine.resume_vcpus().unwrap();
+    rig.machine.resume_vcpus(Hold::Pause);
     rig.progress(0, 1);
     assert!(rig.machine.first_entry().is_some());
 }
@@ -251,7 +251,7 @@ fn a_saved_machine_goes_on_in_another_one() {
     for _ in 0..5 {
         rig.progress(0, 1000);
         rig.progress(1, 1000);
-        rig.machine.pause_vcpus().unwrap();
+        rig.machine.pause_vcpus(Hold::Pause).unwrap();
         let held = (rig.counter(0), rig.counter(1));
         rig = bench.carry_over(rig);
         assert!(rig.counter(0) >= held.0 && rig.counter(1) >= held.1);
@@ -269,11 +269,11 @@ fn no_output_is_lost_or_sent_twice_across_pauses_and_machines() {
     let mut rig = bench.boot();
     for round in 0..40 {
         std::thread::sleep(Duration::from_millis(5));
-        rig.machine.pause_vcpus().unwrap();
+        rig.machine.pause_vcpus(Hold::Pause).unwrap();
         if round % 4 == 3 {
             rig = bench.carry_over(rig);
         } else {
-            rig.machine.resume_vcpus().unwrap();
+            rig.machine.resume_vcpus(Hold::Pause);
         }
     }
     rig.machine.stop();
@@ -292,11 +292,11 @@ fn no_input_is_lost_across_pauses_and_machines() {
     let mut rig = bench.boot();
     for round in 0..40 {
         rig.progress(0, 3);
-        rig.machine.pause_vcpus().unwrap();
+        rig.machine.pause_vcpus(Hold::Pause).unwrap();
         if round % 4 == 3 {
             rig = bench.carry_over(rig);
         } else {
-            rig.machine.resume_vcpus().unwrap();
+            rig.machine.resume_vcpus(Hold::Pause);
         }
     }
     rig.progress(0, 100);
@@ -325,7 +325,7 @@ fn a_failed_vcpu_keeps_nobody_from_pausing_saving_and_going_on() {
     let state = rig.save();
     assert_eq!(state.kvm.vcpus.len(), 2);
     rig.machine.resume_devices().unwrap();
-    rig.machine.resume_vcpus().unwrap();
+    rig.machine.resume_vcpus(Hold::Pause);
     rig.progress(0, 10);
 }
 
@@ -336,11 +336,11 @@ fn the_dirty_log_shows_what_the_guest_writes() {
     }
     let rig = Bench::new(&COUNT, 1).boot();
     rig.progress(0, 1);
-    rig.machine.pause_vcpus().unwrap();
+    rig.machine.pause_vcpus(Hold::Pause).unwrap();
     rig.machine.dirty_log(0).unwrap();
-    rig.machine.resume_vcpus().unwrap();
+    rig.machine.resume_vcpus(Hold::Pause);
     rig.progress(0, 1000);
-    rig.machine.pause_vcpus().unwrap();
+    rig.machine.pause_vcpus(Hold::Pause).unwrap();
     let log = rig.machine.dirty_log(0).unwrap();
     let dirty = |frame: u64| log[frame as usize / 64] >> (frame % 64) & 1 == 1;
     assert!(dirty(COUNTERS / 4096));
@@ -364,7 +364,7 @@ fn saving_a_running_machine_and_starting_twice_are_refused() {
     assert!(rig.machine.save_devices().is_err());
     let idle = bench.build();
     assert!(
-        matches!(idle.machine.pause_vcpus(), Err(MachineError::State(_))),
+        matches!(idle.machine.pause_vcpus(Hold::Pause), Err(MachineError::State(_))),
         "not started"
     );
     idle.machine.load().unwrap();

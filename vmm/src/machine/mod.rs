@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use assembly::{Machine, MachineParts};
 pub use error::{MachineError, Result};
 pub use events::{Interrupter, MachineEvent};
+pub use gate::Hold;
 
 use crate::kvm::KvmStateV1;
 

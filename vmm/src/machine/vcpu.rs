@@ -73,6 +73,8 @@ impl Vcpu {
             .pass(self.index, may_run, || self.run_page.set_immediate_exit(false))
             == Passage::Run
         {
+            // Tells the guest's watchdogs that it stood still. EINVAL: the guest does not use kvmclock.
+            let _ = self.fd().kvmclock_ctrl();
             shared.first_entry.get_or_init(Instant::now);
             if let Some(event) = self.run_until_interrupted(shared) {
                 // This vCPU's guest code is at an end; the others go on until the owner decides.

@@ -3,7 +3,7 @@
 use nvvmm_snapshot::FrameMap;
 
 use super::{VmError, error::machine_error, running::RunningVm};
-use crate::{checkpoint::report::AuditReport, control::ErrorKind, cow};
+use crate::{checkpoint::report::AuditReport, control::ErrorKind, cow, machine::Hold};
 
 /// Frames of each kind that a report names.
 const NAMED_MAX: usize = 100;
@@ -18,15 +18,11 @@ impl RunningVm {
                     .with_remedy("start it with NVVMM_TEST_DIRTY_LOG=1 in the environment"),
             );
         }
-        let operation = self.operation();
+        let operation = self.operation_unless_stuck()?;
         let base = operation.base.map(|id| self.holder.frame_map(id)).transpose()?;
-        if operation.running {
-            self.machine.pause_vcpus().map_err(machine_error)?;
-        }
+        self.machine.pause_vcpus(Hold::Operation).map_err(machine_error)?;
         let report = self.compare(base.as_ref());
-        if operation.running {
-            self.machine.resume_vcpus().map_err(machine_error)?;
-        }
+        self.machine.resume_vcpus(Hold::Operation);
         report
     }
 

@@ -1,8 +1,8 @@
 //! A VM that is built: what can be asked of it.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    time::{Duration, Instant},
 };
 
 use nvvmm_snapshot::{Holder, SnapshotId};
@@ -13,12 +13,12 @@ use super::{
 };
 use crate::{
     checkpoint::{
-        self, Taking,
+        self, Pending, Taking,
         report::{RestoreReport, SnapshotReport},
     },
-    control::{ErrorKind, SnapshotRequest, VmOrigin},
+    control::{ErrorKind, SnapshotRequest, VmOrigin, VmState},
     cow::{CowEngine, FaultThread},
-    machine::Machine,
+    machine::{Hold, Machine},
     spec::VmSpec,
 };
 
@@ -40,74 +40,139 @@ pub(super) struct RunningVm {
     pub restore: Mutex<Option<(Instant, RestoreReport)>>,
     /// Held for as long as something is done to the VM: one thing at a time.
     pub operation: Mutex<Operation>,
+    /// Never held while anything is waited for.
+    pub seen: Mutex<Seen>,
 }
 
 /// What changes with the operations on a VM.
 pub(super) struct Operation {
-    /// vCPUs and devices run.
-    pub running: bool,
-    /// The VM is to end: nothing more is done to it.
-    pub ending: bool,
+    /// Devices stand still. vCPUs do before them and go on after them.
+    pub quiesced: bool,
     /// The snapshot this VM pins: the one it came from or took last.
     pub base: Option<SnapshotId>,
+}
+
+/// What others may see at any time, also while an operation lasts.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// The VM is to end: nothing more is done to it.
+    pub ending: bool,
     /// Names of snapshots taken, oldest first.
     pub taken: Vec<String>,
 }
 
 impl Operation {
+    /// Of a VM whose threads have not been started.
     pub fn new(base: Option<SnapshotId>) -> Self {
-        Self {
-            running: false,
-            ending: false,
-            base,
-            taken: Vec::new(),
-        }
+        Self { quiesced: true, base }
     }
 }
+
+/// How often it is looked whether another operation is done.
+const OPERATION_POLL: Duration = Duration::from_millis(1);
 
 impl RunningVm {
     pub fn operation(&self) -> MutexGuard<'_, Operation> {
         self.operation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Starts the threads; the guest runs unless `paused`.
-    pub fn start(&self, paused: bool) -> Result<(), VmError> {
-        self.machine.start(!paused).map_err(machine_error)?;
-        self.operation().running = !paused;
-        Ok(())
-    }
-
-    pub fn pause(&self) -> Result<(), VmError> {
-        let mut operation = self.operation();
-        if operation.running {
-            self.machine.pause_vcpus().map_err(machine_error)?;
-            if let Err(error) = self.machine.quiesce_devices() {
-                self.machine.resume_vcpus().map_err(machine_error)?;
-                return Err(machine_error(error));
+    pub fn start(self: &Arc<Self>, paused: bool) -> Result<(), VmError> {
+        let machine = Arc::downgrade(&self.machine);
+        self.faults.on_shortage(move |lasts| {
+            if let Some(machine) = machine.upgrade() {
+                hold_for_space(&machine, lasts);
             }
-            operation.running = false;
-        }
+        });
+        let mut operation = self.operation();
+        self.machine.start(!paused).map_err(machine_error)?;
+        operation.quiesced = paused;
         Ok(())
     }
 
+    /// Holds the vCPUs at once and stops the devices. When an access waits for space this does not wait with it: the VM
+    /// stays paused when the access is answered.
+    pub fn pause(self: &Arc<Self>) -> Result<(), VmError> {
+        self.machine.hold_vcpus(Hold::Pause);
+        let vm = Arc::clone(self);
+        let paused = self.faults.unless_stuck(move || vm.come_to_rest());
+        paused.unwrap_or(Ok(()))
+    }
+
+    fn come_to_rest(&self) -> Result<(), VmError> {
+        let mut operation = self.operation();
+        // Somebody may have resumed it while another operation was waited for.
+        if operation.quiesced || !self.machine.is_held(Hold::Pause) {
+            return Ok(());
+        }
+        let at_rest = self
+            .machine
+            .pause_vcpus(Hold::Pause)
+            .and_then(|()| self.machine.quiesce_devices());
+        operation.quiesced = at_rest.is_ok();
+        at_rest.map_err(|error| {
+            self.machine.resume_vcpus(Hold::Pause);
+            machine_error(error)
+        })
+    }
+
+    /// Lets a paused VM go on. Refused while an access waits for space: a VM that was paused meanwhile stays so.
     pub fn resume(&self) -> Result<(), VmError> {
-        let mut operation = self.operation();
-        if !operation.running && !operation.ending {
-            self.machine.resume_devices().map_err(machine_error)?;
-            self.machine.resume_vcpus().map_err(machine_error)?;
-            operation.running = true;
+        let mut operation = self.operation_unless_stuck()?;
+        if self.seen().ending {
+            return Ok(());
         }
+        if operation.quiesced {
+            self.machine.resume_devices().map_err(machine_error)?;
+            operation.quiesced = false;
+        }
+        self.machine.resume_vcpus(Hold::Pause);
         Ok(())
     }
 
-    /// Takes a snapshot. With `stop` the VM stays at the snapshot's instant.
-    pub fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, VmError> {
+    /// Waits for the operation under way, unless it waits for space, or the guest does.
+    pub fn operation_unless_stuck(&self) -> Result<MutexGuard<'_, Operation>, VmError> {
+        loop {
+            if self.faults.is_stuck() {
+                return Err(self.no_space());
+            }
+            match self.operation.try_lock() {
+                Ok(operation) => return Ok(operation),
+                Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(OPERATION_POLL),
+            }
+        }
+    }
+
+    /// Takes a snapshot. With `stop` the VM stays at the snapshot's instant. While an access waits for space there is no
+    /// instant to take: that is refused at once, and nothing is changed.
+    pub fn snapshot(self: &Arc<Self>, request: &SnapshotRequest) -> Result<SnapshotReport, VmError> {
+        if self.faults.is_stuck() {
+            return Err(self.no_space());
+        }
+        let pending = Arc::new(Pending::default());
+        let (vm, request, asked) = (Arc::clone(self), request.clone(), Arc::clone(&pending));
+        let taken = self.faults.unless(
+            move || vm.take_snapshot(&request, &asked),
+            || self.faults.is_stuck() && pending.withdraw(),
+        );
+        taken.unwrap_or_else(|| Err(self.no_space()))
+    }
+
+    fn take_snapshot(&self, request: &SnapshotRequest, pending: &Pending) -> Result<SnapshotReport, VmError> {
         let mut operation = self.operation();
-        if operation.ending {
+        if self.seen().ending {
             return Err(VmError::new(ErrorKind::Refused, "the VM is ending"));
         }
         if let Some(durability) = request.durability {
             self.holder.pool().require_durability(durability)?;
+        }
+        if pending.is_withdrawn() {
+            return Err(self.no_space());
         }
         let taken = checkpoint::take(&Taking {
             machine: &self.machine,
@@ -116,18 +181,49 @@ impl RunningVm {
             spec: &self.spec,
             base: operation.base,
             name: &request.name,
-            running: operation.running,
+            running: !operation.quiesced,
+            pending,
             stop: request.stop,
             dirty_log: self.dirty_log,
         })
         .map_err(take_error)?;
         operation.base = Some(taken.id);
-        operation.taken.push(taken.report.name.clone());
+        let mut seen = self.seen();
+        seen.taken.push(taken.report.name.clone());
         if request.stop {
-            operation.running = false;
-            operation.ending = true;
+            operation.quiesced = true;
+            seen.ending = true;
         }
         Ok(taken.report)
+    }
+
+    /// Why nothing can be done to a VM whose guest waits for space.
+    fn no_space(&self) -> VmError {
+        let goes_on = if self.machine.is_held(Hold::Pause) {
+            "it stays paused"
+        } else {
+            "it goes on by itself"
+        };
+        VmError::new(
+            ErrorKind::PoolFull,
+            "the pool is full, and the guest stands still until there is space",
+        )
+        .with_remedy(format!(
+            "make space (nvvmm rm, nvvmm pool grow, nvvmm stop of another VM); {goes_on} then"
+        ))
+    }
+
+    /// What the VM does now.
+    pub fn state(&self) -> VmState {
+        if self.seen().ending {
+            VmState::Stopping
+        } else if self.machine.is_held(Hold::Pause) {
+            VmState::Paused
+        } else if self.faults.is_starved() {
+            VmState::NoSpace
+        } else {
+            VmState::Running
+        }
     }
 
     /// The report of the restore, once the guest has run.
@@ -138,5 +234,15 @@ impl RunningVm {
             report.first_instruction_us = entry.saturating_duration_since(*started).as_secs_f64() * 1e6;
         }
         Some(report.clone())
+    }
+}
+
+/// While an access waits for space the whole guest stands still, as far as it can without waiting for that access. Devices
+/// need not be stopped: what they write meanwhile is written or held like any other access.
+fn hold_for_space(machine: &Machine, shortage: bool) {
+    if shortage {
+        machine.hold_vcpus(Hold::NoSpace);
+    } else {
+        machine.resume_vcpus(Hold::NoSpace);
     }
 }

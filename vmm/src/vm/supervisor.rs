@@ -23,6 +23,12 @@ use crate::{
 const DIRTY_LOG_VARIABLE: &str = "NVVMM_TEST_DIRTY_LOG";
 /// How often a start looks whether the guest has been entered.
 const FIRST_ENTRY_POLL: Duration = Duration::from_micros(50);
+/// How often an ended VM is looked at until nobody uses it any more.
+const LET_GO_POLL: Duration = Duration::from_millis(1);
+
+/// What `nvvmm ps` says of a VM that waits for space.
+const NO_SPACE_NOTICE: &str =
+    "the pool is full: a guest access waits for space (nvvmm rm, nvvmm pool grow, the end of another VM)";
 
 /// Runs a VM until it ends. `on_ready` is called once, when the control socket answers and the guest runs (or is
 /// built and paused, when that was asked for).
@@ -57,8 +63,8 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
     let mut ready = false;
     loop {
         let vm = Arc::new(builder.build(&origin)?);
-        supervisor.install(Some(Arc::clone(&vm)));
         vm.start(paused)?;
+        supervisor.install(Some(Arc::clone(&vm)));
         if !ready {
             wait_for_entry(&vm, paused);
             on_ready(&supervisor.status());
@@ -66,14 +72,17 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
         }
         let ended = supervisor.wait(&vm);
         let spec = vm.spec.clone();
+        let stopped = stop_machine(&vm, || ended.is_some() || supervisor.exit().is_some());
         supervisor.install(None);
-        if !stop_machine(&vm) {
+        if !stopped {
             // A vCPU or device waits for memory that nobody will give it any more. It ends with the process, and so
             // what it uses must stay until then.
             std::mem::forget(vm);
-            return ended.unwrap_or_else(|| Err(cow_error(CowError::NoSpace)));
+            return ended
+                .or_else(|| supervisor.exit().take())
+                .unwrap_or_else(|| Err(cow_error(CowError::NoSpace)));
         }
-        drop(vm);
+        let_go(vm);
         match ended {
             Some(exit) => return exit,
             // The guest rebooted: the same machine from its kernel, with empty memory.
@@ -99,14 +108,24 @@ fn check_medium(pool: &Pool) -> Result<(), VmError> {
 }
 
 /// Ends the machine's threads, before anything that they use. False when one of them is stuck in an access to guest
-/// memory that cannot be answered.
-fn stop_machine(vm: &Arc<RunningVm>) -> bool {
+/// memory and the VM `must_end`; a guest that reboots waits for space as one that runs does.
+fn stop_machine(vm: &Arc<RunningVm>, must_end: impl Fn() -> bool) -> bool {
     let machine = Arc::clone(vm);
-    vm.faults.unless_stuck(move || machine.machine.stop()).is_some()
+    let give_up = || vm.faults.is_stuck() && must_end();
+    vm.faults
+        .unless(move || machine.machine.stop(), give_up)
+        .is_some()
+}
+
+/// Waits for whoever still does something to the VM, whose threads have ended: its place is to be taken by the next.
+fn let_go(vm: Arc<RunningVm>) {
+    while Arc::strong_count(&vm) > 1 {
+        std::thread::sleep(LET_GO_POLL);
+    }
 }
 
 fn wait_for_entry(vm: &RunningVm, paused: bool) {
-    while !paused && vm.machine.first_entry().is_none() {
+    while !paused && vm.machine.first_entry().is_none() && !vm.faults.is_stuck() {
         std::thread::sleep(FIRST_ENTRY_POLL);
     }
 }
@@ -238,20 +257,9 @@ impl VmControl for Supervisor {
             status.disks.clone_from(&vm.spec.disks);
             status.ram = vm.engine.counters();
             status.restore = vm.restore_report();
-            status.notice = vm
-                .faults
-                .is_starved()
-                .then(|| "the pool is full: a guest write waits for space".to_owned());
-            status.state = VmState::Running;
-            // Somebody who works on the VM holds the lock; the state is told as it was, without waiting.
-            if let Ok(operation) = vm.operation.try_lock() {
-                status.snapshots_taken.clone_from(&operation.taken);
-                status.state = match (operation.ending, operation.running) {
-                    (true, _) => VmState::Stopping,
-                    (false, true) => VmState::Running,
-                    (false, false) => VmState::Paused,
-                };
-            }
+            status.notice = vm.faults.is_starved().then(|| NO_SPACE_NOTICE.to_owned());
+            status.snapshots_taken.clone_from(&vm.seen().taken);
+            status.state = vm.state();
         }
         status
     }

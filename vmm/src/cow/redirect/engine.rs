@@ -196,8 +196,9 @@ impl RedirectEngine {
                     .map_err(os("disarm a frame"))
             }
             Some(_) => {
+                self.copy_around(index, known, frame)?;
                 Counters::add(&self.counters.write_faults, 1);
-                self.copy_around(index, known, frame)
+                Ok(())
             }
         }
     }

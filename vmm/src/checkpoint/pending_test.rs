@@ -1,0 +1,81 @@
+use std::sync::Arc;
+
+use nvvmm_snapshot::{CreateOptions, Holder, Pool, Reservation};
+
+use super::Pending;
+
+struct Place {
+    _directory: tempfile::TempDir,
+    holder: Holder,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let options = CreateOptions {
+            size_bytes: 16 << 20,
+            overcommit: false,
+        };
+        let pool = Pool::create(&directory.path().join("pool"), &options).unwrap();
+        let holder = pool.hold("vm").unwrap();
+        Self {
+            _directory: directory,
+            holder,
+        }
+    }
+
+    fn reserve(&self) -> Reservation {
+        self.holder.reserve(7).unwrap()
+    }
+
+    fn leased_blocks(&self) -> u64 {
+        self.holder.pool().status().unwrap().leased_blocks
+    }
+}
+
+#[test]
+fn what_is_reserved_goes_back_with_a_withdrawn_snapshot() {
+    let place = Place::new();
+    let pending = Pending::default();
+    assert!(pending.keep(place.reserve()));
+    assert!(place.leased_blocks() > 0);
+    assert!(pending.withdraw() && pending.is_withdrawn());
+    assert_eq!(place.leased_blocks(), 0);
+    assert!(pending.begin().is_none());
+    assert!(pending.withdraw(), "twice is once");
+}
+
+#[test]
+fn a_snapshot_that_was_withdrawn_early_reserves_nothing() {
+    let place = Place::new();
+    let pending = Pending::default();
+    assert!(pending.withdraw());
+    assert!(!pending.keep(place.reserve()));
+    assert_eq!(place.leased_blocks(), 0);
+}
+
+#[test]
+fn one_that_has_begun_cannot_be_withdrawn() {
+    let place = Place::new();
+    let pending = Pending::default();
+    assert!(pending.begin().is_none(), "nothing is reserved");
+    assert!(pending.keep(place.reserve()));
+    assert_eq!(pending.begin().unwrap().blocks(), 7);
+    assert!(!pending.withdraw() && !pending.is_withdrawn());
+}
+
+#[test]
+fn either_it_begins_or_it_is_withdrawn() {
+    let place = Place::new();
+    for _ in 0..200 {
+        let pending = Arc::new(Pending::default());
+        assert!(pending.keep(place.reserve()));
+        let (begun, withdrawn) = std::thread::scope(|scope| {
+            let begins = scope.spawn(|| pending.begin().is_some());
+            let withdraws = scope.spawn(|| pending.withdraw());
+            (begins.join().unwrap(), withdraws.join().unwrap())
+        });
+        assert_ne!(begun, withdrawn);
+    }
+    assert_eq!(place.leased_blocks(), 0);
+}
