@@ -78,6 +78,11 @@ tier_anywhere() {
   done
   # What nvvmm-tests holds needs a KVM: the other tiers.
   run_tests "tests of the workspace" cargo test --workspace --exclude nvvmm-tests --quiet
+  run_check "formatting of tests/fuzz" in_dir "$NVVMM_ROOT/tests/fuzz" cargo fmt --check
+  # The same target directory, so that only what is different is looked at again.
+  run_check "lints of tests/fuzz" env CARGO_TARGET_DIR="$(cargo_target_dir "$NVVMM_ROOT")" \
+    cargo clippy --manifest-path "$NVVMM_ROOT/tests/fuzz/Cargo.toml" --all-targets --quiet -- -D warnings
+  run_check "fuzz targets, a fixed number of runs" "$here/fuzz.sh"
   need_packages shellcheck
   mapfile -t scripts < <(find "$here" "$NVVMM_ROOT/.ci" -type f \( -name '*.sh' -o -name run \) | sort)
   run_check "shellcheck of ${#scripts[@]} scripts" shellcheck -x "${scripts[@]}"

@@ -39,9 +39,13 @@ impl ControlClient {
             )
             .with_remedy("the VM is starting or ending; look at 'nvvmm ps' in a moment")
         })?;
-        Ok(Self {
+        Ok(Self::over(stream))
+    }
+
+    pub(super) fn over(stream: UnixStream) -> Self {
+        Self {
             lines: LineStream::new(stream),
-        })
+        }
     }
 
     /// State and counters of the VM.

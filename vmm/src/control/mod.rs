@@ -6,6 +6,9 @@
 
 pub mod client;
 pub mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod line;
 pub mod message;
 mod pool_error;

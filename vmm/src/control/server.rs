@@ -224,7 +224,7 @@ fn admit(
     Ok(())
 }
 
-fn serve_client(mut lines: LineStream, control: &dyn VmControl, line_timeout: Duration) {
+pub(super) fn serve_client(mut lines: LineStream, control: &dyn VmControl, line_timeout: Duration) {
     loop {
         let (answer, more) = match lines.read(REQUEST_BYTES_MAX, Some(line_timeout)) {
             Ok(Some(line)) => (answer(&line, control), true),

@@ -1,0 +1,175 @@
+//! The control socket: requests from any process to a VM, and what a command makes of any answer.
+//!
+//! First byte even: the rest is what a client sends, to its end. Odd: it chooses a request, and the rest is what the
+//! command gets for an answer.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nvvmm::checkpoint::report::{AuditReport, RamCounters, SnapshotReport};
+use nvvmm::control::message::{Answer, PROTOCOL_VERSION, REQUEST_BYTES_MAX, Request, Versioned};
+use nvvmm::control::{
+    ControlError, ErrorKind, SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus, fuzzing,
+};
+use nvvmm_snapshot::Durability;
+
+/// Nothing here waits: whoever does has hung, and the fuzzer's own limit is shorter.
+const HUNG: Duration = Duration::from_secs(600);
+/// What a socket holds without anyone reading: bytes sent, all of it shorter than the longest line, and answers to as
+/// many lines.
+const SENT_BYTES_MAX: usize = REQUEST_BYTES_MAX - 1;
+const LINES_MAX: usize = 32;
+
+/// Meets the bytes of one input.
+pub fn run(input: &[u8]) {
+    let Some((&selector, bytes)) = input.split_first() else {
+        return;
+    };
+    if selector.is_multiple_of(2) {
+        serve(bytes);
+    } else {
+        call(selector / 2, bytes);
+    }
+}
+
+/// A VM that does what it is asked, and counts.
+#[derive(Default)]
+struct CountingVm {
+    requests: AtomicUsize,
+}
+
+impl CountingVm {
+    fn count(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl VmControl for CountingVm {
+    fn status(&self) -> VmStatus {
+        self.count();
+        VmStatus {
+            name: "vm".into(),
+            pid: 1,
+            state: VmState::Running,
+            notice: None,
+            vcpus: 1,
+            memory_bytes: 1 << 21,
+            pool: PathBuf::from("/pool"),
+            origin: VmOrigin::Snapshot { name: "base".into() },
+            disks: Vec::new(),
+            uptime_ms: 1,
+            console: None,
+            ram: RamCounters::default(),
+            restore: None,
+            snapshots_taken: Vec::new(),
+        }
+    }
+
+    fn pause(&self) -> Result<(), ControlError> {
+        self.count();
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), ControlError> {
+        self.pause()
+    }
+
+    fn stop(&self) -> Result<(), ControlError> {
+        self.pause()
+    }
+
+    fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {
+        self.count();
+        Ok(SnapshotReport {
+            name: request.name.chars().take(64).collect(),
+            phases: Vec::new(),
+            pause_us: 0.0,
+            total_us: 0.0,
+            frames_mapped: 0,
+            frames_new: 0,
+            frames_copied: 0,
+            state_bytes: 0,
+            metadata_blocks: 0,
+            durability: Durability::Process,
+        })
+    }
+
+    fn audit(&self) -> Result<AuditReport, ControlError> {
+        self.count();
+        Ok(AuditReport::default())
+    }
+}
+
+/// As much of `bytes` as the sockets between two ends in one thread can hold.
+fn sendable(bytes: &[u8]) -> &[u8] {
+    let bytes = &bytes[..bytes.len().min(SENT_BYTES_MAX)];
+    let mut ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+    match ends.nth(LINES_MAX - 1) {
+        Some((end, _)) => &bytes[..=end],
+        None => bytes,
+    }
+}
+
+/// Every whole line gets one answer of the protocol, and an answer that is no error says that something was done.
+fn serve(bytes: &[u8]) {
+    let bytes = sendable(bytes);
+    let (mut client, server) = UnixStream::pair().expect("a socket pair");
+    client.write_all(bytes).expect("room in the socket");
+    client.shutdown(Shutdown::Write).expect("an open socket");
+    let vm = CountingVm::default();
+    fuzzing::serve(server, &vm, HUNG);
+
+    let mut answers = Vec::new();
+    client.read_to_end(&mut answers).expect("answers");
+    let mut done = 0;
+    let mut answered = 0;
+    for line in answers.split_inclusive(|byte| *byte == b'\n') {
+        let answer: Versioned<Answer> = serde_json::from_slice(line).expect("an answer of the protocol");
+        assert_eq!(line.last(), Some(&b'\n'), "the answer was cut off");
+        answered += 1;
+        match answer.body {
+            Answer::Error { error } => assert_eq!(error.kind, ErrorKind::Usage, "{error}"),
+            _ => done += 1,
+        }
+    }
+    let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
+    assert_eq!(answered, lines, "answers to whole lines");
+    assert_eq!(
+        done,
+        vm.requests.into_inner(),
+        "what was done and what was said to be"
+    );
+}
+
+/// A command succeeds only with an answer of this version, and never with an error.
+fn call(selector: u8, bytes: &[u8]) {
+    let bytes = sendable(bytes);
+    let (client, mut server) = UnixStream::pair().expect("a socket pair");
+    server.write_all(bytes).expect("room in the socket");
+    server.shutdown(Shutdown::Write).expect("an open socket");
+    let mut client = fuzzing::client(client);
+    let base = SnapshotRequest {
+        name: "base".into(),
+        stop: false,
+        durability: None,
+    };
+    let succeeded = match selector % 7 {
+        0 => client.status().is_ok(),
+        1 => client.pause().is_ok(),
+        2 => client.resume().is_ok(),
+        3 => client.stop().is_ok(),
+        4 => client.audit().is_ok(),
+        5 => client.snapshot(base).is_ok(),
+        _ => client.call(&Request::Status, Some(HUNG)).is_ok(),
+    };
+    if succeeded {
+        let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let answer: Versioned<Answer> = serde_json::from_slice(line).expect("an answer");
+        assert_eq!(answer.version, PROTOCOL_VERSION);
+        assert!(!matches!(answer.body, Answer::Error { .. }));
+    }
+}

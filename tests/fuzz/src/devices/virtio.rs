@@ -1,0 +1,312 @@
+//! One virtio device behind its MMIO registers, the machine around it, and the steps of the guest that drives it.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
+
+use event_manager::{EventManager, SubscriberOps};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nvvmm_devices::virtio::{
+    Block, BlockOptions, MMIO_LEN, MmioTransport, QueueSubscriber, Rng, VirtioDevice,
+};
+use nvvmm_devices::{BusDevice, CountingIrq, Device};
+use virtio_bindings::virtio_config::*;
+use virtio_bindings::virtio_mmio::*;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use crate::script::Script;
+
+type Memory = GuestMemoryMmap<()>;
+
+const INSTANCE: &str = "dev0";
+
+/// Two regions of RAM with a hole between them.
+const REGION_BYTES: usize = 0x1_0000;
+const HIGH_REGION: u64 = 0x2_0000;
+/// Where a driver that does it right puts its rings.
+const DESC_TABLE: u64 = 0x1000;
+const AVAIL_RING: u64 = 0x3000;
+const USED_RING: u64 = 0x4000;
+const BUFFERS: u64 = 0x8000;
+/// What the rings are laid out for here; the device may have been told something else.
+const RING_SIZE: u16 = 64;
+const DISK_BYTES: usize = 0x4000;
+
+/// Turns of the event loop in one run.
+const TURNS_MAX: usize = 24;
+
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+
+/// The device that the guest drives.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    Disk { read_only: bool },
+    Rng,
+}
+
+impl Kind {
+    fn device(self) -> Box<dyn VirtioDevice<Memory>> {
+        match self {
+            Kind::Rng => Box::new(Rng::new()),
+            Kind::Disk { read_only } => {
+                let options = BlockOptions {
+                    read_only,
+                    serial: "disk".into(),
+                };
+                let path = PathBuf::from(format!("/proc/self/fd/{}", IMAGE.as_raw_fd()));
+                Box::new(Block::open(&path, &options).expect("the image of the disk"))
+            }
+        }
+    }
+}
+
+static IMAGE: LazyLock<File> = LazyLock::new(|| {
+    let image = File::from(memfd_create(c"disk", MFdFlags::MFD_CLOEXEC).expect("a memory file"));
+    image.set_len(DISK_BYTES as u64).expect("room in memory");
+    image
+});
+
+/// Memory of a guest, zero.
+pub(crate) fn memory() -> Arc<Memory> {
+    let ranges = [
+        (GuestAddress(0), REGION_BYTES),
+        (GuestAddress(HIGH_REGION), REGION_BYTES),
+    ];
+    Arc::new(Memory::from_ranges(&ranges).expect("guest memory"))
+}
+
+/// A machine with one device.
+pub(crate) struct Machine {
+    pub(crate) transport: MmioTransport<Arc<Memory>>,
+    pub(crate) events: EventManager<QueueSubscriber<Arc<Memory>>>,
+    irq: Arc<CountingIrq>,
+}
+
+impl Machine {
+    pub(crate) fn new(kind: Kind, instance: &str, memory: &Arc<Memory>) -> Self {
+        let irq = Arc::new(CountingIrq::default());
+        let transport = MmioTransport::new(instance, kind.device(), Arc::clone(memory), irq.clone())
+            .expect("a transport");
+        let mut events = EventManager::new().expect("an event loop");
+        events.add_subscriber(transport.subscriber());
+        Self {
+            transport,
+            irq,
+            events,
+        }
+    }
+}
+
+/// A guest, its memory, and the machine that it is in at present.
+pub(super) struct Guest {
+    kind: Kind,
+    memory: Arc<Memory>,
+    machine: Option<Machine>,
+    avail_index: u16,
+    next_desc: u16,
+    turns_left: usize,
+}
+
+impl Guest {
+    pub(super) fn new(kind: Kind) -> Self {
+        IMAGE
+            .write_all_at(&[0x5a; DISK_BYTES], 0)
+            .expect("room in memory");
+        let memory = memory();
+        let machine = Some(Machine::new(kind, INSTANCE, &memory));
+        Self {
+            kind,
+            memory,
+            machine,
+            avail_index: 0,
+            next_desc: 0,
+            turns_left: TURNS_MAX,
+        }
+    }
+
+    fn machine(&mut self) -> &mut Machine {
+        self.machine
+            .as_mut()
+            .expect("a guest is in a machine between steps")
+    }
+
+    /// One step: a byte that chooses it, then its operands.
+    pub(super) fn step(&mut self, script: &mut Script) {
+        match script.u8() % 13 {
+            0 => self.write_register(u32::from(script.u8()) * 4, script.u32()),
+            1 => {
+                let (offset, mut bytes) = (offset(script), [0; 16]);
+                let len = 1 + usize::from(script.u8() % 16);
+                self.machine().transport.read(offset, &mut bytes[..len]);
+            }
+            2 => {
+                let offset = offset(script);
+                let len = 1 + usize::from(script.u8() % 8);
+                let bytes = script.bytes(len);
+                self.machine().transport.write(offset, bytes);
+            }
+            3 => self.negotiate(script.u64()),
+            4 => self.set_up_queue(1 << (script.u8() % 10), [DESC_TABLE, AVAIL_RING, USED_RING]),
+            5 => {
+                let size = u32::from(script.u16());
+                self.set_up_queue(size, [(); 3].map(|()| u64::from(script.u32())));
+            }
+            6 => self.add_status(VIRTIO_CONFIG_S_DRIVER_OK),
+            7 => {
+                let (address, len) = (u64::from(script.u32() & 0x3_ffff), usize::from(script.u8()));
+                self.store(address, script.bytes(len));
+            }
+            8 => {
+                let (index, address, len) = (script.u16(), script.u64(), script.u32());
+                self.descriptor(index, address, len, script.u16(), script.u16());
+            }
+            9 => self.make_available(script.u16()),
+            10 => self.disk_request(script),
+            11 => self.serve(),
+            _ => self.move_to_another_machine(),
+        }
+    }
+
+    fn write_register(&mut self, register: u32, value: u32) {
+        self.machine()
+            .transport
+            .write(u64::from(register), &value.to_le_bytes());
+    }
+
+    fn read_register(&mut self, register: u32) -> u32 {
+        let mut word = [0; 4];
+        self.machine().transport.read(u64::from(register), &mut word);
+        u32::from_le_bytes(word)
+    }
+
+    fn add_status(&mut self, bits: u32) {
+        let status = self.read_register(VIRTIO_MMIO_STATUS);
+        self.write_register(VIRTIO_MMIO_STATUS, status | bits);
+    }
+
+    /// From reset to FEATURES_OK with `features`, or those of them that are offered when they are an even number.
+    fn negotiate(&mut self, features: u64) {
+        self.write_register(VIRTIO_MMIO_STATUS, 0);
+        self.add_status(VIRTIO_CONFIG_S_ACKNOWLEDGE);
+        self.add_status(VIRTIO_CONFIG_S_DRIVER);
+        let mut accepted = features;
+        if features.is_multiple_of(2) {
+            self.write_register(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 1);
+            let high = self.read_register(VIRTIO_MMIO_DEVICE_FEATURES);
+            self.write_register(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 0);
+            let offered = u64::from(high) << 32 | u64::from(self.read_register(VIRTIO_MMIO_DEVICE_FEATURES));
+            accepted = offered & (features | 1 << VIRTIO_F_VERSION_1);
+        }
+        for (select, word) in [(0, accepted), (1, accepted >> 32)] {
+            self.write_register(VIRTIO_MMIO_DRIVER_FEATURES_SEL, select);
+            self.write_register(VIRTIO_MMIO_DRIVER_FEATURES, word as u32);
+        }
+        self.add_status(VIRTIO_CONFIG_S_FEATURES_OK);
+    }
+
+    fn set_up_queue(&mut self, size: u32, addresses: [u64; 3]) {
+        self.write_register(VIRTIO_MMIO_QUEUE_SEL, 0);
+        self.write_register(VIRTIO_MMIO_QUEUE_NUM, size);
+        let registers = [
+            VIRTIO_MMIO_QUEUE_DESC_LOW,
+            VIRTIO_MMIO_QUEUE_AVAIL_LOW,
+            VIRTIO_MMIO_QUEUE_USED_LOW,
+        ];
+        for (register, address) in registers.into_iter().zip(addresses) {
+            self.write_register(register, address as u32);
+            self.write_register(register + 4, (address >> 32) as u32);
+        }
+        self.write_register(VIRTIO_MMIO_QUEUE_READY, 1);
+        (self.avail_index, self.next_desc) = (0, 0);
+    }
+
+    /// A guest that writes outside of its memory faults by itself.
+    fn store(&mut self, address: u64, bytes: &[u8]) {
+        let _ = self.memory.write_slice(bytes, GuestAddress(address));
+    }
+
+    fn descriptor(&mut self, index: u16, address: u64, len: u32, flags: u16, next: u16) {
+        let mut bytes = [0; 16];
+        bytes[0..8].copy_from_slice(&address.to_le_bytes());
+        bytes[8..12].copy_from_slice(&len.to_le_bytes());
+        bytes[12..14].copy_from_slice(&flags.to_le_bytes());
+        bytes[14..16].copy_from_slice(&next.to_le_bytes());
+        self.store(DESC_TABLE + u64::from(index) * 16, &bytes);
+    }
+
+    fn make_available(&mut self, head: u16) {
+        let slot = u64::from(self.avail_index % RING_SIZE);
+        self.store(AVAIL_RING + 4 + slot * 2, &head.to_le_bytes());
+        self.avail_index = self.avail_index.wrapping_add(1);
+        self.store(AVAIL_RING + 2, &self.avail_index.to_le_bytes());
+    }
+
+    /// A request of three buffers with the shape that a disk wants; what stands in them may be anything.
+    fn disk_request(&mut self, script: &mut Script) {
+        let (operation, sector, len, shape) = (script.u32(), script.u64(), script.u16(), script.u8());
+        let mut header = [0; 16];
+        header[0..4].copy_from_slice(&operation.to_le_bytes());
+        header[8..16].copy_from_slice(&sector.to_le_bytes());
+        self.store(BUFFERS, &header);
+        let data_flags = NEXT | if shape & 1 == 0 { WRITE } else { 0 };
+        let head = self.next_desc;
+        let [data, status] = [1, 2].map(|step| (head + step) % RING_SIZE);
+        self.next_desc = (head + 3) % RING_SIZE;
+        self.descriptor(head, BUFFERS, 16, NEXT, data);
+        self.descriptor(data, BUFFERS + 0x100, u32::from(len), data_flags, status);
+        self.descriptor(status, BUFFERS + 0x20, 1, WRITE, 0);
+        self.make_available(head);
+        if shape & 2 != 0 {
+            self.serve();
+        }
+    }
+
+    /// Notifies the device and lets the machine's event loop run, a few turns at most.
+    fn serve(&mut self) {
+        self.write_register(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+        while self.turns_left > 0 && self.machine().events.run_with_timeout(0).expect("events") > 0 {
+            self.turns_left -= 1;
+        }
+    }
+
+    /// Pauses the device, which then stands still whatever the guest's memory says, and goes on in another machine with
+    /// a device in exactly the same state.
+    pub(super) fn move_to_another_machine(&mut self) {
+        let mut old = self
+            .machine
+            .take()
+            .expect("a guest is in a machine between steps");
+        old.transport.pause().expect("pause");
+        let saved = old.transport.save().expect("save");
+        let mut status = [0; 4];
+        old.transport.read(u64::from(VIRTIO_MMIO_STATUS), &mut status);
+        let raised = old.irq.raised();
+        old.transport.queue_events()[0].write(1).expect("a kick");
+        old.events.run_with_timeout(0).expect("events");
+        assert_eq!(old.irq.raised(), raised, "a paused device raised an interrupt");
+        assert_eq!(
+            old.transport.save().expect("save"),
+            saved,
+            "a paused device changed"
+        );
+        drop(old);
+
+        let mut new = Machine::new(self.kind, INSTANCE, &self.memory);
+        new.transport.restore(&saved).expect("restore");
+        // One that waits for its reset has no use for its place in the rings.
+        if u32::from_le_bytes(status) & VIRTIO_CONFIG_S_NEEDS_RESET == 0 {
+            let again = new.transport.save().expect("save");
+            assert_eq!(again, saved, "restored to another state");
+        }
+        new.transport.resume().expect("resume");
+        self.machine = Some(new);
+    }
+}
+
+/// A place in the device's window, or in the first bytes behind it.
+fn offset(script: &mut Script) -> u64 {
+    u64::from(script.u16()) % (MMIO_LEN + 16)
+}

@@ -1,0 +1,103 @@
+//! Restoring devices, without the machine around them.
+
+use std::sync::Arc;
+
+use nvvmm_devices::{
+    AcpiPower, BusDevice, ConsoleOut, CountingIrq, Device, PowerSignal, SavedDevice, SerialPort,
+};
+
+use crate::devices::virtio::{Kind, Machine, memory};
+
+/// Kinds of device that a machine saves, each with an instance.
+pub(super) const KINDS: [(&str, &str); 3] = [
+    ("virtio-mmio", "dev0"),
+    ("serial", "com1"),
+    ("acpi-power", "power0"),
+];
+const VIRTIO: [Kind; 3] = [
+    Kind::Rng,
+    Kind::Disk { read_only: false },
+    Kind::Disk { read_only: true },
+];
+/// Turns of the event loop: a state may keep its device busy for ever.
+const TURNS_MAX: usize = 4;
+
+fn serial(instance: &str) -> SerialPort {
+    let output = ConsoleOut::new().expect("an eventfd");
+    SerialPort::new(instance, Arc::new(CountingIrq::default()), output).expect("an eventfd")
+}
+
+fn power() -> AcpiPower {
+    AcpiPower::new(PowerSignal::new().expect("an eventfd"))
+}
+
+/// States of new devices.
+pub(super) fn fresh() -> Vec<SavedDevice> {
+    let save = |device: &mut dyn Device| {
+        device.pause().expect("pause");
+        device.save().expect("save")
+    };
+    let mut saved = vec![save(&mut serial("com1")), save(&mut power())];
+    for (index, kind) in VIRTIO.into_iter().enumerate() {
+        saved.push(save(
+            &mut Machine::new(kind, &format!("dev{index}"), &memory()).transport,
+        ));
+    }
+    saved
+}
+
+/// Restores a state into each device that it may be one of, and runs what took it.
+pub(super) fn restore(saved: &SavedDevice) {
+    match saved.kind.as_str() {
+        "serial" => {
+            if let Some(mut port) = restored(|| serial(&saved.instance), saved) {
+                access_all(&mut port, 8, 1);
+            }
+        }
+        "acpi-power" => {
+            if let Some(mut registers) = restored(power, saved) {
+                access_all(&mut registers, 4, 1);
+            }
+        }
+        _ => VIRTIO.into_iter().for_each(|kind| restore_virtio(kind, saved)),
+    }
+}
+
+fn restore_virtio(kind: Kind, saved: &SavedDevice) {
+    let memory = memory();
+    let new = || Machine::new(kind, &saved.instance, &memory).transport;
+    if restored(new, saved).is_none() {
+        return;
+    }
+    let mut machine = Machine::new(kind, &saved.instance, &memory);
+    machine.transport.restore(saved).expect("restored before");
+    machine.transport.resume().expect("resume");
+    for _ in 0..TURNS_MAX {
+        machine.events.run_with_timeout(0).expect("events");
+    }
+    access_all(&mut machine.transport, 0x110, 4);
+}
+
+/// A device that has taken a state over, if it did: then it saves a state that restores to itself.
+fn restored<D: Device>(new: impl Fn() -> D, saved: &SavedDevice) -> Option<D> {
+    let mut device = new();
+    device.restore(saved).ok()?;
+    let saved = device.save().expect("save");
+    // One device's disk is locked against another.
+    drop(device);
+    let mut device = new();
+    device.restore(&saved).expect("restoring what was saved");
+    assert_eq!(device.save().expect("save"), saved, "restored to another state");
+    device.resume().expect("resume");
+    Some(device)
+}
+
+/// The guest reads all registers, writes each with what it read, and reads them again.
+fn access_all(device: &mut dyn BusDevice, len: u64, width: usize) {
+    for offset in (0..len).step_by(width) {
+        let mut bytes = [0; 4];
+        device.read(offset, &mut bytes[..width]);
+        device.write(offset, &bytes[..width]);
+        device.read(offset, &mut bytes[..width]);
+    }
+}

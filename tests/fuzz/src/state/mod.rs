@@ -1,0 +1,77 @@
+//! The saved state of a VM: decoding the blob, and restoring every device from it.
+//!
+//! First byte: what the rest is, see [`run`].
+
+mod blob;
+mod device;
+
+use nvvmm::checkpoint::blob::SavedVm;
+use nvvmm::kvm::compat;
+use nvvmm::memory::GuestRam;
+use nvvmm_devices::SavedDevice;
+
+use crate::script::Script;
+
+/// Larger guests are not reserved: the sanitizer has taken most addresses.
+const MEMORY_BYTES_MAX: u64 = 1 << 40;
+/// Changes to a good machine state.
+const PATCHES_MAX: usize = 32;
+
+/// Meets the bytes of one input.
+pub fn run(input: &[u8]) {
+    let mut script = Script::new(input);
+    let example = blob::example();
+    match script.u8() % 5 {
+        0 => {
+            let mut raw = script.bytes(usize::MAX).to_vec();
+            blob::mend(&mut raw);
+            decode(&raw);
+        }
+        1 => decode(&blob::assemble(script.bytes(usize::MAX), &example.machine)),
+        2 => decode(&blob::assemble(&example.spec, script.bytes(usize::MAX))),
+        3 => {
+            let mut machine = example.machine.clone();
+            for _ in 0..PATCHES_MAX {
+                let at = usize::from(script.u16()) % machine.len();
+                let len = usize::from(script.u8() % 9);
+                let removed = usize::from(script.u8() % 9).min(machine.len() - 1 - at);
+                machine.splice(at..at + removed, script.bytes(len).iter().copied());
+            }
+            decode(&blob::assemble(&example.spec, &machine));
+        }
+        _ => {
+            let (kind, instance) = device::KINDS[usize::from(script.u8()) % device::KINDS.len()];
+            device::restore(&SavedDevice {
+                kind: kind.into(),
+                version: 1,
+                instance: instance.into(),
+                payload: script.bytes(usize::MAX).to_vec(),
+            });
+        }
+    }
+}
+
+/// What can be decoded is encoded in one way only, and every part of it can be looked at without a KVM.
+fn decode(blob: &[u8]) {
+    let saved = match SavedVm::decode(blob) {
+        Ok(saved) => saved,
+        Err(error) => return assert!(!error.to_string().is_empty()),
+    };
+    let encoded = saved.encode().expect("encoding what was decoded");
+    let again = SavedVm::decode(&encoded).expect("decoding what was encoded");
+    assert_eq!(again.spec, saved.spec);
+    assert!(
+        again.encode().expect("encoding again") == encoded,
+        "encoded in two ways"
+    );
+
+    if saved.spec.memory_bytes <= MEMORY_BYTES_MAX {
+        let _ = GuestRam::reserve(saved.spec.memory_bytes);
+    }
+    let here = blob::example_cpuid();
+    for vcpu in &saved.machine.kvm.vcpus {
+        let _ = compat::check(&vcpu.cpuid, &here, &[]);
+        compat::check(&vcpu.cpuid, &vcpu.cpuid, &vcpu.cpuid).expect("a host is compatible with itself");
+    }
+    saved.machine.devices.iter().for_each(device::restore);
+}
