@@ -66,8 +66,14 @@ is_required() { [[ " ${required[*]} " == *" $1 "* ]]; }
 
 in_dir() { (cd "$1" && "${@:2}"); }
 
+# Few random histories: the medium is what is new here, and a disk takes its time.
+pool_tests_on() {
+  NVVMM_HUGE_PAGES=120 PROPTEST_CASES=3 "$here/on-medium.sh" "$1" \
+    cargo test --quiet -p nvvmm-snapshot --test pool --test processes --test model -- --test-threads=1
+}
+
 tier_anywhere() {
-  local guest guests=("$NVVMM_ROOT/guest/linux" "$NVVMM_ROOT/guest/bare-metal") scripts
+  local medium guest guests=("$NVVMM_ROOT/guest/linux" "$NVVMM_ROOT/guest/bare-metal") scripts
   [[ -e ${guests[1]}/Cargo.toml ]] || unset 'guests[1]'
   run_check "formatting" cargo fmt --all --check
   run_check "lints" cargo clippy --workspace --all-targets --quiet -- -D warnings
@@ -78,6 +84,9 @@ tier_anywhere() {
   done
   # What nvvmm-tests holds needs a KVM: the other tiers.
   run_tests "tests of the workspace" cargo test --workspace --exclude nvvmm-tests --quiet
+  for medium in tmpfs-huge hugetlbfs file; do
+    run_tests "tests of the pool on $medium" pool_tests_on "$medium"
+  done
   run_check "formatting of tests/fuzz" in_dir "$NVVMM_ROOT/tests/fuzz" cargo fmt --check
   # The same target directory, so that only what is different is looked at again.
   run_check "lints of tests/fuzz" env CARGO_TARGET_DIR="$(cargo_target_dir "$NVVMM_ROOT")" \

@@ -197,8 +197,8 @@ impl Host {
         self.json(&["pool", "status"])
     }
 
-    /// Bytes of the medium behind the pool: as its file system counts them, and on a device, where nothing is given
-    /// back, as the pool does.
+    /// Bytes of the medium behind the pool: as its file system counts them, and where nothing is given back as the pool
+    /// does.
     pub fn medium_bytes(&self) -> u64 {
         self.medium.taken_bytes(&self.pool).unwrap_or_else(|| {
             let status = self.pool_status();

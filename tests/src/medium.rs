@@ -85,8 +85,11 @@ impl Medium {
         }
     }
 
-    /// Bytes that a pool takes of the medium, as its file system counts them. A device counts nothing.
+    /// Bytes that a pool takes of the medium, as its file system counts them. None where the medium has set aside all of
+    /// the pool from the start, or is all of it.
     pub(crate) fn taken_bytes(&self, pool: &Path) -> Option<u64> {
-        (!self.is_device()).then(|| std::fs::metadata(pool).expect("the pool exists").blocks() * 512)
+        self.name
+            .starts_with("tmpfs")
+            .then(|| std::fs::metadata(pool).expect("the pool exists").blocks() * 512)
     }
 }

@@ -173,6 +173,9 @@ fn fill(file: File, layout: &Layout, options: &CreateOptions) -> Result<()> {
     file.set_len(options.size_bytes)
         .map_err(Error::io("giving the new pool its size"))?;
     let region = MappedRegion::map(file, options.size_bytes, medium, options.overcommit)?;
+    if !options.overcommit {
+        region.set_aside(0..options.size_bytes)?;
+    }
     format(&region, layout, random_uuid()?, options.overcommit)
 }
 

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::layout::segment::Segment;
 use crate::layout::superblock::SuperblockV2;
 use crate::number::CHUNK_BLOCKS;
-use crate::region::available_bytes;
+use crate::region::{Medium, available_bytes};
 
 /// How large a pool shall be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,11 +78,15 @@ impl Pool {
         })
     }
 
-    /// All that the pool may still ask for must be there.
+    /// All that the pool may still ask for must be there. Media but tmpfs have set aside what it has.
     fn check_medium_can_keep(&self, size_bytes: u64) -> Result<()> {
         use std::os::unix::fs::MetadataExt;
-        let taken_bytes = self.file_metadata()?.blocks() * 512;
-        let needed_bytes = size_bytes.saturating_sub(taken_bytes);
+        let had_bytes = if self.medium == Medium::Tmpfs {
+            self.file_metadata()?.blocks() * 512
+        } else {
+            self.store.layout.size_bytes()
+        };
+        let needed_bytes = size_bytes.saturating_sub(had_bytes);
         let available_bytes = available_bytes(self.file(), self.medium)?;
         if available_bytes < needed_bytes {
             return Err(Error::NoSpaceOnMedium {
@@ -105,7 +109,11 @@ impl Pool {
         superblock.add_segment(segment);
         superblock.set_overcommit(overcommit);
         let (region, size_bytes) = (&self.store.region, superblock.size_bytes.get());
-        region.resize_medium(self.store.layout.size_bytes(), size_bytes)?;
+        let size_bytes_before = self.store.layout.size_bytes();
+        region.resize_medium(size_bytes_before, size_bytes)?;
+        if !overcommit {
+            region.set_aside(size_bytes_before..size_bytes)?;
+        }
         region.extend(size_bytes, overcommit)?;
         let (start, len) = segment.chunk_table();
         region.provide(start, len)?;

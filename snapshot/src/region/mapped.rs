@@ -2,24 +2,24 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU32, Ordering};
-
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
-use nix::unistd::{Whence, lseek};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::mapping::{DurableBy, Mapping};
 use super::write_back::{OfThisHost, SyncQueue, WriteBack};
-use super::{Medium, Region, available_bytes};
+use super::{Medium, Region, holes};
 use crate::error::{Error, Result};
-use crate::number::CHUNK_SIZE_BYTES;
+use crate::number::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES};
 
 /// A file or a device from its start on, mapped `MAP_SHARED`.
 pub(crate) struct MappedRegion {
     file: File,
     first: Mapping,
     medium: Medium,
+    /// What the medium gives at once.
+    page_bytes: u64,
+    /// The pool may promise more than its medium has: nothing is set aside for it.
+    overcommit: AtomicBool,
     durable_by: DurableBy,
     write_back: Box<dyn WriteBack>,
     unsynced: SyncQueue,
@@ -28,11 +28,14 @@ pub(crate) struct MappedRegion {
 impl MappedRegion {
     /// Maps the first `len` bytes of a file, which must have them.
     pub(crate) fn map(file: File, len: u64, medium: Medium, overcommit: bool) -> Result<MappedRegion> {
+        let page_bytes = page_bytes(&file, medium)?;
         let (first, durable_by) = Mapping::map(&file, medium, 0..len, overcommit)?;
         Ok(MappedRegion {
             file,
             first,
             medium,
+            page_bytes,
+            overcommit: AtomicBool::new(overcommit),
             durable_by,
             write_back: Box::new(OfThisHost::new()),
             unsynced: SyncQueue::default(),
@@ -86,59 +89,61 @@ impl MappedRegion {
         Ok(())
     }
 
-    /// Gives whole granules back; false when the medium cannot. Zeroing is what must not fail, this may.
-    fn discard(&self, range: Range<u64>) -> Result<bool> {
-        let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let (offset, len) = (signed(range.start)?, signed(range.end - range.start)?);
-        loop {
-            match fallocate(&self.file, mode, offset, len) {
-                Ok(()) => return Ok(true),
-                Err(Errno::EINTR) => {}
-                Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENODEV | Errno::EPERM) => return Ok(false),
-                Err(errno) => {
-                    tracing::warn!(%errno, ?range, "could not punch out free blocks of the pool");
-                    return Ok(false);
-                }
-            }
+    fn reclaim(&self) -> Reclaim {
+        let overcommit = self.overcommit.load(Ordering::Relaxed);
+        match self.medium {
+            Medium::Devdax => Reclaim::Store,
+            Medium::Hugetlbfs if !overcommit => Reclaim::Store,
+            Medium::Fsdax | Medium::File if !overcommit => Reclaim::Keep,
+            _ => Reclaim::Punch,
         }
+    }
+
+    /// The first piece that is not zero, for a medium that does not tell its holes.
+    fn first_not_zero(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
+        holes::first_not_zero(range, |at, piece| {
+            if self.medium == Medium::Hugetlbfs {
+                // Looking through the mapping would fill its holes.
+                let read = self.file.read_at(piece, at);
+                read.map_err(Error::io("reading the pool's file"))
+            } else {
+                self.read(at, piece).map(|()| piece.len())
+            }
+        })
+    }
+
+    /// Zeroes parts of pages, but no hole: that would take a page of the medium for nothing.
+    fn zero_parts(&self, range: Range<u64>) -> Result<()> {
+        let mut rest = range;
+        while let Some(written) = self.next_written(rest.clone())? {
+            self.zero(written.start, written.end - written.start)?;
+            rest.start = written.end;
+        }
+        Ok(())
     }
 }
 
-/// How much is looked at in one go where a medium does not tell its holes.
-const SCAN_BYTES: usize = 64 << 10;
-static ZEROS: [u8; SCAN_BYTES] = [0; SCAN_BYTES];
+/// How freed blocks become zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reclaim {
+    /// They go back to the medium.
+    Punch,
+    /// The file keeps their space, which was set aside for it; the file system zeroes them.
+    Keep,
+    /// Zeros are stored: the medium takes nothing back, or it would not set aside again what it took (hugetlbfs).
+    Store,
+}
 
-impl MappedRegion {
-    /// The first stretch with something else than zeros, for a medium that does not tell its holes. It ends with the
-    /// page of the medium, or with what was looked at.
-    fn scan(&self, range: Range<u64>) -> Result<Option<Range<u64>>> {
-        let mut piece = vec![0; SCAN_BYTES];
-        let mut at = range.start;
-        while at < range.end {
-            let count = (range.end - at).min(SCAN_BYTES as u64) as usize;
-            let piece = &mut piece[..count];
-            let read = if self.medium == Medium::Hugetlbfs {
-                // Looking through the mapping would fill its holes.
-                self.file
-                    .read_at(piece, at)
-                    .map_err(Error::io("reading the pool's file"))?
-            } else {
-                self.read(at, piece)?;
-                count
-            };
-            let end = at + count as u64;
-            if piece[..read] != ZEROS[..read] {
-                let end = if self.medium == Medium::Hugetlbfs {
-                    end.next_multiple_of(self.medium.page_bytes()).min(range.end)
-                } else {
-                    end
-                };
-                return Ok(Some(at..end));
-            }
-            at = end;
-        }
-        Ok(None)
-    }
+/// A tmpfs with huge pages (`huge=`) says so by the size that it likes to be read in.
+fn page_bytes(file: &File, medium: Medium) -> Result<u64> {
+    let metadata = file.metadata().map_err(Error::io("looking at the pool's file"))?;
+    Ok(
+        if medium == Medium::Tmpfs && metadata.blksize() >= CHUNK_SIZE_BYTES {
+            CHUNK_SIZE_BYTES
+        } else {
+            medium.page_bytes()
+        },
+    )
 }
 
 impl Region for MappedRegion {
@@ -147,6 +152,7 @@ impl Region for MappedRegion {
     }
 
     fn extend(&self, len_bytes: u64, overcommit: bool) -> Result<()> {
+        self.overcommit.store(overcommit, Ordering::Relaxed);
         let end = self.first.end();
         if len_bytes <= end {
             return Ok(());
@@ -223,17 +229,24 @@ impl Region for MappedRegion {
 
     fn punch(&self, offset: u64, len: u64) -> Result<()> {
         self.at(offset, usize::try_from(len).unwrap_or(usize::MAX))?;
-        let granule = self.punch_granule_bytes();
-        let whole = offset.next_multiple_of(granule)..(offset + len) / granule * granule;
-        if whole.is_empty() || !self.discard(whole.clone())? {
-            return self.zero(offset, len);
+        let reclaim = self.reclaim();
+        let (granule, end) = (self.punch_granule_bytes(), offset + len);
+        let whole = offset.next_multiple_of(granule)..end / granule * granule;
+        if whole.is_empty()
+            || reclaim == Reclaim::Store
+            || !holes::discard(&self.file, whole.clone(), reclaim == Reclaim::Keep)?
+        {
+            return self.zero_parts(offset..end);
         }
-        self.zero(offset, whole.start - offset)?;
-        self.zero(whole.end, offset + len - whole.end)
+        self.zero_parts(offset..whole.start)?;
+        self.zero_parts(whole.end..end)
     }
 
     fn punch_granule_bytes(&self) -> u64 {
-        self.medium.page_bytes()
+        match self.reclaim() {
+            Reclaim::Store => BLOCK_SIZE_BYTES,
+            Reclaim::Punch | Reclaim::Keep => self.page_bytes,
+        }
     }
 
     fn load_u32(&self, offset: u64) -> Result<u32> {
@@ -250,47 +263,30 @@ impl Region for MappedRegion {
             return Ok(None);
         }
         if matches!(self.medium, Medium::Hugetlbfs | Medium::Devdax) {
-            return self.scan(range);
+            return self.first_not_zero(range);
         }
-        let start = match lseek(&self.file, signed(range.start)?, Whence::SeekData) {
-            Ok(start) => (start as u64).max(range.start),
-            Err(Errno::ENXIO) => return Ok(None),
-            Err(_) => return Ok(Some(range)),
-        };
-        if start >= range.end {
-            return Ok(None);
-        }
-        let end = lseek(&self.file, signed(start)?, Whence::SeekHole).map_or(range.end, |end| end as u64);
-        Ok(Some(start..end.clamp(start + 1, range.end)))
+        holes::first_written(&self.file, range)
     }
 
     fn provide(&self, offset: u64, len: u64) -> Result<()> {
         self.at(offset, usize::try_from(len).unwrap_or(usize::MAX))?;
-        loop {
-            match fallocate(
-                &self.file,
-                FallocateFlags::FALLOC_FL_KEEP_SIZE,
-                signed(offset)?,
-                signed(len)?,
-            ) {
-                Ok(()) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENODEV) => return Ok(()),
-                Err(Errno::ENOSPC | Errno::ENOMEM | Errno::EDQUOT) => {
-                    return Err(Error::NoSpaceOnMedium {
-                        medium: self.medium.name(),
-                        needed_bytes: len,
-                        available_bytes: available_bytes(&self.file, self.medium)?,
-                    });
-                }
-                Err(errno) => return Err(Error::io("asking the medium for memory for the pool")(errno)),
-            }
-        }
+        holes::provide(&self.file, self.medium, offset..offset + len)?;
+        Ok(())
     }
-}
 
-fn signed(offset: u64) -> Result<i64> {
-    i64::try_from(offset).map_err(|_| Error::damaged(format!("the offset {offset} is beyond any file")))
+    fn set_aside(&self, range: Range<u64>) -> Result<()> {
+        if matches!(self.medium, Medium::Fsdax | Medium::File)
+            && !holes::provide(&self.file, self.medium, range)?
+        {
+            return Err(Error::Io {
+                op: "this file system cannot set space aside (fallocate(2)): create the pool with --overcommit and take \
+                     the risk that VMs stop when it is full"
+                    .to_owned(),
+                source: std::io::ErrorKind::Unsupported.into(),
+            });
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

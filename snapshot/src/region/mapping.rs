@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::Medium;
+use super::{Medium, available_bytes};
 use crate::error::{Error, Result};
 
 /// A part of the file. When the pool grows, one more mapping follows: those before it stay where they are.
@@ -55,8 +55,15 @@ impl Mapping {
                 why: "it cannot be mapped",
             });
         };
-        let (base, durable_by) = map_shared(file, medium, offset, size, overcommit)
-            .map_err(Error::io(format!("mapping {size} bytes of the pool")))?;
+        let mapped = map_shared(file, medium, offset, size, overcommit);
+        if mapped == Err(Errno::ENOMEM) && medium == Medium::Hugetlbfs {
+            return Err(Error::NoSpaceOnMedium {
+                medium: medium.name(),
+                needed_bytes: range.end - range.start,
+                available_bytes: available_bytes(file, medium)?,
+            });
+        }
+        let (base, durable_by) = mapped.map_err(Error::io(format!("mapping {size} bytes of the pool")))?;
         let mapping = Mapping {
             end: range.end,
             base,

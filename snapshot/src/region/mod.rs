@@ -2,6 +2,7 @@
 
 mod detect;
 mod durability;
+mod holes;
 mod mapped;
 mod mapping;
 mod medium;
@@ -69,6 +70,12 @@ pub(crate) trait Region: Send + Sync {
 
     /// The first stretch of `range` that may hold something else than zeros.
     fn next_written(&self, range: Range<u64>) -> Result<Option<Range<u64>>>;
+
+    /// Has the medium keep a range for this pool alone, written or not, where it does not do so by itself and can.
+    /// hugetlbfs does when the range is mapped; tmpfs cannot without filling it.
+    fn set_aside(&self, _range: Range<u64>) -> Result<()> {
+        Ok(())
+    }
 
     /// Makes sure that the medium has memory for a range before it is written to: a store to a sparse medium that is
     /// full kills the process.

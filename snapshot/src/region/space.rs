@@ -6,6 +6,7 @@ use nix::sys::statvfs::fstatvfs;
 
 use super::{Medium, detect};
 use crate::error::{Error, Result};
+use crate::number::CHUNK_SIZE_BYTES;
 
 /// Bytes that the medium under a file can still give.
 pub(crate) fn available_bytes(file: &File, medium: Medium) -> Result<u64> {
@@ -14,10 +15,26 @@ pub(crate) fn available_bytes(file: &File, medium: Medium) -> Result<u64> {
     }
     let stat = fstatvfs(file).map_err(Error::io("asking for the space left on the pool's medium"))?;
     let left = stat.blocks_available().saturating_mul(stat.fragment_size());
-    if medium == Medium::Tmpfs {
-        return Ok(left.min(memory_available_bytes()?));
-    }
-    Ok(left)
+    Ok(match medium {
+        Medium::Tmpfs => left.min(memory_available_bytes()?),
+        // A mount without `size=` has no blocks.
+        Medium::Hugetlbfs if stat.blocks() == 0 => huge_pages_available_bytes()?,
+        Medium::Hugetlbfs => left.min(huge_pages_available_bytes()?),
+        Medium::Fsdax | Medium::Devdax | Medium::File => left,
+    })
+}
+
+/// Huge pages that nobody has and nobody has reserved, and those that the kernel may make beyond its pool
+/// (Documentation/admin-guide/mm/hugetlbpage.rst).
+fn huge_pages_available_bytes() -> Result<u64> {
+    let count = |name: &str| -> Result<u64> {
+        let path = format!("/sys/kernel/mm/hugepages/hugepages-2048kB/{name}");
+        let text = std::fs::read_to_string(&path).map_err(Error::io(format!("reading {path}")))?;
+        Ok(text.trim().parse().unwrap_or(0))
+    };
+    let free = count("free_hugepages")?.saturating_sub(count("resv_hugepages")?);
+    let more = count("nr_overcommit_hugepages")?.saturating_sub(count("surplus_hugepages")?);
+    Ok(free.saturating_add(more).saturating_mul(CHUNK_SIZE_BYTES))
 }
 
 /// `MemAvailable` of proc_meminfo(5): a tmpfs may be allowed more than the host has.

@@ -6,15 +6,18 @@ use crate::fixture::*;
 
 #[test]
 fn freed_blocks_read_as_zero_and_give_their_memory_back() {
-    let place = pool_of(16 << 20);
-    let pool = &place.pool;
+    let bench = pool_of(16 << 20);
+    let pool = &bench.pool;
     let empty = pool.status().unwrap().medium_bytes;
     let vm = pool.hold("vm").unwrap();
     let blocks = vm.alloc_blocks(1000).unwrap();
     blocks.iter().for_each(|block| fill(&vm, *block, 0xaa));
-    assert!(pool.status().unwrap().medium_bytes >= empty + 1000 * BLOCK_SIZE_BYTES);
+    let filled = pool.status().unwrap().medium_bytes;
     vm.free_blocks(&blocks);
-    assert!(pool.status().unwrap().medium_bytes < empty + 10 * BLOCK_SIZE_BYTES);
+    if bench.place.takes_back_blocks {
+        assert!(filled >= empty + 1000 * BLOCK_SIZE_BYTES);
+        assert!(pool.status().unwrap().medium_bytes < empty + 10 * BLOCK_SIZE_BYTES);
+    }
     let again = vm.alloc_blocks(2000).unwrap();
     assert!(again.iter().all(|block| content(pool, *block) == 0));
     assert_eq!(pool.status().unwrap().holders[0].blocks_in_use, 2000);
@@ -22,8 +25,8 @@ fn freed_blocks_read_as_zero_and_give_their_memory_back() {
 
 #[test]
 fn a_full_pool_says_so_and_takes_nothing() {
-    let place = pool_of(8 << 20);
-    let vm = place.pool.hold("vm").unwrap();
+    let bench = pool_of(8 << 20);
+    let vm = bench.pool.hold("vm").unwrap();
     let chunks: Vec<ChunkNo> = (0..3).map(|_| vm.alloc_chunk().unwrap()).collect();
     assert!(matches!(
         vm.alloc_chunk(),
@@ -43,11 +46,11 @@ fn a_full_pool_says_so_and_takes_nothing() {
     vm.commit_snapshot(new("full", 1, &changes), vm.reserve(0).unwrap())
         .unwrap();
     while vm.alloc_blocks(1).is_ok() {}
-    assert!(place.pool.remove("full").unwrap().deferred);
-    assert_clean(&place.pool);
+    assert!(bench.pool.remove("full").unwrap().deferred);
+    assert_clean(&bench.pool);
     drop(vm);
-    assert_clean(&place.pool);
-    assert_eq!(place.pool.status().unwrap().free_blocks, 3 * 512);
+    assert_clean(&bench.pool);
+    assert_eq!(bench.pool.status().unwrap().free_blocks, 3 * 512);
 }
 
 #[test]

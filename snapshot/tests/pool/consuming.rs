@@ -8,8 +8,8 @@ use crate::fixture::*;
 
 #[test]
 fn consuming_leaves_what_is_shared_or_leased_to_others() {
-    let place = pool_of(32 << 20);
-    let pool = &place.pool;
+    let bench = pool_of(32 << 20);
+    let pool = &bench.pool;
     let vm = pool.hold("vm").unwrap();
     let blocks = vm.alloc_blocks(4).unwrap();
     blocks.iter().for_each(|block| fill(&vm, *block, 0x10));
@@ -62,8 +62,8 @@ fn consuming_leaves_what_is_shared_or_leased_to_others() {
 
 #[test]
 fn what_is_left_of_a_consumed_snapshot_is_the_base_of_the_next() {
-    let place = pool_of(32 << 20);
-    let pool = &place.pool;
+    let bench = pool_of(32 << 20);
+    let pool = &bench.pool;
     let vm = pool.hold("vm").unwrap();
     let blocks = vm.alloc_blocks(4).unwrap();
     blocks.iter().for_each(|block| fill(&vm, *block, 0x10));

@@ -1,32 +1,23 @@
-//! A pool in a directory of its own, and short ways to fill and read it.
+//! A pool in a place of its own, and short ways to fill and read it.
 
 use std::sync::Arc;
 
-use nvvmm_snapshot::{
-    BLOCK_SIZE_BYTES, BlockNo, ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, Pool,
-};
+use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, ChunkMap, Holder, LeafBlocks, NewSnapshot, Pool};
+
+use crate::place::Place;
 
 pub(crate) const CHUNK: u64 = 2 << 20;
 
-pub(crate) struct Place {
-    _directory: tempfile::TempDir,
+/// A pool and the place that it is in.
+pub(crate) struct Bench {
     pub(crate) pool: Arc<Pool>,
+    pub(crate) place: Place,
 }
 
-pub(crate) fn pool_of(size_bytes: u64) -> Place {
-    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
-    let pool = Pool::create(
-        &directory.path().join("pool"),
-        &CreateOptions {
-            size_bytes,
-            overcommit: false,
-        },
-    )
-    .unwrap();
-    Place {
-        _directory: directory,
-        pool,
-    }
+pub(crate) fn pool_of(size_bytes: u64) -> Bench {
+    let place = Place::new();
+    let pool = place.create(size_bytes);
+    Bench { pool, place }
 }
 
 pub(crate) fn fill(holder: &Holder, block: BlockNo, with: u8) {
@@ -38,7 +29,7 @@ pub(crate) fn fill(holder: &Holder, block: BlockNo, with: u8) {
 pub(crate) fn content(pool: &Pool, block: BlockNo) -> u8 {
     let mut bytes = [0; BLOCK_SIZE_BYTES as usize];
     pool.read_block(block, &mut bytes).unwrap();
-    assert!(bytes.iter().all(|byte| *byte == bytes[0]), "{block} is torn");
+    assert!(bytes == [bytes[0]; BLOCK_SIZE_BYTES as usize], "{block} is torn");
     bytes[0]
 }
 

@@ -5,5 +5,9 @@
 mod blocks;
 mod consuming;
 mod fixture;
+mod leaks;
+#[path = "../place/mod.rs"]
+mod place;
+mod promises;
 mod refusals;
 mod sharing;

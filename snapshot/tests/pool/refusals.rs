@@ -6,8 +6,8 @@ use crate::fixture::*;
 
 #[test]
 fn a_commit_that_fails_changes_nothing() {
-    let place = pool_of(16 << 20);
-    let pool = &place.pool;
+    let bench = pool_of(16 << 20);
+    let pool = &bench.pool;
     let vm = pool.hold("vm").unwrap();
     let other = pool.hold("other").unwrap();
     let block = vm.alloc_blocks(1).unwrap()[0];
@@ -105,8 +105,8 @@ fn a_commit_that_fails_changes_nothing() {
 
 #[test]
 fn names_and_limits_are_told() {
-    let place = pool_of(16 << 20);
-    let pool = &place.pool;
+    let bench = pool_of(16 << 20);
+    let pool = &bench.pool;
     let vm = pool.hold("vm").unwrap();
     for name in ["nightly-1", "nightly-2", "before-upgrade", "x", "y"] {
         let id = vm

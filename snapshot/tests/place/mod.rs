@@ -1,0 +1,94 @@
+//! Where tests make their pools: on what scripts/on-medium.sh prepared, else in shared memory.
+
+#![allow(dead_code)] // Each test program uses what it needs.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nvvmm_snapshot::{CreateOptions, Medium, Pool};
+
+/// A device has room for one pool at a time.
+static DEVICE: Mutex<()> = Mutex::new(());
+
+/// A place for one pool, which goes with it.
+pub struct Place {
+    path: PathBuf,
+    medium: Medium,
+    /// The medium takes back each block that is freed.
+    pub takes_back_blocks: bool,
+    directory: Option<tempfile::TempDir>,
+    _device: Option<MutexGuard<'static, ()>>,
+}
+
+impl Place {
+    pub fn new() -> Place {
+        let name = std::env::var("NVVMM_TEST_MEDIUM").unwrap_or_else(|_| "tmpfs".to_owned());
+        let medium = match name.as_str() {
+            "tmpfs" | "tmpfs-huge" => Medium::Tmpfs,
+            "hugetlbfs" => Medium::Hugetlbfs,
+            "file" => Medium::File,
+            "fsdax-ext4" | "fsdax-xfs" => Medium::Fsdax,
+            "devdax" => Medium::Devdax,
+            other => panic!("NVVMM_TEST_MEDIUM={other} is not known"),
+        };
+        if let Some(device) = std::env::var_os("NVVMM_TEST_POOL_DEVICE") {
+            let place = Place {
+                path: device.into(),
+                medium,
+                takes_back_blocks: false,
+                directory: None,
+                _device: Some(DEVICE.lock().unwrap_or_else(PoisonError::into_inner)),
+            };
+            place.clear_device();
+            return place;
+        }
+        let parent = std::env::var_os("NVVMM_TEST_POOL_DIR").unwrap_or_else(|| "/dev/shm".into());
+        let directory = tempfile::tempdir_in(parent).unwrap();
+        Place {
+            path: directory.path().join("pool"),
+            medium,
+            takes_back_blocks: name == "tmpfs",
+            directory: Some(directory),
+            _device: None,
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn medium(&self) -> Medium {
+        self.medium
+    }
+
+    /// Makes the pool, of which the medium keeps all that it promises.
+    pub fn create(&self, size_bytes: u64) -> Arc<Pool> {
+        self.create_with(size_bytes, false)
+    }
+
+    pub fn create_with(&self, size_bytes: u64, overcommit: bool) -> Arc<Pool> {
+        let options = CreateOptions {
+            size_bytes,
+            overcommit,
+        };
+        let pool = Pool::create(&self.path, &options).unwrap();
+        assert_eq!(pool.medium(), self.medium);
+        pool
+    }
+
+    /// What an earlier test left, or this one: a file goes with its directory.
+    fn clear_device(&self) {
+        if self.medium == Medium::Devdax
+            && let Err(error) = Pool::delete(&self.path)
+            && !matches!(error, nvvmm_snapshot::Error::NotAPool { .. })
+        {
+            eprintln!("{error}");
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.clear_device();
+    }
+}
