@@ -14,10 +14,7 @@
 # tests/fuzz/artifacts/TARGET. The toolchain is the ordinary one: RUSTC_BOOTSTRAP lets it use sanitizers.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-source "$here/lib/say.sh"
-source "$here/lib/tree.sh"
-source "$here/lib/packages.sh"
-source "$here/lib/guests.sh"
+source "$here/lib/programs.sh"
 
 fuzz_dir=$NVVMM_ROOT/tests/fuzz
 runs=5000 minutes='' targets=()
