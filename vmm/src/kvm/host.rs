@@ -6,7 +6,7 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm};
 
 use super::error::vm_op;
-use super::{KvmError, Result};
+use super::{KvmError, Result, msrs};
 use crate::sys;
 
 /// The host's KVM, opened and found fit for nvvmm.
@@ -55,7 +55,7 @@ impl Host {
             .get_msr_index_list()
             .map_err(vm_op("reading the list of MSRs to save"))?;
         Ok(Host {
-            saved_msrs: list.as_slice().to_vec(),
+            saved_msrs: msrs::with_unlisted(list.as_slice()),
             kvm,
             supported_cpuid,
         })
@@ -71,7 +71,8 @@ impl Host {
         &self.supported_cpuid
     }
 
-    /// The MSRs that make up a vCPU's state here (`KVM_GET_MSR_INDEX_LIST`).
+    /// The MSRs that make up a vCPU's state: those that KVM lists (`KVM_GET_MSR_INDEX_LIST`) and those that it keeps
+    /// without listing them.
     pub(super) fn saved_msrs(&self) -> &[u32] {
         &self.saved_msrs
     }

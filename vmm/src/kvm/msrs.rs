@@ -1,4 +1,6 @@
-//! Model-specific registers of one vCPU, as many as KVM lists.
+//! Model-specific registers of one vCPU.
+
+use std::ops::RangeInclusive;
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
@@ -12,6 +14,25 @@ pub(super) const MSR_IA32_TSC: u32 = 0x10;
 /// Local APIC timer deadline, in TSC ticks.
 pub(super) const MSR_IA32_TSC_DEADLINE: u32 = 0x6e0;
 
+/// Type of memory that no other memory type register covers, and whether they are on.
+pub(super) const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
+
+/// MSRs that a guest writes and KVM keeps, though most versions do not list them.
+const UNLISTED: [RangeInclusive<u32>; 8] = [
+    // Debug control.
+    0x1d9..=0x1d9,
+    // Memory types: variable and fixed ranges, default.
+    0x200..=0x20f,
+    0x250..=0x250,
+    0x258..=0x259,
+    0x268..=0x26f,
+    MSR_MTRR_DEF_TYPE..=MSR_MTRR_DEF_TYPE,
+    // Machine checks: control, status, address, cause, for each of the 32 banks of a vCPU.
+    0x400..=0x47f,
+    // AMD: lfence is serialising.
+    0xc001_1029..=0xc001_1029,
+];
+
 /// Entries per ioctl. KVM takes fewer than 256 (`MAX_IO_MSRS`).
 const CHUNK_ENTRIES: usize = 128;
 
@@ -22,6 +43,15 @@ pub struct MsrV1 {
     pub index: u32,
     /// Its value.
     pub value: u64,
+}
+
+/// `listed` and what KVM keeps without listing it.
+pub(super) fn with_unlisted(listed: &[u32]) -> Vec<u32> {
+    let unlisted = UNLISTED
+        .into_iter()
+        .flatten()
+        .filter(|index| !listed.contains(index));
+    listed.iter().copied().chain(unlisted).collect()
 }
 
 fn entries(msrs: &[MsrV1]) -> Option<Msrs> {
@@ -99,7 +129,6 @@ pub(super) fn write(fd: &VcpuFd, vcpu: usize, msrs: &[MsrV1]) -> Result<()> {
 
 const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1;
-const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
 const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
 
 /// Sets the MSRs that firmware would: memory is write-back (Linux ignores PAT while MTRRs are off), fast string

@@ -32,7 +32,7 @@ pub struct VcpuStateV1 {
     pub debug_regs: Option<kvm_debugregs>,
     /// Local APIC.
     pub lapic: kvm_lapic_state,
-    /// All other MSRs that KVM lists and this vCPU has.
+    /// All other MSRs that hold guest state and that this vCPU has (`Host::saved_msrs`).
     pub msrs: Vec<MsrV1>,
     /// Pending and injected exceptions, interrupts, NMIs.
     pub events: kvm_vcpu_events,
@@ -45,12 +45,16 @@ impl VcpuStateV1 {
     /// then), and no other vCPU may be running.
     ///
     /// Order: `KVM_GET_MP_STATE` first, as it lets the local APIC take an INIT or SIPI and so changes what
-    /// follows. The MSRs, with the timer's deadline, before the local APIC: where KVM delivers timers from its
-    /// own timer callback, one may expire in between; then the saved deadline lies in the past and fires
-    /// again after the restore. The other way round it would be in neither. Events last, as reading the rest
-    /// may change them.
+    /// follows. Then `KVM_GET_VCPU_EVENTS`, as it writes what a pending exception carries into CR2 or DR6, which
+    /// are read after it (where `KVM_CAP_EXCEPTION_PAYLOAD` is not enabled). The MSRs, with the timer's deadline, before the
+    /// local APIC: where KVM delivers timers from its own timer callback, one may expire in between; then the
+    /// saved deadline lies in the past and fires again after the restore. The other way round it would be in
+    /// neither.
     pub(super) fn save(fd: &VcpuFd, vcpu: usize, vm: &KvmVm, tsc: TscStateV1) -> Result<VcpuStateV1> {
         let mp_state = fd.get_mp_state().map_err(vcpu_op(vcpu, "saving its run state"))?;
+        let events = fd
+            .get_vcpu_events()
+            .map_err(vcpu_op(vcpu, "saving its pending events"))?;
         let regs = fd.get_regs().map_err(vcpu_op(vcpu, "saving its registers"))?;
         let sregs = fd
             .get_sregs()
@@ -73,9 +77,6 @@ impl VcpuStateV1 {
         let cpuid = fd
             .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
             .map_err(vcpu_op(vcpu, "saving its CPUID"))?;
-        let events = fd
-            .get_vcpu_events()
-            .map_err(vcpu_op(vcpu, "saving its pending events"))?;
         let cpuid = cpuid.as_slice().to_vec();
         Ok(VcpuStateV1 {
             cpuid,
@@ -96,19 +97,20 @@ impl VcpuStateV1 {
     /// vCPUs (module `state`).
     ///
     /// Order: CPUID first, as KVM judges all else by it. System registers before the local APIC: the APIC base
-    /// in them says which form (xAPIC or x2APIC) its state has. XCR0 before the state that it enables.
+    /// in them says which form (xAPIC or x2APIC) its state has. Registers before the run state: KVM makes a vCPU
+    /// run whose system registers are set while it looks freshly reset. XCR0 before the state that it enables.
     pub(super) fn restore_registers(&self, fd: &VcpuFd, vcpu: usize, vm: &KvmVm) -> Result<()> {
         let cpuid = CpuId::from_entries(&self.cpuid)
             .map_err(|_| KvmError::Mismatch(format!("vCPU {vcpu}: too many CPUID entries")))?;
         fd.set_cpuid2(&cpuid)
             .map_err(vcpu_op(vcpu, "restoring its CPUID"))?;
         self.tsc.restore_frequency(fd, vcpu)?;
-        fd.set_mp_state(self.mp_state)
-            .map_err(vcpu_op(vcpu, "restoring its run state"))?;
         fd.set_sregs(&self.sregs)
             .map_err(vcpu_op(vcpu, "restoring its system registers"))?;
         fd.set_regs(&self.regs)
             .map_err(vcpu_op(vcpu, "restoring its registers"))?;
+        fd.set_mp_state(self.mp_state)
+            .map_err(vcpu_op(vcpu, "restoring its run state"))?;
         if let Some(xcrs) = &self.xcrs {
             fd.set_xcrs(xcrs)
                 .map_err(vcpu_op(vcpu, "restoring its extended control registers"))?;
