@@ -1,4 +1,4 @@
-//! What can go wrong with a pool, told with its cause and its remedy.
+//! What can go wrong with a pool. The texts say the cause; the remedy is for those who know what the user can do.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The file holds no pool.
-    #[error("{} is not a pool: {why}; make one with `nvvmm pool create`", path.display())]
+    #[error("{} is not a pool: {why}", path.display())]
     NotAPool {
         /// The file.
         path: PathBuf,
@@ -20,9 +20,7 @@ pub enum Error {
         why: String,
     },
     /// The pool has a format that this program does not know.
-    #[error(
-        "the pool has format version {found}, this program knows version {expected}: use a matching nvvmm"
-    )]
+    #[error("the pool has format version {found}, this program knows version {expected}")]
     Version {
         /// Version read from the pool.
         found: u32,
@@ -36,10 +34,7 @@ pub enum Error {
         what: String,
     },
     /// There are not enough free blocks.
-    #[error(
-        "the pool is full: {needed} blocks of 4 KiB are needed, {free} are free: remove snapshots, stop VMs or \
-         make the pool larger with `nvvmm pool grow`"
-    )]
+    #[error("the pool is full: {needed} blocks of 4 KiB are needed, {free} are free")]
     PoolFull {
         /// Blocks asked for.
         needed: u64,
@@ -47,13 +42,13 @@ pub enum Error {
         free: u64,
     },
     /// A snapshot of that name exists.
-    #[error("the name '{name}' is taken by another snapshot of the pool: choose another or remove that one")]
+    #[error("the name '{name}' is taken by another snapshot of the pool")]
     NameTaken {
         /// The name.
         name: String,
     },
     /// No snapshot of that name or id exists.
-    #[error("no snapshot '{name}' in pool {}{}", pool.display(), near_text(near))]
+    #[error("no snapshot '{name}' in pool {}", pool.display())]
     NotFound {
         /// Name or id asked for.
         name: String,
@@ -63,7 +58,7 @@ pub enum Error {
         near: Vec<String>,
     },
     /// Another holder uses the snapshot.
-    #[error("snapshot '{name}' is in use by {holder}: stop that VM first, or restore without consuming")]
+    #[error("snapshot '{name}' is in use by {holder}")]
     Busy {
         /// The snapshot.
         name: String,
@@ -77,19 +72,19 @@ pub enum Error {
         name: String,
     },
     /// Every holder slot is taken by a living process.
-    #[error("the pool is used by {count} holders, which is its limit: stop a VM first")]
+    #[error("the pool is used by {count} holders, which is its limit")]
     TooManyHolders {
         /// The limit.
         count: u32,
     },
     /// The holder pins as many snapshots as it can.
-    #[error("a holder pins at most {count} snapshots: unpin one first")]
+    #[error("a holder pins at most {count} snapshots")]
     TooManyPins {
         /// The limit.
         count: u32,
     },
     /// The catalog is full.
-    #[error("the pool holds {count} snapshots, which is its limit: remove some first")]
+    #[error("the pool holds {count} snapshots, which is its limit")]
     TooManySnapshots {
         /// The limit.
         count: u32,
@@ -107,19 +102,19 @@ pub enum Error {
         what: String,
     },
     /// The file exists already.
-    #[error("{} exists already: choose another path, or remove it if it is not needed", path.display())]
+    #[error("{} exists already", path.display())]
     Exists {
         /// The file.
         path: PathBuf,
     },
     /// The device holds a pool already.
-    #[error("{} holds a pool already: delete it with `nvvmm pool delete` if it is not needed", path.display())]
+    #[error("{} holds a pool already", path.display())]
     HoldsPool {
         /// The device.
         path: PathBuf,
     },
     /// Somebody has the pool open.
-    #[error("pool {} is in use: stop its VMs first", path.display())]
+    #[error("pool {} is in use", path.display())]
     InUse {
         /// The pool.
         path: PathBuf,
@@ -133,18 +128,16 @@ pub enum Error {
         why: &'static str,
     },
     /// The medium cannot be made longer.
-    #[error(
-        "{} is a device, whose size is fixed: make the device larger, or create a larger pool elsewhere",
-        path.display()
-    )]
+    #[error("{} is a device, whose size is fixed", path.display())]
     FixedSize {
         /// The device.
         path: PathBuf,
     },
     /// The medium cannot keep what a pool promises.
     #[error(
-        "the medium ({medium}) has {available_bytes} bytes left and {needed_bytes} are needed: use a smaller pool, make \
-         space, or say --overcommit and take the risk that VMs stop when the medium is full"
+        "the medium ({medium}) has {} MiB left and {} MiB are needed",
+        available_bytes >> 20,
+        needed_bytes.div_ceil(1 << 20)
     )]
     NoSpaceOnMedium {
         /// The kind of medium.
@@ -155,10 +148,7 @@ pub enum Error {
         available_bytes: u64,
     },
     /// The medium cannot keep snapshots through what they were to survive.
-    #[error(
-        "the pool cannot promise durability '{asked}', only '{}': {}: {}",
-        limit.strongest, limit.reason, durability_remedy(*asked)
-    )]
+    #[error("the pool cannot promise durability '{asked}', only '{}': {}", limit.strongest, limit.reason)]
     NotDurable {
         /// What was asked for.
         asked: Durability,
@@ -191,22 +181,5 @@ impl Error {
             op,
             source: source.into(),
         }
-    }
-}
-
-fn durability_remedy(asked: Durability) -> &'static str {
-    match asked {
-        Durability::Power => {
-            "use a pool on a disk, or on persistent memory with a persistence domain, or ask for less"
-        }
-        _ => "use a pool on a disk or on persistent memory, or ask for less",
-    }
-}
-
-fn near_text(near: &[String]) -> String {
-    if near.is_empty() {
-        String::new()
-    } else {
-        format!("; there is '{}'", near.join("', '"))
     }
 }

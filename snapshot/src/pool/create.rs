@@ -56,7 +56,7 @@ impl Pool {
             .create_new(true)
             .mode(0o600)
             .open(&unfinished)
-            .map_err(Error::io(format!("creating {}", unfinished.display())))?;
+            .map_err(Error::io(format!("creating the pool {}", path.display())))?;
         let made = fill(file, &layout, options).and_then(|()| {
             renameat2(
                 AT_FDCWD,
@@ -214,7 +214,7 @@ pub(super) fn open_medium(path: &Path) -> Result<(File, Detected)> {
     };
     let file = open_options()
         .open(path)
-        .map_err(Error::io(format!("opening pool {}", path.display())))?;
+        .map_err(Error::io(format!("opening the pool {}", path.display())))?;
     let detected =
         detect(&file)?.ok_or_else(|| not_a_pool("it is neither a file nor a DAX device".to_owned()))?;
     if detected.len_bytes < SIZE_BYTES_MIN {

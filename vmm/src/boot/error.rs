@@ -17,9 +17,7 @@ pub enum BootError {
         source: io::Error,
     },
     /// The file is no kernel that can be booted here.
-    #[error(
-        "{path} is not a kernel that nvvmm can boot: {why} (bootable are an x86-64 Linux bzImage, usually /boot/vmlinuz-*, an ELF vmlinux, and a flat guest with an nvvmm note)"
-    )]
+    #[error("{path} is not a kernel that nvvmm can boot: {why}")]
     NotAKernel {
         /// The file.
         path: PathBuf,
@@ -27,7 +25,7 @@ pub enum BootError {
         why: String,
     },
     /// Guest memory is too small.
-    #[error("{what} ({size_bytes} bytes) does not fit into guest memory: {why}; give the VM more memory")]
+    #[error("{what} ({size_bytes} bytes) does not fit into guest memory: {why}")]
     DoesNotFit {
         /// What was to be loaded.
         what: String,
@@ -37,9 +35,7 @@ pub enum BootError {
         why: String,
     },
     /// The command line is longer than the kernel takes.
-    #[error(
-        "the kernel command line has {length} characters, this kernel takes at most {length_max}; shorten it"
-    )]
+    #[error("the kernel command line has {length} characters, this kernel takes at most {length_max}")]
     CmdlineTooLong {
         /// Its length with what nvvmm adds.
         length: usize,
@@ -50,7 +46,7 @@ pub enum BootError {
     #[error("the kernel command line may hold printable ASCII characters only")]
     CmdlineCharacters,
     /// An option that only Linux guests take.
-    #[error("{0} makes no sense with a flat guest: leave it out")]
+    #[error("{0} makes no sense with a flat guest")]
     LinuxOnly(&'static str),
     /// Too many vCPUs for the protocol.
     #[error("a flat guest runs on at most {vcpus_max} vCPUs, not {vcpus}")]
@@ -70,6 +66,21 @@ pub enum BootError {
         /// What vm-memory said.
         source: vm_memory::GuestMemoryError,
     },
+}
+
+impl BootError {
+    /// What the user can do about it.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::NotAKernel { .. } => Some(
+                "give an x86-64 Linux bzImage, usually /boot/vmlinuz-*, an ELF vmlinux, or a flat guest with an nvvmm note",
+            ),
+            Self::DoesNotFit { .. } => Some("give the VM more --memory"),
+            Self::CmdlineTooLong { .. } => Some("shorten --cmdline"),
+            Self::LinuxOnly(_) => Some("leave it out"),
+            _ => None,
+        }
+    }
 }
 
 /// Result of loading.

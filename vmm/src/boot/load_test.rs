@@ -168,7 +168,6 @@ fn a_file_that_is_no_kernel_is_refused_with_what_it_looks_like() {
     for (bytes, expected) in cases {
         let text = refusal(bytes);
         assert!(text.contains(expected), "{expected}: {text}");
-        assert!(text.contains("bzImage"), "says what would do: {text}");
     }
 }
 
@@ -258,7 +257,11 @@ fn flat_guests_that_do_not_fit_the_protocol_are_refused() {
         (&[1, 0, 0, 0, 4, 0, 0, 0], 0x10_0000, "flags 0x4"),
         (&[1, 0, 0, 0], 0x10_0000, "4 bytes instead of 8"),
         (&FLAT_V1, 0xf_0000, "does not fit"),
-        (&FLAT_V1, 64 * MIB as u64 - 0x1000, "give the VM more memory"),
+        (
+            &FLAT_V1,
+            64 * MIB as u64 - 0x1000,
+            "does not fit into guest memory",
+        ),
     ];
     for (desc, paddr, expected) in cases {
         let text = refusal(&flat(desc, paddr));

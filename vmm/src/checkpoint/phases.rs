@@ -40,7 +40,7 @@ impl Phases {
     pub fn add(&mut self, phase: &str, took: Duration) {
         self.times.push(PhaseTime {
             phase: phase.into(),
-            us: took.as_secs_f64() * 1e6,
+            us: micros_of(took),
         });
     }
 
@@ -57,5 +57,10 @@ impl Phases {
 
 /// Microseconds since `from`.
 pub fn micros(from: Instant) -> f64 {
-    from.elapsed().as_secs_f64() * 1e6
+    micros_of(from.elapsed())
+}
+
+/// `time` in microseconds, made of whole nanoseconds: it prints short.
+pub fn micros_of(time: Duration) -> f64 {
+    time.as_nanos() as f64 / 1e3
 }

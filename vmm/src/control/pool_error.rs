@@ -1,13 +1,54 @@
 //! Errors of the pool as errors for the user.
 
-use nvvmm_snapshot::Error;
+use nvvmm_snapshot::{Durability, Error};
 
 use super::error::{ControlError, ErrorKind};
 
 impl From<Error> for ControlError {
     fn from(error: Error) -> Self {
-        Self::new(kind_of(&error), error.to_string())
+        Self {
+            kind: kind_of(&error),
+            message: error.to_string(),
+            remedy: remedy_of(&error),
+        }
     }
+}
+
+/// What the user can do about a pool error.
+fn remedy_of(error: &Error) -> Option<String> {
+    Some(match error {
+        Error::NotAPool { .. } => "make one with 'nvvmm pool create'".to_owned(),
+        Error::Version { .. } => "use the nvvmm version that made the pool, or make a new one".to_owned(),
+        Error::PoolFull { .. } => {
+            "remove snapshots with 'nvvmm rm', stop VMs, or make the pool larger with 'nvvmm pool grow'".to_owned()
+        }
+        Error::NameTaken { name } => format!("choose another name, or remove that one with 'nvvmm rm {name}'"),
+        Error::NotFound { near, .. } if near.is_empty() => "'nvvmm snapshots' lists what there is".to_owned(),
+        Error::NotFound { near, .. } => {
+            format!("there is '{}'; 'nvvmm snapshots' lists all", near.join("', '"))
+        }
+        Error::Busy { .. } => "stop that VM first, or restore without --once".to_owned(),
+        Error::TooManyHolders { .. } => "stop a VM first".to_owned(),
+        Error::TooManySnapshots { .. } => "remove some with 'nvvmm rm'".to_owned(),
+        Error::Exists { .. } => "choose another path, or remove it if it is not needed".to_owned(),
+        Error::NoSpaceOnMedium { .. } => {
+            "use a smaller pool, make space, or say --overcommit and take the risk that VMs stop when the medium is full"
+                .to_owned()
+        }
+        Error::HoldsPool { .. } => "delete it with 'nvvmm pool delete' if it is not needed".to_owned(),
+        Error::InUse { .. } => "stop its VMs first".to_owned(),
+        Error::FixedSize { .. } => "make the device larger, or create a larger pool elsewhere".to_owned(),
+        Error::NotDurable {
+            asked: Durability::Power,
+            ..
+        } => {
+            "use a pool on a disk, or on persistent memory with a persistence domain, or ask for less".to_owned()
+        }
+        Error::NotDurable { .. } => {
+            "use a pool on a disk or on persistent memory, or ask for less".to_owned()
+        }
+        _ => return None,
+    })
 }
 
 /// The kind, and with it the exit code, of a pool error.

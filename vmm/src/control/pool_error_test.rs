@@ -71,3 +71,44 @@ fn pool_errors_keep_their_text_and_get_the_kind_of_their_exit_code() {
         assert_eq!((shown.kind, shown.message), (kind, text));
     }
 }
+
+#[test]
+fn what_the_user_can_do_is_said_beside_the_cause() {
+    let unknown = |near: &[&str]| Error::NotFound {
+        name: "bas".to_owned(),
+        pool: "/p".into(),
+        near: near.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let cases = [
+        (unknown(&[]), "nvvmm snapshots"),
+        (unknown(&["base"]), "there is 'base'"),
+        (
+            Error::NameTaken {
+                name: "base".to_owned(),
+            },
+            "nvvmm rm base",
+        ),
+        (Error::PoolFull { needed: 3, free: 1 }, "nvvmm rm"),
+        (
+            Error::Version {
+                found: 9,
+                expected: 1,
+            },
+            "nvvmm version",
+        ),
+        (
+            Error::NoSpaceOnMedium {
+                medium: "tmpfs",
+                needed_bytes: 2,
+                available_bytes: 1,
+            },
+            "--overcommit",
+        ),
+    ];
+    for (error, words) in cases {
+        let shown = ControlError::from(error);
+        let remedy = shown.remedy.unwrap_or_default();
+        assert!(remedy.contains(words), "{}: {remedy}", shown.message);
+        assert!(!shown.message.contains(words), "said twice: {}", shown.message);
+    }
+}

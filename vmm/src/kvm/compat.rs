@@ -155,13 +155,13 @@ pub fn check(
     let (was, is) = (vendor(saved), vendor(supported));
     if was != is {
         return Err(KvmError::Incompatible(format!(
-            "the snapshot is of a guest on an {was} CPU, this host has {is}; restore on a host with an {was} CPU"
+            "the snapshot is of a guest on an {was} CPU, this host has {is}"
         )));
     }
     let missing = missing_features(saved, supported, given);
     if !missing.is_empty() {
         return Err(KvmError::Incompatible(format!(
-            "the snapshot needs {}, which this host's KVM lacks; restore on a host with the same or a newer CPU",
+            "the snapshot needs {}, which this host's KVM lacks",
             missing.join(", ")
         )));
     }

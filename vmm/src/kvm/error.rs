@@ -5,8 +5,8 @@ use std::io;
 /// An error of the KVM layer.
 #[derive(Debug, thiserror::Error)]
 pub enum KvmError {
-    /// `/dev/kvm` cannot be opened; the text says what to do.
-    #[error("cannot open /dev/kvm: {source}; {remedy}")]
+    /// `/dev/kvm` cannot be opened.
+    #[error("cannot open /dev/kvm: {source}")]
     Open {
         /// What the user can do about it.
         remedy: &'static str,
@@ -14,7 +14,7 @@ pub enum KvmError {
         source: io::Error,
     },
     /// This KVM lacks something that nvvmm cannot do without.
-    #[error("this host's KVM lacks {0}; a newer kernel is needed")]
+    #[error("this host's KVM lacks {0}")]
     Lacks(&'static str),
     /// A snapshot needs something of the host that it does not have.
     #[error("{0}")]
@@ -38,9 +38,7 @@ pub enum KvmError {
         source: io::Error,
     },
     /// A model-specific register of a snapshot is refused by this host.
-    #[error(
-        "vCPU {vcpu}: this host's KVM refuses the snapshot's MSR {index:#x} = {value:#x}; restore on a host with the same kind of CPU and KVM"
-    )]
+    #[error("vCPU {vcpu}: this host's KVM refuses the snapshot's MSR {index:#x} = {value:#x}")]
     Msr {
         /// Index of the vCPU.
         vcpu: usize,
@@ -52,6 +50,20 @@ pub enum KvmError {
     /// A saved state does not fit the machine it is restored into.
     #[error("saved KVM state does not fit: {0}")]
     Mismatch(String),
+}
+
+impl KvmError {
+    /// What the user can do about it.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Open { remedy, .. } => Some(remedy),
+            Self::Lacks(_) => Some("use a newer kernel: Linux 5.19 has all that nvvmm needs"),
+            Self::Incompatible(_) | Self::Msr { .. } => {
+                Some("restore on a host with the same kind of CPU and KVM, or a newer one")
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Result of the KVM layer.

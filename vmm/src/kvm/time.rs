@@ -227,7 +227,7 @@ impl TscStateV1 {
         fd.set_tsc_khz(wanted).map_err(|_| {
             KvmError::Incompatible(format!(
                 "vCPU {vcpu}: the snapshot's time-stamp counter runs at {wanted} kHz, this host's at {here} kHz, and \
-                 its CPU cannot scale it (KVM_CAP_TSC_CONTROL); restore on a host with the same CPU"
+                 its CPU cannot scale it (KVM_CAP_TSC_CONTROL)"
             ))
         })
     }

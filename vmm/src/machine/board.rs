@@ -109,10 +109,7 @@ pub(super) fn build(
             read_only: disk.read_only,
             serial: instance.clone(),
         };
-        let block = Block::open(&disk.path, &options).map_err(|source| MachineError::Disk {
-            path: disk.path.clone(),
-            source,
-        })?;
+        let block = Block::open(&disk.path, &options).map_err(MachineError::Disk)?;
         virtio.push(slots.add(index + 1, &instance, Box::new(block))?);
     }
     let VirtioSlots {

@@ -1,7 +1,6 @@
 //! What can go wrong with a machine.
 
 use std::io;
-use std::path::PathBuf;
 
 use nvvmm_devices::virtio::{BlockError, TransportError};
 use nvvmm_devices::{BusError, LifecycleError};
@@ -28,13 +27,8 @@ pub enum MachineError {
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// A disk cannot be used.
-    #[error("disk {path}: {source}")]
-    Disk {
-        /// Its image.
-        path: PathBuf,
-        /// Why.
-        source: BlockError,
-    },
+    #[error(transparent)]
+    Disk(#[from] BlockError),
     /// The machine asked for cannot be built.
     #[error("{0}")]
     Spec(String),

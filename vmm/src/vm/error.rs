@@ -1,5 +1,7 @@
 //! What the user is told when a part of the VM fails.
 
+use nvvmm_devices::virtio::BlockError;
+
 use super::VmError;
 use crate::{
     boot::BootError,
@@ -30,7 +32,7 @@ pub(super) fn cow_error(error: CowError) -> VmError {
     let message = error.to_string();
     match error {
         CowError::NoSpace => VmError::new(ErrorKind::PoolFull, message)
-            .with_remedy("remove snapshots (nvvmm rm) or use a larger pool"),
+            .with_remedy("remove snapshots with 'nvvmm rm', stop VMs, or use a larger pool"),
         CowError::Pool(error) => error.into(),
         CowError::Uffd(UffdError::NoPermission) => VmError::new(ErrorKind::HostLacks, message).with_remedy(
             "run as root, give yourself access to /dev/userfaultfd, or sysctl vm.unprivileged_userfaultfd=1",
@@ -43,19 +45,43 @@ pub(super) fn cow_error(error: CowError) -> VmError {
 }
 
 pub(super) fn machine_error(error: MachineError) -> VmError {
-    let kind = match &error {
-        MachineError::Kvm(KvmError::Open { .. } | KvmError::Lacks(_) | KvmError::Incompatible(_)) => {
+    let (kind, remedy) = match &error {
+        MachineError::Kvm(kvm) => (kvm_kind(kvm), kvm.remedy()),
+        MachineError::Boot(boot) => (boot_kind(boot), boot.remedy()),
+        MachineError::Disk(disk) => (disk_kind(disk), disk.remedy()),
+        _ => (ErrorKind::Failed, None),
+    };
+    VmError {
+        kind,
+        message: error.to_string(),
+        remedy: remedy.map(str::to_owned),
+    }
+}
+
+fn kvm_kind(error: &KvmError) -> ErrorKind {
+    match error {
+        KvmError::Open { .. } | KvmError::Lacks(_) | KvmError::Incompatible(_) | KvmError::Msr { .. } => {
             ErrorKind::HostLacks
         }
-        MachineError::Kvm(KvmError::Msr { .. }) => ErrorKind::HostLacks,
-        MachineError::Boot(BootError::Read { source, .. })
-            if source.kind() == std::io::ErrorKind::NotFound =>
-        {
+        _ => ErrorKind::Failed,
+    }
+}
+
+fn boot_kind(error: &BootError) -> ErrorKind {
+    match error {
+        BootError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             ErrorKind::NotFound
         }
         _ => ErrorKind::Failed,
-    };
-    VmError::new(kind, error.to_string())
+    }
+}
+
+fn disk_kind(error: &BlockError) -> ErrorKind {
+    match error {
+        BlockError::InUse { .. } => ErrorKind::Refused,
+        BlockError::NotADisk { .. } | BlockError::Size { .. } => ErrorKind::Usage,
+        BlockError::Io { .. } => ErrorKind::Failed,
+    }
 }
 
 pub(super) fn take_error(error: TakeError) -> VmError {
@@ -66,3 +92,7 @@ pub(super) fn take_error(error: TakeError) -> VmError {
         TakeError::Blob(error) => VmError::failed(error.to_string()),
     }
 }
+
+#[cfg(test)]
+#[path = "error_test.rs"]
+mod error_test;

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     checkpoint::{
         self, Pending, Taking,
+        phases::micros_of,
         report::{RestoreReport, SnapshotReport},
     },
     control::{ErrorKind, SnapshotRequest, VmOrigin, VmState},
@@ -231,7 +232,7 @@ impl RunningVm {
         let mut restore = self.restore.lock().unwrap_or_else(PoisonError::into_inner);
         let (started, report) = restore.as_mut()?;
         if let Some(entry) = self.machine.first_entry() {
-            report.first_instruction_us = entry.saturating_duration_since(*started).as_secs_f64() * 1e6;
+            report.first_instruction_us = micros_of(entry.saturating_duration_since(*started));
         }
         Some(report.clone())
     }

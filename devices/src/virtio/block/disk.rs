@@ -27,17 +27,13 @@ pub enum BlockError {
         source: io::Error,
     },
     /// Neither a file nor a block device.
-    #[error("disk {path}: not a regular file or block device; give a raw disk image", path = path.display())]
+    #[error("disk {path}: not a regular file or block device", path = path.display())]
     NotADisk {
         /// The image.
         path: PathBuf,
     },
     /// The size is not a number of sectors.
-    #[error(
-        "disk {path}: {size_bytes} bytes is not a positive multiple of {SECTOR_BYTES}; give a raw disk image (not \
-         qcow2), or pad it with `truncate -s %{SECTOR_BYTES}`",
-        path = path.display()
-    )]
+    #[error("disk {path}: {size_bytes} bytes is not a positive multiple of {SECTOR_BYTES}", path = path.display())]
     Size {
         /// The image.
         path: PathBuf,
@@ -45,14 +41,27 @@ pub enum BlockError {
         size_bytes: u64,
     },
     /// Another VM has it.
-    #[error(
-        "disk {path} is in use by another VM; two VMs on one writable disk destroy it, give this one its own copy",
-        path = path.display()
-    )]
+    #[error("disk {path} is in use by another VM", path = path.display())]
     InUse {
         /// The image.
         path: PathBuf,
     },
+}
+
+impl BlockError {
+    /// What the user can do about it.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Io { .. } => None,
+            Self::NotADisk { .. } => Some("give a raw disk image"),
+            Self::Size { .. } => {
+                Some("give a raw disk image (not qcow2), or pad it with 'truncate -s %512 FILE'")
+            }
+            Self::InUse { .. } => {
+                Some("give each VM a copy of its own: two VMs on one writable disk destroy it")
+            }
+        }
+    }
 }
 
 /// An open, locked image: exclusively when it is writable, shared when it is read-only.

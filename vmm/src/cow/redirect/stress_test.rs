@@ -394,6 +394,21 @@ impl World {
         });
     }
 
+    /// A guest holds the blocks of its own frames and no other: what it gave up is back in the pool.
+    fn check_what_is_held(&self, guests: &[Guest]) {
+        let own: u64 = guests
+            .iter()
+            .map(|guest| guest.vm.engine.counters().frames_own)
+            .sum();
+        let status = self.pool.status().unwrap();
+        let held: u64 = status
+            .holders
+            .iter()
+            .map(|holder| u64::from(holder.blocks_in_use))
+            .sum();
+        assert_eq!(held, own, "{status:#?}");
+    }
+
     fn check_everything(&mut self) {
         let guests = std::mem::take(&mut self.guests);
         for guest in &guests {
@@ -406,8 +421,9 @@ impl World {
             );
             assert!(counters.frames_own <= counters.frames_mapped, "{counters:?}");
         }
-        drop(guests);
         self.ballast = None;
+        self.check_what_is_held(&guests);
+        drop(guests);
         assert_clean(&self.pool);
         for (name, model) in self.snapshots.clone() {
             let vm = Vm::start(&self.pool, VM_BYTES, Some(&name));
