@@ -53,19 +53,6 @@ impl<'h> Vm<'h> {
         self.console.get_or_insert_with(|| Console::connect(&path))
     }
 
-    /// Connects to the console anew, once the machine that had it is gone.
-    pub fn reconnect(&mut self) {
-        if let Some(mut old) = self.console.take() {
-            while old.line(PATIENCE).is_some() {}
-        }
-        let path: PathBuf = self.host.runtime().join(format!("{}.console", self.name));
-        let until = Instant::now() + PATIENCE;
-        while std::os::unix::net::UnixStream::connect(&path).is_err() {
-            assert!(Instant::now() < until, "{} has no console", self.name);
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
     /// Types a command and waits for the answer `@ <word of the command> ...`.
     pub fn ask(&mut self, command: &str) -> String {
         let word = command.split_whitespace().next().unwrap_or_default().to_owned();

@@ -108,9 +108,9 @@ fn output_goes_to_standard_output_and_to_every_client() {
     let path = directory.path().join("console");
     let (mut stdout, write_end) = pipe().unwrap();
     let mut host = Host::new(ConsoleStreams {
-        input: None,
         output: Some(file(write_end)),
         socket: Some(ConsoleSocket::bind(&path).unwrap()),
+        ..ConsoleStreams::default()
     });
     let (first, second) = (host.client(&path), host.client(&path));
     host.guest_writes(b"boot\r\n");
@@ -118,6 +118,46 @@ fn output_goes_to_standard_output_and_to_every_client() {
     assert_eq!(read_exactly(&mut stdout, 6), b"boot\r\n");
     assert_eq!(read_available(&first), b"boot\r\n");
     assert_eq!(read_available(&second), b"boot\r\n");
+}
+
+#[test]
+fn the_console_of_the_next_machine_goes_on_with_the_same_clients_and_streams() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("console");
+    let (mut stdout, write_end) = pipe().unwrap();
+    let (read_end, mut stdin) = pipe().unwrap();
+    let mut first = Host::new(ConsoleStreams {
+        input: Some(file(read_end)),
+        output: Some(file(write_end)),
+        socket: Some(ConsoleSocket::bind(&path).unwrap()),
+        ..ConsoleStreams::default()
+    });
+    let mut client = first.client(&path);
+    first.guest_writes(b"one ");
+    first.run();
+    // Written, and not carried out when the machine ends.
+    first.guest_writes(b"last words ");
+    let streams = {
+        let mut console = first.console.lock().unwrap();
+        console.finish();
+        console.take_streams()
+    };
+    drop(first);
+    client.write_all(b"typed in between").unwrap();
+
+    let mut second = Host::new(streams);
+    second.guest_writes(b"two");
+    second.run();
+    assert_eq!(read_available(&client), b"one last words two");
+    assert_eq!(read_exactly(&mut stdout, 18), b"one last words two");
+    assert_eq!(second.guest_reads(16), b"typed in between");
+    stdin.write_all(b"stdin too").unwrap();
+    second.run();
+    assert_eq!(second.guest_reads(9), b"stdin too");
+    let late = second.client(&path);
+    second.guest_writes(b"!");
+    second.run();
+    assert_eq!(read_available(&late), b"two!");
 }
 
 #[test]
@@ -158,8 +198,8 @@ fn input_of_clients_and_standard_input_reaches_the_guest_as_it_has_room() {
     let (read_end, mut stdin) = pipe().unwrap();
     let mut host = Host::new(ConsoleStreams {
         input: Some(file(read_end)),
-        output: None,
         socket: Some(ConsoleSocket::bind(&path).unwrap()),
+        ..ConsoleStreams::default()
     });
     stdin.write_all(b"typed ").unwrap();
     host.run();
@@ -203,8 +243,8 @@ fn what_was_sent_before_the_end_of_input_still_arrives() {
     let (read_end, mut stdin) = pipe().unwrap();
     let mut host = Host::new(ConsoleStreams {
         input: Some(file(read_end)),
-        output: None,
         socket: Some(ConsoleSocket::bind(&path).unwrap()),
+        ..ConsoleStreams::default()
     });
     let bytes = vec![b'x'; 30_000];
     stdin.write_all(&bytes).unwrap();
@@ -325,7 +365,7 @@ fn regular_files_serve_as_input_and_output() {
     let mut host = Host::new(ConsoleStreams {
         input: Some(File::open(&input).unwrap()),
         output: Some(File::create(&output).unwrap()),
-        socket: None,
+        ..ConsoleStreams::default()
     });
     let mut received = Vec::new();
     while received.len() < typed.len() {

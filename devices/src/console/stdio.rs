@@ -58,6 +58,10 @@ impl StdInput {
         }
     }
 
+    pub(super) fn into_file(self) -> File {
+        self.file
+    }
+
     pub(super) fn start(&mut self, ops: &mut EventOps) {
         self.readiness = watch(&self.file, ops);
     }
@@ -116,6 +120,11 @@ impl StdOutput {
             backlog: Backlog::new(BACKLOG_BYTES),
             readiness: Readiness::Always,
         }
+    }
+
+    /// Output that could not be written yet is lost.
+    pub(super) fn into_file(self) -> File {
+        self.file
     }
 
     pub(super) fn start(&mut self, ops: &mut EventOps) {

@@ -1,11 +1,14 @@
 //! What the console is connected to on the host.
 
+use std::collections::HashMap;
 use std::fs::{File, Permissions};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+
+use super::client::Client;
 
 /// Where console input comes from and output goes to. All of it may be missing.
 #[derive(Default)]
@@ -16,6 +19,8 @@ pub struct ConsoleStreams {
     pub output: Option<File>,
     /// A socket that clients connect to for both.
     pub socket: Option<ConsoleSocket>,
+    /// Those who are connected to it already.
+    pub(super) clients: HashMap<RawFd, Client>,
 }
 
 impl ConsoleStreams {
@@ -32,7 +37,7 @@ impl ConsoleStreams {
         Ok(Self {
             input,
             output,
-            socket: None,
+            ..Self::default()
         })
     }
 }

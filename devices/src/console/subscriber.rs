@@ -46,8 +46,19 @@ impl Console {
             std_input: streams.input.map(StdInput::new),
             std_output: streams.output.map(StdOutput::new),
             socket: streams.socket,
-            clients: HashMap::new(),
+            clients: streams.clients,
             input: VecDeque::new(),
+        }
+    }
+
+    /// What this console is connected to, for the console of the machine that takes this one's place. The event thread
+    /// must have ended.
+    pub fn take_streams(&mut self) -> ConsoleStreams {
+        ConsoleStreams {
+            input: self.std_input.take().map(StdInput::into_file),
+            output: self.std_output.take().map(StdOutput::into_file),
+            socket: self.socket.take(),
+            clients: std::mem::take(&mut self.clients),
         }
     }
 
@@ -114,9 +125,8 @@ impl Console {
                 client.push(fresh);
             }
         });
-        let client = Client::new(stream, &scrollback)?;
-        ops.add(Events::new(&client, EventSet::empty()))
-            .map_err(io::Error::other)?;
+        let mut client = Client::new(stream, &scrollback)?;
+        watch(&mut client, ops)?;
         self.clients.insert(client.as_raw_fd(), client);
         Ok(())
     }
@@ -212,6 +222,13 @@ impl Console {
     }
 }
 
+/// Has the event thread watch a client; for what is decided as it is served.
+fn watch(client: &mut Client, ops: &mut EventOps) -> io::Result<()> {
+    client.watched = EventSet::empty();
+    ops.add(Events::new(client, EventSet::empty()))
+        .map_err(io::Error::other)
+}
+
 impl MutEventSubscriber for Console {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         let fd = events.fd();
@@ -258,6 +275,7 @@ impl MutEventSubscriber for Console {
         {
             tracing::error!(%error, "cannot watch the console socket");
         }
+        self.clients.retain(|_, client| watch(client, ops).is_ok());
         if let Some(input) = &mut self.std_input {
             input.start(ops);
         }

@@ -330,6 +330,12 @@ impl Machine {
         }
     }
 
+    /// What the console of a stopped machine is connected to, for the machine that takes its place.
+    pub fn take_console(&self) -> ConsoleStreams {
+        let mut console = self.board.console.lock().unwrap_or_else(PoisonError::into_inner);
+        console.take_streams()
+    }
+
     /// When the first vCPU was about to enter the guest for the first time.
     pub fn first_entry(&self) -> Option<Instant> {
         self.shared.first_entry.get().copied()

@@ -102,14 +102,13 @@ impl Bench {
             .append(true)
             .open(self.console())
             .unwrap();
+        let mut console = ConsoleStreams::default();
+        console.output = Some(output);
         let parts = MachineParts {
             spec: &self.spec,
             memory: Arc::clone(ram.memory()),
             slots: ram.slots(),
-            console: ConsoleStreams {
-                output: Some(output),
-                ..Default::default()
-            },
+            console,
             dirty_log: true,
         };
         Rig {

@@ -36,22 +36,22 @@ pub(super) struct Builder<'a> {
 
 impl Builder<'_> {
     /// Builds the VM; its vCPUs do not run yet.
-    pub fn build(&self, origin: &Origin) -> Result<RunningVm, VmError> {
+    pub fn build(&self, origin: &Origin, console: ConsoleStreams) -> Result<RunningVm, VmError> {
         match origin {
-            Origin::Boot(spec) => self.boot(spec),
+            Origin::Boot(spec) => self.boot(spec, console),
             Origin::Restore {
                 snapshot,
                 disks,
                 once,
                 prefault,
-            } => self.restore(snapshot, disks.as_deref(), *once, *prefault),
+            } => self.restore(snapshot, disks.as_deref(), *once, *prefault, console),
         }
     }
 
-    fn boot(&self, spec: &VmSpec) -> Result<RunningVm, VmError> {
+    fn boot(&self, spec: &VmSpec, console: ConsoleStreams) -> Result<RunningVm, VmError> {
         let holder = Arc::new(self.pool.hold(self.name)?);
         let (engine, faults) = self.memory(spec, &holder, cow::Origin::Empty)?;
-        let machine = Arc::new(self.machine(spec, &*engine)?);
+        let machine = Arc::new(self.machine(spec, &*engine, console)?);
         let loaded = {
             let machine = Arc::clone(&machine);
             faults.unless_stuck(move || machine.load())
@@ -82,6 +82,7 @@ impl Builder<'_> {
         disks: Option<&[DiskSpec]>,
         once: bool,
         prefault: bool,
+        console: ConsoleStreams,
     ) -> Result<RunningVm, VmError> {
         let mut phases = Phases::begin();
         let started = Instant::now();
@@ -96,7 +97,7 @@ impl Builder<'_> {
             frames_mapped: entry.frames_mapped,
         };
         let (engine, faults) = phases.run("ReserveMemory", || self.memory(&spec, &holder, origin))?;
-        let machine = Arc::new(phases.run("BuildMachine", || self.machine(&spec, &*engine))?);
+        let machine = Arc::new(phases.run("BuildMachine", || self.machine(&spec, &*engine, console))?);
         let restored = phases.run("RestoreState", || {
             let machine = Arc::clone(&machine);
             faults.unless_stuck(move || machine.restore(&saved.machine))
@@ -167,18 +168,24 @@ impl Builder<'_> {
         Ok((engine, faults))
     }
 
-    fn machine(&self, spec: &VmSpec, engine: &dyn CowEngine) -> Result<Machine, VmError> {
+    fn machine(
+        &self,
+        spec: &VmSpec,
+        engine: &dyn CowEngine,
+        console: ConsoleStreams,
+    ) -> Result<Machine, VmError> {
         Machine::create(MachineParts {
             spec,
             memory: Arc::clone(engine.ram().memory()),
             slots: engine.ram().slots(),
-            console: self.console_streams()?,
+            console,
             dirty_log: self.dirty_log,
         })
         .map_err(machine_error)
     }
 
-    fn console_streams(&self) -> Result<ConsoleStreams, VmError> {
+    /// What the first machine's console is connected to; the next ones take it over.
+    pub fn console_streams(&self) -> Result<ConsoleStreams, VmError> {
         let io = |op: &'static str| move |e: std::io::Error| VmError::io(op, &e);
         let mut streams = match self.stdio {
             None => ConsoleStreams::default(),

@@ -61,8 +61,9 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
     let mut paused = plan.paused;
     let mut origin = plan.origin;
     let mut ready = false;
+    let mut console = builder.console_streams()?;
     loop {
-        let vm = Arc::new(builder.build(&origin)?);
+        let vm = Arc::new(builder.build(&origin, console)?);
         vm.start(paused)?;
         supervisor.install(Some(Arc::clone(&vm)));
         if !ready {
@@ -82,6 +83,7 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
                 .or_else(|| supervisor.exit().take())
                 .unwrap_or_else(|| Err(cow_error(CowError::NoSpace)));
         }
+        console = vm.machine.take_console();
         let_go(vm);
         match ended {
             Some(exit) => return exit,
