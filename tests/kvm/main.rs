@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod altered_state;
 mod bad_input;
 mod commands;
 mod dirty_log;

@@ -166,7 +166,7 @@ pub struct RunArguments {
     /// Kernel: a bzImage, an ELF vmlinux, or an nvvmm test guest
     #[arg(long, value_name = "FILE")]
     pub kernel: PathBuf,
-    /// Initial RAM disk
+    /// Initial RAM disk, handed to a Linux kernel
     #[arg(long, value_name = "FILE")]
     pub initramfs: Option<PathBuf>,
     /// Kernel command line; what nvvmm needs is added
@@ -178,10 +178,10 @@ pub struct RunArguments {
         allow_hyphen_values = true
     )]
     pub cmdline: String,
-    /// Guest memory, a multiple of 2M
+    /// Guest memory in bytes, or with K, M, G or T (powers of 1024); a multiple of 2M
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = values::size)]
     pub memory: u64,
-    /// Number of vCPUs
+    /// Number of vCPUs, 1 to 64
     #[arg(long, value_name = "COUNT", default_value = "2", value_parser = values::vcpus)]
     pub cpus: u8,
     /// Raw disk image, read-only with ',ro'; several make vda, vdb, ...
@@ -226,7 +226,7 @@ pub struct RestoreArguments {
 /// What `run` and `restore` have in common.
 #[derive(Debug, Args)]
 pub struct StartArguments {
-    /// Name of the VM; made up when not given
+    /// Name of the VM, up to 64 of A-Z a-z 0-9 . _ -; made up when not given
     #[arg(long, value_parser = values::vm_name)]
     pub name: Option<String>,
     /// The pool.
@@ -271,7 +271,7 @@ pub struct SnapshotArguments {
     /// Name of the VM
     #[arg(value_parser = values::vm_name)]
     pub vm: String,
-    /// Name of the new snapshot
+    /// Name of the new snapshot, up to 128 of A-Z a-z 0-9 . _ -
     #[arg(value_parser = values::snapshot_name)]
     pub name: String,
     /// End the VM after the snapshot instead of letting it go on
@@ -295,7 +295,8 @@ pub enum PoolCommand {
         /// The file to make, on tmpfs (/dev/shm), hugetlbfs, a file system on persistent memory or a disk; or a DAX
         /// device (/dev/daxX.Y), which is zeroed
         path: PathBuf,
-        /// Size, a multiple of 2M; a DAX device is taken as a whole without it
+        /// Size in bytes, or with K, M, G or T (powers of 1024); a multiple of 2M, 8M to 16T; a DAX device is taken as
+        /// a whole without it
         #[arg(long, value_name = "SIZE", value_parser = values::size)]
         size: Option<u64>,
         /// Allow a pool larger than what the medium has left; a VM can then fail when the medium is full

@@ -1,6 +1,6 @@
 //! What the user is told when a part of the VM fails.
 
-use nvvmm_devices::virtio::BlockError;
+use nvvmm_devices::{LifecycleError, virtio::BlockError};
 
 use super::VmError;
 use crate::{
@@ -49,6 +49,7 @@ pub(super) fn machine_error(error: MachineError) -> VmError {
         MachineError::Kvm(kvm) => (kvm_kind(kvm), kvm.remedy()),
         MachineError::Boot(boot) => (boot_kind(boot), boot.remedy()),
         MachineError::Disk(disk) => (disk_kind(disk), disk.remedy()),
+        MachineError::Device(device) => (device_kind(device), None),
         _ => (ErrorKind::Failed, None),
     };
     VmError {
@@ -72,6 +73,15 @@ fn boot_kind(error: &BootError) -> ErrorKind {
         BootError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             ErrorKind::NotFound
         }
+        _ => ErrorKind::Failed,
+    }
+}
+
+fn device_kind(error: &LifecycleError) -> ErrorKind {
+    match error {
+        LifecycleError::UnknownVersion { .. }
+        | LifecycleError::Malformed { .. }
+        | LifecycleError::LeftOver { .. } => ErrorKind::PoolDamaged,
         _ => ErrorKind::Failed,
     }
 }

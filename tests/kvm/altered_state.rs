@@ -1,0 +1,116 @@
+//! A snapshot whose machine state is not what this program and this host can restore is refused by name: its memory is
+//! sound, so nothing else would notice.
+
+use nvvmm::{checkpoint::blob::SavedVm, machine::MachineStateV1};
+use nvvmm_snapshot::{NewSnapshot, Pool};
+use nvvmm_tests::Host;
+
+/// Commits `name`: the memory of the snapshot `s`, and the state that `alter` makes of its.
+fn commit_altered(host: &Host, name: &str, alter: impl FnOnce(Vec<u8>) -> Vec<u8>) {
+    let pool = Pool::open(host.pool()).unwrap();
+    let holder = pool.hold("forger").unwrap();
+    let (entry, _) = holder.pin("s").unwrap();
+    let state = alter(pool.read_state(entry.id).unwrap());
+    let reservation = holder.reserve(16).unwrap();
+    let snapshot = NewSnapshot {
+        name,
+        parent: Some(entry.id),
+        memory_bytes: entry.memory_bytes,
+        base: Some(entry.id),
+        changes: &[],
+        state: &state,
+        frames_new: 0,
+    };
+    holder.commit_snapshot(snapshot, reservation).unwrap();
+}
+
+fn with_machine(alter: impl FnOnce(&mut MachineStateV1)) -> impl FnOnce(Vec<u8>) -> Vec<u8> {
+    |state| {
+        let mut saved = SavedVm::decode(&state).unwrap();
+        alter(&mut saved.machine);
+        saved.encode().unwrap()
+    }
+}
+
+fn host_with_snapshot() -> Host {
+    let host = Host::new(64);
+    let vm = host.boot_bare_metal(16, 1);
+    vm.snapshot("s");
+    vm.stop();
+    host
+}
+
+#[test]
+fn a_cpu_that_this_host_does_not_have() {
+    let host = host_with_snapshot();
+    // Bit 18 of this word means nothing on any CPU so far.
+    commit_altered(
+        &host,
+        "newer-cpu",
+        with_machine(|machine| {
+            let cpuid = &mut machine.kvm.vcpus[0].cpuid;
+            let features = cpuid
+                .iter_mut()
+                .find(|leaf| (leaf.function, leaf.index) == (7, 0));
+            features.expect("CPUID has leaf 7").ecx |= 1 << 18;
+        }),
+    );
+    commit_altered(
+        &host,
+        "other-vendor",
+        with_machine(|machine| {
+            let cpuid = &mut machine.kvm.vcpus[0].cpuid;
+            let vendor = cpuid.iter_mut().find(|leaf| leaf.function == 0).unwrap();
+            vendor.ebx = u32::from_le_bytes(*b"Else");
+        }),
+    );
+    commit_altered(&host, "same", |state| state);
+    for (snapshot, named) in [("newer-cpu", "ecx bit 18"), ("other-vendor", "Else")] {
+        let refused = host.run(&["restore", snapshot, "--detach"]).refused(7, named);
+        assert!(refused.stderr.contains("try:"), "{}", refused.stderr);
+    }
+    host.restore("same", &[]).stop();
+    host.assert_pool_clean();
+}
+
+#[test]
+fn a_state_that_this_program_cannot_read() {
+    let host = host_with_snapshot();
+    commit_altered(&host, "truncated", |state| state[..state.len() / 2].to_vec());
+    commit_altered(&host, "empty", |_| Vec::new());
+    commit_altered(&host, "future", |mut state| {
+        state[8] = 99;
+        state
+    });
+    commit_altered(&host, "flipped", |mut state| {
+        let last = state.len() - 1;
+        state[last] ^= 1;
+        state
+    });
+    // Checksums are as they must be: the device itself says what it cannot take over.
+    commit_altered(
+        &host,
+        "future-device",
+        with_machine(|machine| machine.devices[0].version = 99),
+    );
+    commit_altered(
+        &host,
+        "more-devices",
+        with_machine(|machine| {
+            let mut extra = machine.devices[0].clone();
+            extra.instance = "com9".to_owned();
+            machine.devices.push(extra);
+        }),
+    );
+    for (snapshot, code, named) in [
+        ("truncated", 6, "bytes, should be"),
+        ("empty", 6, "not the state of an nvvmm machine"),
+        ("future", 6, "format version 99"),
+        ("flipped", 6, "checksum"),
+        ("future-device", 6, "version 99"),
+        ("more-devices", 1, "does not have"),
+    ] {
+        host.run(&["restore", snapshot, "--detach"]).refused(code, named);
+    }
+    host.assert_pool_clean();
+}
