@@ -222,6 +222,18 @@ pub enum LifecycleError {
     },
 }
 
+impl LifecycleError {
+    /// For `map_err`: a pending interrupt could not be raised.
+    pub(crate) fn interrupt(kind: &str, instance: &str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            kind: kind.to_owned(),
+            instance: instance.to_owned(),
+            op: "raise the pending interrupt",
+            source,
+        }
+    }
+}
+
 #[cfg(test)]
 #[path = "lifecycle_test.rs"]
 mod lifecycle_test;

@@ -248,12 +248,10 @@ impl Device for SerialPort {
         }
         self.room.signal();
         if self.interrupt_pending() {
-            self.irq.line.raise().map_err(|source| LifecycleError::Io {
-                kind: KIND.to_owned(),
-                instance: self.instance.clone(),
-                op: "raise the pending interrupt",
-                source,
-            })?;
+            self.irq
+                .line
+                .raise()
+                .map_err(LifecycleError::interrupt(KIND, &self.instance))?;
         }
         Ok(())
     }

@@ -1,6 +1,10 @@
 //! What the host does not have or does not allow is said by name, with what to do about it, and with exit code 7.
 
-use std::{os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use nvvmm_tests::{Host, Outcome, required};
 
@@ -30,17 +34,15 @@ fn is_root() -> bool {
     root
 }
 
+fn run_of(guest: &Path) -> [&str; 6] {
+    let guest = guest.to_str().unwrap();
+    ["run", "--kernel", guest, "--memory", "32M", "--detach"]
+}
+
 /// Runs the bare-metal guest's `nvvmm run` behind a command line that takes something away from it.
 fn run_behind(host: &Host, wrapper: &[&str]) -> Outcome {
     let guest = required("NVVMM_BAREMETAL_GUEST");
-    let run = host.command(&[
-        "run",
-        "--kernel",
-        guest.to_str().unwrap(),
-        "--memory",
-        "32M",
-        "--detach",
-    ]);
+    let run = host.command(&run_of(&guest));
     let mut command = Command::new(wrapper[0]);
     command
         .args(&wrapper[1..])
@@ -59,7 +61,8 @@ fn no_kvm_device() {
     }
     let host = Host::new(64);
     let hide = ["unshare", "--mount", "sh", "-c", WITHOUT_KVM];
-    run_behind(&host, &hide).refused(7, "/dev/kvm");
+    let refused = run_behind(&host, &hide).refused(7, "/dev/kvm");
+    assert!(refused.stderr.contains("try:"), "a remedy is given");
     host.assert_pool_clean();
 }
 
@@ -86,14 +89,7 @@ fn no_permission() {
         Outcome::of(command)
     };
     nvvmm(&["pool", "create", host.pool_str(), "--size", "64M"]).ok();
-    let run = nvvmm(&[
-        "run",
-        "--kernel",
-        guest.to_str().unwrap(),
-        "--memory",
-        "32M",
-        "--detach",
-    ]);
+    let run = nvvmm(&run_of(&guest));
     let missing = if std::fs::read("/proc/sys/vm/unprivileged_userfaultfd")
         .unwrap()
         .starts_with(b"1")

@@ -1,5 +1,5 @@
 use std::fs::File;
-use std::io::{PipeReader, Read, Write, pipe};
+use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -41,6 +41,16 @@ impl Host {
             socket,
             ..ConsoleStreams::default()
         })
+    }
+
+    fn with_stdin_and_socket(path: &Path) -> (Self, PipeWriter) {
+        let (read_end, stdin) = pipe().unwrap();
+        let host = Self::new(ConsoleStreams {
+            input: Some(file(read_end)),
+            socket: Some(ConsoleSocket::bind(path).unwrap()),
+            ..ConsoleStreams::default()
+        });
+        (host, stdin)
     }
 
     /// Turns the event loop until there is nothing to do. A loop that finds something to do for ever is a failure.
@@ -195,12 +205,7 @@ fn output_that_comes_while_a_client_connects_reaches_the_others_too() {
 fn input_of_clients_and_standard_input_reaches_the_guest_as_it_has_room() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("console");
-    let (read_end, mut stdin) = pipe().unwrap();
-    let mut host = Host::new(ConsoleStreams {
-        input: Some(file(read_end)),
-        socket: Some(ConsoleSocket::bind(&path).unwrap()),
-        ..ConsoleStreams::default()
-    });
+    let (mut host, mut stdin) = Host::with_stdin_and_socket(&path);
     stdin.write_all(b"typed ").unwrap();
     host.run();
     let mut client = host.client(&path);
@@ -240,12 +245,7 @@ fn input_waits_while_the_port_is_paused() {
 fn what_was_sent_before_the_end_of_input_still_arrives() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("console");
-    let (read_end, mut stdin) = pipe().unwrap();
-    let mut host = Host::new(ConsoleStreams {
-        input: Some(file(read_end)),
-        socket: Some(ConsoleSocket::bind(&path).unwrap()),
-        ..ConsoleStreams::default()
-    });
+    let (mut host, mut stdin) = Host::with_stdin_and_socket(&path);
     let bytes = vec![b'x'; 30_000];
     stdin.write_all(&bytes).unwrap();
     drop(stdin);

@@ -3,9 +3,11 @@
 //! `virtio-queue` ends a chain silently where it is broken. Here a chain is either whole or an error, its descriptors
 //! are read from guest memory exactly once, and it is no longer than its queue (Virtio 1.2 section 2.7.5.3.1).
 
+use std::ops::Range;
+
 use virtio_queue::DescriptorChain;
 use vm_memory::bitmap::BS;
-use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError, Permissions, VolatileSlice};
 
 /// What is wrong with a descriptor chain, or with what a request in it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,18 +85,9 @@ impl Buffers {
     /// # Errors
     /// There are fewer, or they are not in guest memory.
     pub fn read<Mem: GuestMemory>(&self, mem: &Mem, bytes: &mut [u8]) -> Result<(), ChainError> {
-        let mut rest = bytes;
-        for part in &self.parts {
-            let (now, later) = rest.split_at_mut(rest.len().min(part.len_bytes as usize));
-            mem.read_slice(now, part.address)
-                .map_err(|_| ChainError::OutsideMemory)?;
-            rest = later;
-        }
-        if rest.is_empty() {
-            Ok(())
-        } else {
-            Err(ChainError::WrongShape)
-        }
+        self.each_part(bytes.len(), |range, address| {
+            mem.read_slice(&mut bytes[range], address)
+        })
     }
 
     /// Copies `bytes` to the front of the buffers, which must have room for them.
@@ -102,14 +95,24 @@ impl Buffers {
     /// # Errors
     /// There is less room, or it is not in guest memory.
     pub fn write<Mem: GuestMemory>(&self, mem: &Mem, bytes: &[u8]) -> Result<(), ChainError> {
-        let mut rest = bytes;
+        self.each_part(bytes.len(), |range, address| {
+            mem.write_slice(&bytes[range], address)
+        })
+    }
+
+    /// Says which of the first `len` bytes lie at which address.
+    fn each_part(
+        &self,
+        len: usize,
+        mut copy: impl FnMut(Range<usize>, GuestAddress) -> Result<(), GuestMemoryError>,
+    ) -> Result<(), ChainError> {
+        let mut done = 0;
         for part in &self.parts {
-            let (now, later) = rest.split_at(rest.len().min(part.len_bytes as usize));
-            mem.write_slice(now, part.address)
-                .map_err(|_| ChainError::OutsideMemory)?;
-            rest = later;
+            let end = len.min(done + part.len_bytes as usize);
+            copy(done..end, part.address).map_err(|_| ChainError::OutsideMemory)?;
+            done = end;
         }
-        if rest.is_empty() {
+        if done == len {
             Ok(())
         } else {
             Err(ChainError::WrongShape)

@@ -111,12 +111,10 @@ impl<M: GuestAddressSpace + Send> Device for MmioTransport<M> {
             }
         }
         if self.signals.interrupt_status.load(Ordering::SeqCst) != 0 {
-            self.signals.line.raise().map_err(|source| LifecycleError::Io {
-                kind: KIND.to_owned(),
-                instance: self.instance.clone(),
-                op: "raise the pending interrupt",
-                source,
-            })?;
+            self.signals
+                .line
+                .raise()
+                .map_err(LifecycleError::interrupt(KIND, &self.instance))?;
         }
         Ok(())
     }

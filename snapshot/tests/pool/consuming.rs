@@ -6,14 +6,20 @@ use nvvmm_snapshot::*;
 
 use crate::fixture::*;
 
+/// Four filled blocks, and the map of a chunk that begins with them.
+fn four_frames(vm: &Holder) -> (Vec<BlockNo>, ChunkMap) {
+    let blocks = vm.alloc_blocks(4).unwrap();
+    blocks.iter().for_each(|block| fill(vm, *block, 0x10));
+    let map = leaf(&[(0, blocks[0]), (1, blocks[1]), (2, blocks[2]), (3, blocks[3])]);
+    (blocks, map)
+}
+
 #[test]
 fn consuming_leaves_what_is_shared_or_leased_to_others() {
     let bench = pool_of(32 << 20);
     let pool = &bench.pool;
     let vm = pool.hold("vm").unwrap();
-    let blocks = vm.alloc_blocks(4).unwrap();
-    blocks.iter().for_each(|block| fill(&vm, *block, 0x10));
-    let map = leaf(&[(0, blocks[0]), (1, blocks[1]), (2, blocks[2]), (3, blocks[3])]);
+    let (blocks, map) = four_frames(&vm);
     let old = vm
         .commit_snapshot(new("old", 4, &[(1, map)]), vm.reserve(0).unwrap())
         .unwrap()
@@ -65,9 +71,7 @@ fn what_is_left_of_a_consumed_snapshot_is_the_base_of_the_next() {
     let bench = pool_of(32 << 20);
     let pool = &bench.pool;
     let vm = pool.hold("vm").unwrap();
-    let blocks = vm.alloc_blocks(4).unwrap();
-    blocks.iter().for_each(|block| fill(&vm, *block, 0x10));
-    let map = leaf(&[(0, blocks[0]), (1, blocks[1]), (2, blocks[2]), (3, blocks[3])]);
+    let (blocks, map) = four_frames(&vm);
     vm.commit_snapshot(new("next", 4, &[(1, map)]), vm.reserve(0).unwrap())
         .unwrap();
     let (entry, _) = vm.pin("next").unwrap();

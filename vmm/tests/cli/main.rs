@@ -69,19 +69,9 @@ fn what_is_not_there_ends_with_3() {
         &["pool", "status", none],
         &["pool", "check", none],
     ] {
-        let finished = world.nvvmm(arguments);
-        finished.refused(3, none);
-        assert!(
-            finished.stderr.contains("try: make one with 'nvvmm pool create"),
-            "{}",
-            finished.stderr
-        );
-        assert_eq!(
-            finished.stderr.lines().count(),
-            2,
-            "told once: {}",
-            finished.stderr
-        );
+        world
+            .nvvmm(arguments)
+            .refused_with_remedy(3, none, "make one with 'nvvmm pool create");
     }
     assert!(!Path::new(none).exists());
     world

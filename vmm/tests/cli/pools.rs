@@ -160,18 +160,19 @@ fn commit(holder: &Holder, name: &str, base: Option<SnapshotId>) -> SnapshotId {
     holder.commit_snapshot(new, reservation).unwrap().id
 }
 
+fn small_pool(path: &Path) -> Arc<Pool> {
+    let options = CreateOptions {
+        size_bytes: 32 << 20,
+        overcommit: false,
+    };
+    Pool::create(path, &options).unwrap()
+}
+
 #[test]
 fn snapshots_are_listed_and_removed_also_while_a_vm_uses_them() {
     let world = World::new();
     let path = world.path("a.pool");
-    let pool = Pool::create(
-        &path,
-        &CreateOptions {
-            size_bytes: 32 << 20,
-            overcommit: false,
-        },
-    )
-    .unwrap();
+    let pool = small_pool(&path);
     let holder = pool.hold("web").unwrap();
     let base = commit(&holder, "base", None);
     let second = commit(&holder, "second", Some(base));
@@ -226,14 +227,7 @@ fn snapshots_are_listed_and_removed_also_while_a_vm_uses_them() {
 fn a_damaged_pool_has_findings_and_ends_with_6() {
     let world = World::new();
     let path = world.path("a.pool");
-    let pool = Pool::create(
-        &path,
-        &CreateOptions {
-            size_bytes: 32 << 20,
-            overcommit: false,
-        },
-    )
-    .unwrap();
+    let pool = small_pool(&path);
     let holder = pool.hold("web").unwrap();
     let block_of_state = {
         commit(&holder, "base", None);

@@ -28,18 +28,8 @@ fn a_taken_vm_name_ends_with_4() {
             arguments.push("--detach");
         }
         let finished = world.nvvmm(&arguments);
-        finished.refused(4, "the name 'web' is taken");
-        assert!(
-            finished.stderr.contains(&std::process::id().to_string()),
-            "{}",
-            finished.stderr
-        );
-        assert_eq!(
-            finished.stderr.lines().count(),
-            2,
-            "told once: {}",
-            finished.stderr
-        );
+        let owner = format!("the name 'web' is taken by process {}", std::process::id());
+        finished.refused_with_remedy(4, &owner, "nvvmm stop web");
     }
 }
 

@@ -79,6 +79,18 @@ impl Finished {
         assert_eq!(self.stdout, "");
     }
 
+    /// The same, with the cause on one line and what to do about it on another.
+    #[track_caller]
+    pub fn refused_with_remedy(&self, code: i32, text: &str, remedy: &str) {
+        self.refused(code, text);
+        let lines: Vec<&str> = self.stderr.lines().collect();
+        assert!(
+            lines.len() == 2 && lines[1].starts_with("  try: ") && lines[1].contains(remedy),
+            "{}",
+            self.stderr
+        );
+    }
+
     #[track_caller]
     pub fn done(&self) -> &str {
         assert_eq!((self.code, self.stderr.as_str()), (0, ""));
