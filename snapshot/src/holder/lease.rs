@@ -81,6 +81,13 @@ impl Leases {
                 )));
             }
         }
+        if !set_aside
+            && self.pool.overcommit()
+            && let Err(error) = self.provide(&chunk.blocks().collect::<Vec<_>>())
+        {
+            self.give_back_if_empty(&mut self.table(), chunk);
+            return Err(error);
+        }
         let mut table = self.table();
         if let Some(lease) = table.chunks.get_mut(&chunk) {
             lease.set_aside = set_aside;

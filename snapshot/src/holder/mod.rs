@@ -151,10 +151,10 @@ impl Holder {
         }
     }
 
-    /// Takes a wholly free chunk: all its 512 blocks are mine.
+    /// Takes a wholly free chunk: all its 512 blocks are mine, with memory behind them.
     ///
     /// # Errors
-    /// [`Error::PoolFull`] when no chunk is wholly free.
+    /// [`Error::PoolFull`] when no chunk is wholly free; [`Error::NoSpaceOnMedium`].
     pub fn alloc_chunk(&self) -> Result<ChunkNo> {
         self.leases.lease_empty(false)
     }
@@ -203,6 +203,27 @@ impl Holder {
             )));
         }
         self.pool.store.write_block(block, from)
+    }
+
+    /// Copies all blocks of `from` to `to`, whose blocks are mine. For media that only take whole chunks, which cannot be
+    /// written with write(2). Nobody may write `from` meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSnapshot`] when a block of `to` is not mine.
+    pub fn copy_chunk(&self, from: ChunkNo, to: ChunkNo) -> Result<()> {
+        let is_mine = {
+            let table = self.leases.table();
+            to.blocks().all(|block| table.is_mine(block))
+        };
+        if !is_mine {
+            return Err(Error::invalid(format!("{to} is not this holder's to write")));
+        }
+        let mut bytes = [0; BLOCK_SIZE_BYTES as usize];
+        for (source, target) in from.blocks().zip(to.blocks()) {
+            self.pool.store.read_block(source, &mut bytes)?;
+            self.pool.store.write_block(target, &bytes)?;
+        }
+        Ok(())
     }
 
     /// Takes blocks for the metadata of a commit ahead of it, with memory behind them.

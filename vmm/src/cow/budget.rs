@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use super::{CHUNK_FRAMES, engine::lock};
+use super::{CHUNK_FRAMES, CowError, engine::lock};
 
 /// `vm.max_map_count` where it cannot be read.
 const MAX_MAP_COUNT_DEFAULT: u64 = 65_530;
@@ -74,6 +74,17 @@ impl Budget {
         let right = index + 1 < chunks && !is_mapped(index + 1);
         // The stretch is cut in two, shortened, or gone.
         self.changed(1, usize::from(left) + usize::from(right));
+    }
+
+    /// Whether guest RAM may take that many mappings.
+    pub(super) fn covers(&self, needed: u64) -> Result<(), CowError> {
+        if needed > self.limit {
+            return Err(CowError::TooManyMappings {
+                needed,
+                limit: self.limit,
+            });
+        }
+        Ok(())
     }
 
     /// Mappings counted now: never less than there are, as some that are counted apart may have merged.

@@ -112,6 +112,24 @@ pub enum CowError {
     /// There is no userfaultfd to use.
     #[error(transparent)]
     Uffd(#[from] UffdError),
+    /// A snapshot has a chunk that is no whole chunk of the pool, and the medium can only map those.
+    #[error(
+        "chunk {index} of the snapshot's memory is in pieces, and this medium only maps whole chunks of 2 MiB"
+    )]
+    NotWhole {
+        /// Which chunk.
+        index: u32,
+    },
+    /// The kernel allows the process fewer mappings than guest RAM may come to need.
+    #[error(
+        "guest memory may take {needed} mappings, {limit} are set aside for it: raise vm.max_map_count (sysctl)"
+    )]
+    TooManyMappings {
+        /// One for each chunk.
+        needed: u64,
+        /// Half of what the kernel allows.
+        limit: u64,
+    },
     /// The pool refused.
     #[error("pool: {0}")]
     Pool(nvvmm_snapshot::Error),

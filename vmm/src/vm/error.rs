@@ -40,6 +40,9 @@ pub(super) fn cow_error(error: CowError) -> VmError {
         CowError::Uffd(UffdError::KernelTooOld) => {
             VmError::new(ErrorKind::HostLacks, message).with_remedy("Linux 5.19 or newer is needed")
         }
+        CowError::NotWhole { .. } | CowError::TooManyMappings { .. } => {
+            VmError::new(ErrorKind::Refused, message)
+        }
         CowError::Uffd(_) | CowError::Os { .. } => VmError::failed(message),
     }
 }

@@ -96,7 +96,7 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
 /// The engines for the other media are being written.
 fn check_medium(pool: &Pool) -> Result<(), VmError> {
     let medium = pool.medium();
-    if medium == Medium::Tmpfs {
+    if matches!(medium, Medium::Tmpfs | Medium::Hugetlbfs) {
         return Ok(());
     }
     let (engine, reason) = (medium.cow_engine().name(), medium.cow_engine_reason());
@@ -106,7 +106,7 @@ fn check_medium(pool: &Pool) -> Result<(), VmError> {
             "the pool is on {medium}: VMs cannot run from it yet (it needs the engine '{engine}': {reason})"
         ),
     )
-    .with_remedy("use a pool on tmpfs, such as /dev/shm"))
+    .with_remedy("use a pool on tmpfs, such as /dev/shm, or on hugetlbfs"))
 }
 
 /// Ends the machine's threads, before anything that they use. False when one of them is stuck in an access to guest

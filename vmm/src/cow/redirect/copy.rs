@@ -24,8 +24,12 @@ impl RedirectEngine {
     }
 
     pub(super) fn copy_around(&self, index: u32, known: &mut KnownChunk, frame: u32) -> Result<(), CowError> {
-        if self.budget.is_spent() && self.copy_whole(index, known)? {
+        let whole = self.unit_frames == CHUNK_FRAMES;
+        if (whole || self.budget.is_spent()) && self.copy_whole(index, known)? {
             return Ok(());
+        }
+        if whole {
+            return Err(CowError::NoSpace);
         }
         // No whole chunk is free, and scattered blocks cost mappings that the kernel would refuse in the end.
         if self.budget.is_exceeded() {
@@ -129,6 +133,11 @@ impl RedirectEngine {
     /// Copies every frame of the chunk that has a block to its own index of `chunk`. The VM's own frames are armed for
     /// that, and stay so if it fails.
     fn copy_backed(&self, index: u32, known: &KnownChunk, chunk: ChunkNo) -> Result<(), CowError> {
+        if self.unit_frames == CHUNK_FRAMES
+            && let ChunkMap::Whole(from) = known.map
+        {
+            return Ok(self.holder.copy_chunk(from, chunk)?);
+        }
         for run in known.mapped_runs(&known.own) {
             let (start, size_bytes) = (self.address(index, run.frames.start), run.frames.len());
             self.uffd
@@ -197,7 +206,7 @@ impl RedirectEngine {
 }
 
 /// The aligned window of `size_frames` (a power of two) around `frame`.
-fn window_of(frame: u32, size_frames: u32) -> std::ops::Range<u32> {
+pub(super) fn window_of(frame: u32, size_frames: u32) -> std::ops::Range<u32> {
     let start = frame & !(size_frames - 1);
     start..start + size_frames
 }

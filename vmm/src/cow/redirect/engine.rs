@@ -1,6 +1,7 @@
 //! Answers held accesses to guest RAM.
 
 use std::{
+    ops::Range,
     os::fd::BorrowedFd,
     sync::{
         Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard,
@@ -12,7 +13,7 @@ use nvvmm_snapshot::{BlockNo, ChunkMap, Consumed, FrameSet, Holder, Pool};
 
 use super::{
     chunk::{KnownChunk, LiveChunk},
-    copy::{blocks_of, whole_run},
+    copy::{blocks_of, whole_run, window_of},
     share::StandStill,
 };
 use crate::{
@@ -52,6 +53,8 @@ pub struct RedirectEngine {
     pub(super) unsettled: AtomicUsize,
     pub(super) budget: Budget,
     pub(super) counters: Counters,
+    /// Frames that are mapped, armed and copied as one: those of a page of the medium.
+    pub(super) unit_frames: u32,
 }
 
 impl CowEngine for RedirectEngine {
@@ -145,11 +148,12 @@ impl RedirectEngine {
         uffd.register_missing(reservation.start(), reservation.size_bytes())
             .map_err(os("hold first touches of guest RAM"))?;
         let chunks = reservation.size_bytes() / CHUNK_SIZE_BYTES;
+        let unit_frames = (pool.medium().page_bytes() / FRAME_SIZE_BYTES as u64) as u32;
         let counters = Counters::default();
         if let Origin::Snapshot { frames_mapped, .. } = &origin {
             counters.frames_mapped.store(*frames_mapped, Ordering::Relaxed);
         }
-        Ok(Self {
+        let engine = Self {
             uffd,
             pagemap: Pagemap::open().map_err(os("open /proc/self/pagemap"))?,
             sections: (0..chunks.div_ceil(SECTION_CHUNKS))
@@ -164,7 +168,12 @@ impl RedirectEngine {
             unsettled: AtomicUsize::new(0),
             budget,
             counters,
-        })
+            unit_frames,
+        };
+        if engine.unit_frames == CHUNK_FRAMES {
+            engine.map_origin()?;
+        }
+        Ok(engine)
     }
 
     /// Chunks of guest RAM.
@@ -184,16 +193,17 @@ impl RedirectEngine {
             Counters::add(&self.counters.chunk_faults, 1);
         }
         self.settle_early_writes(index, known)?;
+        let unit = self.unit_of(frame);
         match known.block(frame) {
             None => self.back_hole(index, known, frame),
             Some(_) if !write => Ok(()),
             // Held although it is ours: copied with a neighbour after this access was held, or armed for a snapshot
             // that was never committed. Nothing needs a copy.
-            Some(_) if known.own.contains(frame) => {
-                let (start, size_bytes) = (self.address(index, frame), FRAME_SIZE_BYTES);
+            Some(_) if unit.clone().all(|frame| known.own.contains(frame)) => {
+                let (start, size_bytes) = (self.address(index, unit.start), unit.len() * FRAME_SIZE_BYTES);
                 self.uffd
                     .protect(start, size_bytes, false)
-                    .map_err(os("disarm a frame"))
+                    .map_err(os("disarm frames"))
             }
             Some(_) => {
                 self.copy_around(index, known, frame)?;
@@ -218,8 +228,8 @@ impl RedirectEngine {
                     self.mark_mapped(index, known);
                     return self.guard_run(index, &run, Sharing::Shared);
                 }
-                // No whole chunk is free: its frames are backed one cluster at a time.
-                Err(error) if is_full(&error) => {}
+                // No whole chunk is free: its frames are backed one cluster at a time, where that can be.
+                Err(error) if is_full(&error) && self.unit_frames < CHUNK_FRAMES => {}
                 Err(other) => return Err(other.into()),
             }
             self.mark_mapped(index, known);
@@ -352,6 +362,11 @@ impl RedirectEngine {
                     .enumerate()
                     .map(move |(i, chunk)| ((number * SECTION_CHUNKS + i) as u32, chunk))
             })
+    }
+
+    /// The frames that are mapped and armed together with `frame`.
+    pub(super) fn unit_of(&self, frame: u32) -> Range<u32> {
+        window_of(frame, self.unit_frames)
     }
 
     pub(super) fn reservation(&self) -> &Reservation {

@@ -1,6 +1,6 @@
 //! What goes wrong half-way leaves no write lost and no block leaked.
 
-use std::{path::PathBuf, process::Command, sync::atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use nvvmm_snapshot::{CreateOptions, Pool};
 use vm_memory::{Bytes, GuestAddress};
@@ -8,6 +8,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::{
     chunk::LiveChunk,
     engine_test::{FRAME, MIB, Place, Vm, assert_clean, pool_of},
+    mount_test::Mount,
 };
 use crate::{
     cow::{engine::lock, *},
@@ -207,39 +208,8 @@ fn chunks_untouched_since_a_restore_outlive_the_snapshot_it_was_made_from() {
     }
 }
 
-/// A tmpfs of its own.
-pub(super) struct Mount(PathBuf);
-
-impl Mount {
-    pub fn new(name: &str, options: &str) -> Option<Self> {
-        let at = PathBuf::from(format!("/tmp/nvvmm-cow-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&at).unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-            .arg(&at)
-            .status();
-        if !mounted.as_ref().is_ok_and(std::process::ExitStatus::success) {
-            eprintln!("SKIPPED: cannot mount a tmpfs with {options}: {mounted:?}");
-            let _ = std::fs::remove_dir(&at);
-            return None;
-        }
-        Some(Self(at))
-    }
-
-    pub fn path(&self) -> &std::path::Path {
-        &self.0
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-        let _ = std::fs::remove_dir(&self.0);
-    }
-}
-
 fn writes_wait_for_a_full_medium(name: &str, budget: fn() -> Budget) {
-    let Some(mount) = Mount::new(name, "size=32m") else {
+    let Some(mount) = Mount::tmpfs(name, "size=32m") else {
         return;
     };
     let place = Place::on(mount.path(), name);

@@ -14,6 +14,7 @@
 mod chunk;
 mod copy;
 mod engine;
+mod huge;
 mod share;
 mod targets;
 
@@ -24,6 +25,10 @@ mod chunk_test;
 #[cfg(test)]
 mod engine_test;
 #[cfg(test)]
+mod huge_test;
+#[cfg(test)]
 mod mishap_test;
+#[cfg(test)]
+mod mount_test;
 #[cfg(test)]
 mod stress_test;

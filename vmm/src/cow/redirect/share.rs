@@ -89,8 +89,10 @@ impl RedirectEngine {
                 continue;
             }
             for run in known.mapped_runs(own) {
-                let start = self.address(index, run.frames.start);
-                self.arm_range(start, run.frames.len() * FRAME_SIZE_BYTES)
+                // What is armed already may be armed again.
+                let (first, last) = (self.unit_of(run.frames.start), self.unit_of(run.frames.end - 1));
+                let frames = first.start..last.end;
+                self.arm_range(self.address(index, frames.start), frames.len() * FRAME_SIZE_BYTES)
                     .map_err(os("arm shared frames"))?;
             }
         }

@@ -17,7 +17,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::{
     engine_test::{FRAME, MIB, Place, Vm, assert_clean, pool_of},
-    mishap_test::Mount,
+    mount_test::Mount,
 };
 use crate::cow::*;
 
@@ -476,8 +476,15 @@ fn any_sequence_of_operations_keeps_every_vm_and_every_snapshot_exact() {
 
 #[test]
 fn the_same_on_huge_pages() {
-    if let Some(mount) = Mount::new("stress-huge", "huge=always,size=512m") {
+    if let Some(mount) = Mount::tmpfs("stress-huge", "huge=always,size=512m") {
         live(mount.path(), "stress-huge", STEPS / 2);
+    }
+}
+
+#[test]
+fn the_same_where_a_chunk_is_one_page() {
+    if let Some(mount) = Mount::hugetlbfs("stress-chunks", POOL_BYTES / MIB) {
+        live(mount.path(), "stress-chunks", STEPS / 2);
     }
 }
 
