@@ -9,7 +9,7 @@ use crate::layout::holder_slot::{
 };
 use crate::layout::inode::{self, Inode, InodeV1};
 use crate::layout::node::{Expected, Node, NodeV1, open_node};
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkNo};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo};
 use crate::region::Region;
 
 /// A region with the layout of the pool that is on it.
@@ -146,6 +146,9 @@ impl BlockStore {
 
     /// Zeroes every block without references in a chunk that may hold something.
     pub(crate) fn punch_unreferenced(&self, chunk: ChunkNo) -> Result<()> {
+        if self.used_blocks(chunk)? == CHUNK_BLOCKS {
+            return Ok(());
+        }
         let (mut at, end) = (chunk.byte_offset(), chunk.byte_offset() + CHUNK_SIZE_BYTES);
         let mut stale = Vec::new();
         while let Some(written) = self.region.next_written(at..end)? {
