@@ -283,8 +283,21 @@ fn the_budget_of_mappings_holds_under_the_worst_pattern() {
         if epoch > 1 {
             vm.holder_remove(&pool, epoch - 1);
         }
+        assert_hold_their_own(&pool, &[&vm]);
     }
     assert_clean(&pool);
+}
+
+/// VMs hold the blocks of their own frames and no other: what they gave up is back in the pool.
+pub(super) fn assert_hold_their_own(pool: &Pool, vms: &[&Vm]) {
+    let own: u64 = vms.iter().map(|vm| vm.engine.counters().frames_own).sum();
+    let status = pool.status().unwrap();
+    let held: u64 = status
+        .holders
+        .iter()
+        .map(|holder| u64::from(holder.blocks_in_use))
+        .sum();
+    assert_eq!(held, own, "{status:#?}");
 }
 
 impl Vm {

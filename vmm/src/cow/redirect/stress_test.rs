@@ -16,7 +16,7 @@ use nvvmm_snapshot::{Error as PoolError, Holder, Pool};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{
-    engine_test::{FRAME, MIB, Place, Vm, assert_clean, pool_of},
+    engine_test::{FRAME, MIB, Place, Vm, assert_clean, assert_hold_their_own, pool_of},
     mount_test::Mount,
 };
 use crate::cow::*;
@@ -394,21 +394,6 @@ impl World {
         });
     }
 
-    /// A guest holds the blocks of its own frames and no other: what it gave up is back in the pool.
-    fn check_what_is_held(&self, guests: &[Guest]) {
-        let own: u64 = guests
-            .iter()
-            .map(|guest| guest.vm.engine.counters().frames_own)
-            .sum();
-        let status = self.pool.status().unwrap();
-        let held: u64 = status
-            .holders
-            .iter()
-            .map(|holder| u64::from(holder.blocks_in_use))
-            .sum();
-        assert_eq!(held, own, "{status:#?}");
-    }
-
     fn check_everything(&mut self) {
         let guests = std::mem::take(&mut self.guests);
         for guest in &guests {
@@ -422,7 +407,9 @@ impl World {
             assert!(counters.frames_own <= counters.frames_mapped, "{counters:?}");
         }
         self.ballast = None;
-        self.check_what_is_held(&guests);
+        let vms: Vec<&Vm> = guests.iter().map(|guest| &guest.vm).collect();
+        assert_hold_their_own(&self.pool, &vms);
+        drop(vms);
         drop(guests);
         assert_clean(&self.pool);
         for (name, model) in self.snapshots.clone() {
