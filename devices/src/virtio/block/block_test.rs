@@ -155,6 +155,31 @@ fn flush_and_identity_are_answered_and_other_requests_are_unsupported() {
     assert!(!driver.needs_reset());
 }
 
+/// A disk on /dev/null, which takes every write and refuses fdatasync(2): a flush that does not reach the host succeeds.
+fn driver_of_a_disk_that_cannot_sync(features: u64) -> Driver {
+    let mut block = open(&image(), false);
+    let null = std::fs::File::options().write(true).open("/dev/null").unwrap();
+    block.disk.replace_file(null);
+    let mut driver = Driver::new(block);
+    driver.start(features);
+    driver
+}
+
+#[test]
+fn a_flush_reaches_the_host() {
+    let mut driver = driver_of_a_disk_that_cannot_sync(FLUSH);
+    let write = request(&mut driver, VIRTIO_BLK_T_OUT, 0, &[(DATA, 512, false)]);
+    assert_eq!(write, OK, "not made stable by itself");
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_FLUSH, 0, &[]), IOERR);
+}
+
+#[test]
+fn a_write_of_a_driver_that_does_not_flush_reaches_the_host() {
+    let mut driver = driver_of_a_disk_that_cannot_sync(0);
+    let write = request(&mut driver, VIRTIO_BLK_T_OUT, 0, &[(DATA, 512, false)]);
+    assert_eq!(write, IOERR, "it is stable when it is done, or fails");
+}
+
 #[test]
 fn requests_beyond_the_disk_fail_and_change_nothing() {
     let image = image();

@@ -112,6 +112,12 @@ impl Disk {
         })
     }
 
+    /// Puts another file behind the disk.
+    #[cfg(test)]
+    pub(super) fn replace_file(&mut self, file: File) {
+        self.file = file;
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

@@ -288,6 +288,24 @@ fn the_budget_of_mappings_holds_under_the_worst_pattern() {
     assert_clean(&pool);
 }
 
+#[test]
+fn a_chunk_that_is_copied_whole_gives_back_the_copies_it_had() {
+    let place = Place::new("whole");
+    let pool = pool_of(&place, 64 * MIB);
+    let mut vm = Vm::with_budget(&pool, 4 * MIB, None, Budget::with_limit(100));
+    vm.fill(0..1024, 0);
+    vm.snapshot("s").unwrap();
+    vm.write(0, 1);
+    let few = vm.engine.counters().frames_own;
+    // As if other chunks had used the budget up.
+    vm.engine.budget.changed(0, 100);
+    vm.write(256, 2);
+    assert!(few < 512 && vm.engine.counters().frames_own == 512);
+    assert_eq!((vm.read(0), vm.read(256)), (1, 2));
+    assert_hold_their_own(&pool, &[&vm]);
+    assert_clean(&pool);
+}
+
 /// VMs hold the blocks of their own frames and no other: what they gave up is back in the pool.
 pub(super) fn assert_hold_their_own(pool: &Pool, vms: &[&Vm]) {
     let own: u64 = vms.iter().map(|vm| vm.engine.counters().frames_own).sum();
