@@ -133,6 +133,7 @@ tier_kvm() {
   local medium names
   tier_note=$(kvm_reason)
   prepare "building nvvmm and the bare-metal guest" need_programs || return 0
+  prepare "building nvvmm with fault points" build_fault_nvvmm || return 0
   prepare "building the test program kvm" build_test_program kvm || return 0
   if [[ $(kvm_kind) == none ]]; then
     tier_how=nested

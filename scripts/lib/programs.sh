@@ -32,6 +32,18 @@ build_nvvmm() {
   export NVVMM_BIN
 }
 
+# build_fault_nvvmm: the same program with fault points (snapshot/src/fault.rs), for tests; exports NVVMM_FAULT_BIN. In the
+# profile of the tests, whose libraries are there already; under another name, as cargo build and cargo test use its own.
+build_fault_nvvmm() {
+  local debug
+  say "building nvvmm with fault points"
+  debug=$(cargo_target_dir "$NVVMM_ROOT")/debug
+  (cd "$NVVMM_ROOT" && cargo build --quiet -p nvvmm --features fault-points) || return 1
+  NVVMM_FAULT_BIN=$debug/nvvmm-fault-points
+  cp "$debug/nvvmm" "$NVVMM_FAULT_BIN.new" && mv "$NVVMM_FAULT_BIN.new" "$NVVMM_FAULT_BIN" || return 1
+  export NVVMM_FAULT_BIN
+}
+
 # make_guest_image: exports where the Linux guest's kernel and initramfs are.
 make_guest_image() {
   local assignments

@@ -11,6 +11,7 @@
 mod catalog;
 mod chunk_map;
 mod error;
+mod fault;
 mod file_lock;
 mod frame_map;
 mod holder;
@@ -30,6 +31,7 @@ mod crash_test;
 pub use catalog::Removed;
 pub use chunk_map::{ChunkMap, LeafBlocks};
 pub use error::{Error, Result};
+pub use fault::{FaultPoint, fault_point};
 pub use frame_map::FrameMap;
 pub use holder::{Committed, Consumed, ConsumedChunk, Holder, NewSnapshot, Reservation};
 pub use number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo, FrameSet, SnapshotId};

@@ -2,6 +2,7 @@
 
 use crate::catalog::CatalogLock;
 use crate::error::Result;
+use crate::fault::{FaultPoint, fault_point};
 use crate::layout::HOLDER_SLOTS;
 use crate::layout::node::NodeKind;
 use crate::layout::runtime::{DIRTY, DIRTY_OFFSET};
@@ -37,6 +38,7 @@ pub(crate) fn rebuild(lock: &mut CatalogLock<'_>) -> Result<()> {
     lock.forget();
     let derived = derive_refs(lock)?;
     lock.confirm_superblock()?;
+    fault_point(FaultPoint::RecoverConfirmed);
     store.region.store_u32(DIRTY_OFFSET, DIRTY)?;
     let mut written_tables = WrittenCursor::default();
     let mut written_data = WrittenCursor::default();
@@ -71,6 +73,7 @@ pub(crate) fn rebuild(lock: &mut CatalogLock<'_>) -> Result<()> {
         }
     }
     store.punch_sorted(&stale)?;
+    fault_point(FaultPoint::RecoverCounted);
     store.region.store_u32(DIRTY_OFFSET, 0)
 }
 
@@ -108,12 +111,14 @@ pub(crate) fn reclaim_dead_holders(lock: &mut CatalogLock<'_>) -> Result<()> {
         };
         if dead.contains(&owner) {
             store.punch_unreferenced(chunk)?;
+            fault_point(FaultPoint::ReclaimZeroed);
             if store.used_blocks(chunk)? == 0 {
                 store.release_empty_chunk(chunk)?;
             }
             store.set_lease_owner(chunk, None)?;
         }
     }
+    fault_point(FaultPoint::ReclaimLeasesEnded);
     for slot in dead {
         tracing::info!(
             slot,
@@ -122,5 +127,6 @@ pub(crate) fn reclaim_dead_holders(lock: &mut CatalogLock<'_>) -> Result<()> {
         );
         store.clear_holder_slot(slot)?;
     }
+    fault_point(FaultPoint::ReclaimSlotsFree);
     lock.sweep_orphans(None)
 }

@@ -1,21 +1,25 @@
 //! kill -9 at any moment loses nothing that was committed and leaks nothing.
 
 use std::{
+    collections::BTreeSet,
     process::{Child, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
-use nvvmm_tests::{Host, Random, Vm};
+use nvvmm_tests::{Host, Random, SnapshotMemory, Vm};
 
-/// How many VM processes are killed.
+/// Who kills at the same time, in one pool.
+const WORKERS: u32 = 4;
+/// Snapshots that a worker keeps.
+const KEPT: usize = 3;
+
+/// How many processes are killed.
 fn kills() -> u32 {
-    std::env::var("NVVMM_TEST_KILLS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(12)
+    std::env::var("NVVMM_TEST_KILLS").map_or(200, |text| text.parse().expect("NVVMM_TEST_KILLS is a number"))
 }
 
-fn snapshot_names(host: &Host) -> Vec<String> {
+fn snapshot_names(host: &Host) -> BTreeSet<String> {
     let listed = host.json(&["snapshots"]);
     listed
         .as_array()
@@ -25,54 +29,187 @@ fn snapshot_names(host: &Host) -> Vec<String> {
         .collect()
 }
 
-fn start_snapshot(host: &Host, vm: &str, name: &str) -> Child {
-    host.command(&["snapshot", vm, name])
+/// Starts a command whose end is near.
+fn start(host: &Host, arguments: &[&str]) -> Child {
+    host.command(arguments)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("nvvmm starts")
 }
 
+/// Makes, uses and removes snapshots of its own, and kills whoever does that.
+struct Worker<'h> {
+    host: &'h Host,
+    random: Random,
+    number: u32,
+    /// Names that must be there.
+    committed: BTreeSet<String>,
+    names: u32,
+    killed: &'h AtomicU32,
+}
+
+impl<'h> Worker<'h> {
+    fn new(host: &'h Host, random: Random, number: u32, killed: &'h AtomicU32) -> Self {
+        Self {
+            host,
+            random,
+            number,
+            committed: BTreeSet::new(),
+            names: 0,
+            killed,
+        }
+    }
+
+    fn work(mut self, kills: u32) {
+        let mut source = self.host.restore("seed", &[]);
+        while self.killed.load(Ordering::Relaxed) < kills {
+            source = self.round(source);
+            self.host.assert_pool_clean();
+            let now = snapshot_names(self.host);
+            assert!(
+                now.is_superset(&self.committed) && now.contains("seed"),
+                "of {:?} there is only {now:?}",
+                self.committed
+            );
+            if self.committed.len() > KEPT {
+                let name = self.any_of_mine();
+                self.committed.remove(&name);
+                self.host.run(&["rm", &name]).ok();
+            } else if self.random.below(6) == 0 {
+                let name = self.any_of_mine();
+                SnapshotMemory::read(self.host.pool(), &name).assert_one_instant(&name);
+            }
+        }
+        check(source, "the last source");
+    }
+
+    fn round(&mut self, source: Vm<'h>) -> Vm<'h> {
+        match self.random.below(7) {
+            0 | 1 => return self.kill_a_vm_that_is_snapshotted(source),
+            2 => self.kill_a_snapshot_command(&source),
+            3 => self.kill_a_clone(),
+            4 => self.kill_a_restore(&[]),
+            5 => self.kill_a_restore(&["--once"]),
+            _ => self.kill_a_removal(),
+        }
+        source
+    }
+
+    /// A snapshot of this worker, or the first of all.
+    fn any_of_mine(&mut self) -> String {
+        let at = self.random.below(self.committed.len() as u64 + 1) as usize;
+        self.committed
+            .iter()
+            .nth(at)
+            .map_or("seed", String::as_str)
+            .to_owned()
+    }
+
+    fn new_name(&mut self) -> String {
+        self.names += 1;
+        format!("w{}-{}", self.number, self.names)
+    }
+
+    /// What was in the making when its maker died is there, or it is not.
+    fn settle(&mut self, name: String) {
+        if snapshot_names(self.host).contains(&name) {
+            self.committed.insert(name);
+        }
+    }
+
+    fn kill(&mut self, mut child: Child, within_ms: u64) {
+        self.random.pause(within_ms);
+        if child.try_wait().expect("a child can be asked for").is_none() {
+            self.killed.fetch_add(1, Ordering::Relaxed);
+        }
+        child.kill().expect("a child can be killed");
+        child.wait().expect("a child ends");
+    }
+
+    fn kill_a_vm_that_is_snapshotted(&mut self, vm: Vm<'h>) -> Vm<'h> {
+        let name = self.new_name();
+        let mut command = start(self.host, &["snapshot", &vm.name, &name]);
+        self.random.pause(60);
+        vm.kill();
+        self.killed.fetch_add(1, Ordering::Relaxed);
+        let answered = command.wait().expect("the command ends").success();
+        self.settle(name.clone());
+        assert!(
+            !answered || self.committed.contains(&name),
+            "{name} was reported and is gone"
+        );
+        let from = self.any_of_mine();
+        self.host.restore(&from, &[])
+    }
+
+    fn kill_a_snapshot_command(&mut self, vm: &Vm<'h>) {
+        let name = self.new_name();
+        let command = start(self.host, &["snapshot", &vm.name, &name]);
+        self.kill(command, 40);
+        // One operation at a time: once this is answered, the VM has taken the snapshot, or never heard of it.
+        vm.pause();
+        vm.resume();
+        self.settle(name);
+    }
+
+    fn kill_a_clone(&mut self) {
+        let from = self.any_of_mine();
+        let clone = self.host.restore(&from, &[]);
+        self.random.pause(60);
+        clone.kill();
+        self.killed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Without --detach the command is the VM.
+    fn kill_a_restore(&mut self, options: &[&str]) {
+        let from = self.any_of_mine();
+        if !options.is_empty() {
+            if from == "seed" {
+                return;
+            }
+            self.committed.remove(&from);
+        }
+        let vm = self.host.next_name();
+        let mut arguments = vec!["restore", &from, "--name", &vm];
+        arguments.extend_from_slice(options);
+        let command = start(self.host, &arguments);
+        self.kill(command, 250);
+        if from != "seed" {
+            self.settle(from);
+        }
+    }
+
+    fn kill_a_removal(&mut self) {
+        let name = self.any_of_mine();
+        if self.committed.remove(&name) {
+            let command = start(self.host, &["rm", &name]);
+            self.kill(command, 12);
+            self.settle(name);
+        }
+    }
+}
+
 #[test]
-fn killed_vms_leave_a_clean_pool_and_every_committed_snapshot() {
+fn killed_processes_leave_a_clean_pool_and_every_committed_snapshot() {
     let mut random = Random::seeded("kill");
-    let host = Host::new(768);
+    let host = Host::new(1024);
     let mut seed = host.boot_bare_metal(32, 2);
     seed.ask("fill 20 1");
     seed.ask("churn on 5 rand");
-    seed.snapshot("k0");
+    seed.snapshot("seed");
     seed.kill();
-    for round in 1..=kills() {
-        let committed = snapshot_names(&host);
-        assert!(
-            !committed.is_empty(),
-            "round {round}: a committed snapshot was lost"
-        );
-        let from = committed[random.below(committed.len() as u64) as usize].clone();
-        let vm: Vm<'_> = host.restore(&from, &[]);
-        let bystander = host.restore(&from, &[]);
-        let name = format!("k{round}");
-        let mut snapshot = start_snapshot(&host, &vm.name, &name);
-        random.pause(40);
-        vm.kill();
-        let answered = snapshot.wait().expect("the command ends").success();
-        host.assert_pool_clean();
-        let now = snapshot_names(&host);
-        for old in &committed {
-            assert!(now.contains(old), "round {round}: {old} is gone");
+    let killed = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for number in 0..WORKERS {
+            let worker = Worker::new(&host, random.another(), number, &killed);
+            scope.spawn(|| worker.work(kills()));
         }
-        assert!(
-            !answered || now.contains(&name),
-            "round {round}: {name} was reported and is gone"
-        );
-        check(bystander, "the bystander");
-        if now.len() > 4 {
-            host.run(&["rm", &now[random.below(now.len() as u64) as usize]])
-                .ok();
-        }
-    }
+    });
+    println!("{} processes were killed", killed.load(Ordering::Relaxed));
     let left = snapshot_names(&host);
     for name in &left {
+        SnapshotMemory::read(host.pool(), name).assert_one_instant(name);
         check(host.restore(name, &[]), name);
     }
     for name in &left {

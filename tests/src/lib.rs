@@ -1,6 +1,6 @@
 //! What whole-system tests share: an nvvmm of their own (runtime directory, pool), VMs, and their consoles.
 //!
-//! The environment says where things are (`scripts/test.sh` sets it): `NVVMM_BIN`, `NVVMM_BAREMETAL_GUEST`,
+//! The environment says where things are (`scripts/test.sh` sets it): `NVVMM_BIN`, `NVVMM_FAULT_BIN`, `NVVMM_BAREMETAL_GUEST`,
 //! `NVVMM_GUEST_KERNEL`, `NVVMM_GUEST_INITRAMFS`, and the medium of pools (`scripts/on-medium.sh`).
 
 mod console;
@@ -14,7 +14,7 @@ pub use console::Console;
 pub use host::{Host, Outcome};
 pub use medium::Medium;
 pub use snapshot_memory::SnapshotMemory;
-pub use vm::Vm;
+pub use vm::{Vm, wait_gone};
 
 /// What a test works with; a missing piece is an error that names the variable.
 pub fn required(variable: &str) -> std::path::PathBuf {
@@ -39,6 +39,11 @@ impl Random {
         };
         println!("{test}: NVVMM_TEST_SEED={seed}");
         Self(seed | 1)
+    }
+
+    /// Numbers of their own for a thread, which follow from these.
+    pub fn another(&mut self) -> Self {
+        Self((self.below(u64::from(u32::MAX)) << 32 | self.below(u64::from(u32::MAX))) | 1)
     }
 
     /// The next number below `limit` (xorshift64*).

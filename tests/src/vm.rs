@@ -98,23 +98,26 @@ impl<'h> Vm<'h> {
 
     /// Waits until its process has ended by itself.
     pub fn wait_gone(&self) {
-        let until = Instant::now() + PATIENCE;
-        while PathBuf::from(format!("/proc/{}", self.pid)).exists() && !self.is_zombie() {
-            assert!(
-                Instant::now() < until,
-                "{} (pid {}) does not end",
-                self.name,
-                self.pid
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_gone(self.pid);
     }
+}
 
-    fn is_zombie(&self) -> bool {
-        std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).is_ok_and(|stat| {
-            stat.rsplit(')')
-                .next()
-                .is_some_and(|rest| rest.trim_start().starts_with('Z'))
-        })
+/// Waits until a process and all that it held is gone.
+pub fn wait_gone(pid: i32) {
+    let until = Instant::now() + PATIENCE;
+    while !is_gone(pid) {
+        assert!(Instant::now() < until, "process {pid} does not end");
+        std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// What is left when nobody asks for a process's end is its first thread, a zombie. It may be one already while other
+/// threads still hold the process's files and their locks.
+fn is_gone(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    stat.map_or(true, |stat| {
+        let state = stat.rsplit(')').next().unwrap_or_default();
+        state.trim_start().starts_with('Z') && threads <= 1
+    })
 }

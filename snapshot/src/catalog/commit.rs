@@ -11,6 +11,7 @@ use super::{CatalogLock, Current};
 use crate::catalog::current::{note_completed, slot_offset};
 use crate::chunk_map::{ChunkMap, LeafBlocks};
 use crate::error::{Error, Result};
+use crate::fault::{FaultPoint, fault_point};
 use crate::layout::inode::Inode;
 use crate::layout::node::{Entry, Node, NodeKind, seal_node};
 use crate::layout::runtime::{DIRTY, DIRTY_OFFSET};
@@ -124,6 +125,7 @@ impl<'l, 'p> Commit<'l, 'p> {
     pub(crate) fn begin(lock: &'l mut CatalogLock<'p>, source: BlockSource) -> Result<Commit<'l, 'p>> {
         let generation = lock.current()?.generation() + 1;
         lock.store().region.store_u32(DIRTY_OFFSET, DIRTY)?;
+        fault_point(FaultPoint::CommitDirty);
         Ok(Commit {
             lock,
             source,
@@ -229,7 +231,9 @@ impl<'l, 'p> Commit<'l, 'p> {
             .saturating_add_signed(edit.orphans_change)
             .into();
         superblock.next_snapshot_id = (superblock.next_snapshot_id.get() + u64::from(edit.takes_id)).into();
+        fault_point(FaultPoint::CommitPrepared);
         store.region.fence()?;
+        fault_point(FaultPoint::CommitDurable);
         Ok(superblock)
     }
 
@@ -242,6 +246,7 @@ impl<'l, 'p> Commit<'l, 'p> {
         store.region.read(offset, &mut before)?;
         let durable = |bytes: &[u8]| {
             store.region.write(offset, bytes)?;
+            fault_point(FaultPoint::CommitSuperblockWritten);
             store.region.flush(offset, BLOCK_SIZE_BYTES)?;
             store.region.fence()
         };
@@ -251,6 +256,7 @@ impl<'l, 'p> Commit<'l, 'p> {
             return Err(error);
         }
         self.switched = true;
+        fault_point(FaultPoint::CommitSwitched);
         self.lock.set_current(Current {
             superblock,
             slot,
@@ -260,6 +266,7 @@ impl<'l, 'p> Commit<'l, 'p> {
         if let Err(error) = noted {
             tracing::error!(%error, "could not note that a commit is complete");
         }
+        fault_point(FaultPoint::CommitNoted);
         Ok(())
     }
 
@@ -272,8 +279,11 @@ impl<'l, 'p> Commit<'l, 'p> {
         // Zeroes before the count says free: a holder allocates from its leases without asking anyone.
         let settled = store
             .punch_sorted(&self.refs.freed_sorted(kept))
+            .inspect(|()| fault_point(FaultPoint::CommitZeroed))
             .and_then(|()| self.refs.apply(store))
-            .and_then(|()| store.region.store_u32(DIRTY_OFFSET, 0));
+            .inspect(|()| fault_point(FaultPoint::CommitCounted))
+            .and_then(|()| store.region.store_u32(DIRTY_OFFSET, 0))
+            .inspect(|()| fault_point(FaultPoint::CommitSettled));
         if let Err(error) = settled {
             tracing::error!(%error, "could not settle the counts of a commit");
         }

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::{BlockSource, CatalogEdit, CatalogLock, Commit, Listed};
 use crate::error::Result;
+use crate::fault::{FaultPoint, fault_point};
 use crate::layout::inode::Inode;
 use crate::number::SnapshotId;
 
@@ -19,6 +20,7 @@ pub struct Removed {
 impl CatalogLock<'_> {
     /// Removes a snapshot's name, and its blocks if no living holder pins it.
     pub(crate) fn remove(&mut self, listed: &Listed) -> Result<Removed> {
+        fault_point(FaultPoint::RemoveDecided);
         if !self.holders_pinning(listed.inode.id)?.is_empty() {
             let orphan = Inode {
                 orphan: true,
@@ -79,6 +81,7 @@ impl CatalogLock<'_> {
             }
         }
         if !gone.is_empty() {
+            fault_point(FaultPoint::SweepDecided);
             self.delete(&gone)?;
         }
         Ok(())

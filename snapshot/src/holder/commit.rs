@@ -8,6 +8,7 @@ use super::{Holder, Reservation};
 use crate::catalog::{BlockSource, CatalogEdit, CatalogLock, Commit, Listing};
 use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
+use crate::fault::{FaultPoint, fault_point};
 use crate::layout::inode::{Inode, STATE_BYTES_MAX, map_height};
 use crate::layout::node::{Entry, NodeKind, leaves_covered};
 use crate::name::check_name;
@@ -99,6 +100,7 @@ impl Holder {
         let flush_began = Instant::now();
         self.flush_blocks(&shared.mine)?;
         let flush = flush_began.elapsed();
+        fault_point(FaultPoint::CommitFramesFlushed);
         let needed = self.commit_blocks_needed(new.memory_bytes, new.changes.len() as u32, new.state.len());
         let missing = needed.saturating_sub(reservation.blocks());
         if missing > 0 {
@@ -131,6 +133,7 @@ impl Holder {
         };
         let superblock = commit.prepare(&edit)?;
         self.set_pin(id)?;
+        fault_point(FaultPoint::CommitPinned);
         if let Err(error) = commit.switch(superblock) {
             self.clear_pin(id)?;
             return Err(error);

@@ -7,6 +7,7 @@ use super::Holder;
 use crate::catalog::{BlockSource, CatalogEdit, CatalogLock, Commit, Listed};
 use crate::chunk_map::{ChunkMap, LeafBlocks};
 use crate::error::{Error, Result};
+use crate::fault::{FaultPoint, fault_point};
 use crate::frame_map::FrameMap;
 use crate::layout::inode::{Inode, map_height};
 use crate::layout::node::{Entry, Node, NodeKind};
@@ -140,16 +141,19 @@ impl Holder {
         let superblock = commit.prepare(&edit)?;
         let store = &self.pool.store;
         commit.switch(superblock)?;
+        fault_point(FaultPoint::ConsumeSwitched);
         // No thread of mine may see a block without references before it is mine.
         let mut table = self.leases.table();
         for chunk in taken.keys() {
             store.set_lease_owner(*chunk, Some(self.slot))?;
         }
+        fault_point(FaultPoint::ConsumeLeased);
         commit.settle(|block| {
             taken
                 .get(&block.chunk())
                 .is_some_and(|set| set.contains(block.index_in_chunk()))
         });
+        fault_point(FaultPoint::ConsumeSettled);
         for (chunk, blocks) in taken {
             self.leases.adopt(&mut table, *chunk, blocks)?;
         }

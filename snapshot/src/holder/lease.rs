@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::catalog::CatalogLock;
 use crate::error::{Error, Result};
+use crate::fault::{FaultPoint, fault_point};
 use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo, FrameSet};
 use crate::pool::Pool;
 use crate::recovery::reclaim_dead_holders;
@@ -116,6 +117,7 @@ impl Leases {
             return Err(Error::invalid("the holder has let go of the pool"));
         }
         store.set_lease_owner(chunk, Some(self.slot))?;
+        fault_point(FaultPoint::LeaseTaken);
         table.chunks.insert(chunk, Lease::default());
         table.with_room.insert(chunk);
         // Before the catalog lock goes: a check must not find a lease that its holder does not know.
@@ -264,6 +266,7 @@ impl Leases {
             tracing::error!(%error, "could not zero freed blocks of the pool");
             return;
         }
+        fault_point(FaultPoint::BlocksZeroed);
         self.let_go(&mine);
     }
 

@@ -14,6 +14,7 @@ pub use consume::{Consumed, ConsumedChunk};
 use self::lease::Leases;
 use crate::catalog::CatalogLock;
 use crate::error::{Error, Result};
+use crate::fault::{FaultPoint, fault_point};
 use crate::file_lock::{self, LockMode, LockPlace};
 use crate::frame_map::FrameMap;
 use crate::layout::HOLDER_SLOTS;
@@ -51,7 +52,9 @@ impl Pool {
                 continue;
             }
             let content = HolderSlotV1::used(std::process::id(), process_start_ticks(), name);
+            fault_point(FaultPoint::HoldLocked);
             self.store.set_holder_slot(slot, &content)?;
+            fault_point(FaultPoint::HoldUsed);
             let leases = Arc::new(Leases::new(Arc::clone(self), slot));
             return Ok(Holder {
                 leases,
@@ -120,6 +123,7 @@ impl Holder {
         };
         let inode = &listed.inode;
         self.set_pin(inode.id)?;
+        fault_point(FaultPoint::PinSet);
         let map = FrameMap::new(Arc::clone(&self.pool), inode);
         Ok((SnapshotEntry::of(inode), map))
     }
@@ -135,6 +139,7 @@ impl Holder {
         }
         // The pin goes after the orphan: whoever dies in between leaves a pin of nothing, not an orphan for ever.
         lock.sweep_orphans(Some((self.slot, id)))?;
+        fault_point(FaultPoint::UnpinSwept);
         self.clear_pin(id)
     }
 
@@ -268,7 +273,9 @@ impl Holder {
     fn let_go_of_all(&self) -> Result<()> {
         let mut lock = CatalogLock::take(&self.pool)?;
         self.leases.close()?;
+        fault_point(FaultPoint::ReleaseLeasesEnded);
         self.pool.store.clear_holder_slot(self.slot)?;
+        fault_point(FaultPoint::ReleaseSlotFree);
         lock.sweep_orphans(None)
     }
 }

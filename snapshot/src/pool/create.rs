@@ -13,6 +13,7 @@ use super::Pool;
 use super::device::is_device;
 use crate::catalog::{CatalogLock, CatalogMemory, read_current};
 use crate::error::{Error, Result};
+use crate::fault::{FaultPoint, fault_point};
 use crate::file_lock::{self, LockMode, LockPlace};
 use crate::holder::unix_ns;
 use crate::layout::runtime::{
@@ -145,6 +146,7 @@ impl Pool {
         self.cut_off_unfinished_growth(&lock)?;
         reclaim_dead_holders(&mut lock)?;
         lock.sweep_orphans(None)?;
+        fault_point(FaultPoint::OpenRecovered);
         region.write(BOOT_ID_OFFSET, &boot_id)?;
         region.store_u32(CLEAN_OFFSET, 0)?;
         region.flush(BOOT_ID_OFFSET, 24)?;

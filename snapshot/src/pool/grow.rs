@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::Pool;
 use crate::catalog::{BlockSource, CatalogEdit, CatalogLock, Commit};
 use crate::error::{Error, Result};
+use crate::fault::{FaultPoint, fault_point};
 use crate::layout::segment::Segment;
 use crate::layout::superblock::SuperblockV2;
 use crate::number::CHUNK_BLOCKS;
@@ -68,6 +69,7 @@ impl Pool {
             })?;
         // Whether a switch that fails has reached the medium cannot be known: it stays as long as it is.
         commit.switch(superblock.clone())?;
+        fault_point(FaultPoint::GrowSwitched);
         commit.settle(|_| false);
         self.follow_growth(&superblock)?;
         let (_, fixed_blocks) = segment.fixed_blocks();
@@ -114,6 +116,7 @@ impl Pool {
         if !overcommit {
             region.set_aside(size_bytes_before..size_bytes)?;
         }
+        fault_point(FaultPoint::GrowLengthened);
         region.extend(size_bytes, overcommit)?;
         let (start, len) = segment.chunk_table();
         region.provide(start, len)?;

@@ -23,6 +23,7 @@ pub use status::{HolderStatus, PoolStatus};
 
 use crate::catalog::{CatalogLock, CatalogMemory, Listing, Removed};
 use crate::error::{Error, Result};
+use crate::fault::{FaultPoint, fault_point};
 use crate::file_lock::{self, LockMode, LockPlace};
 use crate::layout::inode::{Inode, map_height};
 use crate::layout::node::NodeKind;
@@ -305,6 +306,7 @@ impl Drop for Pool {
                     region.flush(first.byte_offset(), blocks * BLOCK_SIZE_BYTES)?;
                 }
                 region.fence()?;
+                fault_point(FaultPoint::CloseFlushed);
                 region.store_u32(CLEAN_OFFSET, CLEAN)?;
                 region.flush(CLEAN_OFFSET, 4)?;
                 region.fence()?;

@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use nvvmm_snapshot::{Committed, Holder, NewSnapshot, Reservation, SnapshotId};
+use nvvmm_snapshot::{Committed, FaultPoint, Holder, NewSnapshot, Reservation, SnapshotId, fault_point};
 
 use super::{
     Pending,
@@ -82,6 +82,8 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
     let mut phases = Phases::begin();
     phases.run("ReserveBlocks", || reserve(taking))?;
 
+    fault_point(FaultPoint::SnapshotReserved);
+
     let paused_at = Instant::now();
     let frozen = freeze(taking, &mut phases);
     let Frozen {
@@ -104,6 +106,7 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
         return Err(error);
     }
     let pause_us = micros(paused_at);
+    fault_point(FaultPoint::SnapshotResumed);
 
     let commit_began = Instant::now();
     let committed = commit(taking, &state, &shared, reservation);
@@ -176,16 +179,20 @@ fn freeze(taking: &Taking<'_>, phases: &mut Phases) -> Result<Frozen, TakeError>
         phases.run("PauseVcpus", || machine.pause_vcpus(Hold::Operation))?;
         phases.run("QuiesceDevices", || machine.quiesce_devices())?;
     }
+    fault_point(FaultPoint::SnapshotPaused);
     // Devices first: a device may have raised an interrupt that the vCPU's saved interrupt controller must hold.
     let devices = phases.run("SaveDevices", || machine.save_devices())?;
     let kvm = phases.run("SaveVcpus", || machine.save_kvm())?;
+    fault_point(FaultPoint::SnapshotSaved);
     let reservation = taking.pending.begin().ok_or(CowError::NoSpace)?;
     let still = taking.engine.stand_still();
     let shared = phases.run("ShareFrames", || still.share())?;
+    fault_point(FaultPoint::SnapshotShared);
     if let Err(error) = arm(taking, &*still, &shared, phases) {
         taking.engine.roll_back(shared);
         return Err(error);
     }
+    fault_point(FaultPoint::SnapshotArmed);
     let frames_copied = still.frames_copied();
     Ok(Frozen {
         state: MachineStateV1 { kvm, devices },
@@ -244,6 +251,7 @@ fn commit(
         },
         reservation,
     )?;
+    fault_point(FaultPoint::SnapshotCommitted);
     // The snapshot exists: a pin too many costs space until the VM ends, and is no reason to report a failure.
     if let Some(base) = taking.base
         && let Err(error) = taking.holder.unpin(base)

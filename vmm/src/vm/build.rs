@@ -8,7 +8,7 @@ use std::{
 };
 
 use nvvmm_devices::{ConsoleSocket, ConsoleStreams};
-use nvvmm_snapshot::{FrameMap, Holder, Pool, SnapshotEntry, SnapshotId};
+use nvvmm_snapshot::{FaultPoint, FrameMap, Holder, Pool, SnapshotEntry, SnapshotId, fault_point};
 
 use super::{
     Origin, VmError,
@@ -87,6 +87,7 @@ impl Builder<'_> {
         let mut phases = Phases::begin();
         let started = Instant::now();
         let (holder, entry, frames, saved) = phases.run("ReadSnapshot", || self.read(snapshot))?;
+        fault_point(FaultPoint::RestorePinned);
         let spec = with_disks(saved.spec, disks)?;
         // A damaged map is found here, and not by a guest that already runs.
         phases.run("CheckMap", || {
@@ -97,6 +98,7 @@ impl Builder<'_> {
             frames_mapped: entry.frames_mapped,
         };
         let (engine, faults) = phases.run("ReserveMemory", || self.memory(&spec, &holder, origin))?;
+        fault_point(FaultPoint::RestoreReserved);
         let machine = Arc::new(phases.run("BuildMachine", || self.machine(&spec, &*engine, console))?);
         let restored = phases.run("RestoreState", || {
             let machine = Arc::clone(&machine);
@@ -106,6 +108,7 @@ impl Builder<'_> {
             return Err(stuck((machine, engine, faults)));
         };
         restored.map_err(machine_error)?;
+        fault_point(FaultPoint::RestoreStateSet);
         let mut base = Some(entry.id);
         if once {
             base = phases.run("Consume", || consume(&holder, &*engine, entry.id))?;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nvvmm_snapshot::{Medium, Pool};
+use nvvmm_snapshot::{FaultPoint, Medium, Pool, fault_point};
 
 use super::{
     ConsoleMode, Origin, RunPlan, VmError, VmExit, build::Builder, error::cow_error, running::RunningVm,
@@ -68,6 +68,7 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
         supervisor.install(Some(Arc::clone(&vm)));
         if !ready {
             wait_for_entry(&vm, paused);
+            fault_point(FaultPoint::RestoreEntered);
             on_ready(&supervisor.status());
             ready = true;
         }

@@ -1,6 +1,6 @@
 //! Fresh blocks behind frames: copied to, or empty, and mapped in place of what was there.
 
-use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameSet};
+use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FaultPoint, FrameSet, fault_point};
 
 use super::{
     RedirectEngine,
@@ -79,7 +79,11 @@ impl RedirectEngine {
             self.holder.free_blocks(&unused);
         };
         for run in target_runs(targets) {
-            let placed = fill(&run).and_then(|()| self.place_run(index, &run, Sharing::Shared));
+            fault_point(FaultPoint::CowTaken);
+            let placed = fill(&run)
+                .inspect(|()| fault_point(FaultPoint::CowCopied))
+                .and_then(|()| self.place_run(index, &run, Sharing::Shared))
+                .inspect(|()| fault_point(FaultPoint::CowMapped));
             if let Err(error) = placed {
                 free(rest);
                 return Err(error);

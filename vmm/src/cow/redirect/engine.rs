@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use nvvmm_snapshot::{BlockNo, ChunkMap, Consumed, FrameSet, Holder, Pool};
+use nvvmm_snapshot::{BlockNo, ChunkMap, Consumed, FaultPoint, FrameSet, Holder, Pool, fault_point};
 
 use super::{
     chunk::{KnownChunk, LiveChunk},
@@ -255,6 +255,7 @@ impl RedirectEngine {
 
     fn mark_mapped(&self, index: u32, known: &mut KnownChunk) {
         known.mapped = true;
+        fault_point(FaultPoint::CowChunkMapped);
         self.budget.chunk_mapped(index, self.chunks());
     }
 

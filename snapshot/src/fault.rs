@@ -1,0 +1,177 @@
+//! Places at which a test can have the process die, as by `kill -9`.
+//!
+//! Only the feature `fault-points` puts anything there: then `NVVMM_FAULT=<name>` kills the process when it comes to the
+//! place of that name, `NVVMM_FAULT=<name>:<n>` when it does so for the `n`-th time.
+
+macro_rules! fault_points {
+    ($($(#[$meaning:meta])* $point:ident = $name:literal,)*) => {
+        /// A place in the code, by what has just happened there.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum FaultPoint {
+            $($(#[$meaning])* $point,)*
+        }
+
+        impl FaultPoint {
+            /// All there are.
+            pub const ALL: &[FaultPoint] = &[$(FaultPoint::$point,)*];
+
+            /// What `NVVMM_FAULT` calls it.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(FaultPoint::$point => $name,)*
+                }
+            }
+        }
+    };
+}
+
+fault_points! {
+    /// The counts were derived anew, the dirty word still stands.
+    RecoverCounted = "recover.counted",
+    /// The committed superblock was made durable, nothing else was touched.
+    RecoverConfirmed = "recover.confirmed",
+    /// A dead holder's blocks were zeroed; its lease still stands.
+    ReclaimZeroed = "reclaim.zeroed",
+    /// A dead holder's leases have ended; its slot is still used.
+    ReclaimLeasesEnded = "reclaim.leases-ended",
+    /// Dead holders' slots are free; what only they pinned is still there.
+    ReclaimSlotsFree = "reclaim.slots-free",
+    /// A pool was recovered, but not marked as open.
+    OpenRecovered = "open.recovered",
+    /// The last one closed the pool: all is flushed, but it is not said that it was closed in order.
+    CloseFlushed = "close.flushed",
+    /// A holder's slot is locked, but free.
+    HoldLocked = "hold.locked",
+    /// A holder's slot is used.
+    HoldUsed = "hold.used",
+    /// A pin was set.
+    PinSet = "pin.set",
+    /// What only a pin kept is gone; the pin still stands.
+    UnpinSwept = "unpin.swept",
+    /// A holder ends: its leases are given back, its slot is still used.
+    ReleaseLeasesEnded = "release.leases-ended",
+    /// A holder ended: what only it pinned is still there.
+    ReleaseSlotFree = "release.slot-free",
+    /// A chunk was leased, and nobody has been told.
+    LeaseTaken = "lease.taken",
+    /// Freed blocks were zeroed; they are still the holder's.
+    BlocksZeroed = "blocks.zeroed",
+    /// A snapshot's frames are flushed.
+    CommitFramesFlushed = "commit.frames-flushed",
+    /// The dirty word is set.
+    CommitDirty = "commit.dirty",
+    /// The new metadata is written, and not durable.
+    CommitPrepared = "commit.prepared",
+    /// The new metadata is durable.
+    CommitDurable = "commit.durable",
+    /// The new snapshot is pinned; it does not exist yet.
+    CommitPinned = "commit.pinned",
+    /// The new superblock is written, and not durable.
+    CommitSuperblockWritten = "commit.superblock-written",
+    /// The new superblock is durable.
+    CommitSwitched = "commit.switched",
+    /// It is noted that the generation is complete.
+    CommitNoted = "commit.noted",
+    /// What became free is zeroed; its counts still stand.
+    CommitZeroed = "commit.zeroed",
+    /// The counts are those of the new catalog; the dirty word still stands.
+    CommitCounted = "commit.counted",
+    /// The commit is done.
+    CommitSettled = "commit.settled",
+    /// A removal is about to become a commit.
+    RemoveDecided = "remove.decided",
+    /// A snapshot without a name, that nobody pins any more, is about to go.
+    SweepDecided = "sweep.decided",
+    /// A consumed snapshot has left the catalog.
+    ConsumeSwitched = "consume.switched",
+    /// The chunks of a consumed snapshot are leased to the consumer.
+    ConsumeLeased = "consume.leased",
+    /// The counts no longer know a consumed snapshot's blocks.
+    ConsumeSettled = "consume.settled",
+    /// The file of a pool that grows is longer.
+    GrowLengthened = "grow.lengthened",
+    /// A pool has grown; the process that did it does not know yet.
+    GrowSwitched = "grow.switched",
+    /// A VM takes a snapshot: blocks for the commit are reserved.
+    SnapshotReserved = "snapshot.reserved",
+    /// Its vCPUs stand still.
+    SnapshotPaused = "snapshot.paused",
+    /// Its state is saved.
+    SnapshotSaved = "snapshot.saved",
+    /// Its frames are shared, and not armed.
+    SnapshotShared = "snapshot.shared",
+    /// Its frames are armed.
+    SnapshotArmed = "snapshot.armed",
+    /// It runs again; nothing is committed.
+    SnapshotResumed = "snapshot.resumed",
+    /// The snapshot is committed; nobody has been told.
+    SnapshotCommitted = "snapshot.committed",
+    /// A VM is restored: its snapshot is pinned and read.
+    RestorePinned = "restore.pinned",
+    /// Its memory is reserved.
+    RestoreReserved = "restore.reserved",
+    /// Its machine is as it was; it does not run.
+    RestoreStateSet = "restore.state-set",
+    /// It runs; nobody has been told.
+    RestoreEntered = "restore.entered",
+    /// A VM touched a chunk: its blocks are mapped.
+    CowChunkMapped = "cow.chunk-mapped",
+    /// A held write: fresh blocks are taken.
+    CowTaken = "cow.taken",
+    /// The frames are copied, and not mapped.
+    CowCopied = "cow.copied",
+    /// The copies are mapped; the guest still waits.
+    CowMapped = "cow.mapped",
+}
+
+#[cfg(not(feature = "fault-points"))]
+/// Nothing: this program was built without the feature `fault-points`.
+#[inline(always)]
+pub fn fault_point(_point: FaultPoint) {}
+
+#[cfg(feature = "fault-points")]
+pub use armed::fault_point;
+
+#[cfg(feature = "fault-points")]
+mod armed {
+    use std::io::Write;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    use super::FaultPoint;
+
+    struct Fault {
+        name: String,
+        passages_left: AtomicU64,
+    }
+
+    fn chosen() -> Option<Fault> {
+        let text = std::env::var("NVVMM_FAULT").ok()?;
+        let (name, passage) = text.split_once(':').unwrap_or((&text, "1"));
+        let passage = passage.parse().ok().filter(|passage| *passage > 0);
+        let known = FaultPoint::ALL.iter().any(|point| point.name() == name);
+        assert!(known, "NVVMM_FAULT={text}: there is no fault point '{name}'");
+        Some(Fault {
+            name: name.to_owned(),
+            passages_left: AtomicU64::new(passage.expect("NVVMM_FAULT=name:n, with n from 1")),
+        })
+    }
+
+    /// Kills the process, if this is the place that `NVVMM_FAULT` names.
+    pub fn fault_point(point: FaultPoint) {
+        static FAULT: OnceLock<Option<Fault>> = OnceLock::new();
+        let Some(fault) = FAULT.get_or_init(chosen) else {
+            return;
+        };
+        if fault.name != point.name() || fault.passages_left.fetch_sub(1, Ordering::SeqCst) != 1 {
+            return;
+        }
+        // Tests look for this line: a process that died of something else proves nothing.
+        let told = writeln!(std::io::stderr(), "NVVMM_FAULT: killed at {}", fault.name);
+        let killed = kill(Pid::this(), Signal::SIGKILL);
+        unreachable!("the process outlived its end: {told:?} {killed:?}");
+    }
+}

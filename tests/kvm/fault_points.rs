@@ -1,0 +1,313 @@
+//! kill -9 at every named place in the code: whatever dies there, the pool is in order, and every snapshot is whole or
+//! was never there.
+
+use std::{
+    collections::BTreeSet,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use nvvmm_snapshot::FaultPoint;
+use nvvmm_tests::{Host, Medium, Outcome, SnapshotMemory, required, wait_gone};
+
+/// Longest time anything here may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What is done, in this order, until the process that comes to the fault point is dead.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Restore {
+        snapshot: &'static str,
+        vm: &'static str,
+    },
+    RestoreOnce {
+        snapshot: &'static str,
+        vm: &'static str,
+    },
+    Write {
+        vm: &'static str,
+    },
+    Snapshot {
+        vm: &'static str,
+        name: &'static str,
+    },
+    Remove {
+        name: &'static str,
+    },
+    Stop {
+        vm: &'static str,
+    },
+    Grow,
+    /// A VM that does not come to a fault point is killed, and then the pool is opened.
+    OpenAfterADeath,
+}
+
+/// `base` and `kept` are there before. Together these acts come to every fault point.
+const ACTS: &[Act] = &[
+    Act::Restore {
+        snapshot: "kept",
+        vm: "v",
+    },
+    Act::Write { vm: "v" },
+    Act::Snapshot {
+        vm: "v",
+        name: "fresh",
+    },
+    Act::Write { vm: "v" },
+    Act::Snapshot {
+        vm: "v",
+        name: "later",
+    },
+    Act::Remove { name: "kept" },
+    Act::Restore {
+        snapshot: "later",
+        vm: "w",
+    },
+    Act::Remove { name: "later" },
+    Act::Stop { vm: "w" },
+    Act::Stop { vm: "v" },
+    Act::RestoreOnce {
+        snapshot: "base",
+        vm: "o",
+    },
+    Act::Write { vm: "o" },
+    Act::Grow,
+    Act::Stop { vm: "o" },
+    Act::OpenAfterADeath,
+];
+
+/// One fault point's own world.
+struct Scene {
+    host: Host,
+    point: FaultPoint,
+    /// What the commands wrote that are to die.
+    told: String,
+    /// Snapshots that must be there.
+    committed: BTreeSet<&'static str>,
+    /// Those that may be there: the process died while it made or removed them.
+    uncertain: Option<&'static str>,
+}
+
+impl Scene {
+    fn new(point: FaultPoint) -> Scene {
+        let host = Host::new(160);
+        let mut vm = host.boot_bare_metal(32, 1);
+        vm.ask("fill 12 1");
+        vm.snapshot("base");
+        vm.ask("write 0 2000");
+        vm.snapshot("kept");
+        vm.stop();
+        Scene {
+            host,
+            point,
+            told: String::new(),
+            committed: ["base", "kept"].into(),
+            uncertain: None,
+        }
+    }
+
+    /// The same command, of the program that dies.
+    fn doomed(&self, arguments: &[&str]) -> Command {
+        let usual = self.host.command(arguments);
+        let mut doomed = Command::new(required("NVVMM_FAULT_BIN"));
+        doomed.args(usual.get_args());
+        for (variable, value) in usual.get_envs() {
+            if let Some(value) = value {
+                doomed.env(variable, value);
+            }
+        }
+        doomed.stdin(std::process::Stdio::null());
+        doomed.env("NVVMM_FAULT", self.point.name());
+        doomed
+    }
+
+    fn run(&mut self, arguments: &[&str]) {
+        let outcome = Outcome::of(self.doomed(arguments));
+        self.told += &outcome.stderr;
+        assert!(
+            outcome.code == 0 || self.somebody_died(),
+            "{}: nvvmm {}: {}",
+            self.point.name(),
+            arguments.join(" "),
+            outcome.stderr
+        );
+    }
+
+    /// Whether the process that came to the fault point was killed there.
+    fn somebody_died(&self) -> bool {
+        let line = format!("NVVMM_FAULT: killed at {}\n", self.point.name());
+        let logs = std::fs::read_dir(self.host.runtime()).expect("the runtime directory is there");
+        let mut logs = logs.flatten().map(|entry| entry.path());
+        self.told.contains(&line)
+            || logs.any(|path| std::fs::read_to_string(path).is_ok_and(|log| log.contains(&line)))
+    }
+
+    fn perform(&mut self, act: Act) {
+        match act {
+            Act::Restore { snapshot, vm } => self.run(&["restore", snapshot, "--name", vm, "--detach"]),
+            Act::RestoreOnce { snapshot, vm } => {
+                self.uncertain = Some(snapshot);
+                self.committed.remove(snapshot);
+                self.run(&["restore", snapshot, "--name", vm, "--detach", "--once"]);
+            }
+            Act::Write { vm } => self.write(vm),
+            Act::Snapshot { vm, name } => {
+                self.uncertain = Some(name);
+                self.run(&["snapshot", vm, name]);
+                if !self.somebody_died() {
+                    self.committed.insert(name);
+                }
+            }
+            Act::Remove { name } => {
+                self.uncertain = Some(name);
+                self.committed.remove(name);
+                self.run(&["rm", name]);
+            }
+            Act::Stop { vm } => {
+                let pid = self.host.json(&["ps"]);
+                let pid = pid
+                    .as_array()
+                    .and_then(|vms| vms.iter().find(|of| of["name"] == vm));
+                let pid = pid.and_then(|vm| vm["pid"].as_i64()).expect("the VM runs");
+                self.run(&["stop", vm]);
+                wait_gone(pid as i32);
+            }
+            Act::Grow => self.run(&["pool", "grow", "--size", "+8M"]),
+            Act::OpenAfterADeath => {
+                let mut vm = self.host.restore("fresh", &[]);
+                vm.ask("write 0 500");
+                vm.kill();
+                self.run(&["pool", "status"]);
+            }
+        }
+        if !self.somebody_died() {
+            self.uncertain = None;
+        }
+    }
+
+    /// The guest writes, until it is done or its VM has died.
+    fn write(&self, vm: &str) {
+        let path = self.host.runtime().join(format!("{vm}.console"));
+        let Ok(mut console) = UnixStream::connect(&path) else {
+            assert!(self.somebody_died(), "{vm} has no console");
+            return;
+        };
+        console
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .expect("a socket takes a timeout");
+        let until = Instant::now() + PATIENCE;
+        let mut heard = Vec::new();
+        let mut said = console.write_all(b"write 0 1500\n").is_ok();
+        while said && !String::from_utf8_lossy(&heard).contains("@ write") {
+            assert!(
+                Instant::now() < until,
+                "{}: {vm} does not answer",
+                self.point.name()
+            );
+            let mut piece = [0; 512];
+            match console.read(&mut piece) {
+                Ok(0) => said = false,
+                Ok(count) => heard.extend_from_slice(&piece[..count]),
+                Err(error) => said = error.kind() == std::io::ErrorKind::WouldBlock,
+            }
+        }
+        assert!(said || self.somebody_died(), "{vm} ended by itself");
+    }
+
+    /// Kills who still lives: no destructor may have to help.
+    fn kill_the_rest(&self) {
+        let vms = self.host.json(&["ps"]);
+        for vm in vms.as_array().into_iter().flatten() {
+            let pid = vm["pid"].as_i64().expect("a pid");
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid as i32),
+                nix::sys::signal::Signal::SIGKILL,
+            );
+            wait_gone(pid as i32);
+        }
+    }
+
+    fn assert_in_order(&self) {
+        let (host, point) = (&self.host, self.point.name());
+        host.assert_pool_clean();
+        let status = host.pool_status();
+        assert_eq!(status["leased_blocks"], 0, "{point}: {status}");
+        assert_eq!(status["orphans"], 0, "{point}: {status}");
+        let listed = host.json(&["snapshots"]);
+        let found: BTreeSet<&str> = listed
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|snapshot| snapshot["name"].as_str().expect("a name"))
+            .collect();
+        let mut possible = self.committed.clone();
+        possible.extend(self.uncertain);
+        assert!(
+            found.is_superset(&self.committed) && found.is_subset(&possible),
+            "{point}: {found:?} instead of {:?}, perhaps {:?}",
+            self.committed,
+            self.uncertain
+        );
+        for name in &found {
+            SnapshotMemory::read(host.pool(), name).assert_one_instant(&format!("{point}: {name}"));
+        }
+        if let Some(name) = self
+            .uncertain
+            .filter(|name| found.contains(name))
+            .or(found.first().copied())
+        {
+            let mut vm = host.restore(name, &[]);
+            let answer = vm.ask("check");
+            assert!(answer.contains("check ok"), "{point}: {name}: {answer}");
+            vm.stop();
+        }
+        for name in &found {
+            host.run(&["rm", name]).ok();
+        }
+        host.assert_pool_clean();
+        let status = host.pool_status();
+        assert_eq!(status["snapshot_blocks"], 0, "{point}: {status}");
+        assert_eq!(status["leased_blocks"], 0, "{point}: {status}");
+    }
+}
+
+fn die_at(point: FaultPoint) {
+    let mut scene = Scene::new(point);
+    for act in ACTS {
+        scene.perform(*act);
+        if scene.somebody_died() {
+            scene.kill_the_rest();
+            return scene.assert_in_order();
+        }
+    }
+    panic!("nothing came to the fault point {}", point.name());
+}
+
+#[test]
+fn a_process_that_is_killed_at_any_fault_point_leaves_the_pool_in_order() {
+    let next = AtomicUsize::new(0);
+    let die_in_turn = || {
+        while let Some(point) = FaultPoint::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
+            die_at(*point);
+        }
+    };
+    let at_once = if Medium::chosen().is_device() { 1 } else { 3 };
+    std::thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(die_in_turn);
+        }
+    });
+}
+
+#[test]
+fn a_program_for_users_has_no_fault_points() {
+    let speaks_of_faults = |variable| {
+        let program = std::fs::read(required(variable)).expect("the program can be read");
+        program.windows(11).any(|bytes| bytes == b"NVVMM_FAULT")
+    };
+    assert!(speaks_of_faults("NVVMM_FAULT_BIN"));
+    assert!(!speaks_of_faults("NVVMM_BIN"));
+}
