@@ -2,12 +2,12 @@
 //! was never there.
 
 use std::{
-    collections::BTreeSet,
-    io::{Read, Write},
+    collections::{BTreeSet, HashMap},
+    io::{BufRead, BufReader, ErrorKind, Write},
     os::unix::net::UnixStream,
     process::Command,
     sync::atomic::{AtomicUsize, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nvvmm_snapshot::FaultPoint;
@@ -89,6 +89,8 @@ struct Scene {
     committed: BTreeSet<&'static str>,
     /// Those that may be there: the process died while it made or removed them.
     uncertain: Option<&'static str>,
+    /// A console answers a question once.
+    consoles: HashMap<&'static str, BufReader<UnixStream>>,
 }
 
 impl Scene {
@@ -106,6 +108,7 @@ impl Scene {
             told: String::new(),
             committed: ["base", "kept"].into(),
             uncertain: None,
+            consoles: HashMap::new(),
         }
     }
 
@@ -189,32 +192,33 @@ impl Scene {
     }
 
     /// The guest writes, until it is done or its VM has died.
-    fn write(&self, vm: &str) {
-        let path = self.host.runtime().join(format!("{vm}.console"));
-        let Ok(mut console) = UnixStream::connect(&path) else {
-            assert!(self.somebody_died(), "{vm} has no console");
-            return;
-        };
-        console
-            .set_read_timeout(Some(Duration::from_millis(100)))
-            .expect("a socket takes a timeout");
-        let until = Instant::now() + PATIENCE;
-        let mut heard = Vec::new();
-        let mut said = console.write_all(b"write 0 1500\n").is_ok();
-        while said && !String::from_utf8_lossy(&heard).contains("@ write") {
-            assert!(
-                Instant::now() < until,
-                "{}: {vm} does not answer",
-                self.point.name()
-            );
-            let mut piece = [0; 512];
-            match console.read(&mut piece) {
-                Ok(0) => said = false,
-                Ok(count) => heard.extend_from_slice(&piece[..count]),
-                Err(error) => said = error.kind() == std::io::ErrorKind::WouldBlock,
+    fn write(&mut self, vm: &'static str) {
+        let died = |scene: &Scene| assert!(scene.somebody_died(), "{vm} ended by itself");
+        if !self.consoles.contains_key(vm) {
+            let path = self.host.runtime().join(format!("{vm}.console"));
+            let Ok(console) = UnixStream::connect(&path) else {
+                return died(self);
+            };
+            let patience = Some(PATIENCE);
+            console
+                .set_read_timeout(patience)
+                .expect("a socket takes a timeout");
+            self.consoles.insert(vm, BufReader::new(console));
+        }
+        let console = self.consoles.get_mut(vm).expect("connected above");
+        if console.get_mut().write_all(b"write 0 1500\n").is_err() {
+            return died(self);
+        }
+        let mut line = String::new();
+        while !line.contains("@ write") {
+            line.clear();
+            match console.read_line(&mut line) {
+                Ok(0) => return died(self),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return died(self),
+                Err(error) => panic!("{}: {vm} does not answer: {error}", self.point.name()),
             }
         }
-        assert!(said || self.somebody_died(), "{vm} ended by itself");
     }
 
     /// Kills who still lives: no destructor may have to help.

@@ -73,9 +73,9 @@ impl<'h> Worker<'h> {
                 self.committed
             );
             if self.committed.len() > KEPT {
-                let name = self.any_of_mine();
-                self.committed.remove(&name);
-                self.host.run(&["rm", &name]).ok();
+                if let Some(name) = self.committed.pop_first() {
+                    self.host.run(&["rm", &name]).ok();
+                }
             } else if self.random.below(6) == 0 {
                 let name = self.any_of_mine();
                 SnapshotMemory::read(self.host.pool(), &name).assert_one_instant(&name);
