@@ -208,7 +208,9 @@ fn or_refused(result: crate::Result<()>) -> Result<Outcome, String> {
             | Error::Busy { .. }
             | Error::NameTaken { .. }
             | Error::NotFound { .. }
-            | Error::NotPinned { .. },
+            | Error::NotPinned { .. }
+            // Another process has made the pool larger meanwhile.
+            | Error::InvalidSize { .. },
         ) => Ok(Outcome::Refused),
         Err(error) => Err(error.to_string()),
     }
