@@ -280,6 +280,11 @@ impl Scene {
 
 fn die_at(point: FaultPoint) {
     let mut scene = Scene::new(point);
+    let engine = scene.host.pool_status()["cow_engine"].clone();
+    if point.name().starts_with("cow.") && engine != "userfaultfd" {
+        println!("not for the engine {engine}: {}", point.name());
+        return;
+    }
     for act in ACTS {
         scene.perform(*act);
         if scene.somebody_died() {

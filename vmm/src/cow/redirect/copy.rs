@@ -111,9 +111,12 @@ impl RedirectEngine {
             Err(other) => return Err(other.into()),
         };
         let run = whole_run(chunk);
+        fault_point(FaultPoint::CowTaken);
         let placed = self
             .copy_backed(index, known, chunk)
-            .and_then(|()| self.place_run(index, &run, Sharing::Shared));
+            .inspect(|()| fault_point(FaultPoint::CowCopied))
+            .and_then(|()| self.place_run(index, &run, Sharing::Shared))
+            .inspect(|()| fault_point(FaultPoint::CowMapped));
         if let Err(error) = placed {
             self.holder.free_blocks(&blocks_of(chunk));
             return match error {
