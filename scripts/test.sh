@@ -66,9 +66,11 @@ is_required() { [[ " ${required[*]} " == *" $1 "* ]]; }
 
 in_dir() { (cd "$1" && "${@:2}"); }
 
-# Few random histories: the medium is what is new here, and a disk takes its time.
+# Few random histories: the medium is what is new here, and a disk takes its time over each commit.
 pool_tests_on() {
-  NVVMM_HUGE_PAGES=120 PROPTEST_CASES=3 "$here/on-medium.sh" "$1" \
+  local histories=3
+  [[ $1 != file ]] || histories=1
+  NVVMM_HUGE_PAGES=120 PROPTEST_CASES=$histories "$here/on-medium.sh" "$1" \
     cargo test --quiet -p nvvmm-snapshot --test pool --test processes --test model -- --test-threads=1
 }
 
