@@ -207,7 +207,7 @@ impl Holder {
                 from.len()
             )));
         }
-        self.pool.store.write_block(block, from)
+        self.pool.store.region.write_foreign(block.byte_offset(), from)
     }
 
     /// Copies all blocks of `from` to `to`, whose blocks are mine. For media that only take whole chunks, which cannot be

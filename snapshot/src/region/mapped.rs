@@ -220,6 +220,16 @@ impl Region for MappedRegion {
         Ok(())
     }
 
+    /// Where the first store to a block waits for the file system's journal, writing it through the file system does not.
+    fn write_foreign(&self, offset: u64, from: &[u8]) -> Result<()> {
+        if (self.medium, self.durable_by) != (Medium::Fsdax, DurableBy::CacheLines) {
+            return self.write(offset, from);
+        }
+        self.at(offset, from.len())?;
+        let written = self.file.write_all_at(from, offset);
+        written.map_err(Error::io("writing to the pool's file"))
+    }
+
     fn fence(&self) -> Result<()> {
         if self.durable_by == DurableBy::CacheLines {
             self.write_back.drain();

@@ -53,6 +53,11 @@ pub(crate) trait Region: Send + Sync {
         self.flush(offset, len)
     }
 
+    /// Copies bytes in that `flush_foreign` will make durable. It may cost less than `write` does.
+    fn write_foreign(&self, offset: u64, from: &[u8]) -> Result<()> {
+        self.write(offset, from)
+    }
+
     /// Returns when all that this thread flushed before is as durable as the medium can make it.
     fn fence(&self) -> Result<()>;
 
