@@ -290,6 +290,37 @@ fn a_flipped_count_is_found_and_derived_anew_after_a_crash() {
     }
 }
 
+#[test]
+fn a_block_that_is_two_things_is_found() {
+    let mut bytes = images().in_use.clone();
+    let inodes: Vec<usize> = (0..bytes.len())
+        .step_by(4096)
+        .filter(|at| bytes[*at..].starts_with(b"NVIN"))
+        .collect();
+    // The second snapshot's state begins with the first one's inode; every checksum is right, and recovery derives
+    // the counts.
+    let (first, second) = (inodes[0], inodes[1]);
+    bytes[second + 2048..second + 2052].copy_from_slice(&((first / 4096) as u32).to_le_bytes());
+    let mut state = Vec::new();
+    for word in bytes[second + 2048..second + 2060].chunks(4) {
+        let block = u32::from_le_bytes(word.try_into().unwrap()) as usize * 4096;
+        state.extend_from_slice(&bytes[block..block + 4096]);
+    }
+    let checksum = crc32fast::hash(&state[..9000]);
+    bytes[second + 92..second + 96].copy_from_slice(&checksum.to_le_bytes());
+    bytes[second + 12..second + 16].fill(0);
+    let checksum = crc32fast::hash(&bytes[second..second + 4096]);
+    bytes[second + 12..second + 16].copy_from_slice(&checksum.to_le_bytes());
+
+    let findings = open_image(&bytes).unwrap().check().unwrap().findings;
+    assert!(
+        findings
+            .iter()
+            .any(|finding| finding.contains("is the inode of slot")),
+        "{findings:?}"
+    );
+}
+
 /// Bytes of metadata: the fixed areas, and every written block that is not a snapshot's data.
 fn metadata_offsets(image: &[u8], data: &[u64]) -> Vec<u64> {
     let mut offsets: Vec<u64> = (0..TABLES_END / 4096).map(|block| block * 4096).collect();

@@ -100,7 +100,7 @@ impl Entry {
 }
 
 /// What a node must be to be the one that its parent refers to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Expected {
     pub(crate) kind: NodeKind,
     pub(crate) level: u32,

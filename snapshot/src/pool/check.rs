@@ -16,7 +16,7 @@ use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkNo, Snapsh
 use crate::recovery::reclaim_dead_holders;
 use crate::refs::BlockNumbers;
 use crate::store::{BlockStore, WrittenCursor};
-use crate::tree::{Place, Visitor, leaf_map, walk};
+use crate::tree::{Place, Role, Visitor, leaf_map, walk};
 
 /// Findings that are listed; the rest is only counted.
 const FINDINGS_MAX: usize = 100;
@@ -53,6 +53,8 @@ struct Check<'s> {
     report: CheckReport,
     more_findings: u64,
     refs: BlockNumbers,
+    /// What each block of metadata is, and how many references say so.
+    roles: HashMap<BlockNo, (Role, i32)>,
     inodes: Vec<Inode>,
 }
 
@@ -67,6 +69,16 @@ impl Check<'_> {
 }
 
 impl Visitor for Check<'_> {
+    fn role(&mut self, block: BlockNo, role: Role) {
+        if role == Role::Frame {
+            return;
+        }
+        let (known, references) = self.roles.entry(block).or_insert((role, 0));
+        if *known == role {
+            *references = references.saturating_add(1);
+        }
+    }
+
     fn reference(&mut self, block: BlockNo) -> Result<bool> {
         Ok(self.refs.add(block, 1) == 0)
     }
@@ -102,6 +114,7 @@ impl Pool {
             report: CheckReport::default(),
             more_findings: 0,
             refs: BlockNumbers::default(),
+            roles: HashMap::new(),
             inodes: Vec::new(),
         };
         check.superblocks(&lock)?;
@@ -112,6 +125,7 @@ impl Pool {
             Place::root(NodeKind::Catalog, CATALOG_HEIGHT),
             &mut check,
         )?;
+        check.roles();
         check.inodes(self, &lock)?;
         let live = check.holders()?;
         check.counts(&live)?;
@@ -127,6 +141,21 @@ impl Pool {
 }
 
 impl Check<'_> {
+    /// A walk goes into a block once, at its first reference: another one must mean the same by it.
+    fn roles(&mut self) {
+        let mut roles: Vec<_> = std::mem::take(&mut self.roles).into_iter().collect();
+        roles.sort_unstable_by_key(|(block, _)| *block);
+        for (block, (role, references)) in roles {
+            let all = self.refs.get(block);
+            if all != references {
+                let others = all - references;
+                self.find(format!(
+                    "{block} is {role}, and {others} more references take it for something else"
+                ));
+            }
+        }
+    }
+
     fn superblocks(&mut self, lock: &CatalogLock<'_>) -> Result<()> {
         let current = lock.current()?;
         if let Some(fault) = &current.other_fault {

@@ -6,7 +6,7 @@ mod update;
 mod walk;
 
 pub(crate) use update::{TreeWriter, referred_blocks, update};
-pub(crate) use walk::{Visitor, release, walk};
+pub(crate) use walk::{Role, Visitor, release, walk};
 
 use std::sync::Arc;
 

@@ -3,12 +3,39 @@
 use super::Place;
 use crate::error::{Error, Result};
 use crate::layout::inode::{Inode, map_height};
-use crate::layout::node::{Entry, Node, NodeKind};
+use crate::layout::node::{Entry, Expected, Node, NodeKind};
 use crate::number::{BlockNo, CHUNK_BLOCKS};
 use crate::store::BlockStore;
 
+/// What a block is, by a reference to it. All references to a block of a good pool agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A frame of memory.
+    Frame,
+    /// A part of a saved state.
+    State,
+    /// The inode of a slot.
+    Inode { slot: u32 },
+    /// A node of a tree.
+    Node(Expected),
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Role::Frame => out.write_str("a frame"),
+            Role::State => out.write_str("a part of a saved state"),
+            Role::Inode { slot } => write!(out, "the inode of slot {slot}"),
+            Role::Node(_) => out.write_str("a node"),
+        }
+    }
+}
+
 /// What a walk does at each reference.
 pub(crate) trait Visitor {
+    /// What the block of the reference that comes next is by it.
+    fn role(&mut self, _block: BlockNo, _role: Role) {}
+
     /// A reference to a block. True when the walk shall go on into what the block itself refers to.
     fn reference(&mut self, block: BlockNo) -> Result<bool>;
 
@@ -30,14 +57,17 @@ pub(crate) trait Visitor {
 pub(crate) fn walk(store: &BlockStore, entry: Entry, place: Place, visitor: &mut dyn Visitor) -> Result<()> {
     match entry {
         Entry::Hole => Ok(()),
-        Entry::Chunk(chunk) => chunk
-            .blocks()
-            .try_for_each(|block| visitor.reference(block).map(|_| ())),
+        Entry::Chunk(chunk) => chunk.blocks().try_for_each(|block| {
+            visitor.role(block, Role::Frame);
+            visitor.reference(block).map(|_| ())
+        }),
         Entry::Node { block, crc24 } => {
+            let expected = place.expect(crc24);
+            visitor.role(block, Role::Node(expected));
             if !visitor.reference(block)? {
                 return Ok(());
             }
-            match store.node(block, &place.expect(crc24)) {
+            match store.node(block, &expected) {
                 Ok(node) => {
                     visitor.node();
                     walk_node(store, &node, place, visitor)
@@ -57,11 +87,16 @@ fn walk_node(store: &BlockStore, node: &Node, place: Place, visitor: &mut dyn Vi
         Node::Leaf(numbers) => {
             for (number, index) in numbers.iter().zip(0u32..).filter(|(number, _)| **number != 0) {
                 let block = BlockNo::new(*number);
-                let enter = visitor.reference(block)?;
-                if enter && place.kind == NodeKind::Catalog {
-                    let slot = (place.first_index as u32)
-                        .saturating_mul(CHUNK_BLOCKS)
-                        .saturating_add(index);
+                if place.kind == NodeKind::Memory {
+                    visitor.role(block, Role::Frame);
+                    visitor.reference(block)?;
+                    continue;
+                }
+                let slot = (place.first_index as u32)
+                    .saturating_mul(CHUNK_BLOCKS)
+                    .saturating_add(index);
+                visitor.role(block, Role::Inode { slot });
+                if visitor.reference(block)? {
                     walk_inode(store, block, slot, visitor)?;
                 }
             }
@@ -77,6 +112,7 @@ fn walk_inode(store: &BlockStore, block: BlockNo, slot: u32, visitor: &mut dyn V
     };
     visitor.inode(slot, &inode)?;
     for block in &inode.state_blocks {
+        visitor.role(*block, Role::State);
         visitor.reference(*block)?;
     }
     let place = Place::root(NodeKind::Memory, map_height(inode.memory_bytes)?);

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     checkpoint::{blob::SavedVm, phases::Phases, report::RestoreReport},
-    control::VmOrigin,
+    control::{ErrorKind, VmOrigin},
     cow::{self, Budget, CowEngine, FaultThread, RedirectEngine},
     machine::{Machine, MachineParts},
     memory::GuestRam,
@@ -146,6 +146,7 @@ impl Builder<'_> {
         let (entry, frames) = holder.pin(snapshot)?;
         let blob = self.pool.read_state(entry.id)?;
         let saved = SavedVm::decode(&blob)?;
+        check_memory(&saved.spec, &entry)?;
         Ok((holder, entry, frames, saved))
     }
 
@@ -220,6 +221,19 @@ fn consume(holder: &Holder, engine: &dyn CowEngine, id: SnapshotId) -> Result<Op
     Ok(rest)
 }
 
+/// A map that is larger than the machine's memory would lead behind its end.
+fn check_memory(spec: &VmSpec, entry: &SnapshotEntry) -> Result<(), VmError> {
+    if spec.memory_bytes == entry.memory_bytes {
+        return Ok(());
+    }
+    let (name, map_bytes, spec_bytes) = (&entry.name, entry.memory_bytes, spec.memory_bytes);
+    Err(VmError::new(
+        ErrorKind::PoolDamaged,
+        format!("snapshot '{name}' has {map_bytes} bytes of memory, its machine {spec_bytes}"),
+    )
+    .with_remedy("look at the pool with 'nvvmm pool check'"))
+}
+
 fn with_disks(mut spec: VmSpec, disks: Option<&[DiskSpec]>) -> Result<VmSpec, VmError> {
     if let Some(disks) = disks {
         if disks.len() != spec.disks.len() {
@@ -234,3 +248,7 @@ fn with_disks(mut spec: VmSpec, disks: Option<&[DiskSpec]>) -> Result<VmSpec, Vm
     }
     Ok(spec)
 }
+
+#[cfg(test)]
+#[path = "build_test.rs"]
+mod build_test;
