@@ -6,5 +6,6 @@
 pub mod boot;
 pub mod control;
 pub mod devices;
+pub mod pool;
 pub mod script;
 pub mod state;

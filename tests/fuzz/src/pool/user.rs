@@ -1,0 +1,166 @@
+//! What users do with a pool.
+
+use std::sync::Arc;
+
+use nvvmm_snapshot::{BlockNo, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId};
+
+use super::image::MEMORY_BYTES;
+use crate::script::Script;
+
+const NAMES: [&str; 4] = ["first", "second", "third", "no such"];
+/// Chunks of a map that are looked at one by one.
+const CHUNKS_LOOKED_AT: u32 = 8;
+
+/// Reads everything that a pool has: lists, maps, states, and the first block of each chunk. In a clean one these agree.
+pub(super) fn read_all(pool: &Arc<Pool>, clean: bool) -> Result<(), Error> {
+    pool.status()?;
+    let reader = pool.hold("reader")?;
+    for entry in pool.snapshots()? {
+        let found = pool.find(&entry.name)?;
+        let (pinned, map) = reader.pin(&entry.name)?;
+        let mut frames = 0;
+        for chunk in map.iter_present() {
+            let (index, chunk) = chunk?;
+            frames += u64::from(chunk.count());
+            let count = map.chunk(index)?.count();
+            assert!(
+                !clean || count == chunk.count(),
+                "chunk {index} is looked up and listed"
+            );
+            if let Some((_, block)) = chunk.iter_present().next() {
+                pool.read_block(block, &mut [0; 4096])?;
+            }
+        }
+        let state = pool.read_state(entry.id)?;
+        reader.unpin(pinned.id)?;
+        if clean {
+            assert_eq!(found, entry, "found by name and listed");
+            assert_eq!(pinned.id, entry.id, "pinned and listed");
+            assert_eq!(frames, entry.frames_mapped, "mapped and listed");
+            assert_eq!(state.len() as u64, entry.state_bytes, "read and listed");
+        }
+    }
+    Ok(())
+}
+
+/// A VM's side of a pool, and a user's at the command line.
+pub(super) struct User {
+    holder: Option<Holder>,
+    blocks: Vec<BlockNo>,
+    known: Vec<SnapshotId>,
+    pool: Arc<Pool>,
+    clean: bool,
+}
+
+impl User {
+    pub(super) fn new(pool: Arc<Pool>, clean: bool) -> User {
+        User {
+            holder: pool.hold("vm").ok(),
+            blocks: Vec::new(),
+            known: Vec::new(),
+            pool,
+            clean,
+        }
+    }
+
+    pub(super) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// One step: a byte that chooses it, and a byte for what it is done to. An error is an answer, too.
+    pub(super) fn step(&mut self, script: &mut Script) {
+        let (step, choice) = (script.u8() % 13, script.u8());
+        let name = NAMES[usize::from(choice) % NAMES.len()];
+        let _ = match step {
+            0 => self.pool.status().map(drop),
+            1 => self.pool.check().map(drop),
+            2 => read_all(&self.pool, self.clean),
+            3 => self.pool.remove(name).map(drop),
+            4 => self.commit(name, choice, script),
+            5 => self
+                .with_holder(|vm| vm.alloc_blocks(u32::from(choice % 8)))
+                .map(|blocks| self.blocks.extend(blocks)),
+            6 => self.with_holder(|vm| vm.alloc_chunk().map(drop)),
+            7 => self
+                .with_holder(|vm| vm.pin(name))
+                .map(|(entry, _)| self.known.push(entry.id)),
+            8 => self.unpin(choice),
+            9 => self.consume(choice),
+            10 => {
+                if let Some(vm) = &self.holder {
+                    vm.free_blocks(&self.blocks);
+                }
+                self.blocks.clear();
+                Ok(())
+            }
+            11 => self.look_at_map(name),
+            _ => {
+                // The VM ends, and another one starts.
+                (self.holder, self.blocks) = (None, Vec::new());
+                self.pool.hold("vm").map(|holder| self.holder = Some(holder))
+            }
+        };
+    }
+
+    fn with_holder<T>(&self, act: impl FnOnce(&Holder) -> Result<T, Error>) -> Result<T, Error> {
+        match &self.holder {
+            Some(holder) => act(holder),
+            None => Err(self.pool.find("no such").expect_err("there is none of that name")),
+        }
+    }
+
+    /// A snapshot of the blocks that the VM has, after one that it pins, if any.
+    fn commit(&mut self, name: &str, choice: u8, script: &mut Script) -> Result<(), Error> {
+        let mut leaf = LeafBlocks::new();
+        for (index, block) in (0u32..).zip(std::mem::take(&mut self.blocks)) {
+            leaf.set(index, Some(block));
+        }
+        let at = u32::from(script.u16()) % (MEMORY_BYTES >> 21) as u32;
+        let changes = [(at, ChunkMap::Frames(Arc::new(leaf)))];
+        let base = (choice & 64 == 0).then(|| self.known.last().copied()).flatten();
+        let committed = self.with_holder(|vm| {
+            let new = NewSnapshot {
+                name,
+                parent: base,
+                memory_bytes: MEMORY_BYTES,
+                base,
+                changes: &changes,
+                state: b"state",
+                frames_new: 0,
+            };
+            vm.commit_snapshot(new, vm.reserve(0)?)
+        })?;
+        self.known.push(committed.id);
+        Ok(())
+    }
+
+    fn known(&self, choice: u8) -> Option<SnapshotId> {
+        let index = usize::from(choice).checked_rem(self.known.len())?;
+        Some(self.known[index])
+    }
+
+    fn unpin(&mut self, choice: u8) -> Result<(), Error> {
+        match self.known(choice) {
+            Some(id) => self.with_holder(|vm| vm.unpin(id)),
+            None => Ok(()),
+        }
+    }
+
+    fn consume(&mut self, choice: u8) -> Result<(), Error> {
+        match self.known(choice) {
+            Some(id) => self.with_holder(|vm| vm.consume(id)).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn look_at_map(&self, name: &str) -> Result<(), Error> {
+        self.with_holder(|vm| {
+            let (entry, map) = vm.pin(name)?;
+            let last = map.chunks_total().saturating_sub(1);
+            for index in (0..CHUNKS_LOOKED_AT).chain([last, u32::MAX]) {
+                let _ = map.chunk(index);
+            }
+            vm.unpin(entry.id)
+        })
+    }
+}
