@@ -132,7 +132,13 @@ if [[ $medium == *,* ]]; then
   exit "$status"
 fi
 huge_pages=0
-place=$(mktemp -d "${TMPDIR:-/tmp}/nvvmm-$medium.XXXXXX")
+if [[ ${NVVMM_IN_NESTED:-0} == 1 ]]; then
+  # The same in every boot: who ran from a pool there finds it again.
+  place=/mnt/nvvmm-$medium
+  mkdir -p "$place"
+else
+  place=$(mktemp -d "${TMPDIR:-/tmp}/nvvmm-$medium.XXXXXX")
+fi
 trap give_back EXIT
 trap 'exit 130' INT TERM
 set_up

@@ -32,6 +32,8 @@ mount -t tmpfs -o mode=755 run /root/run
 mkdir -p /root/dev/shm /root/dev/pts "/root$results"
 mount -t tmpfs -o size=60% shm /root/dev/shm
 mount -t devpts devpts /root/dev/pts
+# What udev would make; shells open process substitutions by it.
+ln -s /proc/self/fd /root/dev/fd
 mount -t 9p -o "$share,cache=none" results "/root$results" || end_badly "no results directory"
 ip link set lo up
 hostname nested

@@ -136,9 +136,9 @@ impl BlockStore {
         runs(blocks).try_for_each(|(offset, len)| self.region.provide(offset, len))
     }
 
-    /// Gives back all memory of a chunk that nobody uses, where the medium's granule is a chunk.
+    /// Gives back all memory of a chunk that nobody uses, where the medium has not done so with its blocks.
     pub(crate) fn release_empty_chunk(&self, chunk: ChunkNo) -> Result<()> {
-        if self.region.punch_granule_bytes() < CHUNK_SIZE_BYTES || !self.layout.is_data_chunk(chunk) {
+        if !self.region.keeps_punched_parts() || !self.layout.is_data_chunk(chunk) {
             return Ok(());
         }
         self.region.punch(chunk.byte_offset(), CHUNK_SIZE_BYTES)

@@ -260,7 +260,12 @@ impl Drop for Host {
                 let _ = self.run(&["stop", name, "--force"]);
             }
         }
-        if !self.lasting && !self.medium.is_device() {
+        if self.lasting {
+            return;
+        }
+        if self.medium.is_device() {
+            self.run(&["pool", "delete", self.pool_str()]);
+        } else {
             let _ = std::fs::remove_file(&self.pool);
         }
     }

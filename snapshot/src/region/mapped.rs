@@ -259,6 +259,11 @@ impl Region for MappedRegion {
         }
     }
 
+    fn keeps_punched_parts(&self) -> bool {
+        // A tmpfs with huge pages (its mount option `huge`) cannot always split one.
+        matches!(self.medium, Medium::Hugetlbfs | Medium::Tmpfs)
+    }
+
     fn load_u32(&self, offset: u64) -> Result<u32> {
         Ok(u32::from_le(self.word(offset)?.load(Ordering::Acquire)))
     }

@@ -21,6 +21,7 @@ pub use medium::{CowEngine, Medium};
 pub(crate) use space::available_bytes;
 
 use crate::error::Result;
+use crate::number::CHUNK_SIZE_BYTES;
 
 /// The bytes of a pool. All that the pool itself reads and writes goes through here, so that tests can put a medium
 /// underneath that loses what was not flushed.
@@ -66,6 +67,11 @@ pub(crate) trait Region: Send + Sync {
 
     /// Smallest aligned range whose memory `punch` gives back.
     fn punch_granule_bytes(&self) -> u64;
+
+    /// Whether a chunk that was punched in parts may still take memory until it is punched as a whole.
+    fn keeps_punched_parts(&self) -> bool {
+        self.punch_granule_bytes() >= CHUNK_SIZE_BYTES
+    }
 
     /// Loads an aligned little-endian word atomically (acquire).
     fn load_u32(&self, offset: u64) -> Result<u32>;
