@@ -119,7 +119,11 @@ impl Pool {
             durability: self.durability.clone(),
             overcommit: self.overcommit(),
             size_bytes: store.layout.size_bytes(),
-            medium_bytes: metadata.blocks() * 512,
+            medium_bytes: if self.medium == Medium::Devdax {
+                store.layout.size_bytes()
+            } else {
+                metadata.blocks() * 512
+            },
             total_blocks: store.layout.blocks(),
             metadata_blocks: store.layout.fixed_blocks(),
             snapshot_blocks,
