@@ -313,6 +313,20 @@ fn the_encoded_state_of_version_1_does_not_change() {
     assert_eq!(saved.payload, expected);
 }
 
+#[test]
+fn every_register_comes_back() {
+    let mut driver = rng_driver();
+    driver.request(&[BUFFER]);
+    let saved = driver.save_paused();
+    let mut state: VirtioMmioStateV1 = saved.decode(KIND, VERSION, "dev0").unwrap();
+    // What a fresh device has not.
+    (state.device_features_sel, state.driver_features_sel) = (1, 2);
+    (state.queue_sel, state.config_generation) = (3, 4);
+    let changed = SavedDevice::encode(KIND, VERSION, "dev0", &state).unwrap();
+    let copy = driver.restore_copy(Box::new(Rng::new()), &changed).unwrap();
+    assert_eq!(copy.transport.save().unwrap(), changed);
+}
+
 /// An event thread that serves one device until the test ends it.
 struct EventThread {
     stop: Arc<AtomicBool>,
