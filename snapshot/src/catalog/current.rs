@@ -34,6 +34,10 @@ impl Current {
         if let Some(fault) = self.other_fault.take() {
             let slot = 1 - self.slot;
             tracing::warn!(slot, fault, "a superblock was cut off: replaced");
+            // Parts of the new one could complete the one that was cut off, were its beginning still there.
+            region.write(slot_offset(slot), &[0; 64])?;
+            region.flush(slot_offset(slot), BLOCK_SIZE_BYTES)?;
+            region.fence()?;
             region.write(slot_offset(slot), &self.superblock.seal())?;
             region.flush(slot_offset(slot), BLOCK_SIZE_BYTES)?;
         }

@@ -163,9 +163,10 @@ impl History<'_> {
         }
         self.find(&allowed)?;
         let points = self.world.control.recorded();
-        let recorded = Recorded { points, since };
+        let mut recorded = Recorded { points, since };
         self.judge_step(&recorded, &allowed, false)?;
-        // Now that somebody has seen it, it stays.
+        // Now that somebody has seen it, it stays. At the points before that it could still be lost.
+        recorded.points.drain(..recorded.points.len() - 1);
         Ok((recorded, vec![self.world.saved.clone()]))
     }
 
