@@ -136,6 +136,26 @@ impl FrameSet {
     /// No place.
     pub const EMPTY: FrameSet = FrameSet([0; 8]);
 
+    /// The set whose place `index` is bit `index % 64` of word `index / 64`.
+    pub const fn from_words(words: [u64; 8]) -> FrameSet {
+        FrameSet(words)
+    }
+
+    /// The places that are in either set.
+    pub fn union(&self, other: &FrameSet) -> FrameSet {
+        FrameSet(std::array::from_fn(|word| self.0[word] | other.0[word]))
+    }
+
+    /// The places that are in both sets.
+    pub fn intersection(&self, other: &FrameSet) -> FrameSet {
+        FrameSet(std::array::from_fn(|word| self.0[word] & other.0[word]))
+    }
+
+    /// The places of this set that are not in `other`.
+    pub fn minus(&self, other: &FrameSet) -> FrameSet {
+        FrameSet(std::array::from_fn(|word| self.0[word] & !other.0[word]))
+    }
+
     /// Whether the place is in the set.
     pub fn contains(&self, index: u32) -> bool {
         let index = index % CHUNK_BLOCKS;

@@ -30,3 +30,19 @@ fn a_frame_set_is_a_set() {
     assert!(set.remove(63) && !set.remove(63) && !set.contains(63));
     assert!(FrameSet::FULL.is_full() && FrameSet::EMPTY.is_empty() && !set.is_full() && !set.is_empty());
 }
+
+#[test]
+fn frame_sets_combine_place_by_place() {
+    let of = |places: &[u32]| {
+        let mut set = FrameSet::EMPTY;
+        places.iter().for_each(|place| _ = set.insert(*place));
+        set
+    };
+    let (left, right) = (of(&[1, 64, 300]), of(&[64, 511]));
+    assert_eq!(left.union(&right), of(&[1, 64, 300, 511]));
+    assert_eq!(left.intersection(&right), of(&[64]));
+    assert_eq!(left.minus(&right), of(&[1, 300]));
+    let mut words = [0; 8];
+    (words[1], words[7]) = (1, 1 << 63);
+    assert_eq!(FrameSet::from_words(words), right);
+}

@@ -14,7 +14,7 @@ fn every_frame_that_kvm_saw_written_was_the_vms_own() {
         vm.snapshot(&format!("s{number}"));
         random.pause(50);
         let audit = host.json(&["audit", &vm.name]);
-        for kind in ["not_own", "still_shared"] {
+        for kind in ["not_own", "still_shared", "stale"] {
             assert_eq!(audit[kind].as_array().map(Vec::len), Some(0), "{audit}");
         }
         seen += audit["dirty_frames"].as_u64().unwrap();
@@ -23,7 +23,7 @@ fn every_frame_that_kvm_saw_written_was_the_vms_own() {
     let mut copy = host.restore("s2", &[]);
     random.pause(50);
     let audit = host.json(&["audit", &copy.name]);
-    for kind in ["not_own", "still_shared"] {
+    for kind in ["not_own", "still_shared", "stale"] {
         assert_eq!(audit[kind].as_array().map(Vec::len), Some(0), "{audit}");
     }
     assert!(copy.ask("check").contains("check ok"));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use nvvmm_tests::{Host, Random, SnapshotMemory, Vm};
+use nvvmm_tests::{Engine, Host, Random, SnapshotMemory, Vm};
 
 fn wait_until_starved(vm: &Vm<'_>) {
     let until = Instant::now() + Duration::from_secs(120);
@@ -19,6 +19,12 @@ fn wait_until_starved(vm: &Vm<'_>) {
 #[test]
 fn a_guest_that_finds_no_block_goes_on_when_the_pool_grows() {
     let host = Host::new(64);
+    if host.engine() == Engine::Private {
+        return crate::full_pool::a_guest_with_private_memory_never_waits(&host, || {
+            let grown = host.json(&["pool", "grow", "--size", "+64M"]);
+            assert_eq!(grown["size_bytes"], 128 << 20, "{grown}");
+        });
+    }
     let mut vm = host.boot_bare_metal(48, 1);
     vm.ask("fill 24 1");
     vm.snapshot("a");

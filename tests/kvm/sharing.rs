@@ -1,12 +1,15 @@
 //! A snapshot costs no memory; going on costs what is written.
 
-use nvvmm_tests::Host;
+use nvvmm_tests::{Engine, Host};
 
 const MIB: u64 = 1 << 20;
 
 #[test]
 fn a_snapshot_costs_less_than_a_hundredth_of_what_it_holds() {
     let host = Host::new(1024);
+    if host.engine() == Engine::Private {
+        return private_memory_costs_the_pool_what_was_written_since_the_last_snapshot(&host);
+    }
     let granules = 2 * host.medium().granule_bytes();
     let mut vm = host.boot_bare_metal(256, 2);
     vm.ask("fill 200 1");
@@ -85,4 +88,39 @@ fn clones_share_what_they_do_not_write() {
         grown < 4 * (MIB + 2 * MIB + host.medium().granule_bytes()),
         "4 clones that write 1 MiB each took {grown} bytes"
     );
+}
+
+fn private_memory_costs_the_pool_what_was_written_since_the_last_snapshot(host: &Host) {
+    let mut vm = host.boot_bare_metal(256, 2);
+    let empty = host.medium_bytes();
+    vm.ask("fill 200 1");
+    let (touched, slack) = (200 * MIB, 4 * MIB);
+    assert!(
+        host.medium_bytes() < empty + slack,
+        "what was touched is not in the pool"
+    );
+    let report = vm.snapshot("s");
+    let first = host.medium_bytes() - empty;
+    assert!(
+        (touched..touched + slack).contains(&first),
+        "{first} bytes for {touched}"
+    );
+    assert!(
+        report["frames_mapped"].as_u64().unwrap() >= touched / 4096,
+        "{report}"
+    );
+    let rewritten = 20 * MIB;
+    vm.ask(&format!("write 0 {}", rewritten / 4096));
+    let again = vm.snapshot("t");
+    let second = host.medium_bytes() - empty - first;
+    assert!(
+        (rewritten..rewritten + slack).contains(&second),
+        "{second} bytes for {rewritten}"
+    );
+    let new = again["frames_new"].as_u64().unwrap() * 4096;
+    assert!(new >= rewritten && new <= rewritten + slack, "{again}");
+    host.run(&["rm", "s", "t"]).ok();
+    vm.stop();
+    let left = host.medium_bytes();
+    assert!(left < 2 * MIB, "{left} bytes are left behind an empty pool");
 }

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{Medium, Vm, required};
+use crate::{Engine, Medium, Vm, required};
 
 /// Where a test runs its VMs. Dropping it ends what still runs and removes the pool.
 #[derive(Debug)]
@@ -116,6 +116,15 @@ impl Host {
     /// The pool's path.
     pub fn pool(&self) -> &Path {
         &self.pool
+    }
+
+    /// The copy-on-write engine of its VMs.
+    pub fn engine(&self) -> Engine {
+        match self.pool_status()["cow_engine"].as_str() {
+            Some("userfaultfd") => Engine::Redirect,
+            Some("private") => Engine::Private,
+            other => panic!("an engine that these tests do not know: {other:?}"),
+        }
     }
 
     /// What the pool is on.

@@ -12,7 +12,7 @@ pub mod witness;
 
 pub use console::Console;
 pub use host::{Host, Outcome};
-pub use medium::Medium;
+pub use medium::{Engine, Medium};
 pub use snapshot_memory::SnapshotMemory;
 pub use vm::{Vm, wait_gone};
 

@@ -8,6 +8,15 @@ use std::{
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
+/// How VMs are kept from writing to a snapshot's blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// Guest RAM maps blocks. A write to one that a snapshot has takes a fresh one, and waits when there is none.
+    Redirect,
+    /// Guest RAM is memory of the VM's own. A snapshot copies what was written to fresh blocks.
+    Private,
+}
+
 /// What `scripts/on-medium.sh` prepared, or shared memory.
 #[derive(Debug, Clone)]
 pub struct Medium {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use nvvmm::machine::{Hold, Machine, MachineEvent, MachineParts, MachineStateV1};
-use nvvmm::memory::GuestRam;
+use nvvmm::memory::{GuestRam, WriteLog};
 use nvvmm::spec::{DiskSpec, VmSpec};
 use nvvmm_devices::ConsoleStreams;
 use vm_memory::{Bytes, GuestAddress};
@@ -84,7 +84,7 @@ fn move_machine(spec: &VmSpec, machine: Machine, ram: GuestRam, args: &Args) -> 
     if args.dirty_log {
         for slot in 0..ram.slots().len() {
             let frames: u32 = machine
-                .dirty_log(slot)?
+                .take_slot(slot)?
                 .iter()
                 .map(|word| word.count_ones())
                 .sum();

@@ -80,7 +80,8 @@ fn process_start_ticks() -> u64 {
         .unwrap_or(0)
 }
 
-/// Blocks of metadata that were taken ahead for a commit. What is left is given back when it is dropped.
+/// Blocks that were taken ahead: for the metadata of a commit, or for frames. What is left is given back when it is
+/// dropped.
 pub struct Reservation {
     leases: Arc<Leases>,
     blocks: Vec<BlockNo>,
@@ -90,6 +91,21 @@ impl Reservation {
     /// How many blocks are reserved.
     pub fn blocks(&self) -> u32 {
         self.blocks.len() as u32
+    }
+
+    /// Parts with up to `blocks` of them, as a reservation of their own.
+    pub fn split_off(&mut self, blocks: u32) -> Reservation {
+        let rest = self.blocks.len().saturating_sub(blocks as usize);
+        Reservation {
+            leases: Arc::clone(&self.leases),
+            blocks: self.blocks.split_off(rest),
+        }
+    }
+
+    /// Up to `blocks` of them, lowest first, which the holder then has as if from [`Holder::alloc_blocks`].
+    pub fn take(&mut self, blocks: u32) -> Vec<BlockNo> {
+        let count = self.blocks.len().min(blocks as usize);
+        self.blocks.drain(..count).collect()
     }
 }
 
@@ -231,7 +247,7 @@ impl Holder {
         Ok(())
     }
 
-    /// Takes blocks for the metadata of a commit ahead of it, with memory behind them.
+    /// Takes blocks ahead of a commit, with memory behind them.
     ///
     /// # Errors
     /// [`Error::PoolFull`], [`Error::NoSpaceOnMedium`].

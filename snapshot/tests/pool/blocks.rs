@@ -61,3 +61,27 @@ fn threads_may_share_what_they_must() {
     shared_by_threads::<FrameMap>();
     shared_by_threads::<Reservation>();
 }
+
+#[test]
+fn a_reservation_is_split_and_taken_from_and_the_rest_goes_back() {
+    let place = pool_of(8 << 20);
+    let vm = place.pool.hold("vm").unwrap();
+    let free = place.pool.status().unwrap().free_blocks;
+    let mut metadata = vm.reserve(10).unwrap();
+    let mut room = metadata.split_off(6);
+    assert_eq!((metadata.blocks(), room.blocks()), (4, 6));
+    let taken = room.take(4);
+    assert_eq!((taken.len(), room.blocks()), (4, 2));
+    taken.iter().for_each(|block| fill(&vm, *block, 7));
+    assert_eq!(room.take(9).len(), 2, "no more than there are");
+    let mut none = metadata.split_off(100);
+    assert_eq!((metadata.blocks(), none.take(1).len()), (0, 1));
+    drop((metadata, none));
+    let changes = [(0, leaf(&[(3, taken[0])]))];
+    vm.commit_snapshot(new("s", 1, &changes), vm.reserve(0).unwrap())
+        .unwrap();
+    assert_clean(&place.pool);
+    place.pool.remove("s").unwrap();
+    drop(vm);
+    assert_eq!(place.pool.status().unwrap().free_blocks, free);
+}

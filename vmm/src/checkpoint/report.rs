@@ -27,8 +27,11 @@ pub struct SnapshotReport {
     pub frames_mapped: u64,
     /// Frames that were not in the previous snapshot of this VM.
     pub frames_new: u64,
-    /// Frames whose content was copied to take it: always 0, counted, not assumed.
+    /// Frames whose content was copied to take it, each as often as it was; counted, not assumed. 0 with the redirect
+    /// engine, whose guests write blocks themselves. With the private engine what was written since the last snapshot.
     pub frames_copied: u64,
+    /// Of these, copied while the vCPUs stood still.
+    pub frames_copied_paused: u64,
     /// Bytes of saved machine state.
     pub state_bytes: u64,
     /// Blocks written for metadata (maps, inode, state).
@@ -56,8 +59,8 @@ pub struct RestoreReport {
     pub prefault: bool,
 }
 
-/// KVM's dirty log since the last snapshot, held against what the COW engine says. For tests: the log must be switched
-/// on when the VM starts.
+/// KVM's dirty log since the last snapshot, held against what the COW engine says, and what that says against memory. For
+/// tests: the log must be switched on when the VM starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditReport {
     /// Frames that KVM has seen written.
@@ -66,6 +69,8 @@ pub struct AuditReport {
     pub not_own: Vec<u64>,
     /// Of these, frames behind which there is still the block of the last snapshot (the first hundred).
     pub still_shared: Vec<u64>,
+    /// Frames that do not hold what the engine believes (the first hundred): a write to them was lost track of.
+    pub stale: Vec<u64>,
 }
 
 /// Copy-on-write and mapping counters of a running VM.
@@ -73,15 +78,16 @@ pub struct AuditReport {
 pub struct RamCounters {
     /// Frames backed by a block.
     pub frames_mapped: u64,
-    /// Frames this VM may write without a copy.
+    /// Frames of this VM alone: in no snapshot as they are now.
     pub frames_own: u64,
-    /// Frames that belong to a snapshot (write-protected).
+    /// Frames that belong to a snapshot.
     pub frames_shared: u64,
     /// Write faults on shared frames.
     pub write_faults: u64,
     /// First touches of a chunk.
     pub chunk_faults: u64,
-    /// Frames copied by copy-on-write.
+    /// Frames copied: by copy-on-write with the redirect engine, for snapshots with the private one (whose copies on
+    /// write are the kernel's).
     pub frames_copied: u64,
     /// Mappings (VMAs) that guest RAM takes, as the budget counts them.
     pub mappings: u64,

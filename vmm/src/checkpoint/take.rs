@@ -4,6 +4,9 @@
 //! ResumeDevices -> ResumeVcpus -> Flush -> Commit`. Shared frames cannot change once they are armed, so the commit
 //! follows the resume. The snapshot exists after the commit and not before; whatever fails earlier drops the shared
 //! references and leaves the VM running.
+//!
+//! With an engine that copies for snapshots, `CopyAhead` comes before all of these, and `CopyRest` before `ShareFrames`;
+//! nothing is armed, as the guest does not write to blocks.
 
 use std::time::Instant;
 
@@ -16,8 +19,9 @@ use super::{
     report::SnapshotReport,
 };
 use crate::{
-    cow::{CowEngine, CowError, ShareSet, Still},
+    cow::{CopiedAhead, CowEngine, CowError, ShareSet, Still},
     machine::{Hold, Machine, MachineError, MachineStateV1},
+    memory::WriteLog,
     spec::VmSpec,
 };
 
@@ -64,8 +68,8 @@ pub struct Taking<'a> {
     pub pending: &'a Pending,
     /// The VM does not go on after a successful snapshot.
     pub stop: bool,
-    /// KVM's dirty log is on: what it has seen until the snapshot is forgotten.
-    pub dirty_log: bool,
+    /// KVM's dirty log is on for tests, and not the engine's: what it has seen until the snapshot is forgotten.
+    pub audited: bool,
 }
 
 /// A committed snapshot.
@@ -79,17 +83,31 @@ pub struct Taken {
 
 /// Takes a snapshot. When it fails the VM goes on as it was; when it succeeds, and unless it is to stop, too.
 pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
+    let taken = attempt(taking);
+    if taken.is_err() {
+        taking.engine.drop_copies();
+    }
+    taken
+}
+
+fn attempt(taking: &Taking<'_>) -> Result<Taken, TakeError> {
     let mut phases = Phases::begin();
-    phases.run("ReserveBlocks", || reserve(taking))?;
+    let ahead = if taking.engine.copies_for_snapshots() {
+        phases.run("CopyAhead", || taking.engine.copy_ahead(taking.machine))?
+    } else {
+        CopiedAhead::default()
+    };
+    phases.run("ReserveBlocks", || reserve(taking, ahead))?;
 
     fault_point(FaultPoint::SnapshotReserved);
 
     let paused_at = Instant::now();
-    let frozen = freeze(taking, &mut phases);
+    let frozen = freeze(taking, ahead, &mut phases);
     let Frozen {
         state,
         shared,
         reservation,
+        room,
         frames_copied,
     } = match frozen {
         Ok(frozen) => frozen,
@@ -106,6 +124,7 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
         return Err(error);
     }
     let pause_us = micros(paused_at);
+    drop(room);
     fault_point(FaultPoint::SnapshotResumed);
 
     let commit_began = Instant::now();
@@ -135,7 +154,8 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
         total_us: phases.total_us(),
         frames_mapped: taking.engine.counters().frames_mapped,
         frames_new: shared.frames_new(),
-        frames_copied,
+        frames_copied: ahead.frames + frames_copied,
+        frames_copied_paused: frames_copied,
         state_bytes,
         metadata_blocks: u64::from(metadata_blocks),
         durability: taking.holder.pool().durability().strongest,
@@ -144,18 +164,18 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
     Ok(Taken { id, report })
 }
 
-/// Blocks for the commit, taken while the guest still runs: a full pool refuses here, before anything stands still.
-fn reserve(taking: &Taking<'_>) -> Result<(), TakeError> {
+/// Blocks for the commit, and for what will be copied in the pause, taken while the guest still runs: a full pool refuses
+/// here, before anything stands still.
+fn reserve(taking: &Taking<'_>, ahead: CopiedAhead) -> Result<(), TakeError> {
     let dirty = taking.engine.dirty_chunks();
     let chunks = dirty + dirty / RESERVE_SLACK_DIVISOR + 1;
     let state = STATE_BYTES_GUESS + STATE_BYTES_GUESS_PER_VCPU * usize::from(taking.spec.vcpus);
     let memory_bytes = taking.engine.ram().size_bytes();
-    let reservation = taking.holder.reserve(taking.holder.commit_blocks_needed(
-        memory_bytes,
-        chunks as u32,
-        state,
-    ))?;
-    if taking.pending.keep(reservation) {
+    let metadata = taking
+        .holder
+        .commit_blocks_needed(memory_bytes, chunks as u32, state);
+    let blocks = metadata.saturating_add(ahead.room_blocks);
+    if taking.pending.keep(taking.holder.reserve(blocks)?) {
         Ok(())
     } else {
         Err(CowError::NoSpace.into())
@@ -168,12 +188,14 @@ struct Frozen {
     shared: ShareSet,
     /// Blocks for the commit's metadata.
     reservation: Reservation,
+    /// What was not needed of the blocks for frames. It goes back when the guest runs again.
+    room: Reservation,
     /// Frames copied while everything stood still.
     frames_copied: u64,
 }
 
 /// Stops everything that can write guest memory, saves it, and shares the frames of this instant.
-fn freeze(taking: &Taking<'_>, phases: &mut Phases) -> Result<Frozen, TakeError> {
+fn freeze(taking: &Taking<'_>, ahead: CopiedAhead, phases: &mut Phases) -> Result<Frozen, TakeError> {
     let machine = taking.machine;
     if taking.running {
         phases.run("PauseVcpus", || machine.pause_vcpus(Hold::Operation))?;
@@ -184,8 +206,12 @@ fn freeze(taking: &Taking<'_>, phases: &mut Phases) -> Result<Frozen, TakeError>
     let devices = phases.run("SaveDevices", || machine.save_devices())?;
     let kvm = phases.run("SaveVcpus", || machine.save_kvm())?;
     fault_point(FaultPoint::SnapshotSaved);
-    let reservation = taking.pending.begin().ok_or(CowError::NoSpace)?;
+    let mut reservation = taking.pending.begin().ok_or(CowError::NoSpace)?;
+    let mut room = reservation.split_off(ahead.room_blocks);
     let still = taking.engine.stand_still();
+    if taking.engine.copies_for_snapshots() {
+        phases.run("CopyRest", || still.copy_rest(machine, &mut room))?;
+    }
     let shared = phases.run("ShareFrames", || still.share())?;
     fault_point(FaultPoint::SnapshotShared);
     if let Err(error) = arm(taking, &*still, &shared, phases) {
@@ -198,6 +224,7 @@ fn freeze(taking: &Taking<'_>, phases: &mut Phases) -> Result<Frozen, TakeError>
         state: MachineStateV1 { kvm, devices },
         shared,
         reservation,
+        room,
         frames_copied,
     })
 }
@@ -209,12 +236,15 @@ fn arm(
     phases: &mut Phases,
 ) -> Result<(), TakeError> {
     // A VM that ends after this writes nothing any more.
-    if !taking.stop {
+    if !taking.stop && !taking.engine.copies_for_snapshots() {
         phases.run("ArmWriteProtect", || still.arm(shared))?;
     }
-    if taking.dirty_log {
+    if taking.audited {
         for slot in 0..taking.engine.ram().slots().len() {
-            taking.machine.dirty_log(slot)?;
+            taking.machine.take_slot(slot).map_err(|source| CowError::Os {
+                op: "forget what KVM's dirty log has",
+                source,
+            })?;
         }
     }
     Ok(())

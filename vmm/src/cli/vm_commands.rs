@@ -273,11 +273,16 @@ fn snapshot_text(vm: &str, report: &SnapshotReport) -> String {
         output::time_us(report.total_us)
     );
     text.push_str(&format!(
-        "  memory {} shared by reference ({} of it new), {} copied\n",
+        "  memory {} shared by reference ({} of it new), {} copied",
         output::frames_size(report.frames_mapped),
         output::frames_size(report.frames_new),
         output::frames_size(report.frames_copied)
     ));
+    if report.frames_copied > 0 {
+        let paused = output::frames_size(report.frames_copied_paused);
+        text.push_str(&format!(", {paused} of it in the pause"));
+    }
+    text.push('\n');
     text.push_str(&format!(
         "  machine state {}, metadata {}\n",
         output::size(report.state_bytes),

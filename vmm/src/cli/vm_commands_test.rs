@@ -71,6 +71,7 @@ fn a_snapshot_report_says_what_counts() {
         frames_mapped: 25_600,
         frames_new: 256,
         frames_copied: 0,
+        frames_copied_paused: 0,
         state_bytes: 40 << 10,
         metadata_blocks: 3,
         durability: nvvmm_snapshot::Durability::Process,

@@ -90,6 +90,7 @@ impl VmControl for FakeVm {
             frames_mapped: 9,
             frames_new: 8,
             frames_copied: 0,
+            frames_copied_paused: 0,
             state_bytes: 7,
             metadata_blocks: 6,
             durability: Durability::Process,

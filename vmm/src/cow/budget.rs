@@ -104,6 +104,17 @@ impl Budget {
         floor.max(sequential).min(CHUNK_FRAMES)
     }
 
+    /// Mappings that a chunk may take instead of being filled by a copy of its blocks. One or two tell nearly nothing of the
+    /// budget; many cost as much time as the copy.
+    pub fn mappings_for_a_chunk(&self) -> usize {
+        match self.mappings() * 8 / self.limit {
+            0..=3 => 64,
+            4 | 5 => 8,
+            6 => 2,
+            _ => 0,
+        }
+    }
+
     /// Not one mapping more: only what makes a chunk one mapping may still be done.
     pub fn is_exceeded(&self) -> bool {
         self.mappings() >= self.limit

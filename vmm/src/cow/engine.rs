@@ -9,11 +9,11 @@ use std::{
     },
 };
 
-use nvvmm_snapshot::{BlockNo, ChunkMap, Consumed, FrameMap, FrameSet};
+use nvvmm_snapshot::{BlockNo, ChunkMap, Consumed, FrameMap, FrameSet, Reservation};
 
 use crate::{
     checkpoint::report::RamCounters,
-    memory::GuestRam,
+    memory::{GuestRam, WriteLog},
     sys::uffd::{Fault, Uffd, UffdError},
 };
 
@@ -34,13 +34,47 @@ pub trait CowEngine: Debug + Send + Sync {
     /// [`CowError::NoSpace`]: it stays held and may be tried again. Anything else: the VM cannot go on.
     fn answer(&self, fault: Fault) -> Result<(), CowError>;
 
+    /// Whether what the guest writes has to be copied to blocks before a snapshot can have it: by
+    /// [`CowEngine::copy_ahead`] and [`Still::copy_rest`]. If not, it writes blocks itself, and they are armed.
+    fn copies_for_snapshots(&self) -> bool {
+        false
+    }
+
+    /// Copies what the guest has written while it goes on, until little is left.
+    ///
+    /// # Errors
+    /// [`CowError::NoSpace`] when the pool has no room for it. What was copied stays until
+    /// [`CowEngine::drop_copies`].
+    fn copy_ahead(&self, _log: &dyn WriteLog) -> Result<CopiedAhead, CowError> {
+        Ok(CopiedAhead::default())
+    }
+
+    /// No snapshot comes of what was copied: its blocks go back to the pool.
+    fn drop_copies(&self) {}
+
+    /// The counters with what was written since the engine last looked into the log. Costs the guest nothing.
+    fn counters_now(&self, _log: &dyn WriteLog) -> Result<RamCounters, CowError> {
+        Ok(self.counters())
+    }
+
+    /// Takes note of what was written, as for a snapshot. For tests.
+    fn learn_writes(&self, _log: &dyn WriteLog) -> Result<(), CowError> {
+        Ok(())
+    }
+
+    /// Frames that do not hold what the engine would put into the next snapshot without a copy (the first `limit`, in
+    /// RAM order). For tests; the guest stands still.
+    fn stale_frames(&self, _limit: usize) -> Result<Vec<u64>, CowError> {
+        Ok(Vec::new())
+    }
+
     /// How many chunks the next snapshot will have to say something about.
     fn dirty_chunks(&self) -> usize;
 
     /// Stops answering accesses until the guard is dropped. All writers of guest RAM are paused by then.
     fn stand_still(&self) -> Box<dyn Still + '_>;
 
-    /// The snapshot was not made: what it shared is the VM's own again.
+    /// The snapshot was not made: what it shared is the VM's own again, also what was copied for it.
     fn roll_back(&self, set: ShareSet);
 
     /// The snapshot that this VM came from was consumed: its memory is the VM's, and frames that were taken are its to
@@ -57,6 +91,14 @@ pub trait CowEngine: Debug + Send + Sync {
 
 /// An engine while it stands still for a snapshot.
 pub trait Still {
+    /// Copies what was written since [`CowEngine::copy_ahead`], to blocks of `room` as far as these go.
+    ///
+    /// # Errors
+    /// [`CowError::NoSpace`] when more is needed than the pool has.
+    fn copy_rest(&self, _log: &dyn WriteLog, _room: &mut Reservation) -> Result<(), CowError> {
+        Ok(())
+    }
+
     /// Turns every own frame into a shared one. Unless they are armed next, or the set is rolled back, the VM must not
     /// run again.
     ///
@@ -72,18 +114,36 @@ pub trait Still {
     fn frames_copied(&self) -> u64;
 }
 
+/// What was copied while the guest went on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopiedAhead {
+    /// Frames copied, as often as they were.
+    pub frames: u64,
+    /// Rounds it took.
+    pub rounds: u32,
+    /// Blocks that the rest is expected to need.
+    pub room_blocks: u32,
+}
+
 /// What one snapshot shares: the chunks that changed since the last one, as they were at its instant.
 #[derive(Debug, Default)]
 pub struct ShareSet {
     changes: Vec<(u32, ChunkMap)>,
     own: Vec<FrameSet>,
+    copied: Vec<FrameSet>,
 }
 
 impl ShareSet {
     /// A chunk's blocks, and the frames of it that were the VM's own until now. Chunks come in rising order.
     pub(super) fn push(&mut self, index: u32, map: ChunkMap, own: FrameSet) {
+        self.push_copied(index, map, own, FrameSet::EMPTY);
+    }
+
+    /// The same, with those of the own frames whose blocks are copies, which the guest does not use itself.
+    pub(super) fn push_copied(&mut self, index: u32, map: ChunkMap, own: FrameSet, copied: FrameSet) {
         self.changes.push((index, map));
         self.own.push(own);
+        self.copied.push(copied);
     }
 
     /// Chunks that differ from the last snapshot, by rising index.
@@ -100,6 +160,12 @@ impl ShareSet {
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &ChunkMap, &FrameSet)> {
         let chunks = self.changes.iter().zip(&self.own);
         chunks.map(|((index, map), own)| (*index, map, own))
+    }
+
+    /// Chunks, their blocks, the frames that were the VM's own, and those of them that are copies.
+    pub(super) fn iter_copied(&self) -> impl Iterator<Item = (u32, &ChunkMap, &FrameSet, &FrameSet)> {
+        let chunks = self.iter().zip(&self.copied);
+        chunks.map(|((index, map, own), copied)| (index, map, own, copied))
     }
 }
 
@@ -178,6 +244,31 @@ pub enum Origin {
         /// How many frames it has.
         frames_mapped: u64,
     },
+}
+
+impl Origin {
+    /// What an untouched chunk holds.
+    ///
+    /// The map is used for untouched chunks even after later snapshots have replaced its pin and it was removed. That is
+    /// sound: the leaf of a chunk that was never touched is the same in all of them, and whatever inner node a later
+    /// snapshot wrote anew is on the path to a chunk that was touched, so the map had read it while it was pinned.
+    pub(super) fn chunk(&self, index: u32) -> Result<ChunkMap, CowError> {
+        match self {
+            Origin::Empty => Ok(ChunkMap::Hole),
+            Origin::Snapshot { frames, .. } => Ok(frames.chunk(index)?),
+        }
+    }
+
+    /// The chunks that have blocks.
+    pub(super) fn present_chunks(&self) -> Result<Vec<u32>, CowError> {
+        let Origin::Snapshot { frames, .. } = self else {
+            return Ok(Vec::new());
+        };
+        let present = frames.iter_present();
+        Ok(present
+            .map(|chunk| chunk.map(|(index, _)| index))
+            .collect::<nvvmm_snapshot::Result<_>>()?)
+    }
 }
 
 /// Counters that only ever grow, and levels.

@@ -1,20 +1,26 @@
 //! Copy-on-write of guest RAM: a snapshot's blocks never move or change, whatever the VM that runs on them writes.
 //!
-//! The medium decides the engine ([`CowEngine`]). [`RedirectEngine`]: guest RAM maps the pool's blocks themselves, and the
-//! first write to one that a snapshot has is held until the VM has a fresh block in its place.
+//! The medium decides the engine ([`CowEngine`]):
+//! * [`RedirectEngine`]: guest RAM maps the pool's blocks themselves, and the first write to one that a snapshot has is
+//!   held until the VM has a fresh block in its place.
+//! * [`PrivateEngine`]: guest RAM is memory of the VM's own that shows the blocks of a snapshot; what was written is
+//!   copied to fresh blocks for the next one.
 //!
 //! Accesses that need a decision are held by userfaultfd and answered by the [`FaultThread`].
 
 mod budget;
+mod chunk_table;
 mod engine;
 mod fault_thread;
 mod frames;
+mod private;
 mod redirect;
 mod shortage;
 
 pub use budget::Budget;
-pub use engine::{CowEngine, CowError, Origin, ShareSet, Still};
+pub use engine::{CopiedAhead, CowEngine, CowError, Origin, ShareSet, Still};
 pub use fault_thread::FaultThread;
+pub use private::PrivateEngine;
 pub use redirect::RedirectEngine;
 
 /// Size of a guest frame in bytes: the host's page and the pool's block are of the same size.
@@ -25,3 +31,10 @@ pub const CHUNK_FRAMES: u32 = nvvmm_snapshot::CHUNK_BLOCKS;
 pub const CHUNK_SIZE_BYTES: usize = FRAME_SIZE_BYTES * CHUNK_FRAMES as usize;
 
 const _: () = assert!(CHUNK_SIZE_BYTES as u64 == nvvmm_snapshot::CHUNK_SIZE_BYTES);
+
+#[cfg(test)]
+mod mount_test;
+#[cfg(test)]
+mod stress_test;
+#[cfg(test)]
+mod test_guest;

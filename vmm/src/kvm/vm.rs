@@ -4,8 +4,12 @@
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, OnceLock};
 
-use kvm_bindings::{CpuId, KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_xsave};
+use kvm_bindings::{
+    CpuId, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_MEM_LOG_DIRTY_PAGES,
+    KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config, kvm_xsave,
+};
 use kvm_ioctls::{Cap, IoEventAddress, VcpuFd, VmFd};
+use nvvmm_snapshot::BLOCK_SIZE_BYTES;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::error::{vcpu_op, vm_op};
@@ -78,6 +82,17 @@ impl KvmVm {
     /// # Errors
     /// [`KvmError::Vm`].
     pub fn set_memory(&self, memory: Arc<GuestMemory>, slots: &[RamSlot], dirty_log: bool) -> Result<()> {
+        if dirty_log {
+            // Reading the log and clearing it are two things then: it can be looked at without a cost to the guest.
+            let manual = kvm_enable_cap {
+                cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+                args: [u64::from(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE), 0, 0, 0],
+                ..Default::default()
+            };
+            self.fd
+                .enable_cap(&manual)
+                .map_err(vm_op("switching to a dirty log that is cleared by hand"))?;
+        }
         let flags = if dirty_log { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
         let memory = self.memory.get_or_init(|| memory);
         sys::kvm::set_memory_slots(&self.fd, memory, slots, flags).map_err(vm_op("giving the guest memory"))
@@ -118,18 +133,31 @@ impl KvmVm {
             .map_err(vm_op("connecting a device's doorbell"))
     }
 
-    /// Frames written since the last call, one bit each, for the slot with index `slot` of `size_bytes`.
+    /// Frames written since they were last cleared, one bit each, for the slot with index `slot` of `size_bytes`.
     /// Only with the dirty log switched on at [`KvmVm::set_memory`].
     ///
     /// # Errors
     /// [`KvmError::Vm`], for example when the dirty log is off.
     pub fn dirty_log(&self, slot: usize, size_bytes: u64) -> Result<Vec<u64>> {
-        let slot = u32::try_from(slot).map_err(|_| KvmError::Mismatch(format!("no memory slot {slot}")))?;
         let size = usize::try_from(size_bytes).map_err(|_| KvmError::Mismatch("slot too large".into()))?;
         self.fd
-            .get_dirty_log(slot, size)
+            .get_dirty_log(slot_number(slot)?, size)
             .map_err(vm_op("reading the dirty log"))
     }
+
+    /// Clears frames in the dirty log: the next write to one of them is noted again. `seen` is what
+    /// [`KvmVm::dirty_log`] gave.
+    ///
+    /// # Errors
+    /// [`KvmError::Vm`]; none was cleared.
+    pub fn clear_dirty_log(&self, slot: usize, size_bytes: u64, seen: &mut [u64]) -> Result<()> {
+        sys::kvm::clear_dirty_log(&self.fd, slot_number(slot)?, size_bytes / BLOCK_SIZE_BYTES, seen)
+            .map_err(vm_op("clearing the dirty log"))
+    }
+}
+
+fn slot_number(slot: usize) -> Result<u32> {
+    u32::try_from(slot).map_err(|_| KvmError::Mismatch(format!("no memory slot {slot}")))
 }
 
 impl AsRawFd for KvmVm {

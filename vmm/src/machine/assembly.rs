@@ -1,5 +1,6 @@
 //! The machine put together, and what its owner does with it.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -20,7 +21,7 @@ use super::vcpu::{Shared, Vcpu};
 use super::{MachineError, MachineStateV1, Result};
 use crate::boot::{self, BootParts, Entry, acpi::AcpiParts, registers};
 use crate::kvm::{self, Host, KvmError, KvmStateV1, KvmVm, cpuid};
-use crate::memory::{GuestMemory, RamSlot};
+use crate::memory::{GuestMemory, RamSlot, WriteLog};
 use crate::spec::VmSpec;
 
 /// What a machine is made from.
@@ -33,7 +34,7 @@ pub struct MachineParts<'a> {
     pub slots: &'a [RamSlot],
     /// Where the console leads.
     pub console: ConsoleStreams,
-    /// Switch KVM's dirty log on ([`Machine::dirty_log`]).
+    /// Switch KVM's dirty log on ([`WriteLog`]).
     pub dirty_log: bool,
 }
 
@@ -341,16 +342,28 @@ impl Machine {
         self.shared.first_entry.get().copied()
     }
 
-    /// Frames of memory slot `slot` that KVM has seen written since the last call, a bit each.
-    ///
-    /// # Errors
-    /// [`MachineError::Kvm`], for example when the machine was created without the dirty log.
-    pub fn dirty_log(&self, slot: usize) -> Result<Vec<u64>> {
-        let ram = self
-            .slots
-            .get(slot)
-            .ok_or(MachineError::State("there is no such memory slot"))?;
-        Ok(self.vm.dirty_log(slot, ram.size_bytes)?)
+    fn slot_size_bytes(&self, slot: usize) -> Result<u64> {
+        let ram = self.slots.get(slot);
+        Ok(ram
+            .ok_or(MachineError::State("there is no such memory slot"))?
+            .size_bytes)
+    }
+}
+
+/// KVM's dirty log. Fails when the machine was created without it.
+impl WriteLog for Machine {
+    fn peek_slot(&self, slot: usize) -> io::Result<Vec<u64>> {
+        let size_bytes = self.slot_size_bytes(slot).map_err(io::Error::other)?;
+        self.vm.dirty_log(slot, size_bytes).map_err(io::Error::other)
+    }
+
+    fn take_slot(&self, slot: usize) -> io::Result<Vec<u64>> {
+        let size_bytes = self.slot_size_bytes(slot).map_err(io::Error::other)?;
+        let mut seen = self.vm.dirty_log(slot, size_bytes).map_err(io::Error::other)?;
+        self.vm
+            .clear_dirty_log(slot, size_bytes, &mut seen)
+            .map_err(io::Error::other)?;
+        Ok(seen)
     }
 }
 

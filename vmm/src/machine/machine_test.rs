@@ -11,7 +11,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::boot::layout::{PD, PML4};
 use crate::kvm::state_test::kvm_is_missing;
-use crate::memory::GuestRam;
+use crate::memory::{GuestRam, WriteLog};
 use crate::spec::{DiskSpec, VmSpec};
 
 /// Where a guest's code is loaded, and what it counts in.
@@ -336,11 +336,11 @@ fn the_dirty_log_shows_what_the_guest_writes() {
     let rig = Bench::new(&COUNT, 1).boot();
     rig.progress(0, 1);
     rig.machine.pause_vcpus(Hold::Pause).unwrap();
-    rig.machine.dirty_log(0).unwrap();
+    rig.machine.take_slot(0).unwrap();
     rig.machine.resume_vcpus(Hold::Pause);
     rig.progress(0, 1000);
     rig.machine.pause_vcpus(Hold::Pause).unwrap();
-    let log = rig.machine.dirty_log(0).unwrap();
+    let log = rig.machine.take_slot(0).unwrap();
     let dirty = |frame: u64| log[frame as usize / 64] >> (frame % 64) & 1 == 1;
     assert!(dirty(COUNTERS / 4096));
     // With nested paging the walk through the guest's page tables counts as writing them.
@@ -349,7 +349,7 @@ fn the_dirty_log_shows_what_the_guest_writes() {
         .filter(|f| dirty(*f) && *f != COUNTERS / 4096 && !tables.contains(f))
         .collect();
     assert_eq!(others, [0u64; 0]);
-    assert!(rig.machine.dirty_log(1).is_err(), "there is one slot");
+    assert!(rig.machine.take_slot(1).is_err(), "there is one slot");
 }
 
 #[test]

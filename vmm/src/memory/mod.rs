@@ -7,13 +7,17 @@
 mod layout;
 mod ram;
 mod region;
+mod written;
 
 pub use layout::{HIGH_RAM_START, LOW_RAM_END, RamRange, ram_ranges};
 pub use ram::{GuestRam, MemoryError, RamSlot};
 pub use region::PoolRegion;
+pub use written::{WriteLog, WrittenFrames};
 
 /// Guest memory as vm-memory and the devices see it.
 pub type GuestMemory = vm_memory::GuestRegionCollection<PoolRegion>;
 
 #[cfg(test)]
 mod memory_test;
+#[cfg(test)]
+mod written_test;

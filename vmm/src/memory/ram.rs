@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nvvmm_snapshot::CHUNK_SIZE_BYTES;
 use vm_memory::{GuestAddress, GuestRegionCollection};
 
-use super::{GuestMemory, PoolRegion, ram_ranges};
+use super::{GuestMemory, PoolRegion, WrittenFrames, ram_ranges};
 use crate::sys::reservation::Reservation;
 
 /// Why guest RAM could not be set up.
@@ -53,6 +53,17 @@ impl GuestRam {
 
     /// Reserves host addresses for `memory_bytes` of RAM. No memory is used until it is touched.
     pub fn reserve(memory_bytes: u64) -> Result<Self, MemoryError> {
+        Self::reserve_with(memory_bytes, None)
+    }
+
+    /// The same, and notes which frames are written through [`GuestRam::memory`].
+    pub fn reserve_noting_writes(memory_bytes: u64) -> Result<(Self, Arc<WrittenFrames>), MemoryError> {
+        let written = Arc::new(WrittenFrames::new(memory_bytes.min(Self::SIZE_BYTES_MAX)));
+        let ram = Self::reserve_with(memory_bytes, Some(&written))?;
+        Ok((ram, written))
+    }
+
+    fn reserve_with(memory_bytes: u64, written: Option<&Arc<WrittenFrames>>) -> Result<Self, MemoryError> {
         if memory_bytes == 0
             || !memory_bytes.is_multiple_of(CHUNK_SIZE_BYTES)
             || memory_bytes > Self::SIZE_BYTES_MAX
@@ -77,6 +88,7 @@ impl GuestRam {
                 range.ram_offset as usize,
                 range.size_bytes as usize,
                 GuestAddress(range.gpa),
+                written.map(Arc::clone),
             )
             .ok_or(MemoryError::Size {
                 size_bytes: memory_bytes,

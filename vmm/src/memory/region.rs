@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use vm_memory::{
     GuestAddress, GuestMemoryError, GuestMemoryRegion, GuestMemoryRegionBytes, GuestUsize,
-    MemoryRegionAddress, VolatileSlice, bitmap::BS, guest_memory::Result,
+    MemoryRegionAddress, VolatileSlice,
+    bitmap::{BS, Bitmap},
+    guest_memory::Result,
 };
 
+use super::WrittenFrames;
 use crate::sys::reservation::Reservation;
 
 /// A range of guest RAM. It keeps the reservation of host addresses that it lies in alive.
@@ -16,16 +19,18 @@ pub struct PoolRegion {
     offset_bytes: usize,
     size_bytes: usize,
     gpa: GuestAddress,
+    written: Option<Arc<WrittenFrames>>,
 }
 
 impl PoolRegion {
-    /// The range of `reservation` from `offset_bytes` on, seen by the guest at `gpa`. `None` when it does not
-    /// lie inside the reservation.
+    /// The range of `reservation` from `offset_bytes` on, seen by the guest at `gpa`; writes through it are noted in
+    /// `written`. `None` when it does not lie inside the reservation.
     pub fn new(
         reservation: Arc<Reservation>,
         offset_bytes: usize,
         size_bytes: usize,
         gpa: GuestAddress,
+        written: Option<Arc<WrittenFrames>>,
     ) -> Option<Self> {
         let end = offset_bytes.checked_add(size_bytes)?;
         (end <= reservation.size_bytes() && size_bytes > 0).then_some(Self {
@@ -33,6 +38,7 @@ impl PoolRegion {
             offset_bytes,
             size_bytes,
             gpa,
+            written,
         })
     }
 
@@ -42,7 +48,7 @@ impl PoolRegion {
 }
 
 impl GuestMemoryRegion for PoolRegion {
-    type B = ();
+    type B = Option<WrittenFrames>;
 
     fn len(&self) -> GuestUsize {
         self.size_bytes as GuestUsize
@@ -52,7 +58,10 @@ impl GuestMemoryRegion for PoolRegion {
         self.gpa
     }
 
-    fn bitmap(&self) -> BS<'_, Self::B> {}
+    fn bitmap(&self) -> BS<'_, Self::B> {
+        let written = self.written.as_ref();
+        written.map(|written| written.slice_at(self.offset_bytes))
+    }
 
     fn get_host_address(&self, addr: MemoryRegionAddress) -> Result<*mut u8> {
         let addr = self
@@ -75,7 +84,14 @@ impl GuestMemoryRegion for PoolRegion {
         // reservation, which `self` keeps mapped. Every address of it is mapped readable and writable at all
         // times: mappings are only ever replaced atomically (MAP_FIXED). Access is volatile only, as the guest
         // and other threads write the same memory.
-        Ok(unsafe { VolatileSlice::new(self.host_address(start), count) })
+        Ok(unsafe {
+            VolatileSlice::with_bitmap(
+                self.host_address(start),
+                count,
+                self.bitmap().slice_at(start),
+                None,
+            )
+        })
     }
 }
 

@@ -9,14 +9,15 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use kvm_bindings::{
-    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Xsave, kvm_device_attr, kvm_run,
-    kvm_run__bindgen_ty_1__bindgen_ty_4, kvm_userspace_memory_region, kvm_xsave,
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Xsave, kvm_clear_dirty_log,
+    kvm_clear_dirty_log__bindgen_ty_1, kvm_device_attr, kvm_run, kvm_run__bindgen_ty_1__bindgen_ty_4,
+    kvm_userspace_memory_region, kvm_xsave,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 use vmm_sys_util::fam::FamStruct;
-use vmm_sys_util::ioctl::{_IOC_WRITE, ioctl_expr, ioctl_with_ref};
+use vmm_sys_util::ioctl::{_IOC_READ, _IOC_WRITE, ioctl_expr, ioctl_with_ref};
 
 use crate::memory::{GuestMemory, RamSlot};
 
@@ -141,6 +142,45 @@ pub fn set_memory_slots(vm: &VmFd, memory: &GuestMemory, slots: &[RamSlot], flag
         // SAFETY: the range is exactly a region of guest memory (checked above), which stays reserved while
         // `memory` lives; all Rust code accesses it volatile, so the guest may write it at any time.
         unsafe { vm.set_user_memory_region(region)? };
+    }
+    Ok(())
+}
+
+fn kvm_clear_dirty_log_number() -> libc::c_ulong {
+    const BYTES: u32 = size_of::<kvm_clear_dirty_log>() as u32;
+    ioctl_expr(_IOC_READ | _IOC_WRITE, KVMIO, 0xc0, BYTES)
+}
+
+/// Clears the frames of `bitmap` in the dirty log of `slot`, which has `frames` frames, and write-protects them anew. The
+/// VM must have KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 switched on.
+///
+/// # Errors
+/// `InvalidInput` when the bitmap is not that of so many frames; else what `KVM_CLEAR_DIRTY_LOG` says.
+pub fn clear_dirty_log(vm: &VmFd, slot: u32, frames: u64, bitmap: &mut [u64]) -> io::Result<()> {
+    if bitmap.len() as u64 != frames.div_ceil(u64::from(u64::BITS)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let (Some(first), Some(last)) = (
+        bitmap.iter().position(|word| *word != 0),
+        bitmap.iter().rposition(|word| *word != 0),
+    ) else {
+        return Ok(());
+    };
+    let first_page = first as u64 * u64::from(u64::BITS);
+    // A multiple of 64, or up to the slot's end.
+    let end_page = ((last as u64 + 1) * u64::from(u64::BITS)).min(frames);
+    let clear = kvm_clear_dirty_log {
+        slot,
+        num_pages: u32::try_from(end_page - first_page).map_err(|_| io::ErrorKind::InvalidInput)?,
+        first_page,
+        __bindgen_anon_1: kvm_clear_dirty_log__bindgen_ty_1 {
+            dirty_bitmap: bitmap[first..=last].as_mut_ptr().cast(),
+        },
+    };
+    // SAFETY: the kernel reads one bit for each of `num_pages` from `dirty_bitmap`: the words from `first` to `last`.
+    let ret = unsafe { ioctl_with_ref(vm, kvm_clear_dirty_log_number(), &clear) };
+    if ret < 0 {
+        return Err(io::Error::last_os_error());
     }
     Ok(())
 }

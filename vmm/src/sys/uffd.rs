@@ -13,9 +13,10 @@ use linux_raw_sys::{
     general::{
         UFFD_API, UFFD_EVENT_PAGEFAULT, UFFD_FEATURE_PAGEFAULT_FLAG_WP, UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
         UFFD_PAGEFAULT_FLAG_WP, UFFD_PAGEFAULT_FLAG_WRITE, UFFDIO_REGISTER_MODE_MISSING,
-        UFFDIO_REGISTER_MODE_WP, uffd_msg, uffdio_api, uffdio_range, uffdio_register, uffdio_writeprotect,
+        UFFDIO_REGISTER_MODE_WP, uffd_msg, uffdio_api, uffdio_copy, uffdio_range, uffdio_register,
+        uffdio_writeprotect, uffdio_zeropage,
     },
-    ioctl::{UFFDIO_API, UFFDIO_REGISTER, UFFDIO_WAKE, UFFDIO_WRITEPROTECT},
+    ioctl::{UFFDIO_API, UFFDIO_COPY, UFFDIO_REGISTER, UFFDIO_WAKE, UFFDIO_WRITEPROTECT, UFFDIO_ZEROPAGE},
 };
 
 use super::check;
@@ -158,6 +159,40 @@ impl Uffd {
         check(unsafe { libc::ioctl(self.fd.as_raw_fd(), UFFDIO_WRITEPROTECT.into(), &mut request) })
     }
 
+    /// Fills the pages at `start`, which have none yet, with `bytes` (whole pages) and wakes who waits for them. A page
+    /// appears as a whole, and one that is there already stays as it is.
+    pub fn copy(&self, start: usize, bytes: &[u8]) -> io::Result<()> {
+        page_wise(bytes.len(), |done| {
+            let mut request = uffdio_copy {
+                dst: (start + done) as u64,
+                src: bytes[done..].as_ptr() as u64,
+                len: (bytes.len() - done) as u64,
+                mode: 0,
+                copy: 0,
+            };
+            // SAFETY: UFFDIO_COPY reads `len` bytes at `src`, which are those of the slice from `done` on, and fills
+            // pages of a registered range that have none: no memory that anybody has seen changes.
+            let result = check(unsafe { libc::ioctl(self.fd.as_raw_fd(), UFFDIO_COPY.into(), &mut request) });
+            (result, request.copy)
+        })
+    }
+
+    /// Fills the pages of the range that have none yet with zeroes and wakes who waits for them.
+    pub fn zero(&self, start: usize, size_bytes: usize) -> io::Result<()> {
+        page_wise(size_bytes, |done| {
+            let mut request = uffdio_zeropage {
+                range: range(start + done, size_bytes - done),
+                mode: 0,
+                zeropage: 0,
+            };
+            // SAFETY: UFFDIO_ZEROPAGE fills pages of a registered range that have none: no memory that anybody has
+            // seen changes.
+            let result =
+                check(unsafe { libc::ioctl(self.fd.as_raw_fd(), UFFDIO_ZEROPAGE.into(), &mut request) });
+            (result, request.zeropage)
+        })
+    }
+
     /// Lets whoever waits for a page of the range try again.
     pub fn wake(&self, start: usize, size_bytes: usize) -> io::Result<()> {
         let mut request = range(start, size_bytes);
@@ -208,6 +243,27 @@ impl AsFd for Uffd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Repeats `fill`, which says how many bytes it got on from `done`, or why it did not, until `size_bytes` are filled.
+fn page_wise(size_bytes: usize, mut fill: impl FnMut(usize) -> (io::Result<()>, i64)) -> io::Result<()> {
+    let mut done = 0;
+    while done < size_bytes {
+        let (result, filled) = fill(done);
+        match result {
+            Ok(()) => done += filled.max(0) as usize,
+            // Part of it was filled.
+            Err(_) if filled > 0 => done += filled as usize,
+            Err(error) => match error.raw_os_error() {
+                // The page is there.
+                Some(libc::EEXIST) => done += crate::cow::FRAME_SIZE_BYTES,
+                // Mappings of this process changed meanwhile.
+                Some(libc::EAGAIN) => {}
+                _ => return Err(error),
+            },
+        }
+    }
+    Ok(())
 }
 
 fn range(start: usize, size_bytes: usize) -> uffdio_range {

@@ -8,7 +8,9 @@ use std::{
 };
 
 use nvvmm_devices::{ConsoleSocket, ConsoleStreams};
-use nvvmm_snapshot::{FaultPoint, FrameMap, Holder, Pool, SnapshotEntry, SnapshotId, fault_point};
+use nvvmm_snapshot::{
+    CowEngine as EngineKind, FaultPoint, FrameMap, Holder, Pool, SnapshotEntry, SnapshotId, fault_point,
+};
 
 use super::{
     Origin, VmError,
@@ -18,9 +20,9 @@ use super::{
 use crate::{
     checkpoint::{blob::SavedVm, phases::Phases, report::RestoreReport},
     control::{ErrorKind, VmOrigin},
-    cow::{self, Budget, CowEngine, FaultThread, RedirectEngine},
+    cow::{self, Budget, CowEngine, FaultThread, PrivateEngine, RedirectEngine},
     machine::{Machine, MachineParts},
-    memory::GuestRam,
+    memory::{GuestRam, MemoryError},
     spec::{DiskSpec, VmSpec},
 };
 
@@ -156,16 +158,20 @@ impl Builder<'_> {
         holder: &Arc<Holder>,
         origin: cow::Origin,
     ) -> Result<(Arc<dyn CowEngine>, FaultThread), VmError> {
-        let ram = GuestRam::reserve(spec.memory_bytes).map_err(|e| VmError::failed(e.to_string()))?;
-        let engine = RedirectEngine::new(
-            ram,
-            Arc::clone(self.pool),
-            Arc::clone(holder),
-            origin,
-            Budget::of_this_process(),
-        )
-        .map_err(cow_error)?;
-        let engine: Arc<dyn CowEngine> = Arc::new(engine);
+        let (pool, holder) = (Arc::clone(self.pool), Arc::clone(holder));
+        let no_memory = |e: MemoryError| VmError::failed(e.to_string());
+        let engine: Arc<dyn CowEngine> = match self.pool.medium().cow_engine() {
+            EngineKind::Userfaultfd => {
+                let ram = GuestRam::reserve(spec.memory_bytes).map_err(no_memory)?;
+                let budget = Budget::of_this_process();
+                Arc::new(RedirectEngine::new(ram, pool, holder, origin, budget).map_err(cow_error)?)
+            }
+            EngineKind::Private => {
+                let ram = GuestRam::reserve_noting_writes(spec.memory_bytes).map_err(no_memory)?;
+                let budget = Budget::of_this_process();
+                Arc::new(PrivateEngine::new(ram, pool, holder, origin, budget).map_err(cow_error)?)
+            }
+        };
         let failed = Arc::clone(&self.on_cow_failure);
         let faults = FaultThread::start(Arc::clone(&engine), move |error| failed(error))
             .map_err(|e| VmError::io("start the fault thread", &e))?;
@@ -183,7 +189,7 @@ impl Builder<'_> {
             memory: Arc::clone(engine.ram().memory()),
             slots: engine.ram().slots(),
             console,
-            dirty_log: self.dirty_log,
+            dirty_log: self.dirty_log || engine.copies_for_snapshots(),
         })
         .map_err(machine_error)
     }

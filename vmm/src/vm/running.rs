@@ -185,7 +185,7 @@ impl RunningVm {
             running: !operation.quiesced,
             pending,
             stop: request.stop,
-            dirty_log: self.dirty_log,
+            audited: self.dirty_log && !self.engine.copies_for_snapshots(),
         })
         .map_err(take_error)?;
         operation.base = Some(taken.id);

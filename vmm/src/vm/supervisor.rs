@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nvvmm_snapshot::{FaultPoint, Medium, Pool, fault_point};
+use nvvmm_snapshot::{FaultPoint, Pool, fault_point};
 
 use super::{
     ConsoleMode, Origin, RunPlan, VmError, VmExit, build::Builder, error::cow_error, running::RunningVm,
@@ -37,7 +37,6 @@ const NO_SPACE_NOTICE: &str =
 /// Before `on_ready`: the VM could not be started. After it: the VM had to end.
 pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit, VmError> {
     let pool = Pool::open(&plan.pool)?;
-    check_medium(&pool)?;
     let supervisor = Arc::new(Supervisor::new(&plan));
     let _server = ControlServer::start(
         &plan.runtime.control,
@@ -92,22 +91,6 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
             None => (origin, paused) = (Origin::Boot(spec), false),
         }
     }
-}
-
-/// The engines for the other media are being written.
-fn check_medium(pool: &Pool) -> Result<(), VmError> {
-    let medium = pool.medium();
-    if matches!(medium, Medium::Tmpfs | Medium::Hugetlbfs) {
-        return Ok(());
-    }
-    let (engine, reason) = (medium.cow_engine().name(), medium.cow_engine_reason());
-    Err(VmError::new(
-        ErrorKind::Refused,
-        format!(
-            "the pool is on {medium}: VMs cannot run from it yet (it needs the engine '{engine}': {reason})"
-        ),
-    )
-    .with_remedy("use a pool on tmpfs, such as /dev/shm, or on hugetlbfs"))
 }
 
 /// Ends the machine's threads, before anything that they use. False when one of them is stuck in an access to guest
@@ -258,7 +241,8 @@ impl VmControl for Supervisor {
             status.memory_bytes = vm.spec.memory_bytes;
             status.origin = vm.origin.clone();
             status.disks.clone_from(&vm.spec.disks);
-            status.ram = vm.engine.counters();
+            let counters = vm.engine.counters_now(&*vm.machine);
+            status.ram = counters.unwrap_or_else(|_| vm.engine.counters());
             status.restore = vm.restore_report();
             status.notice = vm.faults.is_starved().then(|| NO_SPACE_NOTICE.to_owned());
             status.snapshots_taken.clone_from(&vm.seen().taken);

@@ -120,6 +120,7 @@ impl VmControl for Played {
             frames_mapped: 256,
             frames_new: 256,
             frames_copied: 0,
+            frames_copied_paused: 0,
             state_bytes: 4096,
             metadata_blocks: 1,
             durability: nvvmm_snapshot::Durability::Process,

@@ -1,10 +1,10 @@
 //! What is behind one 2 MiB chunk of guest RAM.
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
-use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameSet, LeafBlocks};
+use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameSet};
 
-use crate::cow::frames::{runs, set_of};
+use crate::cow::frames::{put_blocks, runs, set_of};
 
 /// A chunk that the engine knows more of than "as in the snapshot that this VM came from".
 #[derive(Debug)]
@@ -69,20 +69,10 @@ impl KnownChunk {
 
     /// Puts other blocks behind frames, and says again what the map is in its shortest form.
     pub fn replace(&mut self, targets: &[(u32, BlockNo)]) {
-        let mut blocks = match std::mem::replace(&mut self.map, ChunkMap::Hole) {
-            ChunkMap::Frames(blocks) => blocks,
-            ChunkMap::Hole => Arc::new(LeafBlocks::default()),
-            ChunkMap::Whole(chunk) => Arc::new(LeafBlocks::of_chunk(chunk)),
-        };
-        // A snapshot that is being committed may still read the old blocks: then this copies them first.
-        let leaf = Arc::make_mut(&mut blocks);
-        for (frame, block) in targets {
-            leaf.set(*frame, Some(*block));
-        }
-        self.map = match leaf.as_chunk() {
-            Some(chunk) => ChunkMap::Whole(chunk),
-            None => ChunkMap::Frames(blocks),
-        };
+        put_blocks(
+            &mut self.map,
+            targets.iter().map(|(frame, block)| (*frame, Some(*block))),
+        );
     }
 
     /// Frames that lie beside each other in the pool too and are mapped alike: one run is one mapping.

@@ -4,7 +4,7 @@ use std::{
     ops::Range,
     os::fd::BorrowedFd,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard,
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -21,6 +21,7 @@ use crate::{
     cow::{
         Budget, CHUNK_FRAMES, CHUNK_SIZE_BYTES, CowEngine, CowError, FRAME_SIZE_BYTES, Origin, ShareSet,
         Still,
+        chunk_table::ChunkTable,
         engine::{Counters, is_full, lock, os},
         frames::{runs, set_of},
     },
@@ -32,10 +33,6 @@ use crate::{
     },
 };
 
-/// Chunks per lazily made section of the chunk table: a sparse guest of many terabytes costs nothing for what it
-/// never touches.
-const SECTION_CHUNKS: usize = 256;
-
 /// The engine for media that userfaultfd can write-protect.
 #[derive(Debug)]
 pub struct RedirectEngine {
@@ -45,7 +42,7 @@ pub struct RedirectEngine {
     pub(super) uffd: Uffd,
     pagemap: Pagemap,
     pub(super) origin: RwLock<Origin>,
-    sections: Vec<OnceLock<Box<[Mutex<LiveChunk>]>>>,
+    table: ChunkTable<LiveChunk>,
     /// Taken for reading by whoever answers an access, for writing while frames are shared.
     pub(super) sharing: RwLock<()>,
     pub(super) dirty: Mutex<Vec<u32>>,
@@ -147,7 +144,7 @@ impl RedirectEngine {
         let reservation = ram.reservation();
         uffd.register_missing(reservation.start(), reservation.size_bytes())
             .map_err(os("hold first touches of guest RAM"))?;
-        let chunks = reservation.size_bytes() / CHUNK_SIZE_BYTES;
+        let chunks = (reservation.size_bytes() / CHUNK_SIZE_BYTES) as u32;
         let unit_frames = (pool.medium().page_bytes() / FRAME_SIZE_BYTES as u64) as u32;
         let counters = Counters::default();
         if let Origin::Snapshot { frames_mapped, .. } = &origin {
@@ -156,9 +153,7 @@ impl RedirectEngine {
         let engine = Self {
             uffd,
             pagemap: Pagemap::open().map_err(os("open /proc/self/pagemap"))?,
-            sections: (0..chunks.div_ceil(SECTION_CHUNKS))
-                .map(|_| OnceLock::new())
-                .collect(),
+            table: ChunkTable::new(chunks),
             ram,
             pool,
             holder,
@@ -316,20 +311,13 @@ impl RedirectEngine {
     }
 
     /// The chunk's state, looked up in the origin at the first touch.
-    ///
-    /// The origin's map is used for untouched chunks even after later snapshots have replaced its pin and it was removed.
-    /// That is sound: the leaf of a chunk that was never touched is the same in all of them, and whatever inner node a
-    /// later snapshot wrote anew is on the path to a chunk that was touched, so the map had read it while it was pinned.
     pub(super) fn know<'a>(
         &self,
         index: u32,
         live: &'a mut LiveChunk,
     ) -> Result<&'a mut KnownChunk, CowError> {
         if let LiveChunk::Untouched = live {
-            let map = match &*self.origin() {
-                Origin::Empty => ChunkMap::Hole,
-                Origin::Snapshot { frames, .. } => frames.chunk(index)?,
-            };
+            let map = self.origin().chunk(index)?;
             *live = LiveChunk::Known(Box::new(KnownChunk::unmapped(map, FrameSet::EMPTY)));
         }
         match live {
@@ -343,26 +331,12 @@ impl RedirectEngine {
     }
 
     pub(super) fn chunk(&self, index: u32) -> &Mutex<LiveChunk> {
-        let section = self.sections[index as usize / SECTION_CHUNKS].get_or_init(|| {
-            (0..SECTION_CHUNKS)
-                .map(|_| Mutex::new(LiveChunk::Untouched))
-                .collect()
-        });
-        &section[index as usize % SECTION_CHUNKS]
+        self.table.get(index)
     }
 
     /// Chunks that are in a section somebody has looked at, in order.
     pub(super) fn known_chunks(&self) -> impl Iterator<Item = (u32, &Mutex<LiveChunk>)> {
-        self.sections
-            .iter()
-            .enumerate()
-            .filter_map(|(number, section)| Some((number, section.get()?)))
-            .flat_map(|(number, section)| {
-                section
-                    .iter()
-                    .enumerate()
-                    .map(move |(i, chunk)| ((number * SECTION_CHUNKS + i) as u32, chunk))
-            })
+        self.table.iter()
     }
 
     /// The frames that are mapped and armed together with `frame`.

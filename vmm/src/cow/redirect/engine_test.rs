@@ -1,172 +1,11 @@
 //! The engine over a real pool on tmpfs; threads of the test play the guest.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
+use crate::cow::{
+    test_guest::{FRAME, MIB, Place, assert_clean, assert_hold_their_own, pool_of},
+    *,
 };
 
-use nvvmm_snapshot::{CreateOptions, NewSnapshot, Pool, SnapshotId};
-use vm_memory::{Bytes, GuestAddress};
-
-use crate::{
-    cow::*,
-    memory::{GuestMemory, GuestRam},
-};
-
-pub(super) const MIB: u64 = 1 << 20;
-pub(super) const FRAME: u64 = FRAME_SIZE_BYTES as u64;
-
-pub(super) struct Place {
-    pub path: PathBuf,
-}
-
-impl Place {
-    pub fn new(name: &str) -> Self {
-        Self::on(Path::new("/dev/shm"), name)
-    }
-
-    pub fn on(directory: &Path, name: &str) -> Self {
-        Self {
-            path: directory.join(format!("nvvmm-cow-{name}-{}.pool", std::process::id())),
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-pub(super) struct Vm {
-    pub memory: Arc<GuestMemory>,
-    pub engine: Arc<RedirectEngine>,
-    pub holder: Arc<nvvmm_snapshot::Holder>,
-    pub last: Option<SnapshotId>,
-    pub faults: FaultThread,
-}
-
-impl Vm {
-    pub fn start(pool: &Arc<Pool>, size_bytes: u64, from: Option<&str>) -> Self {
-        Self::with_budget(pool, size_bytes, from, Budget::of_this_process())
-    }
-
-    pub fn with_budget(pool: &Arc<Pool>, size_bytes: u64, from: Option<&str>, budget: Budget) -> Self {
-        let ram = GuestRam::reserve(size_bytes).unwrap();
-        let holder = Arc::new(pool.hold("test").unwrap());
-        let (origin, last) = match from {
-            None => (Origin::Empty, None),
-            Some(name) => {
-                let (entry, frames) = holder.pin(name).unwrap();
-                (
-                    Origin::Snapshot {
-                        frames,
-                        frames_mapped: entry.frames_mapped,
-                    },
-                    Some(entry.id),
-                )
-            }
-        };
-        let memory = Arc::clone(ram.memory());
-        let engine = Arc::new(
-            RedirectEngine::new(ram, Arc::clone(pool), Arc::clone(&holder), origin, budget).unwrap(),
-        );
-        let faults = FaultThread::start(Arc::clone(&engine) as Arc<dyn CowEngine>, |e| {
-            panic!("fault thread: {e}")
-        })
-        .unwrap();
-        Self {
-            memory,
-            engine,
-            holder,
-            last,
-            faults,
-        }
-    }
-
-    pub fn snapshot(&mut self, name: &str) -> nvvmm_snapshot::Result<()> {
-        let reservation = self.holder.reserve(16)?;
-        let set = self.share_and_arm();
-        self.commit(name, set, reservation)
-    }
-
-    /// The instant of a snapshot.
-    pub fn share_and_arm(&self) -> ShareSet {
-        let still = self.engine.stand_still();
-        let set = still.share().unwrap();
-        still.arm(&set).unwrap();
-        set
-    }
-
-    pub fn commit(
-        &mut self,
-        name: &str,
-        set: ShareSet,
-        reservation: nvvmm_snapshot::Reservation,
-    ) -> nvvmm_snapshot::Result<()> {
-        let new = NewSnapshot {
-            name,
-            parent: self.last,
-            memory_bytes: self.engine.ram().size_bytes(),
-            base: self.last,
-            changes: set.changes(),
-            state: b"state",
-            frames_new: set.frames_new(),
-        };
-        match self.holder.commit_snapshot(new, reservation) {
-            Ok(committed) => {
-                if let Some(old) = self.last.replace(committed.id) {
-                    self.holder.unpin(old)?;
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.engine.roll_back(set);
-                Err(error)
-            }
-        }
-    }
-
-    pub fn write(&self, frame: u64, value: u64) {
-        self.memory
-            .write_obj(value, GuestAddress(frame * FRAME + 8 * (frame % 500)))
-            .unwrap();
-        // The write may go on as soon as the new mapping is there; the engine has counted it when it lets go of the chunk.
-        self.engine.own_block((frame / u64::from(CHUNK_FRAMES)) as u32, 0);
-    }
-
-    pub fn read(&self, frame: u64) -> u64 {
-        self.memory
-            .read_obj(GuestAddress(frame * FRAME + 8 * (frame % 500)))
-            .unwrap()
-    }
-
-    pub fn fill(&self, frames: impl Iterator<Item = u64>, seed: u64) {
-        frames.for_each(|frame| self.write(frame, seed + frame));
-    }
-
-    pub fn assert_filled(&self, frames: impl Iterator<Item = u64>, seed: u64) {
-        for frame in frames {
-            assert_eq!(self.read(frame), seed + frame, "frame {frame}");
-        }
-    }
-}
-
-pub(super) fn pool_of(place: &Place, size_bytes: u64) -> Arc<Pool> {
-    Pool::create(
-        &place.path,
-        &CreateOptions {
-            size_bytes,
-            overcommit: false,
-        },
-    )
-    .unwrap()
-}
-
-pub(super) fn assert_clean(pool: &Pool) {
-    let report = pool.check().unwrap();
-    assert!(report.findings.is_empty(), "{:#?}", report.findings);
-}
+pub(super) type Vm = crate::cow::test_guest::Vm<RedirectEngine>;
 
 #[test]
 fn memory_that_was_never_written_is_zero_and_costs_nothing() {
@@ -281,7 +120,7 @@ fn the_budget_of_mappings_holds_under_the_worst_pattern() {
             "{real} mappings in epoch {epoch}, {mappings} counted"
         );
         if epoch > 1 {
-            vm.holder_remove(&pool, epoch - 1);
+            pool.remove(&format!("e{}", epoch - 1)).unwrap();
         }
         assert_hold_their_own(&pool, &[&vm]);
     }
@@ -304,35 +143,6 @@ fn a_chunk_that_is_copied_whole_gives_back_the_copies_it_had() {
     assert_eq!((vm.read(0), vm.read(256)), (1, 2));
     assert_hold_their_own(&pool, &[&vm]);
     assert_clean(&pool);
-}
-
-/// VMs hold the blocks of their own frames and no other: what they gave up is back in the pool.
-pub(super) fn assert_hold_their_own(pool: &Pool, vms: &[&Vm]) {
-    let own: u64 = vms.iter().map(|vm| vm.engine.counters().frames_own).sum();
-    let status = pool.status().unwrap();
-    let held: u64 = status
-        .holders
-        .iter()
-        .map(|holder| u64::from(holder.blocks_in_use))
-        .sum();
-    assert_eq!(held, own, "{status:#?}");
-}
-
-impl Vm {
-    /// Lines of /proc/self/maps within guest RAM.
-    pub fn mappings_of_the_kernel(&self) -> u64 {
-        let reservation = self.engine.ram().reservation();
-        let ram = reservation.start()..reservation.start() + reservation.size_bytes();
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        let starts = maps
-            .lines()
-            .filter_map(|line| usize::from_str_radix(line.split('-').next()?, 16).ok());
-        starts.filter(|start| ram.contains(start)).count() as u64
-    }
-
-    fn holder_remove(&self, pool: &Arc<Pool>, epoch: u64) {
-        pool.remove(&format!("e{epoch}")).unwrap();
-    }
 }
 
 #[test]

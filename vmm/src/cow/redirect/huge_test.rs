@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use nvvmm_snapshot::{ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool};
 
-use super::{
-    engine_test::{MIB, Place, Vm, assert_clean, pool_of},
-    mount_test::Mount,
+use super::engine_test::Vm;
+use crate::{
+    cow::{
+        mount_test::Mount,
+        test_guest::{MIB, Place, assert_clean, pool_of},
+        *,
+    },
+    memory::GuestRam,
 };
-use crate::{cow::*, memory::GuestRam};
 
 const FRAMES: u64 = 8 * MIB / FRAME_SIZE_BYTES as u64;
 

@@ -3,33 +3,21 @@
 use std::sync::atomic::Ordering;
 
 use nvvmm_snapshot::{CreateOptions, Pool};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::GuestAddress;
 
-use super::{
-    chunk::LiveChunk,
-    engine_test::{FRAME, MIB, Place, Vm, assert_clean, pool_of},
-    mount_test::Mount,
-};
+use super::{chunk::LiveChunk, engine_test::Vm};
 use crate::{
-    cow::{engine::lock, *},
+    cow::{
+        engine::lock,
+        mount_test::Mount,
+        test_guest::{
+            FRAME, MIB, Place, assert_clean, ballast, consuming, pool_of,
+            untouched_chunks_outlive_their_snapshot,
+        },
+        *,
+    },
     sys::reservation::Sharing,
 };
-
-/// A VM from snapshot `name`, which it consumes.
-fn consuming(pool: &std::sync::Arc<Pool>, size_bytes: u64, name: &str) -> Vm {
-    let mut vm = Vm::start(pool, size_bytes, Some(name));
-    let consumed = vm.holder.consume(vm.last.unwrap()).unwrap();
-    vm.last = consumed.rest;
-    vm.engine.take_over(consumed).unwrap();
-    vm
-}
-
-/// Takes every block that others do not hold.
-fn ballast(pool: &std::sync::Arc<Pool>) -> nvvmm_snapshot::Holder {
-    let ballast = pool.hold("ballast").unwrap();
-    while ballast.alloc_blocks(1).is_ok() {}
-    ballast
-}
 
 fn wait_until_starved(vm: &Vm, writer: &std::thread::ScopedJoinHandle<'_, ()>) {
     while !vm.faults.is_starved() {
@@ -49,8 +37,9 @@ fn a_chunk_first_read_during_a_snapshot_that_fails_loses_no_later_write() {
     vm.fill(0..1024, 1);
     vm.snapshot("s").unwrap();
     drop(vm);
-    let mut vm = consuming(&pool, 4 * MIB, "s");
-    let set = vm.share_and_arm();
+    let mut vm: Vm = consuming(&pool, 4 * MIB, "s");
+    let (_, room) = vm.prepare().unwrap();
+    let set = vm.share_and_arm(room);
     // The guest goes on and reads what it has not touched yet, then the commit fails.
     vm.assert_filled(0..600, 1);
     vm.engine.roll_back(set);
@@ -82,9 +71,7 @@ fn map_with_an_early_write(vm: &Vm, frame: u64, value: u64) {
             .map_file(offset, size, fd, run.block.byte_offset(), Sharing::Private)
             .unwrap();
     }
-    vm.memory
-        .write_obj(value, GuestAddress(frame * FRAME + 8 * (frame % 500)))
-        .unwrap();
+    vm.write_word(value, GuestAddress(frame * FRAME + 8 * (frame % 500)));
     let start = reservation.start();
     engine
         .uffd()
@@ -184,28 +171,7 @@ fn mappings_are_still_counted_after_a_consumed_snapshot_took_over_mapped_chunks(
 
 #[test]
 fn chunks_untouched_since_a_restore_outlive_the_snapshot_it_was_made_from() {
-    let place = Place::new("outlive");
-    let pool = pool_of(&place, 128 * MIB);
-    // Large enough for a frame map with inner nodes on two levels.
-    let size = 4096 * MIB;
-    let far = [0u64, 700, 300 * 512, 301 * 512, 1500 * 512];
-    let mut vm = Vm::start(&pool, size, None);
-    far.iter().for_each(|frame| vm.write(*frame, frame + 1));
-    vm.snapshot("s0").unwrap();
-    drop(vm);
-    let mut vm = Vm::start(&pool, size, Some("s0"));
-    for (round, frame) in far.iter().enumerate().rev() {
-        assert_eq!(vm.read(*frame), frame + 1, "frame {frame} in round {round}");
-        vm.write(*frame, 1_000_000);
-        let name = format!("t{round}");
-        vm.snapshot(&name).unwrap();
-        for other in pool.snapshots().unwrap() {
-            if other.name != name {
-                pool.remove(&other.name).unwrap();
-            }
-        }
-        assert_clean(&pool);
-    }
+    untouched_chunks_outlive_their_snapshot::<RedirectEngine>(&Place::new("outlive"));
 }
 
 fn writes_wait_for_a_full_medium(name: &str, budget: fn() -> Budget) {

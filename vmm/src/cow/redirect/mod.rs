@@ -28,7 +28,3 @@ mod engine_test;
 mod huge_test;
 #[cfg(test)]
 mod mishap_test;
-#[cfg(test)]
-mod mount_test;
-#[cfg(test)]
-mod stress_test;

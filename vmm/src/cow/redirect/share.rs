@@ -205,13 +205,8 @@ impl RedirectEngine {
     }
 
     pub(super) fn map_and_populate(&self) -> Result<(), CowError> {
-        let mut indexes = Vec::new();
-        if let Origin::Snapshot { frames, .. } = &*self.origin() {
-            for present in frames.iter_present() {
-                indexes.push(present?.0);
-            }
-        }
-        for index in indexes {
+        let present = self.origin().present_chunks()?;
+        for index in present {
             self.know(index, &mut lock(self.chunk(index)))?;
         }
         for (index, chunk) in self.known_chunks() {

@@ -13,13 +13,13 @@ use std::{
 };
 
 use nvvmm_snapshot::{Error as PoolError, Holder, Pool};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::GuestAddress;
 
 use super::{
-    engine_test::{FRAME, MIB, Place, Vm, assert_clean, assert_hold_their_own, pool_of},
     mount_test::Mount,
+    test_guest::{FRAME, MIB, Place, Playable, Vm, assert_clean, assert_hold_their_own, ballast, pool_of},
+    *,
 };
-use crate::cow::*;
 
 const VM_FRAMES: u64 = 2048;
 const VM_BYTES: u64 = VM_FRAMES * FRAME;
@@ -58,15 +58,15 @@ fn address(frame: u64, which: u64) -> GuestAddress {
     GuestAddress(frame * FRAME + which * 2048 + 8 * (frame % 200))
 }
 
-struct Guest {
-    vm: Vm,
+struct Guest<E> {
+    vm: Vm<E>,
     model: Vec<AtomicU64>,
     /// Read: a guest write and its note in the model. Write: the VM stands still.
     still: RwLock<()>,
 }
 
-impl Guest {
-    fn new(vm: Vm, model: &Model) -> Self {
+impl<E: Playable> Guest<E> {
+    fn new(vm: Vm<E>, model: &Model) -> Self {
         Self {
             vm,
             model: model.iter().map(|value| AtomicU64::new(*value)).collect(),
@@ -76,13 +76,13 @@ impl Guest {
 
     fn write(&self, frame: u64, which: u64, value: u64) {
         let _moving = self.still.read().unwrap();
-        self.vm.memory.write_obj(value, address(frame, which)).unwrap();
+        self.vm.write_word(value, address(frame, which));
         self.model[word(frame, which)].store(value, Ordering::Relaxed);
     }
 
     fn check(&self, frame: u64) {
         for which in 0..WORDS {
-            let found: u64 = self.vm.memory.read_obj(address(frame, which)).unwrap();
+            let found = self.vm.read_word(address(frame, which));
             let expected = self.model[word(frame, which)].load(Ordering::Relaxed);
             assert_eq!(found, expected, "frame {frame}, word {which}");
         }
@@ -112,15 +112,18 @@ impl Guest {
             if only(frame) {
                 self.write(frame, random.below(WORDS), random.next());
             }
+            if random.below(50) == 0 {
+                self.vm.write_nothing(random.below(VM_FRAMES));
+            }
         }
     }
 }
 
-struct World {
+struct World<E> {
     pool: Arc<Pool>,
     /// At the beginning.
     free_blocks: u64,
-    guests: Vec<Guest>,
+    guests: Vec<Guest<E>>,
     snapshots: BTreeMap<String, Model>,
     ballast: Option<Holder>,
     random: Random,
@@ -128,7 +131,7 @@ struct World {
     log: Log,
 }
 
-impl World {
+impl<E: Playable> World<E> {
     fn pick(&mut self) -> Option<usize> {
         let guests = self.guests.len() as u64;
         (guests > 0).then(|| self.random.below(guests) as usize)
@@ -244,7 +247,7 @@ impl World {
     }
 
     /// The guest does something, on a thread of its own, as it may have to wait for space.
-    fn act(&mut self, guest: &Guest, deed: impl FnOnce(&Guest) + Send) {
+    fn act(&mut self, guest: &Guest<E>, deed: impl FnOnce(&Guest<E>) + Send) {
         std::thread::scope(|scope| {
             let actor = scope.spawn(|| deed(guest));
             let mut waits = 0;
@@ -263,7 +266,7 @@ impl World {
         });
     }
 
-    fn with(&mut self, deed: impl FnOnce(&mut Self, &mut Guest)) {
+    fn with(&mut self, deed: impl FnOnce(&mut Self, &mut Guest<E>)) {
         if let Some(at) = self.pick() {
             let mut guest = self.guests.swap_remove(at);
             deed(self, &mut guest);
@@ -306,14 +309,20 @@ impl World {
         let Some(taken) = self.pick_snapshot() else { return };
         self.log.push(format!("fail as {taken}"));
         self.with(|world, guest| {
-            let Ok(reservation) = guest.vm.holder.reserve(16) else {
-                return;
+            let Ok((reservation, room)) = guest.vm.prepare() else {
+                return guest.vm.engine.drop_copies();
             };
+            let Ok(set) = guest.vm.try_share(room) else {
+                return guest.vm.engine.drop_copies();
+            };
+            let keeps_copies = world.random.below(2) == 0;
             if world.random.below(4) == 0 {
-                let set = guest.vm.engine.stand_still().share().unwrap();
-                return guest.vm.engine.roll_back(set);
+                guest.vm.engine.roll_back(set);
+                if !keeps_copies {
+                    guest.vm.engine.drop_copies();
+                }
+                return;
             }
-            let set = guest.vm.share_and_arm();
             let mut random = Random(world.random.next());
             world.act(guest, |guest| {
                 for _ in 0..random.below(3) {
@@ -326,16 +335,16 @@ impl World {
             } else {
                 guest.vm.engine.roll_back(set);
             }
+            if !keeps_copies {
+                guest.vm.engine.drop_copies();
+            }
         });
     }
 
     fn fill_pool(&mut self) {
         if self.ballast.is_none() {
             self.log.push("ballast".into());
-            let ballast = self.pool.hold("ballast").unwrap();
-            while ballast.alloc_blocks(64).is_ok() {}
-            while ballast.alloc_blocks(1).is_ok() {}
-            self.ballast = Some(ballast);
+            self.ballast = Some(ballast(&self.pool));
         }
     }
 
@@ -345,7 +354,7 @@ impl World {
         let name = self.fresh_name();
         self.with(|world, guest| {
             let seeds = [(); 3].map(|()| world.random.next());
-            let reservation = guest.vm.holder.reserve(16).ok();
+            let mut prepared = None;
             let mut taken = None;
             std::thread::scope(|scope| {
                 let writers: Vec<_> = (0..3u64)
@@ -362,14 +371,16 @@ impl World {
                     .collect();
                 let mut waits = 0;
                 while !writers.iter().all(|writer| writer.is_finished()) || taken.is_none() {
+                    if prepared.is_none() {
+                        prepared = Some(guest.vm.prepare().ok());
+                    }
                     if taken.is_none()
                         && let Ok(_still) = guest.still.try_write()
                     {
-                        taken = Some(
-                            reservation
-                                .is_some()
-                                .then(|| (guest.vm.share_and_arm(), guest.model())),
-                        );
+                        taken = Some(prepared.take().flatten().and_then(|(reservation, room)| {
+                            let set = guest.vm.try_share(room).ok()?;
+                            Some((set, reservation, guest.model()))
+                        }));
                     }
                     std::thread::sleep(Duration::from_micros(200));
                     waits = if guest.vm.faults.is_starved() {
@@ -383,12 +394,12 @@ impl World {
                     }
                 }
             });
-            let (Some(Some((set, model))), Some(reservation)) = (taken, reservation) else {
-                return;
+            let Some(Some((set, reservation, model))) = taken else {
+                return guest.vm.engine.drop_copies();
             };
             match guest.vm.commit(&name, set, reservation) {
                 Ok(()) => _ = world.snapshots.insert(name, model),
-                Err(PoolError::PoolFull { .. }) => {}
+                Err(PoolError::PoolFull { .. }) => guest.vm.engine.drop_copies(),
                 Err(other) => panic!("{other}"),
             }
         });
@@ -404,16 +415,19 @@ impl World {
                 real <= counters.mappings && counters.mappings < 1 << 20,
                 "{real} mappings, {counters:?}"
             );
-            assert!(counters.frames_own <= counters.frames_mapped, "{counters:?}");
+            assert!(counters.frames_shared <= counters.frames_mapped, "{counters:?}");
+            guest.vm.engine.learn_writes(&guest.vm.log).unwrap();
+            let stale = guest.vm.engine.stale_frames(10).unwrap();
+            assert!(stale.is_empty(), "writes to frames {stale:?} were lost track of");
         }
         self.ballast = None;
-        let vms: Vec<&Vm> = guests.iter().map(|guest| &guest.vm).collect();
+        let vms: Vec<&Vm<E>> = guests.iter().map(|guest| &guest.vm).collect();
         assert_hold_their_own(&self.pool, &vms);
         drop(vms);
         drop(guests);
         assert_clean(&self.pool);
         for (name, model) in self.snapshots.clone() {
-            let vm = Vm::start(&self.pool, VM_BYTES, Some(&name));
+            let vm = Vm::<E>::start(&self.pool, VM_BYTES, Some(&name));
             Guest::new(vm, &model).check_all();
         }
         while self.remove() {}
@@ -426,7 +440,7 @@ impl World {
     }
 }
 
-fn live(directory: &Path, name: &str, steps: u64) {
+fn live<E: Playable>(directory: &Path, name: &str, steps: u64) {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
     let number = |variable: &str, default: u64| {
         std::env::var(variable).map_or(default, |text| text.parse().expect("a number"))
@@ -436,7 +450,7 @@ fn live(directory: &Path, name: &str, steps: u64) {
     println!("NVVMM_TEST_SEED={seed}");
     let place = Place::on(directory, name);
     let pool = pool_of(&place, POOL_BYTES);
-    let mut world = World {
+    let mut world = World::<E> {
         free_blocks: pool.status().unwrap().free_blocks,
         pool,
         guests: Vec::new(),
@@ -458,21 +472,31 @@ fn live(directory: &Path, name: &str, steps: u64) {
 
 #[test]
 fn any_sequence_of_operations_keeps_every_vm_and_every_snapshot_exact() {
-    live(Path::new("/dev/shm"), "stress", STEPS);
+    live::<RedirectEngine>(Path::new("/dev/shm"), "stress", STEPS);
 }
 
 #[test]
 fn the_same_on_huge_pages() {
     if let Some(mount) = Mount::tmpfs("stress-huge", "huge=always,size=512m") {
-        live(mount.path(), "stress-huge", STEPS / 2);
+        live::<RedirectEngine>(mount.path(), "stress-huge", STEPS / 2);
     }
 }
 
 #[test]
 fn the_same_where_a_chunk_is_one_page() {
     if let Some(mount) = Mount::hugetlbfs("stress-chunks", POOL_BYTES / MIB) {
-        live(mount.path(), "stress-chunks", STEPS / 2);
+        live::<RedirectEngine>(mount.path(), "stress-chunks", STEPS / 2);
     }
+}
+
+#[test]
+fn the_same_with_private_memory() {
+    live::<PrivateEngine>(Path::new("/dev/shm"), "stress-private", STEPS);
+}
+
+#[test]
+fn the_same_with_private_memory_over_a_file_on_disk() {
+    live::<PrivateEngine>(Path::new("/var/tmp"), "stress-disk", STEPS / 2);
 }
 
 /// What happened; shown when the test fails.

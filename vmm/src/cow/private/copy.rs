@@ -1,0 +1,243 @@
+//! What was written goes to fresh blocks: in rounds while the guest goes on, the rest while it stands still.
+
+use std::collections::BTreeMap;
+
+use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, FrameSet, Medium, Reservation};
+
+use super::{
+    PrivateEngine,
+    chunk::{Chunk, KnownChunk},
+};
+use crate::{
+    cow::{
+        CHUNK_SIZE_BYTES, CopiedAhead, CowError, FRAME_SIZE_BYTES,
+        engine::{Counters, is_full, lock, os},
+        frames::{BlockRun, block_runs, runs},
+    },
+    memory::WriteLog,
+};
+
+/// Rounds of copying ahead at most: a guest that writes faster than it is copied is not chased for ever.
+const ROUNDS_MAX: u32 = 8;
+/// So few frames are left to the pause (a quarter of a megabyte) without another round.
+const FRAMES_FEW: u64 = 64;
+/// Blocks for the pause beyond what the last round needed: a share of those, and a few.
+const ROOM_SLACK_DIVISOR: u32 = 4;
+const ROOM_BLOCKS_MIN: u32 = 64;
+
+/// What one round did.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Copied {
+    pub frames: u64,
+    /// Frames that needed a fresh block.
+    pub blocks: u32,
+}
+
+impl PrivateEngine {
+    pub(super) fn copy_in_rounds(&self, log: &dyn WriteLog) -> Result<CopiedAhead, CowError> {
+        let mut ahead = CopiedAhead::default();
+        let mut before = u64::MAX;
+        while ahead.rounds < ROUNDS_MAX {
+            self.take_bits(log)?;
+            let copied = self.copy_dirty(None)?;
+            ahead.frames += copied.frames;
+            ahead.rounds += 1;
+            ahead.room_blocks = copied.blocks + copied.blocks / ROOM_SLACK_DIVISOR + ROOM_BLOCKS_MIN;
+            // Another round must promise to leave much less than this one found.
+            if copied.frames <= FRAMES_FEW || copied.frames > before / 4 * 3 {
+                break;
+            }
+            before = copied.frames;
+        }
+        Ok(ahead)
+    }
+
+    /// Moves what the logs have noted into the chunks' dirty sets.
+    pub(super) fn take_bits(&self, log: &dyn WriteLog) -> Result<(), CowError> {
+        for slot in 0..self.slots() {
+            let words = log.take_slot(slot).map_err(os("read KVM's dirty log"))?;
+            self.chunks_of(slot, &words)
+                .for_each(|(index, frames)| self.note(index, &frames));
+        }
+        self.written
+            .take()
+            .for_each(|(index, frames)| self.note(index, &frames));
+        Ok(())
+    }
+
+    /// What [`PrivateEngine::take_bits`] would take.
+    pub(super) fn peek_bits(&self, log: &dyn WriteLog) -> Result<BTreeMap<u32, FrameSet>, CowError> {
+        let mut bits: BTreeMap<u32, FrameSet> = self.written.peek().collect();
+        for slot in 0..self.slots() {
+            let words = log.peek_slot(slot).map_err(os("read KVM's dirty log"))?;
+            for (index, frames) in self.chunks_of(slot, &words) {
+                let known = bits.entry(index).or_default();
+                *known = known.union(&frames);
+            }
+        }
+        Ok(bits)
+    }
+
+    fn slots(&self) -> usize {
+        self.ram.slots().len()
+    }
+
+    /// The chunks with bits in a slot's log.
+    fn chunks_of<'a>(&self, slot: usize, words: &'a [u64]) -> impl Iterator<Item = (u32, FrameSet)> + 'a {
+        let slots = self.ram.slots();
+        let first = ((slots[slot].hva - slots[0].hva) / CHUNK_SIZE_BYTES as u64) as u32;
+        let chunks = (first..).zip(words.as_chunks().0);
+        chunks
+            .map(|(index, words)| (index, FrameSet::from_words(*words)))
+            .filter(|(_, frames)| !frames.is_empty())
+    }
+
+    fn note(&self, index: u32, frames: &FrameSet) {
+        let mut chunk = lock(self.table.get(index));
+        chunk.dirty = chunk.dirty.union(frames);
+        self.list(index, &mut chunk);
+    }
+
+    /// Copies every dirty frame to a block of its own, those of `room` first. What a failure leaves is still dirty.
+    pub(super) fn copy_dirty(&self, mut room: Option<&mut Reservation>) -> Result<Copied, CowError> {
+        let mut indexes = lock(&self.listed).clone();
+        indexes.sort_unstable();
+        let mut total = Copied::default();
+        for index in indexes {
+            let mut chunk = lock(self.table.get(index));
+            if !chunk.dirty.is_empty() {
+                let copied = self.copy_chunk(index, &mut chunk, room.as_deref_mut())?;
+                total.frames += copied.frames;
+                total.blocks += copied.blocks;
+            }
+        }
+        Ok(total)
+    }
+
+    fn copy_chunk(
+        &self,
+        index: u32,
+        chunk: &mut Chunk,
+        room: Option<&mut Reservation>,
+    ) -> Result<Copied, CowError> {
+        let dirty = chunk.dirty;
+        let known = self.know(index, chunk)?;
+        if !known.mapped {
+            // Said to be written and not written: a device's read from its disk may fail. Reading it here must not be held,
+            // as the chunk's lock is.
+            self.map_chunk(index, known)?;
+        }
+        let fresh = dirty.minus(&known.mine());
+        self.end_view(index, &fresh)?;
+        let blocks = self.fresh_blocks(&fresh, room)?;
+        Counters::add(&self.counters.frames_mapped, known.add_copies(&fresh, &blocks));
+        for run in block_runs(&known.map, &dirty) {
+            self.copy_run(index, &run)?;
+        }
+        // Whatever is written meanwhile is in the logs, and not in this set.
+        chunk.dirty = FrameSet::EMPTY;
+        Counters::add(&self.counters.frames_copied, dirty.count());
+        Ok(Copied {
+            frames: u64::from(dirty.count()),
+            blocks: fresh.count(),
+        })
+    }
+
+    /// The guest does not see the snapshot's blocks behind `frames` any more: the next snapshot will not have them, and they
+    /// may be freed. It has left them with its write, but for frames that were only said to be written.
+    fn end_view(&self, index: u32, frames: &FrameSet) -> Result<(), CowError> {
+        if !self.held {
+            return Ok(());
+        }
+        for run in runs(frames) {
+            self.reservation()
+                .populate_write(self.ram_offset(index, run.start), run.len() * FRAME_SIZE_BYTES)
+                .map_err(os("take frames out of a snapshot's view"))?;
+        }
+        Ok(())
+    }
+
+    /// Blocks for `frames`: a chunk of the pool for a whole one, else lowest first, so that neighbours stay neighbours.
+    fn fresh_blocks(
+        &self,
+        frames: &FrameSet,
+        room: Option<&mut Reservation>,
+    ) -> Result<Vec<BlockNo>, CowError> {
+        let mut blocks = room.map_or_else(Vec::new, |room| room.take(frames.count()));
+        if blocks.is_empty() && frames.is_full() {
+            match self.holder.alloc_chunk() {
+                Ok(chunk) => return Ok(chunk.blocks().collect()),
+                Err(error) if is_full(&error) => {}
+                Err(other) => return Err(other.into()),
+            }
+        }
+        let missing = frames.count() - blocks.len() as u32;
+        match self.holder.alloc_blocks(missing) {
+            Ok(more) => blocks.extend(more),
+            Err(error) => {
+                self.holder.free_blocks(&blocks);
+                return Err(error.into());
+            }
+        }
+        blocks.sort_unstable();
+        Ok(blocks)
+    }
+
+    fn copy_run(&self, index: u32, run: &BlockRun) -> Result<(), CowError> {
+        let (offset, size_bytes) = (
+            self.ram_offset(index, run.frames.start),
+            run.frames.len() * FRAME_SIZE_BYTES,
+        );
+        if self.pool.medium() != Medium::Devdax {
+            let copied =
+                self.reservation()
+                    .copy_to_file(offset, size_bytes, self.pool.fd(), run.block.byte_offset());
+            return copied.map_err(os("copy frames"));
+        }
+        // A DAX device cannot be written to by write(2).
+        let mut bytes = [0; BLOCK_SIZE_BYTES as usize];
+        for (at, number) in (0..run.frames.len()).zip(run.block.get()..) {
+            self.reservation()
+                .read(offset + at * FRAME_SIZE_BYTES, &mut bytes)
+                .map_err(os("copy frames"))?;
+            self.holder.write_block(BlockNo::new(number), &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Frames that are not dirty and hold something else than their block.
+    pub(super) fn compare_clean_frames(&self, limit: usize) -> Result<Vec<u64>, CowError> {
+        let mut stale = Vec::new();
+        let mut bytes = vec![0; CHUNK_SIZE_BYTES];
+        for index in 0..self.chunks() {
+            let chunk = lock(self.table.get(index));
+            let mapped = chunk.known.as_ref().map_or(!self.held, |known| known.mapped);
+            if !mapped {
+                continue;
+            }
+            self.reservation()
+                .read(self.ram_offset(index, 0), &mut bytes)
+                .map_err(os("read memory"))?;
+            let frames = bytes.as_chunks::<{ BLOCK_SIZE_BYTES as usize }>().0;
+            for frame in chunk.dirty.iter_absent() {
+                let expected = self.content_of(chunk.known.as_deref(), frame)?;
+                if frames[frame as usize] != expected && stale.len() < limit {
+                    stale.push(u64::from(index) * u64::from(crate::cow::CHUNK_FRAMES) + u64::from(frame));
+                }
+            }
+        }
+        Ok(stale)
+    }
+
+    fn content_of(
+        &self,
+        known: Option<&KnownChunk>,
+        frame: u32,
+    ) -> Result<[u8; BLOCK_SIZE_BYTES as usize], CowError> {
+        let mut bytes = [0; BLOCK_SIZE_BYTES as usize];
+        if let Some(block) = known.and_then(|known| known.map.block(frame)) {
+            self.pool.read_block(block, &mut bytes)?;
+        }
+        Ok(bytes)
+    }
+}
