@@ -92,6 +92,7 @@ impl VmControl for CountingVm {
             frames_mapped: 0,
             frames_new: 0,
             frames_copied: 0,
+            frames_copied_paused: 0,
             state_bytes: 0,
             metadata_blocks: 0,
             durability: Durability::Process,
