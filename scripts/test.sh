@@ -23,7 +23,7 @@ source "$here/lib/programs.sh"
 source "$here/lib/tally.sh"
 
 all_tiers=(anywhere kvm linux)
-kvm_media=(tmpfs tmpfs-huge hugetlbfs file)
+kvm_media=(tmpfs tmpfs-huge hugetlbfs)
 tiers=() media=() required=() test_arguments=()
 summary=() total_passed=0 total_failed=0 total_skipped=0
 programs=unbuilt
