@@ -22,6 +22,7 @@ mod pool;
 mod recovery;
 mod refs;
 mod region;
+mod scrub;
 mod store;
 mod tree;
 
@@ -39,3 +40,4 @@ pub use pool::{
     CheckReport, CreateOptions, GrowOptions, Grown, HolderStatus, Pool, PoolStatus, SnapshotEntry,
 };
 pub use region::{CowEngine, Durability, DurabilityLimit, Medium};
+pub use scrub::{DamagedFrame, ScrubProgress, ScrubReport};

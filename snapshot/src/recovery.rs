@@ -82,6 +82,9 @@ fn rebuild_chunk(store: &BlockStore, chunk: ChunkNo, derived: &BlockNumbers) -> 
     for block in chunk.blocks() {
         let count = u32::try_from(derived.get(block)).unwrap_or(0);
         used += u32::from(count > 0);
+        if count == 0 {
+            store.clear_digest(block)?;
+        }
         if store.refcount(block)? == count {
             continue;
         }

@@ -96,6 +96,9 @@ impl RefChanges {
                 let before = store.refcount(block)?;
                 let after = before.saturating_add_signed(*change);
                 used += i64::from(after > 0) - i64::from(before > 0);
+                if after == 0 {
+                    store.clear_digest(block)?;
+                }
                 store.set_refcount(block, after)?;
             }
             let used = used.clamp(0, i64::from(CHUNK_BLOCKS)) as u32;

@@ -9,6 +9,7 @@ use crate::layout::holder_slot::{
 };
 use crate::layout::inode::{self, Inode, InodeV1};
 use crate::layout::node::{Expected, Node, NodeV1, open_node};
+use crate::layout::segment::BLOCK_WORD_BYTES;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo};
 use crate::region::Region;
 
@@ -26,6 +27,47 @@ impl BlockStore {
 
     pub(crate) fn set_refcount(&self, block: BlockNo, count: u32) -> Result<()> {
         self.region.store_u32(self.layout.refcount_offset(block)?, count)
+    }
+
+    /// The digest of the block's content; 0 when there is none.
+    pub(crate) fn digest(&self, block: BlockNo) -> Result<u32> {
+        self.region.load_u32(self.layout.digest_offset(block)?)
+    }
+
+    pub(crate) fn set_digest(&self, block: BlockNo, digest: u32) -> Result<()> {
+        self.region.store_u32(self.layout.digest_offset(block)?, digest)
+    }
+
+    /// Ends that the block has a digest.
+    pub(crate) fn clear_digest(&self, block: BlockNo) -> Result<()> {
+        if self.digest(block)? != 0 {
+            self.set_digest(block, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Clears digests and starts making that durable, also where they are clear: that may have been lost on the way to
+    /// the medium. Afterwards a commit may refer to the blocks.
+    pub(crate) fn clear_digests_durably(&self, blocks: &[BlockNo]) -> Result<()> {
+        let in_one_chunk = |left: &BlockNo, right: &BlockNo| left.chunk() == right.chunk();
+        for blocks in blocks.chunk_by(in_one_chunk) {
+            let (mut first, mut last) = (blocks[0], blocks[0]);
+            for block in blocks {
+                self.clear_digest(*block)?;
+                (first, last) = (first.min(*block), last.max(*block));
+            }
+            let start = self.layout.digest_offset(first)?;
+            self.region
+                .flush(start, self.layout.digest_offset(last)? + BLOCK_WORD_BYTES - start)?;
+        }
+        Ok(())
+    }
+
+    /// Starts making the digests of a chunk's blocks durable.
+    pub(crate) fn flush_digests(&self, chunk: ChunkNo) -> Result<()> {
+        let start = self.layout.digest_offset(chunk.first_block())?;
+        self.region
+            .flush(start, u64::from(CHUNK_BLOCKS) * BLOCK_WORD_BYTES)
     }
 
     /// The slot of the holder that has leased the chunk.

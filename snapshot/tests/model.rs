@@ -7,6 +7,7 @@
 mod place;
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
@@ -80,6 +81,9 @@ enum Step {
         process: usize,
         chunks: u64,
     },
+    Scrub {
+        process: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -99,6 +103,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (process.clone(), name).prop_map(|(process, name)| Step::Remove { process, name }),
         2 => vm.prop_map(|vm| Step::Stop { vm }),
         1 => process.clone().prop_map(|process| Step::Reopen { process }),
+        2 => process.clone().prop_map(|process| Step::Scrub { process }),
         1 => (process, 0..6u64).prop_map(|(process, chunks)| Step::Grow { process, chunks }),
     ]
 }
@@ -340,6 +345,7 @@ impl World {
                 }
             }
             Step::Grow { process, chunks } => self.grow(process, chunks),
+            Step::Scrub { process } => self.scrub(process),
         }
     }
 
@@ -476,6 +482,17 @@ impl World {
             assert_eq!(after.size_bytes, size_bytes);
             assert_eq!(after.free_blocks, before.free_blocks + (chunks - 1) * 512);
         }
+    }
+
+    /// Blocks that had a digest were verified, others have one now: a second scrub verifies them all.
+    fn scrub(&self, process: usize) {
+        let pool = &self.pools[process];
+        let first = pool.scrub(&mut |_| ControlFlow::Continue(())).unwrap();
+        let second = pool.scrub(&mut |_| ControlFlow::Continue(())).unwrap();
+        assert!(first.is_clean() && second.is_clean(), "{first:?} {second:?}");
+        assert_eq!(second.blocks_verified, first.blocks_verified + first.digests_made);
+        assert_eq!((second.digests_made, second.interrupted), (0, false));
+        assert!(second.blocks_verified <= pool.status().unwrap().snapshot_blocks);
     }
 
     fn verify(&self) {

@@ -160,6 +160,7 @@ impl<'l, 'p> Commit<'l, 'p> {
     }
 
     fn put(&mut self, block: BlockNo, bytes: &[u8]) -> Result<()> {
+        self.lock.store().clear_digests_durably(&[block])?;
         self.lock.store().write_block(block, bytes)?;
         self.lock
             .store()

@@ -153,6 +153,7 @@ impl Holder {
     fn flush_blocks(&self, blocks: &[BlockNo]) -> Result<()> {
         // Before the catalog lock: on a file this may write much.
         let region = &self.pool.store.region;
+        self.pool.store.clear_digests_durably(blocks)?;
         for block in blocks {
             region.flush_foreign(block.byte_offset(), BLOCK_SIZE_BYTES)?;
         }

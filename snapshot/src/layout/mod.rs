@@ -171,7 +171,6 @@ impl Layout {
     }
 
     /// Where the digest of a block is.
-    #[cfg(test)]
     pub(crate) fn digest_offset(&self, block: BlockNo) -> Result<u64> {
         Ok(self.refcount_offset(block)? + segment::DIGESTS_OFFSET)
     }

@@ -100,7 +100,8 @@ impl Visitor for Check<'_> {
 
 impl Pool {
     /// Checks every invariant: superblocks, each node and inode, each reference count against the catalog, each lease
-    /// and pin against the living holders, and that free blocks read as zero.
+    /// and pin against the living holders, and that free blocks read as zero and have no digest. What snapshots' blocks
+    /// hold is for [`Pool::scrub`] to verify.
     ///
     /// # Errors
     /// Only what keeps it from checking; what is wrong with the pool is in the report.
@@ -324,6 +325,9 @@ impl Check<'_> {
             let (said, derived) = (self.store.refcount(block)?, self.refs.get(block));
             self.report.blocks_checked += 1;
             used += u32::from(derived > 0);
+            if derived == 0 && self.store.digest(block)? != 0 {
+                self.find(format!("{block} is in no snapshot, but has a digest"));
+            }
             if i64::from(said) != i64::from(derived) {
                 self.find(format!(
                     "{block}: its reference count is {said}, {derived} references exist"

@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
 use super::mapping::{DurableBy, Mapping};
 use super::write_back::{OfThisHost, SyncQueue, WriteBack};
 use super::{Medium, Region, holes};
@@ -189,6 +191,26 @@ impl Region for MappedRegion {
         // SAFETY: `at` checked the source range; `into` is a Rust slice outside of the mapping.
         unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
         Ok(())
+    }
+
+    fn read_medium(&self, offset: u64, into: &mut [u8]) -> Result<()> {
+        if self.medium == Medium::Devdax {
+            return self.read(offset, into);
+        }
+        self.at(offset, into.len())?;
+        if self.medium == Medium::File {
+            let len = holes::signed(into.len() as u64)?;
+            // Only advice: pages that are dirty or mapped stay.
+            let _ = posix_fadvise(
+                &self.file,
+                holes::signed(offset)?,
+                len,
+                PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+            );
+        }
+        self.file
+            .read_exact_at(into, offset)
+            .map_err(Error::io("reading from the pool's medium"))
     }
 
     fn write(&self, offset: u64, from: &[u8]) -> Result<()> {

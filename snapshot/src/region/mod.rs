@@ -41,6 +41,12 @@ pub(crate) trait Region: Send + Sync {
     /// Copies bytes out.
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<()>;
 
+    /// Copies bytes out as the medium has them, past caches as far as the system lets us, without filling holes. An
+    /// error of the medium is an [`crate::Error::Io`] where the medium can tell one.
+    fn read_medium(&self, offset: u64, into: &mut [u8]) -> Result<()> {
+        self.read(offset, into)
+    }
+
     /// Copies bytes in. They are durable only after `flush` of their range and then `fence`.
     fn write(&self, offset: u64, from: &[u8]) -> Result<()>;
 
