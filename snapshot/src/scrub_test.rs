@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::layout::Layout;
 use crate::region::Medium;
-use crate::region::sim::{SimControl, SimRegion, SparseBytes, Survivors, region_with};
+use crate::region::sim::{Fate, Fuse, Image, SimControl, SimRegion, Survivors, Unit, region_with};
 use crate::{CreateOptions, Holder, LeafBlocks, NewSnapshot};
 
 const MEMORY: u64 = 600 * (2 << 20);
@@ -185,9 +185,18 @@ fn open(region: SimRegion, locks: &tempfile::NamedTempFile) -> Arc<Pool> {
     Pool::open_on(Box::new(region), file, Path::new("simulated"), Medium::File).unwrap()
 }
 
+struct Digested {
+    vm: Holder,
+    pool: Arc<Pool>,
+    fuse: Fuse,
+    control: SimControl,
+    locks: tempfile::NamedTempFile,
+}
+
 /// A pool in which all blocks of a snapshot have a digest.
-fn digested() -> (tempfile::NamedTempFile, SimControl, Arc<Pool>, Holder) {
-    let (region, control) = region_with(SIM_SIZE, SparseBytes::default());
+fn digested() -> Digested {
+    let control = region_with(Image::zeros(SIM_SIZE));
+    let (region, fuse) = control.handle();
     crate::pool::format(&region, &Layout::for_size(SIM_SIZE).unwrap(), [7; 16], false).unwrap();
     let locks = tempfile::NamedTempFile::new().unwrap();
     let pool = open(region, &locks);
@@ -196,7 +205,13 @@ fn digested() -> (tempfile::NamedTempFile, SimControl, Arc<Pool>, Holder) {
     let first = take_in(&vm, "first", &frames, None, blocks_at(&vm, DATA_CHUNK));
     vm.unpin(first).unwrap();
     assert_eq!(scrub(&pool).digests_made, 40);
-    (locks, control, pool, vm)
+    Digested {
+        vm,
+        pool,
+        fuse,
+        control,
+        locks,
+    }
 }
 
 /// The blocks of one snapshot become those of another, and get new digests.
@@ -225,14 +240,15 @@ fn assert_no_stale_digest(pool: &Arc<Pool>, what: &str) {
 
 #[test]
 fn no_digest_is_stale_wherever_the_power_fails() {
-    let (_locks, control, pool, vm) = digested();
-    control.record();
-    reuse(&pool, &vm);
-    let points = control.recorded();
+    let scene = digested();
+    scene.control.record();
+    reuse(&scene.pool, &scene.vm);
+    let points = scene.control.recorded();
     for (at, point) in points.iter().enumerate() {
-        for survivors in [Survivors::None, Survivors::All, Survivors::Random(at as u64 + 1)] {
+        let scattered = Survivors::of_all(Fate::Scattered(Unit::Line, at as u64 + 1));
+        for survivors in [Survivors::NONE, Survivors::ALL, scattered] {
             let locks = tempfile::NamedTempFile::new().unwrap();
-            let pool = open(region_with(SIM_SIZE, point.image(survivors)).0, &locks);
+            let pool = open(region_with(point.image(survivors)).handle().0, &locks);
             assert_no_stale_digest(&pool, &format!("point {at} of {}, {survivors:?}", points.len()));
         }
     }
@@ -241,12 +257,18 @@ fn no_digest_is_stale_wherever_the_power_fails() {
 #[test]
 fn no_digest_is_stale_wherever_a_process_is_killed() {
     for store in (1..).step_by(7) {
-        let (locks, control, pool, vm) = digested();
-        let survivor = open(control.another(), &locks);
-        control.kill_at(store);
+        let Digested {
+            vm,
+            pool,
+            fuse,
+            control,
+            locks,
+        } = digested();
+        let survivor = open(control.handle().0, &locks);
+        fuse.kill_at(store);
         let run = catch_unwind(AssertUnwindSafe(|| reuse(&pool, &vm)));
-        if !control.is_killed() {
-            control.spare();
+        if !fuse.is_killed() {
+            fuse.spare();
             run.unwrap();
             assert!(store > 100, "only {store} stores");
             break;

@@ -14,5 +14,6 @@ mod grow;
 mod host_lacks;
 mod instant;
 mod kill;
+mod scrub;
 mod sharing;
 mod tree;

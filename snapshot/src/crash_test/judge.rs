@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::model::{Snapshots, difference, read_snapshots};
+use super::steps::scrub;
 use crate::layout::SUPERBLOCK_BLOCKS;
 use crate::layout::runtime::BOOT_ID_OFFSET;
 use crate::region::Medium;
@@ -242,6 +243,8 @@ impl Judge {
             };
             assert_in_order(&pool)?;
             let found = read_snapshots(&pool)?;
+            // Digests of blocks that hold something else by now would be found here.
+            scrub(&pool)?;
             if allowed.snapshots.iter().any(|snapshots| **snapshots == found) {
                 return Ok(Some(found));
             }

@@ -1,5 +1,6 @@
 //! The operations of a history.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::model::{Saved, Snapshots};
@@ -57,6 +58,9 @@ pub(super) enum Step {
         process: usize,
         chunks: u64,
     },
+    Scrub {
+        process: usize,
+    },
     Stop {
         vm: usize,
     },
@@ -108,7 +112,7 @@ pub(super) fn next_step(random: &mut Random, world: &World) -> Step {
         };
     }
     let vm = random.pick(&vms);
-    match random.below(33) {
+    match random.below(35) {
         0..=9 => write_step(random, world, vm),
         10 => Step::Free {
             vm,
@@ -133,6 +137,7 @@ pub(super) fn next_step(random: &mut Random, world: &World) -> Step {
             chunks: 2 + random.below(3),
         },
         31 => Step::Close { process },
+        32 | 33 => Step::Scrub { process },
         _ => Step::Kill { process },
     }
 }
@@ -223,7 +228,8 @@ impl World {
             Step::Boot { process, .. }
             | Step::Restore { process, .. }
             | Step::Remove { process, .. }
-            | Step::Grow { process, .. } => Some(*process),
+            | Step::Grow { process, .. }
+            | Step::Scrub { process } => Some(*process),
             Step::Write { vm, .. }
             | Step::Free { vm, .. }
             | Step::Snapshot { vm, .. }
@@ -267,6 +273,10 @@ impl World {
                 Some(process) => or_refused(grow(&process.pool, *chunks)),
                 None => Ok(Outcome::Refused),
             },
+            Step::Scrub { process } => match &self.processes[*process] {
+                Some(process) => scrub(&process.pool).map(|()| Outcome::Done),
+                None => Ok(Outcome::Refused),
+            },
             Step::Stop { vm } => {
                 self.vms[*vm] = None;
                 Ok(Outcome::Done)
@@ -308,6 +318,17 @@ impl World {
         }
         self.vms[free] = Some(vm);
         Ok(())
+    }
+}
+
+/// Makes digests and compares those that there are: nothing may be found.
+pub(super) fn scrub(pool: &Arc<Pool>) -> Result<(), String> {
+    let report = pool.scrub(&mut |_| ControlFlow::Continue(()));
+    let report = report.map_err(|error| error.to_string())?;
+    if report.is_clean() {
+        Ok(())
+    } else {
+        Err(format!("scrub: {report:?}"))
     }
 }
 

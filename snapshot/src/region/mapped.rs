@@ -57,8 +57,8 @@ impl MappedRegion {
         if !offset.is_multiple_of(4) {
             return Err(Error::damaged(format!("a word at the odd offset {offset}")));
         }
-        // SAFETY: in bounds (`at`), aligned (mappings begin at whole pages of the file, the offset is a multiple of 4), valid as long as
-        // `self`, and words are accessed atomically wherever threads or processes may meet.
+        // SAFETY: in bounds (`at`), aligned (mappings begin at whole pages of the file, the offset is a multiple of 4),
+        // valid as long as `self`, and words are accessed atomically wherever threads or processes may meet.
         Ok(unsafe { AtomicU32::from_ptr(place.cast::<u32>()) })
     }
 

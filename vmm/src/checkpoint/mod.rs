@@ -1,10 +1,12 @@
 //! Taking a snapshot of a running machine, and what a snapshot holds besides memory.
 
 pub mod blob;
+mod digests;
 mod pending;
 pub mod phases;
 pub mod report;
 mod take;
 
+pub use digests::DigestThread;
 pub use pending::Pending;
 pub use take::{TakeError, Taken, Taking, take};

@@ -36,6 +36,9 @@ pub struct SnapshotReport {
     pub state_bytes: u64,
     /// Blocks written for metadata (maps, inode, state).
     pub metadata_blocks: u64,
+    /// Digests that were made before the answer, when that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digests_made: Option<u64>,
     /// What the snapshot survives: as much as the pool can.
     pub durability: Durability,
 }

@@ -158,6 +158,7 @@ fn attempt(taking: &Taking<'_>) -> Result<Taken, TakeError> {
         frames_copied_paused: frames_copied,
         state_bytes,
         metadata_blocks: u64::from(metadata_blocks),
+        digests_made: None,
         durability: taking.holder.pool().durability().strongest,
         phases: phases.into_times(),
     };

@@ -11,6 +11,7 @@ mod launch;
 mod output;
 mod pool_commands;
 mod pool_path;
+mod scrub_command;
 mod snapshot_commands;
 mod snapshot_tree;
 mod terminal;
@@ -69,6 +70,7 @@ fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
         }) => pool_commands::grow(path, size, overcommit, json.json)?,
         Command::Pool(PoolCommand::Delete { path }) => pool_commands::delete(&path)?,
         Command::Pool(PoolCommand::Status { path, json }) => pool_commands::status(path, json.json)?,
+        Command::Pool(PoolCommand::Scrub { path, json }) => return scrub_command::scrub(path, json.json),
         Command::Pool(PoolCommand::Check { path, json }) => return pool_commands::check(path, json.json),
     }
     Ok(ExitCode::SUCCESS)

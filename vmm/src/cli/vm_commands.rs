@@ -247,6 +247,7 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), ControlError> {
         name,
         stop,
         durability,
+        verify,
         json,
     } = arguments;
     let dir = RuntimeDir::of_user()?;
@@ -254,6 +255,7 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), ControlError> {
         name,
         stop,
         durability,
+        verify,
     })?;
     if stop {
         wait_until_gone(&dir, &vm)?;
@@ -289,6 +291,9 @@ fn snapshot_text(vm: &str, report: &SnapshotReport) -> String {
         output::frames_size(report.metadata_blocks)
     ));
     text.push_str(&format!("  durability {}\n", report.durability));
+    if let Some(made) = report.digests_made {
+        text.push_str(&format!("  digests made of {}\n", output::frames_size(made)));
+    }
     text.push_str(&output::phases(&report.phases));
     text
 }

@@ -74,6 +74,7 @@ fn a_snapshot_report_says_what_counts() {
         frames_copied_paused: 0,
         state_bytes: 40 << 10,
         metadata_blocks: 3,
+        digests_made: None,
         durability: nvvmm_snapshot::Durability::Process,
     };
     assert_eq!(

@@ -1,7 +1,7 @@
 //! The control protocol: one JSON document per line, a request and then its response, any number of times.
 //!
 //! ```text
-//! > {"version":1,"op":"snapshot","name":"base","stop":false}
+//! > {"version":1,"op":"snapshot","name":"base","stop":false,"verify":false}
 //! < {"version":1,"answer":"snapshot","report":{...}}
 //! > {"version":1,"op":"pause"}
 //! < {"version":1,"answer":"error","error":{"kind":"refused","message":"...","remedy":"..."}}
@@ -37,6 +37,9 @@ pub struct SnapshotRequest {
     /// What the snapshot must survive once it is there; absent: as much as the pool can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
+    /// Make digests of the new blocks before the answer.
+    #[serde(default)]
+    pub verify: bool,
 }
 
 /// A request to a VM.

@@ -8,11 +8,12 @@ fn requests_have_the_documented_form() {
         name: "base".into(),
         stop: false,
         durability: None,
+        verify: false,
     })))
     .unwrap();
     assert_eq!(
         line,
-        r#"{"version":1,"op":"snapshot","name":"base","stop":false}"#
+        r#"{"version":1,"op":"snapshot","name":"base","stop":false,"verify":false}"#
     );
     assert_eq!(
         serde_json::to_string(&Versioned::current(Request::Pause)).unwrap(),
@@ -39,6 +40,7 @@ fn requests_are_decoded() {
             name: "a".into(),
             stop: true,
             durability: Some(nvvmm_snapshot::Durability::Host),
+            verify: false,
         })
     );
     let request = decode_request(br#"{"version":1,"op":"snapshot","name":"a"}"#).unwrap();
@@ -48,6 +50,7 @@ fn requests_are_decoded() {
             name: "a".into(),
             stop: false,
             durability: None,
+            verify: false,
         })
     );
     assert_eq!(
@@ -118,7 +121,7 @@ proptest! {
 
     #[test]
     fn damaged_requests_are_answered(at in 0_usize..56, byte in any::<u8>()) {
-        let mut line = br#"{"version":1,"op":"snapshot","name":"base","stop":false}"#.to_vec();
+        let mut line = br#"{"version":1,"op":"snapshot","name":"base","stop":false,"verify":false}"#.to_vec();
         line[at] = byte;
         let _ = decode_request(&line);
     }

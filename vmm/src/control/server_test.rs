@@ -93,6 +93,7 @@ impl VmControl for FakeVm {
             frames_copied_paused: 0,
             state_bytes: 7,
             metadata_blocks: 6,
+            digests_made: None,
             durability: Durability::Process,
         })
     }
@@ -158,6 +159,7 @@ fn every_request_goes_round() {
             name: "two".into(),
             stop: false,
             durability: None,
+            verify: false,
         })
         .unwrap();
     assert_eq!(
@@ -290,6 +292,7 @@ fn a_long_snapshot_keeps_nobody_else_waiting() {
             name: "slow".into(),
             stop: false,
             durability: None,
+            verify: false,
         })
     });
     served.snapshots.begun.recv_timeout(HUNG).unwrap();
@@ -333,6 +336,7 @@ fn the_end_of_the_server_lets_an_answer_out_and_no_new_client_in() {
             name: "last".into(),
             stop: true,
             durability: None,
+            verify: false,
         })
     });
     served.snapshots.begun.recv_timeout(HUNG).unwrap();
@@ -368,6 +372,7 @@ fn a_request_that_never_ends_does_not_keep_the_server() {
             name: "stuck".into(),
             stop: false,
             durability: None,
+            verify: false,
         })
     });
     served.snapshots.begun.recv_timeout(HUNG).unwrap();

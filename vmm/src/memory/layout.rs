@@ -18,6 +18,15 @@ pub struct RamRange {
     pub ram_offset: u64,
 }
 
+/// The guest physical address of a byte of RAM.
+pub fn gpa_of(ram_offset: u64) -> u64 {
+    if ram_offset < LOW_RAM_END {
+        ram_offset
+    } else {
+        ram_offset - LOW_RAM_END + HIGH_RAM_START
+    }
+}
+
 /// The ranges that `memory_bytes` of RAM take, lowest first. `memory_bytes` is a multiple of the chunk size.
 pub fn ram_ranges(memory_bytes: u64) -> Vec<RamRange> {
     debug_assert!(memory_bytes.is_multiple_of(CHUNK_SIZE_BYTES));

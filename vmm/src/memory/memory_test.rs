@@ -32,6 +32,15 @@ fn ram_above_the_hole_continues_at_four_gibibytes() {
 }
 
 #[test]
+fn an_offset_in_ram_has_the_address_that_its_range_says() {
+    for range in ram_ranges(LOW_RAM_END + 512 * MIB) {
+        for at in [0, 1, range.size_bytes - 1] {
+            assert_eq!(gpa_of(range.ram_offset + at), range.gpa + at);
+        }
+    }
+}
+
+#[test]
 fn guest_addresses_on_both_sides_of_the_hole_reach_their_own_bytes() {
     let ram = GuestRam::reserve(LOW_RAM_END + 4 * MIB).unwrap();
     let memory = ram.memory();

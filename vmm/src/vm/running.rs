@@ -1,6 +1,7 @@
 //! A VM that is built: what can be asked of it.
 
 use std::{
+    ops::ControlFlow,
     sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
     time::{Duration, Instant},
 };
@@ -13,9 +14,9 @@ use super::{
 };
 use crate::{
     checkpoint::{
-        self, Pending, Taking,
-        phases::micros_of,
-        report::{RestoreReport, SnapshotReport},
+        self, DigestThread, Pending, Taking,
+        phases::{micros, micros_of},
+        report::{PhaseTime, RestoreReport, SnapshotReport},
     },
     control::{ErrorKind, SnapshotRequest, VmOrigin, VmState},
     cow::{CowEngine, FaultThread},
@@ -29,6 +30,7 @@ use crate::{
 /// nothing that writes guest RAM without the userfaultfd in the engine, and nothing that maps blocks without the
 /// holder that leases and pins them.
 pub(super) struct RunningVm {
+    pub digests: DigestThread,
     pub machine: Arc<Machine>,
     pub faults: FaultThread,
     pub engine: Arc<dyn CowEngine>,
@@ -195,7 +197,31 @@ impl RunningVm {
             operation.quiesced = true;
             seen.ending = true;
         }
-        Ok(taken.report)
+        drop((operation, seen));
+        let mut report = taken.report;
+        if request.verify {
+            self.make_digests(taken.id, &mut report)?;
+        } else if !request.stop {
+            self.digests.add(taken.id);
+        }
+        Ok(report)
+    }
+
+    fn make_digests(&self, id: SnapshotId, report: &mut SnapshotReport) -> Result<(), VmError> {
+        let began = Instant::now();
+        let pool = self.holder.pool();
+        let made = pool.make_digests(id, &mut |_| ControlFlow::Continue(()));
+        let made = made.map_err(|error| {
+            let name = &report.name;
+            let why = format!("snapshot {name} was taken, but its digests could not be made: {error}");
+            VmError::failed(why).with_remedy("look at the pool with 'nvvmm pool scrub'")
+        })?;
+        report.digests_made = Some(made.digests_made);
+        report.phases.push(PhaseTime {
+            phase: "MakeDigests".into(),
+            us: micros(began),
+        });
+        Ok(())
     }
 
     /// Why nothing can be done to a VM whose guest waits for space.

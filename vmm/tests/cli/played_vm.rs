@@ -123,6 +123,7 @@ impl VmControl for Played {
             frames_copied_paused: 0,
             state_bytes: 4096,
             metadata_blocks: 1,
+            digests_made: None,
             durability: nvvmm_snapshot::Durability::Process,
         })
     }

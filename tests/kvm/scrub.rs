@@ -1,0 +1,137 @@
+//! What snapshots hold has digests: damage is named, and running VMs are not taken for it.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use nvvmm_snapshot::{BlockNo, Pool};
+use nvvmm_tests::{Host, Random};
+
+/// Some frames of a snapshot with their blocks.
+fn frames_of(host: &Host, snapshot: &str) -> Vec<(u64, BlockNo)> {
+    let pool = Pool::open(host.pool()).unwrap();
+    let reader = pool.hold("reader").unwrap();
+    let (_, map) = reader.pin(snapshot).unwrap();
+    let mut frames = Vec::new();
+    for chunk in map.iter_present() {
+        let (index, chunk) = chunk.unwrap();
+        let first = u64::from(index) * 512;
+        frames.extend(
+            chunk
+                .iter_present()
+                .map(|(at, block)| (first + u64::from(at), block)),
+        );
+    }
+    frames
+}
+
+fn flip(host: &Host, block: BlockNo) {
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(host.pool())
+        .unwrap();
+    let mut byte = [0];
+    let at = block.byte_offset() + 1234;
+    file.read_exact_at(&mut byte, at).unwrap();
+    byte[0] ^= 0x20;
+    file.write_all_at(&byte, at).unwrap();
+}
+
+#[test]
+fn a_flipped_bit_is_named_by_snapshot_and_gfn() {
+    let mut random = Random::seeded("scrub");
+    let host = Host::new(128);
+    let mut vm = host.boot_bare_metal(32, 1);
+    vm.ask("fill 16 1");
+    let report = host.json(&["snapshot", &vm.name, "first", "--verify"]);
+    assert_eq!(
+        report["digests_made"], report["frames_mapped"],
+        "each has a block of its own: {report}"
+    );
+    vm.ask("write 0 500 2");
+    let report = host.json(&["snapshot", &vm.name, "second", "--verify"]);
+    assert_eq!(report["digests_made"], report["frames_new"], "{report}");
+    vm.stop();
+    let clean = host.json(&["pool", "scrub"]);
+    assert_eq!(clean["digests_made"], 0, "all have one: {clean}");
+
+    let frames = frames_of(&host, "first");
+    let (gfn, block) = frames[random.below(frames.len() as u64) as usize];
+    flip(&host, block);
+    let scrub = host.run(&["pool", "scrub"]);
+    assert_eq!(scrub.code, 6, "{scrub:?}");
+    let line = format!("snapshot 'first': frame {gfn:#x} (GFN), in {block}");
+    assert!(scrub.stdout.contains(&line), "{line} is not in {}", scrub.stdout);
+    let in_second = frames_of(&host, "second").contains(&(gfn, block));
+    assert_eq!(scrub.stdout.contains("'second'"), in_second, "{}", scrub.stdout);
+    flip(&host, block);
+    host.run(&["pool", "scrub"]).ok();
+}
+
+#[test]
+fn digests_are_made_in_the_background() {
+    let host = Host::new(128);
+    let mut vm = host.boot_bare_metal(32, 1);
+    vm.ask("fill 16 1");
+    let frames = vm.snapshot("s")["frames_mapped"].as_u64().unwrap();
+    let until = Instant::now() + Duration::from_secs(120);
+    while digests(&host) < frames {
+        assert!(
+            Instant::now() < until,
+            "{} of {frames} digests are there",
+            digests(&host)
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let scrub = host.json(&["pool", "scrub"]);
+    assert_eq!(
+        (scrub["blocks_verified"].as_u64(), &scrub["digests_made"]),
+        (Some(frames), &0.into()),
+        "{scrub}"
+    );
+}
+
+/// Digests in the pool's first segment, as docs/format.md says where they are.
+fn digests(host: &Host) -> u64 {
+    let bytes = fs::read(host.pool()).unwrap();
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let (chunks, table) = (word(104 + 4) as usize, word(104 + 12) as usize * 4096);
+    let words = (0..chunks).flat_map(|chunk| (0..512).map(move |at| table + chunk * 4096 + 2048 + at * 4));
+    words.filter(|at| word(*at) != 0).count() as u64
+}
+
+#[test]
+fn a_scrub_finds_nothing_wrong_while_vms_churn_and_snapshots_come_and_go() {
+    let mut random = Random::seeded("scrub under churn");
+    let host = Host::new(512);
+    let mut vm = host.boot_bare_metal(48, 2);
+    vm.ask("fill 24 5");
+    vm.ask(&format!("churn on {} rand check", random.below(1 << 30)));
+    vm.snapshot("s0");
+    std::thread::scope(|scope| {
+        let scrubs = scope.spawn(|| {
+            let mut read = 0;
+            for _ in 0..12 {
+                let scrub = host.json(&["pool", "scrub"]);
+                assert_eq!(
+                    (&scrub["blocks_damaged"], &scrub["interrupted"]),
+                    (&0.into(), &false.into()),
+                    "{scrub}"
+                );
+                read += scrub["blocks_verified"].as_u64().unwrap() + scrub["digests_made"].as_u64().unwrap();
+            }
+            read
+        });
+        for number in 1..10 {
+            vm.snapshot(&format!("s{number}"));
+            random.pause(20);
+            host.run(&["rm", &format!("s{}", number - 1)]).ok();
+        }
+        assert!(scrubs.join().unwrap() > 0);
+    });
+    assert!(vm.ask("check").contains("@ check ok"));
+    vm.stop();
+    host.run(&["pool", "scrub"]).ok();
+    host.assert_pool_clean();
+}

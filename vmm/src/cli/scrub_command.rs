@@ -1,0 +1,137 @@
+//! `nvvmm pool scrub`.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use nvvmm_snapshot::{BLOCK_SIZE_BYTES, DamagedFrame, ScrubReport};
+use serde::Serialize;
+use serde_json::Value;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::args::PoolOption;
+use super::error::EXIT_POOL_DAMAGED;
+use super::{output, pool_path};
+use crate::control::ControlError;
+use crate::memory::gpa_of;
+
+/// A damaged frame as its VM knows it.
+#[derive(Serialize)]
+struct DamagedGuestFrame<'r> {
+    gfn: u64,
+    #[serde(flatten)]
+    damaged: &'r DamagedFrame,
+}
+
+/// `nvvmm pool scrub`. Exit code 6 when something is damaged, 1 when it was interrupted.
+pub fn scrub(path: Option<PathBuf>, json: bool) -> Result<ExitCode, ControlError> {
+    let path = pool_path::found(&PoolOption { pool: path })?;
+    let pool = pool_path::open(&path)?;
+    let interrupted = ends_on_signal()?;
+    // Shown on stderr, and only where that is a terminal.
+    let bar = ProgressBar::new(0).with_style(bar_style()?);
+    let report = pool.scrub(&mut |progress| {
+        bar.set_length(progress.frames_total * BLOCK_SIZE_BYTES);
+        bar.set_position(progress.frames_done * BLOCK_SIZE_BYTES);
+        if interrupted.load(Ordering::Relaxed) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    })?;
+    bar.finish_and_clear();
+    if json {
+        output::print_json(&scrub_json(&report)?)?;
+    } else {
+        output::print(&scrub_text(&path, &report))?;
+    }
+    Ok(match (report.is_clean(), report.interrupted) {
+        (false, _) => EXIT_POOL_DAMAGED.into(),
+        (true, true) => ExitCode::FAILURE,
+        (true, false) => ExitCode::SUCCESS,
+    })
+}
+
+/// Set by the first Ctrl-C; a second one kills the process as usual.
+fn ends_on_signal() -> Result<Arc<AtomicBool>, ControlError> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(&interrupted))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupted)))
+            .map_err(|e| ControlError::io("watch for signals", &e))?;
+    }
+    Ok(interrupted)
+}
+
+fn bar_style() -> Result<ProgressStyle, ControlError> {
+    let shape = "scrub {wide_bar} {binary_bytes} of {binary_total_bytes}, {eta} left";
+    ProgressStyle::with_template(shape)
+        .map_err(|e| ControlError::failed(format!("the progress bar's template: {e}")))
+}
+
+fn guest_frame(damaged: &DamagedFrame) -> DamagedGuestFrame<'_> {
+    DamagedGuestFrame {
+        gfn: gpa_of(damaged.frame * BLOCK_SIZE_BYTES) / BLOCK_SIZE_BYTES,
+        damaged,
+    }
+}
+
+/// The report, with the GFNs of damaged frames.
+fn scrub_json(report: &ScrubReport) -> Result<Value, ControlError> {
+    let frames: Vec<DamagedGuestFrame<'_>> = report.damaged.iter().map(guest_frame).collect();
+    serde_json::to_value(report)
+        .and_then(|mut value| {
+            value["damaged"] = serde_json::to_value(frames)?;
+            Ok(value)
+        })
+        .map_err(|e| ControlError::failed(format!("cannot write JSON: {e}")))
+}
+
+fn scrub_text(path: &Path, report: &ScrubReport) -> String {
+    let mut text: String = report
+        .findings
+        .iter()
+        .map(|finding| format!("{finding}\n"))
+        .collect();
+    for frame in report.damaged.iter().map(guest_frame) {
+        let DamagedFrame {
+            snapshot,
+            block,
+            unreadable,
+            ..
+        } = frame.damaged;
+        let what = if *unreadable {
+            "cannot be read"
+        } else {
+            "is not what it was"
+        };
+        text.push_str(&format!(
+            "snapshot '{snapshot}': frame {:#x} (GFN), in {block}, {what}\n",
+            frame.gfn
+        ));
+    }
+    let unlisted = report.frames_damaged - report.damaged.len() as u64;
+    if unlisted > 0 {
+        text.push_str(&format!("and {unlisted} more damaged frames\n"));
+    }
+    let blocks = |blocks: u64| output::frames_size(blocks);
+    text.push_str(&format!(
+        "{}: {} verified, {} got digests now, {} damaged, in {} snapshots\n",
+        path.display(),
+        blocks(report.blocks_verified),
+        blocks(report.digests_made),
+        blocks(report.blocks_damaged),
+        report.snapshots_done
+    ));
+    if report.interrupted {
+        text.push_str("interrupted: the rest was not read\n");
+    }
+    text
+}
+
+#[cfg(test)]
+#[path = "scrub_command_test.rs"]
+mod scrub_command_test;
