@@ -90,6 +90,16 @@ fn every_struct_is_as_documented() {
 }
 
 #[test]
+fn counts_and_digests_are_where_they_are_said_to_be() {
+    let (half, block) = (DIGESTS_OFFSET as usize, BLOCK_SIZE_BYTES as usize);
+    assert_eq!(
+        documented("Block of the block table"),
+        [("counts".into(), 0, half), ("digests".into(), half, block - half)]
+    );
+    assert_eq!(half as u64, u64::from(CHUNK_BLOCKS) * BLOCK_WORD_BYTES);
+}
+
+#[test]
 fn every_number_is_as_documented() {
     let documented: BTreeMap<String, u64> = table("Numbers")
         .into_iter()

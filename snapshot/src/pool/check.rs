@@ -100,8 +100,8 @@ impl Visitor for Check<'_> {
 
 impl Pool {
     /// Checks every invariant: superblocks, each node and inode, each reference count against the catalog, each lease
-    /// and pin against the living holders, and that free blocks read as zero and have no digest. What snapshots' blocks
-    /// hold is for [`Pool::scrub`] to verify.
+    /// and pin against the living holders, that free blocks read as zero, and that only blocks of memory have
+    /// digests. What they hold is for [`Pool::scrub`] to verify.
     ///
     /// # Errors
     /// Only what keeps it from checking; what is wrong with the pool is in the report.
@@ -126,7 +126,7 @@ impl Pool {
             Place::root(NodeKind::Catalog, CATALOG_HEIGHT),
             &mut check,
         )?;
-        check.roles();
+        check.roles()?;
         check.inodes(self, &lock)?;
         let live = check.holders()?;
         check.counts(&live)?;
@@ -143,7 +143,7 @@ impl Pool {
 
 impl Check<'_> {
     /// A walk goes into a block once, at its first reference: another one must mean the same by it.
-    fn roles(&mut self) {
+    fn roles(&mut self) -> Result<()> {
         let mut roles: Vec<_> = std::mem::take(&mut self.roles).into_iter().collect();
         roles.sort_unstable_by_key(|(block, _)| *block);
         for (block, (role, references)) in roles {
@@ -154,7 +154,11 @@ impl Check<'_> {
                     "{block} is {role}, and {others} more references take it for something else"
                 ));
             }
+            if self.store.digest(block)? != 0 {
+                self.find(format!("{block} is {role}, but has a digest"));
+            }
         }
+        Ok(())
     }
 
     fn superblocks(&mut self, lock: &CatalogLock<'_>) -> Result<()> {

@@ -193,24 +193,23 @@ impl Region for MappedRegion {
         Ok(())
     }
 
-    fn read_medium(&self, offset: u64, into: &mut [u8]) -> Result<()> {
+    fn read_unfilled(&self, offset: u64, into: &mut [u8]) -> Result<()> {
         if self.medium == Medium::Devdax {
             return self.read(offset, into);
         }
         self.at(offset, into.len())?;
-        if self.medium == Medium::File {
-            let len = holes::signed(into.len() as u64)?;
-            // Only advice: pages that are dirty or mapped stay.
-            let _ = posix_fadvise(
-                &self.file,
-                holes::signed(offset)?,
-                len,
-                PosixFadviseAdvice::POSIX_FADV_DONTNEED,
-            );
-        }
         self.file
             .read_exact_at(into, offset)
-            .map_err(Error::io("reading from the pool's medium"))
+            .map_err(Error::io("reading the pool's file"))
+    }
+
+    fn forget_cached(&self, offset: u64, len: u64) -> Result<()> {
+        if self.medium == Medium::File {
+            let (start, len) = (holes::signed(offset)?, holes::signed(len)?);
+            // Only advice: pages that are dirty or mapped stay.
+            let _ = posix_fadvise(&self.file, start, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        }
+        Ok(())
     }
 
     fn write(&self, offset: u64, from: &[u8]) -> Result<()> {

@@ -41,10 +41,15 @@ pub(crate) trait Region: Send + Sync {
     /// Copies bytes out.
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<()>;
 
-    /// Copies bytes out as the medium has them, past caches as far as the system lets us, without filling holes. An
-    /// error of the medium is an [`crate::Error::Io`] where the medium can tell one.
-    fn read_medium(&self, offset: u64, into: &mut [u8]) -> Result<()> {
+    /// Copies bytes out without filling holes. An error of the medium is an [`crate::Error::Io`] where the medium can tell
+    /// one; `read` kills the process then.
+    fn read_unfilled(&self, offset: u64, into: &mut [u8]) -> Result<()> {
         self.read(offset, into)
+    }
+
+    /// Has the next `read_unfilled` of a range come from the medium and no cache, as far as the system lets us.
+    fn forget_cached(&self, _offset: u64, _len: u64) -> Result<()> {
+        Ok(())
     }
 
     /// Copies bytes in. They are durable only after `flush` of their range and then `fence`.

@@ -95,6 +95,7 @@ impl VmControl for CountingVm {
             frames_copied_paused: 0,
             state_bytes: 0,
             metadata_blocks: 0,
+            digests_made: None,
             durability: Durability::Process,
         })
     }
@@ -157,6 +158,7 @@ fn call(selector: u8, bytes: &[u8]) {
         name: "base".into(),
         stop: false,
         durability: None,
+        verify: false,
     };
     let succeeded = match selector % 7 {
         0 => client.status().is_ok(),

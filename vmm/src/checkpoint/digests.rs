@@ -1,4 +1,4 @@
-//! Digests of what snapshots hold, made after the commit while the VM runs.
+//! Digests of a VM's snapshots: made after the commit and off the VM's path.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,86 +7,111 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use nvvmm_snapshot::{Error, Pool, SnapshotId};
+use nvvmm_snapshot::{Error, Pool, ScrubReport, SnapshotId};
 
 /// For each unit of time that it works the thread rests so many: a fifth of one CPU at most. A lower priority would be no
 /// substitute: whoever has the pool's catalog lock must not wait for a CPU.
 const REST_FACTOR: u32 = 4;
 
-/// Makes digests of a VM's snapshots in the background, one snapshot after the other, never in a hurry. What it has not
-/// done when the VM ends, a scrub does.
-pub struct DigestThread {
+/// Makes digests of a VM's snapshots: in the background, one snapshot after the other and never in a hurry, or at once.
+/// What is not done when the VM ends, a scrub does.
+pub struct Digests {
     pool: Arc<Pool>,
     ended: Arc<AtomicBool>,
-    running: OnceLock<Running>,
+    background: OnceLock<Background>,
 }
 
-struct Running {
+struct Background {
     queue: Sender<SnapshotId>,
     thread: JoinHandle<()>,
 }
 
-impl DigestThread {
+impl Digests {
     /// For a VM on this pool. No thread runs before there is something to do.
     pub fn new(pool: Arc<Pool>) -> Self {
         Self {
             pool,
             ended: Arc::default(),
-            running: OnceLock::new(),
+            background: OnceLock::new(),
         }
     }
 
-    /// A snapshot was committed.
-    pub fn add(&self, id: SnapshotId) {
-        let running = self.running.get_or_init(|| {
+    /// Has digests made of a committed snapshot's blocks in the background.
+    pub fn make_later(&self, id: SnapshotId) {
+        let background = self.background.get_or_init(|| {
             let (queue, snapshots) = channel();
             let (pool, ended) = (Arc::clone(&self.pool), Arc::clone(&self.ended));
             let thread = thread::spawn(move || make_all(&pool, &snapshots, &ended));
-            Running { queue, thread }
+            Background { queue, thread }
         });
-        if running.queue.send(id).is_err() {
+        if background.queue.send(id).is_err() {
             tracing::warn!("the thread that makes digests has ended: a scrub will make them");
+        }
+    }
+
+    /// Makes digests of a committed snapshot's blocks. The report says so when [`Digests::end`] was called before all had
+    /// one.
+    ///
+    /// # Errors
+    /// As [`Pool::make_digests`].
+    pub fn make_now(&self, id: SnapshotId) -> Result<ScrubReport, Error> {
+        self.pool.make_digests(id, &mut |_| go_on(&self.ended))
+    }
+
+    /// Ends the work at once, here and in the background. No more is begun.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if let Some(background) = self.background.get() {
+            background.thread.thread().unpark();
         }
     }
 }
 
-impl Drop for DigestThread {
+impl Drop for Digests {
     fn drop(&mut self) {
-        self.ended.store(true, Ordering::Relaxed);
-        let Some(Running { queue, thread }) = self.running.take() else {
+        self.end();
+        let Some(Background { queue, thread }) = self.background.take() else {
             return;
         };
         drop(queue);
-        thread.thread().unpark();
         if thread.join().is_err() {
             tracing::error!("the thread that makes digests panicked");
         }
     }
 }
 
+fn go_on(ended: &AtomicBool) -> ControlFlow<()> {
+    if ended.load(Ordering::Relaxed) {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
+    }
+}
+
 fn make_all(pool: &Arc<Pool>, snapshots: &Receiver<SnapshotId>, ended: &AtomicBool) {
     while let Ok(id) = snapshots.recv() {
+        if go_on(ended).is_break() {
+            return;
+        }
         let mut working = Instant::now();
         let made = pool.make_digests(id, &mut |_| {
             // Who ends it wakes it up; waking up early for another reason does no harm.
-            if !ended.load(Ordering::Relaxed) {
+            if go_on(ended).is_continue() {
                 thread::park_timeout(working.elapsed() * REST_FACTOR);
             }
             working = Instant::now();
-            if ended.load(Ordering::Relaxed) {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            go_on(ended)
         });
         match made {
-            Ok(report) => tracing::debug!(%id, made = report.digests_made, "digests"),
+            Ok(report) if report.is_clean() => tracing::debug!(%id, made = report.digests_made, "digests"),
+            Ok(_) => tracing::error!("snapshot {id} is damaged: look at the pool with 'nvvmm pool scrub'"),
             // It was removed before its turn came.
             Err(Error::NotFound { .. }) => {}
             Err(error) => tracing::warn!("the digests of snapshot {id} could not be made: {error}"),
         }
-        if ended.load(Ordering::Relaxed) {
-            return;
-        }
     }
 }
+
+#[cfg(test)]
+#[path = "digests_test.rs"]
+mod digests_test;

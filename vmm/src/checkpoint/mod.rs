@@ -7,6 +7,6 @@ pub mod phases;
 pub mod report;
 mod take;
 
-pub use digests::DigestThread;
+pub use digests::Digests;
 pub use pending::Pending;
 pub use take::{TakeError, Taken, Taking, take};

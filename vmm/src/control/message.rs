@@ -1,7 +1,7 @@
 //! The control protocol: one JSON document per line, a request and then its response, any number of times.
 //!
 //! ```text
-//! > {"version":1,"op":"snapshot","name":"base","stop":false,"verify":false}
+//! > {"version":1,"op":"snapshot","name":"base","stop":false}
 //! < {"version":1,"answer":"snapshot","report":{...}}
 //! > {"version":1,"op":"pause"}
 //! < {"version":1,"answer":"error","error":{"kind":"refused","message":"...","remedy":"..."}}
@@ -38,7 +38,7 @@ pub struct SnapshotRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
     /// Make digests of the new blocks before the answer.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub verify: bool,
 }
 

@@ -13,7 +13,7 @@ fn requests_have_the_documented_form() {
     .unwrap();
     assert_eq!(
         line,
-        r#"{"version":1,"op":"snapshot","name":"base","stop":false,"verify":false}"#
+        r#"{"version":1,"op":"snapshot","name":"base","stop":false}"#
     );
     assert_eq!(
         serde_json::to_string(&Versioned::current(Request::Pause)).unwrap(),
@@ -121,7 +121,7 @@ proptest! {
 
     #[test]
     fn damaged_requests_are_answered(at in 0_usize..56, byte in any::<u8>()) {
-        let mut line = br#"{"version":1,"op":"snapshot","name":"base","stop":false,"verify":false}"#.to_vec();
+        let mut line = br#"{"version":1,"op":"snapshot","name":"base","stop":false}"#.to_vec();
         line[at] = byte;
         let _ = decode_request(&line);
     }

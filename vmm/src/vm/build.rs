@@ -18,7 +18,7 @@ use super::{
     running::{Operation, RunningVm},
 };
 use crate::{
-    checkpoint::{DigestThread, blob::SavedVm, phases::Phases, report::RestoreReport},
+    checkpoint::{Digests, blob::SavedVm, phases::Phases, report::RestoreReport},
     control::{ErrorKind, VmOrigin},
     cow::{self, Budget, CowEngine, FaultThread, PrivateEngine, RedirectEngine},
     machine::{Machine, MachineParts},
@@ -63,7 +63,7 @@ impl Builder<'_> {
         };
         loaded.map_err(machine_error)?;
         Ok(RunningVm {
-            digests: DigestThread::new(Arc::clone(self.pool)),
+            digests: Digests::new(Arc::clone(self.pool)),
             spec: spec.clone(),
             origin: VmOrigin::Boot {
                 kernel: spec.kernel.clone(),
@@ -129,7 +129,7 @@ impl Builder<'_> {
             prefault,
         };
         Ok(RunningVm {
-            digests: DigestThread::new(Arc::clone(self.pool)),
+            digests: Digests::new(Arc::clone(self.pool)),
             spec,
             origin: VmOrigin::Snapshot {
                 name: snapshot.into(),

@@ -1,7 +1,6 @@
 //! A VM that is built: what can be asked of it.
 
 use std::{
-    ops::ControlFlow,
     sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
     time::{Duration, Instant},
 };
@@ -14,7 +13,7 @@ use super::{
 };
 use crate::{
     checkpoint::{
-        self, DigestThread, Pending, Taking,
+        self, Digests, Pending, Taking,
         phases::{micros, micros_of},
         report::{PhaseTime, RestoreReport, SnapshotReport},
     },
@@ -30,7 +29,7 @@ use crate::{
 /// nothing that writes guest RAM without the userfaultfd in the engine, and nothing that maps blocks without the
 /// holder that leases and pins them.
 pub(super) struct RunningVm {
-    pub digests: DigestThread,
+    pub digests: Digests,
     pub machine: Arc<Machine>,
     pub faults: FaultThread,
     pub engine: Arc<dyn CowEngine>,
@@ -202,20 +201,33 @@ impl RunningVm {
         if request.verify {
             self.make_digests(taken.id, &mut report)?;
         } else if !request.stop {
-            self.digests.add(taken.id);
+            self.digests.make_later(taken.id);
         }
         Ok(report)
     }
 
     fn make_digests(&self, id: SnapshotId, report: &mut SnapshotReport) -> Result<(), VmError> {
         let began = Instant::now();
-        let pool = self.holder.pool();
-        let made = pool.make_digests(id, &mut |_| ControlFlow::Continue(()));
-        let made = made.map_err(|error| {
-            let name = &report.name;
-            let why = format!("snapshot {name} was taken, but its digests could not be made: {error}");
-            VmError::failed(why).with_remedy("look at the pool with 'nvvmm pool scrub'")
-        })?;
+        let without = |kind, why: &str| {
+            let text = format!(
+                "snapshot {} was taken, but not all of it has digests: {why}",
+                report.name
+            );
+            VmError::new(kind, text).with_remedy("'nvvmm pool scrub' makes them and says what is damaged")
+        };
+        let made = self
+            .digests
+            .make_now(id)
+            .map_err(|error| without(ErrorKind::Failed, &error.to_string()))?;
+        if !made.is_clean() {
+            return Err(without(ErrorKind::PoolDamaged, "the pool is damaged"));
+        }
+        if made.interrupted || made.snapshots_gone > 0 {
+            return Err(without(
+                ErrorKind::Refused,
+                "the VM ended, or the snapshot was removed",
+            ));
+        }
         report.digests_made = Some(made.digests_made);
         report.phases.push(PhaseTime {
             phase: "MakeDigests".into(),

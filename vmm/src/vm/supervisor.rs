@@ -72,6 +72,7 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
             ready = true;
         }
         let ended = supervisor.wait(&vm);
+        vm.digests.end();
         let spec = vm.spec.clone();
         let stopped = stop_machine(&vm, || ended.is_some() || supervisor.exit().is_some());
         supervisor.install(None);
