@@ -1,11 +1,11 @@
 //! What snapshots hold has digests: damage is named, and running VMs are not taken for it.
 
 use std::fs;
-use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use nvvmm_snapshot::{BlockNo, Pool};
+use nvvmm_snapshot::{BlockNo, CHUNK_SIZE_BYTES, Pool};
 use nvvmm_tests::{Host, Random};
+use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
 
 /// Some frames of a snapshot with their blocks.
 fn frames_of(host: &Host, snapshot: &str) -> Vec<(u64, BlockNo)> {
@@ -25,17 +25,23 @@ fn frames_of(host: &Host, snapshot: &str) -> Vec<(u64, BlockNo)> {
     frames
 }
 
-fn flip(host: &Host, block: BlockNo) {
+/// A chunk of the pool, mapped: not every medium takes read(2) and write(2).
+fn chunk_of_pool(host: &Host, chunk: u64) -> MmapRegion {
     let file = fs::File::options()
         .read(true)
         .write(true)
         .open(host.pool())
         .unwrap();
-    let mut byte = [0];
-    let at = block.byte_offset() + 1234;
-    file.read_exact_at(&mut byte, at).unwrap();
-    byte[0] ^= 0x20;
-    file.write_all_at(&byte, at).unwrap();
+    let start = FileOffset::new(file, chunk * CHUNK_SIZE_BYTES);
+    MmapRegion::from_file(start, CHUNK_SIZE_BYTES as usize).unwrap()
+}
+
+fn flip(host: &Host, block: BlockNo) {
+    let chunk = chunk_of_pool(host, block.byte_offset() / CHUNK_SIZE_BYTES);
+    let place = (block.byte_offset() % CHUNK_SIZE_BYTES) as usize + 1234;
+    let bytes = chunk.as_volatile_slice();
+    let byte: u8 = bytes.read_obj(place).unwrap();
+    bytes.write_obj(byte ^ 0x20, place).unwrap();
 }
 
 #[test]
@@ -92,10 +98,11 @@ fn digests_are_made_in_the_background() {
     );
 }
 
-/// Digests in the pool's first segment, as docs/format.md says where they are.
+/// Digests in the pool's first segment, as docs/format.md says where they are: of a small pool, all in its first chunk.
 fn digests(host: &Host) -> u64 {
-    let bytes = fs::read(host.pool()).unwrap();
-    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let first = chunk_of_pool(host, 0);
+    let bytes = first.as_volatile_slice();
+    let word = |at: usize| u32::from_le(bytes.read_obj(at).unwrap());
     let (chunks, table) = (word(104 + 4) as usize, word(104 + 12) as usize * 4096);
     let words = (0..chunks).flat_map(|chunk| (0..512).map(move |at| table + chunk * 4096 + 2048 + at * 4));
     words.filter(|at| word(*at) != 0).count() as u64
