@@ -132,7 +132,7 @@ chosen() {
 
 # Tests run one at a time: each has VMs of its own.
 tier_kvm() {
-  local medium names kills skip
+  local medium names kills
   tier_note=$(kvm_reason)
   prepare "building nvvmm and the bare-metal guest" need_programs || return 0
   prepare "building nvvmm with fault points" build_fault_nvvmm || return 0
@@ -145,10 +145,10 @@ tier_kvm() {
   mapfile -t names < <(chosen "${kvm_media[@]}")
   for medium in "${names[@]}"; do
     # Random kills are many where they are cheap; elsewhere it is the medium that is new.
-    kills=40 skip=(--skip fault_points::a_process)
-    [[ $medium != tmpfs ]] || kills=200 skip=()
+    kills=40
+    [[ $medium != tmpfs ]] || kills=200
     NVVMM_TEST_KILLS=${NVVMM_TEST_KILLS:-$kills} run_tests "tests on $medium" \
-      "$here/on-medium.sh" "$medium" "$test_program" --test-threads=1 "${skip[@]}" "${test_arguments[@]}"
+      "$here/on-medium.sh" "$medium" "$test_program" --test-threads=1 "${test_arguments[@]}"
   done
 }
 

@@ -114,14 +114,28 @@ fault_points! {
     RestoreStateSet = "restore.state-set",
     /// It runs; nobody has been told.
     RestoreEntered = "restore.entered",
-    /// A VM touched a chunk: its blocks are mapped.
-    CowChunkMapped = "cow.chunk-mapped",
-    /// A held write: fresh blocks are taken.
-    CowTaken = "cow.taken",
-    /// The frames are copied, and not mapped.
-    CowCopied = "cow.copied",
-    /// The copies are mapped; the guest still waits.
-    CowMapped = "cow.mapped",
+    /// Redirect engine, where a chunk is one page: a stretch of the snapshot is mapped and armed, before the guest runs.
+    RedirectOriginMapped = "redirect.origin-mapped",
+    /// Redirect engine: the guest touched a chunk, its blocks are mapped.
+    RedirectChunkMapped = "redirect.chunk-mapped",
+    /// Redirect engine: for a held write fresh blocks are taken.
+    RedirectTaken = "redirect.taken",
+    /// Redirect engine: the frames are copied, and not mapped.
+    RedirectCopied = "redirect.copied",
+    /// Redirect engine: the copies are mapped; the guest still waits.
+    RedirectMapped = "redirect.mapped",
+    /// Private engine: the guest touched a chunk, the snapshot's blocks are mapped.
+    PrivateChunkMapped = "private.chunk-mapped",
+    /// Private engine: the guest touched a chunk in many pieces, their bytes are copied in.
+    PrivateChunkFilled = "private.chunk-filled",
+    /// Private engine: for frames that were written fresh blocks are taken.
+    PrivateTaken = "private.taken",
+    /// Private engine: the frames of a chunk that were written are copied.
+    PrivateCopied = "private.copied",
+    /// Private engine: all rounds of copying are done that the guest runs through.
+    PrivateAheadCopied = "private.ahead-copied",
+    /// Private engine: the guest stands still, and the rest is copied.
+    PrivateRestCopied = "private.rest-copied",
 }
 
 #[cfg(not(feature = "fault-points"))]

@@ -67,7 +67,7 @@ pub(crate) fn rebuild(lock: &mut CatalogLock<'_>) -> Result<()> {
         }
     }
     let mut stale = Vec::new();
-    for block in store.layout.spare_blocks() {
+    for block in store.written_blocks(store.layout.spare_bytes())? {
         if store.refcount(block)? == 0 && !store.is_zero(block)? {
             stale.push(block);
         }

@@ -1,5 +1,7 @@
 //! Typed access to what is on the region: blocks, the chunk tables, the block tables, the holder table.
 
+use std::ops::Range;
+
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::error::{Error, Result};
@@ -191,30 +193,33 @@ impl BlockStore {
         if self.used_blocks(chunk)? == CHUNK_BLOCKS {
             return Ok(());
         }
-        let (mut at, end) = (chunk.byte_offset(), chunk.byte_offset() + CHUNK_SIZE_BYTES);
+        let bytes = chunk.byte_offset()..chunk.byte_offset() + CHUNK_SIZE_BYTES;
         let mut stale = Vec::new();
-        while let Some(written) = self.region.next_written(at..end)? {
-            let first = written.start / BLOCK_SIZE_BYTES;
-            let after = written.end.div_ceil(BLOCK_SIZE_BYTES);
-            for number in first..after {
-                let Some(block) = BlockNo::from_byte_offset(number * BLOCK_SIZE_BYTES) else {
-                    continue;
-                };
-                if self.refcount(block)? == 0 {
-                    stale.push(block);
-                }
+        for block in self.written_blocks(bytes)? {
+            if self.refcount(block)? == 0 {
+                stale.push(block);
             }
-            at = after * BLOCK_SIZE_BYTES;
         }
         self.punch_sorted(&stale)
     }
 
-    /// Whether the block reads as zero.
-    pub(crate) fn is_zero(&self, block: BlockNo) -> Result<bool> {
-        let range = block.byte_offset()..block.byte_offset() + BLOCK_SIZE_BYTES;
-        if self.region.next_written(range)?.is_none() {
-            return Ok(true);
+    /// The blocks of a range that the medium does not know to be empty. Others are not worth reading, and a page that
+    /// was read may count as written from then on.
+    pub(crate) fn written_blocks(&self, bytes: Range<u64>) -> Result<Vec<BlockNo>> {
+        let mut blocks = Vec::new();
+        let mut at = bytes.start;
+        while let Some(written) = self.region.next_written(at..bytes.end)? {
+            let first = written.start / BLOCK_SIZE_BYTES;
+            let after = written.end.div_ceil(BLOCK_SIZE_BYTES);
+            let offsets = (first..after).map(|number| number * BLOCK_SIZE_BYTES);
+            blocks.extend(offsets.filter_map(BlockNo::from_byte_offset));
+            at = after * BLOCK_SIZE_BYTES;
         }
+        Ok(blocks)
+    }
+
+    /// Whether a block that may be written reads as zero.
+    pub(crate) fn is_zero(&self, block: BlockNo) -> Result<bool> {
         let mut bytes = [0; BLOCK_SIZE_BYTES as usize];
         self.read_block(block, &mut bytes)?;
         Ok(bytes.iter().all(|byte| *byte == 0))
@@ -232,11 +237,11 @@ fn runs(blocks: &[BlockNo]) -> impl Iterator<Item = (u64, u64)> {
 #[derive(Debug, Default)]
 pub(crate) struct WrittenCursor {
     asked: bool,
-    next: Option<std::ops::Range<u64>>,
+    next: Option<Range<u64>>,
 }
 
 impl WrittenCursor {
-    pub(crate) fn overlaps(&mut self, region: &dyn Region, range: std::ops::Range<u64>) -> Result<bool> {
+    pub(crate) fn overlaps(&mut self, region: &dyn Region, range: Range<u64>) -> Result<bool> {
         let behind = self.next.as_ref().is_some_and(|next| next.end <= range.start);
         if !self.asked || behind {
             self.asked = true;

@@ -64,6 +64,11 @@ impl Medium {
         !self.is_device() && self.name != "hugetlbfs"
     }
 
+    /// Whether its pages are chunks, so that a chunk is mapped, armed and copied as a whole.
+    pub fn maps_whole_chunks(&self) -> bool {
+        self.name == "hugetlbfs"
+    }
+
     /// Bytes that the medium gives and takes back as a whole.
     pub fn granule_bytes(&self) -> u64 {
         match self.name.as_str() {

@@ -12,6 +12,7 @@ mod format_test;
 #[cfg(test)]
 mod node_test;
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use self::segment::{BLOCK_WORD_BYTES, SEGMENTS_MAX, Segment};
@@ -140,6 +141,12 @@ impl Layout {
     /// The spare blocks.
     pub(crate) fn spare_blocks(&self) -> impl Iterator<Item = BlockNo> + use<> {
         (SPARE_FIRST_BLOCK..SPARE_FIRST_BLOCK + SPARE_BLOCKS).map(BlockNo::new)
+    }
+
+    /// Where the spare blocks are.
+    pub(crate) fn spare_bytes(&self) -> Range<u64> {
+        let first = u64::from(SPARE_FIRST_BLOCK) * BLOCK_SIZE_BYTES;
+        first..first + u64::from(SPARE_BLOCKS) * BLOCK_SIZE_BYTES
     }
 
     /// Whether the block can be part of a snapshot or of the catalog.

@@ -1,6 +1,7 @@
 //! Checking every invariant of a pool.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use serde::Serialize;
 
@@ -346,22 +347,21 @@ impl Check<'_> {
         let mut written = WrittenCursor::default();
         for chunk in self.store.layout.data_chunks().collect::<Vec<_>>() {
             let bytes = chunk.byte_offset()..chunk.byte_offset() + CHUNK_SIZE_BYTES;
-            if self.store.lease_owner(chunk)?.is_some() || !written.overlaps(&*self.store.region, bytes)? {
-                continue;
-            }
-            for block in chunk.blocks() {
-                self.free_block(block)?;
+            if self.store.lease_owner(chunk)?.is_none()
+                && written.overlaps(&*self.store.region, bytes.clone())?
+            {
+                self.free_blocks_in(bytes)?;
             }
         }
-        for block in self.store.layout.spare_blocks().collect::<Vec<_>>() {
-            self.free_block(block)?;
-        }
-        Ok(())
+        self.free_blocks_in(self.store.layout.spare_bytes())
     }
 
-    fn free_block(&mut self, block: BlockNo) -> Result<()> {
-        if self.refs.get(block) == 0 && self.store.refcount(block)? == 0 && !self.store.is_zero(block)? {
-            self.find(format!("{block} is free, but does not read as zero"));
+    fn free_blocks_in(&mut self, bytes: Range<u64>) -> Result<()> {
+        for block in self.store.written_blocks(bytes)? {
+            let is_free = self.refs.get(block) == 0 && self.store.refcount(block)? == 0;
+            if is_free && !self.store.is_zero(block)? {
+                self.find(format!("{block} is free, but does not read as zero"));
+            }
         }
         Ok(())
     }

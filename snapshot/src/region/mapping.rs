@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 
 use super::{Medium, available_bytes};
 use crate::error::{Error, Result};
@@ -136,7 +136,14 @@ fn map_shared(
     let shared = |durable_by| Ok((map(MapFlags::MAP_SHARED)?, durable_by));
     match medium {
         Medium::Tmpfs | Medium::Hugetlbfs => shared(DurableBy::Nothing),
-        Medium::File => shared(DurableBy::Sync),
+        Medium::File => {
+            let mapped = shared(DurableBy::Sync)?;
+            // What the kernel would read ahead of a block's neighbours counts as written from then on, also where the
+            // file has never been.
+            // SAFETY: the range is this new mapping; the advice changes nothing that it holds.
+            unsafe { madvise(mapped.0, size.get(), MmapAdvise::MADV_RANDOM) }?;
+            Ok(mapped)
+        }
         Medium::Devdax => shared(DurableBy::CacheLines),
         Medium::Fsdax => match map(MapFlags::MAP_SHARED_VALIDATE | MapFlags::MAP_SYNC) {
             Ok(base) => Ok((base, DurableBy::CacheLines)),

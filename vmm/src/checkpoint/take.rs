@@ -93,7 +93,9 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
 fn attempt(taking: &Taking<'_>) -> Result<Taken, TakeError> {
     let mut phases = Phases::begin();
     let ahead = if taking.engine.copies_for_snapshots() {
-        phases.run("CopyAhead", || taking.engine.copy_ahead(taking.machine))?
+        let ahead = phases.run("CopyAhead", || taking.engine.copy_ahead(taking.machine))?;
+        fault_point(FaultPoint::PrivateAheadCopied);
+        ahead
     } else {
         CopiedAhead::default()
     };
@@ -212,6 +214,7 @@ fn freeze(taking: &Taking<'_>, ahead: CopiedAhead, phases: &mut Phases) -> Resul
     let still = taking.engine.stand_still();
     if taking.engine.copies_for_snapshots() {
         phases.run("CopyRest", || still.copy_rest(machine, &mut room))?;
+        fault_point(FaultPoint::PrivateRestCopied);
     }
     let shared = phases.run("ShareFrames", || still.share())?;
     fault_point(FaultPoint::SnapshotShared);

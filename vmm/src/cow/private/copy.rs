@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, FrameSet, Medium, Reservation};
+use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, FaultPoint, FrameSet, Medium, Reservation, fault_point};
 
 use super::{
     PrivateEngine,
@@ -130,10 +130,12 @@ impl PrivateEngine {
         let fresh = dirty.minus(&known.mine());
         self.end_view(index, &fresh)?;
         let blocks = self.fresh_blocks(&fresh, room)?;
+        fault_point(FaultPoint::PrivateTaken);
         Counters::add(&self.counters.frames_mapped, known.add_copies(&fresh, &blocks));
         for run in block_runs(&known.map, &dirty) {
             self.copy_run(index, &run)?;
         }
+        fault_point(FaultPoint::PrivateCopied);
         // Whatever is written meanwhile is in the logs, and not in this set.
         chunk.dirty = FrameSet::EMPTY;
         Counters::add(&self.counters.frames_copied, dirty.count());

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, FrameSet};
+use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, FaultPoint, FrameSet, fault_point};
 
 use super::{PrivateEngine, chunk::KnownChunk};
 use crate::{
@@ -35,6 +35,7 @@ impl PrivateEngine {
             }
             self.budget.chunk_mapped(index, self.chunks());
             self.budget.changed(0, mappings);
+            fault_point(FaultPoint::PrivateChunkMapped);
         } else {
             for run in &runs {
                 self.fill_run(index, run)?;
@@ -42,6 +43,7 @@ impl PrivateEngine {
             for hole in &holes {
                 self.fill_hole(index, hole)?;
             }
+            fault_point(FaultPoint::PrivateChunkFilled);
         }
         known.mapped = true;
         Ok(())

@@ -79,11 +79,11 @@ impl RedirectEngine {
             self.holder.free_blocks(&unused);
         };
         for run in target_runs(targets) {
-            fault_point(FaultPoint::CowTaken);
+            fault_point(FaultPoint::RedirectTaken);
             let placed = fill(&run)
-                .inspect(|()| fault_point(FaultPoint::CowCopied))
+                .inspect(|()| fault_point(FaultPoint::RedirectCopied))
                 .and_then(|()| self.place_run(index, &run, Sharing::Shared))
-                .inspect(|()| fault_point(FaultPoint::CowMapped));
+                .inspect(|()| fault_point(FaultPoint::RedirectMapped));
             if let Err(error) = placed {
                 free(rest);
                 return Err(error);
@@ -111,12 +111,12 @@ impl RedirectEngine {
             Err(other) => return Err(other.into()),
         };
         let run = whole_run(chunk);
-        fault_point(FaultPoint::CowTaken);
+        fault_point(FaultPoint::RedirectTaken);
         let placed = self
             .copy_backed(index, known, chunk)
-            .inspect(|()| fault_point(FaultPoint::CowCopied))
+            .inspect(|()| fault_point(FaultPoint::RedirectCopied))
             .and_then(|()| self.place_run(index, &run, Sharing::Shared))
-            .inspect(|()| fault_point(FaultPoint::CowMapped));
+            .inspect(|()| fault_point(FaultPoint::RedirectMapped));
         if let Err(error) = placed {
             self.holder.free_blocks(&blocks_of(chunk));
             return match error {

@@ -250,7 +250,7 @@ impl RedirectEngine {
 
     fn mark_mapped(&self, index: u32, known: &mut KnownChunk) {
         known.mapped = true;
-        fault_point(FaultPoint::CowChunkMapped);
+        fault_point(FaultPoint::RedirectChunkMapped);
         self.budget.chunk_mapped(index, self.chunks());
     }
 

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use nvvmm_snapshot::{ChunkMap, ChunkNo, FrameSet};
+use nvvmm_snapshot::{ChunkMap, ChunkNo, FaultPoint, FrameSet, fault_point};
 
 use super::{
     RedirectEngine,
@@ -89,5 +89,6 @@ impl RedirectEngine {
         self.uffd
             .protect(start, size_bytes, true)
             .map_err(os("arm a snapshot"))
+            .inspect(|()| fault_point(FaultPoint::RedirectOriginMapped))
     }
 }
