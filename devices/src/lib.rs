@@ -9,6 +9,7 @@
 
 mod bus;
 mod console;
+mod host_socket;
 mod irq;
 mod lifecycle;
 mod lock;
@@ -18,7 +19,8 @@ mod sys;
 pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusError};
-pub use console::{Console, ConsoleOut, ConsoleSocket, ConsoleStreams};
+pub use console::{Console, ConsoleOut, ConsoleStreams};
+pub use host_socket::HostSocket;
 pub use irq::{CountingIrq, IrqLine};
 pub use lifecycle::{Device, LifecycleError, SavedDevice};
 pub use power::{

@@ -54,6 +54,7 @@ fn build(spec: &VmSpec, ram: &GuestRam, dirty_log: bool) -> Result<Machine> {
         memory: Arc::clone(ram.memory()),
         slots: ram.slots(),
         console,
+        vsock: None,
         dirty_log,
     };
     Ok(Machine::create(parts)?)
@@ -128,6 +129,7 @@ fn main() -> Result<()> {
         vcpus: args.cpus,
         memory_bytes: args.memory_mib << 20,
         disks: disks.collect(),
+        vsock: false,
     };
     let mut ram = GuestRam::reserve(spec.memory_bytes)?;
     let mut machine = build(&spec, &ram, args.dirty_log)?;

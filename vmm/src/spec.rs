@@ -29,6 +29,9 @@ pub struct VmSpec {
     pub memory_bytes: u64,
     /// virtio-block disks in the guest's order (`vda`, `vdb`, ...).
     pub disks: Vec<DiskSpec>,
+    /// A virtio-vsock device. Machines of snapshots that were taken before there was one have none.
+    #[serde(default)]
+    pub vsock: bool,
 }
 
 impl VmSpec {

@@ -9,6 +9,7 @@ use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 
 use super::backlog::Backlog;
 use super::*;
+use crate::HostSocket;
 use crate::{BusDevice, CountingIrq, Device, SerialPort};
 
 const DATA: u64 = 0;
@@ -36,7 +37,7 @@ impl Host {
     }
 
     fn with_socket(path: &Path) -> Self {
-        let socket = Some(ConsoleSocket::bind(path).unwrap());
+        let socket = Some(HostSocket::bind(path).unwrap());
         Self::new(ConsoleStreams {
             socket,
             ..ConsoleStreams::default()
@@ -47,7 +48,7 @@ impl Host {
         let (read_end, stdin) = pipe().unwrap();
         let host = Self::new(ConsoleStreams {
             input: Some(file(read_end)),
-            socket: Some(ConsoleSocket::bind(path).unwrap()),
+            socket: Some(HostSocket::bind(path).unwrap()),
             ..ConsoleStreams::default()
         });
         (host, stdin)
@@ -119,7 +120,7 @@ fn output_goes_to_standard_output_and_to_every_client() {
     let (mut stdout, write_end) = pipe().unwrap();
     let mut host = Host::new(ConsoleStreams {
         output: Some(file(write_end)),
-        socket: Some(ConsoleSocket::bind(&path).unwrap()),
+        socket: Some(HostSocket::bind(&path).unwrap()),
         ..ConsoleStreams::default()
     });
     let (first, second) = (host.client(&path), host.client(&path));
@@ -139,7 +140,7 @@ fn the_console_of_the_next_machine_goes_on_with_the_same_clients_and_streams() {
     let mut first = Host::new(ConsoleStreams {
         input: Some(file(read_end)),
         output: Some(file(write_end)),
-        socket: Some(ConsoleSocket::bind(&path).unwrap()),
+        socket: Some(HostSocket::bind(&path).unwrap()),
         ..ConsoleStreams::default()
     });
     let mut client = first.client(&path);
@@ -387,19 +388,19 @@ fn a_dead_socket_file_is_replaced_and_a_live_one_or_another_file_is_not() {
     let path = directory.path().join("console");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists(), "the listener is gone, its file is not");
-    let socket = ConsoleSocket::bind(&path).unwrap();
+    let socket = HostSocket::bind(&path).unwrap();
     assert_eq!(
         std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions()) & 0o777,
         0o600
     );
     assert_eq!(
-        ConsoleSocket::bind(&path).err().unwrap().kind(),
+        HostSocket::bind(&path).err().unwrap().kind(),
         std::io::ErrorKind::AddrInUse
     );
     drop(socket);
     assert!(!path.exists());
     std::fs::write(&path, "precious").unwrap();
-    assert!(ConsoleSocket::bind(&path).is_err());
+    assert!(HostSocket::bind(&path).is_err());
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
 }
 

@@ -12,7 +12,7 @@ mod streams;
 mod subscriber;
 
 pub use output::ConsoleOut;
-pub use streams::{ConsoleSocket, ConsoleStreams};
+pub use streams::ConsoleStreams;
 pub use subscriber::Console;
 
 #[cfg(test)]

@@ -1,14 +1,12 @@
 //! What the console is connected to on the host.
 
 use std::collections::HashMap;
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
 
 use super::client::Client;
+use crate::host_socket::HostSocket;
 
 /// Where console input comes from and output goes to. All of it may be missing.
 #[derive(Default)]
@@ -18,7 +16,7 @@ pub struct ConsoleStreams {
     /// Output, usually a duplicate of standard output.
     pub output: Option<File>,
     /// A socket that clients connect to for both.
-    pub socket: Option<ConsoleSocket>,
+    pub socket: Option<HostSocket>,
     /// Those who are connected to it already.
     pub(super) clients: HashMap<RawFd, Client>,
 }
@@ -39,54 +37,5 @@ impl ConsoleStreams {
             output,
             ..Self::default()
         })
-    }
-}
-
-/// A listening unix socket, for its owner only. The file goes away when this is dropped.
-pub struct ConsoleSocket {
-    pub(super) listener: UnixListener,
-    path: PathBuf,
-}
-
-impl ConsoleSocket {
-    /// Listens at `path`. A socket file that a dead process left there is replaced.
-    ///
-    /// # Errors
-    /// Somebody listens there already (`AddrInUse`), something else than a socket is there, or the host refuses.
-    pub fn bind(path: &Path) -> io::Result<Self> {
-        let listener = match UnixListener::bind(path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_dead_socket(path) => {
-                std::fs::remove_file(path)?;
-                UnixListener::bind(path)
-            }
-            other => other,
-        }?;
-        let socket = Self {
-            listener,
-            path: path.to_owned(),
-        };
-        std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
-        socket.listener.set_nonblocking(true)?;
-        Ok(socket)
-    }
-
-    /// Where the socket is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-/// Whether a socket file is at `path` that nobody listens at.
-fn is_dead_socket(path: &Path) -> bool {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
-    is_socket
-        && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-}
-
-impl Drop for ConsoleSocket {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::debug!(path = %self.path.display(), %error, "cannot remove the console socket");
-        }
     }
 }

@@ -12,7 +12,8 @@ use vmm_sys_util::eventfd::EventFd;
 use super::client::Client;
 use super::output::ConsoleOut;
 use super::stdio::{StdInput, StdOutput};
-use super::streams::{ConsoleSocket, ConsoleStreams};
+use super::streams::ConsoleStreams;
+use crate::host_socket::HostSocket;
 use crate::lock::lock;
 use crate::serial::SerialPort;
 
@@ -29,7 +30,7 @@ pub struct Console {
     room: Arc<EventFd>,
     std_input: Option<StdInput>,
     std_output: Option<StdOutput>,
-    socket: Option<ConsoleSocket>,
+    socket: Option<HostSocket>,
     clients: HashMap<RawFd, Client>,
     /// Input that the guest has no room for yet.
     input: VecDeque<u8>,

@@ -1,9 +1,21 @@
 //! What the transport needs from a device.
 
+use std::os::fd::RawFd;
+
 use vm_memory::GuestMemory;
 
 use super::chain::{Chain, ChainError};
 use crate::lifecycle::{LifecycleError, SavedDevice};
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// It was carried out; so many bytes of its writable buffers were written.
+    Done(u32),
+    /// The device has no use for it yet. It stays in the ring with all that are behind it, until the driver notifies the
+    /// queue or [`VirtioDevice::take_wakes`] names it.
+    NotYet,
+}
 
 /// A virtio device, without its transport and its queues.
 ///
@@ -33,12 +45,27 @@ pub trait VirtioDevice<Mem: GuestMemory>: Send {
     /// The driver is ready (or was, when the state was saved) and has accepted `driver_features`.
     fn activate(&mut self, driver_features: u64);
 
-    /// Carries out one request, wholly. Answers how many bytes it wrote to the chain's writable buffers.
+    /// Carries out one request, wholly, or leaves it untouched.
     ///
     /// # Errors
     /// The request is so malformed that the driver cannot be told in it. The transport stops the device and asks the
     /// driver to reset it.
-    fn serve(&mut self, queue_index: usize, chain: Chain, mem: &Mem) -> Result<u32, ChainError>;
+    fn serve(&mut self, queue_index: usize, chain: Chain, mem: &Mem) -> Result<Served, ChainError>;
+
+    /// A descriptor that is readable whenever something has happened on the host that the device acts on, without a
+    /// request of the driver. It stays the same for the device's life.
+    fn host_events(&self) -> Option<RawFd> {
+        None
+    }
+
+    /// Acts on what has happened on the host, and makes the descriptor unreadable. Not called while the device is paused.
+    fn on_host_events(&mut self) {}
+
+    /// The queues that the device wants to be looked at for another reason than a notification, by bit: those whose
+    /// requests it has refused for the time being, and now has a use for. Each is named once.
+    fn take_wakes(&mut self) -> u32 {
+        0
+    }
 
     /// The driver has reset the device: forget what it negotiated.
     fn reset(&mut self);

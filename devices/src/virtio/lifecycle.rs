@@ -106,9 +106,7 @@ impl<M: GuestAddressSpace + Send> Device for MmioTransport<M> {
         worker.paused = false;
         // A kick that came while paused was swallowed, and one that came before the snapshot is in no state.
         for index in 0..worker.queues.len() {
-            if worker.queues[index].is_some() {
-                worker.kick(index);
-            }
+            worker.kick(index);
         }
         if self.signals.interrupt_status.load(Ordering::SeqCst) != 0 {
             self.signals

@@ -176,10 +176,7 @@ impl<M: GuestAddressSpace> MmioTransport<M> {
 
     /// What the event thread must run for this device to work.
     pub fn subscriber(&self) -> QueueSubscriber<M> {
-        QueueSubscriber {
-            worker: Arc::clone(&self.worker),
-            kicks: Arc::clone(&self.kicks),
-        }
+        QueueSubscriber::new(Arc::clone(&self.worker), Arc::clone(&self.kicks))
     }
 
     pub(super) fn status(&self) -> u32 {

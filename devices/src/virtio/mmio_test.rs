@@ -6,7 +6,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::virtio::test_driver::*;
-use crate::virtio::{Chain, ChainError, Rng};
+use crate::virtio::{Chain, ChainError, Rng, Served};
 use crate::{Bus, CountingIrq, Device, LifecycleError, SavedDevice};
 
 const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
@@ -284,11 +284,11 @@ impl VirtioDevice<Memory> for Overtaken {
     }
     fn read_config(&self, _offset: u64, _bytes: &mut [u8]) {}
     fn activate(&mut self, _driver_features: u64) {}
-    fn serve(&mut self, _queue_index: usize, _chain: Chain, mem: &Memory) -> Result<u32, ChainError> {
+    fn serve(&mut self, _queue_index: usize, _chain: Chain, mem: &Memory) -> Result<Served, ChainError> {
         self.requests += 1;
         mem.write_obj(65_u16.to_le(), GuestAddress(AVAIL_RING + 2))
             .unwrap();
-        Ok(self.requests)
+        Ok(Served::Done(self.requests))
     }
     fn reset(&mut self) {}
     fn save(&self, instance: &str) -> Result<SavedDevice, LifecycleError> {

@@ -8,14 +8,16 @@ mod mmio;
 mod queue;
 mod rng;
 mod state;
+mod vsock;
 mod worker;
 
 pub use block::{Block, BlockError, BlockOptions, BlockStateV1};
 pub use chain::{Buffers, Chain, ChainError};
-pub use device::VirtioDevice;
+pub use device::{Served, VirtioDevice};
 pub use mmio::{MMIO_LEN, MmioTransport, QUEUE_NOTIFY_OFFSET, TransportError};
 pub use rng::{Rng, RngStateV1};
 pub use state::{QueueStateV1, VirtioMmioStateV1};
+pub use vsock::{GUEST_CID, Vsock, VsockStateV1};
 pub use worker::QueueSubscriber;
 
 #[cfg(test)]

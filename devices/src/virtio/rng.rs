@@ -5,7 +5,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use vm_memory::GuestMemory;
 
 use super::chain::{Chain, ChainError};
-use super::device::{VirtioDevice, read_fields};
+use super::device::{Served, VirtioDevice, read_fields};
 use crate::lifecycle::{LifecycleError, SavedDevice};
 use crate::sys;
 
@@ -53,7 +53,7 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Rng {
 
     fn activate(&mut self, _driver_features: u64) {}
 
-    fn serve(&mut self, _queue_index: usize, chain: Chain, mem: &Mem) -> Result<u32, ChainError> {
+    fn serve(&mut self, _queue_index: usize, chain: Chain, mem: &Mem) -> Result<Served, ChainError> {
         if !chain.readable.is_empty() || chain.writable.is_empty() {
             return Err(ChainError::WrongShape);
         }
@@ -62,10 +62,10 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Rng {
         if let Err(error) = sys::fill_random(&mut bytes) {
             // The driver takes a request of no bytes as "nothing now".
             tracing::error!(%error, "no random numbers from the host kernel");
-            return Ok(0);
+            return Ok(Served::Done(0));
         }
         chain.writable.write(mem, &bytes)?;
-        Ok(bytes.len() as u32)
+        Ok(Served::Done(bytes.len() as u32))
     }
 
     fn reset(&mut self) {}

@@ -21,6 +21,10 @@ pub(super) const HIGH_REGION: u64 = 4 << 20;
 pub(super) const DESC_TABLE: u64 = 0x1000;
 pub(super) const AVAIL_RING: u64 = 0x2000;
 pub(super) const USED_RING: u64 = 0x3000;
+/// Distance of the rings of one queue from those of the next.
+const QUEUE_DISTANCE: u64 = 0x4000;
+/// Queues that there is room for below the buffers.
+const QUEUES_MAX: usize = 3;
 /// Where tests put buffers.
 pub(super) const BUFFERS: u64 = 0x10000;
 
@@ -34,7 +38,9 @@ pub(super) struct Driver {
     pub(super) transport: MmioTransport<Arc<Memory>>,
     pub(super) irq: Arc<CountingIrq>,
     events: EventManager<Box<dyn MutEventSubscriber + Send>>,
-    ring: RingPosition,
+    rings: [RingPosition; QUEUES_MAX],
+    /// The queue that everything is about.
+    queue: usize,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -81,8 +87,24 @@ impl Driver {
             transport,
             irq,
             events,
-            ring: RingPosition::default(),
+            rings: Default::default(),
+            queue: 0,
         }
+    }
+
+    /// What is done next is about queue `queue`.
+    pub(super) fn on(&mut self, queue: usize) -> &mut Self {
+        self.queue = queue;
+        self
+    }
+
+    fn ring(&mut self) -> &mut RingPosition {
+        &mut self.rings[self.queue]
+    }
+
+    /// Where the part of the queue's rings is that queue 0 has at `address`.
+    fn at(&self, address: u64) -> u64 {
+        address + self.queue as u64 * QUEUE_DISTANCE
     }
 
     /// Another machine with a copy of this one's memory, restored from `saved`, still paused.
@@ -92,7 +114,7 @@ impl Driver {
         saved: &SavedDevice,
     ) -> Result<Self, LifecycleError> {
         let mut copy = Self::with_memory(device, copy_memory(&self.memory));
-        copy.ring = self.ring;
+        copy.rings = self.rings;
         copy.transport.restore(saved)?;
         Ok(copy)
     }
@@ -141,7 +163,7 @@ impl Driver {
     }
 
     pub(super) fn write_queue_registers(&mut self, size: u32, desc: u64, avail: u64, used: u64) {
-        self.write(VIRTIO_MMIO_QUEUE_SEL, 0);
+        self.write(VIRTIO_MMIO_QUEUE_SEL, self.queue as u32);
         self.write(VIRTIO_MMIO_QUEUE_NUM, size);
         let low_high = [
             (VIRTIO_MMIO_QUEUE_DESC_LOW, desc),
@@ -155,13 +177,14 @@ impl Driver {
     }
 
     pub(super) fn set_up_queue(&mut self, size: u16) {
-        self.write_queue_registers(u32::from(size), DESC_TABLE, AVAIL_RING, USED_RING);
-        for address in [AVAIL_RING, USED_RING] {
+        let [desc, avail, used] = [DESC_TABLE, AVAIL_RING, USED_RING].map(|address| self.at(address));
+        self.write_queue_registers(u32::from(size), desc, avail, used);
+        for address in [avail, used] {
             self.memory
                 .write_slice(&[0; 0x900], GuestAddress(address))
                 .unwrap();
         }
-        self.ring = RingPosition {
+        *self.ring() = RingPosition {
             queue_size: size,
             ..RingPosition::default()
         };
@@ -169,10 +192,17 @@ impl Driver {
         assert_eq!(self.read(VIRTIO_MMIO_QUEUE_READY), 1);
     }
 
-    /// The whole way to a working device.
+    /// The whole way to a working device with one queue.
     pub(super) fn start(&mut self, wanted_features: u64) {
+        self.start_queues(wanted_features, 1);
+    }
+
+    /// The whole way to a working device.
+    pub(super) fn start_queues(&mut self, wanted_features: u64, queues: usize) {
         self.negotiate(wanted_features);
-        self.set_up_queue(64);
+        for queue in (0..queues).rev() {
+            self.on(queue).set_up_queue(64);
+        }
         self.add_status(VIRTIO_CONFIG_S_DRIVER_OK);
     }
 
@@ -187,18 +217,31 @@ impl Driver {
             .unwrap();
     }
 
+    /// The head that the next request will have.
+    pub(super) fn next_head(&mut self) -> u16 {
+        let ring = self.ring();
+        ring.next_desc % ring.queue_size
+    }
+
     /// Puts a request into the ring, without a notification. Answers its head.
     pub(super) fn submit(&mut self, buffers: &[TestBuffer]) -> u16 {
-        let size = self.ring.queue_size;
-        let head = self.ring.next_desc % size;
+        let size = self.ring().queue_size;
+        let head = self.next_head();
         for (position, &(address, len, device_writes)) in buffers.iter().enumerate() {
-            let index = self.ring.next_desc % size;
-            self.ring.next_desc = self.ring.next_desc.wrapping_add(1);
+            let index = self.ring().next_desc % size;
+            self.ring().next_desc = index + 1;
             let mut flags = if device_writes { WRITE } else { 0 };
             if position + 1 < buffers.len() {
                 flags |= NEXT;
             }
-            self.write_desc(DESC_TABLE, index, address, len, flags, (index + 1) % size);
+            self.write_desc(
+                self.at(DESC_TABLE),
+                index,
+                address,
+                len,
+                flags,
+                (index + 1) % size,
+            );
         }
         self.submit_head(head);
         head
@@ -206,30 +249,31 @@ impl Driver {
 
     /// Makes a chain available whose descriptors are written already.
     pub(super) fn submit_head(&mut self, head: u16) {
-        let slot = u64::from(self.ring.avail_index % self.ring.queue_size);
+        let ring = *self.ring();
+        let slot = u64::from(ring.avail_index % ring.queue_size);
         self.memory
-            .write_obj(head.to_le(), GuestAddress(AVAIL_RING + 4 + slot * 2))
+            .write_obj(head.to_le(), GuestAddress(self.at(AVAIL_RING) + 4 + slot * 2))
             .unwrap();
-        self.ring.avail_index = self.ring.avail_index.wrapping_add(1);
-        self.set_avail_index(self.ring.avail_index);
+        self.ring().avail_index = ring.avail_index.wrapping_add(1);
+        self.set_avail_index(ring.avail_index.wrapping_add(1));
     }
 
     pub(super) fn set_avail_index(&self, index: u16) {
         self.memory
-            .write_obj(index.to_le(), GuestAddress(AVAIL_RING + 2))
+            .write_obj(index.to_le(), GuestAddress(self.at(AVAIL_RING) + 2))
             .unwrap();
     }
 
     pub(super) fn set_used_event(&self, index: u16) {
-        let offset = 4 + u64::from(self.ring.queue_size) * 2;
+        let offset = 4 + u64::from(self.rings[self.queue].queue_size) * 2;
         self.memory
-            .write_obj(index.to_le(), GuestAddress(AVAIL_RING + offset))
+            .write_obj(index.to_le(), GuestAddress(self.at(AVAIL_RING) + offset))
             .unwrap();
     }
 
     /// Notifies the device through its register.
     pub(super) fn notify(&mut self) {
-        self.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+        self.write(VIRTIO_MMIO_QUEUE_NOTIFY, self.queue as u32);
     }
 
     /// Runs the machine's event loop until it has nothing to do.
@@ -244,16 +288,15 @@ impl Driver {
 
     /// What the device has finished since the last call: head and written length of each request.
     pub(super) fn finished(&mut self) -> Vec<(u32, u32)> {
-        let index: u16 = u16::from_le(self.memory.read_obj(GuestAddress(USED_RING + 2)).unwrap());
+        let used = self.at(USED_RING);
+        let index: u16 = u16::from_le(self.memory.read_obj(GuestAddress(used + 2)).unwrap());
         let mut finished = Vec::new();
-        while self.ring.used_index != index {
-            let slot = u64::from(self.ring.used_index % self.ring.queue_size);
-            let entry: [u32; 2] = self
-                .memory
-                .read_obj(GuestAddress(USED_RING + 4 + slot * 8))
-                .unwrap();
+        while self.ring().used_index != index {
+            let ring = *self.ring();
+            let slot = u64::from(ring.used_index % ring.queue_size);
+            let entry: [u32; 2] = self.memory.read_obj(GuestAddress(used + 4 + slot * 8)).unwrap();
             finished.push((u32::from_le(entry[0]), u32::from_le(entry[1])));
-            self.ring.used_index = self.ring.used_index.wrapping_add(1);
+            self.ring().used_index = ring.used_index.wrapping_add(1);
         }
         finished
     }

@@ -1,5 +1,6 @@
 //! The half of a virtio device that works on its queues, driven by the event thread.
 
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +11,7 @@ use vm_memory::{GuestAddressSpace, GuestMemory};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Chain, ChainError};
-use super::device::VirtioDevice;
+use super::device::{Served, VirtioDevice};
 use crate::irq::IrqLine;
 use crate::lock::lock;
 
@@ -87,6 +88,24 @@ impl<M: GuestAddressSpace> Worker<M> {
                 self.require_reset();
             }
         }
+        self.kick_woken();
+    }
+
+    /// Lets the device act on the host's events, unless it is paused: then answers false, and the events stay.
+    fn serve_host(&mut self) -> bool {
+        if self.paused {
+            return false;
+        }
+        self.device.on_host_events();
+        self.kick_woken();
+        true
+    }
+
+    fn kick_woken(&mut self) {
+        let wakes = self.device.take_wakes();
+        for index in (0..self.queues.len()).filter(|index| wakes & (1 << index) != 0) {
+            self.kick(index);
+        }
     }
 
     /// Makes the event thread look at a queue.
@@ -104,7 +123,7 @@ impl<M: GuestAddressSpace> Worker<M> {
     }
 }
 
-/// Serves up to one ring full of requests. Answers whether there are more.
+/// Serves up to one ring full of requests. Answers whether there are more that the device has a use for.
 fn serve_ring<Mem: GuestMemory>(
     device: &mut dyn VirtioDevice<Mem>,
     memory: &Mem,
@@ -115,6 +134,7 @@ fn serve_ring<Mem: GuestMemory>(
     let size = queue.size();
     let mut served = 0;
     let mut unsignalled = 0;
+    let mut refused = false;
     queue.disable_notification(memory)?;
     while served < size {
         let Some(descriptors) = queue.iter(memory)?.next() else {
@@ -122,7 +142,11 @@ fn serve_ring<Mem: GuestMemory>(
         };
         let chain = Chain::walk(descriptors, size)?;
         let head_index = chain.head_index();
-        let written_bytes = device.serve(index, chain, memory)?;
+        let Served::Done(written_bytes) = device.serve(index, chain, memory)? else {
+            queue.set_next_avail(queue.next_avail().wrapping_sub(1));
+            refused = true;
+            break;
+        };
         queue.add_used(memory, head_index, written_bytes)?;
         served += 1;
         unsignalled += 1;
@@ -135,7 +159,7 @@ fn serve_ring<Mem: GuestMemory>(
     if unsignalled > 0 {
         signal_used(queue, memory, signals)?;
     }
-    Ok(more)
+    Ok(more && !refused)
 }
 
 fn signal_used<Mem: GuestMemory>(
@@ -149,25 +173,63 @@ fn signal_used<Mem: GuestMemory>(
     Ok(())
 }
 
-/// Carries queue notifications from their eventfds to the device. Give it to the event thread's `EventManager`.
+/// Carries queue notifications, and what happens on the host, from their descriptors to the device. Give it to the event
+/// thread's `EventManager`.
 pub struct QueueSubscriber<M: GuestAddressSpace> {
-    pub(super) worker: Arc<Mutex<Worker<M>>>,
-    pub(super) kicks: Arc<[EventFd]>,
+    worker: Arc<Mutex<Worker<M>>>,
+    kicks: Arc<[EventFd]>,
+    host_events: Option<RawFd>,
+    /// The host's events are not watched for: the device is paused, and they would come again and again.
+    muted: bool,
+}
+
+impl<M: GuestAddressSpace> QueueSubscriber<M> {
+    pub(super) fn new(worker: Arc<Mutex<Worker<M>>>, kicks: Arc<[EventFd]>) -> Self {
+        let host_events = lock(&worker).device.host_events();
+        Self {
+            worker,
+            kicks,
+            host_events,
+            muted: false,
+        }
+    }
+
+    /// A device that is resumed has all its queues kicked, so this is seen then.
+    fn mute(&mut self, muted: bool, ops: &mut EventOps) {
+        let Some(fd) = self.host_events else { return };
+        let interest = if muted { EventSet::empty() } else { EventSet::IN };
+        if self.muted != muted {
+            match ops.modify(Events::with_data_raw(fd, self.kicks.len() as u32, interest)) {
+                Ok(()) => self.muted = muted,
+                Err(error) => tracing::error!(%error, "cannot change what is watched for a device"),
+            }
+        }
+    }
 }
 
 impl<M: GuestAddressSpace> MutEventSubscriber for QueueSubscriber<M> {
-    fn process(&mut self, events: Events, _ops: &mut EventOps) {
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
         let index = events.data() as usize;
-        let Some(kick) = self.kicks.get(index) else { return };
-        // Taken before looking at the queue, so that a kick during the look makes another one.
-        let _ = kick.read();
-        lock(&self.worker).serve_queue(index);
+        if let Some(kick) = self.kicks.get(index) {
+            // Taken before looking at the queue, so that a kick during the look makes another one.
+            let _ = kick.read();
+        }
+        let worker = Arc::clone(&self.worker);
+        let mut worker = lock(&worker);
+        if index < self.kicks.len() {
+            worker.serve_queue(index);
+            self.mute(self.muted && worker.paused, ops);
+        } else {
+            let served = worker.serve_host();
+            self.mute(!served, ops);
+        }
     }
 
     fn init(&mut self, ops: &mut EventOps) {
-        for (index, kick) in self.kicks.iter().enumerate() {
-            if let Err(error) = ops.add(Events::with_data(kick, index as u32, EventSet::IN)) {
-                tracing::error!(%error, queue = index, "cannot watch a queue; its requests will not be served");
+        let kicks = self.kicks.iter().map(AsRawFd::as_raw_fd);
+        for (index, fd) in (0..).zip(kicks.chain(self.host_events)) {
+            if let Err(error) = ops.add(Events::with_data_raw(fd, index, EventSet::IN)) {
+                tracing::error!(%error, event = index, "cannot watch a device; its requests will not be served");
             }
         }
     }

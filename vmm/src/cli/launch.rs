@@ -47,6 +47,7 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, ControlError> {
             vcpus: cpus,
             memory_bytes: memory,
             disks: readable_disks(disks)?,
+            vsock: true,
         }))
     })
 }

@@ -6,6 +6,7 @@
 //! | `<name>.json`    | [`Record`]: who it is                                       |
 //! | `<name>.sock`    | control socket                                              |
 //! | `<name>.console` | console socket                                              |
+//! | `<name>.vsock`   | where programs of the host get streams to the guest         |
 //! | `<name>.log`     | what a detached VM process wrote; kept until the name is used again |
 //! | `.lock`          | held for moments by whoever changes the registry            |
 //!
@@ -54,6 +55,8 @@ pub struct VmRuntimePaths {
     pub control: PathBuf,
     /// Console socket.
     pub console: PathBuf,
+    /// Socket of the vsock device.
+    pub vsock: PathBuf,
     /// Log of a detached VM process.
     pub log: PathBuf,
     record: PathBuf,
@@ -67,6 +70,7 @@ impl VmRuntimePaths {
             name: name.to_owned(),
             control: file("sock"),
             console: file("console"),
+            vsock: file("vsock"),
             log: file("log"),
             record: file("json"),
             lock: file(SUFFIX_LOCK),
@@ -75,7 +79,13 @@ impl VmRuntimePaths {
 
     /// Removes what only a living VM has. The lock goes last: without it nobody sees the entry.
     fn remove_files(&self) {
-        for path in [&self.control, &self.console, &self.record, &self.lock] {
+        for path in [
+            &self.control,
+            &self.console,
+            &self.vsock,
+            &self.record,
+            &self.lock,
+        ] {
             if let Err(e) = remove_if_there(path) {
                 tracing::warn!("cannot remove {}: {e}", path.display());
             }
@@ -298,7 +308,7 @@ impl RuntimeDir {
             Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
             Err((_, e)) => return Err(failed(e.into())),
         };
-        for stale in [&paths.control, &paths.console, &paths.log] {
+        for stale in [&paths.control, &paths.console, &paths.vsock, &paths.log] {
             remove_if_there(stale).map_err(failed)?;
         }
         if let Err(e) = write_record(&paths, pool) {

@@ -9,7 +9,7 @@ use kvm_bindings::{
     KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, kvm_mp_state, kvm_sregs, kvm_xcr, kvm_xcrs,
 };
 use kvm_ioctls::VcpuFd;
-use nvvmm_devices::{ConsoleStreams, SavedDevice};
+use nvvmm_devices::{ConsoleStreams, HostSocket, SavedDevice};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::board::{self, Board, POWER_REGISTERS, SERIAL, Subscriber};
@@ -34,6 +34,8 @@ pub struct MachineParts<'a> {
     pub slots: &'a [RamSlot],
     /// Where the console leads.
     pub console: ConsoleStreams,
+    /// Where the host's side of the spec's vsock device is.
+    pub vsock: Option<Arc<HostSocket>>,
     /// Switch KVM's dirty log on ([`WriteLog`]).
     pub dirty_log: bool,
 }
@@ -85,6 +87,7 @@ impl Machine {
             memory,
             slots,
             console,
+            vsock,
             dirty_log,
         } = parts;
         let vcpus_max = host.vcpus_max().min(usize::from(VmSpec::VCPUS_MAX));
@@ -96,7 +99,7 @@ impl Machine {
         }
         let vm = KvmVm::create(Arc::clone(&host))?;
         vm.set_memory(Arc::clone(&memory), slots, dirty_log)?;
-        let built = board::build(&vm, &memory, spec, console)?;
+        let built = board::build(&vm, &memory, spec, console, vsock)?;
         let vcpus = (0..spec.vcpus)
             .map(|index| {
                 let cpuid = cpuid::for_vcpu(&host, index, spec.vcpus)?;

@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use event_manager::MutEventSubscriber;
 use nvvmm_devices::virtio::{
-    Block, BlockOptions, MMIO_LEN, MmioTransport, QUEUE_NOTIFY_OFFSET, Rng, VirtioDevice,
+    Block, BlockOptions, MMIO_LEN, MmioTransport, QUEUE_NOTIFY_OFFSET, Rng, VirtioDevice, Vsock,
 };
 use nvvmm_devices::{
-    AcpiPower, Bus, BusDevice, COM1_IRQ, COM1_PORT, Console, ConsoleOut, ConsoleStreams, Device, I8042,
-    I8042_COMMAND_PORT, I8042_PORTS_LEN, IrqLine, POWER_PORTS_BASE, POWER_PORTS_LEN, PowerSignal, RESET_PORT,
-    RESET_VALUE, SERIAL_PORTS_LEN, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_S5, SavedDevice,
-    SerialPort,
+    AcpiPower, Bus, BusDevice, COM1_IRQ, COM1_PORT, Console, ConsoleOut, ConsoleStreams, Device, HostSocket,
+    I8042, I8042_COMMAND_PORT, I8042_PORTS_LEN, IrqLine, POWER_PORTS_BASE, POWER_PORTS_LEN, PowerSignal,
+    RESET_PORT, RESET_VALUE, SERIAL_PORTS_LEN, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_S5,
+    SavedDevice, SerialPort,
 };
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -58,17 +58,19 @@ pub(super) struct Built {
     pub(super) subscribers: Vec<Subscriber>,
 }
 
-/// Builds the devices that `spec` asks for: COM1, power, virtio-rng in slot 0, disks in the slots after it.
+/// Builds the devices that `spec` asks for: COM1, power, virtio-rng in slot 0, disks in the slots after it, then
+/// virtio-vsock, so that nothing is elsewhere in a machine without one.
 pub(super) fn build(
     vm: &KvmVm,
     memory: &Arc<GuestMemory>,
     spec: &VmSpec,
     console: ConsoleStreams,
+    vsock: Option<Arc<HostSocket>>,
 ) -> Result<Built> {
-    if spec.disks.len() + 1 > VIRTIO_DEVICES_MAX {
+    let disks_max = VIRTIO_DEVICES_MAX - 1 - usize::from(spec.vsock);
+    if spec.disks.len() > disks_max {
         return Err(MachineError::Spec(format!(
-            "a machine can have at most {} disks, not {}",
-            VIRTIO_DEVICES_MAX - 1,
+            "a machine can have at most {disks_max} disks, not {}",
             spec.disks.len()
         )));
     }
@@ -111,6 +113,11 @@ pub(super) fn build(
         };
         let block = Block::open(&disk.path, &options).map_err(MachineError::Disk)?;
         virtio.push(slots.add(index + 1, &instance, Box::new(block))?);
+    }
+    if spec.vsock {
+        let socket = vsock.ok_or(MachineError::State("a vsock device needs a socket"))?;
+        let vsock = Vsock::new(socket).map_err(host("make the vsock device"))?;
+        virtio.push(slots.add(virtio.len(), "vsock0", Box::new(vsock))?);
     }
     let VirtioSlots {
         mmio,

@@ -87,6 +87,7 @@ impl Bench {
             vcpus,
             memory_bytes: 2 << 20,
             disks: Vec::new(),
+            vsock: false,
         };
         Bench { dir, spec }
     }
@@ -109,6 +110,7 @@ impl Bench {
             memory: Arc::clone(ram.memory()),
             slots: ram.slots(),
             console,
+            vsock: None,
             dirty_log: true,
         };
         Rig {
@@ -417,6 +419,7 @@ fn machines_that_cannot_be_are_refused() {
             memory: Arc::clone(ram.memory()),
             slots: ram.slots(),
             console: ConsoleStreams::default(),
+            vsock: None,
             dirty_log: false,
         };
         let Err(error) = Machine::create(parts) else {

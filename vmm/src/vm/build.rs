@@ -1,13 +1,14 @@
 //! Puts a VM together: from a kernel, or from a snapshot.
 
 use std::{
+    cell::OnceCell,
     os::fd::OwnedFd,
     path::Path,
     sync::{Arc, Mutex},
     time::Instant,
 };
 
-use nvvmm_devices::{ConsoleSocket, ConsoleStreams};
+use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_snapshot::{
     CowEngine as EngineKind, FaultPoint, FrameMap, Holder, Pool, SnapshotEntry, SnapshotId, fault_point,
 };
@@ -31,6 +32,9 @@ pub(super) struct Builder<'a> {
     pub name: &'a str,
     pub pool: &'a Arc<Pool>,
     pub console: &'a Path,
+    pub vsock: &'a Path,
+    /// Made for the first machine that has a vsock device; the next ones take it over.
+    pub vsock_socket: OnceCell<Arc<HostSocket>>,
     pub stdio: Option<&'a OwnedFd>,
     pub dirty_log: bool,
     pub on_cow_failure: Arc<dyn Fn(cow::CowError) + Send + Sync>,
@@ -191,9 +195,23 @@ impl Builder<'_> {
             memory: Arc::clone(engine.ram().memory()),
             slots: engine.ram().slots(),
             console,
+            vsock: self.vsock_socket(spec)?,
             dirty_log: self.dirty_log || engine.copies_for_snapshots(),
         })
         .map_err(machine_error)
+    }
+
+    fn vsock_socket(&self, spec: &VmSpec) -> Result<Option<Arc<HostSocket>>, VmError> {
+        if !spec.vsock {
+            return Ok(None);
+        }
+        if let Some(socket) = self.vsock_socket.get() {
+            return Ok(Some(Arc::clone(socket)));
+        }
+        let socket = HostSocket::bind(self.vsock).map_err(|e| VmError::io("make the vsock socket", &e))?;
+        Ok(Some(Arc::clone(
+            self.vsock_socket.get_or_init(|| Arc::new(socket)),
+        )))
     }
 
     /// What the first machine's console is connected to; the next ones take it over.
@@ -208,7 +226,7 @@ impl Builder<'_> {
                 streams
             }
         };
-        streams.socket = Some(ConsoleSocket::bind(self.console).map_err(io("make the console socket"))?);
+        streams.socket = Some(HostSocket::bind(self.console).map_err(io("make the console socket"))?);
         Ok(streams)
     }
 }

@@ -33,6 +33,7 @@ fn a_snapshot_whose_memory_is_not_its_machines_is_refused() {
         vcpus: 1,
         memory_bytes: 4 << 20,
         disks: Vec::new(),
+        vsock: false,
     };
     check_memory(&spec, &entry).unwrap();
     for memory_bytes in [2 << 20, 6 << 20] {

@@ -1,6 +1,7 @@
 //! The VM process: builds the VM, answers for it, rebuilds it when the guest reboots, ends.
 
 use std::{
+    cell::OnceCell,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -50,6 +51,8 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
         name: &plan.name,
         pool: &pool,
         console: &plan.runtime.console,
+        vsock: &plan.runtime.vsock,
+        vsock_socket: OnceCell::new(),
         stdio: match &plan.console {
             ConsoleMode::Stdio { input } => Some(input),
             ConsoleMode::SocketOnly => None,

@@ -20,7 +20,7 @@ pub use self::disk::BlockError;
 use self::disk::{Disk, SECTOR_BYTES};
 use self::request::ID_BYTES;
 use super::chain::{Chain, ChainError};
-use super::device::{VirtioDevice, read_fields};
+use super::device::{Served, VirtioDevice, read_fields};
 use crate::lifecycle::{LifecycleError, SavedDevice};
 
 const KIND: &str = "virtio-block";
@@ -128,8 +128,8 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Block {
         self.writeback = driver_features & (1 << VIRTIO_BLK_F_FLUSH) != 0;
     }
 
-    fn serve(&mut self, _queue_index: usize, chain: Chain, mem: &Mem) -> Result<u32, ChainError> {
-        request::serve(&self.disk, &self.id, self.writeback, chain, mem)
+    fn serve(&mut self, _queue_index: usize, chain: Chain, mem: &Mem) -> Result<Served, ChainError> {
+        request::serve(&self.disk, &self.id, self.writeback, chain, mem).map(Served::Done)
     }
 
     fn reset(&mut self) {

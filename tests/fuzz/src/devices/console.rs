@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 use event_manager::{EventManager, SubscriberOps};
 use nvvmm_devices::{
-    AcpiPower, Bus, BusDevice, COM1_PORT, Console, ConsoleOut, ConsoleSocket, ConsoleStreams, CountingIrq,
+    AcpiPower, Bus, BusDevice, COM1_PORT, Console, ConsoleOut, HostSocket, ConsoleStreams, CountingIrq,
     Device, I8042, I8042_COMMAND_PORT, I8042_PORTS_LEN, POWER_PORTS_BASE, POWER_PORTS_LEN, PowerEvent,
     PowerSignal, SERIAL_PORTS_LEN, SerialPort,
 };
@@ -63,9 +63,13 @@ static NO_SIGPIPE: LazyLock<()> = LazyLock::new(|| {
     signal_hook::flag::register(signal_hook::consts::SIGPIPE, seen).expect("a signal handler");
 });
 
+pub(super) fn no_sigpipe() {
+    LazyLock::force(&NO_SIGPIPE);
+}
+
 impl Host {
     fn new(connections: u8) -> Self {
-        LazyLock::force(&NO_SIGPIPE);
+        no_sigpipe();
         let mut streams = ConsoleStreams::default();
         let (mut input, mut output, mut socket) = (None, None, None);
         if connections & 1 != 0 {
@@ -82,7 +86,7 @@ impl Host {
         }
         if connections & 4 != 0 {
             let path = std::env::temp_dir().join(format!("nvvmm-fuzz-{}.console", std::process::id()));
-            streams.socket = Some(ConsoleSocket::bind(&path).expect("a socket"));
+            streams.socket = Some(HostSocket::bind(&path).expect("a socket"));
             socket = Some(path);
         }
         let out = ConsoleOut::new().expect("an eventfd");

@@ -16,6 +16,7 @@ use virtio_bindings::virtio_config::*;
 use virtio_bindings::virtio_mmio::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use super::vsock;
 use crate::script::Script;
 
 type Memory = GuestMemoryMmap<()>;
@@ -29,13 +30,18 @@ const HIGH_REGION: u64 = 0x2_0000;
 const DESC_TABLE: u64 = 0x1000;
 const AVAIL_RING: u64 = 0x3000;
 const USED_RING: u64 = 0x4000;
+/// Distance of the rings of one queue from those of the next.
+const QUEUE_DISTANCE: u64 = 0x400;
+const QUEUES_MAX: usize = 3;
 const BUFFERS: u64 = 0x8000;
+/// Where a vsock packet lies, with room behind it.
+const PACKET: u64 = HIGH_REGION;
 /// What the rings are laid out for here; the device may have been told something else.
 const RING_SIZE: u16 = 64;
 const DISK_BYTES: usize = 0x4000;
 
 /// Turns of the event loop in one run.
-const TURNS_MAX: usize = 24;
+const TURNS_MAX: usize = 64;
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -45,12 +51,14 @@ const WRITE: u16 = 2;
 pub(crate) enum Kind {
     Disk { read_only: bool },
     Rng,
+    Vsock,
 }
 
 impl Kind {
     fn device(self) -> Box<dyn VirtioDevice<Memory>> {
         match self {
             Kind::Rng => Box::new(Rng::new()),
+            Kind::Vsock => Box::new(vsock::device()),
             Kind::Disk { read_only } => {
                 let options = BlockOptions {
                     read_only,
@@ -100,13 +108,21 @@ impl Machine {
     }
 }
 
+#[derive(Clone, Copy, Default)]
+struct Ring {
+    avail_index: u16,
+    next_desc: u16,
+}
+
 /// A guest, its memory, and the machine that it is in at present.
 pub(super) struct Guest {
     kind: Kind,
     memory: Arc<Memory>,
     machine: Option<Machine>,
-    avail_index: u16,
-    next_desc: u16,
+    /// The queue that the steps are about.
+    queue: usize,
+    rings: [Ring; QUEUES_MAX],
+    programs: Option<vsock::Programs>,
     turns_left: usize,
 }
 
@@ -121,8 +137,9 @@ impl Guest {
             kind,
             memory,
             machine,
-            avail_index: 0,
-            next_desc: 0,
+            queue: 0,
+            rings: Default::default(),
+            programs: matches!(kind, Kind::Vsock).then(vsock::Programs::new),
             turns_left: TURNS_MAX,
         }
     }
@@ -135,7 +152,7 @@ impl Guest {
 
     /// One step: a byte that chooses it, then its operands.
     pub(super) fn step(&mut self, script: &mut Script) {
-        match script.u8() % 13 {
+        match script.u8() % 16 {
             0 => self.write_register(u32::from(script.u8()) * 4, script.u32()),
             1 => {
                 let (offset, mut bytes) = (offset(script), [0; 16]);
@@ -149,7 +166,10 @@ impl Guest {
                 self.machine().transport.write(offset, bytes);
             }
             3 => self.negotiate(script.u64()),
-            4 => self.set_up_queue(1 << (script.u8() % 10), [DESC_TABLE, AVAIL_RING, USED_RING]),
+            4 => {
+                let rings = [DESC_TABLE, AVAIL_RING, USED_RING].map(|address| self.at(address));
+                self.set_up_queue(1 << (script.u8() % 10), rings);
+            }
             5 => {
                 let size = u32::from(script.u16());
                 self.set_up_queue(size, [(); 3].map(|()| u64::from(script.u32())));
@@ -166,8 +186,21 @@ impl Guest {
             9 => self.make_available(script.u16()),
             10 => self.disk_request(script),
             11 => self.serve(),
-            _ => self.move_to_another_machine(),
+            12 => self.move_to_another_machine(),
+            13 => self.queue = usize::from(script.u8()) % QUEUES_MAX,
+            14 => self.vsock_packet(script),
+            _ => {
+                if let Some(programs) = &mut self.programs {
+                    programs.step(script);
+                }
+                self.turn();
+            }
         }
+    }
+
+    /// Where the part of the queue's rings is that queue 0 has at `address`.
+    fn at(&self, address: u64) -> u64 {
+        address + self.queue as u64 * QUEUE_DISTANCE
     }
 
     fn write_register(&mut self, register: u32, value: u32) {
@@ -208,7 +241,7 @@ impl Guest {
     }
 
     fn set_up_queue(&mut self, size: u32, addresses: [u64; 3]) {
-        self.write_register(VIRTIO_MMIO_QUEUE_SEL, 0);
+        self.write_register(VIRTIO_MMIO_QUEUE_SEL, self.queue as u32);
         self.write_register(VIRTIO_MMIO_QUEUE_NUM, size);
         let registers = [
             VIRTIO_MMIO_QUEUE_DESC_LOW,
@@ -220,7 +253,7 @@ impl Guest {
             self.write_register(register + 4, (address >> 32) as u32);
         }
         self.write_register(VIRTIO_MMIO_QUEUE_READY, 1);
-        (self.avail_index, self.next_desc) = (0, 0);
+        self.rings[self.queue] = Ring::default();
     }
 
     /// A guest that writes outside of its memory faults by itself.
@@ -234,14 +267,16 @@ impl Guest {
         bytes[8..12].copy_from_slice(&len.to_le_bytes());
         bytes[12..14].copy_from_slice(&flags.to_le_bytes());
         bytes[14..16].copy_from_slice(&next.to_le_bytes());
-        self.store(DESC_TABLE + u64::from(index) * 16, &bytes);
+        self.store(self.at(DESC_TABLE) + u64::from(index) * 16, &bytes);
     }
 
     fn make_available(&mut self, head: u16) {
-        let slot = u64::from(self.avail_index % RING_SIZE);
-        self.store(AVAIL_RING + 4 + slot * 2, &head.to_le_bytes());
-        self.avail_index = self.avail_index.wrapping_add(1);
-        self.store(AVAIL_RING + 2, &self.avail_index.to_le_bytes());
+        let avail_index = self.rings[self.queue].avail_index;
+        let slot = u64::from(avail_index % RING_SIZE);
+        self.store(self.at(AVAIL_RING) + 4 + slot * 2, &head.to_le_bytes());
+        let next = avail_index.wrapping_add(1);
+        self.rings[self.queue].avail_index = next;
+        self.store(self.at(AVAIL_RING) + 2, &next.to_le_bytes());
     }
 
     /// A request of three buffers with the shape that a disk wants; what stands in them may be anything.
@@ -252,9 +287,9 @@ impl Guest {
         header[8..16].copy_from_slice(&sector.to_le_bytes());
         self.store(BUFFERS, &header);
         let data_flags = NEXT | if shape & 1 == 0 { WRITE } else { 0 };
-        let head = self.next_desc;
+        let head = self.rings[self.queue].next_desc;
         let [data, status] = [1, 2].map(|step| (head + step) % RING_SIZE);
-        self.next_desc = (head + 3) % RING_SIZE;
+        self.rings[self.queue].next_desc = (head + 3) % RING_SIZE;
         self.descriptor(head, BUFFERS, 16, NEXT, data);
         self.descriptor(data, BUFFERS + 0x100, u32::from(len), data_flags, status);
         self.descriptor(status, BUFFERS + 0x20, 1, WRITE, 0);
@@ -264,9 +299,30 @@ impl Guest {
         }
     }
 
+    /// Sends a packet in the transmit queue of a vsock device; gives a buffer to the receive queue before.
+    fn vsock_packet(&mut self, script: &mut Script) {
+        let packet = vsock::packet(script);
+        let queue = self.queue;
+        self.store(PACKET, &packet);
+        let len = packet.len() as u32;
+        for (queue, address, len, flags) in [(0, PACKET + 0x1000, 0x200, WRITE), (1, PACKET, len, 0)] {
+            self.queue = queue;
+            let head = self.rings[queue].next_desc;
+            self.rings[queue].next_desc = (head + 1) % RING_SIZE;
+            self.descriptor(head, address, len, flags, 0);
+            self.make_available(head);
+            self.serve();
+        }
+        self.queue = queue;
+    }
+
     /// Notifies the device and lets the machine's event loop run, a few turns at most.
     fn serve(&mut self) {
-        self.write_register(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+        self.write_register(VIRTIO_MMIO_QUEUE_NOTIFY, self.queue as u32);
+        self.turn();
+    }
+
+    fn turn(&mut self) {
         while self.turns_left > 0 && self.machine().events.run_with_timeout(0).expect("events") > 0 {
             self.turns_left -= 1;
         }
@@ -284,7 +340,9 @@ impl Guest {
         let mut status = [0; 4];
         old.transport.read(u64::from(VIRTIO_MMIO_STATUS), &mut status);
         let raised = old.irq.raised();
-        old.transport.queue_events()[0].write(1).expect("a kick");
+        for event in old.transport.queue_events().iter() {
+            event.write(1).expect("a kick");
+        }
         old.events.run_with_timeout(0).expect("events");
         assert_eq!(old.irq.raised(), raised, "a paused device raised an interrupt");
         assert_eq!(

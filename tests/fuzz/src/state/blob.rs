@@ -38,6 +38,7 @@ pub(super) fn example() -> &'static Example {
                 path: "/disk".into(),
                 read_only: false,
             }],
+            vsock: true,
         };
         let vm = VmStateV1 {
             pic_master: kvm_irqchip::default(),
