@@ -11,8 +11,8 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 use event_manager::{EventManager, SubscriberOps};
 use nvvmm_devices::{
-    AcpiPower, Bus, BusDevice, COM1_PORT, Console, ConsoleOut, HostSocket, ConsoleStreams, CountingIrq,
-    Device, I8042, I8042_COMMAND_PORT, I8042_PORTS_LEN, POWER_PORTS_BASE, POWER_PORTS_LEN, PowerEvent,
+    AcpiPower, Bus, BusDevice, COM1_PORT, Console, ConsoleOut, ConsoleStreams, CountingIrq, Device,
+    HostSocket, I8042, I8042_COMMAND_PORT, I8042_PORTS_LEN, POWER_PORTS_BASE, POWER_PORTS_LEN, PowerEvent,
     PowerSignal, SERIAL_PORTS_LEN, SerialPort,
 };
 
