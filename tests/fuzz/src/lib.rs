@@ -7,5 +7,6 @@ pub mod boot;
 pub mod control;
 pub mod devices;
 pub mod pool;
+pub mod protocol;
 pub mod script;
 pub mod state;

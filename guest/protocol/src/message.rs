@@ -1,0 +1,147 @@
+//! The messages. postcard numbers variants and fields by their place: nothing here may change its place within a version.
+
+use serde::{Deserialize, Serialize};
+
+/// Most bytes of a stream or file in one message.
+pub const DATA_BYTES_MAX: usize = 32 << 10;
+
+/// From the host to the agent, on a stream of the host's. The first is a request: `Exec`, `Read` or `Write`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToAgent {
+    /// Run a program.
+    Exec(Exec),
+    /// Send a file.
+    Read {
+        /// Where it is in the guest.
+        path: Vec<u8>,
+    },
+    /// Make or replace a file. `Data` and one `End` follow.
+    Write {
+        /// Where it goes; into a directory, under `name`.
+        path: Vec<u8>,
+        /// What it is called on the host.
+        name: Vec<u8>,
+        /// Its permissions, as in chmod(2).
+        mode: u32,
+    },
+    /// Input of the program, or a part of the file.
+    Data(Vec<u8>),
+    /// There is no more of it.
+    End,
+    /// The size of the host's terminal has changed.
+    Resize(TerminalSize),
+}
+
+/// A program to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    /// The program, found as a shell does, and its arguments.
+    pub command: Vec<Vec<u8>>,
+    /// Variables in addition to, or in place of, those of the agent.
+    pub environment: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Give it a terminal of that size.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// Size of a terminal, in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters of a line.
+    pub columns: u16,
+}
+
+/// From the agent to the host, on a stream of the host's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromAgent {
+    /// The program has written to its standard output, or a part of the file.
+    Data(Vec<u8>),
+    /// The program has written to its standard error.
+    ErrorData(Vec<u8>),
+    /// The program has ended; nothing follows.
+    Exited(Ended),
+    /// A file that is sent: `Data` and one `End` follow.
+    File {
+        /// Its permissions, as in chmod(2).
+        mode: u32,
+    },
+    /// There is no more of the file, or the file is written; nothing follows.
+    End,
+    /// The request failed; nothing follows.
+    Failed {
+        /// What sort of failure it is.
+        because: FailedBecause,
+        /// In words.
+        message: String,
+    },
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ended {
+    /// With this status.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// Sorts of failures that the host acts upon differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailedBecause {
+    /// There is no such program or file.
+    NotFound,
+    /// It is there but may not be used so.
+    Refused,
+    /// Anything else.
+    Failed,
+}
+
+/// From the guest's agent to the VM, on the agent's stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromGuest {
+    /// The first message: the agent is there, and wants to know whether the VM was restored.
+    Hello,
+    /// What had to be done after the restore is done, the guest's hooks too.
+    Settled {
+        /// What failed, in words; empty when nothing did.
+        failures: Vec<String>,
+    },
+}
+
+/// From the VM to its guest's agent, on the agent's stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToGuest {
+    /// Answer to `Hello`: nothing has happened to the VM that the guest has not been told of.
+    Welcome,
+    /// Answer to `Hello`: the VM was restored.
+    Restored(Restored),
+}
+
+/// What a guest is told that was restored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// Name that the snapshot had.
+    pub snapshot: String,
+    /// The VM's name.
+    pub vm: String,
+    /// Whether there can be others that go on from the same moment.
+    pub role: Role,
+    /// Time from the snapshot to the restore, in nanoseconds of the host's clock.
+    pub slept_ns: u64,
+    /// The host's time of day, in nanoseconds since 1970.
+    pub host_time_ns: u64,
+    /// Set the guest's time of day to it.
+    pub step_clock: bool,
+    /// Random bytes, different in every copy, for the guest's entropy.
+    pub seed: [u8; 32],
+}
+
+/// Which one a restored VM is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// The snapshot was consumed by this restore: the only one that goes on from it.
+    Original,
+    /// One of any number.
+    Copy,
+}
