@@ -75,7 +75,7 @@ pool_tests_on() {
 }
 
 tier_anywhere() {
-  local medium guest guests=("$NVVMM_ROOT/guest/linux" "$NVVMM_ROOT/guest/bare-metal") scripts
+  local medium guest guests=("$NVVMM_ROOT"/guest/{linux,bare-metal,agent}) scripts
   [[ -e ${guests[1]}/Cargo.toml ]] || unset 'guests[1]'
   run_check "formatting" cargo fmt --all --check
   run_check "lints" cargo clippy --workspace --all-targets --quiet -- -D warnings

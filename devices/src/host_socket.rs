@@ -2,14 +2,22 @@
 
 use std::fs::Permissions;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::sys::socket::{Shutdown, shutdown};
+
+use crate::sys;
 
 /// A listening unix socket, for its owner only. The file goes away when this is dropped.
 pub struct HostSocket {
     pub(crate) listener: UnixListener,
     path: PathBuf,
+    stopped: AtomicBool,
 }
 
 impl HostSocket {
@@ -28,10 +36,35 @@ impl HostSocket {
         let socket = Self {
             listener,
             path: path.to_owned(),
+            stopped: AtomicBool::new(false),
         };
         std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
         socket.listener.set_nonblocking(true)?;
         Ok(socket)
+    }
+
+    /// Waits for a program that connects.
+    ///
+    /// # Errors
+    /// The host refuses, or [`HostSocket::stop_listening`] was called.
+    pub fn accept(&self) -> io::Result<UnixStream> {
+        loop {
+            sys::poll_ready(self.listener.as_raw_fd(), libc::POLLIN, Duration::MAX)?;
+            match self.listener.accept() {
+                Ok((stream, _)) => return Ok(stream),
+                // It is gone again. Or nobody can come any more, which the kernel says with the same words.
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock && !self.stopped.load(Ordering::SeqCst) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Lets nobody connect any more; [`HostSocket::accept`] fails from now on, also where it waits already.
+    pub fn stop_listening(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        // Fails only for what is no socket.
+        let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
     }
 
     /// Where the socket is.

@@ -4,6 +4,7 @@
 //! snapshot file by reference and write-protects them, a restore maps the file's blocks into a new guest.
 //! `docs/design.md` has the flow, the invariants and the glossary.
 
+pub mod agent;
 pub mod boot;
 pub mod checkpoint;
 pub mod cli;

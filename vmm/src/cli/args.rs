@@ -1,5 +1,6 @@
 //! What can be asked on the command line, and the help that teaches it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -109,6 +110,22 @@ pub enum Command {
         #[arg(value_parser = values::vm_name)]
         vm: String,
     },
+    /// Run a program in a VM's guest, which must run nvvmm-agent
+    #[command(after_long_help = EXEC_EXAMPLES)]
+    Exec(ExecArguments),
+    /// Copy a file into a VM's guest or out of it; the guest must run nvvmm-agent
+    ///
+    /// One of the two places is VM:PATH. A file that is copied to a directory keeps its name; permissions are carried
+    /// over. A local path with a colon is written ./like:this.
+    #[command(after_long_help = CP_EXAMPLES)]
+    Cp {
+        /// What to copy
+        #[arg(value_name = "FROM", value_parser = values::copy_place)]
+        from: values::CopyPlace,
+        /// Where to
+        #[arg(value_name = "TO", value_parser = values::copy_place)]
+        to: values::CopyPlace,
+    },
     /// Take a snapshot of a running or paused VM
     #[command(after_long_help = SNAPSHOT_EXAMPLES)]
     Snapshot(SnapshotArguments),
@@ -216,6 +233,10 @@ pub struct RestoreArguments {
     /// Fill the page tables before the guest runs: a later start, a smoother run
     #[arg(long)]
     pub prefault: bool,
+    /// What the guest's time of day does: goes on from the snapshot's (keep), or is set to the host's (step) by the
+    /// guest's nvvmm-agent
+    #[arg(long, value_enum, default_value = "keep")]
+    pub clock: ClockChoice,
     /// Disks in place of the snapshot's, all of them, in the guest's order
     #[arg(long = "disk", value_name = "FILE[,ro]", value_parser = values::disk)]
     pub disks: Vec<DiskSpec>,
@@ -257,6 +278,51 @@ pub enum ConsoleChoice {
     Stdio,
     /// Only the socket
     None,
+}
+
+/// `--clock`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClockChoice {
+    /// It goes on from the snapshot's instant
+    Keep,
+    /// It is set to the host's
+    Step,
+}
+
+const EXEC_EXAMPLES: &str = "\
+Exit code: the program's; 128 and its number for a program that a signal ended; 127 when there is no such program, \
+126 when it cannot be run; 255 when nvvmm or the agent failed.
+
+Examples:
+  nvvmm exec web -- systemctl status nginx
+  nvvmm exec --tty web -- bash
+  tar c site | nvvmm exec web -- tar x -C /srv";
+
+const CP_EXAMPLES: &str = "\
+Examples:
+  nvvmm cp nginx.conf web:/etc/nginx/
+  nvvmm cp web:/var/log/nginx/error.log .";
+
+/// `nvvmm exec`.
+#[derive(Debug, Args)]
+pub struct ExecArguments {
+    /// Name of the VM
+    #[arg(value_parser = values::vm_name)]
+    pub vm: String,
+    /// Give the program a terminal: this one, with its size and all its keys
+    #[arg(short, long = "tty")]
+    pub terminal: bool,
+    /// A variable for the program; repeatable
+    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = values::variable)]
+    pub environment: Vec<(String, String)>,
+    /// The program and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub command: Vec<OsString>,
 }
 
 const SNAPSHOT_EXAMPLES: &str = "\

@@ -14,7 +14,7 @@ use nix::unistd::pipe2;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::args::{ConsoleChoice, RestoreArguments, RunArguments, StartArguments};
+use super::args::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, StartArguments};
 use super::console::before_escape;
 use super::error::{EXIT_FAILED, exit_code};
 use super::terminal::{RawTerminal, leave_raw, tell};
@@ -58,6 +58,7 @@ pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, ControlError> {
         snapshot,
         once,
         prefault,
+        clock,
         disks,
         start,
     } = arguments;
@@ -72,6 +73,7 @@ pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, ControlError> {
             disks,
             once,
             prefault,
+            step_clock: clock == ClockChoice::Step,
         })
     })
 }

@@ -5,8 +5,10 @@
 
 pub mod args;
 mod console;
+mod cp;
 mod detach;
 pub mod error;
+mod exec;
 mod launch;
 mod output;
 mod pool_commands;
@@ -51,6 +53,8 @@ fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
         Command::Resume { vm } => vm_commands::resume(&vm)?,
         Command::Stop { vm, force } => vm_commands::stop(&vm, force)?,
         Command::Console { vm } => console::attach(&vm)?,
+        Command::Exec(arguments) => return Ok(exec::run(arguments)),
+        Command::Cp { from, to } => cp::run(&from, &to)?,
         Command::Audit { vm, json: _ } => vm_commands::audit(&vm)?,
         Command::Snapshot(snapshot) => vm_commands::snapshot(snapshot)?,
         Command::Snapshots { pool, json } => snapshot_commands::list(&pool, json.json)?,

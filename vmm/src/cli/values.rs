@@ -130,6 +130,45 @@ pub fn vcpus(text: &str) -> Result<u8, String> {
     }
 }
 
+/// A place to copy from or to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopyPlace {
+    /// On the host.
+    Host(PathBuf),
+    /// In a guest.
+    Guest {
+        /// Name of its VM.
+        vm: String,
+        /// Path in the guest.
+        path: PathBuf,
+    },
+}
+
+/// `VM:PATH`, or a path on the host: one without a colon, or with a slash before the first.
+pub fn copy_place(text: &str) -> Result<CopyPlace, String> {
+    match text.split_once(':') {
+        Some((vm, path)) if !vm.contains('/') => {
+            if path.is_empty() {
+                return Err("there is no path behind the colon".to_owned());
+            }
+            Ok(CopyPlace::Guest {
+                vm: vm_name(vm)?,
+                path: path.into(),
+            })
+        }
+        _ if text.is_empty() => Err("there is no path".to_owned()),
+        _ => Ok(CopyPlace::Host(text.into())),
+    }
+}
+
+/// `NAME=VALUE`.
+pub fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
+}
+
 #[cfg(test)]
 #[path = "values_test.rs"]
 mod values_test;

@@ -92,3 +92,28 @@ fn a_new_size_is_whole_or_more() {
         assert!(new_size(refused).is_err(), "{refused}");
     }
 }
+
+#[test]
+fn a_place_is_in_a_guest_when_a_vm_stands_before_its_colon() {
+    let guest = |vm: &str, path: &str| {
+        Ok(CopyPlace::Guest {
+            vm: vm.into(),
+            path: path.into(),
+        })
+    };
+    assert_eq!(copy_place("web:/etc/x"), guest("web", "/etc/x"));
+    assert_eq!(copy_place("web:a:b"), guest("web", "a:b"));
+    for host in ["x", "/a:b", "./a:b", "dir/a:b"] {
+        assert_eq!(copy_place(host), Ok(CopyPlace::Host(host.into())));
+    }
+    for wrong in ["", "web:", ":x", "-a:x"] {
+        assert!(copy_place(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn a_variable_has_a_name() {
+    assert_eq!(variable("A=b=c"), Ok(("A".into(), "b=c".into())));
+    assert_eq!(variable("A="), Ok(("A".into(), String::new())));
+    assert!(variable("A").is_err() && variable("=b").is_err());
+}

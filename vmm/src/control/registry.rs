@@ -7,6 +7,7 @@
 //! | `<name>.sock`    | control socket                                              |
 //! | `<name>.console` | console socket                                              |
 //! | `<name>.vsock`   | where programs of the host get streams to the guest         |
+//! | `<name>.vsock_512` | where the guest's agent gets its stream to the VM process |
 //! | `<name>.log`     | what a detached VM process wrote; kept until the name is used again |
 //! | `.lock`          | held for moments by whoever changes the registry            |
 //!
@@ -57,6 +58,8 @@ pub struct VmRuntimePaths {
     pub console: PathBuf,
     /// Socket of the vsock device.
     pub vsock: PathBuf,
+    /// Socket for the guest's agent: streams to this port of the host (crate `nvvmm-protocol`).
+    pub agent: PathBuf,
     /// Log of a detached VM process.
     pub log: PathBuf,
     record: PathBuf,
@@ -71,6 +74,7 @@ impl VmRuntimePaths {
             control: file("sock"),
             console: file("console"),
             vsock: file("vsock"),
+            agent: file(&format!("vsock_{}", nvvmm_protocol::HOST_PORT)),
             log: file("log"),
             record: file("json"),
             lock: file(SUFFIX_LOCK),
@@ -291,12 +295,12 @@ impl RuntimeDir {
     fn claim_name(&self, name: &str, pool: &Path) -> Result<Option<Claim>, ControlError> {
         check_vm_name(name)?;
         let paths = self.paths(name);
-        if paths.console.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+        if paths.agent.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
             return Err(ControlError::new(
                 ErrorKind::Usage,
                 format!(
                     "the socket path {} is longer than the {SOCKET_PATH_BYTES_MAX} bytes a socket may have",
-                    paths.console.display()
+                    paths.agent.display()
                 ),
             )
             .with_remedy("use a shorter name, or set NVVMM_RUNTIME_DIR to a shorter path"));
@@ -308,7 +312,13 @@ impl RuntimeDir {
             Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
             Err((_, e)) => return Err(failed(e.into())),
         };
-        for stale in [&paths.control, &paths.console, &paths.vsock, &paths.log] {
+        for stale in [
+            &paths.control,
+            &paths.console,
+            &paths.vsock,
+            &paths.agent,
+            &paths.log,
+        ] {
             remove_if_there(stale).map_err(failed)?;
         }
         if let Err(e) = write_record(&paths, pool) {

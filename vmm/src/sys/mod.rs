@@ -3,6 +3,7 @@
 pub mod kvm;
 pub mod pagemap;
 pub mod reservation;
+pub mod terminal;
 pub mod uffd;
 
 /// Turns the usual "-1 and errno" into a result.

@@ -2,6 +2,8 @@
 
 use std::{
     cell::OnceCell,
+    fs::File,
+    io::Read,
     os::fd::OwnedFd,
     path::Path,
     sync::{Arc, Mutex},
@@ -9,6 +11,7 @@ use std::{
 };
 
 use nvvmm_devices::{ConsoleStreams, HostSocket};
+use nvvmm_protocol::{Restored, Role};
 use nvvmm_snapshot::{
     CowEngine as EngineKind, FaultPoint, FrameMap, Holder, Pool, SnapshotEntry, SnapshotId, fault_point,
 };
@@ -19,6 +22,7 @@ use super::{
     running::{Operation, RunningVm},
 };
 use crate::{
+    agent::link::{AgentLink, unix_ns_now},
     checkpoint::{Digests, blob::SavedVm, phases::Phases, report::RestoreReport},
     control::{ErrorKind, VmOrigin},
     cow::{self, Budget, CowEngine, FaultThread, PrivateEngine, RedirectEngine},
@@ -36,6 +40,8 @@ pub(super) struct Builder<'a> {
     /// Made for the first machine that has a vsock device; the next ones take it over.
     pub vsock_socket: OnceCell<Arc<HostSocket>>,
     pub stdio: Option<&'a OwnedFd>,
+    /// Who tells the guest's agent what has happened.
+    pub agent: &'a AgentLink,
     pub dirty_log: bool,
     pub on_cow_failure: Arc<dyn Fn(cow::CowError) + Send + Sync>,
 }
@@ -44,13 +50,22 @@ impl Builder<'_> {
     /// Builds the VM; its vCPUs do not run yet.
     pub fn build(&self, origin: &Origin, console: ConsoleStreams) -> Result<RunningVm, VmError> {
         match origin {
-            Origin::Boot(spec) => self.boot(spec, console),
+            Origin::Boot(spec) => {
+                self.agent.new_guest(None);
+                self.boot(spec, console)
+            }
             Origin::Restore {
                 snapshot,
                 disks,
                 once,
                 prefault,
-            } => self.restore(snapshot, disks.as_deref(), *once, *prefault, console),
+                step_clock,
+            } => {
+                let (vm, slept_ns) = self.restore(snapshot, disks.as_deref(), *once, *prefault, console)?;
+                self.agent
+                    .new_guest(Some(self.news(snapshot, *once, *step_clock, slept_ns)?));
+                Ok(vm)
+            }
         }
     }
 
@@ -90,12 +105,14 @@ impl Builder<'_> {
         once: bool,
         prefault: bool,
         console: ConsoleStreams,
-    ) -> Result<RunningVm, VmError> {
+    ) -> Result<(RunningVm, u64), VmError> {
         let mut phases = Phases::begin();
         let started = Instant::now();
         let (holder, entry, frames, saved) = phases.run("ReadSnapshot", || self.read(snapshot))?;
         fault_point(FaultPoint::RestorePinned);
         let spec = with_disks(saved.spec, disks)?;
+        let taken_ns = saved.machine.kvm.vm.clock.realtime_ns;
+        let slept_ns = unix_ns_now().saturating_sub(taken_ns.unwrap_or(entry.created_unix_ns));
         // A damaged map is found here, and not by a guest that already runs.
         phases.run("CheckMap", || {
             frames.iter_present().try_for_each(|chunk| chunk.map(drop))
@@ -132,7 +149,7 @@ impl Builder<'_> {
             once,
             prefault,
         };
-        Ok(RunningVm {
+        let vm = RunningVm {
             digests: Digests::new(Arc::clone(self.pool)),
             spec,
             origin: VmOrigin::Snapshot {
@@ -146,6 +163,24 @@ impl Builder<'_> {
             faults,
             engine,
             holder,
+        };
+        Ok((vm, slept_ns))
+    }
+
+    /// What a restored guest is told.
+    fn news(&self, snapshot: &str, once: bool, step_clock: bool, slept_ns: u64) -> Result<Restored, VmError> {
+        let mut seed = [0; 32];
+        File::open("/dev/urandom")
+            .and_then(|mut random| random.read_exact(&mut seed))
+            .map_err(|e| VmError::io("draw random bytes for the guest", &e))?;
+        Ok(Restored {
+            snapshot: snapshot.into(),
+            vm: self.name.into(),
+            role: if once { Role::Original } else { Role::Copy },
+            slept_ns,
+            host_time_ns: unix_ns_now(),
+            step_clock,
+            seed,
         })
     }
 

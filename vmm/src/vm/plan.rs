@@ -41,6 +41,8 @@ pub enum Origin {
         once: bool,
         /// Fill page tables before the guest runs.
         prefault: bool,
+        /// Have the guest's agent set the guest's time of day to the host's.
+        step_clock: bool,
     },
 }
 

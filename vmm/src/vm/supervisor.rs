@@ -12,6 +12,7 @@ use super::{
     ConsoleMode, Origin, RunPlan, VmError, VmExit, build::Builder, error::cow_error, running::RunningVm,
 };
 use crate::{
+    agent::link::AgentLink,
     checkpoint::report::{AuditReport, SnapshotReport},
     control::{
         ControlError, ControlServer, ErrorKind, SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus,
@@ -47,12 +48,15 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
         let supervisor = Arc::clone(&supervisor);
         Arc::new(move |error| supervisor.end(Err(cow_error(error))))
     };
+    let agent = AgentLink::start(&plan.runtime.agent)
+        .map_err(|e| VmError::io("make the socket for the guest's agent", &e))?;
     let builder = Builder {
         name: &plan.name,
         pool: &pool,
         console: &plan.runtime.console,
         vsock: &plan.runtime.vsock,
         vsock_socket: OnceCell::new(),
+        agent: &agent,
         stdio: match &plan.console {
             ConsoleMode::Stdio { input } => Some(input),
             ConsoleMode::SocketOnly => None,

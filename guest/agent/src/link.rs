@@ -1,0 +1,44 @@
+//! The stream between this agent and its VM, which breaks when the VM is restored.
+
+use std::thread;
+use std::time::Duration;
+
+use nvvmm_protocol::{FromGuest, HOST_PORT, ToGuest, greet, receive, send};
+use vsock::{VMADDR_CID_HOST, VsockStream};
+
+use crate::notice::{self, Places};
+
+/// How soon it is tried again: a restored guest must not wait, and a host without a listener not be asked too often.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Keeps a stream to the VM, for ever.
+pub fn keep() {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        if talk().is_some() {
+            pause = FIRST_PAUSE;
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// One stream, until it breaks. `None` when the VM did not answer.
+fn talk() -> Option<()> {
+    let mut stream = VsockStream::connect_with_cid_port(VMADDR_CID_HOST, HOST_PORT).ok()?;
+    greet(&mut stream).ok()?;
+    send(&mut stream, &FromGuest::Hello).ok()?;
+    while let Ok(message) = receive(&mut stream) {
+        if let ToGuest::Restored(restored) = message {
+            let failures = notice::act_on(&restored, &Places::default());
+            for failure in &failures {
+                eprintln!("nvvmm-agent: after the restore: {failure}");
+            }
+            if send(&mut stream, &FromGuest::Settled { failures }).is_err() {
+                break;
+            }
+        }
+    }
+    Some(())
+}

@@ -1,0 +1,198 @@
+//! System calls that the standard library does not offer.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nvvmm_protocol::TerminalSize;
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Waits for any of the descriptors in `entries`; repeats when a signal comes.
+fn poll(entries: &mut [libc::pollfd]) -> io::Result<()> {
+    loop {
+        // SAFETY: the pointer and the count are those of a live slice.
+        match check(unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, -1) }) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn entry(fd: BorrowedFd, events: libc::c_short) -> libc::pollfd {
+    libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events,
+        revents: 0,
+    }
+}
+
+/// Waits until one of two descriptors can be read, or has come to its end; says which.
+pub fn wait_readable(fds: [BorrowedFd; 2]) -> io::Result<[bool; 2]> {
+    let mut entries = fds.map(|fd| entry(fd, libc::POLLIN));
+    poll(&mut entries)?;
+    Ok(entries.map(|entry| entry.revents != 0))
+}
+
+/// Waits until `sink` can be written, or has nobody who reads. False when the other side of `stream` has ended it before.
+pub fn wait_writable_unless_ended(sink: BorrowedFd, stream: BorrowedFd) -> io::Result<bool> {
+    let mut entries = [entry(sink, libc::POLLOUT), entry(stream, libc::POLLRDHUP)];
+    poll(&mut entries)?;
+    Ok(entries[0].revents != 0)
+}
+
+/// Lets reads and writes return where they would wait.
+pub fn set_nonblocking(fd: BorrowedFd) -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
+}
+
+/// A new pseudo-terminal: the side that is ours, and the program's.
+pub fn open_terminal() -> io::Result<(OwnedFd, OwnedFd)> {
+    // SAFETY: takes no pointers.
+    let ours = check(unsafe { libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) })?;
+    // SAFETY: the descriptor was just made and nobody else has it.
+    let ours = unsafe { OwnedFd::from_raw_fd(ours) };
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::unlockpt(ours.as_raw_fd()) })?;
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: takes no pointers; opens the other side without its name, so also where /dev/pts is not mounted.
+    let theirs = check(unsafe { libc::ioctl(ours.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
+    // SAFETY: the descriptor was just made and nobody else has it.
+    let theirs = unsafe { OwnedFd::from_raw_fd(theirs) };
+    Ok((ours, theirs))
+}
+
+/// Sets the size of a terminal; the programs on it are told.
+pub fn resize(terminal: BorrowedFd, size: TerminalSize) -> io::Result<()> {
+    let size = libc::winsize {
+        ws_row: size.rows,
+        ws_col: size.columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: size lives through the call, which only reads it.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &size) }).map(drop)
+}
+
+/// Makes the program of `command` the leader of a session whose terminal is its standard input.
+pub fn lead_session(command: &mut Command) {
+    let lead = || {
+        // SAFETY: takes no arguments.
+        check(unsafe { libc::setsid() })?;
+        // SAFETY: takes no pointers.
+        check(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) }).map(drop)
+    };
+    // SAFETY: between fork and exec only setsid(2) and ioctl(2) are called; neither allocates nor locks.
+    unsafe { command.pre_exec(lead) };
+}
+
+/// Waits until a child has ended, and leaves it to be reaped.
+pub fn wait_for_exit(child: u32) {
+    loop {
+        // SAFETY: an all-zero siginfo_t is a valid value to be overwritten.
+        let mut seen: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let options = libc::WEXITED | libc::WNOWAIT;
+        // SAFETY: seen lives through the call.
+        match check(unsafe { libc::waitid(libc::P_PID, child, &mut seen, options) }) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // An error says that there is no such child, so nothing to wait for.
+            _ => return,
+        }
+    }
+}
+
+/// Tells a program, and those that it has started in its process group, that whoever ran it is gone.
+pub fn hang_up(leader: u32) {
+    if let Ok(leader) = libc::pid_t::try_from(leader) {
+        // SAFETY: takes no pointers. A group that has ended already is no matter.
+        unsafe { libc::kill(-leader, libc::SIGHUP) };
+    }
+}
+
+/// Mixes random bytes into the kernel's entropy, credits them, and has its generators take them up at once.
+pub fn add_entropy(seed: &[u8; 32]) -> io::Result<()> {
+    /// `struct rand_pool_info` (random(4)).
+    #[repr(C)]
+    struct Pool {
+        entropy_bits: libc::c_int,
+        size_bytes: libc::c_int,
+        bytes: [u8; 32],
+    }
+    const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
+    const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
+    let pool = Pool {
+        entropy_bits: 256,
+        size_bytes: 32,
+        bytes: *seed,
+    };
+    let device = File::options().write(true).open("/dev/urandom")?;
+    // SAFETY: pool is laid out as the call expects and lives through it; the call reads size_bytes bytes of it.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), RNDADDENTROPY, &pool) })?;
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG) }).map(drop)
+}
+
+/// Sets the time of day, in nanoseconds since 1970.
+pub fn set_time_of_day(unix_ns: u64) -> io::Result<()> {
+    let time = libc::timespec {
+        tv_sec: (unix_ns / 1_000_000_000) as libc::time_t,
+        tv_nsec: (unix_ns % 1_000_000_000) as libc::c_long,
+    };
+    // SAFETY: time lives through the call, which only reads it.
+    check(unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &time) }).map(drop)
+}
+
+/// Mounts a file system of the kernel's own, unless it is mounted already.
+pub fn mount(kind: &CStr, place: &CStr) -> io::Result<()> {
+    // SAFETY: all strings are terminated and live through the call; there is no further data.
+    let mounted =
+        check(unsafe { libc::mount(kind.as_ptr(), place.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) });
+    match mounted {
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Loads a module of the kernel, unless it is loaded already.
+pub fn load_module(file: &File) -> io::Result<()> {
+    let parameters = CString::default();
+    // SAFETY: parameters is terminated and lives through the call.
+    let loaded = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters.as_ptr(), 0) };
+    match check(loaded as libc::c_int) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Waits until any child of this process has ended, and reaps it; also those that others have left to the first process.
+pub fn reap_any() -> io::Result<u32> {
+    loop {
+        // SAFETY: the status is not asked for.
+        match check(unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) }) {
+            Ok(child) => return Ok(child as u32),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Switches the machine off; returns only if that is not possible.
+pub fn power_off() -> io::Result<()> {
+    // SAFETY: takes no arguments and cannot fail.
+    unsafe { libc::sync() };
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::reboot(libc::RB_POWER_OFF) }).map(drop)
+}

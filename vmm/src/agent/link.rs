@@ -1,0 +1,197 @@
+//! The VM's side of the stream that the agent in its guest keeps.
+//!
+//! A restore breaks the stream; the agent asks for another one, and hears then that the VM was restored. Until it has said
+//! that it has done what there is to do, every stream begins with that. Nothing here is waited for by the VM, and the guest is
+//! trusted in nothing: whatever it sends ends its stream at worst.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nvvmm_devices::HostSocket;
+use nvvmm_protocol::{FromGuest, Restored, ToGuest, greet, receive, send};
+
+/// How long an agent may take for a greeting or to take a message. One that is restored settles in its own time.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// After a failure to accept, which passes: the process is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Failures of the agent that are logged, and their longest text: the guest says how many and how long they are.
+const FAILURES_LOGGED_MAX: usize = 16;
+const FAILURE_CHARS_MAX: usize = 200;
+
+/// Answers the agent until it is dropped.
+pub struct AgentLink {
+    shared: Arc<Shared>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    socket: HostSocket,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What the guest does not know yet.
+    news: Option<Restored>,
+    /// Counts guests: what an agent of the one before says concerns none any more.
+    guest: u64,
+    /// The agent's stream; a new one takes its place.
+    stream: Option<UnixStream>,
+    is_ending: bool,
+}
+
+impl AgentLink {
+    /// Listens at `path`.
+    ///
+    /// # Errors
+    /// The socket cannot be made, or no thread.
+    pub fn start(path: &Path) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            socket: HostSocket::bind(path)?,
+            state: Mutex::default(),
+        });
+        let accepting = thread::Builder::new().name("agent-link".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || accept(&shared)
+        })?;
+        Ok(Self {
+            shared,
+            accepting: Some(accepting),
+        })
+    }
+
+    /// A guest is about to run: one that was restored, and is to be told so, or one that boots.
+    pub fn new_guest(&self, news: Option<Restored>) {
+        let mut state = self.shared.state();
+        state.guest += 1;
+        state.news = news;
+    }
+}
+
+impl Drop for AgentLink {
+    fn drop(&mut self) {
+        {
+            let mut state = self.shared.state();
+            state.is_ending = true;
+            if let Some(stream) = state.stream.take() {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        }
+        self.shared.socket.stop_listening();
+        if let Some(accepting) = self.accepting.take() {
+            let _ = accepting.join();
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Serves one stream at a time. There is one agent, so a stream that comes while another is served is a newer one, and the
+/// older is dead.
+fn accept(shared: &Arc<Shared>) {
+    let mut serving: Option<JoinHandle<()>> = None;
+    loop {
+        let accepted = shared.socket.accept();
+        let mut state = shared.state();
+        if let Some(old) = state.stream.take() {
+            let _ = old.shutdown(Shutdown::Both);
+        }
+        let is_ending = state.is_ending;
+        let stream = accepted.and_then(|stream| {
+            state.stream = Some(stream.try_clone()?);
+            Ok(stream)
+        });
+        drop(state);
+        if let Some(old) = serving.take() {
+            let _ = old.join();
+        }
+        match stream {
+            _ if is_ending => return,
+            Ok(stream) => {
+                let shared = Arc::clone(shared);
+                let spawned = thread::Builder::new()
+                    .name("agent".into())
+                    .spawn(move || serve(&shared, &stream));
+                match spawned {
+                    Ok(thread) => serving = Some(thread),
+                    Err(error) => tracing::warn!(%error, "cannot serve the agent"),
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept the agent");
+                thread::sleep(ACCEPT_PAUSE);
+            }
+        }
+    }
+}
+
+fn serve(shared: &Shared, stream: &UnixStream) {
+    match talk(shared, stream) {
+        Ok(()) => {}
+        Err(error) => tracing::info!(%error, "the agent's stream ended"),
+    }
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+fn talk(shared: &Shared, stream: &UnixStream) -> Result<(), Box<dyn std::error::Error>> {
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    greet(stream)?;
+    stream.set_read_timeout(None)?;
+    let guest = shared.state().guest;
+    loop {
+        match receive(stream)? {
+            FromGuest::Hello => {
+                let news = shared.state().news.clone();
+                let message = news.map_or(ToGuest::Welcome, |news| ToGuest::Restored(at_this_time(news)));
+                send(stream, &message)?;
+            }
+            FromGuest::Settled { failures } => {
+                let mut state = shared.state();
+                if state.guest == guest {
+                    state.news = None;
+                }
+                drop(state);
+                log(&failures);
+            }
+        }
+    }
+}
+
+/// The host's time is that at which the guest is told.
+fn at_this_time(news: Restored) -> Restored {
+    Restored {
+        host_time_ns: unix_ns_now(),
+        ..news
+    }
+}
+
+/// The host's time of day, in nanoseconds since 1970.
+pub fn unix_ns_now() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn log(failures: &[String]) {
+    tracing::info!(
+        failures = failures.len(),
+        "the guest has settled after the restore"
+    );
+    for failure in failures.iter().take(FAILURES_LOGGED_MAX) {
+        let text: String = failure.escape_debug().take(FAILURE_CHARS_MAX).collect();
+        tracing::warn!("the guest's agent: {text}");
+    }
+}
+
+#[cfg(test)]
+#[path = "link_test.rs"]
+mod link_test;

@@ -1,0 +1,106 @@
+use nvvmm_protocol::Role;
+
+use super::*;
+
+fn news() -> Restored {
+    Restored {
+        snapshot: "base".into(),
+        vm: "copy".into(),
+        role: Role::Copy,
+        slept_ns: 5,
+        host_time_ns: 0,
+        step_clock: true,
+        seed: [7; 32],
+    }
+}
+
+/// An agent that has said hello, and what it was answered.
+fn hello(path: &Path) -> (UnixStream, ToGuest) {
+    let stream = UnixStream::connect(path).unwrap();
+    greet(&stream).unwrap();
+    send(&stream, &FromGuest::Hello).unwrap();
+    let answer = receive(&stream).unwrap();
+    (stream, answer)
+}
+
+/// The agent says that it is done, which is known when it has been answered again.
+fn settle(stream: &UnixStream) -> ToGuest {
+    send(stream, &FromGuest::Settled { failures: Vec::new() }).unwrap();
+    send(stream, &FromGuest::Hello).unwrap();
+    receive(stream).unwrap()
+}
+
+fn is_ended(stream: &UnixStream) -> bool {
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    receive::<ToGuest>(stream).is_err()
+}
+
+#[test]
+fn a_restored_guest_is_told_until_it_has_settled() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("vm.vsock_512");
+    let link = AgentLink::start(&path).unwrap();
+    assert_eq!(hello(&path).1, ToGuest::Welcome);
+    link.new_guest(Some(news()));
+    let (first, told) = hello(&path);
+    let ToGuest::Restored(restored) = told else {
+        panic!("{told:?}")
+    };
+    assert!(restored.host_time_ns > 0);
+    let expected = Restored {
+        host_time_ns: restored.host_time_ns,
+        ..news()
+    };
+    assert_eq!(restored, expected);
+    let (second, told) = hello(&path);
+    assert!(
+        matches!(told, ToGuest::Restored(_)),
+        "the first one did not settle"
+    );
+    assert!(is_ended(&first), "there is one agent");
+    assert_eq!(settle(&second), ToGuest::Welcome);
+    assert_eq!(hello(&path).1, ToGuest::Welcome);
+    link.new_guest(Some(news()));
+    assert!(matches!(hello(&path).1, ToGuest::Restored(_)));
+    link.new_guest(None);
+    assert_eq!(
+        hello(&path).1,
+        ToGuest::Welcome,
+        "a guest that boots was not restored"
+    );
+}
+
+#[test]
+fn an_agent_of_the_guest_before_settles_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("vm.vsock_512");
+    let link = AgentLink::start(&path).unwrap();
+    let (old, _) = hello(&path);
+    link.new_guest(Some(news()));
+    assert!(matches!(settle(&old), ToGuest::Restored(_)));
+}
+
+#[test]
+fn what_is_no_message_ends_its_stream_alone() {
+    use std::io::Write;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("vm.vsock_512");
+    let link = AgentLink::start(&path).unwrap();
+    for garbage in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        b"NVMA\x09\0\0\0",
+        b"NVMA\x01\0\0\0\xff\xff\xff\xff",
+        b"NVMA\x01\0\0\0\x01\0\0\0\x77",
+    ] {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.write_all(garbage).unwrap();
+        let mut greeting = [0; 8];
+        std::io::Read::read_exact(&mut stream, &mut greeting).unwrap();
+        assert!(is_ended(&stream), "{garbage:?}");
+    }
+    let (stream, answer) = hello(&path);
+    assert_eq!(answer, ToGuest::Welcome);
+    drop(link);
+    assert!(is_ended(&stream));
+    assert!(!path.exists());
+}
