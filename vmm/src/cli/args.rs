@@ -380,9 +380,9 @@ pub enum PoolCommand {
     /// VMs use the new space at once; those that wait for space go on. A pool cannot be made smaller.
     #[command(after_long_help = POOL_GROW_EXAMPLES)]
     Grow {
-        /// The pool; without it /dev/shm/nvvmm-<user>.pool
-        #[arg(env = "NVVMM_POOL", hide_env_values = true)]
-        path: Option<PathBuf>,
+        /// The pool.
+        #[command(flatten)]
+        pool: PoolPlace,
         /// New size of the whole pool, a multiple of 2M; '+1G' for that much more
         #[arg(long, value_name = "SIZE", value_parser = values::new_size)]
         size: values::NewSize,
@@ -395,9 +395,9 @@ pub enum PoolCommand {
     },
     /// Show what a pool holds and which VMs use it
     Status {
-        /// The pool; without it /dev/shm/nvvmm-<user>.pool
-        #[arg(env = "NVVMM_POOL", hide_env_values = true)]
-        path: Option<PathBuf>,
+        /// The pool.
+        #[command(flatten)]
+        pool: PoolPlace,
         /// The form of the output.
         #[command(flatten)]
         json: JsonFlag,
@@ -412,18 +412,18 @@ pub enum PoolCommand {
     /// Read everything that snapshots hold; exit code 6 and the damaged frames when something is wrong
     #[command(after_long_help = POOL_SCRUB_HELP)]
     Scrub {
-        /// The pool; without it /dev/shm/nvvmm-<user>.pool
-        #[arg(env = "NVVMM_POOL", hide_env_values = true)]
-        path: Option<PathBuf>,
+        /// The pool.
+        #[command(flatten)]
+        pool: PoolPlace,
         /// The form of the output.
         #[command(flatten)]
         json: JsonFlag,
     },
     /// Verify a pool's own structures; exit code 6 and a list when something is wrong
     Check {
-        /// The pool; without it /dev/shm/nvvmm-<user>.pool
-        #[arg(env = "NVVMM_POOL", hide_env_values = true)]
-        path: Option<PathBuf>,
+        /// The pool.
+        #[command(flatten)]
+        pool: PoolPlace,
         /// The form of the output.
         #[command(flatten)]
         json: JsonFlag,
@@ -452,6 +452,26 @@ pub struct PoolOption {
     /// The pool; without it /dev/shm/nvvmm-<user>.pool
     #[arg(long, value_name = "FILE", env = "NVVMM_POOL", hide_env_values = true)]
     pub pool: Option<PathBuf>,
+}
+
+/// The pool of `nvvmm pool ...`: by its path alone, or with `--pool` as for all other commands.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PoolPlace {
+    /// The pool; goes before --pool
+    #[arg(value_name = "FILE")]
+    path: Option<PathBuf>,
+    /// `--pool`.
+    #[command(flatten)]
+    option: PoolOption,
+}
+
+impl PoolPlace {
+    /// The one that is meant.
+    pub fn option(self) -> PoolOption {
+        PoolOption {
+            pool: self.path.or(self.option.pool),
+        }
+    }
 }
 
 /// `--json`.

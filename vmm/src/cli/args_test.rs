@@ -100,3 +100,17 @@ fn commands_that_list_or_report_have_json() {
         assert!(parse(line).is_ok(), "{line}");
     }
 }
+
+#[test]
+fn a_pool_command_takes_its_pool_with_or_without_the_option() {
+    for line in [
+        "nvvmm pool status p",
+        "nvvmm pool status --pool p",
+        "nvvmm pool status p --pool q",
+    ] {
+        let Ok(Command::Pool(PoolCommand::Status { pool, .. })) = parse(line) else {
+            panic!("{line} is not understood")
+        };
+        assert_eq!(pool.option().pool, Some(PathBuf::from("p")), "{line}");
+    }
+}

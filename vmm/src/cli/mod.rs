@@ -67,15 +67,21 @@ fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
             pool_commands::create(&path, size, overcommit)?;
         }
         Command::Pool(PoolCommand::Grow {
-            path,
+            pool,
             size,
             overcommit,
             json,
-        }) => pool_commands::grow(path, size, overcommit, json.json)?,
+        }) => pool_commands::grow(&pool.option(), size, overcommit, json.json)?,
         Command::Pool(PoolCommand::Delete { path }) => pool_commands::delete(&path)?,
-        Command::Pool(PoolCommand::Status { path, json }) => pool_commands::status(path, json.json)?,
-        Command::Pool(PoolCommand::Scrub { path, json }) => return scrub_command::scrub(path, json.json),
-        Command::Pool(PoolCommand::Check { path, json }) => return pool_commands::check(path, json.json),
+        Command::Pool(PoolCommand::Status { pool, json }) => {
+            pool_commands::status(&pool.option(), json.json)?
+        }
+        Command::Pool(PoolCommand::Scrub { pool, json }) => {
+            return scrub_command::scrub(&pool.option(), json.json);
+        }
+        Command::Pool(PoolCommand::Check { pool, json }) => {
+            return pool_commands::check(&pool.option(), json.json);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

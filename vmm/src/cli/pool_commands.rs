@@ -1,6 +1,6 @@
 //! `nvvmm pool create`, `grow`, `delete`, `status` and `check`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use nvvmm_snapshot::{CheckReport, CreateOptions, GrowOptions, Pool, PoolStatus, SnapshotEntry};
@@ -43,8 +43,8 @@ pub fn create(path: &Path, size_bytes: Option<u64>, overcommit: bool) -> Result<
 }
 
 /// `nvvmm pool grow`.
-pub fn grow(path: Option<PathBuf>, size: NewSize, overcommit: bool, json: bool) -> Result<(), ControlError> {
-    let path = pool_path::found(&PoolOption { pool: path })?;
+pub fn grow(option: &PoolOption, size: NewSize, overcommit: bool, json: bool) -> Result<(), ControlError> {
+    let path = pool_path::found(option)?;
     let pool = pool_path::open(&path)?;
     let size_bytes = size.bytes(pool.size_bytes());
     let grown = pool.grow(&GrowOptions {
@@ -69,8 +69,8 @@ pub fn delete(path: &Path) -> Result<(), ControlError> {
 }
 
 /// `nvvmm pool status`.
-pub fn status(path: Option<PathBuf>, json: bool) -> Result<(), ControlError> {
-    let pool = pool_path::open(&pool_path::found(&PoolOption { pool: path })?)?;
+pub fn status(option: &PoolOption, json: bool) -> Result<(), ControlError> {
+    let pool = pool_path::open(&pool_path::found(option)?)?;
     let usage = Usage {
         by_snapshot: pool.snapshots()?,
         status: pool.status()?,
@@ -165,8 +165,8 @@ fn usage_text(Usage { status, by_snapshot }: &Usage) -> String {
 }
 
 /// `nvvmm pool check`. Exit code 6 when there are findings.
-pub fn check(path: Option<PathBuf>, json: bool) -> Result<ExitCode, ControlError> {
-    let path = pool_path::found(&PoolOption { pool: path })?;
+pub fn check(option: &PoolOption, json: bool) -> Result<ExitCode, ControlError> {
+    let path = pool_path::found(option)?;
     let report = pool_path::open(&path)?.check()?;
     if json {
         output::print_json(&report)?;

@@ -1,7 +1,7 @@
 //! `nvvmm pool scrub`.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,8 +27,8 @@ struct DamagedGuestFrame<'r> {
 }
 
 /// `nvvmm pool scrub`. Exit code 6 when something is damaged, 1 when it was interrupted.
-pub fn scrub(path: Option<PathBuf>, json: bool) -> Result<ExitCode, ControlError> {
-    let path = pool_path::found(&PoolOption { pool: path })?;
+pub fn scrub(option: &PoolOption, json: bool) -> Result<ExitCode, ControlError> {
+    let path = pool_path::found(option)?;
     let pool = pool_path::open(&path)?;
     let interrupted = ends_on_signal()?;
     // Shown on stderr, and only where that is a terminal.
