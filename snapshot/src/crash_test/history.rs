@@ -14,7 +14,7 @@ use super::world::{Outcome, World};
 use crate::layout::Layout;
 use crate::region::sim::{CrashPoint, Image, Killed, Lie, Random};
 
-const STEPS: u32 = 60;
+const STEPS: u32 = 80;
 const STATES: u64 = 100_000;
 const POOL_BYTES: [u64; 3] = [8 << 20, 12 << 20, 16 << 20];
 
@@ -64,7 +64,7 @@ impl History<'_> {
         }
         while self.step < STEPS && self.judge.states < states {
             let step = next_step(&mut self.random, &self.world);
-            let killed = self.random.once_in(12);
+            let killed = self.random.once_in(5);
             let (recorded, allowed) = self.make(&step, killed)?;
             if self.random.once_in(8) {
                 self.go_on_from_a_crash(&recorded, &allowed, lie)?;
@@ -104,7 +104,8 @@ impl History<'_> {
     fn make(&mut self, step: &Step, killed: bool) -> Result<(Recorded, Vec<Snapshots>), String> {
         let (before, after) = (self.world.saved.clone(), intended(&self.world, step));
         let process = self.world.process_of(step).filter(|_| killed);
-        let moment = 1 + self.random.below(60) as i64;
+        let within = self.random.pick(&[8, 30, 80]);
+        let moment = 1 + self.random.below(within) as i64;
         let since = self.world.control.record();
         if let Some(process) = process.and_then(|process| self.world.processes[process].as_ref()) {
             process.fuse.kill_at(moment);

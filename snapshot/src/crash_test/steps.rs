@@ -357,8 +357,9 @@ impl Vm {
         if let From::WholeChunk = from {
             let whole = self.holder.alloc_chunk()?;
             return (0..512).try_for_each(|frame| {
+                let block = self.emptied(whole.block(frame))?;
                 self.let_go_of((chunk, frame));
-                self.store((chunk, frame), whole.block(frame), tag + u64::from(frame))
+                self.store((chunk, frame), block, tag + u64::from(frame))
             });
         }
         for frame in first..first + frames {
@@ -381,12 +382,24 @@ impl Vm {
             };
             self.aside = Some(aside);
             if self.holder.alloc_at(aside, frame) {
-                return Ok(aside.block(frame));
+                return self.emptied(aside.block(frame));
             }
             self.holder.end_set_aside(aside);
             self.aside = None;
         }
-        Ok(self.holder.alloc_blocks(1)?[0])
+        let block = self.holder.alloc_blocks(1)?[0];
+        self.emptied(block)
+    }
+
+    /// A block that was just taken: nobody may see in it what another VM wrote.
+    fn emptied(&self, block: BlockNo) -> crate::Result<BlockNo> {
+        let mut bytes = [0; 4096];
+        self.holder.pool().read_block(block, &mut bytes)?;
+        if bytes == [0; 4096] {
+            Ok(block)
+        } else {
+            Err(Error::damaged(format!("{block} was free, and holds bytes")))
+        }
     }
 
     fn let_go_of(&mut self, (chunk, frame): (u32, u32)) {

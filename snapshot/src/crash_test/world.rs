@@ -8,7 +8,8 @@ use super::model::{Frames, Snapshots, difference, frame_with, read_snapshots};
 use crate::region::sim::{Fuse, Image, SimControl, region_with};
 use crate::{BlockNo, ChunkNo, Holder, LeafBlocks, Pool, SnapshotId};
 
-pub(super) const PROCESSES: usize = 2;
+/// Two that die in turn, and one that sees both deaths.
+pub(super) const PROCESSES: usize = 3;
 pub(super) const VMS: usize = 4;
 
 /// What a step came to, when nothing is wrong.
