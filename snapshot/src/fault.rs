@@ -50,7 +50,9 @@ fault_points! {
     UnpinSwept = "unpin.swept",
     /// A holder ends: its leases are given back, its slot is still used.
     ReleaseLeasesEnded = "release.leases-ended",
-    /// A holder ended: what only it pinned is still there.
+    /// What only it pinned has been removed.
+    ReleaseSwept = "release.swept",
+    /// A holder ended: its slot is free, and still locked.
     ReleaseSlotFree = "release.slot-free",
     /// A chunk was leased, and nobody has been told.
     LeaseTaken = "lease.taken",

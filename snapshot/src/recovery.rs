@@ -122,6 +122,7 @@ pub(crate) fn reclaim_dead_holders(lock: &mut CatalogLock<'_>) -> Result<()> {
         }
     }
     fault_point(FaultPoint::ReclaimLeasesEnded);
+    lock.sweep_orphans(|_, _| false)?;
     for slot in dead {
         tracing::info!(
             slot,
@@ -131,5 +132,5 @@ pub(crate) fn reclaim_dead_holders(lock: &mut CatalogLock<'_>) -> Result<()> {
         store.clear_holder_slot(slot)?;
     }
     fault_point(FaultPoint::ReclaimSlotsFree);
-    lock.sweep_orphans(None)
+    Ok(())
 }

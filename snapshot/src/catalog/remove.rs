@@ -63,8 +63,9 @@ impl CatalogLock<'_> {
         Ok(blocks_freed)
     }
 
-    /// Deletes the orphans that no living holder pins any more, `besides` one holder.
-    pub(crate) fn sweep_orphans(&mut self, besides: Option<(u32, SnapshotId)>) -> Result<()> {
+    /// Deletes the orphans that no living holder pins any more. Pins that are `leaving` do not count: they go after the
+    /// orphan, for whoever dies in between may leave a pin of nothing, but no orphan that nobody will look for.
+    pub(crate) fn sweep_orphans(&mut self, leaving: impl Fn(u32, SnapshotId) -> bool) -> Result<()> {
         if self.current()?.superblock.orphans.get() == 0 {
             return Ok(());
         }
@@ -75,7 +76,7 @@ impl CatalogLock<'_> {
             let pinned = self
                 .holders_pinning(id)?
                 .into_iter()
-                .any(|slot| besides != Some((slot, id)));
+                .any(|slot| !leaving(slot, id));
             if !pinned {
                 gone.push(listed);
             }

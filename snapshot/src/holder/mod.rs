@@ -153,8 +153,7 @@ impl Holder {
         if self.pin_index(id)?.is_none() {
             return Err(Error::NotPinned { id: id.get() });
         }
-        // The pin goes after the orphan: whoever dies in between leaves a pin of nothing, not an orphan for ever.
-        lock.sweep_orphans(Some((self.slot, id)))?;
+        lock.sweep_orphans(|slot, pinned| (slot, pinned) == (self.slot, id))?;
         fault_point(FaultPoint::UnpinSwept);
         self.clear_pin(id)
     }
@@ -290,9 +289,11 @@ impl Holder {
         let mut lock = CatalogLock::take(&self.pool)?;
         self.leases.close()?;
         fault_point(FaultPoint::ReleaseLeasesEnded);
+        lock.sweep_orphans(|slot, _| slot == self.slot)?;
+        fault_point(FaultPoint::ReleaseSwept);
         self.pool.store.clear_holder_slot(self.slot)?;
         fault_point(FaultPoint::ReleaseSlotFree);
-        lock.sweep_orphans(None)
+        Ok(())
     }
 }
 

@@ -145,7 +145,7 @@ impl Pool {
         }
         self.cut_off_unfinished_growth(&lock)?;
         reclaim_dead_holders(&mut lock)?;
-        lock.sweep_orphans(None)?;
+        lock.sweep_orphans(|_, _| false)?;
         fault_point(FaultPoint::OpenRecovered);
         region.write(BOOT_ID_OFFSET, &boot_id)?;
         region.store_u32(CLEAN_OFFSET, 0)?;
