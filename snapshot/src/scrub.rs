@@ -161,7 +161,7 @@ impl<'p> Scrub<'p> {
             report: ScrubReport::default(),
             seen: BTreeMap::new(),
             damaged: HashSet::new(),
-            buffer: vec![0; (u64::from(CHUNK_BLOCKS) * BLOCK_SIZE_BYTES) as usize],
+            buffer: Vec::new(),
         }
     }
 
@@ -169,7 +169,8 @@ impl<'p> Scrub<'p> {
         self.progress.frames_total = inodes.iter().map(|inode| inode.frames_mapped).sum();
         for inode in inodes {
             let end = self.progress.frames_done + inode.frames_mapped;
-            if self.snapshot(inode)?.is_break() {
+            let told = self.snapshot(inode)?;
+            if told.is_break() && self.progress.frames_done < self.progress.frames_total {
                 self.report.interrupted = true;
                 break;
             }
@@ -195,17 +196,17 @@ impl<'p> Scrub<'p> {
                     Err(error) => batch.fault = Some(error),
                 }
             }
-            let (last, frames) = (batch.chunks == 0, batch.frames);
+            let (last, frames) = (batch.chunks < BATCH_CHUNKS, batch.frames);
             if !self.count(inode, std::mem::take(&mut batch), &mut made_in)? {
                 self.report.snapshots_gone += 1;
                 break;
             }
+            self.progress.frames_done += frames;
+            told = (self.on_progress)(self.progress);
             if last {
                 self.report.snapshots_done += 1;
                 break;
             }
-            self.progress.frames_done += frames;
-            told = (self.on_progress)(self.progress);
             if told.is_break() {
                 break;
             }
@@ -246,7 +247,11 @@ impl<'p> Scrub<'p> {
     fn read_run(&mut self, run: &[(BlockNo, u64)], batch: &mut Batch) -> Result<()> {
         let region = &self.pool.store.region;
         let (block_bytes, start) = (BLOCK_SIZE_BYTES as usize, run[0].0.byte_offset());
-        let bytes = &mut self.buffer[..run.len() * block_bytes];
+        let len = run.len() * block_bytes;
+        if self.buffer.len() < len {
+            self.buffer.resize(len, 0);
+        }
+        let bytes = &mut self.buffer[..len];
         // A digest is made of what was committed, which the cache may still have, and compared with what the medium has.
         if self.verify {
             region.forget_cached(start, bytes.len() as u64)?;
