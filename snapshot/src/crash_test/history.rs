@@ -10,7 +10,7 @@ use super::judge::{Allowed, Judge, StateId, panic_text, random_crash};
 use super::model::{Snapshots, difference, read_snapshots};
 use super::silence_kills;
 use super::steps::{Step, intended, next_step};
-use super::world::{Outcome, World};
+use super::world::{Outcome, PROCESSES, Process, World};
 use crate::layout::Layout;
 use crate::region::sim::{CrashPoint, Image, Killed, Lie, Random};
 
@@ -157,6 +157,7 @@ impl History<'_> {
         allowed: Vec<Snapshots>,
     ) -> Result<(Recorded, Vec<Snapshots>), String> {
         self.world.bury(process);
+        self.look_and_die(&allowed)?;
         self.told.push("the next one to look".to_owned());
         let since = self.world.control.record();
         if self.world.any_pool().is_none() {
@@ -169,6 +170,47 @@ impl History<'_> {
         // Now that somebody has seen it, it stays. At the points before that it could still be lost.
         recorded.points.drain(..recorded.points.len() - 1);
         Ok((recorded, vec![self.world.saved.clone()]))
+    }
+
+    /// Perhaps the one that takes back what the dead one had dies of it, where a third one sees both deaths.
+    fn look_and_die(&mut self, allowed: &[Snapshots]) -> Result<(), String> {
+        let mut living = (0..PROCESSES).filter(|process| self.world.processes[*process].is_some());
+        let (Some(looker), Some(_)) = (living.next(), living.next()) else {
+            return Ok(());
+        };
+        if !self.random.once_in(2) {
+            return Ok(());
+        }
+        let within = self.random.pick(&[8, 30, 80]);
+        let moment = 1 + self.random.below(within) as i64;
+        let since = self.world.control.record();
+        let Some(Process { pool, fuse }) = &self.world.processes[looker] else {
+            return Ok(());
+        };
+        fuse.kill_at(moment);
+        let look = catch_unwind(AssertUnwindSafe(|| pool.check()));
+        let killed = fuse.is_killed();
+        fuse.spare();
+        let points = self.world.control.recorded();
+        match look {
+            Ok(report) => {
+                let report = report.map_err(|error| error.to_string())?;
+                if !report.is_clean() {
+                    return Err(format!("check: {:?}", report.findings));
+                }
+            }
+            Err(panic) if panic.is::<Killed>() => {}
+            Err(panic) => return Err(panic_text(&*panic)),
+        }
+        if killed {
+            self.told.push(format!(
+                "process {looker} looks, and is killed at its store, flush or fence {moment}"
+            ));
+            self.world.bury(looker);
+        } else {
+            self.told.push(format!("process {looker} looks"));
+        }
+        self.judge_step(&Recorded { points, since }, allowed, false)
     }
 
     fn go_on_from_a_crash(

@@ -272,7 +272,7 @@ pub(super) fn open(region: SimRegion, locks: &tempfile::NamedTempFile) -> crate:
 }
 
 /// Nobody lives: nothing may be leased, pinned or kept for anyone.
-fn assert_in_order(pool: &Pool) -> Result<(), String> {
+pub(super) fn assert_in_order(pool: &Pool) -> Result<(), String> {
     let status = pool.status().map_err(|error| error.to_string())?;
     if (status.leased_blocks, status.orphans, status.holders.len()) != (0, 0, 0) {
         return Err(format!("leaked: {status:?}"));

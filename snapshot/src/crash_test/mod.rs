@@ -1,12 +1,14 @@
 //! Power cuts and kills at every moment: the pool is as before the operation in flight or as after it, and in order.
 //!
-//! `scenes` are fixed and looked at exhaustively; `history` is random and long.
+//! `power_cuts` and `kills` cut off a fixed `scene` everywhere; `history` is random and long.
 
 mod history;
 mod judge;
+mod kills;
 mod liars;
 mod model;
-mod scenes;
+mod power_cuts;
+mod scene;
 mod steps;
 mod world;
 

@@ -1,0 +1,147 @@
+//! A small pool with two snapshots, for operations that are cut off everywhere.
+
+use std::sync::Arc;
+
+use super::judge::{assert_in_order, open};
+use super::model::{Snapshots, frame_with, read_snapshots};
+use crate::layout::Layout;
+use crate::region::sim::{CrashPoint, Fuse, Image, SimControl, Survivors, region_with};
+use crate::{BlockNo, ChunkMap, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId};
+
+const SIZE: u64 = 12 << 20;
+const MEMORY: u64 = 600 * (2 << 20);
+
+/// A pool on a simulated region, with a file for its locks.
+pub(super) struct Bench {
+    pub(super) locks: tempfile::NamedTempFile,
+    pub(super) control: SimControl,
+    pub(super) fuse: Fuse,
+    pub(super) pool: Arc<Pool>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let control = region_with(Image::zeros(SIZE));
+        let layout = Layout::for_size(SIZE).unwrap();
+        crate::pool::format(&control.handle().0, &layout, [7; 16], false).unwrap();
+        Bench::on(control).unwrap()
+    }
+
+    /// What is left of a medium at a point, opened.
+    pub(super) fn after(point: &CrashPoint, survivors: Survivors) -> crate::Result<Bench> {
+        Bench::on(region_with(point.image(survivors)))
+    }
+
+    /// The same, with a record of what opening it does.
+    pub(super) fn recorded_from(point: &CrashPoint, survivors: Survivors) -> crate::Result<Bench> {
+        let control = region_with(point.image(survivors));
+        control.record();
+        Bench::on(control)
+    }
+
+    /// The last one closes the pool, and another one opens it.
+    pub(super) fn closed_and_opened(self) -> Bench {
+        let Bench { control, pool, .. } = self;
+        drop(pool);
+        Bench::on(control).unwrap()
+    }
+
+    fn on(control: SimControl) -> crate::Result<Bench> {
+        let locks = tempfile::NamedTempFile::new().unwrap();
+        let (region, fuse) = control.handle();
+        let pool = open(region, &locks)?;
+        Ok(Bench {
+            locks,
+            control,
+            fuse,
+            pool,
+        })
+    }
+
+    /// The pool as another process has it.
+    pub(super) fn neighbour(&self) -> (Arc<Pool>, Fuse) {
+        let (region, fuse) = self.control.handle();
+        (open(region, &self.locks).unwrap(), fuse)
+    }
+}
+
+pub(super) fn fill(holder: &Holder, block: BlockNo, tag: u64) {
+    holder.write_block(block, &frame_with(tag)).unwrap();
+}
+
+/// Frames of a chunk of memory in new blocks, all filled with one tag.
+pub(super) fn frames(holder: &Holder, places: &[u32], tag: u64) -> ChunkMap {
+    let blocks = holder.alloc_blocks(places.len() as u32).unwrap();
+    let mut leaf = LeafBlocks::new();
+    for (place, block) in places.iter().zip(blocks) {
+        fill(holder, block, tag);
+        leaf.set(*place, Some(block));
+    }
+    ChunkMap::Frames(Arc::new(leaf))
+}
+
+fn snapshot(
+    holder: &Holder,
+    name: &str,
+    base: Option<SnapshotId>,
+    changes: &[(u32, ChunkMap)],
+) -> SnapshotId {
+    let state = name.repeat(1000);
+    let new = NewSnapshot {
+        name,
+        parent: base,
+        memory_bytes: MEMORY,
+        base,
+        changes,
+        state: state.as_bytes(),
+        frames_new: 0,
+    };
+    let reservation = holder.reserve(4).unwrap();
+    holder.commit_snapshot(new, reservation).unwrap().id
+}
+
+pub(super) fn snapshots_of(pool: &Arc<Pool>) -> Snapshots {
+    read_snapshots(pool).unwrap_or_else(|what| panic!("{what}"))
+}
+
+pub(super) fn must_be_in_order(pool: &Pool, what: &str) {
+    assert_in_order(pool).unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
+}
+
+/// Two snapshots that share frames, both pinned.
+pub(super) struct Scene {
+    pub(super) bench: Bench,
+    pub(super) vm: Holder,
+    pub(super) first: SnapshotId,
+    pub(super) second: SnapshotId,
+}
+
+impl Scene {
+    pub(super) fn new() -> Scene {
+        let bench = Bench::new();
+        let vm = bench.pool.hold("vm").unwrap();
+        let near = frames(&vm, &[0, 1, 2, 3], 0x11);
+        let far = frames(&vm, &[500], 0x12);
+        let first = snapshot(&vm, "first", None, &[(0, near.clone()), (300, far)]);
+        let mut changed = near.to_leaf();
+        changed.set(1, frames(&vm, &[1], 0x21).block(1));
+        let changed = ChunkMap::Frames(Arc::new(changed));
+        let second = snapshot(&vm, "second", Some(first), &[(0, changed)]);
+        Scene {
+            bench,
+            vm,
+            first,
+            second,
+        }
+    }
+}
+
+/// Takes a third snapshot, after the second.
+pub(super) fn commit_third(vm: &Holder, second: SnapshotId) {
+    let base = vm.frame_map(second).unwrap();
+    let mut near = base.chunk(0).unwrap().to_leaf();
+    near.set(7, frames(vm, &[7], 0x31).block(7));
+    let near = ChunkMap::Frames(Arc::new(near));
+    let far = frames(vm, &[9], 0x32);
+    snapshot(vm, "third", Some(second), &[(0, near), (299, far)]);
+}
