@@ -31,6 +31,10 @@ impl MappedRegion {
     /// Maps the first `len` bytes of a file, which must have them.
     pub(crate) fn map(file: File, len: u64, medium: Medium, overcommit: bool) -> Result<MappedRegion> {
         let page_bytes = page_bytes(&file, medium)?;
+        if medium == Medium::File {
+            // Only advice, as for the mapping: nothing is read ahead that then counts as written.
+            let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM);
+        }
         let (first, durable_by) = Mapping::map(&file, medium, 0..len, overcommit)?;
         Ok(MappedRegion {
             file,
