@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::mapping::{DurableBy, Mapping};
+use super::reclaim::{Reclaim, page_bytes};
 use super::write_back::{OfThisHost, SyncQueue, WriteBack};
 use super::{Medium, Region, holes};
 use crate::error::{Error, Result};
@@ -96,13 +97,7 @@ impl MappedRegion {
     }
 
     fn reclaim(&self) -> Reclaim {
-        let overcommit = self.overcommit.load(Ordering::Relaxed);
-        match self.medium {
-            Medium::Devdax => Reclaim::Store,
-            Medium::Hugetlbfs if !overcommit => Reclaim::Store,
-            Medium::Fsdax | Medium::File if !overcommit => Reclaim::Keep,
-            _ => Reclaim::Punch,
-        }
+        Reclaim::on(self.medium, self.overcommit.load(Ordering::Relaxed))
     }
 
     /// The first piece that is not zero, for a medium that does not tell its holes.
@@ -127,29 +122,6 @@ impl MappedRegion {
         }
         Ok(())
     }
-}
-
-/// How freed blocks become zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reclaim {
-    /// They go back to the medium.
-    Punch,
-    /// The file keeps their space, which was set aside for it; the file system zeroes them.
-    Keep,
-    /// Zeros are stored: the medium takes nothing back, or it would not set aside again what it took (hugetlbfs).
-    Store,
-}
-
-/// A tmpfs with huge pages (`huge=`) says so by the size that it likes to be read in.
-fn page_bytes(file: &File, medium: Medium) -> Result<u64> {
-    let metadata = file.metadata().map_err(Error::io("looking at the pool's file"))?;
-    Ok(
-        if medium == Medium::Tmpfs && metadata.blksize() >= CHUNK_SIZE_BYTES {
-            CHUNK_SIZE_BYTES
-        } else {
-            medium.page_bytes()
-        },
-    )
 }
 
 impl Region for MappedRegion {

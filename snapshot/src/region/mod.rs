@@ -6,6 +6,7 @@ mod holes;
 mod mapped;
 mod mapping;
 mod medium;
+mod reclaim;
 #[cfg(test)]
 pub(crate) mod sim;
 mod space;

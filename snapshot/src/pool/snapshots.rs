@@ -1,0 +1,180 @@
+//! The snapshots of a pool as its users see them.
+
+use serde::Serialize;
+
+use super::Pool;
+use crate::catalog::{CatalogLock, Listing, Removed};
+use crate::error::{Error, Result};
+use crate::layout::inode::{Inode, map_height};
+use crate::layout::node::NodeKind;
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, SnapshotId};
+use crate::recovery::reclaim_dead_holders;
+use crate::refs::RefChanges;
+use crate::store::BlockStore;
+use crate::tree::{Place, Visitor, walk};
+
+/// A snapshot, as the catalog lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SnapshotEntry {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Its name.
+    pub name: String,
+    /// The snapshot that it was taken after; that one may be gone.
+    pub parent: Option<SnapshotId>,
+    /// When it was committed, in nanoseconds since 1970.
+    pub created_unix_ns: u64,
+    /// Size of the guest's memory.
+    pub memory_bytes: u64,
+    /// Frames that have a block; the others read as zero.
+    pub frames_mapped: u64,
+    /// Frames that were written since the snapshot before.
+    pub frames_new: u64,
+    /// Size of the machine's saved state.
+    pub state_bytes: u64,
+    /// Space that removing it would free, metadata included. None where it was not counted.
+    pub own_bytes: Option<u64>,
+    /// Memory that it shares with other snapshots. None where it was not counted.
+    pub shared_bytes: Option<u64>,
+}
+
+impl SnapshotEntry {
+    pub(crate) fn of(inode: &Inode) -> SnapshotEntry {
+        SnapshotEntry {
+            id: inode.id,
+            name: inode.name.clone(),
+            parent: inode.parent,
+            created_unix_ns: inode.created_unix_ns,
+            memory_bytes: inode.memory_bytes,
+            frames_mapped: inode.frames_mapped,
+            frames_new: inode.frames_new,
+            state_bytes: u64::from(inode.state_bytes),
+            own_bytes: None,
+            shared_bytes: None,
+        }
+    }
+}
+
+impl Pool {
+    /// All snapshots, by id, with their own and shared sizes.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Io`].
+    pub fn snapshots(&self) -> Result<Vec<SnapshotEntry>> {
+        let mut lock = CatalogLock::take(self)?;
+        let listing = lock.listing()?;
+        let mut entries = Vec::new();
+        for listed in listing.named() {
+            entries.push(self.counted(&listed.inode, listed.block)?);
+        }
+        entries.sort_by_key(|entry| entry.id);
+        Ok(entries)
+    }
+
+    /// The snapshot of this name, with its own and shared size.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Damaged`], [`Error::Io`].
+    pub fn find(&self, name: &str) -> Result<SnapshotEntry> {
+        let mut lock = CatalogLock::take(self)?;
+        let listing = lock.listing()?;
+        match listing.by_name(name) {
+            Some(listed) => self.counted(&listed.inode, listed.block),
+            None => Err(self.not_found(name, &listing)),
+        }
+    }
+
+    /// Removes a snapshot. If a living holder pins it, its name goes now and its blocks when the last pin goes.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Damaged`], [`Error::Io`].
+    pub fn remove(&self, name: &str) -> Result<Removed> {
+        let mut lock = CatalogLock::take(self)?;
+        reclaim_dead_holders(&mut lock)?;
+        let listing = lock.listing()?;
+        match listing.by_name(name) {
+            Some(listed) => lock.remove(listed),
+            None => Err(self.not_found(name, &listing)),
+        }
+    }
+
+    /// The machine's state that was saved with a snapshot.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Damaged`] when its checksum does not fit.
+    pub fn read_state(&self, id: SnapshotId) -> Result<Vec<u8>> {
+        let mut lock = CatalogLock::take(self)?;
+        let listing = lock.listing()?;
+        let Some(listed) = listing.by_id(id) else {
+            return Err(self.not_found(&id.to_string(), &listing));
+        };
+        self.state_of(&listed.inode)
+    }
+
+    pub(crate) fn state_of(&self, inode: &Inode) -> Result<Vec<u8>> {
+        let mut state = vec![0; inode.state_bytes as usize];
+        for (piece, block) in state
+            .chunks_mut(BLOCK_SIZE_BYTES as usize)
+            .zip(&inode.state_blocks)
+        {
+            self.store.region.read(block.byte_offset(), piece)?;
+        }
+        if crc32fast::hash(&state) != inode.state_checksum {
+            return Err(Error::damaged(format!(
+                "the saved state of snapshot '{}' has a wrong checksum",
+                inode.name
+            )));
+        }
+        Ok(state)
+    }
+
+    pub(crate) fn not_found(&self, name: &str, listing: &Listing) -> Error {
+        let names = listing.named().map(|listed| listed.inode.name.as_str());
+        Error::NotFound {
+            name: name.to_owned(),
+            pool: self.path.clone(),
+            near: crate::name::near_names(name, names),
+        }
+    }
+
+    /// An entry with what removing the snapshot would free. The caller has the catalog lock.
+    fn counted(&self, inode: &Inode, block: BlockNo) -> Result<SnapshotEntry> {
+        struct Footprint<'s> {
+            store: &'s BlockStore,
+            refs: RefChanges,
+            metadata_freed: u64,
+            in_metadata: bool,
+        }
+        impl Visitor for Footprint<'_> {
+            fn reference(&mut self, block: BlockNo) -> Result<bool> {
+                let freed = self.refs.drop_one(self.store, block)?;
+                self.metadata_freed += u64::from(self.in_metadata && freed);
+                Ok(freed)
+            }
+
+            fn node(&mut self) {
+                self.metadata_freed += 1;
+            }
+        }
+        let refs = RefChanges::default();
+        let mut footprint = Footprint {
+            store: &self.store,
+            refs,
+            metadata_freed: 0,
+            in_metadata: true,
+        };
+        for block in std::iter::once(&block).chain(&inode.state_blocks) {
+            footprint.reference(*block)?;
+        }
+        footprint.in_metadata = false;
+        let place = Place::root(NodeKind::Memory, map_height(inode.memory_bytes)?);
+        walk(&self.store, inode.map_root, place, &mut footprint)?;
+        let freed = footprint.refs.freed().len() as u64;
+        let own_frames = freed.saturating_sub(footprint.metadata_freed);
+        Ok(SnapshotEntry {
+            own_bytes: Some(freed * BLOCK_SIZE_BYTES),
+            shared_bytes: Some(inode.frames_mapped.saturating_sub(own_frames) * BLOCK_SIZE_BYTES),
+            ..SnapshotEntry::of(inode)
+        })
+    }
+}
