@@ -289,7 +289,7 @@ fn taken_blocks(chunk: &crate::ConsumedChunk) -> impl Iterator<Item = BlockNo> +
 fn snapshots_that_come_and_go_are_no_damage() {
     let (_directory, pool) = pool_on_tmpfs();
     let done = AtomicBool::new(false);
-    let verified = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         for thread in 0..2u8 {
             let (done, path) = (&done, pool.path().to_owned());
             scope.spawn(move || {
@@ -324,8 +324,10 @@ fn snapshots_that_come_and_go_are_no_damage() {
                 }
             });
         }
-        let mut verified = 0;
-        for _ in 0..300 {
+        let (mut scrubs, mut verified) = (0, 0);
+        // However late the other threads come to run.
+        while scrubs < 300 || verified < 1000 {
+            scrubs += 1;
             let report = scrub(&pool);
             if !report.is_clean() {
                 done.store(true, Ordering::Relaxed);
@@ -334,8 +336,6 @@ fn snapshots_that_come_and_go_are_no_damage() {
             verified += report.blocks_verified + report.digests_made;
         }
         done.store(true, Ordering::Relaxed);
-        verified
     });
-    assert!(verified > 0, "no scrub has met a snapshot");
     assert_no_stale_digest(&pool, "at the end");
 }
