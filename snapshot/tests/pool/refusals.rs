@@ -205,3 +205,22 @@ fn creating_refuses_what_cannot_be() {
     // The chunk table is the one thing that is there from the start.
     assert!(status.medium_bytes < 70 << 20, "{status:?}");
 }
+
+#[test]
+fn a_commit_that_cannot_be_pinned_is_none() {
+    let bench = pool_of(16 << 20);
+    let pool = &bench.pool;
+    let vm = pool.hold("vm").unwrap();
+    for name in ["a", "b", "c", "d"] {
+        vm.commit_snapshot(new(name, 1, &[]), vm.reserve(4).unwrap())
+            .unwrap();
+    }
+    let before = pool.snapshots().unwrap();
+    let refused = vm.commit_snapshot(new("e", 1, &[]), vm.reserve(4).unwrap());
+    assert!(
+        matches!(refused, Err(Error::TooManyPins { count: 4 })),
+        "{refused:?}"
+    );
+    assert_eq!(pool.snapshots().unwrap(), before);
+    assert_clean(pool);
+}
