@@ -4,7 +4,6 @@ use std::{
     collections::BTreeSet,
     process::{Child, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
 };
 
 use nvvmm_tests::{Host, Random, SnapshotMemory, Vm};
@@ -250,7 +249,6 @@ fn a_killed_vm_can_be_replaced_under_its_name() {
     ];
     host.run(&run).refused(4, &name);
     vm.kill();
-    std::thread::sleep(Duration::from_millis(50));
     host.run(&run).ok();
     host.run(&["stop", &name]).ok();
 }

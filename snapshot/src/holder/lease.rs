@@ -37,6 +37,14 @@ struct Lease {
     mine: FrameSet,
     /// For `alloc_at` only, as long as other chunks have blocks.
     set_aside: bool,
+    /// About to be given back: blocks are taken of it only when there is nothing else.
+    vacating: bool,
+}
+
+impl Lease {
+    fn is_open(&self) -> bool {
+        !self.set_aside && !self.vacating
+    }
 }
 
 /// Chunks that are looked at for a partly used one when an empty one is known.
@@ -239,8 +247,54 @@ impl Leases {
             return;
         };
         lease.set_aside = false;
-        table.with_room.insert(chunk);
+        if lease.is_open() {
+            table.with_room.insert(chunk);
+        }
         self.give_back_if_empty(&mut table, chunk);
+    }
+
+    /// Takes blocks of chunks that are leased, but those that are set aside or being vacated.
+    pub(crate) fn alloc_in_leases(&self, count: u32) -> Result<Vec<BlockNo>> {
+        let mut taken = Vec::with_capacity(count as usize);
+        let done = self
+            .table()
+            .take_with_room(&self.pool, count as usize, &mut taken)
+            .and_then(|()| match u32::try_from(taken.len()) {
+                Ok(found) if found < count => Err(Error::PoolFull {
+                    needed: u64::from(count),
+                    free: u64::from(found),
+                }),
+                _ if self.pool.overcommit() => self.provide(&taken),
+                _ => Ok(()),
+            });
+        if let Err(error) = done {
+            self.free(&taken);
+            return Err(error);
+        }
+        self.show_usage(&self.table())?;
+        Ok(taken)
+    }
+
+    pub(crate) fn begin_vacating(&self, chunks: &[ChunkNo]) {
+        let mut table = self.table();
+        for chunk in chunks {
+            if let Some(lease) = table.chunks.get_mut(chunk) {
+                lease.vacating = true;
+                table.with_room.remove(chunk);
+            }
+        }
+    }
+
+    pub(crate) fn end_vacating(&self, chunks: &[ChunkNo]) {
+        let mut table = self.table();
+        for chunk in chunks {
+            if let Some(lease) = table.chunks.get_mut(chunk) {
+                lease.vacating = false;
+                if lease.is_open() {
+                    table.with_room.insert(*chunk);
+                }
+            }
+        }
     }
 
     /// Zeroes blocks that are mine and lets go of them.
@@ -281,9 +335,9 @@ impl Leases {
             if !lease.mine.remove(block.index_in_chunk()) {
                 continue;
             }
-            let (set_aside, empty) = (lease.set_aside, lease.mine.is_empty());
+            let (open, empty) = (lease.is_open(), lease.mine.is_empty());
             table.mine_total -= 1;
-            if !set_aside {
+            if open {
                 table.with_room.insert(chunk);
             }
             if empty {
@@ -325,7 +379,7 @@ impl Leases {
         for index in blocks.iter() {
             added += u32::from(lease.mine.insert(index));
         }
-        let room = !lease.set_aside;
+        let room = lease.is_open();
         table.mine_total += added;
         if room {
             table.with_room.insert(chunk);
@@ -376,6 +430,11 @@ impl LeaseTable {
             .is_some_and(|lease| lease.mine.contains(block.index_in_chunk()))
     }
 
+    /// Blocks of leases that are not mine: some may be in a snapshot.
+    pub(crate) fn unused_at_most(&self) -> u64 {
+        (self.chunks.len() as u64 * u64::from(CHUNK_BLOCKS)).saturating_sub(u64::from(self.mine_total))
+    }
+
     pub(crate) fn is_leased(&self, chunk: ChunkNo) -> bool {
         self.chunks.contains_key(&chunk)
     }
@@ -396,7 +455,7 @@ impl LeaseTable {
         let mut chunks: Vec<(bool, ChunkNo)> = self
             .chunks
             .iter()
-            .map(|(chunk, lease)| (lease.set_aside, *chunk))
+            .map(|(chunk, lease)| (!lease.is_open(), *chunk))
             .collect();
         chunks.sort_unstable();
         for (_, chunk) in chunks {

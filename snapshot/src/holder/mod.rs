@@ -3,6 +3,7 @@
 mod commit;
 mod consume;
 pub(crate) mod lease;
+mod unused;
 
 use std::fs::File;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 pub(crate) use commit::unix_ns;
 pub use commit::{Committed, NewSnapshot};
 pub use consume::{Consumed, ConsumedChunk};
+pub use unused::Vacating;
 
 use self::lease::Leases;
 use crate::catalog::CatalogLock;

@@ -84,6 +84,12 @@ pub trait CowEngine: Debug + Send + Sync {
     /// Maps and populates all that has a block, so that the guest meets no fault for reading.
     fn prefault(&self) -> Result<(), CowError>;
 
+    /// Asked now and then, between accesses: gives back some of what the VM holds of the pool without need. Whether there
+    /// is more.
+    fn tidy(&self) -> Result<bool, CowError> {
+        Ok(false)
+    }
+
     /// Whether the guest may write a frame of a chunk without a copy, and the block behind it when the engine has
     /// looked at it.
     fn own_block(&self, index: u32, frame: u32) -> (bool, Option<BlockNo>);

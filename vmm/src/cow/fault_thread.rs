@@ -9,15 +9,20 @@ use std::{
         mpsc::{self, RecvTimeoutError},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{CowEngine, CowError, shortage::Shortage};
 use crate::sys::uffd::Fault;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// How long a held access waits before it asks a full pool again, in milliseconds.
-const RETRY_MS: u16 = 20;
+/// How long a held access waits before it asks a full pool again, at least.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+/// And at most, where asking takes long: a large pool is looked through for one twentieth of the time.
+const RETRY_MAX: Duration = Duration::from_secs(1);
+const RETRY_REST: u32 = 20;
+/// How often the engine looks whether it holds too much of the pool.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked whether work on guest RAM is done.
 const WORK_POLL: Duration = Duration::from_millis(5);
 
@@ -112,12 +117,15 @@ fn answer_all(engine: &dyn CowEngine, stop: &PipeReader, shortage: &Shortage) ->
     };
     let mut faults: Vec<Fault> = Vec::new();
     let mut waiting: Vec<Fault> = Vec::new();
+    let (mut tidied, mut untidy) = (Instant::now(), false);
+    let mut retry = RETRY_MIN;
     loop {
-        let timeout = if waiting.is_empty() {
-            PollTimeout::NONE
-        } else {
-            PollTimeout::from(RETRY_MS)
+        let timeout = match (untidy, waiting.is_empty()) {
+            (true, _) => Duration::ZERO,
+            (false, true) => TIDY_EVERY,
+            (false, false) => retry,
         };
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         let mut fds = [
             PollFd::new(engine.uffd().as_fd(), PollFlags::POLLIN),
             PollFd::new(stop.as_fd(), PollFlags::POLLIN),
@@ -131,6 +139,7 @@ fn answer_all(engine: &dyn CowEngine, stop: &PipeReader, shortage: &Shortage) ->
         }
         engine.uffd().read(&mut faults).map_err(os)?;
         faults.append(&mut waiting);
+        let asked = Instant::now();
         for fault in faults.drain(..) {
             match engine.answer(fault) {
                 Ok(()) => {}
@@ -140,6 +149,7 @@ fn answer_all(engine: &dyn CowEngine, stop: &PipeReader, shortage: &Shortage) ->
                 Err(error) => return Err(error),
             }
         }
+        retry = (asked.elapsed() * RETRY_REST).clamp(RETRY_MIN, RETRY_MAX);
         let starves = !waiting.is_empty();
         match (shortage.set(starves), starves) {
             (true, true) => tracing::warn!(
@@ -148,6 +158,13 @@ fn answer_all(engine: &dyn CowEngine, stop: &PipeReader, shortage: &Shortage) ->
             ),
             (true, false) => tracing::info!("the pool has space again: the guest goes on"),
             (false, _) => {}
+        }
+        if untidy || tidied.elapsed() >= TIDY_EVERY {
+            untidy = engine.tidy().unwrap_or_else(|error| {
+                tracing::warn!("the VM holds more of the pool than it needs: {error}");
+                false
+            });
+            tidied = Instant::now();
         }
     }
 }

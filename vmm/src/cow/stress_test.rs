@@ -253,6 +253,7 @@ impl<E: Playable> World<E> {
             let mut waits = 0;
             while !actor.is_finished() {
                 std::thread::sleep(Duration::from_micros(200));
+                guest.vm.engine.give_back_unused(0);
                 waits = if guest.vm.faults.is_starved() {
                     waits + 1
                 } else {
@@ -383,6 +384,7 @@ impl<E: Playable> World<E> {
                         }));
                     }
                     std::thread::sleep(Duration::from_micros(200));
+                    guest.vm.engine.give_back_unused(512);
                     waits = if guest.vm.faults.is_starved() {
                         waits + 1
                     } else {

@@ -54,6 +54,9 @@ pub(super) trait Playable: CowEngine + Debug + Sized + 'static {
 
     /// How many blocks the VM has that are in no snapshot.
     fn own_blocks(&self) -> u64;
+
+    /// As if no more than `bound` blocks might be held unused.
+    fn give_back_unused(&self, bound: u64);
 }
 
 impl Playable for RedirectEngine {
@@ -70,6 +73,10 @@ impl Playable for RedirectEngine {
 
     fn own_blocks(&self) -> u64 {
         self.counters().frames_own
+    }
+
+    fn give_back_unused(&self, bound: u64) {
+        self.give_back(bound).unwrap();
     }
 }
 
@@ -88,6 +95,9 @@ impl Playable for PrivateEngine {
     fn own_blocks(&self) -> u64 {
         self.blocks_held()
     }
+
+    /// Between snapshots it holds nothing, and for one it fills chunk after chunk.
+    fn give_back_unused(&self, _bound: u64) {}
 }
 
 /// KVM's dirty log, as far as the vCPUs of a test keep it. RAM is one slot.

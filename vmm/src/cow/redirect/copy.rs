@@ -66,7 +66,7 @@ impl RedirectEngine {
 
     /// Maps `targets`, filled by `fill`, in place of what is behind their frames. Blocks that do not get so far go back
     /// to the pool; those that do are the guest's, whatever fails afterwards.
-    fn redirect(
+    pub(super) fn redirect(
         &self,
         index: u32,
         known: &mut KnownChunk,
@@ -165,7 +165,7 @@ impl RedirectEngine {
         Ok(())
     }
 
-    fn copy_run(&self, index: u32, run: &MappedRun) -> Result<(), CowError> {
+    pub(super) fn copy_run(&self, index: u32, run: &MappedRun) -> Result<(), CowError> {
         let offset = self.ram_offset(index, run.frames.start);
         let size_bytes = run.frames.len() * FRAME_SIZE_BYTES;
         self.reservation()

@@ -14,6 +14,7 @@ use nvvmm_snapshot::{BlockNo, ChunkMap, Consumed, FaultPoint, FrameSet, Holder, 
 use super::{
     chunk::{KnownChunk, LiveChunk},
     copy::{blocks_of, whole_run, window_of},
+    unused::Allowance,
     share::StandStill,
 };
 use crate::{
@@ -37,7 +38,7 @@ use crate::{
 #[derive(Debug)]
 pub struct RedirectEngine {
     ram: GuestRam,
-    pool: Arc<Pool>,
+    pub(super) pool: Arc<Pool>,
     pub(super) holder: Arc<Holder>,
     pub(super) uffd: Uffd,
     pagemap: Pagemap,
@@ -52,6 +53,7 @@ pub struct RedirectEngine {
     pub(super) counters: Counters,
     /// Frames that are mapped, armed and copied as one: those of a page of the medium.
     pub(super) unit_frames: u32,
+    pub(super) allowance: Allowance,
 }
 
 impl CowEngine for RedirectEngine {
@@ -128,6 +130,10 @@ impl CowEngine for RedirectEngine {
     fn prefault(&self) -> Result<(), CowError> {
         self.map_and_populate()
     }
+
+    fn tidy(&self) -> Result<bool, CowError> {
+        self.keep_bound()
+    }
 }
 
 impl RedirectEngine {
@@ -164,6 +170,7 @@ impl RedirectEngine {
             budget,
             counters,
             unit_frames,
+            allowance: Allowance::default(),
         };
         if engine.unit_frames == CHUNK_FRAMES {
             engine.map_origin()?;

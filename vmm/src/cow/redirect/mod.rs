@@ -15,6 +15,7 @@ mod chunk;
 mod copy;
 mod engine;
 mod huge;
+mod unused;
 mod share;
 mod targets;
 
@@ -28,3 +29,5 @@ mod engine_test;
 mod huge_test;
 #[cfg(test)]
 mod mishap_test;
+#[cfg(test)]
+mod unused_test;

@@ -101,7 +101,7 @@ impl RedirectEngine {
 
     /// One call for each run, as before Linux 6.3 a call may not cross mappings. Whether neighbours have merged into one
     /// is the kernel's business: where they have not, it says ENOENT, and each half is tried.
-    fn arm_range(&self, start: usize, size_bytes: usize) -> std::io::Result<()> {
+    pub(super) fn arm_range(&self, start: usize, size_bytes: usize) -> std::io::Result<()> {
         match self.uffd().protect(start, size_bytes, true) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) && size_bytes > FRAME_SIZE_BYTES => {
                 let half = size_bytes / FRAME_SIZE_BYTES / 2 * FRAME_SIZE_BYTES;

@@ -24,6 +24,9 @@ impl RedirectEngine {
         {
             return Ok(targets);
         }
+        if !self.may_set_aside()? {
+            return self.scattered(known, frames, must);
+        }
         match self.holder.lease_chunk() {
             Ok(spare) => {
                 if let Some(old) = known.spare.replace(spare) {
@@ -75,7 +78,7 @@ impl RedirectEngine {
     }
 
     /// Lets anybody use what is set aside for other chunks. One that is locked is being served and may need its own.
-    fn end_all_set_aside(&self) {
+    pub(super) fn end_all_set_aside(&self) {
         for (_, chunk) in self.known_chunks() {
             let Ok(mut live) = chunk.try_lock() else { continue };
             if let LiveChunk::Known(known) = &mut *live

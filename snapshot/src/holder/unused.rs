@@ -1,0 +1,105 @@
+//! What a holder has leased and does not use: others cannot have it, so it is kept small.
+
+use super::Holder;
+use super::lease::Leases;
+use crate::error::Result;
+use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo};
+use crate::pool::Pool;
+
+impl Pool {
+    /// Chunks that are wholly free and leased to nobody, as far as that can be said while others lease them.
+    ///
+    /// # Errors
+    /// [`crate::Error::Damaged`].
+    pub fn empty_chunks(&self) -> Result<u32> {
+        let mut count = 0;
+        for chunk in self.store.layout.data_chunks() {
+            if self.store.used_blocks(chunk)? == 0 && self.store.lease_owner(chunk)?.is_none() {
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// Chunks that a holder is about to give back: nothing is taken from them until this is dropped.
+pub struct Vacating<'a> {
+    leases: &'a Leases,
+    chunks: Vec<ChunkNo>,
+}
+
+impl Vacating<'_> {
+    /// The chunks, in order.
+    pub fn chunks(&self) -> &[ChunkNo] {
+        &self.chunks
+    }
+}
+
+impl Drop for Vacating<'_> {
+    fn drop(&mut self) {
+        self.leases.end_vacating(&self.chunks);
+    }
+}
+
+impl Holder {
+    /// Blocks of my leases that are neither mine nor in a snapshot: only I can take them.
+    ///
+    /// # Errors
+    /// [`crate::Error::Damaged`].
+    pub fn unused_blocks(&self) -> Result<u64> {
+        let mut unused = 0;
+        for (chunk, mine) in self.leases.mine() {
+            let used = self.pool.store.used_blocks(chunk)?;
+            unused += u64::from(CHUNK_BLOCKS.saturating_sub(used + mine.count()));
+        }
+        Ok(unused)
+    }
+
+    /// Never less than [`Holder::unused_blocks`], and cheap.
+    pub fn unused_blocks_at_most(&self) -> u64 {
+        self.leases.table().unused_at_most()
+    }
+
+    /// Chooses leased chunks with few blocks of mine, at most `chunks_max`, such that giving them back takes `surplus`
+    /// unused blocks off me, and what is mine of them has room in my other leases.
+    ///
+    /// # Errors
+    /// [`crate::Error::Damaged`].
+    pub fn vacate(&self, surplus: u64, chunks_max: usize) -> Result<Vacating<'_>> {
+        let mut sparse = Vec::new();
+        for (chunk, mine) in self.leases.mine() {
+            let used = self.pool.store.used_blocks(chunk)?;
+            sparse.push((
+                mine.count(),
+                CHUNK_BLOCKS.saturating_sub(used + mine.count()),
+                chunk,
+            ));
+        }
+        sparse.sort_unstable();
+        let mut room: u64 = sparse.iter().map(|(_, free, _)| u64::from(*free)).sum();
+        let (mut moved, mut freed) = (0, 0);
+        let mut chunks = Vec::new();
+        for (mine, free, chunk) in sparse {
+            room -= u64::from(free);
+            moved += u64::from(mine);
+            if freed >= surplus || moved > room || chunks.len() == chunks_max {
+                break;
+            }
+            freed += u64::from(free);
+            chunks.push(chunk);
+        }
+        self.leases.begin_vacating(&chunks);
+        Ok(Vacating {
+            leases: &self.leases,
+            chunks,
+        })
+    }
+
+    /// Takes free blocks of chunks that I have leased, and leases none. They read as zero.
+    ///
+    /// # Errors
+    /// [`crate::Error::PoolFull`] when my leases have no room; [`crate::Error::NoSpaceOnMedium`]. Nothing was taken then.
+    pub fn alloc_in_leases(&self, count: u32) -> Result<Vec<BlockNo>> {
+        self.leases.alloc_in_leases(count)
+    }
+}
