@@ -23,7 +23,7 @@ source "$here/lib/programs.sh"
 source "$here/lib/tally.sh"
 
 all_tiers=(anywhere kvm linux)
-kvm_media=(tmpfs hugetlbfs)
+kvm_media=(tmpfs tmpfs-huge hugetlbfs file)
 tiers=() media=() required=() test_arguments=()
 summary=() total_passed=0 total_failed=0 total_skipped=0
 programs=unbuilt
@@ -146,7 +146,7 @@ tier_kvm() {
   for medium in "${names[@]}"; do
     # Random kills are many where they are cheap; elsewhere it is the medium that is new.
     kills=40
-    [[ $medium != tmpfs ]] || kills=200
+    [[ $medium != tmpfs ]] || kills=1000
     NVVMM_TEST_KILLS=${NVVMM_TEST_KILLS:-$kills} run_tests "tests on $medium" \
       "$here/on-medium.sh" "$medium" "$test_program" --test-threads=1 "${test_arguments[@]}"
   done

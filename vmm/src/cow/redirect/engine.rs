@@ -14,8 +14,8 @@ use nvvmm_snapshot::{BlockNo, ChunkMap, Consumed, FaultPoint, FrameSet, Holder, 
 use super::{
     chunk::{KnownChunk, LiveChunk},
     copy::{blocks_of, whole_run, window_of},
-    unused::Allowance,
     share::StandStill,
+    unused::Allowance,
 };
 use crate::{
     checkpoint::report::RamCounters,

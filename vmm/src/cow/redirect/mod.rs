@@ -15,9 +15,9 @@ mod chunk;
 mod copy;
 mod engine;
 mod huge;
-mod unused;
 mod share;
 mod targets;
+mod unused;
 
 pub use engine::RedirectEngine;
 
