@@ -10,11 +10,11 @@
 #   --cpus N             its CPUs (default $NVVMM_NESTED_CPUS or 1, see where it is set)
 #   --pmem SIZE          persistent memory besides, a multiple of 128M: /dev/pmem0, the next /dev/pmem1, ... (repeatable)
 #   --disk FILE          raw disk image, writable: /dev/vda, the next /dev/vdb, ... (repeatable)
-#   --boots N            run SCRIPT in each of N boots, with NVVMM_NESTED_BOOT=1 to N. In between the host is reset as
-#                        a whole: what is in persistent memory and on disks stays. It ends early when SCRIPT fails
+#   --boots N            run SCRIPT in each of N boots, with NVVMM_NESTED_BOOT=1 to N. In between the host is off:
+#                        what is in persistent memory and on disks stays. It ends early when SCRIPT fails
 #   --append WORDS       more kernel command line (repeatable)
 #   --timeout SECONDS    end after this long (default 900); exit status 124
-#   --boot-timeout SECS  end when the nested host is not up this long after a reset (default 180); exit status 124
+#   --boot-timeout SECS  end when the nested host is not up this long after a boot began (default 180); exit status 124
 #   --keep               keep the run directory with its console log, and say where it is
 #   --prepare            make kernel and initramfs ready, boot nothing
 #   -h, --help           this text
@@ -120,7 +120,7 @@ cpu_model() {
 bytes_of() { numfmt --from=iec "${1%B}" 2>/dev/null || die "not a size: $1"; }
 
 # Persistent memory is RAM of QEMU that the nested host's kernel is told to take for such (memmap=SIZE!START). On q35
-# all but 2 GiB of the memory lies above 4 GiB; the regions are laid from there on. A reset leaves RAM as it is.
+# all but 2 GiB of the memory lies above 4 GiB; the regions are laid from there on. It stays in the file that is this RAM.
 lay_out_memory() {
   local size start=$((4 << 30)) total
   total=$(bytes_of "$memory")
@@ -152,24 +152,34 @@ write_command() {
   } >"$control/command"
 }
 
+# Each boot is a QEMU of its own, on the same memory: after a reset QEMU 7.2 sometimes goes on with what it had translated
+# of the kernel before, and the host hangs.
 start_qemu() {
   local disk options=()
-  ((boots > 1)) || options+=(-no-reboot)
   for disk in "${disks[@]}"; do options+=(-drive "if=virtio,format=raw,file=$(realpath "$disk")"); done
-  mkfifo "$run/output"
+  [[ -p $run/output ]] || mkfifo "$run/output"
   cat <"$run/output" &
   output_pid=$!
-  qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu "$(cpu_model)" -smp "$cpus" -m "${memory_mib}M" \
-    -nodefaults -display none -nic none -monitor none "${options[@]}" \
-    -chardev "file,id=console,path=$run/console.log" -serial chardev:console \
+  qemu-system-x86_64 -M q35,memory-backend=memory -accel tcg,thread=multi -cpu "$(cpu_model)" -smp "$cpus" \
+    -object "memory-backend-file,id=memory,size=${memory_mib}M,mem-path=$memory_dir/memory,share=on" -m "${memory_mib}M" \
+    -no-reboot -nodefaults -display none -nic none -monitor none "${options[@]}" \
+    -chardev "file,id=console,path=$run/console.log,append=on" -serial chardev:console \
     -device virtio-serial-pci -chardev "file,id=output,path=$run/output" \
     -device virtserialport,chardev=output,name=output \
     -kernel "$vmlinuz" -initrd "$initramfs" \
     -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap \
     -virtfs "local,path=$results,mount_tag=results,security_model=none" \
     -append "console=ttyS0 panic=-1 mitigations=off quiet nested.results=$results nested.boots=$boots ${append[*]}" \
-    </dev/null >"$run/qemu.log" 2>&1 &
+    </dev/null >>"$run/qemu.log" 2>&1 &
   qemu_pid=$!
+}
+
+# Sets memory_dir: shared memory, where there is enough of it.
+place_memory() {
+  local parent=$run free_mib
+  free_mib=$(df -m --output=avail /dev/shm 2>/dev/null | tail -n 1) || true
+  ((${free_mib:-0} < memory_mib)) || parent=/dev/shm
+  memory_dir=$(mktemp -d "$parent/nvvmm-nested.XXXXXX")
 }
 
 end_qemu() {
@@ -184,6 +194,7 @@ clean_up() {
   else
     rm -rf "$run"
   fi
+  rm -rf "${memory_dir:-}"
 }
 
 show_logs() {
@@ -192,19 +203,17 @@ show_logs() {
   [[ ! -s $run/qemu.log ]] || sed 's/^/  qemu | /' "$run/qemu.log" >&2
 }
 
-# Waits for the end, for a boot that takes too long, or for the overall limit.
+# Waits for the end of a boot, for one that takes too long, or for the overall limit.
 watch_qemu() {
-  local boot=1 up=0 reset=$started
+  local up=0 start=$SECONDS
   while kill -0 "$qemu_pid" 2>/dev/null; do
     if ((!up)) && [[ -e $control/up.$boot ]]; then
       up=1
-      say "boot $boot of $boots: up after $((SECONDS - reset)) s: $(<"$control/up.$boot")"
-    elif ((up && boot < boots)) && [[ $(cat "$control/status.$boot" 2>/dev/null) == 0 ]]; then
-      up=0 reset=$SECONDS boot=$((boot + 1))
+      say "boot $boot of $boots: up after $((SECONDS - start)) s: $(<"$control/up.$boot")"
     fi
     if ((SECONDS - started > timeout_s)); then
       hang="not finished after $timeout_s s"
-    elif ((!up && SECONDS - reset > boot_timeout_s)); then
+    elif ((!up && SECONDS - start > boot_timeout_s)); then
       hang="not up after $boot_timeout_s s"
     fi
     if [[ -n $hang ]]; then
@@ -215,6 +224,15 @@ watch_qemu() {
   done
   wait "$qemu_pid" 2>/dev/null || true
   wait "$output_pid" || true
+}
+
+run_boots() {
+  local boot
+  for ((boot = 1; boot <= boots; boot++)); do
+    start_qemu
+    watch_qemu
+    [[ -z $hang && $(cat "$control/status.$boot" 2>/dev/null) == 0 ]] || return 0
+  done
 }
 
 # The status of the last boot that SCRIPT ended in; nothing when a boot ended without one.
@@ -241,6 +259,7 @@ fi
 run=$(mktemp -d "${TMPDIR:-/tmp}/nvvmm-nested.XXXXXX")
 trap clean_up EXIT
 trap 'exit 130' INT TERM
+place_memory
 : "${results:=$run/results}"
 mkdir -p "$results"
 results=$(realpath "$results")
@@ -252,8 +271,7 @@ write_command
 
 started=$SECONDS hang=''
 say "booting Linux $(<"$kernel_dir/version") under QEMU (emulated, $cpus CPUs, $memory${pmem:+, persistent memory ${pmem[*]}}) to run ${program[*]}"
-start_qemu
-watch_qemu
+run_boots
 status=$(last_status) rebooted=1
 ((${status:-1} != 0)) || was_rebooted || rebooted=0
 [[ $results == "$run"/* ]] || rm -rf "$control"

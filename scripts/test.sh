@@ -8,7 +8,9 @@
 #                       kvm       the bare-metal guest on /dev/kvm, with pools on each medium that any host has; without
 #                                 /dev/kvm nested, on tmpfs
 #                       linux     Linux guests, where KVM boots them; otherwise nested
-#   --medium MEDIUM   in the tier kvm only this medium (repeatable; see scripts/on-medium.sh)
+#                       media     the bare-metal guest on persistent memory, and VMs that outlive a reboot of their host:
+#                                 always nested, as both are emulated
+#   --medium MEDIUM   in the tiers kvm and media only this medium (repeatable; see scripts/on-medium.sh)
 #   --require TIERS   all, or tiers with commas: one of these that cannot run is an error, not a skip
 #   -- ARGUMENT...    for the test programs of all tiers but anywhere, such as the name of one test
 #   -h, --help        this text
@@ -22,11 +24,19 @@ source "$here/lib/kvm.sh"
 source "$here/lib/programs.sh"
 source "$here/lib/tally.sh"
 
-all_tiers=(anywhere kvm linux)
+all_tiers=(anywhere kvm linux media)
+# The media of each tier.
 kvm_media=(tmpfs tmpfs-huge hugetlbfs file)
+pmem_media=(fsdax-ext4 fsdax-xfs devdax)
+# What runs on persistent memory, where an emulated processor takes its time: what the medium has a part in, and of what
+# tests repeat this many per cent. NVVMM_TEST_WHOLE=1 makes it all tests.
+nested_percent=8
+pmem_tests=(commands::a_durability commands::snapshot_and_stop dirty_log:: full_pool::a_snapshot_that
+  instant::a_snapshot_of tree::once_consumes tree::a_snapshot_that)
+# Where VMs are when their host reboots.
+lasting_media=(fsdax-ext4)
 tiers=() media=() required=() test_arguments=()
-summary=() total_passed=0 total_failed=0 total_skipped=0
-programs=unbuilt
+programs=unbuilt beside=''
 
 parse_arguments() {
   while (($#)); do
@@ -48,7 +58,7 @@ need_tier() {
 }
 
 need_medium() {
-  local all="${kvm_media[*]}"
+  local all="${kvm_media[*]} ${pmem_media[*]}"
   [[ " $all " == *" $1 "* ]] || die "no tier tests the medium $1" "the media are: $all"
 }
 
@@ -130,6 +140,8 @@ chosen() {
   done
 }
 
+joined() { local IFS=,; echo "$*"; }
+
 # Tests run one at a time: each has VMs of its own.
 tier_kvm() {
   local medium names kills
@@ -147,8 +159,8 @@ tier_kvm() {
     # Random kills are many where they are cheap; elsewhere it is the medium that is new.
     kills=40
     [[ $medium != tmpfs ]] || kills=1000
-    NVVMM_TEST_KILLS=${NVVMM_TEST_KILLS:-$kills} run_tests "tests on $medium" \
-      "$here/on-medium.sh" "$medium" "$test_program" --test-threads=1 "${test_arguments[@]}"
+    NVVMM_TEST_KILLS=${NVVMM_TEST_KILLS:-$kills} run_tests_on "$medium" "" \
+      "$here/on-medium.sh" "$medium" "$test_program" --test-threads=1 --show-output "${test_arguments[@]}"
   done
 }
 
@@ -162,19 +174,82 @@ tier_linux() {
   run_tests "tests, $tier_how" "${command[@]}" "$test_program" --test-threads=1 "${test_arguments[@]}"
 }
 
+# Always nested: persistent memory is emulated there, and its host can be rebooted. Each medium has a host of its own.
+tier_media() {
+  local medium names note host=(--memory 4G --pmem 1280M --pmem 1280M --pmem 1280M)
+  tier_how=nested
+  need_packages ndctl xfsprogs e2fsprogs jq
+  prepare "building nvvmm and the guests" need_programs || return 0
+  prepare "building nvvmm with fault points" build_fault_nvvmm || return 0
+  prepare "making the Linux guest's image" make_guest_image || return 0
+  prepare "building the test program kvm" build_test_program kvm || return 0
+  export NVVMM_TEST_PERCENT=${NVVMM_TEST_PERCENT:-$nested_percent}
+  note="$NVVMM_TEST_PERCENT% of the repetitions, the other tests not run, as it is emulated (NVVMM_TEST_WHOLE=1 runs them)"
+  if [[ ${NVVMM_TEST_WHOLE:-0} == 1 ]]; then
+    note="$NVVMM_TEST_PERCENT% of the repetitions" pmem_tests=() lasting_media=("${pmem_media[@]}")
+  fi
+  ((${#test_arguments[@]} == 0)) || pmem_tests=("${test_arguments[@]}")
+  mapfile -t names < <(chosen "${pmem_media[@]}")
+  for medium in "${names[@]}"; do
+    run_tests_on "$medium" "$note" nested "media-$medium" "${host[@]}" -- \
+      "$here/on-medium.sh" "$medium" "$test_program" --test-threads=1 --show-output "${pmem_tests[@]}"
+  done
+  mapfile -t names < <(chosen "${lasting_media[@]}")
+  ((${#names[@]})) || return 0
+  prepare "building the test program rejuvenation" build_test_program rejuvenation || return 0
+  run_tests_on rejuvenation "on ${names[*]}" nested rejuvenation "${host[@]}" --boots 2 -- \
+    "$here/on-medium.sh" "$(joined "${names[@]}")" "$test_program" --nocapture
+}
+
+run_tier() {
+  begin_tier "$1"
+  "tier_$1"
+  end_tier
+}
+
+# run_beside TIER: beside those that follow, as a nested host keeps one processor busy. In a process group of its own, to
+# be ended as a whole; what it says is shown by end_beside.
+run_beside() {
+  say "tier $1 runs beside the next"
+  set -m
+  (run_tier "$1") >"$summary/log" 2>&1 </dev/null &
+  beside=$!
+  set +m
+}
+
+end_beside() {
+  local status=0
+  [[ -n $beside ]] || return 0
+  wait "$beside" || status=$?
+  beside=''
+  cat "$summary/log" >&2
+  ((status == 0)) || die "the tier that ran beside the others ended with status $status"
+}
+
+# shellcheck disable=SC2317 # the trap calls it
+clean_up() {
+  [[ -z $beside ]] || kill -TERM -- "-$beside" 2>/dev/null || true
+  rm -rf "$summary"
+}
+
 parse_arguments "$@"
 cd "$NVVMM_ROOT"
 need_rust
 # A test that can only run with /dev/kvm must not pass by skipping itself where there is one.
 [[ $(kvm_kind) == none ]] || export NVVMM_REQUIRE_KVM=1
 say "KVM here: $(kvm_kind) ($(kvm_reason))"
-for name in "${tiers[@]}"; do
-  begin_tier "$name"
-  "tier_$name"
-  end_tier
-done
 for name in "${required[@]}"; do
   [[ " ${tiers[*]} " == *" $name "* ]] || die "tier $name is required but not among those to run (${tiers[*]})"
 done
-print_summary
-((total_failed == 0))
+begin_summary
+trap clean_up EXIT
+trap 'exit 130' INT TERM
+for name in "${tiers[@]}"; do
+  if [[ $name == linux && " ${tiers[*]} " == *' media '* ]]; then
+    run_beside linux
+  else
+    run_tier "$name"
+  fi
+done
+end_beside
+print_summary "${tiers[@]}"

@@ -1,20 +1,24 @@
 # shellcheck shell=bash
-# Counting what was run. Needs say.sh. A tier's steps add to tier_passed, tier_failed and tier_skipped.
+# Counting what was run. Needs say.sh. A tier's steps add to tier_passed, tier_failed and tier_skipped. The summary's lines
+# are in files: a tier may run beside another, in a process of its own.
+
+# begin_summary: sets summary, a directory for the lines of each tier.
+begin_summary() { summary=$(mktemp -d "${TMPDIR:-/tmp}/nvvmm-summary.XXXXXX"); }
 
 # begin_tier NAME: a log of its own, all counts zero.
 begin_tier() {
-  tier=$1 tier_passed=0 tier_failed=0 tier_skipped=0 tier_how=direct tier_note='' tier_started=$SECONDS
+  tier=$1 tier_passed=0 tier_failed=0 tier_skipped=0 tier_how=direct tier_note='' tier_started=$SECONDS media_lines=''
   printf '\n== tier %s\n' "$tier" >&2
 }
 
 # end_tier: keeps the line for the summary.
 end_tier() {
-  summary+=("$(printf '%s\t%s\t%d\t%d\t%d\t%d\t%s' "$tier" "$tier_how" "$tier_passed" "$tier_failed" "$tier_skipped" \
-    "$((SECONDS - tier_started))" "$tier_note")")
-  total_passed=$((total_passed + tier_passed))
-  total_failed=$((total_failed + tier_failed))
-  total_skipped=$((total_skipped + tier_skipped))
+  summary_line "$tier" "$tier_how" "$tier_passed" "$tier_failed" "$tier_skipped" "$((SECONDS - tier_started))" "$tier_note" \
+    >"$summary/$tier"
+  printf '%s' "$media_lines" >>"$summary/$tier"
 }
+
+summary_line() { printf '%s|%s|%d|%d|%d|%d|%s\n' "$@"; }
 
 # skip_tier REASON: a tier that could not run counts as one skip, and as a failure where it is required.
 skip_tier() {
@@ -51,14 +55,17 @@ prepare() {
 }
 
 # run_tests NAME COMMAND...: a step that runs Rust tests, counted from what they print. Exit status 77 means that this
-# machine could not run all of it.
+# machine could not run all of it. Sets left_out: why tests left themselves out, as libtest's --show-output shows.
 run_tests() {
-  local name=$1 started=$SECONDS log status=0 passed failed ignored
+  local name=$1 started=$SECONDS log status=0 passed failed ignored absent
   shift
   log=$(mktemp "${TMPDIR:-/tmp}/nvvmm-test.XXXXXX")
   say "$tier: $name"
   "$@" 2>&1 | tee "$log" >&2 || status=$?
   read -r passed failed ignored < <(count_results "$log")
+  absent=$(grep -c '^SKIPPED: ' "$log" || true)
+  passed=$((passed - absent)) ignored=$((ignored + absent))
+  left_out=$(sed -n 's/^SKIPPED: //p' "$log" | sort | uniq -c | awk '{$1 = $1; printf "%s%s", sep, $0; sep = "; "}')
   rm -f "$log"
   if ((status == 77)); then
     status=0 ignored=$((ignored + 1))
@@ -77,6 +84,16 @@ run_tests() {
   ((failed == 0)) || tier_note+="${tier_note:+, }$name failed"
 }
 
+# run_tests_on MEDIUM NOTE COMMAND...: the same for tests with pools on that medium, which has a line of its own in the
+# summary, with the note and with what was left out.
+run_tests_on() {
+  local medium=$1 note=$2 started=$SECONDS passed=$tier_passed failed=$tier_failed skipped=$tier_skipped
+  run_tests "tests on $medium" "${@:3}"
+  [[ -z $left_out ]] || note+="${note:+; }skipped: $left_out"
+  media_lines+=$(summary_line "  $medium" "" "$((tier_passed - passed))" "$((tier_failed - failed))" \
+    "$((tier_skipped - skipped))" "$((SECONDS - started))" "$note")$'\n'
+}
+
 # count_results LOG: sums up libtest's "test result:" lines.
 count_results() {
   awk '/^test result: / {
@@ -88,12 +105,16 @@ count_results() {
   } END { print passed + 0, failed + 0, ignored + 0 }' "$1"
 }
 
+# print_summary TIER...: ends with the totals, and fails when a test failed.
 print_summary() {
-  local line
-  printf '\n%-10s %-8s %7s %7s %8s %8s  %s\n' tier how passed failed skipped seconds note
-  for line in "${summary[@]}"; do
-    IFS=$'\t' read -r name how passed failed skipped seconds note <<<"$line"
-    printf '%-10s %-8s %7d %7d %8d %8d  %s\n' "$name" "$how" "$passed" "$failed" "$skipped" "$seconds" "$note"
-  done
+  local name how passed failed skipped seconds note total_passed=0 total_failed=0 total_skipped=0
+  printf '\n%-16s %-8s %7s %7s %8s %8s  %s\n' tier how passed failed skipped seconds note
+  while IFS='|' read -r name how passed failed skipped seconds note; do
+    printf '%-16s %-8s %7d %7d %8d %8d  %s\n' "$name" "$how" "$passed" "$failed" "$skipped" "$seconds" "$note"
+    # The lines of media are part of their tier's.
+    [[ $name != ' '* ]] || continue
+    total_passed=$((total_passed + passed)) total_failed=$((total_failed + failed)) total_skipped=$((total_skipped + skipped))
+  done < <(cd "$summary" && cat "$@")
   printf '%d passed, %d failed, %d skipped\n' "$total_passed" "$total_failed" "$total_skipped"
+  ((total_failed == 0))
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use nvvmm_snapshot::Pool;
-use nvvmm_tests::{Engine, Host, Random, Vm, required};
+use nvvmm_tests::{Engine, Host, Random, Vm, repetitions, required};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -195,7 +195,7 @@ fn operations_race_with_a_pool_that_fills_and_empties() {
     vm.ask("fill 24 1");
     vm.ask("churn on 5 rand");
     let mut names = Vec::new();
-    for step in 0..OPERATIONS {
+    for step in 0..repetitions(OPERATIONS) {
         random.pause(30);
         let (outcome, allowed) = match random.below(6) {
             0 => (host.run(&["pause", &vm.name]), &[0][..]),

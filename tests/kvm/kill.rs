@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use nvvmm_tests::{Host, Random, SnapshotMemory, Vm};
+use nvvmm_tests::{Host, Random, SnapshotMemory, Vm, repetitions};
 
 /// Who kills at the same time, in one pool.
 const WORKERS: u32 = 4;
@@ -16,7 +16,9 @@ const KEPT: usize = 3;
 
 /// How many processes are killed.
 fn kills() -> u32 {
-    std::env::var("NVVMM_TEST_KILLS").map_or(200, |text| text.parse().expect("NVVMM_TEST_KILLS is a number"))
+    std::env::var("NVVMM_TEST_KILLS").map_or(repetitions(200), |text| {
+        text.parse().expect("NVVMM_TEST_KILLS is a number")
+    })
 }
 
 fn snapshot_names(host: &Host) -> BTreeSet<String> {

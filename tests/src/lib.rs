@@ -23,6 +23,13 @@ pub fn required(variable: &str) -> std::path::PathBuf {
         .into()
 }
 
+/// How often a test does what it repeats: `usual` times, or the part of it that `NVVMM_TEST_PERCENT` leaves on a slow host.
+pub fn repetitions(usual: u32) -> u32 {
+    let percent = std::env::var("NVVMM_TEST_PERCENT")
+        .map_or(100, |text| text.parse().expect("NVVMM_TEST_PERCENT is a number"));
+    (usual * percent).div_ceil(100).max(1)
+}
+
 /// Numbers for test patterns: repeatable, and the seed is printed where it is chosen.
 #[derive(Debug, Clone)]
 pub struct Random(u64);

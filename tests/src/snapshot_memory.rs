@@ -1,15 +1,15 @@
 //! A snapshot's memory, read from the pool: at its very instant, before any guest runs on it.
 
-use std::{collections::HashMap, path::Path};
+use std::path::Path;
 
 use nvvmm_bare_metal::{Memory, verify};
 use nvvmm_snapshot::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS, Pool};
 
 const FRAME_BYTES: usize = BLOCK_SIZE_BYTES as usize;
 
-/// Every frame of a snapshot that has a block.
+/// Every frame of a snapshot that has a block, at its number.
 pub struct SnapshotMemory {
-    frames: HashMap<u64, Box<[u8; FRAME_BYTES]>>,
+    frames: Vec<Option<Box<[u8; FRAME_BYTES]>>>,
 }
 
 impl SnapshotMemory {
@@ -18,17 +18,18 @@ impl SnapshotMemory {
         let pool = Pool::open(pool).expect("the pool opens");
         let holder = pool.hold("reader").expect("the pool has a free slot");
         let (_, map) = holder.pin(snapshot).expect("the snapshot is there");
-        let mut frames = HashMap::new();
+        let mut frames = Vec::new();
         for chunk in map.iter_present() {
             let (index, chunk) = chunk.expect("the map is sound");
             for (frame, block) in chunk.iter_present() {
                 let mut bytes = Box::new([0; FRAME_BYTES]);
                 pool.read_block(block, &mut bytes)
                     .expect("the block is in the pool");
-                frames.insert(
-                    u64::from(index) * u64::from(CHUNK_BLOCKS) + u64::from(frame),
-                    bytes,
-                );
+                let number = (index * CHUNK_BLOCKS + frame) as usize;
+                if frames.len() <= number {
+                    frames.resize(number + 1, None);
+                }
+                frames[number] = Some(bytes);
             }
         }
         Self { frames }
@@ -46,7 +47,7 @@ impl SnapshotMemory {
 
 impl Memory for SnapshotMemory {
     fn word(&self, gpa: u64) -> u64 {
-        let Some(frame) = self.frames.get(&(gpa / BLOCK_SIZE_BYTES)) else {
+        let Some(Some(frame)) = self.frames.get((gpa / BLOCK_SIZE_BYTES) as usize) else {
             return 0;
         };
         let at = gpa as usize % FRAME_BYTES;

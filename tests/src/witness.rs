@@ -8,12 +8,13 @@ use crate::{Host, Vm, required};
 const BOOT_PATIENCE: Duration = Duration::from_secs(400);
 
 /// What Linux is told. On a KVM host whose own TSC is not reliable (an emulated one above all) KVM says that the guest's is
-/// not either, and a guest's watchdog marks it unstable now and then, snapshots or not.
+/// not either, and a guest's watchdog marks it unstable now and then, snapshots or not. Such a host on a busy machine also lets
+/// a guest stand still for longer than the 20 s after which Linux calls it stuck.
 fn cmdline() -> &'static str {
     let clocksource = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
     match std::fs::read_to_string(clocksource) {
         Ok(name) if name.trim() == "tsc" => "quiet",
-        _ => "quiet tsc=nowatchdog",
+        _ => "quiet tsc=nowatchdog watchdog_thresh=60",
     }
 }
 
