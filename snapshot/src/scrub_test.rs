@@ -151,6 +151,53 @@ fn damaged_maps_and_states_are_found_and_the_rest_is_read() {
 }
 
 #[test]
+fn a_snapshot_that_is_consumed_meanwhile_does_not_count() {
+    let (_directory, pool) = pool_on_tmpfs();
+    let vm = pool.hold("vm").unwrap();
+    let chunks = BATCH_CHUNKS as u32 * 2;
+    let blocks = vm.alloc_blocks(chunks).unwrap();
+    let mut changes = Vec::new();
+    for (chunk, block) in (0..).zip(&blocks) {
+        vm.write_block(*block, &[7; 4096]).unwrap();
+        let mut leaf = LeafBlocks::new();
+        leaf.set(0, Some(*block));
+        changes.push((chunk, ChunkMap::Frames(Arc::new(leaf))));
+    }
+    let commit = |name, base, changes: &[(u32, ChunkMap)]| {
+        let new = NewSnapshot {
+            name,
+            parent: base,
+            memory_bytes: MEMORY,
+            base,
+            changes,
+            state: b"state",
+            frames_new: 0,
+        };
+        vm.commit_snapshot(new, vm.reserve(8).unwrap()).unwrap().id
+    };
+    let first = commit("first", None, &changes);
+    // It shares the last frame, so that something of the first stays under its id.
+    let holes = changes[..changes.len() - 1].iter();
+    let holes: Vec<_> = holes
+        .map(|(chunk, _)| (*chunk, ChunkMap::Frames(Arc::new(LeafBlocks::new()))))
+        .collect();
+    let second = commit("second", Some(first), &holes);
+    let mut consumed = false;
+    let report = pool
+        .make_digests(first, &mut |_| {
+            if !std::mem::replace(&mut consumed, true) {
+                assert_eq!(vm.consume(first).unwrap().rest, Some(first));
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert!(consumed && report.is_clean(), "{report:?}");
+    assert_eq!((report.snapshots_gone, report.snapshots_done), (1, 0));
+    vm.unpin(second).unwrap();
+    assert_no_stale_digest(&pool, "once it was consumed");
+}
+
+#[test]
 fn what_is_freed_has_no_digest_and_an_interruption_keeps_what_was_made() {
     let (_directory, pool) = pool_on_tmpfs();
     let vm = pool.hold("vm").unwrap();
