@@ -302,6 +302,41 @@ fn no_digest_is_stale_wherever_the_power_fails() {
 }
 
 #[test]
+fn no_digest_is_left_on_metadata_wherever_the_power_fails() {
+    let scene = digested();
+    scene.control.record();
+    scene.pool.remove("first").unwrap();
+    // The only blocks that are left for a commit are those that had digests.
+    let free = scene.pool.status().unwrap().free_blocks as u32;
+    let all = scene.vm.alloc_blocks(free).unwrap();
+    let had = all
+        .iter()
+        .copied()
+        .filter(|block| block.chunk().get() == DATA_CHUNK && block.index_in_chunk() < 40);
+    scene.vm.free_blocks(&had.collect::<Vec<_>>());
+    let state = vec![7; 30 * BLOCK_SIZE_BYTES as usize];
+    let new = NewSnapshot {
+        name: "second",
+        parent: None,
+        memory_bytes: MEMORY,
+        base: None,
+        changes: &[],
+        state: &state,
+        frames_new: 0,
+    };
+    let reservation = scene.vm.reserve(0).unwrap();
+    scene.vm.commit_snapshot(new, reservation).unwrap();
+    let points = scene.control.recorded();
+    for (at, point) in points.iter().enumerate().skip(points.len().saturating_sub(30)) {
+        for survivors in [Survivors::NONE, Survivors::ALL] {
+            let locks = tempfile::NamedTempFile::new().unwrap();
+            let pool = open(region_with(point.image(survivors)).handle().0, &locks);
+            assert_no_stale_digest(&pool, &format!("point {at} of {}, {survivors:?}", points.len()));
+        }
+    }
+}
+
+#[test]
 fn no_digest_is_stale_wherever_a_process_is_killed() {
     for store in (1..).step_by(7) {
         let Digested {
