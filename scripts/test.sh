@@ -85,10 +85,16 @@ pool_tests_on() {
 }
 
 tier_anywhere() {
-  local medium guest guests=("$NVVMM_ROOT"/guest/{linux,bare-metal,agent}) scripts
+  local medium guest guests=("$NVVMM_ROOT"/guest/{linux,bare-metal,agent,process}) scripts
   [[ -e ${guests[1]}/Cargo.toml ]] || unset 'guests[1]'
   run_check "formatting" cargo fmt --all --check
   run_check "lints" cargo clippy --workspace --all-targets --quiet -- -D warnings
+  if ((EUID == 0)); then
+    export NVVMM_REQUIRE_ROOT=1
+  else
+    say "SKIPPED $tier: captures and restarts of processes (guest/process) need root"
+    tier_skipped=$((tier_skipped + 1)) tier_note+="${tier_note:+, }guest/process not as root"
+  fi
   for guest in "${guests[@]}"; do
     run_check "formatting of guest/${guest##*/}" in_dir "$guest" cargo fmt --check
     run_check "lints of guest/${guest##*/}" in_dir "$guest" cargo clippy --all-targets --quiet -- -D warnings

@@ -1,0 +1,186 @@
+//! What the kernel tells about a process to nobody but the process itself: asked by system calls made in its name.
+
+use crate::error::Error;
+use crate::freeze::FrozenProcess;
+use crate::image::{AltStack, ItimerValue, SignalAction};
+use crate::inject::{Memory, Remote};
+use crate::sys::PAGE_BYTES;
+
+const SIGNALS: u64 = 64;
+/// The length of the kernel's signal mask.
+const SIGSET_BYTES: u64 = 8;
+/// How many kinds of resource limits there are.
+const LIMITS: u64 = 16;
+const ITIMERS: [u64; 3] = [
+    libc::ITIMER_REAL as u64,
+    libc::ITIMER_VIRTUAL as u64,
+    libc::ITIMER_PROF as u64,
+];
+
+/// The answers of a process.
+#[derive(Debug, Default)]
+pub struct Answers {
+    pub brk: u64,
+    pub actions: Vec<SignalAction>,
+    pub itimers: [ItimerValue; 3],
+    /// Soft and hard, by the number of the resource.
+    pub limits: Vec<(u64, u64)>,
+    pub dumpable: u32,
+    pub subreaper: bool,
+    pub threads: Vec<ThreadAnswers>,
+}
+
+/// The answers of one of its threads.
+#[derive(Debug, Default)]
+pub struct ThreadAnswers {
+    pub alt_stack: AltStack,
+    pub clear_child_tid: u64,
+    pub parent_death_signal: i32,
+    pub secure_bits: u32,
+}
+
+/// Asks a frozen process. It stands as it stood, whatever the outcome.
+pub fn ask(process: &FrozenProcess, syscall_at: u64) -> Result<Answers, Error> {
+    let memory = Memory::open(process.pid)?;
+    with_remote(process, 0, syscall_at, |remote| {
+        let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        let room = remote.call(
+            "map a page",
+            libc::SYS_mmap,
+            &[0, PAGE_BYTES, protection, flags, u64::MAX, 0],
+        )?;
+        let answers = ask_all(
+            process,
+            &Asking {
+                remote,
+                memory: &memory,
+                room,
+            },
+            syscall_at,
+        );
+        remote.call("unmap a page", libc::SYS_munmap, &[room, PAGE_BYTES])?;
+        answers
+    })
+}
+
+/// Runs with a thread of the process, which is parked as it stood afterwards.
+fn with_remote<T>(
+    process: &FrozenProcess,
+    index: usize,
+    syscall_at: u64,
+    use_it: impl FnOnce(&Remote) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let thread = &process.threads[index];
+    let remote = Remote::new(thread.tid, syscall_at)?;
+    let outcome = use_it(&remote);
+    remote.park(&thread.registers, thread.signal_mask)?;
+    outcome
+}
+
+/// A thread that is asked, and a page of its memory for the answers.
+struct Asking<'a> {
+    remote: &'a Remote,
+    memory: &'a Memory,
+    room: u64,
+}
+
+fn ask_all(process: &FrozenProcess, asking: &Asking, syscall_at: u64) -> Result<Answers, Error> {
+    let mut answers = asking.process()?;
+    for index in 0..process.threads.len() {
+        answers.threads.push(if index == 0 {
+            asking.thread()?
+        } else {
+            with_remote(process, index, syscall_at, |remote| {
+                Asking { remote, ..*asking }.thread()
+            })?
+        });
+    }
+    Ok(answers)
+}
+
+impl Asking<'_> {
+    /// Makes a call that answers in memory, with so many numbers.
+    fn numbers<const N: usize>(
+        &self,
+        op: &str,
+        number: libc::c_long,
+        arguments: &[u64],
+    ) -> Result<[u64; N], Error> {
+        self.remote.call(op, number, arguments)?;
+        let mut bytes = [[0u8; 8]; N];
+        self.memory.read(self.room, bytes.as_flattened_mut())?;
+        Ok(bytes.map(u64::from_le_bytes))
+    }
+
+    fn process(&self) -> Result<Answers, Error> {
+        let mut answers = Answers {
+            brk: self.remote.call("ask the heap's end", libc::SYS_brk, &[0])?,
+            ..Answers::default()
+        };
+        for signal in 1..=SIGNALS {
+            let arguments = [signal, 0, self.room, SIGSET_BYTES];
+            let [handler, flags, restorer, mask] =
+                self.numbers("ask a signal's action", libc::SYS_rt_sigaction, &arguments)?;
+            answers.actions.push(SignalAction {
+                handler,
+                flags,
+                restorer,
+                mask,
+            });
+        }
+        for (value, which) in answers.itimers.iter_mut().zip(ITIMERS) {
+            let found: [u64; 4] = self.numbers("ask a timer", libc::SYS_getitimer, &[which, self.room])?;
+            let [interval_s, interval_us, value_s, value_us] = found.map(|number| number as i64);
+            *value = ItimerValue {
+                interval_s,
+                interval_us,
+                value_s,
+                value_us,
+            };
+        }
+        for resource in 0..LIMITS {
+            let [soft, hard] = self.numbers(
+                "ask a resource limit",
+                libc::SYS_prlimit64,
+                &[0, resource, 0, self.room],
+            )?;
+            answers.limits.push((soft, hard));
+        }
+        answers.dumpable = self.prctl(libc::PR_GET_DUMPABLE, 0)? as u32;
+        answers.subreaper = self.prctl_number(libc::PR_GET_CHILD_SUBREAPER)? != 0;
+        Ok(answers)
+    }
+
+    fn thread(&self) -> Result<ThreadAnswers, Error> {
+        /// `prctl(PR_GET_TID_ADDRESS, &address)`.
+        const PR_GET_TID_ADDRESS: i32 = 40;
+        let [address, flags, size_bytes] =
+            self.numbers("ask for the signal stack", libc::SYS_sigaltstack, &[0, self.room])?;
+        self.prctl(PR_GET_TID_ADDRESS, self.room)?;
+        Ok(ThreadAnswers {
+            alt_stack: AltStack {
+                address,
+                flags: flags as i32,
+                size_bytes,
+            },
+            clear_child_tid: self.memory.read_u64(self.room)?,
+            parent_death_signal: self.prctl_number(libc::PR_GET_PDEATHSIG)?,
+            secure_bits: self.prctl(libc::PR_GET_SECUREBITS, 0)? as u32,
+        })
+    }
+
+    fn prctl(&self, option: i32, argument: u64) -> Result<u64, Error> {
+        self.remote.call(
+            &format!("call prctl({option})"),
+            libc::SYS_prctl,
+            &[option as u64, argument, 0, 0, 0],
+        )
+    }
+
+    /// Of an option that answers with an int in memory.
+    fn prctl_number(&self, option: i32) -> Result<i32, Error> {
+        self.prctl(option, self.room)?;
+        Ok(self.memory.read_u64(self.room)? as i32)
+    }
+}

@@ -1,0 +1,319 @@
+//! What an image does not hold is refused, by name: before anything is frozen, and again once all stands still.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::CaptureOptions;
+use super::files;
+use crate::error::{Error, Pid, Place, Refusal};
+use crate::freeze::FrozenThread;
+use crate::observe::{self, Descriptor, Mapping, Status, Vdso};
+use crate::sys::{self, FileTable};
+
+/// Everything that /proc says of a process.
+#[derive(Debug)]
+pub struct Observed {
+    pub pid: Pid,
+    /// The leader first.
+    pub threads: Vec<(Pid, Status)>,
+    pub mappings: Vec<Mapping>,
+    pub descriptors: Vec<Descriptor>,
+    pub children: Vec<Pid>,
+    pub vdso: Option<Vdso>,
+}
+
+impl Observed {
+    fn read(pid: Pid) -> Result<Self, Error> {
+        let mut threads = Vec::new();
+        for tid in observe::threads(pid)? {
+            match observe::status(pid, tid) {
+                // A thread that ended while it was looked at.
+                Err(Error::Gone(_)) if tid != pid => {}
+                other => threads.push((tid, other?)),
+            }
+        }
+        threads.sort_by_key(|(tid, _)| (*tid != pid, *tid));
+        let mappings = observe::mappings(pid)?;
+        let vdso = observe::find_vdso(pid, &mappings)?;
+        let descriptors = observe::descriptors(pid)?;
+        Ok(Self {
+            pid,
+            threads,
+            mappings,
+            descriptors,
+            children: observe::children(pid)?,
+            vdso,
+        })
+    }
+
+    /// The status of its first thread.
+    pub fn leader(&self) -> &Status {
+        &self.threads[0].1
+    }
+
+    fn refuse(&self, place: Place, reason: impl Into<String>) -> Refusal {
+        Refusal {
+            pid: self.pid,
+            place,
+            reason: reason.into(),
+        }
+    }
+}
+
+/// Processes that are looked at together.
+#[derive(Debug)]
+pub struct Observation {
+    /// In the order asked for.
+    pub processes: Vec<Observed>,
+    /// Who else has an end of one of their pipes: process, pipe.
+    pub outside_ends: Vec<(Pid, u64)>,
+}
+
+impl Observation {
+    /// Observes processes, in this order.
+    pub fn new(pids: &[Pid]) -> Result<Self, Error> {
+        let processes: Vec<Observed> = pids
+            .iter()
+            .map(|pid| Observed::read(*pid))
+            .collect::<Result<_, _>>()?;
+        let opened = processes.iter().flat_map(|process| &process.descriptors);
+        let pipes: HashSet<u64> = opened.filter_map(Descriptor::pipe).collect();
+        let outside_ends = if pipes.is_empty() {
+            Vec::new()
+        } else {
+            observe::pipe_holders(&pipes, pids)?
+        };
+        Ok(Self {
+            processes,
+            outside_ends,
+        })
+    }
+}
+
+/// Whether a process could be captured as it is now. It is not stopped for this.
+pub fn check(pid: Pid, options: CaptureOptions) -> Result<(), Error> {
+    let mut pids = vec![pid];
+    let mut next = 0;
+    while options.tree && next < pids.len() {
+        pids.extend(observe::children(pids[next])?);
+        next += 1;
+    }
+    // One that ended has no memory that could be looked at.
+    pids.retain(|child| *child == pid || observe::is_zombie(*child).is_ok_and(|ended| !ended));
+    let observed = Observation::new(&pids)?;
+    let mut refusals = refusals(&observed, options);
+    for process in &observed.processes {
+        for (tid, status) in process.threads.iter().filter(|(_, status)| status.tracer != 0) {
+            refusals.push(process.refuse(
+                Place::Thread(*tid),
+                format!("is traced by process {}", status.tracer),
+            ));
+        }
+    }
+    if refusals.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Refused(refusals))
+    }
+}
+
+/// All that keeps these processes from being captured, but for what only a freeze shows.
+pub fn refusals(observed: &Observation, options: CaptureOptions) -> Vec<Refusal> {
+    let all = &observed.processes;
+    let mut refusals = Vec::new();
+    for process in all {
+        whole_process(process, &mut refusals);
+        family(process, all, options, &mut refusals);
+        for (tid, status) in &process.threads {
+            thread(process, *tid, status, &mut refusals);
+        }
+        for mapping in process.mappings.iter().filter(|mapping| !mapping.is_vdso()) {
+            if let Some(reason) = mapping_refusal(process, mapping) {
+                refusals.push(process.refuse(Place::Address(mapping.start), reason));
+            }
+        }
+        for descriptor in &process.descriptors {
+            if let Err(reason) = files::kind(descriptor, options, &observed.outside_ends) {
+                refusals.push(process.refuse(Place::Descriptor(descriptor.fd), reason));
+            }
+        }
+    }
+    refusals
+}
+
+impl FrozenThread {
+    /// What only a freeze shows.
+    pub(super) fn refusal(&self, pid: Pid) -> Option<Refusal> {
+        /// The code segment of 64-bit programs.
+        const USER_CS: u64 = 0x33;
+        let reason = if self.registers.cs != USER_CS {
+            "runs 32-bit code"
+        } else if self.group_stopped {
+            "is stopped"
+        } else {
+            return None;
+        };
+        Some(Refusal {
+            pid,
+            place: Place::Thread(self.tid),
+            reason: reason.into(),
+        })
+    }
+}
+
+fn whole_process(process: &Observed, refusals: &mut Vec<Refusal>) {
+    const NAMESPACES: [&str; 10] = [
+        "cgroup",
+        "ipc",
+        "mnt",
+        "net",
+        "pid",
+        "pid_for_children",
+        "time",
+        "time_for_children",
+        "user",
+        "uts",
+    ];
+    let mut refuse = |reason: String| refusals.push(process.refuse(Place::Process, reason));
+    let link = |pid: &str, name: &str| std::fs::read_link(format!("/proc/{pid}/{name}")).ok();
+    let pid = process.pid.to_string();
+    for name in NAMESPACES {
+        let name = format!("ns/{name}");
+        if link(&pid, &name) != link("self", &name) {
+            refuse(format!("is in another namespace ({name})"));
+        }
+    }
+    if link(&pid, "root") != link("self", "root") {
+        refuse("has another root directory".into());
+    }
+    let directory = link(&pid, "cwd").unwrap_or_default();
+    if identity(Path::new(&format!("/proc/{pid}/cwd"))) != identity(&directory) {
+        refuse("has a working directory that was deleted".into());
+    }
+    let program = format!("/proc/{pid}/exe");
+    if elf_class(Path::new(&program)) == Some(1) {
+        refuse("is a 32-bit program".into());
+    }
+    if let Err(reason) = files::mapped_file(Path::new(&program), &link(&pid, "exe").unwrap_or_default()) {
+        refuse(format!("runs a program {reason}"));
+    }
+    if process.vdso.is_none() {
+        refuse("has no vDSO".into());
+    }
+    if !observe::pending_timers(process.pid)
+        .unwrap_or_default()
+        .is_empty()
+    {
+        refuse("has POSIX timers (timer_create)".into());
+    }
+}
+
+fn family(process: &Observed, all: &[Observed], options: CaptureOptions, refusals: &mut Vec<Refusal>) {
+    if !options.tree && !process.children.is_empty() {
+        let reason = format!(
+            "has children (such as {}); they would have to come along",
+            process.children[0]
+        );
+        refusals.push(process.refuse(Place::Process, reason));
+    }
+    for child in process.children.iter().filter(|_| options.tree) {
+        // It ended and is not waited for, so nobody has observed it.
+        if all.iter().all(|other| other.pid != *child) {
+            refusals.push(process.refuse(
+                Place::Process,
+                format!("has a child, {child}, that ended and was not waited for"),
+            ));
+        }
+    }
+}
+
+fn thread(process: &Observed, tid: Pid, status: &Status, refusals: &mut Vec<Refusal>) {
+    let mut refuse = |reason: &str| refusals.push(process.refuse(Place::Thread(tid), reason));
+    match status.state {
+        'T' => refuse("is stopped"),
+        'Z' | 'X' => refuse("has ended, but not all of its process"),
+        _ => {}
+    }
+    if status.seccomp != 0 {
+        refuse("is confined by seccomp");
+    }
+    if sys::schedule(tid)
+        .is_ok_and(|schedule| schedule.policy & !libc::SCHED_RESET_ON_FORK == libc::SCHED_DEADLINE)
+    {
+        refuse("has deadline scheduling");
+    }
+    for table in [FileTable::Memory, FileTable::Descriptors, FileTable::Directories] {
+        if sys::share_table(process.pid, tid, table).is_ok_and(|same| !same) {
+            refuse("has descriptors, directories or memory of its own, apart from its process's");
+        }
+    }
+}
+
+/// The kinds of memory that are named by the kernel, and what they are.
+const NAMED: [(&str, &str); 6] = [
+    ("/SYSV", "is System V shared memory"),
+    ("/memfd:", "is a memfd"),
+    ("/[aio]", "is a ring of asynchronous I/O (io_setup)"),
+    ("/dev/zero (deleted)", "is shared anonymous memory"),
+    ("[anon_shmem:", "is shared anonymous memory"),
+    ("socket:", "is memory of a socket"),
+];
+
+/// The properties of a mapping that an image does not hold (`VmFlags` in smaps).
+const FLAGS: [(&[u8; 2], &str); 7] = [
+    (b"io", "is memory of a device"),
+    (b"pf", "is memory of a device"),
+    (b"ht", "is made of huge pages (hugetlb)"),
+    (b"um", "is watched by userfaultfd"),
+    (b"uw", "is watched by userfaultfd"),
+    (b"ss", "is a shadow stack"),
+    (b"sl", "is sealed (mseal)"),
+];
+
+fn mapping_refusal(process: &Observed, mapping: &Mapping) -> Option<String> {
+    let name = mapping.name.to_string_lossy();
+    let by_name = NAMED
+        .iter()
+        .find(|(prefix, _)| name.starts_with(prefix))
+        .map(|(_, reason)| *reason);
+    let by_flag = || {
+        FLAGS
+            .iter()
+            .find(|(flag, _)| mapping.has(flag))
+            .map(|(_, reason)| *reason)
+    };
+    if let Some(reason) = by_name.or_else(by_flag) {
+        return Some(reason.into());
+    }
+    if name.starts_with("anon_inode:") {
+        return Some(format!("is memory of {name}"));
+    }
+    if mapping.protection_key != 0 {
+        return Some("has a protection key".into());
+    }
+    if mapping.inode == 0 {
+        let known =
+            name.is_empty() || name == "[heap]" || name.starts_with("[stack") || name.starts_with("[anon:");
+        return (!known || mapping.shared).then(|| format!("is of a kind that is not known ({name})"));
+    }
+    files::mapped_file(&files::map_link(process.pid, mapping), &mapping.name)
+        .err()
+        .map(|reason| format!("is of a file {reason}"))
+}
+
+/// Device and inode number.
+pub fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path)
+        .ok()
+        .map(|found| (found.dev(), found.ino()))
+}
+
+/// 1: 32 bits, 2: 64 bits.
+fn elf_class(program: &Path) -> Option<u8> {
+    let mut head = [0; 5];
+    File::open(program).ok()?.read_exact(&mut head).ok()?;
+    head.starts_with(b"\x7fELF").then_some(head[4])
+}

@@ -1,0 +1,70 @@
+//! A frozen process becomes an image.
+
+mod asked;
+mod check;
+mod files;
+mod memory;
+mod process;
+
+pub use check::check;
+pub(crate) use process::xfeatures;
+
+use crate::error::{Error, Pid};
+use crate::freeze::Frozen;
+use crate::image::Image;
+use crate::observe;
+use crate::pages::PageSink;
+use check::Observation;
+
+/// How a capture is to be made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CaptureOptions {
+    /// With all descendants.
+    pub tree: bool,
+    /// Standard input, output and error may lead to what an image does not hold (terminals, pipes of others, sockets). Whoever restarts
+    /// puts something in their place.
+    pub external_stdio: bool,
+}
+
+impl Frozen {
+    /// Captures what stands still. Nothing of it is changed; how often doesn't matter. It is checked again, as it may have changed
+    /// since [`check`].
+    pub fn capture(&self, options: CaptureOptions, sink: &mut dyn PageSink) -> Result<Image, Error> {
+        let pids: Vec<Pid> = self.processes().iter().map(|process| process.pid).collect();
+        let observed = Observation::new(&pids)?;
+        let mut refusals = check::refusals(&observed, options);
+        for process in self.processes() {
+            refusals.extend(
+                process
+                    .threads
+                    .iter()
+                    .filter_map(|thread| thread.refusal(process.pid)),
+            );
+        }
+        if !refusals.is_empty() {
+            return Err(Error::Refused(refusals));
+        }
+        let mut image = Image {
+            kernel: observe::kernel()?,
+            ..Image::default()
+        };
+        let mut files = files::Collector::new(options, &observed.outside_ends);
+        for (frozen, observed) in self.processes().iter().zip(&observed.processes) {
+            let parent = pids.iter().position(|pid| *pid == observed.leader().parent);
+            let parent = if image.processes.is_empty() {
+                None
+            } else {
+                parent.map(|index| index as u32)
+            };
+            let mut process = process::state(frozen, observed, parent)?;
+            process.descriptors = files.descriptors(observed)?;
+            image.processes.push(process);
+        }
+        (image.files, image.pipes) = files.finish()?;
+        image.xfeatures = xfeatures(&image.processes[0].threads[0].xstate);
+        for process in &mut image.processes {
+            memory::take(process, &mut image.pages, sink)?;
+        }
+        Ok(image)
+    }
+}

@@ -1,0 +1,167 @@
+//! The state of a process and of its threads.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::asked::{self, ThreadAnswers};
+use super::check::Observed;
+use super::files;
+use crate::error::{Error, Pid, failed};
+use crate::freeze::{FrozenProcess, FrozenThread};
+use crate::image::{Advice, Credentials, Mapped, MappedFile, Mapping, Process, RobustList, Rseq, Thread};
+use crate::observe::{self, Status};
+use crate::sys::{self, Queue};
+
+/// The state of a frozen process, but for its open files and pages.
+pub fn state(frozen: &FrozenProcess, observed: &Observed, parent: Option<u32>) -> Result<Process, Error> {
+    let pid = frozen.pid;
+    let vdso = observed.vdso.as_ref().ok_or(Error::Gone(pid))?;
+    let answers = asked::ask(frozen, vdso.syscall_at)?;
+    let mut process = Process {
+        pid,
+        parent,
+        group: observed.leader().group,
+        session: observed.leader().session,
+        executable: executable(pid)?,
+        layout: observe::layout(pid)?,
+        brk: answers.brk,
+        auxv: observe::auxv(pid)?,
+        vdso: vdso.start(),
+        directory: link(pid, "cwd")?,
+        umask: observed.leader().umask,
+        actions: answers.actions,
+        pending: sys::pending_signals(pid, Queue::Process).map_err(failed("read pending signals"))?,
+        itimers: answers.itimers,
+        limits: answers.limits,
+        dumpable: answers.dumpable,
+        subreaper: answers.subreaper,
+        personality: number(pid, "personality", 16)? as u32,
+        oom_score_adj: number(pid, "oom_score_adj", 10)? as i32,
+        ..Process::default()
+    };
+    for mapping in observed.mappings.iter().filter(|mapping| !mapping.is_vdso()) {
+        let mapping = self::mapping(pid, mapping, &mut process.mapped_files)?;
+        process.mappings.push(mapping);
+    }
+    for (frozen, answers) in frozen.threads.iter().zip(&answers.threads) {
+        let status = observed.threads.iter().find(|(tid, _)| *tid == frozen.tid);
+        let (_, status) = status.ok_or(Error::Gone(frozen.tid))?;
+        process.threads.push(thread(frozen, status, answers)?);
+    }
+    Ok(process)
+}
+
+fn thread(frozen: &FrozenThread, status: &Status, answers: &ThreadAnswers) -> Result<Thread, Error> {
+    let tid = frozen.tid;
+    let doing = || failed(format!("read the state of thread {tid}"));
+    let (address, len) = sys::robust_list(tid).map_err(doing())?;
+    let rseq = sys::rseq_area(tid).map_err(doing())?;
+    Ok(Thread {
+        tid,
+        name: status.name.clone(),
+        registers: frozen.registers,
+        xstate: sys::xstate(tid).map_err(doing())?,
+        signal_mask: frozen.signal_mask,
+        alt_stack: answers.alt_stack,
+        clear_child_tid: answers.clear_child_tid,
+        robust_list: RobustList { address, len },
+        rseq: rseq.map(|area| Rseq {
+            address: area.address,
+            size_bytes: area.size_bytes,
+            signature: area.signature,
+        }),
+        pending: sys::pending_signals(tid, Queue::Thread).map_err(doing())?,
+        credentials: Credentials {
+            ids: status.ids.clone(),
+            secure_bits: answers.secure_bits,
+        },
+        nice: sys::nice(tid).map_err(doing())?,
+        schedule: sys::schedule(tid).map_err(doing())?,
+        affinity: sys::affinity(tid).map_err(doing())?,
+        parent_death_signal: answers.parent_death_signal,
+    })
+}
+
+/// The extended state components that are enabled, from where the kernel puts them for a tracer.
+pub fn xfeatures(xstate: &[u8]) -> u64 {
+    const XCR0_OFFSET: usize = 464;
+    let bytes = xstate
+        .get(XCR0_OFFSET..XCR0_OFFSET + 8)
+        .and_then(|bytes| bytes.try_into().ok());
+    bytes.map_or(0, u64::from_le_bytes)
+}
+
+fn mapping(pid: Pid, observed: &observe::Mapping, known: &mut Vec<MappedFile>) -> Result<Mapping, Error> {
+    const ADVICE: [(&[u8; 2], Advice); 10] = [
+        (b"gd", Advice::GrowsDown),
+        (b"nr", Advice::NoReserve),
+        (b"dc", Advice::DontFork),
+        (b"wf", Advice::WipeOnFork),
+        (b"dd", Advice::DontDump),
+        (b"hg", Advice::HugePage),
+        (b"nh", Advice::NoHugePage),
+        (b"mg", Advice::Mergeable),
+        (b"sr", Advice::Sequential),
+        (b"rr", Advice::Random),
+    ];
+    let mut advice: Vec<Advice> = ADVICE
+        .iter()
+        .filter(|(flag, _)| observed.has(flag))
+        .map(|(_, advice)| *advice)
+        .collect();
+    if observed.has(b"lo") {
+        advice.push(if observed.has(b"lf") {
+            Advice::LockedOnFault
+        } else {
+            Advice::Locked
+        });
+    }
+    let what = if observed.has(b"dp") {
+        Mapped::Droppable
+    } else if observed.inode == 0 {
+        Mapped::Anonymous
+    } else {
+        let found = files::mapped_file(&files::map_link(pid, observed), &observed.name)
+            .map_err(|_| Error::BadImage("a mapped file changed while its process stood still"))?;
+        let file = known.iter().position(|other| *other == found).unwrap_or_else(|| {
+            known.push(found);
+            known.len() - 1
+        }) as u32;
+        let offset = observed.offset;
+        match observed.shared {
+            true => Mapped::SharedFile {
+                file,
+                offset,
+                writable: observed.has(b"mw"),
+            },
+            false => Mapped::PrivateFile { file, offset },
+        }
+    };
+    Ok(Mapping {
+        start: observed.start,
+        end: observed.end,
+        protection: observed.protection,
+        what,
+        advice,
+        ..Mapping::default()
+    })
+}
+
+fn executable(pid: Pid) -> Result<MappedFile, Error> {
+    let name = std::fs::read_link(format!("/proc/{pid}/exe")).map_err(failed("read a program's name"))?;
+    files::mapped_file(Path::new(&format!("/proc/{pid}/exe")), &name)
+        .map_err(|_| Error::BadImage("a program's file changed while its process stood still"))
+}
+
+fn link(pid: Pid, name: &str) -> Result<Vec<u8>, Error> {
+    let path = format!("/proc/{pid}/{name}");
+    let target = std::fs::read_link(&path).map_err(failed(format!("read {path}")))?;
+    Ok(target.as_os_str().as_bytes().to_vec())
+}
+
+fn number(pid: Pid, name: &str, radix: u32) -> Result<i64, Error> {
+    let path = format!("/proc/{pid}/{name}");
+    let text = std::fs::read_to_string(&path).map_err(failed(format!("read {path}")))?;
+    i64::from_str_radix(text.trim(), radix)
+        .map_err(|_| Error::BadImage("the kernel wrote a number in an unknown way"))
+}

@@ -1,0 +1,65 @@
+//! The bytes of an image: a header of 24 bytes, then the state in postcard's encoding. Numbers are little-endian.
+//!
+//! | offset | size | |
+//! |---|---|---|
+//! | 0 | 8 | `NVVMPROC` |
+//! | 8 | 4 | version of the encoding, 1 |
+//! | 12 | 4 | zero |
+//! | 16 | 4 | length of the state in bytes |
+//! | 20 | 4 | CRC-32 of the state |
+
+use super::Image;
+use crate::error::Error;
+
+const MAGIC: [u8; 8] = *b"NVVMPROC";
+const VERSION: u32 = 1;
+const HEADER_BYTES: usize = 24;
+
+impl Image {
+    /// The longest record that is read or written.
+    pub const BYTES_MAX: usize = 64 << 20;
+
+    /// The image as bytes; an error if it is larger than [`Image::BYTES_MAX`].
+    pub fn encode(&self) -> Result<Vec<u8>, Error> {
+        let state = postcard::to_stdvec(self).map_err(|_| Error::BadImage("it cannot be encoded"))?;
+        if state.len() > Self::BYTES_MAX - HEADER_BYTES {
+            return Err(Error::BadImage("its state is larger than 64 MiB"));
+        }
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + state.len());
+        bytes.extend(MAGIC);
+        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend((state.len() as u32).to_le_bytes());
+        bytes.extend(crc32fast::hash(&state).to_le_bytes());
+        bytes.extend(state);
+        Ok(bytes)
+    }
+
+    /// The image of these bytes. What it gives can be restarted without any further check of its own consistency.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let (header, state) = bytes
+            .split_at_checked(HEADER_BYTES)
+            .ok_or(Error::BadImage("it is too short"))?;
+        let number =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        if header[..8] != MAGIC {
+            return Err(Error::BadImage("it does not begin as one"));
+        }
+        if number(8) != VERSION || number(12) != 0 {
+            return Err(Error::BadImage("another version of nvvmm made it"));
+        }
+        if bytes.len() > Self::BYTES_MAX || number(16) as usize != state.len() {
+            return Err(Error::BadImage("its length is not what its header says"));
+        }
+        if number(20) != crc32fast::hash(state) {
+            return Err(Error::BadImage("its checksum does not match"));
+        }
+        let (image, rest): (Self, _) =
+            postcard::take_from_bytes(state).map_err(|_| Error::BadImage("its state cannot be decoded"))?;
+        if !rest.is_empty() {
+            return Err(Error::BadImage("there is more behind its state"));
+        }
+        image.validate().map_err(Error::BadImage)?;
+        Ok(image)
+    }
+}

@@ -1,0 +1,327 @@
+use serde::{Deserialize, Serialize};
+
+use crate::error::Pid;
+use crate::observe::{Ids, Kernel, MemoryLayout};
+use crate::sys::{Registers, Schedule};
+
+/// Processes of one instant, without their pages: those are where the one who captured put them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// The kernel they ran on.
+    pub kernel: Kernel,
+    /// The extended state components that were enabled (XCR0).
+    pub xfeatures: u64,
+    /// How many pages the image has.
+    pub pages: u64,
+    /// What is open, each open file once.
+    pub files: Vec<OpenFile>,
+    /// Pipes, with what is in them.
+    pub pipes: Vec<Pipe>,
+    /// Parents before their children; the first one is the root.
+    pub processes: Vec<Process>,
+}
+
+/// One process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number.
+    pub pid: Pid,
+    /// Which of the image's processes is its parent; None for the root.
+    pub parent: Option<u32>,
+    /// Its process group.
+    pub group: Pid,
+    /// Its session.
+    pub session: Pid,
+    /// The program.
+    pub executable: MappedFile,
+    /// Where the kernel thinks the parts of its memory are.
+    pub layout: MemoryLayout,
+    /// End of the heap.
+    pub brk: u64,
+    /// Auxiliary vector.
+    pub auxv: Vec<u8>,
+    /// Where the vDSO with what belongs to it begins.
+    pub vdso: u64,
+    /// The files that are mapped.
+    pub mapped_files: Vec<MappedFile>,
+    /// All other memory, by address.
+    pub mappings: Vec<Mapping>,
+    /// Open file descriptors, by number.
+    pub descriptors: Vec<ProcessDescriptor>,
+    /// Working directory.
+    pub directory: Vec<u8>,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// What it does about each signal, from 1 on.
+    pub actions: Vec<SignalAction>,
+    /// Signals pending for it as a whole, each a siginfo_t.
+    pub pending: Vec<Vec<u8>>,
+    /// ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF.
+    pub itimers: [ItimerValue; 3],
+    /// Soft and hard limits, by the number of the resource.
+    pub limits: Vec<(u64, u64)>,
+    /// PR_SET_DUMPABLE.
+    pub dumpable: u32,
+    /// PR_SET_CHILD_SUBREAPER.
+    pub subreaper: bool,
+    /// personality(2).
+    pub personality: u32,
+    /// The OOM killer's preference.
+    pub oom_score_adj: i32,
+    /// The leader first.
+    pub threads: Vec<Thread>,
+}
+
+/// One thread.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Thread {
+    /// Its number.
+    pub tid: Pid,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// General registers.
+    pub registers: Registers,
+    /// Extended state, as of XSAVE.
+    pub xstate: Vec<u8>,
+    /// Blocked signals.
+    pub signal_mask: u64,
+    /// Where signal handlers run.
+    pub alt_stack: AltStack,
+    /// What the kernel clears and wakes when the thread ends.
+    pub clear_child_tid: u64,
+    /// List of robust futexes.
+    pub robust_list: RobustList,
+    /// Restartable sequences.
+    pub rseq: Option<Rseq>,
+    /// Signals pending for it alone, each a siginfo_t.
+    pub pending: Vec<Vec<u8>>,
+    /// Who it is, and what it may do.
+    pub credentials: Credentials,
+    /// Nice value.
+    pub nice: i32,
+    /// Scheduling policy.
+    pub schedule: Schedule,
+    /// The CPUs it may run on, a bit mask.
+    pub affinity: Vec<u8>,
+    /// The signal it gets when its parent ends, 0: none.
+    pub parent_death_signal: i32,
+}
+
+/// Who a thread is, and what it may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// Users, groups, capabilities.
+    pub ids: Ids,
+    /// PR_SET_SECUREBITS.
+    pub secure_bits: u32,
+}
+
+/// sigaltstack(2).
+#[allow(missing_docs)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AltStack {
+    pub address: u64,
+    pub flags: i32,
+    pub size_bytes: u64,
+}
+
+/// set_robust_list(2).
+#[allow(missing_docs)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RobustList {
+    pub address: u64,
+    pub len: u64,
+}
+
+/// rseq(2).
+#[allow(missing_docs)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rseq {
+    pub address: u64,
+    pub size_bytes: u32,
+    pub signature: u32,
+}
+
+/// The kernel's `struct sigaction`.
+#[allow(missing_docs)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalAction {
+    pub handler: u64,
+    pub flags: u64,
+    pub restorer: u64,
+    pub mask: u64,
+}
+
+/// setitimer(2): microseconds.
+#[allow(missing_docs)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItimerValue {
+    pub interval_s: i64,
+    pub interval_us: i64,
+    pub value_s: i64,
+    pub value_us: i64,
+}
+
+/// Which file is mapped, and how it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedFile {
+    /// Where it is.
+    pub path: Vec<u8>,
+    /// Device and inode number.
+    pub identity: (u64, u64),
+    /// Its length.
+    pub size_bytes: u64,
+    /// When it was changed last: seconds, nanoseconds.
+    pub modified: (i64, i64),
+}
+
+/// One mapping.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapping {
+    /// First address.
+    pub start: u64,
+    /// The address after the last.
+    pub end: u64,
+    /// PROT_READ, PROT_WRITE, PROT_EXEC.
+    pub protection: i32,
+    /// What is behind it.
+    pub what: Mapped,
+    /// Further properties.
+    pub advice: Vec<Advice>,
+    /// The pages of it that the image has; the rest is zero, or the file's.
+    pub pages: Vec<PageRun>,
+    /// Guard regions: first address, pages.
+    pub guards: Vec<(u64, u64)>,
+}
+
+/// What is behind a mapping.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mapped {
+    /// Private memory.
+    #[default]
+    Anonymous,
+    /// Memory that the kernel may drop (MAP_DROPPABLE): it comes back empty.
+    Droppable,
+    /// A private view of a file.
+    PrivateFile {
+        /// Which of the process's mapped files.
+        file: u32,
+        /// Where in it.
+        offset: u64,
+    },
+    /// A file's own pages.
+    SharedFile {
+        /// Which of the process's mapped files.
+        file: u32,
+        /// Where in it.
+        offset: u64,
+        /// It may be made writable.
+        writable: bool,
+    },
+}
+
+/// A property of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Advice {
+    /// MAP_GROWSDOWN.
+    GrowsDown,
+    /// MAP_NORESERVE.
+    NoReserve,
+    /// MADV_DONTFORK.
+    DontFork,
+    /// MADV_WIPEONFORK.
+    WipeOnFork,
+    /// MADV_DONTDUMP.
+    DontDump,
+    /// MADV_HUGEPAGE.
+    HugePage,
+    /// MADV_NOHUGEPAGE.
+    NoHugePage,
+    /// MADV_MERGEABLE.
+    Mergeable,
+    /// MADV_SEQUENTIAL.
+    Sequential,
+    /// MADV_RANDOM.
+    Random,
+    /// mlock(2).
+    Locked,
+    /// mlock2(2) with MLOCK_ONFAULT.
+    LockedOnFault,
+}
+
+/// Neighbouring pages of a process that are neighbours in the image too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageRun {
+    /// The address of the first one.
+    pub address: u64,
+    /// How many.
+    pub pages: u64,
+    /// The number of the first one in the image.
+    pub image_page: u64,
+}
+
+/// A file descriptor of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessDescriptor {
+    /// Its number.
+    pub fd: i32,
+    /// Which of the image's open files.
+    pub file: u32,
+    /// FD_CLOEXEC.
+    pub close_on_exec: bool,
+}
+
+/// An open file, which any number of descriptors may share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenFile {
+    /// What is open.
+    pub what: What,
+    /// As of open(2), without O_CLOEXEC.
+    pub flags: i32,
+    /// Where it is read and written next.
+    pub offset: u64,
+}
+
+/// What is open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum What {
+    /// A regular file or a directory.
+    File {
+        /// Where it is.
+        path: Vec<u8>,
+        /// Device and inode number.
+        identity: (u64, u64),
+        /// Its length; it may have grown since.
+        size_bytes: u64,
+    },
+    /// A device without a state: /dev/null, zero, full, random, urandom.
+    Device {
+        /// Where it is.
+        path: Vec<u8>,
+        /// The device it stands for.
+        device: u64,
+    },
+    /// An end of a pipe.
+    PipeEnd {
+        /// Which of the image's pipes.
+        pipe: u32,
+        /// The end that is written to.
+        write: bool,
+    },
+    /// Standard input, output or error that lead elsewhere: something else takes their place.
+    Stdio {
+        /// 0, 1 or 2.
+        stream: i32,
+        /// The modes of a terminal.
+        terminal: Option<Vec<u8>>,
+    },
+}
+
+/// A pipe that only the image's processes have ends of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pipe {
+    /// How much it can hold.
+    pub capacity_bytes: u32,
+    /// What is in it.
+    pub held: Vec<u8>,
+}

@@ -1,0 +1,170 @@
+//! Whether an image makes sense in itself, so that a restart need not ask again.
+
+use std::collections::HashSet;
+
+use super::{Image, Mapped, Mapping, Process, Thread, What};
+use crate::sys::PAGE_BYTES;
+
+/// The end of what a process can map (with four-level page tables).
+const TASK_END: u64 = 0x7fff_ffff_f000;
+const SIGINFO_BYTES: usize = 128;
+const SIGNALS: usize = 64;
+const LIMITS_MAX: usize = 16;
+const DESCRIPTOR_MAX: i32 = 1 << 30;
+
+type Verdict = Result<(), &'static str>;
+
+fn ensure(condition: bool, otherwise: &'static str) -> Verdict {
+    if condition { Ok(()) } else { Err(otherwise) }
+}
+
+impl Image {
+    pub(super) fn validate(&self) -> Verdict {
+        ensure(!self.processes.is_empty(), "it has no process")?;
+        let mut numbers = HashSet::new();
+        for (index, process) in self.processes.iter().enumerate() {
+            let has_parent = match process.parent {
+                None => index == 0,
+                Some(parent) => (parent as usize) < index,
+            };
+            ensure(has_parent, "a process comes before its parent")?;
+            for thread in &process.threads {
+                ensure(
+                    thread.tid > 0 && numbers.insert(thread.tid),
+                    "a thread's number is wrong or there twice",
+                )?;
+            }
+            self.validate_process(process)?;
+        }
+        for file in &self.files {
+            match file.what {
+                What::PipeEnd { pipe, .. } => {
+                    ensure((pipe as usize) < self.pipes.len(), "a pipe is missing")?
+                }
+                What::Stdio { stream, .. } => {
+                    ensure((0..=2).contains(&stream), "a standard stream has a wrong number")?
+                }
+                What::File { .. } | What::Device { .. } => {}
+            }
+        }
+        for pipe in &self.pipes {
+            ensure(
+                pipe.held.len() <= pipe.capacity_bytes as usize,
+                "a pipe holds more than it can",
+            )?;
+        }
+        Ok(())
+    }
+
+    fn validate_process(&self, process: &Process) -> Verdict {
+        let leader = process.threads.first().ok_or("a process has no thread")?;
+        ensure(
+            leader.tid == process.pid,
+            "a process's first thread is not its leader",
+        )?;
+        process.threads.iter().try_for_each(validate_thread)?;
+        ensure(process.actions.len() == SIGNALS, "signal actions are missing")?;
+        ensure(process.limits.len() <= LIMITS_MAX, "there are too many limits")?;
+        ensure(
+            process.pending.iter().all(|info| info.len() == SIGINFO_BYTES),
+            "a signal has a wrong size",
+        )?;
+        let ordered = process.descriptors.windows(2).all(|pair| pair[0].fd < pair[1].fd);
+        ensure(ordered, "descriptors are not in order")?;
+        for descriptor in &process.descriptors {
+            let valid = (0..DESCRIPTOR_MAX).contains(&descriptor.fd);
+            ensure(
+                valid && (descriptor.file as usize) < self.files.len(),
+                "a descriptor's file is missing",
+            )?;
+        }
+        self.validate_memory(process)
+    }
+
+    fn validate_memory(&self, process: &Process) -> Verdict {
+        let mut taken = Vec::new();
+        for mapping in &process.mappings {
+            taken.push((mapping.start, mapping.end));
+            self.validate_mapping(process, mapping)?;
+        }
+        ensure(
+            process.vdso.is_multiple_of(PAGE_BYTES),
+            "the vDSO is not on a page",
+        )?;
+        let vdso_end = process
+            .vdso
+            .checked_add(self.kernel.vdso_bytes)
+            .ok_or("the vDSO is too large")?;
+        ensure(
+            self.kernel.vdso_bytes > 0 && vdso_end <= TASK_END,
+            "there is no place for the vDSO",
+        )?;
+        taken.push((process.vdso, vdso_end));
+        taken.sort_unstable();
+        ensure(
+            taken.windows(2).all(|pair| pair[0].1 <= pair[1].0),
+            "mappings overlap",
+        )
+    }
+
+    fn validate_mapping(&self, process: &Process, mapping: &Mapping) -> Verdict {
+        let (start, end) = (mapping.start, mapping.end);
+        let whole_pages = start.is_multiple_of(PAGE_BYTES) && end.is_multiple_of(PAGE_BYTES);
+        ensure(
+            whole_pages && start > 0 && start < end && end <= TASK_END,
+            "a mapping has wrong addresses",
+        )?;
+        match mapping.what {
+            Mapped::PrivateFile { file, offset } | Mapped::SharedFile { file, offset, .. } => {
+                let known = (file as usize) < process.mapped_files.len();
+                ensure(
+                    known && offset.is_multiple_of(PAGE_BYTES),
+                    "a mapping's file is missing",
+                )?;
+            }
+            Mapped::Anonymous | Mapped::Droppable => {}
+        }
+        let private = matches!(mapping.what, Mapped::Anonymous | Mapped::PrivateFile { .. });
+        ensure(
+            private || mapping.pages.is_empty(),
+            "a mapping has pages that cannot be its own",
+        )?;
+        let inside = |from: u64, address: u64, pages: u64| {
+            let run_end = pages
+                .checked_mul(PAGE_BYTES)
+                .and_then(|bytes| address.checked_add(bytes));
+            let fits = address.is_multiple_of(PAGE_BYTES) && pages > 0 && address >= from;
+            run_end.filter(|run_end| fits && *run_end <= end)
+        };
+        let mut from = start;
+        for run in &mapping.pages {
+            from = inside(from, run.address, run.pages).ok_or("a page is outside of its mapping")?;
+            let image_end = run.image_page.checked_add(run.pages);
+            ensure(
+                image_end.is_some_and(|end| end <= self.pages),
+                "a page is not one of the image's",
+            )?;
+        }
+        let mut from = start;
+        for (address, pages) in &mapping.guards {
+            from = inside(from, *address, *pages).ok_or("a guard is outside of its mapping")?;
+        }
+        Ok(())
+    }
+}
+
+fn validate_thread(thread: &Thread) -> Verdict {
+    ensure(
+        thread.pending.iter().all(|info| info.len() == SIGINFO_BYTES),
+        "a signal has a wrong size",
+    )?;
+    ensure(thread.name.len() < 16, "a thread's name is too long")?;
+    ensure(
+        thread.affinity.len() <= 1024 && thread.xstate.len() <= 16 << 10,
+        "a thread's state is too large",
+    )?;
+    ensure(
+        thread.credentials.ids.more_groups.len() <= 1 << 13,
+        "a thread has too many groups",
+    )
+}

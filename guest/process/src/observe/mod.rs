@@ -1,0 +1,40 @@
+//! What /proc says of a process. Nothing here stops or changes it.
+
+mod descriptors;
+mod kernel;
+mod mappings;
+mod pagemap;
+mod status;
+
+pub use descriptors::{Descriptor, descriptors, pipe_holders};
+pub use kernel::{Kernel, Vdso, find_vdso, kernel};
+pub use mappings::{Mapping, mappings};
+pub use pagemap::{FrameRun, Listing, Pagemap};
+pub use status::{
+    Ids, MemoryLayout, Status, auxv, children, is_zombie, layout, pending_timers, status, threads,
+};
+
+use std::io;
+
+use crate::error::{Error, Pid, failed};
+
+/// Reads a file of /proc/PID; one that is not there means that the process is not.
+fn read(pid: Pid, name: &str) -> Result<Vec<u8>, Error> {
+    std::fs::read(format!("/proc/{pid}/{name}")).map_err(gone_or(pid, name))
+}
+
+fn read_text(pid: Pid, name: &str) -> Result<String, Error> {
+    Ok(String::from_utf8_lossy(&read(pid, name)?).into_owned())
+}
+
+fn gone_or(pid: Pid, name: &str) -> impl FnOnce(io::Error) -> Error {
+    let op = format!("read /proc/{pid}/{name}");
+    move |source| match (source.kind(), source.raw_os_error()) {
+        (io::ErrorKind::NotFound, _) | (_, Some(libc::ESRCH)) => Error::Gone(pid),
+        _ => failed(op)(source),
+    }
+}
+
+fn unreadable(pid: Pid, name: &str) -> Error {
+    failed(format!("read /proc/{pid}/{name}"))(io::Error::from(io::ErrorKind::InvalidData))
+}

@@ -1,0 +1,132 @@
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use crate::error::{Error, Pid, failed};
+use crate::sys::PAGE_BYTES;
+
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+/// Of a file, or of shared anonymous memory.
+const OF_FILE: u64 = 1 << 61;
+const GUARD: u64 = 1 << 58;
+/// Mapped here and nowhere else. The zero page is not.
+const EXCLUSIVE: u64 = 1 << 56;
+const FRAME_MASK: u64 = (1 << 55) - 1;
+
+/// Bit 24 of /proc/kpageflags: the zero page, small or huge.
+const KPF_ZERO_PAGE: u64 = 1 << 24;
+
+/// How many entries are read at once.
+const BATCH: usize = 1 << 13;
+
+/// Neighbouring pages in neighbouring frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameRun {
+    /// The address of the first page.
+    pub address: u64,
+    /// The number of the first frame (PFN).
+    pub frame: u64,
+    /// How many.
+    pub pages: u64,
+}
+
+/// What page tables have of a range.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Memory of the process's own, by address; zero pages are left out.
+    pub runs: Vec<FrameRun>,
+    /// The addresses of pages that have no frame right now.
+    pub absent: Vec<u64>,
+    /// Guard regions (madvise(2), MADV_GUARD_INSTALL): first address and pages.
+    pub guards: Vec<(u64, u64)>,
+}
+
+/// /proc/PID/pagemap of a process.
+#[derive(Debug)]
+pub struct Pagemap {
+    entries: File,
+    flags: File,
+    /// Frames that were looked at already, newest last: mostly it is the one zero page that is asked for.
+    known: Option<(u64, bool)>,
+}
+
+impl Pagemap {
+    /// Opens it. Needs CAP_SYS_ADMIN, without which the kernel hides frame numbers.
+    pub fn open(pid: Pid) -> Result<Self, Error> {
+        let open = |name: &str| File::open(name).map_err(failed(format!("open {name}")));
+        Ok(Self {
+            entries: open(&format!("/proc/{pid}/pagemap"))?,
+            flags: open("/proc/kpageflags")?,
+            known: None,
+        })
+    }
+
+    /// Adds what is between two addresses to the listing.
+    pub fn list(&mut self, start: u64, end: u64, listing: &mut Listing) -> Result<(), Error> {
+        let mut buffer = vec![0u8; BATCH * 8];
+        let mut address = start;
+        while address < end {
+            let pages = ((end - address) / PAGE_BYTES).min(BATCH as u64) as usize;
+            let entries = &mut buffer[..pages * 8];
+            self.entries
+                .read_exact_at(entries, address / PAGE_BYTES * 8)
+                .map_err(failed("read a pagemap"))?;
+            for entry in entries.as_chunks::<8>().0 {
+                self.add(address, u64::from_le_bytes(*entry), listing)?;
+                address += PAGE_BYTES;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, address: u64, entry: u64, listing: &mut Listing) -> Result<(), Error> {
+        if entry & GUARD != 0 {
+            match listing.guards.last_mut() {
+                Some((start, pages)) if *start + *pages * PAGE_BYTES == address => *pages += 1,
+                _ => listing.guards.push((address, 1)),
+            }
+        } else if entry & SWAPPED != 0 {
+            listing.absent.push(address);
+        } else if entry & PRESENT != 0 && entry & OF_FILE == 0 {
+            let frame = entry & FRAME_MASK;
+            if frame == 0 {
+                return Err(failed("read frame numbers")(io::Error::from(
+                    io::ErrorKind::PermissionDenied,
+                )));
+            }
+            if entry & EXCLUSIVE != 0 || !self.is_zero_page(frame)? {
+                push(&mut listing.runs, address, frame);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_zero_page(&mut self, frame: u64) -> Result<bool, Error> {
+        if let Some((known, zero)) = self.known
+            && known == frame
+        {
+            return Ok(zero);
+        }
+        let mut bytes = [0; 8];
+        self.flags
+            .read_exact_at(&mut bytes, frame * 8)
+            .map_err(failed("read /proc/kpageflags"))?;
+        let zero = u64::from_le_bytes(bytes) & KPF_ZERO_PAGE != 0;
+        self.known = Some((frame, zero));
+        Ok(zero)
+    }
+}
+
+fn push(runs: &mut Vec<FrameRun>, address: u64, frame: u64) {
+    match runs.last_mut() {
+        Some(run) if run.address + run.pages * PAGE_BYTES == address && run.frame + run.pages == frame => {
+            run.pages += 1
+        }
+        _ => runs.push(FrameRun {
+            address,
+            frame,
+            pages: 1,
+        }),
+    }
+}

@@ -1,0 +1,201 @@
+use serde::{Deserialize, Serialize};
+
+use super::{gone_or, read, read_text, unreadable};
+use crate::error::{Error, Pid};
+
+/// User and group identity and privileges of a thread.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ids {
+    /// Real, effective, saved and file system user.
+    pub users: [u32; 4],
+    /// Real, effective, saved and file system group.
+    pub groups: [u32; 4],
+    /// Supplementary groups.
+    pub more_groups: Vec<u32>,
+    /// Inheritable, permitted, effective, bounding and ambient capabilities.
+    pub capabilities: [u64; 5],
+    /// PR_SET_NO_NEW_PRIVS.
+    pub no_new_privileges: bool,
+}
+
+/// What /proc/PID/task/TID/status and stat say of a thread, and of its process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The name of the thread.
+    pub name: Vec<u8>,
+    /// R, S, D, T (stopped), t (stopped by a tracer), Z and so on.
+    pub state: char,
+    /// The process it belongs to.
+    pub process: Pid,
+    /// The parent.
+    pub parent: Pid,
+    /// 0: nobody.
+    pub tracer: Pid,
+    /// Identity and privileges.
+    pub ids: Ids,
+    /// umask(2).
+    pub umask: u32,
+    /// 0: none.
+    pub seccomp: u32,
+    /// The signals it ignores: bit N - 1 for signal N.
+    pub ignored: u64,
+    /// Process group.
+    pub group: Pid,
+    /// Session.
+    pub session: Pid,
+}
+
+/// Where the kernel thinks the parts of a process's memory are: `struct prctl_mm_map`, without brk, which is asked of the process.
+#[allow(missing_docs)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryLayout {
+    pub start_code: u64,
+    pub end_code: u64,
+    pub start_data: u64,
+    pub end_data: u64,
+    pub start_brk: u64,
+    pub start_stack: u64,
+    pub arg_start: u64,
+    pub arg_end: u64,
+    pub env_start: u64,
+    pub env_end: u64,
+}
+
+/// The status of a thread of a process.
+pub fn status(pid: Pid, tid: Pid) -> Result<Status, Error> {
+    let text = read_text(pid, &format!("task/{tid}/status"))?;
+    let (name, words) = stat(pid, &format!("task/{tid}/stat"))?;
+    parse(&text, name, &words).ok_or_else(|| unreadable(pid, "status"))
+}
+
+fn parse(text: &str, name: Vec<u8>, stat: &[String]) -> Option<Status> {
+    let field = |key: &str| {
+        Some(
+            text.lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?
+                .trim(),
+        )
+    };
+    let hex = |key: &str| u64::from_str_radix(field(key)?, 16).ok();
+    let four = |key: &str| {
+        let mut words = field(key)?.split_ascii_whitespace().map(|word| word.parse().ok());
+        Some([words.next()??, words.next()??, words.next()??, words.next()??])
+    };
+    let groups: Option<Vec<u32>> = field("Groups")?
+        .split_ascii_whitespace()
+        .map(|word| word.parse().ok())
+        .collect();
+    Some(Status {
+        name,
+        state: field("State")?.chars().next()?,
+        process: field("Tgid")?.parse().ok()?,
+        parent: field("PPid")?.parse().ok()?,
+        tracer: field("TracerPid")?.parse().ok()?,
+        ids: Ids {
+            users: four("Uid")?,
+            groups: four("Gid")?,
+            more_groups: groups?,
+            capabilities: [
+                hex("CapInh")?,
+                hex("CapPrm")?,
+                hex("CapEff")?,
+                hex("CapBnd")?,
+                hex("CapAmb")?,
+            ],
+            no_new_privileges: field("NoNewPrivs")? == "1",
+        },
+        // A process that is ending has none.
+        umask: field("Umask").map_or(Some(0), |value| u32::from_str_radix(value, 8).ok())?,
+        seccomp: field("Seccomp").map_or(Some(0), |value| value.parse().ok())?,
+        ignored: hex("SigIgn")?,
+        group: stat.get(2)?.parse().ok()?,
+        session: stat.get(3)?.parse().ok()?,
+    })
+}
+
+/// The name, and the words behind it: the first is the third field of proc(5), `state`.
+fn stat(pid: Pid, file: &str) -> Result<(Vec<u8>, Vec<String>), Error> {
+    let bytes = read(pid, file)?;
+    let open = bytes.iter().position(|byte| *byte == b'(');
+    // The name may have any byte in it, so its end is the last parenthesis.
+    let close = bytes.iter().rposition(|byte| *byte == b')');
+    let (Some(open), Some(close)) = (open, close) else {
+        return Err(unreadable(pid, file));
+    };
+    let rest = String::from_utf8_lossy(&bytes[close + 1..]).into_owned();
+    Ok((
+        bytes[open + 1..close].to_vec(),
+        rest.split_ascii_whitespace().map(str::to_owned).collect(),
+    ))
+}
+
+/// Where the parts of its memory are.
+pub fn layout(pid: Pid) -> Result<MemoryLayout, Error> {
+    let (_, words) = stat(pid, "stat")?;
+    let field = |number: usize| words.get(number - 3)?.parse().ok();
+    let found = || {
+        Some(MemoryLayout {
+            start_code: field(26)?,
+            end_code: field(27)?,
+            start_stack: field(28)?,
+            start_data: field(45)?,
+            end_data: field(46)?,
+            start_brk: field(47)?,
+            arg_start: field(48)?,
+            arg_end: field(49)?,
+            env_start: field(50)?,
+            env_end: field(51)?,
+        })
+    };
+    found().ok_or_else(|| unreadable(pid, "stat"))
+}
+
+/// The auxiliary vector, as it is in memory.
+pub fn auxv(pid: Pid) -> Result<Vec<u8>, Error> {
+    read(pid, "auxv")
+}
+
+/// The numbers of its POSIX timers.
+pub fn pending_timers(pid: Pid) -> Result<Vec<String>, Error> {
+    let text = read_text(pid, "timers")?;
+    Ok(text
+        .lines()
+        .filter_map(|line| line.strip_prefix("ID: "))
+        .map(str::to_owned)
+        .collect())
+}
+
+/// Its threads.
+pub fn threads(pid: Pid) -> Result<Vec<Pid>, Error> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/task")).map_err(gone_or(pid, "task"))? {
+        let name = entry.map_err(gone_or(pid, "task"))?.file_name();
+        let tid = name.to_str().and_then(|name| name.parse().ok());
+        found.push(tid.ok_or_else(|| unreadable(pid, "task"))?);
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Its children, also those that ended and were not waited for.
+pub fn children(pid: Pid) -> Result<Vec<Pid>, Error> {
+    let mut found = Vec::new();
+    for tid in threads(pid)? {
+        let text = match read_text(pid, &format!("task/{tid}/children")) {
+            // The thread ended; its children have another parent, which the caller will see.
+            Err(Error::Gone(_)) => continue,
+            other => other?,
+        };
+        for word in text.split_ascii_whitespace() {
+            found.push(word.parse().map_err(|_| unreadable(pid, "children"))?);
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Whether it ended and was not waited for.
+pub fn is_zombie(pid: Pid) -> Result<bool, Error> {
+    let (_, words) = stat(pid, "stat")?;
+    Ok(words.first().is_some_and(|state| state == "Z" || state == "X"))
+}

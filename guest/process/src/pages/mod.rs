@@ -1,0 +1,55 @@
+//! How memory gets into an image and out of it again. Whoever uses this crate says how: an agent in a guest hands frames to its host; a
+//! test copies.
+
+mod copied;
+
+pub use copied::CopiedPages;
+
+use std::io;
+
+use crate::error::Pid;
+
+/// Pages of a frozen process that are to be pages of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The address of the first one in the process.
+    pub address: u64,
+    /// The number of the frame (PFN) that the first one is in now; the others follow it.
+    pub frame: u64,
+    /// The number of the first one in the image.
+    pub image_page: u64,
+    /// How many.
+    pub pages: u64,
+}
+
+/// Takes pages of frozen processes into an image.
+pub trait PageSink {
+    /// Takes these pages, of a process that stands still. The kernel may move a page to another frame at any time, so a
+    /// page comes again, with the same number, until its frame was the same before and after it was taken: the last
+    /// time counts.
+    fn take(&mut self, process: Pid, pages: &[Taken]) -> io::Result<()>;
+}
+
+/// Pages of a process in the making that shall hold pages of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The address of the first one in the process; private memory, writable while this is asked.
+    pub address: u64,
+    /// The number of the first one in the image.
+    pub image_page: u64,
+    /// How many.
+    pub pages: u64,
+    /// The frame that the first one is in, the others following it, if [`PageSource::wants_frames`].
+    pub frame: Option<u64>,
+}
+
+/// Gives pages of an image to processes in the making.
+pub trait PageSource {
+    /// Whether pages are to have frames of their own before they are placed, that the kernel does not move until they were.
+    fn wants_frames(&self) -> bool {
+        false
+    }
+
+    /// Makes these pages, of a process that stands still, hold what the image has.
+    fn place(&mut self, process: Pid, pages: &[Placed]) -> io::Result<()>;
+}

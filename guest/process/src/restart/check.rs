@@ -1,0 +1,152 @@
+//! What an image needs that this system does not have is refused, by name, before anything is made.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::RestartOptions;
+use crate::error::{Error, Place, Refusal};
+use crate::image::{Image, MappedFile, Process, What};
+use crate::observe;
+
+/// Whether this system has all that the image needs, as far as can be seen before.
+pub fn check(image: &Image, options: &RestartOptions) -> Result<(), Error> {
+    let mut refusals = Vec::new();
+    kernel(image, &mut refusals)?;
+    for process in &image.processes {
+        numbers(process, &mut refusals);
+        capabilities(process, &mut refusals)?;
+        mapped(process, &mut refusals);
+        open(image, process, options, &mut refusals);
+        if !path(&process.directory).is_dir() {
+            let reason = format!(
+                "had the working directory {}, which is not there",
+                path(&process.directory).display()
+            );
+            refusals.push(refuse(process, Place::Process, reason));
+        }
+    }
+    if refusals.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Refused(refusals))
+    }
+}
+
+fn refuse(process: &Process, place: Place, reason: impl Into<String>) -> Refusal {
+    Refusal {
+        pid: process.pid,
+        place,
+        reason: reason.into(),
+    }
+}
+
+/// A path of an image.
+pub fn path(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(bytes))
+}
+
+fn kernel(image: &Image, refusals: &mut Vec<Refusal>) -> Result<(), Error> {
+    let here = observe::kernel()?;
+    if here != image.kernel {
+        let reason = if here.release == image.kernel.release {
+            "has the vDSO of another build of this kernel".into()
+        } else {
+            format!(
+                "ran on the kernel {}, this is {}",
+                image.kernel.release, here.release
+            )
+        };
+        refusals.push(refuse(&image.processes[0], Place::Process, reason));
+    }
+    Ok(())
+}
+
+fn numbers(process: &Process, refusals: &mut Vec<Refusal>) {
+    for thread in &process.threads {
+        if !Path::new(&format!("/proc/{}", thread.tid)).exists() {
+            continue;
+        }
+        let how = match observe::is_zombie(thread.tid) {
+            Ok(true) => "in use by a process that ended and was not waited for",
+            _ => "in use",
+        };
+        refusals.push(refuse(
+            process,
+            Place::Thread(thread.tid),
+            format!("cannot have its number back: it is {how}"),
+        ));
+    }
+}
+
+fn capabilities(process: &Process, refusals: &mut Vec<Refusal>) -> Result<(), Error> {
+    let own = std::process::id() as i32;
+    let mine = observe::status(own, own)?.ids.capabilities;
+    for thread in &process.threads {
+        let [inheritable, permitted, effective, bounding, ambient] = thread.credentials.ids.capabilities;
+        let lacking = (inheritable | permitted | effective | ambient) & !mine[1] | bounding & !mine[3];
+        if lacking != 0 {
+            let reason = format!("had capabilities that nvvmm lacks here ({lacking:#x})");
+            refusals.push(refuse(process, Place::Thread(thread.tid), reason));
+        }
+    }
+    Ok(())
+}
+
+fn mapped(process: &Process, refusals: &mut Vec<Refusal>) {
+    for file in process.mapped_files.iter().chain([&process.executable]) {
+        if now(&file.path).as_ref() != Some(file) {
+            let reason = format!(
+                "had {} mapped, which was changed, replaced or deleted since",
+                path(&file.path).display()
+            );
+            let refusal = refuse(process, Place::Process, reason);
+            if !refusals.contains(&refusal) {
+                refusals.push(refusal);
+            }
+        }
+    }
+}
+
+/// What is under that name now.
+fn now(name: &[u8]) -> Option<MappedFile> {
+    let found = std::fs::metadata(path(name)).ok()?;
+    Some(MappedFile {
+        path: name.to_vec(),
+        identity: (found.dev(), found.ino()),
+        size_bytes: found.size(),
+        modified: (found.mtime(), found.mtime_nsec()),
+    })
+}
+
+fn open(image: &Image, process: &Process, options: &RestartOptions, refusals: &mut Vec<Refusal>) {
+    for descriptor in &process.descriptors {
+        let reason = match &image.files[descriptor.file as usize].what {
+            What::File {
+                path: name,
+                identity,
+                size_bytes,
+            } => {
+                let shown = path(name).display().to_string();
+                match std::fs::metadata(path(name)) {
+                    Ok(found) if (found.dev(), found.ino()) != *identity => {
+                        format!("was {shown}, which was replaced since")
+                    }
+                    Ok(found) if found.size() < *size_bytes => format!("was {shown}, which is shorter now"),
+                    Ok(_) => continue,
+                    Err(_) => format!("was {shown}, which is not there"),
+                }
+            }
+            What::Device { path: name, device } => match std::fs::metadata(path(name)) {
+                Ok(found) if found.rdev() == *device => continue,
+                _ => format!("was the device {}, which is not there", path(name).display()),
+            },
+            What::Stdio { stream, .. } if options.stdio[*stream as usize].is_none() => {
+                "led outside, and nothing was given to take its place".into()
+            }
+            What::Stdio { .. } | What::PipeEnd { .. } => continue,
+        };
+        refusals.push(refuse(process, Place::Descriptor(descriptor.fd), reason));
+    }
+}

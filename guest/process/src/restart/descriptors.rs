@@ -1,0 +1,76 @@
+//! File descriptors of a process in the making.
+
+use super::files::OpenFiles;
+use super::nursery::Stub;
+use crate::error::{Error, failed};
+use crate::sys;
+
+/// A way for a stub to fetch open files of this process.
+#[derive(Debug)]
+pub struct Fetch {
+    /// The stub's descriptor for this process.
+    process: u64,
+}
+
+impl Fetch {
+    /// Prepares a stub; its numbers below `above` stay free.
+    pub fn new(stub: &Stub, above: i32) -> Result<Self, Error> {
+        let own = std::process::id().into();
+        let low = stub.call("open this process", libc::SYS_pidfd_open, &[own, 0])?;
+        let high = [low, libc::F_DUPFD_CLOEXEC as u64, above as u64];
+        let process = stub.call("move a descriptor", libc::SYS_fcntl, &high)?;
+        stub.call("close a descriptor", libc::SYS_close, &[low])?;
+        Ok(Self { process })
+    }
+
+    /// Gives the stub an open file of this process, under the lowest number that is free.
+    pub fn get(&self, stub: &Stub, fd: i32) -> Result<u64, Error> {
+        stub.call(
+            "fetch an open file",
+            libc::SYS_pidfd_getfd,
+            &[self.process, fd as u64, 0],
+        )
+    }
+
+    /// Ends it.
+    pub fn end(self, stub: &Stub) -> Result<(), Error> {
+        stub.call("close a descriptor", libc::SYS_close, &[self.process])
+            .map(drop)
+    }
+}
+
+/// Gives a stub the descriptors of its process.
+pub fn set(stub: &Stub, files: &OpenFiles) -> Result<(), Error> {
+    let descriptors = &stub.process.descriptors;
+    let Some(last) = descriptors.last() else {
+        return Ok(());
+    };
+    let (_, hard) =
+        sys::limit(stub.process.pid, libc::RLIMIT_NOFILE).map_err(failed("read a resource limit"))?;
+    sys::set_limit(stub.process.pid, libc::RLIMIT_NOFILE, hard, hard)
+        .map_err(failed("set a resource limit"))?;
+    let fetch = Fetch::new(stub, last.fd + 1)?;
+    for descriptor in descriptors {
+        // In rising order: the lowest free number is this one or one that nobody needs any more.
+        let got = fetch.get(stub, files.number(descriptor.file))?;
+        let (fd, flag) = (
+            descriptor.fd as u64,
+            if descriptor.close_on_exec {
+                libc::O_CLOEXEC
+            } else {
+                0
+            },
+        );
+        if got != fd {
+            stub.call("move a descriptor", libc::SYS_dup3, &[got, fd, flag as u64])?;
+            stub.call("close a descriptor", libc::SYS_close, &[got])?;
+        } else if !descriptor.close_on_exec {
+            stub.call(
+                "set a descriptor's flags",
+                libc::SYS_fcntl,
+                &[fd, libc::F_SETFD as u64, 0],
+            )?;
+        }
+    }
+    fetch.end(stub)
+}

@@ -1,0 +1,121 @@
+//! What belongs to a process as a whole.
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use std::os::fd::AsRawFd;
+
+use super::check::path;
+use super::descriptors::Fetch;
+use super::nursery::Stub;
+use crate::error::{Error, failed};
+use crate::image::ItimerValue;
+use crate::sys;
+
+const SIGSET_BYTES: u64 = 8;
+
+/// Sets what its threads will share, while it still has all privileges.
+pub fn set(stub: &Stub) -> Result<(), Error> {
+    let process = stub.process;
+    stub.call(
+        "set the personality",
+        libc::SYS_personality,
+        &[process.personality.into()],
+    )?;
+    stub.call("set the umask", libc::SYS_umask, &[process.umask.into()])?;
+    set_directory(stub)?;
+    for (index, action) in process.actions.iter().enumerate() {
+        let signal = index as i32 + 1;
+        if [libc::SIGKILL, libc::SIGSTOP].contains(&signal) {
+            continue;
+        }
+        let numbers = [action.handler, action.flags, action.restorer, action.mask];
+        let address = stub.put(&numbers.map(u64::to_le_bytes).concat())?;
+        stub.call(
+            "set a signal's action",
+            libc::SYS_rt_sigaction,
+            &[signal as u64, address, 0, SIGSET_BYTES],
+        )?;
+    }
+    let score = format!("/proc/{}/oom_score_adj", process.pid);
+    let now = std::fs::read_to_string(&score).map_err(failed(format!("read {score}")))?;
+    if now.trim() != process.oom_score_adj.to_string() {
+        std::fs::write(&score, process.oom_score_adj.to_string())
+            .map_err(failed(format!("write {score}")))?;
+    }
+    if process.subreaper {
+        let arguments = [libc::PR_SET_CHILD_SUBREAPER as u64, 1, 0, 0, 0];
+        stub.call("make it adopt orphans", libc::SYS_prctl, &arguments)?;
+    }
+    Ok(())
+}
+
+fn set_directory(stub: &Stub) -> Result<(), Error> {
+    let name = path(&stub.process.directory);
+    let directory = open(
+        &name,
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    );
+    let directory = directory.map_err(failed(format!("open {}", name.display())))?;
+    let above = stub.process.descriptors.last().map_or(0, |last| last.fd + 1);
+    let fetch = Fetch::new(stub, above)?;
+    let fd = fetch.get(stub, directory.as_raw_fd())?;
+    stub.call("set the working directory", libc::SYS_fchdir, &[fd])?;
+    stub.call("close a descriptor", libc::SYS_close, &[fd])?;
+    fetch.end(stub)
+}
+
+/// Sets what must come last: limits that would be in the way, signals, and timers, which run from then on.
+pub fn set_last(stub: &Stub) -> Result<(), Error> {
+    let process = stub.process;
+    // PR_SET_DUMPABLE knows no other values; 2 is what a change of identity has left.
+    if process.dumpable <= 1 {
+        let arguments = [libc::PR_SET_DUMPABLE as u64, process.dumpable.into(), 0, 0, 0];
+        stub.call("set whether it can be dumped", libc::SYS_prctl, &arguments)?;
+    }
+    for info in &process.pending {
+        let signal = signal_of(info);
+        let address = stub.put(info)?;
+        let arguments = [process.pid as u64, signal, address];
+        stub.call("make a signal pending", libc::SYS_rt_sigqueueinfo, &arguments)?;
+    }
+    for (which, timer) in process
+        .itimers
+        .iter()
+        .enumerate()
+        .filter(|(_, timer)| **timer != ItimerValue::default())
+    {
+        // One whose signal is pending is not running: the kernel starts it again when the signal is taken, but only
+        // if it has run in this process before.
+        let (value_s, value_us) = match (timer.value_s, timer.value_us) {
+            (0, 0) => (timer.interval_s, timer.interval_us),
+            running => running,
+        };
+        let numbers = [timer.interval_s, timer.interval_us, value_s, value_us];
+        let address = stub.put(&numbers.map(i64::to_le_bytes).concat())?;
+        stub.call("set a timer", libc::SYS_setitimer, &[which as u64, address, 0])?;
+    }
+    Ok(())
+}
+
+/// Sets the limits that differ: lowering them is always allowed.
+pub fn set_limits(stub: &Stub) -> Result<(), Error> {
+    let process = stub.process;
+    for (resource, limit) in process.limits.iter().enumerate() {
+        let resource = resource as u32;
+        if sys::limit(process.pid, resource).map_err(failed("read a resource limit"))? != *limit {
+            let set = sys::set_limit(process.pid, resource, limit.0, limit.1);
+            set.map_err(failed(format!(
+                "set resource limit {resource} to {} and {}",
+                limit.0, limit.1
+            )))?;
+        }
+    }
+    Ok(())
+}
+
+/// The number of the signal that a siginfo_t is about.
+pub fn signal_of(info: &[u8]) -> u64 {
+    info.first_chunk()
+        .map_or(0, |bytes| u32::from_le_bytes(*bytes).into())
+}

@@ -1,0 +1,93 @@
+//! A region of a process in the making that is in nobody's way: code, room for arguments, and a place to park the vDSO.
+
+use crate::error::Error;
+use crate::image::Image;
+use crate::inject::{Memory, Remote};
+use crate::observe;
+use crate::sys::PAGE_BYTES;
+
+const ARGUMENTS_BYTES: u64 = 1 << 16;
+const PARKING_BYTES: u64 = 1 << 18;
+/// What is kept free around it: stacks grow.
+const MARGIN_BYTES: u64 = 16 << 20;
+const CANDIDATES: std::ops::Range<u64> = 0x10_0000_0000..0x7000_0000_0000;
+const STEP_BYTES: u64 = 0x4_1000_0000;
+
+/// Where the region is: at the same address in all processes of an image.
+#[derive(Clone, Copy, Debug)]
+pub struct Workspace {
+    start: u64,
+}
+
+impl Workspace {
+    /// An address where neither this process, which the first stub is a copy of, nor any of the image has anything.
+    pub fn choose(image: &Image) -> Result<Self, Error> {
+        let own = observe::mappings(std::process::id() as i32)?;
+        let mut taken: Vec<(u64, u64)> = own.iter().map(|mapping| (mapping.start, mapping.end)).collect();
+        for process in &image.processes {
+            taken.extend(
+                process
+                    .mappings
+                    .iter()
+                    .map(|mapping| (mapping.start, mapping.end)),
+            );
+            taken.push((process.vdso, process.vdso + image.kernel.vdso_bytes));
+        }
+        let is_free = |start: u64| {
+            let (low, high) = (start - MARGIN_BYTES, start + Self::SIZE_BYTES + MARGIN_BYTES);
+            taken.iter().all(|(start, end)| *end <= low || high <= *start)
+        };
+        let mut candidates = CANDIDATES.step_by(STEP_BYTES as usize);
+        let start = candidates
+            .find(|start| is_free(*start))
+            .ok_or(Error::BadImage("its processes use all addresses"))?;
+        Ok(Self { start })
+    }
+
+    /// Its size.
+    pub const SIZE_BYTES: u64 = PAGE_BYTES + ARGUMENTS_BYTES + PARKING_BYTES;
+
+    /// Its first address: that of a `syscall` instruction.
+    pub fn start(self) -> u64 {
+        self.start
+    }
+
+    /// Its end.
+    pub fn end(self) -> u64 {
+        self.start + Self::SIZE_BYTES
+    }
+
+    /// Room for what a system call reads or writes.
+    pub fn arguments(self) -> u64 {
+        self.start + PAGE_BYTES
+    }
+
+    /// Where the vDSO can be meanwhile.
+    pub fn parking(self) -> u64 {
+        self.arguments() + ARGUMENTS_BYTES
+    }
+
+    /// Makes it, in a stub that can make system calls at its vDSO; from now on it makes them here.
+    pub fn make(self, remote: &mut Remote, memory: &Memory) -> Result<(), Error> {
+        let protection = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
+        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
+        let len = Self::SIZE_BYTES - PARKING_BYTES;
+        remote.call(
+            "map a region",
+            libc::SYS_mmap,
+            &[self.start, len, protection, flags, u64::MAX, 0],
+        )?;
+        memory.write(self.start, &[0x0f, 0x05])?;
+        remote.set_syscall_at(self.start);
+        Ok(())
+    }
+
+    /// Puts bytes where a system call can read them; the address.
+    pub fn put(self, memory: &Memory, bytes: &[u8]) -> Result<u64, Error> {
+        if bytes.len() as u64 > ARGUMENTS_BYTES {
+            return Err(Error::BadImage("something in it is too long for a system call"));
+        }
+        memory.write(self.arguments(), bytes)?;
+        Ok(self.arguments())
+    }
+}

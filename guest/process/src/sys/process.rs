@@ -1,0 +1,190 @@
+//! System calls about other processes.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use serde::{Deserialize, Serialize};
+
+use super::check;
+
+/// Of clone3(2); libc has it in a type that is too narrow.
+const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
+const KCMP_FILE: i32 = 0;
+const KCMP_VM: i32 = 1;
+const KCMP_FILES: i32 = 2;
+const KCMP_FS: i32 = 3;
+
+/// What a thread may share with another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileTable {
+    /// Its memory.
+    Memory,
+    /// Its file descriptors.
+    Descriptors,
+    /// Working directory, root and umask.
+    Directories,
+}
+
+/// How a thread is scheduled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// SCHED_OTHER and so on, with SCHED_RESET_ON_FORK.
+    pub policy: i32,
+    /// Of a real-time policy; else 0.
+    pub priority: i32,
+}
+
+/// Starts a process with this pid that waits for ever, all its signal handlers dropped. It is meant to be seized.
+pub fn clone_stub(pid: i32) -> io::Result<()> {
+    let set_tid = [pid];
+    // SAFETY: clone_args is plain numbers: all zero is one.
+    let mut request: libc::clone_args = unsafe { std::mem::zeroed() };
+    request.flags = CLONE_CLEAR_SIGHAND;
+    request.exit_signal = libc::SIGCHLD as u64;
+    request.set_tid = set_tid.as_ptr() as u64;
+    request.set_tid_size = 1;
+    // SAFETY: without CLONE_VM this is a fork: the child has memory of its own, and does nothing in it but to call
+    // pause(2) for ever, so no lock that another thread held matters. set_tid lives through the call.
+    unsafe {
+        let child = libc::syscall(libc::SYS_clone3, &raw mut request, size_of_val(&request));
+        if child == 0 {
+            loop {
+                libc::syscall(libc::SYS_pause);
+            }
+        }
+        check(child).map(drop)
+    }
+}
+
+/// Sends a signal to a process.
+pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: the call takes numbers only.
+    check(unsafe { libc::kill(pid, signal) }.into()).map(drop)
+}
+
+/// A descriptor for a process.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes numbers only; what it returns is a fresh descriptor.
+    unsafe {
+        let fd = check(libc::syscall(libc::SYS_pidfd_open, pid, 0))?;
+        Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+/// A copy of a descriptor of another process: the same open file.
+pub fn pidfd_getfd(process: BorrowedFd, fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes numbers only; what it returns is a fresh descriptor.
+    unsafe {
+        let fd = check(libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0))?;
+        Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+fn kcmp(a: i32, b: i32, kind: i32, x: u64, y: u64) -> io::Result<bool> {
+    // SAFETY: the call takes numbers only.
+    check(unsafe { libc::syscall(libc::SYS_kcmp, a, b, kind, x, y) }).map(|order| order == 0)
+}
+
+/// Whether two descriptors, each of a process, are one open file.
+pub fn same_open_file(a: (i32, i32), b: (i32, i32)) -> io::Result<bool> {
+    kcmp(a.0, b.0, KCMP_FILE, a.1 as u64, b.1 as u64)
+}
+
+/// Whether two threads share something.
+pub fn share_table(a: i32, b: i32, table: FileTable) -> io::Result<bool> {
+    let kind = match table {
+        FileTable::Memory => KCMP_VM,
+        FileTable::Descriptors => KCMP_FILES,
+        FileTable::Directories => KCMP_FS,
+    };
+    kcmp(a, b, kind, 0, 0)
+}
+
+/// A thread's list of robust futexes: address and length.
+pub fn robust_list(tid: i32) -> io::Result<(u64, u64)> {
+    let (mut head, mut len) = (0u64, 0u64);
+    // SAFETY: the kernel writes a pointer and a size_t to where head and len are.
+    check(unsafe { libc::syscall(libc::SYS_get_robust_list, tid, &raw mut head, &raw mut len) })?;
+    Ok((head, len))
+}
+
+/// The CPUs a thread may run on, as the kernel's bit mask.
+pub fn affinity(tid: i32) -> io::Result<Vec<u8>> {
+    let mut mask = vec![0u8; 1024];
+    // SAFETY: the kernel writes at most the length of mask.
+    let len =
+        check(unsafe { libc::syscall(libc::SYS_sched_getaffinity, tid, mask.len(), mask.as_mut_ptr()) })?;
+    mask.truncate(len as usize);
+    Ok(mask)
+}
+
+/// Sets the CPUs a thread may run on; EINVAL when this machine has none of them.
+pub fn set_affinity(tid: i32, mask: &[u8]) -> io::Result<()> {
+    // SAFETY: the kernel reads the length of mask.
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, tid, mask.len(), mask.as_ptr()) }).map(drop)
+}
+
+/// How a thread is scheduled.
+pub fn schedule(tid: i32) -> io::Result<Schedule> {
+    let mut param = libc::sched_param { sched_priority: 0 };
+    // SAFETY: param is a valid place for the kernel to write to.
+    unsafe {
+        let policy = check(libc::syscall(libc::SYS_sched_getscheduler, tid))? as i32;
+        check(libc::syscall(libc::SYS_sched_getparam, tid, &raw mut param))?;
+        Ok(Schedule {
+            policy,
+            priority: param.sched_priority,
+        })
+    }
+}
+
+/// Sets how a thread is scheduled.
+pub fn set_schedule(tid: i32, schedule: Schedule) -> io::Result<()> {
+    let param = libc::sched_param {
+        sched_priority: schedule.priority,
+    };
+    // SAFETY: the kernel reads param.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_sched_setscheduler,
+            tid,
+            schedule.policy,
+            &raw const param,
+        )
+    })
+    .map(drop)
+}
+
+/// A thread's nice value, -20 to 19.
+pub fn nice(tid: i32) -> io::Result<i32> {
+    // SAFETY: the call takes numbers only. The raw call returns 20 - nice, which is never negative.
+    check(unsafe { libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, tid) })
+        .map(|value| 20 - value as i32)
+}
+
+/// Sets a thread's nice value.
+pub fn set_nice(tid: i32, nice: i32) -> io::Result<()> {
+    // SAFETY: the call takes numbers only.
+    check(unsafe { libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, tid, nice) }).map(drop)
+}
+
+/// A resource limit of a process: soft, hard.
+pub fn limit(pid: i32, resource: u32) -> io::Result<(u64, u64)> {
+    let mut found = libc::rlimit64 {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: no new limit is given; found is a valid place for the old one.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, 0usize, &raw mut found) })?;
+    Ok((found.rlim_cur, found.rlim_max))
+}
+
+/// Sets a resource limit of a process.
+pub fn set_limit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let new = libc::rlimit64 {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
+    // SAFETY: the kernel reads new and writes nothing.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const new, 0usize) }).map(drop)
+}

@@ -1,0 +1,217 @@
+//! Runs `subject`, captures and restarts it.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use nvvmm_process::{Afterwards, CaptureOptions, CopiedPages, Error, Frozen, Image, RestartOptions, restart};
+use tempfile::TempDir;
+
+use crate::portrait::{assert_same, portrait};
+
+/// Only a test that hangs comes near it.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Whether tests can trace processes, choose numbers and see frames here. If not it is said, loudly.
+pub fn can_run() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        assert!(
+            std::env::var_os("NVVMM_REQUIRE_ROOT").is_none(),
+            "captures of processes need root"
+        );
+        eprintln!("SKIPPED: captures of processes need root");
+    }
+    root
+}
+
+/// A process that runs a scenario.
+pub struct Subject {
+    pub pid: i32,
+    directory: TempDir,
+    reaped: bool,
+}
+
+impl Subject {
+    /// Starts one, and waits until it has set everything up.
+    #[expect(
+        clippy::zombie_processes,
+        reason = "waited for by its number, as a restarted one must be"
+    )]
+    pub fn start(scenario: &str) -> Self {
+        // Orphans of a tree that is killed come to this process, so that their numbers become free again.
+        nix::sys::prctl::set_child_subreaper(true).expect("a subreaper");
+        let directory = tempfile::tempdir().expect("a directory");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(directory.path().join("log"))
+            .expect("a log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_subject"));
+        command
+            .arg(scenario)
+            .arg(directory.path())
+            .current_dir(directory.path())
+            .stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a log")).stderr(log);
+        // SAFETY: the closure makes one system call, which is allowed between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                // Whatever the test runner has left open: it is not the scenario's.
+                libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32);
+                Ok(())
+            });
+        }
+        let child = command.spawn().expect("the subject starts");
+        let subject = Self {
+            pid: child.id() as i32,
+            directory,
+            reaped: false,
+        };
+        subject.wait_for("ready");
+        subject
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    fn wait_for(&self, name: &str) {
+        let began = Instant::now();
+        while !self.path(name).exists() {
+            let ended = !Path::new(&format!("/proc/{}/fd/0", self.pid)).exists();
+            assert!(!ended, "the subject ended before it was {name}: {}", self.log());
+            assert!(
+                began.elapsed() < PATIENCE,
+                "the subject is not {name}: {}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Captures it, through the bytes of the image.
+    pub fn capture(
+        &self,
+        options: CaptureOptions,
+        afterwards: Afterwards,
+    ) -> Result<(Image, CopiedPages), Error> {
+        nvvmm_process::check(self.pid, options)?;
+        let frozen = Frozen::new(self.pid, options.tree)?;
+        let mut pages = CopiedPages::default();
+        let image = frozen.capture(options, &mut pages)?;
+        frozen.end(afterwards)?;
+        let decoded = Image::decode(&image.encode()?)?;
+        assert_eq!(decoded, image);
+        Ok((image, pages))
+    }
+
+    /// Tries to capture it with no check before; it goes on.
+    pub fn capture_unchecked(&self, options: CaptureOptions) -> Result<Image, Error> {
+        Frozen::new(self.pid, options.tree)?.capture(options, &mut CopiedPages::default())
+    }
+
+    /// Ends it.
+    pub fn kill(&mut self) {
+        self.reaped = true;
+        kill(Pid::from_raw(self.pid), Signal::SIGKILL).expect("a process");
+        waitpid(Pid::from_raw(self.pid), None).expect("its end");
+    }
+
+    /// Waits for the end of what was captured and killed.
+    pub fn reap_killed(&mut self, image: &Image) {
+        self.reaped = true;
+        for process in &image.processes {
+            let status = waitpid(Pid::from_raw(process.pid), None).expect("its end");
+            assert!(
+                matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)),
+                "{status:?}: {}",
+                self.log()
+            );
+        }
+    }
+
+    /// Tells it to go on; it must find all as it was.
+    pub fn finish(&mut self) {
+        std::fs::write(self.path("go"), "").expect("a file");
+        let began = Instant::now();
+        let status = loop {
+            match waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG)).expect("a child") {
+                WaitStatus::StillAlive if began.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(2))
+                }
+                other => break other,
+            }
+        };
+        self.reaped = status != WaitStatus::StillAlive;
+        assert_eq!(
+            status,
+            WaitStatus::Exited(Pid::from_raw(self.pid), 0),
+            "{}",
+            self.log()
+        );
+        for name in ["passed", "go"] {
+            std::fs::remove_file(self.path(name)).expect("it said that it passed");
+        }
+    }
+
+    pub fn restart(&mut self, image: &Image, pages: &mut CopiedPages) {
+        restart(image, &RestartOptions::default(), pages).unwrap_or_else(|error| panic!("restart: {error}"));
+        self.reaped = false;
+    }
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        if !self.reaped {
+            let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+            let _ = waitpid(Pid::from_raw(self.pid), None);
+        }
+    }
+}
+
+/// A scenario goes on unharmed after a capture; what was captured is restarted, more than once, captured again, and
+/// passes each time.
+pub fn round_trips(scenario: &str) {
+    round_trips_with(scenario, CaptureOptions::default());
+}
+
+/// As [`round_trips`].
+pub fn round_trips_with(scenario: &str, options: CaptureOptions) {
+    let capture = |subject: &Subject, afterwards| {
+        subject
+            .capture(options, afterwards)
+            .unwrap_or_else(|error| panic!("capture: {error}"))
+    };
+    let mut original = Subject::start(scenario);
+    let before = portrait(original.pid);
+    capture(&original, Afterwards::Thaw);
+    assert_same(&before, original.pid);
+    original.finish();
+
+    let mut subject = Subject::start(scenario);
+    let before = portrait(subject.pid);
+    let (image, mut pages) = capture(&subject, Afterwards::Kill);
+    subject.reap_killed(&image);
+    for _ in 0..2 {
+        subject.restart(&image, &mut pages);
+        assert_same(&before, subject.pid);
+        subject.finish();
+    }
+    subject.restart(&image, &mut pages);
+    let (again, mut pages_again) = capture(&subject, Afterwards::Kill);
+    assert_eq!(again.pages, image.pages, "the second capture has other pages");
+    subject.reap_killed(&image);
+    subject.restart(&again, &mut pages_again);
+    assert_same(&before, subject.pid);
+    subject.finish();
+}
