@@ -2,7 +2,8 @@
 //! pages are handed to whoever calls, by reference ([`PageSink`], [`PageSource`]).
 //!
 //! Needs root. Whatever traces a process is one thread: call this from a thread that does nothing else meanwhile, and lives as
-//! long as what it froze.
+//! long as what it froze. One restart at a time in a process, and no capture beside it: the first stub has for a moment all that
+//! the process has open.
 
 mod capture;
 mod error;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -16,6 +17,14 @@ use crate::portrait::{assert_same, portrait};
 
 /// Only a test that hangs comes near it.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Who starts a process holds it, and who looks for one: a process that was just forked has all that its parent has open, so it would be
+/// taken for somebody with an end of a pipe of another test's subject.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Whether tests can trace processes, choose numbers and see frames here. If not it is said, loudly.
 pub fn can_run() -> bool {
@@ -67,12 +76,14 @@ impl Subject {
                 Ok(())
             });
         }
+        let forking = one_at_a_time();
         let child = command.spawn().expect("the subject starts");
         let subject = Self {
             pid: child.id() as i32,
             directory,
             reaped: false,
         };
+        drop(forking);
         subject.wait_for("ready");
         subject
     }
@@ -105,6 +116,7 @@ impl Subject {
         options: CaptureOptions,
         afterwards: Afterwards,
     ) -> Result<(Image, CopiedPages), Error> {
+        let _alone = one_at_a_time();
         nvvmm_process::check(self.pid, options)?;
         let frozen = Frozen::new(self.pid, options.tree)?;
         let mut pages = CopiedPages::default();
@@ -115,8 +127,15 @@ impl Subject {
         Ok((image, pages))
     }
 
+    /// Whether it could be captured.
+    pub fn check(&self) -> Result<(), Error> {
+        let _alone = one_at_a_time();
+        nvvmm_process::check(self.pid, CaptureOptions::default())
+    }
+
     /// Tries to capture it with no check before; it goes on.
     pub fn capture_unchecked(&self, options: CaptureOptions) -> Result<Image, Error> {
+        let _alone = one_at_a_time();
         Frozen::new(self.pid, options.tree)?.capture(options, &mut CopiedPages::default())
     }
 
@@ -165,6 +184,7 @@ impl Subject {
     }
 
     pub fn restart(&mut self, image: &Image, pages: &mut CopiedPages) {
+        let _alone = one_at_a_time();
         restart(image, &RestartOptions::default(), pages).unwrap_or_else(|error| panic!("restart: {error}"));
         self.reaped = false;
     }

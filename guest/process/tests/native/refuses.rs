@@ -10,10 +10,7 @@ fn refused(scenario: &str, reason: &str) -> Option<Refusal> {
         return None;
     }
     let mut subject = Subject::start(scenario);
-    let before = expect_refusal(
-        nvvmm_process::check(subject.pid, CaptureOptions::default()),
-        reason,
-    );
+    let before = expect_refusal(subject.check(), reason);
     let inside = expect_refusal(subject.capture_unchecked(CaptureOptions::default()), reason);
     assert_eq!(before, inside);
     assert_eq!(before.pid, subject.pid);
@@ -71,10 +68,7 @@ fn traced_process() {
     }
     let mut subject = Subject::start("plain");
     let tracer = nvvmm_process::Frozen::new(subject.pid, false).expect("a freeze");
-    let refusal = expect_refusal(
-        nvvmm_process::check(subject.pid, CaptureOptions::default()),
-        "is traced by",
-    );
+    let refusal = expect_refusal(subject.check(), "is traced by");
     assert_eq!(refusal.place, Place::Thread(subject.pid));
     tracer.end(Afterwards::Thaw).expect("a thaw");
     subject.finish();
