@@ -89,6 +89,7 @@ fn start(exec: &Exec) -> Result<Started, Failure> {
         }
         command.env(OsStr::from_bytes(name), OsStr::from_bytes(value));
     }
+    sys::with_usual_signals(&mut command);
     let started = match exec.terminal {
         Some(size) => start_on_terminal(command, size),
         None => start_on_pipes(command),

@@ -86,6 +86,20 @@ fn a_program_on_a_terminal_knows_its_size_and_takes_control_keys() {
 }
 
 #[test]
+fn a_program_ignores_no_signal_because_the_agent_does() {
+    sys::ignore(libc::SIGUSR1);
+    let (output, _, _) = outcome("grep -E 'SigBlk|SigIgn' /proc/self/status");
+    let set = |name| {
+        let line = output.lines().find_map(|line| line.strip_prefix(name));
+        u64::from_str_radix(line.unwrap().trim(), 16).unwrap()
+    };
+    // Signals 32 and 33 are the C library's own: it lets nobody change them.
+    let of_programs = !(0b11 << 31);
+    assert_eq!(set("SigBlk:") & of_programs, 0, "{output}");
+    assert_eq!(set("SigIgn:") & of_programs, 0, "{output}");
+}
+
+#[test]
 fn the_end_of_input_is_the_key_for_it_on_a_terminal() {
     let host = shell("cat", Some(TERMINAL));
     host.say(ToAgent::End);

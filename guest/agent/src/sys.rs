@@ -87,6 +87,35 @@ pub fn resize(terminal: BorrowedFd, size: TerminalSize) -> io::Result<()> {
     check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &size) }).map(drop)
 }
 
+/// Has the program of `command` begin with no signal ignored or blocked, whatever the agent was started with: a service
+/// manager or a shell may have it ignore the keys' signals.
+pub fn with_usual_signals(command: &mut Command) {
+    let usual = || {
+        for signal in 1..=libc::SIGRTMAX() {
+            // SAFETY: SIG_DFL installs no handler. It fails for the few that cannot be ignored, and for the C library's own.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        // SAFETY: an all-zero sigset_t is a valid value to be overwritten.
+        let mut none: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // SAFETY: none lives through the call.
+        check(unsafe { libc::sigemptyset(&mut none) })?;
+        // SAFETY: none lives through the call; the former mask is not asked for.
+        match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()) } {
+            0 => Ok(()),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    };
+    // SAFETY: between fork and exec only signal(2), sigemptyset(3) and pthread_sigmask(3) are called; none allocates or locks.
+    unsafe { command.pre_exec(usual) };
+}
+
+/// Ignores a signal from now on, in all of this process.
+#[cfg(test)]
+pub fn ignore(signal: i32) {
+    // SAFETY: SIG_IGN installs no handler.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
 /// Makes the program of `command` the leader of a session whose terminal is its standard input.
 pub fn lead_session(command: &mut Command) {
     let lead = || {
