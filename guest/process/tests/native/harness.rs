@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use nvvmm_process::{Afterwards, CaptureOptions, CopiedPages, Error, Frozen, Image, RestartOptions, restart};
+use nvvmm_process::{
+    Afterwards, CaptureOptions, CopiedPages, Error, Frozen, Image, PageSource, RestartOptions, restart,
+};
 use tempfile::TempDir;
 
 use crate::portrait::{assert_same, portrait};
@@ -183,7 +185,7 @@ impl Subject {
         }
     }
 
-    pub fn restart(&mut self, image: &Image, pages: &mut CopiedPages) {
+    pub fn restart(&mut self, image: &Image, pages: &mut dyn PageSource) {
         let _alone = one_at_a_time();
         restart(image, &RestartOptions::default(), pages).unwrap_or_else(|error| panic!("restart: {error}"));
         self.reaped = false;
