@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes a Linux guest from the distribution's packages: a stock cloud kernel and a small initramfs with busybox,
-# the virtio drivers and nvvmm-witness.
+# the virtio drivers, nvvmm-witness and nvvmm-agent.
 #
 #   scripts/guest-image.sh [--fresh] [--print]
 #
@@ -15,7 +15,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/kernel.sh"
 source "$here/lib/programs.sh"
 
-guest_modules=(virtio_mmio virtio_blk virtio_rng crc32c_generic ext4)
+guest_modules=(virtio_mmio virtio_blk virtio_rng crc32c_generic ext4 vmw_vsock_virtio_transport)
 guest=$NVVMM_CACHE/guest fresh=0 print=0
 
 for argument in "$@"; do
@@ -46,13 +46,15 @@ prepare_kernel() {
 prepare_initramfs() {
   local tree=$guest/initramfs stamp
   build_witness
-  stamp=$(cat "$guest/kernel/version" "$(witness_path)" "$here"/{guest-image.sh,lib/guest-init.sh,lib/kernel.sh} | cksum)
+  build_agent
+  stamp=$(cat "$guest/kernel/version" "$(witness_path)" "$(agent_path)" "$here"/{guest-image.sh,lib/guest-init.sh,lib/kernel.sh} | cksum)
   [[ ! -e $guest/initramfs.cpio || $(cat "$guest/initramfs.stamp" 2>/dev/null) != "$stamp" ]] || return 0
   rm -rf "$tree"
   mkdir -p "$tree"/{bin,proc,sys,dev,run,mnt,tmp}
   cp "$(command -v busybox)" "$tree/bin/busybox"
   install -m 755 "$here/lib/guest-init.sh" "$tree/init"
   install -m 755 "$(witness_path)" "$tree/bin/nvvmm-witness"
+  install -m 755 "$(agent_path)" "$tree/bin/nvvmm-agent"
   add_modules "$guest/kernel" "$tree" "${guest_modules[@]}"
   pack_initramfs "$tree" "$guest/initramfs.cpio"
   say "made $guest/initramfs.cpio ($(du -h "$guest/initramfs.cpio" | cut -f 1)): $(wc -l <"$tree/modules/list") modules"

@@ -7,6 +7,7 @@ source "$lib/packages.sh"
 
 # Where the built programs are.
 witness_path() { echo "$(cargo_target_dir "$NVVMM_ROOT/guest/linux")/x86_64-unknown-linux-gnu/release/nvvmm-witness"; }
+agent_path() { echo "$(cargo_target_dir "$NVVMM_ROOT/guest/agent")/x86_64-unknown-linux-gnu/release/nvvmm-agent"; }
 bare_metal_path() { echo "$(cargo_target_dir "$NVVMM_ROOT/guest/bare-metal")/release/nvvmm-bare-metal"; }
 
 need_rust() {
@@ -17,6 +18,11 @@ need_rust() {
 build_witness() {
   say "building guest/linux (nvvmm-witness, static)"
   (cd "$NVVMM_ROOT/guest/linux" && cargo build --release --quiet)
+}
+
+build_agent() {
+  say "building guest/agent (nvvmm-agent, static)"
+  (cd "$NVVMM_ROOT/guest/agent" && cargo build --release --quiet)
 }
 
 build_bare_metal() {

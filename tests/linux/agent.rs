@@ -1,0 +1,156 @@
+//! The agent in the guest: commands of the host, and what a restored guest is told.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nvvmm_tests::{Host, Outcome, Vm, witness::boot};
+
+/// Ten times and more of what a restored guest takes to hear of it inside an emulated KVM host.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A shell's script in the guest.
+fn sh(host: &Host, vm: &Vm<'_>, script: &str) -> Outcome {
+    host.run(&["exec", &vm.name, "--", "sh", "-c", script])
+}
+
+fn output(host: &Host, vm: &Vm<'_>, script: &str) -> String {
+    sh(host, vm, script).ok().stdout
+}
+
+/// An nvvmm command that is fed with `input`.
+fn fed(host: &Host, arguments: &[&str], input: &[u8]) -> std::process::Output {
+    let mut command: Command = host.command(arguments);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("nvvmm starts");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    let input = input.to_vec();
+    let feeding = std::thread::spawn(move || stdin.write_all(&input));
+    let output = child.wait_with_output().expect("nvvmm ends");
+    feeding.join().unwrap().expect("all input is taken");
+    output
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len as u64)
+        .map(|at| ((at * 2_654_435_761) >> 13) as u8)
+        .collect()
+}
+
+/// Repeats until the guest has settled after its restore, which nobody waits for; answers what it was told.
+fn told(host: &Host, vm: &Vm<'_>) -> String {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let outcome = sh(host, vm, "cat /run/hook-ran && cat /run/nvvmm/restored");
+        if outcome.code == 0 {
+            return outcome.stdout;
+        }
+        assert!(Instant::now() < until, "{}: {}", vm.name, outcome.stderr);
+    }
+}
+
+fn fact<'t>(told: &'t str, name: &str) -> &'t str {
+    let mut lines = told.lines().filter_map(|line| line.split_once('='));
+    let found = lines.find(|(key, _)| *key == name);
+    found.unwrap_or_else(|| panic!("no {name} in {told}")).1
+}
+
+#[test]
+fn programs_run_in_the_guest_and_files_go_both_ways() {
+    let host = Host::new(512);
+    let vm = boot(&host, 160, 1, &[]);
+    let outcome = sh(&host, &vm, "echo out; echo err >&2; exit 7");
+    assert_eq!(
+        (outcome.code, &outcome.stdout[..], &outcome.stderr[..]),
+        (7, "out\n", "err\n")
+    );
+    assert_eq!(sh(&host, &vm, "kill -9 $$").code, 137);
+    host.run(&["exec", &vm.name, "--", "no-such-program"])
+        .refused(127, "no-such-program");
+    let variable = host.run(&["exec", "--env", "A=b c", &vm.name, "--", "sh", "-c", "echo $A"]);
+    assert_eq!(variable.ok().stdout, "b c\n");
+
+    let content = pattern(1 << 20);
+    let echoed = fed(&host, &["exec", &vm.name, "--", "cat"], &content);
+    assert!(echoed.status.success() && echoed.stdout == content);
+
+    let directory = tempfile::tempdir().unwrap();
+    let (from, back) = (directory.path().join("file"), directory.path().join("back"));
+    std::fs::write(&from, &content).unwrap();
+    let (from, back) = (from.to_str().unwrap(), back.to_str().unwrap());
+    let place = format!("{}:/tmp", vm.name);
+    host.run(&["cp", from, &place]).ok();
+    host.run(&["cp", &format!("{place}/file"), back]).ok();
+    assert!(std::fs::read(back).unwrap() == content);
+    host.run(&["cp", &format!("{place}/missing"), back])
+        .refused(3, "missing");
+    host.run(&["cp", from, &format!("{}:/no/such/directory/x", vm.name)])
+        .refused(3, "/no/such/directory/x");
+    vm.stop();
+}
+
+#[test]
+fn a_restored_guest_is_told_and_its_streams_are_not_the_originals() {
+    let host = Host::new(768);
+    let original = boot(&host, 160, 1, &[]);
+    output(
+        &host,
+        &original,
+        "mkdir -p /etc/nvvmm/restored.d; cd /etc/nvvmm/restored.d
+         printf '#!/bin/sh\\necho HOOK=$NVVMM_ROLE >/run/hook-ran\\n' >hook; chmod +x hook; date -s @1000000",
+    );
+    let mut stream = host.command(&[
+        "exec",
+        &original.name,
+        "--",
+        "sh",
+        "-c",
+        "read word; echo got $word",
+    ]);
+    let mut stream = stream
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let reads = "ps | grep -v grep | grep -c 'read word' || true";
+    while output(&host, &original, reads).trim() != "1" {}
+    original.snapshot("base");
+
+    let kept = host.restore("base", &[]);
+    let facts = told(&host, &kept);
+    assert_eq!(fact(&facts, "HOOK"), "copy");
+    assert_eq!(fact(&facts, "NVVMM_SNAPSHOT"), "base");
+    assert_eq!(fact(&facts, "NVVMM_VM"), kept.name);
+    let now = |vm: &Vm<'_>| output(&host, vm, "date +%s").trim().parse::<u64>().unwrap();
+    assert!(now(&kept) < 10_000_000, "its clock goes on from the snapshot");
+    // Its host is gone, so it is hung up on.
+    let until = Instant::now() + PATIENCE;
+    while output(&host, &kept, reads).trim() != "0" {
+        assert!(Instant::now() < until, "a program of a broken stream lives on");
+    }
+
+    let stepped = host.restore("base", &["--clock", "step"]);
+    let facts = told(&host, &stepped);
+    let host_time_ns: u64 = fact(&facts, "NVVMM_HOST_TIME_NS").parse().unwrap();
+    assert!(now(&stepped) >= host_time_ns / 1_000_000_000);
+
+    assert_eq!(
+        sh(&host, &original, "cat /run/nvvmm/restored").code,
+        1,
+        "the original was not restored"
+    );
+    stream.stdin.take().unwrap().write_all(b"it\n").unwrap();
+    let stream = stream.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&stream.stdout), "got it\n");
+
+    kept.stop();
+    stepped.stop();
+    original.stop();
+    let only = host.restore("base", &["--once"]);
+    assert_eq!(fact(&told(&host, &only), "NVVMM_ROLE"), "original");
+    only.stop();
+    host.assert_pool_clean();
+}
