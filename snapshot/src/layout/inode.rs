@@ -9,7 +9,7 @@ use super::Layout;
 use super::node::{Entry, NodeKind, height_for};
 use crate::error::{Error, Result};
 use crate::name::check_name;
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, SnapshotId};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, SnapshotId};
 
 /// What every inode starts with.
 pub(crate) const INODE_MAGIC: [u8; 4] = *b"NVIN";
@@ -161,6 +161,10 @@ impl Inode {
         let height = map_height(raw.memory_bytes.get()).map_err(|_| fault("impossible memory size"))?;
         if raw.map_height != height {
             return Err(fault("the map's height does not fit the memory size"));
+        }
+        let frames_max = raw.memory_bytes.get().div_ceil(CHUNK_SIZE_BYTES) * u64::from(CHUNK_BLOCKS);
+        if raw.frames_mapped.get().max(raw.frames_new.get()) > frames_max {
+            return Err(fault("more frames than the memory has"));
         }
         let state_blocks = (raw.state_bytes.get() as usize).div_ceil(BLOCK_SIZE_BYTES as usize);
         let state_blocks = raw

@@ -184,7 +184,7 @@ fn an_inode_comes_back_and_with_any_byte_changed_is_refused() {
 fn an_inode_with_a_good_checksum_and_impossible_fields_is_refused() {
     let (slot, block) = (1, BlockNo::new(600));
     type Change = fn(&mut InodeV1);
-    let changes: [(&str, Change); 10] = [
+    let changes: [(&str, Change); 12] = [
         ("version", |raw| raw.version = 2.into()),
         ("kind", |raw| raw.kind = 9),
         ("flags", |raw| raw.flags = 2.into()),
@@ -195,6 +195,8 @@ fn an_inode_with_a_good_checksum_and_impossible_fields_is_refused() {
         ("state", |raw| raw.state_bytes = u32::MAX.into()),
         ("state block", |raw| raw.state_blocks[1] = 1.into()),
         ("id", |raw| raw.id = 0.into()),
+        ("frames", |raw| raw.frames_mapped = 1025.into()),
+        ("new frames", |raw| raw.frames_new = u64::MAX.into()),
     ];
     for (what, change) in changes {
         let mut raw = inode().seal(slot, block, 3).unwrap();
