@@ -1,7 +1,8 @@
 //! Places at which a test can have the process die, as by `kill -9`.
 //!
 //! Only the feature `fault-points` puts anything there: then `NVVMM_FAULT=<name>` kills the process when it comes to the
-//! place of that name, `NVVMM_FAULT=<name>:<n>` when it does so for the `n`-th time.
+//! place of that name, `NVVMM_FAULT=<name>:<n>` when it does so for the `n`-th time. `NVVMM_FAULT_WAIT=<name>:<file>` has it
+//! wait there as long as the file exists: what is usually over in an instant then has time to go wrong.
 
 macro_rules! fault_points {
     ($($(#[$meaning:meta])* $point:ident = $name:literal,)*) => {
@@ -151,8 +152,10 @@ pub use armed::fault_point;
 #[cfg(feature = "fault-points")]
 mod armed {
     use std::io::Write;
+    use std::path::PathBuf;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
 
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::Pid;
@@ -168,17 +171,39 @@ mod armed {
         let text = std::env::var("NVVMM_FAULT").ok()?;
         let (name, passage) = text.split_once(':').unwrap_or((&text, "1"));
         let passage = passage.parse().ok().filter(|passage| *passage > 0);
-        let known = FaultPoint::ALL.iter().any(|point| point.name() == name);
-        assert!(known, "NVVMM_FAULT={text}: there is no fault point '{name}'");
+        assert_known(name);
         Some(Fault {
             name: name.to_owned(),
             passages_left: AtomicU64::new(passage.expect("NVVMM_FAULT=name:n, with n from 1")),
         })
     }
 
-    /// Kills the process, if this is the place that `NVVMM_FAULT` names.
+    fn chosen_wait() -> Option<(String, PathBuf)> {
+        let text = std::env::var("NVVMM_FAULT_WAIT").ok()?;
+        let (name, file) = text.split_once(':').expect("NVVMM_FAULT_WAIT=name:file");
+        assert_known(name);
+        Some((name.to_owned(), file.into()))
+    }
+
+    fn assert_known(name: &str) {
+        let known = FaultPoint::ALL.iter().any(|point| point.name() == name);
+        assert!(known, "there is no fault point '{name}'");
+    }
+
+    /// Kills the process, if this is the place that `NVVMM_FAULT` names; waits, if `NVVMM_FAULT_WAIT` names it.
     pub fn fault_point(point: FaultPoint) {
         static FAULT: OnceLock<Option<Fault>> = OnceLock::new();
+        static WAIT: OnceLock<Option<(String, PathBuf)>> = OnceLock::new();
+        if let Some((name, file)) = WAIT.get_or_init(chosen_wait)
+            && name == point.name()
+            && file.exists()
+        {
+            // Tests look for this line, too.
+            eprintln!("NVVMM_FAULT_WAIT: waits at {name}");
+            while file.exists() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
         let Some(fault) = FAULT.get_or_init(chosen) else {
             return;
         };

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nvvmm_snapshot::Pool;
+use nvvmm_snapshot::{BlockNo, FaultPoint, Holder, Pool};
 use nvvmm_tests::{Engine, Host, Random, Vm, repetitions, required};
 use serde_json::Value;
 
@@ -186,6 +186,118 @@ fn a_snapshot_that_finds_the_pool_full_changes_nothing() {
     host.assert_pool_clean();
 }
 
+/// Takes every block of the pool that can be had.
+fn take_the_rest(ballast: &Holder) -> Vec<BlockNo> {
+    let mut taken = Vec::new();
+    for count in [64, 1] {
+        while let Ok(blocks) = ballast.alloc_blocks(count) {
+            taken.extend(blocks);
+        }
+    }
+    taken
+}
+
+/// However much is left: a snapshot is refused before its VM is paused, or taken.
+#[test]
+fn a_snapshot_is_refused_before_the_pause_or_taken() {
+    let host = Host::new(96);
+    let mut vm = host.boot_bare_metal(48, 1);
+    vm.ask("fill 24 1");
+    vm.snapshot("base");
+    let pool = Pool::open(host.pool()).unwrap();
+    let ballast = pool.hold("ballast").unwrap();
+    let mut taken = take_the_rest(&ballast);
+    let mut refused = 0;
+    // What the VM has leased is enough for a few; then it needs what is given back here, a block each time.
+    for number in 0.. {
+        let outcome = host.run(&["snapshot", &vm.name, &format!("s{number}")]);
+        if outcome.code == 0 && refused > 0 {
+            break;
+        }
+        if outcome.code != 0 {
+            // The guest writes to its stack, and may wait for a block itself.
+            let starved = !vm.status()["notice"].is_null();
+            let refusal = outcome.refused(5, "pool is full").stderr;
+            assert!(
+                starved || refusal.contains("may be needed") || refusal.contains("has written"),
+                "not before the pause: {refusal}"
+            );
+            let snapshots = vm.status()["snapshots_taken"].as_array().unwrap().len();
+            assert_eq!(snapshots, number - refused + 1);
+            refused += 1;
+            let given = taken.pop().expect("a snapshot needs less than all the pool has");
+            ballast.free_blocks(&[given]);
+        }
+    }
+    drop(ballast);
+    assert!(vm.ask("check").contains("check ok"));
+    host.assert_pool_clean();
+}
+
+/// Has the guest write until its VM has leased nothing that it does not use, but for less than one more write takes.
+fn use_up_leases(host: &Host, vm: &mut Vm<'_>, ballast: &Holder) {
+    let copied_at_once = if host.medium().maps_whole_chunks() {
+        512
+    } else {
+        16
+    };
+    for turn in 1.. {
+        take_the_rest(ballast);
+        let status = host.pool_status();
+        let holders = status["holders"].as_array().unwrap().iter();
+        let used: u64 = holders
+            .map(|holder| holder["blocks_in_use"].as_u64().unwrap())
+            .sum();
+        let writes = (status["leased_blocks"].as_u64().unwrap() - used) / copied_at_once;
+        if writes == 0 {
+            return;
+        }
+        let answer = vm.ask(&format!("write {} {} 512", turn * 16, writes.min(64)));
+        assert!(answer.contains("write ok"), "{answer}");
+    }
+}
+
+/// Neither what the guest writes between the reservation and the pause, nor somebody who takes all that is left then, can make
+/// a snapshot fail that is under way.
+#[test]
+fn what_a_snapshot_needs_is_reserved_before_the_pause() {
+    let directory = tempfile::tempdir().unwrap();
+    let gate = directory.path().join("gate");
+    let at = FaultPoint::SnapshotReserved.name();
+    let wait = format!("{at}:{}", gate.display());
+    let host = Host::new(1024).with_fault("NVVMM_FAULT_WAIT", wait);
+    let mut vm = host.boot_bare_metal(160, 1);
+    vm.ask("fill 140 1");
+    vm.snapshot("base");
+    fs::write(&gate, "").unwrap();
+    let pool = Pool::open(host.pool()).unwrap();
+    let ballast = pool.hold("ballast").unwrap();
+    let vm_name = vm.name.clone();
+    let outcome = std::thread::scope(|scope| {
+        let taking = scope.spawn(|| host.run(&["snapshot", &vm_name, "late"]));
+        let until = Instant::now() + PATIENCE;
+        while !host.is_logged(&format!("NVVMM_FAULT_WAIT: waits at {at}\n")) {
+            assert!(Instant::now() < until, "never at {at}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // A frame in each of 64 chunks; with private memory as many as are copied in the pause.
+        assert!(vm.ask("write 0 64 512").contains("write ok"));
+        take_the_rest(&ballast);
+        if host.engine() == Engine::Redirect {
+            use_up_leases(&host, &mut vm, &ballast);
+        }
+        fs::remove_file(&gate).unwrap();
+        taking.join().unwrap()
+    });
+    outcome.ok();
+    drop(ballast);
+    let digest = vm.ask("digest all");
+    assert!(vm.ask("check").contains("check ok"));
+    let mut copy = host.restore("late", &[]);
+    assert_eq!(copy.ask("digest all"), digest);
+    host.assert_pool_clean();
+}
+
 /// Whatever is asked, whenever space comes and goes: it is done or refused, and the guest's memory is exact.
 #[test]
 fn operations_race_with_a_pool_that_fills_and_empties() {
@@ -338,8 +450,7 @@ pub(crate) fn a_guest_with_private_memory_never_waits(host: &Host, make_space: i
 fn a_refused_copy_changes_nothing(host: &Host, mut idle: Vm<'_>) {
     let pool = Pool::open(host.pool()).unwrap();
     let ballast = pool.hold("ballast").unwrap();
-    while ballast.alloc_blocks(64).is_ok() {}
-    while ballast.alloc_blocks(1).is_ok() {}
+    take_the_rest(&ballast);
     idle.ask("write 0 1000");
     idle.pause();
     let without_copies = || {

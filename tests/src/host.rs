@@ -18,6 +18,7 @@ pub struct Host {
     pool: PathBuf,
     next_vm: AtomicU32,
     dirty_log: bool,
+    fault: Option<(&'static str, String)>,
     lasting: bool,
 }
 
@@ -103,8 +104,22 @@ impl Host {
             medium,
             next_vm: AtomicU32::new(0),
             dirty_log: false,
+            fault: None,
             lasting: false,
         }
+    }
+
+    /// The same, where every command is of the build with fault points, and has this variable.
+    pub fn with_fault(mut self, variable: &'static str, value: String) -> Self {
+        self.fault = Some((variable, value));
+        self
+    }
+
+    /// Whether a VM process has written this line, by its log.
+    pub fn is_logged(&self, line: &str) -> bool {
+        let logs = std::fs::read_dir(self.runtime()).expect("the runtime directory is there");
+        let mut logs = logs.flatten().map(|entry| entry.path());
+        logs.any(|path| std::fs::read_to_string(path).is_ok_and(|log| log.contains(line)))
     }
 
     /// The same, with KVM's dirty log switched on in every VM, for `nvvmm audit`.
@@ -145,6 +160,10 @@ impl Host {
     /// An nvvmm command in this installation, not started.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(required("NVVMM_BIN"));
+        if let Some((variable, value)) = &self.fault {
+            command = Command::new(required("NVVMM_FAULT_BIN"));
+            command.env(variable, value);
+        }
         command
             .args(arguments)
             .env("NVVMM_RUNTIME_DIR", self.runtime.path())

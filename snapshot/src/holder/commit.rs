@@ -94,7 +94,7 @@ impl Holder {
     /// mine then and no snapshot was made.
     pub fn commit_snapshot(&self, new: NewSnapshot<'_>, mut reservation: Reservation) -> Result<Committed> {
         new.check()?;
-        let reserved: HashSet<BlockNo> = reservation.blocks.iter().copied().collect();
+        let reserved: HashSet<BlockNo> = reservation.all().collect();
         let mine = self.leases.mine();
         let shared = SharedBlocks::find(&new, &mine, &reserved)?;
         let flush_began = Instant::now();
@@ -102,6 +102,7 @@ impl Holder {
         let flush = flush_began.elapsed();
         fault_point(FaultPoint::CommitFramesFlushed);
         let needed = self.commit_blocks_needed(new.memory_bytes, new.changes.len() as u32, new.state.len());
+        reservation.redeem(needed)?;
         let missing = needed.saturating_sub(reservation.blocks());
         if missing > 0 {
             let more = self.leases.alloc(missing)?;

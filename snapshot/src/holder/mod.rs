@@ -86,13 +86,29 @@ fn process_start_ticks() -> u64 {
 /// dropped.
 pub struct Reservation {
     leases: Arc<Leases>,
+    /// With memory behind them.
     blocks: Vec<BlockNo>,
+    /// Nobody else can have them, but the medium was not asked for their memory yet.
+    promised: Vec<BlockNo>,
 }
 
 impl Reservation {
-    /// How many blocks are reserved.
+    /// How many blocks are reserved with memory behind them.
     pub fn blocks(&self) -> u32 {
         self.blocks.len() as u32
+    }
+
+    fn all(&self) -> impl Iterator<Item = BlockNo> + '_ {
+        self.blocks.iter().chain(&self.promised).copied()
+    }
+
+    /// Has `count` blocks with memory behind them, as far as what is promised allows.
+    fn redeem(&mut self, count: u32) -> Result<()> {
+        let missing = (count as usize).saturating_sub(self.blocks.len());
+        let first = self.promised.len().saturating_sub(missing);
+        self.leases.provide(&self.promised[first..])?;
+        self.blocks.extend(self.promised.drain(first..));
+        Ok(())
     }
 
     /// Parts with up to `blocks` of them, as a reservation of their own.
@@ -101,6 +117,7 @@ impl Reservation {
         Reservation {
             leases: Arc::clone(&self.leases),
             blocks: self.blocks.split_off(rest),
+            promised: Vec::new(),
         }
     }
 
@@ -114,6 +131,12 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.leases.free(&self.blocks);
+        if self.leases.pool.overcommit() {
+            self.leases.free(&self.promised);
+        } else {
+            // Nothing was ever in them.
+            self.leases.let_go(&self.promised);
+        }
     }
 }
 
@@ -251,11 +274,24 @@ impl Holder {
     /// Takes blocks ahead of a commit, with memory behind them.
     ///
     /// # Errors
-    /// [`Error::PoolFull`], [`Error::NoSpaceOnMedium`].
+    /// [`Error::PoolFull`], [`Error::NoSpaceOnMedium`]; nothing was taken then.
     pub fn reserve(&self, blocks: u32) -> Result<Reservation> {
+        self.reserve_up_to(blocks, blocks)
+    }
+
+    /// Takes `at_most` blocks ahead of a commit that will rather need `likely`: as many as that have memory behind them, for
+    /// the others it is asked when they are needed. (In an overcommitted pool, whose medium may have none then, it is asked for
+    /// now.)
+    ///
+    /// # Errors
+    /// [`Error::PoolFull`], [`Error::NoSpaceOnMedium`]; nothing was taken then.
+    pub fn reserve_up_to(&self, likely: u32, at_most: u32) -> Result<Reservation> {
+        let likely = likely.min(at_most);
+        let mut blocks = self.leases.alloc(at_most)?;
         let reservation = Reservation {
             leases: Arc::clone(&self.leases),
-            blocks: self.leases.alloc(blocks)?,
+            promised: blocks.split_off(likely as usize),
+            blocks,
         };
         self.leases.provide(&reservation.blocks)?;
         Ok(reservation)

@@ -85,3 +85,59 @@ fn a_reservation_is_split_and_taken_from_and_the_rest_goes_back() {
     drop(vm);
     assert_eq!(place.pool.status().unwrap().free_blocks, free);
 }
+
+#[test]
+fn what_was_promised_is_there_when_nothing_else_is() {
+    let place = pool_of(16 << 20);
+    let pool = &place.pool;
+    let free = pool.status().unwrap().free_blocks;
+    let vm = pool.hold("vm").unwrap();
+    let take_the_rest = |holder: &Holder| {
+        for count in [64, 1] {
+            while holder.alloc_blocks(count).is_ok() {}
+        }
+    };
+    let frames = vm.alloc_blocks(4).unwrap();
+    frames.iter().for_each(|block| fill(&vm, *block, 7));
+    let changes: Vec<_> = (0..)
+        .zip(&frames)
+        .map(|(index, block)| (index, leaf(&[(9, *block)])))
+        .collect();
+    let needed = vm.commit_blocks_needed(4 * CHUNK, u32::MAX, 100);
+    assert_eq!(
+        needed,
+        4 + 1 + 1 + 3,
+        "leaves, a node above them, the state, the catalog"
+    );
+
+    drop(vm.reserve_up_to(2, needed).unwrap());
+    let reservation = vm.reserve_up_to(2, needed).unwrap();
+    assert_eq!(reservation.blocks(), 2);
+    let other = pool.hold("other").unwrap();
+    take_the_rest(&vm);
+    take_the_rest(&other);
+    assert!(matches!(vm.reserve(1), Err(Error::PoolFull { .. })));
+    assert_clean(pool);
+    vm.commit_snapshot(new("s", 4, &changes), reservation).unwrap();
+    assert_clean(pool);
+
+    drop((vm, other));
+    assert!(frames.iter().all(|block| content(pool, *block) == 7));
+    pool.remove("s").unwrap();
+    assert_clean(pool);
+    assert_eq!(pool.status().unwrap().free_blocks, free);
+}
+
+#[test]
+fn a_commit_that_fails_gives_back_what_was_promised() {
+    let place = pool_of(8 << 20);
+    let pool = &place.pool;
+    let vm = pool.hold("vm").unwrap();
+    vm.commit_snapshot(new("s", 1, &[]), vm.reserve(0).unwrap())
+        .unwrap();
+    let free = pool.status().unwrap().free_blocks;
+    let refused = vm.commit_snapshot(new("s", 1, &[]), vm.reserve_up_to(1, 20).unwrap());
+    assert!(matches!(refused, Err(Error::NameTaken { .. })), "{refused:?}");
+    assert_eq!(pool.status().unwrap().free_blocks, free);
+    assert_clean(pool);
+}

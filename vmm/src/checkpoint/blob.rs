@@ -22,6 +22,11 @@ pub const FORMAT_VERSION: u32 = 1;
 /// More sections than any version has.
 const SECTIONS_MAX: u32 = 16;
 
+/// What the machine state takes at most: interrupt controllers, timer and devices, and for each vCPU registers, CPUID, MSRs
+/// and the xsave area (11 KiB with AMX).
+const MACHINE_BYTES_MAX: usize = 16 << 10;
+const VCPU_BYTES_MAX: usize = 32 << 10;
+
 const SPEC: u32 = 1;
 const MACHINE: u32 = 2;
 const SECTION_VERSION: u32 = 1;
@@ -87,13 +92,18 @@ pub struct SavedVm {
 }
 
 impl SavedVm {
+    /// How long the blob of a machine may become.
+    pub fn bytes_at_most(spec: &VmSpec) -> Result<usize, BlobError> {
+        let headers = size_of::<Header>() + 2 * size_of::<Section>();
+        let machine = MACHINE_BYTES_MAX + VCPU_BYTES_MAX * usize::from(spec.vcpus);
+        Ok(headers + encode_spec(spec)?.len() + machine)
+    }
+
     /// The blob's bytes.
     pub fn encode(&self) -> Result<Vec<u8>, BlobError> {
-        let damaged =
-            |what: &str, error: String| BlobError::Damaged(format!("{what} cannot be encoded: {error}"));
-        let spec = serde_json::to_vec(&self.spec).map_err(|e| damaged("the spec", e.to_string()))?;
+        let spec = encode_spec(&self.spec)?;
         let machine =
-            postcard::to_allocvec(&self.machine).map_err(|e| damaged("the machine state", e.to_string()))?;
+            postcard::to_allocvec(&self.machine).map_err(|e| not_encoded("the machine state", &e))?;
         Ok(assemble(&[(SPEC, &spec), (MACHINE, &machine)]))
     }
 
@@ -112,6 +122,14 @@ impl SavedVm {
             _ => Err(BlobError::Damaged("a section is missing".into())),
         }
     }
+}
+
+fn encode_spec(spec: &VmSpec) -> Result<Vec<u8>, BlobError> {
+    serde_json::to_vec(spec).map_err(|e| not_encoded("the spec", &e))
+}
+
+fn not_encoded(what: &str, error: &dyn std::fmt::Display) -> BlobError {
+    BlobError::Damaged(format!("{what} cannot be encoded: {error}"))
 }
 
 fn decode_spec(payload: &[u8]) -> Result<VmSpec, BlobError> {

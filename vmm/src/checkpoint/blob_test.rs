@@ -1,6 +1,9 @@
 use proptest::prelude::*;
 
-use super::{BlobError, FORMAT_VERSION, MACHINE, SPEC, SavedVm, assemble, sections};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+
+use super::{BlobError, FORMAT_VERSION, MACHINE, SPEC, SavedVm, VCPU_BYTES_MAX, assemble, sections};
+use crate::kvm::{MsrV1, TscStateV1, VcpuStateV1};
 
 fn payloads(blob: &[u8]) -> Result<Vec<(u32, Vec<u8>)>, BlobError> {
     Ok(sections(blob)?
@@ -112,4 +115,48 @@ proptest! {
         let blob = assemble(&[(SPEC, spec), (MACHINE, &bytes)]);
         prop_assert!(matches!(SavedVm::decode(&blob), Err(BlobError::Damaged(_))));
     }
+}
+
+/// A vCPU with all that KVM can tell of one, and no number of it short.
+fn largest_vcpu() -> VcpuStateV1 {
+    let mut entry = kvm_cpuid_entry2::default();
+    for field in [&mut entry.function, &mut entry.index, &mut entry.flags] {
+        *field = u32::MAX;
+    }
+    for register in [&mut entry.eax, &mut entry.ebx, &mut entry.ecx, &mut entry.edx] {
+        *register = u32::MAX;
+    }
+    let msr = MsrV1 {
+        index: u32::MAX,
+        value: u64::MAX,
+    };
+    VcpuStateV1 {
+        cpuid: vec![entry; KVM_MAX_CPUID_ENTRIES],
+        mp_state: all_ones(),
+        regs: all_ones(),
+        sregs: all_ones(),
+        // With AMX; no processor has more.
+        xsave: vec![u8::MAX; 11_008],
+        xcrs: Some(all_ones()),
+        debug_regs: Some(all_ones()),
+        lapic: all_ones(),
+        // KVM lists some 150.
+        msrs: vec![msr; 256],
+        events: all_ones(),
+        tsc: TscStateV1 {
+            khz: Some(u32::MAX),
+            value: u64::MAX,
+            offset: Some(u64::MAX),
+        },
+    }
+}
+
+fn all_ones<T: zerocopy::FromBytes>() -> T {
+    T::read_from_bytes(&vec![0xff; size_of::<T>()]).unwrap()
+}
+
+#[test]
+fn no_vcpu_takes_more_than_is_reserved_for_it() {
+    let bytes = postcard::to_allocvec(&largest_vcpu()).unwrap().len();
+    assert!(bytes <= VCPU_BYTES_MAX, "{bytes}");
 }

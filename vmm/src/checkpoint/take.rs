@@ -25,10 +25,10 @@ use crate::{
     spec::VmSpec,
 };
 
-/// State of a machine in bytes, before it is known: devices, and what a vCPU with a large xsave area takes.
-const STATE_BYTES_GUESS: usize = 128 << 10;
-const STATE_BYTES_GUESS_PER_VCPU: usize = 32 << 10;
-/// Room for chunks that become dirty between the reservation and the pause, as a share of those dirty before.
+/// State of a machine in bytes, as a rule.
+const STATE_BYTES_USUAL: usize = 16 << 10;
+const STATE_BYTES_USUAL_PER_VCPU: usize = 8 << 10;
+/// Memory for chunks that become dirty between the reservation and the pause, as a share of those dirty before.
 const RESERVE_SLACK_DIVISOR: usize = 4;
 
 /// Why no snapshot was taken. The VM is as it was.
@@ -37,6 +37,22 @@ pub enum TakeError {
     /// The pool refused: full, name taken, damaged.
     #[error("{0}")]
     Pool(#[from] nvvmm_snapshot::Error),
+    /// The pool has not as many free blocks as a snapshot of this VM may need as long as it runs.
+    #[error("the pool is full: {needed} blocks of 4 KiB may be needed, {free} are free")]
+    NoRoom {
+        /// What it may need at most.
+        needed: u32,
+        /// Blocks that are neither in a snapshot nor leased to a holder.
+        free: u64,
+        /// What it would need at most if the VM were paused now.
+        needed_paused: u32,
+    },
+    /// The pool has no room for copies of what the guest has written, while it runs.
+    #[error("the pool is full: there is no room for copies of what the guest has written")]
+    NoRoomAhead,
+    /// The same, once it stood still.
+    #[error("the pool is full: until it was paused the guest wrote more than there is room for")]
+    NoRoomPaused,
     /// The machine could not be stopped or saved.
     #[error("{0}")]
     Machine(#[from] MachineError),
@@ -93,7 +109,8 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
 fn attempt(taking: &Taking<'_>) -> Result<Taken, TakeError> {
     let mut phases = Phases::begin();
     let ahead = if taking.engine.copies_for_snapshots() {
-        let ahead = phases.run("CopyAhead", || taking.engine.copy_ahead(taking.machine))?;
+        let copied = phases.run("CopyAhead", || taking.engine.copy_ahead(taking.machine));
+        let ahead = copied.map_err(full_as(TakeError::NoRoomAhead))?;
         fault_point(FaultPoint::PrivateAheadCopied);
         ahead
     } else {
@@ -168,20 +185,49 @@ fn attempt(taking: &Taking<'_>) -> Result<Taken, TakeError> {
 }
 
 /// Blocks for the commit, and for what will be copied in the pause, taken while the guest still runs: a full pool refuses
-/// here, before anything stands still.
+/// here, before anything stands still. A guest that runs may write anywhere before it is paused, so there are blocks for
+/// the map of all its memory; one that is paused already has written what it has.
 fn reserve(taking: &Taking<'_>, ahead: CopiedAhead) -> Result<(), TakeError> {
     let dirty = taking.engine.dirty_chunks();
-    let chunks = dirty + dirty / RESERVE_SLACK_DIVISOR + 1;
-    let state = STATE_BYTES_GUESS + STATE_BYTES_GUESS_PER_VCPU * usize::from(taking.spec.vcpus);
-    let memory_bytes = taking.engine.ram().size_bytes();
-    let metadata = taking
-        .holder
-        .commit_blocks_needed(memory_bytes, chunks as u32, state);
-    let blocks = metadata.saturating_add(ahead.room_blocks);
-    if taking.pending.keep(taking.holder.reserve(blocks)?) {
+    let blocks_for = |chunks: usize, state_bytes: usize| {
+        let memory_bytes = taking.engine.ram().size_bytes();
+        let chunks = u32::try_from(chunks).unwrap_or(u32::MAX);
+        let metadata = taking
+            .holder
+            .commit_blocks_needed(memory_bytes, chunks, state_bytes);
+        metadata.saturating_add(ahead.room_blocks)
+    };
+    let state_usual = STATE_BYTES_USUAL + STATE_BYTES_USUAL_PER_VCPU * usize::from(taking.spec.vcpus);
+    let state_at_most = SavedVm::bytes_at_most(taking.spec)?;
+    let needed_paused = blocks_for(dirty, state_at_most);
+    let (likely, at_most) = if taking.running {
+        let likely = blocks_for(dirty + dirty / RESERVE_SLACK_DIVISOR + 1, state_usual);
+        (likely, blocks_for(usize::MAX, state_at_most))
+    } else {
+        (blocks_for(dirty, state_usual), needed_paused)
+    };
+    let reservation = match taking.holder.reserve_up_to(likely, at_most) {
+        Err(nvvmm_snapshot::Error::PoolFull { free, .. }) if taking.running => {
+            return Err(TakeError::NoRoom {
+                needed: at_most,
+                free,
+                needed_paused,
+            });
+        }
+        other => other?,
+    };
+    if taking.pending.keep(reservation) {
         Ok(())
     } else {
         Err(CowError::NoSpace.into())
+    }
+}
+
+/// Says what a full pool had no room for.
+fn full_as(meaning: TakeError) -> impl FnOnce(CowError) -> TakeError {
+    |error| match error {
+        CowError::NoSpace => meaning,
+        other => other.into(),
     }
 }
 
@@ -213,7 +259,8 @@ fn freeze(taking: &Taking<'_>, ahead: CopiedAhead, phases: &mut Phases) -> Resul
     let mut room = reservation.split_off(ahead.room_blocks);
     let still = taking.engine.stand_still();
     if taking.engine.copies_for_snapshots() {
-        phases.run("CopyRest", || still.copy_rest(machine, &mut room))?;
+        let copied = phases.run("CopyRest", || still.copy_rest(machine, &mut room));
+        copied.map_err(full_as(TakeError::NoRoomPaused))?;
         fault_point(FaultPoint::PrivateRestCopied);
     }
     let shared = phases.run("ShareFrames", || still.share())?;

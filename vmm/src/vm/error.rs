@@ -13,6 +13,9 @@ use crate::{
     sys::uffd::UffdError,
 };
 
+const MAKE_SPACE: &str =
+    "remove snapshots with 'nvvmm rm', stop VMs, or make the pool larger with 'nvvmm pool grow'";
+
 impl From<BlobError> for VmError {
     fn from(error: BlobError) -> Self {
         let version = matches!(
@@ -31,8 +34,7 @@ impl From<BlobError> for VmError {
 pub(super) fn cow_error(error: CowError) -> VmError {
     let message = error.to_string();
     match error {
-        CowError::NoSpace => VmError::new(ErrorKind::PoolFull, message)
-            .with_remedy("remove snapshots with 'nvvmm rm', stop VMs, or use a larger pool"),
+        CowError::NoSpace => VmError::new(ErrorKind::PoolFull, message).with_remedy(MAKE_SPACE),
         CowError::Pool(error) => error.into(),
         CowError::Uffd(UffdError::NoPermission) => VmError::new(ErrorKind::HostLacks, message).with_remedy(
             "run as root, give yourself access to /dev/userfaultfd, or sysctl vm.unprivileged_userfaultfd=1",
@@ -100,6 +102,13 @@ fn disk_kind(error: &BlockError) -> ErrorKind {
 pub(super) fn take_error(error: TakeError) -> VmError {
     match error {
         TakeError::Pool(error) => error.into(),
+        TakeError::NoRoom { needed_paused, .. } => VmError::new(ErrorKind::PoolFull, error.to_string())
+            .with_remedy(format!(
+                "{MAKE_SPACE}; a VM that 'nvvmm pause' has stopped needs {needed_paused} at most"
+            )),
+        TakeError::NoRoomAhead | TakeError::NoRoomPaused => {
+            VmError::new(ErrorKind::PoolFull, error.to_string()).with_remedy(MAKE_SPACE)
+        }
         TakeError::Machine(error) => machine_error(error),
         TakeError::Cow(error) => cow_error(error),
         TakeError::Blob(error) => VmError::failed(error.to_string()),
