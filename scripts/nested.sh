@@ -11,7 +11,9 @@
 #   --pmem SIZE          persistent memory besides, a multiple of 128M: /dev/pmem0, the next /dev/pmem1, ... (repeatable)
 #   --disk FILE          raw disk image, writable: /dev/vda, the next /dev/vdb, ... (repeatable)
 #   --boots N            run SCRIPT in each of N boots, with NVVMM_NESTED_BOOT=1 to N. In between the host is off:
-#                        what is in persistent memory and on disks stays. It ends early when SCRIPT fails
+#                        what is in persistent memory and on disks stays. It ends early when SCRIPT fails. Whoever makes
+#                        the file $NVVMM_NESTED_POWER_SWITCH has the power cut in the middle of what goes on: QEMU is
+#                        killed, and the next boot begins
 #   --append WORDS       more kernel command line (repeatable)
 #   --timeout SECONDS    end after this long (default 900); exit status 124
 #   --boot-timeout SECS  end when the nested host is not up this long after a boot began (default 180); exit status 124
@@ -40,7 +42,7 @@ host_modules=(virtio_pci virtio_console virtio_rng 9p 9pnet_virtio overlay kvm_a
 # One CPU: with two, each emulated by a thread of its own, a CPU goes on executing breakpoints that another has patched
 # out of the kernel's text (static keys, which KVM flips with its VMs): hosts hung or panicked, and guests in them reset.
 memory=6G cpus=${NVVMM_NESTED_CPUS:-1} boots=1 timeout_s=900 boot_timeout_s=180 keep=0 prepare_only=0 results=''
-append=() pmem=() disks=()
+append=() pmem=() nvdimms=() disks=()
 
 parse_arguments() {
   while (($#)); do
@@ -119,19 +121,22 @@ cpu_model() {
 
 bytes_of() { numfmt --from=iec "${1%B}" 2>/dev/null || die "not a size: $1"; }
 
-# Persistent memory is RAM of QEMU that the nested host's kernel is told to take for such (memmap=SIZE!START). On q35
-# all but 2 GiB of the memory lies above 4 GiB; the regions are laid from there on. It stays in the file that is this RAM.
+# Each piece of persistent memory is an emulated NVDIMM (NFIT): a file that stays when QEMU ends, however it does. What its platform
+# promises is that of a machine whose memory controllers are written back when the power fails.
 lay_out_memory() {
-  local size start=$((4 << 30)) total
+  local size index=0 total
   total=$(bytes_of "$memory")
-  ((total >= 3 << 30 || ${#pmem[@]} == 0)) || die "with --pmem the nested host needs at least --memory 3G"
+  memory_mib=$((total >> 20))
   for size in "${pmem[@]}"; do
     size=$(bytes_of "$size")
     ((size % (128 << 20) == 0)) || die "--pmem must be a multiple of 128M"
-    append+=("memmap=$size!$start")
-    start=$((start + size)) total=$((total + size))
+    total=$((total + size))
+    nvdimms+=(-object "memory-backend-file,id=pmem$index,size=$size,mem-path=@/pmem$index,share=on"
+      -device "nvdimm,id=nvdimm$index,memdev=pmem$index")
+    index=$((index + 1))
   done
-  memory_mib=$((total >> 20))
+  ((index == 0)) || nvdimms+=(-machine "nvdimm=on,nvdimm-persistence=mem-ctrl" -m "slots=$index,maxmem=$((total >> 20))M")
+  total_mib=$((total >> 20))
 }
 
 # What the init inside runs: environment and command, quoted for bash.
@@ -141,11 +146,12 @@ write_command() {
   {
     for name in $(compgen -e); do
       case $name in
-        NVVMM_RESULTS | NVVMM_FORCE_NESTED | NVVMM_NESTED_BOOT) ;;
+        NVVMM_RESULTS | NVVMM_FORCE_NESTED | NVVMM_NESTED_BOOT | NVVMM_NESTED_POWER_SWITCH) ;;
         NVVMM_* | RUST_* | CARGO_* | PATH | HOME) printf 'export %s=%q\n' "$name" "${!name}" ;;
       esac
     done
-    printf 'export NVVMM_RESULTS=%q NVVMM_IN_NESTED=1\ncd %q\n' "$results" "$PWD"
+    printf 'export NVVMM_RESULTS=%q NVVMM_IN_NESTED=1 NVVMM_NESTED_POWER_SWITCH=%q\ncd %q\n' \
+      "$results" "$control/power-switch" "$PWD"
     [[ -x $command ]] || printf '/bin/bash '
     printf '%q ' "$command" "${program[@]:1}"
     echo
@@ -162,6 +168,7 @@ start_qemu() {
   output_pid=$!
   qemu-system-x86_64 -M q35,memory-backend=memory -accel tcg,thread=multi -cpu "$(cpu_model)" -smp "$cpus" \
     -object "memory-backend-file,id=memory,size=${memory_mib}M,mem-path=$memory_dir/memory,share=on" -m "${memory_mib}M" \
+    "${nvdimms[@]/@/$memory_dir}" \
     -no-reboot -nodefaults -display none -nic none -monitor none "${options[@]}" \
     -chardev "file,id=console,path=$run/console.log,append=on" -serial chardev:console \
     -device virtio-serial-pci -chardev "file,id=output,path=$run/output" \
@@ -178,7 +185,7 @@ start_qemu() {
 place_memory() {
   local parent=$run free_mib
   free_mib=$(df -m --output=avail /dev/shm 2>/dev/null | tail -n 1) || true
-  ((${free_mib:-0} < memory_mib)) || parent=/dev/shm
+  ((${free_mib:-0} < total_mib)) || parent=/dev/shm
   memory_dir=$(mktemp -d "$parent/nvvmm-nested.XXXXXX")
 }
 
@@ -210,6 +217,13 @@ watch_qemu() {
     if ((!up)) && [[ -e $control/up.$boot ]]; then
       up=1
       say "boot $boot of $boots: up after $((SECONDS - start)) s: $(<"$control/up.$boot")"
+    fi
+    if [[ -e $control/power-switch ]]; then
+      say "boot $boot of $boots: the power is cut"
+      end_qemu
+      rm "$control/power-switch"
+      echo 0 >"$control/status.$boot"
+      break
     fi
     if ((SECONDS - started > timeout_s)); then
       hang="not finished after $timeout_s s"

@@ -86,11 +86,16 @@ use_disk() {
   use_directory /var/tmp
 }
 
+# An NVDIMM without labels is one namespace, which keeps its mode from boot to boot.
+make_namespace() {
+  need_nested
+  is_kept || ndctl create-namespace --force --reconfig="$1" --mode="$2" --map=mem >/dev/null ||
+    die "ndctl made no $2 of $1"
+}
+
 make_devdax() {
   local name
-  need_nested
-  is_kept || ndctl create-namespace --force --reconfig=namespace2.0 --mode=devdax --map=mem >/dev/null ||
-    die "ndctl made no devdax of namespace2.0"
+  make_namespace namespace2.0 devdax
   name=$(ndctl list --namespace=namespace2.0 | sed -n 's/.*"chardev": *"\([^"]*\)".*/\1/p')
   [[ -c /dev/$name ]] || cannot "namespace2.0 has no device"
   export NVVMM_TEST_POOL_DEVICE=/dev/$name
@@ -102,8 +107,8 @@ set_up() {
     tmpfs-huge) mount_memory tmpfs size=75%,huge=always ;;
     hugetlbfs) mount_huge_pages ;;
     file) use_disk ;;
-    fsdax-ext4) mount_device /dev/pmem0 ext4 dax=always -q -F -b 4096 ;;
-    fsdax-xfs) mount_device /dev/pmem1 xfs dax=always -q -f -m reflink=0 ;;
+    fsdax-ext4) make_namespace namespace0.0 fsdax && mount_device /dev/pmem0 ext4 dax=always -q -F -b 4096 ;;
+    fsdax-xfs) make_namespace namespace1.0 fsdax && mount_device /dev/pmem1 xfs dax=always -q -f -m reflink=0 ;;
     devdax) make_devdax ;;
     *) die "unknown medium $medium" "see ${0##*/} --help" ;;
   esac

@@ -33,8 +33,9 @@ pmem_media=(fsdax-ext4 fsdax-xfs devdax)
 nested_percent=8
 pmem_tests=(commands::a_durability commands::snapshot_and_stop dirty_log:: full_pool::a_snapshot_that
   instant::a_snapshot_of tree::once_consumes tree::a_snapshot_that)
-# Where VMs are when their host reboots.
+# Where VMs are when their host reboots, and when its power is cut.
 lasting_media=(fsdax-ext4)
+power_media=(fsdax-ext4 devdax file)
 tiers=() media=() required=() test_arguments=()
 programs=unbuilt beside=''
 
@@ -190,9 +191,11 @@ tier_media() {
   prepare "making the Linux guest's image" make_guest_image || return 0
   prepare "building the test program kvm" build_test_program kvm || return 0
   export NVVMM_TEST_PERCENT=${NVVMM_TEST_PERCENT:-$nested_percent}
-  note="$NVVMM_TEST_PERCENT% of the repetitions, the other tests not run, as it is emulated (NVVMM_TEST_WHOLE=1 runs them)"
+  note="$NVVMM_TEST_PERCENT% of the repetitions"
   if [[ ${NVVMM_TEST_WHOLE:-0} == 1 ]]; then
-    note="$NVVMM_TEST_PERCENT% of the repetitions" pmem_tests=() lasting_media=("${pmem_media[@]}")
+    pmem_tests=() lasting_media=("${pmem_media[@]}") power_media=("${pmem_media[@]}" file)
+  else
+    tier_note+="${tier_note:+, }NVVMM_TEST_WHOLE=1 runs all tests"
   fi
   ((${#test_arguments[@]} == 0)) || pmem_tests=("${test_arguments[@]}")
   mapfile -t names < <(chosen "${pmem_media[@]}")
@@ -201,10 +204,27 @@ tier_media() {
       "$here/on-medium.sh" "$medium" "$test_program" --test-threads=1 --show-output "${pmem_tests[@]}"
   done
   mapfile -t names < <(chosen "${lasting_media[@]}")
+  if ((${#names[@]})); then
+    prepare "building the test program rejuvenation" build_test_program rejuvenation || return 0
+    run_tests_on rejuvenation "on ${names[*]}" nested rejuvenation "${host[@]}" --boots 2 -- \
+      "$here/on-medium.sh" "$(joined "${names[@]}")" "$test_program" --nocapture
+  fi
+  test_power_cuts
+}
+
+# A cut ends all that runs on the host: a host for each medium.
+test_power_cuts() {
+  local medium names disk
+  mapfile -t names < <(chosen "${power_media[@]}")
   ((${#names[@]})) || return 0
-  prepare "building the test program rejuvenation" build_test_program rejuvenation || return 0
-  run_tests_on rejuvenation "on ${names[*]}" nested rejuvenation "${host[@]}" --boots 2 -- \
-    "$here/on-medium.sh" "$(joined "${names[@]}")" "$test_program" --nocapture
+  prepare "building the test program power_cut" build_test_program power_cut || return 0
+  disk=$summary/disk
+  truncate -s 1G "$disk"
+  for medium in "${names[@]}"; do
+    run_tests_on "power cut" "on $medium" nested "power-cut-$medium" "${host[@]}" --disk "$disk" --boots 2 -- \
+      "$here/on-medium.sh" "$medium" "$test_program" --nocapture
+  done
+  rm -f "$disk"
 }
 
 run_tier() {

@@ -55,14 +55,15 @@ prepare() {
 }
 
 # run_tests NAME COMMAND...: a step that runs Rust tests, counted from what they print. Exit status 77 means that this
-# machine could not run all of it. Sets left_out: why tests left themselves out, as libtest's --show-output shows.
+# machine could not run all of it. Sets left_out: why tests left themselves out, as libtest's --show-output shows; and
+# not_run: how many it was not asked to run.
 run_tests() {
   local name=$1 started=$SECONDS log status=0 passed failed ignored absent
   shift
   log=$(mktemp "${TMPDIR:-/tmp}/nvvmm-test.XXXXXX")
   say "$tier: $name"
   "$@" 2>&1 | tee "$log" >&2 || status=$?
-  read -r passed failed ignored < <(count_results "$log")
+  read -r passed failed ignored not_run < <(count_results "$log")
   absent=$(grep -c '^SKIPPED: ' "$log" || true)
   passed=$((passed - absent)) ignored=$((ignored + absent))
   left_out=$(sed -n 's/^SKIPPED: //p' "$log" | sort | uniq -c | awk '{$1 = $1; printf "%s%s", sep, $0; sep = "; "}')
@@ -85,10 +86,11 @@ run_tests() {
 }
 
 # run_tests_on MEDIUM NOTE COMMAND...: the same for tests with pools on that medium, which has a line of its own in the
-# summary, with the note and with what was left out.
+# summary, with the note and with what was left out, by us or by tests themselves.
 run_tests_on() {
   local medium=$1 note=$2 started=$SECONDS passed=$tier_passed failed=$tier_failed skipped=$tier_skipped
   run_tests "tests on $medium" "${@:3}"
+  ((not_run == 0)) || note+="${note:+; }$not_run tests not run"
   [[ -z $left_out ]] || note+="${note:+; }skipped: $left_out"
   media_lines+=$(summary_line "  $medium" "" "$((tier_passed - passed))" "$((tier_failed - failed))" \
     "$((tier_skipped - skipped))" "$((SECONDS - started))" "$note")$'\n'
@@ -101,8 +103,9 @@ count_results() {
       if ($i ~ /^passed/) passed += $(i - 1)
       if ($i ~ /^failed/) failed += $(i - 1)
       if ($i ~ /^ignored/) ignored += $(i - 1)
+      if ($i ~ /^filtered/) filtered += $(i - 1)
     }
-  } END { print passed + 0, failed + 0, ignored + 0 }' "$1"
+  } END { print passed + 0, failed + 0, ignored + 0, filtered + 0 }' "$1"
 }
 
 # print_summary TIER...: ends with the totals, and fails when a test failed.

@@ -1,0 +1,112 @@
+//! The power of the KVM host is cut while a VM runs and snapshots come and go: every snapshot of which `nvvmm snapshot
+//! --durability power` has said that it is taken is there when there is power again, with its memory.
+//!
+//! Runs once in each of two boots of the nested harness, the first of which ends with QEMU killed; scripts/test.sh starts it.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    io::Write,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use nvvmm_tests::{Host, SnapshotMemory, required};
+
+/// Long enough for the harness to see that the power is to be cut, however slow the emulation is.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Survives, as it is not in the nested host: a line for each snapshot that was taken, and for each that is about to be removed.
+fn log() -> PathBuf {
+    required("NVVMM_RESULTS").join("power-cut.log")
+}
+
+#[test]
+fn what_was_said_to_be_taken_outlives_a_power_cut() {
+    let host = Host::lasting("power-cut");
+    match std::env::var("NVVMM_NESTED_BOOT").as_deref() {
+        Ok("1") => work_until_the_cut(&host),
+        Ok("2") => after_the_cut(&host),
+        other => panic!("NVVMM_NESTED_BOOT is {other:?}: run this by scripts/test.sh --tier media"),
+    }
+}
+
+fn work_until_the_cut(host: &Host) {
+    host.run(&["pool", "create", host.pool_str(), "--size", "384M"])
+        .ok();
+    let mut vm = host.boot_bare_metal(32, 2);
+    vm.ask("fill 16 4");
+    vm.ask("churn on 9 rand");
+    let mut log = fs::File::create(log()).unwrap();
+    let snapshot = |log: &mut fs::File, name: &str| {
+        host.run(&["snapshot", &vm.name, name, "--durability", "power"])
+            .ok();
+        writeln!(log, "taken {name}").unwrap();
+    };
+    for number in 0..3 {
+        snapshot(&mut log, &format!("before{number}"));
+    }
+    // From here on the power goes at any moment: in the middle of a commit, of a removal, of the guest's writes.
+    fs::write(required("NVVMM_NESTED_POWER_SWITCH"), "").unwrap();
+    let until = Instant::now() + PATIENCE;
+    for number in 0.. {
+        assert!(Instant::now() < until, "the power was not cut");
+        let name = format!("until{number}");
+        snapshot(&mut log, &name);
+        if number % 4 != 0 {
+            writeln!(log, "removed {name}").unwrap();
+            host.run(&["rm", &name]).ok();
+        }
+    }
+}
+
+/// The snapshots that must be there, oldest first.
+fn kept() -> Vec<String> {
+    let log = fs::read_to_string(log()).unwrap();
+    let mut kept: Vec<String> = Vec::new();
+    // The last line may be in the making.
+    for line in log
+        .split_inclusive('\n')
+        .filter_map(|line| line.strip_suffix('\n'))
+    {
+        match line.split_once(' ') {
+            Some(("taken", name)) => kept.push(name.to_owned()),
+            Some(("removed", name)) => kept.retain(|taken| taken != name),
+            _ => panic!("{line:?} in {log}"),
+        }
+    }
+    kept
+}
+
+fn after_the_cut(host: &Host) {
+    host.assert_pool_clean();
+    let status = host.pool_status();
+    assert!(status["holders"].as_array().unwrap().is_empty(), "{status}");
+    assert_eq!(status["leased_blocks"], 0, "{status}");
+    let names = kept();
+    assert!(names.len() >= 3, "{names:?}");
+    let listed = host.json(&["snapshots"]);
+    for name in &names {
+        assert!(
+            listed
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|snapshot| snapshot["name"] == *name),
+            "{name} is lost: {listed}"
+        );
+        let frames = SnapshotMemory::read(host.pool(), name).assert_one_instant(name);
+        assert!(frames > 0);
+    }
+    println!(
+        "{} snapshots were taken before the cut, and are there",
+        names.len()
+    );
+    let mut vm = host.restore(names.last().unwrap(), &[]);
+    let answer = vm.ask("check");
+    assert!(answer.contains("check ok"), "{answer}");
+    vm.snapshot("again");
+    vm.stop();
+    host.assert_pool_clean();
+}
