@@ -12,6 +12,8 @@ use std::{
 pub struct Console {
     stream: UnixStream,
     received: Vec<u8>,
+    /// Why nothing more will come.
+    ended: Option<String>,
     /// Everything that came, for the message of a failed expectation.
     log: String,
 }
@@ -26,6 +28,7 @@ impl Console {
         Self {
             stream,
             received: Vec::new(),
+            ended: None,
             log: String::new(),
         }
     }
@@ -46,7 +49,7 @@ impl Console {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    /// The next line, without its end; `None` when none came in time.
+    /// The next line, without its end; `None` when none came in time, or the console has ended the connection.
     pub fn line(&mut self, timeout: Duration) -> Option<String> {
         let until = Instant::now() + timeout;
         loop {
@@ -59,14 +62,20 @@ impl Console {
             }
             let mut buffer = [0; 4096];
             match self.stream.read(&mut buffer) {
-                Ok(0) => return None,
+                Ok(0) => {
+                    self.ended = Some("the console ended the connection".into());
+                    return None;
+                }
                 Ok(count) => self.received.extend_from_slice(&buffer[..count]),
                 Err(e)
                     if matches!(
                         e.kind(),
                         std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
                     ) => {}
-                Err(_) => return None,
+                Err(error) => {
+                    self.ended = Some(format!("the console's connection broke: {error}"));
+                    return None;
+                }
             }
             if Instant::now() > until {
                 return None;
@@ -82,8 +91,12 @@ impl Console {
                 return line;
             }
         }
+        let why = self
+            .ended
+            .clone()
+            .unwrap_or_else(|| format!("nothing within {timeout:?}"));
         panic!(
-            "no line with {what:?} within {timeout:?}; unread: {:?}; the last lines were:\n{}",
+            "no line with {what:?}: {why}; unread: {:?}; the last lines were:\n{}",
             String::from_utf8_lossy(&self.received),
             self.tail()
         );
