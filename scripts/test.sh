@@ -128,10 +128,10 @@ need_programs() {
   programs=built
 }
 
-# build_test_program NAME: sets test_program to where it is.
+# build_test_program NAME [PACKAGE]: sets test_program to where it is.
 build_test_program() {
   local built
-  built=$(cargo test --no-run --quiet -p nvvmm-tests --test "$1" --message-format=json) || return 1
+  built=$(cargo test --no-run --quiet -p "${2:-nvvmm-tests}" --test "$1" --message-format=json) || return 1
   test_program=$(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' <<<"$built" | tail -n 1)
   [[ -x $test_program ]]
 }
@@ -203,6 +203,11 @@ tier_media() {
     run_tests_on "$medium" "$note" nested "media-$medium" "${host[@]}" -- \
       "$here/on-medium.sh" "$medium" "$test_program" --test-threads=1 --show-output "${pmem_tests[@]}"
   done
+  if ((${#names[@]})); then
+    prepare "building the pool's test program" build_test_program pool nvvmm-snapshot || return 0
+    run_tests_on pools "pools without VMs on ${names[*]}" nested pools "${host[@]}" -- \
+      "$here/on-medium.sh" "$(joined "${names[@]}")" "$test_program" --test-threads=1 --show-output "${test_arguments[@]}"
+  fi
   mapfile -t names < <(chosen "${lasting_media[@]}")
   if ((${#names[@]})); then
     prepare "building the test program rejuvenation" build_test_program rejuvenation || return 0

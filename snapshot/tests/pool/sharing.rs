@@ -93,22 +93,22 @@ fn a_snapshot_costs_what_changed() {
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     // Nothing of it is touched: only the bookkeeping is of interest.
     let options = CreateOptions {
-        size_bytes: 6 << 30,
-        overcommit: true,
+        size_bytes: 3 << 29,
+        overcommit: false,
     };
     let pool = Pool::create(&directory.path().join("pool"), &options).unwrap();
     let vm = pool.hold("vm").unwrap();
-    let chunks = 2048;
+    let (chunks, inner_nodes) = (512, 2);
     let all: Vec<(u32, ChunkMap)> = (0..chunks)
         .map(|index| (index, ChunkMap::Whole(vm.alloc_chunk().unwrap())))
         .collect();
     let used = || pool.status().unwrap().snapshot_blocks;
     let base = vm
-        .commit_snapshot(new("base", 2048, &all), vm.reserve(0).unwrap())
+        .commit_snapshot(new("base", u64::from(chunks), &all), vm.reserve(0).unwrap())
         .unwrap()
         .id;
-    // Eight nodes of level 1, a root, the inode, its state, the catalog's leaf and root.
-    assert_eq!(used(), 2048 * 512 + 8 + 1 + 1 + 1 + 2);
+    // Nodes of level 1, a root, the inode, its state, the catalog's leaf and root.
+    assert_eq!(used(), u64::from(chunks) * 512 + inner_nodes + 1 + 1 + 1 + 2);
 
     let mut base = base;
     for (turn, changed) in [0u32, 1, 3, 40].into_iter().enumerate() {
@@ -121,12 +121,12 @@ fn a_snapshot_costs_what_changed() {
             })
             .collect();
         let before = used();
-        let needed = vm.commit_blocks_needed(2048 * CHUNK, changed, 1);
+        let needed = vm.commit_blocks_needed(u64::from(chunks) * CHUNK, changed, 1);
         let name = format!("turn-{turn}");
         let reservation = vm.reserve(needed).unwrap();
         let next = NewSnapshot {
             base: Some(base),
-            ..new(&name, 2048, &changes)
+            ..new(&name, u64::from(chunks), &changes)
         };
         let next = vm.commit_snapshot(next, reservation).unwrap().id;
         vm.unpin(base).unwrap();
@@ -134,7 +134,7 @@ fn a_snapshot_costs_what_changed() {
         let inner = if changed == 0 {
             0
         } else {
-            u64::from(changed.min(8)) + 1
+            u64::from(changed).min(inner_nodes) + 1
         };
         // For each change its block and its leaf; nodes above them; the inode and its state.
         assert_eq!(
@@ -149,7 +149,7 @@ fn a_snapshot_costs_what_changed() {
     }
     // What is named as changed and is not costs nothing either.
     let same = vm.frame_map(base).unwrap();
-    let changes: Vec<(u32, ChunkMap)> = [0, 51, 1024]
+    let changes: Vec<(u32, ChunkMap)> = [0, 51, 256]
         .map(|index| {
             (
                 index,
@@ -160,7 +160,7 @@ fn a_snapshot_costs_what_changed() {
     let before = used();
     let again = NewSnapshot {
         base: Some(base),
-        ..new("again", 2048, &changes)
+        ..new("again", u64::from(chunks), &changes)
     };
     vm.commit_snapshot(again, vm.reserve(0).unwrap()).unwrap();
     assert_eq!(used() - before, 2);
