@@ -35,6 +35,7 @@ pub use error::{Error, Result};
 pub use fault::{FaultPoint, fault_point};
 pub use frame_map::FrameMap;
 pub use holder::{Committed, Consumed, ConsumedChunk, Holder, NewSnapshot, Reservation, Vacating};
+pub use layout::inode::SnapshotKind;
 pub use number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo, FrameSet, SnapshotId};
 pub use pool::{
     CheckReport, CreateOptions, GrowOptions, Grown, HolderStatus, Pool, PoolStatus, SnapshotEntry,

@@ -11,7 +11,7 @@ use super::*;
 use crate::layout::Layout;
 use crate::region::Medium;
 use crate::region::sim::{Fate, Fuse, Image, SimControl, SimRegion, Survivors, Unit, region_with};
-use crate::{CreateOptions, Holder, LeafBlocks, NewSnapshot};
+use crate::{CreateOptions, Holder, LeafBlocks, NewSnapshot, SnapshotKind};
 
 const MEMORY: u64 = 600 * (2 << 20);
 const SIM_SIZE: u64 = 8 << 20;
@@ -43,6 +43,7 @@ fn take_in(
         leaf.set(*frame, Some(block));
     }
     let new = NewSnapshot {
+        kind: SnapshotKind::Vm,
         name,
         parent: base,
         memory_bytes: MEMORY,
@@ -165,6 +166,7 @@ fn a_snapshot_that_is_consumed_meanwhile_does_not_count() {
     }
     let commit = |name, base, changes: &[(u32, ChunkMap)]| {
         let new = NewSnapshot {
+            kind: SnapshotKind::Vm,
             name,
             parent: base,
             memory_bytes: MEMORY,
@@ -316,6 +318,7 @@ fn no_digest_is_left_on_metadata_wherever_the_power_fails() {
     scene.vm.free_blocks(&had.collect::<Vec<_>>());
     let state = vec![7; 30 * BLOCK_SIZE_BYTES as usize];
     let new = NewSnapshot {
+        kind: SnapshotKind::Vm,
         name: "second",
         parent: None,
         memory_bytes: MEMORY,

@@ -7,7 +7,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use nvvmm_snapshot::{ChunkMap, CreateOptions, Error, LeafBlocks, NewSnapshot, Pool, SnapshotEntry};
+use nvvmm_snapshot::{
+    ChunkMap, CreateOptions, Error, LeafBlocks, NewSnapshot, Pool, SnapshotEntry, SnapshotKind,
+};
 use proptest::prelude::*;
 
 const SIZE: u64 = 16 << 20;
@@ -63,6 +65,7 @@ fn images() -> &'static Images {
         let mut base = None;
         for (name, changes) in [("first", &first_changes[..]), ("second", &[(0, ChunkMap::Hole)])] {
             let new = NewSnapshot {
+                kind: SnapshotKind::Vm,
                 name,
                 parent: base,
                 memory_bytes: MEMORY,
@@ -141,6 +144,7 @@ fn exercise(pool: &Arc<Pool>) -> Result<(), Error> {
     })?;
     vm.alloc_chunk()?;
     let new = NewSnapshot {
+        kind: SnapshotKind::Vm,
         name: "third",
         parent: None,
         memory_bytes: MEMORY,
@@ -205,7 +209,7 @@ fn other_files_are_not_pools() {
 
 #[test]
 fn another_version_is_named() {
-    for version in [1, 2, 77] {
+    for version in [1, 2, 3, 77] {
         let mut bytes = images().closed.clone();
         for slot in [0, 4096] {
             bytes[slot + 8..slot + 12].copy_from_slice(&u32::to_le_bytes(version));
@@ -215,12 +219,12 @@ fn another_version_is_named() {
             // One slot is enough: the other program has written it.
             let error = open_image(&bytes).unwrap_err();
             assert!(
-                matches!(error, Error::Version { found, expected: 3 } if found == version),
+                matches!(error, Error::Version { found, expected: 4 } if found == version),
                 "{error}"
             );
             let text = error.to_string();
             assert!(
-                text.contains(&format!("version {version}")) && text.contains("version 3"),
+                text.contains(&format!("version {version}")) && text.contains("version 4"),
                 "{text}"
             );
         }

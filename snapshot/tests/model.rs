@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use nvvmm_snapshot::{
     BlockNo, CHUNK_BLOCKS, ChunkMap, Error, GrowOptions, Holder, LeafBlocks, Medium, NewSnapshot, Pool,
-    SnapshotId,
+    SnapshotId, SnapshotKind,
 };
 use proptest::prelude::*;
 
@@ -235,6 +235,7 @@ impl Vm {
             .commit_blocks_needed(MEMORY_BYTES, changes.len() as u32, state.len());
         let reservation = self.holder.reserve(if reserve { blocks } else { 0 })?;
         let new = NewSnapshot {
+            kind: SnapshotKind::Vm,
             name,
             parent: self.base,
             memory_bytes: MEMORY_BYTES,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nvvmm_snapshot::{
-    BlockNo, ChunkMap, Error, GrowOptions, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId,
+    BlockNo, ChunkMap, Error, GrowOptions, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind,
 };
 
 use crate::place::Place;
@@ -91,6 +91,7 @@ fn take(holder: &Holder, name: &str, base: Option<SnapshotId>, with: u8) -> Resu
     let changes = [(1, near), (290, far)];
     let state = vec![with; 5000];
     let new = NewSnapshot {
+        kind: SnapshotKind::Vm,
         name,
         parent: base,
         memory_bytes: MEMORY,

@@ -2,7 +2,7 @@
 //! sound, so nothing else would notice.
 
 use nvvmm::{checkpoint::blob::SavedVm, machine::MachineStateV1};
-use nvvmm_snapshot::{NewSnapshot, Pool};
+use nvvmm_snapshot::{NewSnapshot, Pool, SnapshotKind};
 use nvvmm_tests::Host;
 
 /// Commits `name`: the memory of the snapshot `s`, and the state that `alter` makes of its.
@@ -13,6 +13,7 @@ fn commit_altered(host: &Host, name: &str, alter: impl FnOnce(Vec<u8>) -> Vec<u8
     let state = alter(pool.read_state(entry.id).unwrap());
     let reservation = holder.reserve(16).unwrap();
     let snapshot = NewSnapshot {
+        kind: SnapshotKind::Vm,
         name,
         parent: Some(entry.id),
         memory_bytes: entry.memory_bytes,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::catalog::CatalogLock;
 use crate::frame_map::FrameMap;
-use crate::{Pool, SnapshotId};
+use crate::{Pool, SnapshotId, SnapshotKind};
 
 /// What each frame that has a block is filled with, by chunk and frame.
 pub(super) type Frames = BTreeMap<(u32, u32), u64>;
@@ -13,6 +13,7 @@ pub(super) type Frames = BTreeMap<(u32, u32), u64>;
 /// A snapshot, as whoever took it knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Saved {
+    pub(super) kind: SnapshotKind,
     pub(super) parent: Option<SnapshotId>,
     pub(super) memory_bytes: u64,
     pub(super) frames: Frames,
@@ -63,6 +64,7 @@ pub(super) fn read_snapshots(pool: &Arc<Pool>) -> Result<Snapshots, String> {
             }
         }
         let saved = Saved {
+            kind: inode.kind,
             parent: inode.parent,
             memory_bytes: inode.memory_bytes,
             frames,

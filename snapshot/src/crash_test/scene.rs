@@ -6,7 +6,7 @@ use super::judge::{assert_in_order, open};
 use super::model::{Snapshots, frame_with, read_snapshots};
 use crate::layout::Layout;
 use crate::region::sim::{CrashPoint, Fuse, Image, SimControl, Survivors, region_with};
-use crate::{BlockNo, ChunkMap, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId};
+use crate::{BlockNo, ChunkMap, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind};
 
 const SIZE: u64 = 12 << 20;
 const MEMORY: u64 = 600 * (2 << 20);
@@ -88,6 +88,7 @@ fn snapshot(
 ) -> SnapshotId {
     let state = name.repeat(1000);
     let new = NewSnapshot {
+        kind: SnapshotKind::Vm,
         name,
         parent: base,
         memory_bytes: MEMORY,

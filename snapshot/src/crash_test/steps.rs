@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::model::{Saved, Snapshots};
 use super::world::{Outcome, PROCESSES, VMS, Vm, World};
 use crate::region::sim::Random;
-use crate::{BlockNo, ChunkMap, Error, GrowOptions, NewSnapshot, Pool, SnapshotId};
+use crate::{BlockNo, ChunkMap, Error, GrowOptions, NewSnapshot, Pool, SnapshotId, SnapshotKind};
 
 const NAMES: u64 = 5;
 const CHUNK_BYTES: u64 = 2 << 20;
@@ -35,6 +35,20 @@ pub(super) enum Step {
         state_bytes: usize,
         reserve: u32,
     },
+    /// Some of the VM's frames become pages of a process image.
+    Capture {
+        vm: usize,
+        name: String,
+        first: usize,
+        pages: usize,
+        reserve: u32,
+    },
+    /// Pages of a process image become frames of the VM.
+    Adopt {
+        vm: usize,
+        name: String,
+        chunk: u32,
+    },
     Restore {
         process: usize,
         name: String,
@@ -46,6 +60,9 @@ pub(super) enum Step {
     Unpin {
         vm: usize,
         pin: usize,
+    },
+    UnpinOthers {
+        vm: usize,
     },
     Consume {
         vm: usize,
@@ -103,7 +120,7 @@ pub(super) fn next_step(random: &mut Random, world: &World) -> Step {
     let name = format!("s{}", random.below(NAMES));
     let vms: Vec<usize> = (0..VMS).filter(|vm| world.vms[*vm].is_some()).collect();
     if vms.is_empty() || (vms.len() < VMS && random.once_in(6)) {
-        if world.saved.contains_key(&name) {
+        if is_saved(world, &name, SnapshotKind::Vm) {
             return Step::Restore { process, name };
         }
         return Step::Boot {
@@ -112,7 +129,7 @@ pub(super) fn next_step(random: &mut Random, world: &World) -> Step {
         };
     }
     let vm = random.pick(&vms);
-    match random.below(35) {
+    match random.below(42) {
         0..=9 => write_step(random, world, vm),
         10 => Step::Free {
             vm,
@@ -138,8 +155,26 @@ pub(super) fn next_step(random: &mut Random, world: &World) -> Step {
         },
         31 => Step::Close { process },
         32 | 33 => Step::Scrub { process },
+        34..=36 => Step::Capture {
+            vm,
+            name,
+            first: random.below(30) as usize,
+            pages: random.below(12) as usize,
+            reserve: random.pick(&[0, 3, 12]),
+        },
+        37..=39 if is_saved(world, &name, SnapshotKind::Process) => Step::Adopt {
+            vm,
+            name,
+            chunk: pick_chunk(random, world, vm),
+        },
+        37..=39 => write_step(random, world, vm),
+        40 => Step::UnpinOthers { vm },
         _ => Step::Kill { process },
     }
+}
+
+fn is_saved(world: &World, name: &str, kind: SnapshotKind) -> bool {
+    world.saved.get(name).is_some_and(|saved| saved.kind == kind)
 }
 
 fn write_step(random: &mut Random, world: &World, vm: usize) -> Step {
@@ -175,12 +210,35 @@ pub(super) fn intended(world: &World, step: &Step) -> Snapshots {
         } => {
             if let Some(vm) = &world.vms[*vm] {
                 let snapshot = Saved {
+                    kind: SnapshotKind::Vm,
                     parent: vm.base,
                     memory_bytes: vm.memory_bytes,
                     frames: vm.frames.clone(),
                     state: state(name, *state_bytes),
                 };
                 saved.insert(name.clone(), Arc::new(snapshot));
+            }
+        }
+        Step::Capture {
+            vm,
+            name,
+            first,
+            pages,
+            ..
+        } => {
+            if let Some(vm) = &world.vms[*vm] {
+                let taken = captured(vm, *first, *pages);
+                let image = Saved {
+                    kind: SnapshotKind::Process,
+                    parent: vm.base,
+                    memory_bytes: image_bytes(*pages),
+                    frames: taken
+                        .iter()
+                        .map(|(page, place)| (*page, vm.frames[place]))
+                        .collect(),
+                    state: state(name, 300),
+                };
+                saved.insert(name.clone(), Arc::new(image));
             }
         }
         Step::Remove { name, .. } => drop(saved.remove(name)),
@@ -197,6 +255,19 @@ pub(super) fn intended(world: &World, step: &Step) -> Snapshots {
         _ => {}
     }
     saved
+}
+
+/// Which page of the image, as chunk and frame, is which frame of the VM: every other one, in another order than in the VM.
+fn captured(vm: &Vm, first: usize, pages: usize) -> Vec<((u32, u32), (u32, u32))> {
+    let places = vm.frames.keys().copied().skip(first).take(pages);
+    let numbers = (0..pages as u32)
+        .rev()
+        .map(|page| (2 * page / 512, 2 * page % 512));
+    numbers.zip(places).collect()
+}
+
+fn image_bytes(pages: usize) -> u64 {
+    (2 * pages.max(1) as u64) << 12
 }
 
 fn state(name: &str, bytes: usize) -> Vec<u8> {
@@ -233,6 +304,9 @@ impl World {
             Step::Write { vm, .. }
             | Step::Free { vm, .. }
             | Step::Snapshot { vm, .. }
+            | Step::Capture { vm, .. }
+            | Step::Adopt { vm, .. }
+            | Step::UnpinOthers { vm }
             | Step::Pin { vm, .. }
             | Step::Unpin { vm, .. }
             | Step::Consume { vm }
@@ -262,6 +336,18 @@ impl World {
                 state_bytes,
                 reserve,
             } => self.with_vm(*vm, |vm| vm.snapshot(name, &state(name, *state_bytes), *reserve)),
+            Step::Capture {
+                vm,
+                name,
+                first,
+                pages,
+                reserve,
+            } => self.with_vm(*vm, |vm| vm.capture(name, (*first, *pages), *reserve)),
+            Step::Adopt { vm, name, chunk } => match self.saved.get(name).map(Arc::clone) {
+                Some(image) => self.with_vm(*vm, |vm| vm.adopt(name, &image, *chunk)),
+                None => Ok(Outcome::Refused),
+            },
+            Step::UnpinOthers { vm } => self.with_vm(*vm, Vm::unpin_others),
             Step::Pin { vm, name } => self.with_vm(*vm, |vm| vm.pin(name)),
             Step::Unpin { vm, pin } => self.with_vm(*vm, |vm| vm.unpin(*pin)),
             Step::Consume { vm } => self.with_vm(*vm, Vm::consume),
@@ -431,6 +517,7 @@ impl Vm {
             .map(|(chunk, leaf)| (chunk, ChunkMap::Frames(Arc::new(leaf.clone()))))
             .collect();
         let new = NewSnapshot {
+            kind: SnapshotKind::Vm,
             name,
             parent: self.base,
             memory_bytes: self.memory_bytes,
@@ -445,6 +532,51 @@ impl Vm {
         self.pins.push(committed.id);
         self.changed.clear();
         self.mine.clear();
+        self.images.clear();
+        Ok(())
+    }
+
+    fn capture(&mut self, name: &str, (first, pages): (usize, usize), reserve: u32) -> crate::Result<()> {
+        let taken = captured(self, first, pages);
+        let mut leaf = crate::LeafBlocks::new();
+        for ((_, page), (chunk, frame)) in &taken {
+            leaf.set(*page, self.block(*chunk, *frame));
+        }
+        let new = NewSnapshot {
+            kind: SnapshotKind::Process,
+            name,
+            parent: self.base,
+            memory_bytes: image_bytes(pages),
+            base: None,
+            changes: &[(0, ChunkMap::Frames(Arc::new(leaf)))],
+            state: &state(name, 300),
+            frames_new: 0,
+        };
+        let reservation = self.holder.reserve(reserve)?;
+        let committed = self.holder.commit_snapshot(new, reservation)?;
+        self.images.insert(committed.id);
+        self.pins.push(committed.id);
+        for (_, (chunk, frame)) in taken {
+            if let Some(block) = self.block(chunk, frame) {
+                self.mine.remove(&block);
+            }
+        }
+        Ok(())
+    }
+
+    fn adopt(&mut self, name: &str, image: &Saved, chunk: u32) -> crate::Result<()> {
+        let (entry, map) = self.holder.pin(name)?;
+        if !self.pins.contains(&entry.id) {
+            self.pins.push(entry.id);
+        }
+        self.images.insert(entry.id);
+        let pages = map.chunk(0)?;
+        for (frame, block) in pages.iter_present() {
+            self.let_go_of((chunk, frame));
+            self.map.entry(chunk).or_default().set(frame, Some(block));
+            self.frames.insert((chunk, frame), image.frames[&(0, frame)]);
+            self.changed.insert(chunk);
+        }
         Ok(())
     }
 
@@ -458,11 +590,21 @@ impl Vm {
 
     /// A pin that the VM's memory does not need.
     fn unpin(&mut self, pin: usize) -> crate::Result<()> {
-        let spare = |id: &SnapshotId| Some(*id) != self.base;
+        let spare = |id: &SnapshotId| Some(*id) != self.base && !self.images.contains(id);
         if let Some(id) = self.pins.iter().copied().filter(spare).nth(pin) {
             self.holder.unpin(id)?;
             self.pins.retain(|pinned| *pinned != id);
         }
+        Ok(())
+    }
+
+    /// All pins but that of the base, which has all of the memory that the VM did not write since.
+    fn unpin_others(&mut self) -> crate::Result<()> {
+        let Some(base) = self.base.filter(|_| self.images.is_empty()) else {
+            return Err(Error::NotPinned { id: 0 });
+        };
+        self.holder.unpin_others(base)?;
+        self.pins.retain(|pinned| *pinned == base);
         Ok(())
     }
 

@@ -36,6 +36,8 @@ pub(super) struct Vm {
     pub(super) mine: BTreeSet<BlockNo>,
     pub(super) base: Option<SnapshotId>,
     pub(super) pins: Vec<SnapshotId>,
+    /// Process images that its memory has blocks of, since the base.
+    pub(super) images: BTreeSet<SnapshotId>,
     pub(super) changed: BTreeSet<u32>,
     pub(super) aside: Option<ChunkNo>,
 }
@@ -60,6 +62,7 @@ impl Vm {
             mine: BTreeSet::new(),
             base: None,
             pins: Vec::new(),
+            images: BTreeSet::new(),
             changed: BTreeSet::new(),
             aside: None,
         }

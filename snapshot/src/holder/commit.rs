@@ -1,6 +1,6 @@
 //! Committing a snapshot.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,8 @@ use crate::catalog::{BlockSource, CatalogEdit, CatalogLock, Commit, Listing};
 use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
-use crate::layout::inode::{Inode, STATE_BYTES_MAX, map_height};
+use crate::frame_map::FrameMap;
+use crate::layout::inode::{Inode, STATE_BYTES_MAX, SnapshotKind, map_height};
 use crate::layout::node::{Entry, NodeKind, leaves_covered};
 use crate::name::check_name;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkNo, FrameSet, SnapshotId};
@@ -20,14 +21,16 @@ use crate::tree::{self, Place};
 pub struct NewSnapshot<'a> {
     /// Its name.
     pub name: &'a str,
+    /// What it is of.
+    pub kind: SnapshotKind,
     /// The snapshot that it was taken after, for people to see.
     pub parent: Option<SnapshotId>,
-    /// Size of the guest's memory, a multiple of 4096.
+    /// Size of the guest's memory, or of all pages of a process image; a multiple of 4096.
     pub memory_bytes: u64,
-    /// The snapshot whose map is the starting point, pinned by the holder; none: all holes.
+    /// The snapshot of the same kind whose map is the starting point, pinned by the holder; none: all holes.
     pub base: Option<SnapshotId>,
-    /// What differs from the base, sorted by chunk index. Blocks named here are mine, or the base has them in the same
-    /// chunk.
+    /// What differs from the base, sorted by chunk index. Blocks named here are mine, or a snapshot that I pin has
+    /// them.
     pub changes: &'a [(u32, ChunkMap)],
     /// The machine's saved state, at most 2 MiB.
     pub state: &'a [u8],
@@ -118,7 +121,12 @@ impl Holder {
             });
         }
         let base = self.base_of(&new, &listing)?;
-        self.check_foreign(&shared.foreign, base.as_ref())?;
+        let pins = self.pool.store.holder_slot(self.slot)?;
+        let pinned = pins
+            .pinned()
+            .filter_map(|id| Some(Arc::clone(&listing.by_id(id)?.inode)))
+            .filter(|inode| [inode.kind, new.kind].contains(&SnapshotKind::Process));
+        self.check_foreign(&shared.foreign, base.as_ref(), pinned)?;
         let slot = listing.free_slot()?;
         let id = SnapshotId::new(lock.current()?.superblock.next_snapshot_id.get())
             .ok_or_else(|| Error::damaged("the superblock's next snapshot id is 0"))?;
@@ -167,6 +175,12 @@ impl Holder {
             .by_id(id)
             .filter(|_| matches!(self.pin_index(id), Ok(Some(_))));
         let base = base.ok_or(Error::NotPinned { id: id.get() })?;
+        if base.inode.kind != new.kind {
+            return Err(Error::invalid(format!(
+                "it is a {}, its base a {}",
+                new.kind, base.inode.kind
+            )));
+        }
         if base.inode.memory_bytes != new.memory_bytes {
             return Err(Error::invalid(format!(
                 "its memory has {} bytes, that of its base {}",
@@ -176,7 +190,15 @@ impl Holder {
         Ok(Some(Arc::clone(&base.inode)))
     }
 
-    fn check_foreign(&self, foreign: &[(u32, Vec<BlockNo>)], base: Option<&Arc<Inode>>) -> Result<()> {
+    /// Blocks that are not mine must be in a snapshot that I pin, so that they stay: in the base's map of the same chunk, or
+    /// anywhere in a process image; a process image may have those of any.
+    fn check_foreign(
+        &self,
+        foreign: &[(u32, Vec<BlockNo>)],
+        base: Option<&Arc<Inode>>,
+        pinned: impl Iterator<Item = Arc<Inode>>,
+    ) -> Result<()> {
+        let mut unknown: HashMap<BlockNo, u32> = HashMap::new();
         for (index, blocks) in foreign {
             let known: HashSet<BlockNo> = match base {
                 None => HashSet::new(),
@@ -186,13 +208,25 @@ impl Holder {
                     map.iter_present().map(|(_, block)| block).collect()
                 }
             };
-            if let Some(block) = blocks.iter().find(|block| !known.contains(block)) {
-                return Err(Error::invalid(format!(
-                    "chunk {index}: {block} is neither this holder's nor the base's"
-                )));
+            let strange = blocks.iter().filter(|block| !known.contains(block));
+            unknown.extend(strange.map(|block| (*block, *index)));
+        }
+        for inode in pinned {
+            if unknown.is_empty() {
+                break;
+            }
+            for chunk in FrameMap::new(Arc::clone(&self.pool), &inode).iter_present() {
+                for (_, block) in chunk?.1.iter_present() {
+                    unknown.remove(&block);
+                }
             }
         }
-        Ok(())
+        match unknown.iter().min() {
+            None => Ok(()),
+            Some((block, index)) => Err(Error::invalid(format!(
+                "chunk {index}: {block} is neither this holder's nor of a snapshot that it pins"
+            ))),
+        }
     }
 }
 
@@ -251,6 +285,7 @@ fn build_inode(
     let frames_before = base.map_or(0, |inode| inode.frames_mapped);
     Ok(Inode {
         id,
+        kind: new.kind,
         name: new.name.to_owned(),
         parent: new.parent,
         created_unix_ns: unix_ns(),

@@ -155,7 +155,7 @@ impl Holder {
     /// what this holder has pinned already changes nothing. The entry's own and shared sizes are not counted.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::TooManyPins`] when the holder pins four snapshots.
+    /// [`Error::NotFound`]; [`Error::TooManyPins`] when the holder pins twelve snapshots.
     pub fn pin(&self, name: &str) -> Result<(SnapshotEntry, FrameMap)> {
         let mut lock = CatalogLock::take(&self.pool)?;
         let listing = lock.listing()?;
@@ -181,6 +181,26 @@ impl Holder {
         lock.sweep_orphans(|slot, pinned| (slot, pinned) == (self.slot, id))?;
         fault_point(FaultPoint::UnpinSwept);
         self.clear_pin(id)
+    }
+
+    /// Lets go of all pinned snapshots but one.
+    ///
+    /// # Errors
+    /// [`Error::NotPinned`] when this holder does not pin that one; nothing has changed then.
+    pub fn unpin_others(&self, keep: SnapshotId) -> Result<()> {
+        let mut lock = CatalogLock::take(&self.pool)?;
+        if self.pin_index(keep)?.is_none() {
+            return Err(Error::NotPinned { id: keep.get() });
+        }
+        lock.sweep_orphans(|slot, pinned| slot == self.slot && pinned != keep)?;
+        fault_point(FaultPoint::UnpinSwept);
+        let slot = self.pool.store.holder_slot(self.slot)?;
+        for (index, pin) in slot.pins.iter().enumerate() {
+            if ![0, keep.get()].contains(&pin.get()) {
+                self.pool.store.set_pin(self.slot, index, 0)?;
+            }
+        }
+        Ok(())
     }
 
     /// The memory of a snapshot that this holder pins.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::mem::{offset_of, size_of};
 
 use super::holder_slot::{HOLDER_SLOT_BYTES, HolderSlotV1, PINS_MAX};
-use super::inode::{INODE_MAGIC, INODE_VERSION, InodeV1, KIND_VM, STATE_BYTES_MAX};
+use super::inode::{INODE_MAGIC, INODE_VERSION, InodeV1, STATE_BYTES_MAX, SnapshotKind};
 use super::node::{HEIGHT_MAX, INNER_ENTRIES, LEAF_ENTRIES, NODE_MAGIC, NODE_VERSION, NodeKind, NodeV1};
 use super::runtime::{CLEAN, DIRTY, RuntimeV1};
 use super::segment::{BLOCK_WORD_BYTES, CHUNK_ENTRY_BYTES, DIGESTS_OFFSET, SEGMENTS_MAX, SegmentV2};
@@ -75,7 +75,7 @@ fn every_struct_is_as_documented() {
     );
     assert_eq!(
         documented("Holder slot (`HolderSlotV1`)"),
-        fields!(HolderSlotV1: state pid start_time_ticks pins leases blocks_in_use name_bytes reserved0 name reserved1)
+        fields!(HolderSlotV1: state pid start_time_ticks pins leases blocks_in_use name_bytes reserved0 name)
     );
     assert_eq!(
         documented("Node (`NodeV1`)"),
@@ -195,7 +195,12 @@ fn every_magic_is_as_documented() {
     assert_eq!(meaning("Inode", "magic"), text(&INODE_MAGIC));
     assert_eq!(meaning("Node", "version"), NODE_VERSION.to_string());
     assert_eq!(meaning("Inode", "version"), INODE_VERSION.to_string());
-    assert_eq!(meaning("Inode", "kind"), format!("{KIND_VM}: snapshot of a VM"));
+    let kinds = format!(
+        "{}: snapshot of a VM, {}: process image",
+        SnapshotKind::Vm as u8,
+        SnapshotKind::Process as u8
+    );
+    assert_eq!(meaning("Inode", "kind"), kinds);
     let kinds = format!(
         "{}: memory, {}: catalog",
         NodeKind::Memory as u8,

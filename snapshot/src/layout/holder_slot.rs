@@ -11,7 +11,7 @@ use crate::number::SnapshotId;
 /// Bytes of a slot.
 pub(crate) const HOLDER_SLOT_BYTES: usize = 256;
 /// Snapshots that a holder can pin.
-pub(crate) const PINS_MAX: usize = 4;
+pub(crate) const PINS_MAX: usize = 12;
 /// `state` of a slot in use.
 pub(crate) const SLOT_USED: u32 = 1;
 
@@ -28,7 +28,6 @@ pub(crate) struct HolderSlotV1 {
     pub(crate) name_bytes: U32,
     pub(crate) reserved0: U32,
     pub(crate) name: [u8; NAME_BYTES_MAX],
-    pub(crate) reserved1: [u8; 64],
 }
 
 const _: () = assert!(size_of::<HolderSlotV1>() == HOLDER_SLOT_BYTES);

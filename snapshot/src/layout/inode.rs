@@ -2,6 +2,7 @@
 
 use std::mem::{offset_of, size_of};
 
+use serde::Serialize;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -15,8 +16,6 @@ use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, S
 pub(crate) const INODE_MAGIC: [u8; 4] = *b"NVIN";
 /// Version of the inodes' format.
 pub(crate) const INODE_VERSION: u16 = 1;
-/// `kind` of the snapshot of a VM.
-pub(crate) const KIND_VM: u8 = 1;
 /// Flag: removed, and kept only as long as it is pinned.
 pub(crate) const FLAG_ORPHAN: u32 = 1;
 /// Blocks that a state blob may have.
@@ -25,6 +24,34 @@ pub(crate) const STATE_BLOCKS_MAX: usize = 512;
 pub(crate) const STATE_BYTES_MAX: usize = STATE_BLOCKS_MAX * BLOCK_SIZE_BYTES as usize;
 /// Most memory a snapshot can have: 32 TiB.
 pub(crate) const MEMORY_BYTES_MAX: u64 = CHUNK_SIZE_BYTES << 24;
+
+/// What a snapshot is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum SnapshotKind {
+    /// A VM: its memory, by frame number, and the state of its machine.
+    Vm = 1,
+    /// Processes of a guest: their pages, by a number that the image gives them, and all else that they are.
+    Process = 2,
+}
+
+impl SnapshotKind {
+    fn from_raw(raw: u8) -> Option<SnapshotKind> {
+        [SnapshotKind::Vm, SnapshotKind::Process]
+            .into_iter()
+            .find(|kind| *kind as u8 == raw)
+    }
+}
+
+impl std::fmt::Display for SnapshotKind {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match self {
+            SnapshotKind::Vm => "snapshot of a VM",
+            SnapshotKind::Process => "process image",
+        })
+    }
+}
 
 /// An inode as it is in its block.
 #[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -66,6 +93,7 @@ pub(crate) const CHECKSUM_OFFSET: u64 = offset_of!(InodeV1, checksum) as u64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Inode {
     pub(crate) id: SnapshotId,
+    pub(crate) kind: SnapshotKind,
     pub(crate) name: String,
     pub(crate) parent: Option<SnapshotId>,
     pub(crate) created_unix_ns: u64,
@@ -102,7 +130,7 @@ impl Inode {
         let mut raw = InodeV1::new_zeroed();
         raw.magic = INODE_MAGIC;
         raw.version = INODE_VERSION.into();
-        raw.kind = KIND_VM;
+        raw.kind = self.kind as u8;
         raw.block = block.get().into();
         raw.generation = generation.into();
         raw.id = self.id.get().into();
@@ -145,8 +173,9 @@ impl Inode {
         if crc32fast::hash(raw.as_bytes()) != checksum {
             return Err(fault("wrong checksum"));
         }
-        if raw.version != INODE_VERSION || raw.kind != KIND_VM || raw.flags.get() & !FLAG_ORPHAN != 0 {
-            return Err(fault("unknown version, kind or flag"));
+        let kind = SnapshotKind::from_raw(raw.kind).ok_or_else(|| fault("unknown kind"))?;
+        if raw.version != INODE_VERSION || raw.flags.get() & !FLAG_ORPHAN != 0 {
+            return Err(fault("unknown version or flag"));
         }
         if raw.block != block.get() || raw.slot != slot {
             return Err(fault("it carries another block's or slot's number"));
@@ -180,6 +209,7 @@ impl Inode {
         }
         Ok(Inode {
             id: SnapshotId::new(raw.id.get()).ok_or_else(|| fault("no id"))?,
+            kind,
             name: name.to_owned(),
             parent: SnapshotId::new(raw.parent.get()),
             created_unix_ns: raw.created_unix_ns.get(),

@@ -2,7 +2,7 @@
 
 use zerocopy::IntoBytes;
 
-use super::inode::{Inode, InodeV1, map_height};
+use super::inode::{Inode, InodeV1, SnapshotKind, map_height};
 use super::node::{
     Entry, Expected, Node, NodeKind, NodeV1, height_for, leaves_covered, open_node, seal_node,
 };
@@ -143,6 +143,7 @@ fn trees_are_as_tall_as_they_must_be() {
 fn inode() -> Inode {
     Inode {
         id: SnapshotId::new(12).unwrap(),
+        kind: SnapshotKind::Process,
         name: "before-upgrade".to_owned(),
         parent: SnapshotId::new(11),
         created_unix_ns: 1,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::catalog::{BlockSource, CatalogEdit, CatalogLock, Commit};
 use crate::chunk_map::ChunkMap;
 use crate::holder::NewSnapshot;
-use crate::layout::inode::Inode;
+use crate::layout::inode::{Inode, SnapshotKind};
 use crate::number::CHUNK_SIZE_BYTES;
 use crate::pool::{CreateOptions, Pool};
 
@@ -21,6 +21,7 @@ fn with_snapshot(directory: &tempfile::TempDir) -> Arc<Pool> {
     let vm = pool.hold("vm").unwrap();
     let last = ChunkMap::Whole(vm.alloc_chunk().unwrap());
     let new = NewSnapshot {
+        kind: SnapshotKind::Vm,
         name: "s",
         parent: None,
         memory_bytes: CHUNKS * CHUNK_SIZE_BYTES,

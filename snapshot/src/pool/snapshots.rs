@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::Pool;
 use crate::catalog::{CatalogLock, Listing, Removed};
 use crate::error::{Error, Result};
-use crate::layout::inode::{Inode, map_height};
+use crate::layout::inode::{Inode, SnapshotKind, map_height};
 use crate::layout::node::NodeKind;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, SnapshotId};
 use crate::recovery::reclaim_dead_holders;
@@ -18,6 +18,8 @@ use crate::tree::{Place, Visitor, walk};
 pub struct SnapshotEntry {
     /// Its id.
     pub id: SnapshotId,
+    /// What it is of.
+    pub kind: SnapshotKind,
     /// Its name.
     pub name: String,
     /// The snapshot that it was taken after; that one may be gone.
@@ -42,6 +44,7 @@ impl SnapshotEntry {
     pub(crate) fn of(inode: &Inode) -> SnapshotEntry {
         SnapshotEntry {
             id: inode.id,
+            kind: inode.kind,
             name: inode.name.clone(),
             parent: inode.parent,
             created_unix_ns: inode.created_unix_ns,

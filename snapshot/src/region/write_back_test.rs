@@ -10,7 +10,7 @@ use super::super::write_back::{OfThisHost, WriteBack};
 use super::super::{Medium, Region};
 use super::{DurableBy, MappedRegion};
 use crate::layout::Layout;
-use crate::{BLOCK_SIZE_BYTES, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot, Pool};
+use crate::{BLOCK_SIZE_BYTES, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotKind};
 
 const SIZE: u64 = 16 << 20;
 
@@ -110,6 +110,7 @@ impl Bench {
         leaf.set(9, Some(block));
         let changes = [(0, ChunkMap::Frames(Arc::new(leaf)))];
         let new = NewSnapshot {
+            kind: SnapshotKind::Vm,
             name,
             parent: None,
             memory_bytes: 2 << 20,

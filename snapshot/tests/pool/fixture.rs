@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, ChunkMap, Holder, LeafBlocks, NewSnapshot, Pool};
+use nvvmm_snapshot::{
+    BLOCK_SIZE_BYTES, BlockNo, ChunkMap, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotKind,
+};
 
 use crate::place::Place;
 
@@ -40,6 +42,7 @@ pub(crate) fn assert_clean(pool: &Pool) {
 
 pub(crate) fn new<'a>(name: &'a str, chunks: u64, changes: &'a [(u32, ChunkMap)]) -> NewSnapshot<'a> {
     NewSnapshot {
+        kind: SnapshotKind::Vm,
         name,
         parent: None,
         memory_bytes: chunks * CHUNK,

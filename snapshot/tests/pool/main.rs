@@ -5,6 +5,7 @@
 mod blocks;
 mod consuming;
 mod fixture;
+mod images;
 mod leaks;
 #[path = "../place/mod.rs"]
 mod place;

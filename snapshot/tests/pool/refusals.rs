@@ -4,6 +4,9 @@ use nvvmm_snapshot::*;
 
 use crate::fixture::*;
 
+/// Snapshots that a holder can pin.
+const PINS: u32 = 12;
+
 #[test]
 fn a_commit_that_fails_changes_nothing() {
     let bench = pool_of(16 << 20);
@@ -108,7 +111,10 @@ fn names_and_limits_are_told() {
     let bench = pool_of(16 << 20);
     let pool = &bench.pool;
     let vm = pool.hold("vm").unwrap();
-    for name in ["nightly-1", "nightly-2", "before-upgrade", "x", "y"] {
+    let many: Vec<String> = (0..PINS - 4).map(|number| format!("many-{number}")).collect();
+    let few = ["nightly-1", "nightly-2", "before-upgrade", "x"];
+    let pinned: Vec<&str> = few.into_iter().chain(many.iter().map(String::as_str)).collect();
+    for name in pinned.iter().copied().chain(["y"]) {
         let id = vm
             .commit_snapshot(new(name, 1, &[]), vm.reserve(0).unwrap())
             .unwrap()
@@ -126,11 +132,11 @@ fn names_and_limits_are_told() {
             && !near.contains(&"before-upgrade".to_owned())),
         "{error:?}"
     );
-    for name in ["nightly-1", "nightly-2", "before-upgrade", "x"] {
+    for name in pinned {
         vm.pin(name).unwrap();
         vm.pin(name).unwrap();
     }
-    assert!(matches!(vm.pin("y"), Err(Error::TooManyPins { count: 4 })));
+    assert!(matches!(vm.pin("y"), Err(Error::TooManyPins { count: PINS })));
     let id = pool.find("x").unwrap().id;
     vm.unpin(id).unwrap();
     assert!(matches!(vm.unpin(id), Err(Error::NotPinned { .. })));
@@ -211,14 +217,14 @@ fn a_commit_that_cannot_be_pinned_is_none() {
     let bench = pool_of(16 << 20);
     let pool = &bench.pool;
     let vm = pool.hold("vm").unwrap();
-    for name in ["a", "b", "c", "d"] {
-        vm.commit_snapshot(new(name, 1, &[]), vm.reserve(4).unwrap())
+    for number in 0..PINS {
+        vm.commit_snapshot(new(&format!("s{number}"), 1, &[]), vm.reserve(4).unwrap())
             .unwrap();
     }
     let before = pool.snapshots().unwrap();
     let refused = vm.commit_snapshot(new("e", 1, &[]), vm.reserve(4).unwrap());
     assert!(
-        matches!(refused, Err(Error::TooManyPins { count: 4 })),
+        matches!(refused, Err(Error::TooManyPins { count: PINS })),
         "{refused:?}"
     );
     assert_eq!(pool.snapshots().unwrap(), before);

@@ -1,6 +1,8 @@
 //! Digests that are not made before the end are left to a scrub.
 
-use nvvmm_snapshot::{CHUNK_SIZE_BYTES, ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot};
+use nvvmm_snapshot::{
+    CHUNK_SIZE_BYTES, ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, SnapshotKind,
+};
 
 use super::*;
 
@@ -34,6 +36,7 @@ fn scene() -> Scene {
         })
         .collect();
     let new = NewSnapshot {
+        kind: SnapshotKind::Vm,
         name: "s",
         parent: None,
         memory_bytes: u64::from(CHUNKS) * CHUNK_SIZE_BYTES,

@@ -10,7 +10,9 @@
 
 use std::time::Instant;
 
-use nvvmm_snapshot::{Committed, FaultPoint, Holder, NewSnapshot, Reservation, SnapshotId, fault_point};
+use nvvmm_snapshot::{
+    Committed, FaultPoint, Holder, NewSnapshot, Reservation, SnapshotId, SnapshotKind, fault_point,
+};
 
 use super::{
     Pending,
@@ -322,6 +324,7 @@ fn commit(
     let state = saved.encode()?;
     let committed = taking.holder.commit_snapshot(
         NewSnapshot {
+            kind: SnapshotKind::Vm,
             name: taking.name,
             parent: taking.base,
             memory_bytes: taking.engine.ram().size_bytes(),

@@ -1,4 +1,6 @@
-use nvvmm_snapshot::{CowEngine, Durability, DurabilityLimit, HolderStatus, Medium, SnapshotId};
+use nvvmm_snapshot::{
+    CowEngine, Durability, DurabilityLimit, HolderStatus, Medium, SnapshotId, SnapshotKind,
+};
 
 use super::*;
 
@@ -62,6 +64,7 @@ web      4711  1.0 MiB              2                 1
     assert_eq!(usage_text(&usage), format!("{expected}{holders}"));
     usage.by_snapshot.push(SnapshotEntry {
         id: SnapshotId::new(7).unwrap(),
+        kind: SnapshotKind::Vm,
         name: "base".into(),
         parent: None,
         created_unix_ns: 0,

@@ -1,10 +1,11 @@
-use nvvmm_snapshot::SnapshotId;
+use nvvmm_snapshot::{SnapshotId, SnapshotKind};
 
 use super::*;
 
 fn entry(id: u64, parent: Option<u64>, name: &str, own_bytes: Option<u64>) -> SnapshotEntry {
     SnapshotEntry {
         id: SnapshotId::new(id).unwrap(),
+        kind: SnapshotKind::Vm,
         name: name.to_owned(),
         parent: parent.and_then(SnapshotId::new),
         created_unix_ns: 1_795_354_839_000_000_000 + id * 1_000_000_000,

@@ -29,6 +29,7 @@ fn remedy_of(error: &Error) -> Option<String> {
         }
         Error::Busy { .. } => "stop that VM first, or restore without --once".to_owned(),
         Error::TooManyHolders { .. } => "stop a VM first".to_owned(),
+        Error::TooManyPins { .. } => "take a snapshot of the VM: it needs no other then".to_owned(),
         Error::TooManySnapshots { .. } => "remove some with 'nvvmm rm'".to_owned(),
         Error::Exists { .. } => "choose another path, or remove it if it is not needed".to_owned(),
         Error::NoSpaceOnMedium { .. } => {

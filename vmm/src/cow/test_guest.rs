@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use nvvmm_snapshot::{CreateOptions, Holder, NewSnapshot, Pool, Reservation, SnapshotId};
+use nvvmm_snapshot::{CreateOptions, Holder, NewSnapshot, Pool, Reservation, SnapshotId, SnapshotKind};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestRegionCollection, bitmap::Bitmap};
 
 use crate::{
@@ -242,6 +242,7 @@ impl<E: Playable> Vm<E> {
         reservation: Reservation,
     ) -> nvvmm_snapshot::Result<()> {
         let new = NewSnapshot {
+            kind: SnapshotKind::Vm,
             name,
             parent: self.last,
             memory_bytes: self.engine.ram().size_bytes(),

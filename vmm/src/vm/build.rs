@@ -13,7 +13,8 @@ use std::{
 use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_protocol::{Restored, Role};
 use nvvmm_snapshot::{
-    CowEngine as EngineKind, FaultPoint, FrameMap, Holder, Pool, SnapshotEntry, SnapshotId, fault_point,
+    CowEngine as EngineKind, FaultPoint, FrameMap, Holder, Pool, SnapshotEntry, SnapshotId, SnapshotKind,
+    fault_point,
 };
 
 use super::{
@@ -187,6 +188,7 @@ impl Builder<'_> {
     fn read(&self, snapshot: &str) -> Result<(Arc<Holder>, SnapshotEntry, FrameMap, SavedVm), VmError> {
         let holder = Arc::new(self.pool.hold(self.name)?);
         let (entry, frames) = holder.pin(snapshot)?;
+        check_kind(&entry)?;
         let blob = self.pool.read_state(entry.id)?;
         let saved = SavedVm::decode(&blob)?;
         check_memory(&saved.spec, &entry)?;
@@ -280,6 +282,17 @@ fn consume(holder: &Holder, engine: &dyn CowEngine, id: SnapshotId) -> Result<Op
     let rest = consumed.rest;
     engine.take_over(consumed).map_err(cow_error)?;
     Ok(rest)
+}
+
+fn check_kind(entry: &SnapshotEntry) -> Result<(), VmError> {
+    match entry.kind {
+        SnapshotKind::Vm => Ok(()),
+        SnapshotKind::Process => Err(VmError::new(
+            ErrorKind::Refused,
+            format!("'{}' is a {}: there is no VM in it", entry.name, entry.kind),
+        )
+        .with_remedy("'nvvmm snapshots' lists what there is")),
+    }
 }
 
 /// A map that is larger than the machine's memory would lead behind its end.

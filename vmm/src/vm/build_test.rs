@@ -1,10 +1,11 @@
-use nvvmm_snapshot::{Pool, SnapshotEntry};
+use nvvmm_snapshot::{Pool, SnapshotEntry, SnapshotKind};
 
 use super::*;
 
-fn entry(pool: &Arc<Pool>, memory_bytes: u64) -> SnapshotEntry {
+fn entry(pool: &Arc<Pool>, kind: SnapshotKind, memory_bytes: u64) -> SnapshotEntry {
     let vm = pool.hold("vm").unwrap();
     let new = nvvmm_snapshot::NewSnapshot {
+        kind,
         name: "base",
         parent: None,
         memory_bytes,
@@ -17,15 +18,28 @@ fn entry(pool: &Arc<Pool>, memory_bytes: u64) -> SnapshotEntry {
     pool.find("base").unwrap()
 }
 
-#[test]
-fn a_snapshot_whose_memory_is_not_its_machines_is_refused() {
-    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+fn small_pool(directory: &tempfile::TempDir) -> Arc<Pool> {
     let options = nvvmm_snapshot::CreateOptions {
         size_bytes: 8 << 20,
         overcommit: false,
     };
-    let pool = Pool::create(&directory.path().join("pool"), &options).unwrap();
-    let entry = entry(&pool, 4 << 20);
+    Pool::create(&directory.path().join("pool"), &options).unwrap()
+}
+
+#[test]
+fn a_process_image_is_no_vm() {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let image = entry(&small_pool(&directory), SnapshotKind::Process, 4096);
+    let error = check_kind(&image).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Refused);
+    assert!(error.message.contains("process image"), "{error}");
+}
+
+#[test]
+fn a_snapshot_whose_memory_is_not_its_machines_is_refused() {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let pool = small_pool(&directory);
+    let entry = entry(&pool, SnapshotKind::Vm, 4 << 20);
     let mut spec = VmSpec {
         kernel: "/kernel".into(),
         initramfs: None,

@@ -5,7 +5,9 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use nvvmm_snapshot::{ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId};
+use nvvmm_snapshot::{
+    ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind,
+};
 use serde_json::Value;
 
 use crate::world::{Finished, World};
@@ -146,6 +148,7 @@ fn commit(holder: &Holder, name: &str, base: Option<SnapshotId>) -> SnapshotId {
     leaf.set(0, holder.alloc_blocks(1).unwrap().first().copied());
     let changes = [(0, ChunkMap::Frames(Arc::new(leaf)))];
     let new = NewSnapshot {
+        kind: SnapshotKind::Vm,
         name,
         parent: base,
         memory_bytes: 4 << 20,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nvvmm_snapshot::{ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool};
+use nvvmm_snapshot::{ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool, SnapshotKind};
 
 use crate::script::Script;
 
@@ -166,6 +166,7 @@ fn make_examples() -> [Image; 2] {
     let mut base = None;
     for (name, changes) in [("first", &first[..]), ("second", &[(0, ChunkMap::Hole)])] {
         let new = NewSnapshot {
+            kind: SnapshotKind::Vm,
             name,
             parent: base,
             memory_bytes: MEMORY_BYTES,

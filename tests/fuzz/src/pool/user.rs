@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use nvvmm_snapshot::{BlockNo, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId};
+use nvvmm_snapshot::{
+    BlockNo, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind,
+};
 
 use super::image::MEMORY_BYTES;
 use crate::script::Script;
@@ -120,6 +122,7 @@ impl User {
         let base = (choice & 64 == 0).then(|| self.known.last().copied()).flatten();
         let committed = self.with_holder(|vm| {
             let new = NewSnapshot {
+                kind: SnapshotKind::Vm,
                 name,
                 parent: base,
                 memory_bytes: MEMORY_BYTES,

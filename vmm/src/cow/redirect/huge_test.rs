@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nvvmm_snapshot::{ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool};
+use nvvmm_snapshot::{ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool, SnapshotKind};
 
 use super::engine_test::Vm;
 use crate::{
@@ -168,6 +168,7 @@ fn memory_in_pieces_is_refused() {
     let mut leaf = LeafBlocks::new();
     leaf.set(3, Some(holder.alloc_blocks(1).unwrap()[0]));
     let new = NewSnapshot {
+        kind: SnapshotKind::Vm,
         name: "pieces",
         parent: None,
         memory_bytes: 8 * MIB,
