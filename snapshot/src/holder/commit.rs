@@ -10,6 +10,7 @@ use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
 use crate::frame_map::FrameMap;
+use crate::layout::holder_slot::{PINS_MAX, PINS_MAX_OF_OTHERS};
 use crate::layout::inode::{Inode, STATE_BYTES_MAX, SnapshotKind, map_height};
 use crate::layout::node::{Entry, NodeKind, leaves_covered};
 use crate::name::check_name;
@@ -39,6 +40,14 @@ pub struct NewSnapshot<'a> {
 }
 
 impl NewSnapshot<'_> {
+    /// How many pins there may be with its own.
+    fn pins_max(&self) -> usize {
+        match self.kind {
+            SnapshotKind::Vm => PINS_MAX,
+            SnapshotKind::Process => PINS_MAX_OF_OTHERS,
+        }
+    }
+
     fn check(&self) -> Result<()> {
         check_name(self.name)?;
         map_height(self.memory_bytes)?;
@@ -141,7 +150,7 @@ impl Holder {
             takes_id: true,
         };
         let superblock = commit.prepare(&edit)?;
-        self.set_pin(id)?;
+        self.set_pin(id, new.pins_max())?;
         fault_point(FaultPoint::CommitPinned);
         if let Err(error) = commit.switch(superblock) {
             self.clear_pin(id)?;

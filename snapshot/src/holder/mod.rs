@@ -20,7 +20,7 @@ use crate::fault::{FaultPoint, fault_point};
 use crate::file_lock::{self, LockMode, LockPlace};
 use crate::frame_map::FrameMap;
 use crate::layout::HOLDER_SLOTS;
-use crate::layout::holder_slot::{HolderSlotV1, PINS_MAX};
+use crate::layout::holder_slot::{HolderSlotV1, PINS_MAX_OF_OTHERS};
 use crate::name::check_name;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, ChunkNo, SnapshotId};
 use crate::pool::{Pool, SnapshotEntry};
@@ -155,7 +155,8 @@ impl Holder {
     /// what this holder has pinned already changes nothing. The entry's own and shared sizes are not counted.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::TooManyPins`] when the holder pins twelve snapshots.
+    /// [`Error::NotFound`]; [`Error::TooManyPins`] when the holder pins eleven snapshots: a twelfth can only be one that it
+    /// takes of its VM, so that it can always take one and then [let go of the others](Holder::unpin_others).
     pub fn pin(&self, name: &str) -> Result<(SnapshotEntry, FrameMap)> {
         let mut lock = CatalogLock::take(&self.pool)?;
         let listing = lock.listing()?;
@@ -163,7 +164,7 @@ impl Holder {
             return Err(self.pool.not_found(name, &listing));
         };
         let inode = &listed.inode;
-        self.set_pin(inode.id)?;
+        self.set_pin(inode.id, PINS_MAX_OF_OTHERS)?;
         fault_point(FaultPoint::PinSet);
         let map = FrameMap::new(Arc::clone(&self.pool), inode);
         Ok((SnapshotEntry::of(inode), map))
@@ -322,16 +323,18 @@ impl Holder {
         Ok(slot.pins.iter().position(|pin| pin.get() == id.get()))
     }
 
-    /// Pins an id. The caller has the catalog lock.
-    fn set_pin(&self, id: SnapshotId) -> Result<()> {
+    /// Pins an id, if fewer than `pins_max` are pinned. The caller has the catalog lock.
+    fn set_pin(&self, id: SnapshotId, pins_max: usize) -> Result<()> {
         if self.pin_index(id)?.is_some() {
             return Ok(());
         }
         let slot = self.pool.store.holder_slot(self.slot)?;
         let free = slot.pins.iter().position(|pin| pin.get() == 0);
-        let index = free.ok_or(Error::TooManyPins {
-            count: PINS_MAX as u32,
-        })?;
+        let index = free
+            .filter(|_| slot.pinned().count() < pins_max)
+            .ok_or(Error::TooManyPins {
+                count: pins_max as u32,
+            })?;
         self.pool.store.set_pin(self.slot, index, id.get())
     }
 

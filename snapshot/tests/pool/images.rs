@@ -157,3 +157,36 @@ fn blocks_of_what_is_not_pinned_and_bases_of_another_kind_are_refused() {
     assert_clean(pool);
     assert_eq!(pool.snapshots().unwrap().len(), 1);
 }
+
+#[test]
+fn a_vm_that_pins_all_it_can_takes_the_snapshot_that_lets_it_let_go() {
+    let bench = pool_of(16 << 20);
+    let pool = &bench.pool;
+    let vm = pool.hold("vm").unwrap();
+    let mut frames = Vec::new();
+    let refused = loop {
+        let number = frames.len() as u32;
+        let block = vm.alloc_blocks(1).unwrap()[0];
+        fill(&vm, block, number as u8 + 1);
+        let page = [(0, leaf(&[(0, block)]))];
+        let name = format!("p{number}");
+        match vm.commit_snapshot(image(&name, &page), vm.reserve(0).unwrap()) {
+            Ok(_) => frames.push((number, block)),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, Error::TooManyPins { count: 11 }), "{refused:?}");
+    assert_eq!(frames.len(), 11);
+    assert_clean(pool);
+    let memory = [(0, leaf(&frames))];
+    let base = vm
+        .commit_snapshot(new("vm", 1, &memory), vm.reserve(0).unwrap())
+        .unwrap()
+        .id;
+    vm.unpin_others(base).unwrap();
+    vm.pin("p0").unwrap();
+    assert_clean(pool);
+    for (number, block) in frames {
+        assert_eq!(content(pool, block), number as u8 + 1);
+    }
+}

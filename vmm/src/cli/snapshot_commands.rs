@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, Removed, SnapshotEntry};
+use nvvmm_snapshot::{BLOCK_SIZE_BYTES, Removed, SnapshotEntry, SnapshotKind};
 use serde::Serialize;
 
 use super::args::PoolOption;
@@ -42,6 +42,7 @@ fn tree_table(snapshots: &[SnapshotEntry]) -> String {
     let uncounted = || "-".to_owned();
     let columns = [
         Column::Text("NAME"),
+        Column::Text("KIND"),
         Column::Text("TAKEN (UTC)"),
         Column::Number("MEMORY"),
         Column::Number("OWN"),
@@ -53,6 +54,7 @@ fn tree_table(snapshots: &[SnapshotEntry]) -> String {
             let snapshot = by_age[index];
             vec![
                 name,
+                kind_word(snapshot.kind).to_owned(),
                 output::moment(snapshot.created_unix_ns),
                 output::size(snapshot.memory_bytes),
                 snapshot.own_bytes.map_or_else(uncounted, output::size),
@@ -61,6 +63,14 @@ fn tree_table(snapshots: &[SnapshotEntry]) -> String {
         })
         .collect();
     output::table(&columns, &rows)
+}
+
+/// The word that `--json` has, too.
+fn kind_word(kind: SnapshotKind) -> &'static str {
+    match kind {
+        SnapshotKind::Vm => "vm",
+        SnapshotKind::Process => "process",
+    }
 }
 
 /// What became of one name.
