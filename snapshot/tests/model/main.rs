@@ -1,22 +1,23 @@
-//! The pool against a plain model: VMs write, snapshot, restore, consume, stop; snapshots are removed in any order; the
-//! pool is opened several times at once, and grows. After each step every snapshot and every VM's memory is what the
+//! The pool against a plain model: VMs write, snapshot, restore, consume, stop; frames of theirs become pages of process
+//! images, and those become frames of any VM; all of these are removed in any order; the pool is opened several times at
+//! once, and grows. After each step every snapshot and every VM's memory is what the
 //! model says, and the pool's own check finds nothing.
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../place/mod.rs"]
 mod place;
+mod vm;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use nvvmm_snapshot::{
-    BlockNo, CHUNK_BLOCKS, ChunkMap, Error, GrowOptions, Holder, LeafBlocks, Medium, NewSnapshot, Pool,
-    SnapshotId, SnapshotKind,
-};
+use nvvmm_snapshot::{CHUNK_BLOCKS, ChunkMap, Error, GrowOptions, Medium, Pool, SnapshotId, SnapshotKind};
 use proptest::prelude::*;
 
 use crate::place::Place;
+use crate::vm::{Capture, Vm, read_all};
 
 const POOL_BYTES: u64 = 24 << 20;
 const MEMORY_BYTES: u64 = 520 * (2 << 20);
@@ -57,6 +58,17 @@ enum Step {
         name: usize,
         reserve: bool,
     },
+    Capture {
+        vm: usize,
+        name: usize,
+        capture: Capture,
+    },
+    Adopt {
+        vm: usize,
+        name: usize,
+        chunk: usize,
+        frame: u32,
+    },
     Restore {
         vm: usize,
         process: usize,
@@ -93,7 +105,10 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (vm.clone(), chunk.clone(), 0..CHUNK_BLOCKS, 1..40u32, 1..=255u8, any::<bool>()).prop_map(
             |(vm, chunk, frame, frames, with, beside)| Step::Write { vm, chunk, frame, frames, with, beside }),
         2 => (vm.clone(), chunk.clone(), 1..=255u8).prop_map(|(vm, chunk, with)| Step::WriteWhole { vm, chunk, with }),
-        1 => (vm.clone(), chunk).prop_map(|(vm, chunk)| Step::Drop { vm, chunk }),
+        1 => (vm.clone(), chunk.clone()).prop_map(|(vm, chunk)| Step::Drop { vm, chunk }),
+        4 => (vm.clone(), name.clone(), capture()).prop_map(|(vm, name, capture)| Step::Capture { vm, name, capture }),
+        4 => (vm.clone(), name.clone(), chunk, 0..CHUNK_BLOCKS)
+            .prop_map(|(vm, name, chunk, frame)| Step::Adopt { vm, name, chunk, frame }),
         6 => (vm.clone(), name.clone(), any::<bool>())
             .prop_map(|(vm, name, reserve)| Step::Snapshot { vm, name, reserve }),
         3 => (vm.clone(), process.clone(), name.clone())
@@ -108,19 +123,20 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A VM: what its memory must be, and which blocks hold it.
-struct Vm {
-    holder: Holder,
-    process: usize,
-    memory: Memory,
-    map: BTreeMap<u32, LeafBlocks>,
-    mine: HashSet<BlockNo>,
-    base: Option<SnapshotId>,
-    changed: HashSet<u32>,
+/// Frames of one chunk; as pages they are together, or have holes between them, or are in two chunks.
+fn capture() -> impl Strategy<Value = Capture> {
+    let apart = prop_oneof![Just(1u32), Just(2), Just(16)];
+    (0..CHUNKS.len(), 0..CHUNK_BLOCKS, 1..60u32, apart).prop_map(|(chunk, first, frames, apart)| Capture {
+        chunk: CHUNKS[chunk],
+        first,
+        frames,
+        apart,
+    })
 }
 
 struct Saved {
     id: SnapshotId,
+    kind: SnapshotKind,
     memory: Memory,
     state: Vec<u8>,
 }
@@ -146,145 +162,6 @@ fn or_full<T>(result: Result<T, Error>) -> Option<T> {
         Err(Error::PoolFull { .. }) => None,
         Err(error) => panic!("{error}"),
     }
-}
-
-impl Vm {
-    fn new(pool: &Arc<Pool>, process: usize) -> Vm {
-        Vm {
-            holder: pool.hold("vm").unwrap(),
-            process,
-            memory: Memory::new(),
-            map: BTreeMap::new(),
-            mine: HashSet::new(),
-            base: None,
-            changed: HashSet::new(),
-        }
-    }
-
-    fn store(&mut self, chunk: u32, frame: u32, block: BlockNo, with: u8) {
-        self.holder.write_block(block, &[with; 4096]).unwrap();
-        self.memory.insert((chunk, frame), with);
-        self.mine.insert(block);
-        let old = self.map.entry(chunk).or_default().get(frame);
-        self.map.get_mut(&chunk).unwrap().set(frame, Some(block));
-        self.changed.insert(chunk);
-        if let Some(old) = old.filter(|old| *old != block && self.mine.remove(old)) {
-            self.holder.free_blocks(&[old]);
-        }
-    }
-
-    fn write(&mut self, chunk: u32, frame: u32, frames: u32, with: u8, beside: bool) {
-        let aside = if beside {
-            or_full(self.holder.lease_chunk())
-        } else {
-            None
-        };
-        for frame in frame..(frame + frames).min(CHUNK_BLOCKS) {
-            let block = self.map.get(&chunk).and_then(|leaf| leaf.get(frame));
-            let block = match block.filter(|block| self.mine.contains(block)) {
-                Some(block) => block,
-                None => match aside.filter(|aside| self.holder.alloc_at(*aside, frame)) {
-                    Some(aside) => aside.block(frame),
-                    None => match or_full(self.holder.alloc_blocks(1)) {
-                        Some(blocks) => blocks[0],
-                        None => break,
-                    },
-                },
-            };
-            self.store(chunk, frame, block, with);
-        }
-        if let Some(aside) = aside {
-            self.holder.end_set_aside(aside);
-        }
-    }
-
-    fn write_whole(&mut self, chunk: u32, with: u8) {
-        let Some(fresh) = or_full(self.holder.alloc_chunk()) else {
-            return;
-        };
-        for frame in 0..CHUNK_BLOCKS {
-            self.store(chunk, frame, fresh.block(frame), with);
-        }
-    }
-
-    fn drop_chunk(&mut self, chunk: u32) {
-        let Some(leaf) = self.map.remove(&chunk) else {
-            return;
-        };
-        let mine: Vec<BlockNo> = leaf
-            .iter_present()
-            .map(|(_, block)| block)
-            .filter(|block| self.mine.remove(block))
-            .collect();
-        self.holder.free_blocks(&mine);
-        self.memory.retain(|(at, _), _| *at != chunk);
-        self.changed.insert(chunk);
-    }
-
-    fn snapshot(&mut self, name: &str, reserve: bool) -> Result<Saved, Error> {
-        let mut changed: Vec<u32> = self.changed.iter().copied().collect();
-        changed.sort_unstable();
-        let map_of = |chunk: &u32| self.map.get(chunk).cloned().unwrap_or_default();
-        let changes: Vec<(u32, ChunkMap)> = changed
-            .iter()
-            .map(|chunk| (*chunk, ChunkMap::Frames(Arc::new(map_of(chunk)))))
-            .collect();
-        let state = format!("{name} {:?}", self.memory.len()).repeat(200).into_bytes();
-        let blocks = self
-            .holder
-            .commit_blocks_needed(MEMORY_BYTES, changes.len() as u32, state.len());
-        let reservation = self.holder.reserve(if reserve { blocks } else { 0 })?;
-        let new = NewSnapshot {
-            kind: SnapshotKind::Vm,
-            name,
-            parent: self.base,
-            memory_bytes: MEMORY_BYTES,
-            base: self.base,
-            changes: &changes,
-            state: &state,
-            frames_new: self.mine.len() as u64,
-        };
-        let id = self.holder.commit_snapshot(new, reservation)?.id;
-        if let Some(base) = self.base.replace(id) {
-            self.holder.unpin(base).unwrap();
-        }
-        let shared: HashSet<BlockNo> = self
-            .map
-            .values()
-            .flat_map(|leaf| leaf.iter_present().map(|(_, block)| block))
-            .collect();
-        self.mine.retain(|block| !shared.contains(block));
-        assert!(
-            self.mine.is_empty(),
-            "the model lost track of blocks: {:?}",
-            self.mine
-        );
-        self.changed.clear();
-        Ok(Saved {
-            id,
-            memory: self.memory.clone(),
-            state,
-        })
-    }
-
-    fn verify(&self, pool: &Pool) {
-        let leaves = self.map.iter().flat_map(|(chunk, leaf)| {
-            leaf.iter_present()
-                .map(move |(frame, block)| ((*chunk, frame), block))
-        });
-        assert_eq!(read_all(pool, leaves), self.memory);
-    }
-}
-
-fn read_all(pool: &Pool, frames: impl Iterator<Item = ((u32, u32), BlockNo)>) -> Memory {
-    let mut bytes = [0; 4096];
-    frames
-        .map(|(place, block)| {
-            pool.read_block(block, &mut bytes).unwrap();
-            assert_eq!(bytes, [bytes[0]; 4096], "{block} is torn");
-            (place, bytes[0])
-        })
-        .collect()
 }
 
 impl World {
@@ -335,6 +212,13 @@ impl World {
                 }
             }
             Step::Snapshot { vm, name, reserve } => self.snapshot(vm, &name_of(name), reserve),
+            Step::Capture { vm, name, capture } => self.capture(vm, &name_of(name), capture),
+            Step::Adopt {
+                vm,
+                name,
+                chunk,
+                frame,
+            } => self.adopt(vm, &name_of(name), (CHUNKS[chunk], frame)),
             Step::Restore { vm, process, name } => self.restore(vm, process, &name_of(name)),
             Step::RestoreOnce { vm, process, name } => self.restore_once(vm, process, &name_of(name)),
             Step::Remove { process, name } => self.remove(process, &name_of(name)),
@@ -352,7 +236,34 @@ impl World {
 
     fn snapshot(&mut self, vm: usize, name: &str, reserve: bool) {
         let Some(vm) = &mut self.vms[vm] else { return };
-        match vm.snapshot(name, reserve) {
+        let saved = vm.snapshot(name, reserve);
+        self.note(name, saved);
+    }
+
+    fn capture(&mut self, vm: usize, name: &str, capture: Capture) {
+        let Some(vm) = &mut self.vms[vm] else { return };
+        let pins = vm.pins();
+        match vm.capture(name, capture) {
+            Err(Error::TooManyPins { count }) => assert_eq!(pins, count),
+            saved => self.note(name, saved),
+        }
+    }
+
+    fn adopt(&mut self, vm: usize, name: &str, at: (u32, u32)) {
+        let Some(vm) = &mut self.vms[vm] else { return };
+        let pins = vm.pins();
+        match self.saved.get(name) {
+            None => assert!(matches!(vm.holder.pin(name), Err(Error::NotFound { .. }))),
+            Some(saved) if saved.kind == SnapshotKind::Vm => {}
+            Some(image) => match vm.adopt(name, image, at) {
+                Err(Error::TooManyPins { count }) => assert_eq!(pins, count),
+                adopted => adopted.unwrap(),
+            },
+        }
+    }
+
+    fn note(&mut self, name: &str, saved: Result<Saved, Error>) {
+        match saved {
             Ok(saved) => assert!(
                 self.saved.insert(name.to_owned(), saved).is_none(),
                 "{name} was taken twice"
@@ -363,7 +274,15 @@ impl World {
         }
     }
 
+    /// A VM to be, with the memory of a VM's snapshot.
     fn pinned(&mut self, process: usize, name: &str) -> Option<(Vm, nvvmm_snapshot::FrameMap)> {
+        if self
+            .saved
+            .get(name)
+            .is_some_and(|saved| saved.kind == SnapshotKind::Process)
+        {
+            return None;
+        }
         let mut vm = Vm::new(&self.pools[process], process);
         let pinned = vm.holder.pin(name);
         let Some(saved) = self.saved.get(name) else {
@@ -442,7 +361,7 @@ impl World {
         let free = self.pools[process].status().unwrap().free_blocks;
         match (self.pools[process].remove(name), self.saved.remove(name)) {
             (Ok(removed), Some(saved)) => {
-                let pinned = self.vms.iter().flatten().any(|vm| vm.base == Some(saved.id));
+                let pinned = self.vms.iter().flatten().any(|vm| vm.has_pinned(saved.id));
                 assert_eq!(removed.deferred, pinned);
                 let status = self.pools[process].status().unwrap();
                 if !pinned && status.holders.is_empty() {
@@ -517,7 +436,10 @@ impl World {
             });
             assert_eq!(read_all(pool, frames), saved.memory, "{}", entry.name);
             assert_eq!(pool.read_state(entry.id).unwrap(), saved.state);
-            assert_eq!(pinned.id, saved.id);
+            assert_eq!(
+                (pinned.id, pinned.kind, pinned.frames_mapped),
+                (saved.id, saved.kind, saved.memory.len() as u64)
+            );
             reader.unpin(entry.id).unwrap();
         }
         self.vms.iter().flatten().for_each(|vm| vm.verify(pool));
