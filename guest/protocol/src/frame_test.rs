@@ -2,7 +2,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::message::*;
-use crate::{GreetingError, VERSION, greet};
+use crate::{
+    Afterwards, Capture, Captured, FrameRun, GreetingError, RUNS_MAX, Restart, Restarted, VERSION, greet,
+};
 
 fn exec() -> ToAgent {
     ToAgent::Exec(Exec {
@@ -15,7 +17,7 @@ fn exec() -> ToAgent {
     })
 }
 
-fn sent(message: &ToAgent) -> Vec<u8> {
+fn sent(message: &impl Serialize) -> Vec<u8> {
     let mut bytes = Vec::new();
     send(&mut bytes, message).unwrap();
     bytes
@@ -33,16 +35,92 @@ fn messages_come_back_as_they_were_in_their_order() {
 }
 
 #[test]
-fn the_encoding_of_version_1_stays() {
-    assert_eq!(VERSION, 1);
+fn the_encoding_of_version_2_stays() {
+    assert_eq!(VERSION, 2);
     assert_eq!(sent(&ToAgent::End), [1, 0, 0, 0, 4]);
     assert_eq!(
         sent(&exec()),
         *b"\x17\0\0\0\0\x02\x02ls\x02-l\x01\x04TERM\x05xterm\x01\x18\x50"
     );
-    let mut bytes = Vec::new();
-    send(&mut bytes, &FromAgent::Exited(Ended::Code(-1))).unwrap();
-    assert_eq!(bytes, [3, 0, 0, 0, 2, 0, 1]);
+    assert_eq!(sent(&FromAgent::Exited(Ended::Code(-1))), [3, 0, 0, 0, 2, 0, 1]);
+    let capture = Capture {
+        pid: 77,
+        tree: true,
+        external_stdio: false,
+        afterwards: Afterwards::Kill,
+    };
+    assert_eq!(
+        sent(&ToAgent::Capture(capture)),
+        *b"\x06\0\0\0\x06\x9a\x01\x01\x00\x02"
+    );
+    let restart = Restart {
+        bytes: 300,
+        attach: true,
+        terminal: None,
+    };
+    assert_eq!(
+        sent(&ToAgent::Restart(restart)),
+        *b"\x05\0\0\0\x07\xac\x02\x01\x00"
+    );
+    assert_eq!(sent(&ToAgent::Done), [1, 0, 0, 0, 8]);
+    let message = "no".to_owned();
+    assert_eq!(sent(&ToAgent::Refused { message }), *b"\x04\0\0\0\x09\x02no");
+    let run = FrameRun {
+        gfn: 128,
+        pages: 2,
+        image_page: 3,
+    };
+    assert_eq!(
+        sent(&FromAgent::Frames(vec![run])),
+        [6, 0, 0, 0, 6, 1, 128, 1, 2, 3]
+    );
+    assert_eq!(
+        sent(&FromAgent::Image { bytes: 5, pages: 6 }),
+        [3, 0, 0, 0, 7, 5, 6]
+    );
+    let captured = Captured {
+        processes: 1,
+        threads: 2,
+        frozen_us: 3,
+        pages_sent: 4,
+        rounds: 5,
+    };
+    assert_eq!(
+        sent(&FromAgent::Captured(captured)),
+        [6, 0, 0, 0, 8, 1, 2, 3, 4, 5]
+    );
+    let restarted = Restarted {
+        pid: 1,
+        processes: 2,
+        threads: 3,
+        pages: 4,
+        elapsed_us: 5,
+    };
+    assert_eq!(
+        sent(&FromAgent::Restarted(restarted)),
+        [6, 0, 0, 0, 9, 2, 2, 3, 4, 5]
+    );
+}
+
+#[test]
+fn a_message_has_a_bounded_number_of_runs_and_always_room_for_so_many() {
+    let largest = FrameRun {
+        gfn: u64::MAX,
+        pages: u32::MAX,
+        image_page: u64::MAX,
+    };
+    let most = FromAgent::Frames(vec![largest; RUNS_MAX]);
+    assert_eq!(receive::<FromAgent>(&sent(&most)[..]).unwrap(), most);
+    let smallest = FrameRun {
+        gfn: 0,
+        pages: 0,
+        image_page: 0,
+    };
+    let more = sent(&FromAgent::Frames(vec![smallest; RUNS_MAX + 1]));
+    assert!(matches!(
+        receive::<FromAgent>(&more[..]),
+        Err(FrameError::Malformed(_))
+    ));
 }
 
 #[test]
@@ -102,9 +180,9 @@ impl Write for Other<'_> {
 
 #[test]
 fn each_side_is_told_the_version_of_the_other() {
-    let mut other = Other(b"NVMA\x01\0\0\0", Vec::new());
+    let mut other = Other(b"NVMA\x02\0\0\0", Vec::new());
     greet(&mut other).unwrap();
-    assert_eq!(other.1, b"NVMA\x01\0\0\0");
+    assert_eq!(other.1, b"NVMA\x02\0\0\0");
     let mut newer = Other(b"NVMA\x02\x01\xff\xff", Vec::new());
     assert!(matches!(
         greet(&mut newer),

@@ -13,6 +13,7 @@
 mod frame;
 mod greeting;
 mod message;
+mod process;
 
 pub use frame::{FRAME_BYTES_MAX, FrameError, receive, send};
 pub use greeting::{Greeting, GreetingError, VERSION, greet};
@@ -20,6 +21,7 @@ pub use message::{
     DATA_BYTES_MAX, Ended, Exec, FailedBecause, FromAgent, FromGuest, Restored, Role, TerminalSize, ToAgent,
     ToGuest,
 };
+pub use process::{Afterwards, Capture, Captured, FrameRun, RUNS_MAX, Restart, Restarted};
 
 /// The vsock port of the guest where the agent listens; only root can.
 pub const AGENT_PORT: u32 = 512;

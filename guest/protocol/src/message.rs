@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::process::{Capture, Captured, FrameRun, Restart, Restarted, runs_of_a_message};
+
 /// Most bytes of a stream or file in one message.
 pub const DATA_BYTES_MAX: usize = 32 << 10;
 
-/// From the host to the agent, on a stream of the host's. The first is a request: `Exec`, `Read` or `Write`.
+/// From the host to the agent, on a stream of the host's. The first is a request: `Exec`, `Read`, `Write`, `Capture` or `Restart`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToAgent {
     /// Run a program.
@@ -30,6 +32,18 @@ pub enum ToAgent {
     End,
     /// The size of the host's terminal has changed.
     Resize(TerminalSize),
+    /// Capture a process. What is said then: [`Capture`].
+    Capture(Capture),
+    /// Restart a process. What is said then: [`Restart`].
+    Restart(Restart),
+    /// Answer to `Frames`: it is done. Answer to `Image`: it is kept.
+    Done,
+    /// Answer to `Frames` or `Image`: it cannot be done. The agent lets the processes go on, or destroys what it has built, and
+    /// answers `Failed`.
+    Refused {
+        /// Why, in words.
+        message: String,
+    },
 }
 
 /// A program to run.
@@ -75,6 +89,21 @@ pub enum FromAgent {
         /// In words.
         message: String,
     },
+    /// At a capture: these pages of the image are in these frames of the guest now; take them. A page may come again, when it is in
+    /// another frame: the last time counts. At a restart: these frames of the guest, which the guest does not move meanwhile, shall
+    /// hold these pages of the image. The agent waits for `Done` or `Refused`.
+    Frames(#[serde(deserialize_with = "runs_of_a_message")] Vec<FrameRun>),
+    /// What was captured besides pages: `Data` and one `End` follow. The agent waits for `Done` or `Refused`.
+    Image {
+        /// Its length.
+        bytes: u64,
+        /// How many pages belong to it: the number of each is below that.
+        pages: u64,
+    },
+    /// The processes are captured; nothing follows.
+    Captured(Captured),
+    /// The processes run. If the host wanted to be attached, `Data`, `ErrorData` and `Exited` follow, else nothing.
+    Restarted(Restarted),
 }
 
 /// How a program ended.

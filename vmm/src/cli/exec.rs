@@ -163,7 +163,7 @@ fn carry_output(vm: &str, stream: &UnixStream) -> Result<ExitCode, Failure> {
                 let error = call::failed(vm, because, &message);
                 return Err(Failure { error, code });
             }
-            FromAgent::File { .. } | FromAgent::End => {
+            _ => {
                 return Err(ControlError::failed(format!("the agent in {vm} answers out of turn")).into());
             }
         }

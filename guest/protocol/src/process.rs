@@ -1,0 +1,102 @@
+//! Captures and restarts of the guest's processes.
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::message::TerminalSize;
+
+/// Most runs in one message.
+pub const RUNS_MAX: usize = 4096;
+
+/// A process to capture.
+///
+/// The agent sends `Frames`, any number of times, and waits for the answer each time, while the processes are frozen. Then it lets
+/// them go on, or stops them, and sends `Image`, with `Data` and `End`. After the answer to that it kills them, if that was
+/// asked for, and says `Captured`. A refusal of the host, or a stream that breaks, lets the processes go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capture {
+    /// Its number in the guest.
+    pub pid: i32,
+    /// With all its descendants.
+    pub tree: bool,
+    /// Its standard input, output and error may lead to what cannot be captured; something else takes their place at a restart.
+    pub external_stdio: bool,
+    /// What becomes of it.
+    pub afterwards: Afterwards,
+}
+
+/// What becomes of a process that was captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Afterwards {
+    /// It goes on.
+    Thaw,
+    /// It stays stopped, as by SIGSTOP.
+    Stop,
+    /// It is killed, once the host has said that the image is kept; until then it is frozen.
+    Kill,
+}
+
+/// Pages of an image that are neighbours, in frames that are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameRun {
+    /// The number of the first frame: its guest-physical address divided by 4096.
+    pub gfn: u64,
+    /// How many.
+    pub pages: u32,
+    /// The number of the first page in the image.
+    pub image_page: u64,
+}
+
+/// Whoever reads one is not made to keep more than [`RUNS_MAX`].
+pub(crate) fn runs_of_a_message<'d, D: Deserializer<'d>>(from: D) -> Result<Vec<FrameRun>, D::Error> {
+    let runs = Vec::deserialize(from)?;
+    if runs.len() > RUNS_MAX {
+        return Err(D::Error::custom("there are too many runs"));
+    }
+    Ok(runs)
+}
+
+/// What was captured, for a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Captured {
+    /// How many processes.
+    pub processes: u32,
+    /// How many threads they have.
+    pub threads: u32,
+    /// For how long they stood still, in microseconds.
+    pub frozen_us: u64,
+    /// How many pages were named in `Frames`, each as often as it was named.
+    pub pages_sent: u64,
+    /// How often the pages of one process had to be listed, at most, until none moved any more.
+    pub rounds: u32,
+}
+
+/// A process to restart, from what a capture has given.
+///
+/// The host sends what came with `Image`, as `Data` and `End`. The agent sends `Frames`, any number of times, and waits for the
+/// answer each time; then `Restarted`. A refusal of the host, or a stream that breaks before that, destroys what was built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// Length of what follows.
+    pub bytes: u64,
+    /// The stream goes on like that of `Exec`, if the standard input, output and error were external. Otherwise those become
+    /// /dev/null.
+    pub attach: bool,
+    /// What it is attached to is a terminal of that size.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// What runs again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restarted {
+    /// The number of the first process.
+    pub pid: i32,
+    /// How many processes.
+    pub processes: u32,
+    /// How many threads they have.
+    pub threads: u32,
+    /// How many pages were named in `Frames`.
+    pub pages: u64,
+    /// How long it took, in microseconds.
+    pub elapsed_us: u64,
+}
