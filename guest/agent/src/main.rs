@@ -1,10 +1,13 @@
 //! nvvmm-agent runs in a guest of nvvmm, as a service or as the guest's first process. It carries out what `nvvmm exec` and
-//! `nvvmm cp` ask for, and when the VM was restored it tells the guest. README.md says how to set it up.
+//! `nvvmm cp` ask for, captures and restarts processes, and when the VM was restored it tells the guest. README.md says how to set
+//! it up.
 
+mod attached;
 mod files;
 mod first_process;
 mod link;
 mod notice;
+mod process;
 mod program;
 mod serve;
 mod sys;

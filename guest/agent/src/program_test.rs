@@ -1,4 +1,7 @@
+use std::thread;
 use std::time::{Duration, Instant};
+
+use nvvmm_protocol::{DATA_BYTES_MAX, Ended, FromAgent, TerminalSize, ToAgent};
 
 use super::*;
 use crate::test_stream::HostEnd;

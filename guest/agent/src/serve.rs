@@ -11,6 +11,7 @@ use std::time::Duration;
 use nvvmm_protocol::{AGENT_PORT, FailedBecause, FrameError, FromAgent, ToAgent, greet, receive, send};
 use vsock::{VMADDR_CID_ANY, VsockListener, VsockStream};
 
+use crate::process::{capture, restart};
 use crate::{files, program};
 
 /// Commands at once; the device has no more streams than that.
@@ -90,6 +91,8 @@ pub fn serve(mut stream: impl Stream) {
         Ok(ToAgent::Exec(exec)) => program::run(&exec, &mut stream),
         Ok(ToAgent::Read { path }) => files::send(&path, &mut stream),
         Ok(ToAgent::Write { path, name, mode }) => files::take(&path, &name, mode, &mut stream),
+        Ok(ToAgent::Capture(request)) => capture::run(&request, &mut stream),
+        Ok(ToAgent::Restart(request)) => restart::run(&request, &mut stream),
         Ok(_) => Err(Failure::Said(
             FailedBecause::Refused,
             "that is no request".to_owned(),

@@ -3,9 +3,9 @@
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus};
 
 use nvvmm_protocol::TerminalSize;
 
@@ -128,27 +128,42 @@ pub fn lead_session(command: &mut Command) {
     unsafe { command.pre_exec(lead) };
 }
 
-/// Waits until a child has ended, and leaves it to be reaped.
+/// Waits until a child has ended, and leaves it to be reaped. Not by wait(2): while another thread of this process captures the child, that
+/// would be told of its stops, and keep them from the other thread.
 pub fn wait_for_exit(child: u32) {
+    // SAFETY: takes no pointers.
+    let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, child, 0) };
+    // An error says that there is no such child, so nothing to wait for.
+    let Ok(fd) = check(opened as libc::c_int) else {
+        return;
+    };
+    // SAFETY: the descriptor was just made and nobody else has it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let _ = poll(&mut [entry(fd.as_fd(), libc::POLLIN)]);
+}
+
+/// Reaps a child that has ended.
+pub fn reap(child: u32) -> io::Result<ExitStatus> {
+    let mut status = 0;
     loop {
-        // SAFETY: an all-zero siginfo_t is a valid value to be overwritten.
-        let mut seen: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        let options = libc::WEXITED | libc::WNOWAIT;
-        // SAFETY: seen lives through the call.
-        match check(unsafe { libc::waitid(libc::P_PID, child, &mut seen, options) }) {
+        // SAFETY: status lives through the call.
+        match check(unsafe { libc::waitpid(child as libc::pid_t, &mut status, 0) }) {
+            Ok(_) => return Ok(ExitStatus::from_raw(status)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // An error says that there is no such child, so nothing to wait for.
-            _ => return,
+            Err(error) => return Err(error),
         }
     }
 }
 
-/// Tells a program, and those that it has started in its process group, that whoever ran it is gone.
-pub fn hang_up(leader: u32) {
-    if let Ok(leader) = libc::pid_t::try_from(leader) {
-        // SAFETY: takes no pointers. A group that has ended already is no matter.
-        unsafe { libc::kill(-leader, libc::SIGHUP) };
-    }
+/// Tells a program that whoever ran it is gone; if it leads a process group, the whole group.
+pub fn hang_up(program: u32) {
+    let Ok(program) = libc::pid_t::try_from(program) else {
+        return;
+    };
+    // SAFETY: takes no pointers.
+    let leads = unsafe { libc::getpgid(program) } == program;
+    // SAFETY: takes no pointers. What has ended already is no matter.
+    unsafe { libc::kill(if leads { -program } else { program }, libc::SIGHUP) };
 }
 
 /// Mixes random bytes into the kernel's entropy, credits them, and has its generators take them up at once.

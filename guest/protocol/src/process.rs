@@ -11,8 +11,8 @@ pub const RUNS_MAX: usize = 4096;
 /// A process to capture.
 ///
 /// The agent sends `Frames`, any number of times, and waits for the answer each time, while the processes are frozen. Then it lets
-/// them go on, or stops them, and sends `Image`, with `Data` and `End`. After the answer to that it kills them, if that was
-/// asked for, and says `Captured`. A refusal of the host, or a stream that breaks, lets the processes go on.
+/// them go on, unless they are to be stopped or killed, and sends `Image`, with `Data` and `End`. After the answer to that it stops or
+/// kills them, if that was asked for, and says `Captured`. A refusal of the host, or a stream that breaks, lets the processes go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capture {
     /// Its number in the guest.
@@ -30,7 +30,7 @@ pub struct Capture {
 pub enum Afterwards {
     /// It goes on.
     Thaw,
-    /// It stays stopped, as by SIGSTOP.
+    /// It stays stopped, as by SIGSTOP, once the host has said that the image is kept; until then it is frozen.
     Stop,
     /// It is killed, once the host has said that the image is kept; until then it is frozen.
     Kill,
@@ -63,7 +63,7 @@ pub struct Captured {
     pub processes: u32,
     /// How many threads they have.
     pub threads: u32,
-    /// For how long they stood still, in microseconds.
+    /// For how long they stood still, in microseconds: until they could have gone on.
     pub frozen_us: u64,
     /// How many pages were named in `Frames`, each as often as it was named.
     pub pages_sent: u64,

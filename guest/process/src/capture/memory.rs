@@ -12,8 +12,9 @@ use crate::sys::PAGE_BYTES;
 /// How often pages are listed before it is given up.
 const ROUNDS_MAX: u32 = 64;
 
-/// Hands a process's pages to the sink, each with a number of its own from `next` on, until none moved while it was handed over.
-pub fn take(process: &mut Process, next: &mut u64, sink: &mut dyn PageSink) -> Result<(), Error> {
+/// Hands a process's pages to the sink, each with a number of its own from `next` on, until none moved while it was handed over. Says how
+/// often they were listed.
+pub fn take(process: &mut Process, next: &mut u64, sink: &mut dyn PageSink) -> Result<u32, Error> {
     let memory = Memory::open(process.pid)?;
     let mut pagemap = Pagemap::open(process.pid)?;
     let mut numbers = Numbers {
@@ -21,12 +22,12 @@ pub fn take(process: &mut Process, next: &mut u64, sink: &mut dyn PageSink) -> R
         known: BTreeMap::new(),
     };
     let mut last = Listing::default();
-    for _ in 0..ROUNDS_MAX {
+    for round in 1..=ROUNDS_MAX {
         let now = list(process, &mut pagemap)?;
         if now == last && now.absent.is_empty() {
             *next = numbers.next;
             set_pages(process, &numbers, &now);
-            return Ok(());
+            return Ok(round);
         }
         // Reading is enough to bring a page back. Writing would give it a frame that it does not need.
         for address in &now.absent {

@@ -26,10 +26,19 @@ pub struct CaptureOptions {
     pub external_stdio: bool,
 }
 
+/// What a capture gives.
+#[derive(Clone, Debug)]
+pub struct Captured {
+    /// All but the content of pages.
+    pub image: Image,
+    /// How often the pages of one process were listed, at most, until none moved any more.
+    pub rounds: u32,
+}
+
 impl Frozen {
     /// Captures what stands still. Nothing of it is changed; how often doesn't matter. It is checked again, as it may have changed
     /// since [`check`].
-    pub fn capture(&self, options: CaptureOptions, sink: &mut dyn PageSink) -> Result<Image, Error> {
+    pub fn capture(&self, options: CaptureOptions, sink: &mut dyn PageSink) -> Result<Captured, Error> {
         let pids: Vec<Pid> = self.processes().iter().map(|process| process.pid).collect();
         let observed = Observation::new(&pids)?;
         let mut refusals = check::refusals(&observed, options);
@@ -62,9 +71,10 @@ impl Frozen {
         }
         (image.files, image.pipes) = files.finish()?;
         image.xfeatures = xfeatures(&image.processes[0].threads[0].xstate);
+        let mut rounds = 0;
         for process in &mut image.processes {
-            memory::take(process, &mut image.pages, sink)?;
+            rounds = rounds.max(memory::take(process, &mut image.pages, sink)?);
         }
-        Ok(image)
+        Ok(Captured { image, rounds })
     }
 }

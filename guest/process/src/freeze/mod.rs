@@ -27,6 +27,7 @@ pub enum Afterwards {
 #[derive(Debug)]
 pub struct Frozen {
     processes: Vec<FrozenProcess>,
+    since: Instant,
     ended: bool,
     _on_one_thread: PhantomData<*const ()>,
 }
@@ -58,6 +59,7 @@ impl Frozen {
     pub fn new(pid: Pid, tree: bool) -> Result<Self, Error> {
         let mut frozen = Self {
             processes: Vec::new(),
+            since: Instant::now(),
             ended: false,
             _on_one_thread: PhantomData,
         };
@@ -79,6 +81,11 @@ impl Frozen {
     /// What stands still, parents before their children.
     pub fn processes(&self) -> &[FrozenProcess] {
         &self.processes
+    }
+
+    /// For how long the first of its threads has been still.
+    pub fn elapsed(&self) -> Duration {
+        self.since.elapsed()
     }
 
     fn add(&mut self, pid: Pid) -> Result<(), Error> {

@@ -21,6 +21,13 @@ pub struct Image {
     pub processes: Vec<Process>,
 }
 
+impl Image {
+    /// How many threads its processes have.
+    pub fn threads(&self) -> usize {
+        self.processes.iter().map(|process| process.threads.len()).sum()
+    }
+}
+
 /// One process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {

@@ -40,6 +40,15 @@ pub struct Listing {
     pub absent: Vec<u64>,
     /// Guard regions (madvise(2), MADV_GUARD_INSTALL): first address and pages.
     pub guards: Vec<(u64, u64)>,
+    /// How many pages of the runs are mapped elsewhere too.
+    pub shared: u64,
+}
+
+impl Listing {
+    /// How many pages the runs have.
+    pub fn pages(&self) -> u64 {
+        self.runs.iter().map(|run| run.pages).sum()
+    }
 }
 
 /// /proc/PID/pagemap of a process.
@@ -95,8 +104,10 @@ impl Pagemap {
                     io::ErrorKind::PermissionDenied,
                 )));
             }
-            if entry & EXCLUSIVE != 0 || !self.is_zero_page(frame)? {
+            let exclusive = entry & EXCLUSIVE != 0;
+            if exclusive || !self.is_zero_page(frame)? {
                 push(&mut listing.runs, address, frame);
+                listing.shared += u64::from(!exclusive);
             }
         }
         Ok(())

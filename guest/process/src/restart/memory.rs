@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use super::descriptors::Fetch;
 use super::files::open_mapped;
 use super::nursery::Stub;
+use super::pin::{Pinned, in_parts};
 use crate::error::{Error, failed};
 use crate::image::{Advice, Mapped, MappedFile, Mapping};
 use crate::observe::{Kernel, Listing, Pagemap};
@@ -13,6 +14,8 @@ use crate::sys::PAGE_BYTES;
 
 const MADV_POPULATE_WRITE: u64 = 23;
 const MADV_GUARD_INSTALL: u64 = 102;
+/// How often it is looked where pinned pages are.
+const LISTINGS_MAX: u32 = 64;
 const WRITABLE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
 /// Builds all of it: mappings, what is in them, and what the kernel knows about them.
@@ -23,7 +26,7 @@ pub fn build(stub: &mut Stub, kernel: &Kernel, source: &mut dyn PageSource) -> R
         map(stub, &fetch, mapping)?;
         advise(stub, mapping)?;
     }
-    fill(stub, source)?;
+    fill(stub, &fetch, source)?;
     for mapping in &stub.process.mappings {
         finish(stub, mapping)?;
     }
@@ -131,7 +134,8 @@ fn fetch_mapped(stub: &Stub, fetch: &Fetch, file: &MappedFile, writable: bool) -
 fn advise(stub: &Stub, mapping: &Mapping) -> Result<(), Error> {
     for advice in &mapping.advice {
         let value = match advice {
-            Advice::GrowsDown | Advice::NoReserve | Advice::Locked | Advice::LockedOnFault => continue,
+            Advice::GrowsDown | Advice::NoReserve => continue,
+            Advice::Locked | Advice::LockedOnFault | Advice::Mergeable => continue,
             // That kind of memory has these anyway.
             Advice::WipeOnFork | Advice::DontDump if mapping.what == Mapped::Droppable => continue,
             Advice::DontFork => libc::MADV_DONTFORK,
@@ -139,7 +143,6 @@ fn advise(stub: &Stub, mapping: &Mapping) -> Result<(), Error> {
             Advice::DontDump => libc::MADV_DONTDUMP,
             Advice::HugePage => libc::MADV_HUGEPAGE,
             Advice::NoHugePage => libc::MADV_NOHUGEPAGE,
-            Advice::Mergeable => libc::MADV_MERGEABLE,
             Advice::Sequential => libc::MADV_SEQUENTIAL,
             Advice::Random => libc::MADV_RANDOM,
         };
@@ -153,10 +156,10 @@ fn advise(stub: &Stub, mapping: &Mapping) -> Result<(), Error> {
     Ok(())
 }
 
-fn fill(stub: &Stub, source: &mut dyn PageSource) -> Result<(), Error> {
+fn fill(stub: &Stub, fetch: &Fetch, source: &mut dyn PageSource) -> Result<(), Error> {
     let pid = stub.process.pid;
     let runs = stub.process.mappings.iter().flat_map(|mapping| &mapping.pages);
-    let mut placed: Vec<Placed> = runs
+    let wanted: Vec<Placed> = runs
         .map(|run| Placed {
             address: run.address,
             image_page: run.image_page,
@@ -164,49 +167,61 @@ fn fill(stub: &Stub, source: &mut dyn PageSource) -> Result<(), Error> {
             frame: None,
         })
         .collect();
-    if placed.is_empty() {
+    if wanted.is_empty() {
         return Ok(());
     }
-    let place = |source: &mut dyn PageSource, placed: &[Placed]| {
+    let wants_frames = source.wants_frames();
+    let mut place = |placed: &[Placed]| {
         source
             .place(pid, placed)
             .map_err(failed(format!("place pages of process {pid}")))
     };
-    if !source.wants_frames() {
-        return place(source, &placed);
+    if !wants_frames {
+        return place(&wanted);
     }
-    for run in &placed {
-        let len = run.pages * PAGE_BYTES;
-        stub.call(
-            "populate memory",
-            libc::SYS_madvise,
-            &[run.address, len, MADV_POPULATE_WRITE],
-        )?;
-        stub.call("lock memory", libc::SYS_mlock, &[run.address, len])?;
+    for run in &wanted {
+        let (address, len) = (run.address, run.pages * PAGE_BYTES);
+        let arguments = [address, len, MADV_POPULATE_WRITE];
+        stub.call("populate memory", libc::SYS_madvise, &arguments)?;
+        stub.call("lock memory", libc::SYS_mlock, &[address, len])?;
     }
-    let frames = frames(pid, &placed)?;
-    placed = with_frames(&placed, &frames);
-    place(source, &placed)?;
-    if self::frames(pid, &placed)? != frames {
-        return Err(Error::Unstable { pid, rounds: 1 });
+    for part in in_parts(&wanted, Pinned::PAGES_MAX) {
+        let _pinned = Pinned::new(stub, fetch, &part)?;
+        let frames = frames(stub, &part)?;
+        place(&with_frames(&part, &frames))?;
+        if self::frames(stub, &part)? != frames {
+            return Err(Error::Unstable { pid, rounds: 1 });
+        }
     }
-    for run in &placed {
-        stub.call(
-            "unlock memory",
-            libc::SYS_munlock,
-            &[run.address, run.pages * PAGE_BYTES],
-        )?;
+    for run in &wanted {
+        let arguments = [run.address, run.pages * PAGE_BYTES];
+        stub.call("unlock memory", libc::SYS_munlock, &arguments)?;
     }
     Ok(())
 }
 
-fn frames(pid: i32, placed: &[Placed]) -> Result<Listing, Error> {
+/// In which frames pinned pages are: each is in one that nobody else has.
+fn frames(stub: &Stub, placed: &[Placed]) -> Result<Listing, Error> {
+    let pid = stub.process.pid;
     let mut pagemap = Pagemap::open(pid)?;
-    let mut listing = Listing::default();
-    for run in placed {
-        pagemap.list(run.address, run.address + run.pages * PAGE_BYTES, &mut listing)?;
+    let wanted: u64 = placed.iter().map(|run| run.pages).sum();
+    for _ in 0..LISTINGS_MAX {
+        let mut listing = Listing::default();
+        for run in placed {
+            pagemap.list(run.address, run.address + run.pages * PAGE_BYTES, &mut listing)?;
+        }
+        if listing.pages() == wanted && listing.shared == 0 {
+            return Ok(listing);
+        }
+        // The kernel tries to move a page, and will find out that it cannot.
+        for address in &listing.absent {
+            stub.memory.read(*address, &mut [0])?;
+        }
     }
-    Ok(listing)
+    Err(Error::Unstable {
+        pid,
+        rounds: LISTINGS_MAX,
+    })
 }
 
 /// Both are by address, and cover the same pages.
@@ -248,6 +263,12 @@ fn finish(stub: &Stub, mapping: &Mapping) -> Result<(), Error> {
         let flags = match advice {
             Advice::Locked => 0,
             Advice::LockedOnFault => libc::MLOCK_ONFAULT as u64,
+            // Not before: a page that is merged with another's is not to be overwritten.
+            Advice::Mergeable => {
+                let arguments = [start, len, libc::MADV_MERGEABLE as u64];
+                stub.call("make memory mergeable", libc::SYS_madvise, &arguments)?;
+                continue;
+            }
             _ => continue,
         };
         stub.call("lock memory", libc::SYS_mlock2, &[start, len, flags])?;

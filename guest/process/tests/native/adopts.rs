@@ -22,6 +22,8 @@ impl PageSource for Adopting {
     }
 
     fn place(&mut self, process: i32, placed: &[Placed]) -> io::Result<()> {
+        // Whatever the kernel would move, it moves now.
+        std::fs::write("/proc/sys/vm/compact_memory", "1")?;
         const FRAME_MASK: u64 = (1 << 55) - 1;
         let pagemap = File::open(format!("/proc/{process}/pagemap"))?;
         for run in placed {

@@ -122,7 +122,7 @@ impl Subject {
         nvvmm_process::check(self.pid, options)?;
         let frozen = Frozen::new(self.pid, options.tree)?;
         let mut pages = CopiedPages::default();
-        let image = frozen.capture(options, &mut pages)?;
+        let image = frozen.capture(options, &mut pages)?.image;
         frozen.end(afterwards)?;
         let decoded = Image::decode(&image.encode()?)?;
         assert_eq!(decoded, image);
@@ -138,7 +138,8 @@ impl Subject {
     /// Tries to capture it with no check before; it goes on.
     pub fn capture_unchecked(&self, options: CaptureOptions) -> Result<Image, Error> {
         let _alone = one_at_a_time();
-        Frozen::new(self.pid, options.tree)?.capture(options, &mut CopiedPages::default())
+        let frozen = Frozen::new(self.pid, options.tree)?;
+        Ok(frozen.capture(options, &mut CopiedPages::default())?.image)
     }
 
     /// Ends it.

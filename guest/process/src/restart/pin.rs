@@ -1,0 +1,87 @@
+//! Frames that the kernel does not move, for as long as somebody outside of it writes to them.
+//!
+//! A page that is in a pipe (vmsplice(2)) has more references than mappings. Nothing that moves or merges pages takes such a one:
+//! compaction, collapse into huge pages, balancing between nodes, KSM. mlock(2) alone does not do that, but it is needed as well: it keeps a page from
+//! being written to swap, after which the kernel would take it for unchanged.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::pipe2;
+
+use super::descriptors::Fetch;
+use super::nursery::Stub;
+use crate::error::{Error, failed};
+use crate::pages::Placed;
+use crate::sys::PAGE_BYTES;
+
+/// What a pipe may hold without any privilege (/proc/sys/fs/pipe-max-size, as the kernel sets it).
+const PIPE_PAGES: u64 = 256;
+const PIPES_MAX: u64 = 32;
+
+/// Pages of a stub that stay where they are until this is dropped.
+#[derive(Debug)]
+pub struct Pinned {
+    _pipes: Vec<(OwnedFd, OwnedFd)>,
+}
+
+impl Pinned {
+    /// How many pages can be pinned at once.
+    pub const PAGES_MAX: u64 = PIPE_PAGES * PIPES_MAX;
+
+    /// Pins pages that are there, of one stub: no more than [`Pinned::PAGES_MAX`].
+    pub fn new(stub: &Stub, fetch: &Fetch, runs: &[Placed]) -> Result<Self, Error> {
+        let mut pipes = Vec::new();
+        for part in in_parts(runs, PIPE_PAGES) {
+            pipes.push(lend(stub, fetch, &part)?);
+        }
+        Ok(Self { _pipes: pipes })
+    }
+}
+
+/// Puts pages into a pipe that has room for them.
+fn lend(stub: &Stub, fetch: &Fetch, runs: &[Placed]) -> Result<(OwnedFd, OwnedFd), Error> {
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(failed("make a pipe"))?;
+    let capacity = FcntlArg::F_SETPIPE_SZ((PIPE_PAGES * PAGE_BYTES) as i32);
+    fcntl(&writer, capacity).map_err(failed("set a pipe's size"))?;
+    let parts = runs.iter().flat_map(|run| [run.address, run.pages * PAGE_BYTES]);
+    let bytes: Vec<u8> = parts.flat_map(u64::to_le_bytes).collect();
+    let address = stub.put(&bytes)?;
+    let fd = fetch.get(stub, writer.as_raw_fd())?;
+    let arguments = [fd, address, runs.len() as u64, libc::SPLICE_F_NONBLOCK.into()];
+    let lent = stub.call("pin memory", libc::SYS_vmsplice, &arguments)?;
+    stub.call("close a descriptor", libc::SYS_close, &[fd])?;
+    if lent != runs.iter().map(|run| run.pages * PAGE_BYTES).sum::<u64>() {
+        let source = std::io::ErrorKind::WriteZero.into();
+        return Err(failed::<std::io::Error>("pin all of the memory")(source));
+    }
+    Ok((reader, writer))
+}
+
+/// The same pages, in parts of at most so many.
+pub fn in_parts(runs: &[Placed], pages_max: u64) -> Vec<Vec<Placed>> {
+    let mut parts = Vec::new();
+    let (mut part, mut room) = (Vec::new(), pages_max);
+    for run in runs {
+        let mut done = 0;
+        while done < run.pages {
+            let pages = room.min(run.pages - done);
+            part.push(Placed {
+                address: run.address + done * PAGE_BYTES,
+                image_page: run.image_page + done,
+                pages,
+                frame: run.frame.map(|first| first + done),
+            });
+            done += pages;
+            room -= pages;
+            if room == 0 {
+                parts.push(std::mem::take(&mut part));
+                room = pages_max;
+            }
+        }
+    }
+    if !part.is_empty() {
+        parts.push(part);
+    }
+    parts
+}
