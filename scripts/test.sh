@@ -8,11 +8,11 @@
 #                       kvm       the bare-metal guest on /dev/kvm, with pools on each medium that any host has; without
 #                                 /dev/kvm nested, on tmpfs
 #                       linux     Linux guests, where KVM boots them; otherwise nested
-#                       media     the bare-metal guest on persistent memory, and VMs that outlive a reboot of their host:
-#                                 always nested, as both are emulated
-#   --medium MEDIUM   in the tiers kvm and media only this medium (repeatable; see scripts/on-medium.sh)
+#                       restarts  VMs whose host is rebooted, and snapshots whose host loses its power: always nested
+#                       media     the bare-metal guest on persistent memory: always nested, where that is emulated
+#   --medium MEDIUM   in the tiers kvm, restarts and media only this medium (repeatable; see scripts/on-medium.sh)
 #   --require TIERS   all, or tiers with commas: one of these that cannot run is an error, not a skip
-#   -- ARGUMENT...    for the test programs of all tiers but anywhere, such as the name of one test
+#   -- ARGUMENT...    for the test programs of the tiers kvm, linux and media, such as the name of one test
 #   -h, --help        this text
 #
 # "nested" is the harness of scripts/nested.sh: a Linux host with KVM on an emulated CPU.
@@ -24,18 +24,18 @@ source "$here/lib/kvm.sh"
 source "$here/lib/programs.sh"
 source "$here/lib/tally.sh"
 
-all_tiers=(anywhere kvm linux media)
+all_tiers=(anywhere kvm linux restarts media)
 # The media of each tier.
 kvm_media=(tmpfs tmpfs-huge hugetlbfs file)
 pmem_media=(fsdax-ext4 fsdax-xfs devdax)
+# Their hosts, with as much of it as on-medium.sh knows devices.
+pmem_host=(--memory 4G --pmem 1280M --pmem 1280M --pmem 1280M)
 # What runs on persistent memory, where an emulated processor takes its time: what the medium has a part in, and of what
 # tests repeat this many per cent. NVVMM_TEST_WHOLE=1 makes it all tests.
 nested_percent=8
-pmem_tests=(commands::a_durability commands::snapshot_and_stop dirty_log:: full_pool::a_snapshot_that
-  instant::a_snapshot_of tree::once_consumes tree::a_snapshot_that)
-# Where VMs are when their host reboots, and when its power is cut.
-lasting_media=(fsdax-ext4)
-power_media=(fsdax-ext4 devdax file)
+pmem_tests=(commands::a_durability commands::snapshot_and_stop dirty_log:: fault_points:: full_pool::a_snapshot_that grow::
+  instant::a_snapshot_of instant::two_vcpus_in_random_order kill:: scrub::a_flipped tree::once_consumes
+  tree::a_snapshot_that)
 tiers=() media=() required=() test_arguments=()
 programs=unbuilt beside=''
 
@@ -181,55 +181,59 @@ tier_linux() {
   run_tests "tests, $tier_how" "${command[@]}" "$test_program" --test-threads=1 "${test_arguments[@]}"
 }
 
-# Always nested: persistent memory is emulated there, and its host can be rebooted. Each medium has a host of its own.
-tier_media() {
-  local medium names note host=(--memory 4G --pmem 1280M --pmem 1280M --pmem 1280M)
+# What the tiers need that are nested because of persistent memory.
+need_pmem_programs() {
   tier_how=nested
   need_packages ndctl xfsprogs e2fsprogs jq
-  prepare "building nvvmm and the guests" need_programs || return 0
+  prepare "building nvvmm and the bare-metal guest" need_programs
+}
+
+# The host is what ends here: VMs come back after its reboot, and what was taken is there after its power was cut.
+tier_restarts() {
+  local medium names disk=$summary/disk
+  need_pmem_programs || return 0
+  mapfile -t names < <(chosen "${pmem_media[@]}")
+  if ((${#names[@]})); then
+    prepare "making the Linux guest's image" make_guest_image || return 0
+    prepare "building the test program rejuvenation" build_test_program rejuvenation || return 0
+    run_tests_on rejuvenation "on ${names[*]}" nested rejuvenation "${pmem_host[@]}" --boots 2 -- \
+      "$here/on-medium.sh" "$(joined "${names[@]}")" "$test_program" --nocapture
+  fi
+  prepare "building the test program power_cut" build_test_program power_cut || return 0
+  truncate -s 1G "$disk"
+  # A cut ends all that runs on a host: one for each medium.
+  mapfile -t names < <(chosen "${pmem_media[@]}" file)
+  for medium in "${names[@]}"; do
+    run_tests_on "power cut" "on $medium" nested "power-cut-$medium" "${pmem_host[@]}" --disk "$disk" --boots 2 -- \
+      "$here/on-medium.sh" "$medium" "$test_program" --nocapture
+  done
+  rm -f "$disk"
+}
+
+# Each medium has a host of its own.
+tier_media() {
+  local medium names note
+  need_pmem_programs || return 0
   prepare "building nvvmm with fault points" build_fault_nvvmm || return 0
-  prepare "making the Linux guest's image" make_guest_image || return 0
   prepare "building the test program kvm" build_test_program kvm || return 0
   export NVVMM_TEST_PERCENT=${NVVMM_TEST_PERCENT:-$nested_percent}
   note="$NVVMM_TEST_PERCENT% of the repetitions"
   if [[ ${NVVMM_TEST_WHOLE:-0} == 1 ]]; then
-    pmem_tests=() lasting_media=("${pmem_media[@]}") power_media=("${pmem_media[@]}" file)
+    pmem_tests=()
   else
-    tier_note+="${tier_note:+, }NVVMM_TEST_WHOLE=1 runs all tests"
+    tier_note="NVVMM_TEST_WHOLE=1 runs all tests"
   fi
   ((${#test_arguments[@]} == 0)) || pmem_tests=("${test_arguments[@]}")
   mapfile -t names < <(chosen "${pmem_media[@]}")
   for medium in "${names[@]}"; do
-    run_tests_on "$medium" "$note" nested "media-$medium" "${host[@]}" -- \
+    run_tests_on "$medium" "$note" nested "media-$medium" "${pmem_host[@]}" -- \
       "$here/on-medium.sh" "$medium" "$test_program" --test-threads=1 --show-output "${pmem_tests[@]}"
   done
-  if ((${#names[@]})); then
-    prepare "building the pool's test program" build_test_program pool nvvmm-snapshot || return 0
-    run_tests_on pools "pools without VMs on ${names[*]}" nested pools "${host[@]}" -- \
-      "$here/on-medium.sh" "$(joined "${names[@]}")" "$test_program" --test-threads=1 --show-output "${test_arguments[@]}"
-  fi
-  mapfile -t names < <(chosen "${lasting_media[@]}")
-  if ((${#names[@]})); then
-    prepare "building the test program rejuvenation" build_test_program rejuvenation || return 0
-    run_tests_on rejuvenation "on ${names[*]}" nested rejuvenation "${host[@]}" --boots 2 -- \
-      "$here/on-medium.sh" "$(joined "${names[@]}")" "$test_program" --nocapture
-  fi
-  test_power_cuts
-}
-
-# A cut ends all that runs on the host: a host for each medium.
-test_power_cuts() {
-  local medium names disk
-  mapfile -t names < <(chosen "${power_media[@]}")
-  ((${#names[@]})) || return 0
-  prepare "building the test program power_cut" build_test_program power_cut || return 0
-  disk=$summary/disk
-  truncate -s 1G "$disk"
-  for medium in "${names[@]}"; do
-    run_tests_on "power cut" "on $medium" nested "power-cut-$medium" "${host[@]}" --disk "$disk" --boots 2 -- \
-      "$here/on-medium.sh" "$medium" "$test_program" --nocapture
-  done
-  rm -f "$disk"
+  # The arguments name tests with VMs.
+  ((${#names[@]} && ${#test_arguments[@]} == 0)) || return 0
+  prepare "building the pool's test program" build_test_program pool nvvmm-snapshot || return 0
+  run_tests_on pools "pools without VMs on ${names[*]}" nested pools "${pmem_host[@]}" -- \
+    "$here/on-medium.sh" "$(joined "${names[@]}")" "$test_program" --test-threads=1 --show-output
 }
 
 run_tier() {
@@ -238,12 +242,19 @@ run_tier() {
   end_tier
 }
 
-# run_beside TIER: beside those that follow, as a nested host keeps one processor busy. In a process group of its own, to
-# be ended as a whole; what it says is shown by end_beside.
+# Those of the tiers that run beside media, one after another: a nested host keeps one processor busy.
+beside_media() {
+  local name
+  [[ " ${tiers[*]} " == *' media '* ]] || return 0
+  for name in "${tiers[@]}"; do [[ $name != @(linux|restarts) ]] || echo "$name"; done
+}
+
+# run_beside TIER...: beside those that follow. In a process group of its own, to be ended as a whole; what it says is
+# shown by end_beside.
 run_beside() {
-  say "tier $1 runs beside the next"
+  say "beside what follows: tier $*"
   set -m
-  (run_tier "$1") >"$summary/log" 2>&1 </dev/null &
+  (for name in "$@"; do run_tier "$name"; done) >"$summary/log" 2>&1 </dev/null &
   beside=$!
   set +m
 }
@@ -254,7 +265,7 @@ end_beside() {
   wait "$beside" || status=$?
   beside=''
   cat "$summary/log" >&2
-  ((status == 0)) || die "the tier that ran beside the others ended with status $status"
+  ((status == 0)) || die "what ran beside the others ended with status $status"
 }
 
 # shellcheck disable=SC2317 # the trap calls it
@@ -275,11 +286,12 @@ done
 begin_summary
 trap clean_up EXIT
 trap 'exit 130' INT TERM
+mapfile -t aside < <(beside_media)
 for name in "${tiers[@]}"; do
-  if [[ $name == linux && " ${tiers[*]} " == *' media '* ]]; then
-    run_beside linux
-  else
+  if [[ " ${aside[*]} " != *" $name "* ]]; then
     run_tier "$name"
+  elif [[ -z $beside ]]; then
+    run_beside "${aside[@]}"
   fi
 done
 end_beside

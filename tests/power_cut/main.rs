@@ -28,7 +28,7 @@ fn what_was_said_to_be_taken_outlives_a_power_cut() {
     match std::env::var("NVVMM_NESTED_BOOT").as_deref() {
         Ok("1") => work_until_the_cut(&host),
         Ok("2") => after_the_cut(&host),
-        other => panic!("NVVMM_NESTED_BOOT is {other:?}: run this by scripts/test.sh --tier media"),
+        other => panic!("NVVMM_NESTED_BOOT is {other:?}: run this by scripts/test.sh --tier restarts"),
     }
 }
 

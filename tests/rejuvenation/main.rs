@@ -66,7 +66,7 @@ fn vms_come_back_with_their_memory_after_the_host_rebooted() {
     match std::env::var("NVVMM_NESTED_BOOT").as_deref() {
         Ok("1") => before_the_reboot(&host),
         Ok("2") => after_the_reboot(&host),
-        other => panic!("NVVMM_NESTED_BOOT is {other:?}: run this by scripts/test.sh --tier media"),
+        other => panic!("NVVMM_NESTED_BOOT is {other:?}: run this by scripts/test.sh --tier restarts"),
     }
 }
 
