@@ -12,10 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nvvmm_tests::{Host, SnapshotMemory, required};
+use nvvmm_tests::{Host, Random, SnapshotMemory, required};
 
 /// Long enough for the harness to see that the power is to be cut, however slow the emulation is.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long snapshots come and go before the power is cut, at most: some dozen, under emulation.
+const LONGEST_WORK_MS: u64 = 10_000;
 
 /// Survives, as it is not in the nested host: a line for each snapshot that was taken, and for each that is about to be removed.
 fn log() -> PathBuf {
@@ -48,7 +50,11 @@ fn work_until_the_cut(host: &Host) {
         snapshot(&mut log, &format!("before{number}"));
     }
     // From here on the power goes at any moment: in the middle of a commit, of a removal, of the guest's writes.
-    fs::write(required("NVVMM_NESTED_POWER_SWITCH"), "").unwrap();
+    let mut random = Random::seeded("power cut");
+    std::thread::spawn(move || {
+        random.pause(LONGEST_WORK_MS);
+        fs::write(required("NVVMM_NESTED_POWER_SWITCH"), "").unwrap();
+    });
     let until = Instant::now() + PATIENCE;
     for number in 0.. {
         assert!(Instant::now() < until, "the power was not cut");
