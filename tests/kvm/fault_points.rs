@@ -182,6 +182,8 @@ impl Scene {
                 self.run(&["stop", vm]);
                 wait_gone(pid as i32);
             }
+            // A device's pool does not grow.
+            Act::Grow if self.host.medium().is_device() => {}
             Act::Grow => self.run(&["pool", "grow", "--size", "+8M"]),
             Act::OpenAfterADeath => {
                 let mut vm = self.host.restore("fresh", &[]);
@@ -298,6 +300,7 @@ fn is_on_the_way(point: FaultPoint, engine: Engine, medium: &Medium) -> bool {
         | FaultPoint::RedirectTaken
         | FaultPoint::RedirectCopied
         | FaultPoint::RedirectMapped => engine == Engine::Redirect,
+        FaultPoint::GrowLengthened | FaultPoint::GrowSwitched => !medium.is_device(),
         // A device's blocks cannot be mapped privately: all are copied in.
         FaultPoint::PrivateChunkMapped => engine == Engine::Private && !medium.is_device(),
         FaultPoint::PrivateChunkFilled
