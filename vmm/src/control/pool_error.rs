@@ -38,7 +38,7 @@ fn remedy_of(error: &Error) -> Option<String> {
         }
         Error::HoldsPool { .. } => "delete it with 'nvvmm pool delete' if it is not needed".to_owned(),
         Error::InUse { .. } => "stop its VMs first".to_owned(),
-        Error::FixedSize { .. } => "make the device larger, or create a larger pool elsewhere".to_owned(),
+        Error::FixedSize { .. } => "create a larger pool; one on a device stays as large as it was made".to_owned(),
         Error::NotDurable {
             asked: Durability::Power,
             ..
