@@ -95,6 +95,9 @@ impl Observation {
 
 /// Whether a process could be captured as it is now. It is not stopped for this.
 pub fn check(pid: Pid, options: CaptureOptions) -> Result<(), Error> {
+    if observe::is_zombie(pid)? {
+        return Err(Error::Gone(pid));
+    }
     let mut pids = vec![pid];
     let mut next = 0;
     while options.tree && next < pids.len() {

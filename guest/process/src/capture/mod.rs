@@ -55,6 +55,7 @@ impl Frozen {
         }
         let mut image = Image {
             kernel: observe::kernel()?,
+            boot: observe::boot()?,
             ..Image::default()
         };
         let mut files = files::Collector::new(options, &observed.outside_ends);

@@ -62,6 +62,13 @@ pub fn find_vdso(pid: Pid, mappings: &[Mapping]) -> Result<Option<Vdso>, Error> 
     }))
 }
 
+/// Which boot of the kernel this is.
+pub fn boot() -> Result<String, Error> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_err(failed("read the boot's number"))?;
+    Ok(id.trim().to_owned())
+}
+
 /// The running kernel, seen through this process.
 pub fn kernel() -> Result<Kernel, Error> {
     let own = std::process::id() as Pid;

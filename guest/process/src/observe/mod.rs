@@ -7,7 +7,7 @@ mod pagemap;
 mod status;
 
 pub use descriptors::{Descriptor, descriptors, pipe_holders};
-pub use kernel::{Kernel, Vdso, find_vdso, kernel};
+pub use kernel::{Kernel, Vdso, boot, find_vdso, kernel};
 pub use mappings::{Mapping, mappings};
 pub use pagemap::{FrameRun, Listing, Pagemap};
 pub use status::{

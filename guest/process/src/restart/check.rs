@@ -14,11 +14,12 @@ use crate::observe;
 pub fn check(image: &Image, options: &RestartOptions) -> Result<(), Error> {
     let mut refusals = Vec::new();
     kernel(image, &mut refusals)?;
+    let identities = Identities::of(image)?;
     for process in &image.processes {
         numbers(process, &mut refusals);
         capabilities(process, &mut refusals)?;
-        mapped(process, &mut refusals);
-        open(image, process, options, &mut refusals);
+        mapped(process, identities, &mut refusals);
+        open(image, process, options, identities, &mut refusals);
         if !path(&process.directory).is_dir() {
             let reason = format!(
                 "had the working directory {}, which is not there",
@@ -31,6 +32,32 @@ pub fn check(image: &Image, options: &RestartOptions) -> Result<(), Error> {
         Ok(())
     } else {
         Err(Error::Refused(refusals))
+    }
+}
+
+/// What the numbers of devices and inodes mean. They are those of one boot: afterwards, or in another VM, a file system in memory gives
+/// others to the same files.
+#[derive(Clone, Copy, Debug)]
+pub struct Identities {
+    of_this_boot: bool,
+}
+
+impl Identities {
+    /// Those in an image.
+    pub fn of(image: &Image) -> Result<Self, Error> {
+        Ok(Self {
+            of_this_boot: observe::boot()? == image.boot,
+        })
+    }
+
+    /// Whether a file that has these now can be the one that had those.
+    pub fn same(self, now: (u64, u64), then: (u64, u64)) -> bool {
+        !self.of_this_boot || now == then
+    }
+
+    fn same_file(self, now: &MappedFile, then: &MappedFile) -> bool {
+        self.same(now.identity, then.identity)
+            && (now.size_bytes, now.modified) == (then.size_bytes, then.modified)
     }
 }
 
@@ -94,9 +121,9 @@ fn capabilities(process: &Process, refusals: &mut Vec<Refusal>) -> Result<(), Er
     Ok(())
 }
 
-fn mapped(process: &Process, refusals: &mut Vec<Refusal>) {
+fn mapped(process: &Process, identities: Identities, refusals: &mut Vec<Refusal>) {
     for file in process.mapped_files.iter().chain([&process.executable]) {
-        if now(&file.path).as_ref() != Some(file) {
+        if !now(&file.path).is_some_and(|found| identities.same_file(&found, file)) {
             let reason = format!(
                 "had {} mapped, which was changed, replaced or deleted since",
                 path(&file.path).display()
@@ -120,7 +147,13 @@ fn now(name: &[u8]) -> Option<MappedFile> {
     })
 }
 
-fn open(image: &Image, process: &Process, options: &RestartOptions, refusals: &mut Vec<Refusal>) {
+fn open(
+    image: &Image,
+    process: &Process,
+    options: &RestartOptions,
+    identities: Identities,
+    refusals: &mut Vec<Refusal>,
+) {
     for descriptor in &process.descriptors {
         let reason = match &image.files[descriptor.file as usize].what {
             What::File {
@@ -130,7 +163,7 @@ fn open(image: &Image, process: &Process, options: &RestartOptions, refusals: &m
             } => {
                 let shown = path(name).display().to_string();
                 match std::fs::metadata(path(name)) {
-                    Ok(found) if (found.dev(), found.ino()) != *identity => {
+                    Ok(found) if !identities.same((found.dev(), found.ino()), *identity) => {
                         format!("was {shown}, which was replaced since")
                     }
                     Ok(found) if found.size() < *size_bytes => format!("was {shown}, which is shorter now"),

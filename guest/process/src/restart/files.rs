@@ -10,7 +10,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Whence, lseek, pipe};
 
 use super::RestartOptions;
-use super::check::path;
+use super::check::{Identities, path};
 use crate::error::{Error, failed};
 use crate::image::{Image, MappedFile, OpenFile, What};
 use crate::sys;
@@ -24,6 +24,7 @@ pub struct OpenFiles {
 impl OpenFiles {
     /// Opens all of them.
     pub fn open(image: &Image, options: &RestartOptions) -> Result<Self, Error> {
+        let identities = Identities::of(image)?;
         let mut pipes = Vec::new();
         for pipe in &image.pipes {
             pipes.push(filled_pipe(pipe.capacity_bytes, &pipe.held)?);
@@ -31,7 +32,7 @@ impl OpenFiles {
         let mut files = Vec::new();
         for file in &image.files {
             files.push(match &file.what {
-                What::File { path, identity, .. } => by_path(file, path, Some(*identity))?,
+                What::File { path, identity, .. } => by_path(file, path, Some((*identity, identities)))?,
                 What::Device { path, .. } => by_path(file, path, None)?,
                 What::PipeEnd { pipe, write } => {
                     let (reader, writer) = &pipes[*pipe as usize];
@@ -61,7 +62,11 @@ pub fn open_mapped(file: &MappedFile, writable: bool) -> Result<OwnedFd, Error> 
     opened.map_err(failed(format!("open {}", name.display())))
 }
 
-fn by_path(file: &OpenFile, name: &[u8], identity: Option<(u64, u64)>) -> Result<OwnedFd, Error> {
+fn by_path(
+    file: &OpenFile,
+    name: &[u8],
+    identity: Option<((u64, u64), Identities)>,
+) -> Result<OwnedFd, Error> {
     let name = path(name);
     let doing = || format!("open {}", name.display());
     // Nothing that would change the file: those are not among the flags that the kernel keeps.
@@ -71,7 +76,8 @@ fn by_path(file: &OpenFile, name: &[u8], identity: Option<(u64, u64)>) -> Result
     let found = File::from(opened.try_clone().map_err(failed(doing()))?)
         .metadata()
         .map_err(failed(doing()))?;
-    if identity.is_some_and(|identity| identity != (found.dev(), found.ino())) {
+    let now = (found.dev(), found.ino());
+    if identity.is_some_and(|(then, identities)| !identities.same(now, then)) {
         return Err(Error::BadImage("a file was replaced just now"));
     }
     if identity.is_some() && file.flags & libc::O_PATH == 0 {

@@ -1,5 +1,6 @@
 //! A restart that asks for frames: what an agent needs whose host repoints them.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -9,6 +10,39 @@ use nvvmm_process::{Afterwards, CaptureOptions, CopiedPages, PageSource, Placed}
 use crate::harness::{Subject, can_run};
 
 const PAGE_BYTES: u64 = 4096;
+
+/// Makes the kernel try to move pages, given as address and number: together into huge pages, and out of the way of others.
+pub fn move_all(process: i32, runs: impl Iterator<Item = (u64, u64)>) -> io::Result<()> {
+    const MADV_COLLAPSE: i32 = 25;
+    const HUGE_PAGE_BYTES: u64 = 2 << 20;
+    let of_huge_pages: BTreeSet<u64> = runs
+        .flat_map(|(address, pages)| (0..pages).map(move |page| address + page * PAGE_BYTES))
+        .map(|address| address / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES)
+        .collect();
+    // SAFETY: takes no pointers.
+    let process = unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) };
+    assert!(process >= 0, "{}", io::Error::last_os_error());
+    for address in of_huge_pages {
+        let range = [address, HUGE_PAGE_BYTES];
+        // SAFETY: the kernel reads the range, one struct iovec, which is about the other process. That it cannot be done is what is
+        // expected.
+        unsafe { libc::syscall(libc::SYS_process_madvise, process, &range, 1, MADV_COLLAPSE, 0) };
+    }
+    // SAFETY: nobody else has the descriptor.
+    unsafe { libc::close(process as i32) };
+    std::fs::write("/proc/sys/vm/compact_memory", "1")
+}
+
+/// The frame that a page is in.
+pub fn frame_of(process: i32, address: u64) -> u64 {
+    const FRAME_MASK: u64 = (1 << 55) - 1;
+    let pagemap = File::open(format!("/proc/{process}/pagemap")).expect("a process");
+    let mut entry = [0; 8];
+    pagemap
+        .read_exact_at(&mut entry, address / PAGE_BYTES * 8)
+        .expect("an entry");
+    u64::from_le_bytes(entry) & FRAME_MASK
+}
 
 /// Copies, but looks first whether each page is in the frame that it is said to be in.
 struct Adopting {
@@ -22,21 +56,12 @@ impl PageSource for Adopting {
     }
 
     fn place(&mut self, process: i32, placed: &[Placed]) -> io::Result<()> {
-        // Whatever the kernel would move, it moves now.
-        std::fs::write("/proc/sys/vm/compact_memory", "1")?;
-        const FRAME_MASK: u64 = (1 << 55) - 1;
-        let pagemap = File::open(format!("/proc/{process}/pagemap"))?;
+        move_all(process, placed.iter().map(|run| (run.address, run.pages)))?;
         for run in placed {
             for page in 0..run.pages {
-                let mut entry = [0; 8];
-                pagemap.read_exact_at(&mut entry, (run.address / PAGE_BYTES + page) * 8)?;
+                let address = run.address + page * PAGE_BYTES;
                 let frame = run.frame.map(|first| first + page);
-                assert_eq!(
-                    Some(u64::from_le_bytes(entry) & FRAME_MASK),
-                    frame,
-                    "at {:#x}, page {page}",
-                    run.address
-                );
+                assert_eq!(Some(frame_of(process, address)), frame, "at {address:#x}");
                 self.looked_at += 1;
             }
         }

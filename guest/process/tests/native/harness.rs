@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// taken for somebody with an end of a pipe of another test's subject.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-fn one_at_a_time() -> MutexGuard<'static, ()> {
+pub fn one_at_a_time() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -41,6 +41,20 @@ pub fn can_run() -> bool {
     root
 }
 
+/// Starts a program with nothing open but its standard streams. It is waited for by its number, as a restarted one must be.
+pub fn spawn_alone(command: &mut Command) -> i32 {
+    // SAFETY: the closure makes one system call, which is allowed between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            // Whatever the test runner has left open: it is not the program's.
+            libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32);
+            Ok(())
+        });
+    }
+    let _alone = one_at_a_time();
+    command.spawn().expect("a program starts").id() as i32
+}
+
 /// A process that runs a scenario.
 pub struct Subject {
     pub pid: i32,
@@ -50,10 +64,6 @@ pub struct Subject {
 
 impl Subject {
     /// Starts one, and waits until it has set everything up.
-    #[expect(
-        clippy::zombie_processes,
-        reason = "waited for by its number, as a restarted one must be"
-    )]
     pub fn start(scenario: &str) -> Self {
         // Orphans of a tree that is killed come to this process, so that their numbers become free again.
         nix::sys::prctl::set_child_subreaper(true).expect("a subreaper");
@@ -70,22 +80,11 @@ impl Subject {
             .current_dir(directory.path())
             .stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a log")).stderr(log);
-        // SAFETY: the closure makes one system call, which is allowed between fork and exec.
-        unsafe {
-            command.pre_exec(|| {
-                // Whatever the test runner has left open: it is not the scenario's.
-                libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32);
-                Ok(())
-            });
-        }
-        let forking = one_at_a_time();
-        let child = command.spawn().expect("the subject starts");
         let subject = Self {
-            pid: child.id() as i32,
+            pid: spawn_alone(&mut command),
             directory,
             reaped: false,
         };
-        drop(forking);
         subject.wait_for("ready");
         subject
     }

@@ -3,6 +3,8 @@
 
 mod adopts;
 mod harness;
+mod moves;
 mod portrait;
+mod programs;
 mod refuses;
 mod survives;

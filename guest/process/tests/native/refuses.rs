@@ -91,3 +91,26 @@ fn restart_elsewhere() {
     image.kernel.release.push_str("-other");
     expect_refusal(again(&image), "ran on the kernel");
 }
+
+/// In another boot the same file may have another number: it is told by its size and time.
+#[test]
+fn restart_in_another_boot() {
+    if !can_run() {
+        return;
+    }
+    let mut subject = Subject::start("mapped-file");
+    let captured = subject.capture(CaptureOptions::default(), Afterwards::Kill);
+    let (mut image, mut pages) = captured.unwrap_or_else(|error| panic!("capture: {error}"));
+    subject.reap_killed(&image);
+    let (mapped, copy) = (subject.path("mapped"), subject.path("copy"));
+    let modified = std::fs::metadata(&mapped).and_then(|found| found.modified());
+    std::fs::copy(&mapped, &copy).expect("a copy");
+    let file = std::fs::File::options().write(true).open(&copy).expect("a copy");
+    file.set_modified(modified.expect("its time")).expect("its time");
+    std::fs::rename(&copy, &mapped).expect("a replacement");
+    let refused = restart(&image, &RestartOptions::default(), &mut pages);
+    expect_refusal(refused, "mapped, which was changed, replaced or deleted");
+    image.boot.push_str("-other");
+    subject.restart(&image, &mut pages);
+    subject.finish();
+}
