@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use nvvmm_snapshot::{
-    ChunkMap, CreateOptions, Error, LeafBlocks, NewSnapshot, Pool, SnapshotEntry, SnapshotKind,
+    BlockNo, ChunkMap, CreateOptions, Error, LeafBlocks, NewSnapshot, Pool, SnapshotEntry, SnapshotKind,
 };
 use proptest::prelude::*;
 
@@ -55,7 +55,7 @@ fn images() -> &'static Images {
         }
         let data: Vec<u64> = whole
             .blocks()
-            .chain(single)
+            .chain(single.iter().copied())
             .map(|block| block.byte_offset())
             .collect();
         let first_changes = [
@@ -76,6 +76,9 @@ fn images() -> &'static Images {
             };
             base = Some(vm.commit_snapshot(new, vm.reserve(0).unwrap()).unwrap().id);
         }
+        let pages = [(0, ChunkMap::Frames(Arc::new(pages_of(&single[2..5]))))];
+        let image = process_image("image", 9, &pages);
+        vm.commit_snapshot(image, vm.reserve(0).unwrap()).unwrap();
         vm.alloc_blocks(5)
             .unwrap()
             .iter()
@@ -95,6 +98,28 @@ fn images() -> &'static Images {
             content,
         }
     })
+}
+
+/// Every other page is a hole.
+fn pages_of(blocks: &[BlockNo]) -> LeafBlocks {
+    let mut leaf = LeafBlocks::new();
+    for (index, block) in (0u32..).zip(blocks) {
+        leaf.set(index * 2, Some(*block));
+    }
+    leaf
+}
+
+fn process_image<'a>(name: &'a str, pages: u64, changes: &'a [(u32, ChunkMap)]) -> NewSnapshot<'a> {
+    NewSnapshot {
+        kind: SnapshotKind::Process,
+        name,
+        parent: None,
+        memory_bytes: pages * 4096,
+        base: None,
+        changes,
+        state: &[0x99; 5000],
+        frames_new: 0,
+    }
 }
 
 fn write_image(directory: &Path, bytes: &[u8]) -> PathBuf {
@@ -153,8 +178,15 @@ fn exercise(pool: &Arc<Pool>) -> Result<(), Error> {
         state: b"",
         frames_new: 0,
     };
-    vm.commit_snapshot(new, vm.reserve(0)?)?;
+    let third = vm.commit_snapshot(new, vm.reserve(0)?)?.id;
     pool.remove("first")?;
+    let (image, pages) = vm.pin("image")?;
+    let again = [(0, pages.chunk(0)?)];
+    vm.commit_snapshot(process_image("again", 9, &again), vm.reserve(0)?)?;
+    pool.remove("image")?;
+    vm.unpin(image.id)?;
+    vm.unpin_others(third)?;
+    let entry = vm.pin("second")?.0;
     vm.consume(entry.id)?;
     Ok(())
 }
@@ -165,7 +197,7 @@ fn the_images_themselves_are_good() {
     for bytes in [&images.closed, &images.in_use] {
         let pool = open_image(bytes).unwrap();
         assert!(pool.check().unwrap().is_clean());
-        assert_eq!(content(&pool).unwrap().len(), 2);
+        assert_eq!(content(&pool).unwrap().len(), 3);
         exercise(&pool).unwrap();
         assert!(pool.check().unwrap().is_clean());
     }
@@ -295,12 +327,49 @@ fn a_flipped_count_is_found_and_derived_anew_after_a_crash() {
 }
 
 #[test]
+fn a_process_image_of_another_kind_or_size_is_refused() {
+    let images = images();
+    let image = images
+        .content
+        .iter()
+        .find(|(entry, ..)| entry.name == "image")
+        .unwrap();
+    assert_eq!(image.0.kind, SnapshotKind::Process);
+    let id_of = |at: usize| u64::from_le_bytes(images.closed[at + 24..at + 32].try_into().unwrap());
+    let inode = (0..images.closed.len())
+        .step_by(4096)
+        .find(|at| images.closed[*at..].starts_with(b"NVIN") && id_of(*at) == image.0.id.get())
+        .unwrap();
+    // The kind; the size of its memory; its end between two pages; more pages than its chunk has; the height of its map.
+    let fields: [(usize, &[u8]); 6] = [
+        (6, &[0]),
+        (6, &[3]),
+        (48, &[0; 8]),
+        (48, &[1]),
+        (72, &513u64.to_le_bytes()),
+        (64, &[1]),
+    ];
+    for (at, value) in fields {
+        let mut bytes = images.closed.clone();
+        bytes[inode + at..inode + at + value.len()].copy_from_slice(value);
+        bytes[inode + 12..inode + 16].fill(0);
+        let checksum = crc32fast::hash(&bytes[inode..inode + 4096]);
+        bytes[inode + 12..inode + 16].copy_from_slice(&checksum.to_le_bytes());
+        let damaged = open_image(&bytes).and_then(|pool| content(&pool));
+        let error = damaged.map(|_| ()).unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "byte {at}: {error}");
+    }
+}
+
+#[test]
 fn a_block_that_is_two_things_is_found() {
     let mut bytes = images().in_use.clone();
-    let inodes: Vec<usize> = (0..bytes.len())
+    let mut inodes: Vec<usize> = (0..bytes.len())
         .step_by(4096)
         .filter(|at| bytes[*at..].starts_with(b"NVIN"))
         .collect();
+    // In the order that they were taken in.
+    inodes.sort_by_key(|at| u64::from_le_bytes(bytes[at + 24..at + 32].try_into().unwrap()));
     // The second snapshot's state begins with the first one's inode; every checksum is right, and recovery derives
     // the counts.
     let (first, second) = (inodes[0], inodes[1]);
