@@ -165,11 +165,16 @@ fn the_agent_and_what_it_lives_on_are_refused() {
     let own = std::process::id() as i32;
     // SAFETY: takes no arguments.
     let (parent, thread) = unsafe { (libc::getppid(), libc::gettid()) };
+    let of_parent = if parent == 1 {
+        "is the first process"
+    } else {
+        "started the agent"
+    };
     let thread_of = format!("{thread} is a thread of process {own}");
     for (pid, because, words) in [
         (own, FailedBecause::Refused, "is the agent"),
         (1, FailedBecause::Refused, "is the first process"),
-        (parent, FailedBecause::Refused, "started the agent"),
+        (parent, FailedBecause::Refused, of_parent),
         (thread, FailedBecause::Refused, &thread_of[..]),
         (0, FailedBecause::Refused, "is no number"),
         (-1, FailedBecause::Refused, "is no number"),

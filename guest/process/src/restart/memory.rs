@@ -13,6 +13,9 @@ use crate::pages::{PageSource, Placed};
 use crate::sys::PAGE_BYTES;
 
 const MADV_POPULATE_WRITE: u64 = 23;
+const PR_SET_THP_DISABLE: u64 = libc::PR_SET_THP_DISABLE as u64;
+const PR_GET_THP_DISABLE: u64 = libc::PR_GET_THP_DISABLE as u64;
+const HUGE_PAGE_BYTES: u64 = 2 << 20;
 const MADV_GUARD_INSTALL: u64 = 102;
 /// How often it is looked where pinned pages are.
 const LISTINGS_MAX: u32 = 64;
@@ -157,7 +160,6 @@ fn advise(stub: &Stub, mapping: &Mapping) -> Result<(), Error> {
 }
 
 fn fill(stub: &Stub, fetch: &Fetch, source: &mut dyn PageSource) -> Result<(), Error> {
-    let pid = stub.process.pid;
     let runs = stub.process.mappings.iter().flat_map(|mapping| &mapping.pages);
     let wanted: Vec<Placed> = runs
         .map(|run| Placed {
@@ -170,6 +172,46 @@ fn fill(stub: &Stub, fetch: &Fetch, source: &mut dyn PageSource) -> Result<(), E
     if wanted.is_empty() {
         return Ok(());
     }
+    let huge_pages_off = stub.call(
+        "ask about huge pages",
+        libc::SYS_prctl,
+        &[PR_GET_THP_DISABLE, 0, 0, 0, 0],
+    )?;
+    if source.wants_frames() {
+        for run in &wanted {
+            populate_huge_pages(stub, run)?;
+        }
+    }
+    // A huge page would fill the holes beside the pages that are wanted.
+    switch_huge_pages_off(stub, 1)?;
+    place_all(stub, fetch, source, &wanted)?;
+    switch_huge_pages_off(stub, huge_pages_off)
+}
+
+/// Populates those parts of a run that a huge page each could hold.
+fn populate_huge_pages(stub: &Stub, run: &Placed) -> Result<(), Error> {
+    let start = run.address.next_multiple_of(HUGE_PAGE_BYTES);
+    let end = (run.address + run.pages * PAGE_BYTES) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+    if start < end {
+        let arguments = [start, end - start, MADV_POPULATE_WRITE];
+        stub.call("populate memory", libc::SYS_madvise, &arguments)?;
+    }
+    Ok(())
+}
+
+fn switch_huge_pages_off(stub: &Stub, off: u64) -> Result<(), Error> {
+    let arguments = [PR_SET_THP_DISABLE, off, 0, 0, 0];
+    stub.call("switch huge pages", libc::SYS_prctl, &arguments)
+        .map(drop)
+}
+
+fn place_all(
+    stub: &Stub,
+    fetch: &Fetch,
+    source: &mut dyn PageSource,
+    wanted: &[Placed],
+) -> Result<(), Error> {
+    let pid = stub.process.pid;
     let wants_frames = source.wants_frames();
     let mut place = |placed: &[Placed]| {
         source
@@ -177,15 +219,15 @@ fn fill(stub: &Stub, fetch: &Fetch, source: &mut dyn PageSource) -> Result<(), E
             .map_err(failed(format!("place pages of process {pid}")))
     };
     if !wants_frames {
-        return place(&wanted);
+        return place(wanted);
     }
-    for run in &wanted {
+    for run in wanted {
         let (address, len) = (run.address, run.pages * PAGE_BYTES);
         let arguments = [address, len, MADV_POPULATE_WRITE];
         stub.call("populate memory", libc::SYS_madvise, &arguments)?;
         stub.call("lock memory", libc::SYS_mlock, &[address, len])?;
     }
-    for part in in_parts(&wanted, Pinned::PAGES_MAX) {
+    for part in in_parts(wanted, Pinned::PAGES_MAX) {
         let _pinned = Pinned::new(stub, fetch, &part)?;
         let frames = frames(stub, &part)?;
         place(&with_frames(&part, &frames))?;
@@ -193,7 +235,7 @@ fn fill(stub: &Stub, fetch: &Fetch, source: &mut dyn PageSource) -> Result<(), E
             return Err(Error::Unstable { pid, rounds: 1 });
         }
     }
-    for run in &wanted {
+    for run in wanted {
         let arguments = [run.address, run.pages * PAGE_BYTES];
         stub.call("unlock memory", libc::SYS_munlock, &arguments)?;
     }

@@ -82,6 +82,9 @@ fn every_page_is_in_its_frame() {
         let mut source = Adopting { pages, looked_at: 0 };
         subject.restart(&image, &mut source);
         assert_eq!(source.looked_at, image.pages, "pages were left out");
+        let again = subject.capture(CaptureOptions::default(), Afterwards::Thaw);
+        let (again, _) = again.unwrap_or_else(|error| panic!("capture: {error}"));
+        assert_eq!(again.pages, image.pages, "{scenario} has other pages now");
         subject.finish();
     }
 }
