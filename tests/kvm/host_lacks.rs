@@ -18,7 +18,9 @@ mkdir "$dev"
 mount -t tmpfs none "$dev"
 mkdir "$dev/shm"
 mount --bind /dev/shm "$dev/shm"
-for name in null zero urandom userfaultfd; do
+pool=
+[ ! -c "$NVVMM_POOL" ] || pool=${NVVMM_POOL##*/}
+for name in null zero urandom userfaultfd $pool; do
   [ ! -e "/dev/$name" ] || { touch "$dev/$name"; mount --bind "/dev/$name" "$dev/$name"; }
 done
 mount --rbind "$dev" /dev
@@ -73,6 +75,9 @@ fn no_permission() {
     }
     let host = Host::without_pool();
     nix::unistd::chown(host.runtime(), Some(NOBODY.into()), Some(NOBODY.into())).unwrap();
+    if host.medium().is_device() {
+        nix::unistd::chown(host.pool(), Some(NOBODY.into()), None).unwrap();
+    }
     // Where this test's programs are may be closed to others.
     let open: PathBuf = PathBuf::from(format!("/dev/shm/nvvmm-test-open-{}", std::process::id()));
     std::fs::copy(required("NVVMM_BIN"), &open).unwrap();
