@@ -221,6 +221,8 @@ tier_media() {
   if [[ ${NVVMM_TEST_WHOLE:-0} == 1 ]]; then
     pmem_tests=()
   else
+    # After each of them the pool is checked, which reads all of a device.
+    export NVVMM_TEST_KILLS=${NVVMM_TEST_KILLS:-6}
     tier_note="NVVMM_TEST_WHOLE=1 runs all tests"
   fi
   ((${#test_arguments[@]} == 0)) || pmem_tests=("${test_arguments[@]}")
