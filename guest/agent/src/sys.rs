@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 
@@ -72,7 +73,12 @@ pub fn open_terminal() -> io::Result<(OwnedFd, OwnedFd)> {
     let theirs = check(unsafe { libc::ioctl(ours.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
     // SAFETY: the descriptor was just made and nobody else has it.
     let theirs = unsafe { OwnedFd::from_raw_fd(theirs) };
-    Ok((ours, theirs))
+    // Opened once more: that call leaves O_CLOEXEC among the flags of the open file itself, and /proc says ever after that its
+    // descriptors are closed on exec.
+    let mut again = File::options();
+    again.read(true).write(true).custom_flags(libc::O_NOCTTY);
+    let theirs = again.open(format!("/proc/self/fd/{}", theirs.as_raw_fd()))?;
+    Ok((ours, theirs.into()))
 }
 
 /// Sets the size of a terminal; the programs on it are told.

@@ -1,6 +1,6 @@
 use std::process::Stdio;
 
-use nvvmm_protocol::{Ended, FailedBecause};
+use nvvmm_protocol::{Afterwards, Ended, Exec, FailedBecause, TerminalSize};
 
 use super::*;
 use crate::process::test_host::*;
@@ -39,6 +39,56 @@ fn the_host_is_attached_to_it() {
     let host = kept.restart(subject.pid, true);
     host.end();
     wait_until("it was not hung up on", || !subject.exists());
+}
+
+#[test]
+fn a_session_on_a_terminal_is_one_again() {
+    if !can_run() {
+        return;
+    }
+    let terminal = Some(TerminalSize {
+        rows: 30,
+        columns: 90,
+    });
+    let script = "echo pid $$; read word; stty size; echo $word; read word";
+    let command = ["sh", "-c", script].map(|word| word.as_bytes().to_vec());
+    let program = HostEnd::ask(ToAgent::Exec(Exec {
+        command: command.to_vec(),
+        environment: Vec::new(),
+        terminal,
+    }));
+    let line = hear_until(&program, "\n");
+    let pid = line.trim().strip_prefix("pid ").unwrap().parse().unwrap();
+    let mut kept = Kept::default();
+    let host = ask_capture(pid, true, Afterwards::Kill);
+    kept.hear_capture(&host, pid);
+    host.end();
+    assert_eq!(program.hear(), FromAgent::Exited(Ended::Signal(9)));
+    program.end();
+
+    let host = kept.restart_on(pid, true, terminal);
+    host.say(ToAgent::Data(b"hello\n".to_vec()));
+    hear_until(&host, "30 90\r\nhello\r\n");
+    // Ctrl-C.
+    host.say(ToAgent::Data(vec![3]));
+    let (_, _, last) = host.hear_all();
+    assert!(
+        matches!(last, FromAgent::Exited(Ended::Signal(2) | Ended::Code(130))),
+        "{last:?}"
+    );
+    host.end();
+}
+
+/// All output until it ends so.
+fn hear_until(host: &HostEnd, end: &str) -> String {
+    let mut heard = String::new();
+    while !heard.ends_with(end) {
+        match host.hear() {
+            FromAgent::Data(bytes) => heard.push_str(std::str::from_utf8(&bytes).unwrap()),
+            other => panic!("{other:?} after {heard:?}"),
+        }
+    }
+    heard
 }
 
 #[test]
@@ -128,7 +178,7 @@ fn a_number_in_use_is_refused() {
     }
     let subject = Subject::start();
     let mut kept = Kept::default();
-    let host = ask_capture(subject.pid, false, nvvmm_protocol::Afterwards::Thaw);
+    let host = ask_capture(subject.pid, false, Afterwards::Thaw);
     kept.hear_capture(&host, subject.pid);
     host.end();
     let host = kept.ask_restart(false);

@@ -10,7 +10,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nvvmm_protocol::{
-    Afterwards, Capture, Captured, DATA_BYTES_MAX, FailedBecause, FrameRun, FromAgent, Restart, ToAgent,
+    Afterwards, Capture, Captured, DATA_BYTES_MAX, FailedBecause, FrameRun, FromAgent, Restart, TerminalSize,
+    ToAgent,
 };
 use tempfile::TempDir;
 
@@ -212,10 +213,14 @@ impl Kept {
 
     /// Asks for a restart.
     pub fn ask_restart(&self, attach: bool) -> HostEnd {
+        self.ask_restart_on(attach, None)
+    }
+
+    fn ask_restart_on(&self, attach: bool, terminal: Option<TerminalSize>) -> HostEnd {
         let host = HostEnd::ask(ToAgent::Restart(Restart {
             bytes: self.image.len() as u64,
             attach,
-            terminal: None,
+            terminal,
         }));
         for part in self.image.chunks(DATA_BYTES_MAX) {
             host.say(ToAgent::Data(part.to_vec()));
@@ -226,7 +231,12 @@ impl Kept {
 
     /// Asks for a restart, and does the host's part of it.
     pub fn restart(&self, pid: i32, attach: bool) -> HostEnd {
-        let host = self.ask_restart(attach);
+        self.restart_on(pid, attach, None)
+    }
+
+    /// As [`Kept::restart`], attached to a terminal.
+    pub fn restart_on(&self, pid: i32, attach: bool, terminal: Option<TerminalSize>) -> HostEnd {
+        let host = self.ask_restart_on(attach, terminal);
         let restarted = loop {
             match host.hear() {
                 FromAgent::Frames(runs) => self.place(pid, &runs),

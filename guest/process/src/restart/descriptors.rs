@@ -3,6 +3,7 @@
 use super::files::OpenFiles;
 use super::nursery::Stub;
 use crate::error::{Error, failed};
+use crate::image::{Image, What};
 use crate::sys;
 
 /// A way for a stub to fetch open files of this process.
@@ -73,4 +74,28 @@ pub fn set(stub: &Stub, files: &OpenFiles) -> Result<(), Error> {
         }
     }
     fetch.end(stub)
+}
+
+/// Makes the terminal among a session leader's standard streams that of its session, so that keys can interrupt it.
+pub fn take_terminal(stub: &Stub, image: &Image) -> Result<(), Error> {
+    let process = stub.process;
+    if process.session != process.pid {
+        return Ok(());
+    }
+    let is_terminal = |file: u32| {
+        matches!(
+            image.files[file as usize].what,
+            What::Stdio {
+                terminal: Some(_),
+                ..
+            }
+        )
+    };
+    let terminal = (process.descriptors.iter()).find(|descriptor| is_terminal(descriptor.file));
+    if let Some(terminal) = terminal {
+        // What takes its place need not be a terminal, or may be another session's.
+        let arguments = [terminal.fd as u64, libc::TIOCSCTTY, 0];
+        let _ = stub.leader().try_call(libc::SYS_ioctl, &arguments)?;
+    }
+    Ok(())
 }

@@ -40,6 +40,7 @@ pub fn restart(image: &Image, options: &RestartOptions, source: &mut dyn PageSou
     }
     nursery.set_groups()?;
     for stub in nursery.stubs() {
+        descriptors::take_terminal(stub, image)?;
         threads::set(stub)?;
         process::set_last(stub)?;
     }
