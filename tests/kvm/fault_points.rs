@@ -301,9 +301,9 @@ fn is_on_the_way(point: FaultPoint, engine: Engine, medium: &Medium) -> bool {
         | FaultPoint::RedirectCopied
         | FaultPoint::RedirectMapped => engine == Engine::Redirect,
         FaultPoint::GrowLengthened | FaultPoint::GrowSwitched => !medium.is_device(),
-        // A device's blocks cannot be mapped privately: all are copied in.
-        FaultPoint::PrivateChunkMapped => engine == Engine::Private && !medium.is_device(),
-        FaultPoint::PrivateChunkFilled
+        // On a device, whose blocks are copied in, the chunks that have none.
+        FaultPoint::PrivateChunkMapped
+        | FaultPoint::PrivateChunkFilled
         | FaultPoint::PrivateTaken
         | FaultPoint::PrivateCopied
         | FaultPoint::PrivateAheadCopied
