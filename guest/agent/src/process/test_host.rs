@@ -76,6 +76,8 @@ impl Subject {
             [ \"$x\" = \"$(seq 20000)\" ] && echo all is there && exit 7";
         let mut command = Command::new("sh");
         command.args(["-c", script]).current_dir(directory.path());
+        // Whoever runs the tests may ignore hang-ups.
+        sys::with_usual_signals(&mut command);
         let mut child = command
             .stdin(input)
             .stdout(output)
