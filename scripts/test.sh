@@ -17,7 +17,7 @@
 #
 # "nested" is the harness of scripts/nested.sh: a Linux host with KVM on an emulated CPU.
 # NVVMM_FORCE_NESTED=1 makes it used where it is not needed. NVVMM_TEST_TIMEOUT limits one nested run
-# (seconds, default 1800). Results of nested runs are kept in $NVVMM_CACHE/results.
+# and the tier kvm on one medium (seconds, default 1800). Results of nested runs are kept in $NVVMM_CACHE/results.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/kvm.sh"
@@ -37,7 +37,7 @@ pmem_tests=(commands::a_durability commands::snapshot_and_stop dirty_log:: fault
   instant::a_snapshot_of instant::two_vcpus_in_random_order kill:: scrub::a_flipped tree::once_consumes
   tree::a_snapshot_that)
 tiers=() media=() required=() test_arguments=()
-programs=unbuilt beside=''
+programs=unbuilt beside='' timeout_s=${NVVMM_TEST_TIMEOUT:-1800}
 
 parse_arguments() {
   while (($#)); do
@@ -137,7 +137,7 @@ build_test_program() {
 }
 
 # nested NAME ARGUMENT...: scripts/nested.sh, with results kept under that name.
-nested() { "$here/nested.sh" --results "$NVVMM_CACHE/results/$1" --timeout "${NVVMM_TEST_TIMEOUT:-1800}" "${@:2}"; }
+nested() { "$here/nested.sh" --results "$NVVMM_CACHE/results/$1" --timeout "$timeout_s" "${@:2}"; }
 
 # chosen MEDIUM...: those of them that --medium left, one a line.
 chosen() {
@@ -167,7 +167,8 @@ tier_kvm() {
     kills=40
     [[ $medium != tmpfs ]] || kills=1000
     NVVMM_TEST_KILLS=${NVVMM_TEST_KILLS:-$kills} run_tests_on "$medium" "" \
-      "$here/on-medium.sh" "$medium" "$test_program" --test-threads=1 --show-output "${test_arguments[@]}"
+      "$here/on-medium.sh" "$medium" timeout --kill-after=10 "$timeout_s" \
+      "$test_program" --test-threads=1 --show-output "${test_arguments[@]}"
   done
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nvvmm_snapshot::{BlockNo, FaultPoint, Holder, Pool};
+use nvvmm_snapshot::{BlockNo, CHUNK_BLOCKS, FaultPoint, Holder, Pool};
 use nvvmm_tests::{Engine, Host, Random, Vm, repetitions, required};
 use serde_json::Value;
 
@@ -239,6 +239,16 @@ fn a_snapshot_is_refused_before_the_pause_or_taken() {
     host.assert_pool_clean();
 }
 
+/// Blocks that the pool's holders have leased and do not use.
+fn unused_blocks(host: &Host) -> u64 {
+    let status = host.pool_status();
+    let holders = status["holders"].as_array().unwrap().iter();
+    let used: u64 = holders
+        .map(|holder| holder["blocks_in_use"].as_u64().unwrap())
+        .sum();
+    status["leased_blocks"].as_u64().unwrap() - used
+}
+
 /// Has the guest write until its VM has leased nothing that it does not use, but for less than one more write takes.
 fn use_up_leases(host: &Host, vm: &mut Vm<'_>, ballast: &Holder) {
     let copied_at_once = if host.medium().maps_whole_chunks() {
@@ -246,14 +256,20 @@ fn use_up_leases(host: &Host, vm: &mut Vm<'_>, ballast: &Holder) {
     } else {
         16
     };
+    // Within about a second a VM gives back what it holds of a full pool beyond two chunks. The guest may not write so often
+    // that this need not be waited for.
+    let until = Instant::now() + PATIENCE;
+    loop {
+        take_the_rest(ballast);
+        if unused_blocks(host) < 3 * u64::from(CHUNK_BLOCKS) {
+            break;
+        }
+        assert!(Instant::now() < until, "holds {} unused", unused_blocks(host));
+        std::thread::sleep(Duration::from_millis(20));
+    }
     for turn in 1.. {
         take_the_rest(ballast);
-        let status = host.pool_status();
-        let holders = status["holders"].as_array().unwrap().iter();
-        let used: u64 = holders
-            .map(|holder| holder["blocks_in_use"].as_u64().unwrap())
-            .sum();
-        let writes = (status["leased_blocks"].as_u64().unwrap() - used) / copied_at_once;
+        let writes = unused_blocks(host) / copied_at_once;
         if writes == 0 {
             return;
         }
@@ -262,23 +278,41 @@ fn use_up_leases(host: &Host, vm: &mut Vm<'_>, ballast: &Holder) {
     }
 }
 
+/// While the file is there, a process waits at a fault point; however the test ends, it goes on.
+struct Gate(PathBuf);
+
+impl Gate {
+    fn close(path: PathBuf) -> Self {
+        fs::write(&path, "").unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        fs::remove_file(&self.0).unwrap();
+    }
+}
+
 /// Neither what the guest writes between the reservation and the pause, nor somebody who takes all that is left then, can make
 /// a snapshot fail that is under way.
 #[test]
 fn what_a_snapshot_needs_is_reserved_before_the_pause() {
     let directory = tempfile::tempdir().unwrap();
-    let gate = directory.path().join("gate");
+    let gate_path = directory.path().join("gate");
     let at = FaultPoint::SnapshotReserved.name();
-    let wait = format!("{at}:{}", gate.display());
+    let wait = format!("{at}:{}", gate_path.display());
     let host = Host::new(1024).with_fault("NVVMM_FAULT_WAIT", wait);
     let mut vm = host.boot_bare_metal(160, 1);
     vm.ask("fill 140 1");
     vm.snapshot("base");
-    fs::write(&gate, "").unwrap();
+    let gate = Gate::close(gate_path);
     let pool = Pool::open(host.pool()).unwrap();
     let ballast = pool.hold("ballast").unwrap();
     let vm_name = vm.name.clone();
     let outcome = std::thread::scope(|scope| {
+        // In here, so that a failure lets the snapshot end, for which the scope waits.
+        let gate = gate;
         let taking = scope.spawn(|| host.run(&["snapshot", &vm_name, "late"]));
         let until = Instant::now() + PATIENCE;
         while !host.is_logged(&format!("NVVMM_FAULT_WAIT: waits at {at}\n")) {
@@ -291,7 +325,7 @@ fn what_a_snapshot_needs_is_reserved_before_the_pause() {
         if host.engine() == Engine::Redirect {
             use_up_leases(&host, &mut vm, &ballast);
         }
-        fs::remove_file(&gate).unwrap();
+        drop(gate);
         taking.join().unwrap()
     });
     outcome.ok();

@@ -3,12 +3,19 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
+    time::Duration,
 };
 
 use serde_json::Value;
 
 use crate::{Engine, Medium, Vm, required};
+
+/// For a command to end: ten times what the slowest takes with an emulated CPU.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// Where a test runs its VMs. Dropping it ends what still runs and removes the pool.
 #[derive(Debug)]
@@ -34,13 +41,32 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Runs a command to its end.
+    /// Runs a command to its end. The test fails when that does not come.
     pub fn of(mut command: Command) -> Self {
+        let what = format!("{command:?}");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().expect("the command starts");
+        let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+        let (ended, end) = mpsc::channel::<()>();
+        let watch = std::thread::spawn(move || {
+            let late = end.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout);
+            if late {
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            }
+            late
+        });
         let Output {
             status,
             stdout,
             stderr,
-        } = command.output().expect("the command starts");
+        } = child.wait_with_output().expect("the command is waited for");
+        drop(ended);
+        let late = watch.join().expect("the watch does not panic");
+        assert!(
+            !late,
+            "did not end in {PATIENCE:?}: {what}\nstderr: {}",
+            String::from_utf8_lossy(&stderr)
+        );
         Self {
             code: status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&stdout).into_owned(),
