@@ -7,4 +7,5 @@ mod agent;
 mod disk;
 mod life;
 mod memory;
+mod process;
 mod writers;

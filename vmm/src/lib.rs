@@ -13,6 +13,7 @@ pub mod cow;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod process;
 pub mod spec;
 pub mod sys;
 pub mod vm;

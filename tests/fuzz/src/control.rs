@@ -13,8 +13,10 @@ use std::time::Duration;
 use nvvmm::checkpoint::report::{AuditReport, RamCounters, SnapshotReport};
 use nvvmm::control::message::{Answer, PROTOCOL_VERSION, REQUEST_BYTES_MAX, Request, Versioned};
 use nvvmm::control::{
-    ControlError, ErrorKind, SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus, fuzzing,
+    CaptureRequest, ControlError, ErrorKind, RestartRequest, SnapshotRequest, VmControl, VmOrigin, VmState,
+    VmStatus, fuzzing,
 };
+use nvvmm::process::{CaptureReport, RestartReport};
 use nvvmm_snapshot::Durability;
 
 /// Nothing here waits: whoever does has hung, and the fuzzer's own limit is shorter.
@@ -98,6 +100,16 @@ impl VmControl for CountingVm {
             digests_made: None,
             durability: Durability::Process,
         })
+    }
+
+    fn capture(&self, request: &CaptureRequest, _: &UnixStream) -> Result<CaptureReport, ControlError> {
+        self.count();
+        Err(ControlError::failed(request.name.clone()))
+    }
+
+    fn restart(&self, request: &RestartRequest, _: &UnixStream) -> Result<RestartReport, ControlError> {
+        self.count();
+        Err(ControlError::failed(request.name.clone()))
     }
 
     fn audit(&self) -> Result<AuditReport, ControlError> {

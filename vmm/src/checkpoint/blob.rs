@@ -29,7 +29,9 @@ const VCPU_BYTES_MAX: usize = 32 << 10;
 
 const SPEC: u32 = 1;
 const MACHINE: u32 = 2;
-const SECTION_VERSION: u32 = 1;
+/// The state of processes ([`crate::process::SavedProcess`]), which is in a blob of its own.
+pub(crate) const PROCESS: u32 = 3;
+pub(crate) const SECTION_VERSION: u32 = 1;
 
 #[derive(Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
 #[repr(C)]
@@ -44,13 +46,23 @@ struct Header {
 
 #[derive(Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
 #[repr(C)]
-struct Section {
+pub(crate) struct Section {
     id: U32,
     version: U32,
     offset: U64,
     length: U64,
     crc32: U32,
     reserved: U32,
+}
+
+impl Section {
+    pub(crate) fn id(&self) -> u32 {
+        self.id.get()
+    }
+
+    pub(crate) fn version(&self) -> u32 {
+        self.version.get()
+    }
 }
 
 const _: () = assert!(size_of::<Header>() == 32 && size_of::<Section>() == 32);
@@ -147,7 +159,7 @@ fn decode_machine(payload: &[u8]) -> Result<MachineStateV1, BlobError> {
     }
 }
 
-fn assemble(parts: &[(u32, &[u8])]) -> Vec<u8> {
+pub(crate) fn assemble(parts: &[(u32, &[u8])]) -> Vec<u8> {
     let mut offset = size_of::<Header>() + parts.len() * size_of::<Section>();
     let mut table = Vec::new();
     for (id, payload) in parts {
@@ -178,7 +190,7 @@ fn assemble(parts: &[(u32, &[u8])]) -> Vec<u8> {
     blob
 }
 
-fn sections(blob: &[u8]) -> Result<Vec<(Section, &[u8])>, BlobError> {
+pub(crate) fn sections(blob: &[u8]) -> Result<Vec<(Section, &[u8])>, BlobError> {
     let damaged = |what: &str| BlobError::Damaged(what.into());
     let (header, rest) = Header::read_from_prefix(blob).map_err(|_| BlobError::NotState)?;
     if header.magic != MAGIC {

@@ -336,11 +336,10 @@ fn commit(
         reservation,
     )?;
     fault_point(FaultPoint::SnapshotCommitted);
-    // The snapshot exists: a pin too many costs space until the VM ends, and is no reason to report a failure.
-    if let Some(base) = taking.base
-        && let Err(error) = taking.holder.unpin(base)
-    {
-        tracing::warn!("the former base of this VM stays pinned: {error}");
+    // All that the VM has not for itself is in the new snapshot: its former base and images of processes are needed no more.
+    // It exists: a pin too many costs space until the VM ends, and is no reason to report a failure.
+    if let Err(error) = taking.holder.unpin_others(committed.id) {
+        tracing::warn!("what this VM was based on stays pinned: {error}");
     }
     Ok((committed, state.len() as u64))
 }

@@ -219,7 +219,9 @@ Examples:
   nvvmm restore db-full --disk copy-of-root.img --disk tools.img,ro --detach
       with a disk of its own in place of the first
   nvvmm restore suspended --once
-      continue a VM and use its snapshot up: no write is ever copied";
+      continue a VM and use its snapshot up: no write is ever copied
+  nvvmm restore job-1 --into web
+      continue a process in a guest that has its files";
 
 /// `nvvmm restore`.
 #[derive(Debug, Args)]
@@ -237,6 +239,16 @@ pub struct RestoreArguments {
     /// guest's nvvmm-agent
     #[arg(long, value_enum, default_value = "keep")]
     pub clock: ClockChoice,
+    /// Restart the process that the snapshot is of in the guest of this VM, which must use the same pool and run
+    /// nvvmm-agent
+    ///
+    /// It has the number that it had, which must be free there, and its memory is the snapshot's until it writes to it.
+    #[arg(long, value_name = "VM", value_parser = values::vm_name, conflicts_with_all = ["once", "prefault", "clock", "disks", "name", "detach", "console", "paused"])]
+    pub into: Option<String>,
+    /// Give the process this terminal, or whatever stdin, stdout and stderr are, and wait for its end; without it they are
+    /// /dev/null where they led out of it
+    #[arg(long, requires = "into", conflicts_with = "json")]
+    pub attach: bool,
     /// Disks in place of the snapshot's, all of them, in the guest's order
     #[arg(long = "disk", value_name = "FILE[,ro]", value_parser = values::disk)]
     pub disks: Vec<DiskSpec>,
@@ -330,7 +342,9 @@ Examples:
   nvvmm snapshot web before-upgrade
       the VM stands still for a moment and goes on
   nvvmm snapshot web suspended --stop
-      the VM ends; 'nvvmm restore suspended --once' continues it";
+      the VM ends; 'nvvmm restore suspended --once' continues it
+  nvvmm snapshot web job-1 --process 4711 --kill
+      one process of its guest; 'nvvmm restore job-1 --into VM' continues it";
 
 /// `nvvmm snapshot`.
 #[derive(Debug, Args)]
@@ -344,6 +358,21 @@ pub struct SnapshotArguments {
     /// End the VM after the snapshot instead of letting it go on
     #[arg(long)]
     pub stop: bool,
+    /// Take the process with this number in the guest, instead of the whole VM; the guest must run nvvmm-agent
+    ///
+    /// Its memory becomes part of the pool without being copied. What it has open is noted, not kept: files must be there
+    /// when it is restarted. What cannot be captured (a network connection, for one) is refused by name.
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..), conflicts_with_all = ["stop", "verify"])]
+    pub process: Option<i32>,
+    /// With all processes that it has started
+    #[arg(long, requires = "process")]
+    pub tree: bool,
+    /// Leave the process stopped, as by SIGSTOP
+    #[arg(long, requires = "process", conflicts_with = "kill")]
+    pub leave_stopped: bool,
+    /// Kill the process once its snapshot is there
+    #[arg(long, requires = "process")]
+    pub kill: bool,
     /// Refuse unless the snapshot then survives: the end of any process, a crash or restart of the host, or a power
     /// cut. Without this it survives what the pool can ('nvvmm pool status' says what that is)
     #[arg(long, value_name = "process|host|power")]

@@ -80,6 +80,24 @@ fn what_makes_no_sense_is_refused() {
         ("nvvmm pool create", ClapError::MissingRequiredArgument),
         ("nvvmm snapshot v s --durability much", ClapError::ValueValidation),
         ("nvvmm pool create p --size 1M", ClapError::ValueValidation),
+        ("nvvmm snapshot v s --process 0", ClapError::ValueValidation),
+        ("nvvmm snapshot v s --tree", ClapError::MissingRequiredArgument),
+        ("nvvmm snapshot v s --kill", ClapError::MissingRequiredArgument),
+        (
+            "nvvmm snapshot v s --process 1 --stop",
+            ClapError::ArgumentConflict,
+        ),
+        (
+            "nvvmm snapshot v s --process 1 --kill --leave-stopped",
+            ClapError::ArgumentConflict,
+        ),
+        ("nvvmm restore s --attach", ClapError::MissingRequiredArgument),
+        ("nvvmm restore s --into v --detach", ClapError::ArgumentConflict),
+        ("nvvmm restore s --into v --once", ClapError::ArgumentConflict),
+        (
+            "nvvmm restore s --into v --attach --json",
+            ClapError::ArgumentConflict,
+        ),
     ] {
         assert_eq!(parse(line).unwrap_err(), kind, "{line}");
     }
@@ -96,6 +114,8 @@ fn commands_that_list_or_report_have_json() {
         "nvvmm pool check p --json",
         "nvvmm run --kernel k --detach --json",
         "nvvmm restore s --detach --json",
+        "nvvmm snapshot v s --process 4711 --tree --kill --json",
+        "nvvmm restore s --into v --json",
     ] {
         assert!(parse(line).is_ok(), "{line}");
     }

@@ -110,6 +110,22 @@ fn environment_for(terminal: bool, given: Vec<(String, String)>) -> Vec<(Vec<u8>
     kind.into_iter().chain(given).collect()
 }
 
+/// Carries this process's standard streams to and from a program that runs, until it has ended; its status becomes this
+/// process's.
+pub(super) fn follow(vm: &str, stream: &UnixStream, terminal: bool) -> Result<ExitCode, ControlError> {
+    let to_agent = Arc::new(Mutex::new(stream.try_clone().map_err(failed)?));
+    let raw = if terminal {
+        follow_size(&to_agent)?;
+        RawTerminal::enter()?
+    } else {
+        None
+    };
+    carry_input(&to_agent)?;
+    let ended = carry_output(vm, stream);
+    drop(raw);
+    ended.map_err(|failure| failure.error)
+}
+
 /// Tells the agent when the terminal has another size.
 fn follow_size(to_agent: &Arc<Mutex<UnixStream>>) -> Result<(), ControlError> {
     let mut signals = Signals::new([SIGWINCH]).map_err(failed)?;

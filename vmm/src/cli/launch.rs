@@ -18,7 +18,7 @@ use super::args::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, St
 use super::console::before_escape;
 use super::error::{EXIT_FAILED, exit_code};
 use super::terminal::{RawTerminal, leave_raw, tell};
-use super::{detach, output, pool_path};
+use super::{detach, output, pool_path, process_commands};
 use crate::control::{
     ControlClient, ControlError, ErrorKind, NameChoice, RuntimeDir, VmOrigin, VmState, VmStatus,
 };
@@ -54,8 +54,13 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, ControlError> {
 
 /// `nvvmm restore`.
 pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, ControlError> {
+    if let Some(vm) = arguments.into {
+        return process_commands::restore(&vm, arguments.snapshot, arguments.attach, arguments.start.json);
+    }
     let RestoreArguments {
         snapshot,
+        into: _,
+        attach: _,
         once,
         prefault,
         clock,

@@ -13,6 +13,7 @@ mod launch;
 mod output;
 mod pool_commands;
 mod pool_path;
+mod process_commands;
 mod scrub_command;
 mod snapshot_commands;
 mod snapshot_tree;

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::args::SnapshotArguments;
 use super::output::{self, Column};
+use super::process_commands;
 use crate::checkpoint::report::SnapshotReport;
 use crate::control::registry::Entry;
 use crate::control::{
@@ -236,16 +237,23 @@ fn wait_until_gone(dir: &RuntimeDir, vm: &str) -> Result<(), ControlError> {
     Ok(())
 }
 
-fn connect(entry: &Entry) -> Result<ControlClient, ControlError> {
+pub(super) fn connect(entry: &Entry) -> Result<ControlClient, ControlError> {
     ControlClient::connect(&entry.paths.control)
 }
 
 /// `nvvmm snapshot`.
 pub fn snapshot(arguments: SnapshotArguments) -> Result<(), ControlError> {
+    if let Some(pid) = arguments.process {
+        return process_commands::snapshot(pid, arguments);
+    }
     let SnapshotArguments {
         vm,
         name,
         stop,
+        process: _,
+        tree: _,
+        leave_stopped: _,
+        kill: _,
         durability,
         verify,
         json,

@@ -1,6 +1,7 @@
 //! A command's side of the control socket.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -8,9 +9,11 @@ use std::time::Duration;
 use super::error::{ControlError, ErrorKind};
 use super::line::LineStream;
 use super::message::{
-    Answer, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, SnapshotRequest, Versioned, VmStatus,
+    Answer, CaptureRequest, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, RestartRequest, SnapshotRequest,
+    Versioned, VmStatus,
 };
 use crate::checkpoint::report::{AuditReport, SnapshotReport};
+use crate::process::{CaptureReport, RestartReport};
 
 /// Time for an answer that needs no work.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -79,6 +82,30 @@ impl ControlClient {
         }
     }
 
+    /// Captures a process; `agent` leads to the guest's agent.
+    pub fn capture(
+        &mut self,
+        request: CaptureRequest,
+        agent: BorrowedFd<'_>,
+    ) -> Result<CaptureReport, ControlError> {
+        match self.call_with(&Request::Capture(request), agent)? {
+            Answer::Captured { report } => Ok(*report),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Restarts a process; `agent` leads to the guest's agent, and to the process when it is attached.
+    pub fn restart(
+        &mut self,
+        request: RestartRequest,
+        agent: BorrowedFd<'_>,
+    ) -> Result<RestartReport, ControlError> {
+        match self.call_with(&Request::Restart(request), agent)? {
+            Answer::Restarted { report } => Ok(*report),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Holds KVM's dirty log against the COW engine.
     pub fn audit(&mut self) -> Result<AuditReport, ControlError> {
         match self.call(&Request::Audit, Some(STATE_TIMEOUT))? {
@@ -96,11 +123,19 @@ impl ControlClient {
 
     /// Sends `request` and waits for its answer, at most `timeout`.
     pub fn call(&mut self, request: &Request, timeout: Option<Duration>) -> Result<Answer, ControlError> {
-        let line = serde_json::to_vec(&Versioned::current(request))
-            .map_err(|e| ControlError::failed(format!("the request cannot be encoded: {e}")))?;
+        let written = self.lines.write(encoded(request)?, timeout);
+        self.answer(written, timeout)
+    }
+
+    /// The same, with a descriptor, however long it takes.
+    fn call_with(&mut self, request: &Request, descriptor: BorrowedFd<'_>) -> Result<Answer, ControlError> {
+        let written = self.lines.write_with(encoded(request)?, descriptor);
+        self.answer(written, None)
+    }
+
+    fn answer(&mut self, written: io::Result<()>, timeout: Option<Duration>) -> Result<Answer, ControlError> {
         // A server that refuses the connection answers and closes before it reads: its answer counts, not our
         // failed write.
-        let written = self.lines.write(line, timeout);
         let read = self.lines.read(RESPONSE_BYTES_MAX, timeout);
         let line = match (read, written) {
             (Ok(Some(line)), _) => line,
@@ -128,6 +163,11 @@ impl ControlClient {
             Versioned { body, .. } => Ok(body),
         }
     }
+}
+
+fn encoded(request: &Request) -> Result<Vec<u8>, ControlError> {
+    serde_json::to_vec(&Versioned::current(request))
+        .map_err(|e| ControlError::failed(format!("the request cannot be encoded: {e}")))
 }
 
 fn unexpected(answer: &Answer) -> ControlError {

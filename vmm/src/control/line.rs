@@ -1,8 +1,11 @@
 //! Lines of bounded length over a unix socket, within a bounded time.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// Why there is no line.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +24,8 @@ pub(super) enum LineError {
 pub(super) struct LineStream {
     stream: UnixStream,
     pending: Vec<u8>,
+    /// What came with the bytes read last.
+    descriptor: Option<OwnedFd>,
 }
 
 impl LineStream {
@@ -28,6 +33,7 @@ impl LineStream {
         Self {
             stream,
             pending: Vec::new(),
+            descriptor: None,
         }
     }
 
@@ -70,6 +76,22 @@ impl LineStream {
         self.stream.write_all(&line)
     }
 
+    /// Writes `line` and a newline, and a descriptor with it.
+    pub(super) fn write_with(&mut self, mut line: Vec<u8>, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        line.push(b'\n');
+        self.stream.set_write_timeout(None)?;
+        let sent = self
+            .stream
+            .send_with_fd(&line[..], descriptor.as_raw_fd())
+            .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
+        self.stream.write_all(&line[sent..])
+    }
+
+    /// The descriptor that came with the line read last, if one did.
+    pub(super) fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        self.descriptor.take()
+    }
+
     fn fill(&mut self, deadline: Option<Instant>) -> Result<usize, LineError> {
         let mut part = [0; 4096];
         loop {
@@ -78,8 +100,10 @@ impl LineStream {
                 return Err(LineError::TimedOut);
             }
             self.stream.set_read_timeout(left)?;
-            match self.stream.read(&mut part) {
-                Ok(count) => {
+            let received = self.stream.recv_with_fd(&mut part);
+            match received.map_err(|error| io::Error::from_raw_os_error(error.errno())) {
+                Ok((count, descriptor)) => {
+                    self.descriptor = descriptor.map(OwnedFd::from).or(self.descriptor.take());
                     self.pending.extend_from_slice(&part[..count]);
                     return Ok(count);
                 }

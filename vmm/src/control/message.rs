@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{ControlError, ErrorKind};
 use crate::checkpoint::report::{AuditReport, RamCounters, RestoreReport, SnapshotReport};
+use crate::process::{CaptureReport, RestartReport};
 use crate::spec::DiskSpec;
 
 /// Version of the protocol; a server answers no other.
@@ -42,6 +43,50 @@ pub struct SnapshotRequest {
     pub verify: bool,
 }
 
+/// What a capture of a process asks for. The stream to the guest's agent comes with it, as a descriptor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureRequest {
+    /// Name of the new image.
+    pub name: String,
+    /// The process's number in the guest.
+    pub pid: i32,
+    /// With all its descendants.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tree: bool,
+    /// What becomes of the process.
+    #[serde(default)]
+    pub afterwards: Afterwards,
+    /// What the image must survive once it is there; absent: as much as the pool can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
+}
+
+/// What becomes of a process that was captured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Afterwards {
+    /// It goes on.
+    #[default]
+    GoOn,
+    /// It stays stopped, as by SIGSTOP.
+    Stop,
+    /// It is killed.
+    Kill,
+}
+
+/// What a restart of a process asks for. The stream to the guest's agent comes with it, as a descriptor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartRequest {
+    /// Name of the image.
+    pub name: String,
+    /// The stream goes on with the process's standard input, output and error.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attach: bool,
+    /// They are a terminal with so many lines and columns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<(u16, u16)>,
+}
+
 /// A request to a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
@@ -56,6 +101,10 @@ pub enum Request {
     Stop,
     /// Take a snapshot.
     Snapshot(SnapshotRequest),
+    /// Capture a process of the guest.
+    Capture(CaptureRequest),
+    /// Restart a process in the guest.
+    Restart(RestartRequest),
     /// For tests: hold KVM's dirty log against the COW engine.
     Audit,
 }
@@ -75,6 +124,16 @@ pub enum Answer {
     Snapshot {
         /// What the snapshot did.
         report: Box<SnapshotReport>,
+    },
+    /// To [`Request::Capture`].
+    Captured {
+        /// What the capture did.
+        report: Box<CaptureReport>,
+    },
+    /// To [`Request::Restart`].
+    Restarted {
+        /// What the restart did.
+        report: Box<RestartReport>,
     },
     /// To [`Request::Audit`].
     Audit {

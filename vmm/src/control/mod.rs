@@ -17,11 +17,14 @@ pub mod server;
 
 pub use client::ControlClient;
 pub use error::{ControlError, ErrorKind};
-pub use message::{SnapshotRequest, VmOrigin, VmState, VmStatus};
+pub use message::{Afterwards, CaptureRequest, RestartRequest, SnapshotRequest, VmOrigin, VmState, VmStatus};
 pub use registry::{Claim, NameChoice, RuntimeDir, VmRuntimePaths};
 pub use server::ControlServer;
 
+use std::os::unix::net::UnixStream;
+
 use crate::checkpoint::report::{AuditReport, SnapshotReport};
+use crate::process::{CaptureReport, RestartReport};
 
 /// What a running VM does when it is asked. Calls come from threads of the control server, several at a time.
 pub trait VmControl: Send + Sync {
@@ -39,6 +42,13 @@ pub trait VmControl: Send + Sync {
 
     /// Takes a snapshot and returns when it is committed (or failed, with the VM running as before).
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError>;
+
+    /// Captures a process of the guest, whose agent `agent` leads to; returns when the image is committed and the process
+    /// goes on, or is stopped or gone.
+    fn capture(&self, request: &CaptureRequest, agent: &UnixStream) -> Result<CaptureReport, ControlError>;
+
+    /// Restarts a process in the guest, whose agent `agent` leads to; returns when it runs.
+    fn restart(&self, request: &RestartRequest, agent: &UnixStream) -> Result<RestartReport, ControlError>;
 
     /// For tests: holds KVM's dirty log since the last snapshot against the COW engine.
     fn audit(&self) -> Result<AuditReport, ControlError>;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -227,7 +227,7 @@ fn admit(
 pub(super) fn serve_client(mut lines: LineStream, control: &dyn VmControl, line_timeout: Duration) {
     loop {
         let (answer, more) = match lines.read(REQUEST_BYTES_MAX, Some(line_timeout)) {
-            Ok(Some(line)) => (answer(&line, control), true),
+            Ok(Some(line)) => (answer(&line, lines.take_descriptor(), control), true),
             Ok(None) | Err(LineError::Cut) => return,
             Err(LineError::Io(e)) => {
                 tracing::debug!("control connection lost: {e}");
@@ -250,14 +250,18 @@ pub(super) fn serve_client(mut lines: LineStream, control: &dyn VmControl, line_
     }
 }
 
-fn answer(line: &[u8], control: &dyn VmControl) -> Answer {
-    match decode_request(line).and_then(|request| carry_out(&request, control)) {
+fn answer(line: &[u8], descriptor: Option<OwnedFd>, control: &dyn VmControl) -> Answer {
+    match decode_request(line).and_then(|request| carry_out(&request, descriptor, control)) {
         Ok(answer) => answer,
         Err(error) => Answer::Error { error },
     }
 }
 
-fn carry_out(request: &Request, control: &dyn VmControl) -> Result<Answer, ControlError> {
+fn carry_out(
+    request: &Request,
+    descriptor: Option<OwnedFd>,
+    control: &dyn VmControl,
+) -> Result<Answer, ControlError> {
     tracing::debug!(?request, "control request");
     Ok(match request {
         Request::Status => Answer::Status {
@@ -272,7 +276,27 @@ fn carry_out(request: &Request, control: &dyn VmControl) -> Result<Answer, Contr
         Request::Snapshot(request) => Answer::Snapshot {
             report: Box::new(control.snapshot(request)?),
         },
+        Request::Capture(request) => Answer::Captured {
+            report: Box::new(control.capture(request, &agent_of(descriptor)?)?),
+        },
+        Request::Restart(request) => Answer::Restarted {
+            report: Box::new(control.restart(request, &agent_of(descriptor)?)?),
+        },
     })
+}
+
+/// The stream that must have come with a request.
+fn agent_of(descriptor: Option<OwnedFd>) -> Result<UnixStream, ControlError> {
+    let without = || {
+        ControlError::new(
+            ErrorKind::Usage,
+            "the request comes without a stream to the guest's agent",
+        )
+    };
+    let stream = UnixStream::from(descriptor.ok_or_else(without)?);
+    // Anything but a stream socket says so here.
+    stream.peer_addr().map_err(|_| without())?;
+    Ok(stream)
 }
 
 fn encode(answer: Answer) -> Vec<u8> {

@@ -6,7 +6,10 @@ use std::time::Instant;
 
 use super::*;
 use crate::checkpoint::report::{AuditReport, RamCounters, SnapshotReport};
-use crate::control::{ControlClient, SnapshotRequest, VmOrigin, VmState, VmStatus};
+use crate::control::{
+    CaptureRequest, ControlClient, RestartRequest, SnapshotRequest, VmOrigin, VmState, VmStatus,
+};
+use crate::process::{CaptureReport, RestartReport};
 use nvvmm_snapshot::Durability;
 
 /// Far longer than anything here takes; a test that reaches it has hung.
@@ -77,6 +80,35 @@ impl VmControl for FakeVm {
 
     fn audit(&self) -> Result<AuditReport, ControlError> {
         Ok(AuditReport::default())
+    }
+
+    fn capture(
+        &self,
+        request: &CaptureRequest,
+        mut agent: &UnixStream,
+    ) -> Result<CaptureReport, ControlError> {
+        agent.write_all(b"hello agent").unwrap();
+        Ok(CaptureReport {
+            name: request.name.clone(),
+            pid: request.pid,
+            processes: 1,
+            threads: 2,
+            frozen_us: 3.0,
+            total_us: 4.0,
+            rounds: 2,
+            pages: 5,
+            frames_given: 4,
+            frames_copied: 0,
+            state_bytes: 6,
+            metadata_blocks: 7,
+        })
+    }
+
+    fn restart(&self, request: &RestartRequest, _agent: &UnixStream) -> Result<RestartReport, ControlError> {
+        Err(ControlError::new(
+            ErrorKind::NotFound,
+            format!("no snapshot {}", request.name),
+        ))
     }
 
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {
@@ -389,4 +421,54 @@ fn a_socket_path_in_use_is_refused() {
     let served = serve(ServerLimits::default());
     let error = ControlServer::start(&served.path, served.vm.clone()).unwrap_err();
     assert!(error.message.contains("control socket"), "{error}");
+}
+
+fn capture_request() -> CaptureRequest {
+    CaptureRequest {
+        name: "job".into(),
+        pid: 4711,
+        tree: false,
+        afterwards: Default::default(),
+        durability: None,
+    }
+}
+
+#[test]
+fn a_request_about_a_process_brings_the_stream_to_its_agent() {
+    let served = serve(ServerLimits::default());
+    let mut client = ControlClient::connect(&served.path).unwrap();
+    for _ in 0..2 {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let report = client.capture(capture_request(), ours.as_fd()).unwrap();
+        assert_eq!(
+            (&report.name[..], report.pid, report.frames_given),
+            ("job", 4711, 4)
+        );
+        let mut heard = [0; 11];
+        (&theirs).read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"hello agent");
+        // The VM keeps no end of it.
+        drop(ours);
+        assert!(is_closed(&theirs));
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let request = RestartRequest {
+            name: "job".into(),
+            attach: true,
+            terminal: Some((25, 80)),
+        };
+        let error = client.restart(request, ours.as_fd()).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::NotFound);
+    }
+}
+
+#[test]
+fn a_request_about_a_process_without_a_stream_is_no_request() {
+    let served = serve(ServerLimits::default());
+    let mut client = ControlClient::connect(&served.path).unwrap();
+    let without = client.call(&super::Request::Capture(capture_request()), Some(HUNG));
+    assert_eq!(without.unwrap_err().kind, ErrorKind::Usage);
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let no_socket = client.capture(capture_request(), file.as_fd());
+    assert_eq!(no_socket.unwrap_err().kind, ErrorKind::Usage);
+    client.status().unwrap();
 }

@@ -1,6 +1,7 @@
 //! What a VM needs of a copy-on-write engine, whichever it is.
 
 use std::{
+    collections::HashSet,
     fmt::Debug,
     io,
     sync::{
@@ -11,6 +12,7 @@ use std::{
 
 use nvvmm_snapshot::{BlockNo, ChunkMap, Consumed, FrameMap, FrameSet, Reservation};
 
+use super::frames::set_of;
 use crate::{
     checkpoint::report::RamCounters,
     memory::{GuestRam, WriteLog},
@@ -76,6 +78,26 @@ pub trait CowEngine: Debug + Send + Sync {
 
     /// The snapshot was not made: what it shared is the VM's own again, also what was copied for it.
     fn roll_back(&self, set: ShareSet);
+
+    /// Gives blocks behind frames of one chunk away while the guest runs: what these frames hold does not change any more
+    /// in those blocks, whatever the guest writes from here on. The blocks that were the VM's own are to be committed to a
+    /// process image, or rolled back. `None`: this engine cannot, and who wants the frames copies them.
+    ///
+    /// # Errors
+    /// [`CowError::NoSpace`]; nothing was given away then.
+    fn share_live(&self, _index: u32, _frames: &FrameSet) -> Result<Option<ShareSet>, CowError> {
+        Ok(None)
+    }
+
+    /// Puts blocks of a pinned image behind frames of one chunk, in place of what is there, while the guest runs; the
+    /// frames are in rising order. False: this engine cannot, or has no mappings left for it, and what is in the blocks is
+    /// to be written to the frames instead.
+    ///
+    /// # Errors
+    /// Any is one after which the VM cannot go on.
+    fn adopt(&self, _index: u32, _blocks: &[(u32, BlockNo)]) -> Result<bool, CowError> {
+        Ok(false)
+    }
 
     /// The snapshot that this VM came from was consumed: its memory is the VM's, and frames that were taken are its to
     /// write. Before the guest runs.
@@ -157,9 +179,28 @@ impl ShareSet {
         &self.changes
     }
 
+    /// Blocks that were the VM's own until now.
+    pub fn own_blocks(&self) -> impl Iterator<Item = BlockNo> {
+        self.iter()
+            .flat_map(|(_, map, own)| own.iter().filter_map(|frame| map.block(frame)))
+    }
+
     /// Frames that were this VM's alone until now.
     pub fn frames_new(&self) -> u64 {
         self.own.iter().map(|own| u64::from(own.count())).sum()
+    }
+
+    /// What of it is in none of `kept`: blocks that were the VM's own and are to be so again.
+    pub fn without(self, kept: &HashSet<BlockNo>) -> Self {
+        let mut rest = Self::default();
+        for ((index, map), own) in self.changes.into_iter().zip(self.own) {
+            let is_left = |frame: &u32| map.block(*frame).is_some_and(|block| !kept.contains(&block));
+            let left = set_of(own.iter().filter(is_left));
+            if !left.is_empty() {
+                rest.push(index, map, left);
+            }
+        }
+        rest
     }
 
     /// Chunks, their blocks, and the frames that were the VM's own.

@@ -37,4 +37,4 @@ mod mount_test;
 #[cfg(test)]
 mod stress_test;
 #[cfg(test)]
-mod test_guest;
+pub(crate) mod test_guest;

@@ -21,6 +21,9 @@ use super::{
     *,
 };
 
+#[path = "stress_images_test.rs"]
+mod images;
+
 const VM_FRAMES: u64 = 2048;
 const VM_BYTES: u64 = VM_FRAMES * FRAME;
 /// Words of a frame that are written; others stay zero.
@@ -29,7 +32,7 @@ const VMS_MAX: usize = 3;
 const SNAPSHOTS_MAX: usize = 6;
 /// Three VMs, what they pin and what they set aside fit; with more snapshots than that the pool is full.
 const POOL_BYTES: u64 = 96 * MIB;
-const STEPS: u64 = 120;
+const STEPS: u64 = 160;
 
 struct Random(u64);
 
@@ -125,6 +128,7 @@ struct World<E> {
     free_blocks: u64,
     guests: Vec<Guest<E>>,
     snapshots: BTreeMap<String, Model>,
+    images: BTreeMap<String, images::Pages>,
     ballast: Option<Holder>,
     random: Random,
     names: u64,
@@ -157,7 +161,7 @@ impl<E: Playable> World<E> {
     }
 
     fn step(&mut self) {
-        match self.random.below(20) {
+        match self.random.below(26) {
             0 => self.boot(),
             1..=3 => self.restore(),
             4 => self.end_vm(),
@@ -167,6 +171,9 @@ impl<E: Playable> World<E> {
             13 => self.fill_pool(),
             14..=16 => self.writers_and_snapshot(),
             17 => self.check_one(),
+            20 | 21 => self.capture(),
+            22..=24 => self.place(),
+            25 => _ = self.remove_image(),
             _ => self.write(),
         }
     }
@@ -240,7 +247,7 @@ impl<E: Playable> World<E> {
     fn relieve(&mut self) {
         self.log.push("relieve".into());
         assert!(
-            self.ballast.take().is_some() || self.remove(),
+            self.ballast.take().is_some() || self.remove() || self.remove_image(),
             "the pool is full of nothing: {:#?}",
             self.pool.status().unwrap()
         );
@@ -432,6 +439,7 @@ impl<E: Playable> World<E> {
             let vm = Vm::<E>::start(&self.pool, VM_BYTES, Some(&name));
             Guest::new(vm, &model).check_all();
         }
+        self.check_images();
         while self.remove() {}
         assert_clean(&self.pool);
         let status = self.pool.status().unwrap();
@@ -457,6 +465,7 @@ fn live<E: Playable>(directory: &Path, name: &str, steps: u64) {
         pool,
         guests: Vec::new(),
         snapshots: BTreeMap::new(),
+        images: BTreeMap::new(),
         ballast: None,
         random: Random(seed),
         names: 0,

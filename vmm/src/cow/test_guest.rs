@@ -15,11 +15,11 @@ use crate::{
     memory::{GuestMemory, GuestRam, PoolRegion, WriteLog, WrittenFrames},
 };
 
-pub(super) const MIB: u64 = 1 << 20;
-pub(super) const FRAME: u64 = FRAME_SIZE_BYTES as u64;
+pub(crate) const MIB: u64 = 1 << 20;
+pub(crate) const FRAME: u64 = FRAME_SIZE_BYTES as u64;
 
 /// Where a pool of a test is. The file goes with it.
-pub(super) struct Place {
+pub(crate) struct Place {
     pub path: PathBuf,
 }
 
@@ -42,7 +42,7 @@ impl Drop for Place {
 }
 
 /// An engine that a test VM can have.
-pub(super) trait Playable: CowEngine + Debug + Sized + 'static {
+pub(crate) trait Playable: CowEngine + Debug + Sized + 'static {
     /// Takes charge of new RAM.
     fn take_charge(
         size_bytes: u64,
@@ -102,7 +102,7 @@ impl Playable for PrivateEngine {
 
 /// KVM's dirty log, as far as the vCPUs of a test keep it. RAM is one slot.
 #[derive(Debug)]
-pub(super) struct PlayedLog {
+pub(crate) struct PlayedLog {
     frames: WrittenFrames,
     words: usize,
     /// What the next reading of it fails with.
@@ -145,7 +145,7 @@ impl WriteLog for PlayedLog {
     }
 }
 
-pub(super) struct Vm<E> {
+pub(crate) struct Vm<E> {
     /// What vCPUs write with: nothing is noted.
     vcpu: GuestMemory,
     /// What devices write with.
@@ -253,10 +253,8 @@ impl<E: Playable> Vm<E> {
         };
         match self.holder.commit_snapshot(new, reservation) {
             Ok(committed) => {
-                if let Some(old) = self.last.replace(committed.id) {
-                    self.holder.unpin(old)?;
-                }
-                Ok(())
+                self.last = Some(committed.id);
+                self.holder.unpin_others(committed.id)
             }
             Err(error) => {
                 self.engine.roll_back(set);
@@ -332,7 +330,7 @@ fn word_of(frame: u64) -> GuestAddress {
     GuestAddress(frame * FRAME + 8 * (frame % 500))
 }
 
-pub(super) fn pool_of(place: &Place, size_bytes: u64) -> Arc<Pool> {
+pub(crate) fn pool_of(place: &Place, size_bytes: u64) -> Arc<Pool> {
     Pool::create(
         &place.path,
         &CreateOptions {
@@ -343,13 +341,13 @@ pub(super) fn pool_of(place: &Place, size_bytes: u64) -> Arc<Pool> {
     .unwrap()
 }
 
-pub(super) fn assert_clean(pool: &Pool) {
+pub(crate) fn assert_clean(pool: &Pool) {
     let report = pool.check().unwrap();
     assert!(report.findings.is_empty(), "{:#?}", report.findings);
 }
 
 /// VMs hold the blocks of their own frames and no other: what they gave up is back in the pool.
-pub(super) fn assert_hold_their_own<E: Playable>(pool: &Pool, vms: &[&Vm<E>]) {
+pub(crate) fn assert_hold_their_own<E: Playable>(pool: &Pool, vms: &[&Vm<E>]) {
     let own: u64 = vms.iter().map(|vm| vm.engine.own_blocks()).sum();
     let status = pool.status().unwrap();
     let held: u64 = status
@@ -361,7 +359,7 @@ pub(super) fn assert_hold_their_own<E: Playable>(pool: &Pool, vms: &[&Vm<E>]) {
 }
 
 /// A VM from snapshot `name`, which it consumes.
-pub(super) fn consuming<E: Playable>(pool: &Arc<Pool>, size_bytes: u64, name: &str) -> Vm<E> {
+pub(crate) fn consuming<E: Playable>(pool: &Arc<Pool>, size_bytes: u64, name: &str) -> Vm<E> {
     let mut vm = Vm::<E>::start(pool, size_bytes, Some(name));
     let consumed = vm.holder.consume(vm.last.unwrap()).unwrap();
     vm.last = consumed.rest;
@@ -370,7 +368,7 @@ pub(super) fn consuming<E: Playable>(pool: &Arc<Pool>, size_bytes: u64, name: &s
 }
 
 /// Takes every block that others do not hold.
-pub(super) fn ballast(pool: &Arc<Pool>) -> Holder {
+pub(crate) fn ballast(pool: &Arc<Pool>) -> Holder {
     let ballast = pool.hold("ballast").unwrap();
     while ballast.alloc_blocks(64).is_ok() {}
     while ballast.alloc_blocks(1).is_ok() {}
@@ -378,7 +376,7 @@ pub(super) fn ballast(pool: &Arc<Pool>) -> Holder {
 }
 
 /// A promise of both engines: the map of a snapshot that is gone still tells what a chunk holds that nobody has touched.
-pub(super) fn untouched_chunks_outlive_their_snapshot<E: Playable>(place: &Place) {
+pub(crate) fn untouched_chunks_outlive_their_snapshot<E: Playable>(place: &Place) {
     let pool = pool_of(place, 128 * MIB);
     // Large enough for a frame map with inner nodes on two levels.
     let size = 2048 * MIB;

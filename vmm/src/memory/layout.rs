@@ -27,6 +27,14 @@ pub fn gpa_of(ram_offset: u64) -> u64 {
     }
 }
 
+/// The byte of RAM at a guest physical address; `None` where there is none in a guest with `memory_bytes` of RAM.
+pub fn ram_offset_of(gpa: u64, memory_bytes: u64) -> Option<u64> {
+    ram_ranges(memory_bytes).into_iter().find_map(|range| {
+        let offset = gpa.checked_sub(range.gpa)?;
+        (offset < range.size_bytes).then_some(range.ram_offset + offset)
+    })
+}
+
 /// The ranges that `memory_bytes` of RAM take, lowest first. `memory_bytes` is a multiple of the chunk size.
 pub fn ram_ranges(memory_bytes: u64) -> Vec<RamRange> {
     debug_assert!(memory_bytes.is_multiple_of(CHUNK_SIZE_BYTES));

@@ -9,7 +9,7 @@ mod ram;
 mod region;
 mod written;
 
-pub use layout::{HIGH_RAM_START, LOW_RAM_END, RamRange, gpa_of, ram_ranges};
+pub use layout::{HIGH_RAM_START, LOW_RAM_END, RamRange, gpa_of, ram_offset_of, ram_ranges};
 pub use ram::{GuestRam, MemoryError, RamSlot};
 pub use region::PoolRegion;
 pub use written::{WriteLog, WrittenFrames};

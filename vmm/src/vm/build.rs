@@ -291,7 +291,10 @@ fn check_kind(entry: &SnapshotEntry) -> Result<(), VmError> {
             ErrorKind::Refused,
             format!("'{}' is a {}: there is no VM in it", entry.name, entry.kind),
         )
-        .with_remedy("'nvvmm snapshots' lists what there is")),
+        .with_remedy(format!(
+            "'nvvmm restore {} --into VM' restarts it in a guest",
+            entry.name
+        ))),
     }
 }
 

@@ -4,6 +4,7 @@ mod audit;
 mod build;
 mod error;
 mod plan;
+mod process;
 mod running;
 mod supervisor;
 

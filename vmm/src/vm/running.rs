@@ -10,6 +10,7 @@ use nvvmm_snapshot::{Holder, SnapshotId};
 use super::{
     VmError,
     error::{machine_error, take_error},
+    process::ProcessWork,
 };
 use crate::{
     checkpoint::{
@@ -52,6 +53,8 @@ pub(super) struct Operation {
     pub quiesced: bool,
     /// The snapshot this VM pins: the one it came from or took last.
     pub base: Option<SnapshotId>,
+    /// A process of the guest that is being captured or restarted.
+    pub process: ProcessWork,
 }
 
 /// What others may see at any time, also while an operation lasts.
@@ -66,7 +69,11 @@ pub(super) struct Seen {
 impl Operation {
     /// Of a VM whose threads have not been started.
     pub fn new(base: Option<SnapshotId>) -> Self {
-        Self { quiesced: true, base }
+        Self {
+            quiesced: true,
+            base,
+            process: ProcessWork::default(),
+        }
     }
 }
 
@@ -176,6 +183,7 @@ impl RunningVm {
         if pending.is_withdrawn() {
             return Err(self.no_space());
         }
+        operation.process.stop(&*self.engine, &self.holder);
         let taken = checkpoint::take(&Taking {
             machine: &self.machine,
             engine: &*self.engine,
@@ -237,7 +245,7 @@ impl RunningVm {
     }
 
     /// Why nothing can be done to a VM whose guest waits for space.
-    fn no_space(&self) -> VmError {
+    pub fn no_space(&self) -> VmError {
         let goes_on = if self.machine.is_held(Hold::Pause) {
             "it stays paused"
         } else {

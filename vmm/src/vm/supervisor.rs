@@ -2,6 +2,7 @@
 
 use std::{
     cell::OnceCell,
+    os::unix::net::UnixStream,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -9,16 +10,22 @@ use std::{
 use nvvmm_snapshot::{FaultPoint, Pool, fault_point};
 
 use super::{
-    ConsoleMode, Origin, RunPlan, VmError, VmExit, build::Builder, error::cow_error, running::RunningVm,
+    ConsoleMode, Origin, RunPlan, VmError, VmExit,
+    build::Builder,
+    error::cow_error,
+    process::{self, RestartFailed},
+    running::RunningVm,
 };
 use crate::{
     agent::link::AgentLink,
     checkpoint::report::{AuditReport, SnapshotReport},
     control::{
-        ControlError, ControlServer, ErrorKind, SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus,
+        CaptureRequest, ControlError, ControlServer, ErrorKind, RestartRequest, SnapshotRequest, VmControl,
+        VmOrigin, VmState, VmStatus,
     },
     cow::CowError,
     machine::MachineEvent,
+    process::{CaptureReport, RestartReport},
 };
 
 /// Set (to anything) by tests: KVM's dirty log is switched on, so that `audit` can compare it with the engine.
@@ -274,6 +281,21 @@ impl VmControl for Supervisor {
 
     fn audit(&self) -> Result<AuditReport, ControlError> {
         self.running()?.audit()
+    }
+
+    fn capture(&self, request: &CaptureRequest, agent: &UnixStream) -> Result<CaptureReport, ControlError> {
+        process::capture(Arc::downgrade(&self.running()?), request, agent)
+    }
+
+    fn restart(&self, request: &RestartRequest, agent: &UnixStream) -> Result<RestartReport, ControlError> {
+        let vm = Arc::downgrade(&self.running()?);
+        process::restart(vm, &self.facts.name, request, agent).map_err(|failed| match failed {
+            RestartFailed::Refused(error) => error,
+            RestartFailed::VmIsLost(error) => {
+                self.end(Err(error.clone()));
+                error
+            }
+        })
     }
 
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {

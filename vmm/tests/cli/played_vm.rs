@@ -1,5 +1,6 @@
 //! The test process as a VM, through the public control API.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -7,9 +8,10 @@ use std::time::Duration;
 
 use nvvmm::checkpoint::report::{AuditReport, RamCounters, SnapshotReport};
 use nvvmm::control::{
-    Claim, ControlError, ControlServer, ErrorKind, NameChoice, SnapshotRequest, VmControl, VmOrigin, VmState,
-    VmStatus,
+    CaptureRequest, Claim, ControlError, ControlServer, ErrorKind, NameChoice, RestartRequest,
+    SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus,
 };
+use nvvmm::process::{CaptureReport, RestartReport};
 
 use crate::world::World;
 
@@ -102,6 +104,14 @@ impl VmControl for Played {
 
     fn audit(&self) -> Result<AuditReport, ControlError> {
         Ok(AuditReport::default())
+    }
+
+    fn capture(&self, _: &CaptureRequest, _: &UnixStream) -> Result<CaptureReport, ControlError> {
+        Err(ControlError::failed("a played VM has no processes"))
+    }
+
+    fn restart(&self, _: &RestartRequest, _: &UnixStream) -> Result<RestartReport, ControlError> {
+        Err(ControlError::failed("a played VM has no processes"))
     }
 
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {

@@ -63,6 +63,9 @@ pub enum Queue {
 
 const EVENT_STOP: i32 = 128;
 const NT_X86_XSTATE: usize = 0x202;
+const NT_PRFPREG: usize = 2;
+/// Length of a thread's extended state on a CPU without XSAVE. With it there is a header behind that.
+const FXSAVE_BYTES: usize = 512;
 const SIGINFO_BYTES: usize = size_of::<libc::siginfo_t>();
 
 fn plain(request: libc::c_uint, tid: i32, address: usize, value: usize) -> io::Result<libc::c_long> {
@@ -113,15 +116,22 @@ pub fn set_registers(tid: i32, registers: &Registers) -> io::Result<()> {
     check(unsafe { libc::ptrace(libc::PTRACE_SETREGS, tid, 0, ptr::from_ref(registers)) }).map(drop)
 }
 
-/// The extended state (x87, SSE, AVX and on) of a stopped thread, in the uncompacted XSAVE format.
+/// The extended state (x87, SSE, AVX and on) of a stopped thread, in the uncompacted XSAVE format; on a CPU without XSAVE what
+/// there is of it, in the FXSAVE format ([`FXSAVE_BYTES`]).
 pub fn xstate(tid: i32) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0u8; 16 << 10];
     let mut area = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
         iov_len: bytes.len(),
     };
-    // SAFETY: area describes bytes, which lives through the call; the kernel sets iov_len to what it wrote.
-    check(unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid, NT_X86_XSTATE, &raw mut area) })?;
+    let mut get = |set: usize| {
+        // SAFETY: area describes bytes, which lives through the call; the kernel sets iov_len to what it wrote.
+        check(unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid, set, &raw mut area) })
+    };
+    match get(NT_X86_XSTATE) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => get(NT_PRFPREG)?,
+        other => other?,
+    };
     bytes.truncate(area.iov_len);
     Ok(bytes)
 }
@@ -132,8 +142,13 @@ pub fn set_xstate(tid: i32, bytes: &[u8]) -> io::Result<()> {
         iov_base: bytes.as_ptr().cast_mut().cast(),
         iov_len: bytes.len(),
     };
+    let set = if bytes.len() == FXSAVE_BYTES {
+        NT_PRFPREG
+    } else {
+        NT_X86_XSTATE
+    };
     // SAFETY: area describes bytes, which the kernel only reads.
-    check(unsafe { libc::ptrace(libc::PTRACE_SETREGSET, tid, NT_X86_XSTATE, &raw const area) }).map(drop)
+    check(unsafe { libc::ptrace(libc::PTRACE_SETREGSET, tid, set, &raw const area) }).map(drop)
 }
 
 /// The blocked signals of a stopped thread: bit N - 1 for signal N.

@@ -123,6 +123,14 @@ impl CowEngine for RedirectEngine {
         self.take_back(&set);
     }
 
+    fn share_live(&self, index: u32, frames: &FrameSet) -> Result<Option<ShareSet>, CowError> {
+        self.give_away(index, frames)
+    }
+
+    fn adopt(&self, index: u32, blocks: &[(u32, BlockNo)]) -> Result<bool, CowError> {
+        self.take_in(index, blocks)
+    }
+
     fn take_over(&self, consumed: Consumed) -> Result<(), CowError> {
         self.own_consumed(consumed)
     }

@@ -15,6 +15,7 @@ mod chunk;
 mod copy;
 mod engine;
 mod huge;
+mod live;
 mod share;
 mod targets;
 mod unused;

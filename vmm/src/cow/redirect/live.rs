@@ -1,0 +1,120 @@
+//! Frames of a running guest change hands, one by one: to the image of a process that is captured, and from one that is
+//! restarted.
+
+use std::sync::{PoisonError, atomic::Ordering};
+
+use nvvmm_snapshot::{BlockNo, FrameSet};
+
+use super::{
+    RedirectEngine,
+    chunk::{KnownChunk, MappedRun, target_runs},
+};
+use crate::{
+    cow::{
+        CowError, FRAME_SIZE_BYTES, ShareSet,
+        engine::{Counters, lock, os},
+        frames::set_of,
+    },
+    sys::reservation::Sharing,
+};
+
+impl RedirectEngine {
+    /// Arms frames and counts them as the VM's no more. Those that are in a snapshot already are as they must be.
+    pub(super) fn give_away(&self, index: u32, frames: &FrameSet) -> Result<Option<ShareSet>, CowError> {
+        if self.unit_frames > 1 {
+            return Ok(None);
+        }
+        let _not_sharing = self.sharing.read().unwrap_or_else(PoisonError::into_inner);
+        let mut live = lock(self.chunk(index));
+        let known = self.know(index, &mut live)?;
+        let before = known.mappings_now();
+        let settled = self.settle_early_writes(index, known);
+        self.budget.changed(before, known.mappings_now());
+        settled?;
+        let own = set_of(frames.iter().filter(|frame| known.own.contains(*frame)));
+        if known.mapped {
+            for run in known.mapped_runs(&own) {
+                let size_bytes = run.frames.len() * FRAME_SIZE_BYTES;
+                self.arm_range(self.address(index, run.frames.start), size_bytes)
+                    .map_err(os("arm frames of a process"))?;
+            }
+        }
+        own.iter().for_each(|frame| _ = known.own.remove(frame));
+        Counters::sub(&self.counters.frames_own, u64::from(own.count()));
+        let mut set = ShareSet::default();
+        set.push(index, known.map.clone(), own);
+        Ok(Some(set))
+    }
+
+    /// Puts an image's blocks behind frames like those of a snapshot that a VM is restored from: mapped privately and
+    /// armed, so that no write reaches them.
+    pub(super) fn take_in(&self, index: u32, blocks: &[(u32, BlockNo)]) -> Result<bool, CowError> {
+        if self.unit_frames > 1 || self.budget.is_spent() {
+            return Ok(false);
+        }
+        let _not_sharing = self.sharing.read().unwrap_or_else(PoisonError::into_inner);
+        let mut live = lock(self.chunk(index));
+        let known = self.know(index, &mut live)?;
+        let before = known.mappings_now();
+        let mut replaced = Vec::new();
+        let taken = self.map_foreign(index, known, blocks, &mut replaced);
+        self.budget.changed(before, known.mappings_now());
+        self.mark_dirty(index, known);
+        self.holder.free_blocks(&replaced);
+        taken?;
+        let before = known.mappings_now();
+        let settled = self.settle_early_writes(index, known);
+        self.budget.changed(before, known.mappings_now());
+        match settled {
+            // Made up for by the next access.
+            Ok(()) | Err(CowError::NoSpace) => Ok(true),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// `replaced` gets the blocks that were the VM's own and are behind no frame any more.
+    fn map_foreign(
+        &self,
+        index: u32,
+        known: &mut KnownChunk,
+        blocks: &[(u32, BlockNo)],
+        replaced: &mut Vec<BlockNo>,
+    ) -> Result<(), CowError> {
+        let mut rest = blocks;
+        for run in target_runs(blocks) {
+            let run = MappedRun { private: true, ..run };
+            if known.mapped {
+                self.place_run(index, &run, Sharing::Private)?;
+            }
+            let (placed, left) = rest.split_at(run.frames.len());
+            rest = left;
+            self.lose(known, run.frames.clone(), replaced);
+            known.replace(placed);
+            if known.mapped {
+                run.frames
+                    .clone()
+                    .for_each(|frame| _ = known.private.insert(frame));
+                if known.settled {
+                    known.settled = false;
+                    self.unsettled.fetch_add(1, Ordering::Relaxed);
+                }
+                self.guard_run(index, &run, Sharing::Private)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is behind `frames` is so no longer.
+    fn lose(&self, known: &mut KnownChunk, frames: std::ops::Range<u32>, replaced: &mut Vec<BlockNo>) {
+        let mut newly_backed = 0;
+        for frame in frames {
+            let block = known.block(frame);
+            newly_backed += u32::from(block.is_none());
+            if known.own.remove(frame) {
+                replaced.extend(block);
+                Counters::sub(&self.counters.frames_own, 1);
+            }
+        }
+        Counters::add(&self.counters.frames_mapped, newly_backed);
+    }
+}

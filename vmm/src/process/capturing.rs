@@ -1,0 +1,180 @@
+//! Frames of a process that is captured go into an image.
+
+use std::collections::BTreeMap;
+
+use nvvmm_protocol::FrameRun;
+use nvvmm_snapshot::{BlockNo, FrameSet, Holder, NewSnapshot, SnapshotId, SnapshotKind};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::{FramePage, ProcessError, SavedProcess, named_frames, pages::ImagePages};
+use crate::cow::{CowEngine, CowError, FRAME_SIZE_BYTES, ShareSet};
+use crate::memory::gpa_of;
+use crate::sys::uffd::Fault;
+
+/// An image has at most so many pages for each frame of the VM: processes that were forked share frames.
+const PAGES_PER_FRAME_MAX: u64 = 4;
+
+/// An image in the making. Unless it is committed it must be rolled back.
+#[derive(Debug, Default)]
+pub struct Capturing {
+    pages: ImagePages,
+    /// Blocks that were the VM's own until they were given away.
+    given: Vec<ShareSet>,
+    /// Blocks that copies were made to, as the engine cannot give its own away.
+    copies: Vec<BlockNo>,
+}
+
+/// An image that was committed.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    /// Its number in the pool; the VM's holder pins it.
+    pub id: SnapshotId,
+    /// Pages that it has.
+    pub pages: u64,
+    /// Blocks of the VM's own that it took by reference.
+    pub frames_given: u64,
+    /// Blocks that bytes were copied to.
+    pub frames_copied: u64,
+    /// Bytes of its state, which is all but pages.
+    pub state_bytes: u64,
+    /// Blocks written for its metadata, that state included.
+    pub metadata_blocks: u64,
+}
+
+impl Capturing {
+    /// Takes the frames that the agent names; they hold the pages of processes that are frozen.
+    ///
+    /// # Errors
+    /// Nothing of `runs` need have been taken then, and the image is to be rolled back.
+    pub fn take(
+        &mut self,
+        runs: &[FrameRun],
+        engine: &dyn CowEngine,
+        holder: &Holder,
+    ) -> Result<(), ProcessError> {
+        let ram = engine.ram();
+        let pages_max = ram.size_bytes() / FRAME_SIZE_BYTES as u64 * PAGES_PER_FRAME_MAX;
+        let mut by_chunk: BTreeMap<u32, Vec<FramePage>> = BTreeMap::new();
+        for named in named_frames(runs, ram, pages_max)? {
+            by_chunk.entry(named.chunk).or_default().push(named);
+        }
+        for (chunk, named) in by_chunk {
+            let mut frames = FrameSet::EMPTY;
+            named.iter().for_each(|named| _ = frames.insert(named.frame));
+            match engine.share_live(chunk, &frames)? {
+                Some(set) => {
+                    let (_, map) = &set.changes()[0];
+                    named
+                        .iter()
+                        .for_each(|named| self.pages.set(named.page, map.block(named.frame)));
+                    self.given.push(set);
+                }
+                None => self.copy(&named, engine, holder)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn copy(
+        &mut self,
+        named: &[FramePage],
+        engine: &dyn CowEngine,
+        holder: &Holder,
+    ) -> Result<(), ProcessError> {
+        let blocks = holder.alloc_blocks(named.len() as u32).map_err(CowError::from)?;
+        self.copies.extend(&blocks);
+        let mut bytes = [0; FRAME_SIZE_BYTES];
+        for (named, block) in named.iter().zip(blocks) {
+            let address = frame_address(*named);
+            // So that the access below waits for nothing.
+            engine.answer(access(engine, *named, false))?;
+            engine.ram().memory().read_slice(&mut bytes, address)?;
+            holder.write_block(block, &bytes)?;
+            self.pages.set(named.page, Some(block));
+        }
+        Ok(())
+    }
+
+    /// Makes it an image of the pool; from here on its pages are not the VM's own any more. `pages` is how many there are by
+    /// what the agent says.
+    ///
+    /// # Errors
+    /// There is no image then; it is to be rolled back.
+    pub fn commit(
+        &mut self,
+        name: &str,
+        pages: u64,
+        process: &SavedProcess,
+        engine: &dyn CowEngine,
+        holder: &Holder,
+    ) -> Result<Kept, ProcessError> {
+        let pages_max = engine.ram().size_bytes() / FRAME_SIZE_BYTES as u64 * PAGES_PER_FRAME_MAX;
+        if pages < self.pages.end() || pages > pages_max || pages == 0 {
+            return Err(ProcessError::Lie(format!(
+                "{pages} pages for an image, after {} of them",
+                self.pages.end()
+            )));
+        }
+        let state = process.encode();
+        let changes = self.pages.changes();
+        let kept = self.pages.blocks();
+        let given = self.given.iter().flat_map(|set| set.own_blocks());
+        let frames_given = given.filter(|block| kept.contains(block)).count() as u64;
+        let frames_copied = self.copies.iter().filter(|block| kept.contains(block)).count() as u64;
+        let memory_bytes = pages * FRAME_SIZE_BYTES as u64;
+        let needed = holder.commit_blocks_needed(memory_bytes, changes.len() as u32, state.len());
+        let committed = holder.commit_snapshot(
+            NewSnapshot {
+                kind: SnapshotKind::Process,
+                name,
+                parent: None,
+                memory_bytes,
+                base: None,
+                changes: &changes,
+                state: &state,
+                frames_new: frames_given + frames_copied,
+            },
+            holder.reserve(needed)?,
+        )?;
+        for set in self.given.drain(..) {
+            engine.roll_back(set.without(&kept));
+        }
+        self.copies.retain(|block| !kept.contains(block));
+        holder.free_blocks(&std::mem::take(&mut self.copies));
+        Ok(Kept {
+            id: committed.id,
+            pages,
+            frames_given,
+            frames_copied,
+            state_bytes: state.len() as u64,
+            metadata_blocks: u64::from(committed.metadata_blocks),
+        })
+    }
+
+    /// There will be no image: what was taken is the VM's own again.
+    pub fn roll_back(self, engine: &dyn CowEngine, holder: &Holder) {
+        for set in self.given {
+            engine.roll_back(set);
+        }
+        holder.free_blocks(&self.copies);
+    }
+}
+
+/// Where a frame is, for the guest.
+pub(super) fn frame_address(named: FramePage) -> GuestAddress {
+    GuestAddress(gpa_of(ram_offset(named)))
+}
+
+fn ram_offset(named: FramePage) -> u64 {
+    (u64::from(named.chunk) * u64::from(crate::cow::CHUNK_FRAMES) + u64::from(named.frame))
+        * FRAME_SIZE_BYTES as u64
+}
+
+/// An access to a frame, as if it were held.
+pub(super) fn access(engine: &dyn CowEngine, named: FramePage, write: bool) -> Fault {
+    Fault {
+        address: engine.ram().reservation().start() + ram_offset(named) as usize,
+        write,
+        write_protected: false,
+    }
+}

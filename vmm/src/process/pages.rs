@@ -1,0 +1,49 @@
+//! Which block each page of an image has.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use nvvmm_snapshot::{BlockNo, CHUNK_BLOCKS, ChunkMap, LeafBlocks};
+
+/// The pages of an image that is being made.
+#[derive(Debug, Default)]
+pub(super) struct ImagePages {
+    chunks: BTreeMap<u32, LeafBlocks>,
+    end: u64,
+}
+
+impl ImagePages {
+    /// Puts a block behind a page, in place of what was there; none for a page of zeroes.
+    pub fn set(&mut self, page: u64, block: Option<BlockNo>) {
+        let per_chunk = u64::from(CHUNK_BLOCKS);
+        let leaf = self.chunks.entry((page / per_chunk) as u32).or_default();
+        leaf.set((page % per_chunk) as u32, block);
+        self.end = self.end.max(page + 1);
+    }
+
+    /// The number behind that of the last page.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// All its blocks.
+    pub fn blocks(&self) -> HashSet<BlockNo> {
+        let present = self
+            .chunks
+            .values()
+            .flat_map(|leaf| (0..CHUNK_BLOCKS).filter_map(|index| leaf.get(index)));
+        present.collect()
+    }
+
+    /// As a snapshot's map wants them.
+    pub fn changes(&self) -> Vec<(u32, ChunkMap)> {
+        let as_map = |leaf: &LeafBlocks| match leaf.as_chunk() {
+            Some(chunk) => ChunkMap::Whole(chunk),
+            None => ChunkMap::Frames(Arc::new(leaf.clone())),
+        };
+        self.chunks
+            .iter()
+            .map(|(index, leaf)| (*index, as_map(leaf)))
+            .collect()
+    }
+}

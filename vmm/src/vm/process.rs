@@ -1,0 +1,358 @@
+//! Captures and restarts of the guest's processes.
+//!
+//! The agent is talked to without anything of the VM being held, as it may be slow or silent: the VM can be paused, be
+//! snapshotted and end meanwhile. Each step is an operation on the VM for itself. A snapshot of the whole VM in between stops
+//! what is under way, as blocks that are given away are in nothing yet that the snapshot could be based on.
+
+use std::{
+    os::unix::net::UnixStream,
+    sync::{MutexGuard, Weak},
+    time::Instant,
+};
+
+use nvvmm_protocol::{Capture, FailedBecause, FrameRun, Restart, TerminalSize};
+use nvvmm_snapshot::{Holder, SnapshotEntry, SnapshotKind};
+
+use super::{
+    VmError,
+    error::cow_error,
+    running::{Operation, RunningVm},
+};
+use crate::{
+    checkpoint::phases::micros,
+    control::{Afterwards, CaptureRequest, ErrorKind, RestartRequest},
+    cow::{CowEngine, CowError, FRAME_SIZE_BYTES},
+    process::{
+        AgentError, CaptureReport, CaptureSteps, Capturing, Kept, PlaceSteps, Placing, ProcessError,
+        RestartReport, SavedProcess, conversation,
+    },
+};
+
+/// What is under way with a process of the guest: one thing at a time.
+#[derive(Debug, Default)]
+pub(super) struct ProcessWork {
+    /// Counts works, so that a step of one that was stopped does not meet the next.
+    begun: u64,
+    work: Option<Work>,
+}
+
+#[derive(Debug)]
+enum Work {
+    Capture(Capturing),
+    Restart(Placing),
+}
+
+impl ProcessWork {
+    fn begin(&mut self, work: Work) -> u64 {
+        self.begun += 1;
+        self.work = Some(work);
+        self.begun
+    }
+
+    fn get(&mut self, ticket: u64) -> Result<&mut Work, ProcessError> {
+        self.work
+            .as_mut()
+            .filter(|_| self.begun == ticket)
+            .ok_or(ProcessError::Overtaken)
+    }
+
+    /// Ends it, so that nothing of a capture is left, and no more comes of a restart.
+    pub fn stop(&mut self, engine: &dyn CowEngine, holder: &Holder) {
+        if let Some(Work::Capture(capturing)) = self.work.take() {
+            capturing.roll_back(engine, holder);
+        }
+    }
+}
+
+/// Captures a process and commits its image.
+pub(super) fn capture(
+    vm: Weak<RunningVm>,
+    request: &CaptureRequest,
+    agent: &UnixStream,
+) -> Result<CaptureReport, VmError> {
+    let began = Instant::now();
+    let ticket = with_vm(&vm, |vm| vm.begin_capture(request))?;
+    let mut steps = Steps {
+        vm: &vm,
+        ticket,
+        name: &request.name,
+        kept: None,
+    };
+    let asked = Capture {
+        pid: request.pid,
+        tree: request.tree,
+        external_stdio: true,
+        afterwards: match request.afterwards {
+            Afterwards::GoOn => nvvmm_protocol::Afterwards::Thaw,
+            Afterwards::Stop => nvvmm_protocol::Afterwards::Stop,
+            Afterwards::Kill => nvvmm_protocol::Afterwards::Kill,
+        },
+    };
+    let captured = conversation::capture(agent, asked, SavedProcess::IMAGE_BYTES_MAX, &mut steps);
+    let kept = steps.kept;
+    end(&vm, ticket);
+    match (captured, kept) {
+        (Ok(captured), Some(kept)) => Ok(CaptureReport {
+            name: request.name.clone(),
+            pid: request.pid,
+            processes: captured.processes,
+            threads: captured.threads,
+            frozen_us: captured.frozen_us as f64,
+            total_us: micros(began),
+            rounds: captured.rounds,
+            pages: kept.pages,
+            frames_given: kept.frames_given,
+            frames_copied: kept.frames_copied,
+            state_bytes: kept.state_bytes,
+            metadata_blocks: kept.metadata_blocks,
+        }),
+        (Err(error), Some(_)) => Err(VmError::new(
+            ErrorKind::Failed,
+            format!("image {} was made, but then: {error}", request.name),
+        )
+        .with_remedy("look in the guest what became of the process; 'nvvmm rm' removes the image")),
+        (Err(error), None) => Err(agent_error(error)),
+        (Ok(_), None) => Err(agent_error(AgentError::OutOfTurn)),
+    }
+}
+
+/// Why there was no restart.
+#[derive(Debug)]
+pub(super) enum RestartFailed {
+    /// Nothing has happened but in the guest.
+    Refused(VmError),
+    /// The VM cannot go on.
+    VmIsLost(VmError),
+}
+
+impl From<VmError> for RestartFailed {
+    fn from(error: VmError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// Restarts a process from its image.
+pub(super) fn restart(
+    vm: Weak<RunningVm>,
+    name: &str,
+    request: &RestartRequest,
+    agent: &UnixStream,
+) -> Result<RestartReport, RestartFailed> {
+    let began = Instant::now();
+    let (ticket, image) = with_vm(&vm, |vm| vm.begin_restart(request))?;
+    let mut steps = Steps {
+        vm: &vm,
+        ticket,
+        name: &request.name,
+        kept: None,
+    };
+    let asked = Restart {
+        bytes: image.len() as u64,
+        attach: request.attach,
+        terminal: request
+            .terminal
+            .map(|(rows, columns)| TerminalSize { rows, columns }),
+    };
+    let restarted = conversation::restart(agent, asked, &image, &mut steps);
+    let placed = end(&vm, ticket);
+    match restarted {
+        Ok(restarted) => {
+            let (pages_adopted, pages_copied) =
+                placed.map_or((0, 0), |placed| (placed.adopted, placed.copied));
+            Ok(RestartReport {
+                name: request.name.clone(),
+                vm: name.to_owned(),
+                pid: restarted.pid,
+                processes: restarted.processes,
+                threads: restarted.threads,
+                elapsed_us: restarted.elapsed_us as f64,
+                total_us: micros(began),
+                pages_adopted,
+                pages_copied,
+            })
+        }
+        Err(AgentError::Ours(ProcessError::Cow(error))) if !matches!(error, CowError::NoSpace) => {
+            Err(RestartFailed::VmIsLost(cow_error(error)))
+        }
+        Err(error) => Err(agent_error(error).into()),
+    }
+}
+
+fn with_vm<T>(
+    vm: &Weak<RunningVm>,
+    work: impl FnOnce(&RunningVm) -> Result<T, VmError>,
+) -> Result<T, VmError> {
+    match vm.upgrade() {
+        Some(vm) => work(&vm),
+        None => Err(process_error(ProcessError::Overtaken)),
+    }
+}
+
+/// Ends a work, unless something else has; of a restart, with what was placed.
+fn end(vm: &Weak<RunningVm>, ticket: u64) -> Option<Placing> {
+    let vm = vm.upgrade()?;
+    let mut operation = vm.operation();
+    if operation.process.begun != ticket {
+        return None;
+    }
+    match operation.process.work.take()? {
+        Work::Capture(capturing) => {
+            capturing.roll_back(&*vm.engine, &vm.holder);
+            None
+        }
+        Work::Restart(placing) => Some(placing),
+    }
+}
+
+impl RunningVm {
+    /// An operation on a guest whose processes can do something.
+    fn operation_on_process(&self) -> Result<MutexGuard<'_, Operation>, VmError> {
+        let operation = self.operation_unless_stuck()?;
+        let refuse = |why: &str, remedy: &str| Err(VmError::new(ErrorKind::Refused, why).with_remedy(remedy));
+        if self.seen().ending {
+            return refuse("the VM is ending", "restore it, or use another VM");
+        }
+        if operation.quiesced {
+            return refuse(
+                "the VM is paused, and the agent in its guest with it",
+                "'nvvmm resume' it",
+            );
+        }
+        if operation.process.work.is_some() {
+            return refuse(
+                "a process of this VM is being captured or restarted",
+                "try again when that is done",
+            );
+        }
+        Ok(operation)
+    }
+
+    fn begin_capture(&self, request: &CaptureRequest) -> Result<u64, VmError> {
+        let mut operation = self.operation_on_process()?;
+        let pool = self.holder.pool();
+        if let Some(durability) = request.durability {
+            pool.require_durability(durability)?;
+        }
+        // Before anything is frozen; the commit looks again.
+        if pool.find(&request.name).is_ok() {
+            return Err(nvvmm_snapshot::Error::NameTaken {
+                name: request.name.clone(),
+            }
+            .into());
+        }
+        Ok(operation.process.begin(Work::Capture(Capturing::default())))
+    }
+
+    fn begin_restart(&self, request: &RestartRequest) -> Result<(u64, Vec<u8>), VmError> {
+        let mut operation = self.operation_on_process()?;
+        let entry = self.holder.pool().find(&request.name)?;
+        check_kind(&entry)?;
+        let pinned = self.holder.pin(&entry.name);
+        let (entry, frames) = pinned.map_err(|error| process_error(error.into()))?;
+        let image = SavedProcess::decode(&self.holder.pool().read_state(entry.id)?)?.image;
+        let placing = Placing::new(frames, entry.memory_bytes / FRAME_SIZE_BYTES as u64);
+        Ok((operation.process.begin(Work::Restart(placing)), image))
+    }
+}
+
+fn check_kind(entry: &SnapshotEntry) -> Result<(), VmError> {
+    match entry.kind {
+        SnapshotKind::Process => Ok(()),
+        SnapshotKind::Vm => Err(VmError::new(
+            ErrorKind::Refused,
+            format!("'{}' is a {}: there is no process in it", entry.name, entry.kind),
+        )
+        .with_remedy("restore it without --into")),
+    }
+}
+
+/// What the VM does when the agent asks for it.
+struct Steps<'a> {
+    vm: &'a Weak<RunningVm>,
+    ticket: u64,
+    name: &'a str,
+    kept: Option<Kept>,
+}
+
+impl Steps<'_> {
+    fn step<T>(
+        &self,
+        work: impl FnOnce(&RunningVm, &mut Work) -> Result<T, ProcessError>,
+    ) -> Result<T, ProcessError> {
+        let vm = self.vm.upgrade().ok_or(ProcessError::Overtaken)?;
+        // The guest that waits for space waits for no process.
+        let mut operation = vm.operation_unless_stuck().map_err(|_| CowError::NoSpace)?;
+        if vm.seen().ending {
+            return Err(ProcessError::Overtaken);
+        }
+        work(&vm, operation.process.get(self.ticket)?)
+    }
+}
+
+impl CaptureSteps for Steps<'_> {
+    fn take(&mut self, runs: &[FrameRun]) -> Result<(), ProcessError> {
+        self.step(|vm, work| match work {
+            Work::Capture(capturing) => capturing.take(runs, &*vm.engine, &vm.holder),
+            Work::Restart(_) => Err(ProcessError::Overtaken),
+        })
+    }
+
+    fn commit(&mut self, image: Vec<u8>, pages: u64) -> Result<(), ProcessError> {
+        let process = SavedProcess { image };
+        let kept = self.step(|vm, work| match work {
+            Work::Capture(capturing) => {
+                let kept = capturing.commit(self.name, pages, &process, &*vm.engine, &vm.holder)?;
+                vm.digests.make_later(kept.id);
+                vm.seen().taken.push(self.name.to_owned());
+                Ok(kept)
+            }
+            Work::Restart(_) => Err(ProcessError::Overtaken),
+        })?;
+        self.kept = Some(kept);
+        Ok(())
+    }
+}
+
+impl PlaceSteps for Steps<'_> {
+    fn place(&mut self, runs: &[FrameRun]) -> Result<(), ProcessError> {
+        self.step(|vm, work| match work {
+            Work::Restart(placing) => placing.place(runs, &*vm.engine, vm.holder.pool()),
+            Work::Capture(_) => Err(ProcessError::Overtaken),
+        })
+    }
+}
+
+fn agent_error(error: AgentError) -> VmError {
+    match error {
+        AgentError::Ours(error) => process_error(error),
+        AgentError::Said { because, .. } => {
+            let kind = match because {
+                FailedBecause::NotFound => ErrorKind::NotFound,
+                FailedBecause::Refused => ErrorKind::Refused,
+                FailedBecause::Failed => ErrorKind::Failed,
+            };
+            VmError::new(kind, error.to_string())
+        }
+        AgentError::Silent => VmError::new(ErrorKind::Refused, error.to_string())
+            .with_remedy("the guest may hang, or its agent may be stopped: look at its console"),
+        AgentError::Stream(_) | AgentError::OutOfTurn => VmError::new(ErrorKind::Refused, error.to_string())
+            .with_remedy("the VM or its agent was stopped, or the agent is not nvvmm's"),
+    }
+}
+
+fn process_error(error: ProcessError) -> VmError {
+    let message = error.to_string();
+    match error {
+        ProcessError::Pool(error @ nvvmm_snapshot::Error::TooManyPins { .. }) => {
+            VmError::new(ErrorKind::Refused, error.to_string()).with_remedy(
+                "take a snapshot of the whole VM ('nvvmm snapshot'): after it the VM needs no image any more",
+            )
+        }
+        ProcessError::Pool(error) => error.into(),
+        ProcessError::Cow(error) => cow_error(error),
+        ProcessError::Blob(error) => error.into(),
+        ProcessError::Lie(_) => VmError::new(ErrorKind::Refused, message),
+        ProcessError::Overtaken => VmError::new(ErrorKind::Refused, message).with_remedy("try again"),
+        ProcessError::Memory(_) => VmError::failed(message),
+    }
+}
