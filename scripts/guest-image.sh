@@ -2,8 +2,9 @@
 # Makes a Linux guest from the distribution's packages: a stock cloud kernel and a small initramfs with busybox,
 # the virtio drivers, nvvmm-witness and nvvmm-agent.
 #
-#   scripts/guest-image.sh [--fresh] [--print]
+#   scripts/guest-image.sh [--kernel 6.12] [--fresh] [--print]
 #
+#   --kernel 6.12  the kernel of Debian's bookworm-backports, in a directory of its own, guest-6.12
 #   --fresh      fetch the kernel again, to get the newest one
 #   --print      print shell assignments of NVVMM_GUEST_KERNEL, NVVMM_GUEST_KERNEL_ELF and NVVMM_GUEST_INITRAMFS
 #   -h, --help   this text
@@ -16,23 +17,29 @@ source "$here/lib/kernel.sh"
 source "$here/lib/programs.sh"
 
 guest_modules=(virtio_mmio virtio_blk virtio_rng crc32c_generic ext4 vmw_vsock_virtio_transport)
-guest=$NVVMM_CACHE/guest fresh=0 print=0
+directory=guest kernel=cloud fresh=0 print=0
 
-for argument in "$@"; do
-  case $argument in
+while (($#)); do
+  case $1 in
+    --kernel)
+      [[ ${2:-} == 6.12 ]] || die "--kernel ${2:-} is not known" "see ${0##*/} --help"
+      kernel=cloud-6.12 directory=guest-6.12
+      shift
+      ;;
     --fresh) fresh=1 ;;
     --print) print=1 ;;
     -h | --help) usage; exit 0 ;;
-    *) die "unknown argument $argument" "see ${0##*/} --help" ;;
+    *) die "unknown argument $1" "see ${0##*/} --help" ;;
   esac
+  shift
 done
+guest=$NVVMM_CACHE/$directory
 
 prepare_kernel() {
-  local version package
+  local version
   if [[ ! -e $guest/kernel/version || $fresh == 1 ]]; then
     is_debian_like || die "the guest's kernel comes from a Debian or Ubuntu package, and this machine has no apt-get"
-    package=$(stock_kernel_package cloud)
-    unpack_kernel "$package" "$guest/kernel"
+    fetch_kernel "$kernel" "$guest/kernel"
     rm -f "$guest/vmlinux"
   fi
   [[ ! -e $guest/vmlinux ]] || return 0
@@ -65,7 +72,7 @@ prepare_initramfs() {
 need_rust
 need_packages busybox-static kmod cpio xz-utils zstd lz4
 mkdir -p "$guest"
-hold_lock guest/prepare
+hold_lock "$directory/prepare"
 prepare_kernel
 prepare_initramfs
 drop_lock

@@ -72,11 +72,11 @@ parse_arguments() {
 
 # Sets kernel_dir, vmlinuz and initramfs; all three are kept in the cache.
 prepare_host() {
-  local flavour package stamp
+  local flavour stamp
   need_packages qemu-system-x86 busybox-static kmod cpio xz-utils zstd lz4
   case ${NVVMM_NESTED_KERNEL:-bookworm} in
     bookworm) flavour=full ;;
-    bookworm-backports | 6.12) flavour=6.12 ;;
+    bookworm-backports | 6.12) flavour=full-6.12 ;;
     linux-image-*) flavour=$NVVMM_NESTED_KERNEL ;;
     *) die "NVVMM_NESTED_KERNEL=$NVVMM_NESTED_KERNEL is not known" "use bookworm, bookworm-backports or a linux-image package name" ;;
   esac
@@ -85,9 +85,7 @@ prepare_host() {
   kernel_dir=$NVVMM_CACHE/nested/$flavour
   if [[ ! -e $kernel_dir/version ]]; then
     is_debian_like || die "the nested host needs a Debian or Ubuntu kernel package, and this machine has no apt-get"
-    package=$flavour
-    [[ $package == linux-image-* ]] || package=$(stock_kernel_package "$flavour")
-    unpack_kernel "$package" "$kernel_dir"
+    fetch_kernel "$flavour" "$kernel_dir"
   fi
   vmlinuz=$kernel_dir/boot/vmlinuz-$(<"$kernel_dir/version")
   initramfs=$kernel_dir/initramfs.cpio

@@ -21,6 +21,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/kvm.sh"
+source "$here/lib/kernel.sh"
 source "$here/lib/programs.sh"
 source "$here/lib/tally.sh"
 
@@ -180,6 +181,15 @@ tier_linux() {
   prepare "making the Linux guest's image" make_guest_image || return 0
   prepare "building the test program linux" build_test_program linux || return 0
   run_tests "tests, $tier_how" "${command[@]}" "$test_program" --test-threads=1 "${test_arguments[@]}"
+  # What the agent does with processes depends on the guest's kernel.
+  ((${#test_arguments[@]} == 0)) || [[ ${test_arguments[*]} == *process::* ]] || return 0
+  if ! has_backports; then
+    tier_note+=", no 6.12 kernel for a guest: not a Debian machine"
+    return 0
+  fi
+  prepare "making the image of a guest with Linux 6.12" make_guest_image --kernel 6.12 || return 0
+  ((${#command[@]} == 0)) || command=(nested linux-6.12 --)
+  run_tests "tests of processes in Linux 6.12, $tier_how" "${command[@]}" "$test_program" --test-threads=1 process::
 }
 
 # What the tiers need that are nested because of persistent memory.

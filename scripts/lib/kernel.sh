@@ -2,13 +2,12 @@
 # Distribution kernels: which one, unpacking it, its modules into an initramfs. Needs say.sh and packages.sh.
 
 # stock_kernel_package FLAVOUR: the image package behind the distribution's metapackage.
-# FLAVOUR: cloud (a guest's), full (a host's), 6.12 (a host's, newer than bookworm's own).
+# FLAVOUR: cloud (a guest's), full (a host's).
 stock_kernel_package() {
   local meta=
   case $1 in
     cloud) meta=linux-image-cloud-amd64 ;;
     full) meta=linux-image-amd64 ;;
-    6.12) meta=linux-image-6.12-amd64 ;;
     *) die "unknown kernel flavour $1" ;;
   esac
   [[ -n $(apt-cache pkgnames linux-image-) ]] || refresh_package_lists
@@ -16,9 +15,42 @@ stock_kernel_package() {
   package=$({ apt-cache depends --important "$meta" 2>/dev/null || true; } |
     awk '/Depends: linux-image-[0-9]/ {found = $2} END {print found}')
   # Ubuntu has no such metapackage: its newest generic kernel serves as both.
-  [[ -n $package || $1 == 6.12 ]] || package=$(newest_package 'linux-image-[0-9][0-9.]*-[0-9]+-generic')
+  [[ -n $package ]] || package=$(newest_package 'linux-image-[0-9][0-9.]*-[0-9]+-generic')
   [[ -n $package ]] || die "found no $1 kernel package in this distribution"
   printf '%s\n' "$package"
+}
+
+# fetch_kernel KIND DIR: as unpack_kernel. KIND: a flavour; with -6.12 behind it that of Debian's bookworm-backports; or the name
+# of a package.
+fetch_kernel() {
+  local package=$1
+  case $1 in
+    linux-image-*) ;;
+    *-6.12) from_backports fetch_kernel "${1%-6.12}" "$2"; return ;;
+    *) package=$(stock_kernel_package "$1") ;;
+  esac
+  unpack_kernel "$package" "$2"
+}
+
+debian_keys=/usr/share/keyrings/debian-archive-keyring.gpg
+
+has_backports() { is_debian_like && [[ -e $debian_keys ]]; }
+
+# from_backports COMMAND...: apt's programs see bookworm-backports and nothing else, whatever this machine's own sources are.
+from_backports() {
+  local apt=$NVVMM_CACHE/apt
+  has_backports || die "kernels of bookworm-backports need Debian's keys" "on a Debian machine: apt-get install debian-archive-keyring"
+  mkdir -p "$apt"/{lists,cache/archives}/partial
+  echo "deb [signed-by=$debian_keys] http://deb.debian.org/debian bookworm-backports main" >"$apt/backports.list"
+  cat >"$apt/backports.conf" <<END
+Dir::Etc::sourcelist "$apt/backports.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::State::lists "$apt/lists";
+Dir::Cache "$apt/cache";
+APT::Sandbox::User "$(id -un)";
+END
+  APT_CONFIG=$apt/backports.conf apt-get update -qq >&2 || die "bookworm-backports cannot be reached" "see its message above"
+  APT_CONFIG=$apt/backports.conf "$@"
 }
 
 # unpack_kernel PACKAGE DIR: leaves DIR/boot/vmlinuz-VERSION, DIR/lib/modules/VERSION and DIR/version.

@@ -50,10 +50,10 @@ build_fault_nvvmm() {
   export NVVMM_FAULT_BIN
 }
 
-# make_guest_image: exports where the Linux guest's kernel and initramfs are.
+# make_guest_image [ARGUMENT...]: exports where the Linux guest's kernel and initramfs are (scripts/guest-image.sh).
 make_guest_image() {
   local assignments
-  assignments=$("$NVVMM_ROOT/scripts/guest-image.sh" --print) || return 1
+  assignments=$("$NVVMM_ROOT/scripts/guest-image.sh" --print "$@") || return 1
   eval "$assignments"
   export NVVMM_GUEST_KERNEL NVVMM_GUEST_KERNEL_ELF NVVMM_GUEST_INITRAMFS
 }

@@ -1,6 +1,8 @@
 //! Processes of Linux guests are captured while they run, and restarted: in the same VM, in another one, and when the VM that
 //! took them is gone.
 
+use std::io::Write;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nvvmm_tests::{Host, Outcome, Vm, witness::boot};
@@ -45,6 +47,15 @@ fn start(host: &Host, vm: &Vm<'_>) -> String {
         "echo 20000 >/proc/sys/kernel/ns_last_pid; setsid sh /tmp/subject </dev/null >/dev/null 2>&1 &",
     );
     wait_for(host, vm, "cat /tmp/ready").trim().to_owned()
+}
+
+/// Runs something in the guest, in a session of its own; its number once `ready` succeeds.
+fn spawn(host: &Host, vm: &Vm<'_>, script: &str, ready: &str) -> String {
+    let script =
+        format!("rm -f /tmp/pid; setsid sh -c 'echo $$ >/tmp/pid; {script}' </dev/null >/dev/null 2>&1 &");
+    output(host, vm, &script);
+    wait_for(host, vm, ready);
+    output(host, vm, "cat /tmp/pid").trim().to_owned()
 }
 
 fn assert_whole(host: &Host, vm: &Vm<'_>) {
@@ -102,5 +113,118 @@ fn a_process_goes_on_where_it_was_captured_in_any_vm() {
     let copy = host.restore("whole", &[]);
     output(&host, &copy, "true");
     copy.stop();
+    host.assert_pool_clean();
+}
+
+#[test]
+fn a_process_is_refused_or_stopped_or_taken_with_its_children_and_its_terminal() {
+    let host = Host::new(768);
+    let vm = boot(&host, 160, 1, &[]);
+    let snapshot = |name: &str, pid: &str, options: &[&str]| {
+        let arguments = [&["snapshot", &vm.name, name, "--process", pid], options].concat();
+        host.run(&arguments)
+    };
+    let listens = spawn(&host, &vm, "exec nc -l -p 7777", "grep -q :1E61 /proc/net/tcp*");
+    let piped = "sleep 99999 | exec cat";
+    spawn(&host, &vm, piped, "pidof cat");
+    let cat = output(&host, &vm, "pidof cat").trim().to_owned();
+    let parent = spawn(&host, &vm, "sleep 88888 & wait", "pgrep -f 'sleep 88888'");
+    let agent = output(&host, &vm, "pidof nvvmm-agent").trim().to_owned();
+    for (pid, options, code, why) in [
+        (&listens[..], &[][..], 4, "socket"),
+        (&cat, &[], 4, "pipe"),
+        (&parent, &[], 4, "child"),
+        (&agent, &[], 4, &agent),
+        ("1", &[], 4, "process 1"),
+        ("2", &[], 4, "process 2"),
+        ("31999", &[], 3, "31999"),
+    ] {
+        snapshot("refused", pid, options).refused(code, why);
+    }
+    assert_eq!(host.json(&["snapshots"]).as_array().unwrap().len(), 0);
+    for pid in [&listens, &cat, &parent] {
+        let state = output(&host, &vm, &format!("grep State /proc/{pid}/status"));
+        assert!(state.contains("S (sleeping)"), "{pid} is not as it was: {state}");
+    }
+
+    snapshot("stopped", &parent, &["--tree", "--leave-stopped"]).ok();
+    wait_for(&host, &vm, &format!("grep -q 'State:.T' /proc/{parent}/status"));
+    output(
+        &host,
+        &vm,
+        &format!("kill -CONT {parent}; pkill -CONT -f 'sleep 88888'"),
+    );
+    snapshot("tree", &parent, &["--tree", "--kill"]).ok();
+    for name in ["tree", "stopped"] {
+        assert_eq!(sh(&host, &vm, "pgrep -f 'sleep 88888'").code, 1);
+        let restarted = host.json(&["restore", name, "--into", &vm.name]);
+        assert_eq!(
+            (&restarted["processes"], restarted["pid"].to_string()),
+            (&2.into(), parent.clone())
+        );
+        output(&host, &vm, "pkill -f 'sleep 88888'");
+        // The parent has waited for its child, and ends.
+        wait_for(&host, &vm, &format!("! test -e /proc/{parent}"));
+    }
+
+    let mut asks = host.command(&[
+        "exec",
+        &vm.name,
+        "--",
+        "sh",
+        "-c",
+        "echo $$ >/tmp/asks; read word; echo got $word; exit 3",
+    ]);
+    let mut asks = asks.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let pid = wait_for(&host, &vm, "cat /tmp/asks").trim().to_owned();
+    snapshot("asks", &pid, &["--kill"]).ok();
+    asks.wait().unwrap();
+    for word in ["one", "two"] {
+        let mut attached = host.command(&["restore", "asks", "--into", &vm.name, "--attach"]);
+        let mut attached = attached
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        attached
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(format!("{word}\n").as_bytes())
+            .unwrap();
+        let ended = attached.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&ended.stdout), format!("got {word}\n"));
+        assert_eq!(ended.status.code(), Some(3));
+    }
+    vm.stop();
+    host.assert_pool_clean();
+}
+
+#[test]
+fn frames_that_move_while_they_are_captured_are_captured_where_they_are() {
+    let host = Host::new(768);
+    let vm = boot(&host, 160, 1, &[]);
+    install(&host, &vm);
+    let pid = start(&host, &vm);
+    // Somebody for whom frames are moved: memory in pieces, and its compaction without end.
+    output(
+        &host,
+        &vm,
+        "setsid sh -c 'while :; do echo 1 >/proc/sys/vm/compact_memory; done' </dev/null >/dev/null 2>&1 &
+         setsid sh -c 'while :; do y=$(seq 30000); done' </dev/null >/dev/null 2>&1 &",
+    );
+    let captures = 4;
+    for number in 0..captures {
+        let kill: &[&str] = if number == captures - 1 { &["--kill"] } else { &[] };
+        let name = format!("c{number}");
+        host.run(&[&["snapshot", &vm.name, &name, "--process", &pid], kill].concat())
+            .ok();
+    }
+    for number in 0..captures {
+        host.run(&["restore", &format!("c{number}"), "--into", &vm.name])
+            .ok();
+        assert_whole(&host, &vm);
+    }
+    vm.stop();
     host.assert_pool_clean();
 }
