@@ -182,14 +182,16 @@ tier_linux() {
   prepare "building the test program linux" build_test_program linux || return 0
   run_tests "tests, $tier_how" "${command[@]}" "$test_program" --test-threads=1 "${test_arguments[@]}"
   # What the agent does with processes depends on the guest's kernel.
-  ((${#test_arguments[@]} == 0)) || [[ ${test_arguments[*]} == *process::* ]] || return 0
+  local of_processes=("${test_arguments[@]}")
+  ((${#test_arguments[@]})) || of_processes=(process::)
+  [[ ${of_processes[*]} == *process::* ]] || return 0
   if ! has_backports; then
     tier_note+=", no 6.12 kernel for a guest: not a Debian machine"
     return 0
   fi
   prepare "making the image of a guest with Linux 6.12" make_guest_image --kernel 6.12 || return 0
   ((${#command[@]} == 0)) || command=(nested linux-6.12 --)
-  run_tests "tests of processes in Linux 6.12, $tier_how" "${command[@]}" "$test_program" --test-threads=1 process::
+  run_tests "tests of processes in Linux 6.12, $tier_how" "${command[@]}" "$test_program" --test-threads=1 "${of_processes[@]}"
 }
 
 # What the tiers need that are nested because of persistent memory.

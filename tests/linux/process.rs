@@ -15,6 +15,10 @@ const SUBJECT: &str = "cd /tmp; x=$(seq 200000); sum=$(echo \"$x\" | md5sum); ec
     while [ ! -e go ]; do :; done
     [ \"$sum\" = \"$(echo \"$x\" | md5sum)\" ] && [ \"$x\" = \"$(seq 200000)\" ] && echo all is there >verdict";
 
+/// A parent's child, by number.
+const CHILD: &str = "ps | awk '/[s]leep 88888$/ {print $1}'";
+const CHILD_LIVES: &str = "ps | grep -q '[s]leep 88888$'";
+
 fn sh(host: &Host, vm: &Vm<'_>, script: &str) -> Outcome {
     host.run(&["exec", &vm.name, "--", "sh", "-c", script])
 }
@@ -124,15 +128,21 @@ fn a_process_is_refused_or_stopped_or_taken_with_its_children_and_its_terminal()
         let arguments = [&["snapshot", &vm.name, name, "--process", pid], options].concat();
         host.run(&arguments)
     };
-    let listens = spawn(&host, &vm, "exec nc -l -p 7777", "grep -q :1E61 /proc/net/tcp*");
-    let piped = "sleep 99999 | exec cat";
-    spawn(&host, &vm, piped, "pidof cat");
-    let cat = output(&host, &vm, "pidof cat").trim().to_owned();
-    let parent = spawn(&host, &vm, "sleep 88888 & wait", "pgrep -f 'sleep 88888'");
+    let deleted = spawn(
+        &host,
+        &vm,
+        "exec 3>/tmp/gone; rm /tmp/gone; exec sleep 66666",
+        "ps | grep -q '[s]leep 66666$'",
+    );
+    let piped = "sleep 99999 | { exec 3<&0 </dev/null; exec sleep 77777; }";
+    spawn(&host, &vm, piped, "ps | grep -q '[s]leep 77777$'");
+    let piped = output(&host, &vm, "ps | awk '/[s]leep 77777$/ {print $1}'");
+    let piped = piped.trim().to_owned();
+    let parent = spawn(&host, &vm, "sleep 88888 & wait", CHILD_LIVES);
     let agent = output(&host, &vm, "pidof nvvmm-agent").trim().to_owned();
     for (pid, options, code, why) in [
-        (&listens[..], &[][..], 4, "socket"),
-        (&cat, &[], 4, "pipe"),
+        (&deleted[..], &[][..], 4, "fd 3"),
+        (&piped, &[], 4, "pipe"),
         (&parent, &[], 4, "child"),
         (&agent, &[], 4, &agent),
         ("1", &[], 4, "process 1"),
@@ -142,27 +152,23 @@ fn a_process_is_refused_or_stopped_or_taken_with_its_children_and_its_terminal()
         snapshot("refused", pid, options).refused(code, why);
     }
     assert_eq!(host.json(&["snapshots"]).as_array().unwrap().len(), 0);
-    for pid in [&listens, &cat, &parent] {
+    for pid in [&deleted, &piped, &parent] {
         let state = output(&host, &vm, &format!("grep State /proc/{pid}/status"));
         assert!(state.contains("S (sleeping)"), "{pid} is not as it was: {state}");
     }
 
     snapshot("stopped", &parent, &["--tree", "--leave-stopped"]).ok();
     wait_for(&host, &vm, &format!("grep -q 'State:.T' /proc/{parent}/status"));
-    output(
-        &host,
-        &vm,
-        &format!("kill -CONT {parent}; pkill -CONT -f 'sleep 88888'"),
-    );
+    output(&host, &vm, &format!("kill -CONT {parent} $({CHILD})"));
     snapshot("tree", &parent, &["--tree", "--kill"]).ok();
     for name in ["tree", "stopped"] {
-        assert_eq!(sh(&host, &vm, "pgrep -f 'sleep 88888'").code, 1);
+        assert_eq!(sh(&host, &vm, CHILD_LIVES).code, 1);
         let restarted = host.json(&["restore", name, "--into", &vm.name]);
         assert_eq!(
             (&restarted["processes"], restarted["pid"].to_string()),
             (&2.into(), parent.clone())
         );
-        output(&host, &vm, "pkill -f 'sleep 88888'");
+        output(&host, &vm, &format!("kill $({CHILD})"));
         // The parent has waited for its child, and ends.
         wait_for(&host, &vm, &format!("! test -e /proc/{parent}"));
     }

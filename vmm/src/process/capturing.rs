@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 
 use nvvmm_protocol::FrameRun;
 use nvvmm_snapshot::{BlockNo, FrameSet, Holder, NewSnapshot, SnapshotId, SnapshotKind};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::Bytes;
 
 use super::{FramePage, ProcessError, SavedProcess, named_frames, pages::ImagePages};
 use crate::cow::{CowEngine, CowError, FRAME_SIZE_BYTES, ShareSet};
-use crate::memory::gpa_of;
-use crate::sys::uffd::Fault;
 
 /// An image has at most so many pages for each frame of the VM: processes that were forked share frames.
 const PAGES_PER_FRAME_MAX: u64 = 4;
+/// A capture holds at most so many blocks for each frame of the VM. A guest that writes to frames which it has named, and names
+/// them again, has others of the pool's users pay for no more than that.
+const BLOCKS_PER_FRAME_MAX: u64 = 2;
 
 /// An image in the making. Unless it is committed it must be rolled back.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub struct Capturing {
     given: Vec<ShareSet>,
     /// Blocks that copies were made to, as the engine cannot give its own away.
     copies: Vec<BlockNo>,
+    /// How many of both there are.
+    blocks: u64,
 }
 
 /// An image that was committed.
@@ -58,7 +61,13 @@ impl Capturing {
         for named in named_frames(runs, ram, pages_max)? {
             by_chunk.entry(named.chunk).or_default().push(named);
         }
+        let blocks_max = ram.size_bytes() / FRAME_SIZE_BYTES as u64 * BLOCKS_PER_FRAME_MAX;
         for (chunk, named) in by_chunk {
+            if self.blocks > blocks_max {
+                return Err(ProcessError::Lie(
+                    "frames again and again, which it has written to meanwhile".to_owned(),
+                ));
+            }
             let mut frames = FrameSet::EMPTY;
             named.iter().for_each(|named| _ = frames.insert(named.frame));
             match engine.share_live(chunk, &frames)? {
@@ -67,7 +76,10 @@ impl Capturing {
                     named
                         .iter()
                         .for_each(|named| self.pages.set(named.page, map.block(named.frame)));
-                    self.given.push(set);
+                    self.blocks += set.frames_new();
+                    if set.frames_new() > 0 {
+                        self.given.push(set);
+                    }
                 }
                 None => self.copy(&named, engine, holder)?,
             }
@@ -83,12 +95,12 @@ impl Capturing {
     ) -> Result<(), ProcessError> {
         let blocks = holder.alloc_blocks(named.len() as u32).map_err(CowError::from)?;
         self.copies.extend(&blocks);
+        self.blocks += blocks.len() as u64;
         let mut bytes = [0; FRAME_SIZE_BYTES];
         for (named, block) in named.iter().zip(blocks) {
-            let address = frame_address(*named);
             // So that the access below waits for nothing.
-            engine.answer(access(engine, *named, false))?;
-            engine.ram().memory().read_slice(&mut bytes, address)?;
+            engine.answer(named.access(engine.ram(), false))?;
+            engine.ram().memory().read_slice(&mut bytes, named.address())?;
             holder.write_block(block, &bytes)?;
             self.pages.set(named.page, Some(block));
         }
@@ -157,24 +169,5 @@ impl Capturing {
             engine.roll_back(set);
         }
         holder.free_blocks(&self.copies);
-    }
-}
-
-/// Where a frame is, for the guest.
-pub(super) fn frame_address(named: FramePage) -> GuestAddress {
-    GuestAddress(gpa_of(ram_offset(named)))
-}
-
-fn ram_offset(named: FramePage) -> u64 {
-    (u64::from(named.chunk) * u64::from(crate::cow::CHUNK_FRAMES) + u64::from(named.frame))
-        * FRAME_SIZE_BYTES as u64
-}
-
-/// An access to a frame, as if it were held.
-pub(super) fn access(engine: &dyn CowEngine, named: FramePage, write: bool) -> Fault {
-    Fault {
-        address: engine.ram().reservation().start() + ram_offset(named) as usize,
-        write,
-        write_protected: false,
     }
 }

@@ -19,11 +19,13 @@ pub use report::{CaptureReport, RestartReport};
 pub use saved::SavedProcess;
 
 use nvvmm_protocol::FrameRun;
+use vm_memory::GuestAddress;
 
 use crate::{
     checkpoint::blob::BlobError,
     cow::{CHUNK_FRAMES, CowError, FRAME_SIZE_BYTES},
-    memory::{GuestRam, ram_offset_of},
+    memory::{GuestRam, gpa_of, ram_offset_of},
+    sys::uffd::Fault,
 };
 
 /// Why frames were not taken or placed.
@@ -58,6 +60,27 @@ struct FramePage {
     frame: u32,
     /// The page of the image.
     page: u64,
+}
+
+impl FramePage {
+    fn ram_offset(self) -> u64 {
+        let frame = u64::from(self.chunk) * u64::from(CHUNK_FRAMES) + u64::from(self.frame);
+        frame * FRAME_SIZE_BYTES as u64
+    }
+
+    /// Where the frame is, for the guest.
+    fn address(self) -> GuestAddress {
+        GuestAddress(gpa_of(self.ram_offset()))
+    }
+
+    /// An access to the frame, as if it were held.
+    fn access(self, ram: &GuestRam, write: bool) -> Fault {
+        Fault {
+            address: ram.reservation().start() + self.ram_offset() as usize,
+            write,
+            write_protected: false,
+        }
+    }
 }
 
 /// The frames that `runs` name, each of which is one of `ram`; pages are below `pages_max`.

@@ -6,11 +6,7 @@ use nvvmm_protocol::FrameRun;
 use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkMap, FrameMap, Pool};
 use vm_memory::Bytes;
 
-use super::{
-    FramePage, ProcessError,
-    capturing::{access, frame_address},
-    named_frames,
-};
+use super::{FramePage, ProcessError, named_frames};
 use crate::cow::CowEngine;
 
 /// An image that is being restarted from. It stays pinned while any of its blocks may be behind a frame.
@@ -108,6 +104,6 @@ fn write(
         pool.read_block(block, &mut bytes)?;
     }
     // So that the access below waits for no space: that there is none is said instead.
-    engine.answer(access(engine, named, true))?;
-    Ok(engine.ram().memory().write_slice(&bytes, frame_address(named))?)
+    engine.answer(named.access(engine.ram(), true))?;
+    Ok(engine.ram().memory().write_slice(&bytes, named.address())?)
 }

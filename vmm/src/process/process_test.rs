@@ -210,6 +210,24 @@ fn frames_and_pages_that_there_are_not_are_refused() {
     assert_clean(&pool);
 }
 
+#[test]
+fn frames_that_are_written_and_named_again_and_again_do_not_use_up_the_pool() {
+    let (_place, pool, vm) = redirected("process-again");
+    vm.fill(0..FRAMES, 1);
+    let mut capturing = Capturing::default();
+    let lie = (0..100).find_map(|round| {
+        let taken = capturing.take(&[run(0, FRAMES as u32, 0)], &*vm.engine, &vm.holder);
+        vm.fill(0..FRAMES, round);
+        taken.err()
+    });
+    assert_lie(lie.map_or(Ok(()), Err), "again and again");
+    let used = pool.status().unwrap().holders[0].blocks_in_use;
+    assert!(u64::from(used) <= 4 * FRAMES, "{used}");
+    capturing.roll_back(&*vm.engine, &vm.holder);
+    assert_hold_their_own(&pool, &[&vm]);
+    assert_clean(&pool);
+}
+
 /// Keeps what it is asked for.
 #[derive(Default)]
 struct Noted {
