@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Compares snapshots of a process with CRIU's, in one Linux guest: a program that has touched so much memory is dumped and restored by CRIU,
+# images on tmpfs in the guest, and captured and restarted by nvvmm, in turn. Prints medians and the ratios against the targets.
+#
+#   scripts/bench-process.sh [--sizes MIB,...] [--repeat N] [--json]
+#
+#   --sizes MIB,...   memory of the process (default 16,64,256,512)
+#   --repeat N        how often each is done (default 3)
+#   --json            all measurements and medians as JSON instead of tables
+#   -h, --help        this text
+#
+# CRIU is the distribution's package; it gets into an image of its own, not into the ordinary guest's.
+# Where KVM cannot boot Linux, the very same runs in the nested harness (scripts/nested.sh): on an emulated CPU, where times mean little.
+# NVVMM_FORCE_NESTED=1 uses the nested harness where it is not needed. NVVMM_BENCH_TIMEOUT limits a nested run (seconds, default 3600).
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$here/lib/kvm.sh"
+source "$here/lib/programs.sh"
+source "$here/lib/kernel.sh"
+source "$here/lib/criu.sh"
+
+sizes=16,64,256,512 repeat=3 format=table
+while (($#)); do
+  case $1 in
+    --sizes) sizes=${2:?--sizes needs numbers of MiB}; shift ;;
+    --repeat) repeat=${2:?--repeat needs a number}; shift ;;
+    --json) format=json ;;
+    -h | --help) usage; exit 0 ;;
+    *) die "unknown argument $1" "see ${0##*/} --help" ;;
+  esac
+  shift
+done
+[[ $sizes =~ ^[1-9][0-9]*(,[1-9][0-9]*)*$ ]] || die "--sizes must be numbers with commas: $sizes"
+[[ $repeat =~ ^[1-9][0-9]*$ ]] || die "--repeat must be a number: $repeat"
+
+need_rust
+need_packages jq
+build_nvvmm
+make_guest_image
+make_criu_image
+
+measure=("$here/bench-process/measure.sh" "$sizes" "$repeat")
+if [[ $(kvm_kind) == direct ]]; then
+  say "the guest runs directly on this machine: $(kvm_reason)"
+  where=direct
+else
+  say "Linux guests cannot run directly on this machine: $(kvm_reason)"
+  say "the guest runs in the nested harness, on an emulated CPU"
+  where=emulated
+  measure=("$here/nested.sh" --memory 8G --timeout "${NVVMM_BENCH_TIMEOUT:-3600}" "${measure[@]}")
+fi
+# The harness has one output for both: measurements are lines that begin with {.
+measurements=$("${measure[@]}" | awk '/^\{/ {print; next} {print >"/dev/stderr"}')
+result=$(jq -s --arg where "$where" --arg criu "$("$(criu_path)" --version | sed -n 's/^Version: //p')" \
+  -f "$here/bench-process/summary.jq" <<<"$measurements")
+if [[ $format == json ]]; then
+  printf '%s\n' "$result"
+else
+  "$here/bench-process/table.sh" <<<"$result"
+fi

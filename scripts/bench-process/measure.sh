@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# What scripts/bench-process.sh measures, on a machine whose KVM boots Linux: a line with a JSON object for each process that
+# was captured and restarted.
+# Needs jq and, in the environment, NVVMM_BIN, NVVMM_GUEST_KERNEL_ELF and NVVMM_GUEST_INITRAMFS.
+#
+#   measure.sh MIB,... REPEAT
+set -euo pipefail
+shopt -s inherit_errexit
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$here/../lib/say.sh"
+
+: "${NVVMM_BIN:?scripts/bench-process.sh sets it}" "${NVVMM_GUEST_KERNEL_ELF:?}" "${NVVMM_GUEST_INITRAMFS:?}"
+IFS=, read -ra sizes <<<"$1"
+repeat=$2
+largest=$(printf '%s\n' "${sizes[@]}" | sort -n | tail -n 1)
+# The process and CRIU's copy of it, besides the system.
+memory_mib=$((2 * largest + 384))
+NVVMM_RUNTIME_DIR=$(mktemp -d "${TMPDIR:-/tmp}/nvvmm-bench.XXXXXX")
+counts=$NVVMM_RUNTIME_DIR/counts
+pool=/dev/shm/nvvmm-bench-$$.pool
+
+# shellcheck disable=SC2317 # the trap calls it
+clean_up() {
+  "$NVVMM_BIN" stop bench --force >/dev/null 2>&1 || true
+  rm -rf "$pool" "$NVVMM_RUNTIME_DIR"
+}
+export NVVMM_RUNTIME_DIR
+mkdir "$counts"
+trap clean_up EXIT
+trap 'exit 130' INT TERM
+
+in_guest() { "$NVVMM_BIN" exec bench -- in-guest.sh "$@"; }
+
+# members PREFIX ANSWER: the guest's NAME=NUMBER words as members of a JSON object.
+members() {
+  local word words
+  read -ra words <<<"$2"
+  for word in "${words[@]}"; do printf '"%s%s": %s, ' "$1" "${word%%=*}" "${word#*=}"; done
+}
+
+# frames_copied: pages that the host has copied for the VM since it started, as it wrote to what a snapshot has.
+frames_copied() { "$NVVMM_BIN" ps --json | jq '.[] | select(.name == "bench") | .ram.frames_copied'; }
+
+# counted NAME COMMAND...: its output; $counts/NAME has, as a JSON object, what the guest has counted meanwhile. Asking is in it, too: some 200 faults.
+counted() {
+  local name=$1 before after
+  shift
+  before="{$(members '' "$(in_guest counts)") \"zero\": 0}"
+  "$@"
+  after="{$(members '' "$(in_guest counts)") \"zero\": 0}"
+  jq -nc --argjson before "$before" --argjson after "$after" '$after | with_entries(.value -= $before[.key]) | del(.zero)' >"$counts/$name"
+}
+
+all_counts() { printf '{"capture": %s, "restart": %s}' "$(<"$counts/capture")" "$(<"$counts/restart")"; }
+
+start() {
+  local answer
+  answer=$(in_guest start "$1")
+  started=$(members start_ "$answer")
+  pid=$(sed -n 's/.*pid=\([0-9]*\).*/\1/p' <<<"$answer")
+}
+
+verify() {
+  local answer
+  answer=$(in_guest verify)
+  [[ $answer == *' wrong=0 '* ]] || die "after a restart by $1 memory is wrong: $answer"
+  verified=$(members verify_ "$answer")
+}
+
+by_criu() {
+  local dumped restored
+  start "$1"
+  dumped=$(counted capture in_guest dump "$pid")
+  restored=$(counted restart in_guest restore)
+  verify criu
+  in_guest kill "$pid"
+  printf '{"by": "criu", "mib": %s, %s %s %s %s "counts": %s, "repetition": %s}' \
+    "$1" "$started" "$(members dump_ "$dumped")" "$(members restore_ "$restored")" "$verified" "$(all_counts)" "$2" | jq -c .
+}
+
+by_nvvmm() {
+  local captured restarted copied
+  start "$1"
+  captured=$(counted capture "$NVVMM_BIN" snapshot bench image --process "$pid" --kill --json)
+  copied=$(frames_copied)
+  restarted=$(counted restart "$NVVMM_BIN" restore image --into bench --json)
+  copied=$(($(frames_copied) - copied))
+  verify nvvmm
+  in_guest kill "$pid"
+  "$NVVMM_BIN" rm image --pool "$pool" >/dev/null
+  printf '{"by": "nvvmm", "mib": %s, %s %s "capture": %s, "restart": %s, "restart_host_copies": %s, "counts": %s, "repetition": %s}' \
+    "$1" "$started" "$verified" "$captured" "$restarted" "$copied" "$(all_counts)" "$2" | jq -c .
+}
+
+"$NVVMM_BIN" pool create "$pool" --size "$((memory_mib + largest + 256))M" >/dev/null
+"$NVVMM_BIN" run --name bench --pool "$pool" --kernel "$NVVMM_GUEST_KERNEL_ELF" --initramfs "$NVVMM_GUEST_INITRAMFS" \
+  --cmdline "console=ttyS0 quiet" --memory "${memory_mib}M" --cpus 1 --detach >/dev/null
+for ((tries = 0; ; tries++)); do
+  ! "$NVVMM_BIN" exec bench -- true 2>/dev/null || break
+  ((tries < 120)) || die "the guest's agent does not answer"
+  sleep 1
+done
+in_guest prepare
+for mib in "${sizes[@]}"; do
+  for ((repetition = 1; repetition <= repeat; repetition++)); do
+    say "$mib MiB, $repetition of $repeat"
+    by_criu "$mib" "$repetition"
+    by_nvvmm "$mib" "$repetition"
+  done
+done
