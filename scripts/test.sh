@@ -17,11 +17,11 @@
 #
 # "nested" is the harness of scripts/nested.sh: a Linux host with KVM on an emulated CPU.
 # NVVMM_FORCE_NESTED=1 makes it used where it is not needed. NVVMM_TEST_TIMEOUT limits one nested run
-# and the tier kvm on one medium (seconds, default 1800). Results of nested runs are kept in $NVVMM_CACHE/results.
+# and the tier kvm on one medium (seconds, default 1800). NVVMM_TEST_GUEST=6.12 has the tier linux boot guests with the kernel
+# of bookworm-backports. Results of nested runs are kept in $NVVMM_CACHE/results.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/kvm.sh"
-source "$here/lib/kernel.sh"
 source "$here/lib/programs.sh"
 source "$here/lib/tally.sh"
 
@@ -181,17 +181,6 @@ tier_linux() {
   prepare "making the Linux guest's image" make_guest_image || return 0
   prepare "building the test program linux" build_test_program linux || return 0
   run_tests "tests, $tier_how" "${command[@]}" "$test_program" --test-threads=1 "${test_arguments[@]}"
-  # What the agent does with processes depends on the guest's kernel.
-  local of_processes=("${test_arguments[@]}")
-  ((${#test_arguments[@]})) || of_processes=(process::)
-  [[ ${of_processes[*]} == *process::* ]] || return 0
-  if ! has_backports; then
-    tier_note+=", no 6.12 kernel for a guest: not a Debian machine"
-    return 0
-  fi
-  prepare "making the image of a guest with Linux 6.12" make_guest_image --kernel 6.12 || return 0
-  ((${#command[@]} == 0)) || command=(nested linux-6.12 --)
-  run_tests "tests of processes in Linux 6.12, $tier_how" "${command[@]}" "$test_program" --test-threads=1 "${of_processes[@]}"
 }
 
 # What the tiers need that are nested because of persistent memory.

@@ -50,10 +50,11 @@ build_fault_nvvmm() {
   export NVVMM_FAULT_BIN
 }
 
-# make_guest_image [ARGUMENT...]: exports where the Linux guest's kernel and initramfs are (scripts/guest-image.sh).
+# make_guest_image: exports where the Linux guest's kernel and initramfs are. NVVMM_TEST_GUEST=6.12: those of another kernel.
 make_guest_image() {
-  local assignments
-  assignments=$("$NVVMM_ROOT/scripts/guest-image.sh" --print "$@") || return 1
+  local assignments options=()
+  [[ -z ${NVVMM_TEST_GUEST:-} ]] || options=(--kernel "$NVVMM_TEST_GUEST")
+  assignments=$("$NVVMM_ROOT/scripts/guest-image.sh" --print "${options[@]}") || return 1
   eval "$assignments"
   export NVVMM_GUEST_KERNEL NVVMM_GUEST_KERNEL_ELF NVVMM_GUEST_INITRAMFS
 }
