@@ -17,7 +17,7 @@ make_criu_image() {
   install -m 755 "$heap" "$NVVMM_ROOT/scripts/bench-process/in-guest.sh" "$tree/bin"
   for file in $(ldd "$(criu_path)" | grep -o '/[^ ]*'); do install -D -m 755 "$file" "$tree$file"; done
   install -m 755 "$(criu_path)" "$tree/bin/criu"
-  add_modules "$NVVMM_CACHE/guest/kernel" "$tree/criu" "${criu_modules[@]}"
+  add_modules "$(dirname "$NVVMM_GUEST_KERNEL")/kernel" "$tree/criu" "${criu_modules[@]}"
   pack_initramfs "$tree" "$NVVMM_CACHE/criu/criu.cpio"
   cat "$NVVMM_GUEST_INITRAMFS" "$NVVMM_CACHE/criu/criu.cpio" >"$NVVMM_CACHE/criu/initramfs.cpio"
   rm -rf "$tree"

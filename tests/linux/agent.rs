@@ -4,19 +4,11 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nvvmm_tests::{Host, Outcome, Vm, witness::boot};
+use nvvmm_tests::agent::{output, sh, wait_for};
+use nvvmm_tests::{Host, Vm, witness::boot};
 
 /// Ten times and more of what a restored guest takes to hear of it inside an emulated KVM host.
 const PATIENCE: Duration = Duration::from_secs(300);
-
-/// A shell's script in the guest.
-fn sh(host: &Host, vm: &Vm<'_>, script: &str) -> Outcome {
-    host.run(&["exec", &vm.name, "--", "sh", "-c", script])
-}
-
-fn output(host: &Host, vm: &Vm<'_>, script: &str) -> String {
-    sh(host, vm, script).ok().stdout
-}
 
 /// An nvvmm command that is fed with `input`.
 fn fed(host: &Host, arguments: &[&str], input: &[u8]) -> std::process::Output {
@@ -42,14 +34,7 @@ fn pattern(len: usize) -> Vec<u8> {
 
 /// Repeats until the guest has settled after its restore, which nobody waits for; answers what it was told.
 fn told(host: &Host, vm: &Vm<'_>) -> String {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let outcome = sh(host, vm, "cat /run/hook-ran && cat /run/nvvmm/restored");
-        if outcome.code == 0 {
-            return outcome.stdout;
-        }
-        assert!(Instant::now() < until, "{}: {}", vm.name, outcome.stderr);
-    }
+    wait_for(host, vm, "cat /run/hook-ran && cat /run/nvvmm/restored")
 }
 
 fn fact<'t>(told: &'t str, name: &str) -> &'t str {

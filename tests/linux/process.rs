@@ -3,12 +3,9 @@
 
 use std::io::Write;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
-use nvvmm_tests::{Host, Outcome, Vm, witness::boot};
-
-/// Ten times and more of what an emulated KVM host needs.
-const PATIENCE: Duration = Duration::from_secs(300);
+use nvvmm_tests::agent::{output, sh, wait_for};
+use nvvmm_tests::{Host, Vm, witness::boot};
 
 /// Has a secret in its memory, and says at the end whether it is still there.
 const SUBJECT: &str = "cd /tmp; x=$(seq 200000); sum=$(echo \"$x\" | md5sum); echo $$ >ready
@@ -18,25 +15,6 @@ const SUBJECT: &str = "cd /tmp; x=$(seq 200000); sum=$(echo \"$x\" | md5sum); ec
 /// A parent's child, by number.
 const CHILD: &str = "ps | awk '/[s]leep 88888$/ {print $1}'";
 const CHILD_LIVES: &str = "ps | grep -q '[s]leep 88888$'";
-
-fn sh(host: &Host, vm: &Vm<'_>, script: &str) -> Outcome {
-    host.run(&["exec", &vm.name, "--", "sh", "-c", script])
-}
-
-fn output(host: &Host, vm: &Vm<'_>, script: &str) -> String {
-    sh(host, vm, script).ok().stdout
-}
-
-fn wait_for(host: &Host, vm: &Vm<'_>, what: &str) -> String {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let outcome = sh(host, vm, what);
-        if outcome.code == 0 {
-            return outcome.stdout;
-        }
-        assert!(Instant::now() < until, "never in {}: {what}", vm.name);
-    }
-}
 
 /// What it reads is a file of the guest, which every VM must have where it is to go on.
 fn install(host: &Host, vm: &Vm<'_>) {

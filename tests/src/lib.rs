@@ -3,6 +3,7 @@
 //! The environment says where things are (`scripts/test.sh` sets it): `NVVMM_BIN`, `NVVMM_FAULT_BIN`, `NVVMM_BAREMETAL_GUEST`,
 //! `NVVMM_GUEST_KERNEL`, `NVVMM_GUEST_INITRAMFS`, and the medium of pools (`scripts/on-medium.sh`).
 
+pub mod agent;
 mod console;
 mod host;
 mod medium;

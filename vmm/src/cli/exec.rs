@@ -68,7 +68,6 @@ fn run_in_guest(arguments: ExecArguments) -> Result<ExitCode, Failure> {
     }
     let entry = RuntimeDir::of_user()?.find(&vm)?;
     let stream = call(&entry.paths, call::PATIENCE)?;
-    let to_agent = Arc::new(Mutex::new(stream.try_clone().map_err(failed)?));
     let size = terminal
         .then(|| size_of(stdin().as_fd()))
         .transpose()
@@ -78,17 +77,8 @@ fn run_in_guest(arguments: ExecArguments) -> Result<ExitCode, Failure> {
         environment: environment_for(terminal, environment),
         terminal: size,
     });
-    say(&to_agent, &request).map_err(|error| call::broken(&vm, error))?;
-    let raw = if terminal {
-        follow_size(&to_agent)?;
-        RawTerminal::enter()?
-    } else {
-        None
-    };
-    carry_input(&to_agent)?;
-    let ended = carry_output(&vm, &stream);
-    drop(raw);
-    ended
+    send(&stream, &request).map_err(|error| call::broken(&vm, error))?;
+    carry(&vm, &stream, terminal)
 }
 
 fn failed(source: io::Error) -> ControlError {
@@ -113,6 +103,10 @@ fn environment_for(terminal: bool, given: Vec<(String, String)>) -> Vec<(Vec<u8>
 /// Carries this process's standard streams to and from a program that runs, until it has ended; its status becomes this
 /// process's.
 pub(super) fn follow(vm: &str, stream: &UnixStream, terminal: bool) -> Result<ExitCode, ControlError> {
+    carry(vm, stream, terminal).map_err(|failure| failure.error)
+}
+
+fn carry(vm: &str, stream: &UnixStream, terminal: bool) -> Result<ExitCode, Failure> {
     let to_agent = Arc::new(Mutex::new(stream.try_clone().map_err(failed)?));
     let raw = if terminal {
         follow_size(&to_agent)?;
@@ -123,7 +117,7 @@ pub(super) fn follow(vm: &str, stream: &UnixStream, terminal: bool) -> Result<Ex
     carry_input(&to_agent)?;
     let ended = carry_output(vm, stream);
     drop(raw);
-    ended.map_err(|failure| failure.error)
+    ended
 }
 
 /// Tells the agent when the terminal has another size.

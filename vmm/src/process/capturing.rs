@@ -6,7 +6,7 @@ use nvvmm_protocol::FrameRun;
 use nvvmm_snapshot::{BlockNo, FrameSet, Holder, NewSnapshot, SnapshotId, SnapshotKind};
 use vm_memory::Bytes;
 
-use super::{FramePage, ProcessError, SavedProcess, named_frames, pages::ImagePages};
+use super::{FramePage, ProcessError, SavedProcess, frames_of, named_frames, pages::ImagePages};
 use crate::cow::{CowEngine, CowError, FRAME_SIZE_BYTES, ShareSet};
 
 /// An image has at most so many pages for each frame of the VM: processes that were forked share frames.
@@ -56,12 +56,12 @@ impl Capturing {
         holder: &Holder,
     ) -> Result<(), ProcessError> {
         let ram = engine.ram();
-        let pages_max = ram.size_bytes() / FRAME_SIZE_BYTES as u64 * PAGES_PER_FRAME_MAX;
+        let pages_max = frames_of(ram) * PAGES_PER_FRAME_MAX;
         let mut by_chunk: BTreeMap<u32, Vec<FramePage>> = BTreeMap::new();
         for named in named_frames(runs, ram, pages_max)? {
             by_chunk.entry(named.chunk).or_default().push(named);
         }
-        let blocks_max = ram.size_bytes() / FRAME_SIZE_BYTES as u64 * BLOCKS_PER_FRAME_MAX;
+        let blocks_max = frames_of(ram) * BLOCKS_PER_FRAME_MAX;
         for (chunk, named) in by_chunk {
             if self.blocks > blocks_max {
                 return Err(ProcessError::Lie(
@@ -120,7 +120,7 @@ impl Capturing {
         engine: &dyn CowEngine,
         holder: &Holder,
     ) -> Result<Kept, ProcessError> {
-        let pages_max = engine.ram().size_bytes() / FRAME_SIZE_BYTES as u64 * PAGES_PER_FRAME_MAX;
+        let pages_max = frames_of(engine.ram()) * PAGES_PER_FRAME_MAX;
         if pages < self.pages.end() || pages > pages_max || pages == 0 {
             return Err(ProcessError::Lie(format!(
                 "{pages} pages for an image, after {} of them",

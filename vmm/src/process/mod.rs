@@ -83,10 +83,15 @@ impl FramePage {
     }
 }
 
+/// How many frames `ram` has.
+fn frames_of(ram: &GuestRam) -> u64 {
+    ram.size_bytes() / FRAME_SIZE_BYTES as u64
+}
+
 /// The frames that `runs` name, each of which is one of `ram`; pages are below `pages_max`.
 fn named_frames(runs: &[FrameRun], ram: &GuestRam, pages_max: u64) -> Result<Vec<FramePage>, ProcessError> {
     let frame_bytes = FRAME_SIZE_BYTES as u64;
-    let frames_max = ram.size_bytes() / frame_bytes;
+    let frames_max = frames_of(ram);
     let frames: u64 = runs.iter().map(|run| u64::from(run.pages)).sum();
     if frames > frames_max {
         return Err(ProcessError::Lie(format!(

@@ -28,19 +28,13 @@ impl ImagePages {
 
     /// All its blocks.
     pub fn blocks(&self) -> HashSet<BlockNo> {
-        let present = self
-            .chunks
-            .values()
-            .flat_map(|leaf| (0..CHUNK_BLOCKS).filter_map(|index| leaf.get(index)));
-        present.collect()
+        let present = self.chunks.values().flat_map(LeafBlocks::iter_present);
+        present.map(|(_, block)| block).collect()
     }
 
     /// As a snapshot's map wants them.
     pub fn changes(&self) -> Vec<(u32, ChunkMap)> {
-        let as_map = |leaf: &LeafBlocks| match leaf.as_chunk() {
-            Some(chunk) => ChunkMap::Whole(chunk),
-            None => ChunkMap::Frames(Arc::new(leaf.clone())),
-        };
+        let as_map = |leaf: &LeafBlocks| ChunkMap::Frames(Arc::new(leaf.clone())).simplified();
         self.chunks
             .iter()
             .map(|(index, leaf)| (*index, as_map(leaf)))

@@ -85,10 +85,12 @@ fn thread(frozen: &FrozenThread, status: &Status, answers: &ThreadAnswers) -> Re
 /// The extended state components that are enabled, from where the kernel puts them for a tracer.
 pub fn xfeatures(xstate: &[u8]) -> u64 {
     const XCR0_OFFSET: usize = 464;
-    // Without XSAVE there is nothing behind the 512 bytes of FXSAVE, and nothing is said in them.
-    let bytes = Some(xstate)
-        .filter(|xstate| xstate.len() > 512)
-        .and_then(|xstate| xstate.get(XCR0_OFFSET..XCR0_OFFSET + 8))
+    // In the FXSAVE format nothing is said there.
+    if xstate.len() <= sys::FXSAVE_BYTES {
+        return 0;
+    }
+    let bytes = xstate
+        .get(XCR0_OFFSET..XCR0_OFFSET + 8)
         .and_then(|bytes| bytes.try_into().ok());
     bytes.map_or(0, u64::from_le_bytes)
 }

@@ -10,9 +10,9 @@ pub use process::{
     same_open_file, schedule, set_affinity, set_limit, set_nice, set_schedule, share_table,
 };
 pub use ptrace::{
-    Options, Queue, Stop, Waited, continue_with, detach, interrupt, pending_signals, poll_stop, registers,
-    rseq_area, seize, set_registers, set_signal_mask, set_xstate, signal_mask, step_syscall, wait_stop,
-    xstate,
+    FXSAVE_BYTES, Options, Queue, Stop, Waited, continue_with, detach, interrupt, pending_signals, poll_stop,
+    registers, rseq_area, seize, set_registers, set_signal_mask, set_xstate, signal_mask, step_syscall,
+    wait_stop, xstate,
 };
 pub use registers::Registers;
 pub use terminal::{set_terminal_modes, terminal_modes};

@@ -65,7 +65,7 @@ const EVENT_STOP: i32 = 128;
 const NT_X86_XSTATE: usize = 0x202;
 const NT_PRFPREG: usize = 2;
 /// Length of a thread's extended state on a CPU without XSAVE. With it there is a header behind that.
-const FXSAVE_BYTES: usize = 512;
+pub const FXSAVE_BYTES: usize = 512;
 const SIGINFO_BYTES: usize = size_of::<libc::siginfo_t>();
 
 fn plain(request: libc::c_uint, tid: i32, address: usize, value: usize) -> io::Result<libc::c_long> {

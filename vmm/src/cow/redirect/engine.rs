@@ -256,11 +256,18 @@ impl RedirectEngine {
             self.map_run(index, &run, sharing)?;
         }
         self.mark_mapped(index, known);
-        known.settled = known.private.is_empty();
-        if !known.settled {
-            self.unsettled.fetch_add(1, Ordering::Relaxed);
+        if !known.private.is_empty() {
+            self.unsettle(known);
         }
         self.settle_early_writes(index, known)
+    }
+
+    /// Private frames of the chunk may have been written before they were armed.
+    pub(super) fn unsettle(&self, known: &mut KnownChunk) {
+        if known.settled {
+            known.settled = false;
+            self.unsettled.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn mark_mapped(&self, index: u32, known: &mut KnownChunk) {

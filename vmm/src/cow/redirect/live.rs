@@ -1,7 +1,7 @@
 //! Frames of a running guest change hands, one by one: to the image of a process that is captured, and from one that is
 //! restarted.
 
-use std::sync::{PoisonError, atomic::Ordering};
+use std::sync::PoisonError;
 
 use nvvmm_snapshot::{BlockNo, FrameSet};
 
@@ -27,10 +27,7 @@ impl RedirectEngine {
         let _not_sharing = self.sharing.read().unwrap_or_else(PoisonError::into_inner);
         let mut live = lock(self.chunk(index));
         let known = self.know(index, &mut live)?;
-        let before = known.mappings_now();
-        let settled = self.settle_early_writes(index, known);
-        self.budget.changed(before, known.mappings_now());
-        settled?;
+        self.settle_counted(index, known)?;
         let own = set_of(frames.iter().filter(|frame| known.own.contains(*frame)));
         if known.mapped {
             for run in known.mapped_runs(&own) {
@@ -62,10 +59,7 @@ impl RedirectEngine {
         self.mark_dirty(index, known);
         self.holder.free_blocks(&replaced);
         taken?;
-        let before = known.mappings_now();
-        let settled = self.settle_early_writes(index, known);
-        self.budget.changed(before, known.mappings_now());
-        match settled {
+        match self.settle_counted(index, known) {
             // Made up for by the next access.
             Ok(()) | Err(CowError::NoSpace) => Ok(true),
             Err(other) => Err(other),
@@ -94,10 +88,7 @@ impl RedirectEngine {
                 run.frames
                     .clone()
                     .for_each(|frame| _ = known.private.insert(frame));
-                if known.settled {
-                    known.settled = false;
-                    self.unsettled.fetch_add(1, Ordering::Relaxed);
-                }
+                self.unsettle(known);
                 self.guard_run(index, &run, Sharing::Private)?;
             }
         }

@@ -72,13 +72,18 @@ impl RedirectEngine {
         }
         for (index, chunk) in self.known_chunks() {
             if let LiveChunk::Known(known) = &mut *lock(chunk) {
-                let before = known.mappings_now();
-                let settled = self.settle_early_writes(index, known);
-                self.budget.changed(before, known.mappings_now());
-                settled?;
+                self.settle_counted(index, known)?;
             }
         }
         Ok(())
+    }
+
+    /// Settles, and has the budget know of the mappings that it took.
+    pub(super) fn settle_counted(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
+        let before = known.mappings_now();
+        let settled = self.settle_early_writes(index, known);
+        self.budget.changed(before, known.mappings_now());
+        settled
     }
 
     fn arm(&self, set: &ShareSet) -> Result<(), CowError> {
