@@ -22,7 +22,9 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/kvm.sh"
+source "$here/lib/kernel.sh"
 source "$here/lib/programs.sh"
+source "$here/lib/guest-programs.sh"
 source "$here/lib/tally.sh"
 
 all_tiers=(anywhere kvm linux restarts media)
@@ -179,6 +181,7 @@ tier_linux() {
   tier_note=$(kvm_reason)
   prepare "building nvvmm and the guests" need_programs || return 0
   prepare "making the Linux guest's image" make_guest_image || return 0
+  prepare "making an image with programs to capture" make_programs_image || return 0
   prepare "building the test program linux" build_test_program linux || return 0
   run_tests "tests, $tier_how" "${command[@]}" "$test_program" --test-threads=1 "${test_arguments[@]}"
 }

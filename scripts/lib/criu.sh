@@ -7,7 +7,7 @@ criu_modules=(nf_tables veth tun unix_diag tcp_diag udp_diag raw_diag netlink_di
 # make_criu_image: the ordinary guest's image with a second archive behind it, that holds Debian's criu, the libraries it is linked with, and
 # what runs it; exports NVVMM_GUEST_INITRAMFS. Linux unpacks one archive after the other.
 make_criu_image() {
-  local tree=$NVVMM_CACHE/criu/tree file heap
+  local tree=$NVVMM_CACHE/criu/tree heap
   need_packages criu
   mkdir -p "$NVVMM_CACHE/criu"
   hold_lock criu/prepare
@@ -15,8 +15,8 @@ make_criu_image() {
   mkdir -p "$tree/bin" "$tree/criu"
   heap=$(dirname "$(witness_path)")/nvvmm-heap
   install -m 755 "$heap" "$NVVMM_ROOT/scripts/bench-process/in-guest.sh" "$tree/bin"
-  for file in $(ldd "$(criu_path)" | grep -o '/[^ ]*'); do install -D -m 755 "$file" "$tree$file"; done
-  install -m 755 "$(criu_path)" "$tree/bin/criu"
+  add_programs "$tree" "$(criu_path)"
+  mv "$tree$(criu_path)" "$tree/bin/criu"
   add_modules "$(dirname "$NVVMM_GUEST_KERNEL")/kernel" "$tree/criu" "${criu_modules[@]}"
   pack_initramfs "$tree" "$NVVMM_CACHE/criu/criu.cpio"
   cat "$NVVMM_GUEST_INITRAMFS" "$NVVMM_CACHE/criu/criu.cpio" >"$NVVMM_CACHE/criu/initramfs.cpio"

@@ -7,6 +7,7 @@ source "$lib/packages.sh"
 
 # Where the built programs are.
 witness_path() { echo "$(cargo_target_dir "$NVVMM_ROOT/guest/linux")/x86_64-unknown-linux-gnu/release/nvvmm-witness"; }
+subject_path() { echo "$(cargo_target_dir "$NVVMM_ROOT/guest/process")/x86_64-unknown-linux-gnu/release/subject"; }
 agent_path() { echo "$(cargo_target_dir "$NVVMM_ROOT/guest/agent")/x86_64-unknown-linux-gnu/release/nvvmm-agent"; }
 bare_metal_path() { echo "$(cargo_target_dir "$NVVMM_ROOT/guest/bare-metal")/release/nvvmm-bare-metal"; }
 
@@ -23,6 +24,13 @@ build_witness() {
 build_agent() {
   say "building guest/agent (nvvmm-agent, static)"
   (cd "$NVVMM_ROOT/guest/agent" && cargo build --release --quiet)
+}
+
+# What the tests of guest/process capture; static, for guests.
+build_subject() {
+  say "building guest/process (subject, static)"
+  (cd "$NVVMM_ROOT/guest/process" && CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
+    cargo build --release --quiet --bin subject --target x86_64-unknown-linux-gnu)
 }
 
 build_bare_metal() {
@@ -57,4 +65,13 @@ make_guest_image() {
   assignments=$("$NVVMM_ROOT/scripts/guest-image.sh" --print "${options[@]}") || return 1
   eval "$assignments"
   export NVVMM_GUEST_KERNEL NVVMM_GUEST_KERNEL_ELF NVVMM_GUEST_INITRAMFS
+}
+
+# add_programs TREE PROGRAM...: copies them, and the libraries that they are linked with.
+add_programs() {
+  local tree=$1 program file
+  shift
+  for program in "$@"; do
+    for file in "$program" $(ldd "$program" | grep -o '/[^ ]*'); do install -D -m 755 "$file" "$tree$file"; done
+  done
 }

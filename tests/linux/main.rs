@@ -8,4 +8,10 @@ mod disk;
 mod life;
 mod memory;
 mod process;
+mod real_programs;
+#[path = "../../guest/process/tests/scenarios.rs"]
+mod scenarios;
+mod subjects;
+#[path = "../../guest/process/tests/workloads.rs"]
+mod workloads;
 mod writers;

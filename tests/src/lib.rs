@@ -1,7 +1,7 @@
 //! What whole-system tests share: an nvvmm of their own (runtime directory, pool), VMs, and their consoles.
 //!
 //! The environment says where things are (`scripts/test.sh` sets it): `NVVMM_BIN`, `NVVMM_FAULT_BIN`, `NVVMM_BAREMETAL_GUEST`,
-//! `NVVMM_GUEST_KERNEL`, `NVVMM_GUEST_INITRAMFS`, and the medium of pools (`scripts/on-medium.sh`).
+//! `NVVMM_GUEST_KERNEL`, `NVVMM_GUEST_INITRAMFS`, `NVVMM_GUEST_PROGRAMS`, and the medium of pools (`scripts/on-medium.sh`).
 
 pub mod agent;
 mod console;

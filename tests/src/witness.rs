@@ -20,8 +20,17 @@ fn cmdline() -> &'static str {
 
 /// Boots Linux to its witness.
 pub fn boot<'h>(host: &'h Host, memory_mib: u64, vcpus: u32, options: &[&str]) -> Vm<'h> {
+    boot_from("NVVMM_GUEST_INITRAMFS", host, memory_mib, vcpus, options)
+}
+
+/// The same, with one CPU and with programs in it whose processes tests capture (scripts/lib/guest-programs.sh).
+pub fn boot_with_programs(host: &Host, memory_mib: u64) -> Vm<'_> {
+    boot_from("NVVMM_GUEST_PROGRAMS", host, memory_mib, 1, &[])
+}
+
+fn boot_from<'h>(image: &str, host: &'h Host, memory_mib: u64, vcpus: u32, options: &[&str]) -> Vm<'h> {
     let kernel = required("NVVMM_GUEST_KERNEL");
-    let initramfs = required("NVVMM_GUEST_INITRAMFS");
+    let initramfs = required(image);
     let (kernel, initramfs) = (
         kernel.to_str().expect("the path is text"),
         initramfs.to_str().expect("the path is text"),

@@ -30,6 +30,17 @@ pub enum Place {
     Address(u64),
 }
 
+impl Refusal {
+    /// That a thread has a tracer already, if it has.
+    pub(crate) fn of_tracer(pid: Pid, tid: Pid, tracer: Pid) -> Option<Self> {
+        (tracer != 0).then(|| Self {
+            pid,
+            place: Place::Thread(tid),
+            reason: format!("is traced by process {tracer}"),
+        })
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "process {}", self.pid)?;

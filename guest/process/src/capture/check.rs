@@ -109,12 +109,9 @@ pub fn check(pid: Pid, options: CaptureOptions) -> Result<(), Error> {
     let observed = Observation::new(&pids)?;
     let mut refusals = refusals(&observed, options);
     for process in &observed.processes {
-        for (tid, status) in process.threads.iter().filter(|(_, status)| status.tracer != 0) {
-            refusals.push(process.refuse(
-                Place::Thread(*tid),
-                format!("is traced by process {}", status.tracer),
-            ));
-        }
+        let threads = process.threads.iter();
+        refusals
+            .extend(threads.filter_map(|(tid, status)| Refusal::of_tracer(process.pid, *tid, status.tracer)));
     }
     if refusals.is_empty() {
         Ok(())

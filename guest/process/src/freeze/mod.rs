@@ -5,7 +5,7 @@ mod critical;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Pid, failed};
+use crate::error::{Error, Pid, Refusal, failed};
 use crate::observe;
 use crate::sys::{self, Options, Registers, Stop, Waited};
 
@@ -159,10 +159,14 @@ impl FrozenProcess {
     /// False: the thread ended meanwhile.
     fn freeze_thread(&mut self, tid: Pid) -> Result<bool, Error> {
         if let Err(error) = sys::seize(tid, Options::Capture) {
-            return match error.raw_os_error() {
-                Some(libc::ESRCH) => Ok(false),
-                _ => Err(failed(format!("trace thread {tid}"))(error)),
-            };
+            if error.raw_os_error() == Some(libc::ESRCH) {
+                return Ok(false);
+            }
+            let status = observe::status(self.pid, tid)?;
+            return Err(match Refusal::of_tracer(self.pid, tid, status.tracer) {
+                Some(refusal) => Error::Refused(vec![refusal]),
+                None => failed(format!("trace thread {tid}"))(error),
+            });
         }
         // In the list from now on, so that it is let go whatever happens.
         let fresh = FrozenThread {

@@ -16,6 +16,7 @@ use nvvmm_process::{
 use tempfile::TempDir;
 
 use crate::portrait::{assert_same, portrait};
+use crate::scenarios;
 
 /// Only a test that hangs comes near it.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -204,11 +205,15 @@ impl Drop for Subject {
 /// A scenario goes on unharmed after a capture; what was captured is restarted, more than once, captured again, and
 /// passes each time.
 pub fn round_trips(scenario: &str) {
-    round_trips_with(scenario, CaptureOptions::default());
-}
-
-/// As [`round_trips`].
-pub fn round_trips_with(scenario: &str, options: CaptureOptions) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("Linux");
+    if !scenarios::is_known_to(&release, scenario) {
+        eprintln!("SKIPPED: Linux {} has nothing of {scenario}", release.trim());
+        return;
+    }
+    let options = CaptureOptions {
+        tree: scenario == scenarios::WITH_CHILDREN,
+        ..CaptureOptions::default()
+    };
     let capture = |subject: &Subject, afterwards| {
         subject
             .capture(options, afterwards)

@@ -4,7 +4,12 @@
 mod adopts;
 mod harness;
 mod moves;
+#[path = "../portrait.rs"]
 mod portrait;
 mod programs;
 mod refuses;
+#[path = "../scenarios.rs"]
+mod scenarios;
 mod survives;
+#[path = "../workloads.rs"]
+mod workloads;

@@ -12,6 +12,7 @@ use nvvmm_process::{Afterwards, CaptureOptions, CopiedPages, Frozen, Image, Rest
 use tempfile::TempDir;
 
 use crate::harness::{can_run, one_at_a_time, spawn_alone};
+use crate::workloads;
 
 /// How long it has computed when it is captured.
 const WORKED: Duration = Duration::from_millis(100);
@@ -77,11 +78,12 @@ fn goes_on(program: &[&str], input: &[u8]) {
             assert!(Instant::now() < until, "it does not work");
             std::thread::sleep(Duration::from_millis(1));
         }
+        let _alone = one_at_a_time();
+        // It went on while others were at work.
         if is_over(pid) {
             break;
         }
         let (image, mut pages) = capture(pid);
-        let _alone = one_at_a_time();
         restart(&image, &RestartOptions::default(), &mut pages)
             .unwrap_or_else(|error| panic!("restart: {error}"));
         captures += 1;
@@ -95,7 +97,6 @@ fn goes_on(program: &[&str], input: &[u8]) {
 
 fn capture(pid: i32) -> (Image, CopiedPages) {
     let options = CaptureOptions::default();
-    let _alone = one_at_a_time();
     check(pid, options).unwrap_or_else(|error| panic!("check: {error}"));
     let frozen = Frozen::new(pid, false).unwrap_or_else(|error| panic!("freeze: {error}"));
     let mut pages = CopiedPages::default();
@@ -108,57 +109,15 @@ fn capture(pid: i32) -> (Image, CopiedPages) {
 
 #[test]
 fn python_with_large_buffers() {
-    let script = "
-import hashlib, threading
-buffer = bytearray(48 << 20)
-digest = b'seed'
-lock = threading.Lock()
-def work(number):
-    global digest
-    for turn in range(12):
-        block = hashlib.sha512(bytes([number, turn])).digest() * (1 << 12)
-        for at in range(number * (16 << 20), (number + 1) * (16 << 20), len(block)):
-            old = int.from_bytes(buffer[at:at + 64], 'little')
-            buffer[at:at + len(block)] = block
-            buffer[at:at + 8] = (old * 6364136223846793005 + turn & (1 << 64) - 1).to_bytes(8, 'little')
-threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-squares = {number: str(number * number) for number in range(400000)}
-print(hashlib.sha256(buffer).hexdigest(), sum(len(text) for text in squares.values()))
-for turn in range(10):
-    print(turn, hashlib.sha256(buffer + bytes([turn])).hexdigest())
-";
-    goes_on(&["/usr/bin/python3", "-c", script], b"");
+    goes_on(&["/usr/bin/python3", "-c", &workloads::python(16, 12)], b"");
 }
 
 #[test]
 fn sqlite_in_the_middle_of_a_workload() {
-    let script = "
-pragma temp_store = memory;
-create table t(id integer primary key, word text, number integer);
-create index w on t(word);
-with recursive n(i) as (select 1 union all select i + 1 from n where i < 150000)
-insert into t select i, printf('word %d', i * 7919 % 100003), i * i % 1009 from n;
-update t set number = number + length(word) where id % 3 = 0;
-select number, count(*), sum(id) from t group by number order by 2 desc, 1 limit 20;
-delete from t where id % 5 = 0;
-select a.word, count(*) from t a join t b on a.word = b.word group by a.word order by 2 desc, 1 limit 20;
-with recursive n(i) as (select 1 union all select i + 1 from n where i < 3000000) select sum(i * i % 7), count(*) from n;
-pragma integrity_check;
-";
-    goes_on(&["sqlite3", ":memory:"], script.as_bytes());
+    goes_on(&["sqlite3", ":memory:"], workloads::sqlite(150_000).as_bytes());
 }
 
 #[test]
 fn xz_with_two_threads() {
-    let mut state = 1u64;
-    let text: Vec<u8> = (0..4 << 20)
-        .flat_map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            format!("{:x} ", state >> 52).into_bytes()
-        })
-        .take(8 << 20)
-        .collect();
-    goes_on(&["xz", "-T2", "-1", "--block-size=1MiB", "-c"], &text);
+    goes_on(&workloads::XZ, &workloads::text(8 << 20));
 }

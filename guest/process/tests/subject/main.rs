@@ -1,13 +1,16 @@
 //! Sets up what a test is about, says that it is ready, waits, and verifies that nothing of it was lost: it is captured and restarted while it
-//! waits. `subject SCENARIO DIRECTORY`; the directory gets `ready`, then `passed`, and is told `go`.
+//! waits. `subject SCENARIO DIRECTORY`; the directory gets `ready`, then `passed`, and is told `go`. What else it can be asked: see stage.
 
 mod files;
 mod identity;
 mod memory;
+#[path = "../portrait.rs"]
+mod portrait;
 mod processes;
 mod refused;
 mod registers;
 mod signals;
+mod stage;
 mod syscalls;
 mod threads;
 
@@ -41,13 +44,18 @@ fn wait_for(path: &Path) {
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    let [_, name, directory] = &arguments[..] else {
-        panic!("subject SCENARIO DIRECTORY")
-    };
-    let scene = Scene {
-        directory: directory.into(),
-    };
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["start", scenario, directory] => stage::start(scenario, directory.as_ref()),
+        ["finish", pid, directory] => stage::finish(pid.parse().expect("a number"), directory.as_ref()),
+        [scenario, directory] => play(scenario, directory.into()),
+        _ => panic!("subject SCENARIO DIRECTORY"),
+    }
+}
+
+fn play(name: &str, directory: PathBuf) {
+    let scene = Scene { directory };
     let families = [
         memory::scenario,
         threads::scenario,

@@ -15,7 +15,7 @@ pub fn scenario(name: &str, scene: &Scene) -> Option<Check> {
 }
 
 /// Starts a child; it ends with what the body returns.
-fn fork(body: impl FnOnce() -> i32) -> i32 {
+pub fn fork(body: impl FnOnce() -> i32) -> i32 {
     // SAFETY: there is one thread, so the child may go on like any program.
     match unsafe { libc::fork() } {
         0 => exit(body()),
@@ -26,7 +26,7 @@ fn fork(body: impl FnOnce() -> i32) -> i32 {
     }
 }
 
-fn wait(pid: i32) -> i32 {
+pub fn wait(pid: i32) -> i32 {
     let mut status = 0;
     // SAFETY: status is a place for the answer.
     let ended = unsafe { libc::waitpid(pid, &mut status, 0) };

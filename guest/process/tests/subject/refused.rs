@@ -1,13 +1,16 @@
 //! What cannot be held.
 
-use std::fs::File;
-use std::io::pipe;
+use std::fs::{File, Permissions};
+use std::io::{Read, Write, pipe};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::{mem, ptr};
 
 use crate::memory::{PAGE, Region};
+use crate::processes::{fork, wait};
 use crate::{Check, Scene};
 
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
@@ -81,14 +84,12 @@ pub fn scenario(name: &str, scene: &Scene) -> Option<Check> {
             keep(())
         }
         "outside-pipe" => {
-            let (reader, writer) = pipe().expect("a pipe");
-            // cat has the other end.
-            let child = Command::new("setsid")
-                .args(["--fork", "cat"])
-                .stdin(reader)
-                .stdout(Stdio::null())
-                .status();
-            assert!(child.expect("a child").success());
+            let (mut reader, writer) = pipe().expect("a pipe");
+            orphan(|| {
+                // SAFETY: nothing of this process uses its copy of the other end.
+                unsafe { libc::close(writer.as_raw_fd()) };
+                let _ = reader.read(&mut [0]);
+            });
             keep(writer)
         }
         "child" => keep(
@@ -98,6 +99,11 @@ pub fn scenario(name: &str, scene: &Scene) -> Option<Check> {
                 .spawn()
                 .expect("a child"),
         ),
+        "traced" => {
+            traced();
+            keep(())
+        }
+        "32-bit" => become_32_bit(scene),
         "system-v-memory" => {
             // SAFETY: a segment of its own, which goes away with this process.
             unsafe {
@@ -123,3 +129,100 @@ fn io_uring() -> i32 {
     assert!(fd >= 0, "io_uring_setup: {}", std::io::Error::last_os_error());
     fd as i32
 }
+
+/// Runs in a process that is not this one's child.
+fn orphan(body: impl FnOnce()) {
+    let between = fork(|| {
+        fork(|| {
+            body();
+            0
+        });
+        0
+    });
+    assert_eq!(wait(between), 0);
+}
+
+/// Has this process traced by another one until it ends.
+fn traced() {
+    let (mut told, mut teller) = pipe().expect("a pipe");
+    // SAFETY: the call takes nothing.
+    let own = unsafe { libc::getpid() };
+    orphan(|| {
+        // SAFETY: the calls take numbers, and a place for the status.
+        unsafe {
+            assert_eq!(libc::ptrace(libc::PTRACE_SEIZE, own, 0usize, 0usize), 0);
+            teller.write_all(b"x").expect("room");
+            let mut status = 0;
+            while libc::waitpid(own, &mut status, 0) == own && libc::WIFSTOPPED(status) {
+                libc::ptrace(libc::PTRACE_CONT, own, 0usize, 0usize);
+            }
+        }
+    });
+    told.read_exact(&mut [0]).expect("its word");
+}
+
+/// Becomes a program of 32 bits, which does what this one does around a scenario.
+fn become_32_bit(scene: &Scene) -> ! {
+    unsafe extern "C" {
+        static nvvmm_program32: u8;
+        static nvvmm_program32_end: u8;
+    }
+    // SAFETY: both symbols are of the section below, which is never written.
+    let program = unsafe {
+        let (start, end) = (&raw const nvvmm_program32, &raw const nvvmm_program32_end);
+        std::slice::from_raw_parts(start, end.offset_from_unsigned(start))
+    };
+    let path = scene.path("program");
+    std::fs::write(&path, program).expect("a file");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("its mode");
+    let error = Command::new(&path).current_dir(&scene.directory).exec();
+    panic!("this kernel runs no programs of 32 bits: {error}");
+}
+
+// An ELF file: its header, that of its one segment, and the program: creat, then access and nanosleep in turn, creat, exit.
+std::arch::global_asm!(
+    ".pushsection .rodata.nvvmm_program32, \"a\"",
+    ".globl nvvmm_program32, nvvmm_program32_end",
+    "nvvmm_program32:",
+    ".byte 0x7f, 'E', 'L', 'F', 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0",
+    ".short 2, 3",
+    ".long 1, 0x8048000 + .Lcode32 - nvvmm_program32, 52, 0, 0",
+    ".short 52, 32, 1, 40, 0, 0",
+    ".long 1, 0, 0x8048000, 0x8048000",
+    ".long nvvmm_program32_end - nvvmm_program32, nvvmm_program32_end - nvvmm_program32",
+    ".long 5, 4096",
+    ".code32",
+    ".Lcode32:",
+    "movl $8, %eax",
+    "movl $0x8048000 + .Lready32 - nvvmm_program32, %ebx",
+    "movl $0644, %ecx",
+    "int $0x80",
+    ".Lagain32:",
+    "movl $33, %eax",
+    "movl $0x8048000 + .Lgo32 - nvvmm_program32, %ebx",
+    "xorl %ecx, %ecx",
+    "int $0x80",
+    "testl %eax, %eax",
+    "jz .Lfound32",
+    "movl $162, %eax",
+    "movl $0x8048000 + .Lmoment32 - nvvmm_program32, %ebx",
+    "xorl %ecx, %ecx",
+    "int $0x80",
+    "jmp .Lagain32",
+    ".Lfound32:",
+    "movl $8, %eax",
+    "movl $0x8048000 + .Lpassed32 - nvvmm_program32, %ebx",
+    "movl $0644, %ecx",
+    "int $0x80",
+    "movl $1, %eax",
+    "xorl %ebx, %ebx",
+    "int $0x80",
+    ".Lmoment32: .long 0, 2000000",
+    ".Lready32: .asciz \"ready\"",
+    ".Lgo32: .asciz \"go\"",
+    ".Lpassed32: .asciz \"passed\"",
+    "nvvmm_program32_end:",
+    ".code64",
+    ".popsection",
+    options(att_syntax)
+);

@@ -16,14 +16,29 @@ pub fn scenario(name: &str, _: &Scene) -> Option<Check> {
     })
 }
 
-/// A thread that runs with patterns in all AVX and the general registers until it is told to look.
+/// A thread that runs with patterns in vector and general registers until it is told to look.
 fn vector_registers() -> Check {
-    assert!(is_x86_feature_detected!("avx"), "needs a processor with AVX");
+    let spin = if is_x86_feature_detected!("avx") {
+        spin_avx
+    } else {
+        eprintln!("this processor has no AVX: these are SSE registers");
+        spin_sse
+    };
     let flag = Arc::new([const { AtomicU32::new(0) }; 2]);
     let spinner = {
         let flag = flag.clone();
-        // SAFETY: AVX is there.
-        thread::spawn(move || unsafe { spin(&flag[0], &flag[1]) })
+        thread::spawn(move || {
+            let before: Vectors = std::array::from_fn(|register| {
+                std::array::from_fn(|word| 0x0101_0101_0101_0101 * (register * 4 + word + 1) as u64)
+            });
+            // What a register holds is wrong here until it is stored; what it does not have is right.
+            let mut after = before;
+            after.iter_mut().for_each(|words| words[0] = 0);
+            let mut general = [0u64; 2];
+            // SAFETY: the processor has the registers.
+            unsafe { spin(&flag, &before, &mut after, &mut general) };
+            (before, after, general)
+        })
     };
     while flag[1].load(Ordering::SeqCst) == 0 {
         thread::sleep(Duration::from_millis(1));
@@ -40,71 +55,72 @@ fn vector_registers() -> Check {
     })
 }
 
+/// For each of eight registers 32 bytes, of which a shorter one has the first.
 type Vectors = [[u64; 4]; 8];
 
-/// # Safety
-/// The processor must have AVX.
-#[target_feature(enable = "avx")]
-unsafe fn spin(stop: &AtomicU32, runs: &AtomicU32) -> (Vectors, Vectors, [u64; 2]) {
-    let before: Vectors = std::array::from_fn(|register| {
-        std::array::from_fn(|word| 0x0101_0101_0101_0101 * (register * 4 + word + 1) as u64)
-    });
-    let mut after = Vectors::default();
-    let mut general = [0u64; 2];
-    // SAFETY: reads before, writes after, general and runs, all of which live through it; the registers are named.
-    unsafe {
-        asm!(
-            "vmovdqu ymm8, [{from}]",
-            "vmovdqu ymm9, [{from} + 32]",
-            "vmovdqu ymm10, [{from} + 64]",
-            "vmovdqu ymm11, [{from} + 96]",
-            "vmovdqu ymm12, [{from} + 128]",
-            "vmovdqu ymm13, [{from} + 160]",
-            "vmovdqu ymm14, [{from} + 192]",
-            "vmovdqu ymm15, [{from} + 224]",
-            "mov r12, 0x1111222233334444",
-            "mov r13, 0x5555666677778888",
-            "mov dword ptr [{runs}], 1",
-            "2:",
-            "pause",
-            "cmp dword ptr [{stop}], 0",
-            "je 2b",
-            "vmovdqu [{to}], ymm8",
-            "vmovdqu [{to} + 32], ymm9",
-            "vmovdqu [{to} + 64], ymm10",
-            "vmovdqu [{to} + 96], ymm11",
-            "vmovdqu [{to} + 128], ymm12",
-            "vmovdqu [{to} + 160], ymm13",
-            "vmovdqu [{to} + 192], ymm14",
-            "vmovdqu [{to} + 224], ymm15",
-            "mov [{general}], r12",
-            "mov [{general} + 8], r13",
-            from = in(reg) before.as_ptr(),
-            to = in(reg) after.as_mut_ptr(),
-            general = in(reg) general.as_mut_ptr(),
-            stop = in(reg) stop.as_ptr(),
-            runs = in(reg) runs.as_ptr(),
-            out("r12") _, out("r13") _,
-            out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _,
-            out("ymm12") _, out("ymm13") _, out("ymm14") _, out("ymm15") _,
-        );
-    }
-    (before, after, general)
+macro_rules! spin {
+    ($name:ident, $feature:literal, $move:literal, $kind:literal, $($register:tt)*) => {
+        /// Loads registers, tells so by the second flag, waits for the first, and stores them.
+        ///
+        /// # Safety
+        /// The processor must have the feature.
+        #[target_feature(enable = $feature)]
+        unsafe fn $name(flags: &[AtomicU32; 2], before: &Vectors, after: &mut Vectors, general: &mut [u64; 2]) {
+            // SAFETY: reads before, writes after, general and the flags, all of which live through it; the registers are named.
+            unsafe {
+                asm!(
+                    concat!($move, " ", $kind, "8, [{from}]"),
+                    concat!($move, " ", $kind, "9, [{from} + 32]"),
+                    concat!($move, " ", $kind, "10, [{from} + 64]"),
+                    concat!($move, " ", $kind, "11, [{from} + 96]"),
+                    concat!($move, " ", $kind, "12, [{from} + 128]"),
+                    concat!($move, " ", $kind, "13, [{from} + 160]"),
+                    concat!($move, " ", $kind, "14, [{from} + 192]"),
+                    concat!($move, " ", $kind, "15, [{from} + 224]"),
+                    "mov r12, 0x1111222233334444",
+                    "mov r13, 0x5555666677778888",
+                    "mov dword ptr [{flags} + 4], 1",
+                    "2:",
+                    "pause",
+                    "cmp dword ptr [{flags}], 0",
+                    "je 2b",
+                    concat!($move, " [{to}], ", $kind, "8"),
+                    concat!($move, " [{to} + 32], ", $kind, "9"),
+                    concat!($move, " [{to} + 64], ", $kind, "10"),
+                    concat!($move, " [{to} + 96], ", $kind, "11"),
+                    concat!($move, " [{to} + 128], ", $kind, "12"),
+                    concat!($move, " [{to} + 160], ", $kind, "13"),
+                    concat!($move, " [{to} + 192], ", $kind, "14"),
+                    concat!($move, " [{to} + 224], ", $kind, "15"),
+                    "mov [{general}], r12",
+                    "mov [{general} + 8], r13",
+                    from = in(reg) before.as_ptr(),
+                    to = in(reg) after.as_mut_ptr(),
+                    general = in(reg) general.as_mut_ptr(),
+                    flags = in(reg) flags.as_ptr(),
+                    out("r12") _, out("r13") _,
+                    $(out($register) _,)*
+                );
+            }
+        }
+    };
 }
+
+spin!(spin_avx, "avx", "vmovdqu", "ymm", "ymm8" "ymm9" "ymm10" "ymm11" "ymm12" "ymm13" "ymm14" "ymm15");
+spin!(spin_sse, "sse2", "movdqu", "xmm", "xmm8" "xmm9" "xmm10" "xmm11" "xmm12" "xmm13" "xmm14" "xmm15");
 
 /// `struct rseq` of the calling thread, which glibc (2.35) registers.
 fn rseq_area() -> *mut u8 {
-    // SAFETY: symbols of glibc; both are numbers. The area is that far from the thread pointer, which fs:0 holds.
+    unsafe extern "C" {
+        static __rseq_offset: isize;
+        static __rseq_size: u32;
+    }
+    // SAFETY: glibc sets both before main. The area is that far from the thread pointer, which fs:0 holds.
     unsafe {
-        let symbol = |name: &std::ffi::CStr| libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr());
-        let (offset, size) = (
-            symbol(c"__rseq_offset").cast::<isize>(),
-            symbol(c"__rseq_size").cast::<u32>(),
-        );
-        assert!(!offset.is_null() && *size > 0, "glibc has not registered rseq");
+        assert!(__rseq_size > 0, "glibc has not registered rseq");
         let thread: *mut u8;
         asm!("mov {}, fs:0", out(reg) thread);
-        thread.offset(*offset)
+        thread.offset(__rseq_offset)
     }
 }
 

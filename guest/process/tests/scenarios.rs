@@ -1,0 +1,97 @@
+//! What `subject` can set up, and what is to come of it. The tests on this machine (`native`) and those in Linux guests
+//! (tests/linux of the workspace) go through the same lists.
+
+/// What survives a capture and a restart: the promise's name and its scenario.
+#[macro_export]
+macro_rules! for_each_survivor {
+    ($each:ident) => {
+        $each! {
+            anonymous_memory: "anonymous",
+            transparent_huge_pages: "huge-pages",
+            private_file_mapping: "private-file",
+            shared_file_mapping: "shared-file",
+            protected_memory: "protected",
+            heap: "heap",
+            stack_growth_afterwards: "stack",
+            memory_given_back_is_zero: "dont-need",
+            guard_regions: "guard-regions",
+            locked_and_advised_memory: "locked-and-advised",
+            droppable_memory: "droppable",
+            threads_with_locks_and_locals: "threads",
+            robust_futexes: "robust-futexes",
+            thread_names_and_scheduling: "thread-scheduling",
+            pending_and_handled_signals: "signals",
+            signal_stack: "signal-stack",
+            interval_timers: "interval-timers",
+            file_offsets_and_sharing: "files",
+            pipes_with_what_is_in_them: "pipes",
+            descriptor_numbers: "descriptors",
+            directory_umask_and_limits: "surroundings",
+            users_groups_and_capabilities: "credentials",
+            session_and_group: "session",
+            vector_registers: "vector-registers",
+            restartable_sequences: "rseq",
+            interrupted_sleep: "sleep",
+            interrupted_pipe_read: "pipe-read",
+            interrupted_futex_wait: "futex-wait",
+            interrupted_poll: "poll",
+            interrupted_signal_wait: "signal-wait",
+            process_tree: "tree",
+        }
+    };
+}
+
+/// The scenario that has children, and is captured with them.
+pub const WITH_CHILDREN: &str = "tree";
+
+/// What is refused: a name, the scenario, where in the process the cause is, and why.
+#[macro_export]
+macro_rules! for_each_refusal {
+    ($each:ident) => {
+        $each! {
+            connected_socket: "connected-socket", "fd", "is a socket",
+            io_uring: "io-uring", "fd", "io_uring",
+            epoll: "epoll", "fd", "eventpoll",
+            memfd: "memfd", "fd", "is a memfd",
+            device_mapping: "device-mapping", "memory at", "is a device",
+            shared_anonymous_memory: "shared-anonymous", "memory at", "is shared anonymous memory",
+            system_v_memory: "system-v-memory", "memory at", "is System V shared memory",
+            deleted_file: "deleted-file", "fd", "was deleted",
+            deleted_mapped_file: "deleted-mapping", "memory at", "was deleted",
+            file_lock: "file-lock", "fd", "has a file lock",
+            foreign_namespace: "foreign-namespace", "process", "is in another namespace (ns/uts)",
+            posix_timer: "posix-timer", "process", "has POSIX timers",
+            pipe_with_an_outside_end: "outside-pipe", "fd", "is a pipe that process",
+            children_without_tree: "child", "process", "has children",
+            traced_process: "traced", "thread", "is traced by process",
+            code_of_32_bits: "32-bit", "process", "is a 32-bit program",
+        }
+    };
+}
+
+/// Whether one of these lines says that this process is refused there, and why; by fd, address or thread where that is the place.
+pub fn is_refused(lines: &str, pid: &str, place: &str, reason: &str) -> bool {
+    let process = format!("process {pid}");
+    let begin = match place {
+        "process" => format!("{process} {reason}"),
+        "thread" => format!("{process}, thread {pid} "),
+        "fd" => format!("{process}, fd "),
+        _ => format!("{process}, {place} 0x"),
+    };
+    let mut lines = lines.lines();
+    lines.any(|line| line.contains(reason) && line.contains(&begin))
+}
+
+/// Scenarios for which the kernel must be that new: the first two numbers of its release.
+const SINCE: [(&str, (u32, u32)); 2] = [("droppable", (6, 11)), ("guard-regions", (6, 13))];
+
+/// Whether a kernel of that release has what the scenario is about.
+pub fn is_known_to(release: &str, scenario: &str) -> bool {
+    let mut numbers = release
+        .split(['.', '-'])
+        .map(|number| number.parse().unwrap_or(0));
+    let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    SINCE
+        .iter()
+        .all(|(name, since)| *name != scenario || (major, minor) >= *since)
+}
