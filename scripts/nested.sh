@@ -25,8 +25,10 @@
 # Environment variables NVVMM_*, RUST_*, CARGO_*, PATH and HOME go along.
 # NVVMM_NESTED_KERNEL selects the kernel: bookworm (the distribution's own: 6.1 on Debian 12; default),
 # bookworm-backports (6.12), or the name of a linux-image package. NVVMM_CACHE is where kernels are kept.
+# NVVMM_NESTED_QEMU=10 asks for QEMU 10 or newer: the installed one, or that of Debian's bookworm-backports, unpacked into the cache;
+# exit status 77 where there is none. Otherwise the installed one is used.
 #
-# What QEMU's emulated SVM lacks (7.2): XSETBV is not intercepted, so a Linux guest inside finds its XSAVE state
+# What QEMU's emulated SVM lacks: with 7.2 guests with Linux 6.12 panic early; they run with 10. XSETBV is not intercepted, so a Linux guest inside finds its XSAVE state
 # inconsistent ("XSAVE consistency problem" in its log) and goes on with FXSAVE. NVVMM_NESTED_CPU replaces the
 # CPU model.
 set -euo pipefail
@@ -35,6 +37,7 @@ source "$here/lib/say.sh"
 source "$here/lib/tree.sh"
 source "$here/lib/packages.sh"
 source "$here/lib/kernel.sh"
+source "$here/lib/qemu.sh"
 
 host_modules=(virtio_pci virtio_console virtio_rng 9p 9pnet_virtio overlay kvm_amd loop virtio_blk ext4 xfs
   nfit nd_e820 nd_pmem device_dax dax_pmem)
@@ -82,6 +85,7 @@ prepare_host() {
   esac
   mkdir -p "$NVVMM_CACHE/nested"
   hold_lock nested/prepare
+  choose_qemu
   kernel_dir=$NVVMM_CACHE/nested/$flavour
   if [[ ! -e $kernel_dir/version ]]; then
     is_debian_like || die "the nested host needs a Debian or Ubuntu kernel package, and this machine has no apt-get"
@@ -113,7 +117,7 @@ build_initramfs() {
 # nested paging, 7.2 and 10.0 do: there KVM has to shadow the guest's page tables, which is slower.
 cpu_model() {
   local model=max,-la57
-  [[ $(qemu-system-x86_64 --version) != *'version 8.2.'* ]] || model+=,-npt
+  [[ $("$qemu" --version) != *'version 8.2.'* ]] || model+=,-npt
   echo "${NVVMM_NESTED_CPU:-$model}"
 }
 
@@ -164,7 +168,7 @@ start_qemu() {
   [[ -p $run/output ]] || mkfifo "$run/output"
   cat <"$run/output" &
   output_pid=$!
-  qemu-system-x86_64 -M q35,memory-backend=memory -accel tcg,thread=multi -cpu "$(cpu_model)" -smp "$cpus" \
+  "$qemu" -M q35,memory-backend=memory -accel tcg,thread=multi -cpu "$(cpu_model)" -smp "$cpus" \
     -object "memory-backend-file,id=memory,size=${memory_mib}M,mem-path=$memory_dir/memory,share=on" -m "${memory_mib}M" \
     "${nvdimms[@]/@/$memory_dir}" \
     -no-reboot -nodefaults -display none -nic none -monitor none "${options[@]}" \

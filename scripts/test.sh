@@ -17,8 +17,8 @@
 #
 # "nested" is the harness of scripts/nested.sh: a Linux host with KVM on an emulated CPU.
 # NVVMM_FORCE_NESTED=1 makes it used where it is not needed. NVVMM_TEST_TIMEOUT limits one nested run
-# and the tier kvm on one medium (seconds, default 1800). NVVMM_TEST_GUEST=6.12 has the tier linux boot guests with the kernel
-# of bookworm-backports. Results of nested runs are kept in $NVVMM_CACHE/results.
+# and the tier kvm on one medium (seconds, default 1800). NVVMM_TEST_GUEST=6.12 has the tier linux run all its tests in guests with the
+# kernel of bookworm-backports, and only there; otherwise some. Results of nested runs are kept in $NVVMM_CACHE/results.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/kvm.sh"
@@ -39,6 +39,8 @@ nested_percent=8
 pmem_tests=(commands::a_durability commands::snapshot_and_stop dirty_log:: fault_points:: full_pool::a_snapshot_that grow::
   instant::a_snapshot_of instant::two_vcpus_in_random_order kill:: scrub::a_flipped tree::once_consumes
   tree::a_snapshot_that)
+# Of tests with Linux guests those for which kernels differ: what is captured of processes, frames that move, programs that know of nothing.
+newer_kernel_tests=(process::frames_that_move real_programs:: subjects::)
 tiers=() media=() required=() test_arguments=()
 programs=unbuilt beside='' timeout_s=${NVVMM_TEST_TIMEOUT:-1800}
 
@@ -175,15 +177,28 @@ tier_kvm() {
   done
 }
 
+# All tests with one kernel in the guest; then, with a newer one, those that rest on how a kernel keeps processes.
 tier_linux() {
-  local command=()
-  [[ $(kvm_kind) == direct ]] || tier_how=nested command=(nested linux --)
+  [[ $(kvm_kind) == direct ]] || tier_how=nested
   tier_note=$(kvm_reason)
   prepare "building nvvmm and the guests" need_programs || return 0
-  prepare "making the Linux guest's image" make_guest_image || return 0
-  prepare "making an image with programs to capture" make_programs_image || return 0
   prepare "building the test program linux" build_test_program linux || return 0
-  run_tests "tests, $tier_how" "${command[@]}" "$test_program" --test-threads=1 "${test_arguments[@]}"
+  linux_tests
+  [[ -n ${NVVMM_TEST_GUEST:-} ]] || NVVMM_TEST_GUEST=6.12 linux_tests "${newer_kernel_tests[@]}"
+}
+
+# linux_tests [TEST...]: those that were asked for on the command line, else these, else all.
+linux_tests() {
+  local guest=${NVVMM_TEST_GUEST:-} command=() tests=("${test_arguments[@]}")
+  local -x NVVMM_NESTED_QEMU=${NVVMM_NESTED_QEMU:-}
+  ((${#tests[@]})) || tests=("$@")
+  prepare "making the guest's image${guest:+ with Linux $guest}" make_guest_image || return 0
+  prepare "making an image with programs to capture" make_programs_image || return 0
+  if [[ $tier_how == nested ]]; then
+    command=(nested "linux${guest:+-$guest}" --)
+    [[ $guest != 6.12 ]] || NVVMM_NESTED_QEMU=10
+  fi
+  run_tests "tests${guest:+ with Linux $guest}, $tier_how" "${command[@]}" "$test_program" --test-threads=1 "${tests[@]}"
 }
 
 # What the tiers need that are nested because of persistent memory.

@@ -37,7 +37,7 @@ debian_keys=/usr/share/keyrings/debian-archive-keyring.gpg
 # from_backports COMMAND...: apt's programs see bookworm-backports and nothing else, whatever this machine's own sources are.
 from_backports() {
   local apt=$NVVMM_CACHE/apt
-  [[ -e $debian_keys ]] || die "kernels of bookworm-backports need Debian's keys" "on a Debian machine: apt-get install debian-archive-keyring"
+  need_packages debian-archive-keyring
   mkdir -p "$apt"/{lists,cache/archives}/partial
   echo "deb [signed-by=$debian_keys] http://deb.debian.org/debian bookworm-backports main" >"$apt/backports.list"
   cat >"$apt/backports.conf" <<END

@@ -28,7 +28,7 @@ fn start(host: &Host, vm: &Vm<'_>) -> String {
         vm,
         "echo 20000 >/proc/sys/kernel/ns_last_pid; setsid sh /tmp/subject </dev/null >/dev/null 2>&1 &",
     );
-    wait_for(host, vm, "cat /tmp/ready").trim().to_owned()
+    wait_for(host, vm, "grep . /tmp/ready").trim().to_owned()
 }
 
 /// Runs something in the guest, in a session of its own; its number once `ready` succeeds.
@@ -42,7 +42,7 @@ fn spawn(host: &Host, vm: &Vm<'_>, script: &str, ready: &str) -> String {
 
 fn assert_whole(host: &Host, vm: &Vm<'_>) {
     output(host, vm, ": >/tmp/go");
-    assert_eq!(wait_for(host, vm, "cat /tmp/verdict"), "all is there\n");
+    assert_eq!(wait_for(host, vm, "grep . /tmp/verdict"), "all is there\n");
     output(host, vm, "rm /tmp/go /tmp/verdict");
 }
 
@@ -160,7 +160,7 @@ fn a_process_is_refused_or_stopped_or_taken_with_its_children_and_its_terminal()
         "echo $$ >/tmp/asks; read word; echo got $word; exit 3",
     ]);
     let mut asks = asks.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let pid = wait_for(&host, &vm, "cat /tmp/asks").trim().to_owned();
+    let pid = wait_for(&host, &vm, "grep . /tmp/asks").trim().to_owned();
     snapshot("asks", &pid, &["--kill"]).ok();
     asks.wait().unwrap();
     for word in ["one", "two"] {

@@ -89,14 +89,14 @@ fn goes_on(host: &Host, vm: &Vm<'_>, name: &str, program: &str, input: &[u8]) {
 fn real_programs_put_out_what_they_would_have_uninterrupted() {
     let host = Host::new(1536);
     let vm = boot_with_programs(&host, 384);
-    let python = workloads::python(16, 2);
+    let python = workloads::python(8, 2);
     goes_on(&host, &vm, "python", "/usr/bin/python3 -", python.as_bytes());
     goes_on(
         &host,
         &vm,
         "sqlite",
         "/usr/bin/sqlite3 :memory:",
-        workloads::sqlite(20_000).as_bytes(),
+        workloads::sqlite(12_000).as_bytes(),
     );
     let xz = format!("/usr/bin/{}", workloads::XZ.join(" "));
     goes_on(&host, &vm, "xz", &xz, &workloads::text(2 << 20));
