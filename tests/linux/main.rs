@@ -11,7 +11,9 @@ mod process;
 mod real_programs;
 #[path = "../../guest/process/tests/scenarios.rs"]
 mod scenarios;
+mod secret;
 mod subjects;
+mod window;
 #[path = "../../guest/process/tests/workloads.rs"]
 mod workloads;
 mod writers;

@@ -7,29 +7,11 @@ use std::process::Stdio;
 use nvvmm_tests::agent::{output, sh, wait_for};
 use nvvmm_tests::{Host, Vm, witness::boot};
 
-/// Has a secret in its memory, and says at the end whether it is still there.
-const SUBJECT: &str = "cd /tmp; x=$(seq 200000); sum=$(echo \"$x\" | md5sum); echo $$ >ready
-    while [ ! -e go ]; do :; done
-    [ \"$sum\" = \"$(echo \"$x\" | md5sum)\" ] && [ \"$x\" = \"$(seq 200000)\" ] && echo all is there >verdict";
+use crate::secret::{assert_whole, install, start};
 
 /// A parent's child, by number.
 const CHILD: &str = "ps | awk '/[s]leep 88888$/ {print $1}'";
 const CHILD_LIVES: &str = "ps | grep -q '[s]leep 88888$'";
-
-/// What it reads is a file of the guest, which every VM must have where it is to go on.
-fn install(host: &Host, vm: &Vm<'_>) {
-    output(host, vm, &format!("cat >/tmp/subject <<'END'\n{SUBJECT}\nEND"));
-}
-
-/// Starts the subject in a session of its own, with a number that no other VM has used; that number.
-fn start(host: &Host, vm: &Vm<'_>) -> String {
-    output(
-        host,
-        vm,
-        "echo 20000 >/proc/sys/kernel/ns_last_pid; setsid sh /tmp/subject </dev/null >/dev/null 2>&1 &",
-    );
-    wait_for(host, vm, "grep . /tmp/ready").trim().to_owned()
-}
 
 /// Runs something in the guest, in a session of its own; its number once `ready` succeeds.
 fn spawn(host: &Host, vm: &Vm<'_>, script: &str, ready: &str) -> String {
@@ -38,12 +20,6 @@ fn spawn(host: &Host, vm: &Vm<'_>, script: &str, ready: &str) -> String {
     output(host, vm, &script);
     wait_for(host, vm, ready);
     output(host, vm, "cat /tmp/pid").trim().to_owned()
-}
-
-fn assert_whole(host: &Host, vm: &Vm<'_>) {
-    output(host, vm, ": >/tmp/go");
-    assert_eq!(wait_for(host, vm, "grep . /tmp/verdict"), "all is there\n");
-    output(host, vm, "rm /tmp/go /tmp/verdict");
 }
 
 #[test]

@@ -130,6 +130,7 @@ fn main() -> Result<()> {
         memory_bytes: args.memory_mib << 20,
         disks: disks.collect(),
         vsock: false,
+        windows: 0,
     };
     let mut ram = GuestRam::reserve(spec.memory_bytes)?;
     let mut machine = build(&spec, &ram, args.dirty_log)?;

@@ -17,3 +17,4 @@ pub mod process;
 pub mod spec;
 pub mod sys;
 pub mod vm;
+pub mod window;

@@ -32,6 +32,9 @@ pub struct VmSpec {
     /// A virtio-vsock device. Machines of snapshots that were taken before there was one have none.
     #[serde(default)]
     pub vsock: bool,
+    /// Windows that images of processes can be shown in, at the same time.
+    #[serde(default)]
+    pub windows: u8,
 }
 
 impl VmSpec {

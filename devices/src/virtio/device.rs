@@ -25,7 +25,7 @@ pub trait VirtioDevice<Mem: GuestMemory>: Send {
     /// What the device is, as written into its saved state: "virtio-block".
     fn kind(&self) -> &'static str;
 
-    /// Device type (Virtio 1.2 section 5).
+    /// Device type (Virtio 1.2 section 5); 0 while there is nothing for a driver.
     fn device_type(&self) -> u32;
 
     /// Features offered to the driver, without those of the transport and the rings.

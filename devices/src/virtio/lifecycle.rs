@@ -29,10 +29,11 @@ impl<M: GuestAddressSpace + Send> MmioTransport<M> {
 
     /// Checks what does not need the memory or the device to check.
     fn check_state(&self, state: &VirtioMmioStateV1) -> Result<(), LifecycleError> {
-        if state.device_type != self.device_type {
+        let device_type = self.device_type();
+        if state.device_type != device_type {
             return Err(self.rejected(format!(
-                "the snapshot has a virtio device of type {} here, this machine one of type {}",
-                state.device_type, self.device_type
+                "the snapshot has a virtio device of type {} here, this machine one of type {device_type}",
+                state.device_type
             )));
         }
         let unknown = state.offered_features & !self.registers.offered_features;
@@ -128,7 +129,7 @@ impl<M: GuestAddressSpace + Send> Device for MmioTransport<M> {
         let registers = &self.registers;
         let queues = registers.queues.iter().zip(&worker.queues);
         let state = VirtioMmioStateV1 {
-            device_type: self.device_type,
+            device_type: worker.device.device_type(),
             offered_features: registers.offered_features,
             driver_features: registers.driver_features,
             device_features_sel: registers.device_features_sel,

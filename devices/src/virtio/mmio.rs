@@ -58,7 +58,6 @@ pub enum TransportError {
 /// thread through [`MmioTransport::subscriber`].
 pub struct MmioTransport<M: GuestAddressSpace> {
     pub(super) instance: String,
-    pub(super) device_type: u32,
     pub(super) registers: Registers,
     pub(super) paused: bool,
     pub(super) signals: Arc<Signals>,
@@ -147,7 +146,6 @@ impl<M: GuestAddressSpace> MmioTransport<M> {
             config_generation: 0,
             queues,
         };
-        let device_type = device.device_type();
         let worker = Worker {
             instance: instance.to_owned(),
             device,
@@ -159,7 +157,6 @@ impl<M: GuestAddressSpace> MmioTransport<M> {
         };
         Ok(Self {
             instance: instance.to_owned(),
-            device_type,
             registers,
             paused: false,
             signals,
@@ -179,6 +176,10 @@ impl<M: GuestAddressSpace> MmioTransport<M> {
         QueueSubscriber::new(Arc::clone(&self.worker), Arc::clone(&self.kicks))
     }
 
+    pub(super) fn device_type(&self) -> u32 {
+        lock(&self.worker).device.device_type()
+    }
+
     pub(super) fn status(&self) -> u32 {
         let needs_reset = self.signals.needs_reset.load(Ordering::SeqCst);
         self.registers.status
@@ -194,7 +195,7 @@ impl<M: GuestAddressSpace> MmioTransport<M> {
         match offset {
             VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
             VIRTIO_MMIO_VERSION => VERSION,
-            VIRTIO_MMIO_DEVICE_ID => self.device_type,
+            VIRTIO_MMIO_DEVICE_ID => self.device_type(),
             VIRTIO_MMIO_VENDOR_ID => VENDOR_ID,
             VIRTIO_MMIO_DEVICE_FEATURES => match registers.device_features_sel {
                 0 => registers.offered_features as u32,

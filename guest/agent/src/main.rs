@@ -32,6 +32,7 @@ fn main() -> ExitCode {
 
 /// Serves the host until the process is killed.
 fn run() -> ExitCode {
+    process::window::let_go_of_former();
     thread::spawn(link::keep);
     // Only a listening socket that cannot be had ends it.
     match serve::listen() {

@@ -216,6 +216,38 @@ pub fn mount(kind: &CStr, place: &CStr) -> io::Result<()> {
     }
 }
 
+/// Mounts an EROFS that is in memory, in the way that its files are used where they are.
+pub fn mount_dax(device: &CStr, place: &CStr) -> io::Result<()> {
+    let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV;
+    // SAFETY: all strings are terminated and live through the call.
+    check(unsafe {
+        libc::mount(
+            device.as_ptr(),
+            place.as_ptr(),
+            c"erofs".as_ptr(),
+            flags,
+            c"dax=always".as_ptr().cast(),
+        )
+    })
+    .map(drop)
+}
+
+/// Ends a mount, unless something uses it.
+pub fn unmount(place: &CStr) -> io::Result<()> {
+    // SAFETY: place is terminated and lives through the call.
+    check(unsafe { libc::umount2(place.as_ptr(), 0) }).map(drop)
+}
+
+/// Whether a file is used where it is in memory, with no page cache.
+pub fn is_dax(file: &File) -> io::Result<bool> {
+    // SAFETY: an all-zero struct statx is a valid value to be overwritten.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    let (path, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
+    // SAFETY: the path is terminated, and found lives through the call, which writes one struct statx.
+    check(unsafe { libc::statx(file.as_raw_fd(), path, flags, libc::STATX_BASIC_STATS, &mut found) })?;
+    Ok(found.stx_attributes & libc::STATX_ATTR_DAX as u64 != 0)
+}
+
 /// Loads a module of the kernel, unless it is loaded already.
 pub fn load_module(file: &File) -> io::Result<()> {
     let parameters = CString::default();

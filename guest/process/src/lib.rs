@@ -19,5 +19,5 @@ pub use capture::{CaptureOptions, Captured, check};
 pub use error::{Error, Pid, Place, Refusal};
 pub use freeze::{Afterwards, Frozen};
 pub use image::Image;
-pub use pages::{CopiedPages, PageSink, PageSource, Placed, Taken};
+pub use pages::{CopiedPages, PageSink, PageSource, Placed, Taken, WINDOWS, WindowPages};
 pub use restart::{RestartOptions, restart};

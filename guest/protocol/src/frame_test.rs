@@ -35,8 +35,8 @@ fn messages_come_back_as_they_were_in_their_order() {
 }
 
 #[test]
-fn the_encoding_of_version_2_stays() {
-    assert_eq!(VERSION, 2);
+fn the_encoding_of_version_3_stays() {
+    assert_eq!(VERSION, 3);
     assert_eq!(sent(&ToAgent::End), [1, 0, 0, 0, 4]);
     assert_eq!(
         sent(&exec()),
@@ -57,10 +57,11 @@ fn the_encoding_of_version_2_stays() {
         bytes: 300,
         attach: true,
         terminal: None,
+        window: Some(5),
     };
     assert_eq!(
         sent(&ToAgent::Restart(restart)),
-        *b"\x05\0\0\0\x07\xac\x02\x01\x00"
+        *b"\x07\0\0\0\x07\xac\x02\x01\x00\x01\x05"
     );
     assert_eq!(sent(&ToAgent::Done), [1, 0, 0, 0, 8]);
     let message = "no".to_owned();
@@ -180,13 +181,13 @@ impl Write for Other<'_> {
 
 #[test]
 fn each_side_is_told_the_version_of_the_other() {
-    let mut other = Other(b"NVMA\x02\0\0\0", Vec::new());
+    let mut other = Other(b"NVMA\x03\0\0\0", Vec::new());
     greet(&mut other).unwrap();
-    assert_eq!(other.1, b"NVMA\x02\0\0\0");
-    let mut newer = Other(b"NVMA\x02\x01\xff\xff", Vec::new());
+    assert_eq!(other.1, b"NVMA\x03\0\0\0");
+    let mut newer = Other(b"NVMA\x03\x01\xff\xff", Vec::new());
     assert!(matches!(
         greet(&mut newer),
-        Err(GreetingError::Version { theirs: 0x102 })
+        Err(GreetingError::Version { theirs: 0x103 })
     ));
     assert_eq!(newer.1.len(), 8, "it is told all the same");
     let mut stranger = Other(b"SSH-2.0-", Vec::new());

@@ -39,7 +39,8 @@ pub enum Afterwards {
 /// Pages of an image that are neighbours, in frames that are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrameRun {
-    /// The number of the first frame: its guest-physical address divided by 4096.
+    /// The number of the first frame: its guest-physical address divided by 4096. At a capture it may be one that shows a page of an
+    /// image (`window` of [`Restart`]).
     pub gfn: u64,
     /// How many.
     pub pages: u32,
@@ -84,6 +85,9 @@ pub struct Restart {
     pub attach: bool,
     /// What it is attached to is a terminal of that size.
     pub terminal: Option<TerminalSize>,
+    /// The number of a virtio-mmio device behind which the image's pages are shown. Memory is mapped from there or copied, and no `Frames`
+    /// come. The agent lets go of the device when nothing uses it any more, also after a failure.
+    pub window: Option<u8>,
 }
 
 /// What runs again.
@@ -95,7 +99,7 @@ pub struct Restarted {
     pub processes: u32,
     /// How many threads they have.
     pub threads: u32,
-    /// How many pages were named in `Frames`.
+    /// How many pages were named in `Frames`, or copied from the window.
     pub pages: u64,
     /// How long it took, in microseconds.
     pub elapsed_us: u64,

@@ -249,6 +249,15 @@ pub struct RestoreArguments {
     /// /dev/null where they led out of it
     #[arg(long, requires = "into", conflicts_with = "json")]
     pub attach: bool,
+    /// Show the guest the snapshot in a window and map the process's memory from there, so that the start takes no longer for a
+    /// larger process and pages that it does not write stay shared
+    ///
+    /// Such memory is not quite like other memory: what the process gives up with MADV_DONTNEED comes back as it was in the
+    /// snapshot, not as zeroes; MADV_FREE is refused; memory that grows by mremap shows other pages of the snapshot; and it does
+    /// not count as resident. A program whose allocator relies on zeroes there fails. The process can be captured again; the
+    /// whole VM cannot be snapshotted until it has ended. The guest needs the drivers virtio_pmem, nd_pmem and erofs (with DAX).
+    #[arg(long, requires = "into")]
+    pub window: bool,
     /// Disks in place of the snapshot's, all of them, in the guest's order
     #[arg(long = "disk", value_name = "FILE[,ro]", value_parser = values::disk)]
     pub disks: Vec<DiskSpec>,

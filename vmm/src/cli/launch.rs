@@ -48,19 +48,30 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, ControlError> {
             memory_bytes: memory,
             disks: readable_disks(disks)?,
             vsock: true,
+            windows: WINDOWS,
         }))
     })
 }
 
+/// Windows of a new machine: processes at a time that run with `restore --window`, trees counting as one.
+const WINDOWS: u8 = 4;
+
 /// `nvvmm restore`.
 pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, ControlError> {
     if let Some(vm) = arguments.into {
-        return process_commands::restore(&vm, arguments.snapshot, arguments.attach, arguments.start.json);
+        return process_commands::restore(
+            &vm,
+            arguments.snapshot,
+            arguments.attach,
+            arguments.window,
+            arguments.start.json,
+        );
     }
     let RestoreArguments {
         snapshot,
         into: _,
         attach: _,
+        window: _,
         once,
         prefault,
         clock,

@@ -55,7 +55,13 @@ fn capture_text(vm: &str, report: &CaptureReport) -> String {
 }
 
 /// `nvvmm restore --into`.
-pub fn restore(vm: &str, name: String, attach: bool, json: bool) -> Result<ExitCode, ControlError> {
+pub fn restore(
+    vm: &str,
+    name: String,
+    attach: bool,
+    window: bool,
+    json: bool,
+) -> Result<ExitCode, ControlError> {
     let entry = RuntimeDir::of_user()?.find(vm)?;
     let mut client = connect(&entry)?;
     let agent = call(&entry.paths, call::PATIENCE)?;
@@ -68,6 +74,7 @@ pub fn restore(vm: &str, name: String, attach: bool, json: bool) -> Result<ExitC
         name,
         attach,
         terminal: terminal.map(|size| (size.rows, size.columns)),
+        window,
     };
     let report = client.restart(request, agent.as_fd())?;
     if attach {
@@ -90,7 +97,7 @@ fn restart_text(report: &RestartReport) -> String {
         counted(report.processes, "process", "processes"),
         counted(report.threads, "thread", "threads"),
         output::time_us(report.total_us),
-        output::frames_size(report.pages_adopted),
+        output::frames_size(report.pages_adopted + report.pages_shown),
         output::frames_size(report.pages_copied),
     )
 }

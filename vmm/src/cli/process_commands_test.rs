@@ -36,6 +36,7 @@ fn a_restart_says_where_it_runs_and_what_was_copied() {
         total_us: 1000.0,
         pages_adopted: 512,
         pages_copied: 1,
+        pages_shown: 0,
     };
     let expected = "process 4711 of job-1 runs in web (2 processes, 2 threads) after 1.00 ms
   memory 2.0 MiB by reference, 4.0 KiB copied

@@ -85,6 +85,9 @@ pub struct RestartRequest {
     /// They are a terminal with so many lines and columns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terminal: Option<(u16, u16)>,
+    /// Show the guest the image, instead of giving its pages to the process.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub window: bool,
 }
 
 /// A request to a VM.

@@ -71,6 +71,14 @@ impl Host {
         &self.supported_cpuid
     }
 
+    /// Bits of a guest physical address; what every x86-64 CPU has where KVM does not say.
+    pub fn physical_bits(&self) -> u32 {
+        const BITS_MIN: u32 = 36;
+        let mut leaves = self.supported_cpuid.as_slice().iter();
+        let sizes = leaves.find(|leaf| leaf.function == 0x8000_0008);
+        sizes.map_or(BITS_MIN, |leaf| (leaf.eax & 0xff).max(BITS_MIN))
+    }
+
     /// The MSRs that make up a vCPU's state: those that KVM lists (`KVM_GET_MSR_INDEX_LIST`) and those that it keeps
     /// without listing them.
     pub(super) fn saved_msrs(&self) -> &[u32] {

@@ -1,8 +1,9 @@
 //! One KVM virtual machine: memory slots, in-kernel interrupt controllers and timer, interrupt and doorbell
 //! descriptors.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kvm_bindings::{
     CpuId, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_MEM_LOG_DIRTY_PAGES,
@@ -15,7 +16,10 @@ use vmm_sys_util::eventfd::EventFd;
 use super::error::{vcpu_op, vm_op};
 use super::{Host, KvmError, Result};
 use crate::memory::{GuestMemory, RamSlot};
-use crate::sys;
+use crate::sys::{self, reservation::Reservation};
+
+/// Memory slots of windows: above those of RAM, of which there are two at most.
+const FIRST_WINDOW_SLOT: u32 = 8;
 
 /// Guest-physical pages that KVM uses for itself on Intel hosts that cannot run real mode natively (KVM API,
 /// `KVM_SET_TSS_ADDR`, `KVM_SET_IDENTITY_MAP_ADDR`). Inside the MMIO hole, away from every device.
@@ -30,6 +34,8 @@ pub struct KvmVm {
     xsave_bytes: usize,
     /// Kept while the guest can write it; dropped after `fd`.
     memory: OnceLock<Arc<GuestMemory>>,
+    /// The same for what windows show, by window.
+    windows: Mutex<BTreeMap<u32, Arc<Reservation>>>,
 }
 
 impl KvmVm {
@@ -60,6 +66,7 @@ impl KvmVm {
             xsave_bytes: xsave2.max(size_of::<kvm_xsave>()),
             fd,
             memory: OnceLock::new(),
+            windows: Mutex::default(),
         })
     }
 
@@ -96,6 +103,37 @@ impl KvmVm {
         let flags = if dirty_log { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
         let memory = self.memory.get_or_init(|| memory);
         sys::kvm::set_memory_slots(&self.fd, memory, slots, flags).map_err(vm_op("giving the guest memory"))
+    }
+
+    /// Shows the guest `content`, read-only, at `gpa`, as window `index`.
+    ///
+    /// # Errors
+    /// [`KvmError::Mismatch`] when that window shows something, [`KvmError::Lacks`], [`KvmError::Vm`].
+    pub fn show_window(&self, index: u32, gpa: u64, content: &Arc<Reservation>) -> Result<()> {
+        if !self.fd.check_extension(Cap::ReadonlyMem) {
+            return Err(KvmError::Lacks("KVM_CAP_READONLY_MEM"));
+        }
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        if windows.contains_key(&index) {
+            return Err(KvmError::Mismatch(format!("window {index} is in use")));
+        }
+        sys::kvm::set_read_only_slot(&self.fd, FIRST_WINDOW_SLOT + index, gpa, content)
+            .map_err(vm_op("showing the guest a window"))?;
+        windows.insert(index, Arc::clone(content));
+        Ok(())
+    }
+
+    /// Ends what window `index` shows, if it shows anything.
+    ///
+    /// # Errors
+    /// [`KvmError::Vm`]; the window is as it was.
+    pub fn hide_window(&self, index: u32) -> Result<()> {
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        if windows.contains_key(&index) {
+            sys::kvm::remove_slot(&self.fd, FIRST_WINDOW_SLOT + index).map_err(vm_op("ending a window"))?;
+            windows.remove(&index);
+        }
+        Ok(())
     }
 
     /// Makes vCPU `index` with `cpuid`. Its local APIC id is `index`.

@@ -9,6 +9,7 @@ use kvm_bindings::{
     KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, kvm_mp_state, kvm_sregs, kvm_xcr, kvm_xcrs,
 };
 use kvm_ioctls::VcpuFd;
+use nvvmm_devices::virtio::PmemRange;
 use nvvmm_devices::{ConsoleStreams, HostSocket, SavedDevice};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
@@ -23,6 +24,8 @@ use crate::boot::{self, BootParts, Entry, acpi::AcpiParts, registers};
 use crate::kvm::{self, Host, KvmError, KvmStateV1, KvmVm, cpuid};
 use crate::memory::{GuestMemory, RamSlot, WriteLog};
 use crate::spec::VmSpec;
+use crate::sys::reservation::Reservation;
+use crate::window;
 
 /// What a machine is made from.
 pub struct MachineParts<'a> {
@@ -54,6 +57,17 @@ pub struct Machine {
     board: Board,
     shared: Arc<Shared>,
     threads: Mutex<Threads>,
+}
+
+/// A window that shows something.
+#[derive(Clone, Copy, Debug)]
+pub struct ShownWindow {
+    /// Its number.
+    pub index: usize,
+    /// The number of its virtio-mmio device.
+    pub device: u8,
+    /// Guest physical address of its first byte.
+    pub gpa: u64,
 }
 
 #[derive(Default)]
@@ -99,7 +113,8 @@ impl Machine {
         }
         let vm = KvmVm::create(Arc::clone(&host))?;
         vm.set_memory(Arc::clone(&memory), slots, dirty_log)?;
-        let built = board::build(&vm, &memory, spec, console, vsock)?;
+        let events = Events::new().map_err(super::error::host("make the event queue"))?;
+        let built = board::build(&vm, &memory, spec, console, vsock, &events.interrupter())?;
         let vcpus = (0..spec.vcpus)
             .map(|index| {
                 let cpuid = cpuid::for_vcpu(&host, index, spec.vcpus)?;
@@ -109,7 +124,7 @@ impl Machine {
             .collect::<Result<Vec<_>>>()?;
         let shared = Shared {
             gate: Gate::new(vcpus.len()),
-            events: Events::new().map_err(super::error::host("make the event queue"))?,
+            events,
             ports: built.ports,
             mmio: built.mmio,
             first_entry: OnceLock::new(),
@@ -275,6 +290,78 @@ impl Machine {
     /// [`MachineError::Device`].
     pub fn resume_devices(&self) -> Result<()> {
         self.board.resume()
+    }
+
+    /// Shows the guest `content` in a window that is free. The guest is to be told by other means that it is there.
+    ///
+    /// # Errors
+    /// [`MachineError::NoWindow`], or what KVM refuses.
+    pub fn show_window(&self, content: &Arc<Reservation>) -> Result<ShownWindow> {
+        if self.board.windows.is_empty() {
+            return Err(MachineError::NoWindow(
+                "the VM has no windows: it was first started by an nvvmm that knew of none",
+            ));
+        }
+        let mut windows = self.board.windows.iter().enumerate();
+        let Some((index, slot)) = windows.find(|(_, slot)| slot.is_empty()) else {
+            return Err(MachineError::NoWindow("all windows of the VM are in use"));
+        };
+        let range = PmemRange {
+            gpa: window::place::gpa(self.spec.memory_bytes, index),
+            size_bytes: content.size_bytes() as u64,
+        };
+        if (range.gpa + range.size_bytes - 1)
+            .checked_shr(self.vm.host().physical_bits())
+            .unwrap_or(0)
+            > 0
+        {
+            return Err(MachineError::NoWindow(
+                "this host's CPUs have no addresses for a window behind that much RAM",
+            ));
+        }
+        self.vm.hide_window(index as u32)?;
+        self.vm.show_window(index as u32, range.gpa, content)?;
+        slot.offer(range);
+        let device = self.board.virtio.len() - self.board.windows.len() + index;
+        Ok(ShownWindow {
+            index,
+            device: device as u8,
+            gpa: range.gpa,
+        })
+    }
+
+    /// Ends what window `index` shows, if no driver of the guest has taken it: else something may use its memory, until the
+    /// guest lets go.
+    ///
+    /// # Errors
+    /// What KVM refuses.
+    pub fn withdraw_window(&self, index: usize) -> Result<()> {
+        if let Some(slot) = self.board.windows.get(index) {
+            slot.withdraw();
+        }
+        self.end_windows_let_go()
+    }
+
+    /// Ends what windows show that the guest has let go of.
+    ///
+    /// # Errors
+    /// What KVM refuses.
+    pub fn end_windows_let_go(&self) -> Result<()> {
+        let windows = self.board.windows.iter().enumerate();
+        for (index, _) in windows.filter(|(_, slot)| slot.is_empty()) {
+            self.vm.hide_window(index as u32)?;
+        }
+        Ok(())
+    }
+
+    /// Whether window `index` shows anything.
+    pub fn shows_window(&self, index: usize) -> bool {
+        self.board.windows.get(index).is_some_and(|slot| !slot.is_empty())
+    }
+
+    /// Whether any window shows anything.
+    pub fn shows_windows(&self) -> bool {
+        (0..self.board.windows.len()).any(|index| self.shows_window(index))
     }
 
     /// State of all devices, which must be paused.

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use event_manager::MutEventSubscriber;
 use nvvmm_devices::virtio::{
-    Block, BlockOptions, MMIO_LEN, MmioTransport, QUEUE_NOTIFY_OFFSET, Rng, VirtioDevice, Vsock,
+    Block, BlockOptions, MMIO_LEN, MmioTransport, Pmem, PmemSlot, QUEUE_NOTIFY_OFFSET, Rng, VirtioDevice,
+    Vsock,
 };
 use nvvmm_devices::{
     AcpiPower, Bus, BusDevice, COM1_IRQ, COM1_PORT, Console, ConsoleOut, ConsoleStreams, Device, HostSocket,
@@ -15,7 +16,7 @@ use nvvmm_devices::{
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::error::host;
-use super::{MachineError, Result};
+use super::{Interrupter, MachineError, Result};
 use crate::boot::acpi::{AcpiDevice, PowerRegisters};
 use crate::boot::layout::{VIRTIO_DEVICES_MAX, VIRTIO_GSI, VIRTIO_MMIO, VIRTIO_MMIO_SIZE_BYTES};
 use crate::kvm::KvmVm;
@@ -48,6 +49,8 @@ pub(super) struct Board {
     pub(super) virtio: Vec<AcpiDevice>,
     pub(super) power: Arc<PowerSignal>,
     pub(super) console: Arc<Mutex<Console>>,
+    /// What is behind each window.
+    pub(super) windows: Vec<Arc<PmemSlot>>,
 }
 
 /// A board, and what it is connected by: the buses go to the vCPU threads, the subscribers to the event thread.
@@ -59,15 +62,17 @@ pub(super) struct Built {
 }
 
 /// Builds the devices that `spec` asks for: COM1, power, virtio-rng in slot 0, disks in the slots after it, then
-/// virtio-vsock, so that nothing is elsewhere in a machine without one.
+/// virtio-vsock, then windows, so that nothing is elsewhere in a machine without them. `owner` is woken when the guest lets
+/// go of a window.
 pub(super) fn build(
     vm: &KvmVm,
     memory: &Arc<GuestMemory>,
     spec: &VmSpec,
     console: ConsoleStreams,
     vsock: Option<Arc<HostSocket>>,
+    owner: &Interrupter,
 ) -> Result<Built> {
-    let disks_max = VIRTIO_DEVICES_MAX - 1 - usize::from(spec.vsock);
+    let disks_max = VIRTIO_DEVICES_MAX - 1 - usize::from(spec.vsock) - usize::from(spec.windows);
     if spec.disks.len() > disks_max {
         return Err(MachineError::Spec(format!(
             "a machine can have at most {disks_max} disks, not {}",
@@ -119,6 +124,14 @@ pub(super) fn build(
         let vsock = Vsock::new(socket).map_err(host("make the vsock device"))?;
         virtio.push(slots.add(virtio.len(), "vsock0", Box::new(vsock))?);
     }
+    let mut windows = Vec::new();
+    for index in 0..spec.windows {
+        let owner = owner.clone();
+        let window = Arc::new(PmemSlot::new(Box::new(move || owner.interrupt())));
+        let device = Box::new(Pmem::new(Arc::clone(&window)));
+        virtio.push(slots.add(virtio.len(), &format!("window{index}"), device)?);
+        windows.push(window);
+    }
     let VirtioSlots {
         mmio,
         devices,
@@ -131,6 +144,7 @@ pub(super) fn build(
             virtio,
             power,
             console,
+            windows,
         },
         ports,
         mmio,

@@ -32,6 +32,9 @@ pub enum MachineError {
     /// The machine asked for cannot be built.
     #[error("{0}")]
     Spec(String),
+    /// Nothing can be shown to the guest beside its RAM.
+    #[error("{0}")]
+    NoWindow(&'static str),
     /// A saved machine has other devices than this one.
     #[error("the snapshot's machine does not fit: {0}; restore with the devices it was taken with")]
     OtherDevices(String),

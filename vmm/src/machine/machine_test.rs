@@ -88,6 +88,7 @@ impl Bench {
             memory_bytes: 2 << 20,
             disks: Vec::new(),
             vsock: false,
+            windows: 0,
         };
         Bench { dir, spec }
     }

@@ -18,7 +18,7 @@ mod vcpu;
 use nvvmm_devices::SavedDevice;
 use serde::{Deserialize, Serialize};
 
-pub use assembly::{Machine, MachineParts};
+pub use assembly::{Machine, MachineParts, ShownWindow};
 pub use error::{MachineError, Result};
 pub use events::{Interrupter, MachineEvent};
 pub use gate::Hold;

@@ -1,13 +1,15 @@
 //! Frames of a process that is captured go into an image.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use nvvmm_protocol::FrameRun;
 use nvvmm_snapshot::{BlockNo, FrameSet, Holder, NewSnapshot, SnapshotId, SnapshotKind};
 use vm_memory::Bytes;
 
-use super::{FramePage, ProcessError, SavedProcess, frames_of, named_frames, pages::ImagePages};
+use super::{FramePage, ProcessError, SavedProcess, check_pages, frames_of, named_frames, pages::ImagePages};
 use crate::cow::{CowEngine, CowError, FRAME_SIZE_BYTES, ShareSet};
+use crate::window::ShownBlocks;
 
 /// An image has at most so many pages for each frame of the VM: processes that were forked share frames.
 const PAGES_PER_FRAME_MAX: u64 = 4;
@@ -18,6 +20,8 @@ const BLOCKS_PER_FRAME_MAX: u64 = 2;
 /// An image in the making. Unless it is committed it must be rolled back.
 #[derive(Debug, Default)]
 pub struct Capturing {
+    /// What windows show the guest, all of it in images that the VM pins.
+    shown: Vec<Arc<ShownBlocks>>,
     pages: ImagePages,
     /// Blocks that were the VM's own until they were given away.
     given: Vec<ShareSet>,
@@ -45,6 +49,14 @@ pub struct Kept {
 }
 
 impl Capturing {
+    /// Of a process that may run on what windows show.
+    pub fn new(shown: Vec<Arc<ShownBlocks>>) -> Self {
+        Self {
+            shown,
+            ..Self::default()
+        }
+    }
+
     /// Takes the frames that the agent names; they hold the pages of processes that are frozen.
     ///
     /// # Errors
@@ -57,8 +69,9 @@ impl Capturing {
     ) -> Result<(), ProcessError> {
         let ram = engine.ram();
         let pages_max = frames_of(ram) * PAGES_PER_FRAME_MAX;
+        let of_ram = self.take_shown(runs, pages_max)?;
         let mut by_chunk: BTreeMap<u32, Vec<FramePage>> = BTreeMap::new();
-        for named in named_frames(runs, ram, pages_max)? {
+        for named in named_frames(&of_ram, ram, pages_max)? {
             by_chunk.entry(named.chunk).or_default().push(named);
         }
         let blocks_max = frames_of(ram) * BLOCKS_PER_FRAME_MAX;
@@ -85,6 +98,31 @@ impl Capturing {
             }
         }
         Ok(())
+    }
+
+    /// Takes what is in frames of windows by reference; the runs that are left.
+    fn take_shown(&mut self, runs: &[FrameRun], pages_max: u64) -> Result<Vec<FrameRun>, ProcessError> {
+        let mut left = Vec::new();
+        let mut taken = 0;
+        for run in runs {
+            let blocks = self
+                .shown
+                .iter()
+                .find_map(|shown| shown.in_frames(run.gfn, run.pages));
+            let Some(blocks) = blocks else {
+                left.push(*run);
+                continue;
+            };
+            taken += u64::from(run.pages);
+            check_pages(run, pages_max)?;
+            if taken > pages_max {
+                return Err(ProcessError::Lie(format!("{taken} frames of windows at a time")));
+            }
+            for (page, block) in (run.image_page..).zip(blocks) {
+                self.pages.set(page, Some(block));
+            }
+        }
+        Ok(left)
     }
 
     fn copy(

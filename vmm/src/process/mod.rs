@@ -88,6 +88,17 @@ fn frames_of(ram: &GuestRam) -> u64 {
     ram.size_bytes() / FRAME_SIZE_BYTES as u64
 }
 
+/// The pages of a run are below `pages_max`.
+fn check_pages(run: &FrameRun, pages_max: u64) -> Result<(), ProcessError> {
+    let end = run.image_page.saturating_add(u64::from(run.pages));
+    if end > pages_max {
+        return Err(ProcessError::Lie(format!(
+            "page {end} of an image that has {pages_max} at most"
+        )));
+    }
+    Ok(())
+}
+
 /// The frames that `runs` name, each of which is one of `ram`; pages are below `pages_max`.
 fn named_frames(runs: &[FrameRun], ram: &GuestRam, pages_max: u64) -> Result<Vec<FramePage>, ProcessError> {
     let frame_bytes = FRAME_SIZE_BYTES as u64;
@@ -100,13 +111,7 @@ fn named_frames(runs: &[FrameRun], ram: &GuestRam, pages_max: u64) -> Result<Vec
     }
     let mut named = Vec::new();
     for run in runs {
-        let end = run.image_page.checked_add(u64::from(run.pages));
-        if end.is_none_or(|end| end > pages_max) {
-            return Err(ProcessError::Lie(format!(
-                "page {} of an image that has {pages_max} at most",
-                run.image_page.saturating_add(u64::from(run.pages))
-            )));
-        }
+        check_pages(run, pages_max)?;
         for nth in 0..u64::from(run.pages) {
             let gfn = run.gfn.checked_add(nth);
             let gpa = gfn.and_then(|gfn| gfn.checked_mul(frame_bytes));

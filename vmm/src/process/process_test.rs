@@ -14,6 +14,7 @@ use nvvmm_snapshot::Pool;
 use super::*;
 use crate::cow::test_guest::{FRAME, MIB, Place, Playable, Vm, assert_clean, assert_hold_their_own, pool_of};
 use crate::cow::{CowEngine, PrivateEngine, RedirectEngine};
+use crate::window::{WindowMemory, erofs};
 
 const SIZE: u64 = 16 * MIB;
 const FRAMES: u64 = SIZE / FRAME;
@@ -117,6 +118,56 @@ fn redirected(name: &str) -> (Place, Arc<Pool>, Vm<RedirectEngine>) {
     let vm = Vm::start(&pool, SIZE, None);
     vm.fill(0..512, 1);
     (place, pool, vm)
+}
+
+#[test]
+fn what_a_window_shows_is_in_the_next_image_by_reference() {
+    const GPA: u64 = 1 << 40;
+    const PAGES: u32 = 300;
+    let (_place, pool, vm) = redirected("process-window");
+    capture(&vm, "first", &[run(200, PAGES, 0)]);
+    let blocks = |name: &str| {
+        let (_, map) = vm.holder.pin(name).unwrap();
+        let chunks = map.iter_present().map(|chunk| chunk.unwrap().1);
+        let mut blocks: Vec<_> = chunks
+            .flat_map(|chunk| chunk.iter_present().collect::<Vec<_>>())
+            .collect();
+        blocks.sort_unstable_by_key(|(_, block)| *block);
+        blocks.into_iter().map(|(_, block)| block).collect::<Vec<_>>()
+    };
+    let (_, map) = vm.holder.pin("first").unwrap();
+    let window = WindowMemory::of_image(&pool, &map, PAGES.into(), usize::MAX).unwrap();
+    let shown = Arc::new(window.shown_at(GPA));
+    let gfn = GPA / FRAME + erofs::metadata_blocks(PAGES as usize) as u64;
+    let take = |runs: &[FrameRun]| {
+        let mut capturing = Capturing::new(vec![Arc::clone(&shown)]);
+        let taken = capturing.take(runs, &*vm.engine, &vm.holder);
+        taken.map(|()| capturing)
+    };
+    for lie in [
+        vec![run(gfn - 1, 1, 0)],
+        vec![run(gfn + u64::from(PAGES), 1, 0)],
+        vec![run(gfn, PAGES + 1, 0)],
+        vec![run(gfn, PAGES, FRAMES * 4)],
+        vec![run(gfn, PAGES, u64::MAX)],
+        vec![run(gfn, PAGES, 0); FRAMES as usize],
+    ] {
+        let refused = take(&lie);
+        assert!(matches!(refused, Err(ProcessError::Lie(_))), "{refused:?}");
+    }
+
+    // Some pages are the process's own by now.
+    let mut capturing = take(&[run(gfn, PAGES, 0), run(10, 20, PAGES.into())]).unwrap();
+    let kept = commit(&mut capturing, &vm, "second", u64::from(PAGES) + 20).unwrap();
+    assert_eq!((kept.frames_given, kept.frames_copied), (20, 0));
+    let (first, second) = (blocks("first"), blocks("second"));
+    assert_eq!(second.len(), first.len() + 20);
+    assert!(first.iter().all(|block| second.contains(block)));
+    pool.remove("first").unwrap();
+    drop(vm);
+    assert_clean(&pool);
+    pool.remove("second").unwrap();
+    assert_clean(&pool);
 }
 
 #[test]
@@ -366,6 +417,7 @@ fn bytes_that_are_no_message_end_a_restart() {
         bytes: 3,
         attach: false,
         terminal: None,
+        window: None,
     };
     let outcome: Result<Restarted, _> = conversation::restart(&ours, request, b"abc", &mut Noted::default());
     assert!(matches!(outcome, Err(AgentError::Stream(_))), "{outcome:?}");

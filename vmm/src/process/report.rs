@@ -53,4 +53,7 @@ pub struct RestartReport {
     pub pages_adopted: u64,
     /// Pages whose bytes were copied.
     pub pages_copied: u64,
+    /// Pages that are shown in a window.
+    #[serde(default)]
+    pub pages_shown: u64,
 }

@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use kvm_bindings::{
-    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Xsave, kvm_clear_dirty_log,
+    KVM_MEM_READONLY, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Xsave, kvm_clear_dirty_log,
     kvm_clear_dirty_log__bindgen_ty_1, kvm_device_attr, kvm_run, kvm_run__bindgen_ty_1__bindgen_ty_4,
     kvm_userspace_memory_region, kvm_xsave,
 };
@@ -19,6 +19,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegio
 use vmm_sys_util::fam::FamStruct;
 use vmm_sys_util::ioctl::{_IOC_READ, _IOC_WRITE, ioctl_expr, ioctl_with_ref};
 
+use super::reservation::Reservation;
 use crate::memory::{GuestMemory, RamSlot};
 
 const DEVICE_ATTR_BYTES: u32 = size_of::<kvm_device_attr>() as u32;
@@ -143,6 +144,39 @@ pub fn set_memory_slots(vm: &VmFd, memory: &GuestMemory, slots: &[RamSlot], flag
         // `memory` lives; all Rust code accesses it volatile, so the guest may write it at any time.
         unsafe { vm.set_user_memory_region(region)? };
     }
+    Ok(())
+}
+
+/// Shows the guest all of `window`, read-only, at `gpa`, in a memory slot that is free.
+///
+/// The VM's owner keeps `window` until the slot is removed or no vCPU of the VM can run any more ([`crate::kvm::KvmVm`] does).
+///
+/// # Errors
+/// What `KVM_SET_USER_MEMORY_REGION` says.
+pub fn set_read_only_slot(vm: &VmFd, slot: u32, gpa: u64, window: &Reservation) -> io::Result<()> {
+    let region = kvm_userspace_memory_region {
+        slot,
+        flags: KVM_MEM_READONLY,
+        guest_phys_addr: gpa,
+        memory_size: window.size_bytes() as u64,
+        userspace_addr: window.start() as u64,
+    };
+    // SAFETY: the range is a whole reservation, which stays mapped while `window` lives, and KVM only reads it.
+    unsafe { vm.set_user_memory_region(region)? };
+    Ok(())
+}
+
+/// Removes a memory slot. When this returns the guest has no access to what was in it.
+///
+/// # Errors
+/// What `KVM_SET_USER_MEMORY_REGION` says.
+pub fn remove_slot(vm: &VmFd, slot: u32) -> io::Result<()> {
+    let region = kvm_userspace_memory_region {
+        slot,
+        ..Default::default()
+    };
+    // SAFETY: a slot of size 0 gives the guest no memory.
+    unsafe { vm.set_user_memory_region(region)? };
     Ok(())
 }
 

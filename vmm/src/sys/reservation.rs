@@ -208,6 +208,16 @@ impl Reservation {
         Ok(())
     }
 
+    /// Copies `bytes` into the range.
+    pub fn write(&self, offset_bytes: usize, bytes: &[u8]) -> io::Result<()> {
+        let address = self.address(offset_bytes, bytes.len())?;
+        // SAFETY: the range was checked to lie in this reservation, all of which is mapped writable at all times, and is
+        // written volatile only.
+        let range = unsafe { VolatileSlice::new(address, bytes.len()) };
+        range.copy_from(bytes);
+        Ok(())
+    }
+
     fn address(&self, offset_bytes: usize, size_bytes: usize) -> io::Result<*mut u8> {
         match offset_bytes.checked_add(size_bytes) {
             Some(end) if end <= self.size_bytes => Ok(self.base.wrapping_add(offset_bytes)),

@@ -48,6 +48,7 @@ fn a_snapshot_whose_memory_is_not_its_machines_is_refused() {
         memory_bytes: 4 << 20,
         disks: Vec::new(),
         vsock: false,
+        windows: 0,
     };
     check_memory(&spec, &entry).unwrap();
     for memory_bytes in [2 << 20, 6 << 20] {

@@ -55,6 +55,7 @@ pub(super) fn machine_error(error: MachineError) -> VmError {
         MachineError::Boot(boot) => (boot_kind(boot), boot.remedy()),
         MachineError::Disk(disk) => (disk_kind(disk), disk.remedy()),
         MachineError::Device(device) => (device_kind(device), None),
+        MachineError::NoWindow(_) => (ErrorKind::Refused, Some("restore it without --window")),
         _ => (ErrorKind::Failed, None),
     };
     VmError {

@@ -6,26 +6,28 @@
 
 use std::{
     os::unix::net::UnixStream,
-    sync::{MutexGuard, Weak},
+    sync::{Arc, MutexGuard, Weak},
     time::Instant,
 };
 
 use nvvmm_protocol::{Capture, FailedBecause, FrameRun, Restart, TerminalSize};
-use nvvmm_snapshot::{Holder, SnapshotEntry, SnapshotKind};
+use nvvmm_snapshot::{FrameMap, Holder, SnapshotEntry, SnapshotKind};
 
 use super::{
     VmError,
-    error::cow_error,
+    error::{cow_error, machine_error},
     running::{Operation, RunningVm},
 };
 use crate::{
     checkpoint::phases::micros,
     control::{Afterwards, CaptureRequest, ErrorKind, RestartRequest},
     cow::{CowEngine, CowError, FRAME_SIZE_BYTES},
+    machine::ShownWindow,
     process::{
         AgentError, CaptureReport, CaptureSteps, Capturing, Kept, PlaceSteps, Placing, ProcessError,
         RestartReport, SavedProcess, conversation,
     },
+    window::WindowMemory,
 };
 
 /// What is under way with a process of the guest: one thing at a time.
@@ -116,6 +118,20 @@ pub(super) fn capture(
     }
 }
 
+/// A restart that has begun.
+struct Begun {
+    ticket: u64,
+    /// All that is not pages.
+    image: Vec<u8>,
+    /// Pages of the image.
+    pages: u64,
+    /// The window that shows them.
+    window: Option<ShownWindow>,
+}
+
+/// Mappings that one window may take of this process: with four of them an eighth of what the kernel allows by default.
+const WINDOW_PIECES_MAX: usize = 2048;
+
 /// Why there was no restart.
 #[derive(Debug)]
 pub(super) enum RestartFailed {
@@ -139,7 +155,12 @@ pub(super) fn restart(
     agent: &UnixStream,
 ) -> Result<RestartReport, RestartFailed> {
     let began = Instant::now();
-    let (ticket, image) = with_vm(&vm, |vm| vm.begin_restart(request))?;
+    let Begun {
+        ticket,
+        image,
+        pages,
+        window,
+    } = with_vm(&vm, |vm| vm.begin_restart(request))?;
     let mut steps = Steps {
         vm: &vm,
         ticket,
@@ -152,13 +173,20 @@ pub(super) fn restart(
         terminal: request
             .terminal
             .map(|(rows, columns)| TerminalSize { rows, columns }),
+        window: window.map(|window| window.device),
     };
     let restarted = conversation::restart(agent, asked, &image, &mut steps);
     let placed = end(&vm, ticket);
+    if let (Err(_), Some(window), Some(vm)) = (&restarted, window, vm.upgrade()) {
+        vm.machine.withdraw_window(window.index).map_err(machine_error)?;
+    }
     match restarted {
         Ok(restarted) => {
-            let (pages_adopted, pages_copied) =
-                placed.map_or((0, 0), |placed| (placed.adopted, placed.copied));
+            let (pages_adopted, pages_copied) = match (window, placed) {
+                (Some(_), _) => (0, restarted.pages.min(pages)),
+                (None, placed) => placed.map_or((0, 0), |placed| (placed.adopted, placed.copied)),
+            };
+            let pages_shown = window.map_or(0, |_| pages - pages_copied);
             Ok(RestartReport {
                 name: request.name.clone(),
                 vm: name.to_owned(),
@@ -169,6 +197,7 @@ pub(super) fn restart(
                 total_us: micros(began),
                 pages_adopted,
                 pages_copied,
+                pages_shown,
             })
         }
         Err(AgentError::Ours(ProcessError::Cow(error))) if !matches!(error, CowError::NoSpace) => {
@@ -240,18 +269,47 @@ impl RunningVm {
             }
             .into());
         }
-        Ok(operation.process.begin(Work::Capture(Capturing::default())))
+        let shown = operation.shown.iter();
+        let shown = shown.filter(|(index, _)| self.machine.shows_window(**index));
+        let capturing = Capturing::new(shown.map(|(_, blocks)| Arc::clone(blocks)).collect());
+        Ok(operation.process.begin(Work::Capture(capturing)))
     }
 
-    fn begin_restart(&self, request: &RestartRequest) -> Result<(u64, Vec<u8>), VmError> {
+    fn begin_restart(&self, request: &RestartRequest) -> Result<Begun, VmError> {
         let mut operation = self.operation_on_process()?;
         let entry = self.holder.pool().find(&request.name)?;
         check_kind(&entry)?;
         let pinned = self.holder.pin(&entry.name);
         let (entry, frames) = pinned.map_err(|error| process_error(error.into()))?;
         let image = SavedProcess::decode(&self.holder.pool().read_state(entry.id)?)?.image;
-        let placing = Placing::new(frames, entry.memory_bytes / FRAME_SIZE_BYTES as u64);
-        Ok((operation.process.begin(Work::Restart(placing)), image))
+        let pages = entry.memory_bytes / FRAME_SIZE_BYTES as u64;
+        let window = match request.window {
+            true => Some(self.show(&mut operation, &frames, pages)?),
+            false => None,
+        };
+        let placing = Placing::new(frames, pages);
+        Ok(Begun {
+            ticket: operation.process.begin(Work::Restart(placing)),
+            image,
+            pages,
+            window,
+        })
+    }
+
+    /// Shows the guest an image, which stays pinned until the next snapshot of the VM: that there is none while a window shows
+    /// anything keeps its blocks.
+    fn show(&self, operation: &mut Operation, frames: &FrameMap, pages: u64) -> Result<ShownWindow, VmError> {
+        let content = WindowMemory::of_image(self.holder.pool(), frames, pages, WINDOW_PIECES_MAX);
+        let content = content.map_err(|error| {
+            VmError::new(ErrorKind::Refused, error.to_string()).with_remedy("restore it without --window")
+        })?;
+        let window = self
+            .machine
+            .show_window(content.reservation())
+            .map_err(machine_error)?;
+        let blocks = content.shown_at(window.gpa);
+        operation.shown.insert(window.index, Arc::new(blocks));
+        Ok(window)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A VM that is built: what can be asked of it.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
     time::{Duration, Instant},
 };
@@ -22,6 +23,7 @@ use crate::{
     cow::{CowEngine, FaultThread},
     machine::{Hold, Machine},
     spec::VmSpec,
+    window::ShownBlocks,
 };
 
 /// One built VM.
@@ -55,6 +57,8 @@ pub(super) struct Operation {
     pub base: Option<SnapshotId>,
     /// A process of the guest that is being captured or restarted.
     pub process: ProcessWork,
+    /// What each window showed last.
+    pub shown: BTreeMap<usize, Arc<ShownBlocks>>,
 }
 
 /// What others may see at any time, also while an operation lasts.
@@ -73,6 +77,7 @@ impl Operation {
             quiesced: true,
             base,
             process: ProcessWork::default(),
+            shown: BTreeMap::new(),
         }
     }
 }
@@ -182,6 +187,15 @@ impl RunningVm {
         }
         if pending.is_withdrawn() {
             return Err(self.no_space());
+        }
+        // After the snapshot nothing keeps the blocks of images any more.
+        self.machine.end_windows_let_go().map_err(machine_error)?;
+        if self.machine.shows_windows() {
+            return Err(VmError::new(
+                ErrorKind::Refused,
+                "a process of the guest runs on memory that is shown in a window, which no snapshot of the VM can hold",
+            )
+            .with_remedy("end it, or restart it without --window"));
         }
         operation.process.stop(&*self.engine, &self.holder);
         let taken = checkpoint::take(&Taking {

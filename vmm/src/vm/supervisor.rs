@@ -226,7 +226,12 @@ impl Supervisor {
                 MachineEvent::Failed { vcpu, what } => {
                     return Some(Err(VmError::failed(format!("vCPU {vcpu} cannot go on: {what}"))));
                 }
-                MachineEvent::Interrupted => {}
+                // Perhaps the guest has let go of a window.
+                MachineEvent::Interrupted => {
+                    if let Err(error) = vm.machine.end_windows_let_go() {
+                        tracing::error!(%error, "a window that the guest has let go of stays");
+                    }
+                }
             }
         }
     }

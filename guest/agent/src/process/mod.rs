@@ -6,6 +6,7 @@ mod protected;
 pub mod restart;
 #[cfg(test)]
 mod test_host;
+pub mod window;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -7,10 +7,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
-use nvvmm_process::{Image, RestartOptions};
+use nvvmm_process::{Image, RestartOptions, WindowPages};
 use nvvmm_protocol::{FromAgent, Restart, Restarted, ToAgent, receive, send};
 
 use super::frames::HostPages;
+use super::window::Window;
 use super::{count, failure, one_at_a_time, refused};
 use crate::attached::{self, Stdio};
 use crate::serve::{Failure, Stream};
@@ -28,11 +29,16 @@ pub fn run(request: &Restart, stream: &mut impl Stream) -> Result<(), Failure> {
     };
     let another = stream.another().map_err(failed)?;
     let is_attached = request.attach;
+    let mut window = request.window.map(Window::open).transpose()?;
     let (said, heard) = mpsc::channel();
     // It makes the processes, which are its children, and lives as long as the first of them: the kernel takes the end of the thread that
     // made a process for the end of its parent (PR_SET_PDEATHSIG).
     thread::spawn(move || {
-        let outcome = restart(&image, theirs, another);
+        let outcome = restart(&image, theirs, window.as_ref(), another);
+        // Before the host hears of it: then nothing of the window is in use any more.
+        if outcome.is_err() {
+            window.take().map(Window::let_go);
+        }
         let pid = outcome.as_ref().ok().map(|restarted| restarted.pid as u32);
         let _ = said.send(outcome);
         if let Some(pid) = pid {
@@ -40,6 +46,9 @@ pub fn run(request: &Restart, stream: &mut impl Stream) -> Result<(), Failure> {
             if !is_attached {
                 let _ = sys::reap(pid);
             }
+        }
+        if let Some(window) = window {
+            window.let_go();
         }
     });
     let restarted = heard.recv().map_err(|_| Failure::Broken)??;
@@ -51,20 +60,35 @@ pub fn run(request: &Restart, stream: &mut impl Stream) -> Result<(), Failure> {
     }
 }
 
-fn restart(image: &Image, stdio: [OwnedFd; 3], mut stream: impl Stream) -> Result<Restarted, Failure> {
+fn restart(
+    image: &Image,
+    stdio: [OwnedFd; 3],
+    window: Option<&Window>,
+    mut stream: impl Stream,
+) -> Result<Restarted, Failure> {
     let _alone = one_at_a_time();
     let began = Instant::now();
     let options = RestartOptions {
         stdio: stdio.each_ref().map(|end| Some(end.as_fd())),
     };
-    let mut pages = HostPages::new(&mut stream);
-    let done = nvvmm_process::restart(image, &options, &mut pages);
-    pages.outcome(done)?;
+    let pages = match window {
+        Some(window) => {
+            let mut pages = WindowPages::new(window.pages()?);
+            nvvmm_process::restart(image, &options, &mut pages).map_err(|error| failure(&error))?;
+            pages.copied()
+        }
+        None => {
+            let mut pages = HostPages::new(&mut stream);
+            let done = nvvmm_process::restart(image, &options, &mut pages);
+            pages.outcome(done)?;
+            pages.sent
+        }
+    };
     Ok(Restarted {
         pid: image.processes[0].pid,
         processes: count(image.processes.len()),
         threads: count(image.threads()),
-        pages: pages.sent,
+        pages,
         elapsed_us: began.elapsed().as_micros() as u64,
     })
 }

@@ -143,6 +143,7 @@ fn what_is_no_image_is_refused() {
             bytes,
             attach: true,
             terminal: None,
+            window: None,
         }))
     };
     let host = ask(u64::MAX);

@@ -223,6 +223,7 @@ impl Kept {
             bytes: self.image.len() as u64,
             attach,
             terminal,
+            window: None,
         }));
         for part in self.image.chunks(DATA_BYTES_MAX) {
             host.say(ToAgent::Data(part.to_vec()));

@@ -299,6 +299,9 @@ fn mapping_refusal(process: &Observed, mapping: &Mapping) -> Option<String> {
             name.is_empty() || name == "[heap]" || name.starts_with("[stack") || name.starts_with("[anon:");
         return (!known || mapping.shared).then(|| format!("is of a kind that is not known ({name})"));
     }
+    if files::is_of_window(mapping) {
+        return None;
+    }
     files::mapped_file(&files::map_link(process.pid, mapping), &mapping.name)
         .err()
         .map(|reason| format!("is of a file {reason}"))

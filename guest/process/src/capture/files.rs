@@ -15,6 +15,7 @@ use super::check::{Observed, identity};
 use crate::error::{Error, Pid, failed};
 use crate::image::{MappedFile, OpenFile, Pipe, ProcessDescriptor, What};
 use crate::observe::{Descriptor, Mapping};
+use crate::pages::WINDOWS;
 use crate::sys;
 
 /// The device numbers of those without a state: null, zero, full, random, urandom.
@@ -34,11 +35,19 @@ pub fn map_link(pid: Pid, mapping: &Mapping) -> PathBuf {
     ))
 }
 
+/// Whether a mapping stands for anonymous memory that the process had when it was captured before (`--window`).
+pub fn is_of_window(mapping: &Mapping) -> bool {
+    !mapping.shared && mapping.name.starts_with(WINDOWS)
+}
+
 /// The file that a link of /proc leads to, which must be there under its name; else what is wrong with it.
 pub fn mapped_file(link: &Path, name: &Path) -> Result<MappedFile, String> {
     let shown = name.display();
     let found =
         std::fs::metadata(link).map_err(|error| format!("that cannot be looked at ({shown}): {error}"))?;
+    if name.starts_with(WINDOWS) {
+        return Err(format!("that shows an image ({shown})"));
+    }
     if !found.is_file() {
         return Err(format!("that is a device or other special file ({shown})"));
     }

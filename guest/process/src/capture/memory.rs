@@ -1,6 +1,6 @@
 //! Which pages a process has of its own, and where they are just now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::error::{Error, failed};
 use crate::image::{Mapped, Mapping, PageRun, Process};
@@ -13,8 +13,13 @@ use crate::sys::PAGE_BYTES;
 const ROUNDS_MAX: u32 = 64;
 
 /// Hands a process's pages to the sink, each with a number of its own from `next` on, until none moved while it was handed over. Says how
-/// often they were listed.
-pub fn take(process: &mut Process, next: &mut u64, sink: &mut dyn PageSink) -> Result<u32, Error> {
+/// often they were listed. The mappings that begin at `of_windows` are of a window: what was not written of them is in its frames.
+pub fn take(
+    process: &mut Process,
+    of_windows: &HashSet<u64>,
+    next: &mut u64,
+    sink: &mut dyn PageSink,
+) -> Result<u32, Error> {
     let memory = Memory::open(process.pid)?;
     let mut pagemap = Pagemap::open(process.pid)?;
     let mut numbers = Numbers {
@@ -23,7 +28,7 @@ pub fn take(process: &mut Process, next: &mut u64, sink: &mut dyn PageSink) -> R
     };
     let mut last = Listing::default();
     for round in 1..=ROUNDS_MAX {
-        let now = list(process, &mut pagemap)?;
+        let now = list(process, of_windows, &mut pagemap)?;
         if now == last && now.absent.is_empty() {
             *next = numbers.next;
             set_pages(process, &numbers, &now);
@@ -47,12 +52,15 @@ pub fn take(process: &mut Process, next: &mut u64, sink: &mut dyn PageSink) -> R
     })
 }
 
-fn list(process: &Process, pagemap: &mut Pagemap) -> Result<Listing, Error> {
+fn list(process: &Process, of_windows: &HashSet<u64>, pagemap: &mut Pagemap) -> Result<Listing, Error> {
     let mut listing = Listing::default();
     for mapping in &process.mappings {
         // What is shared belongs to its file. What may be dropped is.
-        if matches!(mapping.what, Mapped::Anonymous | Mapped::PrivateFile { .. }) {
-            pagemap.list(mapping.start, mapping.end, &mut listing)?;
+        let (start, end) = (mapping.start, mapping.end);
+        if of_windows.contains(&start) {
+            pagemap.list_of_window(start, end, &mut listing)?;
+        } else if matches!(mapping.what, Mapped::Anonymous | Mapped::PrivateFile { .. }) {
+            pagemap.list(start, end, &mut listing)?;
         }
     }
     Ok(listing)

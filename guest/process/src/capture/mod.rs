@@ -73,8 +73,13 @@ impl Frozen {
         (image.files, image.pipes) = files.finish()?;
         image.xfeatures = xfeatures(&image.processes[0].threads[0].xstate);
         let mut rounds = 0;
-        for process in &mut image.processes {
-            rounds = rounds.max(memory::take(process, &mut image.pages, sink)?);
+        for (process, observed) in image.processes.iter_mut().zip(&observed.processes) {
+            let of_windows = observed
+                .mappings
+                .iter()
+                .filter(|mapping| files::is_of_window(mapping));
+            let of_windows = of_windows.map(|mapping| mapping.start).collect();
+            rounds = rounds.max(memory::take(process, &of_windows, &mut image.pages, sink)?);
         }
         Ok(Captured { image, rounds })
     }

@@ -108,10 +108,13 @@ fn mapping(pid: Pid, observed: &observe::Mapping, known: &mut Vec<MappedFile>) -
         (b"sr", Advice::Sequential),
         (b"rr", Advice::Random),
     ];
+    let is_of_window = files::is_of_window(observed);
     let mut advice: Vec<Advice> = ADVICE
         .iter()
         .filter(|(flag, _)| observed.has(flag))
         .map(|(_, advice)| *advice)
+        // The kernel says that of all memory of a window.
+        .filter(|advice| *advice != Advice::HugePage || !is_of_window)
         .collect();
     if observed.has(b"lo") {
         advice.push(if observed.has(b"lf") {
@@ -122,7 +125,7 @@ fn mapping(pid: Pid, observed: &observe::Mapping, known: &mut Vec<MappedFile>) -
     }
     let what = if observed.has(b"dp") {
         Mapped::Droppable
-    } else if observed.inode == 0 {
+    } else if observed.inode == 0 || is_of_window {
         Mapped::Anonymous
     } else {
         let found = files::mapped_file(&files::map_link(pid, observed), &observed.name)

@@ -73,6 +73,21 @@ impl Pagemap {
 
     /// Adds what is between two addresses to the listing.
     pub fn list(&mut self, start: u64, end: u64, listing: &mut Listing) -> Result<(), Error> {
+        self.list_range(start, end, false, listing)
+    }
+
+    /// The same in memory of a window: there is something on every page, and what is not the process's own is listed, too.
+    pub fn list_of_window(&mut self, start: u64, end: u64, listing: &mut Listing) -> Result<(), Error> {
+        self.list_range(start, end, true, listing)
+    }
+
+    fn list_range(
+        &mut self,
+        start: u64,
+        end: u64,
+        of_window: bool,
+        listing: &mut Listing,
+    ) -> Result<(), Error> {
         let mut buffer = vec![0u8; BATCH * 8];
         let mut address = start;
         while address < end {
@@ -82,22 +97,22 @@ impl Pagemap {
                 .read_exact_at(entries, address / PAGE_BYTES * 8)
                 .map_err(failed("read a pagemap"))?;
             for entry in entries.as_chunks::<8>().0 {
-                self.add(address, u64::from_le_bytes(*entry), listing)?;
+                self.add(address, u64::from_le_bytes(*entry), of_window, listing)?;
                 address += PAGE_BYTES;
             }
         }
         Ok(())
     }
 
-    fn add(&mut self, address: u64, entry: u64, listing: &mut Listing) -> Result<(), Error> {
+    fn add(&mut self, address: u64, entry: u64, of_window: bool, listing: &mut Listing) -> Result<(), Error> {
         if entry & GUARD != 0 {
             match listing.guards.last_mut() {
                 Some((start, pages)) if *start + *pages * PAGE_BYTES == address => *pages += 1,
                 _ => listing.guards.push((address, 1)),
             }
-        } else if entry & SWAPPED != 0 {
+        } else if entry & SWAPPED != 0 || of_window && entry & PRESENT == 0 {
             listing.absent.push(address);
-        } else if entry & PRESENT != 0 && entry & OF_FILE == 0 {
+        } else if entry & PRESENT != 0 && (of_window || entry & OF_FILE == 0) {
             let frame = entry & FRAME_MASK;
             if frame == 0 {
                 return Err(failed("read frame numbers")(io::Error::from(
@@ -105,7 +120,7 @@ impl Pagemap {
                 )));
             }
             let exclusive = entry & EXCLUSIVE != 0;
-            if exclusive || !self.is_zero_page(frame)? {
+            if exclusive || of_window || !self.is_zero_page(frame)? {
                 push(&mut listing.runs, address, frame);
                 listing.shared += u64::from(!exclusive);
             }

@@ -14,6 +14,11 @@ pub struct CopiedPages {
 }
 
 impl CopiedPages {
+    /// The pages, from the first one of the image on.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// How many pages were taken, counting each time.
     pub fn taken(&self) -> u64 {
         self.taken

@@ -2,12 +2,19 @@
 //! test copies.
 
 mod copied;
+mod window;
 
 pub use copied::CopiedPages;
+pub use window::WindowPages;
 
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use crate::error::Pid;
+
+/// Where file systems that show images are mounted. At a capture private memory of one of their files counts as anonymous: its pages
+/// are taken from the process's own frames, or from those that show the image.
+pub const WINDOWS: &str = "/run/nvvmm/windows";
 
 /// Pages of a frozen process that are to be pages of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +55,12 @@ pub trait PageSource {
     /// Whether pages are to have frames of their own before they are placed, that the kernel does not move until they were.
     fn wants_frames(&self) -> bool {
         false
+    }
+
+    /// A file that holds the image's pages, in their order, if there is one: long runs of anonymous memory are mapped from it,
+    /// privately, and not placed. It must stay as it is while anybody has it mapped.
+    fn window(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 
     /// Makes these pages, of a process that stands still, hold what the image has.

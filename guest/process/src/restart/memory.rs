@@ -1,10 +1,12 @@
 //! The memory of a process in the making.
 
+use std::collections::HashSet;
 use std::os::fd::AsRawFd;
 
 use super::descriptors::Fetch;
 use super::files::open_mapped;
 use super::nursery::Stub;
+use super::overlay;
 use super::pin::{Pinned, in_parts};
 use crate::error::{Error, failed};
 use crate::image::{Advice, Mapped, MappedFile, Mapping};
@@ -27,7 +29,7 @@ pub fn build(stub: &mut Stub, kernel: &Kernel, source: &mut dyn PageSource) -> R
     let fetch = Fetch::new(stub, 0)?;
     for mapping in &stub.process.mappings {
         map(stub, &fetch, mapping)?;
-        advise(stub, mapping)?;
+        advise(stub, mapping, mapping.start, mapping.end)?;
     }
     fill(stub, &fetch, source)?;
     for mapping in &stub.process.mappings {
@@ -133,8 +135,8 @@ fn fetch_mapped(stub: &Stub, fetch: &Fetch, file: &MappedFile, writable: bool) -
     fetch.get(stub, open_mapped(file, writable)?.as_raw_fd())
 }
 
-/// What must be known before there are pages.
-fn advise(stub: &Stub, mapping: &Mapping) -> Result<(), Error> {
+/// What must be known before there are pages, about the part of a mapping from `start` to `end`.
+pub(super) fn advise(stub: &Stub, mapping: &Mapping, start: u64, end: u64) -> Result<(), Error> {
     for advice in &mapping.advice {
         let value = match advice {
             Advice::GrowsDown | Advice::NoReserve => continue,
@@ -149,7 +151,7 @@ fn advise(stub: &Stub, mapping: &Mapping) -> Result<(), Error> {
             Advice::Sequential => libc::MADV_SEQUENTIAL,
             Advice::Random => libc::MADV_RANDOM,
         };
-        let arguments = [mapping.start, mapping.end - mapping.start, value as u64];
+        let arguments = [start, end - start, value as u64];
         stub.call(
             &format!("advise memory ({advice:?})"),
             libc::SYS_madvise,
@@ -160,8 +162,13 @@ fn advise(stub: &Stub, mapping: &Mapping) -> Result<(), Error> {
 }
 
 fn fill(stub: &Stub, fetch: &Fetch, source: &mut dyn PageSource) -> Result<(), Error> {
+    let from_window = match source.window() {
+        Some(file) => overlay::map(stub, fetch, file)?,
+        None => HashSet::new(),
+    };
     let runs = stub.process.mappings.iter().flat_map(|mapping| &mapping.pages);
     let wanted: Vec<Placed> = runs
+        .filter(|run| !from_window.contains(&run.address))
         .map(|run| Placed {
             address: run.address,
             image_page: run.image_page,

@@ -6,6 +6,7 @@ mod descriptors;
 mod files;
 mod memory;
 mod nursery;
+mod overlay;
 mod pin;
 mod process;
 mod threads;

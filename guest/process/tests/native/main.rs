@@ -11,5 +11,6 @@ mod refuses;
 #[path = "../scenarios.rs"]
 mod scenarios;
 mod survives;
+mod windows;
 #[path = "../workloads.rs"]
 mod workloads;

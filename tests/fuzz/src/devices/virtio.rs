@@ -9,10 +9,12 @@ use std::sync::{Arc, LazyLock};
 use event_manager::{EventManager, SubscriberOps};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nvvmm_devices::virtio::{
-    Block, BlockOptions, MMIO_LEN, MmioTransport, QueueSubscriber, Rng, VirtioDevice,
+    Block, BlockOptions, MMIO_LEN, MmioTransport, Pmem, PmemRange, PmemSlot, QueueSubscriber, Rng,
+    VirtioDevice,
 };
 use nvvmm_devices::{BusDevice, CountingIrq, Device};
 use virtio_bindings::virtio_config::*;
+use virtio_bindings::virtio_ids::VIRTIO_ID_PMEM;
 use virtio_bindings::virtio_mmio::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -39,6 +41,10 @@ const PACKET: u64 = HIGH_REGION;
 /// What the rings are laid out for here; the device may have been told something else.
 const RING_SIZE: u16 = 64;
 const DISK_BYTES: usize = 0x4000;
+const PMEM: PmemRange = PmemRange {
+    gpa: 1 << 40,
+    size_bytes: 1 << 24,
+};
 
 /// Turns of the event loop in one run.
 const TURNS_MAX: usize = 64;
@@ -49,9 +55,15 @@ const WRITE: u16 = 2;
 /// The device that the guest drives.
 #[derive(Clone, Copy)]
 pub(crate) enum Kind {
-    Disk { read_only: bool },
+    Disk {
+        read_only: bool,
+    },
     Rng,
     Vsock,
+    /// With memory in its slot until it is reset, or never.
+    Pmem {
+        shown: bool,
+    },
 }
 
 impl Kind {
@@ -59,6 +71,13 @@ impl Kind {
         match self {
             Kind::Rng => Box::new(Rng::new()),
             Kind::Vsock => Box::new(vsock::device()),
+            Kind::Pmem { shown } => {
+                let slot = Arc::new(PmemSlot::new(Box::new(|| {})));
+                if shown {
+                    slot.offer(PMEM);
+                }
+                Box::new(Pmem::new(slot))
+            }
             Kind::Disk { read_only } => {
                 let options = BlockOptions {
                     read_only,
@@ -105,6 +124,12 @@ impl Machine {
             irq,
             events,
         }
+    }
+
+    fn is_shown_memory(&mut self) -> bool {
+        let mut word = [0; 4];
+        self.transport.read(u64::from(VIRTIO_MMIO_DEVICE_ID), &mut word);
+        u32::from_le_bytes(word) == VIRTIO_ID_PMEM
     }
 }
 
@@ -336,6 +361,12 @@ impl Guest {
             .take()
             .expect("a guest is in a machine between steps");
         old.transport.pause().expect("pause");
+        if old.is_shown_memory() {
+            old.transport.save().expect_err("memory that is not the guest's");
+            old.transport.resume().expect("resume");
+            self.machine = Some(old);
+            return;
+        }
         let saved = old.transport.save().expect("save");
         let mut status = [0; 4];
         old.transport.read(u64::from(VIRTIO_MMIO_STATUS), &mut status);
@@ -351,6 +382,9 @@ impl Guest {
             "a paused device changed"
         );
         drop(old);
+        if let Kind::Pmem { shown } = &mut self.kind {
+            *shown = false;
+        }
 
         let mut new = Machine::new(self.kind, INSTANCE, &self.memory);
         new.transport.restore(&saved).expect("restore");

@@ -39,6 +39,7 @@ pub(super) fn example() -> &'static Example {
                 read_only: false,
             }],
             vsock: true,
+            windows: 1,
         };
         let vm = VmStateV1 {
             pic_master: kvm_irqchip::default(),

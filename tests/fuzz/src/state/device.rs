@@ -14,11 +14,12 @@ pub(super) const KINDS: [(&str, &str); 3] = [
     ("serial", "com1"),
     ("acpi-power", "power0"),
 ];
-const VIRTIO: [Kind; 4] = [
+const VIRTIO: [Kind; 5] = [
     Kind::Rng,
     Kind::Disk { read_only: false },
     Kind::Disk { read_only: true },
     Kind::Vsock,
+    Kind::Pmem { shown: false },
 ];
 /// Turns of the event loop: a state may keep its device busy for ever.
 const TURNS_MAX: usize = 4;
