@@ -67,6 +67,7 @@ run_tests() {
   absent=$(grep -c '^SKIPPED: ' "$log" || true)
   passed=$((passed - absent)) ignored=$((ignored + absent))
   left_out=$(sed -n 's/^SKIPPED: //p' "$log" | sort | uniq -c | awk '{$1 = $1; printf "%s%s", sep, $0; sep = "; "}')
+  ((status == 0)) || failure_report "$name" "$log" >>"$summary/failures"
   rm -f "$log"
   if ((status == 77)); then
     status=0 ignored=$((ignored + 1))
@@ -108,9 +109,18 @@ count_results() {
   } END { print passed + 0, failed + 0, ignored + 0, filtered + 0 }' "$1"
 }
 
-# print_summary TIER...: ends with the totals, and fails when a test failed.
+# failure_report NAME LOG: what failed tests printed, or the end of the log where libtest says nothing of a failed test.
+failure_report() {
+  local shown
+  shown=$(awk '/^failures:$/ {inside = !inside; next} /^test result: / {inside = 0} inside' "$2" | cut -c 1-400 | tail -n 80)
+  [[ -n $shown ]] || shown=$(tail -n 20 "$2" | cut -c 1-400)
+  printf '\n== failed in tier %s: %s\n%s\n' "$tier" "$1" "$shown"
+}
+
+# print_summary TIER...: what failed, again, where it is seen; then a table. Ends with the totals, and fails when a test failed.
 print_summary() {
   local name how passed failed skipped seconds note total_passed=0 total_failed=0 total_skipped=0
+  [[ ! -e $summary/failures ]] || cat "$summary/failures"
   printf '\n%-16s %-8s %7s %7s %8s %8s  %s\n' tier how passed failed skipped seconds note
   while IFS='|' read -r name how passed failed skipped seconds note; do
     printf '%-16s %-8s %7d %7d %8d %8d  %s\n' "$name" "$how" "$passed" "$failed" "$skipped" "$seconds" "$note"
