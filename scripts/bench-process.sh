@@ -2,10 +2,11 @@
 # Compares snapshots of a process with CRIU's, in one Linux guest: a program that has touched so much memory is dumped and restored by CRIU,
 # images on tmpfs in the guest, and captured and restarted by nvvmm, in turn. Prints medians and the ratios against the targets.
 #
-#   scripts/bench-process.sh [--sizes MIB,...] [--repeat N] [--json]
+#   scripts/bench-process.sh [--sizes MIB,...] [--repeat N] [--reserve MIB] [--json]
 #
 #   --sizes MIB,...   memory of the process (default 16,64,256,512)
 #   --repeat N        how often each is done (default 3)
+#   --reserve MIB     memory that the agent keeps ready for a restart (default: that of the largest process; 0: none)
 #   --json            all measurements and medians as JSON instead of tables
 #   -h, --help        this text
 #
@@ -19,11 +20,12 @@ source "$here/lib/programs.sh"
 source "$here/lib/kernel.sh"
 source "$here/lib/criu.sh"
 
-sizes=16,64,256,512 repeat=3 format=table
+sizes=16,64,256,512 repeat=3 reserve='' format=table
 while (($#)); do
   case $1 in
     --sizes) sizes=${2:?--sizes needs numbers of MiB}; shift ;;
     --repeat) repeat=${2:?--repeat needs a number}; shift ;;
+    --reserve) reserve=${2:?--reserve needs a number of MiB}; shift ;;
     --json) format=json ;;
     -h | --help) usage; exit 0 ;;
     *) die "unknown argument $1" "see ${0##*/} --help" ;;
@@ -33,13 +35,17 @@ done
 [[ $sizes =~ ^[1-9][0-9]*(,[1-9][0-9]*)*$ ]] || die "--sizes must be numbers with commas: $sizes"
 [[ $repeat =~ ^[1-9][0-9]*$ ]] || die "--repeat must be a number: $repeat"
 
+# The pages of a process that are not its test memory need a little, and pieces are in step with huge pages.
+: "${reserve:=$(($(tr ',' '\n' <<<"$sizes" | sort -n | tail -n 1) + 8))}"
+[[ $reserve =~ ^[0-9]+$ ]] || die "--reserve must be a number of MiB: $reserve"
+
 need_rust
 need_packages jq
 build_nvvmm
 make_guest_image
 make_criu_image
 
-measure=("$here/bench-process/measure.sh" "$sizes" "$repeat")
+measure=("$here/bench-process/measure.sh" "$sizes" "$repeat" "$reserve")
 if [[ $(kvm_kind) == direct ]]; then
   say "the guest runs directly on this machine: $(kvm_reason)"
   where=direct
@@ -50,8 +56,8 @@ else
   measure=("$here/nested.sh" --memory 8G --timeout "${NVVMM_BENCH_TIMEOUT:-3600}" "${measure[@]}")
 fi
 # The harness has one output for both: measurements are lines that begin with {.
-measurements=$("${measure[@]}" | awk '/^\{/ {print; next} {print >"/dev/stderr"}')
-result=$(jq -s --arg where "$where" --arg criu "$("$(criu_path)" --version | sed -n 's/^Version: //p')" \
+measurements=$("${measure[@]}" | awk '/^\{/ {print; next} {print >"/dev/stderr"; fflush("/dev/stderr")}')
+result=$(jq -s --arg where "$where" --argjson reserve "$reserve" --arg criu "$("$(criu_path)" --version | sed -n 's/^Version: //p')" \
   -f "$here/bench-process/summary.jq" <<<"$measurements")
 if [[ $format == json ]]; then
   printf '%s\n' "$result"

@@ -60,6 +60,7 @@ case $step in
     echo "used_kib=$used $(cat $run/verdict)"
     rm $run/verdict
     ;;
+  wait-for-reserve) wait_for /run/nvvmm/reserve ;;
   counts) counts ;;
   kill)
     kill -9 "$2"

@@ -3,7 +3,7 @@
 # was captured and restarted.
 # Needs jq and, in the environment, NVVMM_BIN, NVVMM_GUEST_KERNEL_ELF and NVVMM_GUEST_INITRAMFS.
 #
-#   measure.sh MIB,... REPEAT
+#   measure.sh MIB,... REPEAT RESERVE_MIB
 set -euo pipefail
 shopt -s inherit_errexit
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -11,10 +11,10 @@ source "$here/../lib/say.sh"
 
 : "${NVVMM_BIN:?scripts/bench-process.sh sets it}" "${NVVMM_GUEST_KERNEL_ELF:?}" "${NVVMM_GUEST_INITRAMFS:?}"
 IFS=, read -ra sizes <<<"$1"
-repeat=$2
+repeat=$2 reserve_mib=$3
 largest=$(printf '%s\n' "${sizes[@]}" | sort -n | tail -n 1)
-# The process and CRIU's copy of it, besides the system.
-memory_mib=$((2 * largest + 384))
+# The process, CRIU's copy of it and the reserve, besides the system.
+memory_mib=$((2 * largest + reserve_mib + 384))
 NVVMM_RUNTIME_DIR=$(mktemp -d "${TMPDIR:-/tmp}/nvvmm-bench.XXXXXX")
 counts=$NVVMM_RUNTIME_DIR/counts
 pool=/dev/shm/nvvmm-bench-$$.pool
@@ -53,8 +53,12 @@ counted() {
 
 all_counts() { printf '{"capture": %s, "restart": %s}' "$(<"$counts/capture")" "$(<"$counts/restart")"; }
 
+# The agent refills it after each restart, which takes time and memory.
+wait_for_reserve() { ((reserve_mib == 0)) || in_guest wait-for-reserve; }
+
 start() {
   local answer
+  wait_for_reserve
   answer=$(in_guest start "$1")
   started=$(members start_ "$answer")
   pid=$(sed -n 's/.*pid=\([0-9]*\).*/\1/p' <<<"$answer")
@@ -62,6 +66,7 @@ start() {
 
 verify() {
   local answer
+  wait_for_reserve
   answer=$(in_guest verify)
   [[ $answer == *' wrong=0 '* ]] || die "after a restart by $1 memory is wrong: $answer"
   verified=$(members verify_ "$answer")
@@ -94,7 +99,7 @@ by_nvvmm() {
 
 "$NVVMM_BIN" pool create "$pool" --size "$((memory_mib + largest + 256))M" >/dev/null
 "$NVVMM_BIN" run --name bench --pool "$pool" --kernel "$NVVMM_GUEST_KERNEL_ELF" --initramfs "$NVVMM_GUEST_INITRAMFS" \
-  --cmdline "console=ttyS0 quiet" --memory "${memory_mib}M" --cpus 1 --detach >/dev/null
+  --cmdline "console=ttyS0 quiet NVVMM_RESERVE=${reserve_mib}M" --memory "${memory_mib}M" --cpus 1 --detach >/dev/null
 for ((tries = 0; ; tries++)); do
   ! "$NVVMM_BIN" exec bench -- true 2>/dev/null || break
   ((tries < 120)) || die "the guest's agent does not answer"

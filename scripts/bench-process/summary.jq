@@ -22,6 +22,8 @@ def nvvmm:
     pages: of("nvvmm"; .capture.pages), pages_copied: of("nvvmm"; .capture.frames_copied),
     copied_bytes: of("nvvmm"; .capture.frames_copied * 4096 + .capture.state_bytes + .capture.metadata_blocks * 4096),
     restart_us: of("nvvmm"; .restart.total_us), restart_in_guest_us: of("nvvmm"; .restart.elapsed_us),
+    restart_populate_us: of("nvvmm"; .restart.populate_us), restart_place_us: of("nvvmm"; .restart.place_us),
+    restart_pages_reserved: of("nvvmm"; .restart.pages_reserved),
     restart_pages_copied: of("nvvmm"; .restart.pages_copied),
     restart_host_copies: of("nvvmm"; .restart_host_copies),
     guest_memory_kib: of("nvvmm"; .verify_used_kib - .start_used_kib),
@@ -32,7 +34,7 @@ def target(name; mib; figure; limit; met): {name: name, mib: mib, figure: figure
 . as $measurements
 | (group_by(.mib) | map({mib: .[0].mib, repetitions: (length / 2), criu: criu, nvvmm: nvvmm})) as $sizes
 | {
-    where: $where, criu_version: $criu,
+    where: $where, reserve_mib: $reserve, criu_version: $criu,
     sizes: $sizes,
     targets: [
       $sizes[] | .mib as $mib

@@ -6,6 +6,12 @@ count=$(jq -r '.sizes[0].repetitions' <<<"$result")
 if [[ $(jq -r .where <<<"$result") == emulated ]]; then
   echo "On an emulated CPU: times are not those of a processor; pages, bytes and faults are what they are anywhere."
 fi
+reserve=$(jq -r .reserve_mib <<<"$result")
+if ((reserve > 0)); then
+  echo "The agent keeps $reserve MiB of the guest's memory ready for a restart (NVVMM_RESERVE)."
+else
+  echo "The agent keeps no memory ready for a restart."
+fi
 printf 'CRIU %s and nvvmm in one guest, medians of %s\n\n' "$(jq -r .criu_version <<<"$result")" "$count"
 format='%-34s %6s %14s %14s %10s\n'
 # shellcheck disable=SC2059 # one format for all rows
@@ -24,6 +30,9 @@ jq -r '
     ($sizes[] | row("capture: pages allocated by guest"; .criu.capture_pages_allocated; .nvvmm.capture_pages_allocated)),
     ($sizes[] | row("restart: in all, ms"; .criu.restart_us / 1000; .nvvmm.restart_us / 1000)),
     ($sizes[] | row("restart: in the guest, ms"; .criu.restart_in_guest_us / 1000; .nvvmm.restart_in_guest_us / 1000)),
+    ($sizes[] | row("restart: pages get frames, ms"; null; .nvvmm.restart_populate_us / 1000)),
+    ($sizes[] | row("restart: pages in ready memory"; null; .nvvmm.restart_pages_reserved)),
+    ($sizes[] | row("restart: host places pages, ms"; null; .nvvmm.restart_place_us / 1000)),
     ($sizes[] | row("restart: pages copied"; .criu.restart_pages_copied; .nvvmm.restart_pages_copied)),
     ($sizes[] | row("restart: guest busy, ms"; .criu.restart_busy_ticks * 10; .nvvmm.restart_busy_ticks * 10)),
     ($sizes[] | row("restart: faults in the guest"; .criu.restart_all_faults; .nvvmm.restart_all_faults)),

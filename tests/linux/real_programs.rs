@@ -70,7 +70,8 @@ fn goes_on(host: &Host, vm: &Vm<'_>, name: &str, program: &str, input: &[u8]) {
         let image = format!("{name}{captures}");
         host.run(&["snapshot", &vm.name, &image, "--process", pid, "--kill"])
             .ok();
-        host.run(&["restore", &image, "--into", &vm.name]).ok();
+        let restarted = host.json(&["restore", &image, "--into", &vm.name]);
+        assert_eq!(restarted["pages_copied"], 0, "{restarted}");
         captures += 1;
     }
     assert!(captures > 0, "{name} was over before it was captured");
@@ -85,10 +86,43 @@ fn goes_on(host: &Host, vm: &Vm<'_>, name: &str, program: &str, input: &[u8]) {
     );
 }
 
+/// The agent keeps some, and again after each restart.
+fn memory_that_is_ready_is_used(host: &Host, vm: &Vm<'_>) {
+    let program = "
+import hashlib, os, time
+buffer = os.urandom(8 << 20)
+digest = hashlib.sha256(buffer).digest()
+open('filled', 'w').close()
+while not os.path.exists('go'): time.sleep(0.05)
+print(hashlib.sha256(buffer).digest() == digest, flush=True)
+open('done', 'w').close()
+";
+    let start = format!(
+        "mkdir /tmp/ready && cd /tmp/ready && python3 -c \"{program}\" </dev/null >verdict 2>&1 & echo $!"
+    );
+    let pid = output(host, vm, &start);
+    let pid = pid.trim();
+    wait_for(host, vm, "test -e /tmp/ready/filled");
+    for image in ["ready0", "ready1"] {
+        host.run(&["snapshot", &vm.name, image, "--process", pid, "--kill"])
+            .ok();
+        wait_for(host, vm, "test -e /run/nvvmm/reserve");
+        let restarted = host.json(&["restore", image, "--into", &vm.name]);
+        assert!(
+            restarted["pages_reserved"].as_u64().unwrap() >= 2048,
+            "{restarted}"
+        );
+        assert_eq!(restarted["pages_copied"], 0, "{restarted}");
+    }
+    output(host, vm, "touch /tmp/ready/go");
+    wait_for(host, vm, "test -e /tmp/ready/done");
+    assert_eq!(output(host, vm, "cat /tmp/ready/verdict"), "True\n");
+}
+
 #[test]
 fn real_programs_put_out_what_they_would_have_uninterrupted() {
     let host = Host::new(1536);
-    let vm = boot_with_programs(&host, 384);
+    let vm = boot_with_programs(&host, 384, "NVVMM_RESERVE=16M");
     let python = workloads::python(8, 2);
     goes_on(&host, &vm, "python", "/usr/bin/python3 -", python.as_bytes());
     goes_on(
@@ -100,6 +134,7 @@ fn real_programs_put_out_what_they_would_have_uninterrupted() {
     );
     let xz = format!("/usr/bin/{}", workloads::XZ.join(" "));
     goes_on(&host, &vm, "xz", &xz, &workloads::text(2 << 20));
+    memory_that_is_ready_is_used(&host, &vm);
     vm.stop();
     host.assert_pool_clean();
 }

@@ -20,15 +20,24 @@ fn cmdline() -> &'static str {
 
 /// Boots Linux to its witness.
 pub fn boot<'h>(host: &'h Host, memory_mib: u64, vcpus: u32, options: &[&str]) -> Vm<'h> {
-    boot_from("NVVMM_GUEST_INITRAMFS", host, memory_mib, vcpus, options)
+    boot_from("NVVMM_GUEST_INITRAMFS", host, memory_mib, vcpus, "", options)
 }
 
-/// The same, with one CPU and with programs in it whose processes tests capture (scripts/lib/guest-programs.sh).
-pub fn boot_with_programs(host: &Host, memory_mib: u64) -> Vm<'_> {
-    boot_from("NVVMM_GUEST_PROGRAMS", host, memory_mib, 1, &[])
+/// The same, with one CPU and with programs in it whose processes tests capture (scripts/lib/guest-programs.sh). `words` are more for
+/// the kernel's command line.
+pub fn boot_with_programs<'h>(host: &'h Host, memory_mib: u64, words: &str) -> Vm<'h> {
+    boot_from("NVVMM_GUEST_PROGRAMS", host, memory_mib, 1, words, &[])
 }
 
-fn boot_from<'h>(image: &str, host: &'h Host, memory_mib: u64, vcpus: u32, options: &[&str]) -> Vm<'h> {
+fn boot_from<'h>(
+    image: &str,
+    host: &'h Host,
+    memory_mib: u64,
+    vcpus: u32,
+    words: &str,
+    options: &[&str],
+) -> Vm<'h> {
+    let cmdline = format!("{} {words}", cmdline());
     let kernel = required("NVVMM_GUEST_KERNEL");
     let initramfs = required(image);
     let (kernel, initramfs) = (
@@ -41,7 +50,7 @@ fn boot_from<'h>(image: &str, host: &'h Host, memory_mib: u64, vcpus: u32, optio
         "--initramfs",
         initramfs,
         "--cmdline",
-        cmdline(),
+        &cmdline,
     ];
     arguments.extend_from_slice(options);
     let mut vm = host.boot(&arguments, memory_mib, vcpus);

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
 fn run() -> ExitCode {
     process::window::let_go_of_former();
     thread::spawn(link::keep);
+    process::reserve::keep_as_told();
     // Only a listening socket that cannot be had ends it.
     match serve::listen() {
         Ok(never) => match never {},

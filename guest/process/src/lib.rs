@@ -20,4 +20,4 @@ pub use error::{Error, Pid, Place, Refusal};
 pub use freeze::{Afterwards, Frozen};
 pub use image::Image;
 pub use pages::{CopiedPages, PageSink, PageSource, Placed, Taken, WINDOWS, WindowPages};
-pub use restart::{RestartOptions, restart};
+pub use restart::{Empty, Reserve, RestartOptions, Restarted, restart};

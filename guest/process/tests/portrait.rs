@@ -40,8 +40,8 @@ pub fn portrait(pid: i32) -> Portrait {
             .unwrap_or_else(|error| panic!("/proc/{pid}/{name}: {error}"));
         String::from_utf8_lossy(&bytes).into_owned()
     };
+    found.insert("maps".to_owned(), without_seams(&read("maps")));
     for name in [
-        "maps",
         "cmdline",
         "environ",
         "auxv",
@@ -89,6 +89,27 @@ pub fn portrait(pid: i32) -> Portrait {
         found.insert(format!("task/{tid}/stat"), fields.join(" "));
     }
     found
+}
+
+/// Into how many mappings the kernel divides anonymous memory that is the same on both sides is its own business.
+fn without_seams(maps: &str) -> String {
+    let mut joined: Vec<(String, String, String)> = Vec::new();
+    for line in maps.lines() {
+        let (range, what) = line.split_once(' ').expect("a range and what it is");
+        let (start, end) = range.split_once('-').expect("two ends");
+        match joined.last_mut() {
+            Some((_, last_end, last))
+                if last_end == start && last == what && what[4..].starts_with(" 00000000 00:00 0") =>
+            {
+                *last_end = end.to_owned();
+            }
+            _ => joined.push((start.to_owned(), end.to_owned(), what.to_owned())),
+        }
+    }
+    let lines = joined
+        .iter()
+        .map(|(start, end, what)| format!("{start}-{end} {what}\n"));
+    lines.collect()
 }
 
 fn names(pid: i32, directory: &str) -> Vec<String> {

@@ -96,10 +96,13 @@ fn the_encoding_of_version_3_stays() {
         threads: 3,
         pages: 4,
         elapsed_us: 5,
+        populate_us: 6,
+        place_us: 7,
+        pages_reserved: 8,
     };
     assert_eq!(
         sent(&FromAgent::Restarted(restarted)),
-        [6, 0, 0, 0, 9, 2, 2, 3, 4, 5]
+        [9, 0, 0, 0, 9, 2, 2, 3, 4, 5, 6, 7, 8]
     );
 }
 

@@ -103,4 +103,10 @@ pub struct Restarted {
     pub pages: u64,
     /// How long it took, in microseconds.
     pub elapsed_us: u64,
+    /// How long of that it took to give their pages frames, in microseconds.
+    pub populate_us: u64,
+    /// How long of that the host was waited for, in microseconds.
+    pub place_us: u64,
+    /// Pages in frames that the agent had ready.
+    pub pages_reserved: u64,
 }

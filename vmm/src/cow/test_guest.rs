@@ -348,6 +348,9 @@ pub(crate) fn assert_clean(pool: &Pool) {
 
 /// VMs hold the blocks of their own frames and no other: what they gave up is back in the pool.
 pub(crate) fn assert_hold_their_own<E: Playable>(pool: &Pool, vms: &[&Vm<E>]) {
+    for vm in vms {
+        while vm.engine.tidy().unwrap() {}
+    }
     let own: u64 = vms.iter().map(|vm| vm.engine.own_blocks()).sum();
     let status = pool.status().unwrap();
     let held: u64 = status

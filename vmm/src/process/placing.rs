@@ -1,7 +1,5 @@
 //! Pages of an image go into frames of a guest.
 
-use std::collections::BTreeMap;
-
 use nvvmm_protocol::FrameRun;
 use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkMap, FrameMap, Pool};
 use vm_memory::Bytes;
@@ -54,28 +52,27 @@ impl Placing {
                 self.pages
             )));
         }
-        // Sorted by frame, and of a frame that is named twice the last counts.
-        let mut by_chunk: BTreeMap<u32, BTreeMap<u32, (FramePage, Option<BlockNo>)>> = BTreeMap::new();
+        let mut wanted = Vec::with_capacity(named.len());
         for named in named {
-            let block = self.block(named.page)?;
-            by_chunk
-                .entry(named.chunk)
-                .or_default()
-                .insert(named.frame, (named, block));
+            wanted.push((named, self.block(named.page)?));
         }
-        for (chunk, frames) in by_chunk {
-            let blocks: Vec<(u32, BlockNo)> = frames
+        // Of a frame that is named twice the last counts.
+        wanted.reverse();
+        wanted.sort_by_key(|(named, _)| (named.chunk, named.frame));
+        wanted.dedup_by_key(|(named, _)| (named.chunk, named.frame));
+        for of_chunk in wanted.chunk_by(|(a, _), (b, _)| a.chunk == b.chunk) {
+            let blocks: Vec<(u32, BlockNo)> = of_chunk
                 .iter()
-                .filter_map(|(frame, (_, block))| Some((*frame, (*block)?)))
+                .filter_map(|(named, block)| Some((named.frame, (*block)?)))
                 .collect();
-            let adopted = !blocks.is_empty() && engine.adopt(chunk, &blocks)?;
+            let adopted = !blocks.is_empty() && engine.adopt(of_chunk[0].0.chunk, &blocks)?;
             if adopted {
                 self.adopted += blocks.len() as u64;
             }
-            for (named, block) in frames.into_values() {
+            for (named, block) in of_chunk {
                 if !adopted || block.is_none() {
                     self.copied += 1;
-                    write(named, block, engine, pool)?;
+                    write(*named, *block, engine, pool)?;
                 }
             }
         }

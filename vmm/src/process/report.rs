@@ -47,8 +47,14 @@ pub struct RestartReport {
     pub threads: u32,
     /// Time it took in the guest, in microseconds, as the agent measured it.
     pub elapsed_us: f64,
+    /// Of that, to give the pages frames.
+    pub populate_us: f64,
+    /// Of that, until the VM had put pages behind the frames.
+    pub place_us: f64,
     /// Time from request to answer, in microseconds.
     pub total_us: f64,
+    /// Pages in frames that the agent had ready (its reserve).
+    pub pages_reserved: u64,
     /// Pages behind frames by reference.
     pub pages_adopted: u64,
     /// Pages whose bytes were copied.

@@ -3,6 +3,7 @@
 pub mod capture;
 mod frames;
 mod protected;
+pub mod reserve;
 pub mod restart;
 #[cfg(test)]
 mod test_host;

@@ -12,7 +12,7 @@ use nvvmm_protocol::{FromAgent, Restart, Restarted, ToAgent, receive, send};
 
 use super::frames::HostPages;
 use super::window::Window;
-use super::{count, failure, one_at_a_time, refused};
+use super::{count, failure, one_at_a_time, refused, reserve};
 use crate::attached::{self, Stdio};
 use crate::serve::{Failure, Stream};
 use crate::sys;
@@ -36,8 +36,10 @@ pub fn run(request: &Restart, stream: &mut impl Stream) -> Result<(), Failure> {
     thread::spawn(move || {
         let outcome = restart(&image, theirs, window.as_ref(), another);
         // Before the host hears of it: then nothing of the window is in use any more.
-        if outcome.is_err() {
-            window.take().map(Window::let_go);
+        if outcome.is_err()
+            && let Some(window) = window.take()
+        {
+            window.let_go();
         }
         let pid = outcome.as_ref().ok().map(|restarted| restarted.pid as u32);
         let _ = said.send(outcome);
@@ -71,17 +73,18 @@ fn restart(
     let options = RestartOptions {
         stdio: stdio.each_ref().map(|end| Some(end.as_fd())),
     };
-    let pages = match window {
+    let (done, pages) = match window {
         Some(window) => {
             let mut pages = WindowPages::new(window.pages()?);
-            nvvmm_process::restart(image, &options, &mut pages).map_err(|error| failure(&error))?;
-            pages.copied()
+            let done =
+                nvvmm_process::restart(image, &options, None, &mut pages).map_err(|error| failure(&error))?;
+            (done, pages.copied())
         }
         None => {
             let mut pages = HostPages::new(&mut stream);
-            let done = nvvmm_process::restart(image, &options, &mut pages);
-            pages.outcome(done)?;
-            pages.sent
+            let reserve = reserve::take(image.pages);
+            let done = nvvmm_process::restart(image, &options, reserve, &mut pages);
+            (pages.outcome(done)?, pages.sent)
         }
     };
     Ok(Restarted {
@@ -90,6 +93,9 @@ fn restart(
         threads: count(image.threads()),
         pages,
         elapsed_us: began.elapsed().as_micros() as u64,
+        populate_us: done.populate.as_micros() as u64,
+        place_us: done.place.as_micros() as u64,
+        pages_reserved: done.pages_reserved,
     })
 }
 

@@ -97,6 +97,16 @@ impl Remote {
             .map_err(failed(format!("{op} in thread {}", self.tid)))
     }
 
+    /// Leaves the thread stopped, ready to be let go: it then runs from that address on, with every signal blocked.
+    pub fn idle(&self, address: u64) -> Result<(), Error> {
+        let registers = Registers {
+            rip: address,
+            orig_rax: u64::MAX,
+            ..self.base
+        };
+        self.park(&registers, ALL_SIGNALS)
+    }
+
     /// Leaves the thread stopped with these registers and blocked signals, ready to be let go.
     pub fn park(&self, registers: &Registers, signal_mask: u64) -> Result<(), Error> {
         sys::interrupt(self.tid).map_err(lost(self.tid))?;

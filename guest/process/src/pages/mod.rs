@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::error::Pid;
+use crate::image::PageRun;
 
 /// Where file systems that show images are mounted. At a capture private memory of one of their files counts as anonymous: its pages
 /// are taken from the process's own frames, or from those that show the image.
@@ -48,6 +49,17 @@ pub struct Placed {
     pub pages: u64,
     /// The frame that the first one is in, the others following it, if [`PageSource::wants_frames`].
     pub frame: Option<u64>,
+}
+
+impl From<&PageRun> for Placed {
+    fn from(run: &PageRun) -> Self {
+        Self {
+            address: run.address,
+            image_page: run.image_page,
+            pages: run.pages,
+            frame: None,
+        }
+    }
 }
 
 /// Gives pages of an image to processes in the making.

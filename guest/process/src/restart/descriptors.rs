@@ -1,5 +1,6 @@
 //! File descriptors of a process in the making.
 
+use super::blank::Blank;
 use super::files::OpenFiles;
 use super::nursery::Stub;
 use crate::error::{Error, failed};
@@ -15,18 +16,18 @@ pub struct Fetch {
 
 impl Fetch {
     /// Prepares a stub; its numbers below `above` stay free.
-    pub fn new(stub: &Stub, above: i32) -> Result<Self, Error> {
+    pub fn new(blank: &Blank, above: i32) -> Result<Self, Error> {
         let own = std::process::id().into();
-        let low = stub.call("open this process", libc::SYS_pidfd_open, &[own, 0])?;
+        let low = blank.call("open this process", libc::SYS_pidfd_open, &[own, 0])?;
         let high = [low, libc::F_DUPFD_CLOEXEC as u64, above as u64];
-        let process = stub.call("move a descriptor", libc::SYS_fcntl, &high)?;
-        stub.call("close a descriptor", libc::SYS_close, &[low])?;
+        let process = blank.call("move a descriptor", libc::SYS_fcntl, &high)?;
+        blank.call("close a descriptor", libc::SYS_close, &[low])?;
         Ok(Self { process })
     }
 
     /// Gives the stub an open file of this process, under the lowest number that is free.
-    pub fn get(&self, stub: &Stub, fd: i32) -> Result<u64, Error> {
-        stub.call(
+    pub fn get(&self, blank: &Blank, fd: i32) -> Result<u64, Error> {
+        blank.call(
             "fetch an open file",
             libc::SYS_pidfd_getfd,
             &[self.process, fd as u64, 0],
@@ -34,8 +35,9 @@ impl Fetch {
     }
 
     /// Ends it.
-    pub fn end(self, stub: &Stub) -> Result<(), Error> {
-        stub.call("close a descriptor", libc::SYS_close, &[self.process])
+    pub fn end(self, blank: &Blank) -> Result<(), Error> {
+        blank
+            .call("close a descriptor", libc::SYS_close, &[self.process])
             .map(drop)
     }
 }
@@ -50,10 +52,10 @@ pub fn set(stub: &Stub, files: &OpenFiles) -> Result<(), Error> {
         sys::limit(stub.process.pid, libc::RLIMIT_NOFILE).map_err(failed("read a resource limit"))?;
     sys::set_limit(stub.process.pid, libc::RLIMIT_NOFILE, hard, hard)
         .map_err(failed("set a resource limit"))?;
-    let fetch = Fetch::new(stub, last.fd + 1)?;
+    let fetch = Fetch::new(&stub.blank, last.fd + 1)?;
     for descriptor in descriptors {
         // In rising order: the lowest free number is this one or one that nobody needs any more.
-        let got = fetch.get(stub, files.number(descriptor.file))?;
+        let got = fetch.get(&stub.blank, files.number(descriptor.file))?;
         let (fd, flag) = (
             descriptor.fd as u64,
             if descriptor.close_on_exec {
@@ -73,7 +75,7 @@ pub fn set(stub: &Stub, files: &OpenFiles) -> Result<(), Error> {
             )?;
         }
     }
-    fetch.end(stub)
+    fetch.end(&stub.blank)
 }
 
 /// Makes the terminal among a session leader's standard streams that of its session, so that keys can interrupt it.

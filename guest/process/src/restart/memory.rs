@@ -2,55 +2,62 @@
 
 use std::collections::HashSet;
 use std::os::fd::AsRawFd;
+use std::time::Instant;
 
+use super::Restarted;
 use super::descriptors::Fetch;
 use super::files::open_mapped;
 use super::nursery::Stub;
 use super::overlay;
 use super::pin::{Pinned, in_parts};
+use super::workspace::HUGE_PAGE_BYTES;
 use crate::error::{Error, failed};
 use crate::image::{Advice, Mapped, MappedFile, Mapping};
 use crate::observe::{Kernel, Listing, Pagemap};
 use crate::pages::{PageSource, Placed};
 use crate::sys::PAGE_BYTES;
 
-const MADV_POPULATE_WRITE: u64 = 23;
+pub const MADV_POPULATE_WRITE: u64 = 23;
 const PR_SET_THP_DISABLE: u64 = libc::PR_SET_THP_DISABLE as u64;
 const PR_GET_THP_DISABLE: u64 = libc::PR_GET_THP_DISABLE as u64;
-const HUGE_PAGE_BYTES: u64 = 2 << 20;
 const MADV_GUARD_INSTALL: u64 = 102;
 /// How often it is looked where pinned pages are.
 const LISTINGS_MAX: u32 = 64;
 const WRITABLE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
 /// Builds all of it: mappings, what is in them, and what the kernel knows about them.
-pub fn build(stub: &mut Stub, kernel: &Kernel, source: &mut dyn PageSource) -> Result<(), Error> {
+pub fn build(
+    stub: &mut Stub,
+    kernel: &Kernel,
+    source: &mut dyn PageSource,
+    done: &mut Restarted,
+) -> Result<(), Error> {
     move_vdso(stub, kernel)?;
-    let fetch = Fetch::new(stub, 0)?;
+    let fetch = Fetch::new(&stub.blank, 0)?;
     for mapping in &stub.process.mappings {
         map(stub, &fetch, mapping)?;
         advise(stub, mapping, mapping.start, mapping.end)?;
     }
-    fill(stub, &fetch, source)?;
+    fill(stub, &fetch, source, done)?;
     for mapping in &stub.process.mappings {
         finish(stub, mapping)?;
     }
     set_layout(stub, &fetch)?;
-    fetch.end(stub)
+    fetch.end(&stub.blank)
 }
 
 /// Moves the vDSO to where the process had it. Old and new place may overlap, so it goes by way of the parking place.
 fn move_vdso(stub: &mut Stub, kernel: &Kernel) -> Result<(), Error> {
-    if stub.vdso.iter().map(|(_, len)| len).sum::<u64>() != kernel.vdso_bytes {
+    if stub.blank.vdso.iter().map(|(_, len)| len).sum::<u64>() != kernel.vdso_bytes {
         return Err(Error::BadImage("its vDSO has another size than this kernel's"));
     }
-    for target in [stub.workspace.parking(), stub.process.vdso] {
+    for target in [stub.blank.workspace.parking(), stub.process.vdso] {
         let mut to = target;
-        for index in 0..stub.vdso.len() {
-            let (from, len) = stub.vdso[index];
+        for index in 0..stub.blank.vdso.len() {
+            let (from, len) = stub.blank.vdso[index];
             let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
             stub.call("move the vDSO", libc::SYS_mremap, &[from, len, len, flags, to])?;
-            stub.vdso[index].0 = to;
+            stub.blank.vdso[index].0 = to;
             to += len;
         }
     }
@@ -132,7 +139,7 @@ fn map(stub: &Stub, fetch: &Fetch, mapping: &Mapping) -> Result<(), Error> {
 }
 
 fn fetch_mapped(stub: &Stub, fetch: &Fetch, file: &MappedFile, writable: bool) -> Result<u64, Error> {
-    fetch.get(stub, open_mapped(file, writable)?.as_raw_fd())
+    fetch.get(&stub.blank, open_mapped(file, writable)?.as_raw_fd())
 }
 
 /// What must be known before there are pages, about the part of a mapping from `start` to `end`.
@@ -161,22 +168,24 @@ pub(super) fn advise(stub: &Stub, mapping: &Mapping, start: u64, end: u64) -> Re
     Ok(())
 }
 
-fn fill(stub: &Stub, fetch: &Fetch, source: &mut dyn PageSource) -> Result<(), Error> {
+fn fill(
+    stub: &mut Stub,
+    fetch: &Fetch,
+    source: &mut dyn PageSource,
+    done: &mut Restarted,
+) -> Result<(), Error> {
+    let frames = stub.frames.take();
+    let stub = &*stub;
+    let (began, placing) = (Instant::now(), done.place);
     let from_window = match source.window() {
         Some(file) => overlay::map(stub, fetch, file)?,
         None => HashSet::new(),
     };
-    let runs = stub.process.mappings.iter().flat_map(|mapping| &mapping.pages);
-    let wanted: Vec<Placed> = runs
-        .filter(|run| !from_window.contains(&run.address))
-        .map(|run| Placed {
-            address: run.address,
-            image_page: run.image_page,
-            pages: run.pages,
-            frame: None,
-        })
-        .collect();
-    if wanted.is_empty() {
+    let (given, wanted) = match &frames {
+        Some(frames) => frames.hand_out(stub, &from_window)?,
+        None => (Vec::new(), all_pages_but(stub, &from_window)),
+    };
+    if given.is_empty() && wanted.is_empty() {
         return Ok(());
     }
     let huge_pages_off = stub.call(
@@ -191,8 +200,19 @@ fn fill(stub: &Stub, fetch: &Fetch, source: &mut dyn PageSource) -> Result<(), E
     }
     // A huge page would fill the holes beside the pages that are wanted.
     switch_huge_pages_off(stub, 1)?;
-    place_all(stub, fetch, source, &wanted)?;
+    let mut placing_pages = Placing { stub, source, done };
+    placing_pages.place_given(&given)?;
+    placing_pages.place_all(fetch, &wanted)?;
+    drop(frames);
+    done.populate += began.elapsed().saturating_sub(done.place - placing);
     switch_huge_pages_off(stub, huge_pages_off)
+}
+
+fn all_pages_but(stub: &Stub, there: &HashSet<u64>) -> Vec<Placed> {
+    let runs = stub.process.mappings.iter().flat_map(|mapping| &mapping.pages);
+    runs.filter(|run| !there.contains(&run.address))
+        .map(Placed::from)
+        .collect()
 }
 
 /// Populates those parts of a run that a huge page each could hold.
@@ -212,37 +232,68 @@ fn switch_huge_pages_off(stub: &Stub, off: u64) -> Result<(), Error> {
         .map(drop)
 }
 
-fn place_all(
-    stub: &Stub,
-    fetch: &Fetch,
-    source: &mut dyn PageSource,
-    wanted: &[Placed],
-) -> Result<(), Error> {
-    let pid = stub.process.pid;
-    let wants_frames = source.wants_frames();
-    let mut place = |placed: &[Placed]| {
-        source
-            .place(pid, placed)
-            .map_err(failed(format!("place pages of process {pid}")))
-    };
-    if !wants_frames {
-        return place(wanted);
+/// A stub whose pages are placed.
+struct Placing<'a, 's> {
+    stub: &'a Stub<'s>,
+    source: &'a mut dyn PageSource,
+    done: &'a mut Restarted,
+}
+
+impl Placing<'_, '_> {
+    fn place(&mut self, placed: &[Placed]) -> Result<(), Error> {
+        let pid = self.stub.process.pid;
+        let began = Instant::now();
+        let placed = self.source.place(pid, placed);
+        self.done.place += began.elapsed();
+        placed.map_err(failed(format!("place pages of process {pid}")))
     }
-    for run in wanted {
-        let (address, len) = (run.address, run.pages * PAGE_BYTES);
-        let arguments = [address, len, MADV_POPULATE_WRITE];
-        stub.call("populate memory", libc::SYS_madvise, &arguments)?;
-        stub.call("lock memory", libc::SYS_mlock, &[address, len])?;
-    }
-    for part in in_parts(wanted, Pinned::PAGES_MAX) {
-        let _pinned = Pinned::new(stub, fetch, &part)?;
-        let frames = frames(stub, &part)?;
-        place(&with_frames(&part, &frames))?;
-        if self::frames(stub, &part)? != frames {
+
+    /// Pages that have frames which stay.
+    fn place_pinned(&mut self, wanted: &[Placed]) -> Result<(), Error> {
+        let frames = frames(self.stub, wanted)?;
+        self.place(&with_frames(wanted, &frames))?;
+        if self::frames(self.stub, wanted)? != frames {
+            let pid = self.stub.process.pid;
             return Err(Error::Unstable { pid, rounds: 1 });
         }
+        Ok(())
     }
-    for run in wanted {
+
+    /// Pages out of a reserve: they are there, locked and pinned.
+    fn place_given(&mut self, given: &[Placed]) -> Result<(), Error> {
+        if given.is_empty() {
+            return Ok(());
+        }
+        if self.source.wants_frames() {
+            self.place_pinned(given)?;
+        } else {
+            self.place(given)?;
+        }
+        self.done.pages_reserved += given.iter().map(|run| run.pages).sum::<u64>();
+        unlock(self.stub, given)
+    }
+
+    fn place_all(&mut self, fetch: &Fetch, wanted: &[Placed]) -> Result<(), Error> {
+        if !self.source.wants_frames() {
+            return self.place(wanted);
+        }
+        let stub = self.stub;
+        for run in wanted {
+            let (address, len) = (run.address, run.pages * PAGE_BYTES);
+            let arguments = [address, len, MADV_POPULATE_WRITE];
+            stub.call("populate memory", libc::SYS_madvise, &arguments)?;
+            stub.call("lock memory", libc::SYS_mlock, &[address, len])?;
+        }
+        for part in in_parts(wanted, Pinned::PAGES_MAX) {
+            let _pinned = Pinned::new(&stub.blank, fetch, &part)?;
+            self.place_pinned(&part)?;
+        }
+        unlock(stub, wanted)
+    }
+}
+
+fn unlock(stub: &Stub, runs: &[Placed]) -> Result<(), Error> {
+    for run in runs {
         let arguments = [run.address, run.pages * PAGE_BYTES];
         stub.call("unlock memory", libc::SYS_munlock, &arguments)?;
     }
@@ -264,7 +315,7 @@ fn frames(stub: &Stub, placed: &[Placed]) -> Result<Listing, Error> {
         }
         // The kernel tries to move a page, and will find out that it cannot.
         for address in &listing.absent {
-            stub.memory.read(*address, &mut [0])?;
+            stub.blank.memory.read(*address, &mut [0])?;
         }
     }
     Err(Error::Unstable {
@@ -344,7 +395,7 @@ fn set_layout(stub: &Stub, fetch: &Fetch) -> Result<(), Error> {
         layout.arg_end,
         layout.env_start,
         layout.env_end,
-        stub.workspace.arguments() + MAP_BYTES,
+        stub.blank.workspace.arguments() + MAP_BYTES,
         auxv.len() as u64 | program << 32,
     ];
     let mut bytes = numbers.map(u64::to_le_bytes).concat();

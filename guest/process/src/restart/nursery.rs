@@ -4,62 +4,44 @@ use crate::error::{Error, Place, Refusal, failed};
 use crate::image::{Image, Process};
 use crate::inject::{Memory, Remote};
 use crate::observe;
-use crate::sys::{self, Options, Stop, Waited};
+use crate::sys;
 
+use super::blank::{self, Blank};
+use super::reserve::{Frames, Reserve};
 use super::workspace::Workspace;
-
-/// The end of what a process can map (with four-level page tables).
-const TASK_END: u64 = 0x7fff_ffff_f000;
-const RSEQ_FLAG_UNREGISTER: u64 = 1;
 
 /// A process in the making.
 #[derive(Debug)]
 pub struct Stub<'a> {
     /// What it shall be.
     pub process: &'a Process,
-    /// Its threads so far, the leader first.
-    pub threads: Vec<Remote>,
-    /// Its memory.
-    pub memory: Memory,
-    /// Where it has room to work in.
-    pub workspace: Workspace,
-    /// Start and length of the vDSO's parts, where they are now.
-    pub vdso: Vec<(u64, u64)>,
+    /// What it is so far.
+    pub blank: Blank,
+    /// Its threads but the leader.
+    pub others: Vec<Remote>,
+    /// Memory that it brought along.
+    pub frames: Option<Frames>,
 }
 
 impl Stub<'_> {
+    /// Its threads so far, the leader first.
+    pub fn threads(&self) -> impl DoubleEndedIterator<Item = &Remote> {
+        std::iter::once(&self.blank.leader).chain(&self.others)
+    }
+
     /// The leader.
     pub fn leader(&self) -> &Remote {
-        &self.threads[0]
+        &self.blank.leader
     }
 
     /// A system call of the leader.
     pub fn call(&self, op: &str, number: libc::c_long, arguments: &[u64]) -> Result<u64, Error> {
-        self.leader().call(op, number, arguments)
+        self.blank.call(op, number, arguments)
     }
 
     /// Puts bytes where a system call can read them; the address.
     pub fn put(&self, bytes: &[u8]) -> Result<u64, Error> {
-        self.workspace.put(&self.memory, bytes)
-    }
-
-    /// Makes a thread or process with this number by clone3(2); it stands still, ready to make calls.
-    pub fn clone_with(&self, tid: i32, flags: u64, exit_signal: i32) -> Result<Remote, Error> {
-        // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
-        // set_tid_size, cgroup. Behind it the number itself.
-        let mut request = [0u64; 12];
-        let bytes = (size_of_val(&request) - 8) as u64;
-        request[0] = flags;
-        request[4] = exit_signal as u64;
-        request[8] = self.workspace.arguments() + bytes;
-        request[9] = 1;
-        request[11] = tid as u64;
-        let address = self.put(&request.map(u64::to_le_bytes).concat())?;
-        self.leader()
-            .try_call(libc::SYS_clone3, &[address, bytes])?
-            .map_err(|error| not_made(tid, error))?;
-        wait_trap(tid)?;
-        Remote::new(tid, self.workspace.start())
+        self.blank.put(bytes)
     }
 }
 
@@ -71,88 +53,54 @@ pub struct Nursery<'a> {
 }
 
 impl<'a> Nursery<'a> {
-    /// Makes the stubs of all processes.
-    pub fn new(image: &'a Image) -> Result<Self, Error> {
-        let workspace = Workspace::choose(image)?;
+    /// Makes the stubs of all processes. The first one has the reserve's memory, if there is one that does not get in its way.
+    pub fn new(image: &'a Image, reserve: Option<Reserve>) -> Result<Self, Error> {
         let mut nursery = Self {
             image,
             stubs: Vec::new(),
         };
-        nursery.add_root(&image.processes[0], workspace)?;
+        let first = &image.processes[0];
+        let reserve = reserve.filter(|reserve| reserve.fits(image));
+        let ready = reserve
+            .map(|reserve| reserve.into_process(first.pid))
+            .transpose()?;
+        match ready.flatten() {
+            Some((blank, frames)) => nursery.add(first, blank, Some(frames))?,
+            None => nursery.add_copy(first, Workspace::choose(Some(image), 0)?)?,
+        }
         for process in &image.processes[1..] {
-            let parent = &nursery.stubs[process.parent.unwrap_or(0) as usize];
-            let remote = parent.clone_with(process.pid, 0, libc::SIGCHLD)?;
-            let vdso = parent.vdso.clone();
-            nursery.add(Stub {
-                process,
-                threads: vec![remote],
+            let parent = &nursery.stubs[process.parent.unwrap_or(0) as usize].blank;
+            let blank = Blank {
+                leader: parent.clone_with(process.pid, 0, libc::SIGCHLD)?,
                 memory: Memory::open(process.pid)?,
-                workspace,
-                vdso,
-            })?;
+                workspace: parent.workspace,
+                vdso: parent.vdso.clone(),
+            };
+            nursery.add(process, blank, None)?;
         }
         Ok(nursery)
     }
 
-    fn add(&mut self, stub: Stub<'a>) -> Result<(), Error> {
-        self.stubs.push(stub);
+    fn add(&mut self, process: &'a Process, blank: Blank, frames: Option<Frames>) -> Result<(), Error> {
+        self.stubs.push(Stub {
+            process,
+            blank,
+            others: Vec::new(),
+            frames,
+        });
         let stub = &self.stubs[self.stubs.len() - 1];
         // Before it has children: they shall be in its session.
-        if stub.process.session == stub.process.pid {
+        if process.session == process.pid {
             stub.call("make a session", libc::SYS_setsid, &[])?;
         }
         Ok(())
     }
 
-    fn add_root(&mut self, process: &'a Process, workspace: Workspace) -> Result<(), Error> {
+    fn add_copy(&mut self, process: &'a Process, workspace: Workspace) -> Result<(), Error> {
         let pid = process.pid;
-        sys::clone_stub(pid).map_err(|error| not_made(pid, error))?;
-        let made = self.take_root(process, workspace);
-        if made.is_err() && self.stubs.is_empty() {
-            let _ = sys::kill(pid, libc::SIGKILL);
-            let _ = reap(pid);
-        }
-        made
-    }
-
-    fn take_root(&mut self, process: &'a Process, workspace: Workspace) -> Result<(), Error> {
-        let pid = process.pid;
-        let doing = || failed(format!("trace process {pid}"));
-        sys::seize(pid, Options::Restart).map_err(doing())?;
-        sys::interrupt(pid).map_err(doing())?;
-        wait_trap(pid)?;
-        // It is a copy of this process: so its vDSO is where ours is.
-        let own = observe::mappings(pid)?;
-        let vdso = observe::find_vdso(pid, &own)?.ok_or(Error::BadImage("this kernel has no vDSO"))?;
-        let mut remote = Remote::new(pid, vdso.syscall_at)?;
-        if let Some(area) = sys::rseq_area(pid).map_err(doing())? {
-            // It would be killed when the area is unmapped.
-            let arguments = [
-                area.address,
-                area.size_bytes.into(),
-                RSEQ_FLAG_UNREGISTER,
-                area.signature.into(),
-            ];
-            remote.call("end restartable sequences", libc::SYS_rseq, &arguments)?;
-        }
-        let memory = Memory::open(pid)?;
-        workspace.make(&mut remote, &memory)?;
-        let stub = Stub {
-            process,
-            threads: vec![remote],
-            memory,
-            workspace,
-            vdso: vdso.parts.clone(),
-        };
-        unmap_all_but(
-            &stub,
-            &[
-                (workspace.start(), workspace.end()),
-                (vdso.start(), vdso.start() + vdso.size_bytes()),
-            ],
-        )?;
-        stub.call("close files", libc::SYS_close_range, &[0, u32::MAX.into(), 0])?;
-        self.add(stub)
+        sys::clone_stub(Some(pid)).map_err(|error| blank::not_made(pid, error))?;
+        let blank = Blank::of_copy(pid, workspace).inspect_err(|_| blank::end(pid))?;
+        self.add(process, blank, None)
     }
 
     /// The processes, parents before their children.
@@ -218,15 +166,15 @@ impl<'a> Nursery<'a> {
     /// Lets all of them go.
     pub fn release(mut self) -> Result<(), Error> {
         for stub in &self.stubs {
-            let (start, len) = (stub.workspace.start(), Workspace::SIZE_BYTES);
+            let (start, len) = (stub.blank.workspace.start(), Workspace::SIZE_BYTES);
             stub.call("unmap the region", libc::SYS_munmap, &[start, len])?;
-            for (remote, thread) in stub.threads.iter().zip(&stub.process.threads) {
+            for (remote, thread) in stub.threads().zip(&stub.process.threads) {
                 sys::set_xstate(thread.tid, &thread.xstate).map_err(failed("set extended registers"))?;
                 remote.park(&thread.registers, thread.signal_mask)?;
             }
         }
         for stub in std::mem::take(&mut self.stubs) {
-            for remote in &stub.threads {
+            for remote in stub.threads() {
                 sys::detach(remote.tid()).map_err(failed(format!("let thread {} go", remote.tid())))?;
             }
         }
@@ -240,57 +188,8 @@ impl Drop for Nursery<'_> {
             let _ = sys::kill(stub.process.pid, libc::SIGKILL);
         }
         // Children first; a leader is not gone before its threads are.
-        for remote in self.stubs.iter().rev().flat_map(|stub| stub.threads.iter().rev()) {
-            let _ = reap(remote.tid());
+        for remote in self.stubs.iter().rev().flat_map(|stub| stub.threads().rev()) {
+            let _ = blank::reap(remote.tid());
         }
-    }
-}
-
-fn unmap_all_but(stub: &Stub, keep: &[(u64, u64)]) -> Result<(), Error> {
-    let mut keep = keep.to_vec();
-    keep.sort_unstable();
-    keep.push((TASK_END, TASK_END));
-    let mut from = 0;
-    for (start, end) in keep {
-        if from < start {
-            stub.call("unmap memory", libc::SYS_munmap, &[from, start - from])?;
-        }
-        from = end;
-    }
-    Ok(())
-}
-
-/// Waits for the first stop of what was just seized or cloned.
-fn wait_trap(tid: i32) -> Result<(), Error> {
-    loop {
-        match sys::wait_stop(tid).map_err(failed("wait for a thread"))? {
-            Waited::Stopped(Stop::Trap { .. }) => return Ok(()),
-            Waited::Stopped(_) => {
-                sys::continue_with(tid, 0).map_err(failed(format!("trace thread {tid}")))?
-            }
-            Waited::Runs => {}
-            Waited::Ended => return Err(Error::Gone(tid)),
-        }
-    }
-}
-
-fn reap(tid: i32) -> std::io::Result<()> {
-    while let Waited::Stopped(_) = sys::wait_stop(tid)? {
-        sys::continue_with(tid, 0)?;
-    }
-    Ok(())
-}
-
-fn not_made(tid: i32, source: std::io::Error) -> Error {
-    match source.raw_os_error() {
-        Some(libc::EEXIST) => {
-            let reason = "cannot have its number back: it is in use".into();
-            Error::Refused(vec![Refusal {
-                pid: tid,
-                place: Place::Process,
-                reason,
-            }])
-        }
-        _ => failed(format!("make a process or thread with the number {tid}"))(source),
     }
 }

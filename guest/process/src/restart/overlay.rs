@@ -22,7 +22,7 @@ const RUNS_MAX: usize = 16_384;
 pub fn map(stub: &Stub, fetch: &Fetch, file: BorrowedFd<'_>) -> Result<HashSet<u64>, Error> {
     let mut done = HashSet::new();
     let least = least_pages(&stub.process.mappings);
-    let window = fetch.get(stub, file.as_raw_fd())?;
+    let window = fetch.get(&stub.blank, file.as_raw_fd())?;
     for mapping in stub
         .process
         .mappings

@@ -9,53 +9,73 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 
+use super::blank::Blank;
 use super::descriptors::Fetch;
-use super::nursery::Stub;
 use crate::error::{Error, failed};
 use crate::pages::Placed;
 use crate::sys::PAGE_BYTES;
 
-/// What a pipe may hold without any privilege (/proc/sys/fs/pipe-max-size, as the kernel sets it).
-const PIPE_PAGES: u64 = 256;
-const PIPES_MAX: u64 = 32;
+/// What a pipe may hold without any privilege (/proc/sys/fs/pipe-max-size, as the kernel sets it), and what is asked for: the kernel
+/// needs one piece of memory for its list of the pages.
+const PIPE_PAGES_MIN: u64 = 256;
+const PIPE_PAGES: u64 = 4096;
 
-/// Pages of a stub that stay where they are until this is dropped.
-#[derive(Debug)]
+/// Pages of a blank process that stay where they are until this is dropped.
+#[derive(Debug, Default)]
 pub struct Pinned {
     _pipes: Vec<(OwnedFd, OwnedFd)>,
 }
 
 impl Pinned {
-    /// How many pages can be pinned at once.
-    pub const PAGES_MAX: u64 = PIPE_PAGES * PIPES_MAX;
+    /// How many pages are to be pinned at once, if there is no reason for more.
+    pub const PAGES_MAX: u64 = 2 * PIPE_PAGES;
 
-    /// Pins pages that are there, of one stub: no more than [`Pinned::PAGES_MAX`].
-    pub fn new(stub: &Stub, fetch: &Fetch, runs: &[Placed]) -> Result<Self, Error> {
+    /// Pins pages that are there.
+    pub fn new(blank: &Blank, fetch: &Fetch, runs: &[Placed]) -> Result<Self, Error> {
         let mut pipes = Vec::new();
         for part in in_parts(runs, PIPE_PAGES) {
-            pipes.push(lend(stub, fetch, &part)?);
+            match pipe_for(PIPE_PAGES) {
+                Ok(pipe) => pipes.push(lend(blank, fetch, pipe, &part)?),
+                Err(_) => {
+                    for part in in_parts(&part, PIPE_PAGES_MIN) {
+                        pipes.push(lend(blank, fetch, pipe_for(PIPE_PAGES_MIN)?, &part)?);
+                    }
+                }
+            }
         }
         Ok(Self { _pipes: pipes })
     }
 }
 
-/// Puts pages into a pipe that has room for them.
-fn lend(stub: &Stub, fetch: &Fetch, runs: &[Placed]) -> Result<(OwnedFd, OwnedFd), Error> {
+fn pipe_for(pages: u64) -> Result<(OwnedFd, OwnedFd), Error> {
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(failed("make a pipe"))?;
-    let capacity = FcntlArg::F_SETPIPE_SZ((PIPE_PAGES * PAGE_BYTES) as i32);
+    let capacity = FcntlArg::F_SETPIPE_SZ((pages * PAGE_BYTES) as i32);
     fcntl(&writer, capacity).map_err(failed("set a pipe's size"))?;
-    let parts = runs.iter().flat_map(|run| [run.address, run.pages * PAGE_BYTES]);
-    let bytes: Vec<u8> = parts.flat_map(u64::to_le_bytes).collect();
-    let address = stub.put(&bytes)?;
-    let fd = fetch.get(stub, writer.as_raw_fd())?;
-    let arguments = [fd, address, runs.len() as u64, libc::SPLICE_F_NONBLOCK.into()];
-    let lent = stub.call("pin memory", libc::SYS_vmsplice, &arguments)?;
-    stub.call("close a descriptor", libc::SYS_close, &[fd])?;
-    if lent != runs.iter().map(|run| run.pages * PAGE_BYTES).sum::<u64>() {
-        let source = std::io::ErrorKind::WriteZero.into();
-        return Err(failed::<std::io::Error>("pin all of the memory")(source));
-    }
     Ok((reader, writer))
+}
+
+/// Puts pages into a pipe that has room for them.
+fn lend(
+    blank: &Blank,
+    fetch: &Fetch,
+    pipe: (OwnedFd, OwnedFd),
+    runs: &[Placed],
+) -> Result<(OwnedFd, OwnedFd), Error> {
+    let fd = fetch.get(blank, pipe.1.as_raw_fd())?;
+    // As many as the kernel takes in one call.
+    for runs in runs.chunks(libc::UIO_MAXIOV as usize) {
+        let parts = runs.iter().flat_map(|run| [run.address, run.pages * PAGE_BYTES]);
+        let bytes: Vec<u8> = parts.flat_map(u64::to_le_bytes).collect();
+        let address = blank.put(&bytes)?;
+        let arguments = [fd, address, runs.len() as u64, libc::SPLICE_F_NONBLOCK.into()];
+        let lent = blank.call("pin memory", libc::SYS_vmsplice, &arguments)?;
+        if lent != runs.iter().map(|run| run.pages * PAGE_BYTES).sum::<u64>() {
+            let source = std::io::ErrorKind::WriteZero.into();
+            return Err(failed::<std::io::Error>("pin all of the memory")(source));
+        }
+    }
+    blank.call("close a descriptor", libc::SYS_close, &[fd])?;
+    Ok(pipe)
 }
 
 /// The same pages, in parts of at most so many.

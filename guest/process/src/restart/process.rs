@@ -8,7 +8,8 @@ use super::check::path;
 use super::descriptors::Fetch;
 use super::nursery::Stub;
 use crate::error::{Error, failed};
-use crate::image::ItimerValue;
+use crate::image::{ItimerValue, SignalAction};
+use crate::observe;
 use crate::sys;
 
 const SIGSET_BYTES: u64 = 8;
@@ -23,9 +24,14 @@ pub fn set(stub: &Stub) -> Result<(), Error> {
     )?;
     stub.call("set the umask", libc::SYS_umask, &[process.umask.into()])?;
     set_directory(stub)?;
+    let ignored = observe::status(process.pid, process.pid)?.ignored;
     for (index, action) in process.actions.iter().enumerate() {
         let signal = index as i32 + 1;
         if [libc::SIGKILL, libc::SIGSTOP].contains(&signal) {
+            continue;
+        }
+        // A stub handles none, but may ignore what this process does.
+        if *action == SignalAction::default() && ignored & 1 << index == 0 {
             continue;
         }
         let numbers = [action.handler, action.flags, action.restorer, action.mask];
@@ -58,11 +64,11 @@ fn set_directory(stub: &Stub) -> Result<(), Error> {
     );
     let directory = directory.map_err(failed(format!("open {}", name.display())))?;
     let above = stub.process.descriptors.last().map_or(0, |last| last.fd + 1);
-    let fetch = Fetch::new(stub, above)?;
-    let fd = fetch.get(stub, directory.as_raw_fd())?;
+    let fetch = Fetch::new(&stub.blank, above)?;
+    let fd = fetch.get(&stub.blank, directory.as_raw_fd())?;
     stub.call("set the working directory", libc::SYS_fchdir, &[fd])?;
     stub.call("close a descriptor", libc::SYS_close, &[fd])?;
-    fetch.end(stub)
+    fetch.end(&stub.blank)
 }
 
 /// Sets what must come last: limits that would be in the way, signals, and timers, which run from then on.

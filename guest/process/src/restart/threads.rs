@@ -20,20 +20,20 @@ const SS_ONSTACK: i32 = 1;
 /// Starts all threads but the leader, which is there.
 pub fn start(stub: &mut Stub) -> Result<(), Error> {
     for thread in &stub.process.threads[1..] {
-        let remote = stub.clone_with(thread.tid, SHARE_ALL as u64, 0)?;
-        stub.threads.push(remote);
+        let remote = stub.blank.clone_with(thread.tid, SHARE_ALL as u64, 0)?;
+        stub.others.push(remote);
     }
     Ok(())
 }
 
 /// Sets what each thread has of its own, and the limits of the process: both need privileges that the threads lose here.
 pub fn set(stub: &Stub) -> Result<(), Error> {
-    for (remote, thread) in stub.threads.iter().zip(&stub.process.threads) {
+    for (remote, thread) in stub.threads().zip(&stub.process.threads) {
         scheduling(thread)?;
         Setting { stub, remote }.set(thread)?;
     }
     set_limits(stub)?;
-    for (remote, thread) in stub.threads.iter().zip(&stub.process.threads) {
+    for (remote, thread) in stub.threads().zip(&stub.process.threads) {
         let setting = Setting { stub, remote };
         credentials::set(&setting, &thread.credentials)?;
         if thread.parent_death_signal != 0 {

@@ -12,6 +12,13 @@ const PARKING_BYTES: u64 = 1 << 18;
 const MARGIN_BYTES: u64 = 16 << 20;
 const CANDIDATES: std::ops::Range<u64> = 0x10_0000_0000..0x7000_0000_0000;
 const STEP_BYTES: u64 = 0x4_1000_0000;
+/// What page tables and allocations are in step with, where they can be.
+pub const HUGE_PAGE_BYTES: u64 = 2 << 20;
+
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+/// `mov eax, SYS_pause; syscall; jmp` back.
+const IDLE: [u8; 9] = [0xb8, libc::SYS_pause as u8, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
+const IDLE_AT: u64 = 16;
 
 /// Where the region is: at the same address in all processes of an image.
 #[derive(Clone, Copy, Debug)]
@@ -20,28 +27,37 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// An address where neither this process, which the first stub is a copy of, nor any of the image has anything.
-    pub fn choose(image: &Image) -> Result<Self, Error> {
+    /// An address where neither this process, which a blank one is a copy of, nor any of the image has anything, and nothing for
+    /// so many bytes behind it.
+    pub fn choose(image: Option<&Image>, behind_bytes: u64) -> Result<Self, Error> {
         let own = observe::mappings(std::process::id() as i32)?;
         let mut taken: Vec<(u64, u64)> = own.iter().map(|mapping| (mapping.start, mapping.end)).collect();
-        for process in &image.processes {
-            taken.extend(
-                process
-                    .mappings
-                    .iter()
-                    .map(|mapping| (mapping.start, mapping.end)),
-            );
-            taken.push((process.vdso, process.vdso + image.kernel.vdso_bytes));
-        }
-        let is_free = |start: u64| {
-            let (low, high) = (start - MARGIN_BYTES, start + Self::SIZE_BYTES + MARGIN_BYTES);
-            taken.iter().all(|(start, end)| *end <= low || high <= *start)
-        };
+        taken.extend(image.into_iter().flat_map(used_by));
+        let is_free = |start: u64| Self { start }.is_clear_of(&taken, behind_bytes);
         let mut candidates = CANDIDATES.step_by(STEP_BYTES as usize);
         let start = candidates
             .find(|start| is_free(*start))
             .ok_or(Error::BadImage("its processes use all addresses"))?;
         Ok(Self { start })
+    }
+
+    /// Whether none of these is at it, nor near it, nor in so many bytes behind it.
+    pub fn is_clear_of(self, taken: &[(u64, u64)], behind_bytes: u64) -> bool {
+        let (low, high) = (
+            self.start - MARGIN_BYTES,
+            self.behind() + behind_bytes + MARGIN_BYTES,
+        );
+        taken.iter().all(|(start, end)| *end <= low || high <= *start)
+    }
+
+    /// Where there is room behind it, at the start of a huge page.
+    pub fn behind(self) -> u64 {
+        (self.end() + MARGIN_BYTES).next_multiple_of(HUGE_PAGE_BYTES)
+    }
+
+    /// The code by which a thread waits for ever.
+    pub fn idle(self) -> u64 {
+        self.start + IDLE_AT
     }
 
     /// Its size.
@@ -77,7 +93,8 @@ impl Workspace {
             libc::SYS_mmap,
             &[self.start, len, protection, flags, u64::MAX, 0],
         )?;
-        memory.write(self.start, &[0x0f, 0x05])?;
+        memory.write(self.start, &SYSCALL)?;
+        memory.write(self.idle(), &IDLE)?;
         remote.set_syscall_at(self.start);
         Ok(())
     }
@@ -90,4 +107,15 @@ impl Workspace {
         memory.write(self.arguments(), bytes)?;
         Ok(self.arguments())
     }
+}
+
+/// What the processes of an image have in use, as start and end.
+pub fn used_by(image: &Image) -> impl Iterator<Item = (u64, u64)> {
+    image.processes.iter().flat_map(|process| {
+        let mappings = process
+            .mappings
+            .iter()
+            .map(|mapping| (mapping.start, mapping.end));
+        mappings.chain([(process.vdso, process.vdso + image.kernel.vdso_bytes)])
+    })
 }

@@ -34,15 +34,17 @@ pub struct Schedule {
     pub priority: i32,
 }
 
-/// Starts a process with this pid that waits for ever, all its signal handlers dropped. It is meant to be seized.
-pub fn clone_stub(pid: i32) -> io::Result<()> {
-    let set_tid = [pid];
+/// Starts a process, with this pid if one is given, that waits for ever, all its signal handlers dropped. It is meant to be seized.
+pub fn clone_stub(pid: Option<i32>) -> io::Result<i32> {
+    let set_tid = [pid.unwrap_or_default()];
     // SAFETY: clone_args is plain numbers: all zero is one.
     let mut request: libc::clone_args = unsafe { std::mem::zeroed() };
     request.flags = CLONE_CLEAR_SIGHAND;
     request.exit_signal = libc::SIGCHLD as u64;
-    request.set_tid = set_tid.as_ptr() as u64;
-    request.set_tid_size = 1;
+    if pid.is_some() {
+        request.set_tid = set_tid.as_ptr() as u64;
+        request.set_tid_size = 1;
+    }
     // SAFETY: without CLONE_VM this is a fork: the child has memory of its own, and does nothing in it but to call
     // pause(2) for ever, so no lock that another thread held matters. set_tid lives through the call.
     unsafe {
@@ -52,7 +54,7 @@ pub fn clone_stub(pid: i32) -> io::Result<()> {
                 libc::syscall(libc::SYS_pause);
             }
         }
-        check(child).map(drop)
+        check(child).map(|pid| pid as i32)
     }
 }
 

@@ -11,7 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use nvvmm_process::{
-    Afterwards, CaptureOptions, CopiedPages, Error, Frozen, Image, PageSource, RestartOptions, restart,
+    Afterwards, CaptureOptions, CopiedPages, Error, Frozen, Image, PageSource, Reserve, RestartOptions,
+    restart,
 };
 use tempfile::TempDir;
 
@@ -187,8 +188,13 @@ impl Subject {
     }
 
     pub fn restart(&mut self, image: &Image, pages: &mut dyn PageSource) {
+        self.restart_with(None, image, pages);
+    }
+
+    pub fn restart_with(&mut self, reserve: Option<Reserve>, image: &Image, pages: &mut dyn PageSource) {
         let _alone = one_at_a_time();
-        restart(image, &RestartOptions::default(), pages).unwrap_or_else(|error| panic!("restart: {error}"));
+        restart(image, &RestartOptions::default(), reserve, pages)
+            .unwrap_or_else(|error| panic!("restart: {error}"));
         self.reaped = false;
     }
 }

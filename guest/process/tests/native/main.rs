@@ -8,6 +8,7 @@ mod moves;
 mod portrait;
 mod programs;
 mod refuses;
+mod reserves;
 #[path = "../scenarios.rs"]
 mod scenarios;
 mod survives;

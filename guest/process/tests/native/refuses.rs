@@ -63,7 +63,7 @@ fn restart_elsewhere() {
     let mut subject = Subject::start("mapped-file");
     let captured = subject.capture(CaptureOptions::default(), Afterwards::Thaw);
     let (mut image, mut pages) = captured.unwrap_or_else(|error| panic!("capture: {error}"));
-    let mut again = |image: &Image| restart(image, &RestartOptions::default(), &mut pages);
+    let mut again = |image: &Image| restart(image, &RestartOptions::default(), None, &mut pages);
     expect_refusal(again(&image), "cannot have its number back: it is in use");
     subject.kill();
     std::fs::write(subject.path("mapped"), vec![2; 4096]).expect("a file");
@@ -88,7 +88,7 @@ fn restart_in_another_boot() {
     let file = std::fs::File::options().write(true).open(&copy).expect("a copy");
     file.set_modified(modified.expect("its time")).expect("its time");
     std::fs::rename(&copy, &mapped).expect("a replacement");
-    let refused = restart(&image, &RestartOptions::default(), &mut pages);
+    let refused = restart(&image, &RestartOptions::default(), None, &mut pages);
     expect_refusal(refused, "mapped, which was changed, replaced or deleted");
     image.boot.push_str("-other");
     subject.restart(&image, &mut pages);

@@ -54,6 +54,8 @@ pub struct RedirectEngine {
     /// Frames that are mapped, armed and copied as one: those of a page of the medium.
     pub(super) unit_frames: u32,
     pub(super) allowance: Allowance,
+    /// Blocks that are the VM's and behind no frame any more. To zero them takes longer than whoever adopts others wants to wait.
+    pub(super) unneeded: Mutex<Vec<BlockNo>>,
 }
 
 impl CowEngine for RedirectEngine {
@@ -140,7 +142,7 @@ impl CowEngine for RedirectEngine {
     }
 
     fn tidy(&self) -> Result<bool, CowError> {
-        self.keep_bound()
+        Ok(self.free_unneeded() || self.keep_bound()?)
     }
 }
 
@@ -179,6 +181,7 @@ impl RedirectEngine {
             counters,
             unit_frames,
             allowance: Allowance::default(),
+            unneeded: Mutex::default(),
         };
         if engine.unit_frames == CHUNK_FRAMES {
             engine.map_origin()?;

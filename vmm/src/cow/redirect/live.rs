@@ -57,7 +57,7 @@ impl RedirectEngine {
         let taken = self.map_foreign(index, known, blocks, &mut replaced);
         self.budget.changed(before, known.mappings_now());
         self.mark_dirty(index, known);
-        self.holder.free_blocks(&replaced);
+        lock(&self.unneeded).append(&mut replaced);
         taken?;
         match self.settle_counted(index, known) {
             // Made up for by the next access.

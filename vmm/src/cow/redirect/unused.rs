@@ -37,6 +37,15 @@ const VACATE_MAX: usize = 64;
 pub(super) struct Allowance(Mutex<Option<(Instant, u64)>>);
 
 impl RedirectEngine {
+    /// Frees some of the blocks that are behind no frame any more; whether there were any.
+    pub(super) fn free_unneeded(&self) -> bool {
+        let mut unneeded = lock(&self.unneeded);
+        let left = unneeded.len().saturating_sub(CHUNK_FRAMES as usize);
+        let blocks = unneeded.split_off(left);
+        self.holder.free_blocks(&blocks);
+        !blocks.is_empty()
+    }
+
     /// Blocks that this VM may hold unused now.
     pub(super) fn unused_bound(&self) -> Result<u64, CowError> {
         let empty = u64::from(self.pool.empty_chunks()?) * u64::from(CHUNK_BLOCKS);

@@ -1,0 +1,153 @@
+//! A process that has nothing yet: it stands still, and makes system calls for us.
+
+use super::workspace::Workspace;
+use crate::error::{Error, Place, Refusal, failed};
+use crate::inject::{Memory, Remote};
+use crate::observe;
+use crate::sys::{self, Options, Stop, Waited};
+
+/// The end of what a process can map (with four-level page tables).
+const TASK_END: u64 = 0x7fff_ffff_f000;
+const RSEQ_FLAG_UNREGISTER: u64 = 1;
+
+/// A process that has a vDSO, room to work in, and nothing else.
+#[derive(Debug)]
+pub struct Blank {
+    /// Its only thread.
+    pub leader: Remote,
+    /// Its memory.
+    pub memory: Memory,
+    /// Where it has room to work in.
+    pub workspace: Workspace,
+    /// Start and length of the vDSO's parts, where they are now.
+    pub vdso: Vec<(u64, u64)>,
+}
+
+impl Blank {
+    /// Of a copy of this process that waits and is not traced yet. Whoever fails has to kill it.
+    pub fn of_copy(pid: i32, workspace: Workspace) -> Result<Self, Error> {
+        stop(pid)?;
+        // It is a copy of this process: so its vDSO is where ours is.
+        let own = observe::mappings(pid)?;
+        let vdso = observe::find_vdso(pid, &own)?.ok_or(Error::BadImage("this kernel has no vDSO"))?;
+        let mut leader = Remote::new(pid, vdso.syscall_at)?;
+        if let Some(area) = sys::rseq_area(pid).map_err(failed(format!("trace process {pid}")))? {
+            // It would be killed when the area is unmapped.
+            let arguments = [
+                area.address,
+                area.size_bytes.into(),
+                RSEQ_FLAG_UNREGISTER,
+                area.signature.into(),
+            ];
+            leader.call("end restartable sequences", libc::SYS_rseq, &arguments)?;
+        }
+        let memory = Memory::open(pid)?;
+        workspace.make(&mut leader, &memory)?;
+        let blank = Self {
+            leader,
+            memory,
+            workspace,
+            vdso: vdso.parts.clone(),
+        };
+        blank.unmap_all_but(&[
+            (workspace.start(), workspace.end()),
+            (vdso.start(), vdso.start() + vdso.size_bytes()),
+        ])?;
+        blank.call("close files", libc::SYS_close_range, &[0, u32::MAX.into(), 0])?;
+        Ok(blank)
+    }
+
+    /// A system call of its.
+    pub fn call(&self, op: &str, number: libc::c_long, arguments: &[u64]) -> Result<u64, Error> {
+        self.leader.call(op, number, arguments)
+    }
+
+    /// Puts bytes where a system call can read them; the address.
+    pub fn put(&self, bytes: &[u8]) -> Result<u64, Error> {
+        self.workspace.put(&self.memory, bytes)
+    }
+
+    /// Makes a thread or process with this number by clone3(2); it stands still, ready to make calls.
+    pub fn clone_with(&self, tid: i32, flags: u64, exit_signal: i32) -> Result<Remote, Error> {
+        // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
+        // set_tid_size, cgroup. Behind it the number itself.
+        let mut request = [0u64; 12];
+        let bytes = (size_of_val(&request) - 8) as u64;
+        request[0] = flags;
+        request[4] = exit_signal as u64;
+        request[8] = self.workspace.arguments() + bytes;
+        request[9] = 1;
+        request[11] = tid as u64;
+        let address = self.put(&request.map(u64::to_le_bytes).concat())?;
+        self.leader
+            .try_call(libc::SYS_clone3, &[address, bytes])?
+            .map_err(|error| not_made(tid, error))?;
+        wait_trap(tid)?;
+        Remote::new(tid, self.workspace.start())
+    }
+
+    fn unmap_all_but(&self, keep: &[(u64, u64)]) -> Result<(), Error> {
+        let mut keep = keep.to_vec();
+        keep.sort_unstable();
+        keep.push((TASK_END, TASK_END));
+        let mut from = 0;
+        for (start, end) in keep {
+            if from < start {
+                self.call("unmap memory", libc::SYS_munmap, &[from, start - from])?;
+            }
+            from = end;
+        }
+        Ok(())
+    }
+}
+
+/// Traces a process, and stops it.
+pub fn stop(pid: i32) -> Result<(), Error> {
+    let doing = || failed(format!("trace process {pid}"));
+    sys::seize(pid, Options::Restart).map_err(doing())?;
+    sys::interrupt(pid).map_err(doing())?;
+    wait_trap(pid)
+}
+
+/// Kills a child and waits for its end.
+pub fn end(pid: i32) {
+    let _ = sys::kill(pid, libc::SIGKILL);
+    let _ = reap(pid);
+}
+
+/// Waits for the end of a child that was killed.
+pub fn reap(tid: i32) -> std::io::Result<()> {
+    while let Waited::Stopped(_) = sys::wait_stop(tid)? {
+        sys::continue_with(tid, 0)?;
+    }
+    Ok(())
+}
+
+/// Why there is no process or thread with this number.
+pub fn not_made(tid: i32, source: std::io::Error) -> Error {
+    match source.raw_os_error() {
+        Some(libc::EEXIST) => {
+            let reason = "cannot have its number back: it is in use".into();
+            Error::Refused(vec![Refusal {
+                pid: tid,
+                place: Place::Process,
+                reason,
+            }])
+        }
+        _ => failed(format!("make a process or thread with the number {tid}"))(source),
+    }
+}
+
+/// Waits for the first stop of what was just seized or cloned.
+fn wait_trap(tid: i32) -> Result<(), Error> {
+    loop {
+        match sys::wait_stop(tid).map_err(failed("wait for a thread"))? {
+            Waited::Stopped(Stop::Trap { .. }) => return Ok(()),
+            Waited::Stopped(_) => {
+                sys::continue_with(tid, 0).map_err(failed(format!("trace thread {tid}")))?
+            }
+            Waited::Runs => {}
+            Waited::Ended => return Err(Error::Gone(tid)),
+        }
+    }
+}
