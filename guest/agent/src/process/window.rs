@@ -64,7 +64,17 @@ impl Window {
         fs::write(Path::new(DRIVER).join("bind"), &self.device)?;
         let disk = wait_for_disk(&Path::new(DEVICES).join(&self.device))?;
         fs::create_dir_all(self.place())?;
-        sys::mount_dax(&c_path(&disk)?, &c_path(&self.place())?)
+        let (disk, place) = (c_path(&disk)?, c_path(&self.place())?);
+        let began = Instant::now();
+        loop {
+            match sys::mount_dax(&disk, &place) {
+                // The kernel makes the disk's file a moment before the disk can be opened.
+                Err(error) if error.raw_os_error() == Some(libc::ENXIO) && began.elapsed() < PATIENCE => {
+                    thread::sleep(POLL);
+                }
+                done => return done,
+            }
+        }
     }
 
     /// The image's pages.
