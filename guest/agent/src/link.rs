@@ -1,5 +1,6 @@
 //! The stream between this agent and its VM, which breaks when the VM is restored.
 
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +12,17 @@ use crate::notice::{self, Places};
 /// How soon it is tried again: a restored guest must not wait, and a host without a listener not be asked too often.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The stream, while there is one.
+static STREAM: Mutex<Option<VsockStream>> = Mutex::new(None);
+
+/// Tells the VM something that it can do without.
+pub fn tell(message: &FromGuest) {
+    let stream = STREAM.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(stream) = stream.as_ref() {
+        let _ = send(stream, message);
+    }
+}
 
 /// Keeps a stream to the VM, for ever.
 pub fn keep() {
@@ -29,15 +41,14 @@ fn talk() -> Option<()> {
     let mut stream = VsockStream::connect_with_cid_port(VMADDR_CID_HOST, HOST_PORT).ok()?;
     greet(&mut stream).ok()?;
     send(&mut stream, &FromGuest::Hello).ok()?;
+    *STREAM.lock().unwrap_or_else(PoisonError::into_inner) = stream.try_clone().ok();
     while let Ok(message) = receive(&mut stream) {
         if let ToGuest::Restored(restored) = message {
             let failures = notice::act_on(&restored, &Places::default());
             for failure in &failures {
                 eprintln!("nvvmm-agent: after the restore: {failure}");
             }
-            if send(&mut stream, &FromGuest::Settled { failures }).is_err() {
-                break;
-            }
+            tell(&FromGuest::Settled { failures });
         }
     }
     Some(())

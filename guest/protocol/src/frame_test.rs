@@ -3,7 +3,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::message::*;
 use crate::{
-    Afterwards, Capture, Captured, FrameRun, GreetingError, RUNS_MAX, Restart, Restarted, VERSION, greet,
+    Afterwards, Capture, Captured, FrameRun, Frames, GreetingError, RUNS_MAX, Restart, Restarted, VERSION,
+    greet,
 };
 
 fn exec() -> ToAgent {
@@ -38,6 +39,10 @@ fn messages_come_back_as_they_were_in_their_order() {
 fn the_encoding_of_version_3_stays() {
     assert_eq!(VERSION, 3);
     assert_eq!(sent(&ToAgent::End), [1, 0, 0, 0, 4]);
+    assert_eq!(
+        sent(&FromGuest::Idle(vec![Frames { gfn: 3, count: 4 }])),
+        [4, 0, 0, 0, 2, 1, 3, 4]
+    );
     assert_eq!(
         sent(&exec()),
         *b"\x17\0\0\0\0\x02\x02ls\x02-l\x01\x04TERM\x05xterm\x01\x18\x50"
@@ -123,6 +128,12 @@ fn a_message_has_a_bounded_number_of_runs_and_always_room_for_so_many() {
     let more = sent(&FromAgent::Frames(vec![smallest; RUNS_MAX + 1]));
     assert!(matches!(
         receive::<FromAgent>(&more[..]),
+        Err(FrameError::Malformed(_))
+    ));
+    let idle = |count| FromGuest::Idle(vec![Frames { gfn: 0, count: 0 }; count]);
+    assert!(receive::<FromGuest>(&sent(&idle(RUNS_MAX))[..]).is_ok());
+    assert!(matches!(
+        receive::<FromGuest>(&sent(&idle(RUNS_MAX + 1))[..]),
         Err(FrameError::Malformed(_))
     ));
 }

@@ -21,7 +21,7 @@ pub use message::{
     DATA_BYTES_MAX, Ended, Exec, FailedBecause, FromAgent, FromGuest, Restored, Role, TerminalSize, ToAgent,
     ToGuest,
 };
-pub use process::{Afterwards, Capture, Captured, FrameRun, RUNS_MAX, Restart, Restarted};
+pub use process::{Afterwards, Capture, Captured, FrameRun, Frames, RUNS_MAX, Restart, Restarted};
 
 /// The vsock port of the guest where the agent listens; only root can.
 pub const AGENT_PORT: u32 = 512;

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::process::{Capture, Captured, FrameRun, Restart, Restarted, runs_of_a_message};
+use crate::process::{
+    Capture, Captured, FrameRun, Frames, Restart, Restarted, frames_of_a_message, runs_of_a_message,
+};
 
 /// Most bytes of a stream or file in one message.
 pub const DATA_BYTES_MAX: usize = 32 << 10;
@@ -136,6 +138,8 @@ pub enum FromGuest {
         /// What failed, in words; empty when nothing did.
         failures: Vec<String>,
     },
+    /// Frames that hold nothing that matters, and will not be used before the VM puts something there (the agent's reserve).
+    Idle(#[serde(deserialize_with = "frames_of_a_message")] Vec<Frames>),
 }
 
 /// From the VM to its guest's agent, on the agent's stream.

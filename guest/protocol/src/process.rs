@@ -48,8 +48,26 @@ pub struct FrameRun {
     pub image_page: u64,
 }
 
+/// Frames that are neighbours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frames {
+    /// The number of the first one: its guest-physical address divided by 4096.
+    pub gfn: u64,
+    /// How many.
+    pub count: u32,
+}
+
 /// Whoever reads one is not made to keep more than [`RUNS_MAX`].
 pub(crate) fn runs_of_a_message<'d, D: Deserializer<'d>>(from: D) -> Result<Vec<FrameRun>, D::Error> {
+    at_most_runs_max(from)
+}
+
+/// As [`runs_of_a_message`].
+pub(crate) fn frames_of_a_message<'d, D: Deserializer<'d>>(from: D) -> Result<Vec<Frames>, D::Error> {
+    at_most_runs_max(from)
+}
+
+fn at_most_runs_max<'d, D: Deserializer<'d>, T: Deserialize<'d>>(from: D) -> Result<Vec<T>, D::Error> {
     let runs = Vec::deserialize(from)?;
     if runs.len() > RUNS_MAX {
         return Err(D::Error::custom("there are too many runs"));

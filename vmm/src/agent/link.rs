@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nvvmm_devices::HostSocket;
-use nvvmm_protocol::{FromGuest, Restored, ToGuest, greet, receive, send};
+use nvvmm_protocol::{Frames, FromGuest, Restored, ToGuest, greet, receive, send};
 
 /// How long an agent may take for a greeting or to take a message. One that is restored settles in its own time.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,9 +29,13 @@ pub struct AgentLink {
     accepting: Option<JoinHandle<()>>,
 }
 
+/// What is done about frames that the guest does not use.
+type OnIdle = Box<dyn Fn(&[Frames]) + Send + Sync>;
+
 struct Shared {
     socket: HostSocket,
     state: Mutex<State>,
+    on_idle: Mutex<Option<OnIdle>>,
 }
 
 #[derive(Default)]
@@ -54,6 +58,7 @@ impl AgentLink {
         let shared = Arc::new(Shared {
             socket: HostSocket::bind(path)?,
             state: Mutex::default(),
+            on_idle: Mutex::default(),
         });
         let accepting = thread::Builder::new().name("agent-link".into()).spawn({
             let shared = Arc::clone(&shared);
@@ -70,6 +75,11 @@ impl AgentLink {
         let mut state = self.shared.state();
         state.guest += 1;
         state.news = news;
+    }
+
+    /// From now on `listener` hears of frames that the guest says it does not use.
+    pub fn on_idle(&self, listener: impl Fn(&[Frames]) + Send + Sync + 'static) {
+        *self.shared.on_idle() = Some(Box::new(listener));
     }
 }
 
@@ -92,6 +102,10 @@ impl Drop for AgentLink {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn on_idle(&self) -> MutexGuard<'_, Option<OnIdle>> {
+        self.on_idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -162,6 +176,11 @@ fn talk(shared: &Shared, stream: &UnixStream) -> Result<(), Box<dyn std::error::
                 }
                 drop(state);
                 log(&failures);
+            }
+            FromGuest::Idle(frames) => {
+                if let Some(listener) = &*shared.on_idle() {
+                    listener(&frames);
+                }
             }
         }
     }

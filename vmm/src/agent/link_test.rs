@@ -104,3 +104,22 @@ fn what_is_no_message_ends_its_stream_alone() {
     assert!(is_ended(&stream));
     assert!(!path.exists());
 }
+
+#[test]
+fn whoever_listens_hears_of_frames_that_are_not_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("vm.vsock_512");
+    let link = AgentLink::start(&path).unwrap();
+    let (stream, _) = hello(&path);
+    let frames = |gfn| vec![Frames { gfn, count: 2 }];
+    // Nobody listens yet.
+    send(&stream, &FromGuest::Idle(frames(1))).unwrap();
+    settle(&stream);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = Arc::clone(&heard);
+    link.on_idle(move |frames| hears.lock().unwrap().extend_from_slice(frames));
+    send(&stream, &FromGuest::Idle(frames(7))).unwrap();
+    send(&stream, &FromGuest::Idle(Vec::new())).unwrap();
+    settle(&stream);
+    assert_eq!(*heard.lock().unwrap(), frames(7));
+}

@@ -99,6 +99,14 @@ pub trait CowEngine: Debug + Send + Sync {
         Ok(false)
     }
 
+    /// Takes the VM's own among the frames of one chunk out of the page tables; what they hold stays.
+    ///
+    /// # Errors
+    /// The kernel's; nothing has changed for the guest.
+    fn unmap_idle(&self, _index: u32, _frames: &FrameSet) -> Result<(), CowError> {
+        Ok(())
+    }
+
     /// The snapshot that this VM came from was consumed: its memory is the VM's, and frames that were taken are its to
     /// write. Before the guest runs.
     fn take_over(&self, consumed: Consumed) -> Result<(), CowError>;

@@ -7,6 +7,7 @@
 pub mod conversation;
 
 mod capturing;
+mod idle;
 mod pages;
 mod placing;
 mod report;
@@ -14,6 +15,7 @@ mod saved;
 
 pub use capturing::{Capturing, Kept};
 pub use conversation::{AgentError, CaptureSteps, PlaceSteps};
+pub use idle::set_idle;
 pub use placing::Placing;
 pub use report::{CaptureReport, RestartReport};
 pub use saved::SavedProcess;

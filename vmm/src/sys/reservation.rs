@@ -168,6 +168,14 @@ impl Reservation {
         check(unsafe { libc::madvise(address.cast(), size_bytes, libc::MADV_POPULATE_WRITE) })
     }
 
+    /// Empties the page tables of the range (MADV_DONTNEED), all of which must be mapped shared: the file keeps what the pages hold.
+    pub fn drop_page_tables(&self, offset_bytes: usize, size_bytes: usize) -> io::Result<()> {
+        let address = self.address(offset_bytes, size_bytes)?;
+        // SAFETY: the range was checked to lie in this reservation, which only holds guest RAM: memory that is accessed by
+        // volatile loads and stores, which may find anything.
+        check(unsafe { libc::madvise(address.cast(), size_bytes, libc::MADV_DONTNEED) })
+    }
+
     /// Writes the bytes of the range to `file` at `file_offset_bytes`, inside the kernel.
     pub fn copy_to_file(
         &self,

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use nvvmm_protocol::{Capture, FailedBecause, FrameRun, Restart, TerminalSize};
+use nvvmm_protocol::{Capture, FailedBecause, FrameRun, Frames, Restart, TerminalSize};
 use nvvmm_snapshot::{FrameMap, Holder, SnapshotEntry, SnapshotKind};
 
 use super::{
@@ -24,7 +24,7 @@ use crate::{
     cow::{CowEngine, CowError, FRAME_SIZE_BYTES},
     machine::ShownWindow,
     process::{
-        AgentError, CaptureReport, CaptureSteps, Capturing, Kept, PlaceSteps, Placing, ProcessError,
+        self, AgentError, CaptureReport, CaptureSteps, Capturing, Kept, PlaceSteps, Placing, ProcessError,
         RestartReport, SavedProcess, conversation,
     },
     window::WindowMemory,
@@ -237,6 +237,13 @@ fn end(vm: &Weak<RunningVm>, ticket: u64) -> Option<Placing> {
 }
 
 impl RunningVm {
+    /// The guest does not use these frames for now; what there is to gain from that is not worth an error.
+    pub(super) fn set_idle(&self, frames: &[Frames]) {
+        if let Err(error) = process::set_idle(frames, &*self.engine) {
+            tracing::info!(%error, "frames that the guest does not use");
+        }
+    }
+
     /// An operation on a guest whose processes can do something.
     fn operation_on_process(&self) -> Result<MutexGuard<'_, Operation>, VmError> {
         let operation = self.operation_unless_stuck()?;

@@ -79,6 +79,12 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
         let vm = Arc::new(builder.build(&origin, console)?);
         vm.start(paused)?;
         supervisor.install(Some(Arc::clone(&vm)));
+        let of_agent = Arc::downgrade(&vm);
+        agent.on_idle(move |frames| {
+            if let Some(vm) = of_agent.upgrade() {
+                vm.set_idle(frames);
+            }
+        });
         if !ready {
             wait_for_entry(&vm, paused);
             fault_point(FaultPoint::RestoreEntered);

@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use nvvmm_process::{Empty, Error, Reserve};
 
+use nvvmm_protocol::{Frames, FromGuest, RUNS_MAX};
+
 use super::one_at_a_time;
+use crate::link;
 
 const VARIABLE: &str = "NVVMM_RESERVE";
 /// Has the size in bytes while there is one.
@@ -51,7 +54,8 @@ fn keep(bytes: u64) {
         match make(bytes) {
             Ok(reserve) => {
                 // Nobody need find it; it is for whoever waits for it.
-                let _ = tell(reserve.len_bytes());
+                let _ = note(reserve.len_bytes());
+                tell_host(&reserve);
                 *ready() = Some(reserve);
             }
             Err(error) => {
@@ -78,11 +82,26 @@ fn ready() -> MutexGuard<'static, Option<Reserve>> {
     READY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn tell(bytes: u64) -> std::io::Result<()> {
+fn note(bytes: u64) -> std::io::Result<()> {
     if let Some(directory) = Path::new(FILE).parent() {
         fs::create_dir_all(directory)?;
     }
     fs::write(FILE, format!("{bytes}\n"))
+}
+
+/// So that it need not be in the page tables of the host, from which it takes time to take it at the restart.
+fn tell_host(reserve: &Reserve) {
+    let runs = reserve.frames().unwrap_or_default();
+    let frames: Vec<Frames> = runs
+        .iter()
+        .filter_map(|(gfn, count)| {
+            let count = u32::try_from(*count).ok()?;
+            Some(Frames { gfn: *gfn, count })
+        })
+        .collect();
+    for part in frames.chunks(RUNS_MAX) {
+        link::tell(&FromGuest::Idle(part.to_vec()));
+    }
 }
 
 /// A number with K, M, G or nothing behind it.

@@ -16,6 +16,7 @@ use super::workspace::{HUGE_PAGE_BYTES, Workspace, used_by};
 use crate::error::{Error, failed};
 use crate::image::{Advice, Image, Mapped, Mapping};
 use crate::inject::{Memory, Remote};
+use crate::observe::{Listing, Pagemap};
 use crate::pages::Placed;
 use crate::sys::{self, PAGE_BYTES};
 
@@ -55,6 +56,17 @@ impl Reserve {
     /// How much it is.
     pub fn len_bytes(&self) -> u64 {
         self.len_bytes
+    }
+
+    /// In which frames it is: the number of the first one and how many, for each run. They stay.
+    ///
+    /// # Errors
+    /// It is gone: where memory is short the kernel takes it.
+    pub fn frames(&self) -> Result<Vec<(u64, u64)>, Error> {
+        let mut listing = Listing::default();
+        let start = self.workspace.behind();
+        Pagemap::open(self.pid)?.list(start, start + self.len_bytes, &mut listing)?;
+        Ok(listing.runs.iter().map(|run| (run.frame, run.pages)).collect())
     }
 
     /// The process that has it meanwhile.

@@ -133,6 +133,10 @@ impl CowEngine for RedirectEngine {
         self.take_in(index, blocks)
     }
 
+    fn unmap_idle(&self, index: u32, frames: &FrameSet) -> Result<(), CowError> {
+        self.let_rest(index, frames)
+    }
+
     fn take_over(&self, consumed: Consumed) -> Result<(), CowError> {
         self.own_consumed(consumed)
     }

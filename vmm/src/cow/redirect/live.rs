@@ -7,13 +7,13 @@ use nvvmm_snapshot::{BlockNo, FrameSet};
 
 use super::{
     RedirectEngine,
-    chunk::{KnownChunk, MappedRun, target_runs},
+    chunk::{KnownChunk, LiveChunk, MappedRun, target_runs},
 };
 use crate::{
     cow::{
         CowError, FRAME_SIZE_BYTES, ShareSet,
         engine::{Counters, lock, os},
-        frames::set_of,
+        frames::{runs, set_of},
     },
     sys::reservation::Sharing,
 };
@@ -64,6 +64,24 @@ impl RedirectEngine {
             Ok(()) | Err(CowError::NoSpace) => Ok(true),
             Err(other) => Err(other),
         }
+    }
+
+    /// Only what is mapped shared: of a private mapping the pages that were written would be lost.
+    pub(super) fn let_rest(&self, index: u32, frames: &FrameSet) -> Result<(), CowError> {
+        let live = lock(self.chunk(index));
+        let LiveChunk::Known(known) = &*live else {
+            return Ok(());
+        };
+        if !known.mapped || self.unit_frames > 1 {
+            return Ok(());
+        }
+        let shared = frames.intersection(&known.own).minus(&known.private);
+        for run in runs(&shared) {
+            self.reservation()
+                .drop_page_tables(self.ram_offset(index, run.start), run.len() * FRAME_SIZE_BYTES)
+                .map_err(os("let frames rest"))?;
+        }
+        Ok(())
     }
 
     /// `replaced` gets the blocks that were the VM's own and are behind no frame any more.
