@@ -32,7 +32,10 @@ timed() {
 
 case $step in
   prepare)
-    while read -r module; do insmod "/criu/modules/$module"; done </criu/modules/list
+    while read -r module; do
+      # The guest's own image may have brought it.
+      [ -e "/sys/module/$(basename "$module" .ko | tr - _)" ] || insmod "/criu/modules/$module"
+    done </criu/modules/list
     mkdir -p $place
     mount -t tmpfs -o size=90% images $place
     ;;
