@@ -45,9 +45,19 @@ pub fn frame_of(process: i32, address: u64) -> u64 {
 }
 
 /// Copies, but looks first whether each page is in the frame that it is said to be in.
-struct Adopting {
+pub struct Adopting {
     pages: CopiedPages,
-    looked_at: u64,
+    /// All frames that it was told of.
+    pub frames: Vec<u64>,
+}
+
+impl Adopting {
+    pub fn new(pages: CopiedPages) -> Self {
+        Self {
+            pages,
+            frames: Vec::new(),
+        }
+    }
 }
 
 impl PageSource for Adopting {
@@ -60,9 +70,9 @@ impl PageSource for Adopting {
         for run in placed {
             for page in 0..run.pages {
                 let address = run.address + page * PAGE_BYTES;
-                let frame = run.frame.map(|first| first + page);
-                assert_eq!(Some(frame_of(process, address)), frame, "at {address:#x}");
-                self.looked_at += 1;
+                let frame = run.frame.expect("a frame") + page;
+                assert_eq!(frame_of(process, address), frame, "at {address:#x}");
+                self.frames.push(frame);
             }
         }
         self.pages.place(process, placed)
@@ -79,9 +89,9 @@ fn every_page_is_in_its_frame() {
         let captured = subject.capture(CaptureOptions::default(), Afterwards::Kill);
         let (image, pages) = captured.unwrap_or_else(|error| panic!("capture: {error}"));
         subject.reap_killed(&image);
-        let mut source = Adopting { pages, looked_at: 0 };
+        let mut source = Adopting::new(pages);
         subject.restart(&image, &mut source);
-        assert_eq!(source.looked_at, image.pages, "pages were left out");
+        assert_eq!(source.frames.len() as u64, image.pages, "pages were left out");
         let again = subject.capture(CaptureOptions::default(), Afterwards::Thaw);
         let (again, _) = again.unwrap_or_else(|error| panic!("capture: {error}"));
         assert_eq!(again.pages, image.pages, "{scenario} has other pages now");

@@ -1,43 +1,15 @@
 //! Restarts that find memory ready.
 
 use std::collections::HashSet;
-use std::io;
 
-use nvvmm_process::{Afterwards, CaptureOptions, CopiedPages, Empty, Image, PageSource, Placed, Reserve};
+use nvvmm_process::{Afterwards, CaptureOptions, CopiedPages, Empty, Image, Reserve};
 
-use crate::adopts::{frame_of, move_all};
+use crate::adopts::{Adopting, frame_of};
 use crate::harness::{Subject, can_run, one_at_a_time};
 use crate::portrait::{assert_same, portrait};
 
 const PAGE_BYTES: u64 = 4096;
 const MIB: u64 = 1 << 20;
-
-/// Copies; counts the pages that are in frames of a reserve.
-struct Counting {
-    pages: CopiedPages,
-    of_reserve: HashSet<u64>,
-    placed: u64,
-    in_reserve: u64,
-}
-
-impl PageSource for Counting {
-    fn wants_frames(&self) -> bool {
-        true
-    }
-
-    fn place(&mut self, process: i32, placed: &[Placed]) -> io::Result<()> {
-        move_all(process, placed.iter().map(|run| (run.address, run.pages)))?;
-        for run in placed {
-            for page in 0..run.pages {
-                let frame = run.frame.expect("a frame") + page;
-                assert_eq!(frame_of(process, run.address + page * PAGE_BYTES), frame);
-                self.placed += 1;
-                self.in_reserve += u64::from(self.of_reserve.contains(&frame));
-            }
-        }
-        self.pages.place(process, placed)
-    }
-}
 
 fn reserve(bytes: u64) -> Reserve {
     let reserve = {
@@ -89,12 +61,7 @@ fn pages_from(scenario: &str, options: CaptureOptions, bytes: u64) -> (u64, u64)
     let reserve = reserve(bytes);
     let of_reserve = frames(&reserve);
     let holder = reserve.pid();
-    let mut source = Counting {
-        pages,
-        of_reserve,
-        placed: 0,
-        in_reserve: 0,
-    };
+    let mut source = Adopting::new(pages);
     subject.restart_with(Some(reserve), &image, &mut source);
     assert!(!std::path::Path::new(&format!("/proc/{holder}")).exists());
     assert_same(&before, subject.pid);
@@ -102,8 +69,10 @@ fn pages_from(scenario: &str, options: CaptureOptions, bytes: u64) -> (u64, u64)
     let (again, _) = again.unwrap_or_else(|error| panic!("capture: {error}"));
     assert_eq!(again.pages, image.pages, "{scenario} has other pages now");
     subject.finish();
-    assert_eq!(source.placed, image.pages, "pages were left out");
-    (source.in_reserve, source.placed)
+    let placed = source.frames.len() as u64;
+    assert_eq!(placed, image.pages, "pages were left out");
+    let reserved = source.frames.iter().filter(|frame| of_reserve.contains(frame));
+    (reserved.count() as u64, placed)
 }
 
 #[test]
