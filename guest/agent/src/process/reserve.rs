@@ -8,7 +8,6 @@ use std::thread;
 use std::time::Duration;
 
 use nvvmm_process::{Empty, Error, Reserve};
-
 use nvvmm_protocol::{Frames, FromGuest, RUNS_MAX};
 
 use super::one_at_a_time;
