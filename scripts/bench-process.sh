@@ -6,7 +6,7 @@
 #
 #   --sizes MIB,...   memory of the process (default 16,64,256,512)
 #   --repeat N        how often each is done (default 3)
-#   --reserve MIB     memory that the agent keeps ready for a restart (default: that of the largest process; 0: none)
+#   --reserve MIB     memory that the agent keeps ready for a restart (default: as much as the process has; 0: none)
 #   --json            all measurements and medians as JSON instead of tables
 #   -h, --help        this text
 #
@@ -20,7 +20,7 @@ source "$here/lib/programs.sh"
 source "$here/lib/kernel.sh"
 source "$here/lib/criu.sh"
 
-sizes=16,64,256,512 repeat=3 reserve='' format=table
+sizes=16,64,256,512 repeat=3 reserve=process format=table
 while (($#)); do
   case $1 in
     --sizes) sizes=${2:?--sizes needs numbers of MiB}; shift ;;
@@ -33,11 +33,9 @@ while (($#)); do
   shift
 done
 [[ $sizes =~ ^[1-9][0-9]*(,[1-9][0-9]*)*$ ]] || die "--sizes must be numbers with commas: $sizes"
-[[ $repeat =~ ^[1-9][0-9]*$ ]] || die "--repeat must be a number: $repeat"
+[[ $repeat =~ ^([1-9]|1[01])$ ]] || die "--repeat must be a number from 1 to 11: $repeat"
 
-# The pages of a process that are not its test memory need a little, and pieces are in step with huge pages.
-: "${reserve:=$(($(tr ',' '\n' <<<"$sizes" | sort -n | tail -n 1) + 8))}"
-[[ $reserve =~ ^[0-9]+$ ]] || die "--reserve must be a number of MiB: $reserve"
+[[ $reserve =~ ^[0-9]+$|^process$ ]] || die "--reserve must be a number of MiB: $reserve"
 
 need_rust
 need_packages jq
@@ -57,7 +55,7 @@ else
 fi
 # The harness has one output for both: measurements are lines that begin with {.
 measurements=$("${measure[@]}" | awk '/^\{/ {print; next} {print >"/dev/stderr"; fflush("/dev/stderr")}')
-result=$(jq -s --arg where "$where" --argjson reserve "$reserve" --arg criu "$("$(criu_path)" --version | sed -n 's/^Version: //p')" \
+result=$(jq -s --arg where "$where" --arg reserve "$reserve" --arg criu "$("$(criu_path)" --version | sed -n 's/^Version: //p')" \
   -f "$here/bench-process/summary.jq" <<<"$measurements")
 if [[ $format == json ]]; then
   printf '%s\n' "$result"

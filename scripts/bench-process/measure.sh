@@ -4,6 +4,9 @@
 # Needs jq and, in the environment, NVVMM_BIN, NVVMM_GUEST_KERNEL_ELF and NVVMM_GUEST_INITRAMFS.
 #
 #   measure.sh MIB,... REPEAT RESERVE_MIB
+#
+# Each size has a VM and a pool of its own: a VM that never is snapshotted as a whole keeps all images that it had frames of.
+# RESERVE_MIB may be "process": then the reserve is as large as the process, and some more.
 set -euo pipefail
 shopt -s inherit_errexit
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -11,10 +14,7 @@ source "$here/../lib/say.sh"
 
 : "${NVVMM_BIN:?scripts/bench-process.sh sets it}" "${NVVMM_GUEST_KERNEL_ELF:?}" "${NVVMM_GUEST_INITRAMFS:?}"
 IFS=, read -ra sizes <<<"$1"
-repeat=$2 reserve_mib=$3
-largest=$(printf '%s\n' "${sizes[@]}" | sort -n | tail -n 1)
-# The process, CRIU's copy of it and the reserve, besides the system.
-memory_mib=$((2 * largest + reserve_mib + 384))
+repeat=$2 reserve=$3
 NVVMM_RUNTIME_DIR=$(mktemp -d "${TMPDIR:-/tmp}/nvvmm-bench.XXXXXX")
 counts=$NVVMM_RUNTIME_DIR/counts
 pool=/dev/shm/nvvmm-bench-$$.pool
@@ -97,19 +97,30 @@ by_nvvmm() {
     "$1" "$started" "$verified" "$captured" "$restarted" "$copied" "$(all_counts)" "$2" | jq -c .
 }
 
-"$NVVMM_BIN" pool create "$pool" --size "$((memory_mib + largest + 256))M" >/dev/null
-"$NVVMM_BIN" run --name bench --pool "$pool" --kernel "$NVVMM_GUEST_KERNEL_ELF" --initramfs "$NVVMM_GUEST_INITRAMFS" \
-  --cmdline "console=ttyS0 quiet NVVMM_RESERVE=${reserve_mib}M" --memory "${memory_mib}M" --cpus 1 --detach >/dev/null
-for ((tries = 0; ; tries++)); do
-  ! "$NVVMM_BIN" exec bench -- true 2>/dev/null || break
-  ((tries < 120)) || die "the guest's agent does not answer"
-  sleep 1
-done
-in_guest prepare
-for mib in "${sizes[@]}"; do
-  for ((repetition = 1; repetition <= repeat; repetition++)); do
-    say "$mib MiB, $repetition of $repeat"
-    by_criu "$mib" "$repetition"
-    by_nvvmm "$mib" "$repetition"
+# measure_size MIB
+measure_size() {
+  local memory_mib tries repetition
+  reserve_mib=$reserve
+  # Its other pages need a little, and pieces are in step with huge pages.
+  [[ $reserve != process ]] || reserve_mib=$(($1 + 8))
+  # The process, CRIU's copy of it and the reserve, besides the system.
+  memory_mib=$((2 * $1 + reserve_mib + 384))
+  "$NVVMM_BIN" pool create "$pool" --size "$((memory_mib + repeat * ($1 + 16) + 256))M" >/dev/null
+  "$NVVMM_BIN" run --name bench --pool "$pool" --kernel "$NVVMM_GUEST_KERNEL_ELF" --initramfs "$NVVMM_GUEST_INITRAMFS" \
+    --cmdline "console=ttyS0 quiet NVVMM_RESERVE=${reserve_mib}M" --memory "${memory_mib}M" --cpus 1 --detach >/dev/null
+  for ((tries = 0; ; tries++)); do
+    ! "$NVVMM_BIN" exec bench -- true 2>/dev/null || break
+    ((tries < 120)) || die "the guest's agent does not answer"
+    sleep 1
   done
-done
+  in_guest prepare
+  for ((repetition = 1; repetition <= repeat; repetition++)); do
+    say "$1 MiB, $repetition of $repeat"
+    by_criu "$1" "$repetition"
+    by_nvvmm "$1" "$repetition"
+  done
+  "$NVVMM_BIN" stop bench --force >/dev/null
+  "$NVVMM_BIN" pool delete "$pool" >/dev/null
+}
+
+for mib in "${sizes[@]}"; do measure_size "$mib"; done

@@ -34,7 +34,7 @@ def target(name; mib; figure; limit; met): {name: name, mib: mib, figure: figure
 . as $measurements
 | (group_by(.mib) | map({mib: .[0].mib, repetitions: (length / 2), criu: criu, nvvmm: nvvmm})) as $sizes
 | {
-    where: $where, reserve_mib: $reserve, criu_version: $criu,
+    where: $where, reserve: $reserve, criu_version: $criu,
     sizes: $sizes,
     targets: [
       $sizes[] | .mib as $mib

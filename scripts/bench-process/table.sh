@@ -6,12 +6,11 @@ count=$(jq -r '.sizes[0].repetitions' <<<"$result")
 if [[ $(jq -r .where <<<"$result") == emulated ]]; then
   echo "On an emulated CPU: times are not those of a processor; pages, bytes and faults are what they are anywhere."
 fi
-reserve=$(jq -r .reserve_mib <<<"$result")
-if ((reserve > 0)); then
-  echo "The agent keeps $reserve MiB of the guest's memory ready for a restart (NVVMM_RESERVE)."
-else
-  echo "The agent keeps no memory ready for a restart."
-fi
+case $(jq -r .reserve <<<"$result") in
+  process) echo "The agent keeps memory for the process ready for its restart (NVVMM_RESERVE)." ;;
+  0) echo "The agent keeps no memory ready for a restart." ;;
+  *) echo "The agent keeps $(jq -r .reserve <<<"$result") MiB ready for a restart (NVVMM_RESERVE)." ;;
+esac
 printf 'CRIU %s and nvvmm in one guest, medians of %s\n\n' "$(jq -r .criu_version <<<"$result")" "$count"
 format='%-34s %6s %14s %14s %10s\n'
 # shellcheck disable=SC2059 # one format for all rows
