@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::freeze::FrozenProcess;
 use crate::image::{AltStack, ItimerValue, SignalAction};
 use crate::inject::{Memory, Remote};
+use crate::observe;
 use crate::sys::PAGE_BYTES;
 
 const SIGNALS: u64 = 64;
@@ -118,7 +119,15 @@ impl Asking<'_> {
             brk: self.remote.call("ask the heap's end", libc::SYS_brk, &[0])?,
             ..Answers::default()
         };
+        let status = observe::status(self.remote.tid(), self.remote.tid())?;
+        // Where the kernel acts as by default the rest of the action has no effect, but that for SIGCHLD: it says whether
+        // children become zombies. Each question takes its time, while the process is frozen.
+        let asked = status.caught | status.ignored | 1 << (libc::SIGCHLD - 1);
         for signal in 1..=SIGNALS {
+            if asked & 1 << (signal - 1) == 0 {
+                answers.actions.push(SignalAction::default());
+                continue;
+            }
             let arguments = [signal, 0, self.room, SIGSET_BYTES];
             let [handler, flags, restorer, mask] =
                 self.numbers("ask a signal's action", libc::SYS_rt_sigaction, &arguments)?;

@@ -39,6 +39,8 @@ pub struct Status {
     pub seccomp: u32,
     /// The signals it ignores: bit N - 1 for signal N.
     pub ignored: u64,
+    /// Those that it handles.
+    pub caught: u64,
     /// Process group.
     pub group: Pid,
     /// Session.
@@ -108,6 +110,7 @@ fn parse(text: &str, name: Vec<u8>, stat: &[String]) -> Option<Status> {
         umask: field("Umask").map_or(Some(0), |value| u32::from_str_radix(value, 8).ok())?,
         seccomp: field("Seccomp").map_or(Some(0), |value| value.parse().ok())?,
         ignored: hex("SigIgn")?,
+        caught: hex("SigCgt")?,
         group: stat.get(2)?.parse().ok()?,
         session: stat.get(3)?.parse().ok()?,
     })
