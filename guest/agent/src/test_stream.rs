@@ -43,6 +43,16 @@ impl HostEnd {
         receive(&self.stream).unwrap()
     }
 
+    /// What a capture says once the processes are frozen.
+    pub fn hear_frozen(&self) -> FromAgent {
+        loop {
+            match self.hear() {
+                FromAgent::Ahead(_) => self.say(ToAgent::Done),
+                other => return other,
+            }
+        }
+    }
+
     /// All that comes, up to the message that nothing follows.
     pub fn hear_all(&self) -> (Vec<u8>, Vec<u8>, FromAgent) {
         let (mut output, mut errors) = (Vec::new(), Vec::new());

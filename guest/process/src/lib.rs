@@ -15,7 +15,7 @@ mod pages;
 mod restart;
 mod sys;
 
-pub use capture::{CaptureOptions, Captured, check};
+pub use capture::{CaptureOptions, Captured, Checked, check};
 pub use error::{Error, Pid, Place, Refusal};
 pub use freeze::{Afterwards, Frozen};
 pub use image::Image;

@@ -10,8 +10,8 @@ pub const RUNS_MAX: usize = 4096;
 
 /// A process to capture.
 ///
-/// The agent sends `Frames`, any number of times, and waits for the answer each time, while the processes are frozen. Then it lets
-/// them go on, unless they are to be stopped or killed, and sends `Image`, with `Data` and `End`. After the answer to that it stops or
+/// The agent may send `Ahead`, any number of times. It freezes the processes, sends `Frames`, any number of times, and waits for the
+/// answer each time. Then it lets them go on, unless they are to be stopped or killed, and sends `Image`, with `Data` and `End`. After the answer to that it stops or
 /// kills them, if that was asked for, and says `Captured`. A refusal of the host, or a stream that breaks, lets the processes go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capture {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use nvvmm_protocol::FrameRun;
+use nvvmm_protocol::{FrameRun, Frames};
 
 use super::*;
 use crate::process::{Capturing, Kept, Placing, ProcessError, SavedProcess};
@@ -20,6 +20,10 @@ fn run_of(frame: u64, page: u64) -> FrameRun {
         pages: 1,
         image_page: page,
     }
+}
+
+fn frame_of(gfn: u64) -> Frames {
+    Frames { gfn, count: 1 }
 }
 
 fn is_full(error: &ProcessError) -> bool {
@@ -91,6 +95,18 @@ impl<E: Playable> World<E> {
                     match pages.get_mut(page as usize) {
                         Some(page) => *page = content,
                         None => pages.push(content),
+                    }
+                }
+                if world.random.below(2) == 0 {
+                    let ahead: Vec<Frames> = runs.iter().map(|run| frame_of(run.gfn)).collect();
+                    if let Err(error) = capturing.give_ahead(&ahead, engine) {
+                        assert!(is_full(&error), "{error}");
+                        return capturing.roll_back(engine, holder);
+                    }
+                    let mut random = Random(world.random.next());
+                    world.act(guest, |guest| guest.burst(&mut random, |_| true));
+                    for run in &runs {
+                        pages[run.image_page as usize] = (run.gfn, guest.content(run.gfn));
                     }
                 }
                 if let Err(error) = capturing.take(&runs, engine, holder) {

@@ -1,13 +1,19 @@
 //! Frames of a process that is captured go into an image.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use nvvmm_protocol::FrameRun;
-use nvvmm_snapshot::{BlockNo, FrameSet, Holder, NewSnapshot, SnapshotId, SnapshotKind};
+use nvvmm_protocol::{FrameRun, Frames};
+use nvvmm_snapshot::{BlockNo, ChunkMap, FrameSet, Holder, NewSnapshot, SnapshotId, SnapshotKind};
 use vm_memory::Bytes;
 
-use super::{FramePage, ProcessError, SavedProcess, check_pages, frames_of, named_frames, pages::ImagePages};
+use super::{
+    ProcessError, SavedProcess,
+    named::{
+        NamedRun, access_to, address_of, check_pages, frames_in, frames_of, named_frames, named_runs,
+        per_chunk,
+    },
+    pages::ImagePages,
+};
 use crate::cow::{CowEngine, CowError, FRAME_SIZE_BYTES, ShareSet};
 use crate::window::ShownBlocks;
 
@@ -70,34 +76,52 @@ impl Capturing {
         let ram = engine.ram();
         let pages_max = frames_of(ram) * PAGES_PER_FRAME_MAX;
         let of_ram = self.take_shown(runs, pages_max)?;
-        let mut by_chunk: BTreeMap<u32, Vec<FramePage>> = BTreeMap::new();
-        for named in named_frames(&of_ram, ram, pages_max)? {
-            by_chunk.entry(named.chunk).or_default().push(named);
-        }
-        let blocks_max = frames_of(ram) * BLOCKS_PER_FRAME_MAX;
-        for (chunk, named) in by_chunk {
-            if self.blocks > blocks_max {
-                return Err(ProcessError::Lie(
-                    "frames again and again, which it has written to meanwhile".to_owned(),
-                ));
-            }
-            let mut frames = FrameSet::EMPTY;
-            named.iter().for_each(|named| _ = frames.insert(named.frame));
-            match engine.share_live(chunk, &frames)? {
-                Some(set) => {
-                    let (_, map) = &set.changes()[0];
-                    named
-                        .iter()
-                        .for_each(|named| self.pages.set(named.page, map.block(named.frame)));
-                    self.blocks += set.frames_new();
-                    if set.frames_new() > 0 {
-                        self.given.push(set);
-                    }
-                }
-                None => self.copy(&named, engine, holder)?,
+        for (chunk, runs) in per_chunk(named_runs(&of_ram, ram, pages_max)?) {
+            match self.give(chunk, &frames_in(&runs), engine)? {
+                Some(map) => runs
+                    .iter()
+                    .flat_map(NamedRun::iter)
+                    .for_each(|(frame, page)| self.pages.set(page, map.block(frame))),
+                None => self.copy(&runs, engine, holder)?,
             }
         }
         Ok(())
+    }
+
+    /// Gives frames away that are likely to be named by [`Capturing::take`], so that there is less to do then. What the guest
+    /// writes to them meanwhile they have then, as if this had not been.
+    ///
+    /// # Errors
+    /// As of [`Capturing::take`].
+    pub fn give_ahead(&mut self, frames: &[Frames], engine: &dyn CowEngine) -> Result<(), ProcessError> {
+        for (chunk, runs) in per_chunk(named_frames(frames, engine.ram())?) {
+            self.give(chunk, &frames_in(&runs), engine)?;
+        }
+        Ok(())
+    }
+
+    /// What is behind a chunk's frames, which are not the VM's own any more. None: that cannot be, and they are to be copied.
+    fn give(
+        &mut self,
+        chunk: u32,
+        frames: &FrameSet,
+        engine: &dyn CowEngine,
+    ) -> Result<Option<ChunkMap>, ProcessError> {
+        if self.blocks > frames_of(engine.ram()) * BLOCKS_PER_FRAME_MAX {
+            return Err(ProcessError::Lie(
+                "frames again and again, which it has written to meanwhile".to_owned(),
+            ));
+        }
+        let Some(set) = engine.share_live(chunk, frames)? else {
+            return Ok(None);
+        };
+        let (_, map) = &set.changes()[0];
+        let map = map.clone();
+        self.blocks += set.frames_new();
+        if set.frames_new() > 0 {
+            self.given.push(set);
+        }
+        Ok(Some(map))
     }
 
     /// Takes what is in frames of windows by reference; the runs that are left.
@@ -127,20 +151,25 @@ impl Capturing {
 
     fn copy(
         &mut self,
-        named: &[FramePage],
+        runs: &[NamedRun],
         engine: &dyn CowEngine,
         holder: &Holder,
     ) -> Result<(), ProcessError> {
-        let blocks = holder.alloc_blocks(named.len() as u32).map_err(CowError::from)?;
+        let frames: usize = runs.iter().map(|run| run.frames.len()).sum();
+        let blocks = holder.alloc_blocks(frames as u32).map_err(CowError::from)?;
         self.copies.extend(&blocks);
         self.blocks += blocks.len() as u64;
         let mut bytes = [0; FRAME_SIZE_BYTES];
-        for (named, block) in named.iter().zip(blocks) {
+        let frames = runs
+            .iter()
+            .flat_map(|run| run.iter().map(|(frame, page)| (run.chunk, frame, page)));
+        for ((chunk, frame, page), block) in frames.zip(blocks) {
             // So that the access below waits for nothing.
-            engine.answer(named.access(engine.ram(), false))?;
-            engine.ram().memory().read_slice(&mut bytes, named.address())?;
+            engine.answer(access_to(engine.ram(), chunk, frame, false))?;
+            let memory = engine.ram().memory();
+            memory.read_slice(&mut bytes, address_of(chunk, frame))?;
             holder.write_block(block, &bytes)?;
-            self.pages.set(named.page, Some(block));
+            self.pages.set(page, Some(block));
         }
         Ok(())
     }

@@ -4,8 +4,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nvvmm_protocol::{
-    Capture, Captured, DATA_BYTES_MAX, FailedBecause, FrameError, FrameRun, FromAgent, Restart, Restarted,
-    ToAgent, receive, send,
+    Capture, Captured, DATA_BYTES_MAX, FailedBecause, FrameError, FrameRun, Frames, FromAgent, Restart,
+    Restarted, ToAgent, receive, send,
 };
 
 use super::ProcessError;
@@ -41,6 +41,9 @@ pub enum AgentError {
 
 /// What a capture has the VM do.
 pub trait CaptureSteps {
+    /// Does what can be done ahead about frames that are likely to be taken.
+    fn give_ahead(&mut self, frames: &[Frames]) -> Result<(), ProcessError>;
+
     /// Takes frames into the image.
     fn take(&mut self, runs: &[FrameRun]) -> Result<(), ProcessError>;
 
@@ -67,6 +70,7 @@ pub fn capture(
     let mut committed = false;
     loop {
         match agent.hear()? {
+            FromAgent::Ahead(frames) if !committed => agent.answer(steps.give_ahead(&frames))?,
             FromAgent::Frames(runs) if !committed => agent.answer(steps.take(&runs))?,
             FromAgent::Image { bytes, pages } if !committed => {
                 let image = agent.hear_image(bytes, image_bytes_max)?;

@@ -4,8 +4,11 @@ use nvvmm_protocol::FrameRun;
 use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkMap, FrameMap, Pool};
 use vm_memory::Bytes;
 
-use super::{FramePage, ProcessError, named_frames};
-use crate::cow::CowEngine;
+use super::{
+    ProcessError,
+    named::{NamedRun, access_to, address_of, named_runs, per_chunk},
+};
+use crate::cow::{CHUNK_FRAMES, CowEngine};
 
 /// An image that is being restarted from. It stays pinned while any of its blocks may be behind a frame.
 #[derive(Debug)]
@@ -44,37 +47,48 @@ impl Placing {
         engine: &dyn CowEngine,
         pool: &Pool,
     ) -> Result<(), ProcessError> {
-        let named = named_frames(runs, engine.ram(), self.pages)?;
-        self.named += named.len() as u64;
+        let named = named_runs(runs, engine.ram(), self.pages)?;
+        self.named += runs.iter().map(|run| u64::from(run.pages)).sum::<u64>();
         if self.named > self.pages {
             return Err(ProcessError::Lie(format!(
                 "more frames than the image has pages ({})",
                 self.pages
             )));
         }
-        let mut wanted = Vec::with_capacity(named.len());
-        for named in named {
-            wanted.push((named, self.block(named.page)?));
+        for (chunk, runs) in per_chunk(named) {
+            self.place_in_chunk(chunk, &runs, engine, pool)?;
         }
+        Ok(())
+    }
+
+    fn place_in_chunk(
+        &mut self,
+        chunk: u32,
+        runs: &[NamedRun],
+        engine: &dyn CowEngine,
+        pool: &Pool,
+    ) -> Result<(), ProcessError> {
         // Of a frame that is named twice the last counts.
-        wanted.reverse();
-        wanted.sort_by_key(|(named, _)| (named.chunk, named.frame));
-        wanted.dedup_by_key(|(named, _)| (named.chunk, named.frame));
-        for of_chunk in wanted.chunk_by(|(a, _), (b, _)| a.chunk == b.chunk) {
-            let blocks: Vec<(u32, BlockNo)> = of_chunk
-                .iter()
-                .filter_map(|(named, block)| Some((named.frame, (*block)?)))
-                .collect();
-            let adopted = !blocks.is_empty() && engine.adopt(of_chunk[0].0.chunk, &blocks)?;
-            if adopted {
-                self.adopted += blocks.len() as u64;
+        let mut page_of = [None; CHUNK_FRAMES as usize];
+        for (frame, page) in runs.iter().flat_map(NamedRun::iter) {
+            page_of[frame as usize] = Some(page);
+        }
+        let (mut blocks, mut holes) = (Vec::with_capacity(page_of.len()), Vec::new());
+        for (frame, page) in (0..).zip(page_of) {
+            let Some(page) = page else { continue };
+            match self.block(page)? {
+                Some(block) => blocks.push((frame, block)),
+                None => holes.push(frame),
             }
-            for (named, block) in of_chunk {
-                if !adopted || block.is_none() {
-                    self.copied += 1;
-                    write(*named, *block, engine, pool)?;
-                }
-            }
+        }
+        if !blocks.is_empty() && engine.adopt(chunk, &blocks)? {
+            self.adopted += blocks.len() as u64;
+            blocks.clear();
+        }
+        let written = blocks.into_iter().map(|(frame, block)| (frame, Some(block)));
+        for (frame, block) in written.chain(holes.into_iter().map(|frame| (frame, None))) {
+            self.copied += 1;
+            write(chunk, frame, block, engine, pool)?;
         }
         Ok(())
     }
@@ -91,7 +105,8 @@ impl Placing {
 
 /// Writes a page, of zeroes if it has no block, to a frame.
 fn write(
-    named: FramePage,
+    chunk: u32,
+    frame: u32,
     block: Option<BlockNo>,
     engine: &dyn CowEngine,
     pool: &Pool,
@@ -101,6 +116,9 @@ fn write(
         pool.read_block(block, &mut bytes)?;
     }
     // So that the access below waits for no space: that there is none is said instead.
-    engine.answer(named.access(engine.ram(), true))?;
-    Ok(engine.ram().memory().write_slice(&bytes, named.address())?)
+    engine.answer(access_to(engine.ram(), chunk, frame, true))?;
+    Ok(engine
+        .ram()
+        .memory()
+        .write_slice(&bytes, address_of(chunk, frame))?)
 }

@@ -214,6 +214,90 @@ fn a_capture_that_comes_to_nothing_leaves_no_trace() {
     assert_clean(&pool);
 }
 
+#[test]
+fn frames_given_ahead_are_in_the_image_as_they_are_when_they_are_taken() {
+    let (_place, pool, mut vm) = redirected("process-ahead");
+    let own = vm.engine.counters().frames_own;
+    let mut capturing = Capturing::default();
+    let ahead = |gfn, count| Frames { gfn, count };
+    capturing
+        .give_ahead(&[ahead(0, 400), ahead(100, 10)], &*vm.engine)
+        .unwrap();
+    assert_eq!(vm.engine.counters().frames_own, own - 400);
+    // The guest writes to some meanwhile; others are not taken in the end.
+    vm.fill(50..80, 5000);
+    capturing
+        .take(&[run(0, 300, 0)], &*vm.engine, &vm.holder)
+        .unwrap();
+    vm.fill(0..512, 9000);
+    let kept = commit(&mut capturing, &vm, "p", 300).unwrap();
+    assert_eq!((kept.frames_given, kept.frames_copied), (300, 0));
+    let other = Vm::<RedirectEngine>::start(&pool, SIZE, None);
+    let mut placing = placing(&other, "p");
+    placing.place(&[run(0, 300, 0)], &*other.engine, &pool).unwrap();
+    other.assert_filled(0..50, 1);
+    other.assert_filled(50..80, 5000);
+    other.assert_filled(80..300, 1);
+    vm.assert_filled(0..512, 9000);
+    vm.snapshot("all").unwrap();
+    assert_hold_their_own(&pool, &[&vm, &other]);
+    assert_clean(&pool);
+}
+
+#[test]
+fn what_was_given_ahead_of_nothing_is_the_vms_own_again() {
+    let (_place, pool, vm) = redirected("process-ahead-of-nothing");
+    let own = vm.engine.counters().frames_own;
+    let mut capturing = Capturing::default();
+    let everything = [Frames { gfn: 0, count: 512 }];
+    capturing.give_ahead(&everything, &*vm.engine).unwrap();
+    vm.fill(0..100, 5000);
+    capturing.give_ahead(&everything, &*vm.engine).unwrap();
+    for lie in [(FRAMES, 1), (u64::MAX, 1), (0, u32::MAX)] {
+        let (gfn, count) = lie;
+        let refused = capturing.give_ahead(&[Frames { gfn, count }], &*vm.engine);
+        assert!(matches!(refused, Err(ProcessError::Lie(_))), "{lie:?}");
+    }
+    capturing.roll_back(&*vm.engine, &vm.holder);
+    assert_eq!(vm.engine.counters().frames_own, own);
+    vm.assert_filled(0..100, 5000);
+    vm.assert_filled(100..512, 1);
+    assert_hold_their_own(&pool, &[&vm]);
+    assert_clean(&pool);
+}
+
+#[test]
+fn adopted_frames_can_be_written_before_they_are_armed() {
+    let (_place, pool, vm) = redirected("process-unarmed");
+    capture(&vm, "p", &[run(0, 512, 0)]);
+    let mut other = Vm::<RedirectEngine>::start(&pool, SIZE, None);
+    other.fill(0..1024, 2000);
+    placing(&other, "p")
+        .place(&[run(300, 512, 0)], &*other.engine, &pool)
+        .unwrap();
+    // The words lie where the frame they came from says.
+    let at = |page: u64| vm_memory::GuestAddress((300 + page) * FRAME + 8 * (page % 500));
+    for page in (0..512).step_by(3) {
+        assert_eq!(other.read_word(at(page)), 1 + page);
+        other.write_word(7000 + page, at(page));
+    }
+    while other.engine.tidy().unwrap() {}
+    let faults = || other.engine.counters().write_faults;
+    let before = faults();
+    for page in (1..512).step_by(3) {
+        other.write_word(8000 + page, at(page));
+    }
+    assert!(faults() > before);
+    let expected = |page: u64| [7000, 8000, 1][(page % 3) as usize] + page;
+    (0..512).for_each(|page| assert_eq!(other.read_word(at(page)), expected(page), "{page}"));
+    other.snapshot("after").unwrap();
+    let third = Vm::<RedirectEngine>::start(&pool, SIZE, Some("after"));
+    (0..512).for_each(|page| assert_eq!(third.read_word(at(page)), expected(page), "{page}"));
+    vm.assert_filled(0..512, 1);
+    assert_hold_their_own(&pool, &[&vm, &other, &third]);
+    assert_clean(&pool);
+}
+
 fn assert_lie<T: std::fmt::Debug>(outcome: Result<T, ProcessError>, what: &str) {
     match outcome {
         Err(ProcessError::Lie(message)) if message.contains(what) => {}
@@ -283,6 +367,7 @@ fn frames_that_are_written_and_named_again_and_again_do_not_use_up_the_pool() {
 #[derive(Default)]
 struct Noted {
     taken: usize,
+    ahead: usize,
     committed: Option<(Vec<u8>, u64)>,
     refuses: bool,
 }
@@ -298,6 +383,11 @@ impl Noted {
 }
 
 impl CaptureSteps for Noted {
+    fn give_ahead(&mut self, frames: &[Frames]) -> Result<(), ProcessError> {
+        self.ahead += frames.len();
+        Ok(())
+    }
+
     fn take(&mut self, runs: &[FrameRun]) -> Result<(), ProcessError> {
         self.note(runs)
     }
@@ -355,11 +445,15 @@ fn image(bytes: u64, parts: &[usize]) -> Vec<FromAgent> {
 #[test]
 fn an_agent_that_does_as_it_should_is_heard_to_the_end() {
     let mut steps = Noted::default();
-    let mut said = vec![FromAgent::Frames(vec![run(1, 1, 0)])];
+    let mut said = vec![
+        FromAgent::Ahead(vec![Frames { gfn: 1, count: 7 }; 2]),
+        FromAgent::Frames(vec![run(1, 1, 0)]),
+    ];
     said.extend(image(50, &[30, 0, 20]));
     said.push(FromAgent::Captured(CAPTURED));
     assert_eq!(capture_with(said, &mut steps).unwrap(), CAPTURED);
-    assert_eq!((steps.taken, steps.committed), (1, Some((vec![7; 50], 3))));
+    assert_eq!((steps.ahead, steps.taken), (2, 1));
+    assert_eq!(steps.committed, Some((vec![7; 50], 3)));
 }
 
 #[test]
@@ -383,16 +477,18 @@ fn an_agent_that_talks_out_of_turn_captures_nothing() {
         assert!(outcome.is_err() && steps.committed.is_none(), "{said:?}");
     }
     // Once the image is there, nothing can be added to it.
-    let mut steps = Noted::default();
-    let said: Vec<_> = image(1, &[1])
-        .into_iter()
-        .chain([frames(), FromAgent::Captured(CAPTURED)])
-        .collect();
-    assert!(matches!(
-        capture_with(said, &mut steps),
-        Err(AgentError::OutOfTurn)
-    ));
-    assert_eq!(steps.taken, 0);
+    for late in [frames(), FromAgent::Ahead(vec![Frames { gfn: 1, count: 1 }])] {
+        let mut steps = Noted::default();
+        let said: Vec<_> = image(1, &[1])
+            .into_iter()
+            .chain([late, FromAgent::Captured(CAPTURED)])
+            .collect();
+        assert!(matches!(
+            capture_with(said, &mut steps),
+            Err(AgentError::OutOfTurn)
+        ));
+        assert_eq!((steps.ahead, steps.taken), (0, 0));
+    }
 }
 
 #[test]

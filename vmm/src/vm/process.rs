@@ -358,6 +358,13 @@ impl Steps<'_> {
 }
 
 impl CaptureSteps for Steps<'_> {
+    fn give_ahead(&mut self, frames: &[Frames]) -> Result<(), ProcessError> {
+        self.step(|vm, work| match work {
+            Work::Capture(capturing) => capturing.give_ahead(frames, &*vm.engine),
+            Work::Restart(_) => Err(ProcessError::Overtaken),
+        })
+    }
+
     fn take(&mut self, runs: &[FrameRun]) -> Result<(), ProcessError> {
         self.step(|vm, work| match work {
             Work::Capture(capturing) => capturing.take(runs, &*vm.engine, &vm.holder),

@@ -24,9 +24,12 @@ pub fn run(request: &Capture, stream: &mut impl Stream) -> Result<(), Failure> {
         tree: request.tree,
         external_stdio: request.external_stdio,
     };
-    nvvmm_process::check(request.pid, options).map_err(|error| failure(&error))?;
-    let frozen = Frozen::new(request.pid, request.tree).map_err(|error| failure(&error))?;
+    let checked = nvvmm_process::check(request.pid, options).map_err(|error| failure(&error))?;
     let mut pages = HostPages::new(stream);
+    // The host arms them while the processes still run.
+    let frames = checked.frames().map_err(|error| failure(&error))?;
+    pages.announce(&frames)?;
+    let frozen = Frozen::new(request.pid, request.tree).map_err(|error| failure(&error))?;
     let captured = frozen.capture(options, &mut pages);
     let captured = pages.outcome(captured)?;
     let report = Captured {

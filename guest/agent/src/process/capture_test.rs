@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -41,19 +42,56 @@ fn it_can_stay_stopped() {
 }
 
 #[test]
+fn frames_are_named_ahead_while_it_runs() {
+    if !can_run() {
+        return;
+    }
+    let subject = Subject::start();
+    let host = ask_capture(subject.pid, false, Afterwards::Thaw);
+    let mut ahead = HashSet::new();
+    let runs = loop {
+        match host.hear() {
+            FromAgent::Ahead(frames) => {
+                assert_ne!(subject.state(), 't', "it is not frozen yet");
+                ahead.extend(
+                    frames
+                        .iter()
+                        .flat_map(|run| run.gfn..run.gfn + u64::from(run.count)),
+                );
+            }
+            FromAgent::Frames(runs) => break runs,
+            other => panic!("{other:?}"),
+        }
+        host.say(ToAgent::Done);
+    };
+    let frames = runs
+        .iter()
+        .flat_map(|run| run.gfn..run.gfn + u64::from(run.pages));
+    let (known, new): (Vec<u64>, Vec<u64>) = frames.partition(|frame| ahead.contains(frame));
+    assert!(
+        known.len() > 10 * new.len(),
+        "{} known, {} new",
+        known.len(),
+        new.len()
+    );
+    host.end();
+    subject.ends_well();
+}
+
+#[test]
 fn it_goes_on_when_the_host_goes_away() {
     if !can_run() {
         return;
     }
     let subject = Subject::start();
     let host = ask_capture(subject.pid, false, Afterwards::Kill);
-    assert!(matches!(host.hear(), FromAgent::Frames(_)));
+    assert!(matches!(host.hear_frozen(), FromAgent::Frames(_)));
     assert_eq!(subject.state(), 't', "it is frozen meanwhile");
     host.end();
 
     let host = ask_capture(subject.pid, false, Afterwards::Kill);
     let mut kept = Kept::default();
-    while let FromAgent::Frames(runs) = host.hear() {
+    while let FromAgent::Frames(runs) = host.hear_frozen() {
         kept.take(subject.pid, &runs);
         host.say(ToAgent::Done);
     }
@@ -73,14 +111,14 @@ fn it_goes_on_when_the_host_refuses() {
         message: "the pool is full".to_owned(),
     };
     let host = ask_capture(subject.pid, false, Afterwards::Kill);
-    assert!(matches!(host.hear(), FromAgent::Frames(_)));
+    assert!(matches!(host.hear_frozen(), FromAgent::Frames(_)));
     host.say(no());
     expect_failure(&host, FailedBecause::Failed, "the pool is full");
     host.end();
 
     for afterwards in [Afterwards::Kill, Afterwards::Stop, Afterwards::Thaw] {
         let host = ask_capture(subject.pid, false, afterwards);
-        while let FromAgent::Frames(_) = host.hear() {
+        while let FromAgent::Frames(_) = host.hear_frozen() {
             host.say(ToAgent::Done);
         }
         Kept::default().hear_image(&host);
@@ -104,7 +142,7 @@ fn a_host_that_answers_out_of_turn_is_told_so_and_the_process_goes_on() {
         ToAgent::Read { path: Vec::new() },
     ] {
         let host = ask_capture(subject.pid, false, Afterwards::Kill);
-        assert!(matches!(host.hear(), FromAgent::Frames(_)));
+        assert!(matches!(host.hear_frozen(), FromAgent::Frames(_)));
         host.say(answer);
         expect_failure(&host, FailedBecause::Refused, "no answer");
         host.end();

@@ -1,10 +1,21 @@
 use std::io;
 
 use nvvmm_process::{Error, PageSink, PageSource, Pid, Placed, Taken};
-use nvvmm_protocol::{FrameRun, FromAgent, RUNS_MAX, send};
+use nvvmm_protocol::{FrameRun, Frames, FromAgent, RUNS_MAX, send};
 
 use super::{failure, wait_until_done};
 use crate::serve::{Failure, Stream};
+
+/// Runs of frames, each with its first one and how many, as messages have them.
+pub fn messages_of(runs: &[(u64, u64)]) -> impl Iterator<Item = Vec<Frames>> {
+    runs.chunks(RUNS_MAX).map(|part| {
+        let frames = part.iter().filter_map(|(gfn, count)| {
+            let count = u32::try_from(*count).ok()?;
+            Some(Frames { gfn: *gfn, count })
+        });
+        frames.collect()
+    })
+}
 
 /// Pages that the host takes from frames, or places in frames. In a guest a frame's number (PFN) is its guest-physical address divided by
 /// the size of a page.
@@ -22,6 +33,15 @@ impl<'a, S: Stream> HostPages<'a, S> {
             failure: None,
             sent: 0,
         }
+    }
+
+    /// Names frames of which some will be named again, with pages.
+    pub fn announce(&mut self, frames: &[(u64, u64)]) -> Result<(), Failure> {
+        for part in messages_of(frames) {
+            send(&mut *self.stream, &FromAgent::Ahead(part))?;
+            wait_until_done(self.stream)?;
+        }
+        Ok(())
     }
 
     /// What came of a capture or restart with these pages. What the host said, or that it is gone, counts before what followed from that.

@@ -8,8 +8,9 @@ use std::thread;
 use std::time::Duration;
 
 use nvvmm_process::{Empty, Error, Reserve};
-use nvvmm_protocol::{Frames, FromGuest, RUNS_MAX};
+use nvvmm_protocol::FromGuest;
 
+use super::frames::messages_of;
 use super::one_at_a_time;
 use crate::link;
 
@@ -91,15 +92,8 @@ fn note(bytes: u64) -> std::io::Result<()> {
 /// So that it need not be in the page tables of the host, from which it takes time to take it at the restart.
 fn tell_host(reserve: &Reserve) {
     let runs = reserve.frames().unwrap_or_default();
-    let frames: Vec<Frames> = runs
-        .iter()
-        .filter_map(|(gfn, count)| {
-            let count = u32::try_from(*count).ok()?;
-            Some(Frames { gfn: *gfn, count })
-        })
-        .collect();
-    for part in frames.chunks(RUNS_MAX) {
-        link::tell(&FromGuest::Idle(part.to_vec()));
+    for part in messages_of(&runs) {
+        link::tell(&FromGuest::Idle(part));
     }
 }
 

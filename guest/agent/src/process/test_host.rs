@@ -194,6 +194,7 @@ impl Kept {
     pub fn hear_capture(&mut self, host: &HostEnd, pid: i32) -> Captured {
         loop {
             match host.hear() {
+                FromAgent::Ahead(_) => {}
                 FromAgent::Frames(runs) => self.take(pid, &runs),
                 FromAgent::Image { bytes, pages } => {
                     self.image_pages = pages;

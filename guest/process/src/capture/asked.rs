@@ -10,8 +10,6 @@ use crate::sys::PAGE_BYTES;
 const SIGNALS: u64 = 64;
 /// The length of the kernel's signal mask.
 const SIGSET_BYTES: u64 = 8;
-/// How many kinds of resource limits there are.
-const LIMITS: u64 = 16;
 const ITIMERS: [u64; 3] = [
     libc::ITIMER_REAL as u64,
     libc::ITIMER_VIRTUAL as u64,
@@ -24,8 +22,6 @@ pub struct Answers {
     pub brk: u64,
     pub actions: Vec<SignalAction>,
     pub itimers: [ItimerValue; 3],
-    /// Soft and hard, by the number of the resource.
-    pub limits: Vec<(u64, u64)>,
     pub dumpable: u32,
     pub subreaper: bool,
     pub threads: Vec<ThreadAnswers>,
@@ -147,14 +143,6 @@ impl Asking<'_> {
                 value_s,
                 value_us,
             };
-        }
-        for resource in 0..LIMITS {
-            let [soft, hard] = self.numbers(
-                "ask a resource limit",
-                libc::SYS_prlimit64,
-                &[0, resource, 0, self.room],
-            )?;
-            answers.limits.push((soft, hard));
         }
         answers.dumpable = self.prctl(libc::PR_GET_DUMPABLE, 0)? as u32;
         answers.subreaper = self.prctl_number(libc::PR_GET_CHILD_SUBREAPER)? != 0;

@@ -10,7 +10,7 @@ use super::CaptureOptions;
 use super::files;
 use crate::error::{Error, Pid, Place, Refusal};
 use crate::freeze::FrozenThread;
-use crate::observe::{self, Descriptor, Mapping, Status, Vdso};
+use crate::observe::{self, Descriptor, Listing, Mapping, Pagemap, Status, Vdso};
 use crate::sys::{self, FileTable};
 
 /// Everything that /proc says of a process.
@@ -93,8 +93,29 @@ impl Observation {
     }
 }
 
+/// Processes that could be captured.
+#[derive(Debug)]
+pub struct Checked {
+    processes: Vec<Observed>,
+}
+
+impl Checked {
+    /// The frames that are likely to be handed to the sink: the number of the first one and how many, for each run. The processes
+    /// run, so this is out of date when it is there.
+    pub fn frames(&self) -> Result<Vec<(u64, u64)>, Error> {
+        let mut listing = Listing::default();
+        for process in &self.processes {
+            let mut pagemap = Pagemap::open(process.pid)?;
+            for mapping in process.mappings.iter().filter(|mapping| !mapping.shared) {
+                pagemap.list(mapping.start, mapping.end, &mut listing)?;
+            }
+        }
+        Ok(listing.runs.iter().map(|run| (run.frame, run.pages)).collect())
+    }
+}
+
 /// Whether a process could be captured as it is now. It is not stopped for this.
-pub fn check(pid: Pid, options: CaptureOptions) -> Result<(), Error> {
+pub fn check(pid: Pid, options: CaptureOptions) -> Result<Checked, Error> {
     if observe::is_zombie(pid)? {
         return Err(Error::Gone(pid));
     }
@@ -113,11 +134,14 @@ pub fn check(pid: Pid, options: CaptureOptions) -> Result<(), Error> {
         refusals
             .extend(threads.filter_map(|(tid, status)| Refusal::of_tracer(process.pid, *tid, status.tracer)));
     }
-    if refusals.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Refused(refusals))
+    if !refusals.is_empty() {
+        return Err(Error::Refused(refusals));
     }
+    // Kept for when they stand still.
+    observe::kernel()?;
+    Ok(Checked {
+        processes: observed.processes,
+    })
 }
 
 /// All that keeps these processes from being captured, but for what only a freeze shows.

@@ -6,7 +6,7 @@ mod files;
 mod memory;
 mod process;
 
-pub use check::check;
+pub use check::{Checked, check};
 pub(crate) use process::xfeatures;
 
 use crate::error::{Error, Pid};
@@ -54,7 +54,7 @@ impl Frozen {
             return Err(Error::Refused(refusals));
         }
         let mut image = Image {
-            kernel: observe::kernel()?,
+            kernel: observe::kernel()?.clone(),
             boot: observe::boot()?,
             ..Image::default()
         };

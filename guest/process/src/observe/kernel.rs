@@ -1,3 +1,5 @@
+use std::sync::OnceLock;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Mapping, mappings};
@@ -69,8 +71,17 @@ pub fn boot() -> Result<String, Error> {
     Ok(id.trim().to_owned())
 }
 
-/// The running kernel, seen through this process.
-pub fn kernel() -> Result<Kernel, Error> {
+/// The running kernel, seen through this process. It is looked at once.
+pub fn kernel() -> Result<&'static Kernel, Error> {
+    static SEEN: OnceLock<Kernel> = OnceLock::new();
+    if let Some(seen) = SEEN.get() {
+        return Ok(seen);
+    }
+    let seen = look()?;
+    Ok(SEEN.get_or_init(|| seen))
+}
+
+fn look() -> Result<Kernel, Error> {
     let own = std::process::id() as Pid;
     let release =
         std::fs::read_to_string("/proc/sys/kernel/osrelease").map_err(failed("read the kernel's release"))?;

@@ -76,7 +76,7 @@ pub fn path(bytes: &[u8]) -> PathBuf {
 
 fn kernel(image: &Image, refusals: &mut Vec<Refusal>) -> Result<(), Error> {
     let here = observe::kernel()?;
-    if here != image.kernel {
+    if *here != image.kernel {
         let reason = if here.release == image.kernel.release {
             "has the vDSO of another build of this kernel".into()
         } else {

@@ -133,7 +133,7 @@ impl Subject {
     /// Whether it could be captured.
     pub fn check(&self) -> Result<(), Error> {
         let _alone = one_at_a_time();
-        nvvmm_process::check(self.pid, CaptureOptions::default())
+        nvvmm_process::check(self.pid, CaptureOptions::default()).map(drop)
     }
 
     /// Tries to capture it with no check before; it goes on.

@@ -99,7 +99,7 @@ fn capture(pid: i32) -> Option<(Image, CopiedPages)> {
     let options = CaptureOptions::default();
     let mut pages = CopiedPages::default();
     let captured = check(pid, options)
-        .and_then(|()| Frozen::new(pid, false))
+        .and_then(|_| Frozen::new(pid, false))
         .and_then(|frozen| {
             let image = frozen.capture(options, &mut pages)?.image;
             frozen.end(Afterwards::Kill)?;

@@ -15,6 +15,8 @@ pub(super) struct KnownChunk {
     pub own: FrameSet,
     /// Frames that are mapped privately (blocks of the snapshot this VM was restored from).
     pub private: FrameSet,
+    /// Those of them that are not armed yet: until they are, a write takes a page of this process.
+    pub unarmed: FrameSet,
     /// The blocks are mapped at the guest's addresses.
     pub mapped: bool,
     /// No private frame was written before it was armed, or all that were are own by now.
@@ -45,6 +47,7 @@ impl KnownChunk {
             map,
             own,
             private: FrameSet::EMPTY,
+            unarmed: FrameSet::EMPTY,
             mapped: false,
             settled: true,
             dirty: false,

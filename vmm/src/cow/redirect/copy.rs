@@ -196,12 +196,9 @@ impl RedirectEngine {
 
     /// The second half: the mapping can be armed, and is if it is private.
     pub(super) fn guard_run(&self, index: u32, run: &MappedRun, sharing: Sharing) -> Result<(), CowError> {
+        self.register_run(index, run)?;
         let start = self.address(index, run.frames.start);
         let size_bytes = run.frames.len() * FRAME_SIZE_BYTES;
-        // A new mapping is registered at once: the next arming needs it, and mappings merge only when alike.
-        self.uffd
-            .register_write_protect(start, size_bytes)
-            .map_err(os("register blocks"))?;
         match sharing {
             Sharing::Shared => Ok(()),
             Sharing::Private => self
@@ -209,6 +206,14 @@ impl RedirectEngine {
                 .protect(start, size_bytes, true)
                 .map_err(os("arm blocks")),
         }
+    }
+
+    /// A new mapping is registered at once: the next arming needs it, and mappings merge only when alike.
+    pub(super) fn register_run(&self, index: u32, run: &MappedRun) -> Result<(), CowError> {
+        let start = self.address(index, run.frames.start);
+        self.uffd
+            .register_write_protect(start, run.frames.len() * FRAME_SIZE_BYTES)
+            .map_err(os("register blocks"))
     }
 }
 

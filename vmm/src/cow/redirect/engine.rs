@@ -146,7 +146,7 @@ impl CowEngine for RedirectEngine {
     }
 
     fn tidy(&self) -> Result<bool, CowError> {
-        Ok(self.free_unneeded() || self.keep_bound()?)
+        Ok(self.settle_some()? || self.free_unneeded() || self.keep_bound()?)
     }
 }
 
@@ -290,6 +290,7 @@ impl RedirectEngine {
         if known.settled {
             return Ok(());
         }
+        self.arm_late(index, known)?;
         for run in runs(&known.private) {
             for frame in self.early_writes(index, run)? {
                 let targets = self.targets(known, &[frame], frame)?;
@@ -298,6 +299,19 @@ impl RedirectEngine {
         }
         known.settled = true;
         self.unsettled.fetch_sub(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn arm_late(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
+        let unarmed = known.unarmed.intersection(&known.private);
+        for run in known.mapped_runs(&unarmed) {
+            self.arm_range(
+                self.address(index, run.frames.start),
+                run.frames.len() * FRAME_SIZE_BYTES,
+            )
+            .map_err(os("arm blocks"))?;
+        }
+        known.unarmed = FrameSet::EMPTY;
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Frames of a running guest change hands, one by one: to the image of a process that is captured, and from one that is
 //! restarted.
 
-use std::sync::PoisonError;
+use std::sync::{PoisonError, atomic::Ordering};
 
 use nvvmm_snapshot::{BlockNo, FrameSet};
 
@@ -18,6 +18,9 @@ use crate::{
     sys::reservation::Sharing,
 };
 
+/// Chunks settled in one go: accesses wait meanwhile.
+const SETTLED_AT_ONCE: u32 = 16;
+
 impl RedirectEngine {
     /// Arms frames and counts them as the VM's no more. Those that are in a snapshot already are as they must be.
     pub(super) fn give_away(&self, index: u32, frames: &FrameSet) -> Result<Option<ShareSet>, CowError> {
@@ -28,7 +31,7 @@ impl RedirectEngine {
         let mut live = lock(self.chunk(index));
         let known = self.know(index, &mut live)?;
         self.settle_counted(index, known)?;
-        let own = set_of(frames.iter().filter(|frame| known.own.contains(*frame)));
+        let own = frames.intersection(&known.own);
         if known.mapped {
             for run in known.mapped_runs(&own) {
                 let size_bytes = run.frames.len() * FRAME_SIZE_BYTES;
@@ -36,15 +39,16 @@ impl RedirectEngine {
                     .map_err(os("arm frames of a process"))?;
             }
         }
-        own.iter().for_each(|frame| _ = known.own.remove(frame));
+        known.own = known.own.minus(&own);
         Counters::sub(&self.counters.frames_own, u64::from(own.count()));
         let mut set = ShareSet::default();
         set.push(index, known.map.clone(), own);
         Ok(Some(set))
     }
 
-    /// Puts an image's blocks behind frames like those of a snapshot that a VM is restored from: mapped privately and
-    /// armed, so that no write reaches them.
+    /// Puts an image's blocks behind frames like those of a snapshot that a VM is restored from: mapped privately, so that no
+    /// write reaches them. Whoever waits for it is let go before they are armed: [`CowEngine::tidy`] does that, or the next access that
+    /// is held.
     pub(super) fn take_in(&self, index: u32, blocks: &[(u32, BlockNo)]) -> Result<bool, CowError> {
         if self.unit_frames > 1 || self.budget.is_spent() {
             return Ok(false);
@@ -58,12 +62,28 @@ impl RedirectEngine {
         self.budget.changed(before, known.mappings_now());
         self.mark_dirty(index, known);
         lock(&self.unneeded).append(&mut replaced);
-        taken?;
-        match self.settle_counted(index, known) {
-            // Made up for by the next access.
-            Ok(()) | Err(CowError::NoSpace) => Ok(true),
-            Err(other) => Err(other),
+        taken.map(|()| true)
+    }
+
+    /// Settles some chunks that were adopted to, or met a full pool; whether there may be more.
+    pub(super) fn settle_some(&self) -> Result<bool, CowError> {
+        let _not_sharing = self.sharing.read().unwrap_or_else(PoisonError::into_inner);
+        let mut left = SETTLED_AT_ONCE;
+        for (index, chunk) in self.known_chunks() {
+            if self.unsettled.load(Ordering::Relaxed) == 0 || left == 0 {
+                break;
+            }
+            if let LiveChunk::Known(known) = &mut *lock(chunk)
+                && !known.settled
+            {
+                match self.settle_counted(index, known) {
+                    Ok(()) => left -= 1,
+                    Err(CowError::NoSpace) => return Ok(false),
+                    Err(other) => return Err(other),
+                }
+            }
         }
+        Ok(left == 0)
     }
 
     /// Only what is mapped shared: of a private mapping the pages that were written would be lost.
@@ -106,8 +126,9 @@ impl RedirectEngine {
                 run.frames
                     .clone()
                     .for_each(|frame| _ = known.private.insert(frame));
+                known.unarmed = known.unarmed.union(&set_of(run.frames.clone()));
                 self.unsettle(known);
-                self.guard_run(index, &run, Sharing::Private)?;
+                self.register_run(index, &run)?;
             }
         }
         Ok(())
