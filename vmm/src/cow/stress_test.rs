@@ -33,6 +33,9 @@ const SNAPSHOTS_MAX: usize = 6;
 /// Three VMs, what they pin and what they set aside fit; with more snapshots than that the pool is full.
 const POOL_BYTES: u64 = 96 * MIB;
 const STEPS: u64 = 160;
+/// How often it is looked at a guest that waits for space before somebody makes some, and before it is taken to wait for ever.
+const WAITS_MIN: u32 = 100;
+const WAITS_MAX: u32 = 100 * WAITS_MIN;
 
 struct Random(u64);
 
@@ -244,10 +247,19 @@ impl<E: Playable> World<E> {
     }
 
     /// Somebody makes space for a VM that waits.
-    fn relieve(&mut self) {
+    fn relieve(&mut self) -> bool {
         self.log.push("relieve".into());
+        self.ballast.take().is_some() || self.remove() || self.remove_image()
+    }
+
+    /// Looks whether a VM waits for space. It may be given some, and ask for it late on a busy machine.
+    fn look_after(&mut self, vm: &Vm<E>, waits: &mut u32) {
+        *waits = if vm.faults.is_starved() { *waits + 1 } else { 0 };
+        if *waits == WAITS_MIN && self.relieve() {
+            *waits = 0;
+        }
         assert!(
-            self.ballast.take().is_some() || self.remove() || self.remove_image(),
+            *waits < WAITS_MAX,
             "the pool is full of nothing: {:#?}",
             self.pool.status().unwrap()
         );
@@ -261,15 +273,7 @@ impl<E: Playable> World<E> {
             while !actor.is_finished() {
                 std::thread::sleep(Duration::from_micros(200));
                 guest.vm.engine.give_back_unused(0);
-                waits = if guest.vm.faults.is_starved() {
-                    waits + 1
-                } else {
-                    0
-                };
-                if waits == 100 {
-                    self.relieve();
-                    waits = 0;
-                }
+                self.look_after(&guest.vm, &mut waits);
             }
         });
     }
@@ -392,15 +396,7 @@ impl<E: Playable> World<E> {
                     }
                     std::thread::sleep(Duration::from_micros(200));
                     guest.vm.engine.give_back_unused(512);
-                    waits = if guest.vm.faults.is_starved() {
-                        waits + 1
-                    } else {
-                        0
-                    };
-                    if waits == 100 {
-                        world.relieve();
-                        waits = 0;
-                    }
+                    world.look_after(&guest.vm, &mut waits);
                 }
             });
             let Some(Some((set, reservation, model))) = taken else {
