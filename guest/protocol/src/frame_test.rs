@@ -36,8 +36,8 @@ fn messages_come_back_as_they_were_in_their_order() {
 }
 
 #[test]
-fn the_encoding_of_version_3_stays() {
-    assert_eq!(VERSION, 3);
+fn the_encoding_of_version_4_stays() {
+    assert_eq!(VERSION, 4);
     assert_eq!(sent(&ToAgent::End), [1, 0, 0, 0, 4]);
     assert_eq!(
         sent(&FromGuest::Idle(vec![Frames { gfn: 3, count: 4 }])),
@@ -79,6 +79,10 @@ fn the_encoding_of_version_3_stays() {
     assert_eq!(
         sent(&FromAgent::Frames(vec![run])),
         [6, 0, 0, 0, 6, 1, 128, 1, 2, 3]
+    );
+    assert_eq!(
+        sent(&FromAgent::Ahead(vec![Frames { gfn: 3, count: 4 }])),
+        [4, 0, 0, 0, 10, 1, 3, 4]
     );
     assert_eq!(
         sent(&FromAgent::Image { bytes: 5, pages: 6 }),
@@ -195,9 +199,9 @@ impl Write for Other<'_> {
 
 #[test]
 fn each_side_is_told_the_version_of_the_other() {
-    let mut other = Other(b"NVMA\x03\0\0\0", Vec::new());
+    let mut other = Other(b"NVMA\x04\0\0\0", Vec::new());
     greet(&mut other).unwrap();
-    assert_eq!(other.1, b"NVMA\x03\0\0\0");
+    assert_eq!(other.1, b"NVMA\x04\0\0\0");
     let mut newer = Other(b"NVMA\x03\x01\xff\xff", Vec::new());
     assert!(matches!(
         greet(&mut newer),

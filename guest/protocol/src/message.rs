@@ -91,9 +91,6 @@ pub enum FromAgent {
         /// In words.
         message: String,
     },
-    /// At a capture, before the processes are frozen: frames that are likely to be named in `Frames`. What the host does about them now it
-    /// need not do then. The agent waits for `Done` or `Refused`.
-    Ahead(#[serde(deserialize_with = "frames_of_a_message")] Vec<Frames>),
     /// At a capture: these pages of the image are in these frames of the guest now; take them. A page may come again, when it is in
     /// another frame: the last time counts. At a restart: these frames of the guest, which the guest does not move meanwhile, shall
     /// hold these pages of the image. The agent waits for `Done` or `Refused`.
@@ -109,6 +106,9 @@ pub enum FromAgent {
     Captured(Captured),
     /// The processes run. If the host wanted to be attached, `Data`, `ErrorData` and `Exited` follow, else nothing.
     Restarted(Restarted),
+    /// At a capture, before the processes are frozen: frames that are likely to be named in `Frames`. What the host does about them now it
+    /// need not do then. The agent waits for `Done` or `Refused`.
+    Ahead(#[serde(deserialize_with = "frames_of_a_message")] Vec<Frames>),
 }
 
 /// How a program ended.

@@ -32,7 +32,7 @@ pub fn state(frozen: &FrozenProcess, observed: &Observed, parent: Option<u32>) -
         actions: answers.actions,
         pending: sys::pending_signals(pid, Queue::Process).map_err(failed("read pending signals"))?,
         itimers: answers.itimers,
-        limits: limits(pid)?,
+        limits: observe::limits(pid)?,
         dumpable: answers.dumpable,
         subreaper: answers.subreaper,
         personality: number(pid, "personality", 16)? as u32,
@@ -152,15 +152,6 @@ fn mapping(pid: Pid, observed: &observe::Mapping, known: &mut Vec<MappedFile>) -
         advice,
         ..Mapping::default()
     })
-}
-
-/// Soft and hard, by the number of the resource.
-fn limits(pid: Pid) -> Result<Vec<(u64, u64)>, Error> {
-    const LIMITS: u32 = 16;
-    let found = (0..LIMITS).map(|resource| sys::limit(pid, resource));
-    found
-        .collect::<Result<_, _>>()
-        .map_err(failed("read a resource limit"))
 }
 
 fn executable(pid: Pid) -> Result<MappedFile, Error> {

@@ -153,6 +153,26 @@ pub fn layout(pid: Pid) -> Result<MemoryLayout, Error> {
     found().ok_or_else(|| unreadable(pid, "stat"))
 }
 
+/// Its resource limits, soft and hard, by the number of the resource. To ask for them by prlimit(2) takes CAP_SYS_RESOURCE.
+pub fn limits(pid: Pid) -> Result<Vec<(u64, u64)>, Error> {
+    let text = read_text(pid, "limits")?;
+    parse_limits(&text).ok_or_else(|| unreadable(pid, "limits"))
+}
+
+fn parse_limits(text: &str) -> Option<Vec<(u64, u64)>> {
+    /// What a limit's name takes in its line; there are spaces in it.
+    const NAME_BYTES: usize = 26;
+    let number = |word: &str| match word {
+        "unlimited" => Some(libc::RLIM64_INFINITY),
+        number => number.parse().ok(),
+    };
+    let limit = |line: &str| {
+        let mut words = line.get(NAME_BYTES..)?.split_ascii_whitespace();
+        Some((number(words.next()?)?, number(words.next()?)?))
+    };
+    text.lines().skip(1).map(limit).collect()
+}
+
 /// The auxiliary vector, as it is in memory.
 pub fn auxv(pid: Pid) -> Result<Vec<u8>, Error> {
     read(pid, "auxv")
@@ -202,3 +222,7 @@ pub fn is_zombie(pid: Pid) -> Result<bool, Error> {
     let (_, words) = stat(pid, "stat")?;
     Ok(words.first().is_some_and(|state| state == "Z" || state == "X"))
 }
+
+#[cfg(test)]
+#[path = "status_test.rs"]
+mod status_test;
