@@ -5,6 +5,7 @@
 //! `docs/design.md` has the flow, the invariants and the glossary.
 
 pub mod agent;
+pub mod bench;
 pub mod boot;
 pub mod checkpoint;
 pub mod cli;

@@ -40,4 +40,6 @@ pub struct VmSpec {
 impl VmSpec {
     /// vCPUs one machine may have.
     pub const VCPUS_MAX: u8 = 64;
+    /// Windows of a new machine: processes at a time that run with `restore --window`, trees counting as one.
+    pub const WINDOWS_USUAL: u8 = 4;
 }

@@ -1,10 +1,10 @@
 //! The nvvmm flat boot protocol, version 1 (guest/bare-metal/README.md).
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::elf::Program;
 use super::error::at;
-use super::layout::{FLAT_BOOT_BLOCK, FLAT_TSS};
+use super::layout::{FLAT_BOOT_BLOCK, FLAT_TSS, HIMEM, PD};
 use super::linux::low_ram_end;
 use super::{BootError, BootParts, Entry, Result, paging};
 
@@ -14,6 +14,10 @@ const VERSION: u32 = 1;
 const VCPUS_MAX: u8 = 8;
 /// "NVVMFLT1".
 const BOOT_BLOCK_MAGIC: u64 = 0x3154_4c46_4d56_564e;
+
+/// RAM that there is room for page tables of.
+const MEMORY_BYTES_MAX: u64 = 128 << 30;
+const _: () = assert!(PD + (MEMORY_BYTES_MAX >> 30) * 0x1000 <= HIMEM);
 
 /// In the TSS: where the offset of the I/O bitmap is, what it is, and where the bitmap's end mark goes. The bitmap's
 /// zeros let user mode use every port (the port privilege level in `rflags` is not enough on a software KVM).
@@ -65,10 +69,11 @@ pub(super) fn load<M: GuestMemoryBackend>(
             vcpus_max: VCPUS_MAX,
         });
     }
-    let memory_bytes = low_ram_end(memory);
-    let end = program.load(memory, memory_bytes)?;
+    let end = program.load(memory, low_ram_end(memory))?;
     let free_start = end.next_multiple_of(0x1000);
-    paging::write_identity_map(memory, memory_bytes, true)?;
+    let ram_bytes: u64 = memory.iter().map(|region| region.len()).sum();
+    let memory_bytes = ram_bytes.min(MEMORY_BYTES_MAX);
+    paging::write_ram_map(memory, memory_bytes)?;
     let block: [u64; 4] = [BOOT_BLOCK_MAGIC, u64::from(parts.vcpus), memory_bytes, free_start];
     memory
         .write_obj(block, GuestAddress(FLAT_BOOT_BLOCK))

@@ -6,7 +6,7 @@
 //! | `0x3000` | | boot block (flat guest) |
 //! | `0x4000` | `0x606a` | TSS with I/O bitmap (flat guest) |
 //! | `0x7000` | `0x8000` | zero page (Linux) |
-//! | `0x8000` | `0xe000` | page tables: PML4, PDPT, four PDs |
+//! | `0x8000` | `0xe000` | page tables: PML4, PDPT, four PDs (flat guest: a PD for each GiB, to `0x8_a000` at most) |
 //! | `0x2_0000` | `0x3_0000` | command line (Linux) |
 //! | `0x9_fc00` | `0xa_0000` | not RAM for Linux: where a PC's BIOS keeps its data area |
 //! | `0xe_0000` | `0x10_0000` | ACPI tables, the RSDP first: where an OS without a pointer to it looks |

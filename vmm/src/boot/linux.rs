@@ -137,7 +137,7 @@ fn finish<M: GuestMemoryBackend>(
     kernel_end: u64,
 ) -> Result<()> {
     // The kernel's first code wants itself, the zero page and the command line mapped; it maps the rest itself.
-    paging::write_identity_map(memory, 4 << 30, false)?;
+    paging::write_identity_map(memory)?;
     memory
         .write_obj(GDT_ENTRIES, GuestAddress(GDT))
         .map_err(at("the GDT", GDT))?;

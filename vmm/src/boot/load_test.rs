@@ -251,6 +251,20 @@ fn a_flat_guest_gets_its_boot_block_tables_and_segments() {
 }
 
 #[test]
+fn a_flat_guest_sees_no_hole_in_its_memory() {
+    let files = Files::new();
+    let kernel = files.put("kernel", &flat(&FLAT_V1, 0x20_0000));
+    let (low, high) = (3 << 30, 4 << 30);
+    let memory = Memory::from_ranges(&[(GuestAddress(0), low), (GuestAddress(high), 4 * MIB)]).unwrap();
+    load(&memory, &parts(&kernel)).unwrap();
+    let at = |gpa| memory.read_obj::<u64>(GuestAddress(gpa)).unwrap();
+    assert_eq!(at(0x3010), (low + 4 * MIB) as u64, "all of it is told");
+    assert_eq!(at(0x9018), 0xd027, "a fourth GiB has begun");
+    assert_eq!((at(0xcff8), at(0xd000)), (0xbfe0_00e7, high | 0xe7));
+    assert_eq!((at(0xd008), at(0xd010)), ((high + 0x20_0000) | 0xe7, 0));
+}
+
+#[test]
 fn flat_guests_that_do_not_fit_the_protocol_are_refused() {
     let cases: [(&[u8], u64, &str); 5] = [
         (&[2, 0, 0, 0, 0, 0, 0, 0], 0x10_0000, "version 2"),

@@ -48,13 +48,10 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, ControlError> {
             memory_bytes: memory,
             disks: readable_disks(disks)?,
             vsock: true,
-            windows: WINDOWS,
+            windows: VmSpec::WINDOWS_USUAL,
         }))
     })
 }
-
-/// Windows of a new machine: processes at a time that run with `restore --window`, trees counting as one.
-const WINDOWS: u8 = 4;
 
 /// `nvvmm restore`.
 pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, ControlError> {

@@ -4,20 +4,21 @@
 //! `pool_commands` do the rest; [`error`] has the exit codes.
 
 pub mod args;
+mod bench_command;
 mod console;
 mod cp;
 mod detach;
 pub mod error;
 mod exec;
 mod launch;
-mod output;
+pub(crate) mod output;
 mod pool_commands;
 mod pool_path;
 mod process_commands;
 mod scrub_command;
 mod snapshot_commands;
 mod snapshot_tree;
-mod terminal;
+pub(crate) mod terminal;
 mod values;
 mod vm_commands;
 
@@ -60,6 +61,7 @@ fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
         Command::Snapshot(snapshot) => vm_commands::snapshot(snapshot)?,
         Command::Snapshots { pool, json } => snapshot_commands::list(&pool, json.json)?,
         Command::Rm { names, pool, json } => snapshot_commands::remove(&names, &pool, json.json)?,
+        Command::Bench(bench) => bench_command::run(bench)?,
         Command::Pool(PoolCommand::Create {
             path,
             size,

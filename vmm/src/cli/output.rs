@@ -30,15 +30,15 @@ pub fn print_json(value: &impl Serialize) -> Result<(), ControlError> {
 }
 
 /// A column of a table.
-pub enum Column {
+pub enum Column<'n> {
     /// Text, to the left.
-    Text(&'static str),
+    Text(&'n str),
     /// Numbers, to the right.
-    Number(&'static str),
+    Number(&'n str),
 }
 
 /// A table with headers and aligned columns, one line per row.
-pub fn table(columns: &[Column], rows: &[Vec<String>]) -> String {
+pub fn table(columns: &[Column<'_>], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING).force_no_tty();
     table.set_header(columns.iter().map(|c| match c {

@@ -56,7 +56,7 @@ pub fn scrub(option: &PoolOption, json: bool) -> Result<ExitCode, ControlError> 
 }
 
 /// Set by the first Ctrl-C; a second one kills the process as usual.
-fn ends_on_signal() -> Result<Arc<AtomicBool>, ControlError> {
+pub(super) fn ends_on_signal() -> Result<Arc<AtomicBool>, ControlError> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register_conditional_default(signal, Arc::clone(&interrupted))

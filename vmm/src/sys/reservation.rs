@@ -206,6 +206,37 @@ impl Reservation {
         Ok(())
     }
 
+    /// Reads the bytes of the range from `file` at `file_offset_bytes`, inside the kernel.
+    pub fn copy_from_file(
+        &self,
+        offset_bytes: usize,
+        size_bytes: usize,
+        file: BorrowedFd<'_>,
+        file_offset_bytes: u64,
+    ) -> io::Result<()> {
+        let mut done = 0;
+        while done < size_bytes {
+            let address = self.address(offset_bytes + done, size_bytes - done)?;
+            let file_offset = i64::try_from(file_offset_bytes + done as u64)
+                .map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
+            // SAFETY: the kernel writes the range, which lies in this reservation: memory that is accessed by volatile
+            // loads and stores, and so may change at any time.
+            let read =
+                unsafe { libc::pread(file.as_raw_fd(), address.cast(), size_bytes - done, file_offset) };
+            match read {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                1.. => done += read as usize,
+                _ => {
+                    let error = io::Error::last_os_error();
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Copies the bytes of the range to `into`, as they are at some moment each: others may write them meanwhile.
     pub fn read(&self, offset_bytes: usize, into: &mut [u8]) -> io::Result<()> {
         let address = self.address(offset_bytes, into.len())?;

@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// What every VM of this process is built with, however often the guest reboots.
-pub(super) struct Builder<'a> {
+pub(crate) struct Builder<'a> {
     pub name: &'a str,
     pub pool: &'a Arc<Pool>,
     pub console: &'a Path,
@@ -71,17 +71,27 @@ impl Builder<'_> {
     }
 
     fn boot(&self, spec: &VmSpec, console: ConsoleStreams) -> Result<RunningVm, VmError> {
+        self.fresh(spec, console, |machine, _| machine.load().map_err(machine_error))
+    }
+
+    /// A VM whose memory and state `load` makes, in memory that is zero.
+    pub fn fresh(
+        &self,
+        spec: &VmSpec,
+        console: ConsoleStreams,
+        load: impl FnOnce(&Machine, &GuestRam) -> Result<(), VmError> + Send + 'static,
+    ) -> Result<RunningVm, VmError> {
         let holder = Arc::new(self.pool.hold(self.name)?);
         let (engine, faults) = self.memory(spec, &holder, cow::Origin::Empty)?;
         let machine = Arc::new(self.machine(spec, &*engine, console)?);
         let loaded = {
-            let machine = Arc::clone(&machine);
-            faults.unless_stuck(move || machine.load())
+            let (machine, engine) = (Arc::clone(&machine), Arc::clone(&engine));
+            faults.unless_stuck(move || load(&machine, engine.ram()))
         };
         let Some(loaded) = loaded else {
             return Err(stuck((machine, engine, faults)));
         };
-        loaded.map_err(machine_error)?;
+        loaded?;
         Ok(RunningVm {
             digests: Digests::new(Arc::clone(self.pool)),
             spec: spec.clone(),

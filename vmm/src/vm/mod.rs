@@ -8,5 +8,7 @@ mod process;
 mod running;
 mod supervisor;
 
+pub(crate) use build::Builder;
 pub use plan::{ConsoleMode, Origin, RunPlan, VmError, VmExit};
+pub(crate) use running::RunningVm;
 pub use supervisor::run;

@@ -31,7 +31,7 @@ use crate::{
 /// Fields are dropped in this order, and it matters: no vCPU or device thread may live without the fault thread,
 /// nothing that writes guest RAM without the userfaultfd in the engine, and nothing that maps blocks without the
 /// holder that leases and pins them.
-pub(super) struct RunningVm {
+pub(crate) struct RunningVm {
     pub digests: Digests,
     pub machine: Arc<Machine>,
     pub faults: FaultThread,
@@ -44,9 +44,9 @@ pub(super) struct RunningVm {
     /// When the restore began, and its report.
     pub restore: Mutex<Option<(Instant, RestoreReport)>>,
     /// Held for as long as something is done to the VM: one thing at a time.
-    pub operation: Mutex<Operation>,
+    pub(super) operation: Mutex<Operation>,
     /// Never held while anything is waited for.
-    pub seen: Mutex<Seen>,
+    pub(super) seen: Mutex<Seen>,
 }
 
 /// What changes with the operations on a VM.
@@ -86,11 +86,11 @@ impl Operation {
 const OPERATION_POLL: Duration = Duration::from_millis(1);
 
 impl RunningVm {
-    pub fn operation(&self) -> MutexGuard<'_, Operation> {
+    pub(super) fn operation(&self) -> MutexGuard<'_, Operation> {
         self.operation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn seen(&self) -> MutexGuard<'_, Seen> {
+    pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -149,7 +149,7 @@ impl RunningVm {
     }
 
     /// Waits for the operation under way, unless it waits for space, or the guest does.
-    pub fn operation_unless_stuck(&self) -> Result<MutexGuard<'_, Operation>, VmError> {
+    pub(super) fn operation_unless_stuck(&self) -> Result<MutexGuard<'_, Operation>, VmError> {
         loop {
             if self.faults.is_stuck() {
                 return Err(self.no_space());

@@ -1,0 +1,94 @@
+//! `nvvmm bench`: measures checkpoints and restarts on this host, beside the classic way and in one run, and draws them.
+//!
+//! A [`Plan`] says what is measured. Each experiment drives VMs with the bare-metal guest in pools of its own and gives back
+//! an [`report::Experiment`]; the [`Report`] of all is JSON, from which text, plots and docs/performance.md are made.
+
+mod console;
+mod copied;
+mod guest;
+mod host;
+pub mod markdown;
+mod observed;
+mod paper;
+mod place;
+mod plan;
+pub mod plot;
+mod progress;
+pub mod report;
+pub mod statistics;
+pub mod text;
+
+use std::time::SystemTime;
+
+pub use plan::{ExperimentKind, Plan};
+pub use progress::Progress;
+pub use report::Report;
+
+use self::{host::HostFacts, place::Place};
+use crate::{cli::output, vm::VmError};
+
+/// Does all that a plan asks for.
+///
+/// # Errors
+/// Something could not be done, a guest's memory is wrong, or the user has interrupted the run.
+pub fn run(plan: &Plan, mut left_out: Vec<String>, progress: &Progress) -> Result<Report, VmError> {
+    let began_ns = SystemTime::UNIX_EPOCH
+        .elapsed()
+        .map_or(0, |time| time.as_nanos() as u64);
+    let places = places(plan, &mut left_out, progress)?;
+    let mut experiments = Vec::new();
+    for kind in &plan.experiments {
+        experiments.push(match kind {
+            ExperimentKind::Paper => paper::run(plan, &places, progress)?,
+        });
+    }
+    Ok(Report {
+        nvvmm: env!("CARGO_PKG_VERSION").into(),
+        began: output::moment(began_ns),
+        took_s: progress.took_s(),
+        host: HostFacts::gather(),
+        method: method(plan, &places),
+        experiments,
+        left_out,
+    })
+}
+
+/// The pools that are measured, the one on ordinary pages first, their memory warm.
+fn places(plan: &Plan, left_out: &mut Vec<String>, progress: &Progress) -> Result<Vec<Place>, VmError> {
+    let largest = plan.sizes.last().copied().unwrap_or_default();
+    let make = |dir| Place::make(dir, largest + place::GUEST_SLACK_BYTES, &plan.guest, plan.vcpus);
+    let mut places = vec![make(&plan.dir)?];
+    progress.step(&format!("warming memory on {}", places[0].medium))?;
+    // A guest's memory, and a copy of it.
+    places[0].warm(2 * largest)?;
+    for dir in &plan.huge_dirs {
+        let place = make(dir)?;
+        progress.step(&format!("warming memory on {}", place.medium))?;
+        place.warm(largest)?;
+        places.push(place);
+    }
+    if plan.huge_dirs.is_empty() {
+        left_out.push(
+            "Huge pages: no directory on them was given (--huge-dir; scripts/bench.sh makes some).".into(),
+        );
+    }
+    Ok(places)
+}
+
+fn method(plan: &Plan, places: &[Place]) -> Vec<String> {
+    let media: Vec<&str> = places.iter().map(|place| place.medium.as_str()).collect();
+    vec![
+        format!(
+            "Each figure is the median of {} repetitions, with the smallest and the largest. A ratio is made of two measurements of the \
+             same repetition; its median and spread are those of these ratios.",
+            plan.repeat
+        ),
+        format!(
+            "Guests have {} vCPUs and run nvvmm's bare-metal test guest. VMs are built, snapshotted and restored in the benchmark's own \
+             process by the code that the commands run.",
+            plan.vcpus
+        ),
+        format!("Pools are on: {}.", media.join("; ")),
+        "All memory that is used was touched beforehand, so that nothing meets pages that the host has never used.".into(),
+    ]
+}

@@ -1,0 +1,206 @@
+//! A pool of the benchmark's own on one medium, and the VMs in it.
+
+use std::{
+    fs::{self, OpenOptions},
+    io,
+    os::{fd::AsFd, unix::fs::OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use nix::sys::statvfs::statvfs;
+use nvvmm_snapshot::{CHUNK_SIZE_BYTES, CreateOptions, Medium, Pool};
+
+use super::{guest::Guest, host::medium_of};
+use crate::{
+    spec::VmSpec,
+    sys::reservation::{Reservation, Sharing},
+    vm::{Origin, VmError},
+};
+
+/// What a pool needs besides the memory of guests: tables, maps, states, and what VMs hold unused.
+const POOL_SLACK_BYTES: u64 = 64 << 20;
+/// The guest's program, and what it needs besides memory under test.
+pub const GUEST_SLACK_BYTES: u64 = 16 << 20;
+
+/// A directory with a pool in it, which goes when this is dropped.
+pub struct Place {
+    dir: PathBuf,
+    /// What it is on, in words.
+    pub medium: String,
+    pool: Arc<Pool>,
+    runtime: tempfile::TempDir,
+    kernel: PathBuf,
+    vcpus: u8,
+    next: AtomicU32,
+}
+
+/// How a snapshot is restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestoreKind {
+    /// What `nvvmm restore` does: mapped at the first touch.
+    Lazy,
+    /// `--prefault`: page tables are filled first.
+    Prefaulted,
+}
+
+impl Place {
+    /// A new pool in `dir`, with room for `memory_bytes` of guests.
+    ///
+    /// # Errors
+    /// The medium has no room, or the directory cannot be used.
+    pub fn make(dir: &Path, memory_bytes: u64, kernel: &Path, vcpus: u8) -> Result<Self, VmError> {
+        let runtime = tempfile::tempdir().map_err(|e| VmError::io("make a directory for sockets", &e))?;
+        let path = dir.join(format!("nvvmm-bench-{}.pool", std::process::id()));
+        let size_bytes =
+            (memory_bytes + memory_bytes / 64 + POOL_SLACK_BYTES).next_multiple_of(CHUNK_SIZE_BYTES);
+        let pool = Pool::create(
+            &path,
+            &CreateOptions {
+                size_bytes,
+                overcommit: false,
+            },
+        )?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            medium: medium_of(dir),
+            pool,
+            runtime,
+            kernel: kernel.to_owned(),
+            vcpus,
+            next: AtomicU32::new(0),
+        })
+    }
+
+    /// Whether the pool's memory comes in huge pages.
+    pub fn has_huge_pages(&self) -> bool {
+        self.pool.medium() == Medium::Hugetlbfs || self.medium == "tmpfs with huge pages"
+    }
+
+    /// A file beside the pool, on the same medium.
+    pub fn file_beside(&self, name: &str) -> PathBuf {
+        self.dir
+            .join(format!("nvvmm-bench-{}.{name}", std::process::id()))
+    }
+
+    /// Has the medium's memory touched, so that nothing measured later meets pages that the host has never used: under a
+    /// hypervisor such a page costs some microseconds, whoever touches it. The pages are free again afterwards.
+    ///
+    /// # Errors
+    /// There is not so much memory.
+    pub fn warm(&self, size_bytes: u64) -> Result<(), VmError> {
+        let path = self.file_beside("warm");
+        let warmed = warm_file(&path, size_bytes.next_multiple_of(CHUNK_SIZE_BYTES));
+        let removed = fs::remove_file(&path);
+        warmed
+            .and(removed)
+            .map_err(|e| VmError::io(format_args!("touch memory on {}", self.medium), &e))
+    }
+
+    /// Boots a guest with room for `touched_bytes` of memory under test.
+    ///
+    /// # Errors
+    /// Whatever keeps a VM from running.
+    pub fn boot(&self, memory_bytes: u64) -> Result<Guest, VmError> {
+        let origin = Origin::Boot(self.spec(memory_bytes));
+        Guest::start(self.guest_place(), |builder, console| {
+            builder.build(&origin, console)
+        })
+    }
+
+    /// Restores a snapshot as one more VM.
+    ///
+    /// # Errors
+    /// Whatever keeps a VM from running.
+    pub fn restore(&self, snapshot: &str, kind: RestoreKind) -> Result<Guest, VmError> {
+        let origin = Origin::Restore {
+            snapshot: snapshot.into(),
+            disks: None,
+            once: false,
+            prefault: kind == RestoreKind::Prefaulted,
+            step_clock: false,
+        };
+        Guest::start(self.guest_place(), |builder, console| {
+            builder.build(&origin, console)
+        })
+    }
+
+    /// Removes a snapshot.
+    ///
+    /// # Errors
+    /// The pool's.
+    pub fn remove(&self, snapshot: &str) -> Result<(), VmError> {
+        self.pool.remove(snapshot)?;
+        Ok(())
+    }
+
+    /// The machine that `nvvmm run` would make.
+    pub fn spec(&self, memory_bytes: u64) -> VmSpec {
+        VmSpec {
+            kernel: self.kernel.clone(),
+            initramfs: None,
+            cmdline: String::new(),
+            vcpus: self.vcpus,
+            memory_bytes: (memory_bytes + GUEST_SLACK_BYTES).next_multiple_of(CHUNK_SIZE_BYTES),
+            disks: Vec::new(),
+            vsock: true,
+            windows: VmSpec::WINDOWS_USUAL,
+        }
+    }
+
+    /// Where the next guest's sockets go.
+    pub fn guest_place(&self) -> GuestPlace<'_> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        GuestPlace {
+            name: format!("bench-{number}"),
+            pool: &self.pool,
+            dir: self.runtime.path(),
+        }
+    }
+}
+
+/// What a guest is started with.
+pub struct GuestPlace<'p> {
+    /// The VM's name.
+    pub name: String,
+    /// Its pool.
+    pub pool: &'p Arc<Pool>,
+    /// The directory of its sockets.
+    pub dir: &'p Path,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let path = self.pool.path();
+        if let Err(error) = fs::remove_file(path) {
+            tracing::warn!("the pool {} stays: {error}", path.display());
+        }
+    }
+}
+
+/// Bytes that can still be put on the medium of a directory.
+///
+/// # Errors
+/// There is no such directory.
+pub fn room_bytes(dir: &Path) -> Result<u64, VmError> {
+    let room = statvfs(dir)
+        .map_err(|e| VmError::io(format_args!("find out the space on {}", dir.display()), &e.into()))?;
+    Ok(room.blocks_available().saturating_mul(room.fragment_size()))
+}
+
+fn warm_file(path: &Path, size_bytes: u64) -> io::Result<()> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.set_len(size_bytes)?;
+    let size = usize::try_from(size_bytes).map_err(io::Error::other)?;
+    let addresses = Reservation::new(size, CHUNK_SIZE_BYTES as usize)?;
+    addresses.map_file(0, size, file.as_fd(), 0, Sharing::Shared)?;
+    addresses.populate_write(0, size)
+}
