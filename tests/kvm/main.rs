@@ -6,6 +6,7 @@
 
 mod altered_state;
 mod bad_input;
+mod bench;
 mod commands;
 mod dirty_log;
 mod fault_points;

@@ -25,7 +25,7 @@ pub use progress::Progress;
 pub use report::Report;
 
 use self::{host::HostFacts, place::Place};
-use crate::{cli::output, vm::VmError};
+use crate::{cli::output, control::ErrorKind, vm::VmError};
 
 /// Does all that a plan asks for.
 ///
@@ -55,22 +55,31 @@ pub fn run(plan: &Plan, mut left_out: Vec<String>, progress: &Progress) -> Resul
 
 /// The pools that are measured, the one on ordinary pages first, their memory warm.
 fn places(plan: &Plan, left_out: &mut Vec<String>, progress: &Progress) -> Result<Vec<Place>, VmError> {
-    let largest = plan.sizes.last().copied().unwrap_or_default();
-    let make = |dir| Place::make(dir, largest + place::GUEST_SLACK_BYTES, &plan.guest, plan.vcpus);
-    let mut places = vec![make(&plan.dir)?];
-    progress.step(&format!("warming memory on {}", places[0].medium))?;
-    // A guest's memory, and a copy of it.
-    places[0].warm(2 * largest)?;
-    for dir in &plan.huge_dirs {
-        let place = make(dir)?;
-        progress.step(&format!("warming memory on {}", place.medium))?;
-        place.warm(largest)?;
-        places.push(place);
+    let largest = plan.sizes.last().copied().unwrap_or_default() + place::GUEST_SLACK_BYTES;
+    let mut places = Vec::new();
+    for dir in std::iter::once(&plan.dir).chain(&plan.huge_dirs) {
+        let medium = host::medium_of(dir);
+        // A guest's memory and a copy of it, or as much as there is.
+        let memory_bytes = (2 * largest).min(place::memory_in_pool(place::room_bytes(dir)?));
+        if memory_bytes < largest {
+            left_out.push(format!(
+                "{}, on {medium}: there is no room for a guest of {}.",
+                dir.display(),
+                output::size(largest)
+            ));
+            continue;
+        }
+        progress.step(&format!("warming memory on {medium}"))?;
+        place::warm(dir, memory_bytes)?;
+        places.push(Place::make(dir, memory_bytes, &plan.guest, plan.vcpus)?);
     }
     if plan.huge_dirs.is_empty() {
         left_out.push(
             "Huge pages: no directory on them was given (--huge-dir; scripts/bench.sh makes some).".into(),
         );
+    }
+    if places.is_empty() {
+        return Err(VmError::new(ErrorKind::PoolFull, left_out.join(" ")).with_remedy("give smaller --sizes"));
     }
     Ok(places)
 }

@@ -57,8 +57,8 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
                 output::size(size),
                 plan.repeat
             ))?;
-            for place in places {
-                measuring.one_turn(place, size, progress)?;
+            for (index, place) in places.iter().enumerate() {
+                measuring.one_turn(place, index == 0, size, progress)?;
             }
         }
     }
@@ -66,12 +66,18 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
 }
 
 impl Measuring<'_> {
-    fn one_turn(&mut self, place: &Place, size: u64, progress: &Progress) -> Result<(), VmError> {
+    fn one_turn(
+        &mut self,
+        place: &Place,
+        copies: bool,
+        size: u64,
+        progress: &Progress,
+    ) -> Result<(), VmError> {
         let x = mib(size);
         let huge = suffix(place, self.places);
         let mut guest = place.boot(size)?;
         guest.fill(size, SEED)?;
-        let copy = if huge.is_empty() {
+        let copy = if copies {
             Some(self.copy(place, &mut guest, size)?)
         } else {
             None
@@ -122,8 +128,8 @@ impl Measuring<'_> {
         let chart = |file: &str, title: &str, seen: &Observations| Chart {
             file: file.into(),
             title: title.into(),
-            x: Axis::logarithmic("memory touched (MiB)"),
-            y: Axis::logarithmic("time (ms)"),
+            x: Axis::logarithmic("memory touched (MiB)", 2.0),
+            y: Axis::logarithmic("time (ms)", 10.0),
             series: seen.curves(),
         };
         let mut tables = vec![

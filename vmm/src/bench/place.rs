@@ -23,6 +23,8 @@ use crate::{
 
 /// What a pool needs besides the memory of guests: tables, maps, states, and what VMs hold unused.
 const POOL_SLACK_BYTES: u64 = 64 << 20;
+/// The same for each byte of guests, as a divisor.
+const POOL_SLACK_DIVISOR: u64 = 64;
 /// The guest's program, and what it needs besides memory under test.
 pub const GUEST_SLACK_BYTES: u64 = 16 << 20;
 
@@ -55,8 +57,7 @@ impl Place {
     pub fn make(dir: &Path, memory_bytes: u64, kernel: &Path, vcpus: u8) -> Result<Self, VmError> {
         let runtime = tempfile::tempdir().map_err(|e| VmError::io("make a directory for sockets", &e))?;
         let path = dir.join(format!("nvvmm-bench-{}.pool", std::process::id()));
-        let size_bytes =
-            (memory_bytes + memory_bytes / 64 + POOL_SLACK_BYTES).next_multiple_of(CHUNK_SIZE_BYTES);
+        let size_bytes = pool_bytes(memory_bytes);
         let pool = Pool::create(
             &path,
             &CreateOptions {
@@ -84,20 +85,6 @@ impl Place {
     pub fn file_beside(&self, name: &str) -> PathBuf {
         self.dir
             .join(format!("nvvmm-bench-{}.{name}", std::process::id()))
-    }
-
-    /// Has the medium's memory touched, so that nothing measured later meets pages that the host has never used: under a
-    /// hypervisor such a page costs some microseconds, whoever touches it. The pages are free again afterwards.
-    ///
-    /// # Errors
-    /// There is not so much memory.
-    pub fn warm(&self, size_bytes: u64) -> Result<(), VmError> {
-        let path = self.file_beside("warm");
-        let warmed = warm_file(&path, size_bytes.next_multiple_of(CHUNK_SIZE_BYTES));
-        let removed = fs::remove_file(&path);
-        warmed
-            .and(removed)
-            .map_err(|e| VmError::io(format_args!("touch memory on {}", self.medium), &e))
     }
 
     /// Boots a guest with room for `touched_bytes` of memory under test.
@@ -181,6 +168,17 @@ impl Drop for Place {
     }
 }
 
+/// The size of a pool with room for `memory_bytes` of guests.
+pub fn pool_bytes(memory_bytes: u64) -> u64 {
+    (memory_bytes + memory_bytes / POOL_SLACK_DIVISOR + POOL_SLACK_BYTES).next_multiple_of(CHUNK_SIZE_BYTES)
+}
+
+/// Guest memory that a pool of `size_bytes` has room for.
+pub fn memory_in_pool(size_bytes: u64) -> u64 {
+    size_bytes.saturating_sub(POOL_SLACK_BYTES + CHUNK_SIZE_BYTES) / (POOL_SLACK_DIVISOR + 1)
+        * POOL_SLACK_DIVISOR
+}
+
 /// Bytes that can still be put on the medium of a directory.
 ///
 /// # Errors
@@ -189,6 +187,20 @@ pub fn room_bytes(dir: &Path) -> Result<u64, VmError> {
     let room = statvfs(dir)
         .map_err(|e| VmError::io(format_args!("find out the space on {}", dir.display()), &e.into()))?;
     Ok(room.blocks_available().saturating_mul(room.fragment_size()))
+}
+
+/// Has so much of a medium's memory touched, so that nothing measured later meets pages that the host has never used: under a
+/// hypervisor such a page costs some microseconds, whoever touches it. The pages are free again afterwards.
+///
+/// # Errors
+/// There is not so much memory.
+pub fn warm(dir: &Path, size_bytes: u64) -> Result<(), VmError> {
+    let path = dir.join(format!("nvvmm-bench-{}.warm", std::process::id()));
+    let warmed = warm_file(&path, size_bytes.next_multiple_of(CHUNK_SIZE_BYTES));
+    let removed = fs::remove_file(&path);
+    warmed
+        .and(removed)
+        .map_err(|e| VmError::io(format_args!("touch {size_bytes} bytes on {}", dir.display()), &e))
 }
 
 fn warm_file(path: &Path, size_bytes: u64) -> io::Result<()> {

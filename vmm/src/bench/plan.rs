@@ -90,7 +90,9 @@ impl Plan {
     /// There is none.
     pub fn find_guest(given: Option<PathBuf>) -> Result<PathBuf, VmError> {
         if let Some(path) = given {
-            return std::path::absolute(&path).map_err(|e| VmError::io("find the guest", &e));
+            return path
+                .canonicalize()
+                .map_err(|e| VmError::io(format_args!("find the guest {}", path.display()), &e));
         }
         let program = std::env::current_exe().map_err(|e| VmError::io("find this program", &e))?;
         let beside = program.parent().unwrap_or(Path::new("/"));

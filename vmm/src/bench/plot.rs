@@ -68,7 +68,7 @@ impl Curve {
     fn of(series: &Series, chart: &Chart) -> Self {
         let points = series.points.iter().filter_map(|point| {
             let spread = Spread::of(&point.measured)?;
-            let shown = |axis: &Axis, value: f64| !axis.logarithmic || value > 0.0;
+            let shown = |axis: &Axis, value: f64| axis.base.is_none() || value > 0.0;
             (shown(&chart.x, point.x) && shown(&chart.y, spread.min)).then_some((point.x, spread))
         });
         Self {
@@ -78,13 +78,13 @@ impl Curve {
     }
 }
 
-/// From where to where an axis goes: a logarithmic one in logarithms.
+/// From which place to which an axis goes.
 fn range(axis: &Axis, values: impl Iterator<Item = f64>) -> Option<std::ops::Range<f64>> {
     let values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
     let min = values.iter().copied().reduce(f64::min)?;
     let max = values.iter().copied().reduce(f64::max)?;
-    if axis.logarithmic {
-        return Some((min / ROOM_FACTOR).log10()..(max * ROOM_FACTOR).log10());
+    if axis.base.is_some() {
+        return Some(axis.place(min / ROOM_FACTOR)..axis.place(max * ROOM_FACTOR));
     }
     let room = (max - min.min(0.0)).max(f64::MIN_POSITIVE) * ROOM_PART;
     Some(min.min(0.0)..max + room)
@@ -99,7 +99,6 @@ fn draw<'a>(
     curves: &[Curve],
     (x, y): (std::ops::Range<f64>, std::ops::Range<f64>),
 ) -> Result<(), DrawError<'a>> {
-    let place = |axis: &Axis, value: f64| if axis.logarithmic { value.log10() } else { value };
     let mut context = ChartBuilder::on(root)
         .caption(&chart.title, (FONT, 20))
         .margin(12)
@@ -118,7 +117,7 @@ fn draw<'a>(
         .axis_desc_style((FONT, 14))
         .draw()?;
     for (curve, colour) in curves.iter().zip(COLOURS.iter().cycle()) {
-        let at = |x: f64, y: f64| (place(&chart.x, x), place(&chart.y, y));
+        let at = |x: f64, y: f64| (chart.x.place(x), chart.y.place(y));
         let line = curve.points.iter().map(|(x, spread)| at(*x, spread.median));
         context
             .draw_series(LineSeries::new(line.clone(), colour.stroke_width(2)))?
@@ -141,11 +140,7 @@ fn draw<'a>(
 
 /// What is written beside a place of an axis.
 fn mark(axis: &Axis, place: f64) -> String {
-    let value = if axis.logarithmic {
-        10_f64.powf(place)
-    } else {
-        place
-    };
+    let value = axis.value(place);
     let digits = match value.abs() {
         v if v == 0.0 || v >= 10.0 => 0,
         v if v >= 1.0 => 1,

@@ -64,25 +64,35 @@ pub struct Chart {
 pub struct Axis {
     /// What it counts, with the unit.
     pub label: String,
-    /// Equal distances are equal factors.
-    pub logarithmic: bool,
+    /// Equal distances are equal factors, and marks are powers of this; without it they are equal differences.
+    pub base: Option<f64>,
 }
 
 impl Axis {
-    /// An axis on which equal distances are equal factors.
-    pub fn logarithmic(label: &str) -> Self {
+    /// On which equal distances are equal factors, marked at powers of `base` or their roots.
+    pub fn logarithmic(label: &str, base: f64) -> Self {
         Self {
             label: label.into(),
-            logarithmic: true,
+            base: Some(base),
         }
     }
 
-    /// An axis on which equal distances are equal differences.
+    /// On which equal distances are equal differences.
     pub fn linear(label: &str) -> Self {
         Self {
             label: label.into(),
-            logarithmic: false,
+            base: None,
         }
+    }
+
+    /// Where a value is on it.
+    pub fn place(&self, value: f64) -> f64 {
+        self.base.map_or(value, |base| value.log(base))
+    }
+
+    /// What is at a place of it.
+    pub fn value(&self, place: f64) -> f64 {
+        self.base.map_or(place, |base| base.powf(place))
     }
 }
 

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Measures checkpoints and restarts beside the classic way (nvvmm bench), on ordinary and on huge pages, and writes
+# docs/performance.md with its plots.
+#
+#   scripts/bench.sh [--out DIR] [--medium MEDIUM]... [-- ARGUMENT...]
+#
+#   --out DIR        where performance.md, performance.json and performance/ go (default: docs)
+#   --medium MEDIUM  of the media with huge pages only this one (repeatable): hugetlbfs, tmpfs-huge; none for none
+#   -- ARGUMENT...   for nvvmm bench, such as the name of one experiment, --sizes or --repeat
+#   -h, --help       this text
+#
+# The host should have nothing else to do, and memory for twice the largest guest (4 GiB) on ordinary pages besides what is set
+# aside as huge ones. Media with huge pages need root; they are made for this and given back. NVVMM_HUGE_PAGES: how many
+# huge pages hugetlbfs gets (default: for a guest of 4 GiB and half as much again, and a third of free memory at most).
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$here/lib/kvm.sh"
+source "$here/lib/programs.sh"
+
+huge_pages_wanted=3200
+
+out='' media=() arguments=()
+while (($#)); do
+  case $1 in
+    --out) out=${2:?--out needs a directory}; shift ;;
+    --medium) media+=("${2:?--medium needs a name}"); shift ;;
+    --) shift; arguments=("$@"); break ;;
+    -h | --help) usage; exit 0 ;;
+    *) die "unknown argument $1" "see ${0##*/} --help" ;;
+  esac
+  shift
+done
+out=${out:-$NVVMM_ROOT/docs}
+((${#media[@]})) || media=(hugetlbfs tmpfs-huge)
+
+# huge_pages: how many are asked for.
+huge_pages() {
+  local available_kib
+  available_kib=$(awk '/^MemAvailable/ {print $2}' /proc/meminfo)
+  echo $((available_kib / 3 / 2048 < huge_pages_wanted ? available_kib / 3 / 2048 : huge_pages_wanted))
+}
+
+[[ $(kvm_kind) != none ]] || die "$(kvm_reason)" "VMs need a KVM, if only a software one"
+need_rust
+build_nvvmm
+build_bare_metal
+NVVMM_HUGE_PAGES=${NVVMM_HUGE_PAGES:-$(huge_pages)}
+NVVMM_BAREMETAL_GUEST=$(bare_metal_path)
+export NVVMM_HUGE_PAGES NVVMM_BAREMETAL_GUEST
+
+measure=("$NVVMM_BIN" bench --out "$out" "${arguments[@]}")
+for medium in "${media[@]}"; do
+  case $medium in
+    none) ;;
+    hugetlbfs | tmpfs-huge)
+      if "$here/on-medium.sh" "$medium" true; then
+        measure=("$here/on-medium.sh" "$medium" "$here/bench/with-huge-dir.sh" "${measure[@]}")
+      else
+        say "not measured: $medium"
+      fi
+      ;;
+    *) die "no medium with huge pages is called $medium" "see ${0##*/} --help" ;;
+  esac
+done
+"${measure[@]}"
+say "written: $out/performance.md"

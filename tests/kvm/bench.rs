@@ -1,0 +1,114 @@
+//! `nvvmm bench` measures what it says, and looks at the memory of all that it restores.
+
+use std::path::Path;
+
+use nvvmm_tests::{Host, required};
+use serde_json::Value;
+
+const MIB: u64 = 1 << 20;
+
+/// Runs it with the medium under test, beside shared memory where its pages are huge.
+fn bench(host: &Host, out: &Path, arguments: &[&str]) -> Value {
+    let dir = host.pool().parent().expect("a pool is in a directory").to_owned();
+    let guest = required("NVVMM_BAREMETAL_GUEST");
+    let [dir, guest, out] = [&*dir, &*guest, out].map(|path| path.to_str().unwrap());
+    let mut all = vec!["bench"];
+    all.extend_from_slice(arguments);
+    all.extend(["--guest", guest, "--out", out]);
+    all.extend([
+        if has_huge_pages(host) {
+            "--huge-dir"
+        } else {
+            "--dir"
+        },
+        dir,
+    ]);
+    host.json(&all)
+}
+
+fn has_huge_pages(host: &Host) -> bool {
+    host.medium().granule_bytes() > 4096
+}
+
+#[test]
+fn the_papers_experiments_are_complete_and_verified() {
+    let host = Host::without_pool();
+    let out = tempfile::tempdir().unwrap();
+    let report = bench(&host, out.path(), &["paper", "--sizes", "4M,8M", "--repeat", "2"]);
+    let paper = &report["experiments"][0];
+    assert_eq!(paper["name"], "paper");
+    let mut checkpoints = vec!["copy", "reference"];
+    let mut restarts = vec!["copy", "reference", "reference, lazy restore"];
+    if has_huge_pages(&host) {
+        checkpoints.push("reference, huge pages");
+        restarts.extend(["reference, huge pages", "reference, huge pages, lazy restore"]);
+    }
+    let touched = (4 + 8) * MIB / 4096;
+    assert_eq!(paper["frames_verified"], 2 * restarts.len() as u64 * touched);
+    for (chart, series) in [("checkpoint", checkpoints), ("restart", restarts)] {
+        let charts = paper["charts"].as_array().unwrap();
+        let found = charts.iter().find(|found| found["file"] == chart).expect(chart);
+        let mut names: Vec<&str> = Vec::new();
+        for curve in found["series"].as_array().unwrap() {
+            names.push(curve["name"].as_str().unwrap());
+            let points = curve["points"].as_array().unwrap();
+            let places: Vec<f64> = points.iter().map(|point| point["x"].as_f64().unwrap()).collect();
+            assert_eq!(places, [4.0, 8.0], "{curve}");
+            for point in points {
+                let measured = point["measured"].as_array().unwrap();
+                assert_eq!(measured.len(), 2, "{curve}");
+                assert!(measured.iter().all(|ms| ms.as_f64().unwrap() > 0.0), "{curve}");
+            }
+        }
+        names.sort_unstable();
+        assert_eq!(names, series);
+        let drawn = std::fs::read_to_string(out.path().join(format!("performance/{chart}.svg"))).unwrap();
+        assert!(drawn.contains("<svg") && drawn.contains("reference"), "{chart}");
+    }
+    let document = std::fs::read_to_string(out.path().join("performance.md")).unwrap();
+    assert!(document.contains("performance/checkpoint.svg"), "{document}");
+    shown_again_it_is_the_same(&host, out.path());
+}
+
+fn shown_again_it_is_the_same(host: &Host, out: &Path) {
+    let again = tempfile::tempdir().unwrap();
+    let json = out.join("performance.json");
+    let [json, to] = [&json, again.path()].map(|path| path.to_str().unwrap());
+    host.run(&["bench", "--from", json, "--out", to]).ok();
+    for name in [
+        "performance.md",
+        "performance/checkpoint.svg",
+        "performance/restart.svg",
+    ] {
+        let [first, second] = [out, again.path()].map(|dir| std::fs::read_to_string(dir.join(name)).unwrap());
+        assert_eq!(first, second, "{name}");
+    }
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused_and_leaves_nothing() {
+    let host = Host::without_pool();
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().to_str().unwrap();
+    let guest = required("NVVMM_BAREMETAL_GUEST");
+    let guest = guest.to_str().unwrap();
+    let run =
+        |arguments: &[&str]| host.run(&[&["bench", "--dir", dir, "--guest", guest], arguments].concat());
+    run(&["--sizes", "15T"]).refused(4, "do not fit");
+    run(&["nonsense"]).refused(2, "nonsense");
+    host.run(&[
+        "bench",
+        "--sizes",
+        "4M",
+        "--dir",
+        dir,
+        "--guest",
+        "/nowhere/guest",
+    ])
+    .refused(3, "/nowhere/guest");
+    assert_eq!(
+        std::fs::read_dir(dir).unwrap().count(),
+        0,
+        "nothing is left in {dir}"
+    );
+}
