@@ -220,7 +220,7 @@ pub struct BenchArguments {
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Measure nothing: show the measurements in a performance.json of before
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["experiments", "sizes", "huge_dirs", "guest"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["experiments", "sizes", "huge_dirs"])]
     pub from: Option<PathBuf>,
     /// The form of the output.
     #[command(flatten)]
