@@ -17,7 +17,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/kvm.sh"
 source "$here/lib/programs.sh"
 
-huge_pages_wanted=3200
+huge_pages_wanted=3400
 
 out='' media=() arguments=()
 while (($#)); do

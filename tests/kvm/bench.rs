@@ -26,6 +26,18 @@ fn bench(host: &Host, out: &Path, arguments: &[&str]) -> Value {
     host.json(&all)
 }
 
+/// Copying writes files beside the pool.
+fn can_be_measured(host: &Host) -> bool {
+    let can = !host.medium().is_device();
+    if !can {
+        println!(
+            "left out on {}: it has no room beside the pool",
+            host.medium().name()
+        );
+    }
+    can
+}
+
 fn has_huge_pages(host: &Host) -> bool {
     host.medium().granule_bytes() > 4096
 }
@@ -83,6 +95,69 @@ fn shown_again_it_is_the_same(host: &Host, out: &Path) {
     ] {
         let [first, second] = [out, again.path()].map(|dir| std::fs::read_to_string(dir.join(name)).unwrap());
         assert_eq!(first, second, "{name}");
+    }
+}
+
+#[test]
+fn every_experiment_is_complete_and_verified() {
+    let host = Host::without_pool();
+    if !can_be_measured(&host) {
+        return;
+    }
+    let out = tempfile::tempdir().unwrap();
+    let sizes = ["--sizes", "8M", "--repeat", "1", "--clones", "3"];
+    let report = bench(
+        &host,
+        out.path(),
+        &[&["incremental", "cow", "space", "sparse"][..], &sizes].concat(),
+    );
+    let experiments = report["experiments"].as_array().unwrap();
+    let names: Vec<&str> = experiments
+        .iter()
+        .map(|found| found["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["incremental", "cow", "space", "sparse"]);
+    for experiment in experiments {
+        assert!(
+            experiment["frames_verified"].as_u64().unwrap() >= 8 * MIB / 4096,
+            "{experiment}"
+        );
+        let lists = ["tables", "targets"].map(|list| experiment[list].as_array().unwrap());
+        assert!(lists.iter().all(|list| !list.is_empty()), "{experiment}");
+        for table in lists[0] {
+            let columns = table["columns"].as_array().unwrap().len();
+            let rows = table["rows"].as_array().unwrap();
+            assert!(!rows.is_empty(), "{table}");
+            assert!(
+                rows.iter().all(|row| row.as_array().unwrap().len() == columns),
+                "{table}"
+            );
+        }
+        for chart in experiment["charts"].as_array().unwrap() {
+            let file = format!("performance/{}.svg", chart["file"].as_str().unwrap());
+            assert!(out.path().join(&file).is_file(), "{file}");
+        }
+    }
+    nothing_is_left(host.pool().parent().unwrap());
+}
+
+/// Neither a pool nor a file beside it, nor a VM in a process of its own.
+fn nothing_is_left(dir: &Path) {
+    let left = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with("nvvmm-bench-");
+    let files = std::fs::read_dir(dir)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name());
+    let files: Vec<_> = files.filter(|name| left(name)).collect();
+    assert!(files.is_empty(), "{files:?} in {}", dir.display());
+    let pool = format!("NVVMM_POOL={}/nvvmm-bench-", dir.display());
+    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+        // Most are nobody's business, and some have ended by now.
+        let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();
+        let uses = String::from_utf8_lossy(&environment)
+            .split('\0')
+            .any(|variable| variable.starts_with(&pool));
+        assert!(!uses, "{} still runs", process.path().display());
     }
 }
 

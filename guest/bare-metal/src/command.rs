@@ -33,6 +33,27 @@ impl Access {
     }
 }
 
+/// What `touch` does to each frame, without changing it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Touch {
+    /// Writes a word that is there already, in ascending order.
+    Dirty = 0,
+    /// The same in an order that looks random, the same one each time.
+    DirtyAtRandom = 1,
+    /// Reads a word, in ascending order.
+    Read = 2,
+}
+
+impl Touch {
+    /// The one with this number.
+    pub fn from_code(code: u64) -> Option<Self> {
+        [Self::Dirty, Self::DirtyAtRandom, Self::Read]
+            .into_iter()
+            .find(|touch| *touch as u64 == code)
+    }
+}
+
 /// How much memory, from the first frame under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
@@ -58,8 +79,8 @@ pub enum Command {
     },
     /// `digest [MIB|all]`
     Digest(Extent),
-    /// `touch MIB|all [read]`
-    Touch(Extent, bool),
+    /// `touch MIB|all [seq|rand|read]`
+    Touch(Extent, Touch),
     /// `write START COUNT [STRIDE]`
     Write(u64, u64, u64),
     /// `stat`
@@ -96,8 +117,9 @@ pub fn parse(line: &str) -> Option<Command> {
         "touch" => {
             let extent = extent(words.next()?)?;
             match words.next() {
-                None => Command::Touch(extent, false),
-                Some("read") => Command::Touch(extent, true),
+                None | Some("seq") => Command::Touch(extent, Touch::Dirty),
+                Some("rand") => Command::Touch(extent, Touch::DirtyAtRandom),
+                Some("read") => Command::Touch(extent, Touch::Read),
                 Some(_) => return None,
             }
         }

@@ -16,7 +16,18 @@ fn commands_read() {
     assert_eq!(parse("check"), Some(Command::Check { unfilled: false }));
     assert_eq!(parse("check all"), Some(Command::Check { unfilled: true }));
     assert_eq!(parse("digest"), Some(Command::Digest(Extent::All)));
-    assert_eq!(parse("touch 3 read"), Some(Command::Touch(Extent::Mib(3), true)));
+    for (how, touch) in [
+        ("read", Touch::Read),
+        ("seq", Touch::Dirty),
+        ("rand", Touch::DirtyAtRandom),
+    ] {
+        let command = Some(Command::Touch(Extent::Mib(3), touch));
+        assert_eq!(parse(&format!("touch 3 {how}")), command);
+    }
+    assert_eq!(
+        parse("touch all"),
+        Some(Command::Touch(Extent::All, Touch::Dirty))
+    );
     assert_eq!(parse("write 1 2"), Some(Command::Write(1, 2, 1)));
     assert_eq!(parse("write 1 2 3"), Some(Command::Write(1, 2, 3)));
     assert_eq!(parse(""), Some(Command::Nothing));

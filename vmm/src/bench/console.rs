@@ -40,6 +40,18 @@ impl Console {
     /// # Errors
     /// The guest refuses, finds its memory wrong, or does not answer.
     pub fn ask(&mut self, command: &str) -> Result<String, VmError> {
+        self.ask_while(command, || Ok(()))
+    }
+
+    /// The same, but given up when `can_answer` says that none will come.
+    ///
+    /// # Errors
+    /// As [`Console::ask`], and what `can_answer` says.
+    pub fn ask_while(
+        &mut self,
+        command: &str,
+        can_answer: impl Fn() -> Result<(), VmError>,
+    ) -> Result<String, VmError> {
         let io = |e| VmError::io("talk to the guest", &e);
         self.stream
             .write_all(format!("{command}\n").as_bytes())
@@ -48,6 +60,7 @@ impl Console {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
             let Some(line) = self.line().map_err(io)? else {
+                can_answer()?;
                 continue;
             };
             let words: Vec<&str> = line.split_ascii_whitespace().collect();

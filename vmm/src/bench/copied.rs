@@ -44,6 +44,27 @@ pub struct CopiedCheckpoint {
     pub phases: Vec<PhaseTime>,
 }
 
+impl CopiedCheckpoint {
+    /// The file with the guest's memory, linear in RAM offset.
+    pub fn memory_path(&self) -> &Path {
+        &self.memory
+    }
+
+    /// How much of RAM, from its start, is in the file.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
+    /// The machine without its memory.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn saved(&self) -> Result<SavedVm, VmError> {
+        let encoded = fs::read(&self.state).map_err(|e| VmError::io("read the machine's state", &e))?;
+        Ok(SavedVm::decode(&encoded)?)
+    }
+}
+
 /// Takes a copied checkpoint of a guest that uses `memory_bytes` of its RAM, from its start.
 ///
 /// # Errors
@@ -120,8 +141,7 @@ fn freeze(
 pub fn restart(place: &Place, checkpoint: &CopiedCheckpoint, threads: usize) -> Result<Guest, VmError> {
     let started = Instant::now();
     let phases = std::sync::Arc::new(Mutex::new(Phases::begun_at(started)));
-    let encoded = fs::read(&checkpoint.state).map_err(|e| VmError::io("read the machine's state", &e))?;
-    let saved = SavedVm::decode(&encoded)?;
+    let saved = checkpoint.saved()?;
     let file = File::open(&checkpoint.memory).map_err(|e| VmError::io("open the guest's memory", &e))?;
     let memory_bytes = checkpoint.memory_bytes;
     let guest_place = place.guest_place();

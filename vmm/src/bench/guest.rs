@@ -98,7 +98,13 @@ impl Guest {
     /// # Errors
     /// The guest refuses, its memory is wrong, or it cannot go on.
     pub fn ask(&mut self, command: &str) -> Result<String, VmError> {
-        let answer = self.console.ask(command);
+        let vm = Arc::clone(self.vm());
+        let answer = self.console.ask_while(command, || {
+            if vm.faults.is_starved() {
+                return Err(vm.no_space());
+            }
+            Ok(())
+        });
         match self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(error) => Err(VmError::failed(format!("the VM cannot go on: {error}"))),
             None => answer,
@@ -136,12 +142,29 @@ impl Guest {
     /// # Errors
     /// As the command's.
     pub fn snapshot(&self, name: &str) -> Result<SnapshotReport, VmError> {
+        self.take(name, false)
+    }
+
+    /// The same with `--verify`: digests are made before this returns.
+    ///
+    /// # Errors
+    /// As the command's.
+    pub fn snapshot_with_digests(&self, name: &str) -> Result<SnapshotReport, VmError> {
+        self.take(name, true)
+    }
+
+    fn take(&self, name: &str, verify: bool) -> Result<SnapshotReport, VmError> {
         self.vm().snapshot(&SnapshotRequest {
             name: name.into(),
             stop: false,
             durability: None,
-            verify: false,
+            verify,
         })
+    }
+
+    /// Its console.
+    pub fn console(&mut self) -> &mut Console {
+        &mut self.console
     }
 
     /// What the restore that it came from did.
@@ -159,6 +182,11 @@ impl Drop for Guest {
         let Some(vm) = self.vm.take() else {
             return;
         };
+        if vm.faults.is_stuck() {
+            // A vCPU waits for memory that nobody will give it. It ends with the process, and what it uses stays until then.
+            std::mem::forget(vm);
+            return;
+        }
         vm.digests.end();
         vm.machine.stop();
         // What it maps must be gone before anything is measured again.

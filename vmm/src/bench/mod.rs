@@ -3,10 +3,14 @@
 //! A [`Plan`] says what is measured. Each experiment drives VMs with the bare-metal guest in pools of its own and gives back
 //! an [`report::Experiment`]; the [`Report`] of all is JSON, from which text, plots and docs/performance.md are made.
 
+mod clones;
 mod console;
 mod copied;
+mod cow;
 mod guest;
 mod host;
+mod incremental;
+mod mapped;
 pub mod markdown;
 mod observed;
 mod paper;
@@ -15,6 +19,8 @@ mod plan;
 pub mod plot;
 mod progress;
 pub mod report;
+mod space;
+mod sparse;
 pub mod statistics;
 pub mod text;
 
@@ -40,6 +46,10 @@ pub fn run(plan: &Plan, mut left_out: Vec<String>, progress: &Progress) -> Resul
     for kind in &plan.experiments {
         experiments.push(match kind {
             ExperimentKind::Paper => paper::run(plan, &places, progress)?,
+            ExperimentKind::Incremental => incremental::run(plan, &places, progress)?,
+            ExperimentKind::Cow => cow::run(plan, &places, progress)?,
+            ExperimentKind::Space => space::run(plan, &places[0], progress)?,
+            ExperimentKind::Sparse => sparse::run(plan, &places[0], progress)?,
         });
     }
     Ok(Report {

@@ -15,7 +15,7 @@ struct Observation {
     phases: Vec<PhaseTime>,
 }
 
-/// All of one kind, in the order in which they were measured: places from left to right, and at each the repetitions.
+/// All of one kind, in the order in which they were measured.
 #[derive(Clone, Debug, Default)]
 pub struct Observations(Vec<Observation>);
 
@@ -92,7 +92,7 @@ impl Observations {
         let rows = names.into_iter().map(|name| {
             let cells = curves.iter().map(|curve| {
                 Spread::of(&self.phase_us(&curve.name, x, name))
-                    .map_or_else(|| "-".into(), |us| output::time_us(us.median))
+                    .map_or_else(|| "-".into(), |us| time(us.median))
             });
             std::iter::once(name.to_owned()).chain(cells).collect()
         });
@@ -122,8 +122,10 @@ impl Observations {
         })
     }
 
-    fn places(&self) -> Vec<f64> {
+    /// Where anything was measured, from left to right.
+    pub fn places(&self) -> Vec<f64> {
         let mut places: Vec<f64> = self.0.iter().map(|seen| seen.x).collect();
+        places.sort_by(f64::total_cmp);
         places.dedup();
         places
     }
@@ -134,17 +136,22 @@ fn columns(first: &str, curves: &[Series]) -> Vec<String> {
     std::iter::once(first.to_owned()).chain(names).collect()
 }
 
-/// `1.24 ms (1.20..1.31)`, or the time alone where there is only one.
+/// `1.24 ms (1.20 ms..1.31 ms)`, or the time alone where there is only one.
 pub fn time_text(us: Spread) -> String {
-    let median = output::time_us(us.median);
+    let median = time(us.median);
     if us.count < 2 {
         return median;
     }
-    format!(
-        "{median} ({}..{})",
-        output::time_us(us.min),
-        output::time_us(us.max)
-    )
+    format!("{median} ({}..{})", time(us.min), time(us.max))
+}
+
+/// A few microseconds have digits behind the point here, as times of single frames are compared.
+fn time(us: f64) -> String {
+    if us < 10.0 {
+        format!("{us:.2} µs")
+    } else {
+        output::time_us(us)
+    }
 }
 
 #[cfg(test)]

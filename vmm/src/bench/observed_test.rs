@@ -43,7 +43,7 @@ fn phases_are_medians_of_those_that_a_series_has() {
         table.rows,
         [
             ["WriteMemory", "4.99 ms", "-"],
-            ["Arm", "-", "5 µs"],
+            ["Arm", "-", "5.00 µs"],
             ["Commit", "-", "100 µs"]
         ]
     );

@@ -215,7 +215,10 @@ fn suffix(place: &Place, places: &[Place]) -> String {
 }
 
 /// The part of RAM that a guest uses: what it has touched, and its program and tables below.
-fn used_bytes(guest: &mut Guest, touched: u64) -> Result<u64, VmError> {
+///
+/// # Errors
+/// The guest does not say where it begins.
+pub fn used_bytes(guest: &mut Guest, touched: u64) -> Result<u64, VmError> {
     Ok((guest.first_frame()? * 4096 + touched).min(guest.vm().spec.memory_bytes))
 }
 

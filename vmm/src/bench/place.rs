@@ -3,7 +3,10 @@
 use std::{
     fs::{self, OpenOptions},
     io,
-    os::{fd::AsFd, unix::fs::OpenOptionsExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -55,7 +58,7 @@ impl Place {
     /// # Errors
     /// The medium has no room, or the directory cannot be used.
     pub fn make(dir: &Path, memory_bytes: u64, kernel: &Path, vcpus: u8) -> Result<Self, VmError> {
-        let runtime = tempfile::tempdir().map_err(|e| VmError::io("make a directory for sockets", &e))?;
+        let runtime = private_directory()?;
         let path = dir.join(format!("nvvmm-bench-{}.pool", std::process::id()));
         let size_bytes = pool_bytes(memory_bytes);
         let pool = Pool::create(
@@ -79,6 +82,24 @@ impl Place {
     /// Whether the pool's memory comes in huge pages.
     pub fn has_huge_pages(&self) -> bool {
         self.pool.medium() == Medium::Hugetlbfs || self.medium == "tmpfs with huge pages"
+    }
+
+    /// The pool's file.
+    pub fn pool_path(&self) -> &Path {
+        self.pool.path()
+    }
+
+    /// Size of the pool.
+    pub fn pool_bytes(&self) -> u64 {
+        self.pool.size_bytes()
+    }
+
+    /// What the pool takes of its medium now.
+    ///
+    /// # Errors
+    /// The pool's.
+    pub fn medium_bytes(&self) -> Result<u64, VmError> {
+        Ok(self.pool.status()?.medium_bytes)
     }
 
     /// A file beside the pool, on the same medium.
@@ -177,6 +198,16 @@ pub fn pool_bytes(memory_bytes: u64) -> u64 {
 pub fn memory_in_pool(size_bytes: u64) -> u64 {
     size_bytes.saturating_sub(POOL_SLACK_BYTES + CHUNK_SIZE_BYTES) / (POOL_SLACK_DIVISOR + 1)
         * POOL_SLACK_DIVISOR
+}
+
+/// A directory for sockets, for its owner only.
+///
+/// # Errors
+/// It cannot be made.
+pub fn private_directory() -> Result<tempfile::TempDir, VmError> {
+    let private = fs::Permissions::from_mode(0o700);
+    let made = tempfile::Builder::new().permissions(private).tempdir();
+    made.map_err(|e| VmError::io("make a directory for sockets", &e))
 }
 
 /// Bytes that can still be put on the medium of a directory.

@@ -21,11 +21,25 @@ const GUEST_IN_TREE: &str = "../../guest/bare-metal/target/release";
 pub enum ExperimentKind {
     /// Checkpoint and restart against copying, by memory touched: the paper's two experiments
     Paper,
+    /// Checkpoints after the first, by memory written in between
+    Incremental,
+    /// What copy-on-write costs a guest, against the kernel's own
+    Cow,
+    /// What checkpoints of an idle guest and many clones cost
+    Space,
+    /// Much memory of which little is touched, up to 1 TiB
+    Sparse,
 }
 
 impl ExperimentKind {
     /// All there are, in the order in which they are done.
-    pub const ALL: [Self; 1] = [Self::Paper];
+    pub const ALL: [Self; 5] = [
+        Self::Paper,
+        Self::Incremental,
+        Self::Cow,
+        Self::Space,
+        Self::Sparse,
+    ];
 }
 
 /// One run.
@@ -45,6 +59,8 @@ pub struct Plan {
     pub guest: PathBuf,
     /// vCPUs of guests.
     pub vcpus: u8,
+    /// VMs that are started from one snapshot.
+    pub clones: usize,
 }
 
 impl Plan {

@@ -121,14 +121,15 @@ impl Series {
         found.map_or(&[], |point| &point.measured)
     }
 
-    /// Adds a measurement at `x`; places are told from left to right.
+    /// Adds a measurement at `x`.
     pub fn add(&mut self, x: f64, measured: f64) {
-        match self.points.last_mut() {
-            Some(point) if point.x == x => point.measured.push(measured),
-            _ => self.points.push(Point {
-                x,
-                measured: vec![measured],
-            }),
+        match self.points.iter_mut().find(|point| point.x == x) {
+            Some(point) => point.measured.push(measured),
+            None => {
+                let place = self.points.partition_point(|point| point.x < x);
+                let measured = vec![measured];
+                self.points.insert(place, Point { x, measured });
+            }
         }
     }
 }

@@ -193,7 +193,8 @@ pub struct BenchArguments {
     /// What to measure; everything when not given
     #[arg(value_enum, value_name = "EXPERIMENT")]
     pub experiments: Vec<ExperimentKind>,
-    /// Memory that guests touch in the experiment 'paper' (default: 16M,64M,256M,512M,1G,4G, as far as it fits)
+    /// Memory that guests touch (default: 16M,64M,256M,512M,1G,4G, as far as it fits). All but 'paper' use the largest,
+    /// 'cow' 512M of it and 'sparse' 1G at most
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', value_parser = values::size)]
     pub sizes: Vec<u64>,
     /// How often each thing is done, 1 to 99
@@ -202,6 +203,9 @@ pub struct BenchArguments {
     /// vCPUs of guests, 1 to 8
     #[arg(long, value_name = "COUNT", default_value = "2", value_parser = clap::value_parser!(u8).range(1..9))]
     pub cpus: u8,
+    /// VMs that are started from one snapshot in the experiment 'space', 2 to 200
+    #[arg(long, value_name = "COUNT", default_value = "50", value_parser = clap::value_parser!(u8).range(2..=200))]
+    pub clones: u8,
     /// A directory on memory in ordinary pages
     #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
     pub dir: PathBuf,

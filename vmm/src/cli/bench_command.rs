@@ -43,6 +43,7 @@ fn measure(arguments: BenchArguments) -> Result<Report, ControlError> {
         huge_dirs: arguments.huge_dirs,
         guest: Plan::find_guest(arguments.guest)?,
         vcpus: arguments.cpus,
+        clones: arguments.clones.into(),
     };
     bench::run(&plan, left_out, &Progress::begin(ends_on_signal()?))
 }

@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nvvmm_bare_metal::VCPUS_MAX;
-use nvvmm_bare_metal::command::Access;
+use nvvmm_bare_metal::command::{Access, Touch};
 use nvvmm_bare_metal::frame::What;
 use nvvmm_bare_metal::verify::{Lie, Report};
 
@@ -13,7 +13,7 @@ pub enum Job {
     /// Fill the first `frames` frames.
     Fill { frames: u64 },
     /// Read or dirty the first `frames` frames.
-    Touch { frames: u64, read: bool },
+    Touch { frames: u64, touch: Touch },
     /// The `write` command number `number` (in the journal).
     Write { number: u64 },
     /// Digest of the first `frames` frames.
@@ -30,7 +30,7 @@ impl Job {
     const fn encode(self) -> [u64; 3] {
         match self {
             Self::Fill { frames } => [0, frames, 0],
-            Self::Touch { frames, read } => [1, frames, read as u64],
+            Self::Touch { frames, touch } => [1, frames, touch as u64],
             Self::Write { number } => [2, number, 0],
             Self::Digest { frames } => [3, frames, 0],
             Self::Check => [4, 0, 0],
@@ -42,9 +42,9 @@ impl Job {
     fn decode(words: [u64; 3]) -> Self {
         match words {
             [0, frames, _] => Self::Fill { frames },
-            [1, frames, read] => Self::Touch {
+            [1, frames, touch] => Self::Touch {
                 frames,
-                read: read != 0,
+                touch: Touch::from_code(touch).unwrap_or(Touch::Read),
             },
             [2, number, _] => Self::Write { number },
             [3, frames, _] => Self::Digest { frames },

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
+use nvvmm_bare_metal::command::Touch;
 use nvvmm_bare_metal::frame::{Content, Stamp, Token, What};
 use nvvmm_bare_metal::journal::JournalView;
 use nvvmm_bare_metal::order::Pattern;
@@ -12,6 +13,9 @@ use nvvmm_bare_metal::{FRAME_BYTES, FRAME_WORDS};
 use crate::churn::Churn;
 use crate::crew::{self, Job};
 use crate::sys::{JOURNAL, Ram};
+
+/// Seed of the order of `touch rand`.
+const TOUCH_SEED: u64 = 0x746f_7563_6820;
 
 /// One vCPU and the memory under test.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +50,7 @@ impl Lane {
     pub fn run(&self, job: Job) {
         match job {
             Job::Fill { frames } => self.fill(frames),
-            Job::Touch { frames, read } => self.touch(frames, read),
+            Job::Touch { frames, touch } => self.touch(frames, touch),
             Job::Write { number } => self.write(number),
             Job::Digest { frames } => {
                 let digest = self
@@ -115,13 +119,21 @@ impl Lane {
         }
     }
 
-    fn touch(&self, frames: u64, read: bool) {
-        for gfn in self.gfns(0, frames) {
-            let frame = self.ram.frame(gfn);
-            if read {
-                frame.load(0);
-            } else {
-                frame.dirty();
+    fn touch(&self, frames: u64, touch: Touch) {
+        match touch {
+            Touch::Read => self.gfns(0, frames).for_each(|gfn| {
+                self.ram.frame(gfn).load(0);
+            }),
+            Touch::Dirty => self.gfns(0, frames).for_each(|gfn| self.ram.frame(gfn).dirty()),
+            Touch::DirtyAtRandom => {
+                let own = self.gfns(0, frames).count() as u64;
+                let plan = Plan::from_parts(
+                    (self.vcpus, self.first_gfn, frames),
+                    (0, TOUCH_SEED, Pattern::Rand),
+                );
+                for n in 0..own {
+                    self.ram.frame(self.first_gfn + plan.target(self.vcpu, n)).dirty();
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use nvvmm_bare_metal::command::{Access, Command, Extent, parse};
+use nvvmm_bare_metal::command::{Access, Command, Extent, Touch, parse};
 use nvvmm_bare_metal::frame::What;
 use nvvmm_bare_metal::journal::{self, JournalView, Phase, WRITES_MAX};
 use nvvmm_bare_metal::order::Pattern;
@@ -77,7 +77,7 @@ impl Session {
             }
             Command::Check { unfilled } => self.aside(|session| session.check(unfilled)),
             Command::Digest(extent) => self.aside(|session| session.digest(extent)),
-            Command::Touch(extent, read) => self.aside(|session| session.touch(extent, read)),
+            Command::Touch(extent, touch) => self.aside(|session| session.touch(extent, touch)),
             Command::Write(start, count, stride) => self.write(start, count, stride),
             Command::Stat => {
                 self.stat();
@@ -228,9 +228,9 @@ impl Session {
         Ok(())
     }
 
-    fn touch(&mut self, extent: Extent, read: bool) -> Result<(), Refusal> {
+    fn touch(&mut self, extent: Extent, touch: Touch) -> Result<(), Refusal> {
         let frames = self.frames(extent)?;
-        self.run(Job::Touch { frames, read });
+        self.run(Job::Touch { frames, touch });
         reply!("touch ok frames={frames}");
         Ok(())
     }
