@@ -16,13 +16,12 @@ fn commands_read() {
     assert_eq!(parse("check"), Some(Command::Check { unfilled: false }));
     assert_eq!(parse("check all"), Some(Command::Check { unfilled: true }));
     assert_eq!(parse("digest"), Some(Command::Digest(Extent::All)));
-    for (how, touch) in [
-        ("read", Touch::Read),
-        ("seq", Touch::Dirty),
-        ("rand", Touch::DirtyAtRandom),
+    for (line, touch) in [
+        ("touch 3 read", Touch::Read),
+        ("touch 3 seq", Touch::Dirty),
+        ("touch 3 rand", Touch::DirtyAtRandom),
     ] {
-        let command = Some(Command::Touch(Extent::Mib(3), touch));
-        assert_eq!(parse(&format!("touch 3 {how}")), command);
+        assert_eq!(parse(line), Some(Command::Touch(Extent::Mib(3), touch)));
     }
     assert_eq!(
         parse("touch all"),
