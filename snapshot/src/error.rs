@@ -66,7 +66,9 @@ pub enum Error {
         holder: String,
     },
     /// The name of a snapshot or of a holder cannot be used.
-    #[error("'{name}' cannot be a name: use 1 to 128 of A-Z a-z 0-9 . _ - and do not start with '.' or '-'")]
+    #[error(
+        "'{name}' cannot be a name: use 1 to 128 of A-Z a-z 0-9 . _ - @ and do not start with '.', '-' or '@'"
+    )]
     InvalidName {
         /// The name.
         name: String,

@@ -8,10 +8,10 @@ pub(crate) const NAME_BYTES_MAX: usize = 128;
 /// Refuses what cannot be a name: see [`Error::InvalidName`].
 pub(crate) fn check_name(name: &str) -> Result<()> {
     let good = (1..=NAME_BYTES_MAX).contains(&name.len())
-        && !name.starts_with(['.', '-'])
+        && !name.starts_with(['.', '-', '@'])
         && name
             .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-@".contains(&byte));
     if good {
         Ok(())
     } else {

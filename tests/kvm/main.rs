@@ -15,6 +15,7 @@ mod grow;
 mod host_lacks;
 mod instant;
 mod kill;
+mod ring;
 mod scrub;
 mod sharing;
 mod tree;

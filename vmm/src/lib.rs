@@ -15,6 +15,7 @@ pub mod kvm;
 pub mod machine;
 pub mod memory;
 pub mod process;
+pub mod ring;
 pub mod spec;
 pub mod sys;
 pub mod vm;

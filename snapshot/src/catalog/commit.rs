@@ -289,14 +289,6 @@ impl<'l, 'p> Commit<'l, 'p> {
             tracing::error!(%error, "could not settle the counts of a commit");
         }
     }
-
-    /// Prepares, switches and settles.
-    pub(crate) fn finish(mut self, edit: &CatalogEdit) -> Result<()> {
-        let superblock = self.prepare(edit)?;
-        self.switch(superblock)?;
-        self.settle(|_| false);
-        Ok(())
-    }
 }
 
 impl TreeWriter for Commit<'_, '_> {

@@ -17,32 +17,40 @@ pub struct Removed {
     pub deferred: bool,
 }
 
-impl CatalogLock<'_> {
-    /// Removes a snapshot's name, and its blocks if no living holder pins it.
-    pub(crate) fn remove(&mut self, listed: &Listed) -> Result<Removed> {
-        fault_point(FaultPoint::RemoveDecided);
-        if !self.holders_pinning(listed.inode.id)?.is_empty() {
+impl Commit<'_, '_> {
+    /// Has the commit remove a snapshot's name, and the snapshot if no living holder pins it. Whether one does.
+    pub(crate) fn remove(&mut self, listed: &Listed, edit: &mut CatalogEdit) -> Result<bool> {
+        let pinned = !self.lock.holders_pinning(listed.inode.id)?.is_empty();
+        let left = if pinned {
             let orphan = Inode {
                 orphan: true,
                 ..Inode::clone(&listed.inode)
             };
-            let mut commit = Commit::begin(self, BlockSource::unleased())?;
-            let block = commit.put_inode(listed.slot, &orphan)?;
-            commit.finish(&CatalogEdit {
-                slots: vec![(listed.slot, Some(block))],
-                snapshots_change: -1,
-                orphans_change: 1,
-                takes_id: false,
-            })?;
-            return Ok(Removed {
-                blocks_freed: 0,
-                deferred: true,
-            });
-        }
-        let blocks_freed = self.delete(&[listed])?;
+            edit.orphans_change += 1;
+            Some(self.put_inode(listed.slot, &orphan)?)
+        } else {
+            None
+        };
+        edit.slots.push((listed.slot, left));
+        edit.snapshots_change -= 1;
+        Ok(pinned)
+    }
+}
+
+impl CatalogLock<'_> {
+    /// Removes a snapshot's name, and its blocks if no living holder pins it.
+    pub(crate) fn remove(&mut self, listed: &Listed) -> Result<Removed> {
+        fault_point(FaultPoint::RemoveDecided);
+        let mut edit = CatalogEdit::default();
+        let mut commit = Commit::begin(self, BlockSource::unleased())?;
+        let deferred = commit.remove(listed, &mut edit)?;
+        let superblock = commit.prepare(&edit)?;
+        let blocks_freed = if deferred { 0 } else { commit.blocks_gained() };
+        commit.switch(superblock)?;
+        commit.settle(|_| false);
         Ok(Removed {
             blocks_freed,
-            deferred: false,
+            deferred,
         })
     }
 

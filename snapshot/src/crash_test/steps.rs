@@ -34,6 +34,8 @@ pub(super) enum Step {
         name: String,
         state_bytes: usize,
         reserve: u32,
+        /// Removed by the same commit.
+        replaced: Option<String>,
     },
     /// Some of the VM's frames become pages of a process image.
     Capture {
@@ -140,6 +142,10 @@ pub(super) fn next_step(random: &mut Random, world: &World) -> Step {
             name,
             state_bytes: random.pick(&[0, 100, 4096, 9000]),
             reserve: random.pick(&[0, 3, 12]),
+            replaced: random
+                .once_in(2)
+                .then(|| format!("s{}", random.below(NAMES)))
+                .filter(|replaced| world.saved.contains_key(replaced)),
         },
         18..=20 => Step::Consume { vm },
         21..=24 => Step::Remove { process, name },
@@ -206,9 +212,13 @@ pub(super) fn intended(world: &World, step: &Step) -> Snapshots {
             vm,
             name,
             state_bytes,
+            replaced,
             ..
         } => {
             if let Some(vm) = &world.vms[*vm] {
+                if let Some(replaced) = replaced {
+                    saved.remove(replaced);
+                }
                 let snapshot = Saved {
                     kind: SnapshotKind::Vm,
                     parent: vm.base,
@@ -335,7 +345,10 @@ impl World {
                 name,
                 state_bytes,
                 reserve,
-            } => self.with_vm(*vm, |vm| vm.snapshot(name, &state(name, *state_bytes), *reserve)),
+                replaced,
+            } => self.with_vm(*vm, |vm| {
+                vm.snapshot(name, &state(name, *state_bytes), *reserve, replaced.as_deref())
+            }),
             Step::Capture {
                 vm,
                 name,
@@ -508,7 +521,15 @@ impl Vm {
         Ok(())
     }
 
-    fn snapshot(&mut self, name: &str, state: &[u8], reserve: u32) -> crate::Result<()> {
+    fn snapshot(
+        &mut self,
+        name: &str,
+        state: &[u8],
+        reserve: u32,
+        replaced: Option<&str>,
+    ) -> crate::Result<()> {
+        let replaced = replaced.map(|name| self.holder.pool().find(name));
+        let replaced = replaced.transpose()?.map(|entry| entry.id);
         let changed = self
             .changed
             .iter()
@@ -527,7 +548,9 @@ impl Vm {
             frames_new: 0,
         };
         let reservation = self.holder.reserve(reserve)?;
-        let committed = self.holder.commit_snapshot(new, reservation)?;
+        let committed = self
+            .holder
+            .commit_replacing(new, replaced.as_slice(), reservation)?;
         self.base = Some(committed.id);
         self.pins.push(committed.id);
         self.changed.clear();

@@ -17,6 +17,9 @@ use crate::name::check_name;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkNo, FrameSet, SnapshotId};
 use crate::tree::{self, Place};
 
+/// What a removal by the same commit takes at most: another inode, if somebody pins it, and a leaf of the catalog.
+pub(crate) const BLOCKS_PER_REPLACED: u32 = 2;
+
 /// A snapshot to be committed.
 #[derive(Debug, Clone, Copy)]
 pub struct NewSnapshot<'a> {
@@ -104,7 +107,21 @@ impl Holder {
     /// [`Error::NameTaken`], [`Error::InvalidName`], [`Error::InvalidSnapshot`], [`Error::NotPinned`] (the base),
     /// [`Error::TooManyPins`], [`Error::TooManySnapshots`], [`Error::PoolFull`], [`Error::Io`]. All blocks are still
     /// mine then and no snapshot was made.
-    pub fn commit_snapshot(&self, new: NewSnapshot<'_>, mut reservation: Reservation) -> Result<Committed> {
+    pub fn commit_snapshot(&self, new: NewSnapshot<'_>, reservation: Reservation) -> Result<Committed> {
+        self.commit_replacing(new, &[], reservation)
+    }
+
+    /// The same, and removes other snapshots by the very same commit, as [`Pool::remove`] would. Ids that are gone already
+    /// are passed over.
+    ///
+    /// # Errors
+    /// As [`Holder::commit_snapshot`]. Nothing was removed then.
+    pub fn commit_replacing(
+        &self,
+        new: NewSnapshot<'_>,
+        replaced: &[SnapshotId],
+        mut reservation: Reservation,
+    ) -> Result<Committed> {
         new.check()?;
         let reserved: HashSet<BlockNo> = reservation.all().collect();
         let mine = self.leases.mine();
@@ -113,7 +130,9 @@ impl Holder {
         self.flush_blocks(&shared.mine)?;
         let flush = flush_began.elapsed();
         fault_point(FaultPoint::CommitFramesFlushed);
-        let needed = self.commit_blocks_needed(new.memory_bytes, new.changes.len() as u32, new.state.len());
+        let needed = self
+            .commit_blocks_needed(new.memory_bytes, new.changes.len() as u32, new.state.len())
+            .saturating_add(replaced.len() as u32 * BLOCKS_PER_REPLACED);
         reservation.redeem(needed)?;
         let missing = needed.saturating_sub(reservation.blocks());
         if missing > 0 {
@@ -143,12 +162,16 @@ impl Holder {
         let mut commit = Commit::begin(&mut lock, BlockSource::Reserved(reservation.blocks.clone()))?;
         let inode = build_inode(&mut commit, &new, id, base.as_ref())?;
         let block = commit.put_inode(slot, &inode)?;
-        let edit = CatalogEdit {
+        let mut edit = CatalogEdit {
             slots: vec![(slot, Some(block))],
             snapshots_change: 1,
             orphans_change: 0,
             takes_id: true,
         };
+        let replaced = replaced.iter().filter_map(|id| listing.by_id(*id));
+        for listed in replaced.filter(|listed| !listed.inode.orphan) {
+            commit.remove(listed, &mut edit)?;
+        }
         let superblock = commit.prepare(&edit)?;
         self.set_pin(id, new.pins_max())?;
         fault_point(FaultPoint::CommitPinned);

@@ -47,7 +47,9 @@ fn replace_inode(pool: &Pool, change: impl FnOnce(&mut Inode)) {
         slots: vec![(slot, Some(block))],
         ..CatalogEdit::default()
     };
-    commit.finish(&edit).unwrap();
+    let superblock = commit.prepare(&edit).unwrap();
+    commit.switch(superblock).unwrap();
+    commit.settle(|_| false);
 }
 
 #[test]

@@ -74,6 +74,21 @@ impl Pool {
         Ok(entries)
     }
 
+    /// All snapshots, by id. Their own and shared sizes are not counted.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Io`].
+    pub fn entries(&self) -> Result<Vec<SnapshotEntry>> {
+        let mut lock = CatalogLock::take(self)?;
+        let listing = lock.listing()?;
+        let mut entries: Vec<SnapshotEntry> = listing
+            .named()
+            .map(|listed| SnapshotEntry::of(&listed.inode))
+            .collect();
+        entries.sort_by_key(|entry| entry.id);
+        Ok(entries)
+    }
+
     /// The snapshot of this name, with its own and shared size.
     ///
     /// # Errors

@@ -210,3 +210,89 @@ fn an_ordinary_file_is_a_medium_too() {
         "{status:?}"
     );
 }
+
+#[test]
+fn a_snapshot_replaces_others_in_one_commit() {
+    let bench = pool_of(64 << 20);
+    let pool = &bench.pool;
+    let vm = pool.hold("vm").unwrap();
+    let generation = || pool.status().unwrap().generation;
+    let mut base = None;
+    let mut kept: Vec<SnapshotId> = Vec::new();
+    for number in 1..=6u8 {
+        let block = vm.alloc_blocks(1).unwrap()[0];
+        fill(&vm, block, number);
+        let changes = [(u32::from(number) % 2, leaf(&[(9, block)]))];
+        let name = format!("vm@{number}");
+        let snapshot = NewSnapshot {
+            base,
+            parent: base,
+            ..new(&name, 2, &changes)
+        };
+        let oldest = kept.len().saturating_sub(2);
+        let before = generation();
+        let committed = vm
+            .commit_replacing(snapshot, &kept[..oldest], vm.reserve(0).unwrap())
+            .unwrap();
+        assert_eq!(generation(), before + 1, "one switch for both");
+        kept.drain(..oldest);
+        kept.push(committed.id);
+        base = Some(committed.id);
+        vm.unpin_others(committed.id).unwrap();
+        let listed: Vec<SnapshotId> = pool.entries().unwrap().iter().map(|entry| entry.id).collect();
+        assert_eq!(listed, kept);
+        assert_clean(pool);
+    }
+    for (entry, number) in pool.entries().unwrap().iter().zip(4u8..) {
+        assert_eq!(entry.name, format!("vm@{number}"));
+        let (_, map) = pool.hold("reader").unwrap().pin(&entry.name).unwrap();
+        let of = |index: u32| content(pool, map.chunk(index).unwrap().block(9).unwrap());
+        let (newest, before) = (u32::from(number) % 2, u32::from(number + 1) % 2);
+        assert_eq!((of(newest), of(before)), (number, number - 1));
+    }
+}
+
+#[test]
+fn a_replaced_snapshot_that_is_pinned_keeps_its_blocks() {
+    let bench = pool_of(64 << 20);
+    let pool = &bench.pool;
+    let (vm, clone) = (pool.hold("vm").unwrap(), pool.hold("clone").unwrap());
+    let block = vm.alloc_blocks(1).unwrap()[0];
+    fill(&vm, block, 7);
+    let changes = [(0, leaf(&[(1, block)]))];
+    let first = vm
+        .commit_snapshot(new("vm@1", 1, &changes), vm.reserve(0).unwrap())
+        .unwrap()
+        .id;
+    let (_, map) = clone.pin("vm@1").unwrap();
+    let changes = [(0, ChunkMap::Hole)];
+    let second = NewSnapshot {
+        base: Some(first),
+        ..new("vm@2", 1, &changes)
+    };
+    let second = vm
+        .commit_replacing(second, &[first], vm.reserve(0).unwrap())
+        .unwrap()
+        .id;
+    vm.unpin_others(second).unwrap();
+    assert_clean(pool);
+    let names: Vec<String> = pool
+        .entries()
+        .unwrap()
+        .into_iter()
+        .map(|entry| entry.name)
+        .collect();
+    assert_eq!(names, ["vm@2"]);
+    assert_eq!(content(pool, map.chunk(0).unwrap().block(1).unwrap()), 7);
+    assert_eq!(pool.status().unwrap().orphans, 1);
+
+    // Nothing is replaced by a commit that is refused, nor what is gone already.
+    let taken = vm.commit_replacing(new("vm@2", 1, &[]), &[second], vm.reserve(0).unwrap());
+    assert!(matches!(taken, Err(Error::NameTaken { .. })), "{taken:?}");
+    assert_eq!(pool.entries().unwrap().len(), 1);
+    vm.commit_replacing(new("vm@3", 1, &[]), &[first], vm.reserve(0).unwrap())
+        .unwrap();
+    drop(clone);
+    assert_eq!(pool.status().unwrap().orphans, 0);
+    assert_clean(pool);
+}

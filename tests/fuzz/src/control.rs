@@ -13,10 +13,11 @@ use std::time::Duration;
 use nvvmm::checkpoint::report::{AuditReport, RamCounters, SnapshotReport};
 use nvvmm::control::message::{Answer, PROTOCOL_VERSION, REQUEST_BYTES_MAX, Request, Versioned};
 use nvvmm::control::{
-    CaptureRequest, ControlError, ErrorKind, RestartRequest, SnapshotRequest, VmControl, VmOrigin, VmState,
-    VmStatus, fuzzing,
+    CaptureRequest, ControlError, ErrorKind, RestartRequest, RewindRequest, RingRequest, SnapshotRequest,
+    VmControl, VmOrigin, VmState, VmStatus, fuzzing,
 };
 use nvvmm::process::{CaptureReport, RestartReport};
+use nvvmm::ring::{RewindReport, RingStatus};
 use nvvmm_snapshot::Durability;
 
 /// Nothing here waits: whoever does has hung, and the fuzzer's own limit is shorter.
@@ -68,6 +69,7 @@ impl VmControl for CountingVm {
             ram: RamCounters::default(),
             restore: None,
             snapshots_taken: Vec::new(),
+            ring: None,
         }
     }
 
@@ -110,6 +112,45 @@ impl VmControl for CountingVm {
     fn restart(&self, request: &RestartRequest, _: &UnixStream) -> Result<RestartReport, ControlError> {
         self.count();
         Err(ControlError::failed(request.name.clone()))
+    }
+
+    fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, ControlError> {
+        self.count();
+        Ok(RingStatus {
+            running: true,
+            failure: None,
+            every_us: request.every_us,
+            keep: request.keep,
+            taken: 0,
+            missed: 0,
+            newest: None,
+            kept: 0,
+            lasted_us: 0.0,
+            pause_us_mean: 0.0,
+            pause_us_max: 0.0,
+            total_us_mean: 0.0,
+            phases_mean: Vec::new(),
+        })
+    }
+
+    fn stop_ring(&self) -> Result<RingStatus, ControlError> {
+        let request = RingRequest {
+            every_us: 0,
+            keep: 1,
+            durability: None,
+        };
+        self.start_ring(&request)
+    }
+
+    fn rewind(&self, _: &RewindRequest) -> Result<RewindReport, ControlError> {
+        self.count();
+        Ok(RewindReport {
+            vm: "vm".into(),
+            snapshot: "vm@1".into(),
+            total_us: 0.0,
+            stopped_us: 0.0,
+            paused: false,
+        })
     }
 
     fn audit(&self) -> Result<AuditReport, ControlError> {
@@ -172,13 +213,15 @@ fn call(selector: u8, bytes: &[u8]) {
         durability: None,
         verify: false,
     };
-    let succeeded = match selector % 7 {
+    let succeeded = match selector % 9 {
         0 => client.status().is_ok(),
         1 => client.pause().is_ok(),
         2 => client.resume().is_ok(),
         3 => client.stop().is_ok(),
         4 => client.audit().is_ok(),
         5 => client.snapshot(base).is_ok(),
+        6 => client.stop_ring().is_ok(),
+        7 => client.rewind(RewindRequest::Back { checkpoints: 1 }).is_ok(),
         _ => client.call(&Request::Status, Some(HUNG)).is_ok(),
     };
     if succeeded {

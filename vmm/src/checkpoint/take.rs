@@ -80,6 +80,8 @@ pub struct Taking<'a> {
     pub base: Option<SnapshotId>,
     /// Name of the new snapshot.
     pub name: &'a str,
+    /// Snapshots that its commit removes.
+    pub replaced: &'a [SnapshotId],
     /// Devices run now (else somebody paused the VM, and it stays paused).
     pub running: bool,
     /// Lets whoever asked withdraw while the guest is waited for.
@@ -322,7 +324,7 @@ fn commit(
         machine: machine.clone(),
     };
     let state = saved.encode()?;
-    let committed = taking.holder.commit_snapshot(
+    let committed = taking.holder.commit_replacing(
         NewSnapshot {
             kind: SnapshotKind::Vm,
             name: taking.name,
@@ -333,6 +335,7 @@ fn commit(
             state: &state,
             frames_new: shared.frames_new(),
         },
+        taking.replaced,
         reservation,
     )?;
     fault_point(FaultPoint::SnapshotCommitted);

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nvvmm_snapshot::Durability;
@@ -130,6 +131,12 @@ pub enum Command {
     /// Take a snapshot of a running or paused VM
     #[command(after_long_help = SNAPSHOT_EXAMPLES)]
     Snapshot(SnapshotArguments),
+    /// Checkpoint a running VM again and again, keeping the newest few
+    #[command(after_long_help = CHECKPOINT_EXAMPLES)]
+    Checkpoint(CheckpointArguments),
+    /// Take a VM back to a checkpoint
+    #[command(after_long_help = REWIND_EXAMPLES)]
+    Rewind(RewindArguments),
     /// For tests: holds KVM's dirty log since the last snapshot against the COW engine. The VM must have been started
     /// with NVVMM_TEST_DIRTY_LOG in its environment.
     #[command(hide = true)]
@@ -423,7 +430,7 @@ pub struct SnapshotArguments {
     #[arg(value_parser = values::vm_name)]
     pub vm: String,
     /// Name of the new snapshot, up to 128 of A-Z a-z 0-9 . _ -
-    #[arg(value_parser = values::snapshot_name)]
+    #[arg(value_parser = values::new_snapshot_name)]
     pub name: String,
     /// End the VM after the snapshot instead of letting it go on
     #[arg(long)]
@@ -452,6 +459,78 @@ pub struct SnapshotArguments {
     /// Without it they are made in the background after the snapshot, at a fifth of one CPU at most.
     #[arg(long)]
     pub verify: bool,
+    /// The form of the output.
+    #[command(flatten)]
+    pub json: JsonFlag,
+}
+
+const CHECKPOINT_EXAMPLES: &str = "\
+Examples:
+  nvvmm checkpoint web --every 10ms --keep 8
+      100 times a second; 'nvvmm ps' shows how it goes
+  nvvmm rewind web -n 3
+      the VM goes on from the third newest
+  nvvmm restore web@1207 --name copy
+      a checkpoint is a snapshot like any other
+  nvvmm checkpoint web --stop
+      the checkpoints stay";
+
+/// `nvvmm checkpoint`.
+#[derive(Debug, Args)]
+pub struct CheckpointArguments {
+    /// Name of the VM
+    #[arg(value_parser = values::vm_name)]
+    pub vm: String,
+    /// Time between the beginnings of two checkpoints, such as 10ms or 5s; 0: as often as can be
+    ///
+    /// The VM process takes them by itself, until it ends, until --stop, or until it cannot (the pool is full: the guest goes
+    /// on, and 'nvvmm ps' says so). None is taken while the VM is paused, or while a process of its guest is captured or
+    /// restarted.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::period)]
+    pub every: Duration,
+    /// How many are kept; the commit that adds one removes the oldest
+    ///
+    /// They are snapshots named VM@1, VM@2, and so on. Those that the pool has of a VM of this name count too.
+    #[arg(long, value_name = "COUNT", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub keep: u32,
+    /// Refuse unless each checkpoint then survives: the end of any process, a crash or restart of the host, or a power cut
+    #[arg(long, value_name = "process|host|power")]
+    pub durability: Option<Durability>,
+    /// End it; the checkpoints stay
+    #[arg(long, conflicts_with_all = ["every", "keep", "durability", "watch"])]
+    pub stop: bool,
+    /// Stay, and print every second how it goes; Ctrl-C ends the printing only
+    #[arg(long, conflicts_with = "json")]
+    pub watch: bool,
+    /// The form of the output.
+    #[command(flatten)]
+    pub json: JsonFlag,
+}
+
+const REWIND_EXAMPLES: &str = "\
+Examples:
+  nvvmm rewind web
+      to the newest checkpoint
+  nvvmm rewind web -n 3
+      to the third newest; those after it stay, so that one can go forward again
+  nvvmm rewind web --to before-upgrade
+      to a snapshot";
+
+/// `nvvmm rewind`.
+#[derive(Debug, Args)]
+pub struct RewindArguments {
+    /// Name of the VM
+    ///
+    /// It stays the same VM, with its process, console and sockets. Streams between host and guest break, as with any restore.
+    /// Refused for a VM that writes to disks: their content does not go back.
+    #[arg(value_parser = values::vm_name)]
+    pub vm: String,
+    /// To which checkpoint: 1 is the newest
+    #[arg(short = 'n', long, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    pub checkpoints: u32,
+    /// To the snapshot of this name, which must be of a machine like this VM's
+    #[arg(long, value_name = "NAME", value_parser = values::snapshot_name, conflicts_with = "checkpoints")]
+    pub to: Option<String>,
     /// The form of the output.
     #[command(flatten)]
     pub json: JsonFlag,

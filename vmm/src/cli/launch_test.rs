@@ -29,6 +29,7 @@ fn status(origin: VmOrigin, restore: Option<RestoreReport>) -> VmStatus {
         restore,
         disks: Vec::new(),
         snapshots_taken: Vec::new(),
+        ring: None,
     }
 }
 

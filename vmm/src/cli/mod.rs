@@ -15,6 +15,7 @@ pub(crate) mod output;
 mod pool_commands;
 mod pool_path;
 mod process_commands;
+mod ring_commands;
 mod scrub_command;
 mod snapshot_commands;
 mod snapshot_tree;
@@ -59,6 +60,8 @@ fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
         Command::Cp { from, to } => cp::run(&from, &to)?,
         Command::Audit { vm, json: _ } => vm_commands::audit(&vm)?,
         Command::Snapshot(snapshot) => vm_commands::snapshot(snapshot)?,
+        Command::Checkpoint(checkpoint) => ring_commands::checkpoint(checkpoint)?,
+        Command::Rewind(rewind) => ring_commands::rewind(rewind)?,
         Command::Snapshots { pool, json } => snapshot_commands::list(&pool, json.json)?,
         Command::Rm { names, pool, json } => snapshot_commands::remove(&names, &pool, json.json)?,
         Command::Bench(bench) => bench_command::run(bench)?,

@@ -1,10 +1,12 @@
 //! Values of arguments: sizes, disks, names.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nvvmm_snapshot::CHUNK_SIZE_BYTES;
 
 use crate::control::registry::check_vm_name;
+use crate::ring::is_member_name;
 use crate::spec::{DiskSpec, VmSpec};
 
 /// The largest size that a pool can have (2^32 blocks of 4 KiB).
@@ -110,11 +112,31 @@ pub fn vm_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// A snapshot name: `[A-Za-z0-9._-]`, not starting with `.` or `-`, at most 128 bytes.
+/// The name of a snapshot to be taken: one of [`snapshot_name`] that is no checkpoint's.
+pub fn new_snapshot_name(text: &str) -> Result<String, String> {
+    if is_member_name(text) {
+        return Err("names with @ are those of checkpoints ('nvvmm checkpoint')".to_owned());
+    }
+    snapshot_name(text)
+}
+
+/// A time from one microsecond to a year (`10ms`, `1m 30s`), or 0.
+pub fn period(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let period = humantime::parse_duration(text).map_err(|e| format!("{e}: use 10ms, 5s or 1m, or 0"))?;
+    if period < Duration::from_micros(1) || period > Duration::from_secs(365 * 86_400) {
+        return Err("use a time from 1us to a year, or 0".to_owned());
+    }
+    Ok(period)
+}
+
+/// A snapshot name: `[A-Za-z0-9._@-]`, not starting with `.`, `-` or `@`, at most 128 bytes.
 pub fn snapshot_name(text: &str) -> Result<String, String> {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'@');
     let fits = (1..=SNAPSHOT_NAME_BYTES_MAX).contains(&text.len());
-    if !fits || !text.bytes().all(allowed) || text.starts_with(['.', '-']) {
+    if !fits || !text.bytes().all(allowed) || text.starts_with(['.', '-', '@']) {
         return Err(format!(
             "use 1 to {SNAPSHOT_NAME_BYTES_MAX} of the characters A-Z a-z 0-9 . _ - and start with a letter, a digit or _"
         ));

@@ -72,13 +72,31 @@ fn names_and_counts_are_checked() {
     assert_eq!(vm_name("web-1").unwrap(), "web-1");
     assert!(vm_name("../web").is_err());
     assert_eq!(snapshot_name(&"s".repeat(128)).unwrap().len(), 128);
-    for bad in ["", "-x", ".x", "a/b", "a b", &"s".repeat(129)] {
+    assert_eq!(snapshot_name("web@12").unwrap(), "web@12");
+    assert!(
+        new_snapshot_name("web@12")
+            .unwrap_err()
+            .contains("nvvmm checkpoint")
+    );
+    assert_eq!(new_snapshot_name("web-12").unwrap(), "web-12");
+    for bad in ["", "-x", ".x", "@1", "a/b", "a b", &"s".repeat(129)] {
         assert!(snapshot_name(bad).is_err(), "{bad:?}");
     }
     assert_eq!(vcpus("1"), Ok(1));
     assert_eq!(vcpus("64"), Ok(64));
     for bad in ["0", "65", "-1", "two", "256", ""] {
         assert!(vcpus(bad).unwrap_err().contains("1 to 64"), "{bad}");
+    }
+}
+
+#[test]
+fn periods() {
+    assert_eq!(period("0"), Ok(Duration::ZERO));
+    assert_eq!(period("10ms"), Ok(Duration::from_millis(10)));
+    assert_eq!(period("250us"), Ok(Duration::from_micros(250)));
+    assert_eq!(period("1m 30s"), Ok(Duration::from_secs(90)));
+    for bad in ["", "10", "fast", "-1s", "1ns", "2y"] {
+        assert!(period(bad).is_err(), "{bad:?}");
     }
 }
 

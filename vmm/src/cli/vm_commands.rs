@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::args::SnapshotArguments;
 use super::output::{self, Column};
-use super::process_commands;
+use super::{process_commands, ring_commands};
 use crate::checkpoint::report::SnapshotReport;
 use crate::control::registry::Entry;
 use crate::control::{
@@ -106,6 +106,9 @@ fn ps_table(listed: &[Listed]) -> String {
             Listed::Answered(status) => {
                 if let Some(notice) = &status.notice {
                     text.push_str(&format!("{}: {notice}\n", status.name));
+                }
+                if let Some(ring) = &status.ring {
+                    text.push_str(&ring_commands::ps_line(&status.name, ring));
                 }
             }
             Listed::Silent { name, notice, .. } => text.push_str(&format!("{name}: {notice}\n")),

@@ -21,6 +21,7 @@ fn status() -> VmStatus {
         restore: None,
         disks: Vec::new(),
         snapshots_taken: Vec::new(),
+        ring: None,
     }
 }
 

@@ -9,11 +9,12 @@ use std::time::Duration;
 use super::error::{ControlError, ErrorKind};
 use super::line::LineStream;
 use super::message::{
-    Answer, CaptureRequest, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, RestartRequest, SnapshotRequest,
-    Versioned, VmStatus,
+    Answer, CaptureRequest, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, RestartRequest, RewindRequest,
+    RingRequest, SnapshotRequest, Versioned, VmStatus,
 };
 use crate::checkpoint::report::{AuditReport, SnapshotReport};
 use crate::process::{CaptureReport, RestartReport};
+use crate::ring::{RewindReport, RingStatus};
 
 /// Time for an answer that needs no work.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -78,6 +79,31 @@ impl ControlClient {
     pub fn snapshot(&mut self, request: SnapshotRequest) -> Result<SnapshotReport, ControlError> {
         match self.call(&Request::Snapshot(request), None)? {
             Answer::Snapshot { report } => Ok(*report),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Begins a ring of checkpoints.
+    pub fn start_ring(&mut self, request: RingRequest) -> Result<RingStatus, ControlError> {
+        self.call_ring(&Request::StartRing(request))
+    }
+
+    /// Ends the ring of checkpoints.
+    pub fn stop_ring(&mut self) -> Result<RingStatus, ControlError> {
+        self.call_ring(&Request::StopRing)
+    }
+
+    fn call_ring(&mut self, request: &Request) -> Result<RingStatus, ControlError> {
+        match self.call(request, None)? {
+            Answer::Ring { status } => Ok(*status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Takes the VM back to a snapshot; returns when it goes on from there, however long that takes.
+    pub fn rewind(&mut self, request: RewindRequest) -> Result<RewindReport, ControlError> {
+        match self.call(&Request::Rewind(request), None)? {
+            Answer::Rewound { report } => Ok(*report),
             other => Err(unexpected(&other)),
         }
     }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{ControlError, ErrorKind};
 use crate::checkpoint::report::{AuditReport, RamCounters, RestoreReport, SnapshotReport};
 use crate::process::{CaptureReport, RestartReport};
+use crate::ring::{RewindReport, RingStatus};
 use crate::spec::DiskSpec;
 
 /// Version of the protocol; a server answers no other.
@@ -90,6 +91,34 @@ pub struct RestartRequest {
     pub window: bool,
 }
 
+/// What a ring of checkpoints shall be like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingRequest {
+    /// Time between the beginnings of two checkpoints, in microseconds; 0: as often as can be.
+    pub every_us: u64,
+    /// How many are kept, at least 1.
+    pub keep: u32,
+    /// What each must survive once it is there; absent: as much as the pool can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
+}
+
+/// Which snapshot a VM goes back to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "which", rename_all = "snake_case")]
+pub enum RewindRequest {
+    /// A checkpoint of its ring.
+    Back {
+        /// 1: the newest; 2: the one before.
+        checkpoints: u32,
+    },
+    /// Any snapshot of it.
+    To {
+        /// Its name.
+        name: String,
+    },
+}
+
 /// A request to a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
@@ -108,6 +137,12 @@ pub enum Request {
     Capture(CaptureRequest),
     /// Restart a process in the guest.
     Restart(RestartRequest),
+    /// Begin to take checkpoints, one after the other.
+    StartRing(RingRequest),
+    /// End that.
+    StopRing,
+    /// Go back to a snapshot.
+    Rewind(RewindRequest),
     /// For tests: hold KVM's dirty log against the COW engine.
     Audit,
 }
@@ -137,6 +172,16 @@ pub enum Answer {
     Restarted {
         /// What the restart did.
         report: Box<RestartReport>,
+    },
+    /// To [`Request::StartRing`] and [`Request::StopRing`].
+    Ring {
+        /// What the ring does, or did.
+        status: Box<RingStatus>,
+    },
+    /// To [`Request::Rewind`].
+    Rewound {
+        /// What the rewind did.
+        report: Box<RewindReport>,
     },
     /// To [`Request::Audit`].
     Audit {
@@ -235,8 +280,11 @@ pub struct VmStatus {
     /// What its restore did, when it was restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<RestoreReport>,
-    /// Names of the snapshots taken of it since it started, oldest first.
+    /// Names of the snapshots taken of it since it started, oldest first, without those of its ring.
     pub snapshots_taken: Vec<String>,
+    /// What the ring of checkpoints does, or did, that was begun last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ring: Option<RingStatus>,
 }
 
 /// Decodes one line of at most the allowed length as a request of this version.

@@ -60,6 +60,33 @@ fn requests_are_decoded() {
 }
 
 #[test]
+fn requests_about_a_ring_are_decoded() {
+    for (line, expected) in [
+        (
+            &br#"{"version":1,"op":"start_ring","every_us":10000,"keep":8}"#[..],
+            Request::StartRing(RingRequest {
+                every_us: 10_000,
+                keep: 8,
+                durability: None,
+            }),
+        ),
+        (br#"{"version":1,"op":"stop_ring"}"#, Request::StopRing),
+        (
+            br#"{"version":1,"op":"rewind","which":"back","checkpoints":3}"#,
+            Request::Rewind(RewindRequest::Back { checkpoints: 3 }),
+        ),
+        (
+            br#"{"version":1,"op":"rewind","which":"to","name":"a"}"#,
+            Request::Rewind(RewindRequest::To { name: "a".into() }),
+        ),
+    ] {
+        assert_eq!(decode_request(line).unwrap(), expected);
+    }
+    let unknown = br#"{"version":1,"op":"rewind","which":"sideways"}"#;
+    assert_eq!(decode_request(unknown).unwrap_err().kind, ErrorKind::Usage);
+}
+
+#[test]
 fn a_future_version_is_named_whatever_else_it_says() {
     let error = decode_request(br#"{"version":2,"op":"teleport","to":[1]}"#).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Usage);

@@ -17,7 +17,10 @@ pub mod server;
 
 pub use client::ControlClient;
 pub use error::{ControlError, ErrorKind};
-pub use message::{Afterwards, CaptureRequest, RestartRequest, SnapshotRequest, VmOrigin, VmState, VmStatus};
+pub use message::{
+    Afterwards, CaptureRequest, RestartRequest, RewindRequest, RingRequest, SnapshotRequest, VmOrigin,
+    VmState, VmStatus,
+};
 pub use registry::{Claim, NameChoice, RuntimeDir, VmRuntimePaths};
 pub use server::ControlServer;
 
@@ -25,6 +28,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::checkpoint::report::{AuditReport, SnapshotReport};
 use crate::process::{CaptureReport, RestartReport};
+use crate::ring::{RewindReport, RingStatus};
 
 /// What a running VM does when it is asked. Calls come from threads of the control server, several at a time.
 pub trait VmControl: Send + Sync {
@@ -49,6 +53,15 @@ pub trait VmControl: Send + Sync {
 
     /// Restarts a process in the guest, whose agent `agent` leads to; returns when it runs.
     fn restart(&self, request: &RestartRequest, agent: &UnixStream) -> Result<RestartReport, ControlError>;
+
+    /// Begins to take checkpoints in a rhythm, in place of one that goes on already.
+    fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, ControlError>;
+
+    /// Ends that; the checkpoints stay.
+    fn stop_ring(&self) -> Result<RingStatus, ControlError>;
+
+    /// Takes the VM back to a snapshot; returns when it goes on from there.
+    fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, ControlError>;
 
     /// For tests: holds KVM's dirty log since the last snapshot against the COW engine.
     fn audit(&self) -> Result<AuditReport, ControlError>;

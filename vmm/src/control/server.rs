@@ -273,6 +273,15 @@ fn carry_out(
         Request::Audit => Answer::Audit {
             report: control.audit()?,
         },
+        Request::StartRing(request) => Answer::Ring {
+            status: Box::new(control.start_ring(request)?),
+        },
+        Request::StopRing => Answer::Ring {
+            status: Box::new(control.stop_ring()?),
+        },
+        Request::Rewind(request) => Answer::Rewound {
+            report: Box::new(control.rewind(request)?),
+        },
         Request::Snapshot(request) => Answer::Snapshot {
             report: Box::new(control.snapshot(request)?),
         },

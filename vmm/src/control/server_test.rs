@@ -7,9 +7,11 @@ use std::time::Instant;
 use super::*;
 use crate::checkpoint::report::{AuditReport, RamCounters, SnapshotReport};
 use crate::control::{
-    CaptureRequest, ControlClient, RestartRequest, SnapshotRequest, VmOrigin, VmState, VmStatus,
+    CaptureRequest, ControlClient, RestartRequest, RewindRequest, RingRequest, SnapshotRequest, VmOrigin,
+    VmState, VmStatus,
 };
 use crate::process::{CaptureReport, RestartReport};
+use crate::ring::{RewindReport, RingStatus};
 use nvvmm_snapshot::Durability;
 
 /// Far longer than anything here takes; a test that reaches it has hung.
@@ -61,6 +63,7 @@ impl VmControl for FakeVm {
             restore: None,
             disks: Vec::new(),
             snapshots_taken: vec!["one".into()],
+            ring: None,
         }
     }
 
@@ -109,6 +112,41 @@ impl VmControl for FakeVm {
             ErrorKind::NotFound,
             format!("no snapshot {}", request.name),
         ))
+    }
+
+    fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, ControlError> {
+        Ok(RingStatus {
+            running: true,
+            failure: None,
+            every_us: request.every_us,
+            keep: request.keep,
+            taken: 4,
+            missed: 1,
+            newest: Some("fake@4".into()),
+            kept: 3,
+            lasted_us: 2e6,
+            pause_us_mean: 812.0,
+            pause_us_max: 900.0,
+            total_us_mean: 3_000.0,
+            phases_mean: Vec::new(),
+        })
+    }
+
+    fn stop_ring(&self) -> Result<RingStatus, ControlError> {
+        Err(ControlError::new(ErrorKind::NotFound, "there is no ring"))
+    }
+
+    fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, ControlError> {
+        let RewindRequest::To { name } = request else {
+            return Err(ControlError::new(ErrorKind::NotFound, "there are no checkpoints"));
+        };
+        Ok(RewindReport {
+            vm: "fake".into(),
+            snapshot: name.clone(),
+            total_us: 4.0,
+            stopped_us: 3.0,
+            paused: false,
+        })
     }
 
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {

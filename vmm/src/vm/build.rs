@@ -47,6 +47,47 @@ pub(crate) struct Builder<'a> {
     pub on_cow_failure: Arc<dyn Fn(cow::CowError) + Send + Sync>,
 }
 
+/// How a snapshot is restored.
+struct Restoring<'a> {
+    /// Disks in place of those that it names.
+    disks: Option<&'a [DiskSpec]>,
+    once: bool,
+    prefault: bool,
+    console: ConsoleStreams,
+}
+
+/// A snapshot of a VM, which a holder of the VM to come pins.
+pub(super) struct ReadSnapshot {
+    holder: Arc<Holder>,
+    pub entry: SnapshotEntry,
+    frames: FrameMap,
+    pub saved: SavedVm,
+}
+
+impl ReadSnapshot {
+    /// Finds it, pins it for a VM of this name and reads its state.
+    pub fn read(pool: &Arc<Pool>, vm: &str, snapshot: &str) -> Result<Self, VmError> {
+        let holder = Arc::new(pool.hold(vm)?);
+        let (entry, frames) = holder.pin(snapshot)?;
+        check_kind(&entry)?;
+        let blob = pool.read_state(entry.id)?;
+        let saved = SavedVm::decode(&blob)?;
+        check_memory(&saved.spec, &entry)?;
+        Ok(Self {
+            holder,
+            entry,
+            frames,
+            saved,
+        })
+    }
+
+    /// A damaged map is found by this, and not by a guest that already runs.
+    pub fn check_map(&self) -> Result<(), VmError> {
+        let chunks = self.frames.iter_present();
+        Ok({ chunks }.try_for_each(|chunk| chunk.map(drop))?)
+    }
+}
+
 impl Builder<'_> {
     /// Builds the VM; its vCPUs do not run yet.
     pub fn build(&self, origin: &Origin, console: ConsoleStreams) -> Result<RunningVm, VmError> {
@@ -62,7 +103,13 @@ impl Builder<'_> {
                 prefault,
                 step_clock,
             } => {
-                let (vm, slept_ns) = self.restore(snapshot, disks.as_deref(), *once, *prefault, console)?;
+                let how = Restoring {
+                    disks: disks.as_deref(),
+                    once: *once,
+                    prefault: *prefault,
+                    console,
+                };
+                let (vm, slept_ns) = self.restore(snapshot, how)?;
                 self.agent
                     .new_guest(Some(self.news(snapshot, *once, *step_clock, slept_ns)?));
                 Ok(vm)
@@ -109,25 +156,57 @@ impl Builder<'_> {
         })
     }
 
-    fn restore(
+    /// Builds the VM as it was at a snapshot that was read before, with other disks.
+    pub fn build_back(
         &self,
-        snapshot: &str,
-        disks: Option<&[DiskSpec]>,
-        once: bool,
-        prefault: bool,
+        read: ReadSnapshot,
+        disks: &[DiskSpec],
         console: ConsoleStreams,
-    ) -> Result<(RunningVm, u64), VmError> {
-        let mut phases = Phases::begin();
-        let started = Instant::now();
-        let (holder, entry, frames, saved) = phases.run("ReadSnapshot", || self.read(snapshot))?;
+    ) -> Result<RunningVm, VmError> {
+        let snapshot = read.entry.name.clone();
+        let how = Restoring {
+            disks: Some(disks),
+            once: false,
+            prefault: false,
+            console,
+        };
+        let (vm, slept_ns) = self.restore_read(read, (Instant::now(), Phases::begin()), how)?;
+        self.agent
+            .new_guest(Some(self.news(&snapshot, false, false, slept_ns)?));
+        Ok(vm)
+    }
+
+    fn restore(&self, snapshot: &str, how: Restoring<'_>) -> Result<(RunningVm, u64), VmError> {
+        let (started, mut phases) = (Instant::now(), Phases::begin());
+        let read = phases.run("ReadSnapshot", || {
+            ReadSnapshot::read(self.pool, self.name, snapshot)
+        })?;
         fault_point(FaultPoint::RestorePinned);
+        phases.run("CheckMap", || read.check_map())?;
+        self.restore_read(read, (started, phases), how)
+    }
+
+    fn restore_read(
+        &self,
+        read: ReadSnapshot,
+        (started, mut phases): (Instant, Phases),
+        how: Restoring<'_>,
+    ) -> Result<(RunningVm, u64), VmError> {
+        let ReadSnapshot {
+            holder,
+            entry,
+            frames,
+            saved,
+        } = read;
+        let Restoring {
+            disks,
+            once,
+            prefault,
+            console,
+        } = how;
         let spec = with_disks(saved.spec, disks)?;
         let taken_ns = saved.machine.kvm.vm.clock.realtime_ns;
         let slept_ns = unix_ns_now().saturating_sub(taken_ns.unwrap_or(entry.created_unix_ns));
-        // A damaged map is found here, and not by a guest that already runs.
-        phases.run("CheckMap", || {
-            frames.iter_present().try_for_each(|chunk| chunk.map(drop))
-        })?;
         let origin = cow::Origin::Snapshot {
             frames,
             frames_mapped: entry.frames_mapped,
@@ -152,7 +231,7 @@ impl Builder<'_> {
             phases.run("Prefault", || engine.prefault()).map_err(cow_error)?;
         }
         let report = RestoreReport {
-            snapshot: snapshot.into(),
+            snapshot: entry.name.clone(),
             vm: self.name.into(),
             phases: phases.into_times(),
             first_instruction_us: 0.0,
@@ -163,9 +242,7 @@ impl Builder<'_> {
         let vm = RunningVm {
             digests: Digests::new(Arc::clone(self.pool)),
             spec,
-            origin: VmOrigin::Snapshot {
-                name: snapshot.into(),
-            },
+            origin: VmOrigin::Snapshot { name: entry.name },
             dirty_log: self.dirty_log,
             restore: Mutex::new(Some((started, report))),
             operation: Mutex::new(Operation::new(base)),
@@ -193,16 +270,6 @@ impl Builder<'_> {
             step_clock,
             seed,
         })
-    }
-
-    fn read(&self, snapshot: &str) -> Result<(Arc<Holder>, SnapshotEntry, FrameMap, SavedVm), VmError> {
-        let holder = Arc::new(self.pool.hold(self.name)?);
-        let (entry, frames) = holder.pin(snapshot)?;
-        check_kind(&entry)?;
-        let blob = self.pool.read_state(entry.id)?;
-        let saved = SavedVm::decode(&blob)?;
-        check_memory(&saved.spec, &entry)?;
-        Ok((holder, entry, frames, saved))
     }
 
     fn memory(

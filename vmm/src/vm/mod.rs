@@ -5,6 +5,8 @@ mod build;
 mod error;
 mod plan;
 mod process;
+mod rewind;
+mod ring;
 mod running;
 mod supervisor;
 

@@ -58,6 +58,11 @@ impl ProcessWork {
             .ok_or(ProcessError::Overtaken)
     }
 
+    /// A process is being captured or restarted.
+    pub fn is_under_way(&self) -> bool {
+        self.work.is_some()
+    }
+
     /// Ends it, so that nothing of a capture is left, and no more comes of a restart.
     pub fn stop(&mut self, engine: &dyn CowEngine, holder: &Holder) {
         if let Some(Work::Capture(capturing)) = self.work.take() {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     checkpoint::{
-        self, Digests, Pending, Taking,
+        self, Digests, Pending, Taken, Taking,
         phases::{micros, micros_of},
         report::{PhaseTime, RestoreReport, SnapshotReport},
     },
@@ -165,25 +165,61 @@ impl RunningVm {
     /// Takes a snapshot. With `stop` the VM stays at the snapshot's instant. While an access waits for space there is no
     /// instant to take: that is refused at once, and nothing is changed.
     pub fn snapshot(self: &Arc<Self>, request: &SnapshotRequest) -> Result<SnapshotReport, VmError> {
+        let request = request.clone();
+        self.unless_no_space(move |vm, pending| vm.take_snapshot(&request, pending))
+    }
+
+    /// Does what comes to a snapshot, unless an access waits for space.
+    pub(super) fn unless_no_space<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&RunningVm, &Pending) -> Result<T, VmError> + Send + 'static,
+    ) -> Result<T, VmError> {
         if self.faults.is_stuck() {
             return Err(self.no_space());
         }
         let pending = Arc::new(Pending::default());
-        let (vm, request, asked) = (Arc::clone(self), request.clone(), Arc::clone(&pending));
-        let taken = self.faults.unless(
-            move || vm.take_snapshot(&request, &asked),
+        let (vm, asked) = (Arc::clone(self), Arc::clone(&pending));
+        let done = self.faults.unless(
+            move || work(&vm, &asked),
             || self.faults.is_stuck() && pending.withdraw(),
         );
-        taken.unwrap_or_else(|| Err(self.no_space()))
+        done.unwrap_or_else(|| Err(self.no_space()))
     }
 
     fn take_snapshot(&self, request: &SnapshotRequest, pending: &Pending) -> Result<SnapshotReport, VmError> {
         let mut operation = self.operation();
-        if self.seen().ending {
-            return Err(VmError::new(ErrorKind::Refused, "the VM is ending"));
-        }
         if let Some(durability) = request.durability {
             self.holder.pool().require_durability(durability)?;
+        }
+        let stop = request.stop;
+        let taken = self.take_whole(&mut operation, &request.name, &[], stop, pending)?;
+        let mut seen = self.seen();
+        seen.taken.push(taken.report.name.clone());
+        if request.stop {
+            operation.quiesced = true;
+            seen.ending = true;
+        }
+        drop((operation, seen));
+        let mut report = taken.report;
+        if request.verify {
+            self.make_digests(taken.id, &mut report)?;
+        } else if !request.stop {
+            self.digests.make_later(taken.id);
+        }
+        Ok(report)
+    }
+
+    /// Takes a snapshot of the whole VM, whose commit removes others.
+    pub(super) fn take_whole(
+        &self,
+        operation: &mut Operation,
+        name: &str,
+        replaced: &[SnapshotId],
+        stop: bool,
+        pending: &Pending,
+    ) -> Result<Taken, VmError> {
+        if self.seen().ending {
+            return Err(VmError::new(ErrorKind::Refused, "the VM is ending"));
         }
         if pending.is_withdrawn() {
             return Err(self.no_space());
@@ -204,28 +240,16 @@ impl RunningVm {
             holder: &self.holder,
             spec: &self.spec,
             base: operation.base,
-            name: &request.name,
+            name,
+            replaced,
             running: !operation.quiesced,
             pending,
-            stop: request.stop,
+            stop,
             audited: self.dirty_log && !self.engine.copies_for_snapshots(),
         })
         .map_err(take_error)?;
         operation.base = Some(taken.id);
-        let mut seen = self.seen();
-        seen.taken.push(taken.report.name.clone());
-        if request.stop {
-            operation.quiesced = true;
-            seen.ending = true;
-        }
-        drop((operation, seen));
-        let mut report = taken.report;
-        if request.verify {
-            self.make_digests(taken.id, &mut report)?;
-        } else if !request.stop {
-            self.digests.make_later(taken.id);
-        }
-        Ok(report)
+        Ok(taken)
     }
 
     fn make_digests(&self, id: SnapshotId, report: &mut SnapshotReport) -> Result<(), VmError> {

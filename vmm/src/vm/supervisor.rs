@@ -3,10 +3,14 @@
 use std::{
     cell::OnceCell,
     os::unix::net::UnixStream,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use nvvmm_devices::ConsoleStreams;
 use nvvmm_snapshot::{FaultPoint, Pool, fault_point};
 
 use super::{
@@ -14,18 +18,20 @@ use super::{
     build::Builder,
     error::cow_error,
     process::{self, RestartFailed},
+    rewind::{Asker, Rewinding},
     running::RunningVm,
 };
 use crate::{
     agent::link::AgentLink,
     checkpoint::report::{AuditReport, SnapshotReport},
     control::{
-        CaptureRequest, ControlError, ControlServer, ErrorKind, RestartRequest, SnapshotRequest, VmControl,
-        VmOrigin, VmState, VmStatus,
+        CaptureRequest, ControlError, ControlServer, ErrorKind, RestartRequest, RewindRequest, RingRequest,
+        SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus,
     },
     cow::CowError,
     machine::MachineEvent,
     process::{CaptureReport, RestartReport},
+    ring::{RewindReport, Ring, RingStatus},
 };
 
 /// Set (to anything) by tests: KVM's dirty log is switched on, so that `audit` can compare it with the engine.
@@ -46,7 +52,7 @@ const NO_SPACE_NOTICE: &str =
 /// Before `on_ready`: the VM could not be started. After it: the VM had to end.
 pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit, VmError> {
     let pool = Pool::open(&plan.pool)?;
-    let supervisor = Arc::new(Supervisor::new(&plan));
+    let supervisor = Supervisor::new(&plan);
     let _server = ControlServer::start(
         &plan.runtime.control,
         Arc::clone(&supervisor) as Arc<dyn VmControl>,
@@ -72,12 +78,11 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
         on_cow_failure,
     };
     let mut paused = plan.paused;
-    let mut origin = plan.origin;
+    let mut next = Next::Start(plan.origin);
     let mut ready = false;
     let mut console = builder.console_streams()?;
     loop {
-        let vm = Arc::new(builder.build(&origin, console)?);
-        vm.start(paused)?;
+        let (vm, asker) = next.build(&builder, console, paused)?;
         supervisor.install(Some(Arc::clone(&vm)));
         let of_agent = Arc::downgrade(&vm);
         agent.on_idle(move |frames| {
@@ -91,25 +96,89 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
             on_ready(&supervisor.status());
             ready = true;
         }
-        let ended = supervisor.wait(&vm);
+        if let Some(asker) = asker {
+            wait_for_entry(&vm, paused);
+            asker.done(&plan.name, paused);
+        }
+        let mut ended = supervisor.wait(&vm);
+        supervisor.changing.store(true, Ordering::SeqCst);
+        if let Ended::Rewind(rewinding) = &mut ended {
+            rewinding.asker.stopping();
+        }
         vm.digests.end();
         let spec = vm.spec.clone();
-        let stopped = stop_machine(&vm, || ended.is_some() || supervisor.exit().is_some());
+        let must_end = matches!(ended, Ended::Exit(_));
+        if must_end {
+            // Whoever waits for a rewind is told that there is none.
+            drop(supervisor.asked_rewind());
+        }
+        let stopped = stop_machine(&vm, || must_end || supervisor.exit().is_some());
         supervisor.install(None);
         if !stopped {
             // A vCPU or device waits for memory that nobody will give it any more. It ends with the process, and so
             // what it uses must stay until then.
             std::mem::forget(vm);
-            return ended
-                .or_else(|| supervisor.exit().take())
-                .unwrap_or_else(|| Err(cow_error(CowError::NoSpace)));
+            return match ended {
+                Ended::Exit(exit) => exit,
+                _ => supervisor
+                    .exit()
+                    .take()
+                    .unwrap_or_else(|| Err(cow_error(CowError::NoSpace))),
+            };
         }
         console = vm.machine.take_console();
         let_go(vm);
-        match ended {
-            Some(exit) => return exit,
-            // The guest rebooted: the same machine from its kernel, with empty memory.
-            None => (origin, paused) = (Origin::Boot(spec), false),
+        (next, paused) = match ended {
+            Ended::Exit(exit) => return exit,
+            // The same machine from its kernel, with empty memory.
+            Ended::Reboot => (Next::Start(Origin::Boot(spec)), false),
+            Ended::Rewind(rewinding) => {
+                let paused = rewinding.paused;
+                (Next::Rewind(rewinding), paused)
+            }
+        };
+    }
+}
+
+/// How a machine came to its end.
+enum Ended {
+    /// With the VM.
+    Exit(Result<VmExit, VmError>),
+    /// The guest reboots.
+    Reboot,
+    /// The VM goes back to a snapshot.
+    Rewind(Box<Rewinding>),
+}
+
+/// Where the next machine comes from.
+enum Next {
+    Start(Origin),
+    Rewind(Box<Rewinding>),
+}
+
+impl Next {
+    /// Builds and starts it; and who waits for that.
+    fn build(
+        self,
+        builder: &Builder<'_>,
+        console: ConsoleStreams,
+        paused: bool,
+    ) -> Result<(Arc<RunningVm>, Option<Asker>), VmError> {
+        let started = |vm: RunningVm| {
+            let vm = Arc::new(vm);
+            vm.start(paused).map(|()| vm)
+        };
+        match self {
+            Next::Start(origin) => Ok((builder.build(&origin, console).and_then(started)?, None)),
+            Next::Rewind(rewinding) => {
+                let Rewinding {
+                    read, disks, asker, ..
+                } = *rewinding;
+                match builder.build_back(read, &disks, console).and_then(started) {
+                    Ok(vm) => Ok((vm, Some(asker))),
+                    Err(error) => Err(asker.failed(builder.name, &error)),
+                }
+            }
         }
     }
 }
@@ -138,10 +207,15 @@ fn wait_for_entry(vm: &RunningVm, paused: bool) {
 }
 
 /// What the control socket and the failure paths talk to, whichever VM is there at the moment.
-struct Supervisor {
+pub(super) struct Supervisor {
+    me: Weak<Supervisor>,
     facts: Facts,
     vm: RwLock<Option<Arc<RunningVm>>>,
     exit: Mutex<Option<Result<VmExit, VmError>>>,
+    /// The VM is being stopped, and maybe another built in its place.
+    changing: AtomicBool,
+    rewind: Mutex<Option<Box<Rewinding>>>,
+    ring: Mutex<Option<Ring>>,
 }
 
 /// What does not change while the process lives.
@@ -186,29 +260,70 @@ impl Facts {
 }
 
 impl Supervisor {
-    fn new(plan: &RunPlan) -> Self {
-        Self {
+    fn new(plan: &RunPlan) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
             facts: Facts::of(plan),
             vm: RwLock::new(None),
             exit: Mutex::new(None),
-        }
+            changing: AtomicBool::new(true),
+            rewind: Mutex::new(None),
+            ring: Mutex::new(None),
+        })
+    }
+
+    /// Itself, for threads that it starts.
+    pub fn me(&self) -> &Weak<Supervisor> {
+        &self.me
+    }
+
+    /// The VM's name.
+    pub fn name(&self) -> &str {
+        &self.facts.name
     }
 
     fn install(&self, vm: Option<Arc<RunningVm>>) {
+        let changing = vm.is_none();
         *self.vm.write().unwrap_or_else(PoisonError::into_inner) = vm;
+        self.changing.store(changing, Ordering::SeqCst);
     }
 
-    fn vm(&self) -> Option<Arc<RunningVm>> {
+    /// The VM is being stopped, or built.
+    pub fn is_changing(&self) -> bool {
+        self.changing.load(Ordering::SeqCst)
+    }
+
+    /// The ring of checkpoints, if one was ever begun.
+    pub fn ring(&self) -> MutexGuard<'_, Option<Ring>> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the VM rewound, by the thread that builds it.
+    pub fn ask_for_rewind(&self, rewinding: Rewinding) -> Result<(), ControlError> {
+        let mut rewind = self.rewind.lock().unwrap_or_else(PoisonError::into_inner);
+        if rewind.is_some() || self.is_changing() {
+            return Err(VmError::new(ErrorKind::Refused, "the VM is being rebuilt")
+                .with_remedy("try again in a moment"));
+        }
+        *rewind = Some(Box::new(rewinding));
+        Ok(())
+    }
+
+    fn asked_rewind(&self) -> Option<Box<Rewinding>> {
+        self.rewind.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub fn vm(&self) -> Option<Arc<RunningVm>> {
         self.vm.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn running(&self) -> Result<Arc<RunningVm>, ControlError> {
+    pub fn running(&self) -> Result<Arc<RunningVm>, ControlError> {
         self.vm().ok_or_else(|| {
             VmError::new(ErrorKind::Refused, "the VM is being built").with_remedy("try again in a moment")
         })
     }
 
-    fn exit(&self) -> std::sync::MutexGuard<'_, Option<Result<VmExit, VmError>>> {
+    fn exit(&self) -> MutexGuard<'_, Option<Result<VmExit, VmError>>> {
         self.exit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -220,17 +335,20 @@ impl Supervisor {
         }
     }
 
-    /// Blocks until the VM ends (how), or is to be built anew (`None`).
-    fn wait(&self, vm: &RunningVm) -> Option<Result<VmExit, VmError>> {
+    /// Blocks until the VM ends, or is to be built anew.
+    fn wait(&self, vm: &RunningVm) -> Ended {
         loop {
             if let Some(exit) = self.exit().take() {
-                return Some(exit);
+                return Ended::Exit(exit);
+            }
+            if let Some(rewinding) = self.asked_rewind() {
+                return Ended::Rewind(rewinding);
             }
             match vm.machine.wait_event() {
-                MachineEvent::PoweredOff => return Some(Ok(VmExit::PoweredOff)),
-                MachineEvent::Reset => return None,
+                MachineEvent::PoweredOff => return Ended::Exit(Ok(VmExit::PoweredOff)),
+                MachineEvent::Reset => return Ended::Reboot,
                 MachineEvent::Failed { vcpu, what } => {
-                    return Some(Err(VmError::failed(format!("vCPU {vcpu} cannot go on: {what}"))));
+                    return Ended::Exit(Err(VmError::failed(format!("vCPU {vcpu} cannot go on: {what}"))));
                 }
                 // Perhaps the guest has let go of a window.
                 MachineEvent::Interrupted => {
@@ -261,6 +379,7 @@ impl VmControl for Supervisor {
             ram: Default::default(),
             restore: None,
             snapshots_taken: Vec::new(),
+            ring: self.ring().as_ref().map(Ring::status),
         };
         if let Some(vm) = self.vm() {
             status.vcpus = vm.spec.vcpus;
@@ -292,6 +411,18 @@ impl VmControl for Supervisor {
 
     fn audit(&self) -> Result<AuditReport, ControlError> {
         self.running()?.audit()
+    }
+
+    fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, ControlError> {
+        self.begin_ring(request)
+    }
+
+    fn stop_ring(&self) -> Result<RingStatus, ControlError> {
+        self.end_ring()
+    }
+
+    fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, ControlError> {
+        self.go_back(request)
     }
 
     fn capture(&self, request: &CaptureRequest, agent: &UnixStream) -> Result<CaptureReport, ControlError> {

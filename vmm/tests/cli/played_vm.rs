@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use nvvmm::checkpoint::report::{AuditReport, RamCounters, SnapshotReport};
 use nvvmm::control::{
-    CaptureRequest, Claim, ControlError, ControlServer, ErrorKind, NameChoice, RestartRequest,
-    SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus,
+    CaptureRequest, Claim, ControlError, ControlServer, ErrorKind, NameChoice, RestartRequest, RewindRequest,
+    RingRequest, SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus,
 };
 use nvvmm::process::{CaptureReport, RestartReport};
+use nvvmm::ring::{RewindReport, RingStatus};
 
 use crate::world::World;
 
@@ -84,6 +85,7 @@ impl VmControl for Played {
             restore: None,
             disks: Vec::new(),
             snapshots_taken: Vec::new(),
+            ring: None,
         }
     }
 
@@ -114,6 +116,38 @@ impl VmControl for Played {
         Err(ControlError::failed("a played VM has no processes"))
     }
 
+    fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, ControlError> {
+        self.note(&format!("ring {} {}", request.every_us, request.keep));
+        Ok(ring(request, true))
+    }
+
+    fn stop_ring(&self) -> Result<RingStatus, ControlError> {
+        self.note("ring stop");
+        let request = RingRequest {
+            every_us: 10_000,
+            keep: 3,
+            durability: None,
+        };
+        Ok(ring(&request, false))
+    }
+
+    fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, ControlError> {
+        let snapshot = match request {
+            RewindRequest::To { name } => name.clone(),
+            RewindRequest::Back { checkpoints: 9 } => {
+                return Err(ControlError::new(ErrorKind::NotFound, "there are 3 checkpoints"));
+            }
+            RewindRequest::Back { checkpoints } => format!("{}@{}", self.name, 10 - checkpoints),
+        };
+        Ok(RewindReport {
+            vm: self.name.clone(),
+            snapshot,
+            total_us: 41_000.0,
+            stopped_us: 39_500.0,
+            paused: false,
+        })
+    }
+
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {
         self.note(&format!("snapshot {} {}", request.name, request.stop));
         if request.name == "taken" {
@@ -136,5 +170,23 @@ impl VmControl for Played {
             digests_made: None,
             durability: nvvmm_snapshot::Durability::Process,
         })
+    }
+}
+
+fn ring(request: &RingRequest, running: bool) -> RingStatus {
+    RingStatus {
+        running: running,
+        failure: None,
+        every_us: request.every_us,
+        keep: request.keep,
+        taken: 4,
+        missed: 1,
+        newest: Some("web@4".into()),
+        kept: 3,
+        lasted_us: 2e6,
+        pause_us_mean: 812.0,
+        pause_us_max: 900.0,
+        total_us_mean: 3_000.0,
+        phases_mean: Vec::new(),
     }
 }

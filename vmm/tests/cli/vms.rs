@@ -105,6 +105,50 @@ fn requests_reach_the_vm_and_its_errors_come_back() {
 }
 
 #[test]
+fn a_ring_is_begun_shown_ended_and_gone_back_in() {
+    let world = World::new();
+    let vm = PlayedVm::play(&world, "web");
+    let begun = world.nvvmm(&["checkpoint", "web", "--every", "10ms", "--keep", "3"]);
+    assert!(
+        begun
+            .done()
+            .starts_with("web is checkpointed every 10ms, the newest 3 are kept\n")
+    );
+    let limit = world
+        .nvvmm(&["checkpoint", "web", "--every", "0", "--json"])
+        .json();
+    assert_eq!(
+        (limit["every_us"].as_u64(), limit["keep"].as_u64()),
+        (Some(0), Some(8))
+    );
+    let ended = world.nvvmm(&["checkpoint", "web", "--stop"]);
+    let said =
+        "the ring of web has ended; 4 taken (1 missed), 3 kept, the newest is web@4; paused for 812 µs";
+    assert!(ended.done().starts_with(said), "{}", ended.stdout);
+    let back = world.nvvmm(&["rewind", "web", "-n", "3"]);
+    assert_eq!(
+        back.done(),
+        "web is at web@7 again: stopped for 39.50 ms, 41.00 ms in all\n"
+    );
+    let named = world.nvvmm(&["rewind", "web", "--to", "base", "--json"]).json();
+    assert_eq!(named["snapshot"], "base");
+    world
+        .nvvmm(&["rewind", "web", "-n", "9"])
+        .refused(3, "there are 3 checkpoints");
+    for senseless in [
+        &["checkpoint", "web", "--every", "soon"][..],
+        &["checkpoint", "web", "--keep", "0"],
+        &["checkpoint", "web", "--stop", "--keep", "2"],
+        &["rewind", "web", "-n", "0"],
+        &["rewind", "web", "-n", "2", "--to", "base"],
+        &["snapshot", "web", "web@5"],
+    ] {
+        world.nvvmm(senseless).refused(2, "");
+    }
+    assert_eq!(vm.asked(), ["ring 10000 3", "ring 0 8", "ring stop"]);
+}
+
+#[test]
 fn stop_returns_when_the_vm_is_gone() {
     let world = World::new();
     let vm = PlayedVm::play(&world, "web");

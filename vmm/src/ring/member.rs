@@ -1,0 +1,57 @@
+//! The checkpoints of a VM's ring, as the pool has them.
+
+use nvvmm_snapshot::{Pool, SnapshotId, SnapshotKind};
+
+/// Between the VM's name and the number. No other name may have it.
+const SEPARATOR: char = '@';
+
+/// A checkpoint of a ring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The snapshot.
+    pub id: SnapshotId,
+    /// Its number; the next one's is one more.
+    pub number: u64,
+    /// Its name.
+    pub name: String,
+}
+
+impl Member {
+    /// What checkpoint `number` of a VM is called.
+    pub fn name_of(vm: &str, number: u64) -> String {
+        format!("{vm}{SEPARATOR}{number}")
+    }
+
+    /// All checkpoints of the VM of that name, the oldest first, whichever process took them.
+    ///
+    /// # Errors
+    /// Those of the pool.
+    pub fn all(pool: &Pool, vm: &str) -> nvvmm_snapshot::Result<Vec<Member>> {
+        let entries = pool.entries()?.into_iter();
+        let vms = entries.filter(|entry| entry.kind == SnapshotKind::Vm);
+        let members = vms.filter_map(|entry| {
+            Some(Member {
+                id: entry.id,
+                number: number_in(&entry.name, vm)?,
+                name: entry.name,
+            })
+        });
+        Ok(members.collect())
+    }
+}
+
+/// The number in a name that [`Member::name_of`] makes for this VM.
+fn number_in(name: &str, vm: &str) -> Option<u64> {
+    let digits = name.strip_prefix(vm)?.strip_prefix(SEPARATOR)?;
+    let number = digits.parse().ok()?;
+    (Member::name_of(vm, number) == name).then_some(number)
+}
+
+/// Whether a name is one that only a ring may give.
+pub fn is_member_name(name: &str) -> bool {
+    name.contains(SEPARATOR)
+}
+
+#[cfg(test)]
+#[path = "member_test.rs"]
+mod member_test;

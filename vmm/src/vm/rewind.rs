@@ -1,0 +1,175 @@
+//! A VM goes back to a snapshot and stays the same VM: its name, process and sockets are those that it had.
+//!
+//! As when the guest reboots, the machine is stopped and another is built in its place. What can fail for the snapshot's sake
+//! does so before: it is read, checked and pinned, by the holder of the VM to come, while the guest still runs.
+
+use std::{
+    sync::mpsc::{Receiver, Sender, channel},
+    time::Instant,
+};
+
+use nvvmm_snapshot::Pool;
+
+use super::{VmError, build::ReadSnapshot, running::RunningVm, supervisor::Supervisor};
+use crate::{
+    checkpoint::phases::micros,
+    control::{ErrorKind, RewindRequest},
+    machine::Hold,
+    ring::{Member, RewindReport},
+    spec::{DiskSpec, VmSpec},
+};
+
+/// A rewind that was asked for, for the thread that builds VMs.
+pub(super) struct Rewinding {
+    pub read: ReadSnapshot,
+    pub disks: Vec<DiskSpec>,
+    /// The VM was paused, and is to be.
+    pub paused: bool,
+    pub asker: Asker,
+}
+
+/// Who waits for the end of a rewind.
+pub(super) struct Asker {
+    asked: Instant,
+    stopped: Instant,
+    snapshot: String,
+    answer: Sender<Result<RewindReport, VmError>>,
+}
+
+impl Asker {
+    /// From now on there is no guest.
+    pub fn stopping(&mut self) {
+        self.stopped = Instant::now();
+    }
+
+    /// The VM is at the snapshot.
+    pub fn done(self, vm: &str, paused: bool) {
+        let report = RewindReport {
+            vm: vm.to_owned(),
+            total_us: micros(self.asked),
+            stopped_us: micros(self.stopped),
+            snapshot: self.snapshot,
+            paused,
+        };
+        // Whoever asked may be gone.
+        let _ = self.answer.send(Ok(report));
+    }
+
+    /// The VM could not be built. What it was at is lost, the snapshot is not.
+    pub fn failed(self, vm: &str, error: &VmError) -> VmError {
+        let lost = VmError::new(
+            error.kind,
+            format!(
+                "the VM was stopped, but could not be built anew: {}",
+                error.message
+            ),
+        )
+        .with_remedy(format!(
+            "'nvvmm restore {} --name {vm}' when that is mended",
+            self.snapshot
+        ));
+        let _ = self.answer.send(Err(lost.clone()));
+        lost
+    }
+}
+
+impl Supervisor {
+    /// Takes the VM back to a snapshot of it; returns when it runs from there.
+    pub fn go_back(&self, request: &RewindRequest) -> Result<RewindReport, VmError> {
+        let asked = Instant::now();
+        let vm = self.running()?;
+        if vm.faults.is_stuck() {
+            return Err(vm.no_space());
+        }
+        let snapshot = wanted(vm.holder.pool(), self.name(), request)?;
+        let (rewinding, answer) = vm.rewind_to(self.name(), &snapshot, asked)?;
+        self.ask_for_rewind(rewinding)?;
+        vm.machine.interrupter().interrupt();
+        drop(vm);
+        answer.recv().unwrap_or_else(|_| {
+            Err(VmError::new(
+                ErrorKind::Refused,
+                "the VM ended before it could be rewound",
+            ))
+        })
+    }
+}
+
+/// The name of the snapshot that is asked for.
+fn wanted(pool: &Pool, vm: &str, request: &RewindRequest) -> Result<String, VmError> {
+    let back = match request {
+        RewindRequest::To { name } => return Ok(name.clone()),
+        RewindRequest::Back { checkpoints } => *checkpoints as usize,
+    };
+    let members = Member::all(pool, vm)?;
+    let found = back.checked_sub(1).and_then(|back| members.iter().nth_back(back));
+    let found = found.map(|member| member.name.clone());
+    found.ok_or_else(|| {
+        let remedy = match members.len() {
+            0 => format!("'nvvmm checkpoint {vm}' takes some; --to names any snapshot of the VM"),
+            count => format!("use -n 1, the newest, to -n {count}"),
+        };
+        VmError::new(
+            ErrorKind::NotFound,
+            format!(
+                "VM '{vm}' has no checkpoint number {back} from the newest: there are {}",
+                members.len()
+            ),
+        )
+        .with_remedy(remedy)
+    })
+}
+
+impl RunningVm {
+    fn rewind_to(
+        &self,
+        name: &str,
+        snapshot: &str,
+        asked: Instant,
+    ) -> Result<(Rewinding, Receiver<Result<RewindReport, VmError>>), VmError> {
+        let refuse =
+            |why: String, remedy: &str| Err(VmError::new(ErrorKind::Refused, why).with_remedy(remedy));
+        if self.seen().ending {
+            return refuse("the VM is ending".into(), "'nvvmm restore' the snapshot");
+        }
+        if let Some(disk) = self.spec.disks.iter().find(|disk| !disk.read_only) {
+            return refuse(
+                format!(
+                    "the VM writes to {}, and the content of a disk does not go back with memory",
+                    disk.path.display()
+                ),
+                "restore the snapshot with --disk and a copy of the disk from that time",
+            );
+        }
+        let read = ReadSnapshot::read(self.holder.pool(), name, snapshot)?;
+        if !is_same_machine(&read.saved.spec, &self.spec) {
+            return refuse(
+                format!("'{snapshot}' is of a machine with other CPUs, memory or devices than this VM's"),
+                "restore it as a VM of its own",
+            );
+        }
+        read.check_map()?;
+        let (answer, answered) = channel();
+        let rewinding = Rewinding {
+            read,
+            disks: self.spec.disks.clone(),
+            paused: self.machine.is_held(Hold::Pause),
+            asker: Asker {
+                asked,
+                stopped: asked,
+                snapshot: snapshot.to_owned(),
+                answer,
+            },
+        };
+        Ok((rewinding, answered))
+    }
+}
+
+/// Whatever was booted on it, and wherever its disks are.
+fn is_same_machine(saved: &VmSpec, now: &VmSpec) -> bool {
+    saved.vcpus == now.vcpus
+        && saved.memory_bytes == now.memory_bytes
+        && saved.vsock == now.vsock
+        && saved.windows == now.windows
+        && saved.disks.len() == now.disks.len()
+}
