@@ -252,7 +252,7 @@ fn a_full_pool_ends_the_ring_and_not_the_guest() {
     let mut vm = host.boot_bare_metal(32, 1);
     vm.ask("fill 24 3");
     vm.ask("churn on 8 rand");
-    host.json(&["checkpoint", &vm.name, "--every", "1ms", "--keep", "100"]);
+    host.json(&["checkpoint", &vm.name, "--every", "2ms", "--keep", "1000"]);
     let ring = wait_for_ring(&vm, "ended", |ring| ring["running"] == false);
     assert_eq!(ring["failure"]["kind"], "pool_full", "{ring}");
     assert!(taken(&ring) > 0, "{ring}");

@@ -75,7 +75,16 @@ impl Leases {
     /// Leases an empty chunk and takes all of it, or sets it aside.
     pub(crate) fn lease_empty(&self, set_aside: bool) -> Result<ChunkNo> {
         let mut catalog = CatalogLock::take(&self.pool)?;
-        let chunk = self.lease(&mut catalog, Want::Empty)?;
+        let lease = Lease {
+            mine: if set_aside {
+                FrameSet::EMPTY
+            } else {
+                FrameSet::FULL
+            },
+            set_aside,
+            vacating: false,
+        };
+        let chunk = self.lease(&mut catalog, Want::Empty, lease)?;
         let Some(chunk) = chunk else {
             let free = self.pool.free_blocks(&catalog)?;
             return Err(Error::PoolFull {
@@ -83,35 +92,20 @@ impl Leases {
                 free,
             });
         };
-        for block in chunk.blocks() {
-            if self.pool.store.refcount(block)? != 0 {
-                return Err(Error::damaged(format!(
-                    "{chunk} says it is unused, but {block} is in use"
-                )));
-            }
-        }
         if !set_aside
             && self.pool.overcommit()
             && let Err(error) = self.provide(&chunk.blocks().collect::<Vec<_>>())
         {
-            self.give_back_if_empty(&mut self.table(), chunk);
+            // Nothing was ever in them.
+            self.let_go(&chunk.blocks().collect::<Vec<_>>());
             return Err(error);
         }
-        let mut table = self.table();
-        if let Some(lease) = table.chunks.get_mut(&chunk) {
-            lease.set_aside = set_aside;
-            if !set_aside {
-                lease.mine = FrameSet::FULL;
-                table.mine_total += CHUNK_BLOCKS;
-            }
-        }
-        table.with_room.remove(&chunk);
-        self.show_usage(&table)?;
         Ok(chunk)
     }
 
-    /// Leases one more chunk, if there is one.
-    fn lease(&self, catalog: &mut CatalogLock<'_>, want: Want) -> Result<Option<ChunkNo>> {
+    /// Leases one more chunk, if there is one. What is taken of it is so from the first moment: another thread looks for
+    /// blocks in every lease that there is.
+    fn lease(&self, catalog: &mut CatalogLock<'_>, want: Want, lease: Lease) -> Result<Option<ChunkNo>> {
         let mut found = self.find_chunk(want)?;
         if found.is_none() {
             reclaim_dead_holders(catalog)?;
@@ -119,6 +113,15 @@ impl Leases {
         }
         let Some(chunk) = found else { return Ok(None) };
         let store = &self.pool.store;
+        if want == Want::Empty {
+            for block in chunk.blocks() {
+                if store.refcount(block)? != 0 {
+                    return Err(Error::damaged(format!(
+                        "{chunk} says it is unused, but {block} is in use"
+                    )));
+                }
+            }
+        }
         store.provide_tables(chunk)?;
         let mut table = self.table();
         if table.closed {
@@ -126,8 +129,11 @@ impl Leases {
         }
         store.set_lease_owner(chunk, Some(self.slot))?;
         fault_point(FaultPoint::LeaseTaken);
-        table.chunks.insert(chunk, Lease::default());
-        table.with_room.insert(chunk);
+        table.mine_total += lease.mine.count();
+        if want == Want::AnyRoom {
+            table.with_room.insert(chunk);
+        }
+        table.chunks.insert(chunk, lease);
         // Before the catalog lock goes: a check must not find a lease that its holder does not know.
         self.show_usage(&table)?;
         Ok(Some(chunk))
@@ -194,7 +200,7 @@ impl Leases {
                 break;
             }
             let mut catalog = CatalogLock::take(&self.pool)?;
-            if let Some(chunk) = self.lease(&mut catalog, Want::AnyRoom)? {
+            if let Some(chunk) = self.lease(&mut catalog, Want::AnyRoom, Lease::default())? {
                 leased.push(chunk);
                 continue;
             }

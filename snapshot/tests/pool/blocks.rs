@@ -1,5 +1,9 @@
 //! Taking blocks and giving them back.
 
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use nvvmm_snapshot::*;
 
 use crate::fixture::*;
@@ -140,4 +144,65 @@ fn a_commit_that_fails_gives_back_what_was_promised() {
     assert!(matches!(refused, Err(Error::NameTaken { .. })), "{refused:?}");
     assert_eq!(pool.status().unwrap().free_blocks, free);
     assert_clean(pool);
+}
+
+/// Ends a thread also when a test fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A chunk that is taken as a whole is no place for others' blocks, not for a moment.
+#[test]
+fn threads_of_a_holder_never_have_the_same_block() {
+    const ROUNDS: u32 = 1000;
+    let bench = pool_of(64 << 20);
+    let vm = bench.pool.hold("vm").unwrap();
+    let taken = Mutex::new(HashSet::new());
+    let take = |blocks: &[BlockNo]| {
+        let mut taken = taken.lock().unwrap();
+        for block in blocks {
+            assert!(taken.insert(*block), "{block} was given out twice");
+        }
+    };
+    let give_back = |blocks: &[BlockNo]| {
+        let mut taken = taken.lock().unwrap();
+        blocks.iter().for_each(|block| assert!(taken.remove(block)));
+        vm.free_blocks(blocks);
+    };
+    // A chunk behind others, so that blocks are rather taken of those.
+    for _ in 0..20 {
+        vm.free_blocks(&vm.alloc_chunk().unwrap().blocks().collect::<Vec<_>>());
+    }
+    let kept = vm.alloc_blocks(1).unwrap();
+    take(&kept);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let blocks = vm.alloc_blocks(1).unwrap();
+                take(&blocks);
+                give_back(&blocks);
+            }
+        });
+        let _ends = Ends(&done);
+        for round in 0..ROUNDS {
+            let (chunk, count) = match round % 2 {
+                0 => (vm.alloc_chunk().unwrap(), CHUNK_BLOCKS),
+                _ => (vm.lease_chunk().unwrap(), 9),
+            };
+            let taken = |index: &u32| count == CHUNK_BLOCKS || vm.alloc_at(chunk, *index);
+            let blocks: Vec<BlockNo> = (0..count).filter(taken).map(|index| chunk.block(index)).collect();
+            take(&blocks);
+            assert_eq!(blocks.len() as u32, count, "{chunk} was not whole");
+            vm.end_set_aside(chunk);
+            give_back(&blocks);
+        }
+    });
+    give_back(&kept);
+    assert_eq!(bench.pool.status().unwrap().leased_blocks, 0);
+    assert_clean(&bench.pool);
 }
