@@ -192,7 +192,7 @@ fn rewinds_while_the_ring_goes_on() {
 #[test]
 fn a_guest_that_reboots_or_stands_still_has_its_ring() {
     let host = Host::new(512);
-    let mut vm = churning(&host);
+    let vm = churning(&host);
     host.json(&["checkpoint", &vm.name, "--every", "5ms", "--keep", "3"]);
     wait_for_more(&vm, 3);
     vm.pause();
@@ -221,7 +221,7 @@ fn a_killed_vm_leaves_its_checkpoints() {
     let mut random = Random::seeded("a_killed_vm_leaves_its_checkpoints");
     for round in 0..repetitions(4) {
         let host = Host::new(512);
-        let mut vm = churning(&host);
+        let vm = churning(&host);
         host.json(&["checkpoint", &vm.name, "--every", "0", "--keep", "3"]);
         wait_for_more(&vm, 3);
         random.pause(40);
