@@ -113,6 +113,7 @@ impl Leases {
         }
         let Some(chunk) = found else { return Ok(None) };
         let store = &self.pool.store;
+        store.provide_tables(chunk)?;
         if want == Want::Empty {
             for block in chunk.blocks() {
                 if store.refcount(block)? != 0 {
@@ -122,7 +123,6 @@ impl Leases {
                 }
             }
         }
-        store.provide_tables(chunk)?;
         let mut table = self.table();
         if table.closed {
             return Err(Error::invalid("the holder has let go of the pool"));
