@@ -157,7 +157,7 @@ impl Builder<'_> {
     }
 
     /// Builds the VM as it was at a snapshot that was read before, with other disks.
-    pub fn build_back(
+    pub(super) fn build_back(
         &self,
         read: ReadSnapshot,
         disks: &[DiskSpec],

@@ -175,7 +175,7 @@ impl VmControl for Played {
 
 fn ring(request: &RingRequest, running: bool) -> RingStatus {
     RingStatus {
-        running: running,
+        running,
         failure: None,
         every_us: request.every_us,
         keep: request.keep,
