@@ -5,6 +5,8 @@
 //! follows the resume. The snapshot exists after the commit and not before; whatever fails earlier drops the shared
 //! references and leaves the VM running.
 //!
+//! While the guest runs, `ArmAhead` arms what is likely to be shared, so that `ArmWriteProtect` is left with what was written since.
+//!
 //! With an engine that copies for snapshots, `CopyAhead` comes before all of these, and `CopyRest` before `ShareFrames`;
 //! nothing is armed, as the guest does not write to blocks.
 
@@ -121,6 +123,9 @@ fn attempt(taking: &Taking<'_>) -> Result<Taken, TakeError> {
         CopiedAhead::default()
     };
     phases.run("ReserveBlocks", || reserve(taking, ahead))?;
+    if taking.running && !taking.stop {
+        phases.run("ArmAhead", || taking.engine.arm_ahead())?;
+    }
 
     fault_point(FaultPoint::SnapshotReserved);
 

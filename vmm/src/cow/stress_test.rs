@@ -164,7 +164,7 @@ impl<E: Playable> World<E> {
     }
 
     fn step(&mut self) {
-        match self.random.below(26) {
+        match self.random.below(27) {
             0 => self.boot(),
             1..=3 => self.restore(),
             4 => self.end_vm(),
@@ -177,6 +177,7 @@ impl<E: Playable> World<E> {
             20 | 21 => self.capture(),
             22..=24 => self.place(),
             25 => _ = self.remove_image(),
+            26 => self.arm_ahead(),
             _ => self.write(),
         }
     }
@@ -307,6 +308,9 @@ impl<E: Playable> World<E> {
         self.make_room_for_a_snapshot();
         let name = self.fresh_name();
         self.with(|world, guest| {
+            if world.random.below(2) == 0 {
+                guest.vm.engine.arm_few_ahead();
+            }
             let model = guest.model();
             match guest.vm.snapshot(&name) {
                 Ok(()) => _ = world.snapshots.insert(name, model),
@@ -314,6 +318,11 @@ impl<E: Playable> World<E> {
                 Err(other) => panic!("{other}"),
             }
         });
+    }
+
+    /// What may come long before a snapshot, as if it had been given up.
+    fn arm_ahead(&mut self) {
+        self.with(|_, guest| guest.vm.engine.arm_few_ahead());
     }
 
     /// A snapshot that comes to nothing, at any stage, while the guest goes on.
@@ -385,6 +394,9 @@ impl<E: Playable> World<E> {
                 while !writers.iter().all(|writer| writer.is_finished()) || taken.is_none() {
                     if prepared.is_none() {
                         prepared = Some(guest.vm.prepare().ok());
+                    }
+                    if world.random.below(8) == 0 {
+                        guest.vm.engine.arm_few_ahead();
                     }
                     if taken.is_none()
                         && let Ok(_still) = guest.still.try_write()

@@ -55,6 +55,9 @@ pub(crate) trait Playable: CowEngine + Debug + Sized + 'static {
     /// How many blocks the VM has that are in no snapshot.
     fn own_blocks(&self) -> u64;
 
+    /// Arms ahead of a snapshot, however little there is to arm.
+    fn arm_few_ahead(&self) {}
+
     /// As if no more than `bound` blocks might be held unused.
     fn give_back_unused(&self, bound: u64);
 }
@@ -73,6 +76,10 @@ impl Playable for RedirectEngine {
 
     fn own_blocks(&self) -> u64 {
         self.counters().frames_own
+    }
+
+    fn arm_few_ahead(&self) {
+        self.arm_own_ahead().unwrap();
     }
 
     fn give_back_unused(&self, bound: u64) {

@@ -13,6 +13,8 @@ pub(super) struct KnownChunk {
     pub map: ChunkMap,
     /// Frames that the guest may write without a copy: their blocks are this VM's and in no snapshot.
     pub own: FrameSet,
+    /// Those of them that are armed already, ahead of the snapshot that they are to be in: a write to one is held, and let go.
+    pub armed: FrameSet,
     /// Frames that are mapped privately (blocks of the snapshot this VM was restored from).
     pub private: FrameSet,
     /// Those of them that are not armed yet: until they are, a write takes a page of this process.
@@ -26,8 +28,8 @@ pub(super) struct KnownChunk {
     /// A pool chunk set aside for copies of this chunk, each frame to its own index, so that neighbours end up beside
     /// each other and share one mapping.
     pub spare: Option<ChunkNo>,
-    /// The frames around which the last copy was made: a fault that goes on at their end takes twice as many.
-    pub last_copy: Range<u32>,
+    /// The frames that the last write fault dealt with: one that goes on at their end takes twice as many.
+    pub last_window: Range<u32>,
 }
 
 /// State of one chunk.
@@ -46,13 +48,14 @@ impl KnownChunk {
         Self {
             map,
             own,
+            armed: FrameSet::EMPTY,
             private: FrameSet::EMPTY,
             unarmed: FrameSet::EMPTY,
             mapped: false,
             settled: true,
             dirty: false,
             spare: None,
-            last_copy: 0..0,
+            last_window: 0..0,
         }
     }
 

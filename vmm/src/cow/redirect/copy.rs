@@ -1,5 +1,7 @@
 //! Fresh blocks behind frames: copied to, or empty, and mapped in place of what was there.
 
+use std::ops::Range;
+
 use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FaultPoint, FrameSet, fault_point};
 
 use super::{
@@ -35,18 +37,24 @@ impl RedirectEngine {
         if self.budget.is_exceeded() {
             return Err(CowError::NoSpace);
         }
-        let sequential = if known.last_copy.end == frame {
-            known.last_copy.len() as u32 * 2
-        } else {
-            0
-        };
-        let window = window_of(frame, self.budget.cluster_frames(sequential));
-        known.last_copy = window.clone();
+        let window = self.window_around(known, frame);
         let shared: Vec<u32> = window
             .filter(|f| known.block(*f).is_some() && !known.own.contains(*f))
             .collect();
         let targets = self.targets(known, &shared, frame)?;
         self.copy_to(index, known, &targets)
+    }
+
+    /// The frames that are dealt with together with one that is written: more of them the longer writes go on where the last ones ended.
+    pub(super) fn window_around(&self, known: &mut KnownChunk, frame: u32) -> Range<u32> {
+        let sequential = if known.last_window.end == frame {
+            known.last_window.len() as u32 * 2
+        } else {
+            0
+        };
+        let window = window_of(frame, self.budget.cluster_frames(sequential));
+        known.last_window = window.clone();
+        window
     }
 
     /// Copies frames, as the guest sees them, to `targets`, and maps those in their place.
@@ -218,7 +226,7 @@ impl RedirectEngine {
 }
 
 /// The aligned window of `size_frames` (a power of two) around `frame`.
-pub(super) fn window_of(frame: u32, size_frames: u32) -> std::ops::Range<u32> {
+pub(super) fn window_of(frame: u32, size_frames: u32) -> Range<u32> {
     let start = frame & !(size_frames - 1);
     start..start + size_frames
 }

@@ -113,6 +113,13 @@ impl CowEngine for RedirectEngine {
             .map_err(os("wake a held access"))
     }
 
+    fn arm_ahead(&self) -> Result<(), CowError> {
+        if self.is_worth_arming_ahead() {
+            self.arm_own_ahead()?;
+        }
+        Ok(())
+    }
+
     fn dirty_chunks(&self) -> usize {
         lock(&self.dirty).len()
     }
@@ -214,13 +221,10 @@ impl RedirectEngine {
         match known.block(frame) {
             None => self.back_hole(index, known, frame),
             Some(_) if !write => Ok(()),
-            // Held although it is ours: copied with a neighbour after this access was held, or armed for a snapshot
+            // Held although it is ours: copied with a neighbour after this access was held, armed ahead, or for a snapshot
             // that was never committed. Nothing needs a copy.
             Some(_) if unit.clone().all(|frame| known.own.contains(frame)) => {
-                let (start, size_bytes) = (self.address(index, unit.start), unit.len() * FRAME_SIZE_BYTES);
-                self.uffd
-                    .protect(start, size_bytes, false)
-                    .map_err(os("disarm frames"))
+                self.disarm_around(index, known, frame, unit)
             }
             Some(_) => {
                 self.copy_around(index, known, frame)?;
@@ -340,6 +344,7 @@ impl RedirectEngine {
 
     /// Frames became writable: counts them and puts the chunk on the list for the next snapshot.
     pub(super) fn gained(&self, index: u32, known: &mut KnownChunk, frames: &FrameSet, newly_backed: u32) {
+        known.armed = known.armed.minus(frames);
         let new_own = frames.iter().filter(|frame| known.own.insert(*frame)).count() as u32;
         Counters::add(&self.counters.frames_own, new_own);
         Counters::add(&self.counters.frames_mapped, newly_backed);

@@ -33,13 +33,14 @@ impl RedirectEngine {
         self.settle_counted(index, known)?;
         let own = frames.intersection(&known.own);
         if known.mapped {
-            for run in known.mapped_runs(&own) {
+            for run in known.mapped_runs(&own.minus(&known.armed)) {
                 let size_bytes = run.frames.len() * FRAME_SIZE_BYTES;
                 self.arm_range(self.address(index, run.frames.start), size_bytes)
                     .map_err(os("arm frames of a process"))?;
             }
         }
         known.own = known.own.minus(&own);
+        known.armed = known.armed.minus(&own);
         Counters::sub(&self.counters.frames_own, u64::from(own.count()));
         let mut set = ShareSet::default();
         set.push(index, known.map.clone(), own);
@@ -96,6 +97,7 @@ impl RedirectEngine {
             return Ok(());
         }
         let shared = frames.intersection(&known.own).minus(&known.private);
+        let shared = shared.minus(&known.armed);
         for run in runs(&shared) {
             self.reservation()
                 .drop_page_tables(self.ram_offset(index, run.start), run.len() * FRAME_SIZE_BYTES)
@@ -141,6 +143,7 @@ impl RedirectEngine {
             let block = known.block(frame);
             newly_backed += u32::from(block.is_none());
             if known.own.remove(frame) {
+                known.armed.remove(frame);
                 replaced.extend(block);
                 Counters::sub(&self.counters.frames_own, 1);
             }

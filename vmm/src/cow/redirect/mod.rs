@@ -6,11 +6,13 @@
 //! * write to a shared frame: copy a cluster of frames to fresh blocks, map those over it.
 //!
 //! Invariants:
-//! 1. A frame that is not *own* is either unmapped, or mapped and armed. No writer reaches a snapshot's block.
+//! 1. A frame that is not *own* is either unmapped, or mapped and armed, or mapped privately and armed later. No writer reaches a snapshot's
+//!    block.
 //! 2. `MAP_FIXED` replaces a mapping in one step for vCPUs, device threads and KVM; addresses never change.
 //! 3. One lock per chunk orders everything that happens to it. Sharing (a snapshot) excludes all fault handling.
 //! 4. The userfaultfd outlives every thread that can write guest RAM: once it is closed, nothing is held any more.
 
+mod ahead;
 mod chunk;
 mod copy;
 mod engine;
@@ -22,6 +24,8 @@ mod unused;
 
 pub use engine::RedirectEngine;
 
+#[cfg(test)]
+mod ahead_test;
 #[cfg(test)]
 mod chunk_test;
 #[cfg(test)]
