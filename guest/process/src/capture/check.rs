@@ -106,7 +106,8 @@ impl Checked {
         let mut listing = Listing::default();
         for process in &self.processes {
             let mut pagemap = Pagemap::open(process.pid)?;
-            for mapping in process.mappings.iter().filter(|mapping| !mapping.shared) {
+            let own = process.mappings.iter();
+            for mapping in own.filter(|mapping| !mapping.shared && !mapping.is_vdso()) {
                 pagemap.list(mapping.start, mapping.end, &mut listing)?;
             }
         }
