@@ -29,7 +29,7 @@ mod tree;
 #[cfg(test)]
 mod crash_test;
 
-pub use catalog::Removed;
+pub use catalog::{PoolWrites, Removed};
 pub use chunk_map::{ChunkMap, LeafBlocks};
 pub use error::{Error, Result};
 pub use fault::{FaultPoint, fault_point};

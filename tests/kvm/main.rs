@@ -8,6 +8,7 @@ mod altered_state;
 mod bad_input;
 mod bench;
 mod commands;
+mod counters;
 mod dirty_log;
 mod fault_points;
 mod full_pool;

@@ -47,6 +47,11 @@ impl<'h> Vm<'h> {
             .clone()
     }
 
+    /// What it has counted.
+    pub fn stats(&self) -> Value {
+        self.host.json(&["stats", &self.name])
+    }
+
     /// Its console, connected at first use.
     pub fn console(&mut self) -> &mut Console {
         let path: PathBuf = self.host.runtime().join(format!("{}.console", self.name));

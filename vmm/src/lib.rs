@@ -17,6 +17,7 @@ pub mod memory;
 pub mod process;
 pub mod ring;
 pub mod spec;
+pub mod stats;
 pub mod sys;
 pub mod vm;
 pub mod window;

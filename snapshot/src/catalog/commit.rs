@@ -162,6 +162,7 @@ impl<'l, 'p> Commit<'l, 'p> {
     fn put(&mut self, block: BlockNo, bytes: &[u8]) -> Result<()> {
         self.lock.store().clear_digests_durably(&[block])?;
         self.lock.store().write_block(block, bytes)?;
+        self.lock.pool.writes.wrote(bytes.len());
         self.lock
             .store()
             .region
@@ -247,6 +248,7 @@ impl<'l, 'p> Commit<'l, 'p> {
         store.region.read(offset, &mut before)?;
         let durable = |bytes: &[u8]| {
             store.region.write(offset, bytes)?;
+            self.lock.pool.writes.wrote(bytes.len());
             fault_point(FaultPoint::CommitSuperblockWritten);
             store.region.flush(offset, BLOCK_SIZE_BYTES)?;
             store.region.fence()
@@ -257,6 +259,7 @@ impl<'l, 'p> Commit<'l, 'p> {
             return Err(error);
         }
         self.switched = true;
+        self.lock.pool.writes.committed();
         fault_point(FaultPoint::CommitSwitched);
         self.lock.set_current(Current {
             superblock,

@@ -4,6 +4,7 @@ mod commit;
 mod current;
 mod listing;
 mod remove;
+mod writes;
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -11,6 +12,8 @@ pub(crate) use commit::{BlockSource, CatalogEdit, Commit};
 pub(crate) use current::{Current, read_current};
 pub(crate) use listing::{InodeCache, Listed, Listing};
 pub use remove::Removed;
+pub use writes::PoolWrites;
+pub(crate) use writes::WriteCounters;
 
 use crate::error::Result;
 use crate::file_lock::{self, LockMode, LockPlace};

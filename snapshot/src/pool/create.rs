@@ -11,7 +11,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::Pool;
 use super::device::is_device;
-use crate::catalog::{CatalogLock, CatalogMemory, read_current};
+use crate::catalog::{CatalogLock, CatalogMemory, WriteCounters, read_current};
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
 use crate::file_lock::{self, LockMode, LockPlace};
@@ -124,6 +124,7 @@ impl Pool {
             overcommit: AtomicBool::new(superblock.overcommit()),
             store: BlockStore { region, layout },
             catalog: Mutex::new(CatalogMemory::default()),
+            writes: WriteCounters::default(),
             next_chunk: AtomicU32::new(0),
             in_order: AtomicBool::new(false),
         };

@@ -21,7 +21,7 @@ pub use grow::{GrowOptions, Grown};
 pub use snapshots::SnapshotEntry;
 pub use status::{HolderStatus, PoolStatus};
 
-use crate::catalog::{CatalogLock, CatalogMemory};
+use crate::catalog::{CatalogLock, CatalogMemory, PoolWrites, WriteCounters};
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
 use crate::file_lock::{self, LockMode, LockPlace};
@@ -40,6 +40,7 @@ pub struct Pool {
     overcommit: AtomicBool,
     pub(crate) store: BlockStore,
     pub(crate) catalog: Mutex<CatalogMemory>,
+    pub(crate) writes: WriteCounters,
     next_chunk: AtomicU32,
     /// Opening went well: until then, closing must not say that the pool is in order.
     in_order: AtomicBool,
@@ -81,6 +82,11 @@ impl Pool {
     /// Size of the pool, as far as this process has seen it grow.
     pub fn size_bytes(&self) -> u64 {
         self.store.layout.size_bytes()
+    }
+
+    /// What commits through this value have written so far.
+    pub fn writes(&self) -> PoolWrites {
+        self.writes.so_far()
     }
 
     /// Whether the pool may promise more than its medium has.

@@ -18,6 +18,7 @@ use nvvmm::control::{
 };
 use nvvmm::process::{CaptureReport, RestartReport};
 use nvvmm::ring::{RewindReport, RingStatus};
+use nvvmm::stats::VmStats;
 use nvvmm_snapshot::Durability;
 
 /// Nothing here waits: whoever does has hung, and the fuzzer's own limit is shorter.
@@ -73,6 +74,11 @@ impl VmControl for CountingVm {
         }
     }
 
+    fn stats(&self) -> Result<VmStats, ControlError> {
+        self.count();
+        Ok(VmStats::default())
+    }
+
     fn pause(&self) -> Result<(), ControlError> {
         self.count();
         Ok(())
@@ -97,6 +103,8 @@ impl VmControl for CountingVm {
             frames_new: 0,
             frames_copied: 0,
             frames_copied_paused: 0,
+            ioctls_paused: 0,
+            mmaps_paused: 0,
             state_bytes: 0,
             metadata_blocks: 0,
             digests_made: None,
@@ -213,7 +221,7 @@ fn call(selector: u8, bytes: &[u8]) {
         durability: None,
         verify: false,
     };
-    let succeeded = match selector % 9 {
+    let succeeded = match selector % 10 {
         0 => client.status().is_ok(),
         1 => client.pause().is_ok(),
         2 => client.resume().is_ok(),
@@ -222,6 +230,7 @@ fn call(selector: u8, bytes: &[u8]) {
         5 => client.snapshot(base).is_ok(),
         6 => client.stop_ring().is_ok(),
         7 => client.rewind(RewindRequest::Back { checkpoints: 1 }).is_ok(),
+        8 => client.stats().is_ok(),
         _ => client.call(&Request::Status, Some(HUNG)).is_ok(),
     };
     if succeeded {

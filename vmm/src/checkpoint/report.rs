@@ -32,6 +32,12 @@ pub struct SnapshotReport {
     pub frames_copied: u64,
     /// Of these, copied while the vCPUs stood still.
     pub frames_copied_paused: u64,
+    /// ioctl(2) calls on guest RAM while everything stood still: one for each piece that was armed.
+    #[serde(default)]
+    pub ioctls_paused: u64,
+    /// mmap(2) calls over guest RAM while everything stood still.
+    #[serde(default)]
+    pub mmaps_paused: u64,
     /// Bytes of saved machine state.
     pub state_bytes: u64,
     /// Blocks written for metadata (maps, inode, state).
@@ -94,4 +100,7 @@ pub struct RamCounters {
     pub frames_copied: u64,
     /// Mappings (VMAs) that guest RAM takes, as the budget counts them.
     pub mappings: u64,
+    /// Mappings that it may take.
+    #[serde(default)]
+    pub mappings_limit: u64,
 }

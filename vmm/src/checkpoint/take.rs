@@ -27,6 +27,7 @@ use crate::{
     machine::{Hold, Machine, MachineError, MachineStateV1},
     memory::WriteLog,
     spec::VmSpec,
+    stats::{KernelCalls, SnapshotCounters},
 };
 
 /// State of a machine in bytes, as a rule.
@@ -92,6 +93,8 @@ pub struct Taking<'a> {
     pub stop: bool,
     /// KVM's dirty log is on for tests, and not the engine's: what it has seen until the snapshot is forgotten.
     pub audited: bool,
+    /// Counts it.
+    pub counters: &'a SnapshotCounters,
 }
 
 /// A committed snapshot.
@@ -106,8 +109,12 @@ pub struct Taken {
 /// Takes a snapshot. When it fails the VM goes on as it was; when it succeeds, and unless it is to stop, too.
 pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
     let taken = attempt(taking);
-    if taken.is_err() {
-        taking.engine.drop_copies();
+    match &taken {
+        Ok(taken) => taking.counters.taken(&taken.report),
+        Err(_) => {
+            taking.counters.failed();
+            taking.engine.drop_copies();
+        }
     }
     taken
 }
@@ -115,7 +122,9 @@ pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
 fn attempt(taking: &Taking<'_>) -> Result<Taken, TakeError> {
     let mut phases = Phases::begin();
     let ahead = if taking.engine.copies_for_snapshots() {
+        let began = Instant::now();
         let copied = phases.run("CopyAhead", || taking.engine.copy_ahead(taking.machine));
+        taking.counters.copy_ahead.record(began.elapsed());
         let ahead = copied.map_err(full_as(TakeError::NoRoomAhead))?;
         fault_point(FaultPoint::PrivateAheadCopied);
         ahead
@@ -137,11 +146,13 @@ fn attempt(taking: &Taking<'_>) -> Result<Taken, TakeError> {
         reservation,
         room,
         frames_copied,
+        calls,
     } = match frozen {
         Ok(frozen) => frozen,
         Err(error) => {
             taking.pending.withdraw();
             go_on(taking, &mut phases)?;
+            count_pause(taking, paused_at);
             return Err(error);
         }
     };
@@ -152,6 +163,7 @@ fn attempt(taking: &Taking<'_>) -> Result<Taken, TakeError> {
         return Err(error);
     }
     let pause_us = micros(paused_at);
+    count_pause(taking, paused_at);
     drop(room);
     fault_point(FaultPoint::SnapshotResumed);
 
@@ -184,6 +196,8 @@ fn attempt(taking: &Taking<'_>) -> Result<Taken, TakeError> {
         frames_new: shared.frames_new(),
         frames_copied: ahead.frames + frames_copied,
         frames_copied_paused: frames_copied,
+        ioctls_paused: calls.ioctls(),
+        mmaps_paused: calls.mmap,
         state_bytes,
         metadata_blocks: u64::from(metadata_blocks),
         digests_made: None,
@@ -250,6 +264,8 @@ struct Frozen {
     room: Reservation,
     /// Frames copied while everything stood still.
     frames_copied: u64,
+    /// Calls to the kernel for guest RAM meanwhile.
+    calls: KernelCalls,
 }
 
 /// Stops everything that can write guest memory, saves it, and shares the frames of this instant.
@@ -267,6 +283,7 @@ fn freeze(taking: &Taking<'_>, ahead: CopiedAhead, phases: &mut Phases) -> Resul
     let mut reservation = taking.pending.begin().ok_or(CowError::NoSpace)?;
     let mut room = reservation.split_off(ahead.room_blocks);
     let still = taking.engine.stand_still();
+    let calls_before = taking.engine.kernel_calls();
     if taking.engine.copies_for_snapshots() {
         let copied = phases.run("CopyRest", || still.copy_rest(machine, &mut room));
         copied.map_err(full_as(TakeError::NoRoomPaused))?;
@@ -280,12 +297,14 @@ fn freeze(taking: &Taking<'_>, ahead: CopiedAhead, phases: &mut Phases) -> Resul
     }
     fault_point(FaultPoint::SnapshotArmed);
     let frames_copied = still.frames_copied();
+    let calls = taking.engine.kernel_calls().since(&calls_before);
     Ok(Frozen {
         state: MachineStateV1 { kvm, devices },
         shared,
         reservation,
         room,
         frames_copied,
+        calls,
     })
 }
 
@@ -308,6 +327,13 @@ fn arm(
         }
     }
     Ok(())
+}
+
+/// A guest that somebody else had paused has not stood still for this.
+fn count_pause(taking: &Taking<'_>, paused_at: Instant) {
+    if taking.running {
+        taking.counters.pause.record(paused_at.elapsed());
+    }
 }
 
 fn go_on(taking: &Taking<'_>, phases: &mut Phases) -> Result<(), TakeError> {

@@ -82,6 +82,8 @@ pub enum Command {
     /// for one that does not answer. OWN is the memory that only this VM has, SHARED what it has in common with
     /// snapshots. With --json, a VM that answers is one object with all its counters.
     Ps(JsonFlag),
+    /// Show what a running VM counts: faults, copies, calls to the kernel, snapshots, and how long they took
+    Stats(StatsArguments),
     /// Stop a VM's vCPUs and devices until it is resumed
     Pause {
         /// Name of the VM
@@ -376,6 +378,17 @@ pub enum ClockChoice {
     Keep,
     /// It is set to the host's
     Step,
+}
+
+/// `nvvmm stats`.
+#[derive(Debug, Args)]
+pub struct StatsArguments {
+    /// Name of the VM
+    #[arg(value_parser = values::vm_name)]
+    pub vm: String,
+    /// The form of the output.
+    #[command(flatten)]
+    pub json: JsonFlag,
 }
 
 const EXEC_EXAMPLES: &str = "\

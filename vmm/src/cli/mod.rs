@@ -19,6 +19,7 @@ mod ring_commands;
 mod scrub_command;
 mod snapshot_commands;
 mod snapshot_tree;
+mod stats_command;
 pub(crate) mod terminal;
 mod values;
 mod vm_commands;
@@ -52,6 +53,7 @@ fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
         Command::Run(run) => return launch::run(run),
         Command::Restore(restore) => return launch::restore(restore),
         Command::Ps(ps) => vm_commands::ps(ps.json)?,
+        Command::Stats(stats) => stats_command::stats(&stats)?,
         Command::Pause { vm } => vm_commands::pause(&vm)?,
         Command::Resume { vm } => vm_commands::resume(&vm)?,
         Command::Stop { vm, force } => vm_commands::stop(&vm, force)?,

@@ -73,6 +73,8 @@ fn a_snapshot_report_says_what_counts() {
         frames_new: 256,
         frames_copied: 0,
         frames_copied_paused: 0,
+        ioctls_paused: 0,
+        mmaps_paused: 0,
         state_bytes: 40 << 10,
         metadata_blocks: 3,
         digests_made: None,

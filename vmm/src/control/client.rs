@@ -15,6 +15,7 @@ use super::message::{
 use crate::checkpoint::report::{AuditReport, SnapshotReport};
 use crate::process::{CaptureReport, RestartReport};
 use crate::ring::{RewindReport, RingStatus};
+use crate::stats::VmStats;
 
 /// Time for an answer that needs no work.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -56,6 +57,14 @@ impl ControlClient {
     pub fn status(&mut self) -> Result<VmStatus, ControlError> {
         match self.call(&Request::Status, Some(STATUS_TIMEOUT))? {
             Answer::Status { status } => Ok(*status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What the VM has counted so far.
+    pub fn stats(&mut self) -> Result<VmStats, ControlError> {
+        match self.call(&Request::Stats, Some(STATUS_TIMEOUT))? {
+            Answer::Stats { stats } => Ok(*stats),
             other => Err(unexpected(&other)),
         }
     }

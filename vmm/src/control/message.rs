@@ -20,6 +20,7 @@ use crate::checkpoint::report::{AuditReport, RamCounters, RestoreReport, Snapsho
 use crate::process::{CaptureReport, RestartReport};
 use crate::ring::{RewindReport, RingStatus};
 use crate::spec::DiskSpec;
+use crate::stats::VmStats;
 
 /// Version of the protocol; a server answers no other.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -125,6 +126,8 @@ pub enum RewindRequest {
 pub enum Request {
     /// State and counters.
     Status,
+    /// All that is counted.
+    Stats,
     /// Stop the vCPUs and devices.
     Pause,
     /// Let them go on.
@@ -157,6 +160,11 @@ pub enum Answer {
     Status {
         /// The VM's status.
         status: Box<VmStatus>,
+    },
+    /// To [`Request::Stats`].
+    Stats {
+        /// What the VM has counted.
+        stats: Box<VmStats>,
     },
     /// To [`Request::Snapshot`].
     Snapshot {

@@ -29,11 +29,15 @@ use std::os::unix::net::UnixStream;
 use crate::checkpoint::report::{AuditReport, SnapshotReport};
 use crate::process::{CaptureReport, RestartReport};
 use crate::ring::{RewindReport, RingStatus};
+use crate::stats::VmStats;
 
 /// What a running VM does when it is asked. Calls come from threads of the control server, several at a time.
 pub trait VmControl: Send + Sync {
     /// State and counters now. Must not wait for the guest.
     fn status(&self) -> VmStatus;
+
+    /// What it has counted so far. Must not wait for the guest.
+    fn stats(&self) -> Result<VmStats, ControlError>;
 
     /// Stops the vCPUs and devices until [`VmControl::resume`]. Pausing a paused VM is not an error.
     fn pause(&self) -> Result<(), ControlError>;

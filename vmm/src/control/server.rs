@@ -267,6 +267,9 @@ fn carry_out(
         Request::Status => Answer::Status {
             status: Box::new(control.status()),
         },
+        Request::Stats => Answer::Stats {
+            stats: Box::new(control.stats()?),
+        },
         Request::Pause => control.pause().map(|()| Answer::Done)?,
         Request::Resume => control.resume().map(|()| Answer::Done)?,
         Request::Stop => control.stop().map(|()| Answer::Done)?,

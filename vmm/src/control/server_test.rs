@@ -12,6 +12,7 @@ use crate::control::{
 };
 use crate::process::{CaptureReport, RestartReport};
 use crate::ring::{RewindReport, RingStatus};
+use crate::stats::VmStats;
 use nvvmm_snapshot::Durability;
 
 /// Far longer than anything here takes; a test that reaches it has hung.
@@ -65,6 +66,13 @@ impl VmControl for FakeVm {
             snapshots_taken: vec!["one".into()],
             ring: None,
         }
+    }
+
+    fn stats(&self) -> Result<VmStats, ControlError> {
+        Ok(VmStats {
+            name: "fake".into(),
+            ..VmStats::default()
+        })
     }
 
     fn pause(&self) -> Result<(), ControlError> {
@@ -161,6 +169,8 @@ impl VmControl for FakeVm {
             frames_new: 8,
             frames_copied: 0,
             frames_copied_paused: 0,
+            ioctls_paused: 0,
+            mmaps_paused: 0,
             state_bytes: 7,
             metadata_blocks: 6,
             digests_made: None,
@@ -221,6 +231,7 @@ fn every_request_goes_round() {
     let served = serve(ServerLimits::default());
     let mut client = ControlClient::connect(&served.path).unwrap();
     assert_eq!(client.status().unwrap(), served.vm.status());
+    assert_eq!(client.stats().unwrap(), served.vm.stats().unwrap());
     client.pause().unwrap();
     assert_eq!(served.vm.pauses.load(Ordering::SeqCst), 1);
     served.snapshots.may_end.send(()).unwrap();

@@ -92,6 +92,11 @@ impl Budget {
         self.mappings.load(Ordering::Relaxed)
     }
 
+    /// Mappings that guest RAM may take.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Frames that one write fault copies: `sequential` is what the last fault of the chunk suggests. Grows as the
     /// budget runs out; `CHUNK_FRAMES` means that the whole chunk is to become one mapping.
     pub fn cluster_frames(&self, sequential: u32) -> u32 {

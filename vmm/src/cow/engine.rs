@@ -16,6 +16,7 @@ use super::frames::set_of;
 use crate::{
     checkpoint::report::RamCounters,
     memory::{GuestRam, WriteLog},
+    stats::KernelCalls,
     sys::uffd::{Fault, Uffd, UffdError},
 };
 
@@ -29,6 +30,14 @@ pub trait CowEngine: Debug + Send + Sync {
 
     /// Levels and counts for status and reports.
     fn counters(&self) -> RamCounters;
+
+    /// Calls to the kernel that guest RAM has cost so far.
+    fn kernel_calls(&self) -> KernelCalls {
+        KernelCalls {
+            mmap: self.ram().reservation().mmaps(),
+            ..self.uffd().calls()
+        }
+    }
 
     /// Deals with one held access, so that it goes on. An access that was dealt with before is only woken.
     ///

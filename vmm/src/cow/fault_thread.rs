@@ -13,7 +13,10 @@ use std::{
 };
 
 use super::{CowEngine, CowError, shortage::Shortage};
-use crate::sys::uffd::Fault;
+use crate::{
+    stats::{Buckets, Histogram},
+    sys::uffd::Fault,
+};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// How long a held access waits before it asks a full pool again, at least.
@@ -32,6 +35,7 @@ pub struct FaultThread {
     /// Closing it tells the thread to end.
     stop: Option<PipeWriter>,
     shortage: Arc<Shortage>,
+    latency: Arc<Histogram>,
     failed: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -44,11 +48,12 @@ impl FaultThread {
     ) -> io::Result<Self> {
         let (stopped, stop) = io::pipe()?;
         let shortage = Arc::new(Shortage::default());
-        let noted = Arc::clone(&shortage);
+        let latency = Arc::new(Histogram::default());
+        let (noted, timed) = (Arc::clone(&shortage), Arc::clone(&latency));
         let has_failed = Arc::new(AtomicBool::new(false));
         let gave_up = Arc::clone(&has_failed);
         let thread = std::thread::Builder::new().name("cow".into()).spawn(move || {
-            if let Err(error) = answer_all(&*engine, &stopped, &noted) {
+            if let Err(error) = answer_all(&*engine, &stopped, &noted, &timed) {
                 gave_up.store(true, Ordering::Relaxed);
                 failed(error);
             }
@@ -56,6 +61,7 @@ impl FaultThread {
         Ok(Self {
             stop: Some(stop),
             shortage,
+            latency,
             failed: has_failed,
             thread: Some(thread),
         })
@@ -89,6 +95,11 @@ impl FaultThread {
         }
     }
 
+    /// How long accesses were held that are answered now: from when the thread read of one until whoever waited was woken.
+    pub fn latency(&self) -> Buckets {
+        self.latency.buckets()
+    }
+
     /// A guest access waits for a free block.
     pub fn is_starved(&self) -> bool {
         self.shortage.lasts()
@@ -110,13 +121,24 @@ impl Drop for FaultThread {
     }
 }
 
-fn answer_all(engine: &dyn CowEngine, stop: &PipeReader, shortage: &Shortage) -> Result<(), CowError> {
+/// An access that waits, and since when this thread knows.
+struct Held {
+    fault: Fault,
+    since: Instant,
+}
+
+fn answer_all(
+    engine: &dyn CowEngine,
+    stop: &PipeReader,
+    shortage: &Shortage,
+    latency: &Histogram,
+) -> Result<(), CowError> {
     let os = |source| CowError::Os {
         op: "wait for held accesses",
         source,
     };
     let mut faults: Vec<Fault> = Vec::new();
-    let mut waiting: Vec<Fault> = Vec::new();
+    let mut waiting: Vec<Held> = Vec::new();
     let (mut tidied, mut untidy) = (Instant::now(), false);
     let mut retry = RETRY_MIN;
     loop {
@@ -138,14 +160,15 @@ fn answer_all(engine: &dyn CowEngine, stop: &PipeReader, shortage: &Shortage) ->
             return Ok(());
         }
         engine.uffd().read(&mut faults).map_err(os)?;
-        faults.append(&mut waiting);
         let asked = Instant::now();
-        for fault in faults.drain(..) {
-            match engine.answer(fault) {
-                Ok(()) => {}
+        let waited = std::mem::take(&mut waiting);
+        let new = faults.drain(..).map(|fault| Held { fault, since: asked });
+        for held in waited.into_iter().chain(new) {
+            match engine.answer(held.fault) {
+                Ok(()) => latency.record(held.since.elapsed()),
                 // An access that a signal interrupts is held, and told, anew each time: once is enough.
-                Err(CowError::NoSpace) if waiting.contains(&fault) => {}
-                Err(CowError::NoSpace) => waiting.push(fault),
+                Err(CowError::NoSpace) if waiting.iter().any(|known| known.fault == held.fault) => {}
+                Err(CowError::NoSpace) => waiting.push(held),
                 Err(error) => return Err(error),
             }
         }

@@ -67,6 +67,8 @@ impl Played {
             frames_new: 0,
             frames_copied: 0,
             frames_copied_paused: 0,
+            ioctls_paused: 0,
+            mmaps_paused: 0,
             state_bytes: 0,
             metadata_blocks: 0,
             digests_made: None,

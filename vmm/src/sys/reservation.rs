@@ -9,6 +9,7 @@ use std::{
 use vm_memory::VolatileSlice;
 
 use super::check;
+use crate::stats::Counter;
 
 /// Host addresses set aside for guest RAM. All of it is mapped readable and writable for its whole life: first as
 /// demand-zero anonymous memory, later by whatever is mapped over it.
@@ -16,6 +17,7 @@ use super::check;
 pub struct Reservation {
     base: *mut u8,
     size_bytes: usize,
+    mmaps: Counter,
 }
 
 // SAFETY: the pointer is only an address range owned by this value; all access through it is volatile and by
@@ -56,7 +58,11 @@ impl Reservation {
             // SAFETY: the last `tail` bytes of the mapping made above, which nothing uses.
             unsafe { libc::munmap(base.wrapping_add(size_bytes).cast(), tail) };
         }
-        Ok(Self { base, size_bytes })
+        Ok(Self {
+            base,
+            size_bytes,
+            mmaps: Counter::default(),
+        })
     }
 
     /// First address.
@@ -72,6 +78,11 @@ impl Reservation {
     /// Length in bytes.
     pub fn size_bytes(&self) -> usize {
         self.size_bytes
+    }
+
+    /// How often something else was mapped in it.
+    pub fn mmaps(&self) -> u64 {
+        self.mmaps.get()
     }
 }
 
@@ -133,6 +144,7 @@ impl Reservation {
         let address = self.address(offset_bytes, size_bytes)?;
         let file_offset =
             i64::try_from(file_offset_bytes).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
+        self.mmaps.one();
         // SAFETY: `address` checked the range to lie in this reservation, which only holds guest RAM: memory that
         // is accessed by volatile loads and stores at fixed addresses, never through references, so replacing
         // the pages behind it invalidates nothing that Rust knows of.

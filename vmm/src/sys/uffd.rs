@@ -20,6 +20,7 @@ use linux_raw_sys::{
 };
 
 use super::check;
+use crate::stats::{Counter, KernelCalls};
 
 /// `_IO(0xAA, 0)` on /dev/userfaultfd; not in linux-raw-sys.
 const USERFAULTFD_IOC_NEW: libc::c_ulong = 0xAA00;
@@ -62,6 +63,10 @@ pub struct Fault {
 #[derive(Debug)]
 pub struct Uffd {
     fd: OwnedFd,
+    protects: Counter,
+    registers: Counter,
+    wakes: Counter,
+    fills: Counter,
 }
 
 impl Uffd {
@@ -76,7 +81,13 @@ impl Uffd {
         };
         // SAFETY: UFFDIO_API reads and writes one uffdio_api, which lives across the call.
         match check(unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_API.into(), &mut api) }) {
-            Ok(()) => Ok(Self { fd }),
+            Ok(()) => Ok(Self {
+                fd,
+                protects: Counter::default(),
+                registers: Counter::default(),
+                wakes: Counter::default(),
+                fills: Counter::default(),
+            }),
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Err(UffdError::KernelTooOld),
             Err(source) => Err(UffdError::Os {
                 op: "agree on features",
@@ -126,6 +137,17 @@ impl Uffd {
         }
     }
 
+    /// Calls made so far, whatever the kernel answered; of mmap(2) it knows none.
+    pub fn calls(&self) -> KernelCalls {
+        KernelCalls {
+            protect: self.protects.get(),
+            register: self.registers.get(),
+            wake: self.wakes.get(),
+            fill: self.fills.get(),
+            mmap: 0,
+        }
+    }
+
     /// Holds the first touch of every page of the range that has none (anonymous memory).
     pub fn register_missing(&self, start: usize, size_bytes: usize) -> io::Result<()> {
         self.register(start, size_bytes, UFFDIO_REGISTER_MODE_MISSING)
@@ -137,6 +159,7 @@ impl Uffd {
     }
 
     fn register(&self, start: usize, size_bytes: usize, mode: u32) -> io::Result<()> {
+        self.registers.one();
         let mut request = uffdio_register {
             range: range(start, size_bytes),
             mode: u64::from(mode),
@@ -150,6 +173,7 @@ impl Uffd {
     /// Arms (`true`) or disarms the range. Before Linux 6.x it must lie within one mapping. Disarming wakes whoever
     /// waits for a page of it.
     pub fn protect(&self, start: usize, size_bytes: usize, armed: bool) -> io::Result<()> {
+        self.protects.one();
         let mode = if armed { WRITEPROTECT_MODE_WP } else { 0 };
         let mut request = uffdio_writeprotect {
             range: range(start, size_bytes),
@@ -163,6 +187,7 @@ impl Uffd {
     /// appears as a whole, and one that is there already stays as it is.
     pub fn copy(&self, start: usize, bytes: &[u8]) -> io::Result<()> {
         page_wise(bytes.len(), |done| {
+            self.fills.one();
             let mut request = uffdio_copy {
                 dst: (start + done) as u64,
                 src: bytes[done..].as_ptr() as u64,
@@ -180,6 +205,7 @@ impl Uffd {
     /// Fills the pages of the range that have none yet with zeroes and wakes who waits for them.
     pub fn zero(&self, start: usize, size_bytes: usize) -> io::Result<()> {
         page_wise(size_bytes, |done| {
+            self.fills.one();
             let mut request = uffdio_zeropage {
                 range: range(start + done, size_bytes - done),
                 mode: 0,
@@ -195,6 +221,7 @@ impl Uffd {
 
     /// Lets whoever waits for a page of the range try again.
     pub fn wake(&self, start: usize, size_bytes: usize) -> io::Result<()> {
+        self.wakes.one();
         let mut request = range(start, size_bytes);
         // SAFETY: UFFDIO_WAKE reads one uffdio_range.
         check(unsafe { libc::ioctl(self.fd.as_raw_fd(), UFFDIO_WAKE.into(), &mut request) })

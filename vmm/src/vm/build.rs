@@ -30,6 +30,7 @@ use crate::{
     machine::{Machine, MachineParts},
     memory::{GuestRam, MemoryError},
     spec::{DiskSpec, VmSpec},
+    stats::SnapshotCounters,
 };
 
 /// What every VM of this process is built with, however often the guest reboots.
@@ -146,6 +147,7 @@ impl Builder<'_> {
                 kernel: spec.kernel.clone(),
             },
             dirty_log: self.dirty_log,
+            snapshots: SnapshotCounters::default(),
             restore: Mutex::new(None),
             operation: Mutex::new(Operation::new(None)),
             seen: Mutex::default(),
@@ -244,6 +246,7 @@ impl Builder<'_> {
             spec,
             origin: VmOrigin::Snapshot { name: entry.name },
             dirty_log: self.dirty_log,
+            snapshots: SnapshotCounters::default(),
             restore: Mutex::new(Some((started, report))),
             operation: Mutex::new(Operation::new(base)),
             seen: Mutex::default(),

@@ -23,6 +23,7 @@ use crate::{
     cow::{CowEngine, FaultThread},
     machine::{Hold, Machine},
     spec::VmSpec,
+    stats::{SnapshotCounters, VmStats},
     window::ShownBlocks,
 };
 
@@ -39,6 +40,7 @@ pub(crate) struct RunningVm {
     pub holder: Arc<Holder>,
     pub spec: VmSpec,
     pub origin: VmOrigin,
+    pub snapshots: SnapshotCounters,
     /// KVM's dirty log is on, for [`RunningVm::audit`].
     pub dirty_log: bool,
     /// When the restore began, and its report.
@@ -246,6 +248,7 @@ impl RunningVm {
             pending,
             stop,
             audited: self.dirty_log && !self.engine.copies_for_snapshots(),
+            counters: &self.snapshots,
         })
         .map_err(take_error)?;
         operation.base = Some(taken.id);
@@ -296,6 +299,20 @@ impl RunningVm {
         .with_remedy(format!(
             "make space (nvvmm rm, nvvmm pool grow, nvvmm stop of another VM); {goes_on} then"
         ))
+    }
+
+    /// What it has counted so far.
+    pub fn stats(&self, name: &str, uptime_ms: u64) -> VmStats {
+        let ram = self.engine.counters_now(&*self.machine);
+        VmStats {
+            name: name.to_owned(),
+            uptime_ms,
+            ram: ram.unwrap_or_else(|_| self.engine.counters()),
+            kernel_calls: self.engine.kernel_calls(),
+            fault_latency: self.faults.latency(),
+            snapshots: self.snapshots.stats(),
+            pool: self.holder.pool().writes(),
+        }
     }
 
     /// What the VM does now.

@@ -32,6 +32,7 @@ use crate::{
     machine::MachineEvent,
     process::{CaptureReport, RestartReport},
     ring::{RewindReport, Ring, RingStatus},
+    stats::VmStats,
 };
 
 /// Set (to anything) by tests: KVM's dirty log is switched on, so that `audit` can compare it with the engine.
@@ -394,6 +395,11 @@ impl VmControl for Supervisor {
             status.state = vm.state();
         }
         status
+    }
+
+    fn stats(&self) -> Result<VmStats, ControlError> {
+        let uptime_ms = self.facts.started.elapsed().as_millis() as u64;
+        Ok(self.running()?.stats(&self.facts.name, uptime_ms))
     }
 
     fn pause(&self) -> Result<(), ControlError> {

@@ -13,6 +13,7 @@ use nvvmm::control::{
 };
 use nvvmm::process::{CaptureReport, RestartReport};
 use nvvmm::ring::{RewindReport, RingStatus};
+use nvvmm::stats::VmStats;
 
 use crate::world::World;
 
@@ -87,6 +88,17 @@ impl VmControl for Played {
             snapshots_taken: Vec::new(),
             ring: None,
         }
+    }
+
+    fn stats(&self) -> Result<VmStats, ControlError> {
+        Ok(VmStats {
+            name: self.name.clone(),
+            ram: RamCounters {
+                write_faults: 41,
+                ..RamCounters::default()
+            },
+            ..VmStats::default()
+        })
     }
 
     fn pause(&self) -> Result<(), ControlError> {
@@ -165,6 +177,8 @@ impl VmControl for Played {
             frames_new: 256,
             frames_copied: 0,
             frames_copied_paused: 0,
+            ioctls_paused: 0,
+            mmaps_paused: 0,
             state_bytes: 4096,
             metadata_blocks: 1,
             digests_made: None,

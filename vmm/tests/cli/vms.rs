@@ -234,3 +234,24 @@ fn console_carries_bytes_both_ways_and_ends_with_the_vm() {
         (Some(0), &b"login: bye\r\n"[..])
     );
 }
+
+#[test]
+fn stats_are_shown_as_a_table_and_as_json() {
+    let world = World::new();
+    let _vm = PlayedVm::play(&world, "web");
+    let json = world.nvvmm(&["stats", "web", "--json"]).json();
+    assert_eq!(
+        (json["name"].as_str(), json["ram"]["write_faults"].as_u64()),
+        (Some("web"), Some(41))
+    );
+    let text = world.nvvmm(&["stats", "web"]);
+    let faults = text.done().lines().find(|line| line.starts_with("write faults"));
+    assert!(
+        faults.is_some_and(|line| line.contains(" 41 ")),
+        "{}",
+        text.stdout
+    );
+    world
+        .nvvmm(&["stats", "ghost"])
+        .refused(3, "no VM 'ghost' is running");
+}

@@ -200,6 +200,7 @@ impl PrivateEngine {
             chunk_faults: load(&self.counters.chunk_faults),
             frames_copied: load(&self.counters.frames_copied),
             mappings: self.budget.mappings(),
+            mappings_limit: self.budget.limit(),
         }
     }
 

@@ -81,6 +81,7 @@ impl CowEngine for RedirectEngine {
             chunk_faults: load(&self.counters.chunk_faults),
             frames_copied: load(&self.counters.frames_copied),
             mappings: self.budget.mappings(),
+            mappings_limit: self.budget.limit(),
         }
     }
 

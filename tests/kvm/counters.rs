@@ -1,0 +1,274 @@
+//! What is done is counted, and no more is done than must be: numbers that do not depend on how fast the host is.
+
+use nvvmm_tests::{Engine, Host, Vm};
+use serde_json::Value;
+
+const BLOCK: u64 = 4096;
+/// Memory of the guests, and how much of it is filled.
+const MEMORY_MIB: u64 = 64;
+const FILLED_MIB: u64 = 40;
+/// Frames from one written frame to the next: two chunks, so that no two writes are neighbours.
+const STRIDE: u64 = 1024;
+/// Sparse writes of a test.
+const WRITES: u64 = 8;
+
+struct Counted(Value);
+
+impl Counted {
+    fn of(vm: &Vm<'_>) -> Self {
+        Self(vm.stats())
+    }
+
+    fn number(&self, path: &str) -> u64 {
+        let value = self.0.pointer(path).and_then(Value::as_u64);
+        value.unwrap_or_else(|| panic!("no {path} in {}", self.0))
+    }
+
+    /// How much `path` has grown since `before`.
+    fn grown(&self, before: &Self, path: &str) -> u64 {
+        self.number(path) - before.number(path)
+    }
+
+    /// How many times a histogram has.
+    fn times(&self, path: &str) -> u64 {
+        let counts = self.0.pointer(path).and_then(|times| times["counts"].as_array());
+        let counts = counts.unwrap_or_else(|| panic!("no {path} in {}", self.0));
+        counts.iter().filter_map(Value::as_u64).sum()
+    }
+}
+
+/// Frames that one write fault copies.
+fn cluster_frames(host: &Host) -> u64 {
+    if host.medium().maps_whole_chunks() {
+        512
+    } else {
+        16
+    }
+}
+
+fn number(report: &Value, key: &str) -> u64 {
+    report[key]
+        .as_u64()
+        .unwrap_or_else(|| panic!("no {key} in {report}"))
+}
+
+/// A guest with filled memory that a snapshot has, and that has its own program's frames back.
+fn snapshotted(host: &Host) -> Vm<'_> {
+    let mut vm = host.boot_bare_metal(MEMORY_MIB, 1);
+    vm.ask(&format!("fill {FILLED_MIB} 1"));
+    vm.snapshot("s");
+    vm.ask("write 0 1");
+    vm
+}
+
+#[test]
+fn sparse_writes_fault_once_for_each_cluster_and_copy_no_more_than_it() {
+    let host = Host::new(512);
+    let mut vm = snapshotted(&host);
+    let before = Counted::of(&vm);
+    vm.ask(&format!("write {STRIDE} {WRITES} {STRIDE}"));
+    let after = Counted::of(&vm);
+    let grown = |path| after.grown(&before, path);
+    if host.engine() == Engine::Private {
+        // The host's kernel copies.
+        assert_eq!(grown("/ram/write_faults"), 0);
+        assert_eq!(grown("/ram/frames_copied"), 0);
+        assert_eq!(grown("/kernel_calls/mmap"), 0);
+        return;
+    }
+    assert_eq!(grown("/ram/write_faults"), WRITES, "{}", after.0);
+    assert_eq!(grown("/ram/frames_copied"), WRITES * cluster_frames(&host));
+    // Each cluster is one piece in the pool: one mapping, made fit for arming.
+    assert_eq!(grown("/kernel_calls/mmap"), WRITES);
+    assert_eq!(grown("/kernel_calls/register"), WRITES);
+    // It splits the one that was there, into three at most.
+    assert!(grown("/ram/mappings") <= 2 * WRITES, "{}", after.0);
+    assert!(after.number("/ram/mappings") < after.number("/ram/mappings_limit"));
+    // Who waits may be told of more than once, never less.
+    let answered = after.times("/fault_latency") - before.times("/fault_latency");
+    assert!(answered >= WRITES, "{}", after.0);
+    assert_eq!(grown("/kernel_calls/wake"), answered);
+
+    // What is the VM's own is written as often as the guest likes.
+    let before = after;
+    vm.ask(&format!("write {STRIDE} {WRITES} {STRIDE}"));
+    let after = Counted::of(&vm);
+    for path in [
+        "/ram/write_faults",
+        "/ram/frames_copied",
+        "/kernel_calls/mmap",
+        "/kernel_calls/protect",
+    ] {
+        assert_eq!(after.grown(&before, path), 0, "{path} in {}", after.0);
+    }
+}
+
+#[test]
+fn a_snapshot_arms_what_was_written_and_a_second_one_nothing() {
+    let host = Host::new(512);
+    let mut vm = snapshotted(&host);
+    vm.ask(&format!("write {STRIDE} {WRITES} {STRIDE}"));
+    vm.pause();
+    let before = Counted::of(&vm);
+    let first = vm.snapshot("first");
+    let between = Counted::of(&vm);
+    let second = vm.snapshot("second");
+    let after = Counted::of(&vm);
+
+    let (ioctls, new) = (number(&first, "ioctls_paused"), number(&first, "frames_new"));
+    if host.engine() == Engine::Redirect {
+        // One call for each cluster, and for those of the guest's own program and of its first write.
+        let own = own_clusters(&mut vm, &host) + 1;
+        assert!((WRITES..=WRITES + own).contains(&ioctls), "{first}");
+        assert!(new <= (WRITES + own) * cluster_frames(&host), "{first}");
+        assert_eq!(between.grown(&before, "/kernel_calls/protect"), ioctls);
+        assert_eq!(between.grown(&before, "/snapshots/ioctls_paused"), ioctls);
+    } else {
+        assert_eq!((ioctls, number(&first, "mmaps_paused")), (0, 0), "{first}");
+    }
+    assert!(new > WRITES, "{first}");
+    for key in ["ioctls_paused", "mmaps_paused", "frames_new", "frames_copied"] {
+        assert_eq!(number(&second, key), 0, "{key} in {second}");
+    }
+    for path in [
+        "/kernel_calls/protect",
+        "/kernel_calls/register",
+        "/kernel_calls/mmap",
+        "/kernel_calls/fill",
+    ] {
+        assert_eq!(after.grown(&between, path), 0, "{path} in {}", after.0);
+    }
+    assert_eq!(after.grown(&before, "/snapshots/taken"), 2);
+    assert_eq!(after.number("/snapshots/failed"), 0);
+    // The guest stood still for the first one of all; the other two found it paused.
+    assert_eq!(after.times("/snapshots/pause"), 1);
+
+    host.run(&["snapshot", &vm.name, "first"]).refused(4, "first");
+    let refused = Counted::of(&vm);
+    assert_eq!(refused.grown(&after, "/snapshots/failed"), 1);
+    assert_eq!(refused.grown(&after, "/snapshots/taken"), 0);
+}
+
+/// Clusters of the guest's own program, which begins at 1 MiB and ends where the memory under test begins.
+fn own_clusters(vm: &mut Vm<'_>, host: &Host) -> u64 {
+    vm.resume();
+    let stat = vm.ask("stat");
+    vm.pause();
+    let first = stat
+        .split("first=")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next());
+    let first: u64 = first
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| panic!("{stat}"));
+    let cluster = cluster_frames(host);
+    first.div_ceil(cluster) - 256 / cluster
+}
+
+#[test]
+fn a_commit_writes_its_state_and_the_way_to_what_changed() {
+    let host = Host::new(512);
+    let mut vm = snapshotted(&host);
+    vm.ask(&format!("write {STRIDE} {WRITES} {STRIDE}"));
+    vm.pause();
+    let before = Counted::of(&vm);
+    let changed = vm.snapshot("changed");
+    let between = Counted::of(&vm);
+    let same = vm.snapshot("same");
+    let after = Counted::of(&vm);
+
+    // The inode, a leaf of the catalog, its root, and a superblock.
+    let always = 4 * BLOCK;
+    let state = number(&same, "state_bytes");
+    assert_eq!(
+        after.grown(&between, "/pool/metadata_bytes"),
+        always + state,
+        "{same}"
+    );
+    assert_eq!(after.grown(&between, "/pool/commits"), 1);
+    // A leaf for each chunk that was written and is not whole; one inner node is above all of this memory. The guest's
+    // program and its first write are in two chunks at most.
+    let written = between.grown(&before, "/pool/metadata_bytes") - always - number(&changed, "state_bytes");
+    let at_most = (WRITES + 2 + 1) * BLOCK;
+    assert!(
+        written.is_multiple_of(BLOCK) && written <= at_most,
+        "{written} bytes, {changed}"
+    );
+    let least = if host.medium().maps_whole_chunks() {
+        1
+    } else {
+        WRITES + 1
+    };
+    assert!(written >= least * BLOCK, "{written} bytes, {changed}");
+    assert_eq!(between.grown(&before, "/pool/commits"), 1);
+
+    host.run(&["rm", "same"]).ok();
+    assert_eq!(
+        Counted::of(&vm).grown(&after, "/pool/commits"),
+        0,
+        "another process's commits"
+    );
+}
+
+#[test]
+fn a_restored_guest_faults_once_for_each_chunk_that_it_touches() {
+    let host = Host::new(512);
+    snapshotted(&host).stop();
+    let chunks = MEMORY_MIB / 2;
+    let mut copy = host.restore("s", &[]);
+    copy.ask(&format!("touch {FILLED_MIB} read"));
+    let read = Counted::of(&copy);
+    if host.medium().maps_whole_chunks() {
+        // All of it was mapped before the guest ran.
+        assert_eq!(read.number("/ram/chunk_faults"), 0, "{}", read.0);
+    } else {
+        let touched = read.number("/ram/chunk_faults");
+        assert!((FILLED_MIB / 2..=chunks).contains(&touched), "{}", read.0);
+    }
+    copy.ask(&format!("touch {FILLED_MIB} read"));
+    let again = Counted::of(&copy);
+    for path in [
+        "/ram/chunk_faults",
+        "/kernel_calls/mmap",
+        "/kernel_calls/register",
+        "/kernel_calls/protect",
+    ] {
+        assert_eq!(again.grown(&read, path), 0, "{path} in {}", again.0);
+    }
+    assert_eq!(again.number("/snapshots/taken"), 0);
+    assert_eq!(again.times("/snapshots/pause"), 0);
+}
+
+#[test]
+fn mappings_stay_within_what_is_counted_and_what_is_allowed() {
+    let host = Host::new(512);
+    let mut vm = snapshotted(&host);
+    for epoch in 0..6 {
+        // Each epoch other frames, so that chunks are copied to again and again.
+        vm.ask(&format!("write {} {} 411", epoch * 37, FILLED_MIB / 2));
+        vm.snapshot(&format!("e{epoch}"));
+        let counted = Counted::of(&vm);
+        let (counted, limit) = (
+            counted.number("/ram/mappings"),
+            counted.number("/ram/mappings_limit"),
+        );
+        assert!(
+            counted <= limit,
+            "{counted} mappings in epoch {epoch}, {limit} allowed"
+        );
+        let real = mappings_of_pool(&host, &vm);
+        assert!(
+            real <= counted,
+            "{real} mappings in epoch {epoch}, {counted} counted"
+        );
+    }
+}
+
+/// Mappings of the pool's blocks in the VM process, but the one that the pool is read through. The kernel shows that one
+/// first or last, and it is the only one that begins at the pool's first byte: the superblocks are no guest's memory.
+fn mappings_of_pool(host: &Host, vm: &Vm<'_>) -> u64 {
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", vm.pid)).unwrap();
+    let of_pool = maps.lines().filter(|line| line.ends_with(host.pool_str()));
+    let of_guest = of_pool.filter(|line| line.split_ascii_whitespace().nth(2) != Some("00000000"));
+    of_guest.count() as u64
+}

@@ -1,0 +1,196 @@
+//! Names and meanings of what is counted: one list, for the table and for monitoring.
+
+use super::{Buckets, VmStats};
+
+/// One thing that is counted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metric {
+    /// Name, of lower-case letters and `_`; units last.
+    pub name: &'static str,
+    /// What it means, in a line.
+    pub meaning: &'static str,
+    /// How it moves.
+    pub kind: MetricKind,
+    /// What there is of it.
+    pub value: MetricValue,
+}
+
+/// How a metric moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Only up, but for a new start.
+    Counter,
+    /// Up and down.
+    Gauge,
+    /// Times that only become more.
+    Times,
+}
+
+/// The value of a metric.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MetricValue {
+    /// One number.
+    Number(u64),
+    /// A number for each of the values of a label.
+    Labelled(&'static str, Vec<(&'static str, u64)>),
+    /// Times.
+    Times(Buckets),
+}
+
+impl VmStats {
+    /// All that is counted, in the order in which it is shown.
+    pub fn metrics(&self) -> Vec<Metric> {
+        let mut metrics = self.of_memory();
+        metrics.extend(self.of_snapshots());
+        metrics
+    }
+
+    fn of_memory(&self) -> Vec<Metric> {
+        let (ram, calls) = (&self.ram, &self.kernel_calls);
+        vec![
+            gauge(
+                "uptime_milliseconds",
+                "since the VM process built the VM",
+                self.uptime_ms,
+            ),
+            Metric {
+                name: "memory_frames",
+                meaning: "frames of guest RAM: with a block, of this VM alone, in a snapshot",
+                kind: MetricKind::Gauge,
+                value: MetricValue::Labelled(
+                    "kind",
+                    vec![
+                        ("mapped", ram.frames_mapped),
+                        ("own", ram.frames_own),
+                        ("shared", ram.frames_shared),
+                    ],
+                ),
+            },
+            gauge("mappings", "mappings (VMAs) that guest RAM takes", ram.mappings),
+            gauge("mappings_limit", "mappings that it may take", ram.mappings_limit),
+            counter(
+                "write_faults",
+                "writes to a snapshot's frames that were held and copied",
+                ram.write_faults,
+            ),
+            counter(
+                "chunk_faults",
+                "first touches of 2 MiB that were held",
+                ram.chunk_faults,
+            ),
+            counter(
+                "frames_copied",
+                "frames copied, on write or for a snapshot",
+                ram.frames_copied,
+            ),
+            Metric {
+                name: "kernel_calls",
+                meaning: "calls to the kernel for guest RAM",
+                kind: MetricKind::Counter,
+                value: MetricValue::Labelled(
+                    "call",
+                    vec![
+                        ("protect", calls.protect),
+                        ("register", calls.register),
+                        ("wake", calls.wake),
+                        ("fill", calls.fill),
+                        ("mmap", calls.mmap),
+                    ],
+                ),
+            },
+            times(
+                "fault_latency",
+                "how long guest accesses were held",
+                &self.fault_latency,
+            ),
+        ]
+    }
+
+    fn of_snapshots(&self) -> Vec<Metric> {
+        let (snapshots, pool) = (&self.snapshots, &self.pool);
+        vec![
+            counter("snapshots", "snapshots taken", snapshots.taken),
+            counter(
+                "snapshots_failed",
+                "snapshots refused or failed",
+                snapshots.failed,
+            ),
+            counter(
+                "snapshot_frames_new",
+                "frames that were not in the snapshot before",
+                snapshots.frames_new,
+            ),
+            Metric {
+                name: "snapshot_frames_copied",
+                meaning: "frames copied for snapshots, by what the guest did meanwhile",
+                kind: MetricKind::Counter,
+                value: MetricValue::Labelled(
+                    "guest",
+                    vec![
+                        ("running", snapshots.frames_copied_ahead),
+                        ("paused", snapshots.frames_copied_paused),
+                    ],
+                ),
+            },
+            Metric {
+                name: "snapshot_paused_calls",
+                meaning: "calls to the kernel for guest RAM while the VM stood still",
+                kind: MetricKind::Counter,
+                value: MetricValue::Labelled(
+                    "call",
+                    vec![
+                        ("ioctl", snapshots.ioctls_paused),
+                        ("mmap", snapshots.mmaps_paused),
+                    ],
+                ),
+            },
+            times(
+                "snapshot_pause",
+                "how long a running guest stood still for a snapshot",
+                &snapshots.pause,
+            ),
+            times(
+                "snapshot_copy_ahead",
+                "how long was copied ahead of the pause",
+                &snapshots.copy_ahead,
+            ),
+            counter(
+                "pool_commits",
+                "commits of this VM process to the pool",
+                pool.commits,
+            ),
+            counter(
+                "pool_metadata_bytes",
+                "bytes of metadata that these wrote",
+                pool.metadata_bytes,
+            ),
+        ]
+    }
+}
+
+fn counter(name: &'static str, meaning: &'static str, value: u64) -> Metric {
+    Metric {
+        name,
+        meaning,
+        kind: MetricKind::Counter,
+        value: MetricValue::Number(value),
+    }
+}
+
+fn gauge(name: &'static str, meaning: &'static str, value: u64) -> Metric {
+    Metric {
+        name,
+        meaning,
+        kind: MetricKind::Gauge,
+        value: MetricValue::Number(value),
+    }
+}
+
+fn times(name: &'static str, meaning: &'static str, buckets: &Buckets) -> Metric {
+    Metric {
+        name,
+        meaning,
+        kind: MetricKind::Times,
+        value: MetricValue::Times(buckets.clone()),
+    }
+}
