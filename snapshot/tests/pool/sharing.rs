@@ -296,3 +296,62 @@ fn a_replaced_snapshot_that_is_pinned_keeps_its_blocks() {
     assert_eq!(pool.status().unwrap().orphans, 0);
     assert_clean(pool);
 }
+
+#[test]
+fn a_commit_writes_the_way_to_what_changed_and_says_how_much() {
+    let bench = pool_of(64 << 20);
+    let pool = &bench.pool;
+    let vm = pool.hold("vm").unwrap();
+    let state = b"the machine's state".len() as u64;
+    // A hold writes no metadata: slots, leases and counts are not in a catalog.
+    assert_eq!(pool.writes(), PoolWrites::default());
+    let taken = |name: &str, base, changes: &[(u32, ChunkMap)]| {
+        let before = pool.writes();
+        let snapshot = NewSnapshot {
+            base,
+            ..new(name, 2000, changes)
+        };
+        let reservation = vm.reserve(32).unwrap();
+        let committed = vm.commit_snapshot(snapshot, reservation).unwrap();
+        let after = pool.writes();
+        assert_eq!(after.commits - before.commits, 1);
+        let bytes = after.metadata_bytes - before.metadata_bytes;
+        // All but the state fills its blocks, and the superblock is none of them.
+        assert_eq!(
+            bytes - state,
+            u64::from(committed.metadata_blocks) * BLOCK_SIZE_BYTES
+        );
+        (committed.id, (bytes - state) / BLOCK_SIZE_BYTES)
+    };
+    // Inode, leaf and root of the catalog, superblock.
+    let always = 4;
+    let (first, blocks) = taken("empty", None, &[]);
+    assert_eq!(blocks, always);
+    // 2000 chunks are under two levels of inner nodes.
+    let scattered: Vec<(u32, ChunkMap)> = [3, 4, 1900]
+        .into_iter()
+        .zip(vm.alloc_blocks(3).unwrap())
+        .map(|(index, block)| (index, leaf(&[(7, block)])))
+        .collect();
+    let (second, blocks) = taken("scattered", Some(first), &scattered);
+    assert_eq!(blocks, always + 3 + 2 + 1);
+    let whole = [(3, ChunkMap::Whole(vm.alloc_chunk().unwrap()))];
+    let (third, blocks) = taken("whole", Some(second), &whole);
+    assert_eq!(
+        blocks,
+        always + 2,
+        "a whole chunk is in the entry of an inner node"
+    );
+    assert_eq!(taken("same", Some(third), &[]).1, always);
+
+    let before = pool.writes();
+    pool.remove("empty").unwrap();
+    let after = pool.writes();
+    assert_eq!(after.commits - before.commits, 1);
+    assert!(after.metadata_bytes > before.metadata_bytes);
+    assert!(
+        vm.commit_snapshot(new("same", 2000, &[]), vm.reserve(32).unwrap())
+            .is_err()
+    );
+    assert_eq!(pool.writes(), after, "a refusal");
+}

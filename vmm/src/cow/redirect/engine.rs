@@ -105,7 +105,7 @@ impl CowEngine for RedirectEngine {
         let mut live = lock(self.chunk(index));
         let known = self.know(index, &mut live)?;
         let before = known.mappings_now();
-        let answered = self.answer_in_chunk(index, known, frame, fault.write);
+        let answered = self.answer_in_chunk(index, known, frame, fault);
         self.budget.changed(before, known.mappings_now());
         answered?;
         let start = self.reservation().start() + index as usize * CHUNK_SIZE_BYTES;
@@ -211,7 +211,7 @@ impl RedirectEngine {
         index: u32,
         known: &mut KnownChunk,
         frame: u32,
-        write: bool,
+        fault: Fault,
     ) -> Result<(), CowError> {
         if !known.mapped {
             self.map_chunk(index, known)?;
@@ -219,14 +219,15 @@ impl RedirectEngine {
         }
         self.settle_early_writes(index, known)?;
         let unit = self.unit_of(frame);
+        let is_own = unit.clone().all(|frame| known.own.contains(frame));
         match known.block(frame) {
             None => self.back_hole(index, known, frame),
-            Some(_) if !write => Ok(()),
+            Some(_) if !fault.write => Ok(()),
+            // The first touch of a fresh chunk: nothing of it was ever armed.
+            Some(_) if is_own && !fault.write_protected => Ok(()),
             // Held although it is ours: copied with a neighbour after this access was held, armed ahead, or for a snapshot
             // that was never committed. Nothing needs a copy.
-            Some(_) if unit.clone().all(|frame| known.own.contains(frame)) => {
-                self.disarm_around(index, known, frame, unit)
-            }
+            Some(_) if is_own => self.disarm_around(index, known, frame, unit),
             Some(_) => {
                 self.copy_around(index, known, frame)?;
                 Counters::add(&self.counters.write_faults, 1);

@@ -64,6 +64,48 @@ fn sharing_copies_nothing_and_only_what_changed_is_shared_again() {
 }
 
 #[test]
+fn a_copy_takes_one_mapping_and_an_unchanged_snapshot_no_call() {
+    let place = Place::new("calls");
+    let pool = pool_of(&place, 128 * MIB);
+    let mut vm = Vm::start(&pool, 32 * MIB, None);
+    vm.fill(0..8192, 10);
+    let filled = vm.engine.kernel_calls();
+    assert_eq!(
+        (filled.mmap, filled.protect),
+        (16, 0),
+        "one for each chunk: {filled:?}"
+    );
+    vm.snapshot("one").unwrap();
+    let armed = vm.engine.kernel_calls().since(&filled);
+    assert_eq!(
+        (armed.ioctls(), armed.protect, armed.mmap),
+        (16, 16, 0),
+        "{armed:?}"
+    );
+    let before = vm.engine.kernel_calls();
+    vm.write(100, 1);
+    vm.write(5000, 2);
+    let copied = vm.engine.kernel_calls().since(&before);
+    assert_eq!(
+        (copied.mmap, copied.register, copied.wake),
+        (2, 2, 2),
+        "{copied:?}"
+    );
+    assert_eq!(copied.protect, 0, "the copies are the VM's own");
+    let before = vm.engine.kernel_calls();
+    vm.snapshot("two").unwrap();
+    let armed = vm.engine.kernel_calls().since(&before);
+    assert_eq!(
+        (armed.ioctls(), armed.protect, armed.mmap),
+        (2, 2, 0),
+        "{armed:?}"
+    );
+    let before = vm.engine.kernel_calls();
+    vm.snapshot("three").unwrap();
+    assert_eq!(vm.engine.kernel_calls(), before);
+}
+
+#[test]
 fn an_uncommitted_snapshot_leaves_the_vm_as_it_was() {
     let place = Place::new("rollback");
     let pool = pool_of(&place, 64 * MIB);
