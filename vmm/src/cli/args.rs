@@ -10,6 +10,7 @@ use nvvmm_snapshot::Durability;
 use super::values;
 use crate::bench::ExperimentKind;
 use crate::spec::DiskSpec;
+use crate::stats::ExporterAddress;
 
 const ABOUT: &str = "Checkpointer for virtual machines: snapshots by reference on Linux KVM";
 
@@ -83,6 +84,9 @@ pub enum Command {
     /// snapshots. With --json, a VM that answers is one object with all its counters.
     Ps(JsonFlag),
     /// Show what a running VM counts: faults, copies, calls to the kernel, snapshots, and how long they took
+    ///
+    /// Nothing is asked of the guest. A histogram has a line for each power of two of a microsecond.
+    #[command(after_long_help = STATS_EXAMPLES)]
     Stats(StatsArguments),
     /// Stop a VM's vCPUs and devices until it is resumed
     Pause {
@@ -386,10 +390,22 @@ pub struct StatsArguments {
     /// Name of the VM
     #[arg(value_parser = values::vm_name)]
     pub vm: String,
+    /// Serve the counts as metrics, in Prometheus's text format at the path /metrics, until a signal ends it
+    ///
+    /// unix:PATH, for its owner alone, or 127.0.0.1:PORT or [::1]:PORT, for all users of this host; other addresses are
+    /// refused. The VM is asked at each scrape; while no VM of that name answers, nvvmm_up is 0.
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "json")]
+    pub prometheus: Option<ExporterAddress>,
     /// The form of the output.
     #[command(flatten)]
     pub json: JsonFlag,
 }
+
+const STATS_EXAMPLES: &str = "\
+Examples:
+  nvvmm stats web
+  nvvmm stats web --prometheus 127.0.0.1:9180
+  nvvmm stats web --prometheus unix:/run/web.metrics";
 
 const EXEC_EXAMPLES: &str = "\
 Exit code: the program's; 128 and its number for a program that a signal ended; 127 when there is no such program, \

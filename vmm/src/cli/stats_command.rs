@@ -1,22 +1,63 @@
 //! `nvvmm stats`: what a running VM counts.
 
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
 use super::args::StatsArguments;
 use super::output::{self, Column};
 use super::vm_commands::connect;
-use crate::control::{ControlError, RuntimeDir};
-use crate::stats::{Buckets, Metric, MetricValue, VmStats};
+use crate::control::{ControlError, ErrorKind, RuntimeDir};
+use crate::stats::{Buckets, Exporter, ExporterAddress, Metric, MetricValue, VmStats, exposition};
 
 /// Characters of the longest bar of a picture.
 const BAR_WIDTH: u64 = 40;
 
 /// `nvvmm stats`.
 pub fn stats(arguments: &StatsArguments) -> Result<(), ControlError> {
-    let stats = connect(&RuntimeDir::of_user()?.find(&arguments.vm)?)?.stats()?;
+    if let Some(address) = &arguments.prometheus {
+        return export(&arguments.vm, address);
+    }
+    let stats = ask(&RuntimeDir::of_user()?, &arguments.vm)?;
     if arguments.json.json {
         output::print_json(&stats)
     } else {
         output::print(&stats_text(&stats))
     }
+}
+
+fn ask(dir: &RuntimeDir, vm: &str) -> Result<VmStats, ControlError> {
+    connect(&dir.find(vm)?)?.stats()
+}
+
+/// Serves metrics until a signal comes, also while the VM is gone: another one may get its name.
+fn export(vm: &str, address: &ExporterAddress) -> Result<(), ControlError> {
+    let dir = RuntimeDir::of_user()?;
+    ask(&dir, vm)?;
+    let failed = |e: io::Error| ControlError::io("serve metrics", &e);
+    let (signalled, on_signal) = UnixStream::pair().map_err(failed)?;
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        signal_hook::low_level::pipe::register(signal, on_signal.try_clone().map_err(failed)?)
+            .map_err(failed)?;
+    }
+    let exporter = Exporter::bind(address).map_err(|e| match e.kind() {
+        io::ErrorKind::AddrInUse => {
+            ControlError::new(ErrorKind::Refused, "something else is at that address already")
+                .with_remedy("choose another; port 0 finds a free one")
+        }
+        _ => failed(e),
+    })?;
+    output::print(&format!(
+        "metrics of {vm}: {}\n",
+        exporter.place().map_err(failed)?
+    ))?;
+    let scrape = || {
+        let stats = ask(&dir, vm).inspect_err(|error| tracing::info!(%error, "no metrics of {vm}"));
+        exposition(vm, stats.ok().as_ref())
+    };
+    exporter.serve(signalled.as_fd(), scrape).map_err(failed)
 }
 
 /// A table of all numbers, then a picture of each kind of time.

@@ -49,9 +49,9 @@ impl VmStats {
         let (ram, calls) = (&self.ram, &self.kernel_calls);
         vec![
             gauge(
-                "uptime_milliseconds",
+                "uptime_seconds",
                 "since the VM process built the VM",
-                self.uptime_ms,
+                self.uptime_ms / 1000,
             ),
             Metric {
                 name: "memory_frames",

@@ -1,8 +1,8 @@
 //! Commands for running VMs.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -254,4 +254,54 @@ fn stats_are_shown_as_a_table_and_as_json() {
     world
         .nvvmm(&["stats", "ghost"])
         .refused(3, "no VM 'ghost' is running");
+}
+
+#[test]
+fn metrics_are_served_until_a_signal_comes() {
+    let world = World::new();
+    let vm = PlayedVm::play(&world, "web");
+    let path = world.path("metrics");
+    let address = format!("unix:{}", path.display());
+    let mut exporter = world
+        .command(&["stats", "web", "--prometheus", &address])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut place = String::new();
+    BufReader::new(exporter.stdout.take().unwrap())
+        .read_line(&mut place)
+        .unwrap();
+    assert_eq!(place, format!("metrics of web: {address}, path /metrics\n"));
+    let scraped = || {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let answer = scraped();
+    assert!(answer.contains("\nnvvmm_up{vm=\"web\"} 1\n"), "{answer}");
+    assert!(
+        answer.contains("\nnvvmm_write_faults_total{vm=\"web\"} 41\n"),
+        "{answer}"
+    );
+    let taken = world.nvvmm(&["stats", "web", "--prometheus", &address]);
+    taken.refused_with_remedy(4, "something else is at that address", "choose another");
+    drop(vm);
+    let answer = scraped();
+    assert!(answer.contains("\nnvvmm_up{vm=\"web\"} 0\n"), "{answer}");
+    assert!(!answer.contains("write_faults"), "{answer}");
+    let pid = nix::unistd::Pid::from_raw(exporter.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(exporter.wait().unwrap().success());
+    assert!(!path.exists());
+}
+
+#[test]
+fn metrics_are_not_served_to_other_hosts() {
+    let world = World::new();
+    let outside = world.nvvmm(&["stats", "web", "--prometheus", "0.0.0.0:9180"]);
+    outside.refused(2, "can be reached from outside of this host");
+    let none = world.nvvmm(&["stats", "ghost", "--prometheus", "127.0.0.1:0"]);
+    none.refused(3, "no VM 'ghost' is running");
 }
