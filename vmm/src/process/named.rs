@@ -44,7 +44,7 @@ pub(super) fn access_to(ram: &GuestRam, chunk: u32, frame: u32, write: bool) -> 
     Fault {
         address: ram.reservation().start() + ram_offset(chunk, frame) as usize,
         write,
-        write_protected: false,
+        write_protected: write,
     }
 }
 
