@@ -10,8 +10,9 @@
 #   -h, --help       this text
 #
 # The host should have nothing else to do, and memory for twice the largest guest (4 GiB) on ordinary pages besides what is set
-# aside as huge ones. Media with huge pages need root; they are made for this and given back. NVVMM_HUGE_PAGES: how many
-# huge pages hugetlbfs gets (default: for a guest of 4 GiB and half as much again, and a third of free memory at most).
+# aside as huge ones. Media with huge pages need root; they are made for this and given back, and the page cache is dropped so
+# that the kernel finds some. NVVMM_HUGE_PAGES: how many huge pages hugetlbfs gets (default: for a guest of 4 GiB and half as
+# much again, and a third of free memory at most).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/kvm.sh"
@@ -47,6 +48,13 @@ build_bare_metal
 NVVMM_HUGE_PAGES=${NVVMM_HUGE_PAGES:-$(huge_pages)}
 NVVMM_BAREMETAL_GUEST=$(bare_metal_path)
 export NVVMM_HUGE_PAGES NVVMM_BAREMETAL_GUEST
+
+# Where memory is full of cached files, there are few huge pages to be had.
+if [[ " ${media[*]} " == *" hugetlbfs "* ]]; then
+  sync
+  as_root sh -c 'echo 3 >/proc/sys/vm/drop_caches; echo 1 >/proc/sys/vm/compact_memory' ||
+    say "cannot make room for huge pages: only root can"
+fi
 
 measure=("$NVVMM_BIN" bench --out "$out" "${arguments[@]}")
 for medium in "${media[@]}"; do

@@ -97,13 +97,13 @@ impl Measuring<'_> {
             let used = used_bytes(&mut guest, self.size)?;
             let copy = copied::checkpoint(place, &guest, used, 1)?;
             let mut mapped = MappedGuest::start(place, &copy)?;
-            let us = self.first_and_second(&mut mapped.console, order)?;
+            let us = self.first_and_second(place, &mut mapped.console, order)?;
             mapped.console.ask("check")?;
             self.tax.add(KERNEL, x, us.0, &[]);
             self.plain.add(KERNEL, x, us.1, &[]);
         }
         guest.snapshot("cow")?;
-        let us = self.first_and_second(guest.console(), order)?;
+        let us = self.first_and_second(place, guest.console(), order)?;
         self.tax.add(&place.medium, x, us.0, &[]);
         self.plain.add(&place.medium, x, us.1, &[]);
         self.frames_verified += guest.verify()?;
@@ -115,9 +115,15 @@ impl Measuring<'_> {
     }
 
     /// Microseconds for each frame of a first pass over memory that is all mapped for reading, and of a second one.
-    fn first_and_second(&self, console: &mut Console, order: &str) -> Result<(f64, f64), VmError> {
+    fn first_and_second(
+        &self,
+        place: &Place,
+        console: &mut Console,
+        order: &str,
+    ) -> Result<(f64, f64), VmError> {
         let mib = self.size >> 20;
         console.ask(&format!("touch {mib} read"))?;
+        place.warm(self.size)?;
         let mut pass = || -> Result<f64, VmError> {
             let began = Instant::now();
             console.ask(&format!("touch {mib} {order}"))?;

@@ -96,6 +96,7 @@ impl Measuring<'_> {
         }
         place.remove(SNAPSHOT)?;
         if let Some(copy) = copy {
+            place.warm(size)?;
             let guest = copied::restart(place, &copy, self.threads.read)?;
             self.restarted(guest, COPY, size)?;
         }
@@ -104,6 +105,7 @@ impl Measuring<'_> {
 
     fn copy(&mut self, place: &Place, guest: &mut Guest, size: u64) -> Result<CopiedCheckpoint, VmError> {
         let used = used_bytes(guest, size)?;
+        place.warm(used)?;
         let copy = copied::checkpoint(place, guest, used, self.threads.write)?;
         self.checkpoints.add(COPY, mib(size), copy.pause_us, &copy.phases);
         Ok(copy)
@@ -233,12 +235,14 @@ fn fastest_threads(place: &Place, size: u64) -> Result<Threads, VmError> {
     for &threads in &turns {
         // The file of the turn before goes first.
         drop(copy.take());
+        place.warm(used)?;
         let taken = copied::checkpoint(place, &guest, used, threads)?;
         writing.push((taken.pause_us, threads));
         copy = Some(taken);
     }
     drop(guest);
     for (copy, threads) in copy.iter().cycle().zip(turns) {
+        place.warm(used)?;
         let restarted = copied::restart(place, copy, threads)?;
         reading.push((restarted.restored()?.first_instruction_us, threads));
     }

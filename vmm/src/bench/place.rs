@@ -108,6 +108,18 @@ impl Place {
             .join(format!("nvvmm-bench-{}.{name}", std::process::id()))
     }
 
+    /// Has memory for so much touched right now ([`warm`]).
+    ///
+    /// # Errors
+    /// There is not so much memory.
+    pub fn warm(&self, size_bytes: u64) -> Result<(), VmError> {
+        // All huge pages that are set aside are the pool's, and stay warm.
+        if self.pool.medium() == Medium::Hugetlbfs {
+            return Ok(());
+        }
+        warm(&self.dir, size_bytes)
+    }
+
     /// Boots a guest with room for `touched_bytes` of memory under test.
     ///
     /// # Errors
@@ -220,8 +232,9 @@ pub fn room_bytes(dir: &Path) -> Result<u64, VmError> {
     Ok(room.blocks_available().saturating_mul(room.fragment_size()))
 }
 
-/// Has so much of a medium's memory touched, so that nothing measured later meets pages that the host has never used: under a
-/// hypervisor such a page costs some microseconds, whoever touches it. The pages are free again afterwards.
+/// Has so much of a medium's memory touched, so that what is measured next meets no page that the host has never used: under a
+/// hypervisor such a page costs some microseconds, whoever touches it. The pages are free again afterwards. They do not stay
+/// warm: a guest kernel with free page reporting gives free memory back to its host after some seconds.
 ///
 /// # Errors
 /// There is not so much memory.
