@@ -2,9 +2,10 @@
 # Makes a Linux guest from the distribution's packages: a stock cloud kernel and a small initramfs with busybox,
 # the virtio drivers, nvvmm-witness and nvvmm-agent.
 #
-#   scripts/guest-image.sh [--kernel 6.12] [--fresh] [--print]
+#   scripts/guest-image.sh [--kernel VERSION] [--fresh] [--print]
 #
-#   --kernel 6.12  the kernel of Debian's bookworm-backports, in a directory of its own, guest-6.12
+#   --kernel VERSION  6.1 (the default): the distribution's kernel, which Debian 12 has as 6.1; 6.12: that of Debian's
+#                bookworm-backports, in a directory of its own, guest-6.12
 #   --fresh      fetch the kernel again, to get the newest one
 #   --print      print shell assignments of NVVMM_GUEST_KERNEL, NVVMM_GUEST_KERNEL_ELF and NVVMM_GUEST_INITRAMFS
 #   -h, --help   this text
@@ -22,8 +23,11 @@ directory=guest kernel=cloud fresh=0 print=0
 while (($#)); do
   case $1 in
     --kernel)
-      [[ ${2:-} == 6.12 ]] || die "--kernel ${2:-} is not known" "see ${0##*/} --help"
-      kernel=cloud-6.12 directory=guest-6.12
+      case ${2:-} in
+        6.1) kernel=cloud directory=guest ;;
+        6.12) kernel=cloud-6.12 directory=guest-6.12 ;;
+        *) die "--kernel ${2:-} is not known" "see ${0##*/} --help" ;;
+      esac
       shift
       ;;
     --fresh) fresh=1 ;;

@@ -26,11 +26,10 @@
 # NVVMM_NESTED_KERNEL selects the kernel: bookworm (the distribution's own: 6.1 on Debian 12; default),
 # bookworm-backports (6.12), or the name of a linux-image package. NVVMM_CACHE is where kernels are kept.
 # NVVMM_NESTED_QEMU=10 asks for QEMU 10 or newer: the installed one, or that of Debian's bookworm-backports, unpacked into the cache;
-# exit status 77 where there is none. Otherwise the installed one is used.
+# exit status 77 where there is none. With "installed", the default, it is the installed one.
 #
-# What the SVM lacks that QEMU 7.2 emulates: guests with Linux 6.12 panic early (with 10 they run), and XSETBV is not intercepted, so a Linux
-# guest inside finds its XSAVE state inconsistent ("XSAVE consistency problem" in its log) and goes on with FXSAVE. NVVMM_NESTED_CPU
-# replaces the CPU model.
+# What the SVM lacks that QEMU 7.2 emulates, and 10 has: XSETBV is not intercepted, so a Linux guest inside finds its XSAVE state
+# inconsistent ("XSAVE consistency problem" in its log) and goes on with FXSAVE, without AVX. NVVMM_NESTED_CPU replaces the CPU model.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/say.sh"

@@ -17,8 +17,9 @@
 #
 # "nested" is the harness of scripts/nested.sh: a Linux host with KVM on an emulated CPU.
 # NVVMM_FORCE_NESTED=1 makes it used where it is not needed. NVVMM_TEST_TIMEOUT limits one nested run
-# and the tier kvm on one medium (seconds, default 1800). NVVMM_TEST_GUEST=6.12 has the tier linux run all its tests in guests with the
-# kernel of bookworm-backports, and only there; otherwise some. Results of nested runs are kept in $NVVMM_CACHE/results.
+# and the tier kvm on one medium (seconds, default 1800). The tier linux runs all its tests in guests with Linux 6.1, and
+# some with 6.12 (of bookworm-backports); NVVMM_TEST_GUEST=6.1 or 6.12: all, with that kernel only. Nested they take QEMU 10, as older ones
+# give guests no AVX; NVVMM_NESTED_QEMU=installed goes without. Results of nested runs are kept in $NVVMM_CACHE/results.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/kvm.sh"
@@ -39,8 +40,9 @@ nested_percent=8
 pmem_tests=(commands::a_durability commands::snapshot_and_stop dirty_log:: fault_points:: full_pool::a_snapshot_that grow::
   instant::a_snapshot_of instant::two_vcpus_in_random_order kill:: scrub::a_flipped tree::once_consumes
   tree::a_snapshot_that)
-# Of tests with Linux guests those for which kernels differ: what is captured of processes, frames that move, programs that know of nothing.
-newer_kernel_tests=(process::frames_that_move real_programs:: subjects::)
+# Of tests with Linux guests those for which kernels differ: what is captured of processes, frames that move, programs that know of nothing,
+# memory that is shown in a window.
+newer_kernel_tests=(process::frames_that_move real_programs:: subjects:: window::)
 tiers=() media=() required=() test_arguments=()
 programs=unbuilt beside='' timeout_s=${NVVMM_TEST_TIMEOUT:-1800}
 
@@ -190,14 +192,11 @@ tier_linux() {
 # linux_tests [TEST...]: those that were asked for on the command line, else these, else all.
 linux_tests() {
   local guest=${NVVMM_TEST_GUEST:-} command=() tests=("${test_arguments[@]}")
-  local -x NVVMM_NESTED_QEMU=${NVVMM_NESTED_QEMU:-}
+  local -x NVVMM_NESTED_QEMU=${NVVMM_NESTED_QEMU:-10}
   ((${#tests[@]})) || tests=("$@")
   prepare "making the guest's image${guest:+ with Linux $guest}" make_guest_image || return 0
   prepare "making an image with programs to capture" make_programs_image || return 0
-  if [[ $tier_how == nested ]]; then
-    command=(nested "linux${guest:+-$guest}" --)
-    [[ $guest != 6.12 ]] || NVVMM_NESTED_QEMU=10
-  fi
+  [[ $tier_how != nested ]] || command=(nested "linux${guest:+-$guest}" --)
   run_tests "tests${guest:+ with Linux $guest}, $tier_how" "${command[@]}" "$test_program" --test-threads=1 "${tests[@]}"
 }
 

@@ -58,7 +58,7 @@ build_fault_nvvmm() {
   export NVVMM_FAULT_BIN
 }
 
-# make_guest_image: exports where the Linux guest's kernel and initramfs are. NVVMM_TEST_GUEST=6.12: those of another kernel.
+# make_guest_image: exports where the Linux guest's kernel and initramfs are. NVVMM_TEST_GUEST: of which kernel.
 make_guest_image() {
   local assignments options=()
   [[ -z ${NVVMM_TEST_GUEST:-} ]] || options=(--kernel "$NVVMM_TEST_GUEST")

@@ -9,7 +9,7 @@ choose_qemu() {
   case ${NVVMM_NESTED_QEMU:-installed} in
     installed) return ;;
     10) ;;
-    *) die "NVVMM_NESTED_QEMU=$NVVMM_NESTED_QEMU is not known" "use 10, or leave it out" ;;
+    *) die "NVVMM_NESTED_QEMU=$NVVMM_NESTED_QEMU is not known" "use 10 or installed" ;;
   esac
   [[ $("$qemu" --version) =~ version\ ([0-9]+) ]] && ((BASH_REMATCH[1] >= 10)) && return
   qemu=$dir/usr/bin/qemu-system-x86_64
@@ -23,5 +23,6 @@ choose_qemu() {
   fi
   "$qemu" --version >/dev/null && return
   say "error: QEMU 10 is not installed, and that of bookworm-backports does not run here"
+  say "  try: NVVMM_NESTED_QEMU=installed, whose guests may have no AVX"
   exit 77
 }

@@ -84,39 +84,30 @@ const NEEDS_XSAVE: [(u32, u32, Reg, u32); 6] = [
 /// Leaves answered with zeros: MONITOR, perfmon, SGX, PT, SVM, SEV, AMD perfmon v2.
 const BLANK: [u32; 7] = [0x5, 0xa, 0x12, 0x14, 0x8000_000a, 0x8000_001f, 0x8000_0022];
 
-/// What a KVM can do for a guest whatever its CPUID says.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Abilities {
-    /// The TSC-deadline mode of the local APIC timer.
-    pub(super) tsc_deadline: bool,
-    /// XSAVE with a guest's own XCR0.
-    pub(super) xsave: bool,
-}
-
 /// The CPUID of vCPU `index` of `count`, on this host.
 ///
 /// # Errors
 /// [`KvmError::Mismatch`] when the entries are more than KVM takes.
 pub fn for_vcpu(host: &Host, index: u8, count: u8) -> Result<CpuId> {
-    let abilities = Abilities {
-        tsc_deadline: host.tsc_deadline(),
-        xsave: host.xsave_works(),
-    };
-    let entries = filtered(host.supported_cpuid().as_slice(), index, count, abilities);
+    let entries = filtered(
+        host.supported_cpuid().as_slice(),
+        index,
+        count,
+        host.tsc_deadline(),
+    );
     CpuId::from_entries(&entries).map_err(|_| KvmError::Mismatch("too many CPUID entries".into()))
 }
 
-/// As [`for_vcpu`], from the entries that a KVM supports.
+/// As [`for_vcpu`], from the entries that a KVM supports. Whether its local APIC timer has the TSC-deadline mode they do not say.
 pub(super) fn filtered(
     supported: &[kvm_cpuid_entry2],
     index: u8,
     count: u8,
-    abilities: Abilities,
+    tsc_deadline: bool,
 ) -> Vec<kvm_cpuid_entry2> {
-    let says_xsave = supported
+    let has_xsave = supported
         .iter()
         .any(|e| e.function == 1 && e.ecx & LEAF1_ECX_XSAVE != 0);
-    let has_xsave = says_xsave && abilities.xsave;
     let mut entries: Vec<_> = supported
         .iter()
         .copied()
@@ -137,10 +128,7 @@ pub(super) fn filtered(
         if entry.function == 1 {
             entry.ecx |= LEAF1_ECX_HYPERVISOR | LEAF1_ECX_X2APIC;
             entry.ecx &= !LEAF1_ECX_TSC_DEADLINE;
-            if !has_xsave {
-                entry.ecx &= !LEAF1_ECX_XSAVE;
-            }
-            if abilities.tsc_deadline {
+            if tsc_deadline {
                 entry.ecx |= LEAF1_ECX_TSC_DEADLINE;
             }
         }

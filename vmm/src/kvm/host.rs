@@ -7,7 +7,6 @@ use kvm_ioctls::{Cap, Kvm};
 
 use super::error::vm_op;
 use super::{KvmError, Result, msrs};
-use crate::sys;
 
 /// The host's KVM, opened and found fit for nvvmm.
 #[derive(Debug)]
@@ -88,12 +87,6 @@ impl Host {
     /// The guest may use the TSC-deadline mode of its local APIC timer.
     pub fn tsc_deadline(&self) -> bool {
         self.kvm.check_extension(Cap::TscDeadlineTimer)
-    }
-
-    /// Guests can have XCR0 of their own. QEMU's software emulation of SVM, when it is the CPU that this host runs on,
-    /// does not intercept XSETBV: a guest sets the host's XCR0, and finds the sizes of its own state wrong.
-    pub fn xsave_works(&self) -> bool {
-        !sys::kvm::host_is_emulated()
     }
 
     /// The most vCPUs one VM may have here.

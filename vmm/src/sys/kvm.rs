@@ -1,6 +1,5 @@
 //! KVM ioctls and the shared run page, where kvm-ioctls offers nothing or only `unsafe`.
 
-use std::arch::x86_64::__cpuid;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::num::NonZeroUsize;
@@ -324,16 +323,4 @@ fn sized_xsave(size_bytes: usize) -> io::Result<Xsave> {
     let extra = size_bytes.saturating_sub(size_of::<kvm_xsave>());
     let entries = extra.div_ceil(size_of::<<kvm_bindings::kvm_xsave2 as FamStruct>::Entry>());
     Xsave::new(entries).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))
-}
-
-/// This host's own CPU is QEMU's software emulation (its CPUID signature is `TCGTCGTCGTCG`).
-pub fn host_is_emulated() -> bool {
-    const HYPERVISOR: u32 = 1 << 31;
-    const SIGNATURE_LEAF: u32 = 0x4000_0000;
-    // An unsafe function up to Rust 1.89.
-    #[allow(unused_unsafe)]
-    // SAFETY: every x86-64 CPU has the CPUID instruction.
-    let (features, signature) = unsafe { (__cpuid(1), __cpuid(SIGNATURE_LEAF)) };
-    let signature = [signature.ebx, signature.ecx, signature.edx].map(u32::to_le_bytes);
-    features.ecx & HYPERVISOR != 0 && signature.concat() == b"TCGTCGTCGTCG"
 }
