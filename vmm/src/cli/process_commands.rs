@@ -15,8 +15,9 @@ use crate::sys::terminal::size_of;
 /// `nvvmm snapshot --process`.
 pub fn snapshot(pid: i32, arguments: SnapshotArguments) -> Result<(), ControlError> {
     let entry = RuntimeDir::of_user()?.find(&arguments.vm)?;
-    let mut client = connect(&entry)?;
+    // The agent first: the VM does not wait as long for a request as it may take.
     let agent = call(&entry.paths, call::PATIENCE)?;
+    let mut client = connect(&entry)?;
     let request = CaptureRequest {
         name: arguments.name,
         pid,
@@ -63,8 +64,8 @@ pub fn restore(
     json: bool,
 ) -> Result<ExitCode, ControlError> {
     let entry = RuntimeDir::of_user()?.find(vm)?;
-    let mut client = connect(&entry)?;
     let agent = call(&entry.paths, call::PATIENCE)?;
+    let mut client = connect(&entry)?;
     let is_terminal = attach && stdin().is_terminal();
     let terminal = is_terminal
         .then(|| size_of(stdin().as_fd()))
