@@ -1,11 +1,15 @@
 //! The agent in the guest: commands of the host, and what a restored guest is told.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::pty::{Winsize, openpty};
 use nvvmm_tests::agent::{output, sh, wait_for};
-use nvvmm_tests::{Host, Vm, witness::boot};
+use nvvmm_tests::{
+    Host, Vm,
+    witness::{boot, boot_to_agent},
+};
 
 /// Ten times and more of what a restored guest takes to hear of it inside an emulated KVM host.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -75,6 +79,61 @@ fn programs_run_in_the_guest_and_files_go_both_ways() {
     host.run(&["cp", from, &format!("{}:/no/such/directory/x", vm.name)])
         .refused(3, "/no/such/directory/x");
     vm.stop();
+}
+
+/// What a command puts out on a terminal of that size.
+fn on_a_terminal(host: &Host, rows: u16, columns: u16, arguments: &[&str]) -> (Option<i32>, String) {
+    let size = Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let pty = openpty(&size, None).expect("a terminal");
+    let mut child = host
+        .command(arguments)
+        .stdin(pty.slave.try_clone().unwrap())
+        .stdout(pty.slave.try_clone().unwrap())
+        .stderr(pty.slave)
+        .spawn()
+        .expect("nvvmm starts");
+    // A terminal that nobody has open any more ends in an error.
+    let mut shown = Vec::new();
+    let _ = std::fs::File::from(pty.master).read_to_end(&mut shown);
+    let status = child.wait().expect("nvvmm ends");
+    (status.code(), String::from_utf8_lossy(&shown).into_owned())
+}
+
+#[test]
+fn the_agent_can_be_the_first_process_and_programs_have_a_terminal() {
+    const BUSYBOX: &str = "/bin/busybox";
+    let host = Host::new(512);
+    let vm = boot_to_agent(&host, 160);
+    let until = Instant::now() + PATIENCE;
+    let run = |script: &str| host.run(&["exec", &vm.name, "--", BUSYBOX, "sh", "-c", script]);
+    while run("true").code != 0 {
+        assert!(Instant::now() < until, "the agent never answered");
+    }
+    assert_eq!(run("/bin/busybox cat /proc/1/comm").ok().stdout, "nvvmm-agent\n");
+    let mounted = run("/bin/busybox cat /proc/mounts").ok().stdout;
+    for place in ["/proc", "/sys", "/dev", "/dev/pts", "/run", "/tmp"] {
+        assert!(mounted.contains(&format!(" {place} ")), "{place}: {mounted}");
+    }
+    // An orphan's end is not left for anybody to see.
+    run("(/bin/busybox sleep 0.1; exit 5) >/dev/null 2>&1 &").ok();
+    let zombies = "/bin/busybox sleep 1; /bin/busybox grep -l '^State:.Z' /proc/[0-9]*/status";
+    assert_eq!(run(zombies).stdout, "");
+
+    let exec = ["exec", "--tty", &vm.name, "--", BUSYBOX, "sh", "-c"];
+    let script = "/bin/busybox stty size; [ -t 0 ] && [ -t 1 ] && exit 9";
+    let (code, shown) = on_a_terminal(&host, 33, 77, &[&exec[..], &[script]].concat());
+    assert_eq!((code, &shown[..]), (Some(9), "33 77\r\n"));
+
+    // Without the agent such a guest is of no use: it switches itself off.
+    let agents = "for p in /proc/[0-9]*; do [ $p = /proc/1 ] || [ \"$(/bin/busybox cat $p/comm)\" != exe ] || \
+        /bin/busybox kill -9 ${p#/proc/}; done";
+    run(agents);
+    vm.wait_gone();
 }
 
 #[test]

@@ -23,13 +23,39 @@ pub fn boot<'h>(host: &'h Host, memory_mib: u64, vcpus: u32, options: &[&str]) -
     boot_from("NVVMM_GUEST_INITRAMFS", host, memory_mib, vcpus, "", options)
 }
 
-/// The same, with one CPU and with programs in it whose processes tests capture (scripts/lib/guest-programs.sh). `words` are more for
+/// Boots Linux with nothing in it but nvvmm-agent, which is its first process, and the programs of busybox. It may not answer yet.
+pub fn boot_to_agent(host: &Host, memory_mib: u64) -> Vm<'_> {
+    start(
+        "NVVMM_GUEST_INITRAMFS",
+        host,
+        memory_mib,
+        1,
+        "rdinit=/bin/nvvmm-agent",
+        &[],
+    )
+}
+
+/// Boots Linux to its witness, with one CPU and with programs in it whose processes tests capture (scripts/lib/guest-programs.sh). `words` are more for
 /// the kernel's command line.
 pub fn boot_with_programs<'h>(host: &'h Host, memory_mib: u64, words: &str) -> Vm<'h> {
     boot_from("NVVMM_GUEST_PROGRAMS", host, memory_mib, 1, words, &[])
 }
 
 fn boot_from<'h>(
+    image: &str,
+    host: &'h Host,
+    memory_mib: u64,
+    vcpus: u32,
+    words: &str,
+    options: &[&str],
+) -> Vm<'h> {
+    let mut vm = start(image, host, memory_mib, vcpus, words, options);
+    let ready = vm.console().expect("@ ready", BOOT_PATIENCE);
+    assert!(ready.contains(&format!("cpus={vcpus}")), "{ready}");
+    vm
+}
+
+fn start<'h>(
     image: &str,
     host: &'h Host,
     memory_mib: u64,
@@ -53,10 +79,7 @@ fn boot_from<'h>(
         &cmdline,
     ];
     arguments.extend_from_slice(options);
-    let mut vm = host.boot(&arguments, memory_mib, vcpus);
-    let ready = vm.console().expect("@ ready", BOOT_PATIENCE);
-    assert!(ready.contains(&format!("cpus={vcpus}")), "{ready}");
-    vm
+    host.boot(&arguments, memory_mib, vcpus)
 }
 
 /// Asks the witness, and fails the test unless its answer is "ok".
