@@ -196,26 +196,17 @@ impl Reservation {
         file: BorrowedFd<'_>,
         file_offset_bytes: u64,
     ) -> io::Result<()> {
-        let mut done = 0;
-        while done < size_bytes {
-            let address = self.address(offset_bytes + done, size_bytes - done)?;
-            let file_offset = i64::try_from(file_offset_bytes + done as u64)
-                .map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
-            // SAFETY: the kernel reads the range, which lies in this reservation and so is mapped.
-            let written =
-                unsafe { libc::pwrite(file.as_raw_fd(), address.cast(), size_bytes - done, file_offset) };
-            match written {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                1.. => done += written as usize,
-                _ => {
-                    let error = io::Error::last_os_error();
-                    if error.kind() != io::ErrorKind::Interrupted {
-                        return Err(error);
-                    }
-                }
-            }
-        }
-        Ok(())
+        let end = io::ErrorKind::WriteZero;
+        self.in_steps(
+            offset_bytes,
+            size_bytes,
+            file_offset_bytes,
+            end,
+            |address, size, at| {
+                // SAFETY: the kernel reads the range, which lies in this reservation and so is mapped.
+                unsafe { libc::pwrite(file.as_raw_fd(), address.cast(), size, at) }
+            },
+        )
     }
 
     /// Reads the bytes of the range from `file` at `file_offset_bytes`, inside the kernel.
@@ -226,18 +217,38 @@ impl Reservation {
         file: BorrowedFd<'_>,
         file_offset_bytes: u64,
     ) -> io::Result<()> {
+        let end = io::ErrorKind::UnexpectedEof;
+        self.in_steps(
+            offset_bytes,
+            size_bytes,
+            file_offset_bytes,
+            end,
+            |address, size, at| {
+                // SAFETY: the kernel writes the range, which lies in this reservation: memory that is accessed by volatile
+                // loads and stores, and so may change at any time.
+                unsafe { libc::pread(file.as_raw_fd(), address.cast(), size, at) }
+            },
+        )
+    }
+
+    /// Has `step` deal with a part of the range at a time, given by its address, size and offset in a file; it answers like
+    /// pread(2). `end` is what it means when it does nothing.
+    fn in_steps(
+        &self,
+        offset_bytes: usize,
+        size_bytes: usize,
+        file_offset_bytes: u64,
+        end: io::ErrorKind,
+        step: impl Fn(*mut u8, usize, i64) -> isize,
+    ) -> io::Result<()> {
         let mut done = 0;
         while done < size_bytes {
             let address = self.address(offset_bytes + done, size_bytes - done)?;
             let file_offset = i64::try_from(file_offset_bytes + done as u64)
                 .map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
-            // SAFETY: the kernel writes the range, which lies in this reservation: memory that is accessed by volatile
-            // loads and stores, and so may change at any time.
-            let read =
-                unsafe { libc::pread(file.as_raw_fd(), address.cast(), size_bytes - done, file_offset) };
-            match read {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                1.. => done += read as usize,
+            match step(address, size_bytes - done, file_offset) {
+                0 => return Err(end.into()),
+                moved @ 1.. => done += moved as usize,
                 _ => {
                     let error = io::Error::last_os_error();
                     if error.kind() != io::ErrorKind::Interrupted {
