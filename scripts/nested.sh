@@ -33,6 +33,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/say.sh"
+source "$here/lib/room.sh"
 source "$here/lib/tree.sh"
 source "$here/lib/packages.sh"
 source "$here/lib/kernel.sh"
@@ -184,9 +185,9 @@ start_qemu() {
 
 # Sets memory_dir: shared memory, where there is enough of it.
 place_memory() {
-  local parent=$run free_mib
-  free_mib=$(df -m --output=avail /dev/shm 2>/dev/null | tail -n 1) || true
-  ((${free_mib:-0} < total_mib)) || parent=/dev/shm
+  local parent=$run free
+  free=$(free_mib /dev/shm 2>/dev/null) || true
+  ((${free:-0} < total_mib)) || parent=/dev/shm
   memory_dir=$(mktemp -d "$parent/nvvmm-nested.XXXXXX")
 }
 
@@ -237,7 +238,8 @@ watch_qemu() {
     fi
     sleep 0.3
   done
-  wait "$qemu_pid" 2>/dev/null || true
+  qemu_status=0
+  wait "$qemu_pid" 2>/dev/null || qemu_status=$?
   wait "$output_pid" || true
 }
 
@@ -296,7 +298,7 @@ if [[ -n $hang ]]; then
   exit 124
 elif [[ -z $status ]]; then
   show_logs
-  say "error: the nested host ended without a status (a panic, or memory used up)"
+  say "error: the nested host ended without a status (a panic, or memory or disk used up); QEMU's is $qemu_status; $(room)"
   exit 125
 elif ((!rebooted)); then
   say "error: the nested host was to boot $boots times, and two boots are the same"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Counting what was run. Needs say.sh. A tier's steps add to tier_passed, tier_failed and tier_skipped. The summary's lines
+# Counting what was run. Needs say.sh and room.sh. A tier's steps add to tier_passed, tier_failed and tier_skipped. The summary's lines
 # are in files: a tier may run beside another, in a process of its own.
 
 # begin_summary: sets summary, a directory for the lines of each tier.
@@ -9,6 +9,7 @@ begin_summary() { summary=$(mktemp -d "${TMPDIR:-/tmp}/nvvmm-summary.XXXXXX"); }
 begin_tier() {
   tier=$1 tier_passed=0 tier_failed=0 tier_skipped=0 tier_how=direct tier_note='' tier_started=$SECONDS media_lines=''
   printf '\n== tier %s\n' "$tier" >&2
+  say "$tier: $(room)"
 }
 
 # end_tier: keeps the line for the summary.

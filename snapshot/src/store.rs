@@ -116,6 +116,12 @@ impl BlockStore {
         self.region.write(block.byte_offset(), from)
     }
 
+    /// Copies all of a chunk.
+    pub(crate) fn copy_chunk(&self, from: ChunkNo, to: ChunkNo) -> Result<()> {
+        self.region
+            .copy(from.byte_offset(), to.byte_offset(), CHUNK_SIZE_BYTES)
+    }
+
     /// Reads and verifies a node.
     pub(crate) fn node(&self, block: BlockNo, expected: &Expected) -> Result<Node> {
         let mut raw = NodeV1::new_zeroed();

@@ -16,7 +16,7 @@ use crate::layout::inode::Inode;
 use crate::layout::node::{Entry, Node, NodeKind, seal_node};
 use crate::layout::runtime::{DIRTY, DIRTY_OFFSET};
 use crate::layout::superblock::{CATALOG_HEIGHT, SuperblockV2};
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkNo};
 use crate::refs::RefChanges;
 use crate::store::BlockStore;
 use crate::tree::{self, Place, TreeWriter};
@@ -151,6 +151,16 @@ impl<'l, 'p> Commit<'l, 'p> {
                 .count()
         };
         in_data(self.refs.freed()).saturating_sub(in_data(&self.written)) as u64
+    }
+
+    /// Chunks all of whose blocks become free by it.
+    pub(crate) fn freed_chunks(&self) -> Vec<ChunkNo> {
+        let freed = self.refs.freed_sorted(|_| false);
+        let by_chunk = freed.chunk_by(|left, right| left.chunk() == right.chunk());
+        by_chunk
+            .filter(|blocks| blocks.len() == CHUNK_BLOCKS as usize)
+            .map(|blocks| blocks[0].chunk())
+            .collect()
     }
 
     fn fresh_block(&mut self) -> Result<BlockNo> {

@@ -102,6 +102,8 @@ pub(super) enum From {
     Beside,
     /// All frames of the chunk at once.
     WholeChunk,
+    /// The same, of a chunk that may hold anything.
+    ForCopy,
 }
 
 /// A random next step that makes sense now.
@@ -186,7 +188,8 @@ fn is_saved(world: &World, name: &str, kind: SnapshotKind) -> bool {
 fn write_step(random: &mut Random, world: &World, vm: usize) -> Step {
     let from = match random.below(16) {
         0 => From::WholeChunk,
-        1..=5 => From::Beside,
+        1 => From::ForCopy,
+        2..=6 => From::Beside,
         _ => From::Anywhere,
     };
     Step::Write {
@@ -453,10 +456,18 @@ impl Vm {
     }
 
     fn write(&mut self, (chunk, first): (u32, u32), frames: u32, from: From, tag: u64) -> crate::Result<()> {
-        if let From::WholeChunk = from {
-            let whole = self.holder.alloc_chunk()?;
+        if let From::WholeChunk | From::ForCopy = from {
+            let is_filled = matches!(from, From::ForCopy);
+            let whole = if is_filled {
+                self.holder.alloc_chunk_for_copy()?
+            } else {
+                self.holder.alloc_chunk()?
+            };
             return (0..512).try_for_each(|frame| {
-                let block = self.emptied(whole.block(frame))?;
+                let block = whole.block(frame);
+                if !is_filled {
+                    self.emptied(block)?;
+                }
                 self.let_go_of((chunk, frame));
                 self.store((chunk, frame), block, tag + u64::from(frame))
             });

@@ -180,7 +180,7 @@ impl Holder {
             return Err(error);
         }
         let written = commit.written().to_vec();
-        commit.settle(|_| false);
+        self.settle_and_keep(commit);
         self.leases.let_go(&written);
         self.leases.let_go(&shared.mine);
         reservation.blocks.retain(|block| !written.contains(block));

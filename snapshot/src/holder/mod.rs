@@ -3,6 +3,7 @@
 mod commit;
 mod consume;
 pub(crate) mod lease;
+mod stale;
 mod unused;
 
 use std::fs::File;
@@ -14,6 +15,7 @@ pub use consume::{Consumed, ConsumedChunk};
 pub use unused::Vacating;
 
 use self::lease::Leases;
+use self::stale::Stale;
 use crate::catalog::CatalogLock;
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
@@ -33,6 +35,7 @@ pub struct Holder {
     pool: Arc<Pool>,
     slot: u32,
     name: String,
+    stale: Stale,
     /// The lock on it says that the holder lives. It goes last.
     _alive: File,
 }
@@ -63,6 +66,7 @@ impl Pool {
                 pool: Arc::clone(self),
                 slot,
                 name: name.to_owned(),
+                stale: Stale::default(),
                 _alive: alive,
             });
         }
@@ -284,12 +288,7 @@ impl Holder {
         if !is_mine {
             return Err(Error::invalid(format!("{to} is not this holder's to write")));
         }
-        let mut bytes = [0; BLOCK_SIZE_BYTES as usize];
-        for (source, target) in from.blocks().zip(to.blocks()) {
-            self.pool.store.read_block(source, &mut bytes)?;
-            self.pool.store.write_block(target, &bytes)?;
-        }
-        Ok(())
+        self.pool.store.copy_chunk(from, to)
     }
 
     /// Takes blocks ahead of a commit, with memory behind them.

@@ -195,6 +195,19 @@ impl Region for MappedRegion {
         Ok(())
     }
 
+    fn copy(&self, from: u64, to: u64, len: u64) -> Result<()> {
+        let bytes = usize::try_from(len).unwrap_or(usize::MAX);
+        let (source, target) = (self.at(from, bytes)?, self.at(to, bytes)?);
+        if from.abs_diff(to) < len {
+            return Err(Error::invalid(format!(
+                "bytes {from} and {to} (+{len}) overlap: they cannot be copied"
+            )));
+        }
+        // SAFETY: `at` checked both ranges, and they do not overlap.
+        unsafe { std::ptr::copy_nonoverlapping(source, target, bytes) };
+        Ok(())
+    }
+
     fn flush(&self, offset: u64, len: u64) -> Result<()> {
         self.at(offset, usize::try_from(len).unwrap_or(usize::MAX))?;
         match self.durable_by {

@@ -22,7 +22,7 @@ pub use medium::{CowEngine, Medium};
 pub(crate) use space::available_bytes;
 
 use crate::error::Result;
-use crate::number::CHUNK_SIZE_BYTES;
+use crate::number::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES};
 
 /// The bytes of a pool. All that the pool itself reads and writes goes through here, so that tests can put a medium
 /// underneath that loses what was not flushed.
@@ -55,6 +55,19 @@ pub(crate) trait Region: Send + Sync {
 
     /// Copies bytes in. They are durable only after `flush` of their range and then `fence`.
     fn write(&self, offset: u64, from: &[u8]) -> Result<()>;
+
+    /// Copies from one range to another, which may not overlap.
+    fn copy(&self, from: u64, to: u64, len: u64) -> Result<()> {
+        let mut bytes = [0; BLOCK_SIZE_BYTES as usize];
+        let mut done = 0;
+        while done < len {
+            let piece = &mut bytes[..(len - done).min(BLOCK_SIZE_BYTES) as usize];
+            self.read(from + done, piece)?;
+            self.write(to + done, piece)?;
+            done += piece.len() as u64;
+        }
+        Ok(())
+    }
 
     /// Starts making a range durable that was stored to by `write` or `store_u32`.
     fn flush(&self, offset: u64, len: u64) -> Result<()>;

@@ -12,3 +12,4 @@ mod place;
 mod promises;
 mod refusals;
 mod sharing;
+mod stale;

@@ -58,6 +58,7 @@ impl Guest {
             stdio: None,
             agent: &agent,
             dirty_log: false,
+            techniques: place.techniques,
             on_cow_failure: {
                 let failure = Arc::clone(&failure);
                 Arc::new(move |error| *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error))

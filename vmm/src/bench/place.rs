@@ -19,6 +19,7 @@ use nvvmm_snapshot::{CHUNK_SIZE_BYTES, CreateOptions, Medium, Pool};
 
 use super::{guest::Guest, host::medium_of};
 use crate::{
+    cow::Techniques,
     spec::VmSpec,
     sys::reservation::{Reservation, Sharing},
     vm::{Origin, VmError},
@@ -178,6 +179,7 @@ impl Place {
             name: format!("bench-{number}"),
             pool: &self.pool,
             dir: self.runtime.path(),
+            techniques: Techniques::default(),
         }
     }
 }
@@ -190,6 +192,8 @@ pub struct GuestPlace<'p> {
     pub pool: &'p Arc<Pool>,
     /// The directory of its sockets.
     pub dir: &'p Path,
+    /// What it is to be fast with.
+    pub techniques: Techniques,
 }
 
 impl Drop for Place {

@@ -69,9 +69,7 @@ impl Plan {
     /// # Errors
     /// One that was asked for does not fit, or none does.
     pub fn fitting_sizes(asked: &[u64], dir: &Path) -> Result<(Vec<u64>, Vec<String>), VmError> {
-        let room_bytes = place::room_bytes(dir)?
-            .min(memory_field("MemAvailable"))
-            .saturating_sub(HOST_BYTES);
+        let room_bytes = place::room_bytes(dir)?.min(memory_field("MemAvailable").saturating_sub(HOST_BYTES));
         let mut sizes = if asked.is_empty() {
             SIZES_USUAL.to_vec()
         } else {

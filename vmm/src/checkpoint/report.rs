@@ -98,6 +98,9 @@ pub struct RamCounters {
     /// Frames copied: by copy-on-write with the redirect engine, for snapshots with the private one (whose copies on
     /// write are the kernel's).
     pub frames_copied: u64,
+    /// Of these, frames copied ahead of the guest, which had written them after each of the last snapshots.
+    #[serde(default)]
+    pub frames_copied_hot: u64,
     /// Mappings (VMAs) that guest RAM takes, as the budget counts them.
     pub mappings: u64,
     /// Mappings that it may take.

@@ -5,7 +5,8 @@
 //! follows the resume. The snapshot exists after the commit and not before; whatever fails earlier drops the shared
 //! references and leaves the VM running.
 //!
-//! While the guest runs, `ArmAhead` arms what is likely to be shared, so that `ArmWriteProtect` is left with what was written since.
+//! While the guest runs, `ArmAhead` arms what is likely to be shared, so that `ArmWriteProtect` is left with what was written since; and
+//! `CopyHot`, after the resume, copies what the guest writes after each of many snapshots, before it does.
 //!
 //! With an engine that copies for snapshots, `CopyAhead` comes before all of these, and `CopyRest` before `ShareFrames`;
 //! nothing is armed, as the guest does not write to blocks.
@@ -164,6 +165,14 @@ fn attempt(taking: &Taking<'_>) -> Result<Taken, TakeError> {
     }
     let pause_us = micros(paused_at);
     count_pause(taking, paused_at);
+    if taking.running && !taking.stop {
+        // Before anything else: each moment later the guest may meet the first of them itself.
+        let copied = phases.run("CopyHot", || taking.engine.copy_hot());
+        if let Err(error) = copied {
+            taking.engine.roll_back(shared);
+            return Err(error.into());
+        }
+    }
     drop(room);
     fault_point(FaultPoint::SnapshotResumed);
 

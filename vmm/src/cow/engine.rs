@@ -69,6 +69,15 @@ pub trait CowEngine: Debug + Send + Sync {
         Ok(())
     }
 
+    /// Copies frames that the guest has written after each of the last snapshots, before it writes them again. The guest runs; a full
+    /// pool ends it.
+    ///
+    /// # Errors
+    /// Those of [`CowEngine::answer`], but that the pool is full.
+    fn copy_hot(&self) -> Result<(), CowError> {
+        Ok(())
+    }
+
     /// No snapshot comes of what was copied: its blocks go back to the pool.
     fn drop_copies(&self) {}
 
@@ -352,6 +361,7 @@ pub(super) struct Counters {
     pub write_faults: AtomicU64,
     pub chunk_faults: AtomicU64,
     pub frames_copied: AtomicU64,
+    pub frames_copied_hot: AtomicU64,
 }
 
 impl Counters {

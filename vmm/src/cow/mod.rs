@@ -16,12 +16,14 @@ mod frames;
 mod private;
 mod redirect;
 mod shortage;
+mod techniques;
 
 pub use budget::Budget;
 pub use engine::{CopiedAhead, CowEngine, CowError, Origin, ShareSet, Still};
 pub use fault_thread::FaultThread;
 pub use private::PrivateEngine;
 pub use redirect::RedirectEngine;
+pub use techniques::Techniques;
 
 /// Size of a guest frame in bytes: the host's page and the pool's block are of the same size.
 pub const FRAME_SIZE_BYTES: usize = 4096;

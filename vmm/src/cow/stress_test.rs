@@ -317,6 +317,9 @@ impl<E: Playable> World<E> {
                 Err(PoolError::PoolFull { .. }) => {}
                 Err(other) => panic!("{other}"),
             }
+            if world.random.below(2) == 0 {
+                guest.vm.engine.copy_hot().unwrap();
+            }
         });
     }
 
@@ -343,6 +346,9 @@ impl<E: Playable> World<E> {
                     guest.vm.engine.drop_copies();
                 }
                 return;
+            }
+            if world.random.below(2) == 0 {
+                guest.vm.engine.copy_hot().unwrap();
             }
             let mut random = Random(world.random.next());
             world.act(guest, |guest| {
@@ -405,6 +411,9 @@ impl<E: Playable> World<E> {
                             let set = guest.vm.try_share(room).ok()?;
                             Some((set, reservation, guest.model()))
                         }));
+                    }
+                    if taken.is_some() && world.random.below(2) == 0 {
+                        guest.vm.engine.copy_hot().unwrap();
                     }
                     std::thread::sleep(Duration::from_micros(200));
                     guest.vm.engine.give_back_unused(512);

@@ -71,7 +71,16 @@ impl Playable for RedirectEngine {
         budget: Budget,
     ) -> Self {
         let ram = GuestRam::reserve(size_bytes).unwrap();
-        Self::new(ram, Arc::clone(pool), Arc::clone(holder), origin, budget).unwrap()
+        let techniques = Techniques::from_environment().unwrap();
+        Self::new(
+            ram,
+            Arc::clone(pool),
+            Arc::clone(holder),
+            origin,
+            budget,
+            techniques,
+        )
+        .unwrap()
     }
 
     fn own_blocks(&self) -> u64 {

@@ -83,6 +83,11 @@ impl VmStats {
                 "frames copied, on write or for a snapshot",
                 ram.frames_copied,
             ),
+            counter(
+                "frames_copied_hot",
+                "of these, frames copied ahead of the guest, which writes them in epoch after epoch",
+                ram.frames_copied_hot,
+            ),
             Metric {
                 name: "kernel_calls",
                 meaning: "calls to the kernel for guest RAM",

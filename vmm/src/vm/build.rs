@@ -45,6 +45,7 @@ pub(crate) struct Builder<'a> {
     /// Who tells the guest's agent what has happened.
     pub agent: &'a AgentLink,
     pub dirty_log: bool,
+    pub techniques: cow::Techniques,
     pub on_cow_failure: Arc<dyn Fn(cow::CowError) + Send + Sync>,
 }
 
@@ -287,7 +288,10 @@ impl Builder<'_> {
             EngineKind::Userfaultfd => {
                 let ram = GuestRam::reserve(spec.memory_bytes).map_err(no_memory)?;
                 let budget = Budget::of_this_process();
-                Arc::new(RedirectEngine::new(ram, pool, holder, origin, budget).map_err(cow_error)?)
+                Arc::new(
+                    RedirectEngine::new(ram, pool, holder, origin, budget, self.techniques)
+                        .map_err(cow_error)?,
+                )
             }
             EngineKind::Private => {
                 let ram = GuestRam::reserve_noting_writes(spec.memory_bytes).map_err(no_memory)?;

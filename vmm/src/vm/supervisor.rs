@@ -28,7 +28,7 @@ use crate::{
         CaptureRequest, ControlError, ControlServer, ErrorKind, RestartRequest, RewindRequest, RingRequest,
         SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus,
     },
-    cow::CowError,
+    cow::{CowError, Techniques},
     machine::MachineEvent,
     process::{CaptureReport, RestartReport},
     ring::{RewindReport, Ring, RingStatus},
@@ -76,6 +76,7 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
             ConsoleMode::SocketOnly => None,
         },
         dirty_log: std::env::var_os(DIRTY_LOG_VARIABLE).is_some(),
+        techniques: Techniques::from_environment().map_err(|cause| VmError::new(ErrorKind::Usage, cause))?,
         on_cow_failure,
     };
     let mut paused = plan.paused;

@@ -199,6 +199,7 @@ impl PrivateEngine {
             write_faults: 0,
             chunk_faults: load(&self.counters.chunk_faults),
             frames_copied: load(&self.counters.frames_copied),
+            frames_copied_hot: 0,
             mappings: self.budget.mappings(),
             mappings_limit: self.budget.limit(),
         }

@@ -25,7 +25,9 @@ const FRAMES_MIN: u64 = 4096;
 impl RedirectEngine {
     /// Where a chunk is one page there are few to arm.
     pub(super) fn is_worth_arming_ahead(&self) -> bool {
-        self.unit_frames < CHUNK_FRAMES && self.counters.frames_own.load(Ordering::Relaxed) >= FRAMES_MIN
+        self.techniques.arm_ahead
+            && self.unit_frames < CHUNK_FRAMES
+            && self.counters.frames_own.load(Ordering::Relaxed) >= FRAMES_MIN
     }
 
     /// Arms the VM's own frames, chunk by chunk.

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameSet};
 
+use super::heat::Heat;
 use crate::cow::frames::{put_blocks, runs, set_of};
 
 /// A chunk that the engine knows more of than "as in the snapshot that this VM came from".
@@ -30,6 +31,8 @@ pub(super) struct KnownChunk {
     pub spare: Option<ChunkNo>,
     /// The frames that the last write fault dealt with: one that goes on at their end takes twice as many.
     pub last_window: Range<u32>,
+    /// Which frames are written again and again.
+    pub heat: Heat,
 }
 
 /// State of one chunk.
@@ -56,12 +59,22 @@ impl KnownChunk {
             dirty: false,
             spare: None,
             last_window: 0..0,
+            heat: Heat::default(),
         }
     }
 
     /// The block behind `frame`; `None` for a hole.
     pub fn block(&self, frame: u32) -> Option<BlockNo> {
         self.map.block(frame)
+    }
+
+    /// Frames that the guest is expected to write soon, and that it cannot without a copy.
+    pub fn hot_now(&self) -> FrameSet {
+        let expected = self.heat.expected().minus(&self.own);
+        if expected.is_empty() {
+            return expected;
+        }
+        expected.intersection(&self.backed())
     }
 
     /// Frames that have a block.

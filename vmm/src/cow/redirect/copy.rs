@@ -37,17 +37,22 @@ impl RedirectEngine {
         if self.budget.is_exceeded() {
             return Err(CowError::NoSpace);
         }
-        let window = self.window_around(known, frame);
+        let window = set_of(self.window_around(known, frame));
+        let hot = known.hot_now().minus(&window);
         let shared: Vec<u32> = window
+            .union(&hot)
+            .iter()
             .filter(|f| known.block(*f).is_some() && !known.own.contains(*f))
             .collect();
         let targets = self.targets(known, &shared, frame)?;
-        self.copy_to(index, known, &targets)
+        let copied = self.copy_to(index, known, &targets);
+        self.note_copied_ahead(known, &hot);
+        copied
     }
 
     /// The frames that are dealt with together with one that is written: more of them the longer writes go on where the last ones ended.
     pub(super) fn window_around(&self, known: &mut KnownChunk, frame: u32) -> Range<u32> {
-        let sequential = if known.last_window.end == frame {
+        let sequential = if self.techniques.grow_clusters && known.last_window.end == frame {
             known.last_window.len() as u32 * 2
         } else {
             0
@@ -112,8 +117,15 @@ impl RedirectEngine {
     }
 
     /// Gives the chunk a fresh pool chunk of its own, so that it takes one mapping. False when there is no space for it.
-    fn copy_whole(&self, index: u32, known: &mut KnownChunk) -> Result<bool, CowError> {
-        let chunk = match self.holder.alloc_chunk() {
+    pub(super) fn copy_whole(&self, index: u32, known: &mut KnownChunk) -> Result<bool, CowError> {
+        // What is in a chunk that a copy fills is no matter.
+        let filled = self.unit_frames == CHUNK_FRAMES && matches!(known.map, ChunkMap::Whole(_));
+        let chunk = if filled {
+            self.holder.alloc_chunk_for_copy()
+        } else {
+            self.holder.alloc_chunk()
+        };
+        let chunk = match chunk {
             Ok(chunk) => chunk,
             Err(error) if is_full(&error) => return Ok(false),
             Err(other) => return Err(other.into()),

@@ -14,6 +14,7 @@ use nvvmm_snapshot::{BlockNo, ChunkMap, Consumed, FaultPoint, FrameSet, Holder, 
 use super::{
     chunk::{KnownChunk, LiveChunk},
     copy::{blocks_of, whole_run, window_of},
+    hot::Rhythm,
     share::StandStill,
     unused::Allowance,
 };
@@ -21,7 +22,7 @@ use crate::{
     checkpoint::report::RamCounters,
     cow::{
         Budget, CHUNK_FRAMES, CHUNK_SIZE_BYTES, CowEngine, CowError, FRAME_SIZE_BYTES, Origin, ShareSet,
-        Still,
+        Still, Techniques,
         chunk_table::ChunkTable,
         engine::{Counters, is_full, lock, os},
         frames::{runs, set_of},
@@ -54,6 +55,8 @@ pub struct RedirectEngine {
     /// Frames that are mapped, armed and copied as one: those of a page of the medium.
     pub(super) unit_frames: u32,
     pub(super) allowance: Allowance,
+    pub(super) techniques: Techniques,
+    pub(super) rhythm: Mutex<Rhythm>,
     /// Blocks that are the VM's and behind no frame any more. To zero them takes longer than whoever adopts others wants to wait.
     pub(super) unneeded: Mutex<Vec<BlockNo>>,
 }
@@ -80,6 +83,7 @@ impl CowEngine for RedirectEngine {
             write_faults: load(&self.counters.write_faults),
             chunk_faults: load(&self.counters.chunk_faults),
             frames_copied: load(&self.counters.frames_copied),
+            frames_copied_hot: load(&self.counters.frames_copied_hot),
             mappings: self.budget.mappings(),
             mappings_limit: self.budget.limit(),
         }
@@ -108,10 +112,7 @@ impl CowEngine for RedirectEngine {
         let answered = self.answer_in_chunk(index, known, frame, fault);
         self.budget.changed(before, known.mappings_now());
         answered?;
-        let start = self.reservation().start() + index as usize * CHUNK_SIZE_BYTES;
-        self.uffd
-            .wake(start, CHUNK_SIZE_BYTES)
-            .map_err(os("wake a held access"))
+        self.wake_chunk(index)
     }
 
     fn arm_ahead(&self) -> Result<(), CowError> {
@@ -119,6 +120,10 @@ impl CowEngine for RedirectEngine {
             self.arm_own_ahead()?;
         }
         Ok(())
+    }
+
+    fn copy_hot(&self) -> Result<(), CowError> {
+        self.copy_hot_ahead()
     }
 
     fn dirty_chunks(&self) -> usize {
@@ -154,6 +159,7 @@ impl CowEngine for RedirectEngine {
     }
 
     fn tidy(&self) -> Result<bool, CowError> {
+        self.holder.give_back_stale()?;
         Ok(self.settle_some()? || self.free_unneeded() || self.keep_bound()?)
     }
 }
@@ -167,6 +173,7 @@ impl RedirectEngine {
         holder: Arc<Holder>,
         origin: Origin,
         budget: Budget,
+        techniques: Techniques,
     ) -> Result<Self, CowError> {
         let uffd = Uffd::open()?;
         let reservation = ram.reservation();
@@ -193,6 +200,8 @@ impl RedirectEngine {
             counters,
             unit_frames,
             allowance: Allowance::default(),
+            techniques,
+            rhythm: Mutex::default(),
             unneeded: Mutex::default(),
         };
         if engine.unit_frames == CHUNK_FRAMES {

@@ -184,7 +184,14 @@ fn memory_in_pieces_is_refused() {
         frames_mapped: entry.frames_mapped,
     };
     let ram = GuestRam::reserve(8 * MIB).unwrap();
-    let refused = RedirectEngine::new(ram, pool, holder, origin, Budget::of_this_process());
+    let refused = RedirectEngine::new(
+        ram,
+        pool,
+        holder,
+        origin,
+        Budget::of_this_process(),
+        Techniques::default(),
+    );
     assert!(
         matches!(refused, Err(CowError::NotWhole { index: 1 })),
         "{refused:?}"
@@ -198,7 +205,14 @@ fn more_chunks_than_mappings_are_refused() {
     };
     let holder = Arc::new(pool.hold("test").unwrap());
     let ram = GuestRam::reserve(8 * MIB).unwrap();
-    let refused = RedirectEngine::new(ram, pool, holder, Origin::Empty, Budget::with_limit(3));
+    let refused = RedirectEngine::new(
+        ram,
+        pool,
+        holder,
+        Origin::Empty,
+        Budget::with_limit(3),
+        Techniques::default(),
+    );
     let Err(CowError::TooManyMappings { needed: 4, limit: 3 }) = refused else {
         panic!("{refused:?}")
     };

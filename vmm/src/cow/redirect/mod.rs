@@ -5,6 +5,8 @@
 //! * first touch of a chunk: map a fresh chunk, or the blocks of the snapshot that the VM was restored from;
 //! * write to a shared frame: copy a cluster of frames to fresh blocks, map those over it.
 //!
+//! Where snapshots come quickly, frames that are written after each of them are copied before they are written.
+//!
 //! Invariants:
 //! 1. A frame that is not *own* is either unmapped, or mapped and armed, or mapped privately and armed later. No writer reaches a snapshot's
 //!    block.
@@ -16,6 +18,8 @@ mod ahead;
 mod chunk;
 mod copy;
 mod engine;
+mod heat;
+mod hot;
 mod huge;
 mod live;
 mod share;
@@ -30,6 +34,8 @@ mod ahead_test;
 mod chunk_test;
 #[cfg(test)]
 mod engine_test;
+#[cfg(test)]
+mod hot_test;
 #[cfg(test)]
 mod huge_test;
 #[cfg(test)]

@@ -56,8 +56,16 @@ impl RedirectEngine {
         let mut indexes = std::mem::take(&mut *lock(&self.dirty));
         indexes.sort_unstable();
         let mut set = ShareSet::default();
+        let mut rhythm = lock(&self.rhythm);
+        let epoch = rhythm.end_epoch();
         for index in indexes {
             if let LiveChunk::Known(known) = &mut *lock(self.chunk(index)) {
+                if self.techniques.copy_hot {
+                    known.heat.end_epoch(epoch, &known.own);
+                    if !known.heat.expected().is_empty() {
+                        rhythm.expect(index);
+                    }
+                }
                 set.push(index, known.map.clone(), std::mem::take(&mut known.own));
                 known.dirty = false;
             }

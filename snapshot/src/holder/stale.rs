@@ -1,0 +1,118 @@
+//! Chunks kept as they are for copies.
+//!
+//! To free a chunk costs zeroing it, and to take a fresh one costs zeroing it again, before a copy overwrites all of it. A holder
+//! whose commits remove snapshots, as those of a ring do, gets as many chunks free as it needs for the next copies. It keeps
+//! these: they are its own from the moment that their last reference goes, and if its process dies they are zeroed as all that is
+//! leased.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::Holder;
+use crate::catalog::Commit;
+use crate::error::Result;
+use crate::number::{BlockNo, ChunkNo, FrameSet};
+
+/// Chunks kept at most: 128 MiB.
+const KEPT_MAX: usize = 64;
+
+/// What a holder keeps for copies.
+#[derive(Debug, Default)]
+pub(super) struct Stale(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    chunks: Vec<ChunkNo>,
+    /// Chunks taken for copies since the last commit: the next ones are likely to be as many.
+    taken: usize,
+    /// Whether any was taken since it was last asked.
+    used: bool,
+}
+
+impl Stale {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Holder {
+    /// Takes a chunk that is to be overwritten as a whole, at once, by [`Holder::copy_chunk`]: all its blocks are mine, with memory
+    /// behind them. Unlike those of [`Holder::alloc_chunk`] they may hold anything.
+    ///
+    /// # Errors
+    /// As those of [`Holder::alloc_chunk`].
+    pub fn alloc_chunk_for_copy(&self) -> Result<ChunkNo> {
+        let chunk = {
+            let mut kept = self.stale.kept();
+            kept.taken += 1;
+            kept.used = true;
+            kept.chunks.pop()
+        };
+        // The catalog lock, which this takes, comes before that of what is kept.
+        chunk.map_or_else(|| self.leases.lease_empty(false), Ok)
+    }
+
+    /// Gives back the chunks that are kept for copies, unless some were used since this was last called and the pool has several
+    /// times as many wholly free ones left. Whether any were.
+    ///
+    /// # Errors
+    /// [`crate::Error::Damaged`].
+    pub fn give_back_stale(&self) -> Result<bool> {
+        let mut kept = self.stale.kept();
+        if kept.chunks.is_empty() {
+            return Ok(false);
+        }
+        let used = std::mem::take(&mut kept.used);
+        if used && self.pool.empty_chunks()? as usize >= kept.chunks.len() * 4 {
+            return Ok(false);
+        }
+        let chunks = std::mem::take(&mut kept.chunks);
+        drop(kept);
+        let blocks: Vec<BlockNo> = chunks.iter().flat_map(|chunk| chunk.blocks()).collect();
+        self.leases.free(&blocks);
+        Ok(true)
+    }
+
+    /// Settles a commit, and keeps what it has made free of whole chunks as far as copies are likely to need it.
+    pub(super) fn settle_and_keep(&self, commit: Commit<'_, '_>) {
+        if let Err(error) = self.keep_freed(commit) {
+            tracing::error!(%error, "could not keep what a commit has freed");
+        }
+    }
+
+    fn keep_freed(&self, commit: Commit<'_, '_>) -> Result<()> {
+        let mut kept = self.stale.kept();
+        let wanted = std::mem::take(&mut kept.taken).min(KEPT_MAX);
+        let room = wanted.saturating_sub(kept.chunks.len());
+        // No thread of mine may see a block without references before it is mine.
+        let mut table = self.leases.table();
+        let mut chunks = BTreeSet::new();
+        let mut leased = Ok(());
+        for chunk in commit.freed_chunks() {
+            if chunks.len() == room || leased.is_err() {
+                break;
+            }
+            leased = self.lease_freed(chunk).map(|mine| {
+                if mine {
+                    chunks.insert(chunk);
+                }
+            });
+        }
+        commit.settle(|block| chunks.contains(&block.chunk()));
+        for chunk in chunks {
+            self.leases.adopt(&mut table, chunk, &FrameSet::FULL)?;
+            kept.chunks.push(chunk);
+        }
+        leased
+    }
+
+    /// Leases a chunk, unless somebody else has.
+    fn lease_freed(&self, chunk: ChunkNo) -> Result<bool> {
+        let store = &self.pool.store;
+        let free = store.lease_owner(chunk)?.is_none();
+        if free {
+            store.set_lease_owner(chunk, Some(self.slot))?;
+        }
+        Ok(free)
+    }
+}
