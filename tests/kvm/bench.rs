@@ -122,22 +122,63 @@ fn every_experiment_is_complete_and_verified() {
             experiment["frames_verified"].as_u64().unwrap() >= 8 * MIB / 4096,
             "{experiment}"
         );
-        let lists = ["tables", "targets"].map(|list| experiment[list].as_array().unwrap());
-        assert!(lists.iter().all(|list| !list.is_empty()), "{experiment}");
-        for table in lists[0] {
-            let columns = table["columns"].as_array().unwrap().len();
-            let rows = table["rows"].as_array().unwrap();
-            assert!(!rows.is_empty(), "{table}");
-            assert!(
-                rows.iter().all(|row| row.as_array().unwrap().len() == columns),
-                "{table}"
-            );
-        }
-        for chart in experiment["charts"].as_array().unwrap() {
-            let file = format!("performance/{}.svg", chart["file"].as_str().unwrap());
-            assert!(out.path().join(&file).is_file(), "{file}");
+        assert!(
+            !experiment["targets"].as_array().unwrap().is_empty(),
+            "{experiment}"
+        );
+        tables_and_plots_are_whole(experiment, out.path());
+    }
+    nothing_is_left(host.pool().parent().unwrap());
+}
+
+fn tables_and_plots_are_whole(experiment: &Value, out: &Path) {
+    let tables = experiment["tables"].as_array().unwrap();
+    assert!(!tables.is_empty(), "{experiment}");
+    for table in tables {
+        let columns = table["columns"].as_array().unwrap().len();
+        let rows = table["rows"].as_array().unwrap();
+        assert!(!rows.is_empty(), "{table}");
+        assert!(
+            rows.iter().all(|row| row.as_array().unwrap().len() == columns),
+            "{table}"
+        );
+    }
+    for chart in experiment["charts"].as_array().unwrap() {
+        let file = format!("performance/{}.svg", chart["file"].as_str().unwrap());
+        assert!(out.join(&file).is_file(), "{file}");
+    }
+}
+
+#[test]
+fn the_curve_of_rates_has_a_ring_at_each_period() {
+    let host = Host::without_pool();
+    if !can_be_measured(&host) {
+        return;
+    }
+    let out = tempfile::tempdir().unwrap();
+    let report = bench(
+        &host,
+        out.path(),
+        &["rate", "--sizes", "8M", "--repeat", "1", "--cpus", "1"],
+    );
+    let rate = &report["experiments"][0];
+    let curves = rate["charts"][0]["series"].as_array().unwrap();
+    assert_eq!(curves.len(), 1 + usize::from(has_huge_pages(&host)), "{rate}");
+    for curve in curves {
+        let points = curve["points"].as_array().unwrap();
+        let places: Vec<f64> = points.iter().map(|point| point["x"].as_f64().unwrap()).collect();
+        assert_eq!(places, [0.0, 5.0, 10.0, 20.0, 50.0, 100.0], "{curve}");
+        for point in points {
+            let slowdown = point["measured"][0].as_f64().unwrap();
+            assert!(slowdown <= 100.0, "{curve}");
         }
     }
+    tables_and_plots_are_whole(rate, out.path());
+    // All words of the guest itself, of the one that came from its newest checkpoint, and of the one that was rewound.
+    assert!(
+        rate["frames_verified"].as_u64().unwrap() >= 3 * 8 * MIB / 4096,
+        "{rate}"
+    );
     nothing_is_left(host.pool().parent().unwrap());
 }
 

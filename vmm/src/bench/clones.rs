@@ -1,23 +1,13 @@
 //! Many VMs from one snapshot, as processes: started by this program's own command.
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    thread,
-    time::Instant,
-};
+use std::{thread, time::Instant};
 
-use super::{
-    console::{Console, number},
-    place::{Place, private_directory},
-};
+use super::{commands::Commands, console::number, place::Place};
 use crate::vm::VmError;
 
 /// VMs that run in processes of their own. Dropping this ends them.
 pub struct Clones {
-    program: PathBuf,
-    runtime: tempfile::TempDir,
-    pool: PathBuf,
+    commands: Commands,
     snapshot: String,
     names: Vec<String>,
 }
@@ -29,9 +19,7 @@ impl Clones {
     /// There is no directory for sockets, or this program is not found.
     pub fn of(place: &Place, snapshot: &str) -> Result<Self, VmError> {
         Ok(Self {
-            program: std::env::current_exe().map_err(|e| VmError::io("find this program", &e))?,
-            runtime: private_directory()?,
-            pool: place.pool_path().to_owned(),
+            commands: Commands::on(place)?,
             snapshot: snapshot.into(),
             names: Vec::new(),
         })
@@ -77,7 +65,7 @@ impl Clones {
     pub fn write_and_verify(&mut self, frames: u64) -> Result<u64, VmError> {
         let mut verified = 0;
         for name in &self.names {
-            let mut console = Console::connect(&self.runtime.path().join(format!("{name}.console")))?;
+            let mut console = self.commands.console(name)?;
             self.command(&["resume", name])?;
             console.ask(&format!("write 0 {frames}"))?;
             verified += number(&console.ask("check")?, "frames")?;
@@ -107,34 +95,13 @@ impl Clones {
     }
 
     fn command(&self, arguments: &[&str]) -> Result<(), VmError> {
-        let ended = command(&self.program, self.runtime.path(), &self.pool, arguments)
-            .output()
-            .map_err(|e| VmError::io(format_args!("run nvvmm {}", arguments[0]), &e))?;
-        if ended.status.success() {
-            return Ok(());
-        }
-        let why = String::from_utf8_lossy(&ended.stderr).trim().to_owned();
-        Err(VmError::failed(format!("nvvmm {}: {why}", arguments.join(" "))))
+        self.commands.run(arguments).map(drop)
     }
-}
-
-fn command(program: &Path, runtime: &Path, pool: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .env("NVVMM_RUNTIME_DIR", runtime)
-        .env("NVVMM_POOL", pool)
-        .stdin(Stdio::null());
-    command
 }
 
 impl Drop for Clones {
     fn drop(&mut self) {
-        for name in &self.names {
-            // It may not have been started.
-            if let Err(error) = self.command(&["stop", "--force", name]) {
-                tracing::debug!(%error, name, "ending a clone");
-            }
-        }
+        // Some may not have been started.
+        self.names.iter().for_each(|name| self.commands.end(name));
     }
 }

@@ -102,13 +102,27 @@ impl Console {
 /// # Errors
 /// There is none.
 pub fn number(answer: &str, name: &str) -> Result<u64, VmError> {
-    let values = answer
+    match numbers(answer, name)?[..] {
+        [number] => Ok(number),
+        _ => Err(not_said(answer, name)),
+    }
+}
+
+/// The numbers behind `name=`, with commas between them, in an answer.
+///
+/// # Errors
+/// There are none.
+pub fn numbers(answer: &str, name: &str) -> Result<Vec<u64>, VmError> {
+    let mut values = answer
         .split_ascii_whitespace()
         .filter_map(|word| word.split_once('='));
-    let found = values
-        .filter(|(key, _)| *key == name)
-        .find_map(|(_, value)| value.parse().ok());
-    found.ok_or_else(|| VmError::failed(format!("the guest does not say {name}: {answer}")))
+    let found = values.find(|(key, _)| *key == name);
+    let found = found.and_then(|(_, list)| list.split(',').map(|number| number.parse().ok()).collect());
+    found.ok_or_else(|| not_said(answer, name))
+}
+
+fn not_said(answer: &str, name: &str) -> VmError {
+    VmError::failed(format!("the guest does not say {name}: {answer}"))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::{
     thread,
 };
 
-use super::{Console, number};
+use super::{Console, number, numbers};
 
 /// A guest that answers each line with the next of `answers`.
 fn console(answers: &'static [&'static str]) -> (tempfile::TempDir, Console) {
@@ -53,4 +53,13 @@ fn numbers_are_found_by_name() {
     assert_eq!(number("@ check ok frames=25 churned=1", "frames").unwrap(), 25);
     assert!(number("@ check ok frames=x", "frames").is_err());
     assert!(number("@ check ok", "frames").is_err());
+}
+
+#[test]
+fn several_numbers_have_commas_between_them() {
+    let answer = "@ stat filled=4096 churn=on seq=12,7 faults=0";
+    assert_eq!(numbers(answer, "seq").unwrap(), [12, 7]);
+    assert_eq!(numbers(answer, "faults").unwrap(), [0]);
+    assert!(number(answer, "seq").is_err());
+    assert!(numbers(answer, "churn").is_err());
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use nvvmm_devices::ConsoleStreams;
+use nvvmm_snapshot::SnapshotId;
 
 use super::{
     console::{Console, number},
@@ -19,6 +20,7 @@ use crate::{
     checkpoint::report::{RestoreReport, SnapshotReport},
     control::SnapshotRequest,
     cow::CowError,
+    ring::{Attempt, Ring, RingSettings},
     vm::{Builder, RunningVm, VmError},
 };
 
@@ -28,6 +30,7 @@ const LET_GO_POLL: Duration = Duration::from_millis(1);
 
 /// A running VM. Dropping it ends it.
 pub struct Guest {
+    name: String,
     vm: Option<Arc<RunningVm>>,
     console: Console,
     failure: Arc<Mutex<Option<CowError>>>,
@@ -67,6 +70,7 @@ impl Guest {
         let vm = Arc::new(build(&builder, builder.console_streams()?)?);
         vm.start(false)?;
         let guest = Self {
+            name: place.name,
             vm: Some(vm),
             console: Console::connect(&console)?,
             failure,
@@ -161,6 +165,24 @@ impl Guest {
             durability: None,
             verify,
         })
+    }
+
+    /// Begins a ring of checkpoints of it, as `nvvmm checkpoint` does. It is to end before the guest does.
+    ///
+    /// # Errors
+    /// As the command's.
+    pub fn begin_ring(&self, settings: RingSettings) -> Result<Ring, VmError> {
+        let vm = Arc::downgrade(self.vm());
+        let take = move |name: &str, replaced: &[SnapshotId]| match vm.upgrade() {
+            Some(vm) => vm.checkpoint(name, replaced),
+            None => Attempt::NotNow,
+        };
+        Ring::start(self.vm().holder.pool(), &self.name, settings, Box::new(take))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its console.

@@ -4,6 +4,7 @@
 //! an [`report::Experiment`]; the [`Report`] of all is JSON, from which text, plots and docs/performance.md are made.
 
 mod clones;
+mod commands;
 mod console;
 mod copied;
 mod cow;
@@ -18,7 +19,9 @@ mod place;
 mod plan;
 pub mod plot;
 mod progress;
+mod rate;
 pub mod report;
+mod rewinds;
 mod space;
 mod sparse;
 pub mod statistics;
@@ -48,6 +51,7 @@ pub fn run(plan: &Plan, mut left_out: Vec<String>, progress: &Progress) -> Resul
             ExperimentKind::Paper => paper::run(plan, &places, progress)?,
             ExperimentKind::Incremental => incremental::run(plan, &places, progress)?,
             ExperimentKind::Cow => cow::run(plan, &places, progress)?,
+            ExperimentKind::Rate => rate::run(plan, &places, progress)?,
             ExperimentKind::Space => space::run(plan, &places[0], progress)?,
             ExperimentKind::Sparse => sparse::run(plan, &places[0], progress)?,
         });

@@ -20,6 +20,7 @@ use nvvmm_snapshot::{CHUNK_SIZE_BYTES, CreateOptions, Medium, Pool};
 use super::{guest::Guest, host::medium_of};
 use crate::{
     cow::Techniques,
+    ring::Member,
     spec::VmSpec,
     sys::reservation::{Reservation, Sharing},
     vm::{Origin, VmError},
@@ -126,7 +127,15 @@ impl Place {
     /// # Errors
     /// Whatever keeps a VM from running.
     pub fn boot(&self, memory_bytes: u64) -> Result<Guest, VmError> {
-        let origin = Origin::Boot(self.spec(memory_bytes));
+        self.boot_machine(self.spec(memory_bytes))
+    }
+
+    /// Boots a guest on a machine like [`Place::spec`]'s.
+    ///
+    /// # Errors
+    /// Whatever keeps a VM from running.
+    pub fn boot_machine(&self, spec: VmSpec) -> Result<Guest, VmError> {
+        let origin = Origin::Boot(spec);
         Guest::start(self.guest_place(), |builder, console| {
             builder.build(&origin, console)
         })
@@ -156,6 +165,24 @@ impl Place {
     pub fn remove(&self, snapshot: &str) -> Result<(), VmError> {
         self.pool.remove(snapshot)?;
         Ok(())
+    }
+
+    /// Names of the checkpoints that a VM's ring has taken, the oldest first.
+    ///
+    /// # Errors
+    /// The pool's.
+    pub fn checkpoints(&self, vm: &str) -> Result<Vec<String>, VmError> {
+        let members = Member::all(&self.pool, vm)?.into_iter();
+        Ok(members.map(|member| member.name).collect())
+    }
+
+    /// Removes all of them.
+    ///
+    /// # Errors
+    /// The pool's.
+    pub fn remove_checkpoints(&self, vm: &str) -> Result<(), VmError> {
+        let names = self.checkpoints(vm)?;
+        names.iter().try_for_each(|name| self.remove(name))
     }
 
     /// The machine that `nvvmm run` would make.

@@ -25,6 +25,8 @@ pub enum ExperimentKind {
     Incremental,
     /// What copy-on-write costs a guest, against the kernel's own
     Cow,
+    /// Checkpoints in a rhythm of a guest that goes on writing, and the way back to one
+    Rate,
     /// What checkpoints of an idle guest and many clones cost
     Space,
     /// Much memory of which little is touched, up to 1 TiB
@@ -33,10 +35,11 @@ pub enum ExperimentKind {
 
 impl ExperimentKind {
     /// All there are, in the order in which they are done.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Paper,
         Self::Incremental,
         Self::Cow,
+        Self::Rate,
         Self::Space,
         Self::Sparse,
     ];

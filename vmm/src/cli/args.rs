@@ -197,6 +197,8 @@ tmpfs that was mounted with huge=always. scripts/bench.sh in the source tree mak
 Examples:
   nvvmm bench                                   all experiments, as tables
   nvvmm bench paper --sizes 16M,64M,256M --repeat 5
+  nvvmm bench rate --cpus 1
+      what a ring of checkpoints costs a guest with one vCPU, in several rhythms
   nvvmm bench --huge-dir /mnt/huge --out results
       tables, plots (SVG) and all measurements (JSON) as files, too";
 
@@ -207,7 +209,7 @@ pub struct BenchArguments {
     #[arg(value_enum, value_name = "EXPERIMENT")]
     pub experiments: Vec<ExperimentKind>,
     /// Memory that guests touch (default: 16M,64M,256M,512M,1G,4G, as far as it fits). All but 'paper' use the largest,
-    /// 'cow' 512M of it and 'sparse' 1G at most
+    /// 'cow' 512M of it, 'sparse' 1G and 'rate' 64M at most
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', value_parser = values::size)]
     pub sizes: Vec<u64>,
     /// How often each thing is done, 1 to 99
