@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nvvmm_tests::{Host, required};
+use nvvmm_tests::{Engine, Host, required};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -179,6 +179,41 @@ fn the_curve_of_rates_has_a_ring_at_each_period() {
         rate["frames_verified"].as_u64().unwrap() >= 3 * 8 * MIB / 4096,
         "{rate}"
     );
+    nothing_is_left(host.pool().parent().unwrap());
+}
+
+#[test]
+fn clusters_and_mappings_are_measured_for_every_policy() {
+    let host = Host::without_pool();
+    if host.engine() == Engine::Private {
+        println!("left out on {}: its kernel copies", host.medium().name());
+        return;
+    }
+    let out = tempfile::tempdir().unwrap();
+    let report = bench(
+        &host,
+        out.path(),
+        &["clusters", "mappings", "--sizes", "8M", "--repeat", "1"],
+    );
+    let experiments = report["experiments"].as_array().unwrap();
+    assert_eq!(experiments.len(), 2, "{report}");
+    for experiment in experiments {
+        tables_and_plots_are_whole(experiment, out.path());
+        // The guest's own words, and those of one that was restored.
+        let verified = experiment["frames_verified"].as_u64().unwrap();
+        assert!(verified >= 2 * 8 * MIB / 4096, "{experiment}");
+    }
+    let [clusters, mappings] = [&experiments[0], &experiments[1]];
+    // A frame is copied for each that is written apart from others, or as many as a cluster has.
+    let sparse = clusters["tables"][0]["rows"].as_array().unwrap();
+    let copied = |row: usize| sparse[row][2].as_str().unwrap().parse::<f64>().unwrap();
+    assert!((1.0..1.5).contains(&copied(0)), "{clusters}");
+    assert!(copied(2) > 8.0 && copied(2) <= 17.0, "{clusters}");
+    assert_eq!(sparse.len(), 6, "{clusters}");
+    for target in mappings["targets"].as_array().unwrap() {
+        let part = target["measured"]["median"].as_f64().unwrap();
+        assert!(part > 0.0 && part <= 1.0, "{target}");
+    }
     nothing_is_left(host.pool().parent().unwrap());
 }
 

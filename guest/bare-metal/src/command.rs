@@ -43,14 +43,30 @@ pub enum Touch {
     DirtyAtRandom = 1,
     /// Reads a word, in ascending order.
     Read = 2,
+    /// Dirties one frame of [`SPARSE`], the first ones of the order that looks random.
+    DirtySparse = 3,
+    /// Dirties every other frame, from the first one on.
+    DirtyEven = 4,
+    /// Dirties those in between.
+    DirtyOdd = 5,
 }
+
+/// Of so many frames `touch sparse` dirties one.
+pub const SPARSE: u64 = 100;
 
 impl Touch {
     /// The one with this number.
     pub fn from_code(code: u64) -> Option<Self> {
-        [Self::Dirty, Self::DirtyAtRandom, Self::Read]
-            .into_iter()
-            .find(|touch| *touch as u64 == code)
+        [
+            Self::Dirty,
+            Self::DirtyAtRandom,
+            Self::Read,
+            Self::DirtySparse,
+            Self::DirtyEven,
+            Self::DirtyOdd,
+        ]
+        .into_iter()
+        .find(|touch| *touch as u64 == code)
     }
 }
 
@@ -79,7 +95,7 @@ pub enum Command {
     },
     /// `digest [MIB|all]`
     Digest(Extent),
-    /// `touch MIB|all [seq|rand|read]`
+    /// `touch MIB|all [seq|rand|read|sparse|even|odd]`
     Touch(Extent, Touch),
     /// `write START COUNT [STRIDE]`
     Write(u64, u64, u64),
@@ -120,6 +136,9 @@ pub fn parse(line: &str) -> Option<Command> {
                 None | Some("seq") => Command::Touch(extent, Touch::Dirty),
                 Some("rand") => Command::Touch(extent, Touch::DirtyAtRandom),
                 Some("read") => Command::Touch(extent, Touch::Read),
+                Some("sparse") => Command::Touch(extent, Touch::DirtySparse),
+                Some("even") => Command::Touch(extent, Touch::DirtyEven),
+                Some("odd") => Command::Touch(extent, Touch::DirtyOdd),
                 Some(_) => return None,
             }
         }

@@ -20,8 +20,12 @@ fn commands_read() {
         ("touch 3 read", Touch::Read),
         ("touch 3 seq", Touch::Dirty),
         ("touch 3 rand", Touch::DirtyAtRandom),
+        ("touch 3 sparse", Touch::DirtySparse),
+        ("touch 3 even", Touch::DirtyEven),
+        ("touch 3 odd", Touch::DirtyOdd),
     ] {
         assert_eq!(parse(line), Some(Command::Touch(Extent::Mib(3), touch)));
+        assert_eq!(Touch::from_code(touch as u64), Some(touch));
     }
     assert_eq!(
         parse("touch all"),

@@ -6,7 +6,6 @@ use std::time::Instant;
 use super::{
     console::Console,
     copied,
-    guest::Guest,
     mapped::MappedGuest,
     observed::{Observations, time_text},
     paper::used_bytes,
@@ -15,8 +14,9 @@ use super::{
     progress::Progress,
     report::{Bound, Experiment, Table, Target},
     statistics::{Spread, ratios},
+    writes::Writes,
 };
-use crate::{checkpoint::report::RamCounters, cli::output, vm::VmError};
+use crate::{cli::output, vm::VmError};
 
 const SEED: u64 = 13;
 /// Memory that is rewritten, at most.
@@ -37,18 +37,9 @@ struct Measuring<'p> {
     /// Microseconds for each frame, one series for each place; x is the number of the order.
     tax: Observations,
     plain: Observations,
-    sparse: Vec<(String, Copied)>,
-    stable: Vec<(String, Copied)>,
+    sparse: Vec<(String, Writes)>,
+    stable: Vec<(String, Writes)>,
     frames_verified: u64,
-}
-
-/// What copy-on-write did while a guest wrote.
-#[derive(Clone, Copy, Debug)]
-struct Copied {
-    frames_written: f64,
-    faults: f64,
-    frames_copied: f64,
-    us: f64,
 }
 
 /// Measures.
@@ -139,14 +130,14 @@ impl Measuring<'_> {
         guest.snapshot("sparse")?;
         guest.ask(&format!("touch {} read", self.size >> 20))?;
         let count = self.size / 4096 / SPARSE;
-        let sparse = copied_by(&mut guest, count, &format!("write 0 {count} {SPARSE}"))?;
+        let sparse = Writes::of(&mut guest, &format!("write 0 {count} {SPARSE}"))?;
         self.sparse.push((place.medium.clone(), sparse));
         let working_set = WORKING_SET_MIB.min(self.size >> 20);
         let command = format!("touch {working_set} rand");
         guest.snapshot("stable-0")?;
         place.remove("sparse")?;
         for epoch in 1..=EPOCHS {
-            let written = copied_by(&mut guest, working_set * 256, &command)?;
+            let written = Writes::of(&mut guest, &command)?;
             // Whoever copies ahead has to have seen a few epochs.
             if epoch > EPOCHS / 2 {
                 self.stable.push((place.medium.clone(), written));
@@ -225,48 +216,26 @@ impl Measuring<'_> {
     }
 }
 
-/// Has the guest write so many frames, and looks at what was copied for it.
-fn copied_by(guest: &mut Guest, frames: u64, command: &str) -> Result<Copied, VmError> {
-    let before = guest.vm().engine.counters();
-    let began = Instant::now();
-    guest.ask(command)?;
-    let us = began.elapsed().as_secs_f64() * 1e6;
-    let after = guest.vm().engine.counters();
-    let grown = |count: fn(&RamCounters) -> u64| count(&after).saturating_sub(count(&before)) as f64;
-    Ok(Copied {
-        frames_written: frames as f64,
-        faults: grown(|counters| counters.write_faults),
-        frames_copied: grown(|counters| counters.frames_copied),
-        us,
-    })
-}
-
-fn counts(title: &str, seen: &[(String, Copied)]) -> Table {
+fn counts(title: &str, seen: &[(String, Writes)]) -> Table {
     let mut media: Vec<&String> = seen.iter().map(|(medium, _)| medium).collect();
     media.sort_unstable();
     media.dedup();
     let rows = media.into_iter().map(|medium| {
-        let those: Vec<Copied> = seen
+        let those: Vec<Writes> = seen
             .iter()
             .filter(|(of, _)| of == medium)
             .map(|(_, copied)| *copied)
             .collect();
-        let median = |figure: fn(&Copied) -> f64| {
+        let median = |figure: fn(&Writes) -> f64| {
             Spread::of(&those.iter().map(figure).collect::<Vec<_>>()).map_or(0.0, |spread| spread.median)
         };
-        let each: Vec<f64> = those
-            .iter()
-            .map(|copied| copied.us / copied.frames_written)
-            .collect();
+        let each: Vec<f64> = those.iter().map(Writes::us_each).collect();
         vec![
             medium.clone(),
             format!("{:.0}", median(|copied| copied.frames_written)),
             format!("{:.0}", median(|copied| copied.faults)),
             format!("{:.0}", median(|copied| copied.frames_copied)),
-            format!(
-                "{:.1}",
-                median(|copied| copied.frames_copied / copied.frames_written)
-            ),
+            format!("{:.1}", median(Writes::amplification)),
             Spread::of(&each).map_or_else(|| "-".into(), time_text),
         ]
     });

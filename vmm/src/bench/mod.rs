@@ -4,6 +4,7 @@
 //! an [`report::Experiment`]; the [`Report`] of all is JSON, from which text, plots and docs/performance.md are made.
 
 mod clones;
+mod clusters;
 mod commands;
 mod console;
 mod copied;
@@ -12,6 +13,7 @@ mod guest;
 mod host;
 mod incremental;
 mod mapped;
+mod mappings;
 pub mod markdown;
 mod observed;
 mod paper;
@@ -26,6 +28,7 @@ mod space;
 mod sparse;
 pub mod statistics;
 pub mod text;
+mod writes;
 
 use std::time::SystemTime;
 
@@ -51,6 +54,8 @@ pub fn run(plan: &Plan, mut left_out: Vec<String>, progress: &Progress) -> Resul
             ExperimentKind::Paper => paper::run(plan, &places, progress)?,
             ExperimentKind::Incremental => incremental::run(plan, &places, progress)?,
             ExperimentKind::Cow => cow::run(plan, &places, progress)?,
+            ExperimentKind::Clusters => clusters::run(plan, &places, progress)?,
+            ExperimentKind::Mappings => mappings::run(plan, &places[0], progress)?,
             ExperimentKind::Rate => rate::run(plan, &places, progress)?,
             ExperimentKind::Space => space::run(plan, &places[0], progress)?,
             ExperimentKind::Sparse => sparse::run(plan, &places[0], progress)?,

@@ -15,11 +15,11 @@ use std::{
 };
 
 use nix::sys::statvfs::statvfs;
-use nvvmm_snapshot::{CHUNK_SIZE_BYTES, CreateOptions, Medium, Pool};
+use nvvmm_snapshot::{CHUNK_SIZE_BYTES, CowEngine as EngineKind, CreateOptions, Medium, Pool};
 
 use super::{guest::Guest, host::medium_of};
 use crate::{
-    cow::Techniques,
+    cow::{CopyPolicy, Techniques},
     ring::Member,
     spec::VmSpec,
     sys::reservation::{Reservation, Sharing},
@@ -86,6 +86,12 @@ impl Place {
         self.pool.medium() == Medium::Hugetlbfs || self.medium == "tmpfs with huge pages"
     }
 
+    /// Whether what a guest writes is copied in clusters of pages: neither whole huge pages, nor by the host's kernel.
+    pub fn copies_clusters(&self) -> bool {
+        let medium = self.pool.medium();
+        medium.cow_engine() == EngineKind::Userfaultfd && medium.page_bytes() < CHUNK_SIZE_BYTES
+    }
+
     /// The pool's file.
     pub fn pool_path(&self) -> &Path {
         self.pool.path()
@@ -135,10 +141,27 @@ impl Place {
     /// # Errors
     /// Whatever keeps a VM from running.
     pub fn boot_machine(&self, spec: VmSpec) -> Result<Guest, VmError> {
+        self.boot_at(self.guest_place(), spec)
+    }
+
+    /// Boots a guest whose memory is copied in another way than usual.
+    ///
+    /// # Errors
+    /// Whatever keeps a VM from running.
+    pub fn boot_with(&self, copy_policy: CopyPolicy, memory_bytes: u64) -> Result<Guest, VmError> {
+        let place = GuestPlace {
+            techniques: Techniques {
+                copy_policy,
+                ..Techniques::default()
+            },
+            ..self.guest_place()
+        };
+        self.boot_at(place, self.spec(memory_bytes))
+    }
+
+    fn boot_at(&self, place: GuestPlace<'_>, spec: VmSpec) -> Result<Guest, VmError> {
         let origin = Origin::Boot(spec);
-        Guest::start(self.guest_place(), |builder, console| {
-            builder.build(&origin, console)
-        })
+        Guest::start(place, |builder, console| builder.build(&origin, console))
     }
 
     /// Restores a snapshot as one more VM.

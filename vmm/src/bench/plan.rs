@@ -25,6 +25,10 @@ pub enum ExperimentKind {
     Incremental,
     /// What copy-on-write costs a guest, against the kernel's own
     Cow,
+    /// What is copied for a write, for each way to choose how much
+    Clusters,
+    /// How many mappings guest memory takes in the worst pattern of writes, and what it costs to stay in the budget
+    Mappings,
     /// Checkpoints in a rhythm of a guest that goes on writing, and the way back to one
     Rate,
     /// What checkpoints of an idle guest and many clones cost
@@ -35,10 +39,12 @@ pub enum ExperimentKind {
 
 impl ExperimentKind {
     /// All there are, in the order in which they are done.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Paper,
         Self::Incremental,
         Self::Cow,
+        Self::Clusters,
+        Self::Mappings,
         Self::Rate,
         Self::Space,
         Self::Sparse,

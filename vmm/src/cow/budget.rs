@@ -14,36 +14,74 @@ use super::{CHUNK_FRAMES, CowError, engine::lock};
 const MAX_MAP_COUNT_DEFAULT: u64 = 65_530;
 /// Frames copied by the first fault in a neighbourhood: 64 KiB. The hand-over to the fault thread costs more than
 /// copying these.
-const CLUSTER_FRAMES_MIN: u32 = 16;
+const CLUSTER_FRAMES_USUAL: u32 = 16;
+
+/// How much is copied for one write, and how many mappings that may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyPolicy {
+    /// Frames that a write fault copies, where the budget is not running out: a power of two, a chunk at most.
+    pub cluster_frames: u32,
+    /// A fault that goes on where the last one ended copies twice as much as that one did.
+    pub clusters_grow: bool,
+    /// Mappings that guest RAM may take; `None`: half of what the kernel allows this process. The other half is for everything
+    /// else in it, and for the moments within an `mmap` when ranges are split before they merge.
+    pub mappings_max: Option<u64>,
+}
+
+impl CopyPolicy {
+    /// The same number of frames for each fault, while there are mappings enough.
+    pub fn fixed(cluster_frames: u32) -> Self {
+        Self {
+            cluster_frames,
+            clusters_grow: false,
+            ..Self::default()
+        }
+    }
+}
+
+impl Default for CopyPolicy {
+    fn default() -> Self {
+        Self {
+            cluster_frames: CLUSTER_FRAMES_USUAL,
+            clusters_grow: true,
+            mappings_max: None,
+        }
+    }
+}
 
 /// Counts the mappings (VMAs) that guest RAM takes against the kernel's limit for the process.
 #[derive(Debug)]
 pub struct Budget {
     mappings: AtomicU64,
     limit: u64,
+    policy: CopyPolicy,
     /// One bit for each chunk with mappings of its own; the stretches between them are mappings too.
     mapped_chunks: Mutex<Vec<u64>>,
 }
 
 impl Budget {
-    /// Half of what the kernel allows this process: the other half is for everything else in it, and for the
-    /// moments within an `mmap` when ranges are split before they merge.
+    /// For guest RAM that is copied so.
+    pub fn of(policy: CopyPolicy) -> Self {
+        Self {
+            // Guest RAM begins as one stretch of nothing.
+            mappings: AtomicU64::new(1),
+            limit: policy.mappings_max.unwrap_or_else(mappings_usual).max(1),
+            mapped_chunks: Mutex::new(Vec::new()),
+            policy,
+        }
+    }
+
+    /// For guest RAM that is copied as usual, in this process.
     pub fn of_this_process() -> Self {
-        let max_map_count = fs::read_to_string("/proc/sys/vm/max_map_count")
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(MAX_MAP_COUNT_DEFAULT);
-        Self::with_limit(max_map_count / 2)
+        Self::of(CopyPolicy::default())
     }
 
     /// A budget of `limit` mappings.
     pub fn with_limit(limit: u64) -> Self {
-        Self {
-            // Guest RAM begins as one stretch of nothing.
-            mappings: AtomicU64::new(1),
-            limit: limit.max(1),
-            mapped_chunks: Mutex::new(Vec::new()),
-        }
+        Self::of(CopyPolicy {
+            mappings_max: Some(limit),
+            ..CopyPolicy::default()
+        })
     }
 
     /// A chunk that took `before` mappings takes `after` now.
@@ -97,16 +135,21 @@ impl Budget {
         self.limit
     }
 
-    /// Frames that one write fault copies: `sequential` is what the last fault of the chunk suggests. Grows as the
+    /// Frames that one write fault copies; `last` copied the fault at whose end this one goes on, if it does. Grows as the
     /// budget runs out; `CHUNK_FRAMES` means that the whole chunk is to become one mapping.
-    pub fn cluster_frames(&self, sequential: u32) -> u32 {
+    pub fn cluster_frames(&self, last: Option<u32>) -> u32 {
+        let usual = self.policy.cluster_frames;
         let floor = match self.mappings() * 8 / self.limit {
-            0..=3 => CLUSTER_FRAMES_MIN,
-            4 | 5 => CLUSTER_FRAMES_MIN * 4,
-            6 => CLUSTER_FRAMES_MIN * 16,
+            0..=3 => usual,
+            4 | 5 => usual * 4,
+            6 => usual * 16,
             _ => CHUNK_FRAMES,
         };
-        floor.max(sequential).min(CHUNK_FRAMES)
+        let grown = match last {
+            Some(last) if self.policy.clusters_grow => last * 2,
+            _ => 0,
+        };
+        floor.max(grown).min(CHUNK_FRAMES)
     }
 
     /// Mappings that a chunk may take instead of being filled by a copy of its blocks. One or two tell nearly nothing of the
@@ -129,4 +172,13 @@ impl Budget {
     pub fn is_spent(&self) -> bool {
         self.mappings() * 8 >= self.limit * 7
     }
+}
+
+/// Half of what the kernel allows this process.
+fn mappings_usual() -> u64 {
+    let max_map_count = fs::read_to_string("/proc/sys/vm/max_map_count")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(MAX_MAP_COUNT_DEFAULT);
+    max_map_count / 2
 }

@@ -18,7 +18,7 @@ mod redirect;
 mod shortage;
 mod techniques;
 
-pub use budget::Budget;
+pub use budget::{Budget, CopyPolicy};
 pub use engine::{CopiedAhead, CowEngine, CowError, Origin, ShareSet, Still};
 pub use fault_thread::FaultThread;
 pub use private::PrivateEngine;

@@ -1,5 +1,7 @@
 //! What the engine does to be fast and could do without.
 
+use super::CopyPolicy;
+
 /// Does without what it names, with commas: for tests, which must pass with each of them on and off.
 const WITHOUT_VARIABLE: &str = "NVVMM_TEST_WITHOUT";
 
@@ -10,8 +12,8 @@ pub struct Techniques {
     pub arm_ahead: bool,
     /// Frames that are written in epoch after epoch are copied ahead of the guest.
     pub copy_hot: bool,
-    /// The frames of one write fault become more as writes go on where the last ones ended.
-    pub grow_clusters: bool,
+    /// How much is copied for one write.
+    pub copy_policy: CopyPolicy,
 }
 
 impl Default for Techniques {
@@ -19,7 +21,7 @@ impl Default for Techniques {
         Self {
             arm_ahead: true,
             copy_hot: true,
-            grow_clusters: true,
+            copy_policy: CopyPolicy::default(),
         }
     }
 }
@@ -42,7 +44,7 @@ impl Techniques {
             match name {
                 "arm-ahead" => left.arm_ahead = false,
                 "copy-hot" => left.copy_hot = false,
-                "grow-clusters" => left.grow_clusters = false,
+                "grow-clusters" => left.copy_policy.clusters_grow = false,
                 other => {
                     return Err(format!(
                         "{WITHOUT_VARIABLE} names '{other}', which is none of arm-ahead, copy-hot and grow-clusters"

@@ -175,7 +175,8 @@ pub(crate) struct Vm<E> {
 
 impl<E: Playable> Vm<E> {
     pub fn start(pool: &Arc<Pool>, size_bytes: u64, from: Option<&str>) -> Self {
-        Self::with_budget(pool, size_bytes, from, Budget::of_this_process())
+        let techniques = Techniques::from_environment().unwrap();
+        Self::with_budget(pool, size_bytes, from, Budget::of(techniques.copy_policy))
     }
 
     pub fn with_budget(pool: &Arc<Pool>, size_bytes: u64, from: Option<&str>, budget: Budget) -> Self {

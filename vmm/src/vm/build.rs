@@ -287,7 +287,7 @@ impl Builder<'_> {
         let engine: Arc<dyn CowEngine> = match self.pool.medium().cow_engine() {
             EngineKind::Userfaultfd => {
                 let ram = GuestRam::reserve(spec.memory_bytes).map_err(no_memory)?;
-                let budget = Budget::of_this_process();
+                let budget = Budget::of(self.techniques.copy_policy);
                 Arc::new(
                     RedirectEngine::new(ram, pool, holder, origin, budget, self.techniques)
                         .map_err(cow_error)?,
@@ -295,7 +295,7 @@ impl Builder<'_> {
             }
             EngineKind::Private => {
                 let ram = GuestRam::reserve_noting_writes(spec.memory_bytes).map_err(no_memory)?;
-                let budget = Budget::of_this_process();
+                let budget = Budget::of(self.copy_policy);
                 Arc::new(PrivateEngine::new(ram, pool, holder, origin, budget).map_err(cow_error)?)
             }
         };

@@ -2,7 +2,7 @@ use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameSet};
 
 use super::chunk::{KnownChunk, target_runs};
 use crate::cow::{
-    Budget, CHUNK_FRAMES,
+    Budget, CHUNK_FRAMES, CopyPolicy,
     frames::{runs, set_of},
 };
 
@@ -98,7 +98,7 @@ fn clusters_grow_as_the_budget_runs_out() {
     let budget = Budget::with_limit(800);
     let mut last = 0;
     for step in 0..9 {
-        let frames = budget.cluster_frames(0);
+        let frames = budget.cluster_frames(None);
         assert!(frames >= last, "{frames} after {last} at step {step}");
         last = frames;
         budget.changed(0, 100);
@@ -108,8 +108,22 @@ fn clusters_grow_as_the_budget_runs_out() {
     budget.changed(900, 100);
     assert!(!budget.is_spent());
     assert_eq!(
-        budget.cluster_frames(64),
+        budget.cluster_frames(Some(32)),
         64,
         "a sequential writer gets what it asks for"
     );
+}
+
+#[test]
+fn a_fixed_cluster_grows_for_the_budget_only() {
+    let budget = Budget::of(CopyPolicy {
+        mappings_max: Some(800),
+        ..CopyPolicy::fixed(4)
+    });
+    assert_eq!(budget.cluster_frames(None), 4);
+    assert_eq!(budget.cluster_frames(Some(4)), 4);
+    budget.changed(0, 500);
+    assert_eq!(budget.cluster_frames(Some(4)), 16);
+    budget.changed(0, 250);
+    assert_eq!(budget.cluster_frames(None), CHUNK_FRAMES);
 }

@@ -19,7 +19,7 @@ use crate::{
 
 impl RedirectEngine {
     pub(super) fn back_hole(&self, index: u32, known: &mut KnownChunk, frame: u32) -> Result<(), CowError> {
-        let window = window_of(frame, self.budget.cluster_frames(0));
+        let window = window_of(frame, self.budget.cluster_frames(None));
         let holes: Vec<u32> = window.filter(|frame| known.block(*frame).is_none()).collect();
         let targets = self.targets(known, &holes, frame)?;
         self.redirect(index, known, &targets, |_| Ok(()))
@@ -52,12 +52,9 @@ impl RedirectEngine {
 
     /// The frames that are dealt with together with one that is written: more of them the longer writes go on where the last ones ended.
     pub(super) fn window_around(&self, known: &mut KnownChunk, frame: u32) -> Range<u32> {
-        let sequential = if self.techniques.grow_clusters && known.last_window.end == frame {
-            known.last_window.len() as u32 * 2
-        } else {
-            0
-        };
-        let window = window_of(frame, self.budget.cluster_frames(sequential));
+        let goes_on = known.last_window.end == frame;
+        let last = goes_on.then_some(known.last_window.len() as u32);
+        let window = window_of(frame, self.budget.cluster_frames(last));
         known.last_window = window.clone();
         window
     }

@@ -170,6 +170,47 @@ fn the_budget_of_mappings_holds_under_the_worst_pattern() {
 }
 
 #[test]
+fn the_budget_holds_when_every_other_frame_is_written_in_turn() {
+    let place = Place::new("turn");
+    let pool = pool_of(&place, 64 * MIB);
+    let (frames, limit) = (8 * MIB / FRAME, 400);
+    let policy = CopyPolicy {
+        mappings_max: Some(limit),
+        ..CopyPolicy::fixed(1)
+    };
+    let mut vm = Vm::with_budget(&pool, 8 * MIB, None, Budget::of(policy));
+    vm.fill(0..frames, 0);
+    let (mut most, epochs) = (0, 40);
+    for epoch in 1..=epochs {
+        vm.snapshot(&format!("e{epoch}")).unwrap();
+        let before = vm.engine.counters();
+        let written: Vec<u64> = (0..frames).filter(|frame| frame % 2 == epoch % 2).collect();
+        for frame in &written {
+            vm.write(*frame, epoch * 100_000 + frame);
+            most = most.max(vm.engine.counters().mappings);
+        }
+        let after = vm.engine.counters();
+        let real = vm.mappings_of_the_kernel();
+        assert!(real <= after.mappings, "{real}, counted {} in epoch {epoch}", after.mappings);
+        // Each frame is copied once in an epoch at most, however large the clusters become.
+        let copied = after.frames_copied - before.frames_copied;
+        assert!(
+            (written.len() as u64..=frames).contains(&copied),
+            "{copied} frames copied in epoch {epoch}"
+        );
+        for frame in written {
+            assert_eq!(vm.read(frame), epoch * 100_000 + frame);
+        }
+        if epoch > 1 {
+            pool.remove(&format!("e{}", epoch - 1)).unwrap();
+        }
+    }
+    assert!((limit / 2..=limit).contains(&most), "{most} mappings of {limit}");
+    assert_hold_their_own(&pool, &[&vm]);
+    assert_clean(&pool);
+}
+
+#[test]
 fn a_chunk_that_is_copied_whole_gives_back_the_copies_it_had() {
     let place = Place::new("whole");
     let pool = pool_of(&place, 64 * MIB);

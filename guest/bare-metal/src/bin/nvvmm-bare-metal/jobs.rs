@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use nvvmm_bare_metal::command::Touch;
+use nvvmm_bare_metal::command::{SPARSE, Touch};
 use nvvmm_bare_metal::frame::{Content, Stamp, Token, What};
 use nvvmm_bare_metal::journal::JournalView;
 use nvvmm_bare_metal::order::Pattern;
@@ -120,22 +120,45 @@ impl Lane {
     }
 
     fn touch(&self, frames: u64, touch: Touch) {
+        let mut touched = 0;
+        let mut each = |gfn| {
+            let frame = self.ram.frame(gfn);
+            match touch {
+                Touch::Read => _ = frame.load(0),
+                _ => frame.dirty(),
+            }
+            touched += 1;
+        };
         match touch {
-            Touch::Read => self.gfns(0, frames).for_each(|gfn| {
-                self.ram.frame(gfn).load(0);
-            }),
-            Touch::Dirty => self.gfns(0, frames).for_each(|gfn| self.ram.frame(gfn).dirty()),
-            Touch::DirtyAtRandom => {
+            Touch::Read | Touch::Dirty => self.gfns(0, frames).for_each(&mut each),
+            Touch::DirtyEven | Touch::DirtyOdd => {
+                let odd = u64::from(touch == Touch::DirtyOdd);
+                self.gfns(0, frames)
+                    .filter(|gfn| (gfn - self.first_gfn) % 2 == odd)
+                    .for_each(&mut each);
+            }
+            Touch::DirtyAtRandom | Touch::DirtySparse => {
                 let own = self.gfns(0, frames).count() as u64;
+                let count = match touch {
+                    Touch::DirtySparse => own.div_ceil(SPARSE),
+                    _ => own,
+                };
                 let plan = Plan::from_parts(
                     (self.vcpus, self.first_gfn, frames),
                     (0, TOUCH_SEED, Pattern::Rand),
                 );
-                for n in 0..own {
-                    self.ram.frame(self.first_gfn + plan.target(self.vcpu, n)).dirty();
-                }
+                (0..count)
+                    .map(|n| self.first_gfn + plan.target(self.vcpu, n))
+                    .for_each(&mut each);
             }
         }
+        crew::leave(
+            self.vcpu,
+            Ok(Report {
+                frames: touched,
+                ..Report::default()
+            }),
+        );
     }
 
     fn check(&self) -> Result<Report, Lie> {

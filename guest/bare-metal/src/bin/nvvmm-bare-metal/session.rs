@@ -231,7 +231,9 @@ impl Session {
     fn touch(&mut self, extent: Extent, touch: Touch) -> Result<(), Refusal> {
         let frames = self.frames(extent)?;
         self.run(Job::Touch { frames, touch });
-        reply!("touch ok frames={frames}");
+        if let Ok(report) = crew::collect(self.lane.vcpus) {
+            reply!("touch ok frames={}", report.frames);
+        }
         Ok(())
     }
 
