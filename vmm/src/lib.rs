@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod control;
 pub mod cow;
+pub mod humane;
 pub mod kvm;
 pub mod machine;
 pub mod memory;

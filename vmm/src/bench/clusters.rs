@@ -10,7 +10,7 @@ use super::{
     statistics::Spread,
     writes::Writes,
 };
-use crate::{cli::output, cow::CopyPolicy, vm::VmError};
+use crate::{cow::CopyPolicy, humane, vm::VmError};
 
 const SEED: u64 = 31;
 /// Memory that is written, at most.
@@ -117,12 +117,7 @@ impl Measuring<'_> {
     }
 
     /// Writes after a checkpoint, less the same writes once more, when nothing is copied.
-    fn one_pattern(
-        &self,
-        place: &Place,
-        guest: &mut Guest,
-        pattern: &str,
-    ) -> Result<(f64, Writes), VmError> {
+    fn one_pattern(&self, place: &Place, guest: &mut Guest, pattern: &str) -> Result<(f64, Writes), VmError> {
         let mib = self.size >> 20;
         // All is mapped for reading, so that the write is all that is measured.
         guest.ask(&format!("touch {mib} read"))?;
@@ -144,7 +139,8 @@ impl Measuring<'_> {
         let mut columns = vec!["frames for a fault".to_owned()];
         for place in &self.places {
             columns.extend(
-                ["time", "copied / written", "faults / written"].map(|what| format!("{}: {what}", place.medium)),
+                ["time", "copied / written", "faults / written"]
+                    .map(|what| format!("{}: {what}", place.medium)),
             );
         }
         let rows = self.choices.iter().map(|choice| {
@@ -152,7 +148,8 @@ impl Measuring<'_> {
             for place in &self.places {
                 let spread = |figure| Spread::of(&self.of(place, choice, pattern, figure));
                 let number = |figure| {
-                    spread(figure).map_or_else(|| "-".into(), |spread: Spread| format!("{:.2}", spread.median))
+                    spread(figure)
+                        .map_or_else(|| "-".into(), |spread: Spread| format!("{:.2}", spread.median))
                 };
                 row.push(spread(|seen| seen.us).map_or_else(|| "-".into(), time_text));
                 row.push(number(|seen| seen.amplification));
@@ -161,7 +158,10 @@ impl Measuring<'_> {
             row
         });
         Table {
-            title: format!("Price of a written frame, after a checkpoint: {}", PATTERNS[pattern].0),
+            title: format!(
+                "Price of a written frame, after a checkpoint: {}",
+                PATTERNS[pattern].0
+            ),
             columns,
             rows: rows.collect(),
         }
@@ -201,7 +201,7 @@ impl Measuring<'_> {
                 "After a checkpoint a guest with {} touched reads all of it, so that it is mapped, and then writes: one frame of a hundred, or all. Each \
                  write fault copies so many frames, in an aligned window. The last row is what VMs do: a fault that goes on where the last one of its 2 MiB \
                  ended copies twice as much as that one did. A frame's time is what the same writes take less when nothing is copied any more.",
-                output::size(self.size)
+                humane::size(self.size)
             ),
             charts: self.charts(),
             tables: (0..PATTERNS.len()).map(|pattern| self.table(pattern)).collect(),

@@ -16,7 +16,7 @@ use super::{
     statistics::{Spread, ratios},
     writes::Writes,
 };
-use crate::{cli::output, vm::VmError};
+use crate::{humane, vm::VmError};
 
 const SEED: u64 = 13;
 /// Memory that is rewritten, at most.
@@ -152,7 +152,7 @@ impl Measuring<'_> {
 
     fn present(self) -> Experiment {
         let name_order = |x: f64| ORDERS[x as usize].0.to_owned();
-        let size = output::size(self.size);
+        let size = humane::size(self.size);
         Experiment {
             name: "cow".into(),
             title: "What copy-on-write costs a guest".into(),

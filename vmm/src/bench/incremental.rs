@@ -9,7 +9,7 @@ use super::{
     report::{Axis, Bound, Chart, Experiment, Target},
     statistics::{Spread, ratios},
 };
-use crate::{checkpoint::report::SnapshotReport, cli::output, vm::VmError};
+use crate::{checkpoint::report::SnapshotReport, humane, vm::VmError};
 
 const SEED: u64 = 11;
 /// Parts of the touched memory that are written between two checkpoints, as divisors: 10%, 1%, 0.1%.
@@ -48,7 +48,7 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
         for place in places {
             progress.step(&format!(
                 "incremental: {} touched on {}, {turn} of {}",
-                output::size(measuring.size),
+                humane::size(measuring.size),
                 place.medium,
                 plan.repeat
             ))?;
@@ -117,8 +117,8 @@ impl Measuring<'_> {
     }
 
     fn present(self) -> Experiment {
-        let touched = output::size(self.size);
-        let by_mib = |mib: f64| output::size((mib as u64) << 20);
+        let touched = humane::size(self.size);
+        let by_mib = |mib: f64| humane::size((mib as u64) << 20);
         let mut tables = vec![
             self.pauses.times(
                 &format!("Pause of a checkpoint, {touched} touched (the last row is the first checkpoint)"),

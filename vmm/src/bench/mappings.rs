@@ -10,7 +10,7 @@ use super::{
     statistics::Spread,
     writes::Writes,
 };
-use crate::{cli::output, cow::CopyPolicy, vm::VmError};
+use crate::{cow::CopyPolicy, humane, vm::VmError};
 
 const SEED: u64 = 37;
 /// Memory that is written, at most.
@@ -65,7 +65,7 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
              Its memory may take {budget} mappings, one for {FRAMES_PER_MAPPING} frames, as a guest with 512 MiB may under the kernel's usual limit. `as usual` is what \
              VMs do; `single frames` copies one frame for a fault as long as there are mappings left, which is the worst that the pattern can do. The guest compares \
              all of its memory at the end, and so does one restored from the last checkpoint.",
-            output::size(size),
+            humane::size(size),
             place.medium
         ),
         charts: vec![chart(&courses, budget)],
@@ -137,7 +137,11 @@ fn chart(courses: &[Course], budget: u64) -> Chart {
         .iter()
         .map(|course| line(course.name, &course.mappings))
         .collect();
-    let epochs = courses.iter().map(|course| course.mappings.len()).max().unwrap_or(0);
+    let epochs = courses
+        .iter()
+        .map(|course| course.mappings.len())
+        .max()
+        .unwrap_or(0);
     series.push(line("budget", &vec![budget; epochs]));
     Chart {
         file: "mappings".into(),
@@ -183,7 +187,10 @@ fn table(courses: &[Course], budget: u64) -> Table {
 
 fn target(course: &Course, budget: u64) -> Option<Target> {
     Some(Target {
-        what: format!("mappings in the worst pattern, {}: part of the budget", course.name),
+        what: format!(
+            "mappings in the worst pattern, {}: part of the budget",
+            course.name
+        ),
         wanted: Bound::AtMost(1.0),
         measured: Spread::of(&[course.most() as f64 / budget as f64])?,
         unit: String::new(),

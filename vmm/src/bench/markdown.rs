@@ -4,7 +4,7 @@ use super::{
     report::{Experiment, Report, Table},
     text::targets,
 };
-use crate::cli::output;
+use crate::humane;
 
 /// The whole document. Its plots are in the directory `plots` beside it.
 pub fn document(report: &Report, plots: &str) -> String {
@@ -17,7 +17,7 @@ pub fn document(report: &Report, plots: &str) -> String {
         "\n## Machine\n\n{}, {} CPUs, {} of memory; Linux {}; KVM: {}.\n",
         host.cpu,
         host.cpus,
-        output::size(host.memory_bytes),
+        humane::size(host.memory_bytes),
         host.kernel,
         host.kvm
     ));

@@ -37,7 +37,7 @@ pub use progress::Progress;
 pub use report::Report;
 
 use self::{host::HostFacts, place::Place};
-use crate::{cli::output, control::ErrorKind, vm::VmError};
+use crate::{control::ErrorKind, humane, vm::VmError};
 
 /// Does all that a plan asks for.
 ///
@@ -63,7 +63,7 @@ pub fn run(plan: &Plan, mut left_out: Vec<String>, progress: &Progress) -> Resul
     }
     Ok(Report {
         nvvmm: env!("CARGO_PKG_VERSION").into(),
-        began: output::moment(began_ns),
+        began: humane::moment(began_ns),
         took_s: progress.took_s(),
         host: HostFacts::gather(),
         method: method(plan, &places),
@@ -84,7 +84,7 @@ fn places(plan: &Plan, left_out: &mut Vec<String>, progress: &Progress) -> Resul
             left_out.push(format!(
                 "{}, on {medium}: there is no room for a guest of {}.",
                 dir.display(),
-                output::size(largest)
+                humane::size(largest)
             ));
             continue;
         }

@@ -4,7 +4,7 @@ use super::{
     report::{Bound, Series, Table, Target},
     statistics::{Spread, ratios},
 };
-use crate::{checkpoint::report::PhaseTime, cli::output};
+use crate::{checkpoint::report::PhaseTime, humane};
 
 /// One timed operation.
 #[derive(Clone, Debug)]
@@ -150,7 +150,7 @@ fn time(us: f64) -> String {
     if us < 10.0 {
         format!("{us:.2} µs")
     } else {
-        output::time_us(us)
+        humane::time_us(us)
     }
 }
 

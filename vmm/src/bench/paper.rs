@@ -10,7 +10,7 @@ use super::{
     progress::Progress,
     report::{Axis, Chart, Experiment, Target},
 };
-use crate::{cli::output, vm::VmError};
+use crate::{humane, vm::VmError};
 
 const COPY: &str = "copy";
 const REFERENCE: &str = "reference";
@@ -54,7 +54,7 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
         for turn in 1..=plan.repeat {
             progress.step(&format!(
                 "paper: {} touched, {turn} of {}",
-                output::size(size),
+                humane::size(size),
                 plan.repeat
             ))?;
             for (index, place) in places.iter().enumerate() {
@@ -281,5 +281,5 @@ fn mib(size: u64) -> f64 {
 }
 
 fn name_mib(mib: f64) -> String {
-    output::size((mib as u64) << 20).replace(".0 ", " ")
+    humane::size((mib as u64) << 20).replace(".0 ", " ")
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::{host::memory_field, place};
-use crate::{cli::output, control::ErrorKind, vm::VmError};
+use crate::{control::ErrorKind, humane, vm::VmError};
 
 /// Sizes that the paper's experiments are done with unless others are asked for, in bytes.
 const SIZES_USUAL: [u64; 6] = [16 << 20, 64 << 20, 256 << 20, 512 << 20, 1 << 30, 4 << 30];
@@ -89,7 +89,7 @@ impl Plan {
         // A guest's memory and a copy of it.
         let (fitting, too_large): (Vec<u64>, Vec<u64>) =
             sizes.into_iter().partition(|size| size * 2 <= room_bytes);
-        let room = output::size(room_bytes);
+        let room = humane::size(room_bytes);
         if fitting.is_empty() || (!asked.is_empty() && !too_large.is_empty()) {
             return Err(VmError::new(
                 ErrorKind::Refused,
@@ -100,7 +100,7 @@ impl Plan {
         let left_out = too_large.into_iter().map(|size| {
             format!(
                 "Guests with {} touched: two times that does not fit into the {room} that were free.",
-                output::size(size)
+                humane::size(size)
             )
         });
         Ok((fitting, left_out.collect()))

@@ -8,30 +8,32 @@ use std::{
     time::Instant,
 };
 
-use crate::{cli::terminal::tell, vm::VmError};
+use crate::vm::VmError;
 
 /// Of one run.
 #[derive(Debug)]
 pub struct Progress {
     began: Instant,
     interrupted: Arc<AtomicBool>,
+    tell: fn(&str),
 }
 
 impl Progress {
-    /// It begins now, and ends when `interrupted` is set.
-    pub fn begin(interrupted: Arc<AtomicBool>) -> Self {
+    /// It begins now, and ends when `interrupted` is set. `tell` says lines to the user.
+    pub fn begin(interrupted: Arc<AtomicBool>, tell: fn(&str)) -> Self {
         Self {
             began: Instant::now(),
             interrupted,
+            tell,
         }
     }
 
-    /// Says on stderr what is done next.
+    /// Says what is done next.
     ///
     /// # Errors
     /// The user has interrupted the run.
     pub fn step(&self, what: &str) -> Result<(), VmError> {
-        tell(&format!("nvvmm bench: {:4.0} s  {what}\n", self.took_s()));
+        (self.tell)(&format!("nvvmm bench: {:4.0} s  {what}\n", self.took_s()));
         self.go_on()
     }
 

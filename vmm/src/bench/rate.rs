@@ -16,7 +16,7 @@ use super::{
     rewinds::{self, Rewinds},
     statistics::Spread,
 };
-use crate::{cli::output, ring::RingSettings, vm::VmError};
+use crate::{humane, ring::RingSettings, vm::VmError};
 
 const SEED: u64 = 23;
 /// Memory that the guest keeps rewriting.
@@ -113,7 +113,7 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
         for place in places {
             progress.step(&format!(
                 "rate: {} rewritten on {}, {turn} of {}",
-                output::size(curve.working_set),
+                humane::size(curve.working_set),
                 place.medium,
                 plan.repeat
             ))?;
@@ -218,7 +218,7 @@ impl Measuring<'_> {
     }
 
     fn present(self) -> Experiment {
-        let set = output::size(self.curve.working_set);
+        let set = humane::size(self.curve.working_set);
         let rows = self.places.iter().flat_map(|place| {
             PERIODS_MS.map(|period_ms| {
                 row(
@@ -233,7 +233,7 @@ impl Measuring<'_> {
                     format!(
                         "{}, {}, {}",
                         place.medium,
-                        output::size(other.working_set),
+                        humane::size(other.working_set),
                         vcpus_text(other.vcpus)
                     ),
                     &self.of(place, *other, PERIOD_MS),
@@ -306,7 +306,7 @@ impl Measuring<'_> {
             file: "rate".into(),
             title: format!(
                 "A guest that rewrites {}, checkpointed in a rhythm",
-                output::size(self.curve.working_set)
+                humane::size(self.curve.working_set)
             ),
             x: Axis::linear("time between two checkpoints (ms; 0: as many as there can be)"),
             y: Axis::linear("slowdown of the guest (%)"),
@@ -425,7 +425,7 @@ fn row(name: String, turns: &[&Turn]) -> Vec<String> {
         spread_of(figure).map_or_else(|| "-".into(), |s| format!("{:.0}", s.median))
     };
     let time = |figure: &dyn Fn(&Turn) -> f64| {
-        spread_of(figure).map_or_else(|| "-".into(), |s| output::time_us(s.median))
+        spread_of(figure).map_or_else(|| "-".into(), |s| humane::time_us(s.median))
     };
     let slowdown = spread_of(&Turn::slowdown).map_or_else(
         || "-".into(),

@@ -11,7 +11,7 @@ use super::{
     report::{Axis, Bound, Chart, Experiment, Series, Table, Target},
     statistics::{Spread, ratios},
 };
-use crate::{cli::output, vm::VmError};
+use crate::{humane, vm::VmError};
 
 const SEED: u64 = 17;
 const MIB: f64 = (1 << 20) as f64;
@@ -34,7 +34,7 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
     let size = plan.sizes.last().copied().unwrap_or_default();
     progress.step(&format!(
         "space: checkpoints of an idle guest with {} touched",
-        output::size(size)
+        humane::size(size)
     ))?;
     let idle = idle_checkpoints(place, size, plan.repeat)?;
     let clones = clones(plan, place, progress)?;
@@ -51,7 +51,7 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
                     "each of {} clones that write 1 MiB, memory of the pool",
                     plan.clones
                 ),
-                output::size(clones.each_bytes as u64),
+                humane::size(clones.each_bytes as u64),
             ],
             vec![
                 "start of a clone, one after the other".into(),
@@ -59,7 +59,7 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
             ],
             vec![
                 format!("start of {} clones at the same time, for each", plan.clones),
-                output::time_us(clones.together_us / plan.clones as f64),
+                humane::time_us(clones.together_us / plan.clones as f64),
             ],
         ],
     };
@@ -87,7 +87,7 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
             "A guest with {} touched that has nothing to do is checkpointed again and again. Then {} VMs are started from one snapshot of a guest \
              with {CLONE_MIB} MiB touched, as processes by `nvvmm restore --detach --paused`, one after the other and all at once; each goes on, writes 1 MiB, \
              compares all of its memory, and is paused. Memory is what the pool takes of its medium, {}.",
-            output::size(size),
+            humane::size(size),
             plan.clones,
             place.medium
         ),
@@ -194,7 +194,7 @@ fn spread_text(us: &[f64]) -> String {
 }
 
 fn size_text(bytes: &[f64]) -> String {
-    let of = |bytes: f64| output::size(bytes as u64);
+    let of = |bytes: f64| humane::size(bytes as u64);
     Spread::of(bytes).map_or_else(
         || "-".into(),
         |spread| format!("{} ({}..{})", of(spread.median), of(spread.min), of(spread.max)),

@@ -8,7 +8,7 @@ use super::{
     report::{Axis, Bound, Chart, Experiment, Table, Target},
     statistics::{Spread, ratios},
 };
-use crate::{cli::output, vm::VmError};
+use crate::{humane, vm::VmError};
 
 const SEED: u64 = 19;
 /// Memory touched, at most.
@@ -39,7 +39,7 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
         for turn in 1..=plan.repeat {
             progress.step(&format!(
                 "sparse: {} of RAM, {turn} of {}",
-                output::size(ram),
+                humane::size(ram),
                 plan.repeat
             ))?;
             let mut guest = place.boot(ram)?;
@@ -57,7 +57,7 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
             place.remove("sparse")?;
         }
     }
-    let name_ram = |gib: f64| output::size((gib * GIB) as u64);
+    let name_ram = |gib: f64| humane::size((gib * GIB) as u64);
     let mut tables = vec![seen.times("Times", "RAM", name_ram), metadata_table(&metadata)];
     if let Some(largest) = seen.places().last() {
         tables.push(seen.phases(
@@ -70,12 +70,12 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
         title: "Much memory, little of it touched".into(),
         about: format!(
             "Guests with more and more RAM touch {} of it, are checkpointed, end, and are restored lazily, on {}.",
-            output::size(touched),
+            humane::size(touched),
             place.medium
         ),
         charts: vec![Chart {
             file: "sparse".into(),
-            title: format!("{} touched of more and more RAM", output::size(touched)),
+            title: format!("{} touched of more and more RAM", humane::size(touched)),
             x: Axis::logarithmic("RAM (GiB)", 2.0),
             y: Axis::logarithmic("time (ms)", 10.0),
             series: seen.curves(),
@@ -87,7 +87,7 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
             .map(|ram| {
                 format!(
                     "{} of RAM: the pool of this run is too small for it.",
-                    output::size(ram)
+                    humane::size(ram)
                 )
             })
             .collect(),
@@ -98,7 +98,7 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
 fn metadata_table(metadata: &[(u64, u64)]) -> Table {
     let mut rows: Vec<Vec<String>> = metadata
         .iter()
-        .map(|(ram, bytes)| vec![output::size(*ram), output::size(*bytes)])
+        .map(|(ram, bytes)| vec![humane::size(*ram), humane::size(*bytes)])
         .collect();
     rows.dedup();
     Table {

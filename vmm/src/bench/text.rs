@@ -4,7 +4,7 @@ use super::{
     report::{Bound, Report, Table, Target},
     statistics::Spread,
 };
-use crate::cli::output::{self, Column};
+use crate::humane::{self, Column};
 
 /// The whole report.
 pub fn text(report: &Report) -> String {
@@ -93,7 +93,7 @@ fn table(shown: &Table) -> String {
             }
         })
         .collect();
-    output::table(&columns, &shown.rows)
+    humane::table(&columns, &shown.rows)
 }
 
 #[cfg(test)]

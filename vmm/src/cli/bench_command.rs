@@ -6,6 +6,7 @@ use std::path::Path;
 use super::args::BenchArguments;
 use super::output;
 use super::scrub_command::ends_on_signal;
+use super::terminal::tell;
 use crate::bench::{self, ExperimentKind, Plan, Progress, Report, markdown, plot, text};
 use crate::control::{ControlError, ErrorKind};
 
@@ -45,7 +46,7 @@ fn measure(arguments: BenchArguments) -> Result<Report, ControlError> {
         vcpus: arguments.cpus,
         clones: arguments.clones.into(),
     };
-    bench::run(&plan, left_out, &Progress::begin(ends_on_signal()?))
+    bench::run(&plan, left_out, &Progress::begin(ends_on_signal()?, tell))
 }
 
 fn read(path: &Path) -> Result<Report, ControlError> {

@@ -191,7 +191,11 @@ fn the_budget_holds_when_every_other_frame_is_written_in_turn() {
         }
         let after = vm.engine.counters();
         let real = vm.mappings_of_the_kernel();
-        assert!(real <= after.mappings, "{real}, counted {} in epoch {epoch}", after.mappings);
+        assert!(
+            real <= after.mappings,
+            "{real}, counted {} in epoch {epoch}",
+            after.mappings
+        );
         // Each frame is copied once in an epoch at most, however large the clusters become.
         let copied = after.frames_copied - before.frames_copied;
         assert!(
