@@ -1,7 +1,8 @@
 //! The classic way, to compare with: a checkpoint writes every page to a file, a restart reads them back.
 //!
 //! It is as good as that way can be: it is told which memory is in use, writes and reads in large pieces with several
-//! threads, makes the file before the pause, and does all that need not be in the pause after it.
+//! threads, makes the file before the pause, and does all that need not be in the pause after it. A file on hugetlbfs, which
+//! has no write(2), is written through a mapping.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,7 +17,10 @@ use std::{
     time::Instant,
 };
 
-use super::{guest::Guest, place::Place};
+use super::{
+    guest::Guest,
+    place::{Place, map_new_file},
+};
 use crate::{
     checkpoint::{
         blob::SavedVm,
@@ -76,7 +80,7 @@ pub fn checkpoint(
     threads: usize,
 ) -> Result<CopiedCheckpoint, VmError> {
     let (memory, state) = (place.file_beside("memory"), place.file_beside("state"));
-    let file = new_file(&memory)?;
+    let kept = Kept::make(place, &memory, memory_bytes)?;
     let mut checkpoint = CopiedCheckpoint {
         memory,
         state,
@@ -87,7 +91,7 @@ pub fn checkpoint(
     let vm = guest.vm();
     let mut phases = Phases::begin();
     let paused_at = Instant::now();
-    let machine_state = freeze(vm, &file, memory_bytes, threads, &mut phases);
+    let machine_state = freeze(vm, &kept, memory_bytes, threads, &mut phases);
     phases
         .run("ResumeDevices", || vm.machine.resume_devices())
         .map_err(failed)?;
@@ -107,7 +111,7 @@ pub fn checkpoint(
 
 fn freeze(
     vm: &RunningVm,
-    file: &File,
+    kept: &Kept,
     memory_bytes: u64,
     threads: usize,
     phases: &mut Phases,
@@ -126,9 +130,7 @@ fn freeze(
     let ram = vm.engine.ram().reservation();
     phases
         .run("WriteMemory", || {
-            in_pieces(memory_bytes, threads, |at, size| {
-                ram.copy_to_file(at as usize, size as usize, file.as_fd(), at)
-            })
+            in_pieces(memory_bytes, threads, |at, size| kept.write(ram, at, size))
         })
         .map_err(|e| VmError::io("write the guest's memory", &e))?;
     Ok(MachineStateV1 { kvm, devices })
@@ -211,13 +213,35 @@ fn in_pieces(
     })
 }
 
-fn new_file(path: &Path) -> Result<File, VmError> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path);
-    file.map_err(|e| VmError::io(format_args!("make {}", path.display()), &e))
+/// The file that memory is written to.
+enum Kept {
+    ByCalls(File),
+    /// For hugetlbfs, which has no write(2).
+    ThroughMapping(Reservation),
+}
+
+impl Kept {
+    fn make(place: &Place, path: &Path, size_bytes: u64) -> Result<Self, VmError> {
+        let made = if place.has_write() {
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(path)
+                .map(Self::ByCalls)
+        } else {
+            map_new_file(path, size_bytes).map(Self::ThroughMapping)
+        };
+        made.map_err(|e| VmError::io(format_args!("make {}", path.display()), &e))
+    }
+
+    fn write(&self, ram: &Reservation, at: u64, size_bytes: u64) -> io::Result<()> {
+        let (offset, size) = (at as usize, size_bytes as usize);
+        match self {
+            Self::ByCalls(file) => ram.copy_to_file(offset, size, file.as_fd(), at),
+            Self::ThroughMapping(file) => ram.copy_to(offset, size, file, offset),
+        }
+    }
 }
 
 fn failed(error: impl std::fmt::Display) -> VmError {

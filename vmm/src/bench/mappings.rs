@@ -19,7 +19,7 @@ const SIZE_MAX: u64 = 16 << 20;
 const FRAMES_PER_MAPPING: u64 = 4;
 /// Checkpoints, at most, and for each MiB of the largest guest.
 const EPOCHS_MAX: u64 = 2000;
-const EPOCHS_PER_MIB: u64 = 8;
+const EPOCHS_PER_MIB: u64 = 4;
 /// Epochs for each point of the curve.
 const POINTS: usize = 50;
 

@@ -39,6 +39,9 @@ pub use report::Report;
 use self::{host::HostFacts, place::Place};
 use crate::{control::ErrorKind, humane, vm::VmError};
 
+/// Part of the pages of a hugetlbfs that is kept for files beside the pool, as a divisor.
+const FOR_FILES: u64 = 6;
+
 /// Does all that a plan asks for.
 ///
 /// # Errors
@@ -78,8 +81,13 @@ fn places(plan: &Plan, left_out: &mut Vec<String>, progress: &Progress) -> Resul
     let mut places = Vec::new();
     for dir in std::iter::once(&plan.dir).chain(&plan.huge_dirs) {
         let medium = host::medium_of(dir);
+        let mut room_bytes = place::room_bytes(dir)?;
+        if medium == "hugetlbfs" {
+            // A pool has all of its pages there, and the classic way needs some for its files.
+            room_bytes -= room_bytes / FOR_FILES;
+        }
         // A guest's memory and a copy of it, or as much as there is.
-        let memory_bytes = (2 * largest).min(place::memory_in_pool(place::room_bytes(dir)?));
+        let memory_bytes = (2 * largest).min(place::memory_in_pool(room_bytes));
         if memory_bytes < largest {
             left_out.push(format!(
                 "{}, on {medium}: there is no room for a guest of {}.",

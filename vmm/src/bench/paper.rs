@@ -2,7 +2,7 @@
 //! and the classic way.
 
 use super::{
-    copied::{self, CopiedCheckpoint},
+    copied,
     guest::Guest,
     observed::Observations,
     place::{Place, RestoreKind},
@@ -23,7 +23,8 @@ const CALIBRATIONS: usize = 2;
 /// Both experiments while they are done.
 struct Measuring<'p> {
     places: &'p [Place],
-    threads: Threads,
+    /// For each place.
+    threads: Vec<Threads>,
     checkpoints: Observations,
     restarts: Observations,
     frames_verified: u64,
@@ -42,10 +43,17 @@ struct Threads {
 /// Something could not be done, or a restored guest's memory is wrong.
 pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experiment, VmError> {
     let largest = plan.sizes.last().copied().unwrap_or_default();
-    progress.step("paper: how many threads copy fastest")?;
+    let mut threads = Vec::new();
+    for place in places {
+        progress.step(&format!(
+            "paper: how many threads copy fastest on {}",
+            place.medium
+        ))?;
+        threads.push(fastest_threads(place, largest.min(CALIBRATE_BYTES))?);
+    }
     let mut measuring = Measuring {
         places,
-        threads: fastest_threads(&places[0], largest.min(CALIBRATE_BYTES))?,
+        threads,
         checkpoints: Observations::default(),
         restarts: Observations::default(),
         frames_verified: 0,
@@ -57,8 +65,8 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
                 humane::size(size),
                 plan.repeat
             ))?;
-            for (index, place) in places.iter().enumerate() {
-                measuring.one_turn(place, index == 0, size, progress)?;
+            for index in 0..places.len() {
+                measuring.one_turn(index, size, progress)?;
             }
         }
     }
@@ -66,19 +74,19 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
 }
 
 impl Measuring<'_> {
-    fn one_turn(
-        &mut self,
-        place: &Place,
-        copies: bool,
-        size: u64,
-        progress: &Progress,
-    ) -> Result<(), VmError> {
+    fn one_turn(&mut self, index: usize, size: u64, progress: &Progress) -> Result<(), VmError> {
+        let (place, threads) = (&self.places[index], self.threads[index]);
         let x = mib(size);
         let huge = suffix(place, self.places);
         let mut guest = place.boot(size)?;
         guest.fill(size, SEED)?;
-        let copy = if copies {
-            Some(self.copy(place, &mut guest, size)?)
+        let used = used_bytes(&mut guest, size)?;
+        let copy = if place.has_room_beside(used)? {
+            place.warm(used)?;
+            let copy = copied::checkpoint(place, &guest, used, threads.write)?;
+            self.checkpoints
+                .add(&format!("{COPY}{huge}"), x, copy.pause_us, &copy.phases);
+            Some(copy)
         } else {
             None
         };
@@ -97,18 +105,10 @@ impl Measuring<'_> {
         place.remove(SNAPSHOT)?;
         if let Some(copy) = copy {
             place.warm(size)?;
-            let guest = copied::restart(place, &copy, self.threads.read)?;
-            self.restarted(guest, COPY, size)?;
+            let guest = copied::restart(place, &copy, threads.read)?;
+            self.restarted(guest, &format!("{COPY}{huge}"), size)?;
         }
         Ok(())
-    }
-
-    fn copy(&mut self, place: &Place, guest: &mut Guest, size: u64) -> Result<CopiedCheckpoint, VmError> {
-        let used = used_bytes(guest, size)?;
-        place.warm(used)?;
-        let copy = copied::checkpoint(place, guest, used, self.threads.write)?;
-        self.checkpoints.add(COPY, mib(size), copy.pause_us, &copy.phases);
-        Ok(copy)
     }
 
     /// Notes how long the restart took, and looks at all that the guest had touched.
@@ -164,7 +164,7 @@ impl Measuring<'_> {
         Experiment {
             name: "paper".into(),
             title: "Checkpoint and restart, by reference and by copying".into(),
-            about: about(self.threads),
+            about: self.about(),
             charts: vec![
                 chart("checkpoint", "Checkpoint", &self.checkpoints),
                 chart("restart", "Restart", &self.restarts),
@@ -174,6 +174,23 @@ impl Measuring<'_> {
             limits: limits(),
             frames_verified: self.frames_verified,
         }
+    }
+
+    fn about(&self) -> String {
+        let threads = self.places.iter().zip(&self.threads).map(|(place, threads)| {
+            let Threads { write, read } = threads;
+            format!("{}: {write} to write, {read} to read", place.medium)
+        });
+        format!(
+            "A guest writes to so much of its memory, is checkpointed, ends, and is restarted. `{COPY}` is the classic way, as good as it can \
+             be made: with the guest stopped it writes the memory in use to a file on the same medium in pieces of 4 MiB, and a restart reads it \
+             back into fresh guest memory, each with as many of the host's threads as were faster here ({}). A file on hugetlbfs, which has no write(2), \
+             is mapped before the pause and copied to. `{REFERENCE}` is `nvvmm snapshot`, the first one of a guest, and \
+             `nvvmm restore --prefault`; `lazy restore` is `nvvmm restore`. A checkpoint's time is the pause: from the request to stop the vCPUs \
+             until they run again. A restart's is from its begin to the first entry into the guest. After each restart the guest compares every \
+             word that it had written.",
+            threads.collect::<Vec<_>>().join("; ")
+        )
     }
 
     fn targets(&self) -> Vec<Target> {
@@ -186,17 +203,24 @@ impl Measuring<'_> {
                 (huge.trim_start_matches(", "), 200.0, 500.0)
             };
             let reference = format!("{REFERENCE}{huge}");
+            // Copying on the same medium, or on ordinary pages where there was no room for that.
+            let copy = |seen: &Observations, x| match format!("{COPY}{huge}") {
+                same if !seen.times_us(&same, x).is_empty() => same,
+                _ => COPY.to_owned(),
+            };
             let lazy = format!("{reference}, lazy restore");
             for (size, wanted) in [(512.0, by_512), (4096.0, by_4096)] {
-                let what = format!("checkpoint of {}, {pool}: copy / reference", name_mib(size));
-                targets.extend(self.checkpoints.target(&what, (COPY, &reference), size, wanted));
+                let copy = copy(&self.checkpoints, size);
+                let what = format!("checkpoint of {}, {pool}: {copy} / reference", name_mib(size));
+                targets.extend(self.checkpoints.target(&what, (&copy, &reference), size, wanted));
             }
+            let copy = copy(&self.restarts, 512.0);
             if !huge.is_empty() {
-                let what = format!("restart of 512 MiB, {pool}, prefaulted: copy / reference");
-                targets.extend(self.restarts.target(&what, (COPY, &reference), 512.0, 40.0));
+                let what = format!("restart of 512 MiB, {pool}, prefaulted: {copy} / reference");
+                targets.extend(self.restarts.target(&what, (&copy, &reference), 512.0, 40.0));
             }
-            let what = format!("restart of 512 MiB, {pool}, lazy: copy / reference");
-            targets.extend(self.restarts.target(&what, (COPY, &lazy), 512.0, 100.0));
+            let what = format!("restart of 512 MiB, {pool}, lazy: {copy} / reference");
+            targets.extend(self.restarts.target(&what, (&copy, &lazy), 512.0, 100.0));
         }
         targets
     }
@@ -229,6 +253,9 @@ fn fastest_threads(place: &Place, size: u64) -> Result<Threads, VmError> {
     let mut guest = place.boot(size)?;
     guest.fill(size, SEED)?;
     let used = used_bytes(&mut guest, size)?;
+    if !place.has_room_beside(used)? {
+        return Ok(Threads { write: 1, read: 1 });
+    }
     let turns: Vec<usize> = [1, cpus].repeat(CALIBRATIONS);
     let (mut writing, mut reading) = (Vec::new(), Vec::new());
     let mut copy = None;
@@ -256,22 +283,12 @@ fn fastest_threads(place: &Place, size: u64) -> Result<Threads, VmError> {
     })
 }
 
-fn about(threads: Threads) -> String {
-    let Threads { write, read } = threads;
-    format!(
-        "A guest writes to so much of its memory, is checkpointed, ends, and is restarted. `{COPY}` is the classic way, as good as it can \
-         be made: with the guest stopped it writes the memory in use to a file on the same medium in pieces of 4 MiB ({write} of the \
-         host's threads, which was faster here), and a restart reads it back into fresh guest memory ({read} threads). `{REFERENCE}` is \
-         `nvvmm snapshot`, the first one of a guest, and `nvvmm restore --prefault`; `lazy restore` is `nvvmm restore`. A checkpoint's time is \
-         the pause: from the request to stop the vCPUs until they run again. A restart's is from its begin to the first entry into the guest. \
-         After each restart the guest compares every word that it had written."
-    )
-}
-
 fn limits() -> Vec<String> {
     vec![
         "The start of a VM's process is in neither restart: it is the same for all.".into(),
-        "hugetlbfs cannot be written to with write(2): with huge pages the comparison is with copying on 4 KiB pages.".into(),
+        "Where a medium has no room for a copy beside the pool, as hugetlbfs for that of the largest guests, the comparison is with copying on 4 KiB \
+         pages."
+            .into(),
         "A lazy restart puts the cost of mapping off to the first touches, which these times do not have.".into(),
     ]
 }

@@ -17,7 +17,11 @@ use std::{
 use nix::sys::statvfs::statvfs;
 use nvvmm_snapshot::{CHUNK_SIZE_BYTES, CowEngine as EngineKind, CreateOptions, Medium, Pool};
 
-use super::{guest::Guest, host::medium_of};
+use super::{
+    guest::Guest,
+    host::{medium_of, memory_field},
+    plan::HOST_BYTES,
+};
 use crate::{
     cow::{CopyPolicy, Techniques},
     ring::Member,
@@ -114,6 +118,25 @@ impl Place {
     pub fn file_beside(&self, name: &str) -> PathBuf {
         self.dir
             .join(format!("nvvmm-bench-{}.{name}", std::process::id()))
+    }
+
+    /// Whether files here can be written to with write(2).
+    pub fn has_write(&self) -> bool {
+        self.pool.medium() != Medium::Hugetlbfs
+    }
+
+    /// Whether there is room for a file of so many bytes beside the pool, however much of the pool is used.
+    ///
+    /// # Errors
+    /// The directory is gone.
+    pub fn has_room_beside(&self, size_bytes: u64) -> Result<bool, VmError> {
+        let room = room_bytes(&self.dir)?;
+        // Huge pages that are set aside are no other memory's, and a pool on them has all of its own.
+        let memory = match self.pool.medium() {
+            Medium::Hugetlbfs => room,
+            _ => memory_field("MemAvailable").saturating_sub(HOST_BYTES),
+        };
+        Ok(size_bytes.next_multiple_of(CHUNK_SIZE_BYTES) <= room.min(memory))
     }
 
     /// Has memory for so much touched right now ([`warm`]).
@@ -294,7 +317,7 @@ pub fn room_bytes(dir: &Path) -> Result<u64, VmError> {
 /// There is not so much memory.
 pub fn warm(dir: &Path, size_bytes: u64) -> Result<(), VmError> {
     let path = dir.join(format!("nvvmm-bench-{}.warm", std::process::id()));
-    let warmed = warm_file(&path, size_bytes.next_multiple_of(CHUNK_SIZE_BYTES));
+    let warmed = warm_file(&path, size_bytes);
     let removed = fs::remove_file(&path);
     warmed
         .and(removed)
@@ -302,15 +325,25 @@ pub fn warm(dir: &Path, size_bytes: u64) -> Result<(), VmError> {
 }
 
 fn warm_file(path: &Path, size_bytes: u64) -> io::Result<()> {
+    let addresses = map_new_file(path, size_bytes)?;
+    addresses.populate_write(0, addresses.size_bytes())
+}
+
+/// Makes a file, as long as so many whole chunks, and maps it.
+///
+/// # Errors
+/// There is such a file, or its medium has no room.
+pub fn map_new_file(path: &Path, size_bytes: u64) -> io::Result<Reservation> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)?;
+    let size_bytes = size_bytes.next_multiple_of(CHUNK_SIZE_BYTES);
     file.set_len(size_bytes)?;
     let size = usize::try_from(size_bytes).map_err(io::Error::other)?;
     let addresses = Reservation::new(size, CHUNK_SIZE_BYTES as usize)?;
     addresses.map_file(0, size, file.as_fd(), 0, Sharing::Shared)?;
-    addresses.populate_write(0, size)
+    Ok(addresses)
 }

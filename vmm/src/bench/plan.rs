@@ -10,7 +10,7 @@ use crate::{control::ErrorKind, humane, vm::VmError};
 /// Sizes that the paper's experiments are done with unless others are asked for, in bytes.
 const SIZES_USUAL: [u64; 6] = [16 << 20, 64 << 20, 256 << 20, 512 << 20, 1 << 30, 4 << 30];
 /// Memory left to the host.
-const HOST_BYTES: u64 = 1 << 30;
+pub const HOST_BYTES: u64 = 1 << 30;
 /// Name of the guest's program.
 const GUEST: &str = "nvvmm-bare-metal";
 /// Where it is in the source tree, seen from `target/<profile>/`.

@@ -270,6 +270,28 @@ impl Reservation {
         Ok(())
     }
 
+    /// Copies the bytes of the range to `to_offset_bytes` of another reservation.
+    pub fn copy_to(
+        &self,
+        offset_bytes: usize,
+        size_bytes: usize,
+        to: &Reservation,
+        to_offset_bytes: usize,
+    ) -> io::Result<()> {
+        let from = self.address(offset_bytes, size_bytes)?;
+        let into = to.address(to_offset_bytes, size_bytes)?;
+        // SAFETY: both ranges were checked to lie in their reservations, all of which is mapped readable and writable at all
+        // times, and is accessed volatile only.
+        let (from, into) = unsafe {
+            (
+                VolatileSlice::new(from, size_bytes),
+                VolatileSlice::new(into, size_bytes),
+            )
+        };
+        from.copy_to_volatile_slice(into);
+        Ok(())
+    }
+
     /// Copies `bytes` into the range.
     pub fn write(&self, offset_bytes: usize, bytes: &[u8]) -> io::Result<()> {
         let address = self.address(offset_bytes, bytes.len())?;
