@@ -132,6 +132,14 @@ fn state_comes_back_and_the_pending_interrupt_with_it() {
     copy.pause().unwrap();
     copy.resume().unwrap();
     assert_eq!(irq.raised(), 1, "nothing is pending any more");
+    has_room_signal(&copy);
+    copy.pause().unwrap();
+    copy.resume().unwrap();
+    assert!(!has_room_signal(&copy), "no input was refused");
+    copy.pause().unwrap();
+    copy.enqueue_input(b"c");
+    copy.resume().unwrap();
+    assert!(has_room_signal(&copy));
 }
 
 #[test]

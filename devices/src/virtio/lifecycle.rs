@@ -105,10 +105,7 @@ impl<M: GuestAddressSpace + Send> Device for MmioTransport<M> {
         }
         let mut worker = lock(&self.worker);
         worker.paused = false;
-        // A kick that came while paused was swallowed, and one that came before the snapshot is in no state.
-        for index in 0..worker.queues.len() {
-            worker.kick(index);
-        }
+        worker.kick_resumed();
         if self.signals.interrupt_status.load(Ordering::SeqCst) != 0 {
             self.signals
                 .line

@@ -93,6 +93,19 @@ fn a_paused_device_serves_nothing_until_it_is_resumed() {
 }
 
 #[test]
+fn a_resume_wakes_nobody_for_a_device_without_a_driver() {
+    let was_kicked = |driver: &Driver| driver.transport.queue_events()[0].read().is_ok();
+    let mut idle = Driver::new(Box::new(Rng::new()));
+    let mut used = rng_driver();
+    for driver in [&mut idle, &mut used] {
+        driver.transport.pause().unwrap();
+        driver.transport.resume().unwrap();
+    }
+    assert!(!was_kicked(&idle));
+    assert!(was_kicked(&used));
+}
+
+#[test]
 fn a_restored_disk_goes_on_where_the_snapshot_was_taken_and_so_does_the_original() {
     let disk = image();
     let mut original = Driver::new(block(disk.path()));

@@ -152,6 +152,7 @@ impl<M: GuestAddressSpace> MmioTransport<M> {
             memory,
             queues: registers.queues.iter().map(|_| None).collect(),
             paused: false,
+            host_waits: false,
             signals: Arc::clone(&signals),
             kicks: Arc::clone(&kicks),
         };

@@ -65,6 +65,8 @@ pub(super) struct Worker<M: GuestAddressSpace> {
     /// One per queue of the device; present while the driver is ready and the queue enabled.
     pub(super) queues: Vec<Option<Queue>>,
     pub(super) paused: bool,
+    /// Events of the host came while the device was paused, and are not watched for until a queue is kicked.
+    pub(super) host_waits: bool,
     pub(super) signals: Arc<Signals>,
     pub(super) kicks: Arc<[EventFd]>,
 }
@@ -94,6 +96,7 @@ impl<M: GuestAddressSpace> Worker<M> {
     /// Lets the device act on the host's events, unless it is paused: then answers false, and the events stay.
     fn serve_host(&mut self) -> bool {
         if self.paused {
+            self.host_waits = true;
             return false;
         }
         self.device.on_host_events();
@@ -105,6 +108,18 @@ impl<M: GuestAddressSpace> Worker<M> {
         let wakes = self.device.take_wakes();
         for index in (0..self.queues.len()).filter(|index| wakes & (1 << index) != 0) {
             self.kick(index);
+        }
+    }
+
+    /// Makes the event thread look at the queues of a device that goes on: a kick that came while it was paused was
+    /// swallowed, and one that came before the snapshot is in no state. Queues that no driver has set up hold nothing: the
+    /// event thread is not woken for a device without any, which would take a CPU from the guest for nothing.
+    pub(super) fn kick_resumed(&mut self) {
+        let host_waits = std::mem::take(&mut self.host_waits);
+        for (index, queue) in self.queues.iter().enumerate() {
+            if host_waits || queue.is_some() {
+                self.kick(index);
+            }
         }
     }
 
@@ -194,7 +209,7 @@ impl<M: GuestAddressSpace> QueueSubscriber<M> {
         }
     }
 
-    /// A device that is resumed has all its queues kicked, so this is seen then.
+    /// A device that is resumed after this has its queues kicked, so it is seen then.
     fn mute(&mut self, muted: bool, ops: &mut EventOps) {
         let Some(fd) = self.host_events else { return };
         let interest = if muted { EventSet::empty() } else { EventSet::IN };
@@ -218,7 +233,9 @@ impl<M: GuestAddressSpace> MutEventSubscriber for QueueSubscriber<M> {
         let mut worker = lock(&worker);
         if index < self.kicks.len() {
             worker.serve_queue(index);
-            self.mute(self.muted && worker.paused, ops);
+            let stays = self.muted && worker.paused;
+            worker.host_waits |= stays;
+            self.mute(stays, ops);
         } else {
             let served = worker.serve_host();
             self.mute(!served, ops);
