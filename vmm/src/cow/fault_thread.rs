@@ -6,13 +6,12 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{self, RecvTimeoutError},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use super::{CowEngine, CowError, shortage::Shortage};
+use super::{CowEngine, CowError, shortage::Shortage, worker::Workers};
 use crate::{
     stats::{Buckets, Histogram},
     sys::uffd::Fault,
@@ -26,8 +25,6 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 const RETRY_REST: u32 = 20;
 /// How often the engine looks whether it holds too much of the pool.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
-/// How often it is looked whether work on guest RAM is done.
-const WORK_POLL: Duration = Duration::from_millis(5);
 
 /// Runs until dropped. It must outlive every thread that can touch guest RAM: they would wait for it for ever.
 #[derive(Debug)]
@@ -37,6 +34,7 @@ pub struct FaultThread {
     shortage: Arc<Shortage>,
     latency: Arc<Histogram>,
     failed: Arc<AtomicBool>,
+    workers: Workers,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -63,6 +61,7 @@ impl FaultThread {
             shortage,
             latency,
             failed: has_failed,
+            workers: Workers::default(),
             thread: Some(thread),
         })
     }
@@ -84,15 +83,7 @@ impl FaultThread {
         work: impl FnOnce() -> T + Send + 'static,
         give_up: impl Fn() -> bool,
     ) -> Option<T> {
-        let (done, result) = mpsc::channel();
-        std::thread::spawn(move || done.send(work()));
-        loop {
-            match result.recv_timeout(WORK_POLL) {
-                Ok(result) => return Some(result),
-                Err(RecvTimeoutError::Timeout) if !give_up() => {}
-                Err(_) => return None,
-            }
-        }
+        self.workers.run(work, give_up)
     }
 
     /// How long accesses were held that are answered now: from when the thread read of one until whoever waited was woken.

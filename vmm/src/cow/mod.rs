@@ -17,6 +17,7 @@ mod private;
 mod redirect;
 mod shortage;
 mod techniques;
+mod worker;
 
 pub use budget::{Budget, CopyPolicy};
 pub use engine::{CopiedAhead, CowEngine, CowError, Origin, ShareSet, Still};
