@@ -233,9 +233,12 @@ impl Machine {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn request_exits(&self) {
+        self.vcpus.iter().for_each(|vcpu| vcpu.request_exit());
+    }
+
     fn kick(&self, threads: &Threads) {
         for (vcpu, thread) in self.vcpus.iter().zip(&threads.vcpus) {
-            vcpu.request_exit();
             if let Err(error) = thread.kill(kick_signal()) {
                 // Only a thread that has ended cannot be signalled, and that one is in no guest.
                 tracing::debug!(%error, vcpu = vcpu.index, "signalling a vCPU thread");
@@ -262,7 +265,8 @@ impl Machine {
     /// when that is resolved. Waits for nobody who does.
     pub fn hold_vcpus(&self, hold: Hold) {
         let threads = self.threads();
-        self.shared.gate.hold(hold, || self.kick(&threads));
+        let gate = &self.shared.gate;
+        gate.hold(hold, || self.request_exits(), || self.kick(&threads));
     }
 
     /// Ends a reason to hold vCPUs; they go on when it was the last.
@@ -403,7 +407,8 @@ impl Machine {
         // The lock is not kept while a vCPU is waited for: whoever makes its access go on may have to hold the others.
         let Threads { vcpus, events, .. } = {
             let mut threads = self.threads();
-            self.shared.gate.stop(|| self.kick(&threads));
+            let gate = &self.shared.gate;
+            gate.stop(|| self.request_exits(), || self.kick(&threads));
             std::mem::replace(&mut *threads, Threads::ended())
         };
         for handle in vcpus {

@@ -58,7 +58,10 @@ impl State {
 #[derive(Debug)]
 pub(super) struct Gate {
     state: Mutex<State>,
-    changed: Condvar,
+    /// The gate was opened, or the threads are to end: what threads at the gate wait for.
+    opened: Condvar,
+    /// The last thread has come: what whoever holds them waits for. Of its own, so that no thread is woken for nothing.
+    all_came: Condvar,
 }
 
 /// How a thread leaves the gate.
@@ -80,7 +83,8 @@ impl Gate {
         };
         Gate {
             state: Mutex::new(state),
-            changed: Condvar::new(),
+            opened: Condvar::new(),
+            all_came: Condvar::new(),
         }
     }
 
@@ -94,8 +98,7 @@ impl Gate {
         let mut state = self.lock();
         loop {
             if state.stop {
-                state.held[vcpu] = true;
-                self.changed.notify_all();
+                self.come(&mut state, vcpu);
                 return Passage::Stop;
             }
             if state.is_open() && may_run {
@@ -103,21 +106,27 @@ impl Gate {
                 on_run();
                 return Passage::Run;
             }
-            if !state.held[vcpu] {
-                state.held[vcpu] = true;
-                self.changed.notify_all();
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.come(&mut state, vcpu);
+            state = self.opened.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Adds a reason and, if it is the first, calls `kick` (under the lock) to get threads out of the guest. Waits for
-    /// nobody.
-    pub(super) fn hold(&self, hold: Hold, kick: impl FnOnce()) {
+    fn come(&self, state: &mut State, vcpu: usize) {
+        if !std::mem::replace(&mut state.held[vcpu], true) && state.all_held() {
+            self.all_came.notify_all();
+        }
+    }
+
+    /// Adds a reason and, if it is the first, gets threads out of the guest: `request` is called under the lock, `kick` after
+    /// it, as those that are kicked come for the lock at once. A kick that comes too late makes a thread pass the gate once
+    /// more. Waits for nobody.
+    pub(super) fn hold(&self, hold: Hold, request: impl FnOnce(), kick: impl FnOnce()) {
         let mut state = self.lock();
         let was_open = state.is_open();
         state.holds |= hold.bit();
         if was_open {
+            request();
+            drop(state);
             kick();
         }
     }
@@ -126,7 +135,7 @@ impl Gate {
     pub(super) fn wait_held(&self) {
         let mut state = self.lock();
         while !state.all_held() {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.all_came.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -134,17 +143,21 @@ impl Gate {
     pub(super) fn lift(&self, hold: Hold) {
         let mut state = self.lock();
         state.holds &= !hold.bit();
-        if state.is_open() {
-            self.changed.notify_all();
+        let opens = state.is_open();
+        drop(state);
+        if opens {
+            self.opened.notify_all();
         }
     }
 
-    /// Tells all threads to end, calling `kick` (under the lock) to get them out of the guest.
-    pub(super) fn stop(&self, kick: impl FnOnce()) {
+    /// Tells all threads to end, and gets them out of the guest as [`Gate::hold`] does.
+    pub(super) fn stop(&self, request: impl FnOnce(), kick: impl FnOnce()) {
         let mut state = self.lock();
         state.stop = true;
+        request();
+        drop(state);
         kick();
-        self.changed.notify_all();
+        self.opened.notify_all();
     }
 
     /// Whether this reason is in place.

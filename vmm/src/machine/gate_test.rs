@@ -41,7 +41,7 @@ impl Runners {
     }
 
     fn pause(&self) {
-        self.gate.hold(Hold::Pause, || self.kick());
+        self.gate.hold(Hold::Pause, || self.kick(), || {});
         self.gate.wait_held();
     }
 
@@ -50,7 +50,7 @@ impl Runners {
     }
 
     fn stop(&self, threads: Vec<thread::JoinHandle<()>>) {
-        self.gate.stop(|| self.kick());
+        self.gate.stop(|| self.kick(), || {});
         threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
 
@@ -117,13 +117,13 @@ fn one_that_failed_is_held_and_does_not_keep_the_others() {
     gate.lift(Hold::Pause);
     let thread = thread::spawn(move || failed.pass(0, false, || panic!("let through")));
     for _ in 0..2 {
-        gate.hold(Hold::Pause, || {});
+        gate.hold(Hold::Pause, || {}, || {});
         gate.wait_held();
         gate.lift(Hold::Pause);
     }
-    gate.hold(Hold::Operation, || {});
+    gate.hold(Hold::Operation, || {}, || {});
     assert!(gate.is_paused());
-    gate.stop(|| {});
+    gate.stop(|| {}, || {});
     assert_eq!(thread.join().unwrap(), Passage::Stop);
     gate.lift(Hold::Operation);
     assert!(gate.is_paused(), "a stopped gate stays closed");
@@ -136,7 +136,7 @@ fn the_gate_opens_with_the_last_reason() {
     let threads = runners.spawn();
     for last in all {
         all.iter()
-            .for_each(|hold| runners.gate.hold(*hold, || runners.kick()));
+            .for_each(|hold| runners.gate.hold(*hold, || runners.kick(), || {}));
         runners.gate.wait_held();
         let held = runners.counts();
         all.iter()
@@ -172,13 +172,13 @@ fn a_hold_does_not_wait_for_the_one_that_is_stuck_and_a_pause_outlasts_it() {
     while runners.counts().contains(&0) {
         thread::yield_now();
     }
-    runners.gate.hold(Hold::NoSpace, || runners.kick());
+    runners.gate.hold(Hold::NoSpace, || runners.kick(), || {});
     while !runners.gate.all_held_but(0) {
         thread::yield_now();
     }
     let held = runners.counts();
     // The user pauses while vCPU 0 is still stuck, and only then there is space.
-    runners.gate.hold(Hold::Pause, || runners.kick());
+    runners.gate.hold(Hold::Pause, || runners.kick(), || {});
     assert!(!runners.gate.is_paused());
     answer.send(()).unwrap();
     runners.gate.lift(Hold::NoSpace);
