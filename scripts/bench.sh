@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures checkpoints and restarts beside the classic way (nvvmm bench), on ordinary and on huge pages, and writes
-# docs/performance.md with its plots.
+# Measures checkpoints and restarts beside the classic way (nvvmm bench), on ordinary and on huge pages, then the pool's
+# operations (cargo bench -p nvvmm-snapshot), and writes docs/performance.md with its plots.
 #
 #   scripts/bench.sh [--out DIR] [--medium MEDIUM]... [-- ARGUMENT...]
 #
@@ -12,7 +12,7 @@
 # The host should have nothing else to do, and memory for twice the largest guest (4 GiB) on ordinary pages besides what is set
 # aside as huge ones. Media with huge pages need root; they are made for this and given back, and the page cache is dropped so
 # that the kernel finds some. NVVMM_HUGE_PAGES: how many huge pages hugetlbfs gets (default: for a guest of 4 GiB and half as
-# much again, and a third of free memory at most).
+# much again, and a third of free memory at most). The pool's operations take 4 GiB of /dev/shm, or of NVVMM_TEST_POOL_DIR.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/kvm.sh"
@@ -43,6 +43,7 @@ huge_pages() {
 
 [[ $(kvm_kind) != none ]] || die "$(kvm_reason)" "VMs need a KVM, if only a software one"
 need_rust
+need_packages jq
 build_nvvmm
 build_bare_metal
 NVVMM_HUGE_PAGES=${NVVMM_HUGE_PAGES:-$(huge_pages)}
@@ -71,4 +72,10 @@ for medium in "${media[@]}"; do
   esac
 done
 "${measure[@]}"
+
+say "measuring the pool's operations"
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
+(cd "$NVVMM_ROOT" && CRITERION_HOME=$results cargo bench --quiet -p nvvmm-snapshot >&2)
+"$here/bench/pool-table.sh" "$results" >>"$out/performance.md"
 say "written: $out/performance.md"

@@ -7,15 +7,20 @@ use crate::layout::HOLDER_SLOTS;
 use crate::layout::node::NodeKind;
 use crate::layout::runtime::{DIRTY, DIRTY_OFFSET};
 use crate::layout::superblock::CATALOG_HEIGHT;
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkNo};
-use crate::refs::BlockNumbers;
-use crate::store::{BlockStore, WrittenCursor};
-use crate::tree::{Place, Visitor, walk};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo};
+use crate::refs::{BlockNumbers, used};
+use crate::store::{BlockStore, ChunkWords, WrittenCursor};
+use crate::tree::{Frames, Place, Visitor, walk};
 
 /// The reference counts that the committed catalog asks for.
 pub(crate) fn derive_refs(lock: &CatalogLock<'_>) -> Result<BlockNumbers> {
     struct Count(BlockNumbers);
     impl Visitor for Count {
+        fn frames(&mut self, frames: Frames<'_>) -> Result<()> {
+            self.0.add_frames(frames);
+            Ok(())
+        }
+
         fn reference(&mut self, block: BlockNo) -> Result<bool> {
             Ok(self.0.add(block, 1) == 0)
         }
@@ -40,34 +45,27 @@ pub(crate) fn rebuild(lock: &mut CatalogLock<'_>) -> Result<()> {
     lock.confirm_superblock()?;
     fault_point(FaultPoint::RecoverConfirmed);
     store.region.store_u32(DIRTY_OFFSET, DIRTY)?;
-    let mut written_tables = WrittenCursor::default();
-    let mut written_data = WrittenCursor::default();
-    for chunk in (0..store.layout.chunks()).filter_map(ChunkNo::new) {
-        let table_start = store.layout.block_table_offset(chunk)?;
-        let table = table_start..table_start + BLOCK_SIZE_BYTES;
-        if derived.of_chunk(chunk).is_some() || written_tables.overlaps(&*store.region, table)? {
-            rebuild_chunk(store, chunk, &derived)?;
-        } else if store.used_blocks(chunk)? != 0 {
-            store.set_used_blocks(chunk, 0)?;
-        }
-        if !store.layout.is_data_chunk(chunk) {
-            continue;
-        }
-        let owner = store.lease_owner(chunk)?;
-        let leased = match owner {
-            Some(slot) => slot < HOLDER_SLOTS && store.holder_slot_is_used(slot)?,
-            None => false,
-        };
-        let data = chunk.byte_offset()..chunk.byte_offset() + CHUNK_SIZE_BYTES;
-        if !leased && written_data.overlaps(&*store.region, data)? {
-            store.punch_unreferenced(chunk)?;
-        }
-        if !leased && owner.is_some() {
-            store.set_lease_owner(chunk, None)?;
+    let mut written_data = WrittenCursor::until(store.region.len_bytes());
+    for segment in store.layout.segments() {
+        // What is behind the tables is not worth asking for.
+        let mut written_tables = WrittenCursor::until(segment.block_table_end());
+        for chunk in (segment.first_chunk..segment.end_chunk()).filter_map(ChunkNo::new) {
+            let table_start = store.layout.block_table_offset(chunk)?;
+            let table = table_start..table_start + BLOCK_SIZE_BYTES;
+            let counts = derived.of_chunk(chunk);
+            if counts.is_some() || written_tables.overlaps(&*store.region, table)? {
+                rebuild_chunk(store, chunk, counts)?;
+            } else if store.used_blocks(chunk)? != 0 {
+                store.set_used_blocks(chunk, 0)?;
+            }
+            if segment.is_data_chunk(chunk) {
+                free_unleased(store, chunk, &mut written_data)?;
+            }
         }
     }
     let mut stale = Vec::new();
-    for block in store.written_blocks(store.layout.spare_bytes())? {
+    let spare = store.layout.spare_bytes();
+    for block in WrittenCursor::until(spare.end).blocks_in(&*store.region, spare)? {
         if store.refcount(block)? == 0 && !store.is_zero(block)? {
             stale.push(block);
         }
@@ -77,23 +75,40 @@ pub(crate) fn rebuild(lock: &mut CatalogLock<'_>) -> Result<()> {
     store.region.store_u32(DIRTY_OFFSET, 0)
 }
 
-fn rebuild_chunk(store: &BlockStore, chunk: ChunkNo, derived: &BlockNumbers) -> Result<()> {
-    let mut used = 0;
-    for block in chunk.blocks() {
-        let count = u32::try_from(derived.get(block)).unwrap_or(0);
-        used += u32::from(count > 0);
-        if count == 0 {
-            store.clear_digest(block)?;
-        }
-        if store.refcount(block)? == count {
-            continue;
-        }
-        if count == 0 && store.layout.is_usable(block) {
-            store.punch_sorted(&[block])?;
-        }
-        store.set_refcount(block, count)?;
+/// Zeroes what is free of a chunk, unless a holder has leased it that may live.
+fn free_unleased(store: &BlockStore, chunk: ChunkNo, written: &mut WrittenCursor) -> Result<()> {
+    let owner = store.lease_owner(chunk)?;
+    if let Some(slot) = owner
+        && slot < HOLDER_SLOTS
+        && store.holder_slot_is_used(slot)?
+    {
+        return Ok(());
     }
-    store.set_used_blocks(chunk, used)
+    store.punch_unreferenced(chunk, written)?;
+    if owner.is_some() {
+        store.set_lease_owner(chunk, None)?;
+    }
+    Ok(())
+}
+
+fn rebuild_chunk(
+    store: &BlockStore,
+    chunk: ChunkNo,
+    derived: Option<[i32; CHUNK_BLOCKS as usize]>,
+) -> Result<()> {
+    let after: ChunkWords = derived
+        .unwrap_or([0; CHUNK_BLOCKS as usize])
+        .map(|count| u32::try_from(count).unwrap_or(0));
+    let before = store.refcounts(chunk)?;
+    store.clear_digests(chunk, |index| after[index as usize] == 0)?;
+    let is_freed = |block: &BlockNo| {
+        let index = block.index_in_chunk() as usize;
+        before[index] != 0 && after[index] == 0 && store.layout.is_usable(*block)
+    };
+    let freed: Vec<BlockNo> = chunk.blocks().filter(is_freed).collect();
+    store.punch_sorted(&freed)?;
+    store.change_refcounts(chunk, &before, &after)?;
+    store.set_used_blocks(chunk, used(&after))
 }
 
 /// Takes back what dead holders left: leases, and pins with the orphans that only they kept.
@@ -108,17 +123,25 @@ pub(crate) fn reclaim_dead_holders(lock: &mut CatalogLock<'_>) -> Result<()> {
     if dead.is_empty() {
         return Ok(());
     }
+    let mut leased = Vec::new();
     for chunk in store.layout.data_chunks() {
-        let Some(owner) = store.lease_owner(chunk)? else {
-            continue;
-        };
-        if dead.contains(&owner) {
-            store.punch_unreferenced(chunk)?;
+        if store
+            .lease_owner(chunk)?
+            .is_some_and(|owner| dead.contains(&owner))
+        {
+            leased.push(chunk);
+        }
+    }
+    for neighbours in leased.chunk_by(|left, right| left.get() + 1 == right.get()) {
+        let first = neighbours[0].byte_offset();
+        let mut written = WrittenCursor::until(first + neighbours.len() as u64 * CHUNK_SIZE_BYTES);
+        for chunk in neighbours {
+            store.punch_unreferenced(*chunk, &mut written)?;
             fault_point(FaultPoint::ReclaimZeroed);
-            if store.used_blocks(chunk)? == 0 {
-                store.release_empty_chunk(chunk)?;
+            if store.used_blocks(*chunk)? == 0 {
+                store.release_empty_chunk(*chunk)?;
             }
-            store.set_lease_owner(chunk, None)?;
+            store.set_lease_owner(*chunk, None)?;
         }
     }
     fault_point(FaultPoint::ReclaimLeasesEnded);
@@ -134,3 +157,7 @@ pub(crate) fn reclaim_dead_holders(lock: &mut CatalogLock<'_>) -> Result<()> {
     fault_point(FaultPoint::ReclaimSlotsFree);
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "recovery_test.rs"]
+mod recovery_test;

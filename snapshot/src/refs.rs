@@ -4,42 +4,109 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo};
-use crate::store::BlockStore;
+use crate::store::{BlockStore, ChunkWords};
+use crate::tree::Frames;
 
 /// A number for each block, zero where none was set.
 #[derive(Debug, Default)]
 pub(crate) struct BlockNumbers {
-    chunks: BTreeMap<ChunkNo, Box<[i32; CHUNK_BLOCKS as usize]>>,
+    chunks: BTreeMap<ChunkNo, Numbers>,
+}
+
+/// The numbers of a chunk's blocks. Most of a guest's memory is whole chunks, which every snapshot refers to as such:
+/// that is one addition and not 512.
+#[derive(Debug, Default)]
+struct Numbers {
+    /// What each block has besides its own.
+    of_all: i32,
+    of_each: Option<Box<[i32; CHUNK_BLOCKS as usize]>>,
+}
+
+impl Numbers {
+    fn get(&self, index: u32) -> i32 {
+        let own = self.of_each.as_ref().map_or(0, |each| each[index as usize]);
+        self.of_all.saturating_add(own)
+    }
+
+    fn each(&mut self) -> &mut [i32; CHUNK_BLOCKS as usize] {
+        self.of_each
+            .get_or_insert_with(|| Box::new([0; CHUNK_BLOCKS as usize]))
+    }
+
+    fn to_array(&self) -> [i32; CHUNK_BLOCKS as usize] {
+        let each = self.of_each.as_deref().unwrap_or(&[0; CHUNK_BLOCKS as usize]);
+        each.map(|own| self.of_all.saturating_add(own))
+    }
 }
 
 impl BlockNumbers {
     pub(crate) fn get(&self, block: BlockNo) -> i32 {
         self.chunks
             .get(&block.chunk())
-            .map_or(0, |numbers| numbers[block.index_in_chunk() as usize])
+            .map_or(0, |numbers| numbers.get(block.index_in_chunk()))
     }
 
     /// Adds to a block's number; what it was before.
     pub(crate) fn add(&mut self, block: BlockNo, change: i32) -> i32 {
-        let numbers = self
-            .chunks
-            .entry(block.chunk())
-            .or_insert_with(|| Box::new([0; CHUNK_BLOCKS as usize]));
-        let number = &mut numbers[block.index_in_chunk() as usize];
-        let before = *number;
-        *number = before.saturating_add(change);
+        let numbers = self.chunks.entry(block.chunk()).or_default();
+        let before = numbers.get(block.index_in_chunk());
+        let own = &mut numbers.each()[block.index_in_chunk() as usize];
+        *own = own.saturating_add(change);
         before
     }
 
+    /// Adds one for each frame.
+    pub(crate) fn add_frames(&mut self, frames: Frames<'_>) {
+        match frames {
+            Frames::Chunk(chunk) => self.add_chunk(chunk, 1),
+            Frames::Leaf(blocks) => self.add_leaf(blocks),
+        }
+    }
+
+    fn add_chunk(&mut self, chunk: ChunkNo, change: i32) {
+        let numbers = self.chunks.entry(chunk).or_default();
+        numbers.of_all = numbers.of_all.saturating_add(change);
+    }
+
+    fn add_leaf(&mut self, blocks: &[u32]) {
+        let follows = |left: &u32, right: &u32| {
+            *left != 0 && left.wrapping_add(1) == *right && !right.is_multiple_of(CHUNK_BLOCKS)
+        };
+        let mut found: Option<(ChunkNo, &mut [i32; CHUNK_BLOCKS as usize])> = None;
+        // Neighbours in memory are neighbours in the pool as a rule.
+        for run in blocks.chunk_by(follows).filter(|run| run[0] != 0) {
+            let first = BlockNo::new(run[0]);
+            let each = match found {
+                Some((chunk, each)) if chunk == first.chunk() => each,
+                _ => self.chunks.entry(first.chunk()).or_default().each(),
+            };
+            let start = first.index_in_chunk() as usize;
+            for own in &mut each[start..start + run.len()] {
+                *own = own.saturating_add(1);
+            }
+            found = Some((first.chunk(), each));
+        }
+    }
+
     /// The chunks with the numbers of their blocks, in order.
-    pub(crate) fn chunks(&self) -> impl Iterator<Item = (ChunkNo, &[i32; CHUNK_BLOCKS as usize])> {
-        self.chunks.iter().map(|(chunk, numbers)| (*chunk, &**numbers))
+    fn chunks(&self) -> impl Iterator<Item = (ChunkNo, [i32; CHUNK_BLOCKS as usize])> {
+        self.chunks
+            .iter()
+            .map(|(chunk, numbers)| (*chunk, numbers.to_array()))
     }
 
     /// The numbers of one chunk's blocks.
-    pub(crate) fn of_chunk(&self, chunk: ChunkNo) -> Option<&[i32; CHUNK_BLOCKS as usize]> {
-        self.chunks.get(&chunk).map(|numbers| &**numbers)
+    pub(crate) fn of_chunk(&self, chunk: ChunkNo) -> Option<[i32; CHUNK_BLOCKS as usize]> {
+        self.chunks.get(&chunk).map(Numbers::to_array)
     }
+}
+
+/// The blocks of a leaf's entries that are no holes.
+fn present(blocks: &[u32]) -> impl Iterator<Item = BlockNo> {
+    blocks
+        .iter()
+        .filter(|number| **number != 0)
+        .map(|number| BlockNo::new(*number))
 }
 
 /// How a commit changes the counts, and which blocks become free by it.
@@ -55,17 +122,46 @@ impl RefChanges {
         self.changes.add(block, 1);
     }
 
+    /// One more reference to each of these.
+    pub(crate) fn add_frames(&mut self, frames: Frames<'_>) {
+        self.changes.add_frames(frames);
+    }
+
     /// One reference less. True when it was the last, and the block becomes free.
     ///
     /// References that a commit adds must be added before any is dropped.
     pub(crate) fn drop_one(&mut self, store: &BlockStore, block: BlockNo) -> Result<bool> {
-        let count = i64::from(store.refcount(block)?) + i64::from(self.changes.get(block));
+        let is_last = self.is_last(block, store.refcount(block)?, self.changes.get(block))?;
+        self.changes.add(block, -1);
+        Ok(is_last)
+    }
+
+    /// One reference less to each of these.
+    pub(crate) fn drop_frames(&mut self, store: &BlockStore, frames: Frames<'_>) -> Result<()> {
+        let chunk = match frames {
+            Frames::Chunk(chunk) => chunk,
+            Frames::Leaf(blocks) => {
+                return present(blocks).try_for_each(|block| self.drop_one(store, block).map(|_| ()));
+            }
+        };
+        let counts = store.refcounts(chunk)?;
+        let changes = self.changes.of_chunk(chunk);
+        let changes = changes.as_ref().unwrap_or(&[0; CHUNK_BLOCKS as usize]);
+        for ((block, count), change) in chunk.blocks().zip(counts).zip(changes) {
+            self.is_last(block, count, *change)?;
+        }
+        self.changes.add_chunk(chunk, -1);
+        Ok(())
+    }
+
+    /// Whether a block has one reference left, which is dropped: then it becomes free.
+    fn is_last(&mut self, block: BlockNo, count: u32, change: i32) -> Result<bool> {
+        let count = i64::from(count) + i64::from(change);
         if count <= 0 {
             return Err(Error::damaged(format!(
                 "{block} is referred to, but its reference count is {count}"
             )));
         }
-        self.changes.add(block, -1);
         if count == 1 {
             self.freed.push(block);
         }
@@ -86,23 +182,20 @@ impl RefChanges {
 
     /// Changes the counts on the pool. What becomes free must read as zero by now: a holder takes it at once.
     pub(crate) fn apply(&self, store: &BlockStore) -> Result<()> {
-        for (chunk, numbers) in self.changes.chunks() {
-            let mut used = i64::from(store.used_blocks(chunk)?);
-            let used_before = used;
-            for (block, change) in chunk.blocks().zip(numbers) {
-                if *change == 0 {
-                    continue;
-                }
-                let before = store.refcount(block)?;
-                let after = before.saturating_add_signed(*change);
-                used += i64::from(after > 0) - i64::from(before > 0);
-                if after == 0 {
-                    store.clear_digest(block)?;
-                }
-                store.set_refcount(block, after)?;
+        for (chunk, changes) in self.changes.chunks() {
+            let before = store.refcounts(chunk)?;
+            let mut after: ChunkWords = before;
+            for (count, change) in after.iter_mut().zip(changes) {
+                *count = count.saturating_add_signed(change);
             }
-            let used = used.clamp(0, i64::from(CHUNK_BLOCKS)) as u32;
-            if i64::from(used) != used_before {
+            let freed = |index: usize| before[index] > 0 && after[index] == 0;
+            if (0..before.len()).any(freed) {
+                store.clear_digests(chunk, |index| after[index as usize] == 0)?;
+            }
+            store.change_refcounts(chunk, &before, &after)?;
+            let used = used(&after);
+            let used_before = store.used_blocks(chunk)?;
+            if used != used_before {
                 store.set_used_blocks(chunk, used)?;
             }
             if used == 0 && used_before != 0 && store.lease_owner(chunk)?.is_none() {
@@ -112,3 +205,12 @@ impl RefChanges {
         Ok(())
     }
 }
+
+/// How many of a chunk's blocks have references.
+pub(crate) fn used(counts: &ChunkWords) -> u32 {
+    counts.iter().map(|count| u32::from(*count > 0)).sum()
+}
+
+#[cfg(test)]
+#[path = "refs_test.rs"]
+mod refs_test;

@@ -12,7 +12,7 @@ use crate::layout::holder_slot::{
 use crate::layout::inode::{self, Inode, InodeV1};
 use crate::layout::node::{Expected, Node, NodeV1, open_node};
 use crate::layout::segment::BLOCK_WORD_BYTES;
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo, FrameSet};
 use crate::region::Region;
 
 /// A region with the layout of the pool that is on it.
@@ -21,14 +21,39 @@ pub(crate) struct BlockStore {
     pub(crate) layout: Layout,
 }
 
+/// A word for each of a chunk's blocks.
+pub(crate) type ChunkWords = [u32; CHUNK_BLOCKS as usize];
+
 impl BlockStore {
     /// How many references from committed parents the block has.
     pub(crate) fn refcount(&self, block: BlockNo) -> Result<u32> {
         self.region.load_u32(self.layout.refcount_offset(block)?)
     }
 
-    pub(crate) fn set_refcount(&self, block: BlockNo, count: u32) -> Result<()> {
-        self.region.store_u32(self.layout.refcount_offset(block)?, count)
+    /// The reference counts of a chunk's blocks.
+    pub(crate) fn refcounts(&self, chunk: ChunkNo) -> Result<ChunkWords> {
+        let mut counts = [0; CHUNK_BLOCKS as usize];
+        let offset = self.layout.refcount_offset(chunk.first_block())?;
+        self.region.load_words(offset, &mut counts)?;
+        Ok(counts)
+    }
+
+    /// Changes the reference counts of a chunk's blocks, where they differ from what they were before.
+    pub(crate) fn change_refcounts(
+        &self,
+        chunk: ChunkNo,
+        before: &ChunkWords,
+        after: &ChunkWords,
+    ) -> Result<()> {
+        let start = self.layout.refcount_offset(chunk.first_block())?;
+        let differs = |index: &usize| before[*index] != after[*index];
+        let changed: Vec<usize> = (0..after.len()).filter(differs).collect();
+        for run in changed.chunk_by(|left, right| left + 1 == *right) {
+            let offset = start + run[0] as u64 * BLOCK_WORD_BYTES;
+            self.region
+                .store_words(offset, &after[run[0]..run[0] + run.len()])?;
+        }
+        Ok(())
     }
 
     /// The digest of the block's content; 0 when there is none.
@@ -40,10 +65,15 @@ impl BlockStore {
         self.region.store_u32(self.layout.digest_offset(block)?, digest)
     }
 
-    /// Ends that the block has a digest.
-    pub(crate) fn clear_digest(&self, block: BlockNo) -> Result<()> {
-        if self.digest(block)? != 0 {
-            self.set_digest(block, 0)?;
+    /// Ends that the blocks of these indices in a chunk have digests.
+    pub(crate) fn clear_digests(&self, chunk: ChunkNo, of: impl Fn(u32) -> bool) -> Result<()> {
+        let mut digests: ChunkWords = [0; CHUNK_BLOCKS as usize];
+        let offset = self.layout.digest_offset(chunk.first_block())?;
+        self.region.load_words(offset, &mut digests)?;
+        for (index, _) in (0..).zip(digests).filter(|(_, digest)| *digest != 0) {
+            if of(index) {
+                self.set_digest(chunk.block(index), 0)?;
+            }
         }
         Ok(())
     }
@@ -51,13 +81,14 @@ impl BlockStore {
     /// Clears digests and starts making that durable, also where they are clear: that may have been lost on the way to
     /// the medium. Afterwards a commit may refer to the blocks.
     pub(crate) fn clear_digests_durably(&self, blocks: &[BlockNo]) -> Result<()> {
-        let in_one_chunk = |left: &BlockNo, right: &BlockNo| left.chunk() == right.chunk();
-        for blocks in blocks.chunk_by(in_one_chunk) {
+        for blocks in by_chunk(blocks) {
             let (mut first, mut last) = (blocks[0], blocks[0]);
+            let mut indices = FrameSet::EMPTY;
             for block in blocks {
-                self.clear_digest(*block)?;
+                indices.insert(block.index_in_chunk());
                 (first, last) = (first.min(*block), last.max(*block));
             }
+            self.clear_digests(first.chunk(), |index| indices.contains(index))?;
             let start = self.layout.digest_offset(first)?;
             self.region
                 .flush(start, self.layout.digest_offset(last)? + BLOCK_WORD_BYTES - start)?;
@@ -195,33 +226,19 @@ impl BlockStore {
     }
 
     /// Zeroes every block without references in a chunk that may hold something.
-    pub(crate) fn punch_unreferenced(&self, chunk: ChunkNo) -> Result<()> {
-        if self.used_blocks(chunk)? == CHUNK_BLOCKS {
+    pub(crate) fn punch_unreferenced(&self, chunk: ChunkNo, written: &mut WrittenCursor) -> Result<()> {
+        let used = self.used_blocks(chunk)?;
+        let bytes = chunk.byte_offset()..chunk.byte_offset() + CHUNK_SIZE_BYTES;
+        if used == CHUNK_BLOCKS || !written.overlaps(&*self.region, bytes.clone())? {
             return Ok(());
         }
-        let bytes = chunk.byte_offset()..chunk.byte_offset() + CHUNK_SIZE_BYTES;
-        let mut stale = Vec::new();
-        for block in self.written_blocks(bytes)? {
-            if self.refcount(block)? == 0 {
-                stale.push(block);
-            }
+        if used == 0 {
+            return self.region.punch(bytes.start, CHUNK_SIZE_BYTES);
         }
+        let counts = self.refcounts(chunk)?;
+        let mut stale = written.blocks_in(&*self.region, bytes)?;
+        stale.retain(|block| counts[block.index_in_chunk() as usize] == 0);
         self.punch_sorted(&stale)
-    }
-
-    /// The blocks of a range that the medium does not know to be empty. Others are not worth reading, and a page that
-    /// was read may count as written from then on.
-    pub(crate) fn written_blocks(&self, bytes: Range<u64>) -> Result<Vec<BlockNo>> {
-        let mut blocks = Vec::new();
-        let mut at = bytes.start;
-        while let Some(written) = self.region.next_written(at..bytes.end)? {
-            let first = written.start / BLOCK_SIZE_BYTES;
-            let after = written.end.div_ceil(BLOCK_SIZE_BYTES);
-            let offsets = (first..after).map(|number| number * BLOCK_SIZE_BYTES);
-            blocks.extend(offsets.filter_map(BlockNo::from_byte_offset));
-            at = after * BLOCK_SIZE_BYTES;
-        }
-        Ok(blocks)
     }
 
     /// Whether a block that may be written reads as zero.
@@ -232,30 +249,62 @@ impl BlockStore {
     }
 }
 
+/// Blocks in pieces that are of one chunk each.
+pub(crate) fn by_chunk(blocks: &[BlockNo]) -> impl Iterator<Item = &[BlockNo]> {
+    blocks.chunk_by(|left, right| left.chunk() == right.chunk())
+}
+
 /// Offset and length in bytes of the runs of neighbours among sorted blocks.
-fn runs(blocks: &[BlockNo]) -> impl Iterator<Item = (u64, u64)> {
+pub(crate) fn runs(blocks: &[BlockNo]) -> impl Iterator<Item = (u64, u64)> {
     blocks
         .chunk_by(|left, right| left.get().checked_add(1) == Some(right.get()))
         .map(|run| (run[0].byte_offset(), run.len() as u64 * BLOCK_SIZE_BYTES))
 }
 
-/// Answers for ascending ranges whether something may be written there, asking the medium once per stretch.
-#[derive(Debug, Default)]
+/// Answers for ascending ranges whether something may be written there, asking the medium once per stretch: to find the
+/// end of one it may look at each page.
+#[derive(Debug)]
 pub(crate) struct WrittenCursor {
+    /// Nobody asks for what is behind.
+    end: u64,
     asked: bool,
     next: Option<Range<u64>>,
 }
 
 impl WrittenCursor {
+    pub(crate) fn until(end: u64) -> WrittenCursor {
+        WrittenCursor {
+            end,
+            asked: false,
+            next: None,
+        }
+    }
+
     pub(crate) fn overlaps(&mut self, region: &dyn Region, range: Range<u64>) -> Result<bool> {
         let behind = self.next.as_ref().is_some_and(|next| next.end <= range.start);
         if !self.asked || behind {
             self.asked = true;
-            self.next = region.next_written(range.start..region.len_bytes())?;
+            self.next = region.next_written(range.start..self.end)?;
         }
         Ok(self
             .next
             .as_ref()
             .is_some_and(|next| next.start < range.end && range.start < next.end))
+    }
+
+    /// The blocks of a range that the medium does not know to be empty. Others are not worth reading, and a page that
+    /// was read may count as written from then on.
+    pub(crate) fn blocks_in(&mut self, region: &dyn Region, range: Range<u64>) -> Result<Vec<BlockNo>> {
+        let mut blocks = Vec::new();
+        let mut at = range.start;
+        while at < range.end && self.overlaps(region, at..range.end)? {
+            let Some(written) = &self.next else { break };
+            let first = written.start.max(at) / BLOCK_SIZE_BYTES;
+            let after = written.end.min(range.end).div_ceil(BLOCK_SIZE_BYTES);
+            let offsets = (first..after).map(|number| number * BLOCK_SIZE_BYTES);
+            blocks.extend(offsets.filter_map(BlockNo::from_byte_offset));
+            at = after * BLOCK_SIZE_BYTES;
+        }
+        Ok(blocks)
     }
 }

@@ -19,7 +19,7 @@ use crate::layout::superblock::{CATALOG_HEIGHT, SuperblockV2};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkNo};
 use crate::refs::RefChanges;
 use crate::store::BlockStore;
-use crate::tree::{self, Place, TreeWriter};
+use crate::tree::{self, Frames, Place, TreeWriter};
 
 /// Where the blocks for new metadata come from.
 pub(crate) enum BlockSource {
@@ -179,6 +179,14 @@ impl<'l, 'p> Commit<'l, 'p> {
             .flush(block.byte_offset(), BLOCK_SIZE_BYTES)
     }
 
+    fn refer_to(&mut self, entry: Entry) {
+        match entry {
+            Entry::Hole => {}
+            Entry::Chunk(chunk) => self.refs.add_frames(Frames::Chunk(chunk)),
+            Entry::Node { block, .. } => self.refs.add(block),
+        }
+    }
+
     /// Writes a state blob.
     pub(crate) fn put_state(&mut self, state: &[u8]) -> Result<Vec<BlockNo>> {
         let mut blocks = Vec::new();
@@ -195,11 +203,7 @@ impl<'l, 'p> Commit<'l, 'p> {
         let block = self.fresh_block()?;
         let raw = inode.seal(slot, block, self.generation)?;
         self.put(block, raw.as_bytes())?;
-        match inode.map_root {
-            Entry::Hole => {}
-            Entry::Chunk(chunk) => chunk.blocks().for_each(|block| self.refs.add(block)),
-            Entry::Node { block, .. } => self.refs.add(block),
-        }
+        self.refer_to(inode.map_root);
         inode.state_blocks.iter().for_each(|block| self.refs.add(*block));
         Ok(block)
     }
@@ -226,9 +230,7 @@ impl<'l, 'p> Commit<'l, 'p> {
             .map(|(leaf, blocks)| (leaf, ChunkMap::Frames(blocks.into())))
             .collect();
         let root = tree::update(self, old_root, place, &changes)?.root;
-        if let Entry::Node { block, .. } = root {
-            self.refs.add(block);
-        }
+        self.refer_to(root);
         tree::release(store, old_root, place, &mut self.refs)?;
         superblock.generation = self.generation.into();
         superblock.catalog_root = root.to_raw().into();
@@ -320,7 +322,10 @@ impl TreeWriter for Commit<'_, '_> {
             self.generation,
         );
         self.put(block, raw.as_bytes())?;
-        tree::referred_blocks(node, |block| self.refs.add(block));
+        match node {
+            Node::Leaf(blocks) => self.refs.add_frames(Frames::Leaf(blocks)),
+            Node::Inner(entries) => entries.iter().for_each(|entry| self.refer_to(*entry)),
+        }
         Ok(Entry::Node { block, crc24 })
     }
 }

@@ -15,6 +15,7 @@ use crate::layout::inode::{Inode, STATE_BYTES_MAX, SnapshotKind, map_height};
 use crate::layout::node::{Entry, NodeKind, leaves_covered};
 use crate::name::check_name;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkNo, FrameSet, SnapshotId};
+use crate::store::{by_chunk, runs};
 use crate::tree::{self, Place};
 
 /// What a removal by the same commit takes at most: another inode, if somebody pins it, and a leaf of the catalog.
@@ -123,7 +124,11 @@ impl Holder {
         mut reservation: Reservation,
     ) -> Result<Committed> {
         new.check()?;
-        let reserved: HashSet<BlockNo> = reservation.all().collect();
+        let mut reserved: BTreeMap<ChunkNo, FrameSet> = BTreeMap::new();
+        for block in reservation.all() {
+            let of_chunk = reserved.entry(block.chunk()).or_default();
+            of_chunk.insert(block.index_in_chunk());
+        }
         let mine = self.leases.mine();
         let shared = SharedBlocks::find(&new, &mine, &reserved)?;
         let flush_began = Instant::now();
@@ -195,8 +200,8 @@ impl Holder {
         // Before the catalog lock: on a file this may write much.
         let region = &self.pool.store.region;
         self.pool.store.clear_digests_durably(blocks)?;
-        for block in blocks {
-            region.flush_foreign(block.byte_offset(), BLOCK_SIZE_BYTES)?;
+        for (offset, len) in by_chunk(blocks).flat_map(runs) {
+            region.flush_foreign(offset, len)?;
         }
         region.fence()
     }
@@ -274,7 +279,7 @@ impl SharedBlocks {
     fn find(
         new: &NewSnapshot<'_>,
         mine: &BTreeMap<ChunkNo, FrameSet>,
-        reserved: &HashSet<BlockNo>,
+        reserved: &BTreeMap<ChunkNo, FrameSet>,
     ) -> Result<SharedBlocks> {
         let mut found = SharedBlocks {
             mine: Vec::new(),
@@ -282,19 +287,23 @@ impl SharedBlocks {
         };
         for (index, map) in new.changes {
             let mut foreign = Vec::new();
-            for (_, block) in map.iter_present() {
-                if reserved.contains(&block) {
-                    return Err(Error::invalid(format!(
-                        "chunk {index}: {block} is reserved for metadata"
-                    )));
-                }
-                let is_mine = mine
-                    .get(&block.chunk())
-                    .is_some_and(|set| set.contains(block.index_in_chunk()));
-                if is_mine {
-                    found.mine.push(block)
-                } else {
-                    foreign.push(block)
+            let blocks: Vec<BlockNo> = map.iter_present().map(|(_, block)| block).collect();
+            for blocks in by_chunk(&blocks) {
+                let chunk = blocks[0].chunk();
+                let of_chunk =
+                    |sets: &BTreeMap<ChunkNo, FrameSet>| sets.get(&chunk).copied().unwrap_or_default();
+                let (mine, reserved) = (of_chunk(mine), of_chunk(reserved));
+                for block in blocks {
+                    if reserved.contains(block.index_in_chunk()) {
+                        return Err(Error::invalid(format!(
+                            "chunk {index}: {block} is reserved for metadata"
+                        )));
+                    }
+                    if mine.contains(block.index_in_chunk()) {
+                        found.mine.push(*block)
+                    } else {
+                        foreign.push(*block)
+                    }
                 }
             }
             if !foreign.is_empty() {

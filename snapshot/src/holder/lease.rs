@@ -14,6 +14,7 @@ use crate::fault::{FaultPoint, fault_point};
 use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo, FrameSet};
 use crate::pool::Pool;
 use crate::recovery::reclaim_dead_holders;
+use crate::store::by_chunk;
 
 /// The leases of one holder.
 pub(crate) struct Leases {
@@ -115,12 +116,11 @@ impl Leases {
         let store = &self.pool.store;
         store.provide_tables(chunk)?;
         if want == Want::Empty {
-            for block in chunk.blocks() {
-                if store.refcount(block)? != 0 {
-                    return Err(Error::damaged(format!(
-                        "{chunk} says it is unused, but {block} is in use"
-                    )));
-                }
+            let counts = store.refcounts(chunk)?;
+            if let Some((block, _)) = chunk.blocks().zip(counts).find(|(_, count)| *count != 0) {
+                return Err(Error::damaged(format!(
+                    "{chunk} says it is unused, but {block} is in use"
+                )));
             }
         }
         let mut table = self.table();
@@ -333,16 +333,20 @@ impl Leases {
     /// Ends that blocks are mine: they are committed, or zeroed.
     pub(crate) fn let_go(&self, blocks: &[BlockNo]) {
         let mut table = self.table();
-        for block in blocks {
-            let chunk = block.chunk();
+        for blocks in by_chunk(blocks) {
+            let chunk = blocks[0].chunk();
             let Some(lease) = table.chunks.get_mut(&chunk) else {
                 continue;
             };
-            if !lease.mine.remove(block.index_in_chunk()) {
+            let gone = blocks
+                .iter()
+                .map(|block| u32::from(lease.mine.remove(block.index_in_chunk())))
+                .sum::<u32>();
+            if gone == 0 {
                 continue;
             }
             let (open, empty) = (lease.is_open(), lease.mine.is_empty());
-            table.mine_total -= 1;
+            table.mine_total -= gone;
             if open {
                 table.with_room.insert(chunk);
             }
@@ -481,8 +485,8 @@ impl LeaseTable {
         let Some(lease) = self.chunks.get_mut(&chunk) else {
             return Ok(false);
         };
-        let free: Vec<u32> = lease.mine.iter_absent().collect();
-        for index in free {
+        let taken_before = lease.mine;
+        for index in taken_before.iter_absent() {
             if taken.len() == count {
                 return Ok(true);
             }

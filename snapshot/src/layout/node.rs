@@ -195,9 +195,16 @@ pub(crate) fn open_node(
 
 fn open_leaf(raw: &NodeV1, layout: &Layout) -> Result<Node> {
     let mut blocks = Box::new([0; LEAF_ENTRIES]);
+    // Neighbours are in one chunk as a rule, and of a data chunk all blocks can be used.
+    let mut data_chunk = None;
     for (number, place) in blocks.iter_mut().zip(raw.body.chunks_exact(4)) {
         *number = u32::from_le_bytes([place[0], place[1], place[2], place[3]]);
-        if *number != 0 && !layout.is_usable(BlockNo::new(*number)) {
+        let block = BlockNo::new(*number);
+        if *number == 0 || data_chunk == Some(block.chunk()) {
+            continue;
+        }
+        data_chunk = Some(block.chunk()).filter(|chunk| layout.is_data_chunk(*chunk));
+        if data_chunk.is_none() && !layout.is_usable(block) {
             return Err(Error::damaged(format!(
                 "the leaf in block {} refers to block {number}",
                 raw.block

@@ -102,6 +102,11 @@ impl Segment {
         BlockNo::new(self.block_table_block + (chunk.get() - self.first_chunk)).byte_offset()
     }
 
+    /// Where the block table ends.
+    pub(crate) fn block_table_end(&self) -> u64 {
+        BlockNo::new(self.block_table_block).byte_offset() + u64::from(self.chunks) * BLOCK_SIZE_BYTES
+    }
+
     /// The row of the superblock's table.
     pub(crate) fn to_row(self) -> SegmentV2 {
         SegmentV2 {

@@ -17,7 +17,7 @@ use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, C
 use crate::recovery::reclaim_dead_holders;
 use crate::refs::BlockNumbers;
 use crate::store::{BlockStore, WrittenCursor};
-use crate::tree::{Place, Role, Visitor, leaf_map, walk};
+use crate::tree::{Frames, Place, Role, Visitor, leaf_map, walk};
 
 /// Findings that are listed; the rest is only counted.
 const FINDINGS_MAX: usize = 100;
@@ -71,13 +71,15 @@ impl Check<'_> {
 
 impl Visitor for Check<'_> {
     fn role(&mut self, block: BlockNo, role: Role) {
-        if role == Role::Frame {
-            return;
-        }
         let (known, references) = self.roles.entry(block).or_insert((role, 0));
         if *known == role {
             *references = references.saturating_add(1);
         }
+    }
+
+    fn frames(&mut self, frames: Frames<'_>) -> Result<()> {
+        self.refs.add_frames(frames);
+        Ok(())
     }
 
     fn reference(&mut self, block: BlockNo) -> Result<bool> {
@@ -301,7 +303,7 @@ impl Check<'_> {
 
     fn counts(&mut self, live: &HashMap<u32, Living>) -> Result<()> {
         let mut leases: HashMap<u32, u32> = HashMap::new();
-        let mut written = WrittenCursor::default();
+        let mut written = WrittenCursor::until(self.store.region.len_bytes());
         for chunk in (0..self.store.layout.chunks()).filter_map(ChunkNo::new) {
             let start = self.store.layout.block_table_offset(chunk)?;
             let any = written.overlaps(&*self.store.region, start..start + BLOCK_SIZE_BYTES)?;
@@ -342,8 +344,9 @@ impl Check<'_> {
 
     fn chunk_counts(&mut self, chunk: ChunkNo) -> Result<u32> {
         let mut used = 0;
-        for block in chunk.blocks() {
-            let (said, derived) = (self.store.refcount(block)?, self.refs.get(block));
+        let counts = self.store.refcounts(chunk)?;
+        let derived = self.refs.of_chunk(chunk).unwrap_or([0; CHUNK_BLOCKS as usize]);
+        for ((block, said), derived) in chunk.blocks().zip(counts).zip(derived) {
             self.report.blocks_checked += 1;
             used += u32::from(derived > 0);
             if derived == 0 && self.store.digest(block)? != 0 {
@@ -360,20 +363,19 @@ impl Check<'_> {
 
     /// A free block may be given to anyone: it must not hold anyone's bytes.
     fn free_blocks(&mut self) -> Result<()> {
-        let mut written = WrittenCursor::default();
+        let mut written = WrittenCursor::until(self.store.region.len_bytes());
         for chunk in self.store.layout.data_chunks().collect::<Vec<_>>() {
             let bytes = chunk.byte_offset()..chunk.byte_offset() + CHUNK_SIZE_BYTES;
-            if self.store.lease_owner(chunk)?.is_none()
-                && written.overlaps(&*self.store.region, bytes.clone())?
-            {
-                self.free_blocks_in(bytes)?;
+            if self.store.lease_owner(chunk)?.is_none() {
+                self.free_blocks_in(bytes, &mut written)?;
             }
         }
-        self.free_blocks_in(self.store.layout.spare_bytes())
+        let spare = self.store.layout.spare_bytes();
+        self.free_blocks_in(spare.clone(), &mut WrittenCursor::until(spare.end))
     }
 
-    fn free_blocks_in(&mut self, bytes: Range<u64>) -> Result<()> {
-        for block in self.store.written_blocks(bytes)? {
+    fn free_blocks_in(&mut self, bytes: Range<u64>, written: &mut WrittenCursor) -> Result<()> {
+        for block in written.blocks_in(&*self.store.region, bytes)? {
             let is_free = self.refs.get(block) == 0 && self.store.refcount(block)? == 0;
             if is_free && !self.store.is_zero(block)? {
                 self.find(format!("{block} is free, but does not read as zero"));

@@ -11,7 +11,7 @@ use crate::number::{BLOCK_SIZE_BYTES, BlockNo, SnapshotId};
 use crate::recovery::reclaim_dead_holders;
 use crate::refs::RefChanges;
 use crate::store::BlockStore;
-use crate::tree::{Place, Visitor, walk};
+use crate::tree::{Frames, Place, Visitor, walk};
 
 /// A snapshot, as the catalog lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -164,6 +164,10 @@ impl Pool {
             in_metadata: bool,
         }
         impl Visitor for Footprint<'_> {
+            fn frames(&mut self, frames: Frames<'_>) -> Result<()> {
+                self.refs.drop_frames(self.store, frames)
+            }
+
             fn reference(&mut self, block: BlockNo) -> Result<bool> {
                 let freed = self.refs.drop_one(self.store, block)?;
                 self.metadata_freed += u64::from(self.in_metadata && freed);

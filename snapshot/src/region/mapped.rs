@@ -57,14 +57,18 @@ impl MappedRegion {
         })
     }
 
-    fn word(&self, offset: u64) -> Result<&AtomicU32> {
-        let place = self.at(offset, 4)?;
+    fn words(&self, offset: u64, count: usize) -> Result<&[AtomicU32]> {
+        let place = self.at(offset, count.saturating_mul(4))?;
         if !offset.is_multiple_of(4) {
             return Err(Error::damaged(format!("a word at the odd offset {offset}")));
         }
         // SAFETY: in bounds (`at`), aligned (mappings begin at whole pages of the file, the offset is a multiple of 4),
         // valid as long as `self`, and words are accessed atomically wherever threads or processes may meet.
-        Ok(unsafe { AtomicU32::from_ptr(place.cast::<u32>()) })
+        Ok(unsafe { std::slice::from_raw_parts(place.cast::<AtomicU32>(), count) })
+    }
+
+    fn word(&self, offset: u64) -> Result<&AtomicU32> {
+        Ok(&self.words(offset, 1)?[0])
     }
 
     fn zero(&self, offset: u64, len: u64) -> Result<()> {
@@ -280,6 +284,21 @@ impl Region for MappedRegion {
 
     fn store_u32(&self, offset: u64, value: u32) -> Result<()> {
         self.word(offset)?.store(value.to_le(), Ordering::Release);
+        Ok(())
+    }
+
+    fn load_words(&self, offset: u64, into: &mut [u32]) -> Result<()> {
+        let words = self.words(offset, into.len())?;
+        for (value, word) in into.iter_mut().zip(words) {
+            *value = u32::from_le(word.load(Ordering::Acquire));
+        }
+        Ok(())
+    }
+
+    fn store_words(&self, offset: u64, values: &[u32]) -> Result<()> {
+        for (value, word) in values.iter().zip(self.words(offset, values.len())?) {
+            word.store(value.to_le(), Ordering::Release);
+        }
         Ok(())
     }
 

@@ -104,6 +104,22 @@ pub(crate) trait Region: Send + Sync {
     /// Stores an aligned little-endian word atomically (release).
     fn store_u32(&self, offset: u64, value: u32) -> Result<()>;
 
+    /// Loads aligned words that follow each other, as `load_u32` does each of them.
+    fn load_words(&self, offset: u64, into: &mut [u32]) -> Result<()> {
+        for (word, at) in into.iter_mut().zip((offset..).step_by(4)) {
+            *word = self.load_u32(at)?;
+        }
+        Ok(())
+    }
+
+    /// Stores aligned words that follow each other, as `store_u32` does each of them.
+    fn store_words(&self, offset: u64, values: &[u32]) -> Result<()> {
+        for (value, at) in values.iter().zip((offset..).step_by(4)) {
+            self.store_u32(at, *value)?;
+        }
+        Ok(())
+    }
+
     /// The first stretch of `range` that may hold something else than zeros.
     fn next_written(&self, range: Range<u64>) -> Result<Option<Range<u64>>>;
 

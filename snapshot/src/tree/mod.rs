@@ -5,8 +5,8 @@
 mod update;
 mod walk;
 
-pub(crate) use update::{TreeWriter, referred_blocks, update};
-pub(crate) use walk::{Role, Visitor, release, walk};
+pub(crate) use update::{TreeWriter, update};
+pub(crate) use walk::{Frames, Role, Visitor, release, walk};
 
 use std::sync::Arc;
 

@@ -4,7 +4,6 @@ use super::{Place, leaf_map};
 use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::layout::node::{Entry, INNER_ENTRIES, Node, NodeKind};
-use crate::number::BlockNo;
 use crate::store::BlockStore;
 
 /// Where the nodes of an update go.
@@ -109,24 +108,5 @@ fn replace_leaf(
         ChunkMap::Hole => Ok(Entry::Hole),
         ChunkMap::Whole(chunk) => Ok(Entry::Chunk(chunk)),
         ChunkMap::Frames(blocks) => writer.write_node(&Node::Leaf(Box::new(*blocks.numbers())), place),
-    }
-}
-
-/// The blocks that a node refers to, one by one.
-pub(crate) fn referred_blocks(node: &Node, mut visit: impl FnMut(BlockNo)) {
-    match node {
-        Node::Leaf(numbers) => numbers
-            .iter()
-            .filter(|number| **number != 0)
-            .for_each(|n| visit(BlockNo::new(*n))),
-        Node::Inner(entries) => {
-            for entry in entries.iter() {
-                match entry {
-                    Entry::Hole => {}
-                    Entry::Chunk(chunk) => chunk.blocks().for_each(&mut visit),
-                    Entry::Node { block, .. } => visit(*block),
-                }
-            }
-        }
     }
 }

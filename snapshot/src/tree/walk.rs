@@ -3,15 +3,22 @@
 use super::Place;
 use crate::error::{Error, Result};
 use crate::layout::inode::{Inode, map_height};
-use crate::layout::node::{Entry, Expected, Node, NodeKind};
-use crate::number::{BlockNo, CHUNK_BLOCKS};
+use crate::layout::node::{Entry, Expected, LEAF_ENTRIES, Node, NodeKind};
+use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo};
 use crate::store::BlockStore;
 
-/// What a block is, by a reference to it. All references to a block of a good pool agree.
+/// References to blocks that hold memory, or, in a leaf of the catalog, inodes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Frames<'n> {
+    /// All blocks of a chunk, once each.
+    Chunk(ChunkNo),
+    /// The entries of a leaf; 0 is none.
+    Leaf(&'n [u32; LEAF_ENTRIES]),
+}
+
+/// What a block of metadata is, by a reference to it. All references to a block of a good pool agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// A frame of memory.
-    Frame,
     /// A part of a saved state.
     State,
     /// The inode of a slot.
@@ -23,7 +30,6 @@ pub(crate) enum Role {
 impl std::fmt::Display for Role {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Role::Frame => out.write_str("a frame"),
             Role::State => out.write_str("a part of a saved state"),
             Role::Inode { slot } => write!(out, "the inode of slot {slot}"),
             Role::Node(_) => out.write_str("a node"),
@@ -36,7 +42,10 @@ pub(crate) trait Visitor {
     /// What the block of the reference that comes next is by it.
     fn role(&mut self, _block: BlockNo, _role: Role) {}
 
-    /// A reference to a block. True when the walk shall go on into what the block itself refers to.
+    /// References to frames of memory.
+    fn frames(&mut self, frames: Frames<'_>) -> Result<()>;
+
+    /// A reference to a block of metadata. True when the walk shall go on into what the block itself refers to.
     fn reference(&mut self, block: BlockNo) -> Result<bool>;
 
     /// An inode that was gone into, before its own references are visited.
@@ -57,10 +66,7 @@ pub(crate) trait Visitor {
 pub(crate) fn walk(store: &BlockStore, entry: Entry, place: Place, visitor: &mut dyn Visitor) -> Result<()> {
     match entry {
         Entry::Hole => Ok(()),
-        Entry::Chunk(chunk) => chunk.blocks().try_for_each(|block| {
-            visitor.role(block, Role::Frame);
-            visitor.reference(block).map(|_| ())
-        }),
+        Entry::Chunk(chunk) => visitor.frames(Frames::Chunk(chunk)),
         Entry::Node { block, crc24 } => {
             let expected = place.expect(crc24);
             visitor.role(block, Role::Node(expected));
@@ -84,14 +90,10 @@ fn walk_node(store: &BlockStore, node: &Node, place: Place, visitor: &mut dyn Vi
             .iter()
             .enumerate()
             .try_for_each(|(index, entry)| walk(store, *entry, place.child(index), visitor)),
+        Node::Leaf(numbers) if place.kind == NodeKind::Memory => visitor.frames(Frames::Leaf(numbers)),
         Node::Leaf(numbers) => {
             for (number, index) in numbers.iter().zip(0u32..).filter(|(number, _)| **number != 0) {
                 let block = BlockNo::new(*number);
-                if place.kind == NodeKind::Memory {
-                    visitor.role(block, Role::Frame);
-                    visitor.reference(block)?;
-                    continue;
-                }
                 let slot = (place.first_index as u32)
                     .saturating_mul(CHUNK_BLOCKS)
                     .saturating_add(index);
@@ -128,6 +130,10 @@ pub(crate) fn release(
 ) -> Result<()> {
     struct Release<'a>(&'a BlockStore, &'a mut crate::refs::RefChanges);
     impl Visitor for Release<'_> {
+        fn frames(&mut self, frames: Frames<'_>) -> Result<()> {
+            self.1.drop_frames(self.0, frames)
+        }
+
         fn reference(&mut self, block: BlockNo) -> Result<bool> {
             self.1.drop_one(self.0, block)
         }

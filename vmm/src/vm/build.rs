@@ -295,7 +295,7 @@ impl Builder<'_> {
             }
             EngineKind::Private => {
                 let ram = GuestRam::reserve_noting_writes(spec.memory_bytes).map_err(no_memory)?;
-                let budget = Budget::of(self.copy_policy);
+                let budget = Budget::of(self.techniques.copy_policy);
                 Arc::new(PrivateEngine::new(ram, pool, holder, origin, budget).map_err(cow_error)?)
             }
         };
