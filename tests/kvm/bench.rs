@@ -188,6 +188,35 @@ fn the_curve_of_rates_has_a_ring_at_each_period() {
 }
 
 #[test]
+fn each_technique_is_measured_with_and_without() {
+    let host = Host::without_pool();
+    if !can_be_measured(&host) {
+        return;
+    }
+    let out = tempfile::tempdir().unwrap();
+    let report = bench(
+        &host,
+        out.path(),
+        &["techniques", "--sizes", "8M", "--repeat", "1"],
+    );
+    let techniques = &report["experiments"][0];
+    tables_and_plots_are_whole(techniques, out.path());
+    let rows = techniques["tables"][0]["rows"].as_array().unwrap();
+    let is_huge = has_huge_pages(&host);
+    // Copies of hot frames on each pool, the others where there are clusters.
+    let expected = match host.engine() {
+        Engine::Private => 0,
+        _ => 3 + usize::from(is_huge),
+    };
+    assert_eq!(rows.len(), expected, "{techniques}");
+    for row in rows {
+        assert!(row.as_array().unwrap().iter().all(|cell| cell != "-"), "{row}");
+    }
+    assert!(techniques["frames_verified"].as_u64().unwrap() >= 2 * 8 * MIB / 4096);
+    nothing_is_left(host.pool().parent().unwrap());
+}
+
+#[test]
 fn clusters_and_mappings_are_measured_for_every_policy() {
     let host = Host::without_pool();
     if host.engine() == Engine::Private {

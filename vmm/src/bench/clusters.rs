@@ -10,7 +10,11 @@ use super::{
     statistics::Spread,
     writes::Writes,
 };
-use crate::{cow::CopyPolicy, humane, vm::VmError};
+use crate::{
+    cow::{CopyPolicy, Techniques},
+    humane,
+    vm::VmError,
+};
 
 const SEED: u64 = 31;
 /// Memory that is written, at most.
@@ -92,7 +96,15 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
 
 impl Measuring<'_> {
     fn one_guest(&mut self, place: &Place, choice: &Choice) -> Result<(), VmError> {
-        let mut guest = place.boot_with(choice.policy, self.size)?;
+        let mut guest = place.boot_with(
+            Techniques {
+                copy_policy: choice.policy,
+                // It would make some of the copies that are measured before they are.
+                copy_hot: false,
+                ..Techniques::default()
+            },
+            self.size,
+        )?;
         guest.fill(self.size, SEED)?;
         for (index, (_, word)) in PATTERNS.into_iter().enumerate() {
             guest.snapshot(word)?;

@@ -27,7 +27,7 @@ const KERNEL: &str = "kernel's private mapping";
 /// One frame of so many, each by itself, is a sparse write.
 const SPARSE: u64 = 100;
 /// Checkpoints between which the same memory is written, and how much that is.
-const EPOCHS: usize = 8;
+const EPOCHS: usize = 40;
 const WORKING_SET_MIB: u64 = 16;
 
 /// The experiment while it is done.

@@ -10,7 +10,11 @@ use super::{
     statistics::Spread,
     writes::Writes,
 };
-use crate::{cow::CopyPolicy, humane, vm::VmError};
+use crate::{
+    cow::{CopyPolicy, Techniques},
+    humane,
+    vm::VmError,
+};
 
 const SEED: u64 = 37;
 /// Memory that is written, at most.
@@ -84,7 +88,15 @@ fn one_course(
     (size, epochs): (u64, u64),
     progress: &Progress,
 ) -> Result<(Course, u64), VmError> {
-    let mut guest = place.boot_with(policy, size)?;
+    let mut guest = place.boot_with(
+        Techniques {
+            copy_policy: policy,
+            // Each frame is written in every other epoch: it is never hot.
+            copy_hot: false,
+            ..Techniques::default()
+        },
+        size,
+    )?;
     guest.fill(size, SEED)?;
     guest.snapshot("epoch-0")?;
     let mut course = Course {

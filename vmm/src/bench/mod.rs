@@ -27,6 +27,7 @@ mod rewinds;
 mod space;
 mod sparse;
 pub mod statistics;
+mod techniques;
 pub mod text;
 mod writes;
 
@@ -60,6 +61,7 @@ pub fn run(plan: &Plan, mut left_out: Vec<String>, progress: &Progress) -> Resul
             ExperimentKind::Clusters => clusters::run(plan, &places, progress)?,
             ExperimentKind::Mappings => mappings::run(plan, &places[0], progress)?,
             ExperimentKind::Rate => rate::run(plan, &places, progress)?,
+            ExperimentKind::Techniques => techniques::run(plan, &places, progress)?,
             ExperimentKind::Space => space::run(plan, &places[0], progress)?,
             ExperimentKind::Sparse => sparse::run(plan, &places[0], progress)?,
         });

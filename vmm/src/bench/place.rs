@@ -23,7 +23,7 @@ use super::{
     plan::HOST_BYTES,
 };
 use crate::{
-    cow::{CopyPolicy, Techniques},
+    cow::Techniques,
     ring::Member,
     spec::VmSpec,
     sys::reservation::{Reservation, Sharing},
@@ -167,16 +167,13 @@ impl Place {
         self.boot_at(self.guest_place(), spec)
     }
 
-    /// Boots a guest whose memory is copied in another way than usual.
+    /// Boots a guest whose memory is copied in another way than usual: with these techniques.
     ///
     /// # Errors
     /// Whatever keeps a VM from running.
-    pub fn boot_with(&self, copy_policy: CopyPolicy, memory_bytes: u64) -> Result<Guest, VmError> {
+    pub fn boot_with(&self, techniques: Techniques, memory_bytes: u64) -> Result<Guest, VmError> {
         let place = GuestPlace {
-            techniques: Techniques {
-                copy_policy,
-                ..Techniques::default()
-            },
+            techniques,
             ..self.guest_place()
         };
         self.boot_at(place, self.spec(memory_bytes))

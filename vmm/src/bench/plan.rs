@@ -31,6 +31,8 @@ pub enum ExperimentKind {
     Mappings,
     /// Checkpoints in a rhythm of a guest that goes on writing, and the way back to one
     Rate,
+    /// What each technique of copy-on-write is worth
+    Techniques,
     /// What checkpoints of an idle guest and many clones cost
     Space,
     /// Much memory of which little is touched, up to 1 TiB
@@ -39,13 +41,14 @@ pub enum ExperimentKind {
 
 impl ExperimentKind {
     /// All there are, in the order in which they are done.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Paper,
         Self::Incremental,
         Self::Cow,
         Self::Clusters,
         Self::Mappings,
         Self::Rate,
+        Self::Techniques,
         Self::Space,
         Self::Sparse,
     ];
