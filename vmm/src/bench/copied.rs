@@ -79,7 +79,7 @@ pub fn checkpoint(
     memory_bytes: u64,
     threads: usize,
 ) -> Result<CopiedCheckpoint, VmError> {
-    let (memory, state) = (place.file_beside("memory"), place.file_beside("state"));
+    let (memory, state) = (place.file_beside("memory"), place.small_file("state"));
     let kept = Kept::make(place, &memory, memory_bytes)?;
     let mut checkpoint = CopiedCheckpoint {
         memory,

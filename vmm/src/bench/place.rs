@@ -139,6 +139,15 @@ impl Place {
         Ok(size_bytes.next_multiple_of(CHUNK_SIZE_BYTES) <= room.min(memory))
     }
 
+    /// A file for what is no memory: beside the pool, where that can be written to.
+    pub fn small_file(&self, name: &str) -> PathBuf {
+        if self.has_write() {
+            self.file_beside(name)
+        } else {
+            self.runtime.path().join(name)
+        }
+    }
+
     /// Has memory for so much touched right now ([`warm`]).
     ///
     /// # Errors
