@@ -61,6 +61,9 @@ pub fn measure(place: &Place, set_bytes: u64, ring: &[&str], times: usize) -> Re
         rewinds.stopped_us.push(report.stopped_us);
         rewinds.frames_verified += number(&console.ask("check")?, "frames")?;
     }
+    // In order: a process that is killed inside a commit leaves the pool to be mended by the next one who uses it.
+    commands.run(&["checkpoint", VM, "--stop"])?;
+    commands.run(&["stop", VM])?;
     drop(running);
     place.remove_checkpoints(VM)?;
     Ok(rewinds)
