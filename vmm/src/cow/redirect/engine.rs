@@ -112,7 +112,9 @@ impl CowEngine for RedirectEngine {
         let answered = self.answer_in_chunk(index, known, frame, fault);
         self.budget.changed(before, known.mappings_now());
         answered?;
-        self.wake_chunk(index)
+        self.uffd
+            .wake(self.address(index, 0), CHUNK_SIZE_BYTES)
+            .map_err(os("wake a held access"))
     }
 
     fn arm_ahead(&self) -> Result<(), CowError> {

@@ -16,8 +16,8 @@ use super::{
     chunk::{KnownChunk, LiveChunk},
 };
 use crate::cow::{
-    CHUNK_FRAMES, CHUNK_SIZE_BYTES, CowError,
-    engine::{Counters, lock, os},
+    CHUNK_FRAMES, CowError,
+    engine::{Counters, lock},
 };
 
 /// Epochs that last longer are forgotten: a copy that is not needed costs memory, and a fault in seconds costs nothing.
@@ -64,8 +64,8 @@ impl RedirectEngine {
             let copied = self.copy_chunk_ahead(index, known);
             self.budget.changed(before, known.mappings_now());
             match copied {
-                Ok(true) => self.wake_chunk(index)?,
-                Ok(false) => {}
+                // Whoever waits for it is let go by the fault thread, which waits for the chunk.
+                Ok(()) => {}
                 Err(CowError::NoSpace) => return Ok(()),
                 Err(other) => return Err(other),
             }
@@ -73,16 +73,15 @@ impl RedirectEngine {
         Ok(())
     }
 
-    /// Whether anything was left to be copied.
-    fn copy_chunk_ahead(&self, index: u32, known: &mut KnownChunk) -> Result<bool, CowError> {
-        let frames = known.hot_now();
-        let Some(first) = frames.iter().next() else {
-            return Ok(false);
-        };
+    fn copy_chunk_ahead(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
         if !known.mapped {
-            return Ok(false);
+            return Ok(());
         }
         self.settle_early_writes(index, known)?;
+        let frames = known.hot_now();
+        let Some(first) = frames.iter().next() else {
+            return Ok(());
+        };
         if self.unit_frames == CHUNK_FRAMES {
             if !self.copy_whole(index, known)? {
                 return Err(CowError::NoSpace);
@@ -96,7 +95,7 @@ impl RedirectEngine {
             self.copy_to(index, known, &targets)?;
         }
         self.note_copied_ahead(known, &frames);
-        Ok(true)
+        Ok(())
     }
 
     /// Of `frames`, those that are the VM's own by now were copied before the guest wrote them.
@@ -104,11 +103,5 @@ impl RedirectEngine {
         let copied = frames.intersection(&known.own);
         known.heat.copied_ahead(&copied);
         Counters::add(&self.counters.frames_copied_hot, copied.count());
-    }
-
-    pub(super) fn wake_chunk(&self, index: u32) -> Result<(), CowError> {
-        self.uffd
-            .wake(self.address(index, 0), CHUNK_SIZE_BYTES)
-            .map_err(os("wake a held access"))
     }
 }
