@@ -149,8 +149,7 @@ impl BlockStore {
 
     /// Copies all of a chunk.
     pub(crate) fn copy_chunk(&self, from: ChunkNo, to: ChunkNo) -> Result<()> {
-        self.region
-            .copy(from.byte_offset(), to.byte_offset(), CHUNK_SIZE_BYTES)
+        self.region.copy_chunk(from.byte_offset(), to.byte_offset())
     }
 
     /// Reads and verifies a node.

@@ -10,9 +10,9 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use super::mapping::{DurableBy, Mapping};
 use super::reclaim::{Reclaim, page_bytes};
 use super::write_back::{OfThisHost, SyncQueue, WriteBack};
-use super::{Medium, Region, holes};
+use super::{Medium, Region, holes, streaming};
 use crate::error::{Error, Result};
-use crate::number::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES};
+use crate::number::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS, CHUNK_SIZE_BYTES};
 
 /// A file or a device from its start on, mapped `MAP_SHARED`.
 pub(crate) struct MappedRegion {
@@ -199,16 +199,19 @@ impl Region for MappedRegion {
         Ok(())
     }
 
-    fn copy(&self, from: u64, to: u64, len: u64) -> Result<()> {
-        let bytes = usize::try_from(len).unwrap_or(usize::MAX);
-        let (source, target) = (self.at(from, bytes)?, self.at(to, bytes)?);
-        if from.abs_diff(to) < len {
+    fn copy_chunk(&self, from: u64, to: u64) -> Result<()> {
+        let (source, target) = (
+            self.at(from, CHUNK_SIZE_BYTES as usize)?,
+            self.at(to, CHUNK_SIZE_BYTES as usize)?,
+        );
+        let aligned = [from, to].iter().all(|at| at.is_multiple_of(BLOCK_SIZE_BYTES));
+        if !aligned || from.abs_diff(to) < CHUNK_SIZE_BYTES {
             return Err(Error::invalid(format!(
-                "bytes {from} and {to} (+{len}) overlap: they cannot be copied"
+                "the chunk at byte {from} cannot be copied to byte {to}"
             )));
         }
-        // SAFETY: `at` checked both ranges, and they do not overlap.
-        unsafe { std::ptr::copy_nonoverlapping(source, target, bytes) };
+        // SAFETY: `at` checked both ranges; they do not overlap, and mappings begin at whole pages of the file.
+        unsafe { streaming::copy_blocks(source, target, CHUNK_BLOCKS as usize) };
         Ok(())
     }
 

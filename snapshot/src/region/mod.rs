@@ -10,6 +10,7 @@ mod reclaim;
 #[cfg(test)]
 pub(crate) mod sim;
 mod space;
+mod streaming;
 mod write_back;
 
 use std::ops::Range;
@@ -56,15 +57,12 @@ pub(crate) trait Region: Send + Sync {
     /// Copies bytes in. They are durable only after `flush` of their range and then `fence`.
     fn write(&self, offset: u64, from: &[u8]) -> Result<()>;
 
-    /// Copies from one range to another, which may not overlap.
-    fn copy(&self, from: u64, to: u64, len: u64) -> Result<()> {
+    /// Copies a chunk, from one offset to another.
+    fn copy_chunk(&self, from: u64, to: u64) -> Result<()> {
         let mut bytes = [0; BLOCK_SIZE_BYTES as usize];
-        let mut done = 0;
-        while done < len {
-            let piece = &mut bytes[..(len - done).min(BLOCK_SIZE_BYTES) as usize];
-            self.read(from + done, piece)?;
-            self.write(to + done, piece)?;
-            done += piece.len() as u64;
+        for at in (0..CHUNK_SIZE_BYTES).step_by(bytes.len()) {
+            self.read(from + at, &mut bytes)?;
+            self.write(to + at, &bytes)?;
         }
         Ok(())
     }
