@@ -90,15 +90,20 @@ struct Measuring<'p> {
 /// Something could not be done, a ring failed, or a guest's memory is wrong.
 pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experiment, VmError> {
     let largest = plan.sizes.last().copied().unwrap_or_default();
+    // Whoever takes checkpoints and copies ahead needs a CPU of the host's.
+    let beside = cpus().saturating_sub(1).clamp(1, u8::MAX.into()) as u8;
     let curve = Workload {
         working_set: WORKING_SET.min(largest),
-        vcpus: plan.vcpus,
+        vcpus: plan.vcpus.min(beside),
     };
     let sets = OTHER_WORKING_SETS.into_iter().filter(|set| *set <= largest);
     let mut others: Vec<Workload> = sets
         .map(|working_set| Workload { working_set, ..curve })
         .collect();
-    others.push(Workload { vcpus: 1, ..curve });
+    others.push(Workload {
+        vcpus: plan.vcpus,
+        ..curve
+    });
     others.retain(|other| *other != curve);
     let mut measuring = Measuring {
         places,
@@ -251,7 +256,7 @@ impl Measuring<'_> {
                  before and after; nobody interrupts it for that in between. At the end it compares all of its memory, ends, and the newest checkpoint is \
                  restored and compared, too.",
                 vcpus_text(self.curve.vcpus),
-                match std::thread::available_parallelism().map_or(1, usize::from) {
+                match cpus() {
                     1 => "1 CPU".to_owned(),
                     cpus => format!("{cpus} CPUs"),
                 }
@@ -393,6 +398,10 @@ fn keep(place: &Place, working_set: u64) -> u64 {
     (place.pool_bytes() / 2 / working_set)
         .saturating_sub(2)
         .clamp(1, KEEP)
+}
+
+fn cpus() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn table(title: &str, rows: Vec<Vec<String>>) -> Table {
