@@ -203,11 +203,12 @@ fn each_technique_is_measured_with_and_without() {
     let techniques = &report["experiments"][0];
     tables_and_plots_are_whole(techniques, out.path());
     let rows = techniques["tables"][0]["rows"].as_array().unwrap();
-    let is_huge = has_huge_pages(&host);
     // Copies of hot frames on each pool, the others where there are clusters.
     let expected = match host.engine() {
         Engine::Private => 0,
-        _ => 3 + usize::from(is_huge),
+        _ if host.medium().maps_whole_chunks() => 3 + 1,
+        _ if has_huge_pages(&host) => 3 + 3,
+        _ => 3,
     };
     assert_eq!(rows.len(), expected, "{techniques}");
     for row in rows {
