@@ -34,7 +34,8 @@ fn vcpu_ticks(vm: &Vm<'_>) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{}/task", vm.pid)).unwrap();
     let stats = tasks
         .flatten()
-        .map(|task| fs::read_to_string(task.path().join("stat")).unwrap());
+        // Threads that are none of a vCPU come and go.
+        .filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
     stats
         .filter(|stat| stat.contains("(nvvmm-vcpu"))
         .map(|stat| {
