@@ -11,14 +11,14 @@
 #
 # The host should have nothing else to do, and memory for twice the largest guest (4 GiB) on ordinary pages besides what is set
 # aside as huge ones. Media with huge pages need root; they are made for this and given back, and the page cache is dropped so
-# that the kernel finds some. NVVMM_HUGE_PAGES: how many huge pages hugetlbfs gets (default: for a guest of 4 GiB and half as
-# much again, and a third of free memory at most). The pool's operations take 4 GiB of /dev/shm, or of NVVMM_TEST_POOL_DIR.
+# that the kernel finds some. NVVMM_HUGE_PAGES: how many huge pages hugetlbfs gets (default: for a guest of 4 GiB and as
+# much again, and two fifths of free memory at most). The pool's operations take 4 GiB of /dev/shm, or of NVVMM_TEST_POOL_DIR.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/kvm.sh"
 source "$here/lib/programs.sh"
 
-huge_pages_wanted=3400
+huge_pages_wanted=4600
 
 out='' media=() arguments=()
 while (($#)); do
@@ -38,7 +38,7 @@ out=${out:-$NVVMM_ROOT/docs}
 huge_pages() {
   local available_kib
   available_kib=$(awk '/^MemAvailable/ {print $2}' /proc/meminfo)
-  echo $((available_kib / 3 / 2048 < huge_pages_wanted ? available_kib / 3 / 2048 : huge_pages_wanted))
+  echo $((available_kib * 2 / 5 / 2048 < huge_pages_wanted ? available_kib * 2 / 5 / 2048 : huge_pages_wanted))
 }
 
 [[ $(kvm_kind) != none ]] || die "$(kvm_reason)" "VMs need a KVM, if only a software one"

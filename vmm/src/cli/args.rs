@@ -209,7 +209,7 @@ pub struct BenchArguments {
     #[arg(value_enum, value_name = "EXPERIMENT")]
     pub experiments: Vec<ExperimentKind>,
     /// Memory that guests touch (default: 16M,64M,256M,512M,1G,4G, as far as it fits). All but 'paper' use the largest,
-    /// 'cow' 512M of it, 'sparse' 1G, 'clusters' 128M, 'rate' 64M and 'mappings' 16M at
+    /// 'cow' and 'techniques' 512M of it, 'sparse' 1G, 'clusters' 128M, 'rate' 64M and 'mappings' 16M at
     /// most
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', value_parser = values::size)]
     pub sizes: Vec<u64>,
