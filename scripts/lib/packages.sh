@@ -13,20 +13,35 @@ as_root() {
   fi
 }
 
+# apt-get fails where another one is at work, ours in a tier beside, say, or the system's own.
+apt_get() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 "$@" >&2; }
+
+# one_at_a_time COMMAND...: waits for whoever else of these scripts installs something.
+one_at_a_time() { (flock 9 && "$@") 9>"${TMPDIR:-/tmp}/nvvmm-packages-$EUID.lock"; }
+
 refresh_package_lists() {
   say "refreshing the package lists (apt-get update)"
-  as_root apt-get update -qq >&2
+  apt_get update
 }
 
 has_package() { [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
 
 # need_packages PACKAGE...: installs those that are missing and says which.
 need_packages() {
-  local package missing=()
   if ! is_debian_like; then
     say "not a Debian or Ubuntu machine: these must be there (Debian package names): $*"
     return 0
   fi
+  has_packages "$@" || one_at_a_time install_missing "$@"
+}
+
+has_packages() {
+  local package
+  for package in "$@"; do has_package "$package" || return 1; done
+}
+
+install_missing() {
+  local package missing=()
   for package in "$@"; do has_package "$package" || missing+=("$package"); done
   ((${#missing[@]})) || return 0
   say "installing ${missing[*]} (apt-get install)"
@@ -35,7 +50,7 @@ need_packages() {
   install_now "${missing[@]}" || die "apt-get could not install ${missing[*]}" "see its message above"
 }
 
-install_now() { as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2; }
+install_now() { apt_get install -y --no-install-recommends "$@"; }
 
 # newest_package REGEX: the highest version among available packages whose whole name matches.
 newest_package() { apt-cache pkgnames linux-image- | grep -Ex "$1" | sort -V | tail -n 1; }
@@ -45,6 +60,6 @@ fetch_packages() {
   local options=(-q)
   ((EUID != 0)) || options+=(-o APT::Sandbox::User=root)
   apt-get "${options[@]}" download "$@" >&2 && return
-  refresh_package_lists
+  one_at_a_time refresh_package_lists
   apt-get "${options[@]}" download "$@" >&2 || die "apt-get could not download $*" "see its message above"
 }
