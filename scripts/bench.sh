@@ -71,11 +71,15 @@ for medium in "${media[@]}"; do
     *) die "no medium with huge pages is called $medium" "see ${0##*/} --help" ;;
   esac
 done
-"${measure[@]}"
-
-say "measuring the pool's operations"
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
+# One experiment that fails leaves the others in the document.
+status=0
+"${measure[@]}" || status=$?
+[[ $out/performance.md -nt $results ]] || exit "$status"
+
+say "measuring the pool's operations"
 (cd "$NVVMM_ROOT" && CRITERION_HOME=$results cargo bench --quiet -p nvvmm-snapshot >&2)
 "$here/bench/pool-table.sh" "$results" >>"$out/performance.md"
 say "written: $out/performance.md"
+exit "$status"

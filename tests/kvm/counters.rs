@@ -165,6 +165,23 @@ fn a_snapshot_arms_what_was_written_and_a_second_one_nothing() {
     assert_eq!(refused.grown(&after, "/snapshots/taken"), 0);
 }
 
+#[test]
+fn neighbours_are_armed_in_one_call() {
+    let host = Host::new(512);
+    let mut vm = host.boot_bare_metal(MEMORY_MIB, 1);
+    // What was written after it is not armed ahead of the next, as the guest stands still.
+    vm.snapshot("base");
+    vm.ask(&format!("fill {FILLED_MIB} 1"));
+    vm.pause();
+    let report = vm.snapshot("filled");
+    let (ioctls, new) = (number(&report, "ioctls_paused"), number(&report, "frames_new"));
+    assert!(new >= FILLED_MIB * 256, "{report}");
+    if host.engine() == Engine::Redirect {
+        // The guest's own program, and its memory: in the order of the frames, as they were taken.
+        assert!(ioctls <= 4, "{report}");
+    }
+}
+
 /// Clusters of the guest's own program, which begins at 1 MiB and ends where the memory under test begins.
 fn own_clusters(vm: &mut Vm<'_>, host: &Host) -> u64 {
     vm.resume();

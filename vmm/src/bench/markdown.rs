@@ -29,6 +29,9 @@ pub fn document(report: &Report, plots: &str) -> String {
     if !report.left_out.is_empty() {
         text.push_str(&format!("\n## Left out\n\n{}", list(&report.left_out)));
     }
+    if !report.failed.is_empty() {
+        text.push_str(&format!("\n## Failed\n\n{}", list(&report.failed)));
+    }
     text
 }
 

@@ -37,6 +37,7 @@ fn a_document_has_machine_method_targets_plots_and_tables() {
         method: vec!["Medians.".into()],
         experiments: vec![experiment],
         left_out: vec!["Huge pages.".into()],
+        failed: vec!["cow: no room".into()],
     };
     let text = document(&report, "performance");
     for part in [
@@ -47,7 +48,7 @@ fn a_document_has_machine_method_targets_plots_and_tables() {
         "| touched | copy |\n| --- | ---: |\n| 16 MiB | 1 ms |\n",
         "must hold: 99.\n",
         "- Something.\n",
-        "\n## Left out\n\n- Huge pages.\n",
+        "\n## Left out\n\n- Huge pages.\n\n## Failed\n\n- cow: no room\n",
     ] {
         assert!(text.contains(part), "{part} is not in:\n{text}");
     }

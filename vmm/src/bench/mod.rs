@@ -37,34 +37,33 @@ pub use plan::{ExperimentKind, Plan};
 pub use progress::Progress;
 pub use report::Report;
 
-use self::{host::HostFacts, place::Place};
+use self::{host::HostFacts, place::Place, report::Experiment};
 use crate::{control::ErrorKind, humane, vm::VmError};
 
 /// Part of the pages of a hugetlbfs that is kept for files beside the pool, as a divisor.
 const FOR_FILES: u64 = 6;
 
-/// Does all that a plan asks for.
+/// Does all that a plan asks for. The report names the experiments that failed among several.
 ///
 /// # Errors
-/// Something could not be done, a guest's memory is wrong, or the user has interrupted the run.
+/// The only experiment failed: something could not be done, or a guest's memory is wrong. The user has interrupted the run.
 pub fn run(plan: &Plan, mut left_out: Vec<String>, progress: &Progress) -> Result<Report, VmError> {
     let began_ns = SystemTime::UNIX_EPOCH
         .elapsed()
         .map_or(0, |time| time.as_nanos() as u64);
     let places = places(plan, &mut left_out, progress)?;
-    let mut experiments = Vec::new();
+    let (mut experiments, mut failed) = (Vec::new(), Vec::new());
     for kind in &plan.experiments {
-        experiments.push(match kind {
-            ExperimentKind::Paper => paper::run(plan, &places, progress)?,
-            ExperimentKind::Incremental => incremental::run(plan, &places, progress)?,
-            ExperimentKind::Cow => cow::run(plan, &places, progress)?,
-            ExperimentKind::Clusters => clusters::run(plan, &places, progress)?,
-            ExperimentKind::Mappings => mappings::run(plan, &places[0], progress)?,
-            ExperimentKind::Rate => rate::run(plan, &places, progress)?,
-            ExperimentKind::Techniques => techniques::run(plan, &places, progress)?,
-            ExperimentKind::Space => space::run(plan, &places[0], progress)?,
-            ExperimentKind::Sparse => sparse::run(plan, &places[0], progress)?,
-        });
+        match experiment(*kind, plan, &places, progress) {
+            Ok(experiment) => experiments.push(experiment),
+            // What was measured before it is worth having: it took minutes.
+            Err(error) if progress.go_on().is_ok() && plan.experiments.len() > 1 => {
+                let why = format!("{}: {error}", kind.name());
+                progress.step(&why)?;
+                failed.push(why);
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(Report {
         nvvmm: env!("CARGO_PKG_VERSION").into(),
@@ -74,7 +73,27 @@ pub fn run(plan: &Plan, mut left_out: Vec<String>, progress: &Progress) -> Resul
         method: method(plan, &places),
         experiments,
         left_out,
+        failed,
     })
+}
+
+fn experiment(
+    kind: ExperimentKind,
+    plan: &Plan,
+    places: &[Place],
+    progress: &Progress,
+) -> Result<Experiment, VmError> {
+    match kind {
+        ExperimentKind::Paper => paper::run(plan, places, progress),
+        ExperimentKind::Incremental => incremental::run(plan, places, progress),
+        ExperimentKind::Cow => cow::run(plan, places, progress),
+        ExperimentKind::Clusters => clusters::run(plan, places, progress),
+        ExperimentKind::Mappings => mappings::run(plan, &places[0], progress),
+        ExperimentKind::Rate => rate::run(plan, places, progress),
+        ExperimentKind::Techniques => techniques::run(plan, places, progress),
+        ExperimentKind::Space => space::run(plan, &places[0], progress),
+        ExperimentKind::Sparse => sparse::run(plan, &places[0], progress),
+    }
 }
 
 /// The pools that are measured, the one on ordinary pages first, their memory warm.

@@ -52,6 +52,13 @@ impl ExperimentKind {
         Self::Space,
         Self::Sparse,
     ];
+
+    /// Its name on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
+    }
 }
 
 /// One run.

@@ -21,6 +21,9 @@ pub struct Report {
     pub experiments: Vec<Experiment>,
     /// What was not, and why.
     pub left_out: Vec<String>,
+    /// Experiments that failed, and why.
+    #[serde(default)]
+    pub failed: Vec<String>,
 }
 
 /// One experiment.

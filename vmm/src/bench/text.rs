@@ -25,6 +25,9 @@ pub fn text(report: &Report) -> String {
     for what in &report.left_out {
         text.push_str(&format!("left out: {what}\n"));
     }
+    for what in &report.failed {
+        text.push_str(&format!("failed: {what}\n"));
+    }
     text
 }
 

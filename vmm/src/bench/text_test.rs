@@ -37,7 +37,7 @@ fn figures_have_three_digits_that_count() {
 }
 
 #[test]
-fn a_table_is_aligned_and_a_report_says_what_it_left_out() {
+fn a_table_is_aligned_and_a_report_says_what_is_missing() {
     let shown = Table {
         title: "Times".into(),
         columns: vec!["touched".into(), "copy".into()],
@@ -56,9 +56,16 @@ fn a_table_is_aligned_and_a_report_says_what_it_left_out() {
             ..Default::default()
         }],
         left_out: vec!["huge pages".into()],
+        failed: vec!["cow: no room".into()],
     };
     let text = text(&report);
-    for part in ["An experiment", "Times", "16 MiB   1 ms", "left out: huge pages"] {
+    for part in [
+        "An experiment",
+        "Times",
+        "16 MiB   1 ms",
+        "left out: huge pages",
+        "failed: cow: no room",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
 }

@@ -24,9 +24,13 @@ pub fn run(arguments: BenchArguments) -> Result<(), ControlError> {
         write(&report, dir)?;
     }
     if json {
-        output::print_json(&report)
+        output::print_json(&report)?;
     } else {
-        output::print(&text::text(&report))
+        output::print(&text::text(&report))?;
+    }
+    match report.failed.first() {
+        Some(why) => Err(ControlError::failed(why.clone())),
+        None => Ok(()),
     }
 }
 

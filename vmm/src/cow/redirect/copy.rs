@@ -38,13 +38,13 @@ impl RedirectEngine {
             return Err(CowError::NoSpace);
         }
         let window = set_of(self.window_around(known, frame));
-        let hot = known.hot_now().minus(&window);
+        let hot = self.worth_copying_ahead(known.hot_now().minus(&window));
         let shared: Vec<u32> = window
             .union(&hot)
             .iter()
             .filter(|f| known.block(*f).is_some() && !known.own.contains(*f))
             .collect();
-        let targets = self.targets(known, &shared, frame)?;
+        let targets = self.not_scattered(self.targets(known, &shared, frame)?, &window);
         let copied = self.copy_to(index, known, &targets);
         self.note_copied_ahead(known, &hot);
         copied

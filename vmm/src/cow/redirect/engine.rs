@@ -5,7 +5,7 @@ use std::{
     os::fd::BorrowedFd,
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -55,6 +55,8 @@ pub struct RedirectEngine {
     /// Frames that are mapped, armed and copied as one: those of a page of the medium.
     pub(super) unit_frames: u32,
     pub(super) allowance: Allowance,
+    /// Whether a call may arm more than one mapping, as far as is known.
+    pub(super) crossing: AtomicBool,
     pub(super) techniques: Techniques,
     pub(super) rhythm: Mutex<Rhythm>,
     /// Blocks that are the VM's and behind no frame any more. To zero them takes longer than whoever adopts others wants to wait.
@@ -202,6 +204,7 @@ impl RedirectEngine {
             counters,
             unit_frames,
             allowance: Allowance::default(),
+            crossing: AtomicBool::new(true),
             techniques,
             rhythm: Mutex::default(),
             unneeded: Mutex::default(),

@@ -9,15 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nvvmm_snapshot::FrameSet;
+use nvvmm_snapshot::{BlockNo, FrameSet};
 
 use super::{
     RedirectEngine,
-    chunk::{KnownChunk, LiveChunk},
+    chunk::{KnownChunk, LiveChunk, target_runs},
 };
 use crate::cow::{
     CHUNK_FRAMES, CowError,
     engine::{Counters, lock},
+    frames::runs,
 };
 
 /// Epochs that last longer are forgotten: a copy that is not needed costs memory, and a fault in seconds costs nothing.
@@ -78,11 +79,15 @@ impl RedirectEngine {
             return Ok(());
         }
         self.settle_early_writes(index, known)?;
-        let frames = known.hot_now();
+        let whole = self.unit_frames == CHUNK_FRAMES;
+        let mut frames = known.hot_now();
+        if !whole {
+            frames = self.worth_copying_ahead(frames);
+        }
         let Some(first) = frames.iter().next() else {
             return Ok(());
         };
-        if self.unit_frames == CHUNK_FRAMES {
+        if whole {
             if !self.copy_whole(index, known)? {
                 return Err(CowError::NoSpace);
             }
@@ -92,10 +97,36 @@ impl RedirectEngine {
             }
             let frames: Vec<u32> = frames.iter().collect();
             let targets = self.targets(known, &frames, first)?;
+            let targets = self.not_scattered(targets, &FrameSet::EMPTY);
             self.copy_to(index, known, &targets)?;
         }
         self.note_copied_ahead(known, &frames);
         Ok(())
+    }
+
+    /// None, where they are so scattered that they would take more mappings than the budget has for a chunk.
+    pub(super) fn worth_copying_ahead(&self, frames: FrameSet) -> FrameSet {
+        if runs(&frames).len() > self.budget.mappings_for_a_chunk() {
+            return FrameSet::EMPTY;
+        }
+        frames
+    }
+
+    /// Of `targets`, those of `needed` frames alone, where all of them would take more mappings than the budget has for a chunk.
+    pub(super) fn not_scattered(
+        &self,
+        targets: Vec<(u32, BlockNo)>,
+        needed: &FrameSet,
+    ) -> Vec<(u32, BlockNo)> {
+        if target_runs(&targets).len() <= self.budget.mappings_for_a_chunk() {
+            return targets;
+        }
+        let (kept, unused): (Vec<_>, Vec<_>) = targets
+            .into_iter()
+            .partition(|(frame, _)| needed.contains(*frame));
+        let unused: Vec<BlockNo> = unused.into_iter().map(|(_, block)| block).collect();
+        self.holder.free_blocks(&unused);
+        kept
     }
 
     /// Of `frames`, those that are the VM's own by now were copied before the guest wrote them.

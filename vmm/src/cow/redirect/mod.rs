@@ -15,6 +15,7 @@
 //! 4. The userfaultfd outlives every thread that can write guest RAM: once it is closed, nothing is held any more.
 
 mod ahead;
+mod arm;
 mod chunk;
 mod copy;
 mod engine;
@@ -30,6 +31,8 @@ pub use engine::RedirectEngine;
 
 #[cfg(test)]
 mod ahead_test;
+#[cfg(test)]
+mod arm_test;
 #[cfg(test)]
 mod chunk_test;
 #[cfg(test)]

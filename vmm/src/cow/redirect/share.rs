@@ -42,7 +42,7 @@ impl Still for StandStill<'_> {
     }
 
     fn arm(&self, set: &ShareSet) -> Result<(), CowError> {
-        self.engine.arm(set)
+        self.engine.arm_shared(set)
     }
 
     fn frames_copied(&self) -> u64 {
@@ -92,45 +92,6 @@ impl RedirectEngine {
         let settled = self.settle_early_writes(index, known);
         self.budget.changed(before, known.mappings_now());
         settled
-    }
-
-    fn arm(&self, set: &ShareSet) -> Result<(), CowError> {
-        for (index, _, own) in set.iter() {
-            let mut live = lock(self.chunk(index));
-            let LiveChunk::Known(known) = &mut *live else {
-                continue;
-            };
-            let armed = std::mem::take(&mut known.armed);
-            if !known.mapped {
-                continue;
-            }
-            for run in known.mapped_runs(&own.minus(&armed)) {
-                // What is armed already may be armed again.
-                let (first, last) = (self.unit_of(run.frames.start), self.unit_of(run.frames.end - 1));
-                let frames = first.start..last.end;
-                self.arm_range(self.address(index, frames.start), frames.len() * FRAME_SIZE_BYTES)
-                    .map_err(os("arm shared frames"))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// One call for each run, as before Linux 6.3 a call may not cross mappings. Whether neighbours have merged into one
-    /// is the kernel's business: where they have not, it says ENOENT, and each half is tried.
-    pub(super) fn arm_range(&self, start: usize, size_bytes: usize) -> std::io::Result<()> {
-        self.protect_range(start, size_bytes, true)
-    }
-
-    /// Arms or disarms, in the same way.
-    pub(super) fn protect_range(&self, start: usize, size_bytes: usize, armed: bool) -> std::io::Result<()> {
-        match self.uffd().protect(start, size_bytes, armed) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) && size_bytes > FRAME_SIZE_BYTES => {
-                let half = size_bytes / FRAME_SIZE_BYTES / 2 * FRAME_SIZE_BYTES;
-                self.protect_range(start, half, armed)?;
-                self.protect_range(start + half, size_bytes - half, armed)
-            }
-            result => result,
-        }
     }
 
     /// The snapshot was not made: what it shared is the VM's own again. Blocks that were replaced meanwhile are

@@ -1,0 +1,104 @@
+//! Arms and disarms what is mapped, in as few calls as the kernel takes.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use super::{
+    RedirectEngine,
+    chunk::{LiveChunk, MappedRun},
+};
+use crate::cow::{
+    CowError, FRAME_SIZE_BYTES, ShareSet,
+    engine::{lock, os},
+};
+
+/// Mapped addresses, and where their bytes are in the pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stretch {
+    pub addresses: Range<usize>,
+    /// Of the first byte.
+    pub pool_offset: usize,
+    pub private: bool,
+}
+
+impl Stretch {
+    /// Takes in what follows, or says that it cannot: `cross` is whether it may where another mapping begins.
+    pub fn take_in(&mut self, next: &Self, cross: bool) -> bool {
+        let (here, there) = (&mut self.addresses, &next.addresses);
+        let goes_on = self.pool_offset + (there.start.wrapping_sub(here.start)) == next.pool_offset
+            && self.private == next.private;
+        let meets = (here.start..=here.end).contains(&there.start);
+        if meets && (cross || goes_on) {
+            here.end = here.end.max(there.end);
+        }
+        meets && (cross || goes_on)
+    }
+}
+
+impl RedirectEngine {
+    /// Nobody may write to guest RAM meanwhile, nor anything of it be mapped.
+    pub(super) fn arm_shared(&self, set: &ShareSet) -> Result<(), CowError> {
+        let mut pending: Option<Stretch> = None;
+        for (index, _, own) in set.iter() {
+            let mut live = lock(self.chunk(index));
+            let LiveChunk::Known(known) = &mut *live else {
+                continue;
+            };
+            let armed = std::mem::take(&mut known.armed);
+            if !known.mapped {
+                continue;
+            }
+            for run in known.mapped_runs(&own.minus(&armed)) {
+                let next = self.stretch_of(index, &run);
+                let cross = self.crossing.load(Ordering::Relaxed);
+                let taken_in = pending
+                    .as_mut()
+                    .is_some_and(|stretch| stretch.take_in(&next, cross));
+                if !taken_in {
+                    self.arm_stretch(pending.replace(next))?;
+                }
+            }
+        }
+        self.arm_stretch(pending)
+    }
+
+    /// In whole units. What is armed already may be armed again.
+    fn stretch_of(&self, index: u32, run: &MappedRun) -> Stretch {
+        let frames = self.unit_of(run.frames.start).start..self.unit_of(run.frames.end - 1).end;
+        let before = (run.frames.start - frames.start) as usize;
+        let start = self.address(index, frames.start);
+        Stretch {
+            addresses: start..start + frames.len() * FRAME_SIZE_BYTES,
+            pool_offset: (run.block.get() as usize - before) * FRAME_SIZE_BYTES,
+            private: run.private,
+        }
+    }
+
+    fn arm_stretch(&self, stretch: Option<Stretch>) -> Result<(), CowError> {
+        let Some(Stretch { addresses, .. }) = stretch else {
+            return Ok(());
+        };
+        self.arm_range(addresses.start, addresses.len())
+            .map_err(os("arm shared frames"))
+    }
+
+    /// Everything in the range is mapped.
+    pub(super) fn arm_range(&self, start: usize, size_bytes: usize) -> std::io::Result<()> {
+        self.protect_range(start, size_bytes, true)
+    }
+
+    /// Arms or disarms, in one call where the kernel does. Before Linux 6.3 a call may not cross mappings, and whether
+    /// neighbours have merged into one is the kernel's business: where they have not, it says ENOENT, each half is tried, and calls are
+    /// not made to cross from then on.
+    pub(super) fn protect_range(&self, start: usize, size_bytes: usize, armed: bool) -> std::io::Result<()> {
+        match self.uffd.protect(start, size_bytes, armed) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) && size_bytes > FRAME_SIZE_BYTES => {
+                self.crossing.store(false, Ordering::Relaxed);
+                let half = size_bytes / FRAME_SIZE_BYTES / 2 * FRAME_SIZE_BYTES;
+                self.protect_range(start, half, armed)?;
+                self.protect_range(start + half, size_bytes - half, armed)
+            }
+            result => result,
+        }
+    }
+}

@@ -1,0 +1,47 @@
+use super::arm::Stretch;
+
+const FRAME: usize = 4096;
+
+fn stretch(first: usize, frames: usize, block: usize) -> Stretch {
+    Stretch {
+        addresses: first * FRAME..(first + frames) * FRAME,
+        pool_offset: block * FRAME,
+        private: false,
+    }
+}
+
+#[test]
+fn neighbours_become_one_whatever_is_behind_them_where_calls_may_cross_mappings() {
+    let mut one = stretch(0, 16, 100);
+    assert!(one.take_in(&stretch(16, 4, 7), true));
+    assert!(one.take_in(&stretch(20, 512, 4000), true));
+    assert_eq!(one, stretch(0, 532, 100));
+}
+
+#[test]
+fn elsewhere_only_what_goes_on_in_the_pool_too() {
+    let mut one = stretch(8, 16, 100);
+    assert!(one.take_in(&stretch(24, 4, 116), false));
+    assert!(!one.take_in(&stretch(28, 4, 121), false));
+    let private = Stretch {
+        private: true,
+        ..stretch(28, 4, 120)
+    };
+    assert!(!one.take_in(&private, false));
+    assert_eq!(one, stretch(8, 20, 100));
+}
+
+#[test]
+fn what_lies_apart_stays_apart() {
+    let mut one = stretch(0, 16, 100);
+    assert!(!one.take_in(&stretch(17, 4, 117), true));
+    assert!(!one.take_in(&stretch(17, 4, 117), false));
+    assert_eq!(one, stretch(0, 16, 100));
+}
+
+#[test]
+fn two_runs_of_one_huge_page_are_that_page() {
+    let mut one = stretch(512, 512, 1024);
+    assert!(one.take_in(&stretch(512, 512, 1024), false));
+    assert_eq!(one, stretch(512, 512, 1024));
+}
