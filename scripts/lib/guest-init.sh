@@ -2,7 +2,7 @@
 # shellcheck shell=dash
 # The init of the Linux guest's initramfs: loads the drivers, starts nvvmm-agent, and nvvmm-witness on the
 # console.
-# nvvmm.shell on the kernel command line starts a shell instead.
+# nvvmm.shell on the kernel command line starts a shell instead, nvvmm.agent nothing but nvvmm-agent.
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -21,6 +21,9 @@ nvvmm-agent >/run/agent.log 2>&1 &
 
 if grep -qw nvvmm.shell /proc/cmdline; then
   setsid -c sh
+elif grep -qw nvvmm.agent /proc/cmdline; then
+  echo "@ ready cpus=$(nproc)"
+  sleep 10000000
 else
   setsid -c nvvmm-witness
   echo "@ died -- nvvmm-witness ended with status $?"

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 use nvvmm_tests::agent::{output, sh, wait_for};
-use nvvmm_tests::{Host, Vm, witness::boot};
+use nvvmm_tests::{Host, Vm, witness::boot_without_witness};
 
 use crate::secret::{assert_whole, install, start};
 
@@ -25,7 +25,7 @@ fn spawn(host: &Host, vm: &Vm<'_>, script: &str, ready: &str) -> String {
 #[test]
 fn a_process_goes_on_where_it_was_captured_in_any_vm() {
     let host = Host::new(1024);
-    let taker = boot(&host, 160, 1, &[]);
+    let taker = boot_without_witness(&host, 160);
     install(&host, &taker);
     let pid = start(&host, &taker);
     let report = host.json(&["snapshot", &taker.name, "job", "--process", &pid]);
@@ -57,7 +57,7 @@ fn a_process_goes_on_where_it_was_captured_in_any_vm() {
         assert_eq!(restarted["pages_copied"], 0, "{restarted}");
         assert_whole(&host, &taker);
     }
-    let other = boot(&host, 160, 1, &[]);
+    let other = boot_without_witness(&host, 160);
     install(&host, &other);
     host.run(&["restore", "job", "--into", &other.name]).ok();
     assert_whole(&host, &other);
@@ -77,7 +77,7 @@ fn a_process_goes_on_where_it_was_captured_in_any_vm() {
 #[test]
 fn a_process_is_refused_or_stopped_or_taken_with_its_children_and_its_terminal() {
     let host = Host::new(768);
-    let vm = boot(&host, 160, 1, &[]);
+    let vm = boot_without_witness(&host, 160);
     let snapshot = |name: &str, pid: &str, options: &[&str]| {
         let arguments = [&["snapshot", &vm.name, name, "--process", pid], options].concat();
         host.run(&arguments)
@@ -163,7 +163,7 @@ fn a_process_is_refused_or_stopped_or_taken_with_its_children_and_its_terminal()
 #[test]
 fn frames_that_move_while_they_are_captured_are_captured_where_they_are() {
     let host = Host::new(768);
-    let vm = boot(&host, 160, 1, &[]);
+    let vm = boot_without_witness(&host, 160);
     install(&host, &vm);
     let pid = start(&host, &vm);
     // Somebody for whom frames are moved: memory in pieces, and its compaction without end.

@@ -3,12 +3,22 @@
 use nvvmm_tests::agent::{output, wait_for};
 use nvvmm_tests::{Host, Vm};
 
-/// Has a secret in its memory, and says at the end whether it is still there.
-const SUBJECT: &str = "cd /tmp; x=$(seq 200000); sum=$(echo \"$x\" | md5sum); echo $$ >ready
-    while [ ! -e go ]; do :; done
-    [ \"$sum\" = \"$(echo \"$x\" | md5sum)\" ] && [ \"$x\" = \"$(seq 200000)\" ] && echo all is there >verdict";
+/// Has a secret of 2 MiB in its memory, no two pages of it alike, and says at the end whether it is still there.
+const SUBJECT: &str = r#"
+    function secret(  i, x) {
+        for (i = 0; i < 1111; i++) x = x i " "
+        for (i = 0; i < 9; i++) x = x x
+        return x
+    }
+    BEGIN {
+        x = secret()
+        print pid >"/tmp/ready"
+        close("/tmp/ready")
+        while ((getline line <"/tmp/go") < 0) close("/tmp/go")
+        if (length(x) > 2000000 && x == secret()) print "all is there" >"/tmp/verdict"
+    }"#;
 
-/// What it reads is a file of the guest, which every VM must have where it is to go on.
+/// What it has open is a file of the guest, which every VM must have where it is to go on.
 pub fn install(host: &Host, vm: &Vm<'_>) {
     output(host, vm, &format!("cat >/tmp/subject <<'END'\n{SUBJECT}\nEND"));
 }
@@ -18,7 +28,8 @@ pub fn start(host: &Host, vm: &Vm<'_>) -> String {
     output(
         host,
         vm,
-        "echo 20000 >/proc/sys/kernel/ns_last_pid; setsid sh /tmp/subject </dev/null >/dev/null 2>&1 &",
+        "cd /tmp; echo 20000 >/proc/sys/kernel/ns_last_pid
+         setsid sh -c 'exec awk -v pid=$$ -f subject' <subject >/dev/null 2>&1 &",
     );
     wait_for(host, vm, "grep . /tmp/ready").trim().to_owned()
 }

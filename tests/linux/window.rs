@@ -1,7 +1,7 @@
 //! Processes of Linux guests restarted with `--window`: their memory is what the guest is shown of their image.
 
 use nvvmm_tests::agent::{output, sh, wait_for};
-use nvvmm_tests::{Host, Vm, witness::boot};
+use nvvmm_tests::{Host, Vm, witness::boot_without_witness};
 
 use crate::secret::{assert_whole, install, start};
 
@@ -28,7 +28,7 @@ fn snapshot_when_let_go(host: &Host, vm: &Vm<'_>, name: &str) {
 #[test]
 fn a_process_goes_on_with_memory_that_is_shown_in_a_window() {
     let host = Host::new(1024);
-    let vm = boot(&host, 160, 1, &[]);
+    let vm = boot_without_witness(&host, 160);
     install(&host, &vm);
     let pid = start(&host, &vm);
     host.run(&["snapshot", &vm.name, "job", "--process", &pid, "--kill"])

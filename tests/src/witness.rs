@@ -1,11 +1,14 @@
 //! A Linux guest that runs `nvvmm-witness` (guest/linux).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::{Host, Vm, required};
+use crate::{Host, Vm, agent::sh, required};
 
 /// Ten times and more of what booting Linux takes inside an emulated KVM host.
 const BOOT_PATIENCE: Duration = Duration::from_secs(400);
+
+/// What the guest's init is told (scripts/lib/guest-init.sh).
+const WITHOUT_WITNESS: &str = "nvvmm.agent";
 
 /// What Linux is told. On a KVM host whose own TSC is not reliable (an emulated one above all) KVM says that the guest's is
 /// not either, and a guest's watchdog marks it unstable now and then, snapshots or not. Such a host on a busy machine also lets
@@ -23,6 +26,14 @@ pub fn boot<'h>(host: &'h Host, memory_mib: u64, vcpus: u32, options: &[&str]) -
     boot_from("NVVMM_GUEST_INITRAMFS", host, memory_mib, vcpus, "", options)
 }
 
+/// Boots Linux without its witness, whose threads take much of an emulated CPU, to the agent's first answer.
+pub fn boot_without_witness<'h>(host: &'h Host, memory_mib: u64) -> Vm<'h> {
+    answering(
+        host,
+        boot_from("NVVMM_GUEST_INITRAMFS", host, memory_mib, 1, WITHOUT_WITNESS, &[]),
+    )
+}
+
 /// Boots Linux with nothing in it but nvvmm-agent, which is its first process, and the programs of busybox. It may not answer yet.
 pub fn boot_to_agent(host: &Host, memory_mib: u64) -> Vm<'_> {
     start(
@@ -35,10 +46,22 @@ pub fn boot_to_agent(host: &Host, memory_mib: u64) -> Vm<'_> {
     )
 }
 
-/// Boots Linux to its witness, with one CPU and with programs in it whose processes tests capture (scripts/lib/guest-programs.sh). `words` are more for
+/// Boots Linux without its witness, with one CPU and with programs in it whose processes tests capture (scripts/lib/guest-programs.sh). `words` are more for
 /// the kernel's command line.
 pub fn boot_with_programs<'h>(host: &'h Host, memory_mib: u64, words: &str) -> Vm<'h> {
-    boot_from("NVVMM_GUEST_PROGRAMS", host, memory_mib, 1, words, &[])
+    let words = format!("{WITHOUT_WITNESS} {words}");
+    answering(
+        host,
+        boot_from("NVVMM_GUEST_PROGRAMS", host, memory_mib, 1, &words, &[]),
+    )
+}
+
+fn answering<'h>(host: &'h Host, vm: Vm<'h>) -> Vm<'h> {
+    let until = Instant::now() + BOOT_PATIENCE;
+    while sh(host, &vm, "true").code != 0 {
+        assert!(Instant::now() < until, "no agent answers in {}", vm.name);
+    }
+    vm
 }
 
 fn boot_from<'h>(

@@ -45,7 +45,7 @@ pragma integrity_check;
 }
 
 /// What xz with two threads is told.
-pub const XZ: [&str; 5] = ["xz", "-T2", "-1", "--block-size=1MiB", "-c"];
+pub const XZ: [&str; 5] = ["xz", "-T2", "-1", "--block-size=256KiB", "-c"];
 
 /// So much for it to compress.
 pub fn text(bytes: usize) -> Vec<u8> {
