@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use clap::CommandFactory;
 use clap::error::ErrorKind as ClapError;
 
