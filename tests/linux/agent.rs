@@ -8,7 +8,7 @@ use nix::pty::{Winsize, openpty};
 use nvvmm_tests::agent::{output, sh, wait_for};
 use nvvmm_tests::{
     Host, Vm,
-    witness::{boot, boot_to_agent},
+    witness::{boot_to_agent, boot_without_witness},
 };
 
 /// Ten times and more of what a restored guest takes to hear of it inside an emulated KVM host.
@@ -50,7 +50,7 @@ fn fact<'t>(told: &'t str, name: &str) -> &'t str {
 #[test]
 fn programs_run_in_the_guest_and_files_go_both_ways() {
     let host = Host::new(512);
-    let vm = boot(&host, 160, 1, &[]);
+    let vm = boot_without_witness(&host, 160);
     let outcome = sh(&host, &vm, "echo out; echo err >&2; exit 7");
     assert_eq!(
         (outcome.code, &outcome.stdout[..], &outcome.stderr[..]),
@@ -139,7 +139,7 @@ fn the_agent_can_be_the_first_process_and_programs_have_a_terminal() {
 #[test]
 fn a_restored_guest_is_told_and_its_streams_are_not_the_originals() {
     let host = Host::new(768);
-    let original = boot(&host, 160, 1, &[]);
+    let original = boot_without_witness(&host, 160);
     output(
         &host,
         &original,
