@@ -30,7 +30,8 @@ source "$here/lib/guest-programs.sh"
 source "$here/lib/room.sh"
 source "$here/lib/tally.sh"
 
-all_tiers=(anywhere kvm linux restarts media)
+# In the order in which they begin.
+all_tiers=(anywhere linux restarts kvm media)
 # The media of each tier.
 kvm_media=(tmpfs tmpfs-huge hugetlbfs file)
 pmem_media=(fsdax-ext4 fsdax-xfs devdax)
@@ -270,10 +271,10 @@ run_tier() {
   end_tier
 }
 
-# Those of the tiers that run beside media, one after another: a nested host keeps one processor busy.
-beside_media() {
+# Those of the tiers that run beside kvm and media, one after another: a nested host keeps one processor busy, and most tests of the others one.
+beside_others() {
   local name
-  [[ " ${tiers[*]} " == *' media '* ]] || return 0
+  [[ " ${tiers[*]} " == *@(' kvm '|' media ')* ]] || return 0
   for name in "${tiers[@]}"; do [[ $name != @(linux|restarts) ]] || echo "$name"; done
 }
 
@@ -314,7 +315,7 @@ done
 begin_summary
 trap clean_up EXIT
 trap 'exit 130' INT TERM
-mapfile -t aside < <(beside_media)
+mapfile -t aside < <(beside_others)
 for name in "${tiers[@]}"; do
   if [[ " ${aside[*]} " != *" $name "* ]]; then
     run_tier "$name"

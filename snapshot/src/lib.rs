@@ -10,6 +10,7 @@
 
 mod catalog;
 mod chunk_map;
+mod diff;
 mod error;
 mod fault;
 mod file_lock;
@@ -31,6 +32,7 @@ mod crash_test;
 
 pub use catalog::{PoolWrites, Removed};
 pub use chunk_map::{ChunkMap, LeafBlocks};
+pub use diff::{DiffProgress, DiffReport, FrameRun};
 pub use error::{Error, Result};
 pub use fault::{FaultPoint, fault_point};
 pub use frame_map::FrameMap;
@@ -38,7 +40,8 @@ pub use holder::{Committed, Consumed, ConsumedChunk, Holder, NewSnapshot, Reserv
 pub use layout::inode::SnapshotKind;
 pub use number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo, FrameSet, SnapshotId};
 pub use pool::{
-    CheckReport, CreateOptions, GrowOptions, Grown, HolderStatus, Pool, PoolStatus, SnapshotEntry,
+    CheckReport, ChunkUse, CreateOptions, GrowOptions, Grown, HolderStatus, Pool, PoolMap, PoolStatus,
+    SnapshotEntry, SnapshotSpace,
 };
 pub use region::{CowEngine, Durability, DurabilityLimit, Medium};
 pub use scrub::{DamagedFrame, ScrubProgress, ScrubReport};

@@ -9,6 +9,7 @@ mod bad_input;
 mod bench;
 mod commands;
 mod counters;
+mod diff;
 mod dirty_log;
 mod fault_points;
 mod full_pool;

@@ -4,6 +4,7 @@ mod check;
 mod create;
 mod device;
 mod grow;
+mod map;
 mod snapshots;
 mod status;
 
@@ -18,6 +19,7 @@ pub use create::CreateOptions;
 #[cfg(test)]
 pub(crate) use create::format;
 pub use grow::{GrowOptions, Grown};
+pub use map::{ChunkUse, PoolMap, SnapshotSpace};
 pub use snapshots::SnapshotEntry;
 pub use status::{HolderStatus, PoolStatus};
 

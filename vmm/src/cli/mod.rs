@@ -8,13 +8,17 @@ mod bench_command;
 mod console;
 mod cp;
 mod detach;
+mod diff_command;
+mod documents;
 pub mod error;
 mod exec;
 mod launch;
 pub(crate) mod output;
 mod pool_commands;
+mod pool_map;
 mod pool_path;
 mod process_commands;
+mod progress;
 mod ring_commands;
 mod scrub_command;
 mod snapshot_commands;
@@ -65,6 +69,9 @@ fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
         Command::Checkpoint(checkpoint) => ring_commands::checkpoint(checkpoint)?,
         Command::Rewind(rewind) => ring_commands::rewind(rewind)?,
         Command::Snapshots { pool, json } => snapshot_commands::list(&pool, json.json)?,
+        Command::Diff { from, to, pool, json } => diff_command::run([&from, &to], &pool, json.json)?,
+        Command::Completions { shell } => documents::completions(shell)?,
+        Command::Man { dir } => documents::man(&dir)?,
         Command::Rm { names, pool, json } => snapshot_commands::remove(&names, &pool, json.json)?,
         Command::Bench(bench) => bench_command::run(bench)?,
         Command::Pool(PoolCommand::Create {
@@ -83,6 +90,9 @@ fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
         Command::Pool(PoolCommand::Delete { path }) => pool_commands::delete(&path)?,
         Command::Pool(PoolCommand::Status { pool, json }) => {
             pool_commands::status(&pool.option(), json.json)?
+        }
+        Command::Pool(PoolCommand::Map { pool, svg, json }) => {
+            pool_map::run(&pool.option(), svg.as_deref(), json.json)?;
         }
         Command::Pool(PoolCommand::Scrub { pool, json }) => {
             return scrub_command::scrub(&pool.option(), json.json);

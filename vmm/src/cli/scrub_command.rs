@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use nvvmm_snapshot::{BLOCK_SIZE_BYTES, DamagedFrame, ScrubReport};
 use serde::Serialize;
 use serde_json::Value;
@@ -14,6 +13,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::args::PoolOption;
 use super::error::EXIT_POOL_DAMAGED;
+use super::progress::bytes_bar;
 use super::{output, pool_path};
 use crate::control::ControlError;
 use crate::memory::gpa_of;
@@ -31,8 +31,7 @@ pub fn scrub(option: &PoolOption, json: bool) -> Result<ExitCode, ControlError> 
     let path = pool_path::found(option)?;
     let pool = pool_path::open(&path)?;
     let interrupted = ends_on_signal()?;
-    // Shown on stderr, and only where that is a terminal.
-    let bar = ProgressBar::new(0).with_style(bar_style()?);
+    let bar = bytes_bar("scrub")?;
     let report = pool.scrub(&mut |progress| {
         bar.set_length(progress.frames_total * BLOCK_SIZE_BYTES);
         bar.set_position(progress.frames_done * BLOCK_SIZE_BYTES);
@@ -64,12 +63,6 @@ pub(super) fn ends_on_signal() -> Result<Arc<AtomicBool>, ControlError> {
             .map_err(|e| ControlError::io("watch for signals", &e))?;
     }
     Ok(interrupted)
-}
-
-fn bar_style() -> Result<ProgressStyle, ControlError> {
-    let shape = "scrub {wide_bar} {binary_bytes} of {binary_total_bytes}, {eta} left";
-    ProgressStyle::with_template(shape)
-        .map_err(|e| ControlError::failed(format!("the progress bar's template: {e}")))
 }
 
 fn guest_frame(damaged: &DamagedFrame) -> DamagedGuestFrame<'_> {

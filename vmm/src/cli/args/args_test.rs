@@ -1,5 +1,3 @@
-use std::path::PathBuf;
-
 use clap::CommandFactory;
 use clap::error::ErrorKind as ClapError;
 

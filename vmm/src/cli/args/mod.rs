@@ -7,6 +7,8 @@ mod pool;
 mod ring;
 mod snapshot;
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 
 use self::{
@@ -14,7 +16,7 @@ use self::{
     guest::{CP_EXAMPLES, EXEC_EXAMPLES, STATS_EXAMPLES},
     launch::{RESTORE_EXAMPLES, RUN_EXAMPLES},
     ring::{CHECKPOINT_EXAMPLES, REWIND_EXAMPLES},
-    snapshot::SNAPSHOT_EXAMPLES,
+    snapshot::{DIFF_EXAMPLES, SNAPSHOT_EXAMPLES},
 };
 pub use self::{
     bench::BenchArguments,
@@ -179,6 +181,25 @@ pub enum Command {
         #[command(flatten)]
         json: JsonFlag,
     },
+    /// List the frames in which two snapshots differ
+    ///
+    /// By guest frame number, or page of a process's image. Frames whose block both have are not read; the others are compared byte by byte. A frame
+    /// that one of them does not have is one of zeros.
+    #[command(after_long_help = DIFF_EXAMPLES)]
+    Diff {
+        /// Name of one snapshot
+        #[arg(value_parser = values::snapshot_name)]
+        from: String,
+        /// Name of the other
+        #[arg(value_parser = values::snapshot_name)]
+        to: String,
+        /// The pool.
+        #[command(flatten)]
+        pool: PoolOption,
+        /// The form of the output.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
     /// Remove snapshots
     ///
     /// Also one that a VM still runs from: its name goes at once, its space when that VM needs it no more.
@@ -196,6 +217,19 @@ pub enum Command {
     /// Make, grow, look at and check pools
     #[command(subcommand)]
     Pool(PoolCommand),
+    /// Print what a shell needs to complete nvvmm's commands
+    ///
+    /// scripts/install.sh puts it where the shell looks for it.
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages, one for each command
+    Man {
+        /// Directory for them, made when missing
+        dir: PathBuf,
+    },
     /// Measure checkpoints and restarts on this host, beside copying, and draw them
     #[command(after_long_help = BENCH_HELP)]
     Bench(BenchArguments),

@@ -51,6 +51,21 @@ pub enum PoolCommand {
         #[command(flatten)]
         json: JsonFlag,
     },
+    /// Draw a pool: what its chunks are used for, and what snapshots have of it
+    ///
+    /// In the terminal a sign stands for one or several chunks of 2 MiB. As SVG (--svg) a chunk is a square, filled by how much of it is in
+    /// use; memory that more snapshots share is darker.
+    Map {
+        /// The pool.
+        #[command(flatten)]
+        pool: PoolPlace,
+        /// Write the picture to this file, too
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+        /// The form of the output.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
     /// Delete a pool that no VM uses, with all its snapshots
     ///
     /// Its file is removed. A DAX device is no pool afterwards, but its bytes stay until the next pool is made on it.

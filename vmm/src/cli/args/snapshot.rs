@@ -1,4 +1,4 @@
-//! What `nvvmm snapshot` can be asked.
+//! What the commands about snapshots can be asked.
 
 use clap::Args;
 use nvvmm_snapshot::Durability;
@@ -55,3 +55,8 @@ pub struct SnapshotArguments {
     #[command(flatten)]
     pub json: JsonFlag,
 }
+
+pub(super) const DIFF_EXAMPLES: &str = "\
+Examples:
+  nvvmm diff before-upgrade after-upgrade
+  nvvmm diff web@1206 web@1207 --json | jq .frames_different";

@@ -21,13 +21,16 @@ use crate::cow::{
 
 /// Fewer are armed in a pause in no time, and more likely to be written again at once.
 const FRAMES_MIN: u64 = 4096;
+/// The same where a chunk is one page: one write to it takes it back as a whole.
+const FRAMES_MIN_OF_CHUNKS: u64 = 64 * CHUNK_FRAMES as u64;
 
 impl RedirectEngine {
-    /// Where a chunk is one page there are few to arm.
     pub(super) fn is_worth_arming_ahead(&self) -> bool {
-        self.techniques.arm_ahead
-            && self.unit_frames < CHUNK_FRAMES
-            && self.counters.frames_own.load(Ordering::Relaxed) >= FRAMES_MIN
+        let least = match self.unit_frames {
+            CHUNK_FRAMES => FRAMES_MIN_OF_CHUNKS,
+            _ => FRAMES_MIN,
+        };
+        self.techniques.arm_ahead && self.counters.frames_own.load(Ordering::Relaxed) >= least
     }
 
     /// Arms the VM's own frames, chunk by chunk.

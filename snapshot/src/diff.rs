@@ -1,0 +1,189 @@
+//! What is different between the memories of two snapshots.
+//!
+//! A block that both have at the same place is the same and is not read. As for a scrub, blocks are read without a lock and
+//! without a pin; what was found counts only if both snapshots are still there afterwards, with the same maps.
+
+use std::iter::Peekable;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::catalog::{CatalogLock, Listing};
+use crate::chunk_map::ChunkMap;
+use crate::error::Result;
+use crate::frame_map::FrameMap;
+use crate::layout::inode::Inode;
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS};
+use crate::pool::Pool;
+
+/// How far a comparison is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiffProgress {
+    /// Frames of either snapshot that were looked at.
+    pub frames_done: u64,
+    /// At most so many there are.
+    pub frames_total: u64,
+}
+
+/// Frames that follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct FrameRun {
+    /// The first: its offset in the snapshot's memory, in frames of 4 KiB.
+    pub frame: u64,
+    /// How many there are.
+    pub frames: u64,
+}
+
+/// How two snapshots differ. A frame without a block is one of zeros, also behind the end of the smaller memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct DiffReport {
+    /// Frames whose block both have.
+    pub frames_shared: u64,
+    /// Frames in blocks of their own that hold the same.
+    pub frames_alike: u64,
+    /// Frames that hold something else.
+    pub frames_different: u64,
+    /// Those frames, in order.
+    pub different: Vec<FrameRun>,
+    /// It was ended before all was compared.
+    pub interrupted: bool,
+}
+
+impl Pool {
+    /// Compares the memories of two snapshots. `on_progress` is called now and then, without any lock; when it breaks, the
+    /// comparison ends early.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], also when one is removed meanwhile; [`Error::Damaged`]; [`Error::Io`].
+    pub fn diff(
+        self: &Arc<Self>,
+        names: [&str; 2],
+        on_progress: &mut dyn FnMut(DiffProgress) -> ControlFlow<()>,
+    ) -> Result<DiffReport> {
+        let listing = CatalogLock::take(self)?.listing()?;
+        let [left, right] = names.map(|name| self.inode_named(name, &listing));
+        let (left, right) = (left?, right?);
+        let report = Diff::new(self, on_progress).run(&left, &right)?;
+        let listing = CatalogLock::take(self)?.listing()?;
+        for inode in [&left, &right] {
+            let same = |now: &Inode| now.map_root == inode.map_root;
+            if !listing.by_id(inode.id).is_some_and(|listed| same(&listed.inode)) {
+                return Err(self.not_found(&inode.name, &listing));
+            }
+        }
+        Ok(report)
+    }
+
+    fn inode_named(&self, name: &str, listing: &Listing) -> Result<Arc<Inode>> {
+        match listing.by_name(name) {
+            Some(listed) => Ok(Arc::clone(&listed.inode)),
+            None => Err(self.not_found(name, listing)),
+        }
+    }
+}
+
+struct Diff<'p> {
+    pool: &'p Arc<Pool>,
+    on_progress: &'p mut dyn FnMut(DiffProgress) -> ControlFlow<()>,
+    progress: DiffProgress,
+    report: DiffReport,
+    buffers: [Vec<u8>; 2],
+}
+
+impl<'p> Diff<'p> {
+    fn new(pool: &'p Arc<Pool>, on_progress: &'p mut dyn FnMut(DiffProgress) -> ControlFlow<()>) -> Self {
+        let frame = || vec![0; BLOCK_SIZE_BYTES as usize];
+        Self {
+            pool,
+            on_progress,
+            progress: DiffProgress::default(),
+            report: DiffReport::default(),
+            buffers: [frame(), frame()],
+        }
+    }
+
+    fn run(mut self, left: &Inode, right: &Inode) -> Result<DiffReport> {
+        self.progress.frames_total = left.frames_mapped + right.frames_mapped;
+        let maps = [left, right].map(|inode| FrameMap::new(Arc::clone(self.pool), inode));
+        let mut sides = maps.each_ref().map(|map| map.iter_present().peekable());
+        while let Some(index) = next_index(&mut sides)? {
+            let [left, right] = sides.each_mut().map(|side| chunk_at(side, index));
+            self.progress.frames_done += u64::from(left.count()) + u64::from(right.count());
+            self.chunk(index, &left, &right)?;
+            if (self.on_progress)(self.progress).is_break() {
+                self.report.interrupted = self.progress.frames_done < self.progress.frames_total;
+                break;
+            }
+        }
+        Ok(self.report)
+    }
+
+    fn chunk(&mut self, index: u32, left: &ChunkMap, right: &ChunkMap) -> Result<()> {
+        for frame in 0..CHUNK_BLOCKS {
+            match (left.block(frame), right.block(frame)) {
+                (None, None) => {}
+                (left, right) if left == right => self.report.frames_shared += 1,
+                (left, right) => {
+                    if self.alike(left, right)? {
+                        self.report.frames_alike += 1;
+                    } else {
+                        self.different(u64::from(index) * u64::from(CHUNK_BLOCKS) + u64::from(frame));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn alike(&mut self, left: Option<BlockNo>, right: Option<BlockNo>) -> Result<bool> {
+        for (buffer, block) in self.buffers.iter_mut().zip([left, right]) {
+            match block {
+                Some(block) => self.pool.store.region.read(block.byte_offset(), buffer)?,
+                None => buffer.fill(0),
+            }
+        }
+        Ok(self.buffers[0] == self.buffers[1])
+    }
+
+    fn different(&mut self, frame: u64) {
+        self.report.frames_different += 1;
+        match self.report.different.last_mut() {
+            Some(run) if run.frame + run.frames == frame => run.frames += 1,
+            _ => self.report.different.push(FrameRun { frame, frames: 1 }),
+        }
+    }
+}
+
+/// The first chunk that either side has, of those that are left.
+fn next_index<I>(sides: &mut [Peekable<I>; 2]) -> Result<Option<u32>>
+where
+    I: Iterator<Item = Result<(u32, ChunkMap)>>,
+{
+    let mut first: Option<u32> = None;
+    for side in sides {
+        // What cannot be read is taken out, to be told.
+        if let Some(Err(error)) = side.next_if(|chunk| chunk.is_err()) {
+            return Err(error);
+        }
+        if let Some(Ok((index, _))) = side.peek() {
+            first = Some(first.map_or(*index, |first| first.min(*index)));
+        }
+    }
+    Ok(first)
+}
+
+/// A side's chunk of this index, if that is what it has next; a hole otherwise.
+fn chunk_at<I>(side: &mut Peekable<I>, index: u32) -> ChunkMap
+where
+    I: Iterator<Item = Result<(u32, ChunkMap)>>,
+{
+    match side.next_if(|chunk| chunk.as_ref().is_ok_and(|(next, _)| *next == index)) {
+        Some(Ok((_, map))) => map,
+        _ => ChunkMap::Hole,
+    }
+}
+
+#[cfg(test)]
+#[path = "diff_test.rs"]
+mod diff_test;

@@ -1,0 +1,204 @@
+//! What each chunk of a pool is used for.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::Pool;
+use crate::catalog::CatalogLock;
+use crate::error::Result;
+use crate::layout::HOLDER_SLOTS;
+use crate::layout::inode::{Inode, map_height};
+use crate::layout::node::NodeKind;
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkNo};
+use crate::recovery::reclaim_dead_holders;
+use crate::refs::BlockNumbers;
+use crate::tree::{Frames, Place, Visitor, walk};
+
+/// A pool's chunks, and what its snapshots have of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PoolMap {
+    /// Size of the pool.
+    pub size_bytes: u64,
+    /// Every chunk, in order.
+    pub chunks: Vec<ChunkUse>,
+    /// Names of the holders that chunks are leased to.
+    pub holders: Vec<String>,
+    /// The snapshots, by id.
+    pub snapshots: Vec<SnapshotSpace>,
+}
+
+/// The 512 blocks of a chunk, by what they hold: the counts add up to 512.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ChunkUse {
+    /// The pool's own: fixed areas, the catalog, maps, saved states.
+    pub metadata: u32,
+    /// Memory of one snapshot.
+    pub own: u32,
+    /// Memory of several snapshots.
+    pub shared: u32,
+    /// Of no snapshot, and leased to a holder.
+    pub leased: u32,
+    /// Anybody's.
+    pub free: u32,
+    /// The most snapshots that one block is in.
+    pub snapshots_max: u32,
+    /// Who has leased it: an index into the list of holders.
+    pub holder: Option<u32>,
+}
+
+/// What a snapshot takes of a pool, without maps and saved state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SnapshotSpace {
+    /// Its name.
+    pub name: String,
+    /// Memory that only it has.
+    pub own_bytes: u64,
+    /// Memory that it shares with other snapshots.
+    pub shared_bytes: u64,
+}
+
+/// In how many snapshots each block is.
+#[derive(Default)]
+struct Sharing(BlockNumbers);
+
+impl Visitor for Sharing {
+    fn frames(&mut self, frames: Frames<'_>) -> Result<()> {
+        self.0.add_frames(frames);
+        Ok(())
+    }
+
+    fn reference(&mut self, _: BlockNo) -> Result<bool> {
+        Ok(true)
+    }
+}
+
+/// How many of a snapshot's blocks are in it alone.
+struct Own<'s> {
+    sharing: &'s BlockNumbers,
+    own: u64,
+    all: u64,
+}
+
+impl Own<'_> {
+    fn count(&mut self, block: BlockNo) {
+        self.all += 1;
+        self.own += u64::from(self.sharing.get(block) == 1);
+    }
+}
+
+impl Visitor for Own<'_> {
+    fn frames(&mut self, frames: Frames<'_>) -> Result<()> {
+        match frames {
+            Frames::Chunk(chunk) => (0..CHUNK_BLOCKS).for_each(|index| self.count(chunk.block(index))),
+            Frames::Leaf(blocks) => blocks
+                .iter()
+                .filter(|number| **number != 0)
+                .for_each(|number| self.count(BlockNo::new(*number))),
+        }
+        Ok(())
+    }
+
+    fn reference(&mut self, _: BlockNo) -> Result<bool> {
+        Ok(true)
+    }
+}
+
+impl Pool {
+    /// What each chunk is used for, after recovering what dead holders left.
+    ///
+    /// # Errors
+    /// [`crate::Error::Damaged`], [`crate::Error::Io`].
+    pub fn map(&self) -> Result<PoolMap> {
+        let mut lock = CatalogLock::take(self)?;
+        reclaim_dead_holders(&mut lock)?;
+        let listing = lock.listing()?;
+        let mut inodes: Vec<Arc<Inode>> = listing.iter().map(|listed| Arc::clone(&listed.inode)).collect();
+        inodes.sort_by_key(|inode| inode.id);
+        let mut sharing = Sharing::default();
+        for inode in &inodes {
+            self.walk_memory(inode, &mut sharing)?;
+        }
+        let mut snapshots = Vec::new();
+        for listed in listing.named() {
+            let mut own = Own {
+                sharing: &sharing.0,
+                own: 0,
+                all: 0,
+            };
+            self.walk_memory(&listed.inode, &mut own)?;
+            snapshots.push((
+                listed.inode.id,
+                SnapshotSpace {
+                    name: listed.inode.name.clone(),
+                    own_bytes: own.own * BLOCK_SIZE_BYTES,
+                    shared_bytes: (own.all - own.own) * BLOCK_SIZE_BYTES,
+                },
+            ));
+        }
+        snapshots.sort_by_key(|(id, _)| *id);
+        let (slots, holders) = self.holder_names()?;
+        let chunks = (0..self.store.layout.chunks())
+            .map(|chunk| self.chunk_use(chunk, &sharing.0, &slots))
+            .collect::<Result<_>>()?;
+        Ok(PoolMap {
+            size_bytes: self.store.layout.size_bytes(),
+            chunks,
+            holders,
+            snapshots: snapshots.into_iter().map(|(_, space)| space).collect(),
+        })
+    }
+
+    fn walk_memory(&self, inode: &Inode, visitor: &mut dyn Visitor) -> Result<()> {
+        let place = Place::root(NodeKind::Memory, map_height(inode.memory_bytes)?);
+        walk(&self.store, inode.map_root, place, visitor)
+    }
+
+    /// The slots in use, and the names of those who use them.
+    fn holder_names(&self) -> Result<(Vec<u32>, Vec<String>)> {
+        let mut used = (Vec::new(), Vec::new());
+        for slot in 0..HOLDER_SLOTS {
+            if self.store.holder_slot_is_used(slot)? {
+                used.0.push(slot);
+                used.1.push(self.store.holder_slot(slot)?.name());
+            }
+        }
+        Ok(used)
+    }
+
+    fn chunk_use(&self, number: u32, sharing: &BlockNumbers, slots: &[u32]) -> Result<ChunkUse> {
+        let data = ChunkNo::new(number).filter(|chunk| self.store.layout.is_data_chunk(*chunk));
+        let Some(chunk) = data else {
+            return Ok(ChunkUse {
+                metadata: CHUNK_BLOCKS,
+                ..ChunkUse::default()
+            });
+        };
+        let owner = self.store.lease_owner(chunk)?;
+        let mut found = ChunkUse {
+            holder: owner
+                .and_then(|owner| slots.iter().position(|slot| *slot == owner))
+                .map(|index| index as u32),
+            ..ChunkUse::default()
+        };
+        let refcounts = self.store.refcounts(chunk)?;
+        let snapshots = sharing.of_chunk(chunk);
+        for index in 0..CHUNK_BLOCKS as usize {
+            let in_snapshots = snapshots.as_ref().map_or(0, |each| each[index]).max(0) as u32;
+            let kind = match (refcounts[index], in_snapshots) {
+                (0, _) if owner.is_some() => &mut found.leased,
+                (0, _) => &mut found.free,
+                (_, 0) => &mut found.metadata,
+                (_, 1) => &mut found.own,
+                _ => &mut found.shared,
+            };
+            *kind += 1;
+            found.snapshots_max = found.snapshots_max.max(in_snapshots);
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+#[path = "map_test.rs"]
+mod map_test;

@@ -1,0 +1,86 @@
+//! Every block of a pool is counted once, as what it is.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::{ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, SnapshotId, SnapshotKind};
+
+fn take(vm: &Holder, name: &str, base: Option<SnapshotId>, changes: &[(u32, ChunkMap)]) -> SnapshotId {
+    let new = NewSnapshot {
+        kind: SnapshotKind::Vm,
+        name,
+        parent: base,
+        memory_bytes: 64 << 20,
+        base,
+        changes,
+        state: b"state",
+        frames_new: 1,
+    };
+    vm.commit_snapshot(new, vm.reserve(16).unwrap()).unwrap().id
+}
+
+fn frames(vm: &Holder, count: u32) -> ChunkMap {
+    let mut leaf = LeafBlocks::new();
+    for (frame, block) in vm.alloc_blocks(count).unwrap().into_iter().enumerate() {
+        leaf.set(frame as u32, Some(block));
+    }
+    ChunkMap::Frames(Arc::new(leaf))
+}
+
+#[test]
+fn blocks_are_counted_by_what_they_hold() {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let options = CreateOptions {
+        size_bytes: 32 << 20,
+        overcommit: false,
+    };
+    let pool = Pool::create(&directory.path().join("pool"), &options).unwrap();
+    let empty = pool.map().unwrap();
+    assert!(empty.snapshots.is_empty() && empty.holders.is_empty());
+
+    let vm = pool.hold("web").unwrap();
+    let whole = vm.alloc_chunk().unwrap();
+    let first = take(
+        &vm,
+        "first",
+        None,
+        &[(0, ChunkMap::Whole(whole)), (3, frames(&vm, 10))],
+    );
+    take(&vm, "second", Some(first), &[(3, frames(&vm, 7))]);
+    let mine = vm.alloc_chunk().unwrap();
+
+    let map = pool.map().unwrap();
+    assert_eq!(map.holders, ["web"]);
+    let sum = |of: fn(&ChunkUse) -> u32| map.chunks.iter().map(of).sum::<u32>();
+    assert_eq!(map.chunks.len(), 16);
+    for (number, chunk) in map.chunks.iter().enumerate() {
+        let ChunkUse {
+            metadata,
+            own,
+            shared,
+            leased,
+            free,
+            ..
+        } = chunk;
+        assert_eq!(
+            metadata + own + shared + leased + free,
+            512,
+            "{number}: {chunk:?}"
+        );
+    }
+    assert_eq!((sum(|c| c.shared), sum(|c| c.own)), (512, 17));
+    let at = |chunk: ChunkNo| &map.chunks[chunk.get() as usize];
+    assert_eq!((at(whole).shared, at(whole).snapshots_max), (512, 2));
+    assert_eq!((at(mine).leased, at(mine).holder), (512, Some(0)));
+    let space = |name: &str, own: u64| SnapshotSpace {
+        name: name.into(),
+        own_bytes: own * 4096,
+        shared_bytes: 2 << 20,
+    };
+    assert_eq!(map.snapshots, [space("first", 10), space("second", 7)]);
+
+    // It agrees with the sums of the pool's status.
+    let status = pool.status().unwrap();
+    assert_eq!(u64::from(sum(|c| c.leased)), status.leased_blocks);
+    assert_eq!(u64::from(sum(|c| c.free)), status.free_blocks);
+}

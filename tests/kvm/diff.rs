@@ -1,0 +1,51 @@
+//! `nvvmm diff` tells the frames that the guest wrote, and no others.
+
+use nvvmm_tests::{Host, Vm};
+
+const MEMORY_MIB: u64 = 64;
+
+/// The first frame of the memory that the guest writes to when it is told; below is its own program.
+fn first_frame(vm: &mut Vm<'_>) -> u64 {
+    let stat = vm.ask("stat");
+    let (_, rest) = stat.split_once("first=").unwrap_or_else(|| panic!("{stat}"));
+    let first = rest.split(' ').next().and_then(|text| text.parse().ok());
+    first.unwrap_or_else(|| panic!("{stat}"))
+}
+
+/// The different frames behind the guest's own program.
+fn different(host: &Host, names: [&str; 2], first: u64) -> Vec<u64> {
+    let report = host.json(&["diff", names[0], names[1], "--json"]);
+    let ranges = report["different"].as_array().unwrap();
+    let all: Vec<u64> = ranges
+        .iter()
+        .flat_map(|range| {
+            let first = range["first"].as_u64().unwrap();
+            first..first + range["frames"].as_u64().unwrap()
+        })
+        .collect();
+    assert_eq!(report["frames_different"], all.len(), "{report}");
+    all.into_iter().filter(|gfn| *gfn >= first).collect()
+}
+
+#[test]
+fn what_differs_between_two_snapshots_is_what_the_guest_wrote() {
+    let host = Host::new(512);
+    let mut vm = host.boot_bare_metal(MEMORY_MIB, 1);
+    let first = first_frame(&mut vm);
+    vm.ask("fill 32 1");
+    vm.snapshot("a");
+    vm.ask("write 3 40 37");
+    vm.snapshot("b");
+    // Where a snapshot has nothing at all.
+    vm.ask("write 9000 5");
+    vm.snapshot("c");
+    let written: Vec<u64> = (0..40).map(|number| first + 3 + number * 37).collect();
+    let fresh: Vec<u64> = (first + 9000..first + 9005).collect();
+    assert_eq!(different(&host, ["a", "b"], first), written);
+    assert_eq!(different(&host, ["c", "b"], first), fresh);
+    assert_eq!(different(&host, ["a", "c"], first), [written, fresh].concat());
+    assert!(different(&host, ["b", "b"], 0).is_empty());
+    let text = host.run(&["diff", "a", "b"]).ok().stdout;
+    assert!(text.starts_with("GFN ") && text.contains("a and b: "), "{text}");
+    host.run(&["diff", "a", "none"]).refused(3, "none");
+}
