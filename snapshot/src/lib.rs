@@ -40,8 +40,9 @@ pub use holder::{Committed, Consumed, ConsumedChunk, Holder, NewSnapshot, Reserv
 pub use layout::inode::SnapshotKind;
 pub use number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo, FrameSet, SnapshotId};
 pub use pool::{
-    CheckReport, ChunkUse, CreateOptions, GrowOptions, Grown, HolderStatus, Pool, PoolMap, PoolStatus,
-    SnapshotEntry, SnapshotSpace,
+    CheckReport, ChunkUse, CreateOptions, GrowOptions, Grown, HolderStatus, InodePlace, MapInside, Pool,
+    PoolInside, PoolMap, PoolStatus, Reference, SegmentInside, SnapshotEntry, SnapshotInside, SnapshotSpace,
+    SuperblockInside,
 };
 pub use region::{CowEngine, Durability, DurabilityLimit, Medium};
 pub use scrub::{DamagedFrame, ScrubProgress, ScrubReport};

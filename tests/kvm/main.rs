@@ -15,6 +15,7 @@ mod fault_points;
 mod full_pool;
 mod grow;
 mod host_lacks;
+mod inspect;
 mod instant;
 mod kill;
 mod ring;

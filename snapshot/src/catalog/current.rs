@@ -115,7 +115,8 @@ pub(crate) fn read_current(region: &dyn Region, path: &Path) -> Result<Current> 
     })
 }
 
-fn read_slot(region: &dyn Region, slot: usize) -> Result<Result<SuperblockV2, SlotFault>> {
+/// What is in one of the two slots, or why it cannot be used.
+pub(crate) fn read_slot(region: &dyn Region, slot: usize) -> Result<Result<SuperblockV2, SlotFault>> {
     let mut bytes = [0; 4096];
     region.read(slot_offset(slot), &mut bytes)?;
     Ok(SuperblockV2::decode(&bytes))

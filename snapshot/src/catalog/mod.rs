@@ -9,7 +9,7 @@ mod writes;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 pub(crate) use commit::{BlockSource, CatalogEdit, Commit};
-pub(crate) use current::{Current, read_current};
+pub(crate) use current::{Current, read_current, read_slot};
 pub(crate) use listing::{InodeCache, Listed, Listing};
 pub use remove::Removed;
 pub use writes::PoolWrites;

@@ -4,6 +4,7 @@ mod check;
 mod create;
 mod device;
 mod grow;
+mod inside;
 mod map;
 mod snapshots;
 mod status;
@@ -19,6 +20,9 @@ pub use create::CreateOptions;
 #[cfg(test)]
 pub(crate) use create::format;
 pub use grow::{GrowOptions, Grown};
+pub use inside::{
+    InodePlace, MapInside, PoolInside, Reference, SegmentInside, SnapshotInside, SuperblockInside,
+};
 pub use map::{ChunkUse, PoolMap, SnapshotSpace};
 pub use snapshots::SnapshotEntry;
 pub use status::{HolderStatus, PoolStatus};

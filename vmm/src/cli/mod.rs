@@ -12,6 +12,7 @@ mod diff_command;
 mod documents;
 pub mod error;
 mod exec;
+mod inspect;
 mod launch;
 pub(crate) mod output;
 mod pool_commands;
@@ -69,6 +70,9 @@ fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
         Command::Checkpoint(checkpoint) => ring_commands::checkpoint(checkpoint)?,
         Command::Rewind(rewind) => ring_commands::rewind(rewind)?,
         Command::Snapshots { pool, json } => snapshot_commands::list(&pool, json.json)?,
+        Command::Inspect { snapshot, pool, json } => {
+            inspect::run(snapshot.as_deref(), &pool, json.json)?;
+        }
         Command::Diff { from, to, pool, json } => diff_command::run([&from, &to], &pool, json.json)?,
         Command::Completions { shell } => documents::completions(shell)?,
         Command::Man { dir } => documents::man(&dir)?,

@@ -181,6 +181,20 @@ pub enum Command {
         #[command(flatten)]
         json: JsonFlag,
     },
+    /// Decode what a snapshot is made of: inode, map, vCPUs, devices; without a name the pool itself
+    ///
+    /// Nothing is changed, and no VM is needed. docs/format.md says what it means.
+    Inspect {
+        /// Name of the snapshot
+        #[arg(value_parser = values::snapshot_name)]
+        snapshot: Option<String>,
+        /// The pool.
+        #[command(flatten)]
+        pool: PoolOption,
+        /// The form of the output.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
     /// List the frames in which two snapshots differ
     ///
     /// By guest frame number, or page of a process's image. Frames whose block both have are not read; the others are compared byte by byte. A frame
