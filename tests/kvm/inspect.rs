@@ -19,7 +19,10 @@ fn a_snapshot_and_its_pool_are_decoded_without_a_vm() {
 
     let inside = host.json(&["inspect", "base"]);
     assert_eq!(inside["entry"]["name"], "base");
-    assert_eq!(inside["entry"]["frames_mapped"], inside["map"]["frames"], "{inside}");
+    assert_eq!(
+        inside["entry"]["frames_mapped"], inside["map"]["frames"],
+        "{inside}"
+    );
     let state = &inside["state"];
     assert_eq!(
         (&state["spec"]["vcpus"], &state["spec"]["memory_bytes"]),
@@ -41,7 +44,10 @@ fn a_snapshot_and_its_pool_are_decoded_without_a_vm() {
     let named = |name: &str| devices.iter().find(|device| device["instance"] == name);
     assert!(named("com1").is_some(), "{state}");
     let rng = named("rng0").unwrap_or_else(|| panic!("{state}"));
-    assert_eq!((&rng["device_type"], &rng["queues"][0]["ready"]), (&4.into(), &false.into()));
+    assert_eq!(
+        (&rng["device_type"], &rng["queues"][0]["ready"]),
+        (&4.into(), &false.into())
+    );
 
     let pool = host.json(&["inspect"]);
     assert_eq!(pool["inodes"][0]["name"], "base");

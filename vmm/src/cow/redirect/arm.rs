@@ -69,7 +69,7 @@ impl RedirectEngine {
         let start = self.address(index, frames.start);
         Stretch {
             addresses: start..start + frames.len() * FRAME_SIZE_BYTES,
-            pool_offset: (run.block.get() as usize - before) * FRAME_SIZE_BYTES,
+            pool_offset: (run.block.get() as usize).saturating_sub(before) * FRAME_SIZE_BYTES,
             private: run.private,
         }
     }
@@ -92,13 +92,20 @@ impl RedirectEngine {
     /// not made to cross from then on.
     pub(super) fn protect_range(&self, start: usize, size_bytes: usize, armed: bool) -> std::io::Result<()> {
         match self.uffd.protect(start, size_bytes, armed) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) && size_bytes > FRAME_SIZE_BYTES => {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
                 self.crossing.store(false, Ordering::Relaxed);
-                let half = size_bytes / FRAME_SIZE_BYTES / 2 * FRAME_SIZE_BYTES;
+                let unit_bytes = self.unit_frames as usize * FRAME_SIZE_BYTES;
+                let half = half_of(size_bytes, unit_bytes).ok_or(error)?;
                 self.protect_range(start, half, armed)?;
                 self.protect_range(start + half, size_bytes - half, armed)
             }
             result => result,
         }
     }
+}
+
+/// Half of a range of whole pages of the medium, if there is more than one.
+pub(super) fn half_of(size_bytes: usize, unit_bytes: usize) -> Option<usize> {
+    let units = size_bytes / unit_bytes;
+    (units > 1).then(|| units / 2 * unit_bytes)
 }

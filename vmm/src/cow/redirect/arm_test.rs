@@ -1,4 +1,4 @@
-use super::arm::Stretch;
+use super::arm::{Stretch, half_of};
 
 const FRAME: usize = 4096;
 
@@ -44,4 +44,14 @@ fn two_runs_of_one_huge_page_are_that_page() {
     let mut one = stretch(512, 512, 1024);
     assert!(one.take_in(&stretch(512, 512, 1024), false));
     assert_eq!(one, stretch(512, 512, 1024));
+}
+
+#[test]
+fn a_range_is_halved_between_pages_of_the_medium() {
+    assert_eq!(half_of(3 * FRAME, FRAME), Some(FRAME));
+    assert_eq!(half_of(FRAME, FRAME), None);
+    let huge = 512 * FRAME;
+    assert_eq!(half_of(5 * huge, huge), Some(2 * huge));
+    assert_eq!(half_of(2 * huge, huge), Some(huge));
+    assert_eq!(half_of(huge, huge), None);
 }
