@@ -161,7 +161,7 @@ joined() { local IFS=,; echo "$*"; }
 
 # Tests run one at a time: each has VMs of its own.
 tier_kvm() {
-  local medium names kills
+  local medium names kills skipped
   tier_note=$(kvm_reason)
   prepare "building nvvmm and the bare-metal guest" need_programs || return 0
   prepare "building nvvmm with fault points" build_fault_nvvmm || return 0
@@ -176,15 +176,18 @@ tier_kvm() {
     # Random kills are many where they are cheap; elsewhere it is the medium that is new.
     kills=40
     [[ $medium != tmpfs ]] || kills=1000
+    # Ordinary and huge pages are all that benchmarks tell apart.
+    skipped=(--skip bench::)
+    [[ $medium != @(tmpfs|hugetlbfs) ]] || skipped=()
     NVVMM_TEST_KILLS=${NVVMM_TEST_KILLS:-$kills} run_tests_on "$medium" "" \
       "$here/on-medium.sh" "$medium" timeout --kill-after=10 "$timeout_s" \
-      "$test_program" --test-threads=1 --show-output "${test_arguments[@]}"
+      "$test_program" --test-threads=1 --show-output "${skipped[@]}" "${test_arguments[@]}"
   done
   # What makes copy-on-write fast may not be what makes it right.
   ((${#media[@]})) || NVVMM_TEST_WITHOUT=arm-ahead,copy-hot,grow-clusters NVVMM_TEST_KILLS=${NVVMM_TEST_KILLS:-40} \
     run_tests_on tmpfs "without what makes it fast" \
     "$here/on-medium.sh" tmpfs timeout --kill-after=10 "$timeout_s" \
-    "$test_program" --test-threads=1 --show-output "${test_arguments[@]}"
+    "$test_program" --test-threads=1 --show-output --skip bench:: "${test_arguments[@]}"
 }
 
 # All tests with one kernel in the guest; then, with a newer one, those that rest on how a kernel keeps processes.
