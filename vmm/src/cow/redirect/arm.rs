@@ -8,7 +8,7 @@ use super::{
     chunk::{LiveChunk, MappedRun},
 };
 use crate::cow::{
-    CowError, FRAME_SIZE_BYTES, ShareSet,
+    CHUNK_FRAMES, CowError, FRAME_SIZE_BYTES, ShareSet,
     engine::{lock, os},
 };
 
@@ -21,17 +21,33 @@ pub(super) struct Stretch {
     pub private: bool,
 }
 
+/// What one call can arm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Any mappings that lie beside each other.
+    Neighbours,
+    /// What goes on in the pool, too, and has most likely merged into one mapping.
+    OneMapping,
+    /// Nothing but a chunk's own.
+    Chunk,
+}
+
 impl Stretch {
-    /// Takes in what follows, or says that it cannot: `cross` is whether it may where another mapping begins.
-    pub fn take_in(&mut self, next: &Self, cross: bool) -> bool {
+    /// Takes in what follows, or says that it cannot.
+    pub fn take_in(&mut self, next: &Self, reach: Reach) -> bool {
         let (here, there) = (&mut self.addresses, &next.addresses);
-        let goes_on = self.pool_offset + (there.start.wrapping_sub(here.start)) == next.pool_offset
-            && self.private == next.private;
-        let meets = (here.start..=here.end).contains(&there.start);
-        if meets && (cross || goes_on) {
-            here.end = here.end.max(there.end);
+        let joins = here.end == there.start
+            && match reach {
+                Reach::Neighbours => true,
+                Reach::OneMapping => {
+                    self.private == next.private && self.pool_offset + here.len() == next.pool_offset
+                }
+                Reach::Chunk => false,
+            };
+        if joins {
+            here.end = there.end;
         }
-        meets && (cross || goes_on)
+        joins
     }
 }
 
@@ -50,16 +66,25 @@ impl RedirectEngine {
             }
             for run in known.mapped_runs(&own.minus(&armed)) {
                 let next = self.stretch_of(index, &run);
-                let cross = self.crossing.load(Ordering::Relaxed);
+                let reach = self.reach();
                 let taken_in = pending
                     .as_mut()
-                    .is_some_and(|stretch| stretch.take_in(&next, cross));
+                    .is_some_and(|stretch| stretch.take_in(&next, reach));
                 if !taken_in {
                     self.arm_stretch(pending.replace(next))?;
                 }
             }
         }
         self.arm_stretch(pending)
+    }
+
+    /// Mappings of huge pages do not merge.
+    fn reach(&self) -> Reach {
+        match (self.crossing.load(Ordering::Relaxed), self.unit_frames) {
+            (true, _) => Reach::Neighbours,
+            (false, CHUNK_FRAMES) => Reach::Chunk,
+            (false, _) => Reach::OneMapping,
+        }
     }
 
     /// In whole units. What is armed already may be armed again.
