@@ -5,9 +5,9 @@
 #
 #   --tier TIER       only this tier (repeatable):
 #                       anywhere  formatting, lints, unit and property tests: needs no KVM
-#                       kvm       the bare-metal guest on /dev/kvm, with pools on each medium that any host has, and once
-#                                 without the techniques that make copy-on-write fast (NVVMM_TEST_WITHOUT); without
-#                                 /dev/kvm nested, on tmpfs
+#                       kvm       the bare-metal guest on /dev/kvm, with pools on each medium that any host has, on tmpfs with
+#                                 huge pages without the techniques that make copy-on-write fast (NVVMM_TEST_WITHOUT; with
+#                                 them, too, with NVVMM_TEST_WHOLE=1); without /dev/kvm nested, on tmpfs
 #                       linux     Linux guests, where KVM boots them; otherwise nested
 #                       restarts  VMs whose host is rebooted, and snapshots whose host loses its power: always nested
 #                       media     the bare-metal guest on persistent memory: always nested, where that is emulated
@@ -18,7 +18,7 @@
 #
 # "nested" is the harness of scripts/nested.sh: a Linux host with KVM on an emulated CPU.
 # NVVMM_FORCE_NESTED=1 makes it used where it is not needed. NVVMM_TEST_TIMEOUT limits one nested run
-# and the tier kvm on one medium (seconds, default 1800). The tier linux runs all its tests in guests with Linux 6.1, and
+# and the tier kvm on one medium (seconds, default 2700). The tier linux runs all its tests in guests with Linux 6.1, and
 # some with 6.12 (of bookworm-backports); NVVMM_TEST_GUEST=6.1 or 6.12: all, with that kernel only. Nested they take QEMU 10, as older ones
 # give guests no AVX; NVVMM_NESTED_QEMU=installed goes without. Results of nested runs are kept in $NVVMM_CACHE/results.
 set -euo pipefail
@@ -47,7 +47,7 @@ pmem_tests=(commands::a_durability commands::snapshot_and_stop dirty_log:: fault
 # memory that is shown in a window.
 newer_kernel_tests=(process::frames_that_move real_programs:: subjects:: window::)
 tiers=() media=() required=() test_arguments=()
-programs=unbuilt beside='' timeout_s=${NVVMM_TEST_TIMEOUT:-1800}
+programs=unbuilt beside='' timeout_s=${NVVMM_TEST_TIMEOUT:-2700}
 
 parse_arguments() {
   while (($#)); do
@@ -173,6 +173,8 @@ tier_kvm() {
   fi
   mapfile -t names < <(chosen "${kvm_media[@]}")
   for medium in "${names[@]}"; do
+    # It is the medium of the run without what makes copy-on-write fast.
+    [[ $medium != tmpfs-huge ]] || ((${#media[@]})) || [[ ${NVVMM_TEST_WHOLE:-0} == 1 ]] || continue
     # Random kills are many where they are cheap; elsewhere it is the medium that is new.
     kills=40
     [[ $medium != tmpfs ]] || kills=1000
@@ -185,8 +187,8 @@ tier_kvm() {
   done
   # What makes copy-on-write fast may not be what makes it right.
   ((${#media[@]})) || NVVMM_TEST_WITHOUT=arm-ahead,copy-hot,grow-clusters NVVMM_TEST_KILLS=${NVVMM_TEST_KILLS:-40} \
-    run_tests_on tmpfs "without what makes it fast" \
-    "$here/on-medium.sh" tmpfs timeout --kill-after=10 "$timeout_s" \
+    run_tests_on tmpfs-huge "without what makes it fast" \
+    "$here/on-medium.sh" tmpfs-huge timeout --kill-after=10 "$timeout_s" \
     "$test_program" --test-threads=1 --show-output --skip bench:: "${test_arguments[@]}"
 }
 

@@ -123,17 +123,17 @@ open('done', 'w').close()
 fn real_programs_put_out_what_they_would_have_uninterrupted() {
     let host = Host::new(1536);
     let vm = boot_with_programs(&host, 384, "NVVMM_RESERVE=16M");
-    let python = workloads::python(4, 1);
+    let python = workloads::python(3, 1);
     goes_on(&host, &vm, "python", "/usr/bin/python3 -", python.as_bytes());
     goes_on(
         &host,
         &vm,
         "sqlite",
         "/usr/bin/sqlite3 :memory:",
-        workloads::sqlite(4_000).as_bytes(),
+        workloads::sqlite(2_000).as_bytes(),
     );
     let xz = format!("/usr/bin/{}", workloads::XZ.join(" "));
-    goes_on(&host, &vm, "xz", &xz, &workloads::text(768 << 10));
+    goes_on(&host, &vm, "xz", &xz, &workloads::text(512 << 10));
     memory_that_is_ready_is_used(&host, &vm);
     vm.stop();
     host.assert_pool_clean();
