@@ -24,7 +24,7 @@ pub struct VcpuStateV1 {
     pub regs: kvm_regs,
     /// Segment and control registers, APIC base.
     pub sregs: kvm_sregs,
-    /// x87, SSE, AVX, ... in XSAVE's standard form (`KVM_GET_XSAVE2`), without the zeros at its end, which are most of it.
+    /// x87, SSE, AVX, ... in XSAVE's standard form (`KVM_GET_XSAVE2`).
     pub xsave: Vec<u8>,
     /// Extended control registers; `None` without `KVM_CAP_XCRS`.
     pub xcrs: Option<kvm_xcrs>,
@@ -59,14 +59,8 @@ impl VcpuStateV1 {
         let sregs = fd
             .get_sregs()
             .map_err(vcpu_op(vcpu, "saving its system registers"))?;
-        let mut xsave =
+        let xsave =
             sys::kvm::get_xsave(fd, vm.xsave_bytes()).map_err(vcpu_op(vcpu, "saving its extended state"))?;
-        xsave.truncate(
-            xsave
-                .iter()
-                .rposition(|&byte| byte != 0)
-                .map_or(0, |last| last + 1),
-        );
         let xcrs = optional(vm, Cap::Xcrs, || fd.get_xcrs())
             .map_err(vcpu_op(vcpu, "saving its extended control registers"))?;
         let debug_regs = optional(vm, Cap::Debugregs, || fd.get_debug_regs())
