@@ -9,9 +9,9 @@ use crate::catalog::{CatalogLock, read_slot};
 use crate::error::Result;
 use crate::layout::SUPERBLOCK_BLOCKS;
 use crate::layout::inode::map_height;
-use crate::layout::node::{Entry, NodeKind};
+use crate::layout::node::Entry;
 use crate::number::{BlockNo, ChunkNo, SnapshotId};
-use crate::tree::{Frames, Place, Role, Visitor, walk};
+use crate::tree::{Frames, Role, Visitor};
 
 use super::snapshots::SnapshotEntry;
 use super::status::uuid_text;
@@ -247,8 +247,7 @@ impl Pool {
             leaves: 0,
             frames: 0,
         };
-        let place = Place::root(NodeKind::Memory, height);
-        walk(&self.store, inode.map_root, place, &mut map)?;
+        self.walk_memory(&inode, &mut map)?;
         Ok(SnapshotInside {
             entry,
             inode: InodePlace::of(listed),

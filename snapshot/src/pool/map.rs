@@ -149,7 +149,8 @@ impl Pool {
         })
     }
 
-    fn walk_memory(&self, inode: &Inode, visitor: &mut dyn Visitor) -> Result<()> {
+    /// Visits all that a snapshot's map refers to.
+    pub(super) fn walk_memory(&self, inode: &Inode, visitor: &mut dyn Visitor) -> Result<()> {
         let place = Place::root(NodeKind::Memory, map_height(inode.memory_bytes)?);
         walk(&self.store, inode.map_root, place, visitor)
     }

@@ -5,13 +5,12 @@ use serde::Serialize;
 use super::Pool;
 use crate::catalog::{CatalogLock, Listing, Removed};
 use crate::error::{Error, Result};
-use crate::layout::inode::{Inode, SnapshotKind, map_height};
-use crate::layout::node::NodeKind;
+use crate::layout::inode::{Inode, SnapshotKind};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, SnapshotId};
 use crate::recovery::reclaim_dead_holders;
 use crate::refs::RefChanges;
 use crate::store::BlockStore;
-use crate::tree::{Frames, Place, Visitor, walk};
+use crate::tree::{Frames, Visitor};
 
 /// A snapshot, as the catalog lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -189,8 +188,7 @@ impl Pool {
             footprint.reference(*block)?;
         }
         footprint.in_metadata = false;
-        let place = Place::root(NodeKind::Memory, map_height(inode.memory_bytes)?);
-        walk(&self.store, inode.map_root, place, &mut footprint)?;
+        self.walk_memory(inode, &mut footprint)?;
         let freed = footprint.refs.freed().len() as u64;
         let own_frames = freed.saturating_sub(footprint.metadata_freed);
         Ok(SnapshotEntry {
