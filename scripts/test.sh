@@ -186,7 +186,7 @@ tier_kvm() {
       "$test_program" --test-threads=1 --show-output "${skipped[@]}" "${test_arguments[@]}"
   done
   # What makes copy-on-write fast may not be what makes it right.
-  ((${#media[@]})) || NVVMM_TEST_WITHOUT=arm-ahead,copy-hot,grow-clusters NVVMM_TEST_KILLS=${NVVMM_TEST_KILLS:-40} \
+  ((${#media[@]})) || NVVMM_TEST_WITHOUT=arm-ahead,copy-hot,grow-clusters,lone-frames NVVMM_TEST_KILLS=${NVVMM_TEST_KILLS:-40} \
     run_tests_on tmpfs-huge "without what makes it fast" \
     "$here/on-medium.sh" tmpfs-huge timeout --kill-after=10 "$timeout_s" \
     "$test_program" --test-threads=1 --show-output --skip bench:: "${test_arguments[@]}"

@@ -120,6 +120,39 @@ fn sparse_writes_fault_once_for_each_cluster_and_copy_no_more_than_it() {
 }
 
 #[test]
+fn a_frame_that_is_written_alone_again_is_copied_alone() {
+    let host = Host::new(512);
+    let mut vm = snapshotted(&host);
+    if host.engine() == Engine::Private {
+        return;
+    }
+    let without = std::env::var("NVVMM_TEST_WITHOUT").is_ok_and(|names| names.contains("lone-frames"));
+    let again = if without || host.medium().maps_whole_chunks() {
+        cluster_frames(&host)
+    } else {
+        1
+    };
+    // An epoch after that in which memory was filled: what was written in it and in the next is hot.
+    for (snapshot, copied) in [("first", cluster_frames(&host)), ("again", again)] {
+        vm.snapshot(snapshot);
+        vm.ask("write 0 1");
+        let before = Counted::of(&vm);
+        vm.ask(&format!("write {STRIDE} 1"));
+        let after = Counted::of(&vm);
+        assert_eq!(after.grown(&before, "/ram/write_faults"), 1, "{}", after.0);
+        assert_eq!(after.grown(&before, "/ram/frames_copied"), copied, "{}", after.0);
+    }
+    // Its neighbour is not in it.
+    let before = Counted::of(&vm);
+    vm.ask(&format!("write {} 1", STRIDE + 1));
+    assert_eq!(
+        Counted::of(&vm).grown(&before, "/ram/write_faults"),
+        u64::from(again == 1)
+    );
+    assert!(vm.ask("check").contains("check ok"));
+}
+
+#[test]
 fn a_snapshot_arms_what_was_written_and_a_second_one_nothing() {
     let host = Host::new(512);
     let mut vm = snapshotted(&host);

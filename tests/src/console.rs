@@ -44,9 +44,10 @@ impl Console {
         }
     }
 
-    fn tail(&self) -> String {
+    /// The last lines that came, for the message of a failed test.
+    pub fn tail(&self) -> String {
         let lines: Vec<&str> = self.log.lines().collect();
-        lines[lines.len().saturating_sub(30)..].join("\n")
+        lines[lines.len().saturating_sub(80)..].join("\n")
     }
 
     /// The next line, without its end; `None` when none came in time, or the console has ended the connection.

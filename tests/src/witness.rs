@@ -119,8 +119,9 @@ pub fn ask(vm: &mut Vm<'_>, command: &str) -> String {
     let answer = vm.expect(&tag);
     assert!(
         answer.contains(&format!(" ok {tag}")),
-        "{}: {command}: {answer}",
-        vm.name
+        "{}: {command}: {answer}; the last lines were:\n{}",
+        vm.name.clone(),
+        vm.console().tail()
     );
     answer
 }

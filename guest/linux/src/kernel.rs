@@ -21,31 +21,64 @@ const COMPLAINTS: [&str; 13] = [
     "Kernel panic",
 ];
 
-/// Complaints in the kernel log behind its first `skip` lines, and how many lines it has.
-pub fn complaints(skip: usize) -> io::Result<(Vec<String>, usize)> {
+/// How many lines of the log are told from a complaint on: enough for a stack trace.
+const LINES_TOLD: usize = 60;
+
+/// What the kernel's log has behind its first lines.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Complaints, in their order.
+    pub complaints: Vec<String>,
+    /// The log from the first complaint on, for who has to understand it.
+    pub context: Vec<String>,
+    /// How many lines the whole log has.
+    pub lines: usize,
+}
+
+impl Findings {
+    fn add(&mut self, record: &str, skip: usize) {
+        self.lines += 1;
+        if self.lines <= skip {
+            return;
+        }
+        self.complaints.extend(complaint_in(record));
+        if !self.complaints.is_empty() && self.context.len() < LINES_TOLD {
+            self.context.push(told(record));
+        }
+    }
+}
+
+/// Complaints in the kernel log behind its first `skip` lines.
+pub fn complaints(skip: usize) -> io::Result<Findings> {
     let mut log = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open("/dev/kmsg")?;
     let mut record = [0u8; 8192];
-    let (mut found, mut lines) = (Vec::new(), 0);
+    let mut found = Findings::default();
     loop {
         match log.read(&mut record) {
             Ok(0) => break,
-            Ok(length) => {
-                lines += 1;
-                let record = String::from_utf8_lossy(&record[..length]);
-                if lines > skip {
-                    found.extend(complaint_in(&record));
-                }
-            }
+            Ok(length) => found.add(&String::from_utf8_lossy(&record[..length]), skip),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             // The record was overwritten while it was read: the next read goes on behind it.
             Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
             Err(error) => return Err(error),
         }
     }
-    Ok((found, lines))
+    Ok(found)
+}
+
+/// A record with its time in seconds. Record format: `priority,sequence,microseconds,...;text`.
+fn told(record: &str) -> String {
+    let (head, text) = record.split_once(';').unwrap_or(("", record));
+    let microseconds: u64 = head
+        .split(',')
+        .nth(2)
+        .and_then(|field| field.parse().ok())
+        .unwrap_or(0);
+    let text = text.lines().next().unwrap_or_default();
+    format!("{:.3} {text}", microseconds as f64 / 1e6)
 }
 
 /// The text of a log record, if it is a complaint. Record format: `priority,sequence,...;text`.

@@ -50,7 +50,7 @@ impl Session {
         let counter = Counter::start()?;
         let clocks = ClockWatch::start()?;
         // Not readable (not root): then there is nothing to skip either.
-        let boot_log_lines = kernel::complaints(0).map_or(0, |(_, lines)| lines);
+        let boot_log_lines = kernel::complaints(0).map_or(0, |found| found.lines);
         Ok(Session {
             counter,
             clocks,
@@ -249,11 +249,14 @@ fn rng_answer(arguments: &[&str]) -> Reply {
 }
 
 fn kernel_answer(skip: usize) -> Reply {
-    let (complaints, lines) = kernel::complaints(skip).map_err(because("cannot read the kernel log"))?;
-    Ok(Answer::judged(complaints.is_empty())
-        .with("complaints", complaints.len())
-        .with("lines", lines)
-        .with_text(complaints.first().map(String::as_str)))
+    let found = kernel::complaints(skip).map_err(because("cannot read the kernel log"))?;
+    for line in &found.context {
+        answer::send(&format!("| {line}"));
+    }
+    Ok(Answer::judged(found.complaints.is_empty())
+        .with("complaints", found.complaints.len())
+        .with("lines", found.lines)
+        .with_text(found.complaints.first().map(String::as_str)))
 }
 
 /// Runs a shell command; its output goes out first, each line behind `| `.

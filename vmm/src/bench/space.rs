@@ -11,7 +11,7 @@ use super::{
     report::{Axis, Bound, Chart, Experiment, Series, Table, Target},
     statistics::{Spread, ratios},
 };
-use crate::{humane, vm::VmError};
+use crate::{cow::Techniques, humane, vm::VmError};
 
 const SEED: u64 = 17;
 const MIB: f64 = (1 << 20) as f64;
@@ -36,7 +36,7 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
         "space: checkpoints of an idle guest with {} touched",
         humane::size(size)
     ))?;
-    let idle = idle_checkpoints(place, size, plan.repeat)?;
+    let (idle, idle_frames) = idle_checkpoints(place, Techniques::default(), size, plan.repeat)?;
     let clones = clones(plan, place, progress)?;
     let figures = Table {
         title: "Costs".into(),
@@ -98,13 +98,18 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
             "Memory of VM processes themselves (page tables, buffers) is not the pool's, and not counted."
                 .into(),
         ],
-        frames_verified: clones.frames_verified,
+        frames_verified: clones.frames_verified + idle_frames,
     })
 }
 
-/// Bytes by which the pool grows with each checkpoint of a guest that does nothing.
-fn idle_checkpoints(place: &Place, size: u64, repeat: usize) -> Result<Vec<f64>, VmError> {
-    let mut guest = place.boot(size)?;
+/// Bytes by which the pool grows with each checkpoint of a guest that does nothing, and frames that were verified.
+pub(super) fn idle_checkpoints(
+    place: &Place,
+    techniques: Techniques,
+    size: u64,
+    repeat: usize,
+) -> Result<(Vec<f64>, u64), VmError> {
+    let mut guest = place.boot_with(techniques, size)?;
     guest.fill(size, SEED)?;
     // With digests, which otherwise are made, and stored, during what follows.
     guest.snapshot_with_digests("idle-0")?;
@@ -116,11 +121,12 @@ fn idle_checkpoints(place: &Place, size: u64, repeat: usize) -> Result<Vec<f64>,
         thread::sleep(IDLE);
         grown.push(place.medium_bytes()?.saturating_sub(before) as f64);
     }
+    let frames = guest.verify()?;
     drop(guest);
     for turn in 0..=repeat {
         place.remove(&format!("idle-{turn}"))?;
     }
-    Ok(grown)
+    Ok((grown, frames))
 }
 
 /// What was found of clones.
@@ -193,7 +199,7 @@ fn spread_text(us: &[f64]) -> String {
     Spread::of(us).map_or_else(|| "-".into(), time_text)
 }
 
-fn size_text(bytes: &[f64]) -> String {
+pub(super) fn size_text(bytes: &[f64]) -> String {
     let of = |bytes: f64| humane::size(bytes as u64);
     Spread::of(bytes).map_or_else(
         || "-".into(),

@@ -6,6 +6,7 @@ use super::{
     plan::Plan,
     progress::Progress,
     report::{Experiment, Table},
+    space::{idle_checkpoints, size_text},
     statistics::{Spread, ratios},
     writes::Writes,
 };
@@ -22,8 +23,10 @@ const SIZE_MAX: u64 = 512 << 20;
 const WORKING_SET_MAX: u64 = 16 << 20;
 /// Epochs of a working set; the later half counts.
 const EPOCHS: u32 = 40;
+/// Checkpoints of an idle guest; the last one counts.
+const IDLE_CHECKPOINTS: usize = 4;
 
-/// Microseconds, and frames that were verified.
+/// Microseconds or bytes, and frames that were verified.
 type Measure = fn(&Place, u64, Techniques) -> Result<(f64, u64), VmError>;
 
 /// A technique, and what it is for.
@@ -32,11 +35,12 @@ struct Trial {
     figure: &'static str,
     without: Techniques,
     measure: Measure,
+    text: fn(&[f64]) -> String,
     /// Only where copies are made in clusters of pages.
     clusters_only: bool,
 }
 
-/// What a trial showed on one pool, in microseconds.
+/// What a trial showed on one pool.
 struct Shown {
     without: Vec<f64>,
     with: Vec<f64>,
@@ -82,7 +86,7 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
         title: "What each technique is worth".into(),
         about: format!(
             "The same guest, with a technique switched off and as usual, in turns. A guest with {} touched is paused for its first checkpoint; it rewrites {} at \
-             random, is checkpointed, and so on, {EPOCHS} times, of which the later half counts; it rewrites all of its memory in a row after a checkpoint. The guest \
+             random, is checkpointed, and so on, {EPOCHS} times, of which the later half counts; it rewrites all of its memory in a row after a checkpoint; it idles. The guest \
              compares all of its memory at the end. Huge pages and lazy restores are in the paper's experiments, above.",
             humane::size(size),
             humane::size(size.min(WORKING_SET_MAX))
@@ -120,7 +124,7 @@ fn limits(rows: &[Vec<String>]) -> Vec<String> {
     limit.into_iter().collect()
 }
 
-fn trials() -> [Trial; 3] {
+fn trials() -> [Trial; 4] {
     let all = Techniques::default();
     [
         Trial {
@@ -131,6 +135,7 @@ fn trials() -> [Trial; 3] {
                 ..all
             },
             measure: first_pause,
+            text: times_text,
             clusters_only: true,
         },
         Trial {
@@ -141,6 +146,7 @@ fn trials() -> [Trial; 3] {
                 ..all
             },
             measure: stable_working_set,
+            text: times_text,
             clusters_only: false,
         },
         Trial {
@@ -154,6 +160,21 @@ fn trials() -> [Trial; 3] {
                 ..all
             },
             measure: all_in_a_row,
+            text: times_text,
+            clusters_only: true,
+        },
+        Trial {
+            name: "lone frames",
+            figure: "a checkpoint of an idle guest",
+            without: Techniques {
+                copy_policy: CopyPolicy {
+                    lone_frames: false,
+                    ..all.copy_policy
+                },
+                ..all
+            },
+            measure: idle_checkpoint,
+            text: size_text,
             clusters_only: true,
         },
     ]
@@ -203,15 +224,24 @@ fn all_in_a_row(place: &Place, size: u64, techniques: Techniques) -> Result<(f64
     Ok((written.us_each(), frames))
 }
 
+/// The last of a few, as it is found out what an idle guest writes.
+fn idle_checkpoint(place: &Place, size: u64, techniques: Techniques) -> Result<(f64, u64), VmError> {
+    let (bytes, frames) = idle_checkpoints(place, techniques, size, IDLE_CHECKPOINTS)?;
+    Ok((bytes.last().copied().unwrap_or_default(), frames))
+}
+
+fn times_text(times: &[f64]) -> String {
+    Spread::of(times).map_or_else(|| "-".into(), time_text)
+}
+
 fn row(trial: &Trial, place: &Place, shown: &Shown) -> Vec<String> {
-    let time = |times: &[f64]| Spread::of(times).map_or_else(|| "-".into(), time_text);
     let ratio = Spread::of(&ratios(&shown.without, &shown.with));
     vec![
         trial.name.into(),
         place.medium.clone(),
         trial.figure.into(),
-        time(&shown.without),
-        time(&shown.with),
+        (trial.text)(&shown.without),
+        (trial.text)(&shown.with),
         ratio.map_or_else(
             || "-".into(),
             |ratio| format!("{:.2} ({:.2}..{:.2})", ratio.median, ratio.min, ratio.max),

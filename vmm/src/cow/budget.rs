@@ -23,6 +23,8 @@ pub struct CopyPolicy {
     pub cluster_frames: u32,
     /// A fault that goes on where the last one ended copies twice as much as that one did.
     pub clusters_grow: bool,
+    /// A frame that is written alone again is copied alone.
+    pub lone_frames: bool,
     /// Mappings that guest RAM may take; `None`: half of what the kernel allows this process. The other half is for everything
     /// else in it, and for the moments within an `mmap` when ranges are split before they merge.
     pub mappings_max: Option<u64>,
@@ -34,6 +36,7 @@ impl CopyPolicy {
         Self {
             cluster_frames,
             clusters_grow: false,
+            lone_frames: false,
             ..Self::default()
         }
     }
@@ -44,6 +47,7 @@ impl Default for CopyPolicy {
         Self {
             cluster_frames: CLUSTER_FRAMES_USUAL,
             clusters_grow: true,
+            lone_frames: true,
             mappings_max: None,
         }
     }
@@ -150,6 +154,11 @@ impl Budget {
             _ => 0,
         };
         floor.max(grown).min(CHUNK_FRAMES)
+    }
+
+    /// Whether a frame may be copied without its neighbours, which makes three mappings of one.
+    pub fn allows_lone_frames(&self) -> bool {
+        self.policy.lone_frames && self.mappings() * 8 / self.limit <= 3
     }
 
     /// Mappings that a chunk may take instead of being filled by a copy of its blocks. One or two tell nearly nothing of the

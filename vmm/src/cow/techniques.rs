@@ -45,9 +45,10 @@ impl Techniques {
                 "arm-ahead" => left.arm_ahead = false,
                 "copy-hot" => left.copy_hot = false,
                 "grow-clusters" => left.copy_policy.clusters_grow = false,
+                "lone-frames" => left.copy_policy.lone_frames = false,
                 other => {
                     return Err(format!(
-                        "{WITHOUT_VARIABLE} names '{other}', which is none of arm-ahead, copy-hot and grow-clusters"
+                        "{WITHOUT_VARIABLE} names '{other}', which is none of arm-ahead, copy-hot, grow-clusters and lone-frames"
                     ));
                 }
             }

@@ -108,7 +108,13 @@ impl Checked {
             let mut pagemap = Pagemap::open(process.pid)?;
             let own = process.mappings.iter();
             for mapping in own.filter(|mapping| !mapping.shared && !mapping.is_vdso()) {
-                pagemap.list(mapping.start, mapping.end, &mut listing)?;
+                let (start, end) = (mapping.start, mapping.end);
+                if files::is_of_window(mapping) {
+                    // What it did not write is in an image already.
+                    pagemap.list_written_of_window(start, end, &mut listing)?;
+                } else {
+                    pagemap.list(start, end, &mut listing)?;
+                }
             }
         }
         Ok(listing.runs.iter().map(|run| (run.frame, run.pages)).collect())

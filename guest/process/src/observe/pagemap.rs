@@ -20,6 +20,14 @@ const KPF_ZERO_PAGE: u64 = 1 << 24;
 /// How many entries are read at once.
 const BATCH: usize = 1 << 13;
 
+/// Which of the pages in page tables are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Own,
+    OfWindow,
+    WrittenOfWindow,
+}
+
 /// Neighbouring pages in neighbouring frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameRun {
@@ -73,19 +81,29 @@ impl Pagemap {
 
     /// Adds what is between two addresses to the listing.
     pub fn list(&mut self, start: u64, end: u64, listing: &mut Listing) -> Result<(), Error> {
-        self.list_range(start, end, false, listing)
+        self.list_range(start, end, Wanted::Own, listing)
     }
 
     /// The same in memory of a window: there is something on every page, and what is not the process's own is listed, too.
     pub fn list_of_window(&mut self, start: u64, end: u64, listing: &mut Listing) -> Result<(), Error> {
-        self.list_range(start, end, true, listing)
+        self.list_range(start, end, Wanted::OfWindow, listing)
+    }
+
+    /// Of memory of a window only what is the process's own and no other's: what it has written.
+    pub fn list_written_of_window(
+        &mut self,
+        start: u64,
+        end: u64,
+        listing: &mut Listing,
+    ) -> Result<(), Error> {
+        self.list_range(start, end, Wanted::WrittenOfWindow, listing)
     }
 
     fn list_range(
         &mut self,
         start: u64,
         end: u64,
-        of_window: bool,
+        wanted: Wanted,
         listing: &mut Listing,
     ) -> Result<(), Error> {
         let mut buffer = vec![0u8; BATCH * 8];
@@ -97,38 +115,50 @@ impl Pagemap {
                 .read_exact_at(entries, address / PAGE_BYTES * 8)
                 .map_err(failed("read a pagemap"))?;
             for entry in entries.as_chunks::<8>().0 {
-                self.add(address, u64::from_le_bytes(*entry), of_window, listing)?;
+                self.add(address, u64::from_le_bytes(*entry), wanted, listing)?;
                 address += PAGE_BYTES;
             }
         }
         Ok(())
     }
 
-    fn add(&mut self, address: u64, entry: u64, of_window: bool, listing: &mut Listing) -> Result<(), Error> {
+    fn add(&mut self, address: u64, entry: u64, wanted: Wanted, listing: &mut Listing) -> Result<(), Error> {
+        let present = entry & PRESENT != 0;
+        let exclusive = entry & EXCLUSIVE != 0;
         if entry & GUARD != 0 {
             match listing.guards.last_mut() {
                 Some((start, pages)) if *start + *pages * PAGE_BYTES == address => *pages += 1,
                 _ => listing.guards.push((address, 1)),
             }
-        } else if entry & SWAPPED != 0 || of_window && entry & PRESENT == 0 {
+            return Ok(());
+        }
+        if entry & SWAPPED != 0 || wanted == Wanted::OfWindow && !present {
             listing.absent.push(address);
-        } else if entry & PRESENT != 0 && (of_window || entry & OF_FILE == 0) {
-            let frame = entry & FRAME_MASK;
+            return Ok(());
+        }
+        let frame = entry & FRAME_MASK;
+        // The kernel has no flags of a window's frames, and says of them neither that they are a file's nor that they are exclusive.
+        let listed = present
+            && match wanted {
+                Wanted::Own => {
+                    entry & OF_FILE == 0 && (exclusive || frame == 0 || !self.is_zero_page(address, frame)?)
+                }
+                Wanted::OfWindow => true,
+                Wanted::WrittenOfWindow => exclusive && entry & OF_FILE == 0,
+            };
+        if listed {
             if frame == 0 {
                 return Err(failed("read frame numbers")(io::Error::from(
                     io::ErrorKind::PermissionDenied,
                 )));
             }
-            let exclusive = entry & EXCLUSIVE != 0;
-            if exclusive || of_window || !self.is_zero_page(frame)? {
-                push(&mut listing.runs, address, frame);
-                listing.shared += u64::from(!exclusive);
-            }
+            push(&mut listing.runs, address, frame);
+            listing.shared += u64::from(!exclusive);
         }
         Ok(())
     }
 
-    fn is_zero_page(&mut self, frame: u64) -> Result<bool, Error> {
+    fn is_zero_page(&mut self, address: u64, frame: u64) -> Result<bool, Error> {
         if let Some((known, zero)) = self.known
             && known == frame
         {
@@ -137,7 +167,9 @@ impl Pagemap {
         let mut bytes = [0; 8];
         self.flags
             .read_exact_at(&mut bytes, frame * 8)
-            .map_err(failed("read /proc/kpageflags"))?;
+            .map_err(failed(format!(
+                "read what /proc/kpageflags says of frame {frame:#x} (at {address:#x})"
+            )))?;
         let zero = u64::from_le_bytes(bytes) & KPF_ZERO_PAGE != 0;
         self.known = Some((frame, zero));
         Ok(zero)

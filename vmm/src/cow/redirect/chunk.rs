@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameSet};
 
-use super::heat::Heat;
+use super::{heat::Heat, lone::LoneFrame};
 use crate::cow::frames::{put_blocks, runs, set_of};
 
 /// A chunk that the engine knows more of than "as in the snapshot that this VM came from".
@@ -33,6 +33,8 @@ pub(super) struct KnownChunk {
     pub last_window: Range<u32>,
     /// Which frames are written again and again.
     pub heat: Heat,
+    /// Whether it is one frame that is written.
+    pub lone: LoneFrame,
 }
 
 /// State of one chunk.
@@ -60,6 +62,7 @@ impl KnownChunk {
             spare: None,
             last_window: 0..0,
             heat: Heat::default(),
+            lone: LoneFrame::default(),
         }
     }
 

@@ -37,7 +37,12 @@ impl RedirectEngine {
         if self.budget.is_exceeded() {
             return Err(CowError::NoSpace);
         }
-        let window = set_of(self.window_around(known, frame));
+        let alone = known.lone.is_expected_alone(frame) && self.budget.allows_lone_frames();
+        let window = set_of(if alone {
+            frame..frame + 1
+        } else {
+            self.window_around(known, frame)
+        });
         let hot = self.worth_copying_ahead(known.hot_now().minus(&window));
         let shared: Vec<u32> = window
             .union(&hot)

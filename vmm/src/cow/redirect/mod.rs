@@ -23,6 +23,7 @@ mod heat;
 mod hot;
 mod huge;
 mod live;
+mod lone;
 mod share;
 mod targets;
 mod unused;

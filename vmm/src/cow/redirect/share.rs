@@ -60,6 +60,7 @@ impl RedirectEngine {
         let epoch = rhythm.end_epoch();
         for index in indexes {
             if let LiveChunk::Known(known) = &mut *lock(self.chunk(index)) {
+                known.lone.end_epoch();
                 if self.techniques.copy_hot {
                     known.heat.end_epoch(epoch, &known.own);
                     if !known.heat.expected().is_empty() {
