@@ -109,6 +109,15 @@ impl Pool {
     /// # Errors
     /// Only what keeps it from checking; what is wrong with the pool is in the report.
     pub fn check(&self) -> Result<CheckReport> {
+        self.check_showing(&mut |_, _| ())
+    }
+
+    /// The same. What takes long is to read free blocks: `on_progress` is told of how many of the pool's bytes that was done, and
+    /// how many there are.
+    ///
+    /// # Errors
+    /// As [`Pool::check`].
+    pub fn check_showing(&self, on_progress: &mut dyn FnMut(u64, u64)) -> Result<CheckReport> {
         let mut lock = CatalogLock::take(self)?;
         // Who died since the pool was opened is no fault of the pool's; who dies from here on counts as living.
         reclaim_dead_holders(&mut lock)?;
@@ -133,7 +142,7 @@ impl Pool {
         check.inodes(self, &lock)?;
         let live = check.holders()?;
         check.counts(&live)?;
-        check.free_blocks()?;
+        check.free_blocks(on_progress)?;
         let mut report = check.report;
         if check.more_findings > 0 {
             report
@@ -362,11 +371,16 @@ impl Check<'_> {
     }
 
     /// A free block may be given to anyone: it must not hold anyone's bytes.
-    fn free_blocks(&mut self) -> Result<()> {
+    fn free_blocks(&mut self, on_progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
         let mut written = WrittenCursor::until(self.store.region.len_bytes());
-        for chunk in self.store.layout.data_chunks().collect::<Vec<_>>() {
+        let chunks: Vec<_> = self.store.layout.data_chunks().collect();
+        for (done, chunk) in chunks.iter().enumerate() {
+            on_progress(
+                done as u64 * CHUNK_SIZE_BYTES,
+                chunks.len() as u64 * CHUNK_SIZE_BYTES,
+            );
             let bytes = chunk.byte_offset()..chunk.byte_offset() + CHUNK_SIZE_BYTES;
-            if self.store.lease_owner(chunk)?.is_none() {
+            if self.store.lease_owner(*chunk)?.is_none() {
                 self.free_blocks_in(bytes, &mut written)?;
             }
         }

@@ -7,10 +7,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use nvvmm_protocol::{DATA_BYTES_MAX, FromAgent, ToAgent, receive, send};
 
-use super::values::CopyPlace;
+use super::{progress::Progress, scrub_command::ends_on_signal, values::CopyPlace};
 use crate::agent::call::{self, call};
 use crate::control::{ControlError, ErrorKind, RuntimeDir};
 
@@ -58,11 +59,16 @@ fn into_guest(from: &Path, vm: &str, path: &Path) -> Result<(), ControlError> {
     };
     let mut sent = send(&stream, &request);
     let mut bytes = vec![0; DATA_BYTES_MAX];
+    let (mut shown, mut done) = (Progress::of_bytes("copy")?, 0);
     // An agent that refuses says why, and reads no more: what it has said is heard below.
     while sent.is_ok() {
         match file.read(&mut bytes) {
             Ok(0) => break,
-            Ok(len) => sent = send(&stream, &ToAgent::Data(bytes[..len].to_vec())),
+            Ok(len) => {
+                sent = send(&stream, &ToAgent::Data(bytes[..len].to_vec()));
+                done += len as u64;
+                shown.show(done, Some(metadata.len().max(done)));
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(failed(error)),
         }
@@ -87,16 +93,27 @@ fn out_of_guest(vm: &str, path: &Path, to: &Path) -> Result<(), ControlError> {
     };
     let partial = Partial::beside(&target).map_err(failed)?;
     let mut file = &partial.file;
-    loop {
+    let interrupted = ends_on_signal()?;
+    let (mut shown, mut done) = (Progress::of_bytes("copy")?, 0);
+    while !interrupted.load(Ordering::Relaxed) {
         match hear(vm, &stream)? {
-            FromAgent::Data(bytes) => file.write_all(&bytes).map_err(failed)?,
-            FromAgent::End => break,
+            FromAgent::Data(bytes) => {
+                file.write_all(&bytes).map_err(failed)?;
+                done += bytes.len() as u64;
+                shown.show(done, None);
+            }
+            FromAgent::End => return finish(&partial, mode, &target),
             _ => return Err(out_of_turn(vm)),
         }
     }
+    Err(ControlError::failed("interrupted: nothing was copied"))
+}
+
+fn finish(partial: &Partial, mode: u32, target: &Path) -> Result<(), ControlError> {
+    let failed = |e: io::Error| ControlError::io(format_args!("write {}", target.display()), &e);
     let permissions = Permissions::from_mode(mode & MODE_BITS);
-    file.set_permissions(permissions).map_err(failed)?;
-    fs::rename(&partial.path, &target).map_err(failed)
+    partial.file.set_permissions(permissions).map_err(failed)?;
+    fs::rename(&partial.path, target).map_err(failed)
 }
 
 /// The next message that is no failure.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::args::PoolOption;
 use super::output::{self, Column};
 use super::pool_path;
-use super::progress::bytes_bar;
+use super::progress::Progress;
 use super::scrub_command::ends_on_signal;
 use crate::control::{ControlError, ErrorKind};
 use crate::memory::{LOW_RAM_END, gpa_of};
@@ -39,16 +39,18 @@ pub fn run(names: [&str; 2], option: &PoolOption, json: bool) -> Result<(), Cont
     let pool = pool_path::open(&pool_path::found(option)?)?;
     let kind = kind_of_both(&pool, names)?;
     let interrupted = ends_on_signal()?;
-    let bar = bytes_bar("compare")?;
+    let mut shown = Progress::of_bytes("compare")?;
     let report = pool.diff(names, &mut |progress| {
-        bar.set_length(progress.frames_total * BLOCK_SIZE_BYTES);
-        bar.set_position(progress.frames_done * BLOCK_SIZE_BYTES);
+        shown.show(
+            progress.frames_done * BLOCK_SIZE_BYTES,
+            Some(progress.frames_total * BLOCK_SIZE_BYTES),
+        );
         match interrupted.load(Ordering::Relaxed) {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }
     })?;
-    bar.finish_and_clear();
+    drop(shown);
     if report.interrupted {
         return Err(ControlError::failed("interrupted: not all was compared"));
     }

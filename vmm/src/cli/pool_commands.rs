@@ -10,6 +10,7 @@ use super::args::PoolOption;
 use super::error::EXIT_POOL_DAMAGED;
 use super::output::{self, Column};
 use super::pool_path;
+use super::progress::Progress;
 use super::values::NewSize;
 use crate::control::{ControlError, ErrorKind};
 
@@ -167,7 +168,9 @@ fn usage_text(Usage { status, by_snapshot }: &Usage) -> String {
 /// `nvvmm pool check`. Exit code 6 when there are findings.
 pub fn check(option: &PoolOption, json: bool) -> Result<ExitCode, ControlError> {
     let path = pool_path::found(option)?;
-    let report = pool_path::open(&path)?.check()?;
+    let mut shown = Progress::of_bytes("check")?;
+    let report = pool_path::open(&path)?.check_showing(&mut |done, total| shown.show(done, Some(total)))?;
+    drop(shown);
     if json {
         output::print_json(&report)?;
     } else {

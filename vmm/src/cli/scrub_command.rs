@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::args::PoolOption;
 use super::error::EXIT_POOL_DAMAGED;
-use super::progress::bytes_bar;
+use super::progress::Progress;
 use super::{output, pool_path};
 use crate::control::ControlError;
 use crate::memory::gpa_of;
@@ -31,17 +31,19 @@ pub fn scrub(option: &PoolOption, json: bool) -> Result<ExitCode, ControlError> 
     let path = pool_path::found(option)?;
     let pool = pool_path::open(&path)?;
     let interrupted = ends_on_signal()?;
-    let bar = bytes_bar("scrub")?;
+    let mut shown = Progress::of_bytes("scrub")?;
     let report = pool.scrub(&mut |progress| {
-        bar.set_length(progress.frames_total * BLOCK_SIZE_BYTES);
-        bar.set_position(progress.frames_done * BLOCK_SIZE_BYTES);
+        shown.show(
+            progress.frames_done * BLOCK_SIZE_BYTES,
+            Some(progress.frames_total * BLOCK_SIZE_BYTES),
+        );
         if interrupted.load(Ordering::Relaxed) {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
         }
     })?;
-    bar.finish_and_clear();
+    drop(shown);
     if json {
         output::print_json(&scrub_json(&report)?)?;
     } else {
