@@ -123,6 +123,8 @@ fn busy_linux(host: &Host) -> Vm<'_> {
     ] {
         witness::ask(&mut linux, command);
     }
+    // What it complains of after the reboot was not there before.
+    assert_healthy(&mut linux);
     linux
 }
 
