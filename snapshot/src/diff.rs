@@ -67,15 +67,14 @@ impl Pool {
         let report = Diff::new(self, on_progress).run(&left, &right)?;
         let listing = CatalogLock::take(self)?.listing()?;
         for inode in [&left, &right] {
-            let same = |now: &Inode| now.map_root == inode.map_root;
-            if !listing.by_id(inode.id).is_some_and(|listed| same(&listed.inode)) {
+            if !listing.still_has(inode) {
                 return Err(self.not_found(&inode.name, &listing));
             }
         }
         Ok(report)
     }
 
-    fn inode_named(&self, name: &str, listing: &Listing) -> Result<Arc<Inode>> {
+    pub(crate) fn inode_named(&self, name: &str, listing: &Listing) -> Result<Arc<Inode>> {
         match listing.by_name(name) {
             Some(listed) => Ok(Arc::clone(&listed.inode)),
             None => Err(self.not_found(name, listing)),

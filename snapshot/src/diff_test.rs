@@ -4,70 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::{DiffReport, FrameRun};
-use crate::{
-    ChunkMap, CreateOptions, Error, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind,
-};
-
-const CHUNK: u64 = 2 << 20;
-
-fn pool() -> (tempfile::TempDir, Arc<Pool>) {
-    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
-    let options = CreateOptions {
-        size_bytes: 32 << 20,
-        overcommit: false,
-    };
-    let pool = Pool::create(&directory.path().join("pool"), &options).unwrap();
-    (directory, pool)
-}
-
-struct Taken<'t> {
-    name: &'t str,
-    memory_chunks: u64,
-    base: Option<SnapshotId>,
-    /// Chunk, frame in it, and what it is filled with.
-    frames: &'t [(u32, u32, u8)],
-}
-
-impl Taken<'_> {
-    fn by(self, vm: &Holder) -> SnapshotId {
-        let mut changes: Vec<(u32, LeafBlocks)> = Vec::new();
-        for (chunk, frame, with) in self.frames {
-            let block = vm.alloc_blocks(1).unwrap()[0];
-            vm.write_block(block, &[*with; 4096]).unwrap();
-            if changes.last().is_none_or(|(last, _)| last != chunk) {
-                let before = self
-                    .base
-                    .map(|base| vm.frame_map(base).unwrap().chunk(*chunk).unwrap().to_leaf());
-                changes.push((*chunk, before.unwrap_or_default()));
-            }
-            changes.last_mut().unwrap().1.set(*frame, Some(block));
-        }
-        let changes: Vec<(u32, ChunkMap)> = changes
-            .into_iter()
-            .map(|(chunk, leaf)| (chunk, ChunkMap::Frames(Arc::new(leaf))))
-            .collect();
-        let new = NewSnapshot {
-            kind: SnapshotKind::Vm,
-            name: self.name,
-            parent: self.base,
-            memory_bytes: self.memory_chunks * CHUNK,
-            base: self.base,
-            changes: &changes,
-            state: b"state",
-            frames_new: self.frames.len() as u64,
-        };
-        vm.commit_snapshot(new, vm.reserve(16).unwrap()).unwrap().id
-    }
-}
-
-fn of_vm<'t>(name: &'t str, base: Option<SnapshotId>, frames: &'t [(u32, u32, u8)]) -> Taken<'t> {
-    Taken {
-        name,
-        memory_chunks: 8,
-        base,
-        frames,
-    }
-}
+use crate::test_snapshot::{Taken, of_vm, pool};
+use crate::{Error, Pool};
 
 fn diff(pool: &Arc<Pool>, names: [&str; 2]) -> DiffReport {
     pool.diff(names, &mut |_| ControlFlow::Continue(())).unwrap()

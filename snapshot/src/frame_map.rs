@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::layout::inode::Inode;
-use crate::layout::node::{Entry, INNER_ENTRIES, Node, NodeKind, height_for};
+use crate::layout::node::{Entry, INNER_ENTRIES, Node, NodeKind, height_for, leaves_covered};
 use crate::number::{BlockNo, SnapshotId};
 use crate::pool::Pool;
 use crate::tree::{Place, leaf_map};
@@ -68,8 +68,14 @@ impl FrameMap {
 
     /// The chunks that have blocks, with their index, in order. Holes of any size cost nothing.
     pub fn iter_present(&self) -> impl Iterator<Item = Result<(u32, ChunkMap)>> + '_ {
+        self.iter_present_from(0)
+    }
+
+    /// The same, from the chunk of this index on. What is before it is not read.
+    pub fn iter_present_from(&self, index: u32) -> impl Iterator<Item = Result<(u32, ChunkMap)>> + '_ {
         Present {
             map: self,
+            from: u64::from(index),
             left: vec![(self.root, self.root_place())],
         }
     }
@@ -117,6 +123,7 @@ impl std::fmt::Debug for FrameMap {
 /// Walks a map in order. `left` is what is still to be visited, the next at the end.
 struct Present<'m> {
     map: &'m FrameMap,
+    from: u64,
     left: Vec<(Entry, Place)>,
 }
 
@@ -127,6 +134,7 @@ impl Iterator for Present<'_> {
         while let Some((entry, place)) = self.left.pop() {
             match entry {
                 Entry::Hole => {}
+                _ if place.first_index.saturating_add(leaves_covered(place.level)) <= self.from => {}
                 Entry::Node { block, crc24 } if place.level > 0 => {
                     match self.map.inner_node(block, crc24, place) {
                         Ok(entries) => {

@@ -20,6 +20,7 @@ mod layout;
 mod name;
 mod number;
 mod pool;
+mod reader;
 mod recovery;
 mod refs;
 mod region;
@@ -29,6 +30,8 @@ mod tree;
 
 #[cfg(test)]
 mod crash_test;
+#[cfg(test)]
+mod test_snapshot;
 
 pub use catalog::{PoolWrites, Removed};
 pub use chunk_map::{ChunkMap, LeafBlocks};
@@ -44,5 +47,6 @@ pub use pool::{
     PoolInside, PoolMap, PoolStatus, Reference, SegmentInside, SnapshotEntry, SnapshotInside, SnapshotSpace,
     SuperblockInside,
 };
+pub use reader::SnapshotReader;
 pub use region::{CowEngine, Durability, DurabilityLimit, Medium};
 pub use scrub::{DamagedFrame, ScrubProgress, ScrubReport};

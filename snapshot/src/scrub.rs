@@ -277,8 +277,7 @@ impl<'p> Scrub<'p> {
     fn count(&mut self, inode: &Arc<Inode>, batch: Batch, made_in: &mut BTreeSet<ChunkNo>) -> Result<bool> {
         let mut lock = CatalogLock::take(self.pool)?;
         let listing = lock.listing()?;
-        let same = |now: &Inode| now.map_root == inode.map_root;
-        if !listing.by_id(inode.id).is_some_and(|listed| same(&listed.inode)) {
+        if !listing.still_has(inode) {
             return Ok(false);
         }
         if let Some(fault) = batch.fault {

@@ -11,7 +11,8 @@ use super::*;
 use crate::layout::Layout;
 use crate::region::Medium;
 use crate::region::sim::{Fate, Fuse, Image, SimControl, SimRegion, Survivors, Unit, region_with};
-use crate::{CreateOptions, Holder, LeafBlocks, NewSnapshot, SnapshotKind};
+use crate::test_snapshot::pool;
+use crate::{Holder, LeafBlocks, NewSnapshot, SnapshotKind};
 
 const MEMORY: u64 = 600 * (2 << 20);
 const SIM_SIZE: u64 = 8 << 20;
@@ -55,16 +56,6 @@ fn take_in(
     vm.commit_snapshot(new, vm.reserve(8).unwrap()).unwrap().id
 }
 
-fn pool_on_tmpfs() -> (tempfile::TempDir, Arc<Pool>) {
-    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
-    let options = CreateOptions {
-        size_bytes: 32 << 20,
-        overcommit: false,
-    };
-    let pool = Pool::create(&directory.path().join("pool"), &options).unwrap();
-    (directory, pool)
-}
-
 fn flip(pool: &Pool, block: BlockNo, at: u64) {
     let file = File::options().read(true).write(true).open(pool.path()).unwrap();
     let mut byte = [0];
@@ -75,7 +66,7 @@ fn flip(pool: &Pool, block: BlockNo, at: u64) {
 
 #[test]
 fn a_flipped_bit_is_named_in_every_snapshot_that_has_it() {
-    let (_directory, pool) = pool_on_tmpfs();
+    let (_directory, pool) = pool();
     let vm = pool.hold("vm").unwrap();
     let first = take(&vm, "first", &[(0, 1), (1, 2), (511, 3)], None);
     let made = pool
@@ -126,7 +117,7 @@ fn a_flipped_bit_is_named_in_every_snapshot_that_has_it() {
 
 #[test]
 fn damaged_maps_and_states_are_found_and_the_rest_is_read() {
-    let (_directory, pool) = pool_on_tmpfs();
+    let (_directory, pool) = pool();
     let vm = pool.hold("vm").unwrap();
     let first = take(&vm, "first", &[(0, 1)], None);
     take(&vm, "second", &[(0, 2), (1, 2)], None);
@@ -153,7 +144,7 @@ fn damaged_maps_and_states_are_found_and_the_rest_is_read() {
 
 #[test]
 fn a_snapshot_that_is_consumed_meanwhile_does_not_count() {
-    let (_directory, pool) = pool_on_tmpfs();
+    let (_directory, pool) = pool();
     let vm = pool.hold("vm").unwrap();
     let chunks = BATCH_CHUNKS as u32 * 2;
     let blocks = vm.alloc_blocks(chunks).unwrap();
@@ -201,7 +192,7 @@ fn a_snapshot_that_is_consumed_meanwhile_does_not_count() {
 
 #[test]
 fn what_is_freed_has_no_digest_and_an_interruption_keeps_what_was_made() {
-    let (_directory, pool) = pool_on_tmpfs();
+    let (_directory, pool) = pool();
     let vm = pool.hold("vm").unwrap();
     let first = take(&vm, "first", &[(0, 1), (1, 2)], None);
     let second = take(&vm, "second", &[(0, 3)], Some(first));
@@ -372,7 +363,7 @@ fn taken_blocks(chunk: &crate::ConsumedChunk) -> impl Iterator<Item = BlockNo> +
 
 #[test]
 fn snapshots_that_come_and_go_are_no_damage() {
-    let (_directory, pool) = pool_on_tmpfs();
+    let (_directory, pool) = pool();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for thread in 0..2u8 {

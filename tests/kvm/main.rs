@@ -18,6 +18,7 @@ mod host_lacks;
 mod inspect;
 mod instant;
 mod kill;
+mod looking;
 mod ring;
 mod scrub;
 mod sharing;

@@ -13,6 +13,7 @@ pub mod control;
 pub mod cow;
 pub mod humane;
 pub mod kvm;
+pub mod look;
 pub mod machine;
 pub mod memory;
 pub mod process;

@@ -14,6 +14,7 @@ pub mod error;
 mod exec;
 mod inspect;
 mod launch;
+mod mount_command;
 pub(crate) mod output;
 mod pool_commands;
 mod pool_map;
@@ -98,6 +99,7 @@ fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
         Command::Pool(PoolCommand::Map { pool, svg, json }) => {
             pool_map::run(&pool.option(), svg.as_deref(), json.json)?;
         }
+        Command::Pool(PoolCommand::Mount { dir, pool }) => mount_command::run(&dir, &pool)?,
         Command::Pool(PoolCommand::Scrub { pool, json }) => {
             return scrub_command::scrub(&pool.option(), json.json);
         }

@@ -66,6 +66,15 @@ pub enum PoolCommand {
         #[command(flatten)]
         json: JsonFlag,
     },
+    /// Show snapshots as files, for ordinary tools: a directory for each, until Ctrl-C or umount
+    #[command(after_long_help = POOL_MOUNT_HELP)]
+    Mount {
+        /// Directory to mount on
+        dir: PathBuf,
+        /// The pool.
+        #[command(flatten)]
+        pool: PoolOption,
+    },
     /// Delete a pool that no VM uses, with all its snapshots
     ///
     /// Its file is removed. A DAX device is no pool afterwards, but its bytes stay until the next pool is made on it.
@@ -93,6 +102,22 @@ pub enum PoolCommand {
         json: JsonFlag,
     },
 }
+
+const POOL_MOUNT_HELP: &str = "\
+In each snapshot's directory, read-only and for the user who mounts alone:
+  memory      the guest's RAM by guest physical address, with holes where nothing was ever written and where the
+              guest has no RAM (from 3 to 4 GiB); of a process image its pages
+  state.json  vCPUs and devices, as 'nvvmm inspect' shows them
+  spec.json   how the VM was made (not of a process image)
+
+VMs and other commands use the pool meanwhile. Snapshots appear as they are taken. One that is removed is gone: a file of it that is
+open cannot be read any more, but for what the kernel has cached.
+
+Example:
+  nvvmm pool mount /mnt &
+  hexdump -C -s 1M -n 64 /mnt/before-upgrade/memory
+  cmp -l /mnt/before-upgrade/memory /mnt/after-upgrade/memory | wc -l
+  umount /mnt";
 
 const POOL_SCRUB_HELP: &str = "\
 Each block of a snapshot has a digest, which is made soon after the snapshot (with 'snapshot --verify' at once).

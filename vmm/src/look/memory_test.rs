@@ -1,0 +1,93 @@
+use std::sync::Arc;
+
+use nvvmm_snapshot::{ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool};
+
+use super::*;
+use crate::memory::{HIGH_RAM_START, LOW_RAM_END};
+
+const FRAME: u64 = 4096;
+
+/// Memory of 4 GiB, where the last frame below the gap and the first two above it were written.
+fn around_the_gap(kind: SnapshotKind, memory_bytes: u64) -> (tempfile::TempDir, Result<Memory, LookError>) {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let options = CreateOptions {
+        size_bytes: 16 << 20,
+        overcommit: false,
+    };
+    let pool = Pool::create(&directory.path().join("pool"), &options).unwrap();
+    let holder = pool.hold("vm").unwrap();
+    let blocks = holder.alloc_blocks(3).unwrap();
+    for (block, with) in blocks.iter().zip(1..) {
+        holder.write_block(*block, &[with; FRAME as usize]).unwrap();
+    }
+    let (mut below, mut above) = (LeafBlocks::new(), LeafBlocks::new());
+    below.set(511, Some(blocks[0]));
+    above.set(0, Some(blocks[1]));
+    above.set(1, Some(blocks[2]));
+    let chunk = (LOW_RAM_END / CHUNK_SIZE_BYTES) as u32;
+    let changes = [(chunk - 1, below), (chunk, above)];
+    let changes = changes.map(|(index, leaf)| (index, ChunkMap::Frames(Arc::new(leaf))));
+    let new = NewSnapshot {
+        kind,
+        name: "taken",
+        parent: None,
+        memory_bytes,
+        base: None,
+        changes: &changes,
+        state: b"state",
+        frames_new: 3,
+    };
+    holder.commit_snapshot(new, holder.reserve(16).unwrap()).unwrap();
+    let memory = Memory::of(pool.reader("taken").unwrap());
+    (directory, memory)
+}
+
+fn read(memory: &Memory, address: u64, len: u64) -> Vec<u8> {
+    let mut bytes = vec![0xee; len as usize];
+    memory.read(address, &mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn a_guests_memory_has_a_gap_below_4_gib() {
+    let (_directory, memory) = around_the_gap(SnapshotKind::Vm, 4 << 30);
+    let memory = memory.unwrap();
+    assert_eq!(memory.end(), 5 << 30);
+    assert_eq!(read(&memory, LOW_RAM_END - 1, 3), [1, 0, 0]);
+    assert_eq!(read(&memory, HIGH_RAM_START - 2, 3), [0, 0, 2]);
+    assert_eq!(read(&memory, HIGH_RAM_START + FRAME - 1, 2), [2, 3]);
+    assert_eq!(read(&memory, memory.end() - 1, 3), [0, 0, 0]);
+    assert_eq!(read(&memory, u64::MAX - 1, 1), [0]);
+    let data = LOW_RAM_END - FRAME;
+    assert_eq!(memory.next_data(0).unwrap(), Some(data));
+    assert_eq!(memory.next_hole(data).unwrap(), LOW_RAM_END);
+    for from in [LOW_RAM_END, LOW_RAM_END + 5, HIGH_RAM_START] {
+        assert_eq!(memory.next_data(from).unwrap(), Some(HIGH_RAM_START));
+    }
+    assert_eq!(memory.next_hole(LOW_RAM_END + 5).unwrap(), LOW_RAM_END + 5);
+    assert_eq!(
+        memory.next_hole(HIGH_RAM_START).unwrap(),
+        HIGH_RAM_START + 2 * FRAME
+    );
+    assert_eq!(memory.next_data(HIGH_RAM_START + 2 * FRAME).unwrap(), None);
+    assert_eq!(memory.next_data(memory.end()).unwrap(), None);
+    assert_eq!(memory.next_hole(memory.end()).unwrap(), memory.end());
+}
+
+#[test]
+fn an_images_pages_have_none() {
+    let (_directory, memory) = around_the_gap(SnapshotKind::Process, (4 << 30) - FRAME);
+    let memory = memory.unwrap();
+    assert_eq!(memory.end(), (4 << 30) - FRAME);
+    assert_eq!(read(&memory, LOW_RAM_END - 1, 2), [1, 2]);
+    assert_eq!(
+        memory.next_hole(LOW_RAM_END - FRAME).unwrap(),
+        LOW_RAM_END + 2 * FRAME
+    );
+}
+
+#[test]
+fn memory_of_a_size_that_no_vm_has_is_refused() {
+    let (_directory, memory) = around_the_gap(SnapshotKind::Vm, (4 << 30) - FRAME);
+    assert!(matches!(memory, Err(LookError::Size { .. })));
+}
