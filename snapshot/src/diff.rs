@@ -76,7 +76,7 @@ impl Pool {
 
     pub(crate) fn inode_named(&self, name: &str, listing: &Listing) -> Result<Arc<Inode>> {
         match listing.by_name(name) {
-            Some(listed) => Ok(Arc::clone(&listed.inode)),
+            Some(listed) => listed.complete().map(Arc::clone),
             None => Err(self.not_found(name, listing)),
         }
     }
@@ -155,7 +155,7 @@ impl<'p> Diff<'p> {
 }
 
 /// The first chunk that either side has, of those that are left.
-fn next_index<I>(sides: &mut [Peekable<I>; 2]) -> Result<Option<u32>>
+pub(crate) fn next_index<I>(sides: &mut [Peekable<I>; 2]) -> Result<Option<u32>>
 where
     I: Iterator<Item = Result<(u32, ChunkMap)>>,
 {
@@ -173,7 +173,7 @@ where
 }
 
 /// A side's chunk of this index, if that is what it has next; a hole otherwise.
-fn chunk_at<I>(side: &mut Peekable<I>, index: u32) -> ChunkMap
+pub(crate) fn chunk_at<I>(side: &mut Peekable<I>, index: u32) -> ChunkMap
 where
     I: Iterator<Item = Result<(u32, ChunkMap)>>,
 {

@@ -65,6 +65,12 @@ pub enum Error {
         /// Name and process of the holder.
         holder: String,
     },
+    /// Only a part of the snapshot has been received.
+    #[error("snapshot '{name}' is incomplete: only a part of it was received")]
+    Incomplete {
+        /// The snapshot.
+        name: String,
+    },
     /// The name of a snapshot or of a holder cannot be used.
     #[error(
         "'{name}' cannot be a name: use 1 to 128 of A-Z a-z 0-9 . _ - @ and do not start with '.', '-' or '@'"
@@ -157,6 +163,60 @@ pub enum Error {
         /// What the pool can.
         limit: DurabilityLimit,
     },
+    /// Somebody else receives the snapshot.
+    #[error("snapshot '{name}' is being received by process {pid}")]
+    BeingReceived {
+        /// The snapshot.
+        name: String,
+        /// Who does.
+        pid: u32,
+    },
+    /// What was read is no stream of a snapshot.
+    #[error("this is no stream of 'nvvmm send'")]
+    NotAStream,
+    /// The stream has a format that this program does not know.
+    #[error("the stream has format version {found}, this program knows version {expected}")]
+    StreamVersion {
+        /// Version read from the stream.
+        found: u32,
+        /// The version that this program reads and writes.
+        expected: u32,
+    },
+    /// The stream ends too early.
+    #[error("the stream ends before its end record: it was cut off")]
+    StreamCut,
+    /// The stream is not what was written.
+    #[error("the stream is refused: {what}")]
+    StreamDamaged {
+        /// What was found.
+        what: String,
+    },
+    /// The stream is sealed, and no key was given.
+    #[error("the stream is encrypted")]
+    StreamSealed,
+    /// A key was given, and the stream is not sealed.
+    #[error("the stream is not encrypted")]
+    StreamNotSealed,
+    /// The stream was sealed with another key.
+    #[error(
+        "the key is not the one that the stream was encrypted with, or the stream's beginning was changed"
+    )]
+    WrongKey,
+    /// The pool does not have the snapshot that the stream builds on.
+    #[error("the stream has what '{name}' changed of '{base}' ({identity}), which is not in pool {}", pool.display())]
+    NoBase {
+        /// The snapshot that was sent.
+        name: String,
+        /// The one that is missing, by its name where it was sent.
+        base: String,
+        /// And what it is in any pool.
+        identity: crate::Identity,
+        /// The pool.
+        pool: PathBuf,
+    },
+    /// The operation was ended by whoever asked for it.
+    #[error("interrupted")]
+    Interrupted,
     /// The operating system refused an operation.
     #[error("{op}: {source}")]
     Io {

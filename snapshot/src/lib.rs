@@ -16,7 +16,9 @@ mod fault;
 mod file_lock;
 mod frame_map;
 mod holder;
+mod identity;
 mod layout;
+mod moving;
 mod name;
 mod number;
 mod pool;
@@ -26,10 +28,13 @@ mod refs;
 mod region;
 mod scrub;
 mod store;
+pub mod stream;
 mod tree;
 
 #[cfg(test)]
 mod crash_test;
+#[cfg(test)]
+mod documented;
 #[cfg(test)]
 mod test_snapshot;
 
@@ -40,7 +45,9 @@ pub use error::{Error, Result};
 pub use fault::{FaultPoint, fault_point};
 pub use frame_map::FrameMap;
 pub use holder::{Committed, Consumed, ConsumedChunk, Holder, NewSnapshot, Reservation, Vacating};
+pub use identity::Identity;
 pub use layout::inode::SnapshotKind;
+pub use moving::{MoveProgress, ReceiveReport, SendOptions, SendReport};
 pub use number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo, FrameSet, SnapshotId};
 pub use pool::{
     CheckReport, ChunkUse, CreateOptions, GrowOptions, Grown, HolderStatus, InodePlace, MapInside, Pool,

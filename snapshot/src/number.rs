@@ -141,6 +141,11 @@ impl FrameSet {
         FrameSet(words)
     }
 
+    /// The set as words, see [`FrameSet::from_words`].
+    pub const fn words(&self) -> [u64; 8] {
+        self.0
+    }
+
     /// The places that are in either set.
     pub fn union(&self, other: &FrameSet) -> FrameSet {
         FrameSet(std::array::from_fn(|word| self.0[word] | other.0[word]))

@@ -317,7 +317,7 @@ impl<'p> Scrub<'p> {
 }
 
 /// The digest of a block: its CRC-32, which is never 0.
-fn digest_of(bytes: &[u8]) -> u32 {
+pub(crate) fn digest_of(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes).max(1)
 }
 

@@ -9,7 +9,7 @@ use crate::layout::Layout;
 use crate::layout::holder_slot::{
     BLOCKS_IN_USE_OFFSET, HOLDER_SLOT_BYTES, HolderSlotV1, LEASES_OFFSET, PINS_OFFSET,
 };
-use crate::layout::inode::{self, Inode, InodeV1};
+use crate::layout::inode::{self, Inode, InodeV2};
 use crate::layout::node::{Expected, Node, NodeV1, open_node};
 use crate::layout::segment::BLOCK_WORD_BYTES;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo, FrameSet};
@@ -161,7 +161,7 @@ impl BlockStore {
 
     /// Reads and verifies an inode.
     pub(crate) fn inode(&self, block: BlockNo, slot: u32) -> Result<Inode> {
-        let mut raw = InodeV1::new_zeroed();
+        let mut raw = InodeV2::new_zeroed();
         self.region.read(block.byte_offset(), raw.as_mut_bytes())?;
         Inode::open(&mut raw, slot, block, &self.layout)
     }

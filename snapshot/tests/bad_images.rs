@@ -241,7 +241,7 @@ fn other_files_are_not_pools() {
 
 #[test]
 fn another_version_is_named() {
-    for version in [1, 2, 3, 77] {
+    for version in [1, 2, 3, 4, 77] {
         let mut bytes = images().closed.clone();
         for slot in [0, 4096] {
             bytes[slot + 8..slot + 12].copy_from_slice(&u32::to_le_bytes(version));
@@ -251,12 +251,12 @@ fn another_version_is_named() {
             // One slot is enough: the other program has written it.
             let error = open_image(&bytes).unwrap_err();
             assert!(
-                matches!(error, Error::Version { found, expected: 4 } if found == version),
+                matches!(error, Error::Version { found, expected: 5 } if found == version),
                 "{error}"
             );
             let text = error.to_string();
             assert!(
-                text.contains(&format!("version {version}")) && text.contains("version 4"),
+                text.contains(&format!("version {version}")) && text.contains("version 5"),
                 "{text}"
             );
         }

@@ -27,6 +27,17 @@ pub(crate) struct Listed {
     pub(crate) inode: Arc<Inode>,
 }
 
+impl Listed {
+    /// The inode, of a snapshot that was not received in part only.
+    pub(crate) fn complete(&self) -> Result<&Arc<Inode>> {
+        if self.inode.incomplete {
+            let name = self.inode.name.clone();
+            return Err(Error::Incomplete { name });
+        }
+        Ok(&self.inode)
+    }
+}
+
 /// The inodes of one generation, by slot.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {

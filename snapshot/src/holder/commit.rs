@@ -10,6 +10,7 @@ use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
 use crate::frame_map::FrameMap;
+use crate::identity::Identity;
 use crate::layout::holder_slot::{PINS_MAX, PINS_MAX_OF_OTHERS};
 use crate::layout::inode::{Inode, STATE_BYTES_MAX, SnapshotKind, map_height};
 use crate::layout::node::{Entry, NodeKind, leaves_covered};
@@ -76,6 +77,18 @@ impl NewSnapshot<'_> {
     }
 }
 
+/// Where a snapshot comes from that was not taken here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    pub(crate) identity: Identity,
+    /// When it was taken.
+    pub(crate) created_unix_ns: u64,
+    /// Its frames that were written since the one before.
+    pub(crate) frames_new: u64,
+    /// Not all of it is here yet.
+    pub(crate) incomplete: bool,
+}
+
 /// A snapshot that was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Committed {
@@ -121,6 +134,18 @@ impl Holder {
         &self,
         new: NewSnapshot<'_>,
         replaced: &[SnapshotId],
+        reservation: Reservation,
+    ) -> Result<Committed> {
+        self.commit_of(new, None, replaced, reservation)
+    }
+
+    /// The same for a snapshot that may come from another pool. It takes the name of one that it replaces, and may have blocks of all
+    /// that this holder pins, anywhere.
+    pub(crate) fn commit_of(
+        &self,
+        new: NewSnapshot<'_>,
+        origin: Option<Origin>,
+        replaced: &[SnapshotId],
         mut reservation: Reservation,
     ) -> Result<Committed> {
         new.check()?;
@@ -148,7 +173,8 @@ impl Holder {
 
         let mut lock = CatalogLock::take(&self.pool)?;
         let listing = lock.listing()?;
-        if listing.by_name(new.name).is_some() {
+        let by_name = listing.by_name(new.name);
+        if by_name.is_some_and(|listed| origin.is_none() || !replaced.contains(&listed.inode.id)) {
             return Err(Error::NameTaken {
                 name: new.name.to_owned(),
             });
@@ -158,14 +184,23 @@ impl Holder {
         let pinned = pins
             .pinned()
             .filter_map(|id| Some(Arc::clone(&listing.by_id(id)?.inode)))
-            .filter(|inode| [inode.kind, new.kind].contains(&SnapshotKind::Process));
+            .filter(|inode| origin.is_some() || [inode.kind, new.kind].contains(&SnapshotKind::Process));
         self.check_foreign(&shared.foreign, base.as_ref(), pinned)?;
         let slot = listing.free_slot()?;
         let id = SnapshotId::new(lock.current()?.superblock.next_snapshot_id.get())
             .ok_or_else(|| Error::damaged("the superblock's next snapshot id is 0"))?;
 
         let mut commit = Commit::begin(&mut lock, BlockSource::Reserved(reservation.blocks.clone()))?;
-        let inode = build_inode(&mut commit, &new, id, base.as_ref())?;
+        let origin = match origin {
+            Some(origin) => origin,
+            None => Origin {
+                identity: Identity::random()?,
+                created_unix_ns: unix_ns(),
+                frames_new: new.frames_new,
+                incomplete: false,
+            },
+        };
+        let inode = build_inode(&mut commit, &new, &origin, id, base.as_ref())?;
         let block = commit.put_inode(slot, &inode)?;
         let mut edit = CatalogEdit {
             slots: vec![(slot, Some(block))],
@@ -228,7 +263,7 @@ impl Holder {
     }
 
     /// Blocks that are not mine must be in a snapshot that I pin, so that they stay: in the base's map of the same chunk, or
-    /// anywhere in a process image; a process image may have those of any.
+    /// anywhere in a process image; a process image may have those of any, and so may what was received.
     fn check_foreign(
         &self,
         foreign: &[(u32, Vec<BlockNo>)],
@@ -317,6 +352,7 @@ impl SharedBlocks {
 fn build_inode(
     commit: &mut Commit<'_, '_>,
     new: &NewSnapshot<'_>,
+    origin: &Origin,
     id: SnapshotId,
     base: Option<&Arc<Inode>>,
 ) -> Result<Inode> {
@@ -329,12 +365,14 @@ fn build_inode(
         kind: new.kind,
         name: new.name.to_owned(),
         parent: new.parent,
-        created_unix_ns: unix_ns(),
+        created_unix_ns: origin.created_unix_ns,
         memory_bytes: new.memory_bytes,
         map_root: map.root,
         orphan: false,
+        incomplete: origin.incomplete,
+        identity: origin.identity,
         frames_mapped: frames_before.saturating_add_signed(map.entries_change),
-        frames_new: new.frames_new,
+        frames_new: origin.frames_new,
         state_bytes: new.state.len() as u32,
         state_checksum: crc32fast::hash(new.state),
         state_blocks: commit.put_state(new.state)?,

@@ -9,8 +9,8 @@ mod unused;
 use std::fs::File;
 use std::sync::Arc;
 
-pub(crate) use commit::unix_ns;
 pub use commit::{Committed, NewSnapshot};
+pub(crate) use commit::{Origin, unix_ns};
 pub use consume::{Consumed, ConsumedChunk};
 pub use unused::Vacating;
 
@@ -22,7 +22,7 @@ use crate::fault::{FaultPoint, fault_point};
 use crate::file_lock::{self, LockMode, LockPlace};
 use crate::frame_map::FrameMap;
 use crate::layout::HOLDER_SLOTS;
-use crate::layout::holder_slot::{HolderSlotV1, PINS_MAX_OF_OTHERS};
+use crate::layout::holder_slot::{HolderSlotV1, PINS_MAX, PINS_MAX_OF_OTHERS};
 use crate::name::check_name;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, ChunkNo, SnapshotId};
 use crate::pool::{Pool, SnapshotEntry};
@@ -159,7 +159,7 @@ impl Holder {
     /// what this holder has pinned already changes nothing. The entry's own and shared sizes are not counted.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::TooManyPins`] when the holder pins eleven snapshots: a twelfth can only be one that it
+    /// [`Error::NotFound`]; [`Error::Incomplete`]; [`Error::TooManyPins`] when the holder pins eleven snapshots: a twelfth can only be one that it
     /// takes of its VM, so that it can always take one and then [let go of the others](Holder::unpin_others).
     pub fn pin(&self, name: &str) -> Result<(SnapshotEntry, FrameMap)> {
         let mut lock = CatalogLock::take(&self.pool)?;
@@ -167,11 +167,16 @@ impl Holder {
         let Some(listed) = listing.by_name(name) else {
             return Err(self.pool.not_found(name, &listing));
         };
-        let inode = &listed.inode;
+        let inode = listed.complete()?;
         self.set_pin(inode.id, PINS_MAX_OF_OTHERS)?;
         fault_point(FaultPoint::PinSet);
         let map = FrameMap::new(Arc::clone(&self.pool), inode);
         Ok((SnapshotEntry::of(inode), map))
+    }
+
+    /// Pins what the catalog lists under an id, for as long as its lock is held.
+    pub(crate) fn pin_id(&self, _lock: &CatalogLock<'_>, id: SnapshotId) -> Result<()> {
+        self.set_pin(id, PINS_MAX)
     }
 
     /// Lets go of a pinned snapshot. If it was removed meanwhile and nobody else pins it, its blocks become free.

@@ -1,60 +1,22 @@
 //! docs/format.md says what the code does.
 
-use std::collections::BTreeMap;
-use std::mem::{offset_of, size_of};
-
 use super::holder_slot::{HOLDER_SLOT_BYTES, HolderSlotV1, PINS_MAX};
-use super::inode::{INODE_MAGIC, INODE_VERSION, InodeV1, STATE_BYTES_MAX, SnapshotKind};
+use super::inode::{INODE_MAGIC, INODE_VERSION, InodeV2, STATE_BYTES_MAX, SnapshotKind};
 use super::node::{HEIGHT_MAX, INNER_ENTRIES, LEAF_ENTRIES, NODE_MAGIC, NODE_VERSION, NodeKind, NodeV1};
 use super::runtime::{CLEAN, DIRTY, RuntimeV1};
 use super::segment::{BLOCK_WORD_BYTES, CHUNK_ENTRY_BYTES, DIGESTS_OFFSET, SEGMENTS_MAX, SegmentV2};
 use super::superblock::{CATALOG_HEIGHT, SNAPSHOTS_MAX, SUPERBLOCK_MAGIC, SuperblockV2};
 use super::*;
+use crate::documented::{Document, fields};
 
-const FORMAT: &str = include_str!("../../../docs/format.md");
+const FORMAT: Document = Document(include_str!("../../../docs/format.md"));
 
-/// The cells of the rows of the first table below a heading.
 fn table(heading: &str) -> Vec<Vec<String>> {
-    let after = FORMAT
-        .split_once(&format!("\n## {heading}"))
-        .unwrap_or_else(|| panic!("no heading {heading}"))
-        .1;
-    let section = after.split("\n## ").next().unwrap();
-    let rows = section
-        .lines()
-        .skip_while(|line| !line.starts_with('|'))
-        .take_while(|line| line.starts_with('|'));
-    let cells = |row: &str| {
-        row.trim_matches('|')
-            .split('|')
-            .map(|cell| cell.trim().to_owned())
-            .collect()
-    };
-    let rows: Vec<Vec<String>> = rows.skip(2).map(cells).collect();
-    assert!(!rows.is_empty(), "no table below {heading}");
-    rows
-}
-
-/// Name, offset and size of the fields of a struct, of which there are no others.
-macro_rules! fields {
-    ($kind:ident: $($field:ident)*) => {{
-        let starts = [$((stringify!($field), offset_of!($kind, $field))),*];
-        // Does not compile when a field is missing.
-        let _all = |value: $kind| { let $kind { $($field: _),* } = value; };
-        let ends = starts.iter().skip(1).map(|(_, offset)| *offset).chain([size_of::<$kind>()]);
-        starts.iter().zip(ends).map(|((name, at), end)| (name.to_string(), *at, end - at)).collect::<Vec<_>>()
-    }};
+    FORMAT.table(heading)
 }
 
 fn documented(heading: &str) -> Vec<(String, usize, usize)> {
-    let number = |cell: &str| {
-        cell.parse()
-            .unwrap_or_else(|_| panic!("{heading}: '{cell}' is no number"))
-    };
-    table(heading)
-        .iter()
-        .map(|row| (row[2].clone(), number(&row[0]), number(&row[1])))
-        .collect()
+    FORMAT.fields(heading)
 }
 
 #[test]
@@ -82,10 +44,10 @@ fn every_struct_is_as_documented() {
         fields!(NodeV1: magic kind level version block checksum generation first_index reserved body tail)
     );
     assert_eq!(
-        documented("Inode (`InodeV1`)"),
-        fields!(InodeV1: magic version kind reserved0 block checksum generation id parent created_unix_ns memory_bytes
-            map_root map_height flags frames_mapped frames_new state_bytes state_checksum slot name_bytes name reserved1
-            state_blocks)
+        documented("Inode (`InodeV2`)"),
+        fields!(InodeV2: magic version kind reserved0 block checksum generation id parent created_unix_ns memory_bytes
+            map_root map_height flags frames_mapped frames_new state_bytes state_checksum slot name_bytes name identity
+            reserved1 state_blocks)
     );
 }
 
@@ -101,10 +63,7 @@ fn counts_and_digests_are_where_they_are_said_to_be() {
 
 #[test]
 fn every_number_is_as_documented() {
-    let documented: BTreeMap<String, u64> = table("Numbers")
-        .into_iter()
-        .map(|row| (row[0].clone(), row[1].parse().unwrap()))
-        .collect();
+    let documented = FORMAT.numbers();
     let code = [
         ("block", BLOCK_SIZE_BYTES),
         ("chunk", u64::from(CHUNK_BLOCKS)),

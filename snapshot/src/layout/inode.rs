@@ -9,15 +9,18 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 use super::Layout;
 use super::node::{Entry, NodeKind, height_for};
 use crate::error::{Error, Result};
+use crate::identity::Identity;
 use crate::name::check_name;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, SnapshotId};
 
 /// What every inode starts with.
 pub(crate) const INODE_MAGIC: [u8; 4] = *b"NVIN";
 /// Version of the inodes' format.
-pub(crate) const INODE_VERSION: u16 = 1;
+pub(crate) const INODE_VERSION: u16 = 2;
 /// Flag: removed, and kept only as long as it is pinned.
 pub(crate) const FLAG_ORPHAN: u32 = 1;
+/// Flag: not all of it has been received yet.
+pub(crate) const FLAG_INCOMPLETE: u32 = 2;
 /// Blocks that a state blob may have.
 pub(crate) const STATE_BLOCKS_MAX: usize = 512;
 /// Largest state blob: 2 MiB.
@@ -37,7 +40,7 @@ pub enum SnapshotKind {
 }
 
 impl SnapshotKind {
-    fn from_raw(raw: u8) -> Option<SnapshotKind> {
+    pub(crate) fn from_raw(raw: u8) -> Option<SnapshotKind> {
         [SnapshotKind::Vm, SnapshotKind::Process]
             .into_iter()
             .find(|kind| *kind as u8 == raw)
@@ -56,7 +59,7 @@ impl std::fmt::Display for SnapshotKind {
 /// An inode as it is in its block.
 #[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
-pub(crate) struct InodeV1 {
+pub(crate) struct InodeV2 {
     pub(crate) magic: [u8; 4],
     pub(crate) version: U16,
     pub(crate) kind: u8,
@@ -78,16 +81,17 @@ pub(crate) struct InodeV1 {
     pub(crate) slot: U32,
     pub(crate) name_bytes: U32,
     pub(crate) name: [u8; 256],
-    pub(crate) reserved1: [u8; 1688],
+    pub(crate) identity: [u8; 16],
+    pub(crate) reserved1: [u8; 1672],
     pub(crate) state_blocks: [U32; STATE_BLOCKS_MAX],
 }
 
-const _: () = assert!(size_of::<InodeV1>() == 4096);
-const _: () = assert!(offset_of!(InodeV1, checksum) == 12);
-const _: () = assert!(offset_of!(InodeV1, state_blocks) == 2048);
+const _: () = assert!(size_of::<InodeV2>() == 4096);
+const _: () = assert!(offset_of!(InodeV2, checksum) == 12);
+const _: () = assert!(offset_of!(InodeV2, state_blocks) == 2048);
 
 /// Where the checksum is in an inode's block.
-pub(crate) const CHECKSUM_OFFSET: u64 = offset_of!(InodeV1, checksum) as u64;
+pub(crate) const CHECKSUM_OFFSET: u64 = offset_of!(InodeV2, checksum) as u64;
 
 /// An inode, decoded and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +104,9 @@ pub(crate) struct Inode {
     pub(crate) memory_bytes: u64,
     pub(crate) map_root: Entry,
     pub(crate) orphan: bool,
+    /// Received in part: nobody may use it.
+    pub(crate) incomplete: bool,
+    pub(crate) identity: Identity,
     pub(crate) frames_mapped: u64,
     pub(crate) frames_new: u64,
     pub(crate) state_bytes: u32,
@@ -126,8 +133,8 @@ impl Inode {
     }
 
     /// The bytes of the inode for a slot of the catalog.
-    pub(crate) fn seal(&self, slot: u32, block: BlockNo, generation: u64) -> Result<InodeV1> {
-        let mut raw = InodeV1::new_zeroed();
+    pub(crate) fn seal(&self, slot: u32, block: BlockNo, generation: u64) -> Result<InodeV2> {
+        let mut raw = InodeV2::new_zeroed();
         raw.magic = INODE_MAGIC;
         raw.version = INODE_VERSION.into();
         raw.kind = self.kind as u8;
@@ -139,7 +146,10 @@ impl Inode {
         raw.memory_bytes = self.memory_bytes.into();
         raw.map_root = self.map_root.to_raw().into();
         raw.map_height = map_height(self.memory_bytes)?.into();
-        raw.flags = u32::from(self.orphan).into();
+        let flags = [(self.orphan, FLAG_ORPHAN), (self.incomplete, FLAG_INCOMPLETE)];
+        let flags = flags.into_iter().filter(|(set, _)| *set);
+        raw.flags = flags.map(|(_, flag)| flag).sum::<u32>().into();
+        raw.identity = self.identity.bytes();
         raw.frames_mapped = self.frames_mapped.into();
         raw.frames_new = self.frames_new.into();
         raw.state_bytes = self.state_bytes.into();
@@ -162,7 +172,7 @@ impl Inode {
     }
 
     /// Verifies and decodes the inode that was read from `block` for a slot of the catalog.
-    pub(crate) fn open(raw: &mut InodeV1, slot: u32, block: BlockNo, layout: &Layout) -> Result<Inode> {
+    pub(crate) fn open(raw: &mut InodeV2, slot: u32, block: BlockNo, layout: &Layout) -> Result<Inode> {
         let fault =
             |what: &str| Error::damaged(format!("{block} is not the inode of catalog slot {slot}: {what}"));
         let checksum = raw.checksum.get();
@@ -174,7 +184,7 @@ impl Inode {
             return Err(fault("wrong checksum"));
         }
         let kind = SnapshotKind::from_raw(raw.kind).ok_or_else(|| fault("unknown kind"))?;
-        if raw.version != INODE_VERSION || raw.flags.get() & !FLAG_ORPHAN != 0 {
+        if raw.version != INODE_VERSION || raw.flags.get() & !(FLAG_ORPHAN | FLAG_INCOMPLETE) != 0 {
             return Err(fault("unknown version or flag"));
         }
         if raw.block != block.get() || raw.slot != slot {
@@ -216,6 +226,8 @@ impl Inode {
             memory_bytes: raw.memory_bytes.get(),
             map_root: Entry::from_raw(raw.map_root.get(), height, NodeKind::Memory, layout)?,
             orphan: raw.flags.get() & FLAG_ORPHAN != 0,
+            incomplete: raw.flags.get() & FLAG_INCOMPLETE != 0,
+            identity: Identity::from_bytes(raw.identity).ok_or_else(|| fault("no identity"))?,
             frames_mapped: raw.frames_mapped.get(),
             frames_new: raw.frames_new.get(),
             state_bytes: raw.state_bytes.get(),

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo};
 
 /// Version of everything on the pool.
-pub(crate) const FORMAT_VERSION: u32 = 4;
+pub(crate) const FORMAT_VERSION: u32 = 5;
 /// Smallest pool: four chunks.
 pub(crate) const SIZE_BYTES_MIN: u64 = 4 * CHUNK_SIZE_BYTES;
 /// Largest pool: block numbers have 32 bits.

@@ -2,7 +2,7 @@
 
 use zerocopy::IntoBytes;
 
-use super::inode::{Inode, InodeV1, SnapshotKind, map_height};
+use super::inode::{Inode, InodeV2, SnapshotKind, map_height};
 use super::node::{
     Entry, Expected, Node, NodeKind, NodeV1, height_for, leaves_covered, open_node, seal_node,
 };
@@ -10,6 +10,7 @@ use super::runtime::{committed_generation, committed_word};
 use super::superblock::{SlotFault, SuperblockV2};
 use super::*;
 use crate::SnapshotId;
+use crate::identity::Identity;
 
 fn layout() -> Layout {
     Layout::for_size(64 << 20).unwrap()
@@ -153,6 +154,8 @@ fn inode() -> Inode {
             crc24: 7,
         },
         orphan: true,
+        incomplete: false,
+        identity: Identity::from_bytes([7; 16]).unwrap(),
         frames_mapped: 2,
         frames_new: 3,
         state_bytes: 4097,
@@ -184,11 +187,12 @@ fn an_inode_comes_back_and_with_any_byte_changed_is_refused() {
 #[test]
 fn an_inode_with_a_good_checksum_and_impossible_fields_is_refused() {
     let (slot, block) = (1, BlockNo::new(600));
-    type Change = fn(&mut InodeV1);
-    let changes: [(&str, Change); 12] = [
-        ("version", |raw| raw.version = 2.into()),
+    type Change = fn(&mut InodeV2);
+    let changes: [(&str, Change); 13] = [
+        ("version", |raw| raw.version = 1.into()),
         ("kind", |raw| raw.kind = 9),
-        ("flags", |raw| raw.flags = 2.into()),
+        ("flags", |raw| raw.flags = 4.into()),
+        ("identity", |raw| raw.identity = [0; 16]),
         ("name", |raw| raw.name[0] = b'/'),
         ("name", |raw| raw.name_bytes = 300.into()),
         ("size", |raw| raw.memory_bytes = 5.into()),

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
 use crate::file_lock::{self, LockMode, LockPlace};
 use crate::holder::unix_ns;
+use crate::identity::random_uuid;
 use crate::layout::runtime::{
     BOOT_ID_OFFSET, CLEAN, CLEAN_OFFSET, COMMITTED_OFFSET, DIRTY, DIRTY_OFFSET, committed_word,
 };
@@ -257,16 +258,4 @@ fn boot_id() -> [u8; 16] {
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     // Where there is none, all zeros: then every first opener recovers.
     u128::from_str_radix(&digits, 16).unwrap_or(0).to_be_bytes()
-}
-
-/// A random uuid (RFC 9562, version 4).
-pub(super) fn random_uuid() -> Result<[u8; 16]> {
-    use std::io::Read;
-    let mut uuid = [0; 16];
-    File::open("/dev/urandom")
-        .and_then(|mut random| random.read_exact(&mut uuid))
-        .map_err(Error::io("reading /dev/urandom"))?;
-    uuid[6] = uuid[6] & 0x0f | 0x40;
-    uuid[8] = uuid[8] & 0x3f | 0x80;
-    Ok(uuid)
 }

@@ -14,7 +14,7 @@ use crate::number::{BlockNo, ChunkNo, SnapshotId};
 use crate::tree::{Frames, Role, Visitor};
 
 use super::snapshots::SnapshotEntry;
-use super::status::uuid_text;
+use crate::identity::uuid_text;
 
 /// Superblocks and segments of a pool (docs/format.md).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::Pool;
 use crate::catalog::{CatalogLock, Listing, Removed};
 use crate::error::{Error, Result};
+use crate::identity::Identity;
 use crate::layout::inode::{Inode, SnapshotKind};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, SnapshotId};
 use crate::recovery::reclaim_dead_holders;
@@ -33,6 +34,10 @@ pub struct SnapshotEntry {
     pub frames_new: u64,
     /// Size of the machine's saved state.
     pub state_bytes: u64,
+    /// What it is in any pool.
+    pub identity: Identity,
+    /// It was received in part: nothing can be done with it but to receive the rest, or remove it.
+    pub incomplete: bool,
     /// Space that removing it would free, metadata included. None where it was not counted.
     pub own_bytes: Option<u64>,
     /// Memory that it shares with other snapshots. None where it was not counted.
@@ -51,6 +56,8 @@ impl SnapshotEntry {
             frames_mapped: inode.frames_mapped,
             frames_new: inode.frames_new,
             state_bytes: u64::from(inode.state_bytes),
+            identity: inode.identity,
+            incomplete: inode.incomplete,
             own_bytes: None,
             shared_bytes: None,
         }

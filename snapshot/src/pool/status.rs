@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::Pool;
 use crate::catalog::CatalogLock;
 use crate::error::{Error, Result};
+use crate::identity::uuid_text;
 use crate::layout::HOLDER_SLOTS;
 use crate::number::CHUNK_BLOCKS;
 use crate::recovery::reclaim_dead_holders;
@@ -48,6 +49,8 @@ pub struct PoolStatus {
     pub snapshots: u32,
     /// Snapshots that were removed and are still in use.
     pub orphans: u32,
+    /// Of the snapshots, those that were received in part: nothing can be done with them but to receive the rest, or remove them.
+    pub incomplete: u32,
     /// Commits made so far.
     pub generation: u64,
     /// Who uses it.
@@ -105,6 +108,8 @@ impl Pool {
                 pinned: holder.pinned().map(|id| id.get()).collect(),
             });
         }
+        let listing = lock.listing()?;
+        let incomplete = listing.named().filter(|listed| listed.inode.incomplete).count() as u32;
         let superblock = &lock.current()?.superblock;
         let metadata = self
             .file()
@@ -131,20 +136,9 @@ impl Pool {
             free_blocks,
             snapshots: superblock.snapshots.get(),
             orphans: superblock.orphans.get(),
+            incomplete,
             generation: superblock.generation.get(),
             holders,
         })
     }
-}
-
-pub(super) fn uuid_text(uuid: &[u8; 16]) -> String {
-    let digits = format!("{:032x}", u128::from_be_bytes(*uuid));
-    [
-        &digits[..8],
-        &digits[8..12],
-        &digits[12..16],
-        &digits[16..20],
-        &digits[20..],
-    ]
-    .join("-")
 }

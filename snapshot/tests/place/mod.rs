@@ -43,14 +43,28 @@ impl Place {
             return place;
         }
         let parent = std::env::var_os("NVVMM_TEST_POOL_DIR").unwrap_or_else(|| "/dev/shm".into());
+        Place::below(&parent, medium, name == "tmpfs")
+    }
+
+    /// A place in shared memory, for a second pool beside one on a device.
+    pub fn in_memory() -> Place {
+        Place::below("/dev/shm".as_ref(), Medium::Tmpfs, true)
+    }
+
+    fn below(parent: &std::ffi::OsStr, medium: Medium, takes_back_blocks: bool) -> Place {
         let directory = tempfile::tempdir_in(parent).unwrap();
         Place {
             path: directory.path().join("pool"),
             medium,
-            takes_back_blocks: name == "tmpfs",
+            takes_back_blocks,
             directory: Some(directory),
             _device: None,
         }
+    }
+
+    /// Whether a pool here can be damaged with write(2).
+    pub fn takes_writes(&self) -> bool {
+        self.directory.is_some() && self.medium != Medium::Hugetlbfs
     }
 
     pub fn path(&self) -> &Path {

@@ -7,6 +7,7 @@ mod consuming;
 mod fixture;
 mod images;
 mod leaks;
+mod moving;
 #[path = "../place/mod.rs"]
 mod place;
 mod promises;

@@ -103,6 +103,10 @@ fn usage_text(Usage { status, by_snapshot }: &Usage) -> String {
         0 => String::new(),
         orphans => format!(" ({orphans} removed ones are still in use)"),
     };
+    let incomplete = match status.incomplete {
+        0 => String::new(),
+        incomplete => format!(", {incomplete} of them received in part"),
+    };
     let mut text = output::fields(&[
         ("pool", status.path.display().to_string()),
         ("uuid", status.uuid.clone()),
@@ -119,7 +123,7 @@ fn usage_text(Usage { status, by_snapshot }: &Usage) -> String {
         ("metadata", blocks(status.metadata_blocks)),
         ("free", blocks(status.free_blocks)),
         ("taken of the medium", output::size(status.medium_bytes)),
-        ("snapshots", format!("{}{removed}", status.snapshots)),
+        ("snapshots", format!("{}{incomplete}{removed}", status.snapshots)),
     ]);
     if !by_snapshot.is_empty() {
         let columns = [

@@ -1,5 +1,5 @@
 use nvvmm_snapshot::{
-    CowEngine, Durability, DurabilityLimit, HolderStatus, Medium, SnapshotId, SnapshotKind,
+    CowEngine, Durability, DurabilityLimit, HolderStatus, Identity, Medium, SnapshotId, SnapshotKind,
 };
 
 use super::*;
@@ -26,6 +26,7 @@ fn a_status_is_shown_with_who_uses_the_pool() {
         free_blocks: 14_592,
         snapshots: 2,
         orphans: 1,
+        incomplete: 1,
         generation: 9,
         holders: Vec::new(),
     };
@@ -42,7 +43,7 @@ leased to VMs        4.0 MiB
 metadata             2.0 MiB
 free                 57.0 MiB
 taken of the medium  8.0 KiB
-snapshots            2 (1 removed ones are still in use)
+snapshots            2, 1 of them received in part (1 removed ones are still in use)
 ";
     let mut usage = Usage {
         status,
@@ -72,6 +73,8 @@ web      4711  1.0 MiB              2                 1
         frames_mapped: 200,
         frames_new: 200,
         state_bytes: 1,
+        identity: Identity::from_bytes([1; 16]).unwrap(),
+        incomplete: false,
         own_bytes: Some(4096),
         shared_bytes: Some(1 << 20),
     });

@@ -54,7 +54,7 @@ fn tree_table(snapshots: &[SnapshotEntry]) -> String {
             let snapshot = by_age[index];
             vec![
                 name,
-                kind_word(snapshot.kind).to_owned(),
+                kind_text(snapshot),
                 output::moment(snapshot.created_unix_ns),
                 output::size(snapshot.memory_bytes),
                 snapshot.own_bytes.map_or_else(uncounted, output::size),
@@ -63,6 +63,15 @@ fn tree_table(snapshots: &[SnapshotEntry]) -> String {
         })
         .collect();
     output::table(&columns, &rows)
+}
+
+fn kind_text(snapshot: &SnapshotEntry) -> String {
+    let kind = kind_word(snapshot.kind);
+    if snapshot.incomplete {
+        format!("{kind}, incomplete")
+    } else {
+        kind.to_owned()
+    }
 }
 
 /// The word that `--json` has, too.

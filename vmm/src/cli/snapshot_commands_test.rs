@@ -1,4 +1,4 @@
-use nvvmm_snapshot::{SnapshotId, SnapshotKind};
+use nvvmm_snapshot::{Identity, SnapshotId, SnapshotKind};
 
 use super::*;
 
@@ -13,6 +13,8 @@ fn entry(id: u64, parent: Option<u64>, name: &str, own_bytes: Option<u64>) -> Sn
         frames_mapped: 25_600,
         frames_new: 256,
         state_bytes: 4096,
+        identity: Identity::from_bytes([1; 16]).unwrap(),
+        incomplete: false,
         own_bytes,
         shared_bytes: Some(100 << 20),
     }

@@ -38,6 +38,24 @@ fn remedy_of(error: &Error) -> Option<String> {
         }
         Error::HoldsPool { .. } => "delete it with 'nvvmm pool delete' if it is not needed".to_owned(),
         Error::InUse { .. } => "stop its VMs first".to_owned(),
+        Error::Incomplete { name } => {
+            format!("receive it again: what is there is not stored twice; or remove it with 'nvvmm rm {name}'")
+        }
+        Error::BeingReceived { .. } => "wait for it, or receive under another name with --name".to_owned(),
+        Error::NotAStream => "give it what 'nvvmm send' wrote".to_owned(),
+        Error::StreamVersion { .. } => "use the nvvmm version that wrote it".to_owned(),
+        Error::StreamCut | Error::Interrupted => {
+            "send it again from its start: what was received already is not stored twice".to_owned()
+        }
+        Error::StreamDamaged { .. } => "send it again; nothing of it was kept".to_owned(),
+        Error::StreamSealed => "give its key with --decrypt FILE".to_owned(),
+        Error::StreamNotSealed => {
+            "leave --decrypt out, if you trust whoever could write to it on its way".to_owned()
+        }
+        Error::WrongKey => "use the key file that it was sent with".to_owned(),
+        Error::NoBase { base, .. } => {
+            format!("receive '{base}' first, or have the snapshot sent without --since")
+        }
         Error::FixedSize { .. } => "create a larger pool; one on a device stays as large as it was made".to_owned(),
         Error::NotDurable {
             asked: Durability::Power,
@@ -55,7 +73,7 @@ fn remedy_of(error: &Error) -> Option<String> {
 /// The kind, and with it the exit code, of a pool error.
 fn kind_of(error: &Error) -> ErrorKind {
     match error {
-        Error::NotFound { .. } => ErrorKind::NotFound,
+        Error::NotFound { .. } | Error::NoBase { .. } => ErrorKind::NotFound,
         Error::NameTaken { .. }
         | Error::FixedSize { .. }
         | Error::Busy { .. }
@@ -63,6 +81,14 @@ fn kind_of(error: &Error) -> ErrorKind {
         | Error::HoldsPool { .. }
         | Error::InUse { .. }
         | Error::NotDurable { .. }
+        | Error::Incomplete { .. }
+        | Error::BeingReceived { .. }
+        | Error::NotAStream
+        | Error::StreamVersion { .. }
+        | Error::StreamDamaged { .. }
+        | Error::StreamSealed
+        | Error::StreamNotSealed
+        | Error::WrongKey
         | Error::TooManyHolders { .. }
         | Error::TooManyPins { .. }
         | Error::TooManySnapshots { .. } => ErrorKind::Refused,

@@ -1,0 +1,429 @@
+//! Where a stream lands: blocks that are the holder's, and commits that keep them.
+
+use std::sync::Arc;
+
+use super::content::{Content, is_zero};
+use crate::catalog::{CatalogLock, Listed, Listing};
+use crate::chunk_map::ChunkMap;
+use crate::error::{Error, Result};
+use crate::frame_map::FrameMap;
+use crate::holder::{Holder, NewSnapshot, Origin};
+use crate::layout::inode::{Inode, SnapshotKind};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, FrameSet, SnapshotId};
+use crate::pool::Pool;
+use crate::region::Medium;
+use crate::stream::{ChunkRecord, StreamHeader};
+
+/// What happened to frames.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    pub(super) received: u64,
+    pub(super) stored: u64,
+    pub(super) found: u64,
+    pub(super) shared: u64,
+}
+
+/// A snapshot of this pool that is pinned as long as the reception lasts.
+struct Source {
+    inode: Arc<Inode>,
+    map: FrameMap,
+}
+
+impl Source {
+    fn of(pool: &Arc<Pool>, listed: &Listed) -> Source {
+        Source {
+            inode: Arc::clone(&listed.inode),
+            map: FrameMap::new(Arc::clone(pool), &listed.inode),
+        }
+    }
+}
+
+/// A reception under way.
+pub(super) struct Landing {
+    pool: Arc<Pool>,
+    holder: Holder,
+    name: String,
+    header: StreamHeader,
+    parent: Option<SnapshotId>,
+    /// What the stream builds on.
+    base: Option<Source>,
+    /// What the incomplete file began as: an earlier reception's, or a snapshot that is likely to be alike.
+    start: Option<Source>,
+    resumed: bool,
+    /// The incomplete file as it was committed last.
+    kept: Option<SnapshotId>,
+    /// What differs from it.
+    changes: Vec<(u32, ChunkMap)>,
+    /// The first chunk that nothing has been said of.
+    next: u32,
+    counts: Counts,
+    stored_unkept: u64,
+    /// VMs map whole chunks only.
+    whole_chunks: bool,
+    content: Content,
+    compared: Content,
+}
+
+impl Landing {
+    /// Finds what the stream builds on, and takes the name with an incomplete file, or the one that is there.
+    pub(super) fn begin(pool: &Arc<Pool>, name: &str, header: &StreamHeader) -> Result<Landing> {
+        crate::name::check_name(name)?;
+        let holder = pool.hold("receive")?;
+        let mut lock = CatalogLock::take(pool)?;
+        let listing = lock.listing()?;
+        let unfinished = unfinished(&lock, &listing, name, header)?;
+        let base = base_of(pool, &listing, header)?;
+        let start = unfinished.or(base).or_else(|| alike(&listing, header));
+        for listed in [start, base].into_iter().flatten() {
+            holder.pin_id(&lock, listed.inode.id)?;
+        }
+        let parent = header.parent.and_then(|identity| {
+            let parent = listing.named().find(|listed| listed.inode.identity == identity);
+            parent.map(|listed| listed.inode.id)
+        });
+        let mut landing = Landing {
+            name: name.to_owned(),
+            header: header.clone(),
+            parent,
+            base: base.map(|listed| Source::of(pool, listed)),
+            start: start.map(|listed| Source::of(pool, listed)),
+            resumed: unfinished.is_some(),
+            kept: unfinished.map(|listed| listed.inode.id),
+            changes: Vec::new(),
+            next: 0,
+            counts: Counts::default(),
+            stored_unkept: 0,
+            whole_chunks: pool.medium() == Medium::Hugetlbfs && header.kind == SnapshotKind::Vm,
+            content: Content::new(),
+            compared: Content::new(),
+            pool: Arc::clone(pool),
+            holder,
+        };
+        drop(lock);
+        if !landing.resumed {
+            let start = landing.start.as_ref().map(|start| start.inode.id);
+            landing.kept = Some(landing.commit(start, &[], None)?);
+        }
+        Ok(landing)
+    }
+
+    pub(super) fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    pub(super) fn since(&self) -> Option<String> {
+        self.base.as_ref().map(|base| base.inode.name.clone())
+    }
+
+    /// What was compared with that is neither the base nor what an earlier reception left.
+    pub(super) fn like(&self) -> Option<String> {
+        let start = self
+            .start
+            .as_ref()
+            .filter(|_| !self.resumed && self.base.is_none());
+        start.map(|start| start.inode.name.clone())
+    }
+
+    /// Frames stored since the last commit.
+    pub(super) fn stored_unkept(&self) -> u64 {
+        self.stored_unkept
+    }
+
+    /// Whether something is stored that a later reception can find.
+    pub(super) fn is_worth_keeping(&self) -> bool {
+        self.resumed || self.counts.stored > 0
+    }
+
+    /// Stores what a record says of a chunk.
+    pub(super) fn chunk(&mut self, record: &ChunkRecord) -> Result<()> {
+        self.unmentioned_until(record.index)?;
+        self.next = record.index + 1;
+        let before = map_of(self.start.as_ref(), record.index)?;
+        let base = map_of(self.base.as_ref(), record.index)?;
+        self.counts.received += u64::from(record.written.count());
+        let now = if self.whole_chunks {
+            self.whole_chunk(record, &before, &base)?
+        } else {
+            self.frames(record, &before, &base)?
+        };
+        if now != before {
+            self.changes.push((record.index, now));
+        }
+        Ok(())
+    }
+
+    /// The stream has said all: the rest of the memory is as in the base, or holes.
+    pub(super) fn rest(&mut self) -> Result<()> {
+        self.unmentioned_until(self.header.chunks_total())
+    }
+
+    fn unmentioned_until(&mut self, end: u32) -> Result<()> {
+        let (start, base) = (self.start.as_ref(), self.base.as_ref());
+        if start.is_none() && base.is_none() {
+            self.next = self.next.max(end);
+            return Ok(());
+        }
+        let id = |source: Option<&Source>| source.map(|source| source.inode.id);
+        let as_it_should_be = id(start) == id(base);
+        for index in self.next..end {
+            let now = map_of(base, index)?;
+            self.counts.shared += u64::from(now.count()) * u64::from(base.is_some());
+            if !as_it_should_be && now != map_of(start, index)? {
+                self.changes.push((index, now));
+            }
+        }
+        self.next = self.next.max(end);
+        Ok(())
+    }
+
+    /// A chunk of a medium that shares blocks one by one.
+    fn frames(&mut self, record: &ChunkRecord, before: &ChunkMap, base: &ChunkMap) -> Result<ChunkMap> {
+        let mut blocks = base.to_leaf();
+        record.emptied.iter().for_each(|frame| blocks.set(frame, None));
+        // What the base has there the sender has compared.
+        let mut candidates = record.written;
+        for frame in record.written.iter() {
+            if before.block(frame).is_none() || before.block(frame) == base.block(frame) {
+                candidates.remove(frame);
+            }
+        }
+        self.compared.read(&self.pool, before, &candidates)?;
+        let mut missing = FrameSet::EMPTY;
+        for (frame, bytes) in record.frames() {
+            blocks.set(frame, before.block(frame));
+            if !candidates.contains(frame) || self.compared.frame(frame) != bytes {
+                missing.insert(frame);
+            }
+        }
+        let fresh = self.fresh_blocks(missing.count())?;
+        for (frame, block) in missing.iter().zip(&fresh) {
+            blocks.set(frame, Some(*block));
+        }
+        for (frame, bytes) in record.frames().filter(|(frame, _)| missing.contains(*frame)) {
+            if let Some(block) = blocks.get(frame) {
+                self.holder.write_block(block, bytes)?;
+            }
+        }
+        self.stored(u64::from(missing.count()));
+        self.counts.found += u64::from(record.written.minus(&missing).count());
+        self.counts.shared += u64::from(blocks.count() - record.written.count());
+        Ok(ChunkMap::Frames(Arc::new(blocks)).simplified())
+    }
+
+    /// Blocks for frames that follow each other, as a whole chunk if there is one for that many.
+    fn fresh_blocks(&self, count: u32) -> Result<Vec<BlockNo>> {
+        if count == CHUNK_BLOCKS {
+            match self.holder.alloc_chunk() {
+                Err(Error::PoolFull { .. }) => {}
+                chunk => return chunk.map(|chunk| chunk.blocks().collect()),
+            }
+        }
+        let mut blocks = self.holder.alloc_blocks(count)?;
+        blocks.sort_unstable();
+        Ok(blocks)
+    }
+
+    /// A chunk of a medium that shares whole chunks only: as before, as in the base, or written as a whole.
+    fn whole_chunk(&mut self, record: &ChunkRecord, before: &ChunkMap, base: &ChunkMap) -> Result<ChunkMap> {
+        self.content.clear();
+        self.content.read(&self.pool, base, &FrameSet::FULL)?;
+        for frame in record.emptied.iter() {
+            self.content.frame_mut(frame).fill(0);
+        }
+        for (frame, bytes) in record.frames() {
+            self.content.frame_mut(frame).copy_from_slice(bytes);
+        }
+        if self.content.all().chunks(BLOCK_SIZE_BYTES as usize).all(is_zero) {
+            return Ok(ChunkMap::Hole);
+        }
+        if matches!(before, ChunkMap::Whole(_)) {
+            self.compared.read(&self.pool, before, &FrameSet::FULL)?;
+            if self.compared.all() == self.content.all() {
+                self.counts.found += u64::from(record.written.count());
+                return Ok(before.clone());
+            }
+        }
+        let chunk = self.holder.alloc_chunk()?;
+        for frame in 0..CHUNK_BLOCKS {
+            let bytes = self.content.frame(frame);
+            // What is fresh reads as zero.
+            if !is_zero(bytes) {
+                self.holder.write_block(chunk.block(frame), bytes)?;
+            }
+        }
+        self.stored(u64::from(CHUNK_BLOCKS));
+        Ok(ChunkMap::Whole(chunk))
+    }
+
+    fn stored(&mut self, frames: u64) {
+        self.counts.stored += frames;
+        self.stored_unkept += frames;
+    }
+
+    /// Commits what has arrived, incomplete as it is.
+    pub(super) fn keep(&mut self) -> Result<()> {
+        self.assert_not_removed()?;
+        let changes = std::mem::take(&mut self.changes);
+        match self.commit(self.kept, &changes, None) {
+            Ok(id) => {
+                self.stored_unkept = 0;
+                self.kept
+                    .replace(id)
+                    .map_or(Ok(()), |before| self.let_go_of(before))
+            }
+            Err(error) => {
+                self.changes = changes;
+                Err(error)
+            }
+        }
+    }
+
+    /// Commits the snapshot.
+    pub(super) fn complete(&mut self, state: &[u8]) -> Result<SnapshotId> {
+        self.assert_not_removed()?;
+        let changes = std::mem::take(&mut self.changes);
+        match self.commit(self.kept, &changes, Some(state)) {
+            Ok(id) => {
+                self.holder.unpin_others(id)?;
+                Ok(id)
+            }
+            Err(error) => {
+                self.changes = changes;
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes what has arrived.
+    pub(super) fn discard(&self) -> Result<()> {
+        let mut lock = CatalogLock::take(&self.pool)?;
+        let listing = lock.listing()?;
+        match self.kept_in(&listing) {
+            Some(listed) => lock.remove(listed).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// One commit: the snapshot with its state, or without one what there is of it. It takes the place of what was kept.
+    fn commit(
+        &self,
+        on: Option<SnapshotId>,
+        changes: &[(u32, ChunkMap)],
+        state: Option<&[u8]>,
+    ) -> Result<SnapshotId> {
+        let new = NewSnapshot {
+            name: &self.name,
+            kind: self.header.kind,
+            parent: self.parent,
+            memory_bytes: self.header.memory_bytes,
+            base: on,
+            changes,
+            state: state.unwrap_or_default(),
+            frames_new: self.header.frames_new,
+        };
+        let origin = Origin {
+            identity: self.header.identity,
+            created_unix_ns: self.header.created_unix_ns,
+            frames_new: self.header.frames_new,
+            incomplete: state.is_none(),
+        };
+        let reservation = self.holder.reserve(0)?;
+        let committed = self
+            .holder
+            .commit_of(new, Some(origin), self.kept.as_slice(), reservation)?;
+        Ok(committed.id)
+    }
+
+    fn let_go_of(&self, id: SnapshotId) -> Result<()> {
+        let sources = [self.start.as_ref(), self.base.as_ref()];
+        if sources.into_iter().flatten().any(|source| source.inode.id == id) {
+            return Ok(());
+        }
+        self.holder.unpin(id)
+    }
+
+    /// Somebody may have removed the incomplete file, and meant it.
+    fn assert_not_removed(&self) -> Result<()> {
+        let listing = CatalogLock::take(&self.pool)?.listing()?;
+        match self.kept_in(&listing) {
+            Some(_) => Ok(()),
+            None => Err(self.pool.not_found(&self.name, &listing)),
+        }
+    }
+
+    fn kept_in<'l>(&self, listing: &'l Listing) -> Option<&'l Listed> {
+        let listed = listing.by_id(self.kept?);
+        listed.filter(|listed| !listed.inode.orphan)
+    }
+}
+
+/// What an earlier reception of the same snapshot left under the name, if it is free otherwise.
+fn unfinished<'l>(
+    lock: &CatalogLock<'_>,
+    listing: &'l Listing,
+    name: &str,
+    header: &StreamHeader,
+) -> Result<Option<&'l Listed>> {
+    let Some(listed) = listing.by_name(name) else {
+        return Ok(None);
+    };
+    let inode = &listed.inode;
+    if !inode.incomplete || inode.identity != header.identity || !is_of_the_same_shape(inode, header) {
+        return Err(Error::NameTaken {
+            name: name.to_owned(),
+        });
+    }
+    match lock.holders_pinning(inode.id)?.first() {
+        None => Ok(Some(listed)),
+        Some(slot) => {
+            let holder = lock.store().holder_slot(*slot)?;
+            Err(Error::BeingReceived {
+                name: name.to_owned(),
+                pid: holder.pid.get(),
+            })
+        }
+    }
+}
+
+fn base_of<'l>(pool: &Pool, listing: &'l Listing, header: &StreamHeader) -> Result<Option<&'l Listed>> {
+    let Some(base) = &header.base else {
+        return Ok(None);
+    };
+    let mut complete = listing.named().filter(|listed| listed.complete().is_ok());
+    let found = complete
+        .find(|listed| listed.inode.identity == base.identity && is_of_the_same_shape(&listed.inode, header));
+    match found {
+        Some(listed) => Ok(Some(listed)),
+        None => Err(Error::NoBase {
+            name: header.name.clone(),
+            base: base.name.clone(),
+            identity: base.identity,
+            pool: pool.path().to_owned(),
+        }),
+    }
+}
+
+/// A snapshot that is likely to have much of this one: itself under another name, or the one before.
+fn alike<'l>(listing: &'l Listing, header: &StreamHeader) -> Option<&'l Listed> {
+    [Some(header.identity), header.parent]
+        .into_iter()
+        .flatten()
+        .find_map(|identity| {
+            let mut complete = listing.named().filter(|listed| listed.complete().is_ok());
+            complete.find(|listed| {
+                listed.inode.identity == identity && is_of_the_same_shape(&listed.inode, header)
+            })
+        })
+}
+
+fn is_of_the_same_shape(inode: &Inode, header: &StreamHeader) -> bool {
+    (inode.kind, inode.memory_bytes) == (header.kind, header.memory_bytes)
+}
+
+fn map_of(source: Option<&Source>, index: u32) -> Result<ChunkMap> {
+    source.map_or(Ok(ChunkMap::Hole), |source| source.map.chunk(index))
+}

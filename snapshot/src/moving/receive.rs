@@ -1,0 +1,149 @@
+//! A snapshot comes in as a stream.
+//!
+//! What has arrived is committed now and then as an *incomplete* file, which has the name and the identity of the snapshot, and which nobody can use. The commit
+//! that makes the snapshot removes it. A reception that is interrupted leaves it, and the next one of the same snapshot finds in it
+//! what is stored already; a stream that is refused takes it along.
+
+use std::io::{ErrorKind, Read};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::MoveProgress;
+use super::landing::Landing;
+use crate::error::{Error, Result};
+use crate::identity::Identity;
+use crate::number::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES, SnapshotId};
+use crate::pool::Pool;
+use crate::stream::{Item, StreamReader};
+
+/// Frames stored between two commits: 32 MiB.
+const KEEP_FRAMES: u64 = 8192;
+
+/// What was received.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReceiveReport {
+    /// The new snapshot.
+    pub name: String,
+    /// Its id in this pool.
+    pub id: SnapshotId,
+    /// What it is in any pool.
+    pub identity: Identity,
+    /// The snapshot of this pool that the stream builds on.
+    pub since: Option<String>,
+    /// Another one of this pool that was looked at for what is the same.
+    pub like: Option<String>,
+    /// An earlier reception was interrupted, and this one went on with what that had stored.
+    pub resumed: bool,
+    /// Frames whose content was in the stream.
+    pub frames_received: u64,
+    /// Blocks that were written for them, and where the medium is shared by whole chunks for their neighbours.
+    pub frames_stored: u64,
+    /// Frames of the stream that were in the pool already.
+    pub frames_found: u64,
+    /// Frames of the snapshot that are shared with the one that the stream builds on.
+    pub frames_shared: u64,
+    /// Bytes of the frames and the state that were in the stream.
+    pub bytes_raw: u64,
+    /// Bytes of the stream.
+    pub bytes_stream: u64,
+}
+
+impl Pool {
+    /// Reads a stream, and makes it a snapshot of this pool: under another name, or its own (with `-` for `@`). `on_progress` is called for each
+    /// record; when it breaks, what has arrived is kept for the next reception of the same snapshot.
+    ///
+    /// # Errors
+    /// [`Error::NotAStream`], [`Error::StreamVersion`], [`Error::StreamSealed`], [`Error::StreamDamaged`]: nothing is left. [`Error::StreamCut`], [`Error::Interrupted`],
+    /// [`Error::Io`], [`Error::PoolFull`], [`Error::NoSpaceOnMedium`]: what has arrived is kept. [`Error::NoBase`], [`Error::NameTaken`],
+    /// [`Error::BeingReceived`], [`Error::InvalidName`]: nothing was read but the header.
+    pub fn receive(
+        self: &Arc<Self>,
+        name: Option<&str>,
+        input: &mut dyn Read,
+        on_progress: &mut dyn FnMut(MoveProgress) -> ControlFlow<()>,
+    ) -> Result<ReceiveReport> {
+        let mut reader = StreamReader::begin(input)?;
+        // A checkpoint arrives as a snapshot that no ring takes for its own.
+        let name = name.map_or_else(|| reader.header().name.replace('@', "-"), str::to_owned);
+        let mut landing = Landing::begin(self, &name, reader.header())?;
+        let landed = land(&mut reader, &mut landing, on_progress)
+            .and_then(|state| landing.complete(&state).map(|id| (id, state.len())));
+        match landed {
+            Ok((id, state_bytes)) => {
+                let counts = landing.counts();
+                Ok(ReceiveReport {
+                    name,
+                    id,
+                    identity: reader.header().identity,
+                    since: landing.since(),
+                    like: landing.like(),
+                    resumed: landing.is_resumed(),
+                    frames_received: counts.received,
+                    frames_stored: counts.stored,
+                    frames_found: counts.found,
+                    frames_shared: counts.shared,
+                    bytes_raw: counts.received * BLOCK_SIZE_BYTES + state_bytes as u64,
+                    bytes_stream: reader.bytes(),
+                })
+            }
+            Err(error) => {
+                let left = if is_interruption(&error) && landing.is_worth_keeping() {
+                    landing.keep()
+                } else {
+                    landing.discard()
+                };
+                if let Err(left) = left {
+                    tracing::warn!(%left, name, "what was received is not as it should be left");
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Stores all that a stream has; the saved state.
+fn land(
+    reader: &mut StreamReader<'_>,
+    landing: &mut Landing,
+    on_progress: &mut dyn FnMut(MoveProgress) -> ControlFlow<()>,
+) -> Result<Vec<u8>> {
+    let bytes_total = reader.header().memory_bytes;
+    let mut bytes_done = 0;
+    let mut state = Vec::new();
+    loop {
+        let progress = MoveProgress {
+            bytes_done,
+            bytes_total,
+        };
+        if on_progress(progress).is_break() {
+            return Err(Error::Interrupted);
+        }
+        match reader.next()? {
+            Item::State(bytes) => state = bytes,
+            Item::Chunk(chunk) => {
+                bytes_done = u64::from(chunk.index) * CHUNK_SIZE_BYTES;
+                landing.chunk(chunk)?;
+            }
+            Item::End(_) => {
+                landing.rest()?;
+                return Ok(state);
+            }
+        }
+        if landing.stored_unkept() >= KEEP_FRAMES {
+            landing.keep()?;
+        }
+    }
+}
+
+/// Whether the same stream, sent again, may land.
+fn is_interruption(error: &Error) -> bool {
+    match error {
+        Error::StreamCut | Error::Interrupted | Error::PoolFull { .. } | Error::NoSpaceOnMedium { .. } => {
+            true
+        }
+        Error::Io { source, .. } => source.kind() != ErrorKind::InvalidData,
+        _ => false,
+    }
+}

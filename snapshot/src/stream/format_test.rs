@@ -1,0 +1,89 @@
+//! docs/stream-format.md says what the code does.
+
+use super::header::{HEADER_BYTES, HeaderV1, SPEC_BYTES_MAX};
+use super::payload::{CHUNK_PREFIX_BYTES, ChunkV1, END_BYTES, EndV1};
+use super::record::{MAGIC, PreludeV1, RecordKind, RecordV1, VERSION};
+use super::sealed;
+use crate::documented::{Document, fields};
+use crate::layout::inode::{STATE_BYTES_MAX, SnapshotKind};
+use crate::number::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS};
+
+const FORMAT: Document = Document(include_str!("../../../docs/stream-format.md"));
+
+#[test]
+fn every_struct_is_as_documented() {
+    assert_eq!(
+        FORMAT.fields("Prelude (`PreludeV1`)"),
+        fields!(PreludeV1: magic version reserved)
+    );
+    assert_eq!(
+        FORMAT.fields("Record (`RecordV1`)"),
+        fields!(RecordV1: kind payload_bytes number digest)
+    );
+    assert_eq!(
+        FORMAT.fields("Header (`HeaderV1`)"),
+        fields!(HeaderV1: identity base_identity parent_identity memory_bytes created_unix_ns frames_mapped frames_new
+            state_bytes spec_bytes kind name_bytes base_name_bytes reserved name base_name)
+    );
+    assert_eq!(
+        FORMAT.fields("Chunk (`ChunkV1`)"),
+        fields!(ChunkV1: index reserved written emptied)
+    );
+    assert_eq!(
+        FORMAT.fields("End (`EndV1`)"),
+        fields!(EndV1: chunks frames_written frames_emptied)
+    );
+}
+
+#[test]
+fn every_number_is_as_documented() {
+    let code = [
+        ("version", u64::from(VERSION)),
+        ("frame", BLOCK_SIZE_BYTES),
+        ("chunk", u64::from(CHUNK_BLOCKS)),
+        ("state max", STATE_BYTES_MAX as u64),
+        ("spec max", SPEC_BYTES_MAX as u64),
+        ("sealed version", u64::from(sealed::VERSION)),
+        ("piece", sealed::PIECE_BYTES as u64),
+    ];
+    let code = code.map(|(name, value)| (name.to_owned(), value)).into();
+    assert_eq!(FORMAT.numbers(), code);
+}
+
+#[test]
+fn every_magic_kind_length_and_context_is_as_documented() {
+    let meaning = |heading: &str, field: &str| {
+        let row = FORMAT
+            .table(heading)
+            .into_iter()
+            .find(|row| row[2] == field)
+            .unwrap();
+        row[3].clone()
+    };
+    let text = |magic: &[u8]| format!("`{}`", std::str::from_utf8(magic).unwrap());
+    assert_eq!(meaning("Prelude", "magic"), text(&MAGIC));
+    assert_eq!(meaning("Sealed streams", "magic"), text(&sealed::MAGIC));
+    let kinds = format!(
+        "{}: header, {}: state, {}: chunk, {}: end",
+        RecordKind::Header as u32,
+        RecordKind::State as u32,
+        RecordKind::Chunk as u32,
+        RecordKind::End as u32
+    );
+    assert_eq!(meaning("Record", "kind"), kinds);
+    let kinds = format!(
+        "{}: snapshot of a VM, {}: process image",
+        SnapshotKind::Vm as u8,
+        SnapshotKind::Process as u8
+    );
+    assert_eq!(meaning("Header", "kind"), kinds);
+    let words = FORMAT.0.replace('\n', " ");
+    for said in [
+        format!("a header {HEADER_BYTES} bytes and"),
+        format!("with {CHUNK_PREFIX_BYTES} bytes before the latter, an end {END_BYTES}."),
+        format!("`{}`", sealed::KEY_CONTEXT),
+        format!("`{}`", sealed::CHECK_CONTEXT),
+    ] {
+        assert!(words.contains(&said), "{said}");
+    }
+}

@@ -1,0 +1,171 @@
+//! The header of a stream: what it is of, and what it builds on.
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::record::damaged;
+use crate::error::{Error, Result};
+use crate::identity::Identity;
+use crate::layout::inode::{STATE_BYTES_MAX, SnapshotKind, map_height};
+use crate::name::{NAME_BYTES_MAX, check_name};
+use crate::number::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES};
+
+/// Length of the fixed part.
+pub(crate) const HEADER_BYTES: usize = size_of::<HeaderV1>();
+/// Longest description of the machine.
+pub(crate) const SPEC_BYTES_MAX: usize = 64 << 10;
+
+/// A header as it is in its record; the spec follows.
+#[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(crate) struct HeaderV1 {
+    pub(crate) identity: [u8; 16],
+    pub(crate) base_identity: [u8; 16],
+    pub(crate) parent_identity: [u8; 16],
+    pub(crate) memory_bytes: U64,
+    pub(crate) created_unix_ns: U64,
+    pub(crate) frames_mapped: U64,
+    pub(crate) frames_new: U64,
+    pub(crate) state_bytes: U32,
+    pub(crate) spec_bytes: U32,
+    pub(crate) kind: u8,
+    pub(crate) name_bytes: u8,
+    pub(crate) base_name_bytes: u8,
+    pub(crate) reserved: [u8; 5],
+    pub(crate) name: [u8; NAME_BYTES_MAX],
+    pub(crate) base_name: [u8; NAME_BYTES_MAX],
+}
+
+const _: () = assert!(HEADER_BYTES == 352);
+
+/// What a stream is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamHeader {
+    /// The snapshot, in any pool.
+    pub identity: Identity,
+    /// Only what differs from this one is in the stream.
+    pub base: Option<BaseOf>,
+    /// The one that it was taken after.
+    pub parent: Option<Identity>,
+    /// What the snapshot is of.
+    pub kind: SnapshotKind,
+    /// Its name where it was sent.
+    pub name: String,
+    /// Size of its memory.
+    pub memory_bytes: u64,
+    /// When it was taken, in nanoseconds since 1970.
+    pub created_unix_ns: u64,
+    /// Frames that have a block where it was sent.
+    pub frames_mapped: u64,
+    /// Frames that were written since the snapshot before it.
+    pub frames_new: u64,
+    /// Length of the saved state.
+    pub state_bytes: u32,
+    /// How the machine was made, as JSON, for people to read.
+    pub spec: String,
+}
+
+/// The snapshot that a stream builds on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseOf {
+    /// What it is in any pool.
+    pub identity: Identity,
+    /// Its name where the stream was sent.
+    pub name: String,
+}
+
+impl StreamHeader {
+    /// Frames of the memory.
+    pub fn frames_total(&self) -> u64 {
+        self.memory_bytes / BLOCK_SIZE_BYTES
+    }
+
+    /// Chunks of the memory.
+    pub fn chunks_total(&self) -> u32 {
+        u32::try_from(self.memory_bytes.div_ceil(CHUNK_SIZE_BYTES)).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+        let mut raw = HeaderV1::new_zeroed();
+        raw.identity = self.identity.bytes();
+        if let Some(base) = &self.base {
+            raw.base_identity = base.identity.bytes();
+            raw.base_name_bytes = put_name(&mut raw.base_name, &base.name)?;
+        }
+        raw.parent_identity = self.parent.map_or([0; 16], Identity::bytes);
+        raw.memory_bytes = self.memory_bytes.into();
+        raw.created_unix_ns = self.created_unix_ns.into();
+        raw.frames_mapped = self.frames_mapped.into();
+        raw.frames_new = self.frames_new.into();
+        raw.state_bytes = self.state_bytes.into();
+        raw.spec_bytes = (self.spec.len() as u32).into();
+        raw.kind = self.kind as u8;
+        raw.name_bytes = put_name(&mut raw.name, &self.name)?;
+        if self.spec.len() > SPEC_BYTES_MAX {
+            let len = self.spec.len();
+            return Err(Error::invalid(format!(
+                "the machine's description has {len} bytes, {SPEC_BYTES_MAX} is the limit"
+            )));
+        }
+        let mut bytes = raw.as_bytes().to_vec();
+        bytes.extend_from_slice(self.spec.as_bytes());
+        Ok(bytes)
+    }
+
+    pub(crate) fn decode(payload: &[u8]) -> Result<StreamHeader> {
+        let fault = |what: &str| damaged(format!("its header has {what}"));
+        let (raw, spec) = HeaderV1::read_from_prefix(payload).map_err(|_| fault("a wrong length"))?;
+        let kind = SnapshotKind::from_raw(raw.kind).ok_or_else(|| fault("an unknown kind of snapshot"))?;
+        let name = name_in(&raw.name, raw.name_bytes).ok_or_else(|| fault("an impossible name"))?;
+        let base = match (Identity::from_bytes(raw.base_identity), raw.base_name_bytes) {
+            (None, 0) => None,
+            (Some(identity), bytes) => Some(BaseOf {
+                identity,
+                name: name_in(&raw.base_name, bytes).ok_or_else(|| fault("an impossible name of a base"))?,
+            }),
+            (None, _) => return Err(fault("a base without an identity")),
+        };
+        let memory_bytes = raw.memory_bytes.get();
+        map_height(memory_bytes).map_err(|_| fault("an impossible memory size"))?;
+        if raw.state_bytes.get() as usize > STATE_BYTES_MAX {
+            return Err(fault("an impossible length of the saved state"));
+        }
+        if raw.frames_mapped.get().max(raw.frames_new.get()) > frames_max(memory_bytes) {
+            return Err(fault("more frames than the memory"));
+        }
+        if raw.reserved != [0; 5] || spec.len() != raw.spec_bytes.get() as usize {
+            return Err(fault("a wrong length"));
+        }
+        Ok(StreamHeader {
+            identity: Identity::from_bytes(raw.identity).ok_or_else(|| fault("no identity"))?,
+            base,
+            parent: Identity::from_bytes(raw.parent_identity),
+            kind,
+            name,
+            memory_bytes,
+            created_unix_ns: raw.created_unix_ns.get(),
+            frames_mapped: raw.frames_mapped.get(),
+            frames_new: raw.frames_new.get(),
+            state_bytes: raw.state_bytes.get(),
+            spec: String::from_utf8(spec.to_vec()).map_err(|_| fault("a spec that is no text"))?,
+        })
+    }
+}
+
+/// As an inode's limit: all of the last chunk counts.
+fn frames_max(memory_bytes: u64) -> u64 {
+    memory_bytes.div_ceil(CHUNK_SIZE_BYTES) * (CHUNK_SIZE_BYTES / BLOCK_SIZE_BYTES)
+}
+
+fn put_name(place: &mut [u8; NAME_BYTES_MAX], name: &str) -> Result<u8> {
+    check_name(name)?;
+    place[..name.len()].copy_from_slice(name.as_bytes());
+    Ok(name.len() as u8)
+}
+
+/// The name in a field, behind which all must be zero.
+fn name_in(field: &[u8; NAME_BYTES_MAX], bytes: u8) -> Option<String> {
+    let (name, rest) = field.split_at_checked(usize::from(bytes))?;
+    let name = std::str::from_utf8(name).ok()?;
+    (check_name(name).is_ok() && rest.iter().all(|byte| *byte == 0)).then(|| name.to_owned())
+}

@@ -1,0 +1,124 @@
+//! What is in the records behind the header.
+
+use serde::Serialize;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::record::damaged;
+use crate::error::Result;
+use crate::number::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS, FrameSet};
+
+/// What is before the compressed frames of a chunk.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(crate) struct ChunkV1 {
+    pub(crate) index: U32,
+    pub(crate) reserved: U32,
+    pub(crate) written: [U64; 8],
+    pub(crate) emptied: [U64; 8],
+}
+
+/// The end of a stream.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(crate) struct EndV1 {
+    pub(crate) chunks: U64,
+    pub(crate) frames_written: U64,
+    pub(crate) frames_emptied: U64,
+}
+
+/// Length of what is before the compressed frames.
+pub(crate) const CHUNK_PREFIX_BYTES: usize = size_of::<ChunkV1>();
+/// Length of the end's payload.
+pub(crate) const END_BYTES: usize = size_of::<EndV1>();
+
+/// What the records of a stream add up to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct StreamTotals {
+    /// Chunks that something is said of.
+    pub chunks: u64,
+    /// Frames whose content is in the stream.
+    pub frames_written: u64,
+    /// Frames that the base has and the snapshot has not.
+    pub frames_emptied: u64,
+}
+
+impl StreamTotals {
+    pub(crate) fn add(&mut self, written: &FrameSet, emptied: &FrameSet) {
+        self.chunks += 1;
+        self.frames_written += u64::from(written.count());
+        self.frames_emptied += u64::from(emptied.count());
+    }
+
+    pub(crate) fn encode(&self) -> EndV1 {
+        EndV1 {
+            chunks: self.chunks.into(),
+            frames_written: self.frames_written.into(),
+            frames_emptied: self.frames_emptied.into(),
+        }
+    }
+
+    pub(crate) fn decode(payload: &[u8]) -> Result<StreamTotals> {
+        let raw =
+            EndV1::read_from_bytes(payload).map_err(|_| damaged("its end record has a wrong length"))?;
+        Ok(StreamTotals {
+            chunks: raw.chunks.get(),
+            frames_written: raw.frames_written.get(),
+            frames_emptied: raw.frames_emptied.get(),
+        })
+    }
+}
+
+/// What a stream says of a chunk of memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChunkRecord {
+    /// Which chunk.
+    pub index: u32,
+    /// The frames whose content follows.
+    pub written: FrameSet,
+    /// The frames that are holes, and are none in the base.
+    pub emptied: FrameSet,
+    /// The content of the frames, one after the other.
+    pub content: Vec<u8>,
+}
+
+impl ChunkRecord {
+    /// The frames whose content is in the record, with it.
+    pub fn frames(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        self.written
+            .iter()
+            .zip(self.content.chunks_exact(BLOCK_SIZE_BYTES as usize))
+    }
+
+    pub(crate) fn prefix(index: u32, written: &FrameSet, emptied: &FrameSet) -> ChunkV1 {
+        ChunkV1 {
+            index: index.into(),
+            reserved: 0.into(),
+            written: written.words().map(U64::from),
+            emptied: emptied.words().map(U64::from),
+        }
+    }
+
+    /// Decodes what is before the compressed frames; those themselves.
+    pub(crate) fn open<'p>(&mut self, payload: &'p [u8]) -> Result<&'p [u8]> {
+        let (raw, compressed) =
+            ChunkV1::read_from_prefix(payload).map_err(|_| damaged("a chunk's record is too short"))?;
+        self.index = raw.index.get();
+        self.written = FrameSet::from_words(raw.written.map(U64::get));
+        self.emptied = FrameSet::from_words(raw.emptied.map(U64::get));
+        let empty = self.written.is_empty() && self.emptied.is_empty();
+        if raw.reserved.get() != 0 || empty || !self.written.intersection(&self.emptied).is_empty() {
+            return Err(damaged(format!(
+                "the record of chunk {} makes no sense",
+                self.index
+            )));
+        }
+        Ok(compressed)
+    }
+
+    /// The frames of the chunk that a memory of so many frames has.
+    pub(crate) fn frames_inside(index: u32, frames_total: u64) -> u32 {
+        let first = u64::from(index) * u64::from(CHUNK_BLOCKS);
+        frames_total.saturating_sub(first).min(u64::from(CHUNK_BLOCKS)) as u32
+    }
+}

@@ -1,0 +1,506 @@
+//! Snapshots moved from pool to pool: whole, as differences, in pieces, and not at all.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use nvvmm_snapshot::*;
+use proptest::prelude::*;
+
+use crate::fixture::*;
+
+/// What a snapshot has, by frame: a byte that fills the frame. What is not there is a hole.
+type Memory = BTreeMap<u64, u8>;
+
+const STATE: &[u8] = b"the machine's state";
+
+/// Another pool, on the same medium where that has room for two.
+fn other_pool_of(size_bytes: u64) -> Bench {
+    if std::env::var_os("NVVMM_TEST_POOL_DEVICE").is_none() {
+        return pool_of(size_bytes);
+    }
+    let place = crate::place::Place::in_memory();
+    let pool = place.create(size_bytes);
+    Bench { pool, place }
+}
+
+/// Takes a snapshot with this memory, of which frames that the one before has with the same content are shared with it.
+fn take(
+    pool: &Arc<Pool>,
+    name: &str,
+    kind: SnapshotKind,
+    chunks: u64,
+    memory: &Memory,
+    before: Option<&str>,
+) {
+    let holder = pool.hold("vm").unwrap();
+    let (parent, shared) = match before {
+        Some(before) => {
+            let (entry, map) = holder.pin(before).unwrap();
+            (Some(entry.id), Some((map, contents(pool, before))))
+        }
+        None => (None, None),
+    };
+    let mut changes = Vec::new();
+    for index in 0..chunks as u32 {
+        let mut blocks = LeafBlocks::new();
+        for frame in 0..CHUNK_BLOCKS {
+            let number = u64::from(index * CHUNK_BLOCKS + frame);
+            let Some(byte) = memory.get(&number) else { continue };
+            let old = shared.as_ref().and_then(|(map, contents)| {
+                let same = contents.get(&number) == Some(byte);
+                map.chunk(index).unwrap().block(frame).filter(|_| same)
+            });
+            let block = old.unwrap_or_else(|| {
+                let block = holder.alloc_blocks(1).unwrap()[0];
+                fill(&holder, block, *byte);
+                block
+            });
+            blocks.set(frame, Some(block));
+        }
+        changes.push((index, ChunkMap::Frames(Arc::new(blocks))));
+    }
+    let snapshot = NewSnapshot {
+        kind,
+        parent,
+        base: parent,
+        frames_new: 3,
+        ..new(name, chunks, &changes)
+    };
+    holder
+        .commit_snapshot(snapshot, holder.reserve(0).unwrap())
+        .unwrap();
+}
+
+/// What a snapshot has, holes left out.
+fn contents(pool: &Arc<Pool>, name: &str) -> Memory {
+    let reader = pool.hold("reader").unwrap();
+    let (_, map) = reader.pin(name).unwrap();
+    let mut memory = Memory::new();
+    for chunk in map.iter_present() {
+        let (index, chunk) = chunk.unwrap();
+        for (frame, block) in chunk.iter_present() {
+            memory.insert(u64::from(index * CHUNK_BLOCKS + frame), content(pool, block));
+        }
+    }
+    memory
+}
+
+/// To a guest a frame of zeros is a hole.
+fn seen(memory: &Memory) -> Memory {
+    memory
+        .iter()
+        .filter(|(_, byte)| **byte != 0)
+        .map(|(frame, byte)| (*frame, *byte))
+        .collect()
+}
+
+fn go_on(_: MoveProgress) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn sent(pool: &Arc<Pool>, name: &str, since: Option<&str>) -> (Vec<u8>, SendReport) {
+    let mut bytes = Vec::new();
+    let options = SendOptions {
+        since,
+        ..SendOptions::default()
+    };
+    let report = pool.send(name, &options, &mut bytes, &mut go_on).unwrap();
+    assert_eq!(report.bytes_stream, bytes.len() as u64);
+    (bytes, report)
+}
+
+fn received(pool: &Arc<Pool>, mut bytes: &[u8]) -> Result<ReceiveReport> {
+    pool.receive(None, &mut bytes, &mut go_on)
+}
+
+/// Where the records of a stream begin, and the end.
+fn bounds(bytes: &[u8]) -> Vec<usize> {
+    let mut bounds = vec![16];
+    while let Some(at) = bounds.last().copied().filter(|at| *at < bytes.len()) {
+        let length = u32::from_le_bytes(bytes[at + 4..at + 8].try_into().unwrap());
+        bounds.push(at + 48 + length as usize);
+    }
+    bounds
+}
+
+/// Some frames here and there, a whole chunk, and frames of zeros.
+fn sparse() -> Memory {
+    let mut memory: Memory = (512..1024)
+        .map(|frame| (frame, (frame % 200) as u8 + 1))
+        .collect();
+    memory.extend([(0, 7), (3, 0), (511, 9), (1024, 0), (2047, 8)]);
+    memory
+}
+
+fn changed(mut memory: Memory) -> Memory {
+    memory.extend([(0, 8), (700, 1), (2000, 3), (5, 0)]);
+    memory.remove(&511);
+    memory.insert(2047, 0);
+    memory
+}
+
+/// Whether the pool stores what it is told to, and not the neighbours too.
+fn shares_blocks(pool: &Pool) -> bool {
+    pool.medium() != Medium::Hugetlbfs
+}
+
+#[test]
+fn a_snapshot_arrives_as_it_was_and_a_difference_shares_the_rest() {
+    let (from, to) = (pool_of(32 << 20), other_pool_of(32 << 20));
+    let (from, to) = (&from.pool, &to.pool);
+    take(from, "a", SnapshotKind::Vm, 4, &sparse(), None);
+    take(from, "b", SnapshotKind::Vm, 4, &changed(sparse()), Some("a"));
+    let (stream, report) = sent(from, "a", None);
+    assert_eq!(
+        (report.frames_sent, report.frames_zero, report.frames_emptied),
+        (515, 2, 0)
+    );
+    let landed = received(to, &stream).unwrap();
+    assert_eq!(
+        (landed.frames_received, landed.resumed, landed.like.as_deref()),
+        (515, false, None)
+    );
+    assert_eq!(seen(&contents(to, "a")), seen(&sparse()));
+    let (original, copy) = (from.find("a").unwrap(), to.find("a").unwrap());
+    assert_eq!(
+        (copy.identity, copy.created_unix_ns, copy.frames_new, copy.parent),
+        (original.identity, original.created_unix_ns, 3, None)
+    );
+    assert_eq!(to.read_state(copy.id).unwrap(), STATE);
+    assert!(matches!(received(to, &stream), Err(Error::NameTaken { .. })));
+    assert_clean(to);
+
+    let (stream, report) = sent(from, "b", Some("a"));
+    assert_eq!(
+        (report.frames_sent, report.frames_emptied, report.frames_zero),
+        (3, 2, 1)
+    );
+    // The base may have another name here: it is known by what it is.
+    to.receive(Some("base"), &mut &sent(from, "a", None).0[..], &mut go_on)
+        .unwrap();
+    to.remove("a").unwrap();
+    let landed = received(to, &stream).unwrap();
+    assert_eq!(landed.since.as_deref(), Some("base"));
+    assert_eq!(seen(&contents(to, "b")), seen(&changed(sparse())));
+    assert_eq!(to.find("b").unwrap().parent, Some(to.find("base").unwrap().id));
+    if shares_blocks(to) {
+        assert_eq!(landed.frames_stored, 3);
+        let own = to.find("b").unwrap().own_bytes.unwrap();
+        // Three frames, four leaves and the node above them, the inode, the state.
+        assert!(own <= 10 * BLOCK_SIZE_BYTES, "{own}");
+    }
+    to.remove("base").unwrap();
+    assert_clean(to);
+    assert_eq!(seen(&contents(to, "b")), seen(&changed(sparse())));
+    // And from there back, under a name that is free.
+    from.receive(Some("again"), &mut &sent(to, "b", None).0[..], &mut go_on)
+        .unwrap();
+    assert_eq!(seen(&contents(from, "again")), seen(&changed(sparse())));
+    assert_clean(from);
+}
+
+#[test]
+fn what_is_in_the_pool_already_is_not_stored_again() {
+    let (from, to) = (pool_of(32 << 20), other_pool_of(32 << 20));
+    let (from, to) = (&from.pool, &to.pool);
+    take(from, "a", SnapshotKind::Vm, 4, &sparse(), None);
+    take(from, "b", SnapshotKind::Vm, 4, &changed(sparse()), Some("a"));
+    received(to, &sent(from, "a", None).0).unwrap();
+    // All of it, not only the difference, into a pool that has the one before.
+    let landed = received(to, &sent(from, "b", None).0).unwrap();
+    assert_eq!((landed.since, landed.like.as_deref()), (None, Some("a")));
+    if shares_blocks(to) {
+        assert_eq!((landed.frames_stored, landed.frames_found), (3, 511));
+    }
+    assert_eq!(seen(&contents(to, "b")), seen(&changed(sparse())));
+    // The same again, under another name.
+    let again = to
+        .receive(Some("c"), &mut &sent(from, "b", None).0[..], &mut go_on)
+        .unwrap();
+    assert_eq!((again.frames_stored, again.like.as_deref()), (0, Some("b")));
+    assert_clean(to);
+}
+
+#[test]
+fn wherever_a_stream_ends_the_next_reception_goes_on() {
+    let from = pool_of(32 << 20);
+    let from = &from.pool;
+    take(from, "a", SnapshotKind::Vm, 4, &sparse(), None);
+    let (stream, _) = sent(from, "a", None);
+    let flat = other_pool_of(32 << 20);
+    let stored = received(&flat.pool, &stream).unwrap().frames_stored;
+    let used = flat.pool.status().unwrap().snapshot_blocks;
+    drop(flat);
+    let to = other_pool_of(32 << 20);
+    let to = &to.pool;
+    let free = to.status().unwrap().free_blocks;
+    let bounds = bounds(&stream);
+    let mut ends: Vec<usize> = bounds.iter().flat_map(|at| [*at, at + 20, at + 60]).collect();
+    ends.retain(|end| *end < stream.len());
+    for together in [false, true] {
+        for end in &ends {
+            let cut = received(to, &stream[..*end]).unwrap_err();
+            assert!(matches!(cut, Error::StreamCut), "{cut}");
+            assert_clean(to);
+            let status = to.status().unwrap();
+            assert_eq!((status.orphans, status.leased_blocks), (0, 0), "{end} bytes");
+            if status.incomplete == 1 {
+                let holder = to.hold("user").unwrap();
+                assert!(matches!(holder.pin("a"), Err(Error::Incomplete { .. })));
+                assert!(matches!(
+                    to.diff(["a", "a"], &mut |_| ControlFlow::Continue(())),
+                    Err(Error::Incomplete { .. })
+                ));
+            } else {
+                assert_eq!((status.snapshots, status.free_blocks), (0, free));
+            }
+            if together {
+                continue;
+            }
+            let landed = received(to, &stream).unwrap();
+            assert_eq!(landed.resumed, status.incomplete == 1);
+            if shares_blocks(to) {
+                assert_eq!(landed.frames_stored + landed.frames_found, stored, "{end} bytes");
+            }
+            assert_eq!(
+                to.status().unwrap().snapshot_blocks,
+                used,
+                "nothing is there twice"
+            );
+            assert_eq!(seen(&contents(to, "a")), seen(&sparse()));
+            to.remove("a").unwrap();
+            assert_clean(to);
+            assert_eq!(to.status().unwrap().free_blocks, free);
+        }
+    }
+    let landed = received(to, &stream).unwrap();
+    assert!(landed.resumed && landed.frames_stored <= stored, "{landed:?}");
+    assert_eq!(to.status().unwrap().snapshot_blocks, used);
+    assert_eq!(seen(&contents(to, "a")), seen(&sparse()));
+    assert_clean(to);
+}
+
+#[test]
+fn a_stream_that_is_refused_leaves_nothing() {
+    let (from, to) = (pool_of(32 << 20), other_pool_of(32 << 20));
+    let (from, to) = (&from.pool, &to.pool);
+    take(from, "a", SnapshotKind::Vm, 4, &sparse(), None);
+    take(from, "b", SnapshotKind::Vm, 4, &changed(sparse()), Some("a"));
+    let free = to.status().unwrap().free_blocks;
+    let (stream, _) = sent(from, "a", None);
+    for at in bounds(&stream)
+        .iter()
+        .flat_map(|at| [at - 1, at.saturating_sub(16)])
+    {
+        let mut changed = stream.clone();
+        changed[at] ^= 0x10;
+        let refused = received(to, &changed);
+        assert!(refused.is_err(), "byte {at}");
+        assert_eq!(to.status().unwrap().free_blocks, free, "byte {at}: {refused:?}");
+        assert!(to.snapshots().unwrap().is_empty(), "byte {at}");
+        assert_clean(to);
+    }
+    // It takes along what an earlier reception had stored.
+    let bounds = bounds(&stream);
+    let almost = bounds[bounds.len() - 2];
+    assert!(matches!(received(to, &stream[..almost]), Err(Error::StreamCut)));
+    assert_eq!(to.status().unwrap().incomplete, 1);
+    let mut changed = stream.clone();
+    *changed.last_mut().unwrap() ^= 1;
+    assert!(matches!(received(to, &changed), Err(Error::StreamDamaged { .. })));
+    assert_eq!(to.status().unwrap().free_blocks, free);
+    let missing = received(to, &sent(from, "b", Some("a")).0)
+        .unwrap_err()
+        .to_string();
+    assert!(missing.contains("what 'b' changed of 'a'"), "{missing}");
+    assert_eq!(to.status().unwrap().free_blocks, free);
+    // What is under the name and is another snapshot stays.
+    assert!(matches!(received(to, &stream[..almost]), Err(Error::StreamCut)));
+    let other = to.receive(Some("a"), &mut &sent(from, "b", None).0[..], &mut go_on);
+    assert!(matches!(other, Err(Error::NameTaken { .. })), "{other:?}");
+    assert_eq!(to.status().unwrap().incomplete, 1);
+    assert_clean(to);
+}
+
+#[test]
+fn who_asks_for_it_ends_a_move_at_any_record() {
+    let (from, to) = (pool_of(32 << 20), other_pool_of(32 << 20));
+    let (from, to) = (&from.pool, &to.pool);
+    take(from, "a", SnapshotKind::Vm, 4, &sparse(), None);
+    let (stream, _) = sent(from, "a", None);
+    for steps in 0..4 {
+        let ends_after = |steps: u32| {
+            let mut left = steps;
+            move |_: MoveProgress| match left.checked_sub(1) {
+                Some(fewer) => {
+                    left = fewer;
+                    ControlFlow::Continue(())
+                }
+                None => ControlFlow::Break(()),
+            }
+        };
+        let mut bytes = Vec::new();
+        let options = SendOptions::default();
+        let ended = from.send("a", &options, &mut bytes, &mut ends_after(steps.min(2)));
+        assert!(matches!(ended, Err(Error::Interrupted)), "{ended:?}");
+        assert!(bytes.len() < stream.len());
+        let ended = to.receive(None, &mut &stream[..], &mut ends_after(steps));
+        assert!(matches!(ended, Err(Error::Interrupted)), "{ended:?}");
+        assert_clean(from);
+        assert_clean(to);
+    }
+    assert!(received(to, &stream).unwrap().resumed);
+    assert_eq!(seen(&contents(to, "a")), seen(&sparse()));
+}
+
+#[test]
+fn pages_of_process_images_are_there_or_not_also_when_they_are_zeros() {
+    let (from, to) = (pool_of(32 << 20), other_pool_of(32 << 20));
+    let (from, to) = (&from.pool, &to.pool);
+    let kind = SnapshotKind::Process;
+    take(from, "p", kind, 4, &sparse(), None);
+    take(from, "q", kind, 4, &changed(sparse()), Some("p"));
+    let landed = received(to, &sent(from, "p", None).0).unwrap();
+    assert_eq!(landed.frames_received, 517);
+    assert_eq!(contents(to, "p"), sparse());
+    received(to, &sent(from, "q", Some("p")).0).unwrap();
+    assert_eq!(contents(to, "q"), changed(sparse()));
+    assert_eq!(to.find("q").unwrap().kind, kind);
+    take(from, "vm", SnapshotKind::Vm, 4, &sparse(), None);
+    let options = SendOptions {
+        since: Some("p"),
+        ..SendOptions::default()
+    };
+    let mixed = from.send("vm", &options, &mut Vec::new(), &mut go_on);
+    assert!(matches!(mixed, Err(Error::InvalidSnapshot { .. })), "{mixed:?}");
+    assert_clean(to);
+}
+
+#[test]
+fn a_pool_that_is_full_keeps_what_it_had_room_for() {
+    let (from, to) = (pool_of(48 << 20), other_pool_of(16 << 20));
+    let (from, to) = (&from.pool, &to.pool);
+    let memory: Memory = (0..9 * 512)
+        .map(|frame| (frame, (frame % 251) as u8 + 1))
+        .collect();
+    take(from, "a", SnapshotKind::Vm, 9, &memory, None);
+    let (stream, _) = sent(from, "a", None);
+    let full = received(to, &stream).unwrap_err();
+    assert!(matches!(full, Error::PoolFull { .. }), "{full}");
+    assert_clean(to);
+    assert_eq!(to.status().unwrap().incomplete, 1);
+    if to.medium() == Medium::Devdax {
+        return;
+    }
+    let more = GrowOptions {
+        size_bytes: 40 << 20,
+        overcommit: false,
+    };
+    to.grow(&more).unwrap();
+    let landed = received(to, &stream).unwrap();
+    assert!(landed.resumed && landed.frames_found >= 512, "{landed:?}");
+    assert_eq!(contents(to, "a"), memory);
+    assert_clean(to);
+}
+
+#[test]
+fn a_block_that_is_not_what_it_was_is_not_sent() {
+    let bench = pool_of(16 << 20);
+    let pool = &bench.pool;
+    take(
+        pool,
+        "a",
+        SnapshotKind::Vm,
+        1,
+        &Memory::from([(0, 1), (1, 2)]),
+        None,
+    );
+    let id = pool.find("a").unwrap().id;
+    pool.make_digests(id, &mut |_| ControlFlow::Continue(())).unwrap();
+    sent(pool, "a", None);
+    let reader = pool.hold("reader").unwrap();
+    let block = reader.pin("a").unwrap().1.chunk(0).unwrap().block(1).unwrap();
+    if !bench.place.takes_writes() {
+        return;
+    }
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(bench.place.path())
+        .unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[9], block.byte_offset() + 77).unwrap();
+    let damaged = pool.send("a", &SendOptions::default(), &mut Vec::new(), &mut go_on);
+    assert!(matches!(damaged, Err(Error::Damaged { .. })), "{damaged:?}");
+}
+
+#[test]
+fn a_checkpoint_of_a_ring_arrives_outside_of_all_rings() {
+    let (from, to) = (pool_of(16 << 20), other_pool_of(16 << 20));
+    take(
+        &from.pool,
+        "web@7",
+        SnapshotKind::Vm,
+        1,
+        &Memory::from([(0, 1)]),
+        None,
+    );
+    let landed = received(&to.pool, &sent(&from.pool, "web@7", None).0).unwrap();
+    assert_eq!(landed.name, "web-7");
+}
+
+/// Input that breaks with an error of its own.
+struct Breaks<'b>(&'b [u8]);
+
+impl Read for Breaks<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        match self.0.read(into)? {
+            0 => Err(std::io::ErrorKind::ConnectionReset.into()),
+            count => Ok(count),
+        }
+    }
+}
+
+fn any_memory() -> impl Strategy<Value = Memory> {
+    let frame = prop_oneof![0u64..40, 500u64..530, 1020u64..1030];
+    proptest::collection::btree_map(frame, 0u8..4, 0..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(std::env::var("PROPTEST_CASES").map_or(24, |n| n.parse().unwrap())))]
+
+    /// Whatever arrived before, of whichever form of the stream, the snapshot is what was sent.
+    #[test]
+    fn a_snapshot_is_what_was_sent_whatever_came_before(
+        a in any_memory(),
+        b in any_memory(),
+        attempts in proptest::collection::vec((any::<bool>(), 0.0..1.0f64), 0..3),
+        has_base in any::<bool>(),
+        as_difference in any::<bool>(),
+    ) {
+        let (from, to) = (pool_of(16 << 20), other_pool_of(16 << 20));
+        let (from, to) = (&from.pool, &to.pool);
+        take(from, "a", SnapshotKind::Vm, 3, &a, None);
+        take(from, "b", SnapshotKind::Vm, 3, &b, Some("a"));
+        if has_base {
+            received(to, &sent(from, "a", None).0).unwrap();
+        }
+        let streams = [sent(from, "b", None).0, sent(from, "b", Some("a")).0];
+        let form = |difference: bool| &streams[usize::from(difference && has_base)];
+        for (difference, part) in attempts {
+            let stream = form(difference);
+            let part = (stream.len() as f64 * part) as usize;
+            prop_assert!(to.receive(None, &mut Breaks(&stream[..part]), &mut go_on).is_err());
+            assert_clean(to);
+        }
+        received(to, form(as_difference)).unwrap();
+        prop_assert_eq!(seen(&contents(to, "b")), seen(&b));
+        if has_base {
+            prop_assert_eq!(seen(&contents(to, "a")), seen(&a));
+            to.remove("a").unwrap();
+        }
+        to.remove("b").unwrap();
+        assert_clean(to);
+        prop_assert_eq!(to.status().unwrap().snapshot_blocks, 0);
+    }
+}
