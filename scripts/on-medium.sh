@@ -12,7 +12,8 @@
 #                devdax       the namespace of /dev/pmem2 as a character device
 #   -h, --help   this text
 #
-# COMMAND finds NVVMM_TEST_MEDIUM and NVVMM_TEST_POOL_DIR; on devdax NVVMM_TEST_POOL_DEVICE besides. With several media it
+# COMMAND finds NVVMM_TEST_MEDIUM and NVVMM_TEST_POOL_DIR, and, as this script can be its own COMMAND, all places in NVVMM_TEST_PLACES
+# (MEDIUM=DIRECTORY, with spaces); on devdax NVVMM_TEST_POOL_DEVICE besides. With several media it
 # runs on each, whether or not it fails on one. In a second boot of the nested harness it finds what it left in the first.
 # The exit status is 0, or COMMAND's where it failed last, or 77 where this machine cannot have a medium, with the reason
 # on standard error. NVVMM_HUGE_PAGES: how many huge pages are reserved (default 640, which is 1.25 GiB).
@@ -148,5 +149,6 @@ trap give_back EXIT
 trap 'exit 130' INT TERM
 set_up
 export NVVMM_TEST_MEDIUM=$medium NVVMM_TEST_POOL_DIR=$place
+export NVVMM_TEST_PLACES="${NVVMM_TEST_PLACES:+$NVVMM_TEST_PLACES }$medium=$place"
 say "$medium: ${NVVMM_TEST_POOL_DEVICE:-$place}"
 "$@"

@@ -192,6 +192,10 @@ tier_kvm() {
     run_tests_on tmpfs-huge "without what makes it fast" \
     "$here/on-medium.sh" tmpfs-huge timeout --kill-after=10 "$timeout_s" \
     "$test_program" --test-threads=1 --show-output --skip bench:: "${test_arguments[@]}"
+  # All media at the same time.
+  ((${#media[@]} + ${#test_arguments[@]})) || NVVMM_HUGE_PAGES=220 run_tests_on "pairs" "snapshots moved from each medium to each other" \
+    "$here/on-medium.sh" tmpfs-huge "$here/on-medium.sh" hugetlbfs "$here/on-medium.sh" file "$here/on-medium.sh" tmpfs \
+    timeout --kill-after=10 "$timeout_s" "$test_program" --test-threads=1 --show-output between_any_two_media
 }
 
 # All tests with one kernel in the guest; then, with a newer one, those that rest on how a kernel keeps processes.

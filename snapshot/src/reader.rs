@@ -30,7 +30,7 @@ impl Pool {
     /// A reader of the snapshot of this name.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Damaged`], [`Error::Io`].
+    /// [`Error::NotFound`], [`Error::Incomplete`], [`Error::Damaged`], [`Error::Io`].
     pub fn reader(self: &Arc<Self>, name: &str) -> Result<SnapshotReader> {
         let listing = CatalogLock::take(self)?.listing()?;
         Ok(SnapshotReader::new(self, self.inode_named(name, &listing)?))
@@ -43,7 +43,7 @@ impl Pool {
     pub fn reader_of(self: &Arc<Self>, id: SnapshotId) -> Result<SnapshotReader> {
         let listing = CatalogLock::take(self)?.listing()?;
         match listing.by_id(id) {
-            Some(listed) => Ok(SnapshotReader::new(self, Arc::clone(&listed.inode))),
+            Some(listed) => Ok(SnapshotReader::new(self, Arc::clone(listed.complete()?))),
             None => Err(self.not_found(&id.to_string(), &listing)),
         }
     }

@@ -19,6 +19,7 @@ mod inspect;
 mod instant;
 mod kill;
 mod looking;
+mod moving;
 mod ring;
 mod scrub;
 mod sharing;

@@ -106,7 +106,12 @@ impl Outcome {
 impl Host {
     /// With a new pool of `pool_mib`.
     pub fn new(pool_mib: u64) -> Self {
-        let host = Self::without_pool();
+        Self::on(&Medium::chosen(), pool_mib)
+    }
+
+    /// With a new pool of `pool_mib` on a medium of [`Medium::all`].
+    pub fn on(medium: &Medium, pool_mib: u64) -> Self {
+        let host = Self::without_pool_on(medium.clone());
         let size = format!("{pool_mib}M");
         host.run(&["pool", "create", host.pool_str(), "--size", &size])
             .ok();
@@ -123,7 +128,10 @@ impl Host {
 
     /// With a pool's path but no pool.
     pub fn without_pool() -> Self {
-        let medium = Medium::chosen();
+        Self::without_pool_on(Medium::chosen())
+    }
+
+    fn without_pool_on(medium: Medium) -> Self {
         Self {
             runtime: private_directory(),
             pool: medium.pool_path(),

@@ -49,6 +49,24 @@ impl Medium {
         }
     }
 
+    /// All that scripts/on-medium.sh prepared, where it was called inside of itself (`NVVMM_TEST_PLACES`); else the one that is chosen.
+    pub fn all() -> Vec<Self> {
+        let places = std::env::var("NVVMM_TEST_PLACES").unwrap_or_default();
+        let media = places.split_whitespace().filter_map(|place| {
+            let (name, directory) = place.split_once('=')?;
+            Some(Self {
+                name: name.to_owned(),
+                place: Place::Directory(directory.into()),
+            })
+        });
+        let media: Vec<Self> = media.collect();
+        if media.len() > 1 {
+            media
+        } else {
+            vec![Self::chosen()]
+        }
+    }
+
     /// The name it has in scripts/on-medium.sh.
     pub fn name(&self) -> &str {
         &self.name

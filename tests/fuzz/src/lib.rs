@@ -10,3 +10,4 @@ pub mod pool;
 pub mod protocol;
 pub mod script;
 pub mod state;
+pub mod stream;

@@ -21,11 +21,14 @@ mod pool_map;
 mod pool_path;
 mod process_commands;
 mod progress;
+mod receive_command;
 mod ring_commands;
 mod scrub_command;
+mod send_command;
 mod snapshot_commands;
 mod snapshot_tree;
 mod stats_command;
+mod stream_key;
 pub(crate) mod terminal;
 mod values;
 mod vm_commands;
@@ -75,6 +78,8 @@ fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
             inspect::run(snapshot.as_deref(), &pool, json.json)?;
         }
         Command::Diff { from, to, pool, json } => diff_command::run([&from, &to], &pool, json.json)?,
+        Command::Send(send) => send_command::run(&send)?,
+        Command::Receive(receive) => receive_command::run(&receive)?,
         Command::Completions { shell } => documents::completions(shell)?,
         Command::Man { dir } => documents::man(&dir)?,
         Command::Rm { names, pool, json } => snapshot_commands::remove(&names, &pool, json.json)?,

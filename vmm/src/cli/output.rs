@@ -19,10 +19,15 @@ pub fn print(text: &str) -> Result<(), ControlError> {
 
 /// Prints `value` as JSON.
 pub fn print_json(value: &impl Serialize) -> Result<(), ControlError> {
+    print(&json_text(value)?)
+}
+
+/// `value` as JSON, with a line's end.
+pub fn json_text(value: &impl Serialize) -> Result<String, ControlError> {
     let mut text = serde_json::to_string_pretty(value)
         .map_err(|e| ControlError::failed(format!("cannot write JSON: {e}")))?;
     text.push('\n');
-    print(&text)
+    Ok(text)
 }
 
 /// The phases of a snapshot or a restore, one per line.

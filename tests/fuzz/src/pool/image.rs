@@ -15,7 +15,7 @@ use crate::script::Script;
 const BLOCK_BYTES: usize = 4096;
 const POOL_BYTES: u64 = 16 << 20;
 /// So much that the maps have an inner node.
-pub(super) const MEMORY_BYTES: u64 = 300 * (2 << 20);
+pub(crate) const MEMORY_BYTES: u64 = 300 * (2 << 20);
 
 /// Kinds of block that have a checksum, all at the same place, and the tag of an entry that refers to a node by its
 /// number and the low 24 bits of its checksum (docs/format.md).
@@ -31,7 +31,7 @@ type Block = [u8; BLOCK_BYTES];
 
 /// The blocks of a pool that are not zero.
 #[derive(Clone)]
-pub(super) struct Image {
+pub(crate) struct Image {
     blocks: BTreeMap<u32, Block>,
     /// Numbers of the blocks that can be changed, so that a byte chooses one.
     chosen: Arc<[u32]>,
@@ -39,7 +39,7 @@ pub(super) struct Image {
 
 impl Image {
     /// A pool with two snapshots: closed in order, or as it was while a VM used it.
-    pub(super) fn example(in_use: bool) -> Image {
+    pub(crate) fn example(in_use: bool) -> Image {
         static EXAMPLES: LazyLock<[Image; 2]> = LazyLock::new(make_examples);
         EXAMPLES[usize::from(in_use)].clone()
     }
@@ -60,7 +60,7 @@ impl Image {
     }
 
     /// One change: the block, a byte for the kind of change, then its operands.
-    pub(super) fn change(&mut self, script: &mut Script) {
+    pub(crate) fn change(&mut self, script: &mut Script) {
         let target = self.choose(script);
         let kind = script.u8();
         if kind.is_multiple_of(5) {
@@ -87,7 +87,7 @@ impl Image {
     }
 
     /// Makes every checksum right, and those that entries keep of nodes, from the leaves up.
-    pub(super) fn mend(&mut self) {
+    pub(crate) fn mend(&mut self) {
         for _ in 0..HEIGHT_MAX {
             let checksums: BTreeMap<u32, u64> = self
                 .blocks
@@ -105,7 +105,7 @@ impl Image {
     }
 
     /// The image as a file in memory, and the path by which it is opened.
-    pub(super) fn file(&self) -> (File, PathBuf) {
+    pub(crate) fn file(&self) -> (File, PathBuf) {
         let file = File::from(memfd_create(c"pool", MFdFlags::MFD_CLOEXEC).expect("a memory file"));
         file.set_len(POOL_BYTES).expect("room in memory");
         for (number, block) in &self.blocks {

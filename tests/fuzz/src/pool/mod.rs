@@ -6,7 +6,7 @@
 //! What a check calls clean must be of use: every list, map and state can be read, and a pool that was clean is
 //! clean after any use.
 
-mod image;
+pub(crate) mod image;
 mod user;
 
 use nvvmm_snapshot::Pool;

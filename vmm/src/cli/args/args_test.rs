@@ -134,3 +134,32 @@ fn a_pool_command_takes_its_pool_with_or_without_the_option() {
         assert_eq!(pool.option().pool, Some(PathBuf::from("p")), "{line}");
     }
 }
+
+#[test]
+fn send_and_receive_mean_standard_streams_unless_told_otherwise() {
+    let Ok(Command::Send(send)) = parse("nvvmm send a --since b") else {
+        panic!("not understood")
+    };
+    assert_eq!((send.snapshot.as_str(), send.since.as_deref()), ("a", Some("b")));
+    assert_eq!(
+        (send.output, send.level, send.encrypt),
+        (PathBuf::from("-"), 3, None)
+    );
+    let Ok(Command::Receive(receive)) = parse("nvvmm receive --name c --decrypt k") else {
+        panic!("not understood")
+    };
+    assert_eq!(receive.input, PathBuf::from("-"));
+    assert_eq!(
+        (receive.name.as_deref(), receive.decrypt),
+        (Some("c"), Some(PathBuf::from("k")))
+    );
+    for wrong in [
+        "nvvmm send",
+        "nvvmm send a --level 0",
+        "nvvmm send a --level 20",
+        "nvvmm receive a b",
+        "nvvmm receive --name web@7",
+    ] {
+        assert!(parse(wrong).is_err(), "{wrong}");
+    }
+}

@@ -3,6 +3,7 @@
 mod bench;
 mod guest;
 mod launch;
+mod moving;
 mod pool;
 mod ring;
 mod snapshot;
@@ -15,6 +16,7 @@ use self::{
     bench::BENCH_HELP,
     guest::{CP_EXAMPLES, EXEC_EXAMPLES, STATS_EXAMPLES},
     launch::{RESTORE_EXAMPLES, RUN_EXAMPLES},
+    moving::{RECEIVE_EXAMPLES, SEND_EXAMPLES},
     ring::{CHECKPOINT_EXAMPLES, REWIND_EXAMPLES},
     snapshot::{DIFF_EXAMPLES, SNAPSHOT_EXAMPLES},
 };
@@ -22,6 +24,7 @@ pub use self::{
     bench::BenchArguments,
     guest::{ExecArguments, StatsArguments},
     launch::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, StartArguments},
+    moving::{ReceiveArguments, SendArguments},
     pool::{PoolCommand, PoolOption},
     ring::{CheckpointArguments, RewindArguments},
     snapshot::SnapshotArguments,
@@ -214,6 +217,18 @@ pub enum Command {
         #[command(flatten)]
         json: JsonFlag,
     },
+    /// Write a snapshot as a stream, to be received in another pool
+    ///
+    /// The stream says itself what it is, is compressed and has checksums. Memory that was never written, and frames of
+    /// zeros, are not in it.
+    #[command(after_long_help = SEND_EXAMPLES)]
+    Send(SendArguments),
+    /// Make a snapshot of what 'nvvmm send' wrote
+    ///
+    /// It is there when all has arrived, and not before. A stream that is not whole is refused as a whole. What a reception that
+    /// was interrupted had stored is kept, cannot be used, and is not stored again when the snapshot is sent again.
+    #[command(after_long_help = RECEIVE_EXAMPLES)]
+    Receive(ReceiveArguments),
     /// Remove snapshots
     ///
     /// Also one that a VM still runs from: its name goes at once, its space when that VM needs it no more.

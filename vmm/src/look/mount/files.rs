@@ -11,7 +11,7 @@ use fuser::{
     ReplyLseek, ReplyOpen, ReplyXattr, Request,
 };
 use nix::unistd::{getegid, geteuid};
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, Error, Pool, SnapshotId, SnapshotKind};
+use nvvmm_snapshot::{BLOCK_SIZE_BYTES, Error, Pool, SnapshotEntry, SnapshotId, SnapshotKind};
 use signal_hook::iterator::Handle;
 
 use super::tree::{File, Node};
@@ -150,10 +150,17 @@ impl SnapshotFiles {
         })
     }
 
+    /// The snapshots, but those that were received in part.
+    fn snapshots(&self) -> Result<Vec<SnapshotEntry>, LookError> {
+        let mut entries = self.pool.entries()?;
+        entries.retain(|entry| !entry.incomplete);
+        Ok(entries)
+    }
+
     fn found(&self, parent: Node, name: &OsStr) -> Result<Option<FileAttr>, LookError> {
         let node = match parent {
             Node::Root => {
-                let entries = self.pool.entries()?;
+                let entries = self.snapshots()?;
                 let entry = entries.iter().find(|entry| name == entry.name.as_str());
                 entry.map(|entry| Node::Snapshot(entry.id))
             }
@@ -172,7 +179,7 @@ impl SnapshotFiles {
     fn listed(&self, directory: Node) -> Result<Vec<(u64, Node, String)>, LookError> {
         let mut listed = vec![(1, directory, ".".to_owned()), (2, Node::Root, "..".to_owned())];
         match directory {
-            Node::Root => listed.extend(self.pool.entries()?.into_iter().map(|entry| {
+            Node::Root => listed.extend(self.snapshots()?.into_iter().map(|entry| {
                 let behind = entry.id.get().saturating_add(2);
                 (behind, Node::Snapshot(entry.id), entry.name)
             })),

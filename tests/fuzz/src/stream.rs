@@ -1,0 +1,210 @@
+//! What `nvvmm receive` reads: a stream that somebody has changed, or that was made of any records, and the pool where it lands.
+//!
+//! First byte: how the stream is made of the rest, and whether it is received in a pool. As it is; with the digests of its records
+//! made right; of records that the rest describes; or sealed, as it is.
+//!
+//! What a reader takes for whole can be written, and comes back as it was. A pool is in order after any stream, and has either the snapshot or nothing
+//! but what can be removed.
+
+use std::io::Read;
+use std::ops::ControlFlow;
+
+use nvvmm_snapshot::stream::sealed::{Key, Opening};
+use nvvmm_snapshot::stream::{BaseOf, ChunkRecord, Item, StreamHeader, StreamReader, StreamWriter};
+use nvvmm_snapshot::{CHUNK_BLOCKS, Error, FrameSet, Identity, Pool, SnapshotKind};
+
+use crate::pool::image::{Image, MEMORY_BYTES};
+use crate::script::Script;
+
+const BLOCK_BYTES: usize = 4096;
+const PRELUDE_BYTES: usize = 16;
+const RECORD_BYTES: usize = 48;
+/// Records that a script describes.
+const RECORDS_MAX: usize = 12;
+
+/// Meets the bytes of one input.
+pub fn run(input: &[u8]) {
+    let mut script = Script::new(input);
+    let choice = script.u8();
+    let (_file, path) = Image::example(false).file();
+    let pool = Pool::open(&path).expect("the example opens");
+    let stream = match choice % 4 {
+        0 => script.bytes(usize::MAX).to_vec(),
+        1 => mended(script.bytes(usize::MAX)),
+        2 => described(&mut script, &pool),
+        _ => return sealed(script.bytes(usize::MAX)),
+    };
+    let whole = read(&mut &stream[..]);
+    if let Ok(content) = &whole {
+        let again = content.write();
+        assert_eq!(&read(&mut &again[..]).expect("what was written"), content);
+    }
+    if choice & 4 != 0 {
+        land(&pool, &stream, whole.is_ok());
+    }
+}
+
+/// All that a stream holds.
+#[derive(Debug, PartialEq)]
+struct Content {
+    header: StreamHeader,
+    state: Vec<u8>,
+    chunks: Vec<ChunkRecord>,
+}
+
+impl Content {
+    fn write(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut writer = StreamWriter::begin(&mut bytes, &self.header, 1).expect("a header that was read");
+        writer.state(&self.state).expect("memory takes it");
+        for chunk in &self.chunks {
+            writer
+                .chunk(chunk.index, &chunk.written, &chunk.emptied, &chunk.content)
+                .expect("memory takes it");
+        }
+        writer.finish().expect("memory takes it");
+        bytes
+    }
+}
+
+fn read(input: &mut dyn Read) -> Result<Content, Error> {
+    let mut reader = StreamReader::begin(input)?;
+    let header = reader.header().clone();
+    let (mut state, mut chunks) = (None, Vec::new());
+    loop {
+        match reader.next()? {
+            Item::State(bytes) => {
+                assert_eq!(bytes.len(), header.state_bytes as usize);
+                state = Some(bytes);
+            }
+            Item::Chunk(chunk) => {
+                assert_eq!(chunk.frames().count(), chunk.written.count() as usize);
+                assert!(u64::from(chunk.index) * u64::from(CHUNK_BLOCKS) < header.frames_total());
+                chunks.push(chunk.clone());
+            }
+            Item::End(totals) => {
+                assert_eq!(totals.chunks, chunks.len() as u64);
+                return Ok(Content {
+                    header,
+                    state: state.expect("a state before the end"),
+                    chunks,
+                });
+            }
+        }
+    }
+}
+
+/// The bytes as records whose digests fit.
+fn mended(bytes: &[u8]) -> Vec<u8> {
+    let mut stream = bytes.to_vec();
+    if stream.len() < PRELUDE_BYTES {
+        return stream;
+    }
+    let mut digest = *blake3::hash(&stream[..PRELUDE_BYTES]).as_bytes();
+    let mut at = PRELUDE_BYTES;
+    while let Some(record) = stream.get_mut(at..).filter(|rest| rest.len() >= RECORD_BYTES) {
+        let length = u32::from_le_bytes([record[4], record[5], record[6], record[7]]) as usize;
+        let Some(payload) = record.get(RECORD_BYTES..RECORD_BYTES.saturating_add(length)) else {
+            break;
+        };
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&digest).update(&record[..16]).update(payload);
+        digest = *hasher.finalize().as_bytes();
+        record[16..RECORD_BYTES].copy_from_slice(&digest);
+        at += RECORD_BYTES + length;
+    }
+    stream
+}
+
+/// Records in any order, of any chunks, on what is in the pool or on nothing.
+fn described(script: &mut Script, pool: &Pool) -> Vec<u8> {
+    let choice = script.u8();
+    let second = pool.find("second").expect("the example has it");
+    let strange = Identity::from_bytes([0x5a; 16]).expect("not zero");
+    let state = script.bytes(usize::from(choice >> 4));
+    let header = StreamHeader {
+        identity: if choice & 1 == 0 { strange } else { second.identity },
+        base: (choice & 2 != 0).then(|| BaseOf {
+            identity: second.identity,
+            name: "second".to_owned(),
+        }),
+        parent: (choice & 4 != 0).then_some(second.identity),
+        kind: SnapshotKind::Vm,
+        name: if choice & 8 == 0 { "third" } else { "second" }.to_owned(),
+        memory_bytes: MEMORY_BYTES,
+        created_unix_ns: 1,
+        frames_mapped: 0,
+        frames_new: 0,
+        state_bytes: state.len() as u32,
+        spec: String::new(),
+    };
+    let mut bytes = Vec::new();
+    let mut writer = StreamWriter::begin(&mut bytes, &header, 1).expect("a good header");
+    writer.state(state).expect("memory takes it");
+    for _ in 0..RECORDS_MAX {
+        if script.is_over() {
+            break;
+        }
+        let (index, count) = (script.u16() % 302, script.u8());
+        let (mut written, mut emptied) = (FrameSet::EMPTY, FrameSet::EMPTY);
+        for _ in 0..count % 8 {
+            let frame = u32::from(script.u16());
+            if frame & 1 << 15 == 0 {
+                written.insert(frame);
+            } else {
+                emptied.insert(frame);
+            }
+        }
+        if count & 0x80 != 0 {
+            written = FrameSet::FULL;
+        }
+        // The example's own frames hold 0x66.
+        let value = if count & 0x40 != 0 { 0x66 } else { script.u8() };
+        let content = vec![value; written.count() as usize * BLOCK_BYTES];
+        writer
+            .chunk(u32::from(index), &written, &emptied, &content)
+            .expect("memory takes it");
+    }
+    writer.finish().expect("memory takes it");
+    bytes
+}
+
+fn land(pool: &std::sync::Arc<Pool>, stream: &[u8], is_whole: bool) {
+    let names = |pool: &Pool| pool.entries().expect("a good pool can be listed");
+    let before = names(pool);
+    let mut input = stream;
+    let landed = pool.receive(None, &mut input, &mut |_| ControlFlow::Continue(()));
+    let report = pool.check().expect("a good pool can be checked");
+    assert!(report.is_clean(), "{:?}", report.findings);
+    let after = names(pool);
+    match landed {
+        Ok(landed) => {
+            assert!(is_whole, "a stream that is not whole has landed");
+            assert_eq!(after.len(), before.len() + 1);
+            let entry = after.iter().find(|entry| entry.id == landed.id);
+            assert!(entry.is_some_and(|entry| !entry.incomplete && entry.name == landed.name));
+            pool.remove(&landed.name).expect("it is there");
+        }
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            for entry in after.iter().filter(|entry| !before.contains(entry)) {
+                assert!(entry.incomplete, "{entry:?} of a stream that was refused");
+                pool.remove(&entry.name).expect("it is there");
+            }
+        }
+    }
+    assert_eq!(names(pool), before);
+    assert!(pool.check().expect("a good pool can be checked").is_clean());
+}
+
+/// Nothing opens that nobody with the key has sealed.
+fn sealed(bytes: &[u8]) {
+    let key = Key::from_text(&"5a".repeat(32)).expect("64 digits");
+    match Opening::begin(bytes, &key) {
+        Ok(mut opening) => match read(&mut opening) {
+            Ok(content) => assert!(!content.header.name.is_empty()),
+            Err(error) => assert!(!error.to_string().is_empty()),
+        },
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
