@@ -165,6 +165,8 @@ joined() { local IFS=,; echo "$*"; }
 tier_kvm() {
   local medium names kills skipped
   tier_note=$(kvm_reason)
+  # Reads a core.
+  need_packages gdb
   prepare "building nvvmm and the bare-metal guest" need_programs || return 0
   prepare "building nvvmm with fault points" build_fault_nvvmm || return 0
   prepare "building the test program kvm" build_test_program kvm || return 0

@@ -1,5 +1,6 @@
 //! Snapshots as files: what ordinary tools see is what the guest had.
 
+mod core;
 mod mount;
 
 use nvvmm_bare_metal::Memory;

@@ -1,16 +1,17 @@
 //! `nvvmm cp`: a file into a guest, or out of one.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use nvvmm_protocol::{DATA_BYTES_MAX, FromAgent, ToAgent, receive, send};
 
+use super::partial::Partial;
 use super::{progress::Progress, scrub_command::ends_on_signal, values::CopyPlace};
 use crate::agent::call::{self, call};
 use crate::control::{ControlError, ErrorKind, RuntimeDir};
@@ -113,7 +114,7 @@ fn finish(partial: &Partial, mode: u32, target: &Path) -> Result<(), ControlErro
     let failed = |e: io::Error| ControlError::io(format_args!("write {}", target.display()), &e);
     let permissions = Permissions::from_mode(mode & MODE_BITS);
     partial.file.set_permissions(permissions).map_err(failed)?;
-    fs::rename(&partial.path, target).map_err(failed)
+    partial.become_whole(target).map_err(failed)
 }
 
 /// The next message that is no failure.
@@ -140,33 +141,6 @@ fn target(path: &Path, to: &Path) -> Result<PathBuf, ControlError> {
         return Err(ControlError::new(ErrorKind::Refused, message));
     }
     Ok(to.to_owned())
-}
-
-/// A file that is not whole yet; it goes away unless it is renamed.
-struct Partial {
-    path: PathBuf,
-    file: File,
-}
-
-impl Partial {
-    fn beside(target: &Path) -> io::Result<Self> {
-        let mut name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-        name.push(format!(".nvvmm-{}", std::process::id()));
-        let path = target.with_file_name(name);
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
-        Ok(Self { path, file })
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        // Not there when it was renamed.
-        let _ = fs::remove_file(&self.path);
-    }
 }
 
 #[cfg(test)]

@@ -12,10 +12,12 @@ mod diff_command;
 mod documents;
 pub mod error;
 mod exec;
+mod export_command;
 mod inspect;
 mod launch;
 mod mount_command;
 pub(crate) mod output;
+mod partial;
 mod pool_commands;
 mod pool_map;
 mod pool_path;
@@ -80,6 +82,7 @@ fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
         Command::Diff { from, to, pool, json } => diff_command::run([&from, &to], &pool, json.json)?,
         Command::Send(send) => send_command::run(&send)?,
         Command::Receive(receive) => receive_command::run(&receive)?,
+        Command::Export(arguments) => export_command::run(&arguments)?,
         Command::Completions { shell } => documents::completions(shell)?,
         Command::Man { dir } => documents::man(&dir)?,
         Command::Rm { names, pool, json } => snapshot_commands::remove(&names, &pool, json.json)?,

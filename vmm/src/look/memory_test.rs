@@ -1,45 +1,17 @@
-use std::sync::Arc;
-
-use nvvmm_snapshot::{ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool};
-
 use super::*;
+use crate::look::test_memory::taken;
 use crate::memory::{HIGH_RAM_START, LOW_RAM_END};
 
 const FRAME: u64 = 4096;
 
-/// Memory of 4 GiB, where the last frame below the gap and the first two above it were written.
+/// Memory where the last frame below the gap and the first two above it were written.
 fn around_the_gap(kind: SnapshotKind, memory_bytes: u64) -> (tempfile::TempDir, Result<Memory, LookError>) {
-    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
-    let options = CreateOptions {
-        size_bytes: 16 << 20,
-        overcommit: false,
-    };
-    let pool = Pool::create(&directory.path().join("pool"), &options).unwrap();
-    let holder = pool.hold("vm").unwrap();
-    let blocks = holder.alloc_blocks(3).unwrap();
-    for (block, with) in blocks.iter().zip(1..) {
-        holder.write_block(*block, &[with; FRAME as usize]).unwrap();
-    }
-    let (mut below, mut above) = (LeafBlocks::new(), LeafBlocks::new());
-    below.set(511, Some(blocks[0]));
-    above.set(0, Some(blocks[1]));
-    above.set(1, Some(blocks[2]));
-    let chunk = (LOW_RAM_END / CHUNK_SIZE_BYTES) as u32;
-    let changes = [(chunk - 1, below), (chunk, above)];
-    let changes = changes.map(|(index, leaf)| (index, ChunkMap::Frames(Arc::new(leaf))));
-    let new = NewSnapshot {
+    let above = (LOW_RAM_END / CHUNK_SIZE_BYTES) as u32;
+    taken(
         kind,
-        name: "taken",
-        parent: None,
         memory_bytes,
-        base: None,
-        changes: &changes,
-        state: b"state",
-        frames_new: 3,
-    };
-    holder.commit_snapshot(new, holder.reserve(16).unwrap()).unwrap();
-    let memory = Memory::of(pool.reader("taken").unwrap());
-    (directory, memory)
+        &[(above - 1, 511, 1), (above, 0, 2), (above, 1, 3)],
+    )
 }
 
 fn read(memory: &Memory, address: u64, len: u64) -> Vec<u8> {

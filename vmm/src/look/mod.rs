@@ -1,8 +1,11 @@
 //! Snapshots looked into without a VM: decoded, and as files for ordinary tools.
 
+pub mod core;
 pub mod decoded;
 mod memory;
 pub mod mount;
+#[cfg(test)]
+mod test_memory;
 
 pub use memory::Memory;
 

@@ -18,7 +18,7 @@ use self::{
     launch::{RESTORE_EXAMPLES, RUN_EXAMPLES},
     moving::{RECEIVE_EXAMPLES, SEND_EXAMPLES},
     ring::{CHECKPOINT_EXAMPLES, REWIND_EXAMPLES},
-    snapshot::{DIFF_EXAMPLES, SNAPSHOT_EXAMPLES},
+    snapshot::{DIFF_EXAMPLES, EXPORT_HELP, SNAPSHOT_EXAMPLES},
 };
 pub use self::{
     bench::BenchArguments,
@@ -27,7 +27,7 @@ pub use self::{
     moving::{ReceiveArguments, SendArguments},
     pool::{PoolCommand, PoolOption},
     ring::{CheckpointArguments, RewindArguments},
-    snapshot::SnapshotArguments,
+    snapshot::{ExportArguments, SnapshotArguments},
 };
 use super::values;
 
@@ -229,6 +229,9 @@ pub enum Command {
     /// was interrupted had stored is kept, cannot be used, and is not stored again when the snapshot is sent again.
     #[command(after_long_help = RECEIVE_EXAMPLES)]
     Receive(ReceiveArguments),
+    /// Write a VM's snapshot as a core file, for debuggers
+    #[command(after_long_help = EXPORT_HELP)]
+    Export(ExportArguments),
     /// Remove snapshots
     ///
     /// Also one that a VM still runs from: its name goes at once, its space when that VM needs it no more.

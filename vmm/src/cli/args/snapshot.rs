@@ -1,9 +1,11 @@
 //! What the commands about snapshots can be asked.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use nvvmm_snapshot::Durability;
 
-use super::JsonFlag;
+use super::{JsonFlag, PoolOption};
 use crate::cli::values;
 
 pub(super) const SNAPSHOT_EXAMPLES: &str = "\
@@ -51,6 +53,36 @@ pub struct SnapshotArguments {
     /// Without it they are made in the background after the snapshot, at a fifth of one CPU at most.
     #[arg(long)]
     pub verify: bool,
+    /// The form of the output.
+    #[command(flatten)]
+    pub json: JsonFlag,
+}
+
+pub(super) const EXPORT_HELP: &str = "\
+The core has the vCPUs as threads, 1 and up, with their registers. All of RAM is in it by guest physical address, and what
+the page tables of a vCPU map (of the first in kernel mode, else the first) by virtual address. It is as sparse as the
+snapshot, and holds all that the guest had in memory: it is for its owner to read.
+
+gdb finds what a kernel's or program's symbols name, if it was not moved (for Linux: nokaslr). There is no VMCOREINFO in
+it, which drgn and crash take a kernel's place from: they have to be told.
+
+Examples:
+  nvvmm export before-upgrade --core web.core
+      gdb vmlinux web.core -ex 'info threads' -ex 'thread apply all bt'
+  nvvmm export before-upgrade --core - | zstd > web.core.zst";
+
+/// `nvvmm export`.
+#[derive(Debug, Args)]
+pub struct ExportArguments {
+    /// Name of the snapshot, of a VM
+    #[arg(value_parser = values::snapshot_name)]
+    pub snapshot: String,
+    /// Write an ELF core file; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub core: PathBuf,
+    /// The pool.
+    #[command(flatten)]
+    pub pool: PoolOption,
     /// The form of the output.
     #[command(flatten)]
     pub json: JsonFlag,

@@ -1,0 +1,97 @@
+//! `nvvmm export`.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use serde::Serialize;
+
+use super::args::ExportArguments;
+use super::partial::Partial;
+use super::progress::Progress;
+use super::scrub_command::ends_on_signal;
+use super::terminal::tell;
+use super::{output, pool_path};
+use crate::control::{ControlError, ErrorKind};
+use crate::look::core::{Core, CoreError, Target};
+
+/// What was written.
+#[derive(Debug, Serialize)]
+struct Exported {
+    size_bytes: u64,
+    /// Program headers by virtual address.
+    virtual_ranges: usize,
+    /// The page tables map more.
+    cut_off: bool,
+}
+
+/// `nvvmm export`.
+pub fn run(arguments: &ExportArguments) -> Result<(), ControlError> {
+    let pool = pool_path::open(&pool_path::found(&arguments.pool)?)?;
+    let core = Core::of(pool.reader(&arguments.snapshot)?)?;
+    let path = arguments.core.as_path();
+    if path == Path::new("-") {
+        write(&core, &mut Target::Stream(Box::new(io::stdout().lock())))?;
+    } else {
+        let failed = |e: io::Error| ControlError::io(format_args!("write {}", path.display()), &e);
+        if path.exists() && !path.is_file() {
+            let why = format!("{} is no regular file", path.display());
+            return Err(ControlError::new(ErrorKind::Refused, why).with_remedy("write to stdout: --core -"));
+        }
+        let partial = Partial::beside(path).map_err(failed)?;
+        let file = partial.file.try_clone().map_err(failed)?;
+        write(&core, &mut Target::File(file))?;
+        partial.become_whole(path).map_err(failed)?;
+        report(&core, path, arguments.json.json)?;
+    }
+    if core.is_cut_off() {
+        tell(
+            "nvvmm: the guest's page tables map more than a core can say: some of it is by physical address alone\n",
+        );
+    }
+    Ok(())
+}
+
+fn write(core: &Core, target: &mut Target) -> Result<(), ControlError> {
+    let interrupted = ends_on_signal()?;
+    let mut shown = Progress::of_bytes("export")?;
+    let whole = core.write(target, &mut |done| {
+        shown.show(done, Some(core.size_bytes()));
+        match interrupted.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    })?;
+    match whole {
+        true => Ok(()),
+        false => Err(ControlError::failed("interrupted: there is no core")),
+    }
+}
+
+fn report(core: &Core, path: &Path, json: bool) -> Result<(), ControlError> {
+    let exported = Exported {
+        size_bytes: core.size_bytes(),
+        virtual_ranges: core.virtual_ranges(),
+        cut_off: core.is_cut_off(),
+    };
+    if json {
+        return output::print_json(&exported);
+    }
+    output::print(&format!(
+        "{}: {} by physical address, {} ranges of it by virtual address too\n",
+        path.display(),
+        output::size(exported.size_bytes),
+        exported.virtual_ranges
+    ))
+}
+
+impl From<CoreError> for ControlError {
+    fn from(error: CoreError) -> Self {
+        match error {
+            CoreError::Look(error) => error.into(),
+            CoreError::NoVm(_) => ControlError::new(ErrorKind::Usage, error.to_string()),
+            CoreError::Write(error) => ControlError::io("write the core", &error),
+        }
+    }
+}
