@@ -89,10 +89,12 @@ struct Interruptible {
 impl Read for Interruptible {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         loop {
+            let ready = has_something(self.input.as_fd())?;
+            // A signal counts before an end of the input that comes with it.
             if self.interrupted.load(Ordering::Relaxed) {
                 return Err(std::io::Error::other(Stopped));
             }
-            if has_something(self.input.as_fd())? {
+            if ready {
                 return self.input.read(into);
             }
         }
