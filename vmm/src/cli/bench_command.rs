@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use super::args::BenchArguments;
+use super::interruption::ends_on_signal;
 use super::output;
-use super::scrub_command::ends_on_signal;
 use super::terminal::tell;
 use crate::bench::{self, ExperimentKind, Plan, Progress, Report, markdown, plot, text};
 use crate::control::{ControlError, ErrorKind};

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use nvvmm_protocol::{DATA_BYTES_MAX, FromAgent, ToAgent, receive, send};
 
 use super::partial::Partial;
-use super::{progress::Progress, scrub_command::ends_on_signal, values::CopyPlace};
+use super::{interruption::ends_on_signal, progress::Progress, values::CopyPlace};
 use crate::agent::call::{self, call};
 use crate::control::{ControlError, ErrorKind, RuntimeDir};
 

@@ -7,10 +7,10 @@ use nvvmm_snapshot::{BLOCK_SIZE_BYTES, DiffReport, FrameRun, Pool, SnapshotKind}
 use serde::Serialize;
 
 use super::args::PoolOption;
+use super::interruption::ends_on_signal;
 use super::output::{self, Column};
 use super::pool_path;
 use super::progress::Progress;
-use super::scrub_command::ends_on_signal;
 use crate::control::{ControlError, ErrorKind};
 use crate::memory::{LOW_RAM_END, gpa_of};
 

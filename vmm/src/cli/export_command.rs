@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 
 use super::args::ExportArguments;
+use super::interruption::ends_on_signal;
 use super::partial::Partial;
 use super::progress::Progress;
-use super::scrub_command::ends_on_signal;
 use super::terminal::tell;
 use super::{output, pool_path};
 use crate::control::{ControlError, ErrorKind};

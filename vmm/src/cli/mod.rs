@@ -14,6 +14,7 @@ pub mod error;
 mod exec;
 mod export_command;
 mod inspect;
+mod interruption;
 mod launch;
 mod mount_command;
 pub(crate) mod output;

@@ -15,8 +15,8 @@ use nvvmm_snapshot::stream::sealed::Opening;
 use nvvmm_snapshot::{MoveProgress, ReceiveReport};
 
 use super::args::ReceiveArguments;
+use super::interruption::ends_on_signal;
 use super::progress::Progress;
-use super::scrub_command::ends_on_signal;
 use super::{output, pool_path, stream_key};
 use crate::control::{ControlError, ErrorKind};
 

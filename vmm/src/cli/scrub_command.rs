@@ -3,16 +3,15 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use nvvmm_snapshot::{BLOCK_SIZE_BYTES, DamagedFrame, ScrubReport};
 use serde::Serialize;
 use serde_json::Value;
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::args::PoolOption;
 use super::error::EXIT_POOL_DAMAGED;
+use super::interruption::ends_on_signal;
 use super::progress::Progress;
 use super::{output, pool_path};
 use crate::control::ControlError;
@@ -54,17 +53,6 @@ pub fn scrub(option: &PoolOption, json: bool) -> Result<ExitCode, ControlError> 
         (true, true) => ExitCode::FAILURE,
         (true, false) => ExitCode::SUCCESS,
     })
-}
-
-/// Set by the first Ctrl-C; a second one kills the process as usual.
-pub(super) fn ends_on_signal() -> Result<Arc<AtomicBool>, ControlError> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register_conditional_default(signal, Arc::clone(&interrupted))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupted)))
-            .map_err(|e| ControlError::io("watch for signals", &e))?;
-    }
-    Ok(interrupted)
 }
 
 fn guest_frame(damaged: &DamagedFrame) -> DamagedGuestFrame<'_> {

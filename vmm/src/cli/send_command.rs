@@ -13,8 +13,8 @@ use nvvmm_snapshot::stream::sealed::Sealing;
 use nvvmm_snapshot::{Error, MoveProgress, Pool, SendOptions, SendReport, SnapshotKind};
 
 use super::args::SendArguments;
+use super::interruption::ends_on_signal;
 use super::progress::Progress;
-use super::scrub_command::ends_on_signal;
 use super::terminal::tell;
 use super::{output, pool_path, stream_key};
 use crate::checkpoint::blob::SavedVm;
