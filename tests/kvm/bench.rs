@@ -215,11 +215,11 @@ fn each_technique_is_measured_with_and_without() {
     let rows = techniques["tables"][0]["rows"].as_array().unwrap();
     // Copies of hot frames on each pool, the others where there are clusters.
     let expected = if host.medium().maps_whole_chunks() {
-        3 + 1
+        4 + 1
     } else if has_huge_pages(&host) {
-        3 + 3
+        4 + 4
     } else {
-        3
+        4
     };
     assert_eq!(rows.len(), expected, "{techniques}");
     for row in rows {
