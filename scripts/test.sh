@@ -239,8 +239,8 @@ tier_restarts() {
   if ((${#names[@]})); then
     prepare "making the Linux guest's image" make_guest_image || return 0
     prepare "building the test program rejuvenation" build_test_program rejuvenation || return 0
-    # With QEMU 7.2, whose guests have no consistent XSAVE, the Linux guest crashed now and then: once in its kernel, once
-    # in a program, once it hung, each after a restore, with memory that the audit found right.
+    # With QEMU 7.2, whose guests have no consistent XSAVE, the Linux guest crashed now and then, and was not seen to with 10:
+    # in its kernel, in a program, or it hung, with memory that the audit had found right.
     NVVMM_NESTED_QEMU=${NVVMM_NESTED_QEMU:-10} run_tests_on rejuvenation "on ${names[*]}" nested rejuvenation "${pmem_host[@]}" --boots 2 -- \
       "$here/on-medium.sh" "$(joined "${names[@]}")" "$test_program" --nocapture
   fi
