@@ -1,13 +1,10 @@
 //! `nvvmm diff`.
 
-use std::ops::ControlFlow;
-use std::sync::atomic::Ordering;
-
 use nvvmm_snapshot::{BLOCK_SIZE_BYTES, DiffReport, FrameRun, Pool, SnapshotKind};
 use serde::Serialize;
 
 use super::args::PoolOption;
-use super::interruption::ends_on_signal;
+use super::interruption::{ends_on_signal, unless};
 use super::output::{self, Column};
 use super::pool_path;
 use super::progress::Progress;
@@ -45,10 +42,7 @@ pub fn run(names: [&str; 2], option: &PoolOption, json: bool) -> Result<(), Cont
             progress.frames_done * BLOCK_SIZE_BYTES,
             Some(progress.frames_total * BLOCK_SIZE_BYTES),
         );
-        match interrupted.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
+        unless(&interrupted)
     })?;
     drop(shown);
     if report.interrupted {

@@ -1,14 +1,12 @@
 //! `nvvmm export`.
 
 use std::io;
-use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
 use super::args::ExportArguments;
-use super::interruption::ends_on_signal;
+use super::interruption::{ends_on_signal, unless};
 use super::partial::Partial;
 use super::progress::Progress;
 use super::terminal::tell;
@@ -58,10 +56,7 @@ fn write(core: &Core, target: &mut Target) -> Result<(), ControlError> {
     let mut shown = Progress::of_bytes("export")?;
     let whole = core.write(target, &mut |done| {
         shown.show(done, Some(core.size_bytes()));
-        match interrupted.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
+        unless(&interrupted)
     })?;
     match whole {
         true => Ok(()),

@@ -1,7 +1,8 @@
 //! Ctrl-C and SIGTERM end what takes long in good order.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -16,4 +17,12 @@ pub(super) fn ends_on_signal() -> Result<Arc<AtomicBool>, ControlError> {
             .map_err(|e| ControlError::io("watch for signals", &e))?;
     }
     Ok(interrupted)
+}
+
+/// Whether work goes on, as those who report their progress ask.
+pub(super) fn unless(interrupted: &AtomicBool) -> ControlFlow<()> {
+    match interrupted.load(Ordering::Relaxed) {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    }
 }

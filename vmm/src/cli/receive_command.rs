@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{BufReader, IsTerminal, Read, stdin};
-use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use nvvmm_snapshot::stream::sealed::Opening;
 use nvvmm_snapshot::{MoveProgress, ReceiveReport};
 
 use super::args::ReceiveArguments;
-use super::interruption::ends_on_signal;
+use super::interruption::{ends_on_signal, unless};
 use super::progress::Progress;
 use super::{output, pool_path, stream_key};
 use crate::control::{ControlError, ErrorKind};
@@ -41,10 +40,7 @@ pub fn run(arguments: &ReceiveArguments) -> Result<(), ControlError> {
     let mut shown = Progress::of_bytes("receive")?;
     let mut on_progress = |now: MoveProgress| {
         shown.show(now.bytes_done, Some(now.bytes_total));
-        match interrupted.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
+        unless(&interrupted)
     };
     let name = arguments.name.as_deref();
     let report = match key {

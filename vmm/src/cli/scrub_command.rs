@@ -1,9 +1,7 @@
 //! `nvvmm pool scrub`.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 
 use nvvmm_snapshot::{BLOCK_SIZE_BYTES, DamagedFrame, ScrubReport};
 use serde::Serialize;
@@ -11,7 +9,7 @@ use serde_json::Value;
 
 use super::args::PoolOption;
 use super::error::EXIT_POOL_DAMAGED;
-use super::interruption::ends_on_signal;
+use super::interruption::{ends_on_signal, unless};
 use super::progress::Progress;
 use super::{output, pool_path};
 use crate::control::ControlError;
@@ -36,11 +34,7 @@ pub fn scrub(option: &PoolOption, json: bool) -> Result<ExitCode, ControlError> 
             progress.frames_done * BLOCK_SIZE_BYTES,
             Some(progress.frames_total * BLOCK_SIZE_BYTES),
         );
-        if interrupted.load(Ordering::Relaxed) {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        unless(&interrupted)
     })?;
     drop(shown);
     if json {

@@ -2,18 +2,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, IsTerminal, Write, stdout};
-use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use nvvmm_snapshot::stream::sealed::Sealing;
 use nvvmm_snapshot::{Error, MoveProgress, Pool, SendOptions, SendReport, SnapshotKind};
 
 use super::args::SendArguments;
-use super::interruption::ends_on_signal;
+use super::interruption::{ends_on_signal, unless};
 use super::progress::Progress;
 use super::terminal::tell;
 use super::{output, pool_path, stream_key};
@@ -41,10 +39,7 @@ pub fn run(arguments: &SendArguments) -> Result<(), ControlError> {
         if let Some(shown) = &mut shown {
             shown.show(now.bytes_done, Some(now.bytes_total));
         }
-        match interrupted.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
+        unless(&interrupted)
     };
     let mut out = BufWriter::with_capacity(BUFFER_BYTES, &target.file);
     let mut report = match key {
