@@ -13,7 +13,7 @@
 #   -h, --help   this text
 #
 # COMMAND finds NVVMM_TEST_MEDIUM and NVVMM_TEST_POOL_DIR, and, as this script can be its own COMMAND, all places in NVVMM_TEST_PLACES
-# (MEDIUM=DIRECTORY, with spaces); on devdax NVVMM_TEST_POOL_DEVICE besides. With several media it
+# (MEDIUM=DIRECTORY or MEDIUM=DEVICE, with spaces); on devdax NVVMM_TEST_POOL_DEVICE besides. With several media it
 # runs on each, whether or not it fails on one. In a second boot of the nested harness it finds what it left in the first.
 # The exit status is 0, or COMMAND's where it failed last, or 77 where this machine cannot have a medium, with the reason
 # on standard error. NVVMM_HUGE_PAGES: how many huge pages are reserved (default 640, which is 1.25 GiB).
@@ -147,8 +147,10 @@ else
 fi
 trap give_back EXIT
 trap 'exit 130' INT TERM
+# The device of this script that called this one.
+unset NVVMM_TEST_POOL_DEVICE
 set_up
 export NVVMM_TEST_MEDIUM=$medium NVVMM_TEST_POOL_DIR=$place
-export NVVMM_TEST_PLACES="${NVVMM_TEST_PLACES:+$NVVMM_TEST_PLACES }$medium=$place"
+export NVVMM_TEST_PLACES="${NVVMM_TEST_PLACES:+$NVVMM_TEST_PLACES }$medium=${NVVMM_TEST_POOL_DEVICE:-$place}"
 say "$medium: ${NVVMM_TEST_POOL_DEVICE:-$place}"
 "$@"

@@ -10,7 +10,8 @@
 #                                 them, too, with NVVMM_TEST_WHOLE=1); without /dev/kvm nested, on tmpfs
 #                       linux     Linux guests, where KVM boots them; otherwise nested, and then real programs with one kernel only
 #                       restarts  VMs whose host is rebooted, and snapshots whose host loses its power: always nested
-#                       media     the bare-metal guest on persistent memory: always nested, where that is emulated
+#                       media     the bare-metal guest on persistent memory, and snapshots moved between that and each other medium:
+#                                 always nested, where it is emulated
 #   --medium MEDIUM   in the tiers kvm, restarts and media only this medium (repeatable; see scripts/on-medium.sh)
 #   --require TIERS   all, or tiers with commas: one of these that cannot run is an error, not a skip
 #   -- ARGUMENT...    for the test programs of the tiers kvm, linux and media, such as the name of one test
@@ -204,6 +205,8 @@ tier_kvm() {
 tier_linux() {
   [[ $(kvm_kind) == direct ]] || tier_how=nested
   tier_note=$(kvm_reason)
+  # Reads a core.
+  need_packages gdb
   prepare "building nvvmm and the guests" need_programs || return 0
   prepare "building the test program linux" build_test_program linux || return 0
   local unlike=()
@@ -280,9 +283,21 @@ tier_media() {
   done
   # The arguments name tests with VMs.
   ((${#names[@]} && ${#test_arguments[@]} == 0)) || return 0
+  ((${#names[@]} < ${#pmem_media[@]})) || moves_between_media
   prepare "building the pool's test program" build_test_program pool nvvmm-snapshot || return 0
   run_tests_on pools "pools without VMs on ${names[*]}" nested pools "${pmem_host[@]}" -- \
     "$here/on-medium.sh" "$(joined "${names[@]}")" "$test_program" --test-threads=1 --show-output
+}
+
+# All media at the same time; a host without persistent memory tests the pairs of those that it has.
+moves_between_media() {
+  local medium disk=$summary/disk all_media=()
+  for medium in "${pmem_media[@]}" "${kvm_media[@]}"; do all_media+=("$here/on-medium.sh" "$medium"); done
+  truncate -s 512M "$disk"
+  NVVMM_HUGE_PAGES=220 run_tests_on pairs "snapshots moved from persistent memory to each medium and back" \
+    nested media-pairs --memory 4G --pmem 384M --pmem 384M --pmem 384M --disk "$disk" -- \
+    "${all_media[@]}" "$test_program" --test-threads=1 --show-output between_any_two_media
+  rm -f "$disk"
 }
 
 run_tier() {

@@ -77,10 +77,34 @@ fn listed(host: &Host, name: &str) -> Option<Value> {
     all.iter().find(|entry| entry["name"] == name).cloned()
 }
 
+/// Where what is on `media[from]` is sent: to each other medium, and where there is one only, to another pool on it. Where some
+/// are persistent memory, two media are one pair, of those that only such a host has.
+fn targets(media: &[Medium], from: usize) -> Vec<&Medium> {
+    let emulated = media.iter().any(Medium::is_persistent_memory);
+    let is_target = |to: usize| {
+        let persistent = [from, to]
+            .iter()
+            .any(|&index| media[index].is_persistent_memory());
+        match emulated {
+            _ if media.len() == 1 => true,
+            true => from < to && persistent,
+            false => from != to,
+        }
+    };
+    (0..media.len())
+        .filter(|&to| is_target(to))
+        .map(|to| &media[to])
+        .collect()
+}
+
 #[test]
 fn a_snapshot_goes_through_a_pipe_between_any_two_media_and_back() {
     let media = Medium::all();
-    for from in &media {
+    for (index, from) in media.iter().enumerate() {
+        let targets = targets(&media, index);
+        if targets.is_empty() {
+            continue;
+        }
         let source = Host::on(from, 192);
         let mut vm = source.boot_bare_metal(32, 2);
         vm.ask("fill 14 1");
@@ -88,10 +112,7 @@ fn a_snapshot_goes_through_a_pipe_between_any_two_media_and_back() {
         let digest = vm.ask("digest all");
         vm.snapshot("there");
         vm.stop();
-        for to in media
-            .iter()
-            .filter(|to| media.len() == 1 || to.name() != from.name())
-        {
+        for to in targets {
             println!("{} to {} and back", from.name(), to.name());
             let target = Host::on(to, 192);
             let Moved { sent, received } = through_a_pipe(&source, &["there"], &target, &[]);
@@ -99,10 +120,11 @@ fn a_snapshot_goes_through_a_pipe_between_any_two_media_and_back() {
             assert_eq!(sent["bytes_stream"], received["bytes_stream"]);
             assert_eq!(sent["identity"], received["identity"]);
             assert!((14 << 8..8192).contains(&frames(&sent, "frames_sent")), "{sent}");
-            assert_runs(&target, "there", &digest);
             SnapshotMemory::read(target.pool(), "there").assert_one_instant("there");
             // What a VM there has made of it comes back as a difference.
             let mut vm = target.restore("there", &[]);
+            assert_eq!(vm.ask("digest all"), digest);
+            assert!(vm.ask("check").contains("check ok"));
             vm.ask("write 2 300 7");
             let changed = vm.ask("digest all");
             vm.snapshot("back");
@@ -112,11 +134,11 @@ fn a_snapshot_goes_through_a_pipe_between_any_two_media_and_back() {
             assert_eq!(received["since"], "there");
             assert!((300..1200).contains(&frames(&sent, "frames_sent")), "{sent}");
             assert_runs(&source, "back", &changed);
-            assert_runs(&source, "there", &digest);
             source.run(&["rm", "back"]).ok();
             target.assert_pool_clean();
-            source.assert_pool_clean();
         }
+        assert_runs(&source, "there", &digest);
+        source.assert_pool_clean();
     }
 }
 

@@ -5,6 +5,8 @@ use nvvmm_tests::{
     witness::{ask, assert_healthy, boot},
 };
 
+use crate::debugger::assert_shows_the_kernel;
+
 #[test]
 fn a_guest_reboots_powers_off_and_a_killed_one_comes_back() {
     let host = Host::new(768);
@@ -22,6 +24,7 @@ fn a_guest_reboots_powers_off_and_a_killed_one_comes_back() {
     vm.expect("@ poweroff ok");
     vm.wait_gone();
     host.assert_pool_clean();
+    assert_shows_the_kernel(&host, "before");
 
     let mut back = host.restore("before", &[]);
     assert_healthy(&mut back);

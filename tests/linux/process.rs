@@ -62,11 +62,17 @@ fn a_process_goes_on_where_it_was_captured_in_any_vm() {
     host.run(&["restore", "job", "--into", &other.name]).ok();
     assert_whole(&host, &other);
     taker.stop();
-    host.run(&["restore", "job", "--into", &other.name]).ok();
-    assert_whole(&host, &other);
+    let stream = host.runtime().join("job.stream");
+    let stream = stream.to_str().unwrap();
+    host.run(&["send", "job", "--output", stream]).ok();
+    host.run(&["receive", stream, "--name", "came"]).ok();
+    for image in ["job", "came"] {
+        host.run(&["restore", image, "--into", &other.name]).ok();
+        assert_whole(&host, &other);
+    }
     // A snapshot of the VM has the image's frames, too, and lets go of it.
     other.snapshot("whole");
-    host.run(&["rm", "job", "again"]).ok();
+    host.run(&["rm", "job", "again", "came"]).ok();
     other.stop();
     let copy = host.restore("whole", &[]);
     output(&host, &copy, "true");

@@ -53,10 +53,15 @@ impl Medium {
     pub fn all() -> Vec<Self> {
         let places = std::env::var("NVVMM_TEST_PLACES").unwrap_or_default();
         let media = places.split_whitespace().filter_map(|place| {
-            let (name, directory) = place.split_once('=')?;
+            let (name, path) = place.split_once('=')?;
+            let place = if path.starts_with("/dev/dax") {
+                Place::Device(path.into())
+            } else {
+                Place::Directory(path.into())
+            };
             Some(Self {
                 name: name.to_owned(),
-                place: Place::Directory(directory.into()),
+                place,
             })
         });
         let media: Vec<Self> = media.collect();
@@ -70,6 +75,11 @@ impl Medium {
     /// The name it has in scripts/on-medium.sh.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether it is persistent memory, which tests have on an emulated host only, where all takes its time.
+    pub fn is_persistent_memory(&self) -> bool {
+        self.is_device() || self.name.starts_with("fsdax")
     }
 
     /// Whether a pool is a device, which there is one of and which has its own size.

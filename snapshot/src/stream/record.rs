@@ -109,7 +109,7 @@ impl Chain {
         };
         out.write_all(record.as_bytes())
             .and_then(|()| out.write_all(payload))
-            .map_err(Error::io("writing the stream"))?;
+            .map_err(not_written)?;
         self.digest = digest;
         self.number += 1;
         Ok((size_of::<RecordV1>() + payload.len()) as u64)
@@ -152,15 +152,27 @@ pub(crate) fn damaged(what: impl Into<String>) -> Error {
     Error::StreamDamaged { what: what.into() }
 }
 
-/// What an input's error holds when whoever asked for the reading has ended it: [`Error::Interrupted`] then.
+/// What the error of an input or output holds when whoever asked for it has ended it: [`Error::Interrupted`] then.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 pub struct Stopped;
 
+fn is_stop(error: &std::io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Stopped>())
+}
+
+/// What it means that a write failed.
+pub(crate) fn not_written(error: std::io::Error) -> Error {
+    match is_stop(&error) {
+        true => Error::Interrupted,
+        false => Error::io("writing the stream")(error),
+    }
+}
+
 /// Reads all of `into`. An end before that is a stream that was cut off.
 pub(crate) fn read_exact(input: &mut dyn Read, into: &mut [u8]) -> Result<()> {
     input.read_exact(into).map_err(|error| match error.kind() {
-        _ if error.get_ref().is_some_and(|inner| inner.is::<Stopped>()) => Error::Interrupted,
+        _ if is_stop(&error) => Error::Interrupted,
         ErrorKind::UnexpectedEof => Error::StreamCut,
         ErrorKind::InvalidData => damaged(error.to_string()),
         _ => Error::io("reading the stream")(error),

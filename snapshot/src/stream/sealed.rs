@@ -9,7 +9,7 @@ use std::io::{Error as IoError, ErrorKind, Read, Write};
 use aead_stream::{DecryptorBE32, EncryptorBE32, Nonce, StreamBE32};
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
 
-use super::record::{damaged, read_exact};
+use super::record::{damaged, not_written, read_exact};
 use crate::error::{Error, Result};
 use crate::identity::fill_random;
 
@@ -85,7 +85,7 @@ impl<W: Write> Sealing<W> {
         start.extend_from_slice(&0u32.to_le_bytes());
         start.extend_from_slice(&salt);
         start.extend_from_slice(&key.derived(CHECK_CONTEXT, &salt));
-        out.write_all(&start).map_err(Error::io("writing the stream"))?;
+        out.write_all(&start).map_err(not_written)?;
         let cipher = ChaCha20Poly1305::new(&key.derived(KEY_CONTEXT, &salt).into());
         Ok(Sealing {
             out,
@@ -102,7 +102,7 @@ impl<W: Write> Sealing<W> {
     pub fn finish(mut self) -> Result<u64> {
         self.put(true)
             .and_then(|()| self.out.flush())
-            .map_err(Error::io("writing the stream"))?;
+            .map_err(not_written)?;
         Ok(self.bytes)
     }
 

@@ -7,7 +7,7 @@ use zstd::bulk::Compressor;
 
 use super::header::StreamHeader;
 use super::payload::{ChunkRecord, StreamTotals};
-use super::record::{Chain, MAGIC, PreludeV1, RecordKind, VERSION};
+use super::record::{Chain, MAGIC, PreludeV1, RecordKind, VERSION, not_written};
 use crate::error::{Error, Result};
 use crate::number::FrameSet;
 
@@ -34,8 +34,7 @@ impl<'o> StreamWriter<'o> {
         };
         let payload = header.encode()?;
         let compressor = Compressor::new(level).map_err(Error::io("preparing zstd"))?;
-        out.write_all(prelude.as_bytes())
-            .map_err(Error::io("writing the stream"))?;
+        out.write_all(prelude.as_bytes()).map_err(not_written)?;
         let mut writer = StreamWriter {
             out,
             chain: Chain::begin(&prelude),
@@ -85,7 +84,7 @@ impl<'o> StreamWriter<'o> {
         self.payload.clear();
         self.payload.extend_from_slice(self.totals.encode().as_bytes());
         self.record(RecordKind::End)?;
-        self.out.flush().map_err(Error::io("writing the stream"))?;
+        self.out.flush().map_err(not_written)?;
         Ok((self.totals, self.bytes))
     }
 

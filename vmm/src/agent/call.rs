@@ -74,7 +74,7 @@ fn expect_ok(mut stream: &UnixStream) -> io::Result<()> {
             Err(error) => return Err(error),
         }
     }
-    if line.starts_with(b"OK ") {
+    if line.starts_with(b"OK ") && line.ends_with(b"\n") {
         Ok(())
     } else {
         Err(io::Error::other("the vsock socket answers something unknown"))

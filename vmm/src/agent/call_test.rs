@@ -3,8 +3,16 @@ use std::os::unix::net::UnixListener;
 use super::*;
 use crate::control::RuntimeDir;
 
+/// More than an answer takes on any machine.
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(50);
+
 /// What a device says to the first who asks it for a stream, and what the agent behind it does.
-fn answer_with(line: &'static str, agent: fn(&UnixStream)) -> Result<UnixStream, ControlError> {
+fn answer_with(
+    patience: Duration,
+    line: &'static str,
+    agent: fn(&UnixStream),
+) -> Result<UnixStream, ControlError> {
     let directory = tempfile::tempdir().unwrap();
     let paths = RuntimeDir::at(&directory.path().join("runtime"))
         .unwrap()
@@ -18,14 +26,14 @@ fn answer_with(line: &'static str, agent: fn(&UnixStream)) -> Result<UnixStream,
         stream.write_all(line.as_bytes()).unwrap();
         agent(&stream);
     });
-    let called = call(&paths, Duration::from_millis(200));
+    let called = call(&paths, patience);
     device.join().unwrap();
     called
 }
 
 #[test]
 fn an_agent_that_greets_is_found_and_what_it_says_next_is_not_lost() {
-    let mut stream = answer_with("OK 1073741824\n", |mut stream| {
+    let mut stream = answer_with(LONG, "OK 1073741824\n", |mut stream| {
         greet(stream).unwrap();
         stream.write_all(b"next").unwrap();
     })
@@ -37,20 +45,37 @@ fn an_agent_that_greets_is_found_and_what_it_says_next_is_not_lost() {
 
 #[test]
 fn one_that_does_not_answer_in_time_or_says_something_else_is_refused() {
-    let refused = |line, agent: fn(&UnixStream)| {
-        let error = answer_with(line, agent).unwrap_err();
+    let refused = |patience, line, agent: fn(&UnixStream)| {
+        let error = answer_with(patience, line, agent).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Refused);
         assert!(error.remedy.is_some());
         error.message
     };
-    assert!(refused("", |_| {}).contains("vm does not answer"));
-    assert!(refused("NO\n", |_| {}).contains("vm does not answer"));
-    assert!(refused("OK 1111111111111111111111111111111111111111", |_| {}).contains("does not answer"));
-    let other_version = refused("OK 1\n", |mut stream| {
+    // It answers nothing until the caller has hung up.
+    let silent = refused(SHORT, "", |mut stream| {
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    });
+    assert!(silent.contains("the guest does not react"), "{silent}");
+    let other_version = refused(LONG, "OK 1\n", |mut stream| {
         stream.write_all(b"NVMA\x07\0\0\0").unwrap();
         let _ = stream.read(&mut [0; 8]);
     });
     assert!(other_version.contains("version 7"), "{other_version}");
+}
+
+#[test]
+fn what_is_no_answer_of_a_device_is_refused() {
+    for (said, wrong) in [
+        ("", "nobody listens"),
+        ("NO\n", "something unknown"),
+        ("OK 1111111111111111111111111111111111111111", "something unknown"),
+    ] {
+        let (caller, mut device) = UnixStream::pair().unwrap();
+        device.write_all(said.as_bytes()).unwrap();
+        drop(device);
+        let error = expect_ok(&caller).unwrap_err().to_string();
+        assert!(error.contains(wrong), "{said:?}: {error}");
+    }
 }
 
 #[test]

@@ -24,8 +24,9 @@ use super::{
 use crate::{
     checkpoint::{
         blob::SavedVm,
-        phases::{Phases, micros},
+        phases::{Phases, micros_of},
         report::{PhaseTime, RestoreReport},
+        went_on_at,
     },
     machine::{Hold, Machine, MachineStateV1},
     memory::GuestRam,
@@ -96,7 +97,7 @@ pub fn checkpoint(
         .run("ResumeDevices", || vm.machine.resume_devices())
         .map_err(failed)?;
     phases.run("ResumeVcpus", || vm.machine.resume_vcpus(Hold::Operation));
-    checkpoint.pause_us = micros(paused_at);
+    let resumed_at = Instant::now();
     let saved = SavedVm {
         spec: vm.spec.clone(),
         machine: machine_state?,
@@ -105,6 +106,8 @@ pub fn checkpoint(
     phases
         .run("WriteState", || fs::write(&checkpoint.state, encoded))
         .map_err(|e| VmError::io("write the machine's state", &e))?;
+    let went_on_at = went_on_at(&vm.machine, &mut phases, paused_at, resumed_at);
+    checkpoint.pause_us = micros_of(went_on_at - paused_at);
     checkpoint.phases = phases.into_times();
     Ok(checkpoint)
 }

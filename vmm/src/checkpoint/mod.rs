@@ -9,4 +9,4 @@ mod take;
 
 pub use digests::Digests;
 pub use pending::Pending;
-pub use take::{TakeError, Taken, Taking, take};
+pub use take::{TakeError, Taken, Taking, take, went_on_at};

@@ -8,7 +8,7 @@ use super::report::PhaseTime;
 #[derive(Debug)]
 pub struct Phases {
     started: Instant,
-    times: Vec<PhaseTime>,
+    times: Vec<(Instant, PhaseTime)>,
 }
 
 impl Phases {
@@ -29,19 +29,30 @@ impl Phases {
     pub fn run<T>(&mut self, phase: &str, work: impl FnOnce() -> T) -> T {
         let from = Instant::now();
         let result = work();
-        self.times.push(PhaseTime {
-            phase: phase.into(),
-            us: micros(from),
-        });
+        self.push(from, phase, from.elapsed());
         result
+    }
+
+    /// The phase did not end with the call that it was timed by, but then.
+    pub fn ended_at(&mut self, phase: &str, end: Instant) {
+        for (from, time) in &mut self.times {
+            if time.phase == phase {
+                time.us = micros_of(end.saturating_duration_since(*from));
+            }
+        }
     }
 
     /// Adds a phase that was timed elsewhere.
     pub fn add(&mut self, phase: &str, took: Duration) {
-        self.times.push(PhaseTime {
+        self.push(Instant::now(), phase, took);
+    }
+
+    fn push(&mut self, from: Instant, phase: &str, took: Duration) {
+        let time = PhaseTime {
             phase: phase.into(),
             us: micros_of(took),
-        });
+        };
+        self.times.push((from, time));
     }
 
     /// Time since the beginning, in microseconds.
@@ -51,7 +62,7 @@ impl Phases {
 
     /// The phases so far.
     pub fn into_times(self) -> Vec<PhaseTime> {
-        self.times
+        self.times.into_iter().map(|(_, time)| time).collect()
     }
 }
 

@@ -11,7 +11,7 @@
 //! With an engine that copies for snapshots, `CopyAhead` comes before all of these, and `CopyRest` before `ShareFrames`;
 //! nothing is armed, as the guest does not write to blocks.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nvvmm_snapshot::{
     Committed, FaultPoint, Holder, NewSnapshot, Reservation, SnapshotId, SnapshotKind, fault_point,
@@ -20,7 +20,7 @@ use nvvmm_snapshot::{
 use super::{
     Pending,
     blob::{BlobError, SavedVm},
-    phases::{Phases, micros},
+    phases::{Phases, micros_of},
     report::SnapshotReport,
 };
 use crate::{
@@ -153,7 +153,7 @@ fn attempt(taking: &Taking<'_>) -> Result<Taken, TakeError> {
         Err(error) => {
             taking.pending.withdraw();
             go_on(taking, &mut phases)?;
-            count_pause(taking, paused_at);
+            count_pause(taking, paused_at.elapsed());
             return Err(error);
         }
     };
@@ -163,13 +163,13 @@ fn attempt(taking: &Taking<'_>) -> Result<Taken, TakeError> {
         taking.engine.roll_back(shared);
         return Err(error);
     }
-    let pause_us = micros(paused_at);
-    count_pause(taking, paused_at);
+    let resumed_at = Instant::now();
     if taking.running && !taking.stop {
         // Before anything else: each moment later the guest may meet the first of them itself.
         let copied = phases.run("CopyHot", || taking.engine.copy_hot());
         if let Err(error) = copied {
             taking.engine.roll_back(shared);
+            count_pause(taking, resumed_at - paused_at);
             return Err(error.into());
         }
     }
@@ -192,14 +192,22 @@ fn attempt(taking: &Taking<'_>) -> Result<Taken, TakeError> {
             if taking.stop {
                 go_on(taking, &mut phases)?;
             }
+            count_pause(taking, resumed_at - paused_at);
             return Err(error);
         }
     };
+    let went_on_at = if taking.running && !taking.stop {
+        went_on_at(taking.machine, &mut phases, paused_at, resumed_at)
+    } else {
+        resumed_at
+    };
+    let pause = went_on_at - paused_at;
+    count_pause(taking, pause);
     phases.add("Flush", flush);
     phases.add("Commit", commit_began.elapsed().saturating_sub(flush));
     let report = SnapshotReport {
         name: taking.name.into(),
-        pause_us,
+        pause_us: micros_of(pause),
         total_us: phases.total_us(),
         frames_mapped: taking.engine.counters().frames_mapped,
         frames_new: shared.frames_new(),
@@ -339,10 +347,26 @@ fn arm(
 }
 
 /// A guest that somebody else had paused has not stood still for this.
-fn count_pause(taking: &Taking<'_>, paused_at: Instant) {
+fn count_pause(taking: &Taking<'_>, pause: Duration) {
     if taking.running {
-        taking.counters.pause.record(paused_at.elapsed());
+        taking.counters.pause.record(pause);
     }
+}
+
+/// When the last vCPU went on that was held from `paused_at` on and let go by `resumed_at`: the pause's end, and that of the phase
+/// `ResumeVcpus`. To be asked when there was time for that: whoever lets go of vCPUs may lose its own CPU to one of them. If some are held again by
+/// now, `resumed_at`.
+pub fn went_on_at(
+    machine: &Machine,
+    phases: &mut Phases,
+    paused_at: Instant,
+    resumed_at: Instant,
+) -> Instant {
+    let found = machine.vcpus_went_on_at().filter(|at| *at >= paused_at);
+    if let Some(at) = found {
+        phases.ended_at("ResumeVcpus", at);
+    }
+    found.unwrap_or(resumed_at)
 }
 
 fn go_on(taking: &Taking<'_>, phases: &mut Phases) -> Result<(), TakeError> {

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use nvvmm_snapshot::SnapshotReader;
 use serde::Serialize;
 
 use super::args::ExportArguments;
@@ -22,12 +23,14 @@ struct Exported {
     virtual_ranges: usize,
     /// The page tables map more.
     cut_off: bool,
+    /// Release of the Linux that the core has VMCOREINFO of.
+    linux: Option<String>,
 }
 
 /// `nvvmm export`.
 pub fn run(arguments: &ExportArguments) -> Result<(), ControlError> {
     let pool = pool_path::open(&pool_path::found(&arguments.pool)?)?;
-    let core = Core::of(pool.reader(&arguments.snapshot)?)?;
+    let core = look_through(pool.reader(&arguments.snapshot)?)?;
     let path = arguments.core.as_path();
     if path == Path::new("-") {
         write(&core, &mut Target::Stream(Box::new(io::stdout().lock())))?;
@@ -51,6 +54,12 @@ pub fn run(arguments: &ExportArguments) -> Result<(), ControlError> {
     Ok(())
 }
 
+/// A signal ends this as it ends any program: nothing was written yet.
+fn look_through(reader: SnapshotReader) -> Result<Core, ControlError> {
+    let mut shown = Progress::of_bytes("look through")?;
+    Ok(Core::of(reader, &mut |done| shown.show(done, None))?)
+}
+
 fn write(core: &Core, target: &mut Target) -> Result<(), ControlError> {
     let interrupted = ends_on_signal()?;
     let mut shown = Progress::of_bytes("export")?;
@@ -69,15 +78,21 @@ fn report(core: &Core, path: &Path, json: bool) -> Result<(), ControlError> {
         size_bytes: core.size_bytes(),
         virtual_ranges: core.virtual_ranges(),
         cut_off: core.is_cut_off(),
+        linux: core.linux().map(str::to_owned),
     };
     if json {
         return output::print_json(&exported);
     }
+    // The guest's words, on the user's terminal.
+    let linux = exported
+        .linux
+        .map(|release| format!("; Linux {}", release.escape_debug()));
     output::print(&format!(
-        "{}: {} by physical address, {} ranges of it by virtual address too\n",
+        "{}: {} by physical address, {} ranges of it by virtual address too{}\n",
         path.display(),
         output::size(exported.size_bytes),
-        exported.virtual_ranges
+        exported.virtual_ranges,
+        linux.unwrap_or_default()
     ))
 }
 

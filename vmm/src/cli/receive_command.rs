@@ -1,28 +1,21 @@
 //! `nvvmm receive`.
 
 use std::fs::File;
-use std::io::{BufReader, IsTerminal, Read, stdin};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{BufReader, IsTerminal, stdin};
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nvvmm_snapshot::stream::Stopped;
 use nvvmm_snapshot::stream::sealed::Opening;
 use nvvmm_snapshot::{MoveProgress, ReceiveReport};
 
 use super::args::ReceiveArguments;
-use super::interruption::{ends_on_signal, unless};
+use super::interruption::{Interruptible, ends_on_signal, unless};
 use super::progress::Progress;
 use super::{output, pool_path, stream_key};
 use crate::control::{ControlError, ErrorKind};
 
 /// Bytes that are read at once.
 const BUFFER_BYTES: usize = 256 << 10;
-/// How often a signal is looked for while nothing comes.
-const LOOK_EVERY_MS: u16 = 100;
 
 /// `nvvmm receive`.
 pub fn run(arguments: &ReceiveArguments) -> Result<(), ControlError> {
@@ -30,13 +23,8 @@ pub fn run(arguments: &ReceiveArguments) -> Result<(), ControlError> {
     let input = open(&arguments.input)?;
     let pool = pool_path::open(&pool_path::found_or_made(&arguments.pool)?)?;
     let interrupted = ends_on_signal()?;
-    let mut input = BufReader::with_capacity(
-        BUFFER_BYTES,
-        Interruptible {
-            input,
-            interrupted: Arc::clone(&interrupted),
-        },
-    );
+    let input = Interruptible::input(input, &interrupted);
+    let mut input = BufReader::with_capacity(BUFFER_BYTES, input);
     let mut shown = Progress::of_bytes("receive")?;
     let mut on_progress = |now: MoveProgress| {
         shown.show(now.bytes_done, Some(now.bytes_total));
@@ -74,37 +62,6 @@ fn open(path: &Path) -> Result<File, ControlError> {
     input
         .map(File::from)
         .map_err(|e| ControlError::io("read standard input", &e))
-}
-
-/// Input that a signal ends, also while nothing comes.
-struct Interruptible {
-    input: File,
-    interrupted: Arc<AtomicBool>,
-}
-
-impl Read for Interruptible {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        loop {
-            let ready = has_something(self.input.as_fd())?;
-            // A signal counts before an end of the input that comes with it.
-            if self.interrupted.load(Ordering::Relaxed) {
-                return Err(std::io::Error::other(Stopped));
-            }
-            if ready {
-                return self.input.read(into);
-            }
-        }
-    }
-}
-
-/// Whether a read would not wait; false after a moment.
-fn has_something(input: BorrowedFd<'_>) -> std::io::Result<bool> {
-    let mut looked = [PollFd::new(input, PollFlags::POLLIN)];
-    match poll(&mut looked, PollTimeout::from(LOOK_EVERY_MS)) {
-        Ok(ready) => Ok(ready > 0),
-        Err(Errno::EINTR) => Ok(false),
-        Err(errno) => Err(errno.into()),
-    }
 }
 
 fn text(report: &ReceiveReport) -> String {

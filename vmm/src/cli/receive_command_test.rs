@@ -1,5 +1,3 @@
-use std::os::fd::OwnedFd;
-
 use nvvmm_snapshot::{Identity, SnapshotId};
 
 use super::*;
@@ -33,25 +31,4 @@ fn a_report_says_what_was_stored_and_what_was_there() {
          the stream had 4.0 KiB\n"
     );
     assert!(text(&report(None, 256, false)).contains("1.0 MiB were in the pool already"));
-}
-
-#[test]
-fn a_signal_ends_a_reading_that_nothing_comes_to() {
-    let (reader, writer) = nix::unistd::pipe().unwrap();
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let mut input = Interruptible {
-        input: File::from(reader),
-        interrupted: Arc::clone(&interrupted),
-    };
-    let mut bytes = [0; 8];
-    nix::unistd::write(&writer, b"some").unwrap();
-    assert_eq!(input.read(&mut bytes).unwrap(), 4);
-    let later = std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        interrupted.store(true, Ordering::Relaxed);
-    });
-    let ended = input.read(&mut bytes).unwrap_err();
-    assert!(ended.get_ref().is_some_and(|inner| inner.is::<Stopped>()));
-    later.join().unwrap();
-    drop::<OwnedFd>(writer);
 }

@@ -11,7 +11,7 @@ use nvvmm_snapshot::stream::sealed::Sealing;
 use nvvmm_snapshot::{Error, MoveProgress, Pool, SendOptions, SendReport, SnapshotKind};
 
 use super::args::SendArguments;
-use super::interruption::{ends_on_signal, unless};
+use super::interruption::{Interruptible, ends_on_signal, unless};
 use super::progress::Progress;
 use super::terminal::tell;
 use super::{output, pool_path, stream_key};
@@ -41,7 +41,9 @@ pub fn run(arguments: &SendArguments) -> Result<(), ControlError> {
         }
         unless(&interrupted)
     };
-    let mut out = BufWriter::with_capacity(BUFFER_BYTES, &target.file);
+    let out = Interruptible::output(&target.file, &interrupted)
+        .map_err(|e| ControlError::io(format_args!("write to {}", arguments.output.display()), &e))?;
+    let mut out = BufWriter::with_capacity(BUFFER_BYTES, out);
     let mut report = match key {
         None => pool.send(&arguments.snapshot, &options, &mut out, &mut on_progress)?,
         Some(key) => {

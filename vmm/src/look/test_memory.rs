@@ -13,6 +13,19 @@ pub fn taken(
     memory_bytes: u64,
     frames: &[(u32, u32, u8)],
 ) -> (tempfile::TempDir, Result<Memory, LookError>) {
+    let frames: Vec<_> = frames
+        .iter()
+        .map(|&(chunk, frame, with)| (chunk, frame, [with; 4096]))
+        .collect();
+    taken_with(kind, memory_bytes, &frames)
+}
+
+/// The same, where each frame's bytes are given.
+pub fn taken_with(
+    kind: SnapshotKind,
+    memory_bytes: u64,
+    frames: &[(u32, u32, [u8; 4096])],
+) -> (tempfile::TempDir, Result<Memory, LookError>) {
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let options = CreateOptions {
         size_bytes: 16 << 20,
@@ -22,8 +35,8 @@ pub fn taken(
     let holder = pool.hold("vm").unwrap();
     let blocks = holder.alloc_blocks(frames.len() as u32).unwrap();
     let mut leaves: Vec<(u32, LeafBlocks)> = Vec::new();
-    for ((chunk, frame, with), block) in frames.iter().zip(blocks) {
-        holder.write_block(block, &[*with; 4096]).unwrap();
+    for ((chunk, frame, bytes), block) in frames.iter().zip(blocks) {
+        holder.write_block(block, bytes).unwrap();
         if leaves.last().is_none_or(|(last, _)| last != chunk) {
             leaves.push((*chunk, LeafBlocks::new()));
         }

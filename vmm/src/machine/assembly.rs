@@ -274,6 +274,11 @@ impl Machine {
         self.shared.gate.lift(hold);
     }
 
+    /// When the last vCPU went on after they were held. None while one is held, or about to be.
+    pub fn vcpus_went_on_at(&self) -> Option<Instant> {
+        self.shared.gate.let_through_at()
+    }
+
     /// Whether vCPUs are held, or about to be, for this reason.
     pub fn is_held(&self, hold: Hold) -> bool {
         self.shared.gate.has(hold)

@@ -16,6 +16,7 @@
 //! user asks for while a snapshot is taken, or while an access waits for space, outlasts both.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// Why vCPUs are held. The guest runs when there is no reason left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,8 @@ struct State {
     stop: bool,
     /// By vCPU: held at the gate, or gone.
     held: Vec<bool>,
+    /// When one that had been held was let through last.
+    let_through: Option<Instant>,
 }
 
 impl State {
@@ -80,6 +83,7 @@ impl Gate {
             holds: Hold::Pause.bit(),
             stop: false,
             held: vec![false; vcpus],
+            let_through: None,
         };
         Gate {
             state: Mutex::new(state),
@@ -102,7 +106,9 @@ impl Gate {
                 return Passage::Stop;
             }
             if state.is_open() && may_run {
-                state.held[vcpu] = false;
+                if std::mem::replace(&mut state.held[vcpu], false) {
+                    state.let_through = Some(Instant::now());
+                }
                 on_run();
                 return Passage::Run;
             }
@@ -148,6 +154,13 @@ impl Gate {
         if opens {
             self.opened.notify_all();
         }
+    }
+
+    /// When the last thread was let through, after which none has been held again. None while one is held.
+    pub(super) fn let_through_at(&self) -> Option<Instant> {
+        let state = self.lock();
+        let all_run = state.is_open() && state.held.iter().all(|&held| !held);
+        state.let_through.filter(|_| all_run)
     }
 
     /// Tells all threads to end, and gets them out of the guest as [`Gate::hold`] does.

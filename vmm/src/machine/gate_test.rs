@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use super::gate::{Gate, Hold, Passage};
 
@@ -95,6 +96,27 @@ fn nobody_runs_before_the_gate_opens_or_while_it_is_closed() {
         let held = runners.counts();
         thread::yield_now();
         assert_eq!(runners.counts(), held);
+    }
+    runners.stop(threads);
+}
+
+#[test]
+fn the_end_of_a_pause_is_when_the_last_thread_went_on() {
+    let runners = Runners::new(2);
+    let threads = runners.spawn();
+    runners.pause();
+    for _ in 0..50 {
+        assert_eq!(runners.gate.let_through_at(), None);
+        let opened = Instant::now();
+        runners.resume();
+        runners.wait_until_all_ran();
+        let went_on = runners.gate.let_through_at().unwrap();
+        assert!((opened..Instant::now()).contains(&went_on));
+        // A kick that comes late makes threads pass once more, and is no pause.
+        runners.kick();
+        runners.wait_until_all_ran();
+        assert_eq!(runners.gate.let_through_at(), Some(went_on));
+        runners.pause();
     }
     runners.stop(threads);
 }

@@ -63,12 +63,13 @@ The core has the vCPUs as threads, 1 and up, with their registers. All of RAM is
 the page tables of a vCPU map (of the first in kernel mode, else the first) by virtual address. It is as sparse as the
 snapshot, and holds all that the guest had in memory: it is for its owner to read.
 
-gdb finds what a kernel's or program's symbols name, if it was not moved (for Linux: nokaslr). There is no VMCOREINFO in
-it, which drgn and crash take a kernel's place from: they have to be told.
+gdb finds what a kernel's or program's symbols name, if it was not moved (for Linux: nokaslr). Of a Linux it has VMCOREINFO,
+which drgn and crash take a kernel's release and place from.
 
 Examples:
   nvvmm export before-upgrade --core web.core
       gdb vmlinux web.core -ex 'info threads' -ex 'thread apply all bt'
+      drgn -c web.core -s vmlinux
   nvvmm export before-upgrade --core - | zstd > web.core.zst";
 
 /// `nvvmm export`.

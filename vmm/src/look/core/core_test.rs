@@ -17,6 +17,7 @@ fn core(mapped: &[Mapped]) -> (tempfile::TempDir, Core) {
         front_bytes: 0,
         ranges: 0,
         cut_off: false,
+        linux: None,
     };
     core.make_front(mapped, b"notes");
     (directory, core)
@@ -141,6 +142,6 @@ fn more_ranges_than_an_elf_header_counts_are_cut_off() {
 fn an_image_has_no_core() {
     let (directory, _) = taken(SnapshotKind::Process, 4 * MIB, &[(0, 0, 1)]);
     let pool = nvvmm_snapshot::Pool::open(&directory.path().join("pool")).unwrap();
-    let refused = Core::of(pool.reader("taken").unwrap()).map(|_| ());
+    let refused = Core::of(pool.reader("taken").unwrap(), &mut |_| ()).map(|_| ());
     assert!(matches!(refused, Err(CoreError::NoVm(_))), "{refused:?}");
 }

@@ -8,6 +8,7 @@
 
 mod notes;
 mod page_tables;
+mod vmcoreinfo;
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -60,14 +61,16 @@ pub struct Core {
     front_bytes: u64,
     ranges: usize,
     cut_off: bool,
+    linux: Option<String>,
 }
 
 impl Core {
-    /// Of the snapshot behind a reader.
+    /// Of the snapshot behind a reader. Memory is looked through for what a Linux says of itself; `on_progress` is told how
+    /// many bytes were.
     ///
     /// # Errors
     /// [`CoreError::NoVm`], [`CoreError::Look`].
-    pub fn of(reader: SnapshotReader) -> Result<Self, CoreError> {
+    pub fn of(reader: SnapshotReader, on_progress: &mut dyn FnMut(u64)) -> Result<Self, CoreError> {
         let entry = reader.entry();
         if entry.kind != SnapshotKind::Vm {
             return Err(CoreError::NoVm(entry.name));
@@ -80,12 +83,17 @@ impl Core {
             .vcpus;
         let memory = Memory::of(reader)?;
         let mapped = mappings(&memory, &vcpus)?;
-        let notes = notes::of_vcpus(&vcpus);
+        let mut notes = notes::of_vcpus(&vcpus);
+        let linux = vmcoreinfo::find(&memory, &mapped.ranges, on_progress)?;
+        if let Some(text) = &linux {
+            notes::add(&mut notes, vmcoreinfo::NAME, 0, text);
+        }
         let mut core = Self {
             front: Vec::new(),
             front_bytes: 0,
             ranges: 0,
             cut_off: mapped.cut_off,
+            linux: linux.as_deref().map(vmcoreinfo::release),
             memory,
         };
         core.make_front(&mapped.ranges, &notes);
@@ -100,6 +108,11 @@ impl Core {
     /// The page tables map more than is described.
     pub fn is_cut_off(&self) -> bool {
         self.cut_off
+    }
+
+    /// The release of the Linux in it, by the note VMCOREINFO that the core has from it.
+    pub fn linux(&self) -> Option<&str> {
+        self.linux.as_deref()
     }
 
     /// Length of the file.

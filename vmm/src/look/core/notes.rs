@@ -3,7 +3,7 @@
 use kvm_bindings::{kvm_dtable, kvm_segment};
 use linux_loader::elf::{NT_PRFPREG, NT_PRSTATUS};
 use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromZeros, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::kvm::VcpuStateV1;
 
@@ -13,12 +13,16 @@ const FXSAVE_BYTES: usize = 512;
 const QEMU_VERSION: u32 = 1;
 const QEMU_TYPE: u32 = 0;
 
-#[derive(IntoBytes, KnownLayout, Immutable)]
+/// `Elf64_Nhdr` (elf.h): name and description follow, each with zeros up to a multiple of four.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-struct NoteHeader {
-    name_bytes: U32,
-    desc_bytes: U32,
-    kind: U32,
+pub struct NoteHeader {
+    /// Length of the name, with the zero that ends it.
+    pub name_bytes: U32,
+    /// Length of the description.
+    pub desc_bytes: U32,
+    /// What it is, by the name's own numbers.
+    pub kind: U32,
 }
 
 /// `struct elf_prstatus` of x86-64 (linux/elfcore.h).
@@ -88,7 +92,8 @@ pub fn of_vcpus(vcpus: &[VcpuStateV1]) -> Vec<u8> {
     notes
 }
 
-fn add(notes: &mut Vec<u8>, name: &str, kind: u32, desc: &[u8]) {
+/// Appends a note.
+pub fn add(notes: &mut Vec<u8>, name: &str, kind: u32, desc: &[u8]) {
     let header = NoteHeader {
         name_bytes: U32::new(name.len() as u32 + 1),
         desc_bytes: U32::new(desc.len() as u32),
