@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::Write,
+    io::{Read, Write},
     path::{Path, PathBuf},
     process::{Child, Stdio},
     time::{Duration, Instant},
@@ -314,6 +314,36 @@ fn what_is_no_whole_stream_and_what_lacks_its_base_is_refused() {
     );
     target.assert_pool_clean();
     source.run(&["send", "b", "--since", "none"]).refused(3, "none");
+}
+
+#[test]
+fn what_goes_to_a_pipe_that_nobody_reads_is_ended_by_a_signal() {
+    let host = Host::new(128);
+    let mut vm = host.boot_bare_metal(32, 1);
+    vm.ask("fill 8 5");
+    vm.snapshot("a");
+    vm.stop();
+    for arguments in [&["send", "a"][..], &["export", "a", "--core", "-"]] {
+        let mut child = host
+            .command(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It has begun, and has more to say than a pipe holds.
+        let mut pipe = child.stdout.take().unwrap();
+        pipe.read_exact(&mut [0]).unwrap();
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+        let ended = child.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&ended.stderr);
+        assert!(
+            ended.status.code() == Some(1) && told.contains("interrupted"),
+            "{arguments:?}: {told}"
+        );
+        host.assert_pool_clean();
+    }
+    host.run(&["rm", "a"]).ok();
+    assert_eq!(host.pool_status()["snapshot_blocks"], 0);
 }
 
 /// A reception that has read a part of a stream, waits for the rest, and has kept something.

@@ -1,19 +1,25 @@
 //! `nvvmm export`.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use nvvmm_snapshot::SnapshotReader;
 use serde::Serialize;
 
 use super::args::ExportArguments;
-use super::interruption::{ends_on_signal, unless};
+use super::interruption::{Interruptible, ends_on_signal, unless};
 use super::partial::Partial;
 use super::progress::Progress;
 use super::terminal::tell;
 use super::{output, pool_path};
 use crate::control::{ControlError, ErrorKind};
 use crate::look::core::{Core, CoreError, Target};
+
+/// Bytes that are written to a pipe at once.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// What was written.
 #[derive(Debug, Serialize)]
@@ -31,18 +37,22 @@ struct Exported {
 pub fn run(arguments: &ExportArguments) -> Result<(), ControlError> {
     let pool = pool_path::open(&pool_path::found(&arguments.pool)?)?;
     let core = look_through(pool.reader(&arguments.snapshot)?)?;
+    let interrupted = ends_on_signal()?;
     let path = arguments.core.as_path();
+    let failed = |e: io::Error| ControlError::io(format_args!("write {}", path.display()), &e);
     if path == Path::new("-") {
-        write(&core, &mut Target::Stream(Box::new(io::stdout().lock())))?;
+        let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
+        let out = Interruptible::output(&File::from(stdout), &interrupted).map_err(failed)?;
+        let out = Box::new(BufWriter::with_capacity(BUFFER_BYTES, out));
+        write(&core, &mut Target::Stream(out), &interrupted)?;
     } else {
-        let failed = |e: io::Error| ControlError::io(format_args!("write {}", path.display()), &e);
         if path.exists() && !path.is_file() {
             let why = format!("{} is no regular file", path.display());
             return Err(ControlError::new(ErrorKind::Refused, why).with_remedy("write to stdout: --core -"));
         }
         let partial = Partial::beside(path).map_err(failed)?;
         let file = partial.file.try_clone().map_err(failed)?;
-        write(&core, &mut Target::File(file))?;
+        write(&core, &mut Target::File(file), &interrupted)?;
         partial.become_whole(path).map_err(failed)?;
         report(&core, path, arguments.json.json)?;
     }
@@ -60,12 +70,11 @@ fn look_through(reader: SnapshotReader) -> Result<Core, ControlError> {
     Ok(Core::of(reader, &mut |done| shown.show(done, None))?)
 }
 
-fn write(core: &Core, target: &mut Target) -> Result<(), ControlError> {
-    let interrupted = ends_on_signal()?;
+fn write(core: &Core, target: &mut Target, interrupted: &AtomicBool) -> Result<(), ControlError> {
     let mut shown = Progress::of_bytes("export")?;
     let whole = core.write(target, &mut |done| {
         shown.show(done, Some(core.size_bytes()));
-        unless(&interrupted)
+        unless(interrupted)
     })?;
     match whole {
         true => Ok(()),
