@@ -10,9 +10,10 @@
 #                                 them, too, with NVVMM_TEST_WHOLE=1); without /dev/kvm nested, on tmpfs
 #                       linux     Linux guests, where KVM boots them; otherwise nested, and then less (NVVMM_TEST_WHOLE=1: all)
 #                       restarts  VMs whose host is rebooted, and snapshots whose host loses its power: always nested
-#                       media     the bare-metal guest on persistent memory, and snapshots moved between that and each other medium:
-#                                 always nested, where it is emulated
-#   --medium MEDIUM   in the tiers kvm, restarts and media only this medium (repeatable; see scripts/on-medium.sh)
+#                       media     the bare-metal guest on persistent memory: always nested, where that is emulated
+#                       pools     pools without VMs on persistent memory, and snapshots moved between that and each other medium:
+#                                 always nested
+#   --medium MEDIUM   in the tiers kvm, restarts, media and pools only this medium (repeatable; see scripts/on-medium.sh)
 #   --require TIERS   all, or tiers with commas: one of these that cannot run is an error, not a skip
 #   -- ARGUMENT...    for the test programs of the tiers kvm, linux and media, such as the name of one test
 #   -h, --help        this text
@@ -32,7 +33,7 @@ source "$here/lib/room.sh"
 source "$here/lib/tally.sh"
 
 # In the order in which they begin.
-all_tiers=(linux restarts anywhere kvm media)
+all_tiers=(linux restarts pools anywhere kvm media)
 # The media of each tier.
 kvm_media=(tmpfs tmpfs-huge hugetlbfs file)
 pmem_media=(fsdax-ext4 fsdax-xfs devdax)
@@ -291,21 +292,27 @@ tier_media() {
     run_tests_on "$medium" "$note" nested "media-$medium" "${pmem_host[@]}" -- \
       "$here/on-medium.sh" "$medium" "$test_program" --test-threads=1 --show-output "${tests[@]}"
   done
-  # The arguments name tests with VMs.
-  ((${#names[@]} && ${#test_arguments[@]} == 0)) || return 0
-  ((${#names[@]} < ${#pmem_media[@]})) || moves_between_media
-  prepare "building the pool's test program" build_test_program pool nvvmm-snapshot || return 0
-  run_tests_on pools "pools without VMs on ${names[*]}" nested pools "${pmem_host[@]}" -- \
-    "$here/on-medium.sh" "$(joined "${names[@]}")" "$test_program" --test-threads=1 --show-output
 }
 
-# All media at the same time; a host without persistent memory tests the pairs of those that it has.
+tier_pools() {
+  local names
+  need_pmem_programs || return 0
+  mapfile -t names < <(chosen "${pmem_media[@]}")
+  ((${#names[@]})) || return 0
+  prepare "building the pool's test program" build_test_program pool nvvmm-snapshot || return 0
+  run_tests_on "without VMs" "on ${names[*]}" nested pools "${pmem_host[@]}" -- \
+    "$here/on-medium.sh" "$(joined "${names[@]}")" "$test_program" --test-threads=1 --show-output
+  ((${#names[@]} < ${#pmem_media[@]})) || moves_between_media
+}
+
+# All media at the same time; a host without persistent memory tests the pairs of those that it has (tier kvm).
 moves_between_media() {
-  local medium disk=$summary/disk all_media=()
+  local medium disk=$summary/moves-disk all_media=()
+  prepare "building the test program kvm" build_test_program kvm || return 0
   for medium in "${pmem_media[@]}" "${kvm_media[@]}"; do all_media+=("$here/on-medium.sh" "$medium"); done
   truncate -s 512M "$disk"
   NVVMM_HUGE_PAGES=220 run_tests_on pairs "snapshots moved from persistent memory to each medium and back" \
-    nested media-pairs --memory 4G --pmem 384M --pmem 384M --pmem 384M --disk "$disk" -- \
+    nested pairs --memory 4G --pmem 384M --pmem 384M --pmem 384M --disk "$disk" -- \
     "${all_media[@]}" "$test_program" --test-threads=1 --show-output between_any_two_media
   rm -f "$disk"
 }
@@ -318,9 +325,9 @@ run_tier() {
 
 # Those of the tiers that run beside the others, one after another: a nested host keeps one processor busy, and most tests of the others one.
 beside_others() {
-  local name
+  local name emulated=(linux restarts pools)
   [[ " ${tiers[*]} " == *@(' anywhere '|' kvm '|' media ')* ]] || return 0
-  for name in "${tiers[@]}"; do [[ $name != @(linux|restarts) ]] || echo "$name"; done
+  for name in "${tiers[@]}"; do [[ " ${emulated[*]} " != *" $name "* ]] || echo "$name"; done
 }
 
 # run_beside TIER...: beside those that follow. In a process group of its own, to be ended as a whole; what it says is
