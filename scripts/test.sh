@@ -267,7 +267,7 @@ tier_restarts() {
 
 # Each medium has a host of its own.
 tier_media() {
-  local medium names note tests
+  local medium names note tests kills=10
   need_pmem_programs || return 0
   prepare "building nvvmm with fault points" build_fault_nvvmm || return 0
   prepare "building the test program kvm" build_test_program kvm || return 0
@@ -276,8 +276,7 @@ tier_media() {
   if [[ ${NVVMM_TEST_WHOLE:-0} == 1 ]]; then
     pmem_tests=()
   else
-    # After each of them the pool is checked, which reads all of a device.
-    export NVVMM_TEST_KILLS=${NVVMM_TEST_KILLS:-6}
+    kills=6
     tier_note="NVVMM_TEST_WHOLE=1 runs all tests"
   fi
   mapfile -t names < <(chosen "${pmem_media[@]}")
@@ -286,10 +285,11 @@ tier_media() {
     case ${#tests[@]},$medium in
       0,*) ;;
       *,fsdax-xfs) tests=("${xfs_tests[@]}") ;;
-      *,devdax) tests=("${devdax_tests[@]}") ;;
+      # After each kill the pool is checked, which reads all of a device.
+      *,devdax) tests=("${devdax_tests[@]}") kills=3 ;;
     esac
     ((${#test_arguments[@]} == 0)) || tests=("${test_arguments[@]}")
-    run_tests_on "$medium" "$note" nested "media-$medium" "${pmem_host[@]}" -- \
+    NVVMM_TEST_KILLS=${NVVMM_TEST_KILLS:-$kills} run_tests_on "$medium" "$note" nested "media-$medium" "${pmem_host[@]}" -- \
       "$here/on-medium.sh" "$medium" "$test_program" --test-threads=1 --show-output "${tests[@]}"
   done
 }
