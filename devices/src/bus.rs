@@ -7,7 +7,8 @@ use crate::lock::lock;
 
 /// A device that answers reads and writes within the range it was given.
 pub trait BusDevice: Send {
-    /// The guest reads `bytes.len()` bytes at `offset` from the start of the range. The device fills all of `bytes`.
+    /// The guest reads `bytes.len()` bytes at `offset` from the start of the range. The device
+    /// fills all of `bytes`.
     fn read(&mut self, offset: u64, bytes: &mut [u8]);
 
     /// The guest writes `bytes` at `offset` from the start of the range.
@@ -47,7 +48,8 @@ struct Slot {
     device: Arc<Mutex<dyn BusDevice>>,
 }
 
-/// Address ranges, each answered by one device. Built once, then shared by all vCPU threads without a lock of its own.
+/// Address ranges, each answered by one device. Built once, then shared by all vCPU threads without
+/// a lock of its own.
 #[derive(Default)]
 pub struct Bus {
     slots: BTreeMap<u64, Slot>,
@@ -78,8 +80,8 @@ impl Bus {
                 len,
             });
         };
-        // The nearest slot that starts at or before the end of the new range is the only one that can reach into it
-        // without starting inside it.
+        // The nearest slot that starts at or before the end of the new range is the only one that
+        // can reach into it without starting inside it.
         if let Some((&other_base, other)) = self.slots.range(..=last).next_back()
             && other_base + (other.len - 1) >= base
         {
@@ -101,8 +103,8 @@ impl Bus {
         Ok(())
     }
 
-    /// The guest reads at `address`. Answers whether a device claimed the access; when none did, all of `bytes` is
-    /// 0xff, as on a bus that nobody drives.
+    /// The guest reads at `address`. Answers whether a device claimed the access; when none did,
+    /// all of `bytes` is 0xff, as on a bus that nobody drives.
     pub fn read(&self, address: u64, bytes: &mut [u8]) -> bool {
         let Some((offset, device)) = self.claim(address, bytes.len()) else {
             bytes.fill(0xff);
@@ -112,7 +114,8 @@ impl Bus {
         true
     }
 
-    /// The guest writes at `address`. Answers whether a device claimed the access; when none did, nothing happens.
+    /// The guest writes at `address`. Answers whether a device claimed the access; when none did,
+    /// nothing happens.
     pub fn write(&self, address: u64, bytes: &[u8]) -> bool {
         let Some((offset, device)) = self.claim(address, bytes.len()) else {
             return false;
@@ -121,7 +124,8 @@ impl Bus {
         true
     }
 
-    /// The device whose range holds the whole access. An access across the end of a range is nobody's.
+    /// The device whose range holds the whole access. An access across the end of a range is
+    /// nobody's.
     fn claim(&self, address: u64, len: usize) -> Option<(u64, &Mutex<dyn BusDevice>)> {
         let (&base, slot) = self.slots.range(..=address).next_back()?;
         let offset = address - base;

@@ -56,7 +56,11 @@ fn nobody_claims_what_is_outside_every_range_or_across_an_end() {
         (0, 8),
         (u64::MAX, 8),
     ] {
-        assert_eq!(read(&bus, address, len), (false, vec![0xff; len]), "{address:#x}");
+        assert_eq!(
+            read(&bus, address, len),
+            (false, vec![0xff; len]),
+            "{address:#x}"
+        );
         assert!(!bus.write(address, &vec![0; len]), "{address:#x}");
     }
     assert!(device.lock().unwrap().written.is_empty());

@@ -24,7 +24,8 @@ impl HostSocket {
     /// Listens at `path`. A socket file that a dead process left there is replaced.
     ///
     /// # Errors
-    /// Somebody listens there already (`AddrInUse`), something else than a socket is there, or the host refuses.
+    /// Somebody listens there already (`AddrInUse`), something else than a socket is there, or the
+    /// host refuses.
     pub fn bind(path: &Path) -> io::Result<Self> {
         let listener = match UnixListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_dead_socket(path) => {
@@ -52,15 +53,18 @@ impl HostSocket {
             sys::poll_ready(self.listener.as_raw_fd(), libc::POLLIN, Duration::MAX)?;
             match self.listener.accept() {
                 Ok((stream, _)) => return Ok(stream),
-                // It is gone again. Or nobody can come any more, which the kernel says with the same words.
+                // It is gone again. Or nobody can come any more, which the kernel says with the
+                // same words.
                 Err(error)
-                    if error.kind() == io::ErrorKind::WouldBlock && !self.stopped.load(Ordering::SeqCst) => {}
+                    if error.kind() == io::ErrorKind::WouldBlock
+                        && !self.stopped.load(Ordering::SeqCst) => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Lets nobody connect any more; [`HostSocket::accept`] fails from now on, also where it waits already.
+    /// Lets nobody connect any more; [`HostSocket::accept`] fails from now on, also where it waits
+    /// already.
     pub fn stop_listening(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         // Fails only for what is no socket.
@@ -81,9 +85,11 @@ impl AsFd for HostSocket {
 
 /// Whether a socket file is at `path` that nobody listens at.
 fn is_dead_socket(path: &Path) -> bool {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
+    let is_socket =
+        std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
     is_socket
-        && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        && UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 impl Drop for HostSocket {

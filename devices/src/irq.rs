@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use vmm_sys_util::eventfd::EventFd;
 
-/// An edge-triggered interrupt line. The machine declares its devices edge-triggered in ACPI, so raising is all there
-/// is: nothing is lowered, and raising twice before the guest looks may give one interrupt or two.
+/// An edge-triggered interrupt line. The machine declares its devices edge-triggered in ACPI, so
+/// raising is all there is: nothing is lowered, and raising twice before the guest looks may give
+/// one interrupt or two.
 pub trait IrqLine: Send + Sync {
     /// Raises the interrupt once.
     ///

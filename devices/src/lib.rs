@@ -1,11 +1,11 @@
 //! The devices of an nvvmm machine and the buses that they sit on.
 //!
-//! Nothing here knows of KVM or of the pool: a device gets guest memory (any [`vm_memory`] address space), an
-//! [`IrqLine`] to raise, and its event sources through `event-manager`. The machine puts devices on a [`Bus`],
-//! and pauses, saves, restores and resumes them through [`Device`].
+//! Nothing here knows of KVM or of the pool: a device gets guest memory (any [`vm_memory`] address
+//! space), an [`IrqLine`] to raise, and its event sources through `event-manager`. The machine puts
+//! devices on a [`Bus`], and pauses, saves, restores and resumes them through [`Device`].
 //!
-//! Lock order, outermost first: transport registers, transport worker; serial port, console output. No lock of this
-//! crate is held while an event is waited for.
+//! Lock order, outermost first: transport registers, transport worker; serial port, console output.
+//! No lock of this crate is held while an event is waited for.
 
 mod bus;
 mod console;
@@ -24,7 +24,8 @@ pub use host_socket::HostSocket;
 pub use irq::{CountingIrq, IrqLine};
 pub use lifecycle::{Device, LifecycleError, SavedDevice};
 pub use power::{
-    AcpiPower, I8042, I8042_COMMAND_PORT, I8042_PORTS_LEN, POWER_PORTS_BASE, POWER_PORTS_LEN, PowerEvent,
-    PowerSignal, RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_S5,
+    AcpiPower, I8042, I8042_COMMAND_PORT, I8042_PORTS_LEN, POWER_PORTS_BASE, POWER_PORTS_LEN,
+    PowerEvent, PowerSignal, RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT,
+    SLEEP_TYPE_S5,
 };
 pub use serial::{COM1_IRQ, COM1_PORT, SERIAL_PORTS_LEN, SerialPort, SerialStateV1};

@@ -5,11 +5,12 @@ use std::io;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// A device that can be stopped between two instants of the guest, and carried over into another machine.
+/// A device that can be stopped between two instants of the guest, and carried over into another
+/// machine.
 ///
-/// A new device runs. The order is `pause`, any number of `save`s, `resume`; or, in a machine that was built with the
-/// same devices, `restore` (which leaves the device paused) and `resume`. vCPUs are paused before devices are, and
-/// resumed after them, so no register is accessed in between.
+/// A new device runs. The order is `pause`, any number of `save`s, `resume`; or, in a machine that
+/// was built with the same devices, `restore` (which leaves the device paused) and `resume`. vCPUs
+/// are paused before devices are, and resumed after them, so no register is accessed in between.
 pub trait Device: Send {
     /// What the device is, as written into its saved state: "serial", "virtio-mmio".
     fn kind(&self) -> &'static str;
@@ -17,17 +18,18 @@ pub trait Device: Send {
     /// Which one of its kind it is in this machine: "com1", "disk0".
     fn instance(&self) -> &str;
 
-    /// Stops the device. After this returns, and until `resume`: it accesses no guest memory, raises no interrupt, and
-    /// has no I/O in flight. Waits for I/O that is in flight, so whatever that needs (the write-fault handler, when
-    /// the I/O is to write-protected guest memory) must be running. Pausing a paused device does nothing.
+    /// Stops the device. After this returns, and until `resume`: it accesses no guest memory,
+    /// raises no interrupt, and has no I/O in flight. Waits for I/O that is in flight, so
+    /// whatever that needs (the write-fault handler, when the I/O is to write-protected guest
+    /// memory) must be running. Pausing a paused device does nothing.
     ///
     /// # Errors
     /// The device is still running.
     fn pause(&mut self) -> Result<(), LifecycleError>;
 
-    /// Lets a paused device go on. Raises the interrupts that are pending in its registers and looks at its queues
-    /// once, because a signal may have been lost on the way into or out of a snapshot. Resuming a running device does
-    /// nothing.
+    /// Lets a paused device go on. Raises the interrupts that are pending in its registers and
+    /// looks at its queues once, because a signal may have been lost on the way into or out of
+    /// a snapshot. Resuming a running device does nothing.
     ///
     /// # Errors
     /// A pending interrupt or notification could not be sent. The device runs.
@@ -42,12 +44,13 @@ pub trait Device: Send {
     /// Takes over a saved state and leaves the device paused.
     ///
     /// # Errors
-    /// The state is of another kind, instance or version, is damaged, or does not fit this machine. The device is then
-    /// in no defined state and must not be resumed.
+    /// The state is of another kind, instance or version, is damaged, or does not fit this machine.
+    /// The device is then in no defined state and must not be resumed.
     fn restore(&mut self, saved: &SavedDevice) -> Result<(), LifecycleError>;
 }
 
-/// The state of one device: a postcard-encoded `...StateV<version>` struct and what it is the state of.
+/// The state of one device: a postcard-encoded `...StateV<version>` struct and what it is the state
+/// of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedDevice {
     /// What the device is; see [`Device::kind`].
@@ -85,10 +88,12 @@ impl SavedDevice {
         })
     }
 
-    /// Decodes the state of device `kind` / `instance`, which must be of `version` and leave no byte over.
+    /// Decodes the state of device `kind` / `instance`, which must be of `version` and leave no
+    /// byte over.
     ///
     /// # Errors
-    /// One error for each of: other kind, other instance, unknown version, undecodable, bytes left over.
+    /// One error for each of: other kind, other instance, unknown version, undecodable, bytes left
+    /// over.
     pub fn decode<T: DeserializeOwned>(
         &self,
         kind: &str,
@@ -111,13 +116,14 @@ impl SavedDevice {
                 known: version,
             });
         }
-        let (state, rest) =
-            postcard::take_from_bytes(&self.payload).map_err(|source| LifecycleError::Malformed {
+        let (state, rest) = postcard::take_from_bytes(&self.payload).map_err(|source| {
+            LifecycleError::Malformed {
                 kind: kind.to_owned(),
                 version,
                 instance: instance.to_owned(),
                 source,
-            })?;
+            }
+        })?;
         if !rest.is_empty() {
             return Err(LifecycleError::LeftOver {
                 kind: kind.to_owned(),

@@ -39,7 +39,10 @@ fn a_state_of_another_kind_instance_or_version_is_named_in_the_error() {
         .decode::<LampStateV1>("lamp", 1, "lamp1")
         .unwrap_err()
         .to_string();
-    assert!(error.contains("lamp1") && error.contains("lamp0"), "{error}");
+    assert!(
+        error.contains("lamp1") && error.contains("lamp0"),
+        "{error}"
+    );
     let error = saved()
         .decode::<LampStateV1>("lamp", 3, "lamp0")
         .unwrap_err()
@@ -54,10 +57,16 @@ fn a_state_of_another_kind_instance_or_version_is_named_in_the_error() {
 fn short_damaged_and_long_states_are_refused() {
     let mut short = saved();
     short.payload.pop();
-    assert!(matches!(decode(&short), Err(LifecycleError::Malformed { .. })));
+    assert!(matches!(
+        decode(&short),
+        Err(LifecycleError::Malformed { .. })
+    ));
     let mut damaged = saved();
     damaged.payload[0] = 7;
-    assert!(matches!(decode(&damaged), Err(LifecycleError::Malformed { .. })));
+    assert!(matches!(
+        decode(&damaged),
+        Err(LifecycleError::Malformed { .. })
+    ));
     let mut long = saved();
     long.payload.extend([1, 2]);
     assert!(matches!(

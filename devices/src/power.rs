@@ -1,5 +1,6 @@
-//! Power-off and reset, as asked for by the guest: ACPI hardware-reduced sleep and reset registers (ACPI 6.5 section
-//! 4.8.3.7 and 4.8.3.6), and the keyboard controller's reset pulse that older code falls back to.
+//! Power-off and reset, as asked for by the guest: ACPI hardware-reduced sleep and reset registers
+//! (ACPI 6.5 section 4.8.3.7 and 4.8.3.6), and the keyboard controller's reset pulse that older
+//! code falls back to.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -63,8 +64,9 @@ impl PowerEvent {
     }
 }
 
-/// Where power devices leave the guest's request and the machine finds it. The first request stands: a guest that asks
-/// for both while the machine is on its way down gets what it asked for first.
+/// Where power devices leave the guest's request and the machine finds it. The first request
+/// stands: a guest that asks for both while the machine is on its way down gets what it asked for
+/// first.
 #[derive(Debug)]
 pub struct PowerSignal {
     requested: AtomicU8,
@@ -140,7 +142,8 @@ const KIND: &str = "acpi-power";
 const INSTANCE: &str = "power0";
 const VERSION: u16 = 1;
 
-/// State of [`AcpiPower`]. The registers hold nothing; a request that the machine has not carried out is all there is.
+/// State of [`AcpiPower`]. The registers hold nothing; a request that the machine has not carried
+/// out is all there is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AcpiPowerStateV1 {
     /// 0 nothing, 1 off, 2 reset.
@@ -159,7 +162,8 @@ impl AcpiPower {
 
 impl BusDevice for AcpiPower {
     fn read(&mut self, _offset: u64, bytes: &mut [u8]) {
-        // Sleep control is write-only, and the wake status bit is never set: S5 is left by a new machine only.
+        // Sleep control is write-only, and the wake status bit is never set: S5 is left by a new
+        // machine only.
         bytes.fill(0);
     }
 
@@ -222,7 +226,10 @@ impl Device for AcpiPower {
             return Err(LifecycleError::Rejected {
                 kind: KIND.to_owned(),
                 instance: INSTANCE.to_owned(),
-                reason: format!("{} is no power event; the state is damaged", state.requested),
+                reason: format!(
+                    "{} is no power event; the state is damaged",
+                    state.requested
+                ),
             });
         }
         self.signal.replace(requested);

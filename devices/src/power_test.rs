@@ -67,7 +67,10 @@ fn the_first_request_stands() {
 fn a_request_that_was_not_carried_out_survives_a_snapshot() {
     let (mut original, _) = power();
     write(&mut original, SLEEP_CONTROL_PORT, sleep(SLEEP_TYPE_S5));
-    assert!(matches!(original.save(), Err(LifecycleError::NotPaused { .. })));
+    assert!(matches!(
+        original.save(),
+        Err(LifecycleError::NotPaused { .. })
+    ));
     original.pause().unwrap();
     let saved = original.save().unwrap();
     assert_eq!(saved.payload, [1]);

@@ -1,4 +1,5 @@
-//! The 16550 serial port of the machine: `vm-superio`'s register model with our lifecycle and input back-pressure.
+//! The 16550 serial port of the machine: `vm-superio`'s register model with our lifecycle and input
+//! back-pressure.
 
 use std::io;
 use std::sync::Arc;
@@ -32,7 +33,8 @@ const IER_TRANSMIT_EMPTY: u8 = 1 << 1;
 const IIR_TRANSMIT_EMPTY: u8 = 1 << 1;
 const IIR_RECEIVED: u8 = 1 << 2;
 
-/// State of a [`SerialPort`]: its registers and what the guest has not yet taken out of the receive FIFO.
+/// State of a [`SerialPort`]: its registers and what the guest has not yet taken out of the receive
+/// FIFO.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SerialStateV1 {
     /// Divisor latch, low byte.
@@ -168,8 +170,9 @@ impl SerialPort {
         })
     }
 
-    /// Offers input to the guest. Takes as many bytes as the FIFO has room for, none while the port is paused or in
-    /// loop-back; the caller keeps the rest and offers it again when [`SerialPort::input_room`] is signalled.
+    /// Offers input to the guest. Takes as many bytes as the FIFO has room for, none while the port
+    /// is paused or in loop-back; the caller keeps the rest and offers it again when
+    /// [`SerialPort::input_room`] is signalled.
     pub fn enqueue_input(&mut self, bytes: &[u8]) -> usize {
         let room = self.uart.fifo_capacity();
         self.refused |= self.is_paused();
@@ -190,7 +193,8 @@ impl SerialPort {
         }
     }
 
-    /// Signalled when the guest has emptied the receive FIFO, or for another reason can take input again.
+    /// Signalled when the guest has emptied the receive FIFO, or for another reason can take input
+    /// again.
     pub fn input_room(&self) -> Arc<EventFd> {
         Arc::clone(&self.room.event)
     }
@@ -204,7 +208,8 @@ impl SerialPort {
         let state = self.uart.state();
         let enabled = state.interrupt_enable;
         let flagged = state.interrupt_identification;
-        (enabled & IER_RECEIVED != 0 && (flagged & IIR_RECEIVED != 0 || !state.in_buffer.is_empty()))
+        (enabled & IER_RECEIVED != 0
+            && (flagged & IIR_RECEIVED != 0 || !state.in_buffer.is_empty()))
             || (enabled & IER_TRANSMIT_EMPTY != 0 && flagged & IIR_TRANSMIT_EMPTY != 0)
     }
 }
@@ -250,7 +255,8 @@ impl Device for SerialPort {
         if !self.irq.silent.swap(false, Ordering::SeqCst) {
             return Ok(());
         }
-        // Signalled only when somebody waits for it: a ring of checkpoints resumes a hundred times a second.
+        // Signalled only when somebody waits for it: a ring of checkpoints resumes a hundred times
+        // a second.
         if std::mem::take(&mut self.refused) {
             self.room.signal();
         }

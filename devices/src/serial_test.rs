@@ -42,7 +42,11 @@ fn has_room_signal(port: &SerialPort) -> bool {
 fn what_the_guest_writes_is_output() {
     let (mut port, output, irq) = port();
     for byte in b"hello" {
-        assert_ne!(read(&mut port, LSR) & 0x20, 0, "the transmitter is always empty");
+        assert_ne!(
+            read(&mut port, LSR) & 0x20,
+            0,
+            "the transmitter is always empty"
+        );
         port.write(DATA, &[*byte]);
     }
     assert_eq!(output.scrollback(), b"hello");
@@ -109,11 +113,21 @@ fn state_comes_back_and_the_pending_interrupt_with_it() {
     original.write(IER, &[1]);
     original.write(SCR, &[0x5a]);
     assert_eq!(original.enqueue_input(b"ab"), 2);
-    assert!(matches!(original.save(), Err(LifecycleError::NotPaused { .. })));
+    assert!(matches!(
+        original.save(),
+        Err(LifecycleError::NotPaused { .. })
+    ));
     original.pause().unwrap();
-    assert_eq!(original.enqueue_input(b"c"), 0, "a paused port takes no input");
+    assert_eq!(
+        original.enqueue_input(b"c"),
+        0,
+        "a paused port takes no input"
+    );
     let saved = original.save().unwrap();
-    assert_eq!(saved.payload, [1, 0, 1, 4, 3, 0x61, 8, 0xb0, 0x5a, 2, b'a', b'b']);
+    assert_eq!(
+        saved.payload,
+        [1, 0, 1, 4, 3, 0x61, 8, 0xb0, 0x5a, 2, b'a', b'b']
+    );
     original.resume().unwrap();
     assert_eq!(irq.raised(), 2);
 

@@ -11,10 +11,12 @@ use vm_memory::bitmap::BitmapSlice;
 /// The kernel takes no more than this many vectors in one call (UIO_MAXIOV).
 const IOV_MAX: usize = 1024;
 
-/// Fills all of `slices`, in order, from `file` at `offset_bytes`. Does not use or move the file position.
+/// Fills all of `slices`, in order, from `file` at `offset_bytes`. Does not use or move the file
+/// position.
 ///
 /// # Errors
-/// The read failed, or the file ended before the slices were full. Part of them may have been written.
+/// The read failed, or the file ended before the slices were full. Part of them may have been
+/// written.
 pub(crate) fn read_exact_at<B: BitmapSlice>(
     file: &File,
     slices: &[VolatileSlice<'_, B>],
@@ -29,9 +31,10 @@ pub(crate) fn read_exact_at<B: BitmapSlice>(
         })
         .collect();
     let result = transfer(iovecs, offset_bytes, |iovecs, offset| {
-        // SAFETY: every vector is the memory of one of `slices`, valid for writes of its length for as long as the
-        // guards live, which outlive this call. The guest may write it at the same time; so may the kernel, which
-        // treats it as bytes. `transfer` passes at most IOV_MAX vectors, so the count fits.
+        // SAFETY: every vector is the memory of one of `slices`, valid for writes of its length for
+        // as long as the guards live, which outlive this call. The guest may write it at
+        // the same time; so may the kernel, which treats it as bytes. `transfer` passes at
+        // most IOV_MAX vectors, so the count fits.
         unsafe {
             libc::preadv(
                 file.as_raw_fd(),
@@ -47,7 +50,8 @@ pub(crate) fn read_exact_at<B: BitmapSlice>(
     result
 }
 
-/// Writes all of `slices`, in order, to `file` at `offset_bytes`. Does not use or move the file position.
+/// Writes all of `slices`, in order, to `file` at `offset_bytes`. Does not use or move the file
+/// position.
 ///
 /// # Errors
 /// The write failed; part of it may be in the file.
@@ -65,8 +69,9 @@ pub(crate) fn write_all_at<B: BitmapSlice>(
         })
         .collect();
     transfer(iovecs, offset_bytes, |iovecs, offset| {
-        // SAFETY: every vector is the memory of one of `slices`, valid for reads of its length for as long as the
-        // guards live, which outlive this call; pwritev does not write through iov_base. The count fits, as above.
+        // SAFETY: every vector is the memory of one of `slices`, valid for reads of its length for
+        // as long as the guards live, which outlive this call; pwritev does not write
+        // through iov_base. The count fits, as above.
         unsafe {
             libc::pwritev(
                 file.as_raw_fd(),
@@ -84,8 +89,8 @@ fn transfer(
     offset_bytes: u64,
     mut call: impl FnMut(&[libc::iovec], libc::off_t) -> isize,
 ) -> io::Result<()> {
-    let mut offset =
-        libc::off_t::try_from(offset_bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let mut offset = libc::off_t::try_from(offset_bytes)
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let mut rest = &mut iovecs[..];
     while !rest.is_empty() {
         let batch = rest.len().min(IOV_MAX);
@@ -141,13 +146,17 @@ pub(crate) fn fill_random(mut bytes: &mut [u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes an advisory lock on the whole of an open file without waiting, shared or exclusive. It goes away with the last
-/// descriptor of this opening, however the process ends.
+/// Takes an advisory lock on the whole of an open file without waiting, shared or exclusive. It
+/// goes away with the last descriptor of this opening, however the process ends.
 ///
 /// # Errors
 /// `WouldBlock` when another opening holds a lock that excludes this one.
 pub(crate) fn try_lock_file(file: &File, exclusive: bool) -> io::Result<()> {
-    let operation = if exclusive { libc::LOCK_EX } else { libc::LOCK_SH };
+    let operation = if exclusive {
+        libc::LOCK_EX
+    } else {
+        libc::LOCK_SH
+    };
     // SAFETY: takes a descriptor, which is open for as long as `file` is borrowed, and flags.
     if unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) } < 0 {
         return Err(io::Error::last_os_error());
@@ -155,7 +164,8 @@ pub(crate) fn try_lock_file(file: &File, exclusive: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether one of `events` (POLLIN, POLLOUT) is ready on `fd`, or an error or hang-up is, within `timeout`.
+/// Whether one of `events` (POLLIN, POLLOUT) is ready on `fd`, or an error or hang-up is, within
+/// `timeout`.
 ///
 /// # Errors
 /// The descriptor cannot be polled.
@@ -167,7 +177,8 @@ pub(crate) fn poll_ready(fd: RawFd, events: libc::c_short, timeout: Duration) ->
             events,
             revents: 0,
         };
-        // SAFETY: the pointer is to one live entry and the count is 1; a bad descriptor is reported in `revents`.
+        // SAFETY: the pointer is to one live entry and the count is 1; a bad descriptor is reported
+        // in `revents`.
         let ready = unsafe { libc::poll(&mut entry, 1, timeout_ms) };
         if ready >= 0 {
             return Ok(ready > 0);

@@ -38,7 +38,8 @@ fn the_end_of_the_file_and_impossible_offsets_are_errors() {
     read_exact_at(&file, &slices, 2).unwrap();
 }
 
-/// Short transfers of every size end with all bytes in place, and a signal in between changes nothing.
+/// Short transfers of every size end with all bytes in place, and a signal in between changes
+/// nothing.
 #[test]
 fn a_short_transfer_is_continued_where_it_stopped() {
     for step in 1..9 {

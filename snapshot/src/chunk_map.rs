@@ -73,7 +73,10 @@ impl Default for LeafBlocks {
 impl std::fmt::Debug for LeafBlocks {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_map()
-            .entries(self.iter_present().map(|(index, block)| (index, block.get())))
+            .entries(
+                self.iter_present()
+                    .map(|(index, block)| (index, block.get())),
+            )
             .finish()
     }
 }
@@ -126,7 +129,9 @@ impl ChunkMap {
     pub fn simplified(&self) -> ChunkMap {
         match self {
             ChunkMap::Frames(blocks) if blocks.count() == 0 => ChunkMap::Hole,
-            ChunkMap::Frames(blocks) => blocks.as_chunk().map_or_else(|| self.clone(), ChunkMap::Whole),
+            ChunkMap::Frames(blocks) => blocks
+                .as_chunk()
+                .map_or_else(|| self.clone(), ChunkMap::Whole),
             other => other.clone(),
         }
     }

@@ -1,7 +1,8 @@
 //! What is different between the memories of two snapshots.
 //!
-//! A block that both have at the same place is the same and is not read. As for a scrub, blocks are read without a lock and
-//! without a pin; what was found counts only if both snapshots are still there afterwards, with the same maps.
+//! A block that both have at the same place is the same and is not read. As for a scrub, blocks are
+//! read without a lock and without a pin; what was found counts only if both snapshots are still
+//! there afterwards, with the same maps.
 
 use std::iter::Peekable;
 use std::ops::ControlFlow;
@@ -35,7 +36,8 @@ pub struct FrameRun {
     pub frames: u64,
 }
 
-/// How two snapshots differ. A frame without a block is one of zeros, also behind the end of the smaller memory.
+/// How two snapshots differ. A frame without a block is one of zeros, also behind the end of the
+/// smaller memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct DiffReport {
     /// Frames whose block both have.
@@ -51,8 +53,8 @@ pub struct DiffReport {
 }
 
 impl Pool {
-    /// Compares the memories of two snapshots. `on_progress` is called now and then, without any lock; when it breaks, the
-    /// comparison ends early.
+    /// Compares the memories of two snapshots. `on_progress` is called now and then, without any
+    /// lock; when it breaks, the comparison ends early.
     ///
     /// # Errors
     /// [`Error::NotFound`], also when one is removed meanwhile; [`Error::Damaged`]; [`Error::Io`].
@@ -91,7 +93,10 @@ struct Diff<'p> {
 }
 
 impl<'p> Diff<'p> {
-    fn new(pool: &'p Arc<Pool>, on_progress: &'p mut dyn FnMut(DiffProgress) -> ControlFlow<()>) -> Self {
+    fn new(
+        pool: &'p Arc<Pool>,
+        on_progress: &'p mut dyn FnMut(DiffProgress) -> ControlFlow<()>,
+    ) -> Self {
         let frame = || vec![0; BLOCK_SIZE_BYTES as usize];
         Self {
             pool,
@@ -127,7 +132,9 @@ impl<'p> Diff<'p> {
                     if self.alike(left, right)? {
                         self.report.frames_alike += 1;
                     } else {
-                        self.different(u64::from(index) * u64::from(CHUNK_BLOCKS) + u64::from(frame));
+                        self.different(
+                            u64::from(index) * u64::from(CHUNK_BLOCKS) + u64::from(frame),
+                        );
                     }
                 }
             }

@@ -8,7 +8,8 @@ use crate::test_snapshot::{Taken, of_vm, pool};
 use crate::{Error, Pool};
 
 fn diff(pool: &Arc<Pool>, names: [&str; 2]) -> DiffReport {
-    pool.diff(names, &mut |_| ControlFlow::Continue(())).unwrap()
+    pool.diff(names, &mut |_| ControlFlow::Continue(()))
+        .unwrap()
 }
 
 fn run(frame: u64, frames: u64) -> FrameRun {
@@ -27,7 +28,11 @@ fn what_differs_is_told_in_runs_and_what_is_shared_or_alike_is_not() {
     let report = diff(&pool, ["first", "then"]);
     assert_eq!(report.different, [run(511, 3)]);
     assert_eq!(
-        (report.frames_shared, report.frames_alike, report.frames_different),
+        (
+            report.frames_shared,
+            report.frames_alike,
+            report.frames_different
+        ),
         (2, 2, 3)
     );
     assert_eq!(diff(&pool, ["then", "first"]), report);
@@ -71,7 +76,9 @@ fn it_can_be_ended() {
     let vm = pool.hold("vm").unwrap();
     of_vm("a", None, &[(0, 0, 1), (2, 0, 1)]).by(&vm);
     of_vm("b", None, &[(0, 0, 2), (2, 0, 2)]).by(&vm);
-    let report = pool.diff(["a", "b"], &mut |_| ControlFlow::Break(())).unwrap();
+    let report = pool
+        .diff(["a", "b"], &mut |_| ControlFlow::Break(()))
+        .unwrap();
     assert!(report.interrupted);
     assert_eq!(report.different, [run(0, 1)]);
 }

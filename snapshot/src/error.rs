@@ -1,4 +1,5 @@
-//! What can go wrong with a pool. The texts say the cause; the remedy is for those who know what the user can do.
+//! What can go wrong with a pool. The texts say the cause; the remedy is for those who know what
+//! the user can do.
 
 use std::path::PathBuf;
 

@@ -1,8 +1,9 @@
 //! Places at which a test can have the process die, as by `kill -9`.
 //!
-//! Only the feature `fault-points` puts anything there: then `NVVMM_FAULT=<name>` kills the process when it comes to the
-//! place of that name, `NVVMM_FAULT=<name>:<n>` when it does so for the `n`-th time. `NVVMM_FAULT_WAIT=<name>:<file>` has it
-//! wait there as long as the file exists: what is usually over in an instant then has time to go wrong.
+//! Only the feature `fault-points` puts anything there: then `NVVMM_FAULT=<name>` kills the process
+//! when it comes to the place of that name, `NVVMM_FAULT=<name>:<n>` when it does so for the `n`-th
+//! time. `NVVMM_FAULT_WAIT=<name>:<file>` has it wait there as long as the file exists: what is
+//! usually over in an instant then has time to go wrong.
 
 macro_rules! fault_points {
     ($($(#[$meaning:meta])* $point:ident = $name:literal,)*) => {
@@ -190,7 +191,8 @@ mod armed {
         assert!(known, "there is no fault point '{name}'");
     }
 
-    /// Kills the process, if this is the place that `NVVMM_FAULT` names; waits, if `NVVMM_FAULT_WAIT` names it.
+    /// Kills the process, if this is the place that `NVVMM_FAULT` names; waits, if
+    /// `NVVMM_FAULT_WAIT` names it.
     pub fn fault_point(point: FaultPoint) {
         static FAULT: OnceLock<Option<Fault>> = OnceLock::new();
         static WAIT: OnceLock<Option<(String, PathBuf)>> = OnceLock::new();

@@ -1,4 +1,5 @@
-//! Byte-range locks that the kernel drops when a process dies (open file description locks, fcntl(2)).
+//! Byte-range locks that the kernel drops when a process dies (open file description locks,
+//! fcntl(2)).
 //!
 //! They lie far behind the end of the pool, so they never meet a lock on the pool's bytes.
 
@@ -35,7 +36,12 @@ pub(crate) enum LockMode {
 
 /// Takes a lock if nobody has it in the way. False when somebody has.
 pub(crate) fn try_lock(file: &File, place: LockPlace, mode: LockMode) -> Result<bool> {
-    match retry(|| fcntl(file, FcntlArg::F_OFD_SETLK(&request(place, mode_type(mode))))) {
+    match retry(|| {
+        fcntl(
+            file,
+            FcntlArg::F_OFD_SETLK(&request(place, mode_type(mode))),
+        )
+    }) {
         Ok(_) => Ok(true),
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
         Err(errno) => Err(Error::io("locking the pool")(errno)),
@@ -44,15 +50,25 @@ pub(crate) fn try_lock(file: &File, place: LockPlace, mode: LockMode) -> Result<
 
 /// Takes a lock, waiting for it.
 pub(crate) fn lock(file: &File, place: LockPlace, mode: LockMode) -> Result<()> {
-    retry(|| fcntl(file, FcntlArg::F_OFD_SETLKW(&request(place, mode_type(mode)))))
-        .map_err(Error::io("locking the pool"))?;
+    retry(|| {
+        fcntl(
+            file,
+            FcntlArg::F_OFD_SETLKW(&request(place, mode_type(mode))),
+        )
+    })
+    .map_err(Error::io("locking the pool"))?;
     Ok(())
 }
 
 /// Gives a lock back.
 pub(crate) fn unlock(file: &File, place: LockPlace) -> Result<()> {
-    retry(|| fcntl(file, FcntlArg::F_OFD_SETLK(&request(place, libc::F_UNLCK as i16))))
-        .map_err(Error::io("unlocking the pool"))?;
+    retry(|| {
+        fcntl(
+            file,
+            FcntlArg::F_OFD_SETLK(&request(place, libc::F_UNLCK as i16)),
+        )
+    })
+    .map_err(Error::io("unlocking the pool"))?;
     Ok(())
 }
 

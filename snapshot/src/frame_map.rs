@@ -11,8 +11,8 @@ use crate::number::{BlockNo, SnapshotId};
 use crate::pool::Pool;
 use crate::tree::{Place, leaf_map};
 
-/// Which blocks hold a snapshot's memory, read from the pool as it is asked for. Safe to use as long as a holder pins
-/// the snapshot.
+/// Which blocks hold a snapshot's memory, read from the pool as it is asked for. Safe to use as
+/// long as a holder pins the snapshot.
 pub struct FrameMap {
     pool: Arc<Pool>,
     id: SnapshotId,
@@ -72,7 +72,10 @@ impl FrameMap {
     }
 
     /// The same, from the chunk of this index on. What is before it is not read.
-    pub fn iter_present_from(&self, index: u32) -> impl Iterator<Item = Result<(u32, ChunkMap)>> + '_ {
+    pub fn iter_present_from(
+        &self,
+        index: u32,
+    ) -> impl Iterator<Item = Result<(u32, ChunkMap)>> + '_ {
         Present {
             map: self,
             from: u64::from(index),
@@ -87,7 +90,12 @@ impl FrameMap {
         )
     }
 
-    fn inner_node(&self, block: BlockNo, crc24: u32, place: Place) -> Result<Arc<[Entry; INNER_ENTRIES]>> {
+    fn inner_node(
+        &self,
+        block: BlockNo,
+        crc24: u32,
+        place: Place,
+    ) -> Result<Arc<[Entry; INNER_ENTRIES]>> {
         let known = |map: &Mutex<HashMap<_, Arc<_>>>| {
             map.lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -134,7 +142,10 @@ impl Iterator for Present<'_> {
         while let Some((entry, place)) = self.left.pop() {
             match entry {
                 Entry::Hole => {}
-                _ if place.first_index.saturating_add(leaves_covered(place.level)) <= self.from => {}
+                _ if place
+                    .first_index
+                    .saturating_add(leaves_covered(place.level))
+                    <= self.from => {}
                 Entry::Node { block, crc24 } if place.level > 0 => {
                     match self.map.inner_node(block, crc24, place) {
                         Ok(entries) => {
@@ -151,7 +162,9 @@ impl Iterator for Present<'_> {
                 }
                 _ => {
                     let index = place.first_index as u32;
-                    return Some(leaf_map(&self.map.pool.store, entry, place).map(|chunk| (index, chunk)));
+                    return Some(
+                        leaf_map(&self.map.pool.store, entry, place).map(|chunk| (index, chunk)),
+                    );
                 }
             }
         }

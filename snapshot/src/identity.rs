@@ -8,7 +8,8 @@ use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Result};
 
-/// Tells a snapshot from all others: given at random when it is taken, and kept when it is moved to another pool.
+/// Tells a snapshot from all others: given at random when it is taken, and kept when it is moved to
+/// another pool.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity([u8; 16]);
 

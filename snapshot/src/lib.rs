@@ -1,9 +1,11 @@
-//! The pool: a block file system in persistent or shared memory, whose snapshots refer to blocks by reference.
+//! The pool: a block file system in persistent or shared memory, whose snapshots refer to blocks by
+//! reference.
 //!
-//! A [`Pool`] is a file of 4 KiB blocks in chunks of 2 MiB. Virtual machines are its [`Holder`]s: they take blocks from
-//! chunks that are leased to them, and commit snapshots that refer to those blocks ([`Holder::commit_snapshot`]). A
-//! snapshot is a [`FrameMap`] from guest frames to blocks and the machine's saved state; committed blocks never change
-//! and never move. Any number of processes use one pool without a daemon: locks that the kernel drops when a process
+//! A [`Pool`] is a file of 4 KiB blocks in chunks of 2 MiB. Virtual machines are its [`Holder`]s:
+//! they take blocks from chunks that are leased to them, and commit snapshots that refer to those
+//! blocks ([`Holder::commit_snapshot`]). A snapshot is a [`FrameMap`] from guest frames to blocks
+//! and the machine's saved state; committed blocks never change and never move. Any number of
+//! processes use one pool without a daemon: locks that the kernel drops when a process
 //! dies tell who lives, and whoever comes next takes back what the dead left.
 //!
 //! docs/format.md describes every byte. Nothing here knows of virtual machines beyond the words.
@@ -48,11 +50,13 @@ pub use holder::{Committed, Consumed, ConsumedChunk, Holder, NewSnapshot, Reserv
 pub use identity::Identity;
 pub use layout::inode::SnapshotKind;
 pub use moving::{MoveProgress, ReceiveReport, SendOptions, SendReport};
-pub use number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo, FrameSet, SnapshotId};
+pub use number::{
+    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo, FrameSet, SnapshotId,
+};
 pub use pool::{
-    CheckReport, ChunkUse, CreateOptions, GrowOptions, Grown, HolderStatus, InodePlace, MapInside, Pool,
-    PoolInside, PoolMap, PoolStatus, Reference, SegmentInside, SnapshotEntry, SnapshotInside, SnapshotSpace,
-    SuperblockInside,
+    CheckReport, ChunkUse, CreateOptions, GrowOptions, Grown, HolderStatus, InodePlace, MapInside,
+    Pool, PoolInside, PoolMap, PoolStatus, Reference, SegmentInside, SnapshotEntry, SnapshotInside,
+    SnapshotSpace, SuperblockInside,
 };
 pub use reader::SnapshotReader;
 pub use region::{CowEngine, Durability, DurabilityLimit, Medium};

@@ -27,7 +27,9 @@ impl BlockNo {
         if !offset_bytes.is_multiple_of(BLOCK_SIZE_BYTES) {
             return None;
         }
-        u32::try_from(offset_bytes / BLOCK_SIZE_BYTES).ok().map(BlockNo)
+        u32::try_from(offset_bytes / BLOCK_SIZE_BYTES)
+            .ok()
+            .map(BlockNo)
     }
 
     /// The number.

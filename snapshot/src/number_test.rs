@@ -4,7 +4,11 @@ use super::*;
 fn blocks_and_chunks_convert() {
     let block = BlockNo::new(513);
     assert_eq!(
-        (block.chunk().get(), block.index_in_chunk(), block.byte_offset()),
+        (
+            block.chunk().get(),
+            block.index_in_chunk(),
+            block.byte_offset()
+        ),
         (1, 1, 513 * 4096)
     );
     assert_eq!(block.chunk().block(1), block);
@@ -28,7 +32,9 @@ fn a_frame_set_is_a_set() {
     assert_eq!(set.iter().collect::<Vec<_>>(), [0, 63, 64, 511]);
     assert_eq!((set.count(), set.iter_absent().count()), (4, 508));
     assert!(set.remove(63) && !set.remove(63) && !set.contains(63));
-    assert!(FrameSet::FULL.is_full() && FrameSet::EMPTY.is_empty() && !set.is_full() && !set.is_empty());
+    assert!(
+        FrameSet::FULL.is_full() && FrameSet::EMPTY.is_empty() && !set.is_full() && !set.is_empty()
+    );
 }
 
 #[test]

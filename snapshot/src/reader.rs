@@ -1,7 +1,8 @@
 //! A snapshot's memory and state, read without holding it.
 //!
-//! As for a scrub there is no lock and no pin while blocks are read: a reader is in nobody's way, and leaves nothing behind when
-//! its process is killed. What was read is given out only if the snapshot is still there afterwards, with the same map.
+//! As for a scrub there is no lock and no pin while blocks are read: a reader is in nobody's way,
+//! and leaves nothing behind when its process is killed. What was read is given out only if the
+//! snapshot is still there afterwards, with the same map.
 
 use std::sync::Arc;
 
@@ -75,8 +76,8 @@ impl SnapshotReader {
     /// Copies memory out; what was never written is zeros.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when the snapshot was removed; [`Error::InvalidSnapshot`] behind the memory's end;
-    /// [`Error::Damaged`]; [`Error::Io`].
+    /// [`Error::NotFound`] when the snapshot was removed; [`Error::InvalidSnapshot`] behind the
+    /// memory's end; [`Error::Damaged`]; [`Error::Io`].
     pub fn read(&self, offset: u64, into: &mut [u8]) -> Result<()> {
         self.end_of(offset, into.len() as u64)?;
         self.valid(self.read_unguarded(offset, into))
@@ -91,7 +92,8 @@ impl SnapshotReader {
         self.valid(self.next_data_unguarded(offset))
     }
 
-    /// The first byte from `offset` on that is in no block; the memory's end when only data follows.
+    /// The first byte from `offset` on that is in no block; the memory's end when only data
+    /// follows.
     ///
     /// # Errors
     /// As [`SnapshotReader::read`].
@@ -100,8 +102,8 @@ impl SnapshotReader {
         self.valid(self.next_hole_unguarded(offset))
     }
 
-    /// What was found, if the snapshot is there to have been read. A map that makes no sense may be one whose blocks are
-    /// somebody else's by now.
+    /// What was found, if the snapshot is there to have been read. A map that makes no sense may be
+    /// one whose blocks are somebody else's by now.
     fn valid<T>(&self, found: Result<T>) -> Result<T> {
         let listing = CatalogLock::take(&self.pool)?.listing()?;
         match listing.still_has(&self.inode) {
@@ -112,12 +114,13 @@ impl SnapshotReader {
 
     fn end_of(&self, offset: u64, len: u64) -> Result<u64> {
         let end = offset.checked_add(len);
-        end.filter(|end| *end <= self.inode.memory_bytes).ok_or_else(|| {
-            Error::invalid(format!(
-                "{len} bytes from byte {offset} on are behind the memory's {} bytes",
-                self.inode.memory_bytes
-            ))
-        })
+        end.filter(|end| *end <= self.inode.memory_bytes)
+            .ok_or_else(|| {
+                Error::invalid(format!(
+                    "{len} bytes from byte {offset} on are behind the memory's {} bytes",
+                    self.inode.memory_bytes
+                ))
+            })
     }
 
     fn read_unguarded(&self, offset: u64, into: &mut [u8]) -> Result<()> {
@@ -142,7 +145,9 @@ impl SnapshotReader {
                 first: chunk.block(frame(at)),
                 bytes: rest.len().min((BLOCK_SIZE_BYTES - within) as usize),
             };
-            while run.bytes < rest.len() && run.goes_on(within, chunk.block(frame(at + run.bytes as u64))) {
+            while run.bytes < rest.len()
+                && run.goes_on(within, chunk.block(frame(at + run.bytes as u64)))
+            {
                 run.bytes = rest.len().min(run.bytes + BLOCK_SIZE_BYTES as usize);
             }
             let (piece, behind) = rest.split_at_mut(run.bytes);
@@ -193,7 +198,8 @@ impl SnapshotReader {
 }
 
 impl Run {
-    /// Whether this block comes right behind the run, which began that many bytes into its first one.
+    /// Whether this block comes right behind the run, which began that many bytes into its first
+    /// one.
     fn goes_on(&self, within: u64, block: Option<BlockNo>) -> bool {
         let blocks = (within + self.bytes as u64) / BLOCK_SIZE_BYTES;
         match (self.first, block) {

@@ -5,7 +5,14 @@ use crate::test_snapshot::{Taken, of_vm, pool};
 use crate::{CHUNK_SIZE_BYTES, Error};
 
 const FRAME: u64 = 4096;
-const FRAMES: [(u32, u32, u8); 6] = [(0, 0, 1), (0, 5, 2), (0, 511, 3), (1, 0, 4), (3, 7, 5), (3, 8, 6)];
+const FRAMES: [(u32, u32, u8); 6] = [
+    (0, 0, 1),
+    (0, 5, 2),
+    (0, 511, 3),
+    (1, 0, 4),
+    (3, 7, 5),
+    (3, 8, 6),
+];
 
 fn at(chunk: u32, frame: u32) -> u64 {
     u64::from(chunk) * CHUNK_SIZE_BYTES + u64::from(frame) * FRAME
@@ -48,7 +55,10 @@ fn memory_is_read_at_any_place_and_length() {
         );
     }
     assert_eq!(reader.state().unwrap(), b"state");
-    assert_eq!(pool.reader_of(reader.entry().id).unwrap().entry(), reader.entry());
+    assert_eq!(
+        pool.reader_of(reader.entry().id).unwrap().entry(),
+        reader.entry()
+    );
 }
 
 #[test]
@@ -76,7 +86,10 @@ fn holes_are_found() {
     assert_eq!(reader.next_hole(size - 1).unwrap(), size - 1);
     assert_eq!(reader.next_data(at(3, 9)).unwrap(), None);
     assert_eq!(
-        (reader.next_data(size).unwrap(), reader.next_hole(size).unwrap()),
+        (
+            reader.next_data(size).unwrap(),
+            reader.next_hole(size).unwrap()
+        ),
         (None, size)
     );
     assert!(reader.next_data(size + 1).is_err());
@@ -96,7 +109,10 @@ fn memory_without_a_hole_is_data_to_its_end() {
     assert_eq!(reader.next_hole(0).unwrap(), CHUNK_SIZE_BYTES);
     let bytes = read(&reader, 0, CHUNK_SIZE_BYTES);
     let frames: Vec<u8> = bytes.chunks(FRAME as usize).map(|frame| frame[0]).collect();
-    assert_eq!(frames, (0..512).map(|frame| frame as u8).collect::<Vec<u8>>());
+    assert_eq!(
+        frames,
+        (0..512).map(|frame| frame as u8).collect::<Vec<u8>>()
+    );
 }
 
 #[test]

@@ -37,7 +37,8 @@ pub(crate) fn derive_refs(lock: &CatalogLock<'_>) -> Result<BlockNumbers> {
     Ok(count.0)
 }
 
-/// Derives all reference counts anew, and zeroes what is free by them outside of living holders' leases.
+/// Derives all reference counts anew, and zeroes what is free by them outside of living holders'
+/// leases.
 pub(crate) fn rebuild(lock: &mut CatalogLock<'_>) -> Result<()> {
     let store = lock.store();
     lock.forget();

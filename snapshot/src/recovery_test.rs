@@ -52,7 +52,12 @@ fn looks(pool: &Pool) -> Looks {
     looks
 }
 
-fn take(vm: &Holder, name: &str, base: Option<SnapshotId>, changes: &[(u32, ChunkMap)]) -> SnapshotId {
+fn take(
+    vm: &Holder,
+    name: &str,
+    base: Option<SnapshotId>,
+    changes: &[(u32, ChunkMap)],
+) -> SnapshotId {
     let new = NewSnapshot {
         kind: SnapshotKind::Vm,
         name,
@@ -80,7 +85,8 @@ fn a_further_snapshot_costs_what_it_does_not_share() {
         .collect();
     let mut last = take(&vm, "first", None, &whole);
     let first = looks(&pool);
-    // The catalog's root and leaf, the map's root; a look for each chunk, not for each of its blocks.
+    // The catalog's root and leaf, the map's root; a look for each chunk, not for each of its
+    // blocks.
     assert_eq!((first.inodes, first.nodes, first.frames), (1, 3, CHUNKS));
 
     // Nothing was written: the map is the same one.
@@ -119,7 +125,8 @@ fn a_further_snapshot_costs_what_it_does_not_share() {
     assert!(pool.check().unwrap().is_clean());
 }
 
-/// What a process has written that died is taken back without looking for the end of what is written after it.
+/// What a process has written that died is taken back without looking for the end of what is
+/// written after it.
 #[test]
 fn what_is_written_is_found_once_for_each_stretch() {
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
@@ -136,7 +143,8 @@ fn what_is_written_is_found_once_for_each_stretch() {
         .filter(|block| block.get() % 7 != 3)
         .collect();
     for block in &written {
-        vm.write_block(*block, &[1; BLOCK_SIZE_BYTES as usize]).unwrap();
+        vm.write_block(*block, &[1; BLOCK_SIZE_BYTES as usize])
+            .unwrap();
     }
     let store = &pool.store;
     let end = chunks[3].byte_offset() + CHUNK_SIZE_BYTES;

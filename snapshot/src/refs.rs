@@ -13,8 +13,8 @@ pub(crate) struct BlockNumbers {
     chunks: BTreeMap<ChunkNo, Numbers>,
 }
 
-/// The numbers of a chunk's blocks. Most of a guest's memory is whole chunks, which every snapshot refers to as such:
-/// that is one addition and not 512.
+/// The numbers of a chunk's blocks. Most of a guest's memory is whole chunks, which every snapshot
+/// refers to as such: that is one addition and not 512.
 #[derive(Debug, Default)]
 struct Numbers {
     /// What each block has besides its own.
@@ -34,7 +34,10 @@ impl Numbers {
     }
 
     fn to_array(&self) -> [i32; CHUNK_BLOCKS as usize] {
-        let each = self.of_each.as_deref().unwrap_or(&[0; CHUNK_BLOCKS as usize]);
+        let each = self
+            .of_each
+            .as_deref()
+            .unwrap_or(&[0; CHUNK_BLOCKS as usize]);
         each.map(|own| self.of_all.saturating_add(own))
     }
 }
@@ -141,7 +144,8 @@ impl RefChanges {
         let chunk = match frames {
             Frames::Chunk(chunk) => chunk,
             Frames::Leaf(blocks) => {
-                return present(blocks).try_for_each(|block| self.drop_one(store, block).map(|_| ()));
+                return present(blocks)
+                    .try_for_each(|block| self.drop_one(store, block).map(|_| ()));
             }
         };
         let counts = store.refcounts(chunk)?;
@@ -175,12 +179,18 @@ impl RefChanges {
 
     /// The blocks that become free and are not in `kept`, sorted.
     pub(crate) fn freed_sorted(&self, kept: impl Fn(BlockNo) -> bool) -> Vec<BlockNo> {
-        let mut freed: Vec<BlockNo> = self.freed.iter().copied().filter(|block| !kept(*block)).collect();
+        let mut freed: Vec<BlockNo> = self
+            .freed
+            .iter()
+            .copied()
+            .filter(|block| !kept(*block))
+            .collect();
         freed.sort_unstable();
         freed
     }
 
-    /// Changes the counts on the pool. What becomes free must read as zero by now: a holder takes it at once.
+    /// Changes the counts on the pool. What becomes free must read as zero by now: a holder takes
+    /// it at once.
     pub(crate) fn apply(&self, store: &BlockStore) -> Result<()> {
         for (chunk, changes) in self.changes.chunks() {
             let before = store.refcounts(chunk)?;

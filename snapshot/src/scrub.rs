@@ -1,9 +1,10 @@
 //! Digests of snapshots' blocks: made once, compared ever after.
 //!
-//! Blocks are read without a lock and without a pin: nobody waits for a scrub, and a removal frees at once. What was
-//! read counts only if the snapshot is still there afterwards, with the same map, under the catalog lock: ids are never
-//! used twice and a snapshot's blocks never change, so they were its blocks all the time. Digests are set and compared
-//! under the same lock, so none is ever set for a block that is no snapshot's any more.
+//! Blocks are read without a lock and without a pin: nobody waits for a scrub, and a removal frees
+//! at once. What was read counts only if the snapshot is still there afterwards, with the same map,
+//! under the catalog lock: ids are never used twice and a snapshot's blocks never change, so they
+//! were its blocks all the time. Digests are set and compared under the same lock, so none is ever
+//! set for a block that is no snapshot's any more.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::ControlFlow;
@@ -27,7 +28,8 @@ const DAMAGED_MAX: usize = 1000;
 /// How far a scrub is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ScrubProgress {
-    /// Frames that were looked at. A block counts for each snapshot that it is in, and is read once.
+    /// Frames that were looked at. A block counts for each snapshot that it is in, and is read
+    /// once.
     pub frames_done: u64,
     /// Frames of all snapshots that there were at the beginning.
     pub frames_total: u64,
@@ -77,23 +79,27 @@ impl ScrubReport {
 }
 
 impl Pool {
-    /// Reads everything that snapshots hold: verifies blocks that have a digest, and makes digests for the others.
-    /// `on_progress` is called now and then, without any lock; when it breaks, the scrub ends early. Snapshots that are
-    /// taken meanwhile are left to the next scrub.
+    /// Reads everything that snapshots hold: verifies blocks that have a digest, and makes digests
+    /// for the others. `on_progress` is called now and then, without any lock; when it breaks,
+    /// the scrub ends early. Snapshots that are taken meanwhile are left to the next scrub.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the catalog itself cannot be read, [`Error::Io`]. What else is wrong is in the report.
+    /// [`Error::Damaged`] when the catalog itself cannot be read, [`Error::Io`]. What else is wrong
+    /// is in the report.
     pub fn scrub(
         self: &Arc<Self>,
         on_progress: &mut dyn FnMut(ScrubProgress) -> ControlFlow<()>,
     ) -> Result<ScrubReport> {
         let listing = CatalogLock::take(self)?.listing()?;
-        let inodes: Vec<Arc<Inode>> = listing.iter().map(|listed| Arc::clone(&listed.inode)).collect();
+        let inodes: Vec<Arc<Inode>> = listing
+            .iter()
+            .map(|listed| Arc::clone(&listed.inode))
+            .collect();
         Scrub::new(self, true, on_progress).run(&inodes)
     }
 
-    /// Makes digests for the blocks of a snapshot that have none, and looks at no others. Ends early when `on_progress`
-    /// breaks, or the snapshot is removed.
+    /// Makes digests for the blocks of a snapshot that have none, and looks at no others. Ends
+    /// early when `on_progress` breaks, or the snapshot is removed.
     ///
     /// # Errors
     /// As [`Pool::scrub`]; [`Error::NotFound`].
@@ -118,7 +124,8 @@ struct Scrub<'p> {
     on_progress: &'p mut dyn FnMut(ScrubProgress) -> ControlFlow<()>,
     progress: ScrubProgress,
     report: ScrubReport,
-    /// Blocks that are done. They stay what they are: a snapshot that has one of them has had it from the beginning.
+    /// Blocks that are done. They stay what they are: a snapshot that has one of them has had it
+    /// from the beginning.
     seen: BTreeMap<ChunkNo, FrameSet>,
     damaged: HashSet<BlockNo>,
     buffer: Vec<u8>,
@@ -184,7 +191,10 @@ impl<'p> Scrub<'p> {
         let mut chunks = map.iter_present();
         let mut made_in = BTreeSet::new();
         let mut batch = Batch {
-            fault: self.verify.then(|| self.pool.state_of(inode).err()).flatten(),
+            fault: self
+                .verify
+                .then(|| self.pool.state_of(inode).err())
+                .flatten(),
             ..Batch::default()
         };
         let mut told = ControlFlow::Continue(());
@@ -228,7 +238,11 @@ impl<'p> Scrub<'p> {
             if seen.is_some_and(|seen| seen.contains(block.index_in_chunk())) {
                 if self.damaged.contains(&block) {
                     let found = Found::DamagedBefore;
-                    batch.reads.push(Read { frame, block, found });
+                    batch.reads.push(Read {
+                        frame,
+                        block,
+                        found,
+                    });
                 }
             } else if self.verify || self.pool.store.digest(block)? == 0 {
                 wanted.push((block, frame));
@@ -252,7 +266,8 @@ impl<'p> Scrub<'p> {
             self.buffer.resize(len, 0);
         }
         let bytes = &mut self.buffer[..len];
-        // A digest is made of what was committed, which the cache may still have, and compared with what the medium has.
+        // A digest is made of what was committed, which the cache may still have, and compared with
+        // what the medium has.
         if self.verify {
             region.forget_cached(start, bytes.len() as u64)?;
         }
@@ -273,8 +288,14 @@ impl<'p> Scrub<'p> {
         Ok(())
     }
 
-    /// Compares and sets digests, if the snapshot is still there; false when it is not, and nothing counts.
-    fn count(&mut self, inode: &Arc<Inode>, batch: Batch, made_in: &mut BTreeSet<ChunkNo>) -> Result<bool> {
+    /// Compares and sets digests, if the snapshot is still there; false when it is not, and nothing
+    /// counts.
+    fn count(
+        &mut self,
+        inode: &Arc<Inode>,
+        batch: Batch,
+        made_in: &mut BTreeSet<ChunkNo>,
+    ) -> Result<bool> {
         let mut lock = CatalogLock::take(self.pool)?;
         let listing = lock.listing()?;
         if !listing.still_has(inode) {
@@ -286,8 +307,16 @@ impl<'p> Scrub<'p> {
                 .push(format!("snapshot '{}': {fault}", inode.name));
         }
         let store = &self.pool.store;
-        for Read { frame, block, found } in batch.reads {
-            let (digest, seen) = (store.digest(block)?, self.seen.entry(block.chunk()).or_default());
+        for Read {
+            frame,
+            block,
+            found,
+        } in batch.reads
+        {
+            let (digest, seen) = (
+                store.digest(block)?,
+                self.seen.entry(block.chunk()).or_default(),
+            );
             let new = seen.insert(block.index_in_chunk());
             let unreadable = matches!(found, Found::Unreadable);
             match found {

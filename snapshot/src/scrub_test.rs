@@ -57,9 +57,14 @@ fn take_in(
 }
 
 fn flip(pool: &Pool, block: BlockNo, at: u64) {
-    let file = File::options().read(true).write(true).open(pool.path()).unwrap();
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(pool.path())
+        .unwrap();
     let mut byte = [0];
-    file.read_exact_at(&mut byte, block.byte_offset() + at).unwrap();
+    file.read_exact_at(&mut byte, block.byte_offset() + at)
+        .unwrap();
     byte[0] ^= 4;
     file.write_all_at(&byte, block.byte_offset() + at).unwrap();
 }
@@ -76,7 +81,11 @@ fn a_flipped_bit_is_named_in_every_snapshot_that_has_it() {
     let second = take(&vm, "second", &[(1, 4)], Some(first));
     let clean = scrub(&pool);
     assert_eq!(
-        (clean.digests_made, clean.blocks_verified, clean.snapshots_done),
+        (
+            clean.digests_made,
+            clean.blocks_verified,
+            clean.snapshots_done
+        ),
         (1, 3, 2)
     );
     let map = vm.frame_map(second).unwrap();
@@ -109,7 +118,10 @@ fn a_flipped_bit_is_named_in_every_snapshot_that_has_it() {
         ),
         (2, 3, 2)
     );
-    assert!(pool.check().unwrap().is_clean(), "blocks' content is the scrub's");
+    assert!(
+        pool.check().unwrap().is_clean(),
+        "blocks' content is the scrub's"
+    );
     flip(&pool, shared, 4095);
     flip(&pool, own, 0);
     assert!(scrub(&pool).is_clean());
@@ -204,7 +216,10 @@ fn what_is_freed_has_no_digest_and_an_interruption_keeps_what_was_made() {
             ControlFlow::Break(())
         })
         .unwrap();
-    assert_eq!((calls, report.interrupted, report.digests_made), (1, true, 2));
+    assert_eq!(
+        (calls, report.interrupted, report.digests_made),
+        (1, true, 2)
+    );
     vm.unpin(first).unwrap();
     pool.remove("first").unwrap();
     assert!(pool.check().unwrap().is_clean());
@@ -221,7 +236,11 @@ fn what_is_freed_has_no_digest_and_an_interruption_keeps_what_was_made() {
 }
 
 fn open(region: SimRegion, locks: &tempfile::NamedTempFile) -> Arc<Pool> {
-    let file = File::options().read(true).write(true).open(locks.path()).unwrap();
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(locks.path())
+        .unwrap();
     Pool::open_on(Box::new(region), file, Path::new("simulated"), Medium::File).unwrap()
 }
 
@@ -237,7 +256,13 @@ struct Digested {
 fn digested() -> Digested {
     let control = region_with(Image::zeros(SIM_SIZE));
     let (region, fuse) = control.handle();
-    crate::pool::format(&region, &Layout::for_size(SIM_SIZE).unwrap(), [7; 16], false).unwrap();
+    crate::pool::format(
+        &region,
+        &Layout::for_size(SIM_SIZE).unwrap(),
+        [7; 16],
+        false,
+    )
+    .unwrap();
     let locks = tempfile::NamedTempFile::new().unwrap();
     let pool = open(region, &locks);
     let vm = pool.hold("vm").unwrap();
@@ -289,7 +314,10 @@ fn no_digest_is_stale_wherever_the_power_fails() {
         for survivors in [Survivors::NONE, Survivors::ALL, scattered] {
             let locks = tempfile::NamedTempFile::new().unwrap();
             let pool = open(region_with(point.image(survivors)).handle().0, &locks);
-            assert_no_stale_digest(&pool, &format!("point {at} of {}, {survivors:?}", points.len()));
+            assert_no_stale_digest(
+                &pool,
+                &format!("point {at} of {}, {survivors:?}", points.len()),
+            );
         }
     }
 }
@@ -321,11 +349,18 @@ fn no_digest_is_left_on_metadata_wherever_the_power_fails() {
     let reservation = scene.vm.reserve(0).unwrap();
     scene.vm.commit_snapshot(new, reservation).unwrap();
     let points = scene.control.recorded();
-    for (at, point) in points.iter().enumerate().skip(points.len().saturating_sub(30)) {
+    for (at, point) in points
+        .iter()
+        .enumerate()
+        .skip(points.len().saturating_sub(30))
+    {
         for survivors in [Survivors::NONE, Survivors::ALL] {
             let locks = tempfile::NamedTempFile::new().unwrap();
             let pool = open(region_with(point.image(survivors)).handle().0, &locks);
-            assert_no_stale_digest(&pool, &format!("point {at} of {}, {survivors:?}", points.len()));
+            assert_no_stale_digest(
+                &pool,
+                &format!("point {at} of {}, {survivors:?}", points.len()),
+            );
         }
     }
 }
@@ -378,7 +413,8 @@ fn snapshots_that_come_and_go_are_no_damage() {
                     }
                     let name = format!("{thread}-{turn}");
                     let with = (turn % 251) as u8 + 1;
-                    let frames: Vec<(u32, u8)> = (0..30).map(|frame| (frame * 5 + turn % 5, with)).collect();
+                    let frames: Vec<(u32, u8)> =
+                        (0..30).map(|frame| (frame * 5 + turn % 5, with)).collect();
                     let id = take(&vm, &name, &frames, base);
                     if let Some(before) = base.replace(id) {
                         vm.unpin(before).unwrap();
@@ -390,7 +426,8 @@ fn snapshots_that_come_and_go_are_no_damage() {
                         if let Some(rest) = consumed.rest {
                             vm.unpin(rest).unwrap();
                         }
-                        let mine: Vec<BlockNo> = consumed.chunks.iter().flat_map(taken_blocks).collect();
+                        let mine: Vec<BlockNo> =
+                            consumed.chunks.iter().flat_map(taken_blocks).collect();
                         for block in &mine {
                             vm.write_block(*block, &[0xee; 4096]).unwrap();
                         }

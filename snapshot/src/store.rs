@@ -1,4 +1,5 @@
-//! Typed access to what is on the region: blocks, the chunk tables, the block tables, the holder table.
+//! Typed access to what is on the region: blocks, the chunk tables, the block tables, the holder
+//! table.
 
 use std::ops::Range;
 
@@ -38,7 +39,8 @@ impl BlockStore {
         Ok(counts)
     }
 
-    /// Changes the reference counts of a chunk's blocks, where they differ from what they were before.
+    /// Changes the reference counts of a chunk's blocks, where they differ from what they were
+    /// before.
     pub(crate) fn change_refcounts(
         &self,
         chunk: ChunkNo,
@@ -62,7 +64,8 @@ impl BlockStore {
     }
 
     pub(crate) fn set_digest(&self, block: BlockNo, digest: u32) -> Result<()> {
-        self.region.store_u32(self.layout.digest_offset(block)?, digest)
+        self.region
+            .store_u32(self.layout.digest_offset(block)?, digest)
     }
 
     /// Ends that the blocks of these indices in a chunk have digests.
@@ -78,8 +81,8 @@ impl BlockStore {
         Ok(())
     }
 
-    /// Clears digests and starts making that durable, also where they are clear: that may have been lost on the way to
-    /// the medium. Afterwards a commit may refer to the blocks.
+    /// Clears digests and starts making that durable, also where they are clear: that may have been
+    /// lost on the way to the medium. Afterwards a commit may refer to the blocks.
     pub(crate) fn clear_digests_durably(&self, blocks: &[BlockNo]) -> Result<()> {
         for blocks in by_chunk(blocks) {
             let (mut first, mut last) = (blocks[0], blocks[0]);
@@ -90,8 +93,10 @@ impl BlockStore {
             }
             self.clear_digests(first.chunk(), |index| indices.contains(index))?;
             let start = self.layout.digest_offset(first)?;
-            self.region
-                .flush(start, self.layout.digest_offset(last)? + BLOCK_WORD_BYTES - start)?;
+            self.region.flush(
+                start,
+                self.layout.digest_offset(last)? + BLOCK_WORD_BYTES - start,
+            )?;
         }
         Ok(())
     }
@@ -120,7 +125,8 @@ impl BlockStore {
 
     /// How many of the chunk's blocks have references.
     pub(crate) fn used_blocks(&self, chunk: ChunkNo) -> Result<u32> {
-        self.region.load_u32(self.layout.chunk_entry_offset(chunk)? + 4)
+        self.region
+            .load_u32(self.layout.chunk_entry_offset(chunk)? + 4)
     }
 
     pub(crate) fn set_used_blocks(&self, chunk: ChunkNo, count: u32) -> Result<()> {
@@ -168,14 +174,16 @@ impl BlockStore {
 
     /// The checksum that an inode's block carries, unverified.
     pub(crate) fn inode_checksum(&self, block: BlockNo) -> Result<u32> {
-        self.region.load_u32(block.byte_offset() + inode::CHECKSUM_OFFSET)
+        self.region
+            .load_u32(block.byte_offset() + inode::CHECKSUM_OFFSET)
     }
 
     pub(crate) fn holder_slot(&self, slot: u32) -> Result<HolderSlotV1> {
         let mut bytes = [0; HOLDER_SLOT_BYTES];
         self.region
             .read(self.layout.holder_slot_offset(slot), &mut bytes)?;
-        HolderSlotV1::read_from_bytes(&bytes).map_err(|_| Error::damaged("a holder slot of a wrong size"))
+        HolderSlotV1::read_from_bytes(&bytes)
+            .map_err(|_| Error::damaged("a holder slot of a wrong size"))
     }
 
     pub(crate) fn holder_slot_is_used(&self, slot: u32) -> Result<bool> {
@@ -189,7 +197,8 @@ impl BlockStore {
 
     /// Frees a slot: the state first, so that no half-cleared slot counts as used.
     pub(crate) fn clear_holder_slot(&self, slot: u32) -> Result<()> {
-        self.region.store_u32(self.layout.holder_slot_offset(slot), 0)?;
+        self.region
+            .store_u32(self.layout.holder_slot_offset(slot), 0)?;
         self.set_holder_slot(slot, &HolderSlotV1::new_zeroed())
     }
 
@@ -199,7 +208,12 @@ impl BlockStore {
     }
 
     /// Shows others how much a holder uses.
-    pub(crate) fn set_holder_usage(&self, slot: u32, leases: u32, blocks_in_use: u32) -> Result<()> {
+    pub(crate) fn set_holder_usage(
+        &self,
+        slot: u32,
+        leases: u32,
+        blocks_in_use: u32,
+    ) -> Result<()> {
         let offset = self.layout.holder_slot_offset(slot);
         self.region.store_u32(offset + LEASES_OFFSET, leases)?;
         self.region
@@ -216,7 +230,8 @@ impl BlockStore {
         runs(blocks).try_for_each(|(offset, len)| self.region.provide(offset, len))
     }
 
-    /// Gives back all memory of a chunk that nobody uses, where the medium has not done so with its blocks.
+    /// Gives back all memory of a chunk that nobody uses, where the medium has not done so with its
+    /// blocks.
     pub(crate) fn release_empty_chunk(&self, chunk: ChunkNo) -> Result<()> {
         if !self.region.keeps_punched_parts() || !self.layout.is_data_chunk(chunk) {
             return Ok(());
@@ -225,7 +240,11 @@ impl BlockStore {
     }
 
     /// Zeroes every block without references in a chunk that may hold something.
-    pub(crate) fn punch_unreferenced(&self, chunk: ChunkNo, written: &mut WrittenCursor) -> Result<()> {
+    pub(crate) fn punch_unreferenced(
+        &self,
+        chunk: ChunkNo,
+        written: &mut WrittenCursor,
+    ) -> Result<()> {
         let used = self.used_blocks(chunk)?;
         let bytes = chunk.byte_offset()..chunk.byte_offset() + CHUNK_SIZE_BYTES;
         if used == CHUNK_BLOCKS || !written.overlaps(&*self.region, bytes.clone())? {
@@ -260,8 +279,8 @@ pub(crate) fn runs(blocks: &[BlockNo]) -> impl Iterator<Item = (u64, u64)> {
         .map(|run| (run[0].byte_offset(), run.len() as u64 * BLOCK_SIZE_BYTES))
 }
 
-/// Answers for ascending ranges whether something may be written there, asking the medium once per stretch: to find the
-/// end of one it may look at each page.
+/// Answers for ascending ranges whether something may be written there, asking the medium once per
+/// stretch: to find the end of one it may look at each page.
 #[derive(Debug)]
 pub(crate) struct WrittenCursor {
     /// Nobody asks for what is behind.
@@ -280,7 +299,10 @@ impl WrittenCursor {
     }
 
     pub(crate) fn overlaps(&mut self, region: &dyn Region, range: Range<u64>) -> Result<bool> {
-        let behind = self.next.as_ref().is_some_and(|next| next.end <= range.start);
+        let behind = self
+            .next
+            .as_ref()
+            .is_some_and(|next| next.end <= range.start);
         if !self.asked || behind {
             self.asked = true;
             self.next = region.next_written(range.start..self.end)?;
@@ -291,9 +313,13 @@ impl WrittenCursor {
             .is_some_and(|next| next.start < range.end && range.start < next.end))
     }
 
-    /// The blocks of a range that the medium does not know to be empty. Others are not worth reading, and a page that
-    /// was read may count as written from then on.
-    pub(crate) fn blocks_in(&mut self, region: &dyn Region, range: Range<u64>) -> Result<Vec<BlockNo>> {
+    /// The blocks of a range that the medium does not know to be empty. Others are not worth
+    /// reading, and a page that was read may count as written from then on.
+    pub(crate) fn blocks_in(
+        &mut self,
+        region: &dyn Region,
+        range: Range<u64>,
+    ) -> Result<Vec<BlockNo>> {
         let mut blocks = Vec::new();
         let mut at = range.start;
         while at < range.end && self.overlaps(region, at..range.end)? {

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use crate::{ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind};
+use crate::{
+    ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind,
+};
 
 const CHUNK: u64 = 2 << 20;
 
@@ -61,7 +63,11 @@ impl Taken<'_> {
 }
 
 /// Of a VM with 16 MiB.
-pub(crate) fn of_vm<'t>(name: &'t str, base: Option<SnapshotId>, frames: &'t [(u32, u32, u8)]) -> Taken<'t> {
+pub(crate) fn of_vm<'t>(
+    name: &'t str,
+    base: Option<SnapshotId>,
+    frames: &'t [(u32, u32, u8)],
+) -> Taken<'t> {
     Taken {
         name,
         memory_chunks: 8,

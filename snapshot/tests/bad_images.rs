@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use nvvmm_snapshot::{
-    BlockNo, ChunkMap, CreateOptions, Error, LeafBlocks, NewSnapshot, Pool, SnapshotEntry, SnapshotKind,
+    BlockNo, ChunkMap, CreateOptions, Error, LeafBlocks, NewSnapshot, Pool, SnapshotEntry,
+    SnapshotKind,
 };
 use proptest::prelude::*;
 
@@ -63,7 +64,10 @@ fn images() -> &'static Images {
             (299, ChunkMap::Frames(Arc::new(leaf))),
         ];
         let mut base = None;
-        for (name, changes) in [("first", &first_changes[..]), ("second", &[(0, ChunkMap::Hole)])] {
+        for (name, changes) in [
+            ("first", &first_changes[..]),
+            ("second", &[(0, ChunkMap::Hole)]),
+        ] {
             let new = NewSnapshot {
                 kind: SnapshotKind::Vm,
                 name,
@@ -87,8 +91,10 @@ fn images() -> &'static Images {
         let content = content(&pool).unwrap();
         drop((vm, pool));
         let closed = fs::read(&path).unwrap();
-        let (closed_metadata, in_use_metadata) =
-            (metadata_offsets(&closed, &data), metadata_offsets(&in_use, &data));
+        let (closed_metadata, in_use_metadata) = (
+            metadata_offsets(&closed, &data),
+            metadata_offsets(&in_use, &data),
+        );
         Images {
             closed,
             in_use,
@@ -230,11 +236,17 @@ fn other_files_are_not_pools() {
         "a directory"
     );
     assert!(
-        matches!(Pool::open(Path::new("/dev/null")), Err(Error::NotAPool { .. })),
+        matches!(
+            Pool::open(Path::new("/dev/null")),
+            Err(Error::NotAPool { .. })
+        ),
         "a device"
     );
     assert!(
-        matches!(Pool::open(&directory.path().join("none")), Err(Error::Io { .. })),
+        matches!(
+            Pool::open(&directory.path().join("none")),
+            Err(Error::Io { .. })
+        ),
         "nothing"
     );
 }
@@ -276,10 +288,14 @@ fn a_flipped_superblock_is_never_taken_for_another() {
     for at in (0..120).chain((120..4096).step_by(397)) {
         let mut bytes = images.closed.clone();
         bytes[newest + at] ^= 0x10;
-        // The older one is intact, but what it refers to was given back when the newest was complete.
+        // The older one is intact, but what it refers to was given back when the newest was
+        // complete.
         let error = open_image(&bytes).unwrap_err();
         assert!(matches!(error, Error::Damaged { .. }), "byte {at}: {error}");
-        assert!(error.to_string().contains("generation"), "byte {at}: {error}");
+        assert!(
+            error.to_string().contains("generation"),
+            "byte {at}: {error}"
+        );
         bytes[older + at] ^= 0x10;
         let error = open_image(&bytes).unwrap_err();
         assert!(
@@ -301,7 +317,10 @@ fn a_flipped_superblock_is_never_taken_for_another() {
 fn a_flipped_count_is_found_and_derived_anew_after_a_crash() {
     let images = images();
     // The first row of the superblock's segments says where the block table is.
-    let table = 4096 * u64::from(u32::from_le_bytes(images.closed[116..120].try_into().unwrap()));
+    let table = 4096
+        * u64::from(u32::from_le_bytes(
+            images.closed[116..120].try_into().unwrap(),
+        ));
     let count_of = |byte: u64| table + byte / (2 << 20) * 4096 + byte % (2 << 20) / 1024;
     for offset in [
         count_of(images.data[0]),
@@ -340,7 +359,8 @@ fn a_process_image_of_another_kind_or_size_is_refused() {
         .step_by(4096)
         .find(|at| images.closed[*at..].starts_with(b"NVIN") && id_of(*at) == image.0.id.get())
         .unwrap();
-    // The kind; the size of its memory; its end between two pages; more pages than its chunk has; the height of its map.
+    // The kind; the size of its memory; its end between two pages; more pages than its chunk has;
+    // the height of its map.
     let fields: [(usize, &[u8]); 6] = [
         (6, &[0]),
         (6, &[3]),
@@ -370,8 +390,8 @@ fn a_block_that_is_two_things_is_found() {
         .collect();
     // In the order that they were taken in.
     inodes.sort_by_key(|at| u64::from_le_bytes(bytes[at + 24..at + 32].try_into().unwrap()));
-    // The second snapshot's state begins with the first one's inode; every checksum is right, and recovery derives
-    // the counts.
+    // The second snapshot's state begins with the first one's inode; every checksum is right, and
+    // recovery derives the counts.
     let (first, second) = (inodes[0], inodes[1]);
     bytes[second + 2048..second + 2052].copy_from_slice(&((first / 4096) as u32).to_le_bytes());
     let mut state = Vec::new();
@@ -397,7 +417,10 @@ fn a_block_that_is_two_things_is_found() {
 /// Bytes of metadata: the fixed areas, and every written block that is not a snapshot's data.
 fn metadata_offsets(image: &[u8], data: &[u64]) -> Vec<u64> {
     let mut offsets: Vec<u64> = (0..TABLES_END / 4096).map(|block| block * 4096).collect();
-    let written = image.chunks(4096).enumerate().skip(TABLES_END as usize / 4096);
+    let written = image
+        .chunks(4096)
+        .enumerate()
+        .skip(TABLES_END as usize / 4096);
     let written = written
         .filter(|(_, block)| **block != [0; 4096])
         .map(|(at, _)| at as u64 * 4096);

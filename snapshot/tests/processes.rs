@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nvvmm_snapshot::{
-    BlockNo, ChunkMap, Error, GrowOptions, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind,
+    BlockNo, ChunkMap, Error, GrowOptions, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId,
+    SnapshotKind,
 };
 
 use crate::place::Place;
@@ -69,7 +70,9 @@ impl Drop for Running {
 /// Does nothing unless it was started by another test.
 #[test]
 fn child() {
-    let Ok(role) = std::env::var(ROLE) else { return };
+    let Ok(role) = std::env::var(ROLE) else {
+        return;
+    };
     let path = PathBuf::from(std::env::var(POOL).unwrap());
     let pool = Pool::open(&path).unwrap();
     match role.as_str() {
@@ -80,7 +83,12 @@ fn child() {
     }
 }
 
-fn take(holder: &Holder, name: &str, base: Option<SnapshotId>, with: u8) -> Result<SnapshotId, Error> {
+fn take(
+    holder: &Holder,
+    name: &str,
+    base: Option<SnapshotId>,
+    with: u8,
+) -> Result<SnapshotId, Error> {
     let blocks: Vec<BlockNo> = holder.alloc_blocks(40)?;
     let mut leaves = [LeafBlocks::new(), LeafBlocks::new()];
     for (at, block) in (0u32..).zip(&blocks) {
@@ -153,7 +161,8 @@ fn churn_for_ever(pool: &Arc<Pool>) {
             }
             let (name, _) = taken.remove(turn as usize % taken.len().max(2) / 2);
             pool.remove(&name).unwrap();
-            // What was pinned is the last one: the next snapshot starts from nothing when that is gone.
+            // What was pinned is the last one: the next snapshot starts from nothing when that is
+            // gone.
             if taken.is_empty() {
                 vm.pin("base").unwrap();
             }
@@ -248,7 +257,9 @@ fn what_a_killed_process_held_is_free_again() {
     let taken = pool.find("taken-by-the-doomed").unwrap();
     let other = pool.hold("other").unwrap();
     other.pin("taken-by-the-doomed").unwrap();
-    assert!(matches!(other.consume(taken.id), Err(Error::Busy { holder, .. }) if holder.contains("doomed")));
+    assert!(
+        matches!(other.consume(taken.id), Err(Error::Busy { holder, .. }) if holder.contains("doomed"))
+    );
     assert_clean(&pool);
 
     doomed.kill();
@@ -272,7 +283,10 @@ fn what_a_killed_process_held_is_free_again() {
     drop(other);
     let after = pool.status().unwrap();
     assert!(after.free_blocks > before.free_blocks);
-    assert_eq!(after.free_blocks, after.total_blocks - after.metadata_blocks);
+    assert_eq!(
+        after.free_blocks,
+        after.total_blocks - after.metadata_blocks
+    );
     assert!(
         !place.takes_back_blocks || after.medium_bytes < before.medium_bytes + (1 << 20),
         "dead blocks were not given back"
@@ -309,7 +323,9 @@ fn kill_churning(keep_open: bool, rounds: u64) {
             kept = None;
         }
         let mut children = [spawn("churn", &path), spawn("churn", &path)];
-        children.iter_mut().for_each(|child| child.wait_for("ready"));
+        children
+            .iter_mut()
+            .for_each(|child| child.wait_for("ready"));
         // Any moment will do: no assertion depends on which.
         std::thread::sleep(Duration::from_micros(2000 + round * 7919 % 30_000));
         children[0].kill();
@@ -342,7 +358,10 @@ fn kill_churning(keep_open: bool, rounds: u64) {
     let pool = kept.unwrap();
     pool.remove("base").unwrap();
     let status = pool.status().unwrap();
-    assert_eq!(status.free_blocks, status.total_blocks - status.metadata_blocks);
+    assert_eq!(
+        status.free_blocks,
+        status.total_blocks - status.metadata_blocks
+    );
 }
 
 #[test]
@@ -412,7 +431,11 @@ fn threads_share_a_pool_and_a_holder() {
                     for block in &blocks[..30] {
                         let mut bytes = [0; 4096];
                         pool.read_block(*block, &mut bytes).unwrap();
-                        assert_eq!(bytes, [thread + 1; 4096], "{block} was given to two threads");
+                        assert_eq!(
+                            bytes,
+                            [thread + 1; 4096],
+                            "{block} was given to two threads"
+                        );
                     }
                     shared.free_blocks(&blocks);
                 }

@@ -1,5 +1,5 @@
-//! A snapshot whose machine state is not what this program and this host can restore is refused by name: its memory is
-//! sound, so nothing else would notice.
+//! A snapshot whose machine state is not what this program and this host can restore is refused by
+//! name: its memory is sound, so nothing else would notice.
 
 use nvvmm::{checkpoint::blob::SavedVm, machine::MachineStateV1};
 use nvvmm_snapshot::{NewSnapshot, Pool, SnapshotKind};
@@ -67,7 +67,9 @@ fn a_cpu_that_this_host_does_not_have() {
     );
     commit_altered(&host, "same", |state| state);
     for (snapshot, named) in [("newer-cpu", "ecx bit 18"), ("other-vendor", "Else")] {
-        let refused = host.run(&["restore", snapshot, "--detach"]).refused(7, named);
+        let refused = host
+            .run(&["restore", snapshot, "--detach"])
+            .refused(7, named);
         assert!(refused.stderr.contains("try:"), "{}", refused.stderr);
     }
     host.restore("same", &[]).stop();
@@ -77,7 +79,9 @@ fn a_cpu_that_this_host_does_not_have() {
 #[test]
 fn a_state_that_this_program_cannot_read() {
     let host = host_with_snapshot();
-    commit_altered(&host, "truncated", |state| state[..state.len() / 2].to_vec());
+    commit_altered(&host, "truncated", |state| {
+        state[..state.len() / 2].to_vec()
+    });
     commit_altered(&host, "empty", |_| Vec::new());
     commit_altered(&host, "future", |mut state| {
         state[8] = 99;
@@ -111,7 +115,8 @@ fn a_state_that_this_program_cannot_read() {
         ("future-device", 6, "version 99"),
         ("more-devices", 1, "does not have"),
     ] {
-        host.run(&["restore", snapshot, "--detach"]).refused(code, named);
+        host.run(&["restore", snapshot, "--detach"])
+            .refused(code, named);
     }
     host.assert_pool_clean();
 }

@@ -64,7 +64,8 @@ fn a_pool_of_the_future() {
     if !takes_damage(&host) {
         return;
     }
-    // docs/format.md: magic, version, checksum (of the slot's block, itself taken as 0) are where they are for ever.
+    // docs/format.md: magic, version, checksum (of the slot's block, itself taken as 0) are where
+    // they are for ever.
     let file = fs::File::options()
         .read(true)
         .write(true)
@@ -119,7 +120,8 @@ fn a_pool_with_flipped_bits_never_panics_and_never_restores_wrong_memory() {
     vm.snapshot("s");
     vm.stop();
     let good = fs::read(host.pool()).unwrap();
-    // Metadata lies where the snapshot's own frames do not: only blocks that begin with a known magic are hit.
+    // Metadata lies where the snapshot's own frames do not: only blocks that begin with a known
+    // magic are hit.
     let metadata: Vec<usize> = (0..good.len() / 4096)
         .filter(|block| is_metadata(&good, *block))
         .collect();
@@ -157,8 +159,11 @@ fn a_pool_with_flipped_bits_never_panics_and_never_restores_wrong_memory() {
     assert!(refused > 0, "no flipped bit was noticed");
 }
 
-/// Whether a block is a superblock, a map node, an inode or saved state, by its magic number (docs/format.md).
+/// Whether a block is a superblock, a map node, an inode or saved state, by its magic number
+/// (docs/format.md).
 fn is_metadata(pool: &[u8], block: usize) -> bool {
     let magics: [&[u8]; 4] = [b"NVVMPOOL", b"NVND", b"NVIN", b"NVVMSTAT"];
-    magics.iter().any(|magic| pool[block * 4096..].starts_with(magic))
+    magics
+        .iter()
+        .any(|magic| pool[block * 4096..].starts_with(magic))
 }

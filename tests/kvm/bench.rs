@@ -9,7 +9,11 @@ const MIB: u64 = 1 << 20;
 
 /// Runs it with the medium under test, beside shared memory where its pages are huge.
 fn bench(host: &Host, out: &Path, arguments: &[&str]) -> Value {
-    let dir = host.pool().parent().expect("a pool is in a directory").to_owned();
+    let dir = host
+        .pool()
+        .parent()
+        .expect("a pool is in a directory")
+        .to_owned();
     let guest = required("NVVMM_BAREMETAL_GUEST");
     let [dir, guest, out] = [&*dir, &*guest, out].map(|path| path.to_str().unwrap());
     let mut all = vec!["bench"];
@@ -46,7 +50,11 @@ fn has_huge_pages(host: &Host) -> bool {
 fn the_papers_experiments_are_complete_and_verified() {
     let host = Host::without_pool();
     let out = tempfile::tempdir().unwrap();
-    let report = bench(&host, out.path(), &["paper", "--sizes", "4M,8M", "--repeat", "2"]);
+    let report = bench(
+        &host,
+        out.path(),
+        &["paper", "--sizes", "4M,8M", "--repeat", "2"],
+    );
     let paper = &report["experiments"][0];
     assert_eq!(paper["name"], "paper");
     let mut checkpoints = vec!["copy", "reference"];
@@ -62,29 +70,48 @@ fn the_papers_experiments_are_complete_and_verified() {
         restarts.sort_unstable();
     }
     let touched = (4 + 8) * MIB / 4096;
-    assert_eq!(paper["frames_verified"], 2 * restarts.len() as u64 * touched);
+    assert_eq!(
+        paper["frames_verified"],
+        2 * restarts.len() as u64 * touched
+    );
     for (chart, series) in [("checkpoint", checkpoints), ("restart", restarts)] {
         let charts = paper["charts"].as_array().unwrap();
-        let found = charts.iter().find(|found| found["file"] == chart).expect(chart);
+        let found = charts
+            .iter()
+            .find(|found| found["file"] == chart)
+            .expect(chart);
         let mut names: Vec<&str> = Vec::new();
         for curve in found["series"].as_array().unwrap() {
             names.push(curve["name"].as_str().unwrap());
             let points = curve["points"].as_array().unwrap();
-            let places: Vec<f64> = points.iter().map(|point| point["x"].as_f64().unwrap()).collect();
+            let places: Vec<f64> = points
+                .iter()
+                .map(|point| point["x"].as_f64().unwrap())
+                .collect();
             assert_eq!(places, [4.0, 8.0], "{curve}");
             for point in points {
                 let measured = point["measured"].as_array().unwrap();
                 assert_eq!(measured.len(), 2, "{curve}");
-                assert!(measured.iter().all(|ms| ms.as_f64().unwrap() > 0.0), "{curve}");
+                assert!(
+                    measured.iter().all(|ms| ms.as_f64().unwrap() > 0.0),
+                    "{curve}"
+                );
             }
         }
         names.sort_unstable();
         assert_eq!(names, series);
-        let drawn = std::fs::read_to_string(out.path().join(format!("performance/{chart}.svg"))).unwrap();
-        assert!(drawn.contains("<svg") && drawn.contains("reference"), "{chart}");
+        let drawn =
+            std::fs::read_to_string(out.path().join(format!("performance/{chart}.svg"))).unwrap();
+        assert!(
+            drawn.contains("<svg") && drawn.contains("reference"),
+            "{chart}"
+        );
     }
     let document = std::fs::read_to_string(out.path().join("performance.md")).unwrap();
-    assert!(document.contains("performance/checkpoint.svg"), "{document}");
+    assert!(
+        document.contains("performance/checkpoint.svg"),
+        "{document}"
+    );
     shown_again_it_is_the_same(&host, out.path());
 }
 
@@ -98,7 +125,8 @@ fn shown_again_it_is_the_same(host: &Host, out: &Path) {
         "performance/checkpoint.svg",
         "performance/restart.svg",
     ] {
-        let [first, second] = [out, again.path()].map(|dir| std::fs::read_to_string(dir.join(name)).unwrap());
+        let [first, second] =
+            [out, again.path()].map(|dir| std::fs::read_to_string(dir.join(name)).unwrap());
         assert_eq!(first, second, "{name}");
     }
 }
@@ -144,7 +172,8 @@ fn tables_and_plots_are_whole(experiment: &Value, out: &Path) {
         let rows = table["rows"].as_array().unwrap();
         assert!(!rows.is_empty(), "{table}");
         assert!(
-            rows.iter().all(|row| row.as_array().unwrap().len() == columns),
+            rows.iter()
+                .all(|row| row.as_array().unwrap().len() == columns),
             "{table}"
         );
     }
@@ -168,10 +197,17 @@ fn the_curve_of_rates_has_a_ring_at_each_period() {
     );
     let rate = &report["experiments"][0];
     let curves = rate["charts"][0]["series"].as_array().unwrap();
-    assert_eq!(curves.len(), 1 + usize::from(has_huge_pages(&host)), "{rate}");
+    assert_eq!(
+        curves.len(),
+        1 + usize::from(has_huge_pages(&host)),
+        "{rate}"
+    );
     for curve in curves {
         let points = curve["points"].as_array().unwrap();
-        let places: Vec<f64> = points.iter().map(|point| point["x"].as_f64().unwrap()).collect();
+        let places: Vec<f64> = points
+            .iter()
+            .map(|point| point["x"].as_f64().unwrap())
+            .collect();
         assert_eq!(places, [0.0, 5.0, 10.0, 20.0, 50.0, 100.0], "{curve}");
         for point in points {
             let slowdown = point["measured"][0].as_f64().unwrap();
@@ -179,7 +215,8 @@ fn the_curve_of_rates_has_a_ring_at_each_period() {
         }
     }
     tables_and_plots_are_whole(rate, out.path());
-    // All words of the guest itself, of the one that came from its newest checkpoint, and of the one that was rewound.
+    // All words of the guest itself, of the one that came from its newest checkpoint, and of the
+    // one that was rewound.
     assert!(
         rate["frames_verified"].as_u64().unwrap() >= 3 * 8 * MIB / 4096,
         "{rate}"
@@ -202,7 +239,11 @@ fn each_technique_is_measured_with_and_without() {
     );
     let techniques = &report["experiments"][0];
     if host.engine() == Engine::Private {
-        assert_eq!(techniques["tables"].as_array().unwrap().len(), 0, "{techniques}");
+        assert_eq!(
+            techniques["tables"].as_array().unwrap().len(),
+            0,
+            "{techniques}"
+        );
         assert!(
             techniques["limits"][0]
                 .as_str()
@@ -223,7 +264,10 @@ fn each_technique_is_measured_with_and_without() {
     };
     assert_eq!(rows.len(), expected, "{techniques}");
     for row in rows {
-        assert!(row.as_array().unwrap().iter().all(|cell| cell != "-"), "{row}");
+        assert!(
+            row.as_array().unwrap().iter().all(|cell| cell != "-"),
+            "{row}"
+        );
     }
     assert!(techniques["frames_verified"].as_u64().unwrap() >= 2 * 8 * MIB / 4096);
     nothing_is_left(host.pool().parent().unwrap());
@@ -292,8 +336,9 @@ fn what_cannot_be_measured_is_refused_and_leaves_nothing() {
     let dir = dir.path().to_str().unwrap();
     let guest = required("NVVMM_BAREMETAL_GUEST");
     let guest = guest.to_str().unwrap();
-    let run =
-        |arguments: &[&str]| host.run(&[&["bench", "--dir", dir, "--guest", guest], arguments].concat());
+    let run = |arguments: &[&str]| {
+        host.run(&[&["bench", "--dir", dir, "--guest", guest], arguments].concat())
+    };
     run(&["--sizes", "15T"]).refused(4, "do not fit");
     run(&["nonsense"]).refused(2, "nonsense");
     host.run(&[

@@ -27,7 +27,10 @@ fn pause_resume_ps_stop() {
         "it goes on where it was"
     );
     let table = host.run(&["ps"]).ok().stdout;
-    assert!(table.contains(&vm.name) && table.contains("running"), "{table}");
+    assert!(
+        table.contains(&vm.name) && table.contains("running"),
+        "{table}"
+    );
     vm.stop();
     assert_eq!(host.json(&["ps"]).as_array().unwrap().len(), 0);
 }
@@ -47,7 +50,10 @@ fn snapshot_and_stop_then_restore_continues() {
     assert!(back.ask("check").contains("check ok"));
     assert_ne!(back.ask("stat"), first, "the churn goes on");
     let report = &back.status()["restore"];
-    assert!(report["first_instruction_us"].as_f64().unwrap() > 0.0, "{report}");
+    assert!(
+        report["first_instruction_us"].as_f64().unwrap() > 0.0,
+        "{report}"
+    );
 }
 
 #[test]
@@ -56,7 +62,9 @@ fn a_durability_that_the_pool_cannot_keep_is_refused_and_nothing_happens() {
     let vm = host.boot_bare_metal(32, 1);
     let limit = host.pool_status()["durability"].clone();
     let strengths = ["process", "host", "power"];
-    let strongest = strengths.iter().position(|name| limit["strongest"] == *name);
+    let strongest = strengths
+        .iter()
+        .position(|name| limit["strongest"] == *name);
     let (kept, beyond) = strengths.split_at(strongest.expect("one of them") + 1);
     for asked in beyond {
         host.run(&["snapshot", &vm.name, "never", "--durability", asked])
@@ -65,7 +73,10 @@ fn a_durability_that_the_pool_cannot_keep_is_refused_and_nothing_happens() {
     assert_eq!(host.json(&["snapshots"]).as_array().unwrap().len(), 0);
     for asked in kept {
         let taken = host.json(&["snapshot", &vm.name, asked, "--durability", asked]);
-        assert_eq!(taken["durability"], limit["strongest"], "as much as the pool can");
+        assert_eq!(
+            taken["durability"], limit["strongest"],
+            "as much as the pool can"
+        );
     }
 }
 

@@ -1,4 +1,5 @@
-//! What is done is counted, and no more is done than must be: numbers that do not depend on how fast the host is.
+//! What is done is counted, and no more is done than must be: numbers that do not depend on how
+//! fast the host is.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Counted(Value);
 
 impl Counted {
-    /// Who was woken may be here before the fault thread has counted how long that took, so it is waited for.
+    /// Who was woken may be here before the fault thread has counted how long that took, so it is
+    /// waited for.
     fn of(vm: &Vm<'_>) -> Self {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -48,7 +50,10 @@ impl Counted {
 
     /// How many times a histogram has.
     fn times(&self, path: &str) -> u64 {
-        let counts = self.0.pointer(path).and_then(|times| times["counts"].as_array());
+        let counts = self
+            .0
+            .pointer(path)
+            .and_then(|times| times["counts"].as_array());
         let counts = counts.unwrap_or_else(|| panic!("no {path} in {}", self.0));
         counts.iter().filter_map(Value::as_u64).sum()
     }
@@ -126,13 +131,15 @@ fn a_frame_that_is_written_alone_again_is_copied_alone() {
     if host.engine() == Engine::Private {
         return;
     }
-    let without = std::env::var("NVVMM_TEST_WITHOUT").is_ok_and(|names| names.contains("lone-frames"));
+    let without =
+        std::env::var("NVVMM_TEST_WITHOUT").is_ok_and(|names| names.contains("lone-frames"));
     let again = if without || host.medium().maps_whole_chunks() {
         cluster_frames(&host)
     } else {
         1
     };
-    // An epoch after that in which memory was filled: what was written in it and in the next is hot.
+    // An epoch after that in which memory was filled: what was written in it and in the next is
+    // hot.
     for (snapshot, copied) in [("first", cluster_frames(&host)), ("again", again)] {
         vm.snapshot(snapshot);
         vm.ask("write 0 1");
@@ -140,7 +147,12 @@ fn a_frame_that_is_written_alone_again_is_copied_alone() {
         vm.ask(&format!("write {STRIDE} 1"));
         let after = Counted::of(&vm);
         assert_eq!(after.grown(&before, "/ram/write_faults"), 1, "{}", after.0);
-        assert_eq!(after.grown(&before, "/ram/frames_copied"), copied, "{}", after.0);
+        assert_eq!(
+            after.grown(&before, "/ram/frames_copied"),
+            copied,
+            "{}",
+            after.0
+        );
     }
     // Its neighbour is not in it.
     let before = Counted::of(&vm);
@@ -164,9 +176,13 @@ fn a_snapshot_arms_what_was_written_and_a_second_one_nothing() {
     let second = vm.snapshot("second");
     let after = Counted::of(&vm);
 
-    let (ioctls, new) = (number(&first, "ioctls_paused"), number(&first, "frames_new"));
+    let (ioctls, new) = (
+        number(&first, "ioctls_paused"),
+        number(&first, "frames_new"),
+    );
     if host.engine() == Engine::Redirect {
-        // One call for each cluster, and for those of the guest's own program and of its first write.
+        // One call for each cluster, and for those of the guest's own program and of its first
+        // write.
         let own = own_clusters(&mut vm, &host) + 1;
         assert!((WRITES..=WRITES + own).contains(&ioctls), "{first}");
         assert!(new <= (WRITES + own) * cluster_frames(&host), "{first}");
@@ -176,7 +192,12 @@ fn a_snapshot_arms_what_was_written_and_a_second_one_nothing() {
         assert_eq!((ioctls, number(&first, "mmaps_paused")), (0, 0), "{first}");
     }
     assert!(new > WRITES, "{first}");
-    for key in ["ioctls_paused", "mmaps_paused", "frames_new", "frames_copied"] {
+    for key in [
+        "ioctls_paused",
+        "mmaps_paused",
+        "frames_new",
+        "frames_copied",
+    ] {
         assert_eq!(number(&second, key), 0, "{key} in {second}");
     }
     for path in [
@@ -192,7 +213,8 @@ fn a_snapshot_arms_what_was_written_and_a_second_one_nothing() {
     // The guest stood still for the first one of all; the other two found it paused.
     assert_eq!(after.times("/snapshots/pause"), 1);
 
-    host.run(&["snapshot", &vm.name, "first"]).refused(4, "first");
+    host.run(&["snapshot", &vm.name, "first"])
+        .refused(4, "first");
     let refused = Counted::of(&vm);
     assert_eq!(refused.grown(&after, "/snapshots/failed"), 1);
     assert_eq!(refused.grown(&after, "/snapshots/taken"), 0);
@@ -207,13 +229,20 @@ fn neighbours_are_armed_in_one_call() {
     vm.ask(&format!("fill {FILLED_MIB} 1"));
     vm.pause();
     let report = vm.snapshot("filled");
-    let (ioctls, new) = (number(&report, "ioctls_paused"), number(&report, "frames_new"));
+    let (ioctls, new) = (
+        number(&report, "ioctls_paused"),
+        number(&report, "frames_new"),
+    );
     assert!(new >= FILLED_MIB * 256, "{report}");
     if host.engine() == Engine::Redirect {
-        // The guest's own program, and its memory. Where calls cannot cross mappings, those of huge pages take one each, and
-        // it is found out by calls that fail.
+        // The guest's own program, and its memory. Where calls cannot cross mappings, those of huge
+        // pages take one each, and it is found out by calls that fail.
         let chunks = MEMORY_MIB / 2;
-        let most = if calls_cross_mappings() { 4 } else { 2 * chunks };
+        let most = if calls_cross_mappings() {
+            4
+        } else {
+            2 * chunks
+        };
         assert!(ioctls <= most, "{report}");
     }
 }
@@ -225,7 +254,8 @@ fn calls_cross_mappings() -> bool {
     matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (6, 3))
 }
 
-/// Clusters of the guest's own program, which begins at 1 MiB and ends where the memory under test begins.
+/// Clusters of the guest's own program, which begins at 1 MiB and ends where the memory under test
+/// begins.
 fn own_clusters(vm: &mut Vm<'_>, host: &Host) -> u64 {
     vm.resume();
     let stat = vm.ask("stat");
@@ -262,9 +292,10 @@ fn a_commit_writes_its_state_and_the_way_to_what_changed() {
         "{same}"
     );
     assert_eq!(after.grown(&between, "/pool/commits"), 1);
-    // A leaf for each chunk that was written and is not whole; one inner node is above all of this memory. The guest's
-    // program and its first write are in two chunks at most.
-    let written = between.grown(&before, "/pool/metadata_bytes") - always - number(&changed, "state_bytes");
+    // A leaf for each chunk that was written and is not whole; one inner node is above all of this
+    // memory. The guest's program and its first write are in two chunks at most.
+    let written =
+        between.grown(&before, "/pool/metadata_bytes") - always - number(&changed, "state_bytes");
     let at_most = (WRITES + 2 + 1) * BLOCK;
     assert!(
         written.is_multiple_of(BLOCK) && written <= at_most,
@@ -340,8 +371,9 @@ fn mappings_stay_within_what_is_counted_and_what_is_allowed() {
     }
 }
 
-/// Mappings of the pool's blocks in the VM process, but the one that the pool is read through. The kernel shows that one
-/// first or last, and it is the only one that begins at the pool's first byte: the superblocks are no guest's memory.
+/// Mappings of the pool's blocks in the VM process, but the one that the pool is read through. The
+/// kernel shows that one first or last, and it is the only one that begins at the pool's first
+/// byte: the superblocks are no guest's memory.
 fn mappings_of_pool(host: &Host, vm: &Vm<'_>) -> u64 {
     let maps = std::fs::read_to_string(format!("/proc/{}/maps", vm.pid)).unwrap();
     let of_pool = maps.lines().filter(|line| line.ends_with(host.pool_str()));

@@ -4,10 +4,13 @@ use nvvmm_tests::{Host, Vm};
 
 const MEMORY_MIB: u64 = 64;
 
-/// The first frame of the memory that the guest writes to when it is told; below is its own program.
+/// The first frame of the memory that the guest writes to when it is told; below is its own
+/// program.
 fn first_frame(vm: &mut Vm<'_>) -> u64 {
     let stat = vm.ask("stat");
-    let (_, rest) = stat.split_once("first=").unwrap_or_else(|| panic!("{stat}"));
+    let (_, rest) = stat
+        .split_once("first=")
+        .unwrap_or_else(|| panic!("{stat}"));
     let first = rest.split(' ').next().and_then(|text| text.parse().ok());
     first.unwrap_or_else(|| panic!("{stat}"))
 }
@@ -43,6 +46,9 @@ fn what_differs_between_two_snapshots_is_what_the_guest_wrote() {
     assert_eq!(different(&host, ["a", "empty"], first), filled);
     assert!(different(&host, ["b", "b"], 0).is_empty());
     let text = host.run(&["diff", "a", "b"]).ok().stdout;
-    assert!(text.starts_with("GFN ") && text.contains("a and b: "), "{text}");
+    assert!(
+        text.starts_with("GFN ") && text.contains("a and b: "),
+        "{text}"
+    );
     host.run(&["diff", "a", "none"]).refused(3, "none");
 }

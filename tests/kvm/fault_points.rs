@@ -1,5 +1,5 @@
-//! kill -9 at every named place in the code: whatever dies there, the pool is in order, and every snapshot is whole or
-//! was never there.
+//! kill -9 at every named place in the code: whatever dies there, the pool is in order, and every
+//! snapshot is whole or was never there.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -11,7 +11,9 @@ use std::{
 };
 
 use nvvmm_snapshot::FaultPoint;
-use nvvmm_tests::{Engine, Host, Medium, Outcome, Random, SnapshotMemory, repetitions, required, wait_gone};
+use nvvmm_tests::{
+    Engine, Host, Medium, Outcome, Random, SnapshotMemory, repetitions, required, wait_gone,
+};
 
 /// Longest time anything here may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -49,7 +51,8 @@ enum Act {
     OpenAfterADeath,
 }
 
-/// `base` and `kept` are there before. Together these acts come to every fault point there is on a medium.
+/// `base` and `kept` are there before. Together these acts come to every fault point there is on a
+/// medium.
 const ACTS: &[Act] = &[
     Act::Restore {
         snapshot: "kept",
@@ -153,7 +156,9 @@ impl Scene {
 
     fn perform(&mut self, act: Act) {
         match act {
-            Act::Restore { snapshot, vm } => self.run(&["restore", snapshot, "--name", vm, "--detach"]),
+            Act::Restore { snapshot, vm } => {
+                self.run(&["restore", snapshot, "--name", vm, "--detach"])
+            }
             Act::RestoreOnce { snapshot, vm } => {
                 self.uncertain = Some(snapshot);
                 self.committed.remove(snapshot);
@@ -295,7 +300,9 @@ impl Scene {
 /// Whether the acts come to that place: what an engine does where, it does nowhere else.
 fn is_on_the_way(point: FaultPoint, engine: Engine, medium: &Medium) -> bool {
     match point {
-        FaultPoint::RedirectOriginMapped => engine == Engine::Redirect && medium.maps_whole_chunks(),
+        FaultPoint::RedirectOriginMapped => {
+            engine == Engine::Redirect && medium.maps_whole_chunks()
+        }
         FaultPoint::RedirectChunkMapped
         | FaultPoint::RedirectTaken
         | FaultPoint::RedirectCopied

@@ -39,7 +39,12 @@ fn vcpu_ticks(vm: &Vm<'_>) -> u64 {
     stats
         .filter(|stat| stat.contains("(nvvmm-vcpu"))
         .map(|stat| {
-            let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+            let fields: Vec<&str> = stat
+                .rsplit_once(')')
+                .unwrap()
+                .1
+                .split_whitespace()
+                .collect();
             fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
         })
         .sum()
@@ -71,7 +76,11 @@ fn starved(host: &Host) -> Vm<'_> {
         if vm.status()["state"] == "no-space" {
             break;
         }
-        assert!(Instant::now() < until, "the pool is never full: {}", vm.status());
+        assert!(
+            Instant::now() < until,
+            "the pool is never full: {}",
+            vm.status()
+        );
         host.run(&["snapshot", &vm.name, &format!("s{number}")]);
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -91,7 +100,8 @@ fn assert_exact(vm: &mut Vm<'_>) {
     assert!(vm.ask("check").contains("check ok"));
 }
 
-/// Whether guests of this pool wait for space. With private memory there is nothing that they would wait for.
+/// Whether guests of this pool wait for space. With private memory there is nothing that they would
+/// wait for.
 fn guests_wait(host: &Host) -> bool {
     let waits = host.engine() == Engine::Redirect;
     if !waits {
@@ -107,7 +117,12 @@ fn a_guest_that_finds_no_block_stands_still_and_goes_on_by_itself() {
         return a_guest_with_private_memory_never_waits(&host, || _ = host.run(&["rm", "a"]).ok());
     }
     let mut vm = starved(&host);
-    assert!(vm.status()["notice"].as_str().unwrap().contains("pool is full"));
+    assert!(
+        vm.status()["notice"]
+            .as_str()
+            .unwrap()
+            .contains("pool is full")
+    );
     assert_stands_still(&vm);
     make_space(&host, &vm);
     assert_exact(&mut vm);
@@ -147,7 +162,8 @@ fn what_is_refused_without_space_changes_nothing() {
         .refused(5, "pool is full");
     host.run(&["snapshot", &vm.name, "last", "--stop"])
         .refused(5, "pool is full");
-    host.run(&["resume", &vm.name]).refused(5, "goes on by itself");
+    host.run(&["resume", &vm.name])
+        .refused(5, "goes on by itself");
     assert_eq!(footprint(&host, &vm), before);
     assert_eq!(vm.status()["state"], "no-space");
     vm.stop();
@@ -167,8 +183,8 @@ fn a_snapshot_that_finds_the_pool_full_changes_nothing() {
     let mut greedy = host.boot_bare_metal(512, 1);
     greedy.console().say("fill all 1");
     wait_for_state(&greedy, "no-space");
-    // Paused, as an idle guest writes to its stack. What is left of the chunks that the VM has leased is enough for the
-    // metadata of a few.
+    // Paused, as an idle guest writes to its stack. What is left of the chunks that the VM has
+    // leased is enough for the metadata of a few.
     idle.pause();
     for number in 0.. {
         let before = footprint(&host, &idle);
@@ -209,8 +225,8 @@ fn a_snapshot_is_refused_before_the_pause_or_taken() {
     let ballast = pool.hold("ballast").unwrap();
     let mut taken = take_the_rest(&ballast);
     let mut refused = 0;
-    // What the VM has leased is enough for a few; then it needs what is given back here, a block each time where all is
-    // tested.
+    // What the VM has leased is enough for a few; then it needs what is given back here, a block
+    // each time where all is tested.
     let given_at_once = 17 - repetitions(16) as usize;
     for number in 0.. {
         let outcome = host.run(&["snapshot", &vm.name, &format!("s{number}")]);
@@ -219,8 +235,9 @@ fn a_snapshot_is_refused_before_the_pause_or_taken() {
         }
         if outcome.code != 0 {
             let refusal = outcome.refused(5, "pool is full").stderr;
-            // The guest writes to its stack, and may wait for a block itself: for one that is reserved for the snapshot, which
-            // gives it up then, so that the guest goes on before it can be asked.
+            // The guest writes to its stack, and may wait for a block itself: for one that is
+            // reserved for the snapshot, which gives it up then, so that the guest goes
+            // on before it can be asked.
             let before_the_pause = ["may be needed", "has written", "the guest stands still"];
             assert!(
                 before_the_pause.iter().any(|words| refusal.contains(words)),
@@ -251,22 +268,27 @@ fn unused_blocks(host: &Host) -> u64 {
     status["leased_blocks"].as_u64().unwrap() - used
 }
 
-/// Has the guest write until its VM has leased nothing that it does not use, but for less than one more write takes.
+/// Has the guest write until its VM has leased nothing that it does not use, but for less than one
+/// more write takes.
 fn use_up_leases(host: &Host, vm: &mut Vm<'_>, ballast: &Holder) {
     let copied_at_once = if host.medium().maps_whole_chunks() {
         512
     } else {
         16
     };
-    // Within about a second a VM gives back what it holds of a full pool beyond two chunks. The guest may not write so often
-    // that this need not be waited for.
+    // Within about a second a VM gives back what it holds of a full pool beyond two chunks. The
+    // guest may not write so often that this need not be waited for.
     let until = Instant::now() + PATIENCE;
     loop {
         take_the_rest(ballast);
         if unused_blocks(host) < 3 * u64::from(CHUNK_BLOCKS) {
             break;
         }
-        assert!(Instant::now() < until, "holds {} unused", unused_blocks(host));
+        assert!(
+            Instant::now() < until,
+            "holds {} unused",
+            unused_blocks(host)
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
     for turn in 1.. {
@@ -297,8 +319,8 @@ impl Drop for Gate {
     }
 }
 
-/// Neither what the guest writes between the reservation and the pause, nor somebody who takes all that is left then, can make
-/// a snapshot fail that is under way.
+/// Neither what the guest writes between the reservation and the pause, nor somebody who takes all
+/// that is left then, can make a snapshot fail that is under way.
 #[test]
 fn what_a_snapshot_needs_is_reserved_before_the_pause() {
     let directory = tempfile::tempdir().unwrap();
@@ -340,7 +362,8 @@ fn what_a_snapshot_needs_is_reserved_before_the_pause() {
     host.assert_pool_clean();
 }
 
-/// Whatever is asked, whenever space comes and goes: it is done or refused, and the guest's memory is exact.
+/// Whatever is asked, whenever space comes and goes: it is done or refused, and the guest's memory
+/// is exact.
 #[test]
 fn operations_race_with_a_pool_that_fills_and_empties() {
     let mut random = Random::seeded("full");
@@ -421,7 +444,10 @@ fn a_full_medium_under_an_overcommitted_pool_is_the_same() {
     let pool = medium.path().join("pool").to_str().unwrap().to_owned();
     host.run(&["pool", "create", &pool, "--size", "1G", "--overcommit"])
         .ok();
-    let kernel = required("NVVMM_BAREMETAL_GUEST").to_str().unwrap().to_owned();
+    let kernel = required("NVVMM_BAREMETAL_GUEST")
+        .to_str()
+        .unwrap()
+        .to_owned();
     let mut vm = host.boot(&["--kernel", &kernel, "--pool", &pool], 48, 2);
     vm.ask("fill 24 1");
     vm.snapshot("a");
@@ -432,7 +458,8 @@ fn a_full_medium_under_an_overcommitted_pool_is_the_same() {
     vm.ask("churn on 5 rand");
     wait_for_state(&vm, "no-space");
     assert_stands_still(&vm);
-    host.run(&["snapshot", &vm.name, "b"]).refused(5, "pool is full");
+    host.run(&["snapshot", &vm.name, "b"])
+        .refused(5, "pool is full");
     vm.pause();
     fs::remove_file(&filler).unwrap();
     wait_until(&vm, "relieved", |status| status["notice"].is_null());
@@ -459,7 +486,8 @@ fn a_pool_without_room_for_the_guest_is_no_crash() {
     host.assert_pool_clean();
 }
 
-/// With the private engine a full pool is met by a snapshot, which is refused and changes nothing until `make_space`.
+/// With the private engine a full pool is met by a snapshot, which is refused and changes nothing
+/// until `make_space`.
 pub(crate) fn a_guest_with_private_memory_never_waits(host: &Host, make_space: impl FnOnce()) {
     let mut vm = host.boot_bare_metal(48, 1);
     vm.ask("fill 24 1");
@@ -488,7 +516,8 @@ pub(crate) fn a_guest_with_private_memory_never_waits(host: &Host, make_space: i
     host.assert_pool_clean();
 }
 
-/// The same for a VM whose snapshot has to copy: it is what it was but for the count of frames copied in vain.
+/// The same for a VM whose snapshot has to copy: it is what it was but for the count of frames
+/// copied in vain.
 fn a_refused_copy_changes_nothing(host: &Host, mut idle: Vm<'_>) {
     let pool = Pool::open(host.pool()).unwrap();
     let ballast = pool.hold("ballast").unwrap();
@@ -504,7 +533,8 @@ fn a_refused_copy_changes_nothing(host: &Host, mut idle: Vm<'_>) {
         (pool, ram, taken)
     };
     let before = without_copies();
-    host.run(&["snapshot", &idle.name, "more"]).refused(5, "full");
+    host.run(&["snapshot", &idle.name, "more"])
+        .refused(5, "full");
     assert_eq!(without_copies(), before);
     assert_eq!(idle.status()["state"], "paused");
     idle.resume();

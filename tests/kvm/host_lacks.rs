@@ -1,4 +1,5 @@
-//! What the host does not have or does not allow is said by name, with what to do about it, and with exit code 7.
+//! What the host does not have or does not allow is said by name, with what to do about it, and
+//! with exit code 7.
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -84,7 +85,12 @@ fn no_permission() {
     std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o755)).unwrap();
     let guest = open.with_extension("guest");
     std::fs::copy(required("NVVMM_BAREMETAL_GUEST"), &guest).unwrap();
-    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let nobody = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+    ];
     let nvvmm = |arguments: &[&str]| {
         let mut command = Command::new(nobody[0]);
         command.args(&nobody[1..]).arg(&open).args(arguments);

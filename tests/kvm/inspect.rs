@@ -51,7 +51,11 @@ fn a_snapshot_and_its_pool_are_decoded_without_a_vm() {
 
     let pool = host.json(&["inspect"]);
     assert_eq!(pool["inodes"][0]["name"], "base");
-    assert_eq!(pool["superblocks"].as_array().map(Vec::len), Some(2), "{pool}");
+    assert_eq!(
+        pool["superblocks"].as_array().map(Vec::len),
+        Some(2),
+        "{pool}"
+    );
     let text = host.run(&["inspect", "base"]).ok().stdout;
     assert!(text.contains("      rip: 0x"), "{text}");
     host.run(&["inspect", "none"]).refused(3, "none");

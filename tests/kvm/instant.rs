@@ -2,7 +2,8 @@
 
 use nvvmm_tests::{Engine, Host, Random, SnapshotMemory, Vm, repetitions};
 
-/// All checks of the guest itself: every frame holds what its writer had written at one instant, for every vCPU.
+/// All checks of the guest itself: every frame holds what its writer had written at one instant,
+/// for every vCPU.
 fn assert_exact(vm: &mut Vm<'_>, whose: &str) {
     let answer = vm.ask("check");
     assert!(answer.contains("@ check ok"), "{whose}: {answer}");
@@ -13,7 +14,10 @@ fn snapshots_of_a_churning_guest(vcpus: u32, pattern: &str, access: &str) {
     let host = Host::new(1024);
     let mut original = host.boot_bare_metal(64, vcpus);
     original.ask("fill 40 7");
-    original.ask(&format!("churn on {} {pattern} {access}", random.below(1 << 30)));
+    original.ask(&format!(
+        "churn on {} {pattern} {access}",
+        random.below(1 << 30)
+    ));
     let names: Vec<String> = (0..repetitions(6).max(2))
         .map(|number| format!("s{number}"))
         .collect();

@@ -8,7 +8,8 @@ use std::{
 
 use nvvmm_tests::{Host, Medium, Random, SnapshotMemory, Vm, repetitions};
 
-/// Who kills at the same time, in one pool of so many MiB. A device is read as a whole by each check: a smaller pool.
+/// Who kills at the same time, in one pool of so many MiB. A device is read as a whole by each
+/// check: a smaller pool.
 fn workers_and_pool_mib() -> (u32, u64) {
     if Medium::chosen().is_device() {
         (2, 384)
@@ -128,7 +129,11 @@ impl<'h> Worker<'h> {
 
     fn kill(&mut self, mut child: Child, within_ms: u64) {
         self.random.pause(within_ms);
-        if child.try_wait().expect("a child can be asked for").is_none() {
+        if child
+            .try_wait()
+            .expect("a child can be asked for")
+            .is_none()
+        {
             self.killed.fetch_add(1, Ordering::Relaxed);
         }
         child.kill().expect("a child can be killed");
@@ -155,7 +160,8 @@ impl<'h> Worker<'h> {
         let name = self.new_name();
         let command = start(self.host, &["snapshot", &vm.name, &name]);
         self.kill(command, 40);
-        // One operation at a time: once this is answered, the VM has taken the snapshot, or never heard of it.
+        // One operation at a time: once this is answered, the VM has taken the snapshot, or never
+        // heard of it.
         vm.pause();
         vm.resume();
         self.settle(name);

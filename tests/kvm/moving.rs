@@ -33,7 +33,11 @@ fn through_a_pipe(from: &Host, send: &[&str], to: &Host, receive: &[&str]) -> Mo
         .stderr(Stdio::piped())
         .spawn()
         .expect("nvvmm send starts");
-    let receive: Vec<&str> = ["receive", "--json"].iter().chain(receive).copied().collect();
+    let receive: Vec<&str> = ["receive", "--json"]
+        .iter()
+        .chain(receive)
+        .copied()
+        .collect();
     let mut receiver = to.command(&receive);
     receiver.stdin(sender.stdout.take().expect("it is piped"));
     let received = Outcome::of(receiver).json();
@@ -58,7 +62,10 @@ fn assert_runs(host: &Host, snapshot: &str, digest: &str) {
     assert_eq!(vm.ask("digest all"), digest, "{snapshot}");
     assert!(vm.ask("check").contains("check ok"), "{snapshot}");
     vm.ask("write 0 600 3");
-    assert!(vm.ask("check").contains("check ok"), "{snapshot}, written to");
+    assert!(
+        vm.ask("check").contains("check ok"),
+        "{snapshot}, written to"
+    );
     vm.stop();
 }
 
@@ -77,8 +84,9 @@ fn listed(host: &Host, name: &str) -> Option<Value> {
     all.iter().find(|entry| entry["name"] == name).cloned()
 }
 
-/// Where what is on `media[from]` is sent: to each other medium, and where there is one only, to another pool on it. Where some
-/// are persistent memory, two media are one pair, of those that only such a host has.
+/// Where what is on `media[from]` is sent: to each other medium, and where there is one only, to
+/// another pool on it. Where some are persistent memory, two media are one pair, of those that only
+/// such a host has.
 fn targets(media: &[Medium], from: usize) -> Vec<&Medium> {
     let emulated = media.iter().any(Medium::is_persistent_memory);
     let is_target = |to: usize| {
@@ -119,7 +127,10 @@ fn a_snapshot_goes_through_a_pipe_between_any_two_media_and_back() {
             assert_eq!(sent["frames_sent"], received["frames_received"]);
             assert_eq!(sent["bytes_stream"], received["bytes_stream"]);
             assert_eq!(sent["identity"], received["identity"]);
-            assert!((14 << 8..8192).contains(&frames(&sent, "frames_sent")), "{sent}");
+            assert!(
+                (14 << 8..8192).contains(&frames(&sent, "frames_sent")),
+                "{sent}"
+            );
             SnapshotMemory::read(target.pool(), "there").assert_one_instant("there");
             // What a VM there has made of it comes back as a difference.
             let mut vm = target.restore("there", &[]);
@@ -132,7 +143,10 @@ fn a_snapshot_goes_through_a_pipe_between_any_two_media_and_back() {
             let Moved { sent, received } =
                 through_a_pipe(&target, &["back", "--since", "there"], &source, &[]);
             assert_eq!(received["since"], "there");
-            assert!((300..1200).contains(&frames(&sent, "frames_sent")), "{sent}");
+            assert!(
+                (300..1200).contains(&frames(&sent, "frames_sent")),
+                "{sent}"
+            );
             assert_runs(&source, "back", &changed);
             source.run(&["rm", "back"]).ok();
             target.assert_pool_clean();
@@ -161,9 +175,13 @@ fn ten_differences_one_after_the_other_make_what_the_original_is() {
         digests.push(vm.ask("digest all"));
         let (name, before) = (format!("s{number}"), format!("s{}", number - 1));
         vm.snapshot(&name);
-        let Moved { sent, received } = through_a_pipe(&source, &[&name, "--since", &before], &target, &[]);
+        let Moved { sent, received } =
+            through_a_pipe(&source, &[&name, "--since", &before], &target, &[]);
         let sent = frames(&sent, "frames_sent");
-        assert!((20 * number..20 * number + 300).contains(&sent), "{name}: {sent}");
+        assert!(
+            (20 * number..20 * number + 300).contains(&sent),
+            "{name}: {sent}"
+        );
         assert_eq!(received["since"], *before);
     }
     vm.stop();
@@ -224,7 +242,8 @@ fn an_encrypted_stream_is_for_who_has_the_key_and_refused_when_it_was_changed() 
     );
     source.run(&send).refused(4, "exists already");
 
-    let receive = |stream: &Path, key: &Path| target.run(&["receive", text(stream), "--decrypt", text(key)]);
+    let receive =
+        |stream: &Path, key: &Path| target.run(&["receive", text(stream), "--decrypt", text(key)]);
     receive(&stream, &other).refused(4, "the key is not the one");
     target
         .run(&["receive", text(&stream)])
@@ -246,7 +265,9 @@ fn an_encrypted_stream_is_for_who_has_the_key_and_refused_when_it_was_changed() 
     assert_runs(&target, "secret", &digest);
 
     let plain = path("plain");
-    source.run(&["send", "secret", "--output", text(&plain)]).ok();
+    source
+        .run(&["send", "secret", "--output", text(&plain)])
+        .ok();
     target.run(&["rm", "secret"]).ok();
     receive(&plain, &key).refused(4, "the stream is not encrypted");
     assert_eq!(target.pool_status()["snapshot_blocks"], 0);
@@ -307,7 +328,9 @@ fn what_is_no_whole_stream_and_what_lacks_its_base_is_refused() {
         "only what was there"
     );
     target.assert_pool_clean();
-    source.run(&["send", "b", "--since", "none"]).refused(3, "none");
+    source
+        .run(&["send", "b", "--since", "none"])
+        .refused(3, "none");
 }
 
 #[test]
@@ -353,7 +376,11 @@ fn begun(host: &Host, part: &[u8]) -> Child {
     input.write_all(part).expect("it reads");
     let until = Instant::now() + PATIENCE;
     while host.pool_status()["snapshot_blocks"].as_u64() < Some(8192) {
-        assert!(Instant::now() < until, "nothing is kept: {}", host.pool_status());
+        assert!(
+            Instant::now() < until,
+            "nothing is kept: {}",
+            host.pool_status()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
     child
@@ -369,7 +396,9 @@ fn a_reception_that_was_interrupted_or_killed_goes_on_and_stores_nothing_twice()
     let digest = vm.ask("digest all");
     vm.snapshot("large");
     vm.stop();
-    source.run(&["send", "large", "--output", text(&stream)]).ok();
+    source
+        .run(&["send", "large", "--output", text(&stream)])
+        .ok();
     let bytes = std::fs::read(&stream).unwrap();
 
     let whole = Host::new(192);
@@ -399,7 +428,13 @@ fn a_reception_that_was_interrupted_or_killed_goes_on_and_stores_nothing_twice()
             "{status}"
         );
         assert_eq!(listed(&target, "large").unwrap()["incomplete"], true);
-        assert!(target.run(&["snapshots"]).ok().stdout.contains("vm, incomplete"));
+        assert!(
+            target
+                .run(&["snapshots"])
+                .ok()
+                .stdout
+                .contains("vm, incomplete")
+        );
         target
             .run(&["restore", "large", "--detach"])
             .refused(4, "is incomplete");
@@ -436,7 +471,9 @@ fn a_reception_that_was_interrupted_or_killed_goes_on_and_stores_nothing_twice()
     }
     target.assert_pool_clean();
     assert_runs(&target, "large", &digest);
-    target.run(&["receive", text(&stream)]).refused(4, "is taken");
+    target
+        .run(&["receive", text(&stream)])
+        .refused(4, "is taken");
 
     // What was kept can be given up.
     target.run(&["rm", "large"]).ok();

@@ -1,4 +1,5 @@
-//! A ring of checkpoints: the newest few of a running VM are kept, each is exact, and the VM goes back to any of them.
+//! A ring of checkpoints: the newest few of a running VM are kept, each is exact, and the VM goes
+//! back to any of them.
 
 use std::time::{Duration, Instant};
 
@@ -234,7 +235,8 @@ fn a_killed_vm_leaves_its_checkpoints() {
             SnapshotMemory::read(host.pool(), name).assert_one_instant(name);
         }
         // The ring of a VM of that name goes on where it ended.
-        host.run(&["restore", &left[2], "--name", &name, "--detach"]).ok();
+        host.run(&["restore", &left[2], "--name", &name, "--detach"])
+            .ok();
         let mut again = Vm::attach(&host, name.clone());
         assert_exact(&mut again, &format!("round {round}"));
         host.json(&["checkpoint", &name, "--every", "10ms", "--keep", "3"]);

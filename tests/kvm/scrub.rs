@@ -68,9 +68,18 @@ fn a_flipped_bit_is_named_by_snapshot_and_gfn() {
     let scrub = host.run(&["pool", "scrub"]);
     assert_eq!(scrub.code, 6, "{scrub:?}");
     let line = format!("snapshot 'first': frame {gfn:#x} (GFN), in {block}");
-    assert!(scrub.stdout.contains(&line), "{line} is not in {}", scrub.stdout);
+    assert!(
+        scrub.stdout.contains(&line),
+        "{line} is not in {}",
+        scrub.stdout
+    );
     let in_second = frames_of(&host, "second").contains(&(gfn, block));
-    assert_eq!(scrub.stdout.contains("'second'"), in_second, "{}", scrub.stdout);
+    assert_eq!(
+        scrub.stdout.contains("'second'"),
+        in_second,
+        "{}",
+        scrub.stdout
+    );
     flip(&host, block);
     host.run(&["pool", "scrub"]).ok();
 }
@@ -98,13 +107,15 @@ fn digests_are_made_in_the_background() {
     );
 }
 
-/// Digests in the pool's first segment, as docs/format.md says where they are: of a small pool, all in its first chunk.
+/// Digests in the pool's first segment, as docs/format.md says where they are: of a small pool, all
+/// in its first chunk.
 fn digests(host: &Host) -> u64 {
     let first = chunk_of_pool(host, 0);
     let bytes = first.as_volatile_slice();
     let word = |at: usize| u32::from_le(bytes.read_obj(at).unwrap());
     let (chunks, table) = (word(104 + 4) as usize, word(104 + 12) as usize * 4096);
-    let words = (0..chunks).flat_map(|chunk| (0..512).map(move |at| table + chunk * 4096 + 2048 + at * 4));
+    let words =
+        (0..chunks).flat_map(|chunk| (0..512).map(move |at| table + chunk * 4096 + 2048 + at * 4));
     words.filter(|at| word(*at) != 0).count() as u64
 }
 
@@ -126,7 +137,8 @@ fn a_scrub_finds_nothing_wrong_while_vms_churn_and_snapshots_come_and_go() {
                     (&0.into(), &false.into()),
                     "{scrub}"
                 );
-                read += scrub["blocks_verified"].as_u64().unwrap() + scrub["digests_made"].as_u64().unwrap();
+                read += scrub["blocks_verified"].as_u64().unwrap()
+                    + scrub["digests_made"].as_u64().unwrap();
             }
             read
         });

@@ -14,9 +14,15 @@ fn a_tree_of_snapshots_survives_deletion_in_any_order() {
     root.stop();
     let id_of = |name: &str| entry_of(&host, name)["id"].clone();
     for number in 1..repetitions(8).max(4) {
-        let parent = digests[random.below(digests.len() as u64) as usize].0.clone();
+        let parent = digests[random.below(digests.len() as u64) as usize]
+            .0
+            .clone();
         let mut vm = host.restore(&parent, &[]);
-        vm.ask(&format!("write {} 300 {}", random.below(64), 1 + random.below(8)));
+        vm.ask(&format!(
+            "write {} 300 {}",
+            random.below(64),
+            1 + random.below(8)
+        ));
         let name = format!("n{number}");
         digests.push((name.clone(), vm.ask("digest all")));
         vm.snapshot(&name);
@@ -33,7 +39,11 @@ fn a_tree_of_snapshots_survives_deletion_in_any_order() {
         host.assert_pool_clean();
         if let Some((name, digest)) = digests.last() {
             let mut vm = host.restore(name, &[]);
-            assert_eq!(&vm.ask("digest all"), digest, "{name}, after {gone} was removed");
+            assert_eq!(
+                &vm.ask("digest all"),
+                digest,
+                "{name}, after {gone} was removed"
+            );
             vm.stop();
         }
     }
@@ -63,7 +73,8 @@ fn a_snapshot_that_a_vm_runs_from_can_be_removed() {
     vm.stop();
     let mut copy = host.restore("base", &[]);
     host.run(&["rm", "base"]).ok();
-    host.run(&["restore", "base", "--detach"]).refused(3, "base");
+    host.run(&["restore", "base", "--detach"])
+        .refused(3, "base");
     assert_eq!(
         copy.ask("digest all"),
         digest,
@@ -95,7 +106,12 @@ fn once_consumes_the_snapshot_and_copies_nothing() {
     );
     assert_eq!(back.ask("digest all"), digest);
     back.ask("write 0 4000");
-    assert_eq!(back.status()["ram"]["frames_copied"], 0, "{}", back.status());
+    assert_eq!(
+        back.status()["ram"]["frames_copied"],
+        0,
+        "{}",
+        back.status()
+    );
     assert!(back.ask("check").contains("check ok"));
     let digest = back.ask("digest all");
     back.snapshot("next");

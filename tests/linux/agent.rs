@@ -36,7 +36,8 @@ fn pattern(len: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Repeats until the guest has settled after its restore, which nobody waits for; answers what it was told.
+/// Repeats until the guest has settled after its restore, which nobody waits for; answers what it
+/// was told.
 fn told(host: &Host, vm: &Vm<'_>) -> String {
     wait_for(host, vm, "cat /run/hook-ran && cat /run/nvvmm/restored")
 }
@@ -59,7 +60,9 @@ fn programs_run_in_the_guest_and_files_go_both_ways() {
     assert_eq!(sh(&host, &vm, "kill -9 $$").code, 137);
     host.run(&["exec", &vm.name, "--", "no-such-program"])
         .refused(127, "no-such-program");
-    let variable = host.run(&["exec", "--env", "A=b c", &vm.name, "--", "sh", "-c", "echo $A"]);
+    let variable = host.run(&[
+        "exec", "--env", "A=b c", &vm.name, "--", "sh", "-c", "echo $A",
+    ]);
     assert_eq!(variable.ok().stdout, "b c\n");
 
     let content = pattern(1 << 20);
@@ -82,7 +85,12 @@ fn programs_run_in_the_guest_and_files_go_both_ways() {
 }
 
 /// What a command puts out on a terminal of that size.
-fn on_a_terminal(host: &Host, rows: u16, columns: u16, arguments: &[&str]) -> (Option<i32>, String) {
+fn on_a_terminal(
+    host: &Host,
+    rows: u16,
+    columns: u16,
+    arguments: &[&str],
+) -> (Option<i32>, String) {
     let size = Winsize {
         ws_row: rows,
         ws_col: columns,
@@ -114,10 +122,16 @@ fn the_agent_can_be_the_first_process_and_programs_have_a_terminal() {
     while run("true").code != 0 {
         assert!(Instant::now() < until, "the agent never answered");
     }
-    assert_eq!(run("/bin/busybox cat /proc/1/comm").ok().stdout, "nvvmm-agent\n");
+    assert_eq!(
+        run("/bin/busybox cat /proc/1/comm").ok().stdout,
+        "nvvmm-agent\n"
+    );
     let mounted = run("/bin/busybox cat /proc/mounts").ok().stdout;
     for place in ["/proc", "/sys", "/dev", "/dev/pts", "/run", "/tmp"] {
-        assert!(mounted.contains(&format!(" {place} ")), "{place}: {mounted}");
+        assert!(
+            mounted.contains(&format!(" {place} ")),
+            "{place}: {mounted}"
+        );
     }
     // An orphan's end is not left for anybody to see.
     run("(/bin/busybox sleep 0.1; exit 5) >/dev/null 2>&1 &").ok();
@@ -169,11 +183,17 @@ fn a_restored_guest_is_told_and_its_streams_are_not_the_originals() {
     assert_eq!(fact(&facts, "NVVMM_SNAPSHOT"), "base");
     assert_eq!(fact(&facts, "NVVMM_VM"), kept.name);
     let now = |vm: &Vm<'_>| output(&host, vm, "date +%s").trim().parse::<u64>().unwrap();
-    assert!(now(&kept) < 10_000_000, "its clock goes on from the snapshot");
+    assert!(
+        now(&kept) < 10_000_000,
+        "its clock goes on from the snapshot"
+    );
     // Its host is gone, so it is hung up on.
     let until = Instant::now() + PATIENCE;
     while output(&host, &kept, reads).trim() != "0" {
-        assert!(Instant::now() < until, "a program of a broken stream lives on");
+        assert!(
+            Instant::now() < until,
+            "a program of a broken stream lives on"
+        );
     }
 
     let stepped = host.restore("base", &["--clock", "step"]);

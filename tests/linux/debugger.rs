@@ -4,11 +4,12 @@ use std::{fs::File, io::Read, process::Command};
 
 use nvvmm_tests::Host;
 
-/// `struct new_utsname` (linux/utsname.h): names of this many bytes, the system's first, the release third.
+/// `struct new_utsname` (linux/utsname.h): names of this many bytes, the system's first, the
+/// release third.
 const UTS_NAME_BYTES: u64 = 65;
 
-/// Fails unless a core of the snapshot shows the guest's kernel as `uname` would name it: at the virtual address that its own note in
-/// the core, VMCOREINFO, says.
+/// Fails unless a core of the snapshot shows the guest's kernel as `uname` would name it: at the
+/// virtual address that its own note in the core, VMCOREINFO, says.
 pub fn assert_shows_the_kernel(host: &Host, snapshot: &str) {
     let core = host.runtime().join("linux.core");
     let report = host.json(&["export", snapshot, "--core", core.to_str().unwrap()]);
@@ -36,6 +37,9 @@ pub fn assert_shows_the_kernel(host: &Host, snapshot: &str) {
     println!("{shown}");
     let release = report["linux"].as_str().expect("it is Linux");
     assert!(shown.contains("\"Linux\""), "{shown}");
-    assert!(shown.contains(&format!("\"{release}\"")), "{release} in {shown}");
+    assert!(
+        shown.contains(&format!("\"{release}\"")),
+        "{release} in {shown}"
+    );
     std::fs::remove_file(core).unwrap();
 }

@@ -14,7 +14,11 @@ fn make_ext4(path: &Path) {
         .arg("24M")
         .output()
         .expect("mkfs.ext4 runs");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
 }
 
 fn assert_file_system_clean(path: &Path) {

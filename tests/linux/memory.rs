@@ -1,4 +1,5 @@
-//! A process that fills and checks memory; the guest's clocks, timers and CPUs; copies beside the original.
+//! A process that fills and checks memory; the guest's clocks, timers and CPUs; copies beside the
+//! original.
 
 use nvvmm_tests::{
     Host, Vm,

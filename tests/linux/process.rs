@@ -1,5 +1,5 @@
-//! Processes of Linux guests are captured while they run, and restarted: in the same VM, in another one, and when the VM that
-//! took them is gone.
+//! Processes of Linux guests are captured while they run, and restarted: in the same VM, in another
+//! one, and when the VM that took them is gone.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -15,8 +15,9 @@ const CHILD_LIVES: &str = "ps | grep -q '[s]leep 88888$'";
 
 /// Runs something in the guest, in a session of its own; its number once `ready` succeeds.
 fn spawn(host: &Host, vm: &Vm<'_>, script: &str, ready: &str) -> String {
-    let script =
-        format!("rm -f /tmp/pid; setsid sh -c 'echo $$ >/tmp/pid; {script}' </dev/null >/dev/null 2>&1 &");
+    let script = format!(
+        "rm -f /tmp/pid; setsid sh -c 'echo $$ >/tmp/pid; {script}' </dev/null >/dev/null 2>&1 &"
+    );
     output(host, vm, &script);
     wait_for(host, vm, ready);
     output(host, vm, "cat /tmp/pid").trim().to_owned()
@@ -44,7 +45,14 @@ fn a_process_goes_on_where_it_was_captured_in_any_vm() {
         .refused(4, &pid);
     host.run(&["restore", "job", "--detach"])
         .refused(4, "there is no VM in it");
-    let killed = host.json(&["snapshot", &taker.name, "again", "--process", &pid, "--kill"]);
+    let killed = host.json(&[
+        "snapshot",
+        &taker.name,
+        "again",
+        "--process",
+        &pid,
+        "--kill",
+    ]);
     assert!(
         killed["frames_given"].as_u64().unwrap() < report["frames_given"].as_u64().unwrap() / 2,
         "what did not change is shared: {killed}"
@@ -114,11 +122,18 @@ fn a_process_is_refused_or_stopped_or_taken_with_its_children_and_its_terminal()
     assert_eq!(host.json(&["snapshots"]).as_array().unwrap().len(), 0);
     for pid in [&deleted, &piped, &parent] {
         let state = output(&host, &vm, &format!("grep State /proc/{pid}/status"));
-        assert!(state.contains("S (sleeping)"), "{pid} is not as it was: {state}");
+        assert!(
+            state.contains("S (sleeping)"),
+            "{pid} is not as it was: {state}"
+        );
     }
 
     snapshot("stopped", &parent, &["--tree", "--leave-stopped"]).ok();
-    wait_for(&host, &vm, &format!("grep -q 'State:.T' /proc/{parent}/status"));
+    wait_for(
+        &host,
+        &vm,
+        &format!("grep -q 'State:.T' /proc/{parent}/status"),
+    );
     output(&host, &vm, &format!("kill -CONT {parent} $({CHILD})"));
     snapshot("tree", &parent, &["--tree", "--kill"]).ok();
     for name in ["tree", "stopped"] {
@@ -141,7 +156,11 @@ fn a_process_is_refused_or_stopped_or_taken_with_its_children_and_its_terminal()
         "-c",
         "echo $$ >/tmp/asks; read word; echo got $word; exit 3",
     ]);
-    let mut asks = asks.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut asks = asks
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let pid = wait_for(&host, &vm, "grep . /tmp/asks").trim().to_owned();
     snapshot("asks", &pid, &["--kill"]).ok();
     asks.wait().unwrap();
@@ -159,7 +178,10 @@ fn a_process_is_refused_or_stopped_or_taken_with_its_children_and_its_terminal()
             .write_all(format!("{word}\n").as_bytes())
             .unwrap();
         let ended = attached.wait_with_output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&ended.stdout), format!("got {word}\n"));
+        assert_eq!(
+            String::from_utf8_lossy(&ended.stdout),
+            format!("got {word}\n")
+        );
         assert_eq!(ended.status.code(), Some(3));
     }
     vm.stop();
@@ -181,7 +203,11 @@ fn frames_that_move_while_they_are_captured_are_captured_where_they_are() {
     );
     let captures = 4;
     for number in 0..captures {
-        let kill: &[&str] = if number == captures - 1 { &["--kill"] } else { &[] };
+        let kill: &[&str] = if number == captures - 1 {
+            &["--kill"]
+        } else {
+            &[]
+        };
         let name = format!("c{number}");
         host.run(&[&["snapshot", &vm.name, &name, "--process", &pid], kill].concat())
             .ok();

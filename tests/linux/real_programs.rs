@@ -1,5 +1,5 @@
-//! Unmodified programs of the distribution are captured in the middle of their work in a guest, and restarted, three times. What they put out is
-//! the same as of a run that nobody interrupted.
+//! Unmodified programs of the distribution are captured in the middle of their work in a guest, and
+//! restarted, three times. What they put out is the same as of a run that nobody interrupted.
 
 use std::fs::File;
 use std::path::Path;
@@ -24,7 +24,9 @@ fn usual(program: &str, input: &Path) -> (Vec<u8>, Duration) {
     };
     let before = computed();
     let mut command = Command::new("sh");
-    command.args(["-c", program]).stdin(File::open(input).unwrap());
+    command
+        .args(["-c", program])
+        .stdin(File::open(input).unwrap());
     let ended = command.stderr(Stdio::inherit()).output().unwrap();
     assert!(
         ended.status.success() && !ended.stdout.is_empty(),
@@ -62,7 +64,11 @@ fn goes_on(host: &Host, vm: &Vm<'_>, name: &str, program: &str, input: &[u8]) {
     host.run(&["cp", here.to_str().unwrap(), &format!("{there}/input")])
         .ok();
     let start = format!("cd {directory}; exec {program} <input >output 2>errors");
-    let pid = output(host, vm, &format!("sh -c '{start}' >/dev/null 2>&1 & echo $!"));
+    let pid = output(
+        host,
+        vm,
+        &format!("sh -c '{start}' >/dev/null 2>&1 & echo $!"),
+    );
     let pid = pid.trim();
     let mut captures = 0;
     // A guest is not faster than what it runs on, so there is something left to do after the last.
@@ -124,7 +130,13 @@ fn real_programs_put_out_what_they_would_have_uninterrupted() {
     let host = Host::new(1536);
     let vm = boot_with_programs(&host, 384, "NVVMM_RESERVE=16M");
     let python = workloads::python(3, 1);
-    goes_on(&host, &vm, "python", "/usr/bin/python3 -", python.as_bytes());
+    goes_on(
+        &host,
+        &vm,
+        "python",
+        "/usr/bin/python3 -",
+        python.as_bytes(),
+    );
     goes_on(
         &host,
         &vm,

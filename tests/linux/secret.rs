@@ -1,9 +1,11 @@
-//! A program of a guest that is captured and restarted, and knows in the end whether its memory is whole.
+//! A program of a guest that is captured and restarted, and knows in the end whether its memory is
+//! whole.
 
 use nvvmm_tests::agent::{output, wait_for};
 use nvvmm_tests::{Host, Vm};
 
-/// Has a secret of 2 MiB in its memory, no two pages of it alike, and says at the end whether it is still there.
+/// Has a secret of 2 MiB in its memory, no two pages of it alike, and says at the end whether it is
+/// still there.
 const SUBJECT: &str = r#"
     function secret(  i, x) {
         for (i = 0; i < 1111; i++) x = x i " "
@@ -20,10 +22,15 @@ const SUBJECT: &str = r#"
 
 /// What it has open is a file of the guest, which every VM must have where it is to go on.
 pub fn install(host: &Host, vm: &Vm<'_>) {
-    output(host, vm, &format!("cat >/tmp/subject <<'END'\n{SUBJECT}\nEND"));
+    output(
+        host,
+        vm,
+        &format!("cat >/tmp/subject <<'END'\n{SUBJECT}\nEND"),
+    );
 }
 
-/// Starts the subject in a session of its own, with a number that no other VM has used; that number.
+/// Starts the subject in a session of its own, with a number that no other VM has used; that
+/// number.
 pub fn start(host: &Host, vm: &Vm<'_>) -> String {
     output(
         host,

@@ -1,5 +1,6 @@
-//! The scenarios that guest/process is tested with, in a Linux guest, by the commands that users have. `subject` sets one up, is captured while it
-//! runs, goes on unharmed, is restarted in its VM and in another, and verifies itself each time.
+//! The scenarios that guest/process is tested with, in a Linux guest, by the commands that users
+//! have. `subject` sets one up, is captured while it runs, goes on unharmed, is restarted in its VM
+//! and in another, and verifies itself each time.
 
 use nvvmm_tests::agent::{output, sh};
 use nvvmm_tests::witness::boot_with_programs;
@@ -16,7 +17,8 @@ macro_rules! refusals {
     ($($name:ident: $scenario:literal, $place:literal, $reason:literal,)*) => { [$(($scenario, $place, $reason)),*] };
 }
 
-/// How many images a VM uses before a snapshot of the VM lets go of them (docs/design.md, "Guest processes").
+/// How many images a VM uses before a snapshot of the VM lets go of them (docs/design.md, "Guest
+/// processes").
 const IMAGES_AT_A_TIME: usize = 10;
 
 /// A process that runs a scenario, in a directory of that name.
@@ -30,9 +32,14 @@ impl Subject {
         let script = format!("subject start {scenario} /tmp/{scenario}");
         let started = sh(host, vm, &script).ok();
         print!("{}", started.stderr);
-        // All that it may say is that its vector registers are not AVX's, in guests under an older QEMU.
+        // All that it may say is that its vector registers are not AVX's, in guests under an older
+        // QEMU.
         let may_lack_avx = std::env::var("NVVMM_NESTED_QEMU").is_ok_and(|qemu| qemu == "installed");
-        assert!(may_lack_avx || started.stderr.is_empty(), "{}", started.stderr);
+        assert!(
+            may_lack_avx || started.stderr.is_empty(),
+            "{}",
+            started.stderr
+        );
         Self {
             scenario,
             pid: started.stdout.trim().to_owned(),
@@ -43,7 +50,11 @@ impl Subject {
     fn finish(&self, host: &Host, vm: &Vm<'_>) {
         let Self { scenario, pid } = self;
         let finished = sh(host, vm, &format!("subject finish {pid} /tmp/{scenario}"));
-        assert_eq!(finished.code, 0, "{scenario} in {}: {}", vm.name, finished.stderr);
+        assert_eq!(
+            finished.code, 0,
+            "{scenario} in {}: {}",
+            vm.name, finished.stderr
+        );
     }
 
     fn snapshot(&self, host: &Host, vm: &Vm<'_>, options: &[&str]) -> nvvmm_tests::Outcome {
@@ -76,7 +87,11 @@ fn every_scenario_survives_in_its_vm_and_in_another() {
             "EXPECTED to fail: {scenario}, of which Linux {} knows nothing",
             release.trim()
         );
-        let failed = sh(&host, &vm, &format!("subject start {scenario} /tmp/{scenario}"));
+        let failed = sh(
+            &host,
+            &vm,
+            &format!("subject start {scenario} /tmp/{scenario}"),
+        );
         assert!(
             failed.code != 0 && failed.stderr.contains("Invalid argument"),
             "{failed:?}"
@@ -95,10 +110,15 @@ fn every_scenario_survives_in_its_vm_and_in_another() {
         vm.snapshot(&format!("vm{number}"));
     }
     // The same files, but another machine.
-    let copy = host.restore(&format!("vm{}", known.len().div_ceil(IMAGES_AT_A_TIME) - 1), &[]);
+    let copy = host.restore(
+        &format!("vm{}", known.len().div_ceil(IMAGES_AT_A_TIME) - 1),
+        &[],
+    );
     vm.stop();
     for (number, batch) in subjects.chunks(IMAGES_AT_A_TIME).enumerate() {
-        batch.iter().for_each(|subject| subject.restart(&host, &copy));
+        batch
+            .iter()
+            .for_each(|subject| subject.restart(&host, &copy));
         copy.snapshot(&format!("copy{number}"));
     }
     refusals_name_their_cause(&host, &copy);

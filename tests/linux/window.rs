@@ -1,17 +1,23 @@
-//! Processes of Linux guests restarted with `--window`: their memory is what the guest is shown of their image.
+//! Processes of Linux guests restarted with `--window`: their memory is what the guest is shown of
+//! their image.
 
 use nvvmm_tests::agent::{output, sh, wait_for};
 use nvvmm_tests::{Host, Vm, witness::boot_without_witness};
 
 use crate::secret::{assert_whole, install, start};
 
-/// Restarts an image in a window: the guest sees a file system of the image's blocks, without a page cache.
+/// Restarts an image in a window: the guest sees a file system of the image's blocks, without a
+/// page cache.
 fn restart_in_window(host: &Host, vm: &Vm<'_>, image: &str, pid: &str) {
     let report = host.json(&["restore", image, "--into", &vm.name, "--window"]);
     assert_eq!(report["pages_adopted"], 0, "{report}");
     let (shown, copied) = (&report["pages_shown"], &report["pages_copied"]);
     assert!(shown.as_u64() > copied.as_u64(), "{report}");
-    output(host, vm, &format!("grep -q /run/nvvmm/windows/ /proc/{pid}/maps"));
+    output(
+        host,
+        vm,
+        &format!("grep -q /run/nvvmm/windows/ /proc/{pid}/maps"),
+    );
     output(
         host,
         vm,
@@ -37,14 +43,19 @@ fn a_process_goes_on_with_memory_that_is_shown_in_a_window() {
         output(&host, &vm, &format!("rmmod {driver}"));
         host.run(&["restore", "job", "--into", &vm.name, "--window"])
             .refused(4, driver);
-        output(&host, &vm, &format!("insmod $(find /modules -name {driver}.ko)"));
+        output(
+            &host,
+            &vm,
+            &format!("insmod $(find /modules -name {driver}.ko)"),
+        );
     }
     for (image, next) in [("job", "second"), ("second", "third")] {
         restart_in_window(&host, &vm, image, &pid);
         host.run(&["restore", image, "--into", &vm.name, "--window"])
             .refused(4, &pid);
         assert_eq!(output(&host, &vm, "ls /run/nvvmm/windows | wc -l"), "1\n");
-        host.run(&["snapshot", &vm.name, "whole"]).refused(4, "--window");
+        host.run(&["snapshot", &vm.name, "whole"])
+            .refused(4, "--window");
         // Captured again: what it did not write is shared with the image before.
         let report = host.json(&["snapshot", &vm.name, next, "--process", &pid]);
         let number = |what: &str| report[what].as_u64().unwrap();
@@ -58,8 +69,8 @@ fn a_process_goes_on_with_memory_that_is_shown_in_a_window() {
         assert_whole(&host, &vm);
     }
 
-    // In another VM, when the one that took the image is gone. What the guest's root does to a window is the guest's damage
-    // alone.
+    // In another VM, when the one that took the image is gone. What the guest's root does to a
+    // window is the guest's damage alone.
     let other = host.restore("after-second", &[]);
     restart_in_window(&host, &other, "third", &pid);
     vm.stop();

@@ -1,7 +1,9 @@
-//! The power of the KVM host is cut while a VM runs and snapshots come and go: every snapshot of which `nvvmm snapshot
-//! --durability power` has said that it is taken is there when there is power again, with its memory.
+//! The power of the KVM host is cut while a VM runs and snapshots come and go: every snapshot of
+//! which `nvvmm snapshot --durability power` has said that it is taken is there when there is power
+//! again, with its memory.
 //!
-//! Runs once in each of two boots of the nested harness, the first of which ends with QEMU killed; scripts/test.sh starts it.
+//! Runs once in each of two boots of the nested harness, the first of which ends with QEMU killed;
+//! scripts/test.sh starts it.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,7 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How long snapshots come and go before the power is cut, at most: some dozen, under emulation.
 const LONGEST_WORK_MS: u64 = 10_000;
 
-/// Survives, as it is not in the nested host: a line for each snapshot that was taken, and for each that is about to be removed.
+/// Survives, as it is not in the nested host: a line for each snapshot that was taken, and for each
+/// that is about to be removed.
 fn log() -> PathBuf {
     required("NVVMM_RESULTS").join("power-cut.log")
 }
@@ -30,7 +33,9 @@ fn what_was_said_to_be_taken_outlives_a_power_cut() {
     match std::env::var("NVVMM_NESTED_BOOT").as_deref() {
         Ok("1") => work_until_the_cut(&host),
         Ok("2") => after_the_cut(&host),
-        other => panic!("NVVMM_NESTED_BOOT is {other:?}: run this by scripts/test.sh --tier restarts"),
+        other => {
+            panic!("NVVMM_NESTED_BOOT is {other:?}: run this by scripts/test.sh --tier restarts")
+        }
     }
 }
 
@@ -49,7 +54,8 @@ fn work_until_the_cut(host: &Host) {
     for number in 0..3 {
         snapshot(&mut log, &format!("before{number}"));
     }
-    // From here on the power goes at any moment: in the middle of a commit, of a removal, of the guest's writes.
+    // From here on the power goes at any moment: in the middle of a commit, of a removal, of the
+    // guest's writes.
     let mut random = Random::seeded("power cut");
     std::thread::spawn(move || {
         random.pause(LONGEST_WORK_MS);

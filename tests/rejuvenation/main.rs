@@ -1,4 +1,5 @@
-//! Software rejuvenation: VMs go out, the KVM host reboots, and they come back from the pool with their memory intact.
+//! Software rejuvenation: VMs go out, the KVM host reboots, and they come back from the pool with
+//! their memory intact.
 //!
 //! Runs once in each of two boots of the nested harness; scripts/test.sh starts it.
 
@@ -56,7 +57,10 @@ fn rejuvenate(host: &Host, order: &str) -> Outcome {
         .env("NVVMM_RUNTIME_DIR", host.runtime())
         .env("NVVMM_BIN", required("NVVMM_BIN"));
     let outcome = Outcome::of(command).ok();
-    println!("rejuvenate.sh {order}:\n{}{}", outcome.stdout, outcome.stderr);
+    println!(
+        "rejuvenate.sh {order}:\n{}{}",
+        outcome.stdout, outcome.stderr
+    );
     outcome
 }
 
@@ -66,7 +70,9 @@ fn vms_come_back_with_their_memory_after_the_host_rebooted() {
     match std::env::var("NVVMM_NESTED_BOOT").as_deref() {
         Ok("1") => before_the_reboot(&host),
         Ok("2") => after_the_reboot(&host),
-        other => panic!("NVVMM_NESTED_BOOT is {other:?}: run this by scripts/test.sh --tier restarts"),
+        other => {
+            panic!("NVVMM_NESTED_BOOT is {other:?}: run this by scripts/test.sh --tier restarts")
+        }
     }
 }
 
@@ -96,9 +102,17 @@ fn before_the_reboot(host: &Host) {
         }),
     };
     rejuvenate(host, "save");
-    assert_eq!(host.json(&["ps"]).as_array().unwrap().len(), 0, "every VM is out");
+    assert_eq!(
+        host.json(&["ps"]).as_array().unwrap().len(),
+        0,
+        "every VM is out"
+    );
     host.assert_pool_clean();
-    std::fs::write(results("before.json", host), serde_json::to_vec(&before).unwrap()).unwrap();
+    std::fs::write(
+        results("before.json", host),
+        serde_json::to_vec(&before).unwrap(),
+    )
+    .unwrap();
 }
 
 /// Linux that writes memory and a disk.

@@ -17,8 +17,8 @@ pub fn output(host: &Host, vm: &Vm<'_>, script: &str) -> String {
     sh(host, vm, script).ok().stdout
 }
 
-/// Repeats a script until it succeeds; what it put out then. The guest itself does, some times before it is asked again: what asks takes
-/// much of the time of an emulated processor.
+/// Repeats a script until it succeeds; what it put out then. The guest itself does, some times
+/// before it is asked again: what asks takes much of the time of an emulated processor.
 pub fn wait_for(host: &Host, vm: &Vm<'_>, script: &str) -> String {
     let until = Instant::now() + PATIENCE;
     let often = format!(

@@ -21,7 +21,8 @@ pub struct Console {
 impl Console {
     /// Connects.
     pub fn connect(path: &Path) -> Self {
-        let stream = UnixStream::connect(path).unwrap_or_else(|e| panic!("console {}: {e}", path.display()));
+        let stream =
+            UnixStream::connect(path).unwrap_or_else(|e| panic!("console {}: {e}", path.display()));
         stream
             .set_read_timeout(Some(Duration::from_millis(200)))
             .expect("a socket takes a timeout");
@@ -50,7 +51,8 @@ impl Console {
         lines[lines.len().saturating_sub(80)..].join("\n")
     }
 
-    /// The next line, without its end; `None` when none came in time, or the console has ended the connection.
+    /// The next line, without its end; `None` when none came in time, or the console has ended the
+    /// connection.
     pub fn line(&mut self, timeout: Duration) -> Option<String> {
         let until = Instant::now() + timeout;
         loop {

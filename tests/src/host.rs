@@ -76,7 +76,11 @@ impl Outcome {
 
     /// Fails the test unless the command succeeded.
     pub fn ok(self) -> Self {
-        assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code, 0,
+            "stdout: {}\nstderr: {}",
+            self.stdout, self.stderr
+        );
         self
     }
 
@@ -118,7 +122,8 @@ impl Host {
         host
     }
 
-    /// With a pool of that name, which stays when this is dropped, made now or by an earlier boot of this machine.
+    /// With a pool of that name, which stays when this is dropped, made now or by an earlier boot
+    /// of this machine.
     pub fn lasting(name: &str) -> Self {
         let mut host = Self::without_pool();
         host.pool = host.medium.lasting_path(name);
@@ -224,7 +229,10 @@ impl Host {
     /// Boots the bare-metal guest.
     pub fn boot_bare_metal(&self, memory_mib: u64, vcpus: u32) -> Vm<'_> {
         let kernel = required("NVVMM_BAREMETAL_GUEST");
-        let kernel = kernel.to_str().expect("the guest's path is text").to_owned();
+        let kernel = kernel
+            .to_str()
+            .expect("the guest's path is text")
+            .to_owned();
         self.boot(&["--kernel", &kernel], memory_mib, vcpus)
     }
 
@@ -259,12 +267,13 @@ impl Host {
         self.json(&["pool", "status"])
     }
 
-    /// Bytes of the medium behind the pool: as its file system counts them, and where nothing is given back as the pool
-    /// does.
+    /// Bytes of the medium behind the pool: as its file system counts them, and where nothing is
+    /// given back as the pool does.
     pub fn medium_bytes(&self) -> u64 {
         self.medium.taken_bytes(&self.pool).unwrap_or_else(|| {
             let status = self.pool_status();
-            let blocks = ["snapshot_blocks", "leased_blocks"].map(|key| status[key].as_u64().expect(key));
+            let blocks =
+                ["snapshot_blocks", "leased_blocks"].map(|key| status[key].as_u64().expect(key));
             blocks.iter().sum::<u64>() * 4096
         })
     }
@@ -316,7 +325,9 @@ impl Drop for Host {
             .flatten()
         {
             let path = entry.path();
-            if path.extension().is_some_and(|extension| extension == "sock")
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "sock")
                 && let Some(name) = path.file_stem().and_then(|name| name.to_str())
             {
                 let _ = self.run(&["stop", name, "--force"]);

@@ -1,7 +1,9 @@
-//! What whole-system tests share: an nvvmm of their own (runtime directory, pool), VMs, and their consoles.
+//! What whole-system tests share: an nvvmm of their own (runtime directory, pool), VMs, and their
+//! consoles.
 //!
-//! The environment says where things are (`scripts/test.sh` sets it): `NVVMM_BIN`, `NVVMM_FAULT_BIN`, `NVVMM_BAREMETAL_GUEST`,
-//! `NVVMM_GUEST_KERNEL`, `NVVMM_GUEST_INITRAMFS`, `NVVMM_GUEST_PROGRAMS`, and the medium of pools (`scripts/on-medium.sh`).
+//! The environment says where things are (`scripts/test.sh` sets it): `NVVMM_BIN`,
+//! `NVVMM_FAULT_BIN`, `NVVMM_BAREMETAL_GUEST`, `NVVMM_GUEST_KERNEL`, `NVVMM_GUEST_INITRAMFS`,
+//! `NVVMM_GUEST_PROGRAMS`, and the medium of pools (`scripts/on-medium.sh`).
 
 pub mod agent;
 mod console;
@@ -24,10 +26,12 @@ pub fn required(variable: &str) -> std::path::PathBuf {
         .into()
 }
 
-/// How often a test does what it repeats: `usual` times, or the part of it that `NVVMM_TEST_PERCENT` leaves on a slow host.
+/// How often a test does what it repeats: `usual` times, or the part of it that
+/// `NVVMM_TEST_PERCENT` leaves on a slow host.
 pub fn repetitions(usual: u32) -> u32 {
-    let percent = std::env::var("NVVMM_TEST_PERCENT")
-        .map_or(100, |text| text.parse().expect("NVVMM_TEST_PERCENT is a number"));
+    let percent = std::env::var("NVVMM_TEST_PERCENT").map_or(100, |text| {
+        text.parse().expect("NVVMM_TEST_PERCENT is a number")
+    });
     (usual * percent).div_ceil(100).max(1)
 }
 
@@ -64,6 +68,8 @@ impl Random {
 
     /// Sleeps a random time below `limit_ms`.
     pub fn pause(&mut self, limit_ms: u64) {
-        std::thread::sleep(std::time::Duration::from_micros(self.below(limit_ms * 1000)));
+        std::thread::sleep(std::time::Duration::from_micros(
+            self.below(limit_ms * 1000),
+        ));
     }
 }

@@ -11,7 +11,8 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// How VMs are kept from writing to a snapshot's blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
-    /// Guest RAM maps blocks. A write to one that a snapshot has takes a fresh one, and waits when there is none.
+    /// Guest RAM maps blocks. A write to one that a snapshot has takes a fresh one, and waits when
+    /// there is none.
     Redirect,
     /// Guest RAM is memory of the VM's own. A snapshot copies what was written to fresh blocks.
     Private,
@@ -32,7 +33,8 @@ enum Place {
 }
 
 impl Medium {
-    /// From `NVVMM_TEST_MEDIUM` with `NVVMM_TEST_POOL_DEVICE` or `NVVMM_TEST_POOL_DIR`; without them, /dev/shm.
+    /// From `NVVMM_TEST_MEDIUM` with `NVVMM_TEST_POOL_DEVICE` or `NVVMM_TEST_POOL_DIR`; without
+    /// them, /dev/shm.
     pub fn chosen() -> Self {
         let variable = |name| std::env::var_os(name).map(PathBuf::from);
         let place = match (
@@ -49,7 +51,8 @@ impl Medium {
         }
     }
 
-    /// All that scripts/on-medium.sh prepared, where it was called inside of itself (`NVVMM_TEST_PLACES`); else the one that is chosen.
+    /// All that scripts/on-medium.sh prepared, where it was called inside of itself
+    /// (`NVVMM_TEST_PLACES`); else the one that is chosen.
     pub fn all() -> Vec<Self> {
         let places = std::env::var("NVVMM_TEST_PLACES").unwrap_or_default();
         let media = places.split_whitespace().filter_map(|place| {
@@ -77,7 +80,8 @@ impl Medium {
         &self.name
     }
 
-    /// Whether it is persistent memory, which tests have on an emulated host only, where all takes its time.
+    /// Whether it is persistent memory, which tests have on an emulated host only, where all takes
+    /// its time.
     pub fn is_persistent_memory(&self) -> bool {
         self.is_device() || self.name.starts_with("fsdax")
     }
@@ -127,8 +131,8 @@ impl Medium {
         }
     }
 
-    /// Bytes that a pool takes of the medium, as its file system counts them. None where the medium has set aside all of
-    /// the pool from the start, or is all of it.
+    /// Bytes that a pool takes of the medium, as its file system counts them. None where the medium
+    /// has set aside all of the pool from the start, or is all of it.
     pub(crate) fn taken_bytes(&self, pool: &Path) -> Option<u64> {
         self.name
             .starts_with("tmpfs")

@@ -35,8 +35,8 @@ impl SnapshotMemory {
         Self { frames }
     }
 
-    /// Fails the test unless the bare-metal guest's memory is exactly that of one instant. Gives back how many frames
-    /// were compared.
+    /// Fails the test unless the bare-metal guest's memory is exactly that of one instant. Gives
+    /// back how many frames were compared.
     pub fn assert_one_instant(&self, whose: &str) -> u64 {
         match verify::instant(self) {
             Ok(report) => report.frames,

@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use crate::{Console, Host};
 
-/// Longest time anything a test waits for may take: ten times and more of what it takes under emulation.
+/// Longest time anything a test waits for may take: ten times and more of what it takes under
+/// emulation.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A VM that runs in the background.
@@ -60,7 +61,11 @@ impl<'h> Vm<'h> {
 
     /// Types a command and waits for the answer `@ <word of the command> ...`.
     pub fn ask(&mut self, command: &str) -> String {
-        let word = command.split_whitespace().next().unwrap_or_default().to_owned();
+        let word = command
+            .split_whitespace()
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         self.console().say(command);
         self.console().expect(&format!("@ {word}"), PATIENCE)
     }
@@ -116,8 +121,8 @@ pub fn wait_gone(pid: i32) {
     }
 }
 
-/// What is left when nobody asks for a process's end is its first thread, a zombie. It may be one already while other
-/// threads still hold the process's files and their locks.
+/// What is left when nobody asks for a process's end is its first thread, a zombie. It may be one
+/// already while other threads still hold the process's files and their locks.
 fn is_gone(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);

@@ -10,9 +10,10 @@ const BOOT_PATIENCE: Duration = Duration::from_secs(400);
 /// What the guest's init is told (scripts/lib/guest-init.sh).
 const WITHOUT_WITNESS: &str = "nvvmm.agent";
 
-/// What Linux is told. On a KVM host whose own TSC is not reliable (an emulated one above all) KVM says that the guest's is
-/// not either, and a guest's watchdog marks it unstable now and then, snapshots or not. Such a host on a busy machine also lets
-/// a guest stand still for longer than the 20 s after which Linux calls it stuck.
+/// What Linux is told. On a KVM host whose own TSC is not reliable (an emulated one above all) KVM
+/// says that the guest's is not either, and a guest's watchdog marks it unstable now and then,
+/// snapshots or not. Such a host on a busy machine also lets a guest stand still for longer than
+/// the 20 s after which Linux calls it stuck.
 fn cmdline() -> &'static str {
     let clocksource = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
     match std::fs::read_to_string(clocksource) {
@@ -23,18 +24,34 @@ fn cmdline() -> &'static str {
 
 /// Boots Linux to its witness.
 pub fn boot<'h>(host: &'h Host, memory_mib: u64, vcpus: u32, options: &[&str]) -> Vm<'h> {
-    boot_from("NVVMM_GUEST_INITRAMFS", host, memory_mib, vcpus, "", options)
-}
-
-/// Boots Linux without its witness, whose threads take much of an emulated CPU, to the agent's first answer.
-pub fn boot_without_witness<'h>(host: &'h Host, memory_mib: u64) -> Vm<'h> {
-    answering(
+    boot_from(
+        "NVVMM_GUEST_INITRAMFS",
         host,
-        boot_from("NVVMM_GUEST_INITRAMFS", host, memory_mib, 1, WITHOUT_WITNESS, &[]),
+        memory_mib,
+        vcpus,
+        "",
+        options,
     )
 }
 
-/// Boots Linux with nothing in it but nvvmm-agent, which is its first process, and the programs of busybox. It may not answer yet.
+/// Boots Linux without its witness, whose threads take much of an emulated CPU, to the agent's
+/// first answer.
+pub fn boot_without_witness<'h>(host: &'h Host, memory_mib: u64) -> Vm<'h> {
+    answering(
+        host,
+        boot_from(
+            "NVVMM_GUEST_INITRAMFS",
+            host,
+            memory_mib,
+            1,
+            WITHOUT_WITNESS,
+            &[],
+        ),
+    )
+}
+
+/// Boots Linux with nothing in it but nvvmm-agent, which is its first process, and the programs of
+/// busybox. It may not answer yet.
 pub fn boot_to_agent(host: &Host, memory_mib: u64) -> Vm<'_> {
     start(
         "NVVMM_GUEST_INITRAMFS",
@@ -46,8 +63,8 @@ pub fn boot_to_agent(host: &Host, memory_mib: u64) -> Vm<'_> {
     )
 }
 
-/// Boots Linux without its witness, with one CPU and with programs in it whose processes tests capture (scripts/lib/guest-programs.sh). `words` are more for
-/// the kernel's command line.
+/// Boots Linux without its witness, with one CPU and with programs in it whose processes tests
+/// capture (scripts/lib/guest-programs.sh). `words` are more for the kernel's command line.
 pub fn boot_with_programs<'h>(host: &'h Host, memory_mib: u64, words: &str) -> Vm<'h> {
     let words = format!("{WITHOUT_WITNESS} {words}");
     answering(
@@ -107,7 +124,8 @@ fn start<'h>(
 
 /// Asks the witness, and fails the test unless its answer is "ok".
 pub fn ask(vm: &mut Vm<'_>, command: &str) -> String {
-    // The tag tells this answer from those in the scroll-back that a new client of the console is sent.
+    // The tag tells this answer from those in the scroll-back that a new client of the console is
+    // sent.
     let tag = format!(
         "#{}",
         std::time::UNIX_EPOCH
@@ -128,10 +146,14 @@ pub fn ask(vm: &mut Vm<'_>, command: &str) -> String {
 
 /// The number behind `key=` in an answer.
 pub fn number(answer: &str, key: &str) -> u64 {
-    let words = answer.split_whitespace().filter_map(|word| word.split_once('='));
+    let words = answer
+        .split_whitespace()
+        .filter_map(|word| word.split_once('='));
     let found = words.into_iter().find(|(name, _)| *name == key);
     let (_, value) = found.unwrap_or_else(|| panic!("no {key}= in {answer}"));
-    value.parse().unwrap_or_else(|e| panic!("{key}={value}: {e}"))
+    value
+        .parse()
+        .unwrap_or_else(|e| panic!("{key}={value}: {e}"))
 }
 
 /// Everything a guest can say of its own health.

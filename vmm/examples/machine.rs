@@ -1,9 +1,11 @@
-//! Runs one machine on plain memory, without a pool: for trying out kernels, and save and restore on their own.
+//! Runs one machine on plain memory, without a pool: for trying out kernels, and save and restore
+//! on their own.
 //!
 //!     cargo run --example machine -- --kernel vmlinuz --initramfs initrd --memory-mib 256 --cpus 2
 //!
-//! `--save-restore-after S` pauses the machine after S seconds, saves it, carries state and a copy of the memory over
-//! into a new machine in the same process, and lets that one go on; `--times N` does so N times.
+//! `--save-restore-after S` pauses the machine after S seconds, saves it, carries state and a copy
+//! of the memory over into a new machine in the same process, and lets that one go on; `--times N`
+//! does so N times.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,7 +77,12 @@ fn copy_memory(from: &GuestRam, to: &GuestRam) -> Result<()> {
 }
 
 /// Saves the machine, ends it, and goes on in a new one.
-fn move_machine(spec: &VmSpec, machine: Machine, ram: GuestRam, args: &Args) -> Result<(Machine, GuestRam)> {
+fn move_machine(
+    spec: &VmSpec,
+    machine: Machine,
+    ram: GuestRam,
+    args: &Args,
+) -> Result<(Machine, GuestRam)> {
     machine.pause_vcpus(Hold::Pause)?;
     machine.quiesce_devices()?;
     let state = MachineStateV1 {
@@ -116,7 +123,9 @@ fn move_machine(spec: &VmSpec, machine: Machine, ram: GuestRam, args: &Args) -> 
 }
 
 fn main() -> Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
     let args = Args::parse();
     let disks = args.disk.iter().map(|path| DiskSpec {
         path: path.clone(),
@@ -143,7 +152,8 @@ fn main() -> Result<()> {
     };
     loop {
         if left > 0 {
-            let (interrupter, after) = (machine.interrupter(), args.save_restore_after.unwrap_or(0));
+            let (interrupter, after) =
+                (machine.interrupter(), args.save_restore_after.unwrap_or(0));
             std::thread::spawn(move || {
                 std::thread::sleep(Duration::from_secs(after));
                 interrupter.interrupt();

@@ -1,4 +1,5 @@
-//! Values as people read them: sizes, times, moments, tables. Plain text, without colours or control characters.
+//! Values as people read them: sizes, times, moments, tables. Plain text, without colours or
+//! control characters.
 
 use std::time::{Duration, SystemTime};
 

@@ -4,10 +4,18 @@ use super::*;
 fn tables_are_aligned_without_trailing_blanks() {
     let rows = [
         vec!["├─ web".to_owned(), "4.0 KiB".to_owned(), "x".to_owned()],
-        vec!["a-long-name".to_owned(), "512.0 MiB".to_owned(), String::new()],
+        vec![
+            "a-long-name".to_owned(),
+            "512.0 MiB".to_owned(),
+            String::new(),
+        ],
     ];
     let text = table(
-        &[Column::Text("NAME"), Column::Number("OWN"), Column::Text("LAST")],
+        &[
+            Column::Text("NAME"),
+            Column::Number("OWN"),
+            Column::Text("LAST"),
+        ],
         &rows,
     );
     assert_eq!(
@@ -40,7 +48,10 @@ fn sizes_and_times_are_humane() {
         ("0 B".into(), "4.0 KiB".into(), "512.0 MiB".into())
     );
     assert_eq!(frames_size(256), "1.0 MiB");
-    assert_eq!((time_us(0.0), time_us(812.4)), ("0 µs".into(), "812 µs".into()));
+    assert_eq!(
+        (time_us(0.0), time_us(812.4)),
+        ("0 µs".into(), "812 µs".into())
+    );
     assert_eq!(
         (time_us(1_240.0), time_us(3_410_000.0)),
         ("1.24 ms".into(), "3.41 s".into())

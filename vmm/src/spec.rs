@@ -1,5 +1,5 @@
-//! What a virtual machine is made of, as the user asked for it. Saved with every snapshot, so that a restore
-//! builds the same machine.
+//! What a virtual machine is made of, as the user asked for it. Saved with every snapshot, so that
+//! a restore builds the same machine.
 
 use std::path::PathBuf;
 
@@ -29,7 +29,8 @@ pub struct VmSpec {
     pub memory_bytes: u64,
     /// virtio-block disks in the guest's order (`vda`, `vdb`, ...).
     pub disks: Vec<DiskSpec>,
-    /// A virtio-vsock device. Machines of snapshots that were taken before there was one have none.
+    /// A virtio-vsock device. Machines of snapshots that were taken before there was one have
+    /// none.
     #[serde(default)]
     pub vsock: bool,
     /// Windows that images of processes can be shown in, at the same time.
@@ -40,6 +41,7 @@ pub struct VmSpec {
 impl VmSpec {
     /// vCPUs one machine may have.
     pub const VCPUS_MAX: u8 = 64;
-    /// Windows of a new machine: processes at a time that run with `restore --window`, trees counting as one.
+    /// Windows of a new machine: processes at a time that run with `restore --window`, trees
+    /// counting as one.
     pub const WINDOWS_USUAL: u8 = 4;
 }

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 
-/// Bytes that wait for a reader, at most a fixed number of them. When more come, the oldest are dropped and counted,
-/// and the reader finds a note of it in their place.
+/// Bytes that wait for a reader, at most a fixed number of them. When more come, the oldest are
+/// dropped and counted, and the reader finds a note of it in their place.
 #[derive(Debug)]
 pub(crate) struct Backlog {
     bytes: VecDeque<u8>,
@@ -46,8 +46,13 @@ impl Backlog {
         taken
     }
 
-    /// Writes as much as `writer` takes, at most `limit_bytes` in one call. Answers how much that was.
-    pub(crate) fn write_some(&mut self, writer: &mut impl Write, limit_bytes: usize) -> io::Result<usize> {
+    /// Writes as much as `writer` takes, at most `limit_bytes` in one call. Answers how much that
+    /// was.
+    pub(crate) fn write_some(
+        &mut self,
+        writer: &mut impl Write,
+        limit_bytes: usize,
+    ) -> io::Result<usize> {
         let note = self.next_note();
         let (front, _) = self.bytes.as_slices();
         let source = if note.is_empty() { front } else { &note };
@@ -62,7 +67,8 @@ impl Backlog {
         if note.is_empty() {
             self.bytes.drain(..written);
         } else {
-            // Only a note that the reader has begun to get stands; until then its number still grows.
+            // Only a note that the reader has begun to get stands; until then its number still
+            // grows.
             if self.note.is_empty() {
                 self.skipped_bytes = 0;
             }

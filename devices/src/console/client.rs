@@ -49,7 +49,11 @@ impl Client {
     }
 
     /// Appends what the client has sent to `input`, as far as that is shorter than `limit_bytes`.
-    pub(super) fn receive(&mut self, input: &mut VecDeque<u8>, limit_bytes: usize) -> io::Result<()> {
+    pub(super) fn receive(
+        &mut self,
+        input: &mut VecDeque<u8>,
+        limit_bytes: usize,
+    ) -> io::Result<()> {
         let mut chunk = [0; 4096];
         while self.input_open && input.len() < limit_bytes {
             match (&self.stream).read(&mut chunk) {

@@ -24,9 +24,14 @@ struct Host {
 impl Host {
     fn new(streams: ConsoleStreams) -> Self {
         let output = ConsoleOut::new().unwrap();
-        let serial = SerialPort::new("com1", Arc::new(CountingIrq::default()), output.clone()).unwrap();
+        let serial =
+            SerialPort::new("com1", Arc::new(CountingIrq::default()), output.clone()).unwrap();
         let serial = Arc::new(Mutex::new(serial));
-        let console = Arc::new(Mutex::new(Console::new(Arc::clone(&serial), output, streams)));
+        let console = Arc::new(Mutex::new(Console::new(
+            Arc::clone(&serial),
+            output,
+            streams,
+        )));
         let mut events: EventManager<Box<dyn MutEventSubscriber>> = EventManager::new().unwrap();
         events.add_subscriber(Box::new(Arc::clone(&console)));
         Self {
@@ -54,7 +59,8 @@ impl Host {
         (host, stdin)
     }
 
-    /// Turns the event loop until there is nothing to do. A loop that finds something to do for ever is a failure.
+    /// Turns the event loop until there is nothing to do. A loop that finds something to do for
+    /// ever is a failure.
     fn run(&mut self) {
         for _ in 0..10_000 {
             if self.events.run_with_timeout(0).unwrap() == 0 {
@@ -220,7 +226,11 @@ fn input_of_clients_and_standard_input_reaches_the_guest_as_it_has_room() {
     while received.len() < long.len() {
         host.run();
         let part = host.guest_reads(7);
-        assert!(!part.is_empty(), "input stopped after {} bytes", received.len());
+        assert!(
+            !part.is_empty(),
+            "input stopped after {} bytes",
+            received.len()
+        );
         received.extend(part);
     }
     assert_eq!(received, long);
@@ -372,7 +382,11 @@ fn regular_files_serve_as_input_and_output() {
     while received.len() < typed.len() {
         host.run();
         let part = host.guest_reads(64);
-        assert!(!part.is_empty(), "input stopped after {} bytes", received.len());
+        assert!(
+            !part.is_empty(),
+            "input stopped after {} bytes",
+            received.len()
+        );
         received.extend(part);
     }
     assert_eq!(received, typed);

@@ -60,8 +60,9 @@ impl ConsoleOut {
         self.take(&mut lock(&self.shared))
     }
 
-    /// Gives the output that came since the last call to `deliver`, and answers the scroll-back that ends with it, so
-    /// that a reader who starts with the scroll-back gets every byte once.
+    /// Gives the output that came since the last call to `deliver`, and answers the scroll-back
+    /// that ends with it, so that a reader who starts with the scroll-back gets every byte
+    /// once.
     pub(super) fn catch_up(&self, deliver: impl FnOnce(&[u8])) -> Vec<u8> {
         let mut shared = lock(&self.shared);
         let fresh = self.take(&mut shared);
@@ -72,7 +73,8 @@ impl ConsoleOut {
     }
 
     fn take(&self, shared: &mut Shared) -> Vec<u8> {
-        // The wake-up belongs to what is taken here: under the lock, no later one can be swallowed with it.
+        // The wake-up belongs to what is taken here: under the lock, no later one can be swallowed
+        // with it.
         let _ = self.wake.read();
         shared.woken = false;
         shared.fresh.take()

@@ -66,9 +66,13 @@ impl StdInput {
         self.readiness = watch(&self.file, ops);
     }
 
-    /// Appends what is there to `input`, as far as that is shorter than `limit_bytes`. Answers whether there may be
-    /// more later.
-    pub(super) fn receive(&mut self, input: &mut VecDeque<u8>, limit_bytes: usize) -> io::Result<bool> {
+    /// Appends what is there to `input`, as far as that is shorter than `limit_bytes`. Answers
+    /// whether there may be more later.
+    pub(super) fn receive(
+        &mut self,
+        input: &mut VecDeque<u8>,
+        limit_bytes: usize,
+    ) -> io::Result<bool> {
         let mut chunk = [0; 4096];
         while input.len() < limit_bytes
             && sys::poll_ready(self.file.as_raw_fd(), libc::POLLIN, Duration::ZERO)?
@@ -146,7 +150,9 @@ impl StdOutput {
     }
 
     fn send_within(&mut self, stall: Duration) -> io::Result<()> {
-        while !self.backlog.is_empty() && sys::poll_ready(self.file.as_raw_fd(), libc::POLLOUT, stall)? {
+        while !self.backlog.is_empty()
+            && sys::poll_ready(self.file.as_raw_fd(), libc::POLLOUT, stall)?
+        {
             match self.backlog.write_some(&mut self.file, CHUNK_BYTES) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -11,7 +11,8 @@ use crate::host_socket::HostSocket;
 /// Where console input comes from and output goes to. All of it may be missing.
 #[derive(Default)]
 pub struct ConsoleStreams {
-    /// Input, usually a duplicate of standard input. Putting a terminal into raw mode is the caller's part.
+    /// Input, usually a duplicate of standard input. Putting a terminal into raw mode is the
+    /// caller's part.
     pub input: Option<File>,
     /// Output, usually a duplicate of standard output.
     pub output: Option<File>,

@@ -19,11 +19,12 @@ use crate::serial::SerialPort;
 
 /// Programs that may be connected to the console socket at once.
 const CLIENTS_MAX: usize = 16;
-/// Input that waits in the host for the guest. No more is read from anywhere while there is this much.
+/// Input that waits in the host for the guest. No more is read from anywhere while there is this
+/// much.
 const INPUT_BYTES: usize = 4096;
 
-/// Carries the guest's output to all readers, and their input to the guest. Give it to the event thread's
-/// `EventManager`, as `Arc<Mutex<Console>>` when [`Console::finish`] is wanted.
+/// Carries the guest's output to all readers, and their input to the guest. Give it to the event
+/// thread's `EventManager`, as `Arc<Mutex<Console>>` when [`Console::finish`] is wanted.
 pub struct Console {
     serial: Arc<Mutex<SerialPort>>,
     output: ConsoleOut,
@@ -38,7 +39,11 @@ pub struct Console {
 
 impl Console {
     /// Connects `serial`, whose output goes to `output`, with `streams`.
-    pub fn new(serial: Arc<Mutex<SerialPort>>, output: ConsoleOut, streams: ConsoleStreams) -> Self {
+    pub fn new(
+        serial: Arc<Mutex<SerialPort>>,
+        output: ConsoleOut,
+        streams: ConsoleStreams,
+    ) -> Self {
         let room = lock(&serial).input_room();
         Self {
             serial,
@@ -52,8 +57,8 @@ impl Console {
         }
     }
 
-    /// What this console is connected to, for the console of the machine that takes this one's place. The event thread
-    /// must have ended.
+    /// What this console is connected to, for the console of the machine that takes this one's
+    /// place. The event thread must have ended.
     pub fn take_streams(&mut self) -> ConsoleStreams {
         ConsoleStreams {
             input: self.std_input.take().map(StdInput::into_file),
@@ -63,8 +68,8 @@ impl Console {
         }
     }
 
-    /// Carries out what the guest has written so far, before the process ends. Waits for a slow standard output, not
-    /// for socket clients. Also done on drop.
+    /// Carries out what the guest has written so far, before the process ends. Waits for a slow
+    /// standard output, not for socket clients. Also done on drop.
     pub fn finish(&mut self) {
         self.distribute();
         if let Some(output) = &mut self.std_output
@@ -115,9 +120,12 @@ impl Console {
 
     fn add_client(&mut self, stream: UnixStream, ops: &mut EventOps) -> io::Result<()> {
         if self.clients.len() >= CLIENTS_MAX {
-            return Err(io::Error::other(format!("{CLIENTS_MAX} are connected already")));
+            return Err(io::Error::other(format!(
+                "{CLIENTS_MAX} are connected already"
+            )));
         }
-        // With the fresh output given to those who were there before, the scroll-back is what this one has missed.
+        // With the fresh output given to those who were there before, the scroll-back is what this
+        // one has missed.
         let scrollback = self.output.catch_up(|fresh| {
             if let Some(output) = &mut self.std_output {
                 output.push(fresh);
@@ -137,7 +145,8 @@ impl Console {
             return;
         };
         let gone = events.intersects(EventSet::HANG_UP | EventSet::ERROR);
-        // Of one that is gone, the last words still count; how many there can be is the socket buffer's limit.
+        // Of one that is gone, the last words still count; how many there can be is the socket
+        // buffer's limit.
         let limit_bytes = if gone { usize::MAX } else { INPUT_BYTES };
         let received = client.receive(&mut self.input, limit_bytes);
         if gone || received.is_err() {
@@ -152,7 +161,9 @@ impl Console {
     }
 
     fn receive_std_input(&mut self, limit_bytes: usize, ops: &mut EventOps) {
-        let Some(source) = &mut self.std_input else { return };
+        let Some(source) = &mut self.std_input else {
+            return;
+        };
         match source.receive(&mut self.input, limit_bytes) {
             Ok(true) => return,
             Ok(false) => {}
@@ -233,7 +244,9 @@ fn watch(client: &mut Client, ops: &mut EventOps) -> io::Result<()> {
 impl MutEventSubscriber for Console {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         let fd = events.fd();
-        let gone = events.event_set().intersects(EventSet::HANG_UP | EventSet::ERROR);
+        let gone = events
+            .event_set()
+            .intersects(EventSet::HANG_UP | EventSet::ERROR);
         if fd == self.room.as_raw_fd() {
             let _ = self.room.read();
         } else if self
@@ -250,7 +263,8 @@ impl MutEventSubscriber for Console {
                 .as_ref()
                 .is_some_and(|input| input.as_raw_fd() == fd)
         {
-            // What is left in a pipe that was closed still counts; the event would come again until it is read.
+            // What is left in a pipe that was closed still counts; the event would come again until
+            // it is read.
             self.receive_std_input(usize::MAX, ops);
         } else if gone
             && self

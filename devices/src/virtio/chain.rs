@@ -1,7 +1,8 @@
 //! Descriptor chains, walked strictly and once.
 //!
-//! `virtio-queue` ends a chain silently where it is broken. Here a chain is either whole or an error, its descriptors
-//! are read from guest memory exactly once, and it is no longer than its queue (Virtio 1.2 section 2.7.5.3.1).
+//! `virtio-queue` ends a chain silently where it is broken. Here a chain is either whole or an
+//! error, its descriptors are read from guest memory exactly once, and it is no longer than its
+//! queue (Virtio 1.2 section 2.7.5.3.1).
 
 use std::ops::Range;
 
@@ -12,7 +13,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError, Permissions,
 /// What is wrong with a descriptor chain, or with what a request in it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
-    /// It loops, is longer than the queue, or points to a descriptor or indirect table that is not there.
+    /// It loops, is longer than the queue, or points to a descriptor or indirect table that is not
+    /// there.
     #[error("descriptor chain does not end properly")]
     Unterminated,
     /// Virtio 1.2 section 2.7.4.2.
@@ -25,7 +27,9 @@ pub enum ChainError {
     #[error("descriptor chain has a buffer outside guest memory")]
     OutsideMemory,
     /// The buffers are not those that the device needs for a request.
-    #[error("descriptor chain has too few buffers of one direction, or some that the request has no use for")]
+    #[error(
+        "descriptor chain has too few buffers of one direction, or some that the request has no use for"
+    )]
     WrongShape,
 }
 
@@ -44,7 +48,10 @@ pub struct Buffers {
 impl Buffers {
     /// Length of all buffers together, in bytes.
     pub fn len_bytes(&self) -> u64 {
-        self.parts.iter().map(|part| u64::from(part.len_bytes)).sum()
+        self.parts
+            .iter()
+            .map(|part| u64::from(part.len_bytes))
+            .sum()
     }
 
     /// Whether there is no byte in it.
@@ -58,8 +65,9 @@ impl Buffers {
         for (index, part) in self.parts.iter_mut().enumerate() {
             let len = u64::from(part.len_bytes);
             if before < len {
-                // `before` is smaller than a u32 here, and the address of a later byte of the same buffer: if it
-                // overflows it is outside memory, which is found out at the access.
+                // `before` is smaller than a u32 here, and the address of a later byte of the same
+                // buffer: if it overflows it is outside memory, which is found out
+                // at the access.
                 let cut = before as u32;
                 let second = Buffer {
                     address: GuestAddress(part.address.0.wrapping_add(before)),
@@ -141,7 +149,8 @@ impl Buffers {
     }
 }
 
-/// One request as the driver has put it: first the buffers that the device reads, then those that it writes.
+/// One request as the driver has put it: first the buffers that the device reads, then those that
+/// it writes.
 #[derive(Clone, Debug)]
 pub struct Chain {
     head_index: u16,
@@ -181,7 +190,8 @@ impl Chain {
             }
             terminated = !descriptor.has_next();
         }
-        // The iterator stops at a broken link as it does at the end; only at the end there is no next flag.
+        // The iterator stops at a broken link as it does at the end; only at the end there is no
+        // next flag.
         if terminated {
             Ok(chain)
         } else {

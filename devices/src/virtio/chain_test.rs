@@ -27,8 +27,16 @@ fn splitting_cuts_between_and_within_buffers() {
         (0, &[][..], &whole[..]),
         (4, &[(0x1000, 4)], &[(0x1004, 6), (0x2000, 20), (0x3000, 5)]),
         (10, &[(0x1000, 10)], &[(0x2000, 20), (0x3000, 5)]),
-        (29, &[(0x1000, 10), (0x2000, 19)], &[(0x2013, 1), (0x3000, 5)]),
-        (34, &[(0x1000, 10), (0x2000, 20), (0x3000, 4)], &[(0x3004, 1)]),
+        (
+            29,
+            &[(0x1000, 10), (0x2000, 19)],
+            &[(0x2013, 1), (0x3000, 5)],
+        ),
+        (
+            34,
+            &[(0x1000, 10), (0x2000, 20), (0x3000, 4)],
+            &[(0x3004, 1)],
+        ),
         (35, &whole, &[]),
         (99, &whole, &[]),
     ] {
@@ -48,7 +56,10 @@ fn copying_goes_across_buffers_and_stops_at_their_end() {
     stream.read(&*memory, &mut read).unwrap();
     assert_eq!(&read, b"abcdefg");
     assert_eq!(stream.write(&*memory, &[0; 9]), Err(ChainError::WrongShape));
-    assert_eq!(stream.read(&*memory, &mut [0; 9]), Err(ChainError::WrongShape));
+    assert_eq!(
+        stream.read(&*memory, &mut [0; 9]),
+        Err(ChainError::WrongShape)
+    );
 }
 
 #[test]
@@ -63,7 +74,11 @@ fn a_buffer_that_reaches_out_of_memory_is_refused() {
     ] {
         let stream = buffers(&[(address, len)]);
         let slices = stream.slices(&*memory, Permissions::Write);
-        assert_eq!(slices.err(), Some(ChainError::OutsideMemory), "{address:#x}");
+        assert_eq!(
+            slices.err(),
+            Some(ChainError::OutsideMemory),
+            "{address:#x}"
+        );
         let mut bytes = vec![0; len as usize];
         assert_eq!(
             stream.read(&*memory, &mut bytes),

@@ -12,15 +12,16 @@ use crate::lifecycle::{LifecycleError, SavedDevice};
 pub enum Served {
     /// It was carried out; so many bytes of its writable buffers were written.
     Done(u32),
-    /// The device has no use for it yet. It stays in the ring with all that are behind it, until the driver notifies the
-    /// queue or [`VirtioDevice::take_wakes`] names it.
+    /// The device has no use for it yet. It stays in the ring with all that are behind it, until
+    /// the driver notifies the queue or [`VirtioDevice::take_wakes`] names it.
     NotYet,
 }
 
 /// A virtio device, without its transport and its queues.
 ///
-/// The transport owns the queues: it takes requests out of them and hands them over one by one, so a device has nothing
-/// in flight when none of its methods is running. All methods are called with the transport's worker locked.
+/// The transport owns the queues: it takes requests out of them and hands them over one by one, so
+/// a device has nothing in flight when none of its methods is running. All methods are called with
+/// the transport's worker locked.
 pub trait VirtioDevice<Mem: GuestMemory>: Send {
     /// What the device is, as written into its saved state: "virtio-block".
     fn kind(&self) -> &'static str;
@@ -48,21 +49,23 @@ pub trait VirtioDevice<Mem: GuestMemory>: Send {
     /// Carries out one request, wholly, or leaves it untouched.
     ///
     /// # Errors
-    /// The request is so malformed that the driver cannot be told in it. The transport stops the device and asks the
-    /// driver to reset it.
+    /// The request is so malformed that the driver cannot be told in it. The transport stops the
+    /// device and asks the driver to reset it.
     fn serve(&mut self, queue_index: usize, chain: Chain, mem: &Mem) -> Result<Served, ChainError>;
 
-    /// A descriptor that is readable whenever something has happened on the host that the device acts on, without a
-    /// request of the driver. It stays the same for the device's life.
+    /// A descriptor that is readable whenever something has happened on the host that the device
+    /// acts on, without a request of the driver. It stays the same for the device's life.
     fn host_events(&self) -> Option<RawFd> {
         None
     }
 
-    /// Acts on what has happened on the host, and makes the descriptor unreadable. Not called while the device is paused.
+    /// Acts on what has happened on the host, and makes the descriptor unreadable. Not called while
+    /// the device is paused.
     fn on_host_events(&mut self) {}
 
-    /// The queues that the device wants to be looked at for another reason than a notification, by bit: those whose
-    /// requests it has refused for the time being, and now has a use for. Each is named once.
+    /// The queues that the device wants to be looked at for another reason than a notification, by
+    /// bit: those whose requests it has refused for the time being, and now has a use for. Each
+    /// is named once.
     fn take_wakes(&mut self) -> u32 {
         0
     }
@@ -86,7 +89,9 @@ pub trait VirtioDevice<Mem: GuestMemory>: Send {
 /// Answers a configuration space read at `offset` from `fields`, with zeros past their end.
 pub(super) fn read_fields(fields: &[u8], offset: u64, bytes: &mut [u8]) {
     bytes.fill(0);
-    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(fields.len());
+    let start = usize::try_from(offset)
+        .unwrap_or(usize::MAX)
+        .min(fields.len());
     let len = bytes.len().min(fields.len() - start);
     bytes[..len].copy_from_slice(&fields[start..start + len]);
 }

@@ -43,22 +43,25 @@ impl<M: GuestAddressSpace + Send> MmioTransport<M> {
                  give it the options that it had when the snapshot was taken"
             )));
         }
-        if state.driver_features & !state.offered_features != 0 && state.status & features_ok() != 0 {
-            return Err(
-                self.rejected("accepted features were never offered; the state is damaged".to_owned())
-            );
+        if state.driver_features & !state.offered_features != 0 && state.status & features_ok() != 0
+        {
+            return Err(self.rejected(
+                "accepted features were never offered; the state is damaged".to_owned(),
+            ));
         }
         let driver_bits = DRIVER_STATUS_BITS.iter().fold(0, |all, bit| all | bit);
         if state.status & !(driver_bits | VIRTIO_CONFIG_S_FAILED | VIRTIO_CONFIG_S_NEEDS_RESET) != 0
             || state.interrupt_status & !(VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG) != 0
         {
-            return Err(
-                self.rejected("a register has bits that do not exist; the state is damaged".to_owned())
-            );
+            return Err(self.rejected(
+                "a register has bits that do not exist; the state is damaged".to_owned(),
+            ));
         }
         let found = state.queues.iter().map(|queue| queue.max_size);
         if !found.eq(self.registers.queues.iter().map(|queue| queue.max_size)) {
-            return Err(self.rejected("the snapshot's device has other queues than this one".to_owned()));
+            return Err(
+                self.rejected("the snapshot's device has other queues than this one".to_owned())
+            );
         }
         Ok(())
     }
@@ -72,7 +75,9 @@ impl<M: GuestAddressSpace + Send> MmioTransport<M> {
             let queue = QueueRegisters::restore(state)
                 .build(state.next_avail, state.next_used, event_idx)
                 .filter(|queue| queue.is_valid(&*memory))
-                .ok_or_else(|| self.rejected(format!("queue {index} is not in this machine's memory")))?;
+                .ok_or_else(|| {
+                    self.rejected(format!("queue {index} is not in this machine's memory"))
+                })?;
             worker.queues[index] = Some(queue);
         }
         Ok(())
@@ -160,7 +165,9 @@ impl<M: GuestAddressSpace + Send> Device for MmioTransport<M> {
         self.signals
             .interrupt_status
             .store(state.interrupt_status, Ordering::SeqCst);
-        self.signals.needs_reset.store(needs_reset, Ordering::SeqCst);
+        self.signals
+            .needs_reset
+            .store(needs_reset, Ordering::SeqCst);
         {
             let mut worker = lock(&self.worker);
             worker.queues.fill_with(|| None);

@@ -52,7 +52,8 @@ fn rng_driver() -> Driver {
     driver
 }
 
-/// Puts a one-sector request into the ring at its own place in memory, and answers where its data and status are.
+/// Puts a one-sector request into the ring at its own place in memory, and answers where its data
+/// and status are.
 fn submit_block(driver: &mut Driver, slot: u64, kind: u32, sector: u64) -> (u64, u64) {
     let header = BUFFERS + slot * 0x1000;
     let (data, status) = (header + 0x400, header + 0x20);
@@ -119,7 +120,9 @@ fn a_restored_disk_goes_on_where_the_snapshot_was_taken_and_so_does_the_original
     let (pending_data, pending_status) = submit_block(&mut original, 1, VIRTIO_BLK_T_IN, 1);
     let saved = original.save_paused();
     let disk_copy = copy_of(&disk);
-    let mut copy = original.restore_copy(block(disk_copy.path()), &saved).unwrap();
+    let mut copy = original
+        .restore_copy(block(disk_copy.path()), &saved)
+        .unwrap();
     copy.run_events();
     assert_eq!(
         copy.load(pending_status, 1),
@@ -178,9 +181,14 @@ fn a_pending_interrupt_is_raised_again_and_no_other() {
     assert_eq!(copy.irq.raised(), 0);
     copy.transport.resume().unwrap();
     assert_eq!(copy.irq.raised(), 1);
-    assert_eq!(copy.read(VIRTIO_MMIO_INTERRUPT_STATUS), VIRTIO_MMIO_INT_VRING);
+    assert_eq!(
+        copy.read(VIRTIO_MMIO_INTERRUPT_STATUS),
+        VIRTIO_MMIO_INT_VRING
+    );
 
-    let mut copy = driver.restore_copy(Box::new(Rng::new()), &acknowledged).unwrap();
+    let mut copy = driver
+        .restore_copy(Box::new(Rng::new()), &acknowledged)
+        .unwrap();
     copy.transport.resume().unwrap();
     assert_eq!(copy.irq.raised(), 0);
 }
@@ -227,7 +235,9 @@ fn a_disk_of_another_size_or_mode_is_refused() {
         .unwrap()
         .to_string();
     assert!(
-        error.contains("4096 bytes") && error.contains("4608") && error.contains("copy of the disk"),
+        error.contains("4096 bytes")
+            && error.contains("4608")
+            && error.contains("copy of the disk"),
         "{error}"
     );
     let same = image();
@@ -236,7 +246,11 @@ fn a_disk_of_another_size_or_mode_is_refused() {
         ..BlockOptions::default()
     };
     let read_only = Box::new(Block::open(same.path(), &read_only).unwrap());
-    let error = driver.restore_copy(read_only, &saved).err().unwrap().to_string();
+    let error = driver
+        .restore_copy(read_only, &saved)
+        .err()
+        .unwrap()
+        .to_string();
     assert!(
         error.contains("writable") && error.contains("read-only"),
         "{error}"
@@ -246,7 +260,10 @@ fn a_disk_of_another_size_or_mode_is_refused() {
         .err()
         .unwrap()
         .to_string();
-    assert!(error.contains("type 2") && error.contains("type 4"), "{error}");
+    assert!(
+        error.contains("type 2") && error.contains("type 4"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -287,7 +304,9 @@ fn a_state_that_makes_no_sense_is_refused() {
         ("features", |state| state.offered_features |= 1 << 50),
         ("never offered", |state| state.driver_features |= 1 << 50),
         ("bits that do not exist", |state| state.status |= 1 << 20),
-        ("bits that do not exist", |state| state.interrupt_status |= 4),
+        ("bits that do not exist", |state| {
+            state.interrupt_status |= 4
+        }),
         ("other queues", |state| state.queues.clear()),
         ("other queues", |state| state.queues[0].max_size = 32),
         ("queue 0", |state| state.queues[0].size = 3),
@@ -352,7 +371,8 @@ impl EventThread {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
-            let mut events: EventManager<Box<dyn MutEventSubscriber + Send>> = EventManager::new().unwrap();
+            let mut events: EventManager<Box<dyn MutEventSubscriber + Send>> =
+                EventManager::new().unwrap();
             events.add_subscriber(Box::new(subscriber));
             while !stopped.load(Ordering::SeqCst) {
                 events.run_with_timeout(10).unwrap();
@@ -420,6 +440,8 @@ fn after_pause_nothing_moves_although_the_event_thread_runs() {
     }
     events.stop();
     let mut word = [0; 4];
-    driver.transport.read(u64::from(VIRTIO_MMIO_STATUS), &mut word);
+    driver
+        .transport
+        .read(u64::from(VIRTIO_MMIO_STATUS), &mut word);
     assert_eq!(word[0], 15);
 }

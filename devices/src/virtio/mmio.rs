@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use virtio_bindings::virtio_config::{
-    VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED,
-    VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
+    VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK,
+    VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
+    VIRTIO_F_VERSION_1,
 };
 use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
@@ -23,8 +24,8 @@ use crate::lock::lock;
 
 /// Length of the MMIO range of one device in bytes: registers, then configuration space.
 pub const MMIO_LEN: u64 = 0x200;
-/// Offset of the QueueNotify register, to which the machine may bind the queues' eventfds with KVM_IOEVENTFD, 4 bytes
-/// wide, with the queue's index as datamatch.
+/// Offset of the QueueNotify register, to which the machine may bind the queues' eventfds with
+/// KVM_IOEVENTFD, 4 bytes wide, with the queue's index as datamatch.
 pub const QUEUE_NOTIFY_OFFSET: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
@@ -54,8 +55,8 @@ pub enum TransportError {
     QueueSize(u16),
 }
 
-/// A virtio device at an MMIO range: registers, feature negotiation and queue set-up. Requests are served by the event
-/// thread through [`MmioTransport::subscriber`].
+/// A virtio device at an MMIO range: registers, feature negotiation and queue set-up. Requests are
+/// served by the event thread through [`MmioTransport::subscriber`].
 pub struct MmioTransport<M: GuestAddressSpace> {
     pub(super) instance: String,
     pub(super) registers: Registers,
@@ -127,7 +128,10 @@ impl<M: GuestAddressSpace> MmioTransport<M> {
             .copied()
             .map(QueueRegisters::new)
             .collect();
-        if let Some(queue) = queues.iter().find(|queue| queue.build(0, 0, false).is_none()) {
+        if let Some(queue) = queues
+            .iter()
+            .find(|queue| queue.build(0, 0, false).is_none())
+        {
             return Err(TransportError::QueueSize(queue.max_size));
         }
         let kicks = queues
@@ -166,8 +170,8 @@ impl<M: GuestAddressSpace> MmioTransport<M> {
         })
     }
 
-    /// The queues' notification eventfds, in queue order. A write to QueueNotify that is not caught by an ioeventfd
-    /// signals the same ones.
+    /// The queues' notification eventfds, in queue order. A write to QueueNotify that is not caught
+    /// by an ioeventfd signals the same ones.
     pub fn queue_events(&self) -> &Arc<[EventFd]> {
         &self.kicks
     }
@@ -203,7 +207,9 @@ impl<M: GuestAddressSpace> MmioTransport<M> {
                 1 => (registers.offered_features >> 32) as u32,
                 _ => 0,
             },
-            VIRTIO_MMIO_QUEUE_NUM_MAX => registers.queue().map_or(0, |queue| u32::from(queue.max_size)),
+            VIRTIO_MMIO_QUEUE_NUM_MAX => registers
+                .queue()
+                .map_or(0, |queue| u32::from(queue.max_size)),
             VIRTIO_MMIO_QUEUE_READY => registers.queue().map_or(0, |queue| u32::from(queue.ready)),
             VIRTIO_MMIO_INTERRUPT_STATUS => self.signals.interrupt_status.load(Ordering::SeqCst),
             VIRTIO_MMIO_STATUS => self.status(),
@@ -230,7 +236,9 @@ impl<M: GuestAddressSpace> MmioTransport<M> {
                 }
             }
             VIRTIO_MMIO_INTERRUPT_ACK => {
-                self.signals.interrupt_status.fetch_and(!value, Ordering::SeqCst);
+                self.signals
+                    .interrupt_status
+                    .fetch_and(!value, Ordering::SeqCst);
             }
             VIRTIO_MMIO_STATUS if value == 0 => self.reset(),
             VIRTIO_MMIO_STATUS => self.advance_status(value),
@@ -267,8 +275,8 @@ impl<M: GuestAddressSpace> MmioTransport<M> {
         }
     }
 
-    /// The driver adds status bits. One that does not follow from those before it is not set, which the driver finds
-    /// out by reading back; bits once set are cleared by a reset only.
+    /// The driver adds status bits. One that does not follow from those before it is not set, which
+    /// the driver finds out by reading back; bits once set are cleared by a reset only.
     fn advance_status(&mut self, value: u32) {
         let mut previous = true;
         for bit in DRIVER_STATUS_BITS {
@@ -296,7 +304,8 @@ impl<M: GuestAddressSpace> MmioTransport<M> {
 
     fn features_acceptable(&self) -> bool {
         let features = self.registers.driver_features;
-        features & !self.registers.offered_features == 0 && features & (1 << VIRTIO_F_VERSION_1) != 0
+        features & !self.registers.offered_features == 0
+            && features & (1 << VIRTIO_F_VERSION_1) != 0
     }
 
     /// The driver is ready: makes the queues that it has enabled.

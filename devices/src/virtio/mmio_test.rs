@@ -30,7 +30,10 @@ fn a_driver_finds_and_starts_the_device_as_linux_does() {
     );
     driver.add_status(VIRTIO_CONFIG_S_DRIVER);
     let offered = driver.offered_features();
-    assert_eq!(offered, VERSION_1 | EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC);
+    assert_eq!(
+        offered,
+        VERSION_1 | EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC
+    );
     driver.accept_features(offered);
     assert_eq!(driver.add_status(VIRTIO_CONFIG_S_FEATURES_OK), 0b1011);
 
@@ -47,7 +50,10 @@ fn a_driver_finds_and_starts_the_device_as_linux_does() {
     assert_eq!(driver.add_status(VIRTIO_CONFIG_S_DRIVER_OK), 0b1111);
 
     assert_eq!(driver.request(&[BUFFER]), 16);
-    assert_eq!(driver.read(VIRTIO_MMIO_INTERRUPT_STATUS), VIRTIO_MMIO_INT_VRING);
+    assert_eq!(
+        driver.read(VIRTIO_MMIO_INTERRUPT_STATUS),
+        VIRTIO_MMIO_INT_VRING
+    );
     assert_eq!(driver.irq.raised(), 1);
     driver.write(VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INT_VRING);
     assert_eq!(driver.read(VIRTIO_MMIO_INTERRUPT_STATUS), 0);
@@ -62,7 +68,8 @@ fn a_machine_holds_one_transport_as_bus_device_as_lifecycle_device_and_as_subscr
     let transport = Arc::new(Mutex::new(transport));
     let device: Arc<Mutex<dyn Device>> = transport.clone();
     let mut bus = Bus::new();
-    bus.insert("rng0", 0xd000_0000, MMIO_LEN, transport).unwrap();
+    bus.insert("rng0", 0xd000_0000, MMIO_LEN, transport)
+        .unwrap();
     let bus = Arc::new(bus);
     let vcpu = std::thread::spawn(move || {
         let mut word = [0; 4];
@@ -229,7 +236,10 @@ fn reset_stops_the_device_and_it_can_be_started_again() {
     driver.write(VIRTIO_MMIO_STATUS, 0);
     driver.notify();
     driver.run_events();
-    assert!(driver.finished().is_empty(), "a device in reset serves nothing");
+    assert!(
+        driver.finished().is_empty(),
+        "a device in reset serves nothing"
+    );
     assert_eq!(driver.read(VIRTIO_MMIO_INTERRUPT_STATUS), 0);
     assert_eq!(driver.read(VIRTIO_MMIO_QUEUE_READY), 0);
     driver.start(0);
@@ -263,8 +273,8 @@ fn a_full_ring_is_served_and_signalled_on_the_way() {
     assert_eq!(driver.irq.raised(), 2);
 }
 
-/// A device during whose work the driver makes one more request available: entry 64 of a ring of 64, the same chain as
-/// entry 0.
+/// A device during whose work the driver makes one more request available: entry 64 of a ring of
+/// 64, the same chain as entry 0.
 struct Overtaken {
     requests: u32,
 }
@@ -284,7 +294,12 @@ impl VirtioDevice<Memory> for Overtaken {
     }
     fn read_config(&self, _offset: u64, _bytes: &mut [u8]) {}
     fn activate(&mut self, _driver_features: u64) {}
-    fn serve(&mut self, _queue_index: usize, _chain: Chain, mem: &Memory) -> Result<Served, ChainError> {
+    fn serve(
+        &mut self,
+        _queue_index: usize,
+        _chain: Chain,
+        mem: &Memory,
+    ) -> Result<Served, ChainError> {
         self.requests += 1;
         mem.write_obj(65_u16.to_le(), GuestAddress(AVAIL_RING + 2))
             .unwrap();

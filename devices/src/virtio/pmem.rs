@@ -1,8 +1,9 @@
-//! virtio-pmem (Virtio 1.2 section 5.19): memory beside RAM that the guest uses without a page cache of its own.
+//! virtio-pmem (Virtio 1.2 section 5.19): memory beside RAM that the guest uses without a page
+//! cache of its own.
 //!
-//! What is behind it comes and goes while the guest runs. Without anything the device has the type 0, which drivers pass over
-//! (section 4.2.2); whoever offers something tells the guest by other means to look again. The guest cannot write the
-//! memory, so a flush has nothing to do.
+//! What is behind it comes and goes while the guest runs. Without anything the device has the type
+//! 0, which drivers pass over (section 4.2.2); whoever offers something tells the guest by other
+//! means to look again. The guest cannot write the memory, so a flush has nothing to do.
 
 use std::sync::{Arc, Mutex};
 
@@ -59,8 +60,8 @@ pub struct PmemSlot {
 }
 
 impl PmemSlot {
-    /// With nothing in it. `on_let_go` is called, with the device locked, when a driver has reset the device and so
-    /// uses the memory no longer: nothing is in the slot then.
+    /// With nothing in it. `on_let_go` is called, with the device locked, when a driver has reset
+    /// the device and so uses the memory no longer: nothing is in the slot then.
     pub fn new(on_let_go: Box<dyn Fn() + Send + Sync>) -> Self {
         Self {
             content: Mutex::new(Content::Nothing),
@@ -98,7 +99,9 @@ impl PmemSlot {
 
 impl std::fmt::Debug for PmemSlot {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_tuple("PmemSlot").field(&lock(&self.content)).finish()
+        out.debug_tuple("PmemSlot")
+            .field(&lock(&self.content))
+            .finish()
     }
 }
 
@@ -155,7 +158,12 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Pmem {
         }
     }
 
-    fn serve(&mut self, _queue_index: usize, chain: Chain, mem: &Mem) -> Result<Served, ChainError> {
+    fn serve(
+        &mut self,
+        _queue_index: usize,
+        chain: Chain,
+        mem: &Mem,
+    ) -> Result<Served, ChainError> {
         let mut kind = [0; 4];
         chain.readable.read(mem, &mut kind)?;
         let answer = match u32::from_le_bytes(kind) {

@@ -57,7 +57,11 @@ fn there_is_a_device_while_there_is_something_in_its_slot() {
     assert_eq!(driver.read(VIRTIO_MMIO_DEVICE_ID), 0);
     driver.start(0);
     driver.write(VIRTIO_MMIO_STATUS, 0);
-    assert_eq!(let_go.load(Ordering::SeqCst), 1, "there was nothing to let go");
+    assert_eq!(
+        let_go.load(Ordering::SeqCst),
+        1,
+        "there was nothing to let go"
+    );
     assert!(slot.offer(other));
     slot.withdraw();
     assert_eq!(driver.read(VIRTIO_MMIO_DEVICE_ID), 0);
@@ -72,7 +76,10 @@ fn a_flush_is_done_and_what_else_is_asked_for_fails() {
     for (kind, answer) in [(0u32, 0u32), (1, 1), (u32::MAX, 1)] {
         driver.store(BUFFERS, &kind.to_le_bytes());
         driver.store(BUFFERS + 8, &[0xff; 4]);
-        assert_eq!(driver.request(&[(BUFFERS, 4, false), (BUFFERS + 8, 4, true)]), 4);
+        assert_eq!(
+            driver.request(&[(BUFFERS, 4, false), (BUFFERS + 8, 4, true)]),
+            4
+        );
         assert_eq!(driver.load(BUFFERS + 8, 4), answer.to_le_bytes(), "{kind}");
     }
 }
@@ -118,5 +125,8 @@ fn it_is_saved_with_nothing_in_its_slot_only() {
     other_slot.offer(RANGE);
     copy.start(0);
     copy.store(BUFFERS, &[0; 4]);
-    assert_eq!(copy.request(&[(BUFFERS, 4, false), (BUFFERS + 8, 4, true)]), 4);
+    assert_eq!(
+        copy.request(&[(BUFFERS, 4, false), (BUFFERS + 8, 4, true)]),
+        4
+    );
 }

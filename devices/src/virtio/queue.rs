@@ -21,8 +21,9 @@ impl Half {
     }
 }
 
-/// What the driver has written about one queue. Kept apart from the working [`Queue`], which exists only while the
-/// driver is ready, so that nothing the driver writes reaches a queue that is in use.
+/// What the driver has written about one queue. Kept apart from the working [`Queue`], which exists
+/// only while the driver is ready, so that nothing the driver writes reaches a queue that is in
+/// use.
 #[derive(Clone, Debug)]
 pub(super) struct QueueRegisters {
     pub(super) max_size: u16,
@@ -45,8 +46,8 @@ impl QueueRegisters {
         }
     }
 
-    /// The working queue for these registers, starting at the given ring positions. `None` when the size or an
-    /// alignment is not allowed.
+    /// The working queue for these registers, starting at the given ring positions. `None` when the
+    /// size or an alignment is not allowed.
     pub(super) fn build(&self, next_avail: u16, next_used: u16, event_idx: bool) -> Option<Queue> {
         let state = QueueState {
             max_size: self.max_size,

@@ -53,7 +53,12 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Rng {
 
     fn activate(&mut self, _driver_features: u64) {}
 
-    fn serve(&mut self, _queue_index: usize, chain: Chain, mem: &Mem) -> Result<Served, ChainError> {
+    fn serve(
+        &mut self,
+        _queue_index: usize,
+        chain: Chain,
+        mem: &Mem,
+    ) -> Result<Served, ChainError> {
         if !chain.readable.is_empty() || chain.writable.is_empty() {
             return Err(ChainError::WrongShape);
         }

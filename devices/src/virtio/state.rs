@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::SavedDevice;
 
-/// State of one queue: what the driver set, and how far the device got. The rings themselves are guest memory.
+/// State of one queue: what the driver set, and how far the device got. The rings themselves are
+/// guest memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueStateV1 {
     /// Largest size that the device offers, in descriptors.

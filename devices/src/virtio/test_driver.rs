@@ -1,4 +1,5 @@
-//! A driver for tests: finds, sets up and uses a virtio-mmio device the way Linux does, through registers and rings.
+//! A driver for tests: finds, sets up and uses a virtio-mmio device the way Linux does, through
+//! registers and rings.
 
 use std::sync::Arc;
 
@@ -79,8 +80,10 @@ impl Driver {
 
     fn with_memory(device: Box<dyn VirtioDevice<Memory>>, memory: Arc<Memory>) -> Self {
         let irq = Arc::new(CountingIrq::default());
-        let transport = MmioTransport::new("dev0", device, Arc::clone(&memory), irq.clone()).unwrap();
-        let mut events: EventManager<Box<dyn MutEventSubscriber + Send>> = EventManager::new().unwrap();
+        let transport =
+            MmioTransport::new("dev0", device, Arc::clone(&memory), irq.clone()).unwrap();
+        let mut events: EventManager<Box<dyn MutEventSubscriber + Send>> =
+            EventManager::new().unwrap();
         events.add_subscriber(Box::new(transport.subscriber()));
         Self {
             memory,
@@ -126,7 +129,8 @@ impl Driver {
     }
 
     pub(super) fn write(&mut self, register: u32, value: u32) {
-        self.transport.write(u64::from(register), &value.to_le_bytes());
+        self.transport
+            .write(u64::from(register), &value.to_le_bytes());
     }
 
     pub(super) fn add_status(&mut self, bits: u32) -> u32 {
@@ -177,7 +181,8 @@ impl Driver {
     }
 
     pub(super) fn set_up_queue(&mut self, size: u16) {
-        let [desc, avail, used] = [DESC_TABLE, AVAIL_RING, USED_RING].map(|address| self.at(address));
+        let [desc, avail, used] =
+            [DESC_TABLE, AVAIL_RING, USED_RING].map(|address| self.at(address));
         self.write_queue_registers(u32::from(size), desc, avail, used);
         for address in [avail, used] {
             self.memory
@@ -206,7 +211,15 @@ impl Driver {
         self.add_status(VIRTIO_CONFIG_S_DRIVER_OK);
     }
 
-    pub(super) fn write_desc(&self, table: u64, index: u16, address: u64, len: u32, flags: u16, next: u16) {
+    pub(super) fn write_desc(
+        &self,
+        table: u64,
+        index: u16,
+        address: u64,
+        len: u32,
+        flags: u16,
+        next: u16,
+    ) {
         let mut bytes = [0; 16];
         bytes[0..8].copy_from_slice(&address.to_le_bytes());
         bytes[8..12].copy_from_slice(&len.to_le_bytes());
@@ -252,7 +265,10 @@ impl Driver {
         let ring = *self.ring();
         let slot = u64::from(ring.avail_index % ring.queue_size);
         self.memory
-            .write_obj(head.to_le(), GuestAddress(self.at(AVAIL_RING) + 4 + slot * 2))
+            .write_obj(
+                head.to_le(),
+                GuestAddress(self.at(AVAIL_RING) + 4 + slot * 2),
+            )
             .unwrap();
         self.ring().avail_index = ring.avail_index.wrapping_add(1);
         self.set_avail_index(ring.avail_index.wrapping_add(1));
@@ -294,7 +310,10 @@ impl Driver {
         while self.ring().used_index != index {
             let ring = *self.ring();
             let slot = u64::from(ring.used_index % ring.queue_size);
-            let entry: [u32; 2] = self.memory.read_obj(GuestAddress(used + 4 + slot * 8)).unwrap();
+            let entry: [u32; 2] = self
+                .memory
+                .read_obj(GuestAddress(used + 4 + slot * 8))
+                .unwrap();
             finished.push((u32::from_le(entry[0]), u32::from_le(entry[1])));
             self.ring().used_index = ring.used_index.wrapping_add(1);
         }
@@ -314,16 +333,21 @@ impl Driver {
 
     pub(super) fn load(&self, address: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        self.memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
+        self.memory
+            .read_slice(&mut bytes, GuestAddress(address))
+            .unwrap();
         bytes
     }
 
     pub(super) fn store(&self, address: u64, bytes: &[u8]) {
-        self.memory.write_slice(bytes, GuestAddress(address)).unwrap();
+        self.memory
+            .write_slice(bytes, GuestAddress(address))
+            .unwrap();
     }
 
     pub(super) fn needs_reset(&mut self) -> bool {
-        self.read(VIRTIO_MMIO_STATUS) & virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET != 0
+        self.read(VIRTIO_MMIO_STATUS) & virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET
+            != 0
     }
 
     pub(super) fn save_paused(&mut self) -> SavedDevice {

@@ -18,8 +18,8 @@ use crate::lock::lock;
 /// While a long run of requests is served, the driver is told about finished ones this often.
 const SIGNAL_EVERY: u16 = 32;
 
-/// What the worker tells the driver through registers: kept outside both locks, so that a vCPU reads it while the
-/// worker waits for I/O.
+/// What the worker tells the driver through registers: kept outside both locks, so that a vCPU
+/// reads it while the worker waits for I/O.
 pub(super) struct Signals {
     pub(super) interrupt_status: AtomicU32,
     pub(super) needs_reset: AtomicBool,
@@ -65,15 +65,16 @@ pub(super) struct Worker<M: GuestAddressSpace> {
     /// One per queue of the device; present while the driver is ready and the queue enabled.
     pub(super) queues: Vec<Option<Queue>>,
     pub(super) paused: bool,
-    /// Events of the host came while the device was paused, and are not watched for until a queue is kicked.
+    /// Events of the host came while the device was paused, and are not watched for until a queue
+    /// is kicked.
     pub(super) host_waits: bool,
     pub(super) signals: Arc<Signals>,
     pub(super) kicks: Arc<[EventFd]>,
 }
 
 impl<M: GuestAddressSpace> Worker<M> {
-    /// Serves what is in a queue, up to one ring full; when there is more, the queue is kicked again, so that other
-    /// devices get their turn.
+    /// Serves what is in a queue, up to one ring full; when there is more, the queue is kicked
+    /// again, so that other devices get their turn.
     pub(super) fn serve_queue(&mut self, index: usize) {
         if self.paused || self.signals.needs_reset.load(Ordering::SeqCst) {
             return;
@@ -93,7 +94,8 @@ impl<M: GuestAddressSpace> Worker<M> {
         self.kick_woken();
     }
 
-    /// Lets the device act on the host's events, unless it is paused: then answers false, and the events stay.
+    /// Lets the device act on the host's events, unless it is paused: then answers false, and the
+    /// events stay.
     fn serve_host(&mut self) -> bool {
         if self.paused {
             self.host_waits = true;
@@ -111,9 +113,10 @@ impl<M: GuestAddressSpace> Worker<M> {
         }
     }
 
-    /// Makes the event thread look at the queues of a device that goes on: a kick that came while it was paused was
-    /// swallowed, and one that came before the snapshot is in no state. Queues that no driver has set up hold nothing: the
-    /// event thread is not woken for a device without any, which would take a CPU from the guest for nothing.
+    /// Makes the event thread look at the queues of a device that goes on: a kick that came while
+    /// it was paused was swallowed, and one that came before the snapshot is in no state.
+    /// Queues that no driver has set up hold nothing: the event thread is not woken for a
+    /// device without any, which would take a CPU from the guest for nothing.
     pub(super) fn kick_resumed(&mut self) {
         let host_waits = std::mem::take(&mut self.host_waits);
         for (index, queue) in self.queues.iter().enumerate() {
@@ -134,11 +137,13 @@ impl<M: GuestAddressSpace> Worker<M> {
     /// Stops the device and tells the driver (Virtio 1.2 section 2.1.2, DEVICE_NEEDS_RESET).
     pub(super) fn require_reset(&mut self) {
         self.signals.needs_reset.store(true, Ordering::SeqCst);
-        self.signals.raise(VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG);
+        self.signals
+            .raise(VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG);
     }
 }
 
-/// Serves up to one ring full of requests. Answers whether there are more that the device has a use for.
+/// Serves up to one ring full of requests. Answers whether there are more that the device has a use
+/// for.
 fn serve_ring<Mem: GuestMemory>(
     device: &mut dyn VirtioDevice<Mem>,
     memory: &Mem,
@@ -188,13 +193,14 @@ fn signal_used<Mem: GuestMemory>(
     Ok(())
 }
 
-/// Carries queue notifications, and what happens on the host, from their descriptors to the device. Give it to the event
-/// thread's `EventManager`.
+/// Carries queue notifications, and what happens on the host, from their descriptors to the device.
+/// Give it to the event thread's `EventManager`.
 pub struct QueueSubscriber<M: GuestAddressSpace> {
     worker: Arc<Mutex<Worker<M>>>,
     kicks: Arc<[EventFd]>,
     host_events: Option<RawFd>,
-    /// The host's events are not watched for: the device is paused, and they would come again and again.
+    /// The host's events are not watched for: the device is paused, and they would come again and
+    /// again.
     muted: bool,
 }
 
@@ -212,7 +218,11 @@ impl<M: GuestAddressSpace> QueueSubscriber<M> {
     /// A device that is resumed after this has its queues kicked, so it is seen then.
     fn mute(&mut self, muted: bool, ops: &mut EventOps) {
         let Some(fd) = self.host_events else { return };
-        let interest = if muted { EventSet::empty() } else { EventSet::IN };
+        let interest = if muted {
+            EventSet::empty()
+        } else {
+            EventSet::IN
+        };
         if self.muted != muted {
             match ops.modify(Events::with_data_raw(fd, self.kicks.len() as u32, interest)) {
                 Ok(()) => self.muted = muted,

@@ -10,8 +10,8 @@ use crate::virtio::Rng;
 use crate::virtio::queue::QueueRegisters;
 use crate::virtio::test_driver::*;
 
-/// Memory in which the driver makes a request available just before the device reads the available index for the n-th
-/// time.
+/// Memory in which the driver makes a request available just before the device reads the available
+/// index for the n-th time.
 struct Overtaking {
     memory: Arc<Memory>,
     reads_before: Cell<u32>,
@@ -35,7 +35,8 @@ impl GuestMemory for Overtaking {
             if self.reads_before.get() == 0 {
                 self.memory.write_obj(1_u16.to_le(), address)?;
             }
-            self.reads_before.set(self.reads_before.get().wrapping_sub(1));
+            self.reads_before
+                .set(self.reads_before.get().wrapping_sub(1));
         }
         GuestMemory::get_slices(&*self.memory, address, count, access)
     }

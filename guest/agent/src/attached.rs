@@ -1,7 +1,8 @@
 //! A program's standard streams, carried between it and the host.
 //!
-//! The thread that serves the host's stream waits for the program; one thread carries input, one or two carry output. A program
-//! whose host goes away is hung up on, as with a terminal that is closed.
+//! The thread that serves the host's stream waits for the program; one thread carries input, one or
+//! two carry output. A program whose host goes away is hung up on, as with a terminal that is
+//! closed.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, PipeReader, Read, Write};
@@ -117,8 +118,8 @@ pub fn carry(program: u32, ends: Ends, stream: &mut impl Stream) -> Result<(), F
     Ok(said?)
 }
 
-/// Carries output until it ends, or until the program has ended and there is none for now: what it has left running in
-/// the background may hold the other end for ever.
+/// Carries output until it ends, or until the program has ended and there is none for now: what it
+/// has left running in the background may hold the other end for ever.
 fn carry_output(mut source: File, wrap: Wrap, exited: &PipeReader, stream: &Mutex<impl Stream>) {
     let mut bytes = vec![0; DATA_BYTES_MAX];
     loop {
@@ -136,11 +137,12 @@ fn carry_output(mut source: File, wrap: Wrap, exited: &PipeReader, stream: &Mute
             Ok(len) => {
                 let message = wrap(bytes[..len].to_vec());
                 let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
-                // A host that is gone is noticed by whoever carries the input. Reading goes on, so that the program
-                // can end.
+                // A host that is gone is noticed by whoever carries the input. Reading goes on, so
+                // that the program can end.
                 let _ = send(&mut *stream, &message);
             }
-            Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
             // A terminal without a program: EIO.
             Err(_) => return,
         }
@@ -190,7 +192,8 @@ impl Input {
             }
             match sink.write(rest) {
                 Ok(len) => rest = &rest[len..],
-                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
                 Err(_) => self.sink = None,
             }
         }

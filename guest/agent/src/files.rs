@@ -83,7 +83,10 @@ fn target(path: &[u8], name: &[u8]) -> Result<PathBuf, Failure> {
         Some(name) => Ok(path.join(name)),
         None => Err(Failure::Said(
             FailedBecause::Refused,
-            format!("{} is a directory, and the file has no name", path.display()),
+            format!(
+                "{} is a directory, and the file has no name",
+                path.display()
+            ),
         )),
     }
 }
@@ -99,7 +102,10 @@ struct Partial {
 
 impl Partial {
     fn beside(target: &Path) -> io::Result<Self> {
-        let mut name = target.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_owned();
+        let mut name = target
+            .file_name()
+            .ok_or(io::ErrorKind::IsADirectory)?
+            .to_owned();
         let number = PARTS.fetch_add(1, Ordering::Relaxed);
         name.push(format!(".nvvmm-{}-{number}", std::process::id()));
         let path = target.with_file_name(name);

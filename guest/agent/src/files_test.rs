@@ -36,13 +36,18 @@ fn assert_refused(answer: FromAgent, because: FailedBecause, says: &str) {
 fn a_file_comes_and_goes_with_its_content_and_permissions() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("file");
-    let content: Vec<u8> = (0..3 * DATA_BYTES_MAX).map(|byte| (byte % 251) as u8).collect();
+    let content: Vec<u8> = (0..3 * DATA_BYTES_MAX)
+        .map(|byte| (byte % 251) as u8)
+        .collect();
     assert_eq!(
         write(&path, "x", &[&content[..10], &content[10..]]),
         FromAgent::End
     );
     assert_eq!(fs::read(&path).unwrap(), content);
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o750);
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+        0o750
+    );
 
     let host = HostEnd::ask(ToAgent::Read {
         path: bytes_of(&path),
@@ -57,7 +62,10 @@ fn a_file_that_is_copied_to_a_directory_keeps_its_name() {
     let directory = tempfile::tempdir().unwrap();
     assert_eq!(write(directory.path(), "name", &[b"new"]), FromAgent::End);
     assert_eq!(fs::read(directory.path().join("name")).unwrap(), b"new");
-    assert_eq!(write(directory.path(), "../escaped", &[b"new"]), FromAgent::End);
+    assert_eq!(
+        write(directory.path(), "../escaped", &[b"new"]),
+        FromAgent::End
+    );
     assert!(
         directory.path().join("escaped").exists(),
         "the last part of a name counts"
@@ -98,15 +106,25 @@ fn a_file_that_did_not_come_wholly_changes_nothing() {
 fn what_is_no_regular_file_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let read = |path: &Path| {
-        let host = HostEnd::ask(ToAgent::Read { path: bytes_of(path) });
+        let host = HostEnd::ask(ToAgent::Read {
+            path: bytes_of(path),
+        });
         let answer = host.hear();
         host.end();
         answer
     };
     let missing = directory.path().join("missing");
     assert_refused(read(&missing), FailedBecause::NotFound, "missing");
-    assert_refused(read(directory.path()), FailedBecause::Refused, "no regular file");
-    assert_refused(read(Path::new("/dev/zero")), FailedBecause::Refused, "/dev/zero");
+    assert_refused(
+        read(directory.path()),
+        FailedBecause::Refused,
+        "no regular file",
+    );
+    assert_refused(
+        read(Path::new("/dev/zero")),
+        FailedBecause::Refused,
+        "/dev/zero",
+    );
     assert_refused(
         write(Path::new("/dev/null"), "x", &[]),
         FailedBecause::Refused,

@@ -1,4 +1,5 @@
-//! The agent as the first process of a small guest: mounts what programs need, loads drivers, reaps what nobody waits for.
+//! The agent as the first process of a small guest: mounts what programs need, loads drivers, reaps
+//! what nobody waits for.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,13 +8,15 @@ use std::process::Command;
 
 use crate::sys;
 
-/// The drivers of a small guest: names of files in the same directory, in the order in which they are loaded.
+/// The drivers of a small guest: names of files in the same directory, in the order in which they
+/// are loaded.
 const MODULES: &str = "/modules/list";
 
 /// Where programs are looked for; the kernel gives its first process no PATH.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Prepares the guest, has another agent serve the host, and switches the machine off when that ends.
+/// Prepares the guest, has another agent serve the host, and switches the machine off when that
+/// ends.
 ///
 /// # Errors
 /// The other process cannot be started.
@@ -26,15 +29,22 @@ pub fn run() -> io::Result<()> {
         (c"tmpfs", c"/run"),
         (c"tmpfs", c"/tmp"),
     ] {
-        if let Err(error) =
-            fs::create_dir_all(place.to_string_lossy().as_ref()).and_then(|()| sys::mount(kind, place))
+        if let Err(error) = fs::create_dir_all(place.to_string_lossy().as_ref())
+            .and_then(|()| sys::mount(kind, place))
         {
-            eprintln!("nvvmm-agent: cannot mount {}: {error}", place.to_string_lossy());
+            eprintln!(
+                "nvvmm-agent: cannot mount {}: {error}",
+                place.to_string_lossy()
+            );
         }
     }
     load_modules();
-    // A process of its own: whoever reaps everybody's children would take the programs' status from those who wait for it.
-    let agent = Command::new("/proc/self/exe").env("PATH", PATH).spawn()?.id();
+    // A process of its own: whoever reaps everybody's children would take the programs' status from
+    // those who wait for it.
+    let agent = Command::new("/proc/self/exe")
+        .env("PATH", PATH)
+        .spawn()?
+        .id();
     while sys::reap_any()? != agent {}
     sys::power_off()
 }

@@ -1,6 +1,6 @@
-//! nvvmm-agent runs in a guest of nvvmm, as a service or as the guest's first process. It carries out what `nvvmm exec` and
-//! `nvvmm cp` ask for, captures and restarts processes, and when the VM was restored it tells the guest. README.md says how to set
-//! it up.
+//! nvvmm-agent runs in a guest of nvvmm, as a service or as the guest's first process. It carries
+//! out what `nvvmm exec` and `nvvmm cp` ask for, captures and restarts processes, and when the VM
+//! was restored it tells the guest. README.md says how to set it up.
 
 mod attached;
 mod files;

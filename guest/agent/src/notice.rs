@@ -27,7 +27,8 @@ impl Default for Places {
     }
 }
 
-/// Does all that has to be done; answers what failed. Entropy comes first: a copy must not repeat what another one draws.
+/// Does all that has to be done; answers what failed. Entropy comes first: a copy must not repeat
+/// what another one draws.
 pub fn act_on(restored: &Restored, places: &Places) -> Vec<String> {
     let mut failures = Vec::new();
     let mut note = |what: &str, done: io::Result<()>| {
@@ -35,7 +36,10 @@ pub fn act_on(restored: &Restored, places: &Places) -> Vec<String> {
             failures.push(format!("{what}: {error}"));
         }
     };
-    note("cannot reseed the entropy", sys::add_entropy(&restored.seed));
+    note(
+        "cannot reseed the entropy",
+        sys::add_entropy(&restored.seed),
+    );
     if restored.step_clock {
         note(
             "cannot set the time of day",
@@ -96,7 +100,8 @@ fn hooks(places: &Places) -> io::Result<Vec<PathBuf>> {
         other => other?,
     };
     let is_program = |path: &PathBuf| {
-        fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+        fs::metadata(path)
+            .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
     };
     let mut hooks: Vec<_> = listing
         .filter_map(|entry| Some(entry.ok()?.path()))

@@ -61,7 +61,12 @@ fn a_file_that_cannot_be_written_is_told_and_the_hooks_run_all_the_same() {
         hooks: directory.path().to_owned(),
     };
     let log = directory.path().join("log");
-    script(&places, "hook", 0o755, &format!("echo ran >{}", log.display()));
+    script(
+        &places,
+        "hook",
+        0o755,
+        &format!("echo ran >{}", log.display()),
+    );
     let failures = tell_guest(&restored(), &places);
     assert_eq!(failures.len(), 1, "{failures:?}");
     assert!(failures[0].contains("/proc/nvvmm/restored"), "{failures:?}");

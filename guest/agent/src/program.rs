@@ -28,7 +28,10 @@ fn start(exec: &Exec) -> Result<(u32, Ends), Failure> {
     command.args(arguments.iter().map(|argument| OsStr::from_bytes(argument)));
     for (name, value) in &exec.environment {
         if name.is_empty() || name.contains(&b'=') {
-            let message = format!("{:?} is no name of a variable", String::from_utf8_lossy(name));
+            let message = format!(
+                "{:?} is no name of a variable",
+                String::from_utf8_lossy(name)
+            );
             return Err(Failure::Said(FailedBecause::Refused, message));
         }
         command.env(OsStr::from_bytes(name), OsStr::from_bytes(value));

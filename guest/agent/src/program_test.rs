@@ -60,16 +60,26 @@ fn input_reaches_the_program_and_ends() {
     host.say(ToAgent::End);
     assert_eq!(
         host.hear_all(),
-        (b"end\n".to_vec(), Vec::new(), FromAgent::Exited(Ended::Code(0)))
+        (
+            b"end\n".to_vec(),
+            Vec::new(),
+            FromAgent::Exited(Ended::Code(0))
+        )
     );
     host.end();
 }
 
 #[test]
 fn a_program_on_a_terminal_knows_its_size_and_takes_control_keys() {
-    let host = shell("stty size; read line; stty size; sleep 1000", Some(TERMINAL));
+    let host = shell(
+        "stty size; read line; stty size; sleep 1000",
+        Some(TERMINAL),
+    );
     assert_eq!(host.hear(), FromAgent::Data(b"33 99\r\n".to_vec()));
-    host.say(ToAgent::Resize(TerminalSize { rows: 5, columns: 6 }));
+    host.say(ToAgent::Resize(TerminalSize {
+        rows: 5,
+        columns: 6,
+    }));
     host.say(ToAgent::Data(b"\n".to_vec()));
     let mut seen = Vec::new();
     while !seen.ends_with(b"5 6\r\n") {
@@ -146,7 +156,10 @@ fn what_a_program_leaves_running_is_not_waited_for() {
 fn what_cannot_be_run_is_told() {
     let refused = |command: &[&str], name: &[u8]| {
         let host = HostEnd::ask(ToAgent::Exec(Exec {
-            command: command.iter().map(|word| word.as_bytes().to_vec()).collect(),
+            command: command
+                .iter()
+                .map(|word| word.as_bytes().to_vec())
+                .collect(),
             environment: vec![(name.to_vec(), Vec::new())],
             terminal: None,
         }));

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use nvvmm_protocol::{AGENT_PORT, FailedBecause, FrameError, FromAgent, ToAgent, greet, receive, send};
+use nvvmm_protocol::{
+    AGENT_PORT, FailedBecause, FrameError, FromAgent, ToAgent, greet, receive, send,
+};
 use vsock::{VMADDR_CID_ANY, VsockListener, VsockStream};
 
 use crate::process::{capture, restart};
@@ -102,6 +104,7 @@ pub fn serve(mut stream: impl Stream) {
     if let Err(Failure::Said(because, message)) = done {
         let _ = send(&mut stream, &FromAgent::Failed { because, message });
     }
-    // The host ends the stream when it has all of it. To close it before that could cut off what is on its way.
+    // The host ends the stream when it has all of it. To close it before that could cut off what is
+    // on its way.
     while receive::<ToAgent>(&mut stream).is_ok() {}
 }

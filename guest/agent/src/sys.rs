@@ -22,7 +22,8 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 fn poll(entries: &mut [libc::pollfd]) -> io::Result<()> {
     loop {
         // SAFETY: the pointer and the count are those of a live slice.
-        match check(unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, -1) }) {
+        match check(unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, -1) })
+        {
             Ok(_) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -45,7 +46,8 @@ pub fn wait_readable(fds: [BorrowedFd; 2]) -> io::Result<[bool; 2]> {
     Ok(entries.map(|entry| entry.revents != 0))
 }
 
-/// Waits until `sink` can be written, or has nobody who reads. False when the other side of `stream` has ended it before.
+/// Waits until `sink` can be written, or has nobody who reads. False when the other side of
+/// `stream` has ended it before.
 pub fn wait_writable_unless_ended(sink: BorrowedFd, stream: BorrowedFd) -> io::Result<bool> {
     let mut entries = [entry(sink, libc::POLLOUT), entry(stream, libc::POLLRDHUP)];
     poll(&mut entries)?;
@@ -63,18 +65,20 @@ pub fn set_nonblocking(fd: BorrowedFd) -> io::Result<()> {
 /// A new pseudo-terminal: the side that is ours, and the program's.
 pub fn open_terminal() -> io::Result<(OwnedFd, OwnedFd)> {
     // SAFETY: takes no pointers.
-    let ours = check(unsafe { libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) })?;
+    let ours =
+        check(unsafe { libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) })?;
     // SAFETY: the descriptor was just made and nobody else has it.
     let ours = unsafe { OwnedFd::from_raw_fd(ours) };
     // SAFETY: takes no pointers.
     check(unsafe { libc::unlockpt(ours.as_raw_fd()) })?;
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    // SAFETY: takes no pointers; opens the other side without its name, so also where /dev/pts is not mounted.
+    // SAFETY: takes no pointers; opens the other side without its name, so also where /dev/pts is
+    // not mounted.
     let theirs = check(unsafe { libc::ioctl(ours.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
     // SAFETY: the descriptor was just made and nobody else has it.
     let theirs = unsafe { OwnedFd::from_raw_fd(theirs) };
-    // Opened once more: that call leaves O_CLOEXEC among the flags of the open file itself, and /proc says ever after that its
-    // descriptors are closed on exec.
+    // Opened once more: that call leaves O_CLOEXEC among the flags of the open file itself, and
+    // /proc says ever after that its descriptors are closed on exec.
     let mut again = File::options();
     again.read(true).write(true).custom_flags(libc::O_NOCTTY);
     let theirs = again.open(format!("/proc/self/fd/{}", theirs.as_raw_fd()))?;
@@ -93,12 +97,13 @@ pub fn resize(terminal: BorrowedFd, size: TerminalSize) -> io::Result<()> {
     check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &size) }).map(drop)
 }
 
-/// Has the program of `command` begin with no signal ignored or blocked, whatever the agent was started with: a service
-/// manager or a shell may have it ignore the keys' signals.
+/// Has the program of `command` begin with no signal ignored or blocked, whatever the agent was
+/// started with: a service manager or a shell may have it ignore the keys' signals.
 pub fn with_usual_signals(command: &mut Command) {
     let usual = || {
         for signal in 1..=libc::SIGRTMAX() {
-            // SAFETY: SIG_DFL installs no handler. It fails for the few that cannot be ignored, and for the C library's own.
+            // SAFETY: SIG_DFL installs no handler. It fails for the few that cannot be ignored, and
+            // for the C library's own.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
         // SAFETY: an all-zero sigset_t is a valid value to be overwritten.
@@ -111,7 +116,8 @@ pub fn with_usual_signals(command: &mut Command) {
             error => Err(io::Error::from_raw_os_error(error)),
         }
     };
-    // SAFETY: between fork and exec only signal(2), sigemptyset(3) and pthread_sigmask(3) are called; none allocates or locks.
+    // SAFETY: between fork and exec only signal(2), sigemptyset(3) and pthread_sigmask(3) are
+    // called; none allocates or locks.
     unsafe { command.pre_exec(usual) };
 }
 
@@ -130,12 +136,14 @@ pub fn lead_session(command: &mut Command) {
         // SAFETY: takes no pointers.
         check(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) }).map(drop)
     };
-    // SAFETY: between fork and exec only setsid(2) and ioctl(2) are called; neither allocates nor locks.
+    // SAFETY: between fork and exec only setsid(2) and ioctl(2) are called; neither allocates nor
+    // locks.
     unsafe { command.pre_exec(lead) };
 }
 
-/// Waits until a child has ended, and leaves it to be reaped. Not by wait(2): while another thread of this process captures the child, that
-/// would be told of its stops, and keep them from the other thread.
+/// Waits until a child has ended, and leaves it to be reaped. Not by wait(2): while another thread
+/// of this process captures the child, that would be told of its stops, and keep them from the
+/// other thread.
 pub fn wait_for_exit(child: u32) {
     // SAFETY: takes no pointers.
     let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, child, 0) };
@@ -172,7 +180,8 @@ pub fn hang_up(program: u32) {
     unsafe { libc::kill(if leads { -program } else { program }, libc::SIGHUP) };
 }
 
-/// Mixes random bytes into the kernel's entropy, credits them, and has its generators take them up at once.
+/// Mixes random bytes into the kernel's entropy, credits them, and has its generators take them up
+/// at once.
 pub fn add_entropy(seed: &[u8; 32]) -> io::Result<()> {
     /// `struct rand_pool_info` (random(4)).
     #[repr(C)]
@@ -189,7 +198,8 @@ pub fn add_entropy(seed: &[u8; 32]) -> io::Result<()> {
         bytes: *seed,
     };
     let device = File::options().write(true).open("/dev/urandom")?;
-    // SAFETY: pool is laid out as the call expects and lives through it; the call reads size_bytes bytes of it.
+    // SAFETY: pool is laid out as the call expects and lives through it; the call reads size_bytes
+    // bytes of it.
     check(unsafe { libc::ioctl(device.as_raw_fd(), RNDADDENTROPY, &pool) })?;
     // SAFETY: takes no pointers.
     check(unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG) }).map(drop)
@@ -208,8 +218,15 @@ pub fn set_time_of_day(unix_ns: u64) -> io::Result<()> {
 /// Mounts a file system of the kernel's own, unless it is mounted already.
 pub fn mount(kind: &CStr, place: &CStr) -> io::Result<()> {
     // SAFETY: all strings are terminated and live through the call; there is no further data.
-    let mounted =
-        check(unsafe { libc::mount(kind.as_ptr(), place.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) });
+    let mounted = check(unsafe {
+        libc::mount(
+            kind.as_ptr(),
+            place.as_ptr(),
+            kind.as_ptr(),
+            0,
+            std::ptr::null(),
+        )
+    });
     match mounted {
         Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(()),
         other => other.map(drop),
@@ -243,8 +260,17 @@ pub fn is_dax(file: &File) -> io::Result<bool> {
     // SAFETY: an all-zero struct statx is a valid value to be overwritten.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
     let (path, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
-    // SAFETY: the path is terminated, and found lives through the call, which writes one struct statx.
-    check(unsafe { libc::statx(file.as_raw_fd(), path, flags, libc::STATX_BASIC_STATS, &mut found) })?;
+    // SAFETY: the path is terminated, and found lives through the call, which writes one struct
+    // statx.
+    check(unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            path,
+            flags,
+            libc::STATX_BASIC_STATS,
+            &mut found,
+        )
+    })?;
     Ok(found.stx_attributes & libc::STATX_ATTR_DAX as u64 != 0)
 }
 
@@ -252,14 +278,22 @@ pub fn is_dax(file: &File) -> io::Result<bool> {
 pub fn load_module(file: &File) -> io::Result<()> {
     let parameters = CString::default();
     // SAFETY: parameters is terminated and lives through the call.
-    let loaded = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters.as_ptr(), 0) };
+    let loaded = unsafe {
+        libc::syscall(
+            libc::SYS_finit_module,
+            file.as_raw_fd(),
+            parameters.as_ptr(),
+            0,
+        )
+    };
     match check(loaded as libc::c_int) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other.map(drop),
     }
 }
 
-/// Waits until any child of this process has ended, and reaps it; also those that others have left to the first process.
+/// Waits until any child of this process has ended, and reaps it; also those that others have left
+/// to the first process.
 pub fn reap_any() -> io::Result<u32> {
     loop {
         // SAFETY: the status is not asked for.

@@ -157,8 +157,12 @@ pub fn parse(line: &str) -> Option<Command> {
 
 fn churn_on<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<Command> {
     let seed = number(words.next()?)?;
-    let pattern = words.next().map_or(Some(Pattern::Seq), Pattern::from_name)?;
-    let access = words.next().map_or(Some(Access::Check), Access::from_name)?;
+    let pattern = words
+        .next()
+        .map_or(Some(Pattern::Seq), Pattern::from_name)?;
+    let access = words
+        .next()
+        .map_or(Some(Access::Check), Access::from_name)?;
     Some(Command::ChurnOn(seed, pattern, access))
 }
 

@@ -23,8 +23,9 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"nvvmfram");
 pub const TOKEN_WORD: usize = 3;
 const NONCE_BITS: u32 = 24;
 
-/// One write's number and a nonce that no second execution of the same write repeats: a vCPU that was restored and
-/// writes its write `n` again leaves another token than the one that another timeline has seen.
+/// One write's number and a nonce that no second execution of the same write repeats: a vCPU that
+/// was restored and writes its write `n` again leaves another token than the one that another
+/// timeline has seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Token(pub u64);
 
@@ -92,7 +93,8 @@ pub struct Content {
 }
 
 impl Content {
-    /// The content of the write `stamp` with this token and link. `fill` and `write` use nonce and link 0.
+    /// The content of the write `stamp` with this token and link. `fill` and `write` use nonce and
+    /// link 0.
     pub const fn new(stamp: Stamp, token: Token, link: Token) -> Self {
         Self {
             stamp,
@@ -205,7 +207,8 @@ impl Judge {
         }
     }
 
-    /// Is `word` what the frame must hold at `index`? Learns the token from word 3 and the link from word 5.
+    /// Is `word` what the frame must hold at `index`? Learns the token from word 3 and the link
+    /// from word 5.
     #[inline]
     pub fn word(&mut self, index: usize, word: u64) -> Result<(), What> {
         if index >= 6 {
@@ -257,7 +260,8 @@ impl Judge {
         Ok(())
     }
 
-    /// The frame was written last by another vCPU, or by another kind of command, than it must have been.
+    /// The frame was written last by another vCPU, or by another kind of command, than it must have
+    /// been.
     fn wrong_identity(&self, word: u64) -> What {
         let same_writer = (word ^ self.stamp.identity()) & !0xff00 == 0;
         if !same_writer {
@@ -275,11 +279,16 @@ impl Judge {
 /// Judges a frame that a write was under way to: a prefix of `new`, the rest of the write `old`.
 ///
 /// Returns how many words of `new` are there. `read` gives the frame's words.
-pub fn judge_under_way(read: impl Fn(usize) -> u64, old: Stamp, new: &Content) -> Result<usize, What> {
+pub fn judge_under_way(
+    read: impl Fn(usize) -> u64,
+    old: Stamp,
+    new: &Content,
+) -> Result<usize, What> {
     let done = (0..FRAME_WORDS)
         .find(|&i| read(i) != new.word(i))
         .unwrap_or(FRAME_WORDS);
-    // The words that both writes have in common belong to either, so only tell the old write's own words apart.
+    // The words that both writes have in common belong to either, so only tell the old write's own
+    // words apart.
     let mut judge = Judge::new(old);
     if done > TOKEN_WORD {
         // The old token is overwritten. Its seal, the last word to go, still has it.
@@ -287,7 +296,9 @@ pub fn judge_under_way(read: impl Fn(usize) -> u64, old: Stamp, new: &Content) -
         if done == FRAME_WORDS {
             return Ok(done);
         }
-        if token.seq() != old.seq || (!matches!(old.kind, Kind::Churn) && token.0 != judge.token().0) {
+        if token.seq() != old.seq
+            || (!matches!(old.kind, Kind::Churn) && token.0 != judge.token().0)
+        {
             return Err(What::Torn);
         }
         judge.content = Content::new(old, token, Token(0));

@@ -101,7 +101,8 @@ fn a_write_under_way_is_a_prefix_and_nothing_else() {
                 core::array::from_fn(|i| if i < cut { new.word(i) } else { old[i] });
             let done = judge_under_way(|i| prefix[i], stamp, &new);
             assert!(done.is_ok_and(|done| done >= cut), "cut at {cut}: {done:?}");
-            // A later word of the new write that is there already, and an old one that is missing before the cut.
+            // A later word of the new write that is there already, and an old one that is missing
+            // before the cut.
             if cut + 9 < FRAME_WORDS {
                 let mut early = prefix;
                 early[cut + 9] = new.word(cut + 9);

@@ -1,4 +1,5 @@
-//! The guest's journal, in the first frame of the program: what was asked, and how far each vCPU has come.
+//! The guest's journal, in the first frame of the program: what was asked, and how far each vCPU
+//! has come.
 
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -178,7 +179,8 @@ pub struct WriteView {
 }
 
 impl WriteView {
-    /// A `write` of `count` frames from `start`, `stride` apart, with each vCPU having finished `done` churn writes.
+    /// A `write` of `count` frames from `start`, `stride` apart, with each vCPU having finished
+    /// `done` churn writes.
     pub fn new(start: u64, count: u64, stride: u64, done: [u64; VCPUS_MAX]) -> Self {
         Self {
             start,
@@ -188,7 +190,8 @@ impl WriteView {
         }
     }
 
-    /// Did this command write frame `index` after the owner's churn write number `churned` (if any)?
+    /// Did this command write frame `index` after the owner's churn write number `churned` (if
+    /// any)?
     pub fn overrides(&self, index: u64, owner: u64, churned: Option<u64>) -> bool {
         let later = churned.is_none_or(|k| self.done[owner as usize] > k);
         later && self.hits(index)
@@ -253,7 +256,8 @@ impl JournalView {
             phase if phase == Phase::Busy as u64 => return Err(Unusable::Busy),
             _ => return Err(Unusable::Empty),
         }
-        let pattern = Pattern::from_code(word(offset_of!(Journal, pattern))).ok_or(Unusable::NoJournal)?;
+        let pattern =
+            Pattern::from_code(word(offset_of!(Journal, pattern))).ok_or(Unusable::NoJournal)?;
         let view = Self {
             vcpus: word(offset_of!(Journal, vcpus)),
             first_gfn: word(offset_of!(Journal, first_gfn)),

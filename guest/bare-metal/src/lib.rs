@@ -1,12 +1,14 @@
-//! The pure part of nvvmm's bare-metal test guest: what every frame of guest memory must hold at one instant.
+//! The pure part of nvvmm's bare-metal test guest: what every frame of guest memory must hold at
+//! one instant.
 //!
-//! Every vCPU owns every n-th frame and writes its frames in an order that is a pure function of a seed, and it
-//! journals (in guest memory) which write it has begun and which it has finished. So the memory of *one
-//! instant* can be recomputed from the journal alone: writes before the journaled one are there in full, the one under way
-//! may be there up to a word, later ones are not there at all. Anything else is a [`verify::Lie`].
+//! Every vCPU owns every n-th frame and writes its frames in an order that is a pure function of a
+//! seed, and it journals (in guest memory) which write it has begun and which it has finished. So
+//! the memory of *one instant* can be recomputed from the journal alone: writes before the
+//! journaled one are there in full, the one under way may be there up to a word, later ones are not
+//! there at all. Anything else is a [`verify::Lie`].
 //!
-//! The guest program checks itself with this; a host test can do the same with the frames of a snapshot, by
-//! implementing [`Memory`] for them and calling [`verify::instant`].
+//! The guest program checks itself with this; a host test can do the same with the frames of a
+//! snapshot, by implementing [`Memory`] for them and calling [`verify::instant`].
 #![no_std]
 
 pub mod boot;
@@ -27,6 +29,7 @@ pub const VCPUS_MAX: usize = 8;
 
 /// Guest physical memory, read a word at a time.
 pub trait Memory {
-    /// The little-endian word at `gpa`, a multiple of 8. Beyond the end of RAM everything reads as 0.
+    /// The little-endian word at `gpa`, a multiple of 8. Beyond the end of RAM everything reads as
+    /// 0.
     fn word(&self, gpa: u64) -> u64;
 }

@@ -1,4 +1,5 @@
-//! A bijective 64-bit hash step and the digest built on it. Not cryptographic: it tells accidents apart, not attackers.
+//! A bijective 64-bit hash step and the digest built on it. Not cryptographic: it tells accidents
+//! apart, not attackers.
 
 /// Odd constant with well-spread bits (2^64 / golden ratio).
 pub const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;

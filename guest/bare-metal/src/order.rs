@@ -1,7 +1,9 @@
-//! In which order a vCPU writes its frames: a pure function of seed and write number, and its inverse.
+//! In which order a vCPU writes its frames: a pure function of seed and write number, and its
+//! inverse.
 //!
-//! Writes go in rounds: each round visits every frame of the slice once. So the last write to a frame before
-//! write number `n` is in this round or in the one before, and is found without remembering anything.
+//! Writes go in rounds: each round visits every frame of the slice once. So the last write to a
+//! frame before write number `n` is in this round or in the one before, and is found without
+//! remembering anything.
 
 use crate::mix::mix;
 
@@ -12,7 +14,8 @@ pub enum Pattern {
     Seq,
     /// A new random permutation in each round.
     Rand,
-    /// 15 of 16 writes go to the first sixteenth of the slice, the rest to the remainder; both permuted.
+    /// 15 of 16 writes go to the first sixteenth of the slice, the rest to the remainder; both
+    /// permuted.
     Hot,
     /// Consecutive writes go to consecutive chunks (512 frames apart).
     Stride,
@@ -181,8 +184,9 @@ impl Cycle {
         Some(before * self.len + self.position(before, index))
     }
 
-    /// A permutation of `0..len` that depends on seed and round: a Feistel network over the next power of 4, walked until
-    /// it is back inside (at most a few steps, as the domain is less than 4 times as large).
+    /// A permutation of `0..len` that depends on seed and round: a Feistel network over the next
+    /// power of 4, walked until it is back inside (at most a few steps, as the domain is less
+    /// than 4 times as large).
     fn permuted(&self, round: u64, value: u64, inverse: bool) -> u64 {
         let half_bits = (64 - self.len.saturating_sub(1).leading_zeros())
             .div_ceil(2)

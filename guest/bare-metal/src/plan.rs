@@ -28,7 +28,8 @@ impl Plan {
         )
     }
 
-    /// A plan from `(vcpus, first_gfn, filled)` and `(fill seed, churn seed, pattern)`; there are at least as many frames as vCPUs.
+    /// A plan from `(vcpus, first_gfn, filled)` and `(fill seed, churn seed, pattern)`; there are
+    /// at least as many frames as vCPUs.
     pub fn from_parts(
         (vcpus, first_gfn, filled): (u64, u64, u64),
         (fill_seed, churn_seed, pattern): (u64, u64, Pattern),
@@ -48,7 +49,8 @@ impl Plan {
         }
     }
 
-    /// The vCPU that writes frame `index`: neighbours, also across chunk borders, belong to different ones.
+    /// The vCPU that writes frame `index`: neighbours, also across chunk borders, belong to
+    /// different ones.
     pub const fn owner(&self, index: u64) -> u64 {
         index % self.vcpus
     }
@@ -72,11 +74,15 @@ impl Plan {
         }
     }
 
-    /// The write that frame `index` holds after its owner's churn writes `0..n` and the given `write` commands.
+    /// The write that frame `index` holds after its owner's churn writes `0..n` and the given
+    /// `write` commands.
     pub fn stamp(&self, index: u64, n: u64, writes: &[WriteView]) -> Stamp {
         let owner = self.owner(index);
         let churned = self.churned(index, n);
-        if let Some(entry) = writes.iter().rposition(|w| w.overrides(index, owner, churned)) {
+        if let Some(entry) = writes
+            .iter()
+            .rposition(|w| w.overrides(index, owner, churned))
+        {
             return self.write_stamp(index, entry as u64 + 1);
         }
         match churned {

@@ -1,4 +1,5 @@
-//! Is this the memory of one instant? Recomputes from the journal what every frame must hold, and compares.
+//! Is this the memory of one instant? Recomputes from the journal what every frame must hold, and
+//! compares.
 
 use crate::frame::{Content, Judge, Kind, TOKEN_WORD, Token, What, judge_under_way};
 use crate::journal::{JournalView, Unusable};
@@ -35,7 +36,8 @@ pub struct Report {
     pub frames: u64,
     /// How many of them hold a churn write.
     pub churned: u64,
-    /// How many links to another vCPU's write were followed to a frame that still holds that write.
+    /// How many links to another vCPU's write were followed to a frame that still holds that
+    /// write.
     pub links: u64,
     /// Writes that were under way.
     pub under_way: u64,
@@ -59,7 +61,8 @@ impl Report {
 /// Verifies the whole memory of a guest as it was at one instant.
 ///
 /// # Errors
-/// [`Failure::Lie`] with the first frame that is wrong; [`Failure::Unusable`] if nothing was filled, or a fill was under way.
+/// [`Failure::Lie`] with the first frame that is wrong; [`Failure::Unusable`] if nothing was
+/// filled, or a fill was under way.
 pub fn instant(memory: &impl Memory) -> Result<Report, Failure> {
     let journal = JournalView::read(memory).map_err(Failure::Unusable)?;
     lane(memory, &journal, 0, 1).map_err(Failure::Lie)
@@ -69,7 +72,12 @@ pub fn instant(memory: &impl Memory) -> Result<Report, Failure> {
 ///
 /// # Errors
 /// The first frame of the lane that is wrong.
-pub fn lane(memory: &impl Memory, journal: &JournalView, lane: u64, lanes: u64) -> Result<Report, Lie> {
+pub fn lane(
+    memory: &impl Memory,
+    journal: &JournalView,
+    lane: u64,
+    lanes: u64,
+) -> Result<Report, Lie> {
     let verifier = Verifier {
         memory,
         journal,
@@ -163,8 +171,13 @@ impl<M: Memory> Verifier<'_, M> {
         if progress.under_way() && self.plan.target(owner, n) == index {
             self.check_link(owner, n, progress.link)
                 .map_err(|what| lie(what, 5))?;
-            let new = Content::new(self.plan.churn_stamp(index, n), progress.begun, progress.link);
-            judge_under_way(|word| self.word(gfn, word), stamp, &new).map_err(|what| lie(what, 0))?;
+            let new = Content::new(
+                self.plan.churn_stamp(index, n),
+                progress.begun,
+                progress.link,
+            );
+            judge_under_way(|word| self.word(gfn, word), stamp, &new)
+                .map_err(|what| lie(what, 0))?;
             let digest = frame_digest(self.memory, gfn);
             return Ok(Report {
                 frames: 1,
@@ -204,26 +217,37 @@ impl<M: Memory> Verifier<'_, M> {
         })
     }
 
-    /// The `link` that `vcpu`'s write `n` recorded must be something that the other vCPU had really done by now.
+    /// The `link` that `vcpu`'s write `n` recorded must be something that the other vCPU had really
+    /// done by now.
     fn check_link(&self, vcpu: u64, n: u64, link: Token) -> Result<u64, What> {
         let other = self.plan.linked(vcpu, n);
         let progress = self.journal.progress[other as usize];
-        if link.seq() > progress.done.seq() || (link.seq() == progress.done.seq() && link != progress.done) {
+        if link.seq() > progress.done.seq()
+            || (link.seq() == progress.done.seq() && link != progress.done)
+        {
             return Err(What::Causal);
         }
         let Some(seen) = link.seq().checked_sub(1) else {
             return Ok(0);
         };
-        // Where that write is still the last one to its frame, the frame must hold the very token that was seen.
+        // Where that write is still the last one to its frame, the frame must hold the very token
+        // that was seen.
         let index = self.plan.target(other, seen);
-        let stamp = self.plan.stamp(index, progress.done.seq(), self.journal.writes());
+        let stamp = self
+            .plan
+            .stamp(index, progress.done.seq(), self.journal.writes());
         let is_last = stamp.kind == Kind::Churn && stamp.seq == link.seq();
-        let being_overwritten = progress.under_way() && self.plan.target(other, progress.done.seq()) == index;
+        let being_overwritten =
+            progress.under_way() && self.plan.target(other, progress.done.seq()) == index;
         if !is_last || being_overwritten {
             return Ok(0);
         }
         let found = Token(self.word(self.plan.first_gfn + index, TOKEN_WORD));
-        if found == link { Ok(1) } else { Err(What::Causal) }
+        if found == link {
+            Ok(1)
+        } else {
+            Err(What::Causal)
+        }
     }
 
     fn word(&self, gfn: u64, index: usize) -> u64 {

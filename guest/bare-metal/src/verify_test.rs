@@ -88,7 +88,8 @@ impl Machine {
             );
             self.set(Self::progress(vcpu, offset_of!(Progress, link)), link.0);
             self.set(Self::progress(vcpu, offset_of!(Progress, begun)), token.0);
-            self.under_way[vcpu as usize] = Some(Content::new(self.plan.churn_stamp(index, n), token, link));
+            self.under_way[vcpu as usize] =
+                Some(Content::new(self.plan.churn_stamp(index, n), token, link));
             self.at_word[vcpu as usize] = 0;
             return;
         };
@@ -97,7 +98,8 @@ impl Machine {
         (from..to).for_each(|i| *self.frame_word(FIRST_GFN + index, i) = content.word(i));
         self.at_word[vcpu as usize] = to;
         if from == FRAME_WORDS {
-            let begun = self.word(JOURNAL_GPA + Self::progress(vcpu, offset_of!(Progress, begun)) as u64);
+            let begun =
+                self.word(JOURNAL_GPA + Self::progress(vcpu, offset_of!(Progress, begun)) as u64);
             self.set(Self::progress(vcpu, offset_of!(Progress, done)), begun);
             self.under_way[vcpu as usize] = None;
         }
@@ -135,11 +137,13 @@ impl Machine {
         let index = gfn - FIRST_GFN;
         let owner = self.plan.owner(index);
         let n = self.done(owner).seq();
-        let under_way = self.under_way[owner as usize].is_some() && self.plan.target(owner, n) == index;
+        let under_way =
+            self.under_way[owner as usize].is_some() && self.plan.target(owner, n) == index;
         (self.plan.churned(index, n), under_way.then_some(n))
     }
 
-    /// Is the frame at this instant an earlier state of the same write that it is in at the `later` instant?
+    /// Is the frame at this instant an earlier state of the same write that it is in at the `later`
+    /// instant?
     fn leads_to(&self, later: &Self, gfn: u64) -> bool {
         let (before, after) = (self.writes_of(gfn), later.writes_of(gfn));
         let same_write = before.0 == after.0 && after.1.is_some();
@@ -171,7 +175,8 @@ fn every_instant_of_a_true_run_verifies() {
             let mut random = vcpus;
             let (mut under_way, mut links) = (0, 0);
             for _ in 0..800 {
-                let report = instant(&machine).unwrap_or_else(|e| panic!("{pattern:?} {vcpus}: {e:x?}"));
+                let report =
+                    instant(&machine).unwrap_or_else(|e| panic!("{pattern:?} {vcpus}: {e:x?}"));
                 assert_eq!(report.frames, 41);
                 under_way += report.under_way;
                 links += report.links;
@@ -185,8 +190,9 @@ fn every_instant_of_a_true_run_verifies() {
     }
 }
 
-/// The heart of it: a memory that has one frame from another instant is never taken for one instant, unless that frame
-/// is the same at both, or is one whose write was under way: a shorter or longer prefix of the same write is true as well.
+/// The heart of it: a memory that has one frame from another instant is never taken for one
+/// instant, unless that frame is the same at both, or is one whose write was under way: a shorter
+/// or longer prefix of the same write is true as well.
 #[test]
 fn one_frame_of_another_instant_is_found() {
     let mut found = 0;
@@ -272,7 +278,10 @@ fn each_kind_of_lie_has_its_name() {
     early.copy_frame(&machine, gfn);
     assert_eq!(what(&early), Some(What::Future), "write from the future");
     let begun = Machine::progress(0, offset_of!(Progress, begun));
-    assert_eq!(lie(&|m| m.set(begun, Token::new(3, 3).0)), Some(What::Journal));
+    assert_eq!(
+        lie(&|m| m.set(begun, Token::new(3, 3).0)),
+        Some(What::Journal)
+    );
 }
 
 /// One vCPU's memory and journal come from a later instant than the other's, each true in itself.
@@ -299,7 +308,8 @@ fn two_vcpus_of_two_instants_are_found() {
     }
     assert_eq!(what(&mixed), Some(What::Causal));
 
-    // The vCPU of the past runs on and overtakes. What the other has seen of it still never happened.
+    // The vCPU of the past runs on and overtakes. What the other has seen of it still never
+    // happened.
     let token = mixed.done(1);
     while mixed.done(1).seq() < token.seq() + 30 {
         mixed.step(1, FRAME_WORDS);
@@ -351,10 +361,16 @@ fn without_a_filled_memory_there_is_nothing_to_verify() {
     machine.set(offset_of!(Journal, phase), Phase::Empty as u64);
     assert_eq!(instant(&machine), Err(Failure::Unusable(Unusable::Empty)));
     machine.set(offset_of!(Journal, magic), 0);
-    assert_eq!(instant(&machine), Err(Failure::Unusable(Unusable::NoJournal)));
+    assert_eq!(
+        instant(&machine),
+        Err(Failure::Unusable(Unusable::NoJournal))
+    );
     let mut machine = Machine::new(2, 64, Pattern::Seq);
     machine.set(offset_of!(Journal, vcpus), 9);
-    assert_eq!(instant(&machine), Err(Failure::Unusable(Unusable::NoJournal)));
+    assert_eq!(
+        instant(&machine),
+        Err(Failure::Unusable(Unusable::NoJournal))
+    );
 }
 
 #[test]

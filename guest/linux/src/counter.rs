@@ -19,12 +19,14 @@ impl Counter {
     pub fn start() -> io::Result<Counter> {
         let counter = Counter::default();
         let (counting, ticking) = (counter.clone(), counter.clone());
-        thread::Builder::new().name("counter".into()).spawn(move || {
-            loop {
-                thread::sleep(Duration::from_millis(10));
-                counting.value.fetch_add(1, Ordering::SeqCst);
-            }
-        })?;
+        thread::Builder::new()
+            .name("counter".into())
+            .spawn(move || {
+                loop {
+                    thread::sleep(Duration::from_millis(10));
+                    counting.value.fetch_add(1, Ordering::SeqCst);
+                }
+            })?;
         thread::Builder::new().name("ticks".into()).spawn(move || {
             loop {
                 thread::sleep(Duration::from_secs(1));

@@ -21,7 +21,9 @@ fn parse_list(list: &str) -> Option<Vec<usize>> {
 }
 
 /// Runs `work` on every online CPU at the same time and gives the results in the order of the CPUs.
-pub fn on_each<T: Send>(work: impl Fn(usize) -> io::Result<T> + Sync) -> io::Result<Vec<(usize, T)>> {
+pub fn on_each<T: Send>(
+    work: impl Fn(usize) -> io::Result<T> + Sync,
+) -> io::Result<Vec<(usize, T)>> {
     let work = &work;
     thread::scope(|scope| {
         let started: Vec<_> = online()?
@@ -38,7 +40,9 @@ pub fn on_each<T: Send>(work: impl Fn(usize) -> io::Result<T> + Sync) -> io::Res
             .into_iter()
             .map(|(cpu, thread)| match thread.join() {
                 Ok(result) => result.map(|result| (cpu, result)),
-                Err(_) => Err(io::Error::other(format!("the thread on CPU {cpu} ended badly"))),
+                Err(_) => Err(io::Error::other(format!(
+                    "the thread on CPU {cpu} ended badly"
+                ))),
             })
             .collect()
     })

@@ -1,7 +1,7 @@
 //! A file system on a disk: files whose content proves itself.
 //!
-//! A file is written under another name, flushed, and then renamed: so every file that has its final name is
-//! complete on the disk, at any instant at which the disk is copied.
+//! A file is written under another name, flushed, and then renamed: so every file that has its
+//! final name is complete on the disk, at any instant at which the disk is copied.
 
 use crate::page::mix;
 use crate::sys;
@@ -53,7 +53,8 @@ pub struct Verdict {
 }
 
 impl Files {
-    /// Writes `count` files of `size_bytes` each, named by `seed` and number, each flushed before the next.
+    /// Writes `count` files of `size_bytes` each, named by `seed` and number, each flushed before
+    /// the next.
     pub fn write(&self, count: u64, size_bytes: usize, seed: u64) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
         (0..count).try_for_each(|number| self.write_one(number, size_bytes, seed))
@@ -78,7 +79,9 @@ impl Files {
             }
             verdict.files += 1;
             let mut bytes = Vec::new();
-            match File::open(self.folder.join(&name)).and_then(|mut file| file.read_to_end(&mut bytes)) {
+            match File::open(self.folder.join(&name))
+                .and_then(|mut file| file.read_to_end(&mut bytes))
+            {
                 Err(error) => verdict.damaged.push(format!("{name}: {error}")),
                 Ok(_) if name.parse().is_ok_and(|number| is_intact(number, &bytes)) => {
                     verdict.content_bytes += bytes.len() as u64

@@ -20,7 +20,11 @@ fn written_files_verify() {
         }
     );
     files.write(2, 100, 4).unwrap();
-    assert_eq!(files.verify().unwrap().content_bytes, 30_200, "two were replaced");
+    assert_eq!(
+        files.verify().unwrap().content_bytes,
+        30_200,
+        "two were replaced"
+    );
     fs::remove_dir_all(files.folder).unwrap();
 }
 

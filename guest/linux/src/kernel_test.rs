@@ -2,7 +2,10 @@ use super::*;
 
 #[test]
 fn complaints_are_told_from_ordinary_lines() {
-    assert_eq!(complaint_in("6,1,0,-;Linux version 6.1.0\n SUBSYSTEM=x\n"), None);
+    assert_eq!(
+        complaint_in("6,1,0,-;Linux version 6.1.0\n SUBSYSTEM=x\n"),
+        None
+    );
     let stall = "4,400,9,-;watchdog: BUG: soft lockup - CPU#0 stuck for 22s!\n";
     assert_eq!(
         complaint_in(stall).as_deref(),

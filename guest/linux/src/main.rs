@@ -1,5 +1,6 @@
-//! nvvmm-witness runs in a Linux guest. It counts, fills memory with checkable patterns, watches clocks and timers,
-//! writes files, and verifies all of it when the host asks on the console. The protocol is in README.md.
+//! nvvmm-witness runs in a Linux guest. It counts, fills memory with checkable patterns, watches
+//! clocks and timers, writes files, and verifies all of it when the host asks on the console. The
+//! protocol is in README.md.
 
 mod answer;
 mod clocks;
@@ -31,7 +32,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Obeys lines until there is nobody to send any. A console has none for now, a pipe has none for good.
+/// Obeys lines until there is nobody to send any. A console has none for now, a pipe has none for
+/// good.
 fn listen() -> io::Result<()> {
     let input = io::stdin();
     let is_console = input.is_terminal();

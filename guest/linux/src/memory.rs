@@ -1,11 +1,13 @@
 //! Memory that proves itself to be that of one instant.
 //!
-//! The memory is cut into parts. A part is rewritten page after page, in order, round after round, each page with one
-//! epoch more than before. So at any instant every page before a part's cursor has the part's epoch, and every page
-//! from the cursor on has one less. A restored copy whose pages come from different instants breaks that rule.
+//! The memory is cut into parts. A part is rewritten page after page, in order, round after round,
+//! each page with one epoch more than before. So at any instant every page before a part's cursor
+//! has the part's epoch, and every page from the cursor on has one less. A restored copy whose
+//! pages come from different instants breaks that rule.
 //!
-//! The page being rewritten at the instant of a snapshot is completed by the restored copy's own writer. That leaves
-//! no gap: the writer checks every page before it overwrites it, and again after it has written it.
+//! The page being rewritten at the instant of a snapshot is completed by the restored copy's own
+//! writer. That leaves no gap: the writer checks every page before it overwrites it, and again
+//! after it has written it.
 
 use crate::page::{Label, PAGE_SIZE_BYTES, Page, mix};
 use std::collections::TryReserveError;
@@ -13,7 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Pages rewritten between two looks at whether to stop; also what a throttled writer writes at a time.
+/// Pages rewritten between two looks at whether to stop; also what a throttled writer writes at a
+/// time.
 const BURST_PAGES: usize = 64;
 
 /// Pages of a MiB.
@@ -53,7 +56,8 @@ pub struct Findings {
     pub damaged_pages: u64,
     /// The first damage seen in any part.
     pub damage: Option<String>,
-    /// A number that follows from seed and positions alone: equal for copies of one instant that stood still.
+    /// A number that follows from seed and positions alone: equal for copies of one instant that
+    /// stood still.
     pub fingerprint: u64,
 }
 
@@ -85,15 +89,17 @@ impl Memory {
         }
     }
 
-    /// Starts one writer per part, which goes on until [`Memory::stop_writing`]. `rate_mib` is the limit per second
-    /// for all of them together.
+    /// Starts one writer per part, which goes on until [`Memory::stop_writing`]. `rate_mib` is the
+    /// limit per second for all of them together.
     pub fn start_writing(&self, rate_mib: Option<u64>) -> std::io::Result<()> {
         if self.writing.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
         let pause = rate_mib.map(|rate_mib| {
             let pages_per_second = rate_mib.max(1) * PAGES_PER_MIB as u64;
-            Duration::from_micros(BURST_PAGES as u64 * self.parts.len() as u64 * 1_000_000 / pages_per_second)
+            Duration::from_micros(
+                BURST_PAGES as u64 * self.parts.len() as u64 * 1_000_000 / pages_per_second,
+            )
         });
         for part in 0..self.parts.len() {
             let memory = self.clone();
@@ -128,7 +134,9 @@ impl Memory {
     }
 
     fn part(&self, part: usize) -> MutexGuard<'_, Part> {
-        self.parts[part].lock().unwrap_or_else(PoisonError::into_inner)
+        self.parts[part]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Checks every page against the writers' positions, while the writers wait.
@@ -193,8 +201,9 @@ impl Part {
             return true;
         };
         let (index, epoch) = (label.index, label.epoch);
-        self.damage
-            .get_or_insert_with(|| format!("page={index} epoch={epoch} when={when} found={mismatch}"));
+        self.damage.get_or_insert_with(|| {
+            format!("page={index} epoch={epoch} when={when} found={mismatch}")
+        });
         false
     }
 

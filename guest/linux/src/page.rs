@@ -1,8 +1,8 @@
 //! The pattern of one page of checkable memory.
 //!
-//! Every word of a page follows from (seed, page index, epoch), so a page that is torn, stale, ahead of its time or
-//! another page's is told from the right one wherever the damage is. The first words name the page in clear, so that
-//! a foreign page also says where it belongs.
+//! Every word of a page follows from (seed, page index, epoch), so a page that is torn, stale,
+//! ahead of its time or another page's is told from the right one wherever the damage is. The first
+//! words name the page in clear, so that a foreign page also says where it belongs.
 
 /// Bytes of a page.
 pub const PAGE_SIZE_BYTES: usize = 4096;
@@ -33,7 +33,8 @@ pub enum Mismatch {
     Empty,
     /// A complete page with another label.
     Foreign(Label),
-    /// Neither: the position of the first word that is wrong for the expected label, and how many are.
+    /// Neither: the position of the first word that is wrong for the expected label, and how many
+    /// are.
     Torn {
         /// First wrong word.
         word: usize,
@@ -82,7 +83,8 @@ pub fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// Cheaper than [`mix`], which matters on an emulated CPU: distinct per word, dependent on every bit of `base`.
+/// Cheaper than [`mix`], which matters on an emulated CPU: distinct per word, dependent on every
+/// bit of `base`.
 fn mix_word(base: u64, word: u64) -> u64 {
     base.wrapping_add(word.wrapping_mul(0x9e37_79b9_7f4a_7c15))
         .rotate_left(17)
@@ -105,7 +107,11 @@ impl Page {
     /// Compares the whole page with what `label` says.
     pub fn check(&self, label: Label) -> Result<(), Mismatch> {
         let words = std::hint::black_box(&self.0);
-        if words.iter().zip(label.words()).all(|(have, want)| *have == want) {
+        if words
+            .iter()
+            .zip(label.words())
+            .all(|(have, want)| *have == want)
+        {
             return Ok(());
         }
         Err(self.diagnose(label))
@@ -120,7 +126,12 @@ impl Page {
             index: self.0[2],
             epoch: self.0[3],
         };
-        if self.0.iter().zip(other.words()).all(|(have, want)| *have == want) {
+        if self
+            .0
+            .iter()
+            .zip(other.words())
+            .all(|(have, want)| *have == want)
+        {
             return Mismatch::Foreign(other);
         }
         let wrong = self

@@ -65,7 +65,12 @@ fn words_of_neighbouring_pages_do_not_collide() {
                 index,
                 epoch,
             };
-            assert!(label.words().skip(HEADER_WORDS).all(|word| seen.insert(word)));
+            assert!(
+                label
+                    .words()
+                    .skip(HEADER_WORDS)
+                    .all(|word| seen.insert(word))
+            );
         }
     }
 }

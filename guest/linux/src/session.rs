@@ -134,9 +134,10 @@ impl Session {
     fn churn(&self, arguments: &[&str]) -> Reply {
         match arguments {
             ["on"] => self.filled()?.start_writing(None),
-            ["on", _] => self
-                .filled()?
-                .start_writing(Some(number(arguments, 1, "MIB_PER_SECOND")?)),
+            ["on", _] => {
+                self.filled()?
+                    .start_writing(Some(number(arguments, 1, "MIB_PER_SECOND")?))
+            }
             ["off"] => {
                 self.filled()?.stop_writing();
                 Ok(())
@@ -153,7 +154,10 @@ impl Session {
             .with("pages", findings.pages)
             .with("seed", findings.seed)
             .with_list("epochs", findings.positions.iter().map(|(epoch, _)| epoch))
-            .with_list("cursors", findings.positions.iter().map(|(_, cursor)| cursor))
+            .with_list(
+                "cursors",
+                findings.positions.iter().map(|(_, cursor)| cursor),
+            )
             .with("damaged", findings.damaged_pages)
             .with("fingerprint", format_args!("{:016x}", findings.fingerprint))
             .with_text(findings.damage.as_deref()))
@@ -183,9 +187,13 @@ impl Session {
     fn disk(&self, arguments: &[&str]) -> Reply {
         let files = disk::files();
         match arguments {
-            ["mount"] => disk::mount("/dev/vda", false).map_err(because("cannot mount /dev/vda"))?,
+            ["mount"] => {
+                disk::mount("/dev/vda", false).map_err(because("cannot mount /dev/vda"))?
+            }
             ["mount", device] => disk::mount(device, false).map_err(because("cannot mount"))?,
-            ["mount", device, "ro"] => disk::mount(device, true).map_err(because("cannot mount"))?,
+            ["mount", device, "ro"] => {
+                disk::mount(device, true).map_err(because("cannot mount"))?
+            }
             ["umount"] => disk::unmount().map_err(because("cannot unmount"))?,
             ["sync"] => sys::sync(),
             ["write", counts @ ..] => {
@@ -196,7 +204,10 @@ impl Session {
                     .map_err(because("cannot write"))?;
             }
             ["verify"] => return verify(&files),
-            ["churn", "on"] => self.disk_churn.start(files).map_err(because("cannot start"))?,
+            ["churn", "on"] => self
+                .disk_churn
+                .start(files)
+                .map_err(because("cannot start"))?,
             ["churn", "off"] => {
                 self.disk_churn.stop();
                 let (rounds, failed) = self.disk_churn.progress();
@@ -222,24 +233,33 @@ fn verify(files: &disk::Files) -> Reply {
 
 fn timers_answer(arguments: &[&str]) -> Reply {
     let length_ms = number_or(arguments, 0, "MS", 500)?;
-    let beats = timers::run(Duration::from_millis(length_ms)).map_err(because("cannot run timers"))?;
-    Ok(Answer::judged(beats.iter().all(|(_, beats)| beats.are_alive()))
-        .with_list("cpus", beats.iter().map(|(cpu, _)| cpu))
-        .with_list("fired", beats.iter().map(|(_, beats)| beats.fired))
-        .with_list("slept", beats.iter().map(|(_, beats)| beats.slept))
-        .with_list("interrupts", beats.iter().map(|(_, beats)| beats.interrupts)))
+    let beats =
+        timers::run(Duration::from_millis(length_ms)).map_err(because("cannot run timers"))?;
+    Ok(
+        Answer::judged(beats.iter().all(|(_, beats)| beats.are_alive()))
+            .with_list("cpus", beats.iter().map(|(cpu, _)| cpu))
+            .with_list("fired", beats.iter().map(|(_, beats)| beats.fired))
+            .with_list("slept", beats.iter().map(|(_, beats)| beats.slept))
+            .with_list(
+                "interrupts",
+                beats.iter().map(|(_, beats)| beats.interrupts),
+            ),
+    )
 }
 
 fn cpus_answer() -> Reply {
     let ran = cpus::on_each(|_| sys::current_cpu()).map_err(because("cannot run on every CPU"))?;
-    Ok(Answer::judged(ran.iter().all(|(asked, found)| asked == found))
-        .with("online", ran.len())
-        .with_list("ran", ran.iter().map(|(_, found)| found)))
+    Ok(
+        Answer::judged(ran.iter().all(|(asked, found)| asked == found))
+            .with("online", ran.len())
+            .with_list("ran", ran.iter().map(|(_, found)| found)),
+    )
 }
 
 fn rng_answer(arguments: &[&str]) -> Reply {
     let length = number_or(arguments, 0, "BYTES", 16)?.min(4096);
-    let source = std::fs::read_to_string("/sys/class/misc/hw_random/rng_current").unwrap_or_default();
+    let source =
+        std::fs::read_to_string("/sys/class/misc/hw_random/rng_current").unwrap_or_default();
     let mut bytes = vec![0; length as usize];
     std::fs::File::open("/dev/hwrng")
         .and_then(|mut rng| rng.read_exact(&mut bytes))

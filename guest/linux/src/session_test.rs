@@ -11,9 +11,16 @@ fn said(session: &mut Session, line: &str) -> String {
 fn memory_is_filled_rewritten_and_checked() {
     let mut session = Session::start().unwrap();
     assert!(said(&mut session, "check").starts_with("@ check err -- no memory filled"));
-    assert_eq!(said(&mut session, "fill 2 9 2"), "@ fill ok mib=2 seed=9 parts=2");
+    assert_eq!(
+        said(&mut session, "fill 2 9 2"),
+        "@ fill ok mib=2 seed=9 parts=2"
+    );
     let before = said(&mut session, "check");
-    assert!(before.starts_with("@ check ok pages=512 seed=9 epochs=1,1 cursors=0,0 damaged=0 fingerprint="));
+    assert!(
+        before.starts_with(
+            "@ check ok pages=512 seed=9 epochs=1,1 cursors=0,0 damaged=0 fingerprint="
+        )
+    );
     assert_eq!(said(&mut session, "rewrite 1"), "@ rewrite ok mib=1");
     let after = said(&mut session, "check");
     assert!(

@@ -93,7 +93,8 @@ impl PeriodicTimer {
     pub fn wait(&self) -> io::Result<u64> {
         let mut fired = [0u8; 8];
         // SAFETY: the kernel writes at most the 8 bytes of fired.
-        let length = unsafe { libc::read(self.0.as_raw_fd(), fired.as_mut_ptr().cast(), fired.len()) };
+        let length =
+            unsafe { libc::read(self.0.as_raw_fd(), fired.as_mut_ptr().cast(), fired.len()) };
         if length < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -148,7 +149,8 @@ pub fn end_machine(ending: Ending) -> io::Result<()> {
     check(unsafe { libc::reboot(command) }).map(drop)
 }
 
-/// Switches the echo of a terminal off, so that what it sends is only what we print. Not a terminal: no matter.
+/// Switches the echo of a terminal off, so that what it sends is only what we print. Not a
+/// terminal: no matter.
 pub fn switch_echo_off(terminal: BorrowedFd) -> io::Result<()> {
     // SAFETY: an all-zero termios is a valid value to be overwritten.
     let mut settings: libc::termios = unsafe { std::mem::zeroed() };

@@ -25,8 +25,8 @@ impl Beats {
     }
 }
 
-/// Lets timers run on every CPU for about `length`. Each is waited for at least once, however long a busy host keeps the
-/// CPU away: one that stands still gives no answer.
+/// Lets timers run on every CPU for about `length`. Each is waited for at least once, however long
+/// a busy host keeps the CPU away: one that stands still gives no answer.
 pub fn run(length: Duration) -> io::Result<Vec<(usize, Beats)>> {
     let half = (length / 2).max(PERIOD * 3);
     cpus::on_each(|cpu| {

@@ -54,11 +54,12 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Why a capture or restart failed. The process that was to be captured goes on as if nothing had been; of one that was
-/// to be restarted nothing is left.
+/// Why a capture or restart failed. The process that was to be captured goes on as if nothing had
+/// been; of one that was to be restarted nothing is left.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The process has something that an image does not hold, or this system lacks what the image needs.
+    /// The process has something that an image does not hold, or this system lacks what the image
+    /// needs.
     #[error("{}", sentences(.0))]
     Refused(Vec<Refusal>),
     /// No such process, or it ended meanwhile.

@@ -1,9 +1,10 @@
-//! Captures running Linux processes (x86-64) and restarts them: all of a process but the content of its pages goes into an [`Image`];
-//! pages are handed to whoever calls, by reference ([`PageSink`], [`PageSource`]).
+//! Captures running Linux processes (x86-64) and restarts them: all of a process but the content of
+//! its pages goes into an [`Image`]; pages are handed to whoever calls, by reference ([`PageSink`],
+//! [`PageSource`]).
 //!
-//! Needs root. Whatever traces a process is one thread: call this from a thread that does nothing else meanwhile, and lives as
-//! long as what it froze. One restart at a time in a process, and no capture beside it: the first stub has for a moment all that
-//! the process has open.
+//! Needs root. Whatever traces a process is one thread: call this from a thread that does nothing
+//! else meanwhile, and lives as long as what it froze. One restart at a time in a process, and no
+//! capture beside it: the first stub has for a moment all that the process has open.
 
 mod capture;
 mod error;

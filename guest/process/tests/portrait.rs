@@ -73,7 +73,10 @@ pub fn portrait(pid: i32) -> Portrait {
             .take(2)
             .map(str::to_owned)
             .collect();
-        found.insert(format!("fd/{name}"), format!("{target} {}", position.join(" ")));
+        found.insert(
+            format!("fd/{name}"),
+            format!("{target} {}", position.join(" ")),
+        );
     }
     for tid in names(pid, "task") {
         let status = read(&format!("task/{tid}/status"));
@@ -83,15 +86,20 @@ pub fn portrait(pid: i32) -> Portrait {
             .collect();
         found.insert(format!("task/{tid}/status"), lines.join("\n"));
         let stat = read(&format!("task/{tid}/stat"));
-        let words: Vec<&str> = stat[stat.rfind(')').expect("a name")..].split(' ').collect();
-        // priority, nice; code and stack; real-time priority and policy; data, heap, arguments, environment.
-        let fields = [18, 19, 26, 27, 28, 40, 41, 45, 46, 47, 48, 49, 50, 51].map(|field| words[field - 2]);
+        let words: Vec<&str> = stat[stat.rfind(')').expect("a name")..]
+            .split(' ')
+            .collect();
+        // priority, nice; code and stack; real-time priority and policy; data, heap, arguments,
+        // environment.
+        let fields =
+            [18, 19, 26, 27, 28, 40, 41, 45, 46, 47, 48, 49, 50, 51].map(|field| words[field - 2]);
         found.insert(format!("task/{tid}/stat"), fields.join(" "));
     }
     found
 }
 
-/// Into how many mappings the kernel divides anonymous memory that is the same on both sides is its own business.
+/// Into how many mappings the kernel divides anonymous memory that is the same on both sides is its
+/// own business.
 fn without_seams(maps: &str) -> String {
     let mut joined: Vec<(String, String, String)> = Vec::new();
     for line in maps.lines() {
@@ -99,7 +107,9 @@ fn without_seams(maps: &str) -> String {
         let (start, end) = range.split_once('-').expect("two ends");
         match joined.last_mut() {
             Some((_, last_end, last))
-                if last_end == start && last == what && what[4..].starts_with(" 00000000 00:00 0") =>
+                if last_end == start
+                    && last == what
+                    && what[4..].starts_with(" 00000000 00:00 0") =>
             {
                 *last_end = end.to_owned();
             }
@@ -135,7 +145,12 @@ pub fn assert_same(before: &Portrait, pid: i32) {
     }
     for name in before.keys().chain(after.keys()) {
         let (old, new) = (before.get(name), after.get(name));
-        assert!(old == new, "{name} was\n{}\nand is\n{}", show(old), show(new));
+        assert!(
+            old == new,
+            "{name} was\n{}\nand is\n{}",
+            show(old),
+            show(new)
+        );
     }
 }
 

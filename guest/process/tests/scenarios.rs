@@ -1,5 +1,5 @@
-//! What `subject` can set up, and what is to come of it. The tests on this machine (`native`) and those in Linux guests
-//! (tests/linux of the workspace) go through the same lists.
+//! What `subject` can set up, and what is to come of it. The tests on this machine (`native`) and
+//! those in Linux guests (tests/linux of the workspace) go through the same lists.
 
 /// What survives a capture and a restart: the promise's name and its scenario.
 #[macro_export]
@@ -69,7 +69,8 @@ macro_rules! for_each_refusal {
     };
 }
 
-/// Whether one of these lines says that this process is refused there, and why; by fd, address or thread where that is the place.
+/// Whether one of these lines says that this process is refused there, and why; by fd, address or
+/// thread where that is the place.
 pub fn is_refused(lines: &str, pid: &str, place: &str, reason: &str) -> bool {
     let process = format!("process {pid}");
     let begin = match place {

@@ -1,6 +1,7 @@
 //! What real programs are given to do, for tests that capture them in the middle of it.
 
-/// A program of CPython: three threads write to buffers of so many MiB each, so often, then hash them.
+/// A program of CPython: three threads write to buffers of so many MiB each, so often, then hash
+/// them.
 pub fn python(buffer_mib: u32, turns: u32) -> String {
     format!(
         "
@@ -52,7 +53,9 @@ pub fn text(bytes: usize) -> Vec<u8> {
     let mut state = 1u64;
     (0..bytes)
         .flat_map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             format!("{:x} ", state >> 52).into_bytes()
         })
         .take(bytes)

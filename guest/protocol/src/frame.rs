@@ -38,7 +38,8 @@ pub enum FrameError {
 /// # Errors
 /// It is too long, and nothing was sent; or the stream broke.
 pub fn send<T: Serialize>(mut stream: impl Write, message: &T) -> Result<(), FrameError> {
-    let frame = postcard::to_extend(message, vec![0; LENGTH_BYTES]).map_err(FrameError::Malformed)?;
+    let frame =
+        postcard::to_extend(message, vec![0; LENGTH_BYTES]).map_err(FrameError::Malformed)?;
     let len_bytes = frame.len() - LENGTH_BYTES;
     if len_bytes > FRAME_BYTES_MAX {
         return Err(FrameError::TooLong { len_bytes });

@@ -3,8 +3,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::message::*;
 use crate::{
-    Afterwards, Capture, Captured, FrameRun, Frames, GreetingError, RUNS_MAX, Restart, Restarted, VERSION,
-    greet,
+    Afterwards, Capture, Captured, FrameRun, Frames, GreetingError, RUNS_MAX, Restart, Restarted,
+    VERSION, greet,
 };
 
 fn exec() -> ToAgent {
@@ -32,7 +32,10 @@ fn messages_come_back_as_they_were_in_their_order() {
     for message in messages {
         assert_eq!(receive::<ToAgent>(&mut rest).unwrap(), message);
     }
-    assert!(matches!(receive::<ToAgent>(&mut rest), Err(FrameError::Ended)));
+    assert!(matches!(
+        receive::<ToAgent>(&mut rest),
+        Err(FrameError::Ended)
+    ));
 }
 
 #[test]
@@ -47,7 +50,10 @@ fn the_encoding_of_version_4_stays() {
         sent(&exec()),
         *b"\x17\0\0\0\0\x02\x02ls\x02-l\x01\x04TERM\x05xterm\x01\x18\x50"
     );
-    assert_eq!(sent(&FromAgent::Exited(Ended::Code(-1))), [3, 0, 0, 0, 2, 0, 1]);
+    assert_eq!(
+        sent(&FromAgent::Exited(Ended::Code(-1))),
+        [3, 0, 0, 0, 2, 0, 1]
+    );
     let capture = Capture {
         pid: 77,
         tree: true,
@@ -70,7 +76,10 @@ fn the_encoding_of_version_4_stays() {
     );
     assert_eq!(sent(&ToAgent::Done), [1, 0, 0, 0, 8]);
     let message = "no".to_owned();
-    assert_eq!(sent(&ToAgent::Refused { message }), *b"\x04\0\0\0\x09\x02no");
+    assert_eq!(
+        sent(&ToAgent::Refused { message }),
+        *b"\x04\0\0\0\x09\x02no"
+    );
     let run = FrameRun {
         gfn: 128,
         pages: 2,
@@ -175,7 +184,10 @@ fn bytes_behind_a_message_and_unknown_messages_are_errors() {
         Err(FrameError::LeftOver(1))
     ));
     for bytes in [&[1, 0, 0, 0, 99][..], &[0, 0, 0, 0]] {
-        assert!(matches!(receive::<ToAgent>(bytes), Err(FrameError::Malformed(_))));
+        assert!(matches!(
+            receive::<ToAgent>(bytes),
+            Err(FrameError::Malformed(_))
+        ));
     }
 }
 

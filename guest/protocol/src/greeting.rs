@@ -2,7 +2,8 @@
 
 use std::io::{self, Read, Write};
 
-/// The version that is spoken here. A message whose encoding changes, or a new one, makes a new version.
+/// The version that is spoken here. A message whose encoding changes, or a new one, makes a new
+/// version.
 pub const VERSION: u16 = 4;
 
 const MAGIC: [u8; 4] = *b"NVMA";

@@ -1,14 +1,17 @@
 //! What nvvmm and its agent in a guest say to each other, over streams of the guest's vsock device.
 //!
-//! Each side of a stream begins with a [`Greeting`], eight bytes that say which version it speaks. Then come frames: a length
-//! (four bytes, little-endian, at most [`FRAME_BYTES_MAX`]), and so many bytes of one message, encoded with postcard.
+//! Each side of a stream begins with a [`Greeting`], eight bytes that say which version it speaks.
+//! Then come frames: a length (four bytes, little-endian, at most [`FRAME_BYTES_MAX`]), and so many
+//! bytes of one message, encoded with postcard.
 //!
-//! There are two kinds of streams. The host asks the agent for one at [`AGENT_PORT`] for each command: it sends [`ToAgent`],
-//! first of all one of the requests, and gets [`FromAgent`]. The agent asks the host for one at [`HOST_PORT`] and keeps it as
-//! long as it can: it sends [`FromGuest`] and gets [`ToGuest`]. That stream breaks when the VM is restored, which is how
+//! There are two kinds of streams. The host asks the agent for one at [`AGENT_PORT`] for each
+//! command: it sends [`ToAgent`], first of all one of the requests, and gets [`FromAgent`]. The
+//! agent asks the host for one at [`HOST_PORT`] and keeps it as long as it can: it sends
+//! [`FromGuest`] and gets [`ToGuest`]. That stream breaks when the VM is restored, which is how
 //! an agent learns of it.
 //!
-//! Neither side trusts the other: whatever comes is a message or an error, and no more than a frame is ever kept.
+//! Neither side trusts the other: whatever comes is a message or an error, and no more than a frame
+//! is ever kept.
 
 mod frame;
 mod greeting;
@@ -18,8 +21,8 @@ mod process;
 pub use frame::{FRAME_BYTES_MAX, FrameError, receive, send};
 pub use greeting::{Greeting, GreetingError, VERSION, greet};
 pub use message::{
-    DATA_BYTES_MAX, Ended, Exec, FailedBecause, FromAgent, FromGuest, Restored, Role, TerminalSize, ToAgent,
-    ToGuest,
+    DATA_BYTES_MAX, Ended, Exec, FailedBecause, FromAgent, FromGuest, Restored, Role, TerminalSize,
+    ToAgent, ToGuest,
 };
 pub use process::{Afterwards, Capture, Captured, FrameRun, Frames, RUNS_MAX, Restart, Restarted};
 

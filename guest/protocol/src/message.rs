@@ -1,4 +1,5 @@
-//! The messages. postcard numbers variants and fields by their place: nothing here may change its place within a version.
+//! The messages. postcard numbers variants and fields by their place: nothing here may change its
+//! place within a version.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +10,8 @@ use crate::process::{
 /// Most bytes of a stream or file in one message.
 pub const DATA_BYTES_MAX: usize = 32 << 10;
 
-/// From the host to the agent, on a stream of the host's. The first is a request: `Exec`, `Read`, `Write`, `Capture` or `Restart`.
+/// From the host to the agent, on a stream of the host's. The first is a request: `Exec`, `Read`,
+/// `Write`, `Capture` or `Restart`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToAgent {
     /// Run a program.
@@ -40,8 +42,8 @@ pub enum ToAgent {
     Restart(Restart),
     /// Answer to `Frames`: it is done. Answer to `Image`: it is kept.
     Done,
-    /// Answer to `Frames` or `Image`: it cannot be done. The agent lets the processes go on, or destroys what it has built, and
-    /// answers `Failed`.
+    /// Answer to `Frames` or `Image`: it cannot be done. The agent lets the processes go on, or
+    /// destroys what it has built, and answers `Failed`.
     Refused {
         /// Why, in words.
         message: String,
@@ -91,11 +93,13 @@ pub enum FromAgent {
         /// In words.
         message: String,
     },
-    /// At a capture: these pages of the image are in these frames of the guest now; take them. A page may come again, when it is in
-    /// another frame: the last time counts. At a restart: these frames of the guest, which the guest does not move meanwhile, shall
-    /// hold these pages of the image. The agent waits for `Done` or `Refused`.
+    /// At a capture: these pages of the image are in these frames of the guest now; take them. A
+    /// page may come again, when it is in another frame: the last time counts. At a restart:
+    /// these frames of the guest, which the guest does not move meanwhile, shall hold these
+    /// pages of the image. The agent waits for `Done` or `Refused`.
     Frames(#[serde(deserialize_with = "runs_of_a_message")] Vec<FrameRun>),
-    /// What was captured besides pages: `Data` and one `End` follow. The agent waits for `Done` or `Refused`.
+    /// What was captured besides pages: `Data` and one `End` follow. The agent waits for `Done` or
+    /// `Refused`.
     Image {
         /// Its length.
         bytes: u64,
@@ -104,10 +108,12 @@ pub enum FromAgent {
     },
     /// The processes are captured; nothing follows.
     Captured(Captured),
-    /// The processes run. If the host wanted to be attached, `Data`, `ErrorData` and `Exited` follow, else nothing.
+    /// The processes run. If the host wanted to be attached, `Data`, `ErrorData` and `Exited`
+    /// follow, else nothing.
     Restarted(Restarted),
-    /// At a capture, before the processes are frozen: frames that are likely to be named in `Frames`. What the host does about them now it
-    /// need not do then. The agent waits for `Done` or `Refused`.
+    /// At a capture, before the processes are frozen: frames that are likely to be named in
+    /// `Frames`. What the host does about them now it need not do then. The agent waits for
+    /// `Done` or `Refused`.
     Ahead(#[serde(deserialize_with = "frames_of_a_message")] Vec<Frames>),
 }
 
@@ -141,7 +147,8 @@ pub enum FromGuest {
         /// What failed, in words; empty when nothing did.
         failures: Vec<String>,
     },
-    /// Frames that hold nothing that matters, and will not be used before the VM puts something there (the agent's reserve).
+    /// Frames that hold nothing that matters, and will not be used before the VM puts something
+    /// there (the agent's reserve).
     Idle(#[serde(deserialize_with = "frames_of_a_message")] Vec<Frames>),
 }
 

@@ -10,16 +10,19 @@ pub const RUNS_MAX: usize = 4096;
 
 /// A process to capture.
 ///
-/// The agent may send `Ahead`, any number of times. It freezes the processes, sends `Frames`, any number of times, and waits for the
-/// answer each time. Then it lets them go on, unless they are to be stopped or killed, and sends `Image`, with `Data` and `End`. After the answer to that it stops or
-/// kills them, if that was asked for, and says `Captured`. A refusal of the host, or a stream that breaks, lets the processes go on.
+/// The agent may send `Ahead`, any number of times. It freezes the processes, sends `Frames`, any
+/// number of times, and waits for the answer each time. Then it lets them go on, unless they are to
+/// be stopped or killed, and sends `Image`, with `Data` and `End`. After the answer to that it
+/// stops or kills them, if that was asked for, and says `Captured`. A refusal of the host, or a
+/// stream that breaks, lets the processes go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capture {
     /// Its number in the guest.
     pub pid: i32,
     /// With all its descendants.
     pub tree: bool,
-    /// Its standard input, output and error may lead to what cannot be captured; something else takes their place at a restart.
+    /// Its standard input, output and error may lead to what cannot be captured; something else
+    /// takes their place at a restart.
     pub external_stdio: bool,
     /// What becomes of it.
     pub afterwards: Afterwards,
@@ -30,7 +33,8 @@ pub struct Capture {
 pub enum Afterwards {
     /// It goes on.
     Thaw,
-    /// It stays stopped, as by SIGSTOP, once the host has said that the image is kept; until then it is frozen.
+    /// It stays stopped, as by SIGSTOP, once the host has said that the image is kept; until then
+    /// it is frozen.
     Stop,
     /// It is killed, once the host has said that the image is kept; until then it is frozen.
     Kill,
@@ -39,8 +43,8 @@ pub enum Afterwards {
 /// Pages of an image that are neighbours, in frames that are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrameRun {
-    /// The number of the first frame: its guest-physical address divided by 4096. At a capture it may be one that shows a page of an
-    /// image (`window` of [`Restart`]).
+    /// The number of the first frame: its guest-physical address divided by 4096. At a capture it
+    /// may be one that shows a page of an image (`window` of [`Restart`]).
     pub gfn: u64,
     /// How many.
     pub pages: u32,
@@ -58,16 +62,22 @@ pub struct Frames {
 }
 
 /// Whoever reads one is not made to keep more than [`RUNS_MAX`].
-pub(crate) fn runs_of_a_message<'d, D: Deserializer<'d>>(from: D) -> Result<Vec<FrameRun>, D::Error> {
+pub(crate) fn runs_of_a_message<'d, D: Deserializer<'d>>(
+    from: D,
+) -> Result<Vec<FrameRun>, D::Error> {
     at_most_runs_max(from)
 }
 
 /// As [`runs_of_a_message`].
-pub(crate) fn frames_of_a_message<'d, D: Deserializer<'d>>(from: D) -> Result<Vec<Frames>, D::Error> {
+pub(crate) fn frames_of_a_message<'d, D: Deserializer<'d>>(
+    from: D,
+) -> Result<Vec<Frames>, D::Error> {
     at_most_runs_max(from)
 }
 
-fn at_most_runs_max<'d, D: Deserializer<'d>, T: Deserialize<'d>>(from: D) -> Result<Vec<T>, D::Error> {
+fn at_most_runs_max<'d, D: Deserializer<'d>, T: Deserialize<'d>>(
+    from: D,
+) -> Result<Vec<T>, D::Error> {
     let runs = Vec::deserialize(from)?;
     if runs.len() > RUNS_MAX {
         return Err(D::Error::custom("there are too many runs"));
@@ -92,19 +102,21 @@ pub struct Captured {
 
 /// A process to restart, from what a capture has given.
 ///
-/// The host sends what came with `Image`, as `Data` and `End`. The agent sends `Frames`, any number of times, and waits for the
-/// answer each time; then `Restarted`. A refusal of the host, or a stream that breaks before that, destroys what was built.
+/// The host sends what came with `Image`, as `Data` and `End`. The agent sends `Frames`, any number
+/// of times, and waits for the answer each time; then `Restarted`. A refusal of the host, or a
+/// stream that breaks before that, destroys what was built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restart {
     /// Length of what follows.
     pub bytes: u64,
-    /// The stream goes on like that of `Exec`, if the standard input, output and error were external. Otherwise those become
-    /// /dev/null.
+    /// The stream goes on like that of `Exec`, if the standard input, output and error were
+    /// external. Otherwise those become /dev/null.
     pub attach: bool,
     /// What it is attached to is a terminal of that size.
     pub terminal: Option<TerminalSize>,
-    /// The number of a virtio-mmio device behind which the image's pages are shown. Memory is mapped from there or copied, and no `Frames`
-    /// come. The agent lets go of the device when nothing uses it any more, also after a failure.
+    /// The number of a virtio-mmio device behind which the image's pages are shown. Memory is
+    /// mapped from there or copied, and no `Frames` come. The agent lets go of the device when
+    /// nothing uses it any more, also after a failure.
     pub window: Option<u8>,
 }
 

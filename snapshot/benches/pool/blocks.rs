@@ -20,16 +20,25 @@ pub fn measure(criterion: &mut Criterion) {
     group.bench_function("a block", |bencher| {
         bencher.iter_custom(|times| {
             in_rounds(&vm, times, AT_ONCE * u64::from(CHUNK_BLOCKS), |count| {
-                (0..count).flat_map(|_| vm.alloc_blocks(1).unwrap()).collect()
+                (0..count)
+                    .flat_map(|_| vm.alloc_blocks(1).unwrap())
+                    .collect()
             })
         });
     });
     group.throughput(Throughput::Elements(16));
     group.bench_function("a cluster of 16 blocks", |bencher| {
         bencher.iter_custom(|times| {
-            in_rounds(&vm, times, AT_ONCE * u64::from(CHUNK_BLOCKS) / 16, |count| {
-                (0..count).flat_map(|_| vm.alloc_blocks(16).unwrap()).collect()
-            })
+            in_rounds(
+                &vm,
+                times,
+                AT_ONCE * u64::from(CHUNK_BLOCKS) / 16,
+                |count| {
+                    (0..count)
+                        .flat_map(|_| vm.alloc_blocks(16).unwrap())
+                        .collect()
+                },
+            )
         });
     });
     group.throughput(Throughput::Elements(u64::from(CHUNK_BLOCKS)));
@@ -37,18 +46,29 @@ pub fn measure(criterion: &mut Criterion) {
         bencher.iter_custom(|times| {
             in_rounds(&vm, times, AT_ONCE, |count| {
                 let chunks: Vec<_> = (0..count).map(|_| vm.alloc_chunk().unwrap()).collect();
-                chunks.into_iter().flat_map(|chunk| chunk.blocks()).collect()
+                chunks
+                    .into_iter()
+                    .flat_map(|chunk| chunk.blocks())
+                    .collect()
             })
         });
     });
     group.finish();
     drop(vm);
     let status = pool.status().unwrap();
-    assert_eq!(status.free_blocks, status.total_blocks - status.metadata_blocks);
+    assert_eq!(
+        status.free_blocks,
+        status.total_blocks - status.metadata_blocks
+    );
 }
 
 /// How long it takes to take something `times` times. It is given back after each round.
-fn in_rounds(vm: &Holder, times: u64, at_once: u64, take: impl Fn(u64) -> Vec<BlockNo>) -> Duration {
+fn in_rounds(
+    vm: &Holder,
+    times: u64,
+    at_once: u64,
+    take: impl Fn(u64) -> Vec<BlockNo>,
+) -> Duration {
     let mut took = Duration::ZERO;
     let mut left = times;
     while left > 0 {

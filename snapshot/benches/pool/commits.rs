@@ -42,7 +42,10 @@ fn share(group: &mut BenchmarkGroup<'_, WallTime>) {
         (committed, began.elapsed())
     };
     group.throughput(Throughput::Elements(CHUNKS));
-    for (name, map) in [("whole", ChunkMap::Whole as fn(_) -> _), ("in pieces", in_pieces)] {
+    for (name, map) in [
+        ("whole", ChunkMap::Whole as fn(_) -> _),
+        ("in pieces", in_pieces),
+    ] {
         group.bench_function(format!("commit, {name}"), |bencher| {
             bencher.iter_custom(|times| (0..times).map(|_| shared(map).0).sum());
         });

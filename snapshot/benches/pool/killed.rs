@@ -27,7 +27,8 @@ pub fn run() -> ! {
             vm.pin(&newest).unwrap();
             for _ in 0..CHUNKS {
                 for block in vm.alloc_chunk().unwrap().blocks() {
-                    vm.write_block(block, &[0xdd; BLOCK_SIZE_BYTES as usize]).unwrap();
+                    vm.write_block(block, &[0xdd; BLOCK_SIZE_BYTES as usize])
+                        .unwrap();
                 }
             }
             vm

@@ -4,8 +4,8 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
-    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkMap, Holder, LeafBlocks, NewSnapshot,
-    Pool, SnapshotId, SnapshotKind,
+    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkMap, Holder, LeafBlocks,
+    NewSnapshot, Pool, SnapshotId, SnapshotKind,
 };
 
 use crate::place::Place;
@@ -19,7 +19,8 @@ const SMALL_POOL_BYTES: u64 = 4 << 30;
 pub const GUEST_CHUNKS: u32 = 1024;
 /// It goes on writing to every eighth chunk; the others stay as they are.
 const HOT_EVERY: u32 = 8;
-/// What it writes between two snapshots: so many clusters of so many frames, as copy-on-write makes them.
+/// What it writes between two snapshots: so many clusters of so many frames, as copy-on-write makes
+/// them.
 const CLUSTERS: u32 = 16;
 const CLUSTER_FRAMES: u32 = 16;
 /// Size of a machine's state.
@@ -31,8 +32,8 @@ pub fn small_pool() -> (Arc<Pool>, Place) {
     (place.create(SMALL_POOL_BYTES), place)
 }
 
-/// A sparse pool of 64 GiB with 1,000 snapshots of a guest of 2 GiB: each shares most of its memory with the one before,
-/// and 1 MiB is its own. Made when it is first used.
+/// A sparse pool of 64 GiB with 1,000 snapshots of a guest of 2 GiB: each shares most of its memory
+/// with the one before, and 1 MiB is its own. Made when it is first used.
 #[derive(Default)]
 pub struct LargePool(OnceCell<Place>);
 
@@ -98,7 +99,9 @@ impl Guest {
         let (_, map) = holder.pin(&newest.name).unwrap();
         Guest {
             last: newest.id,
-            memory: (0..GUEST_CHUNKS).map(|index| map.chunk(index).unwrap()).collect(),
+            memory: (0..GUEST_CHUNKS)
+                .map(|index| map.chunk(index).unwrap())
+                .collect(),
             holder,
             changed: Default::default(),
             random: 1,

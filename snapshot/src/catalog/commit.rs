@@ -1,7 +1,8 @@
 //! A commit: new metadata goes to free blocks, then one superblock is switched.
 //!
-//! A crash at any point leaves the old catalog or the new one. Reference counts follow the switch; the dirty word
-//! says that they may not yet fit, and whoever takes the lock then derives them anew.
+//! A crash at any point leaves the old catalog or the new one. Reference counts follow the switch;
+//! the dirty word says that they may not yet fit, and whoever takes the lock then derives them
+//! anew.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -25,7 +26,8 @@ use crate::tree::{self, Frames, Place, TreeWriter};
 pub(crate) enum BlockSource {
     /// From a holder's leases, taken ahead.
     Reserved(Vec<BlockNo>),
-    /// From chunks that nobody has leased, or from the spare blocks: a removal must be possible in a full pool.
+    /// From chunks that nobody has leased, or from the spare blocks: a removal must be possible in
+    /// a full pool.
     Unleased {
         /// Found and not yet given out.
         ready: Vec<BlockNo>,
@@ -54,12 +56,15 @@ impl BlockSource {
             found.extend(ready.iter().copied());
         }
         let block = ready.pop().ok_or(Error::PoolFull { needed: 1, free: 0 })?;
-        store.region.provide(block.byte_offset(), BLOCK_SIZE_BYTES)?;
+        store
+            .region
+            .provide(block.byte_offset(), BLOCK_SIZE_BYTES)?;
         Ok(block)
     }
 }
 
-/// Free blocks outside of all leases: of a partly used chunk if there is one, else spare ones, else of a free chunk.
+/// Free blocks outside of all leases: of a partly used chunk if there is one, else spare ones, else
+/// of a free chunk.
 fn find_unleased(store: &BlockStore, but: &HashSet<BlockNo>) -> Result<Vec<BlockNo>> {
     let free_of = |blocks: &mut dyn Iterator<Item = BlockNo>| -> Result<Vec<BlockNo>> {
         let mut free = Vec::new();
@@ -122,7 +127,10 @@ pub(crate) struct Commit<'l, 'p> {
 }
 
 impl<'l, 'p> Commit<'l, 'p> {
-    pub(crate) fn begin(lock: &'l mut CatalogLock<'p>, source: BlockSource) -> Result<Commit<'l, 'p>> {
+    pub(crate) fn begin(
+        lock: &'l mut CatalogLock<'p>,
+        source: BlockSource,
+    ) -> Result<Commit<'l, 'p>> {
         let generation = lock.current()?.generation() + 1;
         lock.store().region.store_u32(DIRTY_OFFSET, DIRTY)?;
         fault_point(FaultPoint::CommitDirty);
@@ -204,7 +212,10 @@ impl<'l, 'p> Commit<'l, 'p> {
         let raw = inode.seal(slot, block, self.generation)?;
         self.put(block, raw.as_bytes())?;
         self.refer_to(inode.map_root);
-        inode.state_blocks.iter().for_each(|block| self.refs.add(*block));
+        inode
+            .state_blocks
+            .iter()
+            .for_each(|block| self.refs.add(*block));
         Ok(block)
     }
 
@@ -244,7 +255,8 @@ impl<'l, 'p> Commit<'l, 'p> {
             .get()
             .saturating_add_signed(edit.orphans_change)
             .into();
-        superblock.next_snapshot_id = (superblock.next_snapshot_id.get() + u64::from(edit.takes_id)).into();
+        superblock.next_snapshot_id =
+            (superblock.next_snapshot_id.get() + u64::from(edit.takes_id)).into();
         fault_point(FaultPoint::CommitPrepared);
         store.region.fence()?;
         fault_point(FaultPoint::CommitDurable);
@@ -286,13 +298,15 @@ impl<'l, 'p> Commit<'l, 'p> {
         Ok(())
     }
 
-    /// Brings the counts up to the committed catalog and gives freed blocks back, but those that are `kept`.
+    /// Brings the counts up to the committed catalog and gives freed blocks back, but those that
+    /// are `kept`.
     ///
-    /// The commit is done already, so nothing here is an error to the caller: what fails, and only a damaged pool can
-    /// make it, leaves the dirty word for the next user of the lock.
+    /// The commit is done already, so nothing here is an error to the caller: what fails, and only
+    /// a damaged pool can make it, leaves the dirty word for the next user of the lock.
     pub(crate) fn settle(self, kept: impl Fn(BlockNo) -> bool) {
         let store = self.lock.store();
-        // Zeroes before the count says free: a holder allocates from its leases without asking anyone.
+        // Zeroes before the count says free: a holder allocates from its leases without asking
+        // anyone.
         let settled = store
             .punch_sorted(&self.refs.freed_sorted(kept))
             .inspect(|()| fault_point(FaultPoint::CommitZeroed))

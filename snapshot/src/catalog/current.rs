@@ -26,15 +26,17 @@ impl Current {
 }
 
 impl Current {
-    /// Makes sure that a crash cannot bring the superblock before this one back: whoever wrote this one may have died
-    /// before it was durable. Nothing that only the one before refers to may be touched until then.
+    /// Makes sure that a crash cannot bring the superblock before this one back: whoever wrote this
+    /// one may have died before it was durable. Nothing that only the one before refers to may
+    /// be touched until then.
     pub(crate) fn confirm(&mut self, region: &dyn Region) -> Result<()> {
         region.flush(slot_offset(self.slot), BLOCK_SIZE_BYTES)?;
         region.fence()?;
         if let Some(fault) = self.other_fault.take() {
             let slot = 1 - self.slot;
             tracing::warn!(slot, fault, "a superblock was cut off: replaced");
-            // Parts of the new one could complete the one that was cut off, were its beginning still there.
+            // Parts of the new one could complete the one that was cut off, were its beginning
+            // still there.
             region.write(slot_offset(slot), &[0; 64])?;
             region.flush(slot_offset(slot), BLOCK_SIZE_BYTES)?;
             region.fence()?;
@@ -60,9 +62,10 @@ pub(crate) fn slot_offset(slot: usize) -> u64 {
 
 /// Reads both slots and decides.
 ///
-/// A damaged slot is what a commit leaves that was cut off while it wrote its superblock: the other slot is the
-/// committed one then. But once a commit is complete, what its predecessor referred to may be gone. The runtime block
-/// says which generation was completed last, so that the two cases cannot be confused.
+/// A damaged slot is what a commit leaves that was cut off while it wrote its superblock: the other
+/// slot is the committed one then. But once a commit is complete, what its predecessor referred to
+/// may be gone. The runtime block says which generation was completed last, so that the two cases
+/// cannot be confused.
 pub(crate) fn read_current(region: &dyn Region, path: &Path) -> Result<Current> {
     if region.len_bytes() < SIZE_BYTES_MIN {
         let why = format!(
@@ -116,7 +119,10 @@ pub(crate) fn read_current(region: &dyn Region, path: &Path) -> Result<Current> 
 }
 
 /// What is in one of the two slots, or why it cannot be used.
-pub(crate) fn read_slot(region: &dyn Region, slot: usize) -> Result<Result<SuperblockV2, SlotFault>> {
+pub(crate) fn read_slot(
+    region: &dyn Region,
+    slot: usize,
+) -> Result<Result<SuperblockV2, SlotFault>> {
     let mut bytes = [0; 4096];
     region.read(slot_offset(slot), &mut bytes)?;
     Ok(SuperblockV2::decode(&bytes))

@@ -66,7 +66,8 @@ impl Listing {
     fn add(&mut self, listed: Listed) {
         self.slot_by_id.insert(listed.inode.id, listed.slot);
         if !listed.inode.orphan {
-            self.slot_by_name.insert(listed.inode.name.clone(), listed.slot);
+            self.slot_by_name
+                .insert(listed.inode.name.clone(), listed.slot);
         }
         self.by_slot.insert(listed.slot, listed);
     }
@@ -88,11 +89,14 @@ impl Listing {
     }
 
     pub(crate) fn by_id(&self, id: SnapshotId) -> Option<&Listed> {
-        self.slot_by_id.get(&id).and_then(|slot| self.by_slot.get(slot))
+        self.slot_by_id
+            .get(&id)
+            .and_then(|slot| self.by_slot.get(slot))
     }
 
-    /// Whether a snapshot that was listed before is still there, with the same map. Ids are never used twice and a snapshot's blocks
-    /// never change: what was read of it since then, without a lock and without a pin, was its own then.
+    /// Whether a snapshot that was listed before is still there, with the same map. Ids are never
+    /// used twice and a snapshot's blocks never change: what was read of it since then, without
+    /// a lock and without a pin, was its own then.
     pub(crate) fn still_has(&self, inode: &Inode) -> bool {
         let now = self.by_id(inode.id);
         now.is_some_and(|listed| listed.inode.map_root == inode.map_root)
@@ -110,7 +114,9 @@ impl Listing {
         if free < SNAPSHOTS_MAX {
             Ok(free)
         } else {
-            Err(Error::TooManySnapshots { count: SNAPSHOTS_MAX })
+            Err(Error::TooManySnapshots {
+                count: SNAPSHOTS_MAX,
+            })
         }
     }
 }
@@ -142,7 +148,8 @@ fn catalog_leaves(store: &BlockStore, root: Entry) -> Result<Vec<(u32, Arc<LeafB
     };
     let mut leaves = Vec::new();
     for index in 0..INNER_ENTRIES {
-        if let crate::ChunkMap::Frames(leaf) = leaf_map(store, entries[index], place.child(index))? {
+        if let crate::ChunkMap::Frames(leaf) = leaf_map(store, entries[index], place.child(index))?
+        {
             leaves.push((index as u32 * CHUNK_BLOCKS, leaf));
         }
     }

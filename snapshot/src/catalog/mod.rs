@@ -31,14 +31,16 @@ pub(crate) struct CatalogMemory {
     inodes: InodeCache,
 }
 
-/// The right to read and change the catalog: a lock among the threads of the process and among processes.
+/// The right to read and change the catalog: a lock among the threads of the process and among
+/// processes.
 pub(crate) struct CatalogLock<'p> {
     pub(crate) pool: &'p Pool,
     memory: MutexGuard<'p, CatalogMemory>,
 }
 
 impl<'p> CatalogLock<'p> {
-    /// Takes the lock. If its last owner died while it changed reference counts, they are derived anew first.
+    /// Takes the lock. If its last owner died while it changed reference counts, they are derived
+    /// anew first.
     pub(crate) fn take(pool: &'p Pool) -> Result<CatalogLock<'p>> {
         let mut lock = CatalogLock::take_unrecovered(pool)?;
         if pool.store.region.load_u32(DIRTY_OFFSET)? == DIRTY {
@@ -93,7 +95,10 @@ impl<'p> CatalogLock<'p> {
         if let Some(listing) = &self.memory.listing {
             return Ok(Arc::clone(listing));
         }
-        let root = self.current()?.superblock.catalog_root(&self.store().layout)?;
+        let root = self
+            .current()?
+            .superblock
+            .catalog_root(&self.store().layout)?;
         let store = self.store();
         let listing = Arc::new(Listing::read(store, root, &mut self.memory.inodes)?);
         self.memory.listing = Some(Arc::clone(&listing));

@@ -18,7 +18,8 @@ pub struct Removed {
 }
 
 impl Commit<'_, '_> {
-    /// Has the commit remove a snapshot's name, and the snapshot if no living holder pins it. Whether one does.
+    /// Has the commit remove a snapshot's name, and the snapshot if no living holder pins it.
+    /// Whether one does.
     pub(crate) fn remove(&mut self, listed: &Listed, edit: &mut CatalogEdit) -> Result<bool> {
         let pinned = !self.lock.holders_pinning(listed.inode.id)?.is_empty();
         let left = if pinned {
@@ -71,9 +72,13 @@ impl CatalogLock<'_> {
         Ok(blocks_freed)
     }
 
-    /// Deletes the orphans that no living holder pins any more. Pins that are `leaving` do not count: they go after the
-    /// orphan, for whoever dies in between may leave a pin of nothing, but no orphan that nobody will look for.
-    pub(crate) fn sweep_orphans(&mut self, leaving: impl Fn(u32, SnapshotId) -> bool) -> Result<()> {
+    /// Deletes the orphans that no living holder pins any more. Pins that are `leaving` do not
+    /// count: they go after the orphan, for whoever dies in between may leave a pin of nothing,
+    /// but no orphan that nobody will look for.
+    pub(crate) fn sweep_orphans(
+        &mut self,
+        leaving: impl Fn(u32, SnapshotId) -> bool,
+    ) -> Result<()> {
         if self.current()?.superblock.orphans.get() == 0 {
             return Ok(());
         }

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 pub struct PoolWrites {
     /// Commits made: of snapshots and images, removals of them, consumptions.
     pub commits: u64,
-    /// Bytes of metadata that commits wrote, also those that failed: map nodes, inodes, states, the catalog's nodes and
-    /// superblocks. Reference counts and digests follow from these and are not counted.
+    /// Bytes of metadata that commits wrote, also those that failed: map nodes, inodes, states,
+    /// the catalog's nodes and superblocks. Reference counts and digests follow from these and
+    /// are not counted.
     pub metadata_bytes: u64,
 }
 
@@ -23,7 +24,8 @@ pub(crate) struct WriteCounters {
 
 impl WriteCounters {
     pub(crate) fn wrote(&self, bytes: usize) {
-        self.metadata_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.metadata_bytes
+            .fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn committed(&self) {

@@ -1,7 +1,7 @@
 //! Long random histories that are cut off everywhere.
 //!
-//! `NVVMM_CRASH_STATES` says how many states are looked at (default 100,000), `NVVMM_CRASH_SEED` repeats a run,
-//! `NVVMM_CRASH_STATE` repeats one history and looks at one state of it.
+//! `NVVMM_CRASH_STATES` says how many states are looked at (default 100,000), `NVVMM_CRASH_SEED`
+//! repeats a run, `NVVMM_CRASH_STATE` repeats one history and looks at one state of it.
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,9 +34,14 @@ struct Recorded {
     since: u64,
 }
 
-/// Runs the history of a seed, for as long as there are less than `states`; the error tells all that is needed to
-/// repeat it.
-pub(super) fn run(seed: u64, judge: &mut Judge, lie: Option<&Lie>, states: u64) -> Result<(), String> {
+/// Runs the history of a seed, for as long as there are less than `states`; the error tells all
+/// that is needed to repeat it.
+pub(super) fn run(
+    seed: u64,
+    judge: &mut Judge,
+    lie: Option<&Lie>,
+    states: u64,
+) -> Result<(), String> {
     let mut random = Random::new(seed);
     let size = random.pick(&POOL_BYTES);
     let mut history = History {
@@ -97,10 +102,12 @@ impl History<'_> {
         };
         let place = (self.seed, self.step);
         self.step += 1;
-        self.judge.step(place, &recorded.points, recorded.since, allowed)
+        self.judge
+            .step(place, &recorded.points, recorded.since, allowed)
     }
 
-    /// Makes a step, perhaps with a process killed on the way; what may be found of it after a crash.
+    /// Makes a step, perhaps with a process killed on the way; what may be found of it after a
+    /// crash.
     fn make(&mut self, step: &Step, killed: bool) -> Result<(Recorded, Vec<Snapshots>), String> {
         let (before, after) = (self.world.saved.clone(), intended(&self.world, step));
         let process = self.world.process_of(step).filter(|_| killed);
@@ -119,7 +126,9 @@ impl History<'_> {
         };
         let died = process.filter(|process| {
             let process = &self.world.processes[*process];
-            process.as_ref().is_some_and(|process| process.fuse.is_killed())
+            process
+                .as_ref()
+                .is_some_and(|process| process.fuse.is_killed())
         });
         self.told.push(match died {
             Some(process) => {
@@ -161,18 +170,22 @@ impl History<'_> {
         self.told.push("the next one to look".to_owned());
         let since = self.world.control.record();
         if self.world.any_pool().is_none() {
-            self.world.open(process).map_err(|error| error.to_string())?;
+            self.world
+                .open(process)
+                .map_err(|error| error.to_string())?;
         }
         self.find(&allowed)?;
         let points = self.world.control.recorded();
         let mut recorded = Recorded { points, since };
         self.judge_step(&recorded, &allowed, false)?;
-        // Now that somebody has seen it, it stays. At the points before that it could still be lost.
+        // Now that somebody has seen it, it stays. At the points before that it could still be
+        // lost.
         recorded.points.drain(..recorded.points.len() - 1);
         Ok((recorded, vec![self.world.saved.clone()]))
     }
 
-    /// Perhaps the one that takes back what the dead one had dies of it, where a third one sees both deaths.
+    /// Perhaps the one that takes back what the dead one had dies of it, where a third one sees
+    /// both deaths.
     fn look_and_die(&mut self, allowed: &[Snapshots]) -> Result<(), String> {
         let mut living = (0..PROCESSES).filter(|process| self.world.processes[*process].is_some());
         let (Some(looker), Some(_)) = (living.next(), living.next()) else {
@@ -262,7 +275,11 @@ fn random_histories_survive_crashes_anywhere() {
         let only: StateId = state.parse().unwrap();
         let mut judge = Judge::new(Some(only));
         run(only.history, &mut judge, None, u64::MAX).unwrap_or_else(|what| panic!("{what}"));
-        assert!(judge.states > 0, "history {} has no such state", only.history);
+        assert!(
+            judge.states > 0,
+            "history {} has no such state",
+            only.history
+        );
         return;
     }
     let clock = || {

@@ -151,12 +151,17 @@ impl Judge {
     }
 
     fn state(&mut self, id: StateId, crash: Crash, allowed: Allowed<'_>) -> Result<(), String> {
-        let wanted = |only: StateId| StateId { again: None, ..only } == id;
+        let wanted = |only: StateId| {
+            StateId {
+                again: None,
+                ..only
+            } == id
+        };
         if !self.only.is_none_or(wanted) {
             return Ok(());
         }
-        let crash_again =
-            id.random().once_in(RECOVERY_EVERY) || self.only.is_some_and(|only| only.again.is_some());
+        let crash_again = id.random().once_in(RECOVERY_EVERY)
+            || self.only.is_some_and(|only| only.again.is_some());
         let control = if crash_again {
             region_with(crash.image)
         } else {
@@ -196,7 +201,9 @@ impl Judge {
                 };
                 let crash = crash_at(point, since, id);
                 let only = self.only.and_then(|only| only.again);
-                if !seen.insert(crash.image.hash()) || only.is_some_and(|only| Some(only) != id.again) {
+                if !seen.insert(crash.image.hash())
+                    || only.is_some_and(|only| Some(only) != id.again)
+                {
                     continue;
                 }
                 let control = safe_region_with(crash.image);
@@ -209,8 +216,8 @@ impl Judge {
         Ok(())
     }
 
-    /// Damages each superblock of a medium on which nothing is under way. An older catalog must not come back: what only
-    /// it refers to may be gone.
+    /// Damages each superblock of a medium on which nothing is under way. An older catalog must not
+    /// come back: what only it refers to may be gone.
     pub(super) fn damage(&self, now: &CrashPoint, expected: &Snapshots) -> Result<(), String> {
         let allowed = Allowed {
             snapshots: &[expected],
@@ -222,17 +229,25 @@ impl Judge {
             image.set_line(line, &[0; 64]);
             leave_to_another_boot(&mut image);
             self.open_and_compare(safe_region_with(image).handle().0, allowed)
-                .map_err(|what| format!("{what}; once the superblock in block {block} was damaged"))?;
+                .map_err(|what| {
+                    format!("{what}; once the superblock in block {block} was damaged")
+                })?;
         }
         Ok(())
     }
 
     fn told(&self, id: StateId, survivors: Survivors, what: &str) -> String {
-        format!("{what}\n  NVVMM_CRASH_STATE={id} looks at this state alone; unfenced stores: {survivors:?}")
+        format!(
+            "{what}\n  NVVMM_CRASH_STATE={id} looks at this state alone; unfenced stores: {survivors:?}"
+        )
     }
 
     /// Opens a pool, checks it, closes it; what was found, unless no pool was and that is allowed.
-    fn open_and_compare(&self, region: SimRegion, allowed: Allowed<'_>) -> Result<Option<Snapshots>, String> {
+    fn open_and_compare(
+        &self,
+        region: SimRegion,
+        allowed: Allowed<'_>,
+    ) -> Result<Option<Snapshots>, String> {
         let run = catch_unwind(AssertUnwindSafe(|| -> Result<Option<Snapshots>, String> {
             let pool = match open(region, &self.locks) {
                 Ok(pool) => pool,
@@ -245,7 +260,11 @@ impl Judge {
             let found = read_snapshots(&pool)?;
             // Digests of blocks that hold something else by now would be found here.
             scrub(&pool)?;
-            if allowed.snapshots.iter().any(|snapshots| **snapshots == found) {
+            if allowed
+                .snapshots
+                .iter()
+                .any(|snapshots| **snapshots == found)
+            {
                 return Ok(Some(found));
             }
             let differences = allowed
@@ -267,7 +286,11 @@ pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// Opens a pool on a simulated region.
 pub(super) fn open(region: SimRegion, locks: &tempfile::NamedTempFile) -> crate::Result<Arc<Pool>> {
-    let file = File::options().read(true).write(true).open(locks.path()).unwrap();
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(locks.path())
+        .unwrap();
     Pool::open_on(Box::new(region), file, Path::new("simulated"), Medium::File)
 }
 
@@ -289,7 +312,8 @@ pub(super) fn assert_in_order(pool: &Pool) -> Result<(), String> {
 fn crash_at(point: &CrashPoint, since: u64, id: StateId) -> Crash {
     let mut random = id.random();
     let (_, sample) = id.again.unwrap_or((0, id.sample));
-    // A state by itself for each extreme; where a recovery is cut, the first choice is random already.
+    // A state by itself for each extreme; where a recovery is cut, the first choice is random
+    // already.
     let sample = if id.again.is_some() {
         sample + SAMPLES
     } else {

@@ -7,7 +7,8 @@ use super::scene::{Bench, Scene, commit_third, fill, frames, must_be_in_order, s
 use super::silence_kills;
 use crate::{Holder, SnapshotId};
 
-/// Kills one of two users of a pool at every single store of `act`; the other one finds everything in order.
+/// Kills one of two users of a pool at every single store of `act`; the other one finds everything
+/// in order.
 fn kill_everywhere(what: &str, act: impl Fn(&Bench, Holder, SnapshotId, SnapshotId)) {
     silence_kills();
     let scene = Scene::new();
@@ -20,9 +21,12 @@ fn kill_everywhere(what: &str, act: impl Fn(&Bench, Holder, SnapshotId, Snapshot
         let scene = Scene::new();
         let (survivor, _) = scene.bench.neighbour();
         let neighbour = survivor.hold("neighbour").unwrap();
-        // Of an empty chunk: those that snapshots are in are to be leased by the one that is killed.
+        // Of an empty chunk: those that snapshots are in are to be leased by the one that is
+        // killed.
         let blocks: Vec<_> = neighbour.alloc_chunk().unwrap().blocks().take(3).collect();
-        blocks.iter().for_each(|block| fill(&neighbour, *block, 0x99));
+        blocks
+            .iter()
+            .for_each(|block| fill(&neighbour, *block, 0x99));
         scene.bench.fuse.kill_at(store);
         let (vm, first, second) = (scene.vm, scene.first, scene.second);
         let run = catch_unwind(AssertUnwindSafe(|| act(&scene.bench, vm, first, second)));
@@ -44,7 +48,11 @@ fn kill_everywhere(what: &str, act: impl Fn(&Bench, Holder, SnapshotId, Snapshot
         for block in &blocks {
             let mut bytes = [0; 4096];
             survivor.read_block(*block, &mut bytes).unwrap();
-            assert_eq!(bytes, frame_with(0x99), "{what}: a neighbour's block was touched");
+            assert_eq!(
+                bytes,
+                frame_with(0x99),
+                "{what}: a neighbour's block was touched"
+            );
         }
         drop(neighbour);
         must_be_in_order(&survivor, &what);
@@ -94,8 +102,8 @@ fn an_end_that_is_killed_anywhere_leaves_neither_bytes_nor_orphans() {
     });
 }
 
-/// A process dies and leaves leases with bytes in them, an orphan and perhaps half a commit; the next one is killed at
-/// every single store while it takes back what the first one had.
+/// A process dies and leaves leases with bytes in them, an orphan and perhaps half a commit; the
+/// next one is killed at every single store while it takes back what the first one had.
 #[test]
 fn a_death_upon_a_death_leaves_the_pool_in_order() {
     silence_kills();
@@ -140,7 +148,10 @@ fn a_death_upon_a_death_leaves_the_pool_in_order() {
             break;
         }
     }
-    assert!(ran_to_its_end && looks > 100, "only {looks} deaths upon a death");
+    assert!(
+        ran_to_its_end && looks > 100,
+        "only {looks} deaths upon a death"
+    );
 }
 
 /// One that lives yet has blocks of its own when it dies.

@@ -1,4 +1,5 @@
-//! Power cuts and kills at every moment: the pool is as before the operation in flight or as after it, and in order.
+//! Power cuts and kills at every moment: the pool is as before the operation in flight or as after
+//! it, and in order.
 //!
 //! `power_cuts` and `kills` cut off a fixed `scene` everywhere; `history` is random and long.
 

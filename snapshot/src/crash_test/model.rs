@@ -59,7 +59,8 @@ pub(super) fn read_snapshots(pool: &Arc<Pool>) -> Result<Snapshots, String> {
                 let mut bytes = [0; 4096];
                 pool.read_block(block, &mut bytes).map_err(text)?;
                 let tag = tag_of(&bytes);
-                let tag = tag.ok_or_else(|| format!("{name}: chunk {index} frame {frame} is torn"))?;
+                let tag =
+                    tag.ok_or_else(|| format!("{name}: chunk {index} frame {frame} is torn"))?;
                 frames.insert((index, frame), tag);
             }
         }
@@ -81,7 +82,9 @@ pub(super) fn difference(expected: &Snapshots, found: &Snapshots) -> String {
     if !expected.keys().eq(found.keys()) {
         return format!("[{}] instead of [{}]", names(found), names(expected));
     }
-    let wrong = expected.iter().find(|(name, saved)| found[*name] != **saved);
+    let wrong = expected
+        .iter()
+        .find(|(name, saved)| found[*name] != **saved);
     let Some((name, expected)) = wrong else {
         return "no difference".to_owned();
     };

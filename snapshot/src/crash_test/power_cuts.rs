@@ -15,7 +15,8 @@ fn check_points(points: &[CrashPoint], old: &Snapshots, new: &Snapshots, what: &
         let random = (0..4).map(|seed| scattered(at as u64 * 4 + seed + 1));
         for survivors in [Survivors::NONE, Survivors::ALL].into_iter().chain(random) {
             let what = format!("{what}, point {at} of {}, {survivors:?}", points.len());
-            let left = Bench::after(point, survivors).unwrap_or_else(|error| panic!("{what}: {error}"));
+            let left =
+                Bench::after(point, survivors).unwrap_or_else(|error| panic!("{what}: {error}"));
             must_be_in_order(&left.pool, &what);
             let found = snapshots_of(&left.pool);
             assert!(
@@ -79,7 +80,11 @@ fn a_deferred_removal_is_whole_or_nothing_wherever_the_power_fails() {
 fn consuming_is_whole_or_nothing_wherever_the_power_fails() {
     cut_everywhere("consume", |_, vm, _, second| {
         let consumed = vm.consume(second).unwrap();
-        assert_eq!(consumed.rest, Some(second), "it shares frames with the first");
+        assert_eq!(
+            consumed.rest,
+            Some(second),
+            "it shares frames with the first"
+        );
     });
 }
 

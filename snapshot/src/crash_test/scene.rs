@@ -125,7 +125,8 @@ impl Scene {
         let far = frames(&vm, &[500], 0x12);
         let first = snapshot(&vm, "first", None, &[(0, near.clone()), (300, far)]);
         let mut changed = near.to_leaf();
-        // More than a commit takes for its metadata: bytes that were left in them must not be overwritten by chance.
+        // More than a commit takes for its metadata: bytes that were left in them must not be
+        // overwritten by chance.
         let places: Vec<u32> = (1..2).chain(100..120).collect();
         for (place, block) in frames(&vm, &places, 0x21).iter_present() {
             changed.set(place, Some(block));

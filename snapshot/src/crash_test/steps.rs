@@ -182,7 +182,10 @@ pub(super) fn next_step(random: &mut Random, world: &World) -> Step {
 }
 
 fn is_saved(world: &World, name: &str, kind: SnapshotKind) -> bool {
-    world.saved.get(name).is_some_and(|saved| saved.kind == kind)
+    world
+        .saved
+        .get(name)
+        .is_some_and(|saved| saved.kind == kind)
 }
 
 fn write_step(random: &mut Random, world: &World, vm: usize) -> Step {
@@ -256,7 +259,9 @@ pub(super) fn intended(world: &World, step: &Step) -> Snapshots {
         }
         Step::Remove { name, .. } => drop(saved.remove(name)),
         Step::Consume { vm } => {
-            let pool = world.vms[*vm].as_ref().map(|vm| (vm.base, vm.holder.pool()));
+            let pool = world.vms[*vm]
+                .as_ref()
+                .map(|vm| (vm.base, vm.holder.pool()));
             if let Some((Some(id), pool)) = pool {
                 let names = pool.snapshots().unwrap_or_default();
                 let name = names.into_iter().find(|entry| entry.id == id);
@@ -270,7 +275,8 @@ pub(super) fn intended(world: &World, step: &Step) -> Snapshots {
     saved
 }
 
-/// Which page of the image, as chunk and frame, is which frame of the VM: every other one, in another order than in the VM.
+/// Which page of the image, as chunk and frame, is which frame of the VM: every other one, in
+/// another order than in the VM.
 fn captured(vm: &Vm, first: usize, pages: usize) -> Vec<((u32, u32), (u32, u32))> {
     let places = vm.frames.keys().copied().skip(first).take(pages);
     let numbers = (0..pages as u32)
@@ -331,7 +337,9 @@ impl World {
     /// Makes a step.
     pub(super) fn perform(&mut self, step: &Step) -> Result<Outcome, String> {
         match step {
-            Step::Boot { process, chunks } => or_refused(self.start(*process, chunks * CHUNK_BYTES, None)),
+            Step::Boot { process, chunks } => {
+                or_refused(self.start(*process, chunks * CHUNK_BYTES, None))
+            }
             Step::Restore { process, name } => or_refused(self.start(*process, 0, Some(name))),
             Step::Write {
                 vm,
@@ -350,7 +358,12 @@ impl World {
                 reserve,
                 replaced,
             } => self.with_vm(*vm, |vm| {
-                vm.snapshot(name, &state(name, *state_bytes), *reserve, replaced.as_deref())
+                vm.snapshot(
+                    name,
+                    &state(name, *state_bytes),
+                    *reserve,
+                    replaced.as_deref(),
+                )
             }),
             Step::Capture {
                 vm,
@@ -405,7 +418,12 @@ impl World {
             .map_or(Ok(Outcome::Refused), |vm| or_refused(act(vm)))
     }
 
-    fn start(&mut self, process: usize, memory_bytes: u64, name: Option<&str>) -> crate::Result<()> {
+    fn start(
+        &mut self,
+        process: usize,
+        memory_bytes: u64,
+        name: Option<&str>,
+    ) -> crate::Result<()> {
         let free = self.vms.iter().position(Option::is_none);
         let (Some(free), Some(place)) = (free, &self.processes[process]) else {
             return Ok(());
@@ -455,7 +473,13 @@ impl Vm {
         Ok(())
     }
 
-    fn write(&mut self, (chunk, first): (u32, u32), frames: u32, from: From, tag: u64) -> crate::Result<()> {
+    fn write(
+        &mut self,
+        (chunk, first): (u32, u32),
+        frames: u32,
+        from: From,
+        tag: u64,
+    ) -> crate::Result<()> {
         if let From::WholeChunk | From::ForCopy = from {
             let is_filled = matches!(from, From::ForCopy);
             let whole = if is_filled {
@@ -474,7 +498,9 @@ impl Vm {
         }
         for frame in first..first + frames {
             let tag = tag + u64::from(frame - first);
-            let mine = self.block(chunk, frame).filter(|block| self.mine.contains(block));
+            let mine = self
+                .block(chunk, frame)
+                .filter(|block| self.mine.contains(block));
             let block = match mine {
                 Some(block) => block,
                 None => self.fresh_block(frame, from)?,
@@ -570,7 +596,12 @@ impl Vm {
         Ok(())
     }
 
-    fn capture(&mut self, name: &str, (first, pages): (usize, usize), reserve: u32) -> crate::Result<()> {
+    fn capture(
+        &mut self,
+        name: &str,
+        (first, pages): (usize, usize),
+        reserve: u32,
+    ) -> crate::Result<()> {
         let taken = captured(self, first, pages);
         let mut leaf = crate::LeafBlocks::new();
         for ((_, page), (chunk, frame)) in &taken {
@@ -608,7 +639,8 @@ impl Vm {
         for (frame, block) in pages.iter_present() {
             self.let_go_of((chunk, frame));
             self.map.entry(chunk).or_default().set(frame, Some(block));
-            self.frames.insert((chunk, frame), image.frames[&(0, frame)]);
+            self.frames
+                .insert((chunk, frame), image.frames[&(0, frame)]);
             self.changed.insert(chunk);
         }
         Ok(())

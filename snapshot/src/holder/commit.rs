@@ -19,7 +19,8 @@ use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkNo, FrameS
 use crate::store::{by_chunk, runs};
 use crate::tree::{self, Place};
 
-/// What a removal by the same commit takes at most: another inode, if somebody pins it, and a leaf of the catalog.
+/// What a removal by the same commit takes at most: another inode, if somebody pins it, and a leaf
+/// of the catalog.
 pub(crate) const BLOCKS_PER_REPLACED: u32 = 2;
 
 /// A snapshot to be committed.
@@ -33,10 +34,11 @@ pub struct NewSnapshot<'a> {
     pub parent: Option<SnapshotId>,
     /// Size of the guest's memory, or of all pages of a process image; a multiple of 4096.
     pub memory_bytes: u64,
-    /// The snapshot of the same kind whose map is the starting point, pinned by the holder; none: all holes.
+    /// The snapshot of the same kind whose map is the starting point, pinned by the holder; none:
+    /// all holes.
     pub base: Option<SnapshotId>,
-    /// What differs from the base, sorted by chunk index. Blocks named here are mine, or a snapshot that I pin has
-    /// them.
+    /// What differs from the base, sorted by chunk index. Blocks named here are mine, or a
+    /// snapshot that I pin has them.
     pub changes: &'a [(u32, ChunkMap)],
     /// The machine's saved state, at most 2 MiB.
     pub state: &'a [u8],
@@ -63,7 +65,10 @@ impl NewSnapshot<'_> {
             )));
         }
         let chunks = self.memory_bytes.div_ceil(CHUNK_SIZE_BYTES);
-        if !self.changes.is_sorted_by(|(left, _), (right, _)| left < right) {
+        if !self
+            .changes
+            .is_sorted_by(|(left, _), (right, _)| left < right)
+        {
             return Err(Error::invalid(
                 "the changed chunks are not sorted, or one is named twice",
             ));
@@ -96,13 +101,19 @@ pub struct Committed {
     pub id: SnapshotId,
     /// Blocks written for its maps, its inode, its state and the catalog.
     pub metadata_blocks: u32,
-    /// Time it took to bring the shared blocks to the medium; next to nothing where that is memory.
+    /// Time it took to bring the shared blocks to the medium; next to nothing where that is
+    /// memory.
     pub flush: Duration,
 }
 
 impl Holder {
     /// How many blocks of metadata a commit takes at most.
-    pub fn commit_blocks_needed(&self, memory_bytes: u64, changed_chunks: u32, state_bytes: usize) -> u32 {
+    pub fn commit_blocks_needed(
+        &self,
+        memory_bytes: u64,
+        changed_chunks: u32,
+        state_bytes: usize,
+    ) -> u32 {
         let chunks = memory_bytes.div_ceil(CHUNK_SIZE_BYTES);
         let changed = u64::from(changed_chunks).min(chunks);
         let height = map_height(memory_bytes).unwrap_or(0);
@@ -114,19 +125,25 @@ impl Holder {
         u32::try_from(changed + inner + state + 3).unwrap_or(u32::MAX)
     }
 
-    /// Commits a snapshot: it exists when this returns, and is pinned by this holder. Its blocks are no longer mine.
-    /// The reservation may be smaller than needed: the rest is then taken now.
+    /// Commits a snapshot: it exists when this returns, and is pinned by this holder. Its blocks
+    /// are no longer mine. The reservation may be smaller than needed: the rest is then taken
+    /// now.
     ///
     /// # Errors
-    /// [`Error::NameTaken`], [`Error::InvalidName`], [`Error::InvalidSnapshot`], [`Error::NotPinned`] (the base),
-    /// [`Error::TooManyPins`], [`Error::TooManySnapshots`], [`Error::PoolFull`], [`Error::Io`]. All blocks are still
-    /// mine then and no snapshot was made.
-    pub fn commit_snapshot(&self, new: NewSnapshot<'_>, reservation: Reservation) -> Result<Committed> {
+    /// [`Error::NameTaken`], [`Error::InvalidName`], [`Error::InvalidSnapshot`],
+    /// [`Error::NotPinned`] (the base), [`Error::TooManyPins`], [`Error::TooManySnapshots`],
+    /// [`Error::PoolFull`], [`Error::Io`]. All blocks are still mine then and no snapshot was
+    /// made.
+    pub fn commit_snapshot(
+        &self,
+        new: NewSnapshot<'_>,
+        reservation: Reservation,
+    ) -> Result<Committed> {
         self.commit_replacing(new, &[], reservation)
     }
 
-    /// The same, and removes other snapshots by the very same commit, as [`Pool::remove`] would. Ids that are gone already
-    /// are passed over.
+    /// The same, and removes other snapshots by the very same commit, as [`Pool::remove`] would.
+    /// Ids that are gone already are passed over.
     ///
     /// # Errors
     /// As [`Holder::commit_snapshot`]. Nothing was removed then.
@@ -139,8 +156,8 @@ impl Holder {
         self.commit_of(new, None, replaced, reservation)
     }
 
-    /// The same for a snapshot that may come from another pool. It takes the name of one that it replaces, and may have blocks of all
-    /// that this holder pins, anywhere.
+    /// The same for a snapshot that may come from another pool. It takes the name of one that it
+    /// replaces, and may have blocks of all that this holder pins, anywhere.
     pub(crate) fn commit_of(
         &self,
         new: NewSnapshot<'_>,
@@ -184,13 +201,16 @@ impl Holder {
         let pinned = pins
             .pinned()
             .filter_map(|id| Some(Arc::clone(&listing.by_id(id)?.inode)))
-            .filter(|inode| origin.is_some() || [inode.kind, new.kind].contains(&SnapshotKind::Process));
+            .filter(|inode| {
+                origin.is_some() || [inode.kind, new.kind].contains(&SnapshotKind::Process)
+            });
         self.check_foreign(&shared.foreign, base.as_ref(), pinned)?;
         let slot = listing.free_slot()?;
         let id = SnapshotId::new(lock.current()?.superblock.next_snapshot_id.get())
             .ok_or_else(|| Error::damaged("the superblock's next snapshot id is 0"))?;
 
-        let mut commit = Commit::begin(&mut lock, BlockSource::Reserved(reservation.blocks.clone()))?;
+        let mut commit =
+            Commit::begin(&mut lock, BlockSource::Reserved(reservation.blocks.clone()))?;
         let origin = match origin {
             Some(origin) => origin,
             None => Origin {
@@ -262,8 +282,9 @@ impl Holder {
         Ok(Some(Arc::clone(&base.inode)))
     }
 
-    /// Blocks that are not mine must be in a snapshot that I pin, so that they stay: in the base's map of the same chunk, or
-    /// anywhere in a process image; a process image may have those of any, and so may what was received.
+    /// Blocks that are not mine must be in a snapshot that I pin, so that they stay: in the base's
+    /// map of the same chunk, or anywhere in a process image; a process image may have those of
+    /// any, and so may what was received.
     fn check_foreign(
         &self,
         foreign: &[(u32, Vec<BlockNo>)],
@@ -276,7 +297,8 @@ impl Holder {
                 None => HashSet::new(),
                 Some(inode) => {
                     let place = Place::root(NodeKind::Memory, map_height(inode.memory_bytes)?);
-                    let map = tree::lookup(&self.pool.store, inode.map_root, place, u64::from(*index))?;
+                    let map =
+                        tree::lookup(&self.pool.store, inode.map_root, place, u64::from(*index))?;
                     map.iter_present().map(|(_, block)| block).collect()
                 }
             };
@@ -325,8 +347,9 @@ impl SharedBlocks {
             let blocks: Vec<BlockNo> = map.iter_present().map(|(_, block)| block).collect();
             for blocks in by_chunk(&blocks) {
                 let chunk = blocks[0].chunk();
-                let of_chunk =
-                    |sets: &BTreeMap<ChunkNo, FrameSet>| sets.get(&chunk).copied().unwrap_or_default();
+                let of_chunk = |sets: &BTreeMap<ChunkNo, FrameSet>| {
+                    sets.get(&chunk).copied().unwrap_or_default()
+                };
                 let (mine, reserved) = (of_chunk(mine), of_chunk(reserved));
                 for block in blocks {
                     if reserved.contains(block.index_in_chunk()) {

@@ -32,17 +32,20 @@ pub struct ConsumedChunk {
     pub index: u32,
     /// The blocks of its frames, as the snapshot had them.
     pub map: ChunkMap,
-    /// The frames whose blocks are mine now. The blocks of the others are still shared: not to be written.
+    /// The frames whose blocks are mine now. The blocks of the others are still shared: not to be
+    /// written.
     pub taken: FrameSet,
 }
 
 impl Holder {
-    /// Takes a snapshot that I pin out of the catalog. The blocks that nothing else refers to become mine, as far as no
-    /// other holder has leased their chunk; the rest stays readable. The snapshot's state is gone afterwards: read it
-    /// before. Frame maps of the snapshot must not be used any more.
+    /// Takes a snapshot that I pin out of the catalog. The blocks that nothing else refers to
+    /// become mine, as far as no other holder has leased their chunk; the rest stays readable.
+    /// The snapshot's state is gone afterwards: read it before. Frame maps of the snapshot must
+    /// not be used any more.
     ///
     /// # Errors
-    /// [`Error::NotPinned`]; [`Error::Busy`] when another holder pins it; [`Error::PoolFull`]. Nothing was changed then.
+    /// [`Error::NotPinned`]; [`Error::Busy`] when another holder pins it; [`Error::PoolFull`].
+    /// Nothing was changed then.
     pub fn consume(&self, id: SnapshotId) -> Result<Consumed> {
         let mut lock = CatalogLock::take(&self.pool)?;
         // A dead holder is in nobody's way.
@@ -184,7 +187,8 @@ fn find_own(store: &BlockStore, entry: Entry, place: Place, own: &mut Taken) -> 
                 .try_for_each(|number| note(BlockNo::new(*number))),
             Node::Inner(entries) => {
                 let mut entries = entries.iter().enumerate();
-                entries.try_for_each(|(index, entry)| find_own(store, *entry, place.child(index), own))
+                entries
+                    .try_for_each(|(index, entry)| find_own(store, *entry, place.child(index), own))
             }
         },
     }
@@ -205,7 +209,10 @@ fn frames_in(map: &ChunkMap, blocks: &Taken) -> FrameSet {
 
 fn without(map: &ChunkMap, taken: &FrameSet) -> ChunkMap {
     let mut left = LeafBlocks::new();
-    for (index, block) in map.iter_present().filter(|(index, _)| !taken.contains(*index)) {
+    for (index, block) in map
+        .iter_present()
+        .filter(|(index, _)| !taken.contains(*index))
+    {
         left.set(index, Some(block));
     }
     ChunkMap::Frames(Arc::new(left))

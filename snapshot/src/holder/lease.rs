@@ -1,7 +1,8 @@
 //! Leased chunks: where a holder takes its blocks from, without asking other processes.
 //!
-//! A block of a chunk that is leased to the holder can be taken when it is not `mine` already and no committed parent
-//! refers to it. Only the holder itself turns the latter from no to yes, so no lock among processes is needed.
+//! A block of a chunk that is leased to the holder can be taken when it is not `mine` already and
+//! no committed parent refers to it. Only the holder itself turns the latter from no to yes, so no
+//! lock among processes is needed.
 //!
 //! Lock order: the catalog lock before the table of leases.
 
@@ -104,9 +105,14 @@ impl Leases {
         Ok(chunk)
     }
 
-    /// Leases one more chunk, if there is one. What is taken of it is so from the first moment: another thread looks for
-    /// blocks in every lease that there is.
-    fn lease(&self, catalog: &mut CatalogLock<'_>, want: Want, lease: Lease) -> Result<Option<ChunkNo>> {
+    /// Leases one more chunk, if there is one. What is taken of it is so from the first moment:
+    /// another thread looks for blocks in every lease that there is.
+    fn lease(
+        &self,
+        catalog: &mut CatalogLock<'_>,
+        want: Want,
+        lease: Lease,
+    ) -> Result<Option<ChunkNo>> {
         let mut found = self.find_chunk(want)?;
         if found.is_none() {
             reclaim_dead_holders(catalog)?;
@@ -134,12 +140,14 @@ impl Leases {
             table.with_room.insert(chunk);
         }
         table.chunks.insert(chunk, lease);
-        // Before the catalog lock goes: a check must not find a lease that its holder does not know.
+        // Before the catalog lock goes: a check must not find a lease that its holder does not
+        // know.
         self.show_usage(&table)?;
         Ok(Some(chunk))
     }
 
-    /// Looks for a chunk to lease, from where the last search ended: consecutive leases are neighbours if they can be.
+    /// Looks for a chunk to lease, from where the last search ended: consecutive leases are
+    /// neighbours if they can be.
     fn find_chunk(&self, want: Want) -> Result<Option<ChunkNo>> {
         let store = &self.pool.store;
         let count = store.layout.chunks();
@@ -151,7 +159,8 @@ impl Leases {
                 break;
             }
             let number = (u64::from(start) + u64::from(step)) % u64::from(count);
-            let chunk = ChunkNo::new(number as u32).filter(|chunk| store.layout.is_data_chunk(*chunk));
+            let chunk =
+                ChunkNo::new(number as u32).filter(|chunk| store.layout.is_data_chunk(*chunk));
             let Some(chunk) = chunk else { continue };
             if store.lease_owner(chunk)?.is_some() {
                 continue;
@@ -175,7 +184,8 @@ impl Leases {
         Ok(empty)
     }
 
-    /// Takes blocks: from chunks that are leased, else from one more chunk, else from those set aside.
+    /// Takes blocks: from chunks that are leased, else from one more chunk, else from those set
+    /// aside.
     pub(crate) fn alloc(&self, count: u32) -> Result<Vec<BlockNo>> {
         let mut taken = Vec::with_capacity(count as usize);
         let mut leased = Vec::new();
@@ -183,7 +193,8 @@ impl Leases {
         if done.is_err() {
             self.free(&taken);
         }
-        // Another thread may have freed blocks meanwhile, so that a chunk was leased and then not needed.
+        // Another thread may have freed blocks meanwhile, so that a chunk was leased and then not
+        // needed.
         let mut table = self.table();
         for chunk in leased {
             self.give_back_if_empty(&mut table, chunk);
@@ -193,7 +204,12 @@ impl Leases {
         done.map(|()| taken)
     }
 
-    fn alloc_into(&self, count: usize, taken: &mut Vec<BlockNo>, leased: &mut Vec<ChunkNo>) -> Result<()> {
+    fn alloc_into(
+        &self,
+        count: usize,
+        taken: &mut Vec<BlockNo>,
+        leased: &mut Vec<ChunkNo>,
+    ) -> Result<()> {
         loop {
             self.table().take_with_room(&self.pool, count, taken)?;
             if taken.len() == count {
@@ -382,8 +398,14 @@ impl Leases {
         store.set_lease_owner(chunk, None)
     }
 
-    /// Makes blocks mine that a committed snapshot had until now; their chunks are leased to me or to nobody.
-    pub(crate) fn adopt(&self, table: &mut LeaseTable, chunk: ChunkNo, blocks: &FrameSet) -> Result<()> {
+    /// Makes blocks mine that a committed snapshot had until now; their chunks are leased to me or
+    /// to nobody.
+    pub(crate) fn adopt(
+        &self,
+        table: &mut LeaseTable,
+        chunk: ChunkNo,
+        blocks: &FrameSet,
+    ) -> Result<()> {
         let lease = table.chunks.entry(chunk).or_default();
         let mut added = 0;
         for index in blocks.iter() {
@@ -442,14 +464,20 @@ impl LeaseTable {
 
     /// Blocks of leases that are not mine: some may be in a snapshot.
     pub(crate) fn unused_at_most(&self) -> u64 {
-        (self.chunks.len() as u64 * u64::from(CHUNK_BLOCKS)).saturating_sub(u64::from(self.mine_total))
+        (self.chunks.len() as u64 * u64::from(CHUNK_BLOCKS))
+            .saturating_sub(u64::from(self.mine_total))
     }
 
     pub(crate) fn is_leased(&self, chunk: ChunkNo) -> bool {
         self.chunks.contains_key(&chunk)
     }
 
-    fn take_with_room(&mut self, pool: &Pool, count: usize, taken: &mut Vec<BlockNo>) -> Result<()> {
+    fn take_with_room(
+        &mut self,
+        pool: &Pool,
+        count: usize,
+        taken: &mut Vec<BlockNo>,
+    ) -> Result<()> {
         while taken.len() < count
             && let Some(chunk) = self.with_room.first().copied()
         {
@@ -460,7 +488,8 @@ impl LeaseTable {
         Ok(())
     }
 
-    /// Looks into every lease: a block may have become free since, and those set aside are better than none.
+    /// Looks into every lease: a block may have become free since, and those set aside are better
+    /// than none.
     fn take_anywhere(&mut self, pool: &Pool, count: usize, taken: &mut Vec<BlockNo>) -> Result<()> {
         let mut chunks: Vec<(bool, ChunkNo)> = self
             .chunks

@@ -28,8 +28,8 @@ use crate::number::{BLOCK_SIZE_BYTES, BlockNo, ChunkNo, SnapshotId};
 use crate::pool::{Pool, SnapshotEntry};
 use crate::recovery::reclaim_dead_holders;
 
-/// A user of a pool's blocks, as a rule one VM: what it has leased and pinned is its own until it drops the holder or
-/// its process dies, however that happens.
+/// A user of a pool's blocks, as a rule one VM: what it has leased and pinned is its own until it
+/// drops the holder or its process dies, however that happens.
 pub struct Holder {
     leases: Arc<Leases>,
     pool: Arc<Pool>,
@@ -44,7 +44,8 @@ impl Pool {
     /// Becomes a holder.
     ///
     /// # Errors
-    /// [`Error::InvalidName`], [`Error::TooManyHolders`], and what recovering dead holders' blocks may bring.
+    /// [`Error::InvalidName`], [`Error::TooManyHolders`], and what recovering dead holders' blocks
+    /// may bring.
     pub fn hold(self: &Arc<Self>, name: &str) -> Result<Holder> {
         check_name(name)?;
         let mut lock = CatalogLock::take(self)?;
@@ -70,11 +71,14 @@ impl Pool {
                 _alive: alive,
             });
         }
-        Err(Error::TooManyHolders { count: HOLDER_SLOTS })
+        Err(Error::TooManyHolders {
+            count: HOLDER_SLOTS,
+        })
     }
 }
 
-/// When this process started, in clock ticks after boot: field 22 of proc_pid_stat(5), 0 when it cannot be read.
+/// When this process started, in clock ticks after boot: field 22 of proc_pid_stat(5), 0 when it
+/// cannot be read.
 fn process_start_ticks() -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // The command's name may hold spaces; fields are counted from behind its closing parenthesis.
@@ -86,8 +90,8 @@ fn process_start_ticks() -> u64 {
         .unwrap_or(0)
 }
 
-/// Blocks that were taken ahead: for the metadata of a commit, or for frames. What is left is given back when it is
-/// dropped.
+/// Blocks that were taken ahead: for the metadata of a commit, or for frames. What is left is given
+/// back when it is dropped.
 pub struct Reservation {
     leases: Arc<Leases>,
     /// With memory behind them.
@@ -125,7 +129,8 @@ impl Reservation {
         }
     }
 
-    /// Up to `blocks` of them, lowest first, which the holder then has as if from [`Holder::alloc_blocks`].
+    /// Up to `blocks` of them, lowest first, which the holder then has as if from
+    /// [`Holder::alloc_blocks`].
     pub fn take(&mut self, blocks: u32) -> Vec<BlockNo> {
         let count = self.blocks.len().min(blocks as usize);
         self.blocks.drain(..count).collect()
@@ -155,12 +160,14 @@ impl Holder {
         &self.pool
     }
 
-    /// Finds a snapshot by name and pins it: until it is unpinned, its blocks stay, also when it is removed. Pinning
-    /// what this holder has pinned already changes nothing. The entry's own and shared sizes are not counted.
+    /// Finds a snapshot by name and pins it: until it is unpinned, its blocks stay, also when it is
+    /// removed. Pinning what this holder has pinned already changes nothing. The entry's own
+    /// and shared sizes are not counted.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Incomplete`]; [`Error::TooManyPins`] when the holder pins eleven snapshots: a twelfth can only be one that it
-    /// takes of its VM, so that it can always take one and then [let go of the others](Holder::unpin_others).
+    /// [`Error::NotFound`]; [`Error::Incomplete`]; [`Error::TooManyPins`] when the holder pins
+    /// eleven snapshots: a twelfth can only be one that it takes of its VM, so that it can
+    /// always take one and then [let go of the others](Holder::unpin_others).
     pub fn pin(&self, name: &str) -> Result<(SnapshotEntry, FrameMap)> {
         let mut lock = CatalogLock::take(&self.pool)?;
         let listing = lock.listing()?;
@@ -179,7 +186,8 @@ impl Holder {
         self.set_pin(id, PINS_MAX)
     }
 
-    /// Lets go of a pinned snapshot. If it was removed meanwhile and nobody else pins it, its blocks become free.
+    /// Lets go of a pinned snapshot. If it was removed meanwhile and nobody else pins it, its
+    /// blocks become free.
     ///
     /// # Errors
     /// [`Error::NotPinned`] when this holder does not pin it.
@@ -234,8 +242,8 @@ impl Holder {
         self.leases.lease_empty(false)
     }
 
-    /// Leases a wholly free chunk and sets it aside for [`Holder::alloc_at`]: none of its blocks is mine yet, and
-    /// [`Holder::alloc_blocks`] takes from it only when there is nothing else.
+    /// Leases a wholly free chunk and sets it aside for [`Holder::alloc_at`]: none of its blocks is
+    /// mine yet, and [`Holder::alloc_blocks`] takes from it only when there is nothing else.
     ///
     /// # Errors
     /// [`Error::PoolFull`] when no chunk is wholly free.
@@ -243,7 +251,8 @@ impl Holder {
         self.leases.lease_empty(true)
     }
 
-    /// Ends that a chunk is set aside: what is not mine of it can be had by [`Holder::alloc_blocks`] or by others.
+    /// Ends that a chunk is set aside: what is not mine of it can be had by
+    /// [`Holder::alloc_blocks`] or by others.
     pub fn end_set_aside(&self, chunk: ChunkNo) {
         self.leases.end_set_aside(chunk);
     }
@@ -277,11 +286,14 @@ impl Holder {
                 from.len()
             )));
         }
-        self.pool.store.region.write_foreign(block.byte_offset(), from)
+        self.pool
+            .store
+            .region
+            .write_foreign(block.byte_offset(), from)
     }
 
-    /// Copies all blocks of `from` to `to`, whose blocks are mine. For media that only take whole chunks, which cannot be
-    /// written with write(2). Nobody may write `from` meanwhile.
+    /// Copies all blocks of `from` to `to`, whose blocks are mine. For media that only take whole
+    /// chunks, which cannot be written with write(2). Nobody may write `from` meanwhile.
     ///
     /// # Errors
     /// [`Error::InvalidSnapshot`] when a block of `to` is not mine.
@@ -291,7 +303,9 @@ impl Holder {
             to.blocks().all(|block| table.is_mine(block))
         };
         if !is_mine {
-            return Err(Error::invalid(format!("{to} is not this holder's to write")));
+            return Err(Error::invalid(format!(
+                "{to} is not this holder's to write"
+            )));
         }
         self.pool.store.copy_chunk(from, to)
     }
@@ -304,9 +318,9 @@ impl Holder {
         self.reserve_up_to(blocks, blocks)
     }
 
-    /// Takes `at_most` blocks ahead of a commit that will rather need `likely`: as many as that have memory behind them, for
-    /// the others it is asked when they are needed. (In an overcommitted pool, whose medium may have none then, it is asked for
-    /// now.)
+    /// Takes `at_most` blocks ahead of a commit that will rather need `likely`: as many as that
+    /// have memory behind them, for the others it is asked when they are needed. (In an
+    /// overcommitted pool, whose medium may have none then, it is asked for now.)
     ///
     /// # Errors
     /// [`Error::PoolFull`], [`Error::NoSpaceOnMedium`]; nothing was taken then.
@@ -334,11 +348,11 @@ impl Holder {
         }
         let slot = self.pool.store.holder_slot(self.slot)?;
         let free = slot.pins.iter().position(|pin| pin.get() == 0);
-        let index = free
-            .filter(|_| slot.pinned().count() < pins_max)
-            .ok_or(Error::TooManyPins {
-                count: pins_max as u32,
-            })?;
+        let index =
+            free.filter(|_| slot.pinned().count() < pins_max)
+                .ok_or(Error::TooManyPins {
+                    count: pins_max as u32,
+                })?;
         self.pool.store.set_pin(self.slot, index, id.get())
     }
 

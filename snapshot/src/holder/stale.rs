@@ -1,8 +1,9 @@
 //! Chunks kept as they are for copies.
 //!
-//! To free a chunk costs zeroing it, and to take a fresh one costs zeroing it again, before a copy overwrites all of it. A holder
-//! whose commits remove snapshots, as those of a ring do, gets as many chunks free as it needs for the next copies. It keeps
-//! these: they are its own from the moment that their last reference goes, and if its process dies they are zeroed as all that is
+//! To free a chunk costs zeroing it, and to take a fresh one costs zeroing it again, before a copy
+//! overwrites all of it. A holder whose commits remove snapshots, as those of a ring do, gets as
+//! many chunks free as it needs for the next copies. It keeps these: they are its own from the
+//! moment that their last reference goes, and if its process dies they are zeroed as all that is
 //! leased.
 
 use std::collections::BTreeSet;
@@ -36,8 +37,9 @@ impl Stale {
 }
 
 impl Holder {
-    /// Takes a chunk that is to be overwritten as a whole, at once, by [`Holder::copy_chunk`]: all its blocks are mine, with memory
-    /// behind them. Unlike those of [`Holder::alloc_chunk`] they may hold anything.
+    /// Takes a chunk that is to be overwritten as a whole, at once, by [`Holder::copy_chunk`]: all
+    /// its blocks are mine, with memory behind them. Unlike those of [`Holder::alloc_chunk`]
+    /// they may hold anything.
     ///
     /// # Errors
     /// As those of [`Holder::alloc_chunk`].
@@ -52,8 +54,8 @@ impl Holder {
         chunk.map_or_else(|| self.leases.lease_empty(false), Ok)
     }
 
-    /// Gives back the chunks that are kept for copies, unless some were used since this was last called and the pool has several
-    /// times as many wholly free ones left. Whether any were.
+    /// Gives back the chunks that are kept for copies, unless some were used since this was last
+    /// called and the pool has several times as many wholly free ones left. Whether any were.
     ///
     /// # Errors
     /// [`crate::Error::Damaged`].
@@ -73,7 +75,8 @@ impl Holder {
         Ok(true)
     }
 
-    /// Settles a commit, and keeps what it has made free of whole chunks as far as copies are likely to need it.
+    /// Settles a commit, and keeps what it has made free of whole chunks as far as copies are
+    /// likely to need it.
     pub(super) fn settle_and_keep(&self, commit: Commit<'_, '_>) {
         if let Err(error) = self.keep_freed(commit) {
             tracing::error!(%error, "could not keep what a commit has freed");

@@ -7,7 +7,8 @@ use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo};
 use crate::pool::Pool;
 
 impl Pool {
-    /// Chunks that are wholly free and leased to nobody, as far as that can be said while others lease them.
+    /// Chunks that are wholly free and leased to nobody, as far as that can be said while others
+    /// lease them.
     ///
     /// # Errors
     /// [`crate::Error::Damaged`].
@@ -60,8 +61,9 @@ impl Holder {
         self.leases.table().unused_at_most()
     }
 
-    /// Chooses leased chunks with few blocks of mine, at most `chunks_max`, such that giving them back takes `surplus`
-    /// unused blocks off me, and what is mine of them has room in my other leases.
+    /// Chooses leased chunks with few blocks of mine, at most `chunks_max`, such that giving them
+    /// back takes `surplus` unused blocks off me, and what is mine of them has room in my other
+    /// leases.
     ///
     /// # Errors
     /// [`crate::Error::Damaged`].
@@ -98,7 +100,8 @@ impl Holder {
     /// Takes free blocks of chunks that I have leased, and leases none. They read as zero.
     ///
     /// # Errors
-    /// [`crate::Error::PoolFull`] when my leases have no room; [`crate::Error::NoSpaceOnMedium`]. Nothing was taken then.
+    /// [`crate::Error::PoolFull`] when my leases have no room; [`crate::Error::NoSpaceOnMedium`].
+    /// Nothing was taken then.
     pub fn alloc_in_leases(&self, count: u32) -> Result<Vec<BlockNo>> {
         self.leases.alloc_in_leases(count)
     }

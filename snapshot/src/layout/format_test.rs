@@ -2,9 +2,13 @@
 
 use super::holder_slot::{HOLDER_SLOT_BYTES, HolderSlotV1, PINS_MAX};
 use super::inode::{INODE_MAGIC, INODE_VERSION, InodeV2, STATE_BYTES_MAX, SnapshotKind};
-use super::node::{HEIGHT_MAX, INNER_ENTRIES, LEAF_ENTRIES, NODE_MAGIC, NODE_VERSION, NodeKind, NodeV1};
+use super::node::{
+    HEIGHT_MAX, INNER_ENTRIES, LEAF_ENTRIES, NODE_MAGIC, NODE_VERSION, NodeKind, NodeV1,
+};
 use super::runtime::{CLEAN, DIRTY, RuntimeV1};
-use super::segment::{BLOCK_WORD_BYTES, CHUNK_ENTRY_BYTES, DIGESTS_OFFSET, SEGMENTS_MAX, SegmentV2};
+use super::segment::{
+    BLOCK_WORD_BYTES, CHUNK_ENTRY_BYTES, DIGESTS_OFFSET, SEGMENTS_MAX, SegmentV2,
+};
 use super::superblock::{CATALOG_HEIGHT, SNAPSHOTS_MAX, SUPERBLOCK_MAGIC, SuperblockV2};
 use super::*;
 use crate::documented::{Document, fields};
@@ -56,7 +60,10 @@ fn counts_and_digests_are_where_they_are_said_to_be() {
     let (half, block) = (DIGESTS_OFFSET as usize, BLOCK_SIZE_BYTES as usize);
     assert_eq!(
         documented("Block of the block table"),
-        [("counts".into(), 0, half), ("digests".into(), half, block - half)]
+        [
+            ("counts".into(), 0, half),
+            ("digests".into(), half, block - half)
+        ]
     );
     assert_eq!(half as u64, u64::from(CHUNK_BLOCKS) * BLOCK_WORD_BYTES);
 }
@@ -99,7 +106,11 @@ fn every_area_is_as_documented() {
         row("superblock slot 0", SUPERBLOCK_BLOCKS[0], "1".into()),
         row("superblock slot 1", SUPERBLOCK_BLOCKS[1], "1".into()),
         row("runtime block", RUNTIME_BLOCK, "1".into()),
-        row("holder table", HOLDER_TABLE_BLOCK, holder_blocks.to_string()),
+        row(
+            "holder table",
+            HOLDER_TABLE_BLOCK,
+            holder_blocks.to_string(),
+        ),
         row("spare blocks", SPARE_FIRST_BLOCK, SPARE_BLOCKS.to_string()),
         row(
             "chunk table",
@@ -123,9 +134,14 @@ fn tables_are_where_they_are_said_to_be() {
         .next()
         .unwrap();
     let chunks = (SIZE_BYTES_MAX / CHUNK_SIZE_BYTES) as u32;
-    assert_eq!(first.block_table_block, CHUNK_TABLE_BLOCK + chunks * 8 / 4096);
+    assert_eq!(
+        first.block_table_block,
+        CHUNK_TABLE_BLOCK + chunks * 8 / 4096
+    );
     let layout = Layout::for_size(SIZE_BYTES_MIN).unwrap();
-    layout.add(layout.next_segment(SIZE_BYTES_MAX).unwrap()).unwrap();
+    layout
+        .add(layout.next_segment(SIZE_BYTES_MAX).unwrap())
+        .unwrap();
     let second = *layout.segments().nth(1).unwrap();
     assert_eq!(second.chunk_table_block, second.first_chunk * CHUNK_BLOCKS);
     for layout in [Layout::for_size(SIZE_BYTES_MAX).unwrap(), layout] {
@@ -145,7 +161,10 @@ fn tables_are_where_they_are_said_to_be() {
 #[test]
 fn every_magic_is_as_documented() {
     let meaning = |heading: &str, field: &str| {
-        let row = table(heading).into_iter().find(|row| row[2] == field).unwrap();
+        let row = table(heading)
+            .into_iter()
+            .find(|row| row[2] == field)
+            .unwrap();
         row[3].clone()
     };
     let text = |magic: &[u8]| format!("`{}`", std::str::from_utf8(magic).unwrap());

@@ -12,7 +12,8 @@ use crate::number::SnapshotId;
 pub(crate) const HOLDER_SLOT_BYTES: usize = 256;
 /// Snapshots that a holder can pin.
 pub(crate) const PINS_MAX: usize = 12;
-/// Those that it can pin but for snapshots of its own VM: who has one of these can let go of all others.
+/// Those that it can pin but for snapshots of its own VM: who has one of these can let go of all
+/// others.
 pub(crate) const PINS_MAX_OF_OTHERS: usize = PINS_MAX - 1;
 /// `state` of a slot in use.
 pub(crate) const SLOT_USED: u32 = 1;

@@ -35,7 +35,8 @@ pub(crate) const MEMORY_BYTES_MAX: u64 = CHUNK_SIZE_BYTES << 24;
 pub enum SnapshotKind {
     /// A VM: its memory, by frame number, and the state of its machine.
     Vm = 1,
-    /// Processes of a guest: their pages, by a number that the image gives them, and all else that they are.
+    /// Processes of a guest: their pages, by a number that the image gives them, and all else that
+    /// they are.
     Process = 2,
 }
 
@@ -117,8 +118,9 @@ pub(crate) struct Inode {
 /// Inner levels of the map of this much memory.
 pub(crate) fn map_height(memory_bytes: u64) -> Result<u32> {
     let chunks = memory_bytes.div_ceil(CHUNK_SIZE_BYTES);
-    let fits =
-        memory_bytes > 0 && memory_bytes.is_multiple_of(BLOCK_SIZE_BYTES) && memory_bytes <= MEMORY_BYTES_MAX;
+    let fits = memory_bytes > 0
+        && memory_bytes.is_multiple_of(BLOCK_SIZE_BYTES)
+        && memory_bytes <= MEMORY_BYTES_MAX;
     height_for(chunks).filter(|_| fits).ok_or_else(|| {
         Error::invalid(format!(
             "a memory size of {memory_bytes} bytes is not a multiple of 4096 from 4096 up to 32 TiB"
@@ -146,7 +148,10 @@ impl Inode {
         raw.memory_bytes = self.memory_bytes.into();
         raw.map_root = self.map_root.to_raw().into();
         raw.map_height = map_height(self.memory_bytes)?.into();
-        let flags = [(self.orphan, FLAG_ORPHAN), (self.incomplete, FLAG_INCOMPLETE)];
+        let flags = [
+            (self.orphan, FLAG_ORPHAN),
+            (self.incomplete, FLAG_INCOMPLETE),
+        ];
         let flags = flags.into_iter().filter(|(set, _)| *set);
         raw.flags = flags.map(|(_, flag)| flag).sum::<u32>().into();
         raw.identity = self.identity.bytes();
@@ -172,9 +177,17 @@ impl Inode {
     }
 
     /// Verifies and decodes the inode that was read from `block` for a slot of the catalog.
-    pub(crate) fn open(raw: &mut InodeV2, slot: u32, block: BlockNo, layout: &Layout) -> Result<Inode> {
-        let fault =
-            |what: &str| Error::damaged(format!("{block} is not the inode of catalog slot {slot}: {what}"));
+    pub(crate) fn open(
+        raw: &mut InodeV2,
+        slot: u32,
+        block: BlockNo,
+        layout: &Layout,
+    ) -> Result<Inode> {
+        let fault = |what: &str| {
+            Error::damaged(format!(
+                "{block} is not the inode of catalog slot {slot}: {what}"
+            ))
+        };
         let checksum = raw.checksum.get();
         raw.checksum = 0.into();
         if raw.magic != INODE_MAGIC {
@@ -197,11 +210,13 @@ impl Inode {
         let name = name
             .filter(|name| check_name(name).is_ok())
             .ok_or_else(|| fault("impossible name"))?;
-        let height = map_height(raw.memory_bytes.get()).map_err(|_| fault("impossible memory size"))?;
+        let height =
+            map_height(raw.memory_bytes.get()).map_err(|_| fault("impossible memory size"))?;
         if raw.map_height != height {
             return Err(fault("the map's height does not fit the memory size"));
         }
-        let frames_max = raw.memory_bytes.get().div_ceil(CHUNK_SIZE_BYTES) * u64::from(CHUNK_BLOCKS);
+        let frames_max =
+            raw.memory_bytes.get().div_ceil(CHUNK_SIZE_BYTES) * u64::from(CHUNK_BLOCKS);
         if raw.frames_mapped.get().max(raw.frames_new.get()) > frames_max {
             return Err(fault("more frames than the memory has"));
         }

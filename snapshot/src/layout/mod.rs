@@ -39,8 +39,8 @@ pub(crate) const SPARE_FIRST_BLOCK: u32 = 64;
 pub(crate) const SPARE_BLOCKS: u32 = 256;
 /// First block of the first segment's chunk table.
 pub(crate) const CHUNK_TABLE_BLOCK: u32 = SPARE_FIRST_BLOCK + SPARE_BLOCKS;
-/// Where the areas of a pool are: a list of segments, which can only grow and whose segments never change, so that
-/// readers need no lock.
+/// Where the areas of a pool are: a list of segments, which can only grow and whose segments never
+/// change, so that readers need no lock.
 #[derive(Debug, Default)]
 pub(crate) struct Layout {
     segments: Segments,
@@ -94,7 +94,9 @@ impl Layout {
     /// Adds a segment behind the last one.
     pub(crate) fn add(&self, segment: Segment) -> Result<()> {
         let free = self.segments.0.get(self.segments().count());
-        if segment.first_chunk != self.chunks() || free.is_none_or(|free| free.set(segment).is_err()) {
+        if segment.first_chunk != self.chunks()
+            || free.is_none_or(|free| free.set(segment).is_err())
+        {
             return Err(Error::damaged("a segment does not follow the last one"));
         }
         Ok(())
@@ -128,7 +130,9 @@ impl Layout {
 
     /// Blocks outside of all data chunks.
     pub(crate) fn fixed_blocks(&self) -> u64 {
-        self.segments().map(|segment| segment.fixed_blocks().1).sum()
+        self.segments()
+            .map(|segment| segment.fixed_blocks().1)
+            .sum()
     }
 
     /// The chunks that data can be in.

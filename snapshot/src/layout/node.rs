@@ -78,14 +78,17 @@ impl Entry {
         }
     }
 
-    /// Reads an entry that stands where a node of `level` may be, and checks that the pool can have it.
+    /// Reads an entry that stands where a node of `level` may be, and checks that the pool can have
+    /// it.
     pub(crate) fn from_raw(raw: u64, level: u32, kind: NodeKind, layout: &Layout) -> Result<Entry> {
         let (tag, crc24, number) = (raw >> 56, (raw >> 32 & 0xff_ffff) as u32, raw as u32);
         let entry = match tag {
             TAG_HOLE if raw == 0 => Some(Entry::Hole),
-            TAG_CHUNK if level == 0 && kind == NodeKind::Memory && crc24 == 0 => ChunkNo::new(number)
-                .filter(|chunk| layout.is_data_chunk(*chunk))
-                .map(Entry::Chunk),
+            TAG_CHUNK if level == 0 && kind == NodeKind::Memory && crc24 == 0 => {
+                ChunkNo::new(number)
+                    .filter(|chunk| layout.is_data_chunk(*chunk))
+                    .map(Entry::Chunk)
+            }
             TAG_NODE => Some(BlockNo::new(number))
                 .filter(|block| layout.is_usable(*block))
                 .map(|block| Entry::Node { block, crc24 }),

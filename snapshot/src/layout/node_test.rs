@@ -1,4 +1,5 @@
-//! Nodes, inodes and superblocks come back as they were written, and are refused when anything about them is off.
+//! Nodes, inodes and superblocks come back as they were written, and are refused when anything
+//! about them is off.
 
 use zerocopy::IntoBytes;
 
@@ -119,7 +120,9 @@ fn entries_that_no_pool_of_the_size_can_have_are_refused() {
     assert!(Entry::from_raw(chunk(31), 0, NodeKind::Catalog, &layout).is_err());
     assert!(memory(node(16_383), 0).is_ok() && memory(node(16_384), 0).is_err());
     assert!(
-        memory(node(64), 0).is_ok() && memory(node(63), 0).is_err() && memory(node(320), 0).is_err(),
+        memory(node(64), 0).is_ok()
+            && memory(node(63), 0).is_err()
+            && memory(node(320), 0).is_err(),
         "spare ones"
     );
     assert!(memory(5, 0).is_err() && memory(3 << 56, 0).is_err() && memory(u64::MAX, 0).is_err());
@@ -127,7 +130,10 @@ fn entries_that_no_pool_of_the_size_can_have_are_refused() {
 
 #[test]
 fn trees_are_as_tall_as_they_must_be() {
-    assert_eq!([0, 1, 2, 3].map(leaves_covered), [1, 256, 65_536, 16_777_216]);
+    assert_eq!(
+        [0, 1, 2, 3].map(leaves_covered),
+        [1, 256, 65_536, 16_777_216]
+    );
     assert_eq!(
         [1, 2, 256, 257, 65_536, 65_537, 1 << 24].map(height_for),
         [0, 1, 1, 2, 2, 3, 3].map(Some)
@@ -208,7 +214,10 @@ fn an_inode_with_a_good_checksum_and_impossible_fields_is_refused() {
         change(&mut raw);
         raw.checksum = 0.into();
         raw.checksum = crc32fast::hash(raw.as_bytes()).into();
-        assert!(Inode::open(&mut raw, slot, block, &layout()).is_err(), "{what}");
+        assert!(
+            Inode::open(&mut raw, slot, block, &layout()).is_err(),
+            "{what}"
+        );
     }
 }
 
@@ -217,16 +226,25 @@ fn superblocks_say_what_is_wrong_with_them() {
     let good = SuperblockV2::new(&layout(), [1; 16], 5, true);
     let opened = SuperblockV2::decode(&good.seal()).unwrap();
     assert!(opened.overcommit() && opened.size_bytes == 64 << 20);
-    assert_eq!(SuperblockV2::decode(&[0; 4096]).unwrap_err(), SlotFault::NoMagic);
+    assert_eq!(
+        SuperblockV2::decode(&[0; 4096]).unwrap_err(),
+        SlotFault::NoMagic
+    );
     let mut flipped = good.seal();
     flipped[4000] ^= 1;
-    assert_eq!(SuperblockV2::decode(&flipped).unwrap_err(), SlotFault::Checksum);
+    assert_eq!(
+        SuperblockV2::decode(&flipped).unwrap_err(),
+        SlotFault::Checksum
+    );
     let with = |change: fn(&mut SuperblockV2)| {
         let mut block = good.clone();
         change(&mut block);
         SuperblockV2::decode(&block.seal()).unwrap_err()
     };
-    assert_eq!(with(|block| block.version = 1.into()), SlotFault::Version(1));
+    assert_eq!(
+        with(|block| block.version = 1.into()),
+        SlotFault::Version(1)
+    );
     assert!(matches!(
         with(|block| block.size_bytes = 5.into()),
         SlotFault::Fields(_)
@@ -285,7 +303,10 @@ fn a_superblock_names_segments_one_behind_the_other() {
         .segments()
         .map(|segment| segment.data_first_chunk - segment.first_chunk)
         .sum();
-    assert_eq!(read.data_chunks().count(), (read.chunks() - tables) as usize);
+    assert_eq!(
+        read.data_chunks().count(),
+        (read.chunks() - tables) as usize
+    );
     block.segments.swap(1, 2);
     assert!(matches!(
         SuperblockV2::decode(&block.seal()),

@@ -38,7 +38,8 @@ pub(crate) const COMMITTED_OFFSET: u64 = START + offset_of!(RuntimeV1, committed
 
 const GENERATION_BITS: u32 = 48;
 
-/// The word that says that the superblock of this generation is durable: the generation, and a check of it above.
+/// The word that says that the superblock of this generation is durable: the generation, and a
+/// check of it above.
 pub(crate) fn committed_word(generation: u64) -> u64 {
     let generation = generation & ((1 << GENERATION_BITS) - 1);
     let check = crc32fast::hash(&generation.to_le_bytes()) & 0xffff;

@@ -20,7 +20,9 @@ pub(crate) const DIGESTS_OFFSET: u64 = CHUNK_BLOCKS as u64 * BLOCK_WORD_BYTES;
 const _: () = assert!(2 * DIGESTS_OFFSET == BLOCK_SIZE_BYTES);
 
 /// A row of the superblock's table of segments. A zeroed row is unused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
 #[repr(C)]
 pub(crate) struct SegmentV2 {
     pub(crate) first_chunk: U32,
@@ -33,7 +35,8 @@ pub(crate) struct SegmentV2 {
 
 const _: () = assert!(size_of::<SegmentV2>() == 24);
 
-/// A range of chunks with their tables in front. All of it follows from where it starts and how long it is.
+/// A range of chunks with their tables in front. All of it follows from where it starts and how
+/// long it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) first_chunk: u32,
@@ -46,7 +49,8 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// The segment of these chunks, which must lie in a pool of the largest size; none when nothing but tables fits.
+    /// The segment of these chunks, which must lie in a pool of the largest size; none when nothing
+    /// but tables fits.
     pub(crate) fn new(first_chunk: u32, chunks: u32) -> Option<Segment> {
         let first_block = first_chunk * CHUNK_BLOCKS;
         // The first segment has the pool's fixed areas in front.
@@ -55,9 +59,12 @@ impl Segment {
         } else {
             first_block
         };
-        let chunk_table_blocks = (u64::from(chunks) * CHUNK_ENTRY_BYTES).div_ceil(BLOCK_SIZE_BYTES) as u32;
+        let chunk_table_blocks =
+            (u64::from(chunks) * CHUNK_ENTRY_BYTES).div_ceil(BLOCK_SIZE_BYTES) as u32;
         let block_table_block = chunk_table_block.checked_add(chunk_table_blocks)?;
-        let data_first_chunk = block_table_block.checked_add(chunks)?.div_ceil(CHUNK_BLOCKS);
+        let data_first_chunk = block_table_block
+            .checked_add(chunks)?
+            .div_ceil(CHUNK_BLOCKS);
         (data_first_chunk < first_chunk + chunks).then_some(Segment {
             first_chunk,
             chunks,
@@ -104,7 +111,8 @@ impl Segment {
 
     /// Where the block table ends.
     pub(crate) fn block_table_end(&self) -> u64 {
-        BlockNo::new(self.block_table_block).byte_offset() + u64::from(self.chunks) * BLOCK_SIZE_BYTES
+        BlockNo::new(self.block_table_block).byte_offset()
+            + u64::from(self.chunks) * BLOCK_SIZE_BYTES
     }
 
     /// The row of the superblock's table.

@@ -192,7 +192,12 @@ impl SuperblockV2 {
 
     /// The entry that points to the catalog. Checked by `decode`.
     pub(crate) fn catalog_root(&self, layout: &Layout) -> Result<Entry> {
-        Entry::from_raw(self.catalog_root.get(), CATALOG_HEIGHT, NodeKind::Catalog, layout)
+        Entry::from_raw(
+            self.catalog_root.get(),
+            CATALOG_HEIGHT,
+            NodeKind::Catalog,
+            layout,
+        )
     }
 
     /// Whether the pool may promise more than its medium has.

@@ -33,19 +33,24 @@ impl Content {
         self.0.fill(0);
     }
 
-    /// Reads those frames of a chunk that have a block, neighbours at once. The others stay what they were.
+    /// Reads those frames of a chunk that have a block, neighbours at once. The others stay what
+    /// they were.
     ///
     /// # Errors
     /// [`Error::Damaged`] when a block does not hold what its digest was made of; [`Error::Io`].
     pub(super) fn read(&mut self, pool: &Pool, map: &ChunkMap, frames: &FrameSet) -> Result<()> {
-        let blocks = frames.iter().filter_map(|frame| Some((frame, map.block(frame)?)));
+        let blocks = frames
+            .iter()
+            .filter_map(|frame| Some((frame, map.block(frame)?)));
         let blocks: Vec<(u32, BlockNo)> = blocks.collect();
         let neighbours = |left: &(u32, BlockNo), right: &(u32, BlockNo)| {
             left.0 + 1 == right.0 && left.1.get().checked_add(1) == Some(right.1.get())
         };
         for run in blocks.chunk_by(neighbours) {
             let bytes = &mut self.0[run[0].0 as usize * FRAME_BYTES..][..run.len() * FRAME_BYTES];
-            pool.store.region.read_unfilled(run[0].1.byte_offset(), bytes)?;
+            pool.store
+                .region
+                .read_unfilled(run[0].1.byte_offset(), bytes)?;
             for ((_, block), bytes) in run.iter().zip(bytes.chunks_exact(FRAME_BYTES)) {
                 let digest = pool.store.digest(*block)?;
                 if digest != 0 && digest != digest_of(bytes) {

@@ -47,7 +47,8 @@ pub(super) struct Landing {
     parent: Option<SnapshotId>,
     /// What the stream builds on.
     base: Option<Source>,
-    /// What the incomplete file began as: an earlier reception's, or a snapshot that is likely to be alike.
+    /// What the incomplete file began as: an earlier reception's, or a snapshot that is likely to
+    /// be alike.
     start: Option<Source>,
     resumed: bool,
     /// The incomplete file as it was committed last.
@@ -65,7 +66,8 @@ pub(super) struct Landing {
 }
 
 impl Landing {
-    /// Finds what the stream builds on, and takes the name with an incomplete file, or the one that is there.
+    /// Finds what the stream builds on, and takes the name with an incomplete file, or the one that
+    /// is there.
     pub(super) fn begin(pool: &Arc<Pool>, name: &str, header: &StreamHeader) -> Result<Landing> {
         crate::name::check_name(name)?;
         let holder = pool.hold("receive")?;
@@ -78,7 +80,9 @@ impl Landing {
             holder.pin_id(&lock, listed.inode.id)?;
         }
         let parent = header.parent.and_then(|identity| {
-            let parent = listing.named().find(|listed| listed.inode.identity == identity);
+            let parent = listing
+                .named()
+                .find(|listed| listed.inode.identity == identity);
             parent.map(|listed| listed.inode.id)
         });
         let mut landing = Landing {
@@ -181,9 +185,17 @@ impl Landing {
     }
 
     /// A chunk of a medium that shares blocks one by one.
-    fn frames(&mut self, record: &ChunkRecord, before: &ChunkMap, base: &ChunkMap) -> Result<ChunkMap> {
+    fn frames(
+        &mut self,
+        record: &ChunkRecord,
+        before: &ChunkMap,
+        base: &ChunkMap,
+    ) -> Result<ChunkMap> {
         let mut blocks = base.to_leaf();
-        record.emptied.iter().for_each(|frame| blocks.set(frame, None));
+        record
+            .emptied
+            .iter()
+            .for_each(|frame| blocks.set(frame, None));
         // What the base has there the sender has compared.
         let mut candidates = record.written;
         for frame in record.written.iter() {
@@ -203,7 +215,10 @@ impl Landing {
         for (frame, block) in missing.iter().zip(&fresh) {
             blocks.set(frame, Some(*block));
         }
-        for (frame, bytes) in record.frames().filter(|(frame, _)| missing.contains(*frame)) {
+        for (frame, bytes) in record
+            .frames()
+            .filter(|(frame, _)| missing.contains(*frame))
+        {
             if let Some(block) = blocks.get(frame) {
                 self.holder.write_block(block, bytes)?;
             }
@@ -227,8 +242,14 @@ impl Landing {
         Ok(blocks)
     }
 
-    /// A chunk of a medium that shares whole chunks only: as before, as in the base, or written as a whole.
-    fn whole_chunk(&mut self, record: &ChunkRecord, before: &ChunkMap, base: &ChunkMap) -> Result<ChunkMap> {
+    /// A chunk of a medium that shares whole chunks only: as before, as in the base, or written as
+    /// a whole.
+    fn whole_chunk(
+        &mut self,
+        record: &ChunkRecord,
+        before: &ChunkMap,
+        base: &ChunkMap,
+    ) -> Result<ChunkMap> {
         self.content.clear();
         self.content.read(&self.pool, base, &FrameSet::FULL)?;
         for frame in record.emptied.iter() {
@@ -237,7 +258,12 @@ impl Landing {
         for (frame, bytes) in record.frames() {
             self.content.frame_mut(frame).copy_from_slice(bytes);
         }
-        if self.content.all().chunks(BLOCK_SIZE_BYTES as usize).all(is_zero) {
+        if self
+            .content
+            .all()
+            .chunks(BLOCK_SIZE_BYTES as usize)
+            .all(is_zero)
+        {
             return Ok(ChunkMap::Hole);
         }
         if matches!(before, ChunkMap::Whole(_)) {
@@ -308,7 +334,8 @@ impl Landing {
         }
     }
 
-    /// One commit: the snapshot with its state, or without one what there is of it. It takes the place of what was kept.
+    /// One commit: the snapshot with its state, or without one what there is of it. It takes the
+    /// place of what was kept.
     fn commit(
         &self,
         on: Option<SnapshotId>,
@@ -332,15 +359,19 @@ impl Landing {
             incomplete: state.is_none(),
         };
         let reservation = self.holder.reserve(0)?;
-        let committed = self
-            .holder
-            .commit_of(new, Some(origin), self.kept.as_slice(), reservation)?;
+        let committed =
+            self.holder
+                .commit_of(new, Some(origin), self.kept.as_slice(), reservation)?;
         Ok(committed.id)
     }
 
     fn let_go_of(&self, id: SnapshotId) -> Result<()> {
         let sources = [self.start.as_ref(), self.base.as_ref()];
-        if sources.into_iter().flatten().any(|source| source.inode.id == id) {
+        if sources
+            .into_iter()
+            .flatten()
+            .any(|source| source.inode.id == id)
+        {
             return Ok(());
         }
         self.holder.unpin(id)
@@ -372,7 +403,10 @@ fn unfinished<'l>(
         return Ok(None);
     };
     let inode = &listed.inode;
-    if !inode.incomplete || inode.identity != header.identity || !is_of_the_same_shape(inode, header) {
+    if !inode.incomplete
+        || inode.identity != header.identity
+        || !is_of_the_same_shape(inode, header)
+    {
         return Err(Error::NameTaken {
             name: name.to_owned(),
         });
@@ -389,13 +423,18 @@ fn unfinished<'l>(
     }
 }
 
-fn base_of<'l>(pool: &Pool, listing: &'l Listing, header: &StreamHeader) -> Result<Option<&'l Listed>> {
+fn base_of<'l>(
+    pool: &Pool,
+    listing: &'l Listing,
+    header: &StreamHeader,
+) -> Result<Option<&'l Listed>> {
     let Some(base) = &header.base else {
         return Ok(None);
     };
     let mut complete = listing.named().filter(|listed| listed.complete().is_ok());
-    let found = complete
-        .find(|listed| listed.inode.identity == base.identity && is_of_the_same_shape(&listed.inode, header));
+    let found = complete.find(|listed| {
+        listed.inode.identity == base.identity && is_of_the_same_shape(&listed.inode, header)
+    });
     match found {
         Some(listed) => Ok(Some(listed)),
         None => Err(Error::NoBase {
@@ -407,7 +446,8 @@ fn base_of<'l>(pool: &Pool, listing: &'l Listing, header: &StreamHeader) -> Resu
     }
 }
 
-/// A snapshot that is likely to have much of this one: itself under another name, or the one before.
+/// A snapshot that is likely to have much of this one: itself under another name, or the one
+/// before.
 fn alike<'l>(listing: &'l Listing, header: &StreamHeader) -> Option<&'l Listed> {
     [Some(header.identity), header.parent]
         .into_iter()

@@ -1,7 +1,8 @@
 //! A snapshot comes in as a stream.
 //!
-//! What has arrived is committed now and then as an *incomplete* file, which has the name and the identity of the snapshot, and which nobody can use. The commit
-//! that makes the snapshot removes it. A reception that is interrupted leaves it, and the next one of the same snapshot finds in it
+//! What has arrived is committed now and then as an *incomplete* file, which has the name and the
+//! identity of the snapshot, and which nobody can use. The commit that makes the snapshot removes
+//! it. A reception that is interrupted leaves it, and the next one of the same snapshot finds in it
 //! what is stored already; a stream that is refused takes it along.
 
 use std::io::{ErrorKind, Read};
@@ -38,7 +39,8 @@ pub struct ReceiveReport {
     pub resumed: bool,
     /// Frames whose content was in the stream.
     pub frames_received: u64,
-    /// Blocks that were written for them, and where the medium is shared by whole chunks for their neighbours.
+    /// Blocks that were written for them, and where the medium is shared by whole chunks for their
+    /// neighbours.
     pub frames_stored: u64,
     /// Frames of the stream that were in the pool already.
     pub frames_found: u64,
@@ -51,8 +53,9 @@ pub struct ReceiveReport {
 }
 
 impl Pool {
-    /// Reads a stream, and makes it a snapshot of this pool: under another name, or its own (with `-` for `@`). `on_progress` is called for each
-    /// record; when it breaks, what has arrived is kept for the next reception of the same snapshot.
+    /// Reads a stream, and makes it a snapshot of this pool: under another name, or its own (with
+    /// `-` for `@`). `on_progress` is called for each record; when it breaks, what has arrived
+    /// is kept for the next reception of the same snapshot.
     ///
     /// # Errors
     /// [`Error::NotAStream`], [`Error::StreamVersion`], [`Error::StreamSealed`], [`Error::StreamDamaged`]: nothing is left. [`Error::StreamCut`], [`Error::Interrupted`],
@@ -140,9 +143,10 @@ fn land(
 /// Whether the same stream, sent again, may land.
 fn is_interruption(error: &Error) -> bool {
     match error {
-        Error::StreamCut | Error::Interrupted | Error::PoolFull { .. } | Error::NoSpaceOnMedium { .. } => {
-            true
-        }
+        Error::StreamCut
+        | Error::Interrupted
+        | Error::PoolFull { .. }
+        | Error::NoSpaceOnMedium { .. } => true,
         Error::Io { source, .. } => source.kind() != ErrorKind::InvalidData,
         _ => false,
     }

@@ -55,12 +55,14 @@ pub struct SendReport {
 }
 
 impl Pool {
-    /// Writes a snapshot as a stream. It is pinned meanwhile. `on_progress` is called for each chunk of memory; when it breaks,
-    /// the stream ends where it is, and whoever reads it refuses it.
+    /// Writes a snapshot as a stream. It is pinned meanwhile. `on_progress` is called for each
+    /// chunk of memory; when it breaks, the stream ends where it is, and whoever reads it
+    /// refuses it.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Incomplete`]; [`Error::InvalidSnapshot`] when the two cannot be compared; [`Error::Damaged`], also when a block
-    /// does not hold what its digest was made of; [`Error::Interrupted`]; [`Error::Io`].
+    /// [`Error::NotFound`]; [`Error::Incomplete`]; [`Error::InvalidSnapshot`] when the two cannot
+    /// be compared; [`Error::Damaged`], also when a block does not hold what its digest was
+    /// made of; [`Error::Interrupted`]; [`Error::Io`].
     pub fn send(
         self: &Arc<Self>,
         name: &str,

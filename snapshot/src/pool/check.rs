@@ -13,7 +13,9 @@ use crate::layout::inode::{Inode, map_height};
 use crate::layout::node::{Entry, NodeKind};
 use crate::layout::runtime::{COMMITTED_OFFSET, DIRTY, DIRTY_OFFSET, committed_generation};
 use crate::layout::superblock::CATALOG_HEIGHT;
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo, SnapshotId};
+use crate::number::{
+    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo, SnapshotId,
+};
 use crate::recovery::reclaim_dead_holders;
 use crate::refs::BlockNumbers;
 use crate::store::{BlockStore, WrittenCursor};
@@ -25,7 +27,8 @@ const FINDINGS_MAX: usize = 100;
 /// What a check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CheckReport {
-    /// Each thing that is wrong, as a sentence. At most a hundred, and then how many more there are.
+    /// Each thing that is wrong, as a sentence. At most a hundred, and then how many more there
+    /// are.
     pub findings: Vec<String>,
     /// Blocks whose reference count was compared.
     pub blocks_checked: u64,
@@ -102,9 +105,10 @@ impl Visitor for Check<'_> {
 }
 
 impl Pool {
-    /// Checks every invariant: superblocks, each node and inode, each reference count against the catalog, each lease
-    /// and pin against the living holders, that free blocks read as zero, and that only blocks of memory have
-    /// digests. What they hold is for [`Pool::scrub`] to verify.
+    /// Checks every invariant: superblocks, each node and inode, each reference count against the
+    /// catalog, each lease and pin against the living holders, that free blocks read as zero,
+    /// and that only blocks of memory have digests. What they hold is for [`Pool::scrub`] to
+    /// verify.
     ///
     /// # Errors
     /// Only what keeps it from checking; what is wrong with the pool is in the report.
@@ -112,14 +116,15 @@ impl Pool {
         self.check_showing(&mut |_, _| ())
     }
 
-    /// The same. What takes long is to read free blocks: `on_progress` is told of how many of the pool's bytes that was done, and
-    /// how many there are.
+    /// The same. What takes long is to read free blocks: `on_progress` is told of how many of the
+    /// pool's bytes that was done, and how many there are.
     ///
     /// # Errors
     /// As [`Pool::check`].
     pub fn check_showing(&self, on_progress: &mut dyn FnMut(u64, u64)) -> Result<CheckReport> {
         let mut lock = CatalogLock::take(self)?;
-        // Who died since the pool was opened is no fault of the pool's; who dies from here on counts as living.
+        // Who died since the pool was opened is no fault of the pool's; who dies from here on
+        // counts as living.
         reclaim_dead_holders(&mut lock)?;
         let store = &self.store;
         let mut check = Check {
@@ -246,7 +251,8 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// What holders pin, also those that have died since the check began: whoever takes back what they left will find it.
+    /// What holders pin, also those that have died since the check began: whoever takes back what
+    /// they left will find it.
     fn pinned(&self) -> Result<HashSet<SnapshotId>> {
         let mut pinned = HashSet::new();
         for slot in 0..HOLDER_SLOTS {
@@ -284,7 +290,8 @@ impl Check<'_> {
         Ok(Some(frames))
     }
 
-    /// Checks the holder table: every slot in it is a living holder's, as the dead ones' were cleared first.
+    /// Checks the holder table: every slot in it is a living holder's, as the dead ones' were
+    /// cleared first.
     fn holders(&mut self) -> Result<HashMap<u32, Living>> {
         let known: HashSet<SnapshotId> = self.inodes.iter().map(|inode| inode.id).collect();
         let mut live = HashMap::new();
@@ -330,16 +337,20 @@ impl Check<'_> {
                 ));
             }
             match self.store.lease_owner(chunk)? {
-                Some(slot) if !live.contains_key(&slot) || !self.store.layout.is_data_chunk(chunk) => {
-                    self.find(format!("{chunk} is leased to slot {slot}, where no holder lives"));
+                Some(slot)
+                    if !live.contains_key(&slot) || !self.store.layout.is_data_chunk(chunk) =>
+                {
+                    self.find(format!(
+                        "{chunk} is leased to slot {slot}, where no holder lives"
+                    ));
                 }
                 Some(slot) => *leases.entry(slot).or_default() += 1,
                 None => {}
             }
         }
         for (slot, holder) in live {
-            // Its process gives leases back without asking for the lock, but takes none: the number read before the
-            // count cannot be too small.
+            // Its process gives leases back without asking for the lock, but takes none: the number
+            // read before the count cannot be too small.
             let found = leases.get(slot).copied().unwrap_or(0);
             if found > holder.leases {
                 let (name, said) = (&holder.name, holder.leases);
@@ -354,7 +365,10 @@ impl Check<'_> {
     fn chunk_counts(&mut self, chunk: ChunkNo) -> Result<u32> {
         let mut used = 0;
         let counts = self.store.refcounts(chunk)?;
-        let derived = self.refs.of_chunk(chunk).unwrap_or([0; CHUNK_BLOCKS as usize]);
+        let derived = self
+            .refs
+            .of_chunk(chunk)
+            .unwrap_or([0; CHUNK_BLOCKS as usize]);
         for ((block, said), derived) in chunk.blocks().zip(counts).zip(derived) {
             self.report.blocks_checked += 1;
             used += u32::from(derived > 0);

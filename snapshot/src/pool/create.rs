@@ -21,10 +21,14 @@ use crate::layout::runtime::{
     BOOT_ID_OFFSET, CLEAN, CLEAN_OFFSET, COMMITTED_OFFSET, DIRTY, DIRTY_OFFSET, committed_word,
 };
 use crate::layout::superblock::SuperblockV2;
-use crate::layout::{CHUNK_TABLE_BLOCK, Layout, SIZE_BYTES_MIN, SPARE_FIRST_BLOCK, SUPERBLOCK_BLOCKS};
+use crate::layout::{
+    CHUNK_TABLE_BLOCK, Layout, SIZE_BYTES_MIN, SPARE_FIRST_BLOCK, SUPERBLOCK_BLOCKS,
+};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
 use crate::recovery::{rebuild, reclaim_dead_holders};
-use crate::region::{Detected, MappedRegion, Medium, Region, available_bytes, detect, durability_limit};
+use crate::region::{
+    Detected, MappedRegion, Medium, Region, available_bytes, detect, durability_limit,
+};
 use crate::store::BlockStore;
 
 /// How a new pool shall be.
@@ -40,8 +44,8 @@ impl Pool {
     /// Makes a pool in a new file or on a DAX device that holds none, and opens it.
     ///
     /// # Errors
-    /// [`Error::Exists`], [`Error::HoldsPool`], [`Error::InUse`], [`Error::InvalidSize`], [`Error::NoSpaceOnMedium`],
-    /// [`Error::NotAPool`], [`Error::Io`]. No file is left then.
+    /// [`Error::Exists`], [`Error::HoldsPool`], [`Error::InUse`], [`Error::InvalidSize`],
+    /// [`Error::NoSpaceOnMedium`], [`Error::NotAPool`], [`Error::Io`]. No file is left then.
     pub fn create(path: &Path, options: &CreateOptions) -> Result<Arc<Pool>> {
         if is_device(path) {
             return Pool::create_on_device(path, options);
@@ -98,7 +102,12 @@ impl Pool {
                 "it was cut off: {len_bytes} of {size_bytes} bytes are left"
             )));
         }
-        let region = MappedRegion::map(duplicate(&file)?, size_bytes, medium, superblock.overcommit())?;
+        let region = MappedRegion::map(
+            duplicate(&file)?,
+            size_bytes,
+            medium,
+            superblock.overcommit(),
+        )?;
         Pool::open_on(Box::new(region), file, path, medium)
     }
 
@@ -184,7 +193,12 @@ fn fill(file: File, layout: &Layout, options: &CreateOptions) -> Result<()> {
 }
 
 /// Writes an empty pool to a region of zeros.
-pub(crate) fn format(region: &dyn Region, layout: &Layout, uuid: [u8; 16], overcommit: bool) -> Result<()> {
+pub(crate) fn format(
+    region: &dyn Region,
+    layout: &Layout,
+    uuid: [u8; 16],
+    overcommit: bool,
+) -> Result<()> {
     let superblocks = SUPERBLOCK_BLOCKS.len() as u64 * BLOCK_SIZE_BYTES;
     region.provide(0, BlockNo::new(CHUNK_TABLE_BLOCK).byte_offset())?;
     for segment in layout.segments() {
@@ -219,8 +233,8 @@ pub(super) fn open_medium(path: &Path) -> Result<(File, Detected)> {
     let file = open_options()
         .open(path)
         .map_err(Error::io(format!("opening the pool {}", path.display())))?;
-    let detected =
-        detect(&file)?.ok_or_else(|| not_a_pool("it is neither a file nor a DAX device".to_owned()))?;
+    let detected = detect(&file)?
+        .ok_or_else(|| not_a_pool("it is neither a file nor a DAX device".to_owned()))?;
     if detected.len_bytes < SIZE_BYTES_MIN {
         let len_bytes = detected.len_bytes;
         return Err(not_a_pool(format!(

@@ -61,8 +61,8 @@ impl Pool {
         Pool::open(path)
     }
 
-    /// Ends a pool that nobody uses, with all its snapshots, also one that is damaged or of another version. Its file is
-    /// removed; a device stays, with its bytes, but is no pool any more.
+    /// Ends a pool that nobody uses, with all its snapshots, also one that is damaged or of another
+    /// version. Its file is removed; a device stays, with its bytes, but is no pool any more.
     ///
     /// # Errors
     /// [`Error::InUse`], [`Error::NotAPool`], [`Error::Io`].
@@ -74,7 +74,8 @@ impl Pool {
             return Err(error);
         }
         if medium != Medium::Devdax {
-            return std::fs::remove_file(path).map_err(Error::io(format!("removing {}", path.display())));
+            return std::fs::remove_file(path)
+                .map_err(Error::io(format!("removing {}", path.display())));
         }
         let superblocks = vec![0; SUPERBLOCK_BLOCKS.len() * BLOCK_SIZE_BYTES as usize];
         region.write(0, &superblocks)?;

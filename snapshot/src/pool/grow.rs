@@ -1,7 +1,8 @@
 //! Making a pool larger while it is in use.
 //!
-//! The medium is made longer first and one more segment of zeros is an empty one, so the superblock switch is all there
-//! is to it: before the switch the pool is the old one, on a medium that is too long.
+//! The medium is made longer first and one more segment of zeros is an empty one, so the superblock
+//! switch is all there is to it: before the switch the pool is the old one, on a medium that is too
+//! long.
 
 use std::sync::atomic::Ordering;
 
@@ -40,8 +41,8 @@ impl Pool {
     /// Makes the pool larger. Who has it open, in whatever process, can use the new space at once.
     ///
     /// # Errors
-    /// [`Error::InvalidSize`], [`Error::NoSpaceOnMedium`], [`Error::FixedSize`], [`Error::Io`]. The pool is as it was
-    /// then.
+    /// [`Error::InvalidSize`], [`Error::NoSpaceOnMedium`], [`Error::FixedSize`], [`Error::Io`]. The
+    /// pool is as it was then.
     pub fn grow(&self, options: &GrowOptions) -> Result<Grown> {
         let mut lock = CatalogLock::take(self)?;
         let layout = &self.store.layout;
@@ -67,7 +68,8 @@ impl Pool {
                     tracing::warn!(%error, "could not take back the new length of a pool that did not grow");
                 }
             })?;
-        // Whether a switch that fails has reached the medium cannot be known: it stays as long as it is.
+        // Whether a switch that fails has reached the medium cannot be known: it stays as long as
+        // it is.
         commit.switch(superblock.clone())?;
         fault_point(FaultPoint::GrowSwitched);
         commit.settle(|_| false);
@@ -80,7 +82,8 @@ impl Pool {
         })
     }
 
-    /// All that the pool may still ask for must be there. Media but tmpfs have set aside what it has.
+    /// All that the pool may still ask for must be there. Media but tmpfs have set aside what it
+    /// has.
     fn check_medium_can_keep(&self, size_bytes: u64) -> Result<()> {
         use std::os::unix::fs::MetadataExt;
         let had_bytes = if self.medium == Medium::Tmpfs {
@@ -123,13 +126,15 @@ impl Pool {
         Ok(superblock)
     }
 
-    /// Takes note of what another process may have added to the pool. The caller has the catalog lock.
+    /// Takes note of what another process may have added to the pool. The caller has the catalog
+    /// lock.
     pub(crate) fn follow_growth(&self, superblock: &SuperblockV2) -> Result<()> {
         let layout = &self.store.layout;
         if superblock.size_bytes.get() <= layout.size_bytes() {
             return Ok(());
         }
-        self.overcommit.store(superblock.overcommit(), Ordering::Relaxed);
+        self.overcommit
+            .store(superblock.overcommit(), Ordering::Relaxed);
         self.store
             .region
             .extend(superblock.size_bytes.get(), superblock.overcommit())?;

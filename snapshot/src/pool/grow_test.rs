@@ -14,7 +14,11 @@ const BEFORE: u64 = 8 << 20;
 const AFTER: u64 = 14 << 20;
 
 fn open(region: SimRegion, locks: &tempfile::NamedTempFile) -> Arc<Pool> {
-    let file = File::options().read(true).write(true).open(locks.path()).unwrap();
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(locks.path())
+        .unwrap();
     Pool::open_on(Box::new(region), file, Path::new("simulated"), Medium::File).unwrap()
 }
 
@@ -75,7 +79,8 @@ fn a_growth_is_whole_or_nothing_wherever_the_power_fails() {
     let points = control.recorded();
     let mut seen = [0, 0];
     for (at, point) in points.iter().enumerate() {
-        let random = (1..4).map(|seed| Survivors::of_all(Fate::Scattered(Unit::Line, at as u64 * 4 + seed)));
+        let random =
+            (1..4).map(|seed| Survivors::of_all(Fate::Scattered(Unit::Line, at as u64 * 4 + seed)));
         for survivors in [Survivors::NONE, Survivors::ALL].into_iter().chain(random) {
             let what = format!("point {at} of {}, {survivors:?}", points.len());
             let locks = tempfile::NamedTempFile::new().unwrap();
@@ -83,7 +88,10 @@ fn a_growth_is_whole_or_nothing_wherever_the_power_fails() {
             seen[usize::from(assert_whole(&pool, &what) == AFTER)] += 1;
         }
     }
-    assert!(seen[0] > 0 && seen[1] > 0, "old and new were seen {seen:?} times");
+    assert!(
+        seen[0] > 0 && seen[1] > 0,
+        "old and new were seen {seen:?} times"
+    );
 }
 
 #[test]
@@ -100,9 +108,13 @@ fn a_growth_that_is_killed_anywhere_leaves_the_pool_in_order() {
             break;
         }
         drop(pool);
-        seen[usize::from(assert_whole(&survivor, &format!("killed at store {store}")) == AFTER)] += 1;
+        seen[usize::from(assert_whole(&survivor, &format!("killed at store {store}")) == AFTER)] +=
+            1;
     }
-    assert!(seen[0] > 0 && seen[1] > 0, "old and new were seen {seen:?} times");
+    assert!(
+        seen[0] > 0 && seen[1] > 0,
+        "old and new were seen {seen:?} times"
+    );
 }
 
 #[test]
@@ -141,7 +153,10 @@ fn what_the_medium_cannot_keep_is_refused_and_changes_nothing() {
         size_bytes,
         overcommit: false,
     };
-    assert!(matches!(pool.grow(&options), Err(Error::NoSpaceOnMedium { .. })));
+    assert!(matches!(
+        pool.grow(&options),
+        Err(Error::NoSpaceOnMedium { .. })
+    ));
     assert_eq!(pool.size_bytes(), BEFORE);
     assert_eq!(path.metadata().unwrap().len(), BEFORE);
     // Tables of chunks that nobody uses take no memory.

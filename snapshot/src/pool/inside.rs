@@ -221,7 +221,10 @@ impl Pool {
         Ok(PoolInside {
             superblocks,
             segments: segments.collect(),
-            spare_blocks: (crate::layout::SPARE_FIRST_BLOCK, crate::layout::SPARE_BLOCKS),
+            spare_blocks: (
+                crate::layout::SPARE_FIRST_BLOCK,
+                crate::layout::SPARE_BLOCKS,
+            ),
             inodes,
         })
     }

@@ -25,7 +25,10 @@ fn superblocks_segments_inodes_and_maps_are_told() {
         parent: None,
         memory_bytes: 64 << 20,
         base: None,
-        changes: &[(0, ChunkMap::Whole(whole)), (5, ChunkMap::Frames(Arc::new(leaf)))],
+        changes: &[
+            (0, ChunkMap::Whole(whole)),
+            (5, ChunkMap::Frames(Arc::new(leaf))),
+        ],
         state: &[9; 5000],
         frames_new: 515,
     };
@@ -45,7 +48,10 @@ fn superblocks_segments_inodes_and_maps_are_told() {
     assert_eq!(newest.max(), Some((status.generation, 1, 32 << 20)));
     assert_eq!(inside.superblocks.len(), 2);
     assert_eq!((inside.segments.len(), inside.segments[0].chunks), (1, 16));
-    assert_eq!((inside.inodes.len(), &inside.inodes[0].name[..]), (1, "base"));
+    assert_eq!(
+        (inside.inodes.len(), &inside.inodes[0].name[..]),
+        (1, "base")
+    );
 
     let snapshot = pool.inside_snapshot("base").unwrap();
     let MapInside {

@@ -90,7 +90,9 @@ impl Own<'_> {
 impl Visitor for Own<'_> {
     fn frames(&mut self, frames: Frames<'_>) -> Result<()> {
         match frames {
-            Frames::Chunk(chunk) => (0..CHUNK_BLOCKS).for_each(|index| self.count(chunk.block(index))),
+            Frames::Chunk(chunk) => {
+                (0..CHUNK_BLOCKS).for_each(|index| self.count(chunk.block(index)))
+            }
             Frames::Leaf(blocks) => blocks
                 .iter()
                 .filter(|number| **number != 0)
@@ -113,7 +115,10 @@ impl Pool {
         let mut lock = CatalogLock::take(self)?;
         reclaim_dead_holders(&mut lock)?;
         let listing = lock.listing()?;
-        let mut inodes: Vec<Arc<Inode>> = listing.iter().map(|listed| Arc::clone(&listed.inode)).collect();
+        let mut inodes: Vec<Arc<Inode>> = listing
+            .iter()
+            .map(|listed| Arc::clone(&listed.inode))
+            .collect();
         inodes.sort_by_key(|inode| inode.id);
         let mut sharing = Sharing::default();
         for inode in &inodes {

@@ -5,7 +5,12 @@ use std::sync::Arc;
 use super::*;
 use crate::{ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, SnapshotId, SnapshotKind};
 
-fn take(vm: &Holder, name: &str, base: Option<SnapshotId>, changes: &[(u32, ChunkMap)]) -> SnapshotId {
+fn take(
+    vm: &Holder,
+    name: &str,
+    base: Option<SnapshotId>,
+    changes: &[(u32, ChunkMap)],
+) -> SnapshotId {
     let new = NewSnapshot {
         kind: SnapshotKind::Vm,
         name,

@@ -36,7 +36,8 @@ use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS};
 use crate::region::{Durability, DurabilityLimit, Medium};
 use crate::store::BlockStore;
 
-/// An open pool. Any number of processes, and of `Pool` values in a process, may have the same pool open.
+/// An open pool. Any number of processes, and of `Pool` values in a process, may have the same pool
+/// open.
 pub struct Pool {
     path: PathBuf,
     file: File,
@@ -116,7 +117,11 @@ impl Pool {
     ///
     /// # Errors
     /// [`Error::Damaged`] when the pool has no such block.
-    pub fn read_block(&self, block: BlockNo, into: &mut [u8; BLOCK_SIZE_BYTES as usize]) -> Result<()> {
+    pub fn read_block(
+        &self,
+        block: BlockNo,
+        into: &mut [u8; BLOCK_SIZE_BYTES as usize],
+    ) -> Result<()> {
         self.store.read_block(block, into)
     }
 

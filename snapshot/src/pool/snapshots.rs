@@ -108,7 +108,8 @@ impl Pool {
         }
     }
 
-    /// Removes a snapshot. If a living holder pins it, its name goes now and its blocks when the last pin goes.
+    /// Removes a snapshot. If a living holder pins it, its name goes now and its blocks when the
+    /// last pin goes.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Damaged`], [`Error::Io`].

@@ -49,7 +49,8 @@ pub struct PoolStatus {
     pub snapshots: u32,
     /// Snapshots that were removed and are still in use.
     pub orphans: u32,
-    /// Of the snapshots, those that were received in part: nothing can be done with them but to receive the rest, or remove them.
+    /// Of the snapshots, those that were received in part: nothing can be done with them but to
+    /// receive the rest, or remove them.
     pub incomplete: u32,
     /// Commits made so far.
     pub generation: u64,
@@ -109,7 +110,10 @@ impl Pool {
             });
         }
         let listing = lock.listing()?;
-        let incomplete = listing.named().filter(|listed| listed.inode.incomplete).count() as u32;
+        let incomplete = listing
+            .named()
+            .filter(|listed| listed.inode.incomplete)
+            .count() as u32;
         let superblock = &lock.current()?.superblock;
         let metadata = self
             .file()

@@ -20,9 +20,12 @@ pub(crate) struct Detected {
     pub(crate) len_bytes: u64,
 }
 
-/// Finds out what a file is on. `None`: it is something that no pool can be in, such as a directory or a disk.
+/// Finds out what a file is on. `None`: it is something that no pool can be in, such as a directory
+/// or a disk.
 pub(crate) fn detect(file: &File) -> Result<Option<Detected>> {
-    let metadata = file.metadata().map_err(Error::io("looking at the pool's file"))?;
+    let metadata = file
+        .metadata()
+        .map_err(Error::io("looking at the pool's file"))?;
     if metadata.file_type().is_char_device() {
         return dax_device(&metadata);
     }
@@ -62,8 +65,8 @@ fn file_system_medium(file: &File) -> Result<Medium> {
 fn is_dax(file: &File) -> Result<bool> {
     // SAFETY: all zeros are a valid statx structure.
     let mut answer: libc::statx = unsafe { std::mem::zeroed() };
-    // SAFETY: the path is an empty C string, which with AT_EMPTY_PATH means the descriptor itself; `answer` is valid for
-    // writes of its size.
+    // SAFETY: the path is an empty C string, which with AT_EMPTY_PATH means the descriptor itself;
+    // `answer` is valid for writes of its size.
     let failed = unsafe {
         libc::statx(
             file.as_raw_fd(),
@@ -97,8 +100,12 @@ fn dax_device(metadata: &Metadata) -> Result<Option<Detected>> {
             "this DAX device is mapped {align_bytes} bytes at a time, a pool needs 2 MiB: make it with ndctl --align=2M"
         )));
     }
-    let size_bytes = attribute(&sysfs, "size")?
-        .ok_or_else(|| unsupported(format!("{} does not tell the device's size", sysfs.display())))?;
+    let size_bytes = attribute(&sysfs, "size")?.ok_or_else(|| {
+        unsupported(format!(
+            "{} does not tell the device's size",
+            sysfs.display()
+        ))
+    })?;
     Ok(Some(Detected {
         medium: Medium::Devdax,
         len_bytes: size_bytes / CHUNK_SIZE_BYTES * CHUNK_SIZE_BYTES,

@@ -74,14 +74,19 @@ enum Below {
     /// Memory of the host behind the appearance of a disk or a file system.
     HostMemory(String),
     /// Persistent memory, with the name of its region and its persistence domain.
-    Persistent { region: String, domain: Option<String> },
+    Persistent {
+        region: String,
+        domain: Option<String>,
+    },
     /// A disk, a network, or anything else that has to be told to flush.
     Other,
 }
 
 /// Finds out how durable a pool in a file can be.
 pub(crate) fn durability_limit(file: &File, medium: Medium) -> Result<DurabilityLimit> {
-    let metadata = file.metadata().map_err(Error::io("looking at the pool's file"))?;
+    let metadata = file
+        .metadata()
+        .map_err(Error::io("looking at the pool's file"))?;
     let below = match medium {
         Medium::Tmpfs | Medium::Hugetlbfs => Below::HostMemory(medium.name().to_owned()),
         Medium::Devdax => below_device(&sysfs_of_device("char", metadata.rdev())),
@@ -97,7 +102,8 @@ pub(crate) fn durability_limit(file: &File, medium: Medium) -> Result<Durability
     Ok(limit(medium, &below))
 }
 
-/// What is under the device that a directory of sysfs describes. A device made of others (dm, md) counts as `Other`.
+/// What is under the device that a directory of sysfs describes. A device made of others (dm, md)
+/// counts as `Other`.
 fn below_device(sysfs: &Path) -> Below {
     let path = std::fs::canonicalize(sysfs).unwrap_or_default();
     if let Some(region) = region_of(&path) {
@@ -150,13 +156,18 @@ fn limit(medium: Medium, below: &Below) -> DurabilityLimit {
         },
         (Medium::Devdax, Below::Other) => (
             Durability::Process,
-            "the device is no part of an NVDIMM region: a restart of the host may empty it".to_owned(),
+            "the device is no part of an NVDIMM region: a restart of the host may empty it"
+                .to_owned(),
         ),
         (Medium::Fsdax, Below::Other) => (
             Durability::Host,
-            "what is under the file system tells no persistence domain: a power cut may empty it".to_owned(),
+            "what is under the file system tells no persistence domain: a power cut may empty it"
+                .to_owned(),
         ),
-        (_, Below::Other) => (Durability::Power, "as far as the disk honours flushes".to_owned()),
+        (_, Below::Other) => (
+            Durability::Power,
+            "as far as the disk honours flushes".to_owned(),
+        ),
     };
     DurabilityLimit { strongest, reason }
 }

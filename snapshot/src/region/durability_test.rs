@@ -13,7 +13,9 @@ fn persistent(domain: Option<&str>) -> Below {
 fn belows(medium: Medium) -> Vec<Below> {
     match medium {
         Medium::Tmpfs | Medium::Hugetlbfs => vec![Below::HostMemory(medium.name().to_owned())],
-        Medium::Fsdax | Medium::Devdax => vec![persistent(Some("memory_controller")), persistent(None)],
+        Medium::Fsdax | Medium::Devdax => {
+            vec![persistent(Some("memory_controller")), persistent(None)]
+        }
         Medium::File => vec![Below::Other],
     }
 }
@@ -32,7 +34,10 @@ fn table() -> String {
         .for_each(|(what, _)| text.push_str(&format!(" {what} |")));
     text.push_str(" strongest `--durability` |\n|---|---|---|---|---|---|\n");
     for medium in Medium::ALL {
-        let limits: Vec<DurabilityLimit> = belows(medium).iter().map(|below| limit(medium, below)).collect();
+        let limits: Vec<DurabilityLimit> = belows(medium)
+            .iter()
+            .map(|below| limit(medium, below))
+            .collect();
         text.push_str(&format!("| {medium} |"));
         for (_, survives) in mishaps {
             let keeping: Vec<&DurabilityLimit> = limits
@@ -78,12 +83,16 @@ fn no_pool_promises_more_than_what_is_under_it_can() {
         assert_eq!(strongest(persistent(Some("unknown"))), Durability::Host);
         assert_eq!(strongest(persistent(Some("cpu_cache"))), Durability::Power);
     }
-    // Not the ordinary cases: a DAX device that is soft-reserved memory, a DAX file system on something virtual.
+    // Not the ordinary cases: a DAX device that is soft-reserved memory, a DAX file system on
+    // something virtual.
     assert_eq!(
         limit(Medium::Devdax, &Below::Other).strongest,
         Durability::Process
     );
-    assert_eq!(limit(Medium::Fsdax, &Below::Other).strongest, Durability::Host);
+    assert_eq!(
+        limit(Medium::Fsdax, &Below::Other).strongest,
+        Durability::Host
+    );
 }
 
 #[test]
@@ -112,11 +121,16 @@ fn the_persistence_domain_is_that_of_the_device_s_region() {
     );
     let partition = device("ACPI0012/ndbus1/region3/btt3.0/block/pmem3s/pmem3s1");
     fs::write(
-        sysfs.path().join("ACPI0012/ndbus1/region3/persistence_domain"),
+        sysfs
+            .path()
+            .join("ACPI0012/ndbus1/region3/persistence_domain"),
         "memory_controller\n",
     )
     .unwrap();
-    assert_eq!(below_device(&partition), persistent(Some("memory_controller")));
+    assert_eq!(
+        below_device(&partition),
+        persistent(Some("memory_controller"))
+    );
     assert_eq!(
         below_device(&device("virtual/block/ram0")),
         Below::HostMemory("the RAM disk ram0".to_owned())
@@ -136,5 +150,9 @@ fn memory_file_systems_keep_nothing_over_a_restart() {
     let file = tempfile::tempfile_in("/dev/shm").unwrap();
     let found = durability_limit(&file, Medium::Tmpfs).unwrap();
     assert_eq!(found.strongest, Durability::Process);
-    assert!(found.reason.contains("memory of the host"), "{}", found.reason);
+    assert!(
+        found.reason.contains("memory of the host"),
+        "{}",
+        found.reason
+    );
 }

@@ -25,15 +25,19 @@ pub(super) fn provide(file: &File, medium: Medium, range: Range<u64>) -> Result<
     }
 }
 
-/// Makes a range read as zero and gives it back to the medium, or, where it is `kept`, leaves it to the file. False
-/// when the medium cannot do it.
+/// Makes a range read as zero and gives it back to the medium, or, where it is `kept`, leaves it to
+/// the file. False when the medium cannot do it.
 pub(super) fn discard(file: &File, range: Range<u64>, kept: bool) -> Result<bool> {
     let mode = if kept {
         FallocateFlags::FALLOC_FL_ZERO_RANGE
     } else {
         FallocateFlags::FALLOC_FL_PUNCH_HOLE
     };
-    match change(file, mode | FallocateFlags::FALLOC_FL_KEEP_SIZE, range.clone())? {
+    match change(
+        file,
+        mode | FallocateFlags::FALLOC_FL_KEEP_SIZE,
+        range.clone(),
+    )? {
         Ok(()) => Ok(true),
         Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENODEV | Errno::EPERM) => Ok(false),
         Err(errno) => {
@@ -71,8 +75,8 @@ pub(super) fn first_written(file: &File, range: Range<u64>) -> Result<Option<Ran
 const SCAN_BYTES: u64 = 64 << 10;
 static ZEROS: [u8; SCAN_BYTES as usize] = [0; SCAN_BYTES as usize];
 
-/// The first piece of a range with something else than zeros. `read` may read less than was asked for: what is missing
-/// is zero.
+/// The first piece of a range with something else than zeros. `read` may read less than was asked
+/// for: what is missing is zero.
 pub(super) fn first_not_zero(
     range: Range<u64>,
     read: impl Fn(u64, &mut [u8]) -> Result<usize>,
@@ -92,5 +96,6 @@ pub(super) fn first_not_zero(
 }
 
 pub(super) fn signed(offset: u64) -> Result<i64> {
-    i64::try_from(offset).map_err(|_| Error::damaged(format!("the offset {offset} is beyond any file")))
+    i64::try_from(offset)
+        .map_err(|_| Error::damaged(format!("the offset {offset} is beyond any file")))
 }

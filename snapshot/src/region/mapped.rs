@@ -30,7 +30,12 @@ pub(crate) struct MappedRegion {
 
 impl MappedRegion {
     /// Maps the first `len` bytes of a file, which must have them.
-    pub(crate) fn map(file: File, len: u64, medium: Medium, overcommit: bool) -> Result<MappedRegion> {
+    pub(crate) fn map(
+        file: File,
+        len: u64,
+        medium: Medium,
+        overcommit: bool,
+    ) -> Result<MappedRegion> {
         let page_bytes = page_bytes(&file, medium)?;
         if medium == Medium::File {
             // Only advice, as for the mapping: nothing is read ahead that then counts as written.
@@ -62,8 +67,9 @@ impl MappedRegion {
         if !offset.is_multiple_of(4) {
             return Err(Error::damaged(format!("a word at the odd offset {offset}")));
         }
-        // SAFETY: in bounds (`at`), aligned (mappings begin at whole pages of the file, the offset is a multiple of 4),
-        // valid as long as `self`, and words are accessed atomically wherever threads or processes may meet.
+        // SAFETY: in bounds (`at`), aligned (mappings begin at whole pages of the file, the offset
+        // is a multiple of 4), valid as long as `self`, and words are accessed atomically
+        // wherever threads or processes may meet.
         Ok(unsafe { std::slice::from_raw_parts(place.cast::<AtomicU32>(), count) })
     }
 
@@ -87,7 +93,8 @@ impl MappedRegion {
         Ok(())
     }
 
-    /// The same for a long range, which may have holes: touching those would fill page tables for nothing.
+    /// The same for a long range, which may have holes: touching those would fill page tables for
+    /// nothing.
     fn write_back_stretches(&self, range: Range<u64>) -> Result<()> {
         if self.medium == Medium::Devdax {
             return self.write_back_lines(range);
@@ -140,7 +147,9 @@ impl Region for MappedRegion {
             return Ok(());
         }
         let metadata = self.file.metadata();
-        let medium_bytes = metadata.map_err(Error::io("looking at the pool's file"))?.len();
+        let medium_bytes = metadata
+            .map_err(Error::io("looking at the pool's file"))?
+            .len();
         if medium_bytes < len_bytes {
             return Err(Error::damaged(format!(
                 "it was cut off: {medium_bytes} of {len_bytes} bytes are left"
@@ -187,7 +196,12 @@ impl Region for MappedRegion {
         if self.medium == Medium::File {
             let (start, len) = (holes::signed(offset)?, holes::signed(len)?);
             // Only advice: pages that are dirty or mapped stay.
-            let _ = posix_fadvise(&self.file, start, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+            let _ = posix_fadvise(
+                &self.file,
+                start,
+                len,
+                PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+            );
         }
         Ok(())
     }
@@ -204,13 +218,16 @@ impl Region for MappedRegion {
             self.at(from, CHUNK_SIZE_BYTES as usize)?,
             self.at(to, CHUNK_SIZE_BYTES as usize)?,
         );
-        let aligned = [from, to].iter().all(|at| at.is_multiple_of(BLOCK_SIZE_BYTES));
+        let aligned = [from, to]
+            .iter()
+            .all(|at| at.is_multiple_of(BLOCK_SIZE_BYTES));
         if !aligned || from.abs_diff(to) < CHUNK_SIZE_BYTES {
             return Err(Error::invalid(format!(
                 "the chunk at byte {from} cannot be copied to byte {to}"
             )));
         }
-        // SAFETY: `at` checked both ranges; they do not overlap, and mappings begin at whole pages of the file.
+        // SAFETY: `at` checked both ranges; they do not overlap, and mappings begin at whole pages
+        // of the file.
         unsafe { streaming::copy_blocks(source, target, CHUNK_BLOCKS as usize) };
         Ok(())
     }
@@ -237,7 +254,8 @@ impl Region for MappedRegion {
         Ok(())
     }
 
-    /// Where the first store to a block waits for the file system's journal, writing it through the file system does not.
+    /// Where the first store to a block waits for the file system's journal, writing it through the
+    /// file system does not.
     fn write_foreign(&self, offset: u64, from: &[u8]) -> Result<()> {
         if (self.medium, self.durable_by) != (Medium::Fsdax, DurableBy::CacheLines) {
             return self.write(offset, from);

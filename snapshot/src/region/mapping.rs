@@ -13,7 +13,8 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use super::{Medium, available_bytes};
 use crate::error::{Error, Result};
 
-/// A part of the file. When the pool grows, one more mapping follows: those before it stay where they are.
+/// A part of the file. When the pool grows, one more mapping follows: those before it stay where
+/// they are.
 pub(super) struct Mapping {
     /// Where in the file it ends.
     end: u64,
@@ -29,19 +30,23 @@ pub(super) enum DurableBy {
     Nothing,
     /// The kernel writes them out.
     Sync,
-    /// They are once they have left the CPU's caches: the mapping is of a device, or one with `MAP_SYNC`, in which the
-    /// file system has made a block's place durable before the block can be stored to.
+    /// They are once they have left the CPU's caches: the mapping is of a device, or one with
+    /// `MAP_SYNC`, in which the file system has made a block's place durable before the block
+    /// can be stored to.
     CacheLines,
 }
 
-// SAFETY: a mapping belongs to the process, not to a thread, and lives as long as the value. Every access is a copy
-// through raw pointers or an atomic; no reference to mapped bytes is ever handed out.
+// SAFETY: a mapping belongs to the process, not to a thread, and lives as long as the value. Every
+// access is a copy through raw pointers or an atomic; no reference to mapped bytes is ever handed
+// out.
 unsafe impl Send for Mapping {}
-// SAFETY: as above; concurrent copies of the same bytes are ordered by the catalog lock or by the lease on the block.
+// SAFETY: as above; concurrent copies of the same bytes are ordered by the catalog lock or by the
+// lease on the block.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps a part of the pool so that stores to it become durable in the cheapest way that the medium has.
+    /// Maps a part of the pool so that stores to it become durable in the cheapest way that the
+    /// medium has.
     pub(super) fn map(
         file: &File,
         medium: Medium,
@@ -49,7 +54,9 @@ impl Mapping {
         overcommit: bool,
     ) -> Result<(Mapping, DurableBy)> {
         let size = usize::try_from(range.end - range.start).ok();
-        let (Some(size), Ok(offset)) = (size.and_then(NonZeroUsize::new), i64::try_from(range.start)) else {
+        let (Some(size), Ok(offset)) =
+            (size.and_then(NonZeroUsize::new), i64::try_from(range.start))
+        else {
             return Err(Error::InvalidSize {
                 size_bytes: range.end,
                 why: "it cannot be mapped",
@@ -63,7 +70,8 @@ impl Mapping {
                 available_bytes: available_bytes(file, medium)?,
             });
         }
-        let (base, durable_by) = mapped.map_err(Error::io(format!("mapping {size} bytes of the pool")))?;
+        let (base, durable_by) =
+            mapped.map_err(Error::io(format!("mapping {size} bytes of the pool")))?;
         let mapping = Mapping {
             end: range.end,
             base,
@@ -92,8 +100,8 @@ impl Mapping {
         last.end == more.end - more.len as u64 && last.next.set(Box::new(more)).is_ok()
     }
 
-    /// The address of a range of the file that lies in one mapping. Nothing that the pool reads or writes as one lies
-    /// in two: a mapping begins with a segment.
+    /// The address of a range of the file that lies in one mapping. Nothing that the pool reads or
+    /// writes as one lies in two: a mapping begins with a segment.
     pub(super) fn at(&self, offset: u64, len: usize) -> Option<*mut u8> {
         let mut mapping = self;
         while mapping.end <= offset && (len > 0 || mapping.end < offset) {
@@ -138,8 +146,8 @@ fn map_shared(
         Medium::Tmpfs | Medium::Hugetlbfs => shared(DurableBy::Nothing),
         Medium::File => {
             let mapped = shared(DurableBy::Sync)?;
-            // What the kernel would read ahead of a block's neighbours counts as written from then on, also where the
-            // file has never been.
+            // What the kernel would read ahead of a block's neighbours counts as written from then
+            // on, also where the file has never been.
             // SAFETY: the range is this new mapping; the advice changes nothing that it holds.
             unsafe { madvise(mapped.0, size.get(), MmapAdvise::MADV_RANDOM) }?;
             Ok(mapped)

@@ -14,7 +14,8 @@ pub enum Medium {
     Hugetlbfs,
     /// A file in persistent memory, mapped without a page cache (a file system mounted with `dax`).
     Fsdax,
-    /// Persistent memory as a character device (`/dev/daxX.Y`), mapped 2 MiB at a time; it cannot be read or written otherwise.
+    /// Persistent memory as a character device (`/dev/daxX.Y`), mapped 2 MiB at a time; it cannot
+    /// be read or written otherwise.
     Devdax,
     /// A file on any other file system.
     File,
@@ -26,8 +27,8 @@ pub enum Medium {
 pub enum CowEngine {
     /// Guest RAM maps the blocks themselves; userfaultfd stops the first write to each.
     Userfaultfd,
-    /// Guest RAM is memory private to the VM that shows the blocks; what the guest changed is copied to new blocks with
-    /// the next snapshot.
+    /// Guest RAM is memory private to the VM that shows the blocks; what the guest changed is
+    /// copied to new blocks with the next snapshot.
     Private,
 }
 

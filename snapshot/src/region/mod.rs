@@ -25,8 +25,8 @@ pub(crate) use space::available_bytes;
 use crate::error::Result;
 use crate::number::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES};
 
-/// The bytes of a pool. All that the pool itself reads and writes goes through here, so that tests can put a medium
-/// underneath that loses what was not flushed.
+/// The bytes of a pool. All that the pool itself reads and writes goes through here, so that tests
+/// can put a medium underneath that loses what was not flushed.
 ///
 /// Offsets and lengths are in bytes. What lies outside of the region is an error, never a panic.
 pub(crate) trait Region: Send + Sync {
@@ -36,20 +36,22 @@ pub(crate) trait Region: Send + Sync {
     /// Makes more of the medium part of the region, whose medium must be this long already.
     fn extend(&self, len_bytes: u64, overcommit: bool) -> Result<()>;
 
-    /// Cuts the medium off behind `keep_bytes`, and then makes it `len_bytes` long: all behind reads as zero. The new
-    /// length is durable when this returns; the region itself does not change.
+    /// Cuts the medium off behind `keep_bytes`, and then makes it `len_bytes` long: all behind
+    /// reads as zero. The new length is durable when this returns; the region itself does not
+    /// change.
     fn resize_medium(&self, keep_bytes: u64, len_bytes: u64) -> Result<()>;
 
     /// Copies bytes out.
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<()>;
 
-    /// Copies bytes out without filling holes. An error of the medium is an [`crate::Error::Io`] where the medium can tell
-    /// one; `read` kills the process then.
+    /// Copies bytes out without filling holes. An error of the medium is an [`crate::Error::Io`]
+    /// where the medium can tell one; `read` kills the process then.
     fn read_unfilled(&self, offset: u64, into: &mut [u8]) -> Result<()> {
         self.read(offset, into)
     }
 
-    /// Has the next `read_unfilled` of a range come from the medium and no cache, as far as the system lets us.
+    /// Has the next `read_unfilled` of a range come from the medium and no cache, as far as the
+    /// system lets us.
     fn forget_cached(&self, _offset: u64, _len: u64) -> Result<()> {
         Ok(())
     }
@@ -70,9 +72,9 @@ pub(crate) trait Region: Send + Sync {
     /// Starts making a range durable that was stored to by `write` or `store_u32`.
     fn flush(&self, offset: u64, len: u64) -> Result<()>;
 
-    /// Starts making a range durable that may have been stored to by anyone in any way: by a guest through a mapping of
-    /// its own, with pwrite(2), by another process. On a DAX file that takes the file system, which otherwise may not
-    /// find such blocks again.
+    /// Starts making a range durable that may have been stored to by anyone in any way: by a guest
+    /// through a mapping of its own, with pwrite(2), by another process. On a DAX file that
+    /// takes the file system, which otherwise may not find such blocks again.
     fn flush_foreign(&self, offset: u64, len: u64) -> Result<()> {
         self.flush(offset, len)
     }
@@ -85,13 +87,15 @@ pub(crate) trait Region: Send + Sync {
     /// Returns when all that this thread flushed before is as durable as the medium can make it.
     fn fence(&self) -> Result<()>;
 
-    /// Makes a range read as zero and gives its memory back to the medium, as far as its granule allows.
+    /// Makes a range read as zero and gives its memory back to the medium, as far as its granule
+    /// allows.
     fn punch(&self, offset: u64, len: u64) -> Result<()>;
 
     /// Smallest aligned range whose memory `punch` gives back.
     fn punch_granule_bytes(&self) -> u64;
 
-    /// Whether a chunk that was punched in parts may still take memory until it is punched as a whole.
+    /// Whether a chunk that was punched in parts may still take memory until it is punched as a
+    /// whole.
     fn keeps_punched_parts(&self) -> bool {
         self.punch_granule_bytes() >= CHUNK_SIZE_BYTES
     }
@@ -121,13 +125,14 @@ pub(crate) trait Region: Send + Sync {
     /// The first stretch of `range` that may hold something else than zeros.
     fn next_written(&self, range: Range<u64>) -> Result<Option<Range<u64>>>;
 
-    /// Has the medium keep a range for this pool alone, written or not, where it does not do so by itself and can.
-    /// hugetlbfs does when the range is mapped; tmpfs cannot without filling it.
+    /// Has the medium keep a range for this pool alone, written or not, where it does not do so by
+    /// itself and can. hugetlbfs does when the range is mapped; tmpfs cannot without filling
+    /// it.
     fn set_aside(&self, _range: Range<u64>) -> Result<()> {
         Ok(())
     }
 
-    /// Makes sure that the medium has memory for a range before it is written to: a store to a sparse medium that is
-    /// full kills the process.
+    /// Makes sure that the medium has memory for a range before it is written to: a store to a
+    /// sparse medium that is full kills the process.
     fn provide(&self, offset: u64, len: u64) -> Result<()>;
 }

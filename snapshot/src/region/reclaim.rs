@@ -14,7 +14,8 @@ pub(super) enum Reclaim {
     Punch,
     /// The file keeps their space, which was set aside for it; the file system zeroes them.
     Keep,
-    /// Zeros are stored: the medium takes nothing back, or it would not set aside again what it took (hugetlbfs).
+    /// Zeros are stored: the medium takes nothing back, or it would not set aside again what it
+    /// took (hugetlbfs).
     Store,
 }
 
@@ -30,9 +31,12 @@ impl Reclaim {
     }
 }
 
-/// What the medium gives and takes back at once. A tmpfs with huge pages (`huge=`) says so by the size that it likes to be read in.
+/// What the medium gives and takes back at once. A tmpfs with huge pages (`huge=`) says so by the
+/// size that it likes to be read in.
 pub(super) fn page_bytes(file: &File, medium: Medium) -> Result<u64> {
-    let metadata = file.metadata().map_err(Error::io("looking at the pool's file"))?;
+    let metadata = file
+        .metadata()
+        .map_err(Error::io("looking at the pool's file"))?;
     Ok(
         if medium == Medium::Tmpfs && metadata.blksize() >= CHUNK_SIZE_BYTES {
             CHUNK_SIZE_BYTES

@@ -13,7 +13,8 @@ pub(crate) fn available_bytes(file: &File, medium: Medium) -> Result<u64> {
     if medium == Medium::Devdax {
         return Ok(detect(file)?.map_or(0, |detected| detected.len_bytes));
     }
-    let stat = fstatvfs(file).map_err(Error::io("asking for the space left on the pool's medium"))?;
+    let stat =
+        fstatvfs(file).map_err(Error::io("asking for the space left on the pool's medium"))?;
     let left = stat.blocks_available().saturating_mul(stat.fragment_size());
     Ok(match medium {
         Medium::Tmpfs => left.min(memory_available_bytes()?),
@@ -24,8 +25,8 @@ pub(crate) fn available_bytes(file: &File, medium: Medium) -> Result<u64> {
     })
 }
 
-/// Huge pages that nobody has and nobody has reserved, and those that the kernel may make beyond its pool
-/// (Documentation/admin-guide/mm/hugetlbpage.rst).
+/// Huge pages that nobody has and nobody has reserved, and those that the kernel may make beyond
+/// its pool (Documentation/admin-guide/mm/hugetlbpage.rst).
 fn huge_pages_available_bytes() -> Result<u64> {
     let count = |name: &str| -> Result<u64> {
         let path = format!("/sys/kernel/mm/hugepages/hugepages-2048kB/{name}");
@@ -39,10 +40,17 @@ fn huge_pages_available_bytes() -> Result<u64> {
 
 /// `MemAvailable` of proc_meminfo(5): a tmpfs may be allowed more than the host has.
 fn memory_available_bytes() -> Result<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").map_err(Error::io("reading /proc/meminfo"))?;
+    let text =
+        std::fs::read_to_string("/proc/meminfo").map_err(Error::io("reading /proc/meminfo"))?;
     let kib = text
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"))
-        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+        .and_then(|rest| {
+            rest.trim()
+                .trim_end_matches("kB")
+                .trim()
+                .parse::<u64>()
+                .ok()
+        });
     Ok(kib.map_or(u64::MAX, |kib| kib.saturating_mul(1024)))
 }

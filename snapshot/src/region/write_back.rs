@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 
 /// What brings stores to a medium. A trait, so that tests can note it down and make it fail.
 pub(super) trait WriteBack: Send + Sync {
-    /// Starts writing the cache lines of a range back to memory. Whoever stored them, and through whichever mapping:
-    /// caches go by physical address.
+    /// Starts writing the cache lines of a range back to memory. Whoever stored them, and through
+    /// whichever mapping: caches go by physical address.
     ///
     /// # Safety
     /// The range is mapped for reading.
@@ -23,8 +23,8 @@ pub(super) trait WriteBack: Send + Sync {
     /// Waits for the lines that this thread began to write back.
     fn drain(&self);
 
-    /// Has the kernel write everything of the file that is not on its medium yet, whoever stored it, and what is needed
-    /// to find it again.
+    /// Has the kernel write everything of the file that is not on its medium yet, whoever stored
+    /// it, and what is needed to find it again.
     fn sync(&self, file: &File) -> io::Result<()>;
 }
 
@@ -49,8 +49,8 @@ impl OfThisHost {
     pub(super) fn new() -> OfThisHost {
         // An unsafe function up to Rust 1.89.
         #[allow(unused_unsafe)]
-        // SAFETY: every x86-64 CPU has the instruction and these leaves; leaves that a CPU lacks read as another's, and
-        // leaf 7 is asked only where it exists.
+        // SAFETY: every x86-64 CPU has the instruction and these leaves; leaves that a CPU lacks
+        // read as another's, and leaf 7 is asked only where it exists.
         let (leaves, features, more) = unsafe { (__cpuid(0).eax, __cpuid(1), __cpuid(7)) };
         let more = if leaves >= 7 { more.ebx } else { 0 };
         OfThisHost {
@@ -70,12 +70,15 @@ impl WriteBack for OfThisHost {
         let first = start.addr() / self.line_bytes * self.line_bytes;
         let end = start.addr() + len;
         for line in (first..end).step_by(self.line_bytes) {
-            // SAFETY: the line overlaps the range, which the caller says is mapped, and pages are made of whole lines.
-            // The instructions change no memory and no register; they may not move over stores to it, so the assembler
-            // block counts as one that reads and writes memory.
+            // SAFETY: the line overlaps the range, which the caller says is mapped, and pages are
+            // made of whole lines. The instructions change no memory and no register;
+            // they may not move over stores to it, so the assembler block counts as one
+            // that reads and writes memory.
             unsafe {
                 match self.instruction {
-                    Instruction::Clwb => asm!("clwb [{}]", in(reg) line, options(nostack, preserves_flags)),
+                    Instruction::Clwb => {
+                        asm!("clwb [{}]", in(reg) line, options(nostack, preserves_flags))
+                    }
                     Instruction::Clflushopt => {
                         asm!("clflushopt [{}]", in(reg) line, options(nostack, preserves_flags));
                     }
@@ -118,8 +121,8 @@ impl SyncQueue {
 
     /// Returns when all that was noted before is on the medium.
     ///
-    /// After an error it fails for ever: the kernel tells of a write that failed only once, and then takes the page for
-    /// written, so that a later success would prove nothing.
+    /// After an error it fails for ever: the kernel tells of a write that failed only once, and
+    /// then takes the page for written, so that a later success would prove nothing.
     pub(super) fn sync(&self, file: &File, by: &dyn WriteBack) -> Result<()> {
         let up_to = self.noted.load(Ordering::Acquire);
         let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);

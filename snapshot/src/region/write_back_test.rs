@@ -1,4 +1,5 @@
-//! What a commit brings to its medium, and in which order, noted down by a double of the CPU's caches and the kernel.
+//! What a commit brings to its medium, and in which order, noted down by a double of the CPU's
+//! caches and the kernel.
 
 use std::fs::File;
 use std::io;
@@ -10,7 +11,9 @@ use super::super::write_back::{OfThisHost, WriteBack};
 use super::super::{Medium, Region};
 use super::{DurableBy, MappedRegion};
 use crate::layout::Layout;
-use crate::{BLOCK_SIZE_BYTES, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotKind};
+use crate::{
+    BLOCK_SIZE_BYTES, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotKind,
+};
 
 const SIZE: u64 = 16 << 20;
 
@@ -80,7 +83,13 @@ impl Bench {
     fn new(medium: Medium, durable_by: DurableBy) -> Bench {
         let file = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
         file.as_file().set_len(SIZE).unwrap();
-        let opened = || File::options().read(true).write(true).open(file.path()).unwrap();
+        let opened = || {
+            File::options()
+                .read(true)
+                .write(true)
+                .open(file.path())
+                .unwrap()
+        };
         let mut region = MappedRegion::map(opened(), SIZE, medium, false).unwrap();
         let recorder = Recorder(Arc::new(Mutex::new(Noted {
             base: region.at(0, 0).unwrap().addr(),
@@ -92,8 +101,13 @@ impl Bench {
         region.durable_by = durable_by;
         region.write_back = Box::new(recorder.clone());
         crate::pool::format(&region, &Layout::for_size(SIZE).unwrap(), [7; 16], false).unwrap();
-        let pool = Pool::open_on(Box::new(region), opened(), Path::new("recorded"), medium).unwrap();
-        Bench { file, recorder, pool }
+        let pool =
+            Pool::open_on(Box::new(region), opened(), Path::new("recorded"), medium).unwrap();
+        Bench {
+            file,
+            recorder,
+            pool,
+        }
     }
 
     /// Commits a snapshot of one frame that somebody else stored, not the region.
@@ -150,7 +164,11 @@ fn assert_kept(pool: &Arc<Pool>, names: &[&str]) {
         let mut bytes = [0; BLOCK_SIZE_BYTES as usize];
         pool.read_block(map.chunk(0).unwrap().block(9).unwrap(), &mut bytes)
             .unwrap();
-        assert_eq!(bytes, [name.len() as u8; BLOCK_SIZE_BYTES as usize], "{name}");
+        assert_eq!(
+            bytes,
+            [name.len() as u8; BLOCK_SIZE_BYTES as usize],
+            "{name}"
+        );
         reader.unpin(entry.id).unwrap();
     }
 }
@@ -195,9 +213,9 @@ fn on_a_dax_file_the_file_system_is_asked_for_frames_and_not_for_metadata() {
     let syncs: Vec<usize> = (0..commit.len())
         .filter(|at| commit[*at] == Event::Sync)
         .collect();
-    let superblock = commit
-        .iter()
-        .position(|event| matches!(event, Event::Lines(offset, _) if *offset < 2 * BLOCK_SIZE_BYTES));
+    let superblock = commit.iter().position(
+        |event| matches!(event, Event::Lines(offset, _) if *offset < 2 * BLOCK_SIZE_BYTES),
+    );
     assert_eq!(syncs.len(), 1, "{commit:?}");
     assert!(superblock.is_some_and(|at| at > syncs[0]), "{commit:?}");
     assert_eq!(commit.last(), Some(&Event::Drain));

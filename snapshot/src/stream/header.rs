@@ -114,14 +114,17 @@ impl StreamHeader {
 
     pub(crate) fn decode(payload: &[u8]) -> Result<StreamHeader> {
         let fault = |what: &str| damaged(format!("its header has {what}"));
-        let (raw, spec) = HeaderV1::read_from_prefix(payload).map_err(|_| fault("a wrong length"))?;
-        let kind = SnapshotKind::from_raw(raw.kind).ok_or_else(|| fault("an unknown kind of snapshot"))?;
+        let (raw, spec) =
+            HeaderV1::read_from_prefix(payload).map_err(|_| fault("a wrong length"))?;
+        let kind =
+            SnapshotKind::from_raw(raw.kind).ok_or_else(|| fault("an unknown kind of snapshot"))?;
         let name = name_in(&raw.name, raw.name_bytes).ok_or_else(|| fault("an impossible name"))?;
         let base = match (Identity::from_bytes(raw.base_identity), raw.base_name_bytes) {
             (None, 0) => None,
             (Some(identity), bytes) => Some(BaseOf {
                 identity,
-                name: name_in(&raw.base_name, bytes).ok_or_else(|| fault("an impossible name of a base"))?,
+                name: name_in(&raw.base_name, bytes)
+                    .ok_or_else(|| fault("an impossible name of a base"))?,
             }),
             (None, _) => return Err(fault("a base without an identity")),
         };

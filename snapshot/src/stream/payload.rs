@@ -59,8 +59,8 @@ impl StreamTotals {
     }
 
     pub(crate) fn decode(payload: &[u8]) -> Result<StreamTotals> {
-        let raw =
-            EndV1::read_from_bytes(payload).map_err(|_| damaged("its end record has a wrong length"))?;
+        let raw = EndV1::read_from_bytes(payload)
+            .map_err(|_| damaged("its end record has a wrong length"))?;
         Ok(StreamTotals {
             chunks: raw.chunks.get(),
             frames_written: raw.frames_written.get(),
@@ -101,13 +101,14 @@ impl ChunkRecord {
 
     /// Decodes what is before the compressed frames; those themselves.
     pub(crate) fn open<'p>(&mut self, payload: &'p [u8]) -> Result<&'p [u8]> {
-        let (raw, compressed) =
-            ChunkV1::read_from_prefix(payload).map_err(|_| damaged("a chunk's record is too short"))?;
+        let (raw, compressed) = ChunkV1::read_from_prefix(payload)
+            .map_err(|_| damaged("a chunk's record is too short"))?;
         self.index = raw.index.get();
         self.written = FrameSet::from_words(raw.written.map(U64::get));
         self.emptied = FrameSet::from_words(raw.emptied.map(U64::get));
         let empty = self.written.is_empty() && self.emptied.is_empty();
-        if raw.reserved.get() != 0 || empty || !self.written.intersection(&self.emptied).is_empty() {
+        if raw.reserved.get() != 0 || empty || !self.written.intersection(&self.emptied).is_empty()
+        {
             return Err(damaged(format!(
                 "the record of chunk {} makes no sense",
                 self.index
@@ -119,6 +120,8 @@ impl ChunkRecord {
     /// The frames of the chunk that a memory of so many frames has.
     pub(crate) fn frames_inside(index: u32, frames_total: u64) -> u32 {
         let first = u64::from(index) * u64::from(CHUNK_BLOCKS);
-        frames_total.saturating_sub(first).min(u64::from(CHUNK_BLOCKS)) as u32
+        frames_total
+            .saturating_sub(first)
+            .min(u64::from(CHUNK_BLOCKS)) as u32
     }
 }

@@ -41,7 +41,8 @@ impl<'i> StreamReader<'i> {
     /// Reads the header.
     ///
     /// # Errors
-    /// [`Error::NotAStream`], [`Error::StreamVersion`], [`Error::StreamCut`], [`Error::StreamDamaged`], [`Error::Io`].
+    /// [`Error::NotAStream`], [`Error::StreamVersion`], [`Error::StreamCut`],
+    /// [`Error::StreamDamaged`], [`Error::Io`].
     pub fn begin(input: &'i mut dyn Read) -> Result<StreamReader<'i>> {
         let mut prelude = [0; size_of::<PreludeV1>()];
         read_exact(input, &mut prelude)?;
@@ -124,7 +125,10 @@ impl<'i> StreamReader<'i> {
 
     fn read_chunk(&mut self) -> Result<()> {
         let compressed = self.chunk.open(&self.payload)?;
-        let (index, all) = (self.chunk.index, self.chunk.written.union(&self.chunk.emptied));
+        let (index, all) = (
+            self.chunk.index,
+            self.chunk.written.union(&self.chunk.emptied),
+        );
         if u64::from(index) < self.next_index {
             return Err(damaged(format!("chunk {index} comes behind a later one")));
         }
@@ -140,7 +144,12 @@ impl<'i> StreamReader<'i> {
             )));
         }
         let len = self.chunk.written.count() as usize * BLOCK_SIZE_BYTES as usize;
-        decompress(&mut self.decompressor, compressed, len, &mut self.chunk.content)?;
+        decompress(
+            &mut self.decompressor,
+            compressed,
+            len,
+            &mut self.chunk.content,
+        )?;
         self.next_index = u64::from(index) + 1;
         self.totals.add(&self.chunk.written, &self.chunk.emptied);
         Ok(())
@@ -190,6 +199,8 @@ fn decompress(
     if found == len {
         Ok(())
     } else {
-        Err(damaged(format!("{found} bytes came out where {len} belong")))
+        Err(damaged(format!(
+            "{found} bytes came out where {len} belong"
+        )))
     }
 }

@@ -99,7 +99,12 @@ impl Chain {
     }
 
     /// Writes the next record; how many bytes it has.
-    pub(crate) fn write(&mut self, out: &mut dyn Write, kind: RecordKind, payload: &[u8]) -> Result<u64> {
+    pub(crate) fn write(
+        &mut self,
+        out: &mut dyn Write,
+        kind: RecordKind,
+        payload: &[u8],
+    ) -> Result<u64> {
         let digest = self.digest_of(kind as u32, payload);
         let record = RecordV1 {
             kind: (kind as u32).into(),
@@ -115,17 +120,25 @@ impl Chain {
         Ok((size_of::<RecordV1>() + payload.len()) as u64)
     }
 
-    /// Reads the next record, whose payload it puts into `payload`; its kind, and how many bytes it has.
-    pub(crate) fn read(&mut self, input: &mut dyn Read, payload: &mut Vec<u8>) -> Result<(RecordKind, u64)> {
+    /// Reads the next record, whose payload it puts into `payload`; its kind, and how many bytes it
+    /// has.
+    pub(crate) fn read(
+        &mut self,
+        input: &mut dyn Read,
+        payload: &mut Vec<u8>,
+    ) -> Result<(RecordKind, u64)> {
         let mut record = [0; size_of::<RecordV1>()];
         read_exact(input, &mut record)?;
-        let record = RecordV1::read_from_bytes(&record).map_err(|_| damaged("a record of a wrong size"))?;
+        let record =
+            RecordV1::read_from_bytes(&record).map_err(|_| damaged("a record of a wrong size"))?;
         let number = self.number;
         let kind = RecordKind::from_raw(record.kind.get())
             .ok_or_else(|| damaged(format!("record {number} is of an unknown kind")))?;
         let len = record.payload_bytes.get() as usize;
         if len > kind.payload_bytes_max() {
-            return Err(damaged(format!("record {number} says that it has {len} bytes")));
+            return Err(damaged(format!(
+                "record {number} says that it has {len} bytes"
+            )));
         }
         if record.number.get() != number {
             return Err(damaged(format!(
@@ -152,7 +165,8 @@ pub(crate) fn damaged(what: impl Into<String>) -> Error {
     Error::StreamDamaged { what: what.into() }
 }
 
-/// What the error of an input or output holds when whoever asked for it has ended it: [`Error::Interrupted`] then.
+/// What the error of an input or output holds when whoever asked for it has ended it:
+/// [`Error::Interrupted`] then.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 pub struct Stopped;

@@ -1,7 +1,8 @@
 //! Sealed streams: encrypted and authenticated with a key that sender and receiver have.
 //!
-//! ChaCha20-Poly1305 in the STREAM construction (crate `aead-stream`): pieces of 64 KiB that cannot be changed, left out, repeated or put in another
-//! order, the last of which is known to be the last. Each stream has a key of its own, derived from the key file's and a random salt, so
+//! ChaCha20-Poly1305 in the STREAM construction (crate `aead-stream`): pieces of 64 KiB that cannot
+//! be changed, left out, repeated or put in another order, the last of which is known to be the
+//! last. Each stream has a key of its own, derived from the key file's and a random salt, so
 //! that no nonce is ever used twice.
 
 use std::io::{Error as IoError, ErrorKind, Read, Write};
@@ -24,7 +25,8 @@ const TAG_BYTES: usize = 16;
 const LAST: u32 = 1 << 31;
 /// What the keys of streams, and the checks whether a key is the right one, are derived for.
 pub(crate) const KEY_CONTEXT: &str = "nvvmm 2026-11-28 key of one sealed snapshot stream";
-pub(crate) const CHECK_CONTEXT: &str = "nvvmm 2026-11-28 check of the key of a sealed snapshot stream";
+pub(crate) const CHECK_CONTEXT: &str =
+    "nvvmm 2026-11-28 check of the key of a sealed snapshot stream";
 
 /// The key that sender and receiver have.
 #[derive(Clone)]
@@ -110,11 +112,13 @@ impl<W: Write> Sealing<W> {
         let failed = |_| IoError::other("the stream is too long to be sealed");
         let sealed = if last {
             let encryptor = self.encryptor.take();
-            let encryptor = encryptor.ok_or_else(|| IoError::other("the sealed stream has ended"))?;
+            let encryptor =
+                encryptor.ok_or_else(|| IoError::other("the sealed stream has ended"))?;
             encryptor.encrypt_last(&self.piece[..]).map_err(failed)?
         } else {
             let encryptor = self.encryptor.as_mut();
-            let encryptor = encryptor.ok_or_else(|| IoError::other("the sealed stream has ended"))?;
+            let encryptor =
+                encryptor.ok_or_else(|| IoError::other("the sealed stream has ended"))?;
             encryptor.encrypt_next(&self.piece[..]).map_err(failed)?
         };
         self.piece.clear();
@@ -156,8 +160,8 @@ impl<R: Read> Opening<R> {
     /// Reads the beginning of a sealed stream.
     ///
     /// # Errors
-    /// [`Error::StreamNotSealed`], [`Error::NotAStream`], [`Error::WrongKey`], [`Error::StreamVersion`], [`Error::StreamCut`],
-    /// [`Error::Io`].
+    /// [`Error::StreamNotSealed`], [`Error::NotAStream`], [`Error::WrongKey`],
+    /// [`Error::StreamVersion`], [`Error::StreamCut`], [`Error::Io`].
     pub fn begin(mut input: R, key: &Key) -> Result<Opening<R>> {
         let mut start = [0; 16];
         read_exact(&mut input, &mut start)?;
@@ -166,7 +170,9 @@ impl<R: Read> Opening<R> {
             Ok(super::record::MAGIC) => return Err(Error::StreamNotSealed),
             _ => return Err(Error::NotAStream),
         }
-        let word = |at: usize| u32::from_le_bytes([start[at], start[at + 1], start[at + 2], start[at + 3]]);
+        let word = |at: usize| {
+            u32::from_le_bytes([start[at], start[at + 1], start[at + 2], start[at + 3]])
+        };
         if word(8) != VERSION {
             return Err(Error::StreamVersion {
                 found: word(8),

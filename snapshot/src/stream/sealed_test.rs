@@ -82,7 +82,10 @@ fn pieces_left_out_repeated_or_exchanged_are_found_and_those_before_are_good() {
     let pieces: Vec<&[u8]> = bytes[START_BYTES..].chunks(piece).collect();
     assert_eq!(pieces.len(), 5);
     let check = |pieces: &[&[u8]], good: usize| {
-        let (out, done) = opened(&[&bytes[..START_BYTES], &pieces.concat()].concat(), &key('a'));
+        let (out, done) = opened(
+            &[&bytes[..START_BYTES], &pieces.concat()].concat(),
+            &key('a'),
+        );
         assert!(done.is_err());
         assert!(
             out == plain[..good * PIECE_BYTES],
@@ -92,7 +95,9 @@ fn pieces_left_out_repeated_or_exchanged_are_found_and_those_before_are_good() {
     };
     check(&[pieces[0], pieces[2], pieces[3], pieces[4]], 1);
     check(
-        &[pieces[0], pieces[0], pieces[1], pieces[2], pieces[3], pieces[4]],
+        &[
+            pieces[0], pieces[0], pieces[1], pieces[2], pieces[3], pieces[4],
+        ],
         1,
     );
     check(&[pieces[0], pieces[2], pieces[1], pieces[3], pieces[4]], 1);

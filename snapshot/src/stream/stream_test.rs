@@ -81,7 +81,11 @@ fn read(mut bytes: &[u8]) -> Result<(StreamHeader, Vec<u8>, Vec<ChunkRecord>)> {
 }
 
 fn small() -> Vec<u8> {
-    let chunks = [chunk(0, &[3], &[9]), chunk(2, &[], &[0]), chunk(5, &[0, 2], &[1])];
+    let chunks = [
+        chunk(0, &[3], &[9]),
+        chunk(2, &[], &[0]),
+        chunk(5, &[0, 2], &[1]),
+    ];
     written(&header(true), b"state", &chunks)
 }
 
@@ -128,7 +132,11 @@ fn a_stream_that_ends_anywhere_before_its_end_is_one_that_was_cut_off() {
 fn records_left_out_repeated_exchanged_or_of_another_stream_are_refused() {
     let bytes = small();
     let other = {
-        let chunks = [chunk(0, &[3], &[9]), chunk(2, &[], &[0]), chunk(5, &[0, 2], &[1])];
+        let chunks = [
+            chunk(0, &[3], &[9]),
+            chunk(2, &[], &[0]),
+            chunk(5, &[0, 2], &[1]),
+        ];
         written(&header(true), b"STATE", &chunks)
     };
     let bounds = bounds(&bytes);
@@ -179,7 +187,9 @@ fn what_is_no_stream_and_what_another_version_wrote_is_told_by_name() {
 fn streams_that_make_no_sense_are_refused_with_good_digests() {
     let based = header(true);
     let refused = |header: &StreamHeader, state: &[u8], chunks: &[ChunkRecord], what: &str| {
-        let refusal = read(&written(header, state, chunks)).unwrap_err().to_string();
+        let refusal = read(&written(header, state, chunks))
+            .unwrap_err()
+            .to_string();
         assert!(refusal.contains(what), "{refusal}");
     };
     refused(&based, b"four", &[], "bytes came out where 5 belong");
@@ -225,13 +235,23 @@ fn streams_that_make_no_sense_are_refused_with_good_digests() {
         content: vec![1; 4095],
         ..chunk(1, &[1], &[])
     };
-    refused(&based, b"state", &[short], "bytes came out where 4096 belong");
+    refused(
+        &based,
+        b"state",
+        &[short],
+        "bytes came out where 4096 belong",
+    );
     let mut odd = header(false);
     odd.memory_bytes += 1;
     refused(&odd, b"state", &[], "impossible memory size");
     let mut large = header(false);
     large.state_bytes = 3 << 20;
-    refused(&large, b"state", &[], "impossible length of the saved state");
+    refused(
+        &large,
+        b"state",
+        &[],
+        "impossible length of the saved state",
+    );
     let mut many = header(false);
     many.frames_mapped = u64::MAX;
     refused(&many, b"state", &[], "more frames than the memory");
@@ -245,7 +265,9 @@ fn a_record_that_says_it_is_huge_is_refused_before_it_is_read() {
         changed[at + 4..at + 8].copy_from_slice(&0xfff0_0000u32.to_le_bytes());
         let refusal = read(&changed).unwrap_err().to_string();
         assert!(
-            refusal.contains(&format!("record {number} says that it has 4293918720 bytes")),
+            refusal.contains(&format!(
+                "record {number} says that it has 4293918720 bytes"
+            )),
             "{refusal}"
         );
     }

@@ -26,7 +26,11 @@ impl<'o> StreamWriter<'o> {
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::InvalidSnapshot`] when the header cannot be written.
-    pub fn begin(out: &'o mut dyn Write, header: &StreamHeader, level: i32) -> Result<StreamWriter<'o>> {
+    pub fn begin(
+        out: &'o mut dyn Write,
+        header: &StreamHeader,
+        level: i32,
+    ) -> Result<StreamWriter<'o>> {
         let prelude = PreludeV1 {
             magic: MAGIC,
             version: VERSION.into(),
@@ -82,7 +86,8 @@ impl<'o> StreamWriter<'o> {
     /// [`Error::Io`].
     pub fn finish(mut self) -> Result<(StreamTotals, u64)> {
         self.payload.clear();
-        self.payload.extend_from_slice(self.totals.encode().as_bytes());
+        self.payload
+            .extend_from_slice(self.totals.encode().as_bytes());
         self.record(RecordKind::End)?;
         self.out.flush().map_err(not_written)?;
         Ok((self.totals, self.bytes))

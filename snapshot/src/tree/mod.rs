@@ -1,6 +1,7 @@
 //! The persistent radix trees that frame maps and the catalog are.
 //!
-//! A tree is never changed: an update writes new nodes along the changed paths and refers to all that stays.
+//! A tree is never changed: an update writes new nodes along the changed paths and refers to all
+//! that stays.
 
 mod update;
 mod walk;
@@ -15,7 +16,8 @@ use crate::error::Result;
 use crate::layout::node::{Entry, Expected, INNER_ENTRIES, Node, NodeKind, leaves_covered};
 use crate::store::BlockStore;
 
-/// A place in a tree: what an entry there refers to has this level, and covers leaves from this index on.
+/// A place in a tree: what an entry there refers to has this level, and covers leaves from this
+/// index on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) kind: NodeKind,
@@ -46,7 +48,8 @@ impl Place {
 
     /// Which of a node's entries covers this leaf.
     pub(crate) fn child_of(&self, leaf: u64) -> usize {
-        (leaf.saturating_sub(self.first_index) / leaves_covered(self.level.saturating_sub(1))) as usize
+        (leaf.saturating_sub(self.first_index) / leaves_covered(self.level.saturating_sub(1)))
+            as usize
             % INNER_ENTRIES
     }
 
@@ -61,14 +64,23 @@ impl Place {
 }
 
 /// What is at a leaf of a tree.
-pub(crate) fn lookup(store: &BlockStore, root: Entry, root_place: Place, leaf: u64) -> Result<ChunkMap> {
+pub(crate) fn lookup(
+    store: &BlockStore,
+    root: Entry,
+    root_place: Place,
+    leaf: u64,
+) -> Result<ChunkMap> {
     let (mut entry, mut place) = (root, root_place);
     loop {
         let Entry::Node { block, crc24 } = entry else {
             return leaf_map(store, entry, place);
         };
         match store.node(block, &place.expect(crc24))? {
-            Node::Leaf(numbers) => return Ok(ChunkMap::Frames(Arc::new(LeafBlocks::from_numbers(*numbers)))),
+            Node::Leaf(numbers) => {
+                return Ok(ChunkMap::Frames(Arc::new(LeafBlocks::from_numbers(
+                    *numbers,
+                ))));
+            }
             Node::Inner(entries) => {
                 let index = place.child_of(leaf);
                 entry = entries[index];
@@ -84,7 +96,9 @@ pub(crate) fn leaf_map(store: &BlockStore, entry: Entry, place: Place) -> Result
         Entry::Hole => Ok(ChunkMap::Hole),
         Entry::Chunk(chunk) => Ok(ChunkMap::Whole(chunk)),
         Entry::Node { block, crc24 } => match store.node(block, &place.expect(crc24))? {
-            Node::Leaf(numbers) => Ok(ChunkMap::Frames(Arc::new(LeafBlocks::from_numbers(*numbers)))),
+            Node::Leaf(numbers) => Ok(ChunkMap::Frames(Arc::new(LeafBlocks::from_numbers(
+                *numbers,
+            )))),
             Node::Inner(_) => Err(crate::error::Error::damaged(format!(
                 "{block} is an inner node in a leaf's place"
             ))),

@@ -23,7 +23,8 @@ pub(crate) struct Updated {
     pub(crate) entries_change: i64,
 }
 
-/// The tree with some leaves replaced. `changes` must be sorted by index, without duplicates, and inside of the tree.
+/// The tree with some leaves replaced. `changes` must be sorted by index, without duplicates, and
+/// inside of the tree.
 pub(crate) fn update(
     writer: &mut dyn TreeWriter,
     root: Entry,
@@ -32,7 +33,10 @@ pub(crate) fn update(
 ) -> Result<Updated> {
     let mut entries_change = 0;
     let root = replace(writer, root, place, changes, &mut entries_change)?;
-    Ok(Updated { root, entries_change })
+    Ok(Updated {
+        root,
+        entries_change,
+    })
 }
 
 fn replace(
@@ -107,6 +111,8 @@ fn replace_leaf(
     match change {
         ChunkMap::Hole => Ok(Entry::Hole),
         ChunkMap::Whole(chunk) => Ok(Entry::Chunk(chunk)),
-        ChunkMap::Frames(blocks) => writer.write_node(&Node::Leaf(Box::new(*blocks.numbers())), place),
+        ChunkMap::Frames(blocks) => {
+            writer.write_node(&Node::Leaf(Box::new(*blocks.numbers())), place)
+        }
     }
 }

@@ -16,7 +16,8 @@ pub(crate) enum Frames<'n> {
     Leaf(&'n [u32; LEAF_ENTRIES]),
 }
 
-/// What a block of metadata is, by a reference to it. All references to a block of a good pool agree.
+/// What a block of metadata is, by a reference to it. All references to a block of a good pool
+/// agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     /// A part of a saved state.
@@ -45,7 +46,8 @@ pub(crate) trait Visitor {
     /// References to frames of memory.
     fn frames(&mut self, frames: Frames<'_>) -> Result<()>;
 
-    /// A reference to a block of metadata. True when the walk shall go on into what the block itself refers to.
+    /// A reference to a block of metadata. True when the walk shall go on into what the block
+    /// itself refers to.
     fn reference(&mut self, block: BlockNo) -> Result<bool>;
 
     /// An inode that was gone into, before its own references are visited.
@@ -63,7 +65,12 @@ pub(crate) trait Visitor {
 }
 
 /// Visits every reference below an entry, in order.
-pub(crate) fn walk(store: &BlockStore, entry: Entry, place: Place, visitor: &mut dyn Visitor) -> Result<()> {
+pub(crate) fn walk(
+    store: &BlockStore,
+    entry: Entry,
+    place: Place,
+    visitor: &mut dyn Visitor,
+) -> Result<()> {
     match entry {
         Entry::Hole => Ok(()),
         Entry::Chunk(chunk) => visitor.frames(Frames::Chunk(chunk)),
@@ -84,15 +91,26 @@ pub(crate) fn walk(store: &BlockStore, entry: Entry, place: Place, visitor: &mut
     }
 }
 
-fn walk_node(store: &BlockStore, node: &Node, place: Place, visitor: &mut dyn Visitor) -> Result<()> {
+fn walk_node(
+    store: &BlockStore,
+    node: &Node,
+    place: Place,
+    visitor: &mut dyn Visitor,
+) -> Result<()> {
     match node {
         Node::Inner(entries) => entries
             .iter()
             .enumerate()
             .try_for_each(|(index, entry)| walk(store, *entry, place.child(index), visitor)),
-        Node::Leaf(numbers) if place.kind == NodeKind::Memory => visitor.frames(Frames::Leaf(numbers)),
+        Node::Leaf(numbers) if place.kind == NodeKind::Memory => {
+            visitor.frames(Frames::Leaf(numbers))
+        }
         Node::Leaf(numbers) => {
-            for (number, index) in numbers.iter().zip(0u32..).filter(|(number, _)| **number != 0) {
+            for (number, index) in numbers
+                .iter()
+                .zip(0u32..)
+                .filter(|(number, _)| **number != 0)
+            {
                 let block = BlockNo::new(*number);
                 let slot = (place.first_index as u32)
                     .saturating_mul(CHUNK_BLOCKS)
@@ -107,7 +125,12 @@ fn walk_node(store: &BlockStore, node: &Node, place: Place, visitor: &mut dyn Vi
     }
 }
 
-fn walk_inode(store: &BlockStore, block: BlockNo, slot: u32, visitor: &mut dyn Visitor) -> Result<()> {
+fn walk_inode(
+    store: &BlockStore,
+    block: BlockNo,
+    slot: u32,
+    visitor: &mut dyn Visitor,
+) -> Result<()> {
     let inode = match store.inode(block, slot) {
         Ok(inode) => inode,
         Err(error) => return visitor.damage(error),

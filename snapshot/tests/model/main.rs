@@ -1,7 +1,7 @@
-//! The pool against a plain model: VMs write, snapshot, restore, consume, stop; frames of theirs become pages of process
-//! images, and those become frames of any VM; all of these are removed in any order; the pool is opened several times at
-//! once, and grows. After each step every snapshot and every VM's memory is what the
-//! model says, and the pool's own check finds nothing.
+//! The pool against a plain model: VMs write, snapshot, restore, consume, stop; frames of theirs
+//! become pages of process images, and those become frames of any VM; all of these are removed in
+//! any order; the pool is opened several times at once, and grows. After each step every snapshot
+//! and every VM's memory is what the model says, and the pool's own check finds nothing.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,7 +13,9 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use nvvmm_snapshot::{CHUNK_BLOCKS, ChunkMap, Error, GrowOptions, Medium, Pool, SnapshotId, SnapshotKind};
+use nvvmm_snapshot::{
+    CHUNK_BLOCKS, ChunkMap, Error, GrowOptions, Medium, Pool, SnapshotId, SnapshotKind,
+};
 use proptest::prelude::*;
 
 use crate::place::Place;
@@ -123,14 +125,17 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Frames of one chunk; as pages they are together, or have holes between them, or are in two chunks.
+/// Frames of one chunk; as pages they are together, or have holes between them, or are in two
+/// chunks.
 fn capture() -> impl Strategy<Value = Capture> {
     let apart = prop_oneof![Just(1u32), Just(2), Just(16)];
-    (0..CHUNKS.len(), 0..CHUNK_BLOCKS, 1..60u32, apart).prop_map(|(chunk, first, frames, apart)| Capture {
-        chunk: CHUNKS[chunk],
-        first,
-        frames,
-        apart,
+    (0..CHUNKS.len(), 0..CHUNK_BLOCKS, 1..60u32, apart).prop_map(|(chunk, first, frames, apart)| {
+        Capture {
+            chunk: CHUNKS[chunk],
+            first,
+            frames,
+            apart,
+        }
     })
 }
 
@@ -220,13 +225,16 @@ impl World {
                 frame,
             } => self.adopt(vm, &name_of(name), (CHUNKS[chunk], frame)),
             Step::Restore { vm, process, name } => self.restore(vm, process, &name_of(name)),
-            Step::RestoreOnce { vm, process, name } => self.restore_once(vm, process, &name_of(name)),
+            Step::RestoreOnce { vm, process, name } => {
+                self.restore_once(vm, process, &name_of(name))
+            }
             Step::Remove { process, name } => self.remove(process, &name_of(name)),
             Step::Stop { vm } => self.vms[vm] = None,
             Step::Reopen { process } => {
                 if !self.vms.iter().flatten().any(|vm| vm.process == process) {
                     drop(self.pools.remove(process));
-                    self.pools.insert(process, Pool::open(self.place.path()).unwrap());
+                    self.pools
+                        .insert(process, Pool::open(self.place.path()).unwrap());
                 }
             }
             Step::Grow { process, chunks } => self.grow(process, chunks),
@@ -385,7 +393,10 @@ impl World {
         });
         if self.place.medium() == Medium::Devdax {
             assert!(
-                matches!(grown, Err(Error::FixedSize { .. } | Error::InvalidSize { .. })),
+                matches!(
+                    grown,
+                    Err(Error::FixedSize { .. } | Error::InvalidSize { .. })
+                ),
                 "{grown:?}"
             );
             return;
@@ -404,13 +415,20 @@ impl World {
         }
     }
 
-    /// Blocks that had a digest were verified, others have one now: a second scrub verifies them all.
+    /// Blocks that had a digest were verified, others have one now: a second scrub verifies them
+    /// all.
     fn scrub(&self, process: usize) {
         let pool = &self.pools[process];
         let first = pool.scrub(&mut |_| ControlFlow::Continue(())).unwrap();
         let second = pool.scrub(&mut |_| ControlFlow::Continue(())).unwrap();
-        assert!(first.is_clean() && second.is_clean(), "{first:?} {second:?}");
-        assert_eq!(second.blocks_verified, first.blocks_verified + first.digests_made);
+        assert!(
+            first.is_clean() && second.is_clean(),
+            "{first:?} {second:?}"
+        );
+        assert_eq!(
+            second.blocks_verified,
+            first.blocks_verified + first.digests_made
+        );
         assert_eq!((second.digests_made, second.interrupted), (0, false));
         assert!(second.blocks_verified <= pool.status().unwrap().snapshot_blocks);
     }
@@ -453,12 +471,16 @@ impl World {
             self.remove(0, &name);
         }
         let status = self.pools[0].status().unwrap();
-        assert_eq!(status.free_blocks, status.total_blocks - status.metadata_blocks);
+        assert_eq!(
+            status.free_blocks,
+            status.total_blocks - status.metadata_blocks
+        );
         assert_eq!(
             (status.snapshots, status.orphans, status.snapshot_blocks),
             (0, 0, 0)
         );
-        // What may be left are tables: a block of the block table for every chunk, and the grown segments' chunk tables.
+        // What may be left are tables: a block of the block table for every chunk, and the grown
+        // segments' chunk tables.
         assert!(
             !self.place.takes_back_blocks
                 || status.medium_bytes

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
-    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot, Pool,
-    SnapshotId, SnapshotKind,
+    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot,
+    Pool, SnapshotId, SnapshotKind,
 };
 
 use crate::{MEMORY_BYTES, Memory, Saved, or_full};
 
-/// What becomes a process image: the frames of a chunk that have blocks, of so many from the first on.
+/// What becomes a process image: the frames of a chunk that have blocks, of so many from the first
+/// on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Capture {
     pub(crate) chunk: u32,
@@ -121,10 +122,12 @@ impl Vm {
             .iter()
             .map(|chunk| (*chunk, ChunkMap::Frames(Arc::new(map_of(chunk)))))
             .collect();
-        let state = format!("{name} {:?}", self.memory.len()).repeat(200).into_bytes();
-        let blocks = self
-            .holder
-            .commit_blocks_needed(MEMORY_BYTES, changes.len() as u32, state.len());
+        let state = format!("{name} {:?}", self.memory.len())
+            .repeat(200)
+            .into_bytes();
+        let blocks =
+            self.holder
+                .commit_blocks_needed(MEMORY_BYTES, changes.len() as u32, state.len());
         let reservation = self.holder.reserve(if reserve { blocks } else { 0 })?;
         let new = NewSnapshot {
             kind: SnapshotKind::Vm,
@@ -175,7 +178,10 @@ impl Vm {
         let mut memory = Memory::new();
         for (page, (frame, block)) in pages.zip(&taken) {
             let place = (page / CHUNK_BLOCKS, page % CHUNK_BLOCKS);
-            leaves.entry(place.0).or_default().set(place.1, Some(*block));
+            leaves
+                .entry(place.0)
+                .or_default()
+                .set(place.1, Some(*block));
             memory.insert(place, self.memory[&(capture.chunk, *frame)]);
         }
         let changes: Vec<(u32, ChunkMap)> = leaves
@@ -193,7 +199,10 @@ impl Vm {
             state: &state,
             frames_new: 0,
         };
-        let id = self.holder.commit_snapshot(new, self.holder.reserve(0)?)?.id;
+        let id = self
+            .holder
+            .commit_snapshot(new, self.holder.reserve(0)?)?
+            .id;
         self.images.insert(id);
         for (_, block) in taken {
             self.mine.remove(&block);
@@ -206,7 +215,8 @@ impl Vm {
         })
     }
 
-    /// Pages of a process image become frames, from one frame of a chunk on and then from the chunk's first.
+    /// Pages of a process image become frames, from one frame of a chunk on and then from the
+    /// chunk's first.
     pub(crate) fn adopt(
         &mut self,
         name: &str,
@@ -219,7 +229,8 @@ impl Vm {
             let (index, pages) = pages?;
             for (page, block) in pages.iter_present() {
                 let frame = (first + page) % CHUNK_BLOCKS;
-                self.memory.insert((chunk, frame), image.memory[&(index, page)]);
+                self.memory
+                    .insert((chunk, frame), image.memory[&(index, page)]);
                 self.put((chunk, frame), block);
             }
         }

@@ -34,7 +34,10 @@ fn a_full_pool_says_so_and_takes_nothing() {
     let chunks: Vec<ChunkNo> = (0..3).map(|_| vm.alloc_chunk().unwrap()).collect();
     assert!(matches!(
         vm.alloc_chunk(),
-        Err(Error::PoolFull { needed: 512, free: 0 })
+        Err(Error::PoolFull {
+            needed: 512,
+            free: 0
+        })
     ));
     vm.free_blocks(&[chunks[1].block(5), chunks[1].block(6)]);
     assert!(matches!(
@@ -122,7 +125,8 @@ fn what_was_promised_is_there_when_nothing_else_is() {
     take_the_rest(&other);
     assert!(matches!(vm.reserve(1), Err(Error::PoolFull { .. })));
     assert_clean(pool);
-    vm.commit_snapshot(new("s", 4, &changes), reservation).unwrap();
+    vm.commit_snapshot(new("s", 4, &changes), reservation)
+        .unwrap();
     assert_clean(pool);
 
     drop((vm, other));
@@ -141,7 +145,10 @@ fn a_commit_that_fails_gives_back_what_was_promised() {
         .unwrap();
     let free = pool.status().unwrap().free_blocks;
     let refused = vm.commit_snapshot(new("s", 1, &[]), vm.reserve_up_to(1, 20).unwrap());
-    assert!(matches!(refused, Err(Error::NameTaken { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(Error::NameTaken { .. })),
+        "{refused:?}"
+    );
     assert_eq!(pool.status().unwrap().free_blocks, free);
     assert_clean(pool);
 }
@@ -195,7 +202,10 @@ fn threads_of_a_holder_never_have_the_same_block() {
                 _ => (vm.lease_chunk().unwrap(), 9),
             };
             let taken = |index: &u32| count == CHUNK_BLOCKS || vm.alloc_at(chunk, *index);
-            let blocks: Vec<BlockNo> = (0..count).filter(taken).map(|index| chunk.block(index)).collect();
+            let blocks: Vec<BlockNo> = (0..count)
+                .filter(taken)
+                .map(|index| chunk.block(index))
+                .collect();
             take(&blocks);
             assert_eq!(blocks.len() as u32, count, "{chunk} was not whole");
             vm.end_set_aside(chunk);

@@ -10,7 +10,12 @@ use crate::fixture::*;
 fn four_frames(vm: &Holder) -> (Vec<BlockNo>, ChunkMap) {
     let blocks = vm.alloc_blocks(4).unwrap();
     blocks.iter().for_each(|block| fill(vm, *block, 0x10));
-    let map = leaf(&[(0, blocks[0]), (1, blocks[1]), (2, blocks[2]), (3, blocks[3])]);
+    let map = leaf(&[
+        (0, blocks[0]),
+        (1, blocks[1]),
+        (2, blocks[2]),
+        (3, blocks[3]),
+    ]);
     (blocks, map)
 }
 
@@ -36,7 +41,9 @@ fn consuming_leaves_what_is_shared_or_leased_to_others() {
 
     let clone = pool.hold("clone").unwrap();
     clone.pin("old").unwrap();
-    assert!(matches!(clone.consume(old), Err(Error::Busy { holder, .. }) if holder.contains("'vm'")));
+    assert!(
+        matches!(clone.consume(old), Err(Error::Busy { holder, .. }) if holder.contains("'vm'"))
+    );
     vm.unpin(old).unwrap();
     // The VM goes on in the same chunk: its lease keeps the clone from taking blocks there.
     let going_on = vm.alloc_blocks(5).unwrap();
@@ -50,7 +57,12 @@ fn consuming_leaves_what_is_shared_or_leased_to_others() {
         "{:?}",
         consumed.chunks[0].taken
     );
-    assert!(pool.snapshots().unwrap().iter().all(|entry| entry.name != "old"));
+    assert!(
+        pool.snapshots()
+            .unwrap()
+            .iter()
+            .all(|entry| entry.name != "old")
+    );
     assert_clean(pool);
     assert_eq!(
         content(pool, consumed.chunks[0].map.block(1).unwrap()),

@@ -31,7 +31,10 @@ pub(crate) fn fill(holder: &Holder, block: BlockNo, with: u8) {
 pub(crate) fn content(pool: &Pool, block: BlockNo) -> u8 {
     let mut bytes = [0; BLOCK_SIZE_BYTES as usize];
     pool.read_block(block, &mut bytes).unwrap();
-    assert!(bytes == [bytes[0]; BLOCK_SIZE_BYTES as usize], "{block} is torn");
+    assert!(
+        bytes == [bytes[0]; BLOCK_SIZE_BYTES as usize],
+        "{block} is torn"
+    );
     bytes[0]
 }
 
@@ -40,7 +43,11 @@ pub(crate) fn assert_clean(pool: &Pool) {
     assert!(report.is_clean(), "{:#?}", report.findings);
 }
 
-pub(crate) fn new<'a>(name: &'a str, chunks: u64, changes: &'a [(u32, ChunkMap)]) -> NewSnapshot<'a> {
+pub(crate) fn new<'a>(
+    name: &'a str,
+    chunks: u64,
+    changes: &'a [(u32, ChunkMap)],
+) -> NewSnapshot<'a> {
     NewSnapshot {
         kind: SnapshotKind::Vm,
         name,

@@ -1,4 +1,5 @@
-//! Process images beside snapshots of VMs: they share blocks, and each keeps what the other gives up.
+//! Process images beside snapshots of VMs: they share blocks, and each keeps what the other gives
+//! up.
 
 use std::sync::Arc;
 
@@ -75,10 +76,16 @@ fn frames_of_a_vm_are_pages_of_an_image_and_frames_again() {
     pool.remove("first").unwrap();
     vm.unpin_others(pool.find("second").unwrap().id).unwrap();
     assert_clean(pool);
-    assert_eq!(pages(pool, "second")[..4], [None, Some(4), Some(4), Some(1)]);
+    assert_eq!(
+        pages(pool, "second")[..4],
+        [None, Some(4), Some(4), Some(1)]
+    );
     let status = pool.status().unwrap();
     // Two pages, a leaf, the inode, the state, the catalog.
-    assert_eq!((status.snapshot_blocks, status.orphans), (2 + 1 + 1 + 1 + 2, 0));
+    assert_eq!(
+        (status.snapshot_blocks, status.orphans),
+        (2 + 1 + 1 + 1 + 2, 0)
+    );
     pool.remove("second").unwrap();
     drop(vm);
     assert_clean(pool);
@@ -108,7 +115,10 @@ fn an_image_that_was_removed_stays_for_those_who_have_its_pages() {
         .unwrap()
         .id;
     adopter.unpin_others(base).unwrap();
-    assert!(matches!(adopter.unpin(entry.id), Err(Error::NotPinned { .. })));
+    assert!(matches!(
+        adopter.unpin(entry.id),
+        Err(Error::NotPinned { .. })
+    ));
     assert_eq!(pool.status().unwrap().orphans, 0);
     assert_clean(pool);
     assert_eq!(content(pool, blocks[0]), 1);
@@ -153,7 +163,10 @@ fn blocks_of_what_is_not_pinned_and_bases_of_another_kind_are_refused() {
         error.contains("process image") && error.contains("snapshot of a VM"),
         "{error}"
     );
-    assert!(matches!(other.unpin_others(base), Err(Error::NotPinned { .. })));
+    assert!(matches!(
+        other.unpin_others(base),
+        Err(Error::NotPinned { .. })
+    ));
     assert_clean(pool);
     assert_eq!(pool.snapshots().unwrap().len(), 1);
 }
@@ -175,7 +188,10 @@ fn a_vm_that_pins_all_it_can_takes_the_snapshot_that_lets_it_let_go() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(refused, Error::TooManyPins { count: 11 }), "{refused:?}");
+    assert!(
+        matches!(refused, Error::TooManyPins { count: 11 }),
+        "{refused:?}"
+    );
     assert_eq!(frames.len(), 11);
     assert_clean(pool);
     let memory = [(0, leaf(&frames))];

@@ -1,4 +1,5 @@
-//! What one holder wrote is never read by another: not in blocks that it gets, nor anywhere else in the pool.
+//! What one holder wrote is never read by another: not in blocks that it gets, nor anywhere else in
+//! the pool.
 
 use std::sync::Arc;
 
@@ -25,10 +26,14 @@ fn hide(holder: &Holder, blocks: &[BlockNo]) {
 /// Reads every block of the pool, whoever's it is.
 fn assert_no_trace(pool: &Pool, after: &str) {
     let mut bytes = [0; BLOCK_SIZE_BYTES as usize];
-    for block in (0..pool.status().unwrap().total_blocks).filter_map(|number| u32::try_from(number).ok()) {
+    for block in
+        (0..pool.status().unwrap().total_blocks).filter_map(|number| u32::try_from(number).ok())
+    {
         pool.read_block(BlockNo::new(block), &mut bytes).unwrap();
         let found = bytes != [0; BLOCK_SIZE_BYTES as usize]
-            && bytes.chunks_exact(SECRET.len()).any(|piece| piece == SECRET);
+            && bytes
+                .chunks_exact(SECRET.len())
+                .any(|piece| piece == SECRET);
         assert!(
             !found,
             "after {after}: block {block} shows what was written to it"
@@ -71,7 +76,8 @@ fn hand_over(overcommit: bool) {
     let blocks = vm.alloc_blocks(700).unwrap();
     hide(&vm, &blocks);
     // Scattered over the pages of a medium whose pages are larger than blocks.
-    let (freed, kept): (Vec<BlockNo>, Vec<BlockNo>) = blocks.iter().partition(|block| block.get() % 3 != 0);
+    let (freed, kept): (Vec<BlockNo>, Vec<BlockNo>) =
+        blocks.iter().partition(|block| block.get() % 3 != 0);
     vm.free_blocks(&freed);
     for block in &freed {
         assert_eq!(content(&pool, *block), 0, "{block} was freed");
@@ -92,7 +98,9 @@ fn hand_over(overcommit: bool) {
     hide(&vm, &blocks);
     let maps: Vec<(u32, ChunkMap)> = (0..2)
         .map(|half| {
-            let entries: Vec<(u32, BlockNo)> = (0..).zip(blocks[half * 20..][..20].iter().copied()).collect();
+            let entries: Vec<(u32, BlockNo)> = (0..)
+                .zip(blocks[half * 20..][..20].iter().copied())
+                .collect();
             (half as u32, leaf(&entries))
         })
         .collect();
@@ -101,12 +109,18 @@ fn hand_over(overcommit: bool) {
         state: &state,
         ..new("first", 4, &maps[..1])
     };
-    let first = vm.commit_snapshot(first, vm.reserve(0).unwrap()).unwrap().id;
+    let first = vm
+        .commit_snapshot(first, vm.reserve(0).unwrap())
+        .unwrap()
+        .id;
     let second = NewSnapshot {
         base: Some(first),
         ..new("second", 4, &maps[1..])
     };
-    let second = vm.commit_snapshot(second, vm.reserve(0).unwrap()).unwrap().id;
+    let second = vm
+        .commit_snapshot(second, vm.reserve(0).unwrap())
+        .unwrap()
+        .id;
     vm.unpin(first).unwrap();
     pool.remove("first").unwrap();
     vm.consume(second).unwrap();

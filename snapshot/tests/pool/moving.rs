@@ -25,7 +25,8 @@ fn other_pool_of(size_bytes: u64) -> Bench {
     Bench { pool, place }
 }
 
-/// Takes a snapshot with this memory, of which frames that the one before has with the same content are shared with it.
+/// Takes a snapshot with this memory, of which frames that the one before has with the same content
+/// are shared with it.
 fn take(
     pool: &Arc<Pool>,
     name: &str,
@@ -47,7 +48,9 @@ fn take(
         let mut blocks = LeafBlocks::new();
         for frame in 0..CHUNK_BLOCKS {
             let number = u64::from(index * CHUNK_BLOCKS + frame);
-            let Some(byte) = memory.get(&number) else { continue };
+            let Some(byte) = memory.get(&number) else {
+                continue;
+            };
             let old = shared.as_ref().and_then(|(map, contents)| {
                 let same = contents.get(&number) == Some(byte);
                 map.chunk(index).unwrap().block(frame).filter(|_| same)
@@ -81,7 +84,10 @@ fn contents(pool: &Arc<Pool>, name: &str) -> Memory {
     for chunk in map.iter_present() {
         let (index, chunk) = chunk.unwrap();
         for (frame, block) in chunk.iter_present() {
-            memory.insert(u64::from(index * CHUNK_BLOCKS + frame), content(pool, block));
+            memory.insert(
+                u64::from(index * CHUNK_BLOCKS + frame),
+                content(pool, block),
+            );
         }
     }
     memory
@@ -151,30 +157,57 @@ fn a_snapshot_arrives_as_it_was_and_a_difference_shares_the_rest() {
     let (from, to) = (pool_of(32 << 20), other_pool_of(32 << 20));
     let (from, to) = (&from.pool, &to.pool);
     take(from, "a", SnapshotKind::Vm, 4, &sparse(), None);
-    take(from, "b", SnapshotKind::Vm, 4, &changed(sparse()), Some("a"));
+    take(
+        from,
+        "b",
+        SnapshotKind::Vm,
+        4,
+        &changed(sparse()),
+        Some("a"),
+    );
     let (stream, report) = sent(from, "a", None);
     assert_eq!(
-        (report.frames_sent, report.frames_zero, report.frames_emptied),
+        (
+            report.frames_sent,
+            report.frames_zero,
+            report.frames_emptied
+        ),
         (515, 2, 0)
     );
     let landed = received(to, &stream).unwrap();
     assert_eq!(
-        (landed.frames_received, landed.resumed, landed.like.as_deref()),
+        (
+            landed.frames_received,
+            landed.resumed,
+            landed.like.as_deref()
+        ),
         (515, false, None)
     );
     assert_eq!(seen(&contents(to, "a")), seen(&sparse()));
     let (original, copy) = (from.find("a").unwrap(), to.find("a").unwrap());
     assert_eq!(
-        (copy.identity, copy.created_unix_ns, copy.frames_new, copy.parent),
+        (
+            copy.identity,
+            copy.created_unix_ns,
+            copy.frames_new,
+            copy.parent
+        ),
         (original.identity, original.created_unix_ns, 3, None)
     );
     assert_eq!(to.read_state(copy.id).unwrap(), STATE);
-    assert!(matches!(received(to, &stream), Err(Error::NameTaken { .. })));
+    assert!(matches!(
+        received(to, &stream),
+        Err(Error::NameTaken { .. })
+    ));
     assert_clean(to);
 
     let (stream, report) = sent(from, "b", Some("a"));
     assert_eq!(
-        (report.frames_sent, report.frames_emptied, report.frames_zero),
+        (
+            report.frames_sent,
+            report.frames_emptied,
+            report.frames_zero
+        ),
         (3, 2, 1)
     );
     // The base may have another name here: it is known by what it is.
@@ -184,7 +217,10 @@ fn a_snapshot_arrives_as_it_was_and_a_difference_shares_the_rest() {
     let landed = received(to, &stream).unwrap();
     assert_eq!(landed.since.as_deref(), Some("base"));
     assert_eq!(seen(&contents(to, "b")), seen(&changed(sparse())));
-    assert_eq!(to.find("b").unwrap().parent, Some(to.find("base").unwrap().id));
+    assert_eq!(
+        to.find("b").unwrap().parent,
+        Some(to.find("base").unwrap().id)
+    );
     if shares_blocks(to) {
         assert_eq!(landed.frames_stored, 3);
         let own = to.find("b").unwrap().own_bytes.unwrap();
@@ -206,7 +242,14 @@ fn what_is_in_the_pool_already_is_not_stored_again() {
     let (from, to) = (pool_of(32 << 20), other_pool_of(32 << 20));
     let (from, to) = (&from.pool, &to.pool);
     take(from, "a", SnapshotKind::Vm, 4, &sparse(), None);
-    take(from, "b", SnapshotKind::Vm, 4, &changed(sparse()), Some("a"));
+    take(
+        from,
+        "b",
+        SnapshotKind::Vm,
+        4,
+        &changed(sparse()),
+        Some("a"),
+    );
     received(to, &sent(from, "a", None).0).unwrap();
     // All of it, not only the difference, into a pool that has the one before.
     let landed = received(to, &sent(from, "b", None).0).unwrap();
@@ -237,7 +280,10 @@ fn wherever_a_stream_ends_the_next_reception_goes_on() {
     let to = &to.pool;
     let free = to.status().unwrap().free_blocks;
     let bounds = bounds(&stream);
-    let mut ends: Vec<usize> = bounds.iter().flat_map(|at| [*at, at + 20, at + 60]).collect();
+    let mut ends: Vec<usize> = bounds
+        .iter()
+        .flat_map(|at| [*at, at + 20, at + 60])
+        .collect();
     ends.retain(|end| *end < stream.len());
     for together in [false, true] {
         for end in &ends {
@@ -245,7 +291,11 @@ fn wherever_a_stream_ends_the_next_reception_goes_on() {
             assert!(matches!(cut, Error::StreamCut), "{cut}");
             assert_clean(to);
             let status = to.status().unwrap();
-            assert_eq!((status.orphans, status.leased_blocks), (0, 0), "{end} bytes");
+            assert_eq!(
+                (status.orphans, status.leased_blocks),
+                (0, 0),
+                "{end} bytes"
+            );
             if status.incomplete == 1 {
                 let holder = to.hold("user").unwrap();
                 assert!(matches!(holder.pin("a"), Err(Error::Incomplete { .. })));
@@ -262,7 +312,11 @@ fn wherever_a_stream_ends_the_next_reception_goes_on() {
             let landed = received(to, &stream).unwrap();
             assert_eq!(landed.resumed, status.incomplete == 1);
             if shares_blocks(to) {
-                assert_eq!(landed.frames_stored + landed.frames_found, stored, "{end} bytes");
+                assert_eq!(
+                    landed.frames_stored + landed.frames_found,
+                    stored,
+                    "{end} bytes"
+                );
             }
             assert_eq!(
                 to.status().unwrap().snapshot_blocks,
@@ -276,7 +330,10 @@ fn wherever_a_stream_ends_the_next_reception_goes_on() {
         }
     }
     let landed = received(to, &stream).unwrap();
-    assert!(landed.resumed && landed.frames_stored <= stored, "{landed:?}");
+    assert!(
+        landed.resumed && landed.frames_stored <= stored,
+        "{landed:?}"
+    );
     assert_eq!(to.status().unwrap().snapshot_blocks, used);
     assert_eq!(seen(&contents(to, "a")), seen(&sparse()));
     assert_clean(to);
@@ -287,7 +344,14 @@ fn a_stream_that_is_refused_leaves_nothing() {
     let (from, to) = (pool_of(32 << 20), other_pool_of(32 << 20));
     let (from, to) = (&from.pool, &to.pool);
     take(from, "a", SnapshotKind::Vm, 4, &sparse(), None);
-    take(from, "b", SnapshotKind::Vm, 4, &changed(sparse()), Some("a"));
+    take(
+        from,
+        "b",
+        SnapshotKind::Vm,
+        4,
+        &changed(sparse()),
+        Some("a"),
+    );
     let free = to.status().unwrap().free_blocks;
     let (stream, _) = sent(from, "a", None);
     for at in bounds(&stream)
@@ -298,18 +362,28 @@ fn a_stream_that_is_refused_leaves_nothing() {
         changed[at] ^= 0x10;
         let refused = received(to, &changed);
         assert!(refused.is_err(), "byte {at}");
-        assert_eq!(to.status().unwrap().free_blocks, free, "byte {at}: {refused:?}");
+        assert_eq!(
+            to.status().unwrap().free_blocks,
+            free,
+            "byte {at}: {refused:?}"
+        );
         assert!(to.snapshots().unwrap().is_empty(), "byte {at}");
         assert_clean(to);
     }
     // It takes along what an earlier reception had stored.
     let bounds = bounds(&stream);
     let almost = bounds[bounds.len() - 2];
-    assert!(matches!(received(to, &stream[..almost]), Err(Error::StreamCut)));
+    assert!(matches!(
+        received(to, &stream[..almost]),
+        Err(Error::StreamCut)
+    ));
     assert_eq!(to.status().unwrap().incomplete, 1);
     let mut changed = stream.clone();
     *changed.last_mut().unwrap() ^= 1;
-    assert!(matches!(received(to, &changed), Err(Error::StreamDamaged { .. })));
+    assert!(matches!(
+        received(to, &changed),
+        Err(Error::StreamDamaged { .. })
+    ));
     assert_eq!(to.status().unwrap().free_blocks, free);
     let missing = received(to, &sent(from, "b", Some("a")).0)
         .unwrap_err()
@@ -317,7 +391,10 @@ fn a_stream_that_is_refused_leaves_nothing() {
     assert!(missing.contains("what 'b' changed of 'a'"), "{missing}");
     assert_eq!(to.status().unwrap().free_blocks, free);
     // What is under the name and is another snapshot stays.
-    assert!(matches!(received(to, &stream[..almost]), Err(Error::StreamCut)));
+    assert!(matches!(
+        received(to, &stream[..almost]),
+        Err(Error::StreamCut)
+    ));
     let other = to.receive(Some("a"), &mut &sent(from, "b", None).0[..], &mut go_on);
     assert!(matches!(other, Err(Error::NameTaken { .. })), "{other:?}");
     assert_eq!(to.status().unwrap().incomplete, 1);
@@ -374,7 +451,10 @@ fn pages_of_process_images_are_there_or_not_also_when_they_are_zeros() {
         ..SendOptions::default()
     };
     let mixed = from.send("vm", &options, &mut Vec::new(), &mut go_on);
-    assert!(matches!(mixed, Err(Error::InvalidSnapshot { .. })), "{mixed:?}");
+    assert!(
+        matches!(mixed, Err(Error::InvalidSnapshot { .. })),
+        "{mixed:?}"
+    );
     assert_clean(to);
 }
 
@@ -418,10 +498,18 @@ fn a_block_that_is_not_what_it_was_is_not_sent() {
         None,
     );
     let id = pool.find("a").unwrap().id;
-    pool.make_digests(id, &mut |_| ControlFlow::Continue(())).unwrap();
+    pool.make_digests(id, &mut |_| ControlFlow::Continue(()))
+        .unwrap();
     sent(pool, "a", None);
     let reader = pool.hold("reader").unwrap();
-    let block = reader.pin("a").unwrap().1.chunk(0).unwrap().block(1).unwrap();
+    let block = reader
+        .pin("a")
+        .unwrap()
+        .1
+        .chunk(0)
+        .unwrap()
+        .block(1)
+        .unwrap();
     if !bench.place.takes_writes() {
         return;
     }

@@ -31,7 +31,10 @@ fn a_commit_that_fails_changes_nothing() {
     let twice = [mine_map[0].clone(), mine_map[0].clone()];
     let too_much = vec![1; (2 << 20) + 1];
     let before = pool.status().unwrap();
-    let attempt = |attempt: NewSnapshot<'_>| vm.commit_snapshot(attempt, vm.reserve(3).unwrap()).unwrap_err();
+    let attempt = |attempt: NewSnapshot<'_>| {
+        vm.commit_snapshot(attempt, vm.reserve(3).unwrap())
+            .unwrap_err()
+    };
 
     assert!(matches!(
         attempt(new("taken", 2, &mine_map)),
@@ -67,7 +70,10 @@ fn a_commit_that_fails_changes_nothing() {
         attempt(new("x", 2, &twice)),
         Error::InvalidSnapshot { .. }
     ));
-    assert!(matches!(attempt(new("x", 0, &[])), Error::InvalidSnapshot { .. }));
+    assert!(matches!(
+        attempt(new("x", 0, &[])),
+        Error::InvalidSnapshot { .. }
+    ));
     let grown = NewSnapshot {
         base: Some(id),
         ..new("x", 3, &mine_map)
@@ -102,7 +108,10 @@ fn a_commit_that_fails_changes_nothing() {
         (after.snapshot_blocks, after.generation),
         (before.snapshot_blocks, before.generation)
     );
-    assert_eq!(after.holders[0].blocks_in_use, 1, "only what was mine before");
+    assert_eq!(
+        after.holders[0].blocks_in_use, 1,
+        "only what was mine before"
+    );
     vm.commit_snapshot(based(&mine_map), vm.reserve(0).unwrap())
         .unwrap();
     assert_eq!(content(pool, block), 0x42);
@@ -117,7 +126,10 @@ fn names_and_limits_are_told() {
         .map(|number| format!("many-{number}"))
         .collect();
     let few = ["nightly-1", "nightly-2", "before-upgrade", "x"];
-    let pinned: Vec<&str> = few.into_iter().chain(many.iter().map(String::as_str)).collect();
+    let pinned: Vec<&str> = few
+        .into_iter()
+        .chain(many.iter().map(String::as_str))
+        .collect();
     for name in pinned.iter().copied().chain(["y"]) {
         let id = vm
             .commit_snapshot(new(name, 1, &[]), vm.reserve(0).unwrap())
@@ -142,7 +154,9 @@ fn names_and_limits_are_told() {
     }
     assert!(matches!(
         vm.pin("y"),
-        Err(Error::TooManyPins { count: PINS_BY_NAME })
+        Err(Error::TooManyPins {
+            count: PINS_BY_NAME
+        })
     ));
     let id = pool.find("x").unwrap().id;
     vm.unpin(id).unwrap();
@@ -159,7 +173,10 @@ fn names_and_limits_are_told() {
     assert_eq!(pool.status().unwrap().holders.len(), 256);
     drop(holders);
     assert_eq!(pool.status().unwrap().holders.len(), 1);
-    assert!(matches!(pool.hold("no good"), Err(Error::InvalidName { .. })));
+    assert!(matches!(
+        pool.hold("no good"),
+        Err(Error::InvalidName { .. })
+    ));
 }
 
 #[test]

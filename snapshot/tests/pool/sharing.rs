@@ -55,10 +55,14 @@ fn a_snapshot_is_shared_copied_on_write_and_removed() {
 
     let listed = pool.snapshots().unwrap();
     assert_eq!(
-        listed.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>(),
+        listed
+            .iter()
+            .map(|entry| entry.name.as_str())
+            .collect::<Vec<_>>(),
         ["first", "second"]
     );
-    // First: its inode, its state, a level of the map, two blocks that only it has. Second: a leaf more.
+    // First: its inode, its state, a level of the map, two blocks that only it has. Second: a leaf
+    // more.
     assert_eq!(listed[0].own_bytes, Some((3 + 2) * BLOCK_SIZE_BYTES));
     assert_eq!(listed[1].own_bytes, Some((4 + 2) * BLOCK_SIZE_BYTES));
     assert_eq!(listed[0].shared_bytes, Some(510 * BLOCK_SIZE_BYTES));
@@ -108,7 +112,10 @@ fn a_snapshot_costs_what_changed() {
         .unwrap()
         .id;
     // Nodes of level 1, a root, the inode, its state, the catalog's leaf and root.
-    assert_eq!(used(), u64::from(chunks) * 512 + inner_nodes + 1 + 1 + 1 + 2);
+    assert_eq!(
+        used(),
+        u64::from(chunks) * 512 + inner_nodes + 1 + 1 + 1 + 2
+    );
 
     let mut base = base;
     for (turn, changed) in [0u32, 1, 3, 40].into_iter().enumerate() {
@@ -199,12 +206,18 @@ fn an_ordinary_file_is_a_medium_too() {
     assert_clean(&pool);
     let vm = pool.hold("vm").unwrap();
     let (_, map) = vm.pin("kept").unwrap();
-    assert_eq!(content(&pool, map.chunk(0).unwrap().block(1).unwrap()), 0x5a);
+    assert_eq!(
+        content(&pool, map.chunk(0).unwrap().block(1).unwrap()),
+        0x5a
+    );
     drop(vm);
     pool.remove("kept").unwrap();
     assert_clean(&pool);
     let status = pool.status().unwrap();
-    assert_eq!(status.free_blocks, status.total_blocks - status.metadata_blocks);
+    assert_eq!(
+        status.free_blocks,
+        status.total_blocks - status.metadata_blocks
+    );
     assert!(
         status.durability.strongest == Durability::Power && status.medium_bytes < 3 << 20,
         "{status:?}"
@@ -239,7 +252,12 @@ fn a_snapshot_replaces_others_in_one_commit() {
         kept.push(committed.id);
         base = Some(committed.id);
         vm.unpin_others(committed.id).unwrap();
-        let listed: Vec<SnapshotId> = pool.entries().unwrap().iter().map(|entry| entry.id).collect();
+        let listed: Vec<SnapshotId> = pool
+            .entries()
+            .unwrap()
+            .iter()
+            .map(|entry| entry.id)
+            .collect();
         assert_eq!(listed, kept);
         assert_clean(pool);
     }

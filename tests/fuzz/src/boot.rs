@@ -104,7 +104,10 @@ pub fn run(input: &[u8]) {
         gsi: 5,
     }];
     let acpi = AcpiParts {
-        serial: AcpiDevice { base: 0x3f8, gsi: 4 },
+        serial: AcpiDevice {
+            base: 0x3f8,
+            gsi: 4,
+        },
         virtio: &virtio,
         power: PowerRegisters {
             sleep_control_port: 0x600,
@@ -130,7 +133,10 @@ pub fn run(input: &[u8]) {
 
 /// The first instruction is in RAM above the BIOS area, and mapped.
 fn check_entry(choice: &Choice, memory: &Memory, rip: u64) {
-    assert!((HIMEM..choice.low_ram_bytes).contains(&rip), "starts at {rip:#x}");
+    assert!(
+        (HIMEM..choice.low_ram_bytes).contains(&rip),
+        "starts at {rip:#x}"
+    );
     let pml4: u64 = memory.read_obj(GuestAddress(PML4)).expect("page tables");
     assert_eq!(pml4 & !0xfff, PDPT, "the page tables were overwritten");
 }
@@ -145,7 +151,9 @@ fn check_linux(choice: &Choice, memory: &Memory, rip: u64) {
     };
     let bytes = |at, len| {
         let mut bytes = vec![0; len];
-        memory.read_slice(&mut bytes, GuestAddress(at)).expect("RAM");
+        memory
+            .read_slice(&mut bytes, GuestAddress(at))
+            .expect("RAM");
         bytes
     };
     assert_eq!(bytes(ACPI, 8), b"RSD PTR ");

@@ -1,7 +1,7 @@
 //! The control socket: requests from any process to a VM, and what a command makes of any answer.
 //!
-//! First byte even: the rest is what a client sends, to its end. Odd: it chooses a request, and the rest is what the
-//! command gets for an answer.
+//! First byte even: the rest is what a client sends, to its end. Odd: it chooses a request, and the
+//! rest is what the command gets for an answer.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -13,8 +13,8 @@ use std::time::Duration;
 use nvvmm::checkpoint::report::{AuditReport, RamCounters, SnapshotReport};
 use nvvmm::control::message::{Answer, PROTOCOL_VERSION, REQUEST_BYTES_MAX, Request, Versioned};
 use nvvmm::control::{
-    CaptureRequest, ControlError, ErrorKind, RestartRequest, RewindRequest, RingRequest, SnapshotRequest,
-    VmControl, VmOrigin, VmState, VmStatus, fuzzing,
+    CaptureRequest, ControlError, ErrorKind, RestartRequest, RewindRequest, RingRequest,
+    SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus, fuzzing,
 };
 use nvvmm::process::{CaptureReport, RestartReport};
 use nvvmm::ring::{RewindReport, RingStatus};
@@ -23,8 +23,8 @@ use nvvmm_snapshot::Durability;
 
 /// Nothing here waits: whoever does has hung, and the fuzzer's own limit is shorter.
 const HUNG: Duration = Duration::from_secs(600);
-/// What a socket holds without anyone reading: bytes sent, all of it shorter than the longest line, and answers to as
-/// many lines.
+/// What a socket holds without anyone reading: bytes sent, all of it shorter than the longest line,
+/// and answers to as many lines.
 const SENT_BYTES_MAX: usize = REQUEST_BYTES_MAX - 1;
 const LINES_MAX: usize = 32;
 
@@ -63,7 +63,9 @@ impl VmControl for CountingVm {
             vcpus: 1,
             memory_bytes: 1 << 21,
             pool: PathBuf::from("/pool"),
-            origin: VmOrigin::Snapshot { name: "base".into() },
+            origin: VmOrigin::Snapshot {
+                name: "base".into(),
+            },
             disks: Vec::new(),
             uptime_ms: 1,
             console: None,
@@ -112,12 +114,20 @@ impl VmControl for CountingVm {
         })
     }
 
-    fn capture(&self, request: &CaptureRequest, _: &UnixStream) -> Result<CaptureReport, ControlError> {
+    fn capture(
+        &self,
+        request: &CaptureRequest,
+        _: &UnixStream,
+    ) -> Result<CaptureReport, ControlError> {
         self.count();
         Err(ControlError::failed(request.name.clone()))
     }
 
-    fn restart(&self, request: &RestartRequest, _: &UnixStream) -> Result<RestartReport, ControlError> {
+    fn restart(
+        &self,
+        request: &RestartRequest,
+        _: &UnixStream,
+    ) -> Result<RestartReport, ControlError> {
         self.count();
         Err(ControlError::failed(request.name.clone()))
     }
@@ -177,7 +187,8 @@ fn sendable(bytes: &[u8]) -> &[u8] {
     }
 }
 
-/// Every whole line gets one answer of the protocol, and an answer that is no error says that something was done.
+/// Every whole line gets one answer of the protocol, and an answer that is no error says that
+/// something was done.
 fn serve(bytes: &[u8]) {
     let bytes = sendable(bytes);
     let (mut client, server) = UnixStream::pair().expect("a socket pair");
@@ -191,7 +202,8 @@ fn serve(bytes: &[u8]) {
     let mut done = 0;
     let mut answered = 0;
     for line in answers.split_inclusive(|byte| *byte == b'\n') {
-        let answer: Versioned<Answer> = serde_json::from_slice(line).expect("an answer of the protocol");
+        let answer: Versioned<Answer> =
+            serde_json::from_slice(line).expect("an answer of the protocol");
         assert_eq!(line.last(), Some(&b'\n'), "the answer was cut off");
         answered += 1;
         match answer.body {
@@ -229,12 +241,17 @@ fn call(selector: u8, bytes: &[u8]) {
         4 => client.audit().is_ok(),
         5 => client.snapshot(base).is_ok(),
         6 => client.stop_ring().is_ok(),
-        7 => client.rewind(RewindRequest::Back { checkpoints: 1 }).is_ok(),
+        7 => client
+            .rewind(RewindRequest::Back { checkpoints: 1 })
+            .is_ok(),
         8 => client.stats().is_ok(),
         _ => client.call(&Request::Status, Some(HUNG)).is_ok(),
     };
     if succeeded {
-        let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let line = bytes
+            .split(|byte| *byte == b'\n')
+            .next()
+            .unwrap_or_default();
         let answer: Versioned<Answer> = serde_json::from_slice(line).expect("an answer");
         assert_eq!(answer.version, PROTOCOL_VERSION);
         assert!(!matches!(answer.body, Answer::Error { .. }));

@@ -6,7 +6,8 @@ use std::fmt::Debug;
 use std::io::{self, Read, Write};
 
 use nvvmm_protocol::{
-    FRAME_BYTES_MAX, FrameError, FromAgent, FromGuest, Greeting, ToAgent, ToGuest, greet, receive, send,
+    FRAME_BYTES_MAX, FrameError, FromAgent, FromGuest, Greeting, ToAgent, ToGuest, greet, receive,
+    send,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,7 +28,8 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// Reads messages until the stream ends or is of no more use. Whatever is read can be sent, and comes back as it was.
+/// Reads messages until the stream ends or is of no more use. Whatever is read can be sent, and
+/// comes back as it was.
 fn messages<T: Serialize + DeserializeOwned + PartialEq + Debug>(mut stream: &[u8]) {
     loop {
         let before = stream.len();

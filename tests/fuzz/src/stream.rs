@@ -1,10 +1,12 @@
-//! What `nvvmm receive` reads: a stream that somebody has changed, or that was made of any records, and the pool where it lands.
+//! What `nvvmm receive` reads: a stream that somebody has changed, or that was made of any records,
+//! and the pool where it lands.
 //!
-//! First byte: how the stream is made of the rest, and whether it is received in a pool. As it is; with the digests of its records
-//! made right; of records that the rest describes; or sealed, as it is.
+//! First byte: how the stream is made of the rest, and whether it is received in a pool. As it is;
+//! with the digests of its records made right; of records that the rest describes; or sealed, as it
+//! is.
 //!
-//! What a reader takes for whole can be written, and comes back as it was. A pool is in order after any stream, and has either the snapshot or nothing
-//! but what can be removed.
+//! What a reader takes for whole can be written, and comes back as it was. A pool is in order after
+//! any stream, and has either the snapshot or nothing but what can be removed.
 
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -60,7 +62,8 @@ struct Content {
 impl Content {
     fn write(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let mut writer = StreamWriter::begin(&mut bytes, &self.header, 1).expect("a header that was read");
+        let mut writer =
+            StreamWriter::begin(&mut bytes, &self.header, 1).expect("a header that was read");
         writer.state(&self.state).expect("memory takes it");
         for chunk in &self.chunks {
             writer
@@ -107,7 +110,10 @@ fn mended(bytes: &[u8]) -> Vec<u8> {
     }
     let mut digest = *blake3::hash(&stream[..PRELUDE_BYTES]).as_bytes();
     let mut at = PRELUDE_BYTES;
-    while let Some(record) = stream.get_mut(at..).filter(|rest| rest.len() >= RECORD_BYTES) {
+    while let Some(record) = stream
+        .get_mut(at..)
+        .filter(|rest| rest.len() >= RECORD_BYTES)
+    {
         let length = u32::from_le_bytes([record[4], record[5], record[6], record[7]]) as usize;
         let Some(payload) = record.get(RECORD_BYTES..RECORD_BYTES.saturating_add(length)) else {
             break;
@@ -128,7 +134,11 @@ fn described(script: &mut Script, pool: &Pool) -> Vec<u8> {
     let strange = Identity::from_bytes([0x5a; 16]).expect("not zero");
     let state = script.bytes(usize::from(choice >> 4));
     let header = StreamHeader {
-        identity: if choice & 1 == 0 { strange } else { second.identity },
+        identity: if choice & 1 == 0 {
+            strange
+        } else {
+            second.identity
+        },
         base: (choice & 2 != 0).then(|| BaseOf {
             identity: second.identity,
             name: "second".to_owned(),

@@ -53,7 +53,9 @@ fn segments(elf: &[u8]) -> Vec<Segment> {
 fn address_of_string() -> u64 {
     let program = fs::read(required("NVVMM_BAREMETAL_GUEST")).unwrap();
     let mut places = program.windows(KNOWN_STRING.len());
-    let at = places.position(|bytes| bytes == KNOWN_STRING.as_bytes()).unwrap() as u64;
+    let at = places
+        .position(|bytes| bytes == KNOWN_STRING.as_bytes())
+        .unwrap() as u64;
     let segments = segments(&program);
     let holds = |segment: &&Segment| {
         segment.kind == PT_LOAD && (segment.offset..segment.offset + segment.bytes).contains(&at)
@@ -116,7 +118,10 @@ fn a_core_has_the_guests_registers_and_memory() {
         let shown = verify::digest(&memory, first, frames);
         assert!(digest.contains(&format!("{shown:016x}")), "{digest}");
     }
-    let piped = host.command(&["export", "a", "--core", "-"]).output().unwrap();
+    let piped = host
+        .command(&["export", "a", "--core", "-"])
+        .output()
+        .unwrap();
     assert!(
         piped.status.success() && piped.stdout == bytes,
         "{:?}",
@@ -124,13 +129,17 @@ fn a_core_has_the_guests_registers_and_memory() {
     );
 
     let text = host.run(&["export", "a", "--core", path]).ok().stdout;
-    assert!(text.contains("a.core: ") && text.contains("1 ranges"), "{text}");
+    assert!(
+        text.contains("a.core: ") && text.contains("1 ranges"),
+        "{text}"
+    );
     let left: Vec<_> = fs::read_dir(host.runtime()).unwrap().flatten().collect();
     let cores = left
         .iter()
         .filter(|entry| entry.path().to_string_lossy().contains("core"));
     assert_eq!(cores.count(), 1, "{left:?}");
-    host.run(&["export", "none", "--core", path]).refused(3, "none");
+    host.run(&["export", "none", "--core", path])
+        .refused(3, "none");
     host.run(&["export", "a", "--core", "/dev/null"])
         .refused(4, "regular");
     host.assert_pool_clean();
@@ -148,11 +157,12 @@ fn gdb_reads_a_core() {
     vm.snapshot("a");
     vm.stop();
     let core = host.runtime().join("a.core");
-    host.run(&["export", "a", "--core", core.to_str().unwrap()]).ok();
+    host.run(&["export", "a", "--core", core.to_str().unwrap()])
+        .ok();
 
     let registers = [
-        "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13",
-        "r14", "r15", "rip",
+        "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12",
+        "r13", "r14", "r15", "rip",
     ];
     let address = address_of_string();
     let mut commands = vec!["info threads".to_owned(), format!("x/s {address:#x}")];
@@ -160,14 +170,20 @@ fn gdb_reads_a_core() {
         commands.push(format!("thread {thread}"));
         commands.extend(registers.map(|name| format!("printf \"@ {name} %lx\\n\", (long)${name}")));
     }
-    commands.extend(["info registers rip cs ss".to_owned(), "x/2i $rip".to_owned()]);
+    commands.extend([
+        "info registers rip cs ss".to_owned(),
+        "x/2i $rip".to_owned(),
+    ]);
     let said = gdb(&core, &commands);
     println!("{said}");
     assert!(
         said.contains(&format!("{address:#x}:\t\"{KNOWN_STRING}")),
         "{KNOWN_STRING:?} is at {address:#x}:\n{said}"
     );
-    let told: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("@ ")).collect();
+    let told: Vec<&str> = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("@ "))
+        .collect();
     let inspected = host.json(&["inspect", "a"]);
     let saved = inspected["state"]["vcpus"].as_array().unwrap();
     let expected: Vec<String> = saved

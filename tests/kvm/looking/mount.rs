@@ -143,7 +143,10 @@ fn files_hold_what_the_guest_has() {
     vm.ask("churn on 9 rand");
     vm.snapshot("moving");
     assert_eq!(mounted.names(""), ["moving", "still"]);
-    assert_eq!(mounted.names("still"), ["memory", "spec.json", "state.json"]);
+    assert_eq!(
+        mounted.names("still"),
+        ["memory", "spec.json", "state.json"]
+    );
 
     let memory = mounted.memory("still");
     assert_eq!(memory.0.len() as u64, 64 * MIB);
@@ -155,7 +158,10 @@ fn files_hold_what_the_guest_has() {
         );
     }
     let moving = verify::instant(&mounted.memory("moving"));
-    assert!(moving.is_ok_and(|report| report.frames == 16 * 256), "{moving:?}");
+    assert!(
+        moving.is_ok_and(|report| report.frames == 16 * 256),
+        "{moving:?}"
+    );
 
     let mapped = taken["frames_mapped"].as_u64().unwrap() * 4096;
     let path = mounted.at("still/memory");
@@ -206,7 +212,9 @@ fn a_snapshot_that_is_removed_is_gone_also_where_it_is_open() {
     let mut other = host.boot_bare_metal(64, 1);
     other.ask("fill 48 2");
     other.snapshot("a");
-    let gone = open.read_exact_at(&mut frame, behind(12 * 256)).unwrap_err();
+    let gone = open
+        .read_exact_at(&mut frame, behind(12 * 256))
+        .unwrap_err();
     assert_eq!(errno(&gone), Errno::ESTALE);
     let digest = other.ask("digest 48");
     let shown = verify::digest(&mounted.memory("a"), first, 48 * 256);
@@ -258,7 +266,8 @@ fn what_cannot_be_mounted_is_refused_and_what_is_damaged_cannot_be_read() {
         return;
     }
     let host = Host::new(512);
-    host.run(&["pool", "mount", "/none/at/all"]).refused(3, "mkdir");
+    host.run(&["pool", "mount", "/none/at/all"])
+        .refused(3, "mkdir");
     let file = host.runtime().join("file");
     fs::write(&file, "").unwrap();
     host.run(&["pool", "mount", file.to_str().unwrap()])

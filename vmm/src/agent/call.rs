@@ -10,13 +10,15 @@ use nvvmm_protocol::{AGENT_PORT, FailedBecause, FrameError, GreetingError, greet
 
 use crate::control::{ControlError, ErrorKind, VmRuntimePaths};
 
-/// How long an agent is waited for that is not there: it may be about to start, or to come back after a restore.
+/// How long an agent is waited for that is not there: it may be about to start, or to come back
+/// after a restore.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// The longest line that the device answers with: `OK 4294967295`.
 const ANSWER_BYTES_MAX: usize = 32;
 
-/// Asks the agent of a VM for a stream; waits for an agent that is not there for at most `patience`.
+/// Asks the agent of a VM for a stream; waits for an agent that is not there for at most
+/// `patience`.
 ///
 /// # Errors
 /// [`ErrorKind::Refused`]: nobody answers, or an agent of another version does.
@@ -77,7 +79,9 @@ fn expect_ok(mut stream: &UnixStream) -> io::Result<()> {
     if line.starts_with(b"OK ") && line.ends_with(b"\n") {
         Ok(())
     } else {
-        Err(io::Error::other("the vsock socket answers something unknown"))
+        Err(io::Error::other(
+            "the vsock socket answers something unknown",
+        ))
     }
 }
 

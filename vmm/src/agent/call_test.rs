@@ -68,7 +68,10 @@ fn what_is_no_answer_of_a_device_is_refused() {
     for (said, wrong) in [
         ("", "nobody listens"),
         ("NO\n", "something unknown"),
-        ("OK 1111111111111111111111111111111111111111", "something unknown"),
+        (
+            "OK 1111111111111111111111111111111111111111",
+            "something unknown",
+        ),
     ] {
         let (caller, mut device) = UnixStream::pair().unwrap();
         device.write_all(said.as_bytes()).unwrap();

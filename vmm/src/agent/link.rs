@@ -1,8 +1,9 @@
 //! The VM's side of the stream that the agent in its guest keeps.
 //!
-//! A restore breaks the stream; the agent asks for another one, and hears then that the VM was restored. Until it has said
-//! that it has done what there is to do, every stream begins with that. Nothing here is waited for by the VM, and the guest is
-//! trusted in nothing: whatever it sends ends its stream at worst.
+//! A restore breaks the stream; the agent asks for another one, and hears then that the VM was
+//! restored. Until it has said that it has done what there is to do, every stream begins with that.
+//! Nothing here is waited for by the VM, and the guest is trusted in nothing: whatever it sends
+//! ends its stream at worst.
 
 use std::io;
 use std::net::Shutdown;
@@ -15,11 +16,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nvvmm_devices::HostSocket;
 use nvvmm_protocol::{Frames, FromGuest, Restored, ToGuest, greet, receive, send};
 
-/// How long an agent may take for a greeting or to take a message. One that is restored settles in its own time.
+/// How long an agent may take for a greeting or to take a message. One that is restored settles in
+/// its own time.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// After a failure to accept, which passes: the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Failures of the agent that are logged, and their longest text: the guest says how many and how long they are.
+/// Failures of the agent that are logged, and their longest text: the guest says how many and how
+/// long they are.
 const FAILURES_LOGGED_MAX: usize = 16;
 const FAILURE_CHARS_MAX: usize = 200;
 
@@ -109,8 +112,8 @@ impl Shared {
     }
 }
 
-/// Serves one stream at a time. There is one agent, so a stream that comes while another is served is a newer one, and the
-/// older is dead.
+/// Serves one stream at a time. There is one agent, so a stream that comes while another is served
+/// is a newer one, and the older is dead.
 fn accept(shared: &Arc<Shared>) {
     let mut serving: Option<JoinHandle<()>> = None;
     loop {
@@ -166,7 +169,9 @@ fn talk(shared: &Shared, stream: &UnixStream) -> Result<(), Box<dyn std::error::
         match receive(stream)? {
             FromGuest::Hello => {
                 let news = shared.state().news.clone();
-                let message = news.map_or(ToGuest::Welcome, |news| ToGuest::Restored(at_this_time(news)));
+                let message = news.map_or(ToGuest::Welcome, |news| {
+                    ToGuest::Restored(at_this_time(news))
+                });
                 send(stream, &message)?;
             }
             FromGuest::Settled { failures } => {
@@ -196,7 +201,9 @@ fn at_this_time(news: Restored) -> Restored {
 
 /// The host's time of day, in nanoseconds since 1970.
 pub fn unix_ns_now() -> u64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since_1970 = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)
 }
 

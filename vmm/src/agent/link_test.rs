@@ -25,13 +25,21 @@ fn hello(path: &Path) -> (UnixStream, ToGuest) {
 
 /// The agent says that it is done, which is known when it has been answered again.
 fn settle(stream: &UnixStream) -> ToGuest {
-    send(stream, &FromGuest::Settled { failures: Vec::new() }).unwrap();
+    send(
+        stream,
+        &FromGuest::Settled {
+            failures: Vec::new(),
+        },
+    )
+    .unwrap();
     send(stream, &FromGuest::Hello).unwrap();
     receive(stream).unwrap()
 }
 
 fn is_ended(stream: &UnixStream) -> bool {
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
     receive::<ToGuest>(stream).is_err()
 }
 

@@ -58,7 +58,8 @@ impl Clones {
         Ok(began.elapsed().as_secs_f64() * 1e6)
     }
 
-    /// Lets one after the other go on, write so many frames, and compare all of its memory; how many frames were compared.
+    /// Lets one after the other go on, write so many frames, and compare all of its memory; how
+    /// many frames were compared.
     ///
     /// # Errors
     /// One is wrong, or a command failed.
@@ -81,7 +82,9 @@ impl Clones {
     /// One of the commands failed.
     pub fn end(mut self) -> Result<(), VmError> {
         let names = std::mem::take(&mut self.names);
-        names.iter().try_for_each(|name| self.command(&["stop", name]))
+        names
+            .iter()
+            .try_for_each(|name| self.command(&["stop", name]))
     }
 
     fn next_name(&mut self) -> String {
@@ -91,7 +94,14 @@ impl Clones {
     }
 
     fn start(&self, name: &str) -> Result<(), VmError> {
-        self.command(&["restore", &self.snapshot, "--name", name, "--detach", "--paused"])
+        self.command(&[
+            "restore",
+            &self.snapshot,
+            "--name",
+            name,
+            "--detach",
+            "--paused",
+        ])
     }
 
     fn command(&self, arguments: &[&str]) -> Result<(), VmError> {

@@ -1,4 +1,5 @@
-//! How many frames one write fault should copy: what that costs and copies too much, for each way to choose.
+//! How many frames one write fault should copy: what that costs and copies too much, for each way
+//! to choose.
 
 use super::{
     guest::Guest,
@@ -41,7 +42,8 @@ struct Seen {
     medium: String,
     choice: String,
     pattern: usize,
-    /// Of a written frame, in microseconds: what it takes longer than when nothing is to be copied.
+    /// Of a written frame, in microseconds: what it takes longer than when nothing is to be
+    /// copied.
     us: f64,
     faults: f64,
     amplification: f64,
@@ -73,7 +75,10 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
         policy: usual,
     });
     let mut measuring = Measuring {
-        places: places.iter().filter(|place| place.copies_clusters()).collect(),
+        places: places
+            .iter()
+            .filter(|place| place.copies_clusters())
+            .collect(),
         size: plan.sizes.last().copied().unwrap_or_default().min(SIZE_MAX),
         choices,
         seen: Vec::new(),
@@ -129,7 +134,12 @@ impl Measuring<'_> {
     }
 
     /// Writes after a checkpoint, less the same writes once more, when nothing is copied.
-    fn one_pattern(&self, place: &Place, guest: &mut Guest, pattern: &str) -> Result<(f64, Writes), VmError> {
+    fn one_pattern(
+        &self,
+        place: &Place,
+        guest: &mut Guest,
+        pattern: &str,
+    ) -> Result<(f64, Writes), VmError> {
         let mib = self.size >> 20;
         // All is mapped for reading, so that the write is all that is measured.
         guest.ask(&format!("touch {mib} read"))?;
@@ -140,7 +150,13 @@ impl Measuring<'_> {
         Ok((first.us_each() - plain.us_each(), first))
     }
 
-    fn of(&self, place: &Place, choice: &Choice, pattern: usize, figure: fn(&Seen) -> f64) -> Vec<f64> {
+    fn of(
+        &self,
+        place: &Place,
+        choice: &Choice,
+        pattern: usize,
+        figure: fn(&Seen) -> f64,
+    ) -> Vec<f64> {
         let those = self.seen.iter().filter(|seen| {
             seen.medium == place.medium && seen.choice == choice.name && seen.pattern == pattern
         });
@@ -160,8 +176,10 @@ impl Measuring<'_> {
             for place in &self.places {
                 let spread = |figure| Spread::of(&self.of(place, choice, pattern, figure));
                 let number = |figure| {
-                    spread(figure)
-                        .map_or_else(|| "-".into(), |spread: Spread| format!("{:.2}", spread.median))
+                    spread(figure).map_or_else(
+                        || "-".into(),
+                        |spread: Spread| format!("{:.2}", spread.median),
+                    )
                 };
                 row.push(spread(|seen| seen.us).map_or_else(|| "-".into(), time_text));
                 row.push(number(|seen| seen.amplification));
@@ -184,18 +202,21 @@ impl Measuring<'_> {
         let Some(place) = self.places.first() else {
             return Vec::new();
         };
-        let series = PATTERNS.into_iter().enumerate().map(|(pattern, (name, _))| {
-            let mut series = Series {
-                name: name.into(),
-                points: Vec::new(),
-            };
-            for (frames, choice) in FIXED.into_iter().zip(&self.choices) {
-                for us in self.of(place, choice, pattern, |seen| seen.us) {
-                    series.add(f64::from(frames), us);
+        let series = PATTERNS
+            .into_iter()
+            .enumerate()
+            .map(|(pattern, (name, _))| {
+                let mut series = Series {
+                    name: name.into(),
+                    points: Vec::new(),
+                };
+                for (frames, choice) in FIXED.into_iter().zip(&self.choices) {
+                    for us in self.of(place, choice, pattern, |seen| seen.us) {
+                        series.add(f64::from(frames), us);
+                    }
                 }
-            }
-            series
-        });
+                series
+            });
         vec![Chart {
             file: "clusters".into(),
             title: format!("Copy-on-write in clusters, on {}", place.medium),

@@ -47,7 +47,10 @@ impl Commands {
             return Ok(ended.stdout);
         }
         let why = String::from_utf8_lossy(&ended.stderr).trim().to_owned();
-        Err(VmError::failed(format!("nvvmm {}: {why}", arguments.join(" "))))
+        Err(VmError::failed(format!(
+            "nvvmm {}: {why}",
+            arguments.join(" ")
+        )))
     }
 
     /// Ends a VM, if there is one of that name.

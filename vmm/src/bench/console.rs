@@ -117,7 +117,8 @@ pub fn numbers(answer: &str, name: &str) -> Result<Vec<u64>, VmError> {
         .split_ascii_whitespace()
         .filter_map(|word| word.split_once('='));
     let found = values.find(|(key, _)| *key == name);
-    let found = found.and_then(|(_, list)| list.split(',').map(|number| number.parse().ok()).collect());
+    let found =
+        found.and_then(|(_, list)| list.split(',').map(|number| number.parse().ok()).collect());
     found.ok_or_else(|| not_said(answer, name))
 }
 

@@ -50,7 +50,10 @@ fn a_guest_that_is_gone_is_an_error_at_once() {
 
 #[test]
 fn numbers_are_found_by_name() {
-    assert_eq!(number("@ check ok frames=25 churned=1", "frames").unwrap(), 25);
+    assert_eq!(
+        number("@ check ok frames=25 churned=1", "frames").unwrap(),
+        25
+    );
     assert!(number("@ check ok frames=x", "frames").is_err());
     assert!(number("@ check ok", "frames").is_err());
 }

@@ -1,8 +1,9 @@
-//! The classic way, to compare with: a checkpoint writes every page to a file, a restart reads them back.
+//! The classic way, to compare with: a checkpoint writes every page to a file, a restart reads them
+//! back.
 //!
-//! It is as good as that way can be: it is told which memory is in use, writes and reads in large pieces with several
-//! threads, makes the file before the pause, and does all that need not be in the pause after it. A file on hugetlbfs, which
-//! has no write(2), is written through a mapping.
+//! It is as good as that way can be: it is told which memory is in use, writes and reads in large
+//! pieces with several threads, makes the file before the pause, and does all that need not be in
+//! the pause after it. A file on hugetlbfs, which has no write(2), is written through a mapping.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -65,7 +66,8 @@ impl CopiedCheckpoint {
     /// # Errors
     /// It cannot be read.
     pub fn saved(&self) -> Result<SavedVm, VmError> {
-        let encoded = fs::read(&self.state).map_err(|e| VmError::io("read the machine's state", &e))?;
+        let encoded =
+            fs::read(&self.state).map_err(|e| VmError::io("read the machine's state", &e))?;
         Ok(SavedVm::decode(&encoded)?)
     }
 }
@@ -129,7 +131,9 @@ fn freeze(
     let devices = phases
         .run("SaveDevices", || machine.save_devices())
         .map_err(failed)?;
-    let kvm = phases.run("SaveVcpus", || machine.save_kvm()).map_err(failed)?;
+    let kvm = phases
+        .run("SaveVcpus", || machine.save_kvm())
+        .map_err(failed)?;
     let ram = vm.engine.ram().reservation();
     phases
         .run("WriteMemory", || {
@@ -143,11 +147,16 @@ fn freeze(
 ///
 /// # Errors
 /// Whatever keeps a VM from running.
-pub fn restart(place: &Place, checkpoint: &CopiedCheckpoint, threads: usize) -> Result<Guest, VmError> {
+pub fn restart(
+    place: &Place,
+    checkpoint: &CopiedCheckpoint,
+    threads: usize,
+) -> Result<Guest, VmError> {
     let started = Instant::now();
     let phases = std::sync::Arc::new(Mutex::new(Phases::begun_at(started)));
     let saved = checkpoint.saved()?;
-    let file = File::open(&checkpoint.memory).map_err(|e| VmError::io("open the guest's memory", &e))?;
+    let file =
+        File::open(&checkpoint.memory).map_err(|e| VmError::io("open the guest's memory", &e))?;
     let memory_bytes = checkpoint.memory_bytes;
     let guest_place = place.guest_place();
     let name = guest_place.name.clone();
@@ -164,7 +173,9 @@ pub fn restart(place: &Place, checkpoint: &CopiedCheckpoint, threads: usize) -> 
         let spec = saved.spec.clone();
         let timed = std::sync::Arc::clone(&phases);
         let vm = builder.fresh(&spec, console, move |machine: &Machine, ram: &GuestRam| {
-            let mut phases = timed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut phases = timed
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             let ram: &Reservation = ram.reservation();
             phases
                 .run("ReadMemory", || {
@@ -178,7 +189,9 @@ pub fn restart(place: &Place, checkpoint: &CopiedCheckpoint, threads: usize) -> 
                 .map_err(failed)
         })?;
         let taken = std::mem::replace(
-            &mut *phases.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+            &mut *phases
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
             Phases::begin(),
         );
         report.phases = taken.into_times();
@@ -189,7 +202,8 @@ pub fn restart(place: &Place, checkpoint: &CopiedCheckpoint, threads: usize) -> 
     })
 }
 
-/// Does `work` for each piece of `size_bytes`, given by where it begins and its length, with several threads.
+/// Does `work` for each piece of `size_bytes`, given by where it begins and its length, with
+/// several threads.
 fn in_pieces(
     size_bytes: u64,
     threads: usize,

@@ -1,5 +1,5 @@
-//! What a guest pays for copy-on-write after a checkpoint, beside what the host's kernel takes for the same on a private
-//! mapping.
+//! What a guest pays for copy-on-write after a checkpoint, beside what the host's kernel takes for
+//! the same on a private mapping.
 
 use std::time::Instant;
 
@@ -81,7 +81,12 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
 
 impl Measuring<'_> {
     /// All is written after a checkpoint, and once more without one.
-    fn rewrite(&mut self, place: &Place, with_kernel: bool, (x, order): (f64, &str)) -> Result<(), VmError> {
+    fn rewrite(
+        &mut self,
+        place: &Place,
+        with_kernel: bool,
+        (x, order): (f64, &str),
+    ) -> Result<(), VmError> {
         let mut guest = place.boot(self.size)?;
         guest.fill(self.size, SEED)?;
         if with_kernel {
@@ -105,7 +110,8 @@ impl Measuring<'_> {
         place.remove("cow")
     }
 
-    /// Microseconds for each frame of a first pass over memory that is all mapped for reading, and of a second one.
+    /// Microseconds for each frame of a first pass over memory that is all mapped for reading, and
+    /// of a second one.
     fn first_and_second(
         &self,
         place: &Place,
@@ -186,8 +192,8 @@ impl Measuring<'_> {
         let mut targets = Vec::new();
         for place in self.places {
             for (x, (order, _)) in ORDERS.into_iter().enumerate() {
-                let [ours, kernels] =
-                    [place.medium.as_str(), KERNEL].map(|series| self.tax.times_us(series, x as f64));
+                let [ours, kernels] = [place.medium.as_str(), KERNEL]
+                    .map(|series| self.tax.times_us(series, x as f64));
                 targets.extend(Spread::of(&ratios(&ours, &kernels)).map(|measured| Target {
                     what: format!(
                         "{}: time of a frame {order}, against the kernel's private mapping",
@@ -198,7 +204,10 @@ impl Measuring<'_> {
                     unit: "x".into(),
                 }));
             }
-            let stable = self.stable.iter().filter(|(medium, _)| *medium == place.medium);
+            let stable = self
+                .stable
+                .iter()
+                .filter(|(medium, _)| *medium == place.medium);
             let faults: Vec<f64> = stable
                 .map(|(_, copied)| copied.frames_written / copied.faults.max(1.0))
                 .collect();
@@ -227,7 +236,8 @@ fn counts(title: &str, seen: &[(String, Writes)]) -> Table {
             .map(|(_, copied)| *copied)
             .collect();
         let median = |figure: fn(&Writes) -> f64| {
-            Spread::of(&those.iter().map(figure).collect::<Vec<_>>()).map_or(0.0, |spread| spread.median)
+            Spread::of(&those.iter().map(figure).collect::<Vec<_>>())
+                .map_or(0.0, |spread| spread.median)
         };
         let each: Vec<f64> = those.iter().map(Writes::us_each).collect();
         vec![

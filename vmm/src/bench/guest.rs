@@ -1,5 +1,5 @@
-//! One VM of the benchmark with the bare-metal guest, in this process: built, snapshotted and restored by what the commands
-//! call, without the commands' processes.
+//! One VM of the benchmark with the bare-metal guest, in this process: built, snapshotted and
+//! restored by what the commands call, without the commands' processes.
 
 use std::{
     cell::OnceCell,
@@ -64,7 +64,9 @@ impl Guest {
             techniques: place.techniques,
             on_cow_failure: {
                 let failure = Arc::clone(&failure);
-                Arc::new(move |error| *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error))
+                Arc::new(move |error| {
+                    *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error)
+                })
             },
         };
         let vm = Arc::new(build(&builder, builder.console_streams()?)?);
@@ -110,7 +112,12 @@ impl Guest {
             }
             Ok(())
         });
-        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        match self
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
             Some(error) => Err(VmError::failed(format!("the VM cannot go on: {error}"))),
             None => answer,
         }
@@ -133,7 +140,8 @@ impl Guest {
         number(&self.ask("stat")?, "first")
     }
 
-    /// Has the guest compare all that it has filled with what it must hold; how many frames that are.
+    /// Has the guest compare all that it has filled with what it must hold; how many frames that
+    /// are.
     ///
     /// # Errors
     /// One is wrong.
@@ -167,7 +175,8 @@ impl Guest {
         })
     }
 
-    /// Begins a ring of checkpoints of it, as `nvvmm checkpoint` does. It is to end before the guest does.
+    /// Begins a ring of checkpoints of it, as `nvvmm checkpoint` does. It is to end before the
+    /// guest does.
     ///
     /// # Errors
     /// As the command's.
@@ -177,7 +186,12 @@ impl Guest {
             Some(vm) => vm.checkpoint(name, replaced),
             None => Attempt::NotNow,
         };
-        Ring::start(self.vm().holder.pool(), &self.name, settings, Box::new(take))
+        Ring::start(
+            self.vm().holder.pool(),
+            &self.name,
+            settings,
+            Box::new(take),
+        )
     }
 
     /// Its name.
@@ -206,7 +220,8 @@ impl Drop for Guest {
             return;
         };
         if vm.faults.is_stuck() {
-            // A vCPU waits for memory that nobody will give it. It ends with the process, and what it uses stays until then.
+            // A vCPU waits for memory that nobody will give it. It ends with the process, and what
+            // it uses stays until then.
             std::mem::forget(vm);
             return;
         }

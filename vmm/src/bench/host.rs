@@ -40,7 +40,8 @@ pub fn memory_field(name: &str) -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
-/// The name by which a directory's medium goes in tables: tmpfs with or without huge pages, hugetlbfs, or its file system.
+/// The name by which a directory's medium goes in tables: tmpfs with or without huge pages,
+/// hugetlbfs, or its file system.
 pub fn medium_of(dir: &Path) -> String {
     let mounts = read("/proc/self/mounts");
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
@@ -70,7 +71,10 @@ impl<'t> Mount<'t> {
     }
 
     fn medium(&self) -> String {
-        let huge = self.options.split(',').any(|option| option == "huge=always");
+        let huge = self
+            .options
+            .split(',')
+            .any(|option| option == "huge=always");
         match (self.kind, huge) {
             ("tmpfs", true) => "tmpfs with huge pages".into(),
             (kind, _) => kind.into(),
@@ -78,7 +82,8 @@ impl<'t> Mount<'t> {
     }
 }
 
-/// Linux names the processor's virtualization in its flags; a KVM that needs none of it is made of software.
+/// Linux names the processor's virtualization in its flags; a KVM that needs none of it is made of
+/// software.
 fn kvm_kind(cpuinfo: &str) -> &'static str {
     let flags = field(cpuinfo, "flags").unwrap_or_default();
     let has = |flag| flags.split(' ').any(|word| word == flag);

@@ -8,7 +8,10 @@ fn mounts_are_told_apart() {
         medium("none /mnt tmpfs rw,huge=always 0 0"),
         "tmpfs with huge pages"
     );
-    assert_eq!(medium("none /mnt hugetlbfs rw,pagesize=2M 0 0"), "hugetlbfs");
+    assert_eq!(
+        medium("none /mnt hugetlbfs rw,pagesize=2M 0 0"),
+        "hugetlbfs"
+    );
     assert!(Mount::parse("cut off").is_none());
 }
 

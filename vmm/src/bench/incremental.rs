@@ -12,7 +12,8 @@ use super::{
 use crate::{checkpoint::report::SnapshotReport, humane, vm::VmError};
 
 const SEED: u64 = 11;
-/// Parts of the touched memory that are written between two checkpoints, as divisors: 10%, 1%, 0.1%.
+/// Parts of the touched memory that are written between two checkpoints, as divisors: 10%, 1%,
+/// 0.1%.
 const DIVISORS: [u64; 3] = [1000, 100, 10];
 /// Places written that lie apart from each other.
 const CLUSTERS: u64 = 1000;
@@ -77,8 +78,12 @@ impl Measuring<'_> {
             guest.ask(&format!("touch {written}"))?;
             let report = next(&guest, format!("after-{written}"))?;
             self.note_save(&report);
-            self.pauses
-                .add(&place.medium, written as f64, report.pause_us, &report.phases);
+            self.pauses.add(
+                &place.medium,
+                written as f64,
+                report.pause_us,
+                &report.phases,
+            );
         }
         let frames = mib_frames(self.size);
         let count = CLUSTERS.min(frames / 32);
@@ -137,7 +142,10 @@ impl Measuring<'_> {
             .filter(|mib| *mib == ((self.size >> 20) / 100).max(1))
         {
             tables.push(self.pauses.phases(
-                &format!("Where it goes, {} written (medians)", by_mib(written as f64)),
+                &format!(
+                    "Where it goes, {} written (medians)",
+                    by_mib(written as f64)
+                ),
                 written as f64,
             ));
         }
@@ -175,7 +183,10 @@ impl Measuring<'_> {
         let mut targets = Vec::new();
         let one_percent = ((self.size >> 20) / 100).max(1) as f64;
         for place in self.places.iter().filter(|place| !place.has_huge_pages()) {
-            let of_place = self.first.iter().filter(|(medium, _)| *medium == place.medium);
+            let of_place = self
+                .first
+                .iter()
+                .filter(|(medium, _)| *medium == place.medium);
             let first: Vec<f64> = of_place.map(|(_, us)| *us).collect();
             let later = self.pauses.times_us(&place.medium, one_percent);
             targets.extend(Spread::of(&ratios(&first, &later)).map(|measured| Target {

@@ -1,5 +1,6 @@
-//! A guest whose memory is a private mapping of a copied checkpoint: the host's kernel copies what it writes. That is how VMs
-//! are started from a memory file where there is no pool, and what copy-on-write is compared with.
+//! A guest whose memory is a private mapping of a copied checkpoint: the host's kernel copies what
+//! it writes. That is how VMs are started from a memory file where there is no pool, and what
+//! copy-on-write is compared with.
 
 use std::{fs::File, os::fd::AsFd, sync::Arc};
 
@@ -29,8 +30,8 @@ impl MappedGuest {
     /// Whatever keeps a machine from running.
     pub fn start(place: &Place, checkpoint: &CopiedCheckpoint) -> Result<Self, VmError> {
         let saved = checkpoint.saved()?;
-        let file =
-            File::open(checkpoint.memory_path()).map_err(|e| VmError::io("open the guest's memory", &e))?;
+        let file = File::open(checkpoint.memory_path())
+            .map_err(|e| VmError::io("open the guest's memory", &e))?;
         let ram = GuestRam::reserve(saved.spec.memory_bytes).map_err(failed)?;
         let size = usize::try_from(checkpoint.memory_bytes()).map_err(failed)?;
         ram.reservation()

@@ -1,5 +1,5 @@
-//! The worst pattern for the number of mappings: every other frame is written between two checkpoints, those in between
-//! before the next, and so on.
+//! The worst pattern for the number of mappings: every other frame is written between two
+//! checkpoints, those in between before the next, and so on.
 
 use super::{
     observed::time_text,
@@ -19,7 +19,8 @@ use crate::{
 const SEED: u64 = 37;
 /// Memory that is written, at most.
 const SIZE_MAX: u64 = 16 << 20;
-/// Frames for each mapping of the budget: as many as a guest with 512 MiB has under the usual limit of the kernel.
+/// Frames for each mapping of the budget: as many as a guest with 512 MiB has under the usual limit
+/// of the kernel.
 const FRAMES_PER_MAPPING: u64 = 4;
 /// Checkpoints, at most, and for each MiB of the largest guest.
 const EPOCHS_MAX: u64 = 2000;

@@ -50,7 +50,10 @@ fn summary(report: &Report) -> String {
 fn section(experiment: &Experiment, plots: &str) -> String {
     let mut text = format!("\n## {}\n\n{}\n", experiment.title, experiment.about);
     for chart in &experiment.charts {
-        text.push_str(&format!("\n![{}]({plots}/{}.svg)\n", chart.title, chart.file));
+        text.push_str(&format!(
+            "\n![{}]({plots}/{}.svg)\n",
+            chart.title, chart.file
+        ));
     }
     for shown in &experiment.tables {
         text.push_str(&format!("\n**{}**\n\n{}", shown.title, table(shown)));

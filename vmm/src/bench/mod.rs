@@ -1,7 +1,9 @@
-//! `nvvmm bench`: measures checkpoints and restarts on this host, beside the classic way and in one run, and draws them.
+//! `nvvmm bench`: measures checkpoints and restarts on this host, beside the classic way and in one
+//! run, and draws them.
 //!
-//! A [`Plan`] says what is measured. Each experiment drives VMs with the bare-metal guest in pools of its own and gives back
-//! an [`report::Experiment`]; the [`Report`] of all is JSON, from which text, plots and docs/performance.md are made.
+//! A [`Plan`] says what is measured. Each experiment drives VMs with the bare-metal guest in pools
+//! of its own and gives back an [`report::Experiment`]; the [`Report`] of all is JSON, from which
+//! text, plots and docs/performance.md are made.
 
 mod clones;
 mod clusters;
@@ -46,7 +48,8 @@ const FOR_FILES: u64 = 6;
 /// Does all that a plan asks for. The report names the experiments that failed among several.
 ///
 /// # Errors
-/// The only experiment failed: something could not be done, or a guest's memory is wrong. The user has interrupted the run.
+/// The only experiment failed: something could not be done, or a guest's memory is wrong. The user
+/// has interrupted the run.
 pub fn run(plan: &Plan, mut left_out: Vec<String>, progress: &Progress) -> Result<Report, VmError> {
     let began_ns = SystemTime::UNIX_EPOCH
         .elapsed()
@@ -97,7 +100,11 @@ fn experiment(
 }
 
 /// The pools that are measured, the one on ordinary pages first, their memory warm.
-fn places(plan: &Plan, left_out: &mut Vec<String>, progress: &Progress) -> Result<Vec<Place>, VmError> {
+fn places(
+    plan: &Plan,
+    left_out: &mut Vec<String>,
+    progress: &Progress,
+) -> Result<Vec<Place>, VmError> {
     let largest = plan.sizes.last().copied().unwrap_or_default() + place::GUEST_SLACK_BYTES;
     let mut places = Vec::new();
     for dir in std::iter::once(&plan.dir).chain(&plan.huge_dirs) {
@@ -126,11 +133,13 @@ fn places(plan: &Plan, left_out: &mut Vec<String>, progress: &Progress) -> Resul
     }
     if plan.huge_dirs.is_empty() {
         left_out.push(
-            "Huge pages: no directory on them was given (--huge-dir; scripts/bench.sh makes some).".into(),
+            "Huge pages: no directory on them was given (--huge-dir; scripts/bench.sh makes some)."
+                .into(),
         );
     }
     if places.is_empty() {
-        return Err(VmError::new(ErrorKind::PoolFull, left_out.join(" ")).with_remedy("give smaller --sizes"));
+        return Err(VmError::new(ErrorKind::PoolFull, left_out.join(" "))
+            .with_remedy("give smaller --sizes"));
     }
     Ok(places)
 }

@@ -49,7 +49,10 @@ impl Observations {
 
     /// Times in microseconds of one series at `x`.
     pub fn times_us(&self, series: &str, x: f64) -> Vec<f64> {
-        let those = self.0.iter().filter(|seen| seen.series == series && seen.x == x);
+        let those = self
+            .0
+            .iter()
+            .filter(|seen| seen.series == series && seen.x == x);
         those.map(|seen| seen.us).collect()
     }
 
@@ -105,14 +108,24 @@ impl Observations {
 
     /// Times in microseconds of one phase of one series at `x`.
     pub fn phase_us(&self, series: &str, x: f64, phase: &str) -> Vec<f64> {
-        let those = self.0.iter().filter(|seen| seen.series == series && seen.x == x);
+        let those = self
+            .0
+            .iter()
+            .filter(|seen| seen.series == series && seen.x == x);
         those
             .filter_map(|seen| Some(seen.phases.iter().find(|timed| timed.phase == phase)?.us))
             .collect()
     }
 
-    /// How many times faster than `slow` the series `fast` is to be at `x`; `None` where one was not measured.
-    pub fn target(&self, what: &str, (slow, fast): (&str, &str), x: f64, wanted: f64) -> Option<Target> {
+    /// How many times faster than `slow` the series `fast` is to be at `x`; `None` where one was
+    /// not measured.
+    pub fn target(
+        &self,
+        what: &str,
+        (slow, fast): (&str, &str),
+        x: f64,
+        wanted: f64,
+    ) -> Option<Target> {
         let measured = Spread::of(&ratios(&self.times_us(slow, x), &self.times_us(fast, x)))?;
         Some(Target {
             what: what.into(),

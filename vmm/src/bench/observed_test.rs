@@ -30,7 +30,11 @@ fn a_table_has_a_row_for_each_place_and_a_column_for_each_series() {
     assert_eq!(
         table.rows,
         [
-            ["16 MiB", "5.00 ms (4.00 ms..6.00 ms)", "100 µs (100 µs..300 µs)"],
+            [
+                "16 MiB",
+                "5.00 ms (4.00 ms..6.00 ms)",
+                "100 µs (100 µs..300 µs)"
+            ],
             ["64 MiB", "-", "120 µs"]
         ]
     );
@@ -55,7 +59,11 @@ fn a_target_is_a_ratio_of_pairs() {
         .target("faster", ("copy", "reference"), 16.0, 25.0)
         .unwrap();
     assert_eq!(
-        (target.measured.min, target.measured.median, target.measured.max),
+        (
+            target.measured.min,
+            target.measured.median,
+            target.measured.max
+        ),
         (20.0, 40.0, 50.0)
     );
     assert_eq!(target.wanted, Bound::AtLeast(25.0));

@@ -1,5 +1,5 @@
-//! The paper's two experiments: a guest touches so much memory and is checkpointed; then it is restarted. By reference,
-//! and the classic way.
+//! The paper's two experiments: a guest touches so much memory and is checkpointed; then it is
+//! restarted. By reference, and the classic way.
 
 use super::{
     copied,
@@ -91,8 +91,12 @@ impl Measuring<'_> {
             None
         };
         let report = guest.snapshot(SNAPSHOT)?;
-        self.checkpoints
-            .add(&format!("{REFERENCE}{huge}"), x, report.pause_us, &report.phases);
+        self.checkpoints.add(
+            &format!("{REFERENCE}{huge}"),
+            x,
+            report.pause_us,
+            &report.phases,
+        );
         drop(guest);
         for (kind, name) in [
             (RestoreKind::Prefaulted, ""),
@@ -114,8 +118,12 @@ impl Measuring<'_> {
     /// Notes how long the restart took, and looks at all that the guest had touched.
     fn restarted(&mut self, mut guest: Guest, series: &str, size: u64) -> Result<(), VmError> {
         let report = guest.restored()?;
-        self.restarts
-            .add(series, mib(size), report.first_instruction_us, &report.phases);
+        self.restarts.add(
+            series,
+            mib(size),
+            report.first_instruction_us,
+            &report.phases,
+        );
         let frames = guest.verify()?;
         if frames * 4096 != size {
             return Err(VmError::failed(format!(
@@ -152,14 +160,14 @@ impl Measuring<'_> {
             .filter(|size| **size == 512 << 20 || Some(*size) == plan.sizes.last())
         {
             let of = name_mib(mib(size));
-            tables.push(
-                self.checkpoints
-                    .phases(&format!("Where a checkpoint of {of} goes (medians)"), mib(size)),
-            );
-            tables.push(
-                self.restarts
-                    .phases(&format!("Where a restart of {of} goes (medians)"), mib(size)),
-            );
+            tables.push(self.checkpoints.phases(
+                &format!("Where a checkpoint of {of} goes (medians)"),
+                mib(size),
+            ));
+            tables.push(self.restarts.phases(
+                &format!("Where a restart of {of} goes (medians)"),
+                mib(size),
+            ));
         }
         Experiment {
             name: "paper".into(),
@@ -177,10 +185,14 @@ impl Measuring<'_> {
     }
 
     fn about(&self) -> String {
-        let threads = self.places.iter().zip(&self.threads).map(|(place, threads)| {
-            let Threads { write, read } = threads;
-            format!("{}: {write} to write, {read} to read", place.medium)
-        });
+        let threads = self
+            .places
+            .iter()
+            .zip(&self.threads)
+            .map(|(place, threads)| {
+                let Threads { write, read } = threads;
+                format!("{}: {write} to write, {read} to read", place.medium)
+            });
         format!(
             "A guest writes to so much of its memory, is checkpointed, ends, and is restarted. `{COPY}` is the classic way, as good as it can \
              be made: with the guest stopped it writes the memory in use to a file on the same medium in pieces of 4 MiB, and a restart reads it \
@@ -211,13 +223,22 @@ impl Measuring<'_> {
             let lazy = format!("{reference}, lazy restore");
             for (size, wanted) in [(512.0, by_512), (4096.0, by_4096)] {
                 let copy = copy(&self.checkpoints, size);
-                let what = format!("checkpoint of {}, {pool}: {copy} / reference", name_mib(size));
-                targets.extend(self.checkpoints.target(&what, (&copy, &reference), size, wanted));
+                let what = format!(
+                    "checkpoint of {}, {pool}: {copy} / reference",
+                    name_mib(size)
+                );
+                targets.extend(
+                    self.checkpoints
+                        .target(&what, (&copy, &reference), size, wanted),
+                );
             }
             let copy = copy(&self.restarts, 512.0);
             if !huge.is_empty() {
                 let what = format!("restart of 512 MiB, {pool}, prefaulted: {copy} / reference");
-                targets.extend(self.restarts.target(&what, (&copy, &reference), 512.0, 40.0));
+                targets.extend(
+                    self.restarts
+                        .target(&what, (&copy, &reference), 512.0, 40.0),
+                );
             }
             let what = format!("restart of 512 MiB, {pool}, lazy: {copy} / reference");
             targets.extend(self.restarts.target(&what, (&copy, &lazy), 512.0, 100.0));
@@ -226,7 +247,8 @@ impl Measuring<'_> {
     }
 }
 
-/// What is behind a series' name on this place: nothing for pages of 4 KiB; else which huge pages, where there are two kinds.
+/// What is behind a series' name on this place: nothing for pages of 4 KiB; else which huge pages,
+/// where there are two kinds.
 fn suffix(place: &Place, places: &[Place]) -> String {
     if !place.has_huge_pages() {
         return String::new();

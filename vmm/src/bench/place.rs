@@ -90,7 +90,8 @@ impl Place {
         self.pool.medium() == Medium::Hugetlbfs || self.medium == "tmpfs with huge pages"
     }
 
-    /// Whether what a guest writes is copied in clusters of pages: neither whole huge pages, nor by the host's kernel.
+    /// Whether what a guest writes is copied in clusters of pages: neither whole huge pages, nor by
+    /// the host's kernel.
     pub fn copies_clusters(&self) -> bool {
         let medium = self.pool.medium();
         medium.cow_engine() == EngineKind::Userfaultfd && medium.page_bytes() < CHUNK_SIZE_BYTES
@@ -125,13 +126,15 @@ impl Place {
         self.pool.medium() != Medium::Hugetlbfs
     }
 
-    /// Whether there is room for a file of so many bytes beside the pool, however much of the pool is used.
+    /// Whether there is room for a file of so many bytes beside the pool, however much of the pool
+    /// is used.
     ///
     /// # Errors
     /// The directory is gone.
     pub fn has_room_beside(&self, size_bytes: u64) -> Result<bool, VmError> {
         let room = room_bytes(&self.dir)?;
-        // Huge pages that are set aside are no other memory's, and a pool on them has all of its own.
+        // Huge pages that are set aside are no other memory's, and a pool on them has all of its
+        // own.
         let memory = match self.pool.medium() {
             Medium::Hugetlbfs => room,
             _ => memory_field("MemAvailable").saturating_sub(HOST_BYTES),
@@ -286,7 +289,8 @@ impl Drop for Place {
 
 /// The size of a pool with room for `memory_bytes` of guests.
 pub fn pool_bytes(memory_bytes: u64) -> u64 {
-    (memory_bytes + memory_bytes / POOL_SLACK_DIVISOR + POOL_SLACK_BYTES).next_multiple_of(CHUNK_SIZE_BYTES)
+    (memory_bytes + memory_bytes / POOL_SLACK_DIVISOR + POOL_SLACK_BYTES)
+        .next_multiple_of(CHUNK_SIZE_BYTES)
 }
 
 /// Guest memory that a pool of `size_bytes` has room for.
@@ -310,14 +314,19 @@ pub fn private_directory() -> Result<tempfile::TempDir, VmError> {
 /// # Errors
 /// There is no such directory.
 pub fn room_bytes(dir: &Path) -> Result<u64, VmError> {
-    let room = statvfs(dir)
-        .map_err(|e| VmError::io(format_args!("find out the space on {}", dir.display()), &e.into()))?;
+    let room = statvfs(dir).map_err(|e| {
+        VmError::io(
+            format_args!("find out the space on {}", dir.display()),
+            &e.into(),
+        )
+    })?;
     Ok(room.blocks_available().saturating_mul(room.fragment_size()))
 }
 
-/// Has so much of a medium's memory touched, so that what is measured next meets no page that the host has never used: under a
-/// hypervisor such a page costs some microseconds, whoever touches it. The pages are free again afterwards. They do not stay
-/// warm: a guest kernel with free page reporting gives free memory back to its host after some seconds.
+/// Has so much of a medium's memory touched, so that what is measured next meets no page that the
+/// host has never used: under a hypervisor such a page costs some microseconds, whoever touches it.
+/// The pages are free again afterwards. They do not stay warm: a guest kernel with free page
+/// reporting gives free memory back to its host after some seconds.
 ///
 /// # Errors
 /// There is not so much memory.
@@ -325,9 +334,12 @@ pub fn warm(dir: &Path, size_bytes: u64) -> Result<(), VmError> {
     let path = dir.join(format!("nvvmm-bench-{}.warm", std::process::id()));
     let warmed = warm_file(&path, size_bytes);
     let removed = fs::remove_file(&path);
-    warmed
-        .and(removed)
-        .map_err(|e| VmError::io(format_args!("touch {size_bytes} bytes on {}", dir.display()), &e))
+    warmed.and(removed).map_err(|e| {
+        VmError::io(
+            format_args!("touch {size_bytes} bytes on {}", dir.display()),
+            &e,
+        )
+    })
 }
 
 fn warm_file(path: &Path, size_bytes: u64) -> io::Result<()> {

@@ -27,7 +27,8 @@ pub enum ExperimentKind {
     Cow,
     /// What is copied for a write, for each way to choose how much
     Clusters,
-    /// How many mappings guest memory takes in the worst pattern of writes, and what it costs to stay in the budget
+    /// How many mappings guest memory takes in the worst pattern of writes, and what it costs to
+    /// stay in the budget
     Mappings,
     /// Checkpoints in a rhythm of a guest that goes on writing, and the way back to one
     Rate,
@@ -83,12 +84,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The sizes asked for, or the usual ones that fit into memory and `dir`; and what was left out, in words.
+    /// The sizes asked for, or the usual ones that fit into memory and `dir`; and what was left
+    /// out, in words.
     ///
     /// # Errors
     /// One that was asked for does not fit, or none does.
     pub fn fitting_sizes(asked: &[u64], dir: &Path) -> Result<(Vec<u64>, Vec<String>), VmError> {
-        let room_bytes = place::room_bytes(dir)?.min(memory_field("MemAvailable").saturating_sub(HOST_BYTES));
+        let room_bytes =
+            place::room_bytes(dir)?.min(memory_field("MemAvailable").saturating_sub(HOST_BYTES));
         let mut sizes = if asked.is_empty() {
             SIZES_USUAL.to_vec()
         } else {
@@ -116,8 +119,8 @@ impl Plan {
         Ok((fitting, left_out.collect()))
     }
 
-    /// The guest's program: the one that was given, else the one beside this program, else the one in the source tree
-    /// that this program was built in.
+    /// The guest's program: the one that was given, else the one beside this program, else the one
+    /// in the source tree that this program was built in.
     ///
     /// # Errors
     /// There is none.

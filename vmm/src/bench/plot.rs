@@ -30,14 +30,18 @@ const ROOM_PART: f64 = 0.05;
 /// # Errors
 /// It has no point that can be shown.
 pub fn svg(chart: &Chart) -> Result<String, VmError> {
-    let failed =
-        |what: &dyn std::fmt::Display| VmError::failed(format!("cannot draw {}: {what}", chart.file));
+    let failed = |what: &dyn std::fmt::Display| {
+        VmError::failed(format!("cannot draw {}: {what}", chart.file))
+    };
     let curves: Vec<Curve> = chart
         .series
         .iter()
         .map(|series| Curve::of(series, chart))
         .collect();
-    let x = range(&chart.x, curves.iter().flat_map(|c| c.points.iter().map(|p| p.0)));
+    let x = range(
+        &chart.x,
+        curves.iter().flat_map(|c| c.points.iter().map(|p| p.0)),
+    );
     let y = range(
         &chart.y,
         curves
@@ -124,9 +128,15 @@ fn draw<'a>(
             .label(&curve.name)
             .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
         context.draw_series(line.map(|point| Circle::new(point, 3, colour.filled())))?;
-        let bars = curve.points.iter().filter(|(_, spread)| spread.max > spread.min);
+        let bars = curve
+            .points
+            .iter()
+            .filter(|(_, spread)| spread.max > spread.min);
         context.draw_series(bars.map(|(x, spread)| {
-            PathElement::new([at(*x, spread.min), at(*x, spread.max)], colour.stroke_width(1))
+            PathElement::new(
+                [at(*x, spread.min), at(*x, spread.max)],
+                colour.stroke_width(1),
+            )
         }))?;
     }
     context

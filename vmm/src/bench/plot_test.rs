@@ -64,7 +64,11 @@ fn a_chart_is_well_formed_svg_with_its_names_and_no_number_that_is_none() {
             assert!(drawn.contains(part), "{part}");
         }
         assert!(!drawn.contains("NaN") && !drawn.contains("inf"), "{drawn}");
-        assert_eq!(drawn.matches("<circle").count(), 6, "each median is a point");
+        assert_eq!(
+            drawn.matches("<circle").count(),
+            6,
+            "each median is a point"
+        );
     }
 }
 

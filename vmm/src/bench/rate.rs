@@ -1,4 +1,5 @@
-//! Checkpoints in a rhythm: what a ring of them costs a guest that goes on writing, and what it takes to go back.
+//! Checkpoints in a rhythm: what a ring of them costs a guest that goes on writing, and what it
+//! takes to go back.
 
 use std::{
     thread,
@@ -32,7 +33,8 @@ const KEEP: u64 = 8;
 const WINDOW: Duration = Duration::from_millis(500);
 /// The same in periods.
 const WINDOW_PERIODS: u32 = 10;
-/// How long the guest goes on before its writes are counted: copies of what the last checkpoint shares are made.
+/// How long the guest goes on before its writes are counted: copies of what the last checkpoint
+/// shares are made.
 const SETTLING: Duration = Duration::from_millis(100);
 /// Rewinds in each repetition.
 const REWINDS: usize = 3;
@@ -98,7 +100,10 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
     };
     let sets = OTHER_WORKING_SETS.into_iter().filter(|set| *set <= largest);
     let mut others: Vec<Workload> = sets
-        .map(|working_set| Workload { working_set, ..curve })
+        .map(|working_set| Workload {
+            working_set,
+            ..curve
+        })
         .collect();
     others.push(Workload {
         vcpus: plan.vcpus,
@@ -189,7 +194,11 @@ impl Measuring<'_> {
             every,
             keep: keep(place, workload.working_set) as u32,
         })?;
-        let beside = Work::of(guest, SETTLING.max(every), WINDOW.max(every * WINDOW_PERIODS))?;
+        let beside = Work::of(
+            guest,
+            SETTLING.max(every),
+            WINDOW.max(every * WINDOW_PERIODS),
+        )?;
         ring.stop();
         let status = ring.status();
         if let Some(failure) = status.failure {
@@ -289,7 +298,9 @@ impl Measuring<'_> {
         let those = self.turns.iter();
         those
             .filter(|turn| {
-                turn.medium == place.medium && turn.workload == workload && turn.period_ms == period_ms
+                turn.medium == place.medium
+                    && turn.workload == workload
+                    && turn.period_ms == period_ms
             })
             .collect()
     }
@@ -353,10 +364,18 @@ impl Measuring<'_> {
                     unit: unit.into(),
                 }));
             };
-            target("checkpoints in a second", Bound::AtLeast(100.0), "", |turn| {
-                turn.rate
-            });
-            target("slowdown of the guest", Bound::AtMost(15.0), "%", Turn::slowdown);
+            target(
+                "checkpoints in a second",
+                Bound::AtLeast(100.0),
+                "",
+                |turn| turn.rate,
+            );
+            target(
+                "slowdown of the guest",
+                Bound::AtMost(15.0),
+                "%",
+                Turn::slowdown,
+            );
         }
         targets
     }
@@ -373,7 +392,8 @@ struct Work {
 impl Work {
     /// After `settling`, for so long.
     fn of(guest: &mut Guest, settling: Duration, window: Duration) -> Result<Self, VmError> {
-        // The first answer ends what the guest says; each comes as long after the guest has counted as the other.
+        // The first answer ends what the guest says; each comes as long after the guest has counted
+        // as the other.
         let look = |guest: &mut Guest| -> Result<_, VmError> {
             let counters = guest.vm().engine.counters();
             let written: u64 = numbers(&guest.ask("stat")?, "seq")?.iter().sum();
@@ -392,8 +412,8 @@ impl Work {
     }
 }
 
-/// How many checkpoints a pool has room for, up to the usual number: each may have a working set of its own, and so have
-/// the guest and the checkpoint that is being taken.
+/// How many checkpoints a pool has room for, up to the usual number: each may have a working set of
+/// its own, and so have the guest and the checkpoint that is being taken.
 fn keep(place: &Place, working_set: u64) -> u64 {
     (place.pool_bytes() / 2 / working_set)
         .saturating_sub(2)

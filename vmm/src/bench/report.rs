@@ -1,4 +1,5 @@
-//! What a run of the benchmark found; JSON, and the source of tables, plots and docs/performance.md.
+//! What a run of the benchmark found; JSON, and the source of tables, plots and
+//! docs/performance.md.
 
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +68,8 @@ pub struct Chart {
 pub struct Axis {
     /// What it counts, with the unit.
     pub label: String,
-    /// Equal distances are equal factors, and marks are powers of this; without it they are equal differences.
+    /// Equal distances are equal factors, and marks are powers of this; without it they are equal
+    /// differences.
     pub base: Option<f64>,
 }
 

@@ -30,11 +30,17 @@ impl Drop for Running<'_> {
     }
 }
 
-/// Has a guest that rewrites `set_bytes` all the time go back to its newest checkpoint so many times, while its ring goes on.
+/// Has a guest that rewrites `set_bytes` all the time go back to its newest checkpoint so many
+/// times, while its ring goes on.
 ///
 /// # Errors
 /// A command failed, or the guest's memory is wrong afterwards.
-pub fn measure(place: &Place, set_bytes: u64, ring: &[&str], times: usize) -> Result<Rewinds, VmError> {
+pub fn measure(
+    place: &Place,
+    set_bytes: u64,
+    ring: &[&str],
+    times: usize,
+) -> Result<Rewinds, VmError> {
     let commands = Commands::on(place)?;
     let spec = place.spec(set_bytes);
     let (kernel, memory, cpus) = (
@@ -55,13 +61,16 @@ pub fn measure(place: &Place, set_bytes: u64, ring: &[&str], times: usize) -> Re
         thread::sleep(GOES_ON);
         let printed = commands.run(&["rewind", VM, "--json"])?;
         let report: RewindReport = serde_json::from_slice(&printed).map_err(|e| {
-            VmError::failed(format!("nvvmm rewind prints something else than its report: {e}"))
+            VmError::failed(format!(
+                "nvvmm rewind prints something else than its report: {e}"
+            ))
         })?;
         rewinds.total_us.push(report.total_us);
         rewinds.stopped_us.push(report.stopped_us);
         rewinds.frames_verified += number(&console.ask("check")?, "frames")?;
     }
-    // In order: a process that is killed inside a commit leaves the pool to be mended by the next one who uses it.
+    // In order: a process that is killed inside a commit leaves the pool to be mended by the next
+    // one who uses it.
     commands.run(&["checkpoint", VM, "--stop"])?;
     commands.run(&["stop", VM])?;
     drop(running);

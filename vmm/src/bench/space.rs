@@ -40,7 +40,9 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
     let clones = clones(plan, place, progress)?;
     let figures = Table {
         title: "Costs".into(),
-        columns: ["what", "median (smallest..largest)"].map(str::to_owned).to_vec(),
+        columns: ["what", "median (smallest..largest)"]
+            .map(str::to_owned)
+            .to_vec(),
         rows: vec![
             vec![
                 "checkpoint of an idle guest, memory of the pool".into(),
@@ -73,7 +75,10 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
         " MiB",
     ));
     let ends = ENDS.min(plan.clones / 2);
-    let (first, last) = (&clones.start_us[..ends], &clones.start_us[plan.clones - ends..]);
+    let (first, last) = (
+        &clones.start_us[..ends],
+        &clones.start_us[plan.clones - ends..],
+    );
     targets.extend(target(
         "start of the last clones / of the first",
         &ratios(last, first),
@@ -102,7 +107,8 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
     })
 }
 
-/// Bytes by which the pool grows with each checkpoint of a guest that does nothing, and frames that were verified.
+/// Bytes by which the pool grows with each checkpoint of a guest that does nothing, and frames that
+/// were verified.
 pub(super) fn idle_checkpoints(
     place: &Place,
     techniques: Techniques,
@@ -143,7 +149,10 @@ fn clones(plan: &Plan, place: &Place, progress: &Progress) -> Result<Found, VmEr
     guest.fill(size, SEED)?;
     guest.snapshot_with_digests("base")?;
     drop(guest);
-    progress.step(&format!("space: {} clones, one after the other", plan.clones))?;
+    progress.step(&format!(
+        "space: {} clones, one after the other",
+        plan.clones
+    ))?;
     let before = place.medium_bytes()?;
     let mut clones = Clones::of(place, "base")?;
     let mut start_us = Vec::new();
@@ -203,6 +212,13 @@ pub(super) fn size_text(bytes: &[f64]) -> String {
     let of = |bytes: f64| humane::size(bytes as u64);
     Spread::of(bytes).map_or_else(
         || "-".into(),
-        |spread| format!("{} ({}..{})", of(spread.median), of(spread.min), of(spread.max)),
+        |spread| {
+            format!(
+                "{} ({}..{})",
+                of(spread.median),
+                of(spread.min),
+                of(spread.max)
+            )
+        },
     )
 }

@@ -15,7 +15,8 @@ const SEED: u64 = 19;
 const TOUCHED_MAX: u64 = 1 << 30;
 /// RAM of the guests.
 const RAM_BYTES: [u64; 4] = [2 << 30, 16 << 30, 128 << 30, 1 << 40];
-/// RAM for each byte of a pool, at most: while a guest runs, room for a map of all its memory is set aside, a 512th of it.
+/// RAM for each byte of a pool, at most: while a guest runs, room for a map of all its memory is
+/// set aside, a 512th of it.
 const RAM_PER_POOL: u64 = 256;
 const GIB: f64 = (1 << 30) as f64;
 const PAUSE: &str = "checkpoint, pause";
@@ -27,7 +28,12 @@ const RESTART: &str = "lazy restart";
 /// # Errors
 /// Something could not be done, or a restored guest's memory is wrong.
 pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment, VmError> {
-    let touched = plan.sizes.last().copied().unwrap_or_default().min(TOUCHED_MAX);
+    let touched = plan
+        .sizes
+        .last()
+        .copied()
+        .unwrap_or_default()
+        .min(TOUCHED_MAX);
     let (fitting, too_large): (Vec<u64>, Vec<u64>) = RAM_BYTES
         .into_iter()
         .partition(|ram| *ram <= place.pool_bytes().saturating_mul(RAM_PER_POOL));
@@ -58,7 +64,10 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
         }
     }
     let name_ram = |gib: f64| humane::size((gib * GIB) as u64);
-    let mut tables = vec![seen.times("Times", "RAM", name_ram), metadata_table(&metadata)];
+    let mut tables = vec![
+        seen.times("Times", "RAM", name_ram),
+        metadata_table(&metadata),
+    ];
     if let Some(largest) = seen.places().last() {
         tables.push(seen.phases(
             &format!("Where the time goes with {} (medians)", name_ram(*largest)),
@@ -116,7 +125,10 @@ fn targets(seen: &Observations) -> Vec<Target> {
     [PAUSE, RESTART]
         .into_iter()
         .filter_map(|what| {
-            let measured = ratios(&seen.times_us(what, *largest), &seen.times_us(what, *smallest));
+            let measured = ratios(
+                &seen.times_us(what, *largest),
+                &seen.times_us(what, *smallest),
+            );
             Some(Target {
                 what: format!("{what} with {largest:.0} GiB of RAM / with {smallest:.0} GiB"),
                 wanted: Bound::AtMost(1.2),

@@ -36,7 +36,8 @@ impl Spread {
     }
 }
 
-/// How often the second goes into the first, repetition by repetition: what disturbs a repetition as a whole disturbs both.
+/// How often the second goes into the first, repetition by repetition: what disturbs a repetition
+/// as a whole disturbs both.
 pub fn ratios(of: &[f64], to: &[f64]) -> Vec<f64> {
     of.iter().zip(to).map(|(of, to)| of / to).collect()
 }

@@ -119,7 +119,8 @@ fn tables(rows: Vec<Vec<String>>) -> Vec<Table> {
 }
 
 fn limits(rows: &[Vec<String>]) -> Vec<String> {
-    let nothing = "On these pools the host's kernel copies on write: there is nothing to switch off.";
+    let nothing =
+        "On these pools the host's kernel copies on write: there is nothing to switch off.";
     let limit = rows.is_empty().then(|| nothing.to_owned());
     limit.into_iter().collect()
 }
@@ -190,7 +191,11 @@ fn first_pause(place: &Place, size: u64, techniques: Techniques) -> Result<(f64,
     Ok((pause_us, frames))
 }
 
-fn stable_working_set(place: &Place, size: u64, techniques: Techniques) -> Result<(f64, u64), VmError> {
+fn stable_working_set(
+    place: &Place,
+    size: u64,
+    techniques: Techniques,
+) -> Result<(f64, u64), VmError> {
     let mut guest = place.boot_with(techniques, size)?;
     guest.fill(size, SEED)?;
     let command = format!("touch {} rand", size.min(WORKING_SET_MAX) >> 20);
@@ -225,7 +230,11 @@ fn all_in_a_row(place: &Place, size: u64, techniques: Techniques) -> Result<(f64
 }
 
 /// The last of a few, as it is found out what an idle guest writes.
-fn idle_checkpoint(place: &Place, size: u64, techniques: Techniques) -> Result<(f64, u64), VmError> {
+fn idle_checkpoint(
+    place: &Place,
+    size: u64,
+    techniques: Techniques,
+) -> Result<(f64, u64), VmError> {
     let (bytes, frames) = idle_checkpoints(place, techniques, size, IDLE_CHECKPOINTS)?;
     Ok((bytes.last().copied().unwrap_or_default(), frames))
 }

@@ -15,7 +15,10 @@ pub fn text(report: &Report) -> String {
             text.push_str(&format!("{}\n{}\n", shown.title, table(shown)));
         }
         if !experiment.targets.is_empty() {
-            text.push_str(&format!("Targets\n{}\n", table(&targets(&experiment.targets))));
+            text.push_str(&format!(
+                "Targets\n{}\n",
+                table(&targets(&experiment.targets))
+            ));
         }
         text.push_str(&format!(
             "{} frames of restored guests were verified\n\n",
@@ -44,7 +47,9 @@ pub fn targets(targets: &[Target]) -> Table {
     };
     Table {
         title: "Targets".into(),
-        columns: ["what", "wanted", "measured", "met"].map(str::to_owned).to_vec(),
+        columns: ["what", "wanted", "measured", "met"]
+            .map(str::to_owned)
+            .to_vec(),
         rows: targets.iter().map(row).collect(),
     }
 }
@@ -68,7 +73,12 @@ fn measured(spread: Spread, unit: &str) -> String {
     if count < 2 {
         return format!("{}{unit}", figure(median));
     }
-    format!("{}{unit} ({}..{})", figure(median), figure(min), figure(max))
+    format!(
+        "{}{unit} ({}..{})",
+        figure(median),
+        figure(min),
+        figure(max)
+    )
 }
 
 /// Three digits that count.

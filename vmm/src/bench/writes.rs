@@ -29,7 +29,8 @@ impl Writes {
         let answer = guest.ask(command)?;
         let us = began.elapsed().as_secs_f64() * 1e6;
         let after = guest.vm().engine.counters();
-        let grown = |count: fn(&RamCounters) -> u64| count(&after).saturating_sub(count(&before)) as f64;
+        let grown =
+            |count: fn(&RamCounters) -> u64| count(&after).saturating_sub(count(&before)) as f64;
         Ok(Self {
             frames_written: number(&answer, "frames")? as f64,
             faults: grown(|counters| counters.write_faults),

@@ -1,12 +1,14 @@
-//! ACPI tables of the machine (ACPI 6.5), hardware-reduced: no PM timer, no SCI, no legacy controllers. RSDP, XSDT,
-//! FADT, MADT, DSDT.
+//! ACPI tables of the machine (ACPI 6.5), hardware-reduced: no PM timer, no SCI, no legacy
+//! controllers. RSDP, XSDT, FADT, MADT, DSDT.
 //!
-//! There is no MCFG and no PCI root in the DSDT: a guest finds neither PCI bus nor slots to scan. virtio-mmio devices
-//! are `LNRO0005`, which stock Linux kernels know.
+//! There is no MCFG and no PCI root in the DSDT: a guest finds neither PCI bus nor slots to scan.
+//! virtio-mmio devices are `LNRO0005`, which stock Linux kernels know.
 
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
-use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::madt::{
+    EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
+};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
@@ -21,8 +23,8 @@ const OEM_ID: [u8; 6] = *b"NVVMM ";
 const OEM_TABLE_ID: [u8; 8] = *b"NVVMMTBL";
 const OEM_REVISION: u32 = 1;
 
-/// IA-PC boot architecture flags (ACPI 6.5, table 5.10): no VGA, no MSI (there is no PCI), no CMOS clock. Neither a
-/// keyboard controller nor legacy devices are claimed.
+/// IA-PC boot architecture flags (ACPI 6.5, table 5.10): no VGA, no MSI (there is no PCI), no CMOS
+/// clock. Neither a keyboard controller nor legacy devices are claimed.
 const BOOT_ARCH_NO_VGA_MSI_RTC: u16 = 1 << 2 | 1 << 3 | 1 << 5;
 
 /// An interrupting device at an address.
@@ -134,7 +136,11 @@ fn madt(vcpus: u8) -> MADT {
         LocalInterruptController::Address(LOCAL_APIC),
     );
     for index in 0..vcpus {
-        madt.add_structure(ProcessorLocalApic::new(index, index, EnabledStatus::Enabled));
+        madt.add_structure(ProcessorLocalApic::new(
+            index,
+            index,
+            EnabledStatus::Enabled,
+        ));
     }
     madt.add_structure(IoApic::new(0, IOAPIC, 0));
     madt
@@ -172,7 +178,14 @@ fn dsdt(parts: &AcpiParts) -> Sdt {
 }
 
 /// Appends a device with one address range and one edge-triggered interrupt.
-fn append_device(aml_bytes: &mut Vec<u8>, name: &str, hid: &dyn Aml, uid: u8, range: &dyn Aml, gsi: u32) {
+fn append_device(
+    aml_bytes: &mut Vec<u8>,
+    name: &str,
+    hid: &dyn Aml,
+    uid: u8,
+    range: &dyn Aml,
+    gsi: u32,
+) {
     let interrupt = aml::Interrupt::new(true, true, false, false, gsi);
     let (hid, uid) = (
         aml::Name::new("_HID".into(), hid),

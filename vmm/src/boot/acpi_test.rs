@@ -25,7 +25,10 @@ fn build(vcpus: u8, virtio: &[AcpiDevice]) -> Vec<u8> {
     tables(
         vcpus,
         &AcpiParts {
-            serial: AcpiDevice { base: 0x3f8, gsi: 4 },
+            serial: AcpiDevice {
+                base: 0x3f8,
+                gsi: 4,
+            },
             virtio,
             power: POWER,
         },
@@ -61,7 +64,11 @@ fn sum(bytes: &[u8]) -> u8 {
 /// Follows the pointers as an OS does: RSDP, XSDT, FADT, DSDT.
 fn walk(bytes: &[u8]) -> (Vec<&[u8]>, &[u8]) {
     assert_eq!(&bytes[..8], b"RSD PTR ");
-    assert_eq!((sum(&bytes[..20]), sum(&bytes[..36])), (0, 0), "RSDP checksums");
+    assert_eq!(
+        (sum(&bytes[..20]), sum(&bytes[..36])),
+        (0, 0),
+        "RSDP checksums"
+    );
     let xsdt = table(bytes, u64_at(bytes, 24));
     assert_eq!(&xsdt[..4], b"XSDT");
     let listed: Vec<_> = xsdt[36..]
@@ -71,7 +78,10 @@ fn walk(bytes: &[u8]) -> (Vec<&[u8]>, &[u8]) {
     let fadt = listed.iter().find(|t| &t[..4] == b"FACP").expect("FADT");
     (
         listed.clone(),
-        table(bytes, u64_at(fadt, std::mem::offset_of!(FADTBuilder, x_dsdt))),
+        table(
+            bytes,
+            u64_at(fadt, std::mem::offset_of!(FADTBuilder, x_dsdt)),
+        ),
     )
 }
 
@@ -124,7 +134,10 @@ fn the_fadt_says_hardware_reduced_and_where_to_power_off() {
         register(std::mem::offset_of!(FADTBuilder, sleep_status_reg)),
         (1, 0x601)
     );
-    assert_eq!(register(std::mem::offset_of!(FADTBuilder, reset_reg)), (1, 0x602));
+    assert_eq!(
+        register(std::mem::offset_of!(FADTBuilder, reset_reg)),
+        (1, 0x602)
+    );
     assert_eq!(fadt[std::mem::offset_of!(FADTBuilder, reset_value)], 1);
 }
 
@@ -141,7 +154,8 @@ fn the_dsdt_has_a_device_for_each_virtio_slot() {
     assert_eq!(count(b"LNRO0005"), devices.len());
     assert_eq!((count(b"_S5_"), count(b"COM1")), (1, 1));
     for device in devices {
-        // Memory32Fixed: tag, length 9, read-write, base, one page. Extended interrupt: edge, active high, consumer.
+        // Memory32Fixed: tag, length 9, read-write, base, one page. Extended interrupt: edge,
+        // active high, consumer.
         let mut range = vec![0x86, 9, 0, 1];
         range.extend(device.base.to_le_bytes());
         range.extend(0x1000u32.to_le_bytes());
@@ -156,7 +170,10 @@ fn tables_of_the_largest_machine_fit_where_they_go() {
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 2 << 20)]).unwrap();
     let devices = virtio(VIRTIO_DEVICES_MAX);
     let parts = AcpiParts {
-        serial: AcpiDevice { base: 0x3f8, gsi: 4 },
+        serial: AcpiDevice {
+            base: 0x3f8,
+            gsi: 4,
+        },
         virtio: &devices,
         power: POWER,
     };

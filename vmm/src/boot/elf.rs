@@ -93,17 +93,21 @@ impl Program {
         })
     }
 
-    /// Puts the segments at their physical addresses and gives the end of the highest one. Memory that a segment
-    /// has beyond the file must be zero already.
+    /// Puts the segments at their physical addresses and gives the end of the highest one. Memory
+    /// that a segment has beyond the file must be zero already.
     pub(super) fn load<M: GuestMemoryBackend>(&mut self, memory: &M, ram_end: u64) -> Result<u64> {
         let mut end_max = 0;
         for segment in &self.segments {
             if segment.p_filesz > segment.p_memsz {
-                return Err(self.not_bootable("an ELF segment is larger in the file than in memory".into()));
+                return Err(
+                    self.not_bootable("an ELF segment is larger in the file than in memory".into())
+                );
             }
             let end = segment.p_paddr.checked_add(segment.p_memsz);
             match end {
-                Some(end) if segment.p_paddr >= layout::HIMEM && end <= ram_end => end_max = end_max.max(end),
+                Some(end) if segment.p_paddr >= layout::HIMEM && end <= ram_end => {
+                    end_max = end_max.max(end)
+                }
                 _ => {
                     return Err(BootError::DoesNotFit {
                         what: format!("an ELF segment of {}", self.path.display()),
@@ -122,7 +126,10 @@ impl Program {
             .iter()
             .any(|s| (s.p_paddr..s.p_paddr + s.p_memsz).contains(&self.entry))
         {
-            return Err(self.not_bootable(format!("its ELF entry {:#x} lies in no segment", self.entry)));
+            return Err(self.not_bootable(format!(
+                "its ELF entry {:#x} lies in no segment",
+                self.entry
+            )));
         }
         Elf::load(memory, None, &mut self.file, None)
             .map_err(|error| self.not_bootable(format!("loading it failed: {error}")))?;
@@ -202,7 +209,8 @@ pub(super) fn parse_notes(mut bytes: &[u8]) -> Vec<Note> {
     }
     let mut notes = Vec::new();
     let mut next = || {
-        let (name_bytes, desc_bytes, kind) = (word(&mut bytes)?, word(&mut bytes)?, word(&mut bytes)?);
+        let (name_bytes, desc_bytes, kind) =
+            (word(&mut bytes)?, word(&mut bytes)?, word(&mut bytes)?);
         let owner = padded(&mut bytes, name_bytes)?;
         let desc = padded(&mut bytes, desc_bytes)?;
         Some(Note {

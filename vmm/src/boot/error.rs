@@ -35,7 +35,9 @@ pub enum BootError {
         why: String,
     },
     /// The command line is longer than the kernel takes.
-    #[error("the kernel command line has {length} characters, this kernel takes at most {length_max}")]
+    #[error(
+        "the kernel command line has {length} characters, this kernel takes at most {length_max}"
+    )]
     CmdlineTooLong {
         /// Its length with what nvvmm adds.
         length: usize,
@@ -87,6 +89,9 @@ impl BootError {
 pub type Result<T> = std::result::Result<T, BootError>;
 
 /// Turns a memory error into [`BootError::Memory`].
-pub(super) fn at(what: &'static str, gpa: u64) -> impl FnOnce(vm_memory::GuestMemoryError) -> BootError {
+pub(super) fn at(
+    what: &'static str,
+    gpa: u64,
+) -> impl FnOnce(vm_memory::GuestMemoryError) -> BootError {
     move |source| BootError::Memory { what, gpa, source }
 }

@@ -19,8 +19,9 @@ const BOOT_BLOCK_MAGIC: u64 = 0x3154_4c46_4d56_564e;
 const MEMORY_BYTES_MAX: u64 = 128 << 30;
 const _: () = assert!(PD + (MEMORY_BYTES_MAX >> 30) * 0x1000 <= HIMEM);
 
-/// In the TSS: where the offset of the I/O bitmap is, what it is, and where the bitmap's end mark goes. The bitmap's
-/// zeros let user mode use every port (the port privilege level in `rflags` is not enough on a software KVM).
+/// In the TSS: where the offset of the I/O bitmap is, what it is, and where the bitmap's end mark
+/// goes. The bitmap's zeros let user mode use every port (the port privilege level in `rflags` is
+/// not enough on a software KVM).
 const TSS_BITMAP_OFFSET_AT: u64 = 0x66;
 const TSS_BITMAP_OFFSET: u16 = 0x68;
 const TSS_BITMAP_END_AT: u64 = 0x2068;
@@ -74,7 +75,12 @@ pub(super) fn load<M: GuestMemoryBackend>(
     let ram_bytes: u64 = memory.iter().map(|region| region.len()).sum();
     let memory_bytes = ram_bytes.min(MEMORY_BYTES_MAX);
     paging::write_ram_map(memory, memory_bytes)?;
-    let block: [u64; 4] = [BOOT_BLOCK_MAGIC, u64::from(parts.vcpus), memory_bytes, free_start];
+    let block: [u64; 4] = [
+        BOOT_BLOCK_MAGIC,
+        u64::from(parts.vcpus),
+        memory_bytes,
+        free_start,
+    ];
     memory
         .write_obj(block, GuestAddress(FLAT_BOOT_BLOCK))
         .map_err(at("the boot block", FLAT_BOOT_BLOCK))?;

@@ -40,7 +40,10 @@ pub(super) fn open(path: &Path) -> Result<Image> {
         });
     }
     let mut start = Vec::new();
-    file.by_ref().take(4096).read_to_end(&mut start).map_err(read)?;
+    file.by_ref()
+        .take(4096)
+        .read_to_end(&mut start)
+        .map_err(read)?;
     file.rewind().map_err(read)?;
     if start.starts_with(b"\x7fELF") {
         let program = Program::open(path, file, metadata.len())?;
@@ -68,9 +71,17 @@ pub(super) fn looks_like(start: &[u8]) -> &'static str {
         (0x38, b"ARM\x64", "it is a kernel for ARM64"),
         (0, b"\x1f\x8b", "it is gzip-compressed: unpack it first"),
         (0, b"\xfd7zXZ", "it is xz-compressed: unpack it first"),
-        (0, b"\x28\xb5\x2f\xfd", "it is zstd-compressed: unpack it first"),
+        (
+            0,
+            b"\x28\xb5\x2f\xfd",
+            "it is zstd-compressed: unpack it first",
+        ),
         (0, b"BZh", "it is bzip2-compressed: unpack it first"),
-        (0, b"\x04\x22\x4d\x18", "it is lz4-compressed: unpack it first"),
+        (
+            0,
+            b"\x04\x22\x4d\x18",
+            "it is lz4-compressed: unpack it first",
+        ),
         (0, b"070701", "it is a cpio archive, probably an initramfs"),
         (0, b"QFI\xfb", "it is a qcow2 disk image"),
         (0, b"hsqs", "it is a squashfs image"),

@@ -10,7 +10,9 @@ use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryBackend, GuestMemory
 
 use super::elf::Program;
 use super::error::at;
-use super::layout::{ACPI, ACPI_END, CMDLINE, CMDLINE_SIZE_BYTES, GDT, HIMEM, LOWEST_RAM_END, ZERO_PAGE};
+use super::layout::{
+    ACPI, ACPI_END, CMDLINE, CMDLINE_SIZE_BYTES, GDT, HIMEM, LOWEST_RAM_END, ZERO_PAGE,
+};
 use super::{BootError, BootParts, Entry, Result, acpi, paging};
 
 const SETUP_HEADER_AT: u64 = 0x1f1;
@@ -67,7 +69,8 @@ pub(super) fn load_bzimage<M: GuestMemoryBackend>(
     if kernel_bytes < u64::from(header.syssize) * 16 {
         return Err(not("it is a bzImage cut short"));
     }
-    // The kernel unpacks itself to its preferred address, or higher; what is in the way must not be ours.
+    // The kernel unpacks itself to its preferred address, or higher; what is in the way must not be
+    // ours.
     let (pref_address, init_size) = (header.pref_address, u64::from(header.init_size));
     let unpacked_end = pref_address.max(HIMEM).saturating_add(init_size);
     let kernel_end = unpacked_end.max(HIMEM.saturating_add(kernel_bytes));
@@ -129,14 +132,16 @@ fn read_setup_header(path: &Path, file: &mut File) -> Result<setup_header> {
     Ok(header)
 }
 
-/// Writes everything but the kernel: page tables, GDT, ACPI, initial RAM disk, command line, zero page.
+/// Writes everything but the kernel: page tables, GDT, ACPI, initial RAM disk, command line, zero
+/// page.
 fn finish<M: GuestMemoryBackend>(
     memory: &M,
     parts: &BootParts,
     mut header: setup_header,
     kernel_end: u64,
 ) -> Result<()> {
-    // The kernel's first code wants itself, the zero page and the command line mapped; it maps the rest itself.
+    // The kernel's first code wants itself, the zero page and the command line mapped; it maps the
+    // rest itself.
     paging::write_identity_map(memory)?;
     memory
         .write_obj(GDT_ENTRIES, GuestAddress(GDT))
@@ -164,9 +169,9 @@ fn finish<M: GuestMemoryBackend>(
         .map_err(at("the zero page", ZERO_PAGE))
 }
 
-/// The user's command line, before it what is needed unless the user said otherwise: the console; and the reset by
-/// ACPI, as Linux on hardware-reduced ACPI by default asks EFI, which is not there, and then jumps into a BIOS that
-/// is not there either.
+/// The user's command line, before it what is needed unless the user said otherwise: the console;
+/// and the reset by ACPI, as Linux on hardware-reduced ACPI by default asks EFI, which is not
+/// there, and then jumps into a BIOS that is not there either.
 pub(super) fn cmdline(user: &str) -> String {
     let missing = [("console=", "console=ttyS0"), ("reboot=", "reboot=a")]
         .into_iter()
@@ -179,7 +184,11 @@ pub(super) fn cmdline(user: &str) -> String {
     words.join(" ")
 }
 
-fn write_cmdline<M: GuestMemoryBackend>(memory: &M, cmdline: &str, kernel_length_max: u32) -> Result<()> {
+fn write_cmdline<M: GuestMemoryBackend>(
+    memory: &M,
+    cmdline: &str,
+    kernel_length_max: u32,
+) -> Result<()> {
     let length_max = CMDLINE_SIZE_BYTES.min(kernel_length_max as usize + 1) - 1;
     if cmdline.len() > length_max {
         return Err(BootError::CmdlineTooLong {
@@ -199,7 +208,8 @@ fn write_cmdline<M: GuestMemoryBackend>(memory: &M, cmdline: &str, kernel_length
         .map_err(at("the command line", CMDLINE))
 }
 
-/// Puts the initial RAM disk as high as the kernel can reach it below the MMIO hole, and gives its place and size.
+/// Puts the initial RAM disk as high as the kernel can reach it below the MMIO hole, and gives its
+/// place and size.
 fn load_initramfs<M: GuestMemoryBackend>(
     memory: &M,
     path: &Path,
@@ -221,7 +231,9 @@ fn load_initramfs<M: GuestMemoryBackend>(
     let too_large = || BootError::DoesNotFit {
         what: format!("the initramfs {}", path.display()),
         size_bytes,
-        why: format!("between the kernel's end {kernel_end:#x} and {end_max:#x} there is too little room"),
+        why: format!(
+            "between the kernel's end {kernel_end:#x} and {end_max:#x} there is too little room"
+        ),
     };
     let start = start.ok_or_else(too_large)?;
     let (gpa, size) = (u32::try_from(start), u32::try_from(size_bytes));

@@ -16,7 +16,10 @@ fn memory(mib: usize) -> Memory {
 }
 
 const ACPI_PARTS: AcpiParts = AcpiParts {
-    serial: AcpiDevice { base: 0x3f8, gsi: 4 },
+    serial: AcpiDevice {
+        base: 0x3f8,
+        gsi: 4,
+    },
     virtio: &[],
     power: PowerRegisters {
         sleep_control_port: 0x600,
@@ -241,7 +244,9 @@ fn a_flat_guest_gets_its_boot_block_tables_and_segments() {
     );
     assert_eq!(memory.read_obj::<u16>(GuestAddress(0x4066)).unwrap(), 0x68);
     assert_eq!(
-        memory.read_obj::<u8>(GuestAddress(0x4000 + 0x2068)).unwrap(),
+        memory
+            .read_obj::<u8>(GuestAddress(0x4000 + 0x2068))
+            .unwrap(),
         0xff
     );
     assert_eq!(
@@ -255,7 +260,8 @@ fn a_flat_guest_sees_no_hole_in_its_memory() {
     let files = Files::new();
     let kernel = files.put("kernel", &flat(&FLAT_V1, 0x20_0000));
     let (low, high) = (3 << 30, 4 << 30);
-    let memory = Memory::from_ranges(&[(GuestAddress(0), low), (GuestAddress(high), 4 * MIB)]).unwrap();
+    let memory =
+        Memory::from_ranges(&[(GuestAddress(0), low), (GuestAddress(high), 4 * MIB)]).unwrap();
     load(&memory, &parts(&kernel)).unwrap();
     let at = |gpa| memory.read_obj::<u64>(GuestAddress(gpa)).unwrap();
     assert_eq!(at(0x3010), (low + 4 * MIB) as u64, "all of it is told");
@@ -352,18 +358,25 @@ fn a_bzimage_gets_zero_page_command_line_and_initramfs() {
     assert_eq!(u32_at(u64::from(image)), 0x0707_0707);
     assert_eq!(u32_at(ZERO_PAGE + 0x70), ACPI as u32, "RSDP");
     let mut cmdline = [0; 29];
-    memory.read_slice(&mut cmdline, GuestAddress(CMDLINE)).unwrap();
+    memory
+        .read_slice(&mut cmdline, GuestAddress(CMDLINE))
+        .unwrap();
     assert_eq!(&cmdline, b"console=ttyS0 reboot=a quiet\0");
 }
 
 #[test]
 fn the_memory_map_has_all_ram_and_no_hole() {
-    let memory =
-        Memory::from_ranges(&[(GuestAddress(0), 32 * MIB), (GuestAddress(4 << 30), 8 * MIB)]).unwrap();
+    let memory = Memory::from_ranges(&[
+        (GuestAddress(0), 32 * MIB),
+        (GuestAddress(4 << 30), 8 * MIB),
+    ])
+    .unwrap();
     let files = Files::new();
     let kernel = files.put("vmlinuz", &bzimage(&[0x90; 512]));
     load(&memory, &parts(&kernel)).unwrap();
-    let count = memory.read_obj::<u8>(GuestAddress(ZERO_PAGE + 0x1e8)).unwrap();
+    let count = memory
+        .read_obj::<u8>(GuestAddress(ZERO_PAGE + 0x1e8))
+        .unwrap();
     let entries: Vec<(u64, u64, u32)> = (0..u64::from(count))
         .map(|index| {
             let at = ZERO_PAGE + 0x2d0 + index * 20;
@@ -374,7 +387,11 @@ fn the_memory_map_has_all_ram_and_no_hole() {
             )
         })
         .collect();
-    let ram: Vec<_> = entries.iter().filter(|e| e.2 == 1).map(|e| (e.0, e.1)).collect();
+    let ram: Vec<_> = entries
+        .iter()
+        .filter(|e| e.2 == 1)
+        .map(|e| (e.0, e.1))
+        .collect();
     let expected = [
         (0, LOWEST_RAM_END),
         (HIMEM, 32 * MIB as u64 - HIMEM),
@@ -452,9 +469,18 @@ fn kernels_that_are_too_old_or_32_bit_are_named() {
 #[test]
 fn console_and_reset_are_added_only_when_the_user_named_none() {
     assert_eq!(linux::cmdline(""), "console=ttyS0 reboot=a");
-    assert_eq!(linux::cmdline(" quiet ro"), "console=ttyS0 reboot=a quiet ro");
-    assert_eq!(linux::cmdline("ro console=hvc0"), "reboot=a ro console=hvc0");
-    assert_eq!(linux::cmdline("console=ttyS0 reboot=t"), "console=ttyS0 reboot=t");
+    assert_eq!(
+        linux::cmdline(" quiet ro"),
+        "console=ttyS0 reboot=a quiet ro"
+    );
+    assert_eq!(
+        linux::cmdline("ro console=hvc0"),
+        "reboot=a ro console=hvc0"
+    );
+    assert_eq!(
+        linux::cmdline("console=ttyS0 reboot=t"),
+        "console=ttyS0 reboot=t"
+    );
 }
 
 #[test]

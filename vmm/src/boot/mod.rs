@@ -1,7 +1,8 @@
-//! Booting: what lies in guest memory and in the vCPUs' registers when the guest's first instruction runs.
+//! Booting: what lies in guest memory and in the vCPUs' registers when the guest's first
+//! instruction runs.
 //!
-//! [`load`] finds out what kind of program the kernel file is, puts it and all that it expects into guest memory
-//! and gives the [`Entry`]; [`registers`] turns that into vCPU registers.
+//! [`load`] finds out what kind of program the kernel file is, puts it and all that it expects into
+//! guest memory and gives the [`Entry`]; [`registers`] turns that into vCPU registers.
 
 pub mod acpi;
 mod elf;
@@ -43,7 +44,8 @@ pub struct BootParts<'a> {
 /// Where and how the guest starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// Linux 64-bit boot protocol: vCPU 0 starts in kernel mode, the others wait for a start-up IPI.
+    /// Linux 64-bit boot protocol: vCPU 0 starts in kernel mode, the others wait for a start-up
+    /// IPI.
     Linux {
         /// First instruction.
         rip: u64,

@@ -31,7 +31,8 @@ pub fn linux_regs(rip: u64) -> kvm_regs {
     }
 }
 
-/// System registers of vCPU 0 for Linux: 64-bit mode, paging on, flat kernel segments from the boot GDT.
+/// System registers of vCPU 0 for Linux: 64-bit mode, paging on, flat kernel segments from the boot
+/// GDT.
 pub fn linux_sregs(initial: kvm_sregs) -> kvm_sregs {
     let data = data_segment(0x18, 0);
     kvm_sregs {
@@ -41,7 +42,8 @@ pub fn linux_sregs(initial: kvm_sregs) -> kvm_sregs {
         fs: data,
         gs: data,
         ss: data,
-        // A task register must be there in 64-bit mode; nothing uses it before the kernel loads its own.
+        // A task register must be there in 64-bit mode; nothing uses it before the kernel loads its
+        // own.
         tr: kvm_segment {
             limit: 0x67,
             type_: 11,
@@ -62,8 +64,8 @@ pub fn linux_sregs(initial: kvm_sregs) -> kvm_sregs {
     }
 }
 
-/// I/O privilege level 3. The task state segment allows every port too: a software KVM (PVM) forgets the level, and
-/// QEMU's software emulation of SVM does not find the segment.
+/// I/O privilege level 3. The task state segment allows every port too: a software KVM (PVM)
+/// forgets the level, and QEMU's software emulation of SVM does not find the segment.
 const RFLAGS_IOPL_USER: u64 = 3 << 12;
 
 /// General registers of vCPU `index` of a flat guest.
@@ -77,7 +79,8 @@ pub fn flat_regs(rip: u64, index: usize) -> kvm_regs {
     }
 }
 
-/// System registers of each vCPU of a flat guest: 64-bit mode at user privilege, no descriptor tables.
+/// System registers of each vCPU of a flat guest: 64-bit mode at user privilege, no descriptor
+/// tables.
 pub fn flat_sregs(initial: kvm_sregs, has_xsave: bool, has_nx: bool) -> kvm_sregs {
     let data = data_segment(0x2b, 3);
     kvm_sregs {

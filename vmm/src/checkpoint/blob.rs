@@ -5,9 +5,9 @@
 //! table    per section: id u32 | version u32 | offset u64 | length u64 | crc32 u32 | reserved u32
 //! payload  the sections
 //! ```
-//! Little-endian. The header's checksum covers the table, each section's its payload; `length` is the whole blob's.
-//! All of it is checked before anything is decoded. An unknown section, or a known one of another version, is an
-//! error: state is never dropped in silence.
+//! Little-endian. The header's checksum covers the table, each section's its payload; `length` is
+//! the whole blob's. All of it is checked before anything is decoded. An unknown section, or a
+//! known one of another version, is an error: state is never dropped in silence.
 
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout,
@@ -22,8 +22,8 @@ pub const FORMAT_VERSION: u32 = 1;
 /// More sections than any version has.
 const SECTIONS_MAX: u32 = 16;
 
-/// What the machine state takes at most: interrupt controllers, timer and devices, and for each vCPU registers, CPUID, MSRs
-/// and the xsave area (11 KiB with AMX).
+/// What the machine state takes at most: interrupt controllers, timer and devices, and for each
+/// vCPU registers, CPUID, MSRs and the xsave area (11 KiB with AMX).
 const MACHINE_BYTES_MAX: usize = 16 << 10;
 const VCPU_BYTES_MAX: usize = 32 << 10;
 
@@ -114,8 +114,8 @@ impl SavedVm {
     /// The blob's bytes.
     pub fn encode(&self) -> Result<Vec<u8>, BlobError> {
         let spec = encode_spec(&self.spec)?;
-        let machine =
-            postcard::to_allocvec(&self.machine).map_err(|e| not_encoded("the machine state", &e))?;
+        let machine = postcard::to_allocvec(&self.machine)
+            .map_err(|e| not_encoded("the machine state", &e))?;
         Ok(assemble(&[(SPEC, &spec), (MACHINE, &machine)]))
     }
 
@@ -226,18 +226,23 @@ pub(crate) fn sections(blob: &[u8]) -> Result<Vec<(Section, &[u8])>, BlobError> 
 }
 
 fn section_payload<'a>(blob: &'a [u8], raw: &[u8]) -> Result<(Section, &'a [u8]), BlobError> {
-    let section = Section::read_from_bytes(raw).map_err(|_| BlobError::Damaged("section table".into()))?;
+    let section =
+        Section::read_from_bytes(raw).map_err(|_| BlobError::Damaged("section table".into()))?;
     let id = section.id.get();
     let range = section
         .offset
         .get()
         .checked_add(section.length.get())
-        .and_then(|end| Some(usize::try_from(section.offset.get()).ok()?..usize::try_from(end).ok()?));
+        .and_then(|end| {
+            Some(usize::try_from(section.offset.get()).ok()?..usize::try_from(end).ok()?)
+        });
     let payload = range
         .and_then(|range| blob.get(range))
         .ok_or_else(|| BlobError::Damaged(format!("section {id} is cut off")))?;
     if crc32fast::hash(payload) != section.crc32.get() {
-        return Err(BlobError::Damaged(format!("section {id}: its checksum differs")));
+        return Err(BlobError::Damaged(format!(
+            "section {id}: its checksum differs"
+        )));
     }
     Ok((section, payload))
 }

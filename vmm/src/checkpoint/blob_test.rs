@@ -2,7 +2,9 @@ use proptest::prelude::*;
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 
-use super::{BlobError, FORMAT_VERSION, MACHINE, SPEC, SavedVm, VCPU_BYTES_MAX, assemble, sections};
+use super::{
+    BlobError, FORMAT_VERSION, MACHINE, SPEC, SavedVm, VCPU_BYTES_MAX, assemble, sections,
+};
 use crate::kvm::{MsrV1, TscStateV1, VcpuStateV1};
 
 fn payloads(blob: &[u8]) -> Result<Vec<(u32, Vec<u8>)>, BlobError> {
@@ -93,7 +95,10 @@ fn unknown_and_missing_sections_are_errors() {
         BlobError::Damaged(_)
     ));
     assert!(
-        matches!(SavedVm::decode(&example()).unwrap_err(), BlobError::Damaged(_)),
+        matches!(
+            SavedVm::decode(&example()).unwrap_err(),
+            BlobError::Damaged(_)
+        ),
         "no spec at all"
     );
 }
@@ -123,7 +128,12 @@ fn largest_vcpu() -> VcpuStateV1 {
     for field in [&mut entry.function, &mut entry.index, &mut entry.flags] {
         *field = u32::MAX;
     }
-    for register in [&mut entry.eax, &mut entry.ebx, &mut entry.ecx, &mut entry.edx] {
+    for register in [
+        &mut entry.eax,
+        &mut entry.ebx,
+        &mut entry.ecx,
+        &mut entry.edx,
+    ] {
         *register = u32::MAX;
     }
     let msr = MsrV1 {

@@ -9,12 +9,13 @@ use std::time::Instant;
 
 use nvvmm_snapshot::{Error, Pool, ScrubReport, SnapshotId};
 
-/// For each unit of time that it works the thread rests so many: a fifth of one CPU at most. A lower priority would be no
-/// substitute: whoever has the pool's catalog lock must not wait for a CPU.
+/// For each unit of time that it works the thread rests so many: a fifth of one CPU at most. A
+/// lower priority would be no substitute: whoever has the pool's catalog lock must not wait for a
+/// CPU.
 const REST_FACTOR: u32 = 4;
 
-/// Makes digests of a VM's snapshots: in the background, one snapshot after the other and never in a hurry, or at once.
-/// What is not done when the VM ends, a scrub does.
+/// Makes digests of a VM's snapshots: in the background, one snapshot after the other and never in
+/// a hurry, or at once. What is not done when the VM ends, a scrub does.
 pub struct Digests {
     pool: Arc<Pool>,
     ended: Arc<AtomicBool>,
@@ -49,8 +50,8 @@ impl Digests {
         }
     }
 
-    /// Makes digests of a committed snapshot's blocks. The report says so when [`Digests::end`] was called before all had
-    /// one.
+    /// Makes digests of a committed snapshot's blocks. The report says so when [`Digests::end`] was
+    /// called before all had one.
     ///
     /// # Errors
     /// As [`Pool::make_digests`].
@@ -103,8 +104,12 @@ fn make_all(pool: &Arc<Pool>, snapshots: &Receiver<SnapshotId>, ended: &AtomicBo
             go_on(ended)
         });
         match made {
-            Ok(report) if report.is_clean() => tracing::debug!(%id, made = report.digests_made, "digests"),
-            Ok(_) => tracing::error!("snapshot {id} is damaged: look at the pool with 'nvvmm pool scrub'"),
+            Ok(report) if report.is_clean() => {
+                tracing::debug!(%id, made = report.digests_made, "digests")
+            }
+            Ok(_) => tracing::error!(
+                "snapshot {id} is damaged: look at the pool with 'nvvmm pool scrub'"
+            ),
             // It was removed before its turn came.
             Err(Error::NotFound { .. }) => {}
             Err(error) => tracing::warn!("the digests of snapshot {id} could not be made: {error}"),

@@ -4,9 +4,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nvvmm_snapshot::Reservation;
 
-/// From the request until frames are shared, a snapshot may have to wait for a vCPU or a device that waits for space
-/// itself. Whoever asked need not wait with it, and the blocks reserved for the snapshot must not be what is missing: they
-/// go back with the request.
+/// From the request until frames are shared, a snapshot may have to wait for a vCPU or a device
+/// that waits for space itself. Whoever asked need not wait with it, and the blocks reserved for
+/// the snapshot must not be what is missing: they go back with the request.
 #[derive(Default)]
 pub struct Pending(Mutex<Stage>);
 
@@ -34,8 +34,8 @@ impl Pending {
         wanted
     }
 
-    /// From here on nothing waits for the guest, and the snapshot cannot be withdrawn. `None` when it was, or when
-    /// nothing is reserved for it.
+    /// From here on nothing waits for the guest, and the snapshot cannot be withdrawn. `None` when
+    /// it was, or when nothing is reserved for it.
     pub fn begin(&self) -> Option<Reservation> {
         let mut stage = self.stage();
         match std::mem::replace(&mut *stage, Stage::Begun) {

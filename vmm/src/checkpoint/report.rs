@@ -1,4 +1,5 @@
-//! What a snapshot or a restore did and how long each phase took; printed as a table and with `--json`.
+//! What a snapshot or a restore did and how long each phase took; printed as a table and with
+//! `--json`.
 
 use nvvmm_snapshot::Durability;
 use serde::{Deserialize, Serialize};
@@ -27,12 +28,14 @@ pub struct SnapshotReport {
     pub frames_mapped: u64,
     /// Frames that were not in the previous snapshot of this VM.
     pub frames_new: u64,
-    /// Frames whose content was copied to take it, each as often as it was; counted, not assumed. 0 with the redirect
-    /// engine, whose guests write blocks themselves. With the private engine what was written since the last snapshot.
+    /// Frames whose content was copied to take it, each as often as it was; counted, not assumed.
+    /// 0 with the redirect engine, whose guests write blocks themselves. With the private
+    /// engine what was written since the last snapshot.
     pub frames_copied: u64,
     /// Of these, copied while the vCPUs stood still.
     pub frames_copied_paused: u64,
-    /// ioctl(2) calls on guest RAM while everything stood still: one for each piece that was armed.
+    /// ioctl(2) calls on guest RAM while everything stood still: one for each piece that was
+    /// armed.
     #[serde(default)]
     pub ioctls_paused: u64,
     /// mmap(2) calls over guest RAM while everything stood still.
@@ -68,17 +71,20 @@ pub struct RestoreReport {
     pub prefault: bool,
 }
 
-/// KVM's dirty log since the last snapshot, held against what the COW engine says, and what that says against memory. For
-/// tests: the log must be switched on when the VM starts.
+/// KVM's dirty log since the last snapshot, held against what the COW engine says, and what that
+/// says against memory. For tests: the log must be switched on when the VM starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditReport {
     /// Frames that KVM has seen written.
     pub dirty_frames: u64,
-    /// Of these, frames that the engine had not made writable (numbers in RAM order; the first hundred).
+    /// Of these, frames that the engine had not made writable (numbers in RAM order; the first
+    /// hundred).
     pub not_own: Vec<u64>,
-    /// Of these, frames behind which there is still the block of the last snapshot (the first hundred).
+    /// Of these, frames behind which there is still the block of the last snapshot (the first
+    /// hundred).
     pub still_shared: Vec<u64>,
-    /// Frames that do not hold what the engine believes (the first hundred): a write to them was lost track of.
+    /// Frames that do not hold what the engine believes (the first hundred): a write to them was
+    /// lost track of.
     pub stale: Vec<u64>,
 }
 
@@ -95,10 +101,11 @@ pub struct RamCounters {
     pub write_faults: u64,
     /// First touches of a chunk.
     pub chunk_faults: u64,
-    /// Frames copied: by copy-on-write with the redirect engine, for snapshots with the private one (whose copies on
-    /// write are the kernel's).
+    /// Frames copied: by copy-on-write with the redirect engine, for snapshots with the private
+    /// one (whose copies on write are the kernel's).
     pub frames_copied: u64,
-    /// Of these, frames copied ahead of the guest, which had written them after each of the last snapshots.
+    /// Of these, frames copied ahead of the guest, which had written them after each of the last
+    /// snapshots.
     #[serde(default)]
     pub frames_copied_hot: u64,
     /// Mappings (VMAs) that guest RAM takes, as the budget counts them.

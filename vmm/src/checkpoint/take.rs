@@ -1,15 +1,16 @@
 //! A snapshot, phase by phase (docs/design.md, "Taking a snapshot").
 //!
-//! `ReserveBlocks -> PauseVcpus -> QuiesceDevices -> SaveDevices -> SaveVcpus -> ShareFrames -> ArmWriteProtect ->
-//! ResumeDevices -> ResumeVcpus -> Flush -> Commit`. Shared frames cannot change once they are armed, so the commit
-//! follows the resume. The snapshot exists after the commit and not before; whatever fails earlier drops the shared
-//! references and leaves the VM running.
+//! `ReserveBlocks -> PauseVcpus -> QuiesceDevices -> SaveDevices -> SaveVcpus -> ShareFrames ->
+//! ArmWriteProtect -> ResumeDevices -> ResumeVcpus -> Flush -> Commit`. Shared frames cannot change
+//! once they are armed, so the commit follows the resume. The snapshot exists after the commit and
+//! not before; whatever fails earlier drops the shared references and leaves the VM running.
 //!
-//! While the guest runs, `ArmAhead` arms what is likely to be shared, so that `ArmWriteProtect` is left with what was written since; and
-//! `CopyHot`, after the resume, copies what the guest writes after each of many snapshots, before it does.
+//! While the guest runs, `ArmAhead` arms what is likely to be shared, so that `ArmWriteProtect` is
+//! left with what was written since; and `CopyHot`, after the resume, copies what the guest writes
+//! after each of many snapshots, before it does.
 //!
-//! With an engine that copies for snapshots, `CopyAhead` comes before all of these, and `CopyRest` before `ShareFrames`;
-//! nothing is armed, as the guest does not write to blocks.
+//! With an engine that copies for snapshots, `CopyAhead` comes before all of these, and `CopyRest`
+//! before `ShareFrames`; nothing is armed, as the guest does not write to blocks.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +35,8 @@ use crate::{
 /// State of a machine in bytes, as a rule.
 const STATE_BYTES_USUAL: usize = 16 << 10;
 const STATE_BYTES_USUAL_PER_VCPU: usize = 8 << 10;
-/// Memory for chunks that become dirty between the reservation and the pause, as a share of those dirty before.
+/// Memory for chunks that become dirty between the reservation and the pause, as a share of those
+/// dirty before.
 const RESERVE_SLACK_DIVISOR: usize = 4;
 
 /// Why no snapshot was taken. The VM is as it was.
@@ -92,7 +94,8 @@ pub struct Taking<'a> {
     pub pending: &'a Pending,
     /// The VM does not go on after a successful snapshot.
     pub stop: bool,
-    /// KVM's dirty log is on for tests, and not the engine's: what it has seen until the snapshot is forgotten.
+    /// KVM's dirty log is on for tests, and not the engine's: what it has seen until the snapshot
+    /// is forgotten.
     pub audited: bool,
     /// Counts it.
     pub counters: &'a SnapshotCounters,
@@ -107,7 +110,8 @@ pub struct Taken {
     pub report: SnapshotReport,
 }
 
-/// Takes a snapshot. When it fails the VM goes on as it was; when it succeeds, and unless it is to stop, too.
+/// Takes a snapshot. When it fails the VM goes on as it was; when it succeeds, and unless it is to
+/// stop, too.
 pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
     let taken = attempt(taking);
     match &taken {
@@ -224,9 +228,10 @@ fn attempt(taking: &Taking<'_>) -> Result<Taken, TakeError> {
     Ok(Taken { id, report })
 }
 
-/// Blocks for the commit, and for what will be copied in the pause, taken while the guest still runs: a full pool refuses
-/// here, before anything stands still. A guest that runs may write anywhere before it is paused, so there are blocks for
-/// the map of all its memory; one that is paused already has written what it has.
+/// Blocks for the commit, and for what will be copied in the pause, taken while the guest still
+/// runs: a full pool refuses here, before anything stands still. A guest that runs may write
+/// anywhere before it is paused, so there are blocks for the map of all its memory; one that is
+/// paused already has written what it has.
 fn reserve(taking: &Taking<'_>, ahead: CopiedAhead) -> Result<(), TakeError> {
     let dirty = taking.engine.dirty_chunks();
     let blocks_for = |chunks: usize, state_bytes: usize| {
@@ -237,7 +242,8 @@ fn reserve(taking: &Taking<'_>, ahead: CopiedAhead) -> Result<(), TakeError> {
             .commit_blocks_needed(memory_bytes, chunks, state_bytes);
         metadata.saturating_add(ahead.room_blocks)
     };
-    let state_usual = STATE_BYTES_USUAL + STATE_BYTES_USUAL_PER_VCPU * usize::from(taking.spec.vcpus);
+    let state_usual =
+        STATE_BYTES_USUAL + STATE_BYTES_USUAL_PER_VCPU * usize::from(taking.spec.vcpus);
     let state_at_most = SavedVm::bytes_at_most(taking.spec)?;
     let needed_paused = blocks_for(dirty, state_at_most);
     let (likely, at_most) = if taking.running {
@@ -286,14 +292,19 @@ struct Frozen {
 }
 
 /// Stops everything that can write guest memory, saves it, and shares the frames of this instant.
-fn freeze(taking: &Taking<'_>, ahead: CopiedAhead, phases: &mut Phases) -> Result<Frozen, TakeError> {
+fn freeze(
+    taking: &Taking<'_>,
+    ahead: CopiedAhead,
+    phases: &mut Phases,
+) -> Result<Frozen, TakeError> {
     let machine = taking.machine;
     if taking.running {
         phases.run("PauseVcpus", || machine.pause_vcpus(Hold::Operation))?;
         phases.run("QuiesceDevices", || machine.quiesce_devices())?;
     }
     fault_point(FaultPoint::SnapshotPaused);
-    // Devices first: a device may have raised an interrupt that the vCPU's saved interrupt controller must hold.
+    // Devices first: a device may have raised an interrupt that the vCPU's saved interrupt
+    // controller must hold.
     let devices = phases.run("SaveDevices", || machine.save_devices())?;
     let kvm = phases.run("SaveVcpus", || machine.save_kvm())?;
     fault_point(FaultPoint::SnapshotSaved);
@@ -337,10 +348,13 @@ fn arm(
     }
     if taking.audited {
         for slot in 0..taking.engine.ram().slots().len() {
-            taking.machine.take_slot(slot).map_err(|source| CowError::Os {
-                op: "forget what KVM's dirty log has",
-                source,
-            })?;
+            taking
+                .machine
+                .take_slot(slot)
+                .map_err(|source| CowError::Os {
+                    op: "forget what KVM's dirty log has",
+                    source,
+                })?;
         }
     }
     Ok(())
@@ -353,8 +367,9 @@ fn count_pause(taking: &Taking<'_>, pause: Duration) {
     }
 }
 
-/// When the last vCPU went on that was held from `paused_at` on and let go by `resumed_at`: the pause's end, and that of the phase
-/// `ResumeVcpus`. To be asked when there was time for that: whoever lets go of vCPUs may lose its own CPU to one of them. If some are held again by
+/// When the last vCPU went on that was held from `paused_at` on and let go by `resumed_at`: the
+/// pause's end, and that of the phase `ResumeVcpus`. To be asked when there was time for that:
+/// whoever lets go of vCPUs may lose its own CPU to one of them. If some are held again by
 /// now, `resumed_at`.
 pub fn went_on_at(
     machine: &Machine,
@@ -372,7 +387,9 @@ pub fn went_on_at(
 fn go_on(taking: &Taking<'_>, phases: &mut Phases) -> Result<(), TakeError> {
     if taking.running {
         phases.run("ResumeDevices", || taking.machine.resume_devices())?;
-        phases.run("ResumeVcpus", || taking.machine.resume_vcpus(Hold::Operation));
+        phases.run("ResumeVcpus", || {
+            taking.machine.resume_vcpus(Hold::Operation)
+        });
     }
     Ok(())
 }
@@ -403,8 +420,9 @@ fn commit(
         reservation,
     )?;
     fault_point(FaultPoint::SnapshotCommitted);
-    // All that the VM has not for itself is in the new snapshot: its former base and images of processes are needed no more.
-    // It exists: a pin too many costs space until the VM ends, and is no reason to report a failure.
+    // All that the VM has not for itself is in the new snapshot: its former base and images of
+    // processes are needed no more. It exists: a pin too many costs space until the VM ends,
+    // and is no reason to report a failure.
     if let Err(error) = taking.holder.unpin_others(committed.id) {
         tracing::warn!("what this VM was based on stays pinned: {error}");
     }

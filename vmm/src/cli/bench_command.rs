@@ -54,12 +54,19 @@ fn measure(arguments: BenchArguments) -> Result<Report, ControlError> {
 }
 
 fn read(path: &Path) -> Result<Report, ControlError> {
-    let text = fs::read(path)
-        .map_err(|e| ControlError::io(format_args!("read the measurements in {}", path.display()), &e))?;
+    let text = fs::read(path).map_err(|e| {
+        ControlError::io(
+            format_args!("read the measurements in {}", path.display()),
+            &e,
+        )
+    })?;
     serde_json::from_slice(&text).map_err(|e| {
         ControlError::new(
             ErrorKind::Usage,
-            format!("{} does not hold measurements of this nvvmm: {e}", path.display()),
+            format!(
+                "{} does not hold measurements of this nvvmm: {e}",
+                path.display()
+            ),
         )
     })
 }
@@ -75,10 +82,16 @@ fn write(report: &Report, dir: &Path) -> Result<(), ControlError> {
         .iter()
         .flat_map(|experiment| &experiment.charts)
     {
-        put(&plots.join(format!("{}.svg", chart.file)), &plot::svg(chart)?)?;
+        put(
+            &plots.join(format!("{}.svg", chart.file)),
+            &plot::svg(chart)?,
+        )?;
     }
     let json = serde_json::to_string_pretty(report)
         .map_err(|e| ControlError::failed(format!("cannot write JSON: {e}")))?;
     put(&dir.join(format!("{NAME}.json")), &json)?;
-    put(&dir.join(format!("{NAME}.md")), &markdown::document(report, NAME))
+    put(
+        &dir.join(format!("{NAME}.md")),
+        &markdown::document(report, NAME),
+    )
 }

@@ -32,7 +32,9 @@ pub fn attach(vm: &str) -> Result<(), ControlError> {
     }
     let raw = RawTerminal::enter()?;
     if raw.is_some() {
-        tell(&format!("nvvmm: this is the console of {vm}; Ctrl-] leaves it\n"));
+        tell(&format!(
+            "nvvmm: this is the console of {vm}; Ctrl-] leaves it\n"
+        ));
     }
     let end = relay(&socket, &signalled, raw.is_some());
     let was_terminal = raw.is_some();

@@ -87,7 +87,9 @@ fn out_of_guest(vm: &str, path: &Path, to: &Path) -> Result<(), ControlError> {
     let target = target(path, to)?;
     let failed = |e: io::Error| ControlError::io(format_args!("write {}", target.display()), &e);
     let stream = connect(vm)?;
-    let request = ToAgent::Read { path: bytes_of(path) };
+    let request = ToAgent::Read {
+        path: bytes_of(path),
+    };
     send(&stream, &request).map_err(|error| call::broken(vm, error))?;
     let FromAgent::File { mode } = hear(vm, &stream)? else {
         return Err(out_of_turn(vm));
@@ -133,7 +135,12 @@ fn out_of_turn(vm: &str) -> ControlError {
 fn target(path: &Path, to: &Path) -> Result<PathBuf, ControlError> {
     if to.is_dir() {
         let name = path.file_name().filter(|name| *name != OsStr::new(".."));
-        let no_name = || ControlError::new(ErrorKind::Usage, format!("{} names no file", path.display()));
+        let no_name = || {
+            ControlError::new(
+                ErrorKind::Usage,
+                format!("{} names no file", path.display()),
+            )
+        };
         return Ok(to.join(name.ok_or_else(no_name)?));
     }
     if to.exists() && !to.is_file() {

@@ -5,7 +5,10 @@ fn a_file_that_is_copied_to_a_directory_keeps_its_name() {
     let directory = tempfile::tempdir().unwrap();
     let to = directory.path();
     assert_eq!(target(Path::new("/var/log/x"), to).unwrap(), to.join("x"));
-    assert_eq!(target(Path::new("/x"), &to.join("y")).unwrap(), to.join("y"));
+    assert_eq!(
+        target(Path::new("/x"), &to.join("y")).unwrap(),
+        to.join("y")
+    );
     for nameless in ["/", "/a/.."] {
         assert_eq!(
             target(Path::new(nameless), to).unwrap_err().kind,

@@ -1,5 +1,5 @@
-//! `--detach`: the command starts itself once more as the VM process, in a session of its own, and waits until that
-//! one reports on its stdout that the guest runs or why it does not.
+//! `--detach`: the command starts itself once more as the VM process, in a session of its own, and
+//! waits until that one reports on its stdout that the guest runs or why it does not.
 
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Write};
@@ -41,7 +41,9 @@ pub fn start_and_wait() -> Result<VmStatus, ControlError> {
         .map_err(failed)?;
     let mut line = String::new();
     if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout).read_line(&mut line).map_err(failed)?;
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .map_err(failed)?;
     }
     match serde_json::from_str(&line) {
         Ok(Report::Ready { status }) => Ok(*status),
@@ -62,8 +64,8 @@ fn ended_silently(status: ExitStatus) -> ControlError {
         .with_remedy("run it without --detach, with -vv, to see more")
 }
 
-/// Makes this process independent of the terminal that it was started from, with stderr in the log file. Stdout
-/// stays the way to the waiting command.
+/// Makes this process independent of the terminal that it was started from, with stderr in the log
+/// file. Stdout stays the way to the waiting command.
 pub fn become_background(log: &Path) -> Result<(), ControlError> {
     let failed = |e: io::Error| ControlError::io(format_args!("log to {}", log.display()), &e);
     setsid().map_err(|e| ControlError::io("start a session for the VM process", &e.into()))?;
@@ -88,7 +90,9 @@ pub fn report_ready(status: &VmStatus) {
 
 /// Tells the waiting command that the VM could not be started.
 pub fn report_failed(error: &ControlError) {
-    report(&Report::Failed { error: error.clone() });
+    report(&Report::Failed {
+        error: error.clone(),
+    });
 }
 
 fn report(report: &Report) {

@@ -22,7 +22,11 @@ fn frames_are_named_as_the_guest_does() {
     let hole = 1 << 18;
     let report = report(&[(16, 4), (LOW_FRAMES - 1, 3), (LOW_FRAMES + 100, 1)]);
     let difference = Difference::of(SnapshotKind::Vm, &report);
-    let named: Vec<(u64, u64)> = difference.different.iter().map(|r| (r.first, r.frames)).collect();
+    let named: Vec<(u64, u64)> = difference
+        .different
+        .iter()
+        .map(|r| (r.first, r.frames))
+        .collect();
     assert_eq!(
         named,
         [

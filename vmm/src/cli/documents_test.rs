@@ -10,7 +10,11 @@ fn each_command_that_is_shown_has_a_page() {
         .collect();
     for command in Arguments::command().get_subcommands() {
         let page = format!("nvvmm-{}.1", command.get_name());
-        assert_eq!(pages.contains(&page), !command.is_hide_set(), "{page}: {pages:?}");
+        assert_eq!(
+            pages.contains(&page),
+            !command.is_hide_set(),
+            "{page}: {pages:?}"
+        );
     }
     for page in ["nvvmm.1", "nvvmm-pool-create.1"] {
         assert!(pages.iter().any(|name| name == page), "{page}: {pages:?}");

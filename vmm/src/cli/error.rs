@@ -1,4 +1,5 @@
-//! Exit codes, and how an error looks. The codes are promised to scripts and stand in `nvvmm --help`.
+//! Exit codes, and how an error looks. The codes are promised to scripts and stand in `nvvmm
+//! --help`.
 
 use super::terminal::tell;
 use crate::control::{ControlError, ErrorKind};

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use nvvmm_protocol::{
-    DATA_BYTES_MAX, Ended, Exec, FailedBecause, FrameError, FromAgent, TerminalSize, ToAgent, receive, send,
+    DATA_BYTES_MAX, Ended, Exec, FailedBecause, FrameError, FromAgent, TerminalSize, ToAgent,
+    receive, send,
 };
 use signal_hook::consts::SIGWINCH;
 use signal_hook::iterator::Signals;
@@ -100,9 +101,13 @@ fn environment_for(terminal: bool, given: Vec<(String, String)>) -> Vec<(Vec<u8>
     kind.into_iter().chain(given).collect()
 }
 
-/// Carries this process's standard streams to and from a program that runs, until it has ended; its status becomes this
-/// process's.
-pub(super) fn follow(vm: &str, stream: &UnixStream, terminal: bool) -> Result<ExitCode, ControlError> {
+/// Carries this process's standard streams to and from a program that runs, until it has ended; its
+/// status becomes this process's.
+pub(super) fn follow(
+    vm: &str,
+    stream: &UnixStream,
+    terminal: bool,
+) -> Result<ExitCode, ControlError> {
     carry(vm, stream, terminal).map_err(|failure| failure.error)
 }
 
@@ -126,8 +131,8 @@ fn follow_size(to_agent: &Arc<Mutex<UnixStream>>) -> Result<(), ControlError> {
     let to_agent = Arc::clone(to_agent);
     spawn("terminal-size", move || {
         for _ in signals.forever() {
-            let resized =
-                size_of(stdin().as_fd()).map(|size: TerminalSize| say(&to_agent, &ToAgent::Resize(size)));
+            let resized = size_of(stdin().as_fd())
+                .map(|size: TerminalSize| say(&to_agent, &ToAgent::Resize(size)));
             if !matches!(resized, Ok(Ok(()))) {
                 return;
             }
@@ -174,7 +179,9 @@ fn carry_output(vm: &str, stream: &UnixStream) -> Result<ExitCode, Failure> {
                 return Err(Failure { error, code });
             }
             _ => {
-                return Err(ControlError::failed(format!("the agent in {vm} answers out of turn")).into());
+                return Err(
+                    ControlError::failed(format!("the agent in {vm} answers out of turn")).into(),
+                );
             }
         }
     }

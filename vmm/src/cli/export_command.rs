@@ -48,7 +48,9 @@ pub fn run(arguments: &ExportArguments) -> Result<(), ControlError> {
     } else {
         if path.exists() && !path.is_file() {
             let why = format!("{} is no regular file", path.display());
-            return Err(ControlError::new(ErrorKind::Refused, why).with_remedy("write to stdout: --core -"));
+            return Err(
+                ControlError::new(ErrorKind::Refused, why).with_remedy("write to stdout: --core -")
+            );
         }
         let partial = Partial::beside(path).map_err(failed)?;
         let file = partial.file.try_clone().map_err(failed)?;

@@ -37,7 +37,8 @@ pub(super) fn unless(interrupted: &AtomicBool) -> ControlFlow<()> {
     }
 }
 
-/// A file or pipe whose reads and writes a signal ends, also while nothing comes or nobody takes anything.
+/// A file or pipe whose reads and writes a signal ends, also while nothing comes or nobody takes
+/// anything.
 pub(super) struct Interruptible {
     file: File,
     interrupted: Arc<AtomicBool>,
@@ -52,7 +53,8 @@ impl Interruptible {
         }
     }
 
-    /// To be written to. A pipe is opened once more, as one whose writes do not wait: what others have of it is not to change.
+    /// To be written to. A pipe is opened once more, as one whose writes do not wait: what others
+    /// have of it is not to change.
     pub(super) fn output(file: &File, interrupted: &Arc<AtomicBool>) -> std::io::Result<Self> {
         let is_pipe = file.metadata()?.file_type().is_fifo();
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -93,7 +95,9 @@ impl Write for Interruptible {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         loop {
             match self.file.write(bytes) {
-                Err(full) if full.kind() == ErrorKind::WouldBlock => self.waits(PollFlags::POLLOUT)?,
+                Err(full) if full.kind() == ErrorKind::WouldBlock => {
+                    self.waits(PollFlags::POLLOUT)?
+                }
                 other => return other,
             };
         }

@@ -63,5 +63,8 @@ fn a_pipe_that_nobody_reads_is_broken() {
     drop(reader);
     let writer = File::from(OwnedFd::from(writer));
     let mut output = Interruptible::output(&writer, &Arc::default()).unwrap();
-    assert_eq!(output.write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
+    assert_eq!(
+        output.write(b"x").unwrap_err().kind(),
+        ErrorKind::BrokenPipe
+    );
 }

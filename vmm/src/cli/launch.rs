@@ -1,4 +1,5 @@
-//! `nvvmm run` and `nvvmm restore`: this process becomes a VM process, or starts one with `--detach`.
+//! `nvvmm run` and `nvvmm restore`: this process becomes a VM process, or starts one with
+//! `--detach`.
 
 use std::fs::File;
 use std::io::{Write, stdin};
@@ -130,8 +131,9 @@ fn launch(
 
 /// The console that the arguments ask for, when they agree with each other.
 fn console_choice(start: &StartArguments) -> Result<ConsoleChoice, ControlError> {
-    let usage =
-        |message: &str, remedy: &str| Err(ControlError::new(ErrorKind::Usage, message).with_remedy(remedy));
+    let usage = |message: &str, remedy: &str| {
+        Err(ControlError::new(ErrorKind::Usage, message).with_remedy(remedy))
+    };
     match (start.console, start.detach) {
         (Some(ConsoleChoice::Stdio), true) => usage(
             "--console stdio does not go with --detach: a VM in the background has no terminal",
@@ -230,12 +232,17 @@ fn pool_for(start: &StartArguments, need: PoolNeed) -> Result<PathBuf, ControlEr
 }
 
 fn name_choice(start: &StartArguments) -> NameChoice {
-    start.name.clone().map_or(NameChoice::MadeUp, NameChoice::Given)
+    start
+        .name
+        .clone()
+        .map_or(NameChoice::MadeUp, NameChoice::Given)
 }
 
 /// `path` made absolute, when it can be read.
 fn readable(what: &str, path: &Path) -> Result<PathBuf, ControlError> {
-    let failed = |e: std::io::Error| ControlError::io(format_args!("read the {what} {}", path.display()), &e);
+    let failed = |e: std::io::Error| {
+        ControlError::io(format_args!("read the {what} {}", path.display()), &e)
+    };
     let file = File::open(path).map_err(failed)?;
     if file.metadata().map_err(failed)?.is_dir() {
         return Err(ControlError::new(
@@ -273,8 +280,9 @@ impl Ending {
         }
     }
 
-    /// The first time, the way that `nvvmm stop` goes. A VM that is not up yet, or that is asked a second time, is
-    /// ended at once: the pool gives back what a dead process held. Never waits, so that the second time is heard.
+    /// The first time, the way that `nvvmm stop` goes. A VM that is not up yet, or that is asked a
+    /// second time, is ended at once: the pool gives back what a dead process held. Never
+    /// waits, so that the second time is heard.
     fn ask(self: &Arc<Self>) {
         if self.asked.swap(true, Ordering::SeqCst) {
             end_now();
@@ -313,8 +321,8 @@ fn end_now() -> ! {
 
 /// Starts to read stdin; gives the end of a pipe where the console reads what was typed.
 ///
-/// From a terminal, Ctrl-] is taken out and what a guest does not read is dropped, so that Ctrl-] always works. From
-/// a file or a pipe every byte reaches the guest, as slowly as it reads.
+/// From a terminal, Ctrl-] is taken out and what a guest does not read is dropped, so that Ctrl-]
+/// always works. From a file or a pipe every byte reaches the guest, as slowly as it reads.
 fn read_keyboard(is_terminal: bool, ending: Arc<Ending>) -> Result<OwnedFd, ControlError> {
     let failed = |e: nix::Error| ControlError::io("make the console's pipe", &e.into());
     let (input, typed) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;

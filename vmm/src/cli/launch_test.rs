@@ -38,7 +38,10 @@ fn the_console_is_the_terminal_only_in_the_foreground() {
     let chosen = |console, detach| console_choice(&start(console, detach, false)).unwrap();
     assert_eq!(chosen(None, false), ConsoleChoice::Stdio);
     assert_eq!(chosen(None, true), ConsoleChoice::None);
-    assert_eq!(chosen(Some(ConsoleChoice::None), false), ConsoleChoice::None);
+    assert_eq!(
+        chosen(Some(ConsoleChoice::None), false),
+        ConsoleChoice::None
+    );
     let refused = console_choice(&start(Some(ConsoleChoice::Stdio), true, false)).unwrap_err();
     assert_eq!(refused.kind, ErrorKind::Usage);
 }
@@ -53,7 +56,12 @@ fn json_and_the_console_do_not_share_stdout() {
 
 #[test]
 fn the_text_says_where_the_vm_came_from() {
-    let booted = status(VmOrigin::Boot { kernel: "/k".into() }, None);
+    let booted = status(
+        VmOrigin::Boot {
+            kernel: "/k".into(),
+        },
+        None,
+    );
     assert_eq!(
         started_text(&booted),
         "copy runs (pid 4711)\n  console: nvvmm console copy\n  end:     nvvmm stop copy\n"
@@ -67,7 +75,12 @@ fn the_text_says_where_the_vm_came_from() {
         once: false,
         prefault: false,
     };
-    let mut restored = status(VmOrigin::Snapshot { name: "base".into() }, Some(report));
+    let mut restored = status(
+        VmOrigin::Snapshot {
+            name: "base".into(),
+        },
+        Some(report),
+    );
     restored.state = VmState::Paused;
     assert_eq!(
         foreground_text(&restored, true),
@@ -80,8 +93,15 @@ fn files_are_checked_before_anything_is_made() {
     let dir = tempfile::tempdir().unwrap();
     let error = readable("kernel", &dir.path().join("none")).unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotFound);
-    assert_eq!(readable("kernel", dir.path()).unwrap_err().kind, ErrorKind::Usage);
-    assert!(readable("kernel", Path::new("Cargo.toml")).unwrap().is_absolute());
+    assert_eq!(
+        readable("kernel", dir.path()).unwrap_err().kind,
+        ErrorKind::Usage
+    );
+    assert!(
+        readable("kernel", Path::new("Cargo.toml"))
+            .unwrap()
+            .is_absolute()
+    );
 }
 
 #[test]

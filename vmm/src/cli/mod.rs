@@ -1,7 +1,8 @@
-//! The `nvvmm` command line: arguments in, library calls and control requests out, text or JSON back.
+//! The `nvvmm` command line: arguments in, library calls and control requests out, text or JSON
+//! back.
 //!
-//! [`args`] says what can be asked; `launch` starts VM processes; `vm_commands`, `snapshot_commands` and
-//! `pool_commands` do the rest; [`error`] has the exit codes.
+//! [`args`] says what can be asked; `launch` starts VM processes; `vm_commands`,
+//! `snapshot_commands` and `pool_commands` do the rest; [`error`] has the exit codes.
 
 pub mod args;
 mod bench_command;
@@ -77,10 +78,19 @@ fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
         Command::Checkpoint(checkpoint) => ring_commands::checkpoint(checkpoint)?,
         Command::Rewind(rewind) => ring_commands::rewind(rewind)?,
         Command::Snapshots { pool, json } => snapshot_commands::list(&pool, json.json)?,
-        Command::Inspect { snapshot, pool, json } => {
+        Command::Inspect {
+            snapshot,
+            pool,
+            json,
+        } => {
             inspect::run(snapshot.as_deref(), &pool, json.json)?;
         }
-        Command::Diff { from, to, pool, json } => diff_command::run([&from, &to], &pool, json.json)?,
+        Command::Diff {
+            from,
+            to,
+            pool,
+            json,
+        } => diff_command::run([&from, &to], &pool, json.json)?,
         Command::Send(send) => send_command::run(&send)?,
         Command::Receive(receive) => receive_command::run(&receive)?,
         Command::Export(arguments) => export_command::run(&arguments)?,
@@ -128,13 +138,15 @@ fn start_log(verbose: u8) -> Result<(), ControlError> {
         _ => "trace",
     };
     let filter = match std::env::var("NVVMM_LOG") {
-        Ok(directives) if !directives.is_empty() => EnvFilter::try_new(&directives).map_err(|e| {
-            ControlError::new(
-                ErrorKind::Usage,
-                format!("NVVMM_LOG='{directives}' is no log filter: {e}"),
-            )
-            .with_remedy("use a level (info) or levels per module (nvvmm::cow=trace,info)")
-        })?,
+        Ok(directives) if !directives.is_empty() => {
+            EnvFilter::try_new(&directives).map_err(|e| {
+                ControlError::new(
+                    ErrorKind::Usage,
+                    format!("NVVMM_LOG='{directives}' is no log filter: {e}"),
+                )
+                .with_remedy("use a level (info) or levels per module (nvvmm::cow=trace,info)")
+            })?
+        }
         _ => EnvFilter::new(level),
     };
     tracing_subscriber::fmt()

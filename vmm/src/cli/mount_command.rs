@@ -19,7 +19,8 @@ const DEVICE: &str = "/dev/fuse";
 pub fn run(directory: &Path, option: &PoolOption) -> Result<(), ControlError> {
     let path = pool_path::found(option)?;
     let pool = pool_path::open(&path)?;
-    let signals = Signals::new([SIGINT, SIGTERM]).map_err(|e| ControlError::io("watch for signals", &e))?;
+    let signals =
+        Signals::new([SIGINT, SIGTERM]).map_err(|e| ControlError::io("watch for signals", &e))?;
     if !Path::new(DEVICE).exists() {
         let error = ControlError::new(ErrorKind::HostLacks, format!("there is no {DEVICE}"));
         return Err(error.with_remedy("load the kernel's module: modprobe fuse"));

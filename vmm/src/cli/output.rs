@@ -12,7 +12,9 @@ pub use crate::humane::{Column, fields, frames_size, lasting, moment, size, tabl
 pub fn print(text: &str) -> Result<(), ControlError> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(ControlError::io("write to stdout", &e)),
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(ControlError::io("write to stdout", &e))
+        }
         _ => Ok(()),
     }
 }

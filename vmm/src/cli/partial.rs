@@ -15,7 +15,10 @@ pub struct Partial {
 impl Partial {
     /// In the directory where `target` is to be, for its owner alone.
     pub fn beside(target: &Path) -> io::Result<Self> {
-        let mut name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+        let mut name = target
+            .file_name()
+            .ok_or(io::ErrorKind::InvalidInput)?
+            .to_owned();
         name.push(format!(".nvvmm-{}", std::process::id()));
         let path = target.with_file_name(name);
         let file = OpenOptions::new()

@@ -44,7 +44,12 @@ pub fn create(path: &Path, size_bytes: Option<u64>, overcommit: bool) -> Result<
 }
 
 /// `nvvmm pool grow`.
-pub fn grow(option: &PoolOption, size: NewSize, overcommit: bool, json: bool) -> Result<(), ControlError> {
+pub fn grow(
+    option: &PoolOption,
+    size: NewSize,
+    overcommit: bool,
+    json: bool,
+) -> Result<(), ControlError> {
     let path = pool_path::found(option)?;
     let pool = pool_path::open(&path)?;
     let size_bytes = size.bytes(pool.size_bytes());
@@ -91,7 +96,12 @@ struct Usage {
     by_snapshot: Vec<SnapshotEntry>,
 }
 
-fn usage_text(Usage { status, by_snapshot }: &Usage) -> String {
+fn usage_text(
+    Usage {
+        status,
+        by_snapshot,
+    }: &Usage,
+) -> String {
     let blocks = |blocks: u64| output::frames_size(blocks);
     let engine = status.cow_engine.name();
     let overcommit = if status.overcommit {
@@ -111,10 +121,16 @@ fn usage_text(Usage { status, by_snapshot }: &Usage) -> String {
         ("pool", status.path.display().to_string()),
         ("uuid", status.uuid.clone()),
         ("medium", status.medium.name().to_owned()),
-        ("copy-on-write", format!("{engine}: {}", status.cow_engine_reason)),
+        (
+            "copy-on-write",
+            format!("{engine}: {}", status.cow_engine_reason),
+        ),
         (
             "durability",
-            format!("{}: {}", status.durability.strongest, status.durability.reason),
+            format!(
+                "{}: {}",
+                status.durability.strongest, status.durability.reason
+            ),
         ),
         ("overcommit", overcommit.to_owned()),
         ("size", output::size(status.size_bytes)),
@@ -123,7 +139,10 @@ fn usage_text(Usage { status, by_snapshot }: &Usage) -> String {
         ("metadata", blocks(status.metadata_blocks)),
         ("free", blocks(status.free_blocks)),
         ("taken of the medium", output::size(status.medium_bytes)),
-        ("snapshots", format!("{}{incomplete}{removed}", status.snapshots)),
+        (
+            "snapshots",
+            format!("{}{incomplete}{removed}", status.snapshots),
+        ),
     ]);
     if !by_snapshot.is_empty() {
         let columns = [
@@ -132,7 +151,8 @@ fn usage_text(Usage { status, by_snapshot }: &Usage) -> String {
             Column::Number("SHARED"),
         ];
         let sizes = |entry: &SnapshotEntry| {
-            [entry.own_bytes, entry.shared_bytes].map(|bytes| bytes.map_or_else(String::new, output::size))
+            [entry.own_bytes, entry.shared_bytes]
+                .map(|bytes| bytes.map_or_else(String::new, output::size))
         };
         let rows: Vec<Vec<String>> = by_snapshot
             .iter()
@@ -173,7 +193,8 @@ fn usage_text(Usage { status, by_snapshot }: &Usage) -> String {
 pub fn check(option: &PoolOption, json: bool) -> Result<ExitCode, ControlError> {
     let path = pool_path::found(option)?;
     let mut shown = Progress::of_bytes("check")?;
-    let report = pool_path::open(&path)?.check_showing(&mut |done, total| shown.show(done, Some(total)))?;
+    let report =
+        pool_path::open(&path)?.check_showing(&mut |done, total| shown.show(done, Some(total)))?;
     drop(shown);
     if json {
         output::print_json(&report)?;
@@ -194,7 +215,10 @@ fn check_text(path: &Path, report: &CheckReport) -> String {
         nodes_checked,
         snapshots_checked,
     } = report;
-    let mut text: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
+    let mut text: String = findings
+        .iter()
+        .map(|finding| format!("{finding}\n"))
+        .collect();
     let found = match findings.len() {
         0 => "no findings".to_owned(),
         1 => "1 finding".to_owned(),

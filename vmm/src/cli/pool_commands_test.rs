@@ -1,5 +1,6 @@
 use nvvmm_snapshot::{
-    CowEngine, Durability, DurabilityLimit, HolderStatus, Identity, Medium, SnapshotId, SnapshotKind,
+    CowEngine, Durability, DurabilityLimit, HolderStatus, Identity, Medium, SnapshotId,
+    SnapshotKind,
 };
 
 use super::*;
@@ -82,7 +83,10 @@ web      4711  1.0 MiB              2                 1
 SNAPSHOT      OWN   SHARED
 base      4.0 KiB  1.0 MiB
 ";
-    assert_eq!(usage_text(&usage), format!("{expected}{snapshots}{holders}"));
+    assert_eq!(
+        usage_text(&usage),
+        format!("{expected}{snapshots}{holders}")
+    );
 }
 
 #[test]

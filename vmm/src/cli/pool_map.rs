@@ -73,7 +73,11 @@ struct Cells {
 impl Cells {
     fn of(map: &PoolMap, cells_max: usize) -> Self {
         let chunks = map.chunks.len().div_ceil(cells_max).max(1);
-        let sum = |cell: &[ChunkUse]| KINDS.each_ref().map(|kind| cell.iter().map(kind.count).sum());
+        let sum = |cell: &[ChunkUse]| {
+            KINDS
+                .each_ref()
+                .map(|kind| cell.iter().map(kind.count).sum())
+        };
         let most = |cell: &[ChunkUse]| cell.iter().map(|chunk| chunk.snapshots_max).max();
         Self {
             chunks,
@@ -101,7 +105,8 @@ pub fn run(option: &PoolOption, svg_file: Option<&Path>, json: bool) -> Result<(
     }
 }
 
-/// A line for each 64 cells, which begins with the offset in the pool; what the signs mean; and the snapshots.
+/// A line for each 64 cells, which begins with the offset in the pool; what the signs mean; and the
+/// snapshots.
 fn text(map: &PoolMap) -> String {
     let cells = Cells::of(map, TEXT_COLUMNS * TEXT_LINES);
     let mut text = String::new();
@@ -128,7 +133,10 @@ fn text(map: &PoolMap) -> String {
         ));
     }
     let free = map.chunks.iter().map(|chunk| u64::from(chunk.free)).sum();
-    text.push_str(&format!("  {FREE} {:>10}  free\n", output::frames_size(free)));
+    text.push_str(&format!(
+        "  {FREE} {:>10}  free\n",
+        output::frames_size(free)
+    ));
     if !map.snapshots.is_empty() {
         let columns = [
             Column::Text("SNAPSHOT"),
@@ -158,7 +166,8 @@ fn sign(blocks: &[u32; KINDS.len()]) -> char {
     most.map_or(FREE, |(kind, _)| kind.sign)
 }
 
-/// A square for each cell, filled from below; memory of several snapshots the darker the more they are. Then bars of the snapshots.
+/// A square for each cell, filled from below; memory of several snapshots the darker the more they
+/// are. Then bars of the snapshots.
 fn svg(map: &PoolMap) -> Result<String, ControlError> {
     let cells = Cells::of(map, SVG_COLUMNS * SVG_LINES);
     let lines = cells.blocks.len().div_ceil(SVG_COLUMNS) as i32;
@@ -190,7 +199,8 @@ fn draw(root: &Area<'_>, map: &PoolMap, cells: &Cells, (legend, bars): (i32, i32
     root.fill(&WHITE).map_err(|e| failed(&e))?;
     let write = |what: String, x: i32, y: i32| {
         let style = (FONT, 13).into_font().color(&BLACK);
-        root.draw(&Text::new(what, (x, y), style)).map_err(|e| failed(&e))
+        root.draw(&Text::new(what, (x, y), style))
+            .map_err(|e| failed(&e))
     };
     let fill = |from: (i32, i32), to: (i32, i32), colour: RGBColor| {
         root.draw(&Rectangle::new([from, to], colour.filled()))
@@ -205,11 +215,20 @@ fn draw(root: &Area<'_>, map: &PoolMap, cells: &Cells, (legend, bars): (i32, i32
     for (index, blocks) in cells.blocks.iter().enumerate() {
         let x = MARGIN + (index % SVG_COLUMNS) as i32 * CELL;
         let y = MARGIN + LINE + (index / SVG_COLUMNS) as i32 * CELL;
-        fill((x, y), (x + CELL - 1, y + CELL - 1), RGBColor(236, 236, 236))?;
+        fill(
+            (x, y),
+            (x + CELL - 1, y + CELL - 1),
+            RGBColor(236, 236, 236),
+        )?;
         let mut below = 0;
         for (kind, count) in KINDS.iter().zip(blocks).filter(|(_, count)| **count > 0) {
-            let height = |blocks: u32| (blocks * (CELL as u32 - 1)).div_ceil(cells.blocks_of_a_cell()) as i32;
-            let (low, high) = (y + CELL - 1 - height(below), y + CELL - 1 - height(below + count));
+            let height = |blocks: u32| {
+                (blocks * (CELL as u32 - 1)).div_ceil(cells.blocks_of_a_cell()) as i32
+            };
+            let (low, high) = (
+                y + CELL - 1 - height(below),
+                y + CELL - 1 - height(below + count),
+            );
             let colour = match kind.sign {
                 '█' => darker(kind.colour, cells.snapshots_max[index]),
                 _ => kind.colour,
@@ -227,7 +246,10 @@ fn draw(root: &Area<'_>, map: &PoolMap, cells: &Cells, (legend, bars): (i32, i32
             .sum();
         (kind.colour, blocks, kind.name)
     });
-    for (line, (colour, blocks, name)) in sums.chain([(RGBColor(236, 236, 236), free, "free")]).enumerate() {
+    for (line, (colour, blocks, name)) in sums
+        .chain([(RGBColor(236, 236, 236), free, "free")])
+        .enumerate()
+    {
         let y = legend + line as i32 * LINE;
         fill((MARGIN, y), (MARGIN + CELL, y + CELL), colour)?;
         write(
@@ -274,7 +296,8 @@ fn draw_snapshots(
 
 /// From the colour itself for two snapshots, to a third of it for very many.
 fn darker(colour: RGBColor, snapshots: u32) -> RGBColor {
-    let part = (1.0 - f64::from(snapshots.max(2)).log2().min(8.0) / 12.0 + 1.0 / 12.0).clamp(0.3, 1.0);
+    let part =
+        (1.0 - f64::from(snapshots.max(2)).log2().min(8.0) / 12.0 + 1.0 / 12.0).clamp(0.3, 1.0);
     let scaled = |value: u8| (f64::from(value) * part) as u8;
     RGBColor(scaled(colour.0), scaled(colour.1), scaled(colour.2))
 }

@@ -44,7 +44,9 @@ pub fn found(option: &PoolOption) -> Result<PathBuf, ControlError> {
             ErrorKind::NotFound,
             format!("there is no pool {} yet", default_path().display()),
         )
-        .with_remedy("the first 'nvvmm run' makes it; or name another pool with --pool or NVVMM_POOL")
+        .with_remedy(
+            "the first 'nvvmm run' makes it; or name another pool with --pool or NVVMM_POOL",
+        )
     })
 }
 
@@ -95,7 +97,8 @@ fn default_path() -> PathBuf {
     Path::new(DEFAULT_DIR).join(format!("nvvmm-{user}.pool"))
 }
 
-/// Whether the default pool exists. Everyone can make files in its directory, so it must be this user's.
+/// Whether the default pool exists. Everyone can make files in its directory, so it must be this
+/// user's.
 fn is_own_pool(path: &Path) -> Result<bool, ControlError> {
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -116,13 +119,19 @@ fn is_own_pool(path: &Path) -> Result<bool, ControlError> {
 }
 
 fn make_default(path: &Path) -> Result<(), ControlError> {
-    let remedy = "make a pool elsewhere with 'nvvmm pool create' and name it with --pool or NVVMM_POOL";
+    let remedy =
+        "make a pool elsewhere with 'nvvmm pool create' and name it with --pool or NVVMM_POOL";
     let dir = path.parent().unwrap_or(Path::new(DEFAULT_DIR));
     let medium = statvfs(dir).map_err(|e| {
-        ControlError::io(format_args!("find out the space on {}", dir.display()), &e.into())
-            .with_remedy(remedy)
+        ControlError::io(
+            format_args!("find out the space on {}", dir.display()),
+            &e.into(),
+        )
+        .with_remedy(remedy)
     })?;
-    let medium_bytes = medium.blocks_available().saturating_mul(medium.fragment_size());
+    let medium_bytes = medium
+        .blocks_available()
+        .saturating_mul(medium.fragment_size());
     let size_bytes = default_size_bytes(medium_bytes.min(memory_available_bytes()));
     match super::pool_commands::make(path, size_bytes, false) {
         Ok(()) => {}
@@ -143,7 +152,8 @@ fn default_size_bytes(available_bytes: u64) -> u64 {
     (available_bytes / 2 / CHUNK_SIZE_BYTES * CHUNK_SIZE_BYTES).max(DEFAULT_BYTES_MIN)
 }
 
-/// What the host can give without swapping: tmpfs may be larger than that. Unlimited when it is not known.
+/// What the host can give without swapping: tmpfs may be larger than that. Unlimited when it is not
+/// known.
 fn memory_available_bytes() -> u64 {
     fs::read_to_string("/proc/meminfo")
         .ok()

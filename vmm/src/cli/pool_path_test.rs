@@ -3,7 +3,10 @@ use super::*;
 #[test]
 fn the_default_is_half_of_the_space_in_whole_chunks() {
     assert_eq!(default_size_bytes(8 << 30), 4 << 30);
-    assert_eq!(default_size_bytes((8 << 30) + (5 << 20)), (4 << 30) + (2 << 20));
+    assert_eq!(
+        default_size_bytes((8 << 30) + (5 << 20)),
+        (4 << 30) + (2 << 20)
+    );
     assert_eq!(default_size_bytes(100 << 20), 64 << 20);
     assert_eq!(default_size_bytes(0), 64 << 20);
     assert_eq!(default_size_bytes(u64::MAX) % CHUNK_SIZE_BYTES, 0);

@@ -1,4 +1,5 @@
-//! How far something long has come, on stderr: a bar where that is a terminal, else a line now and then.
+//! How far something long has come, on stderr: a bar where that is a terminal, else a line now and
+//! then.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -29,7 +30,11 @@ impl Progress {
     /// For work on bytes; `word` says what is done to them.
     pub fn of_bytes(word: &'static str) -> Result<Self, ControlError> {
         if !io::stderr().is_terminal() {
-            return Ok(Self(Shown::Lines(Lines::new(word, io::stderr(), Instant::now()))));
+            return Ok(Self(Shown::Lines(Lines::new(
+                word,
+                io::stderr(),
+                Instant::now(),
+            ))));
         }
         let style = |shape: &str| {
             ProgressStyle::with_template(shape)
@@ -79,7 +84,11 @@ struct Lines<W> {
 
 impl<W: Write> Lines<W> {
     fn new(word: &'static str, out: W, now: Instant) -> Self {
-        Self { word, out, last: now }
+        Self {
+            word,
+            out,
+            last: now,
+        }
     }
 
     fn show(&mut self, done: u64, total: Option<u64>, now: Instant) {

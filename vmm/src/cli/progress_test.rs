@@ -5,7 +5,11 @@ fn lines_come_now_and_then() {
     let start = Instant::now();
     let mut lines = Lines::new("scrub", Vec::new(), start);
     for second in 0..=11 {
-        lines.show(second << 20, Some(20 << 20), start + Duration::from_secs(second));
+        lines.show(
+            second << 20,
+            Some(20 << 20),
+            start + Duration::from_secs(second),
+        );
     }
     lines.show(0, Some(0), start + Duration::from_secs(60));
     lines.show(3 << 20, None, start + Duration::from_secs(70));

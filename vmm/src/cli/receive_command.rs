@@ -19,7 +19,11 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 /// `nvvmm receive`.
 pub fn run(arguments: &ReceiveArguments) -> Result<(), ControlError> {
-    let key = arguments.decrypt.as_deref().map(stream_key::read).transpose()?;
+    let key = arguments
+        .decrypt
+        .as_deref()
+        .map(stream_key::read)
+        .transpose()?;
     let input = open(&arguments.input)?;
     let pool = pool_path::open(&pool_path::found_or_made(&arguments.pool)?)?;
     let interrupted = ends_on_signal()?;

@@ -53,7 +53,11 @@ pub fn checkpoint(arguments: CheckpointArguments) -> Result<(), ControlError> {
 }
 
 /// Prints what the ring does until it ends.
-fn watch_ring(vm: &str, client: &mut ControlClient, mut before: RingStatus) -> Result<(), ControlError> {
+fn watch_ring(
+    vm: &str,
+    client: &mut ControlClient,
+    mut before: RingStatus,
+) -> Result<(), ControlError> {
     let mut asked = Instant::now();
     loop {
         thread::sleep(WATCH_EVERY);
@@ -66,7 +70,10 @@ fn watch_ring(vm: &str, client: &mut ControlClient, mut before: RingStatus) -> R
             output::print(&ended_text(vm, &now))?;
             return now.failure.map_or(Ok(()), Err);
         }
-        output::print(&format!("{rate:.1} checkpoints a second; {}\n", counts(&now)))?;
+        output::print(&format!(
+            "{rate:.1} checkpoints a second; {}\n",
+            counts(&now)
+        ))?;
         before = now;
     }
 }
@@ -93,7 +100,10 @@ pub fn rewind(arguments: RewindArguments) -> Result<(), ControlError> {
 fn rhythm(status: &RingStatus) -> String {
     match status.every_us {
         0 => "as often as can be".to_owned(),
-        us => format!("every {}", humantime::format_duration(Duration::from_micros(us))),
+        us => format!(
+            "every {}",
+            humantime::format_duration(Duration::from_micros(us))
+        ),
     }
 }
 
@@ -118,8 +128,15 @@ fn ended_text(vm: &str, status: &RingStatus) -> String {
 pub fn ps_line(vm: &str, status: &RingStatus) -> String {
     match &status.failure {
         Some(failure) => format!("{vm}: the ring of checkpoints has ended: {failure}\n"),
-        None if !status.running => format!("{vm}: the ring of checkpoints has ended; {}\n", counts(status)),
-        None => format!("{vm}: checkpointed {}; {}\n", rhythm(status), counts(status)),
+        None if !status.running => format!(
+            "{vm}: the ring of checkpoints has ended; {}\n",
+            counts(status)
+        ),
+        None => format!(
+            "{vm}: checkpointed {}; {}\n",
+            rhythm(status),
+            counts(status)
+        ),
     }
 }
 

@@ -21,7 +21,8 @@ fn status() -> RingStatus {
 
 #[test]
 fn a_ring_on_one_line() {
-    let counted = "120 taken (2 missed), 8 kept, the newest is web@120; paused for 640 µs (at most 2.10 ms)";
+    let counted =
+        "120 taken (2 missed), 8 kept, the newest is web@120; paused for 640 µs (at most 2.10 ms)";
     let line = ps_line("web", &status());
     assert_eq!(line, format!("web: checkpointed every 10ms; {counted}\n"));
     let unhurried = RingStatus {

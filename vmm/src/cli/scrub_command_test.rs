@@ -21,7 +21,9 @@ fn a_clean_scrub_says_what_was_verified_and_what_was_not() {
         interrupted: true,
         ..report()
     };
-    assert!(scrub_text(Path::new("/p"), &interrupted).ends_with("interrupted: the rest was not read\n"));
+    assert!(
+        scrub_text(Path::new("/p"), &interrupted).ends_with("interrupted: the rest was not read\n")
+    );
 }
 
 #[test]

@@ -23,7 +23,11 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 /// `nvvmm send`.
 pub fn run(arguments: &SendArguments) -> Result<(), ControlError> {
-    let key = arguments.encrypt.as_deref().map(stream_key::read).transpose()?;
+    let key = arguments
+        .encrypt
+        .as_deref()
+        .map(stream_key::read)
+        .transpose()?;
     let pool = pool_path::open(&pool_path::found(&arguments.pool)?)?;
     let options = SendOptions {
         since: arguments.since.as_deref(),
@@ -41,14 +45,20 @@ pub fn run(arguments: &SendArguments) -> Result<(), ControlError> {
         }
         unless(&interrupted)
     };
-    let out = Interruptible::output(&target.file, &interrupted)
-        .map_err(|e| ControlError::io(format_args!("write to {}", arguments.output.display()), &e))?;
+    let out = Interruptible::output(&target.file, &interrupted).map_err(|e| {
+        ControlError::io(format_args!("write to {}", arguments.output.display()), &e)
+    })?;
     let mut out = BufWriter::with_capacity(BUFFER_BYTES, out);
     let mut report = match key {
         None => pool.send(&arguments.snapshot, &options, &mut out, &mut on_progress)?,
         Some(key) => {
             let mut sealing = Sealing::begin(&mut out, &key)?;
-            let mut report = pool.send(&arguments.snapshot, &options, &mut sealing, &mut on_progress)?;
+            let mut report = pool.send(
+                &arguments.snapshot,
+                &options,
+                &mut sealing,
+                &mut on_progress,
+            )?;
             report.bytes_stream = sealing.finish()?;
             report
         }
@@ -87,14 +97,19 @@ struct Target {
 
 impl Target {
     fn open(path: &Path) -> Result<Self, ControlError> {
-        let failed = |e: &std::io::Error| ControlError::io(format_args!("write to {}", path.display()), e);
+        let failed =
+            |e: &std::io::Error| ControlError::io(format_args!("write to {}", path.display()), e);
         let (file, made) = if path == Path::new("-") {
             if stdout().is_terminal() {
                 let why = "a snapshot's stream is nothing to look at on a terminal";
-                return Err(ControlError::new(ErrorKind::Usage, why)
-                    .with_remedy("pipe it to 'nvvmm receive', or write it to a file with --output FILE"));
+                return Err(ControlError::new(ErrorKind::Usage, why).with_remedy(
+                    "pipe it to 'nvvmm receive', or write it to a file with --output FILE",
+                ));
             }
-            let file = stdout().as_fd().try_clone_to_owned().map_err(|e| failed(&e))?;
+            let file = stdout()
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(|e| failed(&e))?;
             (File::from(file), None)
         } else {
             match std::fs::metadata(path) {
@@ -128,9 +143,9 @@ impl Target {
     /// The stream is whole: its file stays, also when the power fails now.
     fn done(&mut self) -> Result<(), ControlError> {
         if self.made.is_some() {
-            self.file
-                .sync_all()
-                .map_err(|e| ControlError::io(format_args!("write to {}", self.path.display()), &e))?;
+            self.file.sync_all().map_err(|e| {
+                ControlError::io(format_args!("write to {}", self.path.display()), &e)
+            })?;
         }
         self.made = None;
         Ok(())

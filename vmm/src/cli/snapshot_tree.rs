@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-/// Levels that are indented; deeper ones stand as far to the right, marked with dots. A VM that is snapshotted
-/// every minute makes a chain of thousands.
+/// Levels that are indented; deeper ones stand as far to the right, marked with dots. A VM that is
+/// snapshotted every minute makes a chain of thousands.
 const INDENT_LEVELS_MAX: usize = 12;
 
 /// What the tree needs to know of a snapshot.
@@ -17,8 +17,9 @@ pub struct TreeNode {
     pub name: String,
 }
 
-/// The nodes in drawing order: the index of each in `nodes`, and its name with the branches before it. Children
-/// stand under their parent in the order of `nodes`; a node whose parent is gone is a root.
+/// The nodes in drawing order: the index of each in `nodes`, and its name with the branches before
+/// it. Children stand under their parent in the order of `nodes`; a node whose parent is gone is a
+/// root.
 pub fn draw(nodes: &[TreeNode]) -> Vec<(usize, String)> {
     let known: HashSet<u64> = nodes.iter().map(|n| n.id).collect();
     let mut children: HashMap<u64, Vec<usize>> = HashMap::new();
@@ -94,7 +95,10 @@ fn branches(goes_on: &[bool], depth: usize) -> String {
     let Some((last, above)) = goes_on.split_last() else {
         return String::new();
     };
-    let mut text: String = above.iter().map(|&on| if on { "│  " } else { "   " }).collect();
+    let mut text: String = above
+        .iter()
+        .map(|&on| if on { "│  " } else { "   " })
+        .collect();
     text.push_str(match (depth > INDENT_LEVELS_MAX, *last) {
         (true, _) => "⋯─ ",
         (false, true) => "├─ ",

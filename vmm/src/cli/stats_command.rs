@@ -43,10 +43,11 @@ fn export(vm: &str, address: &ExporterAddress) -> Result<(), ControlError> {
             .map_err(failed)?;
     }
     let exporter = Exporter::bind(address).map_err(|e| match e.kind() {
-        io::ErrorKind::AddrInUse => {
-            ControlError::new(ErrorKind::Refused, "something else is at that address already")
-                .with_remedy("choose another; port 0 finds a free one")
-        }
+        io::ErrorKind::AddrInUse => ControlError::new(
+            ErrorKind::Refused,
+            "something else is at that address already",
+        )
+        .with_remedy("choose another; port 0 finds a free one"),
         _ => failed(e),
     })?;
     output::print(&format!(
@@ -84,7 +85,9 @@ fn stats_text(stats: &VmStats) -> String {
 }
 
 fn rows_of(metric: &Metric) -> Vec<Vec<String>> {
-    let row = |name: String, value: &u64, meaning: &str| vec![name, value.to_string(), meaning.to_owned()];
+    let row = |name: String, value: &u64, meaning: &str| {
+        vec![name, value.to_string(), meaning.to_owned()]
+    };
     match &metric.value {
         MetricValue::Number(value) => vec![row(words(metric.name), value, metric.meaning)],
         MetricValue::Labelled(_, values) => {
@@ -124,8 +127,10 @@ fn times_line(meaning: &str, buckets: &Buckets) -> String {
 fn picture(buckets: &Buckets) -> String {
     let counts = &buckets.counts;
     let is_used = |count: &u64| *count > 0;
-    let (Some(first), Some(last)) = (counts.iter().position(is_used), counts.iter().rposition(is_used))
-    else {
+    let (Some(first), Some(last)) = (
+        counts.iter().position(is_used),
+        counts.iter().rposition(is_used),
+    ) else {
         return String::new();
     };
     let most = counts.iter().copied().max().unwrap_or(1);

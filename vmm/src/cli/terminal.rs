@@ -1,4 +1,5 @@
-//! The terminal in raw mode, its way back however the process ends, and lines for the user in between.
+//! The terminal in raw mode, its way back however the process ends, and lines for the user in
+//! between.
 
 use std::io::{self, IsTerminal, Write, stderr, stdin};
 use std::sync::{Mutex, Once, PoisonError};
@@ -10,7 +11,8 @@ use crate::control::ControlError;
 /// The key that leaves a console: Ctrl-].
 pub const ESCAPE_KEY: u8 = 0x1d;
 
-/// The settings to go back to while the terminal is raw; global because a panic and a signal need them too.
+/// The settings to go back to while the terminal is raw; global because a panic and a signal need
+/// them too.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 static PANIC_HOOK: Once = Once::new();
 
@@ -68,7 +70,10 @@ pub struct StderrLines;
 
 impl Write for StderrLines {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        let raw = SAVED.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let raw = SAVED
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some();
         let mut out = stderr().lock();
         if raw {
             out.write_all(&with_carriage_returns(text))?

@@ -14,11 +14,14 @@ const SIZE_BYTES_MAX: u64 = 16 << 40;
 /// Longest name of a snapshot, in bytes.
 const SNAPSHOT_NAME_BYTES_MAX: usize = 128;
 
-/// A size in bytes, a multiple of 2 MiB: `512M`, `2G`, `1.5GiB`, `1073741824`. K, M, G and T are powers of 1024.
+/// A size in bytes, a multiple of 2 MiB: `512M`, `2G`, `1.5GiB`, `1073741824`. K, M, G and T are
+/// powers of 1024.
 pub fn size(text: &str) -> Result<u64, String> {
     let bytes = bytes(text)?;
     if bytes == 0 || bytes % CHUNK_SIZE_BYTES != 0 {
-        return Err(format!("{bytes} bytes is not a multiple of 2M (2097152 bytes)"));
+        return Err(format!(
+            "{bytes} bytes is not a multiple of 2M (2097152 bytes)"
+        ));
     }
     Ok(bytes)
 }
@@ -67,7 +70,12 @@ fn bytes(text: &str) -> Result<u64, String> {
             ));
         }
     };
-    let too_large = || format!("more than the {} TiB that a pool can have", SIZE_BYTES_MAX >> 40);
+    let too_large = || {
+        format!(
+            "more than the {} TiB that a pool can have",
+            SIZE_BYTES_MAX >> 40
+        )
+    };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let no_number = || format!("'{number}' is not a number, for example 512M or 2G");
     if whole.is_empty() || fraction.contains('.') || fraction.len() > 9 || number.ends_with('.') {
@@ -77,7 +85,8 @@ fn bytes(text: &str) -> Result<u64, String> {
     let mut bytes = u128::from(whole) << shift;
     if !fraction.is_empty() {
         let parts: u128 = fraction.parse().map_err(|_| no_number())?;
-        bytes += (parts << shift) / 10_u128.pow(u32::try_from(fraction.len()).map_err(|_| no_number())?);
+        bytes +=
+            (parts << shift) / 10_u128.pow(u32::try_from(fraction.len()).map_err(|_| no_number())?);
     }
     u64::try_from(bytes)
         .ok()
@@ -125,7 +134,8 @@ pub fn period(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    let period = humantime::parse_duration(text).map_err(|e| format!("{e}: use 10ms, 5s or 1m, or 0"))?;
+    let period =
+        humantime::parse_duration(text).map_err(|e| format!("{e}: use 10ms, 5s or 1m, or 0"))?;
     if period < Duration::from_micros(1) || period > Duration::from_secs(365 * 86_400) {
         return Err("use a time from 1us to a year, or 0".to_owned());
     }

@@ -15,7 +15,8 @@ use super::{process_commands, ring_commands};
 use crate::checkpoint::report::SnapshotReport;
 use crate::control::registry::Entry;
 use crate::control::{
-    ControlClient, ControlError, ErrorKind, RuntimeDir, SnapshotRequest, VmOrigin, VmState, VmStatus,
+    ControlClient, ControlError, ErrorKind, RuntimeDir, SnapshotRequest, VmOrigin, VmState,
+    VmStatus,
 };
 
 /// Time that a VM process has to end once it has agreed to.
@@ -193,7 +194,9 @@ pub fn stop(vm: &str, force: bool) -> Result<(), ControlError> {
     } else {
         connect(&entry)
             .and_then(|mut client| client.stop())
-            .map_err(|e| e.with_remedy(format!("'nvvmm stop {vm} --force' kills the VM process")))?;
+            .map_err(|e| {
+                e.with_remedy(format!("'nvvmm stop {vm} --force' kills the VM process"))
+            })?;
     }
     wait_until_gone(&dir, vm)
 }
@@ -207,10 +210,11 @@ fn kill_process(entry: &Entry) -> Result<(), ControlError> {
         .filter(|&pid| pid > 1);
     let Some(pid) = pid else {
         return Err(
-            ControlError::failed(format!("the process id of VM '{name}' is not known")).with_remedy(format!(
-                "find it with 'fuser {}' and kill it",
-                entry.paths.control.display()
-            )),
+            ControlError::failed(format!("the process id of VM '{name}' is not known"))
+                .with_remedy(format!(
+                    "find it with 'fuser {}' and kill it",
+                    entry.paths.control.display()
+                )),
         );
     };
     match kill(Pid::from_raw(pid), Signal::SIGKILL) {
@@ -303,7 +307,10 @@ fn snapshot_text(vm: &str, report: &SnapshotReport) -> String {
     ));
     text.push_str(&format!("  durability {}\n", report.durability));
     if let Some(made) = report.digests_made {
-        text.push_str(&format!("  digests made of {}\n", output::frames_size(made)));
+        text.push_str(&format!(
+            "  digests made of {}\n",
+            output::frames_size(made)
+        ));
     }
     text.push_str(&output::phases(&report.phases));
     text

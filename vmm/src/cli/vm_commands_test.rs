@@ -10,7 +10,9 @@ fn status() -> VmStatus {
         vcpus: 2,
         memory_bytes: 512 << 20,
         pool: "/dev/shm/p".into(),
-        origin: VmOrigin::Snapshot { name: "base".into() },
+        origin: VmOrigin::Snapshot {
+            name: "base".into(),
+        },
         uptime_ms: 192_000,
         console: Some("/run/nvvmm/web.console".into()),
         ram: RamCounters {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::error::{ControlError, ErrorKind};
 use super::line::LineStream;
 use super::message::{
-    Answer, CaptureRequest, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, RestartRequest, RewindRequest,
-    RingRequest, SnapshotRequest, Versioned, VmStatus,
+    Answer, CaptureRequest, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, RestartRequest,
+    RewindRequest, RingRequest, SnapshotRequest, Versioned, VmStatus,
 };
 use crate::checkpoint::report::{AuditReport, SnapshotReport};
 use crate::process::{CaptureReport, RestartReport};
@@ -40,7 +40,10 @@ impl ControlClient {
             };
             ControlError::new(
                 kind,
-                format!("the VM's control socket {} does not answer: {e}", path.display()),
+                format!(
+                    "the VM's control socket {} does not answer: {e}",
+                    path.display()
+                ),
             )
             .with_remedy("the VM is starting or ending; look at 'nvvmm ps' in a moment")
         })?;
@@ -109,7 +112,8 @@ impl ControlClient {
         }
     }
 
-    /// Takes the VM back to a snapshot; returns when it goes on from there, however long that takes.
+    /// Takes the VM back to a snapshot; returns when it goes on from there, however long that
+    /// takes.
     pub fn rewind(&mut self, request: RewindRequest) -> Result<RewindReport, ControlError> {
         match self.call(&Request::Rewind(request), None)? {
             Answer::Rewound { report } => Ok(*report),
@@ -129,7 +133,8 @@ impl ControlClient {
         }
     }
 
-    /// Restarts a process; `agent` leads to the guest's agent, and to the process when it is attached.
+    /// Restarts a process; `agent` leads to the guest's agent, and to the process when it is
+    /// attached.
     pub fn restart(
         &mut self,
         request: RestartRequest,
@@ -157,20 +162,32 @@ impl ControlClient {
     }
 
     /// Sends `request` and waits for its answer, at most `timeout`.
-    pub fn call(&mut self, request: &Request, timeout: Option<Duration>) -> Result<Answer, ControlError> {
+    pub fn call(
+        &mut self,
+        request: &Request,
+        timeout: Option<Duration>,
+    ) -> Result<Answer, ControlError> {
         let written = self.lines.write(encoded(request)?, timeout);
         self.answer(written, timeout)
     }
 
     /// The same, with a descriptor, however long it takes.
-    fn call_with(&mut self, request: &Request, descriptor: BorrowedFd<'_>) -> Result<Answer, ControlError> {
+    fn call_with(
+        &mut self,
+        request: &Request,
+        descriptor: BorrowedFd<'_>,
+    ) -> Result<Answer, ControlError> {
         let written = self.lines.write_with(encoded(request)?, descriptor);
         self.answer(written, None)
     }
 
-    fn answer(&mut self, written: io::Result<()>, timeout: Option<Duration>) -> Result<Answer, ControlError> {
-        // A server that refuses the connection answers and closes before it reads: its answer counts, not our
-        // failed write.
+    fn answer(
+        &mut self,
+        written: io::Result<()>,
+        timeout: Option<Duration>,
+    ) -> Result<Answer, ControlError> {
+        // A server that refuses the connection answers and closes before it reads: its answer
+        // counts, not our failed write.
         let read = self.lines.read(RESPONSE_BYTES_MAX, timeout);
         let line = match (read, written) {
             (Ok(Some(line)), _) => line,
@@ -180,17 +197,22 @@ impl ControlClient {
                 )));
             }
             (Ok(None), _) => {
-                return Err(ControlError::failed("the VM process ended before it answered")
-                    .with_remedy("a detached VM's log tells more: <runtime directory>/<name>.log"));
+                return Err(
+                    ControlError::failed("the VM process ended before it answered").with_remedy(
+                        "a detached VM's log tells more: <runtime directory>/<name>.log",
+                    ),
+                );
             }
             (Err(e), _) => return Err(ControlError::failed(format!("no answer from the VM: {e}"))),
         };
         let answer: Versioned<Answer> = serde_json::from_slice(&line)
             .map_err(|e| ControlError::failed(format!("the VM's answer is not understood: {e}")))?;
         match answer {
-            Versioned { version, .. } if version != PROTOCOL_VERSION => Err(ControlError::failed(format!(
-                "the VM answers in control protocol version {version}, this nvvmm speaks {PROTOCOL_VERSION}"
-            ))),
+            Versioned { version, .. } if version != PROTOCOL_VERSION => {
+                Err(ControlError::failed(format!(
+                    "the VM answers in control protocol version {version}, this nvvmm speaks {PROTOCOL_VERSION}"
+                )))
+            }
             Versioned {
                 body: Answer::Error { error },
                 ..
@@ -206,5 +228,7 @@ fn encoded(request: &Request) -> Result<Vec<u8>, ControlError> {
 }
 
 fn unexpected(answer: &Answer) -> ControlError {
-    ControlError::failed(format!("the VM gave an answer to another question: {answer:?}"))
+    ControlError::failed(format!(
+        "the VM gave an answer to another question: {answer:?}"
+    ))
 }

@@ -1,4 +1,5 @@
-//! The error that travels: from a VM process through its control socket, or from the start of a VM, to the user.
+//! The error that travels: from a VM process through its control socket, or from the start of a VM,
+//! to the user.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,8 @@ pub enum ErrorKind {
     PoolFull,
     /// The pool is damaged, is no pool, or was made by an incompatible version.
     PoolDamaged,
-    /// The host lacks something: /dev/kvm, permission for userfaultfd, a newer kernel, CPU features.
+    /// The host lacks something: /dev/kvm, permission for userfaultfd, a newer kernel, CPU
+    /// features.
     HostLacks,
     /// Anything else, also kinds that a newer version may send.
     Failed,

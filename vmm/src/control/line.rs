@@ -37,8 +37,9 @@ impl LineStream {
         }
     }
 
-    /// The next line without its newline; `None` when the peer is done. The time is for the whole line, so that a
-    /// peer that sends a byte now and then does not last longer than a silent one; without one it may last forever.
+    /// The next line without its newline; `None` when the peer is done. The time is for the whole
+    /// line, so that a peer that sends a byte now and then does not last longer than a silent
+    /// one; without one it may last forever.
     pub(super) fn read(
         &mut self,
         bytes_max: usize,
@@ -77,7 +78,11 @@ impl LineStream {
     }
 
     /// Writes `line` and a newline, and a descriptor with it.
-    pub(super) fn write_with(&mut self, mut line: Vec<u8>, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    pub(super) fn write_with(
+        &mut self,
+        mut line: Vec<u8>,
+        descriptor: BorrowedFd<'_>,
+    ) -> io::Result<()> {
         line.push(b'\n');
         self.stream.set_write_timeout(None)?;
         let sent = self
@@ -108,7 +113,12 @@ impl LineStream {
                     return Ok(count);
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
+                {
                     return Err(LineError::TimedOut);
                 }
                 Err(e) => return Err(e.into()),

@@ -1,4 +1,5 @@
-//! The control protocol: one JSON document per line, a request and then its response, any number of times.
+//! The control protocol: one JSON document per line, a request and then its response, any number of
+//! times.
 //!
 //! ```text
 //! > {"version":1,"op":"snapshot","name":"base","stop":false}
@@ -7,8 +8,8 @@
 //! < {"version":1,"answer":"error","error":{"kind":"refused","message":"...","remedy":"..."}}
 //! ```
 //!
-//! A request is at most [`REQUEST_BYTES_MAX`] long. Anything that is not a request of this version gets an error
-//! as its answer.
+//! A request is at most [`REQUEST_BYTES_MAX`] long. Anything that is not a request of this version
+//! gets an error as its answer.
 
 use std::path::PathBuf;
 
@@ -45,7 +46,8 @@ pub struct SnapshotRequest {
     pub verify: bool,
 }
 
-/// What a capture of a process asks for. The stream to the guest's agent comes with it, as a descriptor.
+/// What a capture of a process asks for. The stream to the guest's agent comes with it, as a
+/// descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaptureRequest {
     /// Name of the new image.
@@ -76,7 +78,8 @@ pub enum Afterwards {
     Kill,
 }
 
-/// What a restart of a process asks for. The stream to the guest's agent comes with it, as a descriptor.
+/// What a restart of a process asks for. The stream to the guest's agent comes with it, as a
+/// descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestartRequest {
     /// Name of the image.
@@ -233,8 +236,8 @@ pub enum VmState {
     Running,
     /// The vCPUs and devices stand still, because somebody wants it.
     Paused,
-    /// The guest stands still because the pool is full: one of its accesses waits for a free block. It goes on by itself
-    /// when there is space.
+    /// The guest stands still because the pool is full: one of its accesses waits for a free block.
+    /// It goes on by itself when there is space.
     NoSpace,
     /// The VM process is about to end.
     Stopping,
@@ -265,7 +268,8 @@ pub struct VmStatus {
     pub pid: u32,
     /// What it does now.
     pub state: VmState,
-    /// Why it does that, when that is worth a word: a VM that waits for space in its pool says so here.
+    /// Why it does that, when that is worth a word: a VM that waits for space in its pool says so
+    /// here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<String>,
     /// Number of vCPUs.
@@ -288,7 +292,8 @@ pub struct VmStatus {
     /// What its restore did, when it was restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<RestoreReport>,
-    /// Names of the snapshots taken of it since it started, oldest first, without those of its ring.
+    /// Names of the snapshots taken of it since it started, oldest first, without those of its
+    /// ring.
     pub snapshots_taken: Vec<String>,
     /// What the ring of checkpoints does, or did, that was begun last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -313,7 +318,8 @@ pub fn decode_request(line: &[u8]) -> Result<Request, ControlError> {
         ))
         .with_remedy("use the nvvmm that started the VM"));
     }
-    serde_json::from_slice::<Request>(line).map_err(|e| usage(format!("not a request known here: {e}")))
+    serde_json::from_slice::<Request>(line)
+        .map_err(|e| usage(format!("not a request known here: {e}")))
 }
 
 #[cfg(test)]

@@ -113,7 +113,12 @@ fn what_is_no_request_is_a_usage_error() {
         br#"{"version":1,"op":"pause"} trailing"#,
     ] {
         let error = decode_request(line).unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Usage, "{}", String::from_utf8_lossy(line));
+        assert_eq!(
+            error.kind,
+            ErrorKind::Usage,
+            "{}",
+            String::from_utf8_lossy(line)
+        );
     }
     let deep = "[".repeat(REQUEST_BYTES_MAX);
     assert_eq!(
@@ -124,7 +129,8 @@ fn what_is_no_request_is_a_usage_error() {
 
 #[test]
 fn an_error_kind_of_a_newer_version_is_a_plain_failure() {
-    let error: ControlError = serde_json::from_str(r#"{"kind":"moon_phase","message":"m"}"#).unwrap();
+    let error: ControlError =
+        serde_json::from_str(r#"{"kind":"moon_phase","message":"m"}"#).unwrap();
     assert_eq!(error.kind, ErrorKind::Failed);
     for kind in [
         ErrorKind::Usage,

@@ -1,8 +1,8 @@
-//! Control of a running VM from other processes: the registry that finds a VM by its name, and the control
-//! socket (`docs` of [`message`] for the protocol) that answers for it.
+//! Control of a running VM from other processes: the registry that finds a VM by its name, and the
+//! control socket (`docs` of [`message`] for the protocol) that answers for it.
 //!
-//! The VM process claims its name in the [`registry`], serves [`VmControl`] through a [`ControlServer`], and a
-//! command talks to it with a [`ControlClient`].
+//! The VM process claims its name in the [`registry`], serves [`VmControl`] through a
+//! [`ControlServer`], and a command talks to it with a [`ControlClient`].
 
 pub mod client;
 pub mod error;
@@ -18,8 +18,8 @@ pub mod server;
 pub use client::ControlClient;
 pub use error::{ControlError, ErrorKind};
 pub use message::{
-    Afterwards, CaptureRequest, RestartRequest, RewindRequest, RingRequest, SnapshotRequest, VmOrigin,
-    VmState, VmStatus,
+    Afterwards, CaptureRequest, RestartRequest, RewindRequest, RingRequest, SnapshotRequest,
+    VmOrigin, VmState, VmStatus,
 };
 pub use registry::{Claim, NameChoice, RuntimeDir, VmRuntimePaths};
 pub use server::ControlServer;
@@ -31,7 +31,8 @@ use crate::process::{CaptureReport, RestartReport};
 use crate::ring::{RewindReport, RingStatus};
 use crate::stats::VmStats;
 
-/// What a running VM does when it is asked. Calls come from threads of the control server, several at a time.
+/// What a running VM does when it is asked. Calls come from threads of the control server, several
+/// at a time.
 pub trait VmControl: Send + Sync {
     /// State and counters now. Must not wait for the guest.
     fn status(&self) -> VmStatus;
@@ -39,24 +40,35 @@ pub trait VmControl: Send + Sync {
     /// What it has counted so far. Must not wait for the guest.
     fn stats(&self) -> Result<VmStats, ControlError>;
 
-    /// Stops the vCPUs and devices until [`VmControl::resume`]. Pausing a paused VM is not an error.
+    /// Stops the vCPUs and devices until [`VmControl::resume`]. Pausing a paused VM is not an
+    /// error.
     fn pause(&self) -> Result<(), ControlError>;
 
     /// Lets a paused VM go on. Resuming a running VM is not an error.
     fn resume(&self) -> Result<(), ControlError>;
 
-    /// Asks the VM process to end; returns once the request is accepted, not when the process is gone.
+    /// Asks the VM process to end; returns once the request is accepted, not when the process is
+    /// gone.
     fn stop(&self) -> Result<(), ControlError>;
 
-    /// Takes a snapshot and returns when it is committed (or failed, with the VM running as before).
+    /// Takes a snapshot and returns when it is committed (or failed, with the VM running as
+    /// before).
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError>;
 
-    /// Captures a process of the guest, whose agent `agent` leads to; returns when the image is committed and the process
-    /// goes on, or is stopped or gone.
-    fn capture(&self, request: &CaptureRequest, agent: &UnixStream) -> Result<CaptureReport, ControlError>;
+    /// Captures a process of the guest, whose agent `agent` leads to; returns when the image is
+    /// committed and the process goes on, or is stopped or gone.
+    fn capture(
+        &self,
+        request: &CaptureRequest,
+        agent: &UnixStream,
+    ) -> Result<CaptureReport, ControlError>;
 
     /// Restarts a process in the guest, whose agent `agent` leads to; returns when it runs.
-    fn restart(&self, request: &RestartRequest, agent: &UnixStream) -> Result<RestartReport, ControlError>;
+    fn restart(
+        &self,
+        request: &RestartRequest,
+        agent: &UnixStream,
+    ) -> Result<RestartReport, ControlError>;
 
     /// Begins to take checkpoints in a rhythm, in place of one that goes on already.
     fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, ControlError>;

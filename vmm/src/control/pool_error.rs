@@ -93,9 +93,13 @@ fn kind_of(error: &Error) -> ErrorKind {
         | Error::TooManyPins { .. }
         | Error::TooManySnapshots { .. } => ErrorKind::Refused,
         Error::PoolFull { .. } | Error::NoSpaceOnMedium { .. } => ErrorKind::PoolFull,
-        Error::NotAPool { .. } | Error::Version { .. } | Error::Damaged { .. } => ErrorKind::PoolDamaged,
+        Error::NotAPool { .. } | Error::Version { .. } | Error::Damaged { .. } => {
+            ErrorKind::PoolDamaged
+        }
         Error::InvalidName { .. } | Error::InvalidSize { .. } => ErrorKind::Usage,
-        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            ErrorKind::NotFound
+        }
         _ => ErrorKind::Failed,
     }
 }

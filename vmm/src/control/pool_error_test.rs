@@ -109,6 +109,10 @@ fn what_the_user_can_do_is_said_beside_the_cause() {
         let shown = ControlError::from(error);
         let remedy = shown.remedy.unwrap_or_default();
         assert!(remedy.contains(words), "{}: {remedy}", shown.message);
-        assert!(!shown.message.contains(words), "said twice: {}", shown.message);
+        assert!(
+            !shown.message.contains(words),
+            "said twice: {}",
+            shown.message
+        );
     }
 }

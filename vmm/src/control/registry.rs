@@ -11,8 +11,9 @@
 //! | `<name>.log`     | what a detached VM process wrote; kept until the name is used again |
 //! | `.lock`          | held for moments by whoever changes the registry            |
 //!
-//! The kernel drops a lock however its holder dies, so an entry whose lock is free is what a killed VM left
-//! behind, and whoever looks next removes it. Lock order: `.lock`, then `<name>.lock`; the latter is never waited for.
+//! The kernel drops a lock however its holder dies, so an entry whose lock is free is what a killed
+//! VM left behind, and whoever looks next removes it. Lock order: `.lock`, then `<name>.lock`; the
+//! latter is never waited for.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -34,7 +35,8 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 const RECORD_VERSION: u32 = 1;
 const SUFFIX_LOCK: &str = "lock";
 
-/// Checks a VM name: `[A-Za-z0-9._-]`, not starting with `.` or `-`, at most [`VM_NAME_BYTES_MAX`] bytes.
+/// Checks a VM name: `[A-Za-z0-9._-]`, not starting with `.` or `-`, at most [`VM_NAME_BYTES_MAX`]
+/// bytes.
 pub fn check_vm_name(name: &str) -> Result<(), ControlError> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     let fits = (1..=VM_NAME_BYTES_MAX).contains(&name.len());
@@ -147,7 +149,8 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // Without the registry's lock the removal is still right, another process just may see half of it.
+        // Without the registry's lock the removal is still right, another process just may see half
+        // of it.
         let _changing = self.dir.change();
         self.paths.remove_files();
     }
@@ -160,10 +163,14 @@ pub struct RuntimeDir {
 }
 
 impl RuntimeDir {
-    /// The user's directory: `$NVVMM_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/nvvmm`, else `/run/nvvmm` for root, else
-    /// `/tmp/nvvmm-<uid>`. Made when it does not exist.
+    /// The user's directory: `$NVVMM_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/nvvmm`, else `/run/nvvmm`
+    /// for root, else `/tmp/nvvmm-<uid>`. Made when it does not exist.
     pub fn of_user() -> Result<Self, ControlError> {
-        let from_env = |key: &str| std::env::var_os(key).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let from_env = |key: &str| {
+            std::env::var_os(key)
+                .filter(|v| !v.is_empty())
+                .map(PathBuf::from)
+        };
         let path = match (from_env("NVVMM_RUNTIME_DIR"), from_env("XDG_RUNTIME_DIR")) {
             (Some(own), _) => own,
             (None, Some(xdg)) => xdg.join("nvvmm"),
@@ -175,8 +182,8 @@ impl RuntimeDir {
 
     /// The directory at `path`, made when it does not exist; refused when others could write to it.
     pub fn at(path: &Path) -> Result<Self, ControlError> {
-        let path =
-            std::path::absolute(path).map_err(|e| ControlError::io("find the runtime directory", &e))?;
+        let path = std::path::absolute(path)
+            .map_err(|e| ControlError::io("find the runtime directory", &e))?;
         match DirBuilder::new().mode(0o700).create(&path) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(ControlError::io(
@@ -225,11 +232,14 @@ impl RuntimeDir {
     /// Takes a name for this process.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] when a living VM has the name; [`ErrorKind::Usage`] for a name that cannot be one.
+    /// [`ErrorKind::Refused`] when a living VM has the name; [`ErrorKind::Usage`] for a name that
+    /// cannot be one.
     pub fn claim(&self, choice: &NameChoice, pool: &Path) -> Result<Claim, ControlError> {
         let _changing = self.change()?;
         match choice {
-            NameChoice::Given(name) => self.claim_name(name, pool)?.ok_or_else(|| self.name_taken(name)),
+            NameChoice::Given(name) => self
+                .claim_name(name, pool)?
+                .ok_or_else(|| self.name_taken(name)),
             NameChoice::MadeUp => {
                 for number in 1_u32.. {
                     if let Some(claim) = self.claim_name(&format!("vm-{number}"), pool)? {
@@ -273,7 +283,10 @@ impl RuntimeDir {
             [] => "no VM is running; start one with 'nvvmm run' or 'nvvmm restore'".to_owned(),
             names => format!("running are: {}", names.join(", ")),
         };
-        Err(ControlError::new(ErrorKind::NotFound, format!("no VM '{name}' is running")).with_remedy(remedy))
+        Err(
+            ControlError::new(ErrorKind::NotFound, format!("no VM '{name}' is running"))
+                .with_remedy(remedy),
+        )
     }
 
     /// Whether a VM process holds `name` now.
@@ -285,8 +298,8 @@ impl RuntimeDir {
     /// Serialises changes of the registry between processes.
     fn change(&self) -> Result<Flock<File>, ControlError> {
         let path = self.path.join(".lock");
-        let file =
-            open_lock(&path).map_err(|e| ControlError::io(format_args!("open {}", path.display()), &e))?;
+        let file = open_lock(&path)
+            .map_err(|e| ControlError::io(format_args!("open {}", path.display()), &e))?;
         Flock::lock(file, FlockArg::LockExclusive)
             .map_err(|(_, e)| ControlError::io(format_args!("lock {}", path.display()), &e.into()))
     }
@@ -332,8 +345,8 @@ impl RuntimeDir {
         }))
     }
 
-    /// The entry of `name` if its process lives; what a dead one left is removed. The caller holds the
-    /// registry's lock.
+    /// The entry of `name` if its process lives; what a dead one left is removed. The caller holds
+    /// the registry's lock.
     fn living(&self, name: &str) -> Option<Entry> {
         let paths = self.paths(name);
         let file = OpenOptions::new().read(true).open(&paths.lock).ok()?;
@@ -355,9 +368,13 @@ impl RuntimeDir {
             Some(record) => format!("by process {}", record.pid),
             None => "by a process without a record".to_owned(),
         };
-        ControlError::new(ErrorKind::Refused, format!("the name '{name}' is taken {who}")).with_remedy(
-            format!("choose another --name, or end that VM with 'nvvmm stop {name}'"),
+        ControlError::new(
+            ErrorKind::Refused,
+            format!("the name '{name}' is taken {who}"),
         )
+        .with_remedy(format!(
+            "choose another --name, or end that VM with 'nvvmm stop {name}'"
+        ))
     }
 }
 
@@ -384,7 +401,9 @@ fn read_record(path: &Path) -> Option<Record> {
 }
 
 fn write_record(paths: &VmRuntimePaths, pool: &Path) -> io::Result<()> {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since_1970 = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let record = Record {
         version: RECORD_VERSION,
         name: paths.name.clone(),

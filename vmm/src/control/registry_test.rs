@@ -33,8 +33,14 @@ fn hold_in_another_process(dir: &RuntimeDir) -> Child {
     let begun = Instant::now();
     // The socket file is made after the claim.
     while !dir.paths("held").control.exists() {
-        assert!(child.try_wait().unwrap().is_none(), "the other process ended");
-        assert!(begun.elapsed() < HUNG, "the other process never claimed its name");
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "the other process ended"
+        );
+        assert!(
+            begun.elapsed() < HUNG,
+            "the other process never claimed its name"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
     child
@@ -60,7 +66,10 @@ fn a_claim_is_listed_and_ends_with_its_holder() {
     let claim = dir.claim(&given("web"), Path::new("/pool")).unwrap();
     let entry = dir.find("web").unwrap();
     let record = entry.record.unwrap();
-    assert_eq!((record.name.as_str(), record.pid), ("web", std::process::id()));
+    assert_eq!(
+        (record.name.as_str(), record.pid),
+        ("web", std::process::id())
+    );
     assert_eq!(record.pool, Path::new("/pool"));
     drop(claim);
     assert_eq!(dir.entries().unwrap().len(), 0);
@@ -77,8 +86,14 @@ fn a_taken_name_is_refused_and_names_the_process() {
     let _claim = dir.claim(&given("web"), Path::new("/pool")).unwrap();
     let error = dir.claim(&given("web"), Path::new("/pool")).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Refused);
-    assert!(error.message.contains(&std::process::id().to_string()), "{error}");
-    assert!(dir.find("web").is_ok(), "the refused claim left the entry alone");
+    assert!(
+        error.message.contains(&std::process::id().to_string()),
+        "{error}"
+    );
+    assert!(
+        dir.find("web").is_ok(),
+        "the refused claim left the entry alone"
+    );
 }
 
 #[test]
@@ -129,7 +144,10 @@ fn a_killed_process_leaves_a_stale_entry_that_goes_when_seen() {
     );
     assert_eq!(dir.entries().unwrap().len(), 0);
     assert!(
-        !paths.control.exists() && !paths.console.exists() && !paths.record.exists() && !paths.lock.exists()
+        !paths.control.exists()
+            && !paths.console.exists()
+            && !paths.record.exists()
+            && !paths.lock.exists()
     );
 }
 
@@ -195,7 +213,11 @@ fn names_are_checked() {
         "a\n",
         too_long.as_str(),
     ] {
-        assert_eq!(check_vm_name(bad).unwrap_err().kind, ErrorKind::Usage, "{bad:?}");
+        assert_eq!(
+            check_vm_name(bad).unwrap_err().kind,
+            ErrorKind::Usage,
+            "{bad:?}"
+        );
     }
 }
 

@@ -1,5 +1,6 @@
-//! The VM's side of the control socket: a thread that accepts, and one per client. Nothing here is ever waited for
-//! by the VM, so a client that is slow, stuck or malicious costs it one of a few threads for a few seconds.
+//! The VM's side of the control socket: a thread that accepts, and one per client. Nothing here is
+//! ever waited for by the VM, so a client that is slow, stuck or malicious costs it one of a few
+//! threads for a few seconds.
 
 use std::collections::HashMap;
 use std::fs;
@@ -25,7 +26,8 @@ use super::message::{Answer, REQUEST_BYTES_MAX, Request, Versioned, decode_reque
 pub struct ServerLimits {
     /// Connections at a time; further ones are told so and closed.
     pub clients_max: usize,
-    /// Time a client has for one request line, idle time before it included, and for taking the answer.
+    /// Time a client has for one request line, idle time before it included, and for taking the
+    /// answer.
     pub line_timeout: Duration,
     /// Time that requests in flight have left when the server ends.
     pub drain_timeout: Duration,
@@ -64,8 +66,12 @@ impl ControlServer {
         control: Arc<dyn VmControl>,
         limits: ServerLimits,
     ) -> Result<Self, ControlError> {
-        let failed =
-            |e: io::Error| ControlError::io(format_args!("open the control socket {}", path.display()), &e);
+        let failed = |e: io::Error| {
+            ControlError::io(
+                format_args!("open the control socket {}", path.display()),
+                &e,
+            )
+        };
         let listener = UnixListener::bind(path).map_err(failed)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
@@ -116,7 +122,11 @@ impl Clients {
     }
 
     /// `None` when there are as many as may be.
-    fn enter(self: &Arc<Self>, stream: &UnixStream, clients_max: usize) -> io::Result<Option<ClientKey>> {
+    fn enter(
+        self: &Arc<Self>,
+        stream: &UnixStream,
+        clients_max: usize,
+    ) -> io::Result<Option<ClientKey>> {
         let mut open = self.lock();
         if open.streams.len() >= clients_max {
             return Ok(None);
@@ -139,7 +149,10 @@ impl Clients {
         let waited = self
             .left
             .wait_timeout_while(open, timeout, |open| !open.streams.is_empty());
-        if waited.map_or_else(|e| e.into_inner().1, |(_, w)| w).timed_out() {
+        if waited
+            .map_or_else(|e| e.into_inner().1, |(_, w)| w)
+            .timed_out()
+        {
             tracing::warn!("a control request was still under way when the VM ended");
         }
     }
@@ -185,10 +198,15 @@ fn accept_clients(
             Err(e) => Err(e),
         };
         match accepted {
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
             Err(e) => {
                 tracing::warn!("a control connection was not taken: {e}");
-                // Out of descriptors or threads: the connection is still there, so do not spin on it.
+                // Out of descriptors or threads: the connection is still there, so do not spin on
+                // it.
                 thread::sleep(Duration::from_millis(100));
             }
             Ok(()) => {}
@@ -219,7 +237,11 @@ fn admit(
         .name("control-client".into())
         .spawn(move || {
             let _place = key;
-            serve_client(LineStream::new(stream), control.as_ref(), limits.line_timeout);
+            serve_client(
+                LineStream::new(stream),
+                control.as_ref(),
+                limits.line_timeout,
+            );
         })?;
     Ok(())
 }

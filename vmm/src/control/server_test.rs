@@ -7,8 +7,8 @@ use std::time::Instant;
 use super::*;
 use crate::checkpoint::report::{AuditReport, RamCounters, SnapshotReport};
 use crate::control::{
-    CaptureRequest, ControlClient, RestartRequest, RewindRequest, RingRequest, SnapshotRequest, VmOrigin,
-    VmState, VmStatus,
+    CaptureRequest, ControlClient, RestartRequest, RewindRequest, RingRequest, SnapshotRequest,
+    VmOrigin, VmState, VmStatus,
 };
 use crate::process::{CaptureReport, RestartReport};
 use crate::ring::{RewindReport, RingStatus};
@@ -54,7 +54,9 @@ impl VmControl for FakeVm {
             vcpus: 2,
             memory_bytes: 64 << 20,
             pool: PathBuf::from("/p"),
-            origin: VmOrigin::Snapshot { name: "base".into() },
+            origin: VmOrigin::Snapshot {
+                name: "base".into(),
+            },
             uptime_ms: 12,
             console: None,
             ram: RamCounters {
@@ -81,7 +83,8 @@ impl VmControl for FakeVm {
     }
 
     fn resume(&self) -> Result<(), ControlError> {
-        Err(ControlError::new(ErrorKind::PoolFull, "the pool is full").with_remedy("remove a snapshot"))
+        Err(ControlError::new(ErrorKind::PoolFull, "the pool is full")
+            .with_remedy("remove a snapshot"))
     }
 
     fn stop(&self) -> Result<(), ControlError> {
@@ -115,7 +118,11 @@ impl VmControl for FakeVm {
         })
     }
 
-    fn restart(&self, request: &RestartRequest, _agent: &UnixStream) -> Result<RestartReport, ControlError> {
+    fn restart(
+        &self,
+        request: &RestartRequest,
+        _agent: &UnixStream,
+    ) -> Result<RestartReport, ControlError> {
         Err(ControlError::new(
             ErrorKind::NotFound,
             format!("no snapshot {}", request.name),
@@ -146,7 +153,10 @@ impl VmControl for FakeVm {
 
     fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, ControlError> {
         let RewindRequest::To { name } = request else {
-            return Err(ControlError::new(ErrorKind::NotFound, "there are no checkpoints"));
+            return Err(ControlError::new(
+                ErrorKind::NotFound,
+                "there are no checkpoints",
+            ));
         };
         Ok(RewindReport {
             vm: "fake".into(),
@@ -159,7 +169,11 @@ impl VmControl for FakeVm {
 
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {
         self.snapshot_begun.lock().unwrap().send(()).unwrap();
-        self.snapshot_may_end.lock().unwrap().recv_timeout(HUNG).unwrap();
+        self.snapshot_may_end
+            .lock()
+            .unwrap()
+            .recv_timeout(HUNG)
+            .unwrap();
         Ok(SnapshotReport {
             name: request.name.clone(),
             phases: Vec::new(),
@@ -258,7 +272,8 @@ fn an_error_travels_whole() {
         .unwrap()
         .resume()
         .unwrap_err();
-    let sent = ControlError::new(ErrorKind::PoolFull, "the pool is full").with_remedy("remove a snapshot");
+    let sent =
+        ControlError::new(ErrorKind::PoolFull, "the pool is full").with_remedy("remove a snapshot");
     assert_eq!(error, sent);
 }
 
@@ -277,7 +292,9 @@ fn garbage_gets_an_error_and_the_connection_goes_on() {
         assert!(answer.contains(r#""kind":"usage""#), "{answer}");
     }
     assert!(exchange(&stream, b"{\"version\":9,\"op\":\"status\"}\n").contains("version 9"));
-    assert!(exchange(&stream, b"{\"version\":1,\"op\":\"pause\"}\n").contains(r#""answer":"done""#));
+    assert!(
+        exchange(&stream, b"{\"version\":1,\"op\":\"pause\"}\n").contains(r#""answer":"done""#)
+    );
     assert_eq!(served.vm.pauses.load(Ordering::SeqCst), 1);
 }
 
@@ -357,7 +374,11 @@ fn a_client_over_the_limit_is_told_and_places_come_back() {
     assert_eq!(error.kind, ErrorKind::Refused);
     drop(first);
     let begun = Instant::now();
-    while ControlClient::connect(&served.path).unwrap().status().is_err() {
+    while ControlClient::connect(&served.path)
+        .unwrap()
+        .status()
+        .is_err()
+    {
         assert!(begun.elapsed() < HUNG, "the place never came back");
         thread::sleep(Duration::from_millis(5));
     }
@@ -369,12 +390,14 @@ fn a_long_snapshot_keeps_nobody_else_waiting() {
     let served = serve(ServerLimits::default());
     let path = served.path.clone();
     let taking = thread::spawn(move || {
-        ControlClient::connect(&path).unwrap().snapshot(SnapshotRequest {
-            name: "slow".into(),
-            stop: false,
-            durability: None,
-            verify: false,
-        })
+        ControlClient::connect(&path)
+            .unwrap()
+            .snapshot(SnapshotRequest {
+                name: "slow".into(),
+                stop: false,
+                durability: None,
+                verify: false,
+            })
     });
     served.snapshots.begun.recv_timeout(HUNG).unwrap();
     assert_eq!(
@@ -401,7 +424,12 @@ fn a_client_that_leaves_in_the_middle_harms_nobody() {
         .unwrap();
     served.snapshots.begun.recv_timeout(HUNG).unwrap();
     served.snapshots.may_end.send(()).unwrap();
-    assert!(ControlClient::connect(&served.path).unwrap().status().is_ok());
+    assert!(
+        ControlClient::connect(&served.path)
+            .unwrap()
+            .status()
+            .is_ok()
+    );
 }
 
 #[test]
@@ -413,12 +441,14 @@ fn the_end_of_the_server_lets_an_answer_out_and_no_new_client_in() {
     let idle = connect(&served);
     let path = served.path.clone();
     let taking = thread::spawn(move || {
-        ControlClient::connect(&path).unwrap().snapshot(SnapshotRequest {
-            name: "last".into(),
-            stop: true,
-            durability: None,
-            verify: false,
-        })
+        ControlClient::connect(&path)
+            .unwrap()
+            .snapshot(SnapshotRequest {
+                name: "last".into(),
+                stop: true,
+                durability: None,
+                verify: false,
+            })
     });
     served.snapshots.begun.recv_timeout(HUNG).unwrap();
     let Served {
@@ -429,7 +459,8 @@ fn the_end_of_the_server_lets_an_answer_out_and_no_new_client_in() {
         ..
     } = served;
     let ending = thread::spawn(move || drop(server));
-    // The accepting thread ends before the draining begins, so once nobody answers the drop is draining.
+    // The accepting thread ends before the draining begins, so once nobody answers the drop is
+    // draining.
     let begun = Instant::now();
     while UnixStream::connect(&path).is_ok() {
         assert!(begun.elapsed() < HUNG, "clients are still accepted");
@@ -449,12 +480,14 @@ fn a_request_that_never_ends_does_not_keep_the_server() {
     });
     let path = served.path.clone();
     let taking = thread::spawn(move || {
-        ControlClient::connect(&path).unwrap().snapshot(SnapshotRequest {
-            name: "stuck".into(),
-            stop: false,
-            durability: None,
-            verify: false,
-        })
+        ControlClient::connect(&path)
+            .unwrap()
+            .snapshot(SnapshotRequest {
+                name: "stuck".into(),
+                stop: false,
+                durability: None,
+                verify: false,
+            })
     });
     served.snapshots.begun.recv_timeout(HUNG).unwrap();
     let Served {

@@ -12,21 +12,23 @@ use super::{CHUNK_FRAMES, CowError, engine::lock};
 
 /// `vm.max_map_count` where it cannot be read.
 const MAX_MAP_COUNT_DEFAULT: u64 = 65_530;
-/// Frames copied by the first fault in a neighbourhood: 64 KiB. The hand-over to the fault thread costs more than
-/// copying these.
+/// Frames copied by the first fault in a neighbourhood: 64 KiB. The hand-over to the fault thread
+/// costs more than copying these.
 const CLUSTER_FRAMES_USUAL: u32 = 16;
 
 /// How much is copied for one write, and how many mappings that may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopyPolicy {
-    /// Frames that a write fault copies, where the budget is not running out: a power of two, a chunk at most.
+    /// Frames that a write fault copies, where the budget is not running out: a power of two, a
+    /// chunk at most.
     pub cluster_frames: u32,
     /// A fault that goes on where the last one ended copies twice as much as that one did.
     pub clusters_grow: bool,
     /// A frame that is written alone again is copied alone.
     pub lone_frames: bool,
-    /// Mappings that guest RAM may take; `None`: half of what the kernel allows this process. The other half is for everything
-    /// else in it, and for the moments within an `mmap` when ranges are split before they merge.
+    /// Mappings that guest RAM may take; `None`: half of what the kernel allows this process. The
+    /// other half is for everything else in it, and for the moments within an `mmap` when
+    /// ranges are split before they merge.
     pub mappings_max: Option<u64>,
 }
 
@@ -59,7 +61,8 @@ pub struct Budget {
     mappings: AtomicU64,
     limit: u64,
     policy: CopyPolicy,
-    /// One bit for each chunk with mappings of its own; the stretches between them are mappings too.
+    /// One bit for each chunk with mappings of its own; the stretches between them are mappings
+    /// too.
     mapped_chunks: Mutex<Vec<u64>>,
 }
 
@@ -129,7 +132,8 @@ impl Budget {
         Ok(())
     }
 
-    /// Mappings counted now: never less than there are, as some that are counted apart may have merged.
+    /// Mappings counted now: never less than there are, as some that are counted apart may have
+    /// merged.
     pub fn mappings(&self) -> u64 {
         self.mappings.load(Ordering::Relaxed)
     }
@@ -139,8 +143,9 @@ impl Budget {
         self.limit
     }
 
-    /// Frames that one write fault copies; `last` copied the fault at whose end this one goes on, if it does. Grows as the
-    /// budget runs out; `CHUNK_FRAMES` means that the whole chunk is to become one mapping.
+    /// Frames that one write fault copies; `last` copied the fault at whose end this one goes on,
+    /// if it does. Grows as the budget runs out; `CHUNK_FRAMES` means that the whole chunk is
+    /// to become one mapping.
     pub fn cluster_frames(&self, last: Option<u32>) -> u32 {
         let usual = self.policy.cluster_frames;
         let floor = match self.mappings() * 8 / self.limit {
@@ -161,8 +166,8 @@ impl Budget {
         self.policy.lone_frames && self.mappings() * 8 / self.limit <= 3
     }
 
-    /// Mappings that a chunk may take instead of being filled by a copy of its blocks. One or two tell nearly nothing of the
-    /// budget; many cost as much time as the copy.
+    /// Mappings that a chunk may take instead of being filled by a copy of its blocks. One or two
+    /// tell nearly nothing of the budget; many cost as much time as the copy.
     pub fn mappings_for_a_chunk(&self) -> usize {
         match self.mappings() * 8 / self.limit {
             0..=3 => 64,

@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, OnceLock};
 
-/// Chunks in a section that is made when one of them is first looked at: a sparse guest of many terabytes costs nothing
-/// for what it never touches.
+/// Chunks in a section that is made when one of them is first looked at: a sparse guest of many
+/// terabytes costs nothing for what it never touches.
 const SECTION_CHUNKS: usize = 256;
 
 /// A lock and a `T` for every chunk, made when needed.

@@ -20,7 +20,8 @@ use crate::{
     sys::uffd::{Fault, Uffd, UffdError},
 };
 
-/// The copy-on-write engine of one VM: it decides what is mapped behind guest RAM, and hands frames to snapshots.
+/// The copy-on-write engine of one VM: it decides what is mapped behind guest RAM, and hands frames
+/// to snapshots.
 pub trait CowEngine: Debug + Send + Sync {
     /// Guest RAM that this engine is in charge of.
     fn ram(&self) -> &GuestRam;
@@ -39,14 +40,16 @@ pub trait CowEngine: Debug + Send + Sync {
         }
     }
 
-    /// Deals with one held access, so that it goes on. An access that was dealt with before is only woken.
+    /// Deals with one held access, so that it goes on. An access that was dealt with before is only
+    /// woken.
     ///
     /// # Errors
     /// [`CowError::NoSpace`]: it stays held and may be tried again. Anything else: the VM cannot go on.
     fn answer(&self, fault: Fault) -> Result<(), CowError>;
 
     /// Whether what the guest writes has to be copied to blocks before a snapshot can have it: by
-    /// [`CowEngine::copy_ahead`] and [`Still::copy_rest`]. If not, it writes blocks itself, and they are armed.
+    /// [`CowEngine::copy_ahead`] and [`Still::copy_rest`]. If not, it writes blocks itself, and
+    /// they are armed.
     fn copies_for_snapshots(&self) -> bool {
         false
     }
@@ -60,8 +63,9 @@ pub trait CowEngine: Debug + Send + Sync {
         Ok(CopiedAhead::default())
     }
 
-    /// Write-protects what the next snapshot is likely to have while the guest runs, where that is worth it: [`Still::arm`] has less to do
-    /// then. A write to such a frame costs the guest a fault and nobody a copy.
+    /// Write-protects what the next snapshot is likely to have while the guest runs, where that is
+    /// worth it: [`Still::arm`] has less to do then. A write to such a frame costs the guest a
+    /// fault and nobody a copy.
     ///
     /// # Errors
     /// The kernel's; nothing is lost by it.
@@ -69,8 +73,8 @@ pub trait CowEngine: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Copies frames that the guest has written after each of the last snapshots, before it writes them again. The guest runs; a full
-    /// pool ends it.
+    /// Copies frames that the guest has written after each of the last snapshots, before it writes
+    /// them again. The guest runs; a full pool ends it.
     ///
     /// # Errors
     /// Those of [`CowEngine::answer`], but that the pool is full.
@@ -81,7 +85,8 @@ pub trait CowEngine: Debug + Send + Sync {
     /// No snapshot comes of what was copied: its blocks go back to the pool.
     fn drop_copies(&self) {}
 
-    /// The counters with what was written since the engine last looked into the log. Costs the guest nothing.
+    /// The counters with what was written since the engine last looked into the log. Costs the
+    /// guest nothing.
     fn counters_now(&self, _log: &dyn WriteLog) -> Result<RamCounters, CowError> {
         Ok(self.counters())
     }
@@ -91,8 +96,8 @@ pub trait CowEngine: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Frames that do not hold what the engine would put into the next snapshot without a copy (the first `limit`, in
-    /// RAM order). For tests; the guest stands still.
+    /// Frames that do not hold what the engine would put into the next snapshot without a copy (the
+    /// first `limit`, in RAM order). For tests; the guest stands still.
     fn stale_frames(&self, _limit: usize) -> Result<Vec<u64>, CowError> {
         Ok(Vec::new())
     }
@@ -100,15 +105,18 @@ pub trait CowEngine: Debug + Send + Sync {
     /// How many chunks the next snapshot will have to say something about.
     fn dirty_chunks(&self) -> usize;
 
-    /// Stops answering accesses until the guard is dropped. All writers of guest RAM are paused by then.
+    /// Stops answering accesses until the guard is dropped. All writers of guest RAM are paused by
+    /// then.
     fn stand_still(&self) -> Box<dyn Still + '_>;
 
-    /// The snapshot was not made: what it shared is the VM's own again, also what was copied for it.
+    /// The snapshot was not made: what it shared is the VM's own again, also what was copied for
+    /// it.
     fn roll_back(&self, set: ShareSet);
 
-    /// Gives blocks behind frames of one chunk away while the guest runs: what these frames hold does not change any more
-    /// in those blocks, whatever the guest writes from here on. The blocks that were the VM's own are to be committed to a
-    /// process image, or rolled back. `None`: this engine cannot, and who wants the frames copies them.
+    /// Gives blocks behind frames of one chunk away while the guest runs: what these frames hold
+    /// does not change any more in those blocks, whatever the guest writes from here on. The
+    /// blocks that were the VM's own are to be committed to a process image, or rolled back.
+    /// `None`: this engine cannot, and who wants the frames copies them.
     ///
     /// # Errors
     /// [`CowError::NoSpace`]; nothing was given away then.
@@ -116,9 +124,9 @@ pub trait CowEngine: Debug + Send + Sync {
         Ok(None)
     }
 
-    /// Puts blocks of a pinned image behind frames of one chunk, in place of what is there, while the guest runs; the
-    /// frames are in rising order. False: this engine cannot, or has no mappings left for it, and what is in the blocks is
-    /// to be written to the frames instead.
+    /// Puts blocks of a pinned image behind frames of one chunk, in place of what is there, while
+    /// the guest runs; the frames are in rising order. False: this engine cannot, or has no
+    /// mappings left for it, and what is in the blocks is to be written to the frames instead.
     ///
     /// # Errors
     /// Any is one after which the VM cannot go on.
@@ -126,7 +134,8 @@ pub trait CowEngine: Debug + Send + Sync {
         Ok(false)
     }
 
-    /// Takes the VM's own among the frames of one chunk out of the page tables; what they hold stays.
+    /// Takes the VM's own among the frames of one chunk out of the page tables; what they hold
+    /// stays.
     ///
     /// # Errors
     /// The kernel's; nothing has changed for the guest.
@@ -134,27 +143,28 @@ pub trait CowEngine: Debug + Send + Sync {
         Ok(())
     }
 
-    /// The snapshot that this VM came from was consumed: its memory is the VM's, and frames that were taken are its to
-    /// write. Before the guest runs.
+    /// The snapshot that this VM came from was consumed: its memory is the VM's, and frames that
+    /// were taken are its to write. Before the guest runs.
     fn take_over(&self, consumed: Consumed) -> Result<(), CowError>;
 
     /// Maps and populates all that has a block, so that the guest meets no fault for reading.
     fn prefault(&self) -> Result<(), CowError>;
 
-    /// Asked now and then, between accesses: gives back some of what the VM holds of the pool without need. Whether there
-    /// is more.
+    /// Asked now and then, between accesses: gives back some of what the VM holds of the pool
+    /// without need. Whether there is more.
     fn tidy(&self) -> Result<bool, CowError> {
         Ok(false)
     }
 
-    /// Whether the guest may write a frame of a chunk without a copy, and the block behind it when the engine has
-    /// looked at it.
+    /// Whether the guest may write a frame of a chunk without a copy, and the block behind it when
+    /// the engine has looked at it.
     fn own_block(&self, index: u32, frame: u32) -> (bool, Option<BlockNo>);
 }
 
 /// An engine while it stands still for a snapshot.
 pub trait Still {
-    /// Copies what was written since [`CowEngine::copy_ahead`], to blocks of `room` as far as these go.
+    /// Copies what was written since [`CowEngine::copy_ahead`], to blocks of `room` as far as these
+    /// go.
     ///
     /// # Errors
     /// [`CowError::NoSpace`] when more is needed than the pool has.
@@ -162,12 +172,12 @@ pub trait Still {
         Ok(())
     }
 
-    /// Turns every own frame into a shared one. Unless they are armed next, or the set is rolled back, the VM must not
-    /// run again.
+    /// Turns every own frame into a shared one. Unless they are armed next, or the set is rolled
+    /// back, the VM must not run again.
     ///
     /// # Errors
-    /// [`CowError::NoSpace`] when a write of the guest has no block yet, so that no map could tell of it; nothing was
-    /// shared then.
+    /// [`CowError::NoSpace`] when a write of the guest has no block yet, so that no map could tell
+    /// of it; nothing was shared then.
     fn share(&self) -> Result<ShareSet, CowError>;
 
     /// Write-protects the frames of `set`: from here on a write to one of them is held.
@@ -188,7 +198,8 @@ pub struct CopiedAhead {
     pub room_blocks: u32,
 }
 
-/// What one snapshot shares: the chunks that changed since the last one, as they were at its instant.
+/// What one snapshot shares: the chunks that changed since the last one, as they were at its
+/// instant.
 #[derive(Debug, Default)]
 pub struct ShareSet {
     changes: Vec<(u32, ChunkMap)>,
@@ -197,13 +208,21 @@ pub struct ShareSet {
 }
 
 impl ShareSet {
-    /// A chunk's blocks, and the frames of it that were the VM's own until now. Chunks come in rising order.
+    /// A chunk's blocks, and the frames of it that were the VM's own until now. Chunks come in
+    /// rising order.
     pub(super) fn push(&mut self, index: u32, map: ChunkMap, own: FrameSet) {
         self.push_copied(index, map, own, FrameSet::EMPTY);
     }
 
-    /// The same, with those of the own frames whose blocks are copies, which the guest does not use itself.
-    pub(super) fn push_copied(&mut self, index: u32, map: ChunkMap, own: FrameSet, copied: FrameSet) {
+    /// The same, with those of the own frames whose blocks are copies, which the guest does not use
+    /// itself.
+    pub(super) fn push_copied(
+        &mut self,
+        index: u32,
+        map: ChunkMap,
+        own: FrameSet,
+        copied: FrameSet,
+    ) {
         self.changes.push((index, map));
         self.own.push(own);
         self.copied.push(copied);
@@ -229,7 +248,10 @@ impl ShareSet {
     pub fn without(self, kept: &HashSet<BlockNo>) -> Self {
         let mut rest = Self::default();
         for ((index, map), own) in self.changes.into_iter().zip(self.own) {
-            let is_left = |frame: &u32| map.block(*frame).is_some_and(|block| !kept.contains(&block));
+            let is_left = |frame: &u32| {
+                map.block(*frame)
+                    .is_some_and(|block| !kept.contains(&block))
+            };
             let left = set_of(own.iter().filter(is_left));
             if !left.is_empty() {
                 rest.push(index, map, left);
@@ -245,7 +267,9 @@ impl ShareSet {
     }
 
     /// Chunks, their blocks, the frames that were the VM's own, and those of them that are copies.
-    pub(super) fn iter_copied(&self) -> impl Iterator<Item = (u32, &ChunkMap, &FrameSet, &FrameSet)> {
+    pub(super) fn iter_copied(
+        &self,
+    ) -> impl Iterator<Item = (u32, &ChunkMap, &FrameSet, &FrameSet)> {
         let chunks = self.iter().zip(&self.copied);
         chunks.map(|((index, map, own), copied)| (index, map, own, copied))
     }
@@ -260,7 +284,8 @@ pub enum CowError {
     /// There is no userfaultfd to use.
     #[error(transparent)]
     Uffd(#[from] UffdError),
-    /// A snapshot has a chunk that is no whole chunk of the pool, and the medium can only map those.
+    /// A snapshot has a chunk that is no whole chunk of the pool, and the medium can only map
+    /// those.
     #[error(
         "chunk {index} of the snapshot's memory is in pieces, and this medium only maps whole chunks of 2 MiB"
     )]
@@ -331,9 +356,10 @@ pub enum Origin {
 impl Origin {
     /// What an untouched chunk holds.
     ///
-    /// The map is used for untouched chunks even after later snapshots have replaced its pin and it was removed. That is
-    /// sound: the leaf of a chunk that was never touched is the same in all of them, and whatever inner node a later
-    /// snapshot wrote anew is on the path to a chunk that was touched, so the map had read it while it was pinned.
+    /// The map is used for untouched chunks even after later snapshots have replaced its pin and it
+    /// was removed. That is sound: the leaf of a chunk that was never touched is the same in
+    /// all of them, and whatever inner node a later snapshot wrote anew is on the path to a
+    /// chunk that was touched, so the map had read it while it was pinned.
     pub(super) fn chunk(&self, index: u32) -> Result<ChunkMap, CowError> {
         match self {
             Origin::Empty => Ok(ChunkMap::Hole),

@@ -20,13 +20,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// How long a held access waits before it asks a full pool again, at least.
 const RETRY_MIN: Duration = Duration::from_millis(20);
-/// And at most, where asking takes long: a large pool is looked through for one twentieth of the time.
+/// And at most, where asking takes long: a large pool is looked through for one twentieth of the
+/// time.
 const RETRY_MAX: Duration = Duration::from_secs(1);
 const RETRY_REST: u32 = 20;
 /// How often the engine looks whether it holds too much of the pool.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
-/// Runs until dropped. It must outlive every thread that can touch guest RAM: they would wait for it for ever.
+/// Runs until dropped. It must outlive every thread that can touch guest RAM: they would wait for
+/// it for ever.
 #[derive(Debug)]
 pub struct FaultThread {
     /// Closing it tells the thread to end.
@@ -50,12 +52,14 @@ impl FaultThread {
         let (noted, timed) = (Arc::clone(&shortage), Arc::clone(&latency));
         let has_failed = Arc::new(AtomicBool::new(false));
         let gave_up = Arc::clone(&has_failed);
-        let thread = std::thread::Builder::new().name("cow".into()).spawn(move || {
-            if let Err(error) = answer_all(&*engine, &stopped, &noted, &timed) {
-                gave_up.store(true, Ordering::Relaxed);
-                failed(error);
-            }
-        })?;
+        let thread = std::thread::Builder::new()
+            .name("cow".into())
+            .spawn(move || {
+                if let Err(error) = answer_all(&*engine, &stopped, &noted, &timed) {
+                    gave_up.store(true, Ordering::Relaxed);
+                    failed(error);
+                }
+            })?;
         Ok(Self {
             stop: Some(stop),
             shortage,
@@ -71,9 +75,13 @@ impl FaultThread {
         self.is_starved() || self.failed.load(Ordering::Relaxed)
     }
 
-    /// Does work that touches guest RAM, in a thread of its own. `None` when an access of it, or of the guest, gets no
-    /// answer: the thread then waits until there is one, or for ever, and ends with the process.
-    pub fn unless_stuck<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    /// Does work that touches guest RAM, in a thread of its own. `None` when an access of it, or of
+    /// the guest, gets no answer: the thread then waits until there is one, or for ever, and
+    /// ends with the process.
+    pub fn unless_stuck<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
         self.unless(work, || self.is_stuck())
     }
 
@@ -86,7 +94,8 @@ impl FaultThread {
         self.workers.run(work, give_up)
     }
 
-    /// How long accesses were held that are answered now: from when the thread read of one until whoever waited was woken.
+    /// How long accesses were held that are answered now: from when the thread read of one until
+    /// whoever waited was woken.
     pub fn latency(&self) -> Buckets {
         self.latency.buckets()
     }
@@ -96,8 +105,8 @@ impl FaultThread {
         self.shortage.lasts()
     }
 
-    /// Has `listener` told when [`FaultThread::is_starved`] changes; at once if it is so now. It is called by the fault
-    /// thread, so it must not wait for anybody who may wait for guest RAM.
+    /// Has `listener` told when [`FaultThread::is_starved`] changes; at once if it is so now. It is
+    /// called by the fault thread, so it must not wait for anybody who may wait for guest RAM.
     pub fn on_shortage(&self, listener: impl Fn(bool) + Send + 'static) {
         self.shortage.tell(Box::new(listener));
     }
@@ -153,12 +162,17 @@ fn answer_all(
         engine.uffd().read(&mut faults).map_err(os)?;
         let asked = Instant::now();
         let waited = std::mem::take(&mut waiting);
-        let new = faults.drain(..).map(|fault| Held { fault, since: asked });
+        let new = faults.drain(..).map(|fault| Held {
+            fault,
+            since: asked,
+        });
         for held in waited.into_iter().chain(new) {
             match engine.answer(held.fault) {
                 Ok(()) => latency.record(held.since.elapsed()),
-                // An access that a signal interrupts is held, and told, anew each time: once is enough.
-                Err(CowError::NoSpace) if waiting.iter().any(|known| known.fault == held.fault) => {}
+                // An access that a signal interrupts is held, and told, anew each time: once is
+                // enough.
+                Err(CowError::NoSpace) if waiting.iter().any(|known| known.fault == held.fault) => {
+                }
                 Err(CowError::NoSpace) => waiting.push(held),
                 Err(error) => return Err(error),
             }

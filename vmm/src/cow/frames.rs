@@ -25,9 +25,12 @@ pub(super) fn runs(set: &FrameSet) -> Vec<Range<u32>> {
     runs
 }
 
-/// Puts other blocks, or none, behind frames, and says again what the map is in its shortest form. A copy of the map that a
-/// snapshot is being committed from stays as it is.
-pub(super) fn put_blocks(map: &mut ChunkMap, targets: impl IntoIterator<Item = (u32, Option<BlockNo>)>) {
+/// Puts other blocks, or none, behind frames, and says again what the map is in its shortest form.
+/// A copy of the map that a snapshot is being committed from stays as it is.
+pub(super) fn put_blocks(
+    map: &mut ChunkMap,
+    targets: impl IntoIterator<Item = (u32, Option<BlockNo>)>,
+) {
     let mut blocks = match std::mem::replace(map, ChunkMap::Hole) {
         ChunkMap::Frames(blocks) => blocks,
         ChunkMap::Hole => Arc::new(LeafBlocks::default()),
@@ -55,11 +58,14 @@ pub(super) struct BlockRun {
 pub(super) fn block_runs(map: &ChunkMap, set: &FrameSet) -> Vec<BlockRun> {
     let mut runs: Vec<BlockRun> = Vec::new();
     for frame in set.iter() {
-        let Some(block) = map.block(frame) else { continue };
+        let Some(block) = map.block(frame) else {
+            continue;
+        };
         match runs.last_mut() {
             Some(run)
                 if run.frames.end == frame
-                    && u64::from(block.get()) == u64::from(run.block.get()) + run.frames.len() as u64 =>
+                    && u64::from(block.get())
+                        == u64::from(run.block.get()) + run.frames.len() as u64 =>
             {
                 run.frames.end += 1;
             }

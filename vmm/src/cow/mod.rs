@@ -1,10 +1,11 @@
-//! Copy-on-write of guest RAM: a snapshot's blocks never move or change, whatever the VM that runs on them writes.
+//! Copy-on-write of guest RAM: a snapshot's blocks never move or change, whatever the VM that runs
+//! on them writes.
 //!
 //! The medium decides the engine ([`CowEngine`]):
-//! * [`RedirectEngine`]: guest RAM maps the pool's blocks themselves, and the first write to one that a snapshot has is
-//!   held until the VM has a fresh block in its place.
-//! * [`PrivateEngine`]: guest RAM is memory of the VM's own that shows the blocks of a snapshot; what was written is
-//!   copied to fresh blocks for the next one.
+//! * [`RedirectEngine`]: guest RAM maps the pool's blocks themselves, and the first write to one
+//!   that a snapshot has is held until the VM has a fresh block in its place.
+//! * [`PrivateEngine`]: guest RAM is memory of the VM's own that shows the blocks of a snapshot;
+//!   what was written is copied to fresh blocks for the next one.
 //!
 //! Accesses that need a decision are held by userfaultfd and answered by the [`FaultThread`].
 

@@ -36,7 +36,10 @@ impl Mount {
             .args(["-t", kind, "-o", options, kind])
             .arg(&at)
             .status();
-        if !mounted.as_ref().is_ok_and(std::process::ExitStatus::success) {
+        if !mounted
+            .as_ref()
+            .is_ok_and(std::process::ExitStatus::success)
+        {
             eprintln!("SKIPPED: cannot mount a {kind} with {options}: {mounted:?}");
             let _ = std::fs::remove_dir(&at);
             return None;

@@ -5,7 +5,10 @@ use super::{Listener, Shortage};
 fn heard() -> (Arc<Mutex<Vec<bool>>>, Listener) {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&heard);
-    (heard, Box::new(move |lasts| log.lock().unwrap().push(lasts)))
+    (
+        heard,
+        Box::new(move |lasts| log.lock().unwrap().push(lasts)),
+    )
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Process images in the random life: frames of guests that run go into them, and come back behind frames of any guest.
+//! Process images in the random life: frames of guests that run go into them, and come back behind
+//! frames of any guest.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +9,8 @@ use super::*;
 use crate::process::{Capturing, Kept, Placing, ProcessError, SavedProcess};
 
 const IMAGES_MAX: usize = 4;
-/// Words lie at an offset that depends on the frame: a page may go to frames that have them at the same.
+/// Words lie at an offset that depends on the frame: a page may go to frames that have them at the
+/// same.
 const SAME_OFFSETS: u64 = 200;
 
 /// For each page the frame it came from, and what is in it.
@@ -40,7 +42,12 @@ impl<E: Playable> Guest<E> {
         std::array::from_fn(|which| self.model[word(frame, which as u64)].load(Ordering::Relaxed))
     }
 
-    fn commit(&self, capturing: &mut Capturing, name: &str, pages: u64) -> Result<Kept, ProcessError> {
+    fn commit(
+        &self,
+        capturing: &mut Capturing,
+        name: &str,
+        pages: u64,
+    ) -> Result<Kept, ProcessError> {
         let process = SavedProcess {
             image: b"process".to_vec(),
         };
@@ -63,15 +70,16 @@ impl<E: Playable> Guest<E> {
 }
 
 impl<E: Playable> World<E> {
-    /// Some frames of a guest, in two rounds of which the second names some again, and pages that have moved. The guest writes
-    /// to them once they are taken.
+    /// Some frames of a guest, in two rounds of which the second names some again, and pages that
+    /// have moved. The guest writes to them once they are taken.
     pub(super) fn capture(&mut self) {
         while self.images.len() >= IMAGES_MAX {
             self.remove_image();
         }
         let name = self.fresh_name();
         let comes_to_nothing = self.random.below(4) == 0;
-        self.log.push(format!("capture {name} ({comes_to_nothing})"));
+        self.log
+            .push(format!("capture {name} ({comes_to_nothing})"));
         self.with(|world, guest| {
             let mut capturing = Capturing::default();
             let mut pages = Pages::new();
@@ -147,7 +155,9 @@ impl<E: Playable> World<E> {
 
     /// The pages of an image go behind frames of a guest; each frame gets one.
     pub(super) fn place(&mut self) {
-        let Some(name) = self.pick_image() else { return };
+        let Some(name) = self.pick_image() else {
+            return;
+        };
         let pages = self.images[&name].clone();
         self.log.push(format!("place {name}"));
         self.with(|world, guest| {
@@ -163,7 +173,9 @@ impl<E: Playable> World<E> {
                     if !used.insert(frame) {
                         continue;
                     }
-                    if let Err(error) = guest.place(&mut placing, run_of(frame, page as u64), content) {
+                    if let Err(error) =
+                        guest.place(&mut placing, run_of(frame, page as u64), content)
+                    {
                         assert!(is_full(&error), "{error}");
                         return;
                     }

@@ -1,4 +1,5 @@
-//! Random life of several VMs in one pool, checked against a model in memory of every VM and every snapshot.
+//! Random life of several VMs in one pool, checked against a model in memory of every VM and every
+//! snapshot.
 //!
 //! `NVVMM_TEST_SEED` repeats a run, as far as threads allow; `NVVMM_TEST_STEPS` makes it longer.
 
@@ -17,7 +18,9 @@ use vm_memory::GuestAddress;
 
 use super::{
     mount_test::Mount,
-    test_guest::{FRAME, MIB, Place, Playable, Vm, assert_clean, assert_hold_their_own, ballast, pool_of},
+    test_guest::{
+        FRAME, MIB, Place, Playable, Vm, assert_clean, assert_hold_their_own, ballast, pool_of,
+    },
     *,
 };
 
@@ -30,10 +33,12 @@ const VM_BYTES: u64 = VM_FRAMES * FRAME;
 const WORDS: u64 = 2;
 const VMS_MAX: usize = 3;
 const SNAPSHOTS_MAX: usize = 6;
-/// Three VMs, what they pin and what they set aside fit; with more snapshots than that the pool is full.
+/// Three VMs, what they pin and what they set aside fit; with more snapshots than that the pool is
+/// full.
 const POOL_BYTES: u64 = 96 * MIB;
 const STEPS: u64 = 160;
-/// How often it is looked at a guest that waits for space before somebody makes some, and before it is taken to wait for ever.
+/// How often it is looked at a guest that waits for space before somebody makes some, and before it
+/// is taken to wait for ever.
 const WAITS_MIN: u32 = 100;
 const WAITS_MAX: u32 = 100 * WAITS_MIN;
 
@@ -192,7 +197,9 @@ impl<E: Playable> World<E> {
     }
 
     fn restore(&mut self) {
-        let Some(name) = self.pick_snapshot() else { return };
+        let Some(name) = self.pick_snapshot() else {
+            return;
+        };
         if self.guests.len() >= VMS_MAX {
             self.end_vm();
         }
@@ -253,9 +260,14 @@ impl<E: Playable> World<E> {
         self.ballast.take().is_some() || self.remove() || self.remove_image()
     }
 
-    /// Looks whether a VM waits for space. It may be given some, and ask for it late on a busy machine.
+    /// Looks whether a VM waits for space. It may be given some, and ask for it late on a busy
+    /// machine.
     fn look_after(&mut self, vm: &Vm<E>, waits: &mut u32) {
-        *waits = if vm.faults.is_starved() { *waits + 1 } else { 0 };
+        *waits = if vm.faults.is_starved() {
+            *waits + 1
+        } else {
+            0
+        };
         if *waits == WAITS_MIN && self.relieve() {
             *waits = 0;
         }
@@ -330,7 +342,9 @@ impl<E: Playable> World<E> {
 
     /// A snapshot that comes to nothing, at any stage, while the guest goes on.
     fn fail_snapshot(&mut self) {
-        let Some(taken) = self.pick_snapshot() else { return };
+        let Some(taken) = self.pick_snapshot() else {
+            return;
+        };
         self.log.push(format!("fail as {taken}"));
         self.with(|world, guest| {
             let Ok((reservation, room)) = guest.vm.prepare() else {
@@ -441,10 +455,16 @@ impl<E: Playable> World<E> {
                 real <= counters.mappings && counters.mappings < 1 << 20,
                 "{real} mappings, {counters:?}"
             );
-            assert!(counters.frames_shared <= counters.frames_mapped, "{counters:?}");
+            assert!(
+                counters.frames_shared <= counters.frames_mapped,
+                "{counters:?}"
+            );
             guest.vm.engine.learn_writes(&guest.vm.log).unwrap();
             let stale = guest.vm.engine.stale_frames(10).unwrap();
-            assert!(stale.is_empty(), "writes to frames {stale:?} were lost track of");
+            assert!(
+                stale.is_empty(),
+                "writes to frames {stale:?} were lost track of"
+            );
         }
         self.ballast = None;
         let vms: Vec<&Vm<E>> = guests.iter().map(|guest| &guest.vm).collect();
@@ -468,7 +488,10 @@ impl<E: Playable> World<E> {
 }
 
 fn live<E: Playable>(directory: &Path, name: &str, steps: u64) {
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let clock = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_nanos() as u64;
     let number = |variable: &str, default: u64| {
         std::env::var(variable).map_or(default, |text| text.parse().expect("a number"))
     };

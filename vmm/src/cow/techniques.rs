@@ -2,10 +2,12 @@
 
 use super::CopyPolicy;
 
-/// Does without what it names, with commas: for tests, which must pass with each of them on and off.
+/// Does without what it names, with commas: for tests, which must pass with each of them on and
+/// off.
 const WITHOUT_VARIABLE: &str = "NVVMM_TEST_WITHOUT";
 
-/// Which of them are used: all, but where a test or a measurement of what one is worth does without.
+/// Which of them are used: all, but where a test or a measurement of what one is worth does
+/// without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Techniques {
     /// Frames are armed ahead of a snapshot's pause.
@@ -40,7 +42,11 @@ impl Techniques {
 
     fn without(names: &str) -> Result<Self, String> {
         let mut left = Self::default();
-        for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        for name in names
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+        {
             match name {
                 "arm-ahead" => left.arm_ahead = false,
                 "copy-hot" => left.copy_hot = false,

@@ -1,4 +1,5 @@
-//! A guest without a KVM: threads of a test write its memory, as its vCPUs and as its devices, over a real pool.
+//! A guest without a KVM: threads of a test write its memory, as its vCPUs and as its devices, over
+//! a real pool.
 
 use std::{
     fmt::Debug,
@@ -7,7 +8,9 @@ use std::{
     sync::Arc,
 };
 
-use nvvmm_snapshot::{CreateOptions, Holder, NewSnapshot, Pool, Reservation, SnapshotId, SnapshotKind};
+use nvvmm_snapshot::{
+    CreateOptions, Holder, NewSnapshot, Pool, Reservation, SnapshotId, SnapshotKind,
+};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestRegionCollection, bitmap::Bitmap};
 
 use crate::{
@@ -154,7 +157,10 @@ impl WriteLog for PlayedLog {
 
     fn take_slot(&self, slot: usize) -> io::Result<Vec<u64>> {
         assert_eq!(slot, 0);
-        if self.broken.swap(false, std::sync::atomic::Ordering::Relaxed) {
+        if self
+            .broken
+            .swap(false, std::sync::atomic::Ordering::Relaxed)
+        {
             return Err(io::Error::other("the log is broken"));
         }
         Ok(self.words(self.frames.take()))
@@ -179,7 +185,12 @@ impl<E: Playable> Vm<E> {
         Self::with_budget(pool, size_bytes, from, Budget::of(techniques.copy_policy))
     }
 
-    pub fn with_budget(pool: &Arc<Pool>, size_bytes: u64, from: Option<&str>, budget: Budget) -> Self {
+    pub fn with_budget(
+        pool: &Arc<Pool>,
+        size_bytes: u64,
+        from: Option<&str>,
+        budget: Budget,
+    ) -> Self {
         let holder = Arc::new(pool.hold("test").unwrap());
         let (origin, last) = match from {
             None => (Origin::Empty, None),
@@ -200,7 +211,8 @@ impl<E: Playable> Vm<E> {
         })
         .unwrap();
         let reservation = Arc::clone(engine.ram().reservation());
-        let region = PoolRegion::new(reservation, 0, size_bytes as usize, GuestAddress(0), None).unwrap();
+        let region =
+            PoolRegion::new(reservation, 0, size_bytes as usize, GuestAddress(0), None).unwrap();
         Self {
             vcpu: GuestRegionCollection::from_regions(vec![region]).unwrap(),
             devices: Arc::clone(engine.ram().memory()),
@@ -226,11 +238,14 @@ impl<E: Playable> Vm<E> {
         self.commit(name, set, reservation)
     }
 
-    /// What comes before the instant of a snapshot: blocks for its metadata, and for what is left to be copied.
+    /// What comes before the instant of a snapshot: blocks for its metadata, and for what is left
+    /// to be copied.
     pub fn prepare(&self) -> nvvmm_snapshot::Result<(Reservation, Reservation)> {
         let ahead = match self.engine.copy_ahead(&self.log) {
             Ok(ahead) => ahead,
-            Err(CowError::NoSpace) => return Err(nvvmm_snapshot::Error::PoolFull { needed: 1, free: 0 }),
+            Err(CowError::NoSpace) => {
+                return Err(nvvmm_snapshot::Error::PoolFull { needed: 1, free: 0 });
+            }
             Err(other) => panic!("{other}"),
         };
         let mut reservation = self.holder.reserve(16 + ahead.room_blocks)?;
@@ -302,7 +317,10 @@ impl<E: Playable> Vm<E> {
 
     /// A device says that it has written to a frame, and has not: its disk failed.
     pub fn write_nothing(&self, frame: u64) {
-        let slice = self.devices.get_slice(GuestAddress(frame * FRAME), 1).unwrap();
+        let slice = self
+            .devices
+            .get_slice(GuestAddress(frame * FRAME), 1)
+            .unwrap();
         slice.bitmap().mark_dirty(0, 1);
     }
 
@@ -312,8 +330,10 @@ impl<E: Playable> Vm<E> {
 
     pub fn write(&self, frame: u64, value: u64) {
         self.write_word(value, word_of(frame));
-        // The write may go on as soon as the new mapping is there; the engine has counted it when it lets go of the chunk.
-        self.engine.own_block((frame / u64::from(CHUNK_FRAMES)) as u32, 0);
+        // The write may go on as soon as the new mapping is there; the engine has counted it when
+        // it lets go of the chunk.
+        self.engine
+            .own_block((frame / u64::from(CHUNK_FRAMES)) as u32, 0);
     }
 
     pub fn read(&self, frame: u64) -> u64 {
@@ -395,7 +415,8 @@ pub(crate) fn ballast(pool: &Arc<Pool>) -> Holder {
     ballast
 }
 
-/// A promise of both engines: the map of a snapshot that is gone still tells what a chunk holds that nobody has touched.
+/// A promise of both engines: the map of a snapshot that is gone still tells what a chunk holds
+/// that nobody has touched.
 pub(crate) fn untouched_chunks_outlive_their_snapshot<E: Playable>(place: &Place) {
     let pool = pool_of(place, 128 * MIB);
     // Large enough for a frame map with inner nodes on two levels.

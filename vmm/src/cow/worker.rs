@@ -14,16 +14,16 @@ const WORK_POLL: Duration = Duration::from_millis(5);
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Threads for work. One that is done stays for the next piece: to start one, with a fresh stack and heap, costs more than
-/// much of the work.
+/// Threads for work. One that is done stays for the next piece: to start one, with a fresh stack
+/// and heap, costs more than much of the work.
 #[derive(Debug, Default)]
 pub(super) struct Workers {
     idle: Mutex<Option<Sender<Job>>>,
 }
 
 impl Workers {
-    /// Does work. `None` when it was given up because `give_up` says so, or did not come to an end: its thread then goes on for
-    /// as long as the work lasts, and is nobody's any more.
+    /// Does work. `None` when it was given up because `give_up` says so, or did not come to an end:
+    /// its thread then goes on for as long as the work lasts, and is nobody's any more.
     pub(super) fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -49,13 +49,18 @@ impl Workers {
 
     /// To the thread that is idle, or a new one. It ends when its sender is gone and its work done.
     fn hand_over(&self, job: Job) -> Sender<Job> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let worker = idle.unwrap_or_else(|| {
             let (worker, jobs) = mpsc::channel::<Job>();
             thread::spawn(move || jobs.into_iter().for_each(|job| job()));
             worker
         });
-        // It takes no more only when work before this one panicked after its end: then this one counts as not done.
+        // It takes no more only when work before this one panicked after its end: then this one
+        // counts as not done.
         let _ = worker.send(job);
         worker
     }

@@ -5,8 +5,8 @@ use kvm_bindings::kvm_cpuid_entry2;
 use super::cpuid::Reg;
 use super::{KvmError, Result};
 
-/// One word of feature bits: where it is, the bits that say nothing about the host (set by nvvmm itself or by the
-/// guest's own CR4), and the names of the bits, lowest first ("" = not named).
+/// One word of feature bits: where it is, the bits that say nothing about the host (set by nvvmm
+/// itself or by the guest's own CR4), and the names of the bits, lowest first ("" = not named).
 struct FeatureWord {
     leaf: u32,
     sub_leaf: u32,
@@ -15,7 +15,13 @@ struct FeatureWord {
     names: &'static str,
 }
 
-const fn word(leaf: u32, sub_leaf: u32, reg: Reg, ignored: u32, names: &'static str) -> FeatureWord {
+const fn word(
+    leaf: u32,
+    sub_leaf: u32,
+    reg: Reg,
+    ignored: u32,
+    names: &'static str,
+) -> FeatureWord {
     FeatureWord {
         leaf,
         sub_leaf,
@@ -27,7 +33,8 @@ const fn word(leaf: u32, sub_leaf: u32, reg: Reg, ignored: u32, names: &'static 
 
 /// Names as in Linux's /proc/cpuinfo, "-" where there is none.
 const WORDS: [FeatureWord; 17] = [
-    // x2apic and tsc_deadline are emulated by every KVM with an in-kernel APIC; older ones do not list them.
+    // x2apic and tsc_deadline are emulated by every KVM with an in-kernel APIC; older ones do not
+    // list them.
     word(
         1,
         0,
@@ -141,9 +148,9 @@ fn find(entries: &[kvm_cpuid_entry2], leaf: u32, sub_leaf: u32) -> kvm_cpuid_ent
 
 /// Refuses a snapshot whose guest was told of CPU features that this host's KVM does not support.
 ///
-/// `supported` is what KVM says it can give (`KVM_GET_SUPPORTED_CPUID`), `given` what a vCPU here has been given
-/// (`KVM_GET_CPUID2`). A feature in either is there: a software KVM (PVM) runs user-mode code natively, and so gives
-/// more than it says.
+/// `supported` is what KVM says it can give (`KVM_GET_SUPPORTED_CPUID`), `given` what a vCPU here
+/// has been given (`KVM_GET_CPUID2`). A feature in either is there: a software KVM (PVM) runs
+/// user-mode code natively, and so gives more than it says.
 ///
 /// # Errors
 /// [`KvmError::Incompatible`] naming all of the missing features.
@@ -215,7 +222,8 @@ fn missing_features(
     missing
 }
 
-/// XSAVE's standard form puts each component where the CPU says; another place would misplace registers.
+/// XSAVE's standard form puts each component where the CPU says; another place would misplace
+/// registers.
 fn check_xsave_layout(
     saved: &[kvm_cpuid_entry2],
     supported: &[kvm_cpuid_entry2],

@@ -1,5 +1,5 @@
-//! The CPUID that a guest is given: what KVM supports, less what a snapshot could not carry or a KVM only claims,
-//! with the topology of this machine: one package, one thread per core.
+//! The CPUID that a guest is given: what KVM supports, less what a snapshot could not carry or a
+//! KVM only claims, with the topology of this machine: one package, one thread per core.
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
@@ -48,7 +48,8 @@ const HIDDEN: [(u32, u32, Reg, u32); 9] = [
     (0x8000_0001, 0, Reg::Ecx, 1 << 2),
     // MONITOR/MWAIT: KVM executes them as no-ops at best.
     (1, 0, Reg::Ecx, 1 << 3),
-    // Perfmon and debug capabilities, AMD counter extensions: counters are the host's, and do not move.
+    // Perfmon and debug capabilities, AMD counter extensions: counters are the host's, and do not
+    // move.
     (1, 0, Reg::Ecx, 1 << 15),
     (0x8000_0001, 0, Reg::Ecx, 1 << 23 | 1 << 24 | 1 << 28),
     // SGX: enclave pages are unreadable, hence cannot be shared with a snapshot.
@@ -98,7 +99,8 @@ pub fn for_vcpu(host: &Host, index: u8, count: u8) -> Result<CpuId> {
     CpuId::from_entries(&entries).map_err(|_| KvmError::Mismatch("too many CPUID entries".into()))
 }
 
-/// As [`for_vcpu`], from the entries that a KVM supports. Whether its local APIC timer has the TSC-deadline mode they do not say.
+/// As [`for_vcpu`], from the entries that a KVM supports. Whether its local APIC timer has the
+/// TSC-deadline mode they do not say.
 pub(super) fn filtered(
     supported: &[kvm_cpuid_entry2],
     index: u8,
@@ -147,7 +149,8 @@ fn core_bits(count: u8) -> u32 {
 /// Writes this machine's topology into leaves that hold the host's.
 fn set_topology(entry: &mut kvm_cpuid_entry2, index: u8, count: u8) {
     let (id, cores) = (u32::from(index), u32::from(count));
-    // Cache leaves (4 and 0x8000001d): a level-3 cache is shared by all, the others are each core's own.
+    // Cache leaves (4 and 0x8000001d): a level-3 cache is shared by all, the others are each core's
+    // own.
     let sharing = |eax: u32| if eax >> 5 & 7 >= 3 { cores - 1 } else { 0 };
     match entry.function {
         1 => {

@@ -101,7 +101,11 @@ fn a_kvm_without_xsave_shows_no_xsave_state() {
     assert_eq!(get(&guest, 0xd, 2).eax, 0);
     assert_eq!(get(&guest, 1, 0).ecx & 1 << 28, 0, "no AVX");
     let extended = get(&guest, 7, 0).ebx;
-    assert_eq!(extended & (1 << 5 | 1 << 16 | 1 << 31), 0, "no AVX2, AVX-512");
+    assert_eq!(
+        extended & (1 << 5 | 1 << 16 | 1 << 31),
+        0,
+        "no AVX2, AVX-512"
+    );
     assert_ne!(extended & 1 << 29, 0, "SHA needs no XSAVE");
     assert_eq!(get(&filtered(&host(), 0, 1, DEADLINE), 0xd, 2).eax, 256);
 }

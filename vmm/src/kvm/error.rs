@@ -78,7 +78,10 @@ pub(super) fn vm_op<E: Into<io::Error>>(op: &'static str) -> impl FnOnce(E) -> K
 }
 
 /// Turns an ioctl's error into [`KvmError::Vcpu`].
-pub(super) fn vcpu_op<E: Into<io::Error>>(vcpu: usize, op: &'static str) -> impl FnOnce(E) -> KvmError {
+pub(super) fn vcpu_op<E: Into<io::Error>>(
+    vcpu: usize,
+    op: &'static str,
+) -> impl FnOnce(E) -> KvmError {
     move |source| KvmError::Vcpu {
         vcpu,
         op,

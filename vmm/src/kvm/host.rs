@@ -78,8 +78,8 @@ impl Host {
         sizes.map_or(BITS_MIN, |leaf| (leaf.eax & 0xff).max(BITS_MIN))
     }
 
-    /// The MSRs that make up a vCPU's state: those that KVM lists (`KVM_GET_MSR_INDEX_LIST`) and those that it keeps
-    /// without listing them.
+    /// The MSRs that make up a vCPU's state: those that KVM lists (`KVM_GET_MSR_INDEX_LIST`) and
+    /// those that it keeps without listing them.
     pub(super) fn saved_msrs(&self) -> &[u32] {
         &self.saved_msrs
     }

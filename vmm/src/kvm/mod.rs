@@ -1,7 +1,8 @@
 //! KVM: the virtual machine, its vCPUs, and their saved state.
 //!
-//! [`Host`] is `/dev/kvm` and what it offers; [`KvmVm`] is one VM with the in-kernel interrupt controllers and
-//! timer; [`state`] saves and restores all of it. Nothing here knows of devices, booting or the pool.
+//! [`Host`] is `/dev/kvm` and what it offers; [`KvmVm`] is one VM with the in-kernel interrupt
+//! controllers and timer; [`state`] saves and restores all of it. Nothing here knows of devices,
+//! booting or the pool.
 
 pub mod compat;
 pub mod cpuid;

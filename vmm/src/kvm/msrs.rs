@@ -70,14 +70,17 @@ fn too_many(vcpu: usize) -> KvmError {
     KvmError::Mismatch(format!("vCPU {vcpu}: too many MSRs in one call"))
 }
 
-/// Reads those of `indices` that this vCPU has. KVM lists MSRs for every kind of guest; one whose feature this
-/// guest's CPUID lacks cannot be read, holds nothing, and is left out.
+/// Reads those of `indices` that this vCPU has. KVM lists MSRs for every kind of guest; one whose
+/// feature this guest's CPUID lacks cannot be read, holds nothing, and is left out.
 pub(super) fn read(fd: &VcpuFd, vcpu: usize, indices: &[u32]) -> Result<Vec<MsrV1>> {
     let mut found = Vec::with_capacity(indices.len());
     let mut rest = indices;
     while !rest.is_empty() {
         let asked = &rest[..rest.len().min(CHUNK_ENTRIES)];
-        let blank: Vec<_> = asked.iter().map(|&index| MsrV1 { index, value: 0 }).collect();
+        let blank: Vec<_> = asked
+            .iter()
+            .map(|&index| MsrV1 { index, value: 0 })
+            .collect();
         let mut msrs = entries(&blank).ok_or_else(|| too_many(vcpu))?;
         let count = fd
             .get_msrs(&mut msrs)
@@ -88,7 +91,11 @@ pub(super) fn read(fd: &VcpuFd, vcpu: usize, indices: &[u32]) -> Result<Vec<MsrV
             value: m.data,
         }));
         // KVM stops at the first one that it cannot read: pass over that one.
-        let passed = if count < asked.len() { count + 1 } else { count };
+        let passed = if count < asked.len() {
+            count + 1
+        } else {
+            count
+        };
         rest = &rest[passed..];
     }
     Ok(found)
@@ -97,8 +104,8 @@ pub(super) fn read(fd: &VcpuFd, vcpu: usize, indices: &[u32]) -> Result<Vec<MsrV
 /// Writes `msrs` in their order.
 ///
 /// # Errors
-/// [`KvmError::Msr`] for one that KVM refuses although it differs from what the vCPU holds. One that is zero in
-/// the snapshot and unknown here is passed over: the guest never used it.
+/// [`KvmError::Msr`] for one that KVM refuses although it differs from what the vCPU holds. One
+/// that is zero in the snapshot and unknown here is passed over: the guest never used it.
 pub(super) fn write(fd: &VcpuFd, vcpu: usize, msrs: &[MsrV1]) -> Result<()> {
     let mut rest = msrs;
     while !rest.is_empty() {
@@ -131,8 +138,8 @@ const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1;
 const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
 
-/// Sets the MSRs that firmware would: memory is write-back (Linux ignores PAT while MTRRs are off), fast string
-/// instructions are on.
+/// Sets the MSRs that firmware would: memory is write-back (Linux ignores PAT while MTRRs are off),
+/// fast string instructions are on.
 ///
 /// # Errors
 /// [`KvmError::Msr`].

@@ -1,6 +1,7 @@
 //! The page in which KVM tells a vCPU how its kvmclock follows from its TSC.
 //!
-//! Source: Documentation/virt/kvm/x86/msr.rst, `MSR_KVM_SYSTEM_TIME_NEW` and `struct pvclock_vcpu_time_info`.
+//! Source: Documentation/virt/kvm/x86/msr.rst, `MSR_KVM_SYSTEM_TIME_NEW` and `struct
+//! pvclock_vcpu_time_info`.
 
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -25,9 +26,14 @@ struct PvclockV1 {
 
 const _: () = assert!(size_of::<PvclockV1>() == 32);
 
-/// The TSC that a vCPU would read when its kvmclock reads `clock_ns`, by the page that KVM last filled for it. `None` when
-/// the guest does not use kvmclock.
-pub(super) fn tsc_at(memory: &GuestMemory, system_time_msr: u64, clock_ns: u64, khz: u32) -> Option<u64> {
+/// The TSC that a vCPU would read when its kvmclock reads `clock_ns`, by the page that KVM last
+/// filled for it. `None` when the guest does not use kvmclock.
+pub(super) fn tsc_at(
+    memory: &GuestMemory,
+    system_time_msr: u64,
+    clock_ns: u64,
+    khz: u32,
+) -> Option<u64> {
     if system_time_msr & 1 == 0 {
         return None;
     }

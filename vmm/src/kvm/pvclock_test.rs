@@ -29,14 +29,22 @@ fn clock_and_tsc_go_at_the_tscs_rate_in_both_directions() {
     let ram = ram_with(example());
     let at = |clock_ns| tsc_at(ram.memory(), PAGE | 1, clock_ns, KHZ);
     assert_eq!(at(1_000_000), Some(10_000));
-    assert_eq!(at(1_000_500), Some(11_000), "500 ns are 1000 ticks at 2 GHz");
+    assert_eq!(
+        at(1_000_500),
+        Some(11_000),
+        "500 ns are 1000 ticks at 2 GHz"
+    );
     assert_eq!(at(999_000), Some(8_000));
 }
 
 #[test]
 fn a_guest_without_kvmclock_has_no_answer() {
     let ram = ram_with(example());
-    assert_eq!(tsc_at(ram.memory(), PAGE, 1_000_000, KHZ), None, "not enabled");
+    assert_eq!(
+        tsc_at(ram.memory(), PAGE, 1_000_000, KHZ),
+        None,
+        "not enabled"
+    );
     assert_eq!(
         tsc_at(ram.memory(), (4 << 20) | 1, 1_000_000, KHZ),
         None,
@@ -48,7 +56,10 @@ fn a_guest_without_kvmclock_has_no_answer() {
         "before the TSC began"
     );
     for version in [0, 5] {
-        let ram = ram_with(PvclockV1 { version, ..example() });
+        let ram = ram_with(PvclockV1 {
+            version,
+            ..example()
+        });
         assert_eq!(
             tsc_at(ram.memory(), PAGE | 1, 1_000_000, KHZ),
             None,

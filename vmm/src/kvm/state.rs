@@ -20,8 +20,8 @@ pub struct KvmStateV1 {
 
 /// Reads the whole state. Every vCPU must be paused: out of `KVM_RUN` with no I/O pending.
 ///
-/// vCPUs before the VM: letting a vCPU take its pending INIT (`KVM_GET_MP_STATE`) is the last thing that can
-/// touch the interrupt controllers. Time may be read at any moment of the pause.
+/// vCPUs before the VM: letting a vCPU take its pending INIT (`KVM_GET_MP_STATE`) is the last thing
+/// that can touch the interrupt controllers. Time may be read at any moment of the pause.
 ///
 /// # Errors
 /// [`KvmError`] naming the vCPU and the step.
@@ -37,15 +37,16 @@ pub fn save(vm: &KvmVm, vcpus: &[&VcpuFd], memory: &GuestMemory) -> Result<KvmSt
     })
 }
 
-/// Writes the whole state into a VM whose vCPUs have never run. Guest memory must be in place: KVM writes its
-/// clock and wall-clock pages there.
+/// Writes the whole state into a VM whose vCPUs have never run. Guest memory must be in place: KVM
+/// writes its clock and wall-clock pages there.
 ///
-/// Order: interrupt controllers; each vCPU's registers; clock and TSCs together; local APICs and MSRs, which start
-/// timers against the TSC; events.
+/// Order: interrupt controllers; each vCPU's registers; clock and TSCs together; local APICs and
+/// MSRs, which start timers against the TSC; events.
 ///
 /// # Errors
-/// [`KvmError::Incompatible`] when this host lacks something that the state needs (nothing was changed then),
-/// [`KvmError::Mismatch`] for another number of vCPUs, or what KVM refuses, naming the vCPU and the step.
+/// [`KvmError::Incompatible`] when this host lacks something that the state needs (nothing was
+/// changed then), [`KvmError::Mismatch`] for another number of vCPUs, or what KVM refuses, naming
+/// the vCPU and the step.
 pub fn restore(vm: &KvmVm, vcpus: &[&VcpuFd], state: &KvmStateV1) -> Result<()> {
     if vcpus.len() != state.vcpus.len() {
         return Err(KvmError::Mismatch(format!(

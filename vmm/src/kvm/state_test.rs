@@ -79,8 +79,9 @@ impl Guest {
             fd.set_debug_regs(&debug).unwrap();
             set_apic(fd, SPURIOUS_VECTOR, 0x1ff);
             set_apic(fd, TASK_PRIORITY, 0x20);
-            // STAR, LSTAR, a KVM clock page in guest memory, and what KVM keeps without listing it: a variable
-            // and a fixed memory type, the default one, control and status of a machine check bank.
+            // STAR, LSTAR, a KVM clock page in guest memory, and what KVM keeps without listing it:
+            // a variable and a fixed memory type, the default one, control and status
+            // of a machine check bank.
             let values = [
                 (0xc000_0081, 0x23_0010_0000_0000),
                 (0xc000_0082, 0xffff_8000_0000_1000),
@@ -214,7 +215,10 @@ fn timeless(state: &KvmStateV1) -> Vec<(String, Vec<u8>)> {
 fn differences(one: &KvmStateV1, other: &KvmStateV1) -> Vec<String> {
     let (one, other) = (timeless(one), timeless(other));
     assert_eq!(one.len(), other.len(), "other parts");
-    let pairs = one.into_iter().zip(other).filter(|(one, other)| one != other);
+    let pairs = one
+        .into_iter()
+        .zip(other)
+        .filter(|(one, other)| one != other);
     pairs.map(|(one, _)| one.0).collect()
 }
 
@@ -241,10 +245,19 @@ fn what_is_saved_comes_back_the_same_in_another_vm() {
     let same = timeless(&state)
         .into_iter()
         .map(|(name, _)| name)
-        .filter(|name| !other.contains(name) && !name.starts_with("MSR") && !name.starts_with("cpuid"))
+        .filter(|name| {
+            !other.contains(name) && !name.starts_with("MSR") && !name.starts_with("cpuid")
+        })
         .filter(|name| !name.starts_with("xcrs") || old.has_xsave());
     assert_eq!(same.collect::<Vec<_>>(), ["mp_state of vCPU 1"]);
-    for index in [0xc000_0081u32, 0x200, 0x250, MSR_MTRR_DEF_TYPE, 0x404, 0x405] {
+    for index in [
+        0xc000_0081u32,
+        0x200,
+        0x250,
+        MSR_MTRR_DEF_TYPE,
+        0x404,
+        0x405,
+    ] {
         let name = format!("MSR {index:#x} of vCPU 1");
         assert!(other.contains(&name), "{name} is not in the state");
     }
@@ -270,8 +283,8 @@ fn the_saved_form_decodes_to_itself() {
     assert_eq!(bytes(&decoded), encoded);
 }
 
-/// Whether this KVM can set time-stamp counters exactly: a software one cannot at all, and on a host whose own TSC is
-/// not stable KVM moves them about.
+/// Whether this KVM can set time-stamp counters exactly: a software one cannot at all, and on a
+/// host whose own TSC is not stable KVM moves them about.
 fn sets_tsc(guest: &Guest) -> bool {
     let stable = guest.save().vcpus[0].tsc.offset.is_some();
     let fd = &guest.vcpus[0];
@@ -301,7 +314,8 @@ fn time_stamp_counters_go_on_and_stay_as_far_apart_as_they_were() {
     sys::kvm::set_tsc_offset(&old.vcpus[2], start).unwrap();
     sys::kvm::set_tsc_offset(&old.vcpus[1], start.wrapping_sub(5_000_000)).unwrap();
     let state = old.save();
-    // The same host: undo the passing of time by pretending that the save was in the guest's far future.
+    // The same host: undo the passing of time by pretending that the save was in the guest's far
+    // future.
     let mut later = state.clone();
     for vcpu in &mut later.vcpus {
         vcpu.tsc.value += 1 << 50;
@@ -312,9 +326,13 @@ fn time_stamp_counters_go_on_and_stay_as_far_apart_as_they_were() {
         let again = new.save();
         for (was, is) in state.vcpus.iter().zip(&again.vcpus) {
             assert!(is.tsc.value >= was.tsc.value, "{name}: a TSC went back");
-            assert!(is.tsc.value - was.tsc.value < 1 << 40, "{name}: a TSC jumped");
+            assert!(
+                is.tsc.value - was.tsc.value < 1 << 40,
+                "{name}: a TSC jumped"
+            );
         }
-        // Clock and TSC have gone on by the same time, whatever happened between setting the one and the other.
+        // Clock and TSC have gone on by the same time, whatever happened between setting the one
+        // and the other.
         let ticks = again.vcpus[0].tsc.value - state.vcpus[0].tsc.value;
         let by_tsc_ns = ticks * 1_000_000 / u64::from(again.vcpus[0].tsc.khz.unwrap());
         let by_clock_ns = again.vm.clock.clock_ns - state.vm.clock.clock_ns;
@@ -339,12 +357,20 @@ fn without_offsets_no_time_stamp_counter_goes_back() {
         return;
     }
     let mut state = old.save();
-    state.vcpus.iter_mut().for_each(|vcpu| vcpu.tsc.offset = None);
+    state
+        .vcpus
+        .iter_mut()
+        .for_each(|vcpu| vcpu.tsc.offset = None);
     (state.vcpus[0].tsc.value, state.vcpus[1].tsc.value) = (1 << 50, (1 << 50) + 1000);
     let new = Guest::new(2);
     new.restore(&state).unwrap();
     let again = new.save();
-    assert!(again.vcpus.iter().all(|vcpu| vcpu.tsc.value >= (1 << 50) + 1000));
+    assert!(
+        again
+            .vcpus
+            .iter()
+            .all(|vcpu| vcpu.tsc.value >= (1 << 50) + 1000)
+    );
 }
 
 /// Registers of the local APIC by their offset.
@@ -374,7 +400,8 @@ fn an_armed_timer_deadline_is_still_armed_after_a_restore() {
     set_apic(fd, SPURIOUS_VECTOR, 0x1ff); // enabled
     set_apic(fd, LVT_TIMER, 2 << 17 | 0x40); // deadline mode, vector 0x40
     let far = msrs::read(fd, 0, &[msrs::MSR_IA32_TSC]).unwrap()[0].value + (1 << 50);
-    let deadline = |guest: &Guest| msrs::read(&guest.vcpus[0], 0, &[MSR_IA32_TSC_DEADLINE]).unwrap();
+    let deadline =
+        |guest: &Guest| msrs::read(&guest.vcpus[0], 0, &[MSR_IA32_TSC_DEADLINE]).unwrap();
     msrs::write(
         fd,
         0,

@@ -1,10 +1,12 @@
-//! Time as guests see it: the VM's kvmclock and the time-stamp counters of all vCPUs, taken and set as one.
+//! Time as guests see it: the VM's kvmclock and the time-stamp counters of all vCPUs, taken and set
+//! as one.
 //!
-//! A guest checks one against the other (Linux marks its TSC unstable when they drift by less than a millisecond), and
-//! the TSCs against each other. But each is read and set by a call of its own, and all of them go on meanwhile. So
-//! the counters are saved as they were at the very moment of the saved clock; and when they are set, the clock, which
-//! goes on from its saved value by then, tells by how much (KVM, `KVM_VCPU_TSC_OFFSET` in devices/vcpu.rst, does the
-//! same with a host TSC that not every KVM tells).
+//! A guest checks one against the other (Linux marks its TSC unstable when they drift by less than
+//! a millisecond), and the TSCs against each other. But each is read and set by a call of its own,
+//! and all of them go on meanwhile. So the counters are saved as they were at the very moment of
+//! the saved clock; and when they are set, the clock, which goes on from its saved value by then,
+//! tells by how much (KVM, `KVM_VCPU_TSC_OFFSET` in devices/vcpu.rst, does the same with a host TSC
+//! that not every KVM tells).
 
 use std::io;
 
@@ -19,8 +21,8 @@ use super::{KvmError, KvmVm, Result};
 use crate::memory::GuestMemory;
 use crate::sys;
 
-/// Frequencies further apart than this are different ones. Two calibrations of one host's TSC differ by some
-/// parts per million; KVM itself tolerates 250 by default (`tsc_tolerance_ppm`).
+/// Frequencies further apart than this are different ones. Two calibrations of one host's TSC
+/// differ by some parts per million; KVM itself tolerates 250 by default (`tsc_tolerance_ppm`).
 const TOLERANCE_PPM: u64 = 250;
 
 /// How often clock and TSC are read to find the moment when least came in between.
@@ -31,7 +33,8 @@ const READINGS: usize = 4;
 pub struct ClockStateV1 {
     /// The guest's clock in nanoseconds.
     pub clock_ns: u64,
-    /// The host's `CLOCK_REALTIME` at the same moment, in nanoseconds, where KVM tells it (Linux 5.16).
+    /// The host's `CLOCK_REALTIME` at the same moment, in nanoseconds, where KVM tells it (Linux
+    /// 5.16).
     pub realtime_ns: Option<u64>,
     /// The host's TSC at the same moment, where KVM tells it.
     pub host_tsc: Option<u64>,
@@ -44,8 +47,9 @@ pub struct TscStateV1 {
     pub khz: Option<u32>,
     /// Value at the moment of the saved clock.
     pub value: u64,
-    /// What KVM adds to the host's TSC (`KVM_VCPU_TSC_OFFSET`), where it tells it (Linux 5.16) and the host's TSC is
-    /// stable. On a host where it is not, KVM changes the offset whenever it likes.
+    /// What KVM adds to the host's TSC (`KVM_VCPU_TSC_OFFSET`), where it tells it (Linux 5.16) and
+    /// the host's TSC is stable. On a host where it is not, KVM changes the offset whenever it
+    /// likes.
     pub offset: Option<u64>,
 }
 
@@ -79,15 +83,17 @@ impl Moment {
 
 fn tsc(fd: &VcpuFd, vcpu: usize) -> Result<u64> {
     let read = msrs::read(fd, vcpu, &[MSR_IA32_TSC])?;
-    read.first().map(|msr| msr.value).ok_or_else(|| KvmError::Vcpu {
-        vcpu,
-        op: "reading its TSC",
-        source: io::ErrorKind::Unsupported.into(),
-    })
+    read.first()
+        .map(|msr| msr.value)
+        .ok_or_else(|| KvmError::Vcpu {
+            vcpu,
+            op: "reading its TSC",
+            source: io::ErrorKind::Unsupported.into(),
+        })
 }
 
-/// The offset of a vCPU's TSC, if it stays what it is: on a host whose TSC is not stable KVM makes up another one with
-/// every call.
+/// The offset of a vCPU's TSC, if it stays what it is: on a host whose TSC is not stable KVM makes
+/// up another one with every call.
 fn settled_offset(fd: &VcpuFd) -> Option<u64> {
     let first = sys::kvm::get_tsc_offset(fd).ok()?;
     let second = sys::kvm::get_tsc_offset(fd).ok()?;
@@ -96,9 +102,9 @@ fn settled_offset(fd: &VcpuFd) -> Option<u64> {
 
 /// Reads clock and TSCs. All vCPUs must be paused; no value is then before what a vCPU has read.
 ///
-/// On a host whose own TSC is not stable, a vCPU's stands still while the vCPU is not running, and KVM lets it catch up at
-/// the next entry: what can be read now is behind the clock by the time since the pause. The guest's kvmclock page
-/// then tells what the TSC would be.
+/// On a host whose own TSC is not stable, a vCPU's stands still while the vCPU is not running, and
+/// KVM lets it catch up at the next entry: what can be read now is behind the clock by the time
+/// since the pause. The guest's kvmclock page then tells what the TSC would be.
 pub(super) fn save(
     vm: &KvmVm,
     vcpus: &[&VcpuFd],
@@ -145,16 +151,18 @@ fn caught_up(fd: &VcpuFd, vcpu: usize, memory: &GuestMemory, clock_ns: u64) -> R
         .and_then(|msr| pvclock::tsc_at(memory, msr.value, clock_ns, khz)))
 }
 
-/// Makes clock and TSCs go on from their saved values: neither ever steps back, and the time between save and restore
-/// did not pass. (`KVM_CLOCK_REALTIME` would add it, which a guest sees as one long stall.) The TSCs stay as far apart
-/// as they were, to the tick, where KVM has offsets; else the latest value is written to all, one after the other, which
-/// KVM takes as an attempt to set them equal when it happens within a second.
+/// Makes clock and TSCs go on from their saved values: neither ever steps back, and the time
+/// between save and restore did not pass. (`KVM_CLOCK_REALTIME` would add it, which a guest sees as
+/// one long stall.) The TSCs stay as far apart as they were, to the tick, where KVM has offsets;
+/// else the latest value is written to all, one after the other, which KVM takes as an attempt to
+/// set them equal when it happens within a second.
 ///
-/// After the frequencies ([`TscStateV1::restore_frequency`]), before timer deadlines, which KVM computes against the
-/// TSC.
+/// After the frequencies ([`TscStateV1::restore_frequency`]), before timer deadlines, which KVM
+/// computes against the TSC.
 ///
-/// A software KVM (PVM) lets guests read the host's own TSC, and takes any value or offset without an effect. On the
-/// host of the snapshot that is as good; elsewhere the guest's TSC jumps, which is logged.
+/// A software KVM (PVM) lets guests read the host's own TSC, and takes any value or offset without
+/// an effect. On the host of the snapshot that is as good; elsewhere the guest's TSC jumps, which
+/// is logged.
 pub(super) fn restore(
     vm: &KvmVm,
     vcpus: &[&VcpuFd],
@@ -168,10 +176,15 @@ pub(super) fn restore(
         clock: clock.clock_ns,
         ..Default::default()
     };
-    vm.fd().set_clock(&data).map_err(vm_op("restoring the clock"))?;
+    vm.fd()
+        .set_clock(&data)
+        .map_err(vm_op("restoring the clock"))?;
     let now = Moment::now(vm, first)?;
     let elapsed_ns = u128::from(now.clock.clock.saturating_sub(clock.clock_ns));
-    let khz = first_state.khz.or_else(|| first.get_tsc_khz().ok()).unwrap_or(0);
+    let khz = first_state
+        .khz
+        .or_else(|| first.get_tsc_khz().ok())
+        .unwrap_or(0);
     // A moment's worth of ticks: it fits.
     let elapsed = (elapsed_ns * u128::from(khz) / 1_000_000) as u64;
     let saved_offsets: Option<Vec<u64>> = tscs.iter().map(|state| state.offset).collect();
@@ -185,7 +198,11 @@ pub(super) fn restore(
         }
     } else {
         // The latest of them for all: none of them steps back.
-        let latest = tscs.iter().map(|state| state.value).max().unwrap_or_default();
+        let latest = tscs
+            .iter()
+            .map(|state| state.value)
+            .max()
+            .unwrap_or_default();
         for (vcpu, fd) in vcpus.iter().enumerate() {
             msrs::write(
                 fd,

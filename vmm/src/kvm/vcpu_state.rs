@@ -1,8 +1,8 @@
 //! Saved state of one vCPU.
 
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_regs,
-    kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state,
+    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::{Cap, VcpuFd};
 use serde::{Deserialize, Serialize};
@@ -41,26 +41,36 @@ pub struct VcpuStateV1 {
 }
 
 impl VcpuStateV1 {
-    /// Reads all but the TSC. The vCPU must be out of `KVM_RUN` with no I/O pending (KVM API, section 5: state is complete only
-    /// then), and no other vCPU may be running.
+    /// Reads all but the TSC. The vCPU must be out of `KVM_RUN` with no I/O pending (KVM API,
+    /// section 5: state is complete only then), and no other vCPU may be running.
     ///
-    /// Order: `KVM_GET_MP_STATE` first, as it lets the local APIC take an INIT or SIPI and so changes what
-    /// follows. Then `KVM_GET_VCPU_EVENTS`, as it writes what a pending exception carries into CR2 or DR6, which
-    /// are read after it (where `KVM_CAP_EXCEPTION_PAYLOAD` is not enabled). The MSRs, with the timer's deadline, before the
-    /// local APIC: where KVM delivers timers from its own timer callback, one may expire in between; then the
-    /// saved deadline lies in the past and fires again after the restore. The other way round it would be in
-    /// neither.
-    pub(super) fn save(fd: &VcpuFd, vcpu: usize, vm: &KvmVm, tsc: TscStateV1) -> Result<VcpuStateV1> {
-        let mp_state = fd.get_mp_state().map_err(vcpu_op(vcpu, "saving its run state"))?;
+    /// Order: `KVM_GET_MP_STATE` first, as it lets the local APIC take an INIT or SIPI and so
+    /// changes what follows. Then `KVM_GET_VCPU_EVENTS`, as it writes what a pending exception
+    /// carries into CR2 or DR6, which are read after it (where `KVM_CAP_EXCEPTION_PAYLOAD` is
+    /// not enabled). The MSRs, with the timer's deadline, before the local APIC: where KVM
+    /// delivers timers from its own timer callback, one may expire in between; then the
+    /// saved deadline lies in the past and fires again after the restore. The other way round it
+    /// would be in neither.
+    pub(super) fn save(
+        fd: &VcpuFd,
+        vcpu: usize,
+        vm: &KvmVm,
+        tsc: TscStateV1,
+    ) -> Result<VcpuStateV1> {
+        let mp_state = fd
+            .get_mp_state()
+            .map_err(vcpu_op(vcpu, "saving its run state"))?;
         let events = fd
             .get_vcpu_events()
             .map_err(vcpu_op(vcpu, "saving its pending events"))?;
-        let regs = fd.get_regs().map_err(vcpu_op(vcpu, "saving its registers"))?;
+        let regs = fd
+            .get_regs()
+            .map_err(vcpu_op(vcpu, "saving its registers"))?;
         let sregs = fd
             .get_sregs()
             .map_err(vcpu_op(vcpu, "saving its system registers"))?;
-        let xsave =
-            sys::kvm::get_xsave(fd, vm.xsave_bytes()).map_err(vcpu_op(vcpu, "saving its extended state"))?;
+        let xsave = sys::kvm::get_xsave(fd, vm.xsave_bytes())
+            .map_err(vcpu_op(vcpu, "saving its extended state"))?;
         let xcrs = optional(vm, Cap::Xcrs, || fd.get_xcrs())
             .map_err(vcpu_op(vcpu, "saving its extended control registers"))?;
         let debug_regs = optional(vm, Cap::Debugregs, || fd.get_debug_regs())
@@ -73,7 +83,9 @@ impl VcpuStateV1 {
             .filter(|&index| index != MSR_IA32_TSC)
             .collect();
         let msrs = msrs::read(fd, vcpu, &wanted)?;
-        let lapic = fd.get_lapic().map_err(vcpu_op(vcpu, "saving its local APIC"))?;
+        let lapic = fd
+            .get_lapic()
+            .map_err(vcpu_op(vcpu, "saving its local APIC"))?;
         let cpuid = fd
             .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
             .map_err(vcpu_op(vcpu, "saving its CPUID"))?;
@@ -93,12 +105,13 @@ impl VcpuStateV1 {
         })
     }
 
-    /// Writes everything but the TSC, the timer deadline and the events, which wait for each other across
-    /// vCPUs (module `state`).
+    /// Writes everything but the TSC, the timer deadline and the events, which wait for each other
+    /// across vCPUs (module `state`).
     ///
-    /// Order: CPUID first, as KVM judges all else by it. System registers before the local APIC: the APIC base
-    /// in them says which form (xAPIC or x2APIC) its state has. Registers before the run state: KVM makes a vCPU
-    /// run whose system registers are set while it looks freshly reset. XCR0 before the state that it enables.
+    /// Order: CPUID first, as KVM judges all else by it. System registers before the local APIC:
+    /// the APIC base in them says which form (xAPIC or x2APIC) its state has. Registers before
+    /// the run state: KVM makes a vCPU run whose system registers are set while it looks
+    /// freshly reset. XCR0 before the state that it enables.
     pub(super) fn restore_registers(&self, fd: &VcpuFd, vcpu: usize, vm: &KvmVm) -> Result<()> {
         let cpuid = CpuId::from_entries(&self.cpuid)
             .map_err(|_| KvmError::Mismatch(format!("vCPU {vcpu}: too many CPUID entries")))?;
@@ -115,8 +128,12 @@ impl VcpuStateV1 {
             fd.set_xcrs(xcrs)
                 .map_err(vcpu_op(vcpu, "restoring its extended control registers"))?;
         }
-        sys::kvm::set_xsave(fd, &self.fitting_xsave(vcpu, vm.xsave_bytes())?, vm.xsave_bytes())
-            .map_err(vcpu_op(vcpu, "restoring its extended state"))?;
+        sys::kvm::set_xsave(
+            fd,
+            &self.fitting_xsave(vcpu, vm.xsave_bytes())?,
+            vm.xsave_bytes(),
+        )
+        .map_err(vcpu_op(vcpu, "restoring its extended state"))?;
         if let Some(debug_regs) = &self.debug_regs {
             fd.set_debug_regs(debug_regs)
                 .map_err(vcpu_op(vcpu, "restoring its debug registers"))?;
@@ -124,10 +141,12 @@ impl VcpuStateV1 {
         Ok(())
     }
 
-    /// Writes the local APIC and the MSRs. After the TSCs: KVM starts the APIC timer against the TSC.
+    /// Writes the local APIC and the MSRs. After the TSCs: KVM starts the APIC timer against the
+    /// TSC.
     ///
-    /// Order: the local APIC before the MSRs, the deadline last of these: KVM drops a deadline, without an
-    /// error, while the APIC's timer is not in deadline mode, and forgets one when its mode changes.
+    /// Order: the local APIC before the MSRs, the deadline last of these: KVM drops a deadline,
+    /// without an error, while the APIC's timer is not in deadline mode, and forgets one when
+    /// its mode changes.
     pub(super) fn restore_apic_and_msrs(&self, fd: &VcpuFd, vcpu: usize) -> Result<()> {
         fd.set_lapic(&self.lapic)
             .map_err(vcpu_op(vcpu, "restoring its local APIC"))?;
@@ -147,8 +166,8 @@ impl VcpuStateV1 {
             .map_err(vcpu_op(vcpu, "restoring its pending events"))
     }
 
-    /// The extended state at the size that KVM has here. A smaller one is filled up with zeros (initial
-    /// state); of a larger one only zeros may be cut.
+    /// The extended state at the size that KVM has here. A smaller one is filled up with zeros
+    /// (initial state); of a larger one only zeros may be cut.
     fn fitting_xsave(&self, vcpu: usize, size_bytes: usize) -> Result<Vec<u8>> {
         let mut xsave = self.xsave.clone();
         if xsave.iter().skip(size_bytes).any(|&byte| byte != 0) {

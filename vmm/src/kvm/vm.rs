@@ -1,13 +1,13 @@
-//! One KVM virtual machine: memory slots, in-kernel interrupt controllers and timer, interrupt and doorbell
-//! descriptors.
+//! One KVM virtual machine: memory slots, in-kernel interrupt controllers and timer, interrupt and
+//! doorbell descriptors.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kvm_bindings::{
-    CpuId, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_MEM_LOG_DIRTY_PAGES,
-    KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config, kvm_xsave,
+    CpuId, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
+    KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config, kvm_xsave,
 };
 use kvm_ioctls::{Cap, IoEventAddress, VcpuFd, VmFd};
 use nvvmm_snapshot::BLOCK_SIZE_BYTES;
@@ -21,8 +21,9 @@ use crate::sys::{self, reservation::Reservation};
 /// Memory slots of windows: above those of RAM, of which there are two at most.
 const FIRST_WINDOW_SLOT: u32 = 8;
 
-/// Guest-physical pages that KVM uses for itself on Intel hosts that cannot run real mode natively (KVM API,
-/// `KVM_SET_TSS_ADDR`, `KVM_SET_IDENTITY_MAP_ADDR`). Inside the MMIO hole, away from every device.
+/// Guest-physical pages that KVM uses for itself on Intel hosts that cannot run real mode natively
+/// (KVM API, `KVM_SET_TSS_ADDR`, `KVM_SET_IDENTITY_MAP_ADDR`). Inside the MMIO hole, away from
+/// every device.
 const KVM_IDENTITY_MAP_GPA: u64 = 0xfffb_c000;
 const KVM_TSS_GPA: usize = 0xfffb_d000;
 
@@ -88,9 +89,15 @@ impl KvmVm {
     ///
     /// # Errors
     /// [`KvmError::Vm`].
-    pub fn set_memory(&self, memory: Arc<GuestMemory>, slots: &[RamSlot], dirty_log: bool) -> Result<()> {
+    pub fn set_memory(
+        &self,
+        memory: Arc<GuestMemory>,
+        slots: &[RamSlot],
+        dirty_log: bool,
+    ) -> Result<()> {
         if dirty_log {
-            // Reading the log and clearing it are two things then: it can be looked at without a cost to the guest.
+            // Reading the log and clearing it are two things then: it can be looked at without a
+            // cost to the guest.
             let manual = kvm_enable_cap {
                 cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
                 args: [u64::from(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE), 0, 0, 0],
@@ -100,15 +107,21 @@ impl KvmVm {
                 .enable_cap(&manual)
                 .map_err(vm_op("switching to a dirty log that is cleared by hand"))?;
         }
-        let flags = if dirty_log { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
+        let flags = if dirty_log {
+            KVM_MEM_LOG_DIRTY_PAGES
+        } else {
+            0
+        };
         let memory = self.memory.get_or_init(|| memory);
-        sys::kvm::set_memory_slots(&self.fd, memory, slots, flags).map_err(vm_op("giving the guest memory"))
+        sys::kvm::set_memory_slots(&self.fd, memory, slots, flags)
+            .map_err(vm_op("giving the guest memory"))
     }
 
     /// Shows the guest `content`, read-only, at `gpa`, as window `index`.
     ///
     /// # Errors
-    /// [`KvmError::Mismatch`] when that window shows something, [`KvmError::Lacks`], [`KvmError::Vm`].
+    /// [`KvmError::Mismatch`] when that window shows something, [`KvmError::Lacks`],
+    /// [`KvmError::Vm`].
     pub fn show_window(&self, index: u32, gpa: u64, content: &Arc<Reservation>) -> Result<()> {
         if !self.fd.check_extension(Cap::ReadonlyMem) {
             return Err(KvmError::Lacks("KVM_CAP_READONLY_MEM"));
@@ -130,7 +143,8 @@ impl KvmVm {
     pub fn hide_window(&self, index: u32) -> Result<()> {
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         if windows.contains_key(&index) {
-            sys::kvm::remove_slot(&self.fd, FIRST_WINDOW_SLOT + index).map_err(vm_op("ending a window"))?;
+            sys::kvm::remove_slot(&self.fd, FIRST_WINDOW_SLOT + index)
+                .map_err(vm_op("ending a window"))?;
             windows.remove(&index);
         }
         Ok(())
@@ -171,13 +185,14 @@ impl KvmVm {
             .map_err(vm_op("connecting a device's doorbell"))
     }
 
-    /// Frames written since they were last cleared, one bit each, for the slot with index `slot` of `size_bytes`.
-    /// Only with the dirty log switched on at [`KvmVm::set_memory`].
+    /// Frames written since they were last cleared, one bit each, for the slot with index `slot` of
+    /// `size_bytes`. Only with the dirty log switched on at [`KvmVm::set_memory`].
     ///
     /// # Errors
     /// [`KvmError::Vm`], for example when the dirty log is off.
     pub fn dirty_log(&self, slot: usize, size_bytes: u64) -> Result<Vec<u64>> {
-        let size = usize::try_from(size_bytes).map_err(|_| KvmError::Mismatch("slot too large".into()))?;
+        let size =
+            usize::try_from(size_bytes).map_err(|_| KvmError::Mismatch("slot too large".into()))?;
         self.fd
             .get_dirty_log(slot_number(slot)?, size)
             .map_err(vm_op("reading the dirty log"))
@@ -189,8 +204,13 @@ impl KvmVm {
     /// # Errors
     /// [`KvmError::Vm`]; none was cleared.
     pub fn clear_dirty_log(&self, slot: usize, size_bytes: u64, seen: &mut [u64]) -> Result<()> {
-        sys::kvm::clear_dirty_log(&self.fd, slot_number(slot)?, size_bytes / BLOCK_SIZE_BYTES, seen)
-            .map_err(vm_op("clearing the dirty log"))
+        sys::kvm::clear_dirty_log(
+            &self.fd,
+            slot_number(slot)?,
+            size_bytes / BLOCK_SIZE_BYTES,
+            seen,
+        )
+        .map_err(vm_op("clearing the dirty log"))
     }
 }
 

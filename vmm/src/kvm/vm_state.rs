@@ -44,7 +44,10 @@ impl VmStateV1 {
             pic_master: chip(KVM_IRQCHIP_PIC_MASTER)?,
             pic_slave: chip(KVM_IRQCHIP_PIC_SLAVE)?,
             ioapic: chip(KVM_IRQCHIP_IOAPIC)?,
-            pit: vm.fd().get_pit2().map_err(vm_op("saving the interval timer"))?,
+            pit: vm
+                .fd()
+                .get_pit2()
+                .map_err(vm_op("saving the interval timer"))?,
             clock,
         })
     }

@@ -11,14 +11,17 @@ use crate::checkpoint::blob::SavedVm;
 use crate::kvm::{VcpuStateV1, VmStateV1};
 use crate::process::SavedProcess;
 
-/// What a state blob holds: spec, vCPUs and devices of a VM. To the host the state of processes is as any bytes.
+/// What a state blob holds: spec, vCPUs and devices of a VM. To the host the state of processes is
+/// as any bytes.
 ///
 /// # Errors
 /// [`LookError::State`], [`LookError::Json`].
 pub fn state(kind: SnapshotKind, blob: &[u8]) -> Result<Value, LookError> {
     match kind {
         SnapshotKind::Vm => of_vm(&SavedVm::decode(blob)?),
-        SnapshotKind::Process => Ok(json!({ "agents_image_bytes": SavedProcess::decode(blob)?.image.len() })),
+        SnapshotKind::Process => {
+            Ok(json!({ "agents_image_bytes": SavedProcess::decode(blob)?.image.len() }))
+        }
     }
 }
 
@@ -94,7 +97,11 @@ fn of_vcpu(vcpu: &VcpuStateV1) -> Value {
 }
 
 fn object(pairs: impl Iterator<Item = (String, String)>) -> Value {
-    Value::Object(pairs.map(|(name, text)| (name, Value::String(text))).collect())
+    Value::Object(
+        pairs
+            .map(|(name, text)| (name, Value::String(text)))
+            .collect(),
+    )
 }
 
 fn of_segment(segment: &kvm_segment) -> Value {

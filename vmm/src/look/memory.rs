@@ -5,7 +5,8 @@ use nvvmm_snapshot::{CHUNK_SIZE_BYTES, SnapshotKind, SnapshotReader};
 use super::LookError;
 use crate::memory::{RamRange, ram_ranges};
 
-/// A VM's memory by guest physical address, where the gap for devices is a hole; an image's by page.
+/// A VM's memory by guest physical address, where the gap for devices is a hole; an image's by
+/// page.
 #[derive(Debug)]
 pub struct Memory {
     reader: SnapshotReader,
@@ -46,10 +47,13 @@ impl Memory {
 
     /// The end of the highest address.
     pub fn end(&self) -> u64 {
-        self.ranges.last().map_or(0, |range| range.gpa + range.size_bytes)
+        self.ranges
+            .last()
+            .map_or(0, |range| range.gpa + range.size_bytes)
     }
 
-    /// Copies memory out: zeros where nothing was ever written, where there is no memory, and behind its end.
+    /// Copies memory out: zeros where nothing was ever written, where there is no memory, and
+    /// behind its end.
     ///
     /// # Errors
     /// [`LookError::Pool`], also when the snapshot was removed.
@@ -62,7 +66,8 @@ impl Memory {
             into[(done - address) as usize..(start - address) as usize].fill(0);
             let piece = &mut into[(start - address) as usize..(stop - address) as usize];
             if !piece.is_empty() {
-                self.reader.read(range.ram_offset + (start - range.gpa), piece)?;
+                self.reader
+                    .read(range.ram_offset + (start - range.gpa), piece)?;
             }
             done = stop;
         }
@@ -92,7 +97,9 @@ impl Memory {
     pub fn next_hole(&self, address: u64) -> Result<u64, LookError> {
         match self.behind(address).next() {
             Some(range) if range.gpa <= address => {
-                let at = self.reader.next_hole(address - range.gpa + range.ram_offset)?;
+                let at = self
+                    .reader
+                    .next_hole(address - range.gpa + range.ram_offset)?;
                 Ok((at - range.ram_offset).min(range.size_bytes) + range.gpa)
             }
             _ => Ok(address),

@@ -5,7 +5,10 @@ use crate::memory::{HIGH_RAM_START, LOW_RAM_END};
 const FRAME: u64 = 4096;
 
 /// Memory where the last frame below the gap and the first two above it were written.
-fn around_the_gap(kind: SnapshotKind, memory_bytes: u64) -> (tempfile::TempDir, Result<Memory, LookError>) {
+fn around_the_gap(
+    kind: SnapshotKind,
+    memory_bytes: u64,
+) -> (tempfile::TempDir, Result<Memory, LookError>) {
     let above = (LOW_RAM_END / CHUNK_SIZE_BYTES) as u32;
     taken(
         kind,

@@ -6,8 +6,8 @@ use nvvmm_snapshot::{ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool, Sna
 
 use super::{LookError, Memory};
 
-/// The memory of a snapshot named `taken`, in the file `pool` of a directory. Each frame is given by chunk and number and filled
-/// with a byte; chunks come in order.
+/// The memory of a snapshot named `taken`, in the file `pool` of a directory. Each frame is given
+/// by chunk and number and filled with a byte; chunks come in order.
 pub fn taken(
     kind: SnapshotKind,
     memory_bytes: u64,
@@ -56,7 +56,9 @@ pub fn taken_with(
         state: b"state",
         frames_new: frames.len() as u64,
     };
-    holder.commit_snapshot(new, holder.reserve(16).unwrap()).unwrap();
+    holder
+        .commit_snapshot(new, holder.reserve(16).unwrap())
+        .unwrap();
     let memory = Memory::of(pool.reader("taken").unwrap());
     (directory, memory)
 }

@@ -43,13 +43,14 @@ pub struct MachineParts<'a> {
     pub dirty_log: bool,
 }
 
-/// A machine. All methods may be called from any thread; the life cycle (create, load or restore, start, stop) is the
-/// owner's to keep in order.
+/// A machine. All methods may be called from any thread; the life cycle (create, load or restore,
+/// start, stop) is the owner's to keep in order.
 ///
 /// Dropping it stops it.
 pub struct Machine {
     spec: VmSpec,
-    // The vCPUs before the VM, and both before the memory: the guest can write memory while either lives.
+    // The vCPUs before the VM, and both before the memory: the guest can write memory while either
+    // lives.
     vcpus: Vec<Arc<Vcpu>>,
     vm: KvmVm,
     memory: Arc<GuestMemory>,
@@ -172,12 +173,14 @@ impl Machine {
         Ok(())
     }
 
-    /// Takes over a saved state instead of [`Machine::load`]. Guest memory must be in place, and whatever resolves
-    /// faults in it must be running: KVM writes its clock pages. Devices are left paused; [`Machine::start`] with
-    /// `running`, or [`Machine::resume_devices`], resumes them.
+    /// Takes over a saved state instead of [`Machine::load`]. Guest memory must be in place, and
+    /// whatever resolves faults in it must be running: KVM writes its clock pages. Devices are
+    /// left paused; [`Machine::start`] with `running`, or [`Machine::resume_devices`], resumes
+    /// them.
     ///
     /// # Errors
-    /// The host lacks something, or the state is that of another machine. The machine must not be started then.
+    /// The host lacks something, or the state is that of another machine. The machine must not be
+    /// started then.
     pub fn restore(&self, state: &MachineStateV1) -> Result<()> {
         let fds: Vec<_> = self.vcpus.iter().map(|vcpu| vcpu.fd()).collect();
         kvm::state::restore(
@@ -187,12 +190,14 @@ impl Machine {
         )?;
         self.board.restore(&state.devices)?;
         let first = state.kvm.vcpus.first().map(|vcpu| &vcpu.sregs);
-        self.shared.is_flat.get_or_init(|| first.is_some_and(is_flat));
+        self.shared
+            .is_flat
+            .get_or_init(|| first.is_some_and(is_flat));
         Ok(())
     }
 
-    /// Starts the event thread and the vCPU threads. With `running`, devices are resumed and the guest runs; else the
-    /// vCPUs are held by [`Hold::Pause`].
+    /// Starts the event thread and the vCPU threads. With `running`, devices are resumed and the
+    /// guest runs; else the vCPUs are held by [`Hold::Pause`].
     ///
     /// # Errors
     /// A thread cannot be started; the machine is stopped then.
@@ -214,10 +219,15 @@ impl Machine {
         if std::mem::replace(&mut threads.started, true) {
             return Err(MachineError::State("the machine was started already"));
         }
-        register_signal_handler(kick_signal(), on_kick).map_err(host("install the vCPU signal handler"))?;
+        register_signal_handler(kick_signal(), on_kick)
+            .map_err(host("install the vCPU signal handler"))?;
         let subscribers = std::mem::take(&mut threads.subscribers);
         let power = Arc::clone(&self.board.power);
-        threads.events = Some(EventThread::start(subscribers, power, Arc::clone(&self.shared))?);
+        threads.events = Some(EventThread::start(
+            subscribers,
+            power,
+            Arc::clone(&self.shared),
+        )?);
         for vcpu in &self.vcpus {
             let (vcpu, shared) = (Arc::clone(vcpu), Arc::clone(&self.shared));
             let handle = std::thread::Builder::new()
@@ -246,9 +256,9 @@ impl Machine {
         }
     }
 
-    /// Takes every vCPU out of the guest, for a reason. When this returns none has I/O pending, and all stay out at least
-    /// until [`Machine::resume_vcpus`] for the same reason. A vCPU that waits for a fault in guest memory to be resolved
-    /// is waited for.
+    /// Takes every vCPU out of the guest, for a reason. When this returns none has I/O pending, and
+    /// all stay out at least until [`Machine::resume_vcpus`] for the same reason. A vCPU that
+    /// waits for a fault in guest memory to be resolved is waited for.
     ///
     /// # Errors
     /// [`MachineError::State`] when the machine was not started.
@@ -261,8 +271,8 @@ impl Machine {
         Ok(())
     }
 
-    /// The same without waiting: vCPUs leave the guest as soon as they can, those that wait for a fault in guest memory
-    /// when that is resolved. Waits for nobody who does.
+    /// The same without waiting: vCPUs leave the guest as soon as they can, those that wait for a
+    /// fault in guest memory when that is resolved. Waits for nobody who does.
     pub fn hold_vcpus(&self, hold: Hold) {
         let threads = self.threads();
         let gate = &self.shared.gate;
@@ -284,8 +294,8 @@ impl Machine {
         self.shared.gate.has(hold)
     }
 
-    /// Pauses the devices. vCPUs must be paused. Write faults that device I/O causes must still be served while this
-    /// waits for I/O in flight.
+    /// Pauses the devices. vCPUs must be paused. Write faults that device I/O causes must still be
+    /// served while this waits for I/O in flight.
     ///
     /// # Errors
     /// [`MachineError::Device`]; devices run on.
@@ -301,7 +311,8 @@ impl Machine {
         self.board.resume()
     }
 
-    /// Shows the guest `content` in a window that is free. The guest is to be told by other means that it is there.
+    /// Shows the guest `content` in a window that is free. The guest is to be told by other means
+    /// that it is there.
     ///
     /// # Errors
     /// [`MachineError::NoWindow`], or what KVM refuses.
@@ -339,8 +350,8 @@ impl Machine {
         })
     }
 
-    /// Ends what window `index` shows, if no driver of the guest has taken it: else something may use its memory, until the
-    /// guest lets go.
+    /// Ends what window `index` shows, if no driver of the guest has taken it: else something may
+    /// use its memory, until the guest lets go.
     ///
     /// # Errors
     /// What KVM refuses.
@@ -365,7 +376,10 @@ impl Machine {
 
     /// Whether window `index` shows anything.
     pub fn shows_window(&self, index: usize) -> bool {
-        self.board.windows.get(index).is_some_and(|slot| !slot.is_empty())
+        self.board
+            .windows
+            .get(index)
+            .is_some_and(|slot| !slot.is_empty())
     }
 
     /// Whether any window shows anything.
@@ -407,9 +421,11 @@ impl Machine {
         self.shared.events.interrupter()
     }
 
-    /// Ends all threads and carries the rest of the console output out. The machine cannot be started again.
+    /// Ends all threads and carries the rest of the console output out. The machine cannot be
+    /// started again.
     pub fn stop(&self) {
-        // The lock is not kept while a vCPU is waited for: whoever makes its access go on may have to hold the others.
+        // The lock is not kept while a vCPU is waited for: whoever makes its access go on may have
+        // to hold the others.
         let Threads { vcpus, events, .. } = {
             let mut threads = self.threads();
             let gate = &self.shared.gate;
@@ -433,7 +449,11 @@ impl Machine {
 
     /// What the console of a stopped machine is connected to, for the machine that takes its place.
     pub fn take_console(&self) -> ConsoleStreams {
-        let mut console = self.board.console.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut console = self
+            .board
+            .console
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         console.take_streams()
     }
 
@@ -454,12 +474,17 @@ impl Machine {
 impl WriteLog for Machine {
     fn peek_slot(&self, slot: usize) -> io::Result<Vec<u64>> {
         let size_bytes = self.slot_size_bytes(slot).map_err(io::Error::other)?;
-        self.vm.dirty_log(slot, size_bytes).map_err(io::Error::other)
+        self.vm
+            .dirty_log(slot, size_bytes)
+            .map_err(io::Error::other)
     }
 
     fn take_slot(&self, slot: usize) -> io::Result<Vec<u64>> {
         let size_bytes = self.slot_size_bytes(slot).map_err(io::Error::other)?;
-        let mut seen = self.vm.dirty_log(slot, size_bytes).map_err(io::Error::other)?;
+        let mut seen = self
+            .vm
+            .dirty_log(slot, size_bytes)
+            .map_err(io::Error::other)?;
         self.vm
             .clear_dirty_log(slot, size_bytes, &mut seen)
             .map_err(io::Error::other)?;
@@ -482,7 +507,8 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
     // Nothing: that the signal interrupts KVM_RUN is all that it is for (module `gate`).
 }
 
-/// A vCPU of a flat guest, which never has an interrupt descriptor table and never leaves user privilege.
+/// A vCPU of a flat guest, which never has an interrupt descriptor table and never leaves user
+/// privilege.
 fn is_flat(sregs: &kvm_sregs) -> bool {
     sregs.idt.limit == 0 && sregs.ss.dpl == 3
 }
@@ -523,7 +549,8 @@ fn set_entry(fd: &VcpuFd, index: usize, entry: Entry) -> Result<()> {
             )
         }
     };
-    fd.set_sregs(&sregs).map_err(op("setting its system registers"))?;
+    fd.set_sregs(&sregs)
+        .map_err(op("setting its system registers"))?;
     fd.set_regs(&regs).map_err(op("setting its registers"))?;
     if sregs.cr4 & registers::CR4_OSXSAVE != 0 {
         let mut xcrs = kvm_xcrs {
@@ -541,6 +568,7 @@ fn set_entry(fd: &VcpuFd, index: usize, entry: Entry) -> Result<()> {
     let runnable = kvm_mp_state {
         mp_state: KVM_MP_STATE_RUNNABLE,
     };
-    fd.set_mp_state(runnable).map_err(op("making it runnable"))?;
+    fd.set_mp_state(runnable)
+        .map_err(op("making it runnable"))?;
     Ok(())
 }

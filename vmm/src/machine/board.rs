@@ -4,14 +4,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use event_manager::MutEventSubscriber;
 use nvvmm_devices::virtio::{
-    Block, BlockOptions, MMIO_LEN, MmioTransport, Pmem, PmemSlot, QUEUE_NOTIFY_OFFSET, Rng, VirtioDevice,
-    Vsock,
+    Block, BlockOptions, MMIO_LEN, MmioTransport, Pmem, PmemSlot, QUEUE_NOTIFY_OFFSET, Rng,
+    VirtioDevice, Vsock,
 };
 use nvvmm_devices::{
-    AcpiPower, Bus, BusDevice, COM1_IRQ, COM1_PORT, Console, ConsoleOut, ConsoleStreams, Device, HostSocket,
-    I8042, I8042_COMMAND_PORT, I8042_PORTS_LEN, IrqLine, POWER_PORTS_BASE, POWER_PORTS_LEN, PowerSignal,
-    RESET_PORT, RESET_VALUE, SERIAL_PORTS_LEN, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_S5,
-    SavedDevice, SerialPort,
+    AcpiPower, Bus, BusDevice, COM1_IRQ, COM1_PORT, Console, ConsoleOut, ConsoleStreams, Device,
+    HostSocket, I8042, I8042_COMMAND_PORT, I8042_PORTS_LEN, IrqLine, POWER_PORTS_BASE,
+    POWER_PORTS_LEN, PowerSignal, RESET_PORT, RESET_VALUE, SERIAL_PORTS_LEN, SLEEP_CONTROL_PORT,
+    SLEEP_STATUS_PORT, SLEEP_TYPE_S5, SavedDevice, SerialPort,
 };
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -53,7 +53,8 @@ pub(super) struct Board {
     pub(super) windows: Vec<Arc<PmemSlot>>,
 }
 
-/// A board, and what it is connected by: the buses go to the vCPU threads, the subscribers to the event thread.
+/// A board, and what it is connected by: the buses go to the vCPU threads, the subscribers to the
+/// event thread.
 pub(super) struct Built {
     pub(super) board: Board,
     pub(super) ports: Bus,
@@ -61,9 +62,9 @@ pub(super) struct Built {
     pub(super) subscribers: Vec<Subscriber>,
 }
 
-/// Builds the devices that `spec` asks for: COM1, power, virtio-rng in slot 0, disks in the slots after it, then
-/// virtio-vsock, then windows, so that nothing is elsewhere in a machine without them. `owner` is woken when the guest lets
-/// go of a window.
+/// Builds the devices that `spec` asks for: COM1, power, virtio-rng in slot 0, disks in the slots
+/// after it, then virtio-vsock, then windows, so that nothing is elsewhere in a machine without
+/// them. `owner` is woken when the guest lets go of a window.
 pub(super) fn build(
     vm: &KvmVm,
     memory: &Arc<GuestMemory>,
@@ -83,7 +84,8 @@ pub(super) fn build(
 
     let output = ConsoleOut::new().map_err(host("make the console"))?;
     let line: Arc<dyn IrqLine> = interrupt(vm, COM1_IRQ)?;
-    let serial = SerialPort::new("com1", line, output.clone()).map_err(host("make the serial port"))?;
+    let serial =
+        SerialPort::new("com1", line, output.clone()).map_err(host("make the serial port"))?;
     let serial = Arc::new(Mutex::new(serial));
     ports.insert(
         "com1",

@@ -30,8 +30,9 @@ impl EventThread {
         power: Arc<PowerSignal>,
         shared: Arc<Shared>,
     ) -> Result<EventThread> {
-        let error =
-            |error: event_manager::Error| host("start the event thread")(std::io::Error::other(error));
+        let error = |error: event_manager::Error| {
+            host("start the event thread")(std::io::Error::other(error))
+        };
         let mut manager = EventManager::<Subscriber>::new().map_err(error)?;
         for subscriber in subscribers {
             manager.add_subscriber(subscriber);

@@ -32,8 +32,9 @@ pub(super) struct Events {
     wake: Arc<EventFd>,
 }
 
-/// Wakes the thread in [`super::Machine::wait_event`], which then gets [`MachineEvent::Interrupted`]. The descriptor
-/// may be written (eight bytes, a number above 0) from a signal handler.
+/// Wakes the thread in [`super::Machine::wait_event`], which then gets
+/// [`MachineEvent::Interrupted`]. The descriptor may be written (eight bytes, a number above 0)
+/// from a signal handler.
 #[derive(Clone, Debug)]
 pub struct Interrupter(Arc<EventFd>);
 
@@ -75,8 +76,8 @@ impl Events {
         Interrupter(Arc::clone(&self.wake))
     }
 
-    /// Blocks until there is an event. Events come in their order; `Interrupted` when the descriptor was written
-    /// and none is left.
+    /// Blocks until there is an event. Events come in their order; `Interrupted` when the
+    /// descriptor was written and none is left.
     pub(super) fn wait(&self) -> MachineEvent {
         loop {
             if let Some(event) = self
@@ -87,8 +88,8 @@ impl Events {
             {
                 return event;
             }
-            // One write of an event may have been counted together with another: a wake-up with an empty queue
-            // that the owner did not ask for is possible, and harmless.
+            // One write of an event may have been counted together with another: a wake-up with an
+            // empty queue that the owner did not ask for is possible, and harmless.
             match self.wake.read() {
                 Ok(_) => {
                     let next = self

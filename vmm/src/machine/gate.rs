@@ -1,19 +1,23 @@
-//! The gate that all vCPU threads pass before they enter the guest, and where they are held while paused.
+//! The gate that all vCPU threads pass before they enter the guest, and where they are held while
+//! paused.
 //!
-//! **Pausing without a race.** `KVM_RUN` blocks for as long as the guest runs or sleeps. To get a vCPU out of it the
-//! pausing thread first sets the vCPU's `immediate_exit` and then sends its thread a signal. Whatever the thread is
-//! doing, it comes out: inside `KVM_RUN`, the signal interrupts it; before `KVM_RUN`, the signal is spent on a
-//! handler that does nothing, but `KVM_RUN` then sees `immediate_exit` and returns `EINTR` at once. `immediate_exit`
-//! is cleared only here, under the gate's lock, by a thread that is let through: a request that comes later sets it
-//! again under the same lock.
+//! **Pausing without a race.** `KVM_RUN` blocks for as long as the guest runs or sleeps. To get a
+//! vCPU out of it the pausing thread first sets the vCPU's `immediate_exit` and then sends its
+//! thread a signal. Whatever the thread is doing, it comes out: inside `KVM_RUN`, the signal
+//! interrupts it; before `KVM_RUN`, the signal is spent on a handler that does nothing, but
+//! `KVM_RUN` then sees `immediate_exit` and returns `EINTR` at once. `immediate_exit` is cleared
+//! only here, under the gate's lock, by a thread that is let through: a request that comes later
+//! sets it again under the same lock.
 //!
-//! **Nothing half done.** A thread comes to the gate only when `KVM_RUN` has returned `EINTR`. An access to a device
-//! is completed by the *next* `KVM_RUN` (KVM API, section 5, `KVM_EXIT_IO`, `KVM_EXIT_MMIO`), which with
-//! `immediate_exit` set does that, and nothing more, before it returns `EINTR`, or hands out the next part of the
-//! same instruction. So at the gate no I/O is pending and the registers are complete.
+//! **Nothing half done.** A thread comes to the gate only when `KVM_RUN` has returned `EINTR`. An
+//! access to a device is completed by the *next* `KVM_RUN` (KVM API, section 5, `KVM_EXIT_IO`,
+//! `KVM_EXIT_MMIO`), which with `immediate_exit` set does that, and nothing more, before it returns
+//! `EINTR`, or hands out the next part of the same instruction. So at the gate no I/O is pending
+//! and the registers are complete.
 //!
-//! **Several reasons.** Who wants the guest to stand still sets a hold of its own and lifts no other: a pause that the
-//! user asks for while a snapshot is taken, or while an access waits for space, outlasts both.
+//! **Several reasons.** Who wants the guest to stand still sets a hold of its own and lifts no
+//! other: a pause that the user asks for while a snapshot is taken, or while an access waits for
+//! space, outlasts both.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -63,7 +67,8 @@ pub(super) struct Gate {
     state: Mutex<State>,
     /// The gate was opened, or the threads are to end: what threads at the gate wait for.
     opened: Condvar,
-    /// The last thread has come: what whoever holds them waits for. Of its own, so that no thread is woken for nothing.
+    /// The last thread has come: what whoever holds them waits for. Of its own, so that no thread
+    /// is woken for nothing.
     all_came: Condvar,
 }
 
@@ -96,8 +101,9 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Called by the thread of `vcpu`: waits while the gate is closed. `may_run` is false for a vCPU that has failed;
-    /// it is held until the end. `on_run` is called under the gate's lock just before the thread is let through.
+    /// Called by the thread of `vcpu`: waits while the gate is closed. `may_run` is false for a
+    /// vCPU that has failed; it is held until the end. `on_run` is called under the gate's lock
+    /// just before the thread is let through.
     pub(super) fn pass(&self, vcpu: usize, may_run: bool, on_run: impl FnOnce()) -> Passage {
         let mut state = self.lock();
         loop {
@@ -113,7 +119,10 @@ impl Gate {
                 return Passage::Run;
             }
             self.come(&mut state, vcpu);
-            state = self.opened.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .opened
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -123,9 +132,9 @@ impl Gate {
         }
     }
 
-    /// Adds a reason and, if it is the first, gets threads out of the guest: `request` is called under the lock, `kick` after
-    /// it, as those that are kicked come for the lock at once. A kick that comes too late makes a thread pass the gate once
-    /// more. Waits for nobody.
+    /// Adds a reason and, if it is the first, gets threads out of the guest: `request` is called
+    /// under the lock, `kick` after it, as those that are kicked come for the lock at once. A
+    /// kick that comes too late makes a thread pass the gate once more. Waits for nobody.
     pub(super) fn hold(&self, hold: Hold, request: impl FnOnce(), kick: impl FnOnce()) {
         let mut state = self.lock();
         let was_open = state.is_open();
@@ -141,7 +150,10 @@ impl Gate {
     pub(super) fn wait_held(&self) {
         let mut state = self.lock();
         while !state.all_held() {
-            state = self.all_came.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .all_came
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -156,7 +168,8 @@ impl Gate {
         }
     }
 
-    /// When the last thread was let through, after which none has been held again. None while one is held.
+    /// When the last thread was let through, after which none has been held again. None while one
+    /// is held.
     pub(super) fn let_through_at(&self) -> Option<Instant> {
         let state = self.lock();
         let all_run = state.is_open() && state.held.iter().all(|&held| !held);
@@ -188,6 +201,8 @@ impl Gate {
     #[cfg(test)]
     pub(super) fn all_held_but(&self, vcpu: usize) -> bool {
         let state = self.lock();
-        (0..).zip(&state.held).all(|(index, &held)| held || index == vcpu)
+        (0..)
+            .zip(&state.held)
+            .all(|(index, &held)| held || index == vcpu)
     }
 }

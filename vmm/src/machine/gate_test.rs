@@ -52,7 +52,9 @@ impl Runners {
 
     fn stop(&self, threads: Vec<thread::JoinHandle<()>>) {
         self.gate.stop(|| self.kick(), || {});
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
     }
 
     /// Every thread runs, or has run since the call.
@@ -164,7 +166,10 @@ fn the_gate_opens_with_the_last_reason() {
         all.iter()
             .filter(|hold| **hold != last)
             .for_each(|hold| runners.gate.lift(*hold));
-        assert!(all.iter().all(|hold| runners.gate.has(*hold) == (*hold == last)));
+        assert!(
+            all.iter()
+                .all(|hold| runners.gate.has(*hold) == (*hold == last))
+        );
         thread::yield_now();
         assert!(runners.gate.is_paused());
         assert_eq!(runners.counts(), held);

@@ -1,4 +1,5 @@
-//! Whole machines on the host's KVM, with guests of a few instructions; skipped, and said so, where there is none.
+//! Whole machines on the host's KVM, with guests of a few instructions; skipped, and said so, where
+//! there is none.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -18,18 +19,22 @@ use crate::spec::{DiskSpec, VmSpec};
 const CODE: u64 = 0x10_0000;
 const COUNTERS: u64 = 0x18_0000;
 
-/// Each vCPU counts in a cache line of its own: mov rax,rdi; shl rax,6; add rax,COUNTERS; l: inc qword [rax]; jmp l
+/// Each vCPU counts in a cache line of its own: mov rax,rdi; shl rax,6; add rax,COUNTERS; l: inc
+/// qword [rax]; jmp l
 const COUNT: [u8; 18] = [
     0x48, 0x89, 0xf8, 0x48, 0xc1, 0xe0, 6, 0x48, 0x05, 0, 0, 0x18, 0, 0x48, 0xff, 0, 0xeb, 0xfb,
 ];
-/// Sends 0, 1, ... 255, 0, ... to the serial port: mov dx,0x3f8; xor eax,eax; l: out dx,al; inc al; jmp l
-const SEND: [u8; 11] = [0x66, 0xba, 0xf8, 3, 0x31, 0xc0, 0xee, 0xfe, 0xc0, 0xeb, 0xfb];
-/// Writes the serial port's scratch register, reads it back, counts; an exception when it reads another value:
-/// mov dx,0x3ff; l: inc ebx; mov al,bl; out dx,al; xor al,al; in al,dx; cmp al,bl; jne e; inc qword [COUNTERS]; jmp l;
-/// e: ud2
+/// Sends 0, 1, ... 255, 0, ... to the serial port: mov dx,0x3f8; xor eax,eax; l: out dx,al; inc al;
+/// jmp l
+const SEND: [u8; 11] = [
+    0x66, 0xba, 0xf8, 3, 0x31, 0xc0, 0xee, 0xfe, 0xc0, 0xeb, 0xfb,
+];
+/// Writes the serial port's scratch register, reads it back, counts; an exception when it reads
+/// another value: mov dx,0x3ff; l: inc ebx; mov al,bl; out dx,al; xor al,al; in al,dx; cmp al,bl;
+/// jne e; inc qword [COUNTERS]; jmp l; e: ud2
 const ECHO: [u8; 28] = [
-    0x66, 0xba, 0xff, 3, 0xff, 0xc3, 0x88, 0xd8, 0xee, 0x30, 0xc0, 0xec, 0x38, 0xd8, 0x75, 10, 0x48, 0xff, 4,
-    0x25, 0, 0, 0x18, 0, 0xeb, 0xea, 0x0f, 0x0b,
+    0x66, 0xba, 0xff, 3, 0xff, 0xc3, 0x88, 0xd8, 0xee, 0x30, 0xc0, 0xec, 0x38, 0xd8, 0x75, 10,
+    0x48, 0xff, 4, 0x25, 0, 0, 0x18, 0, 0xeb, 0xea, 0x0f, 0x0b,
 ];
 /// Writes `value` to `port`, then loops: mov dx,port; mov al,value; out dx,al; jmp .
 fn out(port: u16, value: u8) -> Vec<u8> {
@@ -53,9 +58,14 @@ fn program(code: &[u8]) -> Vec<u8> {
         .iter()
         .for_each(|half| file.extend(half.to_le_bytes()));
     let offset = 64 + 2 * 56;
-    for (kind, offset, paddr, bytes) in [(4u32, offset, 0, &note[..]), (1, offset + note.len(), CODE, code)] {
+    for (kind, offset, paddr, bytes) in [
+        (4u32, offset, 0, &note[..]),
+        (1, offset + note.len(), CODE, code),
+    ] {
         let size = bytes.len() as u64;
-        [kind, 7].iter().for_each(|word| file.extend(word.to_le_bytes()));
+        [kind, 7]
+            .iter()
+            .for_each(|word| file.extend(word.to_le_bytes()));
         [offset as u64, 0, paddr, size, size, 1]
             .iter()
             .for_each(|word| file.extend(word.to_le_bytes()));
@@ -133,8 +143,14 @@ impl Bench {
         old.machine.stop();
         let new = self.build();
         let mut memory = vec![0; self.spec.memory_bytes as usize];
-        old.ram.memory().read_slice(&mut memory, GuestAddress(0)).unwrap();
-        new.ram.memory().write_slice(&memory, GuestAddress(0)).unwrap();
+        old.ram
+            .memory()
+            .read_slice(&mut memory, GuestAddress(0))
+            .unwrap();
+        new.ram
+            .memory()
+            .write_slice(&memory, GuestAddress(0))
+            .unwrap();
         new.machine.restore(&state).unwrap();
         new.machine.start(true).unwrap();
         new
@@ -281,7 +297,10 @@ fn no_output_is_lost_or_sent_twice_across_pauses_and_machines() {
     rig.machine.stop();
     let sent = fs::read(bench.console()).unwrap();
     assert!(sent.len() > 40, "{} bytes", sent.len());
-    let wrong = sent.iter().enumerate().find(|(at, byte)| **byte != *at as u8);
+    let wrong = sent
+        .iter()
+        .enumerate()
+        .find(|(at, byte)| **byte != *at as u8);
     assert_eq!(wrong, None, "of {} bytes", sent.len());
 }
 
@@ -362,16 +381,25 @@ fn saving_a_running_machine_and_starting_twice_are_refused() {
     }
     let bench = Bench::new(&COUNT, 1);
     let rig = bench.boot();
-    assert!(matches!(rig.machine.save_kvm(), Err(MachineError::State(_))));
+    assert!(matches!(
+        rig.machine.save_kvm(),
+        Err(MachineError::State(_))
+    ));
     assert!(rig.machine.save_devices().is_err());
     let idle = bench.build();
     assert!(
-        matches!(idle.machine.pause_vcpus(Hold::Pause), Err(MachineError::State(_))),
+        matches!(
+            idle.machine.pause_vcpus(Hold::Pause),
+            Err(MachineError::State(_))
+        ),
         "not started"
     );
     idle.machine.load().unwrap();
     idle.machine.start(false).unwrap();
-    assert!(matches!(idle.machine.start(true), Err(MachineError::State(_))));
+    assert!(matches!(
+        idle.machine.start(true),
+        Err(MachineError::State(_))
+    ));
 }
 
 #[test]
@@ -387,7 +415,12 @@ fn a_state_with_other_devices_is_refused() {
             dir: tempfile::tempdir().unwrap(),
             spec: spec.clone(),
         };
-        other.build().machine.restore(state).unwrap_err().to_string()
+        other
+            .build()
+            .machine
+            .restore(state)
+            .unwrap_err()
+            .to_string()
     };
     let mut with_disk = bench.spec.clone();
     let image = bench.dir.path().join("disk");
@@ -436,5 +469,8 @@ fn machines_that_cannot_be_are_refused() {
     };
     let text = refused(&|spec| spec.disks.push(missing.clone()));
     assert!(text.contains("/nonexistent/disk"), "{text}");
-    assert!(refused(&|spec| spec.disks = vec![missing.clone(); 40]).contains("at most 18 disks, not 40"));
+    assert!(
+        refused(&|spec| spec.disks = vec![missing.clone(); 40])
+            .contains("at most 18 disks, not 40")
+    );
 }

@@ -1,11 +1,12 @@
-//! The running machine: KVM VM, vCPU threads, devices on their buses, and the event thread that drives them.
+//! The running machine: KVM VM, vCPU threads, devices on their buses, and the event thread that
+//! drives them.
 //!
-//! A machine is created (nothing runs), then either loaded (booted) or restored, then started. vCPUs pause and
-//! resume as one; devices separately, as a snapshot needs both: pause vCPUs, then devices; resume devices, then
-//! vCPUs.
+//! A machine is created (nothing runs), then either loaded (booted) or restored, then started.
+//! vCPUs pause and resume as one; devices separately, as a snapshot needs both: pause vCPUs, then
+//! devices; resume devices, then vCPUs.
 //!
-//! Lock order, outermost first: the list of threads, the vCPU gate, a vCPU's descriptor, a device's own locks (crate
-//! `nvvmm-devices`). The event queue's lock is a leaf.
+//! Lock order, outermost first: the list of threads, the vCPU gate, a vCPU's descriptor, a device's
+//! own locks (crate `nvvmm-devices`). The event queue's lock is a leaf.
 
 mod assembly;
 mod board;

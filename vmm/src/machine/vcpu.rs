@@ -31,7 +31,8 @@ pub(super) struct Shared {
     pub(super) mmio: Bus,
     /// Set just before the first entry into the guest.
     pub(super) first_entry: OnceLock<Instant>,
-    /// A guest without exception handlers (flat protocol): a triple fault is its failure, not a reset.
+    /// A guest without exception handlers (flat protocol): a triple fault is its failure, not a
+    /// reset.
     pub(super) is_flat: OnceLock<bool>,
 }
 
@@ -68,12 +69,12 @@ impl Vcpu {
     /// Runs the vCPU until the machine is stopped. The body of its thread.
     pub(super) fn run(&self, shared: &Arc<Shared>) {
         let mut may_run = true;
-        while shared
-            .gate
-            .pass(self.index, may_run, || self.run_page.set_immediate_exit(false))
-            == Passage::Run
+        while shared.gate.pass(self.index, may_run, || {
+            self.run_page.set_immediate_exit(false)
+        }) == Passage::Run
         {
-            // Tells the guest's watchdogs that it stood still. EINVAL: the guest does not use kvmclock.
+            // Tells the guest's watchdogs that it stood still. EINVAL: the guest does not use
+            // kvmclock.
             let _ = self.fd().kvmclock_ctrl();
             shared.first_entry.get_or_init(Instant::now);
             if let Some(event) = self.run_until_interrupted(shared) {
@@ -183,7 +184,9 @@ fn internal_error_name(error: u32) -> &'static str {
         KVM_INTERNAL_ERROR_EMULATION => "an instruction that KVM cannot emulate",
         KVM_INTERNAL_ERROR_SIMUL_EX => "exceptions on top of each other",
         KVM_INTERNAL_ERROR_DELIVERY_EV => "an event could not be delivered",
-        KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON => "the CPU left the guest for an unexpected reason",
+        KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON => {
+            "the CPU left the guest for an unexpected reason"
+        }
         _ => "unknown",
     }
 }

@@ -2,7 +2,8 @@
 
 use nvvmm_snapshot::CHUNK_SIZE_BYTES;
 
-/// End of low RAM. The gigabyte above it, up to 4 GiB, is for MMIO (virtio-mmio, IOAPIC, local APIC).
+/// End of low RAM. The gigabyte above it, up to 4 GiB, is for MMIO (virtio-mmio, IOAPIC, local
+/// APIC).
 pub const LOW_RAM_END: u64 = 3 << 30;
 /// Start of the RAM that does not fit below [`LOW_RAM_END`].
 pub const HIGH_RAM_START: u64 = 4 << 30;
@@ -27,7 +28,8 @@ pub fn gpa_of(ram_offset: u64) -> u64 {
     }
 }
 
-/// The byte of RAM at a guest physical address; `None` where there is none in a guest with `memory_bytes` of RAM.
+/// The byte of RAM at a guest physical address; `None` where there is none in a guest with
+/// `memory_bytes` of RAM.
 pub fn ram_offset_of(gpa: u64, memory_bytes: u64) -> Option<u64> {
     ram_ranges(memory_bytes).into_iter().find_map(|range| {
         let offset = gpa.checked_sub(range.gpa)?;
@@ -35,7 +37,8 @@ pub fn ram_offset_of(gpa: u64, memory_bytes: u64) -> Option<u64> {
     })
 }
 
-/// The ranges that `memory_bytes` of RAM take, lowest first. `memory_bytes` is a multiple of the chunk size.
+/// The ranges that `memory_bytes` of RAM take, lowest first. `memory_bytes` is a multiple of the
+/// chunk size.
 pub fn ram_ranges(memory_bytes: u64) -> Vec<RamRange> {
     debug_assert!(memory_bytes.is_multiple_of(CHUNK_SIZE_BYTES));
     let low = memory_bytes.min(LOW_RAM_END);

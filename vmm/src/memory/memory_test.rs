@@ -44,13 +44,22 @@ fn an_offset_in_ram_has_the_address_that_its_range_says() {
 fn guest_addresses_on_both_sides_of_the_hole_reach_their_own_bytes() {
     let ram = GuestRam::reserve(LOW_RAM_END + 4 * MIB).unwrap();
     let memory = ram.memory();
-    memory.write_obj(0x11u8, GuestAddress(LOW_RAM_END - 1)).unwrap();
-    memory.write_obj(0x22u8, GuestAddress(HIGH_RAM_START)).unwrap();
+    memory
+        .write_obj(0x11u8, GuestAddress(LOW_RAM_END - 1))
+        .unwrap();
+    memory
+        .write_obj(0x22u8, GuestAddress(HIGH_RAM_START))
+        .unwrap();
     assert_eq!(
-        memory.read_obj::<u8>(GuestAddress(LOW_RAM_END - 1)).unwrap(),
+        memory
+            .read_obj::<u8>(GuestAddress(LOW_RAM_END - 1))
+            .unwrap(),
         0x11
     );
-    assert_eq!(memory.read_obj::<u8>(GuestAddress(HIGH_RAM_START)).unwrap(), 0x22);
+    assert_eq!(
+        memory.read_obj::<u8>(GuestAddress(HIGH_RAM_START)).unwrap(),
+        0x22
+    );
     assert!(
         memory.read_obj::<u8>(GuestAddress(LOW_RAM_END)).is_err(),
         "the MMIO hole is not RAM"
@@ -65,7 +74,14 @@ fn guest_addresses_on_both_sides_of_the_hole_reach_their_own_bytes() {
 
 #[test]
 fn sizes_that_are_no_whole_chunks_are_refused() {
-    for size in [0, 1, MIB, 3 * MIB, GuestRam::SIZE_BYTES_MAX + 2 * MIB, u64::MAX] {
+    for size in [
+        0,
+        1,
+        MIB,
+        3 * MIB,
+        GuestRam::SIZE_BYTES_MAX + 2 * MIB,
+        u64::MAX,
+    ] {
         assert!(GuestRam::reserve(size).is_err(), "{size}");
     }
 }

@@ -1,8 +1,9 @@
 //! Guest RAM as host address space.
 //!
-//! RAM is one reservation of host virtual addresses, linear in *RAM offset* (guest physical addresses without
-//! the hole below 4 GiB). What is mapped at each 2 MiB chunk of it changes under the guest's feet (module
-//! [`crate::cow`]); the addresses never do, so KVM's memslots and the devices keep them for the VM's life.
+//! RAM is one reservation of host virtual addresses, linear in *RAM offset* (guest physical
+//! addresses without the hole below 4 GiB). What is mapped at each 2 MiB chunk of it changes under
+//! the guest's feet (module [`crate::cow`]); the addresses never do, so KVM's memslots and the
+//! devices keep them for the VM's life.
 
 mod layout;
 mod ram;

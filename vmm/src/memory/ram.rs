@@ -12,7 +12,9 @@ use crate::sys::reservation::Reservation;
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     /// The size is zero, not a multiple of a chunk, or larger than host addresses allow.
-    #[error("guest memory of {size_bytes} bytes: it must be a multiple of 2 MiB, from 2 MiB to 16 TiB")]
+    #[error(
+        "guest memory of {size_bytes} bytes: it must be a multiple of 2 MiB, from 2 MiB to 16 TiB"
+    )]
     Size {
         /// The size asked for.
         size_bytes: u64,
@@ -38,8 +40,8 @@ pub struct RamSlot {
     pub hva: u64,
 }
 
-/// RAM of one guest: a reservation of host addresses and the guest's view of it. Until a COW engine takes charge
-/// it is plain demand-zero memory.
+/// RAM of one guest: a reservation of host addresses and the guest's view of it. Until a COW engine
+/// takes charge it is plain demand-zero memory.
 #[derive(Clone, Debug)]
 pub struct GuestRam {
     reservation: Arc<Reservation>,
@@ -57,13 +59,18 @@ impl GuestRam {
     }
 
     /// The same, and notes which frames are written through [`GuestRam::memory`].
-    pub fn reserve_noting_writes(memory_bytes: u64) -> Result<(Self, Arc<WrittenFrames>), MemoryError> {
+    pub fn reserve_noting_writes(
+        memory_bytes: u64,
+    ) -> Result<(Self, Arc<WrittenFrames>), MemoryError> {
         let written = Arc::new(WrittenFrames::new(memory_bytes.min(Self::SIZE_BYTES_MAX)));
         let ram = Self::reserve_with(memory_bytes, Some(&written))?;
         Ok((ram, written))
     }
 
-    fn reserve_with(memory_bytes: u64, written: Option<&Arc<WrittenFrames>>) -> Result<Self, MemoryError> {
+    fn reserve_with(
+        memory_bytes: u64,
+        written: Option<&Arc<WrittenFrames>>,
+    ) -> Result<Self, MemoryError> {
         if memory_bytes == 0
             || !memory_bytes.is_multiple_of(CHUNK_SIZE_BYTES)
             || memory_bytes > Self::SIZE_BYTES_MAX
@@ -72,12 +79,10 @@ impl GuestRam {
                 size_bytes: memory_bytes,
             });
         }
-        let reservation =
-            Reservation::new(memory_bytes as usize, CHUNK_SIZE_BYTES as usize).map_err(|source| {
-                MemoryError::Reserve {
-                    size_bytes: memory_bytes,
-                    source,
-                }
+        let reservation = Reservation::new(memory_bytes as usize, CHUNK_SIZE_BYTES as usize)
+            .map_err(|source| MemoryError::Reserve {
+                size_bytes: memory_bytes,
+                source,
             })?;
         let reservation = Arc::new(reservation);
         let mut regions = Vec::new();
@@ -100,9 +105,10 @@ impl GuestRam {
                 hva: reservation.as_ptr() as u64 + range.ram_offset,
             });
         }
-        let memory = GuestRegionCollection::from_regions(regions).map_err(|_| MemoryError::Size {
-            size_bytes: memory_bytes,
-        })?;
+        let memory =
+            GuestRegionCollection::from_regions(regions).map_err(|_| MemoryError::Size {
+                size_bytes: memory_bytes,
+            })?;
         Ok(Self {
             reservation,
             memory: Arc::new(memory),

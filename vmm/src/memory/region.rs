@@ -1,4 +1,5 @@
-//! One contiguous range of guest RAM for vm-memory, over host addresses whose mappings change underneath.
+//! One contiguous range of guest RAM for vm-memory, over host addresses whose mappings change
+//! underneath.
 
 use std::sync::Arc;
 
@@ -23,8 +24,8 @@ pub struct PoolRegion {
 }
 
 impl PoolRegion {
-    /// The range of `reservation` from `offset_bytes` on, seen by the guest at `gpa`; writes through it are noted in
-    /// `written`. `None` when it does not lie inside the reservation.
+    /// The range of `reservation` from `offset_bytes` on, seen by the guest at `gpa`; writes
+    /// through it are noted in `written`. `None` when it does not lie inside the reservation.
     pub fn new(
         reservation: Arc<Reservation>,
         offset_bytes: usize,
@@ -43,7 +44,9 @@ impl PoolRegion {
     }
 
     fn host_address(&self, offset: usize) -> *mut u8 {
-        self.reservation.as_ptr().wrapping_add(self.offset_bytes + offset)
+        self.reservation
+            .as_ptr()
+            .wrapping_add(self.offset_bytes + offset)
     }
 }
 
@@ -80,10 +83,11 @@ impl GuestMemoryRegion for PoolRegion {
             Some(end) if end <= self.size_bytes => {}
             _ => return Err(GuestMemoryError::InvalidBackendAddress),
         }
-        // SAFETY: the range was checked to lie in this region, and `new` checked the region to lie in the
-        // reservation, which `self` keeps mapped. Every address of it is mapped readable and writable at all
-        // times: mappings are only ever replaced atomically (MAP_FIXED). Access is volatile only, as the guest
-        // and other threads write the same memory.
+        // SAFETY: the range was checked to lie in this region, and `new` checked the region to lie
+        // in the reservation, which `self` keeps mapped. Every address of it is mapped
+        // readable and writable at all times: mappings are only ever replaced atomically
+        // (MAP_FIXED). Access is volatile only, as the guest and other threads write the
+        // same memory.
         Ok(unsafe {
             VolatileSlice::with_bitmap(
                 self.host_address(start),

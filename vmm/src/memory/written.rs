@@ -1,5 +1,6 @@
-//! Which frames of guest RAM this process has written itself: devices, virtqueues, the loading of a kernel. All of them
-//! write through vm-memory, which tells. What vCPUs and KVM write is in KVM's dirty log instead.
+//! Which frames of guest RAM this process has written itself: devices, virtqueues, the loading of a
+//! kernel. All of them write through vm-memory, which tells. What vCPUs and KVM write is in KVM's
+//! dirty log instead.
 
 use std::{
     io,
@@ -26,14 +27,16 @@ pub trait WriteLog {
 
 const WORD_FRAMES: usize = u64::BITS as usize;
 const CHUNK_WORDS: usize = CHUNK_BLOCKS as usize / WORD_FRAMES;
-/// Chunks (2 MiB) in a section: a section is made when the first of its frames is written, and is one page large.
+/// Chunks (2 MiB) in a section: a section is made when the first of its frames is written, and is
+/// one page large.
 const SECTION_CHUNKS: usize = 64;
 const SECTION_WORDS: usize = SECTION_CHUNKS * CHUNK_WORDS;
 const FRAME_SIZE_BYTES: usize = BLOCK_SIZE_BYTES as usize;
 
 type Section = [AtomicU64; SECTION_WORDS];
 
-/// A bit for every frame, by RAM offset. Costs nothing for stretches of RAM that were never written.
+/// A bit for every frame, by RAM offset. Costs nothing for stretches of RAM that were never
+/// written.
 #[derive(Debug)]
 pub struct WrittenFrames {
     sections: Box<[OnceLock<Box<Section>>]>,
@@ -63,7 +66,10 @@ impl WrittenFrames {
         self.chunks(|word| word.load(Ordering::Relaxed))
     }
 
-    fn chunks(&self, read: impl Fn(&AtomicU64) -> u64 + Copy) -> impl Iterator<Item = (u32, FrameSet)> {
+    fn chunks(
+        &self,
+        read: impl Fn(&AtomicU64) -> u64 + Copy,
+    ) -> impl Iterator<Item = (u32, FrameSet)> {
         let sections = self.sections.iter().enumerate();
         let made = sections.filter_map(|(number, section)| Some((number, section.get()?)));
         made.flat_map(move |(number, section)| {
@@ -73,7 +79,8 @@ impl WrittenFrames {
                 .iter()
                 .enumerate()
                 .map(move |(chunk, words)| {
-                    let frames = FrameSet::from_words(std::array::from_fn(|word| read(&words[word])));
+                    let frames =
+                        FrameSet::from_words(std::array::from_fn(|word| read(&words[word])));
                     ((number * SECTION_CHUNKS + chunk) as u32, frames)
                 })
         })
@@ -100,8 +107,8 @@ impl Bitmap for WrittenFrames {
         }
         for frame in offset / FRAME_SIZE_BYTES..=(offset + len - 1) / FRAME_SIZE_BYTES {
             if let Some(word) = self.word(frame) {
-                // Not skipped when the bit is set already: the write before it could then become visible only after
-                // somebody has taken the bit and read the frame.
+                // Not skipped when the bit is set already: the write before it could then become
+                // visible only after somebody has taken the bit and read the frame.
                 word.fetch_or(1 << (frame % WORD_FRAMES), Ordering::AcqRel);
             }
         }

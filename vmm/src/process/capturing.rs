@@ -9,18 +9,20 @@ use vm_memory::Bytes;
 use super::{
     ProcessError, SavedProcess,
     named::{
-        NamedRun, access_to, address_of, check_pages, frames_in, frames_of, named_frames, named_runs,
-        per_chunk,
+        NamedRun, access_to, address_of, check_pages, frames_in, frames_of, named_frames,
+        named_runs, per_chunk,
     },
     pages::ImagePages,
 };
 use crate::cow::{CowEngine, CowError, FRAME_SIZE_BYTES, ShareSet};
 use crate::window::ShownBlocks;
 
-/// An image has at most so many pages for each frame of the VM: processes that were forked share frames.
+/// An image has at most so many pages for each frame of the VM: processes that were forked share
+/// frames.
 const PAGES_PER_FRAME_MAX: u64 = 4;
-/// A capture holds at most so many blocks for each frame of the VM. A guest that writes to frames which it has named, and names
-/// them again, has others of the pool's users pay for no more than that.
+/// A capture holds at most so many blocks for each frame of the VM. A guest that writes to frames
+/// which it has named, and names them again, has others of the pool's users pay for no more than
+/// that.
 const BLOCKS_PER_FRAME_MAX: u64 = 2;
 
 /// An image in the making. Unless it is committed it must be rolled back.
@@ -88,19 +90,25 @@ impl Capturing {
         Ok(())
     }
 
-    /// Gives frames away that are likely to be named by [`Capturing::take`], so that there is less to do then. What the guest
-    /// writes to them meanwhile they have then, as if this had not been.
+    /// Gives frames away that are likely to be named by [`Capturing::take`], so that there is less
+    /// to do then. What the guest writes to them meanwhile they have then, as if this had not
+    /// been.
     ///
     /// # Errors
     /// As of [`Capturing::take`].
-    pub fn give_ahead(&mut self, frames: &[Frames], engine: &dyn CowEngine) -> Result<(), ProcessError> {
+    pub fn give_ahead(
+        &mut self,
+        frames: &[Frames],
+        engine: &dyn CowEngine,
+    ) -> Result<(), ProcessError> {
         for (chunk, runs) in per_chunk(named_frames(frames, engine.ram())?) {
             self.give(chunk, &frames_in(&runs), engine)?;
         }
         Ok(())
     }
 
-    /// What is behind a chunk's frames, which are not the VM's own any more. None: that cannot be, and they are to be copied.
+    /// What is behind a chunk's frames, which are not the VM's own any more. None: that cannot be,
+    /// and they are to be copied.
     fn give(
         &mut self,
         chunk: u32,
@@ -125,7 +133,11 @@ impl Capturing {
     }
 
     /// Takes what is in frames of windows by reference; the runs that are left.
-    fn take_shown(&mut self, runs: &[FrameRun], pages_max: u64) -> Result<Vec<FrameRun>, ProcessError> {
+    fn take_shown(
+        &mut self,
+        runs: &[FrameRun],
+        pages_max: u64,
+    ) -> Result<Vec<FrameRun>, ProcessError> {
         let mut left = Vec::new();
         let mut taken = 0;
         for run in runs {
@@ -140,7 +152,9 @@ impl Capturing {
             taken += u64::from(run.pages);
             check_pages(run, pages_max)?;
             if taken > pages_max {
-                return Err(ProcessError::Lie(format!("{taken} frames of windows at a time")));
+                return Err(ProcessError::Lie(format!(
+                    "{taken} frames of windows at a time"
+                )));
             }
             for (page, block) in (run.image_page..).zip(blocks) {
                 self.pages.set(page, Some(block));
@@ -174,8 +188,8 @@ impl Capturing {
         Ok(())
     }
 
-    /// Makes it an image of the pool; from here on its pages are not the VM's own any more. `pages` is how many there are by
-    /// what the agent says.
+    /// Makes it an image of the pool; from here on its pages are not the VM's own any more. `pages`
+    /// is how many there are by what the agent says.
     ///
     /// # Errors
     /// There is no image then; it is to be rolled back.
@@ -199,7 +213,11 @@ impl Capturing {
         let kept = self.pages.blocks();
         let given = self.given.iter().flat_map(|set| set.own_blocks());
         let frames_given = given.filter(|block| kept.contains(block)).count() as u64;
-        let frames_copied = self.copies.iter().filter(|block| kept.contains(block)).count() as u64;
+        let frames_copied = self
+            .copies
+            .iter()
+            .filter(|block| kept.contains(block))
+            .count() as u64;
         let memory_bytes = pages * FRAME_SIZE_BYTES as u64;
         let needed = holder.commit_blocks_needed(memory_bytes, changes.len() as u32, state.len());
         let committed = holder.commit_snapshot(

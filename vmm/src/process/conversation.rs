@@ -4,8 +4,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nvvmm_protocol::{
-    Capture, Captured, DATA_BYTES_MAX, FailedBecause, FrameError, FrameRun, Frames, FromAgent, Restart,
-    Restarted, ToAgent, receive, send,
+    Capture, Captured, DATA_BYTES_MAX, FailedBecause, FrameError, FrameRun, Frames, FromAgent,
+    Restart, Restarted, ToAgent, receive, send,
 };
 
 use super::ProcessError;
@@ -57,8 +57,9 @@ pub trait PlaceSteps {
     fn place(&mut self, runs: &[FrameRun]) -> Result<(), ProcessError>;
 }
 
-/// Has the agent capture a process, with an image of at most `image_bytes_max` besides pages. An error may come after
-/// [`CaptureSteps::commit`]: the image is there, but what was to become of the process afterwards may have failed.
+/// Has the agent capture a process, with an image of at most `image_bytes_max` besides pages. An
+/// error may come after [`CaptureSteps::commit`]: the image is there, but what was to become of the
+/// process afterwards may have failed.
 pub fn capture(
     stream: &UnixStream,
     request: Capture,
@@ -144,8 +145,8 @@ impl<'a> Agent<'a> {
         receive(self.stream).map_err(silent_or)
     }
 
-    /// Tells the agent what came of its wish. If that was nothing it undoes what it has done, and says so: when it has, the
-    /// processes go on, or are gone.
+    /// Tells the agent what came of its wish. If that was nothing it undoes what it has done, and
+    /// says so: when it has, the processes go on, or are gone.
     fn answer(&self, outcome: Result<(), ProcessError>) -> Result<(), AgentError> {
         let Err(error) = outcome else {
             return self.say(&ToAgent::Done);
@@ -167,7 +168,9 @@ impl<'a> Agent<'a> {
         let mut image = Vec::new();
         loop {
             match self.hear()? {
-                FromAgent::Data(part) if image.len() + part.len() <= bytes as usize => image.extend(part),
+                FromAgent::Data(part) if image.len() + part.len() <= bytes as usize => {
+                    image.extend(part)
+                }
                 FromAgent::End if image.len() as u64 == bytes => return Ok(image),
                 other => return Err(failure(other)),
             }

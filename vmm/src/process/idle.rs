@@ -8,8 +8,8 @@ use super::{
 };
 use crate::cow::CowEngine;
 
-/// Takes them out of this process's page tables: to put an image's blocks behind them is several times faster then. What they hold
-/// stays, and the next access finds it.
+/// Takes them out of this process's page tables: to put an image's blocks behind them is several
+/// times faster then. What they hold stays, and the next access finds it.
 ///
 /// # Errors
 /// [`ProcessError::Lie`], or what the engine says: nothing is lost by it.

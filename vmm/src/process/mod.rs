@@ -1,8 +1,10 @@
-//! Snapshots and restarts of single processes of a guest, as the VM sees them: its agent (crate `nvvmm-protocol`) says which
-//! frames a process has, the VM adds those frames to an image in the pool, or puts an image's blocks behind frames.
+//! Snapshots and restarts of single processes of a guest, as the VM sees them: its agent (crate
+//! `nvvmm-protocol`) says which frames a process has, the VM adds those frames to an image in the
+//! pool, or puts an image's blocks behind frames.
 //!
-//! [`conversation`] is what is said to the agent, [`Capturing`] and [`Placing`] what is done to guest memory. The agent is in
-//! the guest and trusted in nothing: whatever it says concerns its own VM's frames and its own image, or is refused.
+//! [`conversation`] is what is said to the agent, [`Capturing`] and [`Placing`] what is done to
+//! guest memory. The agent is in the guest and trusted in nothing: whatever it says concerns its
+//! own VM's frames and its own image, or is refused.
 
 pub mod conversation;
 

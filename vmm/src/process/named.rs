@@ -15,8 +15,8 @@ use crate::{
 
 const FRAME_BYTES: u64 = FRAME_SIZE_BYTES as u64;
 
-/// Neighbouring frames of one chunk of guest RAM, and the page of an image that the first one holds, or is to hold; its
-/// neighbours have those that follow.
+/// Neighbouring frames of one chunk of guest RAM, and the page of an image that the first one
+/// holds, or is to hold; its neighbours have those that follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NamedRun {
     /// The chunk of guest RAM.
@@ -95,7 +95,10 @@ pub(super) fn named_runs(
 }
 
 /// The frames that `frames` name, each of which is one of `ram`.
-pub(super) fn named_frames(frames: &[Frames], ram: &GuestRam) -> Result<Vec<NamedRun>, ProcessError> {
+pub(super) fn named_frames(
+    frames: &[Frames],
+    ram: &GuestRam,
+) -> Result<Vec<NamedRun>, ProcessError> {
     let as_run = |frames: &Frames| FrameRun {
         gfn: frames.gfn,
         pages: frames.count,

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::cow::{CHUNK_FRAMES, CowEngine};
 
-/// An image that is being restarted from. It stays pinned while any of its blocks may be behind a frame.
+/// An image that is being restarted from. It stays pinned while any of its blocks may be behind a
+/// frame.
 #[derive(Debug)]
 pub struct Placing {
     frames: FrameMap,
@@ -85,7 +86,9 @@ impl Placing {
             self.adopted += blocks.len() as u64;
             blocks.clear();
         }
-        let written = blocks.into_iter().map(|(frame, block)| (frame, Some(block)));
+        let written = blocks
+            .into_iter()
+            .map(|(frame, block)| (frame, Some(block)));
         for (frame, block) in written.chain(holes.into_iter().map(|frame| (frame, None))) {
             self.copied += 1;
             write(chunk, frame, block, engine, pool)?;

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::thread;
 
 use nvvmm_protocol::{
-    Afterwards, Capture, Captured, FailedBecause, FrameRun, Frames, FromAgent, Restart, Restarted, ToAgent,
-    receive, send,
+    Afterwards, Capture, Captured, FailedBecause, FrameRun, Frames, FromAgent, Restart, Restarted,
+    ToAgent, receive, send,
 };
 use nvvmm_snapshot::Pool;
 
 use super::*;
-use crate::cow::test_guest::{FRAME, MIB, Place, Playable, Vm, assert_clean, assert_hold_their_own, pool_of};
+use crate::cow::test_guest::{
+    FRAME, MIB, Place, Playable, Vm, assert_clean, assert_hold_their_own, pool_of,
+};
 use crate::cow::{CowEngine, PrivateEngine, RedirectEngine};
 use crate::window::{WindowMemory, erofs};
 
@@ -58,7 +60,10 @@ fn placing<E: Playable>(vm: &Vm<E>, name: &str) -> Placing {
     Placing::new(frames, entry.memory_bytes / FRAME)
 }
 
-fn a_process_is_in_its_image_whatever_is_written_later<E: Playable>(directory: &Path, by_reference: bool) {
+fn a_process_is_in_its_image_whatever_is_written_later<E: Playable>(
+    directory: &Path,
+    by_reference: bool,
+) {
     let place = Place::on(directory, "process-image");
     let pool = pool_of(&place, 128 * MIB);
     let mut taker = Vm::<E>::start(&pool, SIZE, None);
@@ -78,7 +83,9 @@ fn a_process_is_in_its_image_whatever_is_written_later<E: Playable>(directory: &
         placing
             .place(&[run(from + 100, 200, 100)], &*vm.engine, &pool)
             .unwrap();
-        placing.place(&[run(from, 100, 0)], &*vm.engine, &pool).unwrap();
+        placing
+            .place(&[run(from, 100, 0)], &*vm.engine, &pool)
+            .unwrap();
         let (adopted, copied) = if by_reference { (300, 0) } else { (0, 300) };
         assert_eq!((placing.adopted, placing.copied), (adopted, copied));
         // The test's words lie where their first frame says: compare whole pages.
@@ -104,12 +111,18 @@ fn a_process_is_in_its_image_whatever_is_written_later<E: Playable>(directory: &
 
 #[test]
 fn redirected_frames_are_in_an_image_by_reference() {
-    a_process_is_in_its_image_whatever_is_written_later::<RedirectEngine>(Path::new("/dev/shm"), true);
+    a_process_is_in_its_image_whatever_is_written_later::<RedirectEngine>(
+        Path::new("/dev/shm"),
+        true,
+    );
 }
 
 #[test]
 fn private_frames_are_in_an_image_as_copies() {
-    a_process_is_in_its_image_whatever_is_written_later::<PrivateEngine>(Path::new("/var/tmp"), false);
+    a_process_is_in_its_image_whatever_is_written_later::<PrivateEngine>(
+        Path::new("/var/tmp"),
+        false,
+    );
 }
 
 fn redirected(name: &str) -> (Place, Arc<Pool>, Vm<RedirectEngine>) {
@@ -133,7 +146,10 @@ fn what_a_window_shows_is_in_the_next_image_by_reference() {
             .flat_map(|chunk| chunk.iter_present().collect::<Vec<_>>())
             .collect();
         blocks.sort_unstable_by_key(|(_, block)| *block);
-        blocks.into_iter().map(|(_, block)| block).collect::<Vec<_>>()
+        blocks
+            .into_iter()
+            .map(|(_, block)| block)
+            .collect::<Vec<_>>()
     };
     let (_, map) = vm.holder.pin("first").unwrap();
     let window = WindowMemory::of_image(&pool, &map, PAGES.into(), usize::MAX).unwrap();
@@ -205,7 +221,10 @@ fn a_capture_that_comes_to_nothing_leaves_no_trace() {
     vm.fill(50..60, 2);
     let error = commit(&mut capturing, &vm, "taken", 100).unwrap_err();
     assert!(
-        matches!(error, ProcessError::Pool(nvvmm_snapshot::Error::NameTaken { .. })),
+        matches!(
+            error,
+            ProcessError::Pool(nvvmm_snapshot::Error::NameTaken { .. })
+        ),
         "{error}"
     );
     capturing.roll_back(&*vm.engine, &vm.holder);
@@ -234,7 +253,9 @@ fn frames_given_ahead_are_in_the_image_as_they_are_when_they_are_taken() {
     assert_eq!((kept.frames_given, kept.frames_copied), (300, 0));
     let other = Vm::<RedirectEngine>::start(&pool, SIZE, None);
     let mut placing = placing(&other, "p");
-    placing.place(&[run(0, 300, 0)], &*other.engine, &pool).unwrap();
+    placing
+        .place(&[run(0, 300, 0)], &*other.engine, &pool)
+        .unwrap();
     other.assert_filled(0..50, 1);
     other.assert_filled(50..80, 5000);
     other.assert_filled(80..300, 1);
@@ -314,11 +335,17 @@ fn frames_and_pages_that_there_are_not_are_refused() {
     assert_lie(take(&[run(FRAMES, 1, 0)]), "no memory of this VM");
     assert_lie(take(&[run(FRAMES - 1, 2, 0)]), "no memory of this VM");
     assert_lie(take(&[run(u64::MAX, 1, 0)]), "no memory of this VM");
-    assert_lie(take(&[run(u64::MAX / FRAME + 1, 1, 0)]), "no memory of this VM");
+    assert_lie(
+        take(&[run(u64::MAX / FRAME + 1, 1, 0)]),
+        "no memory of this VM",
+    );
     assert_lie(take(&[run(0, 1, u64::MAX)]), "at most");
     assert_lie(take(&[run(0, 1, 4 * FRAMES)]), "at most");
     assert_lie(take(&[run(0, u32::MAX, 0)]), "frames at a time");
-    assert_lie(take(&vec![run(0, FRAMES as u32, 0); 4096]), "frames at a time");
+    assert_lie(
+        take(&vec![run(0, FRAMES as u32, 0); 4096]),
+        "frames at a time",
+    );
     take(&[run(0, 0, 0), run(0, 3, 7)]).unwrap();
     assert_lie(commit(&mut capturing, &vm, "p", 9), "9 pages");
     assert_lie(
@@ -335,7 +362,10 @@ fn frames_and_pages_that_there_are_not_are_refused() {
     // A page without a block is zeroes.
     put(&[run(200, 10, 0)]).unwrap();
     assert_eq!(vm.read(203), 0);
-    assert_lie(put(&[run(200, 1, 0)]), "more frames than the image has pages");
+    assert_lie(
+        put(&[run(200, 1, 0)]),
+        "more frames than the image has pages",
+    );
     assert_eq!(
         vm.engine.counters().frames_own,
         own - 6,
@@ -467,7 +497,13 @@ fn an_agent_that_talks_out_of_turn_captures_nothing() {
         image(50, &[30, 30]),
         image(101, &[101]),
         image(u64::MAX, &[1]),
-        vec![FromAgent::Image { bytes: 50, pages: 3 }, frames()],
+        vec![
+            FromAgent::Image {
+                bytes: 50,
+                pages: 3,
+            },
+            frames(),
+        ],
         vec![frames()],
         vec![],
     ];
@@ -477,7 +513,10 @@ fn an_agent_that_talks_out_of_turn_captures_nothing() {
         assert!(outcome.is_err() && steps.committed.is_none(), "{said:?}");
     }
     // Once the image is there, nothing can be added to it.
-    for late in [frames(), FromAgent::Ahead(vec![Frames { gfn: 1, count: 1 }])] {
+    for late in [
+        frames(),
+        FromAgent::Ahead(vec![Frames { gfn: 1, count: 1 }]),
+    ] {
         let mut steps = Noted::default();
         let said: Vec<_> = image(1, &[1])
             .into_iter()
@@ -515,7 +554,8 @@ fn bytes_that_are_no_message_end_a_restart() {
         terminal: None,
         window: None,
     };
-    let outcome: Result<Restarted, _> = conversation::restart(&ours, request, b"abc", &mut Noted::default());
+    let outcome: Result<Restarted, _> =
+        conversation::restart(&ours, request, b"abc", &mut Noted::default());
     assert!(matches!(outcome, Err(AgentError::Stream(_))), "{outcome:?}");
     drop(ours);
     agent.join().unwrap();
@@ -606,7 +646,10 @@ fn frames_that_are_not_used_leave_the_page_tables_and_nothing_else() {
     assert_eq!(other.read(3), 7);
     other.assert_filled(4..FRAMES, 1000);
     for lie in [frames(FRAMES, 1), frames(u64::MAX, 1), frames(0, u32::MAX)] {
-        assert!(matches!(set_idle(&[lie], &*vm.engine), Err(ProcessError::Lie(_))));
+        assert!(matches!(
+            set_idle(&[lie], &*vm.engine),
+            Err(ProcessError::Lie(_))
+        ));
     }
     assert_hold_their_own(&pool, &[&vm, &other]);
     assert_clean(&pool);

@@ -21,8 +21,8 @@ pub struct CaptureReport {
     pub rounds: u32,
     /// Pages of the image.
     pub pages: u64,
-    /// Of these, blocks that were the VM's own and were taken by reference. The rest was in a snapshot or image already, or
-    /// is copied.
+    /// Of these, blocks that were the VM's own and were taken by reference. The rest was in a
+    /// snapshot or image already, or is copied.
     pub frames_given: u64,
     /// Pages whose bytes were copied: none with the redirect engine.
     pub frames_copied: u64,

@@ -2,8 +2,8 @@
 
 use crate::checkpoint::blob::{self, BlobError};
 
-/// The state of the processes, as the guest's agent encoded it. The host does not look into it: to the guest it is as any
-/// bytes, and its agent checks them.
+/// The state of the processes, as the guest's agent encoded it. The host does not look into it: to
+/// the guest it is as any bytes, and its agent checks them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavedProcess {
     /// The agent's image.

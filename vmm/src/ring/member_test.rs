@@ -4,7 +4,10 @@ use super::*;
 fn names_are_read_back_and_no_others() {
     assert_eq!(Member::name_of("web", 12), "web@12");
     assert_eq!(number_in("web@12", "web"), Some(12));
-    assert_eq!(number_in(&Member::name_of("a", u64::MAX), "a"), Some(u64::MAX));
+    assert_eq!(
+        number_in(&Member::name_of("a", u64::MAX), "a"),
+        Some(u64::MAX)
+    );
     for other in [
         "web",
         "web@",

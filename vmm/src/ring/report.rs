@@ -12,7 +12,8 @@ pub struct RingStatus {
     /// Why it ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<ControlError>,
-    /// Time between the beginnings of two checkpoints, in microseconds; 0: one begins when the one before is done.
+    /// Time between the beginnings of two checkpoints, in microseconds; 0: one begins when the one
+    /// before is done.
     pub every_us: u64,
     /// How many are kept.
     pub keep: u32,

@@ -26,7 +26,8 @@ const REST_MIN: Duration = Duration::from_millis(1);
 /// How a ring is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingSettings {
-    /// Time between the beginnings of two checkpoints; none: one begins when the one before is done.
+    /// Time between the beginnings of two checkpoints; none: one begins when the one before is
+    /// done.
     pub every: Duration,
     /// How many are kept, at least 1.
     pub keep: u32,
@@ -75,8 +76,8 @@ struct State {
 }
 
 impl Ring {
-    /// Begins. Checkpoints that the VM of that name has in the pool already belong to the ring: numbers go on from theirs,
-    /// and the oldest go as new ones come.
+    /// Begins. Checkpoints that the VM of that name has in the pool already belong to the ring:
+    /// numbers go on from theirs, and the oldest go as new ones come.
     ///
     /// # Errors
     /// The pool cannot be read, or there can be no thread.
@@ -109,7 +110,12 @@ impl Ring {
             shared: Arc::clone(&shared),
             settings,
             vm: vm.to_owned(),
-            next: members.iter().map(|member| member.number).max().unwrap_or(0) + 1,
+            next: members
+                .iter()
+                .map(|member| member.number)
+                .max()
+                .unwrap_or(0)
+                + 1,
             members: members.iter().map(|member| member.id).collect(),
             take,
         };
@@ -231,7 +237,8 @@ impl Turning {
         self.shared.lock().ended = Some(Instant::now());
     }
 
-    /// When to begin again: at `due`, or at once if that is over. Periods that are over as a whole are missed.
+    /// When to begin again: at `due`, or at once if that is over. Periods that are over as a whole
+    /// are missed.
     fn next_due(&self, due: Instant) -> Instant {
         let now = Instant::now();
         let every = self.settings.every;

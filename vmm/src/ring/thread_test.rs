@@ -33,7 +33,10 @@ impl Played {
         let (ask, answer) = (Mutex::new(ask), Mutex::new(answer));
         let take = move |name: &str, replaced: &[SnapshotId]| {
             let replaced = replaced.iter().map(|id| id.get()).collect();
-            ask.lock().unwrap().send((name.to_owned(), replaced)).unwrap();
+            ask.lock()
+                .unwrap()
+                .send((name.to_owned(), replaced))
+                .unwrap();
             answer.lock().unwrap().recv_timeout(HUNG).unwrap()
         };
         Self {
@@ -74,7 +77,10 @@ impl Played {
             digests_made: None,
             durability: Durability::Process,
         };
-        self.answer(Attempt::Taken(SnapshotId::new(id).unwrap(), Box::new(report)));
+        self.answer(Attempt::Taken(
+            SnapshotId::new(id).unwrap(),
+            Box::new(report),
+        ));
     }
 
     fn answer(&self, attempt: Attempt) {
@@ -95,14 +101,21 @@ fn the_oldest_goes_with_the_commit_of_the_newest() {
         assert_eq!(vm.asked(), (name.to_owned(), replaced.to_vec()));
         vm.takes(id, name, id as f64);
     }
-    assert_eq!(vm.asked(), ("vm@5".to_owned(), vec![9]), "all before is noted");
+    assert_eq!(
+        vm.asked(),
+        ("vm@5".to_owned(), vec![9]),
+        "all before is noted"
+    );
     let status = ring.status();
     assert!(status.running && status.failure.is_none());
     assert_eq!((status.taken, status.kept, status.missed), (4, 2, 0));
     assert_eq!(status.newest.as_deref(), Some("vm@4"));
     assert_eq!((status.pause_us_mean, status.pause_us_max), (7.25, 10.0));
     assert_eq!(status.phases_mean.len(), 1);
-    assert_eq!((status.phases_mean[0].us, status.total_us_mean), (14.5, 21.75));
+    assert_eq!(
+        (status.phases_mean[0].us, status.total_us_mean),
+        (14.5, 21.75)
+    );
     vm.answer(Attempt::Failed(ControlError::failed("enough")));
 }
 

@@ -66,7 +66,8 @@ enum Listener {
 }
 
 impl Exporter {
-    /// Listens at `address`. A socket file that a dead process left there is replaced; the new one goes away with this.
+    /// Listens at `address`. A socket file that a dead process left there is replaced; the new one
+    /// goes away with this.
     pub fn bind(address: &ExporterAddress) -> io::Result<Self> {
         let listener = match address {
             ExporterAddress::Unix(path) => Listener::Unix(HostSocket::bind(path)?),

@@ -1,6 +1,7 @@
 //! What a VM counts, in the text format that Prometheus and others read.
 //!
-//! Source: "Text-based format", version 0.0.4, of the exposition formats in Prometheus's documentation.
+//! Source: "Text-based format", version 0.0.4, of the exposition formats in Prometheus's
+//! documentation.
 
 use std::fmt::{self, Display, Write};
 
@@ -11,7 +12,8 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// All names begin with it.
 const PREFIX: &str = "nvvmm_";
 
-/// The metrics of a VM, each sample with the VM's name as a label. `None`: the VM does not answer, and only that is said.
+/// The metrics of a VM, each sample with the VM's name as a label. `None`: the VM does not answer,
+/// and only that is said.
 pub fn exposition(vm: &str, stats: Option<&VmStats>) -> String {
     let mut text = Exposition {
         vm,
@@ -54,19 +56,33 @@ impl Exposition<'_> {
     }
 
     fn family(&mut self, name: &str, meaning: &str, kind: &str) -> fmt::Result {
-        writeln!(self.text, "# HELP {PREFIX}{name} {}", Escaped(meaning, false))?;
+        writeln!(
+            self.text,
+            "# HELP {PREFIX}{name} {}",
+            Escaped(meaning, false)
+        )?;
         writeln!(self.text, "# TYPE {PREFIX}{name} {kind}")
     }
 
-    fn sample(&mut self, name: &str, label: Option<(&str, &str)>, value: impl Display) -> fmt::Result {
-        write!(self.text, "{PREFIX}{name}{{vm=\"{}\"", Escaped(self.vm, true))?;
+    fn sample(
+        &mut self,
+        name: &str,
+        label: Option<(&str, &str)>,
+        value: impl Display,
+    ) -> fmt::Result {
+        write!(
+            self.text,
+            "{PREFIX}{name}{{vm=\"{}\"",
+            Escaped(self.vm, true)
+        )?;
         if let Some((label, of)) = label {
             write!(self.text, ",{label}=\"{}\"", Escaped(of, true))?;
         }
         writeln!(self.text, "}} {value}")
     }
 
-    /// Buckets here count what is up to their bound and in none before; there, all that is up to it.
+    /// Buckets here count what is up to their bound and in none before; there, all that is up to
+    /// it.
     fn histogram(&mut self, name: &str, buckets: &Buckets) -> fmt::Result {
         let bucket = format!("{name}_bucket");
         let mut so_far = 0;
@@ -83,7 +99,8 @@ impl Exposition<'_> {
     }
 }
 
-/// Text in which a newline or a backslash ends nothing, nor a quotation mark where it is in quotation marks.
+/// Text in which a newline or a backslash ends nothing, nor a quotation mark where it is in
+/// quotation marks.
 struct Escaped<'a>(&'a str, bool);
 
 impl Display for Escaped<'_> {

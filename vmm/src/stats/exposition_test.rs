@@ -30,7 +30,11 @@ impl Read {
                 let (name, kind) = kind.split_once(' ').expect("a kind");
                 assert_eq!(name, family, "the kind follows the meaning");
                 assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
-                assert!(read.kinds.insert(name.to_owned(), kind.to_owned()).is_none());
+                assert!(
+                    read.kinds
+                        .insert(name.to_owned(), kind.to_owned())
+                        .is_none()
+                );
             } else {
                 read.sample(line, &family);
             }
@@ -109,7 +113,12 @@ fn labels(mut text: &str) -> (BTreeMap<String, String>, &str) {
         let rest = &rest[end + 1..];
         match rest.strip_prefix(',') {
             Some(more) => text = more,
-            None => return (labels, rest.strip_prefix('}').expect("the end of the labels")),
+            None => {
+                return (
+                    labels,
+                    rest.strip_prefix('}').expect("the end of the labels"),
+                );
+            }
         }
     }
 }
@@ -168,7 +177,11 @@ fn every_number_is_there_under_its_name() {
             .sum::<f64>(),
         5.0
     );
-    assert!(read.samples.iter().all(|(_, labels, _)| labels["vm"] == "web"));
+    assert!(
+        read.samples
+            .iter()
+            .all(|(_, labels, _)| labels["vm"] == "web")
+    );
     assert_eq!(read.kinds.len(), stats.metrics().len() + 1);
 }
 

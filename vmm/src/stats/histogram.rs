@@ -11,8 +11,8 @@ const BOUNDED: usize = 25;
 /// Buckets in all.
 pub const BUCKETS: usize = BOUNDED + 1;
 
-/// Counts times by their length: bucket `n` has those of at most 2^n µs that are in none before it, the last one those of
-/// more than 16.8 s.
+/// Counts times by their length: bucket `n` has those of at most 2^n µs that are in none before it,
+/// the last one those of more than 16.8 s.
 #[derive(Debug, Default)]
 pub struct Histogram {
     counts: [Counter; BUCKETS],
@@ -27,7 +27,8 @@ impl Histogram {
         self.sum_ns.add(ns);
     }
 
-    /// What was counted so far. One that is recorded at this moment may be in the counts and not yet in the sum.
+    /// What was counted so far. One that is recorded at this moment may be in the counts and not
+    /// yet in the sum.
     pub fn buckets(&self) -> Buckets {
         Buckets {
             counts: self.counts.iter().map(Counter::get).collect(),
@@ -46,8 +47,8 @@ fn bucket_of(ns: u64) -> usize {
 /// A [`Histogram`] at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Buckets {
-    /// How many are in bucket n: of at most 2^n µs, and more than half of that unless n is 0. The last one, number 25, has no
-    /// bound.
+    /// How many are in bucket n: of at most 2^n µs, and more than half of that unless n is 0. The
+    /// last one, number 25, has no bound.
     pub counts: Vec<u64>,
     /// All times together, in microseconds.
     pub sum_us: f64,
@@ -70,8 +71,8 @@ impl Buckets {
         (index < BOUNDED).then(|| 1 << index)
     }
 
-    /// The bound below which `share` (0 to 1) of the times are, in microseconds: no more than twice what it was. `None` when
-    /// there are none, or when it is beyond the last bound.
+    /// The bound below which `share` (0 to 1) of the times are, in microseconds: no more than twice
+    /// what it was. `None` when there are none, or when it is beyond the last bound.
     pub fn bound_of_share_us(&self, share: f64) -> Option<u64> {
         let wanted = (self.count() as f64 * share).ceil().max(1.0) as u64;
         let mut seen = 0;

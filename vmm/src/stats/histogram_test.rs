@@ -46,7 +46,11 @@ fn a_time_that_no_number_can_hold_is_a_long_one() {
 fn nothing_recorded_has_no_mean_and_no_share() {
     let buckets = of(&[]);
     assert_eq!(
-        (buckets.count(), buckets.mean_us(), buckets.bound_of_share_us(0.5)),
+        (
+            buckets.count(),
+            buckets.mean_us(),
+            buckets.bound_of_share_us(0.5)
+        ),
         (0, None, None)
     );
     assert_eq!(buckets.counts.len(), BUCKETS);

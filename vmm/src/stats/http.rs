@@ -1,6 +1,8 @@
-//! As much of HTTP as whoever scrapes metrics speaks: one short GET or HEAD on a connection, and its answer.
+//! As much of HTTP as whoever scrapes metrics speaks: one short GET or HEAD on a connection, and
+//! its answer.
 //!
-//! Source: RFC 9112. Any local user may connect to a loopback port, so what one connection may cost is bounded.
+//! Source: RFC 9112. Any local user may connect to a loopback port, so what one connection may cost
+//! is bounded.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -64,7 +66,8 @@ impl Answer {
     }
 }
 
-/// Reads one request, writes its answer, and ends the connection, all within `patience`. `get` answers for a path.
+/// Reads one request, writes its answer, and ends the connection, all within `patience`. `get`
+/// answers for a path.
 pub(super) fn converse(
     mut stream: impl Connection,
     patience: Duration,
@@ -87,7 +90,8 @@ pub(super) fn converse(
     stream.limit(left(deadline))?;
     write_answer(&mut stream, &answer, with_body)?;
     stream.end()?;
-    // To close with bytes unread would have the kernel throw away the answer that the client is still to read.
+    // To close with bytes unread would have the kernel throw away the answer that the client is
+    // still to read.
     drain(&mut stream, deadline);
     Ok(())
 }
@@ -107,7 +111,10 @@ enum Refused {
 }
 
 /// `None`: the client went away without a word.
-fn read_request(stream: &mut impl Connection, deadline: Instant) -> Result<Option<Request>, Refused> {
+fn read_request(
+    stream: &mut impl Connection,
+    deadline: Instant,
+) -> Result<Option<Request>, Refused> {
     let mut bytes = Vec::new();
     loop {
         if let Some(request) = parse(&bytes).map_err(Refused::With)? {
@@ -145,9 +152,9 @@ fn parse(bytes: &[u8]) -> Result<Option<Request>, Answer> {
                 path: text(request.path),
             }))
         }
-        Err(httparse::Error::TooManyHeaders) => {
-            Err(too_large(&format!("a request has {HEADERS_MAX} headers at most")))
-        }
+        Err(httparse::Error::TooManyHeaders) => Err(too_large(&format!(
+            "a request has {HEADERS_MAX} headers at most"
+        ))),
         Err(error) => Err(bad_request(&format!("this is no request: {error}"))),
     }
 }
@@ -188,7 +195,11 @@ fn drain(stream: &mut impl Connection, deadline: Instant) {
     }
 }
 
-fn read_within(stream: &mut impl Connection, into: &mut [u8], deadline: Instant) -> io::Result<usize> {
+fn read_within(
+    stream: &mut impl Connection,
+    into: &mut [u8],
+    deadline: Instant,
+) -> io::Result<usize> {
     loop {
         if Instant::now() >= deadline {
             return Err(ErrorKind::TimedOut.into());

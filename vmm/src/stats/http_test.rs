@@ -5,7 +5,8 @@ use super::*;
 /// Far longer than anything here takes.
 const HUNG: Duration = Duration::from_secs(60);
 
-/// What comes back for `sent`, from a server that knows `/metrics`; `ends`: the client then says that it has no more.
+/// What comes back for `sent`, from a server that knows `/metrics`; `ends`: the client then says
+/// that it has no more.
 fn asked(sent: &[u8], ends: bool, patience: Duration) -> String {
     let (mut client, server) = UnixStream::pair().unwrap();
     let served = thread::spawn(move || {
@@ -36,7 +37,8 @@ fn told(sent: &[u8]) -> String {
 
 #[test]
 fn a_get_is_answered_with_a_body_and_a_head_without() {
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/x\r\nContent-Length: 5\r\nConnection: close\r\n\r\n";
+    let head =
+        "HTTP/1.1 200 OK\r\nContent-Type: text/x\r\nContent-Length: 5\r\nConnection: close\r\n\r\n";
     for version in ["1.0", "1.1"] {
         let get = format!("GET /metrics HTTP/{version}\r\nHost: x\r\nAccept: */*\r\n\r\n");
         assert_eq!(told(get.as_bytes()), format!("{head}up 1\n"));
@@ -62,10 +64,16 @@ fn other_requests_are_refused() {
         (b"hello\r\n\r\n", "400 Bad Request"),
         (b"GET /metrics HTTP/2.0\r\n\r\n", "400 Bad Request"),
         (b"GET /metrics HTTP/1.1\r\nHost", "400 Bad Request"),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "400 Bad Request"),
+        (
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+            "400 Bad Request",
+        ),
     ] {
         let answer = told(sent);
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+            "{answer}"
+        );
         assert_eq!(
             answer.contains("\r\nAllow: GET, HEAD\r\n"),
             status.starts_with("405")
@@ -95,6 +103,10 @@ fn too_much_is_refused() {
 
 #[test]
 fn who_says_nothing_more_is_not_waited_for() {
-    let answer = asked(b"GET /metrics HTTP/1.1\r\n", false, Duration::from_millis(50));
+    let answer = asked(
+        b"GET /metrics HTTP/1.1\r\n",
+        false,
+        Duration::from_millis(50),
+    );
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
 }

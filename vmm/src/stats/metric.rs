@@ -66,8 +66,16 @@ impl VmStats {
                     ],
                 ),
             },
-            gauge("mappings", "mappings (VMAs) that guest RAM takes", ram.mappings),
-            gauge("mappings_limit", "mappings that it may take", ram.mappings_limit),
+            gauge(
+                "mappings",
+                "mappings (VMAs) that guest RAM takes",
+                ram.mappings,
+            ),
+            gauge(
+                "mappings_limit",
+                "mappings that it may take",
+                ram.mappings_limit,
+            ),
             counter(
                 "write_faults",
                 "writes to a snapshot's frames that were held and copied",

@@ -1,8 +1,11 @@
-//! What a running VM counts: faults, copies, calls to the kernel, checkpoints, commits, and how long they took.
+//! What a running VM counts: faults, copies, calls to the kernel, checkpoints, commits, and how
+//! long they took.
 //!
-//! [`Counter`] and [`Histogram`] are where things happen: no lock, one atomic addition or two. [`VmStats`] is what they say
-//! at one moment, for the control socket; [`metrics`](VmStats::metrics) lists it with names and meanings, for people and
-//! for monitoring ([`exposition`], [`Exporter`]). Counts say what was done and not how fast, so that tests can ask for exact numbers.
+//! [`Counter`] and [`Histogram`] are where things happen: no lock, one atomic addition or two.
+//! [`VmStats`] is what they say at one moment, for the control socket;
+//! [`metrics`](VmStats::metrics) lists it with names and meanings, for people and for monitoring
+//! ([`exposition`], [`Exporter`]). Counts say what was done and not how fast, so that tests can ask
+//! for exact numbers.
 
 mod counter;
 mod exporter;

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::Buckets;
 use crate::checkpoint::report::RamCounters;
 
-/// All that a VM counts. Its memory and snapshots count from the guest's last start (a boot, a reboot or a restore), writes to
-/// the pool from the start of the VM process.
+/// All that a VM counts. Its memory and snapshots count from the guest's last start (a boot, a
+/// reboot or a restore), writes to the pool from the start of the VM process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VmStats {
     /// Name of the VM.
@@ -18,8 +18,8 @@ pub struct VmStats {
     pub ram: RamCounters,
     /// Calls to the kernel for guest RAM.
     pub kernel_calls: KernelCalls,
-    /// How long guest accesses were held: from when the fault thread heard of one until whoever waited was woken. What waits
-    /// for space in a full pool is in it too.
+    /// How long guest accesses were held: from when the fault thread heard of one until whoever
+    /// waited was woken. What waits for space in a full pool is in it too.
     pub fault_latency: Buckets,
     /// Snapshots of the whole VM.
     pub snapshots: SnapshotStats,

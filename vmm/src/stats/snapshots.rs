@@ -24,7 +24,9 @@ impl SnapshotCounters {
     pub fn taken(&self, report: &SnapshotReport) {
         self.taken.one();
         self.frames_new.add(report.frames_new);
-        let ahead = report.frames_copied.saturating_sub(report.frames_copied_paused);
+        let ahead = report
+            .frames_copied
+            .saturating_sub(report.frames_copied_paused);
         self.frames_copied_ahead.add(ahead);
         self.frames_copied_paused.add(report.frames_copied_paused);
         self.ioctls_paused.add(report.ioctls_paused);

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use kvm_bindings::{
     KVM_MEM_READONLY, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Xsave, kvm_clear_dirty_log,
-    kvm_clear_dirty_log__bindgen_ty_1, kvm_device_attr, kvm_run, kvm_run__bindgen_ty_1__bindgen_ty_4,
-    kvm_userspace_memory_region, kvm_xsave,
+    kvm_clear_dirty_log__bindgen_ty_1, kvm_device_attr, kvm_run,
+    kvm_run__bindgen_ty_1__bindgen_ty_4, kvm_userspace_memory_region, kvm_xsave,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -31,18 +31,19 @@ fn kvm_get_device_attr() -> libc::c_ulong {
     ioctl_expr(_IOC_WRITE, KVMIO, 0xe2, DEVICE_ATTR_BYTES)
 }
 
-/// A second mapping of a vCPU's `kvm_run` page, through which any thread asks the vCPU to leave `KVM_RUN`.
+/// A second mapping of a vCPU's `kvm_run` page, through which any thread asks the vCPU to leave
+/// `KVM_RUN`.
 ///
-/// It is a mapping of its own, not a pointer into the one of [`VcpuFd`]: the thread that runs the vCPU holds
-/// that one exclusively.
+/// It is a mapping of its own, not a pointer into the one of [`VcpuFd`]: the thread that runs the
+/// vCPU holds that one exclusively.
 #[derive(Debug)]
 pub struct RunPage {
     base: NonNull<u8>,
     size_bytes: NonZeroUsize,
 }
 
-// SAFETY: the mapping is shared memory that lives as long as the struct, and the only access is to one byte,
-// as an atomic.
+// SAFETY: the mapping is shared memory that lives as long as the struct, and the only access is to
+// one byte, as an atomic.
 unsafe impl Send for RunPage {}
 // SAFETY: as above.
 unsafe impl Sync for RunPage {}
@@ -53,7 +54,8 @@ impl RunPage {
     /// # Errors
     /// What mmap(2) says.
     pub fn map(vcpu: &VcpuFd) -> io::Result<RunPage> {
-        let size_bytes = NonZeroUsize::new(size_of::<kvm_run>()).ok_or(io::ErrorKind::InvalidInput)?;
+        let size_bytes =
+            NonZeroUsize::new(size_of::<kvm_run>()).ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: the VcpuFd is open, so its descriptor is valid during this call.
         let fd = unsafe { BorrowedFd::borrow_raw(vcpu.as_raw_fd()) };
         // SAFETY: a new mapping at an address that the kernel chooses; it replaces nothing.
@@ -73,52 +75,61 @@ impl RunPage {
         })
     }
 
-    /// Sets or clears `immediate_exit`: while it is set, `KVM_RUN` completes a pending I/O operation and
-    /// returns `EINTR` without entering the guest (KVM API, section 5).
+    /// Sets or clears `immediate_exit`: while it is set, `KVM_RUN` completes a pending I/O
+    /// operation and returns `EINTR` without entering the guest (KVM API, section 5).
     pub fn set_immediate_exit(&self, exit: bool) {
-        // SAFETY: the byte lies within the mapping and is aligned; nothing but atomic accesses to it are made
-        // through this mapping, and the kernel reads it as a single byte.
-        let byte = unsafe { AtomicU8::from_ptr(self.base.as_ptr().add(offset_of!(kvm_run, immediate_exit))) };
+        // SAFETY: the byte lies within the mapping and is aligned; nothing but atomic accesses to
+        // it are made through this mapping, and the kernel reads it as a single byte.
+        let byte = unsafe {
+            AtomicU8::from_ptr(self.base.as_ptr().add(offset_of!(kvm_run, immediate_exit)))
+        };
         byte.store(u8::from(exit), Ordering::SeqCst);
     }
 }
 
 impl RunPage {
-    /// After `KVM_EXIT_IO`: size in bytes of one item of the access (1, 2 or 4); a string instruction may have
-    /// moved several.
+    /// After `KVM_EXIT_IO`: size in bytes of one item of the access (1, 2 or 4); a string
+    /// instruction may have moved several.
     pub fn io_item_bytes(&self) -> usize {
-        let at =
-            offset_of!(kvm_run, __bindgen_anon_1) + offset_of!(kvm_run__bindgen_ty_1__bindgen_ty_4, size);
-        // SAFETY: the byte lies within the mapping; only the kernel writes it, and not while this vCPU is out of
-        // KVM_RUN.
+        let at = offset_of!(kvm_run, __bindgen_anon_1)
+            + offset_of!(kvm_run__bindgen_ty_1__bindgen_ty_4, size);
+        // SAFETY: the byte lies within the mapping; only the kernel writes it, and not while this
+        // vCPU is out of KVM_RUN.
         usize::from(unsafe { self.base.as_ptr().add(at).read_volatile() }).max(1)
     }
 
     /// After `KVM_EXIT_INTERNAL_ERROR`: which one.
     pub fn internal_error(&self) -> u32 {
         let at = offset_of!(kvm_run, __bindgen_anon_1);
-        // SAFETY: `suberror` is the first field of the exit's part of the page, aligned to 4 bytes and within the
-        // mapping; only the kernel writes it, and not while this vCPU is out of KVM_RUN.
+        // SAFETY: `suberror` is the first field of the exit's part of the page, aligned to 4 bytes
+        // and within the mapping; only the kernel writes it, and not while this vCPU is out
+        // of KVM_RUN.
         unsafe { self.base.as_ptr().add(at).cast::<u32>().read_volatile() }
     }
 }
 
 impl Drop for RunPage {
     fn drop(&mut self) {
-        // SAFETY: base and size are those of the mapping made in `map`, and no reference into it is left.
-        // A failure would leave one page mapped, which harms nothing.
+        // SAFETY: base and size are those of the mapping made in `map`, and no reference into it is
+        // left. A failure would leave one page mapped, which harms nothing.
         let _ = unsafe { munmap(self.base.cast(), self.size_bytes.get()) };
     }
 }
 
 /// Gives the guest its RAM: one KVM memory slot for each of `slots`, in their order.
 ///
-/// The VM's owner keeps `memory` until no vCPU of the VM can run any more ([`crate::kvm::KvmVm`] does).
+/// The VM's owner keeps `memory` until no vCPU of the VM can run any more ([`crate::kvm::KvmVm`]
+/// does).
 ///
 /// # Errors
 /// `InvalidInput` for a slot that is not exactly one region of `memory`; else what
 /// `KVM_SET_USER_MEMORY_REGION` says.
-pub fn set_memory_slots(vm: &VmFd, memory: &GuestMemory, slots: &[RamSlot], flags: u32) -> io::Result<()> {
+pub fn set_memory_slots(
+    vm: &VmFd,
+    memory: &GuestMemory,
+    slots: &[RamSlot],
+    flags: u32,
+) -> io::Result<()> {
     for (slot, ram) in (0..).zip(slots) {
         let region = memory
             .find_region(GuestAddress(ram.gpa))
@@ -126,7 +137,8 @@ pub fn set_memory_slots(vm: &VmFd, memory: &GuestMemory, slots: &[RamSlot], flag
         let start = region
             .get_host_address(MemoryRegionAddress(0))
             .map_err(io::Error::other)?;
-        if (region.start_addr().0, region.len(), start as u64) != (ram.gpa, ram.size_bytes, ram.hva) {
+        if (region.start_addr().0, region.len(), start as u64) != (ram.gpa, ram.size_bytes, ram.hva)
+        {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "the slot is not a region of guest memory",
@@ -139,8 +151,9 @@ pub fn set_memory_slots(vm: &VmFd, memory: &GuestMemory, slots: &[RamSlot], flag
             memory_size: ram.size_bytes,
             userspace_addr: ram.hva,
         };
-        // SAFETY: the range is exactly a region of guest memory (checked above), which stays reserved while
-        // `memory` lives; all Rust code accesses it volatile, so the guest may write it at any time.
+        // SAFETY: the range is exactly a region of guest memory (checked above), which stays
+        // reserved while `memory` lives; all Rust code accesses it volatile, so the guest
+        // may write it at any time.
         unsafe { vm.set_user_memory_region(region)? };
     }
     Ok(())
@@ -148,7 +161,8 @@ pub fn set_memory_slots(vm: &VmFd, memory: &GuestMemory, slots: &[RamSlot], flag
 
 /// Shows the guest all of `window`, read-only, at `gpa`, in a memory slot that is free.
 ///
-/// The VM's owner keeps `window` until the slot is removed or no vCPU of the VM can run any more ([`crate::kvm::KvmVm`] does).
+/// The VM's owner keeps `window` until the slot is removed or no vCPU of the VM can run any more
+/// ([`crate::kvm::KvmVm`] does).
 ///
 /// # Errors
 /// What `KVM_SET_USER_MEMORY_REGION` says.
@@ -160,7 +174,8 @@ pub fn set_read_only_slot(vm: &VmFd, slot: u32, gpa: u64, window: &Reservation) 
         memory_size: window.size_bytes() as u64,
         userspace_addr: window.start() as u64,
     };
-    // SAFETY: the range is a whole reservation, which stays mapped while `window` lives, and KVM only reads it.
+    // SAFETY: the range is a whole reservation, which stays mapped while `window` lives, and KVM
+    // only reads it.
     unsafe { vm.set_user_memory_region(region)? };
     Ok(())
 }
@@ -184,11 +199,12 @@ fn kvm_clear_dirty_log_number() -> libc::c_ulong {
     ioctl_expr(_IOC_READ | _IOC_WRITE, KVMIO, 0xc0, BYTES)
 }
 
-/// Clears the frames of `bitmap` in the dirty log of `slot`, which has `frames` frames, and write-protects them anew. The
-/// VM must have KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 switched on.
+/// Clears the frames of `bitmap` in the dirty log of `slot`, which has `frames` frames, and
+/// write-protects them anew. The VM must have KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 switched on.
 ///
 /// # Errors
-/// `InvalidInput` when the bitmap is not that of so many frames; else what `KVM_CLEAR_DIRTY_LOG` says.
+/// `InvalidInput` when the bitmap is not that of so many frames; else what `KVM_CLEAR_DIRTY_LOG`
+/// says.
 pub fn clear_dirty_log(vm: &VmFd, slot: u32, frames: u64, bitmap: &mut [u64]) -> io::Result<()> {
     if bitmap.len() as u64 != frames.div_ceil(u64::from(u64::BITS)) {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -210,7 +226,8 @@ pub fn clear_dirty_log(vm: &VmFd, slot: u32, frames: u64, bitmap: &mut [u64]) ->
             dirty_bitmap: bitmap[first..=last].as_mut_ptr().cast(),
         },
     };
-    // SAFETY: the kernel reads one bit for each of `num_pages` from `dirty_bitmap`: the words from `first` to `last`.
+    // SAFETY: the kernel reads one bit for each of `num_pages` from `dirty_bitmap`: the words from
+    // `first` to `last`.
     let ret = unsafe { ioctl_with_ref(vm, kvm_clear_dirty_log_number(), &clear) };
     if ret < 0 {
         return Err(io::Error::last_os_error());
@@ -227,8 +244,8 @@ fn tsc_offset_attr(addr: u64) -> kvm_device_attr {
     }
 }
 
-/// Reads what KVM adds to the (scaled) host TSC to make this vCPU's TSC (KVM API, `KVM_VCPU_TSC_OFFSET`,
-/// Linux 5.16).
+/// Reads what KVM adds to the (scaled) host TSC to make this vCPU's TSC (KVM API,
+/// `KVM_VCPU_TSC_OFFSET`, Linux 5.16).
 ///
 /// # Errors
 /// `ENXIO` where KVM does not have the attribute.
@@ -261,18 +278,23 @@ pub fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> io::Result<()> {
 
 /// Reads the vCPU's extended state in XSAVE's standard (not compacted) form.
 ///
-/// `size_bytes` is what `KVM_CHECK_EXTENSION(KVM_CAP_XSAVE2)` gives for the VM, or 4096 where that is less.
+/// `size_bytes` is what `KVM_CHECK_EXTENSION(KVM_CAP_XSAVE2)` gives for the VM, or 4096 where that
+/// is less.
 ///
 /// # Errors
 /// What `KVM_GET_XSAVE` or `KVM_GET_XSAVE2` says.
 pub fn get_xsave(vcpu: &VcpuFd, size_bytes: usize) -> io::Result<Vec<u8>> {
     if size_bytes <= size_of::<kvm_xsave>() {
         let xsave = vcpu.get_xsave()?;
-        return Ok(xsave.region.iter().flat_map(|word| word.to_le_bytes()).collect());
+        return Ok(xsave
+            .region
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect());
     }
     let mut xsave = sized_xsave(size_bytes)?;
-    // SAFETY: room was made for `size_bytes`, what KVM says it writes; this process never enables more
-    // extended state (arch_prctl) after the VM exists.
+    // SAFETY: room was made for `size_bytes`, what KVM says it writes; this process never enables
+    // more extended state (arch_prctl) after the VM exists.
     unsafe { vcpu.get_xsave2(&mut xsave)? };
     let fixed = xsave
         .as_fam_struct_ref()
@@ -286,11 +308,12 @@ pub fn get_xsave(vcpu: &VcpuFd, size_bytes: usize) -> io::Result<Vec<u8>> {
         .collect())
 }
 
-/// Sets the vCPU's extended state from what [`get_xsave`] gave, whose length must be `size_bytes` of this VM.
+/// Sets the vCPU's extended state from what [`get_xsave`] gave, whose length must be `size_bytes`
+/// of this VM.
 ///
 /// # Errors
-/// `InvalidInput` for another length; else what `KVM_SET_XSAVE` says, for example that a component is not
-/// offered to this guest.
+/// `InvalidInput` for another length; else what `KVM_SET_XSAVE` says, for example that a component
+/// is not offered to this guest.
 pub fn set_xsave(vcpu: &VcpuFd, bytes: &[u8], size_bytes: usize) -> io::Result<()> {
     let fixed_bytes = size_of::<kvm_xsave>();
     if bytes.len() != size_bytes.max(fixed_bytes) {
@@ -305,7 +328,8 @@ pub fn set_xsave(vcpu: &VcpuFd, bytes: &[u8], size_bytes: usize) -> io::Result<(
         word[..chunk.len()].copy_from_slice(chunk);
         u32::from_le_bytes(word)
     });
-    let (fixed, rest): (Vec<_>, Vec<_>) = words.enumerate().partition(|(at, _)| at * 4 < fixed_bytes);
+    let (fixed, rest): (Vec<_>, Vec<_>) =
+        words.enumerate().partition(|(at, _)| at * 4 < fixed_bytes);
     // SAFETY: only the contents change, not the length of the flexible array.
     let fam = unsafe { xsave.as_mut_fam_struct() };
     for (slot, (_, word)) in fam.xsave.region.iter_mut().zip(fixed) {

@@ -18,8 +18,8 @@ pub enum PageKind {
     Untouched,
     /// A private copy, be it in memory, swapped out or being moved: the page was written.
     Written,
-    /// Nothing yet, or a private copy that is swapped out or being moved: this process may not know. Reading the page
-    /// clears it up.
+    /// Nothing yet, or a private copy that is swapped out or being moved: this process may not
+    /// know. Reading the page clears it up.
     Unclear,
 }
 
@@ -37,14 +37,17 @@ impl Pagemap {
         })
     }
 
-    /// What is behind each of the pages of `[start, start + 4096 * pages)`, which are a private mapping of a file,
-    /// armed after it was made.
+    /// What is behind each of the pages of `[start, start + 4096 * pages)`, which are a private
+    /// mapping of a file, armed after it was made.
     pub fn pages(&self, start: usize, pages: usize) -> io::Result<Vec<PageKind>> {
         let mut entries = vec![0u8; pages * ENTRY_SIZE_BYTES];
         let offset = (start / crate::cow::FRAME_SIZE_BYTES * ENTRY_SIZE_BYTES) as u64;
         self.file.read_exact_at(&mut entries, offset)?;
         let entries = entries.as_chunks::<ENTRY_SIZE_BYTES>().0;
-        Ok(entries.iter().map(|raw| kind(u64::from_le_bytes(*raw))).collect())
+        Ok(entries
+            .iter()
+            .map(|raw| kind(u64::from_le_bytes(*raw)))
+            .collect())
     }
 }
 
@@ -60,8 +63,9 @@ fn kind(entry: u64) -> PageKind {
     }
 }
 
-/// An armed page that is not there is a marker in the page table, which pagemap shows as if it was swapped out, to a swap
-/// file of a type that none has: the last (Linux 5.19, and 6.3 on) or the last but one.
+/// An armed page that is not there is a marker in the page table, which pagemap shows as if it was
+/// swapped out, to a swap file of a type that none has: the last (Linux 5.19, and 6.3 on) or the
+/// last but one.
 fn is_write_protect_marker(place: u64) -> bool {
     let (swap_type, marks) = (place & 0x1f, place >> 5);
     swap_type >= 30 && marks & 1 == 1 && marks < 8

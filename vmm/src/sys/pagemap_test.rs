@@ -23,7 +23,8 @@ fn pages_written_before_arming_are_told_from_all_others() {
     // SAFETY: as above.
     unsafe { place.as_ptr().add(3 * PAGE).read_volatile() };
     let uffd = Uffd::open().unwrap();
-    uffd.register_write_protect(place.start(), 8 * PAGE).unwrap();
+    uffd.register_write_protect(place.start(), 8 * PAGE)
+        .unwrap();
     uffd.protect(place.start(), 8 * PAGE, true).unwrap();
     // SAFETY: as above; reading an armed page is not held.
     unsafe { place.as_ptr().read_volatile() };
@@ -33,7 +34,9 @@ fn pages_written_before_arming_are_told_from_all_others() {
         place.populate_read(0, 8 * PAGE).unwrap();
         pages = pagemap.pages(place.start(), 8).unwrap();
     }
-    let written: Vec<usize> = (0..8).filter(|page| pages[*page] == PageKind::Written).collect();
+    let written: Vec<usize> = (0..8)
+        .filter(|page| pages[*page] == PageKind::Written)
+        .collect();
     assert_eq!(written, [2], "{pages:?}");
     assert!(!pages.contains(&PageKind::Unclear), "{pages:?}");
 }

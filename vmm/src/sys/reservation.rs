@@ -11,8 +11,8 @@ use vm_memory::VolatileSlice;
 use super::check;
 use crate::stats::Counter;
 
-/// Host addresses set aside for guest RAM. All of it is mapped readable and writable for its whole life: first as
-/// demand-zero anonymous memory, later by whatever is mapped over it.
+/// Host addresses set aside for guest RAM. All of it is mapped readable and writable for its whole
+/// life: first as demand-zero anonymous memory, later by whatever is mapped over it.
 #[derive(Debug)]
 pub struct Reservation {
     base: *mut u8,
@@ -20,19 +20,21 @@ pub struct Reservation {
     mmaps: Counter,
 }
 
-// SAFETY: the pointer is only an address range owned by this value; all access through it is volatile and by
-// callers that uphold their own contracts.
+// SAFETY: the pointer is only an address range owned by this value; all access through it is
+// volatile and by callers that uphold their own contracts.
 unsafe impl Send for Reservation {}
 // SAFETY: as above; no method mutates through `&self`.
 unsafe impl Sync for Reservation {}
 
 impl Reservation {
-    /// Reserves `size_bytes` at an address that is a multiple of `align_bytes` (a power of two, whole pages).
+    /// Reserves `size_bytes` at an address that is a multiple of `align_bytes` (a power of two,
+    /// whole pages).
     pub fn new(size_bytes: usize, align_bytes: usize) -> io::Result<Self> {
         let padded = size_bytes
             .checked_add(align_bytes)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
-        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches nothing that exists.
+        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches nothing
+        // that exists.
         let start = unsafe {
             libc::mmap(
                 ptr::null_mut(),
@@ -88,7 +90,8 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        // SAFETY: the range is owned by this value, and whoever hands out pointers into it holds it alive.
+        // SAFETY: the range is owned by this value, and whoever hands out pointers into it holds it
+        // alive.
         unsafe { libc::munmap(self.base.cast(), self.size_bytes) };
     }
 }
@@ -98,14 +101,14 @@ impl Drop for Reservation {
 pub enum Sharing {
     /// Writes reach the block (MAP_SHARED): for blocks that this VM owns.
     Shared,
-    /// A write that slips through before write-protection is armed lands in a private page of this process
-    /// (MAP_PRIVATE), never in the block: for blocks of a snapshot.
+    /// A write that slips through before write-protection is armed lands in a private page of this
+    /// process (MAP_PRIVATE), never in the block: for blocks of a snapshot.
     Private,
 }
 
 impl Reservation {
-    /// Atomically replaces what is mapped at `offset_bytes` by `size_bytes` of `file` from `file_offset_bytes`.
-    /// All three are whole pages; the range must lie in the reservation.
+    /// Atomically replaces what is mapped at `offset_bytes` by `size_bytes` of `file` from
+    /// `file_offset_bytes`. All three are whole pages; the range must lie in the reservation.
     pub fn map_file(
         &self,
         offset_bytes: usize,
@@ -142,12 +145,13 @@ impl Reservation {
         file_offset_bytes: u64,
     ) -> io::Result<()> {
         let address = self.address(offset_bytes, size_bytes)?;
-        let file_offset =
-            i64::try_from(file_offset_bytes).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
+        let file_offset = i64::try_from(file_offset_bytes)
+            .map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
         self.mmaps.one();
-        // SAFETY: `address` checked the range to lie in this reservation, which only holds guest RAM: memory that
-        // is accessed by volatile loads and stores at fixed addresses, never through references, so replacing
-        // the pages behind it invalidates nothing that Rust knows of.
+        // SAFETY: `address` checked the range to lie in this reservation, which only holds guest
+        // RAM: memory that is accessed by volatile loads and stores at fixed addresses,
+        // never through references, so replacing the pages behind it invalidates nothing
+        // that Rust knows of.
         let mapped = unsafe {
             libc::mmap(
                 address.cast(),
@@ -172,19 +176,20 @@ impl Reservation {
         check(unsafe { libc::madvise(address.cast(), size_bytes, libc::MADV_POPULATE_READ) })
     }
 
-    /// Gives the range pages of this process's own, as a write to each would, with the content they have
-    /// (MADV_POPULATE_WRITE, Linux 5.14).
+    /// Gives the range pages of this process's own, as a write to each would, with the content they
+    /// have (MADV_POPULATE_WRITE, Linux 5.14).
     pub fn populate_write(&self, offset_bytes: usize, size_bytes: usize) -> io::Result<()> {
         let address = self.address(offset_bytes, size_bytes)?;
         // SAFETY: the range was checked to lie in this reservation; populating changes no content.
         check(unsafe { libc::madvise(address.cast(), size_bytes, libc::MADV_POPULATE_WRITE) })
     }
 
-    /// Empties the page tables of the range (MADV_DONTNEED), all of which must be mapped shared: the file keeps what the pages hold.
+    /// Empties the page tables of the range (MADV_DONTNEED), all of which must be mapped shared:
+    /// the file keeps what the pages hold.
     pub fn drop_page_tables(&self, offset_bytes: usize, size_bytes: usize) -> io::Result<()> {
         let address = self.address(offset_bytes, size_bytes)?;
-        // SAFETY: the range was checked to lie in this reservation, which only holds guest RAM: memory that is accessed by
-        // volatile loads and stores, which may find anything.
+        // SAFETY: the range was checked to lie in this reservation, which only holds guest RAM:
+        // memory that is accessed by volatile loads and stores, which may find anything.
         check(unsafe { libc::madvise(address.cast(), size_bytes, libc::MADV_DONTNEED) })
     }
 
@@ -203,7 +208,8 @@ impl Reservation {
             file_offset_bytes,
             end,
             |address, size, at| {
-                // SAFETY: the kernel reads the range, which lies in this reservation and so is mapped.
+                // SAFETY: the kernel reads the range, which lies in this reservation and so is
+                // mapped.
                 unsafe { libc::pwrite(file.as_raw_fd(), address.cast(), size, at) }
             },
         )
@@ -224,15 +230,16 @@ impl Reservation {
             file_offset_bytes,
             end,
             |address, size, at| {
-                // SAFETY: the kernel writes the range, which lies in this reservation: memory that is accessed by volatile
-                // loads and stores, and so may change at any time.
+                // SAFETY: the kernel writes the range, which lies in this reservation: memory that
+                // is accessed by volatile loads and stores, and so may change at
+                // any time.
                 unsafe { libc::pread(file.as_raw_fd(), address.cast(), size, at) }
             },
         )
     }
 
-    /// Has `step` deal with a part of the range at a time, given by its address, size and offset in a file; it answers like
-    /// pread(2). `end` is what it means when it does nothing.
+    /// Has `step` deal with a part of the range at a time, given by its address, size and offset in
+    /// a file; it answers like pread(2). `end` is what it means when it does nothing.
     fn in_steps(
         &self,
         offset_bytes: usize,
@@ -260,11 +267,12 @@ impl Reservation {
         Ok(())
     }
 
-    /// Copies the bytes of the range to `into`, as they are at some moment each: others may write them meanwhile.
+    /// Copies the bytes of the range to `into`, as they are at some moment each: others may write
+    /// them meanwhile.
     pub fn read(&self, offset_bytes: usize, into: &mut [u8]) -> io::Result<()> {
         let address = self.address(offset_bytes, into.len())?;
-        // SAFETY: the range was checked to lie in this reservation, all of which is mapped at all times, and is read
-        // volatile only.
+        // SAFETY: the range was checked to lie in this reservation, all of which is mapped at all
+        // times, and is read volatile only.
         let range = unsafe { VolatileSlice::new(address, into.len()) };
         range.copy_to(into);
         Ok(())
@@ -280,8 +288,8 @@ impl Reservation {
     ) -> io::Result<()> {
         let from = self.address(offset_bytes, size_bytes)?;
         let into = to.address(to_offset_bytes, size_bytes)?;
-        // SAFETY: both ranges were checked to lie in their reservations, all of which is mapped readable and writable at all
-        // times, and is accessed volatile only.
+        // SAFETY: both ranges were checked to lie in their reservations, all of which is mapped
+        // readable and writable at all times, and is accessed volatile only.
         let (from, into) = unsafe {
             (
                 VolatileSlice::new(from, size_bytes),
@@ -295,8 +303,8 @@ impl Reservation {
     /// Copies `bytes` into the range.
     pub fn write(&self, offset_bytes: usize, bytes: &[u8]) -> io::Result<()> {
         let address = self.address(offset_bytes, bytes.len())?;
-        // SAFETY: the range was checked to lie in this reservation, all of which is mapped writable at all times, and is
-        // written volatile only.
+        // SAFETY: the range was checked to lie in this reservation, all of which is mapped writable
+        // at all times, and is written volatile only.
         let range = unsafe { VolatileSlice::new(address, bytes.len()) };
         range.copy_from(bytes);
         Ok(())

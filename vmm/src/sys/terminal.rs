@@ -18,7 +18,8 @@ pub fn size_of(fd: BorrowedFd) -> io::Result<TerminalSize> {
         ws_xpixel: 0,
         ws_ypixel: 0,
     };
-    // SAFETY: TIOCGWINSZ writes a winsize (ioctl_tty(2)), which size is, and which lives through the call.
+    // SAFETY: TIOCGWINSZ writes a winsize (ioctl_tty(2)), which size is, and which lives through
+    // the call.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGWINSZ, &mut size) })?;
     Ok(TerminalSize {
         rows: size.ws_row,

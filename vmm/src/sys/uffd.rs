@@ -11,12 +11,14 @@ use std::{
 
 use linux_raw_sys::{
     general::{
-        UFFD_API, UFFD_EVENT_PAGEFAULT, UFFD_FEATURE_PAGEFAULT_FLAG_WP, UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
-        UFFD_PAGEFAULT_FLAG_WP, UFFD_PAGEFAULT_FLAG_WRITE, UFFDIO_REGISTER_MODE_MISSING,
-        UFFDIO_REGISTER_MODE_WP, uffd_msg, uffdio_api, uffdio_copy, uffdio_range, uffdio_register,
-        uffdio_writeprotect, uffdio_zeropage,
+        UFFD_API, UFFD_EVENT_PAGEFAULT, UFFD_FEATURE_PAGEFAULT_FLAG_WP,
+        UFFD_FEATURE_WP_HUGETLBFS_SHMEM, UFFD_PAGEFAULT_FLAG_WP, UFFD_PAGEFAULT_FLAG_WRITE,
+        UFFDIO_REGISTER_MODE_MISSING, UFFDIO_REGISTER_MODE_WP, uffd_msg, uffdio_api, uffdio_copy,
+        uffdio_range, uffdio_register, uffdio_writeprotect, uffdio_zeropage,
     },
-    ioctl::{UFFDIO_API, UFFDIO_COPY, UFFDIO_REGISTER, UFFDIO_WAKE, UFFDIO_WRITEPROTECT, UFFDIO_ZEROPAGE},
+    ioctl::{
+        UFFDIO_API, UFFDIO_COPY, UFFDIO_REGISTER, UFFDIO_WAKE, UFFDIO_WRITEPROTECT, UFFDIO_ZEROPAGE,
+    },
 };
 
 use super::check;
@@ -121,7 +123,8 @@ impl Uffd {
 
     fn open_syscall() -> Result<OwnedFd, UffdError> {
         // SAFETY: userfaultfd(2) takes flags by value and makes a new descriptor.
-        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
+        let fd =
+            unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
         let fd = fd as libc::c_int;
         match check(fd) {
             // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
@@ -165,13 +168,13 @@ impl Uffd {
             mode: u64::from(mode),
             ioctls: 0,
         };
-        // SAFETY: UFFDIO_REGISTER reads and writes one uffdio_register, which lives across the call. Registering
-        // changes who answers faults in the range, not its content.
+        // SAFETY: UFFDIO_REGISTER reads and writes one uffdio_register, which lives across the
+        // call. Registering changes who answers faults in the range, not its content.
         check(unsafe { libc::ioctl(self.fd.as_raw_fd(), UFFDIO_REGISTER.into(), &mut request) })
     }
 
-    /// Arms (`true`) or disarms the range. Before Linux 6.x it must lie within one mapping. Disarming wakes whoever
-    /// waits for a page of it.
+    /// Arms (`true`) or disarms the range. Before Linux 6.x it must lie within one mapping.
+    /// Disarming wakes whoever waits for a page of it.
     pub fn protect(&self, start: usize, size_bytes: usize, armed: bool) -> io::Result<()> {
         self.protects.one();
         let mode = if armed { WRITEPROTECT_MODE_WP } else { 0 };
@@ -179,12 +182,19 @@ impl Uffd {
             range: range(start, size_bytes),
             mode,
         };
-        // SAFETY: UFFDIO_WRITEPROTECT reads one uffdio_writeprotect; it changes protection, not content.
-        check(unsafe { libc::ioctl(self.fd.as_raw_fd(), UFFDIO_WRITEPROTECT.into(), &mut request) })
+        // SAFETY: UFFDIO_WRITEPROTECT reads one uffdio_writeprotect; it changes protection, not
+        // content.
+        check(unsafe {
+            libc::ioctl(
+                self.fd.as_raw_fd(),
+                UFFDIO_WRITEPROTECT.into(),
+                &mut request,
+            )
+        })
     }
 
-    /// Fills the pages at `start`, which have none yet, with `bytes` (whole pages) and wakes who waits for them. A page
-    /// appears as a whole, and one that is there already stays as it is.
+    /// Fills the pages at `start`, which have none yet, with `bytes` (whole pages) and wakes who
+    /// waits for them. A page appears as a whole, and one that is there already stays as it is.
     pub fn copy(&self, start: usize, bytes: &[u8]) -> io::Result<()> {
         page_wise(bytes.len(), |done| {
             self.fills.one();
@@ -195,9 +205,12 @@ impl Uffd {
                 mode: 0,
                 copy: 0,
             };
-            // SAFETY: UFFDIO_COPY reads `len` bytes at `src`, which are those of the slice from `done` on, and fills
-            // pages of a registered range that have none: no memory that anybody has seen changes.
-            let result = check(unsafe { libc::ioctl(self.fd.as_raw_fd(), UFFDIO_COPY.into(), &mut request) });
+            // SAFETY: UFFDIO_COPY reads `len` bytes at `src`, which are those of the slice from
+            // `done` on, and fills pages of a registered range that have none: no
+            // memory that anybody has seen changes.
+            let result = check(unsafe {
+                libc::ioctl(self.fd.as_raw_fd(), UFFDIO_COPY.into(), &mut request)
+            });
             (result, request.copy)
         })
     }
@@ -211,10 +224,11 @@ impl Uffd {
                 mode: 0,
                 zeropage: 0,
             };
-            // SAFETY: UFFDIO_ZEROPAGE fills pages of a registered range that have none: no memory that anybody has
-            // seen changes.
-            let result =
-                check(unsafe { libc::ioctl(self.fd.as_raw_fd(), UFFDIO_ZEROPAGE.into(), &mut request) });
+            // SAFETY: UFFDIO_ZEROPAGE fills pages of a registered range that have none: no memory
+            // that anybody has seen changes.
+            let result = check(unsafe {
+                libc::ioctl(self.fd.as_raw_fd(), UFFDIO_ZEROPAGE.into(), &mut request)
+            });
             (result, request.zeropage)
         })
     }
@@ -272,8 +286,12 @@ impl AsFd for Uffd {
     }
 }
 
-/// Repeats `fill`, which says how many bytes it got on from `done`, or why it did not, until `size_bytes` are filled.
-fn page_wise(size_bytes: usize, mut fill: impl FnMut(usize) -> (io::Result<()>, i64)) -> io::Result<()> {
+/// Repeats `fill`, which says how many bytes it got on from `done`, or why it did not, until
+/// `size_bytes` are filled.
+fn page_wise(
+    size_bytes: usize,
+    mut fill: impl FnMut(usize) -> (io::Result<()>, i64),
+) -> io::Result<()> {
     let mut done = 0;
     while done < size_bytes {
         let (result, filled) = fill(done);

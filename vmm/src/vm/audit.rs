@@ -7,24 +7,32 @@ use super::{
     error::{cow_error, machine_error},
     running::RunningVm,
 };
-use crate::{checkpoint::report::AuditReport, control::ErrorKind, cow, machine::Hold, memory::WriteLog};
+use crate::{
+    checkpoint::report::AuditReport, control::ErrorKind, cow, machine::Hold, memory::WriteLog,
+};
 
 /// Frames of each kind that a report names.
 const NAMED_MAX: usize = 100;
 
 impl RunningVm {
-    /// Every frame that KVM has seen written since the last snapshot must be the VM's own, on a block that the
-    /// snapshot does not have. Memory must hold what the engine believes.
+    /// Every frame that KVM has seen written since the last snapshot must be the VM's own, on a
+    /// block that the snapshot does not have. Memory must hold what the engine believes.
     pub fn audit(&self) -> Result<AuditReport, VmError> {
         if !self.dirty_log {
-            return Err(
-                VmError::new(ErrorKind::Refused, "this VM was started without KVM's dirty log")
-                    .with_remedy("start it with NVVMM_TEST_DIRTY_LOG=1 in the environment"),
-            );
+            return Err(VmError::new(
+                ErrorKind::Refused,
+                "this VM was started without KVM's dirty log",
+            )
+            .with_remedy("start it with NVVMM_TEST_DIRTY_LOG=1 in the environment"));
         }
         let operation = self.operation_unless_stuck()?;
-        let base = operation.base.map(|id| self.holder.frame_map(id)).transpose()?;
-        self.machine.pause_vcpus(Hold::Operation).map_err(machine_error)?;
+        let base = operation
+            .base
+            .map(|id| self.holder.frame_map(id))
+            .transpose()?;
+        self.machine
+            .pause_vcpus(Hold::Operation)
+            .map_err(machine_error)?;
         // Memory is only compared with blocks where a device never waits for space.
         let quiesce = self.engine.copies_for_snapshots() && !operation.quiesced;
         let quiesced = if quiesce {
@@ -53,7 +61,9 @@ impl RunningVm {
             .collect::<Result<_, _>>()
             .map_err(|e| VmError::io("read KVM's dirty log", &e))?;
         // An engine that needs the log reads it too: what it has then is judged.
-        self.engine.learn_writes(&*self.machine).map_err(cow_error)?;
+        self.engine
+            .learn_writes(&*self.machine)
+            .map_err(cow_error)?;
         for (number, slot) in slots.iter().enumerate() {
             let first = (slot.hva - slots[0].hva) / cow::FRAME_SIZE_BYTES as u64;
             for (word, bits) in logs[number].iter().enumerate() {
@@ -70,7 +80,12 @@ impl RunningVm {
         Ok(report)
     }
 
-    fn judge(&self, frame: u64, base: Option<&FrameMap>, report: &mut AuditReport) -> Result<(), VmError> {
+    fn judge(
+        &self,
+        frame: u64,
+        base: Option<&FrameMap>,
+        report: &mut AuditReport,
+    ) -> Result<(), VmError> {
         let (chunk, index) = (
             (frame / u64::from(cow::CHUNK_FRAMES)) as u32,
             (frame % u64::from(cow::CHUNK_FRAMES)) as u32,

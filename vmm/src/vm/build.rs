@@ -13,8 +13,8 @@ use std::{
 use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_protocol::{Restored, Role};
 use nvvmm_snapshot::{
-    CowEngine as EngineKind, FaultPoint, FrameMap, Holder, Pool, SnapshotEntry, SnapshotId, SnapshotKind,
-    fault_point,
+    CowEngine as EngineKind, FaultPoint, FrameMap, Holder, Pool, SnapshotEntry, SnapshotId,
+    SnapshotKind, fault_point,
 };
 
 use super::{
@@ -120,7 +120,9 @@ impl Builder<'_> {
     }
 
     fn boot(&self, spec: &VmSpec, console: ConsoleStreams) -> Result<RunningVm, VmError> {
-        self.fresh(spec, console, |machine, _| machine.load().map_err(machine_error))
+        self.fresh(spec, console, |machine, _| {
+            machine.load().map_err(machine_error)
+        })
     }
 
     /// A VM whose memory and state `load` makes, in memory that is zero.
@@ -214,9 +216,11 @@ impl Builder<'_> {
             frames,
             frames_mapped: entry.frames_mapped,
         };
-        let (engine, faults) = phases.run("ReserveMemory", || self.memory(&spec, &holder, origin))?;
+        let (engine, faults) =
+            phases.run("ReserveMemory", || self.memory(&spec, &holder, origin))?;
         fault_point(FaultPoint::RestoreReserved);
-        let machine = Arc::new(phases.run("BuildMachine", || self.machine(&spec, &*engine, console))?);
+        let machine =
+            Arc::new(phases.run("BuildMachine", || self.machine(&spec, &*engine, console))?);
         let restored = phases.run("RestoreState", || {
             let machine = Arc::clone(&machine);
             faults.unless_stuck(move || machine.restore(&saved.machine))
@@ -231,7 +235,9 @@ impl Builder<'_> {
             base = phases.run("Consume", || consume(&holder, &*engine, entry.id))?;
         }
         if prefault {
-            phases.run("Prefault", || engine.prefault()).map_err(cow_error)?;
+            phases
+                .run("Prefault", || engine.prefault())
+                .map_err(cow_error)?;
         }
         let report = RestoreReport {
             snapshot: entry.name.clone(),
@@ -260,7 +266,13 @@ impl Builder<'_> {
     }
 
     /// What a restored guest is told.
-    fn news(&self, snapshot: &str, once: bool, step_clock: bool, slept_ns: u64) -> Result<Restored, VmError> {
+    fn news(
+        &self,
+        snapshot: &str,
+        once: bool,
+        step_clock: bool,
+        slept_ns: u64,
+    ) -> Result<Restored, VmError> {
         let mut seed = [0; 32];
         File::open("/dev/urandom")
             .and_then(|mut random| random.read_exact(&mut seed))
@@ -329,7 +341,8 @@ impl Builder<'_> {
         if let Some(socket) = self.vsock_socket.get() {
             return Ok(Some(Arc::clone(socket)));
         }
-        let socket = HostSocket::bind(self.vsock).map_err(|e| VmError::io("make the vsock socket", &e))?;
+        let socket =
+            HostSocket::bind(self.vsock).map_err(|e| VmError::io("make the vsock socket", &e))?;
         Ok(Some(Arc::clone(
             self.vsock_socket.get_or_init(|| Arc::new(socket)),
         )))
@@ -347,21 +360,26 @@ impl Builder<'_> {
                 streams
             }
         };
-        streams.socket = Some(HostSocket::bind(self.console).map_err(io("make the console socket"))?);
+        streams.socket =
+            Some(HostSocket::bind(self.console).map_err(io("make the console socket"))?);
         Ok(streams)
     }
 }
 
-/// The pool is full before the guest has run. What is built must stay until the process ends: a thread still waits for
-/// memory.
+/// The pool is full before the guest has run. What is built must stay until the process ends: a
+/// thread still waits for memory.
 fn stuck(built: (Arc<Machine>, Arc<dyn CowEngine>, FaultThread)) -> VmError {
     std::mem::forget(built);
     cow_error(cow::CowError::NoSpace)
 }
 
-/// Takes the snapshot out of the pool: its blocks become the VM's own wherever nothing else refers to them. Returns what
-/// of it had to stay, as the base of the next snapshot.
-fn consume(holder: &Holder, engine: &dyn CowEngine, id: SnapshotId) -> Result<Option<SnapshotId>, VmError> {
+/// Takes the snapshot out of the pool: its blocks become the VM's own wherever nothing else refers
+/// to them. Returns what of it had to stay, as the base of the next snapshot.
+fn consume(
+    holder: &Holder,
+    engine: &dyn CowEngine,
+    id: SnapshotId,
+) -> Result<Option<SnapshotId>, VmError> {
     let consumed = holder.consume(id)?;
     let rest = consumed.rest;
     engine.take_over(consumed).map_err(cow_error)?;

@@ -67,9 +67,10 @@ pub(super) fn machine_error(error: MachineError) -> VmError {
 
 fn kvm_kind(error: &KvmError) -> ErrorKind {
     match error {
-        KvmError::Open { .. } | KvmError::Lacks(_) | KvmError::Incompatible(_) | KvmError::Msr { .. } => {
-            ErrorKind::HostLacks
-        }
+        KvmError::Open { .. }
+        | KvmError::Lacks(_)
+        | KvmError::Incompatible(_)
+        | KvmError::Msr { .. } => ErrorKind::HostLacks,
         _ => ErrorKind::Failed,
     }
 }
@@ -103,10 +104,11 @@ fn disk_kind(error: &BlockError) -> ErrorKind {
 pub(super) fn take_error(error: TakeError) -> VmError {
     match error {
         TakeError::Pool(error) => error.into(),
-        TakeError::NoRoom { needed_paused, .. } => VmError::new(ErrorKind::PoolFull, error.to_string())
-            .with_remedy(format!(
+        TakeError::NoRoom { needed_paused, .. } => {
+            VmError::new(ErrorKind::PoolFull, error.to_string()).with_remedy(format!(
                 "{MAKE_SPACE}; a VM that 'nvvmm pause' has stopped needs {needed_paused} at most"
-            )),
+            ))
+        }
         TakeError::NoRoomAhead | TakeError::NoRoomPaused => {
             VmError::new(ErrorKind::PoolFull, error.to_string()).with_remedy(MAKE_SPACE)
         }

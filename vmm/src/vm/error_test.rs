@@ -13,7 +13,10 @@ fn what_the_host_lacks_is_said_with_its_remedy() {
         ),
         (cow_error(CowError::Uffd(UffdError::KernelTooOld)), "5.19"),
         (kvm(KvmError::Lacks("KVM_CAP_IRQFD")), "newer kernel"),
-        (kvm(KvmError::Incompatible("avx2".into())), "same kind of CPU"),
+        (
+            kvm(KvmError::Incompatible("avx2".into())),
+            "same kind of CPU",
+        ),
         (
             kvm(KvmError::Open {
                 remedy: "load it",

@@ -1,4 +1,5 @@
-//! One VM process from start to end: the pool's holder, guest RAM, the machine and its control socket.
+//! One VM process from start to end: the pool's holder, guest RAM, the machine and its control
+//! socket.
 
 mod audit;
 mod build;

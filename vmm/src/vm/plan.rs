@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use crate::control::{ControlError, VmRuntimePaths};
 use crate::spec::{DiskSpec, VmSpec};
 
-/// Why a VM could not be started or had to end: cause, remedy, and the kind that decides the exit code.
+/// Why a VM could not be started or had to end: cause, remedy, and the kind that decides the exit
+/// code.
 pub type VmError = ControlError;
 
 /// Everything that is needed to run one VM. All paths are absolute.
@@ -51,8 +52,9 @@ pub enum Origin {
 pub enum ConsoleMode {
     /// Output also goes to stdout, input also comes from `input`.
     Stdio {
-        /// Read end of a pipe with what the user typed (non-blocking; the command line has already taken Ctrl-]
-        /// out of it). End of file means that no more input comes, not that the VM should end.
+        /// Read end of a pipe with what the user typed (non-blocking; the command line has already
+        /// taken Ctrl-] out of it). End of file means that no more input comes, not that
+        /// the VM should end.
         input: OwnedFd,
     },
     /// Only the socket.

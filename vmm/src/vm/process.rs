@@ -1,8 +1,9 @@
 //! Captures and restarts of the guest's processes.
 //!
-//! The agent is talked to without anything of the VM being held, as it may be slow or silent: the VM can be paused, be
-//! snapshotted and end meanwhile. Each step is an operation on the VM for itself. A snapshot of the whole VM in between stops
-//! what is under way, as blocks that are given away are in nothing yet that the snapshot could be based on.
+//! The agent is talked to without anything of the VM being held, as it may be slow or silent: the
+//! VM can be paused, be snapshotted and end meanwhile. Each step is an operation on the VM for
+//! itself. A snapshot of the whole VM in between stops what is under way, as blocks that are given
+//! away are in nothing yet that the snapshot could be based on.
 
 use std::{
     os::unix::net::UnixStream,
@@ -24,8 +25,8 @@ use crate::{
     cow::{CowEngine, CowError, FRAME_SIZE_BYTES},
     machine::ShownWindow,
     process::{
-        self, AgentError, CaptureReport, CaptureSteps, Capturing, Kept, PlaceSteps, Placing, ProcessError,
-        RestartReport, SavedProcess, conversation,
+        self, AgentError, CaptureReport, CaptureSteps, Capturing, Kept, PlaceSteps, Placing,
+        ProcessError, RestartReport, SavedProcess, conversation,
     },
     window::WindowMemory,
 };
@@ -134,7 +135,8 @@ struct Begun {
     window: Option<ShownWindow>,
 }
 
-/// Mappings that one window may take of this process: with four of them an eighth of what the kernel allows by default.
+/// Mappings that one window may take of this process: with four of them an eighth of what the
+/// kernel allows by default.
 const WINDOW_PIECES_MAX: usize = 2048;
 
 /// Why there was no restart.
@@ -183,7 +185,9 @@ pub(super) fn restart(
     let restarted = conversation::restart(agent, asked, &image, &mut steps);
     let placed = end(&vm, ticket);
     if let (Err(_), Some(window), Some(vm)) = (&restarted, window, vm.upgrade()) {
-        vm.machine.withdraw_window(window.index).map_err(machine_error)?;
+        vm.machine
+            .withdraw_window(window.index)
+            .map_err(machine_error)?;
     }
     match restarted {
         Ok(restarted) => {
@@ -242,7 +246,8 @@ fn end(vm: &Weak<RunningVm>, ticket: u64) -> Option<Placing> {
 }
 
 impl RunningVm {
-    /// The guest does not use these frames for now; what there is to gain from that is not worth an error.
+    /// The guest does not use these frames for now; what there is to gain from that is not worth an
+    /// error.
     pub(super) fn set_idle(&self, frames: &[Frames]) {
         if let Err(error) = process::set_idle(frames, &*self.engine) {
             tracing::info!(%error, "frames that the guest does not use");
@@ -252,7 +257,9 @@ impl RunningVm {
     /// An operation on a guest whose processes can do something.
     fn operation_on_process(&self) -> Result<MutexGuard<'_, Operation>, VmError> {
         let operation = self.operation_unless_stuck()?;
-        let refuse = |why: &str, remedy: &str| Err(VmError::new(ErrorKind::Refused, why).with_remedy(remedy));
+        let refuse = |why: &str, remedy: &str| {
+            Err(VmError::new(ErrorKind::Refused, why).with_remedy(remedy))
+        };
         if self.seen().ending {
             return refuse("the VM is ending", "restore it, or use another VM");
         }
@@ -311,12 +318,18 @@ impl RunningVm {
         })
     }
 
-    /// Shows the guest an image, which stays pinned until the next snapshot of the VM: that there is none while a window shows
-    /// anything keeps its blocks.
-    fn show(&self, operation: &mut Operation, frames: &FrameMap, pages: u64) -> Result<ShownWindow, VmError> {
+    /// Shows the guest an image, which stays pinned until the next snapshot of the VM: that there
+    /// is none while a window shows anything keeps its blocks.
+    fn show(
+        &self,
+        operation: &mut Operation,
+        frames: &FrameMap,
+        pages: u64,
+    ) -> Result<ShownWindow, VmError> {
         let content = WindowMemory::of_image(self.holder.pool(), frames, pages, WINDOW_PIECES_MAX);
         let content = content.map_err(|error| {
-            VmError::new(ErrorKind::Refused, error.to_string()).with_remedy("restore it without --window")
+            VmError::new(ErrorKind::Refused, error.to_string())
+                .with_remedy("restore it without --window")
         })?;
         let window = self
             .machine
@@ -333,7 +346,10 @@ fn check_kind(entry: &SnapshotEntry) -> Result<(), VmError> {
         SnapshotKind::Process => Ok(()),
         SnapshotKind::Vm => Err(VmError::new(
             ErrorKind::Refused,
-            format!("'{}' is a {}: there is no process in it", entry.name, entry.kind),
+            format!(
+                "'{}' is a {}: there is no process in it",
+                entry.name, entry.kind
+            ),
         )
         .with_remedy("restore it without --into")),
     }
@@ -415,8 +431,10 @@ fn agent_error(error: AgentError) -> VmError {
         }
         AgentError::Silent => VmError::new(ErrorKind::Refused, error.to_string())
             .with_remedy("the guest may hang, or its agent may be stopped: look at its console"),
-        AgentError::Stream(_) | AgentError::OutOfTurn => VmError::new(ErrorKind::Refused, error.to_string())
-            .with_remedy("the VM or its agent was stopped, or the agent is not nvvmm's"),
+        AgentError::Stream(_) | AgentError::OutOfTurn => {
+            VmError::new(ErrorKind::Refused, error.to_string())
+                .with_remedy("the VM or its agent was stopped, or the agent is not nvvmm's")
+        }
     }
 }
 

@@ -1,7 +1,9 @@
-//! A VM goes back to a snapshot and stays the same VM: its name, process and sockets are those that it had.
+//! A VM goes back to a snapshot and stays the same VM: its name, process and sockets are those that
+//! it had.
 //!
-//! As when the guest reboots, the machine is stopped and another is built in its place. What can fail for the snapshot's sake
-//! does so before: it is read, checked and pinned, by the holder of the VM to come, while the guest still runs.
+//! As when the guest reboots, the machine is stopped and another is built in its place. What can
+//! fail for the snapshot's sake does so before: it is read, checked and pinned, by the holder of
+//! the VM to come, while the guest still runs.
 
 use std::{
     sync::mpsc::{Receiver, Sender, channel},
@@ -102,7 +104,9 @@ fn wanted(pool: &Pool, vm: &str, request: &RewindRequest) -> Result<String, VmEr
         RewindRequest::Back { checkpoints } => *checkpoints as usize,
     };
     let members = Member::all(pool, vm)?;
-    let found = back.checked_sub(1).and_then(|back| members.iter().nth_back(back));
+    let found = back
+        .checked_sub(1)
+        .and_then(|back| members.iter().nth_back(back));
     let found = found.map(|member| member.name.clone());
     found.ok_or_else(|| {
         let remedy = match members.len() {
@@ -127,8 +131,9 @@ impl RunningVm {
         snapshot: &str,
         asked: Instant,
     ) -> Result<(Rewinding, Receiver<Result<RewindReport, VmError>>), VmError> {
-        let refuse =
-            |why: String, remedy: &str| Err(VmError::new(ErrorKind::Refused, why).with_remedy(remedy));
+        let refuse = |why: String, remedy: &str| {
+            Err(VmError::new(ErrorKind::Refused, why).with_remedy(remedy))
+        };
         if self.seen().ending {
             return refuse("the VM is ending".into(), "'nvvmm restore' the snapshot");
         }
@@ -144,7 +149,9 @@ impl RunningVm {
         let read = ReadSnapshot::read(self.holder.pool(), name, snapshot)?;
         if !is_same_machine(&read.saved.spec, &self.spec) {
             return refuse(
-                format!("'{snapshot}' is of a machine with other CPUs, memory or devices than this VM's"),
+                format!(
+                    "'{snapshot}' is of a machine with other CPUs, memory or devices than this VM's"
+                ),
                 "restore it as a VM of its own",
             );
         }

@@ -14,8 +14,9 @@ use crate::{
 };
 
 impl RunningVm {
-    /// One checkpoint of the ring, whose commit removes others. A guest that stands still, or one whose processes are being
-    /// captured or restarted, or run on memory shown in a window, is let be.
+    /// One checkpoint of the ring, whose commit removes others. A guest that stands still, or one
+    /// whose processes are being captured or restarted, or run on memory shown in a window, is
+    /// let be.
     pub fn checkpoint(self: &Arc<Self>, name: &str, replaced: &[SnapshotId]) -> Attempt {
         let (name, replaced) = (name.to_owned(), replaced.to_vec());
         let taken = self.unless_no_space(move |vm, pending| {

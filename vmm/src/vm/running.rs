@@ -29,9 +29,9 @@ use crate::{
 
 /// One built VM.
 ///
-/// Fields are dropped in this order, and it matters: no vCPU or device thread may live without the fault thread,
-/// nothing that writes guest RAM without the userfaultfd in the engine, and nothing that maps blocks without the
-/// holder that leases and pins them.
+/// Fields are dropped in this order, and it matters: no vCPU or device thread may live without the
+/// fault thread, nothing that writes guest RAM without the userfaultfd in the engine, and nothing
+/// that maps blocks without the holder that leases and pins them.
 pub(crate) struct RunningVm {
     pub digests: Digests,
     pub machine: Arc<Machine>,
@@ -89,7 +89,9 @@ const OPERATION_POLL: Duration = Duration::from_millis(1);
 
 impl RunningVm {
     pub(super) fn operation(&self) -> MutexGuard<'_, Operation> {
-        self.operation.lock().unwrap_or_else(PoisonError::into_inner)
+        self.operation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -110,8 +112,8 @@ impl RunningVm {
         Ok(())
     }
 
-    /// Holds the vCPUs at once and stops the devices. When an access waits for space this does not wait with it: the VM
-    /// stays paused when the access is answered.
+    /// Holds the vCPUs at once and stops the devices. When an access waits for space this does not
+    /// wait with it: the VM stays paused when the access is answered.
     pub fn pause(self: &Arc<Self>) -> Result<(), VmError> {
         self.machine.hold_vcpus(Hold::Pause);
         let vm = Arc::clone(self);
@@ -136,7 +138,8 @@ impl RunningVm {
         })
     }
 
-    /// Lets a paused VM go on. Refused while an access waits for space: a VM that was paused meanwhile stays so.
+    /// Lets a paused VM go on. Refused while an access waits for space: a VM that was paused
+    /// meanwhile stays so.
     pub fn resume(&self) -> Result<(), VmError> {
         let mut operation = self.operation_unless_stuck()?;
         if self.seen().ending {
@@ -164,9 +167,12 @@ impl RunningVm {
         }
     }
 
-    /// Takes a snapshot. With `stop` the VM stays at the snapshot's instant. While an access waits for space there is no
-    /// instant to take: that is refused at once, and nothing is changed.
-    pub fn snapshot(self: &Arc<Self>, request: &SnapshotRequest) -> Result<SnapshotReport, VmError> {
+    /// Takes a snapshot. With `stop` the VM stays at the snapshot's instant. While an access waits
+    /// for space there is no instant to take: that is refused at once, and nothing is changed.
+    pub fn snapshot(
+        self: &Arc<Self>,
+        request: &SnapshotRequest,
+    ) -> Result<SnapshotReport, VmError> {
         let request = request.clone();
         self.unless_no_space(move |vm, pending| vm.take_snapshot(&request, pending))
     }
@@ -188,7 +194,11 @@ impl RunningVm {
         done.unwrap_or_else(|| Err(self.no_space()))
     }
 
-    fn take_snapshot(&self, request: &SnapshotRequest, pending: &Pending) -> Result<SnapshotReport, VmError> {
+    fn take_snapshot(
+        &self,
+        request: &SnapshotRequest,
+        pending: &Pending,
+    ) -> Result<SnapshotReport, VmError> {
         let mut operation = self.operation();
         if let Some(durability) = request.durability {
             self.holder.pool().require_durability(durability)?;
@@ -262,7 +272,8 @@ impl RunningVm {
                 "snapshot {} was taken, but not all of it has digests: {why}",
                 report.name
             );
-            VmError::new(kind, text).with_remedy("'nvvmm pool scrub' makes them and says what is damaged")
+            VmError::new(kind, text)
+                .with_remedy("'nvvmm pool scrub' makes them and says what is damaged")
         };
         let made = self
             .digests
@@ -339,8 +350,9 @@ impl RunningVm {
     }
 }
 
-/// While an access waits for space the whole guest stands still, as far as it can without waiting for that access. Devices
-/// need not be stopped: what they write meanwhile is written or held like any other access.
+/// While an access waits for space the whole guest stands still, as far as it can without waiting
+/// for that access. Devices need not be stopped: what they write meanwhile is written or held like
+/// any other access.
 fn hold_for_space(machine: &Machine, shortage: bool) {
     if shortage {
         machine.hold_vcpus(Hold::NoSpace);

@@ -25,8 +25,8 @@ use crate::{
     agent::link::AgentLink,
     checkpoint::report::{AuditReport, SnapshotReport},
     control::{
-        CaptureRequest, ControlError, ControlServer, ErrorKind, RestartRequest, RewindRequest, RingRequest,
-        SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus,
+        CaptureRequest, ControlError, ControlServer, ErrorKind, RestartRequest, RewindRequest,
+        RingRequest, SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus,
     },
     cow::{CowError, Techniques},
     machine::MachineEvent,
@@ -35,7 +35,8 @@ use crate::{
     stats::VmStats,
 };
 
-/// Set (to anything) by tests: KVM's dirty log is switched on, so that `audit` can compare it with the engine.
+/// Set (to anything) by tests: KVM's dirty log is switched on, so that `audit` can compare it with
+/// the engine.
 const DIRTY_LOG_VARIABLE: &str = "NVVMM_TEST_DIRTY_LOG";
 /// How often a start looks whether the guest has been entered.
 const FIRST_ENTRY_POLL: Duration = Duration::from_micros(50);
@@ -43,11 +44,10 @@ const FIRST_ENTRY_POLL: Duration = Duration::from_micros(50);
 const LET_GO_POLL: Duration = Duration::from_millis(1);
 
 /// What `nvvmm ps` says of a VM that waits for space.
-const NO_SPACE_NOTICE: &str =
-    "the pool is full: a guest access waits for space (nvvmm rm, nvvmm pool grow, the end of another VM)";
+const NO_SPACE_NOTICE: &str = "the pool is full: a guest access waits for space (nvvmm rm, nvvmm pool grow, the end of another VM)";
 
-/// Runs a VM until it ends. `on_ready` is called once, when the control socket answers and the guest runs (or is
-/// built and paused, when that was asked for).
+/// Runs a VM until it ends. `on_ready` is called once, when the control socket answers and the
+/// guest runs (or is built and paused, when that was asked for).
 ///
 /// # Errors
 /// Before `on_ready`: the VM could not be started. After it: the VM had to end.
@@ -76,7 +76,8 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
             ConsoleMode::SocketOnly => None,
         },
         dirty_log: std::env::var_os(DIRTY_LOG_VARIABLE).is_some(),
-        techniques: Techniques::from_environment().map_err(|cause| VmError::new(ErrorKind::Usage, cause))?,
+        techniques: Techniques::from_environment()
+            .map_err(|cause| VmError::new(ErrorKind::Usage, cause))?,
         on_cow_failure,
     };
     let mut paused = plan.paused;
@@ -117,8 +118,8 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
         let stopped = stop_machine(&vm, || must_end || supervisor.exit().is_some());
         supervisor.install(None);
         if !stopped {
-            // A vCPU or device waits for memory that nobody will give it any more. It ends with the process, and so
-            // what it uses must stay until then.
+            // A vCPU or device waits for memory that nobody will give it any more. It ends with the
+            // process, and so what it uses must stay until then.
             std::mem::forget(vm);
             return match ended {
                 Ended::Exit(exit) => exit,
@@ -185,8 +186,9 @@ impl Next {
     }
 }
 
-/// Ends the machine's threads, before anything that they use. False when one of them is stuck in an access to guest
-/// memory and the VM `must_end`; a guest that reboots waits for space as one that runs does.
+/// Ends the machine's threads, before anything that they use. False when one of them is stuck in an
+/// access to guest memory and the VM `must_end`; a guest that reboots waits for space as one that
+/// runs does.
 fn stop_machine(vm: &Arc<RunningVm>, must_end: impl Fn() -> bool) -> bool {
     let machine = Arc::clone(vm);
     let give_up = || vm.faults.is_stuck() && must_end();
@@ -195,7 +197,8 @@ fn stop_machine(vm: &Arc<RunningVm>, must_end: impl Fn() -> bool) -> bool {
         .is_some()
 }
 
-/// Waits for whoever still does something to the VM, whose threads have ended: its place is to be taken by the next.
+/// Waits for whoever still does something to the VM, whose threads have ended: its place is to be
+/// taken by the next.
 fn let_go(vm: Arc<RunningVm>) {
     while Arc::strong_count(&vm) > 1 {
         std::thread::sleep(LET_GO_POLL);
@@ -312,16 +315,23 @@ impl Supervisor {
     }
 
     fn asked_rewind(&self) -> Option<Box<Rewinding>> {
-        self.rewind.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.rewind
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     pub fn vm(&self) -> Option<Arc<RunningVm>> {
-        self.vm.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.vm
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub fn running(&self) -> Result<Arc<RunningVm>, ControlError> {
         self.vm().ok_or_else(|| {
-            VmError::new(ErrorKind::Refused, "the VM is being built").with_remedy("try again in a moment")
+            VmError::new(ErrorKind::Refused, "the VM is being built")
+                .with_remedy("try again in a moment")
         })
     }
 
@@ -350,7 +360,9 @@ impl Supervisor {
                 MachineEvent::PoweredOff => return Ended::Exit(Ok(VmExit::PoweredOff)),
                 MachineEvent::Reset => return Ended::Reboot,
                 MachineEvent::Failed { vcpu, what } => {
-                    return Ended::Exit(Err(VmError::failed(format!("vCPU {vcpu} cannot go on: {what}"))));
+                    return Ended::Exit(Err(VmError::failed(format!(
+                        "vCPU {vcpu} cannot go on: {what}"
+                    ))));
                 }
                 // Perhaps the guest has let go of a window.
                 MachineEvent::Interrupted => {
@@ -432,11 +444,19 @@ impl VmControl for Supervisor {
         self.go_back(request)
     }
 
-    fn capture(&self, request: &CaptureRequest, agent: &UnixStream) -> Result<CaptureReport, ControlError> {
+    fn capture(
+        &self,
+        request: &CaptureRequest,
+        agent: &UnixStream,
+    ) -> Result<CaptureReport, ControlError> {
         process::capture(Arc::downgrade(&self.running()?), request, agent)
     }
 
-    fn restart(&self, request: &RestartRequest, agent: &UnixStream) -> Result<RestartReport, ControlError> {
+    fn restart(
+        &self,
+        request: &RestartRequest,
+        agent: &UnixStream,
+    ) -> Result<RestartReport, ControlError> {
         let vm = Arc::downgrade(&self.running()?);
         process::restart(vm, &self.facts.name, request, agent).map_err(|failed| match failed {
             RestartFailed::Refused(error) => error,

@@ -1,4 +1,5 @@
-//! A read-only EROFS with one file, made around pages that lie anywhere behind it (Linux, fs/erofs/erofs_fs.h).
+//! A read-only EROFS with one file, made around pages that lie anywhere behind it (Linux,
+//! fs/erofs/erofs_fs.h).
 //!
 //! | block | what |
 //! |---|---|
@@ -7,8 +8,9 @@
 //! | 2 on | inode of the file, then its index: four bytes for each page |
 //! | behind | data blocks, which are not made here |
 //!
-//! Each page of the file is a chunk of its own, so neighbours in the file need not be neighbours here, and a page may be missing: it
-//! reads as zero. There is no checksum: nothing can be damaged that is made when it is shown.
+//! Each page of the file is a chunk of its own, so neighbours in the file need not be neighbours
+//! here, and a page may be missing: it reads as zero. There is no checksum: nothing can be damaged
+//! that is made when it is shown.
 
 /// The file's name in the root directory.
 pub const FILE_NAME: &str = "pages";
@@ -51,8 +53,8 @@ pub fn metadata_blocks(pages: usize) -> usize {
     (INDEX_AT + pages * INDEX_ENTRY_BYTES).div_ceil(BLOCK_BYTES)
 }
 
-/// The blocks before the data blocks. `pages` says for each page of the file which data block holds it, counted from the first one.
-/// `None` when there are more blocks than EROFS can count.
+/// The blocks before the data blocks. `pages` says for each page of the file which data block holds
+/// it, counted from the first one. `None` when there are more blocks than EROFS can count.
 pub fn metadata(pages: &[Option<u32>]) -> Option<Vec<u8>> {
     let before = metadata_blocks(pages.len());
     let data_blocks = pages
@@ -85,7 +87,9 @@ pub fn metadata(pages: &[Option<u32>]) -> Option<Vec<u8>> {
     bytes[FILE_INODE_AT..][..INODE_BYTES].copy_from_slice(&file.bytes());
     let index = bytes[INDEX_AT..].as_chunks_mut::<INDEX_ENTRY_BYTES>().0;
     for (entry, page) in index.iter_mut().zip(pages) {
-        *entry = page.map_or(HOLE, |block| before as u32 + block).to_le_bytes();
+        *entry = page
+            .map_or(HOLE, |block| before as u32 + block)
+            .to_le_bytes();
     }
     Some(bytes)
 }

@@ -1,11 +1,14 @@
 //! What a window shows, as host memory: metadata of this process's own, then the image's blocks.
 //!
-//! Blocks are in the order in which the pool has them, not in that of the image's pages, so that neighbours in the pool need one mapping.
+//! Blocks are in the order in which the pool has them, not in that of the image's pages, so that
+//! neighbours in the pool need one mapping.
 
 use std::io;
 use std::sync::Arc;
 
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, FrameMap, Medium, Pool};
+use nvvmm_snapshot::{
+    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, FrameMap, Medium, Pool,
+};
 
 use super::{ShownBlocks, erofs, place::ROOM_BYTES};
 use crate::sys::reservation::{Reservation, Sharing};
@@ -61,7 +64,8 @@ pub struct WindowMemory {
 }
 
 impl WindowMemory {
-    /// Maps the `pages` pages of an image, of which `map` tells; no more than `pieces_max` mappings are made.
+    /// Maps the `pages` pages of an image, of which `map` tells; no more than `pieces_max` mappings
+    /// are made.
     ///
     /// # Errors
     /// See [`WindowError`].
@@ -92,11 +96,16 @@ impl WindowMemory {
         blocks.dedup();
         let index: Vec<Option<u32>> = blocks_of_pages
             .iter()
-            .map(|block| blocks.binary_search(block.as_ref()?).ok().map(|at| at as u32))
+            .map(|block| {
+                blocks
+                    .binary_search(block.as_ref()?)
+                    .ok()
+                    .map(|at| at as u32)
+            })
             .collect();
         let metadata = erofs::metadata(&index).ok_or(WindowError::TooLarge { pages })?;
-        let size_bytes =
-            (metadata.len() as u64 + blocks.len() as u64 * BLOCK_SIZE_BYTES).next_multiple_of(PIECE_BYTES);
+        let size_bytes = (metadata.len() as u64 + blocks.len() as u64 * BLOCK_SIZE_BYTES)
+            .next_multiple_of(PIECE_BYTES);
         let runs: Vec<&[u32]> = blocks.chunk_by(|left, right| left + 1 == *right).collect();
         if size_bytes > ROOM_BYTES {
             return Err(WindowError::TooLarge { pages });
@@ -109,7 +118,9 @@ impl WindowMemory {
         }
         let reservation = Reservation::new(size_bytes as usize, CHUNK_SIZE_BYTES as usize)
             .map_err(os("reserve addresses"))?;
-        reservation.write(0, &metadata).map_err(os("write metadata"))?;
+        reservation
+            .write(0, &metadata)
+            .map_err(os("write metadata"))?;
         let mut at = metadata.len();
         for run in runs {
             let len = run.len() * BLOCK_SIZE_BYTES as usize;

@@ -15,7 +15,8 @@ struct Bench {
     map: FrameMap,
 }
 
-/// An image whose page N is full of N, in blocks that run backwards but for two pages; two pages are in one block.
+/// An image whose page N is full of N, in blocks that run backwards but for two pages; two pages
+/// are in one block.
 fn bench() -> Bench {
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let options = CreateOptions {
@@ -49,7 +50,9 @@ fn bench() -> Bench {
         state: b"none",
         frames_new: 0,
     };
-    holder.commit_snapshot(image, holder.reserve(0).unwrap()).unwrap();
+    holder
+        .commit_snapshot(image, holder.reserve(0).unwrap())
+        .unwrap();
     let (_, map) = holder.pin("image").unwrap();
     Bench {
         _directory: directory,

@@ -1,5 +1,5 @@
-//! The window: a process image shown to the guest as a read-only file system beside its RAM, in the very blocks that the pool has it
-//! in.
+//! The window: a process image shown to the guest as a read-only file system beside its RAM, in the
+//! very blocks that the pool has it in.
 
 pub mod erofs;
 mod memory;

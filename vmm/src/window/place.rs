@@ -4,7 +4,8 @@ use crate::memory::{HIGH_RAM_START, gpa_of};
 
 /// Room for one window, in bytes.
 pub const ROOM_BYTES: u64 = 16 << 30;
-/// Linux adds persistent memory in sections of 128 MiB, and would take RAM in the same gigabyte for a conflict.
+/// Linux adds persistent memory in sections of 128 MiB, and would take RAM in the same gigabyte for
+/// a conflict.
 const ALIGN_BYTES: u64 = 1 << 30;
 
 /// Guest physical address of window `index`, behind `memory_bytes` of RAM.

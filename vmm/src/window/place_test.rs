@@ -8,7 +8,10 @@ fn windows_are_behind_ram_and_apart() {
             .last()
             .map(|last| last.gpa + last.size_bytes);
         let first = gpa(memory_bytes, 0);
-        assert!(Some(first) >= ram_end && first >= 4 << 30, "{memory_bytes:#x}");
+        assert!(
+            Some(first) >= ram_end && first >= 4 << 30,
+            "{memory_bytes:#x}"
+        );
         assert_eq!(gpa(memory_bytes, 3), first + 3 * ROOM_BYTES);
     }
 }

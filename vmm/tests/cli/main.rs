@@ -1,5 +1,5 @@
-//! The built `nvvmm` as a user meets it: exit codes, messages, JSON. Where a command needs a running VM, the test
-//! process plays one.
+//! The built `nvvmm` as a user meets it: exit codes, messages, JSON. Where a command needs a
+//! running VM, the test process plays one.
 
 // Clippy takes the helpers of an integration test for the program.
 #![allow(clippy::unwrap_used)]
@@ -21,11 +21,22 @@ fn help_teaches_and_names_the_exit_codes() {
     let world = World::new();
     let help = world.nvvmm(&["--help"]);
     let text = help.done();
-    for needed in ["First steps:", "NVVMM_POOL", "Exit codes:", "snapshot", "restore"] {
+    for needed in [
+        "First steps:",
+        "NVVMM_POOL",
+        "Exit codes:",
+        "snapshot",
+        "restore",
+    ] {
         assert!(text.contains(needed), "{needed}");
     }
     assert!(world.nvvmm(&["run", "--help"]).done().contains("Ctrl-]"));
-    assert!(world.nvvmm(&["snapshot", "--help"]).done().contains("--once"));
+    assert!(
+        world
+            .nvvmm(&["snapshot", "--help"])
+            .done()
+            .contains("--once")
+    );
 }
 
 #[test]
@@ -42,7 +53,11 @@ fn usage_errors_end_with_2() {
     world
         .nvvmm(&["run", "--kernel", "k", "--detach", "--console", "stdio"])
         .refused(2, "--detach");
-    let bad_filter = world.command(&["ps"]).env("NVVMM_LOG", "a=b=c").output().unwrap();
+    let bad_filter = world
+        .command(&["ps"])
+        .env("NVVMM_LOG", "a=b=c")
+        .output()
+        .unwrap();
     Finished::from(bad_filter).refused(2, "NVVMM_LOG");
 }
 
@@ -57,7 +72,9 @@ fn what_is_not_there_ends_with_3() {
         &["console", "ghost"],
         &["snapshot", "ghost", "s"],
     ] {
-        world.nvvmm(arguments).refused(3, "no VM 'ghost' is running");
+        world
+            .nvvmm(arguments)
+            .refused(3, "no VM 'ghost' is running");
     }
     let none = world.path("none.pool");
     let none = none.to_str().unwrap();

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use nvvmm::checkpoint::report::{AuditReport, RamCounters, SnapshotReport};
 use nvvmm::control::{
-    CaptureRequest, Claim, ControlError, ControlServer, ErrorKind, NameChoice, RestartRequest, RewindRequest,
-    RingRequest, SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus,
+    CaptureRequest, Claim, ControlError, ControlServer, ErrorKind, NameChoice, RestartRequest,
+    RewindRequest, RingRequest, SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus,
 };
 use nvvmm::process::{CaptureReport, RestartReport};
 use nvvmm::ring::{RewindReport, RingStatus};
@@ -17,7 +17,8 @@ use nvvmm::stats::VmStats;
 
 use crate::world::World;
 
-/// A VM that remembers what it was asked for; a stop or a snapshot with stop ends its registry entry.
+/// A VM that remembers what it was asked for; a stop or a snapshot with stop ends its registry
+/// entry.
 pub struct Played {
     name: String,
     asked: Mutex<Vec<String>>,
@@ -43,7 +44,10 @@ impl PlayedVm {
             claim: Mutex::new(Some(claim)),
         });
         let server = ControlServer::start(&paths.control, vm.clone()).unwrap();
-        PlayedVm { vm, _server: server }
+        PlayedVm {
+            vm,
+            _server: server,
+        }
     }
 
     /// What it was asked for so far.
@@ -76,7 +80,9 @@ impl VmControl for Played {
             vcpus: 2,
             memory_bytes: 512 << 20,
             pool: "/pool".into(),
-            origin: VmOrigin::Boot { kernel: "/k".into() },
+            origin: VmOrigin::Boot {
+                kernel: "/k".into(),
+            },
             uptime_ms: 61_000,
             console: None,
             ram: RamCounters {
@@ -107,7 +113,8 @@ impl VmControl for Played {
     }
 
     fn resume(&self) -> Result<(), ControlError> {
-        Err(ControlError::new(ErrorKind::PoolFull, "the pool is full").with_remedy("remove a snapshot"))
+        Err(ControlError::new(ErrorKind::PoolFull, "the pool is full")
+            .with_remedy("remove a snapshot"))
     }
 
     fn stop(&self) -> Result<(), ControlError> {
@@ -147,7 +154,10 @@ impl VmControl for Played {
         let snapshot = match request {
             RewindRequest::To { name } => name.clone(),
             RewindRequest::Back { checkpoints: 9 } => {
-                return Err(ControlError::new(ErrorKind::NotFound, "there are 3 checkpoints"));
+                return Err(ControlError::new(
+                    ErrorKind::NotFound,
+                    "there are 3 checkpoints",
+                ));
             }
             RewindRequest::Back { checkpoints } => format!("{}@{}", self.name, 10 - checkpoints),
         };
@@ -163,7 +173,10 @@ impl VmControl for Played {
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {
         self.note(&format!("snapshot {} {}", request.name, request.stop));
         if request.name == "taken" {
-            return Err(ControlError::new(ErrorKind::Refused, "the name 'taken' is taken"));
+            return Err(ControlError::new(
+                ErrorKind::Refused,
+                "the name 'taken' is taken",
+            ));
         }
         if request.stop {
             self.end();

@@ -62,7 +62,9 @@ fn a_pool_is_made_larger_and_never_smaller() {
     let world = World::new();
     let pool = world.path("a.pool");
     let pool = pool.to_str().unwrap();
-    world.nvvmm(&["pool", "create", pool, "--size", "16M"]).done();
+    world
+        .nvvmm(&["pool", "create", pool, "--size", "16M"])
+        .done();
     let grown = world.nvvmm(&["pool", "grow", pool, "--size", "32M"]);
     assert_eq!(
         grown.done(),
@@ -75,7 +77,11 @@ fn a_pool_is_made_larger_and_never_smaller() {
         more,
         serde_json::json!({"size_bytes_before": 32 << 20, "size_bytes": 38 << 20, "blocks_added": 1024})
     );
-    for (size, why) in [("16M", "larger"), ("38M", "larger"), ("+2M", "4 MiB or more")] {
+    for (size, why) in [
+        ("16M", "larger"),
+        ("38M", "larger"),
+        ("+2M", "4 MiB or more"),
+    ] {
         world
             .nvvmm(&["pool", "grow", pool, "--size", size])
             .refused(2, why);
@@ -104,14 +110,23 @@ fn a_pool_is_deleted_when_nobody_uses_it() {
     let pool = path.to_str().unwrap();
     world.nvvmm(&["pool", "create", pool]).refused(2, "--size");
     world.nvvmm(&["pool", "delete", pool]).refused(3, pool);
-    world.nvvmm(&["pool", "create", pool, "--size", "32M"]).done();
+    world
+        .nvvmm(&["pool", "create", pool, "--size", "32M"])
+        .done();
     let user = Pool::open(&path).unwrap();
     world.nvvmm(&["pool", "delete", pool]).refused(4, "in use");
     drop(user);
-    assert!(world.nvvmm(&["pool", "delete", pool]).done().contains("deleted"));
+    assert!(
+        world
+            .nvvmm(&["pool", "delete", pool])
+            .done()
+            .contains("deleted")
+    );
     assert!(!path.exists());
     fs::write(&path, "no pool".repeat(10 << 20)).unwrap();
-    world.nvvmm(&["pool", "delete", pool]).refused(6, "is not a pool");
+    world
+        .nvvmm(&["pool", "delete", pool])
+        .refused(6, "is not a pool");
     assert!(path.exists());
 }
 
@@ -212,9 +227,14 @@ fn snapshots_are_listed_and_removed_also_while_a_vm_uses_them() {
     );
     holder.unpin(base).unwrap();
     holder.unpin(second).unwrap();
-    let removed = world.nvvmm(&["rm", "second", "--json", "--pool", path]).json();
+    let removed = world
+        .nvvmm(&["rm", "second", "--json", "--pool", path])
+        .json();
     assert_eq!(
-        (removed[0]["name"].as_str(), removed[0]["deferred"].as_bool()),
+        (
+            removed[0]["name"].as_str(),
+            removed[0]["deferred"].as_bool()
+        ),
         (Some("second"), Some(false))
     );
     assert!(removed[0]["freed_bytes"].as_u64().unwrap() > 0);
@@ -235,7 +255,10 @@ fn a_damaged_pool_has_findings_and_ends_with_6() {
     let block_of_state = {
         commit(&holder, "base", None);
         let bytes = fs::read(&path).unwrap();
-        bytes.windows(5).position(|window| window == b"state").unwrap()
+        bytes
+            .windows(5)
+            .position(|window| window == b"state")
+            .unwrap()
     };
     drop(holder);
     drop(pool);
@@ -246,7 +269,11 @@ fn a_damaged_pool_has_findings_and_ends_with_6() {
     let path = path.to_str().unwrap();
     let checked = world.nvvmm(&["pool", "check", path]);
     assert_eq!((checked.code, checked.stderr.as_str()), (6, ""));
-    assert!(checked.stdout.contains("1 finding in"), "{}", checked.stdout);
+    assert!(
+        checked.stdout.contains("1 finding in"),
+        "{}",
+        checked.stdout
+    );
     let checked = Finished::from(
         world
             .command(&["pool", "check", path, "--json"])

@@ -22,7 +22,14 @@ fn a_taken_vm_name_ends_with_4() {
     let pool = world.path("a.pool");
     fs::write(&pool, "").unwrap();
     for background in [false, true] {
-        let mut arguments = vec!["run", "--kernel", "/proc/self/exe", "--name", "web", "--pool"];
+        let mut arguments = vec![
+            "run",
+            "--kernel",
+            "/proc/self/exe",
+            "--name",
+            "web",
+            "--pool",
+        ];
         arguments.push(pool.to_str().unwrap());
         if background {
             arguments.push("--detach");
@@ -52,7 +59,11 @@ fn ps_lists_vms() {
         lines[0].starts_with("NAME") && lines[2].starts_with("web"),
         "{lines:?}"
     );
-    assert!(lines[2].contains("running") && lines[2].contains("512.0 MiB") && lines[2].contains("1m 1s"));
+    assert!(
+        lines[2].contains("running")
+            && lines[2].contains("512.0 MiB")
+            && lines[2].contains("1m 1s")
+    );
     assert!(
         !text.stdout.contains('\x1b'),
         "no colours when stdout is no terminal"
@@ -71,7 +82,9 @@ fn a_vm_without_a_socket_yet_is_listed_as_starting() {
         (listed[0]["name"].as_str(), listed[0]["state"].as_str()),
         (Some("vm-1"), Some("starting"))
     );
-    world.nvvmm(&["pause", "vm-1"]).refused(4, "does not answer");
+    world
+        .nvvmm(&["pause", "vm-1"])
+        .refused(4, "does not answer");
 }
 
 #[test]
@@ -88,11 +101,14 @@ fn requests_reach_the_vm_and_its_errors_come_back() {
     );
     let text = world.nvvmm(&["snapshot", "web", "two"]);
     assert!(
-        text.done().starts_with("snapshot two of web: paused for 812 µs"),
+        text.done()
+            .starts_with("snapshot two of web: paused for 812 µs"),
         "{}",
         text.stdout
     );
-    world.nvvmm(&["snapshot", "web", "taken"]).refused(4, "is taken");
+    world
+        .nvvmm(&["snapshot", "web", "taken"])
+        .refused(4, "is taken");
     assert_eq!(
         vm.asked(),
         [
@@ -122,15 +138,16 @@ fn a_ring_is_begun_shown_ended_and_gone_back_in() {
         (Some(0), Some(8))
     );
     let ended = world.nvvmm(&["checkpoint", "web", "--stop"]);
-    let said =
-        "the ring of web has ended; 4 taken (1 missed), 3 kept, the newest is web@4; paused for 812 µs";
+    let said = "the ring of web has ended; 4 taken (1 missed), 3 kept, the newest is web@4; paused for 812 µs";
     assert!(ended.done().starts_with(said), "{}", ended.stdout);
     let back = world.nvvmm(&["rewind", "web", "-n", "3"]);
     assert_eq!(
         back.done(),
         "web is at web@7 again: stopped for 39.50 ms, 41.00 ms in all\n"
     );
-    let named = world.nvvmm(&["rewind", "web", "--to", "base", "--json"]).json();
+    let named = world
+        .nvvmm(&["rewind", "web", "--to", "base", "--json"])
+        .json();
     assert_eq!(named["snapshot"], "base");
     world
         .nvvmm(&["rewind", "web", "-n", "9"])
@@ -179,7 +196,11 @@ fn a_vm_process_that_does_not_answer() {
 fn stop_force_kills_a_vm_that_does_not_answer() {
     let world = World::new();
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "vms::a_vm_process_that_does_not_answer"])
+        .args([
+            "--ignored",
+            "--exact",
+            "vms::a_vm_process_that_does_not_answer",
+        ])
         .env(HELPER_DIR, world.path("run"))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -187,7 +208,10 @@ fn stop_force_kills_a_vm_that_does_not_answer() {
         .unwrap();
     let begun = Instant::now();
     while !world.registry().paths("deaf").control.exists() {
-        assert!(begun.elapsed() < HUNG, "the VM process never claimed its name");
+        assert!(
+            begun.elapsed() < HUNG,
+            "the VM process never claimed its name"
+        );
         thread::sleep(Duration::from_millis(5));
     }
     let listed = world.nvvmm(&["ps", "--json"]).json();
@@ -208,7 +232,9 @@ fn console_carries_bytes_both_ways_and_ends_with_the_vm() {
         .registry()
         .claim(&NameChoice::Given("web".into()), Path::new("/pool"))
         .unwrap();
-    world.nvvmm(&["console", "web"]).refused(4, "console socket");
+    world
+        .nvvmm(&["console", "web"])
+        .refused(4, "console socket");
     let listener = UnixListener::bind(&claim.paths().console).unwrap();
     let guest = thread::spawn(move || {
         let (mut socket, _) = listener.accept().unwrap();
@@ -226,7 +252,12 @@ fn console_carries_bytes_both_ways_and_ends_with_the_vm() {
         .spawn()
         .unwrap();
     // Ctrl-] is a byte like any other when stdin is no terminal.
-    child.stdin.take().unwrap().write_all(b"root\n\x1dx").unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(b"root\n\x1dx")
+        .unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(guest.join().unwrap(), b"root\n\x1dx");
     assert_eq!(
@@ -245,7 +276,10 @@ fn stats_are_shown_as_a_table_and_as_json() {
         (Some("web"), Some(41))
     );
     let text = world.nvvmm(&["stats", "web"]);
-    let faults = text.done().lines().find(|line| line.starts_with("write faults"));
+    let faults = text
+        .done()
+        .lines()
+        .find(|line| line.starts_with("write faults"));
     assert!(
         faults.is_some_and(|line| line.contains(" 41 ")),
         "{}",

@@ -69,7 +69,10 @@ fn request(driver: &mut Driver, kind: u32, sector: u64, data: &[TestBuffer]) -> 
 
 fn on_disk(image: &NamedTempFile, sector: u64) -> [u8; 512] {
     let mut bytes = [0; 512];
-    image.as_file().read_exact_at(&mut bytes, sector * 512).unwrap();
+    image
+        .as_file()
+        .read_exact_at(&mut bytes, sector * 512)
+        .unwrap();
     bytes
 }
 
@@ -83,7 +86,9 @@ fn the_configuration_space_tells_the_size() {
     assert_eq!(driver.read(VIRTIO_MMIO_CONFIG + 20), 512);
     assert_eq!(driver.read(VIRTIO_MMIO_CONFIG + 24), 0);
     let mut byte = [0xaa];
-    driver.transport.read(u64::from(VIRTIO_MMIO_CONFIG), &mut byte);
+    driver
+        .transport
+        .read(u64::from(VIRTIO_MMIO_CONFIG), &mut byte);
     assert_eq!(byte, [SECTORS as u8]);
     let mut last = [0xaa; 8];
     driver.transport.read(0x1fc, &mut last);
@@ -121,14 +126,21 @@ fn header_and_status_may_share_buffers_with_data() {
     store_header(&driver, VIRTIO_BLK_T_OUT, 9);
     driver.store(HEADER + 16, &[0x5a; 512]);
     assert_eq!(
-        driver.request(&[(HEADER, 7, false), (HEADER + 7, 521, false), (DATA, 1, true)]),
+        driver.request(&[
+            (HEADER, 7, false),
+            (HEADER + 7, 521, false),
+            (DATA, 1, true)
+        ]),
         1
     );
     assert_eq!(driver.load(DATA, 1), [OK]);
     assert_eq!(on_disk(&image, 9), [0x5a; 512]);
     store_header(&driver, VIRTIO_BLK_T_IN, 9);
     driver.store(DATA, &[NO_STATUS; 513]);
-    assert_eq!(driver.request(&[(HEADER, 16, false), (DATA, 513, true)]), 513);
+    assert_eq!(
+        driver.request(&[(HEADER, 16, false), (DATA, 513, true)]),
+        513
+    );
     assert_eq!(driver.load(DATA, 512), [0x5a; 512]);
     assert_eq!(driver.load(DATA + 512, 1), [OK]);
 }
@@ -155,10 +167,14 @@ fn flush_and_identity_are_answered_and_other_requests_are_unsupported() {
     assert!(!driver.needs_reset());
 }
 
-/// A disk on /dev/null, which takes every write and refuses fdatasync(2): a flush that does not reach the host succeeds.
+/// A disk on /dev/null, which takes every write and refuses fdatasync(2): a flush that does not
+/// reach the host succeeds.
 fn driver_of_a_disk_that_cannot_sync(features: u64) -> Driver {
     let mut block = open(&image(), false);
-    let null = std::fs::File::options().write(true).open("/dev/null").unwrap();
+    let null = std::fs::File::options()
+        .write(true)
+        .open("/dev/null")
+        .unwrap();
     block.disk.replace_file(null);
     let mut driver = Driver::new(block);
     driver.start(features);
@@ -242,7 +258,10 @@ fn a_read_only_disk_says_so_and_refuses_writes() {
     );
     assert_eq!(on_disk(&image, 1), [1; 512]);
     assert_eq!(request(&mut driver, VIRTIO_BLK_T_FLUSH, 0, &[]), OK);
-    assert_eq!(request(&mut driver, VIRTIO_BLK_T_IN, 1, &[(DATA, 512, true)]), OK);
+    assert_eq!(
+        request(&mut driver, VIRTIO_BLK_T_IN, 1, &[(DATA, 512, true)]),
+        OK
+    );
     assert_eq!(driver.load(DATA, 512), [1; 512]);
 }
 
@@ -302,7 +321,8 @@ fn a_short_or_unreadable_header_is_an_io_error() {
     }
 }
 
-/// Puts descriptors into the table, makes the first one available, and expects the device to give up until it is reset.
+/// Puts descriptors into the table, makes the first one available, and expects the device to give
+/// up until it is reset.
 fn expect_needs_reset(name: &str, descriptors: &[(u64, u32, u16, u16)]) {
     let image = image();
     let mut driver = driver(&image, false);
@@ -328,7 +348,10 @@ fn expect_needs_reset(name: &str, descriptors: &[(u64, u32, u16, u16)]) {
 fn chains_that_cannot_be_answered_make_the_device_ask_for_a_reset() {
     let header = (HEADER, 16, NEXT, 1);
     expect_needs_reset("loop", &[header, (DATA, 512, NEXT | WRITE, 1)]);
-    expect_needs_reset("next out of the table", &[header, (DATA, 512, NEXT | WRITE, 64)]);
+    expect_needs_reset(
+        "next out of the table",
+        &[header, (DATA, 512, NEXT | WRITE, 64)],
+    );
     let status = (STATUS, 1, WRITE, 0);
     expect_needs_reset("zero length", &[header, (DATA, 0, NEXT | WRITE, 2), status]);
     expect_needs_reset("no status", &[(HEADER, 16, 0, 0)]);
@@ -353,7 +376,10 @@ fn chains_that_cannot_be_answered_make_the_device_ask_for_a_reset() {
         &[indirect_to_itself, indirect_to_itself],
     );
     let long = u32::MAX;
-    expect_needs_reset("over 4 GiB", &[header, (DATA, long, NEXT | WRITE, 2), status]);
+    expect_needs_reset(
+        "over 4 GiB",
+        &[header, (DATA, long, NEXT | WRITE, 2), status],
+    );
 }
 
 #[test]
@@ -405,7 +431,10 @@ fn an_image_that_cannot_be_a_disk_is_refused() {
     let options = BlockOptions::default();
     let failed = |path: &Path| Block::open(path, &options).err().unwrap();
     let directory = tempfile::tempdir().unwrap();
-    assert!(matches!(failed(directory.path()), BlockError::NotADisk { .. }));
+    assert!(matches!(
+        failed(directory.path()),
+        BlockError::NotADisk { .. }
+    ));
     assert!(matches!(
         failed(&directory.path().join("none")),
         BlockError::Io { op: "open", .. }
@@ -419,7 +448,10 @@ fn an_image_that_cannot_be_a_disk_is_refused() {
     odd.as_file().set_len(1000).unwrap();
     assert!(matches!(
         failed(odd.path()),
-        BlockError::Size { size_bytes: 1000, .. }
+        BlockError::Size {
+            size_bytes: 1000,
+            ..
+        }
     ));
     assert!(
         failed(odd.path())
@@ -454,8 +486,8 @@ fn a_writable_disk_belongs_to_one_vm_and_a_read_only_one_can_be_shared() {
     ));
 }
 
-/// A buffer address that may be anywhere: in one of the regions, across an edge, in the rings, in the hole, at the end of
-/// the address space.
+/// A buffer address that may be anywhere: in one of the regions, across an edge, in the rings, in
+/// the hole, at the end of the address space.
 fn any_address() -> impl Strategy<Value = u64> {
     prop_oneof![
         4 => BUFFERS..BUFFERS + 0x4000,

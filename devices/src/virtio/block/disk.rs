@@ -91,7 +91,9 @@ impl Disk {
             .open(path)
             .map_err(failed("open"))?;
         // A block device has no length in its metadata.
-        let size_bytes = file.seek(SeekFrom::End(0)).map_err(failed("find its size"))?;
+        let size_bytes = file
+            .seek(SeekFrom::End(0))
+            .map_err(failed("find its size"))?;
         if size_bytes == 0 || !size_bytes.is_multiple_of(SECTOR_BYTES) {
             return Err(BlockError::Size {
                 path: path.to_owned(),
@@ -137,7 +139,11 @@ impl Disk {
         (len_bytes.is_multiple_of(SECTOR_BYTES) && end <= self.size_bytes).then_some(start)
     }
 
-    pub(super) fn read<B: BitmapSlice>(&self, slices: &[VolatileSlice<'_, B>], start: u64) -> io::Result<()> {
+    pub(super) fn read<B: BitmapSlice>(
+        &self,
+        slices: &[VolatileSlice<'_, B>],
+        start: u64,
+    ) -> io::Result<()> {
         sys::read_exact_at(&self.file, slices, start)
     }
 

@@ -1,8 +1,9 @@
 //! virtio-block on a raw disk image (Virtio 1.2 section 5.2).
 //!
-//! Requests are carried out one after the other in the event thread. A snapshot holds the device's state, not the
-//! disk's content: whoever restores gives the VM a disk as it was at that instant. A copy of the image, taken while
-//! the VM is paused or stopped for the snapshot, is one; every clone that runs needs its own.
+//! Requests are carried out one after the other in the event thread. A snapshot holds the device's
+//! state, not the disk's content: whoever restores gives the VM a disk as it was at that instant. A
+//! copy of the image, taken while the VM is paused or stopped for the snapshot, is one; every clone
+//! that runs needs its own.
 
 mod disk;
 mod request;
@@ -44,7 +45,8 @@ pub struct Block {
     disk: Disk,
     id: [u8; ID_BYTES],
     fields: [u8; 24],
-    /// The driver sends flushes. One that does not expects every write to be stable when it is done (section 5.2.5.2).
+    /// The driver sends flushes. One that does not expects every write to be stable when it is
+    /// done (section 5.2.5.2).
     writeback: bool,
 }
 
@@ -107,7 +109,8 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Block {
     }
 
     fn features(&self) -> u64 {
-        let features = (1 << VIRTIO_BLK_F_FLUSH) | (1 << VIRTIO_BLK_F_SEG_MAX) | (1 << VIRTIO_BLK_F_BLK_SIZE);
+        let features =
+            (1 << VIRTIO_BLK_F_FLUSH) | (1 << VIRTIO_BLK_F_SEG_MAX) | (1 << VIRTIO_BLK_F_BLK_SIZE);
         features
             | if self.disk.read_only() {
                 1 << VIRTIO_BLK_F_RO
@@ -128,7 +131,12 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Block {
         self.writeback = driver_features & (1 << VIRTIO_BLK_F_FLUSH) != 0;
     }
 
-    fn serve(&mut self, _queue_index: usize, chain: Chain, mem: &Mem) -> Result<Served, ChainError> {
+    fn serve(
+        &mut self,
+        _queue_index: usize,
+        chain: Chain,
+        mem: &Mem,
+    ) -> Result<Served, ChainError> {
         request::serve(&self.disk, &self.id, self.writeback, chain, mem).map(Served::Done)
     }
 

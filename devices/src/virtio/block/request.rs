@@ -1,8 +1,8 @@
 //! One virtio-block request: header, data, status (Virtio 1.2 section 5.2.6).
 
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_FLUSH,
-    VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
+    VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
 };
 use vm_memory::{GuestMemory, Permissions};
 
@@ -11,7 +11,8 @@ use crate::virtio::chain::{Buffers, Chain, ChainError};
 
 pub(super) const ID_BYTES: usize = VIRTIO_BLK_ID_BYTES as usize;
 const HEADER_BYTES: usize = 16;
-/// Most data of one request. Far above what drivers send; it bounds how long one request keeps a pause waiting.
+/// Most data of one request. Far above what drivers send; it bounds how long one request keeps a
+/// pause waiting.
 const DATA_BYTES_MAX: u64 = 64 << 20;
 
 /// A request that failed, and is answered as failed.
@@ -29,7 +30,8 @@ impl From<ChainError> for Failed {
     }
 }
 
-/// Carries out one request and writes its status. Answers how many bytes of the writable buffers were written.
+/// Carries out one request and writes its status. Answers how many bytes of the writable buffers
+/// were written.
 pub(super) fn serve<Mem: GuestMemory>(
     disk: &Disk,
     id: &[u8; ID_BYTES],
@@ -43,7 +45,8 @@ pub(super) fn serve<Mem: GuestMemory>(
         ..
     } = chain;
     let reply_len = reply.len_bytes();
-    // The last byte that the device may write is the status; without it there is nowhere to say what went wrong.
+    // The last byte that the device may write is the status; without it there is nowhere to say
+    // what went wrong.
     let status_at = reply_len.checked_sub(1).ok_or(ChainError::WrongShape)?;
     let status = reply.split_off(status_at);
     let payload = header.split_off(HEADER_BYTES as u64);

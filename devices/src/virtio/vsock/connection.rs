@@ -10,7 +10,8 @@ use vmm_sys_util::epoll::EventSet;
 
 use super::packet::*;
 
-/// What the device holds of one stream for a program on the host that does not read: the credit that the guest gets.
+/// What the device holds of one stream for a program on the host that does not read: the credit
+/// that the guest gets.
 pub(super) const BUFFER_BYTES: usize = 256 << 10;
 /// So much must have been passed on to the host before the guest is told of it without asking.
 const CREDIT_STEP_BYTES: u32 = BUFFER_BYTES as u32 / 4;
@@ -31,7 +32,8 @@ pub(super) enum Verdict {
     Forget,
     /// Forget it and tell the guest.
     Reset,
-    /// The guest is done with it, and is told so. What it has sent is still to be passed on to the host.
+    /// The guest is done with it, and is told so. What it has sent is still to be passed on to the
+    /// host.
     Drain,
 }
 
@@ -75,7 +77,8 @@ struct ToHost {
     /// `passed_on` as the guest knows it.
     told: Wrapping<u32>,
     guest_sends: bool,
-    /// The host was told that the guest sends no more: once, as telling it is an event of the socket again.
+    /// The host was told that the guest sends no more: once, as telling it is an event of the
+    /// socket again.
     end_told: bool,
     writable: bool,
 }
@@ -92,7 +95,8 @@ impl ToHost {
         }
     }
 
-    /// Passes on what the host takes, and then the end of the stream. An error: the host takes no more.
+    /// Passes on what the host takes, and then the end of the stream. An error: the host takes no
+    /// more.
     fn flush(&mut self, mut stream: &UnixStream) -> io::Result<()> {
         while self.writable && !self.waiting.is_empty() {
             match stream.write(self.waiting.as_slices().0) {
@@ -106,7 +110,10 @@ impl ToHost {
                 Err(error) => return Err(error),
             }
         }
-        if !self.guest_sends && self.waiting.is_empty() && !std::mem::replace(&mut self.end_told, true) {
+        if !self.guest_sends
+            && self.waiting.is_empty()
+            && !std::mem::replace(&mut self.end_told, true)
+        {
             // It may be gone already, which is found out by reading.
             let _ = stream.shutdown(Shutdown::Write);
         }
@@ -173,7 +180,8 @@ impl Connection {
         self.guest_buffer_bytes.saturating_sub(on_its_way) as usize
     }
 
-    /// The guest has sent a packet. `ports.host` is what a program on the host is told when the guest takes its stream.
+    /// The guest has sent a packet. `ports.host` is what a program on the host is told when the
+    /// guest takes its stream.
     pub(super) fn receive(&mut self, packet: &Incoming, ports: Ports) -> Verdict {
         let Incoming { header, payload } = packet;
         self.take_credit(header);
@@ -228,8 +236,8 @@ impl Connection {
         self.verdict()
     }
 
-    /// A connection that neither side has a use for any more ends; when only the host is gone, what it has sent still
-    /// counts, and the guest is told when it has all of it.
+    /// A connection that neither side has a use for any more ends; when only the host is gone, what
+    /// it has sent still counts, and the guest is told when it has all of it.
     fn verdict(&self) -> Verdict {
         if self.host_gone && !self.guest_receives {
             Verdict::Reset
@@ -285,7 +293,8 @@ impl Connection {
             || self.wants_to_read() && (self.credit_bytes() > 0 || !tell.has_asked)
     }
 
-    /// The next packet for the guest, with a payload of `room_bytes` at most; `None` when there is none now.
+    /// The next packet for the guest, with a payload of `room_bytes` at most; `None` when there is
+    /// none now.
     ///
     /// # Errors
     /// The program on the host is gone, and not in order.
@@ -322,7 +331,8 @@ impl Connection {
         Ok(credit.then(|| Outgoing::of(OP_CREDIT_UPDATE)))
     }
 
-    /// What the host has sent, at most `limit` bytes of it; notes when there is nothing now, or never will be.
+    /// What the host has sent, at most `limit` bytes of it; notes when there is nothing now, or
+    /// never will be.
     fn read(&mut self, limit: usize) -> io::Result<Option<Vec<u8>>> {
         let mut bytes = vec![0; limit];
         loop {

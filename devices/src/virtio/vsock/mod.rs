@@ -1,11 +1,14 @@
-//! virtio-vsock: streams between programs in the guest and programs on the host (Virtio 1.2 section 5.10).
+//! virtio-vsock: streams between programs in the guest and programs on the host (Virtio 1.2 section
+//! 5.10).
 //!
-//! On the host the device is a unix socket. A program that connects to it and writes `CONNECT <port>\n` gets a stream to who
-//! listens at that port in the guest, which begins with `OK <port of the host>\n`. A stream that the guest asks for goes to
-//! who listens at the socket `<path of the device's socket>_<port>`. All guests have the same CID: each has a socket of its own.
+//! On the host the device is a unix socket. A program that connects to it and writes `CONNECT
+//! <port>\n` gets a stream to who listens at that port in the guest, which begins with `OK <port of
+//! the host>\n`. A stream that the guest asks for goes to who listens at the socket `<path of the
+//! device's socket>_<port>`. All guests have the same CID: each has a socket of its own.
 //!
-//! A paused device leaves its streams as they are. A restored one has none, and tells the driver so with a transport reset
-//! event before anything else; programs in the guest see their streams broken, and listen on.
+//! A paused device leaves its streams as they are. A restored one has none, and tells the driver so
+//! with a transport reset event before anything else; programs in the guest see their streams
+//! broken, and listen on.
 
 mod connection;
 mod packet;
@@ -77,7 +80,11 @@ impl Vsock {
         self.wakes = 0;
     }
 
-    fn receive_queue<Mem: GuestMemory>(&mut self, chain: Chain, mem: &Mem) -> Result<Served, ChainError> {
+    fn receive_queue<Mem: GuestMemory>(
+        &mut self,
+        chain: Chain,
+        mem: &Mem,
+    ) -> Result<Served, ChainError> {
         let room = packet::room(&chain)?;
         let could_take = self.streams.can_take();
         if self.owes_reset {
@@ -92,7 +99,11 @@ impl Vsock {
         packet::write(&header, &payload, chain.writable, mem).map(Served::Done)
     }
 
-    fn transmit_queue<Mem: GuestMemory>(&mut self, chain: Chain, mem: &Mem) -> Result<Served, ChainError> {
+    fn transmit_queue<Mem: GuestMemory>(
+        &mut self,
+        chain: Chain,
+        mem: &Mem,
+    ) -> Result<Served, ChainError> {
         if !self.streams.can_take() {
             return Ok(Served::NotYet);
         }
@@ -102,8 +113,14 @@ impl Vsock {
         Ok(Served::Done(0))
     }
 
-    fn event_queue<Mem: GuestMemory>(&mut self, chain: Chain, mem: &Mem) -> Result<Served, ChainError> {
-        if !chain.readable.is_empty() || chain.writable.len_bytes() < EVENT_TRANSPORT_RESET.len() as u64 {
+    fn event_queue<Mem: GuestMemory>(
+        &mut self,
+        chain: Chain,
+        mem: &Mem,
+    ) -> Result<Served, ChainError> {
+        if !chain.readable.is_empty()
+            || chain.writable.len_bytes() < EVENT_TRANSPORT_RESET.len() as u64
+        {
             return Err(ChainError::WrongShape);
         }
         if !std::mem::take(&mut self.owes_reset) {
@@ -187,7 +204,10 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Vsock {
             return Err(LifecycleError::Rejected {
                 kind: KIND.to_owned(),
                 instance: instance.to_owned(),
-                reason: format!("no guest has the CID {}; the state is damaged", state.guest_cid),
+                reason: format!(
+                    "no guest has the CID {}; the state is damaged",
+                    state.guest_cid
+                ),
             });
         }
         self.end_streams(state.guest_cid);

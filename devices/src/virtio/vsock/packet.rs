@@ -75,7 +75,8 @@ pub(super) struct Ports {
     pub(super) guest: u32,
 }
 
-/// What a connection sends to the guest. The header's addresses and credit are filled in as it goes.
+/// What a connection sends to the guest. The header's addresses and credit are filled in as it
+/// goes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Outgoing {
     pub(super) op: u16,
@@ -133,11 +134,16 @@ pub(super) fn read<Mem: GuestMemory>(chain: Chain, mem: &Mem) -> Result<Incoming
 /// # Errors
 /// There is no room for a header and a byte more, or the driver wants to tell something here.
 pub(super) fn room(chain: &Chain) -> Result<usize, ChainError> {
-    let room = chain.writable.len_bytes().saturating_sub(HEADER_BYTES as u64);
+    let room = chain
+        .writable
+        .len_bytes()
+        .saturating_sub(HEADER_BYTES as u64);
     if room == 0 || !chain.readable.is_empty() {
         return Err(ChainError::WrongShape);
     }
-    Ok(usize::try_from(room).unwrap_or(usize::MAX).min(PAYLOAD_BYTES_MAX))
+    Ok(usize::try_from(room)
+        .unwrap_or(usize::MAX)
+        .min(PAYLOAD_BYTES_MAX))
 }
 
 /// Writes a packet that has room in `buffers`; answers its length in bytes.

@@ -1,4 +1,5 @@
-//! All streams of a device: who has which ports, what the host's sockets say, and what goes to the guest next.
+//! All streams of a device: who has which ports, what the host's sockets say, and what goes to the
+//! guest next.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, Read};
@@ -14,10 +15,11 @@ use super::connection::{Connection, Drain, Verdict};
 use super::packet::*;
 use crate::host_socket::HostSocket;
 
-/// Sockets of the host that a device has at once. With [`super::connection::BUFFER_BYTES`] for each this bounds what a guest
-/// can make the host keep: 32 MiB.
+/// Sockets of the host that a device has at once. With [`super::connection::BUFFER_BYTES`] for each
+/// this bounds what a guest can make the host keep: 32 MiB.
 pub(super) const SOCKETS_MAX: usize = 128;
-/// Answers that wait for the guest to give buffers for them. At so many, no more packets are taken from it.
+/// Answers that wait for the guest to give buffers for them. At so many, no more packets are taken
+/// from it.
 pub(super) const ANSWERS_MAX: usize = 256;
 /// The longest line with which a program on the host may begin: `CONNECT 4294967295`.
 const GREETING_BYTES_MAX: usize = 32;
@@ -109,7 +111,8 @@ impl Streams {
         self.greetings.len() + self.lines.len() + self.drains.len()
     }
 
-    /// Acts on what has happened to the sockets. While no driver `is_active` programs of the host are turned away.
+    /// Acts on what has happened to the sockets. While no driver `is_active` programs of the host
+    /// are turned away.
     pub(super) fn on_host_events(&mut self, is_active: bool) {
         let mut events = [EpollEvent::default(); EVENTS_PER_TURN];
         let count = match self.epoll.wait(0, &mut events) {
@@ -165,13 +168,16 @@ impl Streams {
         Ok(())
     }
 
-    /// Has the sockets' events come with a number, which is answered. They end when the socket is closed.
+    /// Has the sockets' events come with a number, which is answered. They end when the socket is
+    /// closed.
     fn watch(&mut self, stream: &UnixStream) -> io::Result<u64> {
         let token = self.next_token;
         self.next_token += 1;
-        let interest = EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
+        let interest =
+            EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
         let event = EpollEvent::new(interest, token);
-        self.epoll.ctl(ControlOperation::Add, stream.as_raw_fd(), event)?;
+        self.epoll
+            .ctl(ControlOperation::Add, stream.as_raw_fd(), event)?;
         Ok(token)
     }
 
@@ -189,7 +195,8 @@ impl Streams {
                 return;
             }
         };
-        let (Some(ports), Some(greeting)) = (self.free_ports(guest_port), self.greetings.remove(&token))
+        let (Some(ports), Some(greeting)) =
+            (self.free_ports(guest_port), self.greetings.remove(&token))
         else {
             return;
         };
@@ -250,7 +257,8 @@ impl Streams {
         }
     }
 
-    /// The guest asks for a stream to a port of the host: whoever listens at the socket of that name gets it.
+    /// The guest asks for a stream to a port of the host: whoever listens at the socket of that
+    /// name gets it.
     fn connect(&mut self, ports: Ports, header: &Header) -> io::Result<()> {
         if self.sockets() >= SOCKETS_MAX {
             return Err(io::Error::other("too many streams"));
@@ -368,7 +376,9 @@ impl Greeting {
 
     fn port(&self) -> io::Result<u32> {
         let text = std::str::from_utf8(&self.line).map_err(io::Error::other)?;
-        let port = text.strip_prefix("CONNECT ").ok_or(ErrorKind::InvalidData)?;
+        let port = text
+            .strip_prefix("CONNECT ")
+            .ok_or(ErrorKind::InvalidData)?;
         port.trim().parse().map_err(io::Error::other)
     }
 }

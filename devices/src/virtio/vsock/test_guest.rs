@@ -149,13 +149,17 @@ impl Guest {
             guest: GUEST_PORT,
         };
         self.send(&packet(ports, OP_RESPONSE, 0), b"");
-        assert_eq!(heard(&mut client), format!("OK {}\n", ports.host).as_bytes());
+        assert_eq!(
+            heard(&mut client),
+            format!("OK {}\n", ports.host).as_bytes()
+        );
         (client, ports)
     }
 
     /// Listens for streams of the guest to `port`.
     pub(super) fn listen(&self, port: u32) -> UnixListener {
-        let listener = UnixListener::bind(self.dir.path().join(format!("vm.vsock_{port}"))).unwrap();
+        let listener =
+            UnixListener::bind(self.dir.path().join(format!("vm.vsock_{port}"))).unwrap();
         listener.set_nonblocking(true).unwrap();
         listener
     }

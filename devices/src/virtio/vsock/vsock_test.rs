@@ -183,7 +183,10 @@ fn the_guest_gets_no_more_than_it_has_room_for() {
     let packets = guest.received();
     assert_eq!(packets[0].1, b"abcd");
     guest.send(&credit(10, 99), b"");
-    assert!(guest.received().is_empty(), "it has passed on more than it got");
+    assert!(
+        guest.received().is_empty(),
+        "it has passed on more than it got"
+    );
     guest.send(&credit(10, 14), b"");
     assert_eq!(guest.received()[0].1, b"ef");
 }
@@ -417,7 +420,11 @@ fn a_paused_device_leaves_its_streams_as_they_are() {
     let packets = guest.received();
     let payloads: Vec<_> = packets.iter().map(|(_, payload)| &payload[..]).collect();
     assert!(payloads.contains(&&b"meanwhile"[..]), "{packets:?}");
-    assert!(packets.iter().any(|(header, _)| header.op.get() == OP_REQUEST));
+    assert!(
+        packets
+            .iter()
+            .any(|(header, _)| header.op.get() == OP_REQUEST)
+    );
     assert_eq!(packets.len(), 2);
     guest.send(&packet(ports, OP_RW, 5), b"after");
     assert_eq!(heard(&mut client), b"after");
@@ -486,7 +493,8 @@ fn a_state_with_a_cid_that_no_guest_has_is_refused() {
     let state: VirtioMmioStateV1 = saved.decode("virtio-mmio", 1, "dev0").unwrap();
     for cid in [0, HOST_CID, u64::from(u32::MAX), 1 << 40] {
         let device =
-            crate::SavedDevice::encode(KIND, VERSION, "dev0", &VsockStateV1 { guest_cid: cid }).unwrap();
+            crate::SavedDevice::encode(KIND, VERSION, "dev0", &VsockStateV1 { guest_cid: cid })
+                .unwrap();
         let state = VirtioMmioStateV1 {
             device,
             ..state.clone()

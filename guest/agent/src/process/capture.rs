@@ -11,12 +11,13 @@ use super::frames::HostPages;
 use super::{count, failure, one_at_a_time, protected, wait_until_done};
 use crate::serve::{Failure, Stream};
 
-/// How long it is waited for that killed processes are gone, so that they can be restarted at once. Whoever started them may not have waited
-/// for them.
+/// How long it is waited for that killed processes are gone, so that they can be restarted at once.
+/// Whoever started them may not have waited for them.
 const GONE_LIMIT: Duration = Duration::from_secs(1);
 const GONE_PAUSE: Duration = Duration::from_millis(1);
 
-/// Captures what the host asks for. On a thread that does nothing else meanwhile: it traces the processes.
+/// Captures what the host asks for. On a thread that does nothing else meanwhile: it traces the
+/// processes.
 pub fn run(request: &Capture, stream: &mut impl Stream) -> Result<(), Failure> {
     protected::refuse(request.pid)?;
     let _alone = one_at_a_time();

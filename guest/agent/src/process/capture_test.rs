@@ -20,7 +20,10 @@ fn a_captured_process_goes_on() {
     let captured = kept.hear_capture(&host, subject.pid);
     assert_eq!((captured.processes, captured.threads), (1, 1));
     assert!(captured.pages_sent >= kept.image_pages && kept.image_pages > 20);
-    assert!(captured.rounds >= 2, "a second listing says that the first holds");
+    assert!(
+        captured.rounds >= 2,
+        "a second listing says that the first holds"
+    );
     assert!(captured.frozen_us > 0);
     host.end();
     subject.ends_well();

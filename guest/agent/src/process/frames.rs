@@ -17,8 +17,8 @@ pub fn messages_of(runs: &[(u64, u64)]) -> impl Iterator<Item = Vec<Frames>> {
     })
 }
 
-/// Pages that the host takes from frames, or places in frames. In a guest a frame's number (PFN) is its guest-physical address divided by
-/// the size of a page.
+/// Pages that the host takes from frames, or places in frames. In a guest a frame's number (PFN) is
+/// its guest-physical address divided by the size of a page.
 pub struct HostPages<'a, S> {
     stream: &'a mut S,
     failure: Option<Failure>,
@@ -44,7 +44,8 @@ impl<'a, S: Stream> HostPages<'a, S> {
         Ok(())
     }
 
-    /// What came of a capture or restart with these pages. What the host said, or that it is gone, counts before what followed from that.
+    /// What came of a capture or restart with these pages. What the host said, or that it is gone,
+    /// counts before what followed from that.
     pub fn outcome<T>(&mut self, outcome: Result<T, Error>) -> Result<T, Failure> {
         outcome.map_err(|error| self.failure.take().unwrap_or_else(|| failure(&error)))
     }
@@ -85,7 +86,11 @@ impl<'a, S: Stream> HostPages<'a, S> {
 
 impl<S: Stream> PageSink for HostPages<'_, S> {
     fn take(&mut self, _: Pid, pages: &[Taken]) -> io::Result<()> {
-        self.hand_over(pages.iter().map(|run| (run.frame, run.pages, run.image_page)))
+        self.hand_over(
+            pages
+                .iter()
+                .map(|run| (run.frame, run.pages, run.image_page)),
+        )
     }
 }
 

@@ -1,4 +1,5 @@
-//! Captures and restarts of the guest's processes, with crate nvvmm-process. The host takes and places frames; here it is told which.
+//! Captures and restarts of the guest's processes, with crate nvvmm-process. The host takes and
+//! places frames; here it is told which.
 
 pub mod capture;
 mod frames;
@@ -19,7 +20,8 @@ use crate::serve::{Failure, Stream};
 /// How long a message about a failure may be: there can be as many refusals as descriptors.
 const MESSAGE_CHARS_MAX: usize = 8 << 10;
 
-/// A process in the making has for a moment all that the agent has open, so nobody looks for who has what meanwhile.
+/// A process in the making has for a moment all that the agent has open, so nobody looks for who
+/// has what meanwhile.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn one_at_a_time() -> MutexGuard<'static, ()> {

@@ -30,7 +30,9 @@ pub fn refuse(pid: i32) -> Result<(), Failure> {
 /// /proc has a directory for each thread, too.
 fn refuse_thread(tid: i32) -> Result<(), Failure> {
     match field(tid, "Tgid") {
-        Some(process) if process != tid => Err(refused(format!("{tid} is a thread of process {process}"))),
+        Some(process) if process != tid => {
+            Err(refused(format!("{tid} is a thread of process {process}")))
+        }
         _ => Ok(()),
     }
 }

@@ -1,5 +1,6 @@
-//! Memory that is kept ready for the next restart, if whoever runs the agent wants that: `NVVMM_RESERVE=SIZE` in its environment. (The
-//! kernel makes that of the same words on its command line, for its first process.)
+//! Memory that is kept ready for the next restart, if whoever runs the agent wants that:
+//! `NVVMM_RESERVE=SIZE` in its environment. (The kernel makes that of the same words on its command
+//! line, for its first process.)
 
 use std::fs;
 use std::path::Path;
@@ -32,7 +33,8 @@ pub fn keep_as_told() {
     };
     match size.to_str().and_then(bytes_of) {
         Some(0) => {}
-        // It makes the processes that are restarted: its end would be that of their parent (PR_SET_PDEATHSIG).
+        // It makes the processes that are restarted: its end would be that of their parent
+        // (PR_SET_PDEATHSIG).
         Some(bytes) => _ = thread::spawn(move || keep(bytes)),
         None => eprintln!("nvvmm-agent: {VARIABLE}={} is not a size", size.display()),
     }
@@ -89,7 +91,8 @@ fn note(bytes: u64) -> std::io::Result<()> {
     fs::write(FILE, format!("{bytes}\n"))
 }
 
-/// So that it need not be in the page tables of the host, from which it takes time to take it at the restart.
+/// So that it need not be in the page tables of the host, from which it takes time to take it at
+/// the restart.
 fn tell_host(reserve: &Reserve) {
     let runs = reserve.frames().unwrap_or_default();
     for part in messages_of(&runs) {

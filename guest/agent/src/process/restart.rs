@@ -31,8 +31,9 @@ pub fn run(request: &Restart, stream: &mut impl Stream) -> Result<(), Failure> {
     let is_attached = request.attach;
     let mut window = request.window.map(Window::open).transpose()?;
     let (said, heard) = mpsc::channel();
-    // It makes the processes, which are its children, and lives as long as the first of them: the kernel takes the end of the thread that
-    // made a process for the end of its parent (PR_SET_PDEATHSIG).
+    // It makes the processes, which are its children, and lives as long as the first of them: the
+    // kernel takes the end of the thread that made a process for the end of its parent
+    // (PR_SET_PDEATHSIG).
     thread::spawn(move || {
         let outcome = restart(&image, theirs, window.as_ref(), another);
         // Before the host hears of it: then nothing of the window is in use any more.
@@ -76,8 +77,8 @@ fn restart(
     let (done, pages) = match window {
         Some(window) => {
             let mut pages = WindowPages::new(window.pages()?);
-            let done =
-                nvvmm_process::restart(image, &options, None, &mut pages).map_err(|error| failure(&error))?;
+            let done = nvvmm_process::restart(image, &options, None, &mut pages)
+                .map_err(|error| failure(&error))?;
             (done, pages.copied())
         }
         None => {
@@ -102,7 +103,11 @@ fn restart(
 /// Standard streams that lead nowhere.
 fn nothing() -> io::Result<[OwnedFd; 3]> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
-    Ok([null.try_clone()?.into(), null.try_clone()?.into(), null.into()])
+    Ok([
+        null.try_clone()?.into(),
+        null.try_clone()?.into(),
+        null.into(),
+    ])
 }
 
 fn take_image(len_bytes: u64, stream: &mut impl Stream) -> Result<Image, Failure> {
@@ -112,7 +117,9 @@ fn take_image(len_bytes: u64, stream: &mut impl Stream) -> Result<Image, Failure
     let mut bytes = Vec::new();
     loop {
         match receive(&mut *stream)? {
-            ToAgent::Data(part) if bytes.len() + part.len() <= len_bytes as usize => bytes.extend(part),
+            ToAgent::Data(part) if bytes.len() + part.len() <= len_bytes as usize => {
+                bytes.extend(part)
+            }
             ToAgent::End if bytes.len() as u64 == len_bytes => break,
             ToAgent::Data(_) | ToAgent::End => {
                 return Err(refused("the image has another length than was said"));

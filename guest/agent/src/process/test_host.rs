@@ -1,4 +1,5 @@
-//! A test in place of the host, which copies the frames that it is told of, and a process to capture.
+//! A test in place of the host, which copies the frames that it is told of, and a process to
+//! capture.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -10,8 +11,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nvvmm_protocol::{
-    Afterwards, Capture, Captured, DATA_BYTES_MAX, FailedBecause, FrameRun, FromAgent, Restart, TerminalSize,
-    ToAgent,
+    Afterwards, Capture, Captured, DATA_BYTES_MAX, FailedBecause, FrameRun, FromAgent, Restart,
+    TerminalSize, ToAgent,
 };
 use tempfile::TempDir;
 
@@ -31,7 +32,8 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Whether tests can trace processes, choose numbers and see frames here. If not it is said, loudly.
+/// Whether tests can trace processes, choose numbers and see frames here. If not it is said,
+/// loudly.
 pub fn can_run() -> bool {
     // SAFETY: takes no arguments.
     let root = unsafe { libc::geteuid() } == 0;
@@ -271,7 +273,8 @@ pub fn ask_capture(pid: i32, external_stdio: bool, afterwards: Afterwards) -> Ho
 /// Hears that it failed, and why.
 pub fn expect_failure(host: &HostEnd, expected: FailedBecause, words: &str) {
     match host.hear() {
-        FromAgent::Failed { because, message } if because == expected && message.contains(words) => {}
+        FromAgent::Failed { because, message }
+            if because == expected && message.contains(words) => {}
         other => panic!("{other:?}"),
     }
 }

@@ -1,8 +1,9 @@
-//! Windows that the host shows images of processes in: virtio-pmem with an EROFS on it, behind virtio-mmio devices that are nothing until
-//! then.
+//! Windows that the host shows images of processes in: virtio-pmem with an EROFS on it, behind
+//! virtio-mmio devices that are nothing until then.
 //!
-//! The kernel counts who uses one: as long as a process has memory mapped from it, it cannot be unmounted. When it can be, the driver is
-//! taken off the device, which tells the host that nobody looks any more.
+//! The kernel counts who uses one: as long as a process has memory mapped from it, it cannot be
+//! unmounted. When it can be, the driver is taken off the device, which tells the host that nobody
+//! looks any more.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -30,8 +31,8 @@ const DRIVERS: [(&str, &str); 2] = [
 ];
 const FILE_SYSTEM: &str = "erofs";
 const FILE: &str = "pages";
-/// How long the kernel has to make a disk of the device: ten times and more of what it takes in an emulated machine, and less than the
-/// host waits for an answer.
+/// How long the kernel has to make a disk of the device: ten times and more of what it takes in an
+/// emulated machine, and less than the host waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(10);
 /// How often it is looked whether a window is still used, when the first process is gone.
@@ -47,7 +48,8 @@ pub struct Window {
 impl Window {
     /// Mounts what the host shows behind device `number`.
     pub fn open(number: u8) -> Result<Self, Failure> {
-        let failed = |error: io::Error| Failure::io(&format!("window {number} cannot be opened"), &error);
+        let failed =
+            |error: io::Error| Failure::io(&format!("window {number} cannot be opened"), &error);
         let device = find_device(Path::new(DEVICES), number)
             .map_err(failed)?
             .ok_or_else(|| refused(format!("there is no virtio-mmio device {number}")))?;
@@ -69,7 +71,9 @@ impl Window {
         loop {
             match sys::mount_dax(&disk, &place) {
                 // The kernel makes the disk's file a moment before the disk can be opened.
-                Err(error) if error.raw_os_error() == Some(libc::ENXIO) && began.elapsed() < PATIENCE => {
+                Err(error)
+                    if error.raw_os_error() == Some(libc::ENXIO) && began.elapsed() < PATIENCE =>
+                {
                     thread::sleep(POLL);
                 }
                 done => return done,
@@ -82,7 +86,8 @@ impl Window {
     /// # Errors
     /// It would be read through the page cache.
     pub fn pages(&self) -> Result<File, Failure> {
-        let failed = |error: io::Error| Failure::io("the image in the window cannot be opened", &error);
+        let failed =
+            |error: io::Error| Failure::io("the image in the window cannot be opened", &error);
         let file = File::open(self.place().join(FILE)).map_err(failed)?;
         if !sys::is_dax(&file).map_err(failed)? {
             return Err(refused("this kernel has no DAX for EROFS"));
@@ -126,7 +131,11 @@ pub fn let_go_of_former() {
 
 /// Has the kernel load what it needs for a window, or says what it lacks.
 fn load_drivers() -> Result<(), Failure> {
-    let lacks = |name| refused(format!("the guest's kernel has no {name}, which windows need"));
+    let lacks = |name| {
+        refused(format!(
+            "the guest's kernel has no {name}, which windows need"
+        ))
+    };
     for (name, seen) in DRIVERS {
         if !Path::new(seen).exists() {
             modprobe(name);
@@ -197,7 +206,10 @@ fn find_disk(directory: &Path) -> io::Result<Option<PathBuf>> {
         }
         let found = if entry.file_name().as_bytes() == b"block" {
             let disks = fs::read_dir(entry.path())?;
-            disks.flatten().next().map(|disk| PathBuf::from(disk.file_name()))
+            disks
+                .flatten()
+                .next()
+                .map(|disk| PathBuf::from(disk.file_name()))
         } else {
             // What goes away meanwhile has no disk.
             find_disk(&entry.path()).unwrap_or_default()

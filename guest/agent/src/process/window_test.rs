@@ -25,7 +25,10 @@ fn a_device_is_found_by_its_number_in_the_tables() {
 
 #[test]
 fn a_disk_is_found_below_its_device_and_not_behind_links() {
-    let device = tree(&["virtio5/ndbus0/region0/namespace0.0/block/pmem3", "virtio5/other"]);
+    let device = tree(&[
+        "virtio5/ndbus0/region0/namespace0.0/block/pmem3",
+        "virtio5/other",
+    ]);
     assert_eq!(find_disk(device.path()).unwrap(), Some("pmem3".into()));
     let other = tree(&["virtio6"]);
     std::os::unix::fs::symlink(device.path(), other.path().join("virtio6/subsystem")).unwrap();

@@ -1,5 +1,6 @@
-//! nvvmm-heap MIB DIRECTORY: a process to capture. It fills so much private memory with a pattern, makes DIRECTORY/ready, and waits for
-//! DIRECTORY/go. Then it verifies every word and puts into DIRECTORY/verdict what it found and what that took. Again for each go.
+//! nvvmm-heap MIB DIRECTORY: a process to capture. It fills so much private memory with a pattern,
+//! makes DIRECTORY/ready, and waits for DIRECTORY/go. Then it verifies every word and puts into
+//! DIRECTORY/verdict what it found and what that took. Again for each go.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -41,7 +42,8 @@ fn word(index: u64) -> u64 {
     (index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ index >> 3
 }
 
-/// Reads all of the memory: how many words are wrong, the page faults that this process took for it, and the time.
+/// Reads all of the memory: how many words are wrong, the page faults that this process took for
+/// it, and the time.
 fn verdict(memory: &[u64]) -> String {
     let (began, faults) = (Instant::now(), minor_faults());
     let wrong = (0..)

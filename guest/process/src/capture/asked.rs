@@ -1,4 +1,5 @@
-//! What the kernel tells about a process to nobody but the process itself: asked by system calls made in its name.
+//! What the kernel tells about a process to nobody but the process itself: asked by system calls
+//! made in its name.
 
 use crate::error::Error;
 use crate::freeze::FrozenProcess;
@@ -112,12 +113,15 @@ impl Asking<'_> {
 
     fn process(&self) -> Result<Answers, Error> {
         let mut answers = Answers {
-            brk: self.remote.call("ask the heap's end", libc::SYS_brk, &[0])?,
+            brk: self
+                .remote
+                .call("ask the heap's end", libc::SYS_brk, &[0])?,
             ..Answers::default()
         };
         let status = observe::status(self.remote.tid(), self.remote.tid())?;
-        // Where the kernel acts as by default the rest of the action has no effect, but that for SIGCHLD: it says whether
-        // children become zombies. Each question takes its time, while the process is frozen.
+        // Where the kernel acts as by default the rest of the action has no effect, but that for
+        // SIGCHLD: it says whether children become zombies. Each question takes its time,
+        // while the process is frozen.
         let asked = status.caught | status.ignored | 1 << (libc::SIGCHLD - 1);
         for signal in 1..=SIGNALS {
             if asked & 1 << (signal - 1) == 0 {
@@ -135,7 +139,8 @@ impl Asking<'_> {
             });
         }
         for (value, which) in answers.itimers.iter_mut().zip(ITIMERS) {
-            let found: [u64; 4] = self.numbers("ask a timer", libc::SYS_getitimer, &[which, self.room])?;
+            let found: [u64; 4] =
+                self.numbers("ask a timer", libc::SYS_getitimer, &[which, self.room])?;
             let [interval_s, interval_us, value_s, value_us] = found.map(|number| number as i64);
             *value = ItimerValue {
                 interval_s,
@@ -152,8 +157,11 @@ impl Asking<'_> {
     fn thread(&self) -> Result<ThreadAnswers, Error> {
         /// `prctl(PR_GET_TID_ADDRESS, &address)`.
         const PR_GET_TID_ADDRESS: i32 = 40;
-        let [address, flags, size_bytes] =
-            self.numbers("ask for the signal stack", libc::SYS_sigaltstack, &[0, self.room])?;
+        let [address, flags, size_bytes] = self.numbers(
+            "ask for the signal stack",
+            libc::SYS_sigaltstack,
+            &[0, self.room],
+        )?;
         self.prctl(PR_GET_TID_ADDRESS, self.room)?;
         Ok(ThreadAnswers {
             alt_stack: AltStack {

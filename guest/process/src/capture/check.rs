@@ -1,4 +1,5 @@
-//! What an image does not hold is refused, by name: before anything is frozen, and again once all stands still.
+//! What an image does not hold is refused, by name: before anything is frozen, and again once all
+//! stands still.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -100,8 +101,8 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// The frames that are likely to be handed to the sink: the number of the first one and how many, for each run. The processes
-    /// run, so this is out of date when it is there.
+    /// The frames that are likely to be handed to the sink: the number of the first one and how
+    /// many, for each run. The processes run, so this is out of date when it is there.
     pub fn frames(&self) -> Result<Vec<(u64, u64)>, Error> {
         let mut listing = Listing::default();
         for process in &self.processes {
@@ -117,7 +118,11 @@ impl Checked {
                 }
             }
         }
-        Ok(listing.runs.iter().map(|run| (run.frame, run.pages)).collect())
+        Ok(listing
+            .runs
+            .iter()
+            .map(|run| (run.frame, run.pages))
+            .collect())
     }
 }
 
@@ -138,8 +143,10 @@ pub fn check(pid: Pid, options: CaptureOptions) -> Result<Checked, Error> {
     let mut refusals = refusals(&observed, options);
     for process in &observed.processes {
         let threads = process.threads.iter();
-        refusals
-            .extend(threads.filter_map(|(tid, status)| Refusal::of_tracer(process.pid, *tid, status.tracer)));
+        refusals.extend(
+            threads
+                .filter_map(|(tid, status)| Refusal::of_tracer(process.pid, *tid, status.tracer)),
+        );
     }
     if !refusals.is_empty() {
         return Err(Error::Refused(refusals));
@@ -228,7 +235,9 @@ fn whole_process(process: &Observed, refusals: &mut Vec<Refusal>) {
     if elf_class(Path::new(&program)) == Some(1) {
         refuse("is a 32-bit program".into());
     }
-    if let Err(reason) = files::mapped_file(Path::new(&program), &link(&pid, "exe").unwrap_or_default()) {
+    if let Err(reason) =
+        files::mapped_file(Path::new(&program), &link(&pid, "exe").unwrap_or_default())
+    {
         refuse(format!("runs a program {reason}"));
     }
     if process.vdso.is_none() {
@@ -242,7 +251,12 @@ fn whole_process(process: &Observed, refusals: &mut Vec<Refusal>) {
     }
 }
 
-fn family(process: &Observed, all: &[Observed], options: CaptureOptions, refusals: &mut Vec<Refusal>) {
+fn family(
+    process: &Observed,
+    all: &[Observed],
+    options: CaptureOptions,
+    refusals: &mut Vec<Refusal>,
+) {
     if !options.tree && !process.children.is_empty() {
         let reason = format!(
             "has children (such as {}); they would have to come along",
@@ -276,7 +290,11 @@ fn thread(process: &Observed, tid: Pid, status: &Status, refusals: &mut Vec<Refu
     {
         refuse("has deadline scheduling");
     }
-    for table in [FileTable::Memory, FileTable::Descriptors, FileTable::Directories] {
+    for table in [
+        FileTable::Memory,
+        FileTable::Descriptors,
+        FileTable::Directories,
+    ] {
         if sys::share_table(process.pid, tid, table).is_ok_and(|same| !same) {
             refuse("has descriptors, directories or memory of its own, apart from its process's");
         }
@@ -326,9 +344,12 @@ fn mapping_refusal(process: &Observed, mapping: &Mapping) -> Option<String> {
         return Some("has a protection key".into());
     }
     if mapping.inode == 0 {
-        let known =
-            name.is_empty() || name == "[heap]" || name.starts_with("[stack") || name.starts_with("[anon:");
-        return (!known || mapping.shared).then(|| format!("is of a kind that is not known ({name})"));
+        let known = name.is_empty()
+            || name == "[heap]"
+            || name.starts_with("[stack")
+            || name.starts_with("[anon:");
+        return (!known || mapping.shared)
+            .then(|| format!("is of a kind that is not known ({name})"));
     }
     if files::is_of_window(mapping) {
         return None;

@@ -35,16 +35,18 @@ pub fn map_link(pid: Pid, mapping: &Mapping) -> PathBuf {
     ))
 }
 
-/// Whether a mapping stands for anonymous memory that the process had when it was captured before (`--window`).
+/// Whether a mapping stands for anonymous memory that the process had when it was captured before
+/// (`--window`).
 pub fn is_of_window(mapping: &Mapping) -> bool {
     !mapping.shared && mapping.name.starts_with(WINDOWS)
 }
 
-/// The file that a link of /proc leads to, which must be there under its name; else what is wrong with it.
+/// The file that a link of /proc leads to, which must be there under its name; else what is wrong
+/// with it.
 pub fn mapped_file(link: &Path, name: &Path) -> Result<MappedFile, String> {
     let shown = name.display();
-    let found =
-        std::fs::metadata(link).map_err(|error| format!("that cannot be looked at ({shown}): {error}"))?;
+    let found = std::fs::metadata(link)
+        .map_err(|error| format!("that cannot be looked at ({shown}): {error}"))?;
     if name.starts_with(WINDOWS) {
         return Err(format!("that shows an image ({shown})"));
     }
@@ -63,7 +65,11 @@ pub fn mapped_file(link: &Path, name: &Path) -> Result<MappedFile, String> {
 }
 
 /// What is open; pipes by inode number. Or the reason why it cannot be held.
-pub fn kind(open: &Descriptor, options: CaptureOptions, outside_ends: &[(Pid, u64)]) -> Result<Kind, String> {
+pub fn kind(
+    open: &Descriptor,
+    options: CaptureOptions,
+    outside_ends: &[(Pid, u64)],
+) -> Result<Kind, String> {
     let kind = inherent(open, outside_ends);
     if kind.is_err() && options.external_stdio && open.fd <= 2 {
         return Ok(Kind::Stdio);
@@ -99,8 +105,12 @@ fn inherent(open: &Descriptor, outside_ends: &[(Pid, u64)]) -> Result<Kind, Stri
             Err(format!("is a file of /proc ({shown})"))
         }
         libc::S_IFREG | libc::S_IFDIR if by_path() => Ok(Kind::File),
-        libc::S_IFREG if open.name.as_os_str().as_bytes().starts_with(b"/memfd:") => Err("is a memfd".into()),
-        libc::S_IFREG | libc::S_IFDIR => Err(format!("is a file that was deleted or replaced ({shown})")),
+        libc::S_IFREG if open.name.as_os_str().as_bytes().starts_with(b"/memfd:") => {
+            Err("is a memfd".into())
+        }
+        libc::S_IFREG | libc::S_IFDIR => {
+            Err(format!("is a file that was deleted or replaced ({shown})"))
+        }
         libc::S_IFCHR if STATELESS.contains(&open.special_device) && by_path() => Ok(Kind::Device),
         libc::S_IFCHR | libc::S_IFBLK => Err(format!("is a device ({shown})")),
         libc::S_IFIFO => Err(format!("is a named pipe ({shown})")),
@@ -203,7 +213,8 @@ impl<'a> Collector<'a> {
         for (file, (owner, open)) in self.files.iter().zip(&self.owners) {
             if let What::PipeEnd { pipe, write } = file.what {
                 let end = borrow(*owner, open.fd)?;
-                let size = fcntl(&end, FcntlArg::F_GETPIPE_SZ).map_err(failed("ask a pipe's size"))?;
+                let size =
+                    fcntl(&end, FcntlArg::F_GETPIPE_SZ).map_err(failed("ask a pipe's size"))?;
                 pipes[pipe as usize].capacity_bytes = size as u32;
                 if !write {
                     pipes[pipe as usize].held = peek(&end, size)?;
@@ -233,7 +244,12 @@ fn peek(end: &OwnedFd, capacity: i32) -> Result<Vec<u8>, Error> {
     let (read, write) = pipe().map_err(doing())?;
     fcntl(&write, FcntlArg::F_SETPIPE_SZ(capacity)).map_err(doing())?;
     let mut held = Vec::new();
-    match tee(end, &write, capacity as usize, SpliceFFlags::SPLICE_F_NONBLOCK) {
+    match tee(
+        end,
+        &write,
+        capacity as usize,
+        SpliceFFlags::SPLICE_F_NONBLOCK,
+    ) {
         Ok(_) => {}
         Err(nix::errno::Errno::EAGAIN) => return Ok(held),
         Err(error) => return Err(doing()(error)),

@@ -12,8 +12,9 @@ use crate::sys::PAGE_BYTES;
 /// How often pages are listed before it is given up.
 const ROUNDS_MAX: u32 = 64;
 
-/// Hands a process's pages to the sink, each with a number of its own from `next` on, until none moved while it was handed over. Says how
-/// often they were listed. The mappings that begin at `of_windows` are of a window: what was not written of them is in its frames.
+/// Hands a process's pages to the sink, each with a number of its own from `next` on, until none
+/// moved while it was handed over. Says how often they were listed. The mappings that begin at
+/// `of_windows` are of a window: what was not written of them is in its frames.
 pub fn take(
     process: &mut Process,
     of_windows: &HashSet<u64>,
@@ -34,7 +35,8 @@ pub fn take(
             set_pages(process, &numbers, &now);
             return Ok(round);
         }
-        // Reading is enough to bring a page back. Writing would give it a frame that it does not need.
+        // Reading is enough to bring a page back. Writing would give it a frame that it does not
+        // need.
         for address in &now.absent {
             memory.read(*address, &mut [0])?;
         }
@@ -52,7 +54,11 @@ pub fn take(
     })
 }
 
-fn list(process: &Process, of_windows: &HashSet<u64>, pagemap: &mut Pagemap) -> Result<Listing, Error> {
+fn list(
+    process: &Process,
+    of_windows: &HashSet<u64>,
+    pagemap: &mut Pagemap,
+) -> Result<Listing, Error> {
     let mut listing = Listing::default();
     for mapping in &process.mappings {
         // What is shared belongs to its file. What may be dropped is.
@@ -134,7 +140,10 @@ impl Numbers {
                         .next()
                         .map_or(end, |(start, _)| *start)
                         .min(end);
-                    (stop, self.add(address, (stop - address) / PAGE_BYTES, before))
+                    (
+                        stop,
+                        self.add(address, (stop - address) / PAGE_BYTES, before),
+                    )
                 }
             };
             let pages = (stop.min(end) - address) / PAGE_BYTES;
@@ -171,7 +180,8 @@ impl Numbers {
 fn set_pages(process: &mut Process, numbers: &Numbers, listing: &Listing) {
     for mapping in &mut process.mappings {
         let runs = numbers.known.range(..mapping.end).rev();
-        let runs = runs.take_while(|(start, (pages, _))| *start + pages * PAGE_BYTES > mapping.start);
+        let runs =
+            runs.take_while(|(start, (pages, _))| *start + pages * PAGE_BYTES > mapping.start);
         mapping.pages = runs
             .map(|(start, (pages, number))| {
                 let (address, pages, skipped) = clip(mapping, *start, *pages);
@@ -184,8 +194,9 @@ fn set_pages(process: &mut Process, numbers: &Numbers, listing: &Listing) {
             .collect();
         mapping.pages.reverse();
         let guards = listing.guards.iter();
-        let guards = guards
-            .filter(|(start, pages)| *start < mapping.end && start + pages * PAGE_BYTES > mapping.start);
+        let guards = guards.filter(|(start, pages)| {
+            *start < mapping.end && start + pages * PAGE_BYTES > mapping.start
+        });
         mapping.guards = guards
             .map(|(start, pages)| clip(mapping, *start, *pages))
             .map(|(start, pages, _)| (start, pages))
@@ -193,7 +204,8 @@ fn set_pages(process: &mut Process, numbers: &Numbers, listing: &Listing) {
     }
 }
 
-/// The part of a run that is in the mapping: its address, its pages, and how many of the run come before.
+/// The part of a run that is in the mapping: its address, its pages, and how many of the run come
+/// before.
 fn clip(mapping: &Mapping, start: u64, pages: u64) -> (u64, u64, u64) {
     let from = start.max(mapping.start);
     let to = (start + pages * PAGE_BYTES).min(mapping.end);

@@ -43,9 +43,18 @@ fn a_page_keeps_its_number() {
         image_page,
         pages,
     };
-    assert_eq!(numbers.number(&run(0x1000, 10, 2)), [taken(0x1000, 10, 100, 2)]);
-    assert_eq!(numbers.number(&run(0x3000, 70, 1)), [taken(0x3000, 70, 102, 1)]);
-    assert_eq!(numbers.number(&run(0x9000, 71, 1)), [taken(0x9000, 71, 103, 1)]);
+    assert_eq!(
+        numbers.number(&run(0x1000, 10, 2)),
+        [taken(0x1000, 10, 100, 2)]
+    );
+    assert_eq!(
+        numbers.number(&run(0x3000, 70, 1)),
+        [taken(0x3000, 70, 102, 1)]
+    );
+    assert_eq!(
+        numbers.number(&run(0x9000, 71, 1)),
+        [taken(0x9000, 71, 103, 1)]
+    );
     // Known ones in the middle of new ones, in new frames.
     let expected = [
         taken(0x0, 20, 104, 1),
@@ -95,7 +104,10 @@ fn runs_are_cut_at_mappings() {
         }]
     );
     assert_eq!(
-        (&process.mappings[0].guards[..], &process.mappings[1].guards[..]),
+        (
+            &process.mappings[0].guards[..],
+            &process.mappings[1].guards[..]
+        ),
         (&[(0x2000, 1)][..], &[(0x3000, 2)][..])
     );
 }

@@ -21,8 +21,8 @@ use check::Observation;
 pub struct CaptureOptions {
     /// With all descendants.
     pub tree: bool,
-    /// Standard input, output and error may lead to what an image does not hold (terminals, pipes of others, sockets). Whoever restarts
-    /// puts something in their place.
+    /// Standard input, output and error may lead to what an image does not hold (terminals, pipes
+    /// of others, sockets). Whoever restarts puts something in their place.
     pub external_stdio: bool,
 }
 
@@ -36,9 +36,13 @@ pub struct Captured {
 }
 
 impl Frozen {
-    /// Captures what stands still. Nothing of it is changed; how often doesn't matter. It is checked again, as it may have changed
-    /// since [`check`].
-    pub fn capture(&self, options: CaptureOptions, sink: &mut dyn PageSink) -> Result<Captured, Error> {
+    /// Captures what stands still. Nothing of it is changed; how often doesn't matter. It is
+    /// checked again, as it may have changed since [`check`].
+    pub fn capture(
+        &self,
+        options: CaptureOptions,
+        sink: &mut dyn PageSink,
+    ) -> Result<Captured, Error> {
         let pids: Vec<Pid> = self.processes().iter().map(|process| process.pid).collect();
         let observed = Observation::new(&pids)?;
         let mut refusals = check::refusals(&observed, options);

@@ -8,12 +8,18 @@ use super::check::Observed;
 use super::files;
 use crate::error::{Error, Pid, failed};
 use crate::freeze::{FrozenProcess, FrozenThread};
-use crate::image::{Advice, Credentials, Mapped, MappedFile, Mapping, Process, RobustList, Rseq, Thread};
+use crate::image::{
+    Advice, Credentials, Mapped, MappedFile, Mapping, Process, RobustList, Rseq, Thread,
+};
 use crate::observe::{self, Status};
 use crate::sys::{self, Queue};
 
 /// The state of a frozen process, but for its open files and pages.
-pub fn state(frozen: &FrozenProcess, observed: &Observed, parent: Option<u32>) -> Result<Process, Error> {
+pub fn state(
+    frozen: &FrozenProcess,
+    observed: &Observed,
+    parent: Option<u32>,
+) -> Result<Process, Error> {
     let pid = frozen.pid;
     let vdso = observed.vdso.as_ref().ok_or(Error::Gone(pid))?;
     let answers = asked::ask(frozen, vdso.syscall_at)?;
@@ -30,7 +36,8 @@ pub fn state(frozen: &FrozenProcess, observed: &Observed, parent: Option<u32>) -
         directory: link(pid, "cwd")?,
         umask: observed.leader().umask,
         actions: answers.actions,
-        pending: sys::pending_signals(pid, Queue::Process).map_err(failed("read pending signals"))?,
+        pending: sys::pending_signals(pid, Queue::Process)
+            .map_err(failed("read pending signals"))?,
         itimers: answers.itimers,
         limits: observe::limits(pid)?,
         dumpable: answers.dumpable,
@@ -39,7 +46,11 @@ pub fn state(frozen: &FrozenProcess, observed: &Observed, parent: Option<u32>) -
         oom_score_adj: number(pid, "oom_score_adj", 10)? as i32,
         ..Process::default()
     };
-    for mapping in observed.mappings.iter().filter(|mapping| !mapping.is_vdso()) {
+    for mapping in observed
+        .mappings
+        .iter()
+        .filter(|mapping| !mapping.is_vdso())
+    {
         let mapping = self::mapping(pid, mapping, &mut process.mapped_files)?;
         process.mappings.push(mapping);
     }
@@ -51,7 +62,11 @@ pub fn state(frozen: &FrozenProcess, observed: &Observed, parent: Option<u32>) -
     Ok(process)
 }
 
-fn thread(frozen: &FrozenThread, status: &Status, answers: &ThreadAnswers) -> Result<Thread, Error> {
+fn thread(
+    frozen: &FrozenThread,
+    status: &Status,
+    answers: &ThreadAnswers,
+) -> Result<Thread, Error> {
     let tid = frozen.tid;
     let doing = || failed(format!("read the state of thread {tid}"));
     let (address, len) = sys::robust_list(tid).map_err(doing())?;
@@ -95,7 +110,11 @@ pub fn xfeatures(xstate: &[u8]) -> u64 {
     bytes.map_or(0, u64::from_le_bytes)
 }
 
-fn mapping(pid: Pid, observed: &observe::Mapping, known: &mut Vec<MappedFile>) -> Result<Mapping, Error> {
+fn mapping(
+    pid: Pid,
+    observed: &observe::Mapping,
+    known: &mut Vec<MappedFile>,
+) -> Result<Mapping, Error> {
     const ADVICE: [(&[u8; 2], Advice); 10] = [
         (b"gd", Advice::GrowsDown),
         (b"nr", Advice::NoReserve),
@@ -130,10 +149,13 @@ fn mapping(pid: Pid, observed: &observe::Mapping, known: &mut Vec<MappedFile>) -
     } else {
         let found = files::mapped_file(&files::map_link(pid, observed), &observed.name)
             .map_err(|_| Error::BadImage("a mapped file changed while its process stood still"))?;
-        let file = known.iter().position(|other| *other == found).unwrap_or_else(|| {
-            known.push(found);
-            known.len() - 1
-        }) as u32;
+        let file = known
+            .iter()
+            .position(|other| *other == found)
+            .unwrap_or_else(|| {
+                known.push(found);
+                known.len() - 1
+            }) as u32;
         let offset = observed.offset;
         match observed.shared {
             true => Mapped::SharedFile {
@@ -155,7 +177,8 @@ fn mapping(pid: Pid, observed: &observe::Mapping, known: &mut Vec<MappedFile>) -
 }
 
 fn executable(pid: Pid) -> Result<MappedFile, Error> {
-    let name = std::fs::read_link(format!("/proc/{pid}/exe")).map_err(failed("read a program's name"))?;
+    let name =
+        std::fs::read_link(format!("/proc/{pid}/exe")).map_err(failed("read a program's name"))?;
     files::mapped_file(Path::new(&format!("/proc/{pid}/exe")), &name)
         .map_err(|_| Error::BadImage("a program's file changed while its process stood still"))
 }

@@ -7,10 +7,12 @@ use crate::sys::{self, Registers};
 /// Where `struct rseq` has the address of the critical section that the thread is in.
 const RSEQ_CS_OFFSET: u64 = 8;
 
-/// Where the thread must go on if its instruction pointer is inside a critical section: its abort handler. A freeze preempts the
-/// thread, so the kernel would send it there too; but system calls made in its name end the section unnoticed.
+/// Where the thread must go on if its instruction pointer is inside a critical section: its abort
+/// handler. A freeze preempts the thread, so the kernel would send it there too; but system calls
+/// made in its name end the section unnoticed.
 pub fn abort_address(pid: Pid, tid: Pid, registers: &Registers) -> Result<Option<u64>, Error> {
-    let Some(area) = sys::rseq_area(tid).map_err(failed(format!("read the rseq area of thread {tid}")))?
+    let Some(area) =
+        sys::rseq_area(tid).map_err(failed(format!("read the rseq area of thread {tid}")))?
     else {
         return Ok(None);
     };

@@ -1,4 +1,5 @@
-//! Stopping every thread of a process, or of a process and its descendants, and letting them go again.
+//! Stopping every thread of a process, or of a process and its descendants, and letting them go
+//! again.
 
 mod critical;
 
@@ -23,7 +24,8 @@ pub enum Afterwards {
     Kill,
 }
 
-/// Processes that stand still. Dropped, it lets them go on. A tracer is a thread, so it stays on the one that made it.
+/// Processes that stand still. Dropped, it lets them go on. A tracer is a thread, so it stays on
+/// the one that made it.
 #[derive(Debug)]
 pub struct Frozen {
     processes: Vec<FrozenProcess>,
@@ -64,7 +66,8 @@ impl Frozen {
             _on_one_thread: PhantomData,
         };
         frozen.add(pid)?;
-        // Nobody in the list can make a child any more, so one pass over the growing list finds them all.
+        // Nobody in the list can make a child any more, so one pass over the growing list finds
+        // them all.
         let mut next = 0;
         while tree && next < frozen.processes.len() {
             for child in observe::children(frozen.processes[next].pid)? {
@@ -138,7 +141,8 @@ impl Frozen {
                 // One that died is let go already.
                 let _ = sys::detach(thread.tid);
             }
-            // Only now: a thread that dies while it is traced stays until its tracer has waited for it.
+            // Only now: a thread that dies while it is traced stays until its tracer has waited for
+            // it.
             if afterwards == Afterwards::Kill {
                 send(process.pid, libc::SIGKILL);
             }
@@ -198,7 +202,8 @@ impl FrozenThread {
         Ok(())
     }
 
-    /// Waits until an interrupted thread is in its trap. Signals that it meets on the way are given to it. False: it ended.
+    /// Waits until an interrupted thread is in its trap. Signals that it meets on the way are given
+    /// to it. False: it ended.
     fn wait_stopped(&mut self) -> Result<bool, Error> {
         let tid = self.tid;
         let began = Instant::now();
@@ -209,7 +214,9 @@ impl FrozenThread {
                     self.group_stopped = signal != libc::SIGTRAP;
                     return Ok(true);
                 }
-                Waited::Stopped(Stop::Signal(signal)) => sys::continue_with(tid, signal).map_err(doing())?,
+                Waited::Stopped(Stop::Signal(signal)) => {
+                    sys::continue_with(tid, signal).map_err(doing())?
+                }
                 Waited::Stopped(_) => sys::continue_with(tid, 0).map_err(doing())?,
                 Waited::Ended => return Ok(false),
                 Waited::Runs if began.elapsed() > STOP_LIMIT => {
@@ -219,7 +226,9 @@ impl FrozenThread {
                     });
                 }
                 // Usually it needs microseconds; one that runs on this CPU needs our turn to end.
-                Waited::Runs if began.elapsed() < Duration::from_millis(1) => std::thread::yield_now(),
+                Waited::Runs if began.elapsed() < Duration::from_millis(1) => {
+                    std::thread::yield_now()
+                }
                 Waited::Runs => std::thread::sleep(Duration::from_micros(100)),
             }
         }

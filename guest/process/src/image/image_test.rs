@@ -93,7 +93,10 @@ fn refused(change: impl FnOnce(&mut Image)) -> &'static str {
 
 #[test]
 fn what_makes_no_sense_is_refused() {
-    assert_eq!(refused(|image| image.processes.clear()), "it has no process");
+    assert_eq!(
+        refused(|image| image.processes.clear()),
+        "it has no process"
+    );
     assert_eq!(
         refused(|image| image.pages = 2),
         "a page is not one of the image's"
@@ -110,7 +113,8 @@ fn what_makes_no_sense_is_refused() {
         refused(|image| image.processes[0].vdso = 0x1f000),
         "mappings overlap"
     );
-    let mapping = |change: fn(&mut Mapping)| refused(|image| change(&mut image.processes[0].mappings[0]));
+    let mapping =
+        |change: fn(&mut Mapping)| refused(|image| change(&mut image.processes[0].mappings[0]));
     assert_eq!(
         mapping(|mapping| mapping.end = 0x12000),
         "a page is outside of its mapping"

@@ -5,8 +5,8 @@ mod state;
 mod validate;
 
 pub use state::{
-    Advice, AltStack, Credentials, Image, ItimerValue, Mapped, MappedFile, Mapping, OpenFile, PageRun, Pipe,
-    Process, ProcessDescriptor, RobustList, Rseq, SignalAction, Thread, What,
+    Advice, AltStack, Credentials, Image, ItimerValue, Mapped, MappedFile, Mapping, OpenFile,
+    PageRun, Pipe, Process, ProcessDescriptor, RobustList, Rseq, SignalAction, Thread, What,
 };
 
 #[cfg(test)]

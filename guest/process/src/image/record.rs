@@ -1,4 +1,5 @@
-//! The bytes of an image: a header of 24 bytes, then the state in postcard's encoding. Numbers are little-endian.
+//! The bytes of an image: a header of 24 bytes, then the state in postcard's encoding. Numbers are
+//! little-endian.
 //!
 //! | offset | size | |
 //! |---|---|---|
@@ -21,7 +22,8 @@ impl Image {
 
     /// The image as bytes; an error if it is larger than [`Image::BYTES_MAX`].
     pub fn encode(&self) -> Result<Vec<u8>, Error> {
-        let state = postcard::to_stdvec(self).map_err(|_| Error::BadImage("it cannot be encoded"))?;
+        let state =
+            postcard::to_stdvec(self).map_err(|_| Error::BadImage("it cannot be encoded"))?;
         if state.len() > Self::BYTES_MAX - HEADER_BYTES {
             return Err(Error::BadImage("its state is larger than 64 MiB"));
         }
@@ -35,13 +37,15 @@ impl Image {
         Ok(bytes)
     }
 
-    /// The image of these bytes. What it gives can be restarted without any further check of its own consistency.
+    /// The image of these bytes. What it gives can be restarted without any further check of its
+    /// own consistency.
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let (header, state) = bytes
             .split_at_checked(HEADER_BYTES)
             .ok_or(Error::BadImage("it is too short"))?;
-        let number =
-            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let number = |at: usize| {
+            u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        };
         if header[..8] != MAGIC {
             return Err(Error::BadImage("it does not begin as one"));
         }
@@ -54,8 +58,8 @@ impl Image {
         if number(20) != crc32fast::hash(state) {
             return Err(Error::BadImage("its checksum does not match"));
         }
-        let (image, rest): (Self, _) =
-            postcard::take_from_bytes(state).map_err(|_| Error::BadImage("its state cannot be decoded"))?;
+        let (image, rest): (Self, _) = postcard::take_from_bytes(state)
+            .map_err(|_| Error::BadImage("its state cannot be decoded"))?;
         if !rest.is_empty() {
             return Err(Error::BadImage("there is more behind its state"));
         }

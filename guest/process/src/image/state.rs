@@ -9,7 +9,8 @@ use crate::sys::{Registers, Schedule};
 pub struct Image {
     /// The kernel they ran on.
     pub kernel: Kernel,
-    /// Which boot of it, as of /proc/sys/kernel/random/boot_id. A VM that is restored goes on with that of its snapshot.
+    /// Which boot of it, as of /proc/sys/kernel/random/boot_id. A VM that is restored goes on with
+    /// that of its snapshot.
     pub boot: String,
     /// The extended state components that were enabled (XCR0).
     pub xfeatures: u64,
@@ -26,7 +27,10 @@ pub struct Image {
 impl Image {
     /// How many threads its processes have.
     pub fn threads(&self) -> usize {
-        self.processes.iter().map(|process| process.threads.len()).sum()
+        self.processes
+            .iter()
+            .map(|process| process.threads.len())
+            .sum()
     }
 }
 

@@ -41,9 +41,10 @@ impl Image {
                 What::PipeEnd { pipe, .. } => {
                     ensure((pipe as usize) < self.pipes.len(), "a pipe is missing")?
                 }
-                What::Stdio { stream, .. } => {
-                    ensure((0..=2).contains(&stream), "a standard stream has a wrong number")?
-                }
+                What::Stdio { stream, .. } => ensure(
+                    (0..=2).contains(&stream),
+                    "a standard stream has a wrong number",
+                )?,
                 What::File { .. } | What::Device { .. } => {}
             }
         }
@@ -63,13 +64,25 @@ impl Image {
             "a process's first thread is not its leader",
         )?;
         process.threads.iter().try_for_each(validate_thread)?;
-        ensure(process.actions.len() == SIGNALS, "signal actions are missing")?;
-        ensure(process.limits.len() <= LIMITS_MAX, "there are too many limits")?;
         ensure(
-            process.pending.iter().all(|info| info.len() == SIGINFO_BYTES),
+            process.actions.len() == SIGNALS,
+            "signal actions are missing",
+        )?;
+        ensure(
+            process.limits.len() <= LIMITS_MAX,
+            "there are too many limits",
+        )?;
+        ensure(
+            process
+                .pending
+                .iter()
+                .all(|info| info.len() == SIGINFO_BYTES),
             "a signal has a wrong size",
         )?;
-        let ordered = process.descriptors.windows(2).all(|pair| pair[0].fd < pair[1].fd);
+        let ordered = process
+            .descriptors
+            .windows(2)
+            .all(|pair| pair[0].fd < pair[1].fd);
         ensure(ordered, "descriptors are not in order")?;
         for descriptor in &process.descriptors {
             let valid = (0..DESCRIPTOR_MAX).contains(&descriptor.fd);
@@ -138,7 +151,8 @@ impl Image {
         };
         let mut from = start;
         for run in &mapping.pages {
-            from = inside(from, run.address, run.pages).ok_or("a page is outside of its mapping")?;
+            from =
+                inside(from, run.address, run.pages).ok_or("a page is outside of its mapping")?;
             let image_end = run.image_page.checked_add(run.pages);
             ensure(
                 image_end.is_some_and(|end| end <= self.pages),
@@ -155,7 +169,10 @@ impl Image {
 
 fn validate_thread(thread: &Thread) -> Verdict {
     ensure(
-        thread.pending.iter().all(|info| info.len() == SIGINFO_BYTES),
+        thread
+            .pending
+            .iter()
+            .all(|info| info.len() == SIGINFO_BYTES),
         "a signal has a wrong size",
     )?;
     ensure(thread.name.len() < 16, "a thread's name is too long")?;

@@ -11,9 +11,10 @@ const ALL_SIGNALS: u64 = u64::MAX;
 
 /// A seized thread that makes system calls for us. It has every signal blocked meanwhile.
 ///
-/// The calls are made at a `syscall` instruction of its memory. The thread is never let run further than that: whoever is done calls
-/// [`Remote::park`], which leaves it where the kernel looks for signals before it returns to user mode, so that a system call that
-/// was interrupted is restarted by the kernel as usual.
+/// The calls are made at a `syscall` instruction of its memory. The thread is never let run further
+/// than that: whoever is done calls [`Remote::park`], which leaves it where the kernel looks for
+/// signals before it returns to user mode, so that a system call that was interrupted is restarted
+/// by the kernel as usual.
 #[derive(Debug)]
 pub struct Remote {
     tid: Pid,
@@ -44,7 +45,11 @@ impl Remote {
     }
 
     /// Makes one system call. An error of the call itself is the inner one.
-    pub fn try_call(&self, number: libc::c_long, arguments: &[u64]) -> Result<io::Result<u64>, Error> {
+    pub fn try_call(
+        &self,
+        number: libc::c_long,
+        arguments: &[u64],
+    ) -> Result<io::Result<u64>, Error> {
         let mut values = [0u64; 6];
         values[..arguments.len()].copy_from_slice(arguments);
         let [rdi, rsi, rdx, r10, r8, r9] = values;
@@ -77,7 +82,8 @@ impl Remote {
                         source: io::ErrorKind::Other.into(),
                     });
                 }
-                // Only what cannot be blocked: a stop. The group stops, and is woken by the next step.
+                // Only what cannot be blocked: a stop. The group stops, and is woken by the next
+                // step.
                 Waited::Stopped(Stop::Signal(found)) => signal = found,
                 Waited::Stopped(Stop::Trap { .. } | Stop::Cloned) | Waited::Runs => {}
                 Waited::Ended => return Err(Error::Gone(self.tid)),
@@ -97,7 +103,8 @@ impl Remote {
             .map_err(failed(format!("{op} in thread {}", self.tid)))
     }
 
-    /// Leaves the thread stopped, ready to be let go: it then runs from that address on, with every signal blocked.
+    /// Leaves the thread stopped, ready to be let go: it then runs from that address on, with every
+    /// signal blocked.
     pub fn idle(&self, address: u64) -> Result<(), Error> {
         let registers = Registers {
             rip: address,

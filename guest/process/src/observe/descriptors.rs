@@ -91,7 +91,9 @@ fn descriptor(pid: Pid, fd: i32) -> Result<Descriptor, Error> {
         links: metadata.nlink(),
         size_bytes: metadata.size(),
         special_device: metadata.rdev(),
-        position: field("pos")?.parse().map_err(|_| unreadable(pid, "fdinfo"))?,
+        position: field("pos")?
+            .parse()
+            .map_err(|_| unreadable(pid, "fdinfo"))?,
         flags: i32::from_str_radix(field("flags")?, 8).map_err(|_| unreadable(pid, "fdinfo"))?,
         locked: text.lines().any(|line| line.starts_with("lock:")),
     })

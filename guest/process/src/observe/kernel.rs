@@ -42,10 +42,17 @@ impl Vdso {
 
 const SYSCALL_INSTRUCTION: [u8; 2] = [0x0f, 0x05];
 
-/// Looks for the vDSO among the mappings of a process. None: it has none, or one with no system call in it.
+/// Looks for the vDSO among the mappings of a process. None: it has none, or one with no system
+/// call in it.
 pub fn find_vdso(pid: Pid, mappings: &[Mapping]) -> Result<Option<Vdso>, Error> {
-    let parts: Vec<&Mapping> = mappings.iter().filter(|mapping| mapping.is_vdso()).collect();
-    let Some(code) = parts.iter().find(|mapping| mapping.name.as_os_str() == "[vdso]") else {
+    let parts: Vec<&Mapping> = mappings
+        .iter()
+        .filter(|mapping| mapping.is_vdso())
+        .collect();
+    let Some(code) = parts
+        .iter()
+        .find(|mapping| mapping.name.as_os_str() == "[vdso]")
+    else {
         return Ok(None);
     };
     if parts.windows(2).any(|pair| pair[0].end != pair[1].start) {
@@ -53,7 +60,9 @@ pub fn find_vdso(pid: Pid, mappings: &[Mapping]) -> Result<Option<Vdso>, Error> 
     }
     let mut bytes = vec![0; code.size_bytes() as usize];
     Memory::open(pid)?.read(code.start, &mut bytes)?;
-    let found = bytes.windows(2).position(|pair| pair == SYSCALL_INSTRUCTION);
+    let found = bytes
+        .windows(2)
+        .position(|pair| pair == SYSCALL_INSTRUCTION);
     Ok(found.map(|at| Vdso {
         parts: parts
             .iter()
@@ -83,8 +92,8 @@ pub fn kernel() -> Result<&'static Kernel, Error> {
 
 fn look() -> Result<Kernel, Error> {
     let own = std::process::id() as Pid;
-    let release =
-        std::fs::read_to_string("/proc/sys/kernel/osrelease").map_err(failed("read the kernel's release"))?;
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_err(failed("read the kernel's release"))?;
     let vdso = find_vdso(own, &mappings(own)?)?;
     Ok(Kernel {
         release: release.trim().to_owned(),

@@ -60,7 +60,10 @@ pub fn mappings(pid: Pid) -> Result<Vec<Mapping>, Error> {
 
 pub(super) fn parse(text: &[u8]) -> Option<Vec<Mapping>> {
     let mut found: Vec<Mapping> = Vec::new();
-    for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+    for line in text
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+    {
         // Keys begin with a capital letter, addresses do not.
         if line[0].is_ascii_uppercase() {
             set_field(found.last_mut()?, line)?;
@@ -75,7 +78,10 @@ pub(super) fn parse(text: &[u8]) -> Option<Vec<Mapping>> {
 fn parse_header(line: &[u8]) -> Option<Mapping> {
     let mut rest = line;
     let mut next = || {
-        let end = rest.iter().position(|byte| *byte == b' ').unwrap_or(rest.len());
+        let end = rest
+            .iter()
+            .position(|byte| *byte == b' ')
+            .unwrap_or(rest.len());
         let (word, tail) = rest.split_at(end);
         rest = tail.trim_ascii_start();
         std::str::from_utf8(word).ok()
@@ -121,7 +127,14 @@ fn unescape(name: &[u8]) -> Vec<u8> {
 fn set_field(mapping: &mut Mapping, line: &[u8]) -> Option<()> {
     let text = std::str::from_utf8(line).ok()?;
     let (key, value) = text.split_once(':')?;
-    let kib = || value.trim().trim_end_matches("kB").trim_end().parse::<u64>().ok();
+    let kib = || {
+        value
+            .trim()
+            .trim_end_matches("kB")
+            .trim_end()
+            .parse::<u64>()
+            .ok()
+    };
     match key {
         "Rss" => mapping.resident_kib = kib()?,
         "Anonymous" => mapping.anonymous_kib = kib()?,

@@ -11,7 +11,8 @@ pub use kernel::{Kernel, Vdso, boot, find_vdso, kernel};
 pub use mappings::{Mapping, mappings};
 pub use pagemap::{FrameRun, Listing, Pagemap};
 pub use status::{
-    Ids, MemoryLayout, Status, auxv, children, is_zombie, layout, limits, pending_timers, status, threads,
+    Ids, MemoryLayout, Status, auxv, children, is_zombie, layout, limits, pending_timers, status,
+    threads,
 };
 
 use std::io;

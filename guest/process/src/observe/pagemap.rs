@@ -64,7 +64,8 @@ impl Listing {
 pub struct Pagemap {
     entries: File,
     flags: File,
-    /// Frames that were looked at already, newest last: mostly it is the one zero page that is asked for.
+    /// Frames that were looked at already, newest last: mostly it is the one zero page that is
+    /// asked for.
     known: Option<(u64, bool)>,
 }
 
@@ -84,8 +85,14 @@ impl Pagemap {
         self.list_range(start, end, Wanted::Own, listing)
     }
 
-    /// The same in memory of a window: there is something on every page, and what is not the process's own is listed, too.
-    pub fn list_of_window(&mut self, start: u64, end: u64, listing: &mut Listing) -> Result<(), Error> {
+    /// The same in memory of a window: there is something on every page, and what is not the
+    /// process's own is listed, too.
+    pub fn list_of_window(
+        &mut self,
+        start: u64,
+        end: u64,
+        listing: &mut Listing,
+    ) -> Result<(), Error> {
         self.list_range(start, end, Wanted::OfWindow, listing)
     }
 
@@ -122,7 +129,13 @@ impl Pagemap {
         Ok(())
     }
 
-    fn add(&mut self, address: u64, entry: u64, wanted: Wanted, listing: &mut Listing) -> Result<(), Error> {
+    fn add(
+        &mut self,
+        address: u64,
+        entry: u64,
+        wanted: Wanted,
+        listing: &mut Listing,
+    ) -> Result<(), Error> {
         let present = entry & PRESENT != 0;
         let exclusive = entry & EXCLUSIVE != 0;
         if entry & GUARD != 0 {
@@ -137,11 +150,13 @@ impl Pagemap {
             return Ok(());
         }
         let frame = entry & FRAME_MASK;
-        // The kernel has no flags of a window's frames, and says of them neither that they are a file's nor that they are exclusive.
+        // The kernel has no flags of a window's frames, and says of them neither that they are a
+        // file's nor that they are exclusive.
         let listed = present
             && match wanted {
                 Wanted::Own => {
-                    entry & OF_FILE == 0 && (exclusive || frame == 0 || !self.is_zero_page(address, frame)?)
+                    entry & OF_FILE == 0
+                        && (exclusive || frame == 0 || !self.is_zero_page(address, frame)?)
                 }
                 Wanted::OfWindow => true,
                 Wanted::WrittenOfWindow => exclusive && entry & OF_FILE == 0,
@@ -178,7 +193,10 @@ impl Pagemap {
 
 fn push(runs: &mut Vec<FrameRun>, address: u64, frame: u64) {
     match runs.last_mut() {
-        Some(run) if run.address + run.pages * PAGE_BYTES == address && run.frame + run.pages == frame => {
+        Some(run)
+            if run.address + run.pages * PAGE_BYTES == address
+                && run.frame + run.pages == frame =>
+        {
             run.pages += 1
         }
         _ => runs.push(FrameRun {

@@ -47,7 +47,8 @@ pub struct Status {
     pub session: Pid,
 }
 
-/// Where the kernel thinks the parts of a process's memory are: `struct prctl_mm_map`, without brk, which is asked of the process.
+/// Where the kernel thinks the parts of a process's memory are: `struct prctl_mm_map`, without brk,
+/// which is asked of the process.
 #[allow(missing_docs)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryLayout {
@@ -80,8 +81,15 @@ fn parse(text: &str, name: Vec<u8>, stat: &[String]) -> Option<Status> {
     };
     let hex = |key: &str| u64::from_str_radix(field(key)?, 16).ok();
     let four = |key: &str| {
-        let mut words = field(key)?.split_ascii_whitespace().map(|word| word.parse().ok());
-        Some([words.next()??, words.next()??, words.next()??, words.next()??])
+        let mut words = field(key)?
+            .split_ascii_whitespace()
+            .map(|word| word.parse().ok());
+        Some([
+            words.next()??,
+            words.next()??,
+            words.next()??,
+            words.next()??,
+        ])
     };
     let groups: Option<Vec<u32>> = field("Groups")?
         .split_ascii_whitespace()
@@ -153,7 +161,8 @@ pub fn layout(pid: Pid) -> Result<MemoryLayout, Error> {
     found().ok_or_else(|| unreadable(pid, "stat"))
 }
 
-/// Its resource limits, soft and hard, by the number of the resource. To ask for them by prlimit(2) takes CAP_SYS_RESOURCE.
+/// Its resource limits, soft and hard, by the number of the resource. To ask for them by prlimit(2)
+/// takes CAP_SYS_RESOURCE.
 pub fn limits(pid: Pid) -> Result<Vec<(u64, u64)>, Error> {
     let text = read_text(pid, "limits")?;
     parse_limits(&text).ok_or_else(|| unreadable(pid, "limits"))
@@ -220,7 +229,9 @@ pub fn children(pid: Pid) -> Result<Vec<Pid>, Error> {
 /// Whether it ended and was not waited for.
 pub fn is_zombie(pid: Pid) -> Result<bool, Error> {
     let (_, words) = stat(pid, "stat")?;
-    Ok(words.first().is_some_and(|state| state == "Z" || state == "X"))
+    Ok(words
+        .first()
+        .is_some_and(|state| state == "Z" || state == "X"))
 }
 
 #[cfg(test)]

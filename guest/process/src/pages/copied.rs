@@ -6,7 +6,8 @@ use super::{PageSink, PageSource, Placed, Taken};
 use crate::error::Pid;
 use crate::sys::PAGE_BYTES;
 
-/// An image's pages as a plain copy in this process's memory: for tests, and where there is no host to share frames with.
+/// An image's pages as a plain copy in this process's memory: for tests, and where there is no host
+/// to share frames with.
 #[derive(Clone, Debug, Default)]
 pub struct CopiedPages {
     bytes: Vec<u8>,
@@ -43,11 +44,16 @@ impl PageSink for CopiedPages {
 
 impl PageSource for CopiedPages {
     fn place(&mut self, process: Pid, pages: &[Placed]) -> io::Result<()> {
-        let memory = File::options().write(true).open(format!("/proc/{process}/mem"))?;
+        let memory = File::options()
+            .write(true)
+            .open(format!("/proc/{process}/mem"))?;
         for run in pages {
             let start = run.image_page.saturating_mul(PAGE_BYTES) as usize;
             let end = start.saturating_add(run.pages.saturating_mul(PAGE_BYTES) as usize);
-            let bytes = self.bytes.get(start..end).ok_or(io::ErrorKind::InvalidData)?;
+            let bytes = self
+                .bytes
+                .get(start..end)
+                .ok_or(io::ErrorKind::InvalidData)?;
             memory.write_all_at(bytes, run.address)?;
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! How memory gets into an image and out of it again. Whoever uses this crate says how: an agent in a guest hands frames to its host; a
-//! test copies.
+//! How memory gets into an image and out of it again. Whoever uses this crate says how: an agent in
+//! a guest hands frames to its host; a test copies.
 
 mod copied;
 mod window;
@@ -13,8 +13,9 @@ use std::os::fd::BorrowedFd;
 use crate::error::Pid;
 use crate::image::PageRun;
 
-/// Where file systems that show images are mounted. At a capture private memory of one of their files counts as anonymous: its pages
-/// are taken from the process's own frames, or from those that show the image.
+/// Where file systems that show images are mounted. At a capture private memory of one of their
+/// files counts as anonymous: its pages are taken from the process's own frames, or from those that
+/// show the image.
 pub const WINDOWS: &str = "/run/nvvmm/windows";
 
 /// Pages of a frozen process that are to be pages of an image.
@@ -32,9 +33,9 @@ pub struct Taken {
 
 /// Takes pages of frozen processes into an image.
 pub trait PageSink {
-    /// Takes these pages, of a process that stands still. The kernel may move a page to another frame at any time, so a
-    /// page comes again, with the same number, until its frame was the same before and after it was taken: the last
-    /// time counts.
+    /// Takes these pages, of a process that stands still. The kernel may move a page to another
+    /// frame at any time, so a page comes again, with the same number, until its frame was the
+    /// same before and after it was taken: the last time counts.
     fn take(&mut self, process: Pid, pages: &[Taken]) -> io::Result<()>;
 }
 
@@ -47,7 +48,8 @@ pub struct Placed {
     pub image_page: u64,
     /// How many.
     pub pages: u64,
-    /// The frame that the first one is in, the others following it, if [`PageSource::wants_frames`].
+    /// The frame that the first one is in, the others following it, if
+    /// [`PageSource::wants_frames`].
     pub frame: Option<u64>,
 }
 
@@ -64,13 +66,15 @@ impl From<&PageRun> for Placed {
 
 /// Gives pages of an image to processes in the making.
 pub trait PageSource {
-    /// Whether pages are to have frames of their own before they are placed, that the kernel does not move until they were.
+    /// Whether pages are to have frames of their own before they are placed, that the kernel does
+    /// not move until they were.
     fn wants_frames(&self) -> bool {
         false
     }
 
-    /// A file that holds the image's pages, in their order, if there is one: long runs of anonymous memory are mapped from it,
-    /// privately, and not placed. It must stay as it is while anybody has it mapped.
+    /// A file that holds the image's pages, in their order, if there is one: long runs of anonymous
+    /// memory are mapped from it, privately, and not placed. It must stay as it is while
+    /// anybody has it mapped.
     fn window(&self) -> Option<BorrowedFd<'_>> {
         None
     }

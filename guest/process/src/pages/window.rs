@@ -32,11 +32,16 @@ impl PageSource for WindowPages {
     }
 
     fn place(&mut self, process: Pid, pages: &[Placed]) -> io::Result<()> {
-        let memory = File::options().write(true).open(format!("/proc/{process}/mem"))?;
+        let memory = File::options()
+            .write(true)
+            .open(format!("/proc/{process}/mem"))?;
         let mut page = [0; PAGE_BYTES as usize];
         for run in pages {
             for number in 0..run.pages {
-                let at = run.image_page.saturating_add(number).saturating_mul(PAGE_BYTES);
+                let at = run
+                    .image_page
+                    .saturating_add(number)
+                    .saturating_mul(PAGE_BYTES);
                 self.file.read_exact_at(&mut page, at)?;
                 memory.write_all_at(&page, run.address + number * PAGE_BYTES)?;
             }

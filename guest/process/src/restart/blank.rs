@@ -29,7 +29,8 @@ impl Blank {
         stop(pid)?;
         // It is a copy of this process: so its vDSO is where ours is.
         let own = observe::mappings(pid)?;
-        let vdso = observe::find_vdso(pid, &own)?.ok_or(Error::BadImage("this kernel has no vDSO"))?;
+        let vdso =
+            observe::find_vdso(pid, &own)?.ok_or(Error::BadImage("this kernel has no vDSO"))?;
         let mut leader = Remote::new(pid, vdso.syscall_at)?;
         if let Some(area) = sys::rseq_area(pid).map_err(failed(format!("trace process {pid}")))? {
             // It would be killed when the area is unmapped.
@@ -53,7 +54,11 @@ impl Blank {
             (workspace.start(), workspace.end()),
             (vdso.start(), vdso.start() + vdso.size_bytes()),
         ])?;
-        blank.call("close files", libc::SYS_close_range, &[0, u32::MAX.into(), 0])?;
+        blank.call(
+            "close files",
+            libc::SYS_close_range,
+            &[0, u32::MAX.into(), 0],
+        )?;
         Ok(blank)
     }
 
@@ -67,10 +72,11 @@ impl Blank {
         self.workspace.put(&self.memory, bytes)
     }
 
-    /// Makes a thread or process with this number by clone3(2); it stands still, ready to make calls.
+    /// Makes a thread or process with this number by clone3(2); it stands still, ready to make
+    /// calls.
     pub fn clone_with(&self, tid: i32, flags: u64, exit_signal: i32) -> Result<Remote, Error> {
-        // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
-        // set_tid_size, cgroup. Behind it the number itself.
+        // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size,
+        // tls, set_tid, set_tid_size, cgroup. Behind it the number itself.
         let mut request = [0u64; 12];
         let bytes = (size_of_val(&request) - 8) as u64;
         request[0] = flags;

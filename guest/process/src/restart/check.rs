@@ -35,8 +35,8 @@ pub fn check(image: &Image, options: &RestartOptions) -> Result<(), Error> {
     }
 }
 
-/// What the numbers of devices and inodes mean. They are those of one boot: afterwards, or in another VM, a file system in memory gives
-/// others to the same files.
+/// What the numbers of devices and inodes mean. They are those of one boot: afterwards, or in
+/// another VM, a file system in memory gives others to the same files.
 #[derive(Clone, Copy, Debug)]
 pub struct Identities {
     of_this_boot: bool,
@@ -111,8 +111,10 @@ fn capabilities(process: &Process, refusals: &mut Vec<Refusal>) -> Result<(), Er
     let own = std::process::id() as i32;
     let mine = observe::status(own, own)?.ids.capabilities;
     for thread in &process.threads {
-        let [inheritable, permitted, effective, bounding, ambient] = thread.credentials.ids.capabilities;
-        let lacking = (inheritable | permitted | effective | ambient) & !mine[1] | bounding & !mine[3];
+        let [inheritable, permitted, effective, bounding, ambient] =
+            thread.credentials.ids.capabilities;
+        let lacking =
+            (inheritable | permitted | effective | ambient) & !mine[1] | bounding & !mine[3];
         if lacking != 0 {
             let reason = format!("had capabilities that nvvmm lacks here ({lacking:#x})");
             refusals.push(refuse(process, Place::Thread(thread.tid), reason));
@@ -166,14 +168,19 @@ fn open(
                     Ok(found) if !identities.same((found.dev(), found.ino()), *identity) => {
                         format!("was {shown}, which was replaced since")
                     }
-                    Ok(found) if found.size() < *size_bytes => format!("was {shown}, which is shorter now"),
+                    Ok(found) if found.size() < *size_bytes => {
+                        format!("was {shown}, which is shorter now")
+                    }
                     Ok(_) => continue,
                     Err(_) => format!("was {shown}, which is not there"),
                 }
             }
             What::Device { path: name, device } => match std::fs::metadata(path(name)) {
                 Ok(found) if found.rdev() == *device => continue,
-                _ => format!("was the device {}, which is not there", path(name).display()),
+                _ => format!(
+                    "was the device {}, which is not there",
+                    path(name).display()
+                ),
             },
             What::Stdio { stream, .. } if options.stdio[*stream as usize].is_none() => {
                 "led outside, and nothing was given to take its place".into()

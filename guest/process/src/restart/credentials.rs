@@ -27,10 +27,22 @@ pub fn set(setting: &Setting, credentials: &Credentials) -> Result<(), Error> {
         &[ids.more_groups.len() as u64, address],
     )?;
     let [real, effective, saved, file_system] = ids.groups.map(u64::from);
-    setting.call("set the group", libc::SYS_setresgid, &[real, effective, saved])?;
-    setting.call("set the group for files", libc::SYS_setfsgid, &[file_system])?;
+    setting.call(
+        "set the group",
+        libc::SYS_setresgid,
+        &[real, effective, saved],
+    )?;
+    setting.call(
+        "set the group for files",
+        libc::SYS_setfsgid,
+        &[file_system],
+    )?;
     let [real, effective, saved, file_system] = ids.users.map(u64::from);
-    setting.call("set the user", libc::SYS_setresuid, &[real, effective, saved])?;
+    setting.call(
+        "set the user",
+        libc::SYS_setresuid,
+        &[real, effective, saved],
+    )?;
     setting.call("set the user for files", libc::SYS_setfsuid, &[file_system])?;
     set_capabilities(setting, credentials)?;
     if ids.no_new_privileges {
@@ -69,7 +81,11 @@ fn set_capabilities(setting: &Setting, credentials: &Credentials) -> Result<(), 
         high(inheritable),
     ];
     let address = setting.stub.put(&words.map(u32::to_le_bytes).concat())?;
-    setting.call("set capabilities", libc::SYS_capset, &[address, address + 8])?;
+    setting.call(
+        "set capabilities",
+        libc::SYS_capset,
+        &[address, address + 8],
+    )?;
     for capability in (0..CAPABILITIES).filter(|capability| ambient & (1 << capability) != 0) {
         let arguments = [
             libc::PR_CAP_AMBIENT as u64,

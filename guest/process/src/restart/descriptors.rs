@@ -48,8 +48,8 @@ pub fn set(stub: &Stub, files: &OpenFiles) -> Result<(), Error> {
     let Some(last) = descriptors.last() else {
         return Ok(());
     };
-    let (_, hard) =
-        sys::limit(stub.process.pid, libc::RLIMIT_NOFILE).map_err(failed("read a resource limit"))?;
+    let (_, hard) = sys::limit(stub.process.pid, libc::RLIMIT_NOFILE)
+        .map_err(failed("read a resource limit"))?;
     sys::set_limit(stub.process.pid, libc::RLIMIT_NOFILE, hard, hard)
         .map_err(failed("set a resource limit"))?;
     let fetch = Fetch::new(&stub.blank, last.fd + 1)?;
@@ -78,7 +78,8 @@ pub fn set(stub: &Stub, files: &OpenFiles) -> Result<(), Error> {
     fetch.end(&stub.blank)
 }
 
-/// Makes the terminal among a session leader's standard streams that of its session, so that keys can interrupt it.
+/// Makes the terminal among a session leader's standard streams that of its session, so that keys
+/// can interrupt it.
 pub fn take_terminal(stub: &Stub, image: &Image) -> Result<(), Error> {
     let process = stub.process;
     if process.session != process.pid {

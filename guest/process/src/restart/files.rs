@@ -32,7 +32,9 @@ impl OpenFiles {
         let mut files = Vec::new();
         for file in &image.files {
             files.push(match &file.what {
-                What::File { path, identity, .. } => by_path(file, path, Some((*identity, identities)))?,
+                What::File { path, identity, .. } => {
+                    by_path(file, path, Some((*identity, identities)))?
+                }
                 What::Device { path, .. } => by_path(file, path, None)?,
                 What::PipeEnd { pipe, write } => {
                     let (reader, writer) = &pipes[*pipe as usize];
@@ -56,7 +58,11 @@ impl OpenFiles {
 
 /// Opens a file that is mapped; check() has looked at it already.
 pub fn open_mapped(file: &MappedFile, writable: bool) -> Result<OwnedFd, Error> {
-    let access = if writable { OFlag::O_RDWR } else { OFlag::O_RDONLY };
+    let access = if writable {
+        OFlag::O_RDWR
+    } else {
+        OFlag::O_RDONLY
+    };
     let name = path(&file.path);
     let opened = open(&name, access | OFlag::O_CLOEXEC, Mode::empty());
     opened.map_err(failed(format!("open {}", name.display())))
@@ -70,9 +76,11 @@ fn by_path(
     let name = path(name);
     let doing = || format!("open {}", name.display());
     // Nothing that would change the file: those are not among the flags that the kernel keeps.
-    let harmless =
-        file.flags & !(libc::O_CREAT | libc::O_TRUNC | libc::O_EXCL) | libc::O_NOCTTY | libc::O_CLOEXEC;
-    let opened = open(&name, OFlag::from_bits_retain(harmless), Mode::empty()).map_err(failed(doing()))?;
+    let harmless = file.flags & !(libc::O_CREAT | libc::O_TRUNC | libc::O_EXCL)
+        | libc::O_NOCTTY
+        | libc::O_CLOEXEC;
+    let opened =
+        open(&name, OFlag::from_bits_retain(harmless), Mode::empty()).map_err(failed(doing()))?;
     let found = File::from(opened.try_clone().map_err(failed(doing()))?)
         .metadata()
         .map_err(failed(doing()))?;
@@ -88,7 +96,8 @@ fn by_path(
 
 fn filled_pipe(capacity_bytes: u32, held: &[u8]) -> Result<(OwnedFd, OwnedFd), Error> {
     let (reader, writer) = pipe().map_err(failed("make a pipe"))?;
-    fcntl(&writer, FcntlArg::F_SETPIPE_SZ(capacity_bytes as i32)).map_err(failed("set a pipe's size"))?;
+    fcntl(&writer, FcntlArg::F_SETPIPE_SZ(capacity_bytes as i32))
+        .map_err(failed("set a pipe's size"))?;
     // It has room for all of that: so this does not wait.
     let filler = writer.try_clone().map_err(failed("duplicate a pipe"))?;
     File::from(filler)
@@ -98,7 +107,8 @@ fn filled_pipe(capacity_bytes: u32, held: &[u8]) -> Result<(OwnedFd, OwnedFd), E
 }
 
 fn stdio(options: &RestartOptions, stream: i32, terminal: Option<&[u8]>) -> Result<OwnedFd, Error> {
-    let given = options.stdio[stream as usize].ok_or(Error::BadImage("a standard stream was not given"))?;
+    let given =
+        options.stdio[stream as usize].ok_or(Error::BadImage("a standard stream was not given"))?;
     if let Some(modes) = terminal
         && sys::terminal_modes(given).is_some()
     {

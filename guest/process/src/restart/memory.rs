@@ -46,17 +46,24 @@ pub fn build(
     fetch.end(&stub.blank)
 }
 
-/// Moves the vDSO to where the process had it. Old and new place may overlap, so it goes by way of the parking place.
+/// Moves the vDSO to where the process had it. Old and new place may overlap, so it goes by way of
+/// the parking place.
 fn move_vdso(stub: &mut Stub, kernel: &Kernel) -> Result<(), Error> {
     if stub.blank.vdso.iter().map(|(_, len)| len).sum::<u64>() != kernel.vdso_bytes {
-        return Err(Error::BadImage("its vDSO has another size than this kernel's"));
+        return Err(Error::BadImage(
+            "its vDSO has another size than this kernel's",
+        ));
     }
     for target in [stub.blank.workspace.parking(), stub.process.vdso] {
         let mut to = target;
         for index in 0..stub.blank.vdso.len() {
             let (from, len) = stub.blank.vdso[index];
             let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
-            stub.call("move the vDSO", libc::SYS_mremap, &[from, len, len, flags, to])?;
+            stub.call(
+                "move the vDSO",
+                libc::SYS_mremap,
+                &[from, len, len, flags, to],
+            )?;
             stub.blank.vdso[index].0 = to;
             to += len;
         }
@@ -133,12 +140,19 @@ fn map(stub: &Stub, fetch: &Fetch, mapping: &Mapping) -> Result<(), Error> {
         &arguments,
     )?;
     match fd {
-        Some(fd) => stub.call("close a descriptor", libc::SYS_close, &[fd]).map(drop),
+        Some(fd) => stub
+            .call("close a descriptor", libc::SYS_close, &[fd])
+            .map(drop),
         None => Ok(()),
     }
 }
 
-fn fetch_mapped(stub: &Stub, fetch: &Fetch, file: &MappedFile, writable: bool) -> Result<u64, Error> {
+fn fetch_mapped(
+    stub: &Stub,
+    fetch: &Fetch,
+    file: &MappedFile,
+    writable: bool,
+) -> Result<u64, Error> {
     fetch.get(&stub.blank, open_mapped(file, writable)?.as_raw_fd())
 }
 
@@ -209,7 +223,11 @@ fn fill(
 }
 
 fn all_pages_but(stub: &Stub, there: &HashSet<u64>) -> Vec<Placed> {
-    let runs = stub.process.mappings.iter().flat_map(|mapping| &mapping.pages);
+    let runs = stub
+        .process
+        .mappings
+        .iter()
+        .flat_map(|mapping| &mapping.pages);
     runs.filter(|run| !there.contains(&run.address))
         .map(Placed::from)
         .collect()
@@ -308,7 +326,11 @@ fn frames(stub: &Stub, placed: &[Placed]) -> Result<Listing, Error> {
     for _ in 0..LISTINGS_MAX {
         let mut listing = Listing::default();
         for run in placed {
-            pagemap.list(run.address, run.address + run.pages * PAGE_BYTES, &mut listing)?;
+            pagemap.list(
+                run.address,
+                run.address + run.pages * PAGE_BYTES,
+                &mut listing,
+            )?;
         }
         if listing.pages() == wanted && listing.shared == 0 {
             return Ok(listing);

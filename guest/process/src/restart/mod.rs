@@ -26,7 +26,8 @@ pub use reserve::{Empty, Reserve};
 /// How a restart is to be made.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RestartOptions<'a> {
-    /// What standard input, output and error become, for an image that was captured with external ones.
+    /// What standard input, output and error become, for an image that was captured with external
+    /// ones.
     pub stdio: [Option<BorrowedFd<'a>>; 3],
 }
 
@@ -41,10 +42,12 @@ pub struct Restarted {
     pub pages_reserved: u64,
 }
 
-/// Restarts an image: the processes run with their old numbers when this returns, the first one as a child of the calling process.
-/// Those whose session or process group is none of the image's processes come into the caller's.
+/// Restarts an image: the processes run with their old numbers when this returns, the first one as
+/// a child of the calling process. Those whose session or process group is none of the image's
+/// processes come into the caller's.
 ///
-/// With a reserve they have less to wait for; the first one is then a child of the thread that made the reserve.
+/// With a reserve they have less to wait for; the first one is then a child of the thread that made
+/// the reserve.
 pub fn restart(
     image: &Image,
     options: &RestartOptions,

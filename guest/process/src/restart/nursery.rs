@@ -1,4 +1,5 @@
-//! Processes in the making: stubs with the right numbers and parents, stopped, that make system calls for us.
+//! Processes in the making: stubs with the right numbers and parents, stopped, that make system
+//! calls for us.
 
 use crate::error::{Error, Place, Refusal, failed};
 use crate::image::{Image, Process};
@@ -53,7 +54,8 @@ pub struct Nursery<'a> {
 }
 
 impl<'a> Nursery<'a> {
-    /// Makes the stubs of all processes. The first one has the reserve's memory, if there is one that does not get in its way.
+    /// Makes the stubs of all processes. The first one has the reserve's memory, if there is one
+    /// that does not get in its way.
     pub fn new(image: &'a Image, reserve: Option<Reserve>) -> Result<Self, Error> {
         let mut nursery = Self {
             image,
@@ -81,7 +83,12 @@ impl<'a> Nursery<'a> {
         Ok(nursery)
     }
 
-    fn add(&mut self, process: &'a Process, blank: Blank, frames: Option<Frames>) -> Result<(), Error> {
+    fn add(
+        &mut self,
+        process: &'a Process,
+        blank: Blank,
+        frames: Option<Frames>,
+    ) -> Result<(), Error> {
         self.stubs.push(Stub {
             process,
             blank,
@@ -108,12 +115,17 @@ impl<'a> Nursery<'a> {
         &mut self.stubs
     }
 
-    /// Refuses an image whose extended registers this processor and kernel do not have in the same form.
+    /// Refuses an image whose extended registers this processor and kernel do not have in the same
+    /// form.
     pub fn check_processor(&self) -> Result<(), Error> {
         let pid = self.image.processes[0].pid;
         let here = sys::xstate(pid).map_err(failed("read extended registers"))?;
         let features = crate::capture::xfeatures(&here);
-        let same_size = self.image.processes.iter().flat_map(|process| &process.threads);
+        let same_size = self
+            .image
+            .processes
+            .iter()
+            .flat_map(|process| &process.threads);
         if features == self.image.xfeatures
             && same_size
                 .into_iter()
@@ -149,10 +161,16 @@ impl<'a> Nursery<'a> {
                 )?;
             }
         }
-        for stub in self.stubs.iter().filter(|stub| is_ours(stub.process.session)) {
+        for stub in self
+            .stubs
+            .iter()
+            .filter(|stub| is_ours(stub.process.session))
+        {
             let (process, session) = (stub.process, stub.process.session);
             if observe::status(process.pid, process.pid)?.session != session {
-                let reason = format!("is in the session of {session}, which it did not get from its parents");
+                let reason = format!(
+                    "is in the session of {session}, which it did not get from its parents"
+                );
                 return Err(Error::Refused(vec![Refusal {
                     pid: process.pid,
                     place: Place::Process,
@@ -169,13 +187,15 @@ impl<'a> Nursery<'a> {
             let (start, len) = (stub.blank.workspace.start(), Workspace::SIZE_BYTES);
             stub.call("unmap the region", libc::SYS_munmap, &[start, len])?;
             for (remote, thread) in stub.threads().zip(&stub.process.threads) {
-                sys::set_xstate(thread.tid, &thread.xstate).map_err(failed("set extended registers"))?;
+                sys::set_xstate(thread.tid, &thread.xstate)
+                    .map_err(failed("set extended registers"))?;
                 remote.park(&thread.registers, thread.signal_mask)?;
             }
         }
         for stub in std::mem::take(&mut self.stubs) {
             for remote in stub.threads() {
-                sys::detach(remote.tid()).map_err(failed(format!("let thread {} go", remote.tid())))?;
+                sys::detach(remote.tid())
+                    .map_err(failed(format!("let thread {} go", remote.tid())))?;
             }
         }
         Ok(())
@@ -188,7 +208,12 @@ impl Drop for Nursery<'_> {
             let _ = sys::kill(stub.process.pid, libc::SIGKILL);
         }
         // Children first; a leader is not gone before its threads are.
-        for remote in self.stubs.iter().rev().flat_map(|stub| stub.threads().rev()) {
+        for remote in self
+            .stubs
+            .iter()
+            .rev()
+            .flat_map(|stub| stub.threads().rev())
+        {
             let _ = blank::reap(remote.tid());
         }
     }

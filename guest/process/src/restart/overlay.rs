@@ -1,7 +1,8 @@
 //! Long runs of pages, mapped privately from a file that holds the image.
 //!
-//! They cost no memory until they are written. But such memory is not quite anonymous: what is given up with MADV_DONTNEED comes back
-//! as the image has it, it cannot be freed lazily (MADV_FREE), and grows by mremap(2) into the pages that follow in the file.
+//! They cost no memory until they are written. But such memory is not quite anonymous: what is
+//! given up with MADV_DONTNEED comes back as the image has it, it cannot be freed lazily
+//! (MADV_FREE), and grows by mremap(2) into the pages that follow in the file.
 
 use std::collections::HashSet;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -43,7 +44,12 @@ pub fn map(stub: &Stub, fetch: &Fetch, file: BorrowedFd<'_>) -> Result<HashSet<u
                 run.image_page * PAGE_BYTES,
             ];
             stub.call("map memory from the window", libc::SYS_mmap, &arguments)?;
-            memory::advise(stub, mapping, run.address, run.address + run.pages * PAGE_BYTES)?;
+            memory::advise(
+                stub,
+                mapping,
+                run.address,
+                run.address + run.pages * PAGE_BYTES,
+            )?;
             done.insert(run.address);
         }
     }

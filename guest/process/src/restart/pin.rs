@@ -1,7 +1,8 @@
 //! Frames that the kernel does not move, for as long as somebody outside of it writes to them.
 //!
-//! A page that is in a pipe (vmsplice(2)) has more references than mappings. Nothing that moves or merges pages takes such a one:
-//! compaction, collapse into huge pages, balancing between nodes, KSM. mlock(2) alone does not do that, but it is needed as well: it keeps a page from
+//! A page that is in a pipe (vmsplice(2)) has more references than mappings. Nothing that moves or
+//! merges pages takes such a one: compaction, collapse into huge pages, balancing between nodes,
+//! KSM. mlock(2) alone does not do that, but it is needed as well: it keeps a page from
 //! being written to swap, after which the kernel would take it for unchanged.
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,8 +16,8 @@ use crate::error::{Error, failed};
 use crate::pages::Placed;
 use crate::sys::PAGE_BYTES;
 
-/// What a pipe may hold without any privilege (/proc/sys/fs/pipe-max-size, as the kernel sets it), and what is asked for: the kernel
-/// needs one piece of memory for its list of the pages.
+/// What a pipe may hold without any privilege (/proc/sys/fs/pipe-max-size, as the kernel sets it),
+/// and what is asked for: the kernel needs one piece of memory for its list of the pages.
 const PIPE_PAGES_MIN: u64 = 256;
 const PIPE_PAGES: u64 = 4096;
 
@@ -64,10 +65,17 @@ fn lend(
     let fd = fetch.get(blank, pipe.1.as_raw_fd())?;
     // As many as the kernel takes in one call.
     for runs in runs.chunks(libc::UIO_MAXIOV as usize) {
-        let parts = runs.iter().flat_map(|run| [run.address, run.pages * PAGE_BYTES]);
+        let parts = runs
+            .iter()
+            .flat_map(|run| [run.address, run.pages * PAGE_BYTES]);
         let bytes: Vec<u8> = parts.flat_map(u64::to_le_bytes).collect();
         let address = blank.put(&bytes)?;
-        let arguments = [fd, address, runs.len() as u64, libc::SPLICE_F_NONBLOCK.into()];
+        let arguments = [
+            fd,
+            address,
+            runs.len() as u64,
+            libc::SPLICE_F_NONBLOCK.into(),
+        ];
         let lent = blank.call("pin memory", libc::SYS_vmsplice, &arguments)?;
         if lent != runs.iter().map(|run| run.pages * PAGE_BYTES).sum::<u64>() {
             let source = std::io::ErrorKind::WriteZero.into();

@@ -63,7 +63,11 @@ fn set_directory(stub: &Stub) -> Result<(), Error> {
         Mode::empty(),
     );
     let directory = directory.map_err(failed(format!("open {}", name.display())))?;
-    let above = stub.process.descriptors.last().map_or(0, |last| last.fd + 1);
+    let above = stub
+        .process
+        .descriptors
+        .last()
+        .map_or(0, |last| last.fd + 1);
     let fetch = Fetch::new(&stub.blank, above)?;
     let fd = fetch.get(&stub.blank, directory.as_raw_fd())?;
     stub.call("set the working directory", libc::SYS_fchdir, &[fd])?;
@@ -71,19 +75,30 @@ fn set_directory(stub: &Stub) -> Result<(), Error> {
     fetch.end(&stub.blank)
 }
 
-/// Sets what must come last: limits that would be in the way, signals, and timers, which run from then on.
+/// Sets what must come last: limits that would be in the way, signals, and timers, which run from
+/// then on.
 pub fn set_last(stub: &Stub) -> Result<(), Error> {
     let process = stub.process;
     // PR_SET_DUMPABLE knows no other values; 2 is what a change of identity has left.
     if process.dumpable <= 1 {
-        let arguments = [libc::PR_SET_DUMPABLE as u64, process.dumpable.into(), 0, 0, 0];
+        let arguments = [
+            libc::PR_SET_DUMPABLE as u64,
+            process.dumpable.into(),
+            0,
+            0,
+            0,
+        ];
         stub.call("set whether it can be dumped", libc::SYS_prctl, &arguments)?;
     }
     for info in &process.pending {
         let signal = signal_of(info);
         let address = stub.put(info)?;
         let arguments = [process.pid as u64, signal, address];
-        stub.call("make a signal pending", libc::SYS_rt_sigqueueinfo, &arguments)?;
+        stub.call(
+            "make a signal pending",
+            libc::SYS_rt_sigqueueinfo,
+            &arguments,
+        )?;
     }
     for (which, timer) in process
         .itimers
@@ -91,15 +106,19 @@ pub fn set_last(stub: &Stub) -> Result<(), Error> {
         .enumerate()
         .filter(|(_, timer)| **timer != ItimerValue::default())
     {
-        // One whose signal is pending is not running: the kernel starts it again when the signal is taken, but only
-        // if it has run in this process before.
+        // One whose signal is pending is not running: the kernel starts it again when the signal is
+        // taken, but only if it has run in this process before.
         let (value_s, value_us) = match (timer.value_s, timer.value_us) {
             (0, 0) => (timer.interval_s, timer.interval_us),
             running => running,
         };
         let numbers = [timer.interval_s, timer.interval_us, value_s, value_us];
         let address = stub.put(&numbers.map(i64::to_le_bytes).concat())?;
-        stub.call("set a timer", libc::SYS_setitimer, &[which as u64, address, 0])?;
+        stub.call(
+            "set a timer",
+            libc::SYS_setitimer,
+            &[which as u64, address, 0],
+        )?;
     }
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! Memory that is ready before a process needs it.
 //!
-//! The kernel clears each page that it gives to a process. When the page's frame is then repointed to another page, that was in vain, and
-//! it is most of what a restart of a large process takes. A reserve has it behind itself: it is a process that only has memory, in
-//! frames that stay. The next process to be restarted begins as a second one with the same memory (CLONE_VM), the
-//! first one ends, and pieces of the memory are moved to where they are needed (mremap(2)), which neither touches nor moves a page.
+//! The kernel clears each page that it gives to a process. When the page's frame is then repointed
+//! to another page, that was in vain, and it is most of what a restart of a large process takes. A
+//! reserve has it behind itself: it is a process that only has memory, in frames that stay. The
+//! next process to be restarted begins as a second one with the same memory (CLONE_VM), the
+//! first one ends, and pieces of the memory are moved to where they are needed (mremap(2)), which
+//! neither touches nor moves a page.
 
 use std::collections::HashSet;
 
@@ -43,8 +45,9 @@ impl Reserve {
     /// The most that there is room for at the address of one.
     pub const BYTES_MAX: u64 = 15 << 30;
 
-    /// Makes one of about so many bytes, without memory at first. It is a child of the calling thread, with which it ends, and so
-    /// is the process that is restarted with it. For a moment it has all that this process has open.
+    /// Makes one of about so many bytes, without memory at first. It is a child of the calling
+    /// thread, with which it ends, and so is the process that is restarted with it. For a
+    /// moment it has all that this process has open.
     pub fn begin(bytes: u64) -> Result<Empty, Error> {
         let len_bytes = bytes.min(Self::BYTES_MAX).next_multiple_of(HUGE_PAGE_BYTES);
         let workspace = Workspace::choose(None, len_bytes)?;
@@ -66,7 +69,11 @@ impl Reserve {
         let mut listing = Listing::default();
         let start = self.workspace.behind();
         Pagemap::open(self.pid)?.list(start, start + self.len_bytes, &mut listing)?;
-        Ok(listing.runs.iter().map(|run| (run.frame, run.pages)).collect())
+        Ok(listing
+            .runs
+            .iter()
+            .map(|run| (run.frame, run.pages))
+            .collect())
     }
 
     /// The process that has it meanwhile.
@@ -79,7 +86,8 @@ impl Reserve {
         let taken: Vec<(u64, u64)> = used_by(image).collect();
         self.workspace.is_clear_of(&taken, self.len_bytes)
     }
-    /// Makes a process with this number that has the memory. `None` if it is gone: where memory is short the kernel takes it.
+    /// Makes a process with this number that has the memory. `None` if it is gone: where memory is
+    /// short the kernel takes it.
     pub(super) fn into_process(mut self, pid: i32) -> Result<Option<(Blank, Frames)>, Error> {
         if blank::stop(self.pid).is_err() {
             return Ok(None);
@@ -111,7 +119,8 @@ pub struct Empty {
 }
 
 impl Empty {
-    /// Gives it its memory, on the thread that made it. That takes its time, and is done with little priority.
+    /// Gives it its memory, on the thread that made it. That takes its time, and is done with
+    /// little priority.
     ///
     /// # Errors
     /// There is not so much memory.
@@ -187,13 +196,21 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Moves pieces of it to where the process needs pages, but for the runs that are there by their addresses, as long as there are
-    /// any. What got pages, and what did not.
-    pub fn hand_out(&self, stub: &Stub, there: &HashSet<u64>) -> Result<(Vec<Placed>, Vec<Placed>), Error> {
+    /// Moves pieces of it to where the process needs pages, but for the runs that are there by
+    /// their addresses, as long as there are any. What got pages, and what did not.
+    pub fn hand_out(
+        &self,
+        stub: &Stub,
+        there: &HashSet<u64>,
+    ) -> Result<(Vec<Placed>, Vec<Placed>), Error> {
         let (mut given, mut left) = (Vec::new(), Vec::new());
         let mut from = self.start;
         for mapping in &stub.process.mappings {
-            for run in mapping.pages.iter().filter(|run| !there.contains(&run.address)) {
+            for run in mapping
+                .pages
+                .iter()
+                .filter(|run| !there.contains(&run.address))
+            {
                 let mut wanted = Placed::from(run);
                 if can_have(mapping)
                     && given.len() < PIECES_MAX
@@ -210,11 +227,16 @@ impl Frames {
                 }
             }
         }
-        stub.call("unmap memory", libc::SYS_munmap, &[self.start, self.len_bytes])?;
+        stub.call(
+            "unmap memory",
+            libc::SYS_munmap,
+            &[self.start, self.len_bytes],
+        )?;
         Ok((given, left))
     }
 
-    /// Where a piece for these pages is, or for the first of them, and for how many: in step with huge pages, where there can be any.
+    /// Where a piece for these pages is, or for the first of them, and for how many: in step with
+    /// huge pages, where there can be any.
     fn piece(&self, wanted: &Placed, from: u64) -> Option<(u64, u64)> {
         let mut start = from;
         if wanted.pages * PAGE_BYTES >= HUGE_PAGE_BYTES {

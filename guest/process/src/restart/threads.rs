@@ -26,7 +26,8 @@ pub fn start(stub: &mut Stub) -> Result<(), Error> {
     Ok(())
 }
 
-/// Sets what each thread has of its own, and the limits of the process: both need privileges that the threads lose here.
+/// Sets what each thread has of its own, and the limits of the process: both need privileges that
+/// the threads lose here.
 pub fn set(stub: &Stub) -> Result<(), Error> {
     for (remote, thread) in stub.threads().zip(&stub.process.threads) {
         scheduling(thread)?;
@@ -53,7 +54,8 @@ fn scheduling(thread: &Thread) -> Result<(), Error> {
     sys::set_affinity(tid, &thread.affinity).map_err(failed(format!(
         "let thread {tid} run on the CPUs it had (are they here?)"
     )))?;
-    sys::set_schedule(tid, thread.schedule).map_err(failed(format!("set the scheduling of thread {tid}")))?;
+    sys::set_schedule(tid, thread.schedule)
+        .map_err(failed(format!("set the scheduling of thread {tid}")))?;
     sys::set_nice(tid, thread.nice).map_err(failed(format!("set the nice value of thread {tid}")))
 }
 
@@ -102,7 +104,12 @@ impl Setting<'_> {
         let address = self.stub.put(&name)?;
         self.prctl("set the name", libc::PR_SET_NAME, address)?;
         if let Some(rseq) = &thread.rseq {
-            let arguments = [rseq.address, rseq.size_bytes.into(), 0, rseq.signature.into()];
+            let arguments = [
+                rseq.address,
+                rseq.size_bytes.into(),
+                0,
+                rseq.signature.into(),
+            ];
             self.call("register restartable sequences", libc::SYS_rseq, &arguments)?;
         }
         for info in &thread.pending {
@@ -113,7 +120,11 @@ impl Setting<'_> {
                 signal_of(info),
                 address,
             ];
-            self.call("make a signal pending", libc::SYS_rt_tgsigqueueinfo, &arguments)?;
+            self.call(
+                "make a signal pending",
+                libc::SYS_rt_tgsigqueueinfo,
+                &arguments,
+            )?;
         }
         Ok(())
     }

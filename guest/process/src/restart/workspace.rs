@@ -1,4 +1,5 @@
-//! A region of a process in the making that is in nobody's way: code, room for arguments, and a place to park the vDSO.
+//! A region of a process in the making that is in nobody's way: code, room for arguments, and a
+//! place to park the vDSO.
 
 use crate::error::Error;
 use crate::image::Image;
@@ -27,11 +28,14 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// An address where neither this process, which a blank one is a copy of, nor any of the image has anything, and nothing for
-    /// so many bytes behind it.
+    /// An address where neither this process, which a blank one is a copy of, nor any of the image
+    /// has anything, and nothing for so many bytes behind it.
     pub fn choose(image: Option<&Image>, behind_bytes: u64) -> Result<Self, Error> {
         let own = observe::mappings(std::process::id() as i32)?;
-        let mut taken: Vec<(u64, u64)> = own.iter().map(|mapping| (mapping.start, mapping.end)).collect();
+        let mut taken: Vec<(u64, u64)> = own
+            .iter()
+            .map(|mapping| (mapping.start, mapping.end))
+            .collect();
         taken.extend(image.into_iter().flat_map(used_by));
         let is_free = |start: u64| Self { start }.is_clear_of(&taken, behind_bytes);
         let mut candidates = CANDIDATES.step_by(STEP_BYTES as usize);
@@ -47,7 +51,9 @@ impl Workspace {
             self.start - MARGIN_BYTES,
             self.behind() + behind_bytes + MARGIN_BYTES,
         );
-        taken.iter().all(|(start, end)| *end <= low || high <= *start)
+        taken
+            .iter()
+            .all(|(start, end)| *end <= low || high <= *start)
     }
 
     /// Where there is room behind it, at the start of a huge page.
@@ -102,7 +108,9 @@ impl Workspace {
     /// Puts bytes where a system call can read them; the address.
     pub fn put(self, memory: &Memory, bytes: &[u8]) -> Result<u64, Error> {
         if bytes.len() as u64 > ARGUMENTS_BYTES {
-            return Err(Error::BadImage("something in it is too long for a system call"));
+            return Err(Error::BadImage(
+                "something in it is too long for a system call",
+            ));
         }
         memory.write(self.arguments(), bytes)?;
         Ok(self.arguments())

@@ -1,4 +1,5 @@
-//! System calls that neither the standard library nor nix offers. All of this crate's `unsafe` is here.
+//! System calls that neither the standard library nor nix offers. All of this crate's `unsafe` is
+//! here.
 
 mod process;
 mod ptrace;
@@ -6,13 +7,14 @@ mod registers;
 mod terminal;
 
 pub use process::{
-    FileTable, Schedule, affinity, clone_stub, kill, limit, nice, pidfd_getfd, pidfd_open, robust_list,
-    same_open_file, schedule, set_affinity, set_limit, set_nice, set_schedule, share_table,
+    FileTable, Schedule, affinity, clone_stub, kill, limit, nice, pidfd_getfd, pidfd_open,
+    robust_list, same_open_file, schedule, set_affinity, set_limit, set_nice, set_schedule,
+    share_table,
 };
 pub use ptrace::{
-    FXSAVE_BYTES, Options, Queue, Stop, Waited, continue_with, detach, interrupt, pending_signals, poll_stop,
-    registers, rseq_area, seize, set_registers, set_signal_mask, set_xstate, signal_mask, step_syscall,
-    wait_stop, xstate,
+    FXSAVE_BYTES, Options, Queue, Stop, Waited, continue_with, detach, interrupt, pending_signals,
+    poll_stop, registers, rseq_area, seize, set_registers, set_signal_mask, set_xstate,
+    signal_mask, step_syscall, wait_stop, xstate,
 };
 pub use registers::Registers;
 pub use terminal::{set_terminal_modes, terminal_modes};

@@ -34,7 +34,8 @@ pub struct Schedule {
     pub priority: i32,
 }
 
-/// Starts a process, with this pid if one is given, that waits for ever, all its signal handlers dropped. It is meant to be seized.
+/// Starts a process, with this pid if one is given, that waits for ever, all its signal handlers
+/// dropped. It is meant to be seized.
 pub fn clone_stub(pid: Option<i32>) -> io::Result<i32> {
     let set_tid = [pid.unwrap_or_default()];
     // SAFETY: clone_args is plain numbers: all zero is one.
@@ -45,8 +46,9 @@ pub fn clone_stub(pid: Option<i32>) -> io::Result<i32> {
         request.set_tid = set_tid.as_ptr() as u64;
         request.set_tid_size = 1;
     }
-    // SAFETY: without CLONE_VM this is a fork: the child has memory of its own, and does nothing in it but to call
-    // pause(2) for ever, so no lock that another thread held matters. set_tid lives through the call.
+    // SAFETY: without CLONE_VM this is a fork: the child has memory of its own, and does nothing in
+    // it but to call pause(2) for ever, so no lock that another thread held matters. set_tid
+    // lives through the call.
     unsafe {
         let child = libc::syscall(libc::SYS_clone3, &raw mut request, size_of_val(&request));
         if child == 0 {
@@ -77,7 +79,12 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 pub fn pidfd_getfd(process: BorrowedFd, fd: i32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes numbers only; what it returns is a fresh descriptor.
     unsafe {
-        let fd = check(libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0))?;
+        let fd = check(libc::syscall(
+            libc::SYS_pidfd_getfd,
+            process.as_raw_fd(),
+            fd,
+            0,
+        ))?;
         Ok(OwnedFd::from_raw_fd(fd as i32))
     }
 }
@@ -114,8 +121,14 @@ pub fn robust_list(tid: i32) -> io::Result<(u64, u64)> {
 pub fn affinity(tid: i32) -> io::Result<Vec<u8>> {
     let mut mask = vec![0u8; 1024];
     // SAFETY: the kernel writes at most the length of mask.
-    let len =
-        check(unsafe { libc::syscall(libc::SYS_sched_getaffinity, tid, mask.len(), mask.as_mut_ptr()) })?;
+    let len = check(unsafe {
+        libc::syscall(
+            libc::SYS_sched_getaffinity,
+            tid,
+            mask.len(),
+            mask.as_mut_ptr(),
+        )
+    })?;
     mask.truncate(len as usize);
     Ok(mask)
 }
@@ -123,7 +136,8 @@ pub fn affinity(tid: i32) -> io::Result<Vec<u8>> {
 /// Sets the CPUs a thread may run on; EINVAL when this machine has none of them.
 pub fn set_affinity(tid: i32, mask: &[u8]) -> io::Result<()> {
     // SAFETY: the kernel reads the length of mask.
-    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, tid, mask.len(), mask.as_ptr()) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, tid, mask.len(), mask.as_ptr()) })
+        .map(drop)
 }
 
 /// How a thread is scheduled.
@@ -188,5 +202,6 @@ pub fn set_limit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()
         rlim_max: hard,
     };
     // SAFETY: the kernel reads new and writes nothing.
-    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const new, 0usize) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const new, 0usize) })
+        .map(drop)
 }

@@ -1,4 +1,5 @@
-//! ptrace(2), for threads that were seized. A tracer is a thread: all of this belongs on the one that seized.
+//! ptrace(2), for threads that were seized. A tracer is a thread: all of this belongs on the one
+//! that seized.
 
 use std::io;
 use std::ptr;
@@ -64,12 +65,19 @@ pub enum Queue {
 const EVENT_STOP: i32 = 128;
 const NT_X86_XSTATE: usize = 0x202;
 const NT_PRFPREG: usize = 2;
-/// Length of a thread's extended state on a CPU without XSAVE. With it there is a header behind that.
+/// Length of a thread's extended state on a CPU without XSAVE. With it there is a header behind
+/// that.
 pub const FXSAVE_BYTES: usize = 512;
 const SIGINFO_BYTES: usize = size_of::<libc::siginfo_t>();
 
-fn plain(request: libc::c_uint, tid: i32, address: usize, value: usize) -> io::Result<libc::c_long> {
-    // SAFETY: only called with requests that take numbers, so the kernel touches no memory of this process.
+fn plain(
+    request: libc::c_uint,
+    tid: i32,
+    address: usize,
+    value: usize,
+) -> io::Result<libc::c_long> {
+    // SAFETY: only called with requests that take numbers, so the kernel touches no memory of this
+    // process.
     check(unsafe { libc::ptrace(request, tid, address, value) })
 }
 
@@ -116,8 +124,8 @@ pub fn set_registers(tid: i32, registers: &Registers) -> io::Result<()> {
     check(unsafe { libc::ptrace(libc::PTRACE_SETREGS, tid, 0, ptr::from_ref(registers)) }).map(drop)
 }
 
-/// The extended state (x87, SSE, AVX and on) of a stopped thread, in the uncompacted XSAVE format; on a CPU without XSAVE what
-/// there is of it, in the FXSAVE format ([`FXSAVE_BYTES`]).
+/// The extended state (x87, SSE, AVX and on) of a stopped thread, in the uncompacted XSAVE format;
+/// on a CPU without XSAVE what there is of it, in the FXSAVE format ([`FXSAVE_BYTES`]).
 pub fn xstate(tid: i32) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0u8; 16 << 10];
     let mut area = libc::iovec {
@@ -125,7 +133,8 @@ pub fn xstate(tid: i32) -> io::Result<Vec<u8>> {
         iov_len: bytes.len(),
     };
     let mut get = |set: usize| {
-        // SAFETY: area describes bytes, which lives through the call; the kernel sets iov_len to what it wrote.
+        // SAFETY: area describes bytes, which lives through the call; the kernel sets iov_len to
+        // what it wrote.
         check(unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid, set, &raw mut area) })
     };
     match get(NT_X86_XSTATE) {
@@ -176,7 +185,14 @@ pub fn rseq_area(tid: i32) -> io::Result<Option<RseqArea>> {
     };
     let size = size_of_val(&found);
     // SAFETY: the kernel writes at most `size` bytes, the size of found.
-    check(unsafe { libc::ptrace(libc::PTRACE_GET_RSEQ_CONFIGURATION, tid, size, &raw mut found) })?;
+    check(unsafe {
+        libc::ptrace(
+            libc::PTRACE_GET_RSEQ_CONFIGURATION,
+            tid,
+            size,
+            &raw mut found,
+        )
+    })?;
     Ok((found.rseq_abi_pointer != 0).then_some(RseqArea {
         address: found.rseq_abi_pointer,
         size_bytes: found.rseq_abi_size,
@@ -184,7 +200,8 @@ pub fn rseq_area(tid: i32) -> io::Result<Option<RseqArea>> {
     }))
 }
 
-/// The pending signals of a stopped thread, or of its process, oldest first: each the bytes of a siginfo_t.
+/// The pending signals of a stopped thread, or of its process, oldest first: each the bytes of a
+/// siginfo_t.
 pub fn pending_signals(tid: i32, queue: Queue) -> io::Result<Vec<Vec<u8>>> {
     const AT_ONCE: usize = 32;
     let mut pending = Vec::new();
@@ -199,7 +216,8 @@ pub fn pending_signals(tid: i32, queue: Queue) -> io::Result<Vec<Vec<u8>>> {
             },
             nr: AT_ONCE as i32,
         };
-        // SAFETY: the kernel reads request and writes at most nr siginfo_t, which found has room for.
+        // SAFETY: the kernel reads request and writes at most nr siginfo_t, which found has room
+        // for.
         let count = check(unsafe {
             libc::ptrace(
                 libc::PTRACE_PEEKSIGINFO,

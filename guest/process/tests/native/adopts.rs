@@ -11,7 +11,8 @@ use crate::harness::{Subject, can_run};
 
 const PAGE_BYTES: u64 = 4096;
 
-/// Makes the kernel try to move pages, given as address and number: together into huge pages, and out of the way of others.
+/// Makes the kernel try to move pages, given as address and number: together into huge pages, and
+/// out of the way of others.
 pub fn move_all(process: i32, runs: impl Iterator<Item = (u64, u64)>) -> io::Result<()> {
     const MADV_COLLAPSE: i32 = 25;
     const HUGE_PAGE_BYTES: u64 = 2 << 20;
@@ -24,9 +25,18 @@ pub fn move_all(process: i32, runs: impl Iterator<Item = (u64, u64)>) -> io::Res
     assert!(process >= 0, "{}", io::Error::last_os_error());
     for address in of_huge_pages {
         let range = [address, HUGE_PAGE_BYTES];
-        // SAFETY: the kernel reads the range, one struct iovec, which is about the other process. That it cannot be done is what is
-        // expected.
-        unsafe { libc::syscall(libc::SYS_process_madvise, process, &range, 1, MADV_COLLAPSE, 0) };
+        // SAFETY: the kernel reads the range, one struct iovec, which is about the other process.
+        // That it cannot be done is what is expected.
+        unsafe {
+            libc::syscall(
+                libc::SYS_process_madvise,
+                process,
+                &range,
+                1,
+                MADV_COLLAPSE,
+                0,
+            )
+        };
     }
     // SAFETY: nobody else has the descriptor.
     unsafe { libc::close(process as i32) };
@@ -81,7 +91,13 @@ impl PageSource for Adopting {
 
 #[test]
 fn every_page_is_in_its_frame() {
-    for scenario in ["anonymous", "huge-pages", "private-file", "protected", "threads"] {
+    for scenario in [
+        "anonymous",
+        "huge-pages",
+        "private-file",
+        "protected",
+        "threads",
+    ] {
         if !can_run() {
             return;
         }
@@ -91,7 +107,11 @@ fn every_page_is_in_its_frame() {
         subject.reap_killed(&image);
         let mut source = Adopting::new(pages);
         subject.restart(&image, &mut source);
-        assert_eq!(source.frames.len() as u64, image.pages, "pages were left out");
+        assert_eq!(
+            source.frames.len() as u64,
+            image.pages,
+            "pages were left out"
+        );
         let again = subject.capture(CaptureOptions::default(), Afterwards::Thaw);
         let (again, _) = again.unwrap_or_else(|error| panic!("capture: {error}"));
         assert_eq!(again.pages, image.pages, "{scenario} has other pages now");

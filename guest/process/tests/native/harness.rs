@@ -11,8 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use nvvmm_process::{
-    Afterwards, CaptureOptions, CopiedPages, Error, Frozen, Image, PageSource, Reserve, RestartOptions,
-    restart,
+    Afterwards, CaptureOptions, CopiedPages, Error, Frozen, Image, PageSource, Reserve,
+    RestartOptions, restart,
 };
 use tempfile::TempDir;
 
@@ -22,15 +22,17 @@ use crate::scenarios;
 /// Only a test that hangs comes near it.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Who starts a process holds it, and who looks for one: a process that was just forked has all that its parent has open, so it would be
-/// taken for somebody with an end of a pipe of another test's subject.
+/// Who starts a process holds it, and who looks for one: a process that was just forked has all
+/// that its parent has open, so it would be taken for somebody with an end of a pipe of another
+/// test's subject.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 pub fn one_at_a_time() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether tests can trace processes, choose numbers and see frames here. If not it is said, loudly.
+/// Whether tests can trace processes, choose numbers and see frames here. If not it is said,
+/// loudly.
 pub fn can_run() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
@@ -43,7 +45,8 @@ pub fn can_run() -> bool {
     root
 }
 
-/// Starts a program with nothing open but its standard streams. It is waited for by its number, as a restarted one must be.
+/// Starts a program with nothing open but its standard streams. It is waited for by its number, as
+/// a restarted one must be.
 pub fn spawn_alone(command: &mut Command) -> i32 {
     // SAFETY: the closure makes one system call, which is allowed between fork and exec.
     unsafe {
@@ -67,7 +70,8 @@ pub struct Subject {
 impl Subject {
     /// Starts one, and waits until it has set everything up.
     pub fn start(scenario: &str) -> Self {
-        // Orphans of a tree that is killed come to this process, so that their numbers become free again.
+        // Orphans of a tree that is killed come to this process, so that their numbers become free
+        // again.
         nix::sys::prctl::set_child_subreaper(true).expect("a subreaper");
         let directory = tempfile::tempdir().expect("a directory");
         let log = File::options()
@@ -103,7 +107,11 @@ impl Subject {
         let began = Instant::now();
         while !self.path(name).exists() {
             let ended = !Path::new(&format!("/proc/{}/fd/0", self.pid)).exists();
-            assert!(!ended, "the subject ended before it was {name}: {}", self.log());
+            assert!(
+                !ended,
+                "the subject ended before it was {name}: {}",
+                self.log()
+            );
             assert!(
                 began.elapsed() < PATIENCE,
                 "the subject is not {name}: {}",
@@ -191,7 +199,12 @@ impl Subject {
         self.restart_with(None, image, pages);
     }
 
-    pub fn restart_with(&mut self, reserve: Option<Reserve>, image: &Image, pages: &mut dyn PageSource) {
+    pub fn restart_with(
+        &mut self,
+        reserve: Option<Reserve>,
+        image: &Image,
+        pages: &mut dyn PageSource,
+    ) {
         let _alone = one_at_a_time();
         restart(image, &RestartOptions::default(), reserve, pages)
             .unwrap_or_else(|error| panic!("restart: {error}"));
@@ -208,12 +221,15 @@ impl Drop for Subject {
     }
 }
 
-/// A scenario goes on unharmed after a capture; what was captured is restarted, more than once, captured again, and
-/// passes each time.
+/// A scenario goes on unharmed after a capture; what was captured is restarted, more than once,
+/// captured again, and passes each time.
 pub fn round_trips(scenario: &str) {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("Linux");
     if !scenarios::is_known_to(&release, scenario) {
-        eprintln!("SKIPPED: Linux {} has nothing of {scenario}", release.trim());
+        eprintln!(
+            "SKIPPED: Linux {} has nothing of {scenario}",
+            release.trim()
+        );
         return;
     }
     let options = CaptureOptions {
@@ -242,7 +258,10 @@ pub fn round_trips(scenario: &str) {
     }
     subject.restart(&image, &mut pages);
     let (again, mut pages_again) = capture(&subject, Afterwards::Kill);
-    assert_eq!(again.pages, image.pages, "the second capture has other pages");
+    assert_eq!(
+        again.pages, image.pages,
+        "the second capture has other pages"
+    );
     subject.reap_killed(&image);
     subject.restart(&again, &mut pages_again);
     assert_same(&before, subject.pid);

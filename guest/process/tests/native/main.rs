@@ -1,5 +1,5 @@
-//! Captures programs that run here, restarts them, and lets them verify themselves. Needs root; without it, it says so and
-//! fails where `NVVMM_REQUIRE_ROOT` is set.
+//! Captures programs that run here, restarts them, and lets them verify themselves. Needs root;
+//! without it, it says so and fails where `NVVMM_REQUIRE_ROOT` is set.
 
 mod adopts;
 mod harness;

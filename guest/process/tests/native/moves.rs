@@ -10,7 +10,8 @@ use crate::harness::{Subject, can_run};
 
 const PAGE_BYTES: u64 = 4096;
 
-/// Notes for each page of the image where it is in the process and in memory; has pages moved that it has just noted.
+/// Notes for each page of the image where it is in the process and in memory; has pages moved that
+/// it has just noted.
 #[derive(Default)]
 struct Noting {
     last: HashMap<u64, (u64, u64)>,

@@ -1,5 +1,5 @@
-//! Programs that know nothing of this are captured in the middle of their work and restarted: what they put out is the same as of a run that
-//! nobody interrupted.
+//! Programs that know nothing of this are captured in the middle of their work and restarted: what
+//! they put out is the same as of a run that nobody interrupted.
 
 use std::fs::File;
 use std::path::Path;
@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-use nvvmm_process::{Afterwards, CaptureOptions, CopiedPages, Frozen, Image, RestartOptions, check, restart};
+use nvvmm_process::{
+    Afterwards, CaptureOptions, CopiedPages, Frozen, Image, RestartOptions, check, restart,
+};
 use tempfile::TempDir;
 
 use crate::harness::{can_run, one_at_a_time, spawn_alone};
@@ -90,7 +92,12 @@ fn goes_on(program: &[&str], input: &[u8]) {
     assert!(captures > 0, "it was over before it was captured");
     let status = waitpid(Pid::from_raw(pid), None).expect("its end");
     let again = outcome(directory);
-    assert_eq!(status, WaitStatus::Exited(Pid::from_raw(pid), 0), "{}", again.1);
+    assert_eq!(
+        status,
+        WaitStatus::Exited(Pid::from_raw(pid), 0),
+        "{}",
+        again.1
+    );
     assert!(again == usual, "it has put out something else");
 }
 
@@ -124,7 +131,10 @@ fn python_with_large_buffers() {
 
 #[test]
 fn sqlite_in_the_middle_of_a_workload() {
-    goes_on(&["sqlite3", ":memory:"], workloads::sqlite(150_000).as_bytes());
+    goes_on(
+        &["sqlite3", ":memory:"],
+        workloads::sqlite(150_000).as_bytes(),
+    );
 }
 
 #[test]

@@ -6,7 +6,8 @@ use crate::for_each_refusal;
 use crate::harness::{Subject, can_run};
 use crate::scenarios::is_refused;
 
-/// Both the check before a freeze and the one inside must refuse the scenario; the process goes on, and ends well.
+/// Both the check before a freeze and the one inside must refuse the scenario; the process goes on,
+/// and ends well.
 fn refused(scenario: &str, place: &str, reason: &str) {
     if !can_run() {
         return;
@@ -14,7 +15,9 @@ fn refused(scenario: &str, place: &str, reason: &str) {
     let mut subject = Subject::start(scenario);
     for found in [
         subject.check(),
-        subject.capture_unchecked(CaptureOptions::default()).map(drop),
+        subject
+            .capture_unchecked(CaptureOptions::default())
+            .map(drop),
     ] {
         let lines = expect_refusal(found, reason);
         assert!(
@@ -54,7 +57,8 @@ macro_rules! refuses {
 
 for_each_refusal!(refuses);
 
-/// A restart refuses a file that was mapped and has changed, a kernel other than the image's, and a number that is in use.
+/// A restart refuses a file that was mapped and has changed, a kernel other than the image's, and a
+/// number that is in use.
 #[test]
 fn restart_elsewhere() {
     if !can_run() {
@@ -85,8 +89,12 @@ fn restart_in_another_boot() {
     let (mapped, copy) = (subject.path("mapped"), subject.path("copy"));
     let modified = std::fs::metadata(&mapped).and_then(|found| found.modified());
     std::fs::copy(&mapped, &copy).expect("a copy");
-    let file = std::fs::File::options().write(true).open(&copy).expect("a copy");
-    file.set_modified(modified.expect("its time")).expect("its time");
+    let file = std::fs::File::options()
+        .write(true)
+        .open(&copy)
+        .expect("a copy");
+    file.set_modified(modified.expect("its time"))
+        .expect("its time");
     std::fs::rename(&copy, &mapped).expect("a replacement");
     let refused = restart(&image, &RestartOptions::default(), None, &mut pages);
     expect_refusal(refused, "mapped, which was changed, replaced or deleted");

@@ -29,7 +29,9 @@ fn frames(reserve: &Reserve) -> HashSet<u64> {
         let number = |text| u64::from_str_radix(text, 16).expect("a number");
         (number(start), number(end))
     });
-    let (start, end) = ranges.max_by_key(|(start, end)| end - start).expect("memory");
+    let (start, end) = ranges
+        .max_by_key(|(start, end)| end - start)
+        .expect("memory");
     assert_eq!(end - start, reserve.len_bytes());
     let frames: HashSet<u64> = (start..end)
         .step_by(PAGE_BYTES as usize)
@@ -71,7 +73,10 @@ fn pages_from(scenario: &str, options: CaptureOptions, bytes: u64) -> (u64, u64)
     subject.finish();
     let placed = source.frames.len() as u64;
     assert_eq!(placed, image.pages, "pages were left out");
-    let reserved = source.frames.iter().filter(|frame| of_reserve.contains(frame));
+    let reserved = source
+        .frames
+        .iter()
+        .filter(|frame| of_reserve.contains(frame));
     (reserved.count() as u64, placed)
 }
 
@@ -93,7 +98,10 @@ fn memory_comes_out_of_a_reserve() {
     ] {
         let (reserved, all) = pages_from(scenario, CaptureOptions::default(), 16 * MIB);
         println!("{scenario}: {reserved} of {all} pages");
-        assert!(reserved >= at_least, "{scenario}: {reserved} of {all} pages");
+        assert!(
+            reserved >= at_least,
+            "{scenario}: {reserved} of {all} pages"
+        );
     }
 }
 
@@ -145,7 +153,9 @@ fn a_reserve_ends_with_whoever_made_it() {
     if !can_run() {
         return;
     }
-    let reserve = std::thread::spawn(|| reserve(4 * MIB)).join().expect("a reserve");
+    let reserve = std::thread::spawn(|| reserve(4 * MIB))
+        .join()
+        .expect("a reserve");
     let is_over = || {
         let status = std::fs::read_to_string(format!("/proc/{}/status", reserve.pid()));
         status.is_ok_and(|status| status.contains("State:\tZ"))

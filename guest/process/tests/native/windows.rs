@@ -1,4 +1,5 @@
-//! Restarts whose memory is mapped from a file that holds the image: what an agent does with a window.
+//! Restarts whose memory is mapped from a file that holds the image: what an agent does with a
+//! window.
 
 use std::io::Write;
 
@@ -26,7 +27,8 @@ fn processes_go_on_with_memory_of_a_file_and_leave_the_file_as_it_is() {
             ..CaptureOptions::default()
         };
         let captured = subject.capture(options, Afterwards::Kill);
-        let (image, pages) = captured.unwrap_or_else(|error| panic!("{scenario}: capture: {error}"));
+        let (image, pages) =
+            captured.unwrap_or_else(|error| panic!("{scenario}: capture: {error}"));
         subject.reap_killed(&image);
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(pages.bytes()).unwrap();

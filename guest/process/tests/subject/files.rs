@@ -24,7 +24,8 @@ fn open(scene: &Scene, name: &str) -> File {
         .expect("the file")
 }
 
-/// Two descriptors of one open file share its offset, two of the same file do not; one appends, one only reads.
+/// Two descriptors of one open file share its offset, two of the same file do not; one appends, one
+/// only reads.
 fn files(scene: &Scene) -> Check {
     let mut first = open(scene, "shared");
     let mut twin = first.try_clone().expect("a descriptor");
@@ -56,9 +57,14 @@ fn files(scene: &Scene) -> Check {
     })
 }
 
-/// Pipes with something in them: both ends here, no writer any more, no reader any more, and one that is larger than usual and full.
+/// Pipes with something in them: both ends here, no writer any more, no reader any more, and one
+/// that is larger than usual and full.
 fn pipes() -> Check {
-    let bytes = |count: usize| (0..count).map(|index| (index * 7) as u8).collect::<Vec<u8>>();
+    let bytes = |count: usize| {
+        (0..count)
+            .map(|index| (index * 7) as u8)
+            .collect::<Vec<u8>>()
+    };
     let (mut reader, mut writer) = pipe().expect("a pipe");
     writer.write_all(&bytes(5000)).expect("room");
     let (mut rest, mut gone) = pipe().expect("a pipe");
@@ -90,7 +96,8 @@ fn pipes() -> Check {
     })
 }
 
-/// Descriptors with numbers far apart, with and without FD_CLOEXEC, of devices and directories, also a path only.
+/// Descriptors with numbers far apart, with and without FD_CLOEXEC, of devices and directories,
+/// also a path only.
 fn descriptors(scene: &Scene) -> Check {
     let at = |file: File, number: i32, close_on_exec: bool| {
         let flag = if close_on_exec { libc::O_CLOEXEC } else { 0 };
@@ -111,7 +118,11 @@ fn descriptors(scene: &Scene) -> Check {
     );
     let zero = at(File::open("/dev/zero").expect("a device"), 700, true);
     let random = at(File::open("/dev/urandom").expect("a device"), 31, true);
-    let directory = at(File::open(&scene.directory).expect("a directory"), 32, false);
+    let directory = at(
+        File::open(&scene.directory).expect("a directory"),
+        32,
+        false,
+    );
     let own = scene.path("own");
     Box::new(move || {
         let flags = |fd: &OwnedFd| {
@@ -125,9 +136,15 @@ fn descriptors(scene: &Scene) -> Check {
         let mut bytes = [1; 8];
         File::from(zero).read_exact(&mut bytes).expect("zeros");
         assert_eq!(bytes, [0; 8]);
-        File::from(random).read_exact(&mut bytes).expect("random bytes");
+        File::from(random)
+            .read_exact(&mut bytes)
+            .expect("random bytes");
         File::from(null).write_all(&bytes).expect("nothing");
-        std::fs::write(format!("/proc/self/fd/{}/own", directory.as_raw_fd()), "own").expect("a file");
+        std::fs::write(
+            format!("/proc/self/fd/{}/own", directory.as_raw_fd()),
+            "own",
+        )
+        .expect("a file");
         assert_eq!(std::fs::read(own).expect("the file"), b"own");
     })
 }

@@ -59,7 +59,10 @@ fn surroundings(scene: &Scene) -> Check {
         let _ = std::fs::remove_file("made");
         std::fs::write("made", "").expect("a file");
         assert_eq!(
-            std::fs::metadata(inner.join("made")).expect("the file").mode() & 0o777,
+            std::fs::metadata(inner.join("made"))
+                .expect("the file")
+                .mode()
+                & 0o777,
             0o640 & 0o666
         );
         assert_eq!(limit(libc::RLIMIT_NOFILE), (123, 456));
@@ -95,9 +98,18 @@ fn credentials(scene: &Scene) -> Check {
         let set = (1u32 << CAP_KILL) | (1 << CAP_NET_RAW);
         let header = [0x2008_0522u32, 0];
         let sets = [set, set, 1 << CAP_KILL, 0, 0, 0];
-        assert_eq!(libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()), 0);
         assert_eq!(
-            libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, CAP_KILL, 0, 0),
+            libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()),
+            0
+        );
+        assert_eq!(
+            libc::prctl(
+                libc::PR_CAP_AMBIENT,
+                libc::PR_CAP_AMBIENT_RAISE,
+                CAP_KILL,
+                0,
+                0
+            ),
             0
         );
         assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
@@ -112,7 +124,10 @@ fn credentials(scene: &Scene) -> Check {
             libc::getresgid(real, effective, saved);
         }
         assert_eq!((users, groups), ([2001, 2002, 2003], [1001, 1002, 1003]));
-        assert!(std::fs::read("/etc/shadow").is_err(), "it has root's rights");
+        assert!(
+            std::fs::read("/etc/shadow").is_err(),
+            "it has root's rights"
+        );
     })
 }
 

@@ -1,5 +1,6 @@
-//! Sets up what a test is about, says that it is ready, waits, and verifies that nothing of it was lost: it is captured and restarted while it
-//! waits. `subject SCENARIO DIRECTORY`; the directory gets `ready`, then `passed`, and is told `go`. What else it can be asked: see stage.
+//! Sets up what a test is about, says that it is ready, waits, and verifies that nothing of it was
+//! lost: it is captured and restarted while it waits. `subject SCENARIO DIRECTORY`; the directory
+//! gets `ready`, then `passed`, and is told `go`. What else it can be asked: see stage.
 
 mod files;
 mod identity;
@@ -48,7 +49,9 @@ fn main() {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["start", scenario, directory] => stage::start(scenario, directory.as_ref()),
-        ["finish", pid, directory] => stage::finish(pid.parse().expect("a number"), directory.as_ref()),
+        ["finish", pid, directory] => {
+            stage::finish(pid.parse().expect("a number"), directory.as_ref())
+        }
         [scenario, directory] => play(scenario, directory.into()),
         _ => panic!("subject SCENARIO DIRECTORY"),
     }

@@ -61,14 +61,21 @@ impl Region {
 
     pub fn protect(&self, page: usize, pages: usize, protection: i32) {
         // SAFETY: pages of this region, in which nothing of Rust's lives.
-        let result = unsafe { libc::mprotect(self.start.add(page * PAGE).cast(), pages * PAGE, protection) };
+        let result =
+            unsafe { libc::mprotect(self.start.add(page * PAGE).cast(), pages * PAGE, protection) };
         assert_eq!(result, 0, "mprotect");
     }
 
     pub fn advise(&self, page: usize, pages: usize, advice: i32) {
         // SAFETY: as above.
-        let result = unsafe { libc::madvise(self.start.add(page * PAGE).cast(), pages * PAGE, advice) };
-        assert_eq!(result, 0, "madvise {advice}: {}", std::io::Error::last_os_error());
+        let result =
+            unsafe { libc::madvise(self.start.add(page * PAGE).cast(), pages * PAGE, advice) };
+        assert_eq!(
+            result,
+            0,
+            "madvise {advice}: {}",
+            std::io::Error::last_os_error()
+        );
     }
 
     fn word(&self, page: usize, index: usize) -> *mut u64 {
@@ -80,8 +87,12 @@ impl Region {
     /// Fills a page with what its number and the seed give.
     pub fn fill(&self, page: usize, seed: u64) {
         for index in 0..PAGE / 8 {
-            // SAFETY: word() gives an address in the region, which is writable where this is called.
-            unsafe { self.word(page, index).write_volatile(pattern(page, index, seed)) };
+            // SAFETY: word() gives an address in the region, which is writable where this is
+            // called.
+            unsafe {
+                self.word(page, index)
+                    .write_volatile(pattern(page, index, seed))
+            };
         }
     }
 
@@ -176,7 +187,9 @@ fn huge_pages() -> Check {
 
 fn numbered_file(scene: &Scene, pages: usize) -> File {
     let path = scene.path("mapped");
-    let bytes: Vec<u8> = (0..pages).flat_map(|page| vec![page as u8 + 1; PAGE]).collect();
+    let bytes: Vec<u8> = (0..pages)
+        .flat_map(|page| vec![page as u8 + 1; PAGE])
+        .collect();
     std::fs::write(&path, bytes).expect("a file");
     File::options()
         .read(true)
@@ -185,7 +198,8 @@ fn numbered_file(scene: &Scene, pages: usize) -> File {
         .expect("the file")
 }
 
-/// A private view: pages untouched, read, and written; one of the written ones cannot be written any more.
+/// A private view: pages untouched, read, and written; one of the written ones cannot be written
+/// any more.
 fn private_file(scene: &Scene) -> Check {
     let file = numbered_file(scene, 8);
     let region = Region::map(8, READ_WRITE, libc::MAP_PRIVATE, Some(&file));
@@ -222,8 +236,12 @@ fn shared_file(scene: &Scene) -> Check {
         region.fill(3, 7);
         reader.assert_filled(3, 7);
         let bytes = std::fs::read(&path).expect("the file");
-        assert_eq!(bytes[3 * PAGE..3 * PAGE + 8], pattern(3, 0, 7).to_ne_bytes());
-        // As if nothing had been, so that it can be restarted again: a mapped file that changed is refused.
+        assert_eq!(
+            bytes[3 * PAGE..3 * PAGE + 8],
+            pattern(3, 0, 7).to_ne_bytes()
+        );
+        // As if nothing had been, so that it can be restarted again: a mapped file that changed is
+        // refused.
         let file = File::options().write(true).open(path).expect("the file");
         file.set_modified(modified).expect("its time");
     })
@@ -302,7 +320,8 @@ fn dont_need() -> Check {
     })
 }
 
-/// MADV_GUARD_INSTALL, where the kernel has it (6.13): memory that cannot be touched, in the middle of a mapping.
+/// MADV_GUARD_INSTALL, where the kernel has it (6.13): memory that cannot be touched, in the middle
+/// of a mapping.
 fn guard_regions() -> Check {
     const MADV_GUARD_INSTALL: i32 = 102;
     const MADV_GUARD_REMOVE: i32 = 103;
@@ -310,7 +329,13 @@ fn guard_regions() -> Check {
     (0..8).for_each(|page| region.fill(page, 13));
     region.advise(2, 3, MADV_GUARD_INSTALL);
     Box::new(move || {
-        (0..8).for_each(|page| assert_eq!(region.is_readable(page), !(2..5).contains(&page), "page {page}"));
+        (0..8).for_each(|page| {
+            assert_eq!(
+                region.is_readable(page),
+                !(2..5).contains(&page),
+                "page {page}"
+            )
+        });
         region.advise(2, 3, MADV_GUARD_REMOVE);
         (0..8).for_each(|page| {
             if (2..5).contains(&page) {
@@ -346,7 +371,11 @@ fn locked_and_advised() -> Check {
     });
     let locked = Region::anonymous(4);
     // SAFETY: locking memory changes nothing that is in it.
-    assert_eq!(unsafe { libc::mlock(locked.start.cast(), 4 * PAGE) }, 0, "mlock");
+    assert_eq!(
+        unsafe { libc::mlock(locked.start.cast(), 4 * PAGE) },
+        0,
+        "mlock"
+    );
     Box::new(move || {
         for (region, flag) in advised {
             region.assert_filled(1, 14);

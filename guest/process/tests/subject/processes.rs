@@ -35,8 +35,9 @@ pub fn wait(pid: i32) -> i32 {
     libc::WEXITSTATUS(status)
 }
 
-/// Two children and a grandchild, which share memory that nobody has written since, a file, and pipes; one child leads a process
-/// group that the grandchild is in. All of them wait; the grandchild's answer comes up through its parent.
+/// Two children and a grandchild, which share memory that nobody has written since, a file, and
+/// pipes; one child leads a process group that the grandchild is in. All of them wait; the
+/// grandchild's answer comes up through its parent.
 fn tree(scene: &Scene) -> Check {
     let region = Region::anonymous(64);
     (0..64).for_each(|page| region.fill(page, 21));

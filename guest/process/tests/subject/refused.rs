@@ -59,7 +59,12 @@ pub fn scenario(name: &str, scene: &Scene) -> Option<Check> {
         "mapped-file" => {
             std::fs::write(scene.path("mapped"), vec![1; PAGE]).expect("a file");
             let file = File::open(scene.path("mapped")).expect("the file");
-            keep(Region::map(1, libc::PROT_READ, libc::MAP_PRIVATE, Some(&file)))
+            keep(Region::map(
+                1,
+                libc::PROT_READ,
+                libc::MAP_PRIVATE,
+                Some(&file),
+            ))
         }
         "file-lock" => {
             let file = File::create(scene.path("locked")).expect("a file");
@@ -126,7 +131,11 @@ fn io_uring() -> i32 {
     let mut parameters = [0u8; 120];
     // SAFETY: the parameters have the size of struct io_uring_params.
     let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 2, parameters.as_mut_ptr()) };
-    assert!(fd >= 0, "io_uring_setup: {}", std::io::Error::last_os_error());
+    assert!(
+        fd >= 0,
+        "io_uring_setup: {}",
+        std::io::Error::last_os_error()
+    );
     fd as i32
 }
 
@@ -179,7 +188,8 @@ fn become_32_bit(scene: &Scene) -> ! {
     panic!("this kernel runs no programs of 32 bits: {error}");
 }
 
-// An ELF file: its header, that of its one segment, and the program: creat, then access and nanosleep in turn, creat, exit.
+// An ELF file: its header, that of its one segment, and the program: creat, then access and
+// nanosleep in turn, creat, exit.
 std::arch::global_asm!(
     ".pushsection .rodata.nvvmm_program32, \"a\"",
     ".globl nvvmm_program32, nvvmm_program32_end",

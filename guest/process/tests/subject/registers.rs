@@ -31,7 +31,8 @@ fn vector_registers() -> Check {
             let before: Vectors = std::array::from_fn(|register| {
                 std::array::from_fn(|word| 0x0101_0101_0101_0101 * (register * 4 + word + 1) as u64)
             });
-            // What a register holds is wrong here until it is stored; what it does not have is right.
+            // What a register holds is wrong here until it is stored; what it does not have is
+            // right.
             let mut after = before;
             after.iter_mut().for_each(|words| words[0] = 0);
             let mut general = [0u64; 2];
@@ -115,7 +116,8 @@ fn rseq_area() -> *mut u8 {
         static __rseq_offset: isize;
         static __rseq_size: u32;
     }
-    // SAFETY: glibc sets both before main. The area is that far from the thread pointer, which fs:0 holds.
+    // SAFETY: glibc sets both before main. The area is that far from the thread pointer, which fs:0
+    // holds.
     unsafe {
         assert!(__rseq_size > 0, "glibc has not registered rseq");
         let thread: *mut u8;
@@ -124,7 +126,8 @@ fn rseq_area() -> *mut u8 {
     }
 }
 
-/// A thread that spins in a critical section, which only an abort ends, and the kernel goes on telling each thread its CPU.
+/// A thread that spins in a critical section, which only an abort ends, and the kernel goes on
+/// telling each thread its CPU.
 fn rseq() -> Check {
     let aborts = Arc::new(AtomicU64::new(0));
     let stop = Arc::new(AtomicU32::new(0));
@@ -145,7 +148,8 @@ fn rseq() -> Check {
         spinner.join().expect("the spinner");
         assert!(aborts.load(Ordering::SeqCst) > 0);
         let area = rseq_area();
-        // SAFETY: the area is this thread's own; cpu_id is at its fifth byte. The set lives through the call.
+        // SAFETY: the area is this thread's own; cpu_id is at its fifth byte. The set lives through
+        // the call.
         unsafe {
             let mut set: libc::cpu_set_t = std::mem::zeroed();
             assert_eq!(libc::sched_getaffinity(0, size_of_val(&set), &mut set), 0);
@@ -168,8 +172,8 @@ fn rseq() -> Check {
 /// # Safety
 /// The area must be the calling thread's registered one.
 unsafe fn critical_section(area: *mut u8) {
-    // SAFETY: the descriptor lies in its own section; the abort handler stands behind the signature that glibc registers, and nothing but
-    // the named registers changes.
+    // SAFETY: the descriptor lies in its own section; the abort handler stands behind the signature
+    // that glibc registers, and nothing but the named registers changes.
     unsafe {
         asm!(
             ".pushsection .data.rel.nvvmm_rseq, \"aw\"",

@@ -51,8 +51,8 @@ fn mask(how: i32, signals: &[i32]) {
     }
 }
 
-/// Blocked signals that are pending, for the process and for the thread, with the values they came with; one that is ignored; and
-/// one that a handler is there for.
+/// Blocked signals that are pending, for the process and for the thread, with the values they came
+/// with; one that is ignored; and one that a handler is there for.
 fn signals() -> Check {
     let real_time = libc::SIGRTMIN() + 3;
     handle(libc::SIGUSR1, 0);
@@ -128,13 +128,21 @@ fn interval_timers() -> Check {
     };
     // SAFETY: the values live through the calls.
     unsafe {
-        assert_eq!(libc::setitimer(libc::ITIMER_REAL, &often, ptr::null_mut()), 0);
-        assert_eq!(libc::setitimer(libc::ITIMER_PROF, &late, ptr::null_mut()), 0);
+        assert_eq!(
+            libc::setitimer(libc::ITIMER_REAL, &often, ptr::null_mut()),
+            0
+        );
+        assert_eq!(
+            libc::setitimer(libc::ITIMER_PROF, &late, ptr::null_mut()),
+            0
+        );
     }
     Box::new(|| {
         let before = HANDLED.load(Ordering::SeqCst);
         let began = Instant::now();
-        while HANDLED.load(Ordering::SeqCst) < before + 5 && began.elapsed() < Duration::from_secs(60) {
+        while HANDLED.load(Ordering::SeqCst) < before + 5
+            && began.elapsed() < Duration::from_secs(60)
+        {
             std::thread::sleep(Duration::from_millis(5));
         }
         assert!(

@@ -1,6 +1,7 @@
-//! Subjects for tests that cannot be their parents, as those in guests: `subject start SCENARIO DIRECTORY` sets one up, leaves it running and
-//! prints its number; `subject finish PID DIRECTORY` compares what /proc says of it with what it said then, tells it to go on, and
-//! succeeds if it passed.
+//! Subjects for tests that cannot be their parents, as those in guests: `subject start SCENARIO
+//! DIRECTORY` sets one up, leaves it running and prints its number; `subject finish PID DIRECTORY`
+//! compares what /proc says of it with what it said then, tells it to go on, and succeeds if it
+//! passed.
 
 use std::fs::{self, File};
 use std::path::Path;

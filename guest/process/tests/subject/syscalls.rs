@@ -1,4 +1,5 @@
-//! System calls that the freeze interrupts: each in a thread of its own, which is in it for the whole time.
+//! System calls that the freeze interrupts: each in a thread of its own, which is in it for the
+//! whole time.
 
 use std::io::{Read, Write, pipe};
 use std::os::fd::AsRawFd;
@@ -34,7 +35,8 @@ fn inside<T: Send + 'static>(
         body()
     });
     let is_inside = |tid: i32| {
-        let text = std::fs::read_to_string(format!("/proc/self/task/{tid}/syscall")).unwrap_or_default();
+        let text =
+            std::fs::read_to_string(format!("/proc/self/task/{tid}/syscall")).unwrap_or_default();
         text.split(' ').next() == Some(number.to_string().as_str())
     };
     while !is_inside(tid.load(Ordering::SeqCst)) {
@@ -56,7 +58,8 @@ fn sleep() -> Check {
         loop {
             let length = left;
             // SAFETY: both times live through the call.
-            let result = unsafe { libc::clock_nanosleep(libc::CLOCK_MONOTONIC, 0, &length, &mut left) };
+            let result =
+                unsafe { libc::clock_nanosleep(libc::CLOCK_MONOTONIC, 0, &length, &mut left) };
             if result != libc::EINTR {
                 return result;
             }
@@ -64,7 +67,11 @@ fn sleep() -> Check {
         }
     });
     Box::new(move || {
-        assert!(!sleeper.is_finished(), "it woke early: {:?}", sleeper.join());
+        assert!(
+            !sleeper.is_finished(),
+            "it woke early: {:?}",
+            sleeper.join()
+        );
         let left_s = left_s.load(Ordering::SeqCst);
         assert!((HOUR_S - 600..=HOUR_S).contains(&left_s), "{left_s} s left");
     })
@@ -78,7 +85,10 @@ fn pipe_read() -> Check {
     });
     Box::new(move || {
         writer.write_all(b"word").expect("room");
-        assert_eq!(&runner.join().expect("the reader").expect("no error"), b"word");
+        assert_eq!(
+            &runner.join().expect("the reader").expect("no error"),
+            b"word"
+        );
     })
 }
 
@@ -126,7 +136,10 @@ fn poll() -> Check {
             // SAFETY: wanted lives through the call.
             match unsafe { libc::poll(&mut wanted, 1, 3_600_000) } {
                 1 => return interrupted,
-                _ => assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EINTR)),
+                _ => assert_eq!(
+                    std::io::Error::last_os_error().raw_os_error(),
+                    Some(libc::EINTR)
+                ),
             }
             interrupted += 1;
         }

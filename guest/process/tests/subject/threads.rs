@@ -25,7 +25,10 @@ thread_local! {
 fn threads() -> Check {
     const COUNT: u64 = 4;
     let turn = Arc::new((Mutex::new(0u64), Condvar::new()));
-    let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (stop, rounds) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
     let runners: Vec<JoinHandle<u64>> = (0..COUNT)
         .map(|own| {
             let (turn, stop, rounds) = (turn.clone(), stop.clone(), rounds.clone());
@@ -123,7 +126,8 @@ fn thread_scheduling() -> Check {
     .map(|(name, cpu, nice, policy)| {
         let (ready, end) = (ready.clone(), end.clone());
         let runner = move || {
-            // SAFETY: calls with numbers, or structures that live through them; thread 0 is the caller.
+            // SAFETY: calls with numbers, or structures that live through them; thread 0 is the
+            // caller.
             unsafe {
                 let mut set: libc::cpu_set_t = std::mem::zeroed();
                 libc::CPU_SET(cpu, &mut set);

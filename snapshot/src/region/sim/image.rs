@@ -53,7 +53,9 @@ impl Image {
             let start = (at % BLOCK) as usize;
             let count = (BLOCK_BYTES - start).min(into.len() - done);
             match self.block(at / BLOCK) {
-                Some(block) => into[done..done + count].copy_from_slice(&block[start..start + count]),
+                Some(block) => {
+                    into[done..done + count].copy_from_slice(&block[start..start + count])
+                }
                 None => into[done..done + count].fill(0),
             }
             done += count;

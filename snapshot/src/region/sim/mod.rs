@@ -1,8 +1,9 @@
 //! A region for tests that forgets what was not flushed, and that can kill its user at any moment.
 //!
-//! What is written is seen by all handles at once, as in a page cache or in processors' caches. Durable it is after a
-//! flush and then a fence by the same handle; before that it may be, in units that the crash chooses: stores to one
-//! unit become durable in order, those to different units in any order.
+//! What is written is seen by all handles at once, as in a page cache or in processors' caches.
+//! Durable it is after a flush and then a fence by the same handle; before that it may be, in units
+//! that the crash chooses: stores to one unit become durable in order, those to different units in
+//! any order.
 
 mod image;
 mod lie;
@@ -107,7 +108,8 @@ impl SimControl {
         }
     }
 
-    /// Remembers the state before every flush and fence from now on. Gives back the number of the next store.
+    /// Remembers the state before every flush and fence from now on. Gives back the number of the
+    /// next store.
     pub(crate) fn record(&self) -> u64 {
         let mut bytes = lock(&self.shared);
         bytes.history.as_mut().map_or(0, |history| {
@@ -127,7 +129,8 @@ impl SimControl {
 }
 
 impl Fuse {
-    /// Kills the user at its `count`-th store, flush or fence from now on: that one and all later ones are lost.
+    /// Kills the user at its `count`-th store, flush or fence from now on: that one and all later
+    /// ones are lost.
     pub(crate) fn kill_at(&self, count: i64) {
         self.0.store(count, Ordering::SeqCst);
     }
@@ -154,7 +157,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl History {
     fn note_point(&mut self) {
-        let Some(points) = &mut self.points else { return };
+        let Some(points) = &mut self.points else {
+            return;
+        };
         let same = points.last().is_some_and(|last: &CrashPoint| {
             let (before, now) = (&last.durable, &self.durable);
             last.last_store == self.stores
@@ -204,7 +209,10 @@ impl Bytes {
     }
 
     fn is_ignored(&mut self, lie: impl FnOnce(&mut Lie) -> bool) -> bool {
-        let told = self.history.as_mut().and_then(|history| history.lie.as_mut());
+        let told = self
+            .history
+            .as_mut()
+            .and_then(|history| history.lie.as_mut());
         told.is_some_and(lie)
     }
 }
@@ -241,7 +249,8 @@ impl Region for SimRegion {
         self.in_bounds(0, len_bytes)
     }
 
-    /// A file's length is durable at once here: its last bytes are nobody's before a superblock says so.
+    /// A file's length is durable at once here: its last bytes are nobody's before a superblock
+    /// says so.
     fn resize_medium(&self, keep_bytes: u64, len_bytes: u64) -> Result<()> {
         if self.alive() {
             lock(&self.shared).resize(keep_bytes, len_bytes);
@@ -261,7 +270,9 @@ impl Region for SimRegion {
             let mut bytes = lock(&self.shared);
             if !bytes.is_ignored(|lie| lie.forgets_write(offset)) {
                 let len = from.len() as u64;
-                bytes.store(offset, len, |range, place| place.copy_from_slice(&from[range]));
+                bytes.store(offset, len, |range, place| {
+                    place.copy_from_slice(&from[range])
+                });
             }
         }
         Ok(())
@@ -330,7 +341,8 @@ impl Region for SimRegion {
         let found = lock(&self.shared)
             .now
             .next_nonzero(range.start / BLOCK..range.end.div_ceil(BLOCK));
-        Ok(found.map(|block| (block * BLOCK).max(range.start)..((block + 1) * BLOCK).min(range.end)))
+        Ok(found
+            .map(|block| (block * BLOCK).max(range.start)..((block + 1) * BLOCK).min(range.end)))
     }
 
     fn provide(&self, offset: u64, len: u64) -> Result<()> {

@@ -35,7 +35,10 @@ impl Unfenced {
 
     pub(crate) fn push(&mut self, line: u64, number: u64, bytes: Line) {
         let block = Arc::make_mut(self.0.entry(line / LINES).or_default());
-        block.entry(line).or_default().push(Version { number, bytes });
+        block
+            .entry(line)
+            .or_default()
+            .push(Version { number, bytes });
     }
 
     /// The lines of a range that have stores, with the last one's number.
@@ -88,7 +91,8 @@ impl Unfenced {
 /// The unit in which a medium keeps or loses stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unit {
-    /// A cache line of persistent memory, in the middle of whose last store the power may go, between words of 8 bytes.
+    /// A cache line of persistent memory, in the middle of whose last store the power may go,
+    /// between words of 8 bytes.
     Line,
     /// A sector of a disk, of 512 bytes: a block that was being written back is torn.
     Sector,
@@ -164,7 +168,8 @@ impl CrashPoint {
         let recent = Choice::new(self, survivors, false);
         for (number, block) in &self.unfenced.0 {
             for (line, versions) in block.iter() {
-                let split = versions.partition_point(|version| version.number < survivors.older_than);
+                let split =
+                    versions.partition_point(|version| version.number < survivors.older_than);
                 let (before, after) = versions.split_at(split);
                 older.apply(*number, *line, before, &mut image);
                 recent.apply(*number, *line, after, &mut image);

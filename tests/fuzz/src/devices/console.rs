@@ -12,8 +12,8 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use event_manager::{EventManager, SubscriberOps};
 use nvvmm_devices::{
     AcpiPower, Bus, BusDevice, COM1_PORT, Console, ConsoleOut, ConsoleStreams, CountingIrq, Device,
-    HostSocket, I8042, I8042_COMMAND_PORT, I8042_PORTS_LEN, POWER_PORTS_BASE, POWER_PORTS_LEN, PowerEvent,
-    PowerSignal, SERIAL_PORTS_LEN, SerialPort,
+    HostSocket, I8042, I8042_COMMAND_PORT, I8042_PORTS_LEN, POWER_PORTS_BASE, POWER_PORTS_LEN,
+    PowerEvent, PowerSignal, SERIAL_PORTS_LEN, SerialPort,
 };
 
 use super::STEPS_MAX;
@@ -57,7 +57,8 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no thread has panicked")
 }
 
-/// libFuzzer's `main` does not do what Rust's does: a closed pipe must be an error, not the end of the process.
+/// libFuzzer's `main` does not do what Rust's does: a closed pipe must be an error, not the end of
+/// the process.
 static NO_SIGPIPE: LazyLock<()> = LazyLock::new(|| {
     let seen = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGPIPE, seen).expect("a signal handler");
@@ -85,7 +86,8 @@ impl Host {
             output = Some(far);
         }
         if connections & 4 != 0 {
-            let path = std::env::temp_dir().join(format!("nvvmm-fuzz-{}.console", std::process::id()));
+            let path =
+                std::env::temp_dir().join(format!("nvvmm-fuzz-{}.console", std::process::id()));
             streams.socket = Some(HostSocket::bind(&path).expect("a socket"));
             socket = Some(path);
         }
@@ -98,7 +100,9 @@ impl Host {
         let mut ports = Bus::new();
         let keyboard = Arc::new(Mutex::new(I8042::new(Arc::clone(&signal))));
         let mut add = |base, len, device: Arc<Mutex<dyn BusDevice>>| {
-            ports.insert("device", base, len, device).expect("a free range");
+            ports
+                .insert("device", base, len, device)
+                .expect("a free range");
         };
         add(COM1_PORT, SERIAL_PORTS_LEN, Arc::clone(&serial) as _);
         add(POWER_PORTS_BASE, POWER_PORTS_LEN, Arc::clone(&power) as _);
@@ -233,7 +237,11 @@ impl Host {
             device.pause().expect("pause");
             let saved = device.save().expect("save");
             device.restore(&saved).expect("restore");
-            assert_eq!(device.save().expect("save"), saved, "restored to another state");
+            assert_eq!(
+                device.save().expect("save"),
+                saved,
+                "restored to another state"
+            );
             device.resume().expect("resume");
         }
     }

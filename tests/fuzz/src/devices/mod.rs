@@ -1,7 +1,9 @@
-//! The machine's devices: a guest writes registers, rings and descriptors as it likes, the other side of the console
-//! sends and hangs up as it likes, so do programs at a vsock device's socket, and the machine pauses, saves and restores the devices in between.
+//! The machine's devices: a guest writes registers, rings and descriptors as it likes, the other
+//! side of the console sends and hangs up as it likes, so do programs at a vsock device's socket,
+//! and the machine pauses, saves and restores the devices in between.
 //!
-//! First byte: which device. The rest is a script of steps, see `step` in [`virtio`] and [`console`].
+//! First byte: which device. The rest is a script of steps, see `step` in [`virtio`] and
+//! [`console`].
 
 mod console;
 pub(crate) mod virtio;

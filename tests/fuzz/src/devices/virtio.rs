@@ -1,4 +1,5 @@
-//! One virtio device behind its MMIO registers, the machine around it, and the steps of the guest that drives it.
+//! One virtio device behind its MMIO registers, the machine around it, and the steps of the guest
+//! that drives it.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -115,8 +116,9 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn new(kind: Kind, instance: &str, memory: &Arc<Memory>) -> Self {
         let irq = Arc::new(CountingIrq::default());
-        let transport = MmioTransport::new(instance, kind.device(), Arc::clone(memory), irq.clone())
-            .expect("a transport");
+        let transport =
+            MmioTransport::new(instance, kind.device(), Arc::clone(memory), irq.clone())
+                .expect("a transport");
         let mut events = EventManager::new().expect("an event loop");
         events.add_subscriber(transport.subscriber());
         Self {
@@ -128,7 +130,8 @@ impl Machine {
 
     fn is_shown_memory(&mut self) -> bool {
         let mut word = [0; 4];
-        self.transport.read(u64::from(VIRTIO_MMIO_DEVICE_ID), &mut word);
+        self.transport
+            .read(u64::from(VIRTIO_MMIO_DEVICE_ID), &mut word);
         u32::from_le_bytes(word) == VIRTIO_ID_PMEM
     }
 }
@@ -236,7 +239,9 @@ impl Guest {
 
     fn read_register(&mut self, register: u32) -> u32 {
         let mut word = [0; 4];
-        self.machine().transport.read(u64::from(register), &mut word);
+        self.machine()
+            .transport
+            .read(u64::from(register), &mut word);
         u32::from_le_bytes(word)
     }
 
@@ -245,7 +250,8 @@ impl Guest {
         self.write_register(VIRTIO_MMIO_STATUS, status | bits);
     }
 
-    /// From reset to FEATURES_OK with `features`, or those of them that are offered when they are an even number.
+    /// From reset to FEATURES_OK with `features`, or those of them that are offered when they are
+    /// an even number.
     fn negotiate(&mut self, features: u64) {
         self.write_register(VIRTIO_MMIO_STATUS, 0);
         self.add_status(VIRTIO_CONFIG_S_ACKNOWLEDGE);
@@ -255,7 +261,8 @@ impl Guest {
             self.write_register(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 1);
             let high = self.read_register(VIRTIO_MMIO_DEVICE_FEATURES);
             self.write_register(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 0);
-            let offered = u64::from(high) << 32 | u64::from(self.read_register(VIRTIO_MMIO_DEVICE_FEATURES));
+            let offered =
+                u64::from(high) << 32 | u64::from(self.read_register(VIRTIO_MMIO_DEVICE_FEATURES));
             accepted = offered & (features | 1 << VIRTIO_F_VERSION_1);
         }
         for (select, word) in [(0, accepted), (1, accepted >> 32)] {
@@ -304,9 +311,11 @@ impl Guest {
         self.store(self.at(AVAIL_RING) + 2, &next.to_le_bytes());
     }
 
-    /// A request of three buffers with the shape that a disk wants; what stands in them may be anything.
+    /// A request of three buffers with the shape that a disk wants; what stands in them may be
+    /// anything.
     fn disk_request(&mut self, script: &mut Script) {
-        let (operation, sector, len, shape) = (script.u32(), script.u64(), script.u16(), script.u8());
+        let (operation, sector, len, shape) =
+            (script.u32(), script.u64(), script.u16(), script.u8());
         let mut header = [0; 16];
         header[0..4].copy_from_slice(&operation.to_le_bytes());
         header[8..16].copy_from_slice(&sector.to_le_bytes());
@@ -324,13 +333,16 @@ impl Guest {
         }
     }
 
-    /// Sends a packet in the transmit queue of a vsock device; gives a buffer to the receive queue before.
+    /// Sends a packet in the transmit queue of a vsock device; gives a buffer to the receive queue
+    /// before.
     fn vsock_packet(&mut self, script: &mut Script) {
         let packet = vsock::packet(script);
         let queue = self.queue;
         self.store(PACKET, &packet);
         let len = packet.len() as u32;
-        for (queue, address, len, flags) in [(0, PACKET + 0x1000, 0x200, WRITE), (1, PACKET, len, 0)] {
+        for (queue, address, len, flags) in
+            [(0, PACKET + 0x1000, 0x200, WRITE), (1, PACKET, len, 0)]
+        {
             self.queue = queue;
             let head = self.rings[queue].next_desc;
             self.rings[queue].next_desc = (head + 1) % RING_SIZE;
@@ -348,13 +360,14 @@ impl Guest {
     }
 
     fn turn(&mut self) {
-        while self.turns_left > 0 && self.machine().events.run_with_timeout(0).expect("events") > 0 {
+        while self.turns_left > 0 && self.machine().events.run_with_timeout(0).expect("events") > 0
+        {
             self.turns_left -= 1;
         }
     }
 
-    /// Pauses the device, which then stands still whatever the guest's memory says, and goes on in another machine with
-    /// a device in exactly the same state.
+    /// Pauses the device, which then stands still whatever the guest's memory says, and goes on in
+    /// another machine with a device in exactly the same state.
     pub(super) fn move_to_another_machine(&mut self) {
         let mut old = self
             .machine
@@ -362,20 +375,27 @@ impl Guest {
             .expect("a guest is in a machine between steps");
         old.transport.pause().expect("pause");
         if old.is_shown_memory() {
-            old.transport.save().expect_err("memory that is not the guest's");
+            old.transport
+                .save()
+                .expect_err("memory that is not the guest's");
             old.transport.resume().expect("resume");
             self.machine = Some(old);
             return;
         }
         let saved = old.transport.save().expect("save");
         let mut status = [0; 4];
-        old.transport.read(u64::from(VIRTIO_MMIO_STATUS), &mut status);
+        old.transport
+            .read(u64::from(VIRTIO_MMIO_STATUS), &mut status);
         let raised = old.irq.raised();
         for event in old.transport.queue_events().iter() {
             event.write(1).expect("a kick");
         }
         old.events.run_with_timeout(0).expect("events");
-        assert_eq!(old.irq.raised(), raised, "a paused device raised an interrupt");
+        assert_eq!(
+            old.irq.raised(),
+            raised,
+            "a paused device raised an interrupt"
+        );
         assert_eq!(
             old.transport.save().expect("save"),
             saved,

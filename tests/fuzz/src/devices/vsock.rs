@@ -1,4 +1,5 @@
-//! Programs on the host that talk to the guest through a vsock device, and the packets of a guest that does it nearly right.
+//! Programs on the host that talk to the guest through a vsock device, and the packets of a guest
+//! that does it nearly right.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -54,8 +55,8 @@ impl Programs {
         }
     }
 
-    /// What one program does: a byte that chooses it, one that chooses the program, then its operands. What fails was
-    /// turned away, or hung up.
+    /// What one program does: a byte that chooses it, one that chooses the program, then its
+    /// operands. What fails was turned away, or hung up.
     pub(super) fn step(&mut self, script: &mut Script) {
         let (what, which) = (script.u8() % 7, usize::from(script.u8()));
         let len = usize::from(script.u8());

@@ -17,14 +17,15 @@ const POOL_BYTES: u64 = 16 << 20;
 /// So much that the maps have an inner node.
 pub(crate) const MEMORY_BYTES: u64 = 300 * (2 << 20);
 
-/// Kinds of block that have a checksum, all at the same place, and the tag of an entry that refers to a node by its
-/// number and the low 24 bits of its checksum (docs/format.md).
+/// Kinds of block that have a checksum, all at the same place, and the tag of an entry that refers
+/// to a node by its number and the low 24 bits of its checksum (docs/format.md).
 const MAGICS: [&[u8]; 3] = [b"NVVMPOOL", b"NVND", b"NVIN"];
 const CHECKSUM_AT: usize = 12;
 const TAG_NODE: u64 = 2;
 /// Nodes above each other, with the superblock and an inode: as often are checksums carried up.
 const HEIGHT_MAX: usize = 7;
-/// Blocks of the fixed areas that are worth a change though they are zero: a holder's slots, a spare block.
+/// Blocks of the fixed areas that are worth a change though they are zero: a holder's slots, a
+/// spare block.
 const ZERO_BLOCKS: [u32; 3] = [16, 17, 64];
 
 type Block = [u8; BLOCK_BYTES];
@@ -65,7 +66,11 @@ impl Image {
         let kind = script.u8();
         if kind.is_multiple_of(5) {
             let source = self.choose(script);
-            let copy = self.blocks.get(&source).copied().unwrap_or([0; BLOCK_BYTES]);
+            let copy = self
+                .blocks
+                .get(&source)
+                .copied()
+                .unwrap_or([0; BLOCK_BYTES]);
             self.blocks.insert(target, copy);
             return;
         }
@@ -117,7 +122,8 @@ impl Image {
     }
 }
 
-/// Gives entries the checksums of the nodes that they refer to, and the block its own. Whether one was another before.
+/// Gives entries the checksums of the nodes that they refer to, and the block its own. Whether one
+/// was another before.
 fn mend_block(block: &mut Block, checksums: &BTreeMap<u32, u64>) -> bool {
     if !MAGICS.iter().any(|magic| block.starts_with(magic)) {
         return false;
@@ -181,5 +187,8 @@ fn make_examples() -> [Image; 2] {
     vm.pin("first").expect("a pin");
     let in_use = Image::of(&fs::read(&path).expect("the pool's bytes"));
     drop((vm, pool));
-    [Image::of(&fs::read(&path).expect("the pool's bytes")), in_use]
+    [
+        Image::of(&fs::read(&path).expect("the pool's bytes")),
+        in_use,
+    ]
 }

@@ -1,10 +1,10 @@
 //! A pool that somebody has changed: opening, checking, listing and using it.
 //!
-//! First byte: which image, and whether checksums are made right after the changes. Then the changes, see
-//! [`image::Image::change`], and the steps of its users, see [`user::User::step`].
+//! First byte: which image, and whether checksums are made right after the changes. Then the
+//! changes, see [`image::Image::change`], and the steps of its users, see [`user::User::step`].
 //!
-//! What a check calls clean must be of use: every list, map and state can be read, and a pool that was clean is
-//! clean after any use.
+//! What a check calls clean must be of use: every list, map and state can be read, and a pool that
+//! was clean is clean after any use.
 
 pub(crate) mod image;
 mod user;

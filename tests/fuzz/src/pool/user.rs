@@ -13,7 +13,8 @@ const NAMES: [&str; 4] = ["first", "second", "third", "no such"];
 /// Chunks of a map that are looked at one by one.
 const CHUNKS_LOOKED_AT: u32 = 8;
 
-/// Reads everything that a pool has: lists, maps, states, and the first block of each chunk. In a clean one these agree.
+/// Reads everything that a pool has: lists, maps, states, and the first block of each chunk. In a
+/// clean one these agree.
 pub(super) fn read_all(pool: &Arc<Pool>, clean: bool) -> Result<(), Error> {
     pool.status()?;
     let reader = pool.hold("reader")?;
@@ -69,7 +70,8 @@ impl User {
         &self.pool
     }
 
-    /// One step: a byte that chooses it, and a byte for what it is done to. An error is an answer, too.
+    /// One step: a byte that chooses it, and a byte for what it is done to. An error is an answer,
+    /// too.
     pub(super) fn step(&mut self, script: &mut Script) {
         let (step, choice) = (script.u8() % 13, script.u8());
         let name = NAMES[usize::from(choice) % NAMES.len()];
@@ -99,7 +101,9 @@ impl User {
             _ => {
                 // The VM ends, and another one starts.
                 (self.holder, self.blocks) = (None, Vec::new());
-                self.pool.hold("vm").map(|holder| self.holder = Some(holder))
+                self.pool
+                    .hold("vm")
+                    .map(|holder| self.holder = Some(holder))
             }
         };
     }
@@ -107,7 +111,10 @@ impl User {
     fn with_holder<T>(&self, act: impl FnOnce(&Holder) -> Result<T, Error>) -> Result<T, Error> {
         match &self.holder {
             Some(holder) => act(holder),
-            None => Err(self.pool.find("no such").expect_err("there is none of that name")),
+            None => Err(self
+                .pool
+                .find("no such")
+                .expect_err("there is none of that name")),
         }
     }
 
@@ -119,7 +126,9 @@ impl User {
         }
         let at = u32::from(script.u16()) % (MEMORY_BYTES >> 21) as u32;
         let changes = [(at, ChunkMap::Frames(Arc::new(leaf)))];
-        let base = (choice & 64 == 0).then(|| self.known.last().copied()).flatten();
+        let base = (choice & 64 == 0)
+            .then(|| self.known.last().copied())
+            .flatten();
         let committed = self.with_holder(|vm| {
             let new = NewSnapshot {
                 kind: SnapshotKind::Vm,

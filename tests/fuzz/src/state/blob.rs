@@ -141,13 +141,15 @@ pub(super) fn mend(blob: &mut [u8]) {
     let Some(table_end) = table_end else { return };
     for section in (HEADER_BYTES..table_end).step_by(SECTION_BYTES) {
         let field = |at| word(blob, section + at).map(u64::from_le_bytes);
-        let (Some(offset), Some(length)) = (field(SECTION_OFFSET_AT), field(SECTION_LENGTH_AT)) else {
+        let (Some(offset), Some(length)) = (field(SECTION_OFFSET_AT), field(SECTION_LENGTH_AT))
+        else {
             return;
         };
         let end = offset.saturating_add(length).min(blob.len() as u64) as usize;
         let start = (offset.min(end as u64)) as usize;
         let checksum = crc32fast::hash(&blob[start..end]);
-        blob[section + CHECKSUM_AT..section + CHECKSUM_AT + 4].copy_from_slice(&checksum.to_le_bytes());
+        blob[section + CHECKSUM_AT..section + CHECKSUM_AT + 4]
+            .copy_from_slice(&checksum.to_le_bytes());
     }
     let checksum = crc32fast::hash(&blob[HEADER_BYTES..table_end]);
     blob[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.to_le_bytes());

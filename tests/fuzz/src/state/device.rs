@@ -61,7 +61,9 @@ pub(super) fn restore(saved: &SavedDevice) {
                 access_all(&mut registers, 4, 1);
             }
         }
-        _ => VIRTIO.into_iter().for_each(|kind| restore_virtio(kind, saved)),
+        _ => VIRTIO
+            .into_iter()
+            .for_each(|kind| restore_virtio(kind, saved)),
     }
 }
 
@@ -89,7 +91,11 @@ fn restored<D: Device>(new: impl Fn() -> D, saved: &SavedDevice) -> Option<D> {
     drop(device);
     let mut device = new();
     device.restore(&saved).expect("restoring what was saved");
-    assert_eq!(device.save().expect("save"), saved, "restored to another state");
+    assert_eq!(
+        device.save().expect("save"),
+        saved,
+        "restored to another state"
+    );
     device.resume().expect("resume");
     Some(device)
 }

@@ -51,7 +51,8 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// What can be decoded is encoded in one way only, and every part of it can be looked at without a KVM.
+/// What can be decoded is encoded in one way only, and every part of it can be looked at without a
+/// KVM.
 fn decode(blob: &[u8]) {
     let saved = match SavedVm::decode(blob) {
         Ok(saved) => saved,
@@ -71,7 +72,8 @@ fn decode(blob: &[u8]) {
     let here = blob::example_cpuid();
     for vcpu in &saved.machine.kvm.vcpus {
         let _ = compat::check(&vcpu.cpuid, &here, &[]);
-        compat::check(&vcpu.cpuid, &vcpu.cpuid, &vcpu.cpuid).expect("a host is compatible with itself");
+        compat::check(&vcpu.cpuid, &vcpu.cpuid, &vcpu.cpuid)
+            .expect("a host is compatible with itself");
     }
     saved.machine.devices.iter().for_each(device::restore);
 }

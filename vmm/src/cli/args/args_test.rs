@@ -23,7 +23,10 @@ fn run_takes_what_a_machine_needs() {
     };
     assert_eq!(run.kernel, PathBuf::from("k"));
     assert_eq!(run.initramfs, Some(PathBuf::from("i")));
-    assert_eq!((run.cmdline.as_str(), run.memory, run.cpus), ("-x=1", 1 << 30, 4));
+    assert_eq!(
+        (run.cmdline.as_str(), run.memory, run.cpus),
+        ("-x=1", 1 << 30, 4)
+    );
     assert_eq!(
         run.disks.iter().map(|d| d.read_only).collect::<Vec<_>>(),
         [false, true]
@@ -42,7 +45,10 @@ fn run_has_defaults() {
     let Ok(Command::Run(run)) = parse("nvvmm run --kernel k") else {
         panic!("not understood")
     };
-    assert_eq!((run.memory, run.cpus, run.cmdline.as_str()), (512 << 20, 2, ""));
+    assert_eq!(
+        (run.memory, run.cpus, run.cmdline.as_str()),
+        (512 << 20, 2, "")
+    );
     assert!(run.disks.is_empty() && run.start.name.is_none() && run.start.console.is_none());
     assert!(!run.start.detach && !run.start.paused && !run.start.json);
 }
@@ -66,23 +72,44 @@ fn what_makes_no_sense_is_refused() {
         ("nvvmm", ClapError::DisplayHelpOnMissingArgumentOrSubcommand),
         ("nvvmm fly", ClapError::InvalidSubcommand),
         ("nvvmm run", ClapError::MissingRequiredArgument),
-        ("nvvmm run --kernel k --memory 3M", ClapError::ValueValidation),
+        (
+            "nvvmm run --kernel k --memory 3M",
+            ClapError::ValueValidation,
+        ),
         ("nvvmm run --kernel k --cpus 0", ClapError::ValueValidation),
-        ("nvvmm run --kernel k --disk d,xx", ClapError::ValueValidation),
-        ("nvvmm run --kernel k --console tty", ClapError::InvalidValue),
+        (
+            "nvvmm run --kernel k --disk d,xx",
+            ClapError::ValueValidation,
+        ),
+        (
+            "nvvmm run --kernel k --console tty",
+            ClapError::InvalidValue,
+        ),
         ("nvvmm restore", ClapError::MissingRequiredArgument),
         ("nvvmm restore a/b", ClapError::ValueValidation),
         ("nvvmm snapshot vm", ClapError::MissingRequiredArgument),
         ("nvvmm snapshot vm .x", ClapError::ValueValidation),
         ("nvvmm pause ../x", ClapError::ValueValidation),
         ("nvvmm rm", ClapError::MissingRequiredArgument),
-        ("nvvmm pool", ClapError::DisplayHelpOnMissingArgumentOrSubcommand),
+        (
+            "nvvmm pool",
+            ClapError::DisplayHelpOnMissingArgumentOrSubcommand,
+        ),
         ("nvvmm pool create", ClapError::MissingRequiredArgument),
-        ("nvvmm snapshot v s --durability much", ClapError::ValueValidation),
+        (
+            "nvvmm snapshot v s --durability much",
+            ClapError::ValueValidation,
+        ),
         ("nvvmm pool create p --size 1M", ClapError::ValueValidation),
         ("nvvmm snapshot v s --process 0", ClapError::ValueValidation),
-        ("nvvmm snapshot v s --tree", ClapError::MissingRequiredArgument),
-        ("nvvmm snapshot v s --kill", ClapError::MissingRequiredArgument),
+        (
+            "nvvmm snapshot v s --tree",
+            ClapError::MissingRequiredArgument,
+        ),
+        (
+            "nvvmm snapshot v s --kill",
+            ClapError::MissingRequiredArgument,
+        ),
         (
             "nvvmm snapshot v s --process 1 --stop",
             ClapError::ArgumentConflict,
@@ -91,9 +118,18 @@ fn what_makes_no_sense_is_refused() {
             "nvvmm snapshot v s --process 1 --kill --leave-stopped",
             ClapError::ArgumentConflict,
         ),
-        ("nvvmm restore s --attach", ClapError::MissingRequiredArgument),
-        ("nvvmm restore s --into v --detach", ClapError::ArgumentConflict),
-        ("nvvmm restore s --into v --once", ClapError::ArgumentConflict),
+        (
+            "nvvmm restore s --attach",
+            ClapError::MissingRequiredArgument,
+        ),
+        (
+            "nvvmm restore s --into v --detach",
+            ClapError::ArgumentConflict,
+        ),
+        (
+            "nvvmm restore s --into v --once",
+            ClapError::ArgumentConflict,
+        ),
         (
             "nvvmm restore s --into v --attach --json",
             ClapError::ArgumentConflict,
@@ -140,7 +176,10 @@ fn send_and_receive_mean_standard_streams_unless_told_otherwise() {
     let Ok(Command::Send(send)) = parse("nvvmm send a --since b") else {
         panic!("not understood")
     };
-    assert_eq!((send.snapshot.as_str(), send.since.as_deref()), ("a", Some("b")));
+    assert_eq!(
+        (send.snapshot.as_str(), send.since.as_deref()),
+        ("a", Some("b"))
+    );
     assert_eq!(
         (send.output, send.level, send.encrypt),
         (PathBuf::from("-"), 3, None)

@@ -29,9 +29,9 @@ pub struct BenchArguments {
     /// What to measure; everything when not given
     #[arg(value_enum, value_name = "EXPERIMENT")]
     pub experiments: Vec<ExperimentKind>,
-    /// Memory that guests touch (default: 16M,64M,256M,512M,1G,4G, as far as it fits). All but 'paper' use the largest,
-    /// 'cow' and 'techniques' 512M of it, 'sparse' 1G, 'clusters' 128M, 'rate' 64M and 'mappings' 16M at
-    /// most
+    /// Memory that guests touch (default: 16M,64M,256M,512M,1G,4G, as far as it fits). All but
+    /// 'paper' use the largest, 'cow' and 'techniques' 512M of it, 'sparse' 1G, 'clusters'
+    /// 128M, 'rate' 64M and 'mappings' 16M at most
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', value_parser = values::size)]
     pub sizes: Vec<u64>,
     /// How often each thing is done, 1 to 99
@@ -49,7 +49,8 @@ pub struct BenchArguments {
     /// A directory on memory in huge pages; repeatable
     #[arg(long = "huge-dir", value_name = "DIR")]
     pub huge_dirs: Vec<PathBuf>,
-    /// The guest's program (default: nvvmm-bare-metal beside this program, or where cargo has built it)
+    /// The guest's program (default: nvvmm-bare-metal beside this program, or where cargo has
+    /// built it)
     #[arg(
         long,
         value_name = "FILE",

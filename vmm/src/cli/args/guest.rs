@@ -14,10 +14,12 @@ pub struct StatsArguments {
     /// Name of the VM
     #[arg(value_parser = values::vm_name)]
     pub vm: String,
-    /// Serve the counts as metrics, in Prometheus's text format at the path /metrics, until a signal ends it
+    /// Serve the counts as metrics, in Prometheus's text format at the path /metrics, until a
+    /// signal ends it
     ///
-    /// unix:PATH, for its owner alone, or 127.0.0.1:PORT or [::1]:PORT, for all users of this host; other addresses are
-    /// refused. The VM is asked at each scrape; while no VM of that name answers, nvvmm_up is 0.
+    /// unix:PATH, for its owner alone, or 127.0.0.1:PORT or [::1]:PORT, for all users of this
+    /// host; other addresses are refused. The VM is asked at each scrape; while no VM of that
+    /// name answers, nvvmm_up is 0.
     #[arg(long, value_name = "ADDRESS", conflicts_with = "json")]
     pub prometheus: Option<ExporterAddress>,
     /// The form of the output.

@@ -73,27 +73,31 @@ pub struct RestoreArguments {
     /// Fill the page tables before the guest runs: a later start, a smoother run
     #[arg(long)]
     pub prefault: bool,
-    /// What the guest's time of day does: goes on from the snapshot's (keep), or is set to the host's (step) by the
-    /// guest's nvvmm-agent
+    /// What the guest's time of day does: goes on from the snapshot's (keep), or is set to the
+    /// host's (step) by the guest's nvvmm-agent
     #[arg(long, value_enum, default_value = "keep")]
     pub clock: ClockChoice,
-    /// Restart the process that the snapshot is of in the guest of this VM, which must use the same pool and run
-    /// nvvmm-agent
+    /// Restart the process that the snapshot is of in the guest of this VM, which must use the
+    /// same pool and run nvvmm-agent
     ///
-    /// It has the number that it had, which must be free there, and its memory is the snapshot's until it writes to it.
+    /// It has the number that it had, which must be free there, and its memory is the snapshot's
+    /// until it writes to it.
     #[arg(long, value_name = "VM", value_parser = values::vm_name, conflicts_with_all = ["once", "prefault", "clock", "disks", "name", "detach", "console", "paused"])]
     pub into: Option<String>,
-    /// Give the process this terminal, or whatever stdin, stdout and stderr are, and wait for its end; without it they are
-    /// /dev/null where they led out of it
+    /// Give the process this terminal, or whatever stdin, stdout and stderr are, and wait for its
+    /// end; without it they are /dev/null where they led out of it
     #[arg(long, requires = "into", conflicts_with = "json")]
     pub attach: bool,
-    /// Show the guest the snapshot in a window and map the process's memory from there, so that the start takes no longer for a
-    /// larger process and pages that it does not write stay shared
+    /// Show the guest the snapshot in a window and map the process's memory from there, so that
+    /// the start takes no longer for a larger process and pages that it does not write stay
+    /// shared
     ///
-    /// Such memory is not quite like other memory: what the process gives up with MADV_DONTNEED comes back as it was in the
-    /// snapshot, not as zeroes; MADV_FREE is refused; memory that grows by mremap shows other pages of the snapshot; and it does
-    /// not count as resident. A program whose allocator relies on zeroes there fails. The process can be captured again; the
-    /// whole VM cannot be snapshotted until it has ended. The guest needs the drivers virtio_pmem, nd_pmem and erofs (with DAX).
+    /// Such memory is not quite like other memory: what the process gives up with MADV_DONTNEED
+    /// comes back as it was in the snapshot, not as zeroes; MADV_FREE is refused; memory that
+    /// grows by mremap shows other pages of the snapshot; and it does not count as resident. A
+    /// program whose allocator relies on zeroes there fails. The process can be captured again;
+    /// the whole VM cannot be snapshotted until it has ended. The guest needs the drivers
+    /// virtio_pmem, nd_pmem and erofs (with DAX).
     #[arg(long, requires = "into")]
     pub window: bool,
     /// Disks in place of the snapshot's, all of them, in the guest's order
@@ -118,8 +122,8 @@ pub struct StartArguments {
     pub detach: bool,
     /// Where the console goes; it is also on a socket for 'nvvmm console'
     ///
-    /// stdio (in the foreground) or none (with --detach). On a terminal, stdio is switched to raw mode: every key
-    /// goes to the guest, except Ctrl-], which ends the VM.
+    /// stdio (in the foreground) or none (with --detach). On a terminal, stdio is switched to raw
+    /// mode: every key goes to the guest, except Ctrl-], which ends the VM.
     #[arg(long, value_enum)]
     pub console: Option<ConsoleChoice>,
     /// Do not let the guest run until 'nvvmm resume'

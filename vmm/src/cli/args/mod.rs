@@ -98,13 +98,16 @@ pub enum Command {
     Restore(RestoreArguments),
     /// List the running VMs
     ///
-    /// STATE is booting, running, paused or stopping; starting for one whose control socket is not there yet, silent
-    /// for one that does not answer. OWN is the memory that only this VM has, SHARED what it has in common with
-    /// snapshots. With --json, a VM that answers is one object with all its counters.
+    /// STATE is booting, running, paused or stopping; starting for one whose control socket is not
+    /// there yet, silent for one that does not answer. OWN is the memory that only this VM has,
+    /// SHARED what it has in common with snapshots. With --json, a VM that answers is one
+    /// object with all its counters.
     Ps(JsonFlag),
-    /// Show what a running VM counts: faults, copies, calls to the kernel, snapshots, and how long they took
+    /// Show what a running VM counts: faults, copies, calls to the kernel, snapshots, and how long
+    /// they took
     ///
-    /// Nothing is asked of the guest. A histogram has a line for each power of two of a microsecond.
+    /// Nothing is asked of the guest. A histogram has a line for each power of two of a
+    /// microsecond.
     #[command(after_long_help = STATS_EXAMPLES)]
     Stats(StatsArguments),
     /// Stop a VM's vCPUs and devices until it is resumed
@@ -121,8 +124,8 @@ pub enum Command {
     },
     /// End a VM; what was not snapshotted is lost
     ///
-    /// Ends the VM process in good order and waits until it is gone. The guest is not asked: to keep its file
-    /// systems clean, switch it off from inside, or snapshot it with --stop.
+    /// Ends the VM process in good order and waits until it is gone. The guest is not asked: to
+    /// keep its file systems clean, switch it off from inside, or snapshot it with --stop.
     Stop {
         /// Name of the VM
         #[arg(value_parser = values::vm_name)]
@@ -142,8 +145,8 @@ pub enum Command {
     Exec(ExecArguments),
     /// Copy a file into a VM's guest or out of it; the guest must run nvvmm-agent
     ///
-    /// One of the two places is VM:PATH. A file that is copied to a directory keeps its name; permissions are carried
-    /// over. A local path with a colon is written ./like:this.
+    /// One of the two places is VM:PATH. A file that is copied to a directory keeps its name;
+    /// permissions are carried over. A local path with a colon is written ./like:this.
     #[command(after_long_help = CP_EXAMPLES)]
     Cp {
         /// What to copy
@@ -162,8 +165,8 @@ pub enum Command {
     /// Take a VM back to a checkpoint
     #[command(after_long_help = REWIND_EXAMPLES)]
     Rewind(RewindArguments),
-    /// For tests: holds KVM's dirty log since the last snapshot against the COW engine. The VM must have been started
-    /// with NVVMM_TEST_DIRTY_LOG in its environment.
+    /// For tests: holds KVM's dirty log since the last snapshot against the COW engine. The VM must
+    /// have been started with NVVMM_TEST_DIRTY_LOG in its environment.
     #[command(hide = true)]
     Audit {
         /// The VM.
@@ -174,8 +177,8 @@ pub enum Command {
     },
     /// List the snapshots of a pool as a tree
     ///
-    /// OWN is the space that removing the snapshot would free; SHARED is what it has in common with other
-    /// snapshots. Every snapshot is complete: any of them can be removed in any order.
+    /// OWN is the space that removing the snapshot would free; SHARED is what it has in common with
+    /// other snapshots. Every snapshot is complete: any of them can be removed in any order.
     Snapshots {
         /// The pool.
         #[command(flatten)]
@@ -184,7 +187,8 @@ pub enum Command {
         #[command(flatten)]
         json: JsonFlag,
     },
-    /// Decode what a snapshot is made of: inode, map, vCPUs, devices; without a name the pool itself
+    /// Decode what a snapshot is made of: inode, map, vCPUs, devices; without a name the pool
+    /// itself
     ///
     /// Nothing is changed, and no VM is needed. docs/format.md says what it means.
     Inspect {
@@ -200,8 +204,9 @@ pub enum Command {
     },
     /// List the frames in which two snapshots differ
     ///
-    /// By guest frame number, or page of a process's image. Frames whose block both have are not read; the others are compared byte by byte. A frame
-    /// that one of them does not have is one of zeros.
+    /// By guest frame number, or page of a process's image. Frames whose block both have are not
+    /// read; the others are compared byte by byte. A frame that one of them does not have is
+    /// one of zeros.
     #[command(after_long_help = DIFF_EXAMPLES)]
     Diff {
         /// Name of one snapshot
@@ -219,14 +224,15 @@ pub enum Command {
     },
     /// Write a snapshot as a stream, to be received in another pool
     ///
-    /// The stream says itself what it is, is compressed and has checksums. Memory that was never written, and frames of
-    /// zeros, are not in it.
+    /// The stream says itself what it is, is compressed and has checksums. Memory that was never
+    /// written, and frames of zeros, are not in it.
     #[command(after_long_help = SEND_EXAMPLES)]
     Send(SendArguments),
     /// Make a snapshot of what 'nvvmm send' wrote
     ///
-    /// It is there when all has arrived, and not before. A stream that is not whole is refused as a whole. What a reception that
-    /// was interrupted had stored is kept, cannot be used, and is not stored again when the snapshot is sent again.
+    /// It is there when all has arrived, and not before. A stream that is not whole is refused as a
+    /// whole. What a reception that was interrupted had stored is kept, cannot be used, and is
+    /// not stored again when the snapshot is sent again.
     #[command(after_long_help = RECEIVE_EXAMPLES)]
     Receive(ReceiveArguments),
     /// Write a VM's snapshot as a core file, for debuggers
@@ -234,7 +240,8 @@ pub enum Command {
     Export(ExportArguments),
     /// Remove snapshots
     ///
-    /// Also one that a VM still runs from: its name goes at once, its space when that VM needs it no more.
+    /// Also one that a VM still runs from: its name goes at once, its space when that VM needs it
+    /// no more.
     Rm {
         /// Names of the snapshots
         #[arg(required = true, value_name = "NAME", value_parser = values::snapshot_name)]

@@ -29,7 +29,8 @@ pub struct SendArguments {
     /// Name of the snapshot
     #[arg(value_parser = values::snapshot_name)]
     pub snapshot: String,
-    /// Only what differs from this snapshot; whoever receives it must have that one, under any name
+    /// Only what differs from this snapshot; whoever receives it must have that one, under any
+    /// name
     #[arg(long, value_name = "OTHER", value_parser = values::snapshot_name)]
     pub since: Option<String>,
     /// Where to write the stream: a new file, a pipe, or - for standard output
@@ -44,7 +45,8 @@ pub struct SendArguments {
     /// The pool.
     #[command(flatten)]
     pub pool: PoolOption,
-    /// The form of the report, which goes to standard error when the stream goes to standard output.
+    /// The form of the report, which goes to standard error when the stream goes to standard
+    /// output.
     #[command(flatten)]
     pub json: JsonFlag,
 }
@@ -55,7 +57,8 @@ pub struct ReceiveArguments {
     /// Where to read the stream: a file, a pipe, or - for standard input
     #[arg(value_name = "FILE", default_value = "-")]
     pub input: PathBuf,
-    /// Name of the new snapshot; without it the one that it has in the stream (a checkpoint VM@7 becomes VM-7)
+    /// Name of the new snapshot; without it the one that it has in the stream (a checkpoint VM@7
+    /// becomes VM-7)
     #[arg(long, value_parser = values::new_snapshot_name)]
     pub name: Option<String>,
     /// Decrypt with the key in this file; a stream that is not encrypted is refused then

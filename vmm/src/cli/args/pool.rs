@@ -13,20 +13,22 @@ pub enum PoolCommand {
     /// Make a pool
     #[command(after_long_help = POOL_CREATE_EXAMPLES)]
     Create {
-        /// The file to make, on tmpfs (/dev/shm), hugetlbfs, a file system on persistent memory or a disk; or a DAX
-        /// device (/dev/daxX.Y), which is zeroed
+        /// The file to make, on tmpfs (/dev/shm), hugetlbfs, a file system on persistent memory or
+        /// a disk; or a DAX device (/dev/daxX.Y), which is zeroed
         path: PathBuf,
-        /// Size in bytes, or with K, M, G or T (powers of 1024); a multiple of 2M, 8M to 16T; a DAX device is taken as
-        /// a whole without it
+        /// Size in bytes, or with K, M, G or T (powers of 1024); a multiple of 2M, 8M to 16T; a
+        /// DAX device is taken as a whole without it
         #[arg(long, value_name = "SIZE", value_parser = values::size)]
         size: Option<u64>,
-        /// Allow a pool larger than what the medium has left; a VM can then fail when the medium is full
+        /// Allow a pool larger than what the medium has left; a VM can then fail when the medium
+        /// is full
         #[arg(long)]
         overcommit: bool,
     },
     /// Make a pool larger, also while VMs run on it
     ///
-    /// VMs use the new space at once; those that wait for space go on. A pool cannot be made smaller.
+    /// VMs use the new space at once; those that wait for space go on. A pool cannot be made
+    /// smaller.
     #[command(after_long_help = POOL_GROW_EXAMPLES)]
     Grow {
         /// The pool.
@@ -35,7 +37,8 @@ pub enum PoolCommand {
         /// New size of the whole pool, a multiple of 2M; '+1G' for that much more
         #[arg(long, value_name = "SIZE", value_parser = values::new_size)]
         size: values::NewSize,
-        /// Allow a pool larger than what the medium has left; a VM can then fail when the medium is full
+        /// Allow a pool larger than what the medium has left; a VM can then fail when the medium
+        /// is full
         #[arg(long)]
         overcommit: bool,
         /// The form of the output.
@@ -53,8 +56,9 @@ pub enum PoolCommand {
     },
     /// Draw a pool: what its chunks are used for, and what snapshots have of it
     ///
-    /// In the terminal a sign stands for one or several chunks of 2 MiB. As SVG (--svg) a chunk is a square, filled by how much of it is in
-    /// use; memory that more snapshots share is darker.
+    /// In the terminal a sign stands for one or several chunks of 2 MiB. As SVG (--svg) a chunk is
+    /// a square, filled by how much of it is in use; memory that more snapshots share is
+    /// darker.
     Map {
         /// The pool.
         #[command(flatten)]
@@ -77,12 +81,14 @@ pub enum PoolCommand {
     },
     /// Delete a pool that no VM uses, with all its snapshots
     ///
-    /// Its file is removed. A DAX device is no pool afterwards, but its bytes stay until the next pool is made on it.
+    /// Its file is removed. A DAX device is no pool afterwards, but its bytes stay until the next
+    /// pool is made on it.
     Delete {
         /// The pool
         path: PathBuf,
     },
-    /// Read everything that snapshots hold; exit code 6 and the damaged frames when something is wrong
+    /// Read everything that snapshots hold; exit code 6 and the damaged frames when something is
+    /// wrong
     #[command(after_long_help = POOL_SCRUB_HELP)]
     Scrub {
         /// The pool.

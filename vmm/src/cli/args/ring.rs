@@ -27,17 +27,19 @@ pub struct CheckpointArguments {
     pub vm: String,
     /// Time between the beginnings of two checkpoints, such as 10ms or 5s; 0: as often as can be
     ///
-    /// The VM process takes them by itself, until it ends, until --stop, or until it cannot (the pool is full: the guest goes
-    /// on, and 'nvvmm ps' says so). None is taken while the VM is paused, or while a process of its guest is captured or
-    /// restarted.
+    /// The VM process takes them by itself, until it ends, until --stop, or until it cannot (the
+    /// pool is full: the guest goes on, and 'nvvmm ps' says so). None is taken while the VM is
+    /// paused, or while a process of its guest is captured or restarted.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::period)]
     pub every: Duration,
     /// How many are kept; the commit that adds one removes the oldest
     ///
-    /// They are snapshots named VM@1, VM@2, and so on. Those that the pool has of a VM of this name count too.
+    /// They are snapshots named VM@1, VM@2, and so on. Those that the pool has of a VM of this
+    /// name count too.
     #[arg(long, value_name = "COUNT", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub keep: u32,
-    /// Refuse unless each checkpoint then survives: the end of any process, a crash or restart of the host, or a power cut
+    /// Refuse unless each checkpoint then survives: the end of any process, a crash or restart of
+    /// the host, or a power cut
     #[arg(long, value_name = "process|host|power")]
     pub durability: Option<Durability>,
     /// End it; the checkpoints stay
@@ -65,8 +67,9 @@ Examples:
 pub struct RewindArguments {
     /// Name of the VM
     ///
-    /// It stays the same VM, with its process, console and sockets. Streams between host and guest break, as with any restore.
-    /// Refused for a VM that writes to disks: their content does not go back.
+    /// It stays the same VM, with its process, console and sockets. Streams between host and guest
+    /// break, as with any restore. Refused for a VM that writes to disks: their content does
+    /// not go back.
     #[arg(value_parser = values::vm_name)]
     pub vm: String,
     /// To which checkpoint: 1 is the newest

@@ -29,10 +29,12 @@ pub struct SnapshotArguments {
     /// End the VM after the snapshot instead of letting it go on
     #[arg(long)]
     pub stop: bool,
-    /// Take the process with this number in the guest, instead of the whole VM; the guest must run nvvmm-agent
+    /// Take the process with this number in the guest, instead of the whole VM; the guest must run
+    /// nvvmm-agent
     ///
-    /// Its memory becomes part of the pool without being copied. What it has open is noted, not kept: files must be there
-    /// when it is restarted. What cannot be captured (a network connection, for one) is refused by name.
+    /// Its memory becomes part of the pool without being copied. What it has open is noted, not
+    /// kept: files must be there when it is restarted. What cannot be captured (a network
+    /// connection, for one) is refused by name.
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..), conflicts_with_all = ["stop", "verify"])]
     pub process: Option<i32>,
     /// With all processes that it has started
@@ -44,13 +46,15 @@ pub struct SnapshotArguments {
     /// Kill the process once its snapshot is there
     #[arg(long, requires = "process")]
     pub kill: bool,
-    /// Refuse unless the snapshot then survives: the end of any process, a crash or restart of the host, or a power
-    /// cut. Without this it survives what the pool can ('nvvmm pool status' says what that is)
+    /// Refuse unless the snapshot then survives: the end of any process, a crash or restart of the
+    /// host, or a power cut. Without this it survives what the pool can ('nvvmm pool status'
+    /// says what that is)
     #[arg(long, value_name = "process|host|power")]
     pub durability: Option<Durability>,
     /// Return when the new blocks have digests for 'nvvmm pool scrub'
     ///
-    /// Without it they are made in the background after the snapshot, at a fifth of one CPU at most.
+    /// Without it they are made in the background after the snapshot, at a fifth of one CPU at
+    /// most.
     #[arg(long)]
     pub verify: bool,
     /// The form of the output.

@@ -7,8 +7,8 @@ use crate::cow::frames::put_blocks;
 /// One chunk.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
-    /// Frames that were written after their content was last copied to a block. Kept apart from what is known: to note a
-    /// write must not fail.
+    /// Frames that were written after their content was last copied to a block. Kept apart from
+    /// what is known: to note a write must not fail.
     pub dirty: FrameSet,
     /// In the list of chunks that the next snapshot has to say something about.
     pub listed: bool,
@@ -21,10 +21,11 @@ pub(super) struct Chunk {
 pub(super) struct KnownChunk {
     /// The block that the next snapshot will have for every frame, once its content is there.
     pub map: ChunkMap,
-    /// Frames whose blocks came from a snapshot that this VM consumed. They are in no snapshot, and the guest may be
-    /// looking at them.
+    /// Frames whose blocks came from a snapshot that this VM consumed. They are in no snapshot,
+    /// and the guest may be looking at them.
     pub own: FrameSet,
-    /// Frames whose blocks are copies made for the next snapshot. The guest does not see these blocks.
+    /// Frames whose blocks are copies made for the next snapshot. The guest does not see these
+    /// blocks.
     pub copied: FrameSet,
     /// The guest has its own memory here.
     pub mapped: bool,
@@ -46,7 +47,8 @@ impl KnownChunk {
         self.own.union(&self.copied)
     }
 
-    /// Gives frames fresh blocks for copies, in order. Returns how many frames had no block at all before.
+    /// Gives frames fresh blocks for copies, in order. Returns how many frames had no block at all
+    /// before.
     pub fn add_copies(&mut self, frames: &FrameSet, blocks: &[BlockNo]) -> u32 {
         let newly_backed = frames
             .iter()
@@ -60,10 +62,14 @@ impl KnownChunk {
         newly_backed
     }
 
-    /// Takes all copies out of the map. What was behind these frames before is not known any more: they must be dirty.
+    /// Takes all copies out of the map. What was behind these frames before is not known any more:
+    /// they must be dirty.
     pub fn remove_copies(&mut self) -> Vec<BlockNo> {
         let copied = std::mem::take(&mut self.copied);
-        let blocks = copied.iter().filter_map(|frame| self.map.block(frame)).collect();
+        let blocks = copied
+            .iter()
+            .filter_map(|frame| self.map.block(frame))
+            .collect();
         put_blocks(&mut self.map, copied.iter().map(|frame| (frame, None)));
         blocks
     }

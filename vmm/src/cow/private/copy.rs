@@ -1,8 +1,11 @@
-//! What was written goes to fresh blocks: in rounds while the guest goes on, the rest while it stands still.
+//! What was written goes to fresh blocks: in rounds while the guest goes on, the rest while it
+//! stands still.
 
 use std::collections::BTreeMap;
 
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, FaultPoint, FrameSet, Medium, Reservation, fault_point};
+use nvvmm_snapshot::{
+    BLOCK_SIZE_BYTES, BlockNo, FaultPoint, FrameSet, Medium, Reservation, fault_point,
+};
 
 use super::{
     PrivateEngine,
@@ -17,7 +20,8 @@ use crate::{
     memory::WriteLog,
 };
 
-/// Rounds of copying ahead at most: a guest that writes faster than it is copied is not chased for ever.
+/// Rounds of copying ahead at most: a guest that writes faster than it is copied is not chased for
+/// ever.
 const ROUNDS_MAX: u32 = 8;
 /// So few frames are left to the pause (a quarter of a megabyte) without another round.
 const FRAMES_FEW: u64 = 64;
@@ -42,7 +46,8 @@ impl PrivateEngine {
             let copied = self.copy_dirty(None)?;
             ahead.frames += copied.frames;
             ahead.rounds += 1;
-            ahead.room_blocks = copied.blocks + copied.blocks / ROOM_SLACK_DIVISOR + ROOM_BLOCKS_MIN;
+            ahead.room_blocks =
+                copied.blocks + copied.blocks / ROOM_SLACK_DIVISOR + ROOM_BLOCKS_MIN;
             // Another round must promise to leave much less than this one found.
             if copied.frames <= FRAMES_FEW || copied.frames > before / 4 * 3 {
                 break;
@@ -66,7 +71,10 @@ impl PrivateEngine {
     }
 
     /// What [`PrivateEngine::take_bits`] would take.
-    pub(super) fn peek_bits(&self, log: &dyn WriteLog) -> Result<BTreeMap<u32, FrameSet>, CowError> {
+    pub(super) fn peek_bits(
+        &self,
+        log: &dyn WriteLog,
+    ) -> Result<BTreeMap<u32, FrameSet>, CowError> {
         let mut bits: BTreeMap<u32, FrameSet> = self.written.peek().collect();
         for slot in 0..self.slots() {
             let words = log.peek_slot(slot).map_err(os("read KVM's dirty log"))?;
@@ -83,7 +91,11 @@ impl PrivateEngine {
     }
 
     /// The chunks with bits in a slot's log.
-    fn chunks_of<'a>(&self, slot: usize, words: &'a [u64]) -> impl Iterator<Item = (u32, FrameSet)> + 'a {
+    fn chunks_of<'a>(
+        &self,
+        slot: usize,
+        words: &'a [u64],
+    ) -> impl Iterator<Item = (u32, FrameSet)> + 'a {
         let slots = self.ram.slots();
         let first = ((slots[slot].hva - slots[0].hva) / CHUNK_SIZE_BYTES as u64) as u32;
         let chunks = (first..).zip(words.as_chunks().0);
@@ -98,8 +110,12 @@ impl PrivateEngine {
         self.list(index, &mut chunk);
     }
 
-    /// Copies every dirty frame to a block of its own, those of `room` first. What a failure leaves is still dirty.
-    pub(super) fn copy_dirty(&self, mut room: Option<&mut Reservation>) -> Result<Copied, CowError> {
+    /// Copies every dirty frame to a block of its own, those of `room` first. What a failure leaves
+    /// is still dirty.
+    pub(super) fn copy_dirty(
+        &self,
+        mut room: Option<&mut Reservation>,
+    ) -> Result<Copied, CowError> {
         let mut indexes = lock(&self.listed).clone();
         indexes.sort_unstable();
         let mut total = Copied::default();
@@ -123,15 +139,18 @@ impl PrivateEngine {
         let dirty = chunk.dirty;
         let known = self.know(index, chunk)?;
         if !known.mapped {
-            // Said to be written and not written: a device's read from its disk may fail. Reading it here must not be held,
-            // as the chunk's lock is.
+            // Said to be written and not written: a device's read from its disk may fail. Reading
+            // it here must not be held, as the chunk's lock is.
             self.map_chunk(index, known)?;
         }
         let fresh = dirty.minus(&known.mine());
         self.end_view(index, &fresh)?;
         let blocks = self.fresh_blocks(&fresh, room)?;
         fault_point(FaultPoint::PrivateTaken);
-        Counters::add(&self.counters.frames_mapped, known.add_copies(&fresh, &blocks));
+        Counters::add(
+            &self.counters.frames_mapped,
+            known.add_copies(&fresh, &blocks),
+        );
         for run in block_runs(&known.map, &dirty) {
             self.copy_run(index, &run)?;
         }
@@ -145,21 +164,26 @@ impl PrivateEngine {
         })
     }
 
-    /// The guest does not see the snapshot's blocks behind `frames` any more: the next snapshot will not have them, and they
-    /// may be freed. It has left them with its write, but for frames that were only said to be written.
+    /// The guest does not see the snapshot's blocks behind `frames` any more: the next snapshot
+    /// will not have them, and they may be freed. It has left them with its write, but for
+    /// frames that were only said to be written.
     fn end_view(&self, index: u32, frames: &FrameSet) -> Result<(), CowError> {
         if !self.held {
             return Ok(());
         }
         for run in runs(frames) {
             self.reservation()
-                .populate_write(self.ram_offset(index, run.start), run.len() * FRAME_SIZE_BYTES)
+                .populate_write(
+                    self.ram_offset(index, run.start),
+                    run.len() * FRAME_SIZE_BYTES,
+                )
                 .map_err(os("take frames out of a snapshot's view"))?;
         }
         Ok(())
     }
 
-    /// Blocks for `frames`: a chunk of the pool for a whole one, else lowest first, so that neighbours stay neighbours.
+    /// Blocks for `frames`: a chunk of the pool for a whole one, else lowest first, so that
+    /// neighbours stay neighbours.
     fn fresh_blocks(
         &self,
         frames: &FrameSet,
@@ -191,9 +215,12 @@ impl PrivateEngine {
             run.frames.len() * FRAME_SIZE_BYTES,
         );
         if self.pool.medium() != Medium::Devdax {
-            let copied =
-                self.reservation()
-                    .copy_to_file(offset, size_bytes, self.pool.fd(), run.block.byte_offset());
+            let copied = self.reservation().copy_to_file(
+                offset,
+                size_bytes,
+                self.pool.fd(),
+                run.block.byte_offset(),
+            );
             return copied.map_err(os("copy frames"));
         }
         // A DAX device cannot be written to by write(2).
@@ -213,7 +240,10 @@ impl PrivateEngine {
         let mut bytes = vec![0; CHUNK_SIZE_BYTES];
         for index in 0..self.chunks() {
             let chunk = lock(self.table.get(index));
-            let mapped = chunk.known.as_ref().map_or(!self.held, |known| known.mapped);
+            let mapped = chunk
+                .known
+                .as_ref()
+                .map_or(!self.held, |known| known.mapped);
             if !mapped {
                 continue;
             }
@@ -224,7 +254,9 @@ impl PrivateEngine {
             for frame in chunk.dirty.iter_absent() {
                 let expected = self.content_of(chunk.known.as_deref(), frame)?;
                 if frames[frame as usize] != expected && stale.len() < limit {
-                    stale.push(u64::from(index) * u64::from(crate::cow::CHUNK_FRAMES) + u64::from(frame));
+                    stale.push(
+                        u64::from(index) * u64::from(crate::cow::CHUNK_FRAMES) + u64::from(frame),
+                    );
                 }
             }
         }

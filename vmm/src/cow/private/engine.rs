@@ -17,8 +17,8 @@ use super::{
 use crate::{
     checkpoint::report::RamCounters,
     cow::{
-        Budget, CHUNK_SIZE_BYTES, CopiedAhead, CowEngine, CowError, FRAME_SIZE_BYTES, Origin, ShareSet,
-        Still,
+        Budget, CHUNK_SIZE_BYTES, CopiedAhead, CowEngine, CowError, FRAME_SIZE_BYTES, Origin,
+        ShareSet, Still,
         chunk_table::ChunkTable,
         engine::{Counters, lock, os},
     },
@@ -39,7 +39,8 @@ pub struct PrivateEngine {
     pub(super) holder: Arc<Holder>,
     pub(super) uffd: Uffd,
     pub(super) origin: RwLock<Origin>,
-    /// The first touch of a chunk is held: there was a snapshot to show. If not, RAM is plain memory from the start.
+    /// The first touch of a chunk is held: there was a snapshot to show. If not, RAM is plain
+    /// memory from the start.
     pub(super) held: bool,
     pub(super) table: ChunkTable<Chunk>,
     /// Chunks that the next snapshot has to say something about.
@@ -67,7 +68,10 @@ impl CowEngine for PrivateEngine {
 
     fn own_block(&self, index: u32, frame: u32) -> (bool, Option<BlockNo>) {
         let chunk = lock(self.table.get(index));
-        let block = chunk.known.as_ref().and_then(|known| known.map.block(frame));
+        let block = chunk
+            .known
+            .as_ref()
+            .and_then(|known| known.map.block(frame));
         let dirty = chunk.dirty.contains(frame);
         (chunk.unshared().contains(frame), block.filter(|_| !dirty))
     }
@@ -137,8 +141,9 @@ impl CowEngine for PrivateEngine {
 }
 
 impl PrivateEngine {
-    /// Takes charge of `ram`, whose writes by this process are noted in `written`. With a snapshot as `origin`, every
-    /// first touch of a chunk is held from now on until [`CowEngine::answer`] has dealt with it.
+    /// Takes charge of `ram`, whose writes by this process are noted in `written`. With a snapshot
+    /// as `origin`, every first touch of a chunk is held from now on until
+    /// [`CowEngine::answer`] has dealt with it.
     pub fn new(
         (ram, written): (GuestRam, Arc<WrittenFrames>),
         pool: Arc<Pool>,
@@ -154,7 +159,9 @@ impl PrivateEngine {
             Origin::Snapshot { frames_mapped, .. } => {
                 uffd.register_missing(reservation.start(), reservation.size_bytes())
                     .map_err(os("hold first touches of guest RAM"))?;
-                counters.frames_mapped.store(*frames_mapped, Ordering::Relaxed);
+                counters
+                    .frames_mapped
+                    .store(*frames_mapped, Ordering::Relaxed);
                 true
             }
         };
@@ -211,7 +218,10 @@ impl PrivateEngine {
             let chunk = lock(chunk);
             chunk.known.as_ref().map_or(0, |known| known.mine().count())
         };
-        self.table.iter().map(|(_, chunk)| u64::from(held(chunk))).sum()
+        self.table
+            .iter()
+            .map(|(_, chunk)| u64::from(held(chunk)))
+            .sum()
     }
 
     /// Chunks of guest RAM.
@@ -220,7 +230,11 @@ impl PrivateEngine {
     }
 
     /// The chunk as it is known, looked up in the origin the first time.
-    pub(super) fn know<'a>(&self, index: u32, chunk: &'a mut Chunk) -> Result<&'a mut KnownChunk, CowError> {
+    pub(super) fn know<'a>(
+        &self,
+        index: u32,
+        chunk: &'a mut Chunk,
+    ) -> Result<&'a mut KnownChunk, CowError> {
         if chunk.known.is_none() {
             let map = self.origin().chunk(index)?;
             chunk.known = Some(Box::new(self.unmapped(map, FrameSet::EMPTY)));

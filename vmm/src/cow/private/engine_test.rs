@@ -1,5 +1,5 @@
-//! The engine over pools in files on disk; threads of the test play the guest. What both engines promise alike is in the
-//! stress test.
+//! The engine over pools in files on disk; threads of the test play the guest. What both engines
+//! promise alike is in the stress test.
 
 use std::{
     path::Path,
@@ -28,7 +28,11 @@ fn a_booted_guest_has_plain_memory_and_no_blocks() {
     let counters = vm.engine.counters_now(&vm.log).unwrap();
     assert_eq!((counters.chunk_faults, counters.frames_mapped), (0, 0));
     assert_eq!(counters.frames_own, 10, "what vCPUs and devices wrote");
-    assert_eq!(vm.engine.counters().frames_own, 0, "to look does not take note");
+    assert_eq!(
+        vm.engine.counters().frames_own,
+        0,
+        "to look does not take note"
+    );
     assert_eq!(vm.mappings_of_the_kernel(), 1);
 }
 
@@ -52,7 +56,11 @@ fn a_restored_guest_sees_the_instant_and_neither_side_sees_the_other() {
         let expected = if frame % 5 == 1 { 4_000_000 } else { 1000 };
         assert_eq!(right.read(frame), expected + frame, "right, frame {frame}");
         let expected = if frame % 3 == 0 { 2_000_000 } else { 1000 };
-        assert_eq!(original.read(frame), expected + frame, "original, frame {frame}");
+        assert_eq!(
+            original.read(frame),
+            expected + frame,
+            "original, frame {frame}"
+        );
     }
     assert_clean(&pool);
 }
@@ -183,7 +191,10 @@ fn the_budget_of_mappings_holds_and_what_is_past_it_is_filled() {
         let copy = Vm::with_budget(&pool, 32 * MIB, Some("s"), Budget::with_limit(limit));
         copy.assert_filled(written.clone(), 3);
         assert_eq!(copy.read(600), 0);
-        let (counted, real) = (copy.engine.counters().mappings, copy.mappings_of_the_kernel());
+        let (counted, real) = (
+            copy.engine.counters().mappings,
+            copy.mappings_of_the_kernel(),
+        );
         assert!(real <= counted, "{real} mappings, {counted} counted");
         assert!(counted <= limit.max(1) + 2, "{counted} mappings of {limit}");
     }

@@ -1,7 +1,8 @@
 //! What a chunk shows when it is first touched: the blocks of the snapshot that the VM came from.
 //!
-//! vCPUs and devices go on meanwhile. Every frame is registered *missing* until it is mapped or filled, in one step and
-//! once: nobody can have written to it before, and nothing is put over it afterwards.
+//! vCPUs and devices go on meanwhile. Every frame is registered *missing* until it is mapped or
+//! filled, in one step and once: nobody can have written to it before, and nothing is put over it
+//! afterwards.
 
 use std::ops::Range;
 
@@ -108,7 +109,10 @@ impl PrivateEngine {
         }
         for run in runs(&backed) {
             self.reservation()
-                .populate_read(self.ram_offset(index, run.start), run.len() * FRAME_SIZE_BYTES)
+                .populate_read(
+                    self.ram_offset(index, run.start),
+                    run.len() * FRAME_SIZE_BYTES,
+                )
                 .map_err(os("fill page tables"))?;
         }
         Ok(())

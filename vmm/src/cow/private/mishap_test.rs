@@ -8,7 +8,8 @@ use vm_memory::GuestAddress;
 use super::engine_test::{Vm, place};
 use crate::cow::{
     test_guest::{
-        FRAME, MIB, Place, assert_clean, ballast, consuming, pool_of, untouched_chunks_outlive_their_snapshot,
+        FRAME, MIB, Place, assert_clean, ballast, consuming, pool_of,
+        untouched_chunks_outlive_their_snapshot,
     },
     *,
 };
@@ -45,7 +46,10 @@ fn a_full_pool_refuses_before_the_pause_and_takes_nothing() {
     let taken = ballast(&pool);
     drop(taken.alloc_blocks(1));
     let free = pool.status().unwrap().free_blocks;
-    assert!(matches!(vm.snapshot("none"), Err(PoolError::PoolFull { .. })));
+    assert!(matches!(
+        vm.snapshot("none"),
+        Err(PoolError::PoolFull { .. })
+    ));
     assert_eq!(
         pool.status().unwrap().free_blocks,
         free,
@@ -72,11 +76,18 @@ fn a_pool_that_fills_half_way_through_the_copying_gets_all_of_it_back() {
     }
     let free = |pool: &Pool| {
         let status = pool.status().unwrap();
-        let in_use: u64 = status.holders.iter().map(|h| u64::from(h.blocks_in_use)).sum();
+        let in_use: u64 = status
+            .holders
+            .iter()
+            .map(|h| u64::from(h.blocks_in_use))
+            .sum();
         (status.snapshot_blocks, in_use)
     };
     let before = free(&pool);
-    assert!(matches!(vm.snapshot("none"), Err(PoolError::PoolFull { .. })));
+    assert!(matches!(
+        vm.snapshot("none"),
+        Err(PoolError::PoolFull { .. })
+    ));
     assert_eq!(free(&pool), before);
     drop(taken);
     vm.snapshot("after").unwrap();

@@ -1,4 +1,5 @@
-//! A snapshot's part of the engine: copies change hands from the VM to a snapshot file, or come back.
+//! A snapshot's part of the engine: copies change hands from the VM to a snapshot file, or come
+//! back.
 
 use std::sync::{PoisonError, atomic::Ordering};
 
@@ -14,7 +15,8 @@ use crate::{
     memory::WriteLog,
 };
 
-/// The engine while the guest stands still. Nothing has to be locked for that: whoever could touch memory is paused.
+/// The engine while the guest stands still. Nothing has to be locked for that: whoever could touch
+/// memory is paused.
 #[derive(Debug)]
 pub(super) struct StandStill<'a> {
     engine: &'a PrivateEngine,
@@ -77,7 +79,8 @@ impl PrivateEngine {
         Ok(set)
     }
 
-    /// The snapshot was not made. Its blocks are the VM's own again: nothing was copied since, so the maps are as they were.
+    /// The snapshot was not made. Its blocks are the VM's own again: nothing was copied since, so
+    /// the maps are as they were.
     pub(super) fn take_back(&self, set: &ShareSet) {
         for (index, _, own, copied) in set.iter_copied() {
             let mut chunk = lock(self.table.get(index));
@@ -93,7 +96,9 @@ impl PrivateEngine {
         let indexes = lock(&self.listed).clone();
         for index in indexes {
             let mut chunk = lock(self.table.get(index));
-            let Some(known) = &mut chunk.known else { continue };
+            let Some(known) = &mut chunk.known else {
+                continue;
+            };
             let copied = known.copied;
             let blocks = known.remove_copies();
             chunk.dirty = chunk.dirty.union(&copied);
@@ -115,10 +120,12 @@ impl PrivateEngine {
         match &mut chunk.known {
             None => chunk.known = Some(Box::new(self.unmapped(consumed.map, consumed.taken))),
             Some(known) => {
-                // The block of a frame that was copied before is not needed, but the guest may still be shown it: it stays
-                // mine, and goes with the holder.
+                // The block of a frame that was copied before is not needed, but the guest may
+                // still be shown it: it stays mine, and goes with the holder.
                 let in_place = |frame: &u32| known.map.block(*frame) == consumed.map.block(*frame);
-                known.own = known.own.union(&set_of(consumed.taken.iter().filter(in_place)));
+                known.own = known
+                    .own
+                    .union(&set_of(consumed.taken.iter().filter(in_place)));
             }
         }
         // Nothing of it is in any snapshot that the next one could start from.

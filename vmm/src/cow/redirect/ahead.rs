@@ -1,7 +1,8 @@
 //! Frames are armed while the guest still runs, for the snapshot that comes next.
 //!
-//! To arm a frame takes a hundred nanoseconds or so of a pause, for each that was written since the last snapshot. It may be done before: a
-//! frame that is armed and the VM's own needs no copy when it is written, it is only disarmed, with its neighbours, and armed again in the pause.
+//! To arm a frame takes a hundred nanoseconds or so of a pause, for each that was written since the
+//! last snapshot. It may be done before: a frame that is armed and the VM's own needs no copy when
+//! it is written, it is only disarmed, with its neighbours, and armed again in the pause.
 //! So the pause is left with what the guest has written meanwhile.
 
 use std::{
@@ -51,8 +52,11 @@ impl RedirectEngine {
         }
         for run in known.mapped_runs(&known.own.minus(&known.armed)) {
             let frames = self.unit_of(run.frames.start).start..self.unit_of(run.frames.end - 1).end;
-            self.arm_range(self.address(index, frames.start), frames.len() * FRAME_SIZE_BYTES)
-                .map_err(os("arm frames ahead"))?;
+            self.arm_range(
+                self.address(index, frames.start),
+                frames.len() * FRAME_SIZE_BYTES,
+            )
+            .map_err(os("arm frames ahead"))?;
             known.armed = known.armed.union(&set_of(run.frames));
         }
         Ok(())

@@ -16,7 +16,11 @@ fn what_is_armed_ahead_and_written_is_in_the_snapshot_without_a_copy() {
     vm.fill(6000..7000, 7000);
     let counters = vm.engine.counters();
     assert_eq!(
-        (counters.frames_own, counters.frames_copied, counters.write_faults),
+        (
+            counters.frames_own,
+            counters.frames_copied,
+            counters.write_faults
+        ),
         (own, 0, 0)
     );
     vm.snapshot("first").unwrap();

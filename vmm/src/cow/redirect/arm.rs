@@ -40,7 +40,8 @@ impl Stretch {
             && match reach {
                 Reach::Neighbours => true,
                 Reach::OneMapping => {
-                    self.private == next.private && self.pool_offset + here.len() == next.pool_offset
+                    self.private == next.private
+                        && self.pool_offset + here.len() == next.pool_offset
                 }
                 Reach::Chunk => false,
             };
@@ -112,10 +113,16 @@ impl RedirectEngine {
         self.protect_range(start, size_bytes, true)
     }
 
-    /// Arms or disarms, in one call where the kernel does. Before Linux 6.3 a call may not cross mappings, and whether
-    /// neighbours have merged into one is the kernel's business: where they have not, it says ENOENT, each half is tried, and calls are
-    /// not made to cross from then on.
-    pub(super) fn protect_range(&self, start: usize, size_bytes: usize, armed: bool) -> std::io::Result<()> {
+    /// Arms or disarms, in one call where the kernel does. Before Linux 6.3 a call may not cross
+    /// mappings, and whether neighbours have merged into one is the kernel's business: where
+    /// they have not, it says ENOENT, each half is tried, and calls are not made to cross from
+    /// then on.
+    pub(super) fn protect_range(
+        &self,
+        start: usize,
+        size_bytes: usize,
+        armed: bool,
+    ) -> std::io::Result<()> {
         match self.uffd.protect(start, size_bytes, armed) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
                 self.crossing.store(false, Ordering::Relaxed);

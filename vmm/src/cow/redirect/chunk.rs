@@ -12,9 +12,11 @@ use crate::cow::frames::{put_blocks, runs, set_of};
 pub(super) struct KnownChunk {
     /// The block behind every frame.
     pub map: ChunkMap,
-    /// Frames that the guest may write without a copy: their blocks are this VM's and in no snapshot.
+    /// Frames that the guest may write without a copy: their blocks are this VM's and in no
+    /// snapshot.
     pub own: FrameSet,
-    /// Those of them that are armed already, ahead of the snapshot that they are to be in: a write to one is held, and let go.
+    /// Those of them that are armed already, ahead of the snapshot that they are to be in: a write
+    /// to one is held, and let go.
     pub armed: FrameSet,
     /// Frames that are mapped privately (blocks of the snapshot this VM was restored from).
     pub private: FrameSet,
@@ -26,10 +28,11 @@ pub(super) struct KnownChunk {
     pub settled: bool,
     /// In the list of chunks to share at the next snapshot.
     pub dirty: bool,
-    /// A pool chunk set aside for copies of this chunk, each frame to its own index, so that neighbours end up beside
-    /// each other and share one mapping.
+    /// A pool chunk set aside for copies of this chunk, each frame to its own index, so that
+    /// neighbours end up beside each other and share one mapping.
     pub spare: Option<ChunkNo>,
-    /// The frames that the last write fault dealt with: one that goes on at their end takes twice as many.
+    /// The frames that the last write fault dealt with: one that goes on at their end takes twice
+    /// as many.
     pub last_window: Range<u32>,
     /// Which frames are written again and again.
     pub heat: Heat,
@@ -40,7 +43,8 @@ pub(super) struct KnownChunk {
 /// State of one chunk.
 #[derive(Debug, Default)]
 pub(super) enum LiveChunk {
-    /// As in the snapshot that the VM came from, or never written; not mapped. The first access is held.
+    /// As in the snapshot that the VM came from, or never written; not mapped. The first access is
+    /// held.
     #[default]
     Untouched,
     /// Anything else.
@@ -97,11 +101,14 @@ impl KnownChunk {
         );
     }
 
-    /// Frames that lie beside each other in the pool too and are mapped alike: one run is one mapping.
+    /// Frames that lie beside each other in the pool too and are mapped alike: one run is one
+    /// mapping.
     pub fn mapped_runs(&self, frames: &FrameSet) -> Vec<MappedRun> {
         let mut runs: Vec<MappedRun> = Vec::new();
         for frame in frames.iter() {
-            let Some(block) = self.block(frame) else { continue };
+            let Some(block) = self.block(frame) else {
+                continue;
+            };
             let private = self.private.contains(frame);
             match runs.last_mut() {
                 Some(run) if run.continues_with(frame, block, private) => run.frames.end += 1,

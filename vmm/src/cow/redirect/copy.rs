@@ -18,14 +18,26 @@ use crate::{
 };
 
 impl RedirectEngine {
-    pub(super) fn back_hole(&self, index: u32, known: &mut KnownChunk, frame: u32) -> Result<(), CowError> {
+    pub(super) fn back_hole(
+        &self,
+        index: u32,
+        known: &mut KnownChunk,
+        frame: u32,
+    ) -> Result<(), CowError> {
         let window = window_of(frame, self.budget.cluster_frames(None));
-        let holes: Vec<u32> = window.filter(|frame| known.block(*frame).is_none()).collect();
+        let holes: Vec<u32> = window
+            .filter(|frame| known.block(*frame).is_none())
+            .collect();
         let targets = self.targets(known, &holes, frame)?;
         self.redirect(index, known, &targets, |_| Ok(()))
     }
 
-    pub(super) fn copy_around(&self, index: u32, known: &mut KnownChunk, frame: u32) -> Result<(), CowError> {
+    pub(super) fn copy_around(
+        &self,
+        index: u32,
+        known: &mut KnownChunk,
+        frame: u32,
+    ) -> Result<(), CowError> {
         let whole = self.unit_frames == CHUNK_FRAMES;
         if (whole || self.budget.is_spent()) && self.copy_whole(index, known)? {
             return Ok(());
@@ -33,7 +45,8 @@ impl RedirectEngine {
         if whole {
             return Err(CowError::NoSpace);
         }
-        // No whole chunk is free, and scattered blocks cost mappings that the kernel would refuse in the end.
+        // No whole chunk is free, and scattered blocks cost mappings that the kernel would refuse
+        // in the end.
         if self.budget.is_exceeded() {
             return Err(CowError::NoSpace);
         }
@@ -55,7 +68,8 @@ impl RedirectEngine {
         copied
     }
 
-    /// The frames that are dealt with together with one that is written: more of them the longer writes go on where the last ones ended.
+    /// The frames that are dealt with together with one that is written: more of them the longer
+    /// writes go on where the last ones ended.
     pub(super) fn window_around(&self, known: &mut KnownChunk, frame: u32) -> Range<u32> {
         let goes_on = known.last_window.end == frame;
         let last = goes_on.then_some(known.last_window.len() as u32);
@@ -79,8 +93,9 @@ impl RedirectEngine {
         })
     }
 
-    /// Maps `targets`, filled by `fill`, in place of what is behind their frames. Blocks that do not get so far go back
-    /// to the pool; those that do are the guest's, whatever fails afterwards.
+    /// Maps `targets`, filled by `fill`, in place of what is behind their frames. Blocks that do
+    /// not get so far go back to the pool; those that do are the guest's, whatever fails
+    /// afterwards.
     pub(super) fn redirect(
         &self,
         index: u32,
@@ -108,7 +123,9 @@ impl RedirectEngine {
             let frames = set_of(run.frames.clone());
             let newly_backed = frames.iter().filter(|f| known.block(*f).is_none()).count() as u32;
             known.replace(placed);
-            frames.iter().for_each(|frame| _ = known.private.remove(frame));
+            frames
+                .iter()
+                .for_each(|frame| _ = known.private.remove(frame));
             self.gained(index, known, &frames, newly_backed);
             if let Err(error) = self.guard_run(index, &run, Sharing::Shared) {
                 free(rest);
@@ -118,7 +135,8 @@ impl RedirectEngine {
         Ok(())
     }
 
-    /// Gives the chunk a fresh pool chunk of its own, so that it takes one mapping. False when there is no space for it.
+    /// Gives the chunk a fresh pool chunk of its own, so that it takes one mapping. False when
+    /// there is no space for it.
     pub(super) fn copy_whole(&self, index: u32, known: &mut KnownChunk) -> Result<bool, CowError> {
         // What is in a chunk that a copy fills is no matter.
         let filled = self.unit_frames == CHUNK_FRAMES && matches!(known.map, ChunkMap::Whole(_));
@@ -147,7 +165,11 @@ impl RedirectEngine {
             };
         }
         let backed = known.map.count();
-        let replaced: Vec<BlockNo> = known.own.iter().filter_map(|frame| known.block(frame)).collect();
+        let replaced: Vec<BlockNo> = known
+            .own
+            .iter()
+            .filter_map(|frame| known.block(frame))
+            .collect();
         self.holder.free_blocks(&replaced);
         if let Some(spare) = known.spare.take() {
             self.holder.end_set_aside(spare);
@@ -159,8 +181,8 @@ impl RedirectEngine {
         self.guard_run(index, &run, Sharing::Shared).map(|()| true)
     }
 
-    /// Copies every frame of the chunk that has a block to its own index of `chunk`. The VM's own frames are armed for
-    /// that, and stay so if it fails.
+    /// Copies every frame of the chunk that has a block to its own index of `chunk`. The VM's own
+    /// frames are armed for that, and stay so if it fails.
     fn copy_backed(&self, index: u32, known: &KnownChunk, chunk: ChunkNo) -> Result<(), CowError> {
         if self.unit_frames == CHUNK_FRAMES
             && let ChunkMap::Whole(from) = known.map
@@ -195,14 +217,25 @@ impl RedirectEngine {
             .map_err(os("copy frames"))
     }
 
-    /// Maps a run of blocks. A private run is armed before anybody can count on it; see `settle_early_writes`.
-    pub(super) fn map_run(&self, index: u32, run: &MappedRun, sharing: Sharing) -> Result<(), CowError> {
+    /// Maps a run of blocks. A private run is armed before anybody can count on it; see
+    /// `settle_early_writes`.
+    pub(super) fn map_run(
+        &self,
+        index: u32,
+        run: &MappedRun,
+        sharing: Sharing,
+    ) -> Result<(), CowError> {
         self.place_run(index, run, sharing)?;
         self.guard_run(index, run, sharing)
     }
 
     /// The first half of `map_run`: the guest sees and writes the blocks from here on.
-    pub(super) fn place_run(&self, index: u32, run: &MappedRun, sharing: Sharing) -> Result<(), CowError> {
+    pub(super) fn place_run(
+        &self,
+        index: u32,
+        run: &MappedRun,
+        sharing: Sharing,
+    ) -> Result<(), CowError> {
         let offset = self.ram_offset(index, run.frames.start);
         let size_bytes = run.frames.len() * FRAME_SIZE_BYTES;
         self.reservation()
@@ -217,7 +250,12 @@ impl RedirectEngine {
     }
 
     /// The second half: the mapping can be armed, and is if it is private.
-    pub(super) fn guard_run(&self, index: u32, run: &MappedRun, sharing: Sharing) -> Result<(), CowError> {
+    pub(super) fn guard_run(
+        &self,
+        index: u32,
+        run: &MappedRun,
+        sharing: Sharing,
+    ) -> Result<(), CowError> {
         self.register_run(index, run)?;
         let start = self.address(index, run.frames.start);
         let size_bytes = run.frames.len() * FRAME_SIZE_BYTES;
@@ -230,7 +268,8 @@ impl RedirectEngine {
         }
     }
 
-    /// A new mapping is registered at once: the next arming needs it, and mappings merge only when alike.
+    /// A new mapping is registered at once: the next arming needs it, and mappings merge only when
+    /// alike.
     pub(super) fn register_run(&self, index: u32, run: &MappedRun) -> Result<(), CowError> {
         let start = self.address(index, run.frames.start);
         self.uffd

@@ -9,7 +9,9 @@ use std::{
     },
 };
 
-use nvvmm_snapshot::{BlockNo, ChunkMap, Consumed, FaultPoint, FrameSet, Holder, Pool, fault_point};
+use nvvmm_snapshot::{
+    BlockNo, ChunkMap, Consumed, FaultPoint, FrameSet, Holder, Pool, fault_point,
+};
 
 use super::{
     chunk::{KnownChunk, LiveChunk},
@@ -21,8 +23,8 @@ use super::{
 use crate::{
     checkpoint::report::RamCounters,
     cow::{
-        Budget, CHUNK_FRAMES, CHUNK_SIZE_BYTES, CowEngine, CowError, FRAME_SIZE_BYTES, Origin, ShareSet,
-        Still, Techniques,
+        Budget, CHUNK_FRAMES, CHUNK_SIZE_BYTES, CowEngine, CowError, FRAME_SIZE_BYTES, Origin,
+        ShareSet, Still, Techniques,
         chunk_table::ChunkTable,
         engine::{Counters, is_full, lock, os},
         frames::{runs, set_of},
@@ -59,7 +61,8 @@ pub struct RedirectEngine {
     pub(super) crossing: AtomicBool,
     pub(super) techniques: Techniques,
     pub(super) rhythm: Mutex<Rhythm>,
-    /// Blocks that are the VM's and behind no frame any more. To zero them takes longer than whoever adopts others wants to wait.
+    /// Blocks that are the VM's and behind no frame any more. To zero them takes longer than
+    /// whoever adopts others wants to wait.
     pub(super) unneeded: Mutex<Vec<BlockNo>>,
 }
 
@@ -169,8 +172,8 @@ impl CowEngine for RedirectEngine {
 }
 
 impl RedirectEngine {
-    /// Takes charge of `ram`: from now on every first touch of a chunk is held until [`CowEngine::answer`] has
-    /// dealt with it.
+    /// Takes charge of `ram`: from now on every first touch of a chunk is held until
+    /// [`CowEngine::answer`] has dealt with it.
     pub fn new(
         ram: GuestRam,
         pool: Arc<Pool>,
@@ -187,7 +190,9 @@ impl RedirectEngine {
         let unit_frames = (pool.medium().page_bytes() / FRAME_SIZE_BYTES as u64) as u32;
         let counters = Counters::default();
         if let Origin::Snapshot { frames_mapped, .. } = &origin {
-            counters.frames_mapped.store(*frames_mapped, Ordering::Relaxed);
+            counters
+                .frames_mapped
+                .store(*frames_mapped, Ordering::Relaxed);
         }
         let engine = Self {
             uffd,
@@ -239,8 +244,8 @@ impl RedirectEngine {
             Some(_) if !fault.write => Ok(()),
             // The first touch of a fresh chunk: nothing of it was ever armed.
             Some(_) if is_own && !fault.write_protected => Ok(()),
-            // Held although it is ours: copied with a neighbour after this access was held, armed ahead, or for a snapshot
-            // that was never committed. Nothing needs a copy.
+            // Held although it is ours: copied with a neighbour after this access was held, armed
+            // ahead, or for a snapshot that was never committed. Nothing needs a copy.
             Some(_) if is_own => self.disarm_around(index, known, frame, unit),
             Some(_) => {
                 self.copy_around(index, known, frame)?;
@@ -265,7 +270,8 @@ impl RedirectEngine {
                     self.mark_mapped(index, known);
                     return self.guard_run(index, &run, Sharing::Shared);
                 }
-                // No whole chunk is free: its frames are backed one cluster at a time, where that can be.
+                // No whole chunk is free: its frames are backed one cluster at a time, where that
+                // can be.
                 Err(error) if is_full(&error) && self.unit_frames < CHUNK_FRAMES => {}
                 Err(other) => return Err(other.into()),
             }
@@ -303,10 +309,15 @@ impl RedirectEngine {
         self.budget.chunk_mapped(index, self.chunks());
     }
 
-    /// Until a private mapping is armed, a write to it goes through, into a page of this process instead of the
-    /// snapshot's block. Such frames become ours at once, from what the guest sees. When the pool is full that is made up
-    /// for by the next access to the chunk or the next snapshot, whichever comes first.
-    pub(super) fn settle_early_writes(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
+    /// Until a private mapping is armed, a write to it goes through, into a page of this process
+    /// instead of the snapshot's block. Such frames become ours at once, from what the guest
+    /// sees. When the pool is full that is made up for by the next access to the chunk or the
+    /// next snapshot, whichever comes first.
+    pub(super) fn settle_early_writes(
+        &self,
+        index: u32,
+        known: &mut KnownChunk,
+    ) -> Result<(), CowError> {
         if known.settled {
             return Ok(());
         }
@@ -354,14 +365,25 @@ impl RedirectEngine {
             pages = look()?;
         }
         // To copy a frame that was not written costs a block and nothing else.
-        let written = frames.zip(pages).filter(|(_, page)| *page != PageKind::Untouched);
+        let written = frames
+            .zip(pages)
+            .filter(|(_, page)| *page != PageKind::Untouched);
         Ok(written.map(|(frame, _)| frame).collect())
     }
 
     /// Frames became writable: counts them and puts the chunk on the list for the next snapshot.
-    pub(super) fn gained(&self, index: u32, known: &mut KnownChunk, frames: &FrameSet, newly_backed: u32) {
+    pub(super) fn gained(
+        &self,
+        index: u32,
+        known: &mut KnownChunk,
+        frames: &FrameSet,
+        newly_backed: u32,
+    ) {
         known.armed = known.armed.minus(frames);
-        let new_own = frames.iter().filter(|frame| known.own.insert(*frame)).count() as u32;
+        let new_own = frames
+            .iter()
+            .filter(|frame| known.own.insert(*frame))
+            .count() as u32;
         Counters::add(&self.counters.frames_own, new_own);
         Counters::add(&self.counters.frames_mapped, newly_backed);
         self.mark_dirty(index, known);

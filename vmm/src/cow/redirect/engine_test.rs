@@ -37,7 +37,11 @@ fn a_restored_guest_sees_the_instant_and_neither_side_sees_the_other() {
         let expected = if frame % 5 == 1 { 4_000_000 } else { 1000 };
         assert_eq!(right.read(frame), expected + frame, "right, frame {frame}");
         let expected = if frame % 3 == 0 { 2_000_000 } else { 1000 };
-        assert_eq!(original.read(frame), expected + frame, "original, frame {frame}");
+        assert_eq!(
+            original.read(frame),
+            expected + frame,
+            "original, frame {frame}"
+        );
     }
     assert_clean(&pool);
 }
@@ -136,7 +140,11 @@ fn a_sequential_writer_faults_far_less_than_once_a_cluster() {
     vm.fill(0..512, 1);
     vm.snapshot("s").unwrap();
     vm.fill(0..512, 2);
-    assert_eq!(vm.engine.counters().write_faults, 6, "16, 32, 64, 128, 256, 512");
+    assert_eq!(
+        vm.engine.counters().write_faults,
+        6,
+        "16, 32, 64, 128, 256, 512"
+    );
     vm.assert_filled(0..512, 2);
 }
 
@@ -149,8 +157,12 @@ fn the_budget_of_mappings_holds_under_the_worst_pattern() {
     vm.fill(0..8192, 0);
     for epoch in 1..12u64 {
         vm.snapshot(&format!("e{epoch}")).unwrap();
-        let pages: Vec<u64> = (0..8192).filter(|page| page % 64 == epoch * 5 % 64).collect();
-        pages.iter().for_each(|page| vm.write(*page, epoch * 100_000));
+        let pages: Vec<u64> = (0..8192)
+            .filter(|page| page % 64 == epoch * 5 % 64)
+            .collect();
+        pages
+            .iter()
+            .for_each(|page| vm.write(*page, epoch * 100_000));
         pages
             .iter()
             .for_each(|page| assert_eq!(vm.read(*page), epoch * 100_000));
@@ -209,7 +221,10 @@ fn the_budget_holds_when_every_other_frame_is_written_in_turn() {
             pool.remove(&format!("e{}", epoch - 1)).unwrap();
         }
     }
-    assert!((limit / 2..=limit).contains(&most), "{most} mappings of {limit}");
+    assert!(
+        (limit / 2..=limit).contains(&most),
+        "{most} mappings of {limit}"
+    );
     assert_hold_their_own(&pool, &[&vm]);
     assert_clean(&pool);
 }
@@ -242,7 +257,8 @@ fn concurrent_writers_lose_nothing() {
     first.snapshot("s").unwrap();
     drop(first);
     let vm = Vm::start(&pool, 8 * MIB, Some("s"));
-    // Neighbouring frames belong to different writers, so that first touches, early writes and copies all meet.
+    // Neighbouring frames belong to different writers, so that first touches, early writes and
+    // copies all meet.
     std::thread::scope(|scope| {
         for writer in 0..4u64 {
             let vm = &vm;

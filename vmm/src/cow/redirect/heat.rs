@@ -1,12 +1,15 @@
-//! Which frames of a chunk the guest writes in epoch after epoch, an epoch being the time from one snapshot to the next.
+//! Which frames of a chunk the guest writes in epoch after epoch, an epoch being the time from one
+//! snapshot to the next.
 //!
-//! Frames written in two epochs running are hot: the next snapshots have them copied before the guest writes them. A copy made
-//! ahead hides whether the guest would have written, so now and then an epoch goes without, and its faults tell. If the
-//! frames are hot still, it takes longer until the next such look.
+//! Frames written in two epochs running are hot: the next snapshots have them copied before the
+//! guest writes them. A copy made ahead hides whether the guest would have written, so now and then
+//! an epoch goes without, and its faults tell. If the frames are hot still, it takes longer until
+//! the next such look.
 
 use nvvmm_snapshot::FrameSet;
 
-/// Epochs from one look to the next, at most: so many copies are made for a guest that has just stopped writing.
+/// Epochs from one look to the next, at most: so many copies are made for a guest that has just
+/// stopped writing.
 const SPAN_MAX: u32 = 64;
 /// How much longer it takes until the next look, if the frames are hot still.
 const SPAN_GROWTH: u32 = 4;
@@ -56,7 +59,11 @@ impl Heat {
 
     /// What is to be copied ahead in the epoch under way.
     pub fn expected(&self) -> FrameSet {
-        if self.left > 0 { self.hot } else { FrameSet::EMPTY }
+        if self.left > 0 {
+            self.hot
+        } else {
+            FrameSet::EMPTY
+        }
     }
 
     /// These were copied, and nobody knows whether the guest would have written them.

@@ -1,8 +1,8 @@
 use super::*;
 use crate::cow::frames::set_of;
 
-/// Plays epochs of a guest that writes `writes` in each, every frame that was not copied ahead by a fault of its own. The
-/// faults of each epoch.
+/// Plays epochs of a guest that writes `writes` in each, every frame that was not copied ahead by a
+/// fault of its own. The faults of each epoch.
 fn play(heat: &mut Heat, epochs: std::ops::Range<u64>, writes: &FrameSet) -> Vec<u32> {
     epochs
         .map(|epoch| {
@@ -77,7 +77,10 @@ fn a_working_set_that_moves_is_followed() {
     assert_eq!(&faults[..2], [100, 100]);
     assert_eq!(faults[2..4].iter().sum::<u32>() % 100, 0);
     let late: u32 = faults[150..].iter().sum();
-    assert!(late < 110 * 100 / 20, "{late} faults in 110 epochs of 100 frames");
+    assert!(
+        late < 110 * 100 / 20,
+        "{late} faults in 110 epochs of 100 frames"
+    );
     let copied: u32 = heat.expected().count();
     assert!(copied <= 100, "what it was before is forgotten: {copied}");
 }

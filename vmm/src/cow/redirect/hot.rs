@@ -1,8 +1,8 @@
 //! Frames that are hot are copied ahead of the guest, right after a snapshot has armed them.
 //!
-//! A guest that writes the same frames again and again meets a fault for each cluster of them after each snapshot. Where
-//! snapshots come in a quick rhythm these copies are made by the snapshot's thread while the guest runs, and by the first
-//! fault of a chunk for all of it.
+//! A guest that writes the same frames again and again meets a fault for each cluster of them after
+//! each snapshot. Where snapshots come in a quick rhythm these copies are made by the snapshot's
+//! thread while the guest runs, and by the first fault of a chunk for all of it.
 
 use std::{
     sync::PoisonError,
@@ -21,13 +21,15 @@ use crate::cow::{
     frames::runs,
 };
 
-/// Epochs that last longer are forgotten: a copy that is not needed costs memory, and a fault in seconds costs nothing.
+/// Epochs that last longer are forgotten: a copy that is not needed costs memory, and a fault in
+/// seconds costs nothing.
 const EPOCH_MAX: Duration = Duration::from_secs(2);
 
 /// Snapshots in a rhythm.
 #[derive(Debug, Default)]
 pub(super) struct Rhythm {
-    /// The number of the epoch that ended last. One that lasted long counts twice, so that what came before is no neighbour.
+    /// The number of the epoch that ended last. One that lasted long counts twice, so that what
+    /// came before is no neighbour.
     epoch: u64,
     ended: Option<Instant>,
     /// Chunks with hot frames, to be copied ahead.
@@ -52,7 +54,8 @@ impl Rhythm {
 }
 
 impl RedirectEngine {
-    /// Copies what is hot of the last snapshot, chunk by chunk, until the pool is full or the mappings are many.
+    /// Copies what is hot of the last snapshot, chunk by chunk, until the pool is full or the
+    /// mappings are many.
     pub(super) fn copy_hot_ahead(&self) -> Result<(), CowError> {
         let indexes = std::mem::take(&mut lock(&self.rhythm).hot);
         for index in indexes {
@@ -104,7 +107,8 @@ impl RedirectEngine {
         Ok(())
     }
 
-    /// None, where they are so scattered that they would take more mappings than the budget has for a chunk.
+    /// None, where they are so scattered that they would take more mappings than the budget has for
+    /// a chunk.
     pub(super) fn worth_copying_ahead(&self, frames: FrameSet) -> FrameSet {
         if runs(&frames).len() > self.budget.mappings_for_a_chunk() {
             return FrameSet::EMPTY;
@@ -112,7 +116,8 @@ impl RedirectEngine {
         frames
     }
 
-    /// Of `targets`, those of `needed` frames alone, where all of them would take more mappings than the budget has for a chunk.
+    /// Of `targets`, those of `needed` frames alone, where all of them would take more mappings
+    /// than the budget has for a chunk.
     pub(super) fn not_scattered(
         &self,
         targets: Vec<(u32, BlockNo)>,

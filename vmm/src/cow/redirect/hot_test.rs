@@ -14,8 +14,8 @@ fn is_on(vm: &Vm) -> bool {
     on
 }
 
-/// A guest that writes every `step`th of 16 MiB's frames in each epoch: faults, frames written and frames copied ahead in
-/// the `measured` last ones.
+/// A guest that writes every `step`th of 16 MiB's frames in each epoch: faults, frames written and
+/// frames copied ahead in the `measured` last ones.
 fn stable_working_set(vm: &mut Vm, step: usize, epochs: u64, measured: u64) -> (u64, u64, u64) {
     let frames = || (0..4096).step_by(step);
     let written = frames().count() as u64;

@@ -1,9 +1,11 @@
-//! What is different where a chunk is one page of the medium (hugetlbfs): it is mapped, armed and copied as a whole.
+//! What is different where a chunk is one page of the medium (hugetlbfs): it is mapped, armed and
+//! copied as a whole.
 //!
-//! **No early writes.** A private mapping takes a huge page of its own for a write that comes before it is armed, and
-//! nothing promises that there is one: the writer would be killed. So the snapshot's chunks are mapped shared and armed
-//! before the guest runs, while nobody writes: one mapping, and one arming, for each run of neighbours in the pool. Chunks
-//! that the guest touches later are holes, and get a fresh chunk that is the VM's own.
+//! **No early writes.** A private mapping takes a huge page of its own for a write that comes
+//! before it is armed, and nothing promises that there is one: the writer would be killed. So the
+//! snapshot's chunks are mapped shared and armed before the guest runs, while nobody writes: one
+//! mapping, and one arming, for each run of neighbours in the pool. Chunks that the guest touches
+//! later are holes, and get a fresh chunk that is the VM's own.
 
 use std::ops::Range;
 
@@ -37,7 +39,8 @@ impl RedirectEngine {
     /// Maps and arms all of the snapshot that the VM comes from. The guest does not run yet.
     ///
     /// # Errors
-    /// [`CowError::NotWhole`]; [`CowError::TooManyMappings`] when chunks could become more mappings than there may be.
+    /// [`CowError::NotWhole`]; [`CowError::TooManyMappings`] when chunks could become more mappings
+    /// than there may be.
     pub(super) fn map_origin(&self) -> Result<(), CowError> {
         self.budget.covers(u64::from(self.chunks()))?;
         let Origin::Snapshot { frames, .. } = &*self.origin() else {

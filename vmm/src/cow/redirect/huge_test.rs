@@ -56,7 +56,9 @@ fn a_restored_vm_that_only_reads_takes_no_page() {
     vm.snapshot("s").unwrap();
     drop(vm);
     let leased = pool.status().unwrap().leased_blocks;
-    let copies: Vec<Vm> = (0..6).map(|_| Vm::start(&pool, 8 * MIB, Some("s"))).collect();
+    let copies: Vec<Vm> = (0..6)
+        .map(|_| Vm::start(&pool, 8 * MIB, Some("s")))
+        .collect();
     for copy in &copies {
         copy.assert_filled(0..FRAMES, 1);
         assert_eq!(
@@ -177,7 +179,9 @@ fn memory_in_pieces_is_refused() {
         state: b"state",
         frames_new: 1,
     };
-    holder.commit_snapshot(new, holder.reserve(8).unwrap()).unwrap();
+    holder
+        .commit_snapshot(new, holder.reserve(8).unwrap())
+        .unwrap();
     let (entry, frames) = holder.pin("pieces").unwrap();
     let origin = Origin::Snapshot {
         frames,
@@ -213,7 +217,11 @@ fn more_chunks_than_mappings_are_refused() {
         Budget::with_limit(3),
         Techniques::default(),
     );
-    let Err(CowError::TooManyMappings { needed: 4, limit: 3 }) = refused else {
+    let Err(CowError::TooManyMappings {
+        needed: 4,
+        limit: 3,
+    }) = refused
+    else {
         panic!("{refused:?}")
     };
 }

@@ -1,5 +1,5 @@
-//! Frames of a running guest change hands, one by one: to the image of a process that is captured, and from one that is
-//! restarted.
+//! Frames of a running guest change hands, one by one: to the image of a process that is captured,
+//! and from one that is restarted.
 
 use std::sync::{PoisonError, atomic::Ordering};
 
@@ -22,8 +22,13 @@ use crate::{
 const SETTLED_AT_ONCE: u32 = 16;
 
 impl RedirectEngine {
-    /// Arms frames and counts them as the VM's no more. Those that are in a snapshot already are as they must be.
-    pub(super) fn give_away(&self, index: u32, frames: &FrameSet) -> Result<Option<ShareSet>, CowError> {
+    /// Arms frames and counts them as the VM's no more. Those that are in a snapshot already are as
+    /// they must be.
+    pub(super) fn give_away(
+        &self,
+        index: u32,
+        frames: &FrameSet,
+    ) -> Result<Option<ShareSet>, CowError> {
         if self.unit_frames > 1 {
             return Ok(None);
         }
@@ -47,9 +52,9 @@ impl RedirectEngine {
         Ok(Some(set))
     }
 
-    /// Puts an image's blocks behind frames like those of a snapshot that a VM is restored from: mapped privately, so that no
-    /// write reaches them. Whoever waits for it is let go before they are armed: [`CowEngine::tidy`] does that, or the next access that
-    /// is held.
+    /// Puts an image's blocks behind frames like those of a snapshot that a VM is restored from:
+    /// mapped privately, so that no write reaches them. Whoever waits for it is let go before
+    /// they are armed: [`CowEngine::tidy`] does that, or the next access that is held.
     pub(super) fn take_in(&self, index: u32, blocks: &[(u32, BlockNo)]) -> Result<bool, CowError> {
         if self.unit_frames > 1 || self.budget.is_spent() {
             return Ok(false);
@@ -100,7 +105,10 @@ impl RedirectEngine {
         let shared = shared.minus(&known.armed);
         for run in runs(&shared) {
             self.reservation()
-                .drop_page_tables(self.ram_offset(index, run.start), run.len() * FRAME_SIZE_BYTES)
+                .drop_page_tables(
+                    self.ram_offset(index, run.start),
+                    run.len() * FRAME_SIZE_BYTES,
+                )
                 .map_err(os("let frames rest"))?;
         }
         Ok(())
@@ -116,7 +124,10 @@ impl RedirectEngine {
     ) -> Result<(), CowError> {
         let mut rest = blocks;
         for run in target_runs(blocks) {
-            let run = MappedRun { private: true, ..run };
+            let run = MappedRun {
+                private: true,
+                ..run
+            };
             if known.mapped {
                 self.place_run(index, &run, Sharing::Private)?;
             }
@@ -137,7 +148,12 @@ impl RedirectEngine {
     }
 
     /// What is behind `frames` is so no longer.
-    fn lose(&self, known: &mut KnownChunk, frames: std::ops::Range<u32>, replaced: &mut Vec<BlockNo>) {
+    fn lose(
+        &self,
+        known: &mut KnownChunk,
+        frames: std::ops::Range<u32>,
+        replaced: &mut Vec<BlockNo>,
+    ) {
         let mut newly_backed = 0;
         for frame in frames {
             let block = known.block(frame);

@@ -1,7 +1,9 @@
-//! Chunks in which the guest writes a single frame from one snapshot to the next, as an idle guest does.
+//! Chunks in which the guest writes a single frame from one snapshot to the next, as an idle guest
+//! does.
 //!
-//! A cluster around that frame would make each snapshot sixteen times as large as what was written. So a frame whose fault was the chunk's only one in
-//! the last epoch that had any is copied alone when it is the first one again. If others follow, that guess costs one fault; it is then
+//! A cluster around that frame would make each snapshot sixteen times as large as what was written.
+//! So a frame whose fault was the chunk's only one in the last epoch that had any is copied alone
+//! when it is the first one again. If others follow, that guess costs one fault; it is then
 //! made more and more seldom.
 
 /// Epochs in which no guess is made after one was wrong, at most.
@@ -33,10 +35,15 @@ pub(super) struct LoneFrame {
 }
 
 impl LoneFrame {
-    /// The guest's write to `frame` is held. Whether it is likely to be the chunk's only one in this epoch.
+    /// The guest's write to `frame` is held. Whether it is likely to be the chunk's only one in
+    /// this epoch.
     pub fn is_expected_alone(&mut self, frame: u32) -> bool {
         let first = self.now == Faults::None;
-        self.now = if first { Faults::One(frame) } else { Faults::Many };
+        self.now = if first {
+            Faults::One(frame)
+        } else {
+            Faults::Many
+        };
         let expected = first && self.left == 0 && self.before == Faults::One(frame);
         self.guessed |= expected;
         expected

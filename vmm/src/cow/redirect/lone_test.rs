@@ -1,6 +1,7 @@
 use super::*;
 
-/// An epoch in which the guest writes `frames`: clusters are of four frames. Its faults, and the frames they copied.
+/// An epoch in which the guest writes `frames`: clusters are of four frames. Its faults, and the
+/// frames they copied.
 fn epoch(lone: &mut LoneFrame, frames: &[u32]) -> (u32, u32) {
     let (mut own, mut faults) = (Vec::new(), 0);
     for frame in frames {
@@ -50,7 +51,9 @@ fn several_faults_are_not_alone() {
 #[test]
 fn a_cluster_that_is_written_as_a_whole_seldom_costs_a_second_fault() {
     let mut lone = LoneFrame::default();
-    let faults: Vec<u32> = (0..400).map(|_| epoch(&mut lone, &[4, 5, 6, 7]).0).collect();
+    let faults: Vec<u32> = (0..400)
+        .map(|_| epoch(&mut lone, &[4, 5, 6, 7]).0)
+        .collect();
     assert_eq!(
         &faults[..8],
         [1, 2, 1, 2, 1, 1, 1, 1],

@@ -53,7 +53,8 @@ fn a_chunk_first_read_during_a_snapshot_that_fails_loses_no_later_write() {
     assert_clean(&pool);
 }
 
-/// Maps chunk 0 as the engine does for a restored snapshot, with a write that comes before the arming.
+/// Maps chunk 0 as the engine does for a restored snapshot, with a write that comes before the
+/// arming.
 fn map_with_an_early_write(vm: &Vm, frame: u64, value: u64) {
     let engine = &vm.engine;
     let mut live = lock(engine.chunk(0));
@@ -77,7 +78,10 @@ fn map_with_an_early_write(vm: &Vm, frame: u64, value: u64) {
         .uffd()
         .register_write_protect(start, CHUNK_SIZE_BYTES)
         .unwrap();
-    engine.uffd().protect(start, CHUNK_SIZE_BYTES, true).unwrap();
+    engine
+        .uffd()
+        .protect(start, CHUNK_SIZE_BYTES, true)
+        .unwrap();
     (known.mapped, known.settled) = (true, false);
     engine.unsettled.fetch_add(1, Ordering::Relaxed);
 }
@@ -103,7 +107,11 @@ fn an_early_write_that_finds_the_pool_full_is_in_the_next_snapshot() {
     drop(ballast);
     let still = vm.engine.stand_still();
     let set = still.share().unwrap();
-    assert_eq!(set.frames_new(), 1, "the frame that was written, and no other");
+    assert_eq!(
+        set.frames_new(),
+        1,
+        "the frame that was written, and no other"
+    );
     still.arm(&set).unwrap();
     drop(still);
     vm.commit("with", set, reservation).unwrap();

@@ -2,17 +2,22 @@
 //! fresh block at the moment it first writes to a shared one.
 //!
 //! Every access that needs a decision is held by userfaultfd and answered by the fault thread:
-//! * first touch of a chunk: map a fresh chunk, or the blocks of the snapshot that the VM was restored from;
+//! * first touch of a chunk: map a fresh chunk, or the blocks of the snapshot that the VM was
+//!   restored from;
 //! * write to a shared frame: copy a cluster of frames to fresh blocks, map those over it.
 //!
-//! Where snapshots come quickly, frames that are written after each of them are copied before they are written.
+//! Where snapshots come quickly, frames that are written after each of them are copied before they
+//! are written.
 //!
 //! Invariants:
-//! 1. A frame that is not *own* is either unmapped, or mapped and armed, or mapped privately and armed later. No writer reaches a snapshot's
-//!    block.
-//! 2. `MAP_FIXED` replaces a mapping in one step for vCPUs, device threads and KVM; addresses never change.
-//! 3. One lock per chunk orders everything that happens to it. Sharing (a snapshot) excludes all fault handling.
-//! 4. The userfaultfd outlives every thread that can write guest RAM: once it is closed, nothing is held any more.
+//! 1. A frame that is not *own* is either unmapped, or mapped and armed, or mapped privately and
+//!    armed later. No writer reaches a snapshot's block.
+//! 2. `MAP_FIXED` replaces a mapping in one step for vCPUs, device threads and KVM; addresses never
+//!    change.
+//! 3. One lock per chunk orders everything that happens to it. Sharing (a snapshot) excludes all
+//!    fault handling.
+//! 4. The userfaultfd outlives every thread that can write guest RAM: once it is closed, nothing is
+//!    held any more.
 
 mod ahead;
 mod arm;

@@ -27,7 +27,10 @@ pub(super) struct StandStill<'a> {
 
 impl<'a> StandStill<'a> {
     pub fn of(engine: &'a RedirectEngine) -> Self {
-        let guard = engine.sharing.write().unwrap_or_else(PoisonError::into_inner);
+        let guard = engine
+            .sharing
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         Self {
             engine,
             copied_before: engine.counters().frames_copied,
@@ -88,15 +91,20 @@ impl RedirectEngine {
     }
 
     /// Settles, and has the budget know of the mappings that it took.
-    pub(super) fn settle_counted(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
+    pub(super) fn settle_counted(
+        &self,
+        index: u32,
+        known: &mut KnownChunk,
+    ) -> Result<(), CowError> {
         let before = known.mappings_now();
         let settled = self.settle_early_writes(index, known);
         self.budget.changed(before, known.mappings_now());
         settled
     }
 
-    /// The snapshot was not made: what it shared is the VM's own again. Blocks that were replaced meanwhile are
-    /// nobody's any more and go back to the pool. Frames may stay armed; the next write finds that out.
+    /// The snapshot was not made: what it shared is the VM's own again. Blocks that were replaced
+    /// meanwhile are nobody's any more and go back to the pool. Frames may stay armed; the next
+    /// write finds that out.
     pub(super) fn take_back(&self, set: &ShareSet) {
         for (index, map, own) in set.iter() {
             if let LiveChunk::Known(known) = &mut *lock(self.chunk(index)) {
@@ -118,9 +126,14 @@ impl RedirectEngine {
         self.mark_dirty(index, known);
     }
 
-    /// `frames`, whose blocks are this VM's alone, become own. A write to one that was mapped privately would not reach
-    /// its block, so these are mapped anew.
-    fn make_own(&self, index: u32, known: &mut KnownChunk, frames: &FrameSet) -> Result<(), CowError> {
+    /// `frames`, whose blocks are this VM's alone, become own. A write to one that was mapped
+    /// privately would not reach its block, so these are mapped anew.
+    fn make_own(
+        &self,
+        index: u32,
+        known: &mut KnownChunk,
+        frames: &FrameSet,
+    ) -> Result<(), CowError> {
         let before = known.mappings_now();
         let private = set_of(frames.iter().filter(|frame| known.private.contains(*frame)));
         let mut done = Ok(());
@@ -133,7 +146,11 @@ impl RedirectEngine {
                 known.private.remove(frame);
             }
         }
-        let own = set_of(frames.iter().filter(|frame| !known.private.contains(*frame)));
+        let own = set_of(
+            frames
+                .iter()
+                .filter(|frame| !known.private.contains(*frame)),
+        );
         own.iter().for_each(|frame| _ = known.own.insert(frame));
         Counters::add(&self.counters.frames_own, own.count());
         self.budget.changed(before, known.mappings_now());
@@ -156,7 +173,8 @@ impl RedirectEngine {
                 Counters::add(&self.counters.frames_own, own.count());
                 *live = LiveChunk::Known(Box::new(KnownChunk::unmapped(map, own)));
             }
-            // Restoring a device has looked at it: what is still as in the snapshot is mapped anew, writable.
+            // Restoring a device has looked at it: what is still as in the snapshot is mapped anew,
+            // writable.
             LiveChunk::Known(known) => self.own_in_place(index, known, &map, &own)?,
         }
         if let LiveChunk::Known(known) = &mut *live {

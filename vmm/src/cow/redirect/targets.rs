@@ -11,8 +11,9 @@ use crate::cow::{CowError, engine::is_full};
 impl RedirectEngine {
     /// A fresh block for each of `frames`, or, when the pool is nearly full, for `must` alone.
     ///
-    /// Preferred is the same index of a pool chunk that is set aside for this guest chunk: neighbouring frames then
-    /// lie beside each other and merge into one mapping, whatever order they were written in.
+    /// Preferred is the same index of a pool chunk that is set aside for this guest chunk:
+    /// neighbouring frames then lie beside each other and merge into one mapping, whatever
+    /// order they were written in.
     pub(super) fn targets(
         &self,
         known: &mut KnownChunk,
@@ -46,12 +47,20 @@ impl RedirectEngine {
     fn same_indexes(&self, chunk: ChunkNo, frames: &[u32]) -> Option<Vec<(u32, BlockNo)>> {
         for (count, frame) in frames.iter().enumerate() {
             if !self.holder.alloc_at(chunk, *frame) {
-                let taken: Vec<BlockNo> = frames[..count].iter().map(|frame| chunk.block(*frame)).collect();
+                let taken: Vec<BlockNo> = frames[..count]
+                    .iter()
+                    .map(|frame| chunk.block(*frame))
+                    .collect();
                 self.holder.free_blocks(&taken);
                 return None;
             }
         }
-        Some(frames.iter().map(|frame| (*frame, chunk.block(*frame))).collect())
+        Some(
+            frames
+                .iter()
+                .map(|frame| (*frame, chunk.block(*frame)))
+                .collect(),
+        )
     }
 
     /// Blocks wherever there are any: no whole chunk is free.
@@ -77,10 +86,13 @@ impl RedirectEngine {
         Ok(blocks.into_iter().map(|block| (must, block)).collect())
     }
 
-    /// Lets anybody use what is set aside for other chunks. One that is locked is being served and may need its own.
+    /// Lets anybody use what is set aside for other chunks. One that is locked is being served and
+    /// may need its own.
     pub(super) fn end_all_set_aside(&self) {
         for (_, chunk) in self.known_chunks() {
-            let Ok(mut live) = chunk.try_lock() else { continue };
+            let Ok(mut live) = chunk.try_lock() else {
+                continue;
+            };
             if let LiveChunk::Known(known) = &mut *live
                 && let Some(spare) = known.spare.take()
             {

@@ -1,9 +1,10 @@
 //! How much a VM may hold of the pool without using it, and how it gives back what is too much.
 //!
-//! A chunk that is set aside for the copies of a guest chunk keeps mappings few, but nobody else can have its blocks. So a VM
-//! holds at most [`UNUSED_MIN_BLOCKS`] unused, and [`SHARE_OF_EMPTY`] of what is wholly free in the pool. Nobody has to ask
-//! for space: as the pool fills, every VM sees its own bound shrink, takes no more whole chunks, and moves what it has in
-//! its emptiest ones into the gaps of the others.
+//! A chunk that is set aside for the copies of a guest chunk keeps mappings few, but nobody else
+//! can have its blocks. So a VM holds at most [`UNUSED_MIN_BLOCKS`] unused, and [`SHARE_OF_EMPTY`]
+//! of what is wholly free in the pool. Nobody has to ask for space: as the pool fills, every VM
+//! sees its own bound shrink, takes no more whole chunks, and moves what it has in its emptiest
+//! ones into the gaps of the others.
 
 use std::{
     collections::HashSet,
@@ -23,7 +24,8 @@ use crate::cow::{
     frames::set_of,
 };
 
-/// What a VM may hold unused of a full pool: two chunks, one that is being filled and the gaps in others.
+/// What a VM may hold unused of a full pool: two chunks, one that is being filled and the gaps in
+/// others.
 pub(super) const UNUSED_MIN_BLOCKS: u64 = 2 * CHUNK_BLOCKS as u64;
 /// One part in so many of the wholly free chunks may be set aside besides.
 pub(super) const SHARE_OF_EMPTY: u64 = 8;
@@ -32,7 +34,8 @@ const COUNT_LASTS: Duration = Duration::from_millis(50);
 /// Chunks emptied in one go: accesses wait meanwhile.
 const VACATE_MAX: usize = 64;
 
-/// Blocks that may still be set aside, and when that was found out: counting takes time in a large pool.
+/// Blocks that may still be set aside, and when that was found out: counting takes time in a large
+/// pool.
 #[derive(Debug, Default)]
 pub(super) struct Allowance(Mutex<Option<(Instant, u64)>>);
 
@@ -91,7 +94,8 @@ impl RedirectEngine {
         Ok(bound < left && left < unused)
     }
 
-    /// Empties leased chunks until no more than `bound` blocks are unused, as far as that can be in one go.
+    /// Empties leased chunks until no more than `bound` blocks are unused, as far as that can be in
+    /// one go.
     pub(in crate::cow) fn give_back(&self, bound: u64) -> Result<(), CowError> {
         let surplus = self.holder.unused_blocks()?.saturating_sub(bound);
         if surplus == 0 {
@@ -102,7 +106,9 @@ impl RedirectEngine {
         for (index, chunk) in self.known_chunks() {
             let _not_sharing = self.sharing.read().unwrap_or_else(PoisonError::into_inner);
             // One that is locked is being served.
-            let Ok(mut live) = chunk.try_lock() else { continue };
+            let Ok(mut live) = chunk.try_lock() else {
+                continue;
+            };
             let LiveChunk::Known(known) = &mut *live else {
                 continue;
             };
@@ -138,7 +144,11 @@ impl RedirectEngine {
             return Err(CowError::NoSpace);
         }
         let targets = self.holder.alloc_in_leases(moving.len() as u32)?;
-        let targets: Vec<(u32, BlockNo)> = moving.iter().map(|(frame, _)| *frame).zip(targets).collect();
+        let targets: Vec<(u32, BlockNo)> = moving
+            .iter()
+            .map(|(frame, _)| *frame)
+            .zip(targets)
+            .collect();
         // Armed, nobody changes them between the copy and the new mapping.
         for run in known.mapped_runs(&set_of(moving.iter().map(|(frame, _)| *frame))) {
             let armed = self.arm_range(

@@ -31,7 +31,8 @@ fn write_one_of_each_chunk(vm: &Vm, frame: u64, value: u64) {
 }
 
 fn bound(pool: &Pool) -> u64 {
-    UNUSED_MIN_BLOCKS + u64::from(pool.empty_chunks().unwrap()) * u64::from(CHUNK_BLOCKS) / SHARE_OF_EMPTY
+    UNUSED_MIN_BLOCKS
+        + u64::from(pool.empty_chunks().unwrap()) * u64::from(CHUNK_BLOCKS) / SHARE_OF_EMPTY
 }
 
 #[test]
@@ -76,7 +77,11 @@ fn a_vm_gives_back_what_it_does_not_use_when_the_pool_fills() {
     while ballast.alloc_blocks(1).is_ok() {
         found += 1;
     }
-    assert!(found >= held - left, "{found} of {} came to others", held - left);
+    assert!(
+        found >= held - left,
+        "{found} of {} came to others",
+        held - left
+    );
     for chunk in 0..32 {
         assert_eq!(vm.read(chunk * 512 + 100), 5000 + chunk);
         assert_eq!(vm.read(chunk * 512), chunk + 1);
@@ -95,7 +100,9 @@ fn a_vm_gives_back_what_it_does_not_use_when_the_pool_fills() {
 fn vms_on_a_nearly_full_pool_go_on_until_its_blocks_are_used() {
     let place = Place::new("nearly");
     let pool = pool_of(&place, 512 * MIB);
-    let vms: Vec<Vm> = (0..4).map(|n| snapshotted(&pool, 48, &format!("s{n}"))).collect();
+    let vms: Vec<Vm> = (0..4)
+        .map(|n| snapshotted(&pool, 48, &format!("s{n}")))
+        .collect();
     let idle = snapshotted(&pool, 48, "idle");
     write_one_of_each_chunk(&vms[0], 8, 1);
     write_one_of_each_chunk(&idle, 8, 7);
@@ -106,7 +113,10 @@ fn vms_on_a_nearly_full_pool_go_on_until_its_blocks_are_used() {
     let (starved, unused, kept, free) = std::thread::scope(|scope| {
         let writers: Vec<_> = vms
             .iter()
-            .map(|vm| scope.spawn(move || (0..32).for_each(|n| write_one_of_each_chunk(vm, 16 * n + 9, n))))
+            .map(|vm| {
+                scope
+                    .spawn(move || (0..32).for_each(|n| write_one_of_each_chunk(vm, 16 * n + 9, n)))
+            })
             .collect();
         let at_rest = || {
             let mut each = vms.iter().zip(&writers);
@@ -121,11 +131,16 @@ fn vms_on_a_nearly_full_pool_go_on_until_its_blocks_are_used() {
             }
         }
         let starved = vms.iter().filter(|vm| vm.faults.is_starved()).count();
-        let unused: u64 = vms.iter().map(|vm| vm.holder.unused_blocks().unwrap()).sum();
+        let unused: u64 = vms
+            .iter()
+            .map(|vm| vm.holder.unused_blocks().unwrap())
+            .sum();
         let kept = idle.holder.unused_blocks().unwrap();
         let free = pool.status().unwrap().free_blocks;
         drop(ballast);
-        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        writers
+            .into_iter()
+            .for_each(|writer| writer.join().unwrap());
         (starved as u64, unused, kept, free)
     });
     assert!(starved > 0, "there is not enough for all of it");

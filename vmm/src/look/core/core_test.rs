@@ -72,12 +72,16 @@ fn headers_lead_to_memory_by_virtual_and_physical_address() {
     };
     assert!(core.write(&mut file, &mut on_progress).unwrap());
     let bytes = fs::read(&path).unwrap();
-    assert_eq!((bytes.len() as u64, told), (core.size_bytes(), core.size_bytes()));
+    assert_eq!(
+        (bytes.len() as u64, told),
+        (core.size_bytes(), core.size_bytes())
+    );
     let taken = fs::metadata(&path).unwrap().blocks() * 512;
     assert!(taken < MIB, "{taken} bytes for two frames");
 
     let headers = headers(&bytes);
-    let content = |header: &Elf64_Phdr| &bytes[header.p_offset as usize..][..header.p_filesz as usize];
+    let content =
+        |header: &Elf64_Phdr| &bytes[header.p_offset as usize..][..header.p_filesz as usize];
     assert_eq!(
         (headers[0].p_type, content(&headers[0])),
         (PT_NOTE, &b"notes"[..])
@@ -113,7 +117,11 @@ fn headers_lead_to_memory_by_virtual_and_physical_address() {
 fn it_can_be_ended_and_does_not_outlive_its_snapshot() {
     let (directory, core) = core(&[]);
     let mut target = Target::Stream(Box::new(io::sink()));
-    assert!(!core.write(&mut target, &mut |_| ControlFlow::Break(())).unwrap());
+    assert!(
+        !core
+            .write(&mut target, &mut |_| ControlFlow::Break(()))
+            .unwrap()
+    );
     let pool = nvvmm_snapshot::Pool::open(&directory.path().join("pool")).unwrap();
     pool.remove("taken").unwrap();
     let gone = core.write(&mut target, &mut |_| ControlFlow::Continue(()));

@@ -3,8 +3,8 @@
 //! ```text
 //! header | program headers | notes | RAM, each range as it is in physical memory
 //! ```
-//! RAM is in the file once, with holes where it was never written. The headers name it by virtual address, as the tables of a vCPU map
-//! it, and all of it by physical address.
+//! RAM is in the file once, with holes where it was never written. The headers name it by virtual
+//! address, as the tables of a vCPU map it, and all of it by physical address.
 
 mod notes;
 mod page_tables;
@@ -65,8 +65,8 @@ pub struct Core {
 }
 
 impl Core {
-    /// Of the snapshot behind a reader. Memory is looked through for what a Linux says of itself; `on_progress` is told how
-    /// many bytes were.
+    /// Of the snapshot behind a reader. Memory is looked through for what a Linux says of itself;
+    /// `on_progress` is told how many bytes were.
     ///
     /// # Errors
     /// [`CoreError::NoVm`], [`CoreError::Look`].
@@ -120,7 +120,8 @@ impl Core {
         self.front_bytes + self.memory.reader().entry().memory_bytes
     }
 
-    /// Writes it. `on_progress` is told how many bytes are done; when it breaks, false is given back.
+    /// Writes it. `on_progress` is told how many bytes are done; when it breaks, false is given
+    /// back.
     ///
     /// # Errors
     /// [`CoreError::Look`], also when the snapshot is removed meanwhile; [`CoreError::Write`].
@@ -168,7 +169,8 @@ impl Core {
         let count = 1 + pieces.len() + self.memory.ranges().len();
         let notes_at = (size_of::<Elf64_Ehdr>() + count * size_of::<Elf64_Phdr>()) as u64;
         self.front_bytes = (notes_at + notes.len() as u64).next_multiple_of(PAGE_BYTES);
-        self.front.extend_from_slice(header(count as u16).as_slice());
+        self.front
+            .extend_from_slice(header(count as u16).as_slice());
         let note = Elf64_Phdr {
             p_type: PT_NOTE,
             p_offset: notes_at,
@@ -222,7 +224,9 @@ impl Target {
                 let step = i64::try_from(count).map_err(io::Error::other)?;
                 file.seek(SeekFrom::Current(step)).map(drop)
             }
-            Target::Stream(stream) => io::copy(&mut io::Read::take(io::repeat(0), count), stream).map(drop),
+            Target::Stream(stream) => {
+                io::copy(&mut io::Read::take(io::repeat(0), count), stream).map(drop)
+            }
         }
     }
 
@@ -256,7 +260,8 @@ fn header(program_headers: u16) -> Elf64_Ehdr {
     header
 }
 
-/// What the first vCPU in kernel mode has mapped, else the first: in user mode a kernel may show little of itself.
+/// What the first vCPU in kernel mode has mapped, else the first: in user mode a kernel may show
+/// little of itself.
 fn mappings(memory: &Memory, vcpus: &[VcpuStateV1]) -> Result<Mappings, LookError> {
     let kernel = vcpus.iter().find(|vcpu| vcpu.sregs.cs.selector & 3 == 0);
     let Some(vcpu) = kernel.or(vcpus.first()) else {

@@ -1,4 +1,5 @@
-//! The notes of a core file: what the vCPUs' registers are, as debuggers (gdb) and QEMU's readers (crash) know them.
+//! The notes of a core file: what the vCPUs' registers are, as debuggers (gdb) and QEMU's readers
+//! (crash) know them.
 
 use kvm_bindings::{kvm_dtable, kvm_segment};
 use linux_loader::elf::{NT_PRFPREG, NT_PRSTATUS};
@@ -109,7 +110,8 @@ pub fn add(notes: &mut Vec<u8>, name: &str, kind: u32, desc: &[u8]) {
 fn pr_status(number: u32, vcpu: &VcpuStateV1) -> PrStatus {
     let (regs, sregs) = (&vcpu.regs, &vcpu.sregs);
     let selector = |segment: &kvm_segment| u64::from(segment.selector);
-    // `struct user_regs_struct` (sys/user.h). Nobody is in a system call of the host: orig_rax is -1.
+    // `struct user_regs_struct` (sys/user.h). Nobody is in a system call of the host: orig_rax is
+    // -1.
     let registers = [
         regs.r15,
         regs.r14,

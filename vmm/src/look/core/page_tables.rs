@@ -1,7 +1,7 @@
 //! What a guest's page tables map, read from a snapshot.
 //!
-//! The tables are the guest's, and so is what is in them. A level is left at each step, so the walk ends; how many tables are read
-//! and how many ranges are kept is bounded.
+//! The tables are the guest's, and so is what is in them. A level is left at each step, so the walk
+//! ends; how many tables are read and how many ranges are kept is bounded.
 
 use kvm_bindings::kvm_sregs;
 
@@ -72,14 +72,19 @@ impl Paging {
         } else {
             Paging::Tables {
                 root: sregs.cr3 & ADDRESS,
-                levels: if sregs.cr4 & CR4_FIVE_LEVELS == 0 { 4 } else { 5 },
+                levels: if sregs.cr4 & CR4_FIVE_LEVELS == 0 {
+                    4
+                } else {
+                    5
+                },
             }
         }
     }
 }
 
 impl Mappings {
-    /// Walks the tables, at most `ranges_max` ranges far. The upper half comes first, as that is the kernel's everywhere.
+    /// Walks the tables, at most `ranges_max` ranges far. The upper half comes first, as that is
+    /// the kernel's everywhere.
     ///
     /// # Errors
     /// What `read`, which gives a table by its physical address, fails with.

@@ -44,7 +44,11 @@ fn pages_of_all_sizes_are_found_and_neighbours_are_one() {
         (0x1000, 511, 0x5000 | table),
         (0x2000, 0, 0x3000 | table),
         // 1 GiB at 1 GiB, with the bits that say what kind of memory it is.
-        (0x2000, 1, 0xc000_0000 | LARGE | table | NO_EXECUTE | 1 << 12),
+        (
+            0x2000,
+            1,
+            0xc000_0000 | LARGE | table | NO_EXECUTE | 1 << 12,
+        ),
         (0x3000, 0, 0x4000 | table),
         (0x3000, 1, 0x20_0000 | LARGE | table),
         (0x4000, 510, 0x1f_e000 | table),
@@ -94,7 +98,9 @@ fn tables_that_lead_to_themselves_come_to_an_end() {
     ]);
     let found = one.walked(4, MAX);
     assert!(
-        found.ranges.contains(&mapped(u64::MAX - 0xfff, 0x1000, 0x1000)),
+        found
+            .ranges
+            .contains(&mapped(u64::MAX - 0xfff, 0x1000, 0x1000)),
         "{found:x?}"
     );
     assert!(!found.cut_off);
@@ -122,7 +128,9 @@ fn ranges_are_kept_up_to_a_bound_the_kernels_first() {
         (0x2000, 0, 0x3000 | PRESENT),
         (0x3000, 0, 0x4000 | PRESENT),
     ];
-    entries.extend((0..ENTRIES).map(|index| (0x4000, index, (index as u64 * 2) << PAGE_BITS | PRESENT)));
+    entries.extend(
+        (0..ENTRIES).map(|index| (0x4000, index, (index as u64 * 2) << PAGE_BITS | PRESENT)),
+    );
     let found = Tables::of(&entries).walked(4, ENTRIES + 10);
     assert!(found.cut_off);
     assert_eq!(found.ranges.len(), ENTRIES + 10);

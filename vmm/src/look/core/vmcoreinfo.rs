@@ -1,7 +1,9 @@
-//! What a Linux kernel says of itself for readers of its cores, VMCOREINFO: its release, where its symbols are, how it is laid out.
+//! What a Linux kernel says of itself for readers of its cores, VMCOREINFO: its release, where its
+//! symbols are, how it is laid out.
 //!
-//! A kernel keeps it ready as an ELF note at the begin of a page (kernel/vmcore_info.c, `update_vmcoreinfo_note`). Memory is looked
-//! through for that: nvvmm booted the guest, but knows of no address in it.
+//! A kernel keeps it ready as an ELF note at the begin of a page (kernel/vmcore_info.c,
+//! `update_vmcoreinfo_note`). Memory is looked through for that: nvvmm booted the guest, but knows
+//! of no address in it.
 
 use std::mem::size_of;
 
@@ -24,8 +26,9 @@ const TEXT_AT: usize = size_of::<NoteHeader>() + NAME_PADDED.len();
 /// Where the kernel's code begins.
 const TEXT_SYMBOL: &str = "SYMBOL(_stext)=";
 
-/// The text of the kernel that runs: of several, as an earlier kernel may have left one, that whose code is mapped. None where no Linux is.
-/// `on_progress` is told how many bytes were looked through.
+/// The text of the kernel that runs: of several, as an earlier kernel may have left one, that whose
+/// code is mapped. None where no Linux is. `on_progress` is told how many bytes were looked
+/// through.
 ///
 /// # Errors
 /// [`LookError::Pool`], also when the snapshot was removed.

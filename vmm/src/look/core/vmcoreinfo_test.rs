@@ -16,12 +16,17 @@ fn pages(name: &str, text: &str) -> Vec<[u8; 4096]> {
     let mut note = Vec::new();
     add(&mut note, name, 0, text.as_bytes());
     note.resize(note.len().next_multiple_of(4096), 0);
-    note.chunks(4096).map(|page| page.try_into().unwrap()).collect()
+    note.chunks(4096)
+        .map(|page| page.try_into().unwrap())
+        .collect()
 }
 
 /// What is found in memory that begins with these pages, where the kernel's code is mapped.
 fn found(notes: &[Vec<[u8; 4096]>]) -> Option<String> {
-    let frames: Vec<_> = (0..).zip(notes.concat()).map(|(n, page)| (0, n, page)).collect();
+    let frames: Vec<_> = (0..)
+        .zip(notes.concat())
+        .map(|(n, page)| (0, n, page))
+        .collect();
     let (_directory, memory) = taken_with(SnapshotKind::Vm, 16 << 20, &frames);
     let code = Mapped {
         virt: CODE - 4096,

@@ -123,7 +123,8 @@ impl SnapshotFiles {
     }
 
     fn attributes(&self, node: Node) -> Result<FileAttr, LookError> {
-        let (mut kind, mut perm, mut sizes, mut at) = (FileType::Directory, 0o500, (0, 0), self.mounted);
+        let (mut kind, mut perm, mut sizes, mut at) =
+            (FileType::Directory, 0o500, (0, 0), self.mounted);
         if let Node::Snapshot(id) | Node::File(id, _) = node {
             let shown = self.shown(id)?;
             at = UNIX_EPOCH + Duration::from_nanos(shown.memory.reader().entry().created_unix_ns);
@@ -174,10 +175,13 @@ impl SnapshotFiles {
         node.map(|node| self.attributes(node)).transpose()
     }
 
-    /// What is in a directory, each with where to go on behind it. Snapshots are in the order of their ids, so that one that comes or
-    /// goes between two calls hides no other.
+    /// What is in a directory, each with where to go on behind it. Snapshots are in the order of
+    /// their ids, so that one that comes or goes between two calls hides no other.
     fn listed(&self, directory: Node) -> Result<Vec<(u64, Node, String)>, LookError> {
-        let mut listed = vec![(1, directory, ".".to_owned()), (2, Node::Root, "..".to_owned())];
+        let mut listed = vec![
+            (1, directory, ".".to_owned()),
+            (2, Node::Root, "..".to_owned()),
+        ];
         match directory {
             Node::Root => listed.extend(self.snapshots()?.into_iter().map(|entry| {
                 let behind = entry.id.get().saturating_add(2);
@@ -185,9 +189,13 @@ impl SnapshotFiles {
             })),
             Node::Snapshot(id) => {
                 let files = File::of_kind(self.shown(id)?.kind());
-                listed.extend(
-                    files.map(|file| (file as u64 + 2, Node::File(id, file), file.name().to_owned())),
-                );
+                listed.extend(files.map(|file| {
+                    (
+                        file as u64 + 2,
+                        Node::File(id, file),
+                        file.name().to_owned(),
+                    )
+                }));
             }
             Node::File(..) => {}
         }
@@ -258,7 +266,9 @@ impl Filesystem for SnapshotFiles {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match node(parent).and_then(|parent| self.found(parent, name).map_err(|error| errno(&error))) {
+        match node(parent)
+            .and_then(|parent| self.found(parent, name).map_err(|error| errno(&error)))
+        {
             Ok(Some(attributes)) if attributes.kind == FileType::Directory => {
                 reply.entry(&NOT_AT_ALL, &attributes, Generation(0));
             }
@@ -294,16 +304,28 @@ impl Filesystem for SnapshotFiles {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match node(ino).and_then(|node| self.bytes(node, offset, size).map_err(|error| errno(&error))) {
+        match node(ino).and_then(|node| {
+            self.bytes(node, offset, size)
+                .map_err(|error| errno(&error))
+        }) {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(error),
         }
     }
 
-    fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         let sought = node(ino).and_then(|node| {
             let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
-            self.sought(node, offset, whence).map_err(|error| errno(&error))
+            self.sought(node, offset, whence)
+                .map_err(|error| errno(&error))
         });
         match sought.map(|at| at.and_then(|at| i64::try_from(at).ok())) {
             Ok(Some(at)) => reply.offset(at),
@@ -312,11 +334,19 @@ impl Filesystem for SnapshotFiles {
         }
     }
 
-    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let listed = match node(ino).and_then(|node| self.listed(node).map_err(|error| errno(&error))) {
-            Ok(listed) => listed,
-            Err(error) => return reply.error(error),
-        };
+    fn readdir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let listed =
+            match node(ino).and_then(|node| self.listed(node).map_err(|error| errno(&error))) {
+                Ok(listed) => listed,
+                Err(error) => return reply.error(error),
+            };
         for (behind, node, name) in listed {
             let kind = match node {
                 Node::File(..) => FileType::RegularFile,

@@ -1,7 +1,8 @@
-//! A pool as a read-only file system: a directory for each snapshot, with its memory and its state as files.
+//! A pool as a read-only file system: a directory for each snapshot, with its memory and its state
+//! as files.
 //!
-//! Nothing is held in the pool. Each answer to the kernel is what was found in it now, and memory is given out only if its
-//! snapshot is still there ([`nvvmm_snapshot::SnapshotReader`]).
+//! Nothing is held in the pool. Each answer to the kernel is what was found in it now, and memory
+//! is given out only if its snapshot is still there ([`nvvmm_snapshot::SnapshotReader`]).
 
 mod files;
 mod tree;
@@ -80,7 +81,8 @@ impl Mount {
         if self.signals.forever().next().is_some() {
             return unmount(session, &self.directory);
         }
-        // The file system has ended, nearly always as it was unmounted. fuser would unmount once more what is mounted there now.
+        // The file system has ended, nearly always as it was unmounted. fuser would unmount once
+        // more what is mounted there now.
         match fs::metadata(&self.directory) {
             Err(error) if error.raw_os_error() == Some(Errno::ENOTCONN as i32) => {
                 unmount(session, &self.directory)

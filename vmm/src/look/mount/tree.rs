@@ -49,7 +49,8 @@ impl File {
 }
 
 impl Node {
-    /// Its inode number. Ids are never used twice, so neither are these. None for an id that no pool gets to.
+    /// Its inode number. Ids are never used twice, so neither are these. None for an id that no
+    /// pool gets to.
     pub fn number(self) -> Option<u64> {
         let of = |id: SnapshotId, place: u64| id.get().checked_mul(NUMBERS)?.checked_add(place);
         match self {

@@ -9,7 +9,10 @@ fn numbers_lead_back_to_what_has_them() {
         nodes.extend(File::of_kind(SnapshotKind::Vm).map(|file| Node::File(id, file)));
     }
     let mut numbers: Vec<u64> = nodes.iter().map(|node| node.number().unwrap()).collect();
-    let back: Vec<Node> = numbers.iter().map(|number| Node::of(*number).unwrap()).collect();
+    let back: Vec<Node> = numbers
+        .iter()
+        .map(|number| Node::of(*number).unwrap())
+        .collect();
     assert_eq!(back, nodes);
     numbers.dedup();
     assert_eq!(numbers.len(), nodes.len());
@@ -22,6 +25,8 @@ fn numbers_lead_back_to_what_has_them() {
 
 #[test]
 fn a_process_image_has_no_spec() {
-    let names: Vec<&str> = File::of_kind(SnapshotKind::Process).map(File::name).collect();
+    let names: Vec<&str> = File::of_kind(SnapshotKind::Process)
+        .map(File::name)
+        .collect();
     assert_eq!(names, ["memory", "state.json"]);
 }

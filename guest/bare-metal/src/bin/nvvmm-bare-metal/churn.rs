@@ -117,7 +117,10 @@ impl Churn {
                 }
             };
             if fault.is_none() {
-                fault = judge.word(index, found).err().map(|what| (what, index, found));
+                fault = judge
+                    .word(index, found)
+                    .err()
+                    .map(|what| (what, index, found));
             }
         }
         if let Some((what, word, found)) = fault {

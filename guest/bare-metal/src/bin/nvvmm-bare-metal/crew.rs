@@ -1,4 +1,5 @@
-//! All vCPUs work on one job together: vCPU 0 hands it out, each does its lane, vCPU 0 waits for all.
+//! All vCPUs work on one job together: vCPU 0 hands it out, each does its lane, vCPU 0 waits for
+//! all.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -59,7 +60,8 @@ static ROUND: AtomicU64 = AtomicU64::new(0);
 static JOB: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
 static STOP: AtomicBool = AtomicBool::new(false);
 static FINISHED: [AtomicU64; VCPUS_MAX] = [const { AtomicU64::new(0) }; VCPUS_MAX];
-static RESULTS: [[AtomicU64; 5]; VCPUS_MAX] = [const { [const { AtomicU64::new(0) }; 5] }; VCPUS_MAX];
+static RESULTS: [[AtomicU64; 5]; VCPUS_MAX] =
+    [const { [const { AtomicU64::new(0) }; 5] }; VCPUS_MAX];
 
 /// vCPU 0: the others begin `job`.
 pub fn begin(job: Job) {
@@ -110,7 +112,13 @@ pub fn work(vcpu: u64, mut run: impl FnMut(Job)) -> ! {
 /// Leaves this vCPU's result for vCPU 0.
 pub fn leave(vcpu: u64, result: Result<Report, Lie>) {
     let words = match result {
-        Ok(report) => [0, report.frames, report.churned, report.links, report.digest],
+        Ok(report) => [
+            0,
+            report.frames,
+            report.churned,
+            report.links,
+            report.digest,
+        ],
         Err(lie) => [lie.what as u64, lie.gfn, lie.word as u64, lie.found, 0],
     };
     for (place, word) in RESULTS[vcpu as usize].iter().zip(words) {

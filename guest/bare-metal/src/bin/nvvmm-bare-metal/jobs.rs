@@ -89,7 +89,10 @@ impl Lane {
 
     fn fill(&self, frames: u64) {
         let seed = JOURNAL.fill_seed.load(Ordering::Relaxed);
-        let plan = Plan::from_parts((self.vcpus, self.first_gfn, frames), (seed, 0, Pattern::Seq));
+        let plan = Plan::from_parts(
+            (self.vcpus, self.first_gfn, frames),
+            (seed, 0, Pattern::Seq),
+        );
         for gfn in self.gfns(0, frames) {
             self.put(plan.fill_stamp(gfn - self.first_gfn));
         }

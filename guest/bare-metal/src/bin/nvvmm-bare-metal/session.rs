@@ -103,7 +103,10 @@ impl Session {
     }
 
     /// Does something while the churn stands still between two writes.
-    fn aside(&mut self, what: impl FnOnce(&mut Self) -> Result<(), Refusal>) -> Result<(), Refusal> {
+    fn aside(
+        &mut self,
+        what: impl FnOnce(&mut Self) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
         let access = self.stop_churn();
         let result = what(self);
         if let Some(access) = access {
@@ -283,7 +286,8 @@ impl Session {
             ..
         } = self.lane;
         let churn = if self.churn.is_some() { "on" } else { "off" };
-        let [filled, faults] = [&JOURNAL.filled, &JOURNAL.faults].map(|word| word.load(Ordering::Relaxed));
+        let [filled, faults] =
+            [&JOURNAL.filled, &JOURNAL.faults].map(|word| word.load(Ordering::Relaxed));
         let mem = ram.memory_bytes;
         reply!(
             "stat vcpus={vcpus} mem={mem} first={first_gfn} frames={frames} filled={filled} churn={churn} {} faults={faults}",

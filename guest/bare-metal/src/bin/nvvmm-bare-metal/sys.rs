@@ -148,13 +148,14 @@ hold_registers:
 );
 
 unsafe extern "C" {
-    /// Holds values made from `pattern` in all general, SSE and x87 registers and control words for `spins` (not 0) turns of a
-    /// loop. Returns 0, or bits of what changed meanwhile.
+    /// Holds values made from `pattern` in all general, SSE and x87 registers and control words for
+    /// `spins` (not 0) turns of a loop. Returns 0, or bits of what changed meanwhile.
     pub safe fn hold_registers(pattern: u64, spins: u64) -> u64;
 }
 
 extern "C" fn start(vcpu: u64, boot: *const BootBlock) -> ! {
-    // SAFETY: the boot protocol says that `rsi` is the address of the boot block, which nobody writes after boot.
+    // SAFETY: the boot protocol says that `rsi` is the address of the boot block, which nobody
+    // writes after boot.
     let boot = unsafe { boot.read() };
     if boot.magic != boot::MAGIC || boot.vcpus as usize > VCPUS_MAX {
         crash();
@@ -245,7 +246,9 @@ impl Frame {
 /// Writes one byte to an I/O port.
 pub fn out_byte(port: u16, byte: u8) {
     // SAFETY: the TSS allows every port; port I/O does not touch Rust's memory.
-    unsafe { asm!("out dx, al", in("dx") port, in("al") byte, options(nomem, nostack, preserves_flags)) }
+    unsafe {
+        asm!("out dx, al", in("dx") port, in("al") byte, options(nomem, nostack, preserves_flags))
+    }
 }
 
 /// Writes bytes to an I/O port.
@@ -261,7 +264,9 @@ pub fn out_bytes(port: u16, bytes: &[u8]) {
 pub fn in_byte(port: u16) -> u8 {
     let byte: u8;
     // SAFETY: as in `out_byte`.
-    unsafe { asm!("in al, dx", in("dx") port, out("al") byte, options(nomem, nostack, preserves_flags)) }
+    unsafe {
+        asm!("in al, dx", in("dx") port, out("al") byte, options(nomem, nostack, preserves_flags))
+    }
     byte
 }
 
@@ -297,7 +302,8 @@ mod intrinsics {
             // SAFETY: an ascending copy reads each byte before it is overwritten.
             return unsafe { memcpy(to, from, count) };
         }
-        // SAFETY: the caller vouches for both ranges; descending, and the direction flag is clear again after it.
+        // SAFETY: the caller vouches for both ranges; descending, and the direction flag is clear
+        // again after it.
         unsafe {
             asm!("std", "rep movsb", "cld", inout("rdi") to.wrapping_add(count).wrapping_sub(1) => _,
                 inout("rsi") from.wrapping_add(count).wrapping_sub(1) => _, inout("rcx") count => _,
@@ -319,7 +325,8 @@ mod intrinsics {
     #[unsafe(no_mangle)]
     unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
         for i in 0..count {
-            // SAFETY: the caller vouches for both ranges. Volatile, so that this does not become a call of itself.
+            // SAFETY: the caller vouches for both ranges. Volatile, so that this does not become a
+            // call of itself.
             let (x, y) = unsafe { (a.add(i).read_volatile(), b.add(i).read_volatile()) };
             if x != y {
                 return i32::from(x) - i32::from(y);
