@@ -555,7 +555,7 @@ fn any_memory() -> impl Strategy<Value = Memory> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(std::env::var("PROPTEST_CASES").map_or(24, |n| n.parse().unwrap())))]
+    #![proptest_config(ProptestConfig::with_cases(nvvmm_test_profile::cases(8, 24)))]
 
     /// Whatever arrived before, of whichever form of the stream, the snapshot is what was sent.
     #[test]
