@@ -17,7 +17,7 @@ const STATE: &[u8] = b"the machine's state";
 
 /// Another pool, on the same medium where that has room for two.
 fn other_pool_of(size_bytes: u64) -> Bench {
-    if std::env::var_os("NVVMM_TEST_POOL_DEVICE").is_none() {
+    if !crate::place::is_device() {
         return pool_of(size_bytes);
     }
     let place = crate::place::Place::in_memory();
