@@ -98,7 +98,7 @@ impl Places {
             .is_some_and(|(first, _)| self.directories.contains(first));
         let file = path.rsplit('/').next().unwrap_or(path);
         let looks_like_a_path = match file.rsplit_once('.') {
-            Some((stem, _)) if stem.is_empty() => false,
+            Some(("", _)) => false,
             Some((_, ending)) => {
                 NAMED_ANYWHERE.contains(&ending) || from_root && NAMED_FROM_ROOT.contains(&ending)
             }
@@ -221,13 +221,12 @@ fn check_citations(
         };
         let heading = quoted.0.split_whitespace().collect::<Vec<_>>().join(" ");
         let heading = heading.trim_end_matches([',', '.']);
-        if let Some(headings) = places.document(document, file) {
-            if !headings.iter().any(|known| known == heading) {
-                report(
-                    passage.line(at),
-                    format!("no heading \"{heading}\" in {document}"),
-                );
-            }
+        let known = places.document(document, file);
+        if known.is_some_and(|headings| !headings.iter().any(|known| known == heading)) {
+            report(
+                passage.line(at),
+                format!("no heading \"{heading}\" in {document}"),
+            );
         }
     }
 }
