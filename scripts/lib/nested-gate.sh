@@ -68,6 +68,8 @@ reboot_step() {
 
 power_cut_step() {
   program power_cut
+  # The first boot ends with a reboot in order.
+  export NVVMM_POWER_CUT_BOOT=2
   "$on" fsdax-ext4 "$on" fsdax-xfs "$on" devdax "$on" file "${test_command[@]}" --nocapture
 }
 

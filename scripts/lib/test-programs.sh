@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154 # variables are shared with scripts/test.sh
 # Builds and runs the test programs. Needs programs.sh and tally.sh.
 
 # Copies of the programs that tests run, or that run in the nested harness: a later `cargo build`

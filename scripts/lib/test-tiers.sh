@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154 # variables are shared with scripts/test.sh
 # The tiers of scripts/test.sh, which sources this. A tier is a function PROFILE_TIER.
 
 # Programs of the package nvvmm-tests that need no KVM.
@@ -142,10 +143,7 @@ nested() {
 }
 
 # make_guests [VERSION]: images of the Linux guest with that kernel.
-make_guests() {
-  local -x NVVMM_TEST_GUEST=${1:-}
-  make_guest_image && make_programs_image
-}
+make_guests() { make_guest_image "${1:-6.1}" && make_programs_image; }
 
 # ---- The gate -----------------------------------------------------------------------------------
 
@@ -216,7 +214,7 @@ can_nest() {
 
 # gate_steps STEP...: runs them in the emulated host, and counts each by itself.
 gate_steps() {
-  local log=$summary/nested.log status=0 started=$SECONDS step failed_before=$tier_failed
+  local log=$summary/nested.log status=0 started=$SECONDS step seen failed_before=$tier_failed
   local -x NVVMM_NESTED_QEMU=${NVVMM_NESTED_QEMU:-10}
   local -x NVVMM_GATE_PROGRAMS=$test_copies NVVMM_GATE_LINUX_TESTS=${test_arguments[*]:-${gate_linux_tests[*]}}
   local -x NVVMM_GATE_EXT4_TESTS=${gate_pmem_tests[fsdax-ext4]} NVVMM_GATE_XFS_TESTS=${gate_pmem_tests[fsdax-xfs]}
@@ -224,7 +222,8 @@ gate_steps() {
   say "$tier: one emulated host: $*"
   nested gate "${pmem_host[@]}" --disk "$disk" --boots 3 -- "$here/lib/nested-gate.sh" "$@" 2>&1 |
     tee "$log" | without_quick_tests >&2 || status=$?
-  for step in $(sed -n 's/^== step \([^ ]*\) begins$/\1/p' "$log" | awk '!seen[$0]++'); do count_step "$step" "$log"; done
+  mapfile -t seen < <(sed -n "s|^== step \([^ ]*\) begins$|\1|p" "$log" | awk "!seen[\$0]++")
+  for step in "${seen[@]}"; do count_step "$step" "$log"; done
   if ((status != 0 && tier_failed == failed_before)); then
     failure_report "the emulated host" "$log" >>"$summary/failures"
     tier_failed=$((tier_failed + 1)) tier_note+="${tier_note:+, }the emulated host ended with status $status"
@@ -334,7 +333,7 @@ nightly_restarts() {
   local -x NVVMM_BIN=$NVVMM_RELEASE_BIN
   mapfile -t names < <(chosen "${pmem_media[@]}")
   if ((${#names[@]})); then
-    prepare "making the Linux guest" make_guest_image || return 0
+    prepare "making the Linux guest" make_guest_image 6.1 || return 0
     set_test_command rejuvenation
     # With QEMU 7.2, whose guests have no consistent XSAVE, the Linux guest crashed now and then.
     NVVMM_NESTED_QEMU=${NVVMM_NESTED_QEMU:-10} run_tests_on rejuvenation "on ${names[*]}" \
@@ -346,7 +345,7 @@ nightly_restarts() {
   # A cut ends all that runs on a host: one for each medium.
   mapfile -t names < <(chosen "${pmem_media[@]}" file)
   for medium in "${names[@]}"; do
-    run_tests_on "power cut" "on $medium" nested "power-cut-$medium" "${pmem_host[@]}" --disk "$disk" --boots 2 -- \
+    NVVMM_POWER_CUT_BOOT=1 run_tests_on "power cut" "on $medium" nested "power-cut-$medium" "${pmem_host[@]}" --disk "$disk" --boots 2 -- \
       "$here/on-medium.sh" "$medium" "${test_command[@]}" --nocapture
   done
   rm -f "$disk"
