@@ -12,7 +12,7 @@
 # The host should have nothing else to do, and memory for twice the largest guest (4 GiB) on ordinary pages besides what is set
 # aside as huge ones. Media with huge pages need root; they are made for this and given back, and the page cache is dropped so
 # that the kernel finds some. NVVMM_HUGE_PAGES: how many huge pages hugetlbfs gets (default: for a guest of 4 GiB and as
-# much again, and two fifths of free memory at most). The pool's operations take 4 GiB of /dev/shm, or of NVVMM_TEST_POOL_DIR.
+# much again, and two fifths of free memory at most). The pool's operations take 4 GiB of /dev/shm, or of the last place in NVVMM_TEST_PLACES.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/kvm.sh"
