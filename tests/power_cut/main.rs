@@ -1,9 +1,10 @@
-//! The power of the KVM host is cut while a VM runs and snapshots come and go: every snapshot of
-//! which `nvvmm snapshot --durability power` has said that it is taken is there when there is power
-//! again, with its memory.
+//! Power of the KVM host is cut while a VM runs, and while snapshots are taken and removed.
 //!
-//! Runs once in each of two boots of the nested harness, the first of which ends with QEMU killed;
-//! scripts/test.sh starts it.
+//! When the power is back, every snapshot that `nvvmm snapshot --durability power` reported as
+//! taken is there with its memory.
+//!
+//! This runs once in each of two boots of the nested harness. The first boot ends when QEMU is
+//! killed. scripts/test.sh starts it.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,13 +17,14 @@ use std::{
 
 use nvvmm_tests::{Host, Random, SnapshotMemory, required};
 
-/// Long enough for the harness to see that the power is to be cut, however slow the emulation is.
+/// Longest wait for the harness to see that the power is to be cut.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How long snapshots come and go before the power is cut, at most: some dozen, under emulation.
+/// Longest time until the power is cut, while snapshots are taken and removed. Under emulation this
+/// is enough for some dozen.
 const LONGEST_WORK_MS: u64 = 10_000;
 
-/// Survives, as it is not in the nested host: a line for each snapshot that was taken, and for each
-/// that is about to be removed.
+/// Path of the log, which is outside of the nested host and survives the cut. It has a line for
+/// each snapshot that was taken, and for each that is about to be removed.
 fn log() -> PathBuf {
     required("NVVMM_RESULTS").join("power-cut.log")
 }
@@ -54,8 +56,8 @@ fn work_until_the_cut(host: &Host) {
     for number in 0..3 {
         snapshot(&mut log, &format!("before{number}"));
     }
-    // From here on the power goes at any moment: in the middle of a commit, of a removal, of the
-    // guest's writes.
+    // From here on the power may go at any moment: in a commit, in a removal, in the guest's
+    // writes.
     let mut random = Random::seeded("power cut");
     std::thread::spawn(move || {
         random.pause(LONGEST_WORK_MS);
@@ -73,11 +75,11 @@ fn work_until_the_cut(host: &Host) {
     }
 }
 
-/// The snapshots that must be there, oldest first.
+/// Names of the snapshots that must be there, oldest first.
 fn kept() -> Vec<String> {
     let log = fs::read_to_string(log()).unwrap();
     let mut kept: Vec<String> = Vec::new();
-    // The last line may be in the making.
+    // The last line may be incomplete.
     for line in log
         .split_inclusive('\n')
         .filter_map(|line| line.strip_suffix('\n'))
