@@ -5,10 +5,11 @@ source "$lib/say.sh"
 source "$lib/tree.sh"
 source "$lib/packages.sh"
 
-# Where the built programs are.
-witness_path() { echo "$(cargo_target_dir "$NVVMM_ROOT/guest/linux")/x86_64-unknown-linux-gnu/release/nvvmm-witness"; }
-subject_path() { echo "$(cargo_target_dir "$NVVMM_ROOT/guest/process")/x86_64-unknown-linux-gnu/release/subject"; }
-agent_path() { echo "$(cargo_target_dir "$NVVMM_ROOT/guest/agent")/x86_64-unknown-linux-gnu/release/nvvmm-agent"; }
+# guest_program_path NAME: where build_guests puts this program.
+guest_program_path() { echo "$(cargo_target_dir "$NVVMM_ROOT")/x86_64-unknown-linux-gnu/guest/$1"; }
+witness_path() { guest_program_path nvvmm-witness; }
+agent_path() { guest_program_path nvvmm-agent; }
+subject_path() { guest_program_path subject; }
 bare_metal_path() { echo "$(cargo_target_dir "$NVVMM_ROOT/guest/bare-metal")/release/nvvmm-bare-metal"; }
 
 need_rust() {
@@ -16,21 +17,13 @@ need_rust() {
   command -v cc >/dev/null || need_packages gcc libc6-dev
 }
 
-build_witness() {
-  say "building guest/linux (nvvmm-witness, static)"
-  (cd "$NVVMM_ROOT/guest/linux" && cargo build --release --quiet)
-}
-
-build_agent() {
-  say "building guest/agent (nvvmm-agent, static)"
-  (cd "$NVVMM_ROOT/guest/agent" && cargo build --release --quiet)
-}
-
-# What the tests of guest/process capture; static, for guests.
-build_subject() {
-  say "building guest/process (subject, static)"
-  (cd "$NVVMM_ROOT/guest/process" && CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
-    cargo build --release --quiet --bin subject --target x86_64-unknown-linux-gnu)
+# build_guests: the programs that run in Linux guests, static: nvvmm-witness and nvvmm-heap (guest/linux),
+# nvvmm-agent (guest/agent), and subject, which the tests of guest/process capture.
+build_guests() {
+  say "building the guest programs (nvvmm-agent, nvvmm-witness, subject; static)"
+  (cd "$NVVMM_ROOT" && CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
+    cargo build --profile guest --quiet --target x86_64-unknown-linux-gnu --bins \
+    -p nvvmm-agent -p nvvmm-witness -p nvvmm-process)
 }
 
 build_bare_metal() {
