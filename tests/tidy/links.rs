@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::exceptions::Violation;
 use crate::prose::{Passage, passages, without_code_blocks};
 use crate::rust;
-use crate::tree::{Kind, Source, Tree};
+use crate::tree::{GENERATED, Kind, Source, Tree};
 
 /// Endings of files that are looked up wherever they are named.
 const NAMED_ANYWHERE: &[&str] = &["md", "rs", "sh"];
@@ -104,7 +104,8 @@ impl Places {
             }
             None => from_root && token.quoted,
         };
-        looks_like_a_path && !self.has_ending(path)
+        let generated = path.split('/').any(|part| GENERATED.contains(&part));
+        looks_like_a_path && !generated && !self.has_ending(path)
     }
 
     /// The document that is named `path` in `file`: from the root, or from the file's directory.
@@ -278,16 +279,20 @@ fn tokens(text: &str) -> impl Iterator<Item = Token<'_>> {
     })
 }
 
-/// Strings of a product's source, in which messages to users are.
+/// Text in which messages to users are: strings of a product's source, and whole scripts.
 fn messages(file: &Source) -> Vec<(usize, String)> {
-    let product = file.kind == Kind::Rust
-        && !file.path.starts_with("tests/")
-        && !file.path.contains("/tests/")
-        && !file.path.ends_with("_test.rs");
-    if product {
-        rust::scan(&file.text).strings
-    } else {
-        Vec::new()
+    let in_tests = file.path.starts_with("tests/")
+        || file.path.contains("/tests/")
+        || file.path.ends_with("_test.rs");
+    match file.kind {
+        Kind::Rust if !in_tests => rust::scan(&file.text).strings,
+        Kind::Shell => {
+            let lines = file.text.lines().enumerate();
+            let code = lines.filter(|(_, line)| !line.trim_start().starts_with('#'));
+            code.map(|(index, line)| (index + 1, line.to_string()))
+                .collect()
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -39,7 +39,7 @@ pub struct Tree {
 }
 
 /// Directories of generated files.
-const GENERATED: &[&str] = &["target", "corpus", "artifacts", "coverage"];
+pub const GENERATED: &[&str] = &["target", "corpus", "artifacts", "coverage"];
 
 /// Hidden directories that are part of the repository.
 const HIDDEN: &[&str] = &[".cargo", ".ci", ".github"];

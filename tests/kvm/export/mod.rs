@@ -1,4 +1,4 @@
-//! Snapshots as files: what ordinary tools see is what the guest had.
+//! Snapshots as files: ordinary tools see the guest's data.
 
 mod core;
 mod mount;
@@ -23,7 +23,7 @@ fn number(answer: &str, key: &str) -> u64 {
     found.unwrap_or_else(|| panic!("{answer}")).parse().unwrap()
 }
 
-/// The first frame under test, and how many there are.
+/// Number of the first frame under test, and count of these frames.
 fn frames_under_test(vm: &mut Vm<'_>) -> (u64, u64) {
     let stat = vm.ask("stat");
     (number(&stat, "first"), number(&stat, "frames"))

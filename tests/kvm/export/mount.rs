@@ -23,7 +23,7 @@ struct Mounted {
     process: Child,
 }
 
-/// Whether nothing can be mounted here: said, then.
+/// True if this host cannot mount anything. The reason is printed.
 fn cannot_mount() -> bool {
     let missing = if !Path::new("/dev/fuse").exists() {
         "there is no /dev/fuse"
@@ -82,7 +82,7 @@ impl Mounted {
         kill(Pid::from_raw(self.process.id() as i32), signal).unwrap();
     }
 
-    /// Waits for its end: exit code and what it said.
+    /// Waits for the process to end. Returns its exit code and its messages.
     fn ended(&mut self) -> (Option<i32>, String) {
         let said = io::read_to_string(self.process.stderr.take().unwrap()).unwrap();
         (self.process.wait().unwrap().code(), said)
@@ -96,7 +96,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // What a failed test leaves. Both fail where the test has done the same.
+        // A failed test leaves these. Both calls fail if the test has done the same.
         let _ = self.process.kill();
         let _ = self.process.wait();
         let _ = Command::new("umount")
@@ -111,7 +111,7 @@ fn errno(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap())
 }
 
-/// Bytes of a file that are in no hole, asked as sparse copies are made.
+/// Bytes of a file outside of holes, found in the way that makers of sparse copies use.
 fn data_bytes(path: &Path) -> u64 {
     let file = File::open(path).unwrap();
     let (mut at, mut sum) = (0, 0);
@@ -175,7 +175,7 @@ fn files_hold_what_the_guest_has() {
     let write = File::create(mounted.at("still/memory")).unwrap_err();
     assert_eq!(errno(&write), Errno::EROFS);
 
-    // A VM in the same pool, and the pool, are as without it.
+    // A VM in the same pool works as it does without the mount.
     assert!(vm.ask("check").contains("check ok"));
     host.assert_pool_clean();
     assert!(mounted.umount());
@@ -200,14 +200,14 @@ fn a_snapshot_that_is_removed_is_gone_also_where_it_is_open() {
     let behind = |frames: u64| (first + frames) * 4096;
     open.read_exact_at(&mut frame, behind(0)).unwrap();
 
-    // Its VM has it still.
+    // The VM still uses the snapshot.
     host.run(&["rm", "a"]).ok();
     assert_eq!(
         errno(&File::open(mounted.at("a/memory")).unwrap_err()),
         Errno::ENOENT
     );
     open.read_exact_at(&mut frame, behind(24 * 256)).unwrap();
-    // Nobody has it, and others write to its blocks.
+    // No VM uses the snapshot any more, and others write to its blocks.
     vm.stop();
     let mut other = host.boot_bare_metal(64, 1);
     other.ask("fill 48 2");
@@ -220,7 +220,7 @@ fn a_snapshot_that_is_removed_is_gone_also_where_it_is_open() {
     let shown = verify::digest(&mounted.memory("a"), first, 48 * 256);
     assert!(digest.contains(&format!("{shown:016x}")), "{digest}");
 
-    // What is open does not keep it mounted.
+    // An open file does not keep the pool mounted.
     mounted.signal(Signal::SIGINT);
     let (code, said) = mounted.ended();
     assert!(

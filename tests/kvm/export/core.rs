@@ -13,10 +13,10 @@ use super::{Bytes, frames_under_test};
 
 const MIB: u64 = 1 << 20;
 const PT_LOAD: u64 = 1;
-/// In the guest's program, and nowhere else in its memory.
+/// A string that is in the guest's program, and nowhere else in its memory.
 const KNOWN_STRING: &str = "check ok frames=";
 
-/// What a program header says.
+/// A program header of an ELF file.
 struct Segment {
     kind: u64,
     offset: u64,
@@ -31,7 +31,7 @@ fn number_at(elf: &[u8], at: u64, bytes: usize) -> u64 {
     u64::from_le_bytes(word)
 }
 
-/// The program headers of an ELF file, as elf(5) has them.
+/// Program headers of an ELF file (elf(5)).
 fn segments(elf: &[u8]) -> Vec<Segment> {
     assert_eq!(elf[..4], *b"\x7fELF");
     let (table, count) = (number_at(elf, 32, 8), number_at(elf, 56, 2));
@@ -49,7 +49,7 @@ fn segments(elf: &[u8]) -> Vec<Segment> {
     (0..count).map(segment).collect()
 }
 
-/// Where the guest's program has its known string.
+/// Address of the known string in the guest's program.
 fn address_of_string() -> u64 {
     let program = fs::read(required("NVVMM_BAREMETAL_GUEST")).unwrap();
     let mut places = program.windows(KNOWN_STRING.len());
@@ -64,7 +64,7 @@ fn address_of_string() -> u64 {
     segment.virt + (at - segment.offset)
 }
 
-/// What gdb prints, asked without a program: all that it knows is in the core.
+/// Output of gdb without a program: it knows the core only.
 fn gdb(core: &Path, commands: &[String]) -> String {
     let mut gdb = Command::new("gdb");
     gdb.args(["-nx", "-batch", "-core"]).arg(core);
@@ -103,7 +103,8 @@ fn a_core_has_the_guests_registers_and_memory() {
         "{taken} bytes for {mapped}"
     );
 
-    // By physical address all of RAM; the guest has mapped it one to one, in pages of 2 MiB.
+    // By physical address the core has all of RAM. The guest has mapped it one to one, in pages of
+    // 2 MiB.
     let loads: Vec<Segment> = segments(&bytes)
         .into_iter()
         .filter(|segment| segment.kind == PT_LOAD)
