@@ -46,18 +46,37 @@ impl Stub<'_> {
     }
 }
 
+/// A thread in the making, and its process.
+#[derive(Clone, Copy, Debug)]
+pub struct StubThread<'a> {
+    pub stub: &'a Stub<'a>,
+    pub remote: &'a Remote,
+}
+
+impl StubThread<'_> {
+    /// A system call of the thread.
+    pub fn call(&self, op: &str, number: libc::c_long, arguments: &[u64]) -> Result<u64, Error> {
+        self.remote.call(op, number, arguments)
+    }
+
+    /// prctl(2) with one argument.
+    pub fn prctl(&self, op: &str, option: i32, argument: u64) -> Result<u64, Error> {
+        self.call(op, libc::SYS_prctl, &[option as u64, argument, 0, 0, 0])
+    }
+}
+
 /// All processes of an image in the making. Dropped, it kills them.
 #[derive(Debug)]
-pub struct Nursery<'a> {
+pub struct Stubs<'a> {
     image: &'a Image,
     stubs: Vec<Stub<'a>>,
 }
 
-impl<'a> Nursery<'a> {
+impl<'a> Stubs<'a> {
     /// Makes the stubs of all processes. The first one has the reserve's memory, if there is one
     /// that does not get in its way.
     pub fn new(image: &'a Image, reserve: Option<Reserve>) -> Result<Self, Error> {
-        let mut nursery = Self {
+        let mut all = Self {
             image,
             stubs: Vec::new(),
         };
@@ -67,20 +86,20 @@ impl<'a> Nursery<'a> {
             .map(|reserve| reserve.into_process(first.pid))
             .transpose()?;
         match ready.flatten() {
-            Some((blank, frames)) => nursery.add(first, blank, Some(frames))?,
-            None => nursery.add_copy(first, Workspace::choose(Some(image), 0)?)?,
+            Some((blank, frames)) => all.add(first, blank, Some(frames))?,
+            None => all.add_copy(first, Workspace::choose(Some(image), 0)?)?,
         }
         for process in &image.processes[1..] {
-            let parent = &nursery.stubs[process.parent.unwrap_or(0) as usize].blank;
+            let parent = &all.stubs[process.parent.unwrap_or(0) as usize].blank;
             let blank = Blank {
                 leader: parent.clone_with(process.pid, 0, libc::SIGCHLD)?,
                 memory: Memory::open(process.pid)?,
                 workspace: parent.workspace,
                 vdso: parent.vdso.clone(),
             };
-            nursery.add(process, blank, None)?;
+            all.add(process, blank, None)?;
         }
-        Ok(nursery)
+        Ok(all)
     }
 
     fn add(
@@ -111,7 +130,7 @@ impl<'a> Nursery<'a> {
     }
 
     /// The processes, parents before their children.
-    pub fn stubs(&mut self) -> &mut [Stub<'a>] {
+    pub fn all(&mut self) -> &mut [Stub<'a>] {
         &mut self.stubs
     }
 
@@ -202,7 +221,7 @@ impl<'a> Nursery<'a> {
     }
 }
 
-impl Drop for Nursery<'_> {
+impl Drop for Stubs<'_> {
     fn drop(&mut self) {
         for stub in &self.stubs {
             let _ = sys::kill(stub.process.pid, libc::SIGKILL);
