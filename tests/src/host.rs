@@ -198,9 +198,13 @@ impl Host {
 
     /// An nvvmm command in this installation, not started.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(required("NVVMM_BIN"));
+        let program = if self.fault.is_some() || self.dirty_log {
+            "NVVMM_DEV_BIN"
+        } else {
+            "NVVMM_BIN"
+        };
+        let mut command = Command::new(required(program));
         if let Some((variable, value)) = &self.fault {
-            command = Command::new(required("NVVMM_FAULT_BIN"));
             command.env(variable, value);
         }
         command

@@ -2,7 +2,7 @@
 //! consoles.
 //!
 //! The environment says where things are (`scripts/test.sh` sets it): `NVVMM_BIN`,
-//! `NVVMM_FAULT_BIN`, `NVVMM_BAREMETAL_GUEST`, `NVVMM_GUEST_KERNEL`, `NVVMM_GUEST_INITRAMFS`,
+//! `NVVMM_DEV_BIN`, `NVVMM_BAREMETAL_GUEST`, `NVVMM_GUEST_KERNEL`, `NVVMM_GUEST_INITRAMFS`,
 //! `NVVMM_GUEST_PROGRAMS`, and the medium of pools (`scripts/on-medium.sh`).
 
 pub mod agent;
@@ -12,6 +12,8 @@ mod medium;
 mod snapshot_memory;
 mod vm;
 pub mod witness;
+
+use nvvmm_test_profile::sized;
 
 pub use console::Console;
 pub use host::{Host, Outcome};
@@ -26,13 +28,16 @@ pub fn required(variable: &str) -> std::path::PathBuf {
         .into()
 }
 
-/// How often a test does what it repeats: `usual` times, or the part of it that
-/// `NVVMM_TEST_PERCENT` leaves on a slow host.
+/// Repetitions of a random test: `usual` in a nightly run, a part of it in the gate, and few in the
+/// nested harness, where one takes twenty times as long.
 pub fn repetitions(usual: u32) -> u32 {
-    let percent = std::env::var("NVVMM_TEST_PERCENT").map_or(100, |text| {
-        text.parse().expect("NVVMM_TEST_PERCENT is a number")
-    });
+    let percent = if is_nested() { 5 } else { sized(25, 100) };
     (usual * percent).div_ceil(100).max(1)
+}
+
+/// Tells whether the host is emulated (scripts/nested.sh).
+pub fn is_nested() -> bool {
+    std::env::var_os("NVVMM_IN_NESTED").is_some()
 }
 
 /// Numbers for test patterns: repeatable, and the seed is printed where it is chosen.
@@ -42,14 +47,8 @@ pub struct Random(u64);
 impl Random {
     /// From `NVVMM_TEST_SEED`, or the clock; printed, so that a failure can be repeated.
     pub fn seeded(test: &str) -> Self {
-        let seed = match std::env::var("NVVMM_TEST_SEED") {
-            Ok(text) => text.parse().expect("NVVMM_TEST_SEED is a number"),
-            Err(_) => std::time::UNIX_EPOCH
-                .elapsed()
-                .expect("the clock is after 1970")
-                .as_nanos() as u64,
-        };
-        println!("{test}: NVVMM_TEST_SEED={seed}");
+        let seed = nvvmm_test_profile::seed();
+        println!("{test}: {}={seed}", nvvmm_test_profile::SEED_VARIABLE);
         Self(seed | 1)
     }
 

@@ -33,46 +33,31 @@ enum Place {
 }
 
 impl Medium {
-    /// From `NVVMM_TEST_MEDIUM` with `NVVMM_TEST_POOL_DEVICE` or `NVVMM_TEST_POOL_DIR`; without
-    /// them, /dev/shm.
+    /// The last one that `NVVMM_TEST_PLACES` names; without it /dev/shm.
     pub fn chosen() -> Self {
-        let variable = |name| std::env::var_os(name).map(PathBuf::from);
-        let place = match (
-            variable("NVVMM_TEST_POOL_DEVICE"),
-            variable("NVVMM_TEST_POOL_DIR"),
-        ) {
-            (Some(device), _) => Place::Device(device),
-            (None, Some(directory)) => Place::Directory(directory),
-            (None, None) => Place::Directory("/dev/shm".into()),
-        };
-        Self {
-            name: std::env::var("NVVMM_TEST_MEDIUM").unwrap_or_else(|_| "tmpfs".into()),
-            place,
-        }
+        Self::all().pop().expect("there is always one")
     }
 
-    /// All that scripts/on-medium.sh prepared, where it was called inside of itself
-    /// (`NVVMM_TEST_PLACES`); else the one that is chosen.
+    /// All media of `NVVMM_TEST_PLACES` (`MEDIUM=DIRECTORY` or `MEDIUM=DEVICE`, with spaces), which
+    /// scripts/on-medium.sh sets; without it /dev/shm.
     pub fn all() -> Vec<Self> {
-        let places = std::env::var("NVVMM_TEST_PLACES").unwrap_or_default();
-        let media = places.split_whitespace().filter_map(|place| {
-            let (name, path) = place.split_once('=')?;
+        let places =
+            std::env::var("NVVMM_TEST_PLACES").unwrap_or_else(|_| "tmpfs=/dev/shm".to_owned());
+        let media = places.split_whitespace().map(|place| {
+            let (name, path) = place
+                .split_once('=')
+                .unwrap_or_else(|| panic!("NVVMM_TEST_PLACES has no = in {place}"));
             let place = if path.starts_with("/dev/dax") {
                 Place::Device(path.into())
             } else {
                 Place::Directory(path.into())
             };
-            Some(Self {
+            Self {
                 name: name.to_owned(),
                 place,
-            })
+            }
         });
-        let media: Vec<Self> = media.collect();
-        if media.len() > 1 {
-            media
-        } else {
-            vec![Self::chosen()]
-        }
+        media.collect()
     }
 
     /// The name it has in scripts/on-medium.sh.
