@@ -82,7 +82,7 @@ say "measuring the pool's operations"
 (cd "$NVVMM_ROOT" && CRITERION_HOME=$results cargo bench --quiet -p nvvmm-snapshot >&2)
 {
   "$here/bench/pool-table.sh" "$results"
-  printf '\n## Floors\n\nWhat sets the floor where a target is not met: %s in the source tree, written by hand.\n' docs/performance-floors.md
+  printf '\n## Floors\n\nWhat sets the floor where a target is not met: %s in the source tree, written by hand.\n' docs/inside/performance.md
 } >>"$out/performance.md"
 say "written: $out/performance.md"
 exit "$status"

@@ -64,8 +64,8 @@ fn a_pool_of_the_future() {
     if !takes_damage(&host) {
         return;
     }
-    // docs/format.md: magic, version, checksum (of the slot's block, itself taken as 0) are where
-    // they are for ever.
+    // docs/formats/pool.md: magic, version, checksum (of the slot's block, itself taken as 0) are
+    // where they are for ever.
     let file = fs::File::options()
         .read(true)
         .write(true)
@@ -160,7 +160,7 @@ fn a_pool_with_flipped_bits_never_panics_and_never_restores_wrong_memory() {
 }
 
 /// Whether a block is a superblock, a map node, an inode or saved state, by its magic number
-/// (docs/format.md).
+/// (docs/formats/pool.md).
 fn is_metadata(pool: &[u8], block: usize) -> bool {
     let magics: [&[u8]; 4] = [b"NVVMPOOL", b"NVND", b"NVIN", b"NVVMSTAT"];
     magics

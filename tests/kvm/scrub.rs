@@ -107,8 +107,8 @@ fn digests_are_made_in_the_background() {
     );
 }
 
-/// Digests in the pool's first segment, as docs/format.md says where they are: of a small pool, all
-/// in its first chunk.
+/// Digests in the pool's first segment, as docs/formats/pool.md says where they are: of a small
+/// pool, all in its first chunk.
 fn digests(host: &Host) -> u64 {
     let first = chunk_of_pool(host, 0);
     let bytes = first.as_volatile_slice();

@@ -17,8 +17,8 @@ macro_rules! refusals {
     ($($name:ident: $scenario:literal, $place:literal, $reason:literal,)*) => { [$(($scenario, $place, $reason)),*] };
 }
 
-/// How many images a VM uses before a snapshot of the VM lets go of them (docs/design.md, "Guest
-/// processes").
+/// How many images a VM uses before a snapshot of the VM lets go of them (docs/inside/processes.md,
+/// "Together with snapshots of the VM").
 const IMAGES_AT_A_TIME: usize = 10;
 
 /// A process that runs a scenario, in a directory of that name.
