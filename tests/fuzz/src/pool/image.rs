@@ -18,7 +18,7 @@ const POOL_BYTES: u64 = 16 << 20;
 pub(crate) const MEMORY_BYTES: u64 = 300 * (2 << 20);
 
 /// Magic numbers of the blocks that have a checksum, all at the same place. An entry refers to a
-/// node by its number and the low 24 bits of its checksum (docs/format.md).
+/// node by its number and the low 24 bits of its checksum (docs/formats/pool.md).
 const MAGICS: [&[u8]; 3] = [b"NVVMPOOL", b"NVND", b"NVIN"];
 const CHECKSUM_AT: usize = 12;
 const TAG_NODE: u64 = 2;
