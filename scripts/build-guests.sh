@@ -21,7 +21,6 @@ done
 
 need_rust
 build_bare_metal
-build_witness
-build_agent
+build_guests
 ((!print)) || printf '%s=%q\n' NVVMM_BAREMETAL_GUEST "$(bare_metal_path)" NVVMM_WITNESS "$(witness_path)" \
   NVVMM_AGENT "$(agent_path)"

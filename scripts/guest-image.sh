@@ -56,8 +56,7 @@ prepare_kernel() {
 
 prepare_initramfs() {
   local tree=$guest/initramfs stamp
-  build_witness
-  build_agent
+  build_guests
   stamp=$(cat "$guest/kernel/version" "$(witness_path)" "$(agent_path)" "$here"/{guest-image.sh,lib/guest-init.sh,lib/kernel.sh} | cksum)
   [[ ! -e $guest/initramfs.cpio || $(cat "$guest/initramfs.stamp" 2>/dev/null) != "$stamp" ]] || return 0
   rm -rf "$tree"

@@ -12,11 +12,12 @@
 #                devdax       the namespace of /dev/pmem2 as a character device
 #   -h, --help   this text
 #
-# COMMAND finds NVVMM_TEST_MEDIUM and NVVMM_TEST_POOL_DIR, and, as this script can be its own COMMAND, all places in NVVMM_TEST_PLACES
-# (MEDIUM=DIRECTORY or MEDIUM=DEVICE, with spaces); on devdax NVVMM_TEST_POOL_DEVICE besides. With several media it
-# runs on each, whether or not it fails on one. In a second boot of the nested harness it finds what it left in the first.
-# The exit status is 0, or COMMAND's where it failed last, or 77 where this machine cannot have a medium, with the reason
-# on standard error. NVVMM_HUGE_PAGES: how many huge pages are reserved (default 640, which is 1.25 GiB).
+# COMMAND finds the place in NVVMM_TEST_PLACES: MEDIUM=DIRECTORY, or MEDIUM=DEVICE on devdax. This script can be its
+# own COMMAND: then NVVMM_TEST_PLACES has all places, with spaces between them, and the innermost one last.
+# With several media COMMAND runs on each, even if it fails on one. In a second boot of the nested harness it finds
+# what it left there in the first boot.
+# The exit status is 0, or COMMAND's last failure, or 77 where this machine cannot have a medium; the reason is
+# on standard error. NVVMM_HUGE_PAGES: number of huge pages to reserve (default 640, which is 1.25 GiB).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/say.sh"
@@ -99,7 +100,7 @@ make_devdax() {
   make_namespace namespace2.0 devdax
   name=$(ndctl list --namespace=namespace2.0 | sed -n 's/.*"chardev": *"\([^"]*\)".*/\1/p')
   [[ -c /dev/$name ]] || cannot "namespace2.0 has no device"
-  export NVVMM_TEST_POOL_DEVICE=/dev/$name
+  device=/dev/$name
 }
 
 set_up() {
@@ -147,10 +148,8 @@ else
 fi
 trap give_back EXIT
 trap 'exit 130' INT TERM
-# The device of this script that called this one.
-unset NVVMM_TEST_POOL_DEVICE
+device=''
 set_up
-export NVVMM_TEST_MEDIUM=$medium NVVMM_TEST_POOL_DIR=$place
-export NVVMM_TEST_PLACES="${NVVMM_TEST_PLACES:+$NVVMM_TEST_PLACES }$medium=${NVVMM_TEST_POOL_DEVICE:-$place}"
-say "$medium: ${NVVMM_TEST_POOL_DEVICE:-$place}"
+export NVVMM_TEST_PLACES="${NVVMM_TEST_PLACES:+$NVVMM_TEST_PLACES }$medium=${device:-$place}"
+say "$medium: ${device:-$place}"
 "$@"

@@ -9,7 +9,7 @@ make_programs_image() {
   tree=$guest/programs
   [[ -z $(apt-cache pkgnames libssl3t64 2>/dev/null) ]] || crypto=libssl3t64
   need_packages python3-minimal sqlite3 xz-utils "$crypto"
-  build_subject || return 1
+  build_guests || return 1
   hold_lock "$(basename "$guest")/programs"
   rm -rf "$tree"
   mkdir -p "$tree/bin" "$tree/etc"

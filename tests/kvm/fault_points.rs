@@ -124,7 +124,7 @@ impl Scene {
     /// The same command, of the program that dies.
     fn doomed(&self, arguments: &[&str]) -> Command {
         let usual = self.host.command(arguments);
-        let mut doomed = Command::new(required("NVVMM_FAULT_BIN"));
+        let mut doomed = Command::new(required("NVVMM_DEV_BIN"));
         doomed.args(usual.get_args());
         for (variable, value) in usual.get_envs() {
             if let Some(value) = value {
@@ -365,11 +365,12 @@ fn a_process_that_is_killed_at_any_fault_point_leaves_the_pool_in_order() {
 }
 
 #[test]
-fn a_program_for_users_has_no_fault_points() {
-    let speaks_of_faults = |variable| {
-        let program = std::fs::read(required(variable)).expect("the program can be read");
-        program.windows(11).any(|bytes| bytes == b"NVVMM_FAULT")
-    };
-    assert!(speaks_of_faults("NVVMM_FAULT_BIN"));
-    assert!(!speaks_of_faults("NVVMM_BIN"));
+fn a_release_build_has_no_fault_points_and_no_switches_for_tests() {
+    let read = |variable| std::fs::read(required(variable)).expect("the program can be read");
+    let (dev, release) = (read("NVVMM_DEV_BIN"), read("NVVMM_RELEASE_BIN"));
+    let names = |program: &[u8], word: &[u8]| program.windows(word.len()).any(|at| at == word);
+    for word in ["NVVMM_FAULT", "NVVMM_TEST_WITHOUT", "NVVMM_TEST_DIRTY_LOG"] {
+        assert!(names(&dev, word.as_bytes()), "{word}");
+        assert!(!names(&release, word.as_bytes()), "{word}");
+    }
 }

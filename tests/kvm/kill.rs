@@ -6,7 +6,8 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use nvvmm_tests::{Host, Medium, Random, SnapshotMemory, Vm, repetitions};
+use nvvmm_test_profile::sized;
+use nvvmm_tests::{Host, Medium, Random, SnapshotMemory, Vm, is_nested};
 
 /// Who kills at the same time, in one pool of so many MiB. A device is read as a whole by each
 /// check: a smaller pool.
@@ -21,11 +22,16 @@ fn workers_and_pool_mib() -> (u32, u64) {
 /// Snapshots that a worker keeps.
 const KEPT: usize = 3;
 
-/// How many processes are killed.
+/// Processes that are killed: many where kills are cheap; elsewhere it is the medium that is new.
 fn kills() -> u32 {
-    std::env::var("NVVMM_TEST_KILLS").map_or(repetitions(200), |text| {
-        text.parse().expect("NVVMM_TEST_KILLS is a number")
-    })
+    let medium = Medium::chosen();
+    match (is_nested(), medium.name()) {
+        // Each check after a kill reads all of a device.
+        (true, "devdax") => 3,
+        (true, _) => sized(3, 10),
+        (false, "tmpfs") => sized(100, 1000),
+        (false, _) => sized(10, 40),
+    }
 }
 
 fn snapshot_names(host: &Host) -> BTreeSet<String> {
