@@ -105,6 +105,114 @@ impl fmt::Display for ChunkNo {
     }
 }
 
+/// A chunk of a file's map, such as a guest's memory: 512 frames, from byte `index * 2 MiB` of what
+/// is mapped on. (A chunk of the pool is a [`ChunkNo`].)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[serde(transparent)]
+pub struct ChunkIndex(u32);
+
+impl ChunkIndex {
+    /// The first chunk of a map.
+    pub const FIRST: ChunkIndex = ChunkIndex(0);
+
+    /// The chunk with this index.
+    pub const fn new(index: u32) -> ChunkIndex {
+        ChunkIndex(index)
+    }
+
+    /// The chunk that this byte of what is mapped is in; the last possible one for a byte behind
+    /// it.
+    pub fn at_byte(offset_bytes: u64) -> ChunkIndex {
+        ChunkIndex(u32::try_from(offset_bytes / CHUNK_SIZE_BYTES).unwrap_or(u32::MAX))
+    }
+
+    /// The index.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// The first byte of the chunk, counted from the beginning of what is mapped.
+    pub const fn byte_offset(self) -> u64 {
+        self.0 as u64 * CHUNK_SIZE_BYTES
+    }
+
+    /// The number of one of its frames, counted from the beginning of what is mapped.
+    pub const fn frame_number(self, frame: FrameIndex) -> u64 {
+        self.0 as u64 * CHUNK_BLOCKS as u64 + frame.0 as u64
+    }
+
+    /// The chunks of this range of indices, in order.
+    pub fn range(indices: std::ops::Range<u32>) -> impl DoubleEndedIterator<Item = ChunkIndex> {
+        indices.map(ChunkIndex)
+    }
+}
+
+impl fmt::Display for ChunkIndex {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, out)
+    }
+}
+
+/// One of the 512 places of a chunk: a frame of a map's chunk, or a block of a pool's chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[serde(transparent)]
+pub struct FrameIndex(u16);
+
+impl FrameIndex {
+    /// The first place of a chunk.
+    pub const FIRST: FrameIndex = FrameIndex(0);
+    /// The last place of a chunk.
+    pub const LAST: FrameIndex = FrameIndex(CHUNK_BLOCKS as u16 - 1);
+
+    /// The place with this index, which is taken modulo 512.
+    pub const fn new(index: u32) -> FrameIndex {
+        FrameIndex((index % CHUNK_BLOCKS) as u16)
+    }
+
+    /// The place in its chunk of a frame that is counted from the beginning of a map.
+    pub const fn of_frame_number(number: u64) -> FrameIndex {
+        FrameIndex((number % CHUNK_BLOCKS as u64) as u16)
+    }
+
+    /// The place in its chunk of the frame that this byte of what is mapped is in.
+    pub const fn at_byte(offset_bytes: u64) -> FrameIndex {
+        FrameIndex::of_frame_number(offset_bytes / BLOCK_SIZE_BYTES)
+    }
+
+    /// The index, less than 512.
+    pub const fn get(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The index, to index an array of 512 with.
+    pub const fn as_usize(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The first byte of the place, counted from the beginning of its chunk.
+    pub const fn byte_offset(self) -> u64 {
+        self.0 as u64 * BLOCK_SIZE_BYTES
+    }
+
+    /// All 512 places, in order.
+    pub fn all() -> impl DoubleEndedIterator<Item = FrameIndex> + ExactSizeIterator + Clone {
+        (0..CHUNK_BLOCKS as u16).map(FrameIndex)
+    }
+
+    /// The places of this range of indices, in order; none behind the chunk's end.
+    pub fn range(
+        indices: std::ops::Range<u32>,
+    ) -> impl DoubleEndedIterator<Item = FrameIndex> + Clone {
+        (indices.start..indices.end.min(CHUNK_BLOCKS)).map(FrameIndex::new)
+    }
+}
+
+impl fmt::Display for FrameIndex {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, out)
+    }
+}
+
 /// A snapshot of the pool. Ids are never used twice in a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
