@@ -47,9 +47,9 @@ impl BlockNo {
         ChunkNo(self.0 / CHUNK_BLOCKS)
     }
 
-    /// Which of its chunk's 512 blocks it is.
-    pub const fn index_in_chunk(self) -> u32 {
-        self.0 % CHUNK_BLOCKS
+    /// The place of the block among its chunk's 512.
+    pub const fn index_in_chunk(self) -> FrameIndex {
+        FrameIndex::new(self.0)
     }
 }
 
@@ -88,14 +88,14 @@ impl ChunkNo {
         BlockNo(self.0 * CHUNK_BLOCKS)
     }
 
-    /// The block with this index in the chunk. The index is taken modulo 512.
-    pub const fn block(self, index: u32) -> BlockNo {
-        BlockNo(self.0 * CHUNK_BLOCKS + index % CHUNK_BLOCKS)
+    /// The block at this place of the chunk.
+    pub fn block(self, place: impl Into<FrameIndex>) -> BlockNo {
+        BlockNo(self.0 * CHUNK_BLOCKS + place.into().get())
     }
 
     /// All 512 blocks, in order.
     pub fn blocks(self) -> impl Iterator<Item = BlockNo> {
-        (0..CHUNK_BLOCKS).map(move |index| self.block(index))
+        FrameIndex::all().map(move |place| self.block(place))
     }
 }
 
@@ -144,6 +144,12 @@ impl ChunkIndex {
     /// The chunks of this range of indices, in order.
     pub fn range(indices: std::ops::Range<u32>) -> impl DoubleEndedIterator<Item = ChunkIndex> {
         indices.map(ChunkIndex)
+    }
+}
+
+impl From<u32> for ChunkIndex {
+    fn from(index: u32) -> ChunkIndex {
+        ChunkIndex(index)
     }
 }
 
@@ -204,6 +210,13 @@ impl FrameIndex {
         indices: std::ops::Range<u32>,
     ) -> impl DoubleEndedIterator<Item = FrameIndex> + Clone {
         (indices.start..indices.end.min(CHUNK_BLOCKS)).map(FrameIndex::new)
+    }
+}
+
+impl From<u32> for FrameIndex {
+    /// The place with this index, which is taken modulo 512.
+    fn from(index: u32) -> FrameIndex {
+        FrameIndex::new(index)
     }
 }
 
@@ -271,51 +284,56 @@ impl FrameSet {
         FrameSet(std::array::from_fn(|word| self.0[word] & !other.0[word]))
     }
 
-    /// Whether the place is in the set.
-    pub fn contains(&self, index: u32) -> bool {
-        let index = index % CHUNK_BLOCKS;
-        self.0[(index / 64) as usize] >> (index % 64) & 1 == 1
+    /// True when the place is in the set.
+    pub fn contains(&self, place: impl Into<FrameIndex>) -> bool {
+        let index = place.into().as_usize();
+        self.0[index / 64] >> (index % 64) & 1 == 1
     }
 
     /// Adds the place; false when it was in the set already.
-    pub fn insert(&mut self, index: u32) -> bool {
-        let index = index % CHUNK_BLOCKS;
-        let word = &mut self.0[(index / 64) as usize];
-        let was = *word;
+    pub fn insert(&mut self, place: impl Into<FrameIndex>) -> bool {
+        let index = place.into().as_usize();
+        let word = &mut self.0[index / 64];
+        let before = *word;
         *word |= 1 << (index % 64);
-        *word != was
+        *word != before
     }
 
     /// Takes the place out; false when it was not in the set.
-    pub fn remove(&mut self, index: u32) -> bool {
-        let index = index % CHUNK_BLOCKS;
-        let word = &mut self.0[(index / 64) as usize];
-        let was = *word;
+    pub fn remove(&mut self, place: impl Into<FrameIndex>) -> bool {
+        let index = place.into().as_usize();
+        let word = &mut self.0[index / 64];
+        let before = *word;
         *word &= !(1 << (index % 64));
-        *word != was
+        *word != before
     }
 
-    /// How many places are in the set.
+    /// The number of places in the set.
     pub fn count(&self) -> u32 {
         self.0.iter().map(|word| word.count_ones()).sum()
     }
 
-    /// Whether no place is in the set.
+    /// True when no place is in the set.
     pub fn is_empty(&self) -> bool {
         self.0 == [0; 8]
     }
 
-    /// Whether all 512 places are in the set.
+    /// True when all 512 places are in the set.
     pub fn is_full(&self) -> bool {
         self.0 == [u64::MAX; 8]
     }
 
     /// The places in the set, in order.
-    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..CHUNK_BLOCKS).filter(|index| self.contains(*index))
+    pub fn places(&self) -> impl Iterator<Item = FrameIndex> + '_ {
+        FrameIndex::all().filter(|place| self.contains(*place))
     }
 
-    /// The places that are not in the set, in order.
+    /// The indices of the places in the set, in order, as bare numbers.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.places().map(FrameIndex::get)
+    }
+
+    /// The indices of the places that are not in the set, in order, as bare numbers.
     pub fn iter_absent(&self) -> impl Iterator<Item = u32> + '_ {
         (0..CHUNK_BLOCKS).filter(|index| !self.contains(*index))
     }

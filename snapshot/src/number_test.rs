@@ -6,7 +6,7 @@ fn blocks_and_chunks_convert() {
     assert_eq!(
         (
             block.chunk().get(),
-            block.index_in_chunk(),
+            block.index_in_chunk().get(),
             block.byte_offset()
         ),
         (1, 1, 513 * 4096)
