@@ -52,7 +52,8 @@ pub use identity::Identity;
 pub use layout::inode::SnapshotKind;
 pub use moving::{MoveProgress, ReceiveReport, SendOptions, SendReport};
 pub use number::{
-    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo, FrameSet, SnapshotId,
+    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkIndex, ChunkNo, FrameIndex,
+    FrameSet, SnapshotId,
 };
 pub use pool::{
     CheckReport, ChunkUse, CreateOptions, GrowOptions, Grown, HolderStatus, InodePlace, MapInside,

@@ -16,11 +16,10 @@ fn frames_of(host: &Host, snapshot: &str) -> Vec<(u64, BlockNo)> {
     let mut frames = Vec::new();
     for chunk in map.iter_present() {
         let (index, chunk) = chunk.unwrap();
-        let first = u64::from(index) * 512;
         frames.extend(
             chunk
                 .iter_present()
-                .map(|(at, block)| (first + u64::from(at), block)),
+                .map(|(frame, block)| (index.frame_number(frame), block)),
         );
     }
     frames

@@ -179,7 +179,7 @@ impl Layout {
     /// Where the reference count of a block is.
     pub(crate) fn refcount_offset(&self, block: BlockNo) -> Result<u64> {
         let table = self.block_table_offset(block.chunk())?;
-        Ok(table + u64::from(block.index_in_chunk()) * BLOCK_WORD_BYTES)
+        Ok(table + u64::from(block.index_in_chunk().get()) * BLOCK_WORD_BYTES)
     }
 
     /// Where the digest of a block is.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nvvmm_snapshot::{ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool, SnapshotKind};
+use nvvmm_snapshot::{ChunkIndex, ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool, SnapshotKind};
 
 use crate::script::Script;
 
@@ -168,11 +168,11 @@ fn make_examples() -> [Image; 2] {
         leaf.set(index * 200, Some(*block));
     }
     let first = [
-        (0, ChunkMap::Whole(whole)),
-        (299, ChunkMap::Frames(Arc::new(leaf))),
+        (ChunkIndex::new(0), ChunkMap::Whole(whole)),
+        (ChunkIndex::new(299), ChunkMap::Frames(Arc::new(leaf))),
     ];
     let mut base = None;
-    for (name, changes) in [("first", &first[..]), ("second", &[(0, ChunkMap::Hole)])] {
+    for (name, changes) in [("first", &first[..]), ("second", &[(ChunkIndex::new(0), ChunkMap::Hole)])] {
         let new = NewSnapshot {
             kind: SnapshotKind::Vm,
             name,
