@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use crate::arch::ARCHITECTURE;
+
 /// The number of a process or thread.
 pub type Pid = i32;
 
@@ -86,6 +88,9 @@ pub enum Error {
     /// The bytes of an image are not one that this program can use.
     #[error("not a usable process image: {0}")]
     BadImage(&'static str),
+    /// The image is of another architecture, which is named here.
+    #[error("the process image is of {0}, and this machine is {ARCHITECTURE}")]
+    OtherArchitecture(String),
     /// A system call failed.
     #[error("cannot {op}: {source}")]
     System {

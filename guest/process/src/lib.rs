@@ -6,6 +6,7 @@
 //! else meanwhile, and lives as long as what it froze. One restart at a time in a process, and no
 //! capture beside it: the first stub has for a moment all that the process has open.
 
+mod arch;
 mod capture;
 mod error;
 mod freeze;

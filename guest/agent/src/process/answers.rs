@@ -11,7 +11,7 @@ const MESSAGE_CHARS_MAX: usize = 8 << 10;
 /// What the host is told.
 pub fn failure(error: &Error) -> Failure {
     let because = match error {
-        Error::Refused(_) => FailedBecause::Refused,
+        Error::Refused(_) | Error::OtherArchitecture(_) => FailedBecause::Refused,
         Error::Gone(_) => FailedBecause::NotFound,
         _ => FailedBecause::Failed,
     };

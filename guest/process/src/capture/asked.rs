@@ -1,12 +1,12 @@
 //! What the kernel tells about a process to nobody but the process itself: asked by system calls
 //! made in its name.
 
+use crate::arch::PAGE_BYTES;
 use crate::error::Error;
 use crate::freeze::FrozenProcess;
 use crate::image::{AltStack, ItimerValue, SignalAction};
 use crate::inject::{Memory, Remote};
 use crate::observe;
-use crate::sys::PAGE_BYTES;
 
 const SIGNALS: u64 = 64;
 /// The length of the kernel's signal mask.

@@ -104,9 +104,7 @@ pub fn refusals(observed: &Observation, options: CaptureOptions) -> Vec<Refusal>
 impl FrozenThread {
     /// What only a freeze shows.
     pub(super) fn refusal(&self, pid: Pid) -> Option<Refusal> {
-        /// The code segment of 64-bit programs.
-        const USER_CS: u64 = 0x33;
-        let reason = if self.registers.cs != USER_CS {
+        let reason = if !self.registers.is_64_bit() {
             "runs 32-bit code"
         } else if self.group_stopped {
             "is stopped"

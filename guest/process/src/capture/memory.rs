@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use crate::arch::PAGE_BYTES;
 use crate::error::{Error, failed};
 use crate::image::{Mapped, Mapping, PageRun, Process};
 use crate::inject::Memory;
 use crate::observe::{FrameRun, Listing, Pagemap};
 use crate::pages::{PageSink, Taken};
-use crate::sys::PAGE_BYTES;
 
 /// How often pages are listed before it is given up.
 const ROUNDS_MAX: u32 = 64;

@@ -10,8 +10,8 @@ mod process;
 
 pub use check::{Checked, check};
 pub use options::CaptureOptions;
-pub(crate) use process::xfeatures;
 
+use crate::arch::xfeatures;
 use crate::error::{Error, Pid};
 use crate::freeze::Frozen;
 use crate::image::Image;

@@ -1,8 +1,9 @@
 //! A thread that was frozen inside a restartable sequence (rseq(2)).
 
+use crate::arch::Registers;
 use crate::error::{Error, Pid, failed};
 use crate::inject::Memory;
-use crate::sys::{self, Registers};
+use crate::sys;
 
 /// Where `struct rseq` has the address of the critical section that the thread is in.
 const RSEQ_CS_OFFSET: u64 = 8;
@@ -25,5 +26,5 @@ pub fn abort_address(pid: Pid, tid: Pid, registers: &Registers) -> Result<Option
     let start = memory.read_u64(section + 8)?;
     let len = memory.read_u64(section + 16)?;
     let abort = memory.read_u64(section + 24)?;
-    Ok((registers.rip.wrapping_sub(start) < len).then_some(abort))
+    Ok((registers.instruction().wrapping_sub(start) < len).then_some(abort))
 }

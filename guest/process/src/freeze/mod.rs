@@ -6,9 +6,10 @@ mod critical;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
+use crate::arch::Registers;
 use crate::error::{Error, Pid, Refusal, failed};
 use crate::observe;
-use crate::sys::{self, Options, Registers, Stop, Waited};
+use crate::sys::{self, Options, Stop, Waited};
 
 /// How long a thread may take to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -195,7 +196,7 @@ impl FrozenThread {
         let doing = || failed(format!("read the state of thread {}", self.tid));
         self.registers = sys::registers(self.tid).map_err(doing())?;
         if let Some(abort) = critical::abort_address(pid, self.tid, &self.registers)? {
-            self.registers.rip = abort;
+            self.registers.set_instruction(abort);
             sys::set_registers(self.tid, &self.registers).map_err(doing())?;
         }
         self.signal_mask = sys::signal_mask(self.tid).map_err(doing())?;

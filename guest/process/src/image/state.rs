@@ -1,8 +1,9 @@
 use serde::{Deserialize, Serialize};
 
+use crate::arch::Registers;
 use crate::error::Pid;
 use crate::observe::{Ids, Kernel, MemoryLayout};
-use crate::sys::{Registers, Schedule};
+use crate::sys::Schedule;
 
 /// Processes of one instant, without their pages: those are where the one who captured put them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,10 +3,8 @@
 use std::collections::HashSet;
 
 use super::{Image, Mapped, Mapping, Process, Thread, What};
-use crate::sys::PAGE_BYTES;
+use crate::arch::{PAGE_BYTES, TASK_END};
 
-/// The end of what a process can map (with four-level page tables).
-const TASK_END: u64 = 0x7fff_ffff_f000;
 const SIGINFO_BYTES: usize = 128;
 const SIGNALS: usize = 64;
 const LIMITS_MAX: usize = 16;

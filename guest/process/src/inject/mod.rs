@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use crate::arch::Registers;
 use crate::error::{Error, Pid, failed};
-use crate::sys::{self, Registers, Stop, Waited};
+use crate::sys::{self, Stop, Waited};
 
 const ALL_SIGNALS: u64 = u64::MAX;
 
@@ -52,21 +53,7 @@ impl Remote {
     ) -> Result<io::Result<u64>, Error> {
         let mut values = [0u64; 6];
         values[..arguments.len()].copy_from_slice(arguments);
-        let [rdi, rsi, rdx, r10, r8, r9] = values;
-        let rip = self.syscall_at;
-        // No call is in progress any more: -1, so that the kernel restarts nothing.
-        let registers = Registers {
-            rax: number as u64,
-            orig_rax: u64::MAX,
-            rdi,
-            rsi,
-            rdx,
-            r10,
-            r8,
-            r9,
-            rip,
-            ..self.base
-        };
+        let registers = self.base.for_call(self.syscall_at, number, values);
         sys::set_registers(self.tid, &registers).map_err(lost(self.tid))?;
         let mut signal = 0;
         let mut seen = 0;
@@ -89,7 +76,9 @@ impl Remote {
                 Waited::Ended => return Err(Error::Gone(self.tid)),
             }
         }
-        let result = sys::registers(self.tid).map_err(lost(self.tid))?.rax as i64;
+        let result = sys::registers(self.tid)
+            .map_err(lost(self.tid))?
+            .call_result();
         Ok(if (-4095..0).contains(&result) {
             Err(io::Error::from_raw_os_error(-result as i32))
         } else {
@@ -106,12 +95,7 @@ impl Remote {
     /// Leaves the thread stopped, ready to be let go: it then runs from that address on, with every
     /// signal blocked.
     pub fn idle(&self, address: u64) -> Result<(), Error> {
-        let registers = Registers {
-            rip: address,
-            orig_rax: u64::MAX,
-            ..self.base
-        };
-        self.park(&registers, ALL_SIGNALS)
+        self.park(&self.base.going_on_at(address), ALL_SIGNALS)
     }
 
     /// Leaves the thread stopped with these registers and blocked signals, ready to be let go.

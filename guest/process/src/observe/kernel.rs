@@ -3,6 +3,7 @@ use std::sync::OnceLock;
 use serde::{Deserialize, Serialize};
 
 use super::{Mapping, mappings};
+use crate::arch::SYSCALL;
 use crate::error::{Error, Pid, failed};
 use crate::inject::Memory;
 
@@ -40,8 +41,6 @@ impl Vdso {
     }
 }
 
-const SYSCALL_INSTRUCTION: [u8; 2] = [0x0f, 0x05];
-
 /// Looks for the vDSO among the mappings of a process. None: it has none, or one with no system
 /// call in it.
 pub fn find_vdso(pid: Pid, mappings: &[Mapping]) -> Result<Option<Vdso>, Error> {
@@ -61,8 +60,8 @@ pub fn find_vdso(pid: Pid, mappings: &[Mapping]) -> Result<Option<Vdso>, Error> 
     let mut bytes = vec![0; code.size_bytes() as usize];
     Memory::open(pid)?.read(code.start, &mut bytes)?;
     let found = bytes
-        .windows(2)
-        .position(|pair| pair == SYSCALL_INSTRUCTION);
+        .windows(SYSCALL.len())
+        .position(|code| code == SYSCALL);
     Ok(found.map(|at| Vdso {
         parts: parts
             .iter()

@@ -3,6 +3,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use super::{read, unreadable};
+use crate::arch::KERNEL_MAPPING;
 use crate::error::{Error, Pid};
 
 /// One line of /proc/PID/maps with what smaps says of it.
@@ -71,7 +72,7 @@ pub(super) fn parse(text: &[u8]) -> Option<Vec<Mapping>> {
             found.push(parse_header(line)?);
         }
     }
-    found.retain(|mapping| mapping.name.as_os_str() != "[vsyscall]");
+    found.retain(|mapping| mapping.name.as_os_str() != KERNEL_MAPPING);
     Some(found)
 }
 

@@ -2,8 +2,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use crate::arch::PAGE_BYTES;
 use crate::error::{Error, Pid, failed};
-use crate::sys::PAGE_BYTES;
 
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;

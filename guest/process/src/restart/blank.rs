@@ -1,13 +1,12 @@
 //! A process that has nothing yet: it stands still, and makes system calls for us.
 
 use super::workspace::Workspace;
+use crate::arch::TASK_END;
 use crate::error::{Error, Place, Refusal, failed};
 use crate::inject::{Memory, Remote};
 use crate::observe;
 use crate::sys::{self, Options, Stop, Waited};
 
-/// The end of what a process can map (with four-level page tables).
-const TASK_END: u64 = 0x7fff_ffff_f000;
 const RSEQ_FLAG_UNREGISTER: u64 = 1;
 
 /// A process that has a vDSO, room to work in, and nothing else.

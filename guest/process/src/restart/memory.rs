@@ -11,12 +11,11 @@ use super::options::Restarted;
 use super::overlay;
 use super::pin::{Pinned, in_parts};
 use super::stubs::Stub;
-use super::workspace::HUGE_PAGE_BYTES;
+use crate::arch::{HUGE_PAGE_BYTES, PAGE_BYTES};
 use crate::error::{Error, failed};
 use crate::image::{Advice, Mapped, MappedFile, Mapping};
 use crate::observe::{Kernel, Listing, Pagemap};
 use crate::pages::{PageSource, Placed};
-use crate::sys::PAGE_BYTES;
 
 const PR_SET_THP_DISABLE: u64 = libc::PR_SET_THP_DISABLE as u64;
 const PR_GET_THP_DISABLE: u64 = libc::PR_GET_THP_DISABLE as u64;

@@ -10,9 +10,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use super::advice::advise_range;
 use super::fetch::Fetch;
 use super::stubs::Stub;
+use crate::arch::PAGE_BYTES;
 use crate::error::Error;
 use crate::image::{Advice, Mapped, Mapping};
-use crate::sys::PAGE_BYTES;
 
 /// A shorter run is not worth a mapping of its own.
 const RUN_PAGES_MIN: u64 = 16;

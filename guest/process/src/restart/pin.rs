@@ -12,9 +12,9 @@ use nix::unistd::pipe2;
 
 use super::blank::Blank;
 use super::fetch::Fetch;
+use crate::arch::PAGE_BYTES;
 use crate::error::{Error, failed};
 use crate::pages::Placed;
-use crate::sys::PAGE_BYTES;
 
 /// What a pipe may hold without any privilege (/proc/sys/fs/pipe-max-size, as the kernel sets it),
 /// and what is asked for: the kernel needs one piece of memory for its list of the pages.

@@ -13,13 +13,14 @@ use super::advice::{MADV_POPULATE_WRITE, advise, advise_range};
 use super::blank::{self, Blank};
 use super::fetch::Fetch;
 use super::pin::Pinned;
-use super::workspace::{HUGE_PAGE_BYTES, Workspace, used_by};
+use super::workspace::{Workspace, used_by};
+use crate::arch::{HUGE_PAGE_BYTES, PAGE_BYTES};
 use crate::error::{Error, failed};
 use crate::image::{Advice, Image, Mapped, Mapping};
 use crate::inject::{Memory, Remote};
 use crate::observe::{Listing, Pagemap};
 use crate::pages::Placed;
-use crate::sys::{self, PAGE_BYTES};
+use crate::sys;
 
 /// Where memory is short, the kernel takes it from here first.
 const OOM_SCORE_ADJ_MAX: &str = "1000";

@@ -1,6 +1,7 @@
 //! Processes in the making: stubs with the right numbers and parents, stopped, that make system
 //! calls for us.
 
+use crate::arch::xfeatures;
 use crate::error::{Error, Place, Refusal, failed};
 use crate::image::{Image, Process};
 use crate::inject::{Memory, Remote};
@@ -139,7 +140,7 @@ impl<'a> Stubs<'a> {
     pub fn check_processor(&self) -> Result<(), Error> {
         let pid = self.image.processes[0].pid;
         let here = sys::xstate(pid).map_err(failed("read extended registers"))?;
-        let features = crate::capture::xfeatures(&here);
+        let features = xfeatures(&here);
         let same_size = self
             .image
             .processes

@@ -1,24 +1,17 @@
 //! A region of a process in the making that is in nobody's way: code, room for arguments, and a
 //! place to park the vDSO.
 
+use crate::arch::{HUGE_PAGE_BYTES, IDLE, PAGE_BYTES, SYSCALL, WORKSPACE_ADDRESSES};
 use crate::error::Error;
 use crate::image::Image;
 use crate::inject::{Memory, Remote};
 use crate::observe;
-use crate::sys::PAGE_BYTES;
 
 const ARGUMENTS_BYTES: u64 = 1 << 16;
 const PARKING_BYTES: u64 = 1 << 18;
 /// What is kept free around it: stacks grow.
 const MARGIN_BYTES: u64 = 16 << 20;
-const CANDIDATES: std::ops::Range<u64> = 0x10_0000_0000..0x7000_0000_0000;
 const STEP_BYTES: u64 = 0x4_1000_0000;
-/// What page tables and allocations are in step with, where they can be.
-pub const HUGE_PAGE_BYTES: u64 = 2 << 20;
-
-const SYSCALL: [u8; 2] = [0x0f, 0x05];
-/// `mov eax, SYS_pause; syscall; jmp` back.
-const IDLE: [u8; 9] = [0xb8, libc::SYS_pause as u8, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
 const IDLE_AT: u64 = 16;
 
 /// Where the region is: at the same address in all processes of an image.
@@ -38,7 +31,7 @@ impl Workspace {
             .collect();
         taken.extend(image.into_iter().flat_map(used_by));
         let is_free = |start: u64| Self { start }.is_clear_of(&taken, behind_bytes);
-        let mut candidates = CANDIDATES.step_by(STEP_BYTES as usize);
+        let mut candidates = WORKSPACE_ADDRESSES.step_by(STEP_BYTES as usize);
         let start = candidates
             .find(|start| is_free(*start))
             .ok_or(Error::BadImage("its processes use all addresses"))?;

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 use super::check;
+use crate::arch;
 
 /// Of clone3(2); libc has it in a type that is too narrow.
 const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
@@ -53,7 +54,7 @@ pub fn clone_stub(pid: Option<i32>) -> io::Result<i32> {
         let child = libc::syscall(libc::SYS_clone3, &raw mut request, size_of_val(&request));
         if child == 0 {
             loop {
-                libc::syscall(libc::SYS_pause);
+                libc::syscall(arch::SYS_PAUSE);
             }
         }
         check(child).map(|pid| pid as i32)

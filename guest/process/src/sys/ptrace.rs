@@ -4,7 +4,8 @@
 use std::io;
 use std::ptr;
 
-use super::{Registers, check};
+use super::check;
+use crate::arch::{Registers, XSTATE_LEGACY_BYTES, XSTATE_SET, XSTATE_SET_LEGACY};
 
 /// What a seized thread is asked to report, or to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,11 +64,6 @@ pub enum Queue {
 }
 
 const EVENT_STOP: i32 = 128;
-const NT_X86_XSTATE: usize = 0x202;
-const NT_PRFPREG: usize = 2;
-/// Length of a thread's extended state on a CPU without XSAVE. With it there is a header behind
-/// that.
-pub const FXSAVE_BYTES: usize = 512;
 const SIGINFO_BYTES: usize = size_of::<libc::siginfo_t>();
 
 fn plain(
@@ -125,7 +121,7 @@ pub fn set_registers(tid: i32, registers: &Registers) -> io::Result<()> {
 }
 
 /// The extended state (x87, SSE, AVX and on) of a stopped thread, in the uncompacted XSAVE format;
-/// on a CPU without XSAVE what there is of it, in the FXSAVE format ([`FXSAVE_BYTES`]).
+/// on a CPU without XSAVE what there is of it, in the FXSAVE format ([`XSTATE_LEGACY_BYTES`]).
 pub fn xstate(tid: i32) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0u8; 16 << 10];
     let mut area = libc::iovec {
@@ -137,8 +133,8 @@ pub fn xstate(tid: i32) -> io::Result<Vec<u8>> {
         // what it wrote.
         check(unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid, set, &raw mut area) })
     };
-    match get(NT_X86_XSTATE) {
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => get(NT_PRFPREG)?,
+    match get(XSTATE_SET) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => get(XSTATE_SET_LEGACY)?,
         other => other?,
     };
     bytes.truncate(area.iov_len);
@@ -151,10 +147,10 @@ pub fn set_xstate(tid: i32, bytes: &[u8]) -> io::Result<()> {
         iov_base: bytes.as_ptr().cast_mut().cast(),
         iov_len: bytes.len(),
     };
-    let set = if bytes.len() == FXSAVE_BYTES {
-        NT_PRFPREG
+    let set = if bytes.len() == XSTATE_LEGACY_BYTES {
+        XSTATE_SET_LEGACY
     } else {
-        NT_X86_XSTATE
+        XSTATE_SET
     };
     // SAFETY: area describes bytes, which the kernel only reads.
     check(unsafe { libc::ptrace(libc::PTRACE_SETREGSET, tid, set, &raw const area) }).map(drop)
