@@ -5,12 +5,12 @@ use crate::error::{Error, Pid, failed};
 use crate::inject::Memory;
 use crate::sys;
 
-/// Where `struct rseq` has the address of the critical section that the thread is in.
+/// Offset in `struct rseq` of the address of the thread's critical section.
 const RSEQ_CS_OFFSET: u64 = 8;
 
-/// Where the thread must go on if its instruction pointer is inside a critical section: its abort
-/// handler. A freeze preempts the thread, so the kernel would send it there too; but system calls
-/// made in its name end the section unnoticed.
+/// The abort handler, if the thread is inside a critical section: the thread must continue
+/// there. A freeze preempts the thread, so the kernel would send it there, too. But system
+/// calls that the thread makes for the capture end the section unnoticed.
 pub fn abort_address(pid: Pid, tid: Pid, registers: &Registers) -> Result<Option<u64>, Error> {
     let Some(area) =
         sys::rseq_area(tid).map_err(failed(format!("read the rseq area of thread {tid}")))?

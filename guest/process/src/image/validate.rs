@@ -1,4 +1,4 @@
-//! Whether an image makes sense in itself, so that a restart need not ask again.
+//! Checks that an image is consistent, so that a restart need not check again.
 
 use std::collections::HashSet;
 

@@ -7,10 +7,10 @@ use crate::arch::SYSCALL;
 use crate::error::{Error, Pid, failed};
 use crate::inject::Memory;
 
-/// What of the kernel a process has in its memory or registers, and so must find again.
+/// Properties of the kernel that a process has in its memory or registers, and needs again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kernel {
-    /// As of uname(1) -r.
+    /// The release, as `uname -r` shows it.
     pub release: String,
     /// The size of the vDSO with what belongs to it.
     pub vdso_bytes: u64,
@@ -18,7 +18,7 @@ pub struct Kernel {
     pub vdso_crc: u32,
 }
 
-/// Where the vDSO is, and what belongs to it.
+/// The place of the vDSO, with its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vdso {
     /// Start and length of each mapping, by address, neighbours.
@@ -72,7 +72,7 @@ pub fn find_vdso(pid: Pid, mappings: &[Mapping]) -> Result<Option<Vdso>, Error> 
     }))
 }
 
-/// Which boot of the kernel this is.
+/// The ID of this boot of the kernel.
 pub fn boot() -> Result<String, Error> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map_err(failed("read the boot's number"))?;

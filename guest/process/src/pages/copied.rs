@@ -20,7 +20,7 @@ impl CopiedPages {
         &self.bytes
     }
 
-    /// How many pages were taken, counting each time.
+    /// Number of pages that were taken; a page that was taken again counts again.
     pub fn taken(&self) -> u64 {
         self.taken
     }

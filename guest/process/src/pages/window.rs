@@ -20,7 +20,7 @@ impl WindowPages {
         Self { file, copied: 0 }
     }
 
-    /// How many pages were copied.
+    /// Number of pages that were copied.
     pub fn copied(&self) -> u64 {
         self.copied
     }

@@ -1,5 +1,5 @@
-//! A region of a process in the making that is in nobody's way: code, room for arguments, and a
-//! place to park the vDSO.
+//! A region of a stub at addresses that nobody uses: code, room for arguments, and a place for the
+//! vDSO while it is moved.
 
 use crate::arch::{HUGE_PAGE_BYTES, IDLE, PAGE_BYTES, SYSCALL, WORKSPACE_ADDRESSES};
 use crate::error::Error;
@@ -9,12 +9,12 @@ use crate::observe;
 
 const ARGUMENTS_BYTES: u64 = 1 << 16;
 const PARKING_BYTES: u64 = 1 << 18;
-/// What is kept free around it: stacks grow.
+/// Room that is kept free around it, because stacks grow.
 const MARGIN_BYTES: u64 = 16 << 20;
 const STEP_BYTES: u64 = 0x4_1000_0000;
 const IDLE_AT: u64 = 16;
 
-/// Where the region is: at the same address in all processes of an image.
+/// The place of the region: the same address in all processes of an image.
 #[derive(Clone, Copy, Debug)]
 pub struct Workspace {
     start: u64,
@@ -38,7 +38,7 @@ impl Workspace {
         Ok(Self { start })
     }
 
-    /// Whether none of these is at it, nor near it, nor in so many bytes behind it.
+    /// True if none of these ranges is at it, near it, or in so many bytes behind it.
     pub fn is_clear_of(self, taken: &[(u64, u64)], behind_bytes: u64) -> bool {
         let (low, high) = (
             self.start - MARGIN_BYTES,
@@ -49,12 +49,12 @@ impl Workspace {
             .all(|(start, end)| *end <= low || high <= *start)
     }
 
-    /// Where there is room behind it, at the start of a huge page.
+    /// The address of the room behind it, at the start of a huge page.
     pub fn behind(self) -> u64 {
         (self.end() + MARGIN_BYTES).next_multiple_of(HUGE_PAGE_BYTES)
     }
 
-    /// The code by which a thread waits for ever.
+    /// The address of the code by which a thread waits for ever.
     pub fn idle(self) -> u64 {
         self.start + IDLE_AT
     }
@@ -77,7 +77,7 @@ impl Workspace {
         self.start + PAGE_BYTES
     }
 
-    /// Where the vDSO can be meanwhile.
+    /// The place for the vDSO while it is moved.
     pub fn parking(self) -> u64 {
         self.arguments() + ARGUMENTS_BYTES
     }
@@ -98,7 +98,7 @@ impl Workspace {
         Ok(())
     }
 
-    /// Puts bytes where a system call can read them; the address.
+    /// Puts bytes where a system call can read them. Returns their address.
     pub fn put(self, memory: &Memory, bytes: &[u8]) -> Result<u64, Error> {
         if bytes.len() as u64 > ARGUMENTS_BYTES {
             return Err(Error::BadImage(
@@ -110,7 +110,7 @@ impl Workspace {
     }
 }
 
-/// What the processes of an image have in use, as start and end.
+/// Addresses that the processes of an image use, as start and end.
 pub fn used_by(image: &Image) -> impl Iterator<Item = (u64, u64)> {
     image.processes.iter().flat_map(|process| {
         let mappings = process
