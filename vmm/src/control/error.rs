@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What sort of failure it is; each sort has an exit code of its own (see [`crate::cli::error`]).
+/// What sort of failure it is; each sort has an exit code of its own (see the command line).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", from = "String")]
 #[non_exhaustive]

@@ -34,18 +34,26 @@ use crate::{
 };
 
 /// What every VM of this process is built with, however often the guest reboots.
-pub(crate) struct Builder<'a> {
+pub struct Builder<'a> {
+    /// The VM's name.
     pub name: &'a str,
+    /// The pool of its memory.
     pub pool: &'a Arc<Pool>,
+    /// Path of the console's socket.
     pub console: &'a Path,
+    /// Path of the vsock device's socket.
     pub vsock: &'a Path,
     /// Made for the first machine that has a vsock device; the next ones take it over.
     pub vsock_socket: OnceCell<Arc<HostSocket>>,
+    /// Input of the console, whose output then goes to stdout.
     pub stdio: Option<&'a OwnedFd>,
     /// Who tells the guest's agent what has happened.
     pub agent: &'a AgentLink,
+    /// Switches KVM's dirty log on, for [`RunningVm::audit`].
     pub dirty_log: bool,
+    /// Ways in which memory is copied.
     pub techniques: cow::Techniques,
+    /// Hears of a failure after which the VM cannot go on.
     pub on_cow_failure: Arc<dyn Fn(cow::CowError) + Send + Sync>,
 }
 

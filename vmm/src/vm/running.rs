@@ -32,14 +32,22 @@ use crate::{
 /// Fields are dropped in this order, and it matters: no vCPU or device thread may live without the
 /// fault thread, nothing that writes guest RAM without the userfaultfd in the engine, and nothing
 /// that maps blocks without the holder that leases and pins them.
-pub(crate) struct RunningVm {
+pub struct RunningVm {
+    /// Digests of snapshots that are still to be made.
     pub digests: Digests,
+    /// The vCPUs and devices.
     pub machine: Arc<Machine>,
+    /// Answers accesses to memory that is not mapped.
     pub faults: FaultThread,
+    /// Maps guest RAM and copies what is written.
     pub engine: Arc<dyn CowEngine>,
+    /// Leases and pins of this VM in the pool.
     pub holder: Arc<Holder>,
+    /// The machine's parts.
     pub spec: VmSpec,
+    /// Kernel or snapshot that the VM came from.
     pub origin: VmOrigin,
+    /// Counts of snapshots and of what they did.
     pub snapshots: SnapshotCounters,
     /// KVM's dirty log is on, for [`RunningVm::audit`].
     pub dirty_log: bool,
