@@ -50,7 +50,7 @@ fn failed(e: io::Error) -> ControlError {
     ControlError::io("carry the console", &e)
 }
 
-/// Why the relay ended.
+/// Reason for the end of the relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Left,
@@ -136,7 +136,7 @@ fn show(bytes: &[u8]) -> io::Result<()> {
     out.flush()
 }
 
-/// What was typed before Ctrl-], and whether there was one.
+/// Input before Ctrl-], and true if there was a Ctrl-].
 pub fn before_escape(typed: &[u8]) -> (&[u8], bool) {
     match typed.iter().position(|&key| key == ESCAPE_KEY) {
         Some(at) => (&typed[..at], true),

@@ -26,9 +26,9 @@ pub fn run(from: &CopyPlace, to: &CopyPlace) -> Result<(), ControlError> {
         (CopyPlace::Guest { vm, path }, CopyPlace::Host(to)) => out_of_guest(vm, path, to),
         _ => Err(ControlError::new(
             ErrorKind::Usage,
-            "one of the two places must be in a guest, and the other one on the host",
+            "exactly one of the two paths must be in a guest",
         )
-        .with_remedy("write VM:PATH for the one in the guest")),
+        .with_remedy("write the path in the guest as VM:PATH")),
     }
 }
 
@@ -46,9 +46,9 @@ fn into_guest(from: &Path, vm: &str, path: &Path) -> Result<(), ControlError> {
     let mut file = File::open(from).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
-        let message = format!("{} is no regular file", from.display());
+        let message = format!("{} is not a regular file", from.display());
         return Err(ControlError::new(ErrorKind::Refused, message)
-            .with_remedy("copy an archive of it, and unpack it with 'nvvmm exec'"));
+            .with_remedy("copy an archive of it, and unpack that with 'nvvmm exec'"));
     }
     let stream = connect(vm)?;
     let name = from.file_name().unwrap_or_default().as_bytes().to_vec();
@@ -128,23 +128,23 @@ fn hear(vm: &str, stream: &UnixStream) -> Result<FromAgent, ControlError> {
 }
 
 fn out_of_turn(vm: &str) -> ControlError {
-    ControlError::failed(format!("the agent in {vm} answers out of turn"))
+    ControlError::failed(format!("the agent in {vm} sent an unexpected message"))
 }
 
-/// Where on the host the guest's file `path` goes that is copied to `to`.
+/// Path on the host for the guest's file `path` that is copied to `to`.
 fn target(path: &Path, to: &Path) -> Result<PathBuf, ControlError> {
     if to.is_dir() {
         let name = path.file_name().filter(|name| *name != OsStr::new(".."));
         let no_name = || {
             ControlError::new(
                 ErrorKind::Usage,
-                format!("{} names no file", path.display()),
+                format!("{} is not the path of a file", path.display()),
             )
         };
         return Ok(to.join(name.ok_or_else(no_name)?));
     }
     if to.exists() && !to.is_file() {
-        let message = format!("{} is no regular file", to.display());
+        let message = format!("{} is not a regular file", to.display());
         return Err(ControlError::new(ErrorKind::Refused, message));
     }
     Ok(to.to_owned())

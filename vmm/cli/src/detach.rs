@@ -12,7 +12,7 @@ use nix::unistd::{dup2_stderr, dup2_stdout, setsid};
 use nvvmm::control::{ControlError, VmStatus};
 use serde::{Deserialize, Serialize};
 
-/// Set for the process that is to be the VM.
+/// Variable that marks the process that becomes the VM process.
 const CHILD_MARK: &str = "NVVMM_DETACHED_CHILD";
 
 /// The one line that the VM process reports to the waiting command.
@@ -23,7 +23,7 @@ enum Report {
     Failed { error: ControlError },
 }
 
-/// Whether this process is the VM process that a waiting command started.
+/// Tells if this process is the VM process that a waiting command started.
 pub fn is_child() -> bool {
     std::env::var_os(CHILD_MARK).is_some()
 }

@@ -105,7 +105,8 @@ impl Difference {
         }
         let size = |frames| output::frames_size(frames);
         text.push_str(&format!(
-            "{} and {}: {} differ, {} are in blocks of both, {} hold the same in blocks of their own\n",
+            "{} and {}: {} differ, {} are in blocks of both, {} hold the same in blocks of their \
+             own\n",
             names[0],
             names[1],
             size(self.frames_different),
@@ -127,7 +128,7 @@ impl Range {
     }
 }
 
-/// In two where the hole in the guest's memory is in between.
+/// Splits a run in two where it spans the hole in the guest's memory.
 fn guest_ranges(run: FrameRun) -> Vec<Range> {
     let end = run.frame + run.frames;
     let cut = end.min(LOW_FRAMES.max(run.frame));

@@ -48,7 +48,8 @@ fn the_table_is_followed_by_the_sum() {
         "GFN                    FRAMES     SIZE\n\
          0x00000010-0x0000010f     256  1.0 MiB\n\
          \n\
-         a and b: 1.0 MiB differ, 2.0 MiB are in blocks of both, 4.0 KiB hold the same in blocks of their own\n"
+         a and b: 1.0 MiB differ, 2.0 MiB are in blocks of both, 4.0 KiB hold the same in blocks \
+         of their own\n"
     );
     let same = Difference::of(SnapshotKind::Vm, &report(&[]));
     assert!(same.text(["a", "a"]).starts_with("a and a: 0 B differ, "));

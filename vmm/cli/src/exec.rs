@@ -23,7 +23,7 @@ use super::args::ExecArguments;
 use super::error;
 use super::terminal::RawTerminal;
 
-/// As of shells: there is no such program, and it cannot be run.
+/// Exit codes of shells for a program that does not exist, and one that cannot be run.
 const EXIT_NO_PROGRAM: u8 = 127;
 const EXIT_NOT_RUN: u8 = 126;
 /// nvvmm itself failed. No program's own codes are used for that but this one, as ssh(1) does.
@@ -179,9 +179,10 @@ fn carry_output(vm: &str, stream: &UnixStream) -> Result<ExitCode, Failure> {
                 return Err(Failure { error, code });
             }
             _ => {
-                return Err(
-                    ControlError::failed(format!("the agent in {vm} answers out of turn")).into(),
-                );
+                return Err(ControlError::failed(format!(
+                    "the agent in {vm} sent an unexpected message"
+                ))
+                .into());
             }
         }
     }

@@ -21,7 +21,7 @@ use super::{output, pool_path};
 /// Bytes that are written to a pipe at once.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// What was written.
+/// Report of an export.
 #[derive(Debug, Serialize)]
 struct Exported {
     size_bytes: u64,
@@ -47,7 +47,7 @@ pub fn run(arguments: &ExportArguments) -> Result<(), ControlError> {
         write(&core, &mut Target::Stream(out), &interrupted)?;
     } else {
         if path.exists() && !path.is_file() {
-            let why = format!("{} is no regular file", path.display());
+            let why = format!("{} is not a regular file", path.display());
             return Err(
                 ControlError::new(ErrorKind::Refused, why).with_remedy("write to stdout: --core -")
             );
@@ -60,7 +60,8 @@ pub fn run(arguments: &ExportArguments) -> Result<(), ControlError> {
     }
     if core.is_cut_off() {
         tell(
-            "nvvmm: the guest's page tables map more than a core can say: some of it is by physical address alone\n",
+            "nvvmm: the guest's page tables map more than a core can say: some of it is by \
+             physical address alone\n",
         );
     }
     Ok(())

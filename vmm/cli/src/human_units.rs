@@ -1,4 +1,4 @@
-//! Values as people read them: sizes, times, moments, tables. Plain text, without colours or
+//! Values in units for people: sizes, times, moments, tables. Plain text, without colours or
 //! control characters.
 
 use std::time::{Duration, SystemTime};
@@ -74,7 +74,7 @@ pub fn time_us(us: f64) -> String {
     }
 }
 
-/// How long something has lasted, in its two largest units: `3m 12s`, `2h 5m`, `0s`.
+/// A duration in its two largest units: `3m 12s`, `2h 5m`, `0s`.
 pub fn lasting(duration: Duration) -> String {
     let whole = humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string();
     whole.split(' ').take(2).collect::<Vec<_>>().join(" ")

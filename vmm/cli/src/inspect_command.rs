@@ -37,7 +37,7 @@ fn of_snapshot(pool: &Pool, name: &str) -> Result<Value, ControlError> {
     Ok(all)
 }
 
-/// As indented lines, `name: value`. What is in a list has its number.
+/// Formats a value as indented lines, `name: value`. Items of a list have numbers.
 fn text(decoded: &Value) -> String {
     let mut text = String::new();
     lines(decoded, 0, &mut text);

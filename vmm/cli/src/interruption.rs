@@ -14,10 +14,10 @@ use nvvmm::control::ControlError;
 use nvvmm_snapshot::stream::Stopped;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-/// How often a signal is looked for while nothing comes and nothing can go.
+/// Interval of checks for a signal while nothing can be read or written.
 const LOOK_EVERY_MS: u16 = 100;
 
-/// Set by the first Ctrl-C; a second one kills the process as usual.
+/// Gives a flag that the first Ctrl-C sets. A second one kills the process as usual.
 pub(super) fn ends_on_signal() -> Result<Arc<AtomicBool>, ControlError> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
@@ -28,7 +28,7 @@ pub(super) fn ends_on_signal() -> Result<Arc<AtomicBool>, ControlError> {
     Ok(interrupted)
 }
 
-/// Whether work goes on, as those who report their progress ask.
+/// Answer to a progress report: work goes on unless it was interrupted.
 pub(super) fn unless(interrupted: &AtomicBool) -> ControlFlow<()> {
     match interrupted.load(Ordering::Relaxed) {
         true => ControlFlow::Break(()),
@@ -44,7 +44,7 @@ pub(super) struct Interruptible {
 }
 
 impl Interruptible {
-    /// To be read from.
+    /// Wraps a file that is read.
     pub(super) fn input(file: File, interrupted: &Arc<AtomicBool>) -> Self {
         Self {
             file,
@@ -52,8 +52,8 @@ impl Interruptible {
         }
     }
 
-    /// To be written to. A pipe is opened once more, as one whose writes do not wait: what others
-    /// have of it is not to change.
+    /// Wraps a file that is written. A pipe is opened once more, without blocking writes: the open
+    /// pipe of others is not to change.
     pub(super) fn output(file: &File, interrupted: &Arc<AtomicBool>) -> std::io::Result<Self> {
         let is_pipe = file.metadata()?.file_type().is_fifo();
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());

@@ -92,7 +92,7 @@ pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, ControlError> {
     })
 }
 
-/// Whether a default pool that does not exist is made.
+/// Treatment of a default pool that does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PoolNeed {
     Made,
@@ -136,12 +136,13 @@ fn console_choice(start: &StartArguments) -> Result<ConsoleChoice, ControlError>
     };
     match (start.console, start.detach) {
         (Some(ConsoleChoice::Stdio), true) => usage(
-            "--console stdio does not go with --detach: a VM in the background has no terminal",
-            "'nvvmm console VM' once it runs",
+            "--console stdio and --detach exclude each other: a VM in the background has no \
+             terminal",
+            "connect with 'nvvmm console VM' when it runs",
         ),
         (None, true) | (Some(ConsoleChoice::None), _) => Ok(ConsoleChoice::None),
         (None | Some(ConsoleChoice::Stdio), false) if start.json => usage(
-            "--json would be mixed with the guest's console on stdout",
+            "--json and the guest's console cannot share stdout",
             "add --detach or --console none",
         ),
         (None | Some(ConsoleChoice::Stdio), false) => Ok(ConsoleChoice::Stdio),
@@ -315,7 +316,7 @@ impl Ending {
 
 fn end_now() -> ! {
     leave_raw();
-    tell("nvvmm: ended before the VM could stop in good order\n");
+    tell("nvvmm: ended before the VM could stop cleanly\n");
     std::process::exit(EXIT_FAILED.into());
 }
 

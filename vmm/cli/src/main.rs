@@ -145,9 +145,12 @@ fn start_log(verbose: u8) -> Result<(), ControlError> {
             EnvFilter::try_new(&directives).map_err(|e| {
                 ControlError::new(
                     ErrorKind::Usage,
-                    format!("NVVMM_LOG='{directives}' is no log filter: {e}"),
+                    format!("NVVMM_LOG='{directives}' is not a log filter: {e}"),
                 )
-                .with_remedy("use a level (info) or levels per module (nvvmm::cow=trace,info)")
+                .with_remedy(
+                    "use a level, for example info, or levels per module, for example \
+                              nvvmm::cow=trace,info",
+                )
             })?
         }
         _ => EnvFilter::new(level),

@@ -1,4 +1,4 @@
-//! What commands print, and how values are shown in it.
+//! Output of commands.
 
 use std::io::{self, Write};
 

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 /// A file that goes away unless it is renamed.
 pub struct Partial {
     path: PathBuf,
-    /// It, open to be written.
+    /// The file, open for writing.
     pub file: File,
 }
 
 impl Partial {
-    /// In the directory where `target` is to be, for its owner alone.
+    /// Creates a file in the directory of `target`, for its owner alone.
     pub fn beside(target: &Path) -> io::Result<Self> {
         let mut name = target
             .file_name()

@@ -88,7 +88,7 @@ pub fn status(option: &PoolOption, json: bool) -> Result<(), ControlError> {
     }
 }
 
-/// What a pool is and what takes its space.
+/// Status of a pool, and the space of each snapshot.
 #[derive(Serialize)]
 struct Usage {
     #[serde(flatten)]
@@ -105,17 +105,17 @@ fn usage_text(
     let blocks = |blocks: u64| output::frames_size(blocks);
     let engine = status.cow_engine.name();
     let overcommit = if status.overcommit {
-        "allowed: the medium may have less than the pool"
+        "allowed: the medium can have less space than the pool"
     } else {
         "no"
     };
     let removed = match status.orphans {
         0 => String::new(),
-        orphans => format!(" ({orphans} removed ones are still in use)"),
+        orphans => format!(" ({orphans} removed snapshots are still in use)"),
     };
     let incomplete = match status.incomplete {
         0 => String::new(),
-        incomplete => format!(", {incomplete} of them received in part"),
+        incomplete => format!(", {incomplete} of them incomplete"),
     };
     let mut text = output::fields(&[
         ("pool", status.path.display().to_string()),
@@ -138,7 +138,7 @@ fn usage_text(
         ("leased to VMs", blocks(status.leased_blocks)),
         ("metadata", blocks(status.metadata_blocks)),
         ("free", blocks(status.free_blocks)),
-        ("taken of the medium", output::size(status.medium_bytes)),
+        ("used on the medium", output::size(status.medium_bytes)),
         (
             "snapshots",
             format!("{}{incomplete}{removed}", status.snapshots),
@@ -225,7 +225,8 @@ fn check_text(path: &Path, report: &CheckReport) -> String {
         count => format!("{count} findings"),
     };
     text.push_str(&format!(
-        "{}: {found} in {blocks_checked} blocks, {nodes_checked} map nodes and {snapshots_checked} snapshots\n",
+        "{}: {found} in {blocks_checked} blocks, {nodes_checked} map nodes and \
+         {snapshots_checked} snapshots\n",
         path.display()
     ));
     text

@@ -43,8 +43,8 @@ in snapshots         1.0 MiB
 leased to VMs        4.0 MiB
 metadata             2.0 MiB
 free                 57.0 MiB
-taken of the medium  8.0 KiB
-snapshots            2, 1 of them received in part (1 removed ones are still in use)
+used on the medium  8.0 KiB
+snapshots            2, 1 of them incomplete (1 removed snapshots are still in use)
 ";
     let mut usage = Usage {
         status,

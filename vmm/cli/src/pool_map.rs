@@ -14,7 +14,7 @@ use super::pool_path;
 /// Cells in a line of the terminal's picture, and its lines at most.
 const TEXT_COLUMNS: usize = 64;
 const TEXT_LINES: usize = 24;
-/// The same of the SVG.
+/// Most cells of a row of the SVG.
 const SVG_COLUMNS: usize = 64;
 const SVG_LINES: usize = 96;
 /// Side of a cell of the SVG, and the room around its picture, in its units.
@@ -24,7 +24,7 @@ const MARGIN: i32 = 24;
 const LINE: i32 = 20;
 const FONT: &str = "sans-serif";
 
-/// What blocks can be, in the order in which a cell of the picture is filled from below.
+/// Uses of blocks, in the order in which a cell of the picture is filled from below.
 const KINDS: [Kind; 4] = [
     Kind {
         name: "memory of several snapshots",
@@ -62,7 +62,7 @@ struct Kind {
 
 /// Chunks that are drawn as one cell.
 struct Cells {
-    /// How many chunks a cell is.
+    /// Number of chunks in a cell.
     chunks: usize,
     /// Blocks of each kind, of each cell.
     blocks: Vec<[u32; KINDS.len()]>,
@@ -158,7 +158,7 @@ fn row(space: &nvvmm_snapshot::SnapshotSpace) -> Vec<String> {
     ]
 }
 
-/// Of what there is most; free only where there is nothing else.
+/// The most frequent use; free only where there is nothing else.
 fn sign(blocks: &[u32; KINDS.len()]) -> char {
     let kinds = KINDS.iter().zip(blocks).filter(|(_, blocks)| **blocks > 0);
     // The first of those that are equal.
@@ -294,7 +294,7 @@ fn draw_snapshots(
     Ok(())
 }
 
-/// From the colour itself for two snapshots, to a third of it for very many.
+/// Shade: from the colour itself for two snapshots, to a third of it for very many.
 fn darker(colour: RGBColor, snapshots: u32) -> RGBColor {
     let part =
         (1.0 - f64::from(snapshots.max(2)).log2().min(8.0) / 12.0 + 1.0 / 12.0).clamp(0.3, 1.0);

@@ -1,4 +1,4 @@
-//! Which pool a command means, and the default pool that is made when it is first needed.
+//! Path of the pool that a command uses, and the default pool, created when it is first needed.
 
 use std::fs;
 use std::io;
@@ -45,7 +45,7 @@ pub fn found(option: &PoolOption) -> Result<PathBuf, ControlError> {
             format!("there is no pool {} yet", default_path().display()),
         )
         .with_remedy(
-            "the first 'nvvmm run' makes it; or name another pool with --pool or NVVMM_POOL",
+            "'nvvmm run' creates it; or give the path of another pool with --pool or NVVMM_POOL",
         )
     })
 }
@@ -80,7 +80,7 @@ pub fn open(path: &Path) -> Result<Arc<Pool>, ControlError> {
 fn existing(path: &Path) -> Result<PathBuf, ControlError> {
     fs::metadata(path).map_err(|e| {
         ControlError::io(format_args!("open the pool {}", path.display()), &e).with_remedy(format!(
-            "make one with 'nvvmm pool create {} --size 2G'",
+            "create one with 'nvvmm pool create {} --size 2G'",
             path.display()
         ))
     })?;
@@ -97,7 +97,7 @@ fn default_path() -> PathBuf {
     Path::new(DEFAULT_DIR).join(format!("nvvmm-{user}.pool"))
 }
 
-/// Whether the default pool exists. Everyone can make files in its directory, so it must be this
+/// Tells if the default pool exists. Everyone can make files in its directory, so it must be this
 /// user's.
 fn is_own_pool(path: &Path) -> Result<bool, ControlError> {
     match fs::symlink_metadata(path) {
@@ -110,17 +110,17 @@ fn is_own_pool(path: &Path) -> Result<bool, ControlError> {
         Ok(_) => Err(ControlError::new(
             ErrorKind::Refused,
             format!(
-                "{} is not a pool of yours: it belongs to another user, or is no file",
+                "{} is not your pool: it belongs to another user, or it is not a file",
                 path.display()
             ),
         )
-        .with_remedy("name another pool with --pool or NVVMM_POOL")),
+        .with_remedy("give the path of another pool with --pool or NVVMM_POOL")),
     }
 }
 
 fn make_default(path: &Path) -> Result<(), ControlError> {
-    let remedy =
-        "make a pool elsewhere with 'nvvmm pool create' and name it with --pool or NVVMM_POOL";
+    let remedy = "create a pool elsewhere with 'nvvmm pool create', and give its path with --pool \
+                  or NVVMM_POOL";
     let dir = path.parent().unwrap_or(Path::new(DEFAULT_DIR));
     let medium = statvfs(dir).map_err(|e| {
         ControlError::io(
@@ -140,7 +140,7 @@ fn make_default(path: &Path) -> Result<(), ControlError> {
         Err(e) => return Err(e.with_remedy(remedy)),
     }
     tell(&format!(
-        "nvvmm: made the pool {} of {} (it takes up space only as it is filled)\n",
+        "nvvmm: made the pool {} of {} (it uses memory only for data that it contains)\n",
         path.display(),
         output::size(size_bytes)
     ));
@@ -152,7 +152,7 @@ fn default_size_bytes(available_bytes: u64) -> u64 {
     (available_bytes / 2 / CHUNK_SIZE_BYTES * CHUNK_SIZE_BYTES).max(DEFAULT_BYTES_MIN)
 }
 
-/// What the host can give without swapping: tmpfs may be larger than that. Unlimited when it is not
+/// Memory that the host can give without swapping: tmpfs may be larger. Unlimited when it is not
 /// known.
 fn memory_available_bytes() -> u64 {
     fs::read_to_string("/proc/meminfo")

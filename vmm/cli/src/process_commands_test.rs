@@ -17,7 +17,8 @@ fn a_capture_says_how_long_what_stood_still_and_what_was_copied() {
         metadata_blocks: 5,
     };
     let expected =
-        "snapshot job-1 of process 4711 in web (1 process, 3 threads): frozen for 1.50 ms, 4.20 ms in all
+        "snapshot job-1 of process 4711 in web (1 process, 3 threads): frozen for 1.50 ms, 4.20 \
+         ms in all
   memory 4.0 MiB shared by reference (1.0 MiB of it new), 0 B copied
   state 2.0 KiB, metadata 20.0 KiB
 ";

@@ -1,4 +1,4 @@
-//! How far something long has come, on stderr: a bar where that is a terminal, else a line now and
+//! Progress of long work, on stderr: a bar if that is a terminal, else a line now and
 //! then.
 
 use std::{
@@ -11,7 +11,7 @@ use nvvmm::control::ControlError;
 
 use super::output;
 
-/// From one line to the next. What takes less says nothing.
+/// Interval of lines. Shorter work prints nothing.
 const LINES_EVERY: Duration = Duration::from_secs(5);
 
 /// Shows bytes as they are done.
@@ -20,7 +20,7 @@ pub struct Progress(Shown);
 enum Shown {
     Bar {
         bar: ProgressBar,
-        /// Until a total is known.
+        /// Style for the time when a total is known.
         with_total: Option<ProgressStyle>,
     },
     Lines(Lines<io::Stderr>),

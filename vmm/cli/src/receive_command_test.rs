@@ -27,7 +27,8 @@ fn a_report_says_what_was_stored_and_what_was_there() {
     );
     assert_eq!(
         text(&report(Some("a"), 256, true)),
-        "received b: 2.0 MiB of its memory, 1.0 MiB stored, 1.0 MiB had been received before, 4.0 MiB shared with a; \
+        "received b: 2.0 MiB of its memory, 1.0 MiB stored, 1.0 MiB had been received before, 4.0 \
+         MiB shared with a; \
          the stream had 4.0 KiB\n"
     );
     assert!(text(&report(None, 256, false)).contains("1.0 MiB were in the pool already"));

@@ -16,7 +16,7 @@ use super::{
     vm_commands::connect,
 };
 
-/// How often `--watch` prints a line.
+/// Interval at which `--watch` prints a line.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// `nvvmm checkpoint`.
@@ -100,7 +100,7 @@ pub fn rewind(arguments: RewindArguments) -> Result<(), ControlError> {
 
 fn rhythm(status: &RingStatus) -> String {
     match status.every_us {
-        0 => "as often as can be".to_owned(),
+        0 => "without a pause".to_owned(),
         us => format!(
             "every {}",
             humantime::format_duration(Duration::from_micros(us))
@@ -114,7 +114,8 @@ fn begun_text(vm: &str, status: &RingStatus) -> String {
         keep => format!("the newest {keep} are kept"),
     };
     format!(
-        "{vm} is checkpointed {}, {kept}\n  go back:  nvvmm rewind {vm} -n 1\n  end:      nvvmm checkpoint {vm} --stop\n",
+        "{vm} is checkpointed {}, {kept}\n  go back:  nvvmm rewind {vm} -n 1\n  end:      nvvmm \
+         checkpoint {vm} --stop\n",
         rhythm(status)
     )
 }
@@ -125,7 +126,7 @@ fn ended_text(vm: &str, status: &RingStatus) -> String {
     text
 }
 
-/// What `nvvmm ps` says of a VM's ring, on one line.
+/// Line of `nvvmm ps` about a VM's ring.
 pub fn ps_line(vm: &str, status: &RingStatus) -> String {
     match &status.failure {
         Some(failure) => format!("{vm}: the ring of checkpoints has ended: {failure}\n"),

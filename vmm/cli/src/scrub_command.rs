@@ -83,7 +83,7 @@ fn scrub_text(path: &Path, report: &ScrubReport) -> String {
         let what = if *unreadable {
             "cannot be read"
         } else {
-            "is not what it was"
+            "does not match its digest"
         };
         text.push_str(&format!(
             "snapshot '{snapshot}': frame {:#x} (GFN), in {block}, {what}\n",

@@ -44,7 +44,7 @@ fn damaged_frames_are_named_by_gfn_also_above_the_hole() {
     assert_eq!(
         scrub_text(Path::new("/p"), &report),
         "snapshot 'web': its map is damaged\n\
-         snapshot 'base': frame 0x12 (GFN), in block 777, is not what it was\n\
+         snapshot 'base': frame 0x12 (GFN), in block 777, does not match its digest\n\
          snapshot 'base': frame 0x100001 (GFN), in block 777, cannot be read\n\
          and 3 more damaged frames\n\
          /p: 2.0 MiB verified, 1.0 MiB got digests now, 8.0 KiB damaged, in 2 snapshots\n"

@@ -73,7 +73,7 @@ pub fn run(arguments: &SendArguments) -> Result<(), ControlError> {
     print(&report, arguments.json.json, to_stdout)
 }
 
-/// How the VM was made, for people who look at the stream.
+/// Spec of the VM, for people who read the stream.
 fn spec_of(pool: &Arc<Pool>, name: &str) -> Result<String, ControlError> {
     let entry = pool.find(name)?;
     if entry.incomplete || entry.kind != SnapshotKind::Vm {
@@ -87,7 +87,7 @@ fn spec_of(pool: &Arc<Pool>, name: &str) -> Result<String, ControlError> {
     ))
 }
 
-/// Where a stream goes.
+/// Target of a stream.
 struct Target {
     file: File,
     /// A file that did not exist before, and does not stay unless the stream is whole.
@@ -101,7 +101,7 @@ impl Target {
             |e: &std::io::Error| ControlError::io(format_args!("write to {}", path.display()), e);
         let (file, made) = if path == Path::new("-") {
             if stdout().is_terminal() {
-                let why = "a snapshot's stream is nothing to look at on a terminal";
+                let why = "the stream is binary data, and standard output is a terminal";
                 return Err(ControlError::new(ErrorKind::Usage, why).with_remedy(
                     "pipe it to 'nvvmm receive', or write it to a file with --output FILE",
                 ));
@@ -157,7 +157,8 @@ impl Drop for Target {
         if let Some(made) = &self.made
             && let Err(error) = std::fs::remove_file(made)
         {
-            tracing::warn!(%error, file = %made.display(), "could not remove a stream that is not whole");
+            tracing::warn!(%error, file = %made.display(), "could not remove a stream that is not \
+                                                            whole");
         }
     }
 }

@@ -24,7 +24,8 @@ fn a_report_says_what_is_in_the_stream() {
     );
     assert_eq!(
         text(&report(Some("a"))),
-        "sent b: 1.0 MiB of its memory, 2.0 MiB as in a, 8.0 KiB of zeros left out; the stream has 4.0 KiB\n"
+        "sent b: 1.0 MiB of its memory, 2.0 MiB as in a, 8.0 KiB of zeros left out; the stream \
+         has 4.0 KiB\n"
     );
 }
 

@@ -82,7 +82,7 @@ fn kind_word(kind: SnapshotKind) -> &'static str {
     }
 }
 
-/// What became of one name.
+/// Result for one name.
 #[derive(Debug, Serialize)]
 struct RemovedName<'a> {
     name: &'a str,
@@ -132,7 +132,8 @@ fn removed_text(removed: &RemovedName<'_>) -> String {
     } = removed;
     if *deferred {
         format!(
-            "removed {name}; a running VM still uses it, its space is freed when that VM needs it no more\n"
+            "removed {name}; a running VM still uses it, and its space is freed when that VM does \
+             not need it any more\n"
         )
     } else {
         format!("removed {name}, freed {}\n", output::size(*freed_bytes))

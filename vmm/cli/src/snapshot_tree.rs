@@ -6,14 +6,14 @@ use std::collections::{HashMap, HashSet};
 /// snapshotted every minute makes a chain of thousands.
 const INDENT_LEVELS_MAX: usize = 12;
 
-/// What the tree needs to know of a snapshot.
+/// Facts about a snapshot that the tree needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TreeNode {
-    /// Its id.
+    /// Id of the snapshot.
     pub id: u64,
     /// Id of the snapshot it came from, which may be gone.
     pub parent: Option<u64>,
-    /// Its name.
+    /// Name of the snapshot.
     pub name: String,
 }
 

@@ -10,7 +10,10 @@ pub fn read(path: &Path) -> Result<Key, ControlError> {
     let text = std::fs::read_to_string(path)
         .map_err(|e| ControlError::io(format_args!("read the key file {}", path.display()), &e))?;
     Key::from_text(&text).ok_or_else(|| {
-        let why = format!("{} holds no key: 64 hexadecimal digits", path.display());
+        let why = format!(
+            "{} does not contain a key of 64 hexadecimal digits",
+            path.display()
+        );
         ControlError::new(ErrorKind::Usage, why).with_remedy("make one with 'openssl rand -hex 32'")
     })
 }

@@ -101,7 +101,8 @@ pub fn disk(text: &str) -> Result<DiskSpec, String> {
         Some((path, "rw")) => (path, false),
         Some((_, option)) => {
             return Err(format!(
-                "unknown disk option '{option}': use PATH, PATH,ro or PATH,rw (the last also for a path with a comma)"
+                "unknown disk option '{option}': use PATH, PATH,ro or PATH,rw (the last also for \
+                 a path with a comma)"
             ));
         }
     };
@@ -123,7 +124,7 @@ pub fn vm_name(text: &str) -> Result<String, String> {
 /// The name of a snapshot to be taken: one of [`snapshot_name`] that is no checkpoint's.
 pub fn new_snapshot_name(text: &str) -> Result<String, String> {
     if is_member_name(text) {
-        return Err("names with @ are those of checkpoints ('nvvmm checkpoint')".to_owned());
+        return Err("names with @ are reserved for checkpoints ('nvvmm checkpoint')".to_owned());
     }
     snapshot_name(text)
 }
@@ -147,7 +148,8 @@ pub fn snapshot_name(text: &str) -> Result<String, String> {
     let fits = (1..=SNAPSHOT_NAME_BYTES_MAX).contains(&text.len());
     if !fits || !text.bytes().all(allowed) || text.starts_with(['.', '-', '@']) {
         return Err(format!(
-            "use 1 to {SNAPSHOT_NAME_BYTES_MAX} of the characters A-Z a-z 0-9 . _ - and start with a letter, a digit or _"
+            "use 1 to {SNAPSHOT_NAME_BYTES_MAX} of the characters A-Z a-z 0-9 . _ - and start \
+             with a letter, a digit or _"
         ));
     }
     Ok(text.to_owned())
@@ -164,9 +166,9 @@ pub fn vcpus(text: &str) -> Result<u8, String> {
 /// A place to copy from or to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CopyPlace {
-    /// On the host.
+    /// A path on the host.
     Host(PathBuf),
-    /// In a guest.
+    /// A path in a guest.
     Guest {
         /// Name of its VM.
         vm: String,
@@ -180,14 +182,14 @@ pub fn copy_place(text: &str) -> Result<CopyPlace, String> {
     match text.split_once(':') {
         Some((vm, path)) if !vm.contains('/') => {
             if path.is_empty() {
-                return Err("there is no path behind the colon".to_owned());
+                return Err("the path after the colon is missing".to_owned());
             }
             Ok(CopyPlace::Guest {
                 vm: vm_name(vm)?,
                 path: path.into(),
             })
         }
-        _ if text.is_empty() => Err("there is no path".to_owned()),
+        _ if text.is_empty() => Err("the path is missing".to_owned()),
         _ => Ok(CopyPlace::Host(text.into())),
     }
 }

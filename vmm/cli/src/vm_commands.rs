@@ -50,9 +50,9 @@ pub fn ps(json: bool) -> Result<(), ControlError> {
         asked
             .into_iter()
             .map(|(entry, answer)| {
-                answer
-                    .join()
-                    .unwrap_or_else(|_| silent(entry, &ControlError::failed("the question failed")))
+                answer.join().unwrap_or_else(|_| {
+                    silent(entry, &ControlError::failed("the status request failed"))
+                })
             })
             .collect()
     });
@@ -233,7 +233,7 @@ fn wait_until_gone(dir: &RuntimeDir, vm: &str) -> Result<(), ControlError> {
             return Err(ControlError::new(
                 ErrorKind::Refused,
                 format!(
-                    "VM '{vm}' agreed to end but still lives after {} s",
+                    "VM '{vm}' accepted the request to end, but still runs after {} s",
                     END_TIMEOUT.as_secs()
                 ),
             )

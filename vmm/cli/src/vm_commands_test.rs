@@ -40,8 +40,10 @@ fn the_list_shows_vms_that_answer_and_those_that_do_not() {
     let text = ps_table(&[Listed::Answered(Box::new(status())), silent]);
     assert_eq!(
         text,
-        "NAME    PID  STATE   CPUS     MEMORY      OWN     SHARED  UP      FROM  POOL        CONSOLE\n\
-         web    4711  paused     2  512.0 MiB  1.0 MiB  100.0 MiB  3m 12s  base  /dev/shm/p  /run/nvvmm/web.console\n\
+        "NAME    PID  STATE   CPUS     MEMORY      OWN     SHARED  UP      FROM  POOL        \
+         CONSOLE\n\
+         web    4711  paused     2  512.0 MiB  1.0 MiB  100.0 MiB  3m 12s  base  /dev/shm/p  \
+         /run/nvvmm/web.console\n\
          stuck    12  silent     -          -        -          -  -       -     -           -\n\
          web: paused because the pool is full\n\
          stuck: no answer from the VM\n"

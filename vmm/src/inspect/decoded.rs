@@ -11,7 +11,7 @@ use crate::checkpoint::blob::SavedVm;
 use crate::kvm::{VcpuStateV1, VmStateV1};
 use crate::process::SavedProcess;
 
-/// What a state blob holds: spec, vCPUs and devices of a VM. To the host the state of processes is
+/// Decodes a state blob: spec, vCPUs and devices of a VM. To the host the state of processes is
 /// as any bytes.
 ///
 /// # Errors

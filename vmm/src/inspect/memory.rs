@@ -40,7 +40,7 @@ impl Memory {
         &self.reader
     }
 
-    /// Where there is memory, lowest first.
+    /// Ranges that have memory, lowest first.
     pub fn ranges(&self) -> &[RamRange] {
         &self.ranges
     }

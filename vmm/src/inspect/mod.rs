@@ -1,4 +1,4 @@
-//! Snapshots looked into without a VM: decoded, and as files for ordinary tools.
+//! Inspection of snapshots without a VM: decoded state, memory, and core files.
 
 pub mod core;
 pub mod decoded;
@@ -14,7 +14,7 @@ use nvvmm_snapshot::SnapshotId;
 use crate::checkpoint::blob::BlobError;
 use crate::control::{ControlError, ErrorKind};
 
-/// Why a snapshot cannot be looked into.
+/// Reason why a snapshot cannot be inspected.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     /// The pool: it is damaged, or the snapshot is not there any more.
@@ -23,11 +23,11 @@ pub enum InspectError {
     /// The saved state.
     #[error(transparent)]
     State(#[from] BlobError),
-    /// What cannot be told as JSON, a path that is no text for one.
+    /// A part cannot be written as JSON, for example a path that is not UTF-8.
     #[error("the state cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
     /// The memory's size is one that no VM has.
-    #[error("the snapshot is damaged: no VM has {memory_bytes} bytes of memory")]
+    #[error("the snapshot is damaged: {memory_bytes} bytes is not a valid memory size")]
     Size {
         /// The size.
         memory_bytes: u64,

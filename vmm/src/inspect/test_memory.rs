@@ -20,7 +20,7 @@ pub fn taken(
     taken_with(kind, memory_bytes, &frames)
 }
 
-/// The same, where each frame's bytes are given.
+/// Does the same, with the bytes of each frame.
 pub fn taken_with(
     kind: SnapshotKind,
     memory_bytes: u64,

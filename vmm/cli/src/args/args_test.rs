@@ -16,7 +16,8 @@ fn the_definition_is_sound() {
 
 #[test]
 fn run_takes_what_a_machine_needs() {
-    let line = "nvvmm run --kernel k --initramfs i --cmdline -x=1 --memory 1G --cpus 4 --disk a --disk b,ro --name n \
+    let line = "nvvmm run --kernel k --initramfs i --cmdline -x=1 --memory 1G --cpus 4 --disk a \
+                --disk b,ro --name n \
                 --pool p --detach --console none --paused --json";
     let Ok(Command::Run(run)) = parse(line) else {
         panic!("not understood")

@@ -1,4 +1,4 @@
-//! What `nvvmm bench` can be asked.
+//! Options of `nvvmm bench`.
 
 use std::path::PathBuf;
 
@@ -9,48 +9,65 @@ use crate::bench::ExperimentKind;
 use crate::values;
 
 pub(super) const BENCH_HELP: &str = "\
-It runs VMs with nvvmm's bare-metal test guest in pools of its own, which go when it ends, and compares all memory of \
-restored guests. Ctrl-C ends it between two steps. The host should have nothing else to do.
+The benchmark runs VMs with nvvmm's bare-metal test guest. It creates its own pools and removes \
+them at the end. It verifies all memory of restored guests. Ctrl-C ends it after the current step. \
+The host should be idle.
 
-Memory in huge pages is measured where --huge-dir names a directory on it: a mounted hugetlbfs with free pages, or a \
-tmpfs that was mounted with huge=always. scripts/bench.sh in the source tree makes both, and gives them back.
+To measure huge pages, name a directory with --huge-dir: a mounted hugetlbfs with free pages, or a \
+tmpfs that is mounted with huge=always. scripts/bench.sh in the source tree sets up both, and \
+removes them again.
 
 Examples:
   nvvmm bench                                   all experiments, as tables
   nvvmm bench paper --sizes 16M,64M,256M --repeat 5
   nvvmm bench rate --cpus 1
-      what a ring of checkpoints costs a guest with one vCPU, in several rhythms
+      cost of checkpoints at several intervals, for a guest with one vCPU
   nvvmm bench --huge-dir /mnt/huge --out results
-      tables, plots (SVG) and all measurements (JSON) as files, too";
+      also write tables, plots (SVG) and all measurements (JSON) to files";
 
 /// `nvvmm bench`.
 #[derive(Debug, Args)]
 pub struct BenchArguments {
-    /// What to measure; everything when not given
+    /// Experiments to run (default: all)
     #[arg(value_enum, value_name = "EXPERIMENT")]
     pub experiments: Vec<ExperimentKind>,
-    /// Memory that guests touch (default: 16M,64M,256M,512M,1G,4G, as far as it fits). All but
-    /// 'paper' use the largest, 'cow' and 'techniques' 512M of it, 'sparse' 1G, 'clusters'
-    /// 128M, 'rate' 64M and 'mappings' 16M at most
+    /// Amounts of memory that guests touch (default: 16M,64M,256M,512M,1G,4G, as far as they fit).
+    /// 'paper' uses all of them. The others use the largest, but at most: 'cow' and 'techniques'
+    /// 512M, 'sparse' 1G, 'clusters' 128M, 'rate' 64M, 'mappings' 16M
     #[arg(long, value_name = "SIZE,...", value_delimiter = ',', value_parser = values::size)]
     pub sizes: Vec<u64>,
-    /// How often each thing is done, 1 to 99
-    #[arg(long, value_name = "COUNT", default_value = "3", value_parser = clap::value_parser!(u8).range(1..100))]
+    /// Repetitions of each measurement, 1 to 99
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value = "3",
+        value_parser = clap::value_parser!(u8).range(1..100),
+    )]
     pub repeat: u8,
-    /// vCPUs of guests, 1 to 8
-    #[arg(long, value_name = "COUNT", default_value = "2", value_parser = clap::value_parser!(u8).range(1..9))]
+    /// vCPUs of each guest, 1 to 8
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value = "2",
+        value_parser = clap::value_parser!(u8).range(1..9),
+    )]
     pub cpus: u8,
-    /// VMs that are started from one snapshot in the experiment 'space', 2 to 200
-    #[arg(long, value_name = "COUNT", default_value = "50", value_parser = clap::value_parser!(u8).range(2..=200))]
+    /// Number of VMs that the experiment 'space' starts from one snapshot, 2 to 200
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value = "50",
+        value_parser = clap::value_parser!(u8).range(2..=200),
+    )]
     pub clones: u8,
-    /// A directory on memory in ordinary pages
+    /// Directory on a tmpfs with ordinary pages
     #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
     pub dir: PathBuf,
-    /// A directory on memory in huge pages; repeatable
+    /// Directory on a hugetlbfs, or on a tmpfs with huge pages; repeat it for more
     #[arg(long = "huge-dir", value_name = "DIR")]
     pub huge_dirs: Vec<PathBuf>,
-    /// The guest's program (default: nvvmm-bare-metal beside this program, or where cargo has
-    /// built it)
+    /// Path of the bare-metal test guest (default: nvvmm-bare-metal beside this program, or in
+    /// cargo's target directory)
     #[arg(
         long,
         value_name = "FILE",
@@ -58,10 +75,10 @@ pub struct BenchArguments {
         hide_env_values = true
     )]
     pub guest: Option<PathBuf>,
-    /// Write performance.md, performance.json and the plots, in performance/, to this directory
+    /// Write performance.md, performance.json and the plots (in performance/) to this directory
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Measure nothing: show the measurements in a performance.json of before
+    /// Measure nothing: show the measurements of an earlier performance.json
     #[arg(long, value_name = "FILE", conflicts_with_all = ["experiments", "sizes", "huge_dirs"])]
     pub from: Option<PathBuf>,
     /// The form of the output.

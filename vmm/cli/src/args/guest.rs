@@ -1,4 +1,4 @@
-//! What the commands that look at a VM, or into its guest, can be asked.
+//! Options of the commands that show a VM or reach into its guest.
 
 use std::ffi::OsString;
 
@@ -14,12 +14,12 @@ pub struct StatsArguments {
     /// Name of the VM
     #[arg(value_parser = values::vm_name)]
     pub vm: String,
-    /// Serve the counts as metrics, in Prometheus's text format at the path /metrics, until a
-    /// signal ends it
+    /// Serve the counters to Prometheus at the path /metrics, in its text format, until a signal
+    /// ends the command
     ///
-    /// unix:PATH, for its owner alone, or 127.0.0.1:PORT or [::1]:PORT, for all users of this
-    /// host; other addresses are refused. The VM is asked at each scrape; while no VM of that
-    /// name answers, nvvmm_up is 0.
+    /// The address is unix:PATH (only the owner can connect), 127.0.0.1:PORT or [::1]:PORT (all
+    /// users of this host can connect). Other addresses are refused. The VM is read at each scrape.
+    /// While no VM of that name answers, nvvmm_up is 0.
     #[arg(long, value_name = "ADDRESS", conflicts_with = "json")]
     pub prometheus: Option<ExporterAddress>,
     /// The form of the output.
@@ -34,8 +34,9 @@ Examples:
   nvvmm stats web --prometheus unix:/run/web.metrics";
 
 pub(super) const EXEC_EXAMPLES: &str = "\
-Exit code: the program's; 128 and its number for a program that a signal ended; 127 when there is no such program, \
-126 when it cannot be run; 255 when nvvmm or the agent failed.
+The exit code is that of the program. If a signal ended the program, it is 128 plus the number of \
+the signal. It is 127 if the program does not exist, 126 if it cannot be run, and 255 if nvvmm or \
+the agent failed.
 
 Examples:
   nvvmm exec web -- systemctl status nginx
@@ -53,10 +54,10 @@ pub struct ExecArguments {
     /// Name of the VM
     #[arg(value_parser = values::vm_name)]
     pub vm: String,
-    /// Give the program a terminal: this one, with its size and all its keys
+    /// Give the program a terminal, connected to this one; all keys go to the program
     #[arg(short, long = "tty")]
     pub terminal: bool,
-    /// A variable for the program; repeatable
+    /// Environment variable for the program; repeat it for more
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = values::variable)]
     pub environment: Vec<(String, String)>,
     /// The program and its arguments

@@ -1,4 +1,4 @@
-//! What can be asked on the command line, and the help that teaches it.
+//! Commands and options of the command line, and their help.
 
 mod bench;
 mod guest;
@@ -31,58 +31,69 @@ pub use self::{
 };
 use super::values;
 
-const ABOUT: &str = "Checkpointer for virtual machines: snapshots by reference on Linux KVM";
+const ABOUT: &str = "Checkpoints of virtual machines on Linux KVM: snapshots by reference";
 
 const HELP_START: &str = "\
-A VM's memory lives in a pool, a file on tmpfs or persistent memory. A snapshot shares the memory with the pool by \
-reference instead of copying it: the VM stands still for a moment and goes on, and only what it then writes costs \
-space. A restore maps the snapshot and runs; one snapshot can be restored many times, side by side.";
+The memory of a VM lives in a pool: a file on tmpfs, on a disk or in persistent memory. A snapshot \
+does not copy the memory. It refers to the same blocks of the pool. The VM pauses for a moment and \
+runs on. Only memory that it writes afterwards needs more space. A restore maps the blocks of the \
+snapshot and starts at once. One snapshot can be restored many times, and the copies can run at \
+the \
+same time.";
 
 const HELP_END: &str = "\
 First steps:
   nvvmm run --kernel vmlinuz --initramfs initrd.img --name web --detach
-  nvvmm snapshot web base            a snapshot of the running VM; it goes on
-  nvvmm restore base --name copy     a second VM that continues from that moment
-  nvvmm ps                           the VMs
-  nvvmm snapshots                    the snapshots
-  nvvmm stop web
+  nvvmm snapshot web base            take a snapshot; the VM runs on
+  nvvmm restore base --name copy     start a second VM from that snapshot
+  nvvmm ps                           list the VMs
+  nvvmm snapshots                    list the snapshots
+  nvvmm stop web                     end the first VM
 
 Environment:
-  NVVMM_POOL          the pool, when --pool is not given; without both it is
-                      /dev/shm/nvvmm-<user>.pool, made when it is first needed
-  NVVMM_RUNTIME_DIR   directory of the control sockets (else $XDG_RUNTIME_DIR/nvvmm,
-                      /run/nvvmm for root, /tmp/nvvmm-<uid>)
-  NVVMM_LOG           log filter, for example debug or nvvmm::cow=trace,info
+  NVVMM_POOL          path of the pool, if --pool is not given. The default is
+                      /dev/shm/nvvmm-<user>.pool, which 'run' creates if needed
+  NVVMM_RUNTIME_DIR   directory of the control sockets. The default is
+                      $XDG_RUNTIME_DIR/nvvmm, else /run/nvvmm for root, else
+                      /tmp/nvvmm-<uid>
+  NVVMM_LOG           log filter, for example: debug, or nvvmm::cow=trace,info
 
 States of a VM (nvvmm ps):
-  booting    being built; the guest has not run yet
+  booting    the machine is being built; the guest has not run yet
   running    the guest runs
-  paused     by 'nvvmm pause'
-  no-space   the pool is full and the guest needs a block: it stands still, and
-             goes on by itself when there is space (rm, pool grow, another VM ends)
+  paused     'nvvmm pause' has stopped the guest
+  no-space   the pool is full and the guest needs a block. The guest waits, and
+             runs on when there is space: after 'nvvmm rm', after 'nvvmm pool
+             grow', or when another VM ends
   stopping   the VM process is about to end
 
 Exit codes:
-  0  done
-  1  failed
-  2  the command makes no sense as given
-  3  no such VM, snapshot, pool or file
-  4  refused: name taken, busy, or not possible in this state
-  5  the pool, or the medium behind it, is full
-  6  the pool is damaged or is none, or 'pool check' or 'pool scrub'
-     found something
+  0  the command succeeded
+  1  the command failed, for a reason that is not in this list
+  2  wrong usage: an option or a value is not valid
+  3  there is no such VM, snapshot, pool or file
+  4  refused: the name is taken, something is busy, or the state does not allow it
+  5  the pool is full, or the medium that it is on
+  6  the pool is damaged, the file is not a pool, or 'pool check' or 'pool
+     scrub' found an error
   7  the host lacks something: /dev/kvm, permission for userfaultfd, a newer
-     kernel, CPU features of the snapshot";
+     kernel, or CPU features that the snapshot needs";
 
 /// The command line.
 #[derive(Debug, Parser)]
-#[command(name = "nvvmm", version, about = ABOUT, long_about = HELP_START, after_long_help = HELP_END)]
+#[command(
+    name = "nvvmm",
+    version,
+    about = ABOUT,
+    long_about = HELP_START,
+    after_long_help = HELP_END,
+)]
 #[command(max_term_width = 110)]
 pub struct Arguments {
-    /// Log more to stderr: -v what is done, -vv how, -vvv everything
+    /// Log more to stderr: -v main steps, -vv details, -vvv everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 900)]
     pub verbose: u8,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -98,87 +109,85 @@ pub enum Command {
     Restore(RestoreArguments),
     /// List the running VMs
     ///
-    /// STATE is booting, running, paused or stopping; starting for one whose control socket is not
-    /// there yet, silent for one that does not answer. OWN is the memory that only this VM has,
-    /// SHARED what it has in common with snapshots. With --json, a VM that answers is one
-    /// object with all its counters.
+    /// STATE is booting, running, paused, no-space or stopping. It is 'starting' before the VM has
+    /// a control socket, and 'silent' if the VM does not answer. OWN is memory that only this VM
+    /// uses. SHARED is memory that it shares with snapshots. With --json each VM that answers is
+    /// an object with all its counters.
     Ps(JsonFlag),
-    /// Show what a running VM counts: faults, copies, calls to the kernel, snapshots, and how long
-    /// they took
+    /// Show counters and times of a running VM: faults, copies, system calls, snapshots
     ///
-    /// Nothing is asked of the guest. A histogram has a line for each power of two of a
-    /// microsecond.
+    /// The guest is not involved. Each line of a histogram is a power of two of a microsecond.
     #[command(after_long_help = STATS_EXAMPLES)]
     Stats(StatsArguments),
-    /// Stop a VM's vCPUs and devices until it is resumed
+    /// Pause a VM: its vCPUs and devices stop until 'nvvmm resume'
     Pause {
         /// Name of the VM
         #[arg(value_parser = values::vm_name)]
         vm: String,
     },
-    /// Let a paused VM go on
+    /// Let a paused VM run on
     Resume {
         /// Name of the VM
         #[arg(value_parser = values::vm_name)]
         vm: String,
     },
-    /// End a VM; what was not snapshotted is lost
+    /// End a VM; changes since its last snapshot are lost
     ///
-    /// Ends the VM process in good order and waits until it is gone. The guest is not asked: to
-    /// keep its file systems clean, switch it off from inside, or snapshot it with --stop.
+    /// Ends the VM process and waits until it is gone. The guest does not shut down: for clean file
+    /// systems, switch it off from inside, or use 'nvvmm snapshot --stop'.
     Stop {
         /// Name of the VM
         #[arg(value_parser = values::vm_name)]
         vm: String,
-        /// Kill the VM process, for one that does not answer; the pool takes back what it held
+        /// Kill a VM process that does not answer. The pool takes back its blocks
         #[arg(long)]
         force: bool,
     },
-    /// Talk to a VM's serial console; Ctrl-] leaves it
+    /// Connect to the serial console of a VM; Ctrl-] disconnects
     Console {
         /// Name of the VM
         #[arg(value_parser = values::vm_name)]
         vm: String,
     },
-    /// Run a program in a VM's guest, which must run nvvmm-agent
+    /// Run a program in the guest of a VM; the guest must run nvvmm-agent
     #[command(after_long_help = EXEC_EXAMPLES)]
     Exec(ExecArguments),
-    /// Copy a file into a VM's guest or out of it; the guest must run nvvmm-agent
+    /// Copy a file into the guest of a VM, or out of it; the guest must run nvvmm-agent
     ///
-    /// One of the two places is VM:PATH. A file that is copied to a directory keeps its name;
-    /// permissions are carried over. A local path with a colon is written ./like:this.
+    /// Write the file in the guest as VM:PATH. If TO is a directory, the file keeps its name.
+    /// Permissions are copied too. Write a local path that has a colon as ./like:this.
     #[command(after_long_help = CP_EXAMPLES)]
     Cp {
-        /// What to copy
+        /// File to copy: a local path or VM:PATH
         #[arg(value_name = "FROM", value_parser = values::copy_place)]
         from: values::CopyPlace,
-        /// Where to
+        /// Target: a local path or VM:PATH
         #[arg(value_name = "TO", value_parser = values::copy_place)]
         to: values::CopyPlace,
     },
     /// Take a snapshot of a running or paused VM
     #[command(after_long_help = SNAPSHOT_EXAMPLES)]
     Snapshot(SnapshotArguments),
-    /// Checkpoint a running VM again and again, keeping the newest few
+    /// Take checkpoints of a running VM at an interval, and keep the newest
     #[command(after_long_help = CHECKPOINT_EXAMPLES)]
     Checkpoint(CheckpointArguments),
-    /// Take a VM back to a checkpoint
+    /// Take a VM back to a checkpoint or a snapshot of it
     #[command(after_long_help = REWIND_EXAMPLES)]
     Rewind(RewindArguments),
-    /// For tests: holds KVM's dirty log since the last snapshot against the COW engine. The VM must
+    /// For tests: compare KVM's dirty log since the last snapshot with the COW engine. The VM must
     /// have been started with NVVMM_TEST_DIRTY_LOG in its environment.
     #[command(hide = true)]
     Audit {
         /// The VM.
         vm: String,
-        /// How to print it; JSON in any case.
+        /// The form of the output; always JSON.
         #[command(flatten)]
         json: JsonFlag,
     },
     /// List the snapshots of a pool as a tree
     ///
-    /// OWN is the space that removing the snapshot would free; SHARED is what it has in common with
-    /// other snapshots. Every snapshot is complete: any of them can be removed in any order.
+    /// OWN is the space that the removal of the snapshot frees. SHARED is the space that it shares
+    /// with other snapshots. Every snapshot is complete, so you can remove them in any order.
     Snapshots {
         /// The pool.
         #[command(flatten)]
@@ -187,12 +196,11 @@ pub enum Command {
         #[command(flatten)]
         json: JsonFlag,
     },
-    /// Decode what a snapshot is made of: inode, map, vCPUs, devices; without a name the pool
-    /// itself
+    /// Decode a snapshot: its inode, frame map, vCPUs and devices; or the pool, if no name is given
     ///
-    /// Nothing is changed, and no VM is needed. docs/format.md says what it means.
+    /// Changes nothing and needs no VM. docs/format.md explains the fields.
     Inspect {
-        /// Name of the snapshot
+        /// Name of the snapshot; without it the pool itself is decoded
         #[arg(value_parser = values::snapshot_name)]
         snapshot: Option<String>,
         /// The pool.
@@ -204,15 +212,15 @@ pub enum Command {
     },
     /// List the frames in which two snapshots differ
     ///
-    /// By guest frame number, or page of a process's image. Frames whose block both have are not
-    /// read; the others are compared byte by byte. A frame that one of them does not have is
-    /// one of zeros.
+    /// Frames are listed by guest frame number, or by page number for process images. A frame that
+    /// both snapshots have in the same block is equal and not read. Others are compared byte by
+    /// byte. A frame that a snapshot does not have counts as zeros.
     #[command(after_long_help = DIFF_EXAMPLES)]
     Diff {
-        /// Name of one snapshot
+        /// Name of the first snapshot
         #[arg(value_parser = values::snapshot_name)]
         from: String,
-        /// Name of the other
+        /// Name of the second snapshot
         #[arg(value_parser = values::snapshot_name)]
         to: String,
         /// The pool.
@@ -222,26 +230,26 @@ pub enum Command {
         #[command(flatten)]
         json: JsonFlag,
     },
-    /// Write a snapshot as a stream, to be received in another pool
+    /// Write a snapshot as a stream, for 'nvvmm receive' in another pool
     ///
-    /// The stream says itself what it is, is compressed and has checksums. Memory that was never
-    /// written, and frames of zeros, are not in it.
+    /// The stream describes itself, is compressed, and has checksums. It leaves out memory that was
+    /// never written and frames of zeros.
     #[command(after_long_help = SEND_EXAMPLES)]
     Send(SendArguments),
-    /// Make a snapshot of what 'nvvmm send' wrote
+    /// Make a snapshot from a stream of 'nvvmm send'
     ///
-    /// It is there when all has arrived, and not before. A stream that is not whole is refused as a
-    /// whole. What a reception that was interrupted had stored is kept, cannot be used, and is
-    /// not stored again when the snapshot is sent again.
+    /// The snapshot appears when the whole stream has arrived, and not earlier. A damaged stream is
+    /// refused and nothing of it is kept. After an interruption the part that has arrived is kept.
+    /// It cannot be restored, but it is not stored again when you send the snapshot again.
     #[command(after_long_help = RECEIVE_EXAMPLES)]
     Receive(ReceiveArguments),
-    /// Write a VM's snapshot as a core file, for debuggers
+    /// Write the snapshot of a VM as a core file, for debuggers
     #[command(after_long_help = EXPORT_HELP)]
     Export(ExportArguments),
     /// Remove snapshots
     ///
-    /// Also one that a VM still runs from: its name goes at once, its space when that VM needs it
-    /// no more.
+    /// This works for a snapshot that a VM still runs from. The name is free at once. The space is
+    /// free when that VM does not need it any more.
     Rm {
         /// Names of the snapshots
         #[arg(required = true, value_name = "NAME", value_parser = values::snapshot_name)]
@@ -253,12 +261,12 @@ pub enum Command {
         #[command(flatten)]
         json: JsonFlag,
     },
-    /// Make, grow, look at and check pools
+    /// Create, grow, show and check pools
     #[command(subcommand)]
     Pool(PoolCommand),
-    /// Print what a shell needs to complete nvvmm's commands
+    /// Print the completion script of a shell for nvvmm
     ///
-    /// scripts/install.sh puts it where the shell looks for it.
+    /// scripts/install.sh installs it where the shell searches for it.
     Completions {
         /// The shell
         #[arg(value_enum)]
@@ -266,10 +274,10 @@ pub enum Command {
     },
     /// Write the man pages, one for each command
     Man {
-        /// Directory for them, made when missing
+        /// Directory for the man pages; created if it does not exist
         dir: PathBuf,
     },
-    /// Measure checkpoints and restarts on this host, beside copying, and draw them
+    /// Measure snapshots and restores on this host, compare them with copying, and draw plots
     #[command(after_long_help = BENCH_HELP)]
     Bench(BenchArguments),
 }
@@ -277,7 +285,7 @@ pub enum Command {
 /// `--json`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct JsonFlag {
-    /// Print JSON: sizes in bytes, times with their unit in the name
+    /// Print JSON: sizes in bytes, times with the unit in the name
     #[arg(long)]
     pub json: bool,
 }

@@ -1,4 +1,4 @@
-//! Which pool, and what `nvvmm pool` can be asked.
+//! Options of `nvvmm pool`, and the choice of the pool.
 
 use std::path::PathBuf;
 
@@ -10,14 +10,14 @@ use crate::values;
 /// `nvvmm pool ...`.
 #[derive(Debug, Subcommand)]
 pub enum PoolCommand {
-    /// Make a pool
+    /// Create a pool
     #[command(after_long_help = POOL_CREATE_EXAMPLES)]
     Create {
-        /// The file to make, on tmpfs (/dev/shm), hugetlbfs, a file system on persistent memory or
-        /// a disk; or a DAX device (/dev/daxX.Y), which is zeroed
+        /// Path of the new file, on tmpfs (/dev/shm), hugetlbfs, a disk or persistent memory; or a
+        /// DAX device (/dev/daxX.Y), which is filled with zeros
         path: PathBuf,
-        /// Size in bytes, or with K, M, G or T (powers of 1024); a multiple of 2M, 8M to 16T; a
-        /// DAX device is taken as a whole without it
+        /// Size: bytes, or a number with K, M, G or T (powers of 1024); a multiple of 2M, from 8M
+        /// to 16T. For a DAX device the default is the whole device
         #[arg(long, value_name = "SIZE", value_parser = values::size)]
         size: Option<u64>,
         /// Allow a pool larger than what the medium has left; a VM can then fail when the medium
@@ -25,16 +25,16 @@ pub enum PoolCommand {
         #[arg(long)]
         overcommit: bool,
     },
-    /// Make a pool larger, also while VMs run on it
+    /// Make a pool larger, also while VMs use it
     ///
-    /// VMs use the new space at once; those that wait for space go on. A pool cannot be made
+    /// VMs can use the new space at once. VMs that wait for space run on. A pool cannot be made
     /// smaller.
     #[command(after_long_help = POOL_GROW_EXAMPLES)]
     Grow {
         /// The pool.
         #[command(flatten)]
         pool: PoolPlace,
-        /// New size of the whole pool, a multiple of 2M; '+1G' for that much more
+        /// New size of the whole pool, a multiple of 2M; '+1G' adds 1 GiB
         #[arg(long, value_name = "SIZE", value_parser = values::new_size)]
         size: values::NewSize,
         /// Allow a pool larger than what the medium has left; a VM can then fail when the medium
@@ -45,7 +45,7 @@ pub enum PoolCommand {
         #[command(flatten)]
         json: JsonFlag,
     },
-    /// Show what a pool holds and which VMs use it
+    /// Show the use of a pool and the VMs that use it
     Status {
         /// The pool.
         #[command(flatten)]
@@ -54,23 +54,23 @@ pub enum PoolCommand {
         #[command(flatten)]
         json: JsonFlag,
     },
-    /// Draw a pool: what its chunks are used for, and what snapshots have of it
+    /// Draw a pool: the use of its chunks, and the snapshots that share them
     ///
-    /// In the terminal a sign stands for one or several chunks of 2 MiB. As SVG (--svg) a chunk is
-    /// a square, filled by how much of it is in use; memory that more snapshots share is
-    /// darker.
+    /// In the terminal each character is one or several chunks of 2 MiB. In the SVG file (--svg)
+    /// each chunk is a square. It is filled as far as the chunk is in use, and it is darker if more
+    /// snapshots share it.
     Map {
         /// The pool.
         #[command(flatten)]
         pool: PoolPlace,
-        /// Write the picture to this file, too
+        /// Also write the picture to this SVG file
         #[arg(long, value_name = "FILE")]
         svg: Option<PathBuf>,
         /// The form of the output.
         #[command(flatten)]
         json: JsonFlag,
     },
-    /// Show snapshots as files, for ordinary tools: a directory for each, until Ctrl-C or umount
+    /// Mount the snapshots as read-only files, one directory each, until Ctrl-C or umount
     #[command(after_long_help = POOL_MOUNT_HELP)]
     Mount {
         /// Directory to mount on
@@ -79,16 +79,15 @@ pub enum PoolCommand {
         #[command(flatten)]
         pool: PoolOption,
     },
-    /// Delete a pool that no VM uses, with all its snapshots
+    /// Delete a pool and all its snapshots; no VM may use it
     ///
-    /// Its file is removed. A DAX device is no pool afterwards, but its bytes stay until the next
-    /// pool is made on it.
+    /// The file of the pool is removed. On a DAX device only the pool's header is erased: the data
+    /// stays there until the next pool is created on the device.
     Delete {
-        /// The pool
+        /// Path of the pool
         path: PathBuf,
     },
-    /// Read everything that snapshots hold; exit code 6 and the damaged frames when something is
-    /// wrong
+    /// Read all data of the snapshots and verify it. Lists damaged frames; then the exit code is 6
     #[command(after_long_help = POOL_SCRUB_HELP)]
     Scrub {
         /// The pool.
@@ -98,7 +97,7 @@ pub enum PoolCommand {
         #[command(flatten)]
         json: JsonFlag,
     },
-    /// Verify a pool's own structures; exit code 6 and a list when something is wrong
+    /// Verify the structures of a pool. Lists the errors; then the exit code is 6
     Check {
         /// The pool.
         #[command(flatten)]
@@ -110,14 +109,16 @@ pub enum PoolCommand {
 }
 
 const POOL_MOUNT_HELP: &str = "\
-In each snapshot's directory, read-only and for the user who mounts alone:
-  memory      the guest's RAM by guest physical address, with holes where nothing was ever written and where the
-              guest has no RAM (from 3 to 4 GiB); of a process image its pages
+Each snapshot has a directory. Only the user who mounts can read it. It contains:
+  memory      guest RAM by guest physical address, or the pages of a process image.
+              There are holes for memory that was never written, and where the
+              guest has no RAM (from 3 to 4 GiB)
   state.json  vCPUs and devices, as 'nvvmm inspect' shows them
-  spec.json   how the VM was made (not of a process image)
+  spec.json   the specification of the VM (not for a process image)
 
-VMs and other commands use the pool meanwhile. Snapshots appear as they are taken. One that is removed is gone: a file of it that is
-open cannot be read any more, but for what the kernel has cached.
+VMs and other commands can use the pool meanwhile. New snapshots appear when they are taken. \
+Removed snapshots disappear: their open files cannot be read any more, except for data that the \
+kernel has cached.
 
 Example:
   nvvmm pool mount /mnt &
@@ -126,9 +127,10 @@ Example:
   umount /mnt";
 
 const POOL_SCRUB_HELP: &str = "\
-Each block of a snapshot has a digest, which is made soon after the snapshot (with 'snapshot --verify' at once).
-A scrub reads all blocks and compares; it makes the digests that are missing. It disturbs no VM, and what it
-has done counts when it is interrupted.";
+Each block of a snapshot has a digest. It is computed soon after the snapshot, or at once with \
+'snapshot --verify'. A scrub reads all blocks and compares them with their digests. It computes \
+digests that are missing. VMs can run meanwhile. After an interruption the digests that it has \
+computed stay.";
 
 const POOL_CREATE_EXAMPLES: &str = "\
 Example:
@@ -144,7 +146,7 @@ Examples:
 /// `--pool`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct PoolOption {
-    /// The pool; without it /dev/shm/nvvmm-<user>.pool
+    /// Path of the pool (default: /dev/shm/nvvmm-<user>.pool)
     #[arg(long, value_name = "FILE", env = "NVVMM_POOL", hide_env_values = true)]
     pub pool: Option<PathBuf>,
 }
@@ -152,7 +154,7 @@ pub struct PoolOption {
 /// The pool of `nvvmm pool ...`: by its path alone, or with `--pool` as for all other commands.
 #[derive(Clone, Debug, Default, Args)]
 pub struct PoolPlace {
-    /// The pool; goes before --pool
+    /// Path of the pool; overrides --pool
     #[arg(value_name = "FILE")]
     path: Option<PathBuf>,
     /// `--pool`.
@@ -161,7 +163,7 @@ pub struct PoolPlace {
 }
 
 impl PoolPlace {
-    /// The one that is meant.
+    /// The pool that was given, by path or with `--pool`.
     pub fn option(self) -> PoolOption {
         PoolOption {
             pool: self.path.or(self.option.pool),

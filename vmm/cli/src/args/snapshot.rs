@@ -1,4 +1,4 @@
-//! What the commands about snapshots can be asked.
+//! Options of the commands about snapshots.
 
 use std::path::PathBuf;
 
@@ -11,11 +11,11 @@ use crate::values;
 pub(super) const SNAPSHOT_EXAMPLES: &str = "\
 Examples:
   nvvmm snapshot web before-upgrade
-      the VM stands still for a moment and goes on
+      The VM pauses for a moment and runs on.
   nvvmm snapshot web suspended --stop
-      the VM ends; 'nvvmm restore suspended --once' continues it
+      The VM ends; 'nvvmm restore suspended --once' continues it.
   nvvmm snapshot web job-1 --process 4711 --kill
-      one process of its guest; 'nvvmm restore job-1 --into VM' continues it";
+      Captures one process of the guest; 'nvvmm restore job-1 --into VM' restarts it.";
 
 /// `nvvmm snapshot`.
 #[derive(Debug, Args)]
@@ -26,35 +26,41 @@ pub struct SnapshotArguments {
     /// Name of the new snapshot, up to 128 of A-Z a-z 0-9 . _ -
     #[arg(value_parser = values::new_snapshot_name)]
     pub name: String,
-    /// End the VM after the snapshot instead of letting it go on
+    /// End the VM after the snapshot. By default it runs on
     #[arg(long)]
     pub stop: bool,
-    /// Take the process with this number in the guest, instead of the whole VM; the guest must run
+    /// Capture the process with this id in the guest, not the whole VM. The guest must run
     /// nvvmm-agent
     ///
-    /// Its memory becomes part of the pool without being copied. What it has open is noted, not
-    /// kept: files must be there when it is restarted. What cannot be captured (a network
-    /// connection, for one) is refused by name.
-    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..), conflicts_with_all = ["stop", "verify"])]
+    /// The memory of the process is not copied. Open files are saved by name only: they must exist
+    /// when the process is restarted. If the process uses something that cannot be captured, for
+    /// example a network connection, the command fails and names it.
+    #[arg(
+        long,
+        value_name = "PID",
+        value_parser = clap::value_parser!(i32).range(1..),
+        conflicts_with_all = ["stop", "verify"],
+    )]
     pub process: Option<i32>,
-    /// With all processes that it has started
+    /// Capture its descendants too: all processes that it has started
     #[arg(long, requires = "process")]
     pub tree: bool,
-    /// Leave the process stopped, as by SIGSTOP
+    /// Leave the process stopped, as SIGSTOP does
     #[arg(long, requires = "process", conflicts_with = "kill")]
     pub leave_stopped: bool,
-    /// Kill the process once its snapshot is there
+    /// Kill the process when the snapshot is complete
     #[arg(long, requires = "process")]
     pub kill: bool,
-    /// Refuse unless the snapshot then survives: the end of any process, a crash or restart of the
-    /// host, or a power cut. Without this it survives what the pool can ('nvvmm pool status'
-    /// says what that is)
+    /// Require that the snapshot survives the end of any process, a crash or restart of the host,
+    /// or a power cut. The command fails if the pool cannot do that; 'nvvmm pool status' shows
+    /// what it can. By default a snapshot survives as much as the pool can do
     #[arg(long, value_name = "process|host|power")]
     pub durability: Option<Durability>,
-    /// Return when the new blocks have digests for 'nvvmm pool scrub'
+    /// Compute the digests of the new blocks before the command returns ('nvvmm pool scrub' needs
+    /// them)
     ///
-    /// Without it they are made in the background after the snapshot, at a fifth of one CPU at
-    /// most.
+    /// By default the VM process computes them in the background after the snapshot. It uses at
+    /// most a fifth of one CPU for this.
     #[arg(long)]
     pub verify: bool,
     /// The form of the output.
@@ -63,12 +69,14 @@ pub struct SnapshotArguments {
 }
 
 pub(super) const EXPORT_HELP: &str = "\
-The core has the vCPUs as threads, 1 and up, with their registers. All of RAM is in it by guest physical address, and what
-the page tables of a vCPU map (of the first in kernel mode, else the first) by virtual address. It is as sparse as the
-snapshot, and holds all that the guest had in memory: it is for its owner to read.
+The core file has each vCPU as a thread (1 and up) with its registers. It has all guest RAM by \
+physical address. It also has RAM by virtual address, as the page tables of one vCPU map it: the \
+first vCPU in kernel mode, else vCPU 1. The file is as sparse as the snapshot. It contains all \
+secrets that the guest had in memory; only its owner can read it.
 
-gdb finds what a kernel's or program's symbols name, if it was not moved (for Linux: nokaslr). Of a Linux it has VMCOREINFO,
-which drgn and crash take a kernel's release and place from.
+gdb finds the symbols of a kernel or program that runs at its link address (Linux: boot with \
+nokaslr). For a Linux guest the file has the note VMCOREINFO, from which drgn and crash read the \
+kernel's release and address.
 
 Examples:
   nvvmm export before-upgrade --core web.core
@@ -79,10 +87,10 @@ Examples:
 /// `nvvmm export`.
 #[derive(Debug, Args)]
 pub struct ExportArguments {
-    /// Name of the snapshot, of a VM
+    /// Name of the snapshot, which must be of a VM
     #[arg(value_parser = values::snapshot_name)]
     pub snapshot: String,
-    /// Write an ELF core file; - for stdout
+    /// Path of the ELF core file; - for stdout
     #[arg(long, value_name = "FILE")]
     pub core: PathBuf,
     /// The pool.

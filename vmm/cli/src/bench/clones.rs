@@ -14,7 +14,7 @@ pub struct Clones {
 }
 
 impl Clones {
-    /// None yet, of a snapshot in the pool of `place`.
+    /// Prepares clones of a snapshot in the pool of `place`. None is started yet.
     ///
     /// # Errors
     /// There is no directory for sockets, or this program is not found.

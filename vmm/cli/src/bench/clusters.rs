@@ -1,4 +1,4 @@
-//! How many frames one write fault should copy: what that costs and copies too much, for each way
+//! Cost of copying more than one frame for a write fault, and frames copied in vain, for each way
 //! to choose.
 
 use nvvmm::{
@@ -23,7 +23,7 @@ const SEED: u64 = 31;
 const SIZE_MAX: u64 = 128 << 20;
 /// Frames that each fault copies.
 const FIXED: [u32; 5] = [1, 4, 16, 64, 512];
-/// What the guest writes, and how its command is told so.
+/// Pattern of the guest's writes, and the argument of its command.
 const PATTERNS: [(&str, &str); 3] = [
     ("one frame of 100, at random", "sparse"),
     ("every frame, in a row", "seq"),
@@ -37,13 +37,13 @@ struct Choice {
     policy: CopyPolicy,
 }
 
-/// What a pattern cost.
+/// Cost of a pattern.
 #[derive(Clone, Debug)]
 struct Seen {
     medium: String,
     choice: String,
     pattern: usize,
-    /// Of a written frame, in microseconds: what it takes longer than when nothing is to be
+    /// Extra time of a written frame, in microseconds, compared with when nothing is to be
     /// copied.
     us: f64,
     faults: f64,
@@ -232,16 +232,22 @@ impl Measuring<'_> {
             name: "clusters".into(),
             title: "How much is copied for a write".into(),
             about: format!(
-                "After a checkpoint a guest with {} touched reads all of it, so that it is mapped, and then writes: one frame of a hundred, or all. Each \
-                 write fault copies so many frames, in an aligned window. The last row is what VMs do: a fault that goes on where the last one of its 2 MiB \
-                 ended copies twice as much as that one did. A frame's time is what the same writes take less when nothing is copied any more.",
+                "After a checkpoint a guest with {} touched reads all of it, so that it is \
+                 mapped, and then writes: one frame of a hundred, or all. Each \
+                 write fault copies so many frames, in an aligned window. The last row is what \
+                 VMs do: a fault that goes on where the last one of its 2 MiB \
+                 ended copies twice as much as that one did. A frame's time is what the same \
+                 writes take less when nothing is copied any more.",
                 human_units::size(self.size)
             ),
             charts: self.charts(),
-            tables: (0..PATTERNS.len()).map(|pattern| self.table(pattern)).collect(),
+            tables: (0..PATTERNS.len())
+                .map(|pattern| self.table(pattern))
+                .collect(),
             targets: Vec::new(),
             limits: vec![
-                "Pools on hugetlbfs copy 2 MiB for a fault whatever is chosen, and on media without userfaultfd the host's kernel copies single pages: these \
+                "Pools on hugetlbfs copy 2 MiB for a fault whatever is chosen, and on media \
+                 without userfaultfd the host's kernel copies single pages: these \
                  are not measured."
                     .into(),
             ],

@@ -20,7 +20,7 @@ pub struct Commands {
 }
 
 impl Commands {
-    /// With the pool of `place`.
+    /// Prepares to run commands with the pool of `place`.
     ///
     /// # Errors
     /// There is no directory for sockets, or this program is not found.

@@ -9,7 +9,7 @@ use std::{
 
 use nvvmm::vm::VmError;
 
-/// How long the guest may take for an answer.
+/// Longest time that the guest may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(200);
 
@@ -43,7 +43,7 @@ impl Console {
         self.ask_while(command, || Ok(()))
     }
 
-    /// The same, but given up when `can_answer` says that none will come.
+    /// Does the same, but gives up when `can_answer` fails: no answer will come.
     ///
     /// # Errors
     /// As [`Console::ask`], and what `can_answer` says.

@@ -36,7 +36,7 @@ use super::{
     place::{Place, map_new_file},
 };
 
-/// What a thread writes or reads at a time.
+/// Bytes that a thread writes or reads at a time.
 const PIECE_BYTES: u64 = 4 << 20;
 
 /// A copied checkpoint: a file with memory, and one with the rest. They go when this is dropped.
@@ -45,9 +45,9 @@ pub struct CopiedCheckpoint {
     memory: PathBuf,
     state: PathBuf,
     memory_bytes: u64,
-    /// How long the guest stood still, in microseconds.
+    /// Time that the guest stood still, in microseconds.
     pub pause_us: f64,
-    /// What was done, in order.
+    /// Phases, in order.
     pub phases: Vec<PhaseTime>,
 }
 
@@ -57,7 +57,7 @@ impl CopiedCheckpoint {
         &self.memory
     }
 
-    /// How much of RAM, from its start, is in the file.
+    /// Size of the part of RAM, from its start, that is in the file.
     pub fn memory_bytes(&self) -> u64 {
         self.memory_bytes
     }

@@ -1,4 +1,4 @@
-//! What a guest pays for copy-on-write after a checkpoint, beside what the host's kernel takes for
+//! Cost of copy-on-write for a guest after a checkpoint, compared with what the kernel takes for
 //! the same on a private mapping.
 
 use std::time::Instant;
@@ -165,16 +165,26 @@ impl Measuring<'_> {
             name: "cow".into(),
             title: "What copy-on-write costs a guest".into(),
             about: format!(
-                "After a checkpoint a guest with {size} touched reads all of it, so that it is mapped, and then dirties every frame, with all vCPUs, in a row \
-                 or at random. `{KERNEL}` is the same guest whose memory is a private mapping of a file on {}, which the host's kernel copies on \
+                "After a checkpoint a guest with {size} touched reads all of it, so that it is \
+                 mapped, and then dirties every frame, with all vCPUs, in a row \
+                 or at random. `{KERNEL}` is the same guest whose memory is a private mapping of \
+                 a file on {}, which the host's kernel copies on \
                  write. The second pass meets copied memory only.",
                 self.places[0].medium
             ),
             charts: Vec::new(),
             tables: vec![
-                self.tax.times("Time for each frame, first pass after a checkpoint", "order", name_order),
-                self.plain.times("Time for each frame, second pass", "order", name_order),
-                counts(&format!("Sparse writes: one frame of {SPARSE}, each by itself"), &self.sparse),
+                self.tax.times(
+                    "Time for each frame, first pass after a checkpoint",
+                    "order",
+                    name_order,
+                ),
+                self.plain
+                    .times("Time for each frame, second pass", "order", name_order),
+                counts(
+                    &format!("Sparse writes: one frame of {SPARSE}, each by itself"),
+                    &self.sparse,
+                ),
                 counts(
                     &format!("A stable working set of {WORKING_SET_MIB} MiB between checkpoints"),
                     &self.stable,
@@ -182,7 +192,8 @@ impl Measuring<'_> {
             ],
             targets: self.targets(),
             limits: vec![
-                "The time of a frame holds what the guest's own write takes and, on a software KVM, what that needs to map the page anew: see the \
+                "The time of a frame holds what the guest's own write takes and, on a software \
+                 KVM, what that needs to map the page anew: see the \
                  second pass."
                     .into(),
             ],

@@ -158,7 +158,7 @@ impl Guest {
         self.take(name, false)
     }
 
-    /// The same with `--verify`: digests are made before this returns.
+    /// Takes a snapshot as `--verify` does: digests are made before this returns.
     ///
     /// # Errors
     /// As the command's.
@@ -194,17 +194,17 @@ impl Guest {
         )
     }
 
-    /// Its name.
+    /// Name of the VM.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its console.
+    /// Console of the guest.
     pub fn console(&mut self) -> &mut Console {
         &mut self.console
     }
 
-    /// What the restore that it came from did.
+    /// Report of the restore that the guest came from.
     ///
     /// # Errors
     /// It came from none.

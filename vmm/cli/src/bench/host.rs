@@ -1,4 +1,4 @@
-//! What the benchmark ran on.
+//! Facts about the host that the benchmark ran on.
 
 use std::{fs, path::Path};
 
@@ -9,18 +9,18 @@ use serde::{Deserialize, Serialize};
 pub struct HostFacts {
     /// Name of the processor.
     pub cpu: String,
-    /// How many the host has.
+    /// Number of CPUs of the host.
     pub cpus: usize,
     /// Memory in bytes.
     pub memory_bytes: u64,
     /// The kernel's release.
     pub kernel: String,
-    /// What KVM is made of.
+    /// Kind of KVM: the module, and the virtualisation below it.
     pub kvm: String,
 }
 
 impl HostFacts {
-    /// Of this host. What it does not tell is empty.
+    /// Collects the facts of this host. Those that it does not tell are empty.
     pub fn gather() -> Self {
         let cpuinfo = read("/proc/cpuinfo");
         Self {

@@ -25,7 +25,7 @@ const FRAMES_PER_MIB: u64 = 256;
 struct Measuring<'p> {
     places: &'p [Place],
     size: u64,
-    /// By memory written, in MiB.
+    /// Measurements, by memory written in MiB.
     pauses: Observations,
     clusters: Observations,
     first: Vec<(String, f64)>,
@@ -128,7 +128,8 @@ impl Measuring<'_> {
         let by_mib = |mib: f64| human_units::size((mib as u64) << 20);
         let mut tables = vec![
             self.pauses.times(
-                &format!("Pause of a checkpoint, {touched} touched (the last row is the first checkpoint)"),
+                &format!("Pause of a checkpoint, {touched} touched (the last row is the first \
+                          checkpoint)"),
                 "written since the last",
                 by_mib,
             ),
@@ -161,8 +162,10 @@ impl Measuring<'_> {
             name: "incremental".into(),
             title: "Checkpoints after the first".into(),
             about: format!(
-                "A guest with {touched} touched is checkpointed, writes to part of that, and is checkpointed again, and so on; checkpoints before \
-                 the last are removed. What is written lies in a row, or in single frames as far from each other as possible. After the \
+                "A guest with {touched} touched is checkpointed, writes to part of that, and is \
+                 checkpointed again, and so on; checkpoints before \
+                 the last are removed. What is written lies in a row, or in single frames as far \
+                 from each other as possible. After the \
                  last one the guest ends, is restored, and compares all that it had written."
             ),
             charts: vec![Chart {
@@ -175,7 +178,9 @@ impl Measuring<'_> {
             targets: self.targets(),
             tables,
             limits: vec![
-                "Memory is written, then the checkpoint is taken: a guest that goes on writing meanwhile is another experiment.".into(),
+                "Memory is written, then the checkpoint is taken: a guest that goes on writing \
+                 meanwhile is another experiment."
+                    .into(),
             ],
             frames_verified: self.frames_verified,
         }

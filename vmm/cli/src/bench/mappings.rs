@@ -29,12 +29,12 @@ const EPOCHS_PER_MIB: u64 = 4;
 /// Epochs for each point of the curve.
 const POINTS: usize = 50;
 
-/// What one way of copying led to.
+/// Result of one way of copying.
 struct Course {
     name: &'static str,
     /// After each epoch.
     mappings: Vec<u64>,
-    /// In each epoch.
+    /// Mappings at the end of each epoch.
     writes: Vec<Writes>,
 }
 
@@ -67,18 +67,26 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
         name: "mappings".into(),
         title: "The worst pattern for mappings".into(),
         about: format!(
-            "A guest with {} touched dirties every other frame, is checkpointed, dirties those in between, is checkpointed, and so on, {epochs} times, on {}. \
-             Its memory may take {budget} mappings, one for {FRAMES_PER_MAPPING} frames, as a guest with 512 MiB may under the kernel's usual limit. `as usual` is what \
-             VMs do; `single frames` copies one frame for a fault as long as there are mappings left, which is the worst that the pattern can do. The guest compares \
+            "A guest with {} touched dirties every other frame, is checkpointed, dirties those in \
+             between, is checkpointed, and so on, {epochs} times, on {}. \
+             Its memory may take {budget} mappings, one for {FRAMES_PER_MAPPING} frames, as a \
+             guest with 512 MiB may under the kernel's usual limit. `as usual` is what \
+             VMs do; `single frames` copies one frame for a fault as long as there are mappings \
+             left, which is the worst that the pattern can do. The guest compares \
              all of its memory at the end, and so does one restored from the last checkpoint.",
             human_units::size(size),
             place.medium
         ),
         charts: vec![chart(&courses, budget)],
         tables: vec![table(&courses, budget)],
-        targets: courses.iter().filter_map(|course| target(course, budget)).collect(),
+        targets: courses
+            .iter()
+            .filter_map(|course| target(course, budget))
+            .collect(),
         limits: vec![
-            "The budget is made small, so that the pattern meets it with little memory, in many epochs. The real one is half of vm.max_map_count.".into(),
+            "The budget is made small, so that the pattern meets it with little memory, in many \
+             epochs. The real one is half of vm.max_map_count."
+                .into(),
         ],
         frames_verified,
     })

@@ -10,7 +10,8 @@ use crate::human_units;
 pub fn document(report: &Report, plots: &str) -> String {
     let host = &report.host;
     let mut text = format!(
-        "# nvvmm: performance\n\nWritten by `nvvmm bench` (nvvmm {}); `scripts/bench.sh` writes it anew. Begun {} UTC, {:.0} s in all.\n",
+        "# nvvmm: performance\n\nWritten by `nvvmm bench` (nvvmm {}); `scripts/bench.sh` writes \
+         it anew. Begun {} UTC, {:.0} s in all.\n",
         report.nvvmm, report.began, report.took_s
     );
     text.push_str(&format!(

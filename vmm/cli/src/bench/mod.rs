@@ -150,18 +150,22 @@ fn method(plan: &Plan, places: &[Place]) -> Vec<String> {
     let media: Vec<&str> = places.iter().map(|place| place.medium.as_str()).collect();
     vec![
         format!(
-            "Each figure is the median of {} repetitions, with the smallest and the largest. A ratio is made of two measurements of the \
+            "Each figure is the median of {} repetitions, with the smallest and the largest. A \
+             ratio is made of two measurements of the \
              same repetition; its median and spread are those of these ratios.",
             plan.repeat
         ),
         format!(
-            "Guests have {} vCPUs and run nvvmm's bare-metal test guest. VMs are built, snapshotted and restored in the benchmark's own \
+            "Guests have {} vCPUs and run nvvmm's bare-metal test guest. VMs are built, \
+             snapshotted and restored in the benchmark's own \
              process by the code that the commands run.",
             plan.vcpus
         ),
         format!("Pools are on: {}.", media.join("; ")),
-        "Memory is touched, and given back, right before whatever is measured that takes fresh memory: under a hypervisor a page that the \
-         host has never used, or has taken back while it was free, costs some microseconds, whoever touches it."
+        "Memory is touched, and given back, right before whatever is measured that takes fresh \
+         memory: under a hypervisor a page that the \
+         host has never used, or has taken back while it was free, costs some microseconds, \
+         whoever touches it."
             .into(),
     ]
 }

@@ -32,7 +32,7 @@ impl Observations {
         });
     }
 
-    /// As curves, times in milliseconds.
+    /// Converts to curves, with times in milliseconds.
     pub fn curves(&self) -> Vec<Series> {
         let mut curves: Vec<Series> = Vec::new();
         for seen in &self.0 {
@@ -76,7 +76,7 @@ impl Observations {
         }
     }
 
-    /// Where the time goes at `x`: the median of each phase, for each series.
+    /// Table of the time at `x` by phase: the median of each phase, for each series.
     pub fn phases(&self, title: &str, x: f64) -> Table {
         let curves: Vec<Series> = self
             .curves()
@@ -119,7 +119,7 @@ impl Observations {
             .collect()
     }
 
-    /// How many times faster than `slow` the series `fast` is to be at `x`; `None` where one was
+    /// Target: the ratio of `slow` to `fast` at `x` should reach a bound; `None` where one was
     /// not measured.
     pub fn target(
         &self,
@@ -137,7 +137,7 @@ impl Observations {
         })
     }
 
-    /// Where anything was measured, from left to right.
+    /// Places at which something was measured, from left to right.
     pub fn places(&self) -> Vec<f64> {
         let mut places: Vec<f64> = self.0.iter().map(|seen| seen.x).collect();
         places.sort_by(f64::total_cmp);

@@ -32,7 +32,7 @@ struct Measuring<'p> {
     frames_verified: u64,
 }
 
-/// How many threads copy fastest.
+/// Finds the number of threads that copy fastest.
 #[derive(Clone, Copy, Debug)]
 struct Threads {
     write: usize,
@@ -196,12 +196,18 @@ impl Measuring<'_> {
                 format!("{}: {write} to write, {read} to read", place.medium)
             });
         format!(
-            "A guest writes to so much of its memory, is checkpointed, ends, and is restarted. `{COPY}` is the classic way, as good as it can \
-             be made: with the guest stopped it writes the memory in use to a file on the same medium in pieces of 4 MiB, and a restart reads it \
-             back into fresh guest memory, each with as many of the host's threads as were faster here ({}). A file on hugetlbfs, which has no write(2), \
-             is mapped before the pause and copied to. `{REFERENCE}` is `nvvmm snapshot`, the first one of a guest, and \
-             `nvvmm restore --prefault`; `lazy restore` is `nvvmm restore`. A checkpoint's time is the pause: from the request to stop the vCPUs \
-             until they run again. A restart's is from its begin to the first entry into the guest. After each restart the guest compares every \
+            "A guest writes to so much of its memory, is checkpointed, ends, and is restarted. \
+             `{COPY}` is the classic way, as good as it can \
+             be made: with the guest stopped it writes the memory in use to a file on the same \
+             medium in pieces of 4 MiB, and a restart reads it \
+             back into fresh guest memory, each with as many of the host's threads as were faster \
+             here ({}). A file on hugetlbfs, which has no write(2), \
+             is mapped before the pause and copied to. `{REFERENCE}` is `nvvmm snapshot`, the \
+             first one of a guest, and \
+             `nvvmm restore --prefault`; `lazy restore` is `nvvmm restore`. A checkpoint's time \
+             is the pause: from the request to stop the vCPUs \
+             until they run again. A restart's is from its begin to the first entry into the \
+             guest. After each restart the guest compares every \
              word that it had written.",
             threads.collect::<Vec<_>>().join("; ")
         )
@@ -249,8 +255,8 @@ impl Measuring<'_> {
     }
 }
 
-/// What is behind a series' name on this place: nothing for pages of 4 KiB; else which huge pages,
-/// where there are two kinds.
+/// Suffix of a series' name for this pool: none for pages of 4 KiB; else the kind of huge pages,
+/// if there are two kinds.
 fn suffix(place: &Place, places: &[Place]) -> String {
     if !place.has_huge_pages() {
         return String::new();
@@ -310,10 +316,13 @@ fn fastest_threads(place: &Place, size: u64) -> Result<Threads, VmError> {
 fn limits() -> Vec<String> {
     vec![
         "The start of a VM's process is in neither restart: it is the same for all.".into(),
-        "Where a medium has no room for a copy beside the pool, as hugetlbfs for that of the largest guests, the comparison is with copying on 4 KiB \
+        "Where a medium has no room for a copy beside the pool, as hugetlbfs for that of the \
+         largest guests, the comparison is with copying on 4 KiB \
          pages."
             .into(),
-        "A lazy restart puts the cost of mapping off to the first touches, which these times do not have.".into(),
+        "A lazy restart puts the cost of mapping off to the first touches, which these times do \
+         not have."
+            .into(),
     ]
 }
 

@@ -30,9 +30,9 @@ use super::{
     plan::HOST_BYTES,
 };
 
-/// What a pool needs besides the memory of guests: tables, maps, states, and what VMs hold unused.
+/// Space of a pool besides the memory of guests: tables, maps, states, unused blocks of VMs.
 const POOL_SLACK_BYTES: u64 = 64 << 20;
-/// The same for each byte of guests, as a divisor.
+/// Further space for each byte of guests, as a divisor.
 const POOL_SLACK_DIVISOR: u64 = 64;
 /// The guest's program, and what it needs besides memory under test.
 pub const GUEST_SLACK_BYTES: u64 = 16 << 20;
@@ -40,7 +40,7 @@ pub const GUEST_SLACK_BYTES: u64 = 16 << 20;
 /// A directory with a pool in it, which goes when this is dropped.
 pub struct Place {
     dir: PathBuf,
-    /// What it is on, in words.
+    /// Medium of the pool, in words.
     pub medium: String,
     pool: Arc<Pool>,
     runtime: tempfile::TempDir,
@@ -49,10 +49,10 @@ pub struct Place {
     next: AtomicU32,
 }
 
-/// How a snapshot is restored.
+/// Way in which a snapshot is restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestoreKind {
-    /// What `nvvmm restore` does: mapped at the first touch.
+    /// As `nvvmm restore` does it: memory is mapped at the first touch.
     Lazy,
     /// `--prefault`: page tables are filled first.
     Prefaulted,
@@ -85,13 +85,13 @@ impl Place {
         })
     }
 
-    /// Whether the pool's memory comes in huge pages.
+    /// Tells if the pool's memory comes in huge pages.
     pub fn has_huge_pages(&self) -> bool {
         self.pool.medium() == Medium::Hugetlbfs || self.medium == "tmpfs with huge pages"
     }
 
-    /// Whether what a guest writes is copied in clusters of pages: neither whole huge pages, nor by
-    /// the host's kernel.
+    /// Tells if frames that a guest writes are copied in clusters: neither as whole huge pages, nor
+    /// by the host's kernel.
     pub fn copies_clusters(&self) -> bool {
         let medium = self.pool.medium();
         medium.cow_engine() == EngineKind::Userfaultfd && medium.page_bytes() < CHUNK_SIZE_BYTES
@@ -107,7 +107,7 @@ impl Place {
         self.pool.size_bytes()
     }
 
-    /// What the pool takes of its medium now.
+    /// Bytes of the medium that the pool uses now.
     ///
     /// # Errors
     /// The pool's.
@@ -121,12 +121,12 @@ impl Place {
             .join(format!("nvvmm-bench-{}.{name}", std::process::id()))
     }
 
-    /// Whether files here can be written to with write(2).
+    /// Tells if files on this medium can be written with write(2).
     pub fn has_write(&self) -> bool {
         self.pool.medium() != Medium::Hugetlbfs
     }
 
-    /// Whether there is room for a file of so many bytes beside the pool, however much of the pool
+    /// Tells if there is room for a file of this size beside the pool, however much of the pool
     /// is used.
     ///
     /// # Errors
@@ -254,7 +254,7 @@ impl Place {
         }
     }
 
-    /// Where the next guest's sockets go.
+    /// Name and directory of sockets for the next guest.
     pub fn guest_place(&self) -> GuestPlace<'_> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         GuestPlace {
@@ -266,15 +266,15 @@ impl Place {
     }
 }
 
-/// What a guest is started with.
+/// Settings that a guest is started with.
 pub struct GuestPlace<'p> {
     /// The VM's name.
     pub name: String,
-    /// Its pool.
+    /// Pool of the guest's memory.
     pub pool: &'p Arc<Pool>,
     /// The directory of its sockets.
     pub dir: &'p Path,
-    /// What it is to be fast with.
+    /// Optimisations that the engine uses.
     pub techniques: Techniques,
 }
 

@@ -1,4 +1,4 @@
-//! What is to be measured, and with what.
+//! Experiments to run, and their settings.
 
 use std::path::{Path, PathBuf};
 
@@ -14,28 +14,28 @@ const SIZES_USUAL: [u64; 6] = [16 << 20, 64 << 20, 256 << 20, 512 << 20, 1 << 30
 pub const HOST_BYTES: u64 = 1 << 30;
 /// Name of the guest's program.
 const GUEST: &str = "nvvmm-bare-metal";
-/// Where it is in the source tree, seen from `target/<profile>/`.
+/// Path of the guest in the source tree, seen from `target/<profile>/`.
 const GUEST_IN_TREE: &str = "../../guest/bare-metal/target/release";
 
-/// What can be measured.
+/// Experiments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ExperimentKind {
     /// Checkpoint and restart against copying, by memory touched: the paper's two experiments
     Paper,
     /// Checkpoints after the first, by memory written in between
     Incremental,
-    /// What copy-on-write costs a guest, against the kernel's own
+    /// Cost of copy-on-write for a guest, compared with the kernel's own
     Cow,
-    /// What is copied for a write, for each way to choose how much
+    /// Frames copied for each write, for each policy of cluster sizes
     Clusters,
-    /// How many mappings guest memory takes in the worst pattern of writes, and what it costs to
+    /// Mappings that guest memory takes in the worst pattern of writes, and the cost to
     /// stay in the budget
     Mappings,
     /// Checkpoints in a rhythm of a guest that goes on writing, and the way back to one
     Rate,
-    /// What each technique of copy-on-write is worth
+    /// Gain of each technique of copy-on-write
     Techniques,
-    /// What checkpoints of an idle guest and many clones cost
+    /// Cost of checkpoints of an idle guest, and of many clones
     Space,
     /// Much memory of which little is touched, up to 1 TiB
     Sparse,
@@ -55,7 +55,7 @@ impl ExperimentKind {
         Self::Sparse,
     ];
 
-    /// Its name on the command line.
+    /// Name of the experiment on the command line.
     pub fn name(self) -> String {
         self.to_possible_value()
             .map(|value| value.get_name().to_owned())
@@ -66,11 +66,11 @@ impl ExperimentKind {
 /// One run.
 #[derive(Debug)]
 pub struct Plan {
-    /// What is measured.
+    /// Experiments to run, in order.
     pub experiments: Vec<ExperimentKind>,
     /// Memory that guests touch, in bytes, from small to large.
     pub sizes: Vec<u64>,
-    /// How often each thing is done.
+    /// Repetitions of each measurement.
     pub repeat: usize,
     /// A directory on memory that comes in pages of 4 KiB.
     pub dir: PathBuf,
@@ -113,7 +113,8 @@ impl Plan {
         }
         let left_out = too_large.into_iter().map(|size| {
             format!(
-                "Guests with {} touched: two times that does not fit into the {room} that were free.",
+                "Guests with {} touched: two times that does not fit into the {room} that were \
+                 free.",
                 human_units::size(size)
             )
         });
@@ -137,10 +138,14 @@ impl Plan {
         places.find(|path| path.is_file()).ok_or_else(|| {
             VmError::new(
                 ErrorKind::NotFound,
-                format!("the guest program {GUEST} is not beside {}", program.display()),
+                format!(
+                    "the guest program {GUEST} is not beside {}",
+                    program.display()
+                ),
             )
             .with_remedy(
-                "build it with 'cargo build --release --manifest-path guest/bare-metal/Cargo.toml', or name it with --guest",
+                "build it with 'cargo build --release --manifest-path \
+                 guest/bare-metal/Cargo.toml', or name it with --guest",
             )
         })
     }

@@ -22,7 +22,7 @@ const COLOURS: [RGBColor; 7] = [
 ];
 /// Distance between the outermost points and the frame of a logarithmic axis, as a factor.
 const ROOM_FACTOR: f64 = 1.3;
-/// The same of a linear axis, as a part of what is shown.
+/// Margin of a linear axis, as a part of its range.
 const ROOM_PART: f64 = 0.05;
 
 /// The chart as an SVG document: medians as lines, smallest and largest as bars.
@@ -68,7 +68,7 @@ struct Curve {
 }
 
 impl Curve {
-    /// What cannot be shown on a logarithmic axis is left out.
+    /// Leaves out points that a logarithmic axis cannot show.
     fn of(series: &Series, chart: &Chart) -> Self {
         let points = series.points.iter().filter_map(|point| {
             let spread = Spread::of(&point.measured)?;
@@ -82,7 +82,7 @@ impl Curve {
     }
 }
 
-/// From which place to which an axis goes.
+/// Range of an axis.
 fn range(axis: &Axis, values: impl Iterator<Item = f64>) -> Option<std::ops::Range<f64>> {
     let values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
     let min = values.iter().copied().reduce(f64::min)?;
@@ -148,7 +148,7 @@ fn draw<'a>(
         .draw()
 }
 
-/// What is written beside a place of an axis.
+/// Label of a place of an axis.
 fn mark(axis: &Axis, place: f64) -> String {
     let value = axis.value(place);
     let digits = match value.abs() {

@@ -10,7 +10,7 @@ use std::{
 
 use nvvmm::vm::VmError;
 
-/// Of one run.
+/// Progress of one run.
 #[derive(Debug)]
 pub struct Progress {
     began: Instant,
@@ -19,7 +19,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// It begins now, and ends when `interrupted` is set. `tell` says lines to the user.
+    /// Begins a run now, which ends when `interrupted` is set. `tell` prints lines for the user.
     pub fn begin(interrupted: Arc<AtomicBool>, tell: fn(&str)) -> Self {
         Self {
             began: Instant::now(),
@@ -37,7 +37,7 @@ impl Progress {
         self.go_on()
     }
 
-    /// The same in silence.
+    /// Begins a run that prints nothing.
     ///
     /// # Errors
     /// The user has interrupted the run.

@@ -24,18 +24,18 @@ use crate::human_units;
 const SEED: u64 = 23;
 /// Memory that the guest keeps rewriting.
 const WORKING_SET: u64 = 16 << 20;
-/// The same of guests that are checkpointed in one rhythm only.
+/// Memory written by guests that are checkpointed at one interval only.
 const OTHER_WORKING_SETS: [u64; 2] = [4 << 20, 64 << 20];
 /// Time between the beginnings of two checkpoints; 0: one begins when the one before is done.
 const PERIODS_MS: [u64; 6] = [0, 5, 10, 20, 50, 100];
 /// The period of all that is not the curve.
 const PERIOD_MS: u64 = 10;
 const KEEP: u64 = 8;
-/// How long the guest's writes are counted, at least.
+/// Shortest time for which the guest's writes are counted.
 const WINDOW: Duration = Duration::from_millis(500);
-/// The same in periods.
+/// Least number of periods for which they are counted.
 const WINDOW_PERIODS: u32 = 10;
-/// How long the guest goes on before its writes are counted: copies of what the last checkpoint
+/// Time that the guest runs before its writes are counted: copies of what the last checkpoint
 /// shares are made.
 const SETTLING: Duration = Duration::from_millis(100);
 /// Rewinds in each repetition.
@@ -48,7 +48,7 @@ struct Workload {
     vcpus: u8,
 }
 
-/// What a ring did to it.
+/// Effect of a ring on the guest.
 #[derive(Clone, Debug)]
 struct Turn {
     medium: String,
@@ -82,7 +82,7 @@ struct Measuring<'p> {
     curve: Workload,
     others: Vec<Workload>,
     turns: Vec<Turn>,
-    /// Where the time of a checkpoint goes, each period by itself.
+    /// Table of a checkpoint's time by phase, each period by itself.
     phases: Observations,
     rewinds: Vec<(String, Rewinds)>,
     frames_verified: u64,
@@ -260,11 +260,16 @@ impl Measuring<'_> {
             name: "rate".into(),
             title: "Checkpoints in a rhythm".into(),
             about: format!(
-                "A guest rewrites {set} of memory all the time, frame by frame in an order that looks random, with {}, on {} of the host; each word that it \
-                 replaces is compared with what it must be. A ring of checkpoints is begun, as by `nvvmm checkpoint --every PERIOD --keep {KEEP}` (fewer where \
-                 the pool has no room for so many), and ended, once for each period. The slowdown is the part of its work that the guest does not do: frames \
-                 written in a second with the ring, against those in the same guest right before, without. The guest counts them in its memory, and is asked \
-                 before and after; nobody interrupts it for that in between. At the end it compares all of its memory, ends, and the newest checkpoint is \
+                "A guest rewrites {set} of memory all the time, frame by frame in an order that \
+                 looks random, with {}, on {} of the host; each word that it \
+                 replaces is compared with what it must be. A ring of checkpoints is begun, as by \
+                 `nvvmm checkpoint --every PERIOD --keep {KEEP}` (fewer where \
+                 the pool has no room for so many), and ended, once for each period. The slowdown \
+                 is the part of its work that the guest does not do: frames \
+                 written in a second with the ring, against those in the same guest right before, \
+                 without. The guest counts them in its memory, and is asked \
+                 before and after; nobody interrupts it for that in between. At the end it \
+                 compares all of its memory, ends, and the newest checkpoint is \
                  restored and compared, too.",
                 vcpus_text(self.curve.vcpus),
                 match cpus() {
@@ -280,17 +285,23 @@ impl Measuring<'_> {
                     others.collect(),
                 ),
                 self.phases.phases(
-                    &format!("Where a checkpoint goes, one every {PERIOD_MS} ms (means, of them the medians)"),
+                    &format!(
+                        "Where a checkpoint goes, one every {PERIOD_MS} ms (means, of them \
+                              the medians)"
+                    ),
                     PERIOD_MS as f64,
                 ),
                 self.rewinds_table(),
             ],
             targets: self.targets(),
             limits: vec![
-                "Threads that take checkpoints and copy frames need a CPU. Where all of them run vCPUs, as with 2 vCPUs on 2 CPUs, that is missing to the \
+                "Threads that take checkpoints and copy frames need a CPU. Where all of them run \
+                 vCPUs, as with 2 vCPUs on 2 CPUs, that is missing to the \
                  guest, and is in its slowdown."
                     .into(),
-                "The work that the slowdown is a part of has the guest's own look for console input in it, every 0.2 ms, with and without a ring.".into(),
+                "The work that the slowdown is a part of has the guest's own look for console \
+                 input in it, every 0.2 ms, with and without a ring."
+                    .into(),
             ],
             frames_verified: self.frames_verified,
         }
@@ -346,7 +357,8 @@ impl Measuring<'_> {
         });
         Table {
             title: format!(
-                "Back to the newest checkpoint of a ring, one every {PERIOD_MS} ms (nvvmm rewind, a VM in a process of its own)"
+                "Back to the newest checkpoint of a ring, one every {PERIOD_MS} ms (nvvmm rewind, \
+                 a VM in a process of its own)"
             ),
             columns: ["pool", "no guest", "in all"].map(str::to_owned).to_vec(),
             rows: rows.collect(),
@@ -383,7 +395,7 @@ impl Measuring<'_> {
     }
 }
 
-/// What a guest did for a while.
+/// Work of a guest in a while.
 struct Work {
     seconds: f64,
     frames: f64,
@@ -414,8 +426,8 @@ impl Work {
     }
 }
 
-/// How many checkpoints a pool has room for, up to the usual number: each may have a working set of
-/// its own, and so have the guest and the checkpoint that is being taken.
+/// Number of checkpoints that the pool has room for, up to the usual one. Each may have a working
+/// set of its own, and so have the guest and the checkpoint that is being taken.
 fn keep(place: &Place, working_set: u64) -> u64 {
     (place.pool_bytes() / 2 / working_set)
         .saturating_sub(2)
@@ -441,7 +453,8 @@ fn table(title: &str, rows: Vec<Vec<String>>) -> Table {
     ];
     Table {
         title: format!(
-            "{title} (medians; pause, in all: the means of a ring's checkpoints; frames, faults: for each checkpoint)"
+            "{title} (medians; pause, in all: the means of a ring's checkpoints; frames, faults: \
+             for each checkpoint)"
         ),
         columns: columns.map(str::to_owned).to_vec(),
         rows,

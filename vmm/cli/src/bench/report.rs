@@ -1,4 +1,4 @@
-//! What a run of the benchmark found; JSON, and the source of tables, plots and
+//! Results of a run of the benchmark: JSON, from which come the tables, plots and
 //! docs/performance.md.
 
 use serde::{Deserialize, Serialize};
@@ -10,17 +10,17 @@ use super::{host::HostFacts, statistics::Spread};
 pub struct Report {
     /// Version of the program.
     pub nvvmm: String,
-    /// When it began, in UTC.
+    /// Time at which the run began, in UTC.
     pub began: String,
-    /// How long it took, in seconds.
+    /// Duration of the run, in seconds.
     pub took_s: f64,
-    /// What it ran on.
+    /// Host that the run was on.
     pub host: HostFacts,
-    /// How it measured, one sentence each.
+    /// Method, one sentence each.
     pub method: Vec<String>,
-    /// What was measured.
+    /// Experiments that were run.
     pub experiments: Vec<Experiment>,
-    /// What was not, and why.
+    /// Parts that were left out, and why.
     pub left_out: Vec<String>,
     /// Experiments that failed, and why.
     #[serde(default)]
@@ -30,19 +30,19 @@ pub struct Report {
 /// One experiment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Experiment {
-    /// Its name on the command line.
+    /// Name of the experiment on the command line.
     pub name: String,
-    /// What it is about.
+    /// Title.
     pub title: String,
-    /// What is done.
+    /// Description of the measurements.
     pub about: String,
     /// Curves.
     pub charts: Vec<Chart>,
     /// Figures.
     pub tables: Vec<Table>,
-    /// What was hoped for.
+    /// Targets.
     pub targets: Vec<Target>,
-    /// What the figures do not say.
+    /// Remarks on the figures.
     pub limits: Vec<String>,
     /// Frames of guest memory that were compared with what they must hold after a restore.
     pub frames_verified: u64,
@@ -53,11 +53,11 @@ pub struct Experiment {
 pub struct Chart {
     /// Name of its file, without an ending.
     pub file: String,
-    /// What it shows.
+    /// Title.
     pub title: String,
-    /// What goes to the right.
+    /// Horizontal axis.
     pub x: Axis,
-    /// What goes up.
+    /// Vertical axis.
     pub y: Axis,
     /// The curves.
     pub series: Vec<Series>,
@@ -66,7 +66,7 @@ pub struct Chart {
 /// One direction of a chart.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Axis {
-    /// What it counts, with the unit.
+    /// Quantity, with its unit.
     pub label: String,
     /// Equal distances are equal factors, and marks are powers of this; without it they are equal
     /// differences.
@@ -90,12 +90,12 @@ impl Axis {
         }
     }
 
-    /// Where a value is on it.
+    /// Place of a value on the axis.
     pub fn place(&self, value: f64) -> f64 {
         self.base.map_or(value, |base| value.log(base))
     }
 
-    /// What is at a place of it.
+    /// Value at a place of the axis.
     pub fn value(&self, place: f64) -> f64 {
         self.base.map_or(place, |base| base.powf(place))
     }
@@ -104,23 +104,23 @@ impl Axis {
 /// A curve.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Series {
-    /// What it is of.
+    /// Name of the series.
     pub name: String,
-    /// Its points, from left to right.
+    /// Points, from left to right.
     pub points: Vec<Point>,
 }
 
 /// One place of a curve.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Point {
-    /// Where it is to the right.
+    /// Place on the horizontal axis.
     pub x: f64,
-    /// What was measured, in the order in which it was.
+    /// Measurements, in the order in which they were made.
     pub measured: Vec<f64>,
 }
 
 impl Series {
-    /// What was measured at `x`.
+    /// Measurements at `x`.
     pub fn at(&self, x: f64) -> &[f64] {
         let found = self.points.iter().find(|point| point.x == x);
         found.map_or(&[], |point| &point.measured)
@@ -142,28 +142,28 @@ impl Series {
 /// A table; the first column is text, the others are figures.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Table {
-    /// What it shows.
+    /// Title.
     pub title: String,
     /// Names of its columns.
     pub columns: Vec<String>,
-    /// Its rows, as long as the columns are many.
+    /// Rows, each with one cell for each column.
     pub rows: Vec<Vec<String>>,
 }
 
-/// What was hoped for, and what was found.
+/// A target, and the result.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Target {
-    /// What is looked at.
+    /// Quantity.
     pub what: String,
-    /// What it should be.
+    /// Bound of the quantity.
     pub wanted: Bound,
-    /// What it is.
+    /// Measured values.
     pub measured: Spread,
     /// Unit of both, after the number: `x`, ` ms`.
     pub unit: String,
 }
 
-/// Which side of a number is good.
+/// Bound: the good side of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
@@ -174,7 +174,7 @@ pub enum Bound {
 }
 
 impl Target {
-    /// Whether the median is on the good side.
+    /// Tells if the median is on the good side.
     pub fn is_met(&self) -> bool {
         match self.wanted {
             Bound::AtLeast(bound) => self.measured.median >= bound,

@@ -8,15 +8,15 @@ use super::{commands::Commands, console::number, place::Place};
 
 const VM: &str = "rewound";
 const SEED: u64 = 29;
-/// How long the guest goes on between two rewinds: some checkpoints are taken.
+/// Time that the guest runs between two rewinds: some checkpoints are taken.
 const GOES_ON: Duration = Duration::from_millis(200);
 
-/// What rewinds took.
+/// Times of rewinds.
 #[derive(Clone, Debug, Default)]
 pub struct Rewinds {
     /// Times from the request until the guest ran again, in microseconds.
     pub total_us: Vec<f64>,
-    /// Of these, how long there was no guest.
+    /// Part of these during which there was no guest.
     pub stopped_us: Vec<f64>,
     /// Frames that the guest compared with what they must hold.
     pub frames_verified: u64,

@@ -1,4 +1,4 @@
-//! What checkpoints and clones cost in memory, and how long clones take as they become many.
+//! Cost of checkpoints and clones in memory, and start times of clones as they become many.
 
 use std::{thread, time::Duration};
 
@@ -18,12 +18,12 @@ use crate::human_units;
 const SEED: u64 = 17;
 const MIB: f64 = (1 << 20) as f64;
 const KIB: f64 = 1024.0;
-/// How long a guest idles between two checkpoints.
+/// Time that a guest idles between two checkpoints.
 const IDLE: Duration = Duration::from_millis(500);
 /// Memory that the guest of which clones are made has touched, and what each clone writes.
 const CLONE_MIB: u64 = 64;
 const WRITTEN_FRAMES: u64 = 256;
-/// What a clone may take: what it writes, and half of that for clusters that are copied as a whole.
+/// Memory that a clone may take: what it writes, and half of that for copies of whole clusters.
 const CLONE_BYTES_MAX: f64 = 1.5 * MIB;
 /// Clones at either end that are compared.
 const ENDS: usize = 10;
@@ -91,9 +91,12 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
         name: "space".into(),
         title: "What checkpoints and clones cost".into(),
         about: format!(
-            "A guest with {} touched that has nothing to do is checkpointed again and again. Then {} VMs are started from one snapshot of a guest \
-             with {CLONE_MIB} MiB touched, as processes by `nvvmm restore --detach --paused`, one after the other and all at once; each goes on, writes 1 MiB, \
-             compares all of its memory, and is paused. Memory is what the pool takes of its medium, {}.",
+            "A guest with {} touched that has nothing to do is checkpointed again and again. Then \
+             {} VMs are started from one snapshot of a guest \
+             with {CLONE_MIB} MiB touched, as processes by `nvvmm restore --detach --paused`, one \
+             after the other and all at once; each goes on, writes 1 MiB, \
+             compares all of its memory, and is paused. Memory is what the pool takes of its \
+             medium, {}.",
             human_units::size(size),
             plan.clones,
             place.medium
@@ -102,7 +105,8 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
         tables: vec![figures],
         targets,
         limits: vec![
-            "Memory of VM processes themselves (page tables, buffers) is not the pool's, and not counted."
+            "Memory of VM processes themselves (page tables, buffers) is not the pool's, and not \
+             counted."
                 .into(),
         ],
         frames_verified: clones.frames_verified + idle_frames,
@@ -137,7 +141,7 @@ pub(super) fn idle_checkpoints(
     Ok((grown, frames))
 }
 
-/// What was found of clones.
+/// Measurements of clones.
 struct Found {
     start_us: Vec<f64>,
     together_us: f64,

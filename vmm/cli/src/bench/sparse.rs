@@ -80,7 +80,8 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
         name: "sparse".into(),
         title: "Much memory, little of it touched".into(),
         about: format!(
-            "Guests with more and more RAM touch {} of it, are checkpointed, end, and are restored lazily, on {}.",
+            "Guests with more and more RAM touch {} of it, are checkpointed, end, and are \
+             restored lazily, on {}.",
             human_units::size(touched),
             place.medium
         ),

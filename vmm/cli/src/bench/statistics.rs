@@ -1,4 +1,4 @@
-//! What several measurements of one thing say.
+//! Median and range of repeated measurements.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,12 +11,12 @@ pub struct Spread {
     pub min: f64,
     /// The largest.
     pub max: f64,
-    /// How many there are.
+    /// Number of measurements.
     pub count: usize,
 }
 
 impl Spread {
-    /// Of these measurements; `None` when there are none.
+    /// Computes the spread of these measurements; `None` when there are none.
     pub fn of(measured: &[f64]) -> Option<Self> {
         let mut sorted = measured.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -36,7 +36,7 @@ impl Spread {
     }
 }
 
-/// How often the second goes into the first, repetition by repetition: what disturbs a repetition
+/// Ratios of the first to the second, repetition by repetition: what disturbs a repetition
 /// as a whole disturbs both.
 pub fn ratios(of: &[f64], to: &[f64]) -> Vec<f64> {
     of.iter().zip(to).map(|(of, to)| of / to).collect()

@@ -1,4 +1,4 @@
-//! What each technique of the engine is worth: the same thing with and without it.
+//! Gain of each technique of the engine: the same measurement with and without it.
 
 use nvvmm::{
     cow::{CopyPolicy, Techniques},
@@ -41,7 +41,7 @@ struct Trial {
     clusters_only: bool,
 }
 
-/// What a trial showed on one pool.
+/// Result of a trial on one pool.
 struct Shown {
     without: Vec<f64>,
     with: Vec<f64>,
@@ -86,9 +86,12 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
         name: "techniques".into(),
         title: "What each technique is worth".into(),
         about: format!(
-            "The same guest, with a technique switched off and as usual, in turns. A guest with {} touched is paused for its first checkpoint; it rewrites {} at \
-             random, is checkpointed, and so on, {EPOCHS} times, of which the later half counts; it rewrites all of its memory in a row after a checkpoint; it idles. The guest \
-             compares all of its memory at the end. Huge pages and lazy restores are in the paper's experiments, above.",
+            "The same guest, with a technique switched off and as usual, in turns. A guest with \
+             {} touched is paused for its first checkpoint; it rewrites {} at \
+             random, is checkpointed, and so on, {EPOCHS} times, of which the later half counts; \
+             it rewrites all of its memory in a row after a checkpoint; it idles. The guest \
+             compares all of its memory at the end. Huge pages and lazy restores are in the \
+             paper's experiments, above.",
             human_units::size(size),
             human_units::size(size.min(WORKING_SET_MAX))
         ),

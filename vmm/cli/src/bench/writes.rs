@@ -1,4 +1,4 @@
-//! What copy-on-write did while a guest wrote.
+//! Work of copy-on-write while a guest wrote.
 
 use std::time::Instant;
 
@@ -6,7 +6,7 @@ use nvvmm::{checkpoint::report::RamCounters, vm::VmError};
 
 use super::{console::number, guest::Guest};
 
-/// Of one command to the guest.
+/// Counts of one command to the guest.
 #[derive(Clone, Copy, Debug)]
 pub struct Writes {
     /// Frames that the guest wrote to.
@@ -15,7 +15,7 @@ pub struct Writes {
     pub faults: f64,
     /// Frames that were copied for it.
     pub frames_copied: f64,
-    /// How long it took, in microseconds.
+    /// Duration of the command, in microseconds.
     pub us: f64,
 }
 

@@ -18,7 +18,7 @@ use signal_hook::iterator::Handle;
 
 use super::tree::{File, Node};
 
-/// What is in a snapshot never changes.
+/// Cache time of a snapshot's content, which never changes.
 const FOR_EVER: Duration = Duration::from_secs(24 * 3600);
 /// Snapshots come and go, and names are used again: the kernel asks each time.
 const NOT_AT_ALL: Duration = Duration::ZERO;
@@ -94,7 +94,7 @@ impl Shown {
 }
 
 impl SnapshotFiles {
-    /// Of this pool. Who waits for signals is told of its end through `until`.
+    /// Makes the file system of a pool. Its end closes `until`, and so ends a wait for signals.
     pub fn of(pool: Arc<Pool>, until: Handle) -> Self {
         Self {
             pool,
@@ -175,7 +175,7 @@ impl SnapshotFiles {
         node.map(|node| self.attributes(node)).transpose()
     }
 
-    /// What is in a directory, each with where to go on behind it. Snapshots are in the order of
+    /// Entries of a directory, each with the offset behind it. Snapshots are in the order of
     /// their ids, so that one that comes or goes between two calls hides no other.
     fn listed(&self, directory: Node) -> Result<Vec<(u64, Node, String)>, InspectError> {
         let mut listed = vec![
@@ -218,7 +218,7 @@ impl SnapshotFiles {
         Ok(bytes)
     }
 
-    /// Where data or a hole comes next; none when neither does.
+    /// Offset of the next data or hole; none when there is no more.
     fn sought(&self, node: Node, offset: u64, whence: i32) -> Result<Option<u64>, InspectError> {
         let Node::File(id, file) = node else {
             return Ok(None);
@@ -244,7 +244,7 @@ fn number(node: Node) -> Result<u64, InspectError> {
     node.number().ok_or(InspectError::Id { id })
 }
 
-/// What a program is told. That a snapshot is gone is no trouble of the pool.
+/// Error code for the program. A snapshot that is gone is not an error of the pool.
 fn errno(error: &InspectError) -> Errno {
     match error {
         InspectError::Pool(Error::NotFound { .. }) => Errno::ESTALE,
@@ -255,7 +255,7 @@ fn errno(error: &InspectError) -> Errno {
     }
 }
 
-/// What the kernel means; it only knows what it was told of.
+/// Node of a number from the kernel, which only knows those that it was given.
 fn node(ino: INodeNo) -> Result<Node, Errno> {
     Node::of(ino.0).ok_or(Errno::ESTALE)
 }

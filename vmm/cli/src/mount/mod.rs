@@ -31,12 +31,12 @@ pub struct Mount {
     directory: PathBuf,
 }
 
-/// How serving ended.
+/// End of serving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// It is unmounted.
+    /// The file system is unmounted.
     Unmounted,
-    /// It is, and programs that have files of it open get errors from now on.
+    /// The file system is unmounted, and programs with open files of it get errors from now on.
     InUse,
 }
 

@@ -1,4 +1,4 @@
-//! What the file system consists of, and by which numbers the kernel knows it.
+//! Files and directories of the file system, and their inode numbers.
 
 use nvvmm_snapshot::{SnapshotId, SnapshotKind};
 
@@ -20,25 +20,25 @@ pub enum Node {
 /// A file of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum File {
-    /// Its memory.
+    /// Memory of the guest or process.
     Memory = 1,
-    /// Its decoded state.
+    /// Decoded state.
     State = 2,
-    /// How its VM was made.
+    /// Spec of the VM.
     Spec = 3,
 }
 
 impl File {
     const ALL: [File; 3] = [File::Memory, File::State, File::Spec];
 
-    /// Those that a snapshot of this kind has.
+    /// Files of a snapshot of this kind.
     pub fn of_kind(kind: SnapshotKind) -> impl Iterator<Item = File> {
         Self::ALL
             .into_iter()
             .filter(move |file| kind == SnapshotKind::Vm || *file != File::Spec)
     }
 
-    /// Its name.
+    /// Name of the file.
     pub fn name(self) -> &'static str {
         match self {
             File::Memory => "memory",
@@ -49,7 +49,7 @@ impl File {
 }
 
 impl Node {
-    /// Its inode number. Ids are never used twice, so neither are these. None for an id that no
+    /// Inode number. Ids are never used twice, so neither are these. None for an id that no
     /// pool gets to.
     pub fn number(self) -> Option<u64> {
         let of = |id: SnapshotId, place: u64| id.get().checked_mul(NUMBERS)?.checked_add(place);
@@ -60,7 +60,7 @@ impl Node {
         }
     }
 
-    /// What has this number.
+    /// Node with this number.
     pub fn of(number: u64) -> Option<Node> {
         if number == ROOT {
             return Some(Node::Root);

@@ -50,7 +50,7 @@ impl PlayedVm {
         }
     }
 
-    /// What it was asked for so far.
+    /// Requests so far.
     pub fn asked(&self) -> Vec<String> {
         self.vm.asked.lock().unwrap().clone()
     }

@@ -138,7 +138,8 @@ fn a_ring_is_begun_shown_ended_and_gone_back_in() {
         (Some(0), Some(8))
     );
     let ended = world.nvvmm(&["checkpoint", "web", "--stop"]);
-    let said = "the ring of web has ended; 4 taken (1 missed), 3 kept, the newest is web@4; paused for 812 µs";
+    let said = "the ring of web has ended; 4 taken (1 missed), 3 kept, the newest is web@4; \
+                paused for 812 µs";
     assert!(ended.done().starts_with(said), "{}", ended.stdout);
     let back = world.nvvmm(&["rewind", "web", "-n", "3"]);
     assert_eq!(

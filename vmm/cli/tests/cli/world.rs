@@ -79,7 +79,7 @@ impl Finished {
         assert_eq!(self.stdout, "");
     }
 
-    /// The same, with the cause on one line and what to do about it on another.
+    /// Checks an error with the cause on one line and the remedy on another.
     #[track_caller]
     pub fn refused_with_remedy(&self, code: i32, text: &str, remedy: &str) {
         self.refused(code, text);

@@ -27,12 +27,12 @@ use crate::checkpoint::blob::SavedVm;
 use crate::kvm::VcpuStateV1;
 
 const PAGE_BYTES: u64 = 4096;
-/// What is copied at a time.
+/// Bytes that are copied at a time.
 const COPY_BYTES: u64 = 1 << 20;
 /// Program headers for virtual addresses. An ELF header counts up to 65,534 in all.
 const RANGES_MAX: usize = 65_000;
 
-/// Why there is no core.
+/// Reason why there is no core.
 #[derive(Debug, thiserror::Error)]
 pub enum CoreError {
     /// The snapshot cannot be looked into.
@@ -46,11 +46,11 @@ pub enum CoreError {
     Write(#[from] io::Error),
 }
 
-/// Where a core goes.
+/// Target of a core.
 pub enum Target {
     /// A file, which gets holes.
     File(File),
-    /// What takes bytes one after another, zeros too.
+    /// A stream that takes bytes one after another, zeros too.
     Stream(Box<dyn Write>),
 }
 
@@ -65,8 +65,8 @@ pub struct Core {
 }
 
 impl Core {
-    /// Of the snapshot behind a reader. Memory is looked through for what a Linux says of itself;
-    /// `on_progress` is told how many bytes were.
+    /// Prepares the core of the snapshot behind a reader. Searches memory for VMCOREINFO, and calls
+    /// `on_progress` with the number of bytes searched.
     ///
     /// # Errors
     /// [`CoreError::NoVm`], [`CoreError::Look`].
@@ -201,7 +201,7 @@ impl Core {
         self.front.extend_from_slice(notes);
     }
 
-    /// Where a physical address is behind the front. It is one of RAM.
+    /// Offset of a physical address behind the front. The address must be one of RAM.
     fn offset_of(&self, phys: u64) -> u64 {
         let ranges = self.memory.ranges().iter();
         let range = ranges.rev().find(|range| range.gpa <= phys);
@@ -260,7 +260,7 @@ fn header(program_headers: u16) -> Elf64_Ehdr {
     header
 }
 
-/// What the first vCPU in kernel mode has mapped, else the first: in user mode a kernel may show
+/// Mappings of the first vCPU in kernel mode, else of the first: in user mode a kernel may show
 /// little of itself.
 fn mappings(memory: &Memory, vcpus: &[VcpuStateV1]) -> Result<Mappings, InspectError> {
     let kernel = vcpus.iter().find(|vcpu| vcpu.sregs.cs.selector & 3 == 0);

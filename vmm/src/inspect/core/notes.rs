@@ -22,7 +22,7 @@ pub struct NoteHeader {
     pub name_bytes: U32,
     /// Length of the description.
     pub desc_bytes: U32,
-    /// What it is, by the name's own numbers.
+    /// Type of the note, in the numbers of its name.
     pub kind: U32,
 }
 

@@ -1,4 +1,4 @@
-//! What a guest's page tables map, read from a snapshot.
+//! Mappings of a guest's page tables, read from a snapshot.
 //!
 //! The tables are the guest's, and so is what is in them. A level is left at each step, so the walk
 //! ends; how many tables are read and how many ranges are kept is bounded.
@@ -26,19 +26,19 @@ const EFER_LONG_MODE_ACTIVE: u64 = 1 << 10;
 /// Tables that are read: enough for 256 GiB in pages of 4 KiB.
 const TABLES_MAX: usize = 1 << 17;
 
-/// How a vCPU gets from virtual to physical addresses.
+/// Translation of a vCPU's virtual addresses to physical ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Paging {
-    /// Not at all: they are the same.
+    /// No translation: both are the same.
     Off,
-    /// By tables of 64-bit mode.
+    /// Page tables of 64-bit mode.
     Tables {
         /// The first of them.
         root: u64,
         /// 4 or 5.
         levels: u32,
     },
-    /// By those of an older mode, which are not read.
+    /// Page tables of an older mode, which are not read.
     Older,
 }
 
@@ -49,21 +49,21 @@ pub struct Mapped {
     pub virt: u64,
     /// The physical address behind it.
     pub phys: u64,
-    /// How many bytes.
+    /// Length in bytes.
     pub bytes: u64,
 }
 
-/// What was found.
+/// Mappings that were found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Mappings {
-    /// By virtual address.
+    /// Ranges, by virtual address.
     pub ranges: Vec<Mapped>,
     /// There is more than is kept or read.
     pub cut_off: bool,
 }
 
 impl Paging {
-    /// Of a vCPU with these registers.
+    /// Translation of a vCPU with these registers.
     pub fn of(sregs: &kvm_sregs) -> Self {
         if sregs.cr0 & CR0_PAGING == 0 {
             Paging::Off

@@ -1,4 +1,4 @@
-//! What a Linux kernel says of itself for readers of its cores, VMCOREINFO: its release, where its
+//! VMCOREINFO, a Linux kernel's note for readers of its cores: its release, where its
 //! symbols are, how it is laid out.
 //!
 //! A kernel keeps it ready as an ELF note at the begin of a page (kernel/vmcore_info.c,
@@ -21,9 +21,9 @@ const NAME_PADDED: &[u8; 12] = b"VMCOREINFO\0\0";
 const FIRST_LINE: &[u8] = b"OSRELEASE=";
 /// `VMCOREINFO_BYTES`: no text is longer.
 const TEXT_BYTES_MAX: usize = PAGE_BYTES as usize;
-/// Where the text begins in the page.
+/// Offset of the text in the page.
 const TEXT_AT: usize = size_of::<NoteHeader>() + NAME_PADDED.len();
-/// Where the kernel's code begins.
+/// Address of the kernel's code.
 const TEXT_SYMBOL: &str = "SYMBOL(_stext)=";
 
 /// The text of the kernel that runs: of several, as an earlier kernel may have left one, that whose
@@ -62,13 +62,13 @@ pub fn find(
     Ok(first)
 }
 
-/// What a text says of the kernel's release.
+/// Release of the kernel, from a note's text.
 pub fn release(text: &[u8]) -> String {
     let line = text[FIRST_LINE.len()..].split(|byte| *byte == b'\n').next();
     String::from_utf8_lossy(line.unwrap_or_default()).into_owned()
 }
 
-/// How long the text of the note is that a page begins with, if it does.
+/// Length of the note's text, if a page begins with one.
 fn text_bytes(page: &[u8]) -> Option<usize> {
     let (header, rest) = NoteHeader::read_from_prefix(page).ok()?;
     let bytes = header.desc_bytes.get() as usize;

@@ -21,7 +21,7 @@ fn pages(name: &str, text: &str) -> Vec<[u8; 4096]> {
         .collect()
 }
 
-/// What is found in memory that begins with these pages, where the kernel's code is mapped.
+/// Finds the note in memory that begins with these pages, where the kernel's code is mapped.
 fn found(notes: &[Vec<[u8; 4096]>]) -> Option<String> {
     let frames: Vec<_> = (0..)
         .zip(notes.concat())
