@@ -13,7 +13,7 @@ use std::thread;
 
 use nvvmm_protocol::{DATA_BYTES_MAX, Ended, FromAgent, TerminalSize, ToAgent, receive, send};
 
-use crate::serve::{Failure, Stream};
+use crate::stream::{Failure, Stream};
 use crate::sys;
 
 /// What ends the input that is typed at a terminal: Ctrl-D.

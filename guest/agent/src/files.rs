@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nvvmm_protocol::{DATA_BYTES_MAX, FailedBecause, FromAgent, ToAgent, receive};
 
-use crate::serve::{Failure, Stream};
+use crate::stream::{Failure, Stream};
 
 /// The bits of a mode that are carried over: permissions, not set-user-id and its like.
 const MODE_BITS: u32 = 0o777;

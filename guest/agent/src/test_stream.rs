@@ -6,7 +6,8 @@ use std::thread::{self, JoinHandle};
 
 use nvvmm_protocol::{FromAgent, ToAgent, greet, receive, send};
 
-use crate::serve::{Stream, serve};
+use crate::serve::serve;
+use crate::stream::Stream;
 
 impl Stream for UnixStream {
     fn another(&self) -> io::Result<Self> {

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use nvvmm_process::{CaptureOptions, Frozen, Image};
 use nvvmm_protocol::{Afterwards, Capture, Captured, DATA_BYTES_MAX, FromAgent, send};
 
+use super::answers::{count, failure, wait_until_done};
+use super::exclusive::one_at_a_time;
 use super::frames::HostPages;
-use super::{count, failure, one_at_a_time, protected, wait_until_done};
-use crate::serve::{Failure, Stream};
+use super::protected;
+use crate::stream::{Failure, Stream};
 
 /// How long it is waited for that killed processes are gone, so that they can be restarted at once.
 /// Whoever started them may not have waited for them.

@@ -3,8 +3,8 @@ use std::io;
 use nvvmm_process::{Error, PageSink, PageSource, Pid, Placed, Taken};
 use nvvmm_protocol::{FrameRun, Frames, FromAgent, RUNS_MAX, send};
 
-use super::{failure, wait_until_done};
-use crate::serve::{Failure, Stream};
+use super::answers::{failure, wait_until_done};
+use crate::stream::{Failure, Stream};
 
 /// Runs of frames, each with its first one and how many, as messages have them.
 pub fn messages_of(runs: &[(u64, u64)]) -> impl Iterator<Item = Vec<Frames>> {

@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use super::refused;
-use crate::serve::Failure;
+use super::answers::refused;
+use crate::stream::Failure;
 
 /// Of the flags in /proc/PID/stat: a thread of the kernel.
 const PF_KTHREAD: u64 = 0x0020_0000;

@@ -11,8 +11,8 @@ use std::time::Duration;
 use nvvmm_process::{Empty, Error, Reserve};
 use nvvmm_protocol::FromGuest;
 
+use super::exclusive::one_at_a_time;
 use super::frames::messages_of;
-use super::one_at_a_time;
 use crate::link;
 
 const VARIABLE: &str = "NVVMM_RESERVE";

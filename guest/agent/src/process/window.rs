@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use nvvmm_process::WINDOWS;
 
-use super::refused;
-use crate::serve::Failure;
+use super::answers::refused;
+use crate::stream::Failure;
 use crate::sys;
 
 const DEVICES: &str = "/sys/bus/platform/devices";
@@ -96,7 +96,7 @@ impl Window {
     }
 
     /// Waits until nothing uses the window, and lets go of it.
-    pub fn let_go(self) {
+    pub fn release(self) {
         while self
             .try_unmount()
             .is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
@@ -121,10 +121,10 @@ impl Window {
 }
 
 /// Lets go of the windows of an agent that was here before, each when nothing uses it any more.
-pub fn let_go_of_former() {
+pub fn release_former() {
     for place in fs::read_dir(WINDOWS).into_iter().flatten().flatten() {
         if let Ok(device) = place.file_name().into_string() {
-            thread::spawn(|| Window { device }.let_go());
+            thread::spawn(|| Window { device }.release());
         }
     }
 }

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FcntlArg, SpliceFFlags, fcntl, tee};
 use nix::unistd::pipe;
 
-use super::CaptureOptions;
-use super::check::{Observed, identity};
+use super::observed::{Observed, identity};
+use super::options::CaptureOptions;
 use crate::error::{Error, Pid, failed};
 use crate::image::{MappedFile, OpenFile, Pipe, ProcessDescriptor, What};
 use crate::observe::{Descriptor, Mapping};

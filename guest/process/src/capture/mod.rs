@@ -4,9 +4,12 @@ mod asked;
 mod check;
 mod files;
 mod memory;
+mod observed;
+mod options;
 mod process;
 
 pub use check::{Checked, check};
+pub use options::CaptureOptions;
 pub(crate) use process::xfeatures;
 
 use crate::error::{Error, Pid};
@@ -14,17 +17,7 @@ use crate::freeze::Frozen;
 use crate::image::Image;
 use crate::observe;
 use crate::pages::PageSink;
-use check::Observation;
-
-/// How a capture is to be made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CaptureOptions {
-    /// With all descendants.
-    pub tree: bool,
-    /// Standard input, output and error may lead to what an image does not hold (terminals, pipes
-    /// of others, sockets). Whoever restarts puts something in their place.
-    pub external_stdio: bool,
-}
+use observed::Observation;
 
 /// What a capture gives.
 #[derive(Clone, Debug)]

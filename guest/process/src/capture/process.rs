@@ -4,8 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::asked::{self, ThreadAnswers};
-use super::check::Observed;
 use super::files;
+use super::observed::Observed;
 use crate::error::{Error, Pid, failed};
 use crate::freeze::{FrozenProcess, FrozenThread};
 use crate::image::{

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::RestartOptions;
+use super::options::RestartOptions;
 use crate::error::{Error, Place, Refusal};
 use crate::image::{Image, MappedFile, Process, What};
 use crate::observe;

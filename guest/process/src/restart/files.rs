@@ -9,8 +9,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::Mode;
 use nix::unistd::{Whence, lseek, pipe};
 
-use super::RestartOptions;
 use super::check::{Identities, path};
+use super::options::RestartOptions;
 use crate::error::{Error, failed};
 use crate::image::{Image, MappedFile, OpenFile, What};
 use crate::sys;

@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use super::Restarted;
-use super::descriptors::Fetch;
+use super::advice::{MADV_POPULATE_WRITE, advise_range};
+use super::fetch::Fetch;
 use super::files::open_mapped;
-use super::nursery::Stub;
+use super::options::Restarted;
 use super::overlay;
 use super::pin::{Pinned, in_parts};
+use super::stubs::Stub;
 use super::workspace::HUGE_PAGE_BYTES;
 use crate::error::{Error, failed};
 use crate::image::{Advice, Mapped, MappedFile, Mapping};
@@ -17,7 +18,6 @@ use crate::observe::{Kernel, Listing, Pagemap};
 use crate::pages::{PageSource, Placed};
 use crate::sys::PAGE_BYTES;
 
-pub const MADV_POPULATE_WRITE: u64 = 23;
 const PR_SET_THP_DISABLE: u64 = libc::PR_SET_THP_DISABLE as u64;
 const PR_GET_THP_DISABLE: u64 = libc::PR_GET_THP_DISABLE as u64;
 const MADV_GUARD_INSTALL: u64 = 102;
@@ -36,7 +36,7 @@ pub fn build(
     let fetch = Fetch::new(&stub.blank, 0)?;
     for mapping in &stub.process.mappings {
         map(stub, &fetch, mapping)?;
-        advise(stub, mapping, mapping.start, mapping.end)?;
+        advise_range(&stub.blank, mapping, mapping.start, mapping.end)?;
     }
     fill(stub, &fetch, source, done)?;
     for mapping in &stub.process.mappings {
@@ -156,32 +156,6 @@ fn fetch_mapped(
     fetch.get(&stub.blank, open_mapped(file, writable)?.as_raw_fd())
 }
 
-/// What must be known before there are pages, about the part of a mapping from `start` to `end`.
-pub(super) fn advise(stub: &Stub, mapping: &Mapping, start: u64, end: u64) -> Result<(), Error> {
-    for advice in &mapping.advice {
-        let value = match advice {
-            Advice::GrowsDown | Advice::NoReserve => continue,
-            Advice::Locked | Advice::LockedOnFault | Advice::Mergeable => continue,
-            // That kind of memory has these anyway.
-            Advice::WipeOnFork | Advice::DontDump if mapping.what == Mapped::Droppable => continue,
-            Advice::DontFork => libc::MADV_DONTFORK,
-            Advice::WipeOnFork => libc::MADV_WIPEONFORK,
-            Advice::DontDump => libc::MADV_DONTDUMP,
-            Advice::HugePage => libc::MADV_HUGEPAGE,
-            Advice::NoHugePage => libc::MADV_NOHUGEPAGE,
-            Advice::Sequential => libc::MADV_SEQUENTIAL,
-            Advice::Random => libc::MADV_RANDOM,
-        };
-        let arguments = [start, end - start, value as u64];
-        stub.call(
-            &format!("advise memory ({advice:?})"),
-            libc::SYS_madvise,
-            &arguments,
-        )?;
-    }
-    Ok(())
-}
-
 fn fill(
     stub: &mut Stub,
     fetch: &Fetch,
@@ -196,7 +170,7 @@ fn fill(
         None => HashSet::new(),
     };
     let (given, wanted) = match &frames {
-        Some(frames) => frames.hand_out(stub, &from_window)?,
+        Some(frames) => frames.hand_out(&stub.blank, &stub.process.mappings, &from_window)?,
         None => (Vec::new(), all_pages_but(stub, &from_window)),
     };
     if given.is_empty() && wanted.is_empty() {

@@ -7,9 +7,9 @@
 use std::collections::HashSet;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::descriptors::Fetch;
-use super::memory;
-use super::nursery::Stub;
+use super::advice::advise_range;
+use super::fetch::Fetch;
+use super::stubs::Stub;
 use crate::error::Error;
 use crate::image::{Advice, Mapped, Mapping};
 use crate::sys::PAGE_BYTES;
@@ -44,8 +44,8 @@ pub fn map(stub: &Stub, fetch: &Fetch, file: BorrowedFd<'_>) -> Result<HashSet<u
                 run.image_page * PAGE_BYTES,
             ];
             stub.call("map memory from the window", libc::SYS_mmap, &arguments)?;
-            memory::advise(
-                stub,
+            advise_range(
+                &stub.blank,
                 mapping,
                 run.address,
                 run.address + run.pages * PAGE_BYTES,

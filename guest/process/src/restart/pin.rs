@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 
 use super::blank::Blank;
-use super::descriptors::Fetch;
+use super::fetch::Fetch;
 use crate::error::{Error, failed};
 use crate::pages::Placed;
 use crate::sys::PAGE_BYTES;

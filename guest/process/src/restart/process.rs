@@ -5,8 +5,8 @@ use nix::sys::stat::Mode;
 use std::os::fd::AsRawFd;
 
 use super::check::path;
-use super::descriptors::Fetch;
-use super::nursery::Stub;
+use super::fetch::Fetch;
+use super::stubs::Stub;
 use crate::error::{Error, failed};
 use crate::image::{ItimerValue, SignalAction};
 use crate::observe;

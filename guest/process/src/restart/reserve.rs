@@ -9,10 +9,9 @@
 
 use std::collections::HashSet;
 
+use super::advice::{MADV_POPULATE_WRITE, advise, advise_range};
 use super::blank::{self, Blank};
-use super::descriptors::Fetch;
-use super::memory::{MADV_POPULATE_WRITE, advise};
-use super::nursery::Stub;
+use super::fetch::Fetch;
 use super::pin::Pinned;
 use super::workspace::{HUGE_PAGE_BYTES, Workspace, used_by};
 use crate::error::{Error, failed};
@@ -86,6 +85,7 @@ impl Reserve {
         let taken: Vec<(u64, u64)> = used_by(image).collect();
         self.workspace.is_clear_of(&taken, self.len_bytes)
     }
+
     /// Makes a process with this number that has the memory. `None` if it is gone: where memory is
     /// short the kernel takes it.
     pub(super) fn into_process(mut self, pid: i32) -> Result<Option<(Blank, Frames)>, Error> {
@@ -166,8 +166,8 @@ fn populate(blank: &Blank, len_bytes: u64) -> Result<Pinned, Error> {
     let arguments = [start, len_bytes, protection, flags, u64::MAX, 0];
     blank.call("map memory", libc::SYS_mmap, &arguments)?;
     // A child of the process would share it.
-    advise_raw(blank, start, len_bytes, libc::MADV_DONTFORK as u64)?;
-    advise_raw(blank, start, len_bytes, MADV_POPULATE_WRITE)?;
+    advise(blank, start, len_bytes, libc::MADV_DONTFORK as u64)?;
+    advise(blank, start, len_bytes, MADV_POPULATE_WRITE)?;
     blank.call("lock memory", libc::SYS_mlock, &[start, len_bytes])?;
     let all = Placed {
         address: start,
@@ -200,12 +200,13 @@ impl Frames {
     /// their addresses, as long as there are any. What got pages, and what did not.
     pub fn hand_out(
         &self,
-        stub: &Stub,
+        blank: &Blank,
+        mappings: &[Mapping],
         there: &HashSet<u64>,
     ) -> Result<(Vec<Placed>, Vec<Placed>), Error> {
         let (mut given, mut left) = (Vec::new(), Vec::new());
         let mut from = self.start;
-        for mapping in &stub.process.mappings {
+        for mapping in mappings {
             for run in mapping
                 .pages
                 .iter()
@@ -217,7 +218,7 @@ impl Frames {
                     && let Some((piece, pages)) = self.piece(&wanted, from)
                 {
                     let (part, rest) = cut(wanted, pages);
-                    move_to(stub, piece, &part, mapping)?;
+                    move_to(blank, piece, &part, mapping)?;
                     from = piece + pages * PAGE_BYTES;
                     given.push(part);
                     wanted = rest;
@@ -227,7 +228,7 @@ impl Frames {
                 }
             }
         }
-        stub.call(
+        blank.call(
             "unmap memory",
             libc::SYS_munmap,
             &[self.start, self.len_bytes],
@@ -265,20 +266,14 @@ fn can_have(mapping: &Mapping) -> bool {
     mapping.what == Mapped::Anonymous && !mapping.advice.iter().any(is_special)
 }
 
-fn move_to(stub: &Stub, piece: u64, wanted: &Placed, mapping: &Mapping) -> Result<(), Error> {
+fn move_to(blank: &Blank, piece: u64, wanted: &Placed, mapping: &Mapping) -> Result<(), Error> {
     let len = wanted.pages * PAGE_BYTES;
     let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
     let arguments = [piece, len, len, flags, wanted.address];
-    stub.call("move memory", libc::SYS_mremap, &arguments)?;
-    advise_raw(&stub.blank, wanted.address, len, libc::MADV_DOFORK as u64)?;
+    blank.call("move memory", libc::SYS_mremap, &arguments)?;
+    advise(blank, wanted.address, len, libc::MADV_DOFORK as u64)?;
     let protection = mapping.protection | libc::PROT_READ | libc::PROT_WRITE;
     let arguments = [wanted.address, len, protection as u64];
-    stub.call("protect memory", libc::SYS_mprotect, &arguments)?;
-    advise(stub, mapping, wanted.address, wanted.address + len)
-}
-
-fn advise_raw(blank: &Blank, start: u64, len: u64, advice: u64) -> Result<(), Error> {
-    blank
-        .call("advise memory", libc::SYS_madvise, &[start, len, advice])
-        .map(drop)
+    blank.call("protect memory", libc::SYS_mprotect, &arguments)?;
+    advise_range(blank, mapping, wanted.address, wanted.address + len)
 }

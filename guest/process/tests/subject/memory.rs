@@ -371,11 +371,8 @@ fn locked_and_advised() -> Check {
     });
     let locked = Region::anonymous(4);
     // SAFETY: locking memory changes nothing that is in it.
-    assert_eq!(
-        unsafe { libc::mlock(locked.start.cast(), 4 * PAGE) },
-        0,
-        "mlock"
-    );
+    let result = unsafe { libc::mlock(locked.start.cast(), 4 * PAGE) };
+    assert_eq!(result, 0, "mlock");
     Box::new(move || {
         for (region, flag) in advised {
             region.assert_filled(1, 14);

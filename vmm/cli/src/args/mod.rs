@@ -198,7 +198,7 @@ pub enum Command {
     },
     /// Decode a snapshot: its inode, frame map, vCPUs and devices; or the pool, if no name is given
     ///
-    /// Changes nothing and needs no VM. docs/format.md explains the fields.
+    /// Changes nothing and needs no VM. docs/formats/pool.md explains the fields.
     Inspect {
         /// Name of the snapshot; without it the pool itself is decoded
         #[arg(value_parser = values::snapshot_name)]
