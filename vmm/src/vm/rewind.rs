@@ -137,7 +137,7 @@ impl RunningVm {
         if self.seen().ending {
             return refuse("the VM is ending".into(), "'nvvmm restore' the snapshot");
         }
-        if let Some(disk) = self.spec.disks.iter().find(|disk| !disk.read_only) {
+        if let Some(disk) = self.spec.disks().find(|disk| !disk.read_only) {
             return refuse(
                 format!(
                     "the VM writes to {}, and the content of a disk does not go back with memory",
@@ -159,7 +159,7 @@ impl RunningVm {
         let (answer, answered) = channel();
         let rewinding = Rewinding {
             read,
-            disks: self.spec.disks.clone(),
+            disks: self.spec.disks().cloned().collect(),
             paused: self.machine.is_held(Hold::Pause),
             asker: Asker {
                 asked,
@@ -176,7 +176,5 @@ impl RunningVm {
 fn is_same_machine(saved: &VmSpec, now: &VmSpec) -> bool {
     saved.vcpus == now.vcpus
         && saved.memory_bytes == now.memory_bytes
-        && saved.vsock == now.vsock
-        && saved.windows == now.windows
-        && saved.disks.len() == now.disks.len()
+        && saved.has_same_devices(now)
 }
