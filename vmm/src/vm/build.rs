@@ -343,7 +343,7 @@ impl Builder<'_> {
     }
 
     fn vsock_socket(&self, spec: &VmSpec) -> Result<Option<Arc<HostSocket>>, VmError> {
-        if !spec.vsock {
+        if !spec.has_vsock() {
             return Ok(None);
         }
         if let Some(socket) = self.vsock_socket.get() {
@@ -425,16 +425,15 @@ fn check_memory(spec: &VmSpec, entry: &SnapshotEntry) -> Result<(), VmError> {
 }
 
 fn with_disks(mut spec: VmSpec, disks: Option<&[DiskSpec]>) -> Result<VmSpec, VmError> {
-    if let Some(disks) = disks {
-        if disks.len() != spec.disks.len() {
-            return Err(VmError::failed(format!(
-                "the snapshot's machine has {} disks, but {} were given",
-                spec.disks.len(),
-                disks.len()
-            ))
-            .with_remedy("give one --disk for each disk of the snapshot, in the same order"));
-        }
-        spec.disks = disks.to_vec();
+    if let Some(disks) = disks
+        && !spec.replace_disks(disks)
+    {
+        return Err(VmError::failed(format!(
+            "the snapshot's machine has {} disks, but {} were given",
+            spec.disks().count(),
+            disks.len()
+        ))
+        .with_remedy("give one --disk for each disk of the snapshot, in the same order"));
     }
     Ok(spec)
 }

@@ -140,7 +140,7 @@ impl RunningVm {
         if self.seen().ending {
             return refuse("the VM is ending".into(), "'nvvmm restore' the snapshot");
         }
-        if let Some(disk) = self.spec.disks.iter().find(|disk| !disk.read_only) {
+        if let Some(disk) = self.spec.disks().find(|disk| !disk.read_only) {
             return refuse(
                 format!(
                     "the VM can write to {}, and a rewind does not restore the content of disks",
@@ -162,7 +162,7 @@ impl RunningVm {
         let (answer, answered) = channel();
         let rewinding = Rewinding {
             read,
-            disks: self.spec.disks.clone(),
+            disks: self.spec.disks().cloned().collect(),
             paused: self.machine.is_held(Hold::Pause),
             asker: Asker {
                 asked,
@@ -179,7 +179,5 @@ impl RunningVm {
 fn is_same_machine(saved: &VmSpec, now: &VmSpec) -> bool {
     saved.vcpus == now.vcpus
         && saved.memory_bytes == now.memory_bytes
-        && saved.vsock == now.vsock
-        && saved.windows == now.windows
-        && saved.disks.len() == now.disks.len()
+        && saved.has_same_devices(now)
 }
