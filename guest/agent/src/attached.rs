@@ -137,8 +137,8 @@ fn carry_output(mut source: File, wrap: Wrap, exited: &PipeReader, stream: &Mute
             Ok(len) => {
                 let message = wrap(bytes[..len].to_vec());
                 let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
-                // The thread that carries the input notices a host that is gone. Reading goes on, so
-                // that the program can end.
+                // The thread that carries the input notices a host that is gone. Reading goes on,
+                // so that the program can end.
                 let _ = send(&mut *stream, &message);
             }
             Err(error)
