@@ -37,7 +37,7 @@ pub fn set(stub: &Stub) -> Result<(), Error> {
         let stub_thread = StubThread { stub, remote };
         credentials::set(&stub_thread, &thread.credentials)?;
         if thread.parent_death_signal != 0 {
-            // Behind the credentials, whose change takes it away.
+            // After the credentials, because their change clears it.
             stub_thread.prctl(
                 "set the signal for the parent's death",
                 libc::PR_SET_PDEATHSIG,
