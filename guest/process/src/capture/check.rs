@@ -176,7 +176,7 @@ fn family(
 ) {
     if !options.tree && !process.children.is_empty() {
         let reason = format!(
-            "has children (such as {}); they would have to come along",
+            "has children (such as {}), which must be captured with it",
             process.children[0]
         );
         refusals.push(process.refuse(ProcessPart::Process, reason));
@@ -196,7 +196,7 @@ fn thread(process: &Observed, tid: Pid, status: &Status, refusals: &mut Vec<Refu
     let mut refuse = |reason: &str| refusals.push(process.refuse(ProcessPart::Thread(tid), reason));
     match status.state {
         'T' => refuse("is stopped"),
-        'Z' | 'X' => refuse("has ended, but not all of its process"),
+        'Z' | 'X' => refuse("has ended, but other threads of its process have not"),
         _ => {}
     }
     if status.seccomp != 0 {

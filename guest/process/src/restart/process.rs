@@ -87,7 +87,7 @@ pub fn set_last(stub: &Stub) -> Result<(), Error> {
             0,
             0,
         ];
-        stub.call("set whether it can be dumped", libc::SYS_prctl, &arguments)?;
+        stub.call("set the dumpable flag", libc::SYS_prctl, &arguments)?;
     }
     for info in &process.pending {
         let signal = signal_of(info);

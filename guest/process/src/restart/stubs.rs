@@ -189,7 +189,7 @@ impl<'a> Stubs<'a> {
             let (process, session) = (stub.process, stub.process.session);
             if observe::status(process.pid, process.pid)?.session != session {
                 let reason = format!(
-                    "is in the session of {session}, which it did not get from its parents"
+                    "is in the session of {session}, which it did not inherit from its parents"
                 );
                 return Err(Error::Refused(vec![Refusal {
                     pid: process.pid,
