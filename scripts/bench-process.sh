@@ -43,7 +43,7 @@ done
 need_rust
 need_packages jq
 build_nvvmm
-make_guest_image
+make_guest_image 6.1
 make_criu_image
 
 measure=("$here/bench-process/measure.sh" "$sizes" "$repeat" "$reserve")

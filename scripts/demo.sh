@@ -21,7 +21,7 @@ esac
 need_rust
 need_packages jq socat
 build_nvvmm
-make_guest_image
+make_guest_image 6.1
 
 if [[ $(kvm_kind) == direct ]]; then
   say "Linux guests run directly on this machine: $(kvm_reason)"

@@ -12,13 +12,14 @@
 #   -h, --help   this text
 #
 # A crash, a failed assertion, a leak or a run of more than a minute is a failure. Its input is
-# kept in tests/fuzz/artifacts/TARGET. The toolchain is the ordinary one: RUSTC_BOOTSTRAP lets it
-# use sanitizers.
+# kept in tests/fuzz/targets/artifacts/TARGET. The toolchain is the ordinary one:
+# RUSTC_BOOTSTRAP lets it use sanitizers.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/programs.sh"
 
-fuzz_dir=$NVVMM_ROOT/tests/fuzz
+fuzz_dir=$NVVMM_ROOT/tests/fuzz/targets
+inputs_dir=$NVVMM_ROOT/tests/fuzz
 runs=2000 minutes='' targets=()
 
 parse_arguments() {
@@ -57,7 +58,7 @@ run_target() {
   log=$(mktemp "${TMPDIR:-/tmp}/nvvmm-fuzz.XXXXXX")
   fresh=$(mktemp -d "${TMPDIR:-/tmp}/nvvmm-fuzz.XXXXXX")
   if [[ -n $minutes ]]; then
-    inputs=("$fuzz_dir/corpus/$target")
+    inputs=("$inputs_dir/corpus/$target")
     mkdir -p "${inputs[0]}"
     limits+=("-max_total_time=$((minutes * 60))")
   else
@@ -66,13 +67,13 @@ run_target() {
     limits+=("-runs=$runs" -seed=1)
   fi
   for kind in seeds regressions; do
-    [[ ! -d $fuzz_dir/$kind/$target ]] || inputs+=("$fuzz_dir/$kind/$target")
+    [[ ! -d $inputs_dir/$kind/$target ]] || inputs+=("$inputs_dir/$kind/$target")
   done
   if ! cargo fuzz run --fuzz-dir "$fuzz_dir" "$target" "${inputs[@]}" -- "${limits[@]}" \
     >"$log" 2>&1; then
     cat "$log" >&2
     rm -rf "$log" "$fresh"
-    die "fuzz target $target failed" "the input is in tests/fuzz/artifacts/$target" \
+    die "fuzz target $target failed" "the input is in tests/fuzz/targets/artifacts/$target" \
       "tests/fuzz/README.md describes the next steps"
   fi
   say "$target: $(grep '^Done ' "$log" | tail -n 1)"

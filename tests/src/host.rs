@@ -127,7 +127,12 @@ impl Host {
     /// An installation whose pool has this name and stays when the installation is dropped. The
     /// pool is made now, or it is there from an earlier boot of this machine.
     pub fn lasting(name: &str) -> Self {
-        let mut host = Self::without_pool();
+        Self::lasting_on(&Medium::chosen(), name)
+    }
+
+    /// The same with a pool on a medium of [`Medium::all`].
+    pub fn lasting_on(medium: &Medium, name: &str) -> Self {
+        let mut host = Self::without_pool_on(medium.clone());
         host.pool = host.medium.lasting_path(name);
         host.lasting = true;
         host

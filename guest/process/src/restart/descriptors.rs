@@ -2,7 +2,7 @@
 
 use super::blank::Blank;
 use super::files::OpenFiles;
-use super::nursery::Stub;
+use super::stubs::Stub;
 use crate::error::{Error, failed};
 use crate::image::{Image, What};
 use crate::sys;

@@ -6,11 +6,11 @@ mod credentials;
 mod descriptors;
 mod files;
 mod memory;
-mod nursery;
 mod overlay;
 mod pin;
 mod process;
 mod reserve;
+mod stubs;
 mod threads;
 mod workspace;
 
@@ -20,8 +20,8 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::image::Image;
 use crate::pages::PageSource;
-use nursery::Nursery;
 pub use reserve::{Empty, Reserve};
+use stubs::Nursery;
 
 /// How a restart is to be made.
 #[derive(Clone, Copy, Debug, Default)]

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::descriptors::Fetch;
 use super::memory;
-use super::nursery::Stub;
+use super::stubs::Stub;
 use crate::error::Error;
 use crate::image::{Advice, Mapped, Mapping};
 use crate::sys::PAGE_BYTES;

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 
 use super::check::path;
 use super::descriptors::Fetch;
-use super::nursery::Stub;
+use super::stubs::Stub;
 use crate::error::{Error, failed};
 use crate::image::{ItimerValue, SignalAction};
 use crate::observe;

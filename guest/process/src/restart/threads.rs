@@ -1,8 +1,8 @@
 //! Threads of a process in the making.
 
 use super::credentials;
-use super::nursery::Stub;
 use super::process::{set_limits, signal_of};
+use super::stubs::Stub;
 use crate::error::{Error, failed};
 use crate::image::Thread;
 use crate::inject::Remote;
