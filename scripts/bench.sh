@@ -88,7 +88,7 @@ say "measuring the pool's operations"
 {
   "$here/bench/pool-table.sh" "$results"
   printf '\n## Floors\n\nReasons for targets that are not met: %s in the source tree.\n' \
-    docs/performance-floors.md
+    docs/inside/performance.md
 } >>"$out/performance.md"
 say "written: $out/performance.md"
 exit "$status"

@@ -64,7 +64,7 @@ fn a_pool_of_the_future() {
     if !takes_damage(&host) {
         return;
     }
-    // Magic, version and checksum stay in these places in every format version (docs/format.md).
+    // Magic, version and checksum stay in these places in every format version (docs/formats/pool.md).
     // The checksum covers the slot's block, with itself taken as 0.
     let file = fs::File::options()
         .read(true)
@@ -160,7 +160,7 @@ fn a_pool_with_flipped_bits_never_panics_and_never_restores_wrong_memory() {
 }
 
 /// True if a block is a superblock, a map node, an inode or saved state. Its magic number tells
-/// (docs/format.md).
+/// (docs/formats/pool.md).
 fn is_metadata(pool: &[u8], block: usize) -> bool {
     let magics: [&[u8]; 4] = [b"NVVMPOOL", b"NVND", b"NVIN", b"NVVMSTAT"];
     magics

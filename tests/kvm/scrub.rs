@@ -16,11 +16,10 @@ fn frames_of(host: &Host, snapshot: &str) -> Vec<(u64, BlockNo)> {
     let mut frames = Vec::new();
     for chunk in map.iter_present() {
         let (index, chunk) = chunk.unwrap();
-        let first = u64::from(index) * 512;
         frames.extend(
             chunk
                 .iter_present()
-                .map(|(at, block)| (first + u64::from(at), block)),
+                .map(|(frame, block)| (index.frame_number(frame), block)),
         );
     }
     frames
@@ -108,7 +107,7 @@ fn digests_are_made_in_the_background() {
     );
 }
 
-/// Number of digests in the pool's first segment (docs/format.md). In a small pool, all of them are
+/// Number of digests in the pool's first segment (docs/formats/pool.md). In a small pool, all of them are
 /// in its first chunk.
 fn digests(host: &Host) -> u64 {
     let first = chunk_of_pool(host, 0);

@@ -1,7 +1,7 @@
 //! Links, cited sections and named files exist.
 //!
 //! - A relative link in Markdown leads to a file of the repository, and its anchor to a heading.
-//! - A citation such as docs/design.md, "Guest processes" names a heading of that document.
+//! - A citation such as docs/inside/pool.md, "Growth" names a heading of that document.
 //! - A path of the repository in Markdown, in a comment or in a message names a file that is there.
 
 use std::collections::{BTreeMap, BTreeSet};

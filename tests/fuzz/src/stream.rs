@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 
 use nvvmm_snapshot::stream::sealed::{Key, Opening};
 use nvvmm_snapshot::stream::{BaseOf, ChunkRecord, Item, StreamHeader, StreamReader, StreamWriter};
-use nvvmm_snapshot::{CHUNK_BLOCKS, Error, FrameSet, Identity, Pool, SnapshotKind};
+use nvvmm_snapshot::{CHUNK_BLOCKS, ChunkIndex, Error, FrameSet, Identity, Pool, SnapshotKind};
 
 use crate::pool::image::{Image, MEMORY_BYTES};
 use crate::script::Script;
@@ -86,7 +86,7 @@ fn read(input: &mut dyn Read) -> Result<Content, Error> {
             }
             Item::Chunk(chunk) => {
                 assert_eq!(chunk.frames().count(), chunk.written.count() as usize);
-                assert!(u64::from(chunk.index) * u64::from(CHUNK_BLOCKS) < header.frames_total());
+                assert!(u64::from(chunk.index.get()) * u64::from(CHUNK_BLOCKS) < header.frames_total());
                 chunks.push(chunk.clone());
             }
             Item::End(totals) => {
@@ -176,7 +176,7 @@ fn described(script: &mut Script, pool: &Pool) -> Vec<u8> {
         let value = if count & 0x40 != 0 { 0x66 } else { script.u8() };
         let content = vec![value; written.count() as usize * BLOCK_BYTES];
         writer
-            .chunk(u32::from(index), &written, &emptied, &content)
+            .chunk(ChunkIndex::new(u32::from(index)), &written, &emptied, &content)
             .expect("memory takes it");
     }
     writer.finish().expect("memory takes it");

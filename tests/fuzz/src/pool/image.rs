@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nvvmm_snapshot::{ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool, SnapshotKind};
+use nvvmm_snapshot::{ChunkIndex, ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool, SnapshotKind};
 
 use crate::script::Script;
 
@@ -18,7 +18,7 @@ const POOL_BYTES: u64 = 16 << 20;
 pub(crate) const MEMORY_BYTES: u64 = 300 * (2 << 20);
 
 /// Magic numbers of the blocks that have a checksum, all at the same place. An entry refers to a
-/// node by its number and the low 24 bits of its checksum (docs/format.md).
+/// node by its number and the low 24 bits of its checksum (docs/formats/pool.md).
 const MAGICS: [&[u8]; 3] = [b"NVVMPOOL", b"NVND", b"NVIN"];
 const CHECKSUM_AT: usize = 12;
 const TAG_NODE: u64 = 2;
@@ -168,11 +168,11 @@ fn make_examples() -> [Image; 2] {
         leaf.set(index * 200, Some(*block));
     }
     let first = [
-        (0, ChunkMap::Whole(whole)),
-        (299, ChunkMap::Frames(Arc::new(leaf))),
+        (ChunkIndex::new(0), ChunkMap::Whole(whole)),
+        (ChunkIndex::new(299), ChunkMap::Frames(Arc::new(leaf))),
     ];
     let mut base = None;
-    for (name, changes) in [("first", &first[..]), ("second", &[(0, ChunkMap::Hole)])] {
+    for (name, changes) in [("first", &first[..]), ("second", &[(ChunkIndex::new(0), ChunkMap::Hole)])] {
         let new = NewSnapshot {
             kind: SnapshotKind::Vm,
             name,

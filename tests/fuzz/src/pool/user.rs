@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
-    BlockNo, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind,
+    BlockNo, ChunkIndex, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind,
 };
 
 use super::image::MEMORY_BYTES;
@@ -125,7 +125,7 @@ impl User {
             leaf.set(index, Some(block));
         }
         let at = u32::from(script.u16()) % (MEMORY_BYTES >> 21) as u32;
-        let changes = [(at, ChunkMap::Frames(Arc::new(leaf)))];
+        let changes = [(ChunkIndex::new(at), ChunkMap::Frames(Arc::new(leaf)))];
         let base = (choice & 64 == 0)
             .then(|| self.known.last().copied())
             .flatten();

@@ -116,7 +116,7 @@ impl PrivateEngine {
     }
 
     fn take_over_chunk(&self, consumed: ConsumedChunk) {
-        let mut chunk = lock(self.table.get(consumed.index));
+        let mut chunk = lock(self.table.get(consumed.index.get()));
         match &mut chunk.known {
             None => chunk.known = Some(Box::new(self.unmapped(consumed.map, consumed.taken))),
             Some(known) => {
@@ -129,6 +129,6 @@ impl PrivateEngine {
             }
         }
         // Nothing of it is in any snapshot that the next one could start from.
-        self.list(consumed.index, &mut chunk);
+        self.list(consumed.index.get(), &mut chunk);
     }
 }

@@ -161,7 +161,7 @@ impl RedirectEngine {
         // The snapshot's own map has left the pool.
         *self.origin.write().unwrap_or_else(PoisonError::into_inner) = Origin::Empty;
         for chunk in consumed.chunks {
-            self.take_over_chunk(chunk.index, chunk.map, chunk.taken)?;
+            self.take_over_chunk(chunk.index.get(), chunk.map, chunk.taken)?;
         }
         Ok(())
     }

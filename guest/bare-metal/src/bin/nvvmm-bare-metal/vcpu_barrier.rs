@@ -6,9 +6,9 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use nvvmm_bare_metal::VCPUS_MAX;
 use nvvmm_bare_metal::command::{Access, Touch};
 use nvvmm_bare_metal::frame::What;
-use nvvmm_bare_metal::verify::{Lie, Report};
+use nvvmm_bare_metal::verify::{Mismatch, Report};
 
-/// What every vCPU shall do with its lane.
+/// A job that every vCPU does with its lane.
 #[derive(Debug, Clone, Copy)]
 pub enum Job {
     /// Fill the first `frames` frames.
@@ -77,7 +77,7 @@ pub fn stop() {
     STOP.store(true, Ordering::Release);
 }
 
-/// Was `stop` called?
+/// True after a call of `stop`.
 pub fn stopped() -> bool {
     STOP.load(Ordering::Acquire)
 }
@@ -110,7 +110,7 @@ pub fn work(vcpu: u64, mut run: impl FnMut(Job)) -> ! {
 }
 
 /// Leaves this vCPU's result for vCPU 0.
-pub fn leave(vcpu: u64, result: Result<Report, Lie>) {
+pub fn leave(vcpu: u64, result: Result<Report, Mismatch>) {
     let words = match result {
         Ok(report) => [
             0,
@@ -119,7 +119,13 @@ pub fn leave(vcpu: u64, result: Result<Report, Lie>) {
             report.links,
             report.digest,
         ],
-        Err(lie) => [lie.what as u64, lie.gfn, lie.word as u64, lie.found, 0],
+        Err(mismatch) => [
+            mismatch.what as u64,
+            mismatch.gfn,
+            mismatch.word as u64,
+            mismatch.found,
+            0,
+        ],
     };
     for (place, word) in RESULTS[vcpu as usize].iter().zip(words) {
         place.store(word, Ordering::Relaxed);
@@ -127,13 +133,13 @@ pub fn leave(vcpu: u64, result: Result<Report, Lie>) {
 }
 
 /// vCPU 0, after `join`: all results together.
-pub fn collect(vcpus: u64) -> Result<Report, Lie> {
+pub fn collect(vcpus: u64) -> Result<Report, Mismatch> {
     RESULTS[..vcpus as usize]
         .iter()
         .try_fold(Report::default(), |sum, result| {
             let [what, a, b, c, d] = core::array::from_fn(|i| result[i].load(Ordering::Relaxed));
             match What::from_code(what) {
-                Some(what) => Err(Lie {
+                Some(what) => Err(Mismatch {
                     gfn: a,
                     what,
                     word: b as usize,
