@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
-    BlockNo, ChunkIndex, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind,
+    BlockNo, ChunkIndex, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId,
+    SnapshotKind,
 };
 
 use super::image::MEMORY_BYTES;
