@@ -8,7 +8,8 @@
 //! processes use one pool without a daemon: locks that the kernel drops when a process
 //! dies tell who lives, and whoever comes next takes back what the dead left.
 //!
-//! docs/format.md describes every byte. Nothing here knows of virtual machines beyond the words.
+//! docs/formats/pool.md describes every byte. Nothing here knows of virtual machines beyond the
+//! words.
 
 mod catalog;
 mod chunk_map;

@@ -1,4 +1,5 @@
-//! Where everything is in a pool, and how each structure looks (docs/format.md has the tables).
+//! Where everything is in a pool, and how each structure looks (docs/formats/pool.md has the
+//! tables).
 
 pub(crate) mod holder_slot;
 pub(crate) mod inode;

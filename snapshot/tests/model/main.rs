@@ -493,14 +493,9 @@ impl World {
     }
 }
 
-/// Cases of a usual run; PROPTEST_CASES asks for more.
 fn config() -> ProptestConfig {
-    let cases = std::env::var("PROPTEST_CASES")
-        .ok()
-        .and_then(|cases| cases.parse().ok())
-        .unwrap_or(48);
     ProptestConfig {
-        cases,
+        cases: nvvmm_test_profile::cases(16, 48),
         max_shrink_iters: 2000,
         failure_persistence: None,
         ..ProptestConfig::default()

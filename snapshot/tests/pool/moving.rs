@@ -17,7 +17,7 @@ const STATE: &[u8] = b"the machine's state";
 
 /// Another pool, on the same medium where that has room for two.
 fn other_pool_of(size_bytes: u64) -> Bench {
-    if std::env::var_os("NVVMM_TEST_POOL_DEVICE").is_none() {
+    if !crate::place::is_device() {
         return pool_of(size_bytes);
     }
     let place = crate::place::Place::in_memory();
@@ -552,7 +552,7 @@ fn any_memory() -> impl Strategy<Value = Memory> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(std::env::var("PROPTEST_CASES").map_or(24, |n| n.parse().unwrap())))]
+    #![proptest_config(ProptestConfig::with_cases(nvvmm_test_profile::cases(8, 24)))]
 
     /// Whatever arrived before, of whichever form of the stream, the snapshot is what was sent.
     #[test]

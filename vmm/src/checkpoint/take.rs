@@ -1,4 +1,4 @@
-//! A snapshot, phase by phase (docs/design.md, "Taking a snapshot").
+//! A snapshot, phase by phase (docs/inside/taking-a-snapshot.md).
 //!
 //! `ReserveBlocks -> PauseVcpus -> QuiesceDevices -> SaveDevices -> SaveVcpus -> ShareFrames ->
 //! ArmWriteProtect -> ResumeDevices -> ResumeVcpus -> Flush -> Commit`. Shared frames cannot change

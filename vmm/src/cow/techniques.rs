@@ -2,8 +2,8 @@
 
 use super::CopyPolicy;
 
-/// Does without what it names, with commas: for tests, which must pass with each of them on and
-/// off.
+/// Switches off the techniques that it names, with commas. Only builds with debug assertions read
+/// it: tests must pass with each technique on and off.
 const WITHOUT_VARIABLE: &str = "NVVMM_TEST_WITHOUT";
 
 /// Which of them are used: all, but where a test or a measurement of what one is worth does
@@ -29,15 +29,17 @@ impl Default for Techniques {
 }
 
 impl Techniques {
-    /// All but those that the environment names.
+    /// All techniques, but in a build with debug assertions those that the environment names.
     ///
     /// # Errors
-    /// The name that is none.
+    /// A name that is no technique's.
     pub fn from_environment() -> Result<Self, String> {
-        match std::env::var(WITHOUT_VARIABLE) {
-            Ok(names) => Self::without(&names),
-            Err(_) => Ok(Self::default()),
+        if cfg!(debug_assertions)
+            && let Ok(names) = std::env::var(WITHOUT_VARIABLE)
+        {
+            return Self::without(&names);
         }
+        Ok(Self::default())
     }
 
     fn without(names: &str) -> Result<Self, String> {
