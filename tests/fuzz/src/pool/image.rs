@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nvvmm_snapshot::{
-    ChunkIndex, ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool, SnapshotKind,
+    ChunkIndex, ChunkMap, CreateOptions, LeafBlocks, NewMap, NewSnapshot, Pool, SnapshotKind,
 };
 
 use crate::script::Script;
@@ -182,9 +182,8 @@ fn make_examples() -> [Image; 2] {
             kind: SnapshotKind::Vm,
             name,
             parent: base,
-            memory_bytes: MEMORY_BYTES,
             base,
-            changes,
+            maps: vec![NewMap::memory(MEMORY_BYTES, changes)],
             state: &[0x77; 5000],
             frames_new: 1,
         };
