@@ -5,8 +5,8 @@
 //! a new guest. `docs/inside` has the flow, the invariants and the glossary.
 
 pub mod agent;
+pub mod arch;
 pub mod bench;
-pub mod boot;
 pub mod checkpoint;
 pub mod cli;
 pub mod control;

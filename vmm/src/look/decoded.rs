@@ -7,8 +7,8 @@ use nvvmm_snapshot::SnapshotKind;
 use serde_json::{Value, json};
 
 use super::LookError;
+use crate::arch::{VcpuStateV1, VmStateV1};
 use crate::checkpoint::blob::SavedVm;
-use crate::kvm::{VcpuStateV1, VmStateV1};
 use crate::process::SavedProcess;
 
 /// What a state blob holds: spec, vCPUs and devices of a VM. To the host the state of processes is
