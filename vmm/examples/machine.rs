@@ -41,7 +41,7 @@ struct Args {
     /// Move the machine into a new one after so many seconds.
     #[arg(long)]
     save_restore_after: Option<u64>,
-    /// How often to do that.
+    /// Number of moves.
     #[arg(long, default_value_t = 1)]
     times: u32,
     /// Write all dirtied frame counts when moving.

@@ -6,14 +6,11 @@
 
 pub mod agent;
 pub mod arch;
-pub mod bench;
 pub mod checkpoint;
-pub mod cli;
 pub mod control;
 pub mod cow;
-pub mod humane;
+pub mod inspect;
 pub mod kvm;
-pub mod look;
 pub mod machine;
 pub mod memory;
 pub mod process;

@@ -51,7 +51,7 @@ impl Supervisor {
         if request.keep == 0 {
             return Err(VmError::new(
                 ErrorKind::Usage,
-                "a ring keeps one checkpoint at least",
+                "a ring keeps at least one checkpoint",
             ));
         }
         let settings = RingSettings {
