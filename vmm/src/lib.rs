@@ -5,7 +5,7 @@
 //! a new guest. `docs/inside` has the flow, the invariants and the glossary.
 
 pub mod agent;
-pub mod boot;
+pub mod arch;
 pub mod checkpoint;
 pub mod control;
 pub mod cow;
