@@ -16,7 +16,7 @@ use nvvmm::control::{
     ControlClient, ControlError, ErrorKind, NameChoice, RuntimeDir, VmOrigin, VmState, VmStatus,
 };
 use nvvmm::spec::{DiskSpec, VmSpec};
-use nvvmm::vm::{self, ConsoleMode, Origin, RunPlan, VmExit};
+use nvvmm::vm::{RestoreOptions, VmExit, VmSource};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -24,6 +24,7 @@ use super::args::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, St
 use super::console::before_escape;
 use super::error::{EXIT_FAILED, exit_code};
 use super::terminal::{RawTerminal, leave_raw, tell};
+use super::vm_process::{self, ConsoleMode, VmProcess};
 use super::{detach, output, pool_path, process_commands};
 
 /// `nvvmm run`.
@@ -38,7 +39,7 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, ControlError> {
         start,
     } = arguments;
     launch(start, PoolNeed::Made, || {
-        Ok(Origin::Boot(VmSpec {
+        Ok(VmSource::Boot(VmSpec {
             kernel: readable("kernel", &kernel)?,
             initramfs: initramfs
                 .as_deref()
@@ -82,13 +83,13 @@ pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, ControlError> {
         } else {
             Some(readable_disks(disks)?)
         };
-        Ok(Origin::Restore {
+        Ok(VmSource::Restore(RestoreOptions {
             snapshot,
             disks,
             once,
             prefault,
             step_clock: clock == ClockChoice::Step,
-        })
+        }))
     })
 }
 
@@ -102,12 +103,12 @@ enum PoolNeed {
 fn launch(
     start: StartArguments,
     need: PoolNeed,
-    origin: impl FnOnce() -> Result<Origin, ControlError>,
+    source: impl FnOnce() -> Result<VmSource, ControlError>,
 ) -> Result<ExitCode, ControlError> {
     let console = console_choice(&start)?;
     if start.detach && detach::is_child() {
         let mut reported = false;
-        return match be_background_vm(&start, need, origin, &mut reported) {
+        return match be_background_vm(&start, need, source, &mut reported) {
             // The waiting command prints it.
             Err(error) if !reported => {
                 detach::report_failed(&error);
@@ -124,7 +125,7 @@ fn launch(
             output::print(&started_text(&status))?
         }
     } else {
-        be_vm(&start, need, console, origin)?;
+        be_vm(&start, need, console, source)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -152,10 +153,10 @@ fn console_choice(start: &StartArguments) -> Result<ConsoleChoice, ControlError>
 fn be_background_vm(
     start: &StartArguments,
     need: PoolNeed,
-    origin: impl FnOnce() -> Result<Origin, ControlError>,
+    source: impl FnOnce() -> Result<VmSource, ControlError>,
     reported: &mut bool,
 ) -> Result<(), ControlError> {
-    let origin = origin()?;
+    let source = source()?;
     let pool = pool_for(start, need)?;
     let claim = RuntimeDir::of_user()?.claim(&name_choice(start), &pool)?;
     let paths = claim.paths().clone();
@@ -166,15 +167,14 @@ fn be_background_vm(
     }
     let ending = Arc::new(Ending::new(paths.control.clone()));
     ending.ask_on_signals(&[SIGINT, SIGTERM])?;
-    let plan = RunPlan {
-        name: paths.name.clone(),
+    let process = VmProcess {
         pool,
-        origin,
+        source,
         console: ConsoleMode::SocketOnly,
         paused: start.paused,
         runtime: paths.clone(),
     };
-    let exit = vm::run(plan, &mut |status| {
+    let exit = vm_process::run(process, &mut |status| {
         detach::report_ready(status);
         *reported = true;
     })?;
@@ -186,9 +186,9 @@ fn be_vm(
     start: &StartArguments,
     need: PoolNeed,
     console: ConsoleChoice,
-    origin: impl FnOnce() -> Result<Origin, ControlError>,
+    source: impl FnOnce() -> Result<VmSource, ControlError>,
 ) -> Result<(), ControlError> {
-    let origin = origin()?;
+    let source = source()?;
     let pool = pool_for(start, need)?;
     let claim = RuntimeDir::of_user()?.claim(&name_choice(start), &pool)?;
     let paths = claim.paths().clone();
@@ -203,16 +203,15 @@ fn be_vm(
         }
     };
     let is_raw = raw.is_some();
-    let plan = RunPlan {
-        name: paths.name.clone(),
+    let process = VmProcess {
         pool,
-        origin,
+        source,
         console: mode,
         paused: start.paused,
         runtime: paths.clone(),
     };
     let mut printed = Ok(());
-    let exit = vm::run(plan, &mut |status| {
+    let exit = vm_process::run(process, &mut |status| {
         if start.json {
             printed = output::print_json(status);
         } else {

@@ -39,6 +39,7 @@ mod stream_key;
 mod terminal;
 mod values;
 mod vm_commands;
+mod vm_process;
 
 use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;

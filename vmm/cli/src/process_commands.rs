@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use nvvmm::agent::call::{self, call};
-use nvvmm::control::{Afterwards, CaptureRequest, ControlError, RestartRequest, RuntimeDir};
+use nvvmm::control::{CaptureRequest, CapturedState, ControlError, RestartRequest, RuntimeDir};
 use nvvmm::process::{CaptureReport, RestartReport};
 use nvvmm::sys::terminal::size_of;
 
@@ -24,9 +24,9 @@ pub fn snapshot(pid: i32, arguments: SnapshotArguments) -> Result<(), ControlErr
         pid,
         tree: arguments.tree,
         afterwards: match (arguments.leave_stopped, arguments.kill) {
-            (true, _) => Afterwards::Stop,
-            (_, true) => Afterwards::Kill,
-            _ => Afterwards::GoOn,
+            (true, _) => CapturedState::Stop,
+            (_, true) => CapturedState::Kill,
+            _ => CapturedState::GoOn,
         },
         durability: arguments.durability,
     };

@@ -59,7 +59,7 @@ pub struct CaptureRequest {
     pub tree: bool,
     /// State of the process after the capture.
     #[serde(default)]
-    pub afterwards: Afterwards,
+    pub afterwards: CapturedState,
     /// Failures that the image must survive; absent: as many as the pool can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
@@ -68,7 +68,7 @@ pub struct CaptureRequest {
 /// State of a process after it was captured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Afterwards {
+pub enum CapturedState {
     /// The process runs on.
     #[default]
     GoOn,
@@ -121,6 +121,14 @@ pub enum RewindRequest {
         /// Name of the snapshot.
         name: String,
     },
+}
+
+impl From<&str> for RewindRequest {
+    fn from(snapshot: &str) -> Self {
+        Self::To {
+            name: snapshot.to_owned(),
+        }
+    }
 }
 
 /// A request to a VM.

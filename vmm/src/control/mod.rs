@@ -18,7 +18,7 @@ pub mod server;
 pub use client::ControlClient;
 pub use error::{ControlError, ErrorKind};
 pub use message::{
-    Afterwards, CaptureRequest, RestartRequest, RewindRequest, RingRequest, SnapshotRequest,
+    CaptureRequest, CapturedState, RestartRequest, RewindRequest, RingRequest, SnapshotRequest,
     VmOrigin, VmState, VmStatus,
 };
 pub use registry::{Claim, NameChoice, RuntimeDir, VmRuntimePaths};

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     checkpoint::phases::micros,
-    control::{Afterwards, CaptureRequest, ErrorKind, RestartRequest},
+    control::{CaptureRequest, CapturedState, ErrorKind, RestartRequest},
     cow::{CowEngine, CowError, FRAME_SIZE_BYTES},
     machine::ShownWindow,
     process::{
@@ -91,9 +91,9 @@ pub(super) fn capture(
         tree: request.tree,
         external_stdio: true,
         afterwards: match request.afterwards {
-            Afterwards::GoOn => nvvmm_protocol::Afterwards::Thaw,
-            Afterwards::Stop => nvvmm_protocol::Afterwards::Stop,
-            Afterwards::Kill => nvvmm_protocol::Afterwards::Kill,
+            CapturedState::GoOn => nvvmm_protocol::Afterwards::Thaw,
+            CapturedState::Stop => nvvmm_protocol::Afterwards::Stop,
+            CapturedState::Kill => nvvmm_protocol::Afterwards::Kill,
         },
     };
     let captured = conversation::capture(agent, asked, SavedProcess::IMAGE_BYTES_MAX, &mut steps);

@@ -77,7 +77,7 @@ impl Asker {
 
 impl Supervisor {
     /// Takes the VM back to a snapshot of it; returns when it runs from there.
-    pub fn go_back(&self, request: &RewindRequest) -> Result<RewindReport, VmError> {
+    pub fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, VmError> {
         let asked = Instant::now();
         let vm = self.running()?;
         if vm.faults.is_stuck() {

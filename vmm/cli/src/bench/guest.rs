@@ -16,7 +16,7 @@ use nvvmm::{
     ring::{Attempt, Ring, RingSettings},
     vm::{Builder, RunningVm, VmError},
 };
-use nvvmm_devices::ConsoleStreams;
+use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_snapshot::SnapshotId;
 
 use super::{
@@ -55,11 +55,9 @@ impl Guest {
         let builder = Builder {
             name: &place.name,
             pool: place.pool,
-            console: &console,
-            vsock: &vsock,
+            vsock: Some(&vsock),
             vsock_socket: OnceCell::new(),
-            stdio: None,
-            agent: &agent,
+            agent: Some(&agent),
             dirty_log: false,
             techniques: place.techniques,
             on_cow_failure: {
@@ -69,7 +67,10 @@ impl Guest {
                 })
             },
         };
-        let vm = Arc::new(build(&builder, builder.console_streams()?)?);
+        let socket = HostSocket::bind(&console);
+        let mut streams = ConsoleStreams::default();
+        streams.socket = Some(socket.map_err(|e| VmError::io("make the console socket", &e))?);
+        let vm = Arc::new(build(&builder, streams)?);
         vm.start(false)?;
         let guest = Self {
             name: place.name,

@@ -20,7 +20,7 @@ use nvvmm::{
     ring::Member,
     spec::VmSpec,
     sys::reservation::{Reservation, Sharing},
-    vm::{Origin, VmError},
+    vm::{RestoreOptions, VmError, VmSource},
 };
 use nvvmm_snapshot::{CHUNK_SIZE_BYTES, CowEngine as EngineKind, CreateOptions, Medium, Pool};
 
@@ -192,8 +192,8 @@ impl Place {
     }
 
     fn boot_at(&self, place: GuestPlace<'_>, spec: VmSpec) -> Result<Guest, VmError> {
-        let origin = Origin::Boot(spec);
-        Guest::start(place, |builder, console| builder.build(&origin, console))
+        let source = VmSource::Boot(spec);
+        Guest::start(place, |builder, console| builder.build(&source, console))
     }
 
     /// Restores a snapshot as one more VM.
@@ -201,15 +201,12 @@ impl Place {
     /// # Errors
     /// Whatever keeps a VM from running.
     pub fn restore(&self, snapshot: &str, kind: RestoreKind) -> Result<Guest, VmError> {
-        let origin = Origin::Restore {
-            snapshot: snapshot.into(),
-            disks: None,
-            once: false,
+        let source = VmSource::Restore(RestoreOptions {
             prefault: kind == RestoreKind::Prefaulted,
-            step_clock: false,
-        };
+            ..RestoreOptions::from(snapshot)
+        });
         Guest::start(self.guest_place(), |builder, console| {
-            builder.build(&origin, console)
+            builder.build(&source, console)
         })
     }
 
