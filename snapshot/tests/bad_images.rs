@@ -194,7 +194,7 @@ fn exercise(pool: &Arc<Pool>) -> Result<(), Error> {
     let third = vm.commit_snapshot(new, vm.reserve(0)?)?.id;
     pool.remove("first")?;
     let (image, pages) = vm.pin("image")?;
-    let again = [(0, pages.chunk(0)?)];
+    let again = [(ChunkIndex::new(0), pages.chunk(ChunkIndex::new(0))?)];
     vm.commit_snapshot(process_image("again", 9, &again), vm.reserve(0)?)?;
     pool.remove("image")?;
     vm.unpin(image.id)?;

@@ -16,13 +16,13 @@ use crate::{files, program};
 
 /// Commands at once; the device has no more streams than that.
 const COMMANDS_MAX: usize = 128;
-/// After a failure to accept, which passes: out of descriptors, or memory.
+/// Pause after a failure to accept, which passes: out of descriptors, or out of memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Waits for the host's streams and serves each in a thread.
 ///
 /// # Errors
-/// There is no vsock device, or somebody else listens.
+/// Fails if there is no vsock device, or if another process listens.
 pub fn listen() -> io::Result<Infallible> {
     let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, AGENT_PORT)?;
     let running = Arc::new(AtomicUsize::new(0));
@@ -43,7 +43,7 @@ pub fn listen() -> io::Result<Infallible> {
     }
 }
 
-/// Serves one stream to its end. What goes wrong with the stream itself nobody can be told.
+/// Serves one stream to its end. A failure of the stream itself cannot be told to anybody.
 pub fn serve(mut stream: impl Stream) {
     if greet(&mut stream).is_err() {
         return;

@@ -1,4 +1,4 @@
-//! The stream that a command of the host has to this agent, and why a request of it can fail.
+//! Streams of the host's commands to this agent, and failures of their requests.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -18,12 +18,12 @@ impl Stream for VsockStream {
     }
 }
 
-/// Why a request was not carried out.
+/// The reason why a request was not carried out.
 #[derive(Debug)]
 pub enum Failure {
     /// The host is to be told.
     Said(FailedBecause, String),
-    /// The stream broke; there is nobody to tell.
+    /// The stream broke, so the host cannot be told.
     Broken,
 }
 

@@ -44,7 +44,7 @@ impl HostEnd {
         receive(&self.stream).unwrap()
     }
 
-    /// What a capture says once the processes are frozen.
+    /// The first message of a capture after the processes are frozen.
     pub fn hear_frozen(&self) -> FromAgent {
         loop {
             match self.hear() {

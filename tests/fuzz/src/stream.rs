@@ -86,7 +86,7 @@ fn read(input: &mut dyn Read) -> Result<Content, Error> {
             }
             Item::Chunk(chunk) => {
                 assert_eq!(chunk.frames().count(), chunk.written.count() as usize);
-                assert!(u64::from(chunk.index) * u64::from(CHUNK_BLOCKS) < header.frames_total());
+                assert!(u64::from(chunk.index.get()) * u64::from(CHUNK_BLOCKS) < header.frames_total());
                 chunks.push(chunk.clone());
             }
             Item::End(totals) => {

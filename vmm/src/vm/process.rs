@@ -91,9 +91,9 @@ pub(super) fn capture(
         tree: request.tree,
         external_stdio: true,
         afterwards: match request.afterwards {
-            CapturedState::GoOn => nvvmm_protocol::Afterwards::Thaw,
-            CapturedState::Stop => nvvmm_protocol::Afterwards::Stop,
-            CapturedState::Kill => nvvmm_protocol::Afterwards::Kill,
+            CapturedState::GoOn => nvvmm_protocol::AfterCapture::Thaw,
+            CapturedState::Stop => nvvmm_protocol::AfterCapture::Stop,
+            CapturedState::Kill => nvvmm_protocol::AfterCapture::Kill,
         },
     };
     let captured = conversation::capture(agent, asked, SavedProcess::IMAGE_BYTES_MAX, &mut steps);

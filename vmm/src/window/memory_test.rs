@@ -1,7 +1,8 @@
 use std::fs;
 
 use nvvmm_snapshot::{
-    ChunkIndex, ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, SnapshotKind,
+    CHUNK_BLOCKS, ChunkIndex, ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot,
+    SnapshotKind,
 };
 
 use super::*;

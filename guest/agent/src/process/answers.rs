@@ -5,13 +5,13 @@ use nvvmm_protocol::{FailedBecause, ToAgent};
 
 use crate::stream::{Failure, Stream};
 
-/// How long a message about a failure may be: there can be as many refusals as descriptors.
+/// Length limit of a message about a failure: there can be as many refusals as descriptors.
 const MESSAGE_CHARS_MAX: usize = 8 << 10;
 
-/// What the host is told.
+/// The failure that the host is told of.
 pub fn failure(error: &Error) -> Failure {
     let because = match error {
-        Error::Refused(_) => FailedBecause::Refused,
+        Error::Refused(_) | Error::OtherArchitecture(_) => FailedBecause::Refused,
         Error::Gone(_) => FailedBecause::NotFound,
         _ => FailedBecause::Failed,
     };
@@ -19,6 +19,7 @@ pub fn failure(error: &Error) -> Failure {
     Failure::Said(because, message)
 }
 
+/// A refusal that the host is told of.
 pub fn refused(message: impl Into<String>) -> Failure {
     Failure::Said(FailedBecause::Refused, message.into())
 }

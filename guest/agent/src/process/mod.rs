@@ -1,5 +1,5 @@
 //! Captures and restarts of the guest's processes, with crate nvvmm-process. The host takes and
-//! places frames; here it is told which.
+//! places frames; the agent names them.
 
 mod answers;
 pub mod capture;

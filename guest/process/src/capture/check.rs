@@ -1,5 +1,5 @@
-//! What an image does not hold is refused, by name: before anything is frozen, and again once all
-//! stands still.
+//! Refuses, by name, what an image cannot hold: before anything is frozen, and again once all
+//! processes stand still.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,7 +8,7 @@ use std::path::Path;
 use super::files;
 use super::observed::{Observation, Observed, identity};
 use super::options::CaptureOptions;
-use crate::error::{Error, Pid, Place, Refusal};
+use crate::error::{Error, Pid, ProcessPart, Refusal};
 use crate::freeze::FrozenThread;
 use crate::observe::{self, Listing, Mapping, Pagemap, Status};
 use crate::sys::{self, FileTable};
@@ -45,7 +45,7 @@ impl Checked {
     }
 }
 
-/// Whether a process could be captured as it is now. It is not stopped for this.
+/// Checks that a process could be captured as it is now. The process is not stopped for this.
 pub fn check(pid: Pid, options: CaptureOptions) -> Result<Checked, Error> {
     if observe::is_zombie(pid)? {
         return Err(Error::Gone(pid));
@@ -77,7 +77,7 @@ pub fn check(pid: Pid, options: CaptureOptions) -> Result<Checked, Error> {
     })
 }
 
-/// All that keeps these processes from being captured, but for what only a freeze shows.
+/// Finds all that prevents a capture of these processes, except for what only a freeze shows.
 pub fn refusals(observed: &Observation, options: CaptureOptions) -> Vec<Refusal> {
     let all = &observed.processes;
     let mut refusals = Vec::new();
@@ -89,12 +89,12 @@ pub fn refusals(observed: &Observation, options: CaptureOptions) -> Vec<Refusal>
         }
         for mapping in process.mappings.iter().filter(|mapping| !mapping.is_vdso()) {
             if let Some(reason) = mapping_refusal(process, mapping) {
-                refusals.push(process.refuse(Place::Address(mapping.start), reason));
+                refusals.push(process.refuse(ProcessPart::Address(mapping.start), reason));
             }
         }
         for descriptor in &process.descriptors {
             if let Err(reason) = files::kind(descriptor, options, &observed.outside_ends) {
-                refusals.push(process.refuse(Place::Descriptor(descriptor.fd), reason));
+                refusals.push(process.refuse(ProcessPart::Descriptor(descriptor.fd), reason));
             }
         }
     }
@@ -102,11 +102,9 @@ pub fn refusals(observed: &Observation, options: CaptureOptions) -> Vec<Refusal>
 }
 
 impl FrozenThread {
-    /// What only a freeze shows.
+    /// The refusal of what only a freeze shows.
     pub(super) fn refusal(&self, pid: Pid) -> Option<Refusal> {
-        /// The code segment of 64-bit programs.
-        const USER_CS: u64 = 0x33;
-        let reason = if self.registers.cs != USER_CS {
+        let reason = if !self.registers.is_64_bit() {
             "runs 32-bit code"
         } else if self.group_stopped {
             "is stopped"
@@ -115,7 +113,7 @@ impl FrozenThread {
         };
         Some(Refusal {
             pid,
-            place: Place::Thread(self.tid),
+            place: ProcessPart::Thread(self.tid),
             reason: reason.into(),
         })
     }
@@ -134,7 +132,7 @@ fn whole_process(process: &Observed, refusals: &mut Vec<Refusal>) {
         "user",
         "uts",
     ];
-    let mut refuse = |reason: String| refusals.push(process.refuse(Place::Process, reason));
+    let mut refuse = |reason: String| refusals.push(process.refuse(ProcessPart::Process, reason));
     let link = |pid: &str, name: &str| std::fs::read_link(format!("/proc/{pid}/{name}")).ok();
     let pid = process.pid.to_string();
     for name in NAMESPACES {
@@ -181,13 +179,13 @@ fn family(
             "has children (such as {}); they would have to come along",
             process.children[0]
         );
-        refusals.push(process.refuse(Place::Process, reason));
+        refusals.push(process.refuse(ProcessPart::Process, reason));
     }
     for child in process.children.iter().filter(|_| options.tree) {
         // It ended and is not waited for, so nobody has observed it.
         if all.iter().all(|other| other.pid != *child) {
             refusals.push(process.refuse(
-                Place::Process,
+                ProcessPart::Process,
                 format!("has a child, {child}, that ended and was not waited for"),
             ));
         }
@@ -195,7 +193,7 @@ fn family(
 }
 
 fn thread(process: &Observed, tid: Pid, status: &Status, refusals: &mut Vec<Refusal>) {
-    let mut refuse = |reason: &str| refusals.push(process.refuse(Place::Thread(tid), reason));
+    let mut refuse = |reason: &str| refusals.push(process.refuse(ProcessPart::Thread(tid), reason));
     match status.state {
         'T' => refuse("is stopped"),
         'Z' | 'X' => refuse("has ended, but not all of its process"),
@@ -278,7 +276,7 @@ fn mapping_refusal(process: &Observed, mapping: &Mapping) -> Option<String> {
         .map(|reason| format!("is of a file {reason}"))
 }
 
-/// 1: 32 bits, 2: 64 bits.
+/// Reads the class of an ELF file: 1 is 32 bits, 2 is 64 bits.
 fn elf_class(program: &Path) -> Option<u8> {
     let mut head = [0; 5];
     File::open(program).ok()?.read_exact(&mut head).ok()?;

@@ -1,13 +1,13 @@
-//! What is seen of processes from outside, before anything is asked of them.
+//! State of processes that /proc shows from outside.
 
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::error::{Error, Pid, Place, Refusal};
+use crate::error::{Error, Pid, ProcessPart, Refusal};
 use crate::observe::{self, Descriptor, Mapping, Status, Vdso};
 
-/// Everything that /proc says of a process.
+/// All information of /proc on a process.
 #[derive(Debug)]
 pub struct Observed {
     pub pid: Pid,
@@ -49,7 +49,7 @@ impl Observed {
     }
 
     /// A refusal of something of it.
-    pub fn refuse(&self, place: Place, reason: impl Into<String>) -> Refusal {
+    pub fn refuse(&self, place: ProcessPart, reason: impl Into<String>) -> Refusal {
         Refusal {
             pid: self.pid,
             place,
@@ -63,7 +63,7 @@ impl Observed {
 pub struct Observation {
     /// In the order asked for.
     pub processes: Vec<Observed>,
-    /// Who else has an end of one of their pipes: process, pipe.
+    /// Other processes that have an end of one of their pipes: process, pipe.
     pub outside_ends: Vec<(Pid, u64)>,
 }
 

@@ -1,11 +1,11 @@
-//! What a capture is asked for.
+//! Options of a capture.
 
-/// How a capture is to be made.
+/// Options of a capture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CaptureOptions {
-    /// With all descendants.
+    /// Captures all descendants, too.
     pub tree: bool,
     /// Standard input, output and error may lead to what an image does not hold (terminals, pipes
-    /// of others, sockets). Whoever restarts puts something in their place.
+    /// of others, sockets). The restart replaces them.
     pub external_stdio: bool,
 }

@@ -97,19 +97,6 @@ fn thread(
     })
 }
 
-/// The extended state components that are enabled, from where the kernel puts them for a tracer.
-pub fn xfeatures(xstate: &[u8]) -> u64 {
-    const XCR0_OFFSET: usize = 464;
-    // In the FXSAVE format nothing is said there.
-    if xstate.len() <= sys::FXSAVE_BYTES {
-        return 0;
-    }
-    let bytes = xstate
-        .get(XCR0_OFFSET..XCR0_OFFSET + 8)
-        .and_then(|bytes| bytes.try_into().ok());
-    bytes.map_or(0, u64::from_le_bytes)
-}
-
 fn mapping(
     pid: Pid,
     observed: &observe::Mapping,

@@ -1,4 +1,4 @@
-//! What the kernel is told about memory of a process in the making (madvise(2)).
+//! Advice to the kernel on memory of a stub (madvise(2)).
 
 use super::blank::Blank;
 use crate::error::Error;
@@ -7,14 +7,14 @@ use crate::image::{Advice, Mapped, Mapping};
 /// Gives pages to memory as if it were written; libc does not have it for all its targets.
 pub const MADV_POPULATE_WRITE: u64 = 23;
 
-/// madvise(2) of a process in the making.
+/// Makes a stub call madvise(2).
 pub fn advise(blank: &Blank, start: u64, len: u64, advice: u64) -> Result<(), Error> {
     blank
         .call("advise memory", libc::SYS_madvise, &[start, len, advice])
         .map(drop)
 }
 
-/// What must be known before there are pages, about the part of a mapping from `start` to `end`.
+/// Gives the advice that must come before the pages, for a mapping's part from `start` to `end`.
 pub fn advise_range(blank: &Blank, mapping: &Mapping, start: u64, end: u64) -> Result<(), Error> {
     for advice in &mapping.advice {
         let value = match advice {

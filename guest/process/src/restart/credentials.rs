@@ -1,4 +1,4 @@
-//! Who a thread is, and what it may do. Its privileges are all there until the last step.
+//! Identity and privileges of a thread. It keeps all privileges until the last step.
 
 use super::stubs::StubThread;
 use crate::error::Error;

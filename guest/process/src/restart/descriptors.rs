@@ -1,4 +1,4 @@
-//! File descriptors of a process in the making.
+//! File descriptors of a stub.
 
 use super::fetch::Fetch;
 use super::files::OpenFiles;

@@ -1,4 +1,4 @@
-//! Open files of this process, for a process in the making.
+//! Open files of this process, fetched by a stub.
 
 use super::blank::Blank;
 use crate::error::Error;

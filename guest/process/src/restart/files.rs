@@ -1,4 +1,4 @@
-//! The image's open files, opened here. The processes in the making fetch them.
+//! Opens the image's open files in this process. The stubs fetch them.
 
 use std::fs::File;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! The memory of a process in the making.
+//! The memory of a stub.
 
 use std::collections::HashSet;
 use std::os::fd::AsRawFd;
@@ -11,21 +11,20 @@ use super::options::Restarted;
 use super::overlay;
 use super::pin::{Pinned, in_parts};
 use super::stubs::Stub;
-use super::workspace::HUGE_PAGE_BYTES;
+use crate::arch::{HUGE_PAGE_BYTES, PAGE_BYTES};
 use crate::error::{Error, failed};
 use crate::image::{Advice, Mapped, MappedFile, Mapping};
 use crate::observe::{Kernel, Listing, Pagemap};
 use crate::pages::{PageSource, Placed};
-use crate::sys::PAGE_BYTES;
 
 const PR_SET_THP_DISABLE: u64 = libc::PR_SET_THP_DISABLE as u64;
 const PR_GET_THP_DISABLE: u64 = libc::PR_GET_THP_DISABLE as u64;
 const MADV_GUARD_INSTALL: u64 = 102;
-/// How often it is looked where pinned pages are.
+/// The most listings of pinned pages.
 const LISTINGS_MAX: u32 = 64;
 const WRITABLE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
-/// Builds all of it: mappings, what is in them, and what the kernel knows about them.
+/// Builds the memory: mappings, their content, and their properties.
 pub fn build(
     stub: &mut Stub,
     kernel: &Kernel,
@@ -292,7 +291,7 @@ fn unlock(stub: &Stub, runs: &[Placed]) -> Result<(), Error> {
     Ok(())
 }
 
-/// In which frames pinned pages are: each is in one that nobody else has.
+/// Lists the frames of pinned pages. No other process has any of these frames.
 fn frames(stub: &Stub, placed: &[Placed]) -> Result<Listing, Error> {
     let pid = stub.process.pid;
     let mut pagemap = Pagemap::open(pid)?;
@@ -341,7 +340,7 @@ fn with_frames(placed: &[Placed], frames: &Listing) -> Vec<Placed> {
     all
 }
 
-/// What can only be said once the pages are there.
+/// Sets what can only be set once the pages are there.
 fn finish(stub: &Stub, mapping: &Mapping) -> Result<(), Error> {
     let (start, len) = (mapping.start, mapping.end - mapping.start);
     if !mapping.pages.is_empty() && mapping.protection & WRITABLE != WRITABLE {

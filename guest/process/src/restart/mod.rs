@@ -1,4 +1,4 @@
-//! An image becomes processes again.
+//! Makes processes of an image again.
 
 mod advice;
 mod blank;

@@ -1,7 +1,8 @@
-//! Processes in the making: stubs with the right numbers and parents, stopped, that make system
-//! calls for us.
+//! Stubs: stopped processes with the right numbers and parents that make system calls for us, until
+//! they have become the processes of an image.
 
-use crate::error::{Error, Place, Refusal, failed};
+use crate::arch::xfeatures;
+use crate::error::{Error, ProcessPart, Refusal, failed};
 use crate::image::{Image, Process};
 use crate::inject::{Memory, Remote};
 use crate::observe;
@@ -11,16 +12,16 @@ use super::blank::{self, Blank};
 use super::reserve::{Frames, Reserve};
 use super::workspace::Workspace;
 
-/// A process in the making.
+/// A process that is being made.
 #[derive(Debug)]
 pub struct Stub<'a> {
-    /// What it shall be.
+    /// The process of the image that it becomes.
     pub process: &'a Process,
-    /// What it is so far.
+    /// The process that it is so far.
     pub blank: Blank,
     /// Its threads but the leader.
     pub others: Vec<Remote>,
-    /// Memory that it brought along.
+    /// Memory of a reserve.
     pub frames: Option<Frames>,
 }
 
@@ -35,18 +36,18 @@ impl Stub<'_> {
         &self.blank.leader
     }
 
-    /// A system call of the leader.
+    /// Makes a system call in the leader.
     pub fn call(&self, op: &str, number: libc::c_long, arguments: &[u64]) -> Result<u64, Error> {
         self.blank.call(op, number, arguments)
     }
 
-    /// Puts bytes where a system call can read them; the address.
+    /// Puts bytes where a system call can read them. Returns their address.
     pub fn put(&self, bytes: &[u8]) -> Result<u64, Error> {
         self.blank.put(bytes)
     }
 }
 
-/// A thread in the making, and its process.
+/// A thread of a stub.
 #[derive(Clone, Copy, Debug)]
 pub struct StubThread<'a> {
     pub stub: &'a Stub<'a>,
@@ -54,18 +55,18 @@ pub struct StubThread<'a> {
 }
 
 impl StubThread<'_> {
-    /// A system call of the thread.
+    /// Makes a system call in the thread.
     pub fn call(&self, op: &str, number: libc::c_long, arguments: &[u64]) -> Result<u64, Error> {
         self.remote.call(op, number, arguments)
     }
 
-    /// prctl(2) with one argument.
+    /// Calls prctl(2) with one argument.
     pub fn prctl(&self, op: &str, option: i32, argument: u64) -> Result<u64, Error> {
         self.call(op, libc::SYS_prctl, &[option as u64, argument, 0, 0, 0])
     }
 }
 
-/// All processes of an image in the making. Dropped, it kills them.
+/// Stubs for all processes of an image. When dropped, it kills them.
 #[derive(Debug)]
 pub struct Stubs<'a> {
     image: &'a Image,
@@ -73,8 +74,8 @@ pub struct Stubs<'a> {
 }
 
 impl<'a> Stubs<'a> {
-    /// Makes the stubs of all processes. The first one has the reserve's memory, if there is one
-    /// that does not get in its way.
+    /// Makes the stubs of all processes. The first one gets the reserve's memory, if there is a
+    /// reserve whose addresses are free.
     pub fn new(image: &'a Image, reserve: Option<Reserve>) -> Result<Self, Error> {
         let mut all = Self {
             image,
@@ -139,7 +140,7 @@ impl<'a> Stubs<'a> {
     pub fn check_processor(&self) -> Result<(), Error> {
         let pid = self.image.processes[0].pid;
         let here = sys::xstate(pid).map_err(failed("read extended registers"))?;
-        let features = crate::capture::xfeatures(&here);
+        let features = xfeatures(&here);
         let same_size = self
             .image
             .processes
@@ -158,7 +159,7 @@ impl<'a> Stubs<'a> {
         );
         Err(Error::Refused(vec![Refusal {
             pid,
-            place: Place::Process,
+            place: ProcessPart::Process,
             reason,
         }]))
     }
@@ -192,7 +193,7 @@ impl<'a> Stubs<'a> {
                 );
                 return Err(Error::Refused(vec![Refusal {
                     pid: process.pid,
-                    place: Place::Process,
+                    place: ProcessPart::Process,
                     reason,
                 }]));
             }
@@ -200,7 +201,7 @@ impl<'a> Stubs<'a> {
         Ok(())
     }
 
-    /// Lets all of them go.
+    /// Releases all of them: the processes run.
     pub fn release(mut self) -> Result<(), Error> {
         for stub in &self.stubs {
             let (start, len) = (stub.blank.workspace.start(), Workspace::SIZE_BYTES);
@@ -214,7 +215,7 @@ impl<'a> Stubs<'a> {
         for stub in std::mem::take(&mut self.stubs) {
             for remote in stub.threads() {
                 sys::detach(remote.tid())
-                    .map_err(failed(format!("let thread {} go", remote.tid())))?;
+                    .map_err(failed(format!("release thread {}", remote.tid())))?;
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Threads of a process in the making.
+//! Threads of a stub.
 
 use super::credentials;
 use super::process::{set_limits, signal_of};

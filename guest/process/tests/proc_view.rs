@@ -1,11 +1,11 @@
-//! What /proc shows of a process: the same before a capture and after a restart.
+//! The view of /proc on a process: the same before a capture and after a restart.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
 /// Files of /proc/PID, or of each thread, by name.
-pub type Portrait = BTreeMap<String, String>;
+pub type ProcView = BTreeMap<String, String>;
 
 /// The lines of `status` that a restart brings back.
 const STATUS: [&str; 18] = [
@@ -33,8 +33,8 @@ const STATUS: [&str; 18] = [
 const MOMENT: Duration = Duration::from_secs(10);
 
 /// Takes one.
-pub fn portrait(pid: i32) -> Portrait {
-    let mut found = Portrait::new();
+pub fn proc_view(pid: i32) -> ProcView {
+    let mut found = ProcView::new();
     let read = |name: &str| {
         let bytes = fs::read(format!("/proc/{pid}/{name}"))
             .unwrap_or_else(|error| panic!("/proc/{pid}/{name}: {error}"));
@@ -136,12 +136,12 @@ fn names(pid: i32, directory: &str) -> Vec<String> {
 }
 
 /// Panics with what is different of a process, if anything is and stays so.
-pub fn assert_same(before: &Portrait, pid: i32) {
+pub fn assert_same(before: &ProcView, pid: i32) {
     let began = Instant::now();
-    let mut after = portrait(pid);
+    let mut after = proc_view(pid);
     while *before != after && began.elapsed() < MOMENT {
         std::thread::sleep(Duration::from_millis(5));
-        after = portrait(pid);
+        after = proc_view(pid);
     }
     for name in before.keys().chain(after.keys()) {
         let (old, new) = (before.get(name), after.get(name));

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::portrait::{Portrait, assert_same, portrait};
+use crate::proc_view::{ProcView, assert_same, proc_view};
 
 /// Only a test that hangs comes near it, on an emulated processor too.
 const PATIENCE: Duration = Duration::from_secs(200);
@@ -30,16 +30,16 @@ pub fn start(scenario: &str, directory: &Path) {
         directory.join("ready").exists()
     });
     let pid = child.id() as i32;
-    let portrait = postcard::to_stdvec(&portrait(pid)).expect("room");
-    fs::write(directory.join("portrait"), portrait).expect("a file");
+    let proc_view = postcard::to_stdvec(&proc_view(pid)).expect("room");
+    fs::write(directory.join("proc_view"), proc_view).expect("a file");
     eprint!("{}", log_of(directory));
     println!("{pid}");
 }
 
 /// Lets it verify itself.
 pub fn finish(pid: i32, directory: &Path) {
-    let before = fs::read(directory.join("portrait")).expect("a portrait");
-    let before: Portrait = postcard::from_bytes(&before).expect("a portrait");
+    let before = fs::read(directory.join("proc_view")).expect("a proc_view");
+    let before: ProcView = postcard::from_bytes(&before).expect("a proc_view");
     assert_same(&before, pid);
     fs::write(directory.join("go"), "").expect("a file");
     wait("it ends", directory, || {
