@@ -33,7 +33,7 @@ const LAYERS: &[Layers] = &[
             "memory",
             "stats",
             "sys",
-            "spec",
+            "error spec",
         ],
     },
     Layers {

@@ -12,11 +12,10 @@ use std::thread;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
-use nvvmm::control::{
-    ControlClient, ControlError, ErrorKind, NameChoice, RuntimeDir, VmOrigin, VmState, VmStatus,
-};
+use nvvmm::control::{ControlClient, NameChoice, RuntimeDir, VmOrigin, VmState, VmStatus};
 use nvvmm::spec::{DiskSpec, VmSpec};
 use nvvmm::vm::{RestoreOptions, VmExit, VmSource};
+use nvvmm::{ErrorKind, VmError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -28,7 +27,7 @@ use super::vm_process::{self, ConsoleMode, VmProcess};
 use super::{detach, output, pool_path, process_commands};
 
 /// `nvvmm run`.
-pub fn run(arguments: RunArguments) -> Result<ExitCode, ControlError> {
+pub fn run(arguments: RunArguments) -> Result<ExitCode, VmError> {
     let RunArguments {
         kernel,
         initramfs,
@@ -56,7 +55,7 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, ControlError> {
 }
 
 /// `nvvmm restore`.
-pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, ControlError> {
+pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, VmError> {
     if let Some(vm) = arguments.into {
         return process_commands::restore(
             &vm,
@@ -103,8 +102,8 @@ enum PoolNeed {
 fn launch(
     start: StartArguments,
     need: PoolNeed,
-    source: impl FnOnce() -> Result<VmSource, ControlError>,
-) -> Result<ExitCode, ControlError> {
+    source: impl FnOnce() -> Result<VmSource, VmError>,
+) -> Result<ExitCode, VmError> {
     let console = console_choice(&start)?;
     if start.detach && detach::is_child() {
         let mut reported = false;
@@ -131,9 +130,9 @@ fn launch(
 }
 
 /// The console that the arguments ask for, when they agree with each other.
-fn console_choice(start: &StartArguments) -> Result<ConsoleChoice, ControlError> {
+fn console_choice(start: &StartArguments) -> Result<ConsoleChoice, VmError> {
     let usage = |message: &str, remedy: &str| {
-        Err(ControlError::new(ErrorKind::Usage, message).with_remedy(remedy))
+        Err(VmError::new(ErrorKind::Usage, message).with_remedy(remedy))
     };
     match (start.console, start.detach) {
         (Some(ConsoleChoice::Stdio), true) => usage(
@@ -153,9 +152,9 @@ fn console_choice(start: &StartArguments) -> Result<ConsoleChoice, ControlError>
 fn be_background_vm(
     start: &StartArguments,
     need: PoolNeed,
-    source: impl FnOnce() -> Result<VmSource, ControlError>,
+    source: impl FnOnce() -> Result<VmSource, VmError>,
     reported: &mut bool,
-) -> Result<(), ControlError> {
+) -> Result<(), VmError> {
     let source = source()?;
     let pool = pool_for(start, need)?;
     let claim = RuntimeDir::of_user()?.claim(&name_choice(start), &pool)?;
@@ -186,8 +185,8 @@ fn be_vm(
     start: &StartArguments,
     need: PoolNeed,
     console: ConsoleChoice,
-    source: impl FnOnce() -> Result<VmSource, ControlError>,
-) -> Result<(), ControlError> {
+    source: impl FnOnce() -> Result<VmSource, VmError>,
+) -> Result<(), VmError> {
     let source = source()?;
     let pool = pool_for(start, need)?;
     let claim = RuntimeDir::of_user()?.claim(&name_choice(start), &pool)?;
@@ -224,7 +223,7 @@ fn be_vm(
     printed
 }
 
-fn pool_for(start: &StartArguments, need: PoolNeed) -> Result<PathBuf, ControlError> {
+fn pool_for(start: &StartArguments, need: PoolNeed) -> Result<PathBuf, VmError> {
     match need {
         PoolNeed::Made => pool_path::found_or_made(&start.pool),
         PoolNeed::Found => pool_path::found(&start.pool),
@@ -239,13 +238,12 @@ fn name_choice(start: &StartArguments) -> NameChoice {
 }
 
 /// `path` made absolute, when it can be read.
-fn readable(what: &str, path: &Path) -> Result<PathBuf, ControlError> {
-    let failed = |e: std::io::Error| {
-        ControlError::io(format_args!("read the {what} {}", path.display()), &e)
-    };
+fn readable(what: &str, path: &Path) -> Result<PathBuf, VmError> {
+    let failed =
+        |e: std::io::Error| VmError::io(format_args!("read the {what} {}", path.display()), &e);
     let file = File::open(path).map_err(failed)?;
     if file.metadata().map_err(failed)?.is_dir() {
-        return Err(ControlError::new(
+        return Err(VmError::new(
             ErrorKind::Usage,
             format!("the {what} {} is a directory", path.display()),
         ));
@@ -253,7 +251,7 @@ fn readable(what: &str, path: &Path) -> Result<PathBuf, ControlError> {
     std::path::absolute(path).map_err(failed)
 }
 
-fn readable_disks(disks: Vec<DiskSpec>) -> Result<Vec<DiskSpec>, ControlError> {
+fn readable_disks(disks: Vec<DiskSpec>) -> Result<Vec<DiskSpec>, VmError> {
     disks
         .into_iter()
         .map(|disk| {
@@ -301,8 +299,8 @@ impl Ending {
         }
     }
 
-    fn ask_on_signals(self: &Arc<Self>, signals: &[i32]) -> Result<(), ControlError> {
-        let failed = |e: std::io::Error| ControlError::io("take signals", &e);
+    fn ask_on_signals(self: &Arc<Self>, signals: &[i32]) -> Result<(), VmError> {
+        let failed = |e: std::io::Error| VmError::io("take signals", &e);
         let mut signals = Signals::new(signals).map_err(failed)?;
         let ending = Arc::clone(self);
         thread::Builder::new()
@@ -323,8 +321,8 @@ fn end_now() -> ! {
 ///
 /// From a terminal, Ctrl-] is taken out and what a guest does not read is dropped, so that Ctrl-]
 /// always works. From a file or a pipe every byte reaches the guest, as slowly as it reads.
-fn read_keyboard(is_terminal: bool, ending: Arc<Ending>) -> Result<OwnedFd, ControlError> {
-    let failed = |e: nix::Error| ControlError::io("make the console's pipe", &e.into());
+fn read_keyboard(is_terminal: bool, ending: Arc<Ending>) -> Result<OwnedFd, VmError> {
+    let failed = |e: nix::Error| VmError::io("make the console's pipe", &e.into());
     let (input, typed) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
     fcntl(&input, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed)?;
     if is_terminal {
@@ -333,7 +331,7 @@ fn read_keyboard(is_terminal: bool, ending: Arc<Ending>) -> Result<OwnedFd, Cont
     thread::Builder::new()
         .name("keyboard".into())
         .spawn(move || carry_keys(File::from(typed), is_terminal, &ending))
-        .map_err(|e| ControlError::io("read the keyboard", &e))?;
+        .map_err(|e| VmError::io("read the keyboard", &e))?;
     Ok(input)
 }
 

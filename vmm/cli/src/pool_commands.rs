@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use nvvmm::control::{ControlError, ErrorKind};
+use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{CheckReport, CreateOptions, GrowOptions, Pool, PoolStatus, SnapshotEntry};
 use serde::Serialize;
 
@@ -15,7 +15,7 @@ use super::progress::Progress;
 use super::values::NewSize;
 
 /// Makes a pool.
-pub fn make(path: &Path, size_bytes: u64, overcommit: bool) -> Result<(), ControlError> {
+pub fn make(path: &Path, size_bytes: u64, overcommit: bool) -> Result<(), VmError> {
     Pool::create(
         path,
         &CreateOptions {
@@ -27,11 +27,11 @@ pub fn make(path: &Path, size_bytes: u64, overcommit: bool) -> Result<(), Contro
 }
 
 /// `nvvmm pool create`.
-pub fn create(path: &Path, size_bytes: Option<u64>, overcommit: bool) -> Result<(), ControlError> {
+pub fn create(path: &Path, size_bytes: Option<u64>, overcommit: bool) -> Result<(), VmError> {
     let size_bytes = match size_bytes {
         Some(size_bytes) => size_bytes,
         None => Pool::device_size_bytes(path)?.ok_or_else(|| {
-            ControlError::new(ErrorKind::Usage, "a pool in a file needs a size")
+            VmError::new(ErrorKind::Usage, "a pool in a file needs a size")
                 .with_remedy("give it --size, for example --size 2G")
         })?,
     };
@@ -49,7 +49,7 @@ pub fn grow(
     size: NewSize,
     overcommit: bool,
     json: bool,
-) -> Result<(), ControlError> {
+) -> Result<(), VmError> {
     let path = pool_path::found(option)?;
     let pool = pool_path::open(&path)?;
     let size_bytes = size.bytes(pool.size_bytes());
@@ -69,13 +69,13 @@ pub fn grow(
 }
 
 /// `nvvmm pool delete`.
-pub fn delete(path: &Path) -> Result<(), ControlError> {
+pub fn delete(path: &Path) -> Result<(), VmError> {
     Pool::delete(path)?;
     output::print(&format!("deleted the pool {}\n", path.display()))
 }
 
 /// `nvvmm pool status`.
-pub fn status(option: &PoolOption, json: bool) -> Result<(), ControlError> {
+pub fn status(option: &PoolOption, json: bool) -> Result<(), VmError> {
     let pool = pool_path::open(&pool_path::found(option)?)?;
     let usage = Usage {
         by_snapshot: pool.snapshots()?,
@@ -194,7 +194,7 @@ fn holders_table(status: &PoolStatus) -> String {
 }
 
 /// `nvvmm pool check`. Exit code 6 when there are findings.
-pub fn check(option: &PoolOption, json: bool) -> Result<ExitCode, ControlError> {
+pub fn check(option: &PoolOption, json: bool) -> Result<ExitCode, VmError> {
     let path = pool_path::found(option)?;
     let mut shown = Progress::of_bytes("check")?;
     let report =

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use nvvmm::control::{ControlError, ControlServer, ErrorKind, VmRuntimePaths, VmStatus};
+use nvvmm::control::{ControlServer, VmRuntimePaths, VmStatus};
 use nvvmm::cow::Techniques;
 use nvvmm::vm::{Vm, VmExit, VmOptions, VmSource};
+use nvvmm::{ErrorKind, VmError};
 use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_snapshot::Pool;
 
@@ -47,23 +48,20 @@ pub enum ConsoleMode {
 ///
 /// # Errors
 /// Before `on_ready`: the VM could not be started. After it: the VM had to end.
-pub fn run(
-    process: VmProcess,
-    on_ready: &mut dyn FnMut(&VmStatus),
-) -> Result<VmExit, ControlError> {
+pub fn run(process: VmProcess, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit, VmError> {
     let pool = Pool::open(&process.pool)?;
     let paths = process.runtime;
     let mut console = match process.console {
         ConsoleMode::SocketOnly => ConsoleStreams::default(),
         ConsoleMode::Stdio { input } => {
-            let mut streams = ConsoleStreams::stdio(false)
-                .map_err(|e| ControlError::io("open the console", &e))?;
+            let mut streams =
+                ConsoleStreams::stdio(false).map_err(|e| VmError::io("open the console", &e))?;
             streams.input = Some(File::from(input));
             streams
         }
     };
     let socket = HostSocket::bind(&paths.console);
-    console.socket = Some(socket.map_err(|e| ControlError::io("make the console socket", &e))?);
+    console.socket = Some(socket.map_err(|e| VmError::io("make the console socket", &e))?);
     let options = VmOptions {
         name: paths.name,
         paused: process.paused,
@@ -71,7 +69,7 @@ pub fn run(
         vsock: Some(paths.vsock),
         dirty_log: cfg!(debug_assertions) && std::env::var_os(DIRTY_LOG_VARIABLE).is_some(),
         techniques: Techniques::from_environment()
-            .map_err(|cause| ControlError::new(ErrorKind::Usage, cause))?,
+            .map_err(|cause| VmError::new(ErrorKind::Usage, cause))?,
     };
     let vm = Vm::begin(&pool, process.source, options)?;
     let _server = ControlServer::start(&paths.control, vm.control())?;

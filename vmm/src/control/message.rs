@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use nvvmm_snapshot::Durability;
 use serde::{Deserialize, Serialize};
 
-use super::error::{ControlError, ErrorKind};
 use crate::checkpoint::report::{AuditReport, RamCounters, RestoreReport, SnapshotReport};
+use crate::error::{ErrorKind, VmError};
 use crate::process::{CaptureReport, RestartReport};
 use crate::ring::{RewindReport, RingStatus};
 use crate::spec::DiskSpec;
@@ -44,6 +44,17 @@ pub struct SnapshotRequest {
     /// Make digests of the new blocks before the answer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub verify: bool,
+}
+
+impl From<&str> for SnapshotRequest {
+    fn from(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            stop: false,
+            durability: None,
+            verify: false,
+        }
+    }
 }
 
 /// Options of a capture of a process. The stream to the guest's agent comes with it, as a
@@ -210,7 +221,7 @@ pub enum Answer {
     /// The request failed.
     Error {
         /// Cause and remedy.
-        error: ControlError,
+        error: VmError,
     },
 }
 
@@ -308,12 +319,12 @@ pub struct VmStatus {
 }
 
 /// Decodes one line of at most the allowed length as a request of this version.
-pub fn decode_request(line: &[u8]) -> Result<Request, ControlError> {
+pub fn decode_request(line: &[u8]) -> Result<Request, VmError> {
     #[derive(Deserialize)]
     struct VersionOnly {
         version: u32,
     }
-    let usage = |why: String| ControlError::new(ErrorKind::Usage, why);
+    let usage = |why: String| VmError::new(ErrorKind::Usage, why);
     let VersionOnly { version } = serde_json::from_slice(line).map_err(|e| {
         usage(format!(
             "not a request: a JSON object with a version was expected ({e})"

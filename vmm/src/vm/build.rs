@@ -24,8 +24,9 @@ use super::{
 use crate::{
     agent::link::{AgentLink, unix_ns_now},
     checkpoint::{Digests, blob::SavedVm, phases::Phases, report::RestoreReport},
-    control::{ErrorKind, VmOrigin},
+    control::VmOrigin,
     cow::{self, Budget, CowEngine, FaultThread, PrivateEngine, RedirectEngine},
+    error::ErrorKind,
     machine::{Machine, MachineParts},
     memory::{GuestRam, MemoryError},
     spec::{DiskSpec, VmSpec},

@@ -21,7 +21,4 @@ pub use handle::Vm;
 pub use options::{RestoreOptions, VmExit, VmOptions, VmSource};
 pub use running::RunningVm;
 
-use crate::control::ControlError;
-
-/// Reason why a VM could not be started or had to end: cause, remedy, and kind.
-pub type VmError = ControlError;
+use crate::error::VmError;

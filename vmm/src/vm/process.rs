@@ -21,8 +21,9 @@ use super::{
 };
 use crate::{
     checkpoint::phases::micros,
-    control::{CaptureRequest, CapturedState, ErrorKind, RestartRequest},
+    control::{CaptureRequest, CapturedState, RestartRequest},
     cow::{CowEngine, CowError, FRAME_SIZE_BYTES},
+    error::ErrorKind,
     machine::ShownWindow,
     process::{
         self, AgentError, CaptureReport, CaptureSteps, Capturing, Kept, PlaceSteps, Placing,

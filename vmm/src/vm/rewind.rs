@@ -15,7 +15,8 @@ use nvvmm_snapshot::Pool;
 use super::{VmError, build::ReadSnapshot, running::RunningVm, supervisor::Supervisor};
 use crate::{
     checkpoint::phases::micros,
-    control::{ErrorKind, RewindRequest},
+    control::RewindRequest,
+    error::ErrorKind,
     machine::Hold,
     ring::{Member, RewindReport},
     spec::{DiskSpec, VmSpec},

@@ -9,7 +9,8 @@ use nvvmm_snapshot::SnapshotId;
 
 use super::{VmError, error::machine_error, running::RunningVm, supervisor::Supervisor};
 use crate::{
-    control::{ErrorKind, RingRequest},
+    control::RingRequest,
+    error::ErrorKind,
     ring::{Attempt, Ring, RingSettings, RingStatus},
 };
 

@@ -21,9 +21,10 @@ use super::{
 use crate::{
     checkpoint::report::{AuditReport, SnapshotReport},
     control::{
-        CaptureRequest, ControlError, ErrorKind, RestartRequest, RewindRequest, RingRequest,
-        SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus,
+        CaptureRequest, RestartRequest, RewindRequest, RingRequest, SnapshotRequest, VmControl,
+        VmOrigin, VmState, VmStatus,
     },
+    error::ErrorKind,
     machine::MachineEvent,
     process::{CaptureReport, RestartReport},
     ring::{RewindReport, Ring, RingStatus},
@@ -143,7 +144,7 @@ impl Supervisor {
     }
 
     /// Has the VM rewound, by the thread that builds it.
-    pub fn ask_for_rewind(&self, rewinding: Rewinding) -> Result<(), ControlError> {
+    pub fn ask_for_rewind(&self, rewinding: Rewinding) -> Result<(), VmError> {
         let mut rewind = self.rewind.lock().unwrap_or_else(PoisonError::into_inner);
         if rewind.is_some() || self.is_changing() {
             return Err(VmError::new(ErrorKind::Refused, "the VM is being rebuilt")
@@ -168,7 +169,7 @@ impl Supervisor {
             .clone()
     }
 
-    pub fn running(&self) -> Result<Arc<RunningVm>, ControlError> {
+    pub fn running(&self) -> Result<Arc<RunningVm>, VmError> {
         self.vm().ok_or_else(|| {
             if self.ended.load(Ordering::SeqCst) {
                 return VmError::new(ErrorKind::Refused, "the VM has ended");
@@ -266,37 +267,37 @@ impl VmControl for Supervisor {
         status
     }
 
-    fn stats(&self) -> Result<VmStats, ControlError> {
+    fn stats(&self) -> Result<VmStats, VmError> {
         let uptime_ms = self.facts.started.elapsed().as_millis() as u64;
         Ok(self.running()?.stats(&self.facts.name, uptime_ms))
     }
 
-    fn pause(&self) -> Result<(), ControlError> {
+    fn pause(&self) -> Result<(), VmError> {
         self.running()?.pause()
     }
 
-    fn resume(&self) -> Result<(), ControlError> {
+    fn resume(&self) -> Result<(), VmError> {
         self.running()?.resume()
     }
 
-    fn stop(&self) -> Result<(), ControlError> {
+    fn stop(&self) -> Result<(), VmError> {
         self.end(Ok(VmExit::Stopped));
         Ok(())
     }
 
-    fn audit(&self) -> Result<AuditReport, ControlError> {
+    fn audit(&self) -> Result<AuditReport, VmError> {
         self.running()?.audit()
     }
 
-    fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, ControlError> {
+    fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, VmError> {
         Supervisor::start_ring(self, request)
     }
 
-    fn stop_ring(&self) -> Result<RingStatus, ControlError> {
+    fn stop_ring(&self) -> Result<RingStatus, VmError> {
         Supervisor::stop_ring(self)
     }
 
-    fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, ControlError> {
+    fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, VmError> {
         Supervisor::rewind(self, request)
     }
 
@@ -304,7 +305,7 @@ impl VmControl for Supervisor {
         &self,
         request: &CaptureRequest,
         agent: &UnixStream,
-    ) -> Result<CaptureReport, ControlError> {
+    ) -> Result<CaptureReport, VmError> {
         process::capture(Arc::downgrade(&self.running()?), request, agent)
     }
 
@@ -312,7 +313,7 @@ impl VmControl for Supervisor {
         &self,
         request: &RestartRequest,
         agent: &UnixStream,
-    ) -> Result<RestartReport, ControlError> {
+    ) -> Result<RestartReport, VmError> {
         let vm = Arc::downgrade(&self.running()?);
         process::restart(vm, &self.facts.name, request, agent).map_err(|failed| match failed {
             RestartFailed::Refused(error) => error,
@@ -323,7 +324,7 @@ impl VmControl for Supervisor {
         })
     }
 
-    fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {
+    fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, VmError> {
         let report = self.running()?.snapshot(request)?;
         if request.stop {
             self.end(Ok(VmExit::Snapshotted {
