@@ -34,7 +34,7 @@ const LAYERS: &[Layers] = &[
             "memory",
             "stats",
             "sys",
-            "spec",
+            "error spec",
         ],
     },
     Layers {

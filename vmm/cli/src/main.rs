@@ -39,12 +39,13 @@ mod stream_key;
 mod terminal;
 mod values;
 mod vm_commands;
+mod vm_process;
 
 use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
 
 use clap::Parser;
-use nvvmm::control::{ControlError, ErrorKind};
+use nvvmm::{ErrorKind, VmError};
 use tracing_subscriber::EnvFilter;
 
 use self::args::{Arguments, Command, PoolCommand};
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
+fn carry_out(command: Command) -> Result<ExitCode, VmError> {
     match command {
         Command::Run(run) => return launch::run(run),
         Command::Restore(restore) => return launch::restore(restore),
@@ -133,7 +134,7 @@ fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
 }
 
 /// Log lines go to stderr: warnings, more with `-v`, or what `NVVMM_LOG` says.
-fn start_log(verbose: u8) -> Result<(), ControlError> {
+fn start_log(verbose: u8) -> Result<(), VmError> {
     let level = match verbose {
         0 => "warn",
         1 => "nvvmm=info,nvvmm_snapshot=info,nvvmm_devices=info,warn",
@@ -143,7 +144,7 @@ fn start_log(verbose: u8) -> Result<(), ControlError> {
     let filter = match std::env::var("NVVMM_LOG") {
         Ok(directives) if !directives.is_empty() => {
             EnvFilter::try_new(&directives).map_err(|e| {
-                ControlError::new(
+                VmError::new(
                     ErrorKind::Usage,
                     format!("NVVMM_LOG='{directives}' is not a log filter: {e}"),
                 )

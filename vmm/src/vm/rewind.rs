@@ -15,7 +15,8 @@ use nvvmm_snapshot::Pool;
 use super::{VmError, build::ReadSnapshot, running::RunningVm, supervisor::Supervisor};
 use crate::{
     checkpoint::phases::micros,
-    control::{ErrorKind, RewindRequest},
+    control::RewindRequest,
+    error::ErrorKind,
     machine::Hold,
     ring::{Member, RewindReport},
     spec::{DiskSpec, VmSpec},
@@ -77,7 +78,7 @@ impl Asker {
 
 impl Supervisor {
     /// Takes the VM back to a snapshot of it; returns when it runs from there.
-    pub fn go_back(&self, request: &RewindRequest) -> Result<RewindReport, VmError> {
+    pub fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, VmError> {
         let asked = Instant::now();
         let vm = self.running()?;
         if vm.faults.is_stuck() {
