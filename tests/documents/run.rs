@@ -16,7 +16,8 @@ use crate::{
 };
 
 /// Variable that has output written to the documents: `1` where it differs, `all` also where only
-/// numbers differ. Any value has a document go on after a command that failed.
+/// numbers differ, `full` also in place of output that the document shortens. Any value has a
+/// document go on after a command that failed.
 const UPDATE: &str = "NVVMM_DOCUMENTS_UPDATE";
 /// Places as documents show them.
 const SHOWN_RUNTIME: &str = "/run/nvvmm";
@@ -201,8 +202,13 @@ fn run_blocks(
             continue;
         }
         let is_alike = transcript::is_alike(&step.output, &output);
-        if update == "1" && !is_alike || update == "all" && !transcript::is_shortened(&step.output)
-        {
+        let is_updated = match &update[..] {
+            "1" => !is_alike,
+            "all" => !is_alike || !transcript::is_shortened(&step.output),
+            "full" => true,
+            _ => false,
+        };
+        if is_updated {
             edits.push((step.output_at..step.output_at + step.output.len(), output));
         } else if !is_alike {
             let (shown, output) = (step.output.join("\n"), output.join("\n"));
