@@ -47,7 +47,8 @@ nightly_tiers=(linux restarts pools anywhere kvm media)
 kvm_media=(tmpfs tmpfs-huge hugetlbfs file)
 pmem_media=(fsdax-ext4 fsdax-xfs devdax)
 profile=gate all_tiers=("${gate_tiers[@]}")
-tiers=() media=() required=() test_arguments=() guest='' timeout_s=2700 beside='' prefetch=''
+tiers=() media=() required=() test_arguments=() guest='' timeout_s=2700
+beside='' prefetch='' what_is_missing=''
 
 parse_arguments() {
   [[ " $* " != *" --nightly "* ]] || profile=nightly all_tiers=("${nightly_tiers[@]}")
@@ -70,7 +71,7 @@ parse_arguments() {
 
 need_tier() {
   [[ " ${all_tiers[*]} " == *" $1 "* ]] ||
-    die "unknown tier $1" "the tiers of this run are: ${all_tiers[*]} (others with or without --nightly)"
+    die "unknown tier $1" "the tiers of the $profile run are: ${all_tiers[*]}"
 }
 
 need_medium() {
@@ -78,7 +79,9 @@ need_medium() {
   [[ " $all " == *" $1 "* ]] || die "no tier tests the medium $1" "the media are: $all"
 }
 
-need_guest() { [[ $1 == 6.1 || $1 == 6.12 ]] || die "no guest with Linux $1" "there are 6.1 and 6.12"; }
+need_guest() {
+  [[ $1 == 6.1 || $1 == 6.12 ]] || die "no guest with Linux $1" "there are 6.1 and 6.12"
+}
 
 read_required() {
   local name

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs in the emulated host of the gate, once in each of its three boots (scripts/lib/test-tiers.sh).
+# Runs in the emulated host of the gate, once in each of its boots (scripts/lib/test-tiers.sh).
 #
 #   nested-gate.sh STEP...
 #
@@ -20,7 +20,8 @@ boot=$NVVMM_NESTED_BOOT
 
 # program NAME: sets test_command to the words that run it.
 program() {
-  test_command=(/usr/bin/env RUSTC_BOOTSTRAP=1 "$NVVMM_GATE_PROGRAMS/$1" -Z unstable-options --report-time)
+  test_command=(/usr/bin/env RUSTC_BOOTSTRAP=1 "$NVVMM_GATE_PROGRAMS/$1"
+    -Z unstable-options --report-time)
 }
 
 # step NAME COMMAND...

@@ -10,10 +10,13 @@ guest_program_path() { echo "$(cargo_target_dir "$NVVMM_ROOT")/x86_64-unknown-li
 witness_path() { guest_program_path nvvmm-witness; }
 agent_path() { guest_program_path nvvmm-agent; }
 subject_path() { guest_program_path subject; }
-bare_metal_path() { echo "$(cargo_target_dir "$NVVMM_ROOT/guest/bare-metal")/release/nvvmm-bare-metal"; }
+bare_metal_path() {
+  echo "$(cargo_target_dir "$NVVMM_ROOT/guest/bare-metal")/release/nvvmm-bare-metal"
+}
 
 need_rust() {
-  command -v cargo >/dev/null || die "no cargo: nvvmm is built with a Rust toolchain" "see https://rustup.rs"
+  command -v cargo >/dev/null ||
+    die "no cargo: nvvmm is built with a Rust toolchain" "see https://rustup.rs"
   command -v cc >/dev/null || need_packages gcc libc6-dev
 }
 
@@ -21,8 +24,8 @@ need_rust() {
 # (guest/linux), nvvmm-agent (guest/agent), and subject, which the tests of guest/process capture.
 build_guests() {
   say "building the guest programs (nvvmm-agent, nvvmm-witness, subject; static)"
-  (cd "$NVVMM_ROOT" && CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
-    cargo build --profile guest --quiet --target x86_64-unknown-linux-gnu --bins \
+  local -x CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static"
+  (cd "$NVVMM_ROOT" && cargo build --profile guest --quiet --target x86_64-unknown-linux-gnu --bins \
     -p nvvmm-agent -p nvvmm-witness -p nvvmm-process)
 }
 
@@ -34,7 +37,7 @@ build_bare_metal() {
 # build_nvvmm: exports NVVMM_BIN.
 build_nvvmm() {
   say "building nvvmm (release); the first time takes some minutes"
-  (cd "$NVVMM_ROOT" && cargo build --release --quiet -p nvvmm) || return 1
+  (cd "$NVVMM_ROOT" && cargo build --release --quiet -p nvvmm-cli) || return 1
   NVVMM_BIN=$(cargo_target_dir "$NVVMM_ROOT")/release/nvvmm
   export NVVMM_BIN
 }
@@ -52,6 +55,8 @@ add_programs() {
   local tree=$1 program file
   shift
   for program in "$@"; do
-    for file in "$program" $(ldd "$program" | grep -o '/[^ ]*'); do install -D -m 755 "$file" "$tree$file"; done
+    for file in "$program" $(ldd "$program" | grep -o '/[^ ]*'); do
+      install -D -m 755 "$file" "$tree$file"
+    done
   done
 }

@@ -167,7 +167,8 @@ print_summary() {
   print_times "the 20 slowest tests (seconds)" "$summary/times" 20
   printf '\n%-16s %-8s %7s %7s %8s %8s  %s\n' tier how passed failed skipped seconds note
   while IFS='|' read -r name how passed failed skipped seconds note; do
-    printf '%-16s %-8s %7d %7d %8d %8d  %s\n' "$name" "$how" "$passed" "$failed" "$skipped" "$seconds" "$note"
+    printf '%-16s %-8s %7d %7d %8d %8d  %s\n' "$name" "$how" "$passed" "$failed" "$skipped" \
+      "$seconds" "$note"
     # The lines of media are part of their tier's.
     [[ $name != ' '* ]] || continue
     total_passed=$((total_passed + passed)) total_failed=$((total_failed + failed))

@@ -17,9 +17,9 @@ need_tests() {
     --message-format=json-render-diagnostics) >"$messages" || return 1
   artifacts true "$messages" >"$test_copies/list"
   for name in kvm linux rejuvenation power_cut pool; do
-    copy_program "$(awk -F '\t' -v name="$name" '$2 == name {print $3}' "$test_copies/list")" "$name" || return 1
+    copy_program "$(path_of "$name" <"$test_copies/list")" "$name" || return 1
   done
-  copy_program "$(artifacts false "$messages" | awk -F '\t' '$2 == "nvvmm" {print $3}' | tail -n 1)" nvvmm || return 1
+  copy_program "$(artifacts false "$messages" | path_of nvvmm)" nvvmm || return 1
   NVVMM_DEV_BIN=$test_copies/nvvmm
   NVVMM_BIN=${NVVMM_BIN:-$NVVMM_DEV_BIN}
   export NVVMM_DEV_BIN NVVMM_BIN
@@ -29,8 +29,13 @@ need_tests() {
 # artifacts TEST MESSAGES: folder, name and path of each program in cargo's messages that is a test
 # (TEST is true) or is not.
 artifacts() {
-  sed -n 's/^{"reason":"compiler-artifact".*"manifest_path":"\([^"]*\)\/Cargo.toml".*"name":"\([^"]*\)","src_path".*"profile":{[^}]*"test":'"$1"'}.*"executable":"\([^"]*\)".*/\1\t\2\t\3/p' "$2"
+  local folder='"manifest_path":"\([^"]*\)\/Cargo.toml"' name='"name":"\([^"]*\)","src_path"'
+  local profile='"profile":{[^}]*"test":'$1'}' path='"executable":"\([^"]*\)"'
+  sed -n "s/.*$folder.*$name.*$profile.*$path.*/\1\t\2\t\3/p" "$2"
 }
+
+# path_of NAME: the path of the last program of that name in lines of artifacts.
+path_of() { awk -F '\t' -v name="$1" '$2 == name {path = $3} END {print path}'; }
 
 # copy_program FILE NAME: only if it has changed, so that the page cache stays warm.
 copy_program() {
@@ -42,7 +47,8 @@ copy_program() {
 # set_test_command NAME: sets test_command to the words that run a test program, which prints the
 # seconds of each test. RUSTC_BOOTSTRAP lets a stable libtest do that.
 set_test_command() {
-  test_command=(/usr/bin/env RUSTC_BOOTSTRAP=1 "$test_copies/$1" -Z unstable-options --report-time)
+  test_command=(/usr/bin/env RUSTC_BOOTSTRAP=1 "$test_copies/$1"
+    -Z unstable-options --report-time)
 }
 
 # test_packages [ARGUMENT...]: runs the tests of every package but those that need a KVM, each in

@@ -7,14 +7,15 @@ tests_without_kvm=(nvvmm_tests tidy)
 # The memory of an emulated host with as much persistent memory as on-medium.sh knows devices.
 pmem_host=(--memory 4G --pmem 1280M --pmem 1280M --pmem 1280M)
 # Tests of the tier kvm that a medium has a part in: how it maps, frees, grows, survives.
-medium_tests=(commands::a_durability commands::snapshot_and_stop counters:: dirty_log:: fault_points::a_process
-  full_pool:: grow:: instant:: kill:: ring:: scrub::a_flipped sharing:: tree::)
-# The same on an emulated host, for the gate. XFS shares with ext4 all but what makes room in a file.
-declare -A gate_pmem_tests=(
-  [fsdax-ext4]="commands::a_durability commands::snapshot_and_stop grow:: instant::two_vcpus_in_random_order kill:: tree::once_consumes"
-  [fsdax-xfs]="commands::snapshot_and_stop grow::"
-  [devdax]="commands::snapshot_and_stop full_pool::a_snapshot_that instant::two_vcpus_in_random_order kill::"
-)
+medium_tests=(commands::a_durability commands::snapshot_and_stop counters:: dirty_log::
+  fault_points::a_process full_pool:: grow:: instant:: kill:: ring:: scrub::a_flipped sharing::
+  tree::)
+# The same on an emulated host, for the gate. XFS shares with ext4 all but making room in a file.
+gate_ext4_tests=(commands::a_durability commands::snapshot_and_stop grow::
+  instant::two_vcpus_in_random_order kill:: tree::once_consumes)
+gate_xfs_tests=(commands::snapshot_and_stop grow::)
+gate_devdax_tests=(commands::snapshot_and_stop full_pool::a_snapshot_that
+  instant::two_vcpus_in_random_order kill::)
 # Tests with Linux guests in the gate, on an emulated host: the agent, a process, the guest's life.
 gate_linux_tests=(agent::a_restored agent::programs disk::a_disk life:: process::a_process_goes_on)
 # Tests for which kernels differ: captures of processes, frames that move, programs that are not
@@ -38,21 +39,21 @@ prefetch() {
   NVVMM_NESTED_QEMU=${NVVMM_NESTED_QEMU:-10} "$here/nested.sh" --prepare
 }
 
+# end_prefetch: sets what_is_missing where something cannot be had.
 end_prefetch() {
-  local status=0 started=$SECONDS
-  [[ -n $prefetch ]] || return 0
-  wait "$prefetch" || status=$?
+  local started=$SECONDS
+  wait "$prefetch" || what_is_missing="packages or kernels cannot be had"
   prefetch=''
   sed 's/^/  /' "$summary/prefetch" >&2
   keep_step "waiting for packages and kernels" "$((SECONDS - started))"
-  return "$status"
 }
 
-# build_for_tests: everything once, in one profile. Guests come with their tiers where they are few.
+# build_for_tests: builds everything once, in one profile.
 build_for_tests() {
   prepare "building nvvmm and its tests" need_tests ||
     { print_summary_of_a_failed_build; exit 1; }
   is_only anywhere || prepare "building guests" need_guests || true
+  end_prefetch
 }
 
 # is_only TIER
@@ -81,7 +82,8 @@ check_sources() {
   run_check "formatting" cargo fmt --all --check
   run_check "formatting of the bare-metal guest" in_dir guest/bare-metal cargo fmt --check
   run_check "lints" cargo clippy --workspace --all-targets --quiet -- -D warnings
-  run_check "lints of the bare-metal guest" in_dir guest/bare-metal cargo clippy --all-targets --quiet -- -D warnings
+  run_check "lints of the bare-metal guest" in_dir guest/bare-metal \
+    cargo clippy --all-targets --quiet -- -D warnings
   need_packages shellcheck
   mapfile -t scripts < <(find "$here" .ci -type f \( -name '*.sh' -o -name run \) | sort)
   run_check "shellcheck of ${#scripts[@]} scripts" shellcheck -x "${scripts[@]}"
@@ -193,8 +195,8 @@ gate_linux() {
 gate_nested() {
   local steps=(media pools reboot power-cut) disk=$summary/disk why
   tier_how=nested
-  if ! end_prefetch || ! why=$(can_nest); then
-    skip_tier "${why:-packages or kernels cannot be had}"
+  if ! why=$(can_nest); then
+    skip_tier "$why"
     return
   fi
   if [[ $(kvm_kind) != direct ]] && is_asked_for linux; then
@@ -206,8 +208,9 @@ gate_nested() {
   rm -f "$disk"
 }
 
-# can_nest: says why not.
+# can_nest: prints why not.
 can_nest() {
+  [[ -z $what_is_missing ]] || { echo "$what_is_missing"; return 1; }
   is_debian_like || { echo "the nested harness needs packages of Debian or Ubuntu"; return 1; }
   ((EUID == 0)) || sudo -n true 2>/dev/null || { echo "the nested harness needs root"; return 1; }
 }
@@ -216,9 +219,10 @@ can_nest() {
 gate_steps() {
   local log=$summary/nested.log status=0 started=$SECONDS step seen failed_before=$tier_failed
   local -x NVVMM_NESTED_QEMU=${NVVMM_NESTED_QEMU:-10}
-  local -x NVVMM_GATE_PROGRAMS=$test_copies NVVMM_GATE_LINUX_TESTS=${test_arguments[*]:-${gate_linux_tests[*]}}
-  local -x NVVMM_GATE_EXT4_TESTS=${gate_pmem_tests[fsdax-ext4]} NVVMM_GATE_XFS_TESTS=${gate_pmem_tests[fsdax-xfs]}
-  local -x NVVMM_GATE_DEVDAX_TESTS=${gate_pmem_tests[devdax]}
+  local -x NVVMM_GATE_PROGRAMS=$test_copies
+  local -x NVVMM_GATE_LINUX_TESTS=${test_arguments[*]:-${gate_linux_tests[*]}}
+  local -x NVVMM_GATE_EXT4_TESTS=${gate_ext4_tests[*]} NVVMM_GATE_XFS_TESTS=${gate_xfs_tests[*]}
+  local -x NVVMM_GATE_DEVDAX_TESTS=${gate_devdax_tests[*]}
   say "$tier: one emulated host: $*"
   nested gate "${pmem_host[@]}" --disk "$disk" --boots 3 -- "$here/lib/nested-gate.sh" "$@" 2>&1 |
     tee "$log" | without_quick_tests >&2 || status=$?
@@ -226,14 +230,16 @@ gate_steps() {
   for step in "${seen[@]}"; do count_step "$step" "$log"; done
   if ((status != 0 && tier_failed == failed_before)); then
     failure_report "the emulated host" "$log" >>"$summary/failures"
-    tier_failed=$((tier_failed + 1)) tier_note+="${tier_note:+, }the emulated host ended with status $status"
+    tier_failed=$((tier_failed + 1))
+    tier_note+="${tier_note:+, }the emulated host ended with status $status"
   fi
   keep_step "the emulated host, with its boots" "$((SECONDS - started))"
 }
 
 # count_step STEP LOG: the part of the log that is the step's, in all boots.
 count_step() {
-  local step=$1 part=$summary/part passed=$tier_passed failed=$tier_failed skipped=$tier_skipped status seconds
+  local step=$1 part=$summary/part status seconds
+  local passed=$tier_passed failed=$tier_failed skipped=$tier_skipped
   awk -v begin="== step $step begins" -v end="^== step $step ended " '
     $0 == begin {inside = 1} inside {print} $0 ~ end {inside = 0}' "$2" >"$part"
   read -r status seconds < <(awk -v step="$step" '
@@ -243,7 +249,8 @@ count_step() {
   # A power cut ends a step without a word.
   [[ $step != power-cut ]] || ! grep -q '^test result: ok' "$part" || status=0
   count_log "$step" "$part" "$status" "$seconds"
-  keep_medium "$step" "" "$((tier_passed - passed))" "$((tier_failed - failed))" "$((tier_skipped - skipped))" "$seconds"
+  keep_medium "$step" "" "$((tier_passed - passed))" "$((tier_failed - failed))" \
+    "$((tier_skipped - skipped))" "$seconds"
 }
 
 # ---- The nightly run ----------------------------------------------------------------------------
@@ -265,7 +272,8 @@ pool_tests_on() {
   local histories=3
   [[ $1 != file ]] || histories=1
   NVVMM_HUGE_PAGES=120 PROPTEST_CASES=$histories "$here/on-medium.sh" "$1" \
-    cargo test --quiet -p nvvmm-snapshot --test pool --test processes --test model -- --test-threads=1
+    cargo test --quiet -p nvvmm-snapshot --test pool --test processes --test model -- \
+    --test-threads=1
 }
 
 nightly_kvm() {
@@ -278,7 +286,8 @@ nightly_kvm() {
     tier_how=nested
     local test_command
     set_test_command kvm
-    run_tests "tests on tmpfs, nested" nested kvm -- "${test_command[@]}" --test-threads=1 "${test_arguments[@]}"
+    run_tests "tests on tmpfs, nested" nested kvm -- "${test_command[@]}" --test-threads=1 \
+      "${test_arguments[@]}"
     return
   fi
   mapfile -t names < <(chosen "${kvm_media[@]}")
@@ -315,7 +324,8 @@ linux_tests() {
   if [[ $(kvm_kind) != direct ]]; then
     tier_how=nested command=(nested "linux-$1" --)
   fi
-  run_tests "tests with Linux $1" "${command[@]}" "${test_command[@]}" --test-threads=1 "${tests[@]}"
+  run_tests "tests with Linux $1" "${command[@]}" "${test_command[@]}" --test-threads=1 \
+    "${tests[@]}"
 }
 
 # need_pmem_host: what tiers need that are nested because of persistent memory.
@@ -345,7 +355,8 @@ nightly_restarts() {
   # A cut ends all that runs on a host: one for each medium.
   mapfile -t names < <(chosen "${pmem_media[@]}" file)
   for medium in "${names[@]}"; do
-    NVVMM_POWER_CUT_BOOT=1 run_tests_on "power cut" "on $medium" nested "power-cut-$medium" "${pmem_host[@]}" --disk "$disk" --boots 2 -- \
+    NVVMM_POWER_CUT_BOOT=1 run_tests_on "power cut" "on $medium" \
+      nested "power-cut-$medium" "${pmem_host[@]}" --disk "$disk" --boots 2 -- \
       "$here/on-medium.sh" "$medium" "${test_command[@]}" --nocapture
   done
   rm -f "$disk"
@@ -381,9 +392,11 @@ nightly_pools() {
 moves_between_media() {
   local medium disk=$summary/moves-disk all_media=() test_command
   set_test_command kvm
-  for medium in "${pmem_media[@]}" "${kvm_media[@]}"; do all_media+=("$here/on-medium.sh" "$medium"); done
+  for medium in "${pmem_media[@]}" "${kvm_media[@]}"; do
+    all_media+=("$here/on-medium.sh" "$medium")
+  done
   truncate -s 512M "$disk"
-  NVVMM_HUGE_PAGES=220 run_tests_on pairs "snapshots moved from persistent memory to each medium and back" \
+  NVVMM_HUGE_PAGES=220 run_tests_on pairs "from persistent memory to each medium and back" \
     nested pairs --memory 4G --pmem 384M --pmem 384M --pmem 384M --disk "$disk" -- \
     "${all_media[@]}" "${test_command[@]}" --test-threads=1 between_any_two_media
   rm -f "$disk"

@@ -10,7 +10,9 @@ use crate::catalog::CatalogLock;
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
 use crate::layout::inode::Inode;
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, SnapshotId};
+use crate::number::{
+    BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkIndex, FrameIndex, SnapshotId,
+};
 use crate::pool::{Pool, SnapshotEntry};
 
 /// Reads one snapshot, as long as it is there. Any number of threads may use it.
@@ -18,6 +20,7 @@ use crate::pool::{Pool, SnapshotEntry};
 pub struct SnapshotReader {
     pool: Arc<Pool>,
     inode: Arc<Inode>,
+    memory_bytes: u64,
     map: FrameMap,
 }
 
@@ -34,7 +37,7 @@ impl Pool {
     /// [`Error::NotFound`], [`Error::Incomplete`], [`Error::Damaged`], [`Error::Io`].
     pub fn reader(self: &Arc<Self>, name: &str) -> Result<SnapshotReader> {
         let listing = CatalogLock::take(self)?.listing()?;
-        Ok(SnapshotReader::new(self, self.inode_named(name, &listing)?))
+        SnapshotReader::new(self, self.inode_named(name, &listing)?)
     }
 
     /// A reader of the snapshot with this id. One that was removed and is still pinned can be read.
@@ -44,20 +47,20 @@ impl Pool {
     pub fn reader_of(self: &Arc<Self>, id: SnapshotId) -> Result<SnapshotReader> {
         let listing = CatalogLock::take(self)?.listing()?;
         match listing.by_id(id) {
-            Some(listed) => Ok(SnapshotReader::new(self, Arc::clone(listed.complete()?))),
+            Some(listed) => SnapshotReader::new(self, Arc::clone(listed.complete()?)),
             None => Err(self.not_found(&id.to_string(), &listing)),
         }
     }
 }
 
 impl SnapshotReader {
-    fn new(pool: &Arc<Pool>, inode: Arc<Inode>) -> Self {
-        let map = FrameMap::new(Arc::clone(pool), &inode);
-        Self {
+    fn new(pool: &Arc<Pool>, inode: Arc<Inode>) -> Result<Self> {
+        Ok(Self {
             pool: Arc::clone(pool),
+            memory_bytes: inode.memory()?.size_bytes(),
+            map: FrameMap::of_memory(pool, &inode)?,
             inode,
-            map,
-        }
+        })
     }
 
     /// What the catalog says of the snapshot. Its own and shared sizes are not counted.
@@ -114,13 +117,12 @@ impl SnapshotReader {
 
     fn end_of(&self, offset: u64, len: u64) -> Result<u64> {
         let end = offset.checked_add(len);
-        end.filter(|end| *end <= self.inode.memory_bytes)
-            .ok_or_else(|| {
-                Error::invalid(format!(
-                    "{len} bytes from byte {offset} on are behind the memory's {} bytes",
-                    self.inode.memory_bytes
-                ))
-            })
+        end.filter(|end| *end <= self.memory_bytes).ok_or_else(|| {
+            Error::invalid(format!(
+                "{len} bytes from byte {offset} on are behind the memory's {} bytes",
+                self.memory_bytes
+            ))
+        })
     }
 
     fn read_unguarded(&self, offset: u64, into: &mut [u8]) -> Result<()> {
@@ -136,17 +138,19 @@ impl SnapshotReader {
 
     /// Reads bytes of one chunk, neighbours in the pool at once.
     fn read_in_chunk(&self, offset: u64, into: &mut [u8]) -> Result<()> {
-        let chunk = self.map.chunk((offset / CHUNK_SIZE_BYTES) as u32)?;
+        let chunk = self.map.chunk(ChunkIndex::at_byte(offset))?;
         let (mut at, mut rest) = (offset, into);
         while !rest.is_empty() {
             let within = at % BLOCK_SIZE_BYTES;
-            let frame = |at: u64| (at / BLOCK_SIZE_BYTES % u64::from(CHUNK_BLOCKS)) as u32;
             let mut run = Run {
-                first: chunk.block(frame(at)),
+                first: chunk.block(FrameIndex::at_byte(at)),
                 bytes: rest.len().min((BLOCK_SIZE_BYTES - within) as usize),
             };
             while run.bytes < rest.len()
-                && run.goes_on(within, chunk.block(frame(at + run.bytes as u64)))
+                && run.goes_on(
+                    within,
+                    chunk.block(FrameIndex::at_byte(at + run.bytes as u64)),
+                )
             {
                 run.bytes = rest.len().min(run.bytes + BLOCK_SIZE_BYTES as usize);
             }
@@ -164,34 +168,31 @@ impl SnapshotReader {
     }
 
     fn next_data_unguarded(&self, offset: u64) -> Result<Option<u64>> {
-        for chunk in self
-            .map
-            .iter_present_from((offset / CHUNK_SIZE_BYTES).try_into().unwrap_or(u32::MAX))
-        {
+        for chunk in self.map.iter_present_from(ChunkIndex::at_byte(offset)) {
             let (index, chunk) = chunk?;
-            let start = u64::from(index) * CHUNK_SIZE_BYTES;
-            let frames = chunk
-                .iter_present()
-                .map(|(frame, _)| start + u64::from(frame) * BLOCK_SIZE_BYTES);
+            let present = chunk.iter_present();
+            let frames = present.map(|(frame, _)| index.byte_offset() + frame.byte_offset());
             let mut behind = frames.filter(|at| at + BLOCK_SIZE_BYTES > offset);
             if let Some(at) = behind.next() {
-                return Ok(Some(at.max(offset)).filter(|at| *at < self.inode.memory_bytes));
+                return Ok(Some(at.max(offset)).filter(|at| *at < self.memory_bytes));
             }
         }
         Ok(None)
     }
 
     fn next_hole_unguarded(&self, offset: u64) -> Result<u64> {
-        let end = self.inode.memory_bytes;
+        let end = self.memory_bytes;
         let mut at = offset;
         while at < end {
-            let chunk = self.map.chunk((at / CHUNK_SIZE_BYTES) as u32)?;
-            let first = (at / BLOCK_SIZE_BYTES % u64::from(CHUNK_BLOCKS)) as u32;
-            let start = at - at % CHUNK_SIZE_BYTES;
-            if let Some(frame) = (first..CHUNK_BLOCKS).find(|frame| chunk.block(*frame).is_none()) {
-                return Ok(at.max(start + u64::from(frame) * BLOCK_SIZE_BYTES).min(end));
+            let index = ChunkIndex::at_byte(at);
+            let chunk = self.map.chunk(index)?;
+            let first = FrameIndex::at_byte(at);
+            let mut frames = FrameIndex::all().skip(first.as_usize());
+            if let Some(frame) = frames.find(|frame| chunk.block(*frame).is_none()) {
+                let hole = index.byte_offset() + frame.byte_offset();
+                return Ok(at.max(hole).min(end));
             }
-            at = start + CHUNK_SIZE_BYTES;
+            at = index.byte_offset() + CHUNK_SIZE_BYTES;
         }
         Ok(end)
     }

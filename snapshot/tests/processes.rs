@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nvvmm_snapshot::{
-    BlockNo, ChunkMap, Error, GrowOptions, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId,
-    SnapshotKind,
+    BlockNo, ChunkIndex, ChunkMap, Error, GrowOptions, Holder, LeafBlocks, NewMap, NewSnapshot,
+    Pool, SnapshotId, SnapshotKind,
 };
 
 use crate::place::Place;
@@ -96,15 +96,14 @@ fn take(
         leaves[(at % 2) as usize].set(at * 3, Some(*block));
     }
     let [near, far] = leaves.map(|leaf| ChunkMap::Frames(Arc::new(leaf)));
-    let changes = [(1, near), (290, far)];
+    let changes = [(ChunkIndex::new(1), near), (ChunkIndex::new(290), far)];
     let state = vec![with; 5000];
     let new = NewSnapshot {
         kind: SnapshotKind::Vm,
         name,
         parent: base,
-        memory_bytes: MEMORY,
         base,
-        changes: &changes,
+        maps: vec![NewMap::memory(MEMORY, &changes)],
         state: &state,
         frames_new: 40,
     };
@@ -268,7 +267,7 @@ fn what_a_killed_process_held_is_free_again() {
     assert!(consumed.rest.is_none());
     assert_eq!(
         consumed
-            .chunks
+            .memory()
             .iter()
             .map(|chunk| chunk.taken.count())
             .sum::<u32>(),

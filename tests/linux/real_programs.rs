@@ -1,5 +1,5 @@
-//! Unmodified programs of the distribution are captured in the middle of their work in a guest, and
-//! restarted, three times. What they put out is the same as of a run that nobody interrupted.
+//! Unmodified programs of the distribution are captured in a guest in the middle of their work, and
+//! restarted, three times. Their output is the same as that of an uninterrupted run.
 
 use std::fs::File;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::workloads;
 
 const CAPTURES: u32 = 3;
 
-/// What a program puts out that runs here, uninterrupted, and how long it computes.
+/// Runs a program on this host, uninterrupted. Returns its output and its computing time.
 fn usual(program: &str, input: &Path) -> (Vec<u8>, Duration) {
     let computed = || {
         let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
@@ -35,12 +35,15 @@ fn usual(program: &str, input: &Path) -> (Vec<u8>, Duration) {
     (ended.stdout, computed() - before)
 }
 
-/// Waits until a process in the guest has computed so long. False: it has ended before.
+/// Waits until a process in the guest has used that much computing time. Returns false if the
+/// process has ended before.
 fn works(host: &Host, vm: &Vm<'_>, pid: &str, computes: Duration) -> bool {
     let script = format!(
         "while test -e /proc/{pid}/exe; do
             total=0
-            for stat in /proc/{pid}/task/*/schedstat; do read -r ran rest <$stat && total=$((total + ran)); done
+            for stat in /proc/{pid}/task/*/schedstat; do
+                read -r ran rest <$stat && total=$((total + ran))
+            done
             [ $total -lt {} ] || exit 0
             sleep 0.01
         done
@@ -52,7 +55,8 @@ fn works(host: &Host, vm: &Vm<'_>, pid: &str, computes: Duration) -> bool {
     outcome.code == 0
 }
 
-/// `program` is a shell's command.
+/// Captures and restarts a program while it works, and compares its output. `program` is a shell
+/// command.
 fn goes_on(host: &Host, vm: &Vm<'_>, name: &str, program: &str, input: &[u8]) {
     let files = tempfile::tempdir().unwrap();
     let (here, back) = (files.path().join("input"), files.path().join("output"));
@@ -71,7 +75,7 @@ fn goes_on(host: &Host, vm: &Vm<'_>, name: &str, program: &str, input: &[u8]) {
     );
     let pid = pid.trim();
     let mut captures = 0;
-    // A guest is not faster than what it runs on, so there is something left to do after the last.
+    // A guest is not faster than its host, so that some work is left after the last capture.
     while captures < CAPTURES && works(host, vm, pid, computes / (2 * CAPTURES)) {
         let image = format!("{name}{captures}");
         host.run(&["snapshot", &vm.name, &image, "--process", pid, "--kill"])
@@ -92,7 +96,8 @@ fn goes_on(host: &Host, vm: &Vm<'_>, name: &str, program: &str, input: &[u8]) {
     );
 }
 
-/// The agent keeps some, and again after each restart.
+/// A restart uses memory that the agent keeps ready. The agent keeps new memory ready after each
+/// restart.
 fn memory_that_is_ready_is_used(host: &Host, vm: &Vm<'_>) {
     let program = "
 import hashlib, os, time
@@ -104,7 +109,8 @@ print(hashlib.sha256(buffer).digest() == digest, flush=True)
 open('done', 'w').close()
 ";
     let start = format!(
-        "mkdir /tmp/ready && cd /tmp/ready && python3 -c \"{program}\" </dev/null >verdict 2>&1 & echo $!"
+        "mkdir /tmp/ready && cd /tmp/ready &&
+            python3 -c \"{program}\" </dev/null >verdict 2>&1 & echo $!"
     );
     let pid = output(host, vm, &start);
     let pid = pid.trim();

@@ -1,9 +1,10 @@
-//! The power of the KVM host is cut while a VM runs and snapshots come and go: every snapshot of
-//! which `nvvmm snapshot --durability power` has said that it is taken is there when there is power
-//! again, with its memory.
+//! Power of the KVM host is cut while a VM runs, and while snapshots are taken and removed.
 //!
-//! Runs once in each of two boots of the nested harness, the first of which ends with QEMU killed;
-//! scripts/test.sh starts it. One cut hits all media that it is given.
+//! When the power is back, every snapshot that `nvvmm snapshot --durability power` reported as
+//! taken is there with its memory. One cut hits all media that the test is given.
+//!
+//! This runs once in each of two boots of the nested harness. The first boot ends when QEMU is
+//! killed. scripts/test.sh starts it.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -17,13 +18,14 @@ use std::{
 
 use nvvmm_tests::{Host, Medium, Random, SnapshotMemory, required};
 
-/// Long enough for the harness to see that the power is to be cut, however slow the emulation is.
+/// Longest wait for the harness to see that the power is to be cut.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// How long snapshots come and go before the power is cut, at most: some dozen, under emulation.
+/// Longest time until the power is cut, while snapshots are taken and removed. Under emulation this
+/// is enough for some dozen.
 const LONGEST_WORK_MS: u64 = 10_000;
 
-/// A line for each snapshot that was taken, and for each that is about to be removed. It survives
-/// the cut, as it is outside of the nested host.
+/// Path of the log, which is outside of the nested host and survives the cut. It has a line for
+/// each snapshot that was taken, and for each that is about to be removed.
 fn log(host: &Host) -> PathBuf {
     required("NVVMM_RESULTS").join(format!("power-cut-{}.log", host.medium().name()))
 }
@@ -49,7 +51,7 @@ fn what_was_said_to_be_taken_outlives_a_power_cut() {
 }
 
 fn work_until_the_cut(hosts: &[Host]) {
-    // All media have something to lose when the power goes.
+    // Each medium has snapshots to lose when the power goes.
     let (ready, all_ready) = mpsc::channel();
     std::thread::scope(|scope| {
         for host in hosts {
@@ -57,14 +59,15 @@ fn work_until_the_cut(hosts: &[Host]) {
             scope.spawn(move || work(host, ready));
         }
         hosts.iter().for_each(|_| all_ready.recv().unwrap());
-        // From here on the power goes at any moment: in the middle of a commit, of a removal, of
-        // the guest's writes.
+        // From here on the power may go at any moment: in a commit, in a removal, in the guest's
+        // writes.
         Random::seeded("power cut").pause(LONGEST_WORK_MS);
         fs::write(required("NVVMM_NESTED_POWER_SWITCH"), "").unwrap();
     });
 }
 
-/// Takes and removes snapshots until the power is cut. Tells when the first ones are there.
+/// Takes and removes snapshots until the power is cut. Sends a message when the first ones are
+/// there.
 fn work(host: &Host, ready: mpsc::Sender<()>) {
     host.run(&["pool", "create", host.pool_str(), "--size", "384M"])
         .ok();
@@ -93,11 +96,11 @@ fn work(host: &Host, ready: mpsc::Sender<()>) {
     }
 }
 
-/// The snapshots that must be there, oldest first.
+/// Names of the snapshots that must be there, oldest first.
 fn kept(host: &Host) -> Vec<String> {
     let log = fs::read_to_string(log(host)).unwrap();
     let mut kept: Vec<String> = Vec::new();
-    // The last line may be in the making.
+    // The last line may be incomplete.
     for line in log
         .split_inclusive('\n')
         .filter_map(|line| line.strip_suffix('\n'))

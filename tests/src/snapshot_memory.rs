@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use nvvmm_bare_metal::{Memory, verify};
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS, Pool};
+use nvvmm_snapshot::{BLOCK_SIZE_BYTES, Pool};
 
 const FRAME_BYTES: usize = BLOCK_SIZE_BYTES as usize;
 
@@ -26,7 +26,7 @@ impl SnapshotMemory {
                 let mut bytes = Box::new([0; FRAME_BYTES]);
                 pool.read_block(block, &mut bytes)
                     .expect("the block is in the pool");
-                let number = (index * CHUNK_BLOCKS + frame) as usize;
+                let number = index.frame_number(frame) as usize;
                 if frames.len() <= number {
                     frames.resize(number + 1, None);
                 }

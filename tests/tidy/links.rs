@@ -1,7 +1,7 @@
 //! Links, cited sections and named files exist.
 //!
 //! - A relative link in Markdown leads to a file of the repository, and its anchor to a heading.
-//! - A citation such as docs/design.md, "Guest processes" names a heading of that document.
+//! - A citation such as docs/inside/pool.md, "Growth" names a heading of that document.
 //! - A path of the repository in Markdown, in a comment or in a message names a file that is there.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::exceptions::Violation;
 use crate::prose::{Passage, passages, without_code_blocks};
 use crate::rust;
-use crate::tree::{Kind, Source, Tree};
+use crate::tree::{GENERATED, Kind, Source, Tree};
 
 /// Endings of files that are looked up wherever they are named.
 const NAMED_ANYWHERE: &[&str] = &["md", "rs", "sh"];
@@ -104,7 +104,9 @@ impl Places {
             }
             None => from_root && token.quoted,
         };
-        looks_like_a_path && !self.has_ending(path)
+        // `target/..` is made by a build; `NAME_test.rs` stands for any name.
+        let no_path = |part: &str| GENERATED.contains(&part) || part.contains("NAME");
+        looks_like_a_path && !path.split('/').any(no_path) && !self.has_ending(path)
     }
 
     /// The document that is named `path` in `file`: from the root, or from the file's directory.
@@ -136,7 +138,7 @@ fn anchor(heading: &str) -> String {
 }
 
 /// `path` seen from `directory`, without `.` and `..`. None if it leaves the repository.
-fn join(directory: &str, path: &str) -> Option<String> {
+pub fn join(directory: &str, path: &str) -> Option<String> {
     let mut parts: Vec<&str> = directory
         .split('/')
         .filter(|part| !part.is_empty())
@@ -151,28 +153,29 @@ fn join(directory: &str, path: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// Checks the relative links of a Markdown document.
-fn check_links(file: &Source, places: &Places, report: &mut impl FnMut(usize, String)) {
-    let prose = without_code_blocks(&file.text);
+/// Targets of the relative links in Markdown, with their places. Code blocks must be taken out.
+pub fn link_targets(prose: &str) -> Vec<(usize, &str)> {
+    let first_word = |text: &str| text.split_whitespace().next().map_or(0, str::len);
     let inline = prose.match_indices("](").filter_map(|(at, _)| {
-        let rest = &prose[at + 2..];
-        Some((
-            at,
-            rest[..rest.find(')')?]
-                .split_whitespace()
-                .next()
-                .unwrap_or(""),
-        ))
+        let rest = prose[at + 2..].trim_start();
+        let target = &rest[..rest.find(')')?];
+        Some((at, &target[..first_word(target)]))
     });
     let defined = prose.match_indices("]: ").filter_map(|(at, _)| {
         let line = prose[..at].rfind('\n').map_or(0, |end| end + 1);
         let definition = prose[line..].starts_with('[') && !prose[line..at].contains(']');
-        definition.then(|| (at, prose[at + 3..].split_whitespace().next().unwrap_or("")))
+        let rest = prose[at + 3..].trim_start();
+        definition.then(|| (at, &rest[..first_word(rest)]))
     });
-    for (at, target) in inline.chain(defined) {
-        if target.contains("://") || target.starts_with("mailto:") {
-            continue;
-        }
+    let outside = |target: &str| target.contains("://") || target.starts_with("mailto:");
+    let all = inline.chain(defined);
+    all.filter(|(_, target)| !outside(target)).collect()
+}
+
+/// Checks the relative links of a Markdown document.
+fn check_links(file: &Source, places: &Places, report: &mut impl FnMut(usize, String)) {
+    let prose = without_code_blocks(&file.text);
+    for (at, target) in link_targets(&prose) {
         let (path, wanted) = target
             .split_once('#')
             .map_or((target, None), |(p, a)| (p, Some(a)));
@@ -278,16 +281,20 @@ fn tokens(text: &str) -> impl Iterator<Item = Token<'_>> {
     })
 }
 
-/// Strings of a product's source, in which messages to users are.
+/// Text in which messages to users are: strings of a product's source, and whole scripts.
 fn messages(file: &Source) -> Vec<(usize, String)> {
-    let product = file.kind == Kind::Rust
-        && !file.path.starts_with("tests/")
-        && !file.path.contains("/tests/")
-        && !file.path.ends_with("_test.rs");
-    if product {
-        rust::scan(&file.text).strings
-    } else {
-        Vec::new()
+    let in_tests = file.path.starts_with("tests/")
+        || file.path.contains("/tests/")
+        || file.path.ends_with("_test.rs");
+    match file.kind {
+        Kind::Rust if !in_tests => rust::scan(&file.text).strings,
+        Kind::Shell => {
+            let lines = file.text.lines().enumerate();
+            let code = lines.filter(|(_, line)| !line.trim_start().starts_with('#'));
+            code.map(|(index, line)| (index + 1, line.to_string()))
+                .collect()
+        }
+        _ => Vec::new(),
     }
 }
 

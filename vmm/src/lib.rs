@@ -2,18 +2,15 @@
 //!
 //! Guest RAM is mapped from a *pool* (crate `nvvmm-snapshot`); a snapshot shares the guest's frames
 //! with a snapshot file by reference and write-protects them, a restore maps the file's blocks into
-//! a new guest. `docs/design.md` has the flow, the invariants and the glossary.
+//! a new guest. `docs/inside` has the flow, the invariants and the glossary.
 
 pub mod agent;
-pub mod bench;
 pub mod boot;
 pub mod checkpoint;
-pub mod cli;
 pub mod control;
 pub mod cow;
-pub mod humane;
+pub mod inspect;
 pub mod kvm;
-pub mod look;
 pub mod machine;
 pub mod memory;
 pub mod process;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nvvmm_protocol::{DATA_BYTES_MAX, FailedBecause, FromAgent, ToAgent, receive};
 
-use crate::serve::{Failure, Stream};
+use crate::stream::{Failure, Stream};
 
 /// The bits of a mode that are carried over: permissions, not set-user-id and its like.
 const MODE_BITS: u32 = 0o777;
@@ -20,7 +20,7 @@ pub fn send(path: &[u8], stream: &mut impl Stream) -> Result<(), Failure> {
     let path = Path::new(OsStr::from_bytes(path));
     let what = path.display().to_string();
     let failed = |error: io::Error| Failure::io(&what, &error);
-    // A FIFO without a writer would be waited for.
+    // Without O_NONBLOCK, open waits for a writer of a FIFO.
     let mut file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
@@ -45,7 +45,7 @@ pub fn send(path: &[u8], stream: &mut impl Stream) -> Result<(), Failure> {
     Ok(nvvmm_protocol::send(&mut *stream, &FromAgent::End)?)
 }
 
-/// Writes a file that the host sends. It is there under its name only when it is whole.
+/// Writes a file that the host sends. It gets its name only when it is complete.
 pub fn take(path: &[u8], name: &[u8], mode: u32, stream: &mut impl Stream) -> Result<(), Failure> {
     let target = target(path, name)?;
     let what = target.display().to_string();
@@ -57,7 +57,7 @@ pub fn take(path: &[u8], name: &[u8], mode: u32, stream: &mut impl Stream) -> Re
             ToAgent::Data(bytes) => file.write_all(&bytes).map_err(failed)?,
             ToAgent::End => break,
             _ => {
-                let message = "that is no part of a file".to_owned();
+                let message = "this message is not a part of a file".to_owned();
                 return Err(Failure::Said(FailedBecause::Refused, message));
             }
         }
@@ -68,11 +68,11 @@ pub fn take(path: &[u8], name: &[u8], mode: u32, stream: &mut impl Stream) -> Re
     Ok(nvvmm_protocol::send(&mut *stream, &FromAgent::End)?)
 }
 
-/// Where a file called `name` on the host goes that is copied to `path`.
+/// The target of a file called `name` on the host that is copied to `path`.
 fn target(path: &[u8], name: &[u8]) -> Result<PathBuf, Failure> {
     let path = Path::new(OsStr::from_bytes(path));
     if !path.is_dir() {
-        // To replace a device by a file is not what anybody means.
+        // A device must not be replaced by a file.
         if path.exists() && !path.is_file() {
             let message = format!("{} is no regular file", path.display());
             return Err(Failure::Said(FailedBecause::Refused, message));
@@ -91,7 +91,7 @@ fn target(path: &[u8], name: &[u8]) -> Result<PathBuf, Failure> {
     }
 }
 
-/// How many files were begun: part of their names while they are not whole.
+/// Number of files that were begun: part of their names while they are not whole.
 static PARTS: AtomicU64 = AtomicU64::new(0);
 
 /// A file that is not whole yet; it goes away unless it becomes one.
@@ -124,7 +124,7 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // Not there when it has become the file.
+        // It does not exist any more if it has become the file.
         let _ = fs::remove_file(&self.path);
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::{Display, Write as _};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 
-/// How a command ended.
+/// The outcome of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Done, and what was verified is right.
@@ -16,7 +16,7 @@ pub enum Outcome {
 /// The answer to a command: `key=value` words and, last, perhaps some text.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// How it ended.
+    /// The outcome.
     pub outcome: Outcome,
     words: String,
 }
@@ -80,7 +80,7 @@ pub fn answer_line(tag: Option<&str>, command: &str, result: &Result<Answer, Str
 /// Sends one line, whole, to the console.
 pub fn send(line: &str) {
     let mut out = io::stdout().lock();
-    // Nobody listening is the host's choice, not a reason to end.
+    // If the host does not listen, that is no reason to end.
     let _ = out
         .write_all(format!("{line}\n").as_bytes())
         .and_then(|()| out.flush());

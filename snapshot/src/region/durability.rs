@@ -1,6 +1,6 @@
 //! What a pool's snapshots survive: the medium decides, and what is under it on this host.
 //!
-//! docs/using/what-survives.md and docs/design.md have this as a table; a test makes it from
+//! docs/using/what-survives.md and docs/inside/media.md have this as a table; a test makes it from
 //! `limit` and compares.
 
 use std::fs::File;

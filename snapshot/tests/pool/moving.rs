@@ -62,7 +62,7 @@ fn take(
             });
             blocks.set(frame, Some(block));
         }
-        changes.push((index, ChunkMap::Frames(Arc::new(blocks))));
+        changes.push((ChunkIndex::new(index), ChunkMap::Frames(Arc::new(blocks))));
     }
     let snapshot = NewSnapshot {
         kind,
@@ -84,10 +84,7 @@ fn contents(pool: &Arc<Pool>, name: &str) -> Memory {
     for chunk in map.iter_present() {
         let (index, chunk) = chunk.unwrap();
         for (frame, block) in chunk.iter_present() {
-            memory.insert(
-                u64::from(index * CHUNK_BLOCKS + frame),
-                content(pool, block),
-            );
+            memory.insert(index.frame_number(frame), content(pool, block));
         }
     }
     memory

@@ -66,7 +66,8 @@ fn cited_headings_exist() {
 
 #[test]
 fn named_files_exist() {
-    let good = "// vmm/src/lib.rs:12, `tests/kvm`, main.rs. src/lib.rs; /etc/x.sh, a/b, x.json\n";
+    let good = "// vmm/src/lib.rs:12, `tests/kvm`, main.rs. src/lib.rs; /etc/x.sh, a/b, x.json\n\
+                // `vmm/target/x.rs`, `vmm/NAME_test.rs`\n";
     assert_eq!(found("vmm/src/a.rs", good), Vec::<String>::new());
     let bad = "// `vmm/src/b.rs`.\n\n// docs/absent.md and `tests/none` and absent.rs\n";
     let expected = [
@@ -82,6 +83,10 @@ fn named_files_exist() {
 
 #[test]
 fn messages_name_documents_that_exist() {
+    assert_eq!(
+        found("scripts/a.sh", "say \"see docs/absent.md\"\n").len(),
+        1
+    );
     assert_eq!(
         found("vmm/src/a.rs", "const A: &str = \"see docs/absent.md\";\n").len(),
         1

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use nvvmm_snapshot::{BlockNo, ChunkMap, Consumed, FrameMap, FrameSet, Reservation};
+use nvvmm_snapshot::{BlockNo, ChunkIndex, ChunkMap, Consumed, FrameMap, FrameSet, Reservation};
 
 use super::frames::set_of;
 use crate::{
@@ -202,7 +202,7 @@ pub struct CopiedAhead {
 /// instant.
 #[derive(Debug, Default)]
 pub struct ShareSet {
-    changes: Vec<(u32, ChunkMap)>,
+    changes: Vec<(ChunkIndex, ChunkMap)>,
     own: Vec<FrameSet>,
     copied: Vec<FrameSet>,
 }
@@ -223,13 +223,13 @@ impl ShareSet {
         own: FrameSet,
         copied: FrameSet,
     ) {
-        self.changes.push((index, map));
+        self.changes.push((ChunkIndex::new(index), map));
         self.own.push(own);
         self.copied.push(copied);
     }
 
     /// Chunks that differ from the last snapshot, by rising index.
-    pub fn changes(&self) -> &[(u32, ChunkMap)] {
+    pub fn changes(&self) -> &[(ChunkIndex, ChunkMap)] {
         &self.changes
     }
 
@@ -254,7 +254,7 @@ impl ShareSet {
             };
             let left = set_of(own.iter().filter(is_left));
             if !left.is_empty() {
-                rest.push(index, map, left);
+                rest.push(index.get(), map, left);
             }
         }
         rest
@@ -263,7 +263,7 @@ impl ShareSet {
     /// Chunks, their blocks, and the frames that were the VM's own.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &ChunkMap, &FrameSet)> {
         let chunks = self.changes.iter().zip(&self.own);
-        chunks.map(|((index, map), own)| (*index, map, own))
+        chunks.map(|((index, map), own)| (index.get(), map, own))
     }
 
     /// Chunks, their blocks, the frames that were the VM's own, and those of them that are copies.
@@ -374,7 +374,7 @@ impl Origin {
         };
         let present = frames.iter_present();
         Ok(present
-            .map(|chunk| chunk.map(|(index, _)| index))
+            .map(|chunk| chunk.map(|(index, _)| index.get()))
             .collect::<nvvmm_snapshot::Result<_>>()?)
     }
 }

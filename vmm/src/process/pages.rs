@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use nvvmm_snapshot::{BlockNo, CHUNK_BLOCKS, ChunkMap, LeafBlocks};
+use nvvmm_snapshot::{BlockNo, CHUNK_BLOCKS, ChunkIndex, ChunkMap, LeafBlocks};
 
 /// The pages of an image that is being made.
 #[derive(Debug, Default)]
@@ -33,11 +33,11 @@ impl ImagePages {
     }
 
     /// As a snapshot's map wants them.
-    pub fn changes(&self) -> Vec<(u32, ChunkMap)> {
+    pub fn changes(&self) -> Vec<(ChunkIndex, ChunkMap)> {
         let as_map = |leaf: &LeafBlocks| ChunkMap::Frames(Arc::new(leaf.clone())).simplified();
         self.chunks
             .iter()
-            .map(|(index, leaf)| (*index, as_map(leaf)))
+            .map(|(index, leaf)| (ChunkIndex::new(*index), as_map(leaf)))
             .collect()
     }
 }

@@ -10,11 +10,13 @@ use std::time::Instant;
 use nvvmm_process::{Image, RestartOptions, WindowPages};
 use nvvmm_protocol::{FromAgent, Restart, Restarted, ToAgent, receive, send};
 
+use super::answers::{count, failure, refused};
+use super::exclusive::one_at_a_time;
 use super::frames::HostPages;
+use super::reserve;
 use super::window::Window;
-use super::{count, failure, one_at_a_time, refused, reserve};
 use crate::attached::{self, Stdio};
-use crate::serve::{Failure, Stream};
+use crate::stream::{Failure, Stream};
 use crate::sys;
 
 /// Restarts what the host sends.
@@ -31,16 +33,16 @@ pub fn run(request: &Restart, stream: &mut impl Stream) -> Result<(), Failure> {
     let is_attached = request.attach;
     let mut window = request.window.map(Window::open).transpose()?;
     let (said, heard) = mpsc::channel();
-    // It makes the processes, which are its children, and lives as long as the first of them: the
-    // kernel takes the end of the thread that made a process for the end of its parent
-    // (PR_SET_PDEATHSIG).
+    // This thread makes the processes, which are its children. It lives as long as the first of
+    // them, because the kernel takes the end of the thread that made a process for the end of its
+    // parent (PR_SET_PDEATHSIG).
     thread::spawn(move || {
         let outcome = restart(&image, theirs, window.as_ref(), another);
-        // Before the host hears of it: then nothing of the window is in use any more.
+        // Before the host learns of it: then the window is not in use any more.
         if outcome.is_err()
             && let Some(window) = window.take()
         {
-            window.let_go();
+            window.release();
         }
         let pid = outcome.as_ref().ok().map(|restarted| restarted.pid as u32);
         let _ = said.send(outcome);
@@ -51,13 +53,13 @@ pub fn run(request: &Restart, stream: &mut impl Stream) -> Result<(), Failure> {
             }
         }
         if let Some(window) = window {
-            window.let_go();
+            window.release();
         }
     });
     let restarted = heard.recv().map_err(|_| Failure::Broken)??;
     let told = send(&mut *stream, &FromAgent::Restarted(restarted));
     match ours {
-        // It finds a stream that broke, and hangs up.
+        // If the stream broke, this notices it and hangs up.
         Some(ours) => attached::carry(restarted.pid as u32, ours, stream),
         None => Ok(told?),
     }

@@ -1,12 +1,11 @@
-//! What the kernel tells about a process to nobody but the process itself: asked by system calls
-//! made in its name.
+//! State that the kernel tells only to the process itself: read by system calls of that process.
 
+use crate::arch::PAGE_BYTES;
 use crate::error::Error;
 use crate::freeze::FrozenProcess;
 use crate::image::{AltStack, ItimerValue, SignalAction};
 use crate::inject::{Memory, Remote};
 use crate::observe;
-use crate::sys::PAGE_BYTES;
 
 const SIGNALS: u64 = 64;
 /// The length of the kernel's signal mask.
@@ -37,7 +36,7 @@ pub struct ThreadAnswers {
     pub secure_bits: u32,
 }
 
-/// Asks a frozen process. It stands as it stood, whatever the outcome.
+/// Asks a frozen process. FreezeEnd its state is as before, whatever the result.
 pub fn ask(process: &FrozenProcess, syscall_at: u64) -> Result<Answers, Error> {
     let memory = Memory::open(process.pid)?;
     with_remote(process, 0, syscall_at, |remote| {
@@ -119,9 +118,9 @@ impl Asking<'_> {
             ..Answers::default()
         };
         let status = observe::status(self.remote.tid(), self.remote.tid())?;
-        // Where the kernel acts as by default the rest of the action has no effect, but that for
-        // SIGCHLD: it says whether children become zombies. Each question takes its time,
-        // while the process is frozen.
+        // With the default handler the rest of an action has no effect, except for SIGCHLD, where
+        // it decides if children become zombies. Each question takes time while the process is
+        // frozen, so only those signals are asked for.
         let asked = status.caught | status.ignored | 1 << (libc::SIGCHLD - 1);
         for signal in 1..=SIGNALS {
             if asked & 1 << (signal - 1) == 0 {
@@ -183,7 +182,7 @@ impl Asking<'_> {
         )
     }
 
-    /// Of an option that answers with an int in memory.
+    /// Calls prctl(2) with an option that answers with an int in memory.
     fn prctl_number(&self, option: i32) -> Result<i32, Error> {
         self.prctl(option, self.room)?;
         Ok(self.memory.read_u64(self.room)? as i32)

@@ -1,11 +1,11 @@
-//! What belongs to a process as a whole.
+//! State of a process as a whole.
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use std::os::fd::AsRawFd;
 
 use super::check::path;
-use super::descriptors::Fetch;
+use super::fetch::Fetch;
 use super::stubs::Stub;
 use crate::error::{Error, failed};
 use crate::image::{ItimerValue, SignalAction};
@@ -14,7 +14,7 @@ use crate::sys;
 
 const SIGSET_BYTES: u64 = 8;
 
-/// Sets what its threads will share, while it still has all privileges.
+/// Sets the state that its threads will share, while it still has all privileges.
 pub fn set(stub: &Stub) -> Result<(), Error> {
     let process = stub.process;
     stub.call(
@@ -30,7 +30,7 @@ pub fn set(stub: &Stub) -> Result<(), Error> {
         if [libc::SIGKILL, libc::SIGSTOP].contains(&signal) {
             continue;
         }
-        // A stub handles none, but may ignore what this process does.
+        // A stub handles no signals, but it ignores those that this process ignores.
         if *action == SignalAction::default() && ignored & 1 << index == 0 {
             continue;
         }
@@ -75,11 +75,10 @@ fn set_directory(stub: &Stub) -> Result<(), Error> {
     fetch.end(&stub.blank)
 }
 
-/// Sets what must come last: limits that would be in the way, signals, and timers, which run from
-/// then on.
+/// Sets what must come last: signals, and timers, which run from then on.
 pub fn set_last(stub: &Stub) -> Result<(), Error> {
     let process = stub.process;
-    // PR_SET_DUMPABLE knows no other values; 2 is what a change of identity has left.
+    // PR_SET_DUMPABLE takes no other values; 2 comes from a change of identity.
     if process.dumpable <= 1 {
         let arguments = [
             libc::PR_SET_DUMPABLE as u64,
@@ -88,7 +87,7 @@ pub fn set_last(stub: &Stub) -> Result<(), Error> {
             0,
             0,
         ];
-        stub.call("set whether it can be dumped", libc::SYS_prctl, &arguments)?;
+        stub.call("set the dumpable flag", libc::SYS_prctl, &arguments)?;
     }
     for info in &process.pending {
         let signal = signal_of(info);
@@ -106,8 +105,8 @@ pub fn set_last(stub: &Stub) -> Result<(), Error> {
         .enumerate()
         .filter(|(_, timer)| **timer != ItimerValue::default())
     {
-        // One whose signal is pending is not running: the kernel starts it again when the signal is
-        // taken, but only if it has run in this process before.
+        // A timer whose signal is pending is not running. The kernel starts it again when the
+        // signal is taken, but only if it has run in this process before.
         let (value_s, value_us) = match (timer.value_s, timer.value_us) {
             (0, 0) => (timer.interval_s, timer.interval_us),
             running => running,

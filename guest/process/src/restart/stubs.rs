@@ -1,7 +1,8 @@
-//! Processes in the making: stubs with the right numbers and parents, stopped, that make system
-//! calls for us.
+//! Stubs: stopped processes with the right numbers and parents that make system calls for us, until
+//! they have become the processes of an image.
 
-use crate::error::{Error, Place, Refusal, failed};
+use crate::arch::xfeatures;
+use crate::error::{Error, ProcessPart, Refusal, failed};
 use crate::image::{Image, Process};
 use crate::inject::{Memory, Remote};
 use crate::observe;
@@ -11,16 +12,16 @@ use super::blank::{self, Blank};
 use super::reserve::{Frames, Reserve};
 use super::workspace::Workspace;
 
-/// A process in the making.
+/// A process that is being made.
 #[derive(Debug)]
 pub struct Stub<'a> {
-    /// What it shall be.
+    /// The process of the image that it becomes.
     pub process: &'a Process,
-    /// What it is so far.
+    /// The process that it is so far.
     pub blank: Blank,
     /// Its threads but the leader.
     pub others: Vec<Remote>,
-    /// Memory that it brought along.
+    /// Memory of a reserve.
     pub frames: Option<Frames>,
 }
 
@@ -35,29 +36,48 @@ impl Stub<'_> {
         &self.blank.leader
     }
 
-    /// A system call of the leader.
+    /// Makes a system call in the leader.
     pub fn call(&self, op: &str, number: libc::c_long, arguments: &[u64]) -> Result<u64, Error> {
         self.blank.call(op, number, arguments)
     }
 
-    /// Puts bytes where a system call can read them; the address.
+    /// Puts bytes where a system call can read them. Returns their address.
     pub fn put(&self, bytes: &[u8]) -> Result<u64, Error> {
         self.blank.put(bytes)
     }
 }
 
-/// All processes of an image in the making. Dropped, it kills them.
+/// A thread of a stub.
+#[derive(Clone, Copy, Debug)]
+pub struct StubThread<'a> {
+    pub stub: &'a Stub<'a>,
+    pub remote: &'a Remote,
+}
+
+impl StubThread<'_> {
+    /// Makes a system call in the thread.
+    pub fn call(&self, op: &str, number: libc::c_long, arguments: &[u64]) -> Result<u64, Error> {
+        self.remote.call(op, number, arguments)
+    }
+
+    /// Calls prctl(2) with one argument.
+    pub fn prctl(&self, op: &str, option: i32, argument: u64) -> Result<u64, Error> {
+        self.call(op, libc::SYS_prctl, &[option as u64, argument, 0, 0, 0])
+    }
+}
+
+/// Stubs for all processes of an image. When dropped, it kills them.
 #[derive(Debug)]
-pub struct Nursery<'a> {
+pub struct Stubs<'a> {
     image: &'a Image,
     stubs: Vec<Stub<'a>>,
 }
 
-impl<'a> Nursery<'a> {
-    /// Makes the stubs of all processes. The first one has the reserve's memory, if there is one
-    /// that does not get in its way.
+impl<'a> Stubs<'a> {
+    /// Makes the stubs of all processes. The first one gets the reserve's memory, if there is a
+    /// reserve whose addresses are free.
     pub fn new(image: &'a Image, reserve: Option<Reserve>) -> Result<Self, Error> {
-        let mut nursery = Self {
+        let mut all = Self {
             image,
             stubs: Vec::new(),
         };
@@ -67,20 +87,20 @@ impl<'a> Nursery<'a> {
             .map(|reserve| reserve.into_process(first.pid))
             .transpose()?;
         match ready.flatten() {
-            Some((blank, frames)) => nursery.add(first, blank, Some(frames))?,
-            None => nursery.add_copy(first, Workspace::choose(Some(image), 0)?)?,
+            Some((blank, frames)) => all.add(first, blank, Some(frames))?,
+            None => all.add_copy(first, Workspace::choose(Some(image), 0)?)?,
         }
         for process in &image.processes[1..] {
-            let parent = &nursery.stubs[process.parent.unwrap_or(0) as usize].blank;
+            let parent = &all.stubs[process.parent.unwrap_or(0) as usize].blank;
             let blank = Blank {
                 leader: parent.clone_with(process.pid, 0, libc::SIGCHLD)?,
                 memory: Memory::open(process.pid)?,
                 workspace: parent.workspace,
                 vdso: parent.vdso.clone(),
             };
-            nursery.add(process, blank, None)?;
+            all.add(process, blank, None)?;
         }
-        Ok(nursery)
+        Ok(all)
     }
 
     fn add(
@@ -96,7 +116,7 @@ impl<'a> Nursery<'a> {
             frames,
         });
         let stub = &self.stubs[self.stubs.len() - 1];
-        // Before it has children: they shall be in its session.
+        // Before it has children, so that they are in its session.
         if process.session == process.pid {
             stub.call("make a session", libc::SYS_setsid, &[])?;
         }
@@ -111,7 +131,7 @@ impl<'a> Nursery<'a> {
     }
 
     /// The processes, parents before their children.
-    pub fn stubs(&mut self) -> &mut [Stub<'a>] {
+    pub fn all(&mut self) -> &mut [Stub<'a>] {
         &mut self.stubs
     }
 
@@ -120,7 +140,7 @@ impl<'a> Nursery<'a> {
     pub fn check_processor(&self) -> Result<(), Error> {
         let pid = self.image.processes[0].pid;
         let here = sys::xstate(pid).map_err(failed("read extended registers"))?;
-        let features = crate::capture::xfeatures(&here);
+        let features = xfeatures(&here);
         let same_size = self
             .image
             .processes
@@ -139,7 +159,7 @@ impl<'a> Nursery<'a> {
         );
         Err(Error::Refused(vec![Refusal {
             pid,
-            place: Place::Process,
+            place: ProcessPart::Process,
             reason,
         }]))
     }
@@ -152,7 +172,7 @@ impl<'a> Nursery<'a> {
         let (leaders, members): (Vec<_>, Vec<_>) =
             grouped.partition(|stub| stub.process.group == stub.process.pid);
         for stub in leaders.into_iter().chain(members) {
-            // A session's leader leads a group already, and may not be moved.
+            // The leader of a session leads a group already, and may not be moved.
             if stub.process.session != stub.process.pid {
                 stub.call(
                     "set the process group",
@@ -169,11 +189,11 @@ impl<'a> Nursery<'a> {
             let (process, session) = (stub.process, stub.process.session);
             if observe::status(process.pid, process.pid)?.session != session {
                 let reason = format!(
-                    "is in the session of {session}, which it did not get from its parents"
+                    "is in the session of {session}, which it did not inherit from its parents"
                 );
                 return Err(Error::Refused(vec![Refusal {
                     pid: process.pid,
-                    place: Place::Process,
+                    place: ProcessPart::Process,
                     reason,
                 }]));
             }
@@ -181,7 +201,7 @@ impl<'a> Nursery<'a> {
         Ok(())
     }
 
-    /// Lets all of them go.
+    /// Releases all of them: the processes run.
     pub fn release(mut self) -> Result<(), Error> {
         for stub in &self.stubs {
             let (start, len) = (stub.blank.workspace.start(), Workspace::SIZE_BYTES);
@@ -195,19 +215,19 @@ impl<'a> Nursery<'a> {
         for stub in std::mem::take(&mut self.stubs) {
             for remote in stub.threads() {
                 sys::detach(remote.tid())
-                    .map_err(failed(format!("let thread {} go", remote.tid())))?;
+                    .map_err(failed(format!("release thread {}", remote.tid())))?;
             }
         }
         Ok(())
     }
 }
 
-impl Drop for Nursery<'_> {
+impl Drop for Stubs<'_> {
     fn drop(&mut self) {
         for stub in &self.stubs {
             let _ = sys::kill(stub.process.pid, libc::SIGKILL);
         }
-        // Children first; a leader is not gone before its threads are.
+        // Children first. A leader ends after its threads.
         for remote in self
             .stubs
             .iter()

@@ -110,13 +110,13 @@ impl PrivateEngine {
     pub(super) fn own_consumed(&self, consumed: Consumed) {
         // The snapshot's own map has left the pool.
         *self.origin.write().unwrap_or_else(PoisonError::into_inner) = Origin::Empty;
-        for chunk in consumed.chunks {
+        for chunk in consumed.into_memory() {
             self.take_over_chunk(chunk);
         }
     }
 
     fn take_over_chunk(&self, consumed: ConsumedChunk) {
-        let mut chunk = lock(self.table.get(consumed.index));
+        let mut chunk = lock(self.table.get(consumed.index.get()));
         match &mut chunk.known {
             None => chunk.known = Some(Box::new(self.unmapped(consumed.map, consumed.taken))),
             Some(known) => {
@@ -129,6 +129,6 @@ impl PrivateEngine {
             }
         }
         // Nothing of it is in any snapshot that the next one could start from.
-        self.list(consumed.index, &mut chunk);
+        self.list(consumed.index.get(), &mut chunk);
     }
 }

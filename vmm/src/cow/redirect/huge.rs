@@ -49,6 +49,7 @@ impl RedirectEngine {
         let mut run: Option<ChunkRun> = None;
         for present in frames.iter_present() {
             let (index, map) = present?;
+            let index = index.get();
             let ChunkMap::Whole(chunk) = map.simplified() else {
                 return Err(CowError::NotWhole { index });
             };

@@ -160,8 +160,8 @@ impl RedirectEngine {
     pub(super) fn own_consumed(&self, consumed: Consumed) -> Result<(), CowError> {
         // The snapshot's own map has left the pool.
         *self.origin.write().unwrap_or_else(PoisonError::into_inner) = Origin::Empty;
-        for chunk in consumed.chunks {
-            self.take_over_chunk(chunk.index, chunk.map, chunk.taken)?;
+        for chunk in consumed.into_memory() {
+            self.take_over_chunk(chunk.index.get(), chunk.map, chunk.taken)?;
         }
         Ok(())
     }
