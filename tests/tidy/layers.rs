@@ -21,10 +21,8 @@ const LAYERS: &[Layers] = &[
     Layers {
         directory: "vmm/src",
         from_top: &[
-            "cli",
-            "bench",
             "vm",
-            "agent look",
+            "agent inspect",
             "control",
             "ring",
             "process",
@@ -35,7 +33,7 @@ const LAYERS: &[Layers] = &[
             "memory",
             "stats",
             "sys",
-            "humane spec",
+            "spec",
         ],
     },
     Layers {
