@@ -46,16 +46,10 @@ impl OwnPool {
 }
 
 fn spec() -> VmSpec {
-    VmSpec {
-        kernel: required("NVVMM_BAREMETAL_GUEST"),
-        initramfs: None,
-        cmdline: String::new(),
-        vcpus: 2,
-        memory_bytes: 32 << 20,
-        disks: Vec::new(),
-        vsock: false,
-        windows: 0,
-    }
+    VmSpec::builder(required("NVVMM_BAREMETAL_GUEST"))
+        .vcpus(2)
+        .memory_bytes(32 << 20)
+        .build()
 }
 
 fn with_console(name: &str) -> (VmOptions, UnixStream) {
@@ -156,8 +150,8 @@ fn failures_are_errors_of_the_call() {
     let missing = Vm::restore(&pool, "nothing", VmOptions::named("vm"));
     assert_eq!(missing.err().unwrap().kind, ErrorKind::NotFound);
 
-    let mut with_vsock = spec();
-    with_vsock.vsock = true;
+    let kernel = required("NVVMM_BAREMETAL_GUEST");
+    let with_vsock = VmSpec::builder(kernel).vsock().build();
     let refused = Vm::boot(&pool, with_vsock, VmOptions::named("vm"));
     let refused = refused.err().unwrap();
     assert_eq!(refused.kind, ErrorKind::Usage);

@@ -23,16 +23,10 @@ pub fn run(kernel: &Path, pool: &Path) -> Result<(), Box<dyn Error>> {
             overcommit,
         },
     )?;
-    let spec = VmSpec {
-        kernel: kernel.into(),
-        initramfs: None,
-        cmdline: String::new(),
-        vcpus: 2,
-        memory_bytes: 64 << 20,
-        disks: Vec::new(),
-        vsock: false,
-        windows: 0,
-    };
+    let spec = VmSpec::builder(kernel)
+        .vcpus(2)
+        .memory_bytes(64 << 20)
+        .build();
 
     let (options, mut console) = VmOptions::named("original").with_console()?;
     let original = Vm::boot(&pool, spec, options)?;

@@ -38,19 +38,20 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, VmError> {
         start,
     } = arguments;
     launch(start, PoolNeed::Made, || {
-        Ok(VmSource::Boot(VmSpec {
-            kernel: readable("kernel", &kernel)?,
-            initramfs: initramfs
-                .as_deref()
-                .map(|path| readable("initramfs", path))
-                .transpose()?,
-            cmdline,
-            vcpus: cpus,
-            memory_bytes: memory,
-            disks: readable_disks(disks)?,
-            vsock: true,
-            windows: VmSpec::WINDOWS_USUAL,
-        }))
+        let kernel = readable("kernel", &kernel)?;
+        let initramfs = initramfs
+            .as_deref()
+            .map(|path| readable("initramfs", path))
+            .transpose()?;
+        let spec = VmSpec::builder(kernel)
+            .initramfs(initramfs)
+            .cmdline(cmdline)
+            .vcpus(cpus)
+            .memory_bytes(memory)
+            .disks(readable_disks(disks)?)
+            .agent_devices()
+            .build();
+        Ok(VmSource::Boot(spec))
     })
 }
 

@@ -2,7 +2,7 @@
 //! it had.
 //!
 //! As when the guest reboots, the machine is stopped and another is built in its place. What can
-//! fail for the snapshot's sake does so before: it is read, checked and pinned, by the holder of
+//! fail because of the snapshot fails before: it is read, checked and pinned, by the holder of
 //! the VM to come, while the guest still runs.
 
 use std::{
@@ -141,7 +141,7 @@ impl RunningVm {
         if self.seen().ending {
             return refuse("the VM is ending".into(), "'nvvmm restore' the snapshot");
         }
-        if let Some(disk) = self.spec.disks.iter().find(|disk| !disk.read_only) {
+        if let Some(disk) = self.spec.disks().find(|disk| !disk.read_only) {
             return refuse(
                 format!(
                     "the VM can write to {}, and a rewind does not restore the content of disks",
@@ -163,7 +163,7 @@ impl RunningVm {
         let (answer, answered) = channel();
         let rewinding = Rewinding {
             read,
-            disks: self.spec.disks.clone(),
+            disks: self.spec.disks().cloned().collect(),
             paused: self.machine.is_held(Hold::Pause),
             asker: Asker {
                 asked,
@@ -176,11 +176,9 @@ impl RunningVm {
     }
 }
 
-/// Whatever was booted on it, and wherever its disks are.
+/// Tells if both machines have the same parts, whatever was booted and wherever their disks are.
 fn is_same_machine(saved: &VmSpec, now: &VmSpec) -> bool {
     saved.vcpus == now.vcpus
         && saved.memory_bytes == now.memory_bytes
-        && saved.vsock == now.vsock
-        && saved.windows == now.windows
-        && saved.disks.len() == now.disks.len()
+        && saved.has_same_devices(now)
 }

@@ -246,7 +246,7 @@ impl RunningVm {
             return Err(self.no_space());
         }
         // After the snapshot nothing keeps the blocks of images any more.
-        self.machine.end_windows_let_go().map_err(machine_error)?;
+        self.machine.end_released_windows().map_err(machine_error)?;
         if self.machine.shows_windows() {
             return Err(VmError::new(
                 ErrorKind::Refused,

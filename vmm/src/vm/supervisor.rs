@@ -220,7 +220,7 @@ impl Supervisor {
                 }
                 // Perhaps the guest has let go of a window.
                 MachineEvent::Interrupted => {
-                    if let Err(error) = vm.machine.end_windows_let_go() {
+                    if let Err(error) = vm.machine.end_released_windows() {
                         tracing::error!(%error, "a window that the guest has let go of stays");
                     }
                 }
@@ -256,7 +256,7 @@ impl VmControl for Supervisor {
             status.vcpus = vm.spec.vcpus;
             status.memory_bytes = vm.spec.memory_bytes;
             status.origin = vm.origin.clone();
-            status.disks.clone_from(&vm.spec.disks);
+            status.disks = vm.spec.disks().cloned().collect();
             let counters = vm.engine.counters_now(&*vm.machine);
             status.ram = counters.unwrap_or_else(|_| vm.engine.counters());
             status.restore = vm.restore_report();

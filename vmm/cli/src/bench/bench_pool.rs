@@ -240,16 +240,11 @@ impl BenchPool {
 
     /// The machine that `nvvmm run` would make.
     pub fn spec(&self, memory_bytes: u64) -> VmSpec {
-        VmSpec {
-            kernel: self.kernel.clone(),
-            initramfs: None,
-            cmdline: String::new(),
-            vcpus: self.vcpus,
-            memory_bytes: (memory_bytes + GUEST_SLACK_BYTES).next_multiple_of(CHUNK_SIZE_BYTES),
-            disks: Vec::new(),
-            vsock: true,
-            windows: VmSpec::WINDOWS_USUAL,
-        }
+        VmSpec::builder(&self.kernel)
+            .vcpus(self.vcpus)
+            .memory_bytes((memory_bytes + GUEST_SLACK_BYTES).next_multiple_of(CHUNK_SIZE_BYTES))
+            .agent_devices()
+            .build()
     }
 
     /// Name and directory of sockets for the next guest.

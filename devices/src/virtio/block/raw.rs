@@ -1,4 +1,4 @@
-//! A raw disk image on the host.
+//! A raw disk image on the host, file or block device.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -8,12 +8,10 @@ use std::path::{Path, PathBuf};
 use vm_memory::VolatileSlice;
 use vm_memory::bitmap::BitmapSlice;
 
+use super::backend::{DiskBackend, SECTOR_BYTES};
 use crate::sys;
 
-/// The unit of all virtio-block addresses and lengths.
-pub(super) const SECTOR_BYTES: u64 = 512;
-
-/// Why a disk could not be opened.
+/// Reasons why a disk cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum BlockError {
     /// The host refused.
@@ -21,12 +19,12 @@ pub enum BlockError {
     Io {
         /// The image.
         path: PathBuf,
-        /// What was tried.
+        /// The step that failed.
         op: &'static str,
-        /// What the host said.
+        /// The host's error.
         source: io::Error,
     },
-    /// Neither a file nor a block device.
+    /// The path is neither a file nor a block device.
     #[error("disk {path}: not a regular file or block device", path = path.display())]
     NotADisk {
         /// The image.
@@ -40,7 +38,7 @@ pub enum BlockError {
         /// Its size.
         size_bytes: u64,
     },
-    /// Another VM has it.
+    /// Another VM uses the image.
     #[error("disk {path} is in use by another VM", path = path.display())]
     InUse {
         /// The image.
@@ -49,7 +47,7 @@ pub enum BlockError {
 }
 
 impl BlockError {
-    /// What the user can do about it.
+    /// Advice to the user.
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Io { .. } => None,
@@ -65,15 +63,19 @@ impl BlockError {
 }
 
 /// An open, locked image: exclusively when it is writable, shared when it is read-only.
-pub(super) struct Disk {
+pub struct RawDisk {
     file: File,
     path: PathBuf,
     size_bytes: u64,
     read_only: bool,
 }
 
-impl Disk {
-    pub(super) fn open(path: &Path, read_only: bool) -> Result<Self, BlockError> {
+impl RawDisk {
+    /// Opens and locks an image.
+    ///
+    /// # Errors
+    /// See [`BlockError`].
+    pub fn open(path: &Path, read_only: bool) -> Result<Self, BlockError> {
         let failed = |op| {
             let path = path.to_owned();
             move |source| BlockError::Io { path, op, source }
@@ -119,44 +121,38 @@ impl Disk {
     pub(super) fn replace_file(&mut self, file: File) {
         self.file = file;
     }
+}
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub(super) fn size_bytes(&self) -> u64 {
+impl DiskBackend for RawDisk {
+    fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
 
-    pub(super) fn read_only(&self) -> bool {
+    fn is_read_only(&self) -> bool {
         self.read_only
     }
 
-    /// The byte range of `len_bytes` from `sector` on, when it is whole sectors of this disk.
-    pub(super) fn range(&self, sector: u64, len_bytes: u64) -> Option<u64> {
-        let start = sector.checked_mul(SECTOR_BYTES)?;
-        let end = start.checked_add(len_bytes)?;
-        (len_bytes.is_multiple_of(SECTOR_BYTES) && end <= self.size_bytes).then_some(start)
+    fn name(&self) -> String {
+        self.path.display().to_string()
     }
 
-    pub(super) fn read<B: BitmapSlice>(
+    fn read_at<B: BitmapSlice>(
         &self,
         slices: &[VolatileSlice<'_, B>],
-        start: u64,
+        offset_bytes: u64,
     ) -> io::Result<()> {
-        sys::read_exact_at(&self.file, slices, start)
+        sys::read_exact_at(&self.file, slices, offset_bytes)
     }
 
-    pub(super) fn write<B: BitmapSlice>(
+    fn write_at<B: BitmapSlice>(
         &self,
         slices: &[VolatileSlice<'_, B>],
-        start: u64,
+        offset_bytes: u64,
     ) -> io::Result<()> {
-        sys::write_all_at(&self.file, slices, start)
+        sys::write_all_at(&self.file, slices, offset_bytes)
     }
 
-    /// Makes all finished writes stable.
-    pub(super) fn flush(&self) -> io::Result<()> {
+    fn flush(&self) -> io::Result<()> {
         if self.read_only {
             Ok(())
         } else {
