@@ -74,6 +74,7 @@ web      4711  1.0 MiB              2                 1
         parent: None,
         created_unix_ns: 0,
         memory_bytes: 1 << 20,
+        maps: Vec::new(),
         frames_mapped: 200,
         frames_new: 200,
         state_bytes: 1,
