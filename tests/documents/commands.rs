@@ -3,7 +3,7 @@
 use std::fs;
 
 use clap::{Parser as _, error::ErrorKind};
-use nvvmm::cli::args::Arguments;
+use nvvmm_cli::args::Arguments;
 
 use crate::{
     markdown::{Document, Marker, root},

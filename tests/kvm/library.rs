@@ -10,7 +10,7 @@ use std::{
 
 use nvvmm::{
     CreateOptions, ErrorKind, Pool, RestoreOptions, SnapshotRequest, Vm, VmExit, VmOptions, VmSpec,
-    VmSpecBuilder, control::VmState,
+    control::VmState,
 };
 use nvvmm_tests::required;
 
@@ -45,14 +45,11 @@ impl OwnPool {
     }
 }
 
-fn bare_metal() -> VmSpecBuilder {
+fn spec() -> VmSpec {
     VmSpec::builder(required("NVVMM_BAREMETAL_GUEST"))
         .vcpus(2)
         .memory_bytes(32 << 20)
-}
-
-fn spec() -> VmSpec {
-    bare_metal().build()
+        .build()
 }
 
 fn with_console(name: &str) -> (VmOptions, UnixStream) {
@@ -153,7 +150,8 @@ fn failures_are_errors_of_the_call() {
     let missing = Vm::restore(&pool, "nothing", VmOptions::named("vm"));
     assert_eq!(missing.err().unwrap().kind, ErrorKind::NotFound);
 
-    let with_vsock = bare_metal().vsock().build();
+    let kernel = required("NVVMM_BAREMETAL_GUEST");
+    let with_vsock = VmSpec::builder(kernel).vsock().build();
     let refused = Vm::boot(&pool, with_vsock, VmOptions::named("vm"));
     let refused = refused.err().unwrap();
     assert_eq!(refused.kind, ErrorKind::Usage);

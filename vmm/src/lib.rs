@@ -22,10 +22,10 @@
 //! `examples/clone.rs` is a whole program. The command `nvvmm` (package `nvvmm-cli`) is built on the
 //! same API; the modules [`control`] and [`agent`] are for it.
 //!
-//! The library uses no sockets unless [`VmOptions`] asks for them, reads no environment variables,
-//! and never ends the process. It has one effect on the whole process: the first VM installs a
-//! handler for the signal `SIGRTMIN` that does nothing, to get vCPU threads out of `KVM_RUN` (KVM
-//! API, section "KVM_RUN"). A program that embeds it must leave that signal alone.
+//! A [`Vm`] uses no sockets unless [`VmOptions`] asks for them, reads no environment variables, and
+//! never ends the process. It has one effect on the whole process: the first VM installs a handler
+//! for the signal `SIGRTMIN` that does nothing, to get vCPU threads out of `KVM_RUN`. A program
+//! that embeds VMs must not use that signal.
 
 pub mod agent;
 pub mod arch;

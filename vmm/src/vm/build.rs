@@ -71,7 +71,7 @@ pub(super) struct ReadSnapshot {
 }
 
 impl ReadSnapshot {
-    /// Finds it, pins it for a VM of this name and reads its state.
+    /// Finds the snapshot, pins it for a VM of this name, and reads its state.
     pub fn read(pool: &Arc<Pool>, vm: &str, snapshot: &str) -> Result<Self, VmError> {
         let holder = Arc::new(pool.hold(vm)?);
         let (entry, frames) = holder.pin(snapshot)?;
@@ -87,7 +87,7 @@ impl ReadSnapshot {
         })
     }
 
-    /// A damaged map is found by this, and not by a guest that already runs.
+    /// Reads the whole frame map, so that damage is found before a guest runs.
     pub fn check_map(&self) -> Result<(), VmError> {
         let chunks = self.frames.iter_present();
         Ok({ chunks }.try_for_each(|chunk| chunk.map(drop))?)
@@ -124,7 +124,7 @@ impl Builder<'_> {
         })
     }
 
-    /// A VM whose memory and state `load` makes, in memory that is zero.
+    /// Builds a VM in zeroed memory; `load` fills its memory and state.
     pub fn fresh(
         &self,
         spec: &VmSpec,
@@ -392,7 +392,7 @@ fn check_kind(entry: &SnapshotEntry) -> Result<(), VmError> {
     }
 }
 
-/// A map that is larger than the machine's memory would lead behind its end.
+/// Refuses a frame map whose size is not that of the machine's memory.
 fn check_memory(spec: &VmSpec, entry: &SnapshotEntry) -> Result<(), VmError> {
     if spec.memory_bytes == entry.memory_bytes {
         return Ok(());

@@ -25,9 +25,9 @@ use crate::{
     cow::CowError,
 };
 
-/// How often a start looks whether the guest has been entered.
+/// Interval of checks for the first entry into the guest.
 const FIRST_ENTRY_POLL: Duration = Duration::from_micros(50);
-/// How often an ended VM is looked at until nobody uses it any more.
+/// Interval of checks for the last user of a machine that has ended.
 const RELEASE_POLL: Duration = Duration::from_millis(1);
 
 /// Runs a VM until it ends. Calls `on_ready` once, when the guest runs, or when the machine is
@@ -135,7 +135,7 @@ fn hear_of_idle_frames(agent: &AgentLink, vm: &Arc<RunningVm>) {
 
 /// End of a machine.
 pub(super) enum Ended {
-    /// With the VM.
+    /// The VM ends with the machine.
     Exit(Result<VmExit, VmError>),
     /// The guest reboots.
     Reboot,
@@ -150,7 +150,7 @@ enum Next {
 }
 
 impl Next {
-    /// Builds and starts it; and who waits for that.
+    /// Builds and starts the machine. Returns the caller that waits for it, too.
     fn build(
         self,
         builder: &Builder<'_>,

@@ -2,7 +2,7 @@
 //! it had.
 //!
 //! As when the guest reboots, the machine is stopped and another is built in its place. What can
-//! fail for the snapshot's sake does so before: it is read, checked and pinned, by the holder of
+//! fail because of the snapshot fails before: it is read, checked and pinned, by the holder of
 //! the VM to come, while the guest still runs.
 
 use std::{
@@ -176,7 +176,7 @@ impl RunningVm {
     }
 }
 
-/// Whatever was booted on it, and wherever its disks are.
+/// Tells if both machines have the same parts, whatever was booted and wherever their disks are.
 fn is_same_machine(saved: &VmSpec, now: &VmSpec) -> bool {
     saved.vcpus == now.vcpus
         && saved.memory_bytes == now.memory_bytes
