@@ -59,5 +59,5 @@ pub use pool::{
     SnapshotSpace, SuperblockInside,
 };
 pub use reader::SnapshotReader;
-pub use region::{CowEngine, Durability, DurabilityLimit, Medium};
+pub use region::{EngineKind, Durability, DurabilityLimit, Medium};
 pub use scrub::{DamagedFrame, ScrubProgress, ScrubReport};

@@ -15,7 +15,7 @@ use std::{
 };
 
 use nix::sys::statvfs::statvfs;
-use nvvmm_snapshot::{CHUNK_SIZE_BYTES, CowEngine as EngineKind, CreateOptions, Medium, Pool};
+use nvvmm_snapshot::{CHUNK_SIZE_BYTES, CreateOptions, EngineKind, Medium, Pool};
 
 use super::{
     guest::Guest,

@@ -1,5 +1,5 @@
 use nvvmm_snapshot::{
-    CowEngine, Durability, DurabilityLimit, HolderStatus, Identity, Medium, SnapshotId,
+    Durability, DurabilityLimit, EngineKind, HolderStatus, Identity, Medium, SnapshotId,
     SnapshotKind,
 };
 
@@ -11,7 +11,7 @@ fn a_status_is_shown_with_who_uses_the_pool() {
         path: "/dev/shm/p".into(),
         uuid: "u".into(),
         medium: Medium::Tmpfs,
-        cow_engine: CowEngine::Userfaultfd,
+        cow_engine: EngineKind::Userfaultfd,
         cow_engine_reason: "because",
         durability: DurabilityLimit {
             strongest: Durability::Process,

@@ -1,9 +1,9 @@
-//! What an engine knows of each chunk of guest RAM.
+//! Table of an engine's state for each chunk of guest RAM.
 
 use std::sync::{Mutex, OnceLock};
 
-/// Chunks in a section that is made when one of them is first looked at: a sparse guest of many
-/// terabytes costs nothing for what it never touches.
+/// Chunks in a section, which is made when one of them is first used. A sparse guest of many
+/// terabytes costs nothing for chunks that it never touches.
 const SECTION_CHUNKS: usize = 256;
 
 /// A lock and a `T` for every chunk, made when needed.
@@ -15,7 +15,7 @@ pub(super) struct ChunkTable<T> {
 type Section<T> = Box<[Mutex<T>]>;
 
 impl<T: Default> ChunkTable<T> {
-    /// For `chunks` chunks.
+    /// A table for `chunks` chunks.
     pub fn new(chunks: u32) -> Self {
         let sections = (chunks as usize).div_ceil(SECTION_CHUNKS);
         Self {
@@ -30,7 +30,7 @@ impl<T: Default> ChunkTable<T> {
         &section[index as usize % SECTION_CHUNKS]
     }
 
-    /// Chunks of the sections that somebody has looked at, in order.
+    /// Chunks of the sections that were used, in order.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Mutex<T>)> {
         let sections = self.sections.iter().enumerate();
         sections

@@ -25,8 +25,8 @@ pub(super) fn runs(set: &FrameSet) -> Vec<Range<u32>> {
     runs
 }
 
-/// Puts other blocks, or none, behind frames, and says again what the map is in its shortest form.
-/// A copy of the map that a snapshot is being committed from stays as it is.
+/// Puts other blocks, or none, behind frames, and keeps the map in its shortest form. A copy of the
+/// map that a snapshot is being committed from stays as it is.
 pub(super) fn put_blocks(
     map: &mut ChunkMap,
     targets: impl IntoIterator<Item = (u32, Option<BlockNo>)>,

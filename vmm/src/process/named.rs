@@ -21,7 +21,7 @@ const FRAME_BYTES: u64 = FRAME_SIZE_BYTES as u64;
 pub(super) struct NamedRun {
     /// The chunk of guest RAM.
     pub chunk: u32,
-    /// Which frames in that chunk.
+    /// Frames in that chunk.
     pub frames: Range<u32>,
     /// The page of the image.
     pub page: u64,
@@ -34,7 +34,7 @@ impl NamedRun {
     }
 }
 
-/// Where a frame of a chunk is, for the guest.
+/// Guest physical address of a frame of a chunk.
 pub(super) fn address_of(chunk: u32, frame: u32) -> GuestAddress {
     GuestAddress(gpa_of(ram_offset(chunk, frame)))
 }
@@ -52,16 +52,16 @@ fn ram_offset(chunk: u32, frame: u32) -> u64 {
     (u64::from(chunk) * u64::from(CHUNK_FRAMES) + u64::from(frame)) * FRAME_BYTES
 }
 
-/// How many frames `ram` has.
+/// Number of frames of `ram`.
 pub(super) fn frames_of(ram: &GuestRam) -> u64 {
     ram.size_bytes() / FRAME_BYTES
 }
 
-/// The pages of a run are below `pages_max`.
+/// Checks that the pages of a run are below `pages_max`.
 pub(super) fn check_pages(run: &FrameRun, pages_max: u64) -> Result<(), ProcessError> {
     let end = run.image_page.saturating_add(u64::from(run.pages));
     if end > pages_max {
-        return Err(ProcessError::Lie(format!(
+        return Err(ProcessError::Invalid(format!(
             "page {end} of an image that has {pages_max} at most"
         )));
     }
@@ -77,7 +77,7 @@ pub(super) fn named_runs(
     let frames_max = frames_of(ram);
     let frames: u64 = runs.iter().map(|run| u64::from(run.pages)).sum();
     if frames > frames_max {
-        return Err(ProcessError::Lie(format!(
+        return Err(ProcessError::Invalid(format!(
             "{frames} frames at a time, of {frames_max} that there are"
         )));
     }
@@ -126,14 +126,15 @@ pub(super) fn frames_in(runs: &[NamedRun]) -> FrameSet {
     frames
 }
 
-/// What of a run is in one chunk, from its page `from` on. Ranges of RAM begin and end with chunks.
+/// The part of a run that is in one chunk, from its page `from` on. Ranges of RAM begin and end with
+/// chunks.
 fn part_in_chunk(run: &FrameRun, from: u32, ram: &GuestRam) -> Result<NamedRun, ProcessError> {
     let offset_of = |nth: u32| {
         let gfn = run.gfn.checked_add(nth.into())?;
         ram_offset_of(gfn.checked_mul(FRAME_BYTES)?, ram.size_bytes())
     };
     let offset = offset_of(from).ok_or_else(|| {
-        ProcessError::Lie(format!(
+        ProcessError::Invalid(format!(
             "frame {:#x}, which is no memory of this VM",
             run.gfn.saturating_add(from.into())
         ))

@@ -1,4 +1,4 @@
-//! Which block each page of an image has.
+//! Blocks of the pages of an image.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ pub(super) struct ImagePages {
 }
 
 impl ImagePages {
-    /// Puts a block behind a page, in place of what was there; none for a page of zeroes.
+    /// Puts a block behind a page, in place of the one before; none for a page of zeroes.
     pub fn set(&mut self, page: u64, block: Option<BlockNo>) {
         let per_chunk = u64::from(CHUNK_BLOCKS);
         let leaf = self.chunks.entry((page / per_chunk) as u32).or_default();
@@ -32,7 +32,7 @@ impl ImagePages {
         present.map(|(_, block)| block).collect()
     }
 
-    /// As a snapshot's map wants them.
+    /// The pages as changes of a snapshot's map.
     pub fn changes(&self) -> Vec<(u32, ChunkMap)> {
         let as_map = |leaf: &LeafBlocks| ChunkMap::Frames(Arc::new(leaf.clone())).simplified();
         self.chunks

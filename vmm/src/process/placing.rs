@@ -1,4 +1,4 @@
-//! Pages of an image go into frames of a guest.
+//! Puts pages of an image into frames of a guest.
 
 use nvvmm_protocol::FrameRun;
 use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkMap, FrameMap, Pool};
@@ -26,7 +26,7 @@ pub struct Placing {
 }
 
 impl Placing {
-    /// From a pinned image with `pages`.
+    /// Begins to place pages of a pinned image, which has `pages` of them.
     pub fn new(frames: FrameMap, pages: u64) -> Self {
         Self {
             frames,
@@ -51,7 +51,7 @@ impl Placing {
         let named = named_runs(runs, engine.ram(), self.pages)?;
         self.named += runs.iter().map(|run| u64::from(run.pages)).sum::<u64>();
         if self.named > self.pages {
-            return Err(ProcessError::Lie(format!(
+            return Err(ProcessError::Invalid(format!(
                 "more frames than the image has pages ({})",
                 self.pages
             )));
@@ -69,7 +69,7 @@ impl Placing {
         engine: &dyn CowEngine,
         pool: &Pool,
     ) -> Result<(), ProcessError> {
-        // Of a frame that is named twice the last counts.
+        // If a frame is named twice, the last page counts.
         let mut page_of = [None; CHUNK_FRAMES as usize];
         for (frame, page) in runs.iter().flat_map(NamedRun::iter) {
             page_of[frame as usize] = Some(page);
@@ -118,7 +118,7 @@ fn write(
     if let Some(block) = block {
         pool.read_block(block, &mut bytes)?;
     }
-    // So that the access below waits for no space: that there is none is said instead.
+    // Answered before, so that the write below does not wait: a full pool is an error here.
     engine.answer(access_to(engine.ram(), chunk, frame, true))?;
     Ok(engine
         .ram()

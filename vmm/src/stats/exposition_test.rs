@@ -3,10 +3,7 @@ use std::{collections::BTreeMap, time::Duration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    checkpoint::report::RamCounters,
-    stats::{Histogram, KernelCalls, SnapshotStats},
-};
+use crate::stats::{Histogram, KernelCalls, RamCounters, SnapshotStats};
 
 /// The text read back, strictly.
 #[derive(Debug, Default)]

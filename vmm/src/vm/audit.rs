@@ -34,7 +34,7 @@ impl RunningVm {
             .pause_vcpus(Hold::Operation)
             .map_err(machine_error)?;
         // Memory is only compared with blocks where a device never waits for space.
-        let quiesce = self.engine.copies_for_snapshots() && !operation.quiesced;
+        let quiesce = self.engine.needs_write_log() && !operation.quiesced;
         let quiesced = if quiesce {
             self.machine.quiesce_devices()
         } else {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     checkpoint::{
-        self, Digests, Pending, Taken, Taking,
+        self, Digests, Pending, SnapshotCounters, Taken, Taking,
         phases::{micros, micros_of},
         report::{PhaseTime, RestoreReport, SnapshotReport},
     },
@@ -23,7 +23,7 @@ use crate::{
     cow::{CowEngine, FaultThread},
     machine::{Hold, Machine},
     spec::VmSpec,
-    stats::{SnapshotCounters, VmStats},
+    stats::VmStats,
     window::ShownBlocks,
 };
 
@@ -257,7 +257,7 @@ impl RunningVm {
             running: !operation.quiesced,
             pending,
             stop,
-            audited: self.dirty_log && !self.engine.copies_for_snapshots(),
+            audited: self.dirty_log && !self.engine.needs_write_log(),
             counters: &self.snapshots,
         })
         .map_err(take_error)?;

@@ -1,8 +1,8 @@
-//! What a chunk shows when it is first touched: the blocks of the snapshot that the VM came from.
+//! Maps a chunk when it is first touched: it shows the blocks of the snapshot that the VM came from.
 //!
 //! vCPUs and devices go on meanwhile. Every frame is registered *missing* until it is mapped or
-//! filled, in one step and once: nobody can have written to it before, and nothing is put over it
-//! afterwards.
+//! filled. That happens once, in one step: nobody can have written to the frame before, and nothing
+//! is mapped over it afterwards.
 
 use std::ops::Range;
 
@@ -12,13 +12,15 @@ use super::{PrivateEngine, chunk::KnownChunk};
 use crate::{
     cow::{
         CowError, FRAME_SIZE_BYTES,
-        engine::{lock, os},
+        error::os,
         frames::{BlockRun, block_runs, runs},
     },
     sys::reservation::Sharing,
 };
 
 impl PrivateEngine {
+    /// Maps the blocks and holes of a chunk, or fills it where mappings are not possible or too
+    /// many.
     pub(super) fn map_chunk(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
         let backed = known.map.present();
         let (runs, holes) = (
@@ -71,7 +73,7 @@ impl PrivateEngine {
             .map_err(os("map empty memory"))
     }
 
-    /// Copies the bytes of blocks in. The mapping stays as it is.
+    /// Fills frames with the bytes of their blocks. The mapping stays as it is.
     fn fill_run(&self, index: u32, run: &BlockRun) -> Result<(), CowError> {
         let mut bytes = vec![0; run.frames.len() * FRAME_SIZE_BYTES];
         let blocks = bytes.as_chunks_mut::<{ BLOCK_SIZE_BYTES as usize }>().0;
@@ -89,20 +91,12 @@ impl PrivateEngine {
             .map_err(os("fill memory with zeroes"))
     }
 
-    pub(super) fn map_and_populate(&self) -> Result<(), CowError> {
-        let present = self.origin().present_chunks()?;
-        for index in present {
-            self.know(index, &mut lock(self.table.get(index)))?;
-        }
-        for (index, chunk) in self.table.iter() {
-            if let Some(known) = &mut lock(chunk).known {
-                self.prefault_chunk(index, known)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn prefault_chunk(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
+    /// Maps a chunk that has blocks, and fills its page tables.
+    pub(super) fn prefault_chunk(
+        &self,
+        index: u32,
+        known: &mut KnownChunk,
+    ) -> Result<(), CowError> {
         let backed = known.map.present();
         if !known.mapped && !backed.is_empty() {
             self.map_chunk(index, known)?;

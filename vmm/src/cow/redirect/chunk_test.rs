@@ -12,7 +12,7 @@ fn chunk(number: u32) -> ChunkNo {
 
 fn whole(number: u32) -> KnownChunk {
     let mut known = KnownChunk::unmapped(ChunkMap::Whole(chunk(number)), FrameSet::FULL);
-    known.mapped = true;
+    known.note_mapped();
     known
 }
 
@@ -28,8 +28,7 @@ fn a_set_gives_back_its_frames_as_runs() {
 #[test]
 fn a_contiguous_chunk_is_one_mapping() {
     assert_eq!(whole(7).mappings_now(), 1);
-    let mut untouched = whole(7);
-    untouched.mapped = false;
+    let untouched = KnownChunk::unmapped(ChunkMap::Whole(chunk(7)), FrameSet::FULL);
     assert_eq!(untouched.mappings_now(), 0);
 }
 
@@ -47,8 +46,8 @@ fn a_redirected_cluster_splits_the_mapping_and_a_full_redirect_heals_it() {
         .collect();
     known.replace(&all);
     assert_eq!(
-        known.map,
-        ChunkMap::Whole(fresh),
+        known.map(),
+        &ChunkMap::Whole(fresh),
         "512 blocks in a row are said as one chunk"
     );
     assert_eq!(known.mappings_now(), 1);
@@ -58,7 +57,7 @@ fn a_redirected_cluster_splits_the_mapping_and_a_full_redirect_heals_it() {
 fn a_map_that_was_handed_to_a_snapshot_does_not_change() {
     let mut known = whole(7);
     known.replace(&[(3, chunk(9).block(3))]);
-    let handed = known.map.clone();
+    let handed = known.map().clone();
     known.replace(&[(3, chunk(10).block(3))]);
     let ChunkMap::Frames(blocks) = handed else {
         panic!("one frame differs: {handed:?}")
@@ -69,7 +68,7 @@ fn a_map_that_was_handed_to_a_snapshot_does_not_change() {
 #[test]
 fn holes_and_private_frames_are_mappings_of_their_own() {
     let mut known = KnownChunk::unmapped(ChunkMap::Hole, FrameSet::EMPTY);
-    known.mapped = true;
+    known.note_mapped();
     assert_eq!(known.mappings_now(), 1, "one run of nothing");
     known.replace(&[
         (4, BlockNo::new(5000)),
@@ -77,7 +76,7 @@ fn holes_and_private_frames_are_mappings_of_their_own() {
         (6, BlockNo::new(6000)),
     ]);
     assert_eq!(known.mappings_now(), 4, "hole, 4..6, 6, hole");
-    known.private.insert(5);
+    known.note_unarmed(&set_of([5]));
     assert_eq!(known.mappings_now(), 5);
 }
 
