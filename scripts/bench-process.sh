@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
-# Compares snapshots of a process with CRIU's, in one Linux guest: a program that has touched so much memory is dumped and restored by CRIU,
-# images on tmpfs in the guest, and captured and restarted by nvvmm, in turn. Prints medians and the ratios against the targets.
+# Compares snapshots of a process with CRIU's, in one Linux guest. A program that has touched some
+# memory is handled by both in turn: CRIU dumps and restores it, with images on tmpfs in the guest,
+# and nvvmm captures and restarts it. Prints medians, and the ratios beside the targets.
 #
 #   scripts/bench-process.sh [--sizes MIB,...] [--repeat N] [--reserve MIB] [--json]
 #
 #   --sizes MIB,...   memory of the process (default 16,64,256,512)
-#   --repeat N        how often each is done (default 3)
-#   --reserve MIB     memory that the agent keeps ready for a restart (default: as much as the process has; 0: none)
-#   --json            all measurements and medians as JSON instead of tables
+#   --repeat N        number of repetitions (default 3)
+#   --reserve MIB     memory that the agent keeps ready for a restart; 0 for none
+#                     (default: as much as the process has)
+#   --json            prints all measurements and medians as JSON instead of tables
 #   -h, --help        this text
 #
-# CRIU is the distribution's package; it gets into an image of its own, not into the ordinary guest's.
-# Where KVM cannot boot Linux, the very same runs in the nested harness (scripts/nested.sh): on an emulated CPU, where times mean little.
-# NVVMM_FORCE_NESTED=1 uses the nested harness where it is not needed. NVVMM_BENCH_TIMEOUT limits a nested run (seconds, default 3600).
+# CRIU is the distribution's package. It is in an image of its own, not in the ordinary guest's.
+# Where KVM cannot boot Linux, the same runs in the nested harness (scripts/nested.sh): on an
+# emulated CPU, whose times mean little. NVVMM_FORCE_NESTED=1 uses the nested harness even where
+# it is not needed. NVVMM_BENCH_TIMEOUT limits a nested run (seconds, default 3600).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/kvm.sh"
@@ -40,7 +43,7 @@ done
 need_rust
 need_packages jq
 build_nvvmm
-make_guest_image
+make_guest_image 6.1
 make_criu_image
 
 measure=("$here/bench-process/measure.sh" "$sizes" "$repeat" "$reserve")
@@ -51,13 +54,15 @@ else
   say "Linux guests cannot run directly on this machine: $(kvm_reason)"
   say "the guest runs in the nested harness, on an emulated CPU"
   where=emulated
-  # As the tests of Linux guests: guests of older ones have stood still.
+  # As in the tests of Linux guests: under an older QEMU, guests have hung.
   export NVVMM_NESTED_QEMU=${NVVMM_NESTED_QEMU:-10}
   measure=("$here/nested.sh" --memory 8G --timeout "${NVVMM_BENCH_TIMEOUT:-3600}" "${measure[@]}")
 fi
-# The harness has one output for both: measurements are lines that begin with {.
-measurements=$("${measure[@]}" | awk '/^\{/ {print; next} {print >"/dev/stderr"; fflush("/dev/stderr")}')
-result=$(jq -s --arg where "$where" --arg reserve "$reserve" --arg criu "$("$(criu_path)" --version | sed -n 's/^Version: //p')" \
+# The harness mixes stdout and stderr. Measurements are the lines that begin with {.
+measurements=$("${measure[@]}" |
+  awk '/^\{/ {print; next} {print >"/dev/stderr"; fflush("/dev/stderr")}')
+criu_version=$("$(criu_path)" --version | sed -n 's/^Version: //p')
+result=$(jq -s --arg where "$where" --arg reserve "$reserve" --arg criu "$criu_version" \
   -f "$here/bench-process/summary.jq" <<<"$measurements")
 if [[ $format == json ]]; then
   printf '%s\n' "$result"

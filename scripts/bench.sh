@@ -1,18 +1,23 @@
 #!/usr/bin/env bash
-# Measures checkpoints and restarts beside the classic way (nvvmm bench), on ordinary and on huge pages, then the pool's
-# operations (cargo bench -p nvvmm-snapshot), and writes docs/performance.md with its plots.
+# Measures checkpoints and restarts beside copying (nvvmm bench), on ordinary and on huge pages.
+# Then measures the pool's operations (cargo bench -p nvvmm-snapshot), and writes
+# docs/performance.md with its plots.
 #
 #   scripts/bench.sh [--out DIR] [--medium MEDIUM]... [-- ARGUMENT...]
 #
-#   --out DIR        where performance.md, performance.json and performance/ go (default: docs)
-#   --medium MEDIUM  of the media with huge pages only this one (repeatable): hugetlbfs, tmpfs-huge; none for none
-#   -- ARGUMENT...   for nvvmm bench, such as the name of one experiment, --sizes or --repeat
+#   --out DIR        directory for performance.md, performance.json and performance/
+#                    (default: docs)
+#   --medium MEDIUM  measures on this medium with huge pages only: hugetlbfs, tmpfs-huge or none
+#                    (repeatable)
+#   -- ARGUMENT...   arguments of nvvmm bench, such as the name of an experiment, --sizes, --repeat
 #   -h, --help       this text
 #
-# The host should have nothing else to do, and memory for twice the largest guest (4 GiB) on ordinary pages besides what is set
-# aside as huge ones. Media with huge pages need root; they are made for this and given back, and the page cache is dropped so
-# that the kernel finds some. NVVMM_HUGE_PAGES: how many huge pages hugetlbfs gets (default: for a guest of 4 GiB and as
-# much again, and two fifths of free memory at most). The pool's operations take 4 GiB of /dev/shm, or of NVVMM_TEST_POOL_DIR.
+# The host should be idle. It needs memory for twice the largest guest (4 GiB) on ordinary pages,
+# besides the huge pages. Media with huge pages need root. This script makes them and removes
+# them, and drops the page cache so that the kernel finds huge pages. NVVMM_HUGE_PAGES is the
+# number of huge pages of hugetlbfs (default: enough for two guests of 4 GiB, but at most two
+# fifths of free memory). The pool's operations take 4 GiB of /dev/shm, or of the last place in
+# NVVMM_TEST_PLACES.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/kvm.sh"
@@ -34,14 +39,14 @@ done
 out=${out:-$NVVMM_ROOT/docs}
 ((${#media[@]})) || media=(hugetlbfs tmpfs-huge)
 
-# huge_pages: how many are asked for.
+# huge_pages: prints the number of huge pages to ask for.
 huge_pages() {
-  local available_kib
-  available_kib=$(awk '/^MemAvailable/ {print $2}' /proc/meminfo)
-  echo $((available_kib * 2 / 5 / 2048 < huge_pages_wanted ? available_kib * 2 / 5 / 2048 : huge_pages_wanted))
+  local most
+  most=$(($(awk '/^MemAvailable/ {print $2}' /proc/meminfo) * 2 / 5 / 2048))
+  echo $((most < huge_pages_wanted ? most : huge_pages_wanted))
 }
 
-[[ $(kvm_kind) != none ]] || die "$(kvm_reason)" "VMs need a KVM, if only a software one"
+[[ $(kvm_kind) != none ]] || die "$(kvm_reason)" "VMs need KVM; a software KVM is enough"
 need_rust
 need_packages jq
 build_nvvmm
@@ -50,11 +55,11 @@ NVVMM_HUGE_PAGES=${NVVMM_HUGE_PAGES:-$(huge_pages)}
 NVVMM_BAREMETAL_GUEST=$(bare_metal_path)
 export NVVMM_HUGE_PAGES NVVMM_BAREMETAL_GUEST
 
-# Where memory is full of cached files, there are few huge pages to be had.
+# If cached files fill the memory, few huge pages are free.
 if [[ " ${media[*]} " == *" hugetlbfs "* ]]; then
   sync
   as_root sh -c 'echo 3 >/proc/sys/vm/drop_caches; echo 1 >/proc/sys/vm/compact_memory' ||
-    say "cannot make room for huge pages: only root can"
+    say "cannot make room for huge pages: this needs root"
 fi
 
 measure=("$NVVMM_BIN" bench --out "$out" "${arguments[@]}")
@@ -73,7 +78,7 @@ for medium in "${media[@]}"; do
 done
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
-# One experiment that fails leaves the others in the document.
+# If one experiment fails, the document still gets the others.
 status=0
 "${measure[@]}" || status=$?
 [[ $out/performance.md -nt $results ]] || exit "$status"
@@ -82,7 +87,8 @@ say "measuring the pool's operations"
 (cd "$NVVMM_ROOT" && CRITERION_HOME=$results cargo bench --quiet -p nvvmm-snapshot >&2)
 {
   "$here/bench/pool-table.sh" "$results"
-  printf '\n## Floors\n\nWhat sets the floor where a target is not met: %s in the source tree, written by hand.\n' docs/performance-floors.md
+  printf '\n## Floors\n\nReasons for targets that are not met: %s in the source tree.\n' \
+    docs/inside/performance.md
 } >>"$out/performance.md"
 say "written: $out/performance.md"
 exit "$status"

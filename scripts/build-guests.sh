@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds the programs that run inside guests: guest/bare-metal (the test guest without a kernel) and
-# guest/linux (nvvmm-witness), guest/agent (nvvmm-agent).
+# Builds the programs that run inside guests: guest/bare-metal (the test guest without a kernel),
+# guest/linux (nvvmm-witness) and guest/agent (nvvmm-agent).
 #
 #   scripts/build-guests.sh [--print]
 #
-#   --print      print shell assignments of NVVMM_BAREMETAL_GUEST, NVVMM_WITNESS and NVVMM_AGENT
+#   --print      prints shell assignments of NVVMM_BAREMETAL_GUEST, NVVMM_WITNESS and NVVMM_AGENT
 #   -h, --help   this text
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -21,7 +21,6 @@ done
 
 need_rust
 build_bare_metal
-build_witness
-build_agent
-((!print)) || printf '%s=%q\n' NVVMM_BAREMETAL_GUEST "$(bare_metal_path)" NVVMM_WITNESS "$(witness_path)" \
-  NVVMM_AGENT "$(agent_path)"
+build_guests
+((!print)) || printf '%s=%q\n' NVVMM_BAREMETAL_GUEST "$(bare_metal_path)" \
+  NVVMM_WITNESS "$(witness_path)" NVVMM_AGENT "$(agent_path)"

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Shows nvvmm at work: builds it, makes a Linux guest from the distribution's packages, runs it from a pool,
-# snapshots it while it runs, restores the snapshot twice side by side, and prints what that took.
-# Where KVM cannot boot Linux, the very same runs in the nested harness (scripts/nested.sh).
+# Shows nvvmm at work. It builds nvvmm, makes a Linux guest from the distribution's packages and
+# boots it from a pool. Then it snapshots the running guest, restores the snapshot twice beside
+# it, and prints the costs. Where KVM cannot boot Linux, the same runs in the nested harness
+# (scripts/nested.sh).
 #
 #   scripts/demo.sh [-h | --help]
 #
-# NVVMM_FORCE_NESTED=1 uses the nested harness where it is not needed.
+# NVVMM_FORCE_NESTED=1 uses the nested harness even where it is not needed.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/kvm.sh"
@@ -20,12 +21,13 @@ esac
 need_rust
 need_packages jq socat
 build_nvvmm
-make_guest_image
+make_guest_image 6.1
 
 if [[ $(kvm_kind) == direct ]]; then
   say "Linux guests run directly on this machine: $(kvm_reason)"
   exec "$here/demo/flow.sh"
 fi
 say "Linux guests cannot run directly on this machine: $(kvm_reason)"
-say "the same runs in the nested harness, on an emulated CPU: times there are many times those of a real one"
+say "the demo runs in the nested harness, on an emulated CPU"
+say "expect it to be much slower than on a real CPU"
 exec "$here/nested.sh" --timeout 1200 "$here/demo/flow.sh"

@@ -4,19 +4,22 @@
 #   scripts/fuzz.sh [--runs N | --minutes N] [TARGET...]
 #   scripts/fuzz.sh --list
 #
-#   --runs N     seeds and regressions, then inputs made from them up to N in all, the same ones every time
-#                (default 2000)
-#   --minutes N  new inputs for N minutes; those that reach new code are kept in tests/fuzz/corpus/TARGET
+#   --runs N     seeds and regressions, then inputs made from them up to N in all; the same inputs
+#                every time (default 2000)
+#   --minutes N  new inputs for N minutes; those that reach new code are kept in
+#                tests/fuzz/corpus/TARGET
 #   --list       prints the targets, which are also what is run by default
 #   -h, --help   this text
 #
-# A crash, a failed assertion, a leak or a run of more than a minute is a failure; its input is kept in
-# tests/fuzz/artifacts/TARGET. The toolchain is the ordinary one: RUSTC_BOOTSTRAP lets it use sanitizers.
+# A crash, a failed assertion, a leak or a run of more than a minute is a failure. Its input is kept
+# in tests/fuzz/targets/artifacts/TARGET. The toolchain is the ordinary one: RUSTC_BOOTSTRAP lets it
+# use sanitizers.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/programs.sh"
 
-fuzz_dir=$NVVMM_ROOT/tests/fuzz
+fuzz_dir=$NVVMM_ROOT/tests/fuzz/targets
+inputs_dir=$NVVMM_ROOT/tests/fuzz
 runs=2000 minutes='' targets=()
 
 parse_arguments() {
@@ -45,7 +48,8 @@ need_cargo_fuzz() {
   command -v c++ >/dev/null || need_packages g++
   cargo fuzz --version >/dev/null 2>&1 && return
   say "installing cargo-fuzz (cargo install)"
-  cargo install --locked --quiet cargo-fuzz >&2 || die "cargo could not install cargo-fuzz" "see its message above"
+  cargo install --locked --quiet cargo-fuzz >&2 ||
+    die "cargo could not install cargo-fuzz" "see its message above"
 }
 
 # run_target TARGET: what it printed is shown when it fails.
@@ -54,7 +58,7 @@ run_target() {
   log=$(mktemp "${TMPDIR:-/tmp}/nvvmm-fuzz.XXXXXX")
   fresh=$(mktemp -d "${TMPDIR:-/tmp}/nvvmm-fuzz.XXXXXX")
   if [[ -n $minutes ]]; then
-    inputs=("$fuzz_dir/corpus/$target")
+    inputs=("$inputs_dir/corpus/$target")
     mkdir -p "${inputs[0]}"
     limits+=("-max_total_time=$((minutes * 60))")
   else
@@ -63,12 +67,14 @@ run_target() {
     limits+=("-runs=$runs" -seed=1)
   fi
   for kind in seeds regressions; do
-    [[ ! -d $fuzz_dir/$kind/$target ]] || inputs+=("$fuzz_dir/$kind/$target")
+    [[ ! -d $inputs_dir/$kind/$target ]] || inputs+=("$inputs_dir/$kind/$target")
   done
-  if ! cargo fuzz run --fuzz-dir "$fuzz_dir" "$target" "${inputs[@]}" -- "${limits[@]}" >"$log" 2>&1; then
+  if ! cargo fuzz run --fuzz-dir "$fuzz_dir" "$target" "${inputs[@]}" -- "${limits[@]}" \
+    >"$log" 2>&1; then
     cat "$log" >&2
     rm -rf "$log" "$fresh"
-    die "fuzz target $target failed" "the input is in tests/fuzz/artifacts/$target; tests/fuzz/README.md says how to go on"
+    die "fuzz target $target failed" "the input is in tests/fuzz/targets/artifacts/$target" \
+      "tests/fuzz/README.md tells how to go on"
   fi
   say "$target: $(grep '^Done ' "$log" | tail -n 1)"
   rm -rf "$log" "$fresh"

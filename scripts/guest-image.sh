@@ -1,23 +1,27 @@
 #!/usr/bin/env bash
-# Makes a Linux guest from the distribution's packages: a stock cloud kernel and a small initramfs with busybox,
-# the virtio drivers, nvvmm-witness and nvvmm-agent.
+# Makes a Linux guest from the distribution's packages: a stock cloud kernel and a small initramfs
+# with busybox, the virtio drivers, nvvmm-witness and nvvmm-agent.
 #
 #   scripts/guest-image.sh [--kernel VERSION] [--fresh] [--print]
 #
-#   --kernel VERSION  6.1 (the default): the distribution's kernel, which Debian 12 has as 6.1; 6.12: that of Debian's
-#                bookworm-backports, in a directory of its own, guest-6.12
-#   --fresh      fetch the kernel again, to get the newest one
-#   --print      print shell assignments of NVVMM_GUEST_KERNEL, NVVMM_GUEST_KERNEL_ELF and NVVMM_GUEST_INITRAMFS
-#   -h, --help   this text
+#   --kernel VERSION  6.1 (default): the distribution's kernel, which is 6.1 on Debian 12.
+#                     6.12: the kernel of Debian's bookworm-backports, in its own directory
+#                     guest-6.12
+#   --fresh           fetches the kernel again, to get the newest one
+#   --print           prints shell assignments of NVVMM_GUEST_KERNEL, NVVMM_GUEST_KERNEL_ELF and
+#                     NVVMM_GUEST_INITRAMFS
+#   -h, --help        this text
 #
-# Makes $NVVMM_CACHE/guest/vmlinuz (bzImage as it comes), vmlinux (the same kernel, unpacked: an ELF file that
-# boots faster where the CPU is emulated) and initramfs.cpio. Fast when nothing changed.
+# Makes three files in $NVVMM_CACHE/guest: vmlinuz (the bzImage of the package), vmlinux (the same
+# kernel unpacked, an ELF file that boots faster on an emulated CPU) and initramfs.cpio. This is
+# fast if nothing has changed.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/kernel.sh"
 source "$here/lib/programs.sh"
 
-guest_modules=(virtio_mmio virtio_blk virtio_rng crc32c_generic ext4 vmw_vsock_virtio_transport virtio_pmem nd_pmem erofs)
+guest_modules=(virtio_mmio virtio_blk virtio_rng crc32c_generic ext4 vmw_vsock_virtio_transport
+  virtio_pmem nd_pmem erofs)
 directory=guest kernel=cloud fresh=0 print=0
 
 while (($#)); do
@@ -42,7 +46,8 @@ guest=$NVVMM_CACHE/$directory
 prepare_kernel() {
   local version
   if [[ ! -e $guest/kernel/version || $fresh == 1 ]]; then
-    is_debian_like || die "the guest's kernel comes from a Debian or Ubuntu package, and this machine has no apt-get"
+    is_debian_like ||
+      die "the guest's kernel comes from a Debian or Ubuntu package, which needs apt-get"
     fetch_kernel "$kernel" "$guest/kernel"
     rm -f "$guest/vmlinux"
   fi
@@ -55,11 +60,12 @@ prepare_kernel() {
 }
 
 prepare_initramfs() {
-  local tree=$guest/initramfs stamp
-  build_witness
-  build_agent
-  stamp=$(cat "$guest/kernel/version" "$(witness_path)" "$(agent_path)" "$here"/{guest-image.sh,lib/guest-init.sh,lib/kernel.sh} | cksum)
-  [[ ! -e $guest/initramfs.cpio || $(cat "$guest/initramfs.stamp" 2>/dev/null) != "$stamp" ]] || return 0
+  local tree=$guest/initramfs stamp old
+  build_guests
+  stamp=$(cat "$guest/kernel/version" "$(witness_path)" "$(agent_path)" \
+    "$here"/{guest-image.sh,lib/guest-init.sh,lib/kernel.sh} | cksum)
+  old=$(cat "$guest/initramfs.stamp" 2>/dev/null || true)
+  [[ ! -e $guest/initramfs.cpio || $old != "$stamp" ]] || return 0
   rm -rf "$tree"
   mkdir -p "$tree"/{bin,proc,sys,dev,run,mnt,tmp}
   cp "$(command -v busybox)" "$tree/bin/busybox"
@@ -68,7 +74,8 @@ prepare_initramfs() {
   install -m 755 "$(agent_path)" "$tree/bin/nvvmm-agent"
   add_modules "$guest/kernel" "$tree" "${guest_modules[@]}"
   pack_initramfs "$tree" "$guest/initramfs.cpio"
-  say "made $guest/initramfs.cpio ($(du -h "$guest/initramfs.cpio" | cut -f 1)): $(wc -l <"$tree/modules/list") modules"
+  say "made $guest/initramfs.cpio ($(du -h "$guest/initramfs.cpio" | cut -f 1))" \
+    "with $(wc -l <"$tree/modules/list") modules"
   rm -rf "$tree"
   echo "$stamp" >"$guest/initramfs.stamp"
 }
@@ -80,5 +87,5 @@ hold_lock "$directory/prepare"
 prepare_kernel
 prepare_initramfs
 drop_lock
-((!print)) || printf '%s=%q\n' NVVMM_GUEST_KERNEL "$guest/vmlinuz" NVVMM_GUEST_KERNEL_ELF "$guest/vmlinux" \
-  NVVMM_GUEST_INITRAMFS "$guest/initramfs.cpio"
+((!print)) || printf '%s=%q\n' NVVMM_GUEST_KERNEL "$guest/vmlinuz" \
+  NVVMM_GUEST_KERNEL_ELF "$guest/vmlinux" NVVMM_GUEST_INITRAMFS "$guest/initramfs.cpio"

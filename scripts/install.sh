@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Installs nvvmm with its man pages and shell completions, as `make install` would; nothing else of the host is changed.
+# Installs nvvmm with its man pages and shell completions, and changes nothing else on the host.
 #
 #   scripts/install.sh [--prefix DIR] [--uninstall]
 #
-#   --prefix DIR   where to (default: /usr/local for root, ~/.local otherwise)
-#   --uninstall    removes what this script has installed there
+#   --prefix DIR   directory to install to (default: /usr/local for root, ~/.local otherwise)
+#   --uninstall    removes the files that this script installed there
 #   -h, --help     this text
 #
-# DESTDIR is put before every path, for packagers. The program is built first (release). nvvmm-agent, which guests run, is made by
-# scripts/build-guests.sh.
+# DESTDIR is put before every path, for packagers. The program is built first (release).
+# scripts/build-guests.sh builds nvvmm-agent, which runs in guests.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/programs.sh"
@@ -27,7 +27,7 @@ done
 [[ $prefix == /* ]] || die "--prefix must be an absolute path: $prefix"
 to=${DESTDIR:-}$prefix
 
-# Where each shell looks for what it has of a command.
+# Directories in which each shell looks for completions.
 completions=(
   "bash share/bash-completion/completions/nvvmm"
   "zsh share/zsh/site-functions/_nvvmm"

@@ -1,35 +1,41 @@
 #!/usr/bin/env bash
-# Boots a Linux host with a real KVM inside QEMU's TCG (emulated SVM CPU, stock Debian kernel) and runs one
-# script or program in it, as root, on this machine's own root file system (read-only, changes go to memory).
+# Boots a Linux host with a real KVM inside QEMU's TCG (emulated SVM CPU, stock Debian kernel). Runs
+# one script or program in it as root, on this machine's own root file system. That is read-only:
+# changes go to memory.
 #
 #   scripts/nested.sh [options] SCRIPT [ARGUMENT...]
 #
-#   --results DIR        directory that is writable inside under the same path and keeps what is written there
+#   --results DIR        directory that is writable inside, under the same path, and keeps its files
 #                        (made when missing; $NVVMM_RESULTS inside)
 #   --memory SIZE        memory of the nested host (default 6G; /dev/shm may take 60% of it)
 #   --cpus N             its CPUs (default $NVVMM_NESTED_CPUS or 1, see where it is set)
-#   --pmem SIZE          persistent memory besides, a multiple of 128M: /dev/pmem0, the next /dev/pmem1, ... (repeatable)
+#   --pmem SIZE          persistent memory, a multiple of 128M: /dev/pmem0, the next /dev/pmem1, ...
+#                        (repeatable)
 #   --disk FILE          raw disk image, writable: /dev/vda, the next /dev/vdb, ... (repeatable)
-#   --boots N            run SCRIPT in each of N boots, with NVVMM_NESTED_BOOT=1 to N. In between the host is off:
-#                        what is in persistent memory and on disks stays. It ends early when SCRIPT fails. Whoever makes
-#                        the file $NVVMM_NESTED_POWER_SWITCH has the power cut in the middle of what goes on: QEMU is
-#                        killed, and the next boot begins
+#   --boots N            run SCRIPT in each of N boots, with NVVMM_NESTED_BOOT=1 to N. The host is
+#                        off in between: persistent memory and disks stay. Ends early when SCRIPT
+#                        fails. To cut the power, SCRIPT makes the file $NVVMM_NESTED_POWER_SWITCH:
+#                        QEMU is killed at once, and the next boot begins
 #   --append WORDS       more kernel command line (repeatable)
 #   --timeout SECONDS    end after this long (default 900); exit status 124
-#   --boot-timeout SECS  end when the nested host is not up this long after a boot began (default 180); exit status 124
-#   --keep               keep the run directory with its console log, and say where it is
+#   --boot-timeout SECS  end when the nested host is not up this long after a boot began
+#                        (default 180); exit status 124
+#   --keep               keep the run directory with its console log, and print where it is
 #   --prepare            make kernel and initramfs ready, boot nothing
 #   -h, --help           this text
 #
 # Standard output is the script's; progress goes to standard error; the exit status is the script's.
-# Environment variables NVVMM_*, RUST_*, CARGO_*, PATH and HOME go along.
-# NVVMM_NESTED_KERNEL selects the kernel: bookworm (the distribution's own: 6.1 on Debian 12; default),
-# bookworm-backports (6.12), or the name of a linux-image package. NVVMM_CACHE is where kernels are kept.
-# NVVMM_NESTED_QEMU=10 asks for QEMU 10 or newer: the installed one, or that of Debian's bookworm-backports, unpacked into the cache;
-# exit status 77 where there is none. With "installed", the default, it is the installed one.
+# The script gets the environment variables NVVMM_*, RUST_*, CARGO_*, PATH and HOME.
+# NVVMM_NESTED_KERNEL selects the kernel: bookworm (the distribution's own: 6.1 on Debian 12;
+# default), bookworm-backports (6.12), or the name of a linux-image package. NVVMM_CACHE is the
+# folder where kernels are kept.
+# NVVMM_NESTED_QEMU=10 asks for QEMU 10 or newer: the installed one, or that of Debian's
+# bookworm-backports, unpacked into the cache; exit status 77 where there is none. With "installed",
+# the default, it is the installed one.
 #
-# What the SVM lacks that QEMU 7.2 emulates, and 10 has: XSETBV is not intercepted, so a Linux guest inside finds its XSAVE state
-# inconsistent ("XSAVE consistency problem" in its log) and goes on with FXSAVE, without AVX. NVVMM_NESTED_CPU replaces the CPU model.
+# The SVM of QEMU 7.2 does not intercept XSETBV; that of QEMU 10 does. Under 7.2 a Linux guest finds
+# its XSAVE state inconsistent ("XSAVE consistency problem" in its log) and goes on with FXSAVE,
+# without AVX. NVVMM_NESTED_CPU replaces the CPU model.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/say.sh"
@@ -39,12 +45,14 @@ source "$here/lib/packages.sh"
 source "$here/lib/kernel.sh"
 source "$here/lib/qemu.sh"
 
-host_modules=(virtio_pci virtio_console virtio_rng 9p 9pnet_virtio overlay kvm_amd loop virtio_blk ext4 xfs
-  nfit nd_e820 nd_pmem device_dax dax_pmem)
+host_modules=(virtio_pci virtio_console virtio_rng 9p 9pnet_virtio overlay kvm_amd loop virtio_blk
+  ext4 xfs nfit nd_e820 nd_pmem device_dax dax_pmem)
 
-# One CPU: with two, each emulated by a thread of its own, a CPU goes on executing breakpoints that another has patched
-# out of the kernel's text (static keys, which KVM flips with its VMs): hosts hung or panicked, and guests in them reset.
-memory=6G cpus=${NVVMM_NESTED_CPUS:-1} boots=1 timeout_s=900 boot_timeout_s=180 keep=0 prepare_only=0 results=''
+# One CPU: with two, each has a thread of QEMU. One then goes on executing breakpoints that the other
+# has patched out of the kernel's text (static keys, which KVM flips with its VMs): hosts hung or
+# panicked, and guests in them reset.
+memory=6G cpus=${NVVMM_NESTED_CPUS:-1} boots=1 timeout_s=900 boot_timeout_s=180
+keep=0 prepare_only=0 results=''
 append=() pmem=() nvdimms=() disks=()
 
 parse_arguments() {
@@ -81,14 +89,18 @@ prepare_host() {
     bookworm) flavour=full ;;
     bookworm-backports | 6.12) flavour=full-6.12 ;;
     linux-image-*) flavour=$NVVMM_NESTED_KERNEL ;;
-    *) die "NVVMM_NESTED_KERNEL=$NVVMM_NESTED_KERNEL is not known" "use bookworm, bookworm-backports or a linux-image package name" ;;
+    *)
+      die "NVVMM_NESTED_KERNEL=$NVVMM_NESTED_KERNEL is not known" \
+        "use bookworm, bookworm-backports or a linux-image package name"
+      ;;
   esac
   mkdir -p "$NVVMM_CACHE/nested"
   hold_lock nested/prepare
   choose_qemu
   kernel_dir=$NVVMM_CACHE/nested/$flavour
   if [[ ! -e $kernel_dir/version ]]; then
-    is_debian_like || die "the nested host needs a Debian or Ubuntu kernel package, and this machine has no apt-get"
+    is_debian_like ||
+      die "the nested host needs a Debian or Ubuntu kernel package; this machine has no apt-get"
     fetch_kernel "$flavour" "$kernel_dir"
   fi
   vmlinuz=$kernel_dir/boot/vmlinuz-$(<"$kernel_dir/version")
@@ -113,8 +125,9 @@ build_initramfs() {
   say "made $initramfs"
 }
 
-# The emulated CPU. Five-level paging does not work nested. QEMU 8.2 (Ubuntu 24.04) never gets a guest going with
-# nested paging, 7.2 and 10.0 do: there KVM has to shadow the guest's page tables, which is slower.
+# The emulated CPU. Five-level paging does not work nested. Under QEMU 8.2 (Ubuntu 24.04) guests
+# never start with nested paging, under 7.2 and 10.0 they do. With 8.2 KVM has to shadow the guest's
+# page tables, which is slower.
 cpu_model() {
   local model=max,-la57
   [[ $("$qemu" --version) != *'version 8.2.'* ]] || model+=,-npt
@@ -123,8 +136,8 @@ cpu_model() {
 
 bytes_of() { numfmt --from=iec "${1%B}" 2>/dev/null || die "not a size: $1"; }
 
-# Each piece of persistent memory is an emulated NVDIMM (NFIT): a file that stays when QEMU ends, however it does. What its platform
-# promises is that of a machine whose memory controllers are written back when the power fails.
+# Each piece of persistent memory is an emulated NVDIMM (NFIT): a file that stays when QEMU ends.
+# Its platform promises that memory controllers are written back when the power fails.
 lay_out_memory() {
   local size index=0 total
   total=$(bytes_of "$memory")
@@ -137,7 +150,8 @@ lay_out_memory() {
       -device "nvdimm,id=nvdimm$index,memdev=pmem$index")
     index=$((index + 1))
   done
-  ((index == 0)) || nvdimms+=(-machine "nvdimm=on,nvdimm-persistence=mem-ctrl" -m "slots=$index,maxmem=$((total >> 20))M")
+  ((index == 0)) || nvdimms+=(-machine "nvdimm=on,nvdimm-persistence=mem-ctrl"
+    -m "slots=$index,maxmem=$((total >> 20))M")
   total_mib=$((total >> 20))
 }
 
@@ -160,16 +174,21 @@ write_command() {
   } >"$control/command"
 }
 
-# Each boot is a QEMU of its own, on the same memory: after a reset QEMU 7.2 sometimes goes on with what it had translated
-# of the kernel before, and the host hangs.
+# Each boot is a QEMU of its own, on the same memory: after a reset QEMU 7.2 sometimes goes on with
+# code that it had translated before, and the host hangs.
 start_qemu() {
   local disk options=()
-  for disk in "${disks[@]}"; do options+=(-drive "if=virtio,format=raw,file=$(realpath "$disk")"); done
+  local command_line=(console=ttyS0 panic=-1 mitigations=off quiet "nested.results=$results"
+    "nested.boots=$boots")
+  for disk in "${disks[@]}"; do
+    options+=(-drive "if=virtio,format=raw,file=$(realpath "$disk")")
+  done
   [[ -p $run/output ]] || mkfifo "$run/output"
   cat <"$run/output" &
   output_pid=$!
   "$qemu" -M q35,memory-backend=memory -accel tcg,thread=multi -cpu "$(cpu_model)" -smp "$cpus" \
-    -object "memory-backend-file,id=memory,size=${memory_mib}M,mem-path=$memory_dir/memory,share=on" -m "${memory_mib}M" \
+    -object "memory-backend-file,id=memory,size=${memory_mib}M,mem-path=$memory_dir/memory,share=on" \
+    -m "${memory_mib}M" \
     "${nvdimms[@]/@/$memory_dir}" \
     -no-reboot -nodefaults -display none -nic none -monitor none "${options[@]}" \
     -chardev "file,id=console,path=$run/console.log,append=on" -serial chardev:console \
@@ -178,7 +197,7 @@ start_qemu() {
     -kernel "$vmlinuz" -initrd "$initramfs" \
     -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap \
     -virtfs "local,path=$results,mount_tag=results,security_model=none" \
-    -append "console=ttyS0 panic=-1 mitigations=off quiet nested.results=$results nested.boots=$boots ${append[*]}" \
+    -append "${command_line[*]} ${append[*]}" \
     </dev/null >>"$run/qemu.log" 2>&1 &
   qemu_pid=$!
 }
@@ -280,25 +299,29 @@ place_memory
 : "${results:=$run/results}"
 mkdir -p "$results"
 results=$(realpath "$results")
-[[ $results != *[[:space:],]* ]] || die "--results must be a path without spaces and commas: $results"
+[[ $results != *[[:space:],]* ]] ||
+  die "--results must be a path without spaces and commas: $results"
 control=$results/.nested
 rm -rf "$control"
 mkdir "$control"
 write_command
 
 started=$SECONDS hang=''
-say "booting Linux $(<"$kernel_dir/version") under QEMU (emulated, $cpus CPUs, $memory${pmem:+, persistent memory ${pmem[*]}}) to run ${program[*]}"
+say "booting Linux $(<"$kernel_dir/version") under QEMU: emulated, $cpus CPUs, $memory"
+((${#pmem[@]} == 0)) || say "persistent memory: ${pmem[*]}"
+say "it runs ${program[*]}"
 run_boots
 status=$(last_status) rebooted=1
 ((${status:-1} != 0)) || was_rebooted || rebooted=0
 [[ $results == "$run"/* ]] || rm -rf "$control"
 if [[ -n $hang ]]; then
   show_logs
-  say "error: the nested host was $hang; its CPU is emulated: a longer --timeout may be what it takes"
+  say "error: the nested host was $hang; its CPU is emulated, so try a longer --timeout"
   exit 124
 elif [[ -z $status ]]; then
   show_logs
-  say "error: the nested host ended without a status (a panic, or memory or disk used up); QEMU's is $qemu_status; $(room)"
+  say "error: the nested host ended without a status (a panic, or memory or disk used up)"
+  say "QEMU's status is $qemu_status; $(room)"
   exit 125
 elif ((!rebooted)); then
   say "error: the nested host was to boot $boots times, and two boots are the same"

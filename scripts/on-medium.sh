@@ -6,17 +6,22 @@
 #   MEDIUM       tmpfs        a directory in /dev/shm
 #                tmpfs-huge   a tmpfs with huge=always
 #                hugetlbfs    pages of 2 MiB, reserved for this and given back
-#                file         a directory on a disk: in /var/tmp, or in the nested harness ext4 on /dev/vda
-#                fsdax-ext4   ext4 with dax=always on /dev/pmem0 (these three in the nested harness only)
+#                file         a directory on a disk: in /var/tmp; in the nested harness ext4 on
+#                             /dev/vda
+#                fsdax-ext4   ext4 with dax=always on /dev/pmem0 (nested harness only, as the next
+#                             two)
 #                fsdax-xfs    XFS with dax=always on /dev/pmem1
 #                devdax       the namespace of /dev/pmem2 as a character device
 #   -h, --help   this text
 #
-# COMMAND finds NVVMM_TEST_MEDIUM and NVVMM_TEST_POOL_DIR, and, as this script can be its own COMMAND, all places in NVVMM_TEST_PLACES
-# (MEDIUM=DIRECTORY or MEDIUM=DEVICE, with spaces); on devdax NVVMM_TEST_POOL_DEVICE besides. With several media it
-# runs on each, whether or not it fails on one. In a second boot of the nested harness it finds what it left in the first.
-# The exit status is 0, or COMMAND's where it failed last, or 77 where this machine cannot have a medium, with the reason
-# on standard error. NVVMM_HUGE_PAGES: how many huge pages are reserved (default 640, which is 1.25 GiB).
+# COMMAND finds the place in NVVMM_TEST_PLACES: MEDIUM=DIRECTORY, or MEDIUM=DEVICE on devdax. This
+# script can be its own COMMAND: then NVVMM_TEST_PLACES has all places, with spaces between them, and
+# the innermost one last.
+# With several media COMMAND runs on each, even if it fails on one. In a second boot of the nested
+# harness it finds the files of the first boot.
+# The exit status is 0, or COMMAND's last failure, or 77 where this machine cannot have a medium; the
+# reason is on standard error.
+# NVVMM_HUGE_PAGES: number of huge pages to reserve (default 640, which is 1.25 GiB).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/say.sh"
@@ -29,14 +34,17 @@ cannot() {
 
 need_root() { ((EUID == 0)) || sudo -n true 2>/dev/null || cannot "only root can make it"; }
 
-# What is in persistent memory and on /dev/vda outside of the nested harness is not ours to overwrite.
-need_nested() { [[ ${NVVMM_IN_NESTED:-0} == 1 ]] || cannot "only in the nested harness (scripts/nested.sh)"; }
+# Persistent memory and /dev/vda outside of the nested harness are not ours to overwrite.
+need_nested() {
+  [[ ${NVVMM_IN_NESTED:-0} == 1 ]] || cannot "only in the nested harness (scripts/nested.sh)"
+}
 
 is_kept() { ((${NVVMM_NESTED_BOOT:-1} > 1)); }
 
 mount_memory() {
   need_root
-  as_root mount -t "$1" -o "$2,mode=1777" "nvvmm-$medium" "$place" || cannot "mount -t $1 -o $2 failed"
+  as_root mount -t "$1" -o "$2,mode=1777" "nvvmm-$medium" "$place" ||
+    cannot "mount -t $1 -o $2 failed"
 }
 
 huge_pages_reserved() { cat /proc/sys/vm/nr_hugepages; }
@@ -44,7 +52,9 @@ huge_pages_reserved() { cat /proc/sys/vm/nr_hugepages; }
 # Huge pages that others reserved stay theirs: ours are added and subtracted.
 change_huge_pages() { as_root sysctl -q -w "vm.nr_hugepages=$(($(huge_pages_reserved) + $1))"; }
 
-huge_pages_free() { awk '/^HugePages_Free/ {free = $2} /^HugePages_Rsvd/ {print free - $2}' /proc/meminfo; }
+huge_pages_free() {
+  awk '/^HugePages_Free/ {free = $2} /^HugePages_Rsvd/ {print free - $2}' /proc/meminfo
+}
 
 mount_huge_pages() {
   local wanted=${NVVMM_HUGE_PAGES:-640} before
@@ -52,7 +62,8 @@ mount_huge_pages() {
   before=$(huge_pages_reserved)
   change_huge_pages "$wanted"
   huge_pages=$(($(huge_pages_reserved) - before))
-  (($(huge_pages_free) >= wanted)) || cannot "the kernel has $(huge_pages_free) free huge pages of the $wanted wanted"
+  (($(huge_pages_free) >= wanted)) ||
+    cannot "the kernel has $(huge_pages_free) free huge pages of the $wanted wanted"
   mount_memory hugetlbfs "pagesize=2M,size=$((wanted * 2))M"
 }
 
@@ -63,7 +74,8 @@ mount_device() {
   need_nested
   [[ -b $device ]] || cannot "no $device"
   is_kept || "mkfs.$kind" "$@" "$device" >/dev/null || die "mkfs.$kind $device failed"
-  mount -t "$kind" -o "$how" "$device" "$place" || die "$device cannot be mounted as $kind with $how"
+  mount -t "$kind" -o "$how" "$device" "$place" ||
+    die "$device cannot be mounted as $kind with $how"
   chmod 1777 "$place"
 }
 
@@ -99,7 +111,7 @@ make_devdax() {
   make_namespace namespace2.0 devdax
   name=$(ndctl list --namespace=namespace2.0 | sed -n 's/.*"chardev": *"\([^"]*\)".*/\1/p')
   [[ -c /dev/$name ]] || cannot "namespace2.0 has no device"
-  export NVVMM_TEST_POOL_DEVICE=/dev/$name
+  device=/dev/$name
 }
 
 set_up() {
@@ -108,8 +120,14 @@ set_up() {
     tmpfs-huge) mount_memory tmpfs size=75%,huge=always ;;
     hugetlbfs) mount_huge_pages ;;
     file) use_disk ;;
-    fsdax-ext4) make_namespace namespace0.0 fsdax && mount_device /dev/pmem0 ext4 dax=always -q -F -b 4096 ;;
-    fsdax-xfs) make_namespace namespace1.0 fsdax && mount_device /dev/pmem1 xfs dax=always -q -f -m reflink=0 ;;
+    fsdax-ext4)
+      make_namespace namespace0.0 fsdax
+      mount_device /dev/pmem0 ext4 dax=always -q -F -b 4096
+      ;;
+    fsdax-xfs)
+      make_namespace namespace1.0 fsdax
+      mount_device /dev/pmem1 xfs dax=always -q -f -m reflink=0
+      ;;
     devdax) make_devdax ;;
     *) die "unknown medium $medium" "see ${0##*/} --help" ;;
   esac
@@ -147,10 +165,8 @@ else
 fi
 trap give_back EXIT
 trap 'exit 130' INT TERM
-# The device of this script that called this one.
-unset NVVMM_TEST_POOL_DEVICE
+device=''
 set_up
-export NVVMM_TEST_MEDIUM=$medium NVVMM_TEST_POOL_DIR=$place
-export NVVMM_TEST_PLACES="${NVVMM_TEST_PLACES:+$NVVMM_TEST_PLACES }$medium=${NVVMM_TEST_POOL_DEVICE:-$place}"
-say "$medium: ${NVVMM_TEST_POOL_DEVICE:-$place}"
+export NVVMM_TEST_PLACES="${NVVMM_TEST_PLACES:+$NVVMM_TEST_PLACES }$medium=${device:-$place}"
+say "$medium: ${device:-$place}"
 "$@"

@@ -1,28 +1,33 @@
 #!/bin/sh
-# Runs in the guest: one step of scripts/bench-process.sh, called through nvvmm exec. Prints NAME=NUMBER words.
-# $place is a tmpfs with CRIU's images, $run has what nvvmm-heap writes.
+# Runs in the guest: one step of scripts/bench-process.sh, called through nvvmm exec. Prints
+# NAME=NUMBER words. $place is a tmpfs for CRIU's images, $run is for the files of nvvmm-heap.
 set -eu
 place=/criu/images run=/run/heap step=$1
 
-# used_kib: memory of this guest that is not free. What a CPU keeps at hand (huge pages of a process that ended, for one) is free, too.
+# used_kib: memory of this guest that is not free. Free lists of CPUs count as free, such as huge
+# pages of a process that ended.
 used_kib() {
-  awk '/^MemTotal/ {total = $2} /^MemFree/ {free = $2} $1 == "count:" {at_hand += $2 * 4} END {print total - free - at_hand}' \
+  awk '/^MemTotal/ {total = $2} /^MemFree/ {free = $2} $1 == "count:" {at_hand += $2 * 4}
+    END {print total - free - at_hand}' \
     /proc/meminfo /proc/zoneinfo
 }
 
-# counts: since this guest booted, what was done by whoever: page faults, pages taken from the kernel's allocator, and ticks (10 ms) in
-# which a processor was busy.
+# counts: events in this guest since it booted: page faults, pages taken from the kernel's
+# allocator, and ticks (10 ms) in which a processor was busy.
 counts() {
-  awk '$1 == "cpu" {busy = $2 + $3 + $4 + $7 + $8} $1 == "pgfault" {faults = $2} /^pgalloc_/ {pages += $2}
-    END {printf "busy_ticks=%.0f all_faults=%.0f pages_allocated=%.0f\n", busy, faults, pages}' /proc/stat /proc/vmstat
+  awk '$1 == "cpu" {busy = $2 + $3 + $4 + $7 + $8}
+    $1 == "pgfault" {faults = $2} /^pgalloc_/ {pages += $2}
+    END {printf "busy_ticks=%.0f all_faults=%.0f pages_allocated=%.0f\n", busy, faults, pages}' \
+    /proc/stat /proc/vmstat
 }
 
-# number STATS NAME: what CRIU's --display-stats says.
+# number STATS NAME: a figure of CRIU's --display-stats.
 number() { sed -n "s/^.*$2: *\([0-9][0-9]*\).*/\1/p" "$1" | head -n 1; }
 
 wait_for() { until [ -e "$1" ]; do sleep 0.05; done; }
 
-# timed COMMAND...: runs it; /run/took then has its time, and processor time and page faults of it and those of its children that it waited for.
+# timed COMMAND...: runs a command. /run/took then has the time, processor time and page faults of
+# the command and of the children that it waited for.
 timed() {
   status=0
   /bin/busybox time -f 'total_s=%e user_s=%U system_s=%S faults=%R' \
@@ -33,7 +38,7 @@ timed() {
 case $step in
   prepare)
     while read -r module; do
-      # The guest's own image may have brought it.
+      # The module may be in the guest's own image.
       [ -e "/sys/module/$(basename "$module" .ko | tr - _)" ] || insmod "/criu/modules/$module"
     done </criu/modules/list
     mkdir -p $place
@@ -49,7 +54,8 @@ case $step in
     ;;
   dump)
     timed criu dump -t "$2" -D $place -o log --display-stats
-    echo "frozen_us=$(number /run/said 'Frozen time') pages=$(number /run/said 'Memory pages written') $(tail -n 1 /run/took)" \
+    echo "frozen_us=$(number /run/said 'Frozen time')" \
+      "pages=$(number /run/said 'Memory pages written') $(tail -n 1 /run/took)" \
       "bytes=$(($(du -sk $place | cut -f 1) * 1024))"
     ;;
   restore)

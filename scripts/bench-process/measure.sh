@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
-# What scripts/bench-process.sh measures, on a machine whose KVM boots Linux: a line with a JSON object for each process that
-# was captured and restarted.
-# Needs jq and, in the environment, NVVMM_BIN, NVVMM_GUEST_KERNEL_ELF and NVVMM_GUEST_INITRAMFS.
+# Measures for scripts/bench-process.sh, on a machine whose KVM boots Linux. Prints a line with a
+# JSON object for each process that was captured and restarted. Needs jq and, in the environment,
+# NVVMM_BIN, NVVMM_GUEST_KERNEL_ELF and NVVMM_GUEST_INITRAMFS.
 #
 #   measure.sh MIB,... REPEAT RESERVE_MIB
 #
-# Each size has a VM and a pool of its own: a VM that never is snapshotted as a whole keeps all images that it had frames of.
-# RESERVE_MIB may be "process": then the reserve is as large as the process, and some more.
+# Each size has a VM and a pool of its own: a VM keeps all images whose frames it has used until
+# a snapshot of the whole VM. RESERVE_MIB may be "process": then the reserve is a little larger
+# than the process.
 set -euo pipefail
 shopt -s inherit_errexit
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/../lib/say.sh"
 
-: "${NVVMM_BIN:?scripts/bench-process.sh sets it}" "${NVVMM_GUEST_KERNEL_ELF:?}" "${NVVMM_GUEST_INITRAMFS:?}"
+: "${NVVMM_BIN:?scripts/bench-process.sh sets it}"
+: "${NVVMM_GUEST_KERNEL_ELF:?}" "${NVVMM_GUEST_INITRAMFS:?}"
 IFS=, read -ra sizes <<<"$1"
 repeat=$2 reserve=$3
 NVVMM_RUNTIME_DIR=$(mktemp -d "${TMPDIR:-/tmp}/nvvmm-bench.XXXXXX")
@@ -38,22 +40,29 @@ members() {
   for word in "${words[@]}"; do printf '"%s%s": %s, ' "$1" "${word%%=*}" "${word#*=}"; done
 }
 
-# frames_copied: pages that the host has copied for the VM since it started, as it wrote to what a snapshot has.
-frames_copied() { "$NVVMM_BIN" ps --json | jq '.[] | select(.name == "bench") | .ram.frames_copied'; }
+# frames_copied: pages that the host has copied for the VM since it started, for writes to frames of
+# a snapshot.
+frames_copied() {
+  "$NVVMM_BIN" ps --json | jq '.[] | select(.name == "bench") | .ram.frames_copied'
+}
 
-# counted NAME COMMAND...: its output; $counts/NAME has, as a JSON object, what the guest has counted meanwhile. Asking is in it, too: some 200 faults.
+# counted NAME COMMAND...: runs a command and prints its output. $counts/NAME then has, as a JSON
+# object, the guest's counts of that time. They include the cost of asking: some 200 faults.
 counted() {
   local name=$1 before after
   shift
   before="{$(members '' "$(in_guest counts)") \"zero\": 0}"
   "$@"
   after="{$(members '' "$(in_guest counts)") \"zero\": 0}"
-  jq -nc --argjson before "$before" --argjson after "$after" '$after | with_entries(.value -= $before[.key]) | del(.zero)' >"$counts/$name"
+  jq -nc --argjson before "$before" --argjson after "$after" \
+    '$after | with_entries(.value -= $before[.key]) | del(.zero)' >"$counts/$name"
 }
 
-all_counts() { printf '{"capture": %s, "restart": %s}' "$(<"$counts/capture")" "$(<"$counts/restart")"; }
+all_counts() {
+  printf '{"capture": %s, "restart": %s}' "$(<"$counts/capture")" "$(<"$counts/restart")"
+}
 
-# The agent refills it after each restart, which takes time and memory.
+# The agent refills the reserve after each restart, which takes time and memory.
 wait_for_reserve() { ((reserve_mib == 0)) || in_guest wait-for-reserve; }
 
 start() {
@@ -80,7 +89,8 @@ by_criu() {
   verify criu
   in_guest kill "$pid"
   printf '{"by": "criu", "mib": %s, %s %s %s %s "counts": %s, "repetition": %s}' \
-    "$1" "$started" "$(members dump_ "$dumped")" "$(members restore_ "$restored")" "$verified" "$(all_counts)" "$2" | jq -c .
+    "$1" "$started" "$(members dump_ "$dumped")" "$(members restore_ "$restored")" "$verified" \
+    "$(all_counts)" "$2" | jq -c .
 }
 
 by_nvvmm() {
@@ -93,21 +103,24 @@ by_nvvmm() {
   verify nvvmm
   in_guest kill "$pid"
   "$NVVMM_BIN" rm image --pool "$pool" >/dev/null
-  printf '{"by": "nvvmm", "mib": %s, %s %s "capture": %s, "restart": %s, "restart_host_copies": %s, "counts": %s, "repetition": %s}' \
+  printf '{"by": "nvvmm", "mib": %s, %s %s "capture": %s, "restart": %s,
+    "restart_host_copies": %s, "counts": %s, "repetition": %s}' \
     "$1" "$started" "$verified" "$captured" "$restarted" "$copied" "$(all_counts)" "$2" | jq -c .
 }
 
-# measure_size MIB
+# measure_size MIB: measures processes of one size.
 measure_size() {
   local memory_mib tries repetition
   reserve_mib=$reserve
-  # Its other pages need a little, and pieces are in step with huge pages.
+  # Its other pages need a little more, and pieces of the reserve are aligned to huge pages.
   [[ $reserve != process ]] || reserve_mib=$(($1 + 8))
-  # The process, CRIU's copy of it and the reserve, besides the system.
+  # The process, CRIU's copy of it, the reserve, and the system.
   memory_mib=$((2 * $1 + reserve_mib + 384))
   "$NVVMM_BIN" pool create "$pool" --size "$((memory_mib + repeat * ($1 + 16) + 256))M" >/dev/null
-  "$NVVMM_BIN" run --name bench --pool "$pool" --kernel "$NVVMM_GUEST_KERNEL_ELF" --initramfs "$NVVMM_GUEST_INITRAMFS" \
-    --cmdline "console=ttyS0 quiet NVVMM_RESERVE=${reserve_mib}M" --memory "${memory_mib}M" --cpus 1 --detach >/dev/null
+  "$NVVMM_BIN" run --name bench --pool "$pool" \
+    --kernel "$NVVMM_GUEST_KERNEL_ELF" --initramfs "$NVVMM_GUEST_INITRAMFS" \
+    --cmdline "console=ttyS0 quiet NVVMM_RESERVE=${reserve_mib}M" \
+    --memory "${memory_mib}M" --cpus 1 --detach >/dev/null
   for ((tries = 0; ; tries++)); do
     ! "$NVVMM_BIN" exec bench -- true 2>/dev/null || break
     ((tries < 120)) || die "the guest's agent does not answer"

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command of nvvmm bench with the place that scripts/on-medium.sh has made as one more directory on huge pages.
+# Runs a command of nvvmm bench that also measures on the medium that scripts/on-medium.sh made.
 set -euo pipefail
-exec "$@" --huge-dir "${NVVMM_TEST_POOL_DIR:?scripts/on-medium.sh sets it}"
+places=${NVVMM_TEST_PLACES:?scripts/on-medium.sh sets it}
+exec "$@" --huge-dir "${places##*=}"

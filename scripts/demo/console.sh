@@ -1,12 +1,13 @@
 # shellcheck shell=bash
-# Talking to nvvmm-witness in a VM, over the VM's console socket (protocol: guest/linux/README.md).
+# Talks to nvvmm-witness in a VM, over the VM's console socket (protocol: guest/linux/README.md).
 
 console_of() {
   "$NVVMM_BIN" ps --json | jq -er --arg name "$1" '.[] | select(.name == $name) | .console' ||
     die "there is no VM $1 with a console"
 }
 
-# converse SOCKET SECONDS TAG PATTERN COMMAND...: gives the command and prints the first line that matches.
+# converse SOCKET SECONDS TAG PATTERN COMMAND...: sends a command and prints the first line that
+# matches.
 converse() {
   local socket=$1 seconds=$2 tag=$3 pattern=$4 line='' pid status=1
   shift 4
@@ -28,7 +29,7 @@ converse() {
   return "$status"
 }
 
-# A tag that no earlier answer has: a console may repeat what was said before.
+# new_tag: prints a tag that no earlier answer has. A console may repeat earlier output.
 new_tag() { echo "#${EPOCHREALTIME//[.,]/}"; }
 
 # ask VM COMMAND...: prints the guest's answer.
@@ -40,7 +41,8 @@ ask() {
   converse "$socket" 180 "$tag" "@ * $tag*" "$@" || die "$vm does not answer: $*"
 }
 
-# wait_ready VM: until the witness answers. What is said while Linux boots may get lost, so it is said again.
+# wait_ready VM: waits until the witness answers. Input may get lost while Linux boots, so it is
+# sent again and again.
 wait_ready() {
   local socket tag tries
   socket=$(console_of "$1") || exit 1
@@ -48,5 +50,5 @@ wait_ready() {
     tag=$(new_tag)
     ! converse "$socket" 5 "$tag" "@ hello ok $tag*" hello >/dev/null || return 0
   done
-  die "$1 has not come up"
+  die "$1 did not boot in time"
 }

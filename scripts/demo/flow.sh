@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What scripts/demo.sh shows, on a machine whose KVM boots Linux. Needs jq, socat and, in the environment,
-# NVVMM_BIN, NVVMM_GUEST_KERNEL and NVVMM_GUEST_INITRAMFS.
+# The steps of scripts/demo.sh, on a machine whose KVM boots Linux. Needs jq, socat and, in the
+# environment, NVVMM_BIN, NVVMM_GUEST_KERNEL and NVVMM_GUEST_INITRAMFS.
 set -euo pipefail
 shopt -s inherit_errexit
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -19,14 +19,16 @@ step() { printf '\n-- %s\n' "$*"; }
 # shellcheck disable=SC2317 # the trap calls it
 clean_up() {
   local name
-  for name in $(nvvmm ps --json 2>/dev/null | jq -r '.[].name'); do nvvmm stop "$name" --force || true; done
+  for name in $(nvvmm ps --json 2>/dev/null | jq -r '.[].name'); do
+    nvvmm stop "$name" --force || true
+  done
   rm -rf "$NVVMM_POOL" "$NVVMM_RUNTIME_DIR"
 }
 
 # field NAME ANSWER: the value of NAME= in a guest's answer.
 field() { sed -n "s/.* $1=\([^ ]*\).*/\1/p" <<<"$2"; }
 
-# ask_well VM COMMAND...: like ask, but the demo ends if the guest finds something wrong.
+# ask_well VM COMMAND...: like ask, but the demo ends if the guest finds a fault.
 ask_well() {
   local answer
   answer=$(ask "$@")
@@ -37,14 +39,15 @@ ask_well() {
 pool_used_kib() { echo $(($(stat -c %b "$NVVMM_POOL") / 2)); }
 ram_of() { nvvmm ps --json | jq -r --arg name "$1" '.[] | select(.name == $name) | .ram'; }
 
-# show_vm NAME: what a VM's own checks say.
+# show_vm NAME: prints the results of a VM's own checks.
 show_vm() {
   local count check clocks
   count=$(ask_well "$1" count)
   check=$(ask_well "$1" check)
   clocks=$(ask_well "$1" clocks)
-  printf '%-4s count %6s   memory: %s pages intact, written up to epoch %s   clocks went back %s times\n' "$1" \
-    "$(field value "$count")" "$(field pages "$check")" "$(field epochs "$check")" "$(field backwards "$clocks")"
+  printf '%-4s count %6s   memory: %s pages intact, written up to epoch %s   ' "$1" \
+    "$(field value "$count")" "$(field pages "$check")" "$(field epochs "$check")"
+  printf 'clocks went back %s times\n' "$(field backwards "$clocks")"
 }
 
 trap clean_up EXIT
@@ -77,7 +80,7 @@ count_a=$(field value "$(ask_well a count)")
 echo "b's first answer is count $first_count_b, when a is at $count_a"
 ((first_count_b >= count_before)) || die "b began before the snapshot"
 
-step "each goes on by itself, with the memory of one instant; each checks all of it"
+step "each VM goes on by itself, with the memory of one instant, and checks all of it"
 for vm in a b c; do show_vm "$vm"; done
 ask_well b rewrite "$fill_mib" >/dev/null
 echo "b has rewritten all of its $fill_mib MiB:"
@@ -85,16 +88,18 @@ for vm in a b c; do show_vm "$vm"; done
 
 step "snapshots"
 nvvmm snapshots
-step "what it took"
+step "costs"
 us() { jq -r "$1 | round" <<<"$2"; }
 row() { printf '%-46s %12s %s\n' "$@"; }
 row "pause of a for the snapshot" "$(us .pause_us "$snapshot")" us
 row "snapshot, from request to commit" "$(us .total_us "$snapshot")" us
 row "frames copied to take it" "$(jq -r .frames_copied <<<"$snapshot")" frames
 row "frames shared by it" "$(jq -r .frames_mapped <<<"$snapshot")" frames
-row "pool space the snapshot itself took (metadata)" "$(($(jq -r .metadata_blocks <<<"$snapshot") * 4))" KiB
-row "restore of b to its first guest instruction" "$(us .restore.first_instruction_us "$restored_b")" us
-row "restore of c to its first guest instruction" "$(us .restore.first_instruction_us "$restored_c")" us
+metadata_kib=$(($(jq -r .metadata_blocks <<<"$snapshot") * 4))
+row "pool space of the snapshot itself (metadata)" "$metadata_kib" KiB
+first=.restore.first_instruction_us
+row "restore of b to its first guest instruction" "$(us $first "$restored_b")" us
+row "restore of c to its first guest instruction" "$(us $first "$restored_c")" us
 for vm in a b c; do
   ram=$(ram_of "$vm")
   row "$vm: blocks still shared with the snapshot" "$(jq -r .frames_shared <<<"$ram")" blocks

@@ -1,11 +1,12 @@
 # shellcheck shell=bash
-# The guest image with CRIU in it, for scripts/bench-process.sh only. Needs programs.sh and kernel.sh.
+# Makes the guest image with CRIU in it, for scripts/bench-process.sh. Needs programs.sh, kernel.sh.
 
-# What CRIU looks for in a kernel before it does anything: it ends where nf_tables is missing.
+# Modules that CRIU checks for before it does anything. It ends if nf_tables is missing.
 criu_modules=(nf_tables veth tun unix_diag tcp_diag udp_diag raw_diag netlink_diag af_packet_diag)
 
-# make_criu_image: the ordinary guest's image with a second archive behind it, that holds Debian's criu, the libraries it is linked with, and
-# what runs it; exports NVVMM_GUEST_INITRAMFS. Linux unpacks one archive after the other.
+# make_criu_image: makes the ordinary guest's image with a second archive behind it, and exports
+# NVVMM_GUEST_INITRAMFS. The second archive has Debian's criu, its libraries, and the scripts that
+# run it. Linux unpacks one archive after the other.
 make_criu_image() {
   local tree=$NVVMM_CACHE/criu/tree heap
   need_packages criu
@@ -26,5 +27,5 @@ make_criu_image() {
   export NVVMM_GUEST_INITRAMFS
 }
 
-# It may be where only root's PATH leads.
+# criu_path: prints the path of criu, which may be in a directory of root's PATH only.
 criu_path() { PATH=$PATH:/usr/sbin:/sbin type -P criu; }

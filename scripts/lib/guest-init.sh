@@ -1,8 +1,8 @@
 #!/bin/busybox sh
 # shellcheck shell=dash
-# The init of the Linux guest's initramfs: loads the drivers, starts nvvmm-agent, and nvvmm-witness on the
-# console.
-# nvvmm.shell on the kernel command line starts a shell instead, nvvmm.agent nothing but nvvmm-agent.
+# The init of the Linux guest's initramfs: loads the drivers, starts nvvmm-agent, and
+# nvvmm-witness on the console. Words on the kernel's command line change this: nvvmm.shell
+# starts a shell instead of the witness, nvvmm.agent starts nvvmm-agent only.
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -10,7 +10,7 @@ mount -t devtmpfs dev /dev
 mount -t tmpfs run /run
 mkdir /dev/pts
 mount -t devpts devpts /dev/pts
-# Kernel messages would get into the middle of the witness's lines; they stay in the kernel log.
+# Kernel messages would be printed inside of the witness's lines. They stay in the kernel log.
 dmesg -n 1
 
 while read -r module; do

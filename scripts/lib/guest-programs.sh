@@ -1,24 +1,25 @@
 # shellcheck shell=bash
-# The guest image with programs in it whose processes are captured. Needs programs.sh and kernel.sh.
+# Makes the guest image with programs whose processes are captured. Needs programs.sh and kernel.sh.
 
-# make_programs_image: the ordinary guest's image with a second archive behind it, that holds `subject` (guest/process) and the distribution's
-# CPython, sqlite3 and xz; exports NVVMM_GUEST_PROGRAMS. Linux unpacks one archive after the other.
+# make_programs_image: makes the ordinary guest's image with a second archive behind it, and
+# exports NVVMM_GUEST_PROGRAMS. The second archive has `subject` (guest/process) and the
+# distribution's CPython, sqlite3 and xz. Linux unpacks one archive after the other.
 make_programs_image() {
   local guest tree python file crypto=libssl3
   guest=$(dirname "$NVVMM_GUEST_INITRAMFS")
   tree=$guest/programs
   [[ -z $(apt-cache pkgnames libssl3t64 2>/dev/null) ]] || crypto=libssl3t64
   need_packages python3-minimal sqlite3 xz-utils "$crypto"
-  build_subject || return 1
+  build_guests || return 1
   hold_lock "$(basename "$guest")/programs"
   rm -rf "$tree"
   mkdir -p "$tree/bin" "$tree/etc"
   install -m 755 "$(subject_path)" "$tree/bin/subject"
-  # What a process that is not root's must not read.
+  # A file that only root may read.
   install -m 600 /dev/null "$tree/etc/shadow"
   add_programs "$tree" /usr/bin/python3 /usr/bin/sqlite3 /usr/bin/xz
   python=$(basename "$(readlink -f /usr/bin/python3)")
-  # Its standard library, with what was compiled of it as it was installed.
+  # Python's standard library, with the .pyc files that were made when it was installed.
   dpkg -L "lib$python-minimal" | grep "^/usr/lib/$python/" | while read -r file; do
     [[ ! -f $file ]] || echo "$file"
     compgen -G "${file%/*}/__pycache__/$(basename "$file" .py).*.pyc" || true

@@ -1,8 +1,9 @@
 # shellcheck shell=bash
-# Distribution kernels: which one, unpacking it, its modules into an initramfs. Needs say.sh and packages.sh.
+# Finds and unpacks distribution kernels, and packs their modules into an initramfs. Needs say.sh
+# and packages.sh.
 
 # stock_kernel_package FLAVOUR: the image package behind the distribution's metapackage.
-# FLAVOUR: cloud (a guest's), full (a host's).
+# FLAVOUR: cloud (for a guest), full (for a host).
 stock_kernel_package() {
   local meta=
   case $1 in
@@ -14,14 +15,14 @@ stock_kernel_package() {
   local package
   package=$({ apt-cache depends --important "$meta" 2>/dev/null || true; } |
     awk '/Depends: linux-image-[0-9]/ {found = $2} END {print found}')
-  # Ubuntu has no such metapackage: its newest generic kernel serves as both.
+  # Ubuntu has no such metapackage. Its newest generic kernel serves as both.
   [[ -n $package ]] || package=$(newest_package 'linux-image-[0-9][0-9.]*-[0-9]+-generic')
   [[ -n $package ]] || die "found no $1 kernel package in this distribution"
   printf '%s\n' "$package"
 }
 
-# fetch_kernel KIND DIR: as unpack_kernel. KIND: a flavour; with -6.12 behind it that of Debian's bookworm-backports; or the name
-# of a package.
+# fetch_kernel KIND DIR: fetches a kernel and unpacks it (see unpack_kernel). KIND is a flavour or
+# the name of a package. A flavour with -6.12 at its end is that of Debian's bookworm-backports.
 fetch_kernel() {
   local package=$1
   case $1 in
@@ -34,12 +35,14 @@ fetch_kernel() {
 
 debian_keys=/usr/share/keyrings/debian-archive-keyring.gpg
 
-# from_backports COMMAND...: apt's programs see bookworm-backports and nothing else, whatever this machine's own sources are.
+# from_backports COMMAND...: runs a command whose apt programs use bookworm-backports only, and not
+# this machine's own sources.
 from_backports() {
   local apt=$NVVMM_CACHE/apt
   need_packages debian-archive-keyring
   mkdir -p "$apt"/{lists,cache/archives}/partial
-  echo "deb [signed-by=$debian_keys] http://deb.debian.org/debian bookworm-backports main" >"$apt/backports.list"
+  echo "deb [signed-by=$debian_keys] http://deb.debian.org/debian bookworm-backports main" \
+    >"$apt/backports.list"
   cat >"$apt/backports.conf" <<END
 Dir::Etc::sourcelist "$apt/backports.list";
 Dir::Etc::sourceparts "/dev/null";
@@ -47,11 +50,13 @@ Dir::State::lists "$apt/lists";
 Dir::Cache "$apt/cache";
 APT::Sandbox::User "$(id -un)";
 END
-  APT_CONFIG=$apt/backports.conf apt-get update -qq >&2 || die "bookworm-backports cannot be reached" "see its message above"
+  APT_CONFIG=$apt/backports.conf apt-get update -qq >&2 ||
+    die "bookworm-backports cannot be reached" "see its message above"
   APT_CONFIG=$apt/backports.conf "$@"
 }
 
-# unpack_kernel PACKAGE DIR: leaves DIR/boot/vmlinuz-VERSION, DIR/lib/modules/VERSION and DIR/version.
+# unpack_kernel PACKAGE DIR: leaves DIR/boot/vmlinuz-VERSION, DIR/lib/modules/VERSION and
+# DIR/version.
 unpack_kernel() {
   local package=$1 dir=$2 version=${1#linux-image-} packages=("$1") extra deb
   # Ubuntu ships the modules apart from the image.
@@ -65,15 +70,16 @@ unpack_kernel() {
   for deb in "$dir.new"/debs/*.deb; do dpkg -x "$deb" "$dir.new"; done
   rm -r "$dir.new/debs"
   [[ -d $dir.new/lib/modules ]] || ln -s usr/lib "$dir.new/lib"
-  [[ -d $dir.new/lib/modules/$version ]] || die "$package holds no modules for $version"
+  [[ -d $dir.new/lib/modules/$version ]] || die "$package has no modules for $version"
   depmod -b "$dir.new" "$version"
   printf '%s\n' "$version" >"$dir.new/version"
   rm -rf "$dir"
   mv "$dir.new" "$dir"
 }
 
-# add_modules KERNEL_DIR INITRAMFS_DIR MODULE...: copies the modules and what they depend on, uncompressed, and
-# writes modules/list in load order. A module that the kernel has built in needs nothing; one it lacks is named.
+# add_modules KERNEL_DIR INITRAMFS_DIR MODULE...: copies the modules and their dependencies,
+# uncompressed, and writes modules/list in load order. A module that is built into the kernel
+# needs nothing. A missing module is reported.
 add_modules() {
   local kernel=$1 tree=$2 version module kind file name
   version=$(<"$kernel/version")
@@ -100,7 +106,8 @@ add_modules() {
   done
 }
 
-# pack_initramfs DIR FILE: uncompressed on purpose, an emulated CPU takes longer to unpack than to load it.
+# pack_initramfs DIR FILE: does not compress, as an emulated CPU takes longer to unpack an archive
+# than to load it.
 pack_initramfs() {
   (cd "$1" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0) >"$2.new"
   mv "$2.new" "$2"
@@ -109,7 +116,8 @@ pack_initramfs() {
 # le_number FILE OFFSET BYTES: an unsigned little-endian number.
 le_number() { od -An -v --endian=little -t "u$3" -j "$2" -N "$3" "$1" | tr -d ' '; }
 
-# unpack_bzimage BZIMAGE FILE: the ELF kernel in it. Fields of the setup header: Linux, Documentation/arch/x86/boot.rst.
+# unpack_bzimage BZIMAGE FILE: unpacks the ELF kernel. Fields of the setup header: Linux,
+# Documentation/arch/x86/boot.rst.
 unpack_bzimage() {
   local setup_sectors payload length magic unpack
   [[ $(od -An -c -j 514 -N 4 "$1" | tr -d ' ') == HdrS ]] || die "$1 is not a bzImage"
@@ -122,9 +130,11 @@ unpack_bzimage() {
     28b52ffd) unpack=(zstd -dcq) ;;
     1f8b*) unpack=(gzip -dcq) ;;
     02214c18) unpack=(lz4 -dcq) ;;
-    *) die "$1 is packed in a way that is not known here (magic $magic)" ;;
+    *) die "$1 has an unknown compression (magic $magic)" ;;
   esac
-  # Behind the packed kernel there are 4 bytes with its size, which some tools complain about: what counts is the ELF.
+  # The packed kernel is followed by 4 bytes with its size, about which some tools complain. Their
+  # status is ignored, and the ELF magic is checked instead.
   tail -c "+$((payload + 1))" "$1" | head -c "$((length - 4))" | "${unpack[@]}" >"$2" || true
-  [[ $(head -c 4 "$2" | od -An -t x1 | tr -d ' ') == 7f454c46 ]] || die "unpacking $1 gave no ELF kernel"
+  [[ $(head -c 4 "$2" | od -An -t x1 | tr -d ' ') == 7f454c46 ]] ||
+    die "unpacking $1 gave no ELF kernel"
 }

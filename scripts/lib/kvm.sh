@@ -3,7 +3,8 @@
 
 # kvm_kind: prints
 #   direct    ordinary KVM: Linux guests run here
-#   software  /dev/kvm without vmx or svm (PVM and the like): bare-metal guest only, Linux guests run nested
+#   software  /dev/kvm without vmx or svm (PVM and the like): bare-metal guest only, Linux guests
+#             run nested
 #   none      no usable /dev/kvm: Linux guests run nested
 # NVVMM_FORCE_NESTED=1 makes an ordinary KVM count as a software one.
 kvm_kind() {
@@ -29,7 +30,8 @@ kvm_reason() {
       ;;
     none)
       if [[ -e /dev/kvm ]]; then
-        echo "no permission for /dev/kvm (remedy: sudo usermod -aG kvm $(id -un), then log in again)"
+        echo "no permission for /dev/kvm" \
+          "(remedy: sudo usermod -aG kvm $(id -un), then log in again)"
       else
         echo "no /dev/kvm"
       fi

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Distribution packages: installing what is missing, fetching what is only unpacked. Needs say.sh.
+# Installs missing distribution packages, and fetches packages to unpack. Needs say.sh.
 
 is_debian_like() { command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; }
 
@@ -13,10 +13,13 @@ as_root() {
   fi
 }
 
-# apt-get fails where another one is at work, ours in a tier beside, say, or the system's own.
-apt_get() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 "$@" >&2; }
+# apt-get fails while another one works: one of ours in a tier beside, or the system's own.
+apt_get() {
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 "$@" >&2
+}
 
-# one_at_a_time COMMAND...: waits for whoever else of these scripts installs something.
+# one_at_a_time COMMAND...: waits until no other of these scripts installs packages, then runs the
+# command.
 one_at_a_time() { (flock 9 && "$@") 9>"${TMPDIR:-/tmp}/nvvmm-packages-$EUID.lock"; }
 
 refresh_package_lists() {
@@ -26,10 +29,10 @@ refresh_package_lists() {
 
 has_package() { [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
 
-# need_packages PACKAGE...: installs those that are missing and says which.
+# need_packages PACKAGE...: installs those that are missing, and names them.
 need_packages() {
   if ! is_debian_like; then
-    say "not a Debian or Ubuntu machine: these must be there (Debian package names): $*"
+    say "not a Debian or Ubuntu machine: install these packages (Debian names): $*"
     return 0
   fi
   has_packages "$@" || one_at_a_time install_missing "$@"
@@ -47,7 +50,8 @@ install_missing() {
   say "installing ${missing[*]} (apt-get install)"
   install_now "${missing[@]}" && return
   refresh_package_lists
-  install_now "${missing[@]}" || die "apt-get could not install ${missing[*]}" "see its message above"
+  install_now "${missing[@]}" ||
+    die "apt-get could not install ${missing[*]}" "see its message above"
 }
 
 install_now() { apt_get install -y --no-install-recommends "$@"; }
@@ -55,11 +59,12 @@ install_now() { apt_get install -y --no-install-recommends "$@"; }
 # newest_package REGEX: the highest version among available packages whose whole name matches.
 newest_package() { apt-cache pkgnames linux-image- | grep -Ex "$1" | sort -V | tail -n 1; }
 
-# fetch_packages PACKAGE...: puts their .deb files into the current directory; installs nothing.
+# fetch_packages PACKAGE...: puts their .deb files into the current directory, and installs nothing.
 fetch_packages() {
   local options=(-q)
   ((EUID != 0)) || options+=(-o APT::Sandbox::User=root)
   apt-get "${options[@]}" download "$@" >&2 && return
   one_at_a_time refresh_package_lists
-  apt-get "${options[@]}" download "$@" >&2 || die "apt-get could not download $*" "see its message above"
+  apt-get "${options[@]}" download "$@" >&2 ||
+    die "apt-get could not download $*" "see its message above"
 }

@@ -5,32 +5,28 @@ source "$lib/say.sh"
 source "$lib/tree.sh"
 source "$lib/packages.sh"
 
-# Where the built programs are.
-witness_path() { echo "$(cargo_target_dir "$NVVMM_ROOT/guest/linux")/x86_64-unknown-linux-gnu/release/nvvmm-witness"; }
-subject_path() { echo "$(cargo_target_dir "$NVVMM_ROOT/guest/process")/x86_64-unknown-linux-gnu/release/subject"; }
-agent_path() { echo "$(cargo_target_dir "$NVVMM_ROOT/guest/agent")/x86_64-unknown-linux-gnu/release/nvvmm-agent"; }
-bare_metal_path() { echo "$(cargo_target_dir "$NVVMM_ROOT/guest/bare-metal")/release/nvvmm-bare-metal"; }
+# guest_program_path NAME: where build_guests puts this program.
+guest_program_path() { echo "$(cargo_target_dir "$NVVMM_ROOT")/x86_64-unknown-linux-gnu/guest/$1"; }
+witness_path() { guest_program_path nvvmm-witness; }
+agent_path() { guest_program_path nvvmm-agent; }
+subject_path() { guest_program_path subject; }
+bare_metal_path() {
+  echo "$(cargo_target_dir "$NVVMM_ROOT/guest/bare-metal")/release/nvvmm-bare-metal"
+}
 
 need_rust() {
-  command -v cargo >/dev/null || die "no cargo: nvvmm is built with a Rust toolchain" "see https://rustup.rs"
+  command -v cargo >/dev/null ||
+    die "no cargo: nvvmm is built with a Rust toolchain" "see https://rustup.rs"
   command -v cc >/dev/null || need_packages gcc libc6-dev
 }
 
-build_witness() {
-  say "building guest/linux (nvvmm-witness, static)"
-  (cd "$NVVMM_ROOT/guest/linux" && cargo build --release --quiet)
-}
-
-build_agent() {
-  say "building guest/agent (nvvmm-agent, static)"
-  (cd "$NVVMM_ROOT/guest/agent" && cargo build --release --quiet)
-}
-
-# What the tests of guest/process capture; static, for guests.
-build_subject() {
-  say "building guest/process (subject, static)"
-  (cd "$NVVMM_ROOT/guest/process" && CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
-    cargo build --release --quiet --bin subject --target x86_64-unknown-linux-gnu)
+# build_guests: builds the programs that run in Linux guests, static: nvvmm-witness and nvvmm-heap
+# (guest/linux), nvvmm-agent (guest/agent), and subject, which the tests of guest/process capture.
+build_guests() {
+  say "building the guest programs (nvvmm-agent, nvvmm-witness, subject; static)"
+  local -x CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static"
+  (cd "$NVVMM_ROOT" && cargo build --profile guest --quiet --target x86_64-unknown-linux-gnu --bins \
+    -p nvvmm-agent -p nvvmm-witness -p nvvmm-process)
 }
 
 build_bare_metal() {
@@ -46,23 +42,10 @@ build_nvvmm() {
   export NVVMM_BIN
 }
 
-# build_fault_nvvmm: the same program with fault points (snapshot/src/fault.rs), for tests; exports NVVMM_FAULT_BIN. In the
-# profile of the tests, whose libraries are there already; under another name, as cargo build and cargo test use its own.
-build_fault_nvvmm() {
-  local debug
-  say "building nvvmm with fault points"
-  debug=$(cargo_target_dir "$NVVMM_ROOT")/debug
-  (cd "$NVVMM_ROOT" && cargo build --quiet -p nvvmm --features fault-points) || return 1
-  NVVMM_FAULT_BIN=$debug/nvvmm-fault-points
-  cp "$debug/nvvmm" "$NVVMM_FAULT_BIN.new" && mv "$NVVMM_FAULT_BIN.new" "$NVVMM_FAULT_BIN" || return 1
-  export NVVMM_FAULT_BIN
-}
-
-# make_guest_image: exports where the Linux guest's kernel and initramfs are. NVVMM_TEST_GUEST: of which kernel.
+# make_guest_image VERSION: exports where the kernel and initramfs of the Linux guest are.
 make_guest_image() {
-  local assignments options=()
-  [[ -z ${NVVMM_TEST_GUEST:-} ]] || options=(--kernel "$NVVMM_TEST_GUEST")
-  assignments=$("$NVVMM_ROOT/scripts/guest-image.sh" --print "${options[@]}") || return 1
+  local assignments
+  assignments=$("$NVVMM_ROOT/scripts/guest-image.sh" --print --kernel "$1") || return 1
   eval "$assignments"
   export NVVMM_GUEST_KERNEL NVVMM_GUEST_KERNEL_ELF NVVMM_GUEST_INITRAMFS
 }
@@ -72,6 +55,8 @@ add_programs() {
   local tree=$1 program file
   shift
   for program in "$@"; do
-    for file in "$program" $(ldd "$program" | grep -o '/[^ ]*'); do install -D -m 755 "$file" "$tree$file"; done
+    for file in "$program" $(ldd "$program" | grep -o '/[^ ]*'); do
+      install -D -m 755 "$file" "$tree$file"
+    done
   done
 }

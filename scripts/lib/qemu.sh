@@ -1,8 +1,9 @@
 # shellcheck shell=bash
 # Which QEMU emulates the nested host. Needs say.sh, tree.sh, packages.sh and kernel.sh.
 
-# choose_qemu: sets qemu to the program. Where NVVMM_NESTED_QEMU=10 is asked for and the installed one is older, it is that of bookworm-backports,
-# unpacked into the cache, on the libraries of the installed one. Status 77: that does not run here.
+# choose_qemu: sets qemu to the program. Where NVVMM_NESTED_QEMU=10 is asked for and the installed
+# one is older, it is that of bookworm-backports, unpacked into the cache, on the libraries of the
+# installed one. Status 77: that does not run here.
 choose_qemu() {
   local dir=$NVVMM_CACHE/nested/qemu-10 deb
   qemu='qemu-system-x86_64'
@@ -16,7 +17,8 @@ choose_qemu() {
   if [[ ! -x $qemu ]]; then
     rm -rf "$dir.new"
     mkdir -p "$dir.new/debs"
-    (cd "$dir.new/debs" && from_backports fetch_packages qemu-system-x86 qemu-system-common qemu-system-data)
+    (cd "$dir.new/debs" &&
+      from_backports fetch_packages qemu-system-x86 qemu-system-common qemu-system-data)
     for deb in "$dir.new"/debs/*.deb; do dpkg -x "$deb" "$dir.new"; done
     rm -rf "$dir.new/debs" "$dir"
     mv "$dir.new" "$dir"

@@ -1,9 +1,10 @@
 # shellcheck shell=bash
-# Talking to whoever runs a script: everything goes to stderr, stdout is for results.
+# Messages to the user of a script. They go to stderr; stdout is for results.
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
-# die MESSAGE [REMEDY]: the message says what went wrong, the remedy what to do about it.
+# die MESSAGE [REMEDY]: ends the script. The message is the error, and the remedy tells how to fix
+# it.
 die() {
   say "error: $1"
   [[ $# -lt 2 ]] || printf '  %s\n' "${@:2}" >&2

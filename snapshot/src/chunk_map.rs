@@ -1,8 +1,8 @@
-//! Which blocks hold the 512 frames of a chunk of guest memory.
+//! The blocks that hold the 512 frames of a chunk of a map.
 
 use std::sync::Arc;
 
-use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo, FrameSet};
+use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo, FrameIndex, FrameSet};
 
 /// The blocks of 512 frames, one by one.
 #[derive(Clone, PartialEq, Eq)]
@@ -17,8 +17,8 @@ impl LeafBlocks {
     /// The 512 blocks of a chunk, in order.
     pub fn of_chunk(chunk: ChunkNo) -> LeafBlocks {
         let mut blocks = LeafBlocks::new();
-        for index in 0..CHUNK_BLOCKS {
-            blocks.set(index, Some(chunk.block(index)));
+        for frame in FrameIndex::all() {
+            blocks.set(frame, Some(chunk.block(frame)));
         }
         blocks
     }
@@ -31,36 +31,36 @@ impl LeafBlocks {
         &self.0
     }
 
-    /// The block of a frame; none when it was never written. The index is taken modulo 512.
-    pub fn get(&self, index: u32) -> Option<BlockNo> {
-        let number = self.0[(index % CHUNK_BLOCKS) as usize];
+    /// The block of a frame; none when it was never written.
+    pub fn get(&self, frame: impl Into<FrameIndex>) -> Option<BlockNo> {
+        let number = self.0[frame.into().as_usize()];
         (number != 0).then_some(BlockNo::new(number))
     }
 
-    /// Sets the block of a frame. The index is taken modulo 512.
-    pub fn set(&mut self, index: u32, block: Option<BlockNo>) {
-        self.0[(index % CHUNK_BLOCKS) as usize] = block.map_or(0, BlockNo::get);
+    /// Sets the block of a frame.
+    pub fn set(&mut self, frame: impl Into<FrameIndex>, block: Option<BlockNo>) {
+        self.0[frame.into().as_usize()] = block.map_or(0, BlockNo::get);
     }
 
     /// The frames that have a block, with it, in order.
-    pub fn iter_present(&self) -> impl Iterator<Item = (u32, BlockNo)> + '_ {
-        (0..CHUNK_BLOCKS).filter_map(|index| self.get(index).map(|block| (index, block)))
+    pub fn iter_present(&self) -> impl Iterator<Item = (FrameIndex, BlockNo)> + '_ {
+        FrameIndex::all().filter_map(|frame| self.get(frame).map(|block| (frame, block)))
     }
 
-    /// How many frames have a block.
+    /// The number of frames that have a block.
     pub fn count(&self) -> u32 {
         self.0.iter().filter(|number| **number != 0).count() as u32
     }
 
     /// The chunk whose 512 blocks these are, in order, if they are that.
     pub fn as_chunk(&self) -> Option<ChunkNo> {
-        let first = self.get(0)?;
+        let first = self.get(FrameIndex::FIRST)?;
         let in_row = self
             .0
             .iter()
             .zip(first.get()..)
             .all(|(number, expected)| *number == expected);
-        (first.index_in_chunk() == 0 && in_row).then_some(first.chunk())
+        (first.index_in_chunk() == FrameIndex::FIRST && in_row).then_some(first.chunk())
     }
 }
 
@@ -81,7 +81,7 @@ impl std::fmt::Debug for LeafBlocks {
     }
 }
 
-/// What holds a chunk of guest memory.
+/// The blocks of a chunk of a map.
 #[derive(Debug, Clone)]
 pub enum ChunkMap {
     /// Nothing: all 512 frames read as zero.
@@ -93,16 +93,16 @@ pub enum ChunkMap {
 }
 
 impl ChunkMap {
-    /// The block of a frame; none when it was never written. The index is taken modulo 512.
-    pub fn block(&self, index: u32) -> Option<BlockNo> {
+    /// The block of a frame; none when it was never written.
+    pub fn block(&self, frame: impl Into<FrameIndex>) -> Option<BlockNo> {
         match self {
             ChunkMap::Hole => None,
-            ChunkMap::Whole(chunk) => Some(chunk.block(index)),
-            ChunkMap::Frames(blocks) => blocks.get(index),
+            ChunkMap::Whole(chunk) => Some(chunk.block(frame)),
+            ChunkMap::Frames(blocks) => blocks.get(frame),
         }
     }
 
-    /// How many frames have a block.
+    /// The number of frames that have a block.
     pub fn count(&self) -> u32 {
         match self {
             ChunkMap::Hole => 0,
@@ -111,18 +111,18 @@ impl ChunkMap {
         }
     }
 
-    /// Which frames have a block.
+    /// The frames that have a block.
     pub fn present(&self) -> FrameSet {
         let mut set = FrameSet::default();
-        for (index, _) in self.iter_present() {
-            set.insert(index);
+        for (frame, _) in self.iter_present() {
+            set.insert(frame);
         }
         set
     }
 
     /// The frames that have a block, with it, in order.
-    pub fn iter_present(&self) -> impl Iterator<Item = (u32, BlockNo)> + '_ {
-        (0..CHUNK_BLOCKS).filter_map(|index| self.block(index).map(|block| (index, block)))
+    pub fn iter_present(&self) -> impl Iterator<Item = (FrameIndex, BlockNo)> + '_ {
+        FrameIndex::all().filter_map(|frame| self.block(frame).map(|block| (frame, block)))
     }
 
     /// The shortest form of the same: a hole or a whole chunk where it is one.

@@ -15,7 +15,7 @@ use crate::chunk_map::ChunkMap;
 use crate::error::Result;
 use crate::frame_map::FrameMap;
 use crate::layout::inode::Inode;
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, ChunkIndex, FrameIndex};
 use crate::pool::Pool;
 
 /// How far a comparison is.
@@ -123,8 +123,8 @@ impl<'p> Diff<'p> {
         Ok(self.report)
     }
 
-    fn chunk(&mut self, index: u32, left: &ChunkMap, right: &ChunkMap) -> Result<()> {
-        for frame in 0..CHUNK_BLOCKS {
+    fn chunk(&mut self, index: ChunkIndex, left: &ChunkMap, right: &ChunkMap) -> Result<()> {
+        for frame in FrameIndex::all() {
             match (left.block(frame), right.block(frame)) {
                 (None, None) => {}
                 (left, right) if left == right => self.report.frames_shared += 1,
@@ -132,9 +132,7 @@ impl<'p> Diff<'p> {
                     if self.alike(left, right)? {
                         self.report.frames_alike += 1;
                     } else {
-                        self.different(
-                            u64::from(index) * u64::from(CHUNK_BLOCKS) + u64::from(frame),
-                        );
+                        self.different(index.frame_number(frame));
                     }
                 }
             }
@@ -162,11 +160,11 @@ impl<'p> Diff<'p> {
 }
 
 /// The first chunk that either side has, of those that are left.
-pub(crate) fn next_index<I>(sides: &mut [Peekable<I>; 2]) -> Result<Option<u32>>
+pub(crate) fn next_index<I>(sides: &mut [Peekable<I>; 2]) -> Result<Option<ChunkIndex>>
 where
-    I: Iterator<Item = Result<(u32, ChunkMap)>>,
+    I: Iterator<Item = Result<(ChunkIndex, ChunkMap)>>,
 {
-    let mut first: Option<u32> = None;
+    let mut first: Option<ChunkIndex> = None;
     for side in sides {
         // What cannot be read is taken out, to be told.
         if let Some(Err(error)) = side.next_if(|chunk| chunk.is_err()) {
@@ -180,9 +178,9 @@ where
 }
 
 /// A side's chunk of this index, if that is what it has next; a hole otherwise.
-pub(crate) fn chunk_at<I>(side: &mut Peekable<I>, index: u32) -> ChunkMap
+pub(crate) fn chunk_at<I>(side: &mut Peekable<I>, index: ChunkIndex) -> ChunkMap
 where
-    I: Iterator<Item = Result<(u32, ChunkMap)>>,
+    I: Iterator<Item = Result<(ChunkIndex, ChunkMap)>>,
 {
     match side.next_if(|chunk| chunk.as_ref().is_ok_and(|(next, _)| *next == index)) {
         Some(Ok((_, map))) => map,

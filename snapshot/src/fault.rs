@@ -1,9 +1,9 @@
 //! Places at which a test can have the process die, as by `kill -9`.
 //!
-//! Only the feature `fault-points` puts anything there: then `NVVMM_FAULT=<name>` kills the process
-//! when it comes to the place of that name, `NVVMM_FAULT=<name>:<n>` when it does so for the `n`-th
-//! time. `NVVMM_FAULT_WAIT=<name>:<file>` has it wait there as long as the file exists: what is
-//! usually over in an instant then has time to go wrong.
+//! Builds with debug assertions read two variables; release builds have none of this.
+//! `NVVMM_FAULT=<name>` kills the process at the place of that name, `NVVMM_FAULT=<name>:<n>` when
+//! it comes there for the `n`-th time. `NVVMM_FAULT_WAIT=<name>:<file>` makes it wait there as long
+//! as the file exists, so that a short state lasts long enough for a test.
 
 macro_rules! fault_points {
     ($($(#[$meaning:meta])* $point:ident = $name:literal,)*) => {
@@ -142,15 +142,15 @@ fault_points! {
     PrivateRestCopied = "private.rest-copied",
 }
 
-#[cfg(not(feature = "fault-points"))]
-/// Nothing: this program was built without the feature `fault-points`.
+/// Does nothing: this is a release build.
+#[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn fault_point(_point: FaultPoint) {}
 
-#[cfg(feature = "fault-points")]
+#[cfg(debug_assertions)]
 pub use armed::fault_point;
 
-#[cfg(feature = "fault-points")]
+#[cfg(debug_assertions)]
 mod armed {
     use std::io::Write;
     use std::path::PathBuf;

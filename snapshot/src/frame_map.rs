@@ -7,7 +7,7 @@ use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::layout::inode::Inode;
 use crate::layout::node::{Entry, INNER_ENTRIES, Node, NodeKind, height_for, leaves_covered};
-use crate::number::{BlockNo, SnapshotId};
+use crate::number::{BlockNo, ChunkIndex, SnapshotId};
 use crate::pool::Pool;
 use crate::tree::{Place, leaf_map};
 
@@ -43,12 +43,13 @@ impl FrameMap {
         self.chunks_total
     }
 
-    /// What holds a chunk of the memory.
+    /// The blocks of a chunk of the memory.
     ///
     /// # Errors
     /// [`Error::InvalidSnapshot`] for a chunk behind the memory's end, [`Error::Damaged`].
-    pub fn chunk(&self, index: u32) -> Result<ChunkMap> {
-        if index >= self.chunks_total {
+    pub fn chunk(&self, index: impl Into<ChunkIndex>) -> Result<ChunkMap> {
+        let index = index.into();
+        if index.get() >= self.chunks_total {
             return Err(Error::invalid(format!(
                 "chunk {index} is behind the memory's {} chunks",
                 self.chunks_total
@@ -59,7 +60,7 @@ impl FrameMap {
             let Entry::Node { block, crc24 } = entry else {
                 return Ok(ChunkMap::Hole);
             };
-            let child = place.child_of(u64::from(index));
+            let child = place.child_of(index);
             entry = self.inner_node(block, crc24, place)?[child];
             place = place.child(child);
         }
@@ -67,18 +68,18 @@ impl FrameMap {
     }
 
     /// The chunks that have blocks, with their index, in order. Holes of any size cost nothing.
-    pub fn iter_present(&self) -> impl Iterator<Item = Result<(u32, ChunkMap)>> + '_ {
-        self.iter_present_from(0)
+    pub fn iter_present(&self) -> impl Iterator<Item = Result<(ChunkIndex, ChunkMap)>> + '_ {
+        self.iter_present_from(ChunkIndex::FIRST)
     }
 
     /// The same, from the chunk of this index on. What is before it is not read.
     pub fn iter_present_from(
         &self,
-        index: u32,
-    ) -> impl Iterator<Item = Result<(u32, ChunkMap)>> + '_ {
+        index: impl Into<ChunkIndex>,
+    ) -> impl Iterator<Item = Result<(ChunkIndex, ChunkMap)>> + '_ {
         Present {
             map: self,
-            from: u64::from(index),
+            from: u64::from(index.into().get()),
             left: vec![(self.root, self.root_place())],
         }
     }
@@ -136,7 +137,7 @@ struct Present<'m> {
 }
 
 impl Iterator for Present<'_> {
-    type Item = Result<(u32, ChunkMap)>;
+    type Item = Result<(ChunkIndex, ChunkMap)>;
 
     fn next(&mut self) -> Option<Self::Item> {
         while let Some((entry, place)) = self.left.pop() {
@@ -161,7 +162,7 @@ impl Iterator for Present<'_> {
                     }
                 }
                 _ => {
-                    let index = place.first_index as u32;
+                    let index = ChunkIndex::new(place.first_index as u32);
                     return Some(
                         leaf_map(&self.map.pool.store, entry, place).map(|chunk| (index, chunk)),
                     );

@@ -8,7 +8,8 @@
 //! processes use one pool without a daemon: locks that the kernel drops when a process
 //! dies tell who lives, and whoever comes next takes back what the dead left.
 //!
-//! docs/format.md describes every byte. Nothing here knows of virtual machines beyond the words.
+//! docs/formats/pool.md describes every byte. Nothing here knows of virtual machines beyond the
+//! words.
 
 mod catalog;
 mod chunk_map;
@@ -51,7 +52,8 @@ pub use identity::Identity;
 pub use layout::inode::SnapshotKind;
 pub use moving::{MoveProgress, ReceiveReport, SendOptions, SendReport};
 pub use number::{
-    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo, FrameSet, SnapshotId,
+    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkIndex, ChunkNo, FrameIndex,
+    FrameSet, SnapshotId,
 };
 pub use pool::{
     CheckReport, ChunkUse, CreateOptions, GrowOptions, Grown, HolderStatus, InodePlace, MapInside,

@@ -47,9 +47,9 @@ impl BlockNo {
         ChunkNo(self.0 / CHUNK_BLOCKS)
     }
 
-    /// Which of its chunk's 512 blocks it is.
-    pub const fn index_in_chunk(self) -> u32 {
-        self.0 % CHUNK_BLOCKS
+    /// The place of the block among its chunk's 512.
+    pub const fn index_in_chunk(self) -> FrameIndex {
+        FrameIndex::new(self.0)
     }
 }
 
@@ -88,20 +88,141 @@ impl ChunkNo {
         BlockNo(self.0 * CHUNK_BLOCKS)
     }
 
-    /// The block with this index in the chunk. The index is taken modulo 512.
-    pub const fn block(self, index: u32) -> BlockNo {
-        BlockNo(self.0 * CHUNK_BLOCKS + index % CHUNK_BLOCKS)
+    /// The block at this place of the chunk.
+    pub fn block(self, place: impl Into<FrameIndex>) -> BlockNo {
+        BlockNo(self.0 * CHUNK_BLOCKS + place.into().get())
     }
 
     /// All 512 blocks, in order.
     pub fn blocks(self) -> impl Iterator<Item = BlockNo> {
-        (0..CHUNK_BLOCKS).map(move |index| self.block(index))
+        FrameIndex::all().map(move |place| self.block(place))
     }
 }
 
 impl fmt::Display for ChunkNo {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "chunk {}", self.0)
+    }
+}
+
+/// A chunk of a file's map, such as a guest's memory: 512 frames, from byte `index * 2 MiB` of what
+/// is mapped on. (A chunk of the pool is a [`ChunkNo`].)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[serde(transparent)]
+pub struct ChunkIndex(u32);
+
+impl ChunkIndex {
+    /// The first chunk of a map.
+    pub const FIRST: ChunkIndex = ChunkIndex(0);
+
+    /// The chunk with this index.
+    pub const fn new(index: u32) -> ChunkIndex {
+        ChunkIndex(index)
+    }
+
+    /// The chunk that this byte of what is mapped is in; the last possible one for a byte behind
+    /// it.
+    pub fn at_byte(offset_bytes: u64) -> ChunkIndex {
+        ChunkIndex(u32::try_from(offset_bytes / CHUNK_SIZE_BYTES).unwrap_or(u32::MAX))
+    }
+
+    /// The index.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// The first byte of the chunk, counted from the beginning of what is mapped.
+    pub const fn byte_offset(self) -> u64 {
+        self.0 as u64 * CHUNK_SIZE_BYTES
+    }
+
+    /// The number of one of its frames, counted from the beginning of what is mapped.
+    pub const fn frame_number(self, frame: FrameIndex) -> u64 {
+        self.0 as u64 * CHUNK_BLOCKS as u64 + frame.0 as u64
+    }
+
+    /// The chunks of this range of indices, in order.
+    pub fn range(indices: std::ops::Range<u32>) -> impl DoubleEndedIterator<Item = ChunkIndex> {
+        indices.map(ChunkIndex)
+    }
+}
+
+impl From<u32> for ChunkIndex {
+    fn from(index: u32) -> ChunkIndex {
+        ChunkIndex(index)
+    }
+}
+
+impl fmt::Display for ChunkIndex {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, out)
+    }
+}
+
+/// One of the 512 places of a chunk: a frame of a map's chunk, or a block of a pool's chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[serde(transparent)]
+pub struct FrameIndex(u16);
+
+impl FrameIndex {
+    /// The first place of a chunk.
+    pub const FIRST: FrameIndex = FrameIndex(0);
+    /// The last place of a chunk.
+    pub const LAST: FrameIndex = FrameIndex(CHUNK_BLOCKS as u16 - 1);
+
+    /// The place with this index, which is taken modulo 512.
+    pub const fn new(index: u32) -> FrameIndex {
+        FrameIndex((index % CHUNK_BLOCKS) as u16)
+    }
+
+    /// The place in its chunk of a frame that is counted from the beginning of a map.
+    pub const fn of_frame_number(number: u64) -> FrameIndex {
+        FrameIndex((number % CHUNK_BLOCKS as u64) as u16)
+    }
+
+    /// The place in its chunk of the frame that this byte of what is mapped is in.
+    pub const fn at_byte(offset_bytes: u64) -> FrameIndex {
+        FrameIndex::of_frame_number(offset_bytes / BLOCK_SIZE_BYTES)
+    }
+
+    /// The index, less than 512.
+    pub const fn get(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The index, to index an array of 512 with.
+    pub const fn as_usize(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The first byte of the place, counted from the beginning of its chunk.
+    pub const fn byte_offset(self) -> u64 {
+        self.0 as u64 * BLOCK_SIZE_BYTES
+    }
+
+    /// All 512 places, in order.
+    pub fn all() -> impl DoubleEndedIterator<Item = FrameIndex> + ExactSizeIterator + Clone {
+        (0..CHUNK_BLOCKS as u16).map(FrameIndex)
+    }
+
+    /// The places of this range of indices, in order; none behind the chunk's end.
+    pub fn range(
+        indices: std::ops::Range<u32>,
+    ) -> impl DoubleEndedIterator<Item = FrameIndex> + Clone {
+        (indices.start..indices.end.min(CHUNK_BLOCKS)).map(FrameIndex::new)
+    }
+}
+
+impl From<u32> for FrameIndex {
+    /// The place with this index, which is taken modulo 512.
+    fn from(index: u32) -> FrameIndex {
+        FrameIndex::new(index)
+    }
+}
+
+impl fmt::Display for FrameIndex {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, out)
     }
 }
 
@@ -163,51 +284,56 @@ impl FrameSet {
         FrameSet(std::array::from_fn(|word| self.0[word] & !other.0[word]))
     }
 
-    /// Whether the place is in the set.
-    pub fn contains(&self, index: u32) -> bool {
-        let index = index % CHUNK_BLOCKS;
-        self.0[(index / 64) as usize] >> (index % 64) & 1 == 1
+    /// True when the place is in the set.
+    pub fn contains(&self, place: impl Into<FrameIndex>) -> bool {
+        let index = place.into().as_usize();
+        self.0[index / 64] >> (index % 64) & 1 == 1
     }
 
     /// Adds the place; false when it was in the set already.
-    pub fn insert(&mut self, index: u32) -> bool {
-        let index = index % CHUNK_BLOCKS;
-        let word = &mut self.0[(index / 64) as usize];
-        let was = *word;
+    pub fn insert(&mut self, place: impl Into<FrameIndex>) -> bool {
+        let index = place.into().as_usize();
+        let word = &mut self.0[index / 64];
+        let before = *word;
         *word |= 1 << (index % 64);
-        *word != was
+        *word != before
     }
 
     /// Takes the place out; false when it was not in the set.
-    pub fn remove(&mut self, index: u32) -> bool {
-        let index = index % CHUNK_BLOCKS;
-        let word = &mut self.0[(index / 64) as usize];
-        let was = *word;
+    pub fn remove(&mut self, place: impl Into<FrameIndex>) -> bool {
+        let index = place.into().as_usize();
+        let word = &mut self.0[index / 64];
+        let before = *word;
         *word &= !(1 << (index % 64));
-        *word != was
+        *word != before
     }
 
-    /// How many places are in the set.
+    /// The number of places in the set.
     pub fn count(&self) -> u32 {
         self.0.iter().map(|word| word.count_ones()).sum()
     }
 
-    /// Whether no place is in the set.
+    /// True when no place is in the set.
     pub fn is_empty(&self) -> bool {
         self.0 == [0; 8]
     }
 
-    /// Whether all 512 places are in the set.
+    /// True when all 512 places are in the set.
     pub fn is_full(&self) -> bool {
         self.0 == [u64::MAX; 8]
     }
 
     /// The places in the set, in order.
-    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..CHUNK_BLOCKS).filter(|index| self.contains(*index))
+    pub fn places(&self) -> impl Iterator<Item = FrameIndex> + '_ {
+        FrameIndex::all().filter(|place| self.contains(*place))
     }
 
-    /// The places that are not in the set, in order.
+    /// The indices of the places in the set, in order, as bare numbers.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.places().map(FrameIndex::get)
+    }
+
+    /// The indices of the places that are not in the set, in order, as bare numbers.
     pub fn iter_absent(&self) -> impl Iterator<Item = u32> + '_ {
         (0..CHUNK_BLOCKS).filter(|index| !self.contains(*index))
     }

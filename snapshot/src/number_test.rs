@@ -6,7 +6,7 @@ fn blocks_and_chunks_convert() {
     assert_eq!(
         (
             block.chunk().get(),
-            block.index_in_chunk(),
+            block.index_in_chunk().get(),
             block.byte_offset()
         ),
         (1, 1, 513 * 4096)
@@ -51,4 +51,25 @@ fn frame_sets_combine_place_by_place() {
     let mut words = [0; 8];
     (words[1], words[7]) = (1, 1 << 63);
     assert_eq!(FrameSet::from_words(words), right);
+}
+
+#[test]
+fn indices_of_a_map_convert() {
+    let chunk = ChunkIndex::new(3);
+    let frame = FrameIndex::new(5);
+    assert_eq!(chunk.byte_offset(), 3 * CHUNK_SIZE_BYTES);
+    assert_eq!(chunk.frame_number(frame), 3 * 512 + 5);
+    let byte = chunk.byte_offset() + frame.byte_offset() + 4095;
+    assert_eq!(
+        (ChunkIndex::at_byte(byte), FrameIndex::at_byte(byte)),
+        (chunk, frame)
+    );
+    assert_eq!(
+        FrameIndex::of_frame_number(chunk.frame_number(frame)),
+        frame
+    );
+    assert_eq!(ChunkIndex::at_byte(u64::MAX).get(), u32::MAX);
+    assert_eq!(FrameIndex::new(513).get(), 1);
+    assert_eq!(FrameIndex::all().last(), Some(FrameIndex::LAST));
+    assert_eq!(FrameIndex::range(510..600).count(), 2);
 }

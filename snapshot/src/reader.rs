@@ -10,7 +10,9 @@ use crate::catalog::CatalogLock;
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
 use crate::layout::inode::Inode;
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, SnapshotId};
+use crate::number::{
+    BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkIndex, FrameIndex, SnapshotId,
+};
 use crate::pool::{Pool, SnapshotEntry};
 
 /// Reads one snapshot, as long as it is there. Any number of threads may use it.
@@ -136,17 +138,19 @@ impl SnapshotReader {
 
     /// Reads bytes of one chunk, neighbours in the pool at once.
     fn read_in_chunk(&self, offset: u64, into: &mut [u8]) -> Result<()> {
-        let chunk = self.map.chunk((offset / CHUNK_SIZE_BYTES) as u32)?;
+        let chunk = self.map.chunk(ChunkIndex::at_byte(offset))?;
         let (mut at, mut rest) = (offset, into);
         while !rest.is_empty() {
             let within = at % BLOCK_SIZE_BYTES;
-            let frame = |at: u64| (at / BLOCK_SIZE_BYTES % u64::from(CHUNK_BLOCKS)) as u32;
             let mut run = Run {
-                first: chunk.block(frame(at)),
+                first: chunk.block(FrameIndex::at_byte(at)),
                 bytes: rest.len().min((BLOCK_SIZE_BYTES - within) as usize),
             };
             while run.bytes < rest.len()
-                && run.goes_on(within, chunk.block(frame(at + run.bytes as u64)))
+                && run.goes_on(
+                    within,
+                    chunk.block(FrameIndex::at_byte(at + run.bytes as u64)),
+                )
             {
                 run.bytes = rest.len().min(run.bytes + BLOCK_SIZE_BYTES as usize);
             }
@@ -164,15 +168,10 @@ impl SnapshotReader {
     }
 
     fn next_data_unguarded(&self, offset: u64) -> Result<Option<u64>> {
-        for chunk in self
-            .map
-            .iter_present_from((offset / CHUNK_SIZE_BYTES).try_into().unwrap_or(u32::MAX))
-        {
+        for chunk in self.map.iter_present_from(ChunkIndex::at_byte(offset)) {
             let (index, chunk) = chunk?;
-            let start = u64::from(index) * CHUNK_SIZE_BYTES;
-            let frames = chunk
-                .iter_present()
-                .map(|(frame, _)| start + u64::from(frame) * BLOCK_SIZE_BYTES);
+            let present = chunk.iter_present();
+            let frames = present.map(|(frame, _)| index.byte_offset() + frame.byte_offset());
             let mut behind = frames.filter(|at| at + BLOCK_SIZE_BYTES > offset);
             if let Some(at) = behind.next() {
                 return Ok(Some(at.max(offset)).filter(|at| *at < self.inode.memory_bytes));
@@ -185,13 +184,15 @@ impl SnapshotReader {
         let end = self.inode.memory_bytes;
         let mut at = offset;
         while at < end {
-            let chunk = self.map.chunk((at / CHUNK_SIZE_BYTES) as u32)?;
-            let first = (at / BLOCK_SIZE_BYTES % u64::from(CHUNK_BLOCKS)) as u32;
-            let start = at - at % CHUNK_SIZE_BYTES;
-            if let Some(frame) = (first..CHUNK_BLOCKS).find(|frame| chunk.block(*frame).is_none()) {
-                return Ok(at.max(start + u64::from(frame) * BLOCK_SIZE_BYTES).min(end));
+            let index = ChunkIndex::at_byte(at);
+            let chunk = self.map.chunk(index)?;
+            let first = FrameIndex::at_byte(at);
+            let mut frames = FrameIndex::all().skip(first.as_usize());
+            if let Some(frame) = frames.find(|frame| chunk.block(*frame).is_none()) {
+                let hole = index.byte_offset() + frame.byte_offset();
+                return Ok(at.max(hole).min(end));
             }
-            at = start + CHUNK_SIZE_BYTES;
+            at = index.byte_offset() + CHUNK_SIZE_BYTES;
         }
         Ok(end)
     }

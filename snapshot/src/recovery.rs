@@ -101,9 +101,9 @@ fn rebuild_chunk(
         .unwrap_or([0; CHUNK_BLOCKS as usize])
         .map(|count| u32::try_from(count).unwrap_or(0));
     let before = store.refcounts(chunk)?;
-    store.clear_digests(chunk, |index| after[index as usize] == 0)?;
+    store.clear_digests(chunk, |place| after[place.as_usize()] == 0)?;
     let is_freed = |block: &BlockNo| {
-        let index = block.index_in_chunk() as usize;
+        let index = block.index_in_chunk().as_usize();
         before[index] != 0 && after[index] == 0 && store.layout.is_usable(*block)
     };
     let freed: Vec<BlockNo> = chunk.blocks().filter(is_freed).collect();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::layout::inode::{Inode, SnapshotKind};
-use crate::{ChunkMap, CreateOptions, Holder, NewSnapshot, Pool, SnapshotId};
+use crate::{ChunkIndex, ChunkMap, CreateOptions, Holder, NewSnapshot, Pool, SnapshotId};
 
 /// Chunks of the guest's memory, all of them whole in the first snapshot.
 const CHUNKS: u32 = 20;
@@ -56,7 +56,7 @@ fn take(
     vm: &Holder,
     name: &str,
     base: Option<SnapshotId>,
-    changes: &[(u32, ChunkMap)],
+    changes: &[(ChunkIndex, ChunkMap)],
 ) -> SnapshotId {
     let new = NewSnapshot {
         kind: SnapshotKind::Vm,
@@ -80,8 +80,13 @@ fn a_further_snapshot_costs_what_it_does_not_share() {
     };
     let pool = Pool::create(&directory.path().join("pool"), &options).unwrap();
     let vm = pool.hold("vm").unwrap();
-    let whole: Vec<(u32, ChunkMap)> = (0..CHUNKS)
-        .map(|index| (index, ChunkMap::Whole(vm.alloc_chunk().unwrap())))
+    let whole: Vec<(ChunkIndex, ChunkMap)> = (0..CHUNKS)
+        .map(|index| {
+            (
+                ChunkIndex::new(index),
+                ChunkMap::Whole(vm.alloc_chunk().unwrap()),
+            )
+        })
         .collect();
     let mut last = take(&vm, "first", None, &whole);
     let first = looks(&pool);
@@ -100,7 +105,7 @@ fn a_further_snapshot_costs_what_it_does_not_share() {
     for number in 0..10u32 {
         let before = looks(&pool);
         leaf.set(number, Some(vm.alloc_blocks(1).unwrap()[0]));
-        let changes = [(3, ChunkMap::Frames(Arc::new(leaf.clone())))];
+        let changes = [(ChunkIndex::new(3), ChunkMap::Frames(Arc::new(leaf.clone())))];
         let next = take(&vm, &number.to_string(), Some(last), &changes);
         vm.unpin_others(next).unwrap();
         last = next;
@@ -160,7 +165,12 @@ fn what_is_written_is_found_once_for_each_stretch() {
     // Of a chunk that is in a snapshot in part, what is not in it goes.
     let mut leaf = crate::LeafBlocks::new();
     leaf.set(0, Some(chunks[1].block(0)));
-    take(&vm, "kept", None, &[(0, ChunkMap::Frames(Arc::new(leaf)))]);
+    take(
+        &vm,
+        "kept",
+        None,
+        &[(ChunkIndex::new(0), ChunkMap::Frames(Arc::new(leaf)))],
+    );
     let mut cursor = WrittenCursor::until(end);
     for chunk in &chunks {
         store.punch_unreferenced(*chunk, &mut cursor).unwrap();

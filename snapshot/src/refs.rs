@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo};
+use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo, FrameIndex};
 use crate::store::{BlockStore, ChunkWords};
 use crate::tree::Frames;
 
@@ -23,8 +23,9 @@ struct Numbers {
 }
 
 impl Numbers {
-    fn get(&self, index: u32) -> i32 {
-        let own = self.of_each.as_ref().map_or(0, |each| each[index as usize]);
+    fn get(&self, place: FrameIndex) -> i32 {
+        let each = self.of_each.as_ref();
+        let own = each.map_or(0, |each| each[place.as_usize()]);
         self.of_all.saturating_add(own)
     }
 
@@ -53,7 +54,7 @@ impl BlockNumbers {
     pub(crate) fn add(&mut self, block: BlockNo, change: i32) -> i32 {
         let numbers = self.chunks.entry(block.chunk()).or_default();
         let before = numbers.get(block.index_in_chunk());
-        let own = &mut numbers.each()[block.index_in_chunk() as usize];
+        let own = &mut numbers.each()[block.index_in_chunk().as_usize()];
         *own = own.saturating_add(change);
         before
     }
@@ -83,7 +84,7 @@ impl BlockNumbers {
                 Some((chunk, each)) if chunk == first.chunk() => each,
                 _ => self.chunks.entry(first.chunk()).or_default().each(),
             };
-            let start = first.index_in_chunk() as usize;
+            let start = first.index_in_chunk().as_usize();
             for own in &mut each[start..start + run.len()] {
                 *own = own.saturating_add(1);
             }
@@ -200,7 +201,7 @@ impl RefChanges {
             }
             let freed = |index: usize| before[index] > 0 && after[index] == 0;
             if (0..before.len()).any(freed) {
-                store.clear_digests(chunk, |index| after[index as usize] == 0)?;
+                store.clear_digests(chunk, |place| after[place.as_usize()] == 0)?;
             }
             store.change_refcounts(chunk, &before, &after)?;
             let used = used(&after);

@@ -17,7 +17,7 @@ use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
 use crate::layout::inode::Inode;
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkNo, FrameSet, SnapshotId};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, ChunkIndex, ChunkNo, FrameSet, SnapshotId};
 use crate::pool::Pool;
 
 /// Chunks of memory that are read between two uses of the catalog lock.
@@ -229,11 +229,11 @@ impl<'p> Scrub<'p> {
     }
 
     /// Reads the blocks of a chunk of memory that are not done yet, neighbours at once.
-    fn read_chunk(&mut self, index: u32, map: &ChunkMap, batch: &mut Batch) -> Result<()> {
+    fn read_chunk(&mut self, index: ChunkIndex, map: &ChunkMap, batch: &mut Batch) -> Result<()> {
         let mut wanted: Vec<(BlockNo, u64)> = Vec::new();
         for (at, block) in map.iter_present() {
             batch.frames += 1;
-            let frame = u64::from(index) * u64::from(CHUNK_BLOCKS) + u64::from(at);
+            let frame = index.frame_number(at);
             let seen = self.seen.get(&block.chunk());
             if seen.is_some_and(|seen| seen.contains(block.index_in_chunk())) {
                 if self.damaged.contains(&block) {

@@ -49,7 +49,7 @@ fn take_in(
         parent: base,
         memory_bytes: MEMORY,
         base,
-        changes: &[(300, ChunkMap::Frames(Arc::new(leaf)))],
+        changes: &[(ChunkIndex::new(300), ChunkMap::Frames(Arc::new(leaf)))],
         state: b"state",
         frames_new: frames.len() as u64,
     };
@@ -165,9 +165,9 @@ fn a_snapshot_that_is_consumed_meanwhile_does_not_count() {
         vm.write_block(*block, &[7; 4096]).unwrap();
         let mut leaf = LeafBlocks::new();
         leaf.set(0, Some(*block));
-        changes.push((chunk, ChunkMap::Frames(Arc::new(leaf))));
+        changes.push((ChunkIndex::new(chunk), ChunkMap::Frames(Arc::new(leaf))));
     }
-    let commit = |name, base, changes: &[(u32, ChunkMap)]| {
+    let commit = |name, base, changes: &[(ChunkIndex, ChunkMap)]| {
         let new = NewSnapshot {
             kind: SnapshotKind::Vm,
             name,
@@ -333,7 +333,7 @@ fn no_digest_is_left_on_metadata_wherever_the_power_fails() {
     let had = all
         .iter()
         .copied()
-        .filter(|block| block.chunk().get() == DATA_CHUNK && block.index_in_chunk() < 40);
+        .filter(|block| block.chunk().get() == DATA_CHUNK && block.index_in_chunk().get() < 40);
     scene.vm.free_blocks(&had.collect::<Vec<_>>());
     let state = vec![7; 30 * BLOCK_SIZE_BYTES as usize];
     let new = NewSnapshot {

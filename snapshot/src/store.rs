@@ -13,7 +13,9 @@ use crate::layout::holder_slot::{
 use crate::layout::inode::{self, Inode, InodeV2};
 use crate::layout::node::{Expected, Node, NodeV1, open_node};
 use crate::layout::segment::BLOCK_WORD_BYTES;
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo, FrameSet};
+use crate::number::{
+    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo, FrameIndex, FrameSet,
+};
 use crate::region::Region;
 
 /// A region with the layout of the pool that is on it.
@@ -69,13 +71,20 @@ impl BlockStore {
     }
 
     /// Ends that the blocks of these indices in a chunk have digests.
-    pub(crate) fn clear_digests(&self, chunk: ChunkNo, of: impl Fn(u32) -> bool) -> Result<()> {
+    pub(crate) fn clear_digests(
+        &self,
+        chunk: ChunkNo,
+        of: impl Fn(FrameIndex) -> bool,
+    ) -> Result<()> {
         let mut digests: ChunkWords = [0; CHUNK_BLOCKS as usize];
         let offset = self.layout.digest_offset(chunk.first_block())?;
         self.region.load_words(offset, &mut digests)?;
-        for (index, _) in (0..).zip(digests).filter(|(_, digest)| *digest != 0) {
-            if of(index) {
-                self.set_digest(chunk.block(index), 0)?;
+        for (place, _) in FrameIndex::all()
+            .zip(digests)
+            .filter(|(_, digest)| *digest != 0)
+        {
+            if of(place) {
+                self.set_digest(chunk.block(place), 0)?;
             }
         }
         Ok(())
@@ -86,12 +95,12 @@ impl BlockStore {
     pub(crate) fn clear_digests_durably(&self, blocks: &[BlockNo]) -> Result<()> {
         for blocks in by_chunk(blocks) {
             let (mut first, mut last) = (blocks[0], blocks[0]);
-            let mut indices = FrameSet::EMPTY;
+            let mut places = FrameSet::EMPTY;
             for block in blocks {
-                indices.insert(block.index_in_chunk());
+                places.insert(block.index_in_chunk());
                 (first, last) = (first.min(*block), last.max(*block));
             }
-            self.clear_digests(first.chunk(), |index| indices.contains(index))?;
+            self.clear_digests(first.chunk(), |place| places.contains(place))?;
             let start = self.layout.digest_offset(first)?;
             self.region.flush(
                 start,
@@ -255,7 +264,7 @@ impl BlockStore {
         }
         let counts = self.refcounts(chunk)?;
         let mut stale = written.blocks_in(&*self.region, bytes)?;
-        stale.retain(|block| counts[block.index_in_chunk() as usize] == 0);
+        stale.retain(|block| counts[block.index_in_chunk().as_usize()] == 0);
         self.punch_sorted(&stale)
     }
 

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use crate::{
-    ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind,
+    ChunkIndex, ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId,
+    SnapshotKind,
 };
 
 const CHUNK: u64 = 2 << 20;
@@ -44,9 +45,9 @@ impl Taken<'_> {
             }
             changes.last_mut().unwrap().1.set(*frame, Some(block));
         }
-        let changes: Vec<(u32, ChunkMap)> = changes
+        let changes: Vec<(ChunkIndex, ChunkMap)> = changes
             .into_iter()
-            .map(|(chunk, leaf)| (chunk, ChunkMap::Frames(Arc::new(leaf))))
+            .map(|(chunk, leaf)| (ChunkIndex::new(chunk), ChunkMap::Frames(Arc::new(leaf))))
             .collect();
         let new = NewSnapshot {
             kind: SnapshotKind::Vm,

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use nvvmm_snapshot::{
-    BlockNo, ChunkMap, CreateOptions, Error, LeafBlocks, NewSnapshot, Pool, SnapshotEntry,
-    SnapshotKind,
+    BlockNo, ChunkIndex, ChunkMap, CreateOptions, Error, LeafBlocks, NewSnapshot, Pool,
+    SnapshotEntry, SnapshotKind,
 };
 use proptest::prelude::*;
 
@@ -28,7 +28,7 @@ struct Images {
     content: Content,
 }
 
-type Content = Vec<(SnapshotEntry, Vec<(u32, ChunkMap)>, Vec<u8>)>;
+type Content = Vec<(SnapshotEntry, Vec<(ChunkIndex, ChunkMap)>, Vec<u8>)>;
 
 fn images() -> &'static Images {
     static IMAGES: OnceLock<Images> = OnceLock::new();
@@ -60,13 +60,13 @@ fn images() -> &'static Images {
             .map(|block| block.byte_offset())
             .collect();
         let first_changes = [
-            (0, ChunkMap::Whole(whole)),
-            (299, ChunkMap::Frames(Arc::new(leaf))),
+            (ChunkIndex::new(0), ChunkMap::Whole(whole)),
+            (ChunkIndex::new(299), ChunkMap::Frames(Arc::new(leaf))),
         ];
         let mut base = None;
         for (name, changes) in [
             ("first", &first_changes[..]),
-            ("second", &[(0, ChunkMap::Hole)]),
+            ("second", &[(ChunkIndex::new(0), ChunkMap::Hole)]),
         ] {
             let new = NewSnapshot {
                 kind: SnapshotKind::Vm,
@@ -80,7 +80,10 @@ fn images() -> &'static Images {
             };
             base = Some(vm.commit_snapshot(new, vm.reserve(0).unwrap()).unwrap().id);
         }
-        let pages = [(0, ChunkMap::Frames(Arc::new(pages_of(&single[2..5]))))];
+        let pages = [(
+            ChunkIndex::new(0),
+            ChunkMap::Frames(Arc::new(pages_of(&single[2..5]))),
+        )];
         let image = process_image("image", 9, &pages);
         vm.commit_snapshot(image, vm.reserve(0).unwrap()).unwrap();
         vm.alloc_blocks(5)
@@ -115,7 +118,11 @@ fn pages_of(blocks: &[BlockNo]) -> LeafBlocks {
     leaf
 }
 
-fn process_image<'a>(name: &'a str, pages: u64, changes: &'a [(u32, ChunkMap)]) -> NewSnapshot<'a> {
+fn process_image<'a>(
+    name: &'a str,
+    pages: u64,
+    changes: &'a [(ChunkIndex, ChunkMap)],
+) -> NewSnapshot<'a> {
     NewSnapshot {
         kind: SnapshotKind::Process,
         name,
@@ -171,7 +178,7 @@ fn exercise(pool: &Arc<Pool>) -> Result<(), Error> {
     let changes = vm.alloc_blocks(2).map(|blocks| {
         let mut leaf = LeafBlocks::new();
         leaf.set(4, Some(blocks[0]));
-        [(100, ChunkMap::Frames(Arc::new(leaf)))]
+        [(ChunkIndex::new(100), ChunkMap::Frames(Arc::new(leaf)))]
     })?;
     vm.alloc_chunk()?;
     let new = NewSnapshot {
@@ -187,7 +194,7 @@ fn exercise(pool: &Arc<Pool>) -> Result<(), Error> {
     let third = vm.commit_snapshot(new, vm.reserve(0)?)?.id;
     pool.remove("first")?;
     let (image, pages) = vm.pin("image")?;
-    let again = [(0, pages.chunk(0)?)];
+    let again = [(ChunkIndex::new(0), pages.chunk(ChunkIndex::new(0))?)];
     vm.commit_snapshot(process_image("again", 9, &again), vm.reserve(0)?)?;
     pool.remove("image")?;
     vm.unpin(image.id)?;
@@ -435,7 +442,7 @@ fn metadata_offsets(image: &[u8], data: &[u64]) -> Vec<u64> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(300),
+        cases: nvvmm_test_profile::cases(100, 300),
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nvvmm_snapshot::{
-    BlockNo, ChunkMap, Error, GrowOptions, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId,
-    SnapshotKind,
+    BlockNo, ChunkIndex, ChunkMap, Error, GrowOptions, Holder, LeafBlocks, NewSnapshot, Pool,
+    SnapshotId, SnapshotKind,
 };
 
 use crate::place::Place;
@@ -96,7 +96,7 @@ fn take(
         leaves[(at % 2) as usize].set(at * 3, Some(*block));
     }
     let [near, far] = leaves.map(|leaf| ChunkMap::Frames(Arc::new(leaf)));
-    let changes = [(1, near), (290, far)];
+    let changes = [(ChunkIndex::new(1), near), (ChunkIndex::new(290), far)];
     let state = vec![with; 5000];
     let new = NewSnapshot {
         kind: SnapshotKind::Vm,

@@ -1,11 +1,13 @@
-//! A snapshot whose machine state is not what this program and this host can restore is refused by
-//! name: its memory is sound, so nothing else would notice.
+//! A snapshot is refused if its machine state is not one that this program and this host can
+//! restore. The message names the reason. The memory of such a snapshot is sound, so no other check
+//! finds it.
 
 use nvvmm::{checkpoint::blob::SavedVm, machine::MachineStateV1};
 use nvvmm_snapshot::{NewSnapshot, Pool, SnapshotKind};
 use nvvmm_tests::Host;
 
-/// Commits `name`: the memory of the snapshot `s`, and the state that `alter` makes of its.
+/// Commits the snapshot `name`: the memory of the snapshot `s`, and its state as changed by
+/// `alter`.
 fn commit_altered(host: &Host, name: &str, alter: impl FnOnce(Vec<u8>) -> Vec<u8>) {
     let pool = Pool::open(host.pool()).unwrap();
     let holder = pool.hold("forger").unwrap();
@@ -44,7 +46,7 @@ fn host_with_snapshot() -> Host {
 #[test]
 fn a_cpu_that_this_host_does_not_have() {
     let host = host_with_snapshot();
-    // Bit 18 of this word means nothing on any CPU so far.
+    // No CPU so far gives bit 18 of this word a meaning.
     commit_altered(
         &host,
         "newer-cpu",
@@ -92,7 +94,7 @@ fn a_state_that_this_program_cannot_read() {
         state[last] ^= 1;
         state
     });
-    // Checksums are as they must be: the device itself says what it cannot take over.
+    // The checksums are right: the device itself refuses the state.
     commit_altered(
         &host,
         "future-device",

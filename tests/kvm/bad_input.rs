@@ -1,4 +1,4 @@
-//! Bad files are refused with a message that names what is wrong.
+//! Bad files are refused with a message that names the fault.
 
 use std::{fs, os::unix::fs::FileExt};
 
@@ -36,7 +36,7 @@ fn a_kernel_that_is_no_kernel() {
     host.assert_pool_clean();
 }
 
-/// Damage is done by write(2). What comes of it does not depend on the medium.
+/// True if write(2) can damage the pool. The result of damage does not depend on the medium.
 fn takes_damage(host: &Host) -> bool {
     let takes = host.medium().takes_writes();
     if !takes {
@@ -64,8 +64,8 @@ fn a_pool_of_the_future() {
     if !takes_damage(&host) {
         return;
     }
-    // docs/format.md: magic, version, checksum (of the slot's block, itself taken as 0) are where
-    // they are for ever.
+    // Magic, version and checksum stay in these places in every format version (docs/formats/pool.md).
+    // The checksum covers the slot's block, with itself taken as 0.
     let file = fs::File::options()
         .read(true)
         .write(true)
@@ -120,8 +120,8 @@ fn a_pool_with_flipped_bits_never_panics_and_never_restores_wrong_memory() {
     vm.snapshot("s");
     vm.stop();
     let good = fs::read(host.pool()).unwrap();
-    // Metadata lies where the snapshot's own frames do not: only blocks that begin with a known
-    // magic are hit.
+    // Only metadata is damaged, and not the snapshot's own frames. Metadata is in blocks that begin
+    // with a known magic.
     let metadata: Vec<usize> = (0..good.len() / 4096)
         .filter(|block| is_metadata(&good, *block))
         .collect();
@@ -130,7 +130,7 @@ fn a_pool_with_flipped_bits_never_panics_and_never_restores_wrong_memory() {
         "superblocks, catalog, map and inode: {metadata:?}"
     );
     let mut refused = 0;
-    // Not every flip is noticed: a superblock that is not the newest, bytes that nothing uses.
+    // Some flips change nothing, such as one in the older superblock or in unused bytes.
     for _ in 0..repetitions(60).max(12) {
         let block = metadata[random.below(metadata.len() as u64) as usize];
         let at = block * 4096 + random.below(4096) as usize;
@@ -159,8 +159,8 @@ fn a_pool_with_flipped_bits_never_panics_and_never_restores_wrong_memory() {
     assert!(refused > 0, "no flipped bit was noticed");
 }
 
-/// Whether a block is a superblock, a map node, an inode or saved state, by its magic number
-/// (docs/format.md).
+/// True if a block is a superblock, a map node, an inode or saved state. Its magic number tells
+/// (docs/formats/pool.md).
 fn is_metadata(pool: &[u8], block: usize) -> bool {
     let magics: [&[u8]; 4] = [b"NVVMPOOL", b"NVND", b"NVIN", b"NVVMSTAT"];
     magics

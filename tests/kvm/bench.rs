@@ -1,4 +1,5 @@
-//! `nvvmm bench` measures what it says, and looks at the memory of all that it restores.
+//! `nvvmm bench` measures the experiments that it names, and checks the memory of each VM that it
+//! restores.
 
 use std::path::Path;
 
@@ -7,7 +8,8 @@ use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
 
-/// Runs it with the medium under test, beside shared memory where its pages are huge.
+/// Runs `nvvmm bench` on the medium under test. If its pages are huge, shared memory is measured
+/// beside it.
 fn bench(host: &Host, out: &Path, arguments: &[&str]) -> Value {
     let dir = host
         .pool()
@@ -30,7 +32,8 @@ fn bench(host: &Host, out: &Path, arguments: &[&str]) -> Value {
     host.json(&all)
 }
 
-/// Copying writes files beside the pool.
+/// True if the benchmark can run on the medium. It needs a directory: copying writes files beside
+/// the pool.
 fn can_be_measured(host: &Host) -> bool {
     let can = !host.medium().is_device();
     if !can {
@@ -215,7 +218,7 @@ fn the_curve_of_rates_has_a_ring_at_each_period() {
         }
     }
     tables_and_plots_are_whole(rate, out.path());
-    // All words of the guest itself, of the one that came from its newest checkpoint, and of the
+    // All words of three guests: the guest itself, one restored from its newest checkpoint, and the
     // one that was rewound.
     assert!(
         rate["frames_verified"].as_u64().unwrap() >= 3 * 8 * MIB / 4096,
@@ -226,7 +229,7 @@ fn the_curve_of_rates_has_a_ring_at_each_period() {
 
 #[test]
 fn each_technique_is_measured_with_and_without() {
-    // A pool says which engine it gets.
+    // The pool determines the engine.
     let host = Host::new(64);
     if !can_be_measured(&host) {
         return;
@@ -254,7 +257,7 @@ fn each_technique_is_measured_with_and_without() {
     }
     tables_and_plots_are_whole(techniques, out.path());
     let rows = techniques["tables"][0]["rows"].as_array().unwrap();
-    // Copies of hot frames on each pool, the others where there are clusters.
+    // Copies of hot frames on each pool. The others are measured where the engine copies clusters.
     let expected = if host.medium().maps_whole_chunks() {
         4 + 1
     } else if has_huge_pages(&host) {
@@ -275,7 +278,7 @@ fn each_technique_is_measured_with_and_without() {
 
 #[test]
 fn clusters_and_mappings_are_measured_for_every_policy() {
-    // A pool says which engine it gets.
+    // The pool determines the engine.
     let host = Host::new(64);
     if host.engine() == Engine::Private {
         println!("left out on {}: its kernel copies", host.medium().name());
@@ -291,12 +294,12 @@ fn clusters_and_mappings_are_measured_for_every_policy() {
     assert_eq!(experiments.len(), 2, "{report}");
     for experiment in experiments {
         tables_and_plots_are_whole(experiment, out.path());
-        // The guest's own words, and those of one that was restored.
+        // Words of the guest itself and of one that was restored.
         let verified = experiment["frames_verified"].as_u64().unwrap();
         assert!(verified >= 2 * 8 * MIB / 4096, "{experiment}");
     }
     let [clusters, mappings] = [&experiments[0], &experiments[1]];
-    // A frame is copied for each that is written apart from others, or as many as a cluster has.
+    // Each write that is apart from others copies one frame, or as many frames as a cluster has.
     let sparse = clusters["tables"][0]["rows"].as_array().unwrap();
     let copied = |row: usize| sparse[row][2].as_str().unwrap().parse::<f64>().unwrap();
     assert!((1.0..1.5).contains(&copied(0)), "{clusters}");
@@ -309,7 +312,7 @@ fn clusters_and_mappings_are_measured_for_every_policy() {
     nothing_is_left(host.pool().parent().unwrap());
 }
 
-/// Neither a pool nor a file beside it, nor a VM in a process of its own.
+/// Fails the test if the benchmark left a pool, a file beside it, or a VM process.
 fn nothing_is_left(dir: &Path) {
     let left = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with("nvvmm-bench-");
     let files = std::fs::read_dir(dir)
@@ -320,7 +323,7 @@ fn nothing_is_left(dir: &Path) {
     assert!(files.is_empty(), "{files:?} in {}", dir.display());
     let pool = format!("NVVMM_POOL={}/nvvmm-bench-", dir.display());
     for process in std::fs::read_dir("/proc").unwrap().flatten() {
-        // Most are nobody's business, and some have ended by now.
+        // Most processes belong to others, and some have ended by now.
         let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();
         let uses = String::from_utf8_lossy(&environment)
             .split('\0')

@@ -1,4 +1,4 @@
-//! The commands on a live VM, as a user meets them.
+//! Commands on a running VM, as a user types them.
 
 use nvvmm_tests::Host;
 

@@ -1,5 +1,5 @@
-//! What is done is counted, and no more is done than must be: numbers that do not depend on how
-//! fast the host is.
+//! Operations are counted, and no more are done than necessary. These numbers do not depend on the
+//! speed of the host.
 
 use std::time::{Duration, Instant};
 
@@ -7,22 +7,23 @@ use nvvmm_tests::{Engine, Host, Vm};
 use serde_json::Value;
 
 const BLOCK: u64 = 4096;
-/// Memory of the guests, and how much of it is filled.
+/// Memory of the guests.
 const MEMORY_MIB: u64 = 64;
+/// Part of the memory that the guest fills.
 const FILLED_MIB: u64 = 40;
-/// Frames from one written frame to the next: two chunks, so that no two writes are neighbours.
+/// Distance in frames between two written frames: two chunks, so that no two writes are neighbours.
 const STRIDE: u64 = 1024;
 /// Sparse writes of a test.
 const WRITES: u64 = 8;
 
-/// For a thread to come from one statement to the next.
+/// Longest wait for a thread to come from one statement to the next.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Counted(Value);
 
 impl Counted {
-    /// Who was woken may be here before the fault thread has counted how long that took, so it is
-    /// waited for.
+    /// Reads the counters. A woken vCPU may run before the fault thread has counted how long the
+    /// fault took, so this waits until the thread has.
     fn of(vm: &Vm<'_>) -> Self {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -43,12 +44,12 @@ impl Counted {
         value.unwrap_or_else(|| panic!("no {path} in {}", self.0))
     }
 
-    /// How much `path` has grown since `before`.
+    /// Increase of `path` since `before`.
     fn grown(&self, before: &Self, path: &str) -> u64 {
         self.number(path) - before.number(path)
     }
 
-    /// How many times a histogram has.
+    /// Number of entries in a histogram.
     fn times(&self, path: &str) -> u64 {
         let counts = self
             .0
@@ -74,7 +75,8 @@ fn number(report: &Value, key: &str) -> u64 {
         .unwrap_or_else(|| panic!("no {key} in {report}"))
 }
 
-/// A guest with filled memory that a snapshot has, and that has its own program's frames back.
+/// A guest with filled memory and a snapshot of it. The guest has written since, so that its own
+/// program's frames are copied.
 fn snapshotted(host: &Host) -> Vm<'_> {
     let mut vm = host.boot_bare_metal(MEMORY_MIB, 1);
     vm.ask(&format!("fill {FILLED_MIB} 1"));
@@ -100,17 +102,17 @@ fn sparse_writes_fault_once_for_each_cluster_and_copy_no_more_than_it() {
     }
     assert_eq!(grown("/ram/write_faults"), WRITES, "{}", after.0);
     assert_eq!(grown("/ram/frames_copied"), WRITES * cluster_frames(&host));
-    // Each cluster is one piece in the pool: one mapping, made fit for arming.
+    // Each cluster is one piece in the pool: one mapping, registered for arming.
     assert_eq!(grown("/kernel_calls/mmap"), WRITES);
     assert_eq!(grown("/kernel_calls/register"), WRITES);
-    // It splits the one that was there, into three at most.
+    // Each one splits the mapping that was there into three at most.
     assert!(grown("/ram/mappings") <= 2 * WRITES, "{}", after.0);
     assert!(after.number("/ram/mappings") < after.number("/ram/mappings_limit"));
-    // An access may be told of more than once, never less.
+    // An access may be reported more than once, but never less.
     let answered = after.times("/fault_latency") - before.times("/fault_latency");
     assert!(answered >= WRITES, "{}", after.0);
 
-    // What is the VM's own is written as often as the guest likes.
+    // Frames that the VM owns are written without further faults.
     let before = after;
     vm.ask(&format!("write {STRIDE} {WRITES} {STRIDE}"));
     let after = Counted::of(&vm);
@@ -138,7 +140,7 @@ fn a_frame_that_is_written_alone_again_is_copied_alone() {
     } else {
         1
     };
-    // An epoch after that in which memory was filled: what was written in it and in the next is
+    // The first epoch after the fill. Frames that are written in this epoch and in the next are
     // hot.
     for (snapshot, copied) in [("first", cluster_frames(&host)), ("again", again)] {
         vm.snapshot(snapshot);
@@ -154,7 +156,7 @@ fn a_frame_that_is_written_alone_again_is_copied_alone() {
             after.0
         );
     }
-    // Its neighbour is not in it.
+    // The frame's neighbour is not in the copy.
     let before = Counted::of(&vm);
     vm.ask(&format!("write {} 1", STRIDE + 1));
     assert_eq!(
@@ -181,8 +183,8 @@ fn a_snapshot_arms_what_was_written_and_a_second_one_nothing() {
         number(&first, "frames_new"),
     );
     if host.engine() == Engine::Redirect {
-        // One call for each cluster, and for those of the guest's own program and of its first
-        // write.
+        // One call for each cluster, and one for each cluster of the guest's own program and of its
+        // first write.
         let own = own_clusters(&mut vm, &host) + 1;
         assert!((WRITES..=WRITES + own).contains(&ioctls), "{first}");
         assert!(new <= (WRITES + own) * cluster_frames(&host), "{first}");
@@ -210,7 +212,7 @@ fn a_snapshot_arms_what_was_written_and_a_second_one_nothing() {
     }
     assert_eq!(after.grown(&before, "/snapshots/taken"), 2);
     assert_eq!(after.number("/snapshots/failed"), 0);
-    // The guest stood still for the first one of all; the other two found it paused.
+    // The first of the three snapshots paused the guest. The other two found it paused.
     assert_eq!(after.times("/snapshots/pause"), 1);
 
     host.run(&["snapshot", &vm.name, "first"])
@@ -224,7 +226,8 @@ fn a_snapshot_arms_what_was_written_and_a_second_one_nothing() {
 fn neighbours_are_armed_in_one_call() {
     let host = Host::new(512);
     let mut vm = host.boot_bare_metal(MEMORY_MIB, 1);
-    // What was written after it is not armed ahead of the next, as the guest stands still.
+    // The guest's writes after this snapshot are not armed before the next one, as the guest stands
+    // still.
     vm.snapshot("base");
     vm.ask(&format!("fill {FILLED_MIB} 1"));
     vm.pause();
@@ -235,8 +238,8 @@ fn neighbours_are_armed_in_one_call() {
     );
     assert!(new >= FILLED_MIB * 256, "{report}");
     if host.engine() == Engine::Redirect {
-        // The guest's own program, and its memory. Where calls cannot cross mappings, those of huge
-        // pages take one each, and it is found out by calls that fail.
+        // The guest's own program and its memory are two ranges. Where calls cannot cross mappings,
+        // huge pages take one call each, and failing calls find that out.
         let chunks = MEMORY_MIB / 2;
         let most = if calls_cross_mappings() {
             4
@@ -247,14 +250,14 @@ fn neighbours_are_armed_in_one_call() {
     }
 }
 
-/// Since Linux 6.3, UFFDIO_WRITEPROTECT does.
+/// True if UFFDIO_WRITEPROTECT crosses mappings: since Linux 6.3.
 fn calls_cross_mappings() -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split('.').map(|number| number.parse::<u32>());
     matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (6, 3))
 }
 
-/// Clusters of the guest's own program, which begins at 1 MiB and ends where the memory under test
+/// Clusters of the guest's own program. It begins at 1 MiB and ends where the memory under test
 /// begins.
 fn own_clusters(vm: &mut Vm<'_>, host: &Host) -> u64 {
     vm.resume();
@@ -292,8 +295,8 @@ fn a_commit_writes_its_state_and_the_way_to_what_changed() {
         "{same}"
     );
     assert_eq!(after.grown(&between, "/pool/commits"), 1);
-    // A leaf for each chunk that was written and is not whole; one inner node is above all of this
-    // memory. The guest's program and its first write are in two chunks at most.
+    // A leaf for each chunk that was written in part. One inner node is above all of this memory.
+    // The guest's program and its first write are in two chunks at most.
     let written =
         between.grown(&before, "/pool/metadata_bytes") - always - number(&changed, "state_bytes");
     let at_most = (WRITES + 2 + 1) * BLOCK;
@@ -351,7 +354,7 @@ fn mappings_stay_within_what_is_counted_and_what_is_allowed() {
     let host = Host::new(512);
     let mut vm = snapshotted(&host);
     for epoch in 0..6 {
-        // Each epoch other frames, so that chunks are copied to again and again.
+        // Each epoch writes other frames, so that chunks are copied to again and again.
         vm.ask(&format!("write {} {} 411", epoch * 37, FILLED_MIB / 2));
         vm.snapshot(&format!("e{epoch}"));
         let counted = Counted::of(&vm);
@@ -371,9 +374,9 @@ fn mappings_stay_within_what_is_counted_and_what_is_allowed() {
     }
 }
 
-/// Mappings of the pool's blocks in the VM process, but the one that the pool is read through. The
-/// kernel shows that one first or last, and it is the only one that begins at the pool's first
-/// byte: the superblocks are no guest's memory.
+/// Mappings of the pool's blocks in the VM process, without the one through which the pool is read.
+/// That one is the only mapping that begins at the pool's first byte: guests never map the
+/// superblocks.
 fn mappings_of_pool(host: &Host, vm: &Vm<'_>) -> u64 {
     let maps = std::fs::read_to_string(format!("/proc/{}/maps", vm.pid)).unwrap();
     let of_pool = maps.lines().filter(|line| line.ends_with(host.pool_str()));

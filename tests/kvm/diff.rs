@@ -1,11 +1,11 @@
-//! `nvvmm diff` tells the frames that the guest wrote, and no others.
+//! `nvvmm diff` lists the frames that the guest wrote, and no others.
 
 use nvvmm_tests::{Host, Vm};
 
 const MEMORY_MIB: u64 = 64;
 
-/// The first frame of the memory that the guest writes to when it is told; below is its own
-/// program.
+/// The first frame of the memory that the guest writes to on command. The guest's own program is
+/// below.
 fn first_frame(vm: &mut Vm<'_>) -> u64 {
     let stat = vm.ask("stat");
     let (_, rest) = stat
@@ -15,7 +15,7 @@ fn first_frame(vm: &mut Vm<'_>) -> u64 {
     first.unwrap_or_else(|| panic!("{stat}"))
 }
 
-/// The different frames behind the guest's own program.
+/// Frames that differ, without those of the guest's own program.
 fn different(host: &Host, names: [&str; 2], first: u64) -> Vec<u64> {
     let report = host.json(&["diff", names[0], names[1]]);
     let ranges = report["different"].as_array().unwrap();

@@ -1,4 +1,4 @@
-//! KVM's own record of what the guest wrote agrees with what the engine made writable.
+//! KVM's dirty log agrees with the frames that the engine made writable.
 
 use nvvmm_tests::{Host, Random, repetitions};
 

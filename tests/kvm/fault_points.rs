@@ -1,5 +1,5 @@
-//! kill -9 at every named place in the code: whatever dies there, the pool is in order, and every
-//! snapshot is whole or was never there.
+//! kill -9 at every fault point in the code. Afterwards the pool is in order, and every snapshot is
+//! complete or absent.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -15,10 +15,10 @@ use nvvmm_tests::{
     Engine, Host, Medium, Outcome, Random, SnapshotMemory, repetitions, required, wait_gone,
 };
 
-/// Longest time anything here may take.
+/// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What is done, in this order, until the process that comes to the fault point is dead.
+/// Steps that are done in order until the process at the fault point is dead.
 #[derive(Debug, Clone, Copy)]
 enum Act {
     Restore {
@@ -32,7 +32,7 @@ enum Act {
     Write {
         vm: &'static str,
     },
-    /// A chunk that is in no snapshot.
+    /// Touches a chunk that is in no snapshot.
     TouchFresh {
         vm: &'static str,
     },
@@ -47,12 +47,12 @@ enum Act {
         vm: &'static str,
     },
     Grow,
-    /// VMs that do not come to a fault point are killed, and then the pool is opened.
+    /// Opens the pool after a death. VMs that do not come to a fault point are killed first.
     OpenAfterADeath,
 }
 
-/// `base` and `kept` are there before. Together these acts come to every fault point there is on a
-/// medium.
+/// Steps that together come to every fault point on a medium. The snapshots `base` and `kept` are
+/// there before.
 const ACTS: &[Act] = &[
     Act::Restore {
         snapshot: "kept",
@@ -87,17 +87,17 @@ const ACTS: &[Act] = &[
     Act::OpenAfterADeath,
 ];
 
-/// One fault point's own world.
+/// Fixture of one fault point.
 struct Scene {
     host: Host,
     point: FaultPoint,
-    /// What the commands wrote that are to die.
+    /// Output of the commands that are to die.
     told: String,
-    /// Snapshots that must be there.
+    /// Names of snapshots that must be there.
     committed: BTreeSet<&'static str>,
-    /// Those that may be there: the process died while it made or removed them.
+    /// A snapshot that may be there: the process died while it made or removed it.
     uncertain: Option<&'static str>,
-    /// A console answers a question once.
+    /// Connections to consoles. A console answers a question once.
     consoles: HashMap<&'static str, BufReader<UnixStream>>,
 }
 
@@ -107,7 +107,7 @@ impl Scene {
         let mut vm = host.boot_bare_metal(32, 1);
         vm.ask("fill 12 1");
         vm.snapshot("base");
-        // Every other frame: a chunk in more pieces than it is mapped in.
+        // Every other frame, so that the chunk is in more pieces than it can be mapped in.
         vm.ask("write 0 1500 2");
         vm.snapshot("kept");
         vm.stop();
@@ -121,10 +121,10 @@ impl Scene {
         }
     }
 
-    /// The same command, of the program that dies.
+    /// The same command, run by the program with fault points.
     fn doomed(&self, arguments: &[&str]) -> Command {
         let usual = self.host.command(arguments);
-        let mut doomed = Command::new(required("NVVMM_FAULT_BIN"));
+        let mut doomed = Command::new(required("NVVMM_DEV_BIN"));
         doomed.args(usual.get_args());
         for (variable, value) in usual.get_envs() {
             if let Some(value) = value {
@@ -148,7 +148,7 @@ impl Scene {
         );
     }
 
-    /// Whether the process that came to the fault point was killed there.
+    /// True if a process was killed at the fault point.
     fn somebody_died(&self) -> bool {
         let line = format!("NVVMM_FAULT: killed at {}\n", self.point.name());
         self.told.contains(&line) || self.host.is_logged(&line)
@@ -187,7 +187,7 @@ impl Scene {
                 self.run(&["stop", vm]);
                 wait_gone(pid as i32);
             }
-            // A device's pool does not grow.
+            // A pool on a device cannot grow.
             Act::Grow if self.host.medium().is_device() => {}
             Act::Grow => self.run(&["pool", "grow", "--size", "+8M"]),
             Act::OpenAfterADeath => {
@@ -195,7 +195,7 @@ impl Scene {
                 vm.ask("write 0 500");
                 vm.snapshot("consumed");
                 vm.kill();
-                // With either engine this one has blocks of its own.
+                // With either engine, this snapshot has blocks of its own.
                 self.host.restore("consumed", &["--once"]).kill();
                 self.run(&["pool", "status"]);
             }
@@ -205,7 +205,7 @@ impl Scene {
         }
     }
 
-    /// The guest does as it is told, until it is done or its VM has died.
+    /// Has the guest carry out a command, until it is done or its VM has died.
     fn ask(&mut self, vm: &'static str, command: &str) {
         let died = |scene: &Scene| assert!(scene.somebody_died(), "{vm} ended by itself");
         if !self.consoles.contains_key(vm) {
@@ -240,7 +240,7 @@ impl Scene {
         }
     }
 
-    /// Kills who still lives: no destructor may have to help.
+    /// Kills the VMs that still run, so that no destructor does the work.
     fn kill_the_rest(&self) {
         let vms = self.host.json(&["ps"]);
         for vm in vms.as_array().into_iter().flatten() {
@@ -297,7 +297,7 @@ impl Scene {
     }
 }
 
-/// Whether the acts come to that place: what an engine does where, it does nowhere else.
+/// True if the steps come to that fault point with this engine and medium.
 fn is_on_the_way(point: FaultPoint, engine: Engine, medium: &Medium) -> bool {
     match point {
         FaultPoint::RedirectOriginMapped => {
@@ -308,7 +308,7 @@ fn is_on_the_way(point: FaultPoint, engine: Engine, medium: &Medium) -> bool {
         | FaultPoint::RedirectCopied
         | FaultPoint::RedirectMapped => engine == Engine::Redirect,
         FaultPoint::GrowLengthened | FaultPoint::GrowSwitched => !medium.is_device(),
-        // On a device, whose blocks are copied in, the chunks that have none.
+        // On a device the engine copies blocks in, for chunks that have none.
         FaultPoint::PrivateChunkMapped
         | FaultPoint::PrivateChunkFilled
         | FaultPoint::PrivateTaken
@@ -319,7 +319,8 @@ fn is_on_the_way(point: FaultPoint, engine: Engine, medium: &Medium) -> bool {
     }
 }
 
-/// Dies at a place that is on the way; finds the pool in order either way.
+/// Runs the steps until a process dies at the fault point, and checks the pool. It checks also that
+/// exactly the expected points are reached.
 fn die_at(point: FaultPoint) {
     let mut scene = Scene::new(point);
     for act in ACTS {
@@ -339,7 +340,7 @@ fn die_at(point: FaultPoint) {
     scene.assert_in_order();
 }
 
-/// All there are, or where that is too many an equal part of them.
+/// All fault points, or an equal part of them in a shorter run.
 fn chosen_points() -> Vec<FaultPoint> {
     let all = FaultPoint::ALL;
     let step = all.len() / repetitions(all.len() as u32) as usize;
@@ -365,11 +366,12 @@ fn a_process_that_is_killed_at_any_fault_point_leaves_the_pool_in_order() {
 }
 
 #[test]
-fn a_program_for_users_has_no_fault_points() {
-    let speaks_of_faults = |variable| {
-        let program = std::fs::read(required(variable)).expect("the program can be read");
-        program.windows(11).any(|bytes| bytes == b"NVVMM_FAULT")
-    };
-    assert!(speaks_of_faults("NVVMM_FAULT_BIN"));
-    assert!(!speaks_of_faults("NVVMM_BIN"));
+fn a_release_build_has_no_fault_points_and_no_switches_for_tests() {
+    let read = |variable| std::fs::read(required(variable)).expect("the program can be read");
+    let (dev, release) = (read("NVVMM_DEV_BIN"), read("NVVMM_RELEASE_BIN"));
+    let names = |program: &[u8], word: &[u8]| program.windows(word.len()).any(|at| at == word);
+    for word in ["NVVMM_FAULT", "NVVMM_TEST_WITHOUT", "NVVMM_TEST_DIRTY_LOG"] {
+        assert!(names(&dev, word.as_bytes()), "{word}");
+        assert!(!names(&release, word.as_bytes()), "{word}");
+    }
 }

@@ -1,4 +1,4 @@
-//! A full pool refuses snapshots, holds the guest that needs space, and hurts nobody.
+//! A full pool refuses snapshots and holds the guest that needs space. No other VM is harmed.
 
 use std::{
     fs,
@@ -12,9 +12,9 @@ use nvvmm_tests::{Engine, Host, Random, Vm, repetitions, required};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Long enough for a vCPU that runs to be seen running.
+/// Long enough to see that a running vCPU runs.
 const A_WHILE: Duration = Duration::from_millis(300);
-/// Operations on a VM that keeps running out of space.
+/// Operations on a VM that runs out of space again and again.
 const OPERATIONS: u32 = 60;
 
 fn wait_until(vm: &Vm<'_>, what: &str, holds: impl Fn(&Value) -> bool) {
@@ -34,7 +34,7 @@ fn vcpu_ticks(vm: &Vm<'_>) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{}/task", vm.pid)).unwrap();
     let stats = tasks
         .flatten()
-        // Threads that are none of a vCPU come and go.
+        // Other threads of the process come and go.
         .filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
     stats
         .filter(|stat| stat.contains("(nvvmm-vcpu"))
@@ -56,7 +56,7 @@ fn assert_stands_still(vm: &Vm<'_>) {
     assert_eq!(vcpu_ticks(vm), before, "a vCPU runs");
 }
 
-/// What a refused operation must not change. Leases and blocks of the VM are in it.
+/// State that a refused operation must not change. The VM's leases and blocks are part of it.
 fn footprint(host: &Host, vm: &Vm<'_>) -> (Value, Value, Value) {
     let status = vm.status();
     (
@@ -87,7 +87,7 @@ fn starved(host: &Host) -> Vm<'_> {
     vm
 }
 
-/// Removes all snapshots, and waits until the VM is told that there is space.
+/// Removes all snapshots, and waits until the VM reports that it has space.
 fn make_space(host: &Host, vm: &Vm<'_>) {
     for entry in host.json(&["snapshots"]).as_array().unwrap() {
         host.run(&["rm", entry["name"].as_str().unwrap()]).ok();
@@ -100,8 +100,7 @@ fn assert_exact(vm: &mut Vm<'_>) {
     assert!(vm.ask("check").contains("check ok"));
 }
 
-/// Whether guests of this pool wait for space. With private memory there is nothing that they would
-/// wait for.
+/// True if guests of this pool wait for space. Guests with private memory never do.
 fn guests_wait(host: &Host) -> bool {
     let waits = host.engine() == Engine::Redirect;
     if !waits {
@@ -183,8 +182,8 @@ fn a_snapshot_that_finds_the_pool_full_changes_nothing() {
     let mut greedy = host.boot_bare_metal(512, 1);
     greedy.console().say("fill all 1");
     wait_for_state(&greedy, "no-space");
-    // Paused, as an idle guest writes to its stack. What is left of the chunks that the VM has
-    // leased is enough for the metadata of a few.
+    // Pauses the VM, as an idle guest writes to its stack. The free blocks in the VM's leased
+    // chunks are enough for the metadata of a few snapshots.
     idle.pause();
     for number in 0.. {
         let before = footprint(&host, &idle);
@@ -203,7 +202,7 @@ fn a_snapshot_that_finds_the_pool_full_changes_nothing() {
     host.assert_pool_clean();
 }
 
-/// Takes every block of the pool that can be had.
+/// Allocates every free block of the pool.
 fn take_the_rest(ballast: &Holder) -> Vec<BlockNo> {
     let mut taken = Vec::new();
     for count in [64, 1] {
@@ -214,7 +213,7 @@ fn take_the_rest(ballast: &Holder) -> Vec<BlockNo> {
     taken
 }
 
-/// However much is left: a snapshot is refused before its VM is paused, or taken.
+/// A snapshot is refused before its VM is paused, or it is taken, for any amount of free space.
 #[test]
 fn a_snapshot_is_refused_before_the_pause_or_taken() {
     let host = Host::new(96);
@@ -225,8 +224,8 @@ fn a_snapshot_is_refused_before_the_pause_or_taken() {
     let ballast = pool.hold("ballast").unwrap();
     let mut taken = take_the_rest(&ballast);
     let mut refused = 0;
-    // What the VM has leased is enough for a few; then it needs what is given back here, a block
-    // each time where all is tested.
+    // The VM's leased blocks are enough for a few snapshots. After that it needs the blocks that
+    // are given back here. The nightly run gives one block back each time.
     let given_at_once = 17 - repetitions(16) as usize;
     for number in 0.. {
         let outcome = host.run(&["snapshot", &vm.name, &format!("s{number}")]);
@@ -235,9 +234,9 @@ fn a_snapshot_is_refused_before_the_pause_or_taken() {
         }
         if outcome.code != 0 {
             let refusal = outcome.refused(5, "pool is full").stderr;
-            // The guest writes to its stack, and may wait for a block itself: for one that is
-            // reserved for the snapshot, which gives it up then, so that the guest goes
-            // on before it can be asked.
+            // The guest writes to its stack and may itself wait for a block that the snapshot
+            // reserved. The snapshot then releases the block, so that the guest goes on and can be
+            // paused.
             let before_the_pause = ["may be needed", "has written", "the guest stands still"];
             assert!(
                 before_the_pause.iter().any(|words| refusal.contains(words)),
@@ -268,16 +267,15 @@ fn unused_blocks(host: &Host) -> u64 {
     status["leased_blocks"].as_u64().unwrap() - used
 }
 
-/// Has the guest write until its VM has leased nothing that it does not use, but for less than one
-/// more write takes.
+/// Has the guest write until its VM has too few unused leased blocks for one more write.
 fn use_up_leases(host: &Host, vm: &mut Vm<'_>, ballast: &Holder) {
     let copied_at_once = if host.medium().maps_whole_chunks() {
         512
     } else {
         16
     };
-    // Within about a second a VM gives back what it holds of a full pool beyond two chunks. The
-    // guest may not write so often that this need not be waited for.
+    // A VM returns the chunks of a full pool beyond two unused ones within about a second. This
+    // waits for that, so that the guest need not write so often.
     let until = Instant::now() + PATIENCE;
     loop {
         take_the_rest(ballast);
@@ -297,13 +295,15 @@ fn use_up_leases(host: &Host, vm: &mut Vm<'_>, ballast: &Holder) {
         if writes == 0 {
             return;
         }
-        // Not where the last copy of a chunk ended: that would be twice as large.
+        // Writes elsewhere than at the end of the last copy of a chunk: a copy there would be twice
+        // as large.
         let answer = vm.ask(&format!("write {} {} 512", turn * 32, writes.min(64)));
         assert!(answer.contains("write ok"), "{answer}");
     }
 }
 
-/// While the file is there, a process waits at a fault point; however the test ends, it goes on.
+/// Holds a process at a fault point while the file exists. The process goes on even if the test
+/// fails.
 struct Gate(PathBuf);
 
 impl Gate {
@@ -319,8 +319,8 @@ impl Drop for Gate {
     }
 }
 
-/// Neither what the guest writes between the reservation and the pause, nor somebody who takes all
-/// that is left then, can make a snapshot fail that is under way.
+/// A snapshot that has begun does not fail for lack of space. Two things are tried: writes of the
+/// guest between the reservation and the pause, and another holder that takes all free blocks.
 #[test]
 fn what_a_snapshot_needs_is_reserved_before_the_pause() {
     let directory = tempfile::tempdir().unwrap();
@@ -336,7 +336,8 @@ fn what_a_snapshot_needs_is_reserved_before_the_pause() {
     let ballast = pool.hold("ballast").unwrap();
     let vm_name = vm.name.clone();
     let outcome = std::thread::scope(|scope| {
-        // In here, so that a failure lets the snapshot end, for which the scope waits.
+        // Dropped inside the scope, so that a failure lets the snapshot end. The scope waits for
+        // it.
         let gate = gate;
         let taking = scope.spawn(|| host.run(&["snapshot", &vm_name, "late"]));
         let until = Instant::now() + PATIENCE;
@@ -344,7 +345,8 @@ fn what_a_snapshot_needs_is_reserved_before_the_pause() {
             assert!(Instant::now() < until, "never at {at}");
             std::thread::sleep(Duration::from_millis(5));
         }
-        // A frame in each of 64 chunks; with private memory as many as are copied in the pause.
+        // Writes a frame in each of 64 chunks. With private memory, all of them are copied in the
+        // pause.
         assert!(vm.ask("write 0 64 512").contains("write ok"));
         take_the_rest(&ballast);
         if host.engine() == Engine::Redirect {
@@ -362,8 +364,8 @@ fn what_a_snapshot_needs_is_reserved_before_the_pause() {
     host.assert_pool_clean();
 }
 
-/// Whatever is asked, whenever space comes and goes: it is done or refused, and the guest's memory
-/// is exact.
+/// Operations at any time while space comes and goes are done or refused, and the guest's memory
+/// stays exact.
 #[test]
 fn operations_race_with_a_pool_that_fills_and_empties() {
     let mut random = Random::seeded("full");
@@ -407,7 +409,7 @@ fn operations_race_with_a_pool_that_fills_and_empties() {
     host.assert_pool_clean();
 }
 
-/// A small tmpfs, which an overcommitted pool promises more than.
+/// A small tmpfs, on which an overcommitted pool promises more than there is.
 struct SmallMedium(PathBuf);
 
 impl SmallMedium {
@@ -486,13 +488,13 @@ fn a_pool_without_room_for_the_guest_is_no_crash() {
     host.assert_pool_clean();
 }
 
-/// With the private engine a full pool is met by a snapshot, which is refused and changes nothing
+/// With the private engine, a snapshot is what finds a full pool. It is refused and changes nothing
 /// until `make_space`.
 pub(crate) fn a_guest_with_private_memory_never_waits(host: &Host, make_space: impl FnOnce()) {
     let mut vm = host.boot_bare_metal(48, 1);
     vm.ask("fill 24 1");
     vm.snapshot("a");
-    // Rewritten again and again, until the pool cannot hold another copy.
+    // Rewrites the memory until the pool cannot hold another copy.
     for number in 0.. {
         assert!(vm.ask("write 0 6000").contains("write ok"));
         if host.pool_status()["free_blocks"].as_u64().unwrap() < 6000 {
@@ -516,8 +518,8 @@ pub(crate) fn a_guest_with_private_memory_never_waits(host: &Host, make_space: i
     host.assert_pool_clean();
 }
 
-/// The same for a VM whose snapshot has to copy: it is what it was but for the count of frames
-/// copied in vain.
+/// The same for a VM whose snapshot has to copy. Only the count of frames that were copied in vain
+/// changes.
 fn a_refused_copy_changes_nothing(host: &Host, mut idle: Vm<'_>) {
     let pool = Pool::open(host.pool()).unwrap();
     let ballast = pool.hold("ballast").unwrap();
@@ -526,7 +528,7 @@ fn a_refused_copy_changes_nothing(host: &Host, mut idle: Vm<'_>) {
     idle.pause();
     let without_copies = || {
         let (pool, mut ram, taken) = footprint(host, &idle);
-        // What was behind a frame that was written since is of no use, and is not kept.
+        // The block behind a frame that was written since is of no use, and is not kept.
         for key in ["frames_copied", "frames_mapped"] {
             ram[key].take();
         }

@@ -1,4 +1,4 @@
-//! A pool grows under running VMs: who waits for space goes on, and no memory is harmed.
+//! A pool grows under running VMs. Guests that wait for space go on, and no memory is harmed.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,8 @@ fn wait_until_starved(vm: &Vm<'_>) {
     }
 }
 
-/// A pool on a device stays as large as it was made. Growing it is refused and changes nothing.
+/// True if the pool is on a device. Such a pool keeps its size: growing it is refused and changes
+/// nothing.
 fn has_fixed_size(host: &Host) -> bool {
     let fixed = host.medium().is_device();
     if fixed {
@@ -45,7 +46,7 @@ fn a_guest_that_finds_no_block_goes_on_when_the_pool_grows() {
     vm.ask("fill 24 1");
     vm.snapshot("a");
     vm.ask("write 0 4000");
-    // The pool cannot hold a third copy of what is rewritten now.
+    // The pool cannot hold a third copy of the rewritten memory.
     vm.snapshot("b");
     vm.console().say("write 0 6000");
     wait_until_starved(&vm);
@@ -55,7 +56,7 @@ fn a_guest_that_finds_no_block_goes_on_when_the_pool_grows() {
     assert!(vm.status()["notice"].is_null(), "{}", vm.status());
     assert!(vm.ask("check").contains("check ok"));
     host.assert_pool_clean();
-    // What is on the new part is as good as the rest, for others too.
+    // Data on the new part is as good as the rest, for other VMs too.
     let digest = vm.ask("digest all");
     vm.snapshot("c");
     vm.stop();

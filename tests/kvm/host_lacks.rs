@@ -1,5 +1,5 @@
-//! What the host does not have or does not allow is said by name, with what to do about it, and
-//! with exit code 7.
+//! A host that lacks something, or does not allow it, gives an error that names it and a remedy.
+//! The exit code is 7.
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -11,7 +11,7 @@ use nvvmm_tests::{Host, Outcome, required};
 
 const NOBODY: u32 = 65534;
 
-/// Runs its arguments with a /dev that has all that nvvmm needs but the KVM device.
+/// Runs its arguments with a /dev that has everything that nvvmm needs except the KVM device.
 const WITHOUT_KVM: &str = r#"
 set -e
 dev=$NVVMM_RUNTIME_DIR/dev
@@ -28,7 +28,7 @@ mount --rbind "$dev" /dev
 exec "$0" "$@"
 "#;
 
-/// Another user is only had by root, and so is a mount namespace.
+/// True for root. Only root can be another user or make a mount namespace.
 fn is_root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
@@ -42,7 +42,7 @@ fn run_of(guest: &Path) -> [&str; 6] {
     ["run", "--kernel", guest, "--memory", "32M", "--detach"]
 }
 
-/// Runs the bare-metal guest's `nvvmm run` behind a command line that takes something away from it.
+/// Runs the bare-metal guest with `nvvmm run`, behind a command that takes something away from it.
 fn run_behind(host: &Host, wrapper: &[&str]) -> Outcome {
     let guest = required("NVVMM_BAREMETAL_GUEST");
     let run = host.command(&run_of(&guest));
@@ -79,7 +79,7 @@ fn no_permission() {
     if host.medium().is_device() {
         nix::unistd::chown(host.pool(), Some(NOBODY.into()), None).unwrap();
     }
-    // Where this test's programs are may be closed to others.
+    // Other users may not be allowed to read the directory of the test's programs.
     let open: PathBuf = PathBuf::from(format!("/dev/shm/nvvmm-test-open-{}", std::process::id()));
     std::fs::copy(required("NVVMM_BIN"), &open).unwrap();
     std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o755)).unwrap();

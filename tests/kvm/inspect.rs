@@ -1,4 +1,4 @@
-//! `nvvmm inspect` decodes what a pool and its snapshots are made of.
+//! `nvvmm inspect` decodes the parts of a pool and of its snapshots.
 
 use nvvmm_tests::Host;
 use serde_json::Value;
@@ -31,7 +31,7 @@ fn a_snapshot_and_its_pool_are_decoded_without_a_vm() {
     let vcpus = state["vcpus"].as_array().unwrap();
     assert_eq!(vcpus.len(), 2);
     for vcpu in vcpus {
-        // The guest's own program begins at 1 MiB; below are the page tables that it was given.
+        // The guest's own program begins at 1 MiB. The page tables that it was given are below.
         let registers = &vcpu["registers"];
         assert!(
             (1 << 20..64 << 20).contains(&number(&registers["rip"])),

@@ -1,9 +1,9 @@
-//! A snapshot taken while every vCPU keeps writing holds exactly the memory of one instant.
+//! A snapshot taken while every vCPU writes holds exactly the memory of one instant.
 
 use nvvmm_tests::{Engine, Host, Random, SnapshotMemory, Vm, repetitions};
 
-/// All checks of the guest itself: every frame holds what its writer had written at one instant,
-/// for every vCPU.
+/// Runs all checks of the guest itself. For every vCPU, every frame holds the data that its writer
+/// had written at one instant.
 fn assert_exact(vm: &mut Vm<'_>, whose: &str) {
     let answer = vm.ask("check");
     assert!(answer.contains("@ check ok"), "{whose}: {answer}");
@@ -41,7 +41,7 @@ fn snapshots_of_a_churning_guest(vcpus: u32, pattern: &str, access: &str) {
         assert!(frames >= 40 * 256, "{name}: {frames} frames were compared");
     }
     assert_exact(&mut original, "the original");
-    // Two at a time beside the original, all of them writing.
+    // Two copies at a time run beside the original, and all of them write.
     for pair in names.chunks(2) {
         let mut copies: Vec<Vm<'_>> = pair.iter().map(|name| host.restore(name, &[])).collect();
         for (copy, name) in copies.iter_mut().zip(pair) {

@@ -1,7 +1,7 @@
-//! The bare-metal guest on /dev/kvm: what a snapshot promises about memory, on any KVM.
+//! The bare-metal guest on /dev/kvm: promises of a snapshot about memory, on any KVM.
 //!
-//! Each module is one promise. They need `NVVMM_BIN` and `NVVMM_BAREMETAL_GUEST`; scripts/test.sh
-//! sets them.
+//! Each module tests one promise. They need `NVVMM_BIN` and `NVVMM_BAREMETAL_GUEST`, which
+//! scripts/test.sh sets.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -12,6 +12,7 @@ mod commands;
 mod counters;
 mod diff;
 mod dirty_log;
+mod export;
 mod fault_points;
 mod full_pool;
 mod grow;
@@ -19,7 +20,6 @@ mod host_lacks;
 mod inspect;
 mod instant;
 mod kill;
-mod looking;
 mod moving;
 mod ring;
 mod scrub;

@@ -1,4 +1,4 @@
-//! A snapshot that is sent and received runs in the other pool as it would have in its own.
+//! A snapshot that is sent and received runs in the other pool as it would in its own.
 
 use std::{
     fs::File,
@@ -15,16 +15,16 @@ use nix::{
 use nvvmm_tests::{Host, Medium, Outcome, SnapshotMemory};
 use serde_json::Value;
 
-/// Longest time anything here may take.
+/// Longest wait for a command.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What both ends of a pipe reported.
+/// Reports of both ends of a pipe.
 struct Moved {
     sent: Value,
     received: Value,
 }
 
-/// `nvvmm send ... | nvvmm receive ...`.
+/// Runs `nvvmm send ... | nvvmm receive ...`.
 fn through_a_pipe(from: &Host, send: &[&str], to: &Host, receive: &[&str]) -> Moved {
     let send: Vec<&str> = ["send", "--json"].iter().chain(send).copied().collect();
     let mut sender = from
@@ -56,7 +56,7 @@ fn frames(report: &Value, key: &str) -> u64 {
         .unwrap_or_else(|| panic!("{key} in {report}"))
 }
 
-/// Restores a snapshot, whose guest must find its memory as `digest` says.
+/// Restores a snapshot. Its guest's memory must have this digest.
 fn assert_runs(host: &Host, snapshot: &str, digest: &str) {
     let mut vm = host.restore(snapshot, &[]);
     assert_eq!(vm.ask("digest all"), digest, "{snapshot}");
@@ -84,9 +84,9 @@ fn listed(host: &Host, name: &str) -> Option<Value> {
     all.iter().find(|entry| entry["name"] == name).cloned()
 }
 
-/// Where what is on `media[from]` is sent: to each other medium, and where there is one only, to
-/// another pool on it. Where some are persistent memory, two media are one pair, of those that only
-/// such a host has.
+/// Media to which a snapshot on `media[from]` is sent: all others, or a second pool on the only
+/// one. If some are persistent memory, only pairs with such a medium are tested, each once: other
+/// hosts test the rest.
 fn targets(media: &[Medium], from: usize) -> Vec<&Medium> {
     let emulated = media.iter().any(Medium::is_persistent_memory);
     let is_target = |to: usize| {
@@ -132,7 +132,7 @@ fn a_snapshot_goes_through_a_pipe_between_any_two_media_and_back() {
                 "{sent}"
             );
             SnapshotMemory::read(target.pool(), "there").assert_one_instant("there");
-            // What a VM there has made of it comes back as a difference.
+            // A VM there changes the snapshot. Its changes come back as a difference.
             let mut vm = target.restore("there", &[]);
             assert_eq!(vm.ask("digest all"), digest);
             assert!(vm.ask("check").contains("check ok"));
@@ -188,13 +188,13 @@ fn ten_differences_one_after_the_other_make_what_the_original_is() {
     let parent = |name: &str| listed(&target, name).unwrap()["parent"].clone();
     assert_eq!(parent("s7"), listed(&target, "s6").unwrap()["id"]);
     target.assert_pool_clean();
-    // Each is a snapshot of its own: those before can go.
+    // Each is a complete snapshot, so the earlier ones can be removed.
     for number in 0..10 {
         target.run(&["rm", &format!("s{number}")]).ok();
     }
     target.assert_pool_clean();
     assert_runs(&target, "s10", &digests[10]);
-    // All of it at once is the same memory, which the pool has already.
+    // The whole snapshot is the same memory, which the pool has already.
     let whole = through_a_pipe(&source, &["s10"], &target, &["--name", "whole"]).received;
     assert_eq!(
         (whole["like"].as_str(), frames(&whole, "frames_stored")),
@@ -293,7 +293,7 @@ fn what_is_no_whole_stream_and_what_lacks_its_base_is_refused() {
         .run(&["receive", text(&stream)])
         .refused(3, "which is not in pool")
         .refused(3, "receive 'a' first");
-    // One of that name is not the one.
+    // Another snapshot with the same name does not count.
     let vm = target.boot_bare_metal(32, 1);
     vm.snapshot("a");
     vm.stop();
@@ -347,7 +347,7 @@ fn what_goes_to_a_pipe_that_nobody_reads_is_ended_by_a_signal() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // It has begun, and has more to say than a pipe holds.
+        // The command has begun, and has more output than a pipe holds.
         let mut pipe = child.stdout.take().unwrap();
         pipe.read_exact(&mut [0]).unwrap();
         kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
@@ -363,7 +363,7 @@ fn what_goes_to_a_pipe_that_nobody_reads_is_ended_by_a_signal() {
     assert_eq!(host.pool_status()["snapshot_blocks"], 0);
 }
 
-/// A reception that has read a part of a stream, waits for the rest, and has kept something.
+/// A receiver that has read a part of a stream, has kept some of it, and waits for the rest.
 fn begun(host: &Host, part: &[u8]) -> Child {
     let mut child = host
         .command(&["receive"])
@@ -445,7 +445,7 @@ fn a_reception_that_was_interrupted_or_killed_goes_on_and_stores_nothing_twice()
             .run(&["diff", "large", "large"])
             .refused(4, "is incomplete");
     }
-    // The beginning alone comes in vain; it does not take away what is there.
+    // The beginning of the stream alone is refused. It does not remove the blocks that were kept.
     let mut cut = target.command(&["receive"]);
     let beginning = files.path().join("beginning");
     std::fs::write(&beginning, &bytes[..bytes.len() / 8]).unwrap();
@@ -475,7 +475,7 @@ fn a_reception_that_was_interrupted_or_killed_goes_on_and_stores_nothing_twice()
         .run(&["receive", text(&stream)])
         .refused(4, "is taken");
 
-    // What was kept can be given up.
+    // The kept blocks can be removed.
     target.run(&["rm", "large"]).ok();
     let mut child = begun(&target, &bytes[..bytes.len() * 3 / 4]);
     target

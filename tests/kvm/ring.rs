@@ -1,5 +1,5 @@
-//! A ring of checkpoints: the newest few of a running VM are kept, each is exact, and the VM goes
-//! back to any of them.
+//! A ring of checkpoints keeps the newest few of a running VM. Each checkpoint is exact, and the VM
+//! can be rewound to any of them.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Waits until what `nvvmm ps` says of the VM's ring is so, and gives it back.
+/// Waits until the status of the VM's ring in `nvvmm ps` fulfils `holds`, and returns the status.
 fn wait_for_ring(vm: &Vm<'_>, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -95,7 +95,7 @@ fn the_newest_few_are_kept_and_each_is_of_one_instant() {
     }
     assert_exact(&mut vm, "the original");
 
-    // They are snapshots like others, and the ring goes on from what it finds.
+    // Checkpoints are ordinary snapshots. The ring goes on with those that it finds.
     host.run(&["rm", &expected[1]]).ok();
     host.json(&["checkpoint", &vm.name, "--every", "0", "--keep", "2"]);
     wait_for_more(&vm, 3);
@@ -130,7 +130,7 @@ fn a_rewind_goes_back_exactly_and_the_vm_stays_what_it_is() {
             format!("{}@{}", vm.name, 4 - back),
             "{report}"
         );
-        // The same console connection, the same process.
+        // The console connection and the process stay the same.
         assert_eq!(vm.ask("digest all"), digests[3 - back], "{back} back");
         assert_exact(&mut vm, &format!("{back} back"));
         let after = vm.status();
@@ -138,12 +138,12 @@ fn a_rewind_goes_back_exactly_and_the_vm_stays_what_it_is() {
             assert_eq!(after[same], before[same], "{same}");
         }
         assert_eq!(after["state"], "running");
-        // What was written meanwhile is gone the next time.
+        // The next rewind undoes these writes.
         vm.ask("write 100 200 1");
     }
     assert_eq!(names(&host).len(), 3, "all are kept");
 
-    // To a snapshot with a name, and paused as it was.
+    // Rewinds to a snapshot with a name. The VM stays paused.
     vm.snapshot("named");
     let named = vm.ask("digest all");
     vm.ask("write 9 90 1");
@@ -205,7 +205,7 @@ fn a_guest_that_reboots_or_stands_still_has_its_ring() {
         taken(&vm.status()["ring"]) <= taken(&before) + 1,
         "nothing changes in a paused VM"
     );
-    // A snapshot of the user's stays out of the ring.
+    // A snapshot that the user took is not part of the ring.
     vm.snapshot("mine");
     vm.resume();
     wait_for_more(&vm, 5);
@@ -234,7 +234,7 @@ fn a_killed_vm_leaves_its_checkpoints() {
         for name in &left {
             SnapshotMemory::read(host.pool(), name).assert_one_instant(name);
         }
-        // The ring of a VM of that name goes on where it ended.
+        // The ring of a VM with that name goes on where it ended.
         host.run(&["restore", &left[2], "--name", &name, "--detach"])
             .ok();
         let mut again = Vm::attach(&host, name.clone());

@@ -1,4 +1,5 @@
-//! What snapshots hold has digests: damage is named, and running VMs are not taken for it.
+//! Snapshots have digests of their memory. Damage is reported by name, and writes of running VMs
+//! are not taken for damage.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -15,17 +16,16 @@ fn frames_of(host: &Host, snapshot: &str) -> Vec<(u64, BlockNo)> {
     let mut frames = Vec::new();
     for chunk in map.iter_present() {
         let (index, chunk) = chunk.unwrap();
-        let first = u64::from(index) * 512;
         frames.extend(
             chunk
                 .iter_present()
-                .map(|(at, block)| (first + u64::from(at), block)),
+                .map(|(frame, block)| (index.frame_number(frame), block)),
         );
     }
     frames
 }
 
-/// A chunk of the pool, mapped: not every medium takes read(2) and write(2).
+/// A chunk of the pool, mapped. Some media do not support read(2) and write(2).
 fn chunk_of_pool(host: &Host, chunk: u64) -> MmapRegion {
     let file = fs::File::options()
         .read(true)
@@ -107,7 +107,7 @@ fn digests_are_made_in_the_background() {
     );
 }
 
-/// Digests in the pool's first segment, as docs/format.md says where they are: of a small pool, all
+/// Number of digests in the pool's first segment (docs/formats/pool.md). In a small pool, all of them are
 /// in its first chunk.
 fn digests(host: &Host) -> u64 {
     let first = chunk_of_pool(host, 0);

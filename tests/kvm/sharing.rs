@@ -1,4 +1,4 @@
-//! A snapshot costs no memory; going on costs what is written.
+//! A snapshot takes no memory. A guest that goes on takes memory for the frames that it writes.
 
 use nvvmm_tests::{Engine, Host};
 
@@ -59,11 +59,11 @@ fn sparse_writes_cost_at_most_a_cluster_each() {
     vm.ask("fill 100 1");
     vm.snapshot("s");
     let before = host.medium_bytes();
-    // One frame of every 4 MiB: none is a neighbour of another.
+    // One frame of every 4 MiB, so that none is a neighbour of another.
     vm.ask("write 0 25 1024");
     let grown = host.medium_bytes() - before;
     let cluster = host.medium().granule_bytes().max(64 << 10);
-    // The guest's journal and stack are pages of their own.
+    // The guest's journal and stack have pages of their own.
     assert!(
         grown <= (25 + 16) * cluster,
         "25 sparse writes took {grown} bytes"

@@ -1,4 +1,4 @@
-//! Snapshots of restored VMs, of those again, deleted in any order.
+//! Snapshots of restored VMs, and of VMs restored from those, removed in any order.
 
 use nvvmm_tests::{Host, Random, repetitions};
 

@@ -1,4 +1,4 @@
-//! The agent in the guest: commands of the host, and what a restored guest is told.
+//! The agent in the guest: commands of the host, and messages to a restored guest.
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
@@ -11,10 +11,11 @@ use nvvmm_tests::{
     witness::{boot_to_agent, boot_without_witness},
 };
 
-/// Ten times and more of what a restored guest takes to hear of it inside an emulated KVM host.
+/// Longest wait for a restored guest: at least ten times what its notice takes in an emulated KVM
+/// host.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// An nvvmm command that is fed with `input`.
+/// Runs an nvvmm command with `input` as its standard input.
 fn fed(host: &Host, arguments: &[&str], input: &[u8]) -> std::process::Output {
     let mut command: Command = host.command(arguments);
     command
@@ -36,8 +37,8 @@ fn pattern(len: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Repeats until the guest has settled after its restore, which nobody waits for; answers what it
-/// was told.
+/// Waits until the guest has handled its restore, and returns the message that it got. No command
+/// waits for that.
 fn told(host: &Host, vm: &Vm<'_>) -> String {
     wait_for(host, vm, "cat /run/hook-ran && cat /run/nvvmm/restored")
 }
@@ -84,7 +85,7 @@ fn programs_run_in_the_guest_and_files_go_both_ways() {
     vm.stop();
 }
 
-/// What a command puts out on a terminal of that size.
+/// Output of a command on a terminal of that size.
 fn on_a_terminal(
     host: &Host,
     rows: u16,
@@ -105,7 +106,7 @@ fn on_a_terminal(
         .stderr(pty.slave)
         .spawn()
         .expect("nvvmm starts");
-    // A terminal that nobody has open any more ends in an error.
+    // A terminal that no process has open gives an error at its end.
     let mut shown = Vec::new();
     let _ = std::fs::File::from(pty.master).read_to_end(&mut shown);
     let status = child.wait().expect("nvvmm ends");
@@ -133,7 +134,7 @@ fn the_agent_can_be_the_first_process_and_programs_have_a_terminal() {
             "{place}: {mounted}"
         );
     }
-    // An orphan's end is not left for anybody to see.
+    // No process waits for an orphan, so its exit code is lost.
     run("(/bin/busybox sleep 0.1; exit 5) >/dev/null 2>&1 &").ok();
     let zombies = "/bin/busybox sleep 1; /bin/busybox grep -l '^State:.Z' /proc/[0-9]*/status";
     assert_eq!(run(zombies).stdout, "");
@@ -143,7 +144,7 @@ fn the_agent_can_be_the_first_process_and_programs_have_a_terminal() {
     let (code, shown) = on_a_terminal(&host, 33, 77, &[&exec[..], &[script]].concat());
     assert_eq!((code, &shown[..]), (Some(9), "33 77\r\n"));
 
-    // Without the agent such a guest is of no use: it switches itself off.
+    // Without the agent such a guest is of no use: it powers itself off.
     let agents = "for p in /proc/[0-9]*; do [ $p = /proc/1 ] || [ \"$(/bin/busybox cat $p/comm)\" != exe ] || \
         /bin/busybox kill -9 ${p#/proc/}; done";
     run(agents);
@@ -187,7 +188,7 @@ fn a_restored_guest_is_told_and_its_streams_are_not_the_originals() {
         now(&kept) < 10_000_000,
         "its clock goes on from the snapshot"
     );
-    // Its host is gone, so it is hung up on.
+    // The host process is gone, so the guest's process gets SIGHUP.
     let until = Instant::now() + PATIENCE;
     while output(&host, &kept, reads).trim() != "0" {
         assert!(

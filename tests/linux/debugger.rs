@@ -1,15 +1,15 @@
-//! What a debugger finds in the core of a Linux guest.
+//! A debugger reads the core of a Linux guest.
 
 use std::{fs::File, io::Read, process::Command};
 
 use nvvmm_tests::Host;
 
-/// `struct new_utsname` (linux/utsname.h): names of this many bytes, the system's first, the
-/// release third.
+/// Bytes of each name in `struct new_utsname` (linux/utsname.h). The system's name is the first,
+/// the release is the third.
 const UTS_NAME_BYTES: u64 = 65;
 
-/// Fails unless a core of the snapshot shows the guest's kernel as `uname` would name it: at the
-/// virtual address that its own note in the core, VMCOREINFO, says.
+/// Fails the test unless a core of the snapshot has the `uname` data of the guest's kernel. Its
+/// virtual address is in VMCOREINFO, which is a note of the core.
 pub fn assert_shows_the_kernel(host: &Host, snapshot: &str) {
     let core = host.runtime().join("linux.core");
     let report = host.json(&["export", snapshot, "--core", core.to_str().unwrap()]);

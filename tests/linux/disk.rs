@@ -1,4 +1,4 @@
-//! A file system on virtio-block, snapshotted together with a copy of its disk.
+//! A file system on virtio-block, with snapshots together with a copy of its disk.
 
 use std::{path::Path, process::Command};
 
@@ -44,14 +44,14 @@ fn a_disk_copied_at_the_snapshots_instant_is_clean_after_restore() {
     ask(&mut original, "disk mount");
     ask(&mut original, "disk write 6 64 3");
     ask(&mut original, "disk churn on");
-    // Paused, nothing is in flight: memory and disk are of one instant.
+    // While the VM is paused, no request is in flight: memory and disk are of one instant.
     original.pause();
     original.snapshot("with-disk");
     std::fs::copy(&disk, &copy).unwrap();
 
     let mut restored = host.restore("with-disk", &["--disk", copy.to_str().unwrap()]);
     for (vm, path) in [(&mut restored, &copy), (&mut original, &disk)] {
-        // One at a time, as they may share an emulated CPU.
+        // The VMs run one at a time, as they may share an emulated CPU.
         if path == &disk {
             vm.resume();
         }
@@ -68,7 +68,7 @@ fn a_disk_copied_at_the_snapshots_instant_is_clean_after_restore() {
     restored.stop();
     original.stop();
 
-    // A restore that would write to another disk's sectors is refused.
+    // A restore is refused if the disk has another size.
     let small = host.runtime().join("small.img");
     std::fs::write(&small, vec![0; 1 << 20]).unwrap();
     let refused = host.run(&[

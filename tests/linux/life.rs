@@ -15,7 +15,7 @@ fn a_guest_reboots_powers_off_and_a_killed_one_comes_back() {
     vm.snapshot("before");
     vm.console().say("reboot");
     vm.expect("@ reboot ok");
-    // A reboot is a new machine behind the same console.
+    // After a reboot, a new machine is behind the same console.
     let ready = vm.expect("@ ready");
     assert!(ready.contains("cpus=2"), "{ready}");
     ask(&mut vm, "fill 8 2");

@@ -1,5 +1,5 @@
-//! Stock Linux guests: what a snapshot promises to an operating system. Run directly where KVM can
-//! boot Linux, otherwise inside the nested harness (scripts/test.sh decides).
+//! Stock Linux guests: promises of a snapshot to an operating system. They run directly where KVM
+//! can boot Linux, otherwise inside the nested harness (scripts/test.sh decides).
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,5 +1,5 @@
-//! A process that fills and checks memory; the guest's clocks, timers and CPUs; copies beside the
-//! original.
+//! Memory of a process that fills and checks it; the guest's clocks, timers and CPUs; copies that
+//! run beside the original.
 
 use nvvmm_tests::{
     Host, Vm,
@@ -20,7 +20,7 @@ fn a_guest_is_snapshotted_while_it_writes(vcpus: u32) {
     original.snapshot("later");
     let after = ask(&mut original, "count");
 
-    // All are there, but one at a time runs, as they may share an emulated CPU.
+    // All of them exist, but one at a time runs: they may share an emulated CPU.
     original.pause();
     let mut copies: Vec<Vm<'_>> = Vec::new();
     for options in [&[][..], &["--prefault"]] {
@@ -47,7 +47,7 @@ fn a_guest_is_snapshotted_while_it_writes(vcpus: u32) {
     assert!(number(&ask(&mut original, "count"), "value") > number(&after, "value"));
     assert_healthy(&mut original);
 
-    // A snapshot of a copy, and the originals gone.
+    // A snapshot of a copy is restored when the originals are gone.
     original.stop();
     copies[0].resume();
     copies[0].snapshot("of-a-copy");

@@ -1,5 +1,5 @@
-//! Processes of Linux guests are captured while they run, and restarted: in the same VM, in another
-//! one, and when the VM that took them is gone.
+//! Processes of Linux guests are captured while they run. They are restarted in the same VM, in
+//! another VM, and after the VM that captured them is gone.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -9,11 +9,12 @@ use nvvmm_tests::{Host, Vm, witness::boot_without_witness};
 
 use crate::secret::{assert_whole, install, start};
 
-/// A parent's child, by number.
+/// Prints the process ID of the parent's child.
 const CHILD: &str = "ps | awk '/[s]leep 88888$/ {print $1}'";
 const CHILD_LIVES: &str = "ps | grep -q '[s]leep 88888$'";
 
-/// Runs something in the guest, in a session of its own; its number once `ready` succeeds.
+/// Runs a script in the guest, in its own session. Returns the script's process ID once `ready`
+/// succeeds.
 fn spawn(host: &Host, vm: &Vm<'_>, script: &str, ready: &str) -> String {
     let script = format!(
         "rm -f /tmp/pid; setsid sh -c 'echo $$ >/tmp/pid; {script}' </dev/null >/dev/null 2>&1 &"
@@ -78,7 +79,7 @@ fn a_process_goes_on_where_it_was_captured_in_any_vm() {
         host.run(&["restore", image, "--into", &other.name]).ok();
         assert_whole(&host, &other);
     }
-    // A snapshot of the VM has the image's frames, too, and lets go of it.
+    // A snapshot of the VM also contains the image's frames, and the VM then releases the image.
     other.snapshot("whole");
     host.run(&["rm", "job", "again", "came"]).ok();
     other.stop();
@@ -194,7 +195,7 @@ fn frames_that_move_while_they_are_captured_are_captured_where_they_are() {
     let vm = boot_without_witness(&host, 160);
     install(&host, &vm);
     let pid = start(&host, &vm);
-    // Somebody for whom frames are moved: memory in pieces, and its compaction without end.
+    // Memory in pieces and endless compaction, so that the kernel moves frames.
     output(
         &host,
         &vm,

@@ -1,5 +1,5 @@
-//! Unmodified programs of the distribution are captured in the middle of their work in a guest, and
-//! restarted, three times. What they put out is the same as of a run that nobody interrupted.
+//! Unmodified programs of the distribution are captured in a guest in the middle of their work, and
+//! restarted, three times. Their output is the same as that of an uninterrupted run.
 
 use std::fs::File;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::workloads;
 
 const CAPTURES: u32 = 3;
 
-/// What a program puts out that runs here, uninterrupted, and how long it computes.
+/// Runs a program on this host, uninterrupted. Returns its output and its computing time.
 fn usual(program: &str, input: &Path) -> (Vec<u8>, Duration) {
     let computed = || {
         let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
@@ -35,7 +35,8 @@ fn usual(program: &str, input: &Path) -> (Vec<u8>, Duration) {
     (ended.stdout, computed() - before)
 }
 
-/// Waits until a process in the guest has computed so long. False: it has ended before.
+/// Waits until a process in the guest has used that much computing time. Returns false if the
+/// process has ended before.
 fn works(host: &Host, vm: &Vm<'_>, pid: &str, computes: Duration) -> bool {
     let script = format!(
         "while test -e /proc/{pid}/exe; do
@@ -52,7 +53,8 @@ fn works(host: &Host, vm: &Vm<'_>, pid: &str, computes: Duration) -> bool {
     outcome.code == 0
 }
 
-/// `program` is a shell's command.
+/// Captures and restarts a program while it works, and compares its output. `program` is a shell
+/// command.
 fn goes_on(host: &Host, vm: &Vm<'_>, name: &str, program: &str, input: &[u8]) {
     let files = tempfile::tempdir().unwrap();
     let (here, back) = (files.path().join("input"), files.path().join("output"));
@@ -71,7 +73,7 @@ fn goes_on(host: &Host, vm: &Vm<'_>, name: &str, program: &str, input: &[u8]) {
     );
     let pid = pid.trim();
     let mut captures = 0;
-    // A guest is not faster than what it runs on, so there is something left to do after the last.
+    // A guest is not faster than its host, so that some work is left after the last capture.
     while captures < CAPTURES && works(host, vm, pid, computes / (2 * CAPTURES)) {
         let image = format!("{name}{captures}");
         host.run(&["snapshot", &vm.name, &image, "--process", pid, "--kill"])
@@ -92,7 +94,8 @@ fn goes_on(host: &Host, vm: &Vm<'_>, name: &str, program: &str, input: &[u8]) {
     );
 }
 
-/// The agent keeps some, and again after each restart.
+/// A restart uses memory that the agent keeps ready. The agent keeps new memory ready after each
+/// restart.
 fn memory_that_is_ready_is_used(host: &Host, vm: &Vm<'_>) {
     let program = "
 import hashlib, os, time

@@ -1,11 +1,11 @@
-//! A program of a guest that is captured and restarted, and knows in the end whether its memory is
-//! whole.
+//! A program of a guest that is captured and restarted, and checks at its end that its memory is
+//! complete.
 
 use nvvmm_tests::agent::{output, wait_for};
 use nvvmm_tests::{Host, Vm};
 
-/// Has a secret of 2 MiB in its memory, no two pages of it alike, and says at the end whether it is
-/// still there.
+/// Keeps a secret of 2 MiB in its memory, in which no two pages are alike. At its end it checks
+/// that the secret is still there.
 const SUBJECT: &str = r#"
     function secret(  i, x) {
         for (i = 0; i < 1111; i++) x = x i " "
@@ -20,7 +20,8 @@ const SUBJECT: &str = r#"
         if (length(x) > 2000000 && x == secret()) print "all is there" >"/tmp/verdict"
     }"#;
 
-/// What it has open is a file of the guest, which every VM must have where it is to go on.
+/// Installs the program as a file of the guest. The program has this file open, so each VM in which
+/// it is restarted must have it.
 pub fn install(host: &Host, vm: &Vm<'_>) {
     output(
         host,
@@ -29,8 +30,8 @@ pub fn install(host: &Host, vm: &Vm<'_>) {
     );
 }
 
-/// Starts the subject in a session of its own, with a number that no other VM has used; that
-/// number.
+/// Starts the program in its own session, with a process ID that no other process of the VMs has.
+/// Returns the process ID.
 pub fn start(host: &Host, vm: &Vm<'_>) -> String {
     output(
         host,
@@ -41,7 +42,7 @@ pub fn start(host: &Host, vm: &Vm<'_>) -> String {
     wait_for(host, vm, "grep . /tmp/ready").trim().to_owned()
 }
 
-/// Lets it look, and end; all must be there.
+/// Lets the program check its secret and end. Fails the test unless all of the secret is there.
 pub fn assert_whole(host: &Host, vm: &Vm<'_>) {
     output(host, vm, ": >/tmp/go");
     assert_eq!(wait_for(host, vm, "grep . /tmp/verdict"), "all is there\n");

@@ -1,6 +1,7 @@
-//! The scenarios that guest/process is tested with, in a Linux guest, by the commands that users
-//! have. `subject` sets one up, is captured while it runs, goes on unharmed, is restarted in its VM
-//! and in another, and verifies itself each time.
+//! The test scenarios of guest/process, in a Linux guest and through nvvmm's own commands.
+//!
+//! `subject` sets up a scenario and is captured while it runs. It goes on unharmed, is restarted in
+//! its VM and in another one, and verifies itself each time.
 
 use nvvmm_tests::agent::{output, sh};
 use nvvmm_tests::witness::boot_with_programs;
@@ -17,11 +18,11 @@ macro_rules! refusals {
     ($($name:ident: $scenario:literal, $place:literal, $reason:literal,)*) => { [$(($scenario, $place, $reason)),*] };
 }
 
-/// How many images a VM uses before a snapshot of the VM lets go of them (docs/design.md, "Guest
-/// processes").
+/// Number of images that a VM uses before a snapshot of the VM releases them (docs/inside/processes.md,
+/// "Together with snapshots of the VM").
 const IMAGES_AT_A_TIME: usize = 10;
 
-/// A process that runs a scenario, in a directory of that name.
+/// A process that runs a scenario, in a directory of the scenario's name.
 struct Subject {
     scenario: &'static str,
     pid: String,
@@ -32,8 +33,8 @@ impl Subject {
         let script = format!("subject start {scenario} /tmp/{scenario}");
         let started = sh(host, vm, &script).ok();
         print!("{}", started.stderr);
-        // All that it may say is that its vector registers are not AVX's, in guests under an older
-        // QEMU.
+        // The only message allowed is that the guest's vector registers are not AVX's. Guests under
+        // an older QEMU give it.
         let may_lack_avx = std::env::var("NVVMM_NESTED_QEMU").is_ok_and(|qemu| qemu == "installed");
         assert!(
             may_lack_avx || started.stderr.is_empty(),
@@ -46,7 +47,7 @@ impl Subject {
         }
     }
 
-    /// It must find all as it was, and pass.
+    /// Ends the scenario. The process must find its state unchanged, and pass.
     fn finish(&self, host: &Host, vm: &Vm<'_>) {
         let Self { scenario, pid } = self;
         let finished = sh(host, vm, &format!("subject finish {pid} /tmp/{scenario}"));
@@ -109,7 +110,7 @@ fn every_scenario_survives_in_its_vm_and_in_another() {
         }
         vm.snapshot(&format!("vm{number}"));
     }
-    // The same files, but another machine.
+    // A copy of the machine has the same files.
     let copy = host.restore(
         &format!("vm{}", known.len().div_ceil(IMAGES_AT_A_TIME) - 1),
         &[],
@@ -126,7 +127,8 @@ fn every_scenario_survives_in_its_vm_and_in_another() {
     host.assert_pool_clean();
 }
 
-/// What cannot be held is refused by fd, address or thread, and goes on.
+/// A state that cannot be captured is refused. The message names the fd, address or thread, and the
+/// process goes on.
 fn refusals_name_their_cause(host: &Host, vm: &Vm<'_>) {
     for (scenario, place, reason) in for_each_refusal!(refusals) {
         let subject = Subject::start(host, vm, scenario);

@@ -1,12 +1,12 @@
-//! Processes of Linux guests restarted with `--window`: their memory is what the guest is shown of
-//! their image.
+//! Processes of Linux guests that are restarted with `--window`. Their memory is a window: the
+//! guest sees the image's blocks as a file system.
 
 use nvvmm_tests::agent::{output, sh, wait_for};
 use nvvmm_tests::{Host, Vm, witness::boot_without_witness};
 
 use crate::secret::{assert_whole, install, start};
 
-/// Restarts an image in a window: the guest sees a file system of the image's blocks, without a
+/// Restarts an image in a window. The guest sees a file system of the image's blocks, without a
 /// page cache.
 fn restart_in_window(host: &Host, vm: &Vm<'_>, image: &str, pid: &str) {
     let report = host.json(&["restore", image, "--into", &vm.name, "--window"]);
@@ -25,7 +25,8 @@ fn restart_in_window(host: &Host, vm: &Vm<'_>, image: &str, pid: &str) {
     );
 }
 
-/// The window is let go when the process is gone; then the VM can be snapshotted.
+/// Waits until the window is released, which happens after the process is gone. The VM can be
+/// snapshotted then.
 fn snapshot_when_let_go(host: &Host, vm: &Vm<'_>, name: &str) {
     wait_for(host, vm, "[ -z \"$(ls /run/nvvmm/windows)\" ]");
     host.run(&["snapshot", &vm.name, name]).ok();
@@ -56,7 +57,7 @@ fn a_process_goes_on_with_memory_that_is_shown_in_a_window() {
         assert_eq!(output(&host, &vm, "ls /run/nvvmm/windows | wc -l"), "1\n");
         host.run(&["snapshot", &vm.name, "whole"])
             .refused(4, "--window");
-        // Captured again: what it did not write is shared with the image before.
+        // A second capture shares the unwritten memory with the image before.
         let report = host.json(&["snapshot", &vm.name, next, "--process", &pid]);
         let number = |what: &str| report[what].as_u64().unwrap();
         assert_eq!(number("frames_copied"), 0, "{report}");
@@ -69,8 +70,8 @@ fn a_process_goes_on_with_memory_that_is_shown_in_a_window() {
         assert_whole(&host, &vm);
     }
 
-    // In another VM, when the one that took the image is gone. What the guest's root does to a
-    // window is the guest's damage alone.
+    // Restarts in another VM, after the VM that captured the image is gone. A write of the guest's
+    // root to a window harms that guest only.
     let other = host.restore("after-second", &[]);
     restart_in_window(&host, &other, "third", &pid);
     vm.stop();
@@ -84,7 +85,7 @@ fn a_process_goes_on_with_memory_that_is_shown_in_a_window() {
     assert_whole(&host, &other);
     snapshot_when_let_go(&host, &other, "after-third");
 
-    // The image stays as long as it is shown.
+    // The image stays in the pool as long as a window uses it.
     restart_in_window(&host, &other, "third", &pid);
     let snapshots = host.json(&["snapshots"]);
     let names = snapshots

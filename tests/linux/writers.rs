@@ -1,4 +1,4 @@
-//! Every writer of guest memory is caught: vCPUs in kernel and user mode, devices, KVM itself.
+//! Every writer of guest memory is tracked: vCPUs in kernel and user mode, devices, KVM itself.
 
 use nvvmm_tests::{
     Host,

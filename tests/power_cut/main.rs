@@ -1,9 +1,10 @@
-//! The power of the KVM host is cut while a VM runs and snapshots come and go: every snapshot of
-//! which `nvvmm snapshot --durability power` has said that it is taken is there when there is power
-//! again, with its memory.
+//! Power of the KVM host is cut while a VM runs, and while snapshots are taken and removed.
 //!
-//! Runs once in each of two boots of the nested harness, the first of which ends with QEMU killed;
-//! scripts/test.sh starts it.
+//! When the power is back, every snapshot that `nvvmm snapshot --durability power` reported as
+//! taken is there with its memory. One cut hits all media of `NVVMM_TEST_PLACES`.
+//!
+//! This runs once in each of two boots of the nested harness. The first boot ends when QEMU is
+//! killed. scripts/test.sh starts it.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -11,41 +12,68 @@ use std::{
     fs,
     io::Write,
     path::PathBuf,
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
-use nvvmm_tests::{Host, Random, SnapshotMemory, required};
+use nvvmm_tests::{Host, Medium, Random, SnapshotMemory, required};
 
-/// Long enough for the harness to see that the power is to be cut, however slow the emulation is.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// How long snapshots come and go before the power is cut, at most: some dozen, under emulation.
+/// Longest wait for the harness to see that the power is to be cut.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// Longest time until the power is cut, while snapshots are taken and removed. Under emulation this
+/// is enough for some dozen.
 const LONGEST_WORK_MS: u64 = 10_000;
 
-/// Survives, as it is not in the nested host: a line for each snapshot that was taken, and for each
-/// that is about to be removed.
-fn log() -> PathBuf {
-    required("NVVMM_RESULTS").join("power-cut.log")
+/// Path of the log, which is outside of the nested host and survives the cut. It has a line for
+/// each snapshot that was taken, and for each that is about to be removed.
+fn log(host: &Host) -> PathBuf {
+    required("NVVMM_RESULTS").join(format!("power-cut-{}.log", host.medium().name()))
+}
+
+/// The number in a variable of scripts/test.sh.
+fn number(variable: &str) -> i32 {
+    let text = required(variable);
+    text.to_str().unwrap().parse().unwrap()
 }
 
 #[test]
 fn what_was_said_to_be_taken_outlives_a_power_cut() {
-    let host = Host::lasting("power-cut");
-    match std::env::var("NVVMM_NESTED_BOOT").as_deref() {
-        Ok("1") => work_until_the_cut(&host),
-        Ok("2") => after_the_cut(&host),
-        other => {
-            panic!("NVVMM_NESTED_BOOT is {other:?}: run this by scripts/test.sh --tier restarts")
-        }
+    let media = Medium::all();
+    let hosts: Vec<Host> = (media.iter())
+        .map(|medium| Host::lasting_on(medium, "power-cut"))
+        .collect();
+    let boot = number("NVVMM_NESTED_BOOT");
+    match boot - number("NVVMM_POWER_CUT_BOOT") {
+        0 => work_until_the_cut(&hosts),
+        1 => hosts.iter().for_each(after_the_cut),
+        _ => panic!("nothing is to be done in boot {boot}"),
     }
 }
 
-fn work_until_the_cut(host: &Host) {
+fn work_until_the_cut(hosts: &[Host]) {
+    // All media have something to lose when the power goes.
+    let (ready, all_ready) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for host in hosts {
+            let ready = ready.clone();
+            scope.spawn(move || work(host, ready));
+        }
+        hosts.iter().for_each(|_| all_ready.recv().unwrap());
+        // From here on the power may go at any moment: in a commit, in a removal, in the guest's
+        // writes.
+        Random::seeded("power cut").pause(LONGEST_WORK_MS);
+        fs::write(required("NVVMM_NESTED_POWER_SWITCH"), "").unwrap();
+    });
+}
+
+/// Takes and removes snapshots until the power is cut. Tells when the first ones are there.
+fn work(host: &Host, ready: mpsc::Sender<()>) {
     host.run(&["pool", "create", host.pool_str(), "--size", "384M"])
         .ok();
     let mut vm = host.boot_bare_metal(32, 2);
     vm.ask("fill 16 4");
     vm.ask("churn on 9 rand");
-    let mut log = fs::File::create(log()).unwrap();
+    let mut log = fs::File::create(log(host)).unwrap();
     let snapshot = |log: &mut fs::File, name: &str| {
         host.run(&["snapshot", &vm.name, name, "--durability", "power"])
             .ok();
@@ -54,13 +82,7 @@ fn work_until_the_cut(host: &Host) {
     for number in 0..3 {
         snapshot(&mut log, &format!("before{number}"));
     }
-    // From here on the power goes at any moment: in the middle of a commit, of a removal, of the
-    // guest's writes.
-    let mut random = Random::seeded("power cut");
-    std::thread::spawn(move || {
-        random.pause(LONGEST_WORK_MS);
-        fs::write(required("NVVMM_NESTED_POWER_SWITCH"), "").unwrap();
-    });
+    ready.send(()).unwrap();
     let until = Instant::now() + PATIENCE;
     for number in 0.. {
         assert!(Instant::now() < until, "the power was not cut");
@@ -74,8 +96,8 @@ fn work_until_the_cut(host: &Host) {
 }
 
 /// The snapshots that must be there, oldest first.
-fn kept() -> Vec<String> {
-    let log = fs::read_to_string(log()).unwrap();
+fn kept(host: &Host) -> Vec<String> {
+    let log = fs::read_to_string(log(host)).unwrap();
     let mut kept: Vec<String> = Vec::new();
     // The last line may be in the making.
     for line in log
@@ -96,7 +118,7 @@ fn after_the_cut(host: &Host) {
     let status = host.pool_status();
     assert!(status["holders"].as_array().unwrap().is_empty(), "{status}");
     assert_eq!(status["leased_blocks"], 0, "{status}");
-    let names = kept();
+    let names = kept(host);
     assert!(names.len() >= 3, "{names:?}");
     let listed = host.json(&["snapshots"]);
     for name in &names {
@@ -112,7 +134,8 @@ fn after_the_cut(host: &Host) {
         assert!(frames > 0);
     }
     println!(
-        "{} snapshots were taken before the cut, and are there",
+        "{}: {} snapshots were taken before the cut, and are there",
+        host.medium().name(),
         names.len()
     );
     let mut vm = host.restore(names.last().unwrap(), &[]);

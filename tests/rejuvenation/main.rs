@@ -1,7 +1,7 @@
-//! Software rejuvenation: VMs go out, the KVM host reboots, and they come back from the pool with
-//! their memory intact.
+//! Software rejuvenation: VMs are saved, the KVM host reboots, and the VMs are restored from the
+//! pool with their memory intact.
 //!
-//! Runs once in each of two boots of the nested harness; scripts/test.sh starts it.
+//! This runs once in each of two boots of the nested harness. scripts/test.sh starts it.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,10 +16,10 @@ use nvvmm_tests::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Linux takes its time to boot under emulation: on the first medium only.
+/// Medium on which Linux is tested, too: only one, as Linux boots slowly under emulation.
 const LINUX_ON: &str = "fsdax-ext4";
 
-/// What is known of the VMs before the reboot, kept outside of the nested host.
+/// State of the VMs before the reboot, kept outside of the nested host.
 #[derive(Serialize, Deserialize)]
 struct Before {
     boot_id: String,
@@ -29,7 +29,7 @@ struct Before {
     linux: Option<Linux>,
 }
 
-/// The Linux guest before the reboot.
+/// State of the Linux guest before the reboot.
 #[derive(Serialize, Deserialize)]
 struct Linux {
     name: String,
@@ -41,12 +41,12 @@ fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap()
 }
 
-/// A file that is still there after the reboot, whatever the medium.
+/// Path of a file that survives the reboot on any medium.
 fn results(name: &str, host: &Host) -> PathBuf {
     required("NVVMM_RESULTS").join(format!("rejuvenation-{}-{name}", host.medium().name()))
 }
 
-/// `scripts/rejuvenate.sh`, as its user calls it.
+/// Runs `scripts/rejuvenate.sh` as a user does.
 fn rejuvenate(host: &Host, order: &str) -> Outcome {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/rejuvenate.sh");
     let mut command = Command::new(script);
@@ -77,7 +77,7 @@ fn vms_come_back_with_their_memory_after_the_host_rebooted() {
 }
 
 fn before_the_reboot(host: &Host) {
-    // Of a run that failed.
+    // A failed run may have left it.
     let _ = std::fs::remove_file(results("record.json", host));
     host.run(&["pool", "create", host.pool_str(), "--size", "384M"])
         .ok();
@@ -86,7 +86,7 @@ fn before_the_reboot(host: &Host) {
     paused.ask("fill 16 8");
     let paused_digest = paused.ask("digest all");
     paused.pause();
-    // Last: it keeps the host's processors busy.
+    // This VM is the last, as it keeps the host's processors busy.
     let mut churning = host.boot_bare_metal(32, 2);
     churning.ask("fill 16 4");
     churning.ask("churn on 9 rand");
@@ -115,7 +115,7 @@ fn before_the_reboot(host: &Host) {
     .unwrap();
 }
 
-/// Linux that writes memory and a disk.
+/// Boots Linux and has it write memory and a disk.
 fn busy_linux(host: &Host) -> Vm<'_> {
     let disk = host
         .medium()
@@ -137,7 +137,7 @@ fn busy_linux(host: &Host) -> Vm<'_> {
     ] {
         witness::ask(&mut linux, command);
     }
-    // What it complains of after the reboot was not there before.
+    // Problems that it reports after the reboot were not there before.
     assert_healthy(&mut linux);
     linux
 }

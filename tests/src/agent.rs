@@ -1,24 +1,26 @@
-//! What the agent in a guest does for a test.
+//! Commands that a test runs in a guest through its agent.
 
 use std::time::{Duration, Instant};
 
 use crate::{Host, Outcome, Vm};
 
-/// Ten times and more of what anything takes in a guest inside an emulated KVM host.
+/// Longest wait for a guest: at least ten times what a step takes in a guest of an emulated KVM
+/// host.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Runs a shell's script in the guest.
+/// Runs a shell script in the guest.
 pub fn sh(host: &Host, vm: &Vm<'_>, script: &str) -> Outcome {
     host.run(&["exec", &vm.name, "--", "sh", "-c", script])
 }
 
-/// The same, which must succeed; what it put out.
+/// Runs a shell script, which must succeed. Returns its output.
 pub fn output(host: &Host, vm: &Vm<'_>, script: &str) -> String {
     sh(host, vm, script).ok().stdout
 }
 
-/// Repeats a script until it succeeds; what it put out then. The guest itself does, some times
-/// before it is asked again: what asks takes much of the time of an emulated processor.
+/// Repeats a script until it succeeds, and returns the output of that run. The guest itself repeats
+/// it for a while before the host asks again: each request takes much time of an emulated
+/// processor.
 pub fn wait_for(host: &Host, vm: &Vm<'_>, script: &str) -> String {
     let until = Instant::now() + PATIENCE;
     let often = format!(

@@ -7,19 +7,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Connected to the console socket of a VM.
+/// A connection to the console socket of a VM.
 #[derive(Debug)]
 pub struct Console {
     stream: UnixStream,
     received: Vec<u8>,
-    /// Why nothing more will come.
+    /// Reason why nothing more will come.
     ended: Option<String>,
-    /// Everything that came, for the message of a failed expectation.
+    /// Everything that came, for the message of a failed test.
     log: String,
 }
 
 impl Console {
-    /// Connects.
+    /// Connects to the socket at `path`.
     pub fn connect(path: &Path) -> Self {
         let stream =
             UnixStream::connect(path).unwrap_or_else(|e| panic!("console {}: {e}", path.display()));
@@ -51,7 +51,7 @@ impl Console {
         lines[lines.len().saturating_sub(80)..].join("\n")
     }
 
-    /// The next line, without its end; `None` when none came in time, or the console has ended the
+    /// The next line, without its end. `None` if no line came in time, or if the console closed the
     /// connection.
     pub fn line(&mut self, timeout: Duration) -> Option<String> {
         let until = Instant::now() + timeout;
@@ -86,7 +86,7 @@ impl Console {
         }
     }
 
-    /// Skips to the line that holds `what` and gives it back.
+    /// Skips to the line that contains `what`, and returns it.
     pub fn expect(&mut self, what: &str, timeout: Duration) -> String {
         let until = Instant::now() + timeout;
         while let Some(line) = self.line(until.saturating_duration_since(Instant::now())) {
@@ -105,7 +105,7 @@ impl Console {
         );
     }
 
-    /// Forgets what has come until now, a new client's scroll-back above all.
+    /// Discards everything that has come until now, such as the scroll-back that a new client gets.
     pub fn drain(&mut self) {
         while self.line(Duration::from_millis(300)).is_some() {}
         self.received.clear();

@@ -1,4 +1,4 @@
-//! One nvvmm installation of a test's own: a runtime directory and a pool that nothing else uses.
+//! An nvvmm installation for one test: a runtime directory and a pool that no other test uses.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,10 +14,11 @@ use serde_json::Value;
 
 use crate::{Engine, Medium, Vm, required};
 
-/// For a command to end: ten times what the slowest takes with an emulated CPU.
+/// Longest wait for a command: ten times what the slowest one takes with an emulated CPU.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// Where a test runs its VMs. Dropping it ends what still runs and removes the pool.
+/// An installation in which a test runs its VMs. When it is dropped, it ends the VMs that still run
+/// and removes the pool.
 #[derive(Debug)]
 pub struct Host {
     runtime: tempfile::TempDir,
@@ -29,7 +30,7 @@ pub struct Host {
     lasting: bool,
 }
 
-/// What a command printed and how it ended.
+/// Output and exit code of a command.
 #[derive(Debug)]
 pub struct Outcome {
     /// Exit code.
@@ -41,7 +42,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Runs a command to its end. The test fails when that does not come.
+    /// Runs a command to its end. The test fails if the command does not end in time.
     pub fn of(mut command: Command) -> Self {
         let what = format!("{command:?}");
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -84,7 +85,8 @@ impl Outcome {
         self
     }
 
-    /// Fails the test unless the command ended with `code` and said `what`, without a panic.
+    /// Fails the test unless the command ended with `code`, without a panic, and `what` is in its
+    /// error text.
     pub fn refused(self, code: i32, what: &str) -> Self {
         assert_eq!(
             self.code, code,
@@ -108,12 +110,12 @@ impl Outcome {
 }
 
 impl Host {
-    /// With a new pool of `pool_mib`.
+    /// An installation with a new pool of `pool_mib`.
     pub fn new(pool_mib: u64) -> Self {
         Self::on(&Medium::chosen(), pool_mib)
     }
 
-    /// With a new pool of `pool_mib` on a medium of [`Medium::all`].
+    /// An installation with a new pool of `pool_mib` on one of [`Medium::all`].
     pub fn on(medium: &Medium, pool_mib: u64) -> Self {
         let host = Self::without_pool_on(medium.clone());
         let size = format!("{pool_mib}M");
@@ -122,16 +124,21 @@ impl Host {
         host
     }
 
-    /// With a pool of that name, which stays when this is dropped, made now or by an earlier boot
-    /// of this machine.
+    /// An installation whose pool has this name and stays when the installation is dropped. The
+    /// pool is made now, or it is there from an earlier boot of this machine.
     pub fn lasting(name: &str) -> Self {
-        let mut host = Self::without_pool();
+        Self::lasting_on(&Medium::chosen(), name)
+    }
+
+    /// The same with a pool on a medium of [`Medium::all`].
+    pub fn lasting_on(medium: &Medium, name: &str) -> Self {
+        let mut host = Self::without_pool_on(medium.clone());
         host.pool = host.medium.lasting_path(name);
         host.lasting = true;
         host
     }
 
-    /// With a pool's path but no pool.
+    /// An installation with the path of a pool, but without the pool.
     pub fn without_pool() -> Self {
         Self::without_pool_on(Medium::chosen())
     }
@@ -148,20 +155,21 @@ impl Host {
         }
     }
 
-    /// The same, where every command is of the build with fault points, and has this variable.
+    /// The same installation, in which every command is a program with fault points and has this
+    /// variable.
     pub fn with_fault(mut self, variable: &'static str, value: String) -> Self {
         self.fault = Some((variable, value));
         self
     }
 
-    /// Whether a VM process has written this line, by its log.
+    /// True if the log of a VM process has this line.
     pub fn is_logged(&self, line: &str) -> bool {
         let logs = std::fs::read_dir(self.runtime()).expect("the runtime directory is there");
         let mut logs = logs.flatten().map(|entry| entry.path());
         logs.any(|path| std::fs::read_to_string(path).is_ok_and(|log| log.contains(line)))
     }
 
-    /// The same, with KVM's dirty log switched on in every VM, for `nvvmm audit`.
+    /// The same installation, in which every VM has KVM's dirty log switched on, for `nvvmm audit`.
     pub fn with_dirty_log(mut self) -> Self {
         self.dirty_log = true;
         self
@@ -172,7 +180,7 @@ impl Host {
         &self.pool
     }
 
-    /// The copy-on-write engine of its VMs.
+    /// Copy-on-write engine of the VMs on this pool.
     pub fn engine(&self) -> Engine {
         match self.pool_status()["cow_engine"].as_str() {
             Some("userfaultfd") => Engine::Redirect,
@@ -181,7 +189,7 @@ impl Host {
         }
     }
 
-    /// What the pool is on.
+    /// Medium of the pool.
     pub fn medium(&self) -> &Medium {
         &self.medium
     }
@@ -196,11 +204,15 @@ impl Host {
         self.runtime.path()
     }
 
-    /// An nvvmm command in this installation, not started.
+    /// An nvvmm command in this installation, not started yet.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(required("NVVMM_BIN"));
+        let program = if self.fault.is_some() || self.dirty_log {
+            "NVVMM_DEV_BIN"
+        } else {
+            "NVVMM_BIN"
+        };
+        let mut command = Command::new(required(program));
         if let Some((variable, value)) = &self.fault {
-            command = Command::new(required("NVVMM_FAULT_BIN"));
             command.env(variable, value);
         }
         command
@@ -219,7 +231,7 @@ impl Host {
         Outcome::of(self.command(arguments))
     }
 
-    /// Runs a command and gives back its JSON.
+    /// Runs a command and returns its JSON.
     pub fn json(&self, arguments: &[&str]) -> Value {
         let mut arguments = arguments.to_vec();
         arguments.push("--json");
@@ -267,8 +279,8 @@ impl Host {
         self.json(&["pool", "status"])
     }
 
-    /// Bytes of the medium behind the pool: as its file system counts them, and where nothing is
-    /// given back as the pool does.
+    /// Bytes of the medium behind the pool. The medium's file system counts them; on a medium that
+    /// takes no space back, the pool counts them.
     pub fn medium_bytes(&self) -> u64 {
         self.medium.taken_bytes(&self.pool).unwrap_or_else(|| {
             let status = self.pool_status();
@@ -294,7 +306,7 @@ fn private_directory() -> tempfile::TempDir {
 }
 
 impl Host {
-    /// What the VM processes had to say, for the message of a failed test.
+    /// Prints the logs of all VM processes, for the message of a failed test.
     fn print_logs(&self) {
         println!("-- nvvmm ps:\n{}", self.run(&["ps", "--json"]).stdout);
         for entry in std::fs::read_dir(self.runtime.path())

@@ -1,9 +1,9 @@
-//! What whole-system tests share: an nvvmm of their own (runtime directory, pool), VMs, and their
-//! consoles.
+//! Parts that all whole-system tests use: an nvvmm installation (runtime directory and pool), VMs,
+//! and their consoles.
 //!
-//! The environment says where things are (`scripts/test.sh` sets it): `NVVMM_BIN`,
-//! `NVVMM_FAULT_BIN`, `NVVMM_BAREMETAL_GUEST`, `NVVMM_GUEST_KERNEL`, `NVVMM_GUEST_INITRAMFS`,
-//! `NVVMM_GUEST_PROGRAMS`, and the medium of pools (`scripts/on-medium.sh`).
+//! The environment names the programs and images that they use. `scripts/test.sh` sets these
+//! variables: `NVVMM_BIN`, `NVVMM_DEV_BIN`, `NVVMM_BAREMETAL_GUEST`, `NVVMM_GUEST_KERNEL`,
+//! `NVVMM_GUEST_INITRAMFS`, `NVVMM_GUEST_PROGRAMS`. `scripts/on-medium.sh` sets the media of pools.
 
 pub mod agent;
 mod console;
@@ -13,47 +13,47 @@ mod snapshot_memory;
 mod vm;
 pub mod witness;
 
+use nvvmm_test_profile::sized;
+
 pub use console::Console;
 pub use host::{Host, Outcome};
 pub use medium::{Engine, Medium};
 pub use snapshot_memory::SnapshotMemory;
 pub use vm::{Vm, wait_gone};
 
-/// What a test works with; a missing piece is an error that names the variable.
+/// Path of a program or an image that a test needs. The test fails and names the variable if it is
+/// not set.
 pub fn required(variable: &str) -> std::path::PathBuf {
     std::env::var_os(variable)
         .unwrap_or_else(|| panic!("{variable} is not set: run these tests by scripts/test.sh"))
         .into()
 }
 
-/// How often a test does what it repeats: `usual` times, or the part of it that
-/// `NVVMM_TEST_PERCENT` leaves on a slow host.
+/// Repetitions of a random test: `usual` in a nightly run, fewer in the gate. Few in the nested
+/// harness, where one repetition takes twenty times as long.
 pub fn repetitions(usual: u32) -> u32 {
-    let percent = std::env::var("NVVMM_TEST_PERCENT").map_or(100, |text| {
-        text.parse().expect("NVVMM_TEST_PERCENT is a number")
-    });
+    let percent = if is_nested() { 5 } else { sized(25, 100) };
     (usual * percent).div_ceil(100).max(1)
 }
 
-/// Numbers for test patterns: repeatable, and the seed is printed where it is chosen.
+/// True if the host is emulated (scripts/nested.sh).
+pub fn is_nested() -> bool {
+    std::env::var_os("NVVMM_IN_NESTED").is_some()
+}
+
+/// Random numbers for test patterns. They are repeatable: each test prints its seed.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
 impl Random {
-    /// From `NVVMM_TEST_SEED`, or the clock; printed, so that a failure can be repeated.
+    /// Numbers from the seed in `NVVMM_TEST_SEED`, or from the clock. Prints the seed.
     pub fn seeded(test: &str) -> Self {
-        let seed = match std::env::var("NVVMM_TEST_SEED") {
-            Ok(text) => text.parse().expect("NVVMM_TEST_SEED is a number"),
-            Err(_) => std::time::UNIX_EPOCH
-                .elapsed()
-                .expect("the clock is after 1970")
-                .as_nanos() as u64,
-        };
-        println!("{test}: NVVMM_TEST_SEED={seed}");
+        let seed = nvvmm_test_profile::seed();
+        println!("{test}: {}={seed}", nvvmm_test_profile::SEED_VARIABLE);
         Self(seed | 1)
     }
 
-    /// Numbers of their own for a thread, which follow from these.
+    /// A separate sequence of numbers for a thread. It follows from this one.
     pub fn another(&mut self) -> Self {
         Self((self.below(u64::from(u32::MAX)) << 32 | self.below(u64::from(u32::MAX))) | 1)
     }

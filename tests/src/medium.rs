@@ -8,17 +8,17 @@ use std::{
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// How VMs are kept from writing to a snapshot's blocks.
+/// Ways to keep VMs from writing to the blocks of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
-    /// Guest RAM maps blocks. A write to one that a snapshot has takes a fresh one, and waits when
-    /// there is none.
+    /// Guest RAM maps the blocks. A write to a block of a snapshot goes to a fresh block, and waits
+    /// while the pool has none.
     Redirect,
-    /// Guest RAM is memory of the VM's own. A snapshot copies what was written to fresh blocks.
+    /// Guest RAM is private memory of the VM. A snapshot copies the written frames to fresh blocks.
     Private,
 }
 
-/// What `scripts/on-medium.sh` prepared, or shared memory.
+/// A medium that `scripts/on-medium.sh` prepared, or /dev/shm.
 #[derive(Debug, Clone)]
 pub struct Medium {
     name: String,
@@ -28,80 +28,65 @@ pub struct Medium {
 #[derive(Debug, Clone)]
 enum Place {
     Directory(PathBuf),
-    /// A device holds one pool at a time.
+    /// A device, which holds one pool at a time.
     Device(PathBuf),
 }
 
 impl Medium {
-    /// From `NVVMM_TEST_MEDIUM` with `NVVMM_TEST_POOL_DEVICE` or `NVVMM_TEST_POOL_DIR`; without
-    /// them, /dev/shm.
+    /// The last medium in `NVVMM_TEST_PLACES`; /dev/shm if the variable is not set.
     pub fn chosen() -> Self {
-        let variable = |name| std::env::var_os(name).map(PathBuf::from);
-        let place = match (
-            variable("NVVMM_TEST_POOL_DEVICE"),
-            variable("NVVMM_TEST_POOL_DIR"),
-        ) {
-            (Some(device), _) => Place::Device(device),
-            (None, Some(directory)) => Place::Directory(directory),
-            (None, None) => Place::Directory("/dev/shm".into()),
-        };
-        Self {
-            name: std::env::var("NVVMM_TEST_MEDIUM").unwrap_or_else(|_| "tmpfs".into()),
-            place,
-        }
+        Self::all().pop().expect("there is always one")
     }
 
-    /// All that scripts/on-medium.sh prepared, where it was called inside of itself
-    /// (`NVVMM_TEST_PLACES`); else the one that is chosen.
+    /// All media in `NVVMM_TEST_PLACES`, which scripts/on-medium.sh sets; /dev/shm if it is not
+    /// set. An entry is `MEDIUM=DIRECTORY` or `MEDIUM=DEVICE`; spaces stand between entries.
     pub fn all() -> Vec<Self> {
-        let places = std::env::var("NVVMM_TEST_PLACES").unwrap_or_default();
-        let media = places.split_whitespace().filter_map(|place| {
-            let (name, path) = place.split_once('=')?;
+        let places =
+            std::env::var("NVVMM_TEST_PLACES").unwrap_or_else(|_| "tmpfs=/dev/shm".to_owned());
+        let media = places.split_whitespace().map(|place| {
+            let (name, path) = place
+                .split_once('=')
+                .unwrap_or_else(|| panic!("NVVMM_TEST_PLACES has no = in {place}"));
             let place = if path.starts_with("/dev/dax") {
                 Place::Device(path.into())
             } else {
                 Place::Directory(path.into())
             };
-            Some(Self {
+            Self {
                 name: name.to_owned(),
                 place,
-            })
+            }
         });
-        let media: Vec<Self> = media.collect();
-        if media.len() > 1 {
-            media
-        } else {
-            vec![Self::chosen()]
-        }
+        media.collect()
     }
 
-    /// The name it has in scripts/on-medium.sh.
+    /// Name of the medium in scripts/on-medium.sh.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether it is persistent memory, which tests have on an emulated host only, where all takes
-    /// its time.
+    /// True for persistent memory. Tests have it on an emulated host only, where everything is
+    /// slow.
     pub fn is_persistent_memory(&self) -> bool {
         self.is_device() || self.name.starts_with("fsdax")
     }
 
-    /// Whether a pool is a device, which there is one of and which has its own size.
+    /// True if the pool is a device. There is one device, and it has a fixed size.
     pub fn is_device(&self) -> bool {
         matches!(self.place, Place::Device(_))
     }
 
-    /// Whether a pool can be written to with write(2), as tests do that damage one.
+    /// True if write(2) can write to a pool. Tests that damage a pool use it.
     pub fn takes_writes(&self) -> bool {
         !self.is_device() && self.name != "hugetlbfs"
     }
 
-    /// Whether its pages are chunks, so that a chunk is mapped, armed and copied as a whole.
+    /// True if the medium's pages are chunks: a chunk is then mapped, armed and copied as a whole.
     pub fn maps_whole_chunks(&self) -> bool {
         self.name == "hugetlbfs"
     }
 
-    /// Bytes that the medium gives and takes back as a whole.
+    /// Size in bytes of the units in which the medium gives space and takes it back.
     pub fn granule_bytes(&self) -> u64 {
         match self.name.as_str() {
             "hugetlbfs" | "tmpfs-huge" => 2 << 20,
@@ -109,13 +94,13 @@ impl Medium {
         }
     }
 
-    /// Where a pool can be made that no other test uses.
+    /// Path for a new pool that no other test uses.
     pub(crate) fn pool_path(&self) -> PathBuf {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         self.lasting_path(&format!("nvvmm-test-{}-{number}", std::process::id()))
     }
 
-    /// Where the pool of that name is.
+    /// Path of the pool with this name.
     pub(crate) fn lasting_path(&self, name: &str) -> PathBuf {
         match &self.place {
             Place::Device(device) => device.clone(),
@@ -123,7 +108,7 @@ impl Medium {
         }
     }
 
-    /// A file beside the pools, for what else is to be on the medium; none on a device.
+    /// Path of a file beside the pools, for other data on the medium. None on a device.
     pub fn file_beside_pools(&self, name: &str) -> Option<PathBuf> {
         match &self.place {
             Place::Device(_) => None,
@@ -131,8 +116,8 @@ impl Medium {
         }
     }
 
-    /// Bytes that a pool takes of the medium, as its file system counts them. None where the medium
-    /// has set aside all of the pool from the start, or is all of it.
+    /// Bytes of the medium that a pool uses, as the file system counts them. None if the medium
+    /// reserves the whole pool from the start.
     pub(crate) fn taken_bytes(&self, pool: &Path) -> Option<u64> {
         self.name
             .starts_with("tmpfs")

@@ -1,19 +1,20 @@
-//! A snapshot's memory, read from the pool: at its very instant, before any guest runs on it.
+//! Memory of a snapshot as it is in the pool, before any guest runs on it.
 
 use std::path::Path;
 
 use nvvmm_bare_metal::{Memory, verify};
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS, Pool};
+use nvvmm_snapshot::{BLOCK_SIZE_BYTES, Pool};
 
 const FRAME_BYTES: usize = BLOCK_SIZE_BYTES as usize;
 
-/// Every frame of a snapshot that has a block, at its number.
+/// Frames of a snapshot that have a block, by frame number.
 pub struct SnapshotMemory {
     frames: Vec<Option<Box<[u8; FRAME_BYTES]>>>,
 }
 
 impl SnapshotMemory {
-    /// Reads it. Guest RAM must lie below 3 GiB, where frame numbers are GFNs.
+    /// Reads the snapshot's memory from the pool. Guest RAM must lie below 3 GiB, where frame
+    /// numbers are GFNs.
     pub fn read(pool: &Path, snapshot: &str) -> Self {
         let pool = Pool::open(pool).expect("the pool opens");
         let holder = pool.hold("reader").expect("the pool has a free slot");
@@ -25,7 +26,7 @@ impl SnapshotMemory {
                 let mut bytes = Box::new([0; FRAME_BYTES]);
                 pool.read_block(block, &mut bytes)
                     .expect("the block is in the pool");
-                let number = (index * CHUNK_BLOCKS + frame) as usize;
+                let number = index.frame_number(frame) as usize;
                 if frames.len() <= number {
                     frames.resize(number + 1, None);
                 }
@@ -35,8 +36,8 @@ impl SnapshotMemory {
         Self { frames }
     }
 
-    /// Fails the test unless the bare-metal guest's memory is exactly that of one instant. Gives
-    /// back how many frames were compared.
+    /// Fails the test unless the bare-metal guest's memory is that of one instant. Returns the
+    /// number of frames compared.
     pub fn assert_one_instant(&self, whose: &str) -> u64 {
         match verify::instant(self) {
             Ok(report) => report.frames,

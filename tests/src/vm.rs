@@ -1,4 +1,4 @@
-//! One VM of a test.
+//! A VM of a test.
 
 use std::{
     path::PathBuf,
@@ -9,23 +9,22 @@ use serde_json::Value;
 
 use crate::{Console, Host};
 
-/// Longest time anything a test waits for may take: ten times and more of what it takes under
-/// emulation.
+/// Longest wait for a VM: at least ten times what a step takes under emulation.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A VM that runs in the background.
 #[derive(Debug)]
 pub struct Vm<'h> {
     host: &'h Host,
-    /// Its name.
+    /// Name of the VM.
     pub name: String,
-    /// Its process.
+    /// Process ID of the VM process.
     pub pid: i32,
     console: Option<Console>,
 }
 
 impl<'h> Vm<'h> {
-    /// The running VM of that name.
+    /// The running VM with this name.
     pub fn attach(host: &'h Host, name: String) -> Self {
         let mut vm = Self {
             host,
@@ -37,7 +36,7 @@ impl<'h> Vm<'h> {
         vm
     }
 
-    /// What `nvvmm ps` says of it.
+    /// The VM's entry in the output of `nvvmm ps`.
     pub fn status(&self) -> Value {
         let all = self.host.json(&["ps"]);
         let found = all
@@ -48,12 +47,12 @@ impl<'h> Vm<'h> {
             .clone()
     }
 
-    /// What it has counted.
+    /// The VM's counters.
     pub fn stats(&self) -> Value {
         self.host.json(&["stats", &self.name])
     }
 
-    /// Its console, connected at first use.
+    /// The VM's console. The first use connects to it.
     pub fn console(&mut self) -> &mut Console {
         let path: PathBuf = self.host.runtime().join(format!("{}.console", self.name));
         self.console.get_or_insert_with(|| Console::connect(&path))
@@ -70,33 +69,33 @@ impl<'h> Vm<'h> {
         self.console().expect(&format!("@ {word}"), PATIENCE)
     }
 
-    /// Waits for a line of the guest.
+    /// Waits for a line of the guest that contains `what`.
     pub fn expect(&mut self, what: &str) -> String {
         self.console().expect(what, PATIENCE)
     }
 
-    /// Takes a snapshot and gives back its report.
+    /// Takes a snapshot and returns its report.
     pub fn snapshot(&self, name: &str) -> Value {
         self.host.json(&["snapshot", &self.name, name])
     }
 
-    /// Pauses it.
+    /// Pauses the VM.
     pub fn pause(&self) {
         self.host.run(&["pause", &self.name]).ok();
     }
 
-    /// Resumes it.
+    /// Resumes the VM.
     pub fn resume(&self) {
         self.host.run(&["resume", &self.name]).ok();
     }
 
-    /// Ends it and waits until its process is gone.
+    /// Stops the VM and waits until its process is gone.
     pub fn stop(self) {
         self.host.run(&["stop", &self.name]).ok();
         self.wait_gone();
     }
 
-    /// Kills its process as a crash would.
+    /// Kills the VM process, as a crash would.
     pub fn kill(self) {
         nix::sys::signal::kill(
             nix::unistd::Pid::from_raw(self.pid),
@@ -106,13 +105,13 @@ impl<'h> Vm<'h> {
         self.wait_gone();
     }
 
-    /// Waits until its process has ended by itself.
+    /// Waits until the VM process has ended by itself.
     pub fn wait_gone(&self) {
         wait_gone(self.pid);
     }
 }
 
-/// Waits until a process and all that it held is gone.
+/// Waits until a process is gone, with its files and locks.
 pub fn wait_gone(pid: i32) {
     let until = Instant::now() + PATIENCE;
     while !is_gone(pid) {
@@ -121,8 +120,8 @@ pub fn wait_gone(pid: i32) {
     }
 }
 
-/// What is left when nobody asks for a process's end is its first thread, a zombie. It may be one
-/// already while other threads still hold the process's files and their locks.
+/// True if a process has ended. Until its parent waits for it, its first thread stays as a zombie.
+/// The first thread may be a zombie while other threads still hold the process's files and locks.
 fn is_gone(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);

@@ -4,16 +4,19 @@ use std::time::{Duration, Instant};
 
 use crate::{Host, Vm, agent::sh, required};
 
-/// Ten times and more of what booting Linux takes inside an emulated KVM host.
+/// Longest wait for Linux to boot: at least ten times what it takes in an emulated KVM host.
 const BOOT_PATIENCE: Duration = Duration::from_secs(400);
 
-/// What the guest's init is told (scripts/lib/guest-init.sh).
+/// Word of the kernel's command line that tells the guest's init to start no witness
+/// (scripts/lib/guest-init.sh).
 const WITHOUT_WITNESS: &str = "nvvmm.agent";
 
-/// What Linux is told. On a KVM host whose own TSC is not reliable (an emulated one above all) KVM
-/// says that the guest's is not either, and a guest's watchdog marks it unstable now and then,
-/// snapshots or not. Such a host on a busy machine also lets a guest stand still for longer than
-/// the 20 s after which Linux calls it stuck.
+/// Words of the kernel's command line that depend on the host.
+///
+/// If the host's own TSC is not reliable, KVM tells the guest that its TSC is not reliable either.
+/// This is so on an emulated host. The guest's watchdog then marks the TSC unstable now and then,
+/// with and without snapshots. On such a host, a busy machine may also stop a guest for more than
+/// 20 s, after which Linux reports a stuck CPU.
 fn cmdline() -> &'static str {
     let clocksource = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
     match std::fs::read_to_string(clocksource) {
@@ -22,7 +25,7 @@ fn cmdline() -> &'static str {
     }
 }
 
-/// Boots Linux to its witness.
+/// Boots Linux and waits until its witness is ready.
 pub fn boot<'h>(host: &'h Host, memory_mib: u64, vcpus: u32, options: &[&str]) -> Vm<'h> {
     boot_from(
         "NVVMM_GUEST_INITRAMFS",
@@ -34,8 +37,8 @@ pub fn boot<'h>(host: &'h Host, memory_mib: u64, vcpus: u32, options: &[&str]) -
     )
 }
 
-/// Boots Linux without its witness, whose threads take much of an emulated CPU, to the agent's
-/// first answer.
+/// Boots Linux without its witness, and waits for the agent's first answer. The witness's threads
+/// take much of an emulated CPU.
 pub fn boot_without_witness<'h>(host: &'h Host, memory_mib: u64) -> Vm<'h> {
     answering(
         host,
@@ -50,8 +53,8 @@ pub fn boot_without_witness<'h>(host: &'h Host, memory_mib: u64) -> Vm<'h> {
     )
 }
 
-/// Boots Linux with nothing in it but nvvmm-agent, which is its first process, and the programs of
-/// busybox. It may not answer yet.
+/// Boots Linux with two things in it: nvvmm-agent, which is its first process, and the programs of
+/// busybox. The agent may not answer yet.
 pub fn boot_to_agent(host: &Host, memory_mib: u64) -> Vm<'_> {
     start(
         "NVVMM_GUEST_INITRAMFS",
@@ -63,8 +66,8 @@ pub fn boot_to_agent(host: &Host, memory_mib: u64) -> Vm<'_> {
     )
 }
 
-/// Boots Linux without its witness, with one CPU and with programs in it whose processes tests
-/// capture (scripts/lib/guest-programs.sh). `words` are more for the kernel's command line.
+/// Boots Linux without its witness, with one CPU and with the programs whose processes tests
+/// capture (scripts/lib/guest-programs.sh). `words` are added to the kernel's command line.
 pub fn boot_with_programs<'h>(host: &'h Host, memory_mib: u64, words: &str) -> Vm<'h> {
     let words = format!("{WITHOUT_WITNESS} {words}");
     answering(
@@ -122,10 +125,9 @@ fn start<'h>(
     host.boot(&arguments, memory_mib, vcpus)
 }
 
-/// Asks the witness, and fails the test unless its answer is "ok".
+/// Sends a command to the witness. Fails the test unless the answer is "ok".
 pub fn ask(vm: &mut Vm<'_>, command: &str) -> String {
-    // The tag tells this answer from those in the scroll-back that a new client of the console is
-    // sent.
+    // A new client of the console gets the scroll-back. The tag tells this answer from older ones.
     let tag = format!(
         "#{}",
         std::time::UNIX_EPOCH
@@ -156,7 +158,7 @@ pub fn number(answer: &str, key: &str) -> u64 {
         .unwrap_or_else(|e| panic!("{key}={value}: {e}"))
 }
 
-/// Everything a guest can say of its own health.
+/// Runs all checks that a guest has of its own health.
 pub fn assert_healthy(vm: &mut Vm<'_>) {
     for question in ["check", "clocks", "timers", "cpus", "kernel"] {
         ask(vm, question);

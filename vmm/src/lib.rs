@@ -2,7 +2,7 @@
 //!
 //! Guest RAM is mapped from a *pool* (crate `nvvmm-snapshot`); a snapshot shares the guest's frames
 //! with a snapshot file by reference and write-protects them, a restore maps the file's blocks into
-//! a new guest. `docs/design.md` has the flow, the invariants and the glossary.
+//! a new guest. `docs/inside` has the flow, the invariants and the glossary.
 
 pub mod agent;
 pub mod bench;

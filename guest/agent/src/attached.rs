@@ -13,13 +13,13 @@ use std::thread;
 
 use nvvmm_protocol::{DATA_BYTES_MAX, Ended, FromAgent, TerminalSize, ToAgent, receive, send};
 
-use crate::serve::{Failure, Stream};
+use crate::stream::{Failure, Stream};
 use crate::sys;
 
-/// What ends the input that is typed at a terminal: Ctrl-D.
+/// The byte that ends the input of a terminal: Ctrl-D.
 const END_OF_INPUT: u8 = 4;
 
-/// How the host is told of output.
+/// Makes the message to the host for output.
 type Wrap = fn(Vec<u8>) -> FromAgent;
 
 /// Standard input, output and error: the program's ends, and ours.
@@ -36,7 +36,7 @@ pub struct Ends {
 }
 
 impl Stdio {
-    /// A terminal of that size, or pipes. Nobody inherits them unasked.
+    /// A terminal of that size, or pipes. No other program inherits them.
     pub fn new(terminal: Option<TerminalSize>) -> io::Result<Self> {
         let stdio = match terminal {
             Some(size) => Self::terminal(size)?,
@@ -137,7 +137,7 @@ fn carry_output(mut source: File, wrap: Wrap, exited: &PipeReader, stream: &Mute
             Ok(len) => {
                 let message = wrap(bytes[..len].to_vec());
                 let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
-                // A host that is gone is noticed by whoever carries the input. Reading goes on, so
+                // The thread that carries the input notices a host that is gone. Reading goes on, so
                 // that the program can end.
                 let _ = send(&mut *stream, &message);
             }

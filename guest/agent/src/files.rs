@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nvvmm_protocol::{DATA_BYTES_MAX, FailedBecause, FromAgent, ToAgent, receive};
 
-use crate::serve::{Failure, Stream};
+use crate::stream::{Failure, Stream};
 
 /// The bits of a mode that are carried over: permissions, not set-user-id and its like.
 const MODE_BITS: u32 = 0o777;
@@ -45,7 +45,7 @@ pub fn send(path: &[u8], stream: &mut impl Stream) -> Result<(), Failure> {
     Ok(nvvmm_protocol::send(&mut *stream, &FromAgent::End)?)
 }
 
-/// Writes a file that the host sends. It is there under its name only when it is whole.
+/// Writes a file that the host sends. It gets its name only when it is complete.
 pub fn take(path: &[u8], name: &[u8], mode: u32, stream: &mut impl Stream) -> Result<(), Failure> {
     let target = target(path, name)?;
     let what = target.display().to_string();
@@ -68,7 +68,7 @@ pub fn take(path: &[u8], name: &[u8], mode: u32, stream: &mut impl Stream) -> Re
     Ok(nvvmm_protocol::send(&mut *stream, &FromAgent::End)?)
 }
 
-/// Where a file called `name` on the host goes that is copied to `path`.
+/// The target of a file called `name` on the host that is copied to `path`.
 fn target(path: &[u8], name: &[u8]) -> Result<PathBuf, Failure> {
     let path = Path::new(OsStr::from_bytes(path));
     if !path.is_dir() {
@@ -91,7 +91,7 @@ fn target(path: &[u8], name: &[u8]) -> Result<PathBuf, Failure> {
     }
 }
 
-/// How many files were begun: part of their names while they are not whole.
+/// Number of files that were begun: part of their names while they are not whole.
 static PARTS: AtomicU64 = AtomicU64::new(0);
 
 /// A file that is not whole yet; it goes away unless it becomes one.

@@ -1,5 +1,5 @@
-//! The agent as the first process of a small guest: mounts what programs need, loads drivers, reaps
-//! what nobody waits for.
+//! The agent as the first process of a small guest: mounts file systems, loads drivers, and reaps
+//! orphans.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,7 +12,7 @@ use crate::sys;
 /// are loaded.
 const MODULES: &str = "/modules/list";
 
-/// Where programs are looked for; the kernel gives its first process no PATH.
+/// Search path of programs; the kernel gives its first process no PATH.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Prepares the guest, has another agent serve the host, and switches the machine off when that
@@ -39,7 +39,7 @@ pub fn run() -> io::Result<()> {
         }
     }
     load_modules();
-    // A process of its own: whoever reaps everybody's children would take the programs' status from
+    // A process of its own: one that reaps all children would take the programs' status from
     // those who wait for it.
     let agent = Command::new("/proc/self/exe")
         .env("PATH", PATH)

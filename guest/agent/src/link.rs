@@ -9,8 +9,8 @@ use vsock::{VMADDR_CID_HOST, VsockStream};
 
 use crate::notice::{self, Places};
 
-/// How soon it is tried again: a restored guest must not wait, and a host without a listener not be
-/// asked too often.
+/// Pauses between attempts. A restored guest must not wait, and a host without a listener must not
+/// be asked too often.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 

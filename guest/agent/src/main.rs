@@ -10,6 +10,7 @@ mod notice;
 mod process;
 mod program;
 mod serve;
+mod stream;
 mod sys;
 #[cfg(test)]
 mod test_stream;
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
 
 /// Serves the host until the process is killed.
 fn run() -> ExitCode {
-    process::window::let_go_of_former();
+    process::window::release_former();
     thread::spawn(link::keep);
     process::reserve::keep_as_told();
     // Only a listening socket that cannot be had ends it.

@@ -1,4 +1,4 @@
-//! What is done in a guest that was restored.
+//! Actions in a guest that was restored.
 
 use std::fs;
 use std::io;
@@ -10,7 +10,7 @@ use nvvmm_protocol::{Restored, Role};
 
 use crate::sys;
 
-/// Where programs of the guest find out.
+/// Places where programs of the guest learn of a restore.
 pub struct Places {
     /// A file with what is known of the last restore, one `NAME=value` a line.
     pub file: PathBuf,
@@ -27,8 +27,8 @@ impl Default for Places {
     }
 }
 
-/// Does all that has to be done; answers what failed. Entropy comes first: a copy must not repeat
-/// what another one draws.
+/// Does everything that a restore needs. Returns what failed. Entropy comes first, because a copy
+/// must not draw the same numbers as another one.
 pub fn act_on(restored: &Restored, places: &Places) -> Vec<String> {
     let mut failures = Vec::new();
     let mut note = |what: &str, done: io::Result<()>| {
@@ -50,7 +50,7 @@ pub fn act_on(restored: &Restored, places: &Places) -> Vec<String> {
     failures
 }
 
-/// Writes the file and runs the hooks; answers what failed.
+/// Writes the file and runs the hooks. Returns what failed.
 pub fn tell_guest(restored: &Restored, places: &Places) -> Vec<String> {
     let facts = facts(restored);
     let mut failures = Vec::new();
@@ -64,7 +64,7 @@ pub fn tell_guest(restored: &Restored, places: &Places) -> Vec<String> {
     failures
 }
 
-/// What programs of the guest are told, as names of variables and values.
+/// Facts for programs of the guest, as names of variables and values.
 fn facts(restored: &Restored) -> [(&'static str, String); 5] {
     let role = match restored.role {
         Role::Original => "original",

@@ -9,7 +9,7 @@ use std::process::Command;
 use nvvmm_protocol::{Exec, FailedBecause};
 
 use crate::attached::{self, Ends, Stdio};
-use crate::serve::{Failure, Stream};
+use crate::stream::{Failure, Stream};
 use crate::sys;
 
 /// Runs a program to its end.

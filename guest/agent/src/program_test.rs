@@ -20,7 +20,7 @@ fn shell(script: &str, terminal: Option<TerminalSize>) -> HostEnd {
     }))
 }
 
-/// What a script without input puts out, and how it ends.
+/// Output, errors and end of a script without input.
 fn outcome(script: &str) -> (String, String, FromAgent) {
     let host = shell(script, None);
     host.say(ToAgent::End);

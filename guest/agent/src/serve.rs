@@ -1,69 +1,28 @@
 //! Streams of the host: one for each command.
 
 use std::convert::Infallible;
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use nvvmm_protocol::{
-    AGENT_PORT, FailedBecause, FrameError, FromAgent, ToAgent, greet, receive, send,
-};
-use vsock::{VMADDR_CID_ANY, VsockListener, VsockStream};
+use nvvmm_protocol::{AGENT_PORT, FailedBecause, FromAgent, ToAgent, greet, receive, send};
+use vsock::{VMADDR_CID_ANY, VsockListener};
 
 use crate::process::{capture, restart};
+use crate::stream::{Failure, Stream};
 use crate::{files, program};
 
 /// Commands at once; the device has no more streams than that.
 const COMMANDS_MAX: usize = 128;
-/// After a failure to accept, which passes: out of descriptors, or memory.
+/// Pause after a failure to accept, which passes: out of descriptors, or out of memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// A stream between this agent and a command of the host.
-pub trait Stream: Read + Write + AsFd + Send + Sized + 'static {
-    /// The same stream, for another thread.
-    fn another(&self) -> io::Result<Self>;
-}
-
-impl Stream for VsockStream {
-    fn another(&self) -> io::Result<Self> {
-        self.try_clone()
-    }
-}
-
-/// Why a request was not carried out.
-#[derive(Debug)]
-pub enum Failure {
-    /// The host is to be told.
-    Said(FailedBecause, String),
-    /// The stream broke; there is nobody to tell.
-    Broken,
-}
-
-impl From<FrameError> for Failure {
-    fn from(_: FrameError) -> Self {
-        Self::Broken
-    }
-}
-
-impl Failure {
-    /// `what` could not be done because of `error`.
-    pub fn io(what: &str, error: &io::Error) -> Self {
-        let because = match error.kind() {
-            io::ErrorKind::NotFound => FailedBecause::NotFound,
-            io::ErrorKind::PermissionDenied | io::ErrorKind::IsADirectory => FailedBecause::Refused,
-            _ => FailedBecause::Failed,
-        };
-        Self::Said(because, format!("{what}: {error}"))
-    }
-}
 
 /// Waits for the host's streams and serves each in a thread.
 ///
 /// # Errors
-/// There is no vsock device, or somebody else listens.
+/// Fails if there is no vsock device, or if another process listens.
 pub fn listen() -> io::Result<Infallible> {
     let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, AGENT_PORT)?;
     let running = Arc::new(AtomicUsize::new(0));
@@ -84,7 +43,7 @@ pub fn listen() -> io::Result<Infallible> {
     }
 }
 
-/// Serves one stream to its end. What goes wrong with the stream itself nobody can be told.
+/// Serves one stream to its end. A failure of the stream itself cannot be told to anybody.
 pub fn serve(mut stream: impl Stream) {
     if greet(&mut stream).is_err() {
         return;

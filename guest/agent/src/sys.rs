@@ -46,7 +46,7 @@ pub fn wait_readable(fds: [BorrowedFd; 2]) -> io::Result<[bool; 2]> {
     Ok(entries.map(|entry| entry.revents != 0))
 }
 
-/// Waits until `sink` can be written, or has nobody who reads. False when the other side of
+/// Waits until `sink` can be written, or has no reader. Returns false when the other side of
 /// `stream` has ended it before.
 pub fn wait_writable_unless_ended(sink: BorrowedFd, stream: BorrowedFd) -> io::Result<bool> {
     let mut entries = [entry(sink, libc::POLLOUT), entry(stream, libc::POLLRDHUP)];
@@ -97,8 +97,8 @@ pub fn resize(terminal: BorrowedFd, size: TerminalSize) -> io::Result<()> {
     check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &size) }).map(drop)
 }
 
-/// Has the program of `command` begin with no signal ignored or blocked, whatever the agent was
-/// started with: a service manager or a shell may have it ignore the keys' signals.
+/// Makes the program of `command` begin with no signal ignored or blocked. A service manager or a
+/// shell may have started the agent with the keys' signals ignored.
 pub fn with_usual_signals(command: &mut Command) {
     let usual = || {
         for signal in 1..=libc::SIGRTMAX() {
@@ -169,7 +169,7 @@ pub fn reap(child: u32) -> io::Result<ExitStatus> {
     }
 }
 
-/// Tells a program that whoever ran it is gone; if it leads a process group, the whole group.
+/// Sends a program a hang-up; if it leads a process group, the whole group.
 pub fn hang_up(program: u32) {
     let Ok(program) = libc::pid_t::try_from(program) else {
         return;
@@ -255,7 +255,7 @@ pub fn unmount(place: &CStr) -> io::Result<()> {
     check(unsafe { libc::umount2(place.as_ptr(), 0) }).map(drop)
 }
 
-/// Whether a file is used where it is in memory, with no page cache.
+/// True if a file is used in place in memory, without a page cache.
 pub fn is_dax(file: &File) -> io::Result<bool> {
     // SAFETY: an all-zero struct statx is a valid value to be overwritten.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };

@@ -6,7 +6,8 @@ use std::thread::{self, JoinHandle};
 
 use nvvmm_protocol::{FromAgent, ToAgent, greet, receive, send};
 
-use crate::serve::{Stream, serve};
+use crate::serve::serve;
+use crate::stream::Stream;
 
 impl Stream for UnixStream {
     fn another(&self) -> io::Result<Self> {
@@ -43,7 +44,7 @@ impl HostEnd {
         receive(&self.stream).unwrap()
     }
 
-    /// What a capture says once the processes are frozen.
+    /// The first message of a capture after the processes are frozen.
     pub fn hear_frozen(&self) -> FromAgent {
         loop {
             match self.hear() {

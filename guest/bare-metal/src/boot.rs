@@ -3,7 +3,7 @@
 /// First word of the boot block, "NVVMFLT1".
 pub const MAGIC: u64 = u64::from_le_bytes(*b"NVVMFLT1");
 
-/// What the VMM tells the guest, at the address in `rsi`.
+/// The VMM's message to the guest, at the address in `rsi`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct BootBlock {

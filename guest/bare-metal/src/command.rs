@@ -2,7 +2,7 @@
 
 use crate::order::Pattern;
 
-/// How `churn` puts its words into a frame.
+/// The way in which `churn` puts its words into a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Access {
@@ -33,7 +33,7 @@ impl Access {
     }
 }
 
-/// What `touch` does to each frame, without changing it.
+/// An access of `touch` to each frame, which does not change it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Touch {
@@ -51,7 +51,7 @@ pub enum Touch {
     DirtyOdd = 5,
 }
 
-/// Of so many frames `touch sparse` dirties one.
+/// The number of frames of which `touch sparse` dirties one.
 pub const SPARSE: u64 = 100;
 
 impl Touch {
@@ -70,10 +70,10 @@ impl Touch {
     }
 }
 
-/// How much memory, from the first frame under test.
+/// An amount of memory, from the first frame under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// So many MiB.
+    /// A number of MiB.
     Mib(u64),
     /// All of it.
     All,
@@ -88,7 +88,7 @@ pub enum Command {
     ChurnOn(u64, Pattern, Access),
     /// `churn off`
     ChurnOff,
-    /// `check [all]`: also that memory beyond the fill is zero?
+    /// `check [all]`. With `all`, memory beyond the fill must be zero.
     Check {
         /// `all` was given.
         unfilled: bool,

@@ -1,4 +1,4 @@
-//! What one frame holds: a header that says whose it is, a body derived from it, and a seal.
+//! The content of one frame: a header that names its owner, a body derived from it, and a seal.
 //!
 //! | word | content |
 //! |---|---|
@@ -41,7 +41,7 @@ impl Token {
     }
 }
 
-/// Which command wrote a frame.
+/// The command that wrote a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// `fill`: sequence number 0.
@@ -59,9 +59,9 @@ pub struct Stamp {
     pub gfn: u64,
     /// The vCPU that wrote it.
     pub writer: u64,
-    /// How many vCPUs there are.
+    /// Number of vCPUs.
     pub vcpus: u64,
-    /// What kind of write.
+    /// The kind of write.
     pub kind: Kind,
     /// The write's sequence number.
     pub seq: u64,
@@ -121,13 +121,13 @@ impl Content {
     }
 }
 
-/// What is wrong with a frame or with the order of events.
+/// A kind of mismatch in a frame or in the order of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 pub enum What {
     /// Should have been written and reads as zero.
     Zero = 1,
-    /// Not a frame of this program at all.
+    /// The frame is not one of this program at all.
     Magic,
     /// The content of another frame.
     Foreign,
@@ -170,7 +170,7 @@ impl What {
         }
     }
 
-    /// The kind of lie with this number in the journal.
+    /// The kind of mismatch with this number in the journal.
     pub fn from_code(code: u64) -> Option<Self> {
         const ALL: [What; 12] = [
             What::Zero,
@@ -190,15 +190,15 @@ impl What {
     }
 }
 
-/// Judges the words of one frame, in ascending order, against the write that it must hold.
+/// Checks the words of one frame, in ascending order, against the write that it must hold.
 #[derive(Debug, Clone, Copy)]
-pub struct Judge {
+pub struct FrameChecker {
     stamp: Stamp,
     content: Content,
 }
 
-impl Judge {
-    /// A judge of a frame whose last write was `stamp`.
+impl FrameChecker {
+    /// A checker of a frame whose last write was `stamp`.
     pub const fn new(stamp: Stamp) -> Self {
         let token = Token::new(stamp.seq, 0);
         Self {
@@ -207,7 +207,7 @@ impl Judge {
         }
     }
 
-    /// Is `word` what the frame must hold at `index`? Learns the token from word 3 and the link
+    /// Checks that `word` is the right one at `index`. Learns the token from word 3 and the link
     /// from word 5.
     #[inline]
     pub fn word(&mut self, index: usize, word: u64) -> Result<(), What> {
@@ -276,10 +276,10 @@ impl Judge {
     }
 }
 
-/// Judges a frame that a write was under way to: a prefix of `new`, the rest of the write `old`.
+/// Checks a frame that a write was under way to: a prefix of `new`, the rest of the write `old`.
 ///
 /// Returns how many words of `new` are there. `read` gives the frame's words.
-pub fn judge_under_way(
+pub fn check_under_way(
     read: impl Fn(usize) -> u64,
     old: Stamp,
     new: &Content,
@@ -289,7 +289,7 @@ pub fn judge_under_way(
         .unwrap_or(FRAME_WORDS);
     // The words that both writes have in common belong to either, so only tell the old write's own
     // words apart.
-    let mut judge = Judge::new(old);
+    let mut checker = FrameChecker::new(old);
     if done > TOKEN_WORD {
         // The old token is overwritten. Its seal, the last word to go, still has it.
         let token = Token(!(read(FRAME_WORDS - 1) ^ mix(old.seed ^ old.gfn.wrapping_mul(SPREAD))));
@@ -297,16 +297,16 @@ pub fn judge_under_way(
             return Ok(done);
         }
         if token.seq() != old.seq
-            || (!matches!(old.kind, Kind::Churn) && token.0 != judge.token().0)
+            || (!matches!(old.kind, Kind::Churn) && token.0 != checker.token().0)
         {
             return Err(What::Torn);
         }
-        judge.content = Content::new(old, token, Token(0));
+        checker.content = Content::new(old, token, Token(0));
     }
     for index in done..FRAME_WORDS {
         let link_is_lost = index == 6 && done == 6 && matches!(old.kind, Kind::Churn);
         if !link_is_lost {
-            judge.word(index, read(index))?;
+            checker.word(index, read(index))?;
         }
     }
     Ok(done)

@@ -14,15 +14,15 @@ fn content(stamp: Stamp, nonce: u64, link: u64) -> [u64; FRAME_WORDS] {
     core::array::from_fn(|i| content.word(i))
 }
 
-fn judge(stamp: Stamp, frame: &[u64; FRAME_WORDS]) -> Result<(), (usize, What)> {
-    let mut judge = Judge::new(stamp);
-    (0..FRAME_WORDS).try_for_each(|i| judge.word(i, frame[i]).map_err(|what| (i, what)))
+fn check(stamp: Stamp, frame: &[u64; FRAME_WORDS]) -> Result<(), (usize, What)> {
+    let mut checker = FrameChecker::new(stamp);
+    (0..FRAME_WORDS).try_for_each(|i| checker.word(i, frame[i]).map_err(|what| (i, what)))
 }
 
 #[test]
 fn the_very_write_is_accepted_with_any_nonce_and_link() {
     for nonce in [0, 1, 0xff_ffff] {
-        assert_eq!(judge(OLD, &content(OLD, nonce, nonce * 7)), Ok(()));
+        assert_eq!(check(OLD, &content(OLD, nonce, nonce * 7)), Ok(()));
     }
 }
 
@@ -45,7 +45,7 @@ fn every_other_write_is_named() {
     ];
     for (found, what) in cases {
         assert_eq!(
-            judge(OLD, &content(found, 5, 5)).map_err(|e| e.1),
+            check(OLD, &content(found, 5, 5)).map_err(|e| e.1),
             Err(what),
             "{found:?}"
         );
@@ -55,9 +55,9 @@ fn every_other_write_is_named() {
         seq: 0,
         ..OLD
     };
-    assert_eq!(judge(filled, &content(OLD, 5, 5)), Err((2, What::Future)));
-    assert_eq!(judge(OLD, &[0; FRAME_WORDS]), Err((0, What::Zero)));
-    assert_eq!(judge(OLD, &[1; FRAME_WORDS]), Err((0, What::Magic)));
+    assert_eq!(check(filled, &content(OLD, 5, 5)), Err((2, What::Future)));
+    assert_eq!(check(OLD, &[0; FRAME_WORDS]), Err((0, What::Zero)));
+    assert_eq!(check(OLD, &[1; FRAME_WORDS]), Err((0, What::Magic)));
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn every_single_bit_matters() {
         for bit in [0, 17, 23, 24, 63] {
             let mut bad = good;
             bad[index] ^= 1 << bit;
-            assert!(judge(OLD, &bad).is_err(), "word {index} bit {bit}");
+            assert!(check(OLD, &bad).is_err(), "word {index} bit {bit}");
         }
     }
 }
@@ -78,7 +78,7 @@ fn a_frame_of_two_writes_is_torn_wherever_it_is_cut() {
     for cut in 4..FRAME_WORDS {
         let mut torn = same_number;
         torn[cut..].copy_from_slice(&old[cut..]);
-        assert!(judge(OLD, &torn).is_err(), "cut at {cut}");
+        assert!(check(OLD, &torn).is_err(), "cut at {cut}");
     }
 }
 
@@ -99,7 +99,7 @@ fn a_write_under_way_is_a_prefix_and_nothing_else() {
         for cut in 0..=FRAME_WORDS {
             let prefix: [u64; FRAME_WORDS] =
                 core::array::from_fn(|i| if i < cut { new.word(i) } else { old[i] });
-            let done = judge_under_way(|i| prefix[i], stamp, &new);
+            let done = check_under_way(|i| prefix[i], stamp, &new);
             assert!(done.is_ok_and(|done| done >= cut), "cut at {cut}: {done:?}");
             // A later word of the new write that is there already, and an old one that is missing
             // before the cut.
@@ -108,7 +108,7 @@ fn a_write_under_way_is_a_prefix_and_nothing_else() {
                 early[cut + 9] = new.word(cut + 9);
                 let differs = early != prefix;
                 assert_eq!(
-                    judge_under_way(|i| early[i], stamp, &new).is_err(),
+                    check_under_way(|i| early[i], stamp, &new).is_err(),
                     differs,
                     "early, cut at {cut}"
                 );
@@ -117,7 +117,7 @@ fn a_write_under_way_is_a_prefix_and_nothing_else() {
                 let mut lost = prefix;
                 lost[cut - 12] = old[cut - 12];
                 assert!(
-                    judge_under_way(|i| lost[i], stamp, &new).is_err(),
+                    check_under_way(|i| lost[i], stamp, &new).is_err(),
                     "lost, cut at {cut}"
                 );
             }

@@ -8,14 +8,14 @@ use crate::frame::Token;
 use crate::order::Pattern;
 use crate::{Memory, VCPUS_MAX};
 
-/// Where the journal is: the linker script puts it first.
+/// GPA of the journal: the linker script puts it first.
 pub const JOURNAL_GPA: u64 = 0x10_0000;
 /// First word of the journal, "nvvmjrnl".
 pub const MAGIC: u64 = u64::from_le_bytes(*b"nvvmjrnl");
-/// How many `write` commands can be remembered between two fills.
+/// The most `write` commands that can be remembered between two fills.
 pub const WRITES_MAX: usize = 24;
 
-/// Is the memory under test in a state that can be recomputed from the journal?
+/// Tells if the memory under test can be recomputed from the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Phase {
@@ -45,7 +45,7 @@ pub struct Progress {
 pub struct WriteEntry {
     /// First frame (index in the filled memory).
     pub start: AtomicU64,
-    /// How many frames.
+    /// Number of frames.
     pub count: AtomicU64,
     /// Distance of neighbours, in frames.
     pub stride: AtomicU64,
@@ -53,7 +53,7 @@ pub struct WriteEntry {
     pub done: [AtomicU64; VCPUS_MAX],
 }
 
-/// The journal as it lies in guest memory. One frame.
+/// The journal as it is in guest memory. One frame.
 #[repr(C, align(4096))]
 #[derive(Debug)]
 pub struct Journal {
@@ -75,9 +75,9 @@ pub struct Journal {
     pub churn_seed: AtomicU64,
     /// [`Pattern::code`] of the churn.
     pub pattern: AtomicU64,
-    /// How many entries of `writes` are valid.
+    /// Number of valid entries of `writes`.
     pub writes_len: AtomicU64,
-    /// Lies that the churn has found.
+    /// Mismatches that the churn has found.
     pub faults: AtomicU64,
     /// The first of them: `What as u64`, 0 if none.
     pub fault_what: AtomicU64,
@@ -85,7 +85,7 @@ pub struct Journal {
     pub fault_gfn: AtomicU64,
     /// Its word.
     pub fault_word: AtomicU64,
-    /// What was found there.
+    /// The word that was found there.
     pub fault_found: AtomicU64,
     /// The vCPU that found it.
     pub fault_vcpu: AtomicU64,
@@ -163,7 +163,7 @@ pub struct ProgressView {
 }
 
 impl ProgressView {
-    /// Is a write under way?
+    /// True while a write is under way.
     pub fn under_way(&self) -> bool {
         self.begun.seq() == self.done.seq() + 1
     }
@@ -222,7 +222,7 @@ pub struct JournalView {
     pub churn_seed: u64,
     /// Order of the churn.
     pub pattern: Pattern,
-    /// Lies that the churn itself has found.
+    /// Mismatches that the churn itself has found.
     pub faults: u64,
     /// One per vCPU.
     pub progress: [ProgressView; VCPUS_MAX],
@@ -230,7 +230,7 @@ pub struct JournalView {
     writes_len: usize,
 }
 
-/// Why a journal cannot be used.
+/// The reason why a journal cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unusable {
     /// There is no journal, or it holds numbers that cannot be.

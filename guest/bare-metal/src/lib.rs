@@ -5,7 +5,7 @@
 //! seed, and it journals (in guest memory) which write it has begun and which it has finished. So
 //! the memory of *one instant* can be recomputed from the journal alone: writes before the
 //! journaled one are there in full, the one under way may be there up to a word, later ones are not
-//! there at all. Anything else is a [`verify::Lie`].
+//! there at all. Anything else is a [`verify::Mismatch`].
 //!
 //! The guest program checks itself with this; a host test can do the same with the frames of a
 //! snapshot, by implementing [`Memory`] for them and calling [`verify::instant`].

@@ -1,11 +1,11 @@
-//! Which write each frame must hold, recomputed from what was asked.
+//! The write that each frame must hold, recomputed from the commands.
 
 use crate::VCPUS_MAX;
 use crate::frame::{Kind, Stamp};
 use crate::journal::{JournalView, WriteView};
 use crate::order::{Order, Pattern};
 
-/// What was asked of the guest: fill, churn and `write` commands.
+/// The commands that the guest got: fill, churn and `write`.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Number of vCPUs.

@@ -1,7 +1,7 @@
-//! Is this the memory of one instant? Recomputes from the journal what every frame must hold, and
+//! Verifies the memory of one instant: recomputes from the journal what every frame must hold, and
 //! compares.
 
-use crate::frame::{Content, Judge, Kind, TOKEN_WORD, Token, What, judge_under_way};
+use crate::frame::{Content, FrameChecker, Kind, TOKEN_WORD, Token, What, check_under_way};
 use crate::journal::{JournalView, Unusable};
 use crate::mix::Digest;
 use crate::plan::Plan;
@@ -9,34 +9,34 @@ use crate::{FRAME_BYTES, FRAME_WORDS, Memory};
 
 /// A frame that is not what it was at that instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lie {
+pub struct Mismatch {
     /// The frame.
     pub gfn: u64,
-    /// What is wrong.
+    /// The kind of mismatch.
     pub what: What,
     /// The first wrong word of the frame.
     pub word: usize,
-    /// What was found there.
+    /// The word that was found there.
     pub found: u64,
 }
 
-/// Why memory did not verify.
+/// The reason why memory did not verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// There is nothing to verify against.
     Unusable(Unusable),
-    /// It is not the memory of one instant.
-    Lie(Lie),
+    /// The memory is not that of one instant.
+    Mismatch(Mismatch),
 }
 
-/// What was verified.
+/// Counts of what was verified.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Report {
     /// Frames that were compared, word by word.
     pub frames: u64,
-    /// How many of them hold a churn write.
+    /// Number of those frames that hold a churn write.
     pub churned: u64,
-    /// How many links to another vCPU's write were followed to a frame that still holds that
+    /// Number of links to another vCPU's write that were followed to a frame which still holds that
     /// write.
     pub links: u64,
     /// Writes that were under way.
@@ -61,11 +61,11 @@ impl Report {
 /// Verifies the whole memory of a guest as it was at one instant.
 ///
 /// # Errors
-/// [`Failure::Lie`] with the first frame that is wrong; [`Failure::Unusable`] if nothing was
+/// [`Failure::Mismatch`] with the first frame that is wrong; [`Failure::Unusable`] if nothing was
 /// filled, or a fill was under way.
 pub fn instant(memory: &impl Memory) -> Result<Report, Failure> {
     let journal = JournalView::read(memory).map_err(Failure::Unusable)?;
-    lane(memory, &journal, 0, 1).map_err(Failure::Lie)
+    lane(memory, &journal, 0, 1).map_err(Failure::Mismatch)
 }
 
 /// Verifies every `lanes`-th frame, from `lane`, so that several vCPUs can share the work.
@@ -77,7 +77,7 @@ pub fn lane(
     journal: &JournalView,
     lane: u64,
     lanes: u64,
-) -> Result<Report, Lie> {
+) -> Result<Report, Mismatch> {
     let verifier = Verifier {
         memory,
         journal,
@@ -107,15 +107,15 @@ pub fn frame_digest(memory: &impl Memory, gfn: u64) -> u64 {
     digest.finish()
 }
 
-/// The first word of frame `gfn` that is not zero, as a lie.
+/// The first word of frame `gfn` that is not zero, as a mismatch.
 ///
 /// # Errors
 /// [`What::NotZero`].
-pub fn zero_frame(memory: &impl Memory, gfn: u64) -> Result<(), Lie> {
+pub fn zero_frame(memory: &impl Memory, gfn: u64) -> Result<(), Mismatch> {
     for index in 0..FRAME_WORDS {
         let found = memory.word(word_gpa(gfn, index));
         if found != 0 {
-            return Err(Lie {
+            return Err(Mismatch {
                 gfn,
                 what: What::NotZero,
                 word: index,
@@ -138,13 +138,13 @@ struct Verifier<'a, M> {
 
 impl<M: Memory> Verifier<'_, M> {
     /// A vCPU is between two writes (begun = done) or in the next one.
-    fn check_journal(&self) -> Result<(), Lie> {
+    fn check_journal(&self) -> Result<(), Mismatch> {
         for (vcpu, progress) in self.journal.progress[..self.plan.vcpus as usize]
             .iter()
             .enumerate()
         {
             if progress.begun != progress.done && !progress.under_way() {
-                return Err(Lie {
+                return Err(Mismatch {
                     gfn: 0,
                     what: What::Journal,
                     word: vcpu,
@@ -155,13 +155,13 @@ impl<M: Memory> Verifier<'_, M> {
         Ok(())
     }
 
-    fn check_frame(&self, index: u64) -> Result<Report, Lie> {
+    fn check_frame(&self, index: u64) -> Result<Report, Mismatch> {
         let owner = self.plan.owner(index);
         let progress = self.journal.progress[owner as usize];
         let n = progress.done.seq();
         let gfn = self.plan.first_gfn + index;
         let stamp = self.plan.stamp(index, n, self.journal.writes());
-        let lie = |what, word| Lie {
+        let mismatch = |what, word| Mismatch {
             gfn,
             what,
             word,
@@ -170,14 +170,14 @@ impl<M: Memory> Verifier<'_, M> {
         let churned = u64::from(stamp.kind == Kind::Churn);
         if progress.under_way() && self.plan.target(owner, n) == index {
             self.check_link(owner, n, progress.link)
-                .map_err(|what| lie(what, 5))?;
+                .map_err(|what| mismatch(what, 5))?;
             let new = Content::new(
                 self.plan.churn_stamp(index, n),
                 progress.begun,
                 progress.link,
             );
-            judge_under_way(|word| self.word(gfn, word), stamp, &new)
-                .map_err(|what| lie(what, 0))?;
+            check_under_way(|word| self.word(gfn, word), stamp, &new)
+                .map_err(|what| mismatch(what, 0))?;
             let digest = frame_digest(self.memory, gfn);
             return Ok(Report {
                 frames: 1,
@@ -187,12 +187,12 @@ impl<M: Memory> Verifier<'_, M> {
                 digest,
             });
         }
-        let mut judge = Judge::new(stamp);
+        let mut checker = FrameChecker::new(stamp);
         let mut digest = Digest::new(gfn);
         for word in 0..FRAME_WORDS {
             let found = self.word(gfn, word);
             digest.add(found);
-            judge.word(word, found).map_err(|what| Lie {
+            checker.word(word, found).map_err(|what| Mismatch {
                 gfn,
                 what,
                 word,
@@ -201,12 +201,12 @@ impl<M: Memory> Verifier<'_, M> {
         }
         let mut links = 0;
         if stamp.kind == Kind::Churn {
-            if stamp.seq == n && judge.token() != progress.done {
-                return Err(lie(What::Future, TOKEN_WORD));
+            if stamp.seq == n && checker.token() != progress.done {
+                return Err(mismatch(What::Future, TOKEN_WORD));
             }
             links = self
-                .check_link(owner, stamp.seq - 1, judge.link())
-                .map_err(|what| lie(what, 5))?;
+                .check_link(owner, stamp.seq - 1, checker.link())
+                .map_err(|what| mismatch(what, 5))?;
         }
         Ok(Report {
             frames: 1,

@@ -142,8 +142,8 @@ impl Machine {
         (self.plan.churned(index, n), under_way.then_some(n))
     }
 
-    /// Is the frame at this instant an earlier state of the same write that it is in at the `later`
-    /// instant?
+    /// True if the frame at this instant is an earlier state of the write that it is in at the
+    /// `later` instant.
     fn leads_to(&self, later: &Self, gfn: u64) -> bool {
         let (before, after) = (self.writes_of(gfn), later.writes_of(gfn));
         let same_write = before.0 == after.0 && after.1.is_some();
@@ -160,7 +160,7 @@ impl Machine {
 fn what(machine: &Machine) -> Option<What> {
     match instant(machine) {
         Ok(_) => None,
-        Err(Failure::Lie(lie)) => Some(lie.what),
+        Err(Failure::Mismatch(mismatch)) => Some(mismatch.what),
         Err(Failure::Unusable(why)) => panic!("{why:?}"),
     }
 }
@@ -209,20 +209,21 @@ fn one_frame_of_another_instant_is_found() {
                     let (mut stale, mut future) = (machine.clone(), before.clone());
                     stale.copy_frame(&before, gfn);
                     future.copy_frame(&machine, gfn);
-                    let lies = (what(&stale), what(&future));
+                    let mismatches = (what(&stale), what(&future));
                     if differs {
                         let context = (pattern, vcpus, distance, gfn);
                         assert!(
-                            lies.0.is_some() || before.leads_to(&machine, gfn),
+                            mismatches.0.is_some() || before.leads_to(&machine, gfn),
                             "stale {context:?}"
                         );
                         assert!(
-                            lies.1.is_some() || before.leads_to(&machine, gfn),
+                            mismatches.1.is_some() || before.leads_to(&machine, gfn),
                             "future {context:?}"
                         );
-                        found += usize::from(lies.0.is_some()) + usize::from(lies.1.is_some());
+                        found += usize::from(mismatches.0.is_some())
+                            + usize::from(mismatches.1.is_some());
                     } else {
-                        assert_eq!(lies, (None, None));
+                        assert_eq!(mismatches, (None, None));
                     }
                 }
             }
@@ -243,34 +244,37 @@ fn each_kind_of_lie_has_its_name() {
     assert_eq!(what(&machine), None);
 
     let gfn = FIRST_GFN + 13;
-    let lie = |change: &dyn Fn(&mut Machine)| {
+    let mismatch = |change: &dyn Fn(&mut Machine)| {
         let mut changed = machine.clone();
         change(&mut changed);
         what(&changed)
     };
     assert_eq!(
-        lie(&|m| m.copy_frame(&before, gfn)),
+        mismatch(&|m| m.copy_frame(&before, gfn)),
         Some(What::Stale),
         "lost write"
     );
     assert_eq!(
-        lie(&|m| (FIRST_GFN..FIRST_GFN + 64).for_each(|g| m.copy_frame(&before, g))),
+        mismatch(&|m| (FIRST_GFN..FIRST_GFN + 64).for_each(|g| m.copy_frame(&before, g))),
         Some(What::Stale),
         "stale chunk"
     );
     assert_eq!(
-        lie(&|m| (0..FRAME_WORDS).for_each(|i| *m.frame_word(gfn, i) = 0)),
+        mismatch(&|m| (0..FRAME_WORDS).for_each(|i| *m.frame_word(gfn, i) = 0)),
         Some(What::Zero),
         "hole"
     );
     assert_eq!(
-        lie(&|m| (0..FRAME_WORDS)
+        mismatch(&|m| (0..FRAME_WORDS)
             .for_each(|i| *m.frame_word(gfn, i) = m.word((gfn + 2) * 4096 + i as u64 * 8))),
         Some(What::Foreign)
     );
-    assert_eq!(lie(&|m| *m.frame_word(gfn, 100) ^= 1), Some(What::Torn));
     assert_eq!(
-        lie(&|m| (200..FRAME_WORDS)
+        mismatch(&|m| *m.frame_word(gfn, 100) ^= 1),
+        Some(What::Torn)
+    );
+    assert_eq!(
+        mismatch(&|m| (200..FRAME_WORDS)
             .for_each(|i| *m.frame_word(gfn, i) = before.word(gfn * 4096 + i as u64 * 8))),
         Some(What::Torn)
     );
@@ -279,7 +283,7 @@ fn each_kind_of_lie_has_its_name() {
     assert_eq!(what(&early), Some(What::Future), "write from the future");
     let begun = Machine::progress(0, offset_of!(Progress, begun));
     assert_eq!(
-        lie(&|m| m.set(begun, Token::new(3, 3).0)),
+        mismatch(&|m| m.set(begun, Token::new(3, 3).0)),
         Some(What::Journal)
     );
 }
@@ -387,7 +391,7 @@ fn digest_depends_on_every_word_and_not_on_the_order_of_lanes() {
     assert_ne!(whole, digest(&changed, FIRST_GFN, 8));
     assert!(zero_frame(&machine, 0).is_ok());
     assert_eq!(
-        zero_frame(&machine, FIRST_GFN).map_err(|lie| lie.what),
+        zero_frame(&machine, FIRST_GFN).map_err(|mismatch| mismatch.what),
         Err(What::NotZero)
     );
 }

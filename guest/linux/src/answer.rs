@@ -4,7 +4,7 @@ use std::fmt::{Display, Write as _};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 
-/// How a command ended.
+/// The outcome of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Done, and what was verified is right.
@@ -16,7 +16,7 @@ pub enum Outcome {
 /// The answer to a command: `key=value` words and, last, perhaps some text.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// How it ended.
+    /// The outcome.
     pub outcome: Outcome,
     words: String,
 }

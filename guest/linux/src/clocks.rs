@@ -9,12 +9,12 @@ use std::time::Duration;
 
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
-/// What the watchers have seen so far.
+/// Observations of the watchers so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sightings {
     /// Last reading of each clock, in the order of [`Clock::ALL`].
     pub last_ns: [i64; 3],
-    /// How often each went backwards.
+    /// Number of times that each went backwards.
     pub backwards: [u64; 3],
     /// The largest step back of any.
     pub back_ns_max: i64,

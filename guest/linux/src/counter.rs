@@ -43,7 +43,7 @@ impl Counter {
         self.value.load(Ordering::SeqCst)
     }
 
-    /// Whether to send the number every second without being asked.
+    /// Switches the line with the number that is sent every second.
     pub fn set_ticking(&self, on: bool) {
         self.ticking.store(on, Ordering::SeqCst);
     }

@@ -1,4 +1,4 @@
-//! A file system on a disk: files whose content proves itself.
+//! A file system on a disk, with files whose content can be checked.
 //!
 //! A file is written under another name, flushed, and then renamed: so every file that has its
 //! final name is complete on the disk, at any instant at which the disk is copied.
@@ -35,13 +35,13 @@ pub fn files() -> Files {
     }
 }
 
-/// A folder of files that prove themselves.
+/// A folder of files whose content can be checked.
 #[derive(Clone)]
 pub struct Files {
     folder: PathBuf,
 }
 
-/// What a verification found.
+/// The result of a verification.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// Files with a final name.

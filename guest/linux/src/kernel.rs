@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 
-/// What a kernel says when something is wrong with it, its CPUs or its clocks.
+/// Texts by which a kernel reports that something is wrong with it, its CPUs or its clocks.
 const COMPLAINTS: [&str; 13] = [
     "WARNING:",
     "BUG:",
@@ -21,17 +21,17 @@ const COMPLAINTS: [&str; 13] = [
     "Kernel panic",
 ];
 
-/// How many lines of the log are told from a complaint on: enough for a stack trace.
+/// Number of log lines that are reported from a complaint on: enough for a stack trace.
 const LINES_TOLD: usize = 60;
 
-/// What the kernel's log has behind its first lines.
+/// Content of the kernel's log behind its first lines.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Findings {
     /// Complaints, in their order.
     pub complaints: Vec<String>,
     /// The log from the first complaint on, for who has to understand it.
     pub context: Vec<String>,
-    /// How many lines the whole log has.
+    /// Number of lines in the whole log.
     pub lines: usize,
 }
 

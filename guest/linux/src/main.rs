@@ -32,8 +32,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Obeys lines until there is nobody to send any. A console has none for now, a pipe has none for
-/// good.
+/// Obeys lines until nobody can send any. On a console the end of input passes; on a pipe it is
+/// final.
 fn listen() -> io::Result<()> {
     let input = io::stdin();
     let is_console = input.is_terminal();

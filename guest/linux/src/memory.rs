@@ -1,4 +1,4 @@
-//! Memory that proves itself to be that of one instant.
+//! Memory that can prove that it is of one instant.
 //!
 //! The memory is cut into parts. A part is rewritten page after page, in order, round after round,
 //! each page with one epoch more than before. So at any instant every page before a part's cursor
@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Pages rewritten between two looks at whether to stop; also what a throttled writer writes at a
-/// time.
+/// Pages that are rewritten between two checks of the stop flag. A throttled writer writes as many
+/// at a time.
 const BURST_PAGES: usize = 64;
 
 /// Pages of a MiB.
@@ -43,12 +43,12 @@ struct Part {
     damage: Option<String>,
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Findings {
     /// Pages looked at.
     pub pages: usize,
-    /// Chosen at the filling.
+    /// Seed of the fill.
     pub seed: u64,
     /// Rounds and pages that the parts' writers have come to.
     pub positions: Vec<(u64, usize)>,

@@ -1,6 +1,6 @@
 //! The pattern of one page of checkable memory.
 //!
-//! Every word of a page follows from (seed, page index, epoch), so a page that is torn, stale,
+//! Every word of a page follows from (seed, page index, epoch), so a page that is torn, too old,
 //! ahead of its time or another page's is told from the right one wherever the damage is. The first
 //! words name the page in clear, so that a foreign page also says where it belongs.
 
@@ -15,18 +15,18 @@ const HEADER_WORDS: usize = 4;
 #[repr(C, align(4096))]
 pub struct Page([u64; WORDS]);
 
-/// What a page should hold.
+/// The expected content of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label {
-    /// Chosen by whoever asked for the memory to be filled.
+    /// Seed of the fill, chosen by the host.
     pub seed: u64,
     /// Position of the page in its memory.
     pub index: u64,
-    /// How often the page has been rewritten.
+    /// Number of times that the page has been rewritten.
     pub epoch: u64,
 }
 
-/// What a page holds instead of what its label says.
+/// Content of a page that is not what its label says.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Mismatch {
     /// The page was never written.

@@ -130,7 +130,7 @@ pub fn sync() {
     unsafe { libc::sync() }
 }
 
-/// How the machine shall end.
+/// A way to end the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// ACPI power-off.

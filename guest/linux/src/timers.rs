@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 const PERIOD: Duration = Duration::from_millis(10);
 
-/// What one CPU's timers did.
+/// Counts of one CPU's timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Beats {
     /// Times that a 10 ms timer fired.
@@ -19,7 +19,7 @@ pub struct Beats {
 }
 
 impl Beats {
-    /// Whether everything went on. How fast says nothing: the CPU may be emulated and busy.
+    /// True if all of them ran. Their speed says nothing: the CPU may be emulated and busy.
     pub fn are_alive(&self) -> bool {
         self.fired > 0 && self.slept > 0 && self.interrupts > 0
     }

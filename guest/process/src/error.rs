@@ -1,25 +1,27 @@
-//! What can go wrong.
+//! Errors and refusals.
 
 use std::fmt;
 use std::io;
 
+use crate::arch::ARCHITECTURE;
+
 /// The number of a process or thread.
 pub type Pid = i32;
 
-/// What of a process cannot be held, or cannot be had back.
+/// Something of a process that cannot be captured, or cannot be restarted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The process.
     pub pid: Pid,
-    /// What of it.
-    pub place: Place,
-    /// Why, as the end of a sentence that begins with the place.
+    /// The part of the process.
+    pub place: ProcessPart,
+    /// The reason, as the end of a sentence that begins with the place.
     pub reason: String,
 }
 
-/// Where in a process a refusal's cause is.
+/// The part of a process that is the cause of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ProcessPart {
     /// The process as a whole.
     Process,
     /// One of its threads.
@@ -31,11 +33,11 @@ pub enum Place {
 }
 
 impl Refusal {
-    /// That a thread has a tracer already, if it has.
+    /// The refusal of a thread that has a tracer already, if it has one.
     pub(crate) fn of_tracer(pid: Pid, tid: Pid, tracer: Pid) -> Option<Self> {
         (tracer != 0).then(|| Self {
             pid,
-            place: Place::Thread(tid),
+            place: ProcessPart::Thread(tid),
             reason: format!("is traced by process {tracer}"),
         })
     }
@@ -45,21 +47,21 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "process {}", self.pid)?;
         match self.place {
-            Place::Process => {}
-            Place::Thread(tid) => write!(f, ", thread {tid}")?,
-            Place::Descriptor(fd) => write!(f, ", fd {fd}")?,
-            Place::Address(address) => write!(f, ", memory at {address:#x}")?,
+            ProcessPart::Process => {}
+            ProcessPart::Thread(tid) => write!(f, ", thread {tid}")?,
+            ProcessPart::Descriptor(fd) => write!(f, ", fd {fd}")?,
+            ProcessPart::Address(address) => write!(f, ", memory at {address:#x}")?,
         }
         write!(f, " {}", self.reason)
     }
 }
 
-/// Why a capture or restart failed. The process that was to be captured goes on as if nothing had
-/// been; of one that was to be restarted nothing is left.
+/// The reason why a capture or restart failed. A process that was to be captured continues as if
+/// nothing had happened. A process that was to be restarted leaves nothing behind.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The process has something that an image does not hold, or this system lacks what the image
-    /// needs.
+    /// The process has something that an image cannot hold, or this system lacks something that the
+    /// image needs.
     #[error("{}", sentences(.0))]
     Refused(Vec<Refusal>),
     /// No such process, or it ended meanwhile.
@@ -72,7 +74,7 @@ pub enum Error {
     DoesNotStop {
         /// The thread.
         tid: Pid,
-        /// How long it was waited for.
+        /// Time that was waited for it.
         limit_ms: u64,
     },
     /// The kernel moved pages faster than they could be listed.
@@ -80,16 +82,19 @@ pub enum Error {
     Unstable {
         /// The process.
         pid: Pid,
-        /// How often they were listed.
+        /// Number of listings.
         rounds: u32,
     },
     /// The bytes of an image are not one that this program can use.
     #[error("not a usable process image: {0}")]
     BadImage(&'static str),
+    /// The image is of another architecture, which is named here.
+    #[error("the process image is of {0}, and this machine is {ARCHITECTURE}")]
+    OtherArchitecture(String),
     /// A system call failed.
     #[error("cannot {op}: {source}")]
     System {
-        /// What was tried.
+        /// The operation that failed.
         op: String,
         /// The kernel's answer.
         source: io::Error,
@@ -101,7 +106,7 @@ fn sentences(refusals: &[Refusal]) -> String {
     all.join("\n")
 }
 
-/// For `map_err`: what was tried, with the kernel's answer.
+/// Makes an error, for `map_err`, of the operation that failed and the kernel's answer.
 pub(crate) fn failed<E: Into<io::Error>>(op: impl Into<String>) -> impl FnOnce(E) -> Error {
     move |source| Error::System {
         op: op.into(),

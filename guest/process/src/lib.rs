@@ -1,11 +1,12 @@
-//! Captures running Linux processes (x86-64) and restarts them: all of a process but the content of
-//! its pages goes into an [`Image`]; pages are handed to whoever calls, by reference ([`PageSink`],
+//! Captures running Linux processes and restarts them. All of a process but the content of its
+//! pages goes into an [`Image`]. Pages are handed to the caller by reference ([`PageSink`],
 //! [`PageSource`]).
 //!
-//! Needs root. Whatever traces a process is one thread: call this from a thread that does nothing
-//! else meanwhile, and lives as long as what it froze. One restart at a time in a process, and no
-//! capture beside it: the first stub has for a moment all that the process has open.
+//! Needs root. The tracer of a process is one thread: call this from a thread that does nothing
+//! else meanwhile, and lives as long as the processes that it froze. A process makes one restart at
+//! a time, and no capture beside it: for a moment the first stub has all that the process has open.
 
+mod arch;
 mod capture;
 mod error;
 mod freeze;
@@ -17,8 +18,8 @@ mod restart;
 mod sys;
 
 pub use capture::{CaptureOptions, Captured, Checked, check};
-pub use error::{Error, Pid, Place, Refusal};
-pub use freeze::{Afterwards, Frozen};
+pub use error::{Error, Pid, ProcessPart, Refusal};
+pub use freeze::{FreezeEnd, Frozen};
 pub use image::Image;
 pub use pages::{CopiedPages, PageSink, PageSource, Placed, Taken, WINDOWS, WindowPages};
 pub use restart::{Empty, Reserve, RestartOptions, Restarted, restart};

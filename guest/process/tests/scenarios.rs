@@ -1,7 +1,7 @@
-//! What `subject` can set up, and what is to come of it. The tests on this machine (`native`) and
+//! Scenarios of `subject`, and their results. The tests on this machine (`native`) and
 //! those in Linux guests (tests/linux of the workspace) go through the same lists.
 
-/// What survives a capture and a restart: the promise's name and its scenario.
+/// State that survives a capture and a restart: the promise's name and its scenario.
 #[macro_export]
 macro_rules! for_each_survivor {
     ($each:ident) => {
@@ -44,7 +44,7 @@ macro_rules! for_each_survivor {
 /// The scenario that has children, and is captured with them.
 pub const WITH_CHILDREN: &str = "tree";
 
-/// What is refused: a name, the scenario, where in the process the cause is, and why.
+/// Refusals: a name, the scenario, the part of the process that is the cause, and the reason.
 #[macro_export]
 macro_rules! for_each_refusal {
     ($each:ident) => {
@@ -69,7 +69,7 @@ macro_rules! for_each_refusal {
     };
 }
 
-/// Whether one of these lines says that this process is refused there, and why; by fd, address or
+/// True if one of these lines says that this process is refused there, and why; by fd, address or
 /// thread where that is the place.
 pub fn is_refused(lines: &str, pid: &str, place: &str, reason: &str) -> bool {
     let process = format!("process {pid}");
@@ -86,7 +86,7 @@ pub fn is_refused(lines: &str, pid: &str, place: &str, reason: &str) -> bool {
 /// Scenarios for which the kernel must be that new: the first two numbers of its release.
 const SINCE: [(&str, (u32, u32)); 2] = [("droppable", (6, 11)), ("guard-regions", (6, 13))];
 
-/// Whether a kernel of that release has what the scenario is about.
+/// True if a kernel of that release has what the scenario needs.
 pub fn is_known_to(release: &str, scenario: &str) -> bool {
     let mut numbers = release
         .split(['.', '-'])

@@ -1,4 +1,4 @@
-//! What real programs are given to do, for tests that capture them in the middle of it.
+//! Work for real programs, which tests capture in the middle of it.
 
 /// A program of CPython: three threads write to buffers of so many MiB each, so often, then hash
 /// them.
@@ -45,10 +45,10 @@ pragma integrity_check;
     )
 }
 
-/// What xz with two threads is told.
+/// Arguments of xz with two threads.
 pub const XZ: [&str; 5] = ["xz", "-T2", "-1", "--block-size=256KiB", "-c"];
 
-/// So much for it to compress.
+/// Size of its input.
 pub fn text(bytes: usize) -> Vec<u8> {
     let mut state = 1u64;
     (0..bytes)

@@ -10,19 +10,19 @@ pub const FRAME_BYTES_MAX: usize = 256 << 10;
 
 const LENGTH_BYTES: usize = 4;
 
-/// Why a message was not sent or received.
+/// The reason why a message was not sent or received.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The other side has ended the stream, between two messages.
     #[error("the other side has ended the stream")]
     Ended,
-    /// It is longer than a message may be.
+    /// The message is longer than a message may be.
     #[error("a message of {len_bytes} bytes is longer than the {FRAME_BYTES_MAX} that are allowed")]
     TooLong {
         /// Its length.
         len_bytes: usize,
     },
-    /// What came is no message of this version.
+    /// The bytes are no message of this version.
     #[error("not a message: {0}")]
     Malformed(#[source] postcard::Error),
     /// There is more in the frame than the message.
@@ -36,7 +36,7 @@ pub enum FrameError {
 /// Sends one message.
 ///
 /// # Errors
-/// It is too long, and nothing was sent; or the stream broke.
+/// Fails if the message is too long (then nothing was sent), or if the stream broke.
 pub fn send<T: Serialize>(mut stream: impl Write, message: &T) -> Result<(), FrameError> {
     let frame =
         postcard::to_extend(message, vec![0; LENGTH_BYTES]).map_err(FrameError::Malformed)?;

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::message::*;
 use crate::{
-    Afterwards, Capture, Captured, FrameRun, Frames, GreetingError, RUNS_MAX, Restart, Restarted,
+    AfterCapture, Capture, Captured, FrameRun, Frames, GreetingError, RUNS_MAX, Restart, Restarted,
     VERSION, greet,
 };
 
@@ -58,7 +58,7 @@ fn the_encoding_of_version_4_stays() {
         pid: 77,
         tree: true,
         external_stdio: false,
-        afterwards: Afterwards::Kill,
+        afterwards: AfterCapture::Kill,
     };
     assert_eq!(
         sent(&ToAgent::Capture(capture)),

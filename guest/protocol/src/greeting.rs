@@ -19,7 +19,7 @@ impl Greeting {
     /// Length in bytes.
     pub const BYTES: usize = 8;
 
-    /// As it goes over the stream.
+    /// The bytes on the stream.
     pub fn encode(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         bytes[..4].copy_from_slice(&MAGIC);
@@ -42,7 +42,7 @@ impl Greeting {
     }
 }
 
-/// Why nothing more can be said on a stream.
+/// The reason why a stream cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum GreetingError {
     /// The other side is something else.
@@ -51,7 +51,7 @@ pub enum GreetingError {
     /// The other side is of another version of nvvmm.
     #[error("the other side speaks version {theirs} of the protocol, this one version {VERSION}")]
     Version {
-        /// What the other side speaks.
+        /// Version of the other side.
         theirs: u16,
     },
     /// The stream broke.

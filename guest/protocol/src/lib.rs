@@ -1,4 +1,4 @@
-//! What nvvmm and its agent in a guest say to each other, over streams of the guest's vsock device.
+//! The protocol of nvvmm and its agent in a guest, over streams of the guest's vsock device.
 //!
 //! Each side of a stream begins with a [`Greeting`], eight bytes that say which version it speaks.
 //! Then come frames: a length (four bytes, little-endian, at most [`FRAME_BYTES_MAX`]), and so many
@@ -24,7 +24,9 @@ pub use message::{
     DATA_BYTES_MAX, Ended, Exec, FailedBecause, FromAgent, FromGuest, Restored, Role, TerminalSize,
     ToAgent, ToGuest,
 };
-pub use process::{Afterwards, Capture, Captured, FrameRun, Frames, RUNS_MAX, Restart, Restarted};
+pub use process::{
+    AfterCapture, Capture, Captured, FrameRun, Frames, RUNS_MAX, Restart, Restarted,
+};
 
 /// The vsock port of the guest where the agent listens; only root can.
 pub const AGENT_PORT: u32 = 512;

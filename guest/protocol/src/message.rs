@@ -18,14 +18,14 @@ pub enum ToAgent {
     Exec(Exec),
     /// Send a file.
     Read {
-        /// Where it is in the guest.
+        /// Its path in the guest.
         path: Vec<u8>,
     },
     /// Make or replace a file. `Data` and one `End` follow.
     Write {
-        /// Where it goes; into a directory, under `name`.
+        /// Its target; if that is a directory, the file goes into it as `name`.
         path: Vec<u8>,
-        /// What it is called on the host.
+        /// Its name on the host.
         name: Vec<u8>,
         /// Its permissions, as in chmod(2).
         mode: u32,
@@ -45,7 +45,7 @@ pub enum ToAgent {
     /// Answer to `Frames` or `Image`: it cannot be done. The agent lets the processes go on, or
     /// destroys what it has built, and answers `Failed`.
     Refused {
-        /// Why, in words.
+        /// The reason, in words.
         message: String,
     },
 }
@@ -88,7 +88,7 @@ pub enum FromAgent {
     End,
     /// The request failed; nothing follows.
     Failed {
-        /// What sort of failure it is.
+        /// The sort of failure.
         because: FailedBecause,
         /// In words.
         message: String,
@@ -98,12 +98,12 @@ pub enum FromAgent {
     /// these frames of the guest, which the guest does not move meanwhile, shall hold these
     /// pages of the image. The agent waits for `Done` or `Refused`.
     Frames(#[serde(deserialize_with = "runs_of_a_message")] Vec<FrameRun>),
-    /// What was captured besides pages: `Data` and one `End` follow. The agent waits for `Done` or
+    /// The image without its pages: `Data` and one `End` follow. The agent waits for `Done` or
     /// `Refused`.
     Image {
         /// Its length.
         bytes: u64,
-        /// How many pages belong to it: the number of each is below that.
+        /// Number of its pages: the number of each is below that.
         pages: u64,
     },
     /// The processes are captured; nothing follows.
@@ -112,12 +112,12 @@ pub enum FromAgent {
     /// follow, else nothing.
     Restarted(Restarted),
     /// At a capture, before the processes are frozen: frames that are likely to be named in
-    /// `Frames`. What the host does about them now it need not do then. The agent waits for
+    /// `Frames`. The host can prepare them now and save time then. The agent waits for
     /// `Done` or `Refused`.
     Ahead(#[serde(deserialize_with = "frames_of_a_message")] Vec<Frames>),
 }
 
-/// How a program ended.
+/// The end of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ended {
     /// With this status.
@@ -131,7 +131,7 @@ pub enum Ended {
 pub enum FailedBecause {
     /// There is no such program or file.
     NotFound,
-    /// It is there but may not be used so.
+    /// The program or file exists but may not be used so.
     Refused,
     /// Anything else.
     Failed,
@@ -140,11 +140,11 @@ pub enum FailedBecause {
 /// From the guest's agent to the VM, on the agent's stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromGuest {
-    /// The first message: the agent is there, and wants to know whether the VM was restored.
+    /// The first message: the agent is there, and asks if the VM was restored.
     Hello,
-    /// What had to be done after the restore is done, the guest's hooks too.
+    /// All actions after the restore are done, also the guest's hooks.
     Settled {
-        /// What failed, in words; empty when nothing did.
+        /// Failures, in words; empty if there were none.
         failures: Vec<String>,
     },
     /// Frames that hold nothing that matters, and will not be used before the VM puts something
@@ -161,14 +161,14 @@ pub enum ToGuest {
     Restored(Restored),
 }
 
-/// What a guest is told that was restored.
+/// Facts for a guest that was restored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restored {
     /// Name that the snapshot had.
     pub snapshot: String,
     /// The VM's name.
     pub vm: String,
-    /// Whether there can be others that go on from the same moment.
+    /// Role of the VM: there can be others that continue from the same moment.
     pub role: Role,
     /// Time from the snapshot to the restore, in nanoseconds of the host's clock.
     pub slept_ns: u64,
@@ -180,7 +180,7 @@ pub struct Restored {
     pub seed: [u8; 32],
 }
 
-/// Which one a restored VM is.
+/// The role of a restored VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
     /// The snapshot was consumed by this restore: the only one that goes on from it.

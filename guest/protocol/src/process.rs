@@ -24,19 +24,19 @@ pub struct Capture {
     /// Its standard input, output and error may lead to what cannot be captured; something else
     /// takes their place at a restart.
     pub external_stdio: bool,
-    /// What becomes of it.
-    pub afterwards: Afterwards,
+    /// Its fate.
+    pub afterwards: AfterCapture,
 }
 
-/// What becomes of a process that was captured.
+/// The fate of a process that was captured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Afterwards {
-    /// It goes on.
+pub enum AfterCapture {
+    /// The process continues.
     Thaw,
-    /// It stays stopped, as by SIGSTOP, once the host has said that the image is kept; until then
-    /// it is frozen.
+    /// The process is frozen until the host has said that the image is kept. Then it stays stopped,
+    /// as by SIGSTOP.
     Stop,
-    /// It is killed, once the host has said that the image is kept; until then it is frozen.
+    /// The process is frozen until the host has said that the image is kept. Then it is killed.
     Kill,
 }
 
@@ -46,7 +46,7 @@ pub struct FrameRun {
     /// The number of the first frame: its guest-physical address divided by 4096. At a capture it
     /// may be one that shows a page of an image (`window` of [`Restart`]).
     pub gfn: u64,
-    /// How many.
+    /// Number of pages.
     pub pages: u32,
     /// The number of the first page in the image.
     pub image_page: u64,
@@ -57,18 +57,18 @@ pub struct FrameRun {
 pub struct Frames {
     /// The number of the first one: its guest-physical address divided by 4096.
     pub gfn: u64,
-    /// How many.
+    /// Number of frames.
     pub count: u32,
 }
 
-/// Whoever reads one is not made to keep more than [`RUNS_MAX`].
+/// Reads at most [`RUNS_MAX`] runs, so that a reader need not keep more.
 pub(crate) fn runs_of_a_message<'d, D: Deserializer<'d>>(
     from: D,
 ) -> Result<Vec<FrameRun>, D::Error> {
     at_most_runs_max(from)
 }
 
-/// As [`runs_of_a_message`].
+/// Does the same as [`runs_of_a_message`], for frames.
 pub(crate) fn frames_of_a_message<'d, D: Deserializer<'d>>(
     from: D,
 ) -> Result<Vec<Frames>, D::Error> {
@@ -85,18 +85,18 @@ fn at_most_runs_max<'d, D: Deserializer<'d>, T: Deserialize<'d>>(
     Ok(runs)
 }
 
-/// What was captured, for a report.
+/// Counts of a capture, for a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Captured {
-    /// How many processes.
+    /// Number of processes.
     pub processes: u32,
-    /// How many threads they have.
+    /// Number of their threads.
     pub threads: u32,
-    /// For how long they stood still, in microseconds: until they could have gone on.
+    /// Time for which they stood still, in microseconds: until they could have continued.
     pub frozen_us: u64,
-    /// How many pages were named in `Frames`, each as often as it was named.
+    /// Number of pages that were named in `Frames`, each as often as it was named.
     pub pages_sent: u64,
-    /// How often the pages of one process had to be listed, at most, until none moved any more.
+    /// The most listings of one process's pages that it took until none moved any more.
     pub rounds: u32,
 }
 
@@ -112,30 +112,30 @@ pub struct Restart {
     /// The stream goes on like that of `Exec`, if the standard input, output and error were
     /// external. Otherwise those become /dev/null.
     pub attach: bool,
-    /// What it is attached to is a terminal of that size.
+    /// Attaches it to a terminal of that size.
     pub terminal: Option<TerminalSize>,
     /// The number of a virtio-mmio device behind which the image's pages are shown. Memory is
-    /// mapped from there or copied, and no `Frames` come. The agent lets go of the device when
+    /// mapped from there or copied, and no `Frames` come. The agent releases the device when
     /// nothing uses it any more, also after a failure.
     pub window: Option<u8>,
 }
 
-/// What runs again.
+/// Counts of a restart, for a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restarted {
     /// The number of the first process.
     pub pid: i32,
-    /// How many processes.
+    /// Number of processes.
     pub processes: u32,
-    /// How many threads they have.
+    /// Number of their threads.
     pub threads: u32,
-    /// How many pages were named in `Frames`, or copied from the window.
+    /// Number of pages that were named in `Frames`, or copied from the window.
     pub pages: u64,
-    /// How long it took, in microseconds.
+    /// Time that the restart took, in microseconds.
     pub elapsed_us: u64,
-    /// How long of that it took to give their pages frames, in microseconds.
+    /// Part of that time to give their pages frames, in microseconds.
     pub populate_us: u64,
-    /// How long of that the host was waited for, in microseconds.
+    /// Part of that time to wait for the host, in microseconds.
     pub place_us: u64,
     /// Pages in frames that the agent had ready.
     pub pages_reserved: u64,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, measurement::WallTime};
-use nvvmm_snapshot::{ChunkMap, ChunkNo, Pool};
+use nvvmm_snapshot::{ChunkIndex, ChunkMap, ChunkNo, Pool};
 
 use crate::scene::{Guest, LargePool, SNAPSHOTS, assert_snapshots, commit, in_pieces, small_pool};
 
@@ -30,8 +30,8 @@ fn share(group: &mut BenchmarkGroup<'_, WallTime>) {
     let (pool, _place) = small_pool();
     let vm = pool.hold("vm").unwrap();
     let shared = |map: fn(ChunkNo) -> ChunkMap| {
-        let changes: Vec<(u32, ChunkMap)> = (0..CHUNKS as u32)
-            .map(|index| (index, map(vm.alloc_chunk().unwrap())))
+        let changes: Vec<(ChunkIndex, ChunkMap)> = (0..CHUNKS as u32)
+            .map(|index| (ChunkIndex::new(index), map(vm.alloc_chunk().unwrap())))
             .collect();
         let began = Instant::now();
         let id = commit(&vm, "shared", None, &changes);

@@ -1,6 +1,6 @@
 //! How long the pool's operations take: `cargo bench -p nvvmm-snapshot`.
 //!
-//! Pools are made where the tests make theirs (`NVVMM_TEST_POOL_DIR`, else /dev/shm) and take about
+//! Pools are made where the tests make theirs (`NVVMM_TEST_PLACES`, else /dev/shm) and take about
 //! 4 GiB there.
 
 #![allow(clippy::unwrap_used)]

@@ -4,8 +4,8 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
-    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkMap, Holder, LeafBlocks,
-    NewSnapshot, Pool, SnapshotId, SnapshotKind,
+    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkIndex, ChunkMap, Holder,
+    LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind,
 };
 
 use crate::place::Place;
@@ -81,7 +81,10 @@ impl Guest {
                 ChunkMap::Whole(chunk)
             })
             .collect();
-        let changes: Vec<(u32, ChunkMap)> = (0..).zip(memory.iter().cloned()).collect();
+        let changes: Vec<(ChunkIndex, ChunkMap)> = (0..)
+            .map(ChunkIndex::new)
+            .zip(memory.iter().cloned())
+            .collect();
         let last = commit(&holder, "0", None, &changes);
         Guest {
             holder,
@@ -133,9 +136,9 @@ impl Guest {
 
     /// Takes a snapshot of what was written since the last one.
     pub fn snapshot(&mut self, name: &str) -> SnapshotId {
-        let changes: Vec<(u32, ChunkMap)> = std::mem::take(&mut self.changed)
+        let changes: Vec<(ChunkIndex, ChunkMap)> = std::mem::take(&mut self.changed)
             .into_iter()
-            .map(|index| (index, self.memory[index as usize].clone()))
+            .map(|index| (ChunkIndex::new(index), self.memory[index as usize].clone()))
             .collect();
         self.last = commit(&self.holder, name, Some(self.last), &changes);
         self.holder.unpin_others(self.last).unwrap();
@@ -154,7 +157,7 @@ pub fn commit(
     holder: &Holder,
     name: &str,
     base: Option<SnapshotId>,
-    changes: &[(u32, ChunkMap)],
+    changes: &[(ChunkIndex, ChunkMap)],
 ) -> SnapshotId {
     let snapshot = NewSnapshot {
         name,

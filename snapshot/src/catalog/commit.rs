@@ -17,7 +17,7 @@ use crate::layout::inode::Inode;
 use crate::layout::node::{Entry, Node, NodeKind, seal_node};
 use crate::layout::runtime::{DIRTY, DIRTY_OFFSET};
 use crate::layout::superblock::{CATALOG_HEIGHT, SuperblockV2};
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkNo};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkIndex, ChunkNo, FrameIndex};
 use crate::refs::RefChanges;
 use crate::store::BlockStore;
 use crate::tree::{self, Frames, Place, TreeWriter};
@@ -225,18 +225,18 @@ impl<'l, 'p> Commit<'l, 'p> {
         let place = Place::root(NodeKind::Catalog, CATALOG_HEIGHT);
         let mut superblock = self.lock.current()?.superblock.clone();
         let old_root = superblock.catalog_root(&store.layout)?;
-        let mut leaves: BTreeMap<u32, LeafBlocks> = BTreeMap::new();
+        let mut leaves: BTreeMap<ChunkIndex, LeafBlocks> = BTreeMap::new();
         for (slot, inode) in &edit.slots {
-            let (leaf, index) = (slot / CHUNK_BLOCKS, slot % CHUNK_BLOCKS);
+            let leaf = ChunkIndex::new(slot / CHUNK_BLOCKS);
             let blocks = match leaves.entry(leaf) {
                 std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
                 std::collections::btree_map::Entry::Vacant(entry) => {
-                    entry.insert(tree::lookup(store, old_root, place, u64::from(leaf))?.to_leaf())
+                    entry.insert(tree::lookup(store, old_root, place, leaf)?.to_leaf())
                 }
             };
-            blocks.set(index, *inode);
+            blocks.set(FrameIndex::new(*slot), *inode);
         }
-        let changes: Vec<(u32, ChunkMap)> = leaves
+        let changes: Vec<(ChunkIndex, ChunkMap)> = leaves
             .into_iter()
             .map(|(leaf, blocks)| (leaf, ChunkMap::Frames(blocks.into())))
             .collect();

@@ -52,7 +52,7 @@ impl Listing {
         let mut fresh = InodeCache::default();
         for (first_slot, leaf) in catalog_leaves(store, root)? {
             for (index, block) in leaf.iter_present() {
-                let listed = cache.get(store, block, first_slot + index)?;
+                let listed = cache.get(store, block, first_slot + index.get())?;
                 fresh
                     .0
                     .insert(block, (store.inode_checksum(block)?, listed.clone()));

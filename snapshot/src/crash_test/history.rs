@@ -1,10 +1,12 @@
 //! Long random histories that are cut off everywhere.
 //!
-//! `NVVMM_CRASH_STATES` says how many states are looked at (default 100,000), `NVVMM_CRASH_SEED`
-//! repeats a run, `NVVMM_CRASH_STATE` repeats one history and looks at one state of it.
+//! `NVVMM_TEST_SEED` repeats a run, `NVVMM_CRASH_STATE` repeats one history and looks at one state
+//! of it.
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use nvvmm_test_profile::{SEED_VARIABLE, sized};
 
 use super::judge::{Allowed, Judge, StateId, panic_text, random_crash};
 use super::model::{Snapshots, difference, read_snapshots};
@@ -15,7 +17,9 @@ use crate::layout::Layout;
 use crate::region::sim::{CrashPoint, Image, Killed, Lie, Random};
 
 const STEPS: u32 = 80;
-const STATES: u64 = 100_000;
+/// Crash states that a run of the gate looks at, and a nightly one.
+const GATE_STATES: u64 = 10_000;
+const NIGHTLY_STATES: u64 = 100_000;
 const POOL_BYTES: [u64; 3] = [8 << 20, 12 << 20, 16 << 20];
 
 /// A history under way.
@@ -260,14 +264,6 @@ impl History<'_> {
     }
 }
 
-fn number_from(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|error| panic!("{variable}={text}: {error}")),
-    )
-}
-
 #[test]
 fn random_histories_survive_crashes_anywhere() {
     silence_kills();
@@ -282,26 +278,21 @@ fn random_histories_survive_crashes_anywhere() {
         );
         return;
     }
-    let clock = || {
-        std::time::UNIX_EPOCH
-            .elapsed()
-            .map_or(1, |since| since.as_nanos() as u64)
-    };
-    let seed = number_from("NVVMM_CRASH_SEED").unwrap_or_else(clock);
-    let wanted = number_from("NVVMM_CRASH_STATES").unwrap_or(STATES);
+    let seed = nvvmm_test_profile::seed();
+    let wanted = sized(GATE_STATES, NIGHTLY_STATES);
     let mut judge = Judge::new(None);
     let mut histories = 0;
     while judge.states < wanted {
         let history = Random::new(seed.wrapping_add(histories)).next();
         run(history, &mut judge, None, wanted)
-            .unwrap_or_else(|what| panic!("NVVMM_CRASH_SEED={seed}, {what}"));
+            .unwrap_or_else(|what| panic!("{SEED_VARIABLE}={seed}, {what}"));
         histories += 1;
     }
     // Not by println: a test that passes shall say this, too.
     let (states, again) = (judge.states, judge.recovery_states);
     writeln!(
         std::io::stderr(),
-        "{states} crash states of {histories} histories, {again} of them in a recovery: NVVMM_CRASH_SEED={seed}"
+        "{states} crash states of {histories} histories, {again} of them in a recovery: {SEED_VARIABLE}={seed}"
     )
     .unwrap();
 }

@@ -61,7 +61,7 @@ pub(super) fn read_snapshots(pool: &Arc<Pool>) -> Result<Snapshots, String> {
                 let tag = tag_of(&bytes);
                 let tag =
                     tag.ok_or_else(|| format!("{name}: chunk {index} frame {frame} is torn"))?;
-                frames.insert((index, frame), tag);
+                frames.insert((index.get(), frame.get()), tag);
             }
         }
         let saved = Saved {

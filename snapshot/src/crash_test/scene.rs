@@ -6,7 +6,9 @@ use super::judge::{assert_in_order, open};
 use super::model::{Snapshots, frame_with, read_snapshots};
 use crate::layout::Layout;
 use crate::region::sim::{CrashPoint, Fuse, Image, SimControl, Survivors, region_with};
-use crate::{BlockNo, ChunkMap, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind};
+use crate::{
+    BlockNo, ChunkIndex, ChunkMap, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind,
+};
 
 const SIZE: u64 = 12 << 20;
 const MEMORY: u64 = 600 * (2 << 20);
@@ -84,7 +86,7 @@ fn snapshot(
     holder: &Holder,
     name: &str,
     base: Option<SnapshotId>,
-    changes: &[(u32, ChunkMap)],
+    changes: &[(ChunkIndex, ChunkMap)],
 ) -> SnapshotId {
     let state = name.repeat(1000);
     let new = NewSnapshot {
@@ -123,7 +125,15 @@ impl Scene {
         let vm = bench.pool.hold("vm").unwrap();
         let near = frames(&vm, &[0, 1, 2, 3], 0x11);
         let far = frames(&vm, &[500], 0x12);
-        let first = snapshot(&vm, "first", None, &[(0, near.clone()), (300, far)]);
+        let first = snapshot(
+            &vm,
+            "first",
+            None,
+            &[
+                (ChunkIndex::new(0), near.clone()),
+                (ChunkIndex::new(300), far),
+            ],
+        );
         let mut changed = near.to_leaf();
         // More than a commit takes for its metadata: bytes that were left in them must not be
         // overwritten by chance.
@@ -132,7 +142,7 @@ impl Scene {
             changed.set(place, Some(block));
         }
         let changed = ChunkMap::Frames(Arc::new(changed));
-        let second = snapshot(&vm, "second", Some(first), &[(0, changed)]);
+        let second = snapshot(&vm, "second", Some(first), &[(ChunkIndex::new(0), changed)]);
         Scene {
             bench,
             vm,
@@ -149,5 +159,10 @@ pub(super) fn commit_third(vm: &Holder, second: SnapshotId) {
     near.set(7, frames(vm, &[7], 0x31).block(7));
     let near = ChunkMap::Frames(Arc::new(near));
     let far = frames(vm, &[9], 0x32);
-    snapshot(vm, "third", Some(second), &[(0, near), (299, far)]);
+    snapshot(
+        vm,
+        "third",
+        Some(second),
+        &[(ChunkIndex::new(0), near), (ChunkIndex::new(299), far)],
+    );
 }

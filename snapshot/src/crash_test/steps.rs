@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::model::{Saved, Snapshots};
 use super::world::{Outcome, PROCESSES, VMS, Vm, World};
 use crate::region::sim::Random;
-use crate::{BlockNo, ChunkMap, Error, GrowOptions, NewSnapshot, Pool, SnapshotId, SnapshotKind};
+use crate::{
+    BlockNo, ChunkIndex, ChunkMap, Error, GrowOptions, NewSnapshot, Pool, SnapshotId, SnapshotKind,
+};
 
 const NAMES: u64 = 5;
 const CHUNK_BYTES: u64 = 2 << 20;
@@ -465,7 +467,7 @@ impl Vm {
         let (entry, map) = self.holder.pin(name)?;
         for chunk in map.iter_present() {
             let (index, chunk) = chunk?;
-            self.map.insert(index, chunk.to_leaf());
+            self.map.insert(index.get(), chunk.to_leaf());
         }
         self.memory_bytes = entry.memory_bytes;
         self.base = Some(entry.id);
@@ -571,8 +573,13 @@ impl Vm {
             .changed
             .iter()
             .filter_map(|chunk| Some((*chunk, self.map.get(chunk)?)));
-        let changes: Vec<(u32, ChunkMap)> = changed
-            .map(|(chunk, leaf)| (chunk, ChunkMap::Frames(Arc::new(leaf.clone()))))
+        let changes: Vec<(ChunkIndex, ChunkMap)> = changed
+            .map(|(chunk, leaf)| {
+                (
+                    ChunkIndex::new(chunk),
+                    ChunkMap::Frames(Arc::new(leaf.clone())),
+                )
+            })
             .collect();
         let new = NewSnapshot {
             kind: SnapshotKind::Vm,
@@ -613,7 +620,7 @@ impl Vm {
             parent: self.base,
             memory_bytes: image_bytes(pages),
             base: None,
-            changes: &[(0, ChunkMap::Frames(Arc::new(leaf)))],
+            changes: &[(ChunkIndex::new(0), ChunkMap::Frames(Arc::new(leaf)))],
             state: &state(name, 300),
             frames_new: 0,
         };
@@ -637,6 +644,7 @@ impl Vm {
         self.images.insert(entry.id);
         let pages = map.chunk(0)?;
         for (frame, block) in pages.iter_present() {
+            let frame = frame.get();
             self.let_go_of((chunk, frame));
             self.map.entry(chunk).or_default().set(frame, Some(block));
             self.frames
@@ -687,7 +695,7 @@ impl Vm {
                 .filter(|(frame, _)| chunk.taken.contains(*frame));
             self.mine.extend(taken.map(|(_, block)| block));
             // The rest has holes where blocks were taken.
-            self.changed.insert(chunk.index);
+            self.changed.insert(chunk.index.get());
         }
         self.base = consumed.rest;
         if consumed.rest.is_none() {

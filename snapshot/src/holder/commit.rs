@@ -15,7 +15,9 @@ use crate::layout::holder_slot::{PINS_MAX, PINS_MAX_OF_OTHERS};
 use crate::layout::inode::{Inode, STATE_BYTES_MAX, SnapshotKind, map_height};
 use crate::layout::node::{Entry, NodeKind, leaves_covered};
 use crate::name::check_name;
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkNo, FrameSet, SnapshotId};
+use crate::number::{
+    BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkIndex, ChunkNo, FrameSet, SnapshotId,
+};
 use crate::store::{by_chunk, runs};
 use crate::tree::{self, Place};
 
@@ -39,7 +41,7 @@ pub struct NewSnapshot<'a> {
     pub base: Option<SnapshotId>,
     /// What differs from the base, sorted by chunk index. Blocks named here are mine, or a
     /// snapshot that I pin has them.
-    pub changes: &'a [(u32, ChunkMap)],
+    pub changes: &'a [(ChunkIndex, ChunkMap)],
     /// The machine's saved state, at most 2 MiB.
     pub state: &'a [u8],
     /// How many frames were written since the base, for people to see.
@@ -74,7 +76,7 @@ impl NewSnapshot<'_> {
             ));
         }
         match self.changes.last() {
-            Some((last, _)) if u64::from(*last) >= chunks => Err(Error::invalid(format!(
+            Some((last, _)) if u64::from(last.get()) >= chunks => Err(Error::invalid(format!(
                 "chunk {last} is behind the memory's {chunks} chunks"
             ))),
             _ => Ok(()),
@@ -287,18 +289,17 @@ impl Holder {
     /// any, and so may what was received.
     fn check_foreign(
         &self,
-        foreign: &[(u32, Vec<BlockNo>)],
+        foreign: &[(ChunkIndex, Vec<BlockNo>)],
         base: Option<&Arc<Inode>>,
         pinned: impl Iterator<Item = Arc<Inode>>,
     ) -> Result<()> {
-        let mut unknown: HashMap<BlockNo, u32> = HashMap::new();
+        let mut unknown: HashMap<BlockNo, ChunkIndex> = HashMap::new();
         for (index, blocks) in foreign {
             let known: HashSet<BlockNo> = match base {
                 None => HashSet::new(),
                 Some(inode) => {
                     let place = Place::root(NodeKind::Memory, map_height(inode.memory_bytes)?);
-                    let map =
-                        tree::lookup(&self.pool.store, inode.map_root, place, u64::from(*index))?;
+                    let map = tree::lookup(&self.pool.store, inode.map_root, place, *index)?;
                     map.iter_present().map(|(_, block)| block).collect()
                 }
             };
@@ -329,7 +330,7 @@ struct SharedBlocks {
     /// Those of the holder.
     mine: Vec<BlockNo>,
     /// The others, by chunk: the base must have them.
-    foreign: Vec<(u32, Vec<BlockNo>)>,
+    foreign: Vec<(ChunkIndex, Vec<BlockNo>)>,
 }
 
 impl SharedBlocks {

@@ -11,7 +11,7 @@ use crate::fault::{FaultPoint, fault_point};
 use crate::frame_map::FrameMap;
 use crate::layout::inode::{Inode, map_height};
 use crate::layout::node::{Entry, Node, NodeKind};
-use crate::number::{BlockNo, ChunkNo, FrameSet, SnapshotId};
+use crate::number::{BlockNo, ChunkIndex, ChunkNo, FrameSet, SnapshotId};
 use crate::recovery::reclaim_dead_holders;
 use crate::store::BlockStore;
 use crate::tree::{self, Place};
@@ -29,7 +29,7 @@ pub struct Consumed {
 #[derive(Debug)]
 pub struct ConsumedChunk {
     /// Index of the chunk in the guest's memory.
-    pub index: u32,
+    pub index: ChunkIndex,
     /// The blocks of its frames, as the snapshot had them.
     pub map: ChunkMap,
     /// The frames whose blocks are mine now. The blocks of the others are still shared: not to be
@@ -108,7 +108,7 @@ impl Holder {
         chunks: &[ConsumedChunk],
         taken: &Taken,
     ) -> Result<Option<SnapshotId>> {
-        let changes: Vec<(u32, ChunkMap)> = chunks
+        let changes: Vec<(ChunkIndex, ChunkMap)> = chunks
             .iter()
             .filter(|chunk| !chunk.taken.is_empty())
             .map(|chunk| (chunk.index, without(&chunk.map, &chunk.taken)))

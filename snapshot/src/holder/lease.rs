@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::catalog::CatalogLock;
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
-use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo, FrameSet};
+use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo, FrameIndex, FrameSet};
 use crate::pool::Pool;
 use crate::recovery::reclaim_dead_holders;
 use crate::store::by_chunk;
@@ -245,19 +245,19 @@ impl Leases {
     }
 
     /// Takes this very block, if it can be taken.
-    pub(crate) fn alloc_at(&self, chunk: ChunkNo, index: u32) -> bool {
-        let block = chunk.block(index);
+    pub(crate) fn alloc_at(&self, chunk: ChunkNo, place: FrameIndex) -> bool {
+        let block = chunk.block(place);
         let mut table = self.table();
         let Some(lease) = table.chunks.get_mut(&chunk) else {
             return false;
         };
-        if lease.mine.contains(index) || !matches!(self.pool.store.refcount(block), Ok(0)) {
+        if lease.mine.contains(place) || !matches!(self.pool.store.refcount(block), Ok(0)) {
             return false;
         }
         if self.pool.overcommit() && self.provide(&[block]).is_err() {
             return false;
         }
-        lease.mine.insert(index);
+        lease.mine.insert(place);
         table.mine_total += 1;
         self.show_usage(&table).is_ok()
     }
@@ -408,8 +408,8 @@ impl Leases {
     ) -> Result<()> {
         let lease = table.chunks.entry(chunk).or_default();
         let mut added = 0;
-        for index in blocks.iter() {
-            added += u32::from(lease.mine.insert(index));
+        for place in blocks.places() {
+            added += u32::from(lease.mine.insert(place));
         }
         let room = lease.is_open();
         table.mine_total += added;
@@ -425,7 +425,11 @@ impl Leases {
         table.closed = true;
         let mut done = Ok(());
         for (chunk, lease) in std::mem::take(&mut table.chunks) {
-            let mine: Vec<BlockNo> = lease.mine.iter().map(|index| chunk.block(index)).collect();
+            let mine: Vec<BlockNo> = lease
+                .mine
+                .places()
+                .map(|place| chunk.block(place))
+                .collect();
             // What fails stays leased until the holder counts as dead.
             let ended = self
                 .pool

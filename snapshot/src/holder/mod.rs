@@ -24,7 +24,7 @@ use crate::frame_map::FrameMap;
 use crate::layout::HOLDER_SLOTS;
 use crate::layout::holder_slot::{HolderSlotV1, PINS_MAX, PINS_MAX_OF_OTHERS};
 use crate::name::check_name;
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, ChunkNo, SnapshotId};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, ChunkNo, FrameIndex, SnapshotId};
 use crate::pool::{Pool, SnapshotEntry};
 use crate::recovery::reclaim_dead_holders;
 
@@ -266,8 +266,8 @@ impl Holder {
     }
 
     /// Takes this block of a chunk that is leased to me, if it is free. It reads as zero.
-    pub fn alloc_at(&self, chunk: ChunkNo, index: u32) -> bool {
-        self.leases.alloc_at(chunk, index)
+    pub fn alloc_at(&self, chunk: ChunkNo, place: impl Into<FrameIndex>) -> bool {
+        self.leases.alloc_at(chunk, place.into())
     }
 
     /// Gives back blocks that are mine: they are zeroed, and their memory goes back to the medium.

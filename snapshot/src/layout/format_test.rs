@@ -1,4 +1,4 @@
-//! docs/format.md says what the code does.
+//! docs/formats/pool.md says what the code does.
 
 use super::holder_slot::{HOLDER_SLOT_BYTES, HolderSlotV1, PINS_MAX};
 use super::inode::{INODE_MAGIC, INODE_VERSION, InodeV2, STATE_BYTES_MAX, SnapshotKind};
@@ -13,7 +13,7 @@ use super::superblock::{CATALOG_HEIGHT, SNAPSHOTS_MAX, SUPERBLOCK_MAGIC, Superbl
 use super::*;
 use crate::documented::{Document, fields};
 
-const FORMAT: Document = Document(include_str!("../../../docs/format.md"));
+const FORMAT: Document = Document(include_str!("../../../docs/formats/pool.md"));
 
 fn table(heading: &str) -> Vec<Vec<String>> {
     FORMAT.table(heading)

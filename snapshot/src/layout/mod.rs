@@ -1,4 +1,5 @@
-//! Where everything is in a pool, and how each structure looks (docs/format.md has the tables).
+//! Where everything is in a pool, and how each structure looks (docs/formats/pool.md has the
+//! tables).
 
 pub(crate) mod holder_slot;
 pub(crate) mod inode;
@@ -178,7 +179,7 @@ impl Layout {
     /// Where the reference count of a block is.
     pub(crate) fn refcount_offset(&self, block: BlockNo) -> Result<u64> {
         let table = self.block_table_offset(block.chunk())?;
-        Ok(table + u64::from(block.index_in_chunk()) * BLOCK_WORD_BYTES)
+        Ok(table + u64::from(block.index_in_chunk().get()) * BLOCK_WORD_BYTES)
     }
 
     /// Where the digest of a block is.

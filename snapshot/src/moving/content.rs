@@ -2,7 +2,7 @@
 
 use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, FrameSet};
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, FrameIndex, FrameSet};
 use crate::pool::Pool;
 use crate::scrub::digest_of;
 
@@ -17,12 +17,12 @@ impl Content {
         Content(vec![0; CHUNK_SIZE_BYTES as usize])
     }
 
-    pub(super) fn frame(&self, frame: u32) -> &[u8] {
-        &self.0[frame as usize * FRAME_BYTES..][..FRAME_BYTES]
+    pub(super) fn frame(&self, frame: FrameIndex) -> &[u8] {
+        &self.0[frame.as_usize() * FRAME_BYTES..][..FRAME_BYTES]
     }
 
-    pub(super) fn frame_mut(&mut self, frame: u32) -> &mut [u8] {
-        &mut self.0[frame as usize * FRAME_BYTES..][..FRAME_BYTES]
+    pub(super) fn frame_mut(&mut self, frame: FrameIndex) -> &mut [u8] {
+        &mut self.0[frame.as_usize() * FRAME_BYTES..][..FRAME_BYTES]
     }
 
     pub(super) fn all(&self) -> &[u8] {
@@ -40,14 +40,14 @@ impl Content {
     /// [`Error::Damaged`] when a block does not hold what its digest was made of; [`Error::Io`].
     pub(super) fn read(&mut self, pool: &Pool, map: &ChunkMap, frames: &FrameSet) -> Result<()> {
         let blocks = frames
-            .iter()
+            .places()
             .filter_map(|frame| Some((frame, map.block(frame)?)));
-        let blocks: Vec<(u32, BlockNo)> = blocks.collect();
-        let neighbours = |left: &(u32, BlockNo), right: &(u32, BlockNo)| {
-            left.0 + 1 == right.0 && left.1.get().checked_add(1) == Some(right.1.get())
+        let blocks: Vec<(FrameIndex, BlockNo)> = blocks.collect();
+        let neighbours = |left: &(FrameIndex, BlockNo), right: &(FrameIndex, BlockNo)| {
+            left.0.get() + 1 == right.0.get() && left.1.get().checked_add(1) == Some(right.1.get())
         };
         for run in blocks.chunk_by(neighbours) {
-            let bytes = &mut self.0[run[0].0 as usize * FRAME_BYTES..][..run.len() * FRAME_BYTES];
+            let bytes = &mut self.0[run[0].0.as_usize() * FRAME_BYTES..][..run.len() * FRAME_BYTES];
             pool.store
                 .region
                 .read_unfilled(run[0].1.byte_offset(), bytes)?;

@@ -9,7 +9,9 @@ use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
 use crate::holder::{Holder, NewSnapshot, Origin};
 use crate::layout::inode::{Inode, SnapshotKind};
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, FrameSet, SnapshotId};
+use crate::number::{
+    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkIndex, FrameIndex, FrameSet, SnapshotId,
+};
 use crate::pool::Pool;
 use crate::region::Medium;
 use crate::stream::{ChunkRecord, StreamHeader};
@@ -54,7 +56,7 @@ pub(super) struct Landing {
     /// The incomplete file as it was committed last.
     kept: Option<SnapshotId>,
     /// What differs from it.
-    changes: Vec<(u32, ChunkMap)>,
+    changes: Vec<(ChunkIndex, ChunkMap)>,
     /// The first chunk that nothing has been said of.
     next: u32,
     counts: Counts,
@@ -144,8 +146,8 @@ impl Landing {
 
     /// Stores what a record says of a chunk.
     pub(super) fn chunk(&mut self, record: &ChunkRecord) -> Result<()> {
-        self.unmentioned_until(record.index)?;
-        self.next = record.index + 1;
+        self.unmentioned_until(record.index.get())?;
+        self.next = record.index.get() + 1;
         let before = map_of(self.start.as_ref(), record.index)?;
         let base = map_of(self.base.as_ref(), record.index)?;
         self.counts.received += u64::from(record.written.count());
@@ -173,7 +175,7 @@ impl Landing {
         }
         let id = |source: Option<&Source>| source.map(|source| source.inode.id);
         let as_it_should_be = id(start) == id(base);
-        for index in self.next..end {
+        for index in ChunkIndex::range(self.next..end) {
             let now = map_of(base, index)?;
             self.counts.shared += u64::from(now.count()) * u64::from(base.is_some());
             if !as_it_should_be && now != map_of(start, index)? {
@@ -194,11 +196,11 @@ impl Landing {
         let mut blocks = base.to_leaf();
         record
             .emptied
-            .iter()
+            .places()
             .for_each(|frame| blocks.set(frame, None));
         // What the base has there the sender has compared.
         let mut candidates = record.written;
-        for frame in record.written.iter() {
+        for frame in record.written.places() {
             if before.block(frame).is_none() || before.block(frame) == base.block(frame) {
                 candidates.remove(frame);
             }
@@ -212,7 +214,7 @@ impl Landing {
             }
         }
         let fresh = self.fresh_blocks(missing.count())?;
-        for (frame, block) in missing.iter().zip(&fresh) {
+        for (frame, block) in missing.places().zip(&fresh) {
             blocks.set(frame, Some(*block));
         }
         for (frame, bytes) in record
@@ -252,7 +254,7 @@ impl Landing {
     ) -> Result<ChunkMap> {
         self.content.clear();
         self.content.read(&self.pool, base, &FrameSet::FULL)?;
-        for frame in record.emptied.iter() {
+        for frame in record.emptied.places() {
             self.content.frame_mut(frame).fill(0);
         }
         for (frame, bytes) in record.frames() {
@@ -274,7 +276,7 @@ impl Landing {
             }
         }
         let chunk = self.holder.alloc_chunk()?;
-        for frame in 0..CHUNK_BLOCKS {
+        for frame in FrameIndex::all() {
             let bytes = self.content.frame(frame);
             // What is fresh reads as zero.
             if !is_zero(bytes) {
@@ -339,7 +341,7 @@ impl Landing {
     fn commit(
         &self,
         on: Option<SnapshotId>,
-        changes: &[(u32, ChunkMap)],
+        changes: &[(ChunkIndex, ChunkMap)],
         state: Option<&[u8]>,
     ) -> Result<SnapshotId> {
         let new = NewSnapshot {
@@ -464,6 +466,6 @@ fn is_of_the_same_shape(inode: &Inode, header: &StreamHeader) -> bool {
     (inode.kind, inode.memory_bytes) == (header.kind, header.memory_bytes)
 }
 
-fn map_of(source: Option<&Source>, index: u32) -> Result<ChunkMap> {
+fn map_of(source: Option<&Source>, index: ChunkIndex) -> Result<ChunkMap> {
     source.map_or(Ok(ChunkMap::Hole), |source| source.map.chunk(index))
 }

@@ -15,7 +15,7 @@ use super::MoveProgress;
 use super::landing::Landing;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
-use crate::number::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES, SnapshotId};
+use crate::number::{BLOCK_SIZE_BYTES, SnapshotId};
 use crate::pool::Pool;
 use crate::stream::{Item, StreamReader};
 
@@ -126,7 +126,7 @@ fn land(
         match reader.next()? {
             Item::State(bytes) => state = bytes,
             Item::Chunk(chunk) => {
-                bytes_done = u64::from(chunk.index) * CHUNK_SIZE_BYTES;
+                bytes_done = chunk.index.byte_offset();
                 landing.chunk(chunk)?;
             }
             Item::End(_) => {

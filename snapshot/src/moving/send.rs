@@ -16,7 +16,7 @@ use crate::frame_map::FrameMap;
 use crate::holder::Holder;
 use crate::identity::Identity;
 use crate::layout::inode::{Inode, SnapshotKind};
-use crate::number::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, FrameSet};
+use crate::number::{BLOCK_SIZE_BYTES, ChunkIndex, FrameIndex, FrameSet};
 use crate::pool::Pool;
 use crate::stream::{BaseOf, StreamHeader, StreamWriter};
 
@@ -110,7 +110,7 @@ impl Pool {
             .map(|map| map.iter().flat_map(FrameMap::iter_present).peekable());
         while let Some(index) = next_index(&mut sides)? {
             let progress = MoveProgress {
-                bytes_done: u64::from(index) * CHUNK_SIZE_BYTES,
+                bytes_done: index.byte_offset(),
                 bytes_total: snapshot.memory_bytes,
             };
             if on_progress(progress).is_break() {
@@ -171,13 +171,13 @@ impl<'p> Sending<'p> {
 
     fn chunk(
         &mut self,
-        index: u32,
+        index: ChunkIndex,
         now: &ChunkMap,
         before: &ChunkMap,
         writer: &mut StreamWriter<'_>,
     ) -> Result<()> {
         let mut different = FrameSet::EMPTY;
-        for frame in 0..CHUNK_BLOCKS {
+        for frame in FrameIndex::all() {
             match (now.block(frame), before.block(frame)) {
                 (None, None) => {}
                 (now, before) if now == before => self.frames_shared += 1,
@@ -193,7 +193,7 @@ impl<'p> Sending<'p> {
         self.before.read(self.pool, before, &different)?;
         let (mut written, mut emptied) = (FrameSet::EMPTY, FrameSet::EMPTY);
         self.sent.clear();
-        for frame in different.iter() {
+        for frame in different.places() {
             let now = now.block(frame).map(|_| self.now.frame(frame));
             let before = before.block(frame).map(|_| self.before.frame(frame));
             if now == before {

@@ -6,7 +6,7 @@ use crate::catalog::{BlockSource, CatalogEdit, CatalogLock, Commit};
 use crate::chunk_map::ChunkMap;
 use crate::holder::NewSnapshot;
 use crate::layout::inode::{Inode, SnapshotKind};
-use crate::number::CHUNK_SIZE_BYTES;
+use crate::number::{CHUNK_SIZE_BYTES, ChunkIndex};
 use crate::pool::{CreateOptions, Pool};
 
 const CHUNKS: u64 = 4;
@@ -26,7 +26,7 @@ fn with_snapshot(directory: &tempfile::TempDir) -> Arc<Pool> {
         parent: None,
         memory_bytes: CHUNKS * CHUNK_SIZE_BYTES,
         base: None,
-        changes: &[(CHUNKS as u32 - 1, last)],
+        changes: &[(ChunkIndex::new(CHUNKS as u32 - 1), last)],
         state: b"state",
         frames_new: 512,
     };

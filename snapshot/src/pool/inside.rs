@@ -16,7 +16,7 @@ use crate::tree::{Frames, Role, Visitor};
 use super::snapshots::SnapshotEntry;
 use crate::identity::uuid_text;
 
-/// Superblocks and segments of a pool (docs/format.md).
+/// Superblocks and segments of a pool (docs/formats/pool.md).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PoolInside {
     /// Both slots. The committed catalog is that of the usable one with the higher generation.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::{ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, SnapshotKind};
+use crate::{ChunkIndex, ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, SnapshotKind};
 
 #[test]
 fn superblocks_segments_inodes_and_maps_are_told() {
@@ -26,8 +26,8 @@ fn superblocks_segments_inodes_and_maps_are_told() {
         memory_bytes: 64 << 20,
         base: None,
         changes: &[
-            (0, ChunkMap::Whole(whole)),
-            (5, ChunkMap::Frames(Arc::new(leaf))),
+            (ChunkIndex::new(0), ChunkMap::Whole(whole)),
+            (ChunkIndex::new(5), ChunkMap::Frames(Arc::new(leaf))),
         ],
         state: &[9; 5000],
         frames_new: 515,

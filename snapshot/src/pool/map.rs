@@ -90,9 +90,7 @@ impl Own<'_> {
 impl Visitor for Own<'_> {
     fn frames(&mut self, frames: Frames<'_>) -> Result<()> {
         match frames {
-            Frames::Chunk(chunk) => {
-                (0..CHUNK_BLOCKS).for_each(|index| self.count(chunk.block(index)))
-            }
+            Frames::Chunk(chunk) => chunk.blocks().for_each(|block| self.count(block)),
             Frames::Leaf(blocks) => blocks
                 .iter()
                 .filter(|number| **number != 0)

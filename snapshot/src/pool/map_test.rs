@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::{ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, SnapshotId, SnapshotKind};
+use crate::{
+    ChunkIndex, ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, SnapshotId, SnapshotKind,
+};
 
 fn take(
     vm: &Holder,
     name: &str,
     base: Option<SnapshotId>,
-    changes: &[(u32, ChunkMap)],
+    changes: &[(ChunkIndex, ChunkMap)],
 ) -> SnapshotId {
     let new = NewSnapshot {
         kind: SnapshotKind::Vm,
@@ -49,9 +51,17 @@ fn blocks_are_counted_by_what_they_hold() {
         &vm,
         "first",
         None,
-        &[(0, ChunkMap::Whole(whole)), (3, frames(&vm, 10))],
+        &[
+            (ChunkIndex::new(0), ChunkMap::Whole(whole)),
+            (ChunkIndex::new(3), frames(&vm, 10)),
+        ],
     );
-    take(&vm, "second", Some(first), &[(3, frames(&vm, 7))]);
+    take(
+        &vm,
+        "second",
+        Some(first),
+        &[(ChunkIndex::new(3), frames(&vm, 7))],
+    );
     let mine = vm.alloc_chunk().unwrap();
 
     let map = pool.map().unwrap();

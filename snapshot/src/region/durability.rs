@@ -1,6 +1,7 @@
 //! What a pool's snapshots survive: the medium decides, and what is under it on this host.
 //!
-//! README.md and docs/design.md have this as a table; a test makes it from `limit` and compares.
+//! docs/using/what-survives.md and docs/inside/media.md have this as a table; a test makes it from
+//! `limit` and compares.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;

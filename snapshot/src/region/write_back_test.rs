@@ -12,7 +12,8 @@ use super::super::{Medium, Region};
 use super::{DurableBy, MappedRegion};
 use crate::layout::Layout;
 use crate::{
-    BLOCK_SIZE_BYTES, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotKind,
+    BLOCK_SIZE_BYTES, ChunkIndex, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot, Pool,
+    SnapshotKind,
 };
 
 const SIZE: u64 = 16 << 20;
@@ -122,7 +123,7 @@ impl Bench {
             .unwrap();
         let mut leaf = LeafBlocks::new();
         leaf.set(9, Some(block));
-        let changes = [(0, ChunkMap::Frames(Arc::new(leaf)))];
+        let changes = [(ChunkIndex::new(0), ChunkMap::Frames(Arc::new(leaf)))];
         let new = NewSnapshot {
             kind: SnapshotKind::Vm,
             name,

@@ -1,4 +1,4 @@
-//! docs/stream-format.md says what the code does.
+//! docs/formats/stream.md says what the code does.
 
 use super::header::{HEADER_BYTES, HeaderV1, SPEC_BYTES_MAX};
 use super::payload::{CHUNK_PREFIX_BYTES, ChunkV1, END_BYTES, EndV1};
@@ -8,7 +8,7 @@ use crate::documented::{Document, fields};
 use crate::layout::inode::{STATE_BYTES_MAX, SnapshotKind};
 use crate::number::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS};
 
-const FORMAT: Document = Document(include_str!("../../../docs/stream-format.md"));
+const FORMAT: Document = Document(include_str!("../../../docs/formats/stream.md"));
 
 #[test]
 fn every_struct_is_as_documented() {

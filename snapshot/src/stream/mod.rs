@@ -1,5 +1,5 @@
 //! Snapshots as streams of bytes: what `nvvmm send` writes and `nvvmm receive` reads.
-//! docs/stream-format.md describes every byte.
+//! docs/formats/stream.md describes every byte.
 //!
 //! ```text
 //! prelude | header record | state record | chunk record ... | end record

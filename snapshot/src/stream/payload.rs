@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::record::damaged;
 use crate::error::Result;
-use crate::number::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS, FrameSet};
+use crate::number::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS, ChunkIndex, FrameIndex, FrameSet};
 
 /// What is before the compressed frames of a chunk.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -73,7 +73,7 @@ impl StreamTotals {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChunkRecord {
     /// Which chunk.
-    pub index: u32,
+    pub index: ChunkIndex,
     /// The frames whose content follows.
     pub written: FrameSet,
     /// The frames that are holes, and are none in the base.
@@ -84,15 +84,15 @@ pub struct ChunkRecord {
 
 impl ChunkRecord {
     /// The frames whose content is in the record, with it.
-    pub fn frames(&self) -> impl Iterator<Item = (u32, &[u8])> {
+    pub fn frames(&self) -> impl Iterator<Item = (FrameIndex, &[u8])> {
         self.written
-            .iter()
+            .places()
             .zip(self.content.chunks_exact(BLOCK_SIZE_BYTES as usize))
     }
 
-    pub(crate) fn prefix(index: u32, written: &FrameSet, emptied: &FrameSet) -> ChunkV1 {
+    pub(crate) fn prefix(index: ChunkIndex, written: &FrameSet, emptied: &FrameSet) -> ChunkV1 {
         ChunkV1 {
-            index: index.into(),
+            index: index.get().into(),
             reserved: 0.into(),
             written: written.words().map(U64::from),
             emptied: emptied.words().map(U64::from),
@@ -103,7 +103,7 @@ impl ChunkRecord {
     pub(crate) fn open<'p>(&mut self, payload: &'p [u8]) -> Result<&'p [u8]> {
         let (raw, compressed) = ChunkV1::read_from_prefix(payload)
             .map_err(|_| damaged("a chunk's record is too short"))?;
-        self.index = raw.index.get();
+        self.index = ChunkIndex::new(raw.index.get());
         self.written = FrameSet::from_words(raw.written.map(U64::get));
         self.emptied = FrameSet::from_words(raw.emptied.map(U64::get));
         let empty = self.written.is_empty() && self.emptied.is_empty();
@@ -117,9 +117,9 @@ impl ChunkRecord {
         Ok(compressed)
     }
 
-    /// The frames of the chunk that a memory of so many frames has.
-    pub(crate) fn frames_inside(index: u32, frames_total: u64) -> u32 {
-        let first = u64::from(index) * u64::from(CHUNK_BLOCKS);
+    /// The number of the chunk's frames that a memory of `frames_total` frames has.
+    pub(crate) fn frames_inside(index: ChunkIndex, frames_total: u64) -> u32 {
+        let first = index.frame_number(FrameIndex::FIRST);
         frames_total
             .saturating_sub(first)
             .min(u64::from(CHUNK_BLOCKS)) as u32

@@ -129,7 +129,7 @@ impl<'i> StreamReader<'i> {
             self.chunk.index,
             self.chunk.written.union(&self.chunk.emptied),
         );
-        if u64::from(index) < self.next_index {
+        if u64::from(index.get()) < self.next_index {
             return Err(damaged(format!("chunk {index} comes behind a later one")));
         }
         let inside = ChunkRecord::frames_inside(index, self.header.frames_total());
@@ -150,7 +150,7 @@ impl<'i> StreamReader<'i> {
             len,
             &mut self.chunk.content,
         )?;
-        self.next_index = u64::from(index) + 1;
+        self.next_index = u64::from(index.get()) + 1;
         self.totals.add(&self.chunk.written, &self.chunk.emptied);
         Ok(())
     }

@@ -4,7 +4,7 @@ use super::*;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::layout::inode::SnapshotKind;
-use crate::number::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, FrameSet};
+use crate::number::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkIndex, FrameSet};
 
 const PRELUDE_BYTES: usize = 16;
 const RECORD_BYTES: usize = 48;
@@ -42,7 +42,7 @@ fn chunk(index: u32, written: &[u32], emptied: &[u32]) -> ChunkRecord {
         (0..BLOCK_SIZE_BYTES).map(move |at| byte.wrapping_mul(at as u8 | 1))
     });
     ChunkRecord {
-        index,
+        index: ChunkIndex::new(index),
         written,
         emptied: set(emptied),
         content: content.collect(),

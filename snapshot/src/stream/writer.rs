@@ -9,7 +9,7 @@ use super::header::StreamHeader;
 use super::payload::{ChunkRecord, StreamTotals};
 use super::record::{Chain, MAGIC, PreludeV1, RecordKind, VERSION, not_written};
 use crate::error::{Error, Result};
-use crate::number::FrameSet;
+use crate::number::{ChunkIndex, FrameSet};
 
 /// Writes a stream, record by record, in the order of its methods.
 pub struct StreamWriter<'o> {
@@ -67,7 +67,7 @@ impl<'o> StreamWriter<'o> {
     /// [`Error::Io`].
     pub fn chunk(
         &mut self,
-        index: u32,
+        index: ChunkIndex,
         written: &FrameSet,
         emptied: &FrameSet,
         content: &[u8],

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::chunk_map::{ChunkMap, LeafBlocks};
 use crate::error::Result;
 use crate::layout::node::{Entry, Expected, INNER_ENTRIES, Node, NodeKind, leaves_covered};
+use crate::number::ChunkIndex;
 use crate::store::BlockStore;
 
 /// A place in a tree: what an entry there refers to has this level, and covers leaves from this
@@ -46,8 +47,9 @@ impl Place {
         }
     }
 
-    /// Which of a node's entries covers this leaf.
-    pub(crate) fn child_of(&self, leaf: u64) -> usize {
+    /// The index of the node's entry that covers this leaf.
+    pub(crate) fn child_of(&self, leaf: ChunkIndex) -> usize {
+        let leaf = u64::from(leaf.get());
         (leaf.saturating_sub(self.first_index) / leaves_covered(self.level.saturating_sub(1)))
             as usize
             % INNER_ENTRIES
@@ -63,12 +65,12 @@ impl Place {
     }
 }
 
-/// What is at a leaf of a tree.
+/// Reads a leaf of a tree. A leaf covers a chunk of what a map is of, or 512 slots of the catalog.
 pub(crate) fn lookup(
     store: &BlockStore,
     root: Entry,
     root_place: Place,
-    leaf: u64,
+    leaf: ChunkIndex,
 ) -> Result<ChunkMap> {
     let (mut entry, mut place) = (root, root_place);
     loop {

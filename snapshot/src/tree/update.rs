@@ -4,6 +4,7 @@ use super::{Place, leaf_map};
 use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::layout::node::{Entry, INNER_ENTRIES, Node, NodeKind};
+use crate::number::ChunkIndex;
 use crate::store::BlockStore;
 
 /// Where the nodes of an update go.
@@ -29,7 +30,7 @@ pub(crate) fn update(
     writer: &mut dyn TreeWriter,
     root: Entry,
     place: Place,
-    changes: &[(u32, ChunkMap)],
+    changes: &[(ChunkIndex, ChunkMap)],
 ) -> Result<Updated> {
     let mut entries_change = 0;
     let root = replace(writer, root, place, changes, &mut entries_change)?;
@@ -43,7 +44,7 @@ fn replace(
     writer: &mut dyn TreeWriter,
     old: Entry,
     place: Place,
-    changes: &[(u32, ChunkMap)],
+    changes: &[(ChunkIndex, ChunkMap)],
     entries_change: &mut i64,
 ) -> Result<Entry> {
     let Some((_, first)) = changes.first() else {
@@ -67,10 +68,10 @@ fn replace(
     let before = entries.clone();
     let mut rest = changes;
     while let Some((leaf, _)) = rest.first() {
-        let index = place.child_of(u64::from(*leaf));
+        let index = place.child_of(*leaf);
         let here = rest
             .iter()
-            .take_while(|(leaf, _)| place.child_of(u64::from(*leaf)) == index)
+            .take_while(|(leaf, _)| place.child_of(*leaf) == index)
             .count();
         entries[index] = replace(
             writer,

@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
-    CHUNK_BLOCKS, ChunkMap, Error, GrowOptions, Medium, Pool, SnapshotId, SnapshotKind,
+    CHUNK_BLOCKS, ChunkIndex, ChunkMap, Error, GrowOptions, Medium, Pool, SnapshotId, SnapshotKind,
 };
 use proptest::prelude::*;
 
@@ -316,7 +316,7 @@ impl World {
         };
         for chunk in map.iter_present() {
             let (index, chunk) = chunk.unwrap();
-            restored.map.insert(index, chunk.to_leaf());
+            restored.map.insert(index.get(), chunk.to_leaf());
         }
         self.vms[vm] = Some(restored);
     }
@@ -330,14 +330,14 @@ impl World {
         };
         let id = restored.base.unwrap();
         let others = self.vms.iter().flatten().any(|vm| vm.base == Some(id));
-        let present: Vec<(u32, ChunkMap)> = map.iter_present().map(Result::unwrap).collect();
+        let present: Vec<(ChunkIndex, ChunkMap)> = map.iter_present().map(Result::unwrap).collect();
         match restored.holder.consume(id) {
             Err(Error::Busy { .. }) => assert!(others, "{name} is pinned by nobody else"),
             Err(Error::PoolFull { .. }) => {}
             Err(error) => panic!("{error}"),
             Ok(consumed) => {
                 assert!(!others, "{name} was consumed under another VM");
-                let chunks: Vec<(u32, ChunkMap)> = consumed
+                let chunks: Vec<(ChunkIndex, ChunkMap)> = consumed
                     .chunks
                     .iter()
                     .map(|chunk| (chunk.index, chunk.map.clone()))
@@ -353,9 +353,9 @@ impl World {
                         }
                     }
                     if !chunk.taken.is_empty() {
-                        restored.changed.insert(chunk.index);
+                        restored.changed.insert(chunk.index.get());
                     }
-                    restored.map.insert(chunk.index, chunk.map.to_leaf());
+                    restored.map.insert(chunk.index.get(), chunk.map.to_leaf());
                 }
                 assert_eq!(consumed.rest, (!all_taken).then_some(id));
                 restored.base = consumed.rest;
@@ -443,14 +443,15 @@ impl World {
         for entry in entries {
             let saved = &self.saved[&entry.name];
             let (pinned, map) = reader.pin(&entry.name).unwrap();
-            let chunks: Vec<(u32, ChunkMap)> = map.iter_present().map(Result::unwrap).collect();
+            let chunks: Vec<(ChunkIndex, ChunkMap)> =
+                map.iter_present().map(Result::unwrap).collect();
             for (index, chunk) in &chunks {
                 assert_eq!(map.chunk(*index).unwrap(), *chunk);
             }
             let frames = chunks.iter().flat_map(|(index, chunk)| {
                 chunk
                     .iter_present()
-                    .map(move |(frame, block)| ((*index, frame), block))
+                    .map(move |(frame, block)| ((index.get(), frame.get()), block))
             });
             assert_eq!(read_all(pool, frames), saved.memory, "{}", entry.name);
             assert_eq!(pool.read_state(entry.id).unwrap(), saved.state);
@@ -492,14 +493,9 @@ impl World {
     }
 }
 
-/// Cases of a usual run; PROPTEST_CASES asks for more.
 fn config() -> ProptestConfig {
-    let cases = std::env::var("PROPTEST_CASES")
-        .ok()
-        .and_then(|cases| cases.parse().ok())
-        .unwrap_or(48);
     ProptestConfig {
-        cases,
+        cases: nvvmm_test_profile::cases(16, 48),
         max_shrink_iters: 2000,
         failure_persistence: None,
         ..ProptestConfig::default()

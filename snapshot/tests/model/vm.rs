@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
-    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot,
-    Pool, SnapshotId, SnapshotKind,
+    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkIndex, ChunkMap, Error, Holder, LeafBlocks,
+    NewSnapshot, Pool, SnapshotId, SnapshotKind,
 };
 
 use crate::{MEMORY_BYTES, Memory, Saved, or_full};
@@ -118,9 +118,14 @@ impl Vm {
         let mut changed: Vec<u32> = self.changed.iter().copied().collect();
         changed.sort_unstable();
         let map_of = |chunk: &u32| self.map.get(chunk).cloned().unwrap_or_default();
-        let changes: Vec<(u32, ChunkMap)> = changed
+        let changes: Vec<(ChunkIndex, ChunkMap)> = changed
             .iter()
-            .map(|chunk| (*chunk, ChunkMap::Frames(Arc::new(map_of(chunk)))))
+            .map(|chunk| {
+                (
+                    ChunkIndex::new(*chunk),
+                    ChunkMap::Frames(Arc::new(map_of(chunk))),
+                )
+            })
             .collect();
         let state = format!("{name} {:?}", self.memory.len())
             .repeat(200)
@@ -184,9 +189,9 @@ impl Vm {
                 .set(place.1, Some(*block));
             memory.insert(place, self.memory[&(capture.chunk, *frame)]);
         }
-        let changes: Vec<(u32, ChunkMap)> = leaves
+        let changes: Vec<(ChunkIndex, ChunkMap)> = leaves
             .into_iter()
-            .map(|(chunk, leaf)| (chunk, ChunkMap::Frames(Arc::new(leaf))))
+            .map(|(chunk, leaf)| (ChunkIndex::new(chunk), ChunkMap::Frames(Arc::new(leaf))))
             .collect();
         let state = name.repeat(20).into_bytes();
         let new = NewSnapshot {
@@ -228,9 +233,10 @@ impl Vm {
         for pages in map.iter_present() {
             let (index, pages) = pages?;
             for (page, block) in pages.iter_present() {
+                let page = page.get();
                 let frame = (first + page) % CHUNK_BLOCKS;
                 self.memory
-                    .insert((chunk, frame), image.memory[&(index, page)]);
+                    .insert((chunk, frame), image.memory[&(index.get(), page)]);
                 self.put((chunk, frame), block);
             }
         }
@@ -249,7 +255,7 @@ impl Vm {
     pub(crate) fn verify(&self, pool: &Pool) {
         let leaves = self.map.iter().flat_map(|(chunk, leaf)| {
             leaf.iter_present()
-                .map(move |(frame, block)| ((*chunk, frame), block))
+                .map(move |(frame, block)| ((*chunk, frame.get()), block))
         });
         assert_eq!(read_all(pool, leaves), self.memory);
     }

@@ -10,6 +10,21 @@ use nvvmm_snapshot::{CreateOptions, Medium, Pool};
 /// A device has room for one pool at a time.
 static DEVICE: Mutex<()> = Mutex::new(());
 
+/// Name and path of the medium: the last one of `NVVMM_TEST_PLACES`.
+fn chosen() -> (String, String) {
+    let places = std::env::var("NVVMM_TEST_PLACES").unwrap_or_else(|_| "tmpfs=/dev/shm".to_owned());
+    let last = places.split_whitespace().last();
+    let (name, path) = last
+        .and_then(|place| place.split_once('='))
+        .expect("NVVMM_TEST_PLACES is MEDIUM=PATH, with spaces");
+    (name.to_owned(), path.to_owned())
+}
+
+/// Tells whether the medium is a device, which has room for one pool.
+pub fn is_device() -> bool {
+    chosen().0 == "devdax"
+}
+
 /// A place for one pool, which goes with it.
 pub struct Place {
     path: PathBuf,
@@ -22,18 +37,18 @@ pub struct Place {
 
 impl Place {
     pub fn new() -> Place {
-        let name = std::env::var("NVVMM_TEST_MEDIUM").unwrap_or_else(|_| "tmpfs".to_owned());
+        let (name, path) = chosen();
         let medium = match name.as_str() {
             "tmpfs" | "tmpfs-huge" => Medium::Tmpfs,
             "hugetlbfs" => Medium::Hugetlbfs,
             "file" => Medium::File,
             "fsdax-ext4" | "fsdax-xfs" => Medium::Fsdax,
             "devdax" => Medium::Devdax,
-            other => panic!("NVVMM_TEST_MEDIUM={other} is not known"),
+            other => panic!("the medium {other} is not known"),
         };
-        if let Some(device) = std::env::var_os("NVVMM_TEST_POOL_DEVICE") {
+        if medium == Medium::Devdax {
             let place = Place {
-                path: device.into(),
+                path: path.into(),
                 medium,
                 takes_back_blocks: false,
                 directory: None,
@@ -42,8 +57,7 @@ impl Place {
             place.clear_device();
             return place;
         }
-        let parent = std::env::var_os("NVVMM_TEST_POOL_DIR").unwrap_or_else(|| "/dev/shm".into());
-        Place::below(&parent, medium, name == "tmpfs")
+        Place::below(path.as_ref(), medium, name == "tmpfs")
     }
 
     /// A place in shared memory, for a second pool beside one on a device.

@@ -49,7 +49,7 @@ fn a_full_pool_says_so_and_takes_nothing() {
     assert_eq!(got, [chunks[1].block(5), chunks[1].block(6)]);
     // A removal needs metadata, also in a pool without a free block.
     vm.free_blocks(&chunks[2].blocks().collect::<Vec<_>>());
-    let changes = [(0, leaf(&[(1, got[0])]))];
+    let changes = [(ChunkIndex::new(0), leaf(&[(1, got[0])]))];
     vm.commit_snapshot(new("full", 1, &changes), vm.reserve(0).unwrap())
         .unwrap();
     while vm.alloc_blocks(1).is_ok() {}
@@ -84,7 +84,7 @@ fn a_reservation_is_split_and_taken_from_and_the_rest_goes_back() {
     let mut none = metadata.split_off(100);
     assert_eq!((metadata.blocks(), none.take(1).len()), (0, 1));
     drop((metadata, none));
-    let changes = [(0, leaf(&[(3, taken[0])]))];
+    let changes = [(ChunkIndex::new(0), leaf(&[(3, taken[0])]))];
     vm.commit_snapshot(new("s", 1, &changes), vm.reserve(0).unwrap())
         .unwrap();
     assert_clean(&place.pool);
@@ -108,7 +108,7 @@ fn what_was_promised_is_there_when_nothing_else_is() {
     frames.iter().for_each(|block| fill(&vm, *block, 7));
     let changes: Vec<_> = (0..)
         .zip(&frames)
-        .map(|(index, block)| (index, leaf(&[(9, *block)])))
+        .map(|(index, block)| (ChunkIndex::new(index), leaf(&[(9, *block)])))
         .collect();
     let needed = vm.commit_blocks_needed(4 * CHUNK, u32::MAX, 100);
     assert_eq!(

@@ -26,13 +26,16 @@ fn consuming_leaves_what_is_shared_or_leased_to_others() {
     let vm = pool.hold("vm").unwrap();
     let (blocks, map) = four_frames(&vm);
     let old = vm
-        .commit_snapshot(new("old", 4, &[(1, map)]), vm.reserve(0).unwrap())
+        .commit_snapshot(
+            new("old", 4, &[(ChunkIndex::new(1), map)]),
+            vm.reserve(0).unwrap(),
+        )
         .unwrap()
         .id;
     // Frame 0 stays shared; the others are written again.
     let fresh = vm.alloc_blocks(3).unwrap();
     let map = leaf(&[(0, blocks[0]), (1, fresh[0]), (2, fresh[1]), (3, fresh[2])]);
-    let changes = [(1, map)];
+    let changes = [(ChunkIndex::new(1), map)];
     let next = NewSnapshot {
         base: Some(old),
         ..new("next", 4, &changes)
@@ -84,14 +87,17 @@ fn what_is_left_of_a_consumed_snapshot_is_the_base_of_the_next() {
     let pool = &bench.pool;
     let vm = pool.hold("vm").unwrap();
     let (blocks, map) = four_frames(&vm);
-    vm.commit_snapshot(new("next", 4, &[(1, map)]), vm.reserve(0).unwrap())
-        .unwrap();
+    vm.commit_snapshot(
+        new("next", 4, &[(ChunkIndex::new(1), map)]),
+        vm.reserve(0).unwrap(),
+    )
+    .unwrap();
     let (entry, _) = vm.pin("next").unwrap();
     let mut map = vm.frame_map(entry.id).unwrap().chunk(1).unwrap().to_leaf();
     let only = vm.alloc_blocks(1).unwrap()[0];
     fill(&vm, only, 0x30);
     map.set(2, Some(only));
-    let changes = [(1, ChunkMap::Frames(Arc::new(map)))];
+    let changes = [(ChunkIndex::new(1), ChunkMap::Frames(Arc::new(map)))];
     let last = NewSnapshot {
         base: Some(entry.id),
         ..new("last", 4, &changes)

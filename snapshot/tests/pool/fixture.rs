@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
-    BLOCK_SIZE_BYTES, BlockNo, ChunkMap, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotKind,
+    BLOCK_SIZE_BYTES, BlockNo, ChunkIndex, ChunkMap, Holder, LeafBlocks, NewSnapshot, Pool,
+    SnapshotKind,
 };
 
 use crate::place::Place;
@@ -46,7 +47,7 @@ pub(crate) fn assert_clean(pool: &Pool) {
 pub(crate) fn new<'a>(
     name: &'a str,
     chunks: u64,
-    changes: &'a [(u32, ChunkMap)],
+    changes: &'a [(ChunkIndex, ChunkMap)],
 ) -> NewSnapshot<'a> {
     NewSnapshot {
         kind: SnapshotKind::Vm,

@@ -7,7 +7,7 @@ use nvvmm_snapshot::*;
 
 use crate::fixture::*;
 
-fn image<'a>(name: &'a str, changes: &'a [(u32, ChunkMap)]) -> NewSnapshot<'a> {
+fn image<'a>(name: &'a str, changes: &'a [(ChunkIndex, ChunkMap)]) -> NewSnapshot<'a> {
     NewSnapshot {
         kind: SnapshotKind::Process,
         memory_bytes: 8 * BLOCK_SIZE_BYTES,
@@ -44,7 +44,7 @@ fn frames_of_a_vm_are_pages_of_an_image_and_frames_again() {
     let blocks = filled(&vm, 4);
 
     // Two frames of the VM's own, before it has any snapshot.
-    let captured = [(0, leaf(&[(0, blocks[2]), (5, blocks[0])]))];
+    let captured = [(ChunkIndex::new(0), leaf(&[(0, blocks[2]), (5, blocks[0])]))];
     let first = vm
         .commit_snapshot(image("first", &captured), vm.reserve(0).unwrap())
         .unwrap();
@@ -56,7 +56,7 @@ fn frames_of_a_vm_are_pages_of_an_image_and_frames_again() {
 
     // A snapshot of the VM has them, too, and two more; it needs the image's pin no longer.
     let memory: Vec<(u32, BlockNo)> = (0..).zip(blocks.iter().copied()).collect();
-    let memory = [(0, leaf(&memory))];
+    let memory = [(ChunkIndex::new(0), leaf(&memory))];
     let base = vm
         .commit_snapshot(new("vm", 1, &memory), vm.reserve(0).unwrap())
         .unwrap()
@@ -66,7 +66,10 @@ fn frames_of_a_vm_are_pages_of_an_image_and_frames_again() {
     assert!(matches!(vm.unpin(first.id), Err(Error::NotPinned { .. })));
 
     // An image of frames that only the snapshot of the VM has now; a page may be in two places.
-    let captured = [(0, leaf(&[(1, blocks[3]), (2, blocks[3]), (3, blocks[0])]))];
+    let captured = [(
+        ChunkIndex::new(0),
+        leaf(&[(1, blocks[3]), (2, blocks[3]), (3, blocks[0])]),
+    )];
     vm.commit_snapshot(image("second", &captured), vm.reserve(0).unwrap())
         .unwrap();
     assert_clean(pool);
@@ -98,7 +101,7 @@ fn an_image_that_was_removed_stays_for_those_who_have_its_pages() {
     let pool = &bench.pool;
     let taker = pool.hold("taker").unwrap();
     let blocks = filled(&taker, 1);
-    let captured = [(0, leaf(&[(7, blocks[0])]))];
+    let captured = [(ChunkIndex::new(0), leaf(&[(7, blocks[0])]))];
     taker
         .commit_snapshot(image("p", &captured), taker.reserve(0).unwrap())
         .unwrap();
@@ -109,7 +112,7 @@ fn an_image_that_was_removed_stays_for_those_who_have_its_pages() {
     assert_eq!(pool.status().unwrap().orphans, 1);
     assert_eq!(content(pool, map.chunk(0).unwrap().block(7).unwrap()), 1);
     // The adopter's own snapshot has the page in its memory.
-    let memory = [(0, leaf(&[(100, blocks[0])]))];
+    let memory = [(ChunkIndex::new(0), leaf(&[(100, blocks[0])]))];
     let base = adopter
         .commit_snapshot(new("vm", 1, &memory), adopter.reserve(0).unwrap())
         .unwrap()
@@ -130,20 +133,20 @@ fn blocks_of_what_is_not_pinned_and_bases_of_another_kind_are_refused() {
     let pool = &bench.pool;
     let vm = pool.hold("vm").unwrap();
     let blocks = filled(&vm, 2);
-    let memory = [(0, leaf(&[(0, blocks[0])]))];
+    let memory = [(ChunkIndex::new(0), leaf(&[(0, blocks[0])]))];
     let base = vm
         .commit_snapshot(new("vm", 1, &memory), vm.reserve(0).unwrap())
         .unwrap()
         .id;
     let other = pool.hold("other").unwrap();
-    let captured = [(0, leaf(&[(0, blocks[0])]))];
+    let captured = [(ChunkIndex::new(0), leaf(&[(0, blocks[0])]))];
     let not_pinned = other.commit_snapshot(image("p", &captured), other.reserve(0).unwrap());
     assert!(
         matches!(not_pinned, Err(Error::InvalidSnapshot { .. })),
         "{not_pinned:?}"
     );
     let someones = other.commit_snapshot(
-        image("p", &[(0, leaf(&[(0, blocks[1])]))]),
+        image("p", &[(ChunkIndex::new(0), leaf(&[(0, blocks[1])]))]),
         other.reserve(0).unwrap(),
     );
     assert!(
@@ -181,7 +184,7 @@ fn a_vm_that_pins_all_it_can_takes_the_snapshot_that_lets_it_let_go() {
         let number = frames.len() as u32;
         let block = vm.alloc_blocks(1).unwrap()[0];
         fill(&vm, block, number as u8 + 1);
-        let page = [(0, leaf(&[(0, block)]))];
+        let page = [(ChunkIndex::new(0), leaf(&[(0, block)]))];
         let name = format!("p{number}");
         match vm.commit_snapshot(image(&name, &page), vm.reserve(0).unwrap()) {
             Ok(_) => frames.push((number, block)),
@@ -194,7 +197,7 @@ fn a_vm_that_pins_all_it_can_takes_the_snapshot_that_lets_it_let_go() {
     );
     assert_eq!(frames.len(), 11);
     assert_clean(pool);
-    let memory = [(0, leaf(&frames))];
+    let memory = [(ChunkIndex::new(0), leaf(&frames))];
     let base = vm
         .commit_snapshot(new("vm", 1, &memory), vm.reserve(0).unwrap())
         .unwrap()

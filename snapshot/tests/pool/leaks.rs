@@ -96,12 +96,12 @@ fn hand_over(overcommit: bool) {
     let vm = pool.hold("vm").unwrap();
     let blocks = vm.alloc_blocks(40).unwrap();
     hide(&vm, &blocks);
-    let maps: Vec<(u32, ChunkMap)> = (0..2)
+    let maps: Vec<(ChunkIndex, ChunkMap)> = (0..2)
         .map(|half| {
             let entries: Vec<(u32, BlockNo)> = (0..)
                 .zip(blocks[half * 20..][..20].iter().copied())
                 .collect();
-            (half as u32, leaf(&entries))
+            (ChunkIndex::new(half as u32), leaf(&entries))
         })
         .collect();
     let state = [&SECRET[..]; 1000].concat();
@@ -130,7 +130,7 @@ fn hand_over(overcommit: bool) {
     let vm = pool.hold("vm").unwrap();
     let blocks = vm.alloc_blocks(10).unwrap();
     hide(&vm, &blocks);
-    let unwritten = [(0, leaf(&[(0, blocks[0])]))];
+    let unwritten = [(ChunkIndex::new(0), leaf(&[(0, blocks[0])]))];
     let refused = NewSnapshot {
         state: &state,
         memory_bytes: 0,

@@ -17,7 +17,7 @@ const STATE: &[u8] = b"the machine's state";
 
 /// Another pool, on the same medium where that has room for two.
 fn other_pool_of(size_bytes: u64) -> Bench {
-    if std::env::var_os("NVVMM_TEST_POOL_DEVICE").is_none() {
+    if !crate::place::is_device() {
         return pool_of(size_bytes);
     }
     let place = crate::place::Place::in_memory();
@@ -62,7 +62,7 @@ fn take(
             });
             blocks.set(frame, Some(block));
         }
-        changes.push((index, ChunkMap::Frames(Arc::new(blocks))));
+        changes.push((ChunkIndex::new(index), ChunkMap::Frames(Arc::new(blocks))));
     }
     let snapshot = NewSnapshot {
         kind,
@@ -84,10 +84,7 @@ fn contents(pool: &Arc<Pool>, name: &str) -> Memory {
     for chunk in map.iter_present() {
         let (index, chunk) = chunk.unwrap();
         for (frame, block) in chunk.iter_present() {
-            memory.insert(
-                u64::from(index * CHUNK_BLOCKS + frame),
-                content(pool, block),
-            );
+            memory.insert(index.frame_number(frame), content(pool, block));
         }
     }
     memory
@@ -555,7 +552,7 @@ fn any_memory() -> impl Strategy<Value = Memory> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(std::env::var("PROPTEST_CASES").map_or(24, |n| n.parse().unwrap())))]
+    #![proptest_config(ProptestConfig::with_cases(nvvmm_test_profile::cases(8, 24)))]
 
     /// Whatever arrived before, of whichever form of the stream, the snapshot is what was sent.
     #[test]

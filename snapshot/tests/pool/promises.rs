@@ -97,7 +97,7 @@ fn what_is_not_set_aside_goes_back() {
     let vm = pool.hold("vm").unwrap();
     let chunk = vm.alloc_chunk().unwrap();
     chunk.blocks().for_each(|block| fill(&vm, block, 0x61));
-    let whole = [(0, ChunkMap::Whole(chunk))];
+    let whole = [(ChunkIndex::new(0), ChunkMap::Whole(chunk))];
     vm.commit_snapshot(new("whole", 1, &whole), vm.reserve(0).unwrap())
         .unwrap();
     let blocks = vm.alloc_blocks(600).unwrap();

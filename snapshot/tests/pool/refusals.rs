@@ -17,17 +17,17 @@ fn a_commit_that_fails_changes_nothing() {
     let other = pool.hold("other").unwrap();
     let block = vm.alloc_blocks(1).unwrap()[0];
     fill(&vm, block, 0x42);
-    let map = [(0, leaf(&[(0, block)]))];
+    let map = [(ChunkIndex::new(0), leaf(&[(0, block)]))];
     let id = vm
         .commit_snapshot(new("taken", 2, &map), vm.reserve(0).unwrap())
         .unwrap()
         .id;
     let mine = vm.alloc_blocks(1).unwrap()[0];
     let not_mine = other.alloc_blocks(1).unwrap()[0];
-    let mine_map = [(0, leaf(&[(0, mine)]))];
-    let not_mine_map = [(0, leaf(&[(0, not_mine)]))];
-    let moved_map = [(1, leaf(&[(0, block)]))];
-    let beyond = [(2, leaf(&[(0, mine)]))];
+    let mine_map = [(ChunkIndex::new(0), leaf(&[(0, mine)]))];
+    let not_mine_map = [(ChunkIndex::new(0), leaf(&[(0, not_mine)]))];
+    let moved_map = [(ChunkIndex::new(1), leaf(&[(0, block)]))];
+    let beyond = [(ChunkIndex::new(2), leaf(&[(0, mine)]))];
     let twice = [mine_map[0].clone(), mine_map[0].clone()];
     let too_much = vec![1; (2 << 20) + 1];
     let before = pool.status().unwrap();
@@ -95,8 +95,8 @@ fn a_commit_that_fails_changes_nothing() {
     ));
 
     let reserved = vm.reserve(3).unwrap();
-    let behind_mine = mine.chunk().block(mine.index_in_chunk() + 1);
-    let reserved_map = [(0, leaf(&[(0, behind_mine)]))];
+    let behind_mine = mine.chunk().block(mine.index_in_chunk().get() + 1);
+    let reserved_map = [(ChunkIndex::new(0), leaf(&[(0, behind_mine)]))];
     let error = vm
         .commit_snapshot(new("x", 2, &reserved_map), reserved)
         .unwrap_err();
@@ -225,7 +225,7 @@ fn creating_refuses_what_cannot_be() {
     let block = vm.alloc_blocks(1).unwrap()[0];
     fill(&vm, block, 1);
     vm.commit_snapshot(
-        new("small", 1, &[(0, leaf(&[(5, block)]))]),
+        new("small", 1, &[(ChunkIndex::new(0), leaf(&[(5, block)]))]),
         vm.reserve(0).unwrap(),
     )
     .unwrap();

@@ -16,7 +16,7 @@ fn a_snapshot_is_shared_copied_on_write_and_removed() {
     for (index, block) in chunk.blocks().enumerate() {
         fill(&vm, block, index as u8 | 1);
     }
-    let changes = [(3, ChunkMap::Whole(chunk))];
+    let changes = [(ChunkIndex::new(3), ChunkMap::Whole(chunk))];
     let needed = vm.commit_blocks_needed(16 * CHUNK, 1, 100);
     let first = vm
         .commit_snapshot(new("first", 16, &changes), vm.reserve(needed).unwrap())
@@ -30,7 +30,7 @@ fn a_snapshot_is_shared_copied_on_write_and_removed() {
     let mut blocks = LeafBlocks::of_chunk(chunk);
     blocks.set(10, Some(fresh[0]));
     blocks.set(11, Some(fresh[1]));
-    let changes = [(3, ChunkMap::Frames(Arc::new(blocks)))];
+    let changes = [(ChunkIndex::new(3), ChunkMap::Frames(Arc::new(blocks)))];
     let second = NewSnapshot {
         base: Some(first),
         parent: Some(first),
@@ -103,8 +103,13 @@ fn a_snapshot_costs_what_changed() {
     let pool = Pool::create(&directory.path().join("pool"), &options).unwrap();
     let vm = pool.hold("vm").unwrap();
     let (chunks, inner_nodes) = (512, 2);
-    let all: Vec<(u32, ChunkMap)> = (0..chunks)
-        .map(|index| (index, ChunkMap::Whole(vm.alloc_chunk().unwrap())))
+    let all: Vec<(ChunkIndex, ChunkMap)> = (0..chunks)
+        .map(|index| {
+            (
+                ChunkIndex::new(index),
+                ChunkMap::Whole(vm.alloc_chunk().unwrap()),
+            )
+        })
         .collect();
     let used = || pool.status().unwrap().snapshot_blocks;
     let base = vm
@@ -119,12 +124,12 @@ fn a_snapshot_costs_what_changed() {
 
     let mut base = base;
     for (turn, changed) in [0u32, 1, 3, 40].into_iter().enumerate() {
-        let changes: Vec<(u32, ChunkMap)> = (0..changed)
+        let changes: Vec<(ChunkIndex, ChunkMap)> = (0..changed)
             .map(|at| at * (chunks / changed.max(1)))
             .map(|index| {
                 let mut leaf = all[index as usize].1.to_leaf();
                 leaf.set(9, Some(vm.alloc_blocks(1).unwrap()[0]));
-                (index, ChunkMap::Frames(Arc::new(leaf)))
+                (ChunkIndex::new(index), ChunkMap::Frames(Arc::new(leaf)))
             })
             .collect();
         let before = used();
@@ -156,7 +161,8 @@ fn a_snapshot_costs_what_changed() {
     }
     // What is named as changed and is not costs nothing either.
     let same = vm.frame_map(base).unwrap();
-    let changes: Vec<(u32, ChunkMap)> = [0, 51, 256]
+    let changes: Vec<(ChunkIndex, ChunkMap)> = [0, 51, 256]
+        .map(ChunkIndex::new)
         .map(|index| {
             (
                 index,
@@ -197,7 +203,7 @@ fn an_ordinary_file_is_a_medium_too() {
     let blocks = vm.alloc_blocks(100).unwrap();
     blocks.iter().for_each(|block| fill(&vm, *block, 0x5a));
     vm.commit_snapshot(
-        new("kept", 1, &[(0, leaf(&[(1, blocks[7])]))]),
+        new("kept", 1, &[(ChunkIndex::new(0), leaf(&[(1, blocks[7])]))]),
         vm.reserve(0).unwrap(),
     )
     .unwrap();
@@ -235,7 +241,7 @@ fn a_snapshot_replaces_others_in_one_commit() {
     for number in 1..=6u8 {
         let block = vm.alloc_blocks(1).unwrap()[0];
         fill(&vm, block, number);
-        let changes = [(u32::from(number) % 2, leaf(&[(9, block)]))];
+        let changes = [(ChunkIndex::new(u32::from(number) % 2), leaf(&[(9, block)]))];
         let name = format!("vm@{number}");
         let snapshot = NewSnapshot {
             base,
@@ -277,13 +283,13 @@ fn a_replaced_snapshot_that_is_pinned_keeps_its_blocks() {
     let (vm, clone) = (pool.hold("vm").unwrap(), pool.hold("clone").unwrap());
     let block = vm.alloc_blocks(1).unwrap()[0];
     fill(&vm, block, 7);
-    let changes = [(0, leaf(&[(1, block)]))];
+    let changes = [(ChunkIndex::new(0), leaf(&[(1, block)]))];
     let first = vm
         .commit_snapshot(new("vm@1", 1, &changes), vm.reserve(0).unwrap())
         .unwrap()
         .id;
     let (_, map) = clone.pin("vm@1").unwrap();
-    let changes = [(0, ChunkMap::Hole)];
+    let changes = [(ChunkIndex::new(0), ChunkMap::Hole)];
     let second = NewSnapshot {
         base: Some(first),
         ..new("vm@2", 1, &changes)
@@ -323,7 +329,7 @@ fn a_commit_writes_the_way_to_what_changed_and_says_how_much() {
     let state = b"the machine's state".len() as u64;
     // A hold writes no metadata: slots, leases and counts are not in a catalog.
     assert_eq!(pool.writes(), PoolWrites::default());
-    let taken = |name: &str, base, changes: &[(u32, ChunkMap)]| {
+    let taken = |name: &str, base, changes: &[(ChunkIndex, ChunkMap)]| {
         let before = pool.writes();
         let snapshot = NewSnapshot {
             base,
@@ -346,14 +352,17 @@ fn a_commit_writes_the_way_to_what_changed_and_says_how_much() {
     let (first, blocks) = taken("empty", None, &[]);
     assert_eq!(blocks, always);
     // 2000 chunks are under two levels of inner nodes.
-    let scattered: Vec<(u32, ChunkMap)> = [3, 4, 1900]
+    let scattered: Vec<(ChunkIndex, ChunkMap)> = [3, 4, 1900]
         .into_iter()
         .zip(vm.alloc_blocks(3).unwrap())
-        .map(|(index, block)| (index, leaf(&[(7, block)])))
+        .map(|(index, block)| (ChunkIndex::new(index), leaf(&[(7, block)])))
         .collect();
     let (second, blocks) = taken("scattered", Some(first), &scattered);
     assert_eq!(blocks, always + 3 + 2 + 1);
-    let whole = [(3, ChunkMap::Whole(vm.alloc_chunk().unwrap()))];
+    let whole = [(
+        ChunkIndex::new(3),
+        ChunkMap::Whole(vm.alloc_chunk().unwrap()),
+    )];
     let (third, blocks) = taken("whole", Some(second), &whole);
     assert_eq!(
         blocks,

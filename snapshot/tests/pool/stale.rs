@@ -32,7 +32,7 @@ impl<'h> Ring<'h> {
     }
 
     fn checkpoint(&mut self) {
-        let changes = [(0, ChunkMap::Whole(self.current))];
+        let changes = [(ChunkIndex::new(0), ChunkMap::Whole(self.current))];
         let name = format!("vm@{}", self.number);
         let base = self.members.last().copied();
         let snapshot = NewSnapshot {

@@ -1,6 +1,6 @@
 //! Loading a kernel file: bzImage, ELF image or flat guest.
 //!
-//! First the machine: see [`Choice::read`]. The rest is the kernel file.
+//! The first bytes are the machine (see [`Choice::read`]). The rest is the kernel file.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -21,19 +21,20 @@ type Memory = GuestMemoryMmap<()>;
 const HIGH_RAM: u64 = 4 << 30;
 const MIB: u64 = 1 << 20;
 
-/// In the zero page: the initial RAM disk's address and size, and the command line's address.
+/// Offsets in the zero page: the initial RAM disk's address and size, and the command line's
+/// address.
 const RAMDISK_IMAGE_AT: u64 = 0x218;
 const RAMDISK_SIZE_AT: u64 = 0x21c;
 const CMD_LINE_PTR_AT: u64 = 0x228;
 
-/// Header fields that a fuzzer would have to guess before anything else is looked at.
+/// Header fields that the loader checks first, so that the fuzzer need not guess them.
 const ELF_IDENT: [u8; 20] = [
     0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 62, 0,
 ];
 const BZIMAGE_MAGIC_AT: usize = 0x202;
 const BZIMAGE_MAGIC_AND_VERSION: [u8; 6] = *b"HdrS\x0f\x02";
 
-/// The machine that is to boot.
+/// The machine that boots.
 struct Choice {
     low_ram_bytes: u64,
     high_ram: bool,
@@ -85,7 +86,7 @@ impl Choice {
     }
 }
 
-/// A file in memory, and the path by which others open it.
+/// A file in memory, and a path by which others can open it.
 fn file(bytes: &[u8]) -> (OwnedFd, PathBuf) {
     let file = File::from(memfd_create(c"file", MFdFlags::MFD_CLOEXEC).expect("a memory file"));
     file.write_all_at(bytes, 0).expect("room in memory");
@@ -93,7 +94,7 @@ fn file(bytes: &[u8]) -> (OwnedFd, PathBuf) {
     (OwnedFd::from(file), path.into())
 }
 
-/// Meets the bytes of one input.
+/// Runs one input.
 pub fn run(input: &[u8]) {
     let choice = Choice::read(&mut Script::new(input));
     let memory = choice.memory();
@@ -131,7 +132,7 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// The first instruction is in RAM above the BIOS area, and mapped.
+/// Checks that the first instruction is mapped, and in RAM above the BIOS area.
 fn check_entry(choice: &Choice, memory: &Memory, rip: u64) {
     assert!(
         (HIMEM..choice.low_ram_bytes).contains(&rip),
@@ -141,7 +142,7 @@ fn check_entry(choice: &Choice, memory: &Memory, rip: u64) {
     assert_eq!(pml4 & !0xfff, PDPT, "the page tables were overwritten");
 }
 
-/// All that Linux is handed is where it is said to be, whatever the kernel file asked for.
+/// Checks that the data for Linux is where the zero page says, for any kernel file.
 fn check_linux(choice: &Choice, memory: &Memory, rip: u64) {
     check_entry(choice, memory, rip);
     let word = |at| -> u32 {

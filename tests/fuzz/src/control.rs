@@ -1,7 +1,7 @@
-//! The control socket: requests from any process to a VM, and what a command makes of any answer.
+//! The control socket: requests from any process to a VM, and answers that a command reads.
 //!
-//! First byte even: the rest is what a client sends, to its end. Odd: it chooses a request, and the
-//! rest is what the command gets for an answer.
+//! If the first byte is even, the rest is the data that a client sends until it closes. If it is
+//! odd, it chooses a request, and the rest is the answer that the command gets.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -21,14 +21,14 @@ use nvvmm::ring::{RewindReport, RingStatus};
 use nvvmm::stats::VmStats;
 use nvvmm_snapshot::Durability;
 
-/// Nothing here waits: whoever does has hung, and the fuzzer's own limit is shorter.
+/// Timeout that is never reached, as nothing here waits. The fuzzer's own limit is shorter.
 const HUNG: Duration = Duration::from_secs(600);
-/// What a socket holds without anyone reading: bytes sent, all of it shorter than the longest line,
-/// and answers to as many lines.
+/// Bytes that a socket holds while nothing reads it: the bytes sent, which are shorter than the
+/// longest line, and answers to as many lines.
 const SENT_BYTES_MAX: usize = REQUEST_BYTES_MAX - 1;
 const LINES_MAX: usize = 32;
 
-/// Meets the bytes of one input.
+/// Runs one input.
 pub fn run(input: &[u8]) {
     let Some((&selector, bytes)) = input.split_first() else {
         return;
@@ -40,7 +40,7 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// A VM that does what it is asked, and counts.
+/// A VM that carries out its requests and counts them.
 #[derive(Default)]
 struct CountingVm {
     requests: AtomicUsize,
@@ -177,7 +177,7 @@ impl VmControl for CountingVm {
     }
 }
 
-/// As much of `bytes` as the sockets between two ends in one thread can hold.
+/// The part of `bytes` that the sockets between two ends in one thread can hold.
 fn sendable(bytes: &[u8]) -> &[u8] {
     let bytes = &bytes[..bytes.len().min(SENT_BYTES_MAX)];
     let mut ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
@@ -187,7 +187,7 @@ fn sendable(bytes: &[u8]) -> &[u8] {
     }
 }
 
-/// Every whole line gets one answer of the protocol, and an answer that is no error says that
+/// Serves whole lines. Each gets one answer of the protocol. An answer without an error means that
 /// something was done.
 fn serve(bytes: &[u8]) {
     let bytes = sendable(bytes);
@@ -220,7 +220,8 @@ fn serve(bytes: &[u8]) {
     );
 }
 
-/// A command succeeds only with an answer of this version, and never with an error.
+/// Reads an answer as a command does. The command succeeds only with an answer of this version, and
+/// never with an error.
 fn call(selector: u8, bytes: &[u8]) {
     let bytes = sendable(bytes);
     let (client, mut server) = UnixStream::pair().expect("a socket pair");

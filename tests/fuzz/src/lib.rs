@@ -1,7 +1,7 @@
-//! Fuzz targets for all that nvvmm reads from a pool, a socket, a file or a guest.
+//! Fuzz targets for all data that nvvmm reads from a pool, a socket, a file or a guest.
 //!
-//! A target is a function of the fuzzer's bytes: it makes a small world, lets it meet the bytes,
-//! and panics where a promise is broken. README.md says how to run one and how to add one.
+//! A target is a function of the fuzzer's bytes. It makes a small fixture, gives it the bytes, and
+//! panics if a promise is broken. README.md says how to run a target and how to add one.
 
 pub mod boot;
 pub mod control;

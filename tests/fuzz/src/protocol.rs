@@ -1,6 +1,6 @@
-//! What the host and the agent in a guest read from each other: a greeting, then messages.
+//! Messages that the host and the agent in a guest read from each other: a greeting, then messages.
 //!
-//! First byte: who reads. The rest is the stream.
+//! The first byte chooses the reader. The rest is the stream.
 
 use std::fmt::Debug;
 use std::io::{self, Read, Write};
@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use crate::script::Script;
 
-/// Meets the bytes of one input.
+/// Runs one input.
 pub fn run(input: &[u8]) {
     let mut script = Script::new(input);
     let reader = script.u8() % 5;
@@ -28,8 +28,8 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// Reads messages until the stream ends or is of no more use. Whatever is read can be sent, and
-/// comes back as it was.
+/// Reads messages until the stream ends or has an error. Each message that was read can be sent,
+/// and is received unchanged.
 fn messages<T: Serialize + DeserializeOwned + PartialEq + Debug>(mut stream: &[u8]) {
     loop {
         let before = stream.len();
@@ -50,16 +50,16 @@ fn messages<T: Serialize + DeserializeOwned + PartialEq + Debug>(mut stream: &[u
     }
 }
 
-/// A stream that says what the fuzzer wants and takes anything.
-struct Stranger<'a>(&'a [u8]);
+/// A stream that gives the fuzzer's bytes and takes any bytes.
+struct AnyPeer<'a>(&'a [u8]);
 
-impl Read for Stranger<'_> {
+impl Read for AnyPeer<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         self.0.read(bytes)
     }
 }
 
-impl Write for Stranger<'_> {
+impl Write for AnyPeer<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Ok(bytes.len())
     }
@@ -69,7 +69,7 @@ impl Write for Stranger<'_> {
 }
 
 fn greeting(stream: &[u8]) {
-    if let Err(error) = greet(Stranger(stream)) {
+    if let Err(error) = greet(AnyPeer(stream)) {
         assert!(!error.to_string().is_empty());
     }
     if let Some((bytes, _)) = stream.split_first_chunk()

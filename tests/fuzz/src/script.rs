@@ -1,6 +1,6 @@
-//! The fuzzer's bytes as a script that a target follows.
+//! A script of steps that a target follows, made of the fuzzer's bytes.
 
-/// Bytes that are taken from the front. What is taken behind their end is zero.
+/// Bytes that are read from the front. Reads behind the end give zero.
 pub struct Script<'a> {
     rest: &'a [u8],
 }
@@ -11,7 +11,7 @@ impl<'a> Script<'a> {
         Self { rest: bytes }
     }
 
-    /// Nothing is left.
+    /// True if no bytes are left.
     pub fn is_over(&self) -> bool {
         self.rest.is_empty()
     }

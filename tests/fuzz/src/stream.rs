@@ -1,19 +1,18 @@
-//! What `nvvmm receive` reads: a stream that somebody has changed, or that was made of any records,
-//! and the pool where it lands.
+//! Streams that `nvvmm receive` reads, and the pool that receives them.
 //!
-//! First byte: how the stream is made of the rest, and whether it is received in a pool. As it is;
-//! with the digests of its records made right; of records that the rest describes; or sealed, as it
-//! is.
+//! The first byte chooses how the rest becomes a stream: unchanged; with the digests of its records
+//! made right; of records that the rest describes; or as a sealed stream. It also chooses whether
+//! the stream is received in a pool.
 //!
-//! What a reader takes for whole can be written, and comes back as it was. A pool is in order after
-//! any stream, and has either the snapshot or nothing but what can be removed.
+//! A stream that a reader accepts can be written, and is then read unchanged. After any stream, the
+//! pool is in order. It has either the snapshot or an incomplete one that can be removed.
 
 use std::io::Read;
 use std::ops::ControlFlow;
 
 use nvvmm_snapshot::stream::sealed::{Key, Opening};
 use nvvmm_snapshot::stream::{BaseOf, ChunkRecord, Item, StreamHeader, StreamReader, StreamWriter};
-use nvvmm_snapshot::{CHUNK_BLOCKS, Error, FrameSet, Identity, Pool, SnapshotKind};
+use nvvmm_snapshot::{CHUNK_BLOCKS, ChunkIndex, Error, FrameSet, Identity, Pool, SnapshotKind};
 
 use crate::pool::image::{Image, MEMORY_BYTES};
 use crate::script::Script;
@@ -21,20 +20,20 @@ use crate::script::Script;
 const BLOCK_BYTES: usize = 4096;
 const PRELUDE_BYTES: usize = 16;
 const RECORD_BYTES: usize = 48;
-/// Records that a script describes.
+/// Most records that a script describes.
 const RECORDS_MAX: usize = 12;
 
-/// Meets the bytes of one input.
+/// Runs one input.
 pub fn run(input: &[u8]) {
     let mut script = Script::new(input);
     let choice = script.u8();
-    let lands = choice & 4 != 0;
-    // To open one takes longer than all else.
-    let world = (lands || choice % 4 == 2).then(|| {
+    let is_received = choice & 4 != 0;
+    // Opening a pool takes longer than everything else.
+    let fixture = (is_received || choice % 4 == 2).then(|| {
         let (file, path) = Image::example(false).file();
         (Pool::open(&path).expect("the example opens"), file)
     });
-    let pool = world.as_ref().map(|(pool, _)| pool);
+    let pool = fixture.as_ref().map(|(pool, _)| pool);
     let stream = match (choice % 4, pool) {
         (0, _) => script.bytes(usize::MAX).to_vec(),
         (1, _) => mended(script.bytes(usize::MAX)),
@@ -46,12 +45,12 @@ pub fn run(input: &[u8]) {
         let again = content.write();
         assert_eq!(&read(&mut &again[..]).expect("what was written"), content);
     }
-    if let Some(pool) = pool.filter(|_| lands) {
-        land(pool, &stream, whole.is_ok());
+    if let Some(pool) = pool.filter(|_| is_received) {
+        check_reception(pool, &stream, whole.is_ok());
     }
 }
 
-/// All that a stream holds.
+/// Everything that a stream contains.
 #[derive(Debug, PartialEq)]
 struct Content {
     header: StreamHeader,
@@ -87,7 +86,7 @@ fn read(input: &mut dyn Read) -> Result<Content, Error> {
             }
             Item::Chunk(chunk) => {
                 assert_eq!(chunk.frames().count(), chunk.written.count() as usize);
-                assert!(u64::from(chunk.index) * u64::from(CHUNK_BLOCKS) < header.frames_total());
+                assert!(u64::from(chunk.index.get()) * u64::from(CHUNK_BLOCKS) < header.frames_total());
                 chunks.push(chunk.clone());
             }
             Item::End(totals) => {
@@ -102,7 +101,7 @@ fn read(input: &mut dyn Read) -> Result<Content, Error> {
     }
 }
 
-/// The bytes as records whose digests fit.
+/// The bytes as records with the right digests.
 fn mended(bytes: &[u8]) -> Vec<u8> {
     let mut stream = bytes.to_vec();
     if stream.len() < PRELUDE_BYTES {
@@ -127,7 +126,7 @@ fn mended(bytes: &[u8]) -> Vec<u8> {
     stream
 }
 
-/// Records in any order, of any chunks, on what is in the pool or on nothing.
+/// Records in any order, of any chunks, based on a snapshot in the pool or on none.
 fn described(script: &mut Script, pool: &Pool) -> Vec<u8> {
     let choice = script.u8();
     let second = pool.find("second").expect("the example has it");
@@ -173,32 +172,32 @@ fn described(script: &mut Script, pool: &Pool) -> Vec<u8> {
         if count & 0x80 != 0 {
             written = FrameSet::FULL;
         }
-        // The example's own frames hold 0x66.
+        // The example's own frames are filled with 0x66.
         let value = if count & 0x40 != 0 { 0x66 } else { script.u8() };
         let content = vec![value; written.count() as usize * BLOCK_BYTES];
         writer
-            .chunk(u32::from(index), &written, &emptied, &content)
+            .chunk(ChunkIndex::new(u32::from(index)), &written, &emptied, &content)
             .expect("memory takes it");
     }
     writer.finish().expect("memory takes it");
     bytes
 }
 
-fn land(pool: &std::sync::Arc<Pool>, stream: &[u8], is_whole: bool) {
+fn check_reception(pool: &std::sync::Arc<Pool>, stream: &[u8], is_whole: bool) {
     let names = |pool: &Pool| pool.entries().expect("a good pool can be listed");
     let before = names(pool);
     let mut input = stream;
-    let landed = pool.receive(None, &mut input, &mut |_| ControlFlow::Continue(()));
+    let received = pool.receive(None, &mut input, &mut |_| ControlFlow::Continue(()));
     let report = pool.check().expect("a good pool can be checked");
     assert!(report.is_clean(), "{:?}", report.findings);
     let after = names(pool);
-    match landed {
-        Ok(landed) => {
-            assert!(is_whole, "a stream that is not whole has landed");
+    match received {
+        Ok(received) => {
+            assert!(is_whole, "a stream that is not whole was received");
             assert_eq!(after.len(), before.len() + 1);
-            let entry = after.iter().find(|entry| entry.id == landed.id);
-            assert!(entry.is_some_and(|entry| !entry.incomplete && entry.name == landed.name));
-            pool.remove(&landed.name).expect("it is there");
+            let entry = after.iter().find(|entry| entry.id == received.id);
+            assert!(entry.is_some_and(|entry| !entry.incomplete && entry.name == received.name));
+            pool.remove(&received.name).expect("it is there");
         }
         Err(error) => {
             assert!(!error.to_string().is_empty());
@@ -212,7 +211,7 @@ fn land(pool: &std::sync::Arc<Pool>, stream: &[u8], is_whole: bool) {
     assert!(pool.check().expect("a good pool can be checked").is_clean());
 }
 
-/// Nothing opens that nobody with the key has sealed.
+/// Reads the bytes as a sealed stream. Only a stream that was sealed with the key can be opened.
 fn sealed(bytes: &[u8]) {
     let key = Key::from_text(&"5a".repeat(32)).expect("64 digits");
     match Opening::begin(bytes, &key) {

@@ -1,7 +1,8 @@
 //! The state blob of a snapshot: everything that is not guest memory.
 //!
 //! ```text
-//! header   magic "NVVMSTAT" | format version u32 | sections u32 | length u64 | crc32 u32 | reserved u32
+//! header   magic "NVVMSTAT" | format version u32 | sections u32 | length u64 | crc32 u32
+//!          | reserved u32
 //! table    per section: id u32 | version u32 | offset u64 | length u64 | crc32 u32 | reserved u32
 //! payload  the sections
 //! ```

@@ -1,7 +1,8 @@
 //! Digests that are not made before the end are left to a scrub.
 
 use nvvmm_snapshot::{
-    CHUNK_SIZE_BYTES, ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, SnapshotKind,
+    CHUNK_SIZE_BYTES, ChunkIndex, ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot,
+    SnapshotKind,
 };
 
 use super::*;
@@ -26,13 +27,13 @@ fn fixture() -> Fixture {
     let pool = Pool::create(&directory.path().join("pool"), &options).unwrap();
     let vm = pool.hold("vm").unwrap();
     let blocks = vm.alloc_blocks(CHUNKS).unwrap();
-    let changes: Vec<(u32, ChunkMap)> = (0..)
+    let changes: Vec<(ChunkIndex, ChunkMap)> = (0..)
         .zip(blocks)
         .map(|(chunk, block)| {
             vm.write_block(block, b"frame").unwrap();
             let mut leaf = LeafBlocks::new();
             leaf.set(0, Some(block));
-            (chunk, ChunkMap::Frames(Arc::new(leaf)))
+            (ChunkIndex::new(chunk), ChunkMap::Frames(Arc::new(leaf)))
         })
         .collect();
     let new = NewSnapshot {

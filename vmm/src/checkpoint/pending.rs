@@ -6,9 +6,9 @@ use nvvmm_snapshot::Reservation;
 
 /// Request for a snapshot, with the blocks that are reserved for it.
 ///
-/// Until frames are shared, a snapshot may have to wait for a vCPU or a device that itself waits for
-/// space. The caller need not wait with it, and the blocks reserved for the snapshot may be the ones
-/// that are missing. So the request can be withdrawn, and the blocks go back with it.
+/// Until frames are shared, a snapshot may have to wait for a vCPU or a device that itself waits
+/// for space. The caller need not wait with it, and the blocks reserved for the snapshot may be the
+/// ones that are missing. So the request can be withdrawn, and the blocks go back with it.
 #[derive(Default)]
 pub struct Pending(Mutex<Stage>);
 
@@ -37,8 +37,8 @@ impl Pending {
         wanted
     }
 
-    /// Returns the reserved blocks. From here on nothing waits for the guest, and the snapshot cannot
-    /// be withdrawn. `None` when it was withdrawn, or when nothing is reserved for it.
+    /// Returns the reserved blocks. From here on nothing waits for the guest, and the snapshot
+    /// cannot be withdrawn. `None` when it was withdrawn, or when nothing is reserved for it.
     pub fn begin(&self) -> Option<Reservation> {
         let mut stage = self.stage();
         match std::mem::replace(&mut *stage, Stage::Begun) {

@@ -1,4 +1,4 @@
-//! Takes a snapshot, phase by phase (docs/design.md, "Taking a snapshot").
+//! Takes a snapshot, phase by phase (docs/inside/taking-a-snapshot.md).
 //!
 //! Three steps, the same for every engine:
 //! 1. *Prepare*, while the guest runs: `CopyAhead`, `ReserveBlocks`, `ArmAhead`.

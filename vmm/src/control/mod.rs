@@ -6,7 +6,7 @@
 
 pub mod client;
 pub mod error;
-#[cfg(feature = "fuzzing")]
+#[cfg(debug_assertions)]
 #[doc(hidden)]
 pub mod fuzzing;
 mod line;

@@ -8,6 +8,8 @@ use std::{
     },
 };
 
+use nvvmm_snapshot::ChunkIndex;
+
 use super::{CHUNK_FRAMES, CowError, counters::lock};
 
 /// `vm.max_map_count` where it cannot be read.
@@ -102,9 +104,10 @@ impl Budget {
         }
     }
 
-    /// Counts chunk `index` of `chunks`, which gets mappings of its own out of the untouched stretch
-    /// around it.
-    pub fn chunk_mapped(&self, index: u32, chunks: u32) {
+    /// Counts chunk `index` of `chunks`, which gets mappings of its own out of the untouched
+    /// stretch around it.
+    pub fn chunk_mapped(&self, index: ChunkIndex, chunks: u32) {
+        let index = index.get();
         let mut mapped = lock(&self.mapped_chunks);
         let (word, bit) = (index as usize / 64, index % 64);
         if mapped.len() <= word {
@@ -181,7 +184,8 @@ impl Budget {
         }
     }
 
-    /// True if there may be no mapping more: only copies that make a chunk one mapping are possible.
+    /// True if there may be no mapping more: only copies that make a chunk one mapping are
+    /// possible.
     pub fn is_exceeded(&self) -> bool {
         self.mappings() >= self.limit
     }

@@ -12,7 +12,7 @@
 
 use std::fmt::Debug;
 
-use nvvmm_snapshot::{BlockNo, Consumed, FrameSet, Reservation};
+use nvvmm_snapshot::{BlockNo, ChunkIndex, Consumed, FrameIndex, FrameSet, Reservation};
 
 use super::{CowError, ShareSet};
 use crate::{
@@ -118,7 +118,11 @@ pub trait CowEngine: Debug + Send + Sync {
     ///
     /// # Errors
     /// [`CowError::NoSpace`]; nothing was shared then.
-    fn share_live(&self, _chunk: u32, _frames: &FrameSet) -> Result<Option<ShareSet>, CowError> {
+    fn share_live(
+        &self,
+        _chunk: ChunkIndex,
+        _frames: &FrameSet,
+    ) -> Result<Option<ShareSet>, CowError> {
         Ok(None)
     }
 
@@ -130,7 +134,11 @@ pub trait CowEngine: Debug + Send + Sync {
     ///
     /// # Errors
     /// After any error the VM cannot go on.
-    fn adopt(&self, _chunk: u32, _blocks: &[(u32, BlockNo)]) -> Result<bool, CowError> {
+    fn adopt(
+        &self,
+        _chunk: ChunkIndex,
+        _blocks: &[(FrameIndex, BlockNo)],
+    ) -> Result<bool, CowError> {
         Ok(false)
     }
 
@@ -138,7 +146,7 @@ pub trait CowEngine: Debug + Send + Sync {
     ///
     /// # Errors
     /// The kernel refused; nothing has changed for the guest.
-    fn unmap_idle(&self, _chunk: u32, _frames: &FrameSet) -> Result<(), CowError> {
+    fn unmap_idle(&self, _chunk: ChunkIndex, _frames: &FrameSet) -> Result<(), CowError> {
         Ok(())
     }
 
@@ -179,7 +187,7 @@ pub trait CowEngine: Debug + Send + Sync {
 
     /// True if the guest may write this frame without a copy; and the block behind it, if the
     /// engine knows it.
-    fn own_block(&self, chunk: u32, frame: u32) -> (bool, Option<BlockNo>);
+    fn own_block(&self, chunk: ChunkIndex, frame: FrameIndex) -> (bool, Option<BlockNo>);
 }
 
 /// An engine while it stands still for a snapshot.

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use nvvmm_snapshot::ChunkIndex;
+
 use crate::sys::uffd::UffdError;
 
 /// Why an access could not be answered, or an operation on guest RAM failed.
@@ -21,7 +23,7 @@ pub enum CowError {
     )]
     NotWhole {
         /// Index of the chunk in guest RAM.
-        index: u32,
+        index: ChunkIndex,
     },
     /// The kernel allows the process fewer mappings than guest RAM may come to need.
     #[error(

@@ -22,10 +22,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 const RETRY_MIN: Duration = Duration::from_millis(20);
 /// The same at most, where asking takes long.
 const RETRY_MAX: Duration = Duration::from_secs(1);
-/// Time between two tries, as a multiple of the time that a try takes: a large pool is searched for a
-/// twentieth of the time.
-/// Time between two tries, as a multiple of the time that a try takes: a large pool is searched for a
-/// twentieth of the time.
+/// Time between two tries, as a multiple of the time that a try takes: a large pool is searched for
+/// a twentieth of the time.
 const RETRY_REST: u32 = 20;
 /// Time between two calls of [`CowEngine::tidy`].
 const TIDY_EVERY: Duration = Duration::from_secs(1);
@@ -79,9 +77,9 @@ impl FaultThread {
         self.is_starved() || self.failed.load(Ordering::Relaxed)
     }
 
-    /// Runs work that touches guest RAM in a thread of its own. Returns `None` when an access of the
-    /// work, or of the guest, gets no answer. The thread then waits until there is one, or for ever,
-    /// and ends with the process.
+    /// Runs work that touches guest RAM in a thread of its own. Returns `None` when an access of
+    /// the work, or of the guest, gets no answer. The thread then waits until there is one, or for
+    /// ever, and ends with the process.
     pub fn unless_stuck<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -109,9 +107,9 @@ impl FaultThread {
         self.shortage.lasts()
     }
 
-    /// Calls `listener` when [`FaultThread::is_starved`] changes, and at once if it is true now. The
-    /// fault thread makes the call, so `listener` must not wait for a thread that may wait for guest
-    /// RAM.
+    /// Calls `listener` when [`FaultThread::is_starved`] changes, and at once if it is true now.
+    /// The fault thread makes the call, so `listener` must not wait for a thread that may wait for
+    /// guest RAM.
     pub fn on_shortage(&self, listener: impl Fn(bool) + Send + 'static) {
         self.shortage.tell(Box::new(listener));
     }

@@ -1,6 +1,6 @@
 //! Content of chunks that the guest has not touched yet.
 
-use nvvmm_snapshot::{ChunkMap, FrameMap};
+use nvvmm_snapshot::{ChunkIndex, ChunkMap, FrameMap};
 
 use super::CowError;
 
@@ -33,7 +33,7 @@ impl RamOrigin {
     /// was removed. That is sound. The leaf of a chunk that was never touched is the same in all of
     /// these snapshots. An inner node that a later snapshot wrote anew is on the path to a chunk
     /// that was touched, so the map had read it while it was pinned.
-    pub(super) fn chunk(&self, index: u32) -> Result<ChunkMap, CowError> {
+    pub(super) fn chunk(&self, index: ChunkIndex) -> Result<ChunkMap, CowError> {
         match self {
             Self::Empty => Ok(ChunkMap::Hole),
             Self::Snapshot { frames, .. } => Ok(frames.chunk(index)?),
@@ -41,7 +41,7 @@ impl RamOrigin {
     }
 
     /// The chunks that have blocks.
-    pub(super) fn present_chunks(&self) -> Result<Vec<u32>, CowError> {
+    pub(super) fn present_chunks(&self) -> Result<Vec<ChunkIndex>, CowError> {
         let Self::Snapshot { frames, .. } = self else {
             return Ok(Vec::new());
         };

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use nvvmm_snapshot::{BlockNo, ChunkMap, FrameSet};
+use nvvmm_snapshot::{BlockNo, ChunkIndex, ChunkMap, FrameIndex, FrameSet};
 
 use super::frames::set_of;
 
@@ -10,7 +10,7 @@ use super::frames::set_of;
 /// instant.
 #[derive(Debug, Default)]
 pub struct ShareSet {
-    changes: Vec<(u32, ChunkMap)>,
+    changes: Vec<(ChunkIndex, ChunkMap)>,
     own: Vec<FrameSet>,
     copied: Vec<FrameSet>,
 }
@@ -18,7 +18,7 @@ pub struct ShareSet {
 impl ShareSet {
     /// Adds a chunk: its blocks, and the frames of it that were the VM's own until now. Chunks come
     /// in rising order.
-    pub(super) fn push(&mut self, index: u32, map: ChunkMap, own: FrameSet) {
+    pub(super) fn push(&mut self, index: ChunkIndex, map: ChunkMap, own: FrameSet) {
         self.push_copied(index, map, own, FrameSet::EMPTY);
     }
 
@@ -26,7 +26,7 @@ impl ShareSet {
     /// ones, are copies that the guest does not use itself.
     pub(super) fn push_copied(
         &mut self,
-        index: u32,
+        index: ChunkIndex,
         map: ChunkMap,
         own: FrameSet,
         copied: FrameSet,
@@ -37,7 +37,7 @@ impl ShareSet {
     }
 
     /// Chunks that differ from the last snapshot, by rising index.
-    pub fn changes(&self) -> &[(u32, ChunkMap)] {
+    pub fn changes(&self) -> &[(ChunkIndex, ChunkMap)] {
         &self.changes
     }
 
@@ -56,11 +56,11 @@ impl ShareSet {
     pub fn without(self, kept: &HashSet<BlockNo>) -> Self {
         let mut rest = Self::default();
         for ((index, map), own) in self.changes.into_iter().zip(self.own) {
-            let is_left = |frame: &u32| {
+            let is_left = |frame: &FrameIndex| {
                 map.block(*frame)
                     .is_some_and(|block| !kept.contains(&block))
             };
-            let left = set_of(own.iter().filter(is_left));
+            let left = set_of(own.places().filter(is_left));
             if !left.is_empty() {
                 rest.push(index, map, left);
             }
@@ -69,7 +69,7 @@ impl ShareSet {
     }
 
     /// Chunks, their blocks, and the frames that were the VM's own.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &ChunkMap, &FrameSet)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ChunkIndex, &ChunkMap, &FrameSet)> {
         let chunks = self.changes.iter().zip(&self.own);
         chunks.map(|((index, map), own)| (*index, map, own))
     }
@@ -77,7 +77,7 @@ impl ShareSet {
     /// Chunks, their blocks, the frames that were the VM's own, and those of them that are copies.
     pub(super) fn iter_copied(
         &self,
-    ) -> impl Iterator<Item = (u32, &ChunkMap, &FrameSet, &FrameSet)> {
+    ) -> impl Iterator<Item = (ChunkIndex, &ChunkMap, &FrameSet, &FrameSet)> {
         let chunks = self.iter().zip(&self.copied);
         chunks.map(|((index, map, own), copied)| (index, map, own, copied))
     }

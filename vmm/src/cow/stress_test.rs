@@ -1,7 +1,7 @@
 //! Random life of several VMs in one pool, checked against a model in memory of every VM and every
 //! snapshot.
 //!
-//! `NVVMM_TEST_SEED` repeats a run, as far as threads allow; `NVVMM_TEST_STEPS` makes it longer.
+//! `NVVMM_TEST_SEED` repeats a run, as far as threads allow.
 
 use std::{
     collections::BTreeMap,
@@ -10,10 +10,11 @@ use std::{
         Arc, RwLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use nvvmm_snapshot::{Error as PoolError, Holder, Pool};
+use nvvmm_test_profile::SEED_VARIABLE;
 use vm_memory::GuestAddress;
 
 use super::{
@@ -488,16 +489,8 @@ impl<E: Playable> Fixture<E> {
 }
 
 fn live<E: Playable>(directory: &Path, name: &str, steps: u64) {
-    let clock = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_nanos() as u64;
-    let number = |variable: &str, default: u64| {
-        std::env::var(variable).map_or(default, |text| text.parse().expect("a number"))
-    };
-    let seed = number("NVVMM_TEST_SEED", clock);
-    let steps = number("NVVMM_TEST_STEPS", steps);
-    println!("NVVMM_TEST_SEED={seed}");
+    let seed = nvvmm_test_profile::seed();
+    println!("{SEED_VARIABLE}={seed}");
     let place = PoolFile::on(directory, name);
     let pool = pool_of(&place, POOL_BYTES);
     let mut fixture = Fixture::<E> {

@@ -2,8 +2,8 @@
 
 use super::CopyPolicy;
 
-/// Names techniques to do without, with commas. For tests, which must pass with each of them on and
-/// off.
+/// Switches off the techniques that it names, with commas. Only builds with debug assertions read
+/// it: tests must pass with each technique on and off.
 const WITHOUT_VARIABLE: &str = "NVVMM_TEST_WITHOUT";
 
 /// Techniques in use: all, except in tests and in measurements of the worth of one.
@@ -28,15 +28,17 @@ impl Default for Techniques {
 }
 
 impl Techniques {
-    /// All techniques but those that the environment names.
+    /// All techniques, but in a build with debug assertions those that the environment names.
     ///
     /// # Errors
-    /// A message that contains the unknown name.
+    /// A message with the unknown name.
     pub fn from_environment() -> Result<Self, String> {
-        match std::env::var(WITHOUT_VARIABLE) {
-            Ok(names) => Self::without(&names),
-            Err(_) => Ok(Self::default()),
+        if cfg!(debug_assertions)
+            && let Ok(names) = std::env::var(WITHOUT_VARIABLE)
+        {
+            return Self::without(&names);
         }
+        Ok(Self::default())
     }
 
     fn without(names: &str) -> Result<Self, String> {
@@ -53,7 +55,8 @@ impl Techniques {
                 "lone-frames" => left.copy_policy.single_frames = false,
                 other => {
                     return Err(format!(
-                        "{WITHOUT_VARIABLE} names '{other}', which is none of arm-ahead, copy-hot, grow-clusters and lone-frames"
+                        "{WITHOUT_VARIABLE} names '{other}', which is none of arm-ahead, copy-hot, \
+                         grow-clusters and lone-frames"
                     ));
                 }
             }

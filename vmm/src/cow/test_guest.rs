@@ -9,7 +9,8 @@ use std::{
 };
 
 use nvvmm_snapshot::{
-    CreateOptions, Holder, NewSnapshot, Pool, Reservation, SnapshotId, SnapshotKind,
+    ChunkIndex, CreateOptions, FrameIndex, FrameSet, Holder, NewSnapshot, Pool, Reservation,
+    SnapshotId, SnapshotKind,
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestRegionCollection, bitmap::Bitmap};
 
@@ -138,11 +139,11 @@ impl PlayedLog {
         }
     }
 
-    fn words(&self, chunks: impl Iterator<Item = (u32, nvvmm_snapshot::FrameSet)>) -> Vec<u64> {
+    fn words(&self, chunks: impl Iterator<Item = (ChunkIndex, FrameSet)>) -> Vec<u64> {
         let mut words = vec![0; self.words];
         for (index, frames) in chunks {
-            for frame in frames.iter() {
-                let bit = (index * CHUNK_FRAMES + frame) as usize;
+            for frame in frames.places() {
+                let bit = index.frame_number(frame) as usize;
                 words[bit / 64] |= 1 << (bit % 64);
             }
         }
@@ -339,7 +340,7 @@ impl<E: Playable> Vm<E> {
         // The write may go on as soon as the new mapping is there; the engine has counted it when
         // it lets go of the chunk.
         self.engine
-            .own_block((frame / u64::from(CHUNK_FRAMES)) as u32, 0);
+            .own_block(ChunkIndex::at_byte(frame * FRAME), FrameIndex::FIRST);
     }
 
     pub fn read(&self, frame: u64) -> u64 {

@@ -22,8 +22,8 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Runs work. Returns `None` when `give_up` returned true first, or the work panicked. Work that
-    /// was given up goes on in its thread, which is not used again.
+    /// Runs work. Returns `None` when `give_up` returned true first, or the work panicked. Work
+    /// that was given up goes on in its thread, which is not used again.
     pub(super) fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -47,8 +47,8 @@ impl Workers {
         }
     }
 
-    /// Hands a job to the idle thread, or to a new one. A thread ends when its sender is gone and its
-    /// work done.
+    /// Hands a job to the idle thread, or to a new one. A thread ends when its sender is gone and
+    /// its work done.
     fn hand_over(&self, job: Job) -> Sender<Job> {
         let idle = self
             .idle

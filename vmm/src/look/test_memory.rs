@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use nvvmm_snapshot::{ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool, SnapshotKind};
+use nvvmm_snapshot::{
+    ChunkIndex, ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool, SnapshotKind,
+};
 
 use super::{LookError, Memory};
 
@@ -42,9 +44,9 @@ pub fn taken_with(
         }
         leaves.last_mut().unwrap().1.set(*frame, Some(block));
     }
-    let changes: Vec<(u32, ChunkMap)> = leaves
+    let changes: Vec<(ChunkIndex, ChunkMap)> = leaves
         .into_iter()
-        .map(|(chunk, leaf)| (chunk, ChunkMap::Frames(Arc::new(leaf))))
+        .map(|(chunk, leaf)| (ChunkIndex::new(chunk), ChunkMap::Frames(Arc::new(leaf))))
         .collect();
     let new = NewSnapshot {
         kind,

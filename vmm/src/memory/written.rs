@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS, FrameSet};
+use nvvmm_snapshot::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS, ChunkIndex, FrameSet};
 use vm_memory::bitmap::{Bitmap, RefSlice, WithBitmapSlice};
 
 /// Writes of vCPUs and of KVM: a bit for each frame of a memory slot.
@@ -52,7 +52,7 @@ impl WrittenFrames {
     }
 
     /// The chunks with frames that were written since the last call, and those frames.
-    pub fn take(&self) -> impl Iterator<Item = (u32, FrameSet)> + '_ {
+    pub fn take(&self) -> impl Iterator<Item = (ChunkIndex, FrameSet)> + '_ {
         // Pairs with `mark_dirty`: a thread that sees the bit sees the writes before it was set.
         self.chunks(|word| match word.load(Ordering::Relaxed) {
             0 => 0,
@@ -61,14 +61,14 @@ impl WrittenFrames {
     }
 
     /// The result that [`WrittenFrames::take`] would have now.
-    pub fn peek(&self) -> impl Iterator<Item = (u32, FrameSet)> + '_ {
+    pub fn peek(&self) -> impl Iterator<Item = (ChunkIndex, FrameSet)> + '_ {
         self.chunks(|word| word.load(Ordering::Relaxed))
     }
 
     fn chunks(
         &self,
         read: impl Fn(&AtomicU64) -> u64 + Copy,
-    ) -> impl Iterator<Item = (u32, FrameSet)> {
+    ) -> impl Iterator<Item = (ChunkIndex, FrameSet)> {
         let sections = self.sections.iter().enumerate();
         let made = sections.filter_map(|(number, section)| Some((number, section.get()?)));
         made.flat_map(move |(number, section)| {
@@ -80,7 +80,8 @@ impl WrittenFrames {
                 .map(move |(chunk, words)| {
                     let frames =
                         FrameSet::from_words(std::array::from_fn(|word| read(&words[word])));
-                    ((number * SECTION_CHUNKS + chunk) as u32, frames)
+                    let index = (number * SECTION_CHUNKS + chunk) as u32;
+                    (ChunkIndex::new(index), frames)
                 })
         })
         .filter(|(_, frames)| !frames.is_empty())

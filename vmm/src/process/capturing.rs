@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use nvvmm_protocol::{FrameRun, Frames};
-use nvvmm_snapshot::{BlockNo, ChunkMap, FrameSet, Holder, NewSnapshot, SnapshotId, SnapshotKind};
+use nvvmm_snapshot::{
+    BlockNo, ChunkIndex, ChunkMap, FrameSet, Holder, NewSnapshot, SnapshotId, SnapshotKind,
+};
 use vm_memory::Bytes;
 
 use super::{
@@ -88,8 +90,8 @@ impl Capturing {
         Ok(())
     }
 
-    /// Shares frames that are likely to be named by [`Capturing::take`], so that there is less to do
-    /// then. The guest may write to them meanwhile; the image gets what it wrote.
+    /// Shares frames that are likely to be named by [`Capturing::take`], so that there is less to
+    /// do then. The guest may write to them meanwhile; the image gets what it wrote.
     ///
     /// # Errors
     /// Those of [`Capturing::take`].
@@ -108,7 +110,7 @@ impl Capturing {
     /// `None` if the engine cannot do that, and the frames are to be copied.
     fn give(
         &mut self,
-        chunk: u32,
+        chunk: ChunkIndex,
         frames: &FrameSet,
         engine: &dyn CowEngine,
     ) -> Result<Option<ChunkMap>, ProcessError> {

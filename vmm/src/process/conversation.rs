@@ -60,8 +60,8 @@ pub trait PlaceSteps {
 /// Asks the agent to capture a process, with an image of at most `image_bytes_max` besides pages.
 ///
 /// # Errors
-/// An error may come after [`CaptureSteps::commit`]. The image exists then, but to resume or to kill
-/// the process may have failed.
+/// An error may come after [`CaptureSteps::commit`]. The image exists then, but to resume or to
+/// kill the process may have failed.
 pub fn capture(
     stream: &UnixStream,
     request: Capture,

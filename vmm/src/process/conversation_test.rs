@@ -4,8 +4,8 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 
 use nvvmm_protocol::{
-    Afterwards, Capture, Captured, FailedBecause, FrameRun, Frames, FromAgent, Restart, Restarted,
-    ToAgent, receive, send,
+    AfterCapture, Capture, Captured, FailedBecause, FrameRun, Frames, FromAgent, Restart,
+    Restarted, ToAgent, receive, send,
 };
 
 use super::{test_images::run, *};
@@ -74,7 +74,7 @@ fn capture_with(said: Vec<FromAgent>, steps: &mut Noted) -> Result<Captured, Age
         pid: 1,
         tree: false,
         external_stdio: true,
-        afterwards: Afterwards::Thaw,
+        afterwards: AfterCapture::Thaw,
     };
     let outcome = conversation::capture(&ours, request, 100, steps);
     drop(ours);
@@ -198,7 +198,7 @@ fn an_agent_is_told_that_the_host_cannot() {
         pid: 1,
         tree: false,
         external_stdio: true,
-        afterwards: Afterwards::Kill,
+        afterwards: AfterCapture::Kill,
     };
     let mut steps = Noted {
         refuses: true,

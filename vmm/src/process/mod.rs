@@ -2,9 +2,9 @@
 //! (crate `nvvmm-protocol`) names the frames that a process has. The VM adds those frames to an
 //! image in the pool, or puts an image's blocks behind frames.
 //!
-//! [`conversation`] has the messages to the agent, [`Capturing`] and [`Placing`] the changes of guest
-//! memory. The agent is in the guest and is not trusted: its messages can concern its own VM's
-//! frames and its own image only, or are refused.
+//! [`conversation`] has the messages to the agent, [`Capturing`] and [`Placing`] the changes of
+//! guest memory. The agent is in the guest and is not trusted: its messages can concern its own
+//! VM's frames and its own image only, or are refused.
 
 pub mod conversation;
 

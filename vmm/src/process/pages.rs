@@ -3,21 +3,21 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use nvvmm_snapshot::{BlockNo, CHUNK_BLOCKS, ChunkMap, LeafBlocks};
+use nvvmm_snapshot::{BlockNo, CHUNK_BLOCKS, ChunkIndex, ChunkMap, FrameIndex, LeafBlocks};
 
 /// The pages of an image that is being made.
 #[derive(Debug, Default)]
 pub(super) struct ImagePages {
-    chunks: BTreeMap<u32, LeafBlocks>,
+    chunks: BTreeMap<ChunkIndex, LeafBlocks>,
     end: u64,
 }
 
 impl ImagePages {
     /// Puts a block behind a page, in place of the one before; none for a page of zeroes.
     pub fn set(&mut self, page: u64, block: Option<BlockNo>) {
-        let per_chunk = u64::from(CHUNK_BLOCKS);
-        let leaf = self.chunks.entry((page / per_chunk) as u32).or_default();
-        leaf.set((page % per_chunk) as u32, block);
+        let chunk = ChunkIndex::new((page / u64::from(CHUNK_BLOCKS)) as u32);
+        let leaf = self.chunks.entry(chunk).or_default();
+        leaf.set(FrameIndex::of_frame_number(page), block);
         self.end = self.end.max(page + 1);
     }
 
@@ -33,7 +33,7 @@ impl ImagePages {
     }
 
     /// The pages as changes of a snapshot's map.
-    pub fn changes(&self) -> Vec<(u32, ChunkMap)> {
+    pub fn changes(&self) -> Vec<(ChunkIndex, ChunkMap)> {
         let as_map = |leaf: &LeafBlocks| ChunkMap::Frames(Arc::new(leaf.clone())).simplified();
         self.chunks
             .iter()

@@ -19,7 +19,8 @@ pub struct RingStatus {
     pub keep: u32,
     /// Number of checkpoints that it has taken.
     pub taken: u64,
-    /// Number of checkpoints that were missed: they did not begin in time, or the guest stood still.
+    /// Number of checkpoints that were missed: they did not begin in time, or the guest stood
+    /// still.
     pub missed: u64,
     /// Name of the newest.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -117,8 +117,8 @@ impl Exporter {
         }
     }
 
-    /// Accepts one client and answers it. The outer error is that of the listener, the inner one that
-    /// of the client.
+    /// Accepts one client and answers it. The outer error is that of the listener, the inner one
+    /// that of the client.
     fn answer_one(&self, scrape: impl Fn() -> String) -> io::Result<io::Result<()>> {
         let get = |target: &str| {
             if target.split('?').next() == Some(PATH) {

@@ -27,8 +27,8 @@ impl Histogram {
         self.sum_ns.add(ns);
     }
 
-    /// The counts so far. A time that is recorded at this moment may be in the counts and not yet in
-    /// the sum.
+    /// The counts so far. A time that is recorded at this moment may be in the counts and not yet
+    /// in the sum.
     pub fn buckets(&self) -> Buckets {
         Buckets {
             counts: self.counts.iter().map(Counter::get).collect(),
@@ -47,8 +47,8 @@ fn bucket_of(ns: u64) -> usize {
 /// A [`Histogram`] at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Buckets {
-    /// Number of times in bucket n: of at most 2^n µs, and more than half of that unless n is 0. The
-    /// last bucket, number 25, has no bound.
+    /// Number of times in bucket n: of at most 2^n µs, and more than half of that unless n is 0.
+    /// The last bucket, number 25, has no bound.
     pub counts: Vec<u64>,
     /// All times together, in microseconds.
     pub sum_us: f64,

@@ -1,8 +1,8 @@
-//! The part of HTTP that programs need to scrape metrics: one short GET or HEAD on a connection, and
-//! its answer.
+//! The part of HTTP that programs need to scrape metrics: one short GET or HEAD on a connection,
+//! and its answer.
 //!
-//! Source: RFC 9112. Any local user may connect to a loopback port, so the cost of one connection is
-//! bounded.
+//! Source: RFC 9112. Any local user may connect to a loopback port, so the cost of one connection
+//! is bounded.
 
 use std::{
     io::{self, ErrorKind, Read, Write},

@@ -91,9 +91,9 @@ pub(super) fn capture(
         tree: request.tree,
         external_stdio: true,
         afterwards: match request.afterwards {
-            Afterwards::GoOn => nvvmm_protocol::Afterwards::Thaw,
-            Afterwards::Stop => nvvmm_protocol::Afterwards::Stop,
-            Afterwards::Kill => nvvmm_protocol::Afterwards::Kill,
+            Afterwards::GoOn => nvvmm_protocol::AfterCapture::Thaw,
+            Afterwards::Stop => nvvmm_protocol::AfterCapture::Stop,
+            Afterwards::Kill => nvvmm_protocol::AfterCapture::Kill,
         },
     };
     let captured = conversation::capture(agent, asked, SavedProcess::IMAGE_BYTES_MAX, &mut steps);

@@ -35,8 +35,8 @@ use crate::{
     stats::VmStats,
 };
 
-/// Set (to anything) by tests: KVM's dirty log is switched on, so that `audit` can compare it with
-/// the engine.
+/// Switches KVM's dirty log on, so that `audit` can compare it with the engine. Only builds with
+/// debug assertions read it; tests set it, to anything.
 const DIRTY_LOG_VARIABLE: &str = "NVVMM_TEST_DIRTY_LOG";
 /// How often a start looks whether the guest has been entered.
 const FIRST_ENTRY_POLL: Duration = Duration::from_micros(50);
@@ -75,7 +75,7 @@ pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit,
             ConsoleMode::Stdio { input } => Some(input),
             ConsoleMode::SocketOnly => None,
         },
-        dirty_log: std::env::var_os(DIRTY_LOG_VARIABLE).is_some(),
+        dirty_log: cfg!(debug_assertions) && std::env::var_os(DIRTY_LOG_VARIABLE).is_some(),
         techniques: Techniques::from_environment()
             .map_err(|cause| VmError::new(ErrorKind::Usage, cause))?,
         on_cow_failure,

@@ -53,8 +53,9 @@ pub fn metadata_blocks(pages: usize) -> usize {
     (INDEX_AT + pages * INDEX_ENTRY_BYTES).div_ceil(BLOCK_BYTES)
 }
 
-/// Makes the blocks before the data blocks. `pages` has for each page of the file the data block that
-/// holds it, counted from the first one. `None` when there are more blocks than EROFS can count.
+/// Makes the blocks before the data blocks. `pages` has for each page of the file the data block
+/// that holds it, counted from the first one. `None` when there are more blocks than EROFS can
+/// count.
 pub fn metadata(pages: &[Option<u32>]) -> Option<Vec<u8>> {
     let before = metadata_blocks(pages.len());
     let data_blocks = pages

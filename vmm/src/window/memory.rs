@@ -6,9 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
-use nvvmm_snapshot::{
-    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, FrameMap, Medium, Pool,
-};
+use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, FrameMap, Medium, Pool};
 
 use super::{ShownBlocks, erofs, place::ROOM_BYTES};
 use crate::sys::reservation::{Reservation, Sharing};
@@ -30,7 +28,8 @@ pub enum WindowError {
     Medium(Medium),
     /// The image is in more pieces than this process may map.
     #[error(
-        "the image is in {runs} pieces in the pool, more than the {limit} that may be mapped for a window"
+        "the image is in {runs} pieces in the pool, \
+         more than the {limit} that may be mapped for a window"
     )]
     TooManyPieces {
         /// Pieces it is in.
@@ -85,7 +84,7 @@ impl WindowMemory {
         for chunk in map.iter_present() {
             let (index, chunk) = chunk?;
             for (page, block) in chunk.iter_present() {
-                let page = index as usize * CHUNK_BLOCKS as usize + page as usize;
+                let page = index.frame_number(page) as usize;
                 if let Some(place) = blocks_of_pages.get_mut(page) {
                     *place = Some(block.get());
                 }

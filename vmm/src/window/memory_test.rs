@@ -1,6 +1,9 @@
 use std::fs;
 
-use nvvmm_snapshot::{ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, SnapshotKind};
+use nvvmm_snapshot::{
+    CHUNK_BLOCKS, ChunkIndex, ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot,
+    SnapshotKind,
+};
 
 use super::*;
 use crate::window::test_mount::{cannot_mount, read};
@@ -38,6 +41,7 @@ fn bench() -> Bench {
     let twice = leaves[0].get(5);
     leaves[0].set(6, twice);
     let changes: Vec<_> = (0..)
+        .map(ChunkIndex::new)
         .zip(leaves.map(|leaf| ChunkMap::Frames(Arc::new(leaf))))
         .collect();
     let image = NewSnapshot {

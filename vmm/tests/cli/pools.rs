@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
-    ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind,
+    ChunkIndex, ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId,
+    SnapshotKind,
 };
 use serde_json::Value;
 
@@ -161,7 +162,7 @@ fn what_is_no_pool_ends_with_6() {
 fn commit(holder: &Holder, name: &str, base: Option<SnapshotId>) -> SnapshotId {
     let mut leaf = LeafBlocks::default();
     leaf.set(0, holder.alloc_blocks(1).unwrap().first().copied());
-    let changes = [(0, ChunkMap::Frames(Arc::new(leaf)))];
+    let changes = [(ChunkIndex::new(0), ChunkMap::Frames(Arc::new(leaf)))];
     let new = NewSnapshot {
         kind: SnapshotKind::Vm,
         name,

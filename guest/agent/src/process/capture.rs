@@ -5,14 +5,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nvvmm_process::{CaptureOptions, Frozen, Image};
-use nvvmm_protocol::{Afterwards, Capture, Captured, DATA_BYTES_MAX, FromAgent, send};
+use nvvmm_protocol::{AfterCapture, Capture, Captured, DATA_BYTES_MAX, FromAgent, send};
 
+use super::answers::{count, failure, wait_until_done};
+use super::exclusive::one_at_a_time;
 use super::frames::HostPages;
-use super::{count, failure, one_at_a_time, protected, wait_until_done};
-use crate::serve::{Failure, Stream};
+use super::protected;
+use crate::stream::{Failure, Stream};
 
-/// How long it is waited for that killed processes are gone, so that they can be restarted at once.
-/// Whoever started them may not have waited for them.
+/// Time to wait until killed processes are gone, so that they can be restarted at once. Their
+/// parent may not have waited for them.
 const GONE_LIMIT: Duration = Duration::from_secs(1);
 const GONE_PAUSE: Duration = Duration::from_millis(1);
 
@@ -41,23 +43,23 @@ pub fn run(request: &Capture, stream: &mut impl Stream) -> Result<(), Failure> {
         rounds: captured.rounds,
     };
     let afterwards = match request.afterwards {
-        Afterwards::Thaw => {
-            end(frozen, nvvmm_process::Afterwards::Thaw)?;
+        AfterCapture::Thaw => {
+            end(frozen, nvvmm_process::FreezeEnd::Thaw)?;
             send_image(&captured.image, stream)?;
             return Ok(send(stream, &FromAgent::Captured(report))?);
         }
-        Afterwards::Stop => nvvmm_process::Afterwards::Stop,
-        Afterwards::Kill => nvvmm_process::Afterwards::Kill,
+        AfterCapture::Stop => nvvmm_process::FreezeEnd::Stop,
+        AfterCapture::Kill => nvvmm_process::FreezeEnd::Kill,
     };
     send_image(&captured.image, stream)?;
     end(frozen, afterwards)?;
-    if request.afterwards == Afterwards::Kill {
+    if request.afterwards == AfterCapture::Kill {
         wait_until_gone(&captured.image);
     }
     Ok(send(stream, &FromAgent::Captured(report))?)
 }
 
-fn end(frozen: Frozen, afterwards: nvvmm_process::Afterwards) -> Result<(), Failure> {
+fn end(frozen: Frozen, afterwards: nvvmm_process::FreezeEnd) -> Result<(), Failure> {
     frozen.end(afterwards).map_err(|error| failure(&error))
 }
 

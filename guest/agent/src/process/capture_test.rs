@@ -16,7 +16,7 @@ fn a_captured_process_goes_on() {
     }
     let subject = Subject::start();
     let mut kept = Kept::default();
-    let host = ask_capture(subject.pid, false, Afterwards::Thaw);
+    let host = ask_capture(subject.pid, false, AfterCapture::Thaw);
     let captured = kept.hear_capture(&host, subject.pid);
     assert_eq!((captured.processes, captured.threads), (1, 1));
     assert!(captured.pages_sent >= kept.image_pages && kept.image_pages > 20);
@@ -35,7 +35,7 @@ fn it_can_stay_stopped() {
         return;
     }
     let subject = Subject::start();
-    let host = ask_capture(subject.pid, false, Afterwards::Stop);
+    let host = ask_capture(subject.pid, false, AfterCapture::Stop);
     Kept::default().hear_capture(&host, subject.pid);
     host.end();
     wait_until("it is not stopped", || subject.state() == 'T');
@@ -50,7 +50,7 @@ fn frames_are_named_ahead_while_it_runs() {
         return;
     }
     let subject = Subject::start();
-    let host = ask_capture(subject.pid, false, Afterwards::Thaw);
+    let host = ask_capture(subject.pid, false, AfterCapture::Thaw);
     let mut ahead = HashSet::new();
     let runs = loop {
         match host.hear() {
@@ -87,12 +87,12 @@ fn it_goes_on_when_the_host_goes_away() {
         return;
     }
     let subject = Subject::start();
-    let host = ask_capture(subject.pid, false, Afterwards::Kill);
+    let host = ask_capture(subject.pid, false, AfterCapture::Kill);
     assert!(matches!(host.hear_frozen(), FromAgent::Frames(_)));
     assert_eq!(subject.state(), 't', "it is frozen meanwhile");
     host.end();
 
-    let host = ask_capture(subject.pid, false, Afterwards::Kill);
+    let host = ask_capture(subject.pid, false, AfterCapture::Kill);
     let mut kept = Kept::default();
     while let FromAgent::Frames(runs) = host.hear_frozen() {
         kept.take(subject.pid, &runs);
@@ -113,13 +113,13 @@ fn it_goes_on_when_the_host_refuses() {
     let no = || ToAgent::Refused {
         message: "the pool is full".to_owned(),
     };
-    let host = ask_capture(subject.pid, false, Afterwards::Kill);
+    let host = ask_capture(subject.pid, false, AfterCapture::Kill);
     assert!(matches!(host.hear_frozen(), FromAgent::Frames(_)));
     host.say(no());
     expect_failure(&host, FailedBecause::Failed, "the pool is full");
     host.end();
 
-    for afterwards in [Afterwards::Kill, Afterwards::Stop, Afterwards::Thaw] {
+    for afterwards in [AfterCapture::Kill, AfterCapture::Stop, AfterCapture::Thaw] {
         let host = ask_capture(subject.pid, false, afterwards);
         while let FromAgent::Frames(_) = host.hear_frozen() {
             host.say(ToAgent::Done);
@@ -144,7 +144,7 @@ fn a_host_that_answers_out_of_turn_is_told_so_and_the_process_goes_on() {
         ToAgent::Data(vec![1]),
         ToAgent::Read { path: Vec::new() },
     ] {
-        let host = ask_capture(subject.pid, false, Afterwards::Kill);
+        let host = ask_capture(subject.pid, false, AfterCapture::Kill);
         assert!(matches!(host.hear_frozen(), FromAgent::Frames(_)));
         host.say(answer);
         expect_failure(&host, FailedBecause::Refused, "no answer");
@@ -160,18 +160,18 @@ fn what_cannot_be_held_is_refused_by_name() {
     }
     let (socket, other_end) = UnixStream::pair().unwrap();
     let subject = Subject::start_on(OwnedFd::from(socket), std::process::Stdio::null());
-    let host = ask_capture(subject.pid, false, Afterwards::Kill);
+    let host = ask_capture(subject.pid, false, AfterCapture::Kill);
     let words = format!("process {}, fd 0 is a socket", subject.pid);
     expect_failure(&host, FailedBecause::Refused, &words);
     host.end();
     other_end.shutdown(Shutdown::Both).unwrap();
-    let host = ask_capture(subject.pid, true, Afterwards::Kill);
+    let host = ask_capture(subject.pid, true, AfterCapture::Kill);
     Kept::default().hear_capture(&host, subject.pid);
     host.end();
     subject.was_killed();
 }
 
-/// It is a child of the agent, and another thread waits for it.
+/// The program is a child of the agent, and another thread waits for it.
 #[test]
 fn a_program_that_the_host_runs_can_be_captured_too() {
     if !can_run() {
@@ -188,7 +188,7 @@ fn a_program_that_the_host_runs_can_be_captured_too() {
     };
     let pid = String::from_utf8(pid).unwrap().trim().parse().unwrap();
     let mut kept = Kept::default();
-    for afterwards in [Afterwards::Thaw, Afterwards::Kill] {
+    for afterwards in [AfterCapture::Thaw, AfterCapture::Kill] {
         let host = ask_capture(pid, true, afterwards);
         kept.hear_capture(&host, pid);
         host.end();
@@ -221,13 +221,13 @@ fn the_agent_and_what_it_lives_on_are_refused() {
         (-1, FailedBecause::Refused, "is no number"),
         (i32::MAX, FailedBecause::NotFound, "does not exist"),
     ] {
-        let host = ask_capture(pid, true, Afterwards::Kill);
+        let host = ask_capture(pid, true, AfterCapture::Kill);
         expect_failure(&host, because, words);
         host.end();
     }
     // Where threads of the kernel can be seen.
     if std::fs::read("/proc/2/comm").is_ok_and(|name| name == b"kthreadd\n") {
-        let host = ask_capture(2, true, Afterwards::Kill);
+        let host = ask_capture(2, true, AfterCapture::Kill);
         expect_failure(
             &host,
             FailedBecause::Refused,

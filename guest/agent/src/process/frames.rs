@@ -3,10 +3,10 @@ use std::io;
 use nvvmm_process::{Error, PageSink, PageSource, Pid, Placed, Taken};
 use nvvmm_protocol::{FrameRun, Frames, FromAgent, RUNS_MAX, send};
 
-use super::{failure, wait_until_done};
-use crate::serve::{Failure, Stream};
+use super::answers::{failure, wait_until_done};
+use crate::stream::{Failure, Stream};
 
-/// Runs of frames, each with its first one and how many, as messages have them.
+/// Runs of frames, each with its first frame and its length, as messages have them.
 pub fn messages_of(runs: &[(u64, u64)]) -> impl Iterator<Item = Vec<Frames>> {
     runs.chunks(RUNS_MAX).map(|part| {
         let frames = part.iter().filter_map(|(gfn, count)| {
@@ -22,7 +22,7 @@ pub fn messages_of(runs: &[(u64, u64)]) -> impl Iterator<Item = Vec<Frames>> {
 pub struct HostPages<'a, S> {
     stream: &'a mut S,
     failure: Option<Failure>,
-    /// How many were named to it.
+    /// Number of pages that were named to the host.
     pub sent: u64,
 }
 
@@ -44,8 +44,8 @@ impl<'a, S: Stream> HostPages<'a, S> {
         Ok(())
     }
 
-    /// What came of a capture or restart with these pages. What the host said, or that it is gone,
-    /// counts before what followed from that.
+    /// The outcome of a capture or restart with these pages. A failure of the host counts before
+    /// the errors that followed from it.
     pub fn outcome<T>(&mut self, outcome: Result<T, Error>) -> Result<T, Failure> {
         outcome.map_err(|error| self.failure.take().unwrap_or_else(|| failure(&error)))
     }

@@ -1,14 +1,14 @@
-//! Processes that are never captured: to freeze them would stop the agent, or the guest.
+//! Refuses processes whose freeze would stop the agent or the guest.
 
 use std::fs;
 
-use super::refused;
-use crate::serve::Failure;
+use super::answers::refused;
+use crate::stream::Failure;
 
-/// Of the flags in /proc/PID/stat: a thread of the kernel.
+/// The flag in /proc/PID/stat of a thread of the kernel.
 const PF_KTHREAD: u64 = 0x0020_0000;
 
-/// Refuses them by name, and what is no process.
+/// Refuses such a process by name, and a number that is not a process.
 pub fn refuse(pid: i32) -> Result<(), Failure> {
     let own = std::process::id() as i32;
     let why = if pid <= 0 {

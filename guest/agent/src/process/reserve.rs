@@ -1,6 +1,5 @@
-//! Memory that is kept ready for the next restart, if whoever runs the agent wants that:
-//! `NVVMM_RESERVE=SIZE` in its environment. (The kernel makes that of the same words on its command
-//! line, for its first process.)
+//! Memory that is kept ready for the next restart, if `NVVMM_RESERVE=SIZE` is in the agent's
+//! environment. The kernel sets that for its first process if its command line has the same words.
 
 use std::fs;
 use std::path::Path;
@@ -11,14 +10,14 @@ use std::time::Duration;
 use nvvmm_process::{Empty, Error, Reserve};
 use nvvmm_protocol::FromGuest;
 
+use super::exclusive::one_at_a_time;
 use super::frames::messages_of;
-use super::one_at_a_time;
 use crate::link;
 
 const VARIABLE: &str = "NVVMM_RESERVE";
-/// Has the size in bytes while there is one.
+/// A file that contains the size in bytes while there is a reserve.
 const FILE: &str = "/run/nvvmm/reserve";
-/// After a failure, for want of memory above all.
+/// Pause after a failure, which is mostly a lack of memory.
 const PAUSE: Duration = Duration::from_secs(60);
 /// A smaller process does not take long.
 const PAGES_MIN: u64 = 1024;
@@ -26,7 +25,7 @@ const PAGES_MIN: u64 = 1024;
 static READY: Mutex<Option<Reserve>> = Mutex::new(None);
 static TAKEN: Condvar = Condvar::new();
 
-/// Keeps one from now on, if that is wanted.
+/// Keeps a reserve from now on, if the environment asks for it.
 pub fn keep_as_told() {
     let Some(size) = std::env::var_os(VARIABLE) else {
         return;
@@ -40,7 +39,7 @@ pub fn keep_as_told() {
     }
 }
 
-/// For an image with so many pages: the reserve, if there is one and it is worth it.
+/// Takes the reserve for an image of so many pages, if there is one and it is worth it.
 pub fn take(pages: u64) -> Option<Reserve> {
     if pages < PAGES_MIN {
         return None;
@@ -55,7 +54,7 @@ fn keep(bytes: u64) {
     loop {
         match make(bytes) {
             Ok(reserve) => {
-                // Nobody need find it; it is for whoever waits for it.
+                // Only tests and users wait for this file: a failure does not matter.
                 let _ = note(reserve.len_bytes());
                 tell_host(&reserve);
                 *ready() = Some(reserve);
@@ -91,8 +90,8 @@ fn note(bytes: u64) -> std::io::Result<()> {
     fs::write(FILE, format!("{bytes}\n"))
 }
 
-/// So that it need not be in the page tables of the host, from which it takes time to take it at
-/// the restart.
+/// Tells the host the frames of the reserve. The host then keeps them out of its page tables, which
+/// saves time at the restart.
 fn tell_host(reserve: &Reserve) {
     let runs = reserve.frames().unwrap_or_default();
     for part in messages_of(&runs) {

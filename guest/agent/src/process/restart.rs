@@ -10,11 +10,13 @@ use std::time::Instant;
 use nvvmm_process::{Image, RestartOptions, WindowPages};
 use nvvmm_protocol::{FromAgent, Restart, Restarted, ToAgent, receive, send};
 
+use super::answers::{count, failure, refused};
+use super::exclusive::one_at_a_time;
 use super::frames::HostPages;
+use super::reserve;
 use super::window::Window;
-use super::{count, failure, one_at_a_time, refused, reserve};
 use crate::attached::{self, Stdio};
-use crate::serve::{Failure, Stream};
+use crate::stream::{Failure, Stream};
 use crate::sys;
 
 /// Restarts what the host sends.
@@ -40,7 +42,7 @@ pub fn run(request: &Restart, stream: &mut impl Stream) -> Result<(), Failure> {
         if outcome.is_err()
             && let Some(window) = window.take()
         {
-            window.let_go();
+            window.release();
         }
         let pid = outcome.as_ref().ok().map(|restarted| restarted.pid as u32);
         let _ = said.send(outcome);
@@ -51,7 +53,7 @@ pub fn run(request: &Restart, stream: &mut impl Stream) -> Result<(), Failure> {
             }
         }
         if let Some(window) = window {
-            window.let_go();
+            window.release();
         }
     });
     let restarted = heard.recv().map_err(|_| Failure::Broken)??;

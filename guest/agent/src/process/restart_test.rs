@@ -1,6 +1,6 @@
 use std::process::Stdio;
 
-use nvvmm_protocol::{Afterwards, Ended, Exec, FailedBecause, TerminalSize};
+use nvvmm_protocol::{AfterCapture, Ended, Exec, FailedBecause, TerminalSize};
 
 use super::*;
 use crate::process::test_host::*;
@@ -60,7 +60,7 @@ fn a_session_on_a_terminal_is_one_again() {
     let line = hear_until(&program, "\n");
     let pid = line.trim().strip_prefix("pid ").unwrap().parse().unwrap();
     let mut kept = Kept::default();
-    let host = ask_capture(pid, true, Afterwards::Kill);
+    let host = ask_capture(pid, true, AfterCapture::Kill);
     kept.hear_capture(&host, pid);
     host.end();
     assert_eq!(program.hear(), FromAgent::Exited(Ended::Signal(9)));
@@ -179,7 +179,7 @@ fn a_number_in_use_is_refused() {
     }
     let subject = Subject::start();
     let mut kept = Kept::default();
-    let host = ask_capture(subject.pid, false, Afterwards::Thaw);
+    let host = ask_capture(subject.pid, false, AfterCapture::Thaw);
     kept.hear_capture(&host, subject.pid);
     host.end();
     let host = kept.ask_restart(false);

@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nvvmm_protocol::{
-    Afterwards, Capture, Captured, DATA_BYTES_MAX, FailedBecause, FrameRun, FromAgent, Restart,
+    AfterCapture, Capture, Captured, DATA_BYTES_MAX, FailedBecause, FrameRun, FromAgent, Restart,
     TerminalSize, ToAgent,
 };
 use tempfile::TempDir;
@@ -32,8 +32,7 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Whether tests can trace processes, choose numbers and see frames here. If not it is said,
-/// loudly.
+/// True if tests can trace processes, choose numbers and see frames here. If not, prints that.
 pub fn can_run() -> bool {
     // SAFETY: takes no arguments.
     let root = unsafe { libc::geteuid() } == 0;
@@ -57,7 +56,7 @@ pub struct Subject {
     ended: JoinHandle<ExitStatus>,
 }
 
-/// What it says, and its status, if it found all as it was.
+/// Its output and its status, if it found everything unchanged.
 pub const WHOLE: (&str, i32) = ("all is there\n", 7);
 
 impl Subject {
@@ -116,7 +115,7 @@ impl Subject {
             .unwrap()
     }
 
-    /// It was never killed, and finds all as it was.
+    /// Lets it end, and checks that it was never killed and finds everything unchanged.
     pub fn ends_well(self) {
         fs::write(self.path("go"), "").unwrap();
         let output = self.path("output");
@@ -127,7 +126,7 @@ impl Subject {
         );
     }
 
-    /// It was killed.
+    /// Checks that it was killed.
     pub fn was_killed(self) -> Restartable {
         assert_eq!(self.ended.join().unwrap().signal(), Some(libc::SIGKILL));
         Restartable {
@@ -137,7 +136,7 @@ impl Subject {
     }
 }
 
-/// What is left of a subject that was killed.
+/// The files of a subject that was killed.
 pub struct Restartable {
     pub pid: i32,
     directory: TempDir,
@@ -163,7 +162,7 @@ impl Restartable {
     }
 }
 
-/// What the host keeps of a process.
+/// Pages and image of a process, as the host keeps them.
 #[derive(Default)]
 pub struct Kept {
     pages: HashMap<u64, Vec<u8>>,
@@ -240,7 +239,7 @@ impl Kept {
         self.restart_on(pid, attach, None)
     }
 
-    /// As [`Kept::restart`], attached to a terminal.
+    /// Does the same as [`Kept::restart`], attached to a terminal.
     pub fn restart_on(&self, pid: i32, attach: bool, terminal: Option<TerminalSize>) -> HostEnd {
         let host = self.ask_restart_on(attach, terminal);
         let restarted = loop {
@@ -261,7 +260,7 @@ impl Kept {
 }
 
 /// Asks for a capture.
-pub fn ask_capture(pid: i32, external_stdio: bool, afterwards: Afterwards) -> HostEnd {
+pub fn ask_capture(pid: i32, external_stdio: bool, afterwards: AfterCapture) -> HostEnd {
     HostEnd::ask(ToAgent::Capture(Capture {
         pid,
         tree: false,
@@ -282,7 +281,7 @@ pub fn expect_failure(host: &HostEnd, expected: FailedBecause, words: &str) {
 /// Captures and kills.
 pub fn captured(subject: Subject, external_stdio: bool) -> (Restartable, Kept) {
     let mut kept = Kept::default();
-    let host = ask_capture(subject.pid, external_stdio, Afterwards::Kill);
+    let host = ask_capture(subject.pid, external_stdio, AfterCapture::Kill);
     kept.hear_capture(&host, subject.pid);
     host.end();
     (subject.was_killed(), kept)
@@ -301,7 +300,7 @@ fn memory(pid: i32) -> File {
         .unwrap()
 }
 
-/// Where in a process each frame is.
+/// The address in a process of each frame.
 fn addresses(pid: i32) -> HashMap<u64, u64> {
     const PRESENT: u64 = 1 << 63;
     const FRAME_MASK: u64 = (1 << 55) - 1;

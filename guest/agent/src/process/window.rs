@@ -1,9 +1,9 @@
-//! Windows that the host shows images of processes in: virtio-pmem with an EROFS on it, behind
-//! virtio-mmio devices that are nothing until then.
+//! Windows in which the host shows images of processes: virtio-pmem with an EROFS on it, behind
+//! virtio-mmio devices that are empty until then.
 //!
-//! The kernel counts who uses one: as long as a process has memory mapped from it, it cannot be
-//! unmounted. When it can be, the driver is taken off the device, which tells the host that nobody
-//! looks any more.
+//! The kernel counts the users of a window. While a process has memory mapped from it, it cannot be
+//! unmounted. After the unmount the agent takes the driver off the device. This tells the host that
+//! nobody uses the window any more.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -16,26 +16,26 @@ use std::time::{Duration, Instant};
 
 use nvvmm_process::WINDOWS;
 
-use super::refused;
-use crate::serve::Failure;
+use super::answers::refused;
+use crate::stream::Failure;
 use crate::sys;
 
 const DEVICES: &str = "/sys/bus/platform/devices";
 const DRIVER: &str = "/sys/bus/platform/drivers/virtio-mmio";
 /// The ACPI name of virtio-mmio devices; a number follows.
 const DEVICE_NAME: &str = "LNRO0005:";
-/// What makes a disk of the device, and where it is seen that the kernel has it.
+/// Drivers that make a disk of the device, and directories that exist when the kernel has them.
 const DRIVERS: [(&str, &str); 2] = [
     ("virtio_pmem", "/sys/bus/virtio/drivers/virtio_pmem"),
     ("nd_pmem", "/sys/bus/nd/drivers/nd_pmem"),
 ];
 const FILE_SYSTEM: &str = "erofs";
 const FILE: &str = "pages";
-/// How long the kernel has to make a disk of the device: ten times and more of what it takes in an
+/// Time for the kernel to make a disk of the device: more than ten times what it takes in an
 /// emulated machine, and less than the host waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(10);
-/// How often it is looked whether a window is still used, when the first process is gone.
+/// Time between two checks if a window is still used, when the first process is gone.
 const IN_USE_POLL: Duration = Duration::from_secs(1);
 
 /// A window that is mounted.
@@ -84,7 +84,7 @@ impl Window {
     /// The image's pages.
     ///
     /// # Errors
-    /// It would be read through the page cache.
+    /// Fails if the image would be read through the page cache.
     pub fn pages(&self) -> Result<File, Failure> {
         let failed =
             |error: io::Error| Failure::io("the image in the window cannot be opened", &error);
@@ -95,8 +95,8 @@ impl Window {
         Ok(file)
     }
 
-    /// Waits until nothing uses the window, and lets go of it.
-    pub fn let_go(self) {
+    /// Waits until nothing uses the window, and releases it.
+    pub fn release(self) {
         while self
             .try_unmount()
             .is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
@@ -120,16 +120,16 @@ impl Window {
     }
 }
 
-/// Lets go of the windows of an agent that was here before, each when nothing uses it any more.
-pub fn let_go_of_former() {
+/// Releases the windows of a former agent, each when nothing uses it any more.
+pub fn release_former() {
     for place in fs::read_dir(WINDOWS).into_iter().flatten().flatten() {
         if let Ok(device) = place.file_name().into_string() {
-            thread::spawn(|| Window { device }.let_go());
+            thread::spawn(|| Window { device }.release());
         }
     }
 }
 
-/// Has the kernel load what it needs for a window, or says what it lacks.
+/// Makes the kernel load the drivers for a window. The error says what it lacks.
 fn load_drivers() -> Result<(), Failure> {
     let lacks = |name| {
         refused(format!(
@@ -157,7 +157,7 @@ fn load_drivers() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where there is no such program, or no such module, it is seen afterwards.
+/// Loads a module of the kernel. Failures show afterwards, when the driver is missing.
 fn modprobe(module: &str) {
     let _ = Command::new("modprobe")
         .args(["-q", module])

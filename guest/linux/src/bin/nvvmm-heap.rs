@@ -1,6 +1,6 @@
-//! nvvmm-heap MIB DIRECTORY: a process to capture. It fills so much private memory with a pattern,
-//! makes DIRECTORY/ready, and waits for DIRECTORY/go. Then it verifies every word and puts into
-//! DIRECTORY/verdict what it found and what that took. Again for each go.
+//! nvvmm-heap MIB DIRECTORY: a process to capture. It fills MIB of private memory with a pattern,
+//! makes DIRECTORY/ready, and waits for DIRECTORY/go. Then it verifies every word, and writes the
+//! result and its cost to DIRECTORY/verdict. It repeats this for each go.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ fn run() -> io::Result<()> {
     }
 }
 
-/// What the word at `index` must be.
+/// The expected word at `index`.
 fn word(index: u64) -> u64 {
     (index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ index >> 3
 }
@@ -65,7 +65,7 @@ fn minor_faults() -> i64 {
     usage.ru_minflt
 }
 
-/// Whoever sees the file sees all of it.
+/// Writes a file that is never seen in part.
 fn publish(directory: &Path, name: &str, content: &str) -> io::Result<()> {
     let new = directory.join(format!("{name}.new"));
     std::fs::write(&new, content)?;

@@ -1,12 +1,11 @@
-//! What the kernel tells about a process to nobody but the process itself: asked by system calls
-//! made in its name.
+//! State that the kernel tells only to the process itself: read by system calls of that process.
 
+use crate::arch::PAGE_BYTES;
 use crate::error::Error;
 use crate::freeze::FrozenProcess;
 use crate::image::{AltStack, ItimerValue, SignalAction};
 use crate::inject::{Memory, Remote};
 use crate::observe;
-use crate::sys::PAGE_BYTES;
 
 const SIGNALS: u64 = 64;
 /// The length of the kernel's signal mask.
@@ -37,7 +36,7 @@ pub struct ThreadAnswers {
     pub secure_bits: u32,
 }
 
-/// Asks a frozen process. It stands as it stood, whatever the outcome.
+/// Asks a frozen process. FreezeEnd its state is as before, whatever the result.
 pub fn ask(process: &FrozenProcess, syscall_at: u64) -> Result<Answers, Error> {
     let memory = Memory::open(process.pid)?;
     with_remote(process, 0, syscall_at, |remote| {
@@ -183,7 +182,7 @@ impl Asking<'_> {
         )
     }
 
-    /// Of an option that answers with an int in memory.
+    /// Calls prctl(2) with an option that answers with an int in memory.
     fn prctl_number(&self, option: i32) -> Result<i32, Error> {
         self.prctl(option, self.room)?;
         Ok(self.memory.read_u64(self.room)? as i32)

@@ -1,98 +1,17 @@
-//! What an image does not hold is refused, by name: before anything is frozen, and again once all
-//! stands still.
+//! Refuses, by name, what an image cannot hold: before anything is frozen, and again once all
+//! processes stand still.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::CaptureOptions;
 use super::files;
-use crate::error::{Error, Pid, Place, Refusal};
+use super::observed::{Observation, Observed, identity};
+use super::options::CaptureOptions;
+use crate::error::{Error, Pid, ProcessPart, Refusal};
 use crate::freeze::FrozenThread;
-use crate::observe::{self, Descriptor, Listing, Mapping, Pagemap, Status, Vdso};
+use crate::observe::{self, Listing, Mapping, Pagemap, Status};
 use crate::sys::{self, FileTable};
-
-/// Everything that /proc says of a process.
-#[derive(Debug)]
-pub struct Observed {
-    pub pid: Pid,
-    /// The leader first.
-    pub threads: Vec<(Pid, Status)>,
-    pub mappings: Vec<Mapping>,
-    pub descriptors: Vec<Descriptor>,
-    pub children: Vec<Pid>,
-    pub vdso: Option<Vdso>,
-}
-
-impl Observed {
-    fn read(pid: Pid) -> Result<Self, Error> {
-        let mut threads = Vec::new();
-        for tid in observe::threads(pid)? {
-            match observe::status(pid, tid) {
-                // A thread that ended while it was looked at.
-                Err(Error::Gone(_)) if tid != pid => {}
-                other => threads.push((tid, other?)),
-            }
-        }
-        threads.sort_by_key(|(tid, _)| (*tid != pid, *tid));
-        let mappings = observe::mappings(pid)?;
-        let vdso = observe::find_vdso(pid, &mappings)?;
-        let descriptors = observe::descriptors(pid)?;
-        Ok(Self {
-            pid,
-            threads,
-            mappings,
-            descriptors,
-            children: observe::children(pid)?,
-            vdso,
-        })
-    }
-
-    /// The status of its first thread.
-    pub fn leader(&self) -> &Status {
-        &self.threads[0].1
-    }
-
-    fn refuse(&self, place: Place, reason: impl Into<String>) -> Refusal {
-        Refusal {
-            pid: self.pid,
-            place,
-            reason: reason.into(),
-        }
-    }
-}
-
-/// Processes that are looked at together.
-#[derive(Debug)]
-pub struct Observation {
-    /// In the order asked for.
-    pub processes: Vec<Observed>,
-    /// Who else has an end of one of their pipes: process, pipe.
-    pub outside_ends: Vec<(Pid, u64)>,
-}
-
-impl Observation {
-    /// Observes processes, in this order.
-    pub fn new(pids: &[Pid]) -> Result<Self, Error> {
-        let processes: Vec<Observed> = pids
-            .iter()
-            .map(|pid| Observed::read(*pid))
-            .collect::<Result<_, _>>()?;
-        let opened = processes.iter().flat_map(|process| &process.descriptors);
-        let pipes: HashSet<u64> = opened.filter_map(Descriptor::pipe).collect();
-        let outside_ends = if pipes.is_empty() {
-            Vec::new()
-        } else {
-            observe::pipe_holders(&pipes, pids)?
-        };
-        Ok(Self {
-            processes,
-            outside_ends,
-        })
-    }
-}
 
 /// Processes that could be captured.
 #[derive(Debug)]
@@ -126,7 +45,7 @@ impl Checked {
     }
 }
 
-/// Whether a process could be captured as it is now. It is not stopped for this.
+/// Checks that a process could be captured as it is now. The process is not stopped for this.
 pub fn check(pid: Pid, options: CaptureOptions) -> Result<Checked, Error> {
     if observe::is_zombie(pid)? {
         return Err(Error::Gone(pid));
@@ -158,7 +77,7 @@ pub fn check(pid: Pid, options: CaptureOptions) -> Result<Checked, Error> {
     })
 }
 
-/// All that keeps these processes from being captured, but for what only a freeze shows.
+/// Finds all that prevents a capture of these processes, except for what only a freeze shows.
 pub fn refusals(observed: &Observation, options: CaptureOptions) -> Vec<Refusal> {
     let all = &observed.processes;
     let mut refusals = Vec::new();
@@ -170,12 +89,12 @@ pub fn refusals(observed: &Observation, options: CaptureOptions) -> Vec<Refusal>
         }
         for mapping in process.mappings.iter().filter(|mapping| !mapping.is_vdso()) {
             if let Some(reason) = mapping_refusal(process, mapping) {
-                refusals.push(process.refuse(Place::Address(mapping.start), reason));
+                refusals.push(process.refuse(ProcessPart::Address(mapping.start), reason));
             }
         }
         for descriptor in &process.descriptors {
             if let Err(reason) = files::kind(descriptor, options, &observed.outside_ends) {
-                refusals.push(process.refuse(Place::Descriptor(descriptor.fd), reason));
+                refusals.push(process.refuse(ProcessPart::Descriptor(descriptor.fd), reason));
             }
         }
     }
@@ -183,11 +102,9 @@ pub fn refusals(observed: &Observation, options: CaptureOptions) -> Vec<Refusal>
 }
 
 impl FrozenThread {
-    /// What only a freeze shows.
+    /// The refusal of what only a freeze shows.
     pub(super) fn refusal(&self, pid: Pid) -> Option<Refusal> {
-        /// The code segment of 64-bit programs.
-        const USER_CS: u64 = 0x33;
-        let reason = if self.registers.cs != USER_CS {
+        let reason = if !self.registers.is_64_bit() {
             "runs 32-bit code"
         } else if self.group_stopped {
             "is stopped"
@@ -196,7 +113,7 @@ impl FrozenThread {
         };
         Some(Refusal {
             pid,
-            place: Place::Thread(self.tid),
+            place: ProcessPart::Thread(self.tid),
             reason: reason.into(),
         })
     }
@@ -215,7 +132,7 @@ fn whole_process(process: &Observed, refusals: &mut Vec<Refusal>) {
         "user",
         "uts",
     ];
-    let mut refuse = |reason: String| refusals.push(process.refuse(Place::Process, reason));
+    let mut refuse = |reason: String| refusals.push(process.refuse(ProcessPart::Process, reason));
     let link = |pid: &str, name: &str| std::fs::read_link(format!("/proc/{pid}/{name}")).ok();
     let pid = process.pid.to_string();
     for name in NAMESPACES {
@@ -262,13 +179,13 @@ fn family(
             "has children (such as {}); they would have to come along",
             process.children[0]
         );
-        refusals.push(process.refuse(Place::Process, reason));
+        refusals.push(process.refuse(ProcessPart::Process, reason));
     }
     for child in process.children.iter().filter(|_| options.tree) {
         // It ended and is not waited for, so nobody has observed it.
         if all.iter().all(|other| other.pid != *child) {
             refusals.push(process.refuse(
-                Place::Process,
+                ProcessPart::Process,
                 format!("has a child, {child}, that ended and was not waited for"),
             ));
         }
@@ -276,7 +193,7 @@ fn family(
 }
 
 fn thread(process: &Observed, tid: Pid, status: &Status, refusals: &mut Vec<Refusal>) {
-    let mut refuse = |reason: &str| refusals.push(process.refuse(Place::Thread(tid), reason));
+    let mut refuse = |reason: &str| refusals.push(process.refuse(ProcessPart::Thread(tid), reason));
     match status.state {
         'T' => refuse("is stopped"),
         'Z' | 'X' => refuse("has ended, but not all of its process"),
@@ -359,14 +276,7 @@ fn mapping_refusal(process: &Observed, mapping: &Mapping) -> Option<String> {
         .map(|reason| format!("is of a file {reason}"))
 }
 
-/// Device and inode number.
-pub fn identity(path: &Path) -> Option<(u64, u64)> {
-    std::fs::metadata(path)
-        .ok()
-        .map(|found| (found.dev(), found.ino()))
-}
-
-/// 1: 32 bits, 2: 64 bits.
+/// Reads the class of an ELF file: 1 is 32 bits, 2 is 64 bits.
 fn elf_class(program: &Path) -> Option<u8> {
     let mut head = [0; 5];
     File::open(program).ok()?.read_exact(&mut head).ok()?;

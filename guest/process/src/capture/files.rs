@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FcntlArg, SpliceFFlags, fcntl, tee};
 use nix::unistd::pipe;
 
-use super::CaptureOptions;
-use super::check::{Observed, identity};
+use super::observed::{Observed, identity};
+use super::options::CaptureOptions;
 use crate::error::{Error, Pid, failed};
 use crate::image::{MappedFile, OpenFile, Pipe, ProcessDescriptor, What};
 use crate::observe::{Descriptor, Mapping};
@@ -35,14 +35,14 @@ pub fn map_link(pid: Pid, mapping: &Mapping) -> PathBuf {
     ))
 }
 
-/// Whether a mapping stands for anonymous memory that the process had when it was captured before
-/// (`--window`).
+/// True if a mapping stands for anonymous memory of the process at an earlier capture (`restore
+/// --window`).
 pub fn is_of_window(mapping: &Mapping) -> bool {
     !mapping.shared && mapping.name.starts_with(WINDOWS)
 }
 
-/// The file that a link of /proc leads to, which must be there under its name; else what is wrong
-/// with it.
+/// The file that a link of /proc leads to. It must exist under its name; otherwise the error says
+/// what is wrong with it.
 pub fn mapped_file(link: &Path, name: &Path) -> Result<MappedFile, String> {
     let shown = name.display();
     let found = std::fs::metadata(link)
@@ -64,7 +64,7 @@ pub fn mapped_file(link: &Path, name: &Path) -> Result<MappedFile, String> {
     })
 }
 
-/// What is open; pipes by inode number. Or the reason why it cannot be held.
+/// The kind of an open file, or the reason why it cannot be captured.
 pub fn kind(
     open: &Descriptor,
     options: CaptureOptions,
@@ -77,7 +77,7 @@ pub fn kind(
     kind
 }
 
-/// What is open.
+/// The kind of an open file; a pipe has its inode number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     File,
@@ -125,7 +125,7 @@ pub struct Collector<'a> {
     options: CaptureOptions,
     outside_ends: &'a [(Pid, u64)],
     files: Vec<OpenFile>,
-    /// For each file somebody who has it open, to compare with.
+    /// A process that has the file open, for each file, to compare with.
     owners: Vec<(Pid, Descriptor)>,
     pipes: HashMap<u64, u32>,
 }
@@ -238,7 +238,7 @@ fn borrow(pid: Pid, fd: i32) -> Result<OwnedFd, Error> {
     sys::pidfd_getfd(process.as_fd(), fd).map_err(doing())
 }
 
-/// What is in a pipe, which stays there.
+/// Copies the bytes in a pipe, and leaves them there.
 fn peek(end: &OwnedFd, capacity: i32) -> Result<Vec<u8>, Error> {
     let doing = || failed("copy what is in a pipe");
     let (read, write) = pipe().map_err(doing())?;

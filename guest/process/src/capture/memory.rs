@@ -1,15 +1,15 @@
-//! Which pages a process has of its own, and where they are just now.
+//! Finds the pages that a process has of its own, and the frames that they are in now.
 
 use std::collections::{BTreeMap, HashSet};
 
+use crate::arch::PAGE_BYTES;
 use crate::error::{Error, failed};
 use crate::image::{Mapped, Mapping, PageRun, Process};
 use crate::inject::Memory;
 use crate::observe::{FrameRun, Listing, Pagemap};
 use crate::pages::{PageSink, Taken};
-use crate::sys::PAGE_BYTES;
 
-/// How often pages are listed before it is given up.
+/// The most listings of pages before the capture gives up.
 const ROUNDS_MAX: u32 = 64;
 
 /// Hands a process's pages to the sink, each with a number of its own from `next` on, until none

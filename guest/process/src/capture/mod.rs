@@ -1,43 +1,36 @@
-//! A frozen process becomes an image.
+//! Makes an image of frozen processes.
 
 mod asked;
 mod check;
 mod files;
 mod memory;
+mod observed;
+mod options;
 mod process;
 
 pub use check::{Checked, check};
-pub(crate) use process::xfeatures;
+pub use options::CaptureOptions;
 
+use crate::arch::xfeatures;
 use crate::error::{Error, Pid};
 use crate::freeze::Frozen;
 use crate::image::Image;
 use crate::observe;
 use crate::pages::PageSink;
-use check::Observation;
+use observed::Observation;
 
-/// How a capture is to be made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CaptureOptions {
-    /// With all descendants.
-    pub tree: bool,
-    /// Standard input, output and error may lead to what an image does not hold (terminals, pipes
-    /// of others, sockets). Whoever restarts puts something in their place.
-    pub external_stdio: bool,
-}
-
-/// What a capture gives.
+/// The result of a capture.
 #[derive(Clone, Debug)]
 pub struct Captured {
     /// All but the content of pages.
     pub image: Image,
-    /// How often the pages of one process were listed, at most, until none moved any more.
+    /// The most listings of one process's pages that it took until none moved any more.
     pub rounds: u32,
 }
 
 impl Frozen {
-    /// Captures what stands still. Nothing of it is changed; how often doesn't matter. It is
-    /// checked again, as it may have changed since [`check`].
+    /// Captures the frozen processes, as often as is wanted: nothing of them is changed. They are
+    /// checked again, because they may have changed since [`check`].
     pub fn capture(
         &self,
         options: CaptureOptions,

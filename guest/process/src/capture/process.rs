@@ -4,8 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::asked::{self, ThreadAnswers};
-use super::check::Observed;
 use super::files;
+use super::observed::Observed;
 use crate::error::{Error, Pid, failed};
 use crate::freeze::{FrozenProcess, FrozenThread};
 use crate::image::{
@@ -95,19 +95,6 @@ fn thread(
         affinity: sys::affinity(tid).map_err(doing())?,
         parent_death_signal: answers.parent_death_signal,
     })
-}
-
-/// The extended state components that are enabled, from where the kernel puts them for a tracer.
-pub fn xfeatures(xstate: &[u8]) -> u64 {
-    const XCR0_OFFSET: usize = 464;
-    // In the FXSAVE format nothing is said there.
-    if xstate.len() <= sys::FXSAVE_BYTES {
-        return 0;
-    }
-    let bytes = xstate
-        .get(XCR0_OFFSET..XCR0_OFFSET + 8)
-        .and_then(|bytes| bytes.try_into().ok());
-    bytes.map_or(0, u64::from_le_bytes)
 }
 
 fn mapping(

@@ -1,15 +1,16 @@
 //! A thread that was frozen inside a restartable sequence (rseq(2)).
 
+use crate::arch::Registers;
 use crate::error::{Error, Pid, failed};
 use crate::inject::Memory;
-use crate::sys::{self, Registers};
+use crate::sys;
 
-/// Where `struct rseq` has the address of the critical section that the thread is in.
+/// Offset in `struct rseq` of the address of the thread's critical section.
 const RSEQ_CS_OFFSET: u64 = 8;
 
-/// Where the thread must go on if its instruction pointer is inside a critical section: its abort
-/// handler. A freeze preempts the thread, so the kernel would send it there too; but system calls
-/// made in its name end the section unnoticed.
+/// The abort handler, if the thread is inside a critical section: the thread must continue
+/// there. A freeze preempts the thread, so the kernel would send it there, too. But system
+/// calls that the thread makes for the capture end the section unnoticed.
 pub fn abort_address(pid: Pid, tid: Pid, registers: &Registers) -> Result<Option<u64>, Error> {
     let Some(area) =
         sys::rseq_area(tid).map_err(failed(format!("read the rseq area of thread {tid}")))?
@@ -25,5 +26,5 @@ pub fn abort_address(pid: Pid, tid: Pid, registers: &Registers) -> Result<Option
     let start = memory.read_u64(section + 8)?;
     let len = memory.read_u64(section + 16)?;
     let abort = memory.read_u64(section + 24)?;
-    Ok((registers.rip.wrapping_sub(start) < len).then_some(abort))
+    Ok((registers.instruction().wrapping_sub(start) < len).then_some(abort))
 }

@@ -1,31 +1,31 @@
-//! Stopping every thread of a process, or of a process and its descendants, and letting them go
-//! again.
+//! Stops every thread of a process, or of a process and its descendants, and releases them again.
 
 mod critical;
 
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
+use crate::arch::Registers;
 use crate::error::{Error, Pid, Refusal, failed};
 use crate::observe;
-use crate::sys::{self, Options, Registers, Stop, Waited};
+use crate::sys::{self, Options, Stop, Waited};
 
-/// How long a thread may take to stop.
+/// The longest time that a thread may take to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-/// What becomes of a process when its freeze ends.
+/// The fate of a process when its freeze ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Afterwards {
-    /// It goes on.
+pub enum FreezeEnd {
+    /// The process continues.
     Thaw,
-    /// It stays stopped, as by SIGSTOP.
+    /// The process stays stopped, as by SIGSTOP.
     Stop,
-    /// It is killed.
+    /// The process is killed.
     Kill,
 }
 
-/// Processes that stand still. Dropped, it lets them go on. A tracer is a thread, so it stays on
-/// the one that made it.
+/// Processes that stand still. When dropped, it lets them continue. A tracer is a thread, so this
+/// stays on the thread that made it.
 #[derive(Debug)]
 pub struct Frozen {
     processes: Vec<FrozenProcess>,
@@ -48,11 +48,11 @@ pub struct FrozenProcess {
 pub struct FrozenThread {
     /// Its number.
     pub tid: Pid,
-    /// What it goes on with.
+    /// The registers with which it continues.
     pub registers: Registers,
     /// The signals it has blocked.
     pub signal_mask: u64,
-    /// It was stopped already, by a signal.
+    /// True if a signal had stopped it before.
     pub group_stopped: bool,
 }
 
@@ -71,7 +71,7 @@ impl Frozen {
         let mut next = 0;
         while tree && next < frozen.processes.len() {
             for child in observe::children(frozen.processes[next].pid)? {
-                // One that ended already is dealt with by whoever looks at the tree.
+                // A child that ended already is dealt with by the check of the tree.
                 if !observe::is_zombie(child)? {
                     frozen.add(child)?;
                 }
@@ -81,12 +81,12 @@ impl Frozen {
         Ok(frozen)
     }
 
-    /// What stands still, parents before their children.
+    /// The frozen processes, parents before their children.
     pub fn processes(&self) -> &[FrozenProcess] {
         &self.processes
     }
 
-    /// For how long the first of its threads has been still.
+    /// Time since the first of its threads stood still.
     pub fn elapsed(&self) -> Duration {
         self.since.elapsed()
     }
@@ -121,11 +121,11 @@ impl Frozen {
     }
 
     /// Ends the freeze.
-    pub fn end(mut self, afterwards: Afterwards) -> Result<(), Error> {
+    pub fn end(mut self, afterwards: FreezeEnd) -> Result<(), Error> {
         self.release(afterwards)
     }
 
-    fn release(&mut self, afterwards: Afterwards) -> Result<(), Error> {
+    fn release(&mut self, afterwards: FreezeEnd) -> Result<(), Error> {
         self.ended = true;
         let mut outcome = Ok(());
         let mut send = |pid: Pid, signal: i32| {
@@ -134,16 +134,16 @@ impl Frozen {
         };
         // Children first, so that no parent sees one that it could still find stopped.
         for process in self.processes.iter().rev() {
-            if afterwards != Afterwards::Thaw {
+            if afterwards != FreezeEnd::Thaw {
                 send(process.pid, libc::SIGSTOP);
             }
             for thread in &process.threads {
-                // One that died is let go already.
+                // A thread that died is released already.
                 let _ = sys::detach(thread.tid);
             }
             // Only now: a thread that dies while it is traced stays until its tracer has waited for
             // it.
-            if afterwards == Afterwards::Kill {
+            if afterwards == FreezeEnd::Kill {
                 send(process.pid, libc::SIGKILL);
             }
         }
@@ -154,13 +154,13 @@ impl Frozen {
 impl Drop for Frozen {
     fn drop(&mut self) {
         if !self.ended {
-            let _ = self.release(Afterwards::Thaw);
+            let _ = self.release(FreezeEnd::Thaw);
         }
     }
 }
 
 impl FrozenProcess {
-    /// False: the thread ended meanwhile.
+    /// Returns false if the thread ended meanwhile.
     fn freeze_thread(&mut self, tid: Pid) -> Result<bool, Error> {
         if let Err(error) = sys::seize(tid, Options::Capture) {
             if error.raw_os_error() == Some(libc::ESRCH) {
@@ -172,7 +172,7 @@ impl FrozenProcess {
                 None => failed(format!("trace thread {tid}"))(error),
             });
         }
-        // In the list from now on, so that it is let go whatever happens.
+        // In the list from now on, so that it is released in any case.
         let fresh = FrozenThread {
             tid,
             registers: Registers::default(),
@@ -195,7 +195,7 @@ impl FrozenThread {
         let doing = || failed(format!("read the state of thread {}", self.tid));
         self.registers = sys::registers(self.tid).map_err(doing())?;
         if let Some(abort) = critical::abort_address(pid, self.tid, &self.registers)? {
-            self.registers.rip = abort;
+            self.registers.set_instruction(abort);
             sys::set_registers(self.tid, &self.registers).map_err(doing())?;
         }
         self.signal_mask = sys::signal_mask(self.tid).map_err(doing())?;

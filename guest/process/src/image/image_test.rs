@@ -1,4 +1,8 @@
-use super::{Image, Mapped, Mapping, PageRun, Process, SignalAction, Thread};
+use super::{
+    Advice, Image, Mapped, MappedFile, Mapping, OpenFile, PageRun, Pipe, Process,
+    ProcessDescriptor, Rseq, SignalAction, Thread, What,
+};
+use crate::arch::Registers;
 use crate::error::Error;
 use crate::observe::Kernel;
 
@@ -36,6 +40,114 @@ fn image() -> Image {
         pages: 3,
         processes: vec![process],
         ..Image::default()
+    }
+}
+
+/// An image that uses every kind of record. Its bytes are in version-1.bin, as nvvmm wrote them
+/// before images named their architecture.
+fn image_of_the_fixture() -> Image {
+    let mut image = image();
+    image.boot = "8b1c7a34-0000-4000-8000-000000000001".into();
+    image.xfeatures = 7;
+    image.files = vec![
+        OpenFile {
+            what: What::File {
+                path: b"/var/log/a".to_vec(),
+                identity: (64, 12),
+                size_bytes: 5000,
+            },
+            flags: libc::O_RDWR | libc::O_APPEND,
+            offset: 77,
+        },
+        OpenFile {
+            what: What::PipeEnd {
+                pipe: 0,
+                write: true,
+            },
+            flags: libc::O_WRONLY,
+            offset: 0,
+        },
+        OpenFile {
+            what: What::Stdio {
+                stream: 2,
+                terminal: Some(vec![1, 2, 3]),
+            },
+            flags: libc::O_RDWR,
+            offset: 0,
+        },
+        OpenFile {
+            what: What::Device {
+                path: b"/dev/null".to_vec(),
+                device: 259,
+            },
+            flags: libc::O_RDONLY,
+            offset: 0,
+        },
+    ];
+    image.pipes = vec![Pipe {
+        capacity_bytes: 65_536,
+        held: b"held".to_vec(),
+    }];
+    let process = &mut image.processes[0];
+    process.group = 7;
+    process.session = 5;
+    process.executable = MappedFile {
+        path: b"/bin/a".to_vec(),
+        identity: (64, 13),
+        size_bytes: 9000,
+        modified: (1_700_000_000, 5),
+    };
+    process.mapped_files = vec![process.executable.clone()];
+    process.mappings.push(Mapping {
+        start: 0x20000,
+        end: 0x21000,
+        protection: libc::PROT_READ,
+        what: Mapped::PrivateFile {
+            file: 0,
+            offset: 0x1000,
+        },
+        advice: vec![Advice::DontFork, Advice::LockedOnFault],
+        ..Mapping::default()
+    });
+    process.descriptors = vec![ProcessDescriptor {
+        fd: 3,
+        file: 0,
+        close_on_exec: true,
+    }];
+    process.directory = b"/".to_vec();
+    process.umask = 0o22;
+    process.actions[1].handler = 0x11_000;
+    process.pending = vec![vec![9; 128]];
+    process.itimers[0].value_s = 3;
+    process.limits = vec![(1, 2), (u64::MAX, u64::MAX)];
+    process.threads[0] = Thread {
+        tid: 7,
+        name: b"main".to_vec(),
+        registers: registers(),
+        xstate: vec![0xab; 600],
+        signal_mask: 0x8000,
+        rseq: Some(Rseq {
+            address: 0x11_100,
+            size_bytes: 32,
+            signature: 0x5305_3053,
+        }),
+        nice: -3,
+        affinity: vec![3],
+        ..Thread::default()
+    };
+    image
+}
+
+fn registers() -> Registers {
+    Registers {
+        r15: 15,
+        rax: u64::MAX,
+        orig_rax: 34,
+        rip: 0x10_010,
+        cs: 0x33,
+        rsp: 0x1e_000,
+        fs_base: 0x11_200,
+        ..Registers::default()
     }
 }
 
@@ -135,4 +247,32 @@ fn what_makes_no_sense_is_refused() {
         mapping(|mapping| mapping.what = Mapped::PrivateFile { file: 0, offset: 0 }),
         "a mapping's file is missing"
     );
+}
+
+#[test]
+fn an_image_that_names_no_architecture_is_read_as_x86_64() {
+    let bytes = include_bytes!("version-1.bin");
+    assert_eq!(bytes[12..16], [0; 4]);
+    let image = Image::decode(bytes).expect("an image");
+    assert_eq!(image, image_of_the_fixture());
+    let mut again = image.encode().expect("an image");
+    assert_eq!(again[12..16], 62u32.to_le_bytes(), "new images name it");
+    again[12..16].fill(0);
+    assert_eq!(again, bytes);
+}
+
+#[test]
+fn an_image_of_another_architecture_is_refused_by_name() {
+    let mut bytes = image().encode().expect("an image");
+    for (number, name) in [(183u32, "aarch64"), (243, "riscv64"), (7, "architecture 7")] {
+        bytes[12..16].copy_from_slice(&number.to_le_bytes());
+        match Image::decode(&bytes) {
+            Err(error @ Error::OtherArchitecture(_)) => {
+                let message = error.to_string();
+                assert!(message.contains(name), "{message}");
+                assert!(message.ends_with("this machine is x86_64"), "{message}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! What an image holds besides pages, and its bytes.
+//! An image: all of its processes but their pages, and its encoding.
 
 mod record;
 mod state;

@@ -5,16 +5,19 @@
 //! |---|---|---|
 //! | 0 | 8 | `NVVMPROC` |
 //! | 8 | 4 | version of the encoding, 1 |
-//! | 12 | 4 | zero |
+//! | 12 | 4 | architecture: the number of ELF files (`e_machine`), 62: x86-64; 0: x86-64, too |
 //! | 16 | 4 | length of the state in bytes |
 //! | 20 | 4 | CRC-32 of the state |
 
 use super::Image;
+use crate::arch::{ARCHITECTURE, Architecture};
 use crate::error::Error;
 
 const MAGIC: [u8; 8] = *b"NVVMPROC";
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 24;
+/// The architecture of images from before this field: x86-64.
+const UNNAMED: u32 = 0;
 
 impl Image {
     /// The longest record that is read or written.
@@ -30,7 +33,7 @@ impl Image {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + state.len());
         bytes.extend(MAGIC);
         bytes.extend(VERSION.to_le_bytes());
-        bytes.extend([0; 4]);
+        bytes.extend(ARCHITECTURE.0.to_le_bytes());
         bytes.extend((state.len() as u32).to_le_bytes());
         bytes.extend(crc32fast::hash(&state).to_le_bytes());
         bytes.extend(state);
@@ -49,8 +52,15 @@ impl Image {
         if header[..8] != MAGIC {
             return Err(Error::BadImage("it does not begin as one"));
         }
-        if number(8) != VERSION || number(12) != 0 {
+        if number(8) != VERSION {
             return Err(Error::BadImage("another version of nvvmm made it"));
+        }
+        let architecture = match number(12) {
+            UNNAMED => Architecture::X86_64,
+            number => Architecture(number),
+        };
+        if architecture != ARCHITECTURE {
+            return Err(Error::OtherArchitecture(architecture.to_string()));
         }
         if bytes.len() > Self::BYTES_MAX || number(16) as usize != state.len() {
             return Err(Error::BadImage("its length is not what its header says"));

@@ -1,22 +1,23 @@
 use serde::{Deserialize, Serialize};
 
+use crate::arch::Registers;
 use crate::error::Pid;
 use crate::observe::{Ids, Kernel, MemoryLayout};
-use crate::sys::{Registers, Schedule};
+use crate::sys::Schedule;
 
-/// Processes of one instant, without their pages: those are where the one who captured put them.
+/// Processes of one instant, without the content of their pages: the capturer keeps that.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
     /// The kernel they ran on.
     pub kernel: Kernel,
-    /// Which boot of it, as of /proc/sys/kernel/random/boot_id. A VM that is restored goes on with
-    /// that of its snapshot.
+    /// The boot's ID, from /proc/sys/kernel/random/boot_id. A restored VM continues with the ID of
+    /// its snapshot.
     pub boot: String,
     /// The extended state components that were enabled (XCR0).
     pub xfeatures: u64,
-    /// How many pages the image has.
+    /// Number of pages in the image.
     pub pages: u64,
-    /// What is open, each open file once.
+    /// Open files, each of them once.
     pub files: Vec<OpenFile>,
     /// Pipes, with what is in them.
     pub pipes: Vec<Pipe>,
@@ -25,7 +26,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// How many threads its processes have.
+    /// Number of threads of its processes.
     pub fn threads(&self) -> usize {
         self.processes
             .iter()
@@ -39,7 +40,7 @@ impl Image {
 pub struct Process {
     /// Its number.
     pub pid: Pid,
-    /// Which of the image's processes is its parent; None for the root.
+    /// Index of its parent in the image's processes; None for the root.
     pub parent: Option<u32>,
     /// Its process group.
     pub group: Pid,
@@ -47,13 +48,13 @@ pub struct Process {
     pub session: Pid,
     /// The program.
     pub executable: MappedFile,
-    /// Where the kernel thinks the parts of its memory are.
+    /// Places of the parts of its memory, for the kernel.
     pub layout: MemoryLayout,
     /// End of the heap.
     pub brk: u64,
     /// Auxiliary vector.
     pub auxv: Vec<u8>,
-    /// Where the vDSO with what belongs to it begins.
+    /// Address of the vDSO with its data.
     pub vdso: u64,
     /// The files that are mapped.
     pub mapped_files: Vec<MappedFile>,
@@ -65,7 +66,7 @@ pub struct Process {
     pub directory: Vec<u8>,
     /// File mode creation mask.
     pub umask: u32,
-    /// What it does about each signal, from 1 on.
+    /// Its action for each signal, from 1 on.
     pub actions: Vec<SignalAction>,
     /// Signals pending for it as a whole, each a siginfo_t.
     pub pending: Vec<Vec<u8>>,
@@ -98,9 +99,9 @@ pub struct Thread {
     pub xstate: Vec<u8>,
     /// Blocked signals.
     pub signal_mask: u64,
-    /// Where signal handlers run.
+    /// The stack of signal handlers.
     pub alt_stack: AltStack,
-    /// What the kernel clears and wakes when the thread ends.
+    /// Address that the kernel clears and wakes when the thread ends.
     pub clear_child_tid: u64,
     /// List of robust futexes.
     pub robust_list: RobustList,
@@ -108,7 +109,7 @@ pub struct Thread {
     pub rseq: Option<Rseq>,
     /// Signals pending for it alone, each a siginfo_t.
     pub pending: Vec<Vec<u8>>,
-    /// Who it is, and what it may do.
+    /// Identity and privileges.
     pub credentials: Credentials,
     /// Nice value.
     pub nice: i32,
@@ -120,7 +121,7 @@ pub struct Thread {
     pub parent_death_signal: i32,
 }
 
-/// Who a thread is, and what it may do.
+/// Identity and privileges of a thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     /// Users, groups, capabilities.
@@ -175,10 +176,10 @@ pub struct ItimerValue {
     pub value_us: i64,
 }
 
-/// Which file is mapped, and how it was.
+/// A mapped file, as it was at the capture.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MappedFile {
-    /// Where it is.
+    /// Its path.
     pub path: Vec<u8>,
     /// Device and inode number.
     pub identity: (u64, u64),
@@ -197,7 +198,7 @@ pub struct Mapping {
     pub end: u64,
     /// PROT_READ, PROT_WRITE, PROT_EXEC.
     pub protection: i32,
-    /// What is behind it.
+    /// The kind of memory.
     pub what: Mapped,
     /// Further properties.
     pub advice: Vec<Advice>,
@@ -207,7 +208,7 @@ pub struct Mapping {
     pub guards: Vec<(u64, u64)>,
 }
 
-/// What is behind a mapping.
+/// The kind of memory of a mapping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mapped {
     /// Private memory.
@@ -217,18 +218,18 @@ pub enum Mapped {
     Droppable,
     /// A private view of a file.
     PrivateFile {
-        /// Which of the process's mapped files.
+        /// Index in the process's mapped files.
         file: u32,
-        /// Where in it.
+        /// Offset in the file.
         offset: u64,
     },
     /// A file's own pages.
     SharedFile {
-        /// Which of the process's mapped files.
+        /// Index in the process's mapped files.
         file: u32,
-        /// Where in it.
+        /// Offset in the file.
         offset: u64,
-        /// It may be made writable.
+        /// True if it may be made writable.
         writable: bool,
     },
 }
@@ -267,7 +268,7 @@ pub enum Advice {
 pub struct PageRun {
     /// The address of the first one.
     pub address: u64,
-    /// How many.
+    /// Number of pages.
     pub pages: u64,
     /// The number of the first one in the image.
     pub image_page: u64,
@@ -278,7 +279,7 @@ pub struct PageRun {
 pub struct ProcessDescriptor {
     /// Its number.
     pub fd: i32,
-    /// Which of the image's open files.
+    /// Index in the image's open files.
     pub file: u32,
     /// FD_CLOEXEC.
     pub close_on_exec: bool,
@@ -287,20 +288,20 @@ pub struct ProcessDescriptor {
 /// An open file, which any number of descriptors may share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenFile {
-    /// What is open.
+    /// The kind of the open file.
     pub what: What,
-    /// As of open(2), without O_CLOEXEC.
+    /// Flags of open(2), without O_CLOEXEC.
     pub flags: i32,
-    /// Where it is read and written next.
+    /// Offset of the next read or write.
     pub offset: u64,
 }
 
-/// What is open.
+/// The kind of an open file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum What {
     /// A regular file or a directory.
     File {
-        /// Where it is.
+        /// Its path.
         path: Vec<u8>,
         /// Device and inode number.
         identity: (u64, u64),
@@ -309,19 +310,19 @@ pub enum What {
     },
     /// A device without a state: /dev/null, zero, full, random, urandom.
     Device {
-        /// Where it is.
+        /// Its path.
         path: Vec<u8>,
         /// The device it stands for.
         device: u64,
     },
     /// An end of a pipe.
     PipeEnd {
-        /// Which of the image's pipes.
+        /// Index in the image's pipes.
         pipe: u32,
         /// The end that is written to.
         write: bool,
     },
-    /// Standard input, output or error that lead elsewhere: something else takes their place.
+    /// Standard input, output or error that is not in the image: the restart replaces it.
     Stdio {
         /// 0, 1 or 2.
         stream: i32,
@@ -333,8 +334,8 @@ pub enum What {
 /// A pipe that only the image's processes have ends of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pipe {
-    /// How much it can hold.
+    /// Size of its buffer.
     pub capacity_bytes: u32,
-    /// What is in it.
+    /// Bytes in the buffer.
     pub held: Vec<u8>,
 }

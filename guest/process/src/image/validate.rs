@@ -1,12 +1,10 @@
-//! Whether an image makes sense in itself, so that a restart need not ask again.
+//! Checks that an image is consistent, so that a restart need not check again.
 
 use std::collections::HashSet;
 
 use super::{Image, Mapped, Mapping, Process, Thread, What};
-use crate::sys::PAGE_BYTES;
+use crate::arch::{PAGE_BYTES, TASK_END};
 
-/// The end of what a process can map (with four-level page tables).
-const TASK_END: u64 = 0x7fff_ffff_f000;
 const SIGINFO_BYTES: usize = 128;
 const SIGNALS: usize = 64;
 const LIMITS_MAX: usize = 16;

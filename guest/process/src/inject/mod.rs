@@ -4,17 +4,18 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use crate::arch::Registers;
 use crate::error::{Error, Pid, failed};
-use crate::sys::{self, Registers, Stop, Waited};
+use crate::sys::{self, Stop, Waited};
 
 const ALL_SIGNALS: u64 = u64::MAX;
 
 /// A seized thread that makes system calls for us. It has every signal blocked meanwhile.
 ///
 /// The calls are made at a `syscall` instruction of its memory. The thread is never let run further
-/// than that: whoever is done calls [`Remote::park`], which leaves it where the kernel looks for
-/// signals before it returns to user mode, so that a system call that was interrupted is restarted
-/// by the kernel as usual.
+/// than that. The caller ends with [`Remote::park`]. It leaves the thread where the kernel looks
+/// for signals before it returns to user mode, so that a system call that was interrupted is
+/// restarted by the kernel as usual.
 #[derive(Debug)]
 pub struct Remote {
     tid: Pid,
@@ -23,7 +24,7 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// Of a thread in a ptrace stop, with a `syscall` instruction at that address.
+    /// Takes a thread in a ptrace stop, with a `syscall` instruction at that address.
     pub fn new(tid: Pid, syscall_at: u64) -> Result<Self, Error> {
         let base = sys::registers(tid).map_err(lost(tid))?;
         sys::set_signal_mask(tid, ALL_SIGNALS).map_err(lost(tid))?;
@@ -52,21 +53,7 @@ impl Remote {
     ) -> Result<io::Result<u64>, Error> {
         let mut values = [0u64; 6];
         values[..arguments.len()].copy_from_slice(arguments);
-        let [rdi, rsi, rdx, r10, r8, r9] = values;
-        let rip = self.syscall_at;
-        // No call is in progress any more: -1, so that the kernel restarts nothing.
-        let registers = Registers {
-            rax: number as u64,
-            orig_rax: u64::MAX,
-            rdi,
-            rsi,
-            rdx,
-            r10,
-            r8,
-            r9,
-            rip,
-            ..self.base
-        };
+        let registers = self.base.for_call(self.syscall_at, number, values);
         sys::set_registers(self.tid, &registers).map_err(lost(self.tid))?;
         let mut signal = 0;
         let mut seen = 0;
@@ -89,7 +76,9 @@ impl Remote {
                 Waited::Ended => return Err(Error::Gone(self.tid)),
             }
         }
-        let result = sys::registers(self.tid).map_err(lost(self.tid))?.rax as i64;
+        let result = sys::registers(self.tid)
+            .map_err(lost(self.tid))?
+            .call_result();
         Ok(if (-4095..0).contains(&result) {
             Err(io::Error::from_raw_os_error(-result as i32))
         } else {
@@ -97,24 +86,19 @@ impl Remote {
         })
     }
 
-    /// As [`Remote::try_call`]; `op` says what is being done when the call fails.
+    /// Calls [`Remote::try_call`]. `op` names the operation in an error.
     pub fn call(&self, op: &str, number: libc::c_long, arguments: &[u64]) -> Result<u64, Error> {
         self.try_call(number, arguments)?
             .map_err(failed(format!("{op} in thread {}", self.tid)))
     }
 
-    /// Leaves the thread stopped, ready to be let go: it then runs from that address on, with every
-    /// signal blocked.
+    /// Leaves the thread stopped and ready to be released. It then runs from that address on, with
+    /// every signal blocked.
     pub fn idle(&self, address: u64) -> Result<(), Error> {
-        let registers = Registers {
-            rip: address,
-            orig_rax: u64::MAX,
-            ..self.base
-        };
-        self.park(&registers, ALL_SIGNALS)
+        self.park(&self.base.going_on_at(address), ALL_SIGNALS)
     }
 
-    /// Leaves the thread stopped with these registers and blocked signals, ready to be let go.
+    /// Leaves the thread stopped with these registers and blocked signals, ready to be released.
     pub fn park(&self, registers: &Registers, signal_mask: u64) -> Result<(), Error> {
         sys::interrupt(self.tid).map_err(lost(self.tid))?;
         let mut signal = 0;
@@ -162,7 +146,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Of this process.
+    /// Opens the memory of this process.
     pub fn open(pid: Pid) -> Result<Self, Error> {
         let file = File::options()
             .read(true)

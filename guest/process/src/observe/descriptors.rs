@@ -10,23 +10,23 @@ use crate::error::{Error, Pid, failed};
 pub struct Descriptor {
     /// Its number.
     pub fd: i32,
-    /// What its link in /proc says: a path, or `pipe:[7]` and the like.
+    /// Target of its link in /proc: a path, or `pipe:[7]` and the like.
     pub name: PathBuf,
-    /// Of what is open.
+    /// Device number of the open file.
     pub device: u64,
-    /// Of what is open.
+    /// Inode number of the open file.
     pub inode: u64,
-    /// Of what is open.
+    /// Mode of the open file.
     pub mode: u32,
-    /// Of what is open.
+    /// Number of hard links of the open file.
     pub links: u64,
-    /// Of what is open.
+    /// Size of the open file.
     pub size_bytes: u64,
     /// The device that a device file stands for.
     pub special_device: u64,
     /// Offset.
     pub position: u64,
-    /// As of open(2), with O_CLOEXEC.
+    /// Flags of open(2), with O_CLOEXEC.
     pub flags: i32,
     /// The process holds file locks through it.
     pub locked: bool,
@@ -99,7 +99,7 @@ fn descriptor(pid: Pid, fd: i32) -> Result<Descriptor, Error> {
     })
 }
 
-/// Who, besides these processes, holds an end of one of these pipes: process and pipe.
+/// Other processes that hold an end of one of these pipes: process and pipe.
 pub fn pipe_holders(pipes: &HashSet<u64>, besides: &[Pid]) -> Result<Vec<(Pid, u64)>, Error> {
     let mut holders = Vec::new();
     for entry in std::fs::read_dir("/proc")

@@ -3,13 +3,14 @@ use std::sync::OnceLock;
 use serde::{Deserialize, Serialize};
 
 use super::{Mapping, mappings};
+use crate::arch::SYSCALL;
 use crate::error::{Error, Pid, failed};
 use crate::inject::Memory;
 
-/// What of the kernel a process has in its memory or registers, and so must find again.
+/// Properties of the kernel that a process has in its memory or registers, and needs again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kernel {
-    /// As of uname(1) -r.
+    /// The release, as `uname -r` shows it.
     pub release: String,
     /// The size of the vDSO with what belongs to it.
     pub vdso_bytes: u64,
@@ -17,7 +18,7 @@ pub struct Kernel {
     pub vdso_crc: u32,
 }
 
-/// Where the vDSO is, and what belongs to it.
+/// The place of the vDSO, with its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vdso {
     /// Start and length of each mapping, by address, neighbours.
@@ -40,8 +41,6 @@ impl Vdso {
     }
 }
 
-const SYSCALL_INSTRUCTION: [u8; 2] = [0x0f, 0x05];
-
 /// Looks for the vDSO among the mappings of a process. None: it has none, or one with no system
 /// call in it.
 pub fn find_vdso(pid: Pid, mappings: &[Mapping]) -> Result<Option<Vdso>, Error> {
@@ -61,8 +60,8 @@ pub fn find_vdso(pid: Pid, mappings: &[Mapping]) -> Result<Option<Vdso>, Error> 
     let mut bytes = vec![0; code.size_bytes() as usize];
     Memory::open(pid)?.read(code.start, &mut bytes)?;
     let found = bytes
-        .windows(2)
-        .position(|pair| pair == SYSCALL_INSTRUCTION);
+        .windows(SYSCALL.len())
+        .position(|code| code == SYSCALL);
     Ok(found.map(|at| Vdso {
         parts: parts
             .iter()
@@ -73,7 +72,7 @@ pub fn find_vdso(pid: Pid, mappings: &[Mapping]) -> Result<Option<Vdso>, Error> 
     }))
 }
 
-/// Which boot of the kernel this is.
+/// The ID of this boot of the kernel.
 pub fn boot() -> Result<String, Error> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map_err(failed("read the boot's number"))?;

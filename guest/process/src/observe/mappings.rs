@@ -3,6 +3,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use super::{read, unreadable};
+use crate::arch::KERNEL_MAPPING;
 use crate::error::{Error, Pid};
 
 /// One line of /proc/PID/maps with what smaps says of it.
@@ -16,7 +17,7 @@ pub struct Mapping {
     pub protection: i32,
     /// MAP_SHARED.
     pub shared: bool,
-    /// Where in the file it begins.
+    /// Offset in the file.
     pub offset: u64,
     /// 0: no file.
     pub inode: u64,
@@ -24,18 +25,18 @@ pub struct Mapping {
     pub name: PathBuf,
     /// The two-letter names of `VmFlags`.
     pub flags: Vec<[u8; 2]>,
-    /// What of it is in page tables.
+    /// Memory that is in page tables.
     pub resident_kib: u64,
-    /// What of it is memory of its own, not the file's.
+    /// Memory that is the process's own, not the file's.
     pub anonymous_kib: u64,
-    /// What of it is swapped out.
+    /// Memory that is swapped out.
     pub swapped_kib: u64,
     /// Its memory protection key.
     pub protection_key: u32,
 }
 
 impl Mapping {
-    /// Whether `VmFlags` has this name.
+    /// True if `VmFlags` has this name.
     pub fn has(&self, flag: &[u8; 2]) -> bool {
         self.flags.contains(flag)
     }
@@ -45,7 +46,7 @@ impl Mapping {
         self.end - self.start
     }
 
-    /// A name in brackets that the kernel gives to what it maps itself.
+    /// True for the vDSO and its data, which the kernel maps itself.
     pub fn is_vdso(&self) -> bool {
         ["[vdso]", "[vvar]", "[vvar_vclock]"]
             .iter()
@@ -71,7 +72,7 @@ pub(super) fn parse(text: &[u8]) -> Option<Vec<Mapping>> {
             found.push(parse_header(line)?);
         }
     }
-    found.retain(|mapping| mapping.name.as_os_str() != "[vsyscall]");
+    found.retain(|mapping| mapping.name.as_os_str() != KERNEL_MAPPING);
     Some(found)
 }
 

@@ -1,4 +1,4 @@
-//! What /proc says of a process. Nothing here stops or changes it.
+//! The information of /proc on a process. Nothing here stops or changes the process.
 
 mod descriptors;
 mod kernel;

@@ -2,12 +2,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use crate::arch::PAGE_BYTES;
 use crate::error::{Error, Pid, failed};
-use crate::sys::PAGE_BYTES;
 
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
-/// Of a file, or of shared anonymous memory.
+/// The page is of a file, or of shared anonymous memory.
 const OF_FILE: u64 = 1 << 61;
 const GUARD: u64 = 1 << 58;
 /// Mapped here and nowhere else. The zero page is not.
@@ -17,10 +17,10 @@ const FRAME_MASK: u64 = (1 << 55) - 1;
 /// Bit 24 of /proc/kpageflags: the zero page, small or huge.
 const KPF_ZERO_PAGE: u64 = 1 << 24;
 
-/// How many entries are read at once.
+/// Number of entries that are read at once.
 const BATCH: usize = 1 << 13;
 
-/// Which of the pages in page tables are listed.
+/// The kind of pages in page tables that are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wanted {
     Own,
@@ -35,11 +35,11 @@ pub struct FrameRun {
     pub address: u64,
     /// The number of the first frame (PFN).
     pub frame: u64,
-    /// How many.
+    /// Number of pages.
     pub pages: u64,
 }
 
-/// What page tables have of a range.
+/// The entries of page tables for a range.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     /// Memory of the process's own, by address; zero pages are left out.
@@ -48,12 +48,12 @@ pub struct Listing {
     pub absent: Vec<u64>,
     /// Guard regions (madvise(2), MADV_GUARD_INSTALL): first address and pages.
     pub guards: Vec<(u64, u64)>,
-    /// How many pages of the runs are mapped elsewhere too.
+    /// Number of pages of the runs that are mapped elsewhere, too.
     pub shared: u64,
 }
 
 impl Listing {
-    /// How many pages the runs have.
+    /// Number of pages in the runs.
     pub fn pages(&self) -> u64 {
         self.runs.iter().map(|run| run.pages).sum()
     }
@@ -96,7 +96,7 @@ impl Pagemap {
         self.list_range(start, end, Wanted::OfWindow, listing)
     }
 
-    /// Of memory of a window only what is the process's own and no other's: what it has written.
+    /// Adds only what the process has written to memory of a window: its own pages.
     pub fn list_written_of_window(
         &mut self,
         start: u64,

@@ -18,7 +18,7 @@ pub struct Ids {
     pub no_new_privileges: bool,
 }
 
-/// What /proc/PID/task/TID/status and stat say of a thread, and of its process.
+/// Contents of /proc/PID/task/TID/status and stat for a thread and its process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// The name of the thread.
@@ -39,7 +39,7 @@ pub struct Status {
     pub seccomp: u32,
     /// The signals it ignores: bit N - 1 for signal N.
     pub ignored: u64,
-    /// Those that it handles.
+    /// The signals that it handles.
     pub caught: u64,
     /// Process group.
     pub group: Pid,
@@ -47,7 +47,7 @@ pub struct Status {
     pub session: Pid,
 }
 
-/// Where the kernel thinks the parts of a process's memory are: `struct prctl_mm_map`, without brk,
+/// Places of the parts of a process's memory, for the kernel: `struct prctl_mm_map`, without brk,
 /// which is asked of the process.
 #[allow(missing_docs)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,7 +140,7 @@ fn stat(pid: Pid, file: &str) -> Result<(Vec<u8>, Vec<String>), Error> {
     ))
 }
 
-/// Where the parts of its memory are.
+/// Reads the places of the parts of its memory.
 pub fn layout(pid: Pid) -> Result<MemoryLayout, Error> {
     let (_, words) = stat(pid, "stat")?;
     let field = |number: usize| words.get(number - 3)?.parse().ok();
@@ -169,7 +169,7 @@ pub fn limits(pid: Pid) -> Result<Vec<(u64, u64)>, Error> {
 }
 
 fn parse_limits(text: &str) -> Option<Vec<(u64, u64)>> {
-    /// What a limit's name takes in its line; there are spaces in it.
+    /// Length of a limit's name in its line; the name has spaces in it.
     const NAME_BYTES: usize = 26;
     let number = |word: &str| match word {
         "unlimited" => Some(libc::RLIM64_INFINITY),
@@ -226,7 +226,7 @@ pub fn children(pid: Pid) -> Result<Vec<Pid>, Error> {
     Ok(found)
 }
 
-/// Whether it ended and was not waited for.
+/// True if the process ended and nobody has waited for it.
 pub fn is_zombie(pid: Pid) -> Result<bool, Error> {
     let (_, words) = stat(pid, "stat")?;
     Ok(words

@@ -3,8 +3,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::{PageSink, PageSource, Placed, Taken};
+use crate::arch::PAGE_BYTES;
 use crate::error::Pid;
-use crate::sys::PAGE_BYTES;
 
 /// An image's pages as a plain copy in this process's memory: for tests, and where there is no host
 /// to share frames with.
@@ -20,7 +20,7 @@ impl CopiedPages {
         &self.bytes
     }
 
-    /// How many pages were taken, counting each time.
+    /// Number of pages that were taken; a page that was taken again counts again.
     pub fn taken(&self) -> u64 {
         self.taken
     }

@@ -1,5 +1,5 @@
-//! How memory gets into an image and out of it again. Whoever uses this crate says how: an agent in
-//! a guest hands frames to its host; a test copies.
+//! Ways of memory into an image and out of it again. The user of this crate chooses: an agent in a
+//! guest hands frames to its host; a test copies.
 
 mod copied;
 mod window;
@@ -13,9 +13,9 @@ use std::os::fd::BorrowedFd;
 use crate::error::Pid;
 use crate::image::PageRun;
 
-/// Where file systems that show images are mounted. At a capture private memory of one of their
-/// files counts as anonymous: its pages are taken from the process's own frames, or from those that
-/// show the image.
+/// Directory where file systems that show images are mounted. In a capture private memory of their
+/// files counts as anonymous. Its pages are taken from the process's own frames, or from the frames
+/// that show the image.
 pub const WINDOWS: &str = "/run/nvvmm/windows";
 
 /// Pages of a frozen process that are to be pages of an image.
@@ -27,7 +27,7 @@ pub struct Taken {
     pub frame: u64,
     /// The number of the first one in the image.
     pub image_page: u64,
-    /// How many.
+    /// Number of pages.
     pub pages: u64,
 }
 
@@ -39,14 +39,14 @@ pub trait PageSink {
     fn take(&mut self, process: Pid, pages: &[Taken]) -> io::Result<()>;
 }
 
-/// Pages of a process in the making that shall hold pages of an image.
+/// Pages of a stub that shall hold pages of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placed {
     /// The address of the first one in the process; private memory, writable while this is asked.
     pub address: u64,
     /// The number of the first one in the image.
     pub image_page: u64,
-    /// How many.
+    /// Number of pages.
     pub pages: u64,
     /// The frame that the first one is in, the others following it, if
     /// [`PageSource::wants_frames`].
@@ -64,10 +64,10 @@ impl From<&PageRun> for Placed {
     }
 }
 
-/// Gives pages of an image to processes in the making.
+/// Gives pages of an image to stubs.
 pub trait PageSource {
-    /// Whether pages are to have frames of their own before they are placed, that the kernel does
-    /// not move until they were.
+    /// True if pages must have frames of their own before they are placed. The kernel does not move
+    /// these frames until the pages are placed.
     fn wants_frames(&self) -> bool {
         false
     }

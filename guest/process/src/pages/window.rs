@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
 use super::{PageSource, Placed};
+use crate::arch::PAGE_BYTES;
 use crate::error::Pid;
-use crate::sys::PAGE_BYTES;
 
 /// An image's pages in a file that processes may go on using. What is not mapped from it is copied.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ impl WindowPages {
         Self { file, copied: 0 }
     }
 
-    /// How many pages were copied.
+    /// Number of pages that were copied.
     pub fn copied(&self) -> u64 {
         self.copied
     }

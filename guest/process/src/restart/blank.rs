@@ -1,13 +1,12 @@
-//! A process that has nothing yet: it stands still, and makes system calls for us.
+//! A process that has nothing yet. It stands still and makes system calls for us.
 
 use super::workspace::Workspace;
-use crate::error::{Error, Place, Refusal, failed};
+use crate::arch::TASK_END;
+use crate::error::{Error, ProcessPart, Refusal, failed};
 use crate::inject::{Memory, Remote};
 use crate::observe;
 use crate::sys::{self, Options, Stop, Waited};
 
-/// The end of what a process can map (with four-level page tables).
-const TASK_END: u64 = 0x7fff_ffff_f000;
 const RSEQ_FLAG_UNREGISTER: u64 = 1;
 
 /// A process that has a vDSO, room to work in, and nothing else.
@@ -17,14 +16,15 @@ pub struct Blank {
     pub leader: Remote,
     /// Its memory.
     pub memory: Memory,
-    /// Where it has room to work in.
+    /// Its workspace.
     pub workspace: Workspace,
     /// Start and length of the vDSO's parts, where they are now.
     pub vdso: Vec<(u64, u64)>,
 }
 
 impl Blank {
-    /// Of a copy of this process that waits and is not traced yet. Whoever fails has to kill it.
+    /// Empties a copy of this process that waits and is not traced yet. After an error the caller
+    /// must kill the copy.
     pub fn of_copy(pid: i32, workspace: Workspace) -> Result<Self, Error> {
         stop(pid)?;
         // It is a copy of this process: so its vDSO is where ours is.
@@ -62,12 +62,12 @@ impl Blank {
         Ok(blank)
     }
 
-    /// A system call of its.
+    /// Makes a system call.
     pub fn call(&self, op: &str, number: libc::c_long, arguments: &[u64]) -> Result<u64, Error> {
         self.leader.call(op, number, arguments)
     }
 
-    /// Puts bytes where a system call can read them; the address.
+    /// Puts bytes where a system call can read them. Returns their address.
     pub fn put(&self, bytes: &[u8]) -> Result<u64, Error> {
         self.workspace.put(&self.memory, bytes)
     }
@@ -129,14 +129,14 @@ pub fn reap(tid: i32) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Why there is no process or thread with this number.
+/// The error for a process or thread that could not be made with this number.
 pub fn not_made(tid: i32, source: std::io::Error) -> Error {
     match source.raw_os_error() {
         Some(libc::EEXIST) => {
             let reason = "cannot have its number back: it is in use".into();
             Error::Refused(vec![Refusal {
                 pid: tid,
-                place: Place::Process,
+                place: ProcessPart::Process,
                 reason,
             }])
         }

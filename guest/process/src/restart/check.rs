@@ -1,16 +1,16 @@
-//! What an image needs that this system does not have is refused, by name, before anything is made.
+//! Refuses, by name, what this system lacks for an image, before anything is made.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::RestartOptions;
-use crate::error::{Error, Place, Refusal};
+use super::options::RestartOptions;
+use crate::error::{Error, ProcessPart, Refusal};
 use crate::image::{Image, MappedFile, Process, What};
 use crate::observe;
 
-/// Whether this system has all that the image needs, as far as can be seen before.
+/// Checks that this system has all that the image needs, as far as can be seen in advance.
 pub fn check(image: &Image, options: &RestartOptions) -> Result<(), Error> {
     let mut refusals = Vec::new();
     kernel(image, &mut refusals)?;
@@ -25,7 +25,7 @@ pub fn check(image: &Image, options: &RestartOptions) -> Result<(), Error> {
                 "had the working directory {}, which is not there",
                 path(&process.directory).display()
             );
-            refusals.push(refuse(process, Place::Process, reason));
+            refusals.push(refuse(process, ProcessPart::Process, reason));
         }
     }
     if refusals.is_empty() {
@@ -35,8 +35,8 @@ pub fn check(image: &Image, options: &RestartOptions) -> Result<(), Error> {
     }
 }
 
-/// What the numbers of devices and inodes mean. They are those of one boot: afterwards, or in
-/// another VM, a file system in memory gives others to the same files.
+/// The meaning of numbers of devices and inodes. They are valid for one boot: after it, or in
+/// another VM, a file system in memory gives other numbers to the same files.
 #[derive(Clone, Copy, Debug)]
 pub struct Identities {
     of_this_boot: bool,
@@ -50,7 +50,7 @@ impl Identities {
         })
     }
 
-    /// Whether a file that has these now can be the one that had those.
+    /// True if a file that has the numbers `now` can be the file that had the numbers `then`.
     pub fn same(self, now: (u64, u64), then: (u64, u64)) -> bool {
         !self.of_this_boot || now == then
     }
@@ -61,7 +61,7 @@ impl Identities {
     }
 }
 
-fn refuse(process: &Process, place: Place, reason: impl Into<String>) -> Refusal {
+fn refuse(process: &Process, place: ProcessPart, reason: impl Into<String>) -> Refusal {
     Refusal {
         pid: process.pid,
         place,
@@ -85,7 +85,7 @@ fn kernel(image: &Image, refusals: &mut Vec<Refusal>) -> Result<(), Error> {
                 image.kernel.release, here.release
             )
         };
-        refusals.push(refuse(&image.processes[0], Place::Process, reason));
+        refusals.push(refuse(&image.processes[0], ProcessPart::Process, reason));
     }
     Ok(())
 }
@@ -101,7 +101,7 @@ fn numbers(process: &Process, refusals: &mut Vec<Refusal>) {
         };
         refusals.push(refuse(
             process,
-            Place::Thread(thread.tid),
+            ProcessPart::Thread(thread.tid),
             format!("cannot have its number back: it is {how}"),
         ));
     }
@@ -117,7 +117,7 @@ fn capabilities(process: &Process, refusals: &mut Vec<Refusal>) -> Result<(), Er
             (inheritable | permitted | effective | ambient) & !mine[1] | bounding & !mine[3];
         if lacking != 0 {
             let reason = format!("had capabilities that nvvmm lacks here ({lacking:#x})");
-            refusals.push(refuse(process, Place::Thread(thread.tid), reason));
+            refusals.push(refuse(process, ProcessPart::Thread(thread.tid), reason));
         }
     }
     Ok(())
@@ -130,7 +130,7 @@ fn mapped(process: &Process, identities: Identities, refusals: &mut Vec<Refusal>
                 "had {} mapped, which was changed, replaced or deleted since",
                 path(&file.path).display()
             );
-            let refusal = refuse(process, Place::Process, reason);
+            let refusal = refuse(process, ProcessPart::Process, reason);
             if !refusals.contains(&refusal) {
                 refusals.push(refusal);
             }
@@ -138,7 +138,7 @@ fn mapped(process: &Process, identities: Identities, refusals: &mut Vec<Refusal>
     }
 }
 
-/// What is under that name now.
+/// The file that has this name now.
 fn now(name: &[u8]) -> Option<MappedFile> {
     let found = std::fs::metadata(path(name)).ok()?;
     Some(MappedFile {
@@ -187,6 +187,10 @@ fn open(
             }
             What::Stdio { .. } | What::PipeEnd { .. } => continue,
         };
-        refusals.push(refuse(process, Place::Descriptor(descriptor.fd), reason));
+        refusals.push(refuse(
+            process,
+            ProcessPart::Descriptor(descriptor.fd),
+            reason,
+        ));
     }
 }

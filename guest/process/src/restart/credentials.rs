@@ -1,6 +1,6 @@
-//! Who a thread is, and what it may do. Its privileges are all there until the last step.
+//! Identity and privileges of a thread. It keeps all privileges until the last step.
 
-use super::threads::Setting;
+use super::stubs::StubThread;
 use crate::error::Error;
 use crate::image::Credentials;
 
@@ -10,59 +10,59 @@ const CAPABILITIES: u64 = 64;
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
 
 /// Sets the credentials of a thread.
-pub fn set(setting: &Setting, credentials: &Credentials) -> Result<(), Error> {
+pub fn set(thread: &StubThread, credentials: &Credentials) -> Result<(), Error> {
     let ids = &credentials.ids;
     // So that a change of user takes no capability away.
     let keep = SECBIT_KEEP_CAPS | SECBIT_NO_SETUID_FIXUP;
-    setting.prctl("keep capabilities", libc::PR_SET_SECUREBITS, keep.into())?;
+    thread.prctl("keep capabilities", libc::PR_SET_SECUREBITS, keep.into())?;
     let groups: Vec<u8> = ids
         .more_groups
         .iter()
         .flat_map(|group| group.to_le_bytes())
         .collect();
-    let address = setting.stub.put(&groups)?;
-    setting.call(
+    let address = thread.stub.put(&groups)?;
+    thread.call(
         "set groups",
         libc::SYS_setgroups,
         &[ids.more_groups.len() as u64, address],
     )?;
     let [real, effective, saved, file_system] = ids.groups.map(u64::from);
-    setting.call(
+    thread.call(
         "set the group",
         libc::SYS_setresgid,
         &[real, effective, saved],
     )?;
-    setting.call(
+    thread.call(
         "set the group for files",
         libc::SYS_setfsgid,
         &[file_system],
     )?;
     let [real, effective, saved, file_system] = ids.users.map(u64::from);
-    setting.call(
+    thread.call(
         "set the user",
         libc::SYS_setresuid,
         &[real, effective, saved],
     )?;
-    setting.call("set the user for files", libc::SYS_setfsuid, &[file_system])?;
-    set_capabilities(setting, credentials)?;
+    thread.call("set the user for files", libc::SYS_setfsuid, &[file_system])?;
+    set_capabilities(thread, credentials)?;
     if ids.no_new_privileges {
-        setting.prctl("forgo new privileges", libc::PR_SET_NO_NEW_PRIVS, 1)?;
+        thread.prctl("forgo new privileges", libc::PR_SET_NO_NEW_PRIVS, 1)?;
     }
     Ok(())
 }
 
-fn set_capabilities(setting: &Setting, credentials: &Credentials) -> Result<(), Error> {
+fn set_capabilities(thread: &StubThread, credentials: &Credentials) -> Result<(), Error> {
     let [inheritable, permitted, effective, bounding, ambient] = credentials.ids.capabilities;
     for capability in (0..CAPABILITIES).filter(|capability| bounding & (1 << capability) == 0) {
         // EINVAL: this kernel has no such capability.
         let arguments = [libc::PR_CAPBSET_DROP as u64, capability, 0, 0, 0];
-        let dropped = setting.remote.try_call(libc::SYS_prctl, &arguments)?;
+        let dropped = thread.remote.try_call(libc::SYS_prctl, &arguments)?;
         if dropped.is_err_and(|error| error.raw_os_error() != Some(libc::EINVAL)) {
             return Err(Error::BadImage("a capability could not be dropped"));
         }
     }
     // Before the last step, which may take the right to do this.
-    setting.prctl(
+    thread.prctl(
         "set the secure bits",
         libc::PR_SET_SECUREBITS,
         credentials.secure_bits.into(),
@@ -80,8 +80,8 @@ fn set_capabilities(setting: &Setting, credentials: &Credentials) -> Result<(), 
         high(permitted),
         high(inheritable),
     ];
-    let address = setting.stub.put(&words.map(u32::to_le_bytes).concat())?;
-    setting.call(
+    let address = thread.stub.put(&words.map(u32::to_le_bytes).concat())?;
+    thread.call(
         "set capabilities",
         libc::SYS_capset,
         &[address, address + 8],
@@ -94,7 +94,7 @@ fn set_capabilities(setting: &Setting, credentials: &Credentials) -> Result<(), 
             0,
             0,
         ];
-        setting.call("raise an ambient capability", libc::SYS_prctl, &arguments)?;
+        thread.call("raise an ambient capability", libc::SYS_prctl, &arguments)?;
     }
     Ok(())
 }

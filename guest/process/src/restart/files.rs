@@ -1,4 +1,4 @@
-//! The image's open files, opened here. The processes in the making fetch them.
+//! Opens the image's open files in this process. The stubs fetch them.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,8 +9,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::Mode;
 use nix::unistd::{Whence, lseek, pipe};
 
-use super::RestartOptions;
 use super::check::{Identities, path};
+use super::options::RestartOptions;
 use crate::error::{Error, failed};
 use crate::image::{Image, MappedFile, OpenFile, What};
 use crate::sys;

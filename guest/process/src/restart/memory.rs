@@ -1,31 +1,30 @@
-//! The memory of a process in the making.
+//! The memory of a stub.
 
 use std::collections::HashSet;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
-use super::Restarted;
-use super::descriptors::Fetch;
+use super::advice::{MADV_POPULATE_WRITE, advise_range};
+use super::fetch::Fetch;
 use super::files::open_mapped;
-use super::nursery::Stub;
+use super::options::Restarted;
 use super::overlay;
 use super::pin::{Pinned, in_parts};
-use super::workspace::HUGE_PAGE_BYTES;
+use super::stubs::Stub;
+use crate::arch::{HUGE_PAGE_BYTES, PAGE_BYTES};
 use crate::error::{Error, failed};
 use crate::image::{Advice, Mapped, MappedFile, Mapping};
 use crate::observe::{Kernel, Listing, Pagemap};
 use crate::pages::{PageSource, Placed};
-use crate::sys::PAGE_BYTES;
 
-pub const MADV_POPULATE_WRITE: u64 = 23;
 const PR_SET_THP_DISABLE: u64 = libc::PR_SET_THP_DISABLE as u64;
 const PR_GET_THP_DISABLE: u64 = libc::PR_GET_THP_DISABLE as u64;
 const MADV_GUARD_INSTALL: u64 = 102;
-/// How often it is looked where pinned pages are.
+/// The most listings of pinned pages.
 const LISTINGS_MAX: u32 = 64;
 const WRITABLE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
-/// Builds all of it: mappings, what is in them, and what the kernel knows about them.
+/// Builds the memory: mappings, their content, and their properties.
 pub fn build(
     stub: &mut Stub,
     kernel: &Kernel,
@@ -36,7 +35,7 @@ pub fn build(
     let fetch = Fetch::new(&stub.blank, 0)?;
     for mapping in &stub.process.mappings {
         map(stub, &fetch, mapping)?;
-        advise(stub, mapping, mapping.start, mapping.end)?;
+        advise_range(&stub.blank, mapping, mapping.start, mapping.end)?;
     }
     fill(stub, &fetch, source, done)?;
     for mapping in &stub.process.mappings {
@@ -156,32 +155,6 @@ fn fetch_mapped(
     fetch.get(&stub.blank, open_mapped(file, writable)?.as_raw_fd())
 }
 
-/// What must be known before there are pages, about the part of a mapping from `start` to `end`.
-pub(super) fn advise(stub: &Stub, mapping: &Mapping, start: u64, end: u64) -> Result<(), Error> {
-    for advice in &mapping.advice {
-        let value = match advice {
-            Advice::GrowsDown | Advice::NoReserve => continue,
-            Advice::Locked | Advice::LockedOnFault | Advice::Mergeable => continue,
-            // That kind of memory has these anyway.
-            Advice::WipeOnFork | Advice::DontDump if mapping.what == Mapped::Droppable => continue,
-            Advice::DontFork => libc::MADV_DONTFORK,
-            Advice::WipeOnFork => libc::MADV_WIPEONFORK,
-            Advice::DontDump => libc::MADV_DONTDUMP,
-            Advice::HugePage => libc::MADV_HUGEPAGE,
-            Advice::NoHugePage => libc::MADV_NOHUGEPAGE,
-            Advice::Sequential => libc::MADV_SEQUENTIAL,
-            Advice::Random => libc::MADV_RANDOM,
-        };
-        let arguments = [start, end - start, value as u64];
-        stub.call(
-            &format!("advise memory ({advice:?})"),
-            libc::SYS_madvise,
-            &arguments,
-        )?;
-    }
-    Ok(())
-}
-
 fn fill(
     stub: &mut Stub,
     fetch: &Fetch,
@@ -196,7 +169,7 @@ fn fill(
         None => HashSet::new(),
     };
     let (given, wanted) = match &frames {
-        Some(frames) => frames.hand_out(stub, &from_window)?,
+        Some(frames) => frames.hand_out(&stub.blank, &stub.process.mappings, &from_window)?,
         None => (Vec::new(), all_pages_but(stub, &from_window)),
     };
     if given.is_empty() && wanted.is_empty() {
@@ -318,7 +291,7 @@ fn unlock(stub: &Stub, runs: &[Placed]) -> Result<(), Error> {
     Ok(())
 }
 
-/// In which frames pinned pages are: each is in one that nobody else has.
+/// Lists the frames of pinned pages. No other process has any of these frames.
 fn frames(stub: &Stub, placed: &[Placed]) -> Result<Listing, Error> {
     let pid = stub.process.pid;
     let mut pagemap = Pagemap::open(pid)?;
@@ -367,7 +340,7 @@ fn with_frames(placed: &[Placed], frames: &Listing) -> Vec<Placed> {
     all
 }
 
-/// What can only be said once the pages are there.
+/// Sets what can only be set once the pages are there.
 fn finish(stub: &Stub, mapping: &Mapping) -> Result<(), Error> {
     let (start, len) = (mapping.start, mapping.end - mapping.start);
     if !mapping.pages.is_empty() && mapping.protection & WRITABLE != WRITABLE {

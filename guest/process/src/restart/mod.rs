@@ -1,46 +1,28 @@
-//! An image becomes processes again.
+//! Makes processes of an image again.
 
+mod advice;
 mod blank;
 mod check;
 mod credentials;
 mod descriptors;
+mod fetch;
 mod files;
 mod memory;
-mod nursery;
+mod options;
 mod overlay;
 mod pin;
 mod process;
 mod reserve;
+mod stubs;
 mod threads;
 mod workspace;
-
-use std::os::fd::BorrowedFd;
-use std::time::Duration;
 
 use crate::error::Error;
 use crate::image::Image;
 use crate::pages::PageSource;
-use nursery::Nursery;
+pub use options::{RestartOptions, Restarted};
 pub use reserve::{Empty, Reserve};
-
-/// How a restart is to be made.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RestartOptions<'a> {
-    /// What standard input, output and error become, for an image that was captured with external
-    /// ones.
-    pub stdio: [Option<BorrowedFd<'a>>; 3],
-}
-
-/// What a restart did with the memory of the processes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Restarted {
-    /// How long it took to give pages frames that stay, if [`PageSource::wants_frames`].
-    pub populate: Duration,
-    /// How long [`PageSource::place`] took.
-    pub place: Duration,
-    /// Pages that are in memory of a reserve.
-    pub pages_reserved: u64,
-}
+use stubs::Stubs;
 
 /// Restarts an image: the processes run with their old numbers when this returns, the first one as
 /// a child of the calling process. Those whose session or process group is none of the image's
@@ -56,21 +38,21 @@ pub fn restart(
 ) -> Result<Restarted, Error> {
     check::check(image, options)?;
     let files = files::OpenFiles::open(image, options)?;
-    let mut nursery = Nursery::new(image, reserve)?;
-    nursery.check_processor()?;
+    let mut stubs = Stubs::new(image, reserve)?;
+    stubs.check_processor()?;
     let mut done = Restarted::default();
-    for stub in nursery.stubs() {
+    for stub in stubs.all() {
         memory::build(stub, &image.kernel, source, &mut done)?;
         descriptors::set(stub, &files)?;
         process::set(stub)?;
         threads::start(stub)?;
     }
-    nursery.set_groups()?;
-    for stub in nursery.stubs() {
+    stubs.set_groups()?;
+    for stub in stubs.all() {
         descriptors::take_terminal(stub, image)?;
         threads::set(stub)?;
         process::set_last(stub)?;
     }
-    nursery.release()?;
+    stubs.release()?;
     Ok(done)
 }

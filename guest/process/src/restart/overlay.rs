@@ -1,18 +1,18 @@
 //! Long runs of pages, mapped privately from a file that holds the image.
 //!
-//! They cost no memory until they are written. But such memory is not quite anonymous: what is
-//! given up with MADV_DONTNEED comes back as the image has it, it cannot be freed lazily
-//! (MADV_FREE), and grows by mremap(2) into the pages that follow in the file.
+//! Such memory costs nothing until it is written. But it is not quite anonymous. After
+//! MADV_DONTNEED the image's content comes back. It cannot be freed lazily (MADV_FREE). It grows by
+//! mremap(2) into the pages that follow in the file.
 
 use std::collections::HashSet;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::descriptors::Fetch;
-use super::memory;
-use super::nursery::Stub;
+use super::advice::advise_range;
+use super::fetch::Fetch;
+use super::stubs::Stub;
+use crate::arch::PAGE_BYTES;
 use crate::error::Error;
 use crate::image::{Advice, Mapped, Mapping};
-use crate::sys::PAGE_BYTES;
 
 /// A shorter run is not worth a mapping of its own.
 const RUN_PAGES_MIN: u64 = 16;
@@ -44,8 +44,8 @@ pub fn map(stub: &Stub, fetch: &Fetch, file: BorrowedFd<'_>) -> Result<HashSet<u
                 run.image_page * PAGE_BYTES,
             ];
             stub.call("map memory from the window", libc::SYS_mmap, &arguments)?;
-            memory::advise(
-                stub,
+            advise_range(
+                &stub.blank,
                 mapping,
                 run.address,
                 run.address + run.pages * PAGE_BYTES,
@@ -72,7 +72,7 @@ fn can_be_of_a_file(mapping: &Mapping) -> bool {
     mapping.what == Mapped::Anonymous && !mapping.advice.iter().any(cannot)
 }
 
-/// How long a run must be, so that there are not too many.
+/// The least length of a run, in pages, so that there are not too many runs.
 fn least_pages(mappings: &[Mapping]) -> u64 {
     let runs: Vec<u64> = mappings
         .iter()

@@ -1,4 +1,4 @@
-//! Frames that the kernel does not move, for as long as somebody outside of it writes to them.
+//! Keeps the kernel from moving frames while somebody outside of it writes to them.
 //!
 //! A page that is in a pipe (vmsplice(2)) has more references than mappings. Nothing that moves or
 //! merges pages takes such a one: compaction, collapse into huge pages, balancing between nodes,
@@ -11,24 +11,25 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 
 use super::blank::Blank;
-use super::descriptors::Fetch;
+use super::fetch::Fetch;
+use crate::arch::PAGE_BYTES;
 use crate::error::{Error, failed};
 use crate::pages::Placed;
-use crate::sys::PAGE_BYTES;
 
-/// What a pipe may hold without any privilege (/proc/sys/fs/pipe-max-size, as the kernel sets it),
-/// and what is asked for: the kernel needs one piece of memory for its list of the pages.
+/// Pages that a pipe may hold without any privilege: /proc/sys/fs/pipe-max-size, as the kernel sets
+/// it.
 const PIPE_PAGES_MIN: u64 = 256;
+/// Pages that a pipe is asked to hold. The kernel needs one piece of memory for its list of them.
 const PIPE_PAGES: u64 = 4096;
 
-/// Pages of a blank process that stay where they are until this is dropped.
+/// Pages of a blank process that stay in their frames until this is dropped.
 #[derive(Debug, Default)]
 pub struct Pinned {
     _pipes: Vec<(OwnedFd, OwnedFd)>,
 }
 
 impl Pinned {
-    /// How many pages are to be pinned at once, if there is no reason for more.
+    /// The most pages that are to be pinned at once, if there is no reason for more.
     pub const PAGES_MAX: u64 = 2 * PIPE_PAGES;
 
     /// Pins pages that are there.

@@ -1,12 +1,12 @@
-//! What belongs to a process as a whole.
+//! State of a process as a whole.
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use std::os::fd::AsRawFd;
 
 use super::check::path;
-use super::descriptors::Fetch;
-use super::nursery::Stub;
+use super::fetch::Fetch;
+use super::stubs::Stub;
 use crate::error::{Error, failed};
 use crate::image::{ItimerValue, SignalAction};
 use crate::observe;
@@ -14,7 +14,7 @@ use crate::sys;
 
 const SIGSET_BYTES: u64 = 8;
 
-/// Sets what its threads will share, while it still has all privileges.
+/// Sets the state that its threads will share, while it still has all privileges.
 pub fn set(stub: &Stub) -> Result<(), Error> {
     let process = stub.process;
     stub.call(
@@ -75,8 +75,7 @@ fn set_directory(stub: &Stub) -> Result<(), Error> {
     fetch.end(&stub.blank)
 }
 
-/// Sets what must come last: limits that would be in the way, signals, and timers, which run from
-/// then on.
+/// Sets what must come last: signals, and timers, which run from then on.
 pub fn set_last(stub: &Stub) -> Result<(), Error> {
     let process = stub.process;
     // PR_SET_DUMPABLE knows no other values; 2 is what a change of identity has left.

@@ -9,20 +9,20 @@
 
 use std::collections::HashSet;
 
+use super::advice::{MADV_POPULATE_WRITE, advise, advise_range};
 use super::blank::{self, Blank};
-use super::descriptors::Fetch;
-use super::memory::{MADV_POPULATE_WRITE, advise};
-use super::nursery::Stub;
+use super::fetch::Fetch;
 use super::pin::Pinned;
-use super::workspace::{HUGE_PAGE_BYTES, Workspace, used_by};
+use super::workspace::{Workspace, used_by};
+use crate::arch::{HUGE_PAGE_BYTES, PAGE_BYTES};
 use crate::error::{Error, failed};
 use crate::image::{Advice, Image, Mapped, Mapping};
 use crate::inject::{Memory, Remote};
 use crate::observe::{Listing, Pagemap};
 use crate::pages::Placed;
-use crate::sys::{self, PAGE_BYTES};
+use crate::sys;
 
-/// Where memory is short, the kernel takes it from here first.
+/// Score by which the kernel takes memory from here first when memory runs out.
 const OOM_SCORE_ADJ_MAX: &str = "1000";
 const NICE_MAX: i32 = 19;
 const NAME: &[u8] = b"nvvmm-reserve\0";
@@ -31,7 +31,7 @@ const RUN_PAGES_MIN: u64 = 16;
 /// Pieces that it is cut into at most: each is a mapping of the process.
 const PIECES_MAX: usize = 1024;
 
-/// Memory for one restart. Dropped, it is given back.
+/// Memory for one restart. When dropped, it is given back.
 #[derive(Debug)]
 pub struct Reserve {
     pid: i32,
@@ -56,15 +56,15 @@ impl Reserve {
         made.map(|blank| Empty { blank, len_bytes })
     }
 
-    /// How much it is.
+    /// Its size.
     pub fn len_bytes(&self) -> u64 {
         self.len_bytes
     }
 
-    /// In which frames it is: the number of the first one and how many, for each run. They stay.
+    /// Its frames: the first number and the count, for each run. The frames stay the same.
     ///
     /// # Errors
-    /// It is gone: where memory is short the kernel takes it.
+    /// Fails if it is gone: the kernel takes it when memory runs out.
     pub fn frames(&self) -> Result<Vec<(u64, u64)>, Error> {
         let mut listing = Listing::default();
         let start = self.workspace.behind();
@@ -76,16 +76,17 @@ impl Reserve {
             .collect())
     }
 
-    /// The process that has it meanwhile.
+    /// The process that holds it meanwhile.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// Whether nothing of the image is where it is.
+    /// True if its addresses are free in all processes of the image.
     pub(super) fn fits(&self, image: &Image) -> bool {
         let taken: Vec<(u64, u64)> = used_by(image).collect();
         self.workspace.is_clear_of(&taken, self.len_bytes)
     }
+
     /// Makes a process with this number that has the memory. `None` if it is gone: where memory is
     /// short the kernel takes it.
     pub(super) fn into_process(mut self, pid: i32) -> Result<Option<(Blank, Frames)>, Error> {
@@ -141,13 +142,13 @@ impl Empty {
             libc::SYS_prctl,
             &[libc::PR_SET_NAME as u64, name],
         )?;
-        // Nobody else knows what it is for.
+        // Without its parent it is of no use.
         let arguments = [libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64];
         blank.call("tie a process to its parent", libc::SYS_prctl, &arguments)?;
         let pinned = populate(&blank, len_bytes)?;
         sys::set_nice(pid, 0).map_err(failed("set a nice value"))?;
         blank.leader.idle(blank.workspace.idle())?;
-        sys::detach(pid).map_err(failed(format!("let process {pid} go")))?;
+        sys::detach(pid).map_err(failed(format!("release process {pid}")))?;
         Ok(Reserve {
             pid,
             workspace: blank.workspace,
@@ -166,8 +167,8 @@ fn populate(blank: &Blank, len_bytes: u64) -> Result<Pinned, Error> {
     let arguments = [start, len_bytes, protection, flags, u64::MAX, 0];
     blank.call("map memory", libc::SYS_mmap, &arguments)?;
     // A child of the process would share it.
-    advise_raw(blank, start, len_bytes, libc::MADV_DONTFORK as u64)?;
-    advise_raw(blank, start, len_bytes, MADV_POPULATE_WRITE)?;
+    advise(blank, start, len_bytes, libc::MADV_DONTFORK as u64)?;
+    advise(blank, start, len_bytes, MADV_POPULATE_WRITE)?;
     blank.call("lock memory", libc::SYS_mlock, &[start, len_bytes])?;
     let all = Placed {
         address: start,
@@ -196,16 +197,18 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Moves pieces of it to where the process needs pages, but for the runs that are there by
-    /// their addresses, as long as there are any. What got pages, and what did not.
+    /// Moves pieces of the memory to where the process needs pages, as long as there are any.
+    /// Leaves out the runs whose addresses are in `there`. Returns what got pages, and what did
+    /// not.
     pub fn hand_out(
         &self,
-        stub: &Stub,
+        blank: &Blank,
+        mappings: &[Mapping],
         there: &HashSet<u64>,
     ) -> Result<(Vec<Placed>, Vec<Placed>), Error> {
         let (mut given, mut left) = (Vec::new(), Vec::new());
         let mut from = self.start;
-        for mapping in &stub.process.mappings {
+        for mapping in mappings {
             for run in mapping
                 .pages
                 .iter()
@@ -217,7 +220,7 @@ impl Frames {
                     && let Some((piece, pages)) = self.piece(&wanted, from)
                 {
                     let (part, rest) = cut(wanted, pages);
-                    move_to(stub, piece, &part, mapping)?;
+                    move_to(blank, piece, &part, mapping)?;
                     from = piece + pages * PAGE_BYTES;
                     given.push(part);
                     wanted = rest;
@@ -227,7 +230,7 @@ impl Frames {
                 }
             }
         }
-        stub.call(
+        blank.call(
             "unmap memory",
             libc::SYS_munmap,
             &[self.start, self.len_bytes],
@@ -235,8 +238,8 @@ impl Frames {
         Ok((given, left))
     }
 
-    /// Where a piece for these pages is, or for the first of them, and for how many: in step with
-    /// huge pages, where there can be any.
+    /// Finds a piece for these pages, or for the first of them: its address and number of pages.
+    /// The piece is aligned like the pages, where they can be huge pages.
     fn piece(&self, wanted: &Placed, from: u64) -> Option<(u64, u64)> {
         let mut start = from;
         if wanted.pages * PAGE_BYTES >= HUGE_PAGE_BYTES {
@@ -248,7 +251,7 @@ impl Frames {
     }
 }
 
-/// The first so many pages of a run, and the others.
+/// Cuts a run behind its first pages.
 fn cut(run: Placed, pages: u64) -> (Placed, Placed) {
     let rest = Placed {
         address: run.address + pages * PAGE_BYTES,
@@ -259,26 +262,20 @@ fn cut(run: Placed, pages: u64) -> (Placed, Placed) {
     (Placed { pages, ..run }, rest)
 }
 
-/// Whether anonymous memory that was mapped elsewhere can be a part of it.
+/// True if anonymous memory that was mapped elsewhere can become a part of this mapping.
 fn can_have(mapping: &Mapping) -> bool {
     let is_special = |advice: &Advice| matches!(advice, Advice::GrowsDown | Advice::NoReserve);
     mapping.what == Mapped::Anonymous && !mapping.advice.iter().any(is_special)
 }
 
-fn move_to(stub: &Stub, piece: u64, wanted: &Placed, mapping: &Mapping) -> Result<(), Error> {
+fn move_to(blank: &Blank, piece: u64, wanted: &Placed, mapping: &Mapping) -> Result<(), Error> {
     let len = wanted.pages * PAGE_BYTES;
     let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
     let arguments = [piece, len, len, flags, wanted.address];
-    stub.call("move memory", libc::SYS_mremap, &arguments)?;
-    advise_raw(&stub.blank, wanted.address, len, libc::MADV_DOFORK as u64)?;
+    blank.call("move memory", libc::SYS_mremap, &arguments)?;
+    advise(blank, wanted.address, len, libc::MADV_DOFORK as u64)?;
     let protection = mapping.protection | libc::PROT_READ | libc::PROT_WRITE;
     let arguments = [wanted.address, len, protection as u64];
-    stub.call("protect memory", libc::SYS_mprotect, &arguments)?;
-    advise(stub, mapping, wanted.address, wanted.address + len)
-}
-
-fn advise_raw(blank: &Blank, start: u64, len: u64, advice: u64) -> Result<(), Error> {
-    blank
-        .call("advise memory", libc::SYS_madvise, &[start, len, advice])
-        .map(drop)
+    blank.call("protect memory", libc::SYS_mprotect, &arguments)?;
+    advise_range(blank, mapping, wanted.address, wanted.address + len)
 }

@@ -1,27 +1,20 @@
-//! A region of a process in the making that is in nobody's way: code, room for arguments, and a
-//! place to park the vDSO.
+//! A region of a stub at addresses that nobody uses: code, room for arguments, and a place for the
+//! vDSO while it is moved.
 
+use crate::arch::{HUGE_PAGE_BYTES, IDLE, PAGE_BYTES, SYSCALL, WORKSPACE_ADDRESSES};
 use crate::error::Error;
 use crate::image::Image;
 use crate::inject::{Memory, Remote};
 use crate::observe;
-use crate::sys::PAGE_BYTES;
 
 const ARGUMENTS_BYTES: u64 = 1 << 16;
 const PARKING_BYTES: u64 = 1 << 18;
-/// What is kept free around it: stacks grow.
+/// Room that is kept free around it, because stacks grow.
 const MARGIN_BYTES: u64 = 16 << 20;
-const CANDIDATES: std::ops::Range<u64> = 0x10_0000_0000..0x7000_0000_0000;
 const STEP_BYTES: u64 = 0x4_1000_0000;
-/// What page tables and allocations are in step with, where they can be.
-pub const HUGE_PAGE_BYTES: u64 = 2 << 20;
-
-const SYSCALL: [u8; 2] = [0x0f, 0x05];
-/// `mov eax, SYS_pause; syscall; jmp` back.
-const IDLE: [u8; 9] = [0xb8, libc::SYS_pause as u8, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
 const IDLE_AT: u64 = 16;
 
-/// Where the region is: at the same address in all processes of an image.
+/// The place of the region: the same address in all processes of an image.
 #[derive(Clone, Copy, Debug)]
 pub struct Workspace {
     start: u64,
@@ -38,14 +31,14 @@ impl Workspace {
             .collect();
         taken.extend(image.into_iter().flat_map(used_by));
         let is_free = |start: u64| Self { start }.is_clear_of(&taken, behind_bytes);
-        let mut candidates = CANDIDATES.step_by(STEP_BYTES as usize);
+        let mut candidates = WORKSPACE_ADDRESSES.step_by(STEP_BYTES as usize);
         let start = candidates
             .find(|start| is_free(*start))
             .ok_or(Error::BadImage("its processes use all addresses"))?;
         Ok(Self { start })
     }
 
-    /// Whether none of these is at it, nor near it, nor in so many bytes behind it.
+    /// True if none of these ranges is at it, near it, or in so many bytes behind it.
     pub fn is_clear_of(self, taken: &[(u64, u64)], behind_bytes: u64) -> bool {
         let (low, high) = (
             self.start - MARGIN_BYTES,
@@ -56,12 +49,12 @@ impl Workspace {
             .all(|(start, end)| *end <= low || high <= *start)
     }
 
-    /// Where there is room behind it, at the start of a huge page.
+    /// The address of the room behind it, at the start of a huge page.
     pub fn behind(self) -> u64 {
         (self.end() + MARGIN_BYTES).next_multiple_of(HUGE_PAGE_BYTES)
     }
 
-    /// The code by which a thread waits for ever.
+    /// The address of the code by which a thread waits for ever.
     pub fn idle(self) -> u64 {
         self.start + IDLE_AT
     }
@@ -84,7 +77,7 @@ impl Workspace {
         self.start + PAGE_BYTES
     }
 
-    /// Where the vDSO can be meanwhile.
+    /// The place for the vDSO while it is moved.
     pub fn parking(self) -> u64 {
         self.arguments() + ARGUMENTS_BYTES
     }
@@ -105,7 +98,7 @@ impl Workspace {
         Ok(())
     }
 
-    /// Puts bytes where a system call can read them; the address.
+    /// Puts bytes where a system call can read them. Returns their address.
     pub fn put(self, memory: &Memory, bytes: &[u8]) -> Result<u64, Error> {
         if bytes.len() as u64 > ARGUMENTS_BYTES {
             return Err(Error::BadImage(
@@ -117,7 +110,7 @@ impl Workspace {
     }
 }
 
-/// What the processes of an image have in use, as start and end.
+/// Addresses that the processes of an image use, as start and end.
 pub fn used_by(image: &Image) -> impl Iterator<Item = (u64, u64)> {
     image.processes.iter().flat_map(|process| {
         let mappings = process

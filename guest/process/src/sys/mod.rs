@@ -3,7 +3,6 @@
 
 mod process;
 mod ptrace;
-mod registers;
 mod terminal;
 
 pub use process::{
@@ -12,17 +11,13 @@ pub use process::{
     share_table,
 };
 pub use ptrace::{
-    FXSAVE_BYTES, Options, Queue, Stop, Waited, continue_with, detach, interrupt, pending_signals,
-    poll_stop, registers, rseq_area, seize, set_registers, set_signal_mask, set_xstate,
-    signal_mask, step_syscall, wait_stop, xstate,
+    Options, Queue, Stop, Waited, continue_with, detach, interrupt, pending_signals, poll_stop,
+    registers, rseq_area, seize, set_registers, set_signal_mask, set_xstate, signal_mask,
+    step_syscall, wait_stop, xstate,
 };
-pub use registers::Registers;
 pub use terminal::{set_terminal_modes, terminal_modes};
 
 use std::io;
-
-/// The size of a page, of whatever kind: x86-64 only.
-pub const PAGE_BYTES: u64 = 4096;
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 {

@@ -6,15 +6,16 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 use super::check;
+use crate::arch;
 
-/// Of clone3(2); libc has it in a type that is too narrow.
+/// A flag of clone3(2); libc has it in a type that is too narrow.
 const CLONE_CLEAR_SIGHAND: u64 = 1 << 32;
 const KCMP_FILE: i32 = 0;
 const KCMP_VM: i32 = 1;
 const KCMP_FILES: i32 = 2;
 const KCMP_FS: i32 = 3;
 
-/// What a thread may share with another.
+/// A resource that a thread may share with another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileTable {
     /// Its memory.
@@ -25,17 +26,17 @@ pub enum FileTable {
     Directories,
 }
 
-/// How a thread is scheduled.
+/// The scheduling of a thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Schedule {
     /// SCHED_OTHER and so on, with SCHED_RESET_ON_FORK.
     pub policy: i32,
-    /// Of a real-time policy; else 0.
+    /// Priority in a real-time policy; otherwise 0.
     pub priority: i32,
 }
 
-/// Starts a process, with this pid if one is given, that waits for ever, all its signal handlers
-/// dropped. It is meant to be seized.
+/// Starts a process, with this pid if one is given. It waits for ever and has no signal handlers.
+/// The caller is to seize it.
 pub fn clone_stub(pid: Option<i32>) -> io::Result<i32> {
     let set_tid = [pid.unwrap_or_default()];
     // SAFETY: clone_args is plain numbers: all zero is one.
@@ -53,7 +54,7 @@ pub fn clone_stub(pid: Option<i32>) -> io::Result<i32> {
         let child = libc::syscall(libc::SYS_clone3, &raw mut request, size_of_val(&request));
         if child == 0 {
             loop {
-                libc::syscall(libc::SYS_pause);
+                libc::syscall(arch::SYS_PAUSE);
             }
         }
         check(child).map(|pid| pid as i32)
@@ -94,12 +95,12 @@ fn kcmp(a: i32, b: i32, kind: i32, x: u64, y: u64) -> io::Result<bool> {
     check(unsafe { libc::syscall(libc::SYS_kcmp, a, b, kind, x, y) }).map(|order| order == 0)
 }
 
-/// Whether two descriptors, each of a process, are one open file.
+/// True if two descriptors, each of a process, are one open file.
 pub fn same_open_file(a: (i32, i32), b: (i32, i32)) -> io::Result<bool> {
     kcmp(a.0, b.0, KCMP_FILE, a.1 as u64, b.1 as u64)
 }
 
-/// Whether two threads share something.
+/// True if two threads share this resource.
 pub fn share_table(a: i32, b: i32, table: FileTable) -> io::Result<bool> {
     let kind = match table {
         FileTable::Memory => KCMP_VM,
@@ -140,7 +141,7 @@ pub fn set_affinity(tid: i32, mask: &[u8]) -> io::Result<()> {
         .map(drop)
 }
 
-/// How a thread is scheduled.
+/// Reads the scheduling of a thread.
 pub fn schedule(tid: i32) -> io::Result<Schedule> {
     let mut param = libc::sched_param { sched_priority: 0 };
     // SAFETY: param is a valid place for the kernel to write to.
@@ -154,7 +155,7 @@ pub fn schedule(tid: i32) -> io::Result<Schedule> {
     }
 }
 
-/// Sets how a thread is scheduled.
+/// Sets the scheduling of a thread.
 pub fn set_schedule(tid: i32, schedule: Schedule) -> io::Result<()> {
     let param = libc::sched_param {
         sched_priority: schedule.priority,

@@ -4,18 +4,19 @@
 use std::io;
 use std::ptr;
 
-use super::{Registers, check};
+use super::check;
+use crate::arch::{Registers, XSTATE_LEGACY_BYTES, XSTATE_SET, XSTATE_SET_LEGACY};
 
-/// What a seized thread is asked to report, or to do.
+/// Options of a seizure: events to report, and what happens when the tracer dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Options {
-    /// For a process that goes on if the tracer dies.
+    /// The process continues if the tracer dies.
     Capture,
-    /// For a process in the making: it dies with the tracer, and what it clones is seized too.
+    /// The process, which is being made, dies with the tracer. Its clones are seized, too.
     Restart,
 }
 
-/// Why a traced thread stands still.
+/// The reason why a traced thread stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// Before or after a system call.
@@ -25,49 +26,44 @@ pub enum Stop {
         /// SIGTRAP, or the signal that stopped the group.
         signal: i32,
     },
-    /// It made a thread or process.
+    /// After it made a thread or process.
     Cloned,
     /// About to be given a signal.
     Signal(i32),
 }
 
-/// What waiting for a thread gave.
+/// The result of waiting for a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waited {
-    /// It stands still.
+    /// The thread stands still.
     Stopped(Stop),
-    /// It is no more.
+    /// The thread ended.
     Ended,
-    /// It still runs.
+    /// The thread still runs.
     Runs,
 }
 
 /// An rseq area as the kernel has it registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RseqArea {
-    /// Where it is.
+    /// Its address.
     pub address: u64,
     /// Its size as registered.
     pub size_bytes: u32,
-    /// What must stand before an abort handler.
+    /// The signature before an abort handler.
     pub signature: u32,
 }
 
-/// Which queue of pending signals.
+/// A queue of pending signals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queue {
-    /// That of the thread.
+    /// The queue of the thread.
     Thread,
-    /// That of the whole process.
+    /// The queue of the whole process.
     Process,
 }
 
 const EVENT_STOP: i32 = 128;
-const NT_X86_XSTATE: usize = 0x202;
-const NT_PRFPREG: usize = 2;
-/// Length of a thread's extended state on a CPU without XSAVE. With it there is a header behind
-/// that.
-pub const FXSAVE_BYTES: usize = 512;
 const SIGINFO_BYTES: usize = size_of::<libc::siginfo_t>();
 
 fn plain(
@@ -105,7 +101,7 @@ pub fn step_syscall(tid: i32, signal: i32) -> io::Result<()> {
     plain(libc::PTRACE_SYSCALL, tid, 0, signal as usize).map(drop)
 }
 
-/// Lets a stopped thread go.
+/// Releases a stopped thread from tracing.
 pub fn detach(tid: i32) -> io::Result<()> {
     plain(libc::PTRACE_DETACH, tid, 0, 0).map(drop)
 }
@@ -125,7 +121,7 @@ pub fn set_registers(tid: i32, registers: &Registers) -> io::Result<()> {
 }
 
 /// The extended state (x87, SSE, AVX and on) of a stopped thread, in the uncompacted XSAVE format;
-/// on a CPU without XSAVE what there is of it, in the FXSAVE format ([`FXSAVE_BYTES`]).
+/// on a CPU without XSAVE what there is of it, in the FXSAVE format ([`XSTATE_LEGACY_BYTES`]).
 pub fn xstate(tid: i32) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0u8; 16 << 10];
     let mut area = libc::iovec {
@@ -137,8 +133,8 @@ pub fn xstate(tid: i32) -> io::Result<Vec<u8>> {
         // what it wrote.
         check(unsafe { libc::ptrace(libc::PTRACE_GETREGSET, tid, set, &raw mut area) })
     };
-    match get(NT_X86_XSTATE) {
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => get(NT_PRFPREG)?,
+    match get(XSTATE_SET) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => get(XSTATE_SET_LEGACY)?,
         other => other?,
     };
     bytes.truncate(area.iov_len);
@@ -151,10 +147,10 @@ pub fn set_xstate(tid: i32, bytes: &[u8]) -> io::Result<()> {
         iov_base: bytes.as_ptr().cast_mut().cast(),
         iov_len: bytes.len(),
     };
-    let set = if bytes.len() == FXSAVE_BYTES {
-        NT_PRFPREG
+    let set = if bytes.len() == XSTATE_LEGACY_BYTES {
+        XSTATE_SET_LEGACY
     } else {
-        NT_X86_XSTATE
+        XSTATE_SET
     };
     // SAFETY: area describes bytes, which the kernel only reads.
     check(unsafe { libc::ptrace(libc::PTRACE_SETREGSET, tid, set, &raw const area) }).map(drop)
@@ -238,7 +234,7 @@ pub fn wait_stop(tid: i32) -> io::Result<Waited> {
     wait(tid, 0)
 }
 
-/// As [`wait_stop`], without waiting.
+/// Polls once for what [`wait_stop`] waits for.
 pub fn poll_stop(tid: i32) -> io::Result<Waited> {
     wait(tid, libc::WNOHANG)
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use nvvmm_process::{Afterwards, CaptureOptions, CopiedPages, PageSource, Placed};
+use nvvmm_process::{CaptureOptions, CopiedPages, FreezeEnd, PageSource, Placed};
 
 use crate::harness::{Subject, can_run};
 
@@ -102,7 +102,7 @@ fn every_page_is_in_its_frame() {
             return;
         }
         let mut subject = Subject::start(scenario);
-        let captured = subject.capture(CaptureOptions::default(), Afterwards::Kill);
+        let captured = subject.capture(CaptureOptions::default(), FreezeEnd::Kill);
         let (image, pages) = captured.unwrap_or_else(|error| panic!("capture: {error}"));
         subject.reap_killed(&image);
         let mut source = Adopting::new(pages);
@@ -112,7 +112,7 @@ fn every_page_is_in_its_frame() {
             image.pages,
             "pages were left out"
         );
-        let again = subject.capture(CaptureOptions::default(), Afterwards::Thaw);
+        let again = subject.capture(CaptureOptions::default(), FreezeEnd::Thaw);
         let (again, _) = again.unwrap_or_else(|error| panic!("capture: {error}"));
         assert_eq!(again.pages, image.pages, "{scenario} has other pages now");
         subject.finish();

@@ -11,18 +11,18 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use nvvmm_process::{
-    Afterwards, CaptureOptions, CopiedPages, Error, Frozen, Image, PageSource, Reserve,
+    CaptureOptions, CopiedPages, Error, FreezeEnd, Frozen, Image, PageSource, Reserve,
     RestartOptions, restart,
 };
 use tempfile::TempDir;
 
-use crate::portrait::{assert_same, portrait};
+use crate::proc_view::{assert_same, proc_view};
 use crate::scenarios;
 
 /// Only a test that hangs comes near it.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Who starts a process holds it, and who looks for one: a process that was just forked has all
+/// Held while a process is started, or looked for. A process that was just forked has all
 /// that its parent has open, so it would be taken for somebody with an end of a pipe of another
 /// test's subject.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -31,8 +31,7 @@ pub fn one_at_a_time() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether tests can trace processes, choose numbers and see frames here. If not it is said,
-/// loudly.
+/// True if tests can trace processes, choose numbers and see frames here. If not, prints that.
 pub fn can_run() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
@@ -125,7 +124,7 @@ impl Subject {
     pub fn capture(
         &self,
         options: CaptureOptions,
-        afterwards: Afterwards,
+        afterwards: FreezeEnd,
     ) -> Result<(Image, CopiedPages), Error> {
         let _alone = one_at_a_time();
         nvvmm_process::check(self.pid, options)?;
@@ -138,7 +137,7 @@ impl Subject {
         Ok((image, pages))
     }
 
-    /// Whether it could be captured.
+    /// Checks that it could be captured.
     pub fn check(&self) -> Result<(), Error> {
         let _alone = one_at_a_time();
         nvvmm_process::check(self.pid, CaptureOptions::default()).map(drop)
@@ -242,14 +241,14 @@ pub fn round_trips(scenario: &str) {
             .unwrap_or_else(|error| panic!("capture: {error}"))
     };
     let mut original = Subject::start(scenario);
-    let before = portrait(original.pid);
-    capture(&original, Afterwards::Thaw);
+    let before = proc_view(original.pid);
+    capture(&original, FreezeEnd::Thaw);
     assert_same(&before, original.pid);
     original.finish();
 
     let mut subject = Subject::start(scenario);
-    let before = portrait(subject.pid);
-    let (image, mut pages) = capture(&subject, Afterwards::Kill);
+    let before = proc_view(subject.pid);
+    let (image, mut pages) = capture(&subject, FreezeEnd::Kill);
     subject.reap_killed(&image);
     for _ in 0..2 {
         subject.restart(&image, &mut pages);
@@ -257,7 +256,7 @@ pub fn round_trips(scenario: &str) {
         subject.finish();
     }
     subject.restart(&image, &mut pages);
-    let (again, mut pages_again) = capture(&subject, Afterwards::Kill);
+    let (again, mut pages_again) = capture(&subject, FreezeEnd::Kill);
     assert_eq!(
         again.pages, image.pages,
         "the second capture has other pages"

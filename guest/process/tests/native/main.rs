@@ -4,8 +4,8 @@
 mod adopts;
 mod harness;
 mod moves;
-#[path = "../portrait.rs"]
-mod portrait;
+#[path = "../proc_view.rs"]
+mod proc_view;
 mod programs;
 mod refuses;
 mod reserves;

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use nvvmm_process::{
-    Afterwards, CaptureOptions, CopiedPages, Frozen, Image, RestartOptions, check, restart,
+    CaptureOptions, CopiedPages, FreezeEnd, Frozen, Image, RestartOptions, check, restart,
 };
 use tempfile::TempDir;
 
 use crate::harness::{can_run, one_at_a_time, spawn_alone};
 use crate::workloads;
 
-/// How long it has computed when it is captured.
+/// Time that it has computed when it is captured.
 const WORKED: Duration = Duration::from_millis(100);
 const CAPTURES: usize = 3;
 
@@ -42,7 +42,7 @@ fn worked(pid: i32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-/// Whether it has ended; it waits to be reaped.
+/// True if it has ended; it waits to be reaped.
 fn is_over(pid: i32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it is there");
     status.contains("State:\tZ")
@@ -109,7 +109,7 @@ fn capture(pid: i32) -> Option<(Image, CopiedPages)> {
         .and_then(|_| Frozen::new(pid, false))
         .and_then(|frozen| {
             let image = frozen.capture(options, &mut pages)?.image;
-            frozen.end(Afterwards::Kill)?;
+            frozen.end(FreezeEnd::Kill)?;
             Ok(image)
         });
     match captured {

@@ -1,6 +1,6 @@
-//! What cannot be held or had back is refused by name, and the process goes on.
+//! Refusals, by name, of captures and restarts: the process continues.
 
-use nvvmm_process::{Afterwards, CaptureOptions, Error, Image, RestartOptions, restart};
+use nvvmm_process::{CaptureOptions, Error, FreezeEnd, Image, RestartOptions, restart};
 
 use crate::for_each_refusal;
 use crate::harness::{Subject, can_run};
@@ -28,7 +28,7 @@ fn refused(scenario: &str, place: &str, reason: &str) {
     subject.finish();
 }
 
-/// What it says.
+/// The text of the refusal.
 fn expect_refusal<T>(result: Result<T, Error>, reason: &str) -> String {
     match result {
         Err(error @ Error::Refused(_)) => {
@@ -65,7 +65,7 @@ fn restart_elsewhere() {
         return;
     }
     let mut subject = Subject::start("mapped-file");
-    let captured = subject.capture(CaptureOptions::default(), Afterwards::Thaw);
+    let captured = subject.capture(CaptureOptions::default(), FreezeEnd::Thaw);
     let (mut image, mut pages) = captured.unwrap_or_else(|error| panic!("capture: {error}"));
     let mut again = |image: &Image| restart(image, &RestartOptions::default(), None, &mut pages);
     expect_refusal(again(&image), "cannot have its number back: it is in use");
@@ -83,7 +83,7 @@ fn restart_in_another_boot() {
         return;
     }
     let mut subject = Subject::start("mapped-file");
-    let captured = subject.capture(CaptureOptions::default(), Afterwards::Kill);
+    let captured = subject.capture(CaptureOptions::default(), FreezeEnd::Kill);
     let (mut image, mut pages) = captured.unwrap_or_else(|error| panic!("capture: {error}"));
     subject.reap_killed(&image);
     let (mapped, copy) = (subject.path("mapped"), subject.path("copy"));

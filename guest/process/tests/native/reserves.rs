@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use nvvmm_process::{Afterwards, CaptureOptions, CopiedPages, Empty, Image, Reserve};
+use nvvmm_process::{CaptureOptions, CopiedPages, Empty, FreezeEnd, Image, Reserve};
 
 use crate::adopts::{Adopting, frame_of};
 use crate::harness::{Subject, can_run, one_at_a_time};
-use crate::portrait::{assert_same, portrait};
+use crate::proc_view::{assert_same, proc_view};
 
 const PAGE_BYTES: u64 = 4096;
 const MIB: u64 = 1 << 20;
@@ -48,16 +48,16 @@ fn frames(reserve: &Reserve) -> HashSet<u64> {
 fn killed(
     scenario: &str,
     options: CaptureOptions,
-) -> (Subject, Image, CopiedPages, crate::portrait::Portrait) {
+) -> (Subject, Image, CopiedPages, crate::proc_view::ProcView) {
     let mut subject = Subject::start(scenario);
-    let before = portrait(subject.pid);
-    let captured = subject.capture(options, Afterwards::Kill);
+    let before = proc_view(subject.pid);
+    let captured = subject.capture(options, FreezeEnd::Kill);
     let (image, pages) = captured.unwrap_or_else(|error| panic!("capture: {error}"));
     subject.reap_killed(&image);
     (subject, image, pages, before)
 }
 
-/// How many of how many pages came out of a reserve of that size.
+/// Pages that came out of a reserve of that size, and all pages.
 fn pages_from(scenario: &str, options: CaptureOptions, bytes: u64) -> (u64, u64) {
     let (mut subject, image, pages, before) = killed(scenario, options);
     let reserve = reserve(bytes);
@@ -67,7 +67,7 @@ fn pages_from(scenario: &str, options: CaptureOptions, bytes: u64) -> (u64, u64)
     subject.restart_with(Some(reserve), &image, &mut source);
     assert!(!std::path::Path::new(&format!("/proc/{holder}")).exists());
     assert_same(&before, subject.pid);
-    let again = subject.capture(options, Afterwards::Thaw);
+    let again = subject.capture(options, FreezeEnd::Thaw);
     let (again, _) = again.unwrap_or_else(|error| panic!("capture: {error}"));
     assert_eq!(again.pages, image.pages, "{scenario} has other pages now");
     subject.finish();

@@ -1,4 +1,4 @@
-//! What a process has, and has again: one test for each promise.
+//! State that a process has again after a restart: one test for each promise.
 
 use crate::for_each_survivor;
 use crate::harness::{can_run, round_trips};

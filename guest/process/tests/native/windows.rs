@@ -3,7 +3,7 @@
 
 use std::io::Write;
 
-use nvvmm_process::{Afterwards, CaptureOptions, WindowPages};
+use nvvmm_process::{CaptureOptions, FreezeEnd, WindowPages};
 
 use crate::harness::{Subject, can_run};
 
@@ -26,7 +26,7 @@ fn processes_go_on_with_memory_of_a_file_and_leave_the_file_as_it_is() {
             tree: scenario == "tree",
             ..CaptureOptions::default()
         };
-        let captured = subject.capture(options, Afterwards::Kill);
+        let captured = subject.capture(options, FreezeEnd::Kill);
         let (image, pages) =
             captured.unwrap_or_else(|error| panic!("{scenario}: capture: {error}"));
         subject.reap_killed(&image);

@@ -4,41 +4,41 @@ use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Seek, Write, pipe};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use crate::{Check, Scene};
+use crate::{Check, Fixture};
 
-pub fn scenario(name: &str, scene: &Scene) -> Option<Check> {
+pub fn scenario(name: &str, fixture: &Fixture) -> Option<Check> {
     Some(match name {
-        "files" => files(scene),
+        "files" => files(fixture),
         "pipes" => pipes(),
-        "descriptors" => descriptors(scene),
+        "descriptors" => descriptors(fixture),
         _ => return None,
     })
 }
 
-fn open(scene: &Scene, name: &str) -> File {
-    std::fs::write(scene.path(name), b"0123456789abcdefghij").expect("a file");
+fn open(fixture: &Fixture, name: &str) -> File {
+    std::fs::write(fixture.path(name), b"0123456789abcdefghij").expect("a file");
     File::options()
         .read(true)
         .write(true)
-        .open(scene.path(name))
+        .open(fixture.path(name))
         .expect("the file")
 }
 
 /// Two descriptors of one open file share its offset, two of the same file do not; one appends, one
 /// only reads.
-fn files(scene: &Scene) -> Check {
-    let mut first = open(scene, "shared");
+fn files(fixture: &Fixture) -> Check {
+    let mut first = open(fixture, "shared");
     let mut twin = first.try_clone().expect("a descriptor");
-    let mut apart = File::open(scene.path("shared")).expect("the file");
-    open(scene, "grows");
+    let mut apart = File::open(fixture.path("shared")).expect("the file");
+    open(fixture, "grows");
     let mut appends = File::options()
         .append(true)
-        .open(scene.path("grows"))
+        .open(fixture.path("grows"))
         .expect("the file");
     let mut word = [0; 5];
     first.read_exact(&mut word).expect("bytes");
     apart.read_exact(&mut word[..2]).expect("bytes");
-    let grows = scene.path("grows");
+    let grows = fixture.path("grows");
     Box::new(move || {
         let mut read = |file: &mut File| {
             file.read_exact(&mut word).expect("bytes");
@@ -98,7 +98,7 @@ fn pipes() -> Check {
 
 /// Descriptors with numbers far apart, with and without FD_CLOEXEC, of devices and directories,
 /// also a path only.
-fn descriptors(scene: &Scene) -> Check {
+fn descriptors(fixture: &Fixture) -> Check {
     let at = |file: File, number: i32, close_on_exec: bool| {
         let flag = if close_on_exec { libc::O_CLOEXEC } else { 0 };
         // SAFETY: the number is nobody's yet, and from now on the result's.
@@ -119,11 +119,11 @@ fn descriptors(scene: &Scene) -> Check {
     let zero = at(File::open("/dev/zero").expect("a device"), 700, true);
     let random = at(File::open("/dev/urandom").expect("a device"), 31, true);
     let directory = at(
-        File::open(&scene.directory).expect("a directory"),
+        File::open(&fixture.directory).expect("a directory"),
         32,
         false,
     );
-    let own = scene.path("own");
+    let own = fixture.path("own");
     Box::new(move || {
         let flags = |fd: &OwnedFd| {
             // SAFETY: the call takes numbers only.

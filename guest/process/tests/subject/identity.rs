@@ -1,13 +1,13 @@
-//! Who a process is, and what surrounds it. Much of it the harness compares by what /proc says.
+//! Identity and surroundings of a process. The harness compares much of it by /proc.
 
 use std::os::unix::fs::MetadataExt;
 
-use crate::{Check, Scene};
+use crate::{Check, Fixture};
 
-pub fn scenario(name: &str, scene: &Scene) -> Option<Check> {
+pub fn scenario(name: &str, fixture: &Fixture) -> Option<Check> {
     Some(match name {
-        "surroundings" => surroundings(scene),
-        "credentials" => credentials(scene),
+        "surroundings" => surroundings(fixture),
+        "credentials" => credentials(fixture),
         "session" => session(),
         _ => return None,
     })
@@ -23,8 +23,8 @@ fn limit(resource: libc::__rlimit_resource_t) -> (u64, u64) {
     (found.rlim_cur, found.rlim_max)
 }
 
-fn surroundings(scene: &Scene) -> Check {
-    let inner = scene.path("inner");
+fn surroundings(fixture: &Fixture) -> Check {
+    let inner = fixture.path("inner");
     std::fs::create_dir_all(&inner).expect("a directory");
     std::env::set_current_dir(&inner).expect("a directory");
     let small = libc::rlimit {
@@ -81,13 +81,13 @@ fn surroundings(scene: &Scene) -> Check {
 }
 
 /// A user with a few capabilities left, some of them ambient.
-fn credentials(scene: &Scene) -> Check {
+fn credentials(fixture: &Fixture) -> Check {
     const CAP_KILL: u64 = 5;
     const CAP_NET_RAW: u64 = 13;
     const CAP_SYS_TIME: u64 = 25;
     use std::os::unix::fs::PermissionsExt;
     let open_to_all = std::fs::Permissions::from_mode(0o777);
-    std::fs::set_permissions(&scene.directory, open_to_all).expect("its mode");
+    std::fs::set_permissions(&fixture.directory, open_to_all).expect("its mode");
     // SAFETY: calls with numbers, or with structures that live through them. There is one thread.
     unsafe {
         assert_eq!(libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYS_TIME), 0);

@@ -1,37 +1,38 @@
-//! Sets up what a test is about, says that it is ready, waits, and verifies that nothing of it was
-//! lost: it is captured and restarted while it waits. `subject SCENARIO DIRECTORY`; the directory
-//! gets `ready`, then `passed`, and is told `go`. What else it can be asked: see stage.
+//! Sets up what a test is about, reports that it is ready, waits, and verifies that nothing was
+//! lost. It is captured and restarted while it waits. `subject SCENARIO DIRECTORY`: the directory
+//! gets the files `ready`, then `passed`; the test makes `go`. More commands are in module
+//! `detached`.
 
+mod detached;
 mod files;
 mod identity;
 mod memory;
-#[path = "../portrait.rs"]
-mod portrait;
+#[path = "../proc_view.rs"]
+mod proc_view;
 mod processes;
 mod refused;
 mod registers;
 mod signals;
-mod stage;
 mod syscalls;
 mod threads;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What a scenario does after the wait. It panics where something is wrong.
+/// The check of a scenario after the wait. It panics where something is wrong.
 type Check = Box<dyn FnOnce()>;
 
-/// What a scenario has to work with.
-struct Scene {
+/// Files of a scenario.
+struct Fixture {
     directory: PathBuf,
 }
 
-impl Scene {
+impl Fixture {
     fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
 
-    /// Waits until it is told to go on. Short sleeps: it is frozen inside of one, mostly.
+    /// Waits for `go`, in short sleeps: mostly it is frozen inside of one.
     fn wait(&self) {
         wait_for(&self.path("go"));
     }
@@ -48,17 +49,17 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["start", scenario, directory] => stage::start(scenario, directory.as_ref()),
+        ["start", scenario, directory] => detached::start(scenario, directory.as_ref()),
         ["finish", pid, directory] => {
-            stage::finish(pid.parse().expect("a number"), directory.as_ref())
+            detached::finish(pid.parse().expect("a number"), directory.as_ref())
         }
-        [scenario, directory] => play(scenario, directory.into()),
+        [scenario, directory] => run(scenario, directory.into()),
         _ => panic!("subject SCENARIO DIRECTORY"),
     }
 }
 
-fn play(name: &str, directory: PathBuf) {
-    let scene = Scene { directory };
+fn run(name: &str, directory: PathBuf) {
+    let fixture = Fixture { directory };
     let families = [
         memory::scenario,
         threads::scenario,
@@ -72,12 +73,13 @@ fn play(name: &str, directory: PathBuf) {
     ];
     let check = families
         .iter()
-        .find_map(|family| family(name, &scene))
+        .find_map(|family| family(name, &fixture))
         .expect("a known scenario");
     // Under its name when nothing of it is open any more.
-    std::fs::write(scene.path("ready.new"), "").expect("a directory to write to");
-    std::fs::rename(scene.path("ready.new"), scene.path("ready")).expect("a directory to write to");
-    scene.wait();
+    std::fs::write(fixture.path("ready.new"), "").expect("a directory to write to");
+    std::fs::rename(fixture.path("ready.new"), fixture.path("ready"))
+        .expect("a directory to write to");
+    fixture.wait();
     check();
-    std::fs::write(scene.path("passed"), "").expect("a directory to write to");
+    std::fs::write(fixture.path("passed"), "").expect("a directory to write to");
 }

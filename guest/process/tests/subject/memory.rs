@@ -4,17 +4,17 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::ptr;
 
-use crate::{Check, Scene};
+use crate::{Check, Fixture};
 
 pub const PAGE: usize = 4096;
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
-pub fn scenario(name: &str, scene: &Scene) -> Option<Check> {
+pub fn scenario(name: &str, fixture: &Fixture) -> Option<Check> {
     Some(match name {
         "anonymous" => anonymous(),
         "huge-pages" => huge_pages(),
-        "private-file" => private_file(scene),
-        "shared-file" => shared_file(scene),
+        "private-file" => private_file(fixture),
+        "shared-file" => shared_file(fixture),
         "protected" => protected(),
         "heap" => heap(),
         "stack" => stack(),
@@ -118,7 +118,7 @@ impl Region {
         unsafe { self.word(page, index).read_volatile() }
     }
 
-    /// Whether the page can be read, without dying if not.
+    /// True if the page can be read. The process survives if not.
     fn is_readable(&self, page: usize) -> bool {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         // SAFETY: write(2) only reads memory, and answers EFAULT where it cannot.
@@ -185,8 +185,8 @@ fn huge_pages() -> Check {
     })
 }
 
-fn numbered_file(scene: &Scene, pages: usize) -> File {
-    let path = scene.path("mapped");
+fn numbered_file(fixture: &Fixture, pages: usize) -> File {
+    let path = fixture.path("mapped");
     let bytes: Vec<u8> = (0..pages)
         .flat_map(|page| vec![page as u8 + 1; PAGE])
         .collect();
@@ -200,8 +200,8 @@ fn numbered_file(scene: &Scene, pages: usize) -> File {
 
 /// A private view: pages untouched, read, and written; one of the written ones cannot be written
 /// any more.
-fn private_file(scene: &Scene) -> Check {
-    let file = numbered_file(scene, 8);
+fn private_file(fixture: &Fixture) -> Check {
+    let file = numbered_file(fixture, 8);
     let region = Region::map(8, READ_WRITE, libc::MAP_PRIVATE, Some(&file));
     region.get(1, 0);
     region.fill(2, 4);
@@ -220,9 +220,9 @@ fn private_file(scene: &Scene) -> Check {
     })
 }
 
-fn shared_file(scene: &Scene) -> Check {
-    let path = scene.path("mapped");
-    let file = numbered_file(scene, 4);
+fn shared_file(fixture: &Fixture) -> Check {
+    let path = fixture.path("mapped");
+    let file = numbered_file(fixture, 4);
     let region = Region::map(4, READ_WRITE, libc::MAP_SHARED, Some(&file));
     let reader = Region::map(4, libc::PROT_READ, libc::MAP_SHARED, Some(&file));
     region.fill(1, 6);
@@ -307,7 +307,7 @@ fn stack() -> Check {
     Box::new(|| assert_eq!(deep(600), 601))
 }
 
-/// What is given back is zero afterwards, not what it was.
+/// Memory that is given back is zero afterwards, not what it was.
 fn dont_need() -> Check {
     let region = Region::anonymous(16);
     (0..16).for_each(|page| region.fill(page, 12));
@@ -371,11 +371,8 @@ fn locked_and_advised() -> Check {
     });
     let locked = Region::anonymous(4);
     // SAFETY: locking memory changes nothing that is in it.
-    assert_eq!(
-        unsafe { libc::mlock(locked.start.cast(), 4 * PAGE) },
-        0,
-        "mlock"
-    );
+    let result = unsafe { libc::mlock(locked.start.cast(), 4 * PAGE) };
+    assert_eq!(result, 0, "mlock");
     Box::new(move || {
         for (region, flag) in advised {
             region.assert_filled(1, 14);

@@ -5,11 +5,11 @@ use std::io::{Read, Write, pipe};
 use std::process::exit;
 
 use crate::memory::Region;
-use crate::{Check, Scene, wait_for};
+use crate::{Check, Fixture, wait_for};
 
-pub fn scenario(name: &str, scene: &Scene) -> Option<Check> {
+pub fn scenario(name: &str, fixture: &Fixture) -> Option<Check> {
     Some(match name {
-        "tree" => tree(scene),
+        "tree" => tree(fixture),
         _ => return None,
     })
 }
@@ -38,14 +38,14 @@ pub fn wait(pid: i32) -> i32 {
 /// Two children and a grandchild, which share memory that nobody has written since, a file, and
 /// pipes; one child leads a process group that the grandchild is in. All of them wait; the
 /// grandchild's answer comes up through its parent.
-fn tree(scene: &Scene) -> Check {
+fn tree(fixture: &Fixture) -> Check {
     let region = Region::anonymous(64);
     (0..64).for_each(|page| region.fill(page, 21));
-    std::fs::write(scene.path("shared"), "0123456789").expect("a file");
-    let mut shared = File::open(scene.path("shared")).expect("the file");
+    std::fs::write(fixture.path("shared"), "0123456789").expect("a file");
+    let mut shared = File::open(fixture.path("shared")).expect("the file");
     let (mut answers, mut answer) = pipe().expect("a pipe");
     let (mut questions, mut question) = pipe().expect("a pipe");
-    let go = scene.path("go");
+    let go = fixture.path("go");
     let first = fork(|| {
         // SAFETY: the call takes numbers only.
         assert_eq!(unsafe { libc::setpgid(0, 0) }, 0);
@@ -77,7 +77,7 @@ fn tree(scene: &Scene) -> Check {
         (&shared).read_exact(&mut digits).expect("digits");
         i32::from(&digits == b"0123")
     });
-    wait_for(&scene.path("grandchild"));
+    wait_for(&fixture.path("grandchild"));
     Box::new(move || {
         assert_eq!(wait(second), 1);
         let mut digits = [0; 4];

@@ -1,4 +1,4 @@
-//! What cannot be held.
+//! Scenarios that cannot be captured.
 
 use std::fs::{File, Permissions};
 use std::io::{Read, Write, pipe};
@@ -11,14 +11,20 @@ use std::{mem, ptr};
 
 use crate::memory::{PAGE, Region};
 use crate::processes::{fork, wait};
-use crate::{Check, Scene};
+use crate::{Check, Fixture};
 
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
 /// Sets one thing up, and keeps it.
-pub fn scenario(name: &str, scene: &Scene) -> Option<Check> {
+pub fn scenario(name: &str, fixture: &Fixture) -> Option<Check> {
+    descriptor(name, fixture)
+        .or_else(|| mapping(name, fixture))
+        .or_else(|| whole_process(name, fixture))
+}
+
+/// Things that have a file descriptor.
+fn descriptor(name: &str, fixture: &Fixture) -> Option<Check> {
     Some(match name {
-        "plain" => Box::new(|| {}),
         "connected-socket" => keep(UnixStream::pair().expect("sockets")),
         "io-uring" => keep(io_uring()),
         "epoll" => {
@@ -31,6 +37,33 @@ pub fn scenario(name: &str, scene: &Scene) -> Option<Check> {
             assert!(unsafe { libc::memfd_create(c"test".as_ptr(), 0) } >= 0);
             keep(())
         }
+        "deleted-file" => {
+            let file = File::create(fixture.path("deleted")).expect("a file");
+            std::fs::remove_file(fixture.path("deleted")).expect("the file");
+            keep(file)
+        }
+        "file-lock" => {
+            let file = File::create(fixture.path("locked")).expect("a file");
+            // SAFETY: the call takes numbers only.
+            assert_eq!(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) }, 0);
+            keep(file)
+        }
+        "outside-pipe" => {
+            let (mut reader, writer) = pipe().expect("a pipe");
+            orphan(|| {
+                // SAFETY: nothing of this process uses its copy of the other end.
+                unsafe { libc::close(writer.as_raw_fd()) };
+                let _ = reader.read(&mut [0]);
+            });
+            keep(writer)
+        }
+        _ => return None,
+    })
+}
+
+/// Kinds of memory.
+fn mapping(name: &str, fixture: &Fixture) -> Option<Check> {
+    Some(match name {
         "device-mapping" => {
             let device = File::options()
                 .read(true)
@@ -40,25 +73,20 @@ pub fn scenario(name: &str, scene: &Scene) -> Option<Check> {
             keep(Region::map(4, READ_WRITE, libc::MAP_PRIVATE, Some(&device)))
         }
         "shared-anonymous" => keep(Region::map(4, READ_WRITE, libc::MAP_SHARED, None)),
-        "deleted-file" => {
-            let file = File::create(scene.path("deleted")).expect("a file");
-            std::fs::remove_file(scene.path("deleted")).expect("the file");
-            keep(file)
-        }
         "deleted-mapping" => {
             let file = File::options()
                 .read(true)
                 .write(true)
                 .create_new(true)
-                .open(scene.path("mapped"))
+                .open(fixture.path("mapped"))
                 .expect("a file");
             file.set_len(PAGE as u64).expect("room");
-            std::fs::remove_file(scene.path("mapped")).expect("the file");
+            std::fs::remove_file(fixture.path("mapped")).expect("the file");
             keep(Region::map(1, READ_WRITE, libc::MAP_SHARED, Some(&file)))
         }
         "mapped-file" => {
-            std::fs::write(scene.path("mapped"), vec![1; PAGE]).expect("a file");
-            let file = File::open(scene.path("mapped")).expect("the file");
+            std::fs::write(fixture.path("mapped"), vec![1; PAGE]).expect("a file");
+            let file = File::open(fixture.path("mapped")).expect("the file");
             keep(Region::map(
                 1,
                 libc::PROT_READ,
@@ -66,12 +94,23 @@ pub fn scenario(name: &str, scene: &Scene) -> Option<Check> {
                 Some(&file),
             ))
         }
-        "file-lock" => {
-            let file = File::create(scene.path("locked")).expect("a file");
-            // SAFETY: the call takes numbers only.
-            assert_eq!(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) }, 0);
-            keep(file)
+        "system-v-memory" => {
+            // SAFETY: a segment of its own, which goes away with this process.
+            unsafe {
+                let segment = libc::shmget(libc::IPC_PRIVATE, PAGE, 0o600);
+                assert_ne!(libc::shmat(segment, ptr::null(), 0) as isize, -1);
+                assert_eq!(libc::shmctl(segment, libc::IPC_RMID, ptr::null_mut()), 0);
+            }
+            keep(())
         }
+        _ => return None,
+    })
+}
+
+/// Properties of the process.
+fn whole_process(name: &str, fixture: &Fixture) -> Option<Check> {
+    Some(match name {
+        "plain" => Box::new(|| {}),
         "foreign-namespace" => {
             // SAFETY: the call takes numbers only.
             assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWUTS) }, 0);
@@ -88,15 +127,6 @@ pub fn scenario(name: &str, scene: &Scene) -> Option<Check> {
             }
             keep(())
         }
-        "outside-pipe" => {
-            let (mut reader, writer) = pipe().expect("a pipe");
-            orphan(|| {
-                // SAFETY: nothing of this process uses its copy of the other end.
-                unsafe { libc::close(writer.as_raw_fd()) };
-                let _ = reader.read(&mut [0]);
-            });
-            keep(writer)
-        }
         "child" => keep(
             Command::new("sleep")
                 .arg("60")
@@ -108,16 +138,7 @@ pub fn scenario(name: &str, scene: &Scene) -> Option<Check> {
             traced();
             keep(())
         }
-        "32-bit" => become_32_bit(scene),
-        "system-v-memory" => {
-            // SAFETY: a segment of its own, which goes away with this process.
-            unsafe {
-                let segment = libc::shmget(libc::IPC_PRIVATE, PAGE, 0o600);
-                assert_ne!(libc::shmat(segment, ptr::null(), 0) as isize, -1);
-                assert_eq!(libc::shmctl(segment, libc::IPC_RMID, ptr::null_mut()), 0);
-            }
-            keep(())
-        }
+        "32-bit" => become_32_bit(fixture),
         _ => return None,
     })
 }
@@ -151,7 +172,7 @@ fn orphan(body: impl FnOnce()) {
     assert_eq!(wait(between), 0);
 }
 
-/// Has this process traced by another one until it ends.
+/// Makes another process trace this one until it ends.
 fn traced() {
     let (mut told, mut teller) = pipe().expect("a pipe");
     // SAFETY: the call takes nothing.
@@ -171,7 +192,7 @@ fn traced() {
 }
 
 /// Becomes a program of 32 bits, which does what this one does around a scenario.
-fn become_32_bit(scene: &Scene) -> ! {
+fn become_32_bit(fixture: &Fixture) -> ! {
     unsafe extern "C" {
         static nvvmm_program32: u8;
         static nvvmm_program32_end: u8;
@@ -181,10 +202,10 @@ fn become_32_bit(scene: &Scene) -> ! {
         let (start, end) = (&raw const nvvmm_program32, &raw const nvvmm_program32_end);
         std::slice::from_raw_parts(start, end.offset_from_unsigned(start))
     };
-    let path = scene.path("program");
+    let path = fixture.path("program");
     std::fs::write(&path, program).expect("a file");
     std::fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("its mode");
-    let error = Command::new(&path).current_dir(&scene.directory).exec();
+    let error = Command::new(&path).current_dir(&fixture.directory).exec();
     panic!("this kernel runs no programs of 32 bits: {error}");
 }
 

@@ -1,4 +1,4 @@
-//! What is in registers only.
+//! Scenarios whose state is in registers only.
 
 use std::arch::asm;
 use std::sync::Arc;
@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::{Check, Scene};
+use crate::{Check, Fixture};
 
-pub fn scenario(name: &str, _: &Scene) -> Option<Check> {
+pub fn scenario(name: &str, _: &Fixture) -> Option<Check> {
     Some(match name {
         "vector-registers" => vector_registers(),
         "rseq" => rseq(),
@@ -56,7 +56,7 @@ fn vector_registers() -> Check {
     })
 }
 
-/// For each of eight registers 32 bytes, of which a shorter one has the first.
+/// Content of eight registers, 32 bytes each; a shorter register has the first bytes.
 type Vectors = [[u64; 4]; 8];
 
 macro_rules! spin {
@@ -66,8 +66,14 @@ macro_rules! spin {
         /// # Safety
         /// The processor must have the feature.
         #[target_feature(enable = $feature)]
-        unsafe fn $name(flags: &[AtomicU32; 2], before: &Vectors, after: &mut Vectors, general: &mut [u64; 2]) {
-            // SAFETY: reads before, writes after, general and the flags, all of which live through it; the registers are named.
+        unsafe fn $name(
+            flags: &[AtomicU32; 2],
+            before: &Vectors,
+            after: &mut Vectors,
+            general: &mut [u64; 2],
+        ) {
+            // SAFETY: reads before, writes after, general and the flags, all of which live through
+            // it; the registers are named.
             unsafe {
                 asm!(
                     concat!($move, " ", $kind, "8, [{from}]"),
@@ -107,8 +113,10 @@ macro_rules! spin {
     };
 }
 
-spin!(spin_avx, "avx", "vmovdqu", "ymm", "ymm8" "ymm9" "ymm10" "ymm11" "ymm12" "ymm13" "ymm14" "ymm15");
-spin!(spin_sse, "sse2", "movdqu", "xmm", "xmm8" "xmm9" "xmm10" "xmm11" "xmm12" "xmm13" "xmm14" "xmm15");
+spin!(spin_avx, "avx", "vmovdqu", "ymm",
+    "ymm8" "ymm9" "ymm10" "ymm11" "ymm12" "ymm13" "ymm14" "ymm15");
+spin!(spin_sse, "sse2", "movdqu", "xmm",
+    "xmm8" "xmm9" "xmm10" "xmm11" "xmm12" "xmm13" "xmm14" "xmm15");
 
 /// `struct rseq` of the calling thread, which glibc (2.35) registers.
 fn rseq_area() -> *mut u8 {

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use std::{mem, ptr};
 
-use crate::{Check, Scene};
+use crate::{Check, Fixture};
 
-pub fn scenario(name: &str, _: &Scene) -> Option<Check> {
+pub fn scenario(name: &str, _: &Fixture) -> Option<Check> {
     Some(match name {
         "signals" => signals(),
         "signal-stack" => signal_stack(),

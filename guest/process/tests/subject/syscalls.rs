@@ -9,9 +9,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{mem, ptr};
 
-use crate::{Check, Scene};
+use crate::{Check, Fixture};
 
-pub fn scenario(name: &str, _: &Scene) -> Option<Check> {
+pub fn scenario(name: &str, _: &Fixture) -> Option<Check> {
     Some(match name {
         "sleep" => sleep(),
         "pipe-read" => pipe_read(),
@@ -45,7 +45,7 @@ fn inside<T: Send + 'static>(
     runner
 }
 
-/// It sleeps on, or is told that it was interrupted and how long it had to go.
+/// The sleep continues, or reports that it was interrupted and the time that was left.
 fn sleep() -> Check {
     const HOUR_S: i64 = 3600;
     let left_s = Arc::new(AtomicI64::new(HOUR_S));

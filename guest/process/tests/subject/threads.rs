@@ -6,9 +6,9 @@ use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::{Check, Scene};
+use crate::{Check, Fixture};
 
-pub fn scenario(name: &str, _: &Scene) -> Option<Check> {
+pub fn scenario(name: &str, _: &Fixture) -> Option<Check> {
     Some(match name {
         "threads" => threads(),
         "robust-futexes" => robust_futexes(),

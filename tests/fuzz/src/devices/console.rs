@@ -19,10 +19,10 @@ use nvvmm_devices::{
 use super::STEPS_MAX;
 use crate::script::Script;
 
-/// A write is repeated this often to fill buffers.
+/// Repetitions of a write that fill buffers.
 const FLOOD: usize = 200;
 
-/// Meets the bytes of one input. The first says what the console is connected to.
+/// Runs one input. Its first byte chooses the connections of the console.
 pub(super) fn run(script: &mut Script) {
     let mut host = Host::new(script.u8());
     for _ in 0..STEPS_MAX {
@@ -32,19 +32,20 @@ pub(super) fn run(script: &mut Script) {
         host.step(script);
     }
     host.save_and_restore();
-    // The console waits for an output that is not read, and not for one that is closed.
+    // The console waits for an output that is open and not read. It does not wait for a closed one.
     host.output = None;
 }
 
-/// The machine's ports, and the far ends of all that the console is connected to.
+/// The machine's ports, and the other ends of the console's connections.
 struct Host {
     ports: Bus,
     serial: Arc<Mutex<SerialPort>>,
     power: Arc<Mutex<AcpiPower>>,
     signal: Arc<PowerSignal>,
     requested: Option<PowerEvent>,
-    /// Bytes that the guest may have written at most, and that came out.
+    /// Most bytes that the guest may have written.
     written: usize,
+    /// Bytes that came out.
     printed: usize,
     input: Option<UnixStream>,
     output: Option<UnixStream>,
@@ -57,8 +58,8 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no thread has panicked")
 }
 
-/// libFuzzer's `main` does not do what Rust's does: a closed pipe must be an error, not the end of
-/// the process.
+/// Makes a closed pipe an error instead of the end of the process. Rust's `main` does this, and
+/// libFuzzer's does not.
 static NO_SIGPIPE: LazyLock<()> = LazyLock::new(|| {
     let seen = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGPIPE, seen).expect("a signal handler");
@@ -125,7 +126,7 @@ impl Host {
         }
     }
 
-    /// One step: a byte that chooses it, then its operands.
+    /// Does one step: a byte that chooses it, then its operands.
     fn step(&mut self, script: &mut Script) {
         match script.u8() % 12 {
             0 => self.out(COM1_PORT + u64::from(script.u8() % 9), &[script.u8()]),
@@ -154,7 +155,7 @@ impl Host {
             5 => {
                 let len = usize::from(script.u8());
                 if let Some(input) = &mut self.input {
-                    // Like a client, whoever types may find the buffer full.
+                    // The buffer may be full, as for any client that types.
                     let _ = input.write(script.bytes(len));
                 }
             }
@@ -167,7 +168,7 @@ impl Host {
         }
     }
 
-    /// The guest writes to ports. What it first asks for of the power registers stands.
+    /// The guest writes to ports. The first event that it requests by the power registers counts.
     fn out(&mut self, port: u64, bytes: &[u8]) {
         self.ports.write(port, bytes);
         self.written += usize::from(port == COM1_PORT);
@@ -185,7 +186,7 @@ impl Host {
             let client = UnixStream::connect(path).expect("the console listens");
             client.set_nonblocking(true).expect("a socket option");
             self.clients.push(client);
-            // Whoever connects while too many wait to be accepted would wait too.
+            // A client that connects while too many wait to be accepted would have to wait, too.
             self.turn();
         }
     }
@@ -199,7 +200,7 @@ impl Host {
         }
         let which = which % self.clients.len();
         let client = &mut self.clients[which];
-        // The console may have turned it away or hung up.
+        // The console may have refused the client or closed its connection.
         match what % 5 {
             0 => drop(client.write(bytes)),
             1 => drop(client.read(&mut [0; 4096])),

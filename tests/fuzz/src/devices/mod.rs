@@ -1,9 +1,9 @@
-//! The machine's devices: a guest writes registers, rings and descriptors as it likes, the other
-//! side of the console sends and hangs up as it likes, so do programs at a vsock device's socket,
-//! and the machine pauses, saves and restores the devices in between.
+//! Devices of the machine. The guest writes any values to registers, rings and descriptors. Clients
+//! of the console, and programs at the socket of a vsock device, send data and close connections at
+//! any time. In between, the machine pauses, saves and restores the devices.
 //!
-//! First byte: which device. The rest is a script of steps, see `step` in [`virtio`] and
-//! [`console`].
+//! The first byte chooses the device. The rest is a script of steps (see `step` in [`virtio`] and
+//! [`console`]).
 
 mod console;
 pub(crate) mod virtio;
@@ -11,10 +11,10 @@ mod vsock;
 
 use crate::script::Script;
 
-/// Steps of one run: a guest may keep its devices busy for ever, a run must end.
+/// Most steps of one run. A guest may keep its devices busy for ever, but a run must end.
 const STEPS_MAX: usize = 256;
 
-/// Meets the bytes of one input.
+/// Runs one input.
 pub fn run(input: &[u8]) {
     let mut script = Script::new(input);
     let device = match script.u8() % 6 {

@@ -1,4 +1,4 @@
-//! One virtio device behind its MMIO registers, the machine around it, and the steps of the guest
+//! A virtio device behind its MMIO registers, the machine around it, and the steps of the guest
 //! that drives it.
 
 use std::fs::File;
@@ -26,10 +26,10 @@ type Memory = GuestMemoryMmap<()>;
 
 const INSTANCE: &str = "dev0";
 
-/// Two regions of RAM with a hole between them.
+/// Size of each of two regions of RAM with a hole between them.
 const REGION_BYTES: usize = 0x1_0000;
 const HIGH_REGION: u64 = 0x2_0000;
-/// Where a driver that does it right puts its rings.
+/// Addresses at which a correct driver puts its rings.
 const DESC_TABLE: u64 = 0x1000;
 const AVAIL_RING: u64 = 0x3000;
 const USED_RING: u64 = 0x4000;
@@ -37,9 +37,9 @@ const USED_RING: u64 = 0x4000;
 const QUEUE_DISTANCE: u64 = 0x400;
 const QUEUES_MAX: usize = 3;
 const BUFFERS: u64 = 0x8000;
-/// Where a vsock packet lies, with room behind it.
+/// Address of a vsock packet, with room behind it.
 const PACKET: u64 = HIGH_REGION;
-/// What the rings are laid out for here; the device may have been told something else.
+/// Ring size of this layout. The device may have been given another one.
 const RING_SIZE: u16 = 64;
 const DISK_BYTES: usize = 0x4000;
 const PMEM: PmemRange = PmemRange {
@@ -53,7 +53,7 @@ const TURNS_MAX: usize = 64;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 
-/// The device that the guest drives.
+/// Kinds of devices that the guest drives.
 #[derive(Clone, Copy)]
 pub(crate) enum Kind {
     Disk {
@@ -61,7 +61,7 @@ pub(crate) enum Kind {
     },
     Rng,
     Vsock,
-    /// With memory in its slot until it is reset, or never.
+    /// A pmem device. It has memory in its slot until it is reset, or never.
     Pmem {
         shown: bool,
     },
@@ -97,7 +97,7 @@ static IMAGE: LazyLock<File> = LazyLock::new(|| {
     image
 });
 
-/// Memory of a guest, zero.
+/// Memory of a guest, filled with zeros.
 pub(crate) fn memory() -> Arc<Memory> {
     let ranges = [
         (GuestAddress(0), REGION_BYTES),
@@ -142,12 +142,12 @@ struct Ring {
     next_desc: u16,
 }
 
-/// A guest, its memory, and the machine that it is in at present.
+/// A guest, its memory, and its present machine.
 pub(super) struct Guest {
     kind: Kind,
     memory: Arc<Memory>,
     machine: Option<Machine>,
-    /// The queue that the steps are about.
+    /// The queue on which the steps work.
     queue: usize,
     rings: [Ring; QUEUES_MAX],
     programs: Option<vsock::Programs>,
@@ -178,7 +178,7 @@ impl Guest {
             .expect("a guest is in a machine between steps")
     }
 
-    /// One step: a byte that chooses it, then its operands.
+    /// Does one step: a byte that chooses it, then its operands.
     pub(super) fn step(&mut self, script: &mut Script) {
         match script.u8() % 16 {
             0 => self.write_register(u32::from(script.u8()) * 4, script.u32()),
@@ -226,7 +226,7 @@ impl Guest {
         }
     }
 
-    /// Where the part of the queue's rings is that queue 0 has at `address`.
+    /// Address of a part of this queue's rings. `address` is that of the same part in queue 0.
     fn at(&self, address: u64) -> u64 {
         address + self.queue as u64 * QUEUE_DISTANCE
     }
@@ -250,8 +250,8 @@ impl Guest {
         self.write_register(VIRTIO_MMIO_STATUS, status | bits);
     }
 
-    /// From reset to FEATURES_OK with `features`, or those of them that are offered when they are
-    /// an even number.
+    /// Negotiates from reset to FEATURES_OK. If `features` is even, only the offered ones are
+    /// taken.
     fn negotiate(&mut self, features: u64) {
         self.write_register(VIRTIO_MMIO_STATUS, 0);
         self.add_status(VIRTIO_CONFIG_S_ACKNOWLEDGE);
@@ -288,7 +288,7 @@ impl Guest {
         self.rings[self.queue] = Ring::default();
     }
 
-    /// A guest that writes outside of its memory faults by itself.
+    /// Stores bytes in memory. A guest that writes outside of its memory faults by itself.
     fn store(&mut self, address: u64, bytes: &[u8]) {
         let _ = self.memory.write_slice(bytes, GuestAddress(address));
     }
@@ -311,8 +311,7 @@ impl Guest {
         self.store(self.at(AVAIL_RING) + 2, &next.to_le_bytes());
     }
 
-    /// A request of three buffers with the shape that a disk wants; what stands in them may be
-    /// anything.
+    /// Makes a request of three buffers, as a disk expects it. The buffers may contain anything.
     fn disk_request(&mut self, script: &mut Script) {
         let (operation, sector, len, shape) =
             (script.u32(), script.u64(), script.u16(), script.u8());
@@ -333,8 +332,8 @@ impl Guest {
         }
     }
 
-    /// Sends a packet in the transmit queue of a vsock device; gives a buffer to the receive queue
-    /// before.
+    /// Sends a packet in the transmit queue of a vsock device. Before that it gives a buffer to the
+    /// receive queue.
     fn vsock_packet(&mut self, script: &mut Script) {
         let packet = vsock::packet(script);
         let queue = self.queue;
@@ -366,8 +365,8 @@ impl Guest {
         }
     }
 
-    /// Pauses the device, which then stands still whatever the guest's memory says, and goes on in
-    /// another machine with a device in exactly the same state.
+    /// Pauses the device, and moves it to another machine. A paused device stands still for any
+    /// content of the guest's memory. The other device has exactly the same state.
     pub(super) fn move_to_another_machine(&mut self) {
         let mut old = self
             .machine
@@ -408,7 +407,7 @@ impl Guest {
 
         let mut new = Machine::new(self.kind, INSTANCE, &self.memory);
         new.transport.restore(&saved).expect("restore");
-        // One that waits for its reset has no use for its place in the rings.
+        // A device that waits for its reset does not use its position in the rings.
         if u32::from_le_bytes(status) & VIRTIO_CONFIG_S_NEEDS_RESET == 0 {
             let again = new.transport.save().expect("save");
             assert_eq!(again, saved, "restored to another state");
@@ -418,7 +417,7 @@ impl Guest {
     }
 }
 
-/// A place in the device's window, or in the first bytes behind it.
+/// An offset in the device's slot, or in the first bytes behind the slot.
 fn offset(script: &mut Script) -> u64 {
     u64::from(script.u16()) % (MMIO_LEN + 16)
 }

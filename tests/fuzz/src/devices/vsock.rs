@@ -1,5 +1,5 @@
-//! Programs on the host that talk to the guest through a vsock device, and the packets of a guest
-//! that does it nearly right.
+//! Programs on the host that talk to the guest through a vsock device, and packets of a guest that
+//! is almost correct.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -13,9 +13,9 @@ use nvvmm_devices::virtio::{GUEST_CID, Vsock};
 use super::console::no_sigpipe;
 use crate::script::Script;
 
-/// The port of the host where somebody listens.
+/// Port of the host on which a program listens.
 const HOST_PORT: u32 = 50;
-/// Programs at once.
+/// Most programs at a time.
 const PROGRAMS_MAX: usize = 8;
 const HEADER_BYTES: usize = 44;
 
@@ -23,7 +23,7 @@ fn path() -> PathBuf {
     std::env::temp_dir().join(format!("nvvmm-fuzz-{}.vsock", std::process::id()))
 }
 
-/// A device. There is one at a time.
+/// A vsock device. There is one at a time.
 pub(super) fn device() -> Vsock {
     no_sigpipe();
     let socket = HostSocket::bind(&path()).expect("a socket");
@@ -55,8 +55,8 @@ impl Programs {
         }
     }
 
-    /// What one program does: a byte that chooses it, one that chooses the program, then its
-    /// operands. What fails was turned away, or hung up.
+    /// Does one step of a program: a byte that chooses the step, one that chooses the program, then
+    /// operands. An error means that the connection was refused or closed.
     pub(super) fn step(&mut self, script: &mut Script) {
         let (what, which) = (script.u8() % 7, usize::from(script.u8()));
         let len = usize::from(script.u8());
@@ -85,14 +85,14 @@ impl Programs {
     }
 }
 
-/// A packet of the guest, whose fields are of the right kind more often than not.
+/// A packet of the guest. Its fields are of the right kind more often than not.
 pub(super) fn packet(script: &mut Script) -> Vec<u8> {
     let (op, flags, ports) = (u16::from(script.u8()), u32::from(script.u8()), script.u8());
     let len = usize::from(script.u16());
     let src_port = u32::from(ports >> 4);
     let dst_port = match ports & 0xf {
         0..8 => HOST_PORT,
-        // The first ports that the device gives to programs of the host.
+        // The first ports that the device assigns to programs of the host.
         port => (1 << 30) + u32::from(port - 8),
     };
     let mut packet = Vec::with_capacity(HEADER_BYTES + len);
@@ -107,7 +107,7 @@ pub(super) fn packet(script: &mut Script) -> Vec<u8> {
     packet.extend(script.u32().to_le_bytes());
     packet.extend(script.u32().to_le_bytes());
     packet.resize(HEADER_BYTES + len.min(0x800), 0x5a);
-    // One that is not as it should be anywhere.
+    // A packet that is wrong everywhere.
     if op >= 0x80 {
         packet[usize::from(op) % HEADER_BYTES] ^= script.u8();
     }

@@ -8,38 +8,38 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nvvmm_snapshot::{ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool, SnapshotKind};
+use nvvmm_snapshot::{ChunkIndex, ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool, SnapshotKind};
 
 use crate::script::Script;
 
 const BLOCK_BYTES: usize = 4096;
 const POOL_BYTES: u64 = 16 << 20;
-/// So much that the maps have an inner node.
+/// Memory size of the snapshots: large enough that the maps have an inner node.
 pub(crate) const MEMORY_BYTES: u64 = 300 * (2 << 20);
 
-/// Kinds of block that have a checksum, all at the same place, and the tag of an entry that refers
-/// to a node by its number and the low 24 bits of its checksum (docs/format.md).
+/// Magic numbers of the blocks that have a checksum, all at the same place. An entry refers to a
+/// node by its number and the low 24 bits of its checksum (docs/formats/pool.md).
 const MAGICS: [&[u8]; 3] = [b"NVVMPOOL", b"NVND", b"NVIN"];
 const CHECKSUM_AT: usize = 12;
 const TAG_NODE: u64 = 2;
-/// Nodes above each other, with the superblock and an inode: as often are checksums carried up.
+/// Levels of nodes, with the superblock and an inode. Checksums are carried up that often.
 const HEIGHT_MAX: usize = 7;
-/// Blocks of the fixed areas that are worth a change though they are zero: a holder's slots, a
+/// Blocks of the fixed areas that are changed, too, although they are zero: a holder's slots, a
 /// spare block.
 const ZERO_BLOCKS: [u32; 3] = [16, 17, 64];
 
 type Block = [u8; BLOCK_BYTES];
 
-/// The blocks of a pool that are not zero.
+/// Blocks of a pool that are not zero.
 #[derive(Clone)]
 pub(crate) struct Image {
     blocks: BTreeMap<u32, Block>,
-    /// Numbers of the blocks that can be changed, so that a byte chooses one.
+    /// Numbers of the blocks that can be changed. A byte of the script chooses one.
     chosen: Arc<[u32]>,
 }
 
 impl Image {
-    /// A pool with two snapshots: closed in order, or as it was while a VM used it.
+    /// A pool with two snapshots: closed in order, or in the state that it had while a VM used it.
     pub(crate) fn example(in_use: bool) -> Image {
         static EXAMPLES: LazyLock<[Image; 2]> = LazyLock::new(make_examples);
         EXAMPLES[usize::from(in_use)].clone()
@@ -60,7 +60,8 @@ impl Image {
         self.chosen[usize::from(script.u8()) % self.chosen.len()]
     }
 
-    /// One change: the block, a byte for the kind of change, then its operands.
+    /// Makes one change. The script gives the block, a byte for the kind of change, then its
+    /// operands.
     pub(crate) fn change(&mut self, script: &mut Script) {
         let target = self.choose(script);
         let kind = script.u8();
@@ -91,7 +92,8 @@ impl Image {
         block[at..at + len].copy_from_slice(&value[..len]);
     }
 
-    /// Makes every checksum right, and those that entries keep of nodes, from the leaves up.
+    /// Makes all checksums right, from the leaves up, and the parts of them in entries that refer
+    /// to nodes.
     pub(crate) fn mend(&mut self) {
         for _ in 0..HEIGHT_MAX {
             let checksums: BTreeMap<u32, u64> = self
@@ -109,7 +111,7 @@ impl Image {
         }
     }
 
-    /// The image as a file in memory, and the path by which it is opened.
+    /// The image as a file in memory, and a path by which it can be opened.
     pub(crate) fn file(&self) -> (File, PathBuf) {
         let file = File::from(memfd_create(c"pool", MFdFlags::MFD_CLOEXEC).expect("a memory file"));
         file.set_len(POOL_BYTES).expect("room in memory");
@@ -122,8 +124,8 @@ impl Image {
     }
 }
 
-/// Gives entries the checksums of the nodes that they refer to, and the block its own. Whether one
-/// was another before.
+/// Makes the block's checksum right, and those of the nodes in its entries. Returns true if a
+/// checksum has changed.
 fn mend_block(block: &mut Block, checksums: &BTreeMap<u32, u64>) -> bool {
     if !MAGICS.iter().any(|magic| block.starts_with(magic)) {
         return false;
@@ -166,11 +168,11 @@ fn make_examples() -> [Image; 2] {
         leaf.set(index * 200, Some(*block));
     }
     let first = [
-        (0, ChunkMap::Whole(whole)),
-        (299, ChunkMap::Frames(Arc::new(leaf))),
+        (ChunkIndex::new(0), ChunkMap::Whole(whole)),
+        (ChunkIndex::new(299), ChunkMap::Frames(Arc::new(leaf))),
     ];
     let mut base = None;
-    for (name, changes) in [("first", &first[..]), ("second", &[(0, ChunkMap::Hole)])] {
+    for (name, changes) in [("first", &first[..]), ("second", &[(ChunkIndex::new(0), ChunkMap::Hole)])] {
         let new = NewSnapshot {
             kind: SnapshotKind::Vm,
             name,

@@ -1,10 +1,11 @@
-//! A pool that somebody has changed: opening, checking, listing and using it.
+//! A changed pool: opening, checking, listing and using it.
 //!
-//! First byte: which image, and whether checksums are made right after the changes. Then the
-//! changes, see [`image::Image::change`], and the steps of its users, see [`user::User::step`].
+//! The first byte chooses the image, and whether checksums are made right after the changes. Then
+//! come the changes (see [`image::Image::change`]) and the steps of the pool's users (see
+//! [`user::User::step`]).
 //!
-//! What a check calls clean must be of use: every list, map and state can be read, and a pool that
-//! was clean is clean after any use.
+//! A pool that a check calls clean must be usable: every list, map and state can be read. A clean
+//! pool stays clean after any use.
 
 pub(crate) mod image;
 mod user;
@@ -16,7 +17,7 @@ use crate::script::Script;
 const CHANGES_MAX: u8 = 16;
 const STEPS_MAX: usize = 24;
 
-/// Meets the bytes of one input.
+/// Runs one input.
 pub fn run(input: &[u8]) {
     let mut script = Script::new(input);
     let choice = script.u8();

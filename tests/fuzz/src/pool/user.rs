@@ -1,20 +1,20 @@
-//! What users do with a pool.
+//! Operations of users on a pool.
 
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
-    BlockNo, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind,
+    BlockNo, ChunkIndex, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind,
 };
 
 use super::image::MEMORY_BYTES;
 use crate::script::Script;
 
 const NAMES: [&str; 4] = ["first", "second", "third", "no such"];
-/// Chunks of a map that are looked at one by one.
+/// Chunks of a map that are read one by one.
 const CHUNKS_LOOKED_AT: u32 = 8;
 
-/// Reads everything that a pool has: lists, maps, states, and the first block of each chunk. In a
-/// clean one these agree.
+/// Reads everything in a pool: lists, maps, states, and the first block of each chunk. In a clean
+/// pool these agree.
 pub(super) fn read_all(pool: &Arc<Pool>, clean: bool) -> Result<(), Error> {
     pool.status()?;
     let reader = pool.hold("reader")?;
@@ -46,7 +46,7 @@ pub(super) fn read_all(pool: &Arc<Pool>, clean: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// A VM's side of a pool, and a user's at the command line.
+/// A VM that uses the pool, and a user at the command line.
 pub(super) struct User {
     holder: Option<Holder>,
     blocks: Vec<BlockNo>,
@@ -70,8 +70,8 @@ impl User {
         &self.pool
     }
 
-    /// One step: a byte that chooses it, and a byte for what it is done to. An error is an answer,
-    /// too.
+    /// Does one step. The script gives a byte that chooses the step, and a byte for its target. An
+    /// error is an answer, too.
     pub(super) fn step(&mut self, script: &mut Script) {
         let (step, choice) = (script.u8() % 13, script.u8());
         let name = NAMES[usize::from(choice) % NAMES.len()];
@@ -118,14 +118,14 @@ impl User {
         }
     }
 
-    /// A snapshot of the blocks that the VM has, after one that it pins, if any.
+    /// Commits a snapshot of the VM's blocks, after one that the VM pins, if any.
     fn commit(&mut self, name: &str, choice: u8, script: &mut Script) -> Result<(), Error> {
         let mut leaf = LeafBlocks::new();
         for (index, block) in (0u32..).zip(std::mem::take(&mut self.blocks)) {
             leaf.set(index, Some(block));
         }
         let at = u32::from(script.u16()) % (MEMORY_BYTES >> 21) as u32;
-        let changes = [(at, ChunkMap::Frames(Arc::new(leaf)))];
+        let changes = [(ChunkIndex::new(at), ChunkMap::Frames(Arc::new(leaf)))];
         let base = (choice & 64 == 0)
             .then(|| self.known.last().copied())
             .flatten();

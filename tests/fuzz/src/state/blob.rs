@@ -1,4 +1,4 @@
-//! Blobs with right checksums, whatever is in them.
+//! Blobs with right checksums and any content.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -10,7 +10,7 @@ use nvvmm::spec::{DiskSpec, VmSpec};
 
 use super::device;
 
-/// Sizes and places of the format (`nvvmm::checkpoint::blob`).
+/// Sizes and offsets of the format (`nvvmm::checkpoint::blob`).
 const HEADER_BYTES: usize = 32;
 const SECTION_BYTES: usize = 32;
 const SECTIONS_AT: usize = 12;
@@ -19,13 +19,13 @@ const CHECKSUM_AT: usize = 24;
 const SECTION_OFFSET_AT: usize = 8;
 const SECTION_LENGTH_AT: usize = 16;
 
-/// The payloads of a good blob.
+/// Payloads of a good blob.
 pub(super) struct Example {
     pub(super) spec: Vec<u8>,
     pub(super) machine: Vec<u8>,
 }
 
-/// A machine of two vCPUs with one of each kind of device, of which nothing has run.
+/// A machine of two vCPUs with one of each kind of device. It has not run.
 pub(super) fn example() -> &'static Example {
     static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
         let spec = VmSpec {
@@ -67,7 +67,7 @@ pub(super) fn example() -> &'static Example {
     &EXAMPLE
 }
 
-/// The vendor, and a host that can do everything else.
+/// CPUID with the vendor only. Every host offers the rest.
 pub(super) fn example_cpuid() -> Vec<kvm_cpuid_entry2> {
     let mut entries = vec![kvm_cpuid_entry2::default()];
     entries[0].ebx = u32::from_le_bytes(*b"Genu");
@@ -97,7 +97,7 @@ fn vcpu() -> VcpuStateV1 {
     }
 }
 
-/// A blob of a spec and a machine state.
+/// Makes a blob of a spec and a machine state.
 pub(super) fn assemble(spec: &[u8], machine: &[u8]) -> Vec<u8> {
     let mut blob = b"NVVMSTAT".to_vec();
     blob.extend([1u32, 2].map(u32::to_le_bytes).concat());
@@ -124,7 +124,7 @@ fn word<const N: usize>(blob: &[u8], at: usize) -> Option<[u8; N]> {
     blob.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
-/// Makes length and checksums right, as far as there are sections for them.
+/// Makes length and checksums right, if there are sections for them.
 pub(super) fn mend(blob: &mut [u8]) {
     let Some(sections) = word(blob, SECTIONS_AT).map(u32::from_le_bytes) else {
         return;

@@ -8,7 +8,7 @@ use nvvmm_devices::{
 
 use crate::devices::virtio::{Kind, Machine, memory};
 
-/// Kinds of device that a machine saves, each with an instance.
+/// Kinds of devices that a machine saves, each with an instance.
 pub(super) const KINDS: [(&str, &str); 3] = [
     ("virtio-mmio", "dev0"),
     ("serial", "com1"),
@@ -21,7 +21,7 @@ const VIRTIO: [Kind; 5] = [
     Kind::Vsock,
     Kind::Pmem { shown: false },
 ];
-/// Turns of the event loop: a state may keep its device busy for ever.
+/// Turns of the event loop. The number is limited, as a state may keep its device busy for ever.
 const TURNS_MAX: usize = 4;
 
 fn serial(instance: &str) -> SerialPort {
@@ -48,7 +48,8 @@ pub(super) fn fresh() -> Vec<SavedDevice> {
     saved
 }
 
-/// Restores a state into each device that it may be one of, and runs what took it.
+/// Restores a state into each kind of device that it may belong to, and runs the device that
+/// accepted it.
 pub(super) fn restore(saved: &SavedDevice) {
     match saved.kind.as_str() {
         "serial" => {
@@ -82,12 +83,13 @@ fn restore_virtio(kind: Kind, saved: &SavedDevice) {
     access_all(&mut machine.transport, 0x110, 4);
 }
 
-/// A device that has taken a state over, if it did: then it saves a state that restores to itself.
+/// The device that accepted the state, if it did. It then saves a state that can be restored into
+/// itself.
 fn restored<D: Device>(new: impl Fn() -> D, saved: &SavedDevice) -> Option<D> {
     let mut device = new();
     device.restore(saved).ok()?;
     let saved = device.save().expect("save");
-    // One device's disk is locked against another.
+    // The device locks its disk, so that another device could not open it.
     drop(device);
     let mut device = new();
     device.restore(&saved).expect("restoring what was saved");
@@ -100,7 +102,7 @@ fn restored<D: Device>(new: impl Fn() -> D, saved: &SavedDevice) -> Option<D> {
     Some(device)
 }
 
-/// The guest reads all registers, writes each with what it read, and reads them again.
+/// The guest reads all registers, writes each value back, and reads them again.
 fn access_all(device: &mut dyn BusDevice, len: u64, width: usize) {
     for offset in (0..len).step_by(width) {
         let mut bytes = [0; 4];

@@ -1,6 +1,6 @@
 //! The saved state of a VM: decoding the blob, and restoring every device from it.
 //!
-//! First byte: what the rest is, see [`run`].
+//! The first byte chooses the meaning of the rest (see [`run`]).
 
 mod blob;
 mod device;
@@ -12,12 +12,12 @@ use nvvmm_devices::SavedDevice;
 
 use crate::script::Script;
 
-/// Larger guests are not reserved: the sanitizer has taken most addresses.
+/// Largest memory that is reserved: the sanitizer uses most of the address space.
 const MEMORY_BYTES_MAX: u64 = 1 << 40;
-/// Changes to a good machine state.
+/// Most changes to a good machine state.
 const PATCHES_MAX: usize = 32;
 
-/// Meets the bytes of one input.
+/// Runs one input.
 pub fn run(input: &[u8]) {
     let mut script = Script::new(input);
     let example = blob::example();
@@ -51,8 +51,8 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// What can be decoded is encoded in one way only, and every part of it can be looked at without a
-/// KVM.
+/// Decodes a blob. Each decoded value has one encoding only, and every part of it can be read
+/// without KVM.
 fn decode(blob: &[u8]) {
     let saved = match SavedVm::decode(blob) {
         Ok(saved) => saved,

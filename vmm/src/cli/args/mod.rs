@@ -190,7 +190,7 @@ pub enum Command {
     /// Decode what a snapshot is made of: inode, map, vCPUs, devices; without a name the pool
     /// itself
     ///
-    /// Nothing is changed, and no VM is needed. docs/format.md says what it means.
+    /// Nothing is changed, and no VM is needed. docs/formats/pool.md says what it means.
     Inspect {
         /// Name of the snapshot
         #[arg(value_parser = values::snapshot_name)]

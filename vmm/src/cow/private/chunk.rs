@@ -56,21 +56,21 @@ impl KnownChunk {
             .count() as u32;
         put_blocks(
             &mut self.map,
-            frames.iter().zip(blocks.iter().map(|block| Some(*block))),
+            frames.places().zip(blocks.iter().map(|block| Some(*block))),
         );
         self.copied = self.copied.union(frames);
         newly_backed
     }
 
-    /// Removes all copies from the map and returns their blocks. What was behind these frames before
-    /// is not known any more: they must be dirty.
+    /// Removes all copies from the map and returns their blocks. What was behind these frames
+    /// before is not known any more: they must be dirty.
     pub fn remove_copies(&mut self) -> Vec<BlockNo> {
         let copied = std::mem::take(&mut self.copied);
         let blocks = copied
             .iter()
             .filter_map(|frame| self.map.block(frame))
             .collect();
-        put_blocks(&mut self.map, copied.iter().map(|frame| (frame, None)));
+        put_blocks(&mut self.map, copied.places().map(|frame| (frame, None)));
         blocks
     }
 }

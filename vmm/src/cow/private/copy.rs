@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use nvvmm_snapshot::{
-    BLOCK_SIZE_BYTES, BlockNo, FaultPoint, FrameSet, Medium, Reservation, fault_point,
+    BLOCK_SIZE_BYTES, BlockNo, ChunkIndex, FaultPoint, FrameIndex, FrameSet, Medium, Reservation,
+    fault_point,
 };
 
 use super::{
@@ -64,8 +65,8 @@ impl PrivateEngine {
     pub(super) fn unseen_writes(
         &self,
         log: &dyn WriteLog,
-    ) -> Result<BTreeMap<u32, FrameSet>, CowError> {
-        let mut bits: BTreeMap<u32, FrameSet> = self.written.peek().collect();
+    ) -> Result<BTreeMap<ChunkIndex, FrameSet>, CowError> {
+        let mut bits: BTreeMap<ChunkIndex, FrameSet> = self.written.peek().collect();
         for slot in 0..self.slots() {
             let words = log.peek_slot(slot).map_err(os("read KVM's dirty log"))?;
             for (index, frames) in self.chunks_of(slot, &words) {
@@ -85,17 +86,17 @@ impl PrivateEngine {
         &self,
         slot: usize,
         words: &'a [u64],
-    ) -> impl Iterator<Item = (u32, FrameSet)> + 'a {
+    ) -> impl Iterator<Item = (ChunkIndex, FrameSet)> + 'a {
         let slots = self.ram.slots();
         let first = ((slots[slot].hva - slots[0].hva) / CHUNK_SIZE_BYTES as u64) as u32;
         let chunks = (first..).zip(words.as_chunks().0);
         chunks
-            .map(|(index, words)| (index, FrameSet::from_words(*words)))
+            .map(|(index, words)| (ChunkIndex::new(index), FrameSet::from_words(*words)))
             .filter(|(_, frames)| !frames.is_empty())
     }
 
     /// Marks frames of a chunk as written.
-    pub(super) fn note(&self, index: u32, frames: &FrameSet) {
+    pub(super) fn note(&self, index: ChunkIndex, frames: &FrameSet) {
         let mut chunk = lock(self.table.get(index));
         chunk.dirty = chunk.dirty.union(frames);
         self.list(index, &mut chunk);
@@ -123,7 +124,7 @@ impl PrivateEngine {
 
     fn copy_chunk(
         &self,
-        index: u32,
+        index: ChunkIndex,
         chunk: &mut Chunk,
         room: Option<&mut Reservation>,
     ) -> Result<Copied, CowError> {
@@ -158,7 +159,7 @@ impl PrivateEngine {
     /// Ends the guest's view of the snapshot's blocks behind `frames`: the next snapshot will not
     /// have these blocks, and they may be freed. A write has ended the view before, except for
     /// frames that were noted as written and were not.
-    fn end_view(&self, index: u32, frames: &FrameSet) -> Result<(), CowError> {
+    fn end_view(&self, index: ChunkIndex, frames: &FrameSet) -> Result<(), CowError> {
         if !self.held {
             return Ok(());
         }
@@ -200,7 +201,7 @@ impl PrivateEngine {
         Ok(blocks)
     }
 
-    fn copy_run(&self, index: u32, run: &BlockRun) -> Result<(), CowError> {
+    fn copy_run(&self, index: ChunkIndex, run: &BlockRun) -> Result<(), CowError> {
         let (offset, size_bytes) = (
             self.ram_offset(index, run.frames.start),
             run.frames.len() * FRAME_SIZE_BYTES,
@@ -229,7 +230,7 @@ impl PrivateEngine {
     pub(super) fn content_of(
         &self,
         known: Option<&KnownChunk>,
-        frame: u32,
+        frame: FrameIndex,
     ) -> Result<[u8; BLOCK_SIZE_BYTES as usize], CowError> {
         let mut bytes = [0; BLOCK_SIZE_BYTES as usize];
         if let Some(block) = known.and_then(|known| known.map.block(frame)) {

@@ -6,8 +6,8 @@ use std::{
 };
 
 use nvvmm_snapshot::{
-    BLOCK_SIZE_BYTES, BlockNo, ChunkMap, Consumed, FaultPoint, FrameSet, Holder, Medium, Pool,
-    fault_point,
+    BLOCK_SIZE_BYTES, BlockNo, ChunkIndex, ChunkMap, Consumed, FaultPoint, FrameIndex, FrameSet,
+    Holder, Medium, Pool, fault_point,
 };
 
 use super::{
@@ -16,8 +16,7 @@ use super::{
 };
 use crate::{
     cow::{
-        Budget, CHUNK_FRAMES, CHUNK_SIZE_BYTES, CopiedAhead, CowEngine, CowError, FRAME_SIZE_BYTES,
-        RamOrigin, ShareSet, Still,
+        Budget, CHUNK_SIZE_BYTES, CopiedAhead, CowEngine, CowError, RamOrigin, ShareSet, Still,
         chunk_table::ChunkTable,
         counters::{Counters, lock},
         error::os,
@@ -45,7 +44,7 @@ pub struct PrivateEngine {
     pub(super) held: bool,
     pub(super) table: ChunkTable<Chunk>,
     /// Chunks that the next snapshot lists as changed.
-    pub(super) listed: Mutex<Vec<u32>>,
+    pub(super) listed: Mutex<Vec<ChunkIndex>>,
     pub(super) budget: Budget,
     pub(super) counters: Counters,
 }
@@ -70,7 +69,7 @@ impl CowEngine for PrivateEngine {
         if offset >= self.reservation().size_bytes() {
             return Ok(());
         }
-        let index = (offset / CHUNK_SIZE_BYTES) as u32;
+        let index = ChunkIndex::at_byte(offset as u64);
         let mut chunk = lock(self.table.get(index));
         let known = self.know(index, &mut chunk)?;
         if !known.mapped {
@@ -174,7 +173,7 @@ impl CowEngine for PrivateEngine {
     fn stale_frames(&self, limit: usize) -> Result<Vec<u64>, CowError> {
         let mut stale = Vec::new();
         let mut bytes = vec![0; CHUNK_SIZE_BYTES];
-        for index in 0..self.chunks() {
+        for index in ChunkIndex::range(0..self.chunks()) {
             let chunk = lock(self.table.get(index));
             let mapped = chunk
                 .known
@@ -187,17 +186,17 @@ impl CowEngine for PrivateEngine {
                 .read(self.ram_offset(index, 0), &mut bytes)
                 .map_err(os("read memory"))?;
             let frames = bytes.as_chunks::<{ BLOCK_SIZE_BYTES as usize }>().0;
-            for frame in chunk.dirty.iter_absent() {
+            for frame in FrameSet::FULL.minus(&chunk.dirty).places() {
                 let expected = self.content_of(chunk.known.as_deref(), frame)?;
-                if frames[frame as usize] != expected && stale.len() < limit {
-                    stale.push(u64::from(index) * u64::from(CHUNK_FRAMES) + u64::from(frame));
+                if frames[frame.as_usize()] != expected && stale.len() < limit {
+                    stale.push(index.frame_number(frame));
                 }
             }
         }
         Ok(stale)
     }
 
-    fn own_block(&self, index: u32, frame: u32) -> (bool, Option<BlockNo>) {
+    fn own_block(&self, index: ChunkIndex, frame: FrameIndex) -> (bool, Option<BlockNo>) {
         let chunk = lock(self.table.get(index));
         let block = chunk
             .known
@@ -243,10 +242,10 @@ impl PrivateEngine {
     }
 
     /// Counts frames as if those of `unseen` were dirty too.
-    fn count(&self, unseen: &BTreeMap<u32, FrameSet>) -> RamCounters {
+    fn count(&self, unseen: &BTreeMap<ChunkIndex, FrameSet>) -> RamCounters {
         let mapped = Counters::get(&self.counters.frames_mapped);
         let (mut own, mut hidden) = (0, 0);
-        let mut add = |index: u32, chunk: &Chunk| {
+        let mut add = |index: ChunkIndex, chunk: &Chunk| {
             let written = unseen.get(&index).copied().unwrap_or_default();
             let unshared = chunk.unshared().union(&written);
             let backed = chunk.known.as_ref().map(|known| known.map.present());
@@ -293,7 +292,7 @@ impl PrivateEngine {
     /// The chunk's blocks, looked up in the origin the first time.
     pub(super) fn know<'a>(
         &self,
-        index: u32,
+        index: ChunkIndex,
         chunk: &'a mut Chunk,
     ) -> Result<&'a mut KnownChunk, CowError> {
         if chunk.known.is_none() {
@@ -317,7 +316,7 @@ impl PrivateEngine {
     }
 
     /// Puts the chunk on the list for the next snapshot.
-    pub(super) fn list(&self, index: u32, chunk: &mut Chunk) {
+    pub(super) fn list(&self, index: ChunkIndex, chunk: &mut Chunk) {
         if !std::mem::replace(&mut chunk.listed, true) {
             lock(&self.listed).push(index);
         }
@@ -336,7 +335,7 @@ impl PrivateEngine {
         self.pool.medium() != Medium::Devdax
     }
 
-    pub(super) fn ram_offset(&self, index: u32, frame: u32) -> usize {
-        index as usize * CHUNK_SIZE_BYTES + frame as usize * FRAME_SIZE_BYTES
+    pub(super) fn ram_offset(&self, index: ChunkIndex, frame: impl Into<FrameIndex>) -> usize {
+        (index.byte_offset() + frame.into().byte_offset()) as usize
     }
 }

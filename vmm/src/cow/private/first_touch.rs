@@ -1,4 +1,5 @@
-//! Maps a chunk when it is first touched: it shows the blocks of the snapshot that the VM came from.
+//! Maps a chunk when it is first touched: it shows the blocks of the snapshot that the VM came
+//! from.
 //!
 //! vCPUs and devices go on meanwhile. Every frame is registered *missing* until it is mapped or
 //! filled. That happens once, in one step: nobody can have written to the frame before, and nothing
@@ -6,7 +7,7 @@
 
 use std::ops::Range;
 
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, FaultPoint, FrameSet, fault_point};
+use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, ChunkIndex, FaultPoint, FrameSet, fault_point};
 
 use super::{PrivateEngine, chunk::KnownChunk};
 use crate::{
@@ -21,7 +22,11 @@ use crate::{
 impl PrivateEngine {
     /// Maps the blocks and holes of a chunk, or fills it where mappings are not possible or too
     /// many.
-    pub(super) fn map_chunk(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
+    pub(super) fn map_chunk(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+    ) -> Result<(), CowError> {
         let backed = known.map.present();
         let (runs, holes) = (
             block_runs(&known.map, &backed),
@@ -52,7 +57,7 @@ impl PrivateEngine {
         Ok(())
     }
 
-    fn map_run(&self, index: u32, run: &BlockRun) -> Result<(), CowError> {
+    fn map_run(&self, index: ChunkIndex, run: &BlockRun) -> Result<(), CowError> {
         self.reservation()
             .map_file(
                 self.ram_offset(index, run.frames.start),
@@ -64,7 +69,7 @@ impl PrivateEngine {
             .map_err(os("map blocks"))
     }
 
-    fn map_hole(&self, index: u32, frames: &Range<u32>) -> Result<(), CowError> {
+    fn map_hole(&self, index: ChunkIndex, frames: &Range<u32>) -> Result<(), CowError> {
         self.reservation()
             .map_anonymous(
                 self.ram_offset(index, frames.start),
@@ -74,7 +79,7 @@ impl PrivateEngine {
     }
 
     /// Fills frames with the bytes of their blocks. The mapping stays as it is.
-    fn fill_run(&self, index: u32, run: &BlockRun) -> Result<(), CowError> {
+    fn fill_run(&self, index: ChunkIndex, run: &BlockRun) -> Result<(), CowError> {
         let mut bytes = vec![0; run.frames.len() * FRAME_SIZE_BYTES];
         let blocks = bytes.as_chunks_mut::<{ BLOCK_SIZE_BYTES as usize }>().0;
         for (number, into) in (run.block.get()..).zip(blocks) {
@@ -84,7 +89,7 @@ impl PrivateEngine {
         self.uffd.copy(start, &bytes).map_err(os("fill memory"))
     }
 
-    fn fill_hole(&self, index: u32, frames: &Range<u32>) -> Result<(), CowError> {
+    fn fill_hole(&self, index: ChunkIndex, frames: &Range<u32>) -> Result<(), CowError> {
         let start = self.reservation().start() + self.ram_offset(index, frames.start);
         self.uffd
             .zero(start, frames.len() * FRAME_SIZE_BYTES)
@@ -94,7 +99,7 @@ impl PrivateEngine {
     /// Maps a chunk that has blocks, and fills its page tables.
     pub(super) fn prefault_chunk(
         &self,
-        index: u32,
+        index: ChunkIndex,
         known: &mut KnownChunk,
     ) -> Result<(), CowError> {
         let backed = known.map.present();

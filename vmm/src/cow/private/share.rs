@@ -1,6 +1,8 @@
 //! The instant of a snapshot: the VM's copies become the snapshot's.
 
-use nvvmm_snapshot::{ConsumedChunk, FaultPoint, FrameSet, Reservation, fault_point};
+use nvvmm_snapshot::{
+    ChunkIndex, ConsumedChunk, FaultPoint, FrameIndex, FrameSet, Reservation, fault_point,
+};
 
 use super::PrivateEngine;
 use crate::{
@@ -62,7 +64,7 @@ impl PrivateEngine {
     fn share(&self) -> Result<ShareSet, CowError> {
         let mut indexes = std::mem::take(&mut *lock(&self.listed));
         indexes.sort_unstable();
-        let is_dirty = |index: &u32| !lock(self.table.get(*index)).dirty.is_empty();
+        let is_dirty = |index: &ChunkIndex| !lock(self.table.get(*index)).dirty.is_empty();
         if indexes.iter().any(is_dirty) {
             lock(&self.listed).extend(indexes);
             return Err(CowError::NoSpace);
@@ -89,10 +91,11 @@ impl PrivateEngine {
             Some(known) => {
                 // The block of a frame that was copied before is not needed, but the guest may
                 // still see it. It stays leased to the holder, and goes with it.
-                let in_place = |frame: &u32| known.map.block(*frame) == consumed.map.block(*frame);
+                let in_place =
+                    |frame: &FrameIndex| known.map.block(*frame) == consumed.map.block(*frame);
                 known.consumed = known
                     .consumed
-                    .union(&set_of(consumed.taken.iter().filter(in_place)));
+                    .union(&set_of(consumed.taken.places().filter(in_place)));
             }
         }
         // No snapshot that the next one could start from has any of it.

@@ -10,7 +10,7 @@
 //! made by the snapshot's thread while the guest runs, and by the first fault of a chunk for all of
 //! it.
 
-use nvvmm_snapshot::{BlockNo, FrameSet};
+use nvvmm_snapshot::{BlockNo, ChunkIndex, FrameIndex, FrameSet};
 
 use super::{
     RedirectEngine,
@@ -50,7 +50,7 @@ impl RedirectEngine {
         Ok(())
     }
 
-    fn arm_chunk_ahead(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
+    fn arm_chunk_ahead(&self, index: ChunkIndex, known: &mut KnownChunk) -> Result<(), CowError> {
         if !known.is_mapped() {
             return Ok(());
         }
@@ -66,7 +66,7 @@ impl RedirectEngine {
     /// Copies the hot frames of a chunk.
     pub(super) fn copy_chunk_ahead(
         &self,
-        index: u32,
+        index: ChunkIndex,
         known: &mut KnownChunk,
     ) -> Result<(), CowError> {
         if !known.is_mapped() {
@@ -78,7 +78,7 @@ impl RedirectEngine {
         if !whole {
             frames = self.affordable(frames);
         }
-        let Some(first) = frames.iter().next() else {
+        let Some(first) = frames.places().next() else {
             return Ok(());
         };
         if whole {
@@ -89,7 +89,7 @@ impl RedirectEngine {
             if self.mapping.budget().is_spent() {
                 return Err(CowError::NoSpace);
             }
-            let frames: Vec<u32> = frames.iter().collect();
+            let frames: Vec<FrameIndex> = frames.places().collect();
             let targets =
                 self.placement
                     .targets(&mut known.set_aside, &frames, first, &self.chunks)?;
@@ -121,9 +121,9 @@ impl RedirectEngine {
     /// the budget has for a chunk.
     pub(super) fn affordable_targets(
         &self,
-        targets: Vec<(u32, BlockNo)>,
+        targets: Vec<(FrameIndex, BlockNo)>,
         needed: &FrameSet,
-    ) -> Vec<(u32, BlockNo)> {
+    ) -> Vec<(FrameIndex, BlockNo)> {
         if target_runs(&targets).len() <= self.mapping.budget().mappings_for_a_chunk() {
             return targets;
         }

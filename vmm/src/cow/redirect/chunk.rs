@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameSet};
+use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameIndex, FrameSet};
 
 use super::{placement::SetAside, prediction::WriteHistory};
 use crate::cow::frames::{put_blocks, runs, set_of};
@@ -84,7 +84,7 @@ impl KnownChunk {
     }
 
     /// The block behind `frame`; `None` for a hole.
-    pub fn block(&self, frame: u32) -> Option<BlockNo> {
+    pub fn block(&self, frame: impl Into<FrameIndex>) -> Option<BlockNo> {
         self.map.block(frame)
     }
 
@@ -103,7 +103,7 @@ impl KnownChunk {
     }
 
     /// True if the guest may write `frame` without a copy.
-    pub fn is_own(&self, frame: u32) -> bool {
+    pub fn is_own(&self, frame: impl Into<FrameIndex>) -> bool {
         self.own.contains(frame)
     }
 
@@ -148,7 +148,7 @@ impl KnownChunk {
     }
 
     /// Puts other blocks behind frames, and keeps the map in its shortest form.
-    pub fn replace(&mut self, targets: &[(u32, BlockNo)]) {
+    pub fn replace(&mut self, targets: &[(FrameIndex, BlockNo)]) {
         put_blocks(
             &mut self.map,
             targets.iter().map(|(frame, block)| (*frame, Some(*block))),
@@ -237,18 +237,14 @@ impl KnownChunk {
     /// mapping.
     pub fn mapped_runs(&self, frames: &FrameSet) -> Vec<MappedRun> {
         let mut runs: Vec<MappedRun> = Vec::new();
-        for frame in frames.iter() {
+        for frame in frames.places() {
             let Some(block) = self.block(frame) else {
                 continue;
             };
             let private = self.private.contains(frame);
             match runs.last_mut() {
                 Some(run) if run.continues_with(frame, block, private) => run.frames.end += 1,
-                _ => runs.push(MappedRun {
-                    frames: frame..frame + 1,
-                    block,
-                    private,
-                }),
+                _ => runs.push(MappedRun::single(frame, block, private)),
             }
         }
         runs
@@ -290,24 +286,28 @@ impl MappedRun {
         }
     }
 
-    fn continues_with(&self, frame: u32, block: BlockNo, private: bool) -> bool {
-        self.frames.end == frame
+    fn single(frame: FrameIndex, block: BlockNo, private: bool) -> Self {
+        Self {
+            frames: frame.get()..frame.get() + 1,
+            block,
+            private,
+        }
+    }
+
+    fn continues_with(&self, frame: FrameIndex, block: BlockNo, private: bool) -> bool {
+        self.frames.end == frame.get()
             && u64::from(block.get()) == u64::from(self.block.get()) + self.frames.len() as u64
             && private == self.private
     }
 }
 
 /// Runs of frames that go to consecutive blocks.
-pub(super) fn target_runs(targets: &[(u32, BlockNo)]) -> Vec<MappedRun> {
+pub(super) fn target_runs(targets: &[(FrameIndex, BlockNo)]) -> Vec<MappedRun> {
     let mut runs: Vec<MappedRun> = Vec::new();
     for (frame, block) in targets {
         match runs.last_mut() {
             Some(run) if run.continues_with(*frame, *block, false) => run.frames.end += 1,
-            _ => runs.push(MappedRun {
-                frames: *frame..*frame + 1,
-                block: *block,
-                private: false,
-            }),
+            _ => runs.push(MappedRun::single(*frame, *block, false)),
         }
     }
     runs

@@ -1,4 +1,4 @@
-use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameSet};
+use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameIndex, FrameSet};
 
 use super::chunk::{KnownChunk, target_runs};
 use crate::cow::{
@@ -8,6 +8,10 @@ use crate::cow::{
 
 fn chunk(number: u32) -> ChunkNo {
     ChunkNo::new(number).unwrap()
+}
+
+fn at(frame: u32) -> FrameIndex {
+    FrameIndex::new(frame)
 }
 
 fn whole(number: u32) -> KnownChunk {
@@ -36,12 +40,14 @@ fn a_contiguous_chunk_is_one_mapping() {
 fn a_redirected_cluster_splits_the_mapping_and_a_full_redirect_heals_it() {
     let mut known = whole(7);
     let fresh = chunk(9);
-    let cluster: Vec<_> = (16..32).map(|frame| (frame, fresh.block(frame))).collect();
+    let cluster: Vec<_> = FrameIndex::range(16..32)
+        .map(|frame| (frame, fresh.block(frame)))
+        .collect();
     known.replace(&cluster);
     assert_eq!(known.block(15), Some(chunk(7).block(15)));
     assert_eq!(known.block(16), Some(fresh.block(16)));
     assert_eq!(known.mappings_now(), 3);
-    let all: Vec<_> = (0..CHUNK_FRAMES)
+    let all: Vec<_> = FrameIndex::all()
         .map(|frame| (frame, fresh.block(frame)))
         .collect();
     known.replace(&all);
@@ -56,9 +62,9 @@ fn a_redirected_cluster_splits_the_mapping_and_a_full_redirect_heals_it() {
 #[test]
 fn a_map_that_was_handed_to_a_snapshot_does_not_change() {
     let mut known = whole(7);
-    known.replace(&[(3, chunk(9).block(3))]);
+    known.replace(&[(at(3), chunk(9).block(3))]);
     let handed = known.map().clone();
-    known.replace(&[(3, chunk(10).block(3))]);
+    known.replace(&[(at(3), chunk(10).block(3))]);
     let ChunkMap::Frames(blocks) = handed else {
         panic!("one frame differs: {handed:?}")
     };
@@ -71,9 +77,9 @@ fn holes_and_private_frames_are_mappings_of_their_own() {
     known.note_mapped();
     assert_eq!(known.mappings_now(), 1, "one run of nothing");
     known.replace(&[
-        (4, BlockNo::new(5000)),
-        (5, BlockNo::new(5001)),
-        (6, BlockNo::new(6000)),
+        (at(4), BlockNo::new(5000)),
+        (at(5), BlockNo::new(5001)),
+        (at(6), BlockNo::new(6000)),
     ]);
     assert_eq!(known.mappings_now(), 4, "hole, 4..6, 6, hole");
     known.note_unarmed(&set_of([5]));
@@ -83,10 +89,10 @@ fn holes_and_private_frames_are_mappings_of_their_own() {
 #[test]
 fn targets_form_runs_where_frames_and_blocks_both_go_on() {
     let runs = target_runs(&[
-        (0, BlockNo::new(10)),
-        (1, BlockNo::new(11)),
-        (3, BlockNo::new(12)),
-        (4, BlockNo::new(20)),
+        (at(0), BlockNo::new(10)),
+        (at(1), BlockNo::new(11)),
+        (at(3), BlockNo::new(12)),
+        (at(4), BlockNo::new(20)),
     ]);
     let frames: Vec<_> = runs.iter().map(|run| run.frames.clone()).collect();
     assert_eq!(frames, [0..2, 3..4, 4..5]);

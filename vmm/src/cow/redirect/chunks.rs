@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use nvvmm_snapshot::FrameSet;
+use nvvmm_snapshot::{ChunkIndex, FrameSet};
 
 use super::chunk::{KnownChunk, LiveChunk};
 use crate::cow::{
@@ -23,7 +23,7 @@ pub(super) struct Chunks {
     /// Content of untouched chunks.
     origin: RwLock<RamOrigin>,
     /// Chunks that the next snapshot lists as changed.
-    dirty: Mutex<Vec<u32>>,
+    dirty: Mutex<Vec<ChunkIndex>>,
     /// Number of chunks that are not reconciled.
     unreconciled: AtomicUsize,
     counters: Counters,
@@ -42,19 +42,19 @@ impl Chunks {
     }
 
     /// One chunk.
-    pub fn get(&self, index: u32) -> &Mutex<LiveChunk> {
+    pub fn get(&self, index: ChunkIndex) -> &Mutex<LiveChunk> {
         self.table.get(index)
     }
 
     /// Chunks of sections of the table that somebody has used, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &Mutex<LiveChunk>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (ChunkIndex, &Mutex<LiveChunk>)> {
         self.table.iter()
     }
 
     /// State of a chunk that its lock gives, looked up in the origin at the first touch.
     pub fn know<'a>(
         &self,
-        index: u32,
+        index: ChunkIndex,
         live: &'a mut LiveChunk,
     ) -> Result<&'a mut KnownChunk, CowError> {
         if let LiveChunk::Untouched = live {
@@ -84,7 +84,13 @@ impl Chunks {
 
     /// Makes frames own that have become writable, and lists the chunk for the next snapshot.
     /// `newly_backed` of them had no block before.
-    pub fn gained(&self, index: u32, known: &mut KnownChunk, frames: &FrameSet, newly_backed: u32) {
+    pub fn gained(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+        frames: &FrameSet,
+        newly_backed: u32,
+    ) {
         known.note_disarmed(frames);
         Counters::add(&self.counters.frames_own, known.make_own(frames));
         Counters::add(&self.counters.frames_mapped, newly_backed);
@@ -97,14 +103,14 @@ impl Chunks {
     }
 
     /// Lists the chunk for the next snapshot.
-    pub fn mark_dirty(&self, index: u32, known: &mut KnownChunk) {
+    pub fn mark_dirty(&self, index: ChunkIndex, known: &mut KnownChunk) {
         if known.set_dirty() {
             lock(&self.dirty).push(index);
         }
     }
 
     /// Chunks that the next snapshot lists as changed, in no order.
-    pub fn dirty(&self) -> Vec<u32> {
+    pub fn dirty(&self) -> Vec<ChunkIndex> {
         lock(&self.dirty).clone()
     }
 
@@ -114,7 +120,7 @@ impl Chunks {
     }
 
     /// Empties the list of dirty chunks and returns it, by rising index.
-    pub fn take_dirty(&self) -> Vec<u32> {
+    pub fn take_dirty(&self) -> Vec<ChunkIndex> {
         let mut indexes = std::mem::take(&mut *lock(&self.dirty));
         indexes.sort_unstable();
         indexes

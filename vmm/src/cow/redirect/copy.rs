@@ -1,6 +1,8 @@
 //! Copies frames to fresh blocks, and maps those in place of what was there.
 
-use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FaultPoint, FrameSet, fault_point};
+use nvvmm_snapshot::{
+    BlockNo, ChunkIndex, ChunkMap, ChunkNo, FaultPoint, FrameIndex, FrameSet, fault_point,
+};
 
 use super::{
     RedirectEngine,
@@ -17,9 +19,9 @@ impl RedirectEngine {
     /// Copies frames, as the guest sees them, to `targets`, and maps those in their place.
     pub(super) fn copy_to(
         &self,
-        index: u32,
+        index: ChunkIndex,
         known: &mut KnownChunk,
-        targets: &[(u32, BlockNo)],
+        targets: &[(FrameIndex, BlockNo)],
     ) -> Result<(), CowError> {
         // The frames are armed: nobody changes them between the copy and the new mapping.
         self.redirect(index, known, targets, |run| {
@@ -35,9 +37,9 @@ impl RedirectEngine {
     /// whatever fails afterwards.
     pub(super) fn redirect(
         &self,
-        index: u32,
+        index: ChunkIndex,
         known: &mut KnownChunk,
-        targets: &[(u32, BlockNo)],
+        targets: &[(FrameIndex, BlockNo)],
         fill: impl Fn(&MappedRun) -> Result<(), CowError>,
     ) -> Result<(), CowError> {
         let mut rest = targets;
@@ -66,9 +68,13 @@ impl RedirectEngine {
         Ok(())
     }
 
-    /// Copies a chunk to a fresh chunk of the pool, so that it takes one mapping. Returns false when
-    /// there is no space for it.
-    pub(super) fn copy_whole(&self, index: u32, known: &mut KnownChunk) -> Result<bool, CowError> {
+    /// Copies a chunk to a fresh chunk of the pool, so that it takes one mapping. Returns false
+    /// when there is no space for it.
+    pub(super) fn copy_whole(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+    ) -> Result<bool, CowError> {
         // The copy of a chunk without holes overwrites whatever is in the fresh one.
         let overwrites =
             self.mapping.has_whole_chunks() && matches!(known.map(), ChunkMap::Whole(_));
@@ -106,7 +112,12 @@ impl RedirectEngine {
 
     /// Copies every frame of the chunk that has a block to its own index of `chunk`. Own frames are
     /// armed for that, and stay armed if it fails.
-    fn copy_backed(&self, index: u32, known: &KnownChunk, chunk: ChunkNo) -> Result<(), CowError> {
+    fn copy_backed(
+        &self,
+        index: ChunkIndex,
+        known: &KnownChunk,
+        chunk: ChunkNo,
+    ) -> Result<(), CowError> {
         if self.mapping.has_whole_chunks()
             && let ChunkMap::Whole(from) = known.map()
         {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use nvvmm_snapshot::{BlockNo, Consumed, FrameSet, Holder, Pool};
+use nvvmm_snapshot::{BlockNo, ChunkIndex, Consumed, FrameIndex, FrameSet, Holder, Pool};
 
 use super::{
     chunk::LiveChunk, chunks::Chunks, mapping::Mapping, placement::Placement,
@@ -155,7 +155,11 @@ impl CowEngine for RedirectEngine {
     }
 
     /// Arms the frames. Frames that are in a snapshot already are armed as they must be.
-    fn share_live(&self, index: u32, frames: &FrameSet) -> Result<Option<ShareSet>, CowError> {
+    fn share_live(
+        &self,
+        index: ChunkIndex,
+        frames: &FrameSet,
+    ) -> Result<Option<ShareSet>, CowError> {
         if !self.mapping.has_single_frames() {
             return Ok(None);
         }
@@ -179,10 +183,10 @@ impl CowEngine for RedirectEngine {
         Ok(Some(set))
     }
 
-    /// The blocks are mapped privately, like those of a snapshot that a VM is restored from, so that
-    /// no write reaches them. They are armed later, by [`CowEngine::tidy`] or the next access that
-    /// is held, so that the caller need not wait for that.
-    fn adopt(&self, index: u32, blocks: &[(u32, BlockNo)]) -> Result<bool, CowError> {
+    /// The blocks are mapped privately, like those of a snapshot that a VM is restored from, so
+    /// that no write reaches them. They are armed later, by [`CowEngine::tidy`] or the next access
+    /// that is held, so that the caller need not wait for that.
+    fn adopt(&self, index: ChunkIndex, blocks: &[(FrameIndex, BlockNo)]) -> Result<bool, CowError> {
         if !self.mapping.has_single_frames() || self.mapping.budget().is_spent() {
             return Ok(false);
         }
@@ -200,7 +204,7 @@ impl CowEngine for RedirectEngine {
 
     /// Only frames that are mapped shared: a private mapping would lose the pages that were
     /// written.
-    fn unmap_idle(&self, index: u32, frames: &FrameSet) -> Result<(), CowError> {
+    fn unmap_idle(&self, index: ChunkIndex, frames: &FrameSet) -> Result<(), CowError> {
         let live = lock(self.chunks.get(index));
         let LiveChunk::Known(known) = &*live else {
             return Ok(());
@@ -242,7 +246,7 @@ impl CowEngine for RedirectEngine {
         Ok(self.reconcile_some()? || self.placement.free_unneeded() || self.keep_bound()?)
     }
 
-    fn own_block(&self, index: u32, frame: u32) -> (bool, Option<BlockNo>) {
+    fn own_block(&self, index: ChunkIndex, frame: FrameIndex) -> (bool, Option<BlockNo>) {
         match &*lock(self.chunks.get(index)) {
             LiveChunk::Untouched => (false, None),
             LiveChunk::Known(known) => (known.is_own(frame), known.block(frame)),

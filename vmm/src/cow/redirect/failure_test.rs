@@ -1,6 +1,6 @@
 //! Failures half-way: no write is lost, and no block leaks.
 
-use nvvmm_snapshot::{CreateOptions, Pool};
+use nvvmm_snapshot::{ChunkIndex, CreateOptions, FrameIndex, Pool};
 use vm_memory::GuestAddress;
 
 use super::{chunk::LiveChunk, engine_test::Vm};
@@ -56,8 +56,8 @@ fn a_chunk_first_read_during_a_snapshot_that_fails_loses_no_later_write() {
 /// arming.
 fn map_with_an_unarmed_write(vm: &Vm, frame: u64, value: u64) {
     let engine = &vm.engine;
-    let mut live = lock(engine.chunks.get(0));
-    let known = engine.chunks.know(0, &mut live).unwrap();
+    let mut live = lock(engine.chunks.get(ChunkIndex::FIRST));
+    let known = engine.chunks.know(ChunkIndex::FIRST, &mut live).unwrap();
     known.note_shared_are_private();
     let reservation = engine.ram().reservation();
     let runs = known.mapped_runs(&known.backed());
@@ -134,7 +134,11 @@ fn an_access_to_a_chunk_reconciles_its_unarmed_writes() {
     map_with_an_unarmed_write(&vm, 300, 99);
     vm.write(5, 6);
     assert_eq!(vm.read(300), 99);
-    assert!(vm.engine.own_block(0, 300).0);
+    assert!(
+        vm.engine
+            .own_block(ChunkIndex::FIRST, FrameIndex::new(300))
+            .0
+    );
     assert!(vm.engine.chunks.are_reconciled());
     vm.assert_filled((0..512).filter(|frame| ![5, 300].contains(frame)), 1);
 }
@@ -159,7 +163,7 @@ fn mappings_are_still_counted_after_a_consumed_snapshot_took_over_mapped_chunks(
     vm.engine.take_over(consumed).unwrap();
     let (counted, real) = (vm.engine.counters().mappings, vm.mappings_of_the_kernel());
     assert!(real <= counted, "{real} mappings, {counted} counted");
-    let live = lock(vm.engine.chunks.get(0));
+    let live = lock(vm.engine.chunks.get(ChunkIndex::FIRST));
     let LiveChunk::Known(known) = &*live else {
         panic!("it was read")
     };

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use nvvmm_snapshot::{ChunkMap, FrameSet};
+use nvvmm_snapshot::{ChunkIndex, ChunkMap, FrameIndex, FrameSet};
 
 use super::{
     RedirectEngine,
@@ -25,9 +25,9 @@ const RECONCILED_AT_ONCE: u32 = 16;
 impl RedirectEngine {
     pub(super) fn answer_in_chunk(
         &self,
-        index: u32,
+        index: ChunkIndex,
         known: &mut KnownChunk,
-        frame: u32,
+        frame: FrameIndex,
         fault: Fault,
     ) -> Result<(), CowError> {
         let counters = self.chunks.counters();
@@ -56,7 +56,11 @@ impl RedirectEngine {
     }
 
     /// Maps every frame that has a block. A chunk that is one hole gets a fresh chunk of the pool.
-    pub(super) fn map_chunk(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
+    pub(super) fn map_chunk(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+    ) -> Result<(), CowError> {
         if let ChunkMap::Hole = known.map() {
             return self.map_hole(index, known);
         }
@@ -71,7 +75,7 @@ impl RedirectEngine {
         self.reconcile_unarmed_writes(index, known)
     }
 
-    fn map_hole(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
+    fn map_hole(&self, index: ChunkIndex, known: &mut KnownChunk) -> Result<(), CowError> {
         let Some(chunk) = self.placement.whole_chunk()? else {
             if self.mapping.has_whole_chunks() {
                 return Err(CowError::NoSpace);
@@ -100,7 +104,7 @@ impl RedirectEngine {
     /// the next snapshot, whichever comes first.
     pub(super) fn reconcile_unarmed_writes(
         &self,
-        index: u32,
+        index: ChunkIndex,
         known: &mut KnownChunk,
     ) -> Result<(), CowError> {
         if known.is_reconciled() {
@@ -164,9 +168,14 @@ impl RedirectEngine {
     }
 
     /// Puts fresh blocks behind the holes of a cluster.
-    fn back_hole(&self, index: u32, known: &mut KnownChunk, frame: u32) -> Result<(), CowError> {
+    fn back_hole(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+        frame: FrameIndex,
+    ) -> Result<(), CowError> {
         let cluster = aligned_around(frame, self.mapping.budget().cluster_frames(None));
-        let holes: Vec<u32> = cluster
+        let holes: Vec<FrameIndex> = FrameIndex::range(cluster)
             .filter(|frame| known.block(*frame).is_none())
             .collect();
         let targets = self
@@ -176,7 +185,12 @@ impl RedirectEngine {
     }
 
     /// Copies the frame that is written, and those that are likely to be written next.
-    fn copy_around(&self, index: u32, known: &mut KnownChunk, frame: u32) -> Result<(), CowError> {
+    fn copy_around(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+        frame: FrameIndex,
+    ) -> Result<(), CowError> {
         let budget = self.mapping.budget();
         let whole = self.mapping.has_whole_chunks();
         if (whole || budget.is_spent()) && self.copy_whole(index, known)? {
@@ -192,9 +206,9 @@ impl RedirectEngine {
         }
         let cluster = set_of(known.history.frames_to_copy(frame, budget));
         let hot = self.affordable(known.hot_now().minus(&cluster));
-        let shared: Vec<u32> = cluster
+        let shared: Vec<FrameIndex> = cluster
             .union(&hot)
-            .iter()
+            .places()
             .filter(|frame| known.block(*frame).is_some() && !known.is_own(*frame))
             .collect();
         let targets = self
@@ -209,9 +223,9 @@ impl RedirectEngine {
     /// Lets a write to an own frame go on, and later writes to its neighbours.
     fn disarm_around(
         &self,
-        index: u32,
+        index: ChunkIndex,
         known: &mut KnownChunk,
-        frame: u32,
+        frame: FrameIndex,
         unit: Range<u32>,
     ) -> Result<(), CowError> {
         let cluster = set_of(known.history.cluster_around(frame, self.mapping.budget()));

@@ -6,9 +6,7 @@
 //! run of neighbours in the pool takes one mapping and one call to arm it. Chunks that the guest
 //! touches later are holes, and get a fresh chunk that is the VM's own.
 
-use std::ops::Range;
-
-use nvvmm_snapshot::{ChunkMap, ChunkNo};
+use nvvmm_snapshot::{ChunkIndex, ChunkMap, ChunkNo};
 
 use super::{
     RedirectEngine,
@@ -18,13 +16,14 @@ use crate::cow::{CowError, RamOrigin, counters::lock};
 
 /// Guest chunks behind which lie neighbours in the pool.
 struct ChunkRun {
-    indexes: Range<u32>,
+    index: ChunkIndex,
     first: ChunkNo,
+    count: u32,
 }
 
 impl ChunkRun {
-    fn continues_with(&self, index: u32, chunk: ChunkNo) -> bool {
-        index == self.indexes.end && chunk.get() == self.first.get() + self.indexes.len() as u32
+    fn continues_with(&self, index: ChunkIndex, chunk: ChunkNo) -> bool {
+        index.get() == self.index.get() + self.count && chunk.get() == self.first.get() + self.count
     }
 }
 
@@ -48,23 +47,27 @@ impl RedirectEngine {
             };
             self.note_origin_mapped(index, chunk);
             match &mut run {
-                Some(run) if run.continues_with(index, chunk) => run.indexes.end += 1,
+                Some(run) if run.continues_with(index, chunk) => run.count += 1,
                 _ => {
                     if let Some(complete) = run.replace(ChunkRun {
-                        indexes: index..index + 1,
+                        index,
                         first: chunk,
+                        count: 1,
                     }) {
-                        self.mapping.map_armed(&complete.indexes, complete.first)?;
+                        self.map_armed(&complete)?;
                     }
                 }
             }
         }
-        run.map_or(Ok(()), |last| {
-            self.mapping.map_armed(&last.indexes, last.first)
-        })
+        run.map_or(Ok(()), |last| self.map_armed(&last))
     }
 
-    fn note_origin_mapped(&self, index: u32, chunk: ChunkNo) {
+    fn map_armed(&self, run: &ChunkRun) -> Result<(), CowError> {
+        self.mapping
+            .map_armed(run.index, run.count as usize, run.first)
+    }
+
+    fn note_origin_mapped(&self, index: ChunkIndex, chunk: ChunkNo) {
         let known = KnownChunk::mapped_shared(chunk);
         let budget = self.mapping.budget();
         budget.chunk_mapped(index, self.mapping.chunks());

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use nvvmm_snapshot::{ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool, SnapshotKind};
+use nvvmm_snapshot::{
+    ChunkIndex, ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool, SnapshotKind,
+};
 
 use super::engine_test::Vm;
 use crate::{
@@ -175,7 +177,7 @@ fn memory_in_pieces_is_refused() {
         parent: None,
         memory_bytes: 8 * MIB,
         base: None,
-        changes: &[(1, ChunkMap::Frames(Arc::new(leaf)))],
+        changes: &[(ChunkIndex::new(1), ChunkMap::Frames(Arc::new(leaf)))],
         state: b"state",
         frames_new: 1,
     };
@@ -197,7 +199,7 @@ fn memory_in_pieces_is_refused() {
         Techniques::default(),
     );
     assert!(
-        matches!(refused, Err(CowError::NotWhole { index: 1 })),
+        matches!(refused, Err(CowError::NotWhole { index }) if index == ChunkIndex::new(1)),
         "{refused:?}"
     );
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use nvvmm_snapshot::BlockNo;
+use nvvmm_snapshot::{BlockNo, ChunkIndex, FrameIndex};
 
 use super::{
     RedirectEngine,
@@ -15,9 +15,9 @@ impl RedirectEngine {
     /// `replaced` that were the VM's own and are behind no frame any more.
     pub(super) fn map_foreign(
         &self,
-        index: u32,
+        index: ChunkIndex,
         known: &mut KnownChunk,
-        blocks: &[(u32, BlockNo)],
+        blocks: &[(FrameIndex, BlockNo)],
         replaced: &mut Vec<BlockNo>,
     ) -> Result<(), CowError> {
         let mut rest = blocks;

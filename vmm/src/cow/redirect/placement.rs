@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nvvmm_snapshot::{BlockNo, CHUNK_BLOCKS, ChunkNo, Holder, Pool, Vacating};
+use nvvmm_snapshot::{BlockNo, CHUNK_BLOCKS, ChunkNo, FrameIndex, Holder, Pool, Vacating};
 
 use super::{chunk::LiveChunk, chunks::Chunks};
 use crate::cow::{CHUNK_FRAMES, CowError, counters::lock, error::is_full};
@@ -72,7 +72,7 @@ impl Placement {
     }
 
     /// Gives the blocks of targets back that were not used.
-    pub fn free_targets(&self, targets: &[(u32, BlockNo)]) {
+    pub fn free_targets(&self, targets: &[(FrameIndex, BlockNo)]) {
         let blocks: Vec<BlockNo> = targets.iter().map(|(_, block)| *block).collect();
         self.free(&blocks);
     }
@@ -125,10 +125,10 @@ impl Placement {
     pub fn targets(
         &self,
         set_aside: &mut SetAside,
-        frames: &[u32],
-        must: u32,
+        frames: &[FrameIndex],
+        must: FrameIndex,
         chunks: &Chunks,
-    ) -> Result<Vec<(u32, BlockNo)>, CowError> {
+    ) -> Result<Vec<(FrameIndex, BlockNo)>, CowError> {
         if let Some(chunk) = set_aside.0
             && let Some(targets) = self.same_indexes(chunk, frames)
         {
@@ -152,7 +152,11 @@ impl Placement {
     }
 
     /// The blocks of `chunk` at the frames' own indexes, if all of them are free.
-    fn same_indexes(&self, chunk: ChunkNo, frames: &[u32]) -> Option<Vec<(u32, BlockNo)>> {
+    fn same_indexes(
+        &self,
+        chunk: ChunkNo,
+        frames: &[FrameIndex],
+    ) -> Option<Vec<(FrameIndex, BlockNo)>> {
         for (count, frame) in frames.iter().enumerate() {
             if !self.holder.alloc_at(chunk, *frame) {
                 let allocated: Vec<BlockNo> = frames[..count]
@@ -175,10 +179,10 @@ impl Placement {
     fn scattered(
         &self,
         set_aside: &mut SetAside,
-        frames: &[u32],
-        must: u32,
+        frames: &[FrameIndex],
+        must: FrameIndex,
         chunks: &Chunks,
-    ) -> Result<Vec<(u32, BlockNo)>, CowError> {
+    ) -> Result<Vec<(FrameIndex, BlockNo)>, CowError> {
         if let Ok(blocks) = self.holder.alloc_blocks(frames.len() as u32) {
             return Ok(frames.iter().copied().zip(blocks).collect());
         }

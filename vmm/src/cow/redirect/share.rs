@@ -2,7 +2,7 @@
 
 use std::sync::{PoisonError, RwLockWriteGuard};
 
-use nvvmm_snapshot::{BlockNo, ChunkMap, FrameSet};
+use nvvmm_snapshot::{BlockNo, ChunkIndex, ChunkMap, FrameIndex, FrameSet};
 
 use super::{
     RedirectEngine,
@@ -91,7 +91,7 @@ impl RedirectEngine {
     /// Makes frames own again that a snapshot of `map` shared and that still have these blocks.
     pub(super) fn roll_back_chunk(
         &self,
-        index: u32,
+        index: ChunkIndex,
         known: &mut KnownChunk,
         map: &ChunkMap,
         own: &FrameSet,
@@ -108,8 +108,8 @@ impl RedirectEngine {
     /// Frees blocks of `map` that are not behind their frames any more. Returns the frames that
     /// still have theirs.
     fn free_replaced(&self, known: &KnownChunk, map: &ChunkMap, own: &FrameSet) -> FrameSet {
-        let (kept, replaced): (Vec<u32>, Vec<u32>) = own
-            .iter()
+        let (kept, replaced): (Vec<FrameIndex>, Vec<FrameIndex>) = own
+            .places()
             .partition(|frame| known.block(*frame) == map.block(*frame));
         let replaced: Vec<BlockNo> = replaced.into_iter().filter_map(|f| map.block(f)).collect();
         self.placement.free(&replaced);
@@ -120,7 +120,7 @@ impl RedirectEngine {
     /// privately would not reach its block, so such frames are mapped anew.
     fn make_own(
         &self,
-        index: u32,
+        index: ChunkIndex,
         known: &mut KnownChunk,
         frames: &FrameSet,
     ) -> Result<(), CowError> {
@@ -146,7 +146,7 @@ impl RedirectEngine {
     /// Makes frames of a consumed snapshot own.
     pub(super) fn take_over_chunk(
         &self,
-        index: u32,
+        index: ChunkIndex,
         map: ChunkMap,
         own: FrameSet,
     ) -> Result<(), CowError> {
@@ -174,7 +174,7 @@ impl RedirectEngine {
     /// Maps a chunk that has blocks, and fills its page tables.
     pub(super) fn prefault_chunk(
         &self,
-        index: u32,
+        index: ChunkIndex,
         known: &mut KnownChunk,
     ) -> Result<(), CowError> {
         if let ChunkMap::Hole = known.map() {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use nvvmm_snapshot::{BlockNo, ChunkNo};
+use nvvmm_snapshot::{BlockNo, ChunkIndex, ChunkNo, FrameIndex};
 
 use super::{
     RedirectEngine,
@@ -59,13 +59,13 @@ impl RedirectEngine {
     /// Moves own frames of the guest chunk out of `vacated` chunks, into gaps of other leases.
     fn move_out(
         &self,
-        index: u32,
+        index: ChunkIndex,
         known: &mut KnownChunk,
         vacated: &HashSet<ChunkNo>,
     ) -> Result<(), CowError> {
-        let moving: Vec<(u32, BlockNo)> = known
+        let moving: Vec<(FrameIndex, BlockNo)> = known
             .own()
-            .iter()
+            .places()
             .filter_map(|frame| Some((frame, known.block(frame)?)))
             .filter(|(_, block)| vacated.contains(&block.chunk()))
             .collect();
@@ -76,7 +76,7 @@ impl RedirectEngine {
             return Err(CowError::NoSpace);
         }
         let gaps = self.placement.gaps(moving.len() as u32)?;
-        let targets: Vec<(u32, BlockNo)> =
+        let targets: Vec<(FrameIndex, BlockNo)> =
             moving.iter().map(|(frame, _)| *frame).zip(gaps).collect();
         // While they are armed, nobody changes them between the copy and the new mapping.
         for run in known.mapped_runs(&set_of(moving.iter().map(|(frame, _)| *frame))) {

@@ -3,16 +3,16 @@
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use nvvmm_bare_metal::command::Access;
-use nvvmm_bare_metal::frame::{Content, Judge, Stamp, Token, What};
+use nvvmm_bare_metal::frame::{Content, FrameChecker, Stamp, Token, What};
 use nvvmm_bare_metal::journal::JournalView;
 use nvvmm_bare_metal::mix::mix;
 use nvvmm_bare_metal::plan::Plan;
-use nvvmm_bare_metal::verify::Lie;
+use nvvmm_bare_metal::verify::Mismatch;
 use nvvmm_bare_metal::{FRAME_WORDS, VCPUS_MAX};
 
 use crate::sys::{self, Frame, JOURNAL, Ram};
 
-/// How long the registers are held between two frames: about as long as writing one takes.
+/// Turns for which registers are held between two frames: about the time that one write takes.
 const HOLD_SPINS: u64 = 4000;
 
 /// One vCPU's churn.
@@ -61,7 +61,7 @@ impl Churn {
         let done = progress.done.swap(token.0, Ordering::SeqCst);
         for found in [begun, done] {
             if found != self.last.0 {
-                self.fault(Lie {
+                self.fault(Mismatch {
                     gfn: 0,
                     what: What::Journal,
                     word: self.vcpu as usize,
@@ -72,7 +72,7 @@ impl Churn {
         self.last = token;
         let changed = sys::hold_registers(token.0, HOLD_SPINS);
         if changed != 0 {
-            self.fault(Lie {
+            self.fault(Mismatch {
                 gfn: 0,
                 what: What::Registers,
                 word: self.vcpu as usize,
@@ -81,13 +81,13 @@ impl Churn {
         }
     }
 
-    /// What another vCPU has published. It never goes back, and never says two different things.
+    /// The token that another vCPU has published. Tokens never go back, and never contradict.
     fn link(&mut self, n: u64) -> Token {
         let other = self.plan.linked(self.vcpu, n);
         let link = JOURNAL.done(other);
         let seen = &mut self.seen[other as usize];
         if link.seq() < seen.seq() || (link.seq() == seen.seq() && link != *seen && seen.0 != 0) {
-            self.fault(Lie {
+            self.fault(Mismatch {
                 gfn: 0,
                 what: What::Causal,
                 word: other as usize,
@@ -100,7 +100,7 @@ impl Churn {
     }
 
     fn write(&self, frame: Frame, old: Stamp, new: &Content) {
-        let mut judge = Judge::new(old);
+        let mut checker = FrameChecker::new(old);
         let mut fault = None;
         for index in 0..FRAME_WORDS {
             let word = new.word(index);
@@ -117,14 +117,14 @@ impl Churn {
                 }
             };
             if fault.is_none() {
-                fault = judge
+                fault = checker
                     .word(index, found)
                     .err()
                     .map(|what| (what, index, found));
             }
         }
         if let Some((what, word, found)) = fault {
-            self.fault(Lie {
+            self.fault(Mismatch {
                 gfn: old.gfn,
                 what,
                 word,
@@ -133,14 +133,18 @@ impl Churn {
         }
     }
 
-    /// Journals a lie; the details only of the first one.
-    fn fault(&self, lie: Lie) {
+    /// Journals a mismatch; the details only of the first one.
+    fn fault(&self, mismatch: Mismatch) {
         if JOURNAL.faults.fetch_add(1, Ordering::AcqRel) == 0 {
-            JOURNAL.fault_gfn.store(lie.gfn, Ordering::Relaxed);
-            JOURNAL.fault_word.store(lie.word as u64, Ordering::Relaxed);
-            JOURNAL.fault_found.store(lie.found, Ordering::Relaxed);
+            JOURNAL.fault_gfn.store(mismatch.gfn, Ordering::Relaxed);
+            JOURNAL
+                .fault_word
+                .store(mismatch.word as u64, Ordering::Relaxed);
+            JOURNAL.fault_found.store(mismatch.found, Ordering::Relaxed);
             JOURNAL.fault_vcpu.store(self.vcpu, Ordering::Relaxed);
-            JOURNAL.fault_what.store(lie.what as u64, Ordering::Release);
+            JOURNAL
+                .fault_what
+                .store(mismatch.what as u64, Ordering::Release);
         }
     }
 }

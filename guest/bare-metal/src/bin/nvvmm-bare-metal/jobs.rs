@@ -1,4 +1,4 @@
-//! What one vCPU does for a job: its lane, every n-th frame.
+//! The part of one vCPU in a job: its lane, every n-th frame.
 
 use core::sync::atomic::Ordering;
 
@@ -7,12 +7,12 @@ use nvvmm_bare_metal::frame::{Content, Stamp, Token, What};
 use nvvmm_bare_metal::journal::JournalView;
 use nvvmm_bare_metal::order::Pattern;
 use nvvmm_bare_metal::plan::Plan;
-use nvvmm_bare_metal::verify::{self, Lie, Report};
+use nvvmm_bare_metal::verify::{self, Mismatch, Report};
 use nvvmm_bare_metal::{FRAME_BYTES, FRAME_WORDS};
 
 use crate::churn::Churn;
-use crate::crew::{self, Job};
 use crate::sys::{JOURNAL, Ram};
+use crate::vcpu_barrier::{self, Job};
 
 /// Seed of the order of `touch rand`.
 const TOUCH_SEED: u64 = 0x746f_7563_6820;
@@ -56,7 +56,7 @@ impl Lane {
                 let digest = self
                     .gfns(0, frames)
                     .fold(0, |sum, gfn| sum ^ verify::frame_digest(&self.ram, gfn));
-                crew::leave(
+                vcpu_barrier::leave(
                     self.vcpu,
                     Ok(Report {
                         digest,
@@ -64,14 +64,14 @@ impl Lane {
                     }),
                 );
             }
-            Job::Check => crew::leave(self.vcpu, self.check()),
-            Job::CheckUnfilled => crew::leave(self.vcpu, self.check_unfilled()),
+            Job::Check => vcpu_barrier::leave(self.vcpu, self.check()),
+            Job::CheckUnfilled => vcpu_barrier::leave(self.vcpu, self.check_unfilled()),
             Job::Churn(access) => {
                 let Ok(journal) = JournalView::read(&self.ram) else {
                     return;
                 };
                 let mut churn = Churn::new(self.vcpu, self.ram, access, journal);
-                while !crew::stopped() {
+                while !vcpu_barrier::stopped() {
                     churn.step();
                 }
             }
@@ -155,7 +155,7 @@ impl Lane {
                     .for_each(&mut each);
             }
         }
-        crew::leave(
+        vcpu_barrier::leave(
             self.vcpu,
             Ok(Report {
                 frames: touched,
@@ -164,8 +164,8 @@ impl Lane {
         );
     }
 
-    fn check(&self) -> Result<Report, Lie> {
-        let broken = Lie {
+    fn check(&self) -> Result<Report, Mismatch> {
+        let broken = Mismatch {
             gfn: 0,
             what: What::Journal,
             word: 0,
@@ -179,7 +179,7 @@ impl Lane {
         verify::lane(&self.ram, &journal, self.vcpu, self.vcpus)
     }
 
-    fn check_unfilled(&self) -> Result<Report, Lie> {
+    fn check_unfilled(&self) -> Result<Report, Mismatch> {
         let mut report = Report::default();
         for gfn in self.gfns(JOURNAL.filled.load(Ordering::Relaxed), self.frames) {
             verify::zero_frame(&self.ram, gfn)?;

@@ -4,10 +4,10 @@
 
 mod churn;
 mod console;
-mod crew;
 mod jobs;
 mod session;
 mod sys;
+mod vcpu_barrier;
 
 use console::reply;
 use jobs::Lane;
@@ -20,7 +20,7 @@ fn main(vcpu: u64, vcpus: u64, ram: Ram) -> ! {
     if vcpu == 0 {
         Session::new(lane).serve()
     } else {
-        crew::work(vcpu, |job| lane.run(job))
+        vcpu_barrier::work(vcpu, |job| lane.run(job))
     }
 }
 

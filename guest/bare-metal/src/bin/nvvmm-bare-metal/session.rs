@@ -6,20 +6,20 @@ use nvvmm_bare_metal::command::{Access, Command, Extent, Touch, parse};
 use nvvmm_bare_metal::frame::What;
 use nvvmm_bare_metal::journal::{self, JournalView, Phase, WRITES_MAX};
 use nvvmm_bare_metal::order::Pattern;
-use nvvmm_bare_metal::verify::{Lie, Report};
+use nvvmm_bare_metal::verify::{Mismatch, Report};
 
 use crate::churn::Churn;
 use crate::console::{Console, reply};
-use crate::crew::{self, Job};
 use crate::jobs::Lane;
 use crate::sys::{self, JOURNAL};
+use crate::vcpu_barrier::{self, Job};
 
 const SLEEP_CONTROL: u16 = 0x600;
 /// ACPI S5: sleep type 5, sleep enable.
 const POWER_OFF: u8 = (5 << 2) | 0x20;
 const FRAMES_PER_MIB: u64 = 256;
 
-/// What a command is refused with.
+/// The text of a refusal.
 type Refusal = &'static str;
 
 /// The console session.
@@ -97,9 +97,9 @@ impl Session {
     }
 
     fn run(&self, job: Job) {
-        crew::begin(job);
+        vcpu_barrier::begin(job);
         self.lane.run(job);
-        crew::join(self.lane.vcpus);
+        vcpu_barrier::join(self.lane.vcpus);
     }
 
     /// Does something while the churn stands still between two writes.
@@ -117,14 +117,14 @@ impl Session {
 
     fn stop_churn(&mut self) -> Option<Access> {
         let (access, _) = self.churn.take()?;
-        crew::stop();
-        crew::join(self.lane.vcpus);
+        vcpu_barrier::stop();
+        vcpu_barrier::join(self.lane.vcpus);
         Some(access)
     }
 
     fn start_churn(&mut self, access: Access) -> Result<(), Refusal> {
         let journal = JournalView::read(&self.lane.ram).map_err(|_| "fill first")?;
-        crew::begin(Job::Churn(access));
+        vcpu_barrier::begin(Job::Churn(access));
         self.churn = Some((access, Churn::new(0, self.lane.ram, access, journal)));
         Ok(())
     }
@@ -187,17 +187,17 @@ impl Session {
 
     fn check(&mut self, unfilled: bool) -> Result<(), Refusal> {
         let journal = JournalView::read(&self.lane.ram).map_err(|_| "fill first")?;
-        if let Some((lie, vcpu)) = fault() {
-            tell_lie("check", &lie);
+        if let Some((mismatch, vcpu)) = fault() {
+            report_mismatch("check", &mismatch);
             reply!("faults={} first by vcpu={vcpu}", journal.faults);
             return Ok(());
         }
         self.run(Job::Check);
-        let mut result = crew::collect(self.lane.vcpus);
+        let mut result = vcpu_barrier::collect(self.lane.vcpus);
         if unfilled && result.is_ok() {
             self.run(Job::CheckUnfilled);
             result = result.and_then(|report| {
-                let unfilled = crew::collect(self.lane.vcpus)?;
+                let unfilled = vcpu_barrier::collect(self.lane.vcpus)?;
                 Ok(Report {
                     frames: report.frames + unfilled.frames,
                     ..report
@@ -217,7 +217,7 @@ impl Session {
                     "check ok frames={frames} churned={churned} links={links} {seqs} digest={digest:016x}"
                 );
             }
-            Err(lie) => tell_lie("check", &lie),
+            Err(mismatch) => report_mismatch("check", &mismatch),
         }
         Ok(())
     }
@@ -225,7 +225,7 @@ impl Session {
     fn digest(&mut self, extent: Extent) -> Result<(), Refusal> {
         let frames = self.frames(extent)?;
         self.run(Job::Digest { frames });
-        if let Ok(report) = crew::collect(self.lane.vcpus) {
+        if let Ok(report) = vcpu_barrier::collect(self.lane.vcpus) {
             reply!("digest {:016x} frames={frames}", report.digest);
         }
         Ok(())
@@ -234,7 +234,7 @@ impl Session {
     fn touch(&mut self, extent: Extent, touch: Touch) -> Result<(), Refusal> {
         let frames = self.frames(extent)?;
         self.run(Job::Touch { frames, touch });
-        if let Ok(report) = crew::collect(self.lane.vcpus) {
+        if let Ok(report) = vcpu_barrier::collect(self.lane.vcpus) {
             reply!("touch ok frames={}", report.frames);
         }
         Ok(())
@@ -295,16 +295,16 @@ impl Session {
         );
     }
 
-    /// Says once, unasked, that the churn has met a lie.
+    /// Says once, unasked, that the churn has met a mismatch.
     fn tell_fault(&mut self) {
-        if let (false, Some((lie, _))) = (self.fault_told, fault()) {
+        if let (false, Some((mismatch, _))) = (self.fault_told, fault()) {
             self.fault_told = true;
-            tell_lie("churn", &lie);
+            report_mismatch("churn", &mismatch);
         }
     }
 }
 
-fn fault() -> Option<(Lie, u64)> {
+fn fault() -> Option<(Mismatch, u64)> {
     let what = What::from_code(JOURNAL.fault_what.load(Ordering::Acquire))?;
     let [gfn, word, found, vcpu] = [
         &JOURNAL.fault_gfn,
@@ -314,7 +314,7 @@ fn fault() -> Option<(Lie, u64)> {
     ]
     .map(|word| word.load(Ordering::Relaxed));
     Some((
-        Lie {
+        Mismatch {
             gfn,
             what,
             word: word as usize,
@@ -324,13 +324,13 @@ fn fault() -> Option<(Lie, u64)> {
     ))
 }
 
-fn tell_lie(who: &str, lie: &Lie) {
+fn report_mismatch(who: &str, mismatch: &Mismatch) {
     reply!(
         "{who} bad gfn={} what={} word={} found={:x}",
-        lie.gfn,
-        lie.what.name(),
-        lie.word,
-        lie.found
+        mismatch.gfn,
+        mismatch.what.name(),
+        mismatch.word,
+        mismatch.found
     );
 }
 

@@ -2,6 +2,8 @@
 
 use std::{io, ops::Range, sync::atomic::Ordering};
 
+use nvvmm_snapshot::ChunkIndex;
+
 use super::Mapping;
 use crate::cow::{CHUNK_FRAMES, CowError, FRAME_SIZE_BYTES, error::os, redirect::chunk::MappedRun};
 
@@ -54,7 +56,7 @@ pub(in crate::cow::redirect) struct Arming<'a> {
 
 impl Arming<'_> {
     /// Arms a run, now or with those that follow.
-    pub fn add(&mut self, index: u32, run: &MappedRun) -> Result<(), CowError> {
+    pub fn add(&mut self, index: ChunkIndex, run: &MappedRun) -> Result<(), CowError> {
         let next = self.mapping.stretch_of(index, run);
         let reach = self.mapping.reach();
         let appended = self
@@ -94,11 +96,12 @@ impl Mapping {
 
     /// The frames of `run` in whole units: those that are armed together with frames of `run`.
     pub fn units_of(&self, run: &MappedRun) -> Range<u32> {
-        self.unit_of(run.frames.start).start..self.unit_of(run.frames.end - 1).end
+        let (first, last) = (run.frames.start.into(), (run.frames.end - 1).into());
+        self.unit_of(first).start..self.unit_of(last).end
     }
 
     /// A run in whole units. What is armed already may be armed again.
-    fn stretch_of(&self, index: u32, run: &MappedRun) -> Stretch {
+    fn stretch_of(&self, index: ChunkIndex, run: &MappedRun) -> Stretch {
         let frames = self.units_of(run);
         let before = (run.frames.start - frames.start) as usize;
         let (offset, size_bytes) = self.range(index, &frames);

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use nvvmm_snapshot::{ChunkNo, FaultPoint, Pool, fault_point};
+use nvvmm_snapshot::{ChunkIndex, ChunkNo, FaultPoint, FrameIndex, Pool, fault_point};
 
 use super::chunk::{KnownChunk, MappedRun};
 use crate::{
@@ -81,17 +81,18 @@ impl Mapping {
     }
 
     /// The frames that are mapped and armed together with `frame`.
-    pub fn unit_of(&self, frame: u32) -> Range<u32> {
+    pub fn unit_of(&self, frame: FrameIndex) -> Range<u32> {
         aligned_around(frame, self.unit_frames)
     }
 
     /// Chunk and frame at a host address; `None` outside of guest RAM.
-    pub fn frame_at(&self, address: usize) -> Option<(u32, u32)> {
+    pub fn frame_at(&self, address: usize) -> Option<(ChunkIndex, FrameIndex)> {
         let offset = address.checked_sub(self.reservation().start())?;
-        (offset < self.reservation().size_bytes()).then_some((
-            (offset / CHUNK_SIZE_BYTES) as u32,
-            (offset % CHUNK_SIZE_BYTES / FRAME_SIZE_BYTES) as u32,
-        ))
+        let (index, frame) = (
+            ChunkIndex::at_byte(offset as u64),
+            FrameIndex::at_byte(offset as u64),
+        );
+        (offset < self.reservation().size_bytes()).then_some((index, frame))
     }
 
     /// Runs `work` on a chunk, and counts the mappings that the chunk takes more or less then.
@@ -103,7 +104,7 @@ impl Mapping {
     }
 
     /// Notes that all of a chunk is mapped now.
-    pub fn note_mapped(&self, index: u32, known: &mut KnownChunk) {
+    pub fn note_mapped(&self, index: ChunkIndex, known: &mut KnownChunk) {
         known.note_mapped();
         fault_point(FaultPoint::RedirectChunkMapped);
         self.budget.chunk_mapped(index, self.chunks());
@@ -111,14 +112,14 @@ impl Mapping {
 
     /// Maps a run of blocks. A private run is armed before anybody can count on that; see
     /// [`RedirectEngine::reconcile_unarmed_writes`](super::RedirectEngine).
-    pub fn map_run(&self, index: u32, run: &MappedRun) -> Result<(), CowError> {
+    pub fn map_run(&self, index: ChunkIndex, run: &MappedRun) -> Result<(), CowError> {
         self.show_run(index, run)?;
         self.guard_run(index, run)
     }
 
     /// Maps a run of blocks, without registering it. This is the first half of
     /// [`Mapping::map_run`]: the guest sees and writes the blocks from here on.
-    pub fn show_run(&self, index: u32, run: &MappedRun) -> Result<(), CowError> {
+    pub fn show_run(&self, index: ChunkIndex, run: &MappedRun) -> Result<(), CowError> {
         let sharing = if run.private {
             Sharing::Private
         } else {
@@ -138,7 +139,7 @@ impl Mapping {
 
     /// Registers a run that was mapped, and arms it if it is private. This is the second half of
     /// [`Mapping::map_run`].
-    pub fn guard_run(&self, index: u32, run: &MappedRun) -> Result<(), CowError> {
+    pub fn guard_run(&self, index: ChunkIndex, run: &MappedRun) -> Result<(), CowError> {
         self.register_run(index, run)?;
         if run.private {
             let (offset, size_bytes) = self.range(index, &run.frames);
@@ -151,18 +152,23 @@ impl Mapping {
 
     /// Registers a new mapping. This is done at once: the next arming needs it, and mappings merge
     /// only when they are alike.
-    pub fn register_run(&self, index: u32, run: &MappedRun) -> Result<(), CowError> {
+    pub fn register_run(&self, index: ChunkIndex, run: &MappedRun) -> Result<(), CowError> {
         let (offset, size_bytes) = self.range(index, &run.frames);
         self.uffd
             .register_write_protect(self.reservation().start() + offset, size_bytes)
             .map_err(os("register blocks"))
     }
 
-    /// Maps whole chunks of the pool, from `first` on, behind neighbouring chunks of the guest, and
-    /// arms them. The guest does not run yet.
-    pub fn map_armed(&self, indexes: &Range<u32>, first: ChunkNo) -> Result<(), CowError> {
-        let offset = ram_offset(indexes.start, 0);
-        let size_bytes = indexes.len() * CHUNK_SIZE_BYTES;
+    /// Maps `count` whole chunks of the pool, from `first` on, behind chunks of the guest, from
+    /// `index` on, and arms them. The guest does not run yet.
+    pub fn map_armed(
+        &self,
+        index: ChunkIndex,
+        count: usize,
+        first: ChunkNo,
+    ) -> Result<(), CowError> {
+        let offset = ram_offset(index, 0);
+        let size_bytes = count * CHUNK_SIZE_BYTES;
         let start = self.reservation().start() + offset;
         self.reservation()
             .map_file(
@@ -183,7 +189,7 @@ impl Mapping {
     }
 
     /// Writes frames, as the guest sees them, to the blocks of `run`. The frames are armed.
-    pub fn copy_run(&self, index: u32, run: &MappedRun) -> Result<(), CowError> {
+    pub fn copy_run(&self, index: ChunkIndex, run: &MappedRun) -> Result<(), CowError> {
         let (offset, size_bytes) = self.range(index, &run.frames);
         self.reservation()
             .copy_to_file(offset, size_bytes, self.pool.fd(), run.block.byte_offset())
@@ -196,9 +202,9 @@ impl Mapping {
     /// frame may be listed that was not written: to copy it costs a block and nothing else.
     pub fn written_while_unarmed(
         &self,
-        index: u32,
+        index: ChunkIndex,
         frames: Range<u32>,
-    ) -> Result<Vec<u32>, CowError> {
+    ) -> Result<Vec<FrameIndex>, CowError> {
         let (offset, _) = self.range(index, &frames);
         let read = || {
             self.pagemap
@@ -210,14 +216,14 @@ impl Mapping {
             self.populate(index, &frames)?;
             pages = read()?;
         }
-        let written = frames
+        let written = FrameIndex::range(frames)
             .zip(pages)
             .filter(|(_, page)| *page != PageKind::Untouched);
         Ok(written.map(|(frame, _)| frame).collect())
     }
 
     /// Fills the page tables of frames for reading.
-    pub fn populate(&self, index: u32, frames: &Range<u32>) -> Result<(), CowError> {
+    pub fn populate(&self, index: ChunkIndex, frames: &Range<u32>) -> Result<(), CowError> {
         let (offset, size_bytes) = self.range(index, frames);
         self.reservation()
             .populate_read(offset, size_bytes)
@@ -225,7 +231,7 @@ impl Mapping {
     }
 
     /// Empties the page tables of frames, all of which are mapped shared.
-    pub fn drop_page_tables(&self, index: u32, frames: &Range<u32>) -> Result<(), CowError> {
+    pub fn drop_page_tables(&self, index: ChunkIndex, frames: &Range<u32>) -> Result<(), CowError> {
         let (offset, size_bytes) = self.range(index, frames);
         self.reservation()
             .drop_page_tables(offset, size_bytes)
@@ -233,19 +239,19 @@ impl Mapping {
     }
 
     /// Arms frames, all of which are mapped.
-    pub fn arm(&self, index: u32, frames: &Range<u32>) -> io::Result<()> {
+    pub fn arm(&self, index: ChunkIndex, frames: &Range<u32>) -> io::Result<()> {
         let (offset, size_bytes) = self.range(index, frames);
         self.protect(self.reservation().start() + offset, size_bytes, true)
     }
 
     /// Disarms frames, all of which are mapped.
-    pub fn disarm(&self, index: u32, frames: &Range<u32>) -> io::Result<()> {
+    pub fn disarm(&self, index: ChunkIndex, frames: &Range<u32>) -> io::Result<()> {
         let (offset, size_bytes) = self.range(index, frames);
         self.protect(self.reservation().start() + offset, size_bytes, false)
     }
 
     /// Wakes all who wait for an answer about a chunk.
-    pub fn wake(&self, index: u32) -> Result<(), CowError> {
+    pub fn wake(&self, index: ChunkIndex) -> Result<(), CowError> {
         self.uffd
             .wake(
                 self.reservation().start() + ram_offset(index, 0),
@@ -259,7 +265,7 @@ impl Mapping {
     }
 
     /// RAM offset and size of frames of a chunk, in bytes.
-    fn range(&self, index: u32, frames: &Range<u32>) -> (usize, usize) {
+    fn range(&self, index: ChunkIndex, frames: &Range<u32>) -> (usize, usize) {
         (
             ram_offset(index, frames.start),
             frames.len() * FRAME_SIZE_BYTES,
@@ -267,12 +273,12 @@ impl Mapping {
     }
 }
 
-fn ram_offset(index: u32, frame: u32) -> usize {
-    index as usize * CHUNK_SIZE_BYTES + frame as usize * FRAME_SIZE_BYTES
+fn ram_offset(index: ChunkIndex, frame: impl Into<FrameIndex>) -> usize {
+    (index.byte_offset() + frame.into().byte_offset()) as usize
 }
 
 /// The aligned frames around `frame`, `size_frames` (a power of two) of them.
-pub(super) fn aligned_around(frame: u32, size_frames: u32) -> Range<u32> {
-    let start = frame & !(size_frames - 1);
+pub(super) fn aligned_around(frame: FrameIndex, size_frames: u32) -> Range<u32> {
+    let start = frame.get() & !(size_frames - 1);
     start..start + size_frames
 }

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nvvmm_snapshot::FrameSet;
+use nvvmm_snapshot::{ChunkIndex, FrameIndex, FrameSet};
 
 use self::{hot_frames::HotFrames, single_frame::SingleFrame};
 use super::mapping::aligned_around;
@@ -40,7 +40,7 @@ struct Rhythm {
     epoch: u64,
     ended: Option<Instant>,
     /// Chunks with hot frames, to be copied ahead.
-    hot: Vec<u32>,
+    hot: Vec<ChunkIndex>,
 }
 
 /// The end of an epoch: each chunk that was written is told of it.
@@ -83,14 +83,14 @@ impl Prediction {
     }
 
     /// Chunks with hot frames, which are to be copied ahead in this epoch. Each is returned once.
-    pub fn take_hot_chunks(&self) -> Vec<u32> {
+    pub fn take_hot_chunks(&self) -> Vec<ChunkIndex> {
         std::mem::take(&mut lock(&self.rhythm).hot)
     }
 }
 
 impl EpochEnd<'_> {
     /// Ends the epoch for a chunk, of which frames are own now.
-    pub fn of_chunk(&mut self, index: u32, history: &mut WriteHistory, own: &FrameSet) {
+    pub fn of_chunk(&mut self, index: ChunkIndex, history: &mut WriteHistory, own: &FrameSet) {
         history.single.end_epoch();
         if self.copy_hot {
             history.hot.end_epoch(self.rhythm.epoch, own);
@@ -124,9 +124,9 @@ impl WriteHistory {
 
     /// Frames to copy for a write to `frame` that is held: the frame alone if it is likely to be
     /// the chunk's only one in this epoch, else a cluster.
-    pub fn frames_to_copy(&mut self, frame: u32, budget: &Budget) -> Range<u32> {
+    pub fn frames_to_copy(&mut self, frame: FrameIndex, budget: &Budget) -> Range<u32> {
         if self.single.is_expected(frame) && budget.allows_single_frames() {
-            frame..frame + 1
+            frame.get()..frame.get() + 1
         } else {
             self.cluster_around(frame, budget)
         }
@@ -134,8 +134,8 @@ impl WriteHistory {
 
     /// The cluster that a fault at `frame` deals with. It is larger the longer faults go on where
     /// the last ones ended.
-    pub fn cluster_around(&mut self, frame: u32, budget: &Budget) -> Range<u32> {
-        let goes_on = self.last_cluster.end == frame;
+    pub fn cluster_around(&mut self, frame: FrameIndex, budget: &Budget) -> Range<u32> {
+        let goes_on = self.last_cluster.end == frame.get();
         let last = goes_on.then_some(self.last_cluster.len() as u32);
         self.last_cluster = aligned_around(frame, budget.cluster_frames(last));
         self.last_cluster.clone()

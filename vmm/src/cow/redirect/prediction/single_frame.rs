@@ -5,6 +5,8 @@
 //! the only one in the last epoch that had faults. If others follow, that guess has cost one fault,
 //! and the next guesses are made more and more seldom.
 
+use nvvmm_snapshot::FrameIndex;
+
 /// Epochs without a guess after a wrong one, at most.
 const SPAN_MAX: u32 = 64;
 /// Factor by which that time grows with each wrong guess in turn.
@@ -15,7 +17,7 @@ const SPAN_GROWTH: u32 = 4;
 enum Faults {
     #[default]
     None,
-    One(u32),
+    One(FrameIndex),
     Many,
 }
 
@@ -36,7 +38,7 @@ pub(super) struct SingleFrame {
 impl SingleFrame {
     /// Notes that the guest's write to `frame` is held. Returns true if the frame is likely to be
     /// the chunk's only one in this epoch.
-    pub fn is_expected(&mut self, frame: u32) -> bool {
+    pub fn is_expected(&mut self, frame: FrameIndex) -> bool {
         let first = self.now == Faults::None;
         self.now = if first {
             Faults::One(frame)

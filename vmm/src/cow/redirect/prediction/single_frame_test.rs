@@ -9,7 +9,7 @@ fn epoch(single: &mut SingleFrame, frames: &[u32]) -> (u32, u32) {
             continue;
         }
         faults += 1;
-        if single.is_expected(*frame) {
+        if single.is_expected(FrameIndex::new(*frame)) {
             own.push(*frame);
         } else {
             let start = frame & !3;

@@ -1,0 +1,42 @@
+//! Answers to the host, and answers of the host, in a capture or restart.
+
+use nvvmm_process::Error;
+use nvvmm_protocol::{FailedBecause, ToAgent};
+
+use crate::stream::{Failure, Stream};
+
+/// Length limit of a message about a failure: there can be as many refusals as descriptors.
+const MESSAGE_CHARS_MAX: usize = 8 << 10;
+
+/// The failure that the host is told of.
+pub fn failure(error: &Error) -> Failure {
+    let because = match error {
+        Error::Refused(_) | Error::OtherArchitecture(_) => FailedBecause::Refused,
+        Error::Gone(_) => FailedBecause::NotFound,
+        _ => FailedBecause::Failed,
+    };
+    let message = error.to_string().chars().take(MESSAGE_CHARS_MAX).collect();
+    Failure::Said(because, message)
+}
+
+/// A refusal that the host is told of.
+pub fn refused(message: impl Into<String>) -> Failure {
+    Failure::Said(FailedBecause::Refused, message.into())
+}
+
+/// Waits until the host has done, or kept, what it was sent.
+pub fn wait_until_done(stream: &mut impl Stream) -> Result<(), Failure> {
+    match nvvmm_protocol::receive(stream)? {
+        ToAgent::Done => Ok(()),
+        ToAgent::Refused { message } => Err(Failure::Said(
+            FailedBecause::Failed,
+            format!("the host cannot do its part: {message}"),
+        )),
+        _ => Err(refused("that is no answer")),
+    }
+}
+
+/// A count for the host.
+pub fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,240 @@
+//! Stubs: stopped processes with the right numbers and parents that make system calls for us, until
+//! they have become the processes of an image.
+
+use crate::arch::xfeatures;
+use crate::error::{Error, ProcessPart, Refusal, failed};
+use crate::image::{Image, Process};
+use crate::inject::{Memory, Remote};
+use crate::observe;
+use crate::sys;
+
+use super::blank::{self, Blank};
+use super::reserve::{Frames, Reserve};
+use super::workspace::Workspace;
+
+/// A process that is being made.
+#[derive(Debug)]
+pub struct Stub<'a> {
+    /// The process of the image that it becomes.
+    pub process: &'a Process,
+    /// The process that it is so far.
+    pub blank: Blank,
+    /// Its threads but the leader.
+    pub others: Vec<Remote>,
+    /// Memory of a reserve.
+    pub frames: Option<Frames>,
+}
+
+impl Stub<'_> {
+    /// Its threads so far, the leader first.
+    pub fn threads(&self) -> impl DoubleEndedIterator<Item = &Remote> {
+        std::iter::once(&self.blank.leader).chain(&self.others)
+    }
+
+    /// The leader.
+    pub fn leader(&self) -> &Remote {
+        &self.blank.leader
+    }
+
+    /// Makes a system call in the leader.
+    pub fn call(&self, op: &str, number: libc::c_long, arguments: &[u64]) -> Result<u64, Error> {
+        self.blank.call(op, number, arguments)
+    }
+
+    /// Puts bytes where a system call can read them. Returns their address.
+    pub fn put(&self, bytes: &[u8]) -> Result<u64, Error> {
+        self.blank.put(bytes)
+    }
+}
+
+/// A thread of a stub.
+#[derive(Clone, Copy, Debug)]
+pub struct StubThread<'a> {
+    pub stub: &'a Stub<'a>,
+    pub remote: &'a Remote,
+}
+
+impl StubThread<'_> {
+    /// Makes a system call in the thread.
+    pub fn call(&self, op: &str, number: libc::c_long, arguments: &[u64]) -> Result<u64, Error> {
+        self.remote.call(op, number, arguments)
+    }
+
+    /// Calls prctl(2) with one argument.
+    pub fn prctl(&self, op: &str, option: i32, argument: u64) -> Result<u64, Error> {
+        self.call(op, libc::SYS_prctl, &[option as u64, argument, 0, 0, 0])
+    }
+}
+
+/// Stubs for all processes of an image. When dropped, it kills them.
+#[derive(Debug)]
+pub struct Stubs<'a> {
+    image: &'a Image,
+    stubs: Vec<Stub<'a>>,
+}
+
+impl<'a> Stubs<'a> {
+    /// Makes the stubs of all processes. The first one gets the reserve's memory, if there is a
+    /// reserve whose addresses are free.
+    pub fn new(image: &'a Image, reserve: Option<Reserve>) -> Result<Self, Error> {
+        let mut all = Self {
+            image,
+            stubs: Vec::new(),
+        };
+        let first = &image.processes[0];
+        let reserve = reserve.filter(|reserve| reserve.fits(image));
+        let ready = reserve
+            .map(|reserve| reserve.into_process(first.pid))
+            .transpose()?;
+        match ready.flatten() {
+            Some((blank, frames)) => all.add(first, blank, Some(frames))?,
+            None => all.add_copy(first, Workspace::choose(Some(image), 0)?)?,
+        }
+        for process in &image.processes[1..] {
+            let parent = &all.stubs[process.parent.unwrap_or(0) as usize].blank;
+            let blank = Blank {
+                leader: parent.clone_with(process.pid, 0, libc::SIGCHLD)?,
+                memory: Memory::open(process.pid)?,
+                workspace: parent.workspace,
+                vdso: parent.vdso.clone(),
+            };
+            all.add(process, blank, None)?;
+        }
+        Ok(all)
+    }
+
+    fn add(
+        &mut self,
+        process: &'a Process,
+        blank: Blank,
+        frames: Option<Frames>,
+    ) -> Result<(), Error> {
+        self.stubs.push(Stub {
+            process,
+            blank,
+            others: Vec::new(),
+            frames,
+        });
+        let stub = &self.stubs[self.stubs.len() - 1];
+        // Before it has children: they shall be in its session.
+        if process.session == process.pid {
+            stub.call("make a session", libc::SYS_setsid, &[])?;
+        }
+        Ok(())
+    }
+
+    fn add_copy(&mut self, process: &'a Process, workspace: Workspace) -> Result<(), Error> {
+        let pid = process.pid;
+        sys::clone_stub(Some(pid)).map_err(|error| blank::not_made(pid, error))?;
+        let blank = Blank::of_copy(pid, workspace).inspect_err(|_| blank::end(pid))?;
+        self.add(process, blank, None)
+    }
+
+    /// The processes, parents before their children.
+    pub fn all(&mut self) -> &mut [Stub<'a>] {
+        &mut self.stubs
+    }
+
+    /// Refuses an image whose extended registers this processor and kernel do not have in the same
+    /// form.
+    pub fn check_processor(&self) -> Result<(), Error> {
+        let pid = self.image.processes[0].pid;
+        let here = sys::xstate(pid).map_err(failed("read extended registers"))?;
+        let features = xfeatures(&here);
+        let same_size = self
+            .image
+            .processes
+            .iter()
+            .flat_map(|process| &process.threads);
+        if features == self.image.xfeatures
+            && same_size
+                .into_iter()
+                .all(|thread| thread.xstate.len() == here.len())
+        {
+            return Ok(());
+        }
+        let reason = format!(
+            "has extended registers {:#x}, this machine {features:#x}",
+            self.image.xfeatures
+        );
+        Err(Error::Refused(vec![Refusal {
+            pid,
+            place: ProcessPart::Process,
+            reason,
+        }]))
+    }
+
+    /// Puts the processes into their groups.
+    pub fn set_groups(&self) -> Result<(), Error> {
+        let is_ours = |number: i32| self.stubs.iter().any(|stub| stub.process.pid == number);
+        let grouped = self.stubs.iter().filter(|stub| is_ours(stub.process.group));
+        // A group must exist before others can join.
+        let (leaders, members): (Vec<_>, Vec<_>) =
+            grouped.partition(|stub| stub.process.group == stub.process.pid);
+        for stub in leaders.into_iter().chain(members) {
+            // A session's leader leads a group already, and may not be moved.
+            if stub.process.session != stub.process.pid {
+                stub.call(
+                    "set the process group",
+                    libc::SYS_setpgid,
+                    &[0, stub.process.group as u64],
+                )?;
+            }
+        }
+        for stub in self
+            .stubs
+            .iter()
+            .filter(|stub| is_ours(stub.process.session))
+        {
+            let (process, session) = (stub.process, stub.process.session);
+            if observe::status(process.pid, process.pid)?.session != session {
+                let reason = format!(
+                    "is in the session of {session}, which it did not get from its parents"
+                );
+                return Err(Error::Refused(vec![Refusal {
+                    pid: process.pid,
+                    place: ProcessPart::Process,
+                    reason,
+                }]));
+            }
+        }
+        Ok(())
+    }
+
+    /// Releases all of them: the processes run.
+    pub fn release(mut self) -> Result<(), Error> {
+        for stub in &self.stubs {
+            let (start, len) = (stub.blank.workspace.start(), Workspace::SIZE_BYTES);
+            stub.call("unmap the region", libc::SYS_munmap, &[start, len])?;
+            for (remote, thread) in stub.threads().zip(&stub.process.threads) {
+                sys::set_xstate(thread.tid, &thread.xstate)
+                    .map_err(failed("set extended registers"))?;
+                remote.park(&thread.registers, thread.signal_mask)?;
+            }
+        }
+        for stub in std::mem::take(&mut self.stubs) {
+            for remote in stub.threads() {
+                sys::detach(remote.tid())
+                    .map_err(failed(format!("release thread {}", remote.tid())))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Stubs<'_> {
+    fn drop(&mut self) {
+        for stub in &self.stubs {
+            let _ = sys::kill(stub.process.pid, libc::SIGKILL);
+        }
+        // Children first; a leader is not gone before its threads are.
+        for remote in self
+            .stubs
+            .iter()
+            .rev()
+            .flat_map(|stub| stub.threads().rev())
+        {
+            let _ = blank::reap(remote.tid());
+        }
+    }
+}

@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Runs in the emulated host of the gate, once in each of its boots (scripts/lib/test-tiers.sh).
+#
+#   nested-gate.sh STEP...
+#
+#   linux      tests with Linux guests
+#   media      tests of the tier kvm with pools on persistent memory
+#   pools      tests of pools without VMs on persistent memory
+#   reboot     VMs go out in the first boot and come back in the second
+#   power-cut  snapshots are taken in the second boot, on all media at once, until the power is cut;
+#              the third boot looks for them
+#
+# Prints a line at the begin and the end of each step. A step that fails does not end the others:
+# the last boot ends with status 1 then.
+set -euo pipefail
+lib=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+on=$lib/../on-medium.sh
+failed=$NVVMM_RESULTS/failed
+boot=$NVVMM_NESTED_BOOT
+
+# program NAME: sets test_command to the words that run it.
+program() {
+  test_command=(/usr/bin/env RUSTC_BOOTSTRAP=1 "$NVVMM_GATE_PROGRAMS/$1"
+    -Z unstable-options --report-time)
+}
+
+# step NAME COMMAND...
+step() {
+  local name=$1 status=0 started=$SECONDS
+  shift
+  echo "== step $name begins"
+  "$@" || status=$?
+  echo "== step $name ended with status $status after $((SECONDS - started)) s"
+  ((status == 0)) || echo "$name" >>"$failed"
+}
+
+linux_step() {
+  local tests
+  program linux
+  read -ra tests <<<"$NVVMM_GATE_LINUX_TESTS"
+  "${test_command[@]}" --test-threads=1 "${tests[@]}"
+}
+
+# media_step MEDIUM TEST...
+media_step() {
+  program kvm
+  "$on" "$1" "${test_command[@]}" --test-threads=1 "${@:2}"
+}
+
+media_steps() {
+  local tests
+  read -ra tests <<<"$NVVMM_GATE_EXT4_TESTS"
+  step fsdax-ext4 media_step fsdax-ext4 "${tests[@]}"
+  read -ra tests <<<"$NVVMM_GATE_XFS_TESTS"
+  step fsdax-xfs media_step fsdax-xfs "${tests[@]}"
+  read -ra tests <<<"$NVVMM_GATE_DEVDAX_TESTS"
+  step devdax media_step devdax "${tests[@]}"
+}
+
+pools_step() {
+  program pool
+  "$on" fsdax-ext4,devdax "${test_command[@]}" --test-threads=1
+}
+
+reboot_step() {
+  program rejuvenation
+  "$on" fsdax-ext4 "${test_command[@]}" --nocapture
+}
+
+power_cut_step() {
+  program power_cut
+  # The first boot ends with a reboot in order.
+  export NVVMM_POWER_CUT_BOOT=2
+  "$on" fsdax-ext4 "$on" fsdax-xfs "$on" devdax "$on" file "${test_command[@]}" --nocapture
+}
+
+# prepare_media: makes those file systems that no step has made, for the boots that follow.
+prepare_media() { "$on" fsdax-xfs,devdax,file true; }
+
+for name in "$@"; do
+  case $boot,$name in
+    1,linux) step linux linux_step ;;
+    1,media) media_steps ;;
+    1,pools) step pools pools_step ;;
+    1,reboot) step reboot reboot_step ;;
+    1,power-cut) prepare_media ;;
+    2,reboot) step reboot reboot_step ;;
+    [23],power-cut) step power-cut power_cut_step ;;
+    [23],*) ;;
+    *) echo "no step $name"; exit 2 ;;
+  esac
+done
+((boot < 3)) || [[ ! -e $failed ]]

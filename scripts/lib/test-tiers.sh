@@ -1,0 +1,403 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154 # variables are shared with scripts/test.sh
+# The tiers of scripts/test.sh, which sources this. A tier is a function PROFILE_TIER.
+
+# Programs of the package nvvmm-tests that need no KVM.
+tests_without_kvm=(nvvmm_tests tidy)
+# The memory of an emulated host with as much persistent memory as on-medium.sh knows devices.
+pmem_host=(--memory 4G --pmem 1280M --pmem 1280M --pmem 1280M)
+# Tests of the tier kvm that a medium has a part in: how it maps, frees, grows, survives.
+medium_tests=(commands::a_durability commands::snapshot_and_stop counters:: dirty_log::
+  fault_points::a_process full_pool:: grow:: instant:: kill:: ring:: scrub::a_flipped sharing::
+  tree::)
+# The same on an emulated host, for the gate. XFS shares with ext4 all but making room in a file.
+gate_ext4_tests=(commands::a_durability commands::snapshot_and_stop grow::
+  instant::two_vcpus_in_random_order kill:: tree::once_consumes)
+gate_xfs_tests=(commands::snapshot_and_stop grow::)
+gate_devdax_tests=(commands::snapshot_and_stop full_pool::a_snapshot_that
+  instant::two_vcpus_in_random_order kill::)
+# Tests with Linux guests in the gate, on an emulated host: the agent, a process, the guest's life.
+gate_linux_tests=(agent::a_restored agent::programs disk::a_disk life:: process::a_process_goes_on)
+# Tests for which kernels differ: captures of processes, frames that move, programs that are not
+# made for it, memory in a window.
+newer_kernel_tests=(process::frames_that_move real_programs:: subjects:: window::)
+
+# start_prefetch: fetches packages and kernels beside the builds. Who needs them waits, and reports
+# what cannot be had.
+start_prefetch() {
+  set -m
+  (prefetch) >"$summary/prefetch" 2>&1 </dev/null &
+  prefetch=$!
+  set +m
+}
+
+prefetch() {
+  need_packages shellcheck gdb e2fsprogs
+  is_asked_for nested || is_asked_for linux || is_asked_for restarts || is_asked_for media ||
+    is_asked_for pools || return 0
+  need_packages ndctl xfsprogs e2fsprogs jq python3-minimal sqlite3 xz-utils
+  NVVMM_NESTED_QEMU=${NVVMM_NESTED_QEMU:-10} "$here/nested.sh" --prepare
+}
+
+# end_prefetch: sets what_is_missing where something cannot be had.
+end_prefetch() {
+  local started=$SECONDS
+  wait "$prefetch" || what_is_missing="packages or kernels cannot be had"
+  prefetch=''
+  sed 's/^/  /' "$summary/prefetch" >&2
+  keep_step "waiting for packages and kernels" "$((SECONDS - started))"
+}
+
+# build_for_tests: builds everything once, in one profile.
+build_for_tests() {
+  prepare "building nvvmm and its tests" need_tests ||
+    { print_summary_of_a_failed_build; exit 1; }
+  is_only anywhere || prepare "building guests" need_guests || true
+  end_prefetch
+}
+
+# is_only TIER
+is_only() { [[ ${tiers[*]} == "$1" ]]; }
+
+print_summary_of_a_failed_build() { end_tier; print_summary build || true; }
+
+# need_guests: builds all programs that run in guests; exports NVVMM_BAREMETAL_GUEST.
+need_guests() {
+  build_bare_metal && build_guests || return 1
+  NVVMM_BAREMETAL_GUEST=$(bare_metal_path)
+  export NVVMM_BAREMETAL_GUEST
+}
+
+# need_release: exports NVVMM_RELEASE_BIN, what users get.
+need_release() {
+  local NVVMM_BIN
+  build_nvvmm || return 1
+  export NVVMM_RELEASE_BIN=$NVVMM_BIN
+}
+
+# ---- Tiers of both kinds of run -----------------------------------------------------------------
+
+check_sources() {
+  local scripts
+  run_check "formatting" cargo fmt --all --check
+  run_check "formatting of the bare-metal guest" in_dir guest/bare-metal cargo fmt --check
+  run_check "lints" cargo clippy --workspace --all-targets --quiet -- -D warnings
+  run_check "lints of the bare-metal guest" in_dir guest/bare-metal \
+    cargo clippy --all-targets --quiet -- -D warnings
+  need_packages shellcheck
+  mapfile -t scripts < <(find "$here" .ci -type f \( -name '*.sh' -o -name run \) | sort)
+  run_check "shellcheck of ${#scripts[@]} scripts" shellcheck -x "${scripts[@]}"
+}
+
+in_dir() { (cd "$1" && "${@:2}"); }
+
+test_without_kvm() {
+  if ((EUID == 0)); then
+    export NVVMM_REQUIRE_ROOT=1
+  else
+    say "SKIPPED $tier: captures and restarts of processes (guest/process) need root"
+    tier_skipped=$((tier_skipped + 1)) tier_note+="${tier_note:+, }guest/process not as root"
+  fi
+  run_tests "tests without KVM" test_packages
+  run_tests "tests of the bare-metal guest" in_dir guest/bare-metal cargo test --quiet
+}
+
+# chosen MEDIUM...: those of them that --medium left, one a line.
+chosen() {
+  local medium
+  for medium in "$@"; do
+    ((${#media[@]})) && [[ " ${media[*]} " != *" $medium "* ]] || echo "$medium"
+  done
+}
+
+joined() { local IFS=,; echo "$*"; }
+
+# kvm_tests_on MEDIUM NOTE [ARGUMENT...]: tests of the tier kvm with pools on that medium, one at a
+# time: each has VMs of its own.
+kvm_tests_on() {
+  local medium=$1 note=$2 tests=("${test_arguments[@]}") test_command
+  ((${#tests[@]})) || tests=("${@:3}")
+  set_test_command kvm
+  run_tests_on "$medium" "$note" "$here/on-medium.sh" "$medium" \
+    timeout --kill-after=10 "$timeout_s" "${test_command[@]}" --test-threads=1 "${tests[@]}"
+}
+
+# Snapshots moved between all media of any host, at the same time.
+kvm_pairs() {
+  local test_command
+  ((${#media[@]} + ${#test_arguments[@]} == 0)) || return 0
+  set_test_command kvm
+  NVVMM_HUGE_PAGES=220 run_tests_on "pairs" "snapshots moved from each medium to each other" \
+    "$here/on-medium.sh" tmpfs-huge "$here/on-medium.sh" hugetlbfs "$here/on-medium.sh" file \
+    "$here/on-medium.sh" tmpfs \
+    timeout --kill-after=10 "$timeout_s" "${test_command[@]}" --test-threads=1 between_any_two_media
+}
+
+kvm_without_techniques() {
+  ((${#media[@]} == 0)) || return 0
+  NVVMM_TEST_WITHOUT=arm-ahead,copy-hot,grow-clusters,lone-frames NVVMM_BIN=$NVVMM_DEV_BIN \
+    kvm_tests_on tmpfs-huge "without what makes copy-on-write fast" "$@"
+}
+
+# nested NAME ARGUMENT...: scripts/nested.sh, with results kept under that name.
+nested() {
+  "$here/nested.sh" --results "$NVVMM_CACHE/results/$1" --timeout "$timeout_s" "${@:2}"
+}
+
+# make_guests [VERSION]: images of the Linux guest with that kernel.
+make_guests() { make_guest_image "${1:-6.1}" && make_programs_image; }
+
+# ---- The gate -----------------------------------------------------------------------------------
+
+gate_anywhere() {
+  check_sources
+  test_without_kvm
+  prepare "building nvvmm (release)" need_release || true
+}
+
+gate_kvm() {
+  local medium names
+  tier_note=$(kvm_reason)
+  if [[ $(kvm_kind) == none ]]; then
+    skip_tier "$(kvm_reason)"
+    return
+  fi
+  # Reads a core.
+  need_packages gdb
+  prepare "building nvvmm (release)" need_release || return 0
+  mapfile -t names < <(chosen tmpfs hugetlbfs file)
+  for medium in "${names[@]}"; do
+    if [[ $medium == tmpfs ]]; then
+      kvm_tests_on tmpfs ""
+    else
+      kvm_tests_on "$medium" "what the medium has a part in" "${medium_tests[@]}"
+    fi
+  done
+  kvm_without_techniques counters:: instant:: ring:: sharing:: tree::
+  kvm_pairs
+}
+
+gate_linux() {
+  local test_command
+  tier_note=$(kvm_reason)
+  if [[ $(kvm_kind) != direct ]]; then
+    tier_how=- tier_note+="${tier_note:+; }in the tier nested"
+    is_asked_for nested || skip_tier "Linux guests run in the tier nested here"
+    return
+  fi
+  prepare "making Linux guests" make_guests "$guest" || return 0
+  set_test_command linux
+  run_tests "tests with Linux guests" timeout --kill-after=10 "$timeout_s" \
+    "${test_command[@]}" --test-threads=1 "${test_arguments[@]}"
+}
+
+# One emulated host, three boots: scripts/lib/nested-gate.sh.
+gate_nested() {
+  local steps=(media pools reboot power-cut) disk=$summary/disk why
+  tier_how=nested
+  if ! why=$(can_nest); then
+    skip_tier "$why"
+    return
+  fi
+  if [[ $(kvm_kind) != direct ]] && is_asked_for linux; then
+    steps=(linux "${steps[@]}")
+  fi
+  prepare "making Linux guests" make_guests "$guest" || return 0
+  truncate -s 1G "$disk"
+  gate_steps "${steps[@]}"
+  rm -f "$disk"
+}
+
+# can_nest: prints why not.
+can_nest() {
+  [[ -z $what_is_missing ]] || { echo "$what_is_missing"; return 1; }
+  is_debian_like || { echo "the nested harness needs packages of Debian or Ubuntu"; return 1; }
+  ((EUID == 0)) || sudo -n true 2>/dev/null || { echo "the nested harness needs root"; return 1; }
+}
+
+# gate_steps STEP...: runs them in the emulated host, and counts each by itself.
+gate_steps() {
+  local log=$summary/nested.log status=0 started=$SECONDS step seen failed_before=$tier_failed
+  local -x NVVMM_NESTED_QEMU=${NVVMM_NESTED_QEMU:-10}
+  local -x NVVMM_GATE_PROGRAMS=$test_copies
+  local -x NVVMM_GATE_LINUX_TESTS=${test_arguments[*]:-${gate_linux_tests[*]}}
+  local -x NVVMM_GATE_EXT4_TESTS=${gate_ext4_tests[*]} NVVMM_GATE_XFS_TESTS=${gate_xfs_tests[*]}
+  local -x NVVMM_GATE_DEVDAX_TESTS=${gate_devdax_tests[*]}
+  say "$tier: one emulated host: $*"
+  nested gate "${pmem_host[@]}" --disk "$disk" --boots 3 -- "$here/lib/nested-gate.sh" "$@" 2>&1 |
+    tee "$log" | without_quick_tests >&2 || status=$?
+  mapfile -t seen < <(sed -n "s|^== step \([^ ]*\) begins$|\1|p" "$log" | awk "!seen[\$0]++")
+  for step in "${seen[@]}"; do count_step "$step" "$log"; done
+  if ((status != 0 && tier_failed == failed_before)); then
+    failure_report "the emulated host" "$log" >>"$summary/failures"
+    tier_failed=$((tier_failed + 1))
+    tier_note+="${tier_note:+, }the emulated host ended with status $status"
+  fi
+  keep_step "the emulated host, with its boots" "$((SECONDS - started))"
+}
+
+# count_step STEP LOG: the part of the log that is the step's, in all boots.
+count_step() {
+  local step=$1 part=$summary/part status seconds
+  local passed=$tier_passed failed=$tier_failed skipped=$tier_skipped
+  awk -v begin="== step $step begins" -v end="^== step $step ended " '
+    $0 == begin {inside = 1} inside {print} $0 ~ end {inside = 0}' "$2" >"$part"
+  read -r status seconds < <(awk -v step="$step" '
+    $0 == "== step " step " begins" {open = 1}
+    $0 ~ "^== step " step " ended " {open = 0; status = ($6 > status) ? $6 : status; seconds += $8}
+    END {print open ? 125 : status + 0, seconds + 0}' "$part")
+  # A power cut ends a step without a word.
+  [[ $step != power-cut ]] || ! grep -q '^test result: ok' "$part" || status=0
+  count_log "$step" "$part" "$status" "$seconds"
+  keep_medium "$step" "" "$((tier_passed - passed))" "$((tier_failed - failed))" \
+    "$((tier_skipped - skipped))" "$seconds"
+}
+
+# ---- The nightly run ----------------------------------------------------------------------------
+
+nightly_anywhere() {
+  local medium test_command
+  check_sources
+  test_without_kvm
+  set_test_command pool
+  for medium in tmpfs-huge hugetlbfs file; do
+    run_tests "tests of the pool on $medium" pool_tests_on "$medium"
+  done
+  run_check "formatting of the fuzz targets" in_dir tests/fuzz/targets cargo fmt --check
+  run_check "fuzz targets, a fixed number of runs" "$here/fuzz.sh"
+}
+
+# Few random histories: the medium is what is new here, and a disk takes its time over each commit.
+pool_tests_on() {
+  local histories=3
+  [[ $1 != file ]] || histories=1
+  NVVMM_HUGE_PAGES=120 PROPTEST_CASES=$histories "$here/on-medium.sh" "$1" \
+    cargo test --quiet -p nvvmm-snapshot --test pool --test processes --test model -- \
+    --test-threads=1
+}
+
+nightly_kvm() {
+  local medium names skipped
+  tier_note=$(kvm_reason)
+  need_packages gdb
+  prepare "building nvvmm (release)" need_release || return 0
+  local -x NVVMM_BIN=$NVVMM_RELEASE_BIN
+  if [[ $(kvm_kind) == none ]]; then
+    tier_how=nested
+    local test_command
+    set_test_command kvm
+    run_tests "tests on tmpfs, nested" nested kvm -- "${test_command[@]}" --test-threads=1 \
+      "${test_arguments[@]}"
+    return
+  fi
+  mapfile -t names < <(chosen "${kvm_media[@]}")
+  for medium in "${names[@]}"; do
+    # Ordinary and huge pages are all that benchmarks tell apart.
+    skipped=(--skip bench::)
+    [[ $medium != @(tmpfs|hugetlbfs) ]] || skipped=()
+    kvm_tests_on "$medium" "" "${skipped[@]}"
+  done
+  kvm_without_techniques --skip bench::
+  kvm_pairs
+}
+
+# All tests with one kernel in the guest; then, with a newer one, those for which kernels differ.
+nightly_linux() {
+  tier_note=$(kvm_reason)
+  need_packages gdb
+  prepare "building nvvmm (release)" need_release || return 0
+  local -x NVVMM_BIN=$NVVMM_RELEASE_BIN
+  [[ $guest == 6.12 ]] || linux_tests 6.1
+  case $guest in
+    6.12) linux_tests 6.12 ;;
+    '') linux_tests 6.12 "${newer_kernel_tests[@]}" ;;
+  esac
+}
+
+# linux_tests VERSION [TEST...]: tests of the command line, else these, else all.
+linux_tests() {
+  local command=() tests=("${test_arguments[@]}") test_command
+  local -x NVVMM_NESTED_QEMU=${NVVMM_NESTED_QEMU:-10}
+  ((${#tests[@]})) || tests=("${@:2}")
+  prepare "making guests with Linux $1" make_guests "$1" || return 0
+  set_test_command linux
+  if [[ $(kvm_kind) != direct ]]; then
+    tier_how=nested command=(nested "linux-$1" --)
+  fi
+  run_tests "tests with Linux $1" "${command[@]}" "${test_command[@]}" --test-threads=1 \
+    "${tests[@]}"
+}
+
+# need_pmem_host: what tiers need that are nested because of persistent memory.
+need_pmem_host() {
+  tier_how=nested
+  need_packages ndctl xfsprogs e2fsprogs jq
+  prepare "building nvvmm (release)" need_release
+}
+
+# The host is what ends here: VMs come back after its reboot, and what was taken is there after its
+# power was cut.
+nightly_restarts() {
+  local medium names disk=$summary/disk test_command
+  need_pmem_host || return 0
+  local -x NVVMM_BIN=$NVVMM_RELEASE_BIN
+  mapfile -t names < <(chosen "${pmem_media[@]}")
+  if ((${#names[@]})); then
+    prepare "making the Linux guest" make_guest_image 6.1 || return 0
+    set_test_command rejuvenation
+    # With QEMU 7.2, whose guests have no consistent XSAVE, the Linux guest crashed now and then.
+    NVVMM_NESTED_QEMU=${NVVMM_NESTED_QEMU:-10} run_tests_on rejuvenation "on ${names[*]}" \
+      nested rejuvenation "${pmem_host[@]}" --boots 2 -- \
+      "$here/on-medium.sh" "$(joined "${names[@]}")" "${test_command[@]}" --nocapture
+  fi
+  truncate -s 1G "$disk"
+  set_test_command power_cut
+  # A cut ends all that runs on a host: one for each medium.
+  mapfile -t names < <(chosen "${pmem_media[@]}" file)
+  for medium in "${names[@]}"; do
+    NVVMM_POWER_CUT_BOOT=1 run_tests_on "power cut" "on $medium" \
+      nested "power-cut-$medium" "${pmem_host[@]}" --disk "$disk" --boots 2 -- \
+      "$here/on-medium.sh" "$medium" "${test_command[@]}" --nocapture
+  done
+  rm -f "$disk"
+}
+
+# Each medium has a host of its own.
+nightly_media() {
+  local medium names test_command
+  need_pmem_host || return 0
+  local -x NVVMM_BIN=$NVVMM_RELEASE_BIN
+  set_test_command kvm
+  mapfile -t names < <(chosen "${pmem_media[@]}")
+  for medium in "${names[@]}"; do
+    run_tests_on "$medium" "5% of the repetitions" nested "media-$medium" "${pmem_host[@]}" -- \
+      "$here/on-medium.sh" "$medium" "${test_command[@]}" --test-threads=1 "${test_arguments[@]}"
+  done
+}
+
+nightly_pools() {
+  local names test_command
+  need_pmem_host || return 0
+  local -x NVVMM_BIN=$NVVMM_RELEASE_BIN
+  mapfile -t names < <(chosen "${pmem_media[@]}")
+  ((${#names[@]})) || return 0
+  set_test_command pool
+  run_tests_on "without VMs" "on ${names[*]}" nested pools "${pmem_host[@]}" -- \
+    "$here/on-medium.sh" "$(joined "${names[@]}")" "${test_command[@]}" --test-threads=1
+  ((${#names[@]} < ${#pmem_media[@]})) || moves_between_media
+}
+
+# All media at the same time; a host without persistent memory tests the pairs of those that it has
+# (kvm_pairs).
+moves_between_media() {
+  local medium disk=$summary/moves-disk all_media=() test_command
+  set_test_command kvm
+  for medium in "${pmem_media[@]}" "${kvm_media[@]}"; do
+    all_media+=("$here/on-medium.sh" "$medium")
+  done
+  truncate -s 512M "$disk"
+  NVVMM_HUGE_PAGES=220 run_tests_on pairs "from persistent memory to each medium and back" \
+    nested pairs --memory 4G --pmem 384M --pmem 384M --pmem 384M --disk "$disk" -- \
+    "${all_media[@]}" "${test_command[@]}" --test-threads=1 between_any_two_media
+  rm -f "$disk"
+}
