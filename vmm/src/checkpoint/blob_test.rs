@@ -121,8 +121,11 @@ proptest! {
     fn a_wrong_machine_with_right_checksums_is_refused(
         bytes in proptest::collection::vec(any::<u8>(), 0..2000),
     ) {
-        let spec = br#"{"kernel":"k","initramfs":null,"cmdline":"","vcpus":1,"memory_bytes":2097152,"disks":[]}"#;
-        let blob = assemble(&[(SPEC, spec), (MACHINE, &bytes)]);
+        let spec = concat!(
+            r#"{"kernel":"k","initramfs":null,"cmdline":"","vcpus":1,"#,
+            r#""memory_bytes":2097152,"disks":[]}"#
+        );
+        let blob = assemble(&[(SPEC, spec.as_bytes()), (MACHINE, &bytes)]);
         prop_assert!(matches!(SavedVm::decode(&blob), Err(BlobError::Damaged(_))));
     }
 }

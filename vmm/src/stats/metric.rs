@@ -93,7 +93,8 @@ impl VmStats {
             ),
             counter(
                 "frames_copied_hot",
-                "of these, frames copied ahead of the guest, which writes them in epoch after epoch",
+                "of these, frames copied ahead of the guest, \
+                 which writes them in epoch after epoch",
                 ram.frames_copied_hot,
             ),
             Metric {
