@@ -47,18 +47,21 @@ pub use diff::{DiffProgress, DiffReport, FrameRun};
 pub use error::{Error, Result};
 pub use fault::{FaultPoint, fault_point};
 pub use frame_map::FrameMap;
-pub use holder::{Committed, Consumed, ConsumedChunk, Holder, NewSnapshot, Reservation, Vacating};
+pub use holder::{
+    Committed, Consumed, ConsumedChunk, ConsumedMap, Holder, NewMap, NewSnapshot, Reservation,
+    Vacating,
+};
 pub use identity::Identity;
-pub use layout::inode::SnapshotKind;
+pub use layout::inode::{MapKind, SnapshotKind};
 pub use moving::{MoveProgress, ReceiveReport, SendOptions, SendReport};
 pub use number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkIndex, ChunkNo, FrameIndex,
     FrameSet, SnapshotId,
 };
 pub use pool::{
-    CheckReport, ChunkUse, CreateOptions, GrowOptions, Grown, HolderStatus, InodePlace, MapInside,
-    Pool, PoolInside, PoolMap, PoolStatus, Reference, SegmentInside, SnapshotEntry, SnapshotInside,
-    SnapshotSpace, SuperblockInside,
+    CheckReport, ChunkUse, CreateOptions, GrowOptions, Grown, HolderStatus, InodePlace, MapEntry,
+    MapInside, Pool, PoolInside, PoolMap, PoolStatus, Reference, SegmentInside, SnapshotEntry,
+    SnapshotInside, SnapshotSpace, SuperblockInside,
 };
 pub use reader::SnapshotReader;
 pub use region::{EngineKind, Durability, DurabilityLimit, Medium};

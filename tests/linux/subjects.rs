@@ -15,7 +15,9 @@ macro_rules! scenarios {
 }
 
 macro_rules! refusals {
-    ($($name:ident: $scenario:literal, $place:literal, $reason:literal,)*) => { [$(($scenario, $place, $reason)),*] };
+    ($($name:ident: $scenario:literal, $place:literal, $reason:literal,)*) => {
+        [$(($scenario, $place, $reason)),*]
+    };
 }
 
 /// Number of images that a VM uses before a snapshot of the VM releases them (docs/inside/processes.md,

@@ -104,8 +104,9 @@ impl Places {
             }
             None => from_root && token.quoted,
         };
-        let generated = path.split('/').any(|part| GENERATED.contains(&part));
-        looks_like_a_path && !generated && !self.has_ending(path)
+        // `target/..` is made by a build; `NAME_test.rs` stands for any name.
+        let no_path = |part: &str| GENERATED.contains(&part) || part.contains("NAME");
+        looks_like_a_path && !path.split('/').any(no_path) && !self.has_ending(path)
     }
 
     /// The document that is named `path` in `file`: from the root, or from the file's directory.
@@ -137,7 +138,7 @@ fn anchor(heading: &str) -> String {
 }
 
 /// `path` seen from `directory`, without `.` and `..`. None if it leaves the repository.
-fn join(directory: &str, path: &str) -> Option<String> {
+pub fn join(directory: &str, path: &str) -> Option<String> {
     let mut parts: Vec<&str> = directory
         .split('/')
         .filter(|part| !part.is_empty())
@@ -152,28 +153,29 @@ fn join(directory: &str, path: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// Checks the relative links of a Markdown document.
-fn check_links(file: &Source, places: &Places, report: &mut impl FnMut(usize, String)) {
-    let prose = without_code_blocks(&file.text);
+/// Targets of the relative links in Markdown, with their places. Code blocks must be taken out.
+pub fn link_targets(prose: &str) -> Vec<(usize, &str)> {
+    let first_word = |text: &str| text.split_whitespace().next().map_or(0, str::len);
     let inline = prose.match_indices("](").filter_map(|(at, _)| {
-        let rest = &prose[at + 2..];
-        Some((
-            at,
-            rest[..rest.find(')')?]
-                .split_whitespace()
-                .next()
-                .unwrap_or(""),
-        ))
+        let rest = prose[at + 2..].trim_start();
+        let target = &rest[..rest.find(')')?];
+        Some((at, &target[..first_word(target)]))
     });
     let defined = prose.match_indices("]: ").filter_map(|(at, _)| {
         let line = prose[..at].rfind('\n').map_or(0, |end| end + 1);
         let definition = prose[line..].starts_with('[') && !prose[line..at].contains(']');
-        definition.then(|| (at, prose[at + 3..].split_whitespace().next().unwrap_or("")))
+        let rest = prose[at + 3..].trim_start();
+        definition.then(|| (at, &rest[..first_word(rest)]))
     });
-    for (at, target) in inline.chain(defined) {
-        if target.contains("://") || target.starts_with("mailto:") {
-            continue;
-        }
+    let outside = |target: &str| target.contains("://") || target.starts_with("mailto:");
+    let all = inline.chain(defined);
+    all.filter(|(_, target)| !outside(target)).collect()
+}
+
+/// Checks the relative links of a Markdown document.
+fn check_links(file: &Source, places: &Places, report: &mut impl FnMut(usize, String)) {
+    let prose = without_code_blocks(&file.text);
+    for (at, target) in link_targets(&prose) {
         let (path, wanted) = target
             .split_once('#')
             .map_or((target, None), |(p, a)| (p, Some(a)));

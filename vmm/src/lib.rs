@@ -5,15 +5,12 @@
 //! a new guest. `docs/inside` has the flow, the invariants and the glossary.
 
 pub mod agent;
-pub mod bench;
 pub mod boot;
 pub mod checkpoint;
-pub mod cli;
 pub mod control;
 pub mod cow;
-pub mod humane;
+pub mod inspect;
 pub mod kvm;
-pub mod look;
 pub mod machine;
 pub mod memory;
 pub mod process;

@@ -206,12 +206,12 @@ impl<'l, 'p> Commit<'l, 'p> {
         Ok(blocks)
     }
 
-    /// Writes an inode, which refers to its map and its state from now on.
+    /// Writes an inode, which refers to its maps and its state from now on.
     pub(crate) fn put_inode(&mut self, slot: u32, inode: &Inode) -> Result<BlockNo> {
         let block = self.fresh_block()?;
         let raw = inode.seal(slot, block, self.generation)?;
         self.put(block, raw.as_bytes())?;
-        self.refer_to(inode.map_root);
+        inode.maps.iter().for_each(|map| self.refer_to(map.root));
         inode
             .state_blocks
             .iter()

@@ -94,12 +94,12 @@ impl Listing {
             .and_then(|slot| self.by_slot.get(slot))
     }
 
-    /// Whether a snapshot that was listed before is still there, with the same map. Ids are never
+    /// True when a snapshot that was listed before is still there, with the same maps. Ids are never
     /// used twice and a snapshot's blocks never change: what was read of it since then, without
     /// a lock and without a pin, was its own then.
     pub(crate) fn still_has(&self, inode: &Inode) -> bool {
         let now = self.by_id(inode.id);
-        now.is_some_and(|listed| listed.inode.map_root == inode.map_root)
+        now.is_some_and(|listed| listed.inode.maps == inode.maps)
     }
 
     /// The lowest slot without an inode.

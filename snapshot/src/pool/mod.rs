@@ -24,7 +24,7 @@ pub use inside::{
     InodePlace, MapInside, PoolInside, Reference, SegmentInside, SnapshotInside, SuperblockInside,
 };
 pub use map::{ChunkUse, PoolMap, SnapshotSpace};
-pub use snapshots::SnapshotEntry;
+pub use snapshots::{MapEntry, SnapshotEntry};
 pub use status::{HolderStatus, PoolStatus};
 
 use crate::catalog::{CatalogLock, CatalogMemory, PoolWrites, WriteCounters};

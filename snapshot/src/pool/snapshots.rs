@@ -6,12 +6,12 @@ use super::Pool;
 use crate::catalog::{CatalogLock, Listing, Removed};
 use crate::error::{Error, Result};
 use crate::identity::Identity;
-use crate::layout::inode::{Inode, SnapshotKind};
+use crate::layout::inode::{FileMap, Inode, MapKind, SnapshotKind};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, SnapshotId};
 use crate::recovery::reclaim_dead_holders;
 use crate::refs::RefChanges;
 use crate::store::BlockStore;
-use crate::tree::{Frames, Visitor};
+use crate::tree::{Frames, Visitor, walk_maps};
 
 /// A snapshot, as the catalog lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,8 +26,11 @@ pub struct SnapshotEntry {
     pub parent: Option<SnapshotId>,
     /// When it was committed, in nanoseconds since 1970.
     pub created_unix_ns: u64,
-    /// Size of the guest's memory.
+    /// Size of its memory.
     pub memory_bytes: u64,
+    /// All that it has a map of, its memory included.
+    #[serde(skip)]
+    pub maps: Vec<MapEntry>,
     /// Frames that have a block; the others read as zero.
     pub frames_mapped: u64,
     /// Frames that were written since the snapshot before.
@@ -44,6 +47,24 @@ pub struct SnapshotEntry {
     pub shared_bytes: Option<u64>,
 }
 
+/// A map of a snapshot, as the catalog lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MapEntry {
+    /// What is mapped.
+    pub kind: MapKind,
+    /// Its size.
+    pub size_bytes: u64,
+}
+
+impl From<&FileMap> for MapEntry {
+    fn from(map: &FileMap) -> MapEntry {
+        MapEntry {
+            kind: map.kind,
+            size_bytes: map.size_bytes(),
+        }
+    }
+}
+
 impl SnapshotEntry {
     pub(crate) fn of(inode: &Inode) -> SnapshotEntry {
         SnapshotEntry {
@@ -52,7 +73,8 @@ impl SnapshotEntry {
             name: inode.name.clone(),
             parent: inode.parent,
             created_unix_ns: inode.created_unix_ns,
-            memory_bytes: inode.memory_bytes,
+            memory_bytes: inode.memory().map_or(0, FileMap::size_bytes),
+            maps: inode.maps.iter().map(MapEntry::from).collect(),
             frames_mapped: inode.frames_mapped,
             frames_new: inode.frames_new,
             state_bytes: u64::from(inode.state_bytes),
@@ -196,7 +218,7 @@ impl Pool {
             footprint.reference(*block)?;
         }
         footprint.in_metadata = false;
-        self.walk_memory(inode, &mut footprint)?;
+        walk_maps(&self.store, inode, &mut footprint)?;
         let freed = footprint.refs.freed().len() as u64;
         let own_frames = freed.saturating_sub(footprint.metadata_freed);
         Ok(SnapshotEntry {

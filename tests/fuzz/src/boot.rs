@@ -100,16 +100,12 @@ pub fn run(input: &[u8]) {
     let memory = choice.memory();
     let kernel = file(&choice.kernel);
     let initramfs = choice.initramfs.as_deref().map(file);
-    let virtio = [AcpiDevice {
-        base: 0xd000_0000,
-        gsi: 5,
-    }];
     let acpi = AcpiParts {
         serial: AcpiDevice {
             base: 0x3f8,
             gsi: 4,
         },
-        virtio: &virtio,
+        virtio: &[0],
         power: PowerRegisters {
             sleep_control_port: 0x600,
             sleep_status_port: 0x601,

@@ -16,7 +16,9 @@ use acpi_tables::{Aml, aml};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::error::at;
-use super::layout::{ACPI, ACPI_END, IOAPIC, LOCAL_APIC, VIRTIO_MMIO_SIZE_BYTES};
+use super::layout::{
+    ACPI, ACPI_END, IOAPIC, LOCAL_APIC, VIRTIO_MMIO_SIZE_BYTES, virtio_gsi, virtio_mmio_gpa,
+};
 use super::{BootError, Result};
 
 const OEM_ID: [u8; 6] = *b"NVVMM ";
@@ -47,17 +49,17 @@ pub struct PowerRegisters {
     pub s5_type: u8,
     /// Reset register.
     pub reset_port: u16,
-    /// What to write there.
+    /// Value to write there.
     pub reset_value: u8,
 }
 
-/// What the tables tell of the machine besides its vCPUs.
+/// Parts of the machine, besides its vCPUs, that the tables name.
 #[derive(Clone, Copy, Debug)]
 pub struct AcpiParts<'a> {
     /// 16550 at a port.
     pub serial: AcpiDevice,
-    /// virtio-mmio windows.
-    pub virtio: &'a [AcpiDevice],
+    /// Slots with a virtio-mmio device, of those that [`super::layout`] has.
+    pub virtio: &'a [u8],
     /// Power-off and reset.
     pub power: PowerRegisters,
 }
@@ -161,15 +163,17 @@ fn dsdt(parts: &AcpiParts) -> Sdt {
         &io,
         serial.gsi,
     );
-    for (index, device) in (0u8..).zip(parts.virtio) {
-        let window = aml::Memory32Fixed::new(true, device.base, VIRTIO_MMIO_SIZE_BYTES as u32);
+    for &slot in parts.virtio {
+        // The registers lie below 4 GiB.
+        let base = virtio_mmio_gpa(slot) as u32;
+        let registers = aml::Memory32Fixed::new(true, base, VIRTIO_MMIO_SIZE_BYTES as u32);
         append_device(
             &mut aml_bytes,
-            &format!("VR{index:02X}"),
+            &format!("VR{slot:02X}"),
             &"LNRO0005",
-            index,
-            &window,
-            device.gsi,
+            slot,
+            &registers,
+            virtio_gsi(slot),
         );
     }
     let mut dsdt = Sdt::new(*b"DSDT", 36, 6, OEM_ID, OEM_TABLE_ID, OEM_REVISION);

@@ -12,16 +12,11 @@ const POWER: PowerRegisters = PowerRegisters {
     reset_value: 1,
 };
 
-fn virtio(count: usize) -> Vec<AcpiDevice> {
-    (0..count as u32)
-        .map(|i| AcpiDevice {
-            base: 0xd000_0000 + i * 0x1000,
-            gsi: 5 + i,
-        })
-        .collect()
+fn virtio(count: usize) -> Vec<u8> {
+    (0..count as u8).collect()
 }
 
-fn build(vcpus: u8, virtio: &[AcpiDevice]) -> Vec<u8> {
+fn build(vcpus: u8, virtio: &[u8]) -> Vec<u8> {
     tables(
         vcpus,
         &AcpiParts {
@@ -153,16 +148,28 @@ fn the_dsdt_has_a_device_for_each_virtio_slot() {
     };
     assert_eq!(count(b"LNRO0005"), devices.len());
     assert_eq!((count(b"_S5_"), count(b"COM1")), (1, 1));
-    for device in devices {
+    for slot in devices {
+        let (base, gsi) = (0xd000_0000 + u32::from(slot) * 0x1000, 5 + u32::from(slot));
         // Memory32Fixed: tag, length 9, read-write, base, one page. Extended interrupt: edge,
         // active high, consumer.
         let mut range = vec![0x86, 9, 0, 1];
-        range.extend(device.base.to_le_bytes());
+        range.extend(base.to_le_bytes());
         range.extend(0x1000u32.to_le_bytes());
         range.extend([0x89, 6, 0, 0b11, 1]);
-        range.extend(device.gsi.to_le_bytes());
-        assert_eq!(count(&range), 1, "{device:x?}");
+        range.extend(gsi.to_le_bytes());
+        assert_eq!(count(&range), 1, "{slot}");
     }
+}
+
+#[test]
+fn a_device_is_named_by_its_slot_whatever_is_in_the_others() {
+    let (dense, sparse) = (build(1, &virtio(8)), build(1, &[7]));
+    let of_slot_7 = |bytes: &[u8]| {
+        let dsdt = walk(bytes).1;
+        let at = dsdt.windows(4).position(|name| name == b"VR07").unwrap();
+        dsdt[at..].to_vec()
+    };
+    assert_eq!(of_slot_7(&dense), of_slot_7(&sparse));
 }
 
 #[test]

@@ -42,14 +42,24 @@ pub const ACPI_END: u64 = 0x10_0000;
 /// Start of RAM above the BIOS area; kernels and programs go here or higher.
 pub const HIMEM: u64 = 0x10_0000;
 
-/// First virtio-mmio register window.
+/// Registers of the virtio-mmio device in slot 0.
 pub const VIRTIO_MMIO: u64 = 0xd000_0000;
-/// Distance and size of the windows.
+/// Bytes of one slot.
 pub const VIRTIO_MMIO_SIZE_BYTES: u64 = 0x1000;
-/// GSI of the first virtio-mmio device.
+/// GSI of the virtio-mmio device in slot 0.
 pub const VIRTIO_GSI: u32 = 5;
-/// virtio-mmio devices that there are GSIs for: the IOAPIC has 24 inputs.
+/// Slots for virtio-mmio devices: as many as there are GSIs, of the 24 inputs of the IOAPIC.
 pub const VIRTIO_DEVICES_MAX: usize = 24 - VIRTIO_GSI as usize;
+
+/// Guest physical address of the registers in `slot`.
+pub const fn virtio_mmio_gpa(slot: u8) -> u64 {
+    VIRTIO_MMIO + slot as u64 * VIRTIO_MMIO_SIZE_BYTES
+}
+
+/// GSI of the device in `slot`.
+pub const fn virtio_gsi(slot: u8) -> u32 {
+    VIRTIO_GSI + slot as u32
+}
 
 /// IOAPIC registers (KVM's in-kernel one cannot be moved).
 pub const IOAPIC: u32 = 0xfec0_0000;

@@ -64,7 +64,7 @@ impl ControlClient {
         }
     }
 
-    /// What the VM has counted so far.
+    /// Counters of the VM so far.
     pub fn stats(&mut self) -> Result<VmStats, ControlError> {
         match self.call(&Request::Stats, Some(STATUS_TIMEOUT))? {
             Answer::Stats { stats } => Ok(*stats),
@@ -146,7 +146,7 @@ impl ControlClient {
         }
     }
 
-    /// Holds KVM's dirty log against the COW engine.
+    /// Compares KVM's dirty log with the COW engine.
     pub fn audit(&mut self) -> Result<AuditReport, ControlError> {
         match self.call(&Request::Audit, Some(STATE_TIMEOUT))? {
             Answer::Audit { report } => Ok(report),
@@ -171,7 +171,7 @@ impl ControlClient {
         self.answer(written, timeout)
     }
 
-    /// The same, with a descriptor, however long it takes.
+    /// Sends `request` with a descriptor, and waits for its answer without a limit.
     fn call_with(
         &mut self,
         request: &Request,
@@ -199,18 +199,19 @@ impl ControlClient {
             (Ok(None), _) => {
                 return Err(
                     ControlError::failed("the VM process ended before it answered").with_remedy(
-                        "a detached VM's log tells more: <runtime directory>/<name>.log",
+                        "read the log of a detached VM: <runtime directory>/<name>.log",
                     ),
                 );
             }
             (Err(e), _) => return Err(ControlError::failed(format!("no answer from the VM: {e}"))),
         };
         let answer: Versioned<Answer> = serde_json::from_slice(&line)
-            .map_err(|e| ControlError::failed(format!("the VM's answer is not understood: {e}")))?;
+            .map_err(|e| ControlError::failed(format!("the VM's answer cannot be decoded: {e}")))?;
         match answer {
             Versioned { version, .. } if version != PROTOCOL_VERSION => {
                 Err(ControlError::failed(format!(
-                    "the VM answers in control protocol version {version}, this nvvmm speaks {PROTOCOL_VERSION}"
+                    "the VM answers in control protocol version {version}, this nvvmm uses \
+                     version {PROTOCOL_VERSION}"
                 )))
             }
             Versioned {
@@ -228,7 +229,5 @@ fn encoded(request: &Request) -> Result<Vec<u8>, ControlError> {
 }
 
 fn unexpected(answer: &Answer) -> ControlError {
-    ControlError::failed(format!(
-        "the VM gave an answer to another question: {answer:?}"
-    ))
+    ControlError::failed(format!("the VM sent the wrong kind of answer: {answer:?}"))
 }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What sort of failure it is; each sort has an exit code of its own (see [`crate::cli::error`]).
+/// Kind of a failure. Each kind has its own exit code on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", from = "String")]
 #[non_exhaustive]
@@ -47,7 +47,7 @@ pub struct ControlError {
     pub kind: ErrorKind,
     /// The cause, one sentence without a full stop.
     pub message: String,
-    /// What the user can do, one sentence without a full stop.
+    /// Remedy for the user, one sentence without a full stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }
@@ -76,7 +76,7 @@ impl ControlError {
         Self::new(kind, format!("cannot {op}: {source}"))
     }
 
-    /// The same error with a remedy.
+    /// Adds a remedy to the error.
     #[must_use]
     pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());

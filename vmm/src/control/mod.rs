@@ -31,13 +31,13 @@ use crate::process::{CaptureReport, RestartReport};
 use crate::ring::{RewindReport, RingStatus};
 use crate::stats::VmStats;
 
-/// What a running VM does when it is asked. Calls come from threads of the control server, several
+/// Requests that a running VM answers. Calls come from threads of the control server, several
 /// at a time.
 pub trait VmControl: Send + Sync {
     /// State and counters now. Must not wait for the guest.
     fn status(&self) -> VmStatus;
 
-    /// What it has counted so far. Must not wait for the guest.
+    /// Counters so far. Must not wait for the guest.
     fn stats(&self) -> Result<VmStats, ControlError>;
 
     /// Stops the vCPUs and devices until [`VmControl::resume`]. Pausing a paused VM is not an
@@ -73,12 +73,12 @@ pub trait VmControl: Send + Sync {
     /// Begins to take checkpoints in a rhythm, in place of one that goes on already.
     fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, ControlError>;
 
-    /// Ends that; the checkpoints stay.
+    /// Ends the ring; its checkpoints stay.
     fn stop_ring(&self) -> Result<RingStatus, ControlError>;
 
     /// Takes the VM back to a snapshot; returns when it goes on from there.
     fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, ControlError>;
 
-    /// For tests: holds KVM's dirty log since the last snapshot against the COW engine.
+    /// For tests: compares KVM's dirty log since the last snapshot with the COW engine.
     fn audit(&self) -> Result<AuditReport, ControlError>;
 }

@@ -43,13 +43,17 @@ pub fn check_vm_name(name: &str) -> Result<(), ControlError> {
     if fits && name.bytes().all(allowed) && !name.starts_with(['.', '-']) {
         return Ok(());
     }
-    Err(ControlError::new(ErrorKind::Usage, format!("'{}' cannot be the name of a VM", name.escape_debug()))
-        .with_remedy(format!(
-            "use 1 to {VM_NAME_BYTES_MAX} of the characters A-Z a-z 0-9 . _ - and start with a letter, a digit or _"
-        )))
+    Err(ControlError::new(
+        ErrorKind::Usage,
+        format!("'{}' cannot be the name of a VM", name.escape_debug()),
+    )
+    .with_remedy(format!(
+        "use 1 to {VM_NAME_BYTES_MAX} of the characters A-Z a-z 0-9 . _ - and start with a \
+             letter, a digit or _"
+    )))
 }
 
-/// Where the files of one VM are. Names and paths only; nothing needs to exist.
+/// Paths of the files of one VM. The files need not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmRuntimePaths {
     /// Name of the VM.
@@ -99,7 +103,7 @@ impl VmRuntimePaths {
     }
 }
 
-/// What `<name>.json` says about a VM process.
+/// Content of `<name>.json` about a VM process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Version of this record.
@@ -108,22 +112,22 @@ pub struct Record {
     pub name: String,
     /// Process id of the VM process.
     pub pid: u32,
-    /// Its pool.
+    /// Pool of the VM.
     pub pool: PathBuf,
-    /// When it claimed its name, in milliseconds since 1970.
+    /// Time at which the process claimed the name, in milliseconds since 1970.
     pub started_unix_ms: u64,
 }
 
 /// A VM process that lives.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Its files.
+    /// Files of the VM.
     pub paths: VmRuntimePaths,
-    /// Who it is; `None` when its record cannot be read.
+    /// Record of the VM process; `None` when it cannot be read.
     pub record: Option<Record>,
 }
 
-/// How a VM gets its name.
+/// Choice of a VM's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NameChoice {
     /// The user's.
@@ -224,7 +228,7 @@ impl RuntimeDir {
         Ok(Self { path })
     }
 
-    /// Where the files of `name` are.
+    /// Paths of the files of `name`.
     pub fn paths(&self, name: &str) -> VmRuntimePaths {
         VmRuntimePaths::new(&self.path, name)
     }
@@ -281,7 +285,7 @@ impl RuntimeDir {
         let names: Vec<&str> = entries.iter().map(|e| e.paths.name.as_str()).collect();
         let remedy = match names.as_slice() {
             [] => "no VM is running; start one with 'nvvmm run' or 'nvvmm restore'".to_owned(),
-            names => format!("running are: {}", names.join(", ")),
+            names => format!("running VMs: {}", names.join(", ")),
         };
         Err(
             ControlError::new(ErrorKind::NotFound, format!("no VM '{name}' is running"))
@@ -289,7 +293,7 @@ impl RuntimeDir {
         )
     }
 
-    /// Whether a VM process holds `name` now.
+    /// Tells if a VM process holds `name` now.
     pub fn is_living(&self, name: &str) -> Result<bool, ControlError> {
         let _changing = self.change()?;
         Ok(self.living(name).is_some())
@@ -312,7 +316,8 @@ impl RuntimeDir {
             return Err(ControlError::new(
                 ErrorKind::Usage,
                 format!(
-                    "the socket path {} is longer than the {SOCKET_PATH_BYTES_MAX} bytes a socket may have",
+                    "the socket path {} is longer than the {SOCKET_PATH_BYTES_MAX} bytes a socket \
+                     may have",
                     paths.agent.display()
                 ),
             )

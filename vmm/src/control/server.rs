@@ -21,7 +21,7 @@ use super::error::{ControlError, ErrorKind};
 use super::line::{LineError, LineStream};
 use super::message::{Answer, REQUEST_BYTES_MAX, Request, Versioned, decode_request};
 
-/// What clients may take of a VM process.
+/// Limits of the resources that clients may take of a VM process.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerLimits {
     /// Connections at a time; further ones are told so and closed.
@@ -60,7 +60,7 @@ impl ControlServer {
         Self::start_limited(path, control, ServerLimits::default())
     }
 
-    /// The same with limits other than the usual ones.
+    /// Does the same with limits other than the usual ones.
     pub fn start_limited(
         path: &Path,
         control: Arc<dyn VmControl>,
@@ -224,7 +224,7 @@ fn admit(
         stream.set_nonblocking(true)?;
         let error = ControlError::new(
             ErrorKind::Refused,
-            "the VM has as many control connections as it takes",
+            "the VM has reached its limit of control connections",
         )
         .with_remedy("try again in a few seconds");
         // An answer that does not fit into an empty socket buffer at once is not worth a thread.
@@ -324,7 +324,7 @@ fn agent_of(descriptor: Option<OwnedFd>) -> Result<UnixStream, ControlError> {
     let without = || {
         ControlError::new(
             ErrorKind::Usage,
-            "the request comes without a stream to the guest's agent",
+            "the request has no stream to the guest's agent",
         )
     };
     let stream = UnixStream::from(descriptor.ok_or_else(without)?);

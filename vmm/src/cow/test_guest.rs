@@ -9,8 +9,8 @@ use std::{
 };
 
 use nvvmm_snapshot::{
-    ChunkIndex, CreateOptions, FrameIndex, FrameSet, Holder, NewSnapshot, Pool, Reservation,
-    SnapshotId, SnapshotKind,
+    ChunkIndex, CreateOptions, FrameIndex, FrameSet, Holder, NewMap, NewSnapshot, Pool,
+    Reservation, SnapshotId, SnapshotKind,
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestRegionCollection, bitmap::Bitmap};
 
@@ -284,9 +284,11 @@ impl<E: Playable> Vm<E> {
             kind: SnapshotKind::Vm,
             name,
             parent: self.last,
-            memory_bytes: self.engine.ram().size_bytes(),
             base: self.last,
-            changes: set.changes(),
+            maps: vec![NewMap::memory(
+                self.engine.ram().size_bytes(),
+                set.changes(),
+            )],
             state: b"state",
             frames_new: set.frames_new(),
         };

@@ -18,8 +18,8 @@ use super::{Host, KvmError, Result};
 use crate::memory::{GuestMemory, RamSlot};
 use crate::sys::{self, reservation::Reservation};
 
-/// Memory slots of windows: above those of RAM, of which there are two at most.
-const FIRST_WINDOW_SLOT: u32 = 8;
+/// First memory slot for read-only memory: above those of RAM, of which there are two at most.
+const FIRST_READ_ONLY_SLOT: u32 = 8;
 
 /// Guest-physical pages that KVM uses for itself on Intel hosts that cannot run real mode natively
 /// (KVM API, `KVM_SET_TSS_ADDR`, `KVM_SET_IDENTITY_MAP_ADDR`). Inside the MMIO hole, away from
@@ -35,8 +35,8 @@ pub struct KvmVm {
     xsave_bytes: usize,
     /// Kept while the guest can write it; dropped after `fd`.
     memory: OnceLock<Arc<GuestMemory>>,
-    /// The same for what windows show, by window.
-    windows: Mutex<BTreeMap<u32, Arc<Reservation>>>,
+    /// The same for read-only memory, by its index.
+    read_only: Mutex<BTreeMap<u32, Arc<Reservation>>>,
 }
 
 impl KvmVm {
@@ -67,7 +67,7 @@ impl KvmVm {
             xsave_bytes: xsave2.max(size_of::<kvm_xsave>()),
             fd,
             memory: OnceLock::new(),
-            windows: Mutex::default(),
+            read_only: Mutex::default(),
         })
     }
 
@@ -117,35 +117,48 @@ impl KvmVm {
             .map_err(vm_op("giving the guest memory"))
     }
 
-    /// Shows the guest `content`, read-only, at `gpa`, as window `index`.
+    /// Shows the guest `content`, read-only, at `gpa`, as read-only memory `index`.
     ///
     /// # Errors
-    /// [`KvmError::Mismatch`] when that window shows something, [`KvmError::Lacks`],
+    /// [`KvmError::Mismatch`] when that index is in use, [`KvmError::Lacks`],
     /// [`KvmError::Vm`].
-    pub fn show_window(&self, index: u32, gpa: u64, content: &Arc<Reservation>) -> Result<()> {
+    pub fn add_read_only_memory(
+        &self,
+        index: u32,
+        gpa: u64,
+        content: &Arc<Reservation>,
+    ) -> Result<()> {
         if !self.fd.check_extension(Cap::ReadonlyMem) {
             return Err(KvmError::Lacks("KVM_CAP_READONLY_MEM"));
         }
-        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        if windows.contains_key(&index) {
-            return Err(KvmError::Mismatch(format!("window {index} is in use")));
+        let mut shown = self
+            .read_only
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if shown.contains_key(&index) {
+            return Err(KvmError::Mismatch(format!(
+                "read-only memory {index} is in use"
+            )));
         }
-        sys::kvm::set_read_only_slot(&self.fd, FIRST_WINDOW_SLOT + index, gpa, content)
-            .map_err(vm_op("showing the guest a window"))?;
-        windows.insert(index, Arc::clone(content));
+        sys::kvm::set_read_only_slot(&self.fd, FIRST_READ_ONLY_SLOT + index, gpa, content)
+            .map_err(vm_op("showing the guest read-only memory"))?;
+        shown.insert(index, Arc::clone(content));
         Ok(())
     }
 
-    /// Ends what window `index` shows, if it shows anything.
+    /// Removes read-only memory `index`, if there is any.
     ///
     /// # Errors
-    /// [`KvmError::Vm`]; the window is as it was.
-    pub fn hide_window(&self, index: u32) -> Result<()> {
-        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        if windows.contains_key(&index) {
-            sys::kvm::remove_slot(&self.fd, FIRST_WINDOW_SLOT + index)
-                .map_err(vm_op("ending a window"))?;
-            windows.remove(&index);
+    /// [`KvmError::Vm`]; the guest still has the memory.
+    pub fn remove_read_only_memory(&self, index: u32) -> Result<()> {
+        let mut shown = self
+            .read_only
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if shown.contains_key(&index) {
+            sys::kvm::remove_slot(&self.fd, FIRST_READ_ONLY_SLOT + index)
+                .map_err(vm_op("removing read-only memory"))?;
+            shown.remove(&index);
         }
         Ok(())
     }

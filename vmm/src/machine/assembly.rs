@@ -27,17 +27,17 @@ use crate::spec::VmSpec;
 use crate::sys::reservation::Reservation;
 use crate::window;
 
-/// What a machine is made from.
+/// Parts that a machine is made from.
 pub struct MachineParts<'a> {
-    /// vCPUs, disks, what to boot.
+    /// vCPUs, devices, the kernel to boot.
     pub spec: &'a VmSpec,
     /// Guest RAM, zero when the machine is to be loaded.
     pub memory: Arc<GuestMemory>,
     /// The same RAM as KVM memory slots.
     pub slots: &'a [RamSlot],
-    /// Where the console leads.
+    /// Streams of the console.
     pub console: ConsoleStreams,
-    /// Where the host's side of the spec's vsock device is.
+    /// The host's side of the spec's vsock device.
     pub vsock: Option<Arc<HostSocket>>,
     /// Switch KVM's dirty log on ([`WriteLog`]).
     pub dirty_log: bool,
@@ -60,12 +60,12 @@ pub struct Machine {
     threads: Mutex<Threads>,
 }
 
-/// A window that shows something.
+/// A window: an image that a pmem device shows.
 #[derive(Clone, Copy, Debug)]
 pub struct ShownWindow {
-    /// Its number.
+    /// Its number: that of the pmem device, among those.
     pub index: usize,
-    /// The number of its virtio-mmio device.
+    /// The slot of the pmem device.
     pub device: u8,
     /// Guest physical address of its first byte.
     pub gpa: u64,
@@ -73,7 +73,7 @@ pub struct ShownWindow {
 
 #[derive(Default)]
 struct Threads {
-    /// What the event thread will run, until it is started.
+    /// Those of the event thread, until it is started.
     subscribers: Vec<Subscriber>,
     vcpus: Vec<JoinHandle<()>>,
     events: Option<EventThread>,
@@ -311,19 +311,20 @@ impl Machine {
         self.board.resume()
     }
 
-    /// Shows the guest `content` in a window that is free. The guest is to be told by other means
-    /// that it is there.
+    /// Shows the guest `content` through a pmem device that is free. The guest must be told by
+    /// other means that it is there.
     ///
     /// # Errors
     /// [`MachineError::NoWindow`], or what KVM refuses.
     pub fn show_window(&self, content: &Arc<Reservation>) -> Result<ShownWindow> {
-        if self.board.windows.is_empty() {
+        if self.board.pmem.is_empty() {
             return Err(MachineError::NoWindow(
-                "the VM has no windows: it was first started by an nvvmm that knew of none",
+                "the VM has no pmem devices for windows: an older nvvmm started it",
             ));
         }
-        let mut windows = self.board.windows.iter().enumerate();
-        let Some((index, slot)) = windows.find(|(_, slot)| slot.is_empty()) else {
+        let mut devices = self.board.pmem.iter().enumerate();
+        let Some((index, (slot, backing))) = devices.find(|(_, (_, backing))| backing.is_empty())
+        else {
             return Err(MachineError::NoWindow("all windows of the VM are in use"));
         };
         let range = PmemRange {
@@ -339,52 +340,52 @@ impl Machine {
                 "this host's CPUs have no addresses for a window behind that much RAM",
             ));
         }
-        self.vm.hide_window(index as u32)?;
-        self.vm.show_window(index as u32, range.gpa, content)?;
-        slot.offer(range);
-        let device = self.board.virtio.len() - self.board.windows.len() + index;
+        self.vm.remove_read_only_memory(index as u32)?;
+        self.vm
+            .add_read_only_memory(index as u32, range.gpa, content)?;
+        backing.offer(range);
         Ok(ShownWindow {
             index,
-            device: device as u8,
+            device: *slot,
             gpa: range.gpa,
         })
     }
 
-    /// Ends what window `index` shows, if no driver of the guest has taken it: else something may
-    /// use its memory, until the guest lets go.
+    /// Ends window `index` if no driver of the guest uses it. A driver that does may read its memory
+    /// until the driver releases it.
     ///
     /// # Errors
     /// What KVM refuses.
     pub fn withdraw_window(&self, index: usize) -> Result<()> {
-        if let Some(slot) = self.board.windows.get(index) {
-            slot.withdraw();
+        if let Some((_, backing)) = self.board.pmem.get(index) {
+            backing.withdraw();
         }
-        self.end_windows_let_go()
+        self.end_released_windows()
     }
 
-    /// Ends what windows show that the guest has let go of.
+    /// Ends the windows that the guest has released.
     ///
     /// # Errors
     /// What KVM refuses.
-    pub fn end_windows_let_go(&self) -> Result<()> {
-        let windows = self.board.windows.iter().enumerate();
-        for (index, _) in windows.filter(|(_, slot)| slot.is_empty()) {
-            self.vm.hide_window(index as u32)?;
+    pub fn end_released_windows(&self) -> Result<()> {
+        let devices = self.board.pmem.iter().enumerate();
+        for (index, _) in devices.filter(|(_, (_, backing))| backing.is_empty()) {
+            self.vm.remove_read_only_memory(index as u32)?;
         }
         Ok(())
     }
 
-    /// Whether window `index` shows anything.
+    /// There is a window `index`.
     pub fn shows_window(&self, index: usize) -> bool {
         self.board
-            .windows
+            .pmem
             .get(index)
-            .is_some_and(|slot| !slot.is_empty())
+            .is_some_and(|(_, backing)| !backing.is_empty())
     }
 
-    /// Whether any window shows anything.
+    /// There is any window.
     pub fn shows_windows(&self) -> bool {
-        (0..self.board.windows.len()).any(|index| self.shows_window(index))
+        (0..self.board.pmem.len()).any(|index| self.shows_window(index))
     }
 
     /// State of all devices, which must be paused.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use nvvmm_devices::virtio::{BlockError, TransportError};
+use nvvmm_devices::virtio::{BlockError, DeviceError, TransportError};
 use nvvmm_devices::{BusError, LifecycleError};
 
 use crate::boot::BootError;
@@ -53,6 +53,16 @@ pub enum MachineError {
 
 /// Result of a machine's operations.
 pub type Result<T> = std::result::Result<T, MachineError>;
+
+impl From<DeviceError> for MachineError {
+    fn from(error: DeviceError) -> Self {
+        match error {
+            DeviceError::Disk(disk) => Self::Disk(disk),
+            DeviceError::Host { op, source } => Self::Host { op, source },
+            missing @ DeviceError::Missing { .. } => Self::Spec(missing.to_string()),
+        }
+    }
+}
 
 /// Turns a host's error into [`MachineError::Host`].
 pub(super) fn host<E: Into<io::Error>>(op: &'static str) -> impl FnOnce(E) -> MachineError {

@@ -14,6 +14,7 @@ mod error;
 mod event_thread;
 mod events;
 mod gate;
+mod slots;
 mod vcpu;
 
 use nvvmm_devices::SavedDevice;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nvvmm_protocol::{FrameRun, Frames};
 use nvvmm_snapshot::{
-    BlockNo, ChunkIndex, ChunkMap, FrameSet, Holder, NewSnapshot, SnapshotId, SnapshotKind,
+    BlockNo, ChunkIndex, ChunkMap, FrameSet, Holder, NewMap, NewSnapshot, SnapshotId, SnapshotKind,
 };
 use vm_memory::Bytes;
 
@@ -223,9 +223,8 @@ impl Capturing {
                 kind: SnapshotKind::Process,
                 name,
                 parent: None,
-                memory_bytes,
                 base: None,
-                changes: &changes,
+                maps: vec![NewMap::memory(memory_bytes, &changes)],
                 state: &state,
                 frames_new: frames_given + frames_copied,
             },

@@ -32,23 +32,31 @@ use crate::{
     spec::{DiskSpec, VmSpec},
 };
 
-/// What every VM of this process is built with, however often the guest reboots.
-pub(crate) struct Builder<'a> {
+/// Parts that every machine of a VM is built with, however often the guest reboots.
+pub struct Builder<'a> {
+    /// The VM's name.
     pub name: &'a str,
+    /// The pool of its memory.
     pub pool: &'a Arc<Pool>,
+    /// Path of the console's socket.
     pub console: &'a Path,
+    /// Path of the vsock device's socket.
     pub vsock: &'a Path,
     /// Made for the first machine that has a vsock device; the next ones take it over.
     pub vsock_socket: OnceCell<Arc<HostSocket>>,
+    /// Input of the console, whose output then goes to stdout.
     pub stdio: Option<&'a OwnedFd>,
     /// Who tells the guest's agent what has happened.
     pub agent: &'a AgentLink,
+    /// Switches KVM's dirty log on, for [`RunningVm::audit`].
     pub dirty_log: bool,
+    /// Ways in which memory is copied.
     pub techniques: cow::Techniques,
+    /// Hears of a failure after which the VM cannot go on.
     pub on_cow_failure: Arc<dyn Fn(cow::CowError) + Send + Sync>,
 }
 
-/// How a snapshot is restored.
+/// Way in which a snapshot is restored.
 struct Restoring<'a> {
     /// Disks in place of those that it names.
     disks: Option<&'a [DiskSpec]>,
@@ -334,7 +342,7 @@ impl Builder<'_> {
     }
 
     fn vsock_socket(&self, spec: &VmSpec) -> Result<Option<Arc<HostSocket>>, VmError> {
-        if !spec.vsock {
+        if !spec.has_vsock() {
             return Ok(None);
         }
         if let Some(socket) = self.vsock_socket.get() {
@@ -390,7 +398,10 @@ fn check_kind(entry: &SnapshotEntry) -> Result<(), VmError> {
         SnapshotKind::Vm => Ok(()),
         SnapshotKind::Process => Err(VmError::new(
             ErrorKind::Refused,
-            format!("'{}' is a {}: there is no VM in it", entry.name, entry.kind),
+            format!(
+                "'{}' is a {}, not a snapshot of a VM",
+                entry.name, entry.kind
+            ),
         )
         .with_remedy(format!(
             "'nvvmm restore {} --into VM' restarts it in a guest",
@@ -409,20 +420,19 @@ fn check_memory(spec: &VmSpec, entry: &SnapshotEntry) -> Result<(), VmError> {
         ErrorKind::PoolDamaged,
         format!("snapshot '{name}' has {map_bytes} bytes of memory, its machine {spec_bytes}"),
     )
-    .with_remedy("look at the pool with 'nvvmm pool check'"))
+    .with_remedy("check the pool with 'nvvmm pool check'"))
 }
 
 fn with_disks(mut spec: VmSpec, disks: Option<&[DiskSpec]>) -> Result<VmSpec, VmError> {
-    if let Some(disks) = disks {
-        if disks.len() != spec.disks.len() {
-            return Err(VmError::failed(format!(
-                "the snapshot's machine has {} disks, but {} were given",
-                spec.disks.len(),
-                disks.len()
-            ))
-            .with_remedy("give one --disk for each disk of the snapshot, in the same order"));
-        }
-        spec.disks = disks.to_vec();
+    if let Some(disks) = disks
+        && !spec.replace_disks(disks)
+    {
+        return Err(VmError::failed(format!(
+            "the snapshot's machine has {} disks, but {} were given",
+            spec.disks().count(),
+            disks.len()
+        ))
+        .with_remedy("give one --disk for each disk of the snapshot, in the same order"));
     }
     Ok(spec)
 }

@@ -1,4 +1,4 @@
-//! What the user is told when a part of the VM fails.
+//! Errors of the VM's parts as errors for the user.
 
 use nvvmm_devices::{LifecycleError, virtio::BlockError};
 
@@ -25,7 +25,7 @@ impl From<BlobError> for VmError {
         let remedy = if version {
             "restore it with the nvvmm version that took it"
         } else {
-            "nvvmm pool check tells what else is damaged; the snapshot cannot be restored"
+            "the snapshot cannot be restored; 'nvvmm pool check' lists other damage"
         };
         Self::new(ErrorKind::PoolDamaged, error.to_string()).with_remedy(remedy)
     }
@@ -36,9 +36,11 @@ pub(super) fn cow_error(error: CowError) -> VmError {
     match error {
         CowError::NoSpace => VmError::new(ErrorKind::PoolFull, message).with_remedy(MAKE_SPACE),
         CowError::Pool(error) => error.into(),
-        CowError::Uffd(UffdError::NoPermission) => VmError::new(ErrorKind::HostLacks, message).with_remedy(
-            "run as root, give yourself access to /dev/userfaultfd, or sysctl vm.unprivileged_userfaultfd=1",
-        ),
+        CowError::Uffd(UffdError::NoPermission) => VmError::new(ErrorKind::HostLacks, message)
+            .with_remedy(
+                "run as root, give yourself access to /dev/userfaultfd, or sysctl \
+             vm.unprivileged_userfaultfd=1",
+            ),
         CowError::Uffd(UffdError::KernelTooOld) => {
             VmError::new(ErrorKind::HostLacks, message).with_remedy("Linux 5.19 or newer is needed")
         }
@@ -106,7 +108,7 @@ pub(super) fn take_error(error: TakeError) -> VmError {
         TakeError::Pool(error) => error.into(),
         TakeError::NoRoom { needed_paused, .. } => {
             VmError::new(ErrorKind::PoolFull, error.to_string()).with_remedy(format!(
-                "{MAKE_SPACE}; a VM that 'nvvmm pause' has stopped needs {needed_paused} at most"
+                "{MAKE_SPACE}; a VM that is paused needs at most {needed_paused}"
             ))
         }
         TakeError::NoRoomAhead | TakeError::NoRoomPaused => {

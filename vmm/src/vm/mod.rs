@@ -11,7 +11,7 @@ mod ring;
 mod running;
 mod supervisor;
 
-pub(crate) use build::Builder;
+pub use build::Builder;
 pub use plan::{ConsoleMode, Origin, RunPlan, VmError, VmExit};
-pub(crate) use running::RunningVm;
+pub use running::RunningVm;
 pub use supervisor::run;

@@ -31,7 +31,7 @@ use crate::{
     window::WindowMemory,
 };
 
-/// What is under way with a process of the guest: one thing at a time.
+/// Work on a process of the guest: one thing at a time.
 #[derive(Debug, Default)]
 pub(super) struct ProcessWork {
     /// Counts works, so that a step of one that was stopped does not meet the next.
@@ -118,7 +118,7 @@ pub(super) fn capture(
             ErrorKind::Failed,
             format!("image {} was made, but then: {error}", request.name),
         )
-        .with_remedy("look in the guest what became of the process; 'nvvmm rm' removes the image")),
+        .with_remedy("check the process in the guest; 'nvvmm rm' removes the image")),
         (Err(error), None) => Err(agent_error(error)),
         (Ok(_), None) => Err(agent_error(AgentError::OutOfTurn)),
     }
@@ -139,7 +139,7 @@ struct Begun {
 /// kernel allows by default.
 const WINDOW_PIECES_MAX: usize = 2048;
 
-/// Why there was no restart.
+/// Reason why there was no restart.
 #[derive(Debug)]
 pub(super) enum RestartFailed {
     /// Nothing has happened but in the guest.
@@ -265,7 +265,7 @@ impl RunningVm {
         }
         if operation.quiesced {
             return refuse(
-                "the VM is paused, and the agent in its guest with it",
+                "the VM is paused, and so is the agent in its guest",
                 "'nvvmm resume' it",
             );
         }
@@ -347,7 +347,7 @@ fn check_kind(entry: &SnapshotEntry) -> Result<(), VmError> {
         SnapshotKind::Vm => Err(VmError::new(
             ErrorKind::Refused,
             format!(
-                "'{}' is a {}: there is no process in it",
+                "'{}' is a {}, not a snapshot of a process",
                 entry.name, entry.kind
             ),
         )
@@ -355,7 +355,7 @@ fn check_kind(entry: &SnapshotEntry) -> Result<(), VmError> {
     }
 }
 
-/// What the VM does when the agent asks for it.
+/// Steps of the VM that the agent asks for.
 struct Steps<'a> {
     vm: &'a Weak<RunningVm>,
     ticket: u64,
@@ -430,10 +430,11 @@ fn agent_error(error: AgentError) -> VmError {
             VmError::new(kind, error.to_string())
         }
         AgentError::Silent => VmError::new(ErrorKind::Refused, error.to_string())
-            .with_remedy("the guest may hang, or its agent may be stopped: look at its console"),
+            .with_remedy("the guest or its agent may hang: check its console"),
         AgentError::Stream(_) | AgentError::OutOfTurn => {
-            VmError::new(ErrorKind::Refused, error.to_string())
-                .with_remedy("the VM or its agent was stopped, or the agent is not nvvmm's")
+            VmError::new(ErrorKind::Refused, error.to_string()).with_remedy(
+                "the VM or its agent was stopped, or the program that answers is not nvvmm-agent",
+            )
         }
     }
 }
@@ -443,14 +444,17 @@ fn process_error(error: ProcessError) -> VmError {
     match error {
         ProcessError::Pool(error @ nvvmm_snapshot::Error::TooManyPins { .. }) => {
             VmError::new(ErrorKind::Refused, error.to_string()).with_remedy(
-                "take a snapshot of the whole VM ('nvvmm snapshot'): after it the VM needs no image any more",
+                "take a snapshot of the whole VM with 'nvvmm snapshot': afterwards the VM needs \
+                 no image",
             )
         }
         ProcessError::Pool(error) => error.into(),
         ProcessError::Cow(error) => cow_error(error),
         ProcessError::Blob(error) => error.into(),
         ProcessError::Invalid(_) => VmError::new(ErrorKind::Refused, message),
-        ProcessError::Overtaken => VmError::new(ErrorKind::Refused, message).with_remedy("try again"),
+        ProcessError::Overtaken => {
+            VmError::new(ErrorKind::Refused, message).with_remedy("try again")
+        }
         ProcessError::Memory(_) => VmError::failed(message),
     }
 }

@@ -21,7 +21,7 @@ impl RunningVm {
         let (name, replaced) = (name.to_owned(), replaced.to_vec());
         let taken = self.unless_no_space(move |vm, pending| {
             let mut operation = vm.operation();
-            vm.machine.end_windows_let_go().map_err(machine_error)?;
+            vm.machine.end_released_windows().map_err(machine_error)?;
             if operation.quiesced
                 || operation.process.is_under_way()
                 || vm.machine.shows_windows()
@@ -51,7 +51,7 @@ impl Supervisor {
         if request.keep == 0 {
             return Err(VmError::new(
                 ErrorKind::Usage,
-                "a ring keeps one checkpoint at least",
+                "a ring keeps at least one checkpoint",
             ));
         }
         let settings = RingSettings {

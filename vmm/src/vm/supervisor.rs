@@ -43,8 +43,9 @@ const FIRST_ENTRY_POLL: Duration = Duration::from_micros(50);
 /// How often an ended VM is looked at until nobody uses it any more.
 const LET_GO_POLL: Duration = Duration::from_millis(1);
 
-/// What `nvvmm ps` says of a VM that waits for space.
-const NO_SPACE_NOTICE: &str = "the pool is full: a guest access waits for space (nvvmm rm, nvvmm pool grow, the end of another VM)";
+/// Notice of `nvvmm ps` for a VM that waits for space.
+const NO_SPACE_NOTICE: &str = "the pool is full: the guest waits for space ('nvvmm rm', 'nvvmm \
+                               pool grow', or the end of another VM)";
 
 /// Runs a VM until it ends. `on_ready` is called once, when the control socket answers and the
 /// guest runs (or is built and paused, when that was asked for).
@@ -211,7 +212,7 @@ fn wait_for_entry(vm: &RunningVm, paused: bool) {
     }
 }
 
-/// What the control socket and the failure paths talk to, whichever VM is there at the moment.
+/// The VM for the control socket and the failure paths, whichever machine it has at the moment.
 pub(super) struct Supervisor {
     me: Weak<Supervisor>,
     facts: Facts,
@@ -223,7 +224,7 @@ pub(super) struct Supervisor {
     ring: Mutex<Option<Ring>>,
 }
 
-/// What does not change while the process lives.
+/// Facts that do not change while the VM lives.
 struct Facts {
     name: String,
     pool: std::path::PathBuf,
@@ -366,7 +367,7 @@ impl Supervisor {
                 }
                 // Perhaps the guest has let go of a window.
                 MachineEvent::Interrupted => {
-                    if let Err(error) = vm.machine.end_windows_let_go() {
+                    if let Err(error) = vm.machine.end_released_windows() {
                         tracing::error!(%error, "a window that the guest has let go of stays");
                     }
                 }
@@ -399,7 +400,7 @@ impl VmControl for Supervisor {
             status.vcpus = vm.spec.vcpus;
             status.memory_bytes = vm.spec.memory_bytes;
             status.origin = vm.origin.clone();
-            status.disks.clone_from(&vm.spec.disks);
+            status.disks = vm.spec.disks().cloned().collect();
             let counters = vm.engine.counters_now(&*vm.machine);
             status.ram = counters.unwrap_or_else(|_| vm.engine.counters());
             status.restore = vm.restore_report();

@@ -12,6 +12,7 @@
 
 mod connection;
 mod packet;
+mod spec;
 mod streams;
 
 use std::io;
@@ -23,6 +24,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use vm_memory::GuestMemory;
 
 use self::packet::HOST_CID;
+pub use self::spec::VsockSpec;
 use self::streams::Streams;
 use super::chain::{Chain, ChainError};
 use super::device::{Served, VirtioDevice, read_fields};

@@ -133,7 +133,7 @@ impl CowEngine for PrivateEngine {
     fn take_over(&self, consumed: Consumed) -> Result<(), CowError> {
         // The snapshot's own map has left the pool.
         *self.origin.write().unwrap_or_else(PoisonError::into_inner) = RamOrigin::Empty;
-        for chunk in consumed.chunks {
+        for chunk in consumed.into_memory() {
             self.take_over_chunk(chunk);
         }
         Ok(())

@@ -222,7 +222,7 @@ impl CowEngine for RedirectEngine {
     fn take_over(&self, consumed: Consumed) -> Result<(), CowError> {
         // The snapshot's own map has left the pool.
         self.chunks.forget_origin();
-        for chunk in consumed.chunks {
+        for chunk in consumed.into_memory() {
             self.take_over_chunk(chunk.index, chunk.map, chunk.taken)?;
         }
         Ok(())
