@@ -104,5 +104,5 @@ pub use pool::{
     SnapshotInside, SnapshotSpace, SuperblockInside,
 };
 pub use reader::SnapshotReader;
-pub use region::{CowEngine, Medium};
+pub use region::{EngineKind, Medium};
 pub use scrub::{DamagedFrame, ScrubProgress, ScrubReport};

@@ -13,7 +13,7 @@ use crate::identity::uuid_text;
 use crate::layout::HOLDER_SLOTS;
 use crate::number::CHUNK_BLOCKS;
 use crate::recovery::reclaim_dead_holders;
-use crate::region::{CowEngine, Medium};
+use crate::region::{EngineKind, Medium};
 
 /// The state of a pool. Blocks have 4 KiB; `metadata + snapshot + leased + free = total`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,7 +25,7 @@ pub struct PoolStatus {
     /// The kind of medium it is on.
     pub medium: Medium,
     /// How VMs on it do copy-on-write.
-    pub cow_engine: CowEngine,
+    pub cow_engine: EngineKind,
     /// Why they do it so.
     pub cow_engine_reason: &'static str,
     /// What committed snapshots survive.

@@ -24,7 +24,7 @@ pub enum Medium {
 /// How a running VM is kept from writing to the blocks of its snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum CowEngine {
+pub enum EngineKind {
     /// Guest RAM maps the blocks themselves; userfaultfd stops the first write to each.
     Userfaultfd,
     /// Guest RAM is memory private to the VM that shows the blocks; what the guest changed is
@@ -54,10 +54,10 @@ impl Medium {
     }
 
     /// The copy-on-write engine that VMs on this medium get.
-    pub fn cow_engine(self) -> CowEngine {
+    pub fn cow_engine(self) -> EngineKind {
         match self {
-            Medium::Tmpfs | Medium::Hugetlbfs => CowEngine::Userfaultfd,
-            Medium::Fsdax | Medium::Devdax | Medium::File => CowEngine::Private,
+            Medium::Tmpfs | Medium::Hugetlbfs => EngineKind::Userfaultfd,
+            Medium::Fsdax | Medium::Devdax | Medium::File => EngineKind::Private,
         }
     }
 
@@ -92,12 +92,12 @@ impl std::fmt::Display for Medium {
     }
 }
 
-impl CowEngine {
+impl EngineKind {
     /// Short name.
     pub fn name(self) -> &'static str {
         match self {
-            CowEngine::Userfaultfd => "userfaultfd",
-            CowEngine::Private => "private",
+            EngineKind::Userfaultfd => "userfaultfd",
+            EngineKind::Private => "private",
         }
     }
 }

@@ -18,7 +18,7 @@ use std::ops::Range;
 pub(crate) use detect::{Detected, detect};
 pub(crate) use durability::durability_limit;
 pub(crate) use mapped::MappedRegion;
-pub use medium::{CowEngine, Medium};
+pub use medium::{EngineKind, Medium};
 pub(crate) use space::available_bytes;
 
 use crate::error::Result;
