@@ -39,19 +39,20 @@ mod stream_key;
 mod terminal;
 mod values;
 mod vm_commands;
+mod vm_process;
 
 use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
 
 use clap::Parser;
-use nvvmm::control::{ControlError, ErrorKind};
+use nvvmm::{ErrorKind, VmError};
 use tracing_subscriber::EnvFilter;
 
 use self::args::{Arguments, Command, PoolCommand};
 use self::terminal::StderrLines;
 
 /// Runs the command that the process was started with.
-pub fn main() -> ExitCode {
+pub fn run() -> ExitCode {
     // A usage error ends the process here, with clap's text and exit code 2.
     let arguments = Arguments::parse();
     let done = start_log(arguments.verbose).and_then(|()| carry_out(arguments.command));
@@ -64,7 +65,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
+fn carry_out(command: Command) -> Result<ExitCode, VmError> {
     match command {
         Command::Run(run) => return launch::run(run),
         Command::Restore(restore) => return launch::restore(restore),
@@ -133,17 +134,17 @@ fn carry_out(command: Command) -> Result<ExitCode, ControlError> {
 }
 
 /// Log lines go to stderr: warnings, more with `-v`, or what `NVVMM_LOG` says.
-fn start_log(verbose: u8) -> Result<(), ControlError> {
+fn start_log(verbose: u8) -> Result<(), VmError> {
     let level = match verbose {
         0 => "warn",
-        1 => "nvvmm=info,nvvmm_snapshot=info,nvvmm_devices=info,warn",
-        2 => "nvvmm=debug,nvvmm_snapshot=debug,nvvmm_devices=debug,info",
+        1 => "nvvmm=info,nvvmm_cli=info,nvvmm_snapshot=info,nvvmm_devices=info,warn",
+        2 => "nvvmm=debug,nvvmm_cli=debug,nvvmm_snapshot=debug,nvvmm_devices=debug,info",
         _ => "trace",
     };
     let filter = match std::env::var("NVVMM_LOG") {
         Ok(directives) if !directives.is_empty() => {
             EnvFilter::try_new(&directives).map_err(|e| {
-                ControlError::new(
+                VmError::new(
                     ErrorKind::Usage,
                     format!("NVVMM_LOG='{directives}' is not a log filter: {e}"),
                 )

@@ -1,7 +1,7 @@
-//! The `nvvmm` command.
+//! The program `nvvmm`.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    nvvmm_cli::main()
+    nvvmm_cli::run()
 }

@@ -24,7 +24,8 @@ const BZIMAGE_ENTRY_64: u64 = 0x200;
 const LOADER_UNDEFINED: u8 = 0xff;
 const BOOT_FLAG: u16 = 0xaa55;
 const HEADER_MAGIC: u32 = 0x5372_6448;
-/// What an ELF image, which does not say, takes: COMMAND_LINE_SIZE on x86, less the final zero.
+/// Longest command line of an ELF image, which does not tell: COMMAND_LINE_SIZE on x86, less the
+/// final zero.
 const CMDLINE_LENGTH_MAX: u32 = 2047;
 
 const E820_RAM: u32 = 1;
@@ -41,7 +42,7 @@ pub(super) fn low_ram_end<M: GuestMemoryBackend>(memory: &M) -> u64 {
         .map_or(0, |region| region.len())
 }
 
-/// Loads a bzImage and all that it is handed.
+/// Loads a bzImage and all parts that it is handed.
 pub(super) fn load_bzimage<M: GuestMemoryBackend>(
     memory: &M,
     parts: &BootParts,
@@ -69,8 +70,7 @@ pub(super) fn load_bzimage<M: GuestMemoryBackend>(
     if kernel_bytes < u64::from(header.syssize) * 16 {
         return Err(not("it is a bzImage cut short"));
     }
-    // The kernel unpacks itself to its preferred address, or higher; what is in the way must not be
-    // ours.
+    // The kernel unpacks itself to its preferred address, or higher. Nothing of ours may be there.
     let (pref_address, init_size) = (header.pref_address, u64::from(header.init_size));
     let unpacked_end = pref_address.max(HIMEM).saturating_add(init_size);
     let kernel_end = unpacked_end.max(HIMEM.saturating_add(kernel_bytes));
@@ -169,9 +169,9 @@ fn finish<M: GuestMemoryBackend>(
         .map_err(at("the zero page", ZERO_PAGE))
 }
 
-/// The user's command line, before it what is needed unless the user said otherwise: the console;
-/// and the reset by ACPI, as Linux on hardware-reduced ACPI by default asks EFI, which is not
-/// there, and then jumps into a BIOS that is not there either.
+/// The user's command line, and before it two options unless the user gave them. `console=`: the
+/// serial port. `reboot=a`: reset by ACPI, because Linux on hardware-reduced ACPI otherwise asks
+/// EFI, and then jumps into a BIOS; this machine has neither.
 pub(super) fn cmdline(user: &str) -> String {
     let missing = [("console=", "console=ttyS0"), ("reboot=", "reboot=a")]
         .into_iter()
@@ -208,8 +208,8 @@ fn write_cmdline<M: GuestMemoryBackend>(
         .map_err(at("the command line", CMDLINE))
 }
 
-/// Puts the initial RAM disk as high as the kernel can reach it below the MMIO hole, and gives its
-/// place and size.
+/// Puts the initial RAM disk as high as the kernel can reach it below the MMIO hole. Gives its
+/// address and size.
 fn load_initramfs<M: GuestMemoryBackend>(
     memory: &M,
     path: &Path,

@@ -1,4 +1,4 @@
-//! Why a guest could not be loaded.
+//! Errors while a guest is loaded.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,11 +9,11 @@ pub enum BootError {
     /// A file cannot be opened or read.
     #[error("cannot read {what} {path}: {source}")]
     Read {
-        /// What the file is for.
+        /// Purpose of the file.
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The file is no kernel that can be booted here.
@@ -21,17 +21,17 @@ pub enum BootError {
     NotAKernel {
         /// The file.
         path: PathBuf,
-        /// What it looks like instead.
+        /// The kind of file that it seems to be.
         why: String,
     },
     /// Guest memory is too small.
     #[error("{what} ({size_bytes} bytes) does not fit into guest memory: {why}")]
     DoesNotFit {
-        /// What was to be loaded.
+        /// The part that was to be loaded.
         what: String,
         /// Its size in bytes.
         size_bytes: u64,
-        /// Where it would have to go.
+        /// The place where it had to go.
         why: String,
     },
     /// The command line is longer than the kernel takes.
@@ -41,19 +41,19 @@ pub enum BootError {
     CmdlineTooLong {
         /// Its length with what nvvmm adds.
         length: usize,
-        /// What the kernel takes.
+        /// The kernel's limit.
         length_max: usize,
     },
     /// The command line has a character that cannot be handed over.
     #[error("the kernel command line may hold printable ASCII characters only")]
     CmdlineCharacters,
     /// An option that only Linux guests take.
-    #[error("{0} makes no sense with a flat guest")]
+    #[error("a flat guest does not take {0}")]
     LinuxOnly(&'static str),
     /// Too many vCPUs for the protocol.
     #[error("a flat guest runs on at most {vcpus_max} vCPUs, not {vcpus}")]
     TooManyVcpus {
-        /// What was asked for.
+        /// The number asked for.
         vcpus: u8,
         /// The most that there can be.
         vcpus_max: u8,
@@ -61,17 +61,17 @@ pub enum BootError {
     /// Guest memory cannot be written where the boot protocol needs it.
     #[error("cannot write {what} at guest address {gpa:#x}: {source}")]
     Memory {
-        /// What was to be written.
+        /// The part that was to be written.
         what: &'static str,
-        /// Where.
+        /// Guest physical address.
         gpa: u64,
-        /// What vm-memory said.
+        /// The error of vm-memory.
         source: vm_memory::GuestMemoryError,
     },
 }
 
 impl BootError {
-    /// What the user can do about it.
+    /// Advice to the user.
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::NotAKernel { .. } => Some(

@@ -1,4 +1,4 @@
-//! On the host's own KVM; skipped, and said so, where there is none.
+//! On the host's own KVM. Skipped with a notice where there is none.
 
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use zerocopy::IntoBytes;
 use super::msrs::{self, MSR_IA32_TSC_DEADLINE, MSR_MTRR_DEF_TYPE, MsrV1};
 use super::state::{KvmStateV1, restore, save};
 use super::*;
+use crate::kvm::{Host, KvmVm, Result};
 use crate::memory::GuestRam;
 use crate::sys;
 
@@ -32,6 +33,7 @@ pub(crate) fn kvm_is_missing() -> bool {
 struct Guest {
     vcpus: Vec<VcpuFd>,
     vm: KvmVm,
+    cpu: HostCpu,
     ram: GuestRam,
 }
 
@@ -39,16 +41,19 @@ impl Guest {
     fn new(vcpus: u8) -> Guest {
         let host = Arc::new(Host::open().unwrap());
         let ram = GuestRam::reserve(4 << 20).unwrap();
-        let vm = KvmVm::create(Arc::clone(&host)).unwrap();
+        let vm = create_vm(host).unwrap();
+        let cpu = HostCpu::read(&vm).unwrap();
         vm.set_memory(Arc::clone(ram.memory()), ram.slots(), false)
             .unwrap();
         let vcpus = (0..vcpus)
-            .map(|i| {
-                vm.create_vcpu(i.into(), &cpuid::for_vcpu(&host, i, vcpus).unwrap())
-                    .unwrap()
-            })
+            .map(|i| create_vcpu(&vm, &cpu, i, vcpus).unwrap())
             .collect();
-        Guest { vcpus, vm, ram }
+        Guest {
+            vcpus,
+            vm,
+            cpu,
+            ram,
+        }
     }
 
     fn fds(&self) -> Vec<&VcpuFd> {
@@ -56,11 +61,11 @@ impl Guest {
     }
 
     fn save(&self) -> KvmStateV1 {
-        save(&self.vm, &self.fds(), self.ram.memory()).unwrap()
+        save(&self.vm, &self.cpu, &self.fds(), self.ram.memory()).unwrap()
     }
 
     fn restore(&self, state: &KvmStateV1) -> Result<()> {
-        restore(&self.vm, &self.fds(), state)
+        restore(&self.vm, &self.cpu, &self.fds(), state)
     }
 
     /// Fills every part of the state with what a fresh VM does not have.
@@ -136,7 +141,7 @@ impl Guest {
             xcrs.xcrs[0].value = 3;
             fd.set_xcrs(&xcrs).unwrap();
         }
-        let size_bytes = self.vm.xsave_bytes();
+        let size_bytes = self.cpu.xsave_bytes();
         let mut xsave = sys::kvm::get_xsave(fd, size_bytes).unwrap();
         xsave[160..164].copy_from_slice(&0xdead_beefu32.to_le_bytes()); // low word of XMM0
         xsave[512] |= 3; // XSTATE_BV: x87 and SSE are in use
@@ -283,8 +288,8 @@ fn the_saved_form_decodes_to_itself() {
     assert_eq!(bytes(&decoded), encoded);
 }
 
-/// Whether this KVM can set time-stamp counters exactly: a software one cannot at all, and on a
-/// host whose own TSC is not stable KVM moves them about.
+/// True when this KVM can set time-stamp counters exactly. A software KVM cannot set them at all,
+/// and on a host whose own TSC is not stable KVM changes them.
 fn sets_tsc(guest: &Guest) -> bool {
     let stable = guest.save().vcpus[0].tsc.offset.is_some();
     let fd = &guest.vcpus[0];

@@ -3,7 +3,7 @@ use kvm_bindings::kvm_cpuid_entry2;
 use super::compat::check;
 use super::cpuid::filtered;
 
-/// Whether the KVM has the TSC-deadline mode.
+/// The KVM has the TSC-deadline mode, or has not.
 const DEADLINE: bool = true;
 const NO_DEADLINE: bool = false;
 

@@ -1,4 +1,4 @@
-//! What kind of file the kernel is.
+//! Recognition of kernel files.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -17,14 +17,14 @@ pub(super) enum Image {
     Flat(Program),
 }
 
-/// Where a bzImage has its magic number, and the number ("HdrS").
+/// Offset of a bzImage's magic number, and the number ("HdrS").
 const BZIMAGE_MAGIC_AT: usize = 0x202;
 const BZIMAGE_MAGIC: &[u8] = b"HdrS";
 
-/// Opens a kernel file and finds out what it is.
+/// Opens a kernel file and recognises its format.
 ///
 /// # Errors
-/// [`BootError::Read`]; [`BootError::NotAKernel`] saying what it looks like.
+/// [`BootError::Read`]; [`BootError::NotAKernel`] with the kind of file that it seems to be.
 pub(super) fn open(path: &Path) -> Result<Image> {
     let read = |source| BootError::Read {
         what: "the kernel",
@@ -65,7 +65,7 @@ pub(super) fn open(path: &Path) -> Result<Image> {
     })
 }
 
-/// What a file that is not bootable looks like, from its first bytes.
+/// Guesses the kind of a file that is not bootable from its first bytes.
 pub(super) fn looks_like(start: &[u8]) -> &'static str {
     let known: [(usize, &[u8], &str); 12] = [
         (0x38, b"ARM\x64", "it is a kernel for ARM64"),

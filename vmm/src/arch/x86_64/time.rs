@@ -14,10 +14,9 @@ use kvm_bindings::{KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, kvm_clock_data};
 use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 
-use super::error::{vcpu_op, vm_op};
 use super::msrs::{self, MSR_IA32_TSC, MsrV1};
 use super::pvclock::{self, MSR_KVM_SYSTEM_TIME_NEW};
-use super::{KvmError, KvmVm, Result};
+use crate::kvm::{KvmError, KvmVm, Result, vcpu_op, vm_op};
 use crate::memory::GuestMemory;
 use crate::sys;
 
@@ -25,7 +24,7 @@ use crate::sys;
 /// differ by some parts per million; KVM itself tolerates 250 by default (`tsc_tolerance_ppm`).
 const TOLERANCE_PPM: u64 = 250;
 
-/// How often clock and TSC are read to find the moment when least came in between.
+/// Readings of clock and TSC, of which the one that took least time is used.
 const READINGS: usize = 4;
 
 /// The VM's kvmclock when it was paused (KVM API, `KVM_GET_CLOCK`).
@@ -47,9 +46,9 @@ pub struct TscStateV1 {
     pub khz: Option<u32>,
     /// Value at the moment of the saved clock.
     pub value: u64,
-    /// What KVM adds to the host's TSC (`KVM_VCPU_TSC_OFFSET`), where it tells it (Linux 5.16) and
-    /// the host's TSC is stable. On a host where it is not, KVM changes the offset whenever it
-    /// likes.
+    /// The offset that KVM adds to the host's TSC (`KVM_VCPU_TSC_OFFSET`), where KVM tells it (Linux
+    /// 5.16) and the host's TSC is stable. Where it is not stable, KVM changes the offset at any
+    /// time.
     pub offset: Option<u64>,
 }
 
@@ -92,8 +91,8 @@ fn tsc(fd: &VcpuFd, vcpu: usize) -> Result<u64> {
         })
 }
 
-/// The offset of a vCPU's TSC, if it stays what it is: on a host whose TSC is not stable KVM makes
-/// up another one with every call.
+/// The offset of a vCPU's TSC, if it is constant. On a host whose TSC is not stable, KVM gives
+/// another one with every call.
 fn settled_offset(fd: &VcpuFd) -> Option<u64> {
     let first = sys::kvm::get_tsc_offset(fd).ok()?;
     let second = sys::kvm::get_tsc_offset(fd).ok()?;

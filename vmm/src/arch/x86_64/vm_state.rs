@@ -5,9 +5,8 @@ use kvm_bindings::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::error::vm_op;
 use super::time::ClockStateV1;
-use super::{KvmVm, Result};
+use crate::kvm::{KvmVm, Result, vm_op};
 
 /// State of the VM as a whole.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,7 +27,7 @@ impl VmStateV1 {
     /// Reads all but the clock. No vCPU may be running.
     ///
     /// # Errors
-    /// [`super::KvmError::Vm`].
+    /// [`crate::kvm::KvmError::Vm`].
     pub(super) fn save(vm: &KvmVm, clock: ClockStateV1) -> Result<VmStateV1> {
         let chip = |chip_id| {
             let mut chip = kvm_irqchip {

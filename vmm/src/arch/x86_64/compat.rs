@@ -1,9 +1,9 @@
-//! Whether this host's KVM can go on with the CPUID of a snapshot.
+//! Check that this host's KVM can go on with the CPUID of a snapshot.
 
 use kvm_bindings::kvm_cpuid_entry2;
 
 use super::cpuid::Reg;
-use super::{KvmError, Result};
+use crate::kvm::{KvmError, Result};
 
 /// One word of feature bits: where it is, the bits that say nothing about the host (set by nvvmm
 /// itself or by the guest's own CR4), and the names of the bits, lowest first ("" = not named).

@@ -9,7 +9,7 @@ use crate::memory::gpa_of;
 
 const ENTRY_PRESENT_WRITE: u64 = 0x3;
 const ENTRY_USER: u64 = 0x4;
-/// Set beforehand, so that no CPU has to write the tables later.
+/// Set from the start, so that no CPU has to write the tables later.
 const ENTRY_ACCESSED: u64 = 0x20;
 const ENTRY_DIRTY: u64 = 0x40;
 const ENTRY_LARGE: u64 = 0x80;

@@ -7,16 +7,16 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, VcpuFd};
 use serde::{Deserialize, Serialize};
 
-use super::error::vcpu_op;
+use super::HostCpu;
 use super::msrs::{self, MSR_IA32_TSC, MSR_IA32_TSC_DEADLINE, MsrV1};
 use super::time::TscStateV1;
-use super::{KvmError, KvmVm, Result};
+use crate::kvm::{KvmError, KvmVm, Result, vcpu_op};
 use crate::sys;
 
 /// State of one vCPU. Parts that this KVM does not offer are `None`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VcpuStateV1 {
-    /// What the `cpuid` instruction answers (`KVM_GET_CPUID2`).
+    /// Answers of the `cpuid` instruction (`KVM_GET_CPUID2`).
     pub cpuid: Vec<kvm_cpuid_entry2>,
     /// Running, halted, waiting for a start-up IPI (`KVM_GET_MP_STATE`).
     pub mp_state: kvm_mp_state,
@@ -32,7 +32,7 @@ pub struct VcpuStateV1 {
     pub debug_regs: Option<kvm_debugregs>,
     /// Local APIC.
     pub lapic: kvm_lapic_state,
-    /// All other MSRs that hold guest state and that this vCPU has (`Host::saved_msrs`).
+    /// All other MSRs that hold guest state and that this vCPU has (`HostCpu::saved_msrs`).
     pub msrs: Vec<MsrV1>,
     /// Pending and injected exceptions, interrupts, NMIs.
     pub events: kvm_vcpu_events,
@@ -55,6 +55,7 @@ impl VcpuStateV1 {
         fd: &VcpuFd,
         vcpu: usize,
         vm: &KvmVm,
+        cpu: &HostCpu,
         tsc: TscStateV1,
     ) -> Result<VcpuStateV1> {
         let mp_state = fd
@@ -69,14 +70,13 @@ impl VcpuStateV1 {
         let sregs = fd
             .get_sregs()
             .map_err(vcpu_op(vcpu, "saving its system registers"))?;
-        let xsave = sys::kvm::get_xsave(fd, vm.xsave_bytes())
+        let xsave = sys::kvm::get_xsave(fd, cpu.xsave_bytes())
             .map_err(vcpu_op(vcpu, "saving its extended state"))?;
         let xcrs = optional(vm, Cap::Xcrs, || fd.get_xcrs())
             .map_err(vcpu_op(vcpu, "saving its extended control registers"))?;
         let debug_regs = optional(vm, Cap::Debugregs, || fd.get_debug_regs())
             .map_err(vcpu_op(vcpu, "saving its debug registers"))?;
-        let wanted: Vec<u32> = vm
-            .host()
+        let wanted: Vec<u32> = cpu
             .saved_msrs()
             .iter()
             .copied()
@@ -108,11 +108,11 @@ impl VcpuStateV1 {
     /// Writes everything but the TSC, the timer deadline and the events, which wait for each other
     /// across vCPUs (module `state`).
     ///
-    /// Order: CPUID first, as KVM judges all else by it. System registers before the local APIC:
+    /// Order: CPUID first, as KVM checks all else against it. System registers before the local APIC:
     /// the APIC base in them says which form (xAPIC or x2APIC) its state has. Registers before
     /// the run state: KVM makes a vCPU run whose system registers are set while it looks
     /// freshly reset. XCR0 before the state that it enables.
-    pub(super) fn restore_registers(&self, fd: &VcpuFd, vcpu: usize, vm: &KvmVm) -> Result<()> {
+    pub(super) fn restore_registers(&self, fd: &VcpuFd, vcpu: usize, cpu: &HostCpu) -> Result<()> {
         let cpuid = CpuId::from_entries(&self.cpuid)
             .map_err(|_| KvmError::Mismatch(format!("vCPU {vcpu}: too many CPUID entries")))?;
         fd.set_cpuid2(&cpuid)
@@ -130,8 +130,8 @@ impl VcpuStateV1 {
         }
         sys::kvm::set_xsave(
             fd,
-            &self.fitting_xsave(vcpu, vm.xsave_bytes())?,
-            vm.xsave_bytes(),
+            &self.fitting_xsave(vcpu, cpu.xsave_bytes())?,
+            cpu.xsave_bytes(),
         )
         .map_err(vcpu_op(vcpu, "restoring its extended state"))?;
         if let Some(debug_regs) = &self.debug_regs {

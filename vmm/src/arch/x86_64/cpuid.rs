@@ -1,9 +1,10 @@
-//! The CPUID that a guest is given: what KVM supports, less what a snapshot could not carry or a
-//! KVM only claims, with the topology of this machine: one package, one thread per core.
+//! The CPUID of a guest: the features that KVM supports, without those whose state a snapshot
+//! cannot hold or that a KVM only claims. The topology is one package with one thread per core.
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
-use super::{Host, KvmError, Result};
+use super::HostCpu;
+use crate::kvm::{KvmError, Result};
 
 const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
 const LEAF1_ECX_XSAVE: u32 = 1 << 26;
@@ -62,7 +63,7 @@ const HIDDEN: [(u32, u32, Reg, u32); 9] = [
     (7, 0, Reg::Edx, 1 << 22 | 1 << 24 | 1 << 25),
 ];
 
-/// What needs XSAVE: AVX in all its forms, PKU, XOP, FMA4.
+/// Features that need XSAVE: AVX in all its forms, PKU, XOP, FMA4.
 const NEEDS_XSAVE: [(u32, u32, Reg, u32); 6] = [
     (1, 0, Reg::Ecx, 1 << 12 | 1 << 28 | 1 << 29),
     (
@@ -89,7 +90,7 @@ const BLANK: [u32; 7] = [0x5, 0xa, 0x12, 0x14, 0x8000_000a, 0x8000_001f, 0x8000_
 ///
 /// # Errors
 /// [`KvmError::Mismatch`] when the entries are more than KVM takes.
-pub fn for_vcpu(host: &Host, index: u8, count: u8) -> Result<CpuId> {
+pub fn for_vcpu(host: &HostCpu, index: u8, count: u8) -> Result<CpuId> {
     let entries = filtered(
         host.supported_cpuid().as_slice(),
         index,
@@ -99,8 +100,8 @@ pub fn for_vcpu(host: &Host, index: u8, count: u8) -> Result<CpuId> {
     CpuId::from_entries(&entries).map_err(|_| KvmError::Mismatch("too many CPUID entries".into()))
 }
 
-/// As [`for_vcpu`], from the entries that a KVM supports. Whether its local APIC timer has the
-/// TSC-deadline mode they do not say.
+/// As [`for_vcpu`], from the entries that a KVM supports. They do not tell `tsc_deadline`: that its
+/// local APIC timer has the TSC-deadline mode.
 pub(super) fn filtered(
     supported: &[kvm_cpuid_entry2],
     index: u8,
@@ -122,7 +123,7 @@ pub(super) fn filtered(
                 *reg.of_mut(entry) &= !bits;
             }
         }
-        // A KVM without XSAVE for its guests (PVM) still passes the host's leaf 0xd on.
+        // A KVM without XSAVE for its guests (PVM) still gives them the host's leaf 0xd.
         if BLANK.contains(&entry.function) || (entry.function == 0xd && !has_xsave) {
             (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
         }

@@ -1,8 +1,8 @@
-//! Booting: what lies in guest memory and in the vCPUs' registers when the guest's first
-//! instruction runs.
+//! Booting: guest memory and the vCPUs' registers as they are when the guest's first instruction
+//! runs.
 //!
-//! [`load`] finds out what kind of program the kernel file is, puts it and all that it expects into
-//! guest memory and gives the [`Entry`]; [`registers`] turns that into vCPU registers.
+//! [`load`] recognises the format of the kernel file, puts the kernel and all parts that it expects
+//! into guest memory, and gives the [`Entry`]. [`registers`] turns that into vCPU registers.
 
 pub mod acpi;
 mod elf;
@@ -26,7 +26,7 @@ mod acpi_test;
 #[cfg(test)]
 mod load_test;
 
-/// What to boot, and with what.
+/// The kernel to boot, and its options.
 #[derive(Clone, Copy, Debug)]
 pub struct BootParts<'a> {
     /// bzImage, ELF `vmlinux`, or an ELF program with an nvvmm flat-boot note.
@@ -37,11 +37,11 @@ pub struct BootParts<'a> {
     pub cmdline: &'a str,
     /// Number of vCPUs.
     pub vcpus: u8,
-    /// What ACPI tells a Linux guest.
+    /// Content of the ACPI tables, for a Linux guest.
     pub acpi: &'a acpi::AcpiParts<'a>,
 }
 
-/// Where and how the guest starts.
+/// First instruction of the guest, and the protocol by which it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// Linux 64-bit boot protocol: vCPU 0 starts in kernel mode, the others wait for a start-up
@@ -60,8 +60,9 @@ pub enum Entry {
 /// Loads the guest into `memory`, which must be zero.
 ///
 /// # Errors
-/// [`BootError`]: the kernel is not one that can be booted here (and what it looks like instead), it or the initial
-/// RAM disk does not fit into guest memory, the command line is too long, or a file cannot be read.
+/// [`BootError`]: the kernel cannot be booted here (the message names the kind of file that it seems
+/// to be), it or the initial RAM disk does not fit into guest memory, the command line is too long,
+/// or a file cannot be read.
 pub fn load<M: GuestMemoryBackend>(memory: &M, parts: &BootParts) -> Result<Entry> {
     match image::open(parts.kernel)? {
         Image::Compressed(file) => linux::load_bzimage(memory, parts, file),

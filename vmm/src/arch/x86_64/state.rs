@@ -4,9 +4,9 @@ use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 
-use super::error::vcpu_op;
 use super::time::{self, TscStateV1};
-use super::{KvmError, KvmVm, Result, VcpuStateV1, VmStateV1, compat};
+use super::{HostCpu, VcpuStateV1, VmStateV1, compat};
+use crate::kvm::{KvmError, KvmVm, Result, vcpu_op};
 use crate::memory::GuestMemory;
 
 /// State of a KVM virtual machine: the VM as a whole and every vCPU.
@@ -25,11 +25,16 @@ pub struct KvmStateV1 {
 ///
 /// # Errors
 /// [`KvmError`] naming the vCPU and the step.
-pub fn save(vm: &KvmVm, vcpus: &[&VcpuFd], memory: &GuestMemory) -> Result<KvmStateV1> {
+pub fn save(
+    vm: &KvmVm,
+    cpu: &HostCpu,
+    vcpus: &[&VcpuFd],
+    memory: &GuestMemory,
+) -> Result<KvmStateV1> {
     let (clock, tscs) = time::save(vm, vcpus, memory)?;
     let states = vcpus.iter().zip(tscs).enumerate();
     let vcpus = states
-        .map(|(index, (fd, tsc))| VcpuStateV1::save(fd, index, vm, tsc))
+        .map(|(index, (fd, tsc))| VcpuStateV1::save(fd, index, vm, cpu, tsc))
         .collect::<Result<_>>()?;
     Ok(KvmStateV1 {
         vm: VmStateV1::save(vm, clock)?,
@@ -37,7 +42,7 @@ pub fn save(vm: &KvmVm, vcpus: &[&VcpuFd], memory: &GuestMemory) -> Result<KvmSt
     })
 }
 
-/// Writes the whole state into a VM whose vCPUs have never run. Guest memory must be in place: KVM
+/// Writes the whole state into a VM whose vCPUs have never run. Guest memory must be mapped: KVM
 /// writes its clock and wall-clock pages there.
 ///
 /// Order: interrupt controllers; each vCPU's registers; clock and TSCs together; local APICs and
@@ -47,7 +52,7 @@ pub fn save(vm: &KvmVm, vcpus: &[&VcpuFd], memory: &GuestMemory) -> Result<KvmSt
 /// [`KvmError::Incompatible`] when this host lacks something that the state needs (nothing was
 /// changed then), [`KvmError::Mismatch`] for another number of vCPUs, or what KVM refuses, naming
 /// the vCPU and the step.
-pub fn restore(vm: &KvmVm, vcpus: &[&VcpuFd], state: &KvmStateV1) -> Result<()> {
+pub fn restore(vm: &KvmVm, cpu: &HostCpu, vcpus: &[&VcpuFd], state: &KvmStateV1) -> Result<()> {
     if vcpus.len() != state.vcpus.len() {
         return Err(KvmError::Mismatch(format!(
             "the machine has {} vCPUs, the state {}",
@@ -61,14 +66,14 @@ pub fn restore(vm: &KvmVm, vcpus: &[&VcpuFd], state: &KvmStateV1) -> Result<()> 
             .map_err(vcpu_op(index, "reading its CPUID"))?;
         compat::check(
             &vcpu.cpuid,
-            vm.host().supported_cpuid().as_slice(),
+            cpu.supported_cpuid().as_slice(),
             given.as_slice(),
         )?;
     }
     state.vm.restore_chips(vm)?;
     let each = || vcpus.iter().zip(&state.vcpus).enumerate();
     for (index, (fd, vcpu)) in each() {
-        vcpu.restore_registers(fd, index, vm)?;
+        vcpu.restore_registers(fd, index, cpu)?;
     }
     let tscs: Vec<&TscStateV1> = state.vcpus.iter().map(|vcpu| &vcpu.tsc).collect();
     time::restore(vm, vcpus, &state.vm.clock, &tscs)?;

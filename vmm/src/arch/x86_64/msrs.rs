@@ -6,15 +6,14 @@ use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 use serde::{Deserialize, Serialize};
 
-use super::error::vcpu_op;
-use super::{KvmError, Result};
+use crate::kvm::{KvmError, Result, vcpu_op};
 
-/// Time-stamp counter. Saved and restored on its own (module `tsc`).
+/// Time-stamp counter. Saved and restored on its own (module `time`).
 pub(super) const MSR_IA32_TSC: u32 = 0x10;
 /// Local APIC timer deadline, in TSC ticks.
 pub(super) const MSR_IA32_TSC_DEADLINE: u32 = 0x6e0;
 
-/// Type of memory that no other memory type register covers, and whether they are on.
+/// Type of memory that no other memory type register covers, and the switch for all of them.
 pub(super) const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
 
 /// MSRs that a guest writes and KVM keeps, though most versions do not list them.
@@ -45,7 +44,7 @@ pub struct MsrV1 {
     pub value: u64,
 }
 
-/// `listed` and what KVM keeps without listing it.
+/// `listed`, and the MSRs that KVM keeps without listing them.
 pub(super) fn with_unlisted(listed: &[u32]) -> Vec<u32> {
     let unlisted = UNLISTED
         .into_iter()
@@ -104,8 +103,8 @@ pub(super) fn read(fd: &VcpuFd, vcpu: usize, indices: &[u32]) -> Result<Vec<MsrV
 /// Writes `msrs` in their order.
 ///
 /// # Errors
-/// [`KvmError::Msr`] for one that KVM refuses although it differs from what the vCPU holds. One
-/// that is zero in the snapshot and unknown here is passed over: the guest never used it.
+/// [`KvmError::Msr`] for one that KVM refuses although it differs from the vCPU's value. One that
+/// is zero in the snapshot and unknown here is passed over: the guest never used it.
 pub(super) fn write(fd: &VcpuFd, vcpu: usize, msrs: &[MsrV1]) -> Result<()> {
     let mut rest = msrs;
     while !rest.is_empty() {
@@ -138,12 +137,12 @@ const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1;
 const MTRR_ENABLED_WRITE_BACK: u64 = 1 << 11 | 6;
 
-/// Sets the MSRs that firmware would: memory is write-back (Linux ignores PAT while MTRRs are off),
-/// fast string instructions are on.
+/// Sets the MSRs that firmware would set: memory is write-back (Linux ignores PAT while MTRRs are
+/// off), fast string instructions are on.
 ///
 /// # Errors
 /// [`KvmError::Msr`].
-pub fn set_boot_msrs(fd: &VcpuFd, vcpu: usize) -> Result<()> {
+pub(super) fn set_boot_msrs(fd: &VcpuFd, vcpu: usize) -> Result<()> {
     let msrs = [
         MsrV1 {
             index: MSR_IA32_MISC_ENABLE,

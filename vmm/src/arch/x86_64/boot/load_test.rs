@@ -53,7 +53,7 @@ fn parts(kernel: &Path) -> BootParts<'_> {
     }
 }
 
-/// What loading a file with these bytes says.
+/// The error of loading a file with these bytes.
 fn refusal(bytes: &[u8]) -> String {
     let files = Files::new();
     let kernel = files.put("kernel", bytes);
