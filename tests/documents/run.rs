@@ -167,7 +167,10 @@ pub fn run_installation() {
         }
         let path = std::env::var("PATH").unwrap_or_default();
         let path = format!("{}:{path}", place.at("home/.local/bin").display());
-        bash.env("HOME", place.at("home")).env("PATH", path);
+        // What is built is kept in the tree.
+        bash.current_dir(root())
+            .env("HOME", place.at("home"))
+            .env("PATH", path);
         run_blocks(document, &blocks, &place, bash, &mut failures);
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
