@@ -1,4 +1,4 @@
-//! What can go wrong with a pool. The texts say the cause; the remedy is for those who know what
+//! Errors of pools. The texts say the cause; the remedy is for those who know what
 //! the user can do.
 
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub enum Error {
     NotAPool {
         /// The file.
         path: PathBuf,
-        /// What was found instead.
+        /// The contents that were found instead.
         why: String,
     },
     /// The pool has a format that this program does not know.
@@ -32,7 +32,7 @@ pub enum Error {
     /// Something in the pool contradicts itself or its checksum.
     #[error("the pool is damaged: {what}")]
     Damaged {
-        /// What was found, and where.
+        /// The finding, and its place.
         what: String,
     },
     /// There are not enough free blocks.
@@ -108,7 +108,7 @@ pub enum Error {
     /// The frames given for a snapshot cannot be stored as they are.
     #[error("the snapshot cannot be stored: {what}")]
     InvalidSnapshot {
-        /// What is wrong with it.
+        /// The fault.
         what: String,
     },
     /// The file exists already.
@@ -160,9 +160,9 @@ pub enum Error {
     /// The medium cannot keep snapshots through what they were to survive.
     #[error("the pool cannot promise durability '{asked}', only '{}': {}", limit.strongest, limit.reason)]
     NotDurable {
-        /// What was asked for.
+        /// The durability that was asked for.
         asked: Durability,
-        /// What the pool can.
+        /// The durability that the pool has.
         limit: DurabilityLimit,
     },
     /// Somebody else receives the snapshot.
@@ -170,10 +170,10 @@ pub enum Error {
     BeingReceived {
         /// The snapshot.
         name: String,
-        /// Who does.
+        /// The process that receives it.
         pid: u32,
     },
-    /// What was read is no stream of a snapshot.
+    /// The input is no stream of a snapshot.
     #[error("this is no stream of 'nvvmm send'")]
     NotAStream,
     /// The stream has a format that this program does not know.
@@ -190,7 +190,7 @@ pub enum Error {
     /// The stream is not what was written.
     #[error("the stream is refused: {what}")]
     StreamDamaged {
-        /// What was found.
+        /// The finding.
         what: String,
     },
     /// The stream is sealed, and no key was given.
@@ -222,7 +222,7 @@ pub enum Error {
     /// The operating system refused an operation.
     #[error("{op}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         op: String,
         /// Why it failed.
         source: std::io::Error,

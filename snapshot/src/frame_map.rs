@@ -41,7 +41,7 @@ impl FrameMap {
         self.id
     }
 
-    /// What is mapped.
+    /// The kind of what is mapped.
     pub fn kind(&self) -> MapKind {
         self.map.kind
     }

@@ -1,4 +1,4 @@
-//! What is done after a process or the host died.
+//! Recovery after a process or the host died.
 
 use crate::catalog_lock::CatalogLock;
 use crate::error::Result;

@@ -18,7 +18,7 @@ pub(crate) struct BlockNumbers {
 /// refers to as such: that is one addition and not 512.
 #[derive(Debug, Default)]
 struct Numbers {
-    /// What each block has besides its own.
+    /// The number that each block has besides its own.
     of_all: i32,
     of_each: Option<Box<[i32; CHUNK_BLOCKS as usize]>>,
 }
@@ -114,7 +114,7 @@ fn present(blocks: &[u32]) -> impl Iterator<Item = BlockNo> {
         .map(|number| BlockNo::new(*number))
 }
 
-/// How a commit changes the counts, and which blocks become free by it.
+/// Changes that a commit makes to the counts, and the blocks that become free by it.
 #[derive(Debug, Default)]
 pub(crate) struct RefChanges {
     changes: BlockNumbers,
@@ -238,7 +238,7 @@ impl RefChanges {
     }
 }
 
-/// How many of a chunk's blocks have references.
+/// Number of a chunk's blocks that have references.
 pub(crate) fn used(counts: &ChunkWords) -> u32 {
     counts.iter().map(|count| u32::from(*count > 0)).sum()
 }

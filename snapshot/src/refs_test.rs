@@ -1,4 +1,4 @@
-//! What is added chunk by chunk and leaf by leaf is what it is block by block.
+//! Counts added chunk by chunk and leaf by leaf are those of the single blocks.
 
 use std::collections::HashMap;
 

@@ -28,7 +28,7 @@ pub(crate) struct BlockStore {
 pub(crate) type ChunkWords = [u32; CHUNK_BLOCKS as usize];
 
 impl BlockStore {
-    /// How many references from committed parents the block has.
+    /// Number of references to the block from committed parents.
     pub(crate) fn refcount(&self, block: BlockNo) -> Result<u32> {
         self.region.load_u32(self.layout.refcount_offset(block)?)
     }
@@ -132,7 +132,7 @@ impl BlockStore {
         )
     }
 
-    /// How many of the chunk's blocks have references.
+    /// Number of the chunk's blocks that have references.
     pub(crate) fn used_blocks(&self, chunk: ChunkNo) -> Result<u32> {
         self.region
             .load_u32(self.layout.chunk_entry_offset(chunk)? + 4)
@@ -268,7 +268,7 @@ impl BlockStore {
         self.punch_sorted(&stale)
     }
 
-    /// Whether a block that may be written reads as zero.
+    /// True when a block that may be written reads as zero.
     pub(crate) fn is_zero(&self, block: BlockNo) -> Result<bool> {
         let mut bytes = [0; BLOCK_SIZE_BYTES as usize];
         self.read_block(block, &mut bytes)?;

@@ -62,7 +62,7 @@ pub fn measure(criterion: &mut Criterion) {
     );
 }
 
-/// How long it takes to take something `times` times. It is given back after each round.
+/// Measures taking something `times` times. All is given back after each round.
 fn in_rounds(
     vm: &Holder,
     times: u64,

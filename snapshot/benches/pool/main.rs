@@ -1,4 +1,4 @@
-//! How long the pool's operations take: `cargo bench -p nvvmm-snapshot`.
+//! Durations of the pool's operations: `cargo bench -p nvvmm-snapshot`.
 //!
 //! Pools are made where the tests make theirs (`NVVMM_TEST_PLACES`, else /dev/shm) and take about
 //! 4 GiB there.

@@ -17,9 +17,9 @@ const SMALL_POOL_BYTES: u64 = 4 << 30;
 
 /// The guest of the large pool: all of its memory is touched.
 pub const GUEST_CHUNKS: u32 = 1024;
-/// It goes on writing to every eighth chunk; the others stay as they are.
+/// Every eighth chunk is written again and again; the others stay as they are.
 const HOT_EVERY: u32 = 8;
-/// What it writes between two snapshots: so many clusters of so many frames, as copy-on-write makes
+/// Writes between two snapshots: so many clusters of so many frames, as copy-on-write makes
 /// them.
 const CLUSTERS: u32 = 16;
 const CLUSTER_FRAMES: u32 = 16;
@@ -38,7 +38,7 @@ pub fn small_pool() -> (Arc<Pool>, Place) {
 pub struct LargePool(OnceCell<Place>);
 
 impl LargePool {
-    /// Where it is. Nobody has it open.
+    /// The path of the pool. Nobody has it open.
     pub fn place(&self) -> &Place {
         self.0.get_or_init(|| {
             let place = Place::new();

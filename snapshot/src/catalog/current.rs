@@ -1,4 +1,4 @@
-//! Which of the two superblocks is the committed one.
+//! Chooses the committed one of the two superblocks.
 
 use std::path::Path;
 
@@ -13,9 +13,9 @@ use crate::region::Region;
 #[derive(Debug, Clone)]
 pub(crate) struct Current {
     pub(crate) superblock: SuperblockV2,
-    /// Which of the two slots holds it.
+    /// The slot that holds it, 0 or 1.
     pub(crate) slot: usize,
-    /// What is wrong with the other slot, if something is.
+    /// The fault of the other slot, if it has one.
     pub(crate) other_fault: Option<String>,
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn note_completed(region: &dyn Region, generation: u64) -> Result<()>
     region.fence()
 }
 
-/// Where a superblock slot is.
+/// Byte offset of a superblock slot.
 pub(crate) fn slot_offset(slot: usize) -> u64 {
     BlockNo::new(SUPERBLOCK_BLOCKS[slot % 2]).byte_offset()
 }
@@ -118,7 +118,7 @@ pub(crate) fn read_current(region: &dyn Region, path: &Path) -> Result<Current> 
     })
 }
 
-/// What is in one of the two slots, or why it cannot be used.
+/// Reads one of the two slots: the superblock, or the fault that makes it unusable.
 pub(crate) fn read_slot(
     region: &dyn Region,
     slot: usize,

@@ -94,9 +94,9 @@ impl Listing {
             .and_then(|slot| self.by_slot.get(slot))
     }
 
-    /// True when a snapshot that was listed before is still there, with the same maps. Ids are never
-    /// used twice and a snapshot's blocks never change: what was read of it since then, without
-    /// a lock and without a pin, was its own then.
+    /// True when a snapshot that was listed before is still there, with the same maps. Ids are
+    /// never used twice and a snapshot's blocks never change: what was read of it since then,
+    /// without a lock and without a pin, was its own then.
     pub(crate) fn still_has(&self, inode: &Inode) -> bool {
         let now = self.by_id(inode.id);
         now.is_some_and(|listed| listed.inode.maps == inode.maps)

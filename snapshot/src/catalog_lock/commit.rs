@@ -22,7 +22,7 @@ use crate::refs::RefChanges;
 use crate::store::BlockStore;
 use crate::tree::{self, Frames, Place, TreeWriter};
 
-/// Where the blocks for new metadata come from.
+/// The source of blocks for new metadata.
 pub(crate) enum BlockSource {
     /// From a holder's leases, taken ahead.
     Reserved(Vec<BlockNo>),
@@ -103,7 +103,7 @@ fn find_unleased(store: &BlockStore, but: &HashSet<BlockNo>) -> Result<Vec<Block
     }
 }
 
-/// What a commit changes in the catalog.
+/// The changes that a commit makes to the catalog.
 #[derive(Debug, Default)]
 pub(crate) struct CatalogEdit {
     /// Slots with their new inode, or none.
@@ -112,7 +112,7 @@ pub(crate) struct CatalogEdit {
     pub(crate) snapshots_change: i32,
     /// By how many the orphans grow.
     pub(crate) orphans_change: i32,
-    /// Whether an id is used up.
+    /// True when the commit uses up an id.
     pub(crate) takes_id: bool,
 }
 
@@ -149,7 +149,7 @@ impl<'l, 'p> Commit<'l, 'p> {
         &self.written
     }
 
-    /// How many data blocks there are more without a reference, once the commit is settled.
+    /// Number of data blocks that lose their last reference, once the commit is settled.
     pub(crate) fn blocks_gained(&self) -> u64 {
         let layout = &self.lock.store().layout;
         let in_data = |blocks: &[BlockNo]| {

@@ -9,10 +9,10 @@ use crate::fault::{FaultPoint, fault_point};
 use crate::layout::inode::Inode;
 use crate::number::SnapshotId;
 
-/// What a removal did.
+/// The result of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Removed {
-    /// How many blocks fewer are in use by snapshots now.
+    /// Number of blocks that snapshots do not use any more.
     pub blocks_freed: u64,
     /// A VM uses the snapshot: its name is gone, its blocks become free when that VM ends.
     pub deferred: bool,

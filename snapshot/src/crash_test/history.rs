@@ -32,7 +32,7 @@ struct History<'j> {
     told: Vec<String>,
 }
 
-/// What happened in a step, for the judge.
+/// Events of a step, for the oracle.
 struct Recorded {
     points: Vec<CrashPoint>,
     since: u64,

@@ -1,4 +1,4 @@
-//! What the snapshots of a pool must be, and what they are.
+//! Contents of a pool's snapshots: as they must be, and as they are.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use crate::catalog_lock::CatalogLock;
 use crate::frame_map::FrameMap;
 use crate::{Pool, SnapshotId, SnapshotKind};
 
-/// What each frame that has a block is filled with, by chunk and frame.
+/// The tag of each frame that has a block, by chunk and frame.
 pub(super) type Frames = BTreeMap<(u32, u32), u64>;
 
 /// A snapshot, as whoever took it knows it.
@@ -76,7 +76,7 @@ pub(super) fn read_snapshots(pool: &Arc<Pool>) -> Result<Snapshots, String> {
     Ok(snapshots)
 }
 
-/// How two differ, in a few words.
+/// The difference between two, in a few words.
 pub(super) fn difference(expected: &Snapshots, found: &Snapshots) -> String {
     let names = |snapshots: &Snapshots| snapshots.keys().cloned().collect::<Vec<_>>().join(" ");
     if !expected.keys().eq(found.keys()) {

@@ -30,7 +30,7 @@ impl Bench {
         Bench::on(control).unwrap()
     }
 
-    /// What is left of a medium at a point, opened.
+    /// Opens what is left of a medium at a point.
     pub(super) fn after(point: &CrashPoint, survivors: Survivors) -> crate::Result<Bench> {
         Bench::on(region_with(point.image(survivors)))
     }

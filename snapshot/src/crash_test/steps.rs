@@ -97,7 +97,7 @@ pub(super) enum Step {
     },
 }
 
-/// Where new blocks come from.
+/// The source of new blocks.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum From {
     Anywhere,
@@ -213,7 +213,7 @@ fn pick_chunk(random: &mut Random, world: &World, vm: usize) -> u32 {
     random.pick(&[0, 1, 199, 299, 599]).min(chunks - 1)
 }
 
-/// What the snapshots are once a step is done.
+/// The snapshots as they are once a step is done.
 pub(super) fn intended(world: &World, step: &Step) -> Snapshots {
     let mut saved = world.saved.clone();
     match step {
@@ -278,7 +278,7 @@ pub(super) fn intended(world: &World, step: &Step) -> Snapshots {
     saved
 }
 
-/// Which page of the image, as chunk and frame, is which frame of the VM: every other one, in
+/// Pages of the image, as chunk and frame, with the frames of the VM: every other one, in
 /// another order than in the VM.
 fn captured(vm: &Vm, first: usize, pages: usize) -> Vec<((u32, u32), (u32, u32))> {
     let places = vm.frames.keys().copied().skip(first).take(pages);
@@ -315,7 +315,7 @@ fn or_refused(result: crate::Result<()>) -> Result<Outcome, String> {
 }
 
 impl World {
-    /// Which process makes a step.
+    /// The process that makes a step.
     pub(super) fn process_of(&self, step: &Step) -> Option<usize> {
         match step {
             Step::Boot { process, .. }

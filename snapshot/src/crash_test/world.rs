@@ -12,7 +12,7 @@ use crate::{BlockNo, ChunkNo, Holder, LeafBlocks, Pool, SnapshotId};
 pub(super) const PROCESSES: usize = 3;
 pub(super) const VMS: usize = 4;
 
-/// What a step came to, when nothing is wrong.
+/// The result of a step in which nothing is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     Done,
@@ -87,7 +87,7 @@ impl Vm {
         Ok(())
     }
 
-    /// Whether the VM still sees what it wrote.
+    /// Checks that the VM still sees what it wrote.
     fn verify(&self) -> Result<(), String> {
         for ((chunk, frame), tag) in &self.frames {
             let block = self.block(*chunk, *frame).ok_or("a frame lost its block")?;
@@ -165,7 +165,7 @@ impl World {
             .next()
     }
 
-    /// What those who live see must be what they know, and the pool in order.
+    /// Checks that living VMs see what they know, and that the pool is in order.
     pub(super) fn verify(&self) -> Result<(), String> {
         self.vms.iter().flatten().try_for_each(Vm::verify)?;
         let Some(pool) = self.any_pool() else {

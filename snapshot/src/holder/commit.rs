@@ -25,18 +25,18 @@ use crate::number::{
 use crate::store::{by_chunk, runs};
 use crate::tree::{self, Place};
 
-/// What a removal by the same commit takes at most: another inode, if somebody pins it, and a leaf
-/// of the catalog.
+/// Blocks that a removal by the same commit takes at most: another inode, if it is pinned, and a
+/// leaf of the catalog.
 pub(crate) const BLOCKS_PER_REPLACED: u32 = 2;
 
 /// A map of a snapshot to be committed.
 #[derive(Debug, Clone, Copy)]
 pub struct NewMap<'a> {
-    /// What is mapped.
+    /// The kind of what is mapped.
     pub kind: MapKind,
     /// Its size; a multiple of 4096.
     pub size_bytes: u64,
-    /// What differs from the map of the same kind of the base, sorted by chunk index. Blocks named
+    /// Differences from the map of the same kind of the base, sorted by chunk index. Blocks named
     /// here are the holder's own, or in a snapshot that the holder pins.
     pub changes: &'a [(ChunkIndex, ChunkMap)],
 }
@@ -88,7 +88,7 @@ impl<'a> NewMap<'a> {
 pub struct NewSnapshot<'a> {
     /// Its name.
     pub name: &'a str,
-    /// What it is of.
+    /// Its kind: of a VM, or of processes.
     pub kind: SnapshotKind,
     /// The snapshot that it was taken after, for people to see.
     pub parent: Option<SnapshotId>,
@@ -99,12 +99,12 @@ pub struct NewSnapshot<'a> {
     pub maps: Vec<NewMap<'a>>,
     /// The machine's saved state, at most 2 MiB.
     pub state: &'a [u8],
-    /// How many frames were written since the base, for people to see.
+    /// Number of frames written since the base, for people to see.
     pub frames_new: u64,
 }
 
 impl NewSnapshot<'_> {
-    /// How many pins there may be with its own.
+    /// Number of pins that there may be, its own included.
     fn pins_max(&self) -> usize {
         match self.kind {
             SnapshotKind::Vm => PINS_MAX,
@@ -144,7 +144,7 @@ fn blocks_needed(maps: impl IntoIterator<Item = (u64, u32)>, state_bytes: usize)
     u32::try_from(maps + state + 3).unwrap_or(u32::MAX)
 }
 
-/// Where a snapshot comes from that was not taken here.
+/// Origin of a snapshot that was not taken here.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Origin {
     pub(crate) identity: Identity,

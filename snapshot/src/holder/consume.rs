@@ -17,12 +17,12 @@ use crate::recovery::reclaim_dead_holders;
 use crate::store::BlockStore;
 use crate::tree::{self, Place};
 
-/// What became of a consumed snapshot.
+/// The memory of a consumed snapshot, and what is left of it.
 #[derive(Debug)]
 pub struct Consumed {
     /// Each map of the snapshot.
     pub maps: Vec<ConsumedMap>,
-    /// What could not be taken stays readable under this id, pinned by the holder, without a name.
+    /// The id under which blocks that other snapshots share stay readable, pinned, without a name.
     pub rest: Option<SnapshotId>,
 }
 
@@ -44,7 +44,7 @@ impl Consumed {
 /// A map of a consumed snapshot.
 #[derive(Debug)]
 pub struct ConsumedMap {
-    /// What is mapped.
+    /// The kind of what is mapped.
     pub kind: MapKind,
     /// The chunks that had blocks, in order.
     pub chunks: Vec<ConsumedChunk>,

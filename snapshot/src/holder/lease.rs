@@ -24,7 +24,7 @@ pub(crate) struct Leases {
     table: Mutex<LeaseTable>,
 }
 
-/// Which chunks are leased, and which of their blocks the holder has taken.
+/// The leased chunks, with those of their blocks that are the holder's own.
 #[derive(Default)]
 pub(crate) struct LeaseTable {
     chunks: BTreeMap<ChunkNo, Lease>,
@@ -52,7 +52,7 @@ impl Lease {
 /// Chunks that are looked at for a partly used one when an empty one is known.
 const SEARCH_CHUNKS_MAX: u32 = 65_536;
 
-/// How full a chunk may be to be leased.
+/// The use that a chunk may have to be leased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Want {
     /// All 512 blocks free.
@@ -443,7 +443,7 @@ impl Leases {
         done
     }
 
-    /// Which of its blocks are mine, for every leased chunk.
+    /// The own blocks of every leased chunk.
     pub(crate) fn mine(&self) -> BTreeMap<ChunkNo, FrameSet> {
         self.table()
             .chunks

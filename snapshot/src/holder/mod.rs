@@ -103,7 +103,7 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// How many blocks are reserved with memory behind them.
+    /// Number of reserved blocks with memory behind them.
     pub fn blocks(&self) -> u32 {
         self.blocks.len() as u32
     }
@@ -163,8 +163,8 @@ impl Holder {
     }
 
     /// Finds a snapshot by name and pins it: until it is unpinned, its blocks stay, also when it is
-    /// removed. Gives its entry and the map of its memory. Pinning what this holder has pinned already changes nothing. The entry's own
-    /// and shared sizes are not counted.
+    /// removed. Gives its entry and the map of its memory. Pinning what this holder has pinned
+    /// already changes nothing. The entry's own and shared sizes are not counted.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Incomplete`]; [`Error::TooManyPins`] when the holder pins

@@ -17,7 +17,7 @@ use crate::number::{BlockNo, ChunkNo, FrameSet};
 /// Chunks kept at most: 128 MiB.
 const KEPT_MAX: usize = 64;
 
-/// What a holder keeps for copies.
+/// Chunks that a holder keeps for copies.
 #[derive(Debug, Default)]
 pub(super) struct Stale(Mutex<Kept>);
 
@@ -26,7 +26,7 @@ struct Kept {
     chunks: Vec<ChunkNo>,
     /// Chunks taken for copies since the last commit: the next ones are likely to be as many.
     taken: usize,
-    /// Whether any was taken since it was last asked.
+    /// True when a chunk was used since this was last read.
     used: bool,
 }
 

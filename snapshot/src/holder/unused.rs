@@ -1,4 +1,4 @@
-//! What a holder has leased and does not use: others cannot have it, so it is kept small.
+//! Blocks that a holder has leased and does not use: others cannot have them, so they are kept few.
 
 use super::Holder;
 use super::lease::Leases;

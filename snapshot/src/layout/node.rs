@@ -9,7 +9,7 @@ use super::Layout;
 use crate::error::{Error, Result};
 use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo};
 
-/// What every node starts with.
+/// The first bytes of every node.
 pub(crate) const NODE_MAGIC: [u8; 4] = *b"NVND";
 /// Version of the nodes' format.
 pub(crate) const NODE_VERSION: u16 = 1;
@@ -24,7 +24,7 @@ const TAG_HOLE: u64 = 0;
 const TAG_CHUNK: u64 = 1;
 const TAG_NODE: u64 = 2;
 
-/// Which kind of tree a node belongs to.
+/// The kind of tree that a node belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum NodeKind {
@@ -55,7 +55,7 @@ const _: () = assert!(size_of::<NodeV1>() == 4096);
 const _: () = assert!(offset_of!(NodeV1, body) == 64);
 const _: () = assert!(INNER_ENTRIES * 8 == 2048 && LEAF_ENTRIES * 4 == 2048);
 
-/// What an entry of an inner node refers to.
+/// An entry of an inner node, by what it refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Entry {
     /// Nothing.
@@ -102,7 +102,7 @@ impl Entry {
     }
 }
 
-/// What a node must be to be the one that its parent refers to.
+/// Properties of the node that a parent refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Expected {
     pub(crate) kind: NodeKind,
@@ -232,7 +232,7 @@ fn open_inner(raw: &NodeV1, expected: &Expected, layout: &Layout) -> Result<Node
     Ok(Node::Inner(entries))
 }
 
-/// How many leaves a node of this level covers.
+/// Number of leaves that a node of this level covers.
 pub(crate) const fn leaves_covered(level: u32) -> u64 {
     (INNER_ENTRIES as u64).pow(level)
 }

@@ -1,4 +1,4 @@
-//! Where a stream lands: blocks that are the holder's, and commits that keep them.
+//! Receives what a stream says: into the holder's own blocks, with commits that keep them.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::number::{
 use crate::region::Medium;
 use crate::stream::{ChunkRecord, StreamHeader};
 
-/// What happened to frames.
+/// Counts of received frames.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counts {
     pub(super) received: u64,
@@ -48,15 +48,15 @@ pub(super) struct Landing {
     name: String,
     header: StreamHeader,
     parent: Option<SnapshotId>,
-    /// What the stream builds on.
+    /// The snapshot that the stream builds on.
     base: Option<Source>,
-    /// What the incomplete file began as: an earlier reception's, or a snapshot that is likely to
-    /// be alike.
+    /// The file that the incomplete one began as: an earlier reception's, or a snapshot that is
+    /// likely to be alike.
     start: Option<Source>,
     resumed: bool,
     /// The incomplete file as it was committed last.
     kept: Option<SnapshotId>,
-    /// What differs from it.
+    /// Differences from it.
     changes: Vec<(ChunkIndex, ChunkMap)>,
     /// The first chunk that nothing has been said of.
     next: u32,
@@ -126,7 +126,7 @@ impl Landing {
         self.base.as_ref().map(|base| base.inode.name.clone())
     }
 
-    /// What was compared with that is neither the base nor what an earlier reception left.
+    /// The snapshot that was compared with, if it is neither the base nor an earlier reception's.
     pub(super) fn like(&self) -> Option<String> {
         let start = self
             .start
@@ -140,7 +140,7 @@ impl Landing {
         self.stored_unkept
     }
 
-    /// Whether something is stored that a later reception can find.
+    /// True when something is stored that a later reception can use.
     pub(super) fn is_worth_keeping(&self) -> bool {
         self.resumed || self.counts.stored > 0
     }
@@ -394,7 +394,7 @@ impl Landing {
     }
 }
 
-/// What an earlier reception of the same snapshot left under the name, if it is free otherwise.
+/// The incomplete file that an earlier reception of the same snapshot left under the name, if any.
 fn unfinished<'l>(
     lock: &CatalogLock<'_>,
     listing: &'l Listing,

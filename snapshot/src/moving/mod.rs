@@ -8,10 +8,10 @@ mod send;
 pub use receive::ReceiveReport;
 pub use send::{SendOptions, SendReport};
 
-/// How far a snapshot is moved.
+/// Progress of a move.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MoveProgress {
-    /// How much of the snapshot's memory has been gone through, holes included.
+    /// Bytes of the snapshot's memory that are done, holes included.
     pub bytes_done: u64,
     /// Size of that memory.
     pub bytes_total: u64,

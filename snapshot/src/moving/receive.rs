@@ -22,14 +22,14 @@ use crate::stream::{Item, StreamReader};
 /// Frames stored between two commits: 32 MiB.
 const KEEP_FRAMES: u64 = 8192;
 
-/// What was received.
+/// The result of a reception.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReceiveReport {
     /// The new snapshot.
     pub name: String,
     /// Its id in this pool.
     pub id: SnapshotId,
-    /// What it is in any pool.
+    /// The identity that it has in any pool.
     pub identity: Identity,
     /// The snapshot of this pool that the stream builds on.
     pub since: Option<String>,
@@ -58,9 +58,11 @@ impl Pool {
     /// is kept for the next reception of the same snapshot.
     ///
     /// # Errors
-    /// [`Error::NotAStream`], [`Error::StreamVersion`], [`Error::StreamSealed`], [`Error::StreamDamaged`]: nothing is left. [`Error::StreamCut`], [`Error::Interrupted`],
-    /// [`Error::Io`], [`Error::PoolFull`], [`Error::NoSpaceOnMedium`]: what has arrived is kept. [`Error::NoBase`], [`Error::NameTaken`],
-    /// [`Error::BeingReceived`], [`Error::InvalidName`]: nothing was read but the header.
+    /// [`Error::NotAStream`], [`Error::StreamVersion`], [`Error::StreamSealed`],
+    /// [`Error::StreamDamaged`]: nothing is left. [`Error::StreamCut`], [`Error::Interrupted`],
+    /// [`Error::Io`], [`Error::PoolFull`], [`Error::NoSpaceOnMedium`]: what has arrived is kept.
+    /// [`Error::NoBase`], [`Error::NameTaken`], [`Error::BeingReceived`], [`Error::InvalidName`]:
+    /// nothing was read but the header.
     pub fn receive(
         self: &Arc<Self>,
         name: Option<&str>,
@@ -140,7 +142,7 @@ fn land(
     }
 }
 
-/// Whether the same stream, sent again, may land.
+/// True when the same stream, sent again, may be received.
 fn is_interruption(error: &Error) -> bool {
     match error {
         Error::StreamCut

@@ -20,23 +20,23 @@ use crate::layout::inode::{FileMap, Inode, MapKind, SnapshotKind};
 use crate::number::{BLOCK_SIZE_BYTES, ChunkIndex, FrameIndex, FrameSet};
 use crate::stream::{BaseOf, StreamHeader, StreamWriter};
 
-/// How a snapshot is sent.
+/// Options of sending a snapshot.
 #[derive(Debug, Clone, Default)]
 pub struct SendOptions<'a> {
     /// Only what differs from this snapshot: whoever receives it must have that one.
     pub since: Option<&'a str>,
-    /// How strongly zstd compresses; 0 is its default.
+    /// The compression level of zstd; 0 is its default.
     pub level: i32,
-    /// How the machine was made, as JSON, for people to read.
+    /// The specification of the machine, as JSON, for people to read.
     pub spec: String,
 }
 
-/// What was sent.
+/// The result of sending.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SendReport {
     /// The snapshot.
     pub name: String,
-    /// What it is in any pool.
+    /// The identity that it has in any pool.
     pub identity: Identity,
     /// The snapshot that it was compared with.
     pub since: Option<String>,

@@ -24,7 +24,7 @@ use crate::tree::{Frames, Place, Role, Visitor, leaf_map, walk};
 /// Findings that are listed; the rest is only counted.
 const FINDINGS_MAX: usize = 100;
 
-/// What a check found.
+/// The findings of a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CheckReport {
     /// Each thing that is wrong, as a sentence. At most a hundred, and then how many more there
@@ -39,7 +39,7 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
-    /// Whether everything is as it must be.
+    /// True when everything is as it must be.
     pub fn is_clean(&self) -> bool {
         self.findings.is_empty()
     }
@@ -57,7 +57,7 @@ struct Check<'s> {
     report: CheckReport,
     more_findings: u64,
     refs: BlockNumbers,
-    /// What each block of metadata is, and how many references say so.
+    /// The role of each block of metadata, and the number of references that say so.
     roles: HashMap<BlockNo, (Role, i32)>,
     inodes: Vec<Inode>,
 }
@@ -251,8 +251,8 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// What holders pin, also those that have died since the check began: whoever takes back what
-    /// they left will find it.
+    /// Snapshots that holders pin, also those that have died since the check began: whoever takes
+    /// back what they left will find it.
     fn pinned(&self) -> Result<HashSet<SnapshotId>> {
         let mut pinned = HashSet::new();
         for slot in 0..HOLDER_SLOTS {

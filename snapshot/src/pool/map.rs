@@ -1,4 +1,4 @@
-//! What each chunk of a pool is used for.
+//! The use of each chunk of a pool.
 
 use std::sync::Arc;
 
@@ -42,11 +42,11 @@ pub struct ChunkUse {
     pub free: u32,
     /// The most snapshots that one block is in.
     pub snapshots_max: u32,
-    /// Who has leased it: an index into the list of holders.
+    /// The holder that has leased it: an index into the list of holders.
     pub holder: Option<u32>,
 }
 
-/// What a snapshot takes of a pool, without maps and saved state.
+/// Space that a snapshot takes of a pool, without maps and saved state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SnapshotSpace {
     /// Its name.
@@ -72,7 +72,7 @@ impl Visitor for Sharing {
     }
 }
 
-/// How many of a snapshot's blocks are in it alone.
+/// Counts the blocks that are in one snapshot alone.
 struct Own<'s> {
     sharing: &'s BlockNumbers,
     own: u64,
@@ -104,7 +104,7 @@ impl Visitor for Own<'_> {
 }
 
 impl Pool {
-    /// What each chunk is used for, after recovering what dead holders left.
+    /// The use of each chunk, after recovering what dead holders left.
     ///
     /// # Errors
     /// [`crate::Error::Damaged`], [`crate::Error::Io`].

@@ -12,7 +12,7 @@ use super::sealed;
 use crate::error::{Error, Result};
 use crate::number::BLOCK_SIZE_BYTES;
 
-/// What a stream has next.
+/// The next thing in a stream.
 #[derive(Debug)]
 pub enum Item<'r> {
     /// The saved state; it comes first.

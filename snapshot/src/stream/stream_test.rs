@@ -89,7 +89,7 @@ fn small() -> Vec<u8> {
     written(&header(true), b"state", &chunks)
 }
 
-/// Where its records begin, and the end.
+/// Offsets of its records, and of the end.
 fn bounds(bytes: &[u8]) -> Vec<usize> {
     let mut bounds = vec![PRELUDE_BYTES];
     while let Some(at) = bounds.last().copied().filter(|at| *at < bytes.len()) {

@@ -98,7 +98,7 @@ pub(crate) fn lookup(
     }
 }
 
-/// What an entry where a leaf may be refers to.
+/// Reads what an entry refers to that stands where a leaf may be.
 pub(crate) fn leaf_map(store: &BlockStore, entry: Entry, place: Place) -> Result<ChunkMap> {
     match entry {
         Entry::Hole => Ok(ChunkMap::Hole),

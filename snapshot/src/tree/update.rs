@@ -7,7 +7,7 @@ use crate::layout::node::{Entry, INNER_ENTRIES, Node, NodeKind};
 use crate::number::ChunkIndex;
 use crate::store::BlockStore;
 
-/// Where the nodes of an update go.
+/// The destination of the nodes of an update.
 pub(crate) trait TreeWriter {
     fn store(&self) -> &BlockStore;
 
@@ -15,7 +15,7 @@ pub(crate) trait TreeWriter {
     fn write_node(&mut self, node: &Node, place: Place) -> Result<Entry>;
 }
 
-/// What an update did.
+/// The result of an update.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Updated {
     /// The new root.

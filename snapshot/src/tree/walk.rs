@@ -16,7 +16,7 @@ pub(crate) enum Frames<'n> {
     Leaf(&'n [u32; LEAF_ENTRIES]),
 }
 
-/// What a block of metadata is, by a reference to it. All references to a block of a good pool
+/// The role of a block of metadata, by a reference to it. All references to a block of a good pool
 /// agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -38,9 +38,9 @@ impl std::fmt::Display for Role {
     }
 }
 
-/// What a walk does at each reference.
+/// The actions of a walk at each reference.
 pub(crate) trait Visitor {
-    /// What the block of the reference that comes next is by it.
+    /// Tells the role of the block of the next reference.
     fn role(&mut self, _block: BlockNo, _role: Role) {}
 
     /// References to frames of memory.

@@ -1,4 +1,4 @@
-//! Where tests make their pools: on what scripts/on-medium.sh prepared, else in shared memory.
+//! Places for the pools of tests: on what scripts/on-medium.sh prepared, else in shared memory.
 
 #![allow(dead_code)] // Each test program uses what it needs.
 
@@ -76,7 +76,7 @@ impl Place {
         }
     }
 
-    /// Whether a pool here can be damaged with write(2).
+    /// True when a pool here can be damaged with write(2).
     pub fn takes_writes(&self) -> bool {
         self.directory.is_some() && self.medium != Medium::Hugetlbfs
     }
@@ -104,7 +104,7 @@ impl Place {
         pool
     }
 
-    /// What an earlier test left, or this one: a file goes with its directory.
+    /// Removes what an earlier test left, or this one: a file goes with its directory.
     fn clear_device(&self) {
         if self.medium == Medium::Devdax
             && let Err(error) = Pool::delete(&self.path)

@@ -1,5 +1,5 @@
-//! What one holder wrote is never read by another: not in blocks that it gets, nor anywhere else in
-//! the pool.
+//! Bytes that one holder wrote are never read by another: not in blocks that it gets, nor anywhere
+//! else in the pool.
 
 use std::sync::Arc;
 
