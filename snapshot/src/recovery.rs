@@ -78,14 +78,14 @@ pub(crate) fn rebuild(lock: &mut CatalogLock<'_>) -> Result<()> {
             }
         }
     }
-    let mut stale = Vec::new();
+    let mut leftover = Vec::new();
     let spare = store.layout.spare_bytes();
     for block in WrittenCursor::until(spare.end).blocks_in(&*store.region, spare)? {
         if store.refcount(block)? == 0 && !store.is_zero(block)? {
-            stale.push(block);
+            leftover.push(block);
         }
     }
-    store.punch_sorted(&stale)?;
+    store.punch_sorted(&leftover)?;
     fault_point(FaultPoint::RecoverCounted);
     store.region.store_u32(DIRTY_OFFSET, 0)
 }

@@ -263,9 +263,9 @@ impl BlockStore {
             return self.region.punch(bytes.start, CHUNK_SIZE_BYTES);
         }
         let counts = self.refcounts(chunk)?;
-        let mut stale = written.blocks_in(&*self.region, bytes)?;
-        stale.retain(|block| counts[block.index_in_chunk().as_usize()] == 0);
-        self.punch_sorted(&stale)
+        let mut leftover = written.blocks_in(&*self.region, bytes)?;
+        leftover.retain(|block| counts[block.index_in_chunk().as_usize()] == 0);
+        self.punch_sorted(&leftover)
     }
 
     /// True when a block that may be written reads as zero.

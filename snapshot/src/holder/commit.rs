@@ -181,14 +181,14 @@ impl Holder {
     }
 
     /// Commits a snapshot: it exists when this returns, and is pinned by this holder. Its blocks
-    /// are no longer mine. The reservation may be smaller than needed: the rest is then taken
-    /// now.
+    /// are the holder's own no more. The reservation may be smaller than needed: the rest is then
+    /// taken now.
     ///
     /// # Errors
     /// [`Error::NameTaken`], [`Error::InvalidName`], [`Error::InvalidSnapshot`],
     /// [`Error::NotPinned`] (the base), [`Error::TooManyPins`], [`Error::TooManySnapshots`],
-    /// [`Error::PoolFull`], [`Error::Io`]. All blocks are still mine then and no snapshot was
-    /// made.
+    /// [`Error::PoolFull`], [`Error::Io`]. All blocks are still the holder's own then, and no
+    /// snapshot was made.
     pub fn commit_snapshot(
         &self,
         new: NewSnapshot<'_>,
@@ -226,10 +226,10 @@ impl Holder {
             let of_chunk = reserved.entry(block.chunk()).or_default();
             of_chunk.insert(block.index_in_chunk());
         }
-        let mine = self.leases.mine();
-        let shared = SharedBlocks::find(&new, &mine, &reserved)?;
+        let own = self.leases.own();
+        let shared = SharedBlocks::find(&new, &own, &reserved)?;
         let flush_began = Instant::now();
-        self.flush_blocks(&shared.mine)?;
+        self.flush_blocks(&shared.own)?;
         let flush = flush_began.elapsed();
         fault_point(FaultPoint::CommitFramesFlushed);
         let needed = new
@@ -296,8 +296,8 @@ impl Holder {
         }
         let written = commit.written().to_vec();
         self.settle_and_keep(commit);
-        self.leases.let_go(&written);
-        self.leases.let_go(&shared.mine);
+        self.leases.release(&written);
+        self.leases.release(&shared.own);
         reservation.blocks.retain(|block| !written.contains(block));
         Ok(Committed {
             id,
@@ -393,7 +393,7 @@ impl Holder {
 /// The blocks that a new snapshot refers to by itself.
 struct SharedBlocks {
     /// Those of the holder.
-    mine: Vec<BlockNo>,
+    own: Vec<BlockNo>,
     /// The others: snapshots that the holder pins must have them.
     foreign: Vec<ForeignBlocks>,
 }
@@ -408,11 +408,11 @@ struct ForeignBlocks {
 impl SharedBlocks {
     fn find(
         new: &NewSnapshot<'_>,
-        mine: &BTreeMap<ChunkNo, FrameSet>,
+        own: &BTreeMap<ChunkNo, FrameSet>,
         reserved: &BTreeMap<ChunkNo, FrameSet>,
     ) -> Result<SharedBlocks> {
         let mut found = SharedBlocks {
-            mine: Vec::new(),
+            own: Vec::new(),
             foreign: Vec::new(),
         };
         let changes = new.maps.iter().flat_map(|map| {
@@ -427,15 +427,15 @@ impl SharedBlocks {
                 let of_chunk = |sets: &BTreeMap<ChunkNo, FrameSet>| {
                     sets.get(&chunk).copied().unwrap_or_default()
                 };
-                let (mine, reserved) = (of_chunk(mine), of_chunk(reserved));
+                let (own, reserved) = (of_chunk(own), of_chunk(reserved));
                 for block in blocks {
                     if reserved.contains(block.index_in_chunk()) {
                         return Err(Error::invalid(format!(
                             "chunk {index}: {block} is reserved for metadata"
                         )));
                     }
-                    if mine.contains(block.index_in_chunk()) {
-                        found.mine.push(*block)
+                    if own.contains(block.index_in_chunk()) {
+                        found.own.push(*block)
                     } else {
                         foreign.push(*block)
                     }

@@ -57,30 +57,30 @@ pub struct ConsumedChunk {
     pub index: ChunkIndex,
     /// The blocks of its frames, as the snapshot had them.
     pub map: ChunkMap,
-    /// The frames whose blocks are mine now. The blocks of the others are still shared: not to be
-    /// written.
+    /// The frames whose blocks are the holder's own now. The blocks of the others are still shared:
+    /// not to be written.
     pub taken: FrameSet,
 }
 
 impl Holder {
-    /// Takes a snapshot that I pin out of the catalog. The blocks that nothing else refers to
-    /// become mine, as far as no other holder has leased their chunk; the rest stays readable.
-    /// The snapshot's state is gone afterwards: read it before. Frame maps of the snapshot must
-    /// not be used any more.
+    /// Takes a snapshot that this holder pins out of the catalog. The blocks that nothing else
+    /// refers to become the holder's own, unless another holder has leased their chunk; the rest
+    /// stays readable. The snapshot's state is gone afterwards: read it before. Do not use frame
+    /// maps of the snapshot any more.
     ///
     /// # Errors
     /// [`Error::NotPinned`]; [`Error::Busy`] when another holder pins it; [`Error::PoolFull`].
     /// Nothing was changed then.
     pub fn consume(&self, id: SnapshotId) -> Result<Consumed> {
         let mut lock = CatalogLock::take(&self.pool)?;
-        // A dead holder is in nobody's way.
+        // Dead holders do not count as users of the snapshot.
         reclaim_dead_holders(&mut lock)?;
         let listing = lock.listing()?;
         let listed = listing
             .by_id(id)
             .filter(|_| matches!(self.pin_index(id), Ok(Some(_))));
         let listed = listed.ok_or(Error::NotPinned { id: id.get() })?;
-        self.check_only_mine(&lock, listed)?;
+        self.check_sole_user(&lock, listed)?;
 
         let taken = self.takeable(&listed.inode)?;
         let mut maps = Vec::new();
@@ -101,7 +101,7 @@ impl Holder {
         Ok(Consumed { maps, rest })
     }
 
-    fn check_only_mine(&self, lock: &CatalogLock<'_>, listed: &Listed) -> Result<()> {
+    fn check_sole_user(&self, lock: &CatalogLock<'_>, listed: &Listed) -> Result<()> {
         let others = lock.holders_pinning(listed.inode.id)?;
         let Some(other) = others.into_iter().find(|slot| *slot != self.slot) else {
             return Ok(());
@@ -114,7 +114,7 @@ impl Holder {
         })
     }
 
-    /// The blocks that only this snapshot refers to, in chunks that are leased to me or to nobody.
+    /// The blocks that only this snapshot refers to, in chunks that no other holder has leased.
     fn takeable(&self, inode: &Inode) -> Result<Taken> {
         let store = &self.pool.store;
         let mut taken = Taken::default();
@@ -178,7 +178,7 @@ impl Holder {
         let store = &self.pool.store;
         commit.switch(superblock)?;
         fault_point(FaultPoint::ConsumeSwitched);
-        // No thread of mine may see a block without references before it is mine.
+        // No thread of this process may see a block without references before it is an own one.
         let mut table = self.leases.table();
         for chunk in taken.keys() {
             store.set_lease_owner(*chunk, Some(self.slot))?;

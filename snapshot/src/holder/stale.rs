@@ -38,8 +38,8 @@ impl Stale {
 
 impl Holder {
     /// Takes a chunk that is to be overwritten as a whole, at once, by [`Holder::copy_chunk`]: all
-    /// its blocks are mine, with memory behind them. Unlike those of [`Holder::alloc_chunk`]
-    /// they may hold anything.
+    /// its blocks are the holder's own, with memory behind them. Unlike those of
+    /// [`Holder::alloc_chunk`] they may hold anything.
     ///
     /// # Errors
     /// As those of [`Holder::alloc_chunk`].
@@ -93,7 +93,7 @@ impl Holder {
             commit.settle(|_| false);
             return Ok(());
         }
-        // No thread of mine may see a block without references before it is mine.
+        // No thread of this process may see a block without references before it is an own one.
         let mut table = self.leases.table();
         let mut chunks = BTreeSet::new();
         let mut leased = Ok(());
@@ -101,8 +101,8 @@ impl Holder {
             if chunks.len() == room || leased.is_err() {
                 break;
             }
-            leased = self.lease_freed(chunk).map(|mine| {
-                if mine {
+            leased = self.lease_freed(chunk).map(|own| {
+                if own {
                     chunks.insert(chunk);
                 }
             });

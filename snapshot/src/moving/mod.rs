@@ -1,8 +1,8 @@
 //! Moving snapshots between pools: out of one as a [stream](crate::stream), and into another.
 
 mod content;
-mod landing;
 mod receive;
+mod receiver;
 mod send;
 
 pub use receive::ReceiveReport;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::MoveProgress;
-use super::landing::Landing;
+use super::receiver::Receiver;
 use crate::error::{Error, Result};
 use crate::handle::Pool;
 use crate::identity::Identity;
@@ -72,19 +72,19 @@ impl Pool {
         let mut reader = StreamReader::begin(input)?;
         // A checkpoint arrives as a snapshot that no ring takes for its own.
         let name = name.map_or_else(|| reader.header().name.replace('@', "-"), str::to_owned);
-        let mut landing = Landing::begin(self, &name, reader.header())?;
-        let landed = land(&mut reader, &mut landing, on_progress)
-            .and_then(|state| landing.complete(&state).map(|id| (id, state.len())));
-        match landed {
+        let mut receiver = Receiver::begin(self, &name, reader.header())?;
+        let received = receive_all(&mut reader, &mut receiver, on_progress)
+            .and_then(|state| receiver.complete(&state).map(|id| (id, state.len())));
+        match received {
             Ok((id, state_bytes)) => {
-                let counts = landing.counts();
+                let counts = receiver.counts();
                 Ok(ReceiveReport {
                     name,
                     id,
                     identity: reader.header().identity,
-                    since: landing.since(),
-                    like: landing.like(),
-                    resumed: landing.is_resumed(),
+                    since: receiver.since(),
+                    like: receiver.like(),
+                    resumed: receiver.is_resumed(),
                     frames_received: counts.received,
                     frames_stored: counts.stored,
                     frames_found: counts.found,
@@ -94,10 +94,10 @@ impl Pool {
                 })
             }
             Err(error) => {
-                let left = if is_interruption(&error) && landing.is_worth_keeping() {
-                    landing.keep()
+                let left = if is_interruption(&error) && receiver.is_worth_keeping() {
+                    receiver.keep()
                 } else {
-                    landing.discard()
+                    receiver.discard()
                 };
                 if let Err(left) = left {
                     tracing::warn!(%left, name, "what was received is not as it should be left");
@@ -109,9 +109,9 @@ impl Pool {
 }
 
 /// Stores all that a stream has; the saved state.
-fn land(
+fn receive_all(
     reader: &mut StreamReader<'_>,
-    landing: &mut Landing,
+    receiver: &mut Receiver,
     on_progress: &mut dyn FnMut(MoveProgress) -> ControlFlow<()>,
 ) -> Result<Vec<u8>> {
     let bytes_total = reader.header().memory_bytes;
@@ -129,15 +129,15 @@ fn land(
             Item::State(bytes) => state = bytes,
             Item::Chunk(chunk) => {
                 bytes_done = chunk.index.byte_offset();
-                landing.chunk(chunk)?;
+                receiver.chunk(chunk)?;
             }
             Item::End(_) => {
-                landing.rest()?;
+                receiver.rest()?;
                 return Ok(state);
             }
         }
-        if landing.stored_unkept() >= KEEP_FRAMES {
-            landing.keep()?;
+        if receiver.stored_unkept() >= KEEP_FRAMES {
+            receiver.keep()?;
         }
     }
 }

@@ -42,7 +42,7 @@ impl Source {
 }
 
 /// A reception under way.
-pub(super) struct Landing {
+pub(super) struct Receiver {
     pool: Arc<Pool>,
     holder: Holder,
     name: String,
@@ -68,10 +68,10 @@ pub(super) struct Landing {
     compared: Content,
 }
 
-impl Landing {
+impl Receiver {
     /// Finds what the stream builds on, and takes the name with an incomplete file, or the one that
     /// is there.
-    pub(super) fn begin(pool: &Arc<Pool>, name: &str, header: &StreamHeader) -> Result<Landing> {
+    pub(super) fn begin(pool: &Arc<Pool>, name: &str, header: &StreamHeader) -> Result<Receiver> {
         crate::name::check_name(name)?;
         let holder = pool.hold("receive")?;
         let mut lock = CatalogLock::take(pool)?;
@@ -88,7 +88,7 @@ impl Landing {
                 .find(|listed| listed.inode.identity == identity);
             parent.map(|listed| listed.inode.id)
         });
-        let mut landing = Landing {
+        let mut receiver = Receiver {
             name: name.to_owned(),
             header: header.clone(),
             parent,
@@ -107,11 +107,11 @@ impl Landing {
             holder,
         };
         drop(lock);
-        if !landing.resumed {
-            let start = landing.start.as_ref().map(|start| start.inode.id);
-            landing.kept = Some(landing.commit(start, &[], None)?);
+        if !receiver.resumed {
+            let start = receiver.start.as_ref().map(|start| start.inode.id);
+            receiver.kept = Some(receiver.commit(start, &[], None)?);
         }
-        Ok(landing)
+        Ok(receiver)
     }
 
     pub(super) fn is_resumed(&self) -> bool {
@@ -302,7 +302,7 @@ impl Landing {
                 self.stored_unkept = 0;
                 self.kept
                     .replace(id)
-                    .map_or(Ok(()), |before| self.let_go_of(before))
+                    .map_or(Ok(()), |before| self.unpin_kept(before))
             }
             Err(error) => {
                 self.changes = changes;
@@ -367,7 +367,7 @@ impl Landing {
         Ok(committed.id)
     }
 
-    fn let_go_of(&self, id: SnapshotId) -> Result<()> {
+    fn unpin_kept(&self, id: SnapshotId) -> Result<()> {
         let sources = [self.start.as_ref(), self.base.as_ref()];
         if sources
             .into_iter()

@@ -6,8 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::model::{Snapshots, difference, read_snapshots};
-use super::steps::scrub;
+use super::contents::{Snapshots, difference, read_snapshots};
+use super::perform::scrub;
 use crate::layout::SUPERBLOCK_BLOCKS;
 use crate::layout::runtime::BOOT_ID_OFFSET;
 use crate::region::Medium;
@@ -91,7 +91,7 @@ pub(super) struct Allowed<'a> {
 }
 
 /// Opens crash states, and counts them.
-pub(super) struct Judge {
+pub(super) struct Oracle {
     pub(super) locks: tempfile::NamedTempFile,
     /// States that were opened and compared, no two of one operation alike.
     pub(super) states: u64,
@@ -109,9 +109,9 @@ struct Crash {
     survivors: Survivors,
 }
 
-impl Judge {
-    pub(super) fn new(only: Option<StateId>) -> Judge {
-        Judge {
+impl Oracle {
+    pub(super) fn new(only: Option<StateId>) -> Oracle {
+        Oracle {
             locks: tempfile::NamedTempFile::new().unwrap(),
             states: 0,
             recovery_states: 0,
