@@ -47,7 +47,8 @@ nightly_tiers=(linux restarts pools anywhere kvm media)
 kvm_media=(tmpfs tmpfs-huge hugetlbfs file)
 pmem_media=(fsdax-ext4 fsdax-xfs devdax)
 profile=gate all_tiers=("${gate_tiers[@]}")
-tiers=() media=() required=() test_arguments=() guest='' timeout_s=2700 beside='' prefetch='' what_is_missing=''
+tiers=() media=() required=() test_arguments=() guest='' timeout_s=2700
+beside='' prefetch='' what_is_missing=''
 
 parse_arguments() {
   [[ " $* " != *" --nightly "* ]] || profile=nightly all_tiers=("${nightly_tiers[@]}")

@@ -37,7 +37,7 @@ build_bare_metal() {
 # build_nvvmm: exports NVVMM_BIN.
 build_nvvmm() {
   say "building nvvmm (release); the first time takes some minutes"
-  (cd "$NVVMM_ROOT" && cargo build --release --quiet -p nvvmm) || return 1
+  (cd "$NVVMM_ROOT" && cargo build --release --quiet -p nvvmm-cli) || return 1
   NVVMM_BIN=$(cargo_target_dir "$NVVMM_ROOT")/release/nvvmm
   export NVVMM_BIN
 }

@@ -41,7 +41,7 @@ struct Args {
     /// Move the machine into a new one after so many seconds.
     #[arg(long)]
     save_restore_after: Option<u64>,
-    /// How often to do that.
+    /// Number of moves.
     #[arg(long, default_value_t = 1)]
     times: u32,
     /// Write all dirtied frame counts when moving.
@@ -131,16 +131,13 @@ fn main() -> Result<()> {
         path: path.clone(),
         read_only: false,
     });
-    let spec = VmSpec {
-        kernel: args.kernel.clone(),
-        initramfs: args.initramfs.clone(),
-        cmdline: args.cmdline.clone(),
-        vcpus: args.cpus,
-        memory_bytes: args.memory_mib << 20,
-        disks: disks.collect(),
-        vsock: false,
-        windows: 0,
-    };
+    let spec = VmSpec::builder(&args.kernel)
+        .initramfs(args.initramfs.clone())
+        .cmdline(&args.cmdline)
+        .vcpus(args.cpus)
+        .memory_bytes(args.memory_mib << 20)
+        .disks(disks)
+        .build();
     let mut ram = GuestRam::reserve(spec.memory_bytes)?;
     let mut machine = build(&spec, &ram, args.dirty_log)?;
     machine.load().context("loading the guest")?;

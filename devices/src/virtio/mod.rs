@@ -1,7 +1,11 @@
 //! Virtio 1.2 devices behind the MMIO transport.
+//!
+//! A device is a [`VirtioDevice`], and its settings are a [`DeviceSpec`], which makes it. The list of
+//! all kinds, and the steps to add one, are in `vmm/src/spec/mod.rs`.
 
 mod block;
 mod chain;
+mod declared;
 mod device;
 mod lifecycle;
 mod mmio;
@@ -12,14 +16,17 @@ mod state;
 mod vsock;
 mod worker;
 
-pub use block::{Block, BlockError, BlockOptions, BlockStateV1};
+pub use block::{
+    Block, BlockError, BlockOptions, BlockStateV1, DiskBackend, DiskSpec, RawDisk, SECTOR_BYTES,
+};
 pub use chain::{Buffers, Chain, ChainError};
+pub use declared::{DeviceError, DeviceHost, DeviceId, DeviceSpec};
 pub use device::{Served, VirtioDevice};
 pub use mmio::{MMIO_LEN, MmioTransport, QUEUE_NOTIFY_OFFSET, TransportError};
-pub use pmem::{Pmem, PmemRange, PmemSlot, PmemStateV1};
-pub use rng::{Rng, RngStateV1};
+pub use pmem::{Pmem, PmemBacking, PmemRange, PmemSpec, PmemStateV1};
+pub use rng::{Rng, RngSpec, RngStateV1};
 pub use state::{QueueStateV1, VirtioMmioStateV1};
-pub use vsock::{GUEST_CID, Vsock, VsockStateV1};
+pub use vsock::{GUEST_CID, Vsock, VsockSpec, VsockStateV1};
 pub use worker::QueueSubscriber;
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! virtio-pmem (Virtio 1.2 section 5.19): memory beside RAM that the guest uses without a page
 //! cache of its own.
 //!
-//! What is behind it comes and goes while the guest runs. Without anything the device has the type
-//! 0, which drivers pass over (section 4.2.2); whoever offers something tells the guest by other
-//! means to look again. The guest cannot write the memory, so a flush has nothing to do.
+//! The memory behind the device comes and goes while the guest runs. A device without memory has
+//! the type 0, which drivers pass over (section 4.2.2). The host tells the guest by other means
+//! that there is memory now. The guest cannot write the memory, so a flush has nothing to do.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,6 +12,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_PMEM;
 use vm_memory::GuestMemory;
 
 use super::chain::{Chain, ChainError};
+use super::declared::{DeviceError, DeviceHost, DeviceId, DeviceSpec};
 use super::device::{Served, VirtioDevice, read_fields};
 use crate::lifecycle::{LifecycleError, SavedDevice};
 use crate::lock::lock;
@@ -19,14 +20,14 @@ use crate::lock::lock;
 const KIND: &str = "virtio-pmem";
 const VERSION: u16 = 1;
 const QUEUE_SIZES: [u16; 1] = [64];
-/// Device type of a placeholder.
+/// Device type while there is no memory behind the device.
 const NO_DEVICE: u32 = 0;
 /// Request type and answers of section 5.19.6, which virtio-bindings does not have.
 const VIRTIO_PMEM_REQ_TYPE_FLUSH: u32 = 0;
 const VIRTIO_PMEM_RESP_TYPE_OK: u32 = 0;
 const VIRTIO_PMEM_RESP_TYPE_EIO: u32 = 1;
 
-/// Where the guest finds the memory.
+/// Addresses at which the guest finds the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PmemRange {
     /// Guest physical address of the first byte.
@@ -35,12 +36,13 @@ pub struct PmemRange {
     pub size_bytes: u64,
 }
 
-/// What is behind a device.
+/// State of the memory behind a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Content {
     Nothing,
+    /// No driver uses it yet.
     Offered(PmemRange),
-    /// A driver has taken it.
+    /// A driver uses it.
     Used(PmemRange),
 }
 
@@ -53,23 +55,23 @@ impl Content {
     }
 }
 
-/// The machine's end of a [`Pmem`]: what is behind it.
-pub struct PmemSlot {
+/// Memory behind a [`Pmem`], as the machine offers and withdraws it.
+pub struct PmemBacking {
     content: Mutex<Content>,
-    on_let_go: Box<dyn Fn() + Send + Sync>,
+    on_release: Arc<dyn Fn() + Send + Sync>,
 }
 
-impl PmemSlot {
-    /// With nothing in it. `on_let_go` is called, with the device locked, when a driver has reset
-    /// the device and so uses the memory no longer: nothing is in the slot then.
-    pub fn new(on_let_go: Box<dyn Fn() + Send + Sync>) -> Self {
+impl PmemBacking {
+    /// Starts without memory. `on_release` is called, with the device locked, when a driver has
+    /// reset the device and so uses the memory no longer. There is no memory then.
+    pub fn new(on_release: Arc<dyn Fn() + Send + Sync>) -> Self {
         Self {
             content: Mutex::new(Content::Nothing),
-            on_let_go,
+            on_release,
         }
     }
 
-    /// Puts memory, which is in its place, into the slot. False when there is something in it.
+    /// Offers memory that is already mapped for the guest. False when there is memory already.
     pub fn offer(&self, range: PmemRange) -> bool {
         let mut content = lock(&self.content);
         let is_free = *content == Content::Nothing;
@@ -79,7 +81,7 @@ impl PmemSlot {
         is_free
     }
 
-    /// Takes out what is in the slot, unless a driver uses it: that one lets go of it.
+    /// Withdraws the memory if no driver uses it. A driver that does releases it itself.
     pub fn withdraw(&self) {
         let mut content = lock(&self.content);
         if let Content::Offered(_) = *content {
@@ -87,7 +89,7 @@ impl PmemSlot {
         }
     }
 
-    /// Whether nothing is in the slot.
+    /// There is no memory.
     pub fn is_empty(&self) -> bool {
         self.range().is_none()
     }
@@ -97,28 +99,49 @@ impl PmemSlot {
     }
 }
 
-impl std::fmt::Debug for PmemSlot {
+impl std::fmt::Debug for PmemBacking {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_tuple("PmemSlot")
+        out.debug_tuple("PmemBacking")
             .field(&lock(&self.content))
             .finish()
     }
 }
 
-/// Persistent memory, as far as its slot has some.
-#[derive(Debug)]
-pub struct Pmem {
-    slot: Arc<PmemSlot>,
+/// Settings of [`Pmem`]: none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PmemSpec {}
+
+impl<Mem: GuestMemory> DeviceSpec<Mem> for PmemSpec {
+    /// The name in snapshots from when a pmem device was called a window.
+    fn instance_prefix(&self) -> &'static str {
+        "window"
+    }
+
+    fn make(
+        &self,
+        id: &DeviceId,
+        host: &mut DeviceHost,
+    ) -> Result<Box<dyn VirtioDevice<Mem>>, DeviceError> {
+        let backing = Arc::new(PmemBacking::new(Arc::clone(&host.on_pmem_released)));
+        host.pmem.push((id.slot, Arc::clone(&backing)));
+        Ok(Box::new(Pmem::new(backing)))
+    }
 }
 
-/// State of [`Pmem`]: none. A device is only saved with nothing in its slot.
+/// Persistent memory, while its backing has some.
+#[derive(Debug)]
+pub struct Pmem {
+    backing: Arc<PmemBacking>,
+}
+
+/// State of [`Pmem`]: none. A device with memory behind it cannot be saved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PmemStateV1 {}
 
 impl Pmem {
-    /// A device in front of `slot`.
-    pub fn new(slot: Arc<PmemSlot>) -> Self {
-        Self { slot }
+    /// A device in front of `backing`.
+    pub fn new(backing: Arc<PmemBacking>) -> Self {
+        Self { backing }
     }
 }
 
@@ -128,7 +151,7 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Pmem {
     }
 
     fn device_type(&self) -> u32 {
-        if self.slot.is_empty() {
+        if self.backing.is_empty() {
             NO_DEVICE
         } else {
             VIRTIO_ID_PMEM
@@ -145,14 +168,14 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Pmem {
 
     fn read_config(&self, offset: u64, bytes: &mut [u8]) {
         let fields = self
-            .slot
+            .backing
             .range()
             .map_or([0; 2], |range| [range.gpa, range.size_bytes]);
         read_fields(&fields.map(u64::to_le_bytes).concat(), offset, bytes);
     }
 
     fn activate(&mut self, _driver_features: u64) {
-        let mut content = lock(&self.slot.content);
+        let mut content = lock(&self.backing.content);
         if let Some(range) = content.range() {
             *content = Content::Used(range);
         }
@@ -175,20 +198,20 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Pmem {
     }
 
     fn reset(&mut self) {
-        let mut content = lock(&self.slot.content);
+        let mut content = lock(&self.backing.content);
         if matches!(*content, Content::Used(_)) {
             *content = Content::Nothing;
             drop(content);
-            (self.slot.on_let_go)();
+            (self.backing.on_release)();
         }
     }
 
     fn save(&self, instance: &str) -> Result<SavedDevice, LifecycleError> {
-        if !self.slot.is_empty() {
+        if !self.backing.is_empty() {
             return Err(LifecycleError::Rejected {
                 kind: KIND.to_owned(),
                 instance: instance.to_owned(),
-                reason: "the guest is shown memory that is not its own, which no snapshot can hold"
+                reason: "it shows the guest memory that does not belong to the VM, which a snapshot cannot hold"
                     .to_owned(),
             });
         }

@@ -11,15 +11,15 @@ const RANGE: PmemRange = PmemRange {
     size_bytes: 0x6789_0000,
 };
 
-/// A device, its slot, and how often it was let go.
-fn device() -> (Driver, Arc<PmemSlot>, Arc<AtomicU32>) {
-    let let_go = Arc::new(AtomicU32::new(0));
-    let count = Arc::clone(&let_go);
-    let slot = Arc::new(PmemSlot::new(Box::new(move || {
+/// A device, its backing, and how often a driver released it.
+fn device() -> (Driver, Arc<PmemBacking>, Arc<AtomicU32>) {
+    let released = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&released);
+    let backing = Arc::new(PmemBacking::new(Arc::new(move || {
         count.fetch_add(1, Ordering::SeqCst);
     })));
-    let driver = Driver::new(Box::new(Pmem::new(Arc::clone(&slot))));
-    (driver, slot, let_go)
+    let driver = Driver::new(Box::new(Pmem::new(Arc::clone(&backing))));
+    (driver, backing, released)
 }
 
 fn config(driver: &mut Driver) -> [u64; 3] {
@@ -33,45 +33,45 @@ fn config(driver: &mut Driver) -> [u64; 3] {
 }
 
 #[test]
-fn there_is_a_device_while_there_is_something_in_its_slot() {
-    let (mut driver, slot, let_go) = device();
+fn there_is_a_device_while_there_is_memory_behind_it() {
+    let (mut driver, backing, released) = device();
     assert_eq!(driver.read(VIRTIO_MMIO_DEVICE_ID), 0);
     assert_eq!(config(&mut driver), [0, 0, 0]);
 
-    assert!(slot.offer(RANGE));
+    assert!(backing.offer(RANGE));
     assert_eq!(driver.read(VIRTIO_MMIO_DEVICE_ID), 27);
     assert_eq!(config(&mut driver), [RANGE.gpa, RANGE.size_bytes, 0]);
     let other = PmemRange { gpa: 0, ..RANGE };
-    assert!(!slot.offer(other), "it is taken");
+    assert!(!backing.offer(other), "it is taken");
 
-    // A driver begins with a reset, which lets go of nothing.
+    // A driver begins with a reset, which releases nothing.
     driver.start(0);
     assert_eq!(config(&mut driver), [RANGE.gpa, RANGE.size_bytes, 0]);
-    assert!(!slot.offer(other), "it is in use");
-    slot.withdraw();
+    assert!(!backing.offer(other), "it is in use");
+    backing.withdraw();
     assert_eq!(driver.read(VIRTIO_MMIO_DEVICE_ID), 27, "it is in use");
-    assert_eq!(let_go.load(Ordering::SeqCst), 0);
+    assert_eq!(released.load(Ordering::SeqCst), 0);
 
     driver.write(VIRTIO_MMIO_STATUS, 0);
-    assert_eq!(let_go.load(Ordering::SeqCst), 1);
+    assert_eq!(released.load(Ordering::SeqCst), 1);
     assert_eq!(driver.read(VIRTIO_MMIO_DEVICE_ID), 0);
     driver.start(0);
     driver.write(VIRTIO_MMIO_STATUS, 0);
     assert_eq!(
-        let_go.load(Ordering::SeqCst),
+        released.load(Ordering::SeqCst),
         1,
         "there was nothing to let go"
     );
-    assert!(slot.offer(other));
-    slot.withdraw();
+    assert!(backing.offer(other));
+    backing.withdraw();
     assert_eq!(driver.read(VIRTIO_MMIO_DEVICE_ID), 0);
-    assert_eq!(let_go.load(Ordering::SeqCst), 1);
+    assert_eq!(released.load(Ordering::SeqCst), 1);
 }
 
 #[test]
 fn a_flush_is_done_and_what_else_is_asked_for_fails() {
-    let (mut driver, slot, _) = device();
-    slot.offer(RANGE);
+    let (mut driver, backing, _) = device();
+    backing.offer(RANGE);
     driver.start(0);
     for (kind, answer) in [(0u32, 0u32), (1, 1), (u32::MAX, 1)] {
         driver.store(BUFFERS, &kind.to_le_bytes());
@@ -94,8 +94,8 @@ fn a_request_that_is_too_short_or_outside_memory_makes_the_device_ask_for_a_rese
         &[(REGION_BYTES as u64, 4, false), (BUFFERS, 4, true)],
         &[(BUFFERS, 4, false), (u64::MAX - 2, 4, true)],
     ] {
-        let (mut driver, slot, _) = device();
-        slot.offer(RANGE);
+        let (mut driver, backing, _) = device();
+        backing.offer(RANGE);
         driver.start(0);
         driver.submit(buffers);
         driver.notify();
@@ -105,9 +105,9 @@ fn a_request_that_is_too_short_or_outside_memory_makes_the_device_ask_for_a_rese
 }
 
 #[test]
-fn it_is_saved_with_nothing_in_its_slot_only() {
-    let (mut driver, slot, _) = device();
-    slot.offer(RANGE);
+fn it_is_saved_without_memory_only() {
+    let (mut driver, backing, _) = device();
+    backing.offer(RANGE);
     driver.start(0);
     driver.transport.pause().unwrap();
     let refused = driver.transport.save().unwrap_err().to_string();
@@ -116,13 +116,13 @@ fn it_is_saved_with_nothing_in_its_slot_only() {
     driver.write(VIRTIO_MMIO_STATUS, 0);
     let saved = driver.save_paused();
 
-    let (other, other_slot, _) = device();
+    let (other, other_backing, _) = device();
     let mut copy = driver
-        .restore_copy(Box::new(Pmem::new(Arc::clone(&other_slot))), &saved)
+        .restore_copy(Box::new(Pmem::new(Arc::clone(&other_backing))), &saved)
         .unwrap();
     drop(other);
     copy.transport.resume().unwrap();
-    other_slot.offer(RANGE);
+    other_backing.offer(RANGE);
     copy.start(0);
     copy.store(BUFFERS, &[0; 4]);
     assert_eq!(

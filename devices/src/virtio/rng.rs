@@ -5,6 +5,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use vm_memory::GuestMemory;
 
 use super::chain::{Chain, ChainError};
+use super::declared::{DeviceError, DeviceHost, DeviceId, DeviceSpec};
 use super::device::{Served, VirtioDevice, read_fields};
 use crate::lifecycle::{LifecycleError, SavedDevice};
 use crate::sys;
@@ -14,6 +15,24 @@ const VERSION: u16 = 1;
 const QUEUE_SIZES: [u16; 1] = [64];
 /// Most random bytes for one request; the driver asks again for more.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
+
+/// Settings of [`Rng`]: none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RngSpec {}
+
+impl<Mem: GuestMemory> DeviceSpec<Mem> for RngSpec {
+    fn instance_prefix(&self) -> &'static str {
+        "rng"
+    }
+
+    fn make(
+        &self,
+        _id: &DeviceId,
+        _host: &mut DeviceHost,
+    ) -> Result<Box<dyn VirtioDevice<Mem>>, DeviceError> {
+        Ok(Box::new(Rng::new()))
+    }
+}
 
 /// Random numbers from the host kernel. Every restored copy of a VM gets its own.
 #[derive(Debug, Default)]

@@ -8,9 +8,9 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nvvmm::boot::acpi::{AcpiDevice, AcpiParts, PowerRegisters};
-use nvvmm::boot::layout::{ACPI, CMDLINE, HIMEM, PDPT, PML4, ZERO_PAGE};
-use nvvmm::boot::{BootParts, Entry, load};
+use nvvmm::arch::boot::acpi::{AcpiDevice, AcpiParts, PowerRegisters};
+use nvvmm::arch::boot::layout::{ACPI, CMDLINE, HIMEM, PDPT, PML4, ZERO_PAGE};
+use nvvmm::arch::boot::{BootParts, Entry, load};
 use nvvmm::spec::VmSpec;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -100,16 +100,12 @@ pub fn run(input: &[u8]) {
     let memory = choice.memory();
     let kernel = file(&choice.kernel);
     let initramfs = choice.initramfs.as_deref().map(file);
-    let virtio = [AcpiDevice {
-        base: 0xd000_0000,
-        gsi: 5,
-    }];
     let acpi = AcpiParts {
         serial: AcpiDevice {
             base: 0x3f8,
             gsi: 4,
         },
-        virtio: &virtio,
+        virtio: &[0],
         power: PowerRegisters {
             sleep_control_port: 0x600,
             sleep_status_port: 0x601,

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use nvvmm_protocol::{AGENT_PORT, FailedBecause, FrameError, GreetingError, greet};
 
-use crate::control::{ControlError, ErrorKind, VmRuntimePaths};
+use crate::control::VmRuntimePaths;
+use crate::error::{ErrorKind, VmError};
 
-/// How long an agent is waited for that is not there: it may be about to start, or to come back
+/// Time to wait for an agent that is not there: it may be about to start, or to come back
 /// after a restore.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -22,7 +23,7 @@ const ANSWER_BYTES_MAX: usize = 32;
 ///
 /// # Errors
 /// [`ErrorKind::Refused`]: nobody answers, or an agent of another version does.
-pub fn call(paths: &VmRuntimePaths, patience: Duration) -> Result<UnixStream, ControlError> {
+pub fn call(paths: &VmRuntimePaths, patience: Duration) -> Result<UnixStream, VmError> {
     let until = Instant::now() + patience;
     loop {
         let error = match attempt(&paths.vsock, until) {
@@ -30,20 +31,21 @@ pub fn call(paths: &VmRuntimePaths, patience: Duration) -> Result<UnixStream, Co
             Err(GreetingError::Io(error)) => error,
             Err(error) => {
                 return Err(refused(&paths.name, &error)
-                    .with_remedy("put the nvvmm-agent of this version of nvvmm into the guest"));
+                    .with_remedy("install the nvvmm-agent of this nvvmm version in the guest"));
             }
         };
         if Instant::now() >= until {
             return Err(refused(&paths.name, &error).with_remedy(
-                "the guest must run nvvmm-agent (guest/agent/README.md), and the VM must not be paused ('nvvmm ps')",
+                "the guest must run nvvmm-agent (guest/agent/README.md), and the VM must not be \
+                 paused ('nvvmm ps')",
             ));
         }
         thread::sleep(RETRY_PAUSE);
     }
 }
 
-fn refused(vm: &str, error: &dyn std::fmt::Display) -> ControlError {
-    ControlError::new(
+fn refused(vm: &str, error: &dyn std::fmt::Display) -> VmError {
+    VmError::new(
         ErrorKind::Refused,
         format!("the agent in {vm} does not answer: {error}"),
     )
@@ -79,32 +81,30 @@ fn expect_ok(mut stream: &UnixStream) -> io::Result<()> {
     if line.starts_with(b"OK ") && line.ends_with(b"\n") {
         Ok(())
     } else {
-        Err(io::Error::other(
-            "the vsock socket answers something unknown",
-        ))
+        Err(io::Error::other("the vsock socket sent an unknown answer"))
     }
 }
 
-/// What a command says when its stream breaks.
-pub fn broken(vm: &str, error: FrameError) -> ControlError {
+/// Error of a command whose stream breaks.
+pub fn broken(vm: &str, error: FrameError) -> VmError {
     match error {
-        FrameError::Ended | FrameError::Io(_) => ControlError::new(
+        FrameError::Ended | FrameError::Io(_) => VmError::new(
             ErrorKind::Refused,
-            format!("{vm} broke the stream to its agent: it was stopped, or the agent was"),
+            format!("{vm} closed the stream to its agent: the VM or the agent was stopped"),
         ),
-        other => ControlError::failed(format!("the agent in {vm}: {other}")),
+        other => VmError::failed(format!("the agent in {vm}: {other}")),
     }
 }
 
-/// What a command says when the agent could not do it.
-pub fn failed(vm: &str, because: FailedBecause, message: &str) -> ControlError {
+/// Error of a command that the agent could not carry out.
+pub fn failed(vm: &str, because: FailedBecause, message: &str) -> VmError {
     let kind = match because {
         FailedBecause::NotFound => ErrorKind::NotFound,
         FailedBecause::Refused => ErrorKind::Refused,
         FailedBecause::Failed => ErrorKind::Failed,
     };
     // The guest's words, on the user's terminal.
-    ControlError::new(kind, format!("{vm}: {}", message.escape_debug()))
+    VmError::new(kind, format!("{vm}: {}", message.escape_debug()))
 }
 
 #[cfg(test)]

@@ -7,12 +7,12 @@ use crate::control::RuntimeDir;
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(50);
 
-/// What a device says to the first who asks it for a stream, and what the agent behind it does.
+/// Plays the device for the first client that asks for a stream, and the agent behind it.
 fn answer_with(
     patience: Duration,
     line: &'static str,
     agent: fn(&UnixStream),
-) -> Result<UnixStream, ControlError> {
+) -> Result<UnixStream, VmError> {
     let directory = tempfile::tempdir().unwrap();
     let paths = RuntimeDir::at(&directory.path().join("runtime"))
         .unwrap()

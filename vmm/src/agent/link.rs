@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nvvmm_devices::HostSocket;
 use nvvmm_protocol::{Frames, FromGuest, Restored, ToGuest, greet, receive, send};
 
-/// How long an agent may take for a greeting or to take a message. One that is restored settles in
+/// Time that an agent may take for a greeting or to take a message. A restored one settles in
 /// its own time.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// After a failure to accept, which passes: the process is out of descriptors.
@@ -32,7 +32,7 @@ pub struct AgentLink {
     accepting: Option<JoinHandle<()>>,
 }
 
-/// What is done about frames that the guest does not use.
+/// Listener for frames that the guest does not use.
 type OnIdle = Box<dyn Fn(&[Frames]) + Send + Sync>;
 
 struct Shared {
@@ -43,7 +43,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// What the guest does not know yet.
+    /// News that the guest does not know yet.
     news: Option<Restored>,
     /// Counts guests: what an agent of the one before says concerns none any more.
     guest: u64,
@@ -80,7 +80,7 @@ impl AgentLink {
         state.news = news;
     }
 
-    /// From now on `listener` hears of frames that the guest says it does not use.
+    /// Sets the listener for frames that the guest says it does not use.
     pub fn on_idle(&self, listener: impl Fn(&[Frames]) + Send + Sync + 'static) {
         *self.shared.on_idle() = Some(Box::new(listener));
     }

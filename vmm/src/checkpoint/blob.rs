@@ -14,7 +14,10 @@ use zerocopy::{
     little_endian::{U32, U64},
 };
 
-use crate::{machine::MachineStateV1, spec::VmSpec};
+use crate::{
+    machine::MachineStateV1,
+    spec::{self, SpecError, VmSpec},
+};
 
 const MAGIC: [u8; 8] = *b"NVVMSTAT";
 /// Version of the layout above.
@@ -84,6 +87,9 @@ pub enum BlobError {
     /// It is not what was written.
     #[error("the state is damaged: {0}")]
     Damaged(String),
+    /// The machine is one of another architecture.
+    #[error("{0}")]
+    OtherArchitecture(String),
     /// A section that this version does not know.
     #[error("the state holds section {id} version {version}, which this nvvmm does not know")]
     UnknownSection {
@@ -111,20 +117,29 @@ impl SavedVm {
         Ok(headers + encode_spec(spec)?.len() + machine)
     }
 
-    /// The blob's bytes.
+    /// The blob's bytes. The spec decides the version of its section.
     pub fn encode(&self) -> Result<Vec<u8>, BlobError> {
         let spec = encode_spec(&self.spec)?;
         let machine = postcard::to_allocvec(&self.machine)
             .map_err(|e| not_encoded("the machine state", &e))?;
-        Ok(assemble(&[(SPEC, &spec), (MACHINE, &machine)]))
+        let (version, machine_version) = (self.spec.section_version(), SECTION_VERSION);
+        Ok(assemble_versions(&[
+            (SPEC, version, &spec),
+            (MACHINE, machine_version, &machine),
+        ]))
     }
 
     /// Checks and decodes a blob.
     pub fn decode(blob: &[u8]) -> Result<Self, BlobError> {
         let (mut spec, mut machine) = (None, None);
-        for (section, payload) in sections(blob)? {
+        // The spec, which is the first, names the architecture that the rest is of.
+        let mut sections = sections(blob)?;
+        sections.sort_by_key(|(section, _)| section.id.get());
+        for (section, payload) in sections {
             match (section.id.get(), section.version.get()) {
-                (SPEC, SECTION_VERSION) => spec = Some(decode_spec(payload)?),
+                (SPEC, version) if VmSpec::reads_section(version) => {
+                    spec = Some(decode_spec(payload)?);
+                }
                 (MACHINE, SECTION_VERSION) => machine = Some(decode_machine(payload)?),
                 (id, version) => return Err(BlobError::UnknownSection { id, version }),
             }
@@ -145,7 +160,10 @@ fn not_encoded(what: &str, error: &dyn std::fmt::Display) -> BlobError {
 }
 
 fn decode_spec(payload: &[u8]) -> Result<VmSpec, BlobError> {
-    serde_json::from_slice(payload).map_err(|e| BlobError::Damaged(format!("spec: {e}")))
+    spec::decode(payload).map_err(|error| match error {
+        SpecError::OtherArchitecture(_) => BlobError::OtherArchitecture(error.to_string()),
+        SpecError::Damaged(_) => BlobError::Damaged(error.to_string()),
+    })
 }
 
 fn decode_machine(payload: &[u8]) -> Result<MachineStateV1, BlobError> {
@@ -160,12 +178,21 @@ fn decode_machine(payload: &[u8]) -> Result<MachineStateV1, BlobError> {
 }
 
 pub(crate) fn assemble(parts: &[(u32, &[u8])]) -> Vec<u8> {
+    let parts: Vec<_> = parts
+        .iter()
+        .map(|&(id, payload)| (id, SECTION_VERSION, payload))
+        .collect();
+    assemble_versions(&parts)
+}
+
+/// Puts sections together, each given by its number, its version and its payload.
+fn assemble_versions(parts: &[(u32, u32, &[u8])]) -> Vec<u8> {
     let mut offset = size_of::<Header>() + parts.len() * size_of::<Section>();
     let mut table = Vec::new();
-    for (id, payload) in parts {
+    for (id, version, payload) in parts {
         let section = Section {
             id: U32::new(*id),
-            version: U32::new(SECTION_VERSION),
+            version: U32::new(*version),
             offset: U64::new(offset as u64),
             length: U64::new(payload.len() as u64),
             crc32: U32::new(crc32fast::hash(payload)),
@@ -186,7 +213,7 @@ pub(crate) fn assemble(parts: &[(u32, &[u8])]) -> Vec<u8> {
     blob.extend(table);
     parts
         .iter()
-        .for_each(|(_, payload)| blob.extend_from_slice(payload));
+        .for_each(|(_, _, payload)| blob.extend_from_slice(payload));
     blob
 }
 

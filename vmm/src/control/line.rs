@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
-/// Why there is no line.
+/// Reason why there is no line.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LineError {
     #[error("the line is longer than {bytes_max} bytes")]
@@ -24,7 +24,7 @@ pub(super) enum LineError {
 pub(super) struct LineStream {
     stream: UnixStream,
     pending: Vec<u8>,
-    /// What came with the bytes read last.
+    /// Descriptor that came with the bytes read last.
     descriptor: Option<OwnedFd>,
 }
 

@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use nvvmm_snapshot::Durability;
 use serde::{Deserialize, Serialize};
 
-use super::error::{ControlError, ErrorKind};
 use crate::checkpoint::report::{AuditReport, RamCounters, RestoreReport, SnapshotReport};
+use crate::error::{ErrorKind, VmError};
 use crate::process::{CaptureReport, RestartReport};
 use crate::ring::{RewindReport, RingStatus};
 use crate::spec::DiskSpec;
@@ -30,15 +30,15 @@ pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// Longest response line that a client takes, newline included.
 pub const RESPONSE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// What a snapshot request asks for.
+/// Options of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRequest {
     /// Name of the new snapshot.
     pub name: String,
-    /// End the VM once the snapshot is committed; it stays paused from the snapshot's instant.
+    /// End the VM once the snapshot is committed; the VM stays paused from the snapshot's instant.
     #[serde(default)]
     pub stop: bool,
-    /// What the snapshot must survive once it is there; absent: as much as the pool can.
+    /// Failures that the snapshot must survive; absent: as many as the pool can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
     /// Make digests of the new blocks before the answer.
@@ -46,7 +46,18 @@ pub struct SnapshotRequest {
     pub verify: bool,
 }
 
-/// What a capture of a process asks for. The stream to the guest's agent comes with it, as a
+impl From<&str> for SnapshotRequest {
+    fn from(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            stop: false,
+            durability: None,
+            verify: false,
+        }
+    }
+}
+
+/// Options of a capture of a process. The stream to the guest's agent comes with it, as a
 /// descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaptureRequest {
@@ -54,31 +65,31 @@ pub struct CaptureRequest {
     pub name: String,
     /// The process's number in the guest.
     pub pid: i32,
-    /// With all its descendants.
+    /// Captures all descendants of the process, too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tree: bool,
-    /// What becomes of the process.
+    /// State of the process after the capture.
     #[serde(default)]
-    pub afterwards: Afterwards,
-    /// What the image must survive once it is there; absent: as much as the pool can.
+    pub afterwards: CapturedState,
+    /// Failures that the image must survive; absent: as many as the pool can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
 }
 
-/// What becomes of a process that was captured.
+/// State of a process after it was captured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Afterwards {
-    /// It goes on.
+pub enum CapturedState {
+    /// The process runs on.
     #[default]
     GoOn,
-    /// It stays stopped, as by SIGSTOP.
+    /// The process stays stopped, as after SIGSTOP.
     Stop,
-    /// It is killed.
+    /// The process is killed.
     Kill,
 }
 
-/// What a restart of a process asks for. The stream to the guest's agent comes with it, as a
+/// Options of a restart of a process. The stream to the guest's agent comes with it, as a
 /// descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestartRequest {
@@ -87,7 +98,7 @@ pub struct RestartRequest {
     /// The stream goes on with the process's standard input, output and error.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub attach: bool,
-    /// They are a terminal with so many lines and columns.
+    /// Standard streams are a terminal with so many lines and columns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terminal: Option<(u16, u16)>,
     /// Show the guest the image, instead of giving its pages to the process.
@@ -95,19 +106,19 @@ pub struct RestartRequest {
     pub window: bool,
 }
 
-/// What a ring of checkpoints shall be like.
+/// Settings of a ring of checkpoints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RingRequest {
     /// Time between the beginnings of two checkpoints, in microseconds; 0: as often as can be.
     pub every_us: u64,
-    /// How many are kept, at least 1.
+    /// Number of checkpoints that are kept, at least 1.
     pub keep: u32,
-    /// What each must survive once it is there; absent: as much as the pool can.
+    /// Failures that each must survive; absent: as many as the pool can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
 }
 
-/// Which snapshot a VM goes back to.
+/// Choice of the snapshot that a VM goes back to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "which", rename_all = "snake_case")]
 pub enum RewindRequest {
@@ -116,11 +127,19 @@ pub enum RewindRequest {
         /// 1: the newest; 2: the one before.
         checkpoints: u32,
     },
-    /// Any snapshot of it.
+    /// Any snapshot of the VM.
     To {
-        /// Its name.
+        /// Name of the snapshot.
         name: String,
     },
+}
+
+impl From<&str> for RewindRequest {
+    fn from(snapshot: &str) -> Self {
+        Self::To {
+            name: snapshot.to_owned(),
+        }
+    }
 }
 
 /// A request to a VM.
@@ -129,11 +148,11 @@ pub enum RewindRequest {
 pub enum Request {
     /// State and counters.
     Status,
-    /// All that is counted.
+    /// Counters.
     Stats,
     /// Stop the vCPUs and devices.
     Pause,
-    /// Let them go on.
+    /// Let vCPUs and devices run on.
     Resume,
     /// End the VM process.
     Stop,
@@ -145,11 +164,11 @@ pub enum Request {
     Restart(RestartRequest),
     /// Begin to take checkpoints, one after the other.
     StartRing(RingRequest),
-    /// End that.
+    /// Take no more checkpoints.
     StopRing,
     /// Go back to a snapshot.
     Rewind(RewindRequest),
-    /// For tests: hold KVM's dirty log against the COW engine.
+    /// For tests: compare KVM's dirty log with the COW engine.
     Audit,
 }
 
@@ -159,50 +178,50 @@ pub enum Request {
 pub enum Answer {
     /// The request was carried out and there is nothing to tell.
     Done,
-    /// To [`Request::Status`].
+    /// Answer to [`Request::Status`].
     Status {
         /// The VM's status.
         status: Box<VmStatus>,
     },
-    /// To [`Request::Stats`].
+    /// Answer to [`Request::Stats`].
     Stats {
-        /// What the VM has counted.
+        /// Counters of the VM.
         stats: Box<VmStats>,
     },
-    /// To [`Request::Snapshot`].
+    /// Answer to [`Request::Snapshot`].
     Snapshot {
-        /// What the snapshot did.
+        /// Report of the snapshot.
         report: Box<SnapshotReport>,
     },
-    /// To [`Request::Capture`].
+    /// Answer to [`Request::Capture`].
     Captured {
-        /// What the capture did.
+        /// Report of the capture.
         report: Box<CaptureReport>,
     },
-    /// To [`Request::Restart`].
+    /// Answer to [`Request::Restart`].
     Restarted {
-        /// What the restart did.
+        /// Report of the restart.
         report: Box<RestartReport>,
     },
-    /// To [`Request::StartRing`] and [`Request::StopRing`].
+    /// Answer to [`Request::StartRing`] and [`Request::StopRing`].
     Ring {
-        /// What the ring does, or did.
+        /// Status of the ring, also after its end.
         status: Box<RingStatus>,
     },
-    /// To [`Request::Rewind`].
+    /// Answer to [`Request::Rewind`].
     Rewound {
-        /// What the rewind did.
+        /// Report of the rewind.
         report: Box<RewindReport>,
     },
-    /// To [`Request::Audit`].
+    /// Answer to [`Request::Audit`].
     Audit {
-        /// What was found.
+        /// Findings of the audit.
         report: AuditReport,
     },
     /// The request failed.
     Error {
-        /// Why, and what to do.
-        error: ControlError,
+        /// Cause and remedy.
+        error: VmError,
     },
 }
 
@@ -226,7 +245,7 @@ impl<T> Versioned<T> {
     }
 }
 
-/// What the VM does now.
+/// State of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VmState {
@@ -243,7 +262,7 @@ pub enum VmState {
     Stopping,
 }
 
-/// Where the VM's memory came from.
+/// Source of the VM's memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum VmOrigin {
@@ -266,10 +285,9 @@ pub struct VmStatus {
     pub name: String,
     /// Process id of the VM process.
     pub pid: u32,
-    /// What it does now.
+    /// State of the VM now.
     pub state: VmState,
-    /// Why it does that, when that is worth a word: a VM that waits for space in its pool says so
-    /// here.
+    /// Reason for the state, if there is something to say: the VM waits for space in its pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<String>,
     /// Number of vCPUs.
@@ -278,9 +296,9 @@ pub struct VmStatus {
     pub memory_bytes: u64,
     /// The pool that guest RAM lives in.
     pub pool: PathBuf,
-    /// Where it came from.
+    /// Source of the VM.
     pub origin: VmOrigin,
-    /// Its disks in the guest's order.
+    /// Disks of the VM, in the guest's order.
     #[serde(default)]
     pub disks: Vec<DiskSpec>,
     /// Time since the VM process built it, in milliseconds.
@@ -289,24 +307,24 @@ pub struct VmStatus {
     pub console: Option<PathBuf>,
     /// Counters of guest RAM.
     pub ram: RamCounters,
-    /// What its restore did, when it was restored.
+    /// Report of the restore, when the VM was restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<RestoreReport>,
     /// Names of the snapshots taken of it since it started, oldest first, without those of its
     /// ring.
     pub snapshots_taken: Vec<String>,
-    /// What the ring of checkpoints does, or did, that was begun last.
+    /// Status of the ring of checkpoints that was begun last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ring: Option<RingStatus>,
 }
 
 /// Decodes one line of at most the allowed length as a request of this version.
-pub fn decode_request(line: &[u8]) -> Result<Request, ControlError> {
+pub fn decode_request(line: &[u8]) -> Result<Request, VmError> {
     #[derive(Deserialize)]
     struct VersionOnly {
         version: u32,
     }
-    let usage = |why: String| ControlError::new(ErrorKind::Usage, why);
+    let usage = |why: String| VmError::new(ErrorKind::Usage, why);
     let VersionOnly { version } = serde_json::from_slice(line).map_err(|e| {
         usage(format!(
             "not a request: a JSON object with a version was expected ({e})"
@@ -314,12 +332,12 @@ pub fn decode_request(line: &[u8]) -> Result<Request, ControlError> {
     })?;
     if version != PROTOCOL_VERSION {
         return Err(usage(format!(
-            "control protocol version {version} is not known here, this VM speaks version {PROTOCOL_VERSION}"
+            "control protocol version {version} is not supported; this VM uses version \
+             {PROTOCOL_VERSION}"
         ))
         .with_remedy("use the nvvmm that started the VM"));
     }
-    serde_json::from_slice::<Request>(line)
-        .map_err(|e| usage(format!("not a request known here: {e}")))
+    serde_json::from_slice::<Request>(line).map_err(|e| usage(format!("not a known request: {e}")))
 }
 
 #[cfg(test)]

@@ -17,11 +17,11 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::VmControl;
-use super::error::{ControlError, ErrorKind};
 use super::line::{LineError, LineStream};
 use super::message::{Answer, REQUEST_BYTES_MAX, Request, Versioned, decode_request};
+use crate::error::{ErrorKind, VmError};
 
-/// What clients may take of a VM process.
+/// Limits of the resources that clients may take of a VM process.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerLimits {
     /// Connections at a time; further ones are told so and closed.
@@ -56,18 +56,18 @@ pub struct ControlServer {
 
 impl ControlServer {
     /// Binds `path` (nothing may be there) and starts to answer for `control`.
-    pub fn start(path: &Path, control: Arc<dyn VmControl>) -> Result<Self, ControlError> {
+    pub fn start(path: &Path, control: Arc<dyn VmControl>) -> Result<Self, VmError> {
         Self::start_limited(path, control, ServerLimits::default())
     }
 
-    /// The same with limits other than the usual ones.
+    /// Does the same with limits other than the usual ones.
     pub fn start_limited(
         path: &Path,
         control: Arc<dyn VmControl>,
         limits: ServerLimits,
-    ) -> Result<Self, ControlError> {
+    ) -> Result<Self, VmError> {
         let failed = |e: io::Error| {
-            ControlError::io(
+            VmError::io(
                 format_args!("open the control socket {}", path.display()),
                 &e,
             )
@@ -222,9 +222,9 @@ fn admit(
 ) -> io::Result<()> {
     let Some(key) = clients.enter(&stream, limits.clients_max)? else {
         stream.set_nonblocking(true)?;
-        let error = ControlError::new(
+        let error = VmError::new(
             ErrorKind::Refused,
-            "the VM has as many control connections as it takes",
+            "the VM has reached its limit of control connections",
         )
         .with_remedy("try again in a few seconds");
         // An answer that does not fit into an empty socket buffer at once is not worth a thread.
@@ -257,7 +257,7 @@ pub(super) fn serve_client(mut lines: LineStream, control: &dyn VmControl, line_
             }
             Err(e @ (LineError::TooLong { .. } | LineError::TimedOut)) => (
                 Answer::Error {
-                    error: ControlError::new(ErrorKind::Usage, e.to_string()),
+                    error: VmError::new(ErrorKind::Usage, e.to_string()),
                 },
                 false,
             ),
@@ -283,7 +283,7 @@ fn carry_out(
     request: &Request,
     descriptor: Option<OwnedFd>,
     control: &dyn VmControl,
-) -> Result<Answer, ControlError> {
+) -> Result<Answer, VmError> {
     tracing::debug!(?request, "control request");
     Ok(match request {
         Request::Status => Answer::Status {
@@ -320,11 +320,11 @@ fn carry_out(
 }
 
 /// The stream that must have come with a request.
-fn agent_of(descriptor: Option<OwnedFd>) -> Result<UnixStream, ControlError> {
+fn agent_of(descriptor: Option<OwnedFd>) -> Result<UnixStream, VmError> {
     let without = || {
-        ControlError::new(
+        VmError::new(
             ErrorKind::Usage,
-            "the request comes without a stream to the guest's agent",
+            "the request has no stream to the guest's agent",
         )
     };
     let stream = UnixStream::from(descriptor.ok_or_else(without)?);

@@ -4,8 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use event_manager::MutEventSubscriber;
 use nvvmm_devices::virtio::{
-    Block, BlockOptions, MMIO_LEN, MmioTransport, Pmem, PmemSlot, QUEUE_NOTIFY_OFFSET, Rng,
-    VirtioDevice, Vsock,
+    DeviceHost, DeviceId, MMIO_LEN, MmioTransport, PmemBacking, QUEUE_NOTIFY_OFFSET, VirtioDevice,
 };
 use nvvmm_devices::{
     AcpiPower, Bus, BusDevice, COM1_IRQ, COM1_PORT, Console, ConsoleOut, ConsoleStreams, Device,
@@ -16,9 +15,10 @@ use nvvmm_devices::{
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::error::host;
+use super::slots;
 use super::{Interrupter, MachineError, Result};
-use crate::boot::acpi::{AcpiDevice, PowerRegisters};
-use crate::boot::layout::{VIRTIO_DEVICES_MAX, VIRTIO_GSI, VIRTIO_MMIO, VIRTIO_MMIO_SIZE_BYTES};
+use crate::arch::boot::acpi::{AcpiDevice, PowerRegisters};
+use crate::arch::boot::layout::{virtio_gsi, virtio_mmio_gpa};
 use crate::kvm::KvmVm;
 use crate::memory::GuestMemory;
 use crate::spec::VmSpec;
@@ -26,7 +26,7 @@ use crate::spec::VmSpec;
 /// Something that the event thread runs.
 pub(super) type Subscriber = Arc<Mutex<dyn MutEventSubscriber + Send>>;
 
-/// Where the guest finds the power registers.
+/// Addresses of the power registers.
 pub(super) const POWER_REGISTERS: PowerRegisters = PowerRegisters {
     sleep_control_port: SLEEP_CONTROL_PORT as u16,
     sleep_status_port: SLEEP_STATUS_PORT as u16,
@@ -35,7 +35,7 @@ pub(super) const POWER_REGISTERS: PowerRegisters = PowerRegisters {
     reset_value: RESET_VALUE,
 };
 
-/// Where the guest finds the serial port.
+/// Address of the serial port.
 pub(super) const SERIAL: AcpiDevice = AcpiDevice {
     base: COM1_PORT as u32,
     gsi: COM1_IRQ,
@@ -45,16 +45,16 @@ pub(super) const SERIAL: AcpiDevice = AcpiDevice {
 pub(super) struct Board {
     /// In the order in which they are paused and saved.
     devices: Vec<Arc<Mutex<dyn Device>>>,
-    /// virtio-mmio windows in the order of their slots.
-    pub(super) virtio: Vec<AcpiDevice>,
+    /// Slots with a virtio-mmio device.
+    pub(super) virtio: Vec<u8>,
     pub(super) power: Arc<PowerSignal>,
     pub(super) console: Arc<Mutex<Console>>,
-    /// What is behind each window.
-    pub(super) windows: Vec<Arc<PmemSlot>>,
+    /// The pmem devices, in the order of the spec: the slot of each, and what is behind it.
+    pub(super) pmem: Vec<(u8, Arc<PmemBacking>)>,
 }
 
-/// A board, and what it is connected by: the buses go to the vCPU threads, the subscribers to the
-/// event thread.
+/// A board with its connections: the buses go to the vCPU threads, the subscribers to the event
+/// thread.
 pub(super) struct Built {
     pub(super) board: Board,
     pub(super) ports: Bus,
@@ -62,9 +62,8 @@ pub(super) struct Built {
     pub(super) subscribers: Vec<Subscriber>,
 }
 
-/// Builds the devices that `spec` asks for: COM1, power, virtio-rng in slot 0, disks in the slots
-/// after it, then virtio-vsock, then windows, so that nothing is elsewhere in a machine without
-/// them. `owner` is woken when the guest lets go of a window.
+/// Builds COM1, the power registers, and the virtio devices that `spec` lists. `owner` is woken
+/// when the guest's driver releases a pmem device.
 pub(super) fn build(
     vm: &KvmVm,
     memory: &Arc<GuestMemory>,
@@ -73,13 +72,7 @@ pub(super) fn build(
     vsock: Option<Arc<HostSocket>>,
     owner: &Interrupter,
 ) -> Result<Built> {
-    let disks_max = VIRTIO_DEVICES_MAX - 1 - usize::from(spec.vsock) - usize::from(spec.windows);
-    if spec.disks.len() > disks_max {
-        return Err(MachineError::Spec(format!(
-            "a machine can have at most {disks_max} disks, not {}",
-            spec.disks.len()
-        )));
-    }
+    let declared = slots::assign(spec)?;
     let (mut ports, mut devices) = (Bus::new(), Vec::<Arc<Mutex<dyn Device>>>::new());
 
     let output = ConsoleOut::new().map_err(host("make the console"))?;
@@ -104,49 +97,36 @@ pub(super) fn build(
     let keyboard = Arc::new(Mutex::new(I8042::new(Arc::clone(&power))));
     ports.insert("i8042", I8042_COMMAND_PORT, I8042_PORTS_LEN, keyboard)?;
 
-    let mut slots = VirtioSlots {
+    let owner = owner.clone();
+    let mut parts = DeviceHost {
+        vsock,
+        on_pmem_released: Arc::new(move || owner.interrupt()),
+        pmem: Vec::new(),
+    };
+    let mut virtio = VirtioBus {
         vm,
         memory,
         mmio: Bus::new(),
         devices,
         subscribers: vec![Arc::clone(&console) as _],
     };
-    let mut virtio = vec![slots.add(0, "rng0", Box::new(Rng::new()))?];
-    for (index, disk) in spec.disks.iter().enumerate() {
-        let instance = format!("disk{index}");
-        let options = BlockOptions {
-            read_only: disk.read_only,
-            serial: instance.clone(),
-        };
-        let block = Block::open(&disk.path, &options).map_err(MachineError::Disk)?;
-        virtio.push(slots.add(index + 1, &instance, Box::new(block))?);
+    for (id, kind) in &declared {
+        let device = kind.spec().make(id, &mut parts)?;
+        virtio.add(id, device)?;
     }
-    if spec.vsock {
-        let socket = vsock.ok_or(MachineError::State("a vsock device needs a socket"))?;
-        let vsock = Vsock::new(socket).map_err(host("make the vsock device"))?;
-        virtio.push(slots.add(virtio.len(), "vsock0", Box::new(vsock))?);
-    }
-    let mut windows = Vec::new();
-    for index in 0..spec.windows {
-        let owner = owner.clone();
-        let window = Arc::new(PmemSlot::new(Box::new(move || owner.interrupt())));
-        let device = Box::new(Pmem::new(Arc::clone(&window)));
-        virtio.push(slots.add(virtio.len(), &format!("window{index}"), device)?);
-        windows.push(window);
-    }
-    let VirtioSlots {
+    let VirtioBus {
         mmio,
         devices,
         subscribers,
         ..
-    } = slots;
+    } = virtio;
     Ok(Built {
         board: Board {
             devices,
-            virtio,
+            virtio: declared.iter().map(|(id, _)| id.slot).collect(),
             power,
             console,
-            windows,
+            pmem: parts.pmem,
         },
         ports,
         mmio,
@@ -155,7 +135,7 @@ pub(super) fn build(
 }
 
 /// virtio-mmio slots as they fill.
-struct VirtioSlots<'a> {
+struct VirtioBus<'a> {
     vm: &'a KvmVm,
     memory: &'a Arc<GuestMemory>,
     mmio: Bus,
@@ -163,18 +143,12 @@ struct VirtioSlots<'a> {
     subscribers: Vec<Subscriber>,
 }
 
-impl VirtioSlots<'_> {
-    /// Puts `device` into slot `slot`: registers, interrupt, doorbells, event thread.
-    fn add(
-        &mut self,
-        slot: usize,
-        instance: &str,
-        device: Box<dyn VirtioDevice<GuestMemory>>,
-    ) -> Result<AcpiDevice> {
-        let base = VIRTIO_MMIO + slot as u64 * VIRTIO_MMIO_SIZE_BYTES;
-        let gsi = VIRTIO_GSI + slot as u32;
-        let line: Arc<dyn IrqLine> = interrupt(self.vm, gsi)?;
-        let transport = MmioTransport::new(instance, device, Arc::clone(self.memory), line)?;
+impl VirtioBus<'_> {
+    /// Puts `device` into its slot: registers, interrupt, doorbells, event thread.
+    fn add(&mut self, id: &DeviceId, device: Box<dyn VirtioDevice<GuestMemory>>) -> Result<()> {
+        let base = virtio_mmio_gpa(id.slot);
+        let line: Arc<dyn IrqLine> = interrupt(self.vm, virtio_gsi(id.slot))?;
+        let transport = MmioTransport::new(&id.instance, device, Arc::clone(self.memory), line)?;
         for (queue, event) in (0u32..).zip(transport.queue_events().iter()) {
             self.vm
                 .register_doorbell(event, base + QUEUE_NOTIFY_OFFSET, queue)?;
@@ -183,17 +157,13 @@ impl VirtioSlots<'_> {
             .push(Arc::new(Mutex::new(transport.subscriber())));
         let transport = Arc::new(Mutex::new(transport));
         self.mmio.insert(
-            instance,
+            &id.instance,
             base,
             MMIO_LEN,
             Arc::clone(&transport) as Arc<Mutex<dyn BusDevice>>,
         )?;
         self.devices.push(transport);
-        // The windows lie below 4 GiB.
-        Ok(AcpiDevice {
-            base: base as u32,
-            gsi,
-        })
+        Ok(())
     }
 }
 

@@ -1,21 +1,22 @@
-//! Whole machines on the host's KVM, with guests of a few instructions; skipped, and said so, where
-//! there is none.
+//! Whole machines on the host's KVM, with guests of a few instructions. Skipped with a notice where
+//! there is no KVM.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nvvmm_devices::ConsoleStreams;
+use nvvmm_devices::{ConsoleStreams, HostSocket};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::boot::layout::{PD, PML4};
-use crate::kvm::state_test::kvm_is_missing;
+use crate::arch::boot::layout::{PD, PML4};
+use crate::arch::state_test::kvm_is_missing;
+use crate::checkpoint::blob::SavedVm;
 use crate::memory::{GuestRam, WriteLog};
-use crate::spec::{DiskSpec, VmSpec};
+use crate::spec::{DeclaredDevice, DeviceKind, DiskSpec, VmSpec, saved_test};
 
-/// Where a guest's code is loaded, and what it counts in.
+/// Addresses of a guest's code and of its counters.
 const CODE: u64 = 0x10_0000;
 const COUNTERS: u64 = 0x18_0000;
 
@@ -80,6 +81,15 @@ struct Bench {
     spec: VmSpec,
 }
 
+/// Adds disks in the slots behind the last one.
+fn add_disks(spec: &mut VmSpec, disks: &[DiskSpec]) {
+    for disk in disks {
+        let slot = spec.devices.len() as u32;
+        let kind = DeviceKind::Disk(disk.clone());
+        spec.devices.push(DeclaredDevice { slot, kind });
+    }
+}
+
 struct Rig {
     machine: Machine,
     ram: GuestRam,
@@ -90,16 +100,10 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let kernel = dir.path().join("guest");
         fs::write(&kernel, program(code)).unwrap();
-        let spec = VmSpec {
-            kernel,
-            initramfs: None,
-            cmdline: String::new(),
-            vcpus,
-            memory_bytes: 2 << 20,
-            disks: Vec::new(),
-            vsock: false,
-            windows: 0,
-        };
+        let spec = VmSpec::builder(kernel)
+            .vcpus(vcpus)
+            .memory_bytes(2 << 20)
+            .build();
         Bench { dir, spec }
     }
 
@@ -403,6 +407,65 @@ fn saving_a_running_machine_and_starting_twice_are_refused() {
 }
 
 #[test]
+fn devices_may_be_in_any_slots() {
+    if kvm_is_missing() {
+        return;
+    }
+    let mut bench = Bench::new(&COUNT, 1);
+    let image = bench.dir.path().join("disk");
+    fs::write(&image, vec![0; 1 << 20]).unwrap();
+    let disk = DeviceKind::Disk(DiskSpec {
+        path: image,
+        read_only: false,
+    });
+    bench.spec.devices[0].slot = 18;
+    bench.spec.devices.push(DeclaredDevice {
+        slot: 3,
+        kind: disk,
+    });
+    let mut rig = bench.boot();
+    rig.progress(0, 10);
+    rig.machine.pause_vcpus(Hold::Pause).unwrap();
+    rig = bench.carry_over(rig);
+    rig.progress(0, 10);
+}
+
+#[test]
+fn devices_of_an_old_snapshot_are_restored() {
+    if kvm_is_missing() {
+        return;
+    }
+    let old = SavedVm::decode(saved_test::BLOB).unwrap();
+    let bench = Bench::new(&COUNT, 1);
+    let image = |name, size| {
+        let path = bench.dir.path().join(name);
+        fs::write(&path, vec![0; size]).unwrap();
+        let read_only = name == "b";
+        DiskSpec { path, read_only }
+    };
+    let mut spec = old.spec;
+    assert!(spec.replace_disks(&[image("a", 1 << 20), image("b", 4096)]));
+    let ram = GuestRam::reserve(spec.memory_bytes).unwrap();
+    let socket = HostSocket::bind(&bench.dir.path().join("vsock")).unwrap();
+    let machine = Machine::create(MachineParts {
+        spec: &spec,
+        memory: Arc::clone(ram.memory()),
+        slots: ram.slots(),
+        console: ConsoleStreams::default(),
+        vsock: Some(Arc::new(socket)),
+        dirty_log: false,
+    })
+    .unwrap();
+    // This host's vCPUs, with the devices of the old machine.
+    let state = MachineStateV1 {
+        kvm: bench.boot().save().kvm,
+        devices: old.machine.devices,
+    };
+    machine.restore(&state).unwrap();
+    assert_eq!(machine.save_devices().unwrap(), state.devices);
+}
+
+#[test]
 fn a_state_with_other_devices_is_refused() {
     if kvm_is_missing() {
         return;
@@ -425,10 +488,11 @@ fn a_state_with_other_devices_is_refused() {
     let mut with_disk = bench.spec.clone();
     let image = bench.dir.path().join("disk");
     fs::write(&image, vec![0; 1 << 20]).unwrap();
-    with_disk.disks.push(DiskSpec {
+    let disk = DiskSpec {
         path: image,
         read_only: false,
-    });
+    };
+    add_disks(&mut with_disk, &[disk]);
     let text = refused(&state, &with_disk);
     assert!(text.contains("it has no virtio-mmio \"disk0\""), "{text}");
 
@@ -467,10 +531,26 @@ fn machines_that_cannot_be_are_refused() {
         path: "/nonexistent/disk".into(),
         read_only: true,
     };
-    let text = refused(&|spec| spec.disks.push(missing.clone()));
+    let text = refused(&|spec| add_disks(spec, &[missing.clone()]));
     assert!(text.contains("/nonexistent/disk"), "{text}");
     assert!(
-        refused(&|spec| spec.disks = vec![missing.clone(); 40])
+        refused(&|spec| add_disks(spec, &vec![missing.clone(); 40]))
             .contains("at most 18 disks, not 40")
+    );
+    let in_slot = |slot| {
+        refused(&|spec| {
+            let mut rng = spec.devices[0].clone();
+            rng.slot = slot;
+            spec.devices.push(rng);
+        })
+    };
+    let text = in_slot(0);
+    assert!(text.contains("rng0 and rng1 are both in slot 0"), "{text}");
+    let text = in_slot(19);
+    assert!(text.contains("rng1 is in slot 19"), "{text}");
+    assert!(in_slot(u32::MAX).contains("slots 0 to 18"));
+    assert!(
+        refused(&|spec| spec.devices = vec![spec.devices[0].clone(); 20])
+            .contains("at most 19 devices, not 20")
     );
 }

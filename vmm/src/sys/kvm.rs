@@ -159,22 +159,22 @@ pub fn set_memory_slots(
     Ok(())
 }
 
-/// Shows the guest all of `window`, read-only, at `gpa`, in a memory slot that is free.
+/// Shows the guest all of `content`, read-only, at `gpa`, in a memory slot that is free.
 ///
-/// The VM's owner keeps `window` until the slot is removed or no vCPU of the VM can run any more
+/// The VM's owner keeps `content` until the slot is removed or no vCPU of the VM can run any more
 /// ([`crate::kvm::KvmVm`] does).
 ///
 /// # Errors
 /// What `KVM_SET_USER_MEMORY_REGION` says.
-pub fn set_read_only_slot(vm: &VmFd, slot: u32, gpa: u64, window: &Reservation) -> io::Result<()> {
+pub fn set_read_only_slot(vm: &VmFd, slot: u32, gpa: u64, content: &Reservation) -> io::Result<()> {
     let region = kvm_userspace_memory_region {
         slot,
         flags: KVM_MEM_READONLY,
         guest_phys_addr: gpa,
-        memory_size: window.size_bytes() as u64,
-        userspace_addr: window.start() as u64,
+        memory_size: content.size_bytes() as u64,
+        userspace_addr: content.start() as u64,
     };
-    // SAFETY: the range is a whole reservation, which stays mapped while `window` lives, and KVM
+    // SAFETY: the range is a whole reservation, which stays mapped while `content` lives, and KVM
     // only reads it.
     unsafe { vm.set_user_memory_region(region)? };
     Ok(())

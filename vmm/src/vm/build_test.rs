@@ -39,16 +39,7 @@ fn a_snapshot_whose_memory_is_not_its_machines_is_refused() {
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let pool = small_pool(&directory);
     let entry = entry(&pool, SnapshotKind::Vm, 4 << 20);
-    let mut spec = VmSpec {
-        kernel: "/kernel".into(),
-        initramfs: None,
-        cmdline: String::new(),
-        vcpus: 1,
-        memory_bytes: 4 << 20,
-        disks: Vec::new(),
-        vsock: false,
-        windows: 0,
-    };
+    let mut spec = VmSpec::builder("/kernel").memory_bytes(4 << 20).build();
     check_memory(&spec, &entry).unwrap();
     for memory_bytes in [2 << 20, 6 << 20] {
         spec.memory_bytes = memory_bytes;

@@ -1,13 +1,13 @@
-//! What the user is told when a part of the VM fails.
+//! Errors of the VM's parts as errors for the user.
 
 use nvvmm_devices::{LifecycleError, virtio::BlockError};
 
 use super::VmError;
 use crate::{
-    boot::BootError,
+    arch::boot::BootError,
     checkpoint::{TakeError, blob::BlobError},
-    control::ErrorKind,
     cow::CowError,
+    error::ErrorKind,
     kvm::KvmError,
     machine::MachineError,
     sys::uffd::UffdError,
@@ -18,6 +18,10 @@ const MAKE_SPACE: &str =
 
 impl From<BlobError> for VmError {
     fn from(error: BlobError) -> Self {
+        if let BlobError::OtherArchitecture(message) = error {
+            return Self::new(ErrorKind::HostLacks, message)
+                .with_remedy("restore it on a host of that architecture");
+        }
         let version = matches!(
             error,
             BlobError::Version { .. } | BlobError::UnknownSection { .. }
@@ -25,7 +29,7 @@ impl From<BlobError> for VmError {
         let remedy = if version {
             "restore it with the nvvmm version that took it"
         } else {
-            "nvvmm pool check tells what else is damaged; the snapshot cannot be restored"
+            "the snapshot cannot be restored; 'nvvmm pool check' lists other damage"
         };
         Self::new(ErrorKind::PoolDamaged, error.to_string()).with_remedy(remedy)
     }
@@ -36,9 +40,11 @@ pub(super) fn cow_error(error: CowError) -> VmError {
     match error {
         CowError::NoSpace => VmError::new(ErrorKind::PoolFull, message).with_remedy(MAKE_SPACE),
         CowError::Pool(error) => error.into(),
-        CowError::Uffd(UffdError::NoPermission) => VmError::new(ErrorKind::HostLacks, message).with_remedy(
-            "run as root, give yourself access to /dev/userfaultfd, or sysctl vm.unprivileged_userfaultfd=1",
-        ),
+        CowError::Uffd(UffdError::NoPermission) => VmError::new(ErrorKind::HostLacks, message)
+            .with_remedy(
+                "run as root, give yourself access to /dev/userfaultfd, or sysctl \
+             vm.unprivileged_userfaultfd=1",
+            ),
         CowError::Uffd(UffdError::KernelTooOld) => {
             VmError::new(ErrorKind::HostLacks, message).with_remedy("Linux 5.19 or newer is needed")
         }
@@ -106,7 +112,7 @@ pub(super) fn take_error(error: TakeError) -> VmError {
         TakeError::Pool(error) => error.into(),
         TakeError::NoRoom { needed_paused, .. } => {
             VmError::new(ErrorKind::PoolFull, error.to_string()).with_remedy(format!(
-                "{MAKE_SPACE}; a VM that 'nvvmm pause' has stopped needs {needed_paused} at most"
+                "{MAKE_SPACE}; a VM that is paused needs at most {needed_paused}"
             ))
         }
         TakeError::NoRoomAhead | TakeError::NoRoomPaused => {

@@ -2,7 +2,7 @@ use std::io;
 
 use super::*;
 
-/// What a user meets first on a host that is not ready: each has exit code 7, and says what to do.
+/// Errors that a user meets first on a host that is not ready: each has exit code 7 and a remedy.
 #[test]
 fn what_the_host_lacks_is_said_with_its_remedy() {
     let kvm = |error| machine_error(MachineError::Kvm(error));

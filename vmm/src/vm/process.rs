@@ -21,8 +21,9 @@ use super::{
 };
 use crate::{
     checkpoint::phases::micros,
-    control::{Afterwards, CaptureRequest, ErrorKind, RestartRequest},
+    control::{CaptureRequest, CapturedState, RestartRequest},
     cow::{CowEngine, CowError, FRAME_SIZE_BYTES},
+    error::ErrorKind,
     machine::ShownWindow,
     process::{
         self, AgentError, CaptureReport, CaptureSteps, Capturing, Kept, PlaceSteps, Placing,
@@ -31,7 +32,7 @@ use crate::{
     window::WindowMemory,
 };
 
-/// What is under way with a process of the guest: one thing at a time.
+/// Work on a process of the guest: one thing at a time.
 #[derive(Debug, Default)]
 pub(super) struct ProcessWork {
     /// Counts works, so that a step of one that was stopped does not meet the next.
@@ -91,9 +92,9 @@ pub(super) fn capture(
         tree: request.tree,
         external_stdio: true,
         afterwards: match request.afterwards {
-            Afterwards::GoOn => nvvmm_protocol::AfterCapture::Thaw,
-            Afterwards::Stop => nvvmm_protocol::AfterCapture::Stop,
-            Afterwards::Kill => nvvmm_protocol::AfterCapture::Kill,
+            CapturedState::GoOn => nvvmm_protocol::AfterCapture::Thaw,
+            CapturedState::Stop => nvvmm_protocol::AfterCapture::Stop,
+            CapturedState::Kill => nvvmm_protocol::AfterCapture::Kill,
         },
     };
     let captured = conversation::capture(agent, asked, SavedProcess::IMAGE_BYTES_MAX, &mut steps);
@@ -118,7 +119,7 @@ pub(super) fn capture(
             ErrorKind::Failed,
             format!("image {} was made, but then: {error}", request.name),
         )
-        .with_remedy("look in the guest what became of the process; 'nvvmm rm' removes the image")),
+        .with_remedy("check the process in the guest; 'nvvmm rm' removes the image")),
         (Err(error), None) => Err(agent_error(error)),
         (Ok(_), None) => Err(agent_error(AgentError::OutOfTurn)),
     }
@@ -139,7 +140,7 @@ struct Begun {
 /// kernel allows by default.
 const WINDOW_PIECES_MAX: usize = 2048;
 
-/// Why there was no restart.
+/// Reason why there was no restart.
 #[derive(Debug)]
 pub(super) enum RestartFailed {
     /// Nothing has happened but in the guest.
@@ -265,7 +266,7 @@ impl RunningVm {
         }
         if operation.quiesced {
             return refuse(
-                "the VM is paused, and the agent in its guest with it",
+                "the VM is paused, and so is the agent in its guest",
                 "'nvvmm resume' it",
             );
         }
@@ -347,7 +348,7 @@ fn check_kind(entry: &SnapshotEntry) -> Result<(), VmError> {
         SnapshotKind::Vm => Err(VmError::new(
             ErrorKind::Refused,
             format!(
-                "'{}' is a {}: there is no process in it",
+                "'{}' is a {}, not a snapshot of a process",
                 entry.name, entry.kind
             ),
         )
@@ -355,7 +356,7 @@ fn check_kind(entry: &SnapshotEntry) -> Result<(), VmError> {
     }
 }
 
-/// What the VM does when the agent asks for it.
+/// Steps of the VM that the agent asks for.
 struct Steps<'a> {
     vm: &'a Weak<RunningVm>,
     ticket: u64,
@@ -430,10 +431,11 @@ fn agent_error(error: AgentError) -> VmError {
             VmError::new(kind, error.to_string())
         }
         AgentError::Silent => VmError::new(ErrorKind::Refused, error.to_string())
-            .with_remedy("the guest may hang, or its agent may be stopped: look at its console"),
+            .with_remedy("the guest or its agent may hang: check its console"),
         AgentError::Stream(_) | AgentError::OutOfTurn => {
-            VmError::new(ErrorKind::Refused, error.to_string())
-                .with_remedy("the VM or its agent was stopped, or the agent is not nvvmm's")
+            VmError::new(ErrorKind::Refused, error.to_string()).with_remedy(
+                "the VM or its agent was stopped, or the program that answers is not nvvmm-agent",
+            )
         }
     }
 }
@@ -443,14 +445,17 @@ fn process_error(error: ProcessError) -> VmError {
     match error {
         ProcessError::Pool(error @ nvvmm_snapshot::Error::TooManyPins { .. }) => {
             VmError::new(ErrorKind::Refused, error.to_string()).with_remedy(
-                "take a snapshot of the whole VM ('nvvmm snapshot'): after it the VM needs no image any more",
+                "take a snapshot of the whole VM with 'nvvmm snapshot': afterwards the VM needs \
+                 no image",
             )
         }
         ProcessError::Pool(error) => error.into(),
         ProcessError::Cow(error) => cow_error(error),
         ProcessError::Blob(error) => error.into(),
         ProcessError::Lie(_) => VmError::new(ErrorKind::Refused, message),
-        ProcessError::Overtaken => VmError::new(ErrorKind::Refused, message).with_remedy("try again"),
+        ProcessError::Overtaken => {
+            VmError::new(ErrorKind::Refused, message).with_remedy("try again")
+        }
         ProcessError::Memory(_) => VmError::failed(message),
     }
 }

@@ -2,7 +2,7 @@
 //! it had.
 //!
 //! As when the guest reboots, the machine is stopped and another is built in its place. What can
-//! fail for the snapshot's sake does so before: it is read, checked and pinned, by the holder of
+//! fail because of the snapshot fails before: it is read, checked and pinned, by the holder of
 //! the VM to come, while the guest still runs.
 
 use std::{
@@ -15,7 +15,8 @@ use nvvmm_snapshot::Pool;
 use super::{VmError, build::ReadSnapshot, running::RunningVm, supervisor::Supervisor};
 use crate::{
     checkpoint::phases::micros,
-    control::{ErrorKind, RewindRequest},
+    control::RewindRequest,
+    error::ErrorKind,
     machine::Hold,
     ring::{Member, RewindReport},
     spec::{DiskSpec, VmSpec},
@@ -30,7 +31,7 @@ pub(super) struct Rewinding {
     pub asker: Asker,
 }
 
-/// Who waits for the end of a rewind.
+/// The caller that waits for the end of a rewind.
 pub(super) struct Asker {
     asked: Instant,
     stopped: Instant,
@@ -39,7 +40,7 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    /// From now on there is no guest.
+    /// Notes that there is no guest from now on.
     pub fn stopping(&mut self) {
         self.stopped = Instant::now();
     }
@@ -62,12 +63,12 @@ impl Asker {
         let lost = VmError::new(
             error.kind,
             format!(
-                "the VM was stopped, but could not be built anew: {}",
+                "the VM was stopped, but could not be rebuilt: {}",
                 error.message
             ),
         )
         .with_remedy(format!(
-            "'nvvmm restore {} --name {vm}' when that is mended",
+            "remove the cause, then run 'nvvmm restore {} --name {vm}'",
             self.snapshot
         ));
         let _ = self.answer.send(Err(lost.clone()));
@@ -77,7 +78,7 @@ impl Asker {
 
 impl Supervisor {
     /// Takes the VM back to a snapshot of it; returns when it runs from there.
-    pub fn go_back(&self, request: &RewindRequest) -> Result<RewindReport, VmError> {
+    pub fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, VmError> {
         let asked = Instant::now();
         let vm = self.running()?;
         if vm.faults.is_stuck() {
@@ -110,8 +111,11 @@ fn wanted(pool: &Pool, vm: &str, request: &RewindRequest) -> Result<String, VmEr
     let found = found.map(|member| member.name.clone());
     found.ok_or_else(|| {
         let remedy = match members.len() {
-            0 => format!("'nvvmm checkpoint {vm}' takes some; --to names any snapshot of the VM"),
-            count => format!("use -n 1, the newest, to -n {count}"),
+            0 => format!(
+                "take checkpoints with 'nvvmm checkpoint {vm}', or use --to with a \
+                          snapshot of the VM"
+            ),
+            count => format!("use -n 1 (the newest) to -n {count}"),
         };
         VmError::new(
             ErrorKind::NotFound,
@@ -137,10 +141,10 @@ impl RunningVm {
         if self.seen().ending {
             return refuse("the VM is ending".into(), "'nvvmm restore' the snapshot");
         }
-        if let Some(disk) = self.spec.disks.iter().find(|disk| !disk.read_only) {
+        if let Some(disk) = self.spec.disks().find(|disk| !disk.read_only) {
             return refuse(
                 format!(
-                    "the VM writes to {}, and the content of a disk does not go back with memory",
+                    "the VM can write to {}, and a rewind does not restore the content of disks",
                     disk.path.display()
                 ),
                 "restore the snapshot with --disk and a copy of the disk from that time",
@@ -150,16 +154,16 @@ impl RunningVm {
         if !is_same_machine(&read.saved.spec, &self.spec) {
             return refuse(
                 format!(
-                    "'{snapshot}' is of a machine with other CPUs, memory or devices than this VM's"
+                    "the machine of '{snapshot}' has other CPUs, memory or devices than this VM"
                 ),
-                "restore it as a VM of its own",
+                "restore it as a new VM",
             );
         }
         read.check_map()?;
         let (answer, answered) = channel();
         let rewinding = Rewinding {
             read,
-            disks: self.spec.disks.clone(),
+            disks: self.spec.disks().cloned().collect(),
             paused: self.machine.is_held(Hold::Pause),
             asker: Asker {
                 asked,
@@ -172,11 +176,9 @@ impl RunningVm {
     }
 }
 
-/// Whatever was booted on it, and wherever its disks are.
+/// Tells if both machines have the same parts, whatever was booted and wherever their disks are.
 fn is_same_machine(saved: &VmSpec, now: &VmSpec) -> bool {
     saved.vcpus == now.vcpus
         && saved.memory_bytes == now.memory_bytes
-        && saved.vsock == now.vsock
-        && saved.windows == now.windows
-        && saved.disks.len() == now.disks.len()
+        && saved.has_same_devices(now)
 }

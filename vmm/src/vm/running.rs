@@ -19,8 +19,9 @@ use crate::{
         phases::{micros, micros_of},
         report::{PhaseTime, RestoreReport, SnapshotReport},
     },
-    control::{ErrorKind, SnapshotRequest, VmOrigin, VmState},
+    control::{SnapshotRequest, VmOrigin, VmState},
     cow::{CowEngine, FaultThread},
+    error::ErrorKind,
     machine::{Hold, Machine},
     spec::VmSpec,
     stats::{SnapshotCounters, VmStats},
@@ -32,26 +33,34 @@ use crate::{
 /// Fields are dropped in this order, and it matters: no vCPU or device thread may live without the
 /// fault thread, nothing that writes guest RAM without the userfaultfd in the engine, and nothing
 /// that maps blocks without the holder that leases and pins them.
-pub(crate) struct RunningVm {
+pub struct RunningVm {
+    /// Digests of snapshots that are still to be made.
     pub digests: Digests,
+    /// The vCPUs and devices.
     pub machine: Arc<Machine>,
+    /// Answers accesses to memory that is not mapped.
     pub faults: FaultThread,
+    /// Maps guest RAM and copies what is written.
     pub engine: Arc<dyn CowEngine>,
+    /// Leases and pins of this VM in the pool.
     pub holder: Arc<Holder>,
+    /// The machine's parts.
     pub spec: VmSpec,
+    /// Kernel or snapshot that the VM came from.
     pub origin: VmOrigin,
+    /// Counts of snapshots and of what they did.
     pub snapshots: SnapshotCounters,
     /// KVM's dirty log is on, for [`RunningVm::audit`].
     pub dirty_log: bool,
-    /// When the restore began, and its report.
+    /// Time at which the restore began, and its report.
     pub restore: Mutex<Option<(Instant, RestoreReport)>>,
-    /// Held for as long as something is done to the VM: one thing at a time.
+    /// Locked while something is done to the VM: one thing at a time.
     pub(super) operation: Mutex<Operation>,
     /// Never held while anything is waited for.
     pub(super) seen: Mutex<Seen>,
 }
 
-/// What changes with the operations on a VM.
+/// State that operations on a VM change.
 pub(super) struct Operation {
     /// Devices stand still. vCPUs do before them and go on after them.
     pub quiesced: bool,
@@ -59,11 +68,11 @@ pub(super) struct Operation {
     pub base: Option<SnapshotId>,
     /// A process of the guest that is being captured or restarted.
     pub process: ProcessWork,
-    /// What each window showed last.
+    /// Blocks that each window showed last.
     pub shown: BTreeMap<usize, Arc<ShownBlocks>>,
 }
 
-/// What others may see at any time, also while an operation lasts.
+/// State that others may see at any time, also while an operation lasts.
 #[derive(Default)]
 pub(super) struct Seen {
     /// The VM is to end: nothing more is done to it.
@@ -73,7 +82,7 @@ pub(super) struct Seen {
 }
 
 impl Operation {
-    /// Of a VM whose threads have not been started.
+    /// State of a VM whose threads have not been started.
     pub fn new(base: Option<SnapshotId>) -> Self {
         Self {
             quiesced: true,
@@ -84,7 +93,7 @@ impl Operation {
     }
 }
 
-/// How often it is looked whether another operation is done.
+/// Interval of checks for the end of another operation.
 const OPERATION_POLL: Duration = Duration::from_millis(1);
 
 impl RunningVm {
@@ -237,13 +246,14 @@ impl RunningVm {
             return Err(self.no_space());
         }
         // After the snapshot nothing keeps the blocks of images any more.
-        self.machine.end_windows_let_go().map_err(machine_error)?;
+        self.machine.end_released_windows().map_err(machine_error)?;
         if self.machine.shows_windows() {
             return Err(VmError::new(
                 ErrorKind::Refused,
-                "a process of the guest runs on memory that is shown in a window, which no snapshot of the VM can hold",
+                "a process of the guest uses the memory of a window (restore --window), which a \
+                 snapshot of the VM cannot contain",
             )
-            .with_remedy("end it, or restart it without --window"));
+            .with_remedy("end the process, or restart it without --window"));
         }
         operation.process.stop(&*self.engine, &self.holder);
         let taken = checkpoint::take(&Taking {
@@ -273,7 +283,7 @@ impl RunningVm {
                 report.name
             );
             VmError::new(kind, text)
-                .with_remedy("'nvvmm pool scrub' makes them and says what is damaged")
+                .with_remedy("'nvvmm pool scrub' computes them, and lists what is damaged")
         };
         let made = self
             .digests
@@ -296,23 +306,24 @@ impl RunningVm {
         Ok(())
     }
 
-    /// Why nothing can be done to a VM whose guest waits for space.
+    /// Error of an operation on a VM whose guest waits for space.
     pub fn no_space(&self) -> VmError {
         let goes_on = if self.machine.is_held(Hold::Pause) {
-            "it stays paused"
+            "the VM stays paused"
         } else {
-            "it goes on by itself"
+            "the VM runs on by itself"
         };
         VmError::new(
             ErrorKind::PoolFull,
-            "the pool is full, and the guest stands still until there is space",
+            "the pool is full, and the guest waits until there is space",
         )
         .with_remedy(format!(
-            "make space (nvvmm rm, nvvmm pool grow, nvvmm stop of another VM); {goes_on} then"
+            "make space with 'nvvmm rm', 'nvvmm pool grow' or 'nvvmm stop' of another VM; then \
+             {goes_on}"
         ))
     }
 
-    /// What it has counted so far.
+    /// Counters so far.
     pub fn stats(&self, name: &str, uptime_ms: u64) -> VmStats {
         let ram = self.engine.counters_now(&*self.machine);
         VmStats {
@@ -326,7 +337,7 @@ impl RunningVm {
         }
     }
 
-    /// What the VM does now.
+    /// State of the VM now.
     pub fn state(&self) -> VmState {
         if self.seen().ending {
             VmState::Stopping

@@ -1,12 +1,14 @@
-//! virtio-block on a raw disk image (Virtio 1.2 section 5.2).
+//! virtio-block (Virtio 1.2 section 5.2). The storage is a [`DiskBackend`]; [`RawDisk`] is one on a
+//! raw image file.
 //!
 //! Requests are carried out one after the other in the event thread. A snapshot holds the device's
-//! state, not the disk's content: whoever restores gives the VM a disk as it was at that instant. A
-//! copy of the image, taken while the VM is paused or stopped for the snapshot, is one; every clone
-//! that runs needs its own.
+//! state, not the disk's content. A restored VM needs a disk with the content of that instant, for
+//! example a copy of the image that was made while the VM was paused. Every clone needs its own.
 
-mod disk;
+mod backend;
+mod raw;
 mod request;
+mod spec;
 
 use std::path::Path;
 
@@ -17,9 +19,10 @@ use virtio_bindings::virtio_blk::{
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use vm_memory::GuestMemory;
 
-pub use self::disk::BlockError;
-use self::disk::{Disk, SECTOR_BYTES};
+pub use self::backend::{DiskBackend, SECTOR_BYTES};
+pub use self::raw::{BlockError, RawDisk};
 use self::request::ID_BYTES;
+pub use self::spec::DiskSpec;
 use super::chain::{Chain, ChainError};
 use super::device::{Served, VirtioDevice, read_fields};
 use crate::lifecycle::{LifecycleError, SavedDevice};
@@ -31,18 +34,18 @@ const QUEUE_SIZES: [u16; 1] = [QUEUE_SIZE];
 /// Data buffers of one request: a chain has room for the header and the status beside them.
 const SEGMENTS_MAX: u32 = QUEUE_SIZE as u32 - 2;
 
-/// How to open a disk.
+/// Options for opening a raw disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BlockOptions {
     /// Open the image read-only and tell the guest so.
     pub read_only: bool,
-    /// What the guest sees as the disk's serial number; cut off after 20 bytes.
+    /// The disk's serial number for the guest; cut off after 20 bytes.
     pub serial: String,
 }
 
-/// A disk on a raw image file or block device.
-pub struct Block {
-    disk: Disk,
+/// A disk of the guest, on a backend.
+pub struct Block<D = RawDisk> {
+    disk: D,
     id: [u8; ID_BYTES],
     fields: [u8; 24],
     /// The driver sends flushes. One that does not expects every write to be stable when it is
@@ -50,35 +53,42 @@ pub struct Block {
     writeback: bool,
 }
 
-/// State of [`Block`]: what must be the same about the disk that it is restored with.
+/// State of [`Block`]. Size and mode must be those of the disk that it is restored with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockStateV1 {
     /// Size of the disk in bytes.
     pub size_bytes: u64,
-    /// Whether the guest knows the disk as read-only.
+    /// The guest knows the disk as read-only.
     pub read_only: bool,
     /// The disk's serial number, padded with zeros. A restored disk keeps it.
     pub id: [u8; ID_BYTES],
 }
 
-impl Block {
+impl Block<RawDisk> {
     /// Opens a raw image file or block device and locks it against use by another VM.
     ///
     /// # Errors
     /// See [`BlockError`].
     pub fn open(path: &Path, options: &BlockOptions) -> Result<Self, BlockError> {
-        let disk = Disk::open(path, options.read_only)?;
+        let disk = RawDisk::open(path, options.read_only)?;
+        Ok(Self::new(disk, &options.serial))
+    }
+}
+
+impl<D: DiskBackend> Block<D> {
+    /// A disk on `disk`, with a serial number that is cut off after 20 bytes.
+    pub fn new(disk: D, serial: &str) -> Self {
         let mut id = [0; ID_BYTES];
-        let serial = options.serial.as_bytes();
+        let serial = serial.as_bytes();
         let len = serial.len().min(ID_BYTES);
         id[..len].copy_from_slice(&serial[..len]);
         let fields = config_fields(&disk);
-        Ok(Self {
+        Self {
             disk,
             id,
             fields,
             writeback: false,
-        })
+        }
     }
 
     fn rejected(instance: &str, reason: String) -> LifecycleError {
@@ -91,7 +101,7 @@ impl Block {
 }
 
 /// The start of `struct virtio_blk_config`: capacity, size_max, seg_max, geometry, blk_size.
-fn config_fields(disk: &Disk) -> [u8; 24] {
+fn config_fields(disk: &impl DiskBackend) -> [u8; 24] {
     let mut fields = [0; 24];
     fields[0..8].copy_from_slice(&(disk.size_bytes() / SECTOR_BYTES).to_le_bytes());
     fields[12..16].copy_from_slice(&SEGMENTS_MAX.to_le_bytes());
@@ -99,7 +109,7 @@ fn config_fields(disk: &Disk) -> [u8; 24] {
     fields
 }
 
-impl<Mem: GuestMemory> VirtioDevice<Mem> for Block {
+impl<Mem: GuestMemory, D: DiskBackend> VirtioDevice<Mem> for Block<D> {
     fn kind(&self) -> &'static str {
         KIND
     }
@@ -112,7 +122,7 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Block {
         let features =
             (1 << VIRTIO_BLK_F_FLUSH) | (1 << VIRTIO_BLK_F_SEG_MAX) | (1 << VIRTIO_BLK_F_BLK_SIZE);
         features
-            | if self.disk.read_only() {
+            | if self.disk.is_read_only() {
                 1 << VIRTIO_BLK_F_RO
             } else {
                 0
@@ -147,7 +157,7 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Block {
     fn save(&self, instance: &str) -> Result<SavedDevice, LifecycleError> {
         let state = BlockStateV1 {
             size_bytes: self.disk.size_bytes(),
-            read_only: self.disk.read_only(),
+            read_only: self.disk.is_read_only(),
             id: self.id,
         };
         SavedDevice::encode(KIND, VERSION, instance, &state)
@@ -162,20 +172,20 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Block {
                     "the snapshot's disk has {} bytes, {} has {}; restore with a copy of the disk as it was when the \
                      snapshot was taken",
                     state.size_bytes,
-                    self.disk.path().display(),
+                    self.disk.name(),
                     self.disk.size_bytes()
                 ),
             ));
         }
-        if state.read_only != self.disk.read_only() {
+        if state.read_only != self.disk.is_read_only() {
             let mode = |read_only| if read_only { "read-only" } else { "writable" };
             return Err(Self::rejected(
                 instance,
                 format!(
                     "the guest knows this disk as {}, {} is given as {}; open it in the same way",
                     mode(state.read_only),
-                    self.disk.path().display(),
-                    mode(self.disk.read_only())
+                    self.disk.name(),
+                    mode(self.disk.is_read_only())
                 ),
             ));
         }

@@ -6,21 +6,21 @@ use virtio_bindings::virtio_blk::{
 };
 use vm_memory::{GuestMemory, Permissions};
 
-use super::disk::Disk;
+use super::backend::{DiskBackend, SECTOR_BYTES};
 use crate::virtio::chain::{Buffers, Chain, ChainError};
 
 pub(super) const ID_BYTES: usize = VIRTIO_BLK_ID_BYTES as usize;
 const HEADER_BYTES: usize = 16;
-/// Most data of one request. Far above what drivers send; it bounds how long one request keeps a
-/// pause waiting.
+/// Data of one request at most. Drivers send far less; the limit bounds the time for which one
+/// request delays a pause.
 const DATA_BYTES_MAX: u64 = 64 << 20;
 
 /// A request that failed, and is answered as failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Failed {
-    /// Nothing wrong with it, but this device does not do it.
+    /// This device does not offer such requests.
     Unsupported,
-    /// It asks for what is not there or not allowed, or the host failed.
+    /// The range does not exist or may not be written, or the host failed.
     Io,
 }
 
@@ -30,10 +30,10 @@ impl From<ChainError> for Failed {
     }
 }
 
-/// Carries out one request and writes its status. Answers how many bytes of the writable buffers
-/// were written.
-pub(super) fn serve<Mem: GuestMemory>(
-    disk: &Disk,
+/// Carries out one request and writes its status. Gives the number of bytes that were written to
+/// the writable buffers.
+pub(super) fn serve<Mem: GuestMemory, D: DiskBackend>(
+    disk: &D,
     id: &[u8; ID_BYTES],
     writeback: bool,
     chain: Chain,
@@ -45,8 +45,7 @@ pub(super) fn serve<Mem: GuestMemory>(
         ..
     } = chain;
     let reply_len = reply.len_bytes();
-    // The last byte that the device may write is the status; without it there is nowhere to say
-    // what went wrong.
+    // The last byte that the device may write is the status. Without it no error can be reported.
     let status_at = reply_len.checked_sub(1).ok_or(ChainError::WrongShape)?;
     let status = reply.split_off(status_at);
     let payload = header.split_off(HEADER_BYTES as u64);
@@ -69,18 +68,18 @@ pub(super) fn serve<Mem: GuestMemory>(
     Ok(u32::try_from(reply_len).unwrap_or(u32::MAX))
 }
 
-struct Request<'a, Mem> {
-    disk: &'a Disk,
+struct Request<'a, Mem, D> {
+    disk: &'a D,
     id: &'a [u8; ID_BYTES],
     writeback: bool,
-    /// What the driver sends, after the header.
+    /// The driver's data, after the header.
     payload: Buffers,
-    /// Where the answer goes, without the status.
+    /// Buffers for the answer, without the status.
     reply: Buffers,
     mem: &'a Mem,
 }
 
-impl<Mem: GuestMemory> Request<'_, Mem> {
+impl<Mem: GuestMemory, D: DiskBackend> Request<'_, Mem, D> {
     fn carry_out(&self, header: &Buffers) -> Result<(), Failed> {
         let mut bytes = [0; HEADER_BYTES];
         header.read(self.mem, &mut bytes)?;
@@ -99,18 +98,18 @@ impl<Mem: GuestMemory> Request<'_, Mem> {
         let start = self.range(sector, &self.reply)?;
         let slices = self.reply.slices(self.mem, Permissions::Write)?;
         self.disk
-            .read(&slices, start)
+            .read_at(&slices, start)
             .map_err(|error| self.host_failed("read", &error))
     }
 
     fn write(&self, sector: u64) -> Result<(), Failed> {
-        if self.disk.read_only() {
+        if self.disk.is_read_only() {
             return Err(Failed::Io);
         }
         let start = self.range(sector, &self.payload)?;
         let slices = self.payload.slices(self.mem, Permissions::Read)?;
         self.disk
-            .write(&slices, start)
+            .write_at(&slices, start)
             .map_err(|error| self.host_failed("write", &error))?;
         if self.writeback { Ok(()) } else { self.flush() }
     }
@@ -133,11 +132,19 @@ impl<Mem: GuestMemory> Request<'_, Mem> {
         if len_bytes > DATA_BYTES_MAX {
             return Err(Failed::Io);
         }
-        self.disk.range(sector, len_bytes).ok_or(Failed::Io)
+        byte_range(self.disk.size_bytes(), sector, len_bytes).ok_or(Failed::Io)
     }
 
     fn host_failed(&self, op: &'static str, error: &std::io::Error) -> Failed {
-        tracing::error!(path = %self.disk.path().display(), op, %error, "disk I/O failed; the guest gets an I/O error");
+        let disk = self.disk.name();
+        tracing::error!(%disk, op, %error, "disk I/O failed; the guest gets an I/O error");
         Failed::Io
     }
+}
+
+/// Offset in bytes of `sector`, when `len_bytes` from there are whole sectors within the disk.
+pub(super) fn byte_range(disk_bytes: u64, sector: u64, len_bytes: u64) -> Option<u64> {
+    let start = sector.checked_mul(SECTOR_BYTES)?;
+    let end = start.checked_add(len_bytes)?;
+    (len_bytes.is_multiple_of(SECTOR_BYTES) && end <= disk_bytes).then_some(start)
 }

@@ -10,8 +10,8 @@ use std::sync::{Arc, LazyLock};
 use event_manager::{EventManager, SubscriberOps};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nvvmm_devices::virtio::{
-    Block, BlockOptions, MMIO_LEN, MmioTransport, Pmem, PmemRange, PmemSlot, QueueSubscriber, Rng,
-    VirtioDevice,
+    Block, BlockOptions, MMIO_LEN, MmioTransport, Pmem, PmemBacking, PmemRange, QueueSubscriber,
+    Rng, VirtioDevice,
 };
 use nvvmm_devices::{BusDevice, CountingIrq, Device};
 use virtio_bindings::virtio_config::*;
@@ -73,7 +73,7 @@ impl Kind {
             Kind::Rng => Box::new(Rng::new()),
             Kind::Vsock => Box::new(vsock::device()),
             Kind::Pmem { shown } => {
-                let slot = Arc::new(PmemSlot::new(Box::new(|| {})));
+                let slot = Arc::new(PmemBacking::new(Arc::new(|| {})));
                 if shown {
                     slot.offer(PMEM);
                 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
-    BlockNo, ChunkIndex, ChunkMap, Error, Holder, LeafBlocks, NewMap, NewSnapshot, Pool, SnapshotId, SnapshotKind,
+    BlockNo, ChunkIndex, ChunkMap, Error, Holder, LeafBlocks, NewMap, NewSnapshot, Pool,
+    SnapshotId, SnapshotKind,
 };
 
 use super::image::MEMORY_BYTES;
@@ -135,7 +136,7 @@ impl User {
                 name,
                 parent: base,
                 base,
- maps: vec![NewMap::memory(MEMORY_BYTES, &changes)],
+                maps: vec![NewMap::memory(MEMORY_BYTES, &changes)],
                 state: b"state",
                 frames_new: 0,
             };

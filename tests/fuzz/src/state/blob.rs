@@ -1,10 +1,9 @@
 //! Blobs with right checksums and any content.
 
-use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use kvm_bindings::{kvm_cpuid_entry2, kvm_irqchip, kvm_lapic_state, kvm_pit_state2};
-use nvvmm::kvm::{ClockStateV1, KvmStateV1, MsrV1, TscStateV1, VcpuStateV1, VmStateV1};
+use nvvmm::arch::{ClockStateV1, KvmStateV1, MsrV1, TscStateV1, VcpuStateV1, VmStateV1};
 use nvvmm::machine::MachineStateV1;
 use nvvmm::spec::{DiskSpec, VmSpec};
 
@@ -28,19 +27,18 @@ pub(super) struct Example {
 /// A machine of two vCPUs with one of each kind of device. It has not run.
 pub(super) fn example() -> &'static Example {
     static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
-        let spec = VmSpec {
-            kernel: PathBuf::from("/boot/vmlinuz"),
-            initramfs: None,
-            cmdline: "quiet".into(),
-            vcpus: 2,
-            memory_bytes: 64 << 20,
-            disks: vec![DiskSpec {
-                path: "/disk".into(),
-                read_only: false,
-            }],
-            vsock: true,
-            windows: 1,
+        let disk = DiskSpec {
+            path: "/disk".into(),
+            read_only: false,
         };
+        let spec = VmSpec::builder("/boot/vmlinuz")
+            .cmdline("quiet")
+            .vcpus(2)
+            .memory_bytes(64 << 20)
+            .disks([disk])
+            .vsock()
+            .pmem(1)
+            .build();
         let vm = VmStateV1 {
             pic_master: kvm_irqchip::default(),
             pic_slave: kvm_irqchip::default(),

@@ -1,0 +1,37 @@
+//! A disk as a spec declares it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use vm_memory::GuestMemory;
+
+use super::{Block, BlockOptions};
+use crate::virtio::declared::{DeviceError, DeviceHost, DeviceId, DeviceSpec};
+use crate::virtio::device::VirtioDevice;
+
+/// One virtio-block disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSpec {
+    /// Raw image file or block device on the host. Its content is not part of a snapshot.
+    pub path: PathBuf,
+    /// Offered to the guest read-only.
+    pub read_only: bool,
+}
+
+impl<Mem: GuestMemory> DeviceSpec<Mem> for DiskSpec {
+    fn instance_prefix(&self) -> &'static str {
+        "disk"
+    }
+
+    fn make(
+        &self,
+        id: &DeviceId,
+        _host: &mut DeviceHost,
+    ) -> Result<Box<dyn VirtioDevice<Mem>>, DeviceError> {
+        let options = BlockOptions {
+            read_only: self.read_only,
+            serial: id.instance.clone(),
+        };
+        Ok(Box::new(Block::open(&self.path, &options)?))
+    }
+}

@@ -1,0 +1,205 @@
+use clap::CommandFactory;
+use clap::error::ErrorKind as ClapError;
+
+use super::*;
+
+fn parse(line: &str) -> Result<Command, ClapError> {
+    Arguments::try_parse_from(line.split(' '))
+        .map(|a| a.command)
+        .map_err(|e| e.kind())
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Arguments::command().debug_assert();
+}
+
+#[test]
+fn run_takes_what_a_machine_needs() {
+    let line = "nvvmm run --kernel k --initramfs i --cmdline -x=1 --memory 1G --cpus 4 --disk a \
+                --disk b,ro --name n \
+                --pool p --detach --console none --paused --json";
+    let Ok(Command::Run(run)) = parse(line) else {
+        panic!("not understood")
+    };
+    assert_eq!(run.kernel, PathBuf::from("k"));
+    assert_eq!(run.initramfs, Some(PathBuf::from("i")));
+    assert_eq!(
+        (run.cmdline.as_str(), run.memory, run.cpus),
+        ("-x=1", 1 << 30, 4)
+    );
+    assert_eq!(
+        run.disks.iter().map(|d| d.read_only).collect::<Vec<_>>(),
+        [false, true]
+    );
+    let start = run.start;
+    assert_eq!(
+        (start.name.as_deref(), start.pool.pool),
+        (Some("n"), Some(PathBuf::from("p")))
+    );
+    assert_eq!(start.console, Some(ConsoleChoice::None));
+    assert!(start.detach && start.paused && start.json);
+}
+
+#[test]
+fn run_has_defaults() {
+    let Ok(Command::Run(run)) = parse("nvvmm run --kernel k") else {
+        panic!("not understood")
+    };
+    assert_eq!(
+        (run.memory, run.cpus, run.cmdline.as_str()),
+        (512 << 20, 2, "")
+    );
+    assert!(run.disks.is_empty() && run.start.name.is_none() && run.start.console.is_none());
+    assert!(!run.start.detach && !run.start.paused && !run.start.json);
+}
+
+#[test]
+fn restore_takes_its_options() {
+    let line = "nvvmm restore base --once --prefault --disk x --name n";
+    let Ok(Command::Restore(restore)) = parse(line) else {
+        panic!("not understood")
+    };
+    assert_eq!(
+        (restore.snapshot.as_str(), restore.once, restore.prefault),
+        ("base", true, true)
+    );
+    assert_eq!(restore.disks.len(), 1);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    for (line, kind) in [
+        ("nvvmm", ClapError::DisplayHelpOnMissingArgumentOrSubcommand),
+        ("nvvmm fly", ClapError::InvalidSubcommand),
+        ("nvvmm run", ClapError::MissingRequiredArgument),
+        (
+            "nvvmm run --kernel k --memory 3M",
+            ClapError::ValueValidation,
+        ),
+        ("nvvmm run --kernel k --cpus 0", ClapError::ValueValidation),
+        (
+            "nvvmm run --kernel k --disk d,xx",
+            ClapError::ValueValidation,
+        ),
+        (
+            "nvvmm run --kernel k --console tty",
+            ClapError::InvalidValue,
+        ),
+        ("nvvmm restore", ClapError::MissingRequiredArgument),
+        ("nvvmm restore a/b", ClapError::ValueValidation),
+        ("nvvmm snapshot vm", ClapError::MissingRequiredArgument),
+        ("nvvmm snapshot vm .x", ClapError::ValueValidation),
+        ("nvvmm pause ../x", ClapError::ValueValidation),
+        ("nvvmm rm", ClapError::MissingRequiredArgument),
+        (
+            "nvvmm pool",
+            ClapError::DisplayHelpOnMissingArgumentOrSubcommand,
+        ),
+        ("nvvmm pool create", ClapError::MissingRequiredArgument),
+        (
+            "nvvmm snapshot v s --durability much",
+            ClapError::ValueValidation,
+        ),
+        ("nvvmm pool create p --size 1M", ClapError::ValueValidation),
+        ("nvvmm snapshot v s --process 0", ClapError::ValueValidation),
+        (
+            "nvvmm snapshot v s --tree",
+            ClapError::MissingRequiredArgument,
+        ),
+        (
+            "nvvmm snapshot v s --kill",
+            ClapError::MissingRequiredArgument,
+        ),
+        (
+            "nvvmm snapshot v s --process 1 --stop",
+            ClapError::ArgumentConflict,
+        ),
+        (
+            "nvvmm snapshot v s --process 1 --kill --leave-stopped",
+            ClapError::ArgumentConflict,
+        ),
+        (
+            "nvvmm restore s --attach",
+            ClapError::MissingRequiredArgument,
+        ),
+        (
+            "nvvmm restore s --into v --detach",
+            ClapError::ArgumentConflict,
+        ),
+        (
+            "nvvmm restore s --into v --once",
+            ClapError::ArgumentConflict,
+        ),
+        (
+            "nvvmm restore s --into v --attach --json",
+            ClapError::ArgumentConflict,
+        ),
+    ] {
+        assert_eq!(parse(line).unwrap_err(), kind, "{line}");
+    }
+}
+
+#[test]
+fn commands_that_list_or_report_have_json() {
+    for line in [
+        "nvvmm ps --json",
+        "nvvmm snapshot v s --json",
+        "nvvmm snapshots --json",
+        "nvvmm rm s --json",
+        "nvvmm pool status --json",
+        "nvvmm pool check p --json",
+        "nvvmm run --kernel k --detach --json",
+        "nvvmm restore s --detach --json",
+        "nvvmm snapshot v s --process 4711 --tree --kill --json",
+        "nvvmm restore s --into v --json",
+    ] {
+        assert!(parse(line).is_ok(), "{line}");
+    }
+}
+
+#[test]
+fn a_pool_command_takes_its_pool_with_or_without_the_option() {
+    for line in [
+        "nvvmm pool status p",
+        "nvvmm pool status --pool p",
+        "nvvmm pool status p --pool q",
+    ] {
+        let Ok(Command::Pool(PoolCommand::Status { pool, .. })) = parse(line) else {
+            panic!("{line} is not understood")
+        };
+        assert_eq!(pool.option().pool, Some(PathBuf::from("p")), "{line}");
+    }
+}
+
+#[test]
+fn send_and_receive_mean_standard_streams_unless_told_otherwise() {
+    let Ok(Command::Send(send)) = parse("nvvmm send a --since b") else {
+        panic!("not understood")
+    };
+    assert_eq!(
+        (send.snapshot.as_str(), send.since.as_deref()),
+        ("a", Some("b"))
+    );
+    assert_eq!(
+        (send.output, send.level, send.encrypt),
+        (PathBuf::from("-"), 3, None)
+    );
+    let Ok(Command::Receive(receive)) = parse("nvvmm receive --name c --decrypt k") else {
+        panic!("not understood")
+    };
+    assert_eq!(receive.input, PathBuf::from("-"));
+    assert_eq!(
+        (receive.name.as_deref(), receive.decrypt),
+        (Some("c"), Some(PathBuf::from("k")))
+    );
+    for wrong in [
+        "nvvmm send",
+        "nvvmm send a --level 0",
+        "nvvmm send a --level 20",
+        "nvvmm receive a b",
+        "nvvmm receive --name web@7",
+    ] {
+        assert!(parse(wrong).is_err(), "{wrong}");
+    }
+}

@@ -1,0 +1,87 @@
+//! Options of `nvvmm bench`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::JsonFlag;
+use crate::bench::ExperimentKind;
+use crate::values;
+
+pub(super) const BENCH_HELP: &str = "\
+The benchmark runs VMs with nvvmm's bare-metal test guest. It creates its own pools and removes \
+them at the end. It verifies all memory of restored guests. Ctrl-C ends it after the current step. \
+The host should be idle.
+
+To measure huge pages, name a directory with --huge-dir: a mounted hugetlbfs with free pages, or a \
+tmpfs that is mounted with huge=always. scripts/bench.sh in the source tree sets up both, and \
+removes them again.
+
+Examples:
+  nvvmm bench                                   all experiments, as tables
+  nvvmm bench paper --sizes 16M,64M,256M --repeat 5
+  nvvmm bench rate --cpus 1
+      cost of checkpoints at several intervals, for a guest with one vCPU
+  nvvmm bench --huge-dir /mnt/huge --out results
+      also write tables, plots (SVG) and all measurements (JSON) to files";
+
+/// `nvvmm bench`.
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    /// Experiments to run (default: all)
+    #[arg(value_enum, value_name = "EXPERIMENT")]
+    pub experiments: Vec<ExperimentKind>,
+    /// Amounts of memory that guests touch (default: 16M,64M,256M,512M,1G,4G, as far as they fit).
+    /// 'paper' uses all of them. The others use the largest, but at most: 'cow' and 'techniques'
+    /// 512M, 'sparse' 1G, 'clusters' 128M, 'rate' 64M, 'mappings' 16M
+    #[arg(long, value_name = "SIZE,...", value_delimiter = ',', value_parser = values::size)]
+    pub sizes: Vec<u64>,
+    /// Repetitions of each measurement, 1 to 99
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value = "3",
+        value_parser = clap::value_parser!(u8).range(1..100),
+    )]
+    pub repeat: u8,
+    /// vCPUs of each guest, 1 to 8
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value = "2",
+        value_parser = clap::value_parser!(u8).range(1..9),
+    )]
+    pub cpus: u8,
+    /// Number of VMs that the experiment 'space' starts from one snapshot, 2 to 200
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value = "50",
+        value_parser = clap::value_parser!(u8).range(2..=200),
+    )]
+    pub clones: u8,
+    /// Directory on a tmpfs with ordinary pages
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
+    pub dir: PathBuf,
+    /// Directory on a hugetlbfs, or on a tmpfs with huge pages; repeat it for more
+    #[arg(long = "huge-dir", value_name = "DIR")]
+    pub huge_dirs: Vec<PathBuf>,
+    /// Path of the bare-metal test guest (default: nvvmm-bare-metal beside this program, or in
+    /// cargo's target directory)
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "NVVMM_BAREMETAL_GUEST",
+        hide_env_values = true
+    )]
+    pub guest: Option<PathBuf>,
+    /// Write performance.md, performance.json and the plots (in performance/) to this directory
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Measure nothing: show the measurements of an earlier performance.json
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["experiments", "sizes", "huge_dirs"])]
+    pub from: Option<PathBuf>,
+    /// The form of the output.
+    #[command(flatten)]
+    pub json: JsonFlag,
+}

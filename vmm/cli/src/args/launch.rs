@@ -1,0 +1,160 @@
+//! Options of the commands that start a VM.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use nvvmm::spec::DiskSpec;
+
+use super::PoolOption;
+use crate::values;
+
+pub(super) const RUN_EXAMPLES: &str = "\
+Examples:
+  nvvmm run --kernel /boot/vmlinuz --initramfs initrd.img
+      Runs the VM in the foreground. The terminal is its console; Ctrl-] ends it.
+  nvvmm run --kernel vmlinuz --disk root.img --disk tools.img,ro \\
+      --cmdline 'root=/dev/vda rw' --memory 2G --cpus 4 --name db --detach
+      Runs the VM in the background; 'nvvmm console db' connects to its console.";
+
+/// `nvvmm run`.
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// Kernel: a bzImage, an ELF vmlinux, or an nvvmm test guest
+    #[arg(long, value_name = "FILE")]
+    pub kernel: PathBuf,
+    /// Initial RAM disk of a Linux kernel
+    #[arg(long, value_name = "FILE")]
+    pub initramfs: Option<PathBuf>,
+    /// Kernel command line; nvvmm adds the parameters that it needs
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    pub cmdline: String,
+    /// Guest memory: bytes, or a number with K, M, G or T (powers of 1024); a multiple of 2M
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = values::size)]
+    pub memory: u64,
+    /// Number of vCPUs, 1 to 64
+    #[arg(long, value_name = "COUNT", default_value = "2", value_parser = values::vcpus)]
+    pub cpus: u8,
+    /// Raw disk image; ',ro' makes it read-only. Repeat it for more disks: vda, vdb, ...
+    ///
+    /// A snapshot does not contain the disk. Give every restored VM its own copy of the image.
+    #[arg(long = "disk", value_name = "FILE[,ro]", value_parser = values::disk)]
+    pub disks: Vec<DiskSpec>,
+    /// The VM process.
+    #[command(flatten)]
+    pub start: StartArguments,
+}
+
+pub(super) const RESTORE_EXAMPLES: &str = "\
+Examples:
+  nvvmm restore base --name copy --detach
+      Starts one more VM, which continues from the moment of 'base'.
+  nvvmm restore db-full --disk copy-of-root.img --disk tools.img,ro --detach
+      Gives the VM its own copy of the first disk.
+  nvvmm restore suspended --once
+      Continues a VM and consumes its snapshot. No write is copied afterwards.
+  nvvmm restore job-1 --into web
+      Restarts a process in a guest that has its files.";
+
+/// `nvvmm restore`.
+#[derive(Debug, Args)]
+pub struct RestoreArguments {
+    /// Name of the snapshot
+    #[arg(value_parser = values::snapshot_name)]
+    pub snapshot: String,
+    /// Consume the snapshot: its memory becomes the VM's own, and the snapshot is removed
+    #[arg(long)]
+    pub once: bool,
+    /// Fill the page tables before the guest runs: it starts later, and then has fewer page faults
+    #[arg(long)]
+    pub prefault: bool,
+    /// Time of day in the guest: keep goes on from the time of the snapshot; step has the
+    /// nvvmm-agent in the guest set it to the time of the host
+    #[arg(long, value_enum, default_value = "keep")]
+    pub clock: ClockChoice,
+    /// Restart the process of a process snapshot in the guest of this VM. The VM must use the same
+    /// pool, and its guest must run nvvmm-agent
+    ///
+    /// The process gets its old process id, which must be free in that guest. It shares its memory
+    /// with the snapshot until it writes to it.
+    #[arg(
+        long,
+        value_name = "VM",
+        value_parser = values::vm_name,
+        conflicts_with_all = [
+            "once", "prefault", "clock", "disks", "name", "detach", "console", "paused",
+        ],
+    )]
+    pub into: Option<String>,
+    /// Connect the process to this command's stdin, stdout and stderr, and wait until it ends.
+    /// Without this option its standard streams become /dev/null, if they led out of the process
+    #[arg(long, requires = "into", conflicts_with = "json")]
+    pub attach: bool,
+    /// Show the snapshot to the guest in a window (a pmem device), and map the memory of the
+    /// process from there. A large process then starts as fast as a small one, and pages that it
+    /// does not write stay shared
+    ///
+    /// This memory differs from ordinary memory. After MADV_DONTNEED it has its content from the
+    /// snapshot again, not zeros: a program whose allocator relies on zeros fails. MADV_FREE is
+    /// refused. Memory that grows by mremap shows other pages of the snapshot. The memory does not
+    /// count as resident. The process can be captured again. The whole VM cannot be snapshotted
+    /// until the process has ended. The guest needs the drivers virtio_pmem, nd_pmem and erofs
+    /// (with DAX).
+    #[arg(long, requires = "into")]
+    pub window: bool,
+    /// Raw disk image in place of a disk of the snapshot. Give all disks, in the guest's order
+    #[arg(long = "disk", value_name = "FILE[,ro]", value_parser = values::disk)]
+    pub disks: Vec<DiskSpec>,
+    /// The VM process.
+    #[command(flatten)]
+    pub start: StartArguments,
+}
+
+/// Options that `run` and `restore` share.
+#[derive(Debug, Args)]
+pub struct StartArguments {
+    /// Name of the VM: up to 64 of A-Z a-z 0-9 . _ - (default: vm-1, vm-2, ...)
+    #[arg(long, value_parser = values::vm_name)]
+    pub name: Option<String>,
+    /// The pool.
+    #[command(flatten)]
+    pub pool: PoolOption,
+    /// Run the VM in the background. The command returns when the guest runs
+    #[arg(long)]
+    pub detach: bool,
+    /// Streams of the console. In any case 'nvvmm console' can connect to it
+    ///
+    /// The default is stdio in the foreground, and none with --detach. A terminal is switched to
+    /// raw mode: every key goes to the guest, except Ctrl-], which ends the VM.
+    #[arg(long, value_enum)]
+    pub console: Option<ConsoleChoice>,
+    /// Build the VM, but do not let the guest run until 'nvvmm resume'
+    #[arg(long)]
+    pub paused: bool,
+    /// Print the status of the VM as JSON when it runs; in the foreground only with --console none
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `--console`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ConsoleChoice {
+    /// This command's stdin and stdout
+    Stdio,
+    /// No stream: only 'nvvmm console'
+    None,
+}
+
+/// `--clock`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClockChoice {
+    /// Go on from the time of the snapshot
+    Keep,
+    /// Set it to the time of the host
+    Step,
+}

@@ -1,0 +1,295 @@
+//! Commands and options of the command line, and their help.
+
+mod bench;
+mod guest;
+mod launch;
+mod moving;
+mod pool;
+mod ring;
+mod snapshot;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use self::{
+    bench::BENCH_HELP,
+    guest::{CP_EXAMPLES, EXEC_EXAMPLES, STATS_EXAMPLES},
+    launch::{RESTORE_EXAMPLES, RUN_EXAMPLES},
+    moving::{RECEIVE_EXAMPLES, SEND_EXAMPLES},
+    ring::{CHECKPOINT_EXAMPLES, REWIND_EXAMPLES},
+    snapshot::{DIFF_EXAMPLES, EXPORT_HELP, SNAPSHOT_EXAMPLES},
+};
+pub use self::{
+    bench::BenchArguments,
+    guest::{ExecArguments, StatsArguments},
+    launch::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, StartArguments},
+    moving::{ReceiveArguments, SendArguments},
+    pool::{PoolCommand, PoolOption},
+    ring::{CheckpointArguments, RewindArguments},
+    snapshot::{ExportArguments, SnapshotArguments},
+};
+use super::values;
+
+const ABOUT: &str = "Checkpoints of virtual machines on Linux KVM: snapshots by reference";
+
+const HELP_START: &str = "\
+The memory of a VM lives in a pool: a file on tmpfs, on a disk or in persistent memory. A snapshot \
+does not copy the memory. It refers to the same blocks of the pool. The VM pauses for a moment and \
+runs on. Only memory that it writes afterwards needs more space. A restore maps the blocks of the \
+snapshot and starts at once. One snapshot can be restored many times, and the copies can run at \
+the \
+same time.";
+
+const HELP_END: &str = "\
+First steps:
+  nvvmm run --kernel vmlinuz --initramfs initrd.img --name web --detach
+  nvvmm snapshot web base            take a snapshot; the VM runs on
+  nvvmm restore base --name copy     start a second VM from that snapshot
+  nvvmm ps                           list the VMs
+  nvvmm snapshots                    list the snapshots
+  nvvmm stop web                     end the first VM
+
+Environment:
+  NVVMM_POOL          path of the pool, if --pool is not given. The default is
+                      /dev/shm/nvvmm-<user>.pool, which 'run' creates if needed
+  NVVMM_RUNTIME_DIR   directory of the control sockets. The default is
+                      $XDG_RUNTIME_DIR/nvvmm, else /run/nvvmm for root, else
+                      /tmp/nvvmm-<uid>
+  NVVMM_LOG           log filter, for example: debug, or nvvmm::cow=trace,info
+
+States of a VM (nvvmm ps):
+  booting    the machine is being built; the guest has not run yet
+  running    the guest runs
+  paused     'nvvmm pause' has stopped the guest
+  no-space   the pool is full and the guest needs a block. The guest waits, and
+             runs on when there is space: after 'nvvmm rm', after 'nvvmm pool
+             grow', or when another VM ends
+  stopping   the VM process is about to end
+
+Exit codes:
+  0  the command succeeded
+  1  the command failed, for a reason that is not in this list
+  2  wrong usage: an option or a value is not valid
+  3  there is no such VM, snapshot, pool or file
+  4  refused: the name is taken, something is busy, or the state does not allow it
+  5  the pool is full, or the medium that it is on
+  6  the pool is damaged, the file is not a pool, or 'pool check' or 'pool
+     scrub' found an error
+  7  the host lacks something: /dev/kvm, permission for userfaultfd, a newer
+     kernel, or CPU features that the snapshot needs";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "nvvmm",
+    version,
+    about = ABOUT,
+    long_about = HELP_START,
+    after_long_help = HELP_END,
+)]
+#[command(max_term_width = 110)]
+pub struct Arguments {
+    /// Log more to stderr: -v main steps, -vv details, -vvv everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 900)]
+    pub verbose: u8,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot a new VM
+    #[command(after_long_help = RUN_EXAMPLES)]
+    Run(RunArguments),
+    /// Start a VM from a snapshot
+    #[command(after_long_help = RESTORE_EXAMPLES)]
+    Restore(RestoreArguments),
+    /// List the running VMs
+    ///
+    /// STATE is booting, running, paused, no-space or stopping. It is 'starting' before the VM has
+    /// a control socket, and 'silent' if the VM does not answer. OWN is memory that only this VM
+    /// uses. SHARED is memory that it shares with snapshots. With --json each VM that answers is
+    /// an object with all its counters.
+    Ps(JsonFlag),
+    /// Show counters and times of a running VM: faults, copies, system calls, snapshots
+    ///
+    /// The guest is not involved. Each line of a histogram is a power of two of a microsecond.
+    #[command(after_long_help = STATS_EXAMPLES)]
+    Stats(StatsArguments),
+    /// Pause a VM: its vCPUs and devices stop until 'nvvmm resume'
+    Pause {
+        /// Name of the VM
+        #[arg(value_parser = values::vm_name)]
+        vm: String,
+    },
+    /// Let a paused VM run on
+    Resume {
+        /// Name of the VM
+        #[arg(value_parser = values::vm_name)]
+        vm: String,
+    },
+    /// End a VM; changes since its last snapshot are lost
+    ///
+    /// Ends the VM process and waits until it is gone. The guest does not shut down: for clean file
+    /// systems, switch it off from inside, or use 'nvvmm snapshot --stop'.
+    Stop {
+        /// Name of the VM
+        #[arg(value_parser = values::vm_name)]
+        vm: String,
+        /// Kill a VM process that does not answer. The pool takes back its blocks
+        #[arg(long)]
+        force: bool,
+    },
+    /// Connect to the serial console of a VM; Ctrl-] disconnects
+    Console {
+        /// Name of the VM
+        #[arg(value_parser = values::vm_name)]
+        vm: String,
+    },
+    /// Run a program in the guest of a VM; the guest must run nvvmm-agent
+    #[command(after_long_help = EXEC_EXAMPLES)]
+    Exec(ExecArguments),
+    /// Copy a file into the guest of a VM, or out of it; the guest must run nvvmm-agent
+    ///
+    /// Write the file in the guest as VM:PATH. If TO is a directory, the file keeps its name.
+    /// Permissions are copied too. Write a local path that has a colon as ./like:this.
+    #[command(after_long_help = CP_EXAMPLES)]
+    Cp {
+        /// File to copy: a local path or VM:PATH
+        #[arg(value_name = "FROM", value_parser = values::copy_place)]
+        from: values::CopyPlace,
+        /// Target: a local path or VM:PATH
+        #[arg(value_name = "TO", value_parser = values::copy_place)]
+        to: values::CopyPlace,
+    },
+    /// Take a snapshot of a running or paused VM
+    #[command(after_long_help = SNAPSHOT_EXAMPLES)]
+    Snapshot(SnapshotArguments),
+    /// Take checkpoints of a running VM at an interval, and keep the newest
+    #[command(after_long_help = CHECKPOINT_EXAMPLES)]
+    Checkpoint(CheckpointArguments),
+    /// Take a VM back to a checkpoint or a snapshot of it
+    #[command(after_long_help = REWIND_EXAMPLES)]
+    Rewind(RewindArguments),
+    /// For tests: compare KVM's dirty log since the last snapshot with the COW engine. The VM must
+    /// have been started with NVVMM_TEST_DIRTY_LOG in its environment.
+    #[command(hide = true)]
+    Audit {
+        /// The VM.
+        vm: String,
+        /// The form of the output; always JSON.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
+    /// List the snapshots of a pool as a tree
+    ///
+    /// OWN is the space that the removal of the snapshot frees. SHARED is the space that it shares
+    /// with other snapshots. Every snapshot is complete, so you can remove them in any order.
+    Snapshots {
+        /// The pool.
+        #[command(flatten)]
+        pool: PoolOption,
+        /// The form of the output.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
+    /// Decode a snapshot: its inode, frame map, vCPUs and devices; or the pool, if no name is given
+    ///
+    /// Changes nothing and needs no VM. docs/formats/pool.md explains the fields.
+    Inspect {
+        /// Name of the snapshot; without it the pool itself is decoded
+        #[arg(value_parser = values::snapshot_name)]
+        snapshot: Option<String>,
+        /// The pool.
+        #[command(flatten)]
+        pool: PoolOption,
+        /// The form of the output.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
+    /// List the frames in which two snapshots differ
+    ///
+    /// Frames are listed by guest frame number, or by page number for process images. A frame that
+    /// both snapshots have in the same block is equal and not read. Others are compared byte by
+    /// byte. A frame that a snapshot does not have counts as zeros.
+    #[command(after_long_help = DIFF_EXAMPLES)]
+    Diff {
+        /// Name of the first snapshot
+        #[arg(value_parser = values::snapshot_name)]
+        from: String,
+        /// Name of the second snapshot
+        #[arg(value_parser = values::snapshot_name)]
+        to: String,
+        /// The pool.
+        #[command(flatten)]
+        pool: PoolOption,
+        /// The form of the output.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
+    /// Write a snapshot as a stream, for 'nvvmm receive' in another pool
+    ///
+    /// The stream describes itself, is compressed, and has checksums. It leaves out memory that was
+    /// never written and frames of zeros.
+    #[command(after_long_help = SEND_EXAMPLES)]
+    Send(SendArguments),
+    /// Make a snapshot from a stream of 'nvvmm send'
+    ///
+    /// The snapshot appears when the whole stream has arrived, and not earlier. A damaged stream is
+    /// refused and nothing of it is kept. After an interruption the part that has arrived is kept.
+    /// It cannot be restored, but it is not stored again when you send the snapshot again.
+    #[command(after_long_help = RECEIVE_EXAMPLES)]
+    Receive(ReceiveArguments),
+    /// Write the snapshot of a VM as a core file, for debuggers
+    #[command(after_long_help = EXPORT_HELP)]
+    Export(ExportArguments),
+    /// Remove snapshots
+    ///
+    /// This works for a snapshot that a VM still runs from. The name is free at once. The space is
+    /// free when that VM does not need it any more.
+    Rm {
+        /// Names of the snapshots
+        #[arg(required = true, value_name = "NAME", value_parser = values::snapshot_name)]
+        names: Vec<String>,
+        /// The pool.
+        #[command(flatten)]
+        pool: PoolOption,
+        /// The form of the output.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
+    /// Create, grow, show and check pools
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// Print the completion script of a shell for nvvmm
+    ///
+    /// scripts/install.sh installs it where the shell searches for it.
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages, one for each command
+    Man {
+        /// Directory for the man pages; created if it does not exist
+        dir: PathBuf,
+    },
+    /// Measure snapshots and restores on this host, compare them with copying, and draw plots
+    #[command(after_long_help = BENCH_HELP)]
+    Bench(BenchArguments),
+}
+
+/// `--json`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct JsonFlag {
+    /// Print JSON: sizes in bytes, times with the unit in the name
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+#[path = "args_test.rs"]
+mod args_test;

@@ -1,0 +1,79 @@
+//! Options of the commands that move snapshots.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{JsonFlag, PoolOption};
+use crate::values;
+
+pub(super) const SEND_EXAMPLES: &str = "\
+Examples:
+  nvvmm send before-upgrade | ssh other nvvmm receive
+  nvvmm send after-upgrade --since before-upgrade | ssh other nvvmm receive
+      Sends only the differences. The other pool must have 'before-upgrade'.
+  nvvmm send before-upgrade --output before-upgrade.nvvm
+  openssl rand -hex 32 > key
+  nvvmm send before-upgrade --encrypt key --output before-upgrade.nvvm
+      Encrypts with ChaCha20-Poly1305. The file 'key' has 64 hexadecimal digits.";
+
+pub(super) const RECEIVE_EXAMPLES: &str = "\
+Examples:
+  ssh other nvvmm send before-upgrade | nvvmm receive
+  nvvmm receive before-upgrade.nvvm --name copy
+  nvvmm receive before-upgrade.nvvm --decrypt key";
+
+/// `nvvmm send`.
+#[derive(Debug, Args)]
+pub struct SendArguments {
+    /// Name of the snapshot
+    #[arg(value_parser = values::snapshot_name)]
+    pub snapshot: String,
+    /// Send only the differences from this snapshot. The receiving pool must have it, under any
+    /// name
+    #[arg(long, value_name = "OTHER", value_parser = values::snapshot_name)]
+    pub since: Option<String>,
+    /// Write the stream to a new file, a pipe, or - for standard output
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub output: PathBuf,
+    /// Encrypt with the key in this file (64 hexadecimal digits). 'nvvmm receive' then needs the
+    /// same key
+    #[arg(long, value_name = "KEY-FILE")]
+    pub encrypt: Option<PathBuf>,
+    /// Compression level of zstd
+    #[arg(
+        long,
+        value_name = "1-19",
+        default_value = "3",
+        value_parser = clap::value_parser!(i32).range(1..=19),
+    )]
+    pub level: i32,
+    /// The pool.
+    #[command(flatten)]
+    pub pool: PoolOption,
+    /// The form of the report, which goes to standard error when the stream goes to standard
+    /// output.
+    #[command(flatten)]
+    pub json: JsonFlag,
+}
+
+/// `nvvmm receive`.
+#[derive(Debug, Args)]
+pub struct ReceiveArguments {
+    /// Read the stream from a file, a pipe, or - for standard input
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub input: PathBuf,
+    /// Name of the new snapshot. The default is its name in the stream; a checkpoint VM@7 becomes
+    /// VM-7
+    #[arg(long, value_parser = values::new_snapshot_name)]
+    pub name: Option<String>,
+    /// Decrypt with the key in this file. A stream that is not encrypted is then refused
+    #[arg(long, value_name = "KEY-FILE")]
+    pub decrypt: Option<PathBuf>,
+    /// The pool.
+    #[command(flatten)]
+    pub pool: PoolOption,
+    /// The form of the report.
+    #[command(flatten)]
+    pub json: JsonFlag,
+}

@@ -1,0 +1,101 @@
+//! Options of the commands about the ring of checkpoints.
+
+use std::time::Duration;
+
+use clap::Args;
+use nvvmm_snapshot::Durability;
+
+use super::JsonFlag;
+use crate::values;
+
+pub(super) const CHECKPOINT_EXAMPLES: &str = "\
+Examples:
+  nvvmm checkpoint web --every 10ms --keep 8
+      Takes 100 checkpoints a second; 'nvvmm ps' shows the progress.
+  nvvmm rewind web -n 3
+      Takes the VM back to the third newest checkpoint.
+  nvvmm restore web@1207 --name copy
+      Starts a second VM: a checkpoint is a snapshot like any other.
+  nvvmm checkpoint web --stop
+      Takes no more checkpoints. Those that exist stay.";
+
+/// `nvvmm checkpoint`.
+#[derive(Debug, Args)]
+pub struct CheckpointArguments {
+    /// Name of the VM
+    #[arg(value_parser = values::vm_name)]
+    pub vm: String,
+    /// Interval from the start of one checkpoint to the start of the next, for example 10ms or 5s;
+    /// 0 starts the next one at once
+    ///
+    /// The VM process takes the checkpoints itself until it ends, or until --stop. It also stops if
+    /// the pool is full: then the guest runs on, and 'nvvmm ps' shows the reason. No checkpoint is
+    /// taken while the VM is paused, or while a process of its guest is captured or restarted.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::period)]
+    pub every: Duration,
+    /// Number of checkpoints to keep. Each new checkpoint removes the oldest
+    ///
+    /// Checkpoints are snapshots with the names VM@1, VM@2, and so on. Checkpoints of an earlier VM
+    /// with the same name count too.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value = "8",
+        value_parser = clap::value_parser!(u32).range(1..=1000),
+    )]
+    pub keep: u32,
+    /// Require that each checkpoint survives the end of any process, a crash or restart of the
+    /// host, or a power cut. The command fails if the pool cannot do that
+    #[arg(long, value_name = "process|host|power")]
+    pub durability: Option<Durability>,
+    /// Take no more checkpoints. Those that exist stay
+    #[arg(long, conflicts_with_all = ["every", "keep", "durability", "watch"])]
+    pub stop: bool,
+    /// Print the progress every second. Ctrl-C ends only the printing
+    #[arg(long, conflicts_with = "json")]
+    pub watch: bool,
+    /// The form of the output.
+    #[command(flatten)]
+    pub json: JsonFlag,
+}
+
+pub(super) const REWIND_EXAMPLES: &str = "\
+Examples:
+  nvvmm rewind web
+      Goes back to the newest checkpoint.
+  nvvmm rewind web -n 3
+      Goes back to the third newest. Newer checkpoints stay, so you can go forward again.
+  nvvmm rewind web --to before-upgrade
+      Goes back to a snapshot.";
+
+/// `nvvmm rewind`.
+#[derive(Debug, Args)]
+pub struct RewindArguments {
+    /// Name of the VM
+    ///
+    /// The VM keeps its process, console and sockets. Connections between host and guest break, as
+    /// with any restore. The command is refused for a VM that can write to a disk, because the disk
+    /// does not go back.
+    #[arg(value_parser = values::vm_name)]
+    pub vm: String,
+    /// Number of the checkpoint, counted from the newest (1)
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "COUNT",
+        default_value = "1",
+        value_parser = clap::value_parser!(u32).range(1..),
+    )]
+    pub checkpoints: u32,
+    /// Go back to the snapshot of this name. Its machine must be like that of this VM
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = values::snapshot_name,
+        conflicts_with = "checkpoints",
+    )]
+    pub to: Option<String>,
+    /// The form of the output.
+    #[command(flatten)]
+    pub json: JsonFlag,
+}

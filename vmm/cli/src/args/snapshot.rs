@@ -1,0 +1,107 @@
+//! Options of the commands about snapshots.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use nvvmm_snapshot::Durability;
+
+use super::{JsonFlag, PoolOption};
+use crate::values;
+
+pub(super) const SNAPSHOT_EXAMPLES: &str = "\
+Examples:
+  nvvmm snapshot web before-upgrade
+      The VM pauses for a moment and runs on.
+  nvvmm snapshot web suspended --stop
+      The VM ends; 'nvvmm restore suspended --once' continues it.
+  nvvmm snapshot web job-1 --process 4711 --kill
+      Captures one process of the guest; 'nvvmm restore job-1 --into VM' restarts it.";
+
+/// `nvvmm snapshot`.
+#[derive(Debug, Args)]
+pub struct SnapshotArguments {
+    /// Name of the VM
+    #[arg(value_parser = values::vm_name)]
+    pub vm: String,
+    /// Name of the new snapshot, up to 128 of A-Z a-z 0-9 . _ -
+    #[arg(value_parser = values::new_snapshot_name)]
+    pub name: String,
+    /// End the VM after the snapshot. By default it runs on
+    #[arg(long)]
+    pub stop: bool,
+    /// Capture the process with this id in the guest, not the whole VM. The guest must run
+    /// nvvmm-agent
+    ///
+    /// The memory of the process is not copied. Open files are saved by name only: they must exist
+    /// when the process is restarted. If the process uses something that cannot be captured, for
+    /// example a network connection, the command fails and names it.
+    #[arg(
+        long,
+        value_name = "PID",
+        value_parser = clap::value_parser!(i32).range(1..),
+        conflicts_with_all = ["stop", "verify"],
+    )]
+    pub process: Option<i32>,
+    /// Capture its descendants too: all processes that it has started
+    #[arg(long, requires = "process")]
+    pub tree: bool,
+    /// Leave the process stopped, as SIGSTOP does
+    #[arg(long, requires = "process", conflicts_with = "kill")]
+    pub leave_stopped: bool,
+    /// Kill the process when the snapshot is complete
+    #[arg(long, requires = "process")]
+    pub kill: bool,
+    /// Require that the snapshot survives the end of any process, a crash or restart of the host,
+    /// or a power cut. The command fails if the pool cannot do that; 'nvvmm pool status' shows
+    /// what it can. By default a snapshot survives as much as the pool can do
+    #[arg(long, value_name = "process|host|power")]
+    pub durability: Option<Durability>,
+    /// Compute the digests of the new blocks before the command returns ('nvvmm pool scrub' needs
+    /// them)
+    ///
+    /// By default the VM process computes them in the background after the snapshot. It uses at
+    /// most a fifth of one CPU for this.
+    #[arg(long)]
+    pub verify: bool,
+    /// The form of the output.
+    #[command(flatten)]
+    pub json: JsonFlag,
+}
+
+pub(super) const EXPORT_HELP: &str = "\
+The core file has each vCPU as a thread (1 and up) with its registers. It has all guest RAM by \
+physical address. It also has RAM by virtual address, as the page tables of one vCPU map it: the \
+first vCPU in kernel mode, else vCPU 1. The file is as sparse as the snapshot. It contains all \
+secrets that the guest had in memory; only its owner can read it.
+
+gdb finds the symbols of a kernel or program that runs at its link address (Linux: boot with \
+nokaslr). For a Linux guest the file has the note VMCOREINFO, from which drgn and crash read the \
+kernel's release and address.
+
+Examples:
+  nvvmm export before-upgrade --core web.core
+      gdb vmlinux web.core -ex 'info threads' -ex 'thread apply all bt'
+      drgn -c web.core -s vmlinux
+  nvvmm export before-upgrade --core - | zstd > web.core.zst";
+
+/// `nvvmm export`.
+#[derive(Debug, Args)]
+pub struct ExportArguments {
+    /// Name of the snapshot, which must be of a VM
+    #[arg(value_parser = values::snapshot_name)]
+    pub snapshot: String,
+    /// Path of the ELF core file; - for stdout
+    #[arg(long, value_name = "FILE")]
+    pub core: PathBuf,
+    /// The pool.
+    #[command(flatten)]
+    pub pool: PoolOption,
+    /// The form of the output.
+    #[command(flatten)]
+    pub json: JsonFlag,
+}
+
+pub(super) const DIFF_EXAMPLES: &str = "\
+Examples:
+  nvvmm diff before-upgrade after-upgrade
+  nvvmm diff web@1206 web@1207 --json | jq .frames_different";

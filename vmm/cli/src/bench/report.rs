@@ -1,0 +1,184 @@
+//! Results of a run of the benchmark: JSON, from which come the tables, plots and
+//! docs/performance.md.
+
+use serde::{Deserialize, Serialize};
+
+use super::{host::HostFacts, statistics::Spread};
+
+/// A whole run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of the program.
+    pub nvvmm: String,
+    /// Time at which the run began, in UTC.
+    pub began: String,
+    /// Duration of the run, in seconds.
+    pub took_s: f64,
+    /// Host that the run was on.
+    pub host: HostFacts,
+    /// Method, one sentence each.
+    pub method: Vec<String>,
+    /// Experiments that were run.
+    pub experiments: Vec<Experiment>,
+    /// Parts that were left out, and why.
+    pub left_out: Vec<String>,
+    /// Experiments that failed, and why.
+    #[serde(default)]
+    pub failed: Vec<String>,
+}
+
+/// One experiment.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Experiment {
+    /// Name of the experiment on the command line.
+    pub name: String,
+    /// Title.
+    pub title: String,
+    /// Description of the measurements.
+    pub about: String,
+    /// Curves.
+    pub charts: Vec<Chart>,
+    /// Figures.
+    pub tables: Vec<Table>,
+    /// Targets.
+    pub targets: Vec<Target>,
+    /// Remarks on the figures.
+    pub limits: Vec<String>,
+    /// Frames of guest memory that were compared with what they must hold after a restore.
+    pub frames_verified: u64,
+}
+
+/// Curves in one coordinate system.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Chart {
+    /// Name of its file, without an ending.
+    pub file: String,
+    /// Title.
+    pub title: String,
+    /// Horizontal axis.
+    pub x: Axis,
+    /// Vertical axis.
+    pub y: Axis,
+    /// The curves.
+    pub series: Vec<Series>,
+}
+
+/// One direction of a chart.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Axis {
+    /// Quantity, with its unit.
+    pub label: String,
+    /// Equal distances are equal factors, and marks are powers of this; without it they are equal
+    /// differences.
+    pub base: Option<f64>,
+}
+
+impl Axis {
+    /// On which equal distances are equal factors, marked at powers of `base` or their roots.
+    pub fn logarithmic(label: &str, base: f64) -> Self {
+        Self {
+            label: label.into(),
+            base: Some(base),
+        }
+    }
+
+    /// On which equal distances are equal differences.
+    pub fn linear(label: &str) -> Self {
+        Self {
+            label: label.into(),
+            base: None,
+        }
+    }
+
+    /// BenchPool of a value on the axis.
+    pub fn place(&self, value: f64) -> f64 {
+        self.base.map_or(value, |base| value.log(base))
+    }
+
+    /// Value at a place of the axis.
+    pub fn value(&self, place: f64) -> f64 {
+        self.base.map_or(place, |base| base.powf(place))
+    }
+}
+
+/// A curve.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Series {
+    /// Name of the series.
+    pub name: String,
+    /// Points, from left to right.
+    pub points: Vec<Point>,
+}
+
+/// One place of a curve.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Point {
+    /// BenchPool on the horizontal axis.
+    pub x: f64,
+    /// Measurements, in the order in which they were made.
+    pub measured: Vec<f64>,
+}
+
+impl Series {
+    /// Measurements at `x`.
+    pub fn at(&self, x: f64) -> &[f64] {
+        let found = self.points.iter().find(|point| point.x == x);
+        found.map_or(&[], |point| &point.measured)
+    }
+
+    /// Adds a measurement at `x`.
+    pub fn add(&mut self, x: f64, measured: f64) {
+        match self.points.iter_mut().find(|point| point.x == x) {
+            Some(point) => point.measured.push(measured),
+            None => {
+                let place = self.points.partition_point(|point| point.x < x);
+                let measured = vec![measured];
+                self.points.insert(place, Point { x, measured });
+            }
+        }
+    }
+}
+
+/// A table; the first column is text, the others are figures.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Table {
+    /// Title.
+    pub title: String,
+    /// Names of its columns.
+    pub columns: Vec<String>,
+    /// Rows, each with one cell for each column.
+    pub rows: Vec<Vec<String>>,
+}
+
+/// A target, and the result.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Target {
+    /// Quantity.
+    pub what: String,
+    /// Bound of the quantity.
+    pub wanted: Bound,
+    /// Measured values.
+    pub measured: Spread,
+    /// Unit of both, after the number: `x`, ` ms`.
+    pub unit: String,
+}
+
+/// Bound: the good side of a number.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// This or more.
+    AtLeast(f64),
+    /// This or less.
+    AtMost(f64),
+}
+
+impl Target {
+    /// Tells if the median is on the good side.
+    pub fn is_met(&self) -> bool {
+        match self.wanted {
+            Bound::AtLeast(bound) => self.measured.median >= bound,
+            Bound::AtMost(bound) => self.measured.median <= bound,
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! `nvvmm bench`.
+
+use std::fs;
+use std::path::Path;
+
+use nvvmm::{ErrorKind, VmError};
+
+use super::args::BenchArguments;
+use super::interruption::ends_on_signal;
+use super::output;
+use super::terminal::tell;
+use crate::bench::{self, ExperimentKind, Plan, Progress, Report, markdown, plot, text};
+
+/// Name of the files that `--out` writes, and of the directory of plots.
+const NAME: &str = "performance";
+
+/// `nvvmm bench`.
+pub fn run(arguments: BenchArguments) -> Result<(), VmError> {
+    let (out, json) = (arguments.out.clone(), arguments.json.json);
+    let report = match &arguments.from {
+        Some(path) => read(path)?,
+        None => measure(arguments)?,
+    };
+    if let Some(dir) = &out {
+        write(&report, dir)?;
+    }
+    if json {
+        output::print_json(&report)?;
+    } else {
+        output::print(&text::text(&report))?;
+    }
+    match report.failed.first() {
+        Some(why) => Err(VmError::failed(why.clone())),
+        None => Ok(()),
+    }
+}
+
+fn measure(arguments: BenchArguments) -> Result<Report, VmError> {
+    let (sizes, left_out) = Plan::fitting_sizes(&arguments.sizes, &arguments.dir)?;
+    let plan = Plan {
+        experiments: if arguments.experiments.is_empty() {
+            ExperimentKind::ALL.to_vec()
+        } else {
+            arguments.experiments
+        },
+        sizes,
+        repeat: arguments.repeat.into(),
+        dir: arguments.dir,
+        huge_dirs: arguments.huge_dirs,
+        guest: Plan::find_guest(arguments.guest)?,
+        vcpus: arguments.cpus,
+        clones: arguments.clones.into(),
+    };
+    bench::run(&plan, left_out, &Progress::begin(ends_on_signal()?, tell))
+}
+
+fn read(path: &Path) -> Result<Report, VmError> {
+    let text = fs::read(path).map_err(|e| {
+        VmError::io(
+            format_args!("read the measurements in {}", path.display()),
+            &e,
+        )
+    })?;
+    serde_json::from_slice(&text).map_err(|e| {
+        VmError::new(
+            ErrorKind::Usage,
+            format!(
+                "{} does not hold measurements of this nvvmm: {e}",
+                path.display()
+            ),
+        )
+    })
+}
+
+/// The document, the measurements, and a drawing of each chart.
+fn write(report: &Report, dir: &Path) -> Result<(), VmError> {
+    let plots = dir.join(NAME);
+    let failed = |path: &Path, e| VmError::io(format_args!("write {}", path.display()), &e);
+    fs::create_dir_all(&plots).map_err(|e| failed(&plots, e))?;
+    let put = |path: &Path, text: &str| fs::write(path, text).map_err(|e| failed(path, e));
+    for chart in report
+        .experiments
+        .iter()
+        .flat_map(|experiment| &experiment.charts)
+    {
+        put(
+            &plots.join(format!("{}.svg", chart.file)),
+            &plot::svg(chart)?,
+        )?;
+    }
+    let json = serde_json::to_string_pretty(report)
+        .map_err(|e| VmError::failed(format!("cannot write JSON: {e}")))?;
+    put(&dir.join(format!("{NAME}.json")), &json)?;
+    put(
+        &dir.join(format!("{NAME}.md")),
+        &markdown::document(report, NAME),
+    )
+}

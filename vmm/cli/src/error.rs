@@ -1,0 +1,52 @@
+//! Exit codes, and how an error looks. The codes are promised to scripts and stand in `nvvmm
+//! --help`.
+
+use nvvmm::{ErrorKind, VmError};
+
+use super::terminal::tell;
+
+/// Exit code 1: failed, for a reason that has no code of its own.
+pub const EXIT_FAILED: u8 = 1;
+/// Exit code 2: the command makes no sense as given (the code that clap uses).
+pub const EXIT_USAGE: u8 = 2;
+/// Exit code 3: there is no such VM, snapshot, pool or file.
+pub const EXIT_NOT_FOUND: u8 = 3;
+/// Exit code 4: refused: name taken, busy, or not in this state.
+pub const EXIT_REFUSED: u8 = 4;
+/// Exit code 5: the pool or the medium behind it is full.
+pub const EXIT_POOL_FULL: u8 = 5;
+/// Exit code 6: the pool is damaged, is none, or `pool check` found something.
+pub const EXIT_POOL_DAMAGED: u8 = 6;
+/// Exit code 7: the host lacks something.
+pub const EXIT_HOST_LACKS: u8 = 7;
+
+/// The exit code for errors of `kind`.
+pub fn exit_code(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::Usage => EXIT_USAGE,
+        ErrorKind::NotFound => EXIT_NOT_FOUND,
+        ErrorKind::Refused => EXIT_REFUSED,
+        ErrorKind::PoolFull => EXIT_POOL_FULL,
+        ErrorKind::PoolDamaged => EXIT_POOL_DAMAGED,
+        ErrorKind::HostLacks => EXIT_HOST_LACKS,
+        // `Failed`, and kinds that a newer library may have.
+        _ => EXIT_FAILED,
+    }
+}
+
+/// The text of an error: its cause on one line and its remedy on the next.
+pub fn text(error: &VmError) -> String {
+    match &error.remedy {
+        Some(remedy) => format!("nvvmm: {}\n  try: {remedy}\n", error.message),
+        None => format!("nvvmm: {}\n", error.message),
+    }
+}
+
+/// Prints an error to stderr.
+pub fn print(error: &VmError) {
+    tell(&text(error));
+}
+
+#[cfg(test)]
+#[path = "error_test.rs"]
+mod error_test;

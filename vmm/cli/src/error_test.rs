@@ -1,0 +1,26 @@
+use super::*;
+
+#[test]
+fn kinds_have_the_promised_codes() {
+    for (kind, code) in [
+        (ErrorKind::Failed, 1),
+        (ErrorKind::Usage, 2),
+        (ErrorKind::NotFound, 3),
+        (ErrorKind::Refused, 4),
+        (ErrorKind::PoolFull, 5),
+        (ErrorKind::PoolDamaged, 6),
+        (ErrorKind::HostLacks, 7),
+    ] {
+        assert_eq!(exit_code(kind), code);
+    }
+}
+
+#[test]
+fn an_error_is_cause_and_remedy() {
+    let error = VmError::new(ErrorKind::PoolFull, "the pool is full");
+    assert_eq!(text(&error), "nvvmm: the pool is full\n");
+    assert_eq!(
+        text(&error.with_remedy("remove snapshots")),
+        "nvvmm: the pool is full\n  try: remove snapshots\n"
+    );
+}

@@ -1,0 +1,109 @@
+//! `nvvmm export`.
+
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use nvvmm::inspect::core::{Core, Target};
+use nvvmm::{ErrorKind, VmError};
+use nvvmm_snapshot::SnapshotReader;
+use serde::Serialize;
+
+use super::args::ExportArguments;
+use super::interruption::{Interruptible, ends_on_signal, unless};
+use super::partial::Partial;
+use super::progress::Progress;
+use super::terminal::tell;
+use super::{output, pool_path};
+
+/// Bytes that are written to a pipe at once.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// Report of an export.
+#[derive(Debug, Serialize)]
+struct Exported {
+    size_bytes: u64,
+    /// Program headers by virtual address.
+    virtual_ranges: usize,
+    /// The page tables map more.
+    cut_off: bool,
+    /// Release of the Linux that the core has VMCOREINFO of.
+    linux: Option<String>,
+}
+
+/// `nvvmm export`.
+pub fn run(arguments: &ExportArguments) -> Result<(), VmError> {
+    let pool = pool_path::open(&pool_path::found(&arguments.pool)?)?;
+    let core = look_through(pool.reader(&arguments.snapshot)?)?;
+    let interrupted = ends_on_signal()?;
+    let path = arguments.core.as_path();
+    let failed = |e: io::Error| VmError::io(format_args!("write {}", path.display()), &e);
+    if path == Path::new("-") {
+        let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
+        let out = Interruptible::output(&File::from(stdout), &interrupted).map_err(failed)?;
+        let out = Box::new(BufWriter::with_capacity(BUFFER_BYTES, out));
+        write(&core, &mut Target::Stream(out), &interrupted)?;
+    } else {
+        if path.exists() && !path.is_file() {
+            let why = format!("{} is not a regular file", path.display());
+            return Err(
+                VmError::new(ErrorKind::Refused, why).with_remedy("write to stdout: --core -")
+            );
+        }
+        let partial = Partial::beside(path).map_err(failed)?;
+        let file = partial.file.try_clone().map_err(failed)?;
+        write(&core, &mut Target::File(file), &interrupted)?;
+        partial.become_whole(path).map_err(failed)?;
+        report(&core, path, arguments.json.json)?;
+    }
+    if core.is_cut_off() {
+        tell(
+            "nvvmm: the guest's page tables map more than a core can say: some of it is by \
+             physical address alone\n",
+        );
+    }
+    Ok(())
+}
+
+/// A signal ends this as it ends any program: nothing was written yet.
+fn look_through(reader: SnapshotReader) -> Result<Core, VmError> {
+    let mut shown = Progress::of_bytes("look through")?;
+    Ok(Core::of(reader, &mut |done| shown.show(done, None))?)
+}
+
+fn write(core: &Core, target: &mut Target, interrupted: &AtomicBool) -> Result<(), VmError> {
+    let mut shown = Progress::of_bytes("export")?;
+    let whole = core.write(target, &mut |done| {
+        shown.show(done, Some(core.size_bytes()));
+        unless(interrupted)
+    })?;
+    match whole {
+        true => Ok(()),
+        false => Err(VmError::failed("interrupted: there is no core")),
+    }
+}
+
+fn report(core: &Core, path: &Path, json: bool) -> Result<(), VmError> {
+    let exported = Exported {
+        size_bytes: core.size_bytes(),
+        virtual_ranges: core.virtual_ranges(),
+        cut_off: core.is_cut_off(),
+        linux: core.linux().map(str::to_owned),
+    };
+    if json {
+        return output::print_json(&exported);
+    }
+    // The guest's words, on the user's terminal.
+    let linux = exported
+        .linux
+        .map(|release| format!("; Linux {}", release.escape_debug()));
+    output::print(&format!(
+        "{}: {} by physical address, {} ranges of it by virtual address too{}\n",
+        path.display(),
+        output::size(exported.size_bytes),
+        exported.virtual_ranges,
+        linux.unwrap_or_default()
+    ))
+}

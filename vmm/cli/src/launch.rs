@@ -1,0 +1,406 @@
+//! `nvvmm run` and `nvvmm restore`: this process becomes a VM process, or starts one with
+//! `--detach`.
+
+use std::fs::File;
+use std::io::{Write, stdin};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::pipe2;
+use nvvmm::control::{ControlClient, NameChoice, RuntimeDir, VmOrigin, VmState, VmStatus};
+use nvvmm::spec::{DiskSpec, VmSpec};
+use nvvmm::vm::{RestoreOptions, VmExit, VmSource};
+use nvvmm::{ErrorKind, VmError};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::args::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, StartArguments};
+use super::console::before_escape;
+use super::error::{EXIT_FAILED, exit_code};
+use super::terminal::{RawTerminal, leave_raw, tell};
+use super::vm_process::{self, ConsoleMode, VmProcess};
+use super::{detach, output, pool_path, process_commands};
+
+/// `nvvmm run`.
+pub fn run(arguments: RunArguments) -> Result<ExitCode, VmError> {
+    let RunArguments {
+        kernel,
+        initramfs,
+        cmdline,
+        memory,
+        cpus,
+        disks,
+        start,
+    } = arguments;
+    launch(start, PoolNeed::Made, || {
+        let kernel = readable("kernel", &kernel)?;
+        let initramfs = initramfs
+            .as_deref()
+            .map(|path| readable("initramfs", path))
+            .transpose()?;
+        let spec = VmSpec::builder(kernel)
+            .initramfs(initramfs)
+            .cmdline(cmdline)
+            .vcpus(cpus)
+            .memory_bytes(memory)
+            .disks(readable_disks(disks)?)
+            .agent_devices()
+            .build();
+        Ok(VmSource::Boot(spec))
+    })
+}
+
+/// `nvvmm restore`.
+pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, VmError> {
+    if let Some(vm) = arguments.into {
+        return process_commands::restore(
+            &vm,
+            arguments.snapshot,
+            arguments.attach,
+            arguments.window,
+            arguments.start.json,
+        );
+    }
+    let RestoreArguments {
+        snapshot,
+        into: _,
+        attach: _,
+        window: _,
+        once,
+        prefault,
+        clock,
+        disks,
+        start,
+    } = arguments;
+    launch(start, PoolNeed::Found, || {
+        let disks = if disks.is_empty() {
+            None
+        } else {
+            Some(readable_disks(disks)?)
+        };
+        Ok(VmSource::Restore(RestoreOptions {
+            snapshot,
+            disks,
+            once,
+            prefault,
+            step_clock: clock == ClockChoice::Step,
+        }))
+    })
+}
+
+/// Treatment of a default pool that does not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PoolNeed {
+    Made,
+    Found,
+}
+
+fn launch(
+    start: StartArguments,
+    need: PoolNeed,
+    source: impl FnOnce() -> Result<VmSource, VmError>,
+) -> Result<ExitCode, VmError> {
+    let console = console_choice(&start)?;
+    if start.detach && detach::is_child() {
+        let mut reported = false;
+        return match be_background_vm(&start, need, source, &mut reported) {
+            // The waiting command prints it.
+            Err(error) if !reported => {
+                detach::report_failed(&error);
+                Ok(exit_code(error.kind).into())
+            }
+            ended => ended.map(|()| ExitCode::SUCCESS),
+        };
+    }
+    if start.detach {
+        let status = detach::start_and_wait()?;
+        if start.json {
+            output::print_json(&status)?
+        } else {
+            output::print(&started_text(&status))?
+        }
+    } else {
+        be_vm(&start, need, console, source)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The console that the arguments ask for, when they agree with each other.
+fn console_choice(start: &StartArguments) -> Result<ConsoleChoice, VmError> {
+    let usage = |message: &str, remedy: &str| {
+        Err(VmError::new(ErrorKind::Usage, message).with_remedy(remedy))
+    };
+    match (start.console, start.detach) {
+        (Some(ConsoleChoice::Stdio), true) => usage(
+            "--console stdio and --detach exclude each other: a VM in the background has no \
+             terminal",
+            "connect with 'nvvmm console VM' when it runs",
+        ),
+        (None, true) | (Some(ConsoleChoice::None), _) => Ok(ConsoleChoice::None),
+        (None | Some(ConsoleChoice::Stdio), false) if start.json => usage(
+            "--json and the guest's console cannot share stdout",
+            "add --detach or --console none",
+        ),
+        (None | Some(ConsoleChoice::Stdio), false) => Ok(ConsoleChoice::Stdio),
+    }
+}
+
+fn be_background_vm(
+    start: &StartArguments,
+    need: PoolNeed,
+    source: impl FnOnce() -> Result<VmSource, VmError>,
+    reported: &mut bool,
+) -> Result<(), VmError> {
+    let source = source()?;
+    let pool = pool_for(start, need)?;
+    let claim = RuntimeDir::of_user()?.claim(&name_choice(start), &pool)?;
+    let paths = claim.paths().clone();
+    detach::become_background(&paths.log)?;
+    // So that a file system can be unmounted from under the shell that started the VM.
+    if let Err(e) = std::env::set_current_dir("/") {
+        tracing::warn!("cannot leave the working directory: {e}");
+    }
+    let ending = Arc::new(Ending::new(paths.control.clone()));
+    ending.ask_on_signals(&[SIGINT, SIGTERM])?;
+    let process = VmProcess {
+        pool,
+        source,
+        console: ConsoleMode::SocketOnly,
+        paused: start.paused,
+        runtime: paths.clone(),
+    };
+    let exit = vm_process::run(process, &mut |status| {
+        detach::report_ready(status);
+        *reported = true;
+    })?;
+    tracing::info!("{}", exit_text(&paths.name, &exit));
+    Ok(())
+}
+
+fn be_vm(
+    start: &StartArguments,
+    need: PoolNeed,
+    console: ConsoleChoice,
+    source: impl FnOnce() -> Result<VmSource, VmError>,
+) -> Result<(), VmError> {
+    let source = source()?;
+    let pool = pool_for(start, need)?;
+    let claim = RuntimeDir::of_user()?.claim(&name_choice(start), &pool)?;
+    let paths = claim.paths().clone();
+    let ending = Arc::new(Ending::new(paths.control.clone()));
+    ending.ask_on_signals(&[SIGHUP, SIGINT, SIGTERM])?;
+    let (mode, raw) = match console {
+        ConsoleChoice::None => (ConsoleMode::SocketOnly, None),
+        ConsoleChoice::Stdio => {
+            let raw = RawTerminal::enter()?;
+            let input = read_keyboard(raw.is_some(), Arc::clone(&ending))?;
+            (ConsoleMode::Stdio { input }, raw)
+        }
+    };
+    let is_raw = raw.is_some();
+    let process = VmProcess {
+        pool,
+        source,
+        console: mode,
+        paused: start.paused,
+        runtime: paths.clone(),
+    };
+    let mut printed = Ok(());
+    let exit = vm_process::run(process, &mut |status| {
+        if start.json {
+            printed = output::print_json(status);
+        } else {
+            tell(&foreground_text(status, is_raw));
+        }
+    });
+    drop(raw);
+    let exit = exit?;
+    tell(&format!("nvvmm: {}\n", exit_text(&paths.name, &exit)));
+    printed
+}
+
+fn pool_for(start: &StartArguments, need: PoolNeed) -> Result<PathBuf, VmError> {
+    match need {
+        PoolNeed::Made => pool_path::found_or_made(&start.pool),
+        PoolNeed::Found => pool_path::found(&start.pool),
+    }
+}
+
+fn name_choice(start: &StartArguments) -> NameChoice {
+    start
+        .name
+        .clone()
+        .map_or(NameChoice::MadeUp, NameChoice::Given)
+}
+
+/// `path` made absolute, when it can be read.
+fn readable(what: &str, path: &Path) -> Result<PathBuf, VmError> {
+    let failed =
+        |e: std::io::Error| VmError::io(format_args!("read the {what} {}", path.display()), &e);
+    let file = File::open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.is_dir() {
+        return Err(VmError::new(
+            ErrorKind::Usage,
+            format!("the {what} {} is a directory", path.display()),
+        ));
+    }
+    std::path::absolute(path).map_err(failed)
+}
+
+fn readable_disks(disks: Vec<DiskSpec>) -> Result<Vec<DiskSpec>, VmError> {
+    disks
+        .into_iter()
+        .map(|disk| {
+            Ok(DiskSpec {
+                path: readable("disk", &disk.path)?,
+                ..disk
+            })
+        })
+        .collect()
+}
+
+/// Ends this VM process when the user asks for it by key or signal.
+#[derive(Debug)]
+struct Ending {
+    control: PathBuf,
+    asked: AtomicBool,
+}
+
+impl Ending {
+    fn new(control: PathBuf) -> Self {
+        Self {
+            control,
+            asked: AtomicBool::new(false),
+        }
+    }
+
+    /// The first time, the way that `nvvmm stop` goes. A VM that is not up yet, or that is asked a
+    /// second time, is ended at once: the pool gives back what a dead process held. Never
+    /// waits, so that the second time is heard.
+    fn ask(self: &Arc<Self>) {
+        if self.asked.swap(true, Ordering::SeqCst) {
+            end_now();
+        }
+        let ending = Arc::clone(self);
+        let asking = thread::Builder::new().name("ending".into()).spawn(move || {
+            if ControlClient::connect(&ending.control)
+                .and_then(|mut vm| vm.stop())
+                .is_err()
+            {
+                end_now();
+            }
+        });
+        if asking.is_err() {
+            end_now();
+        }
+    }
+
+    fn ask_on_signals(self: &Arc<Self>, signals: &[i32]) -> Result<(), VmError> {
+        let failed = |e: std::io::Error| VmError::io("take signals", &e);
+        let mut signals = Signals::new(signals).map_err(failed)?;
+        let ending = Arc::clone(self);
+        thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || signals.forever().for_each(|_| ending.ask()))
+            .map_err(failed)?;
+        Ok(())
+    }
+}
+
+fn end_now() -> ! {
+    leave_raw();
+    tell("nvvmm: ended before the VM could stop cleanly\n");
+    std::process::exit(EXIT_FAILED.into());
+}
+
+/// Starts to read stdin; gives the end of a pipe where the console reads what was typed.
+///
+/// From a terminal, Ctrl-] is taken out and what a guest does not read is dropped, so that Ctrl-]
+/// always works. From a file or a pipe every byte reaches the guest, as slowly as it reads.
+fn read_keyboard(is_terminal: bool, ending: Arc<Ending>) -> Result<OwnedFd, VmError> {
+    let failed = |e: nix::Error| VmError::io("make the console's pipe", &e.into());
+    let (input, typed) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
+    fcntl(&input, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed)?;
+    if is_terminal {
+        fcntl(&typed, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed)?;
+    }
+    thread::Builder::new()
+        .name("keyboard".into())
+        .spawn(move || carry_keys(File::from(typed), is_terminal, &ending))
+        .map_err(|e| VmError::io("read the keyboard", &e))?;
+    Ok(input)
+}
+
+fn carry_keys(mut typed: File, is_terminal: bool, ending: &Arc<Ending>) {
+    let mut keys = [0; 4096];
+    loop {
+        let count = match nix::unistd::read(stdin(), &mut keys) {
+            Err(nix::errno::Errno::EINTR) => continue,
+            Ok(0) | Err(_) => return,
+            Ok(count) => count,
+        };
+        let (before, leave) = if is_terminal {
+            before_escape(&keys[..count])
+        } else {
+            (&keys[..count], false)
+        };
+        match typed.write_all(before) {
+            Err(e) if e.kind() != std::io::ErrorKind::WouldBlock => return,
+            _ => {}
+        }
+        if leave {
+            ending.ask();
+        }
+    }
+}
+
+fn foreground_text(status: &VmStatus, raw: bool) -> String {
+    let key = if raw { "; Ctrl-] ends it" } else { "" };
+    format!("nvvmm: {}{key}\n", up_text(status))
+}
+
+fn started_text(status: &VmStatus) -> String {
+    let name = &status.name;
+    format!(
+        "{}\n  console: nvvmm console {name}\n  end:     nvvmm stop {name}\n",
+        up_text(status)
+    )
+}
+
+/// `vm-1 runs (pid 4711), restored from base in 1.24 ms`.
+fn up_text(status: &VmStatus) -> String {
+    let VmStatus { name, pid, .. } = status;
+    let state = if status.state == VmState::Paused {
+        "is paused"
+    } else {
+        "runs"
+    };
+    let from = match (&status.origin, &status.restore) {
+        (VmOrigin::Boot { .. }, _) => String::new(),
+        (VmOrigin::Snapshot { name }, None) => format!(", restored from {name}"),
+        (VmOrigin::Snapshot { name }, Some(report)) => {
+            format!(
+                ", restored from {name} in {}",
+                output::time_us(report.first_instruction_us)
+            )
+        }
+    };
+    format!("{name} {state} (pid {pid}){from}")
+}
+
+fn exit_text(name: &str, exit: &VmExit) -> String {
+    match exit {
+        VmExit::PoweredOff => format!("{name} switched itself off"),
+        VmExit::Stopped => format!("{name} was stopped"),
+        VmExit::Snapshotted { snapshot } => format!("{name} ended with the snapshot {snapshot}"),
+    }
+}
+
+#[cfg(test)]
+#[path = "launch_test.rs"]
+mod launch_test;

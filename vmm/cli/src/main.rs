@@ -1,0 +1,7 @@
+//! The program `nvvmm`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    nvvmm_cli::run()
+}

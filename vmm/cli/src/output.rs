@@ -1,0 +1,40 @@
+//! Output of commands.
+
+use std::io::{self, Write};
+
+use nvvmm::VmError;
+use nvvmm::checkpoint::report::PhaseTime;
+use serde::Serialize;
+
+pub use crate::human_units::{Column, fields, frames_size, lasting, moment, size, table, time_us};
+
+/// Prints text to stdout. A reader that went away (`nvvmm ps | head -1`) is not an error.
+pub fn print(text: &str) -> Result<(), VmError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(VmError::io("write to stdout", &e)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints `value` as JSON.
+pub fn print_json(value: &impl Serialize) -> Result<(), VmError> {
+    print(&json_text(value)?)
+}
+
+/// `value` as JSON, with a line's end.
+pub fn json_text(value: &impl Serialize) -> Result<String, VmError> {
+    let mut text = serde_json::to_string_pretty(value)
+        .map_err(|e| VmError::failed(format!("cannot write JSON: {e}")))?;
+    text.push('\n');
+    Ok(text)
+}
+
+/// The phases of a snapshot or a restore, one per line.
+pub fn phases(phases: &[PhaseTime]) -> String {
+    let width = phases.iter().map(|p| p.phase.len()).max().unwrap_or(0);
+    phases
+        .iter()
+        .map(|p| format!("  {:<width$}  {:>10}\n", p.phase, time_us(p.us)))
+        .collect()
+}

@@ -1,0 +1,43 @@
+//! Files that are not whole yet.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// A file that goes away unless it is renamed.
+pub struct Partial {
+    path: PathBuf,
+    /// The file, open for writing.
+    pub file: File,
+}
+
+impl Partial {
+    /// Creates a file in the directory of `target`, for its owner alone.
+    pub fn beside(target: &Path) -> io::Result<Self> {
+        let mut name = target
+            .file_name()
+            .ok_or(io::ErrorKind::InvalidInput)?
+            .to_owned();
+        name.push(format!(".nvvmm-{}", std::process::id()));
+        let path = target.with_file_name(name);
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        Ok(Self { path, file })
+    }
+
+    /// Takes the name that it was made for.
+    pub fn become_whole(&self, target: &Path) -> io::Result<()> {
+        fs::rename(&self.path, target)
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // Not there when it was renamed.
+        let _ = fs::remove_file(&self.path);
+    }
+}

@@ -1,0 +1,241 @@
+//! `nvvmm pool create`, `grow`, `delete`, `status` and `check`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use nvvmm::{ErrorKind, VmError};
+use nvvmm_snapshot::{CheckReport, CreateOptions, GrowOptions, Pool, PoolStatus, SnapshotEntry};
+use serde::Serialize;
+
+use super::args::PoolOption;
+use super::error::EXIT_POOL_DAMAGED;
+use super::output::{self, Column};
+use super::pool_path;
+use super::progress::Progress;
+use super::values::NewSize;
+
+/// Makes a pool.
+pub fn make(path: &Path, size_bytes: u64, overcommit: bool) -> Result<(), VmError> {
+    Pool::create(
+        path,
+        &CreateOptions {
+            size_bytes,
+            overcommit,
+        },
+    )?;
+    Ok(())
+}
+
+/// `nvvmm pool create`.
+pub fn create(path: &Path, size_bytes: Option<u64>, overcommit: bool) -> Result<(), VmError> {
+    let size_bytes = match size_bytes {
+        Some(size_bytes) => size_bytes,
+        None => Pool::device_size_bytes(path)?.ok_or_else(|| {
+            VmError::new(ErrorKind::Usage, "a pool in a file needs a size")
+                .with_remedy("give it --size, for example --size 2G")
+        })?,
+    };
+    make(path, size_bytes, overcommit)?;
+    output::print(&format!(
+        "made the pool {} of {}\n",
+        path.display(),
+        output::size(size_bytes)
+    ))
+}
+
+/// `nvvmm pool grow`.
+pub fn grow(
+    option: &PoolOption,
+    size: NewSize,
+    overcommit: bool,
+    json: bool,
+) -> Result<(), VmError> {
+    let path = pool_path::found(option)?;
+    let pool = pool_path::open(&path)?;
+    let size_bytes = size.bytes(pool.size_bytes());
+    let grown = pool.grow(&GrowOptions {
+        size_bytes,
+        overcommit,
+    })?;
+    if json {
+        return output::print_json(&grown);
+    }
+    output::print(&format!(
+        "the pool {} has {} now, {} of it new and free\n",
+        path.display(),
+        output::size(grown.size_bytes),
+        output::frames_size(grown.blocks_added)
+    ))
+}
+
+/// `nvvmm pool delete`.
+pub fn delete(path: &Path) -> Result<(), VmError> {
+    Pool::delete(path)?;
+    output::print(&format!("deleted the pool {}\n", path.display()))
+}
+
+/// `nvvmm pool status`.
+pub fn status(option: &PoolOption, json: bool) -> Result<(), VmError> {
+    let pool = pool_path::open(&pool_path::found(option)?)?;
+    let usage = Usage {
+        by_snapshot: pool.snapshots()?,
+        status: pool.status()?,
+    };
+    if json {
+        output::print_json(&usage)
+    } else {
+        output::print(&usage_text(&usage))
+    }
+}
+
+/// Status of a pool, and the space of each snapshot.
+#[derive(Serialize)]
+struct Usage {
+    #[serde(flatten)]
+    status: PoolStatus,
+    by_snapshot: Vec<SnapshotEntry>,
+}
+
+fn usage_text(usage: &Usage) -> String {
+    let mut text = status_text(&usage.status);
+    if !usage.by_snapshot.is_empty() {
+        text.push('\n');
+        text.push_str(&snapshots_table(&usage.by_snapshot));
+    }
+    if !usage.status.holders.is_empty() {
+        text.push('\n');
+        text.push_str(&holders_table(&usage.status));
+    }
+    text
+}
+
+fn status_text(status: &PoolStatus) -> String {
+    let blocks = |blocks: u64| output::frames_size(blocks);
+    let engine = status.cow_engine.name();
+    let overcommit = if status.overcommit {
+        "allowed: the medium can have less space than the pool"
+    } else {
+        "no"
+    };
+    let removed = match status.orphans {
+        0 => String::new(),
+        orphans => format!(" ({orphans} removed snapshots are still in use)"),
+    };
+    let incomplete = match status.incomplete {
+        0 => String::new(),
+        incomplete => format!(", {incomplete} of them incomplete"),
+    };
+    let durability = &status.durability;
+    output::fields(&[
+        ("pool", status.path.display().to_string()),
+        ("uuid", status.uuid.clone()),
+        ("medium", status.medium.name().to_owned()),
+        (
+            "copy-on-write",
+            format!("{engine}: {}", status.cow_engine_reason),
+        ),
+        (
+            "durability",
+            format!("{}: {}", durability.strongest, durability.reason),
+        ),
+        ("overcommit", overcommit.to_owned()),
+        ("size", output::size(status.size_bytes)),
+        ("in snapshots", blocks(status.snapshot_blocks)),
+        ("leased to VMs", blocks(status.leased_blocks)),
+        ("metadata", blocks(status.metadata_blocks)),
+        ("free", blocks(status.free_blocks)),
+        ("used on the medium", output::size(status.medium_bytes)),
+        (
+            "snapshots",
+            format!("{}{incomplete}{removed}", status.snapshots),
+        ),
+    ])
+}
+
+fn snapshots_table(snapshots: &[SnapshotEntry]) -> String {
+    let columns = [
+        Column::Text("SNAPSHOT"),
+        Column::Number("OWN"),
+        Column::Number("SHARED"),
+    ];
+    let sizes = |entry: &SnapshotEntry| {
+        [entry.own_bytes, entry.shared_bytes]
+            .map(|bytes| bytes.map_or_else(String::new, output::size))
+    };
+    let rows: Vec<Vec<String>> = snapshots
+        .iter()
+        .map(|entry| [vec![entry.name.clone()], sizes(entry).to_vec()].concat())
+        .collect();
+    output::table(&columns, &rows)
+}
+
+fn holders_table(status: &PoolStatus) -> String {
+    let columns = [
+        Column::Text("USED BY"),
+        Column::Number("PID"),
+        Column::Number("IN USE"),
+        Column::Number("LEASED CHUNKS"),
+        Column::Number("PINNED SNAPSHOTS"),
+    ];
+    let rows: Vec<Vec<String>> = status
+        .holders
+        .iter()
+        .map(|holder| {
+            vec![
+                holder.name.clone(),
+                holder.pid.to_string(),
+                output::frames_size(holder.blocks_in_use.into()),
+                holder.leased_chunks.to_string(),
+                holder.pinned.len().to_string(),
+            ]
+        })
+        .collect();
+    output::table(&columns, &rows)
+}
+
+/// `nvvmm pool check`. Exit code 6 when there are findings.
+pub fn check(option: &PoolOption, json: bool) -> Result<ExitCode, VmError> {
+    let path = pool_path::found(option)?;
+    let mut shown = Progress::of_bytes("check")?;
+    let report =
+        pool_path::open(&path)?.check_showing(&mut |done, total| shown.show(done, Some(total)))?;
+    drop(shown);
+    if json {
+        output::print_json(&report)?;
+    } else {
+        output::print(&check_text(&path, &report))?;
+    }
+    if report.is_clean() {
+        Ok(ExitCode::SUCCESS)
+    } else {
+        Ok(EXIT_POOL_DAMAGED.into())
+    }
+}
+
+fn check_text(path: &Path, report: &CheckReport) -> String {
+    let CheckReport {
+        findings,
+        blocks_checked,
+        nodes_checked,
+        snapshots_checked,
+    } = report;
+    let mut text: String = findings
+        .iter()
+        .map(|finding| format!("{finding}\n"))
+        .collect();
+    let found = match findings.len() {
+        0 => "no findings".to_owned(),
+        1 => "1 finding".to_owned(),
+        count => format!("{count} findings"),
+    };
+    text.push_str(&format!(
+        "{}: {found} in {blocks_checked} blocks, {nodes_checked} map nodes and \
+         {snapshots_checked} snapshots\n",
+        path.display()
+    ));
+    text
+}
+
+#[cfg(test)]
+#[path = "pool_commands_test.rs"]
+mod pool_commands_test;

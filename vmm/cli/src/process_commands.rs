@@ -1,0 +1,114 @@
+//! `nvvmm snapshot --process` and `nvvmm restore --into`.
+
+use std::io::{IsTerminal, stdin};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use nvvmm::VmError;
+use nvvmm::agent::call::{self, call};
+use nvvmm::control::{CaptureRequest, CapturedState, RestartRequest, RuntimeDir};
+use nvvmm::process::{CaptureReport, RestartReport};
+use nvvmm::sys::terminal::size_of;
+
+use super::args::SnapshotArguments;
+use super::vm_commands::connect;
+use super::{exec, output};
+
+/// `nvvmm snapshot --process`.
+pub fn snapshot(pid: i32, arguments: SnapshotArguments) -> Result<(), VmError> {
+    let entry = RuntimeDir::of_user()?.find(&arguments.vm)?;
+    // The agent first: the VM does not wait as long for a request as it may take.
+    let agent = call(&entry.paths, call::PATIENCE)?;
+    let mut client = connect(&entry)?;
+    let request = CaptureRequest {
+        name: arguments.name,
+        pid,
+        tree: arguments.tree,
+        afterwards: match (arguments.leave_stopped, arguments.kill) {
+            (true, _) => CapturedState::Stop,
+            (_, true) => CapturedState::Kill,
+            _ => CapturedState::GoOn,
+        },
+        durability: arguments.durability,
+    };
+    let report = client.capture(request, agent.as_fd())?;
+    if arguments.json.json {
+        output::print_json(&report)
+    } else {
+        output::print(&capture_text(&arguments.vm, &report))
+    }
+}
+
+fn capture_text(vm: &str, report: &CaptureReport) -> String {
+    format!(
+        "snapshot {} of process {} in {vm} ({}, {}): frozen for {}, {} in all\n  \
+         memory {} shared by reference ({} of it new), {} copied\n  state {}, metadata {}\n",
+        report.name,
+        report.pid,
+        counted(report.processes, "process", "processes"),
+        counted(report.threads, "thread", "threads"),
+        output::time_us(report.frozen_us),
+        output::time_us(report.total_us),
+        output::frames_size(report.pages - report.frames_copied.min(report.pages)),
+        output::frames_size(report.frames_given),
+        output::frames_size(report.frames_copied),
+        output::size(report.state_bytes),
+        output::frames_size(report.metadata_blocks),
+    )
+}
+
+/// `nvvmm restore --into`.
+pub fn restore(
+    vm: &str,
+    name: String,
+    attach: bool,
+    window: bool,
+    json: bool,
+) -> Result<ExitCode, VmError> {
+    let entry = RuntimeDir::of_user()?.find(vm)?;
+    let agent = call(&entry.paths, call::PATIENCE)?;
+    let mut client = connect(&entry)?;
+    let is_terminal = attach && stdin().is_terminal();
+    let terminal = is_terminal
+        .then(|| size_of(stdin().as_fd()))
+        .transpose()
+        .map_err(|error| VmError::io("learn the size of the terminal", &error))?;
+    let request = RestartRequest {
+        name,
+        attach,
+        terminal: terminal.map(|size| (size.rows, size.columns)),
+        window,
+    };
+    let report = client.restart(request, agent.as_fd())?;
+    if attach {
+        return exec::follow(vm, &agent, is_terminal);
+    }
+    if json {
+        output::print_json(&report)?;
+    } else {
+        output::print(&restart_text(&report))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn restart_text(report: &RestartReport) -> String {
+    format!(
+        "process {} of {} runs in {} ({}, {}) after {}\n  memory {} by reference, {} copied\n",
+        report.pid,
+        report.name,
+        report.vm,
+        counted(report.processes, "process", "processes"),
+        counted(report.threads, "thread", "threads"),
+        output::time_us(report.total_us),
+        output::frames_size(report.pages_adopted + report.pages_shown),
+        output::frames_size(report.pages_copied),
+    )
+}
+
+fn counted(number: u32, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+#[cfg(test)]
+#[path = "process_commands_test.rs"]
+mod process_commands_test;

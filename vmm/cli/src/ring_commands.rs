@@ -1,0 +1,174 @@
+//! `nvvmm checkpoint` and `nvvmm rewind`.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use nvvmm::{
+    VmError,
+    control::{ControlClient, RewindRequest, RingRequest, RuntimeDir},
+    ring::{RewindReport, RingStatus},
+};
+
+use super::{
+    args::{CheckpointArguments, RewindArguments},
+    output,
+    vm_commands::connect,
+};
+
+/// Interval at which `--watch` prints a line.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// `nvvmm checkpoint`.
+pub fn checkpoint(arguments: CheckpointArguments) -> Result<(), VmError> {
+    let CheckpointArguments {
+        vm,
+        every,
+        keep,
+        durability,
+        stop,
+        watch,
+        json,
+    } = arguments;
+    let mut client = connect(&RuntimeDir::of_user()?.find(&vm)?)?;
+    let status = if stop {
+        client.stop_ring()?
+    } else {
+        client.start_ring(RingRequest {
+            every_us: every.as_micros() as u64,
+            keep,
+            durability,
+        })?
+    };
+    if json.json {
+        return output::print_json(&status);
+    }
+    output::print(&match stop {
+        true => ended_text(&vm, &status),
+        false => begun_text(&vm, &status),
+    })?;
+    match watch {
+        true => watch_ring(&vm, &mut client, status),
+        false => Ok(()),
+    }
+}
+
+/// Prints what the ring does until it ends.
+fn watch_ring(vm: &str, client: &mut ControlClient, mut before: RingStatus) -> Result<(), VmError> {
+    let mut asked = Instant::now();
+    loop {
+        thread::sleep(WATCH_EVERY);
+        let Some(now) = client.status()?.ring else {
+            return Ok(());
+        };
+        let rate = now.taken.saturating_sub(before.taken) as f64 / asked.elapsed().as_secs_f64();
+        asked = Instant::now();
+        if !now.running {
+            output::print(&ended_text(vm, &now))?;
+            return now.failure.map_or(Ok(()), Err);
+        }
+        output::print(&format!(
+            "{rate:.1} checkpoints a second; {}\n",
+            counts(&now)
+        ))?;
+        before = now;
+    }
+}
+
+/// `nvvmm rewind`.
+pub fn rewind(arguments: RewindArguments) -> Result<(), VmError> {
+    let RewindArguments {
+        vm,
+        checkpoints,
+        to,
+        json,
+    } = arguments;
+    let request = match to {
+        Some(name) => RewindRequest::To { name },
+        None => RewindRequest::Back { checkpoints },
+    };
+    let report = connect(&RuntimeDir::of_user()?.find(&vm)?)?.rewind(request)?;
+    if json.json {
+        return output::print_json(&report);
+    }
+    output::print(&rewind_text(&report))
+}
+
+fn rhythm(status: &RingStatus) -> String {
+    match status.every_us {
+        0 => "without a pause".to_owned(),
+        us => format!(
+            "every {}",
+            humantime::format_duration(Duration::from_micros(us))
+        ),
+    }
+}
+
+fn begun_text(vm: &str, status: &RingStatus) -> String {
+    let kept = match status.keep {
+        1 => "the newest is kept".to_owned(),
+        keep => format!("the newest {keep} are kept"),
+    };
+    format!(
+        "{vm} is checkpointed {}, {kept}\n  go back:  nvvmm rewind {vm} -n 1\n  end:      nvvmm \
+         checkpoint {vm} --stop\n",
+        rhythm(status)
+    )
+}
+
+fn ended_text(vm: &str, status: &RingStatus) -> String {
+    let mut text = format!("the ring of {vm} has ended; {}\n", counts(status));
+    text.push_str(&output::phases(&status.phases_mean));
+    text
+}
+
+/// Line of `nvvmm ps` about a VM's ring.
+pub fn ps_line(vm: &str, status: &RingStatus) -> String {
+    match &status.failure {
+        Some(failure) => format!("{vm}: the ring of checkpoints has ended: {failure}\n"),
+        None if !status.running => format!(
+            "{vm}: the ring of checkpoints has ended; {}\n",
+            counts(status)
+        ),
+        None => format!(
+            "{vm}: checkpointed {}; {}\n",
+            rhythm(status),
+            counts(status)
+        ),
+    }
+}
+
+fn counts(status: &RingStatus) -> String {
+    let mut text = format!("{} taken", status.taken);
+    if status.missed > 0 {
+        text.push_str(&format!(" ({} missed)", status.missed));
+    }
+    if let Some(newest) = &status.newest {
+        text.push_str(&format!(", {} kept, the newest is {newest}", status.kept));
+    }
+    if status.taken > 0 {
+        let (mean, max) = (status.pause_us_mean, status.pause_us_max);
+        text.push_str(&format!(
+            "; paused for {} (at most {})",
+            output::time_us(mean),
+            output::time_us(max)
+        ));
+    }
+    text
+}
+
+fn rewind_text(report: &RewindReport) -> String {
+    let paused = if report.paused { ", and is paused" } else { "" };
+    format!(
+        "{} is at {} again{paused}: stopped for {}, {} in all\n",
+        report.vm,
+        report.snapshot,
+        output::time_us(report.stopped_us),
+        output::time_us(report.total_us)
+    )
+}
+
+#[cfg(test)]
+#[path = "ring_commands_test.rs"]
+mod ring_commands_test;

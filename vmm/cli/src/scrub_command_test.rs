@@ -1,0 +1,57 @@
+use nvvmm_snapshot::BlockNo;
+
+use super::*;
+
+fn report() -> ScrubReport {
+    ScrubReport {
+        blocks_verified: 512,
+        digests_made: 256,
+        snapshots_done: 2,
+        ..ScrubReport::default()
+    }
+}
+
+#[test]
+fn a_clean_scrub_says_what_was_verified_and_what_was_not() {
+    assert_eq!(
+        scrub_text(Path::new("/p"), &report()),
+        "/p: 2.0 MiB verified, 1.0 MiB got digests now, 0 B damaged, in 2 snapshots\n"
+    );
+    let interrupted = ScrubReport {
+        interrupted: true,
+        ..report()
+    };
+    assert!(
+        scrub_text(Path::new("/p"), &interrupted).ends_with("interrupted: the rest was not read\n")
+    );
+}
+
+#[test]
+fn damaged_frames_are_named_by_gfn_also_above_the_hole() {
+    let frame = |frame, unreadable| DamagedFrame {
+        snapshot: "base".into(),
+        map: nvvmm_snapshot::MapKind::Memory,
+        frame,
+        block: BlockNo::new(777),
+        unreadable,
+    };
+    let report = ScrubReport {
+        blocks_damaged: 2,
+        frames_damaged: 5,
+        damaged: vec![frame(0x12, false), frame((3 << 18) + 1, true)],
+        findings: vec!["snapshot 'web': its map is damaged".into()],
+        ..report()
+    };
+    assert_eq!(
+        scrub_text(Path::new("/p"), &report),
+        "snapshot 'web': its map is damaged\n\
+         snapshot 'base': frame 0x12 (GFN), in block 777, does not match its digest\n\
+         snapshot 'base': frame 0x100001 (GFN), in block 777, cannot be read\n\
+         and 3 more damaged frames\n\
+         /p: 2.0 MiB verified, 1.0 MiB got digests now, 8.0 KiB damaged, in 2 snapshots\n"
+    );
+    let json = scrub_json(&report).unwrap();
+    assert_eq!(json["damaged"][1]["gfn"], 0x10_0001);
+    assert_eq!(json["damaged"][1]["frame"], (3 << 18) + 1);
+    assert_eq!(json["frames_damaged"], 5);
+}

@@ -1,0 +1,325 @@
+//! Commands for running VMs: `ps`, `pause`, `resume`, `stop`, `snapshot`.
+
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use nvvmm::checkpoint::report::SnapshotReport;
+use nvvmm::control::registry::Entry;
+use nvvmm::control::{ControlClient, RuntimeDir, SnapshotRequest, VmOrigin, VmState, VmStatus};
+use nvvmm::{ErrorKind, VmError};
+use serde::Serialize;
+
+use super::args::SnapshotArguments;
+use super::output::{self, Column};
+use super::{process_commands, ring_commands};
+
+/// Time that a VM process has to end once it has agreed to.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
+const END_POLL: Duration = Duration::from_millis(20);
+
+/// A VM in the list.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Listed {
+    Answered(Box<VmStatus>),
+    /// The process lives but does not answer (yet, or any more).
+    Silent {
+        name: String,
+        pid: Option<u32>,
+        state: &'static str,
+        pool: Option<PathBuf>,
+        notice: String,
+    },
+}
+
+/// `nvvmm ps`.
+pub fn ps(json: bool) -> Result<(), VmError> {
+    let entries = RuntimeDir::of_user()?.entries()?;
+    // One thread each: a VM that does not answer costs its timeout once, not once per VM.
+    let listed: Vec<Listed> = thread::scope(|scope| {
+        let asked: Vec<_> = entries
+            .iter()
+            .map(|entry| (entry, scope.spawn(|| ask(entry))))
+            .collect();
+        asked
+            .into_iter()
+            .map(|(entry, answer)| {
+                answer.join().unwrap_or_else(|_| {
+                    silent(entry, &VmError::failed("the status request failed"))
+                })
+            })
+            .collect()
+    });
+    if json {
+        return output::print_json(&listed);
+    }
+    if listed.is_empty() {
+        return output::print("no VM is running\n");
+    }
+    output::print(&ps_table(&listed))
+}
+
+fn ask(entry: &Entry) -> Listed {
+    match ControlClient::connect(&entry.paths.control).and_then(|mut vm| vm.status()) {
+        Ok(status) => Listed::Answered(Box::new(status)),
+        Err(error) => silent(entry, &error),
+    }
+}
+
+fn silent(entry: &Entry, error: &VmError) -> Listed {
+    Listed::Silent {
+        name: entry.paths.name.clone(),
+        pid: entry.record.as_ref().map(|r| r.pid),
+        state: if entry.paths.control.exists() {
+            "silent"
+        } else {
+            "starting"
+        },
+        pool: entry.record.as_ref().map(|r| r.pool.clone()),
+        notice: error.message.clone(),
+    }
+}
+
+fn ps_table(listed: &[Listed]) -> String {
+    let columns = [
+        Column::Text("NAME"),
+        Column::Number("PID"),
+        Column::Text("STATE"),
+        Column::Number("CPUS"),
+        Column::Number("MEMORY"),
+        Column::Number("OWN"),
+        Column::Number("SHARED"),
+        Column::Text("UP"),
+        Column::Text("FROM"),
+        Column::Text("POOL"),
+        Column::Text("CONSOLE"),
+    ];
+    let rows: Vec<Vec<String>> = listed.iter().map(ps_row).collect();
+    let mut text = output::table(&columns, &rows);
+    for vm in listed {
+        match vm {
+            Listed::Answered(status) => {
+                if let Some(notice) = &status.notice {
+                    text.push_str(&format!("{}: {notice}\n", status.name));
+                }
+                if let Some(ring) = &status.ring {
+                    text.push_str(&ring_commands::ps_line(&status.name, ring));
+                }
+            }
+            Listed::Silent { name, notice, .. } => text.push_str(&format!("{name}: {notice}\n")),
+        }
+    }
+    text
+}
+
+fn ps_row(vm: &Listed) -> Vec<String> {
+    match vm {
+        Listed::Answered(status) => vec![
+            status.name.clone(),
+            status.pid.to_string(),
+            state_text(status.state).to_owned(),
+            status.vcpus.to_string(),
+            output::size(status.memory_bytes),
+            output::frames_size(status.ram.frames_own),
+            output::frames_size(status.ram.frames_shared),
+            output::lasting(Duration::from_millis(status.uptime_ms)),
+            match &status.origin {
+                VmOrigin::Boot { .. } => "boot".to_owned(),
+                VmOrigin::Snapshot { name } => name.clone(),
+            },
+            status.pool.display().to_string(),
+            status
+                .console
+                .as_ref()
+                .map_or("-".to_owned(), |path| path.display().to_string()),
+        ],
+        Listed::Silent {
+            name,
+            pid,
+            state,
+            pool,
+            ..
+        } => {
+            let unknown = || "-".to_owned();
+            vec![
+                name.clone(),
+                pid.map_or_else(unknown, |pid| pid.to_string()),
+                (*state).to_owned(),
+                unknown(),
+                unknown(),
+                unknown(),
+                unknown(),
+                unknown(),
+                unknown(),
+                pool.as_ref()
+                    .map_or_else(unknown, |pool| pool.display().to_string()),
+                unknown(),
+            ]
+        }
+    }
+}
+
+fn state_text(state: VmState) -> &'static str {
+    match state {
+        VmState::Booting => "booting",
+        VmState::Running => "running",
+        VmState::Paused => "paused",
+        VmState::NoSpace => "no-space",
+        VmState::Stopping => "stopping",
+    }
+}
+
+/// `nvvmm pause`.
+pub fn pause(vm: &str) -> Result<(), VmError> {
+    connect(&RuntimeDir::of_user()?.find(vm)?)?.pause()
+}
+
+/// `nvvmm resume`.
+pub fn resume(vm: &str) -> Result<(), VmError> {
+    connect(&RuntimeDir::of_user()?.find(vm)?)?.resume()
+}
+
+/// `nvvmm stop`.
+pub fn stop(vm: &str, force: bool) -> Result<(), VmError> {
+    let dir = RuntimeDir::of_user()?;
+    let entry = dir.find(vm)?;
+    if force {
+        kill_process(&entry)?;
+    } else {
+        connect(&entry)
+            .and_then(|mut client| client.stop())
+            .map_err(|e| {
+                e.with_remedy(format!("'nvvmm stop {vm} --force' kills the VM process"))
+            })?;
+    }
+    wait_until_gone(&dir, vm)
+}
+
+fn kill_process(entry: &Entry) -> Result<(), VmError> {
+    let name = &entry.paths.name;
+    let pid = entry
+        .record
+        .as_ref()
+        .and_then(|r| i32::try_from(r.pid).ok())
+        .filter(|&pid| pid > 1);
+    let Some(pid) = pid else {
+        return Err(
+            VmError::failed(format!("the process id of VM '{name}' is not known")).with_remedy(
+                format!(
+                    "find it with 'fuser {}' and kill it",
+                    entry.paths.control.display()
+                ),
+            ),
+        );
+    };
+    match kill(Pid::from_raw(pid), Signal::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(e) => Err(VmError::io(
+            format_args!("kill process {pid} of VM '{name}'"),
+            &e.into(),
+        )),
+    }
+}
+
+fn wait_until_gone(dir: &RuntimeDir, vm: &str) -> Result<(), VmError> {
+    let deadline = Instant::now() + END_TIMEOUT;
+    while dir.is_living(vm)? {
+        if Instant::now() >= deadline {
+            return Err(VmError::new(
+                ErrorKind::Refused,
+                format!(
+                    "VM '{vm}' accepted the request to end, but still runs after {} s",
+                    END_TIMEOUT.as_secs()
+                ),
+            )
+            .with_remedy(format!("'nvvmm stop {vm} --force' kills the VM process")));
+        }
+        thread::sleep(END_POLL);
+    }
+    Ok(())
+}
+
+pub(super) fn connect(entry: &Entry) -> Result<ControlClient, VmError> {
+    ControlClient::connect(&entry.paths.control)
+}
+
+/// `nvvmm snapshot`.
+pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
+    if let Some(pid) = arguments.process {
+        return process_commands::snapshot(pid, arguments);
+    }
+    let SnapshotArguments {
+        vm,
+        name,
+        stop,
+        process: _,
+        tree: _,
+        leave_stopped: _,
+        kill: _,
+        durability,
+        verify,
+        json,
+    } = arguments;
+    let dir = RuntimeDir::of_user()?;
+    let report = connect(&dir.find(&vm)?)?.snapshot(SnapshotRequest {
+        name,
+        stop,
+        durability,
+        verify,
+    })?;
+    if stop {
+        wait_until_gone(&dir, &vm)?;
+    }
+    if json.json {
+        output::print_json(&report)
+    } else {
+        output::print(&snapshot_text(&vm, &report))
+    }
+}
+
+fn snapshot_text(vm: &str, report: &SnapshotReport) -> String {
+    let mut text = format!(
+        "snapshot {} of {vm}: paused for {}, {} in all\n",
+        report.name,
+        output::time_us(report.pause_us),
+        output::time_us(report.total_us)
+    );
+    text.push_str(&format!(
+        "  memory {} shared by reference ({} of it new), {} copied",
+        output::frames_size(report.frames_mapped),
+        output::frames_size(report.frames_new),
+        output::frames_size(report.frames_copied)
+    ));
+    if report.frames_copied > 0 {
+        let paused = output::frames_size(report.frames_copied_paused);
+        text.push_str(&format!(", {paused} of it in the pause"));
+    }
+    text.push('\n');
+    text.push_str(&format!(
+        "  machine state {}, metadata {}\n",
+        output::size(report.state_bytes),
+        output::frames_size(report.metadata_blocks)
+    ));
+    text.push_str(&format!("  durability {}\n", report.durability));
+    if let Some(made) = report.digests_made {
+        text.push_str(&format!(
+            "  digests made of {}\n",
+            output::frames_size(made)
+        ));
+    }
+    text.push_str(&output::phases(&report.phases));
+    text
+}
+
+/// `nvvmm audit`, for tests; always JSON.
+pub fn audit(vm: &str) -> Result<(), VmError> {
+    output::print_json(&connect(&RuntimeDir::of_user()?.find(vm)?)?.audit()?)
+}
+
+#[cfg(test)]
+#[path = "vm_commands_test.rs"]
+mod vm_commands_test;

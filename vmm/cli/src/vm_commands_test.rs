@@ -1,0 +1,97 @@
+use nvvmm::checkpoint::report::{PhaseTime, RamCounters};
+
+use super::*;
+
+fn status() -> VmStatus {
+    VmStatus {
+        name: "web".into(),
+        pid: 4711,
+        state: VmState::Paused,
+        notice: Some("paused because the pool is full".into()),
+        vcpus: 2,
+        memory_bytes: 512 << 20,
+        pool: "/dev/shm/p".into(),
+        origin: VmOrigin::Snapshot {
+            name: "base".into(),
+        },
+        uptime_ms: 192_000,
+        console: Some("/run/nvvmm/web.console".into()),
+        ram: RamCounters {
+            frames_own: 256,
+            frames_shared: 25_600,
+            ..RamCounters::default()
+        },
+        restore: None,
+        disks: Vec::new(),
+        snapshots_taken: Vec::new(),
+        ring: None,
+    }
+}
+
+#[test]
+fn the_list_shows_vms_that_answer_and_those_that_do_not() {
+    let silent = Listed::Silent {
+        name: "stuck".into(),
+        pid: Some(12),
+        state: "silent",
+        pool: None,
+        notice: "no answer from the VM".into(),
+    };
+    let text = ps_table(&[Listed::Answered(Box::new(status())), silent]);
+    assert_eq!(
+        text,
+        "NAME    PID  STATE   CPUS     MEMORY      OWN     SHARED  UP      FROM  POOL        \
+         CONSOLE\n\
+         web    4711  paused     2  512.0 MiB  1.0 MiB  100.0 MiB  3m 12s  base  /dev/shm/p  \
+         /run/nvvmm/web.console\n\
+         stuck    12  silent     -          -        -          -  -       -     -           -\n\
+         web: paused because the pool is full\n\
+         stuck: no answer from the VM\n"
+    );
+}
+
+#[test]
+fn the_list_as_json_is_flat() {
+    let json = serde_json::to_value([Listed::Answered(Box::new(status()))]).unwrap();
+    assert_eq!(json[0]["name"], "web");
+    assert_eq!(json[0]["state"], "paused");
+    assert_eq!(json[0]["ram"]["frames_own"], 256);
+}
+
+#[test]
+fn a_snapshot_report_says_what_counts() {
+    let report = SnapshotReport {
+        name: "base".into(),
+        phases: vec![
+            PhaseTime {
+                phase: "PauseVcpus".into(),
+                us: 40.2,
+            },
+            PhaseTime {
+                phase: "ArmWriteProtect".into(),
+                us: 1_240.0,
+            },
+        ],
+        pause_us: 812.0,
+        total_us: 3_210.0,
+        frames_mapped: 25_600,
+        frames_new: 256,
+        frames_copied: 0,
+        frames_copied_paused: 0,
+        ioctls_paused: 0,
+        mmaps_paused: 0,
+        state_bytes: 40 << 10,
+        metadata_blocks: 3,
+        digests_made: None,
+        durability: nvvmm_snapshot::Durability::Process,
+    };
+    assert_eq!(
+        snapshot_text("web", &report),
+        "snapshot base of web: paused for 812 µs, 3.21 ms in all\n\
+         \x20 memory 100.0 MiB shared by reference (1.0 MiB of it new), 0 B copied\n\
+         \x20 machine state 40.0 KiB, metadata 12.0 KiB\n\
+         \x20 durability process\n\
+         \x20 PauseVcpus            40 µs\n\
+         \x20 ArmWriteProtect     1.24 ms\n"
+    );
+}

@@ -1,0 +1,204 @@
+//! ACPI tables of the machine (ACPI 6.5), hardware-reduced: no PM timer, no SCI, no legacy
+//! controllers. RSDP, XSDT, FADT, MADT, DSDT.
+//!
+//! There is no MCFG and no PCI root in the DSDT: a guest finds neither PCI bus nor slots to scan.
+//! virtio-mmio devices are `LNRO0005`, which stock Linux kernels know.
+
+use acpi_tables::fadt::{FADTBuilder, Flags};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use acpi_tables::madt::{
+    EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
+};
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
+use acpi_tables::{Aml, aml};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use super::error::at;
+use super::layout::{
+    ACPI, ACPI_END, IOAPIC, LOCAL_APIC, VIRTIO_MMIO_SIZE_BYTES, virtio_gsi, virtio_mmio_gpa,
+};
+use super::{BootError, Result};
+
+const OEM_ID: [u8; 6] = *b"NVVMM ";
+const OEM_TABLE_ID: [u8; 8] = *b"NVVMMTBL";
+const OEM_REVISION: u32 = 1;
+
+/// IA-PC boot architecture flags (ACPI 6.5, table 5.10): no VGA, no MSI (there is no PCI), no CMOS
+/// clock. Neither a keyboard controller nor legacy devices are claimed.
+const BOOT_ARCH_NO_VGA_MSI_RTC: u16 = 1 << 2 | 1 << 3 | 1 << 5;
+
+/// An interrupting device at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcpiDevice {
+    /// First port or guest physical address.
+    pub base: u32,
+    /// Global system interrupt, edge-triggered, active high.
+    pub gsi: u32,
+}
+
+/// Registers by which the guest powers off and resets, all in port space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PowerRegisters {
+    /// Sleep control register.
+    pub sleep_control_port: u16,
+    /// Sleep status register.
+    pub sleep_status_port: u16,
+    /// Sleep type that means S5, off.
+    pub s5_type: u8,
+    /// Reset register.
+    pub reset_port: u16,
+    /// Value to write there.
+    pub reset_value: u8,
+}
+
+/// Parts of the machine, besides its vCPUs, that the tables name.
+#[derive(Clone, Copy, Debug)]
+pub struct AcpiParts<'a> {
+    /// 16550 at a port.
+    pub serial: AcpiDevice,
+    /// Slots with a virtio-mmio device, of those that [`super::layout`] has.
+    pub virtio: &'a [u8],
+    /// Power-off and reset.
+    pub power: PowerRegisters,
+}
+
+/// Writes the tables, the RSDP at [`ACPI`].
+///
+/// # Errors
+/// [`BootError::DoesNotFit`] or [`BootError::Memory`].
+pub fn write<M: GuestMemoryBackend>(memory: &M, vcpus: u8, parts: &AcpiParts) -> Result<()> {
+    let bytes = tables(vcpus, parts);
+    if bytes.len() as u64 > ACPI_END - ACPI {
+        return Err(BootError::DoesNotFit {
+            what: "the ACPI tables".into(),
+            size_bytes: bytes.len() as u64,
+            why: "there is room for 128 KiB".into(),
+        });
+    }
+    memory
+        .write_slice(&bytes, GuestAddress(ACPI))
+        .map_err(at("the ACPI tables", ACPI))
+}
+
+/// All tables as they lie from [`ACPI`] on.
+pub(super) fn tables(vcpus: u8, parts: &AcpiParts) -> Vec<u8> {
+    let mut bytes = vec![0; Rsdp::len()];
+    let mut place = |table: &dyn Aml| {
+        bytes.resize(bytes.len().next_multiple_of(16), 0);
+        let gpa = ACPI + bytes.len() as u64;
+        table.to_aml_bytes(&mut bytes);
+        gpa
+    };
+    let dsdt = place(&dsdt(parts));
+    let fadt = place(&fadt(dsdt, &parts.power).finalize());
+    let madt = place(&madt(vcpus));
+    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    xsdt.add_entry(fadt);
+    xsdt.add_entry(madt);
+    let xsdt = place(&xsdt);
+    let mut rsdp = Vec::new();
+    Rsdp::new(OEM_ID, xsdt).to_aml_bytes(&mut rsdp);
+    bytes[..rsdp.len()].copy_from_slice(&rsdp);
+    bytes
+}
+
+fn port_register(port: u16) -> GAS {
+    GAS::new(
+        AddressSpace::SystemIo,
+        8,
+        0,
+        AccessSize::ByteAccess,
+        u64::from(port),
+    )
+}
+
+fn fadt(dsdt: u64, power: &PowerRegisters) -> FADTBuilder {
+    let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
+        .dsdt_64(dsdt)
+        .flag(Flags::HwReducedAcpi)
+        .flag(Flags::ResetRegSup)
+        .flag(Flags::PwrButton)
+        .flag(Flags::SlpButton)
+        .flag(Flags::Headless);
+    fadt.iapc_boot_arch = BOOT_ARCH_NO_VGA_MSI_RTC.into();
+    fadt.sleep_control_reg = port_register(power.sleep_control_port);
+    fadt.sleep_status_reg = port_register(power.sleep_status_port);
+    fadt.reset_reg = port_register(power.reset_port);
+    fadt.reset_value = power.reset_value;
+    fadt
+}
+
+fn madt(vcpus: u8) -> MADT {
+    let mut madt = MADT::new(
+        OEM_ID,
+        OEM_TABLE_ID,
+        OEM_REVISION,
+        LocalInterruptController::Address(LOCAL_APIC),
+    );
+    for index in 0..vcpus {
+        madt.add_structure(ProcessorLocalApic::new(
+            index,
+            index,
+            EnabledStatus::Enabled,
+        ));
+    }
+    madt.add_structure(IoApic::new(0, IOAPIC, 0));
+    madt
+}
+
+fn dsdt(parts: &AcpiParts) -> Sdt {
+    let mut aml_bytes = Vec::new();
+    let s5 = [parts.power.s5_type, 0, 0, 0];
+    let s5: Vec<&dyn Aml> = s5.iter().map(|byte| byte as &dyn Aml).collect();
+    aml::Name::new("_S5_".into(), &aml::Package::new(s5)).to_aml_bytes(&mut aml_bytes);
+    let serial = parts.serial;
+    let io = aml::IO::new(serial.base as u16, serial.base as u16, 1, 8);
+    append_device(
+        &mut aml_bytes,
+        "COM1",
+        &aml::EISAName::new("PNP0501"),
+        0,
+        &io,
+        serial.gsi,
+    );
+    for &slot in parts.virtio {
+        // The registers lie below 4 GiB.
+        let base = virtio_mmio_gpa(slot) as u32;
+        let registers = aml::Memory32Fixed::new(true, base, VIRTIO_MMIO_SIZE_BYTES as u32);
+        append_device(
+            &mut aml_bytes,
+            &format!("VR{slot:02X}"),
+            &"LNRO0005",
+            slot,
+            &registers,
+            virtio_gsi(slot),
+        );
+    }
+    let mut dsdt = Sdt::new(*b"DSDT", 36, 6, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    dsdt.append_slice(&aml_bytes);
+    dsdt
+}
+
+/// Appends a device with one address range and one edge-triggered interrupt.
+fn append_device(
+    aml_bytes: &mut Vec<u8>,
+    name: &str,
+    hid: &dyn Aml,
+    uid: u8,
+    range: &dyn Aml,
+    gsi: u32,
+) {
+    let interrupt = aml::Interrupt::new(true, true, false, false, gsi);
+    let (hid, uid) = (
+        aml::Name::new("_HID".into(), hid),
+        aml::Name::new("_UID".into(), &uid),
+    );
+    let crs = aml::Name::new(
+        "_CRS".into(),
+        &aml::ResourceTemplate::new(vec![range, &interrupt]),
+    );
+    let device = aml::Device::new(name.into(), vec![&hid, &uid, &crs]);
+    aml::Scope::new("_SB_".into(), vec![&device]).to_aml_bytes(aml_bytes);
+}

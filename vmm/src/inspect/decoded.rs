@@ -1,0 +1,171 @@
+//! A snapshot's saved state as JSON, for people and programs that have no VM.
+
+use kvm_bindings::{kvm_dtable, kvm_segment};
+use nvvmm_devices::SavedDevice;
+use nvvmm_devices::virtio::VirtioMmioStateV1;
+use nvvmm_snapshot::SnapshotKind;
+use serde_json::{Value, json};
+
+use super::InspectError;
+use crate::arch::{VcpuStateV1, VmStateV1};
+use crate::checkpoint::blob::SavedVm;
+use crate::process::SavedProcess;
+
+/// Decodes a state blob: spec, vCPUs and devices of a VM. To the host the state of processes is
+/// as any bytes.
+///
+/// # Errors
+/// [`InspectError::State`], [`InspectError::Json`].
+pub fn state(kind: SnapshotKind, blob: &[u8]) -> Result<Value, InspectError> {
+    match kind {
+        SnapshotKind::Vm => of_vm(&SavedVm::decode(blob)?),
+        SnapshotKind::Process => {
+            Ok(json!({ "agents_image_bytes": SavedProcess::decode(blob)?.image.len() }))
+        }
+    }
+}
+
+fn of_vm(saved: &SavedVm) -> Result<Value, InspectError> {
+    let kvm = &saved.machine.kvm;
+    Ok(json!({
+        "spec": serde_json::to_value(&saved.spec)?,
+        "vcpus": kvm.vcpus.iter().map(of_vcpu).collect::<Vec<_>>(),
+        "vm": of_chips(&kvm.vm),
+        "devices": saved.machine.devices.iter().map(of_device).collect::<Vec<_>>(),
+    }))
+}
+
+fn hex(number: u64) -> String {
+    format!("{number:#x}")
+}
+
+fn of_vcpu(vcpu: &VcpuStateV1) -> Value {
+    let (regs, sregs) = (&vcpu.regs, &vcpu.sregs);
+    let segments = [
+        ("cs", &sregs.cs),
+        ("ds", &sregs.ds),
+        ("es", &sregs.es),
+        ("fs", &sregs.fs),
+        ("gs", &sregs.gs),
+        ("ss", &sregs.ss),
+        ("tr", &sregs.tr),
+        ("ldt", &sregs.ldt),
+    ];
+    let table = |table: &kvm_dtable| json!({ "base": hex(table.base), "limit": table.limit });
+    let general = [
+        ("rax", regs.rax),
+        ("rbx", regs.rbx),
+        ("rcx", regs.rcx),
+        ("rdx", regs.rdx),
+        ("rsi", regs.rsi),
+        ("rdi", regs.rdi),
+        ("rsp", regs.rsp),
+        ("rbp", regs.rbp),
+        ("r8", regs.r8),
+        ("r9", regs.r9),
+        ("r10", regs.r10),
+        ("r11", regs.r11),
+        ("r12", regs.r12),
+        ("r13", regs.r13),
+        ("r14", regs.r14),
+        ("r15", regs.r15),
+        ("rip", regs.rip),
+        ("rflags", regs.rflags),
+        ("cr0", sregs.cr0),
+        ("cr2", sregs.cr2),
+        ("cr3", sregs.cr3),
+        ("cr4", sregs.cr4),
+        ("cr8", sregs.cr8),
+        ("efer", sregs.efer),
+        ("apic_base", sregs.apic_base),
+    ];
+    let msrs = vcpu
+        .msrs
+        .iter()
+        .map(|msr| (hex(u64::from(msr.index)), hex(msr.value)));
+    json!({
+        "state": mp_state(vcpu.mp_state.mp_state),
+        "registers": object(general.into_iter().map(|(name, number)| (name.to_owned(), hex(number)))),
+        "segments": segments.into_iter().map(|(name, segment)| (name.to_owned(), of_segment(segment)))
+            .collect::<serde_json::Map<_, _>>(),
+        "gdt": table(&sregs.gdt),
+        "idt": table(&sregs.idt),
+        "msrs": object(msrs),
+        "cpuid_entries": vcpu.cpuid.len(),
+        "xsave_bytes": vcpu.xsave.len(),
+    })
+}
+
+fn object(pairs: impl Iterator<Item = (String, String)>) -> Value {
+    Value::Object(
+        pairs
+            .map(|(name, text)| (name, Value::String(text)))
+            .collect(),
+    )
+}
+
+fn of_segment(segment: &kvm_segment) -> Value {
+    json!({
+        "selector": hex(u64::from(segment.selector)),
+        "base": hex(segment.base),
+        "limit": hex(u64::from(segment.limit)),
+        "type": segment.type_,
+        "dpl": segment.dpl,
+        "present": segment.present == 1,
+        "long": segment.l == 1,
+    })
+}
+
+/// The words of the KVM API (`KVM_GET_MP_STATE`).
+fn mp_state(number: u32) -> String {
+    let word = match number {
+        kvm_bindings::KVM_MP_STATE_RUNNABLE => "runnable",
+        kvm_bindings::KVM_MP_STATE_UNINITIALIZED => "uninitialized",
+        kvm_bindings::KVM_MP_STATE_INIT_RECEIVED => "init received",
+        kvm_bindings::KVM_MP_STATE_HALTED => "halted",
+        kvm_bindings::KVM_MP_STATE_SIPI_RECEIVED => "start-up IPI received",
+        other => return other.to_string(),
+    };
+    word.to_owned()
+}
+
+fn of_chips(vm: &VmStateV1) -> Value {
+    json!({
+        "clock": format!("{:?}", vm.clock),
+        "interval_timer": format!("{:?}", vm.pit.channels[0]),
+    })
+}
+
+/// A virtio device with its queues; of the others what and how much they saved.
+fn of_device(device: &SavedDevice) -> Value {
+    let mut decoded = json!({
+        "kind": device.kind,
+        "instance": device.instance,
+        "version": device.version,
+        "state_bytes": device.payload.len(),
+    });
+    if let Ok(virtio) = postcard::from_bytes::<VirtioMmioStateV1>(&device.payload)
+        && virtio.device.kind.starts_with("virtio")
+    {
+        decoded["device_type"] = virtio.device_type.into();
+        decoded["driver_features"] = hex(virtio.driver_features).into();
+        decoded["status"] = hex(u64::from(virtio.status)).into();
+        let queues = virtio.queues.iter().map(|queue| {
+            json!({
+                "ready": queue.ready,
+                "size": queue.size,
+                "descriptors": hex(queue.desc_table),
+                "available": hex(queue.avail_ring),
+                "used": hex(queue.used_ring),
+                "next_available": queue.next_avail,
+                "next_used": queue.next_used,
+            })
+        });
+        decoded["queues"] = queues.collect();
+    }
+    decoded
+}
+
+#[cfg(test)]
+#[path = "decoded_test.rs"]
+mod decoded_test;

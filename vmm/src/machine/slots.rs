@@ -1,0 +1,59 @@
+//! Slots and names of the devices that a spec lists.
+
+use std::collections::BTreeMap;
+
+use nvvmm_devices::virtio::DeviceId;
+
+use super::{MachineError, Result};
+use crate::arch::boot::layout::VIRTIO_DEVICES_MAX;
+use crate::memory::GuestMemory;
+use crate::spec::{DeviceKind, VmSpec};
+
+/// Names the devices of `spec` and checks their slots. In the order of the list, which is the order
+/// in which devices are paused and saved.
+///
+/// # Errors
+/// [`MachineError::Spec`]: a slot does not exist or is used twice, or there are more devices than
+/// slots.
+pub(super) fn assign(spec: &VmSpec) -> Result<Vec<(DeviceId, &DeviceKind)>> {
+    if spec.devices.len() > VIRTIO_DEVICES_MAX {
+        return Err(MachineError::Spec(too_many(spec)));
+    }
+    let mut used = BTreeMap::<u8, String>::new();
+    let mut numbers = BTreeMap::<&str, u32>::new();
+    let mut devices = Vec::new();
+    for device in &spec.devices {
+        let prefix = device.kind.spec::<GuestMemory>().instance_prefix();
+        let number = numbers.entry(prefix).or_default();
+        let instance = format!("{prefix}{number}");
+        *number += 1;
+        let slot = u8::try_from(device.slot)
+            .ok()
+            .filter(|slot| usize::from(*slot) < VIRTIO_DEVICES_MAX);
+        let Some(slot) = slot else {
+            return Err(MachineError::Spec(format!(
+                "device {instance} is in slot {}, but a machine has slots 0 to {} only",
+                device.slot,
+                VIRTIO_DEVICES_MAX - 1
+            )));
+        };
+        if let Some(other) = used.insert(slot, instance.clone()) {
+            return Err(MachineError::Spec(format!(
+                "devices {other} and {instance} are both in slot {slot}"
+            )));
+        }
+        devices.push((DeviceId { instance, slot }, &device.kind));
+    }
+    Ok(devices)
+}
+
+/// Disks are the devices of which a user gives any number.
+fn too_many(spec: &VmSpec) -> String {
+    let (devices, disks) = (spec.devices.len(), spec.disks().count());
+    match VIRTIO_DEVICES_MAX.checked_sub(devices - disks) {
+        Some(disks_max) => format!("a machine can have at most {disks_max} disks, not {disks}"),
+        None => {
+            format!("a machine can have at most {VIRTIO_DEVICES_MAX} devices, not {devices}")
+        }
+    }
+}

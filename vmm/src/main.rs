@@ -1,7 +1,0 @@
-//! The `nvvmm` command.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    nvvmm::cli::main()
-}
