@@ -1,5 +1,4 @@
-//! Errors of pools. The texts say the cause; the remedy is for those who know what
-//! the user can do.
+//! Errors of pools. The texts name the cause. The program that shows them adds the remedy.
 
 use std::path::PathBuf;
 
@@ -123,7 +122,7 @@ pub enum Error {
         /// The device.
         path: PathBuf,
     },
-    /// Somebody has the pool open.
+    /// Another process has the pool open.
     #[error("pool {} is in use", path.display())]
     InUse {
         /// The pool.
@@ -165,7 +164,7 @@ pub enum Error {
         /// The durability that the pool has.
         limit: DurabilityLimit,
     },
-    /// Somebody else receives the snapshot.
+    /// Another process receives the snapshot.
     #[error("snapshot '{name}' is being received by process {pid}")]
     BeingReceived {
         /// The snapshot.
@@ -205,7 +204,7 @@ pub enum Error {
     )]
     WrongKey,
     /// The pool does not have the snapshot that the stream builds on.
-    #[error("the stream has what '{name}' changed of '{base}' ({identity}), which is not in pool {}", pool.display())]
+    #[error("the stream has only the changes to '{name}' since '{base}' ({identity}), which is not in pool {}", pool.display())]
     NoBase {
         /// The snapshot that was sent.
         name: String,
@@ -216,7 +215,7 @@ pub enum Error {
         /// The pool.
         pool: PathBuf,
     },
-    /// The operation was ended by whoever asked for it.
+    /// The caller has ended the operation.
     #[error("interrupted")]
     Interrupted,
     /// The operating system refused an operation.

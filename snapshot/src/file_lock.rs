@@ -34,7 +34,7 @@ pub(crate) enum LockMode {
     Exclusive,
 }
 
-/// Takes a lock if nobody has it in the way. False when somebody has.
+/// Takes a lock without waiting. False when another open file has a lock that excludes it.
 pub(crate) fn try_lock(file: &File, place: LockPlace, mode: LockMode) -> Result<bool> {
     match retry(|| {
         fcntl(
@@ -80,7 +80,7 @@ pub(crate) fn is_locked_elsewhere(file: &File, place: LockPlace) -> Result<bool>
     Ok(asked.l_type != libc::F_UNLCK as i16)
 }
 
-/// Opens the same file once more: with locks of its own.
+/// Opens the same file once more. The new descriptor has locks of its own.
 pub(crate) fn reopen(file: &File, path: &Path) -> Result<File> {
     // The path may name another file by now; the descriptor cannot.
     let own = format!("/proc/self/fd/{}", file.as_raw_fd());

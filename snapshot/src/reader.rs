@@ -1,8 +1,8 @@
 //! A snapshot's memory and state, read without holding it.
 //!
-//! As for a scrub there is no lock and no pin while blocks are read: a reader is in nobody's way,
-//! and leaves nothing behind when its process is killed. What was read is given out only if the
-//! snapshot is still there afterwards, with the same map.
+//! Blocks are read without a lock and without a pin, as by a scrub. So a reader delays no other
+//! user of the pool, and leaves nothing behind when its process is killed. The bytes are given out
+//! only if the snapshot is still there afterwards, with the same maps.
 
 use std::sync::Arc;
 

@@ -126,7 +126,7 @@ fn rebuild_chunk(
     store.set_used_blocks(chunk, used(&after))
 }
 
-/// Takes back what dead holders left: leases, and pins with the orphans that only they kept.
+/// Reclaims leases and pins of dead holders, and the orphans that only those pins kept.
 pub(crate) fn reclaim_dead_holders(lock: &mut CatalogLock<'_>) -> Result<()> {
     let store = lock.store();
     let mut dead = Vec::new();

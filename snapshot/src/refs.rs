@@ -64,7 +64,7 @@ impl BlockNumbers {
     pub(crate) fn add_frames(&mut self, frames: Frames<'_>) {
         match frames {
             Frames::Chunk(chunk) => self.add_chunk(chunk, 1),
-            Frames::Leaf(blocks) => self.add_leaf(blocks),
+            Frames::Leaf(blocks) => self.add_leaf(blocks.numbers()),
         }
     }
 
@@ -106,14 +106,6 @@ impl BlockNumbers {
     }
 }
 
-/// The blocks of a leaf's entries that are no holes.
-fn present(blocks: &[u32]) -> impl Iterator<Item = BlockNo> {
-    blocks
-        .iter()
-        .filter(|number| **number != 0)
-        .map(|number| BlockNo::new(*number))
-}
-
 /// Changes that a commit makes to the counts, and the blocks that become free by it.
 #[derive(Debug, Default)]
 pub(crate) struct RefChanges {
@@ -146,8 +138,8 @@ impl RefChanges {
         let chunk = match frames {
             Frames::Chunk(chunk) => chunk,
             Frames::Leaf(blocks) => {
-                return present(blocks)
-                    .try_for_each(|block| self.drop_one(store, block).map(|_| ()));
+                let mut present = blocks.iter_present();
+                return present.try_for_each(|(_, block)| self.drop_one(store, block).map(drop));
             }
         };
         let counts = store.refcounts(chunk)?;

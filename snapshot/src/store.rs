@@ -288,11 +288,11 @@ pub(crate) fn runs(blocks: &[BlockNo]) -> impl Iterator<Item = (u64, u64)> {
         .map(|run| (run[0].byte_offset(), run.len() as u64 * BLOCK_SIZE_BYTES))
 }
 
-/// Answers for ascending ranges whether something may be written there, asking the medium once per
-/// stretch: to find the end of one it may look at each page.
+/// Answers for ascending ranges whether they may have been written. Asks the medium once per
+/// stretch, as finding the end of one may take a look at each page.
 #[derive(Debug)]
 pub(crate) struct WrittenCursor {
-    /// Nobody asks for what is behind.
+    /// The end of all ranges that will be asked for.
     end: u64,
     asked: bool,
     next: Option<Range<u64>>,

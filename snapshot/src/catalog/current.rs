@@ -26,9 +26,8 @@ impl Current {
 }
 
 impl Current {
-    /// Makes sure that a crash cannot bring the superblock before this one back: whoever wrote this
-    /// one may have died before it was durable. Nothing that only the one before refers to may
-    /// be touched until then.
+    /// Makes the superblock durable: its writer may have died before that. Until then a crash can
+    /// bring the superblock before it back, and blocks of that one's catalog must not change.
     pub(crate) fn confirm(&mut self, region: &dyn Region) -> Result<()> {
         region.flush(slot_offset(self.slot), BLOCK_SIZE_BYTES)?;
         region.fence()?;
@@ -47,7 +46,7 @@ impl Current {
     }
 }
 
-/// Notes that a generation is complete: from now on its predecessor's blocks may be taken.
+/// Notes that a generation is complete. From then on its predecessor's blocks may be reused.
 pub(crate) fn note_completed(region: &dyn Region, generation: u64) -> Result<()> {
     let word = committed_word(generation).to_le_bytes();
     region.write(COMMITTED_OFFSET, &word)?;
@@ -96,7 +95,7 @@ pub(crate) fn read_current(region: &dyn Region, path: &Path) -> Result<Current> 
         [Err(SlotFault::NoMagic), Err(SlotFault::NoMagic)] => {
             return Err(Error::NotAPool {
                 path: path.to_owned(),
-                why: "it does not start like one".to_owned(),
+                why: "it does not begin with a pool's magic".to_owned(),
             });
         }
         [Err(first), Err(second)] => {

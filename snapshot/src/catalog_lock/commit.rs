@@ -1,8 +1,8 @@
 //! A commit: new metadata goes to free blocks, then one superblock is switched.
 //!
-//! A crash at any point leaves the old catalog or the new one. Reference counts follow the switch;
-//! the dirty word says that they may not yet fit, and whoever takes the lock then derives them
-//! anew.
+//! A crash at any point leaves the old catalog or the new one. Reference counts are changed after
+//! the switch. Meanwhile the dirty word is set: the next process to take the lock of a dead one
+//! then derives the counts anew.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -278,7 +278,7 @@ impl<'l, 'p> Commit<'l, 'p> {
             store.region.fence()
         };
         if let Err(error) = durable(&superblock.seal()) {
-            // Others see the new superblock already: take it back, so that the failure is one.
+            // Other processes see the new superblock already: write the old one again.
             durable(&before).or_else(|_| store.region.write(offset, &before))?;
             return Err(error);
         }
@@ -345,7 +345,7 @@ impl TreeWriter for Commit<'_, '_> {
 }
 
 impl Drop for Commit<'_, '_> {
-    /// Takes back a commit that did not get as far as its switch.
+    /// Undoes a commit that did not get as far as its switch.
     fn drop(&mut self) {
         if self.switched {
             return;
@@ -356,7 +356,7 @@ impl Drop for Commit<'_, '_> {
             .punch_sorted(&self.written)
             .and_then(|()| store.region.store_u32(DIRTY_OFFSET, 0));
         if let Err(error) = undone {
-            tracing::error!(%error, "could not take back an unfinished commit: the next user of the pool will");
+            tracing::error!(%error, "could not undo an unfinished commit: the next user of the pool does it");
         }
     }
 }

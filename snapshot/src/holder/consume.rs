@@ -214,10 +214,7 @@ fn find_own(store: &BlockStore, entry: Entry, place: Place, own: &mut Taken) -> 
         Entry::Chunk(chunk) => chunk.blocks().try_for_each(note),
         Entry::Node { block, .. } if store.refcount(block)? != 1 => Ok(()),
         Entry::Node { block, crc24 } => match store.node(block, &place.expect(crc24))? {
-            Node::Leaf(numbers) => numbers
-                .iter()
-                .filter(|number| **number != 0)
-                .try_for_each(|number| note(BlockNo::new(*number))),
+            Node::Leaf(blocks) => blocks.iter_present().try_for_each(|(_, block)| note(block)),
             Node::Inner(entries) => {
                 let mut entries = entries.iter().enumerate();
                 entries

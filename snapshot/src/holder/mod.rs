@@ -299,7 +299,7 @@ impl Holder {
     pub fn write_block(&self, block: BlockNo, from: &[u8]) -> Result<()> {
         if from.len() as u64 > BLOCK_SIZE_BYTES || !self.leases.table().is_own(block) {
             return Err(Error::invalid(format!(
-                "{block} is not this holder's to write {} bytes to",
+                "{block} is not an own block of this holder, or {} bytes are too many",
                 from.len()
             )));
         }
@@ -321,7 +321,7 @@ impl Holder {
         };
         if !is_own {
             return Err(Error::invalid(format!(
-                "{to} is not this holder's to write"
+                "{to} is not an own chunk of this holder"
             )));
         }
         self.pool.store.copy_chunk(from, to)

@@ -1,4 +1,4 @@
-//! Inodes: what the catalog knows of a snapshot.
+//! Inodes: the catalog's entries of snapshots, process images and incomplete receptions.
 
 use std::mem::{offset_of, size_of};
 
@@ -180,7 +180,7 @@ pub(crate) struct Inode {
     /// One map of each kind at most; that of memory is first.
     pub(crate) maps: Vec<FileMap>,
     pub(crate) orphan: bool,
-    /// Received in part: nobody may use it.
+    /// True when only a part was received. Such a file cannot be used.
     pub(crate) incomplete: bool,
     pub(crate) identity: Identity,
     /// Frames of all maps that have a block.

@@ -6,6 +6,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::Layout;
+use crate::chunk_map::LeafBlocks;
 use crate::error::{Error, Result};
 use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo};
 
@@ -115,7 +116,7 @@ pub(crate) struct Expected {
 #[derive(Debug, Clone)]
 pub(crate) enum Node {
     /// Level 0.
-    Leaf(Box<[u32; LEAF_ENTRIES]>),
+    Leaf(Box<LeafBlocks>),
     /// Level 1 and up.
     Inner(Box<[Entry; INNER_ENTRIES]>),
 }
@@ -139,7 +140,7 @@ pub(crate) fn seal_node(
     raw.first_index = first_index.into();
     match node {
         Node::Leaf(blocks) => {
-            for (place, number) in raw.body.chunks_exact_mut(4).zip(blocks.iter()) {
+            for (place, number) in raw.body.chunks_exact_mut(4).zip(blocks.numbers()) {
                 place.copy_from_slice(&number.to_le_bytes());
             }
         }
@@ -197,10 +198,14 @@ pub(crate) fn open_node(
 }
 
 fn open_leaf(raw: &NodeV1, layout: &Layout) -> Result<Node> {
-    let mut blocks = Box::new([0; LEAF_ENTRIES]);
+    let mut blocks = Box::new(LeafBlocks::new());
     // Neighbours are in one chunk as a rule, and of a data chunk all blocks can be used.
     let mut data_chunk = None;
-    for (number, place) in blocks.iter_mut().zip(raw.body.chunks_exact(4)) {
+    for (number, place) in blocks
+        .numbers_mut()
+        .iter_mut()
+        .zip(raw.body.chunks_exact(4))
+    {
         *number = u32::from_le_bytes([place[0], place[1], place[2], place[3]]);
         let block = BlockNo::new(*number);
         if *number == 0 || data_chunk == Some(block.chunk()) {

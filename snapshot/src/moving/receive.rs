@@ -1,9 +1,9 @@
-//! A snapshot comes in as a stream.
+//! Receives a snapshot as a stream.
 //!
-//! What has arrived is committed now and then as an *incomplete* file, which has the name and the
-//! identity of the snapshot, and which nobody can use. The commit that makes the snapshot removes
-//! it. A reception that is interrupted leaves it, and the next one of the same snapshot finds in it
-//! what is stored already; a stream that is refused takes it along.
+//! Received frames are committed now and then as an *incomplete* file. It has the name and the
+//! identity of the snapshot, and cannot be used as one. The commit that makes the snapshot removes
+//! it. An interrupted reception leaves it, and the next reception of the same snapshot reuses the
+//! frames in it. A stream that is refused removes it.
 
 use std::io::{ErrorKind, Read};
 use std::ops::ControlFlow;
@@ -100,7 +100,7 @@ impl Pool {
                     receiver.discard()
                 };
                 if let Err(left) = left {
-                    tracing::warn!(%left, name, "what was received is not as it should be left");
+                    tracing::warn!(%left, name, "could not keep or remove what was received");
                 }
                 Err(error)
             }

@@ -58,11 +58,11 @@ pub(super) struct Receiver {
     kept: Option<SnapshotId>,
     /// Differences from it.
     changes: Vec<(ChunkIndex, ChunkMap)>,
-    /// The first chunk that nothing has been said of.
+    /// The first chunk that no record was about.
     next: u32,
     counts: Counts,
     stored_unkept: u64,
-    /// VMs map whole chunks only.
+    /// True when VMs on the medium map whole chunks only.
     whole_chunks: bool,
     content: Content,
     compared: Content,
@@ -163,7 +163,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// The stream has said all: the rest of the memory is as in the base, or holes.
+    /// Ends the stream: the rest of the memory is as in the base, or holes.
     pub(super) fn rest(&mut self) -> Result<()> {
         self.unmentioned_until(self.header.chunks_total())
     }
@@ -199,7 +199,7 @@ impl Receiver {
             .emptied
             .places()
             .for_each(|frame| blocks.set(frame, None));
-        // What the base has there the sender has compared.
+        // The sender has compared with the blocks of the base.
         let mut candidates = record.written;
         for frame in record.written.places() {
             if before.block(frame).is_none() || before.block(frame) == base.block(frame) {
@@ -279,7 +279,7 @@ impl Receiver {
         let chunk = self.holder.alloc_chunk()?;
         for frame in FrameIndex::all() {
             let bytes = self.content.frame(frame);
-            // What is fresh reads as zero.
+            // A fresh block reads as zero.
             if !is_zero(bytes) {
                 self.holder.write_block(chunk.block(frame), bytes)?;
             }
@@ -379,7 +379,7 @@ impl Receiver {
         self.holder.unpin(id)
     }
 
-    /// Somebody may have removed the incomplete file, and meant it.
+    /// Fails when a user has removed the incomplete file meanwhile: that ends the reception.
     fn assert_not_removed(&self) -> Result<()> {
         let listing = CatalogLock::take(&self.pool)?.listing()?;
         match self.kept_in(&listing) {

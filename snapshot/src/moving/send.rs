@@ -1,4 +1,4 @@
-//! A snapshot goes out as a stream.
+//! Sends a snapshot as a stream.
 
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -23,7 +23,7 @@ use crate::stream::{BaseOf, StreamHeader, StreamWriter};
 /// Options of sending a snapshot.
 #[derive(Debug, Clone, Default)]
 pub struct SendOptions<'a> {
-    /// Only what differs from this snapshot: whoever receives it must have that one.
+    /// Sends only the differences from this snapshot, which the receiving pool must have.
     pub since: Option<&'a str>,
     /// The compression level of zstd; 0 is its default.
     pub level: i32,
@@ -56,8 +56,7 @@ pub struct SendReport {
 
 impl Pool {
     /// Writes a snapshot as a stream. It is pinned meanwhile. `on_progress` is called for each
-    /// chunk of memory; when it breaks, the stream ends where it is, and whoever reads it
-    /// refuses it.
+    /// chunk of memory; when it breaks, the stream ends early, and a receiver refuses it.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Incomplete`]; [`Error::InvalidSnapshot`] when the two cannot

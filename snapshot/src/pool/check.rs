@@ -168,7 +168,7 @@ impl Check<'_> {
             if all != references {
                 let others = all - references;
                 self.find(format!(
-                    "{block} is {role}, and {others} more references take it for something else"
+                    "{block} is {role}, and {others} more references are to something else"
                 ));
             }
             if self.store.digest(block)? != 0 {
@@ -240,7 +240,7 @@ impl Check<'_> {
                 Ok(Some(frames)) if frames == inode.frames_mapped => {}
                 Ok(None) => self.find(format!("{what}: it has frames behind its memory's end")),
                 Ok(Some(frames)) => self.find(format!(
-                    "{what}: {} frames are said, {frames} are mapped",
+                    "{what}: its inode counts {} frames, {frames} are mapped",
                     inode.frames_mapped
                 )),
                 // What cannot be read was found on the way here.
@@ -344,7 +344,7 @@ impl Check<'_> {
             let used_said = self.store.used_blocks(chunk)?;
             if used_said != used {
                 self.find(format!(
-                    "{chunk}: {used_said} used blocks are said, there are {used}"
+                    "{chunk}: the chunk table counts {used_said} used blocks, there are {used}"
                 ));
             }
             match self.store.lease_owner(chunk)? {
@@ -366,7 +366,7 @@ impl Check<'_> {
             if found > holder.leases {
                 let (name, said) = (&holder.name, holder.leases);
                 self.find(format!(
-                    "holder '{name}' knows of {said} leases, {found} chunks are leased to it"
+                    "the slot of holder '{name}' counts {said} leases, {found} chunks are leased to it"
                 ));
             }
         }

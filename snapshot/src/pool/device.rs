@@ -61,8 +61,9 @@ impl Pool {
         Pool::open(path)
     }
 
-    /// Ends a pool that nobody uses, with all its snapshots, also one that is damaged or of another
-    /// version. Its file is removed; a device stays, with its bytes, but is no pool any more.
+    /// Deletes a pool that is not in use, with all its snapshots, also a damaged one or one of
+    /// another version. Its file is removed; a device stays, with its bytes, but is no pool any
+    /// more.
     ///
     /// # Errors
     /// [`Error::InUse`], [`Error::NotAPool`], [`Error::Io`].

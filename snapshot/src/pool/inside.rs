@@ -179,7 +179,7 @@ impl Visitor for MapInside {
             }
             Frames::Leaf(blocks) => {
                 self.leaves += 1;
-                self.frames += blocks.iter().filter(|number| **number != 0).count() as u64;
+                self.frames += u64::from(blocks.count());
             }
         }
         Ok(())

@@ -38,7 +38,7 @@ pub struct ChunkUse {
     pub shared: u32,
     /// Of no snapshot, and leased to a holder.
     pub leased: u32,
-    /// Anybody's.
+    /// Free for any holder.
     pub free: u32,
     /// The most snapshots that one block is in.
     pub snapshots_max: u32,
@@ -90,10 +90,10 @@ impl Visitor for Own<'_> {
     fn frames(&mut self, frames: Frames<'_>) -> Result<()> {
         match frames {
             Frames::Chunk(chunk) => chunk.blocks().for_each(|block| self.count(block)),
-            Frames::Leaf(blocks) => blocks
-                .iter()
-                .filter(|number| **number != 0)
-                .for_each(|number| self.count(BlockNo::new(*number))),
+            Frames::Leaf(blocks) => {
+                let present = blocks.iter_present();
+                present.for_each(|(_, block)| self.count(block));
+            }
         }
         Ok(())
     }

@@ -158,7 +158,7 @@ impl Region for MappedRegion {
         let (more, durable_by) = Mapping::map(&self.file, self.medium, end..len_bytes, overcommit)?;
         if durable_by != self.durable_by || !self.first.append(more) {
             return Err(Error::damaged(format!(
-                "what was added from byte {end} on cannot be mapped as the rest is"
+                "the bytes added from byte {end} on cannot be mapped like the others"
             )));
         }
         Ok(())

@@ -143,7 +143,7 @@ impl Chain {
         }
         if record.number.get() != number {
             return Err(Error::stream_damaged(format!(
-                "where record {number} belongs is the one with number {}",
+                "record {number} is expected, but record {} was found",
                 record.number
             )));
         }

@@ -146,7 +146,7 @@ impl<W: Write> Write for Sealing<W> {
     }
 }
 
-/// Opens what was sealed: gives out nothing that was not written by somebody with the key.
+/// Opens a sealed stream. Gives out no byte that was not written with the key.
 pub struct Opening<R: Read> {
     input: R,
     decryptor: Option<DecryptorBE32<ChaCha20Poly1305>>,
@@ -180,7 +180,7 @@ impl<R: Read> Opening<R> {
             });
         }
         if word(12) != 0 {
-            return Err(Error::stream_damaged("its beginning is not as it must be"));
+            return Err(Error::stream_damaged("its first bytes are damaged"));
         }
         let (mut salt, mut check) = ([0; 32], [0; 32]);
         read_exact(&mut input, &mut salt)?;

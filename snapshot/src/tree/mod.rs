@@ -11,7 +11,7 @@ pub(crate) use walk::{Frames, Role, Visitor, walk, walk_maps};
 
 use std::sync::Arc;
 
-use crate::chunk_map::{ChunkMap, LeafBlocks};
+use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::layout::inode::FileMap;
 use crate::layout::node::{Entry, Expected, INNER_ENTRIES, Node, NodeKind, leaves_covered};
@@ -84,11 +84,7 @@ pub(crate) fn lookup(
             return leaf_map(store, entry, place);
         };
         match store.node(block, &place.expect(crc24))? {
-            Node::Leaf(numbers) => {
-                return Ok(ChunkMap::Frames(Arc::new(LeafBlocks::from_numbers(
-                    *numbers,
-                ))));
-            }
+            Node::Leaf(blocks) => return Ok(ChunkMap::Frames(Arc::from(blocks))),
             Node::Inner(entries) => {
                 let index = place.child_of(leaf);
                 entry = entries[index];
@@ -104,9 +100,7 @@ pub(crate) fn leaf_map(store: &BlockStore, entry: Entry, place: Place) -> Result
         Entry::Hole => Ok(ChunkMap::Hole),
         Entry::Chunk(chunk) => Ok(ChunkMap::Whole(chunk)),
         Entry::Node { block, crc24 } => match store.node(block, &place.expect(crc24))? {
-            Node::Leaf(numbers) => Ok(ChunkMap::Frames(Arc::new(LeafBlocks::from_numbers(
-                *numbers,
-            )))),
+            Node::Leaf(blocks) => Ok(ChunkMap::Frames(Arc::from(blocks))),
             Node::Inner(_) => Err(Error::damaged(format!(
                 "{block} is an inner node in a leaf's place"
             ))),

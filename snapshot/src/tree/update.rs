@@ -1,7 +1,7 @@
 //! Path copying.
 
 use super::{Place, leaf_map};
-use crate::chunk_map::ChunkMap;
+use crate::chunk_map::{ChunkMap, LeafBlocks};
 use crate::error::{Error, Result};
 use crate::layout::node::{Entry, INNER_ENTRIES, Node, NodeKind};
 use crate::number::ChunkIndex;
@@ -113,7 +113,7 @@ fn replace_leaf(
         ChunkMap::Hole => Ok(Entry::Hole),
         ChunkMap::Whole(chunk) => Ok(Entry::Chunk(chunk)),
         ChunkMap::Frames(blocks) => {
-            writer.write_node(&Node::Leaf(Box::new(*blocks.numbers())), place)
+            writer.write_node(&Node::Leaf(Box::new(LeafBlocks::clone(&blocks))), place)
         }
     }
 }

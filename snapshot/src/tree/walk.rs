@@ -1,9 +1,10 @@
 //! Visiting all that a tree refers to.
 
 use super::Place;
+use crate::chunk_map::LeafBlocks;
 use crate::error::{Error, Result};
 use crate::layout::inode::Inode;
-use crate::layout::node::{Entry, Expected, LEAF_ENTRIES, Node, NodeKind};
+use crate::layout::node::{Entry, Expected, Node, NodeKind};
 use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo};
 use crate::store::BlockStore;
 
@@ -12,8 +13,8 @@ use crate::store::BlockStore;
 pub(crate) enum Frames<'n> {
     /// All blocks of a chunk, once each.
     Chunk(ChunkNo),
-    /// The entries of a leaf; 0 is none.
-    Leaf(&'n [u32; LEAF_ENTRIES]),
+    /// The entries of a leaf.
+    Leaf(&'n LeafBlocks),
 }
 
 /// The role of a block of metadata, by a reference to it. All references to a block of a good pool
@@ -102,19 +103,14 @@ fn walk_node(
             .iter()
             .enumerate()
             .try_for_each(|(index, entry)| walk(store, *entry, place.child(index), visitor)),
-        Node::Leaf(numbers) if place.kind == NodeKind::Memory => {
-            visitor.frames(Frames::Leaf(numbers))
+        Node::Leaf(blocks) if place.kind == NodeKind::Memory => {
+            visitor.frames(Frames::Leaf(blocks))
         }
-        Node::Leaf(numbers) => {
-            for (number, index) in numbers
-                .iter()
-                .zip(0u32..)
-                .filter(|(number, _)| **number != 0)
-            {
-                let block = BlockNo::new(*number);
+        Node::Leaf(blocks) => {
+            for (index, block) in blocks.iter_present() {
                 let slot = (place.first_index as u32)
                     .saturating_mul(CHUNK_BLOCKS)
-                    .saturating_add(index);
+                    .saturating_add(index.get());
                 visitor.role(block, Role::Inode { slot });
                 if visitor.reference(block)? {
                     walk_inode(store, block, slot, visitor)?;

@@ -386,7 +386,10 @@ fn a_stream_that_is_refused_leaves_nothing() {
     let missing = received(to, &sent(from, "b", Some("a")).0)
         .unwrap_err()
         .to_string();
-    assert!(missing.contains("what 'b' changed of 'a'"), "{missing}");
+    assert!(
+        missing.contains("the changes to 'b' since 'a'"),
+        "{missing}"
+    );
     assert_eq!(to.status().unwrap().free_blocks, free);
     // What is under the name and is another snapshot stays.
     assert!(matches!(
