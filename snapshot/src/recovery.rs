@@ -11,7 +11,7 @@ use crate::layout::superblock::CATALOG_HEIGHT;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo};
 use crate::refs::{BlockNumbers, used};
 use crate::store::{BlockStore, ChunkWords, WrittenCursor};
-use crate::tree::{Frames, Place, Visitor, walk};
+use crate::tree::{Frames, NodePlace, Visitor, walk};
 
 impl<'p> CatalogLock<'p> {
     /// Takes the lock. If its last owner died while it changed reference counts, they are derived
@@ -45,7 +45,7 @@ pub(crate) fn derive_refs(lock: &CatalogLock<'_>) -> Result<BlockNumbers> {
     walk(
         store,
         root,
-        Place::root(NodeKind::Catalog, CATALOG_HEIGHT),
+        NodePlace::root(NodeKind::Catalog, CATALOG_HEIGHT),
         &mut count,
     )?;
     Ok(count.0)

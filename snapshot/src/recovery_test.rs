@@ -46,7 +46,7 @@ fn looks(pool: &Pool) -> Looks {
         .unwrap()
         .superblock
         .catalog_root(&pool.store.layout);
-    let place = Place::root(NodeKind::Catalog, CATALOG_HEIGHT);
+    let place = NodePlace::root(NodeKind::Catalog, CATALOG_HEIGHT);
     let mut looks = Looks::default();
     walk(&pool.store, root.unwrap(), place, &mut looks).unwrap();
     looks

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::layout::node::Entry;
 use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo, FrameIndex};
 use crate::store::{BlockStore, ChunkWords};
-use crate::tree::{Frames, Place, Visitor, walk};
+use crate::tree::{Frames, NodePlace, Visitor, walk};
 
 /// A number for each block, zero where none was set.
 #[derive(Debug, Default)]
@@ -157,7 +157,7 @@ impl RefChanges {
         &mut self,
         store: &BlockStore,
         entry: Entry,
-        place: Place,
+        place: NodePlace,
     ) -> Result<()> {
         struct Drops<'a>(&'a BlockStore, &'a mut RefChanges);
         impl Visitor for Drops<'_> {

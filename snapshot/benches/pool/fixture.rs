@@ -8,7 +8,7 @@ use nvvmm_snapshot::{
     LeafBlocks, NewMap, NewSnapshot, Pool, SnapshotId, SnapshotKind,
 };
 
-use crate::place::Place;
+use crate::place::PoolPlace;
 
 /// Snapshots of the large pool.
 pub const SNAPSHOTS: u32 = 1_000;
@@ -27,21 +27,21 @@ const CLUSTER_FRAMES: u32 = 16;
 static STATE: [u8; 22 << 10] = [0x5a; 22 << 10];
 
 /// A pool with nothing in it, whose blocks have no memory behind them before they are written.
-pub fn small_pool() -> (Arc<Pool>, Place) {
-    let place = Place::new();
+pub fn small_pool() -> (Arc<Pool>, PoolPlace) {
+    let place = PoolPlace::new();
     (place.create(SMALL_POOL_BYTES), place)
 }
 
 /// A sparse pool of 64 GiB with 1,000 snapshots of a guest of 2 GiB: each shares most of its memory
 /// with the one before, and 1 MiB is its own. Made when it is first used.
 #[derive(Default)]
-pub struct LargePool(OnceCell<Place>);
+pub struct LargePool(OnceCell<PoolPlace>);
 
 impl LargePool {
     /// The path of the pool. Nobody has it open.
-    pub fn place(&self) -> &Place {
+    pub fn place(&self) -> &PoolPlace {
         self.0.get_or_init(|| {
-            let place = Place::new();
+            let place = PoolPlace::new();
             let pool = place.create_with(LARGE_POOL_BYTES, true);
             let mut guest = Guest::boot(pool.hold("guest").unwrap());
             for number in 1..SNAPSHOTS {

@@ -10,7 +10,7 @@ use crate::layout::node::{Entry, INNER_ENTRIES, Node, NodeKind};
 use crate::layout::superblock::{CATALOG_HEIGHT, SNAPSHOTS_MAX};
 use crate::number::{BlockNo, CHUNK_BLOCKS, SnapshotId};
 use crate::store::BlockStore;
-use crate::tree::{Place, leaf_map};
+use crate::tree::{NodePlace, leaf_map};
 
 /// Inodes by block, with the checksum that they had when they were read.
 #[derive(Default)]
@@ -139,7 +139,7 @@ impl InodeCache {
 
 /// The leaves of the catalog with the slot that each begins with.
 fn catalog_leaves(store: &BlockStore, root: Entry) -> Result<Vec<(u32, Arc<LeafBlocks>)>> {
-    let place = Place::root(NodeKind::Catalog, CATALOG_HEIGHT);
+    let place = NodePlace::root(NodeKind::Catalog, CATALOG_HEIGHT);
     let Entry::Node { block, crc24 } = root else {
         return Ok(Vec::new());
     };

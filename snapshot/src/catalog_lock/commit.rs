@@ -20,7 +20,7 @@ use crate::layout::superblock::{CATALOG_HEIGHT, SuperblockV2};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkIndex, ChunkNo, FrameIndex};
 use crate::refs::RefChanges;
 use crate::store::BlockStore;
-use crate::tree::{self, Frames, Place, TreeWriter};
+use crate::tree::{self, Frames, NodePlace, TreeWriter};
 
 /// The source of blocks for new metadata.
 pub(crate) enum BlockSource {
@@ -222,7 +222,7 @@ impl<'l, 'p> Commit<'l, 'p> {
     /// Writes the new catalog and makes all new metadata durable. Nothing is visible yet.
     pub(crate) fn prepare(&mut self, edit: &CatalogEdit) -> Result<SuperblockV2> {
         let store = self.lock.store();
-        let place = Place::root(NodeKind::Catalog, CATALOG_HEIGHT);
+        let place = NodePlace::root(NodeKind::Catalog, CATALOG_HEIGHT);
         let mut superblock = self.lock.current()?.superblock.clone();
         let old_root = superblock.catalog_root(&store.layout)?;
         let mut leaves: BTreeMap<ChunkIndex, LeafBlocks> = BTreeMap::new();
@@ -325,7 +325,7 @@ impl TreeWriter for Commit<'_, '_> {
         self.lock.store()
     }
 
-    fn write_node(&mut self, node: &Node, place: Place) -> Result<Entry> {
+    fn write_node(&mut self, node: &Node, place: NodePlace) -> Result<Entry> {
         let block = self.fresh_block()?;
         let (raw, crc24) = seal_node(
             node,

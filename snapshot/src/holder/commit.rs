@@ -23,7 +23,7 @@ use crate::number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkIndex, ChunkNo, FrameSet, SnapshotId,
 };
 use crate::store::{by_chunk, runs};
-use crate::tree::{self, Place};
+use crate::tree::{self, NodePlace};
 
 /// Blocks that a removal by the same commit takes at most: another inode, if it is pinned, and a
 /// leaf of the catalog.
@@ -144,16 +144,28 @@ fn blocks_needed(maps: impl IntoIterator<Item = (u64, u32)>, state_bytes: usize)
     u32::try_from(maps + state + 3).unwrap_or(u32::MAX)
 }
 
-/// Origin of a snapshot that was not taken here.
+/// Provenance of a snapshot that was not taken here.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Origin {
+pub(crate) struct Provenance {
     pub(crate) identity: Identity,
-    /// When it was taken.
+    /// The time at which it was taken, in nanoseconds since 1970.
     pub(crate) created_unix_ns: u64,
     /// Its frames that were written since the one before.
     pub(crate) frames_new: u64,
     /// Not all of it is here yet.
     pub(crate) incomplete: bool,
+}
+
+impl Provenance {
+    /// The provenance of a snapshot that is taken here and now.
+    fn taken_now(frames_new: u64) -> Result<Provenance> {
+        Ok(Provenance {
+            identity: Identity::random()?,
+            created_unix_ns: unix_ns(),
+            frames_new,
+            incomplete: false,
+        })
+    }
 }
 
 /// A snapshot that was committed.
@@ -216,18 +228,12 @@ impl Holder {
     pub(crate) fn commit_of(
         &self,
         new: NewSnapshot<'_>,
-        origin: Option<Origin>,
+        origin: Option<Provenance>,
         replaced: &[SnapshotId],
         mut reservation: Reservation,
     ) -> Result<Committed> {
         new.check()?;
-        let mut reserved: BTreeMap<ChunkNo, FrameSet> = BTreeMap::new();
-        for block in reservation.all() {
-            let of_chunk = reserved.entry(block.chunk()).or_default();
-            of_chunk.insert(block.index_in_chunk());
-        }
-        let own = self.leases.own();
-        let shared = SharedBlocks::find(&new, &own, &reserved)?;
+        let shared = SharedBlocks::find(&new, &self.leases.own(), &reservation)?;
         let flush_began = Instant::now();
         self.flush_blocks(&shared.own)?;
         let flush = flush_began.elapsed();
@@ -235,13 +241,7 @@ impl Holder {
         let needed = new
             .blocks_needed()
             .saturating_add(replaced.len() as u32 * BLOCKS_PER_REPLACED);
-        reservation.redeem(needed)?;
-        let missing = needed.saturating_sub(reservation.blocks());
-        if missing > 0 {
-            let more = self.leases.alloc(missing)?;
-            reservation.blocks.extend(&more);
-            self.leases.provide(&more)?;
-        }
+        self.complete_reservation(&mut reservation, needed)?;
 
         let mut lock = CatalogLock::take(&self.pool)?;
         let listing = lock.listing()?;
@@ -268,12 +268,7 @@ impl Holder {
             Commit::begin(&mut lock, BlockSource::Reserved(reservation.blocks.clone()))?;
         let origin = match origin {
             Some(origin) => origin,
-            None => Origin {
-                identity: Identity::random()?,
-                created_unix_ns: unix_ns(),
-                frames_new: new.frames_new,
-                incomplete: false,
-            },
+            None => Provenance::taken_now(new.frames_new)?,
         };
         let inode = build_inode(&mut commit, &new, &origin, id, base.as_ref())?;
         let block = commit.put_inode(slot, &inode)?;
@@ -304,6 +299,18 @@ impl Holder {
             metadata_blocks: written.len() as u32,
             flush,
         })
+    }
+
+    /// Has the reservation hold `needed` blocks with memory behind them.
+    fn complete_reservation(&self, reservation: &mut Reservation, needed: u32) -> Result<()> {
+        reservation.redeem(needed)?;
+        let missing = needed.saturating_sub(reservation.blocks());
+        if missing > 0 {
+            let more = self.leases.alloc(missing)?;
+            reservation.blocks.extend(&more);
+            self.leases.provide(&more)?;
+        }
+        Ok(())
     }
 
     fn flush_blocks(&self, blocks: &[BlockNo]) -> Result<()> {
@@ -361,7 +368,7 @@ impl Holder {
             let known: HashSet<BlockNo> = match base.and_then(|inode| inode.map(*kind)) {
                 None => HashSet::new(),
                 Some(map) => {
-                    let place = Place::root_of(map);
+                    let place = NodePlace::root_of(map);
                     let known = tree::lookup(&self.pool.store, map.root, place, *chunk)?;
                     known.iter_present().map(|(_, block)| block).collect()
                 }
@@ -409,8 +416,13 @@ impl SharedBlocks {
     fn find(
         new: &NewSnapshot<'_>,
         own: &BTreeMap<ChunkNo, FrameSet>,
-        reserved: &BTreeMap<ChunkNo, FrameSet>,
+        reservation: &Reservation,
     ) -> Result<SharedBlocks> {
+        let mut reserved: BTreeMap<ChunkNo, FrameSet> = BTreeMap::new();
+        for block in reservation.all() {
+            let of_chunk = reserved.entry(block.chunk()).or_default();
+            of_chunk.insert(block.index_in_chunk());
+        }
         let mut found = SharedBlocks {
             own: Vec::new(),
             foreign: Vec::new(),
@@ -427,7 +439,7 @@ impl SharedBlocks {
                 let of_chunk = |sets: &BTreeMap<ChunkNo, FrameSet>| {
                     sets.get(&chunk).copied().unwrap_or_default()
                 };
-                let (own, reserved) = (of_chunk(own), of_chunk(reserved));
+                let (own, reserved) = (of_chunk(own), of_chunk(&reserved));
                 for block in blocks {
                     if reserved.contains(block.index_in_chunk()) {
                         return Err(Error::invalid(format!(
@@ -456,7 +468,7 @@ impl SharedBlocks {
 fn build_inode(
     commit: &mut Commit<'_, '_>,
     new: &NewSnapshot<'_>,
-    origin: &Origin,
+    origin: &Provenance,
     id: SnapshotId,
     base: Option<&Arc<Inode>>,
 ) -> Result<Inode> {
@@ -466,7 +478,7 @@ fn build_inode(
         let of_base = base.and_then(|inode| inode.map(new.kind));
         let root = of_base.map_or(Entry::Hole, |map| map.root);
         let map = FileMap::new(new.kind, new.size_bytes, root)?;
-        let updated = tree::update(commit, map.root, Place::root_of(&map), new.changes)?;
+        let updated = tree::update(commit, map.root, NodePlace::root_of(&map), new.changes)?;
         frames_mapped = frames_mapped.saturating_add_signed(updated.entries_change);
         maps.push(map.with_root(updated.root));
     }

@@ -15,7 +15,7 @@ use crate::layout::node::{Entry, Node};
 use crate::number::{BlockNo, ChunkIndex, ChunkNo, FrameSet, SnapshotId};
 use crate::recovery::reclaim_dead_holders;
 use crate::store::BlockStore;
-use crate::tree::{self, Place};
+use crate::tree::{self, NodePlace};
 
 /// The memory of a consumed snapshot, and what is left of it.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ impl Holder {
         let store = &self.pool.store;
         let mut taken = Taken::default();
         for map in &inode.maps {
-            find_own(store, map.root, Place::root_of(map), &mut taken)?;
+            find_own(store, map.root, NodePlace::root_of(map), &mut taken)?;
         }
         let table = self.leases.table();
         for chunk in taken.keys().copied().collect::<Vec<_>>() {
@@ -148,7 +148,7 @@ impl Holder {
                 .filter(|chunk| !chunk.taken.is_empty())
                 .map(|chunk| (chunk.index, without(&chunk.map, &chunk.taken)))
                 .collect();
-            let left = tree::update(&mut commit, map.root, Place::root_of(map), &changes)?;
+            let left = tree::update(&mut commit, map.root, NodePlace::root_of(map), &changes)?;
             frames_mapped = frames_mapped.saturating_add_signed(left.entries_change);
             maps.push(map.with_root(left.root));
         }
@@ -200,7 +200,7 @@ impl Holder {
 /// Blocks of the pool, by chunk.
 type Taken = BTreeMap<ChunkNo, FrameSet>;
 
-fn find_own(store: &BlockStore, entry: Entry, place: Place, own: &mut Taken) -> Result<()> {
+fn find_own(store: &BlockStore, entry: Entry, place: NodePlace, own: &mut Taken) -> Result<()> {
     let mut note = |block: BlockNo| -> Result<()> {
         if store.refcount(block)? == 1 {
             own.entry(block.chunk())

@@ -9,7 +9,7 @@ mod unused;
 use std::fs::File;
 use std::sync::Arc;
 
-pub(crate) use commit::Origin;
+pub(crate) use commit::Provenance;
 pub use commit::{Committed, NewMap, NewSnapshot};
 pub use consume::{Consumed, ConsumedChunk, ConsumedMap};
 pub use unused::Vacating;
@@ -79,7 +79,7 @@ impl Pool {
     }
 }
 
-/// When this process started, in clock ticks after boot: field 22 of proc_pid_stat(5), 0 when it
+/// The start of this process, in clock ticks after boot: field 22 of proc_pid_stat(5), 0 when it
 /// cannot be read.
 fn process_start_ticks() -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();

@@ -9,7 +9,7 @@ use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
 use crate::handle::Pool;
-use crate::holder::{Holder, NewMap, NewSnapshot, Origin};
+use crate::holder::{Holder, NewMap, NewSnapshot, Provenance};
 use crate::layout::inode::{Inode, MapKind, SnapshotKind};
 use crate::number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkIndex, FrameIndex, FrameSet, SnapshotId,
@@ -354,7 +354,7 @@ impl Receiver {
             state: state.unwrap_or_default(),
             frames_new: self.header.frames_new,
         };
-        let origin = Origin {
+        let origin = Provenance {
             identity: self.header.identity,
             created_unix_ns: self.header.created_unix_ns,
             frames_new: self.header.frames_new,

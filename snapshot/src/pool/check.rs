@@ -19,7 +19,7 @@ use crate::number::{
 use crate::recovery::reclaim_dead_holders;
 use crate::refs::BlockNumbers;
 use crate::store::{BlockStore, WrittenCursor};
-use crate::tree::{Frames, Place, Role, Visitor, leaf_map, walk};
+use crate::tree::{Frames, NodePlace, Role, Visitor, leaf_map, walk};
 
 /// Findings that are listed; the rest is only counted.
 const FINDINGS_MAX: usize = 100;
@@ -140,7 +140,7 @@ impl Pool {
         walk(
             store,
             root,
-            Place::root(NodeKind::Catalog, CATALOG_HEIGHT),
+            NodePlace::root(NodeKind::Catalog, CATALOG_HEIGHT),
             &mut check,
         )?;
         check.roles()?;
@@ -277,7 +277,7 @@ impl Check<'_> {
     }
 
     fn count_frames_of(&self, map: &FileMap) -> Result<Option<u64>> {
-        let mut left = vec![(map.root, Place::root_of(map))];
+        let mut left = vec![(map.root, NodePlace::root_of(map))];
         let mut frames = 0;
         while let Some((entry, place)) = left.pop() {
             match entry {

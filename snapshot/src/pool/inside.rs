@@ -12,7 +12,7 @@ use crate::layout::SUPERBLOCK_BLOCKS;
 use crate::layout::inode::MapKind;
 use crate::layout::node::Entry;
 use crate::number::{BlockNo, ChunkNo, SnapshotId};
-use crate::tree::{Frames, Place, Role, Visitor, walk};
+use crate::tree::{Frames, NodePlace, Role, Visitor, walk};
 
 use super::snapshots::SnapshotEntry;
 use crate::identity::uuid_text;
@@ -46,7 +46,7 @@ pub enum SuperblockInside {
         uuid: String,
         /// Size of the pool.
         size_bytes: u64,
-        /// When the pool was made, in nanoseconds since 1970.
+        /// The time at which the pool was made, in nanoseconds since 1970.
         created_unix_ns: u64,
         /// True when it may promise more than its medium has.
         overcommit: bool,
@@ -262,7 +262,7 @@ impl Pool {
                 leaves: 0,
                 frames: 0,
             };
-            walk(&self.store, map.root, Place::root_of(map), &mut inside)?;
+            walk(&self.store, map.root, NodePlace::root_of(map), &mut inside)?;
             maps.push(inside);
         }
         Ok(SnapshotInside {

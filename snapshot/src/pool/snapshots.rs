@@ -27,7 +27,7 @@ pub struct SnapshotEntry {
     pub name: String,
     /// The snapshot that it was taken after; that one may be gone.
     pub parent: Option<SnapshotId>,
-    /// When it was committed, in nanoseconds since 1970.
+    /// The time of its commit, in nanoseconds since 1970.
     pub created_unix_ns: u64,
     /// Size of its memory.
     pub memory_bytes: u64,

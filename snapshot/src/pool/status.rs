@@ -66,7 +66,7 @@ pub struct HolderStatus {
     pub name: String,
     /// Its process.
     pub pid: u32,
-    /// When the process started, in clock ticks after boot.
+    /// The start of the process, in clock ticks after boot.
     pub start_time_ticks: u64,
     /// Chunks that it has leased.
     pub leased_chunks: u32,

@@ -30,7 +30,7 @@ pub(super) enum DurableBy {
     Nothing,
     /// The kernel writes them out.
     Sync,
-    /// When they have left the CPU's caches: the mapping is of a device, or one with
+    /// Once they have left the CPU's caches: the mapping is of a device, or one with
     /// `MAP_SYNC`, in which the file system has made a block's place durable before the block
     /// can be stored to.
     CacheLines,

@@ -52,7 +52,7 @@ pub struct StreamHeader {
     pub name: String,
     /// Size of its memory.
     pub memory_bytes: u64,
-    /// When it was taken, in nanoseconds since 1970.
+    /// The time at which it was taken, in nanoseconds since 1970.
     pub created_unix_ns: u64,
     /// Frames that have a block where it was sent.
     pub frames_mapped: u64,

@@ -81,7 +81,7 @@ impl<'i> StreamReader<'i> {
         })
     }
 
-    /// What the stream is of.
+    /// The header of the stream.
     pub fn header(&self) -> &StreamHeader {
         &self.header
     }

@@ -21,16 +21,16 @@ use crate::store::BlockStore;
 /// A place in a tree: what an entry there refers to has this level, and covers leaves from this
 /// index on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct NodePlace {
     pub(crate) kind: NodeKind,
     pub(crate) level: u32,
     pub(crate) first_index: u64,
 }
 
-impl Place {
+impl NodePlace {
     /// The place of a tree's root.
-    pub(crate) fn root(kind: NodeKind, height: u32) -> Place {
-        Place {
+    pub(crate) fn root(kind: NodeKind, height: u32) -> NodePlace {
+        NodePlace {
             kind,
             level: height,
             first_index: 0,
@@ -38,15 +38,15 @@ impl Place {
     }
 
     /// The place of the root of a file's map.
-    pub(crate) fn root_of(map: &FileMap) -> Place {
-        Place::root(NodeKind::Memory, map.height())
+    pub(crate) fn root_of(map: &FileMap) -> NodePlace {
+        NodePlace::root(NodeKind::Memory, map.height())
     }
 
     /// The place of a node's entry.
-    pub(crate) fn child(&self, index: usize) -> Place {
+    pub(crate) fn child(&self, index: usize) -> NodePlace {
         let level = self.level.saturating_sub(1);
         let first_index = self.first_index + index as u64 * leaves_covered(level);
-        Place {
+        NodePlace {
             kind: self.kind,
             level,
             first_index,
@@ -75,7 +75,7 @@ impl Place {
 pub(crate) fn lookup(
     store: &BlockStore,
     root: Entry,
-    root_place: Place,
+    root_place: NodePlace,
     leaf: ChunkIndex,
 ) -> Result<ChunkMap> {
     let (mut entry, mut place) = (root, root_place);
@@ -95,7 +95,7 @@ pub(crate) fn lookup(
 }
 
 /// Reads what an entry refers to that stands where a leaf may be.
-pub(crate) fn leaf_map(store: &BlockStore, entry: Entry, place: Place) -> Result<ChunkMap> {
+pub(crate) fn leaf_map(store: &BlockStore, entry: Entry, place: NodePlace) -> Result<ChunkMap> {
     match entry {
         Entry::Hole => Ok(ChunkMap::Hole),
         Entry::Chunk(chunk) => Ok(ChunkMap::Whole(chunk)),

@@ -1,6 +1,6 @@
 //! Visiting all that a tree refers to.
 
-use super::Place;
+use super::NodePlace;
 use crate::chunk_map::LeafBlocks;
 use crate::error::{Error, Result};
 use crate::layout::inode::Inode;
@@ -69,7 +69,7 @@ pub(crate) trait Visitor {
 pub(crate) fn walk(
     store: &BlockStore,
     entry: Entry,
-    place: Place,
+    place: NodePlace,
     visitor: &mut dyn Visitor,
 ) -> Result<()> {
     match entry {
@@ -95,7 +95,7 @@ pub(crate) fn walk(
 fn walk_node(
     store: &BlockStore,
     node: &Node,
-    place: Place,
+    place: NodePlace,
     visitor: &mut dyn Visitor,
 ) -> Result<()> {
     match node {
@@ -146,5 +146,5 @@ pub(crate) fn walk_maps(
     visitor: &mut dyn Visitor,
 ) -> Result<()> {
     let mut maps = inode.maps.iter();
-    maps.try_for_each(|map| walk(store, map.root, Place::root_of(map), visitor))
+    maps.try_for_each(|map| walk(store, map.root, NodePlace::root_of(map), visitor))
 }

@@ -26,7 +26,7 @@ pub fn is_device() -> bool {
 }
 
 /// A place for one pool, which goes with it.
-pub struct Place {
+pub struct PoolPlace {
     path: PathBuf,
     medium: Medium,
     /// The medium takes back each block that is freed.
@@ -35,8 +35,8 @@ pub struct Place {
     _device: Option<MutexGuard<'static, ()>>,
 }
 
-impl Place {
-    pub fn new() -> Place {
+impl PoolPlace {
+    pub fn new() -> PoolPlace {
         let (name, path) = chosen();
         let medium = match name.as_str() {
             "tmpfs" | "tmpfs-huge" => Medium::Tmpfs,
@@ -47,7 +47,7 @@ impl Place {
             other => panic!("the medium {other} is not known"),
         };
         if medium == Medium::Devdax {
-            let place = Place {
+            let place = PoolPlace {
                 path: path.into(),
                 medium,
                 takes_back_blocks: false,
@@ -57,17 +57,17 @@ impl Place {
             place.clear_device();
             return place;
         }
-        Place::below(path.as_ref(), medium, name == "tmpfs")
+        PoolPlace::below(path.as_ref(), medium, name == "tmpfs")
     }
 
     /// A place in shared memory, for a second pool beside one on a device.
-    pub fn in_memory() -> Place {
-        Place::below("/dev/shm".as_ref(), Medium::Tmpfs, true)
+    pub fn in_memory() -> PoolPlace {
+        PoolPlace::below("/dev/shm".as_ref(), Medium::Tmpfs, true)
     }
 
-    fn below(parent: &std::ffi::OsStr, medium: Medium, takes_back_blocks: bool) -> Place {
+    fn below(parent: &std::ffi::OsStr, medium: Medium, takes_back_blocks: bool) -> PoolPlace {
         let directory = tempfile::tempdir_in(parent).unwrap();
-        Place {
+        PoolPlace {
             path: directory.path().join("pool"),
             medium,
             takes_back_blocks,
@@ -115,7 +115,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for PoolPlace {
     fn drop(&mut self) {
         self.clear_device();
     }

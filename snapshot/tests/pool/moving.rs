@@ -21,7 +21,7 @@ fn other_pool_of(size_bytes: u64) -> Bench {
     if !crate::place::is_device() {
         return pool_of(size_bytes);
     }
-    let place = crate::place::Place::in_memory();
+    let place = crate::place::PoolPlace::in_memory();
     let pool = place.create(size_bytes);
     Bench { pool, place }
 }
