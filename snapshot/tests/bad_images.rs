@@ -23,7 +23,7 @@ struct Images {
     in_use: Vec<u8>,
     closed_metadata: Vec<u64>,
     in_use_metadata: Vec<u64>,
-    /// Where snapshots' data is: nothing guards it, so nothing can find it changed.
+    /// Offsets of snapshots' data: nothing guards it, so nothing can find it changed.
     data: Vec<u64>,
     content: Content,
 }

@@ -1,4 +1,4 @@
-//! What kind of medium a pool is on, and what follows from it.
+//! The kinds of media that a pool can be on, and what follows from them.
 
 use serde::Serialize;
 
@@ -21,7 +21,7 @@ pub enum Medium {
     File,
 }
 
-/// How a running VM is kept from writing to the blocks of its snapshots.
+/// The engine that keeps a running VM from writing to the blocks of its snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
@@ -72,7 +72,7 @@ impl Medium {
         }
     }
 
-    /// Whether the medium is memory of the host, which a restart of the host empties.
+    /// True when the medium is memory of the host, which a restart of the host empties.
     pub fn is_host_memory(self) -> bool {
         matches!(self, Medium::Tmpfs | Medium::Hugetlbfs)
     }
