@@ -14,7 +14,8 @@ pub(crate) const BLOB: &[u8] = include_bytes!("fixtures/saved-vm.blob");
 const SPEC_AT: usize = 96;
 const SPEC_BYTES: usize = 209;
 /// Specs from before there were pmem devices, and vsock devices.
-const NO_PMEM: &[u8] = br#"{"kernel":"/k","initramfs":"/i","cmdline":"quiet","vcpus":3,"memory_bytes":4194304,"disks":[{"path":"/a","read_only":false}],"vsock":true}"#;
+const NO_PMEM: &[u8] = br#"{"kernel":"/k","initramfs":"/i","cmdline":"quiet","vcpus":3,
+    "memory_bytes":4194304,"disks":[{"path":"/a","read_only":false}],"vsock":true}"#;
 const NO_VSOCK: &[u8] =
     br#"{"kernel":"/k","initramfs":null,"cmdline":"","vcpus":1,"memory_bytes":2097152,"disks":[]}"#;
 
