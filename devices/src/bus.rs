@@ -15,11 +15,11 @@ pub trait BusDevice: Send {
     fn write(&mut self, offset: u64, bytes: &[u8]);
 }
 
-/// Why a device could not be put on a bus.
+/// Reasons why a device cannot be put on a bus.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BusError {
     /// The range is empty or runs past the end of the address space.
-    #[error("{name}: {len} bytes at {base:#x} is no usable address range")]
+    #[error("{name}: {len} bytes at {base:#x} are not a valid address range")]
     BadRange {
         /// Name of the device to be added.
         name: String,
@@ -80,8 +80,8 @@ impl Bus {
                 len,
             });
         };
-        // The nearest slot that starts at or before the end of the new range is the only one that
-        // can reach into it without starting inside it.
+        // Only the nearest range that starts at or before the end of the new one can reach into it
+        // without starting inside it.
         if let Some((&other_base, other)) = self.slots.range(..=last).next_back()
             && other_base + (other.len - 1) >= base
         {
@@ -104,7 +104,7 @@ impl Bus {
     }
 
     /// The guest reads at `address`. Answers whether a device claimed the access; when none did,
-    /// all of `bytes` is 0xff, as on a bus that nobody drives.
+    /// all of `bytes` is 0xff, as on an undriven bus.
     pub fn read(&self, address: u64, bytes: &mut [u8]) -> bool {
         let Some((offset, device)) = self.claim(address, bytes.len()) else {
             bytes.fill(0xff);
@@ -124,8 +124,8 @@ impl Bus {
         true
     }
 
-    /// The device whose range holds the whole access. An access across the end of a range is
-    /// nobody's.
+    /// The device whose range holds the whole access. No device gets an access across the end of a
+    /// range.
     fn claim(&self, address: u64, len: usize) -> Option<(u64, &Mutex<dyn BusDevice>)> {
         let (&base, slot) = self.slots.range(..=address).next_back()?;
         let offset = address - base;

@@ -63,15 +63,15 @@ impl HostSocket {
         }
     }
 
-    /// Lets nobody connect any more; [`HostSocket::accept`] fails from now on, also where it waits
+    /// Accepts no more connections: [`HostSocket::accept`] fails from now on, also a call that waits
     /// already.
     pub fn stop_listening(&self) {
         self.stopped.store(true, Ordering::SeqCst);
-        // Fails only for what is no socket.
+        // Fails only for a descriptor that is no socket.
         let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
     }
 
-    /// Where the socket is.
+    /// Path of the socket.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -83,7 +83,7 @@ impl AsFd for HostSocket {
     }
 }
 
-/// Whether a socket file is at `path` that nobody listens at.
+/// True for a socket file at `path` that nobody listens at.
 fn is_dead_socket(path: &Path) -> bool {
     let is_socket =
         std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());

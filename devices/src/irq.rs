@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use vmm_sys_util::eventfd::EventFd;
 
-/// An edge-triggered interrupt line. The machine declares its devices edge-triggered in ACPI, so
-/// raising is all there is: nothing is lowered, and raising twice before the guest looks may give
-/// one interrupt or two.
+/// An edge-triggered interrupt line, as ACPI declares it to the guest. So a line is raised and never
+/// lowered. Two raises before the guest reacts may give one interrupt or two.
 pub trait IrqLine: Send + Sync {
     /// Raises the interrupt once.
     ///
@@ -30,7 +29,7 @@ pub struct CountingIrq {
 }
 
 impl CountingIrq {
-    /// How often the line was raised so far.
+    /// Number of times that the line was raised so far.
     pub fn raised(&self) -> u64 {
         self.raised.load(Ordering::SeqCst)
     }

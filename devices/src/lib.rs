@@ -1,4 +1,4 @@
-//! The devices of an nvvmm machine and the buses that they sit on.
+//! The devices of an nvvmm machine, and the buses that they are on.
 //!
 //! Nothing here knows of KVM or of the pool: a device gets guest memory (any [`vm_memory`] address
 //! space), an [`IrqLine`] to raise, and its event sources through `event-manager`. The machine puts

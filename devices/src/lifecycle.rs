@@ -1,4 +1,4 @@
-//! What the machine can do with every device: pause, save, restore, resume.
+//! Operations of the machine on every device: pause, save, restore, resume.
 
 use std::io;
 
@@ -12,16 +12,16 @@ use serde::{Deserialize, Serialize};
 /// was built with the same devices, `restore` (which leaves the device paused) and `resume`. vCPUs
 /// are paused before devices are, and resumed after them, so no register is accessed in between.
 pub trait Device: Send {
-    /// What the device is, as written into its saved state: "serial", "virtio-mmio".
+    /// Kind of the device, as written into its saved state: "serial", "virtio-mmio".
     fn kind(&self) -> &'static str;
 
-    /// Which one of its kind it is in this machine: "com1", "disk0".
+    /// Name of the device among those of its kind in this machine: "com1", "disk0".
     fn instance(&self) -> &str;
 
     /// Stops the device. After this returns, and until `resume`: it accesses no guest memory,
-    /// raises no interrupt, and has no I/O in flight. Waits for I/O that is in flight, so
-    /// whatever that needs (the write-fault handler, when the I/O is to write-protected guest
-    /// memory) must be running. Pausing a paused device does nothing.
+    /// raises no interrupt, and has no I/O in flight. Waits for I/O that is in flight. So the
+    /// write-fault handler must be running, which I/O to write-protected guest memory needs. Pausing
+    /// a paused device does nothing.
     ///
     /// # Errors
     /// The device is still running.
@@ -49,15 +49,14 @@ pub trait Device: Send {
     fn restore(&mut self, saved: &SavedDevice) -> Result<(), LifecycleError>;
 }
 
-/// The state of one device: a postcard-encoded `...StateV<version>` struct and what it is the state
-/// of.
+/// The state of one device: a postcard-encoded `...StateV<version>` struct, and the device's name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedDevice {
-    /// What the device is; see [`Device::kind`].
+    /// Kind of the device; see [`Device::kind`].
     pub kind: String,
     /// Version of the state struct that `payload` encodes.
     pub version: u16,
-    /// Which one of its kind; see [`Device::instance`].
+    /// Name among those of its kind; see [`Device::instance`].
     pub instance: String,
     /// The state struct, encoded with postcard.
     pub payload: Vec<u8>,
@@ -136,7 +135,7 @@ impl SavedDevice {
     }
 }
 
-/// Why a device could not be paused, resumed, saved or restored.
+/// Reasons why a device cannot be paused, resumed, saved or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum LifecycleError {
     /// The state belongs to another device.
@@ -178,7 +177,7 @@ pub enum LifecycleError {
         version: u16,
         /// Instance of the device.
         instance: String,
-        /// What postcard says.
+        /// The error of postcard.
         source: postcard::Error,
     },
     /// There is more in the state than was decoded.
@@ -193,7 +192,7 @@ pub enum LifecycleError {
         version: u16,
         /// Instance of the device.
         instance: String,
-        /// How many bytes were not decoded.
+        /// Number of bytes that were not decoded.
         left_over_bytes: usize,
     },
     /// The state is well-formed but this device cannot take it over.
@@ -203,7 +202,7 @@ pub enum LifecycleError {
         kind: String,
         /// Instance of the device.
         instance: String,
-        /// What does not fit, and the remedy.
+        /// The difference, and the remedy.
         reason: String,
     },
     /// Only a paused device can be saved.
@@ -221,9 +220,9 @@ pub enum LifecycleError {
         kind: String,
         /// Instance of the device.
         instance: String,
-        /// What was tried.
+        /// The step that failed.
         op: &'static str,
-        /// What the host said.
+        /// The host's error.
         source: io::Error,
     },
 }

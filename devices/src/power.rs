@@ -1,6 +1,6 @@
-//! Power-off and reset, as asked for by the guest: ACPI hardware-reduced sleep and reset registers
-//! (ACPI 6.5 section 4.8.3.7 and 4.8.3.6), and the keyboard controller's reset pulse that older
-//! code falls back to.
+//! Power-off and reset by the guest: ACPI hardware-reduced sleep and reset registers (ACPI 6.5
+//! sections 4.8.3.7 and 4.8.3.6), and the reset pulse of the keyboard controller, which older code
+//! uses.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -23,7 +23,7 @@ pub const SLEEP_CONTROL_PORT: u64 = POWER_PORTS_BASE;
 pub const SLEEP_STATUS_PORT: u64 = POWER_PORTS_BASE + 1;
 /// Port of RESET_REG, one byte wide.
 pub const RESET_PORT: u64 = POWER_PORTS_BASE + 2;
-/// Value for RESET_VALUE in the FADT: what the guest writes to [`RESET_PORT`] to reset the machine.
+/// Value for RESET_VALUE in the FADT: the guest writes it to [`RESET_PORT`] to reset the machine.
 pub const RESET_VALUE: u8 = 0x01;
 /// Sleep type of the off state: first element of the `\_S5` package in the DSDT.
 pub const SLEEP_TYPE_S5: u8 = 5;
@@ -38,7 +38,7 @@ const SLEEP_TYPE_SHIFT: u8 = 2;
 const SLEEP_TYPE_MASK: u8 = 0x7;
 const I8042_PULSE_RESET: u8 = 0xfe;
 
-/// What the guest asked for.
+/// A request of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PowerEvent {
     /// Power off.
@@ -64,9 +64,8 @@ impl PowerEvent {
     }
 }
 
-/// Where power devices leave the guest's request and the machine finds it. The first request
-/// stands: a guest that asks for both while the machine is on its way down gets what it asked for
-/// first.
+/// The guest's request, from the power devices to the machine. The first request counts: a guest
+/// that asks for power-off and then for a reset is powered off.
 #[derive(Debug)]
 pub struct PowerSignal {
     requested: AtomicU8,
@@ -85,7 +84,7 @@ impl PowerSignal {
         }))
     }
 
-    /// What the guest has asked for, if anything. Stays until [`PowerSignal::clear`].
+    /// The guest's request, if there is one. It stays until [`PowerSignal::clear`].
     pub fn requested(&self) -> Option<PowerEvent> {
         PowerEvent::from_code(self.requested.load(Ordering::SeqCst))
     }
@@ -107,7 +106,7 @@ impl PowerSignal {
         self.drain();
     }
 
-    /// Takes the readiness off the file descriptor; the request itself stays.
+    /// Makes the file descriptor unreadable again. The request itself stays.
     pub fn drain(&self) {
         // Fails only when there was nothing to take.
         let _ = self.event.read();
@@ -142,8 +141,8 @@ const KIND: &str = "acpi-power";
 const INSTANCE: &str = "power0";
 const VERSION: u16 = 1;
 
-/// State of [`AcpiPower`]. The registers hold nothing; a request that the machine has not carried
-/// out is all there is.
+/// State of [`AcpiPower`]: only the request that the machine has not carried out. The registers hold
+/// nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AcpiPowerStateV1 {
     /// 0 nothing, 1 off, 2 reset.
@@ -238,7 +237,7 @@ impl Device for AcpiPower {
     }
 }
 
-/// As much of a keyboard controller as a guest needs that reboots through it. Has no state to save.
+/// The part of a keyboard controller through which a guest can reboot. It has no state to save.
 pub struct I8042 {
     signal: Arc<PowerSignal>,
 }

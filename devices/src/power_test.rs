@@ -16,7 +16,7 @@ fn write(power: &mut AcpiPower, port: u64, value: u8) {
     power.write(port - POWER_PORTS_BASE, &[value]);
 }
 
-/// What Linux writes for sleep type `kind` (acpi_hw_extended_sleep).
+/// Value that Linux writes for sleep type `kind` (acpi_hw_extended_sleep).
 fn sleep(kind: u8) -> u8 {
     kind << 2 | 1 << 5
 }

@@ -33,8 +33,7 @@ const IER_TRANSMIT_EMPTY: u8 = 1 << 1;
 const IIR_TRANSMIT_EMPTY: u8 = 1 << 1;
 const IIR_RECEIVED: u8 = 1 << 2;
 
-/// State of a [`SerialPort`]: its registers and what the guest has not yet taken out of the receive
-/// FIFO.
+/// State of a [`SerialPort`]: its registers, and the bytes in the receive FIFO.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SerialStateV1 {
     /// Divisor latch, low byte.
@@ -141,7 +140,7 @@ pub struct SerialPort {
     uart: Serial<UartIrq, InputRoom, ConsoleOut>,
     irq: UartIrq,
     room: InputRoom,
-    /// Input may have been refused while the port was paused, or what it was restored from was.
+    /// Input may have been refused while this port was paused, or while the saved one was.
     refused: bool,
     output: ConsoleOut,
 }
@@ -193,8 +192,8 @@ impl SerialPort {
         }
     }
 
-    /// Signalled when the guest has emptied the receive FIFO, or for another reason can take input
-    /// again.
+    /// Signalled when the guest can take input again, for example when it has emptied the receive
+    /// FIFO.
     pub fn input_room(&self) -> Arc<EventFd> {
         Arc::clone(&self.room.event)
     }
@@ -203,7 +202,7 @@ impl SerialPort {
         self.irq.silent.load(Ordering::SeqCst)
     }
 
-    /// Whether a condition that the guest has enabled an interrupt for is flagged and not yet read.
+    /// True while a condition that the guest has enabled an interrupt for is flagged and not yet read.
     fn interrupt_pending(&self) -> bool {
         let state = self.uart.state();
         let enabled = state.interrupt_enable;

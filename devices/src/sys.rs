@@ -164,7 +164,7 @@ pub(crate) fn try_lock_file(file: &File, exclusive: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether one of `events` (POLLIN, POLLOUT) is ready on `fd`, or an error or hang-up is, within
+/// True when one of `events` (POLLIN, POLLOUT), an error or a hang-up comes on `fd` within
 /// `timeout`.
 ///
 /// # Errors

@@ -11,13 +11,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::catalog::{CatalogLock, Listing};
+use crate::catalog_lock::CatalogLock;
 use crate::chunk_map::ChunkMap;
 use crate::error::Result;
 use crate::frame_map::FrameMap;
+use crate::handle::Pool;
 use crate::layout::inode::{Inode, MapKind};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, ChunkIndex, FrameIndex};
-use crate::pool::Pool;
 
 /// How far a comparison is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -78,13 +78,6 @@ impl Pool {
             }
         }
         Ok(report)
-    }
-
-    pub(crate) fn inode_named(&self, name: &str, listing: &Listing) -> Result<Arc<Inode>> {
-        match listing.by_name(name) {
-            Some(listed) => listed.complete().map(Arc::clone),
-            None => Err(self.not_found(name, listing)),
-        }
     }
 }
 

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
+use crate::handle::Pool;
 use crate::layout::inode::{FileMap, Inode, MapKind};
 use crate::layout::node::{Entry, INNER_ENTRIES, Node, leaves_covered};
 use crate::number::{BlockNo, ChunkIndex, SnapshotId};
-use crate::pool::Pool;
 use crate::tree::{Place, leaf_map};
 
 /// One of a snapshot's maps: the blocks that hold its memory, read from the pool as they are asked

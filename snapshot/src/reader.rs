@@ -6,14 +6,15 @@
 
 use std::sync::Arc;
 
-use crate::catalog::CatalogLock;
+use crate::catalog_lock::CatalogLock;
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
+use crate::handle::Pool;
 use crate::layout::inode::Inode;
 use crate::number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkIndex, FrameIndex, SnapshotId,
 };
-use crate::pool::{Pool, SnapshotEntry};
+use crate::pool::SnapshotEntry;
 
 /// Reads one snapshot, as long as it is there. Any number of threads may use it.
 #[derive(Debug)]

@@ -12,13 +12,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::catalog::CatalogLock;
+use crate::catalog_lock::CatalogLock;
 use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
+use crate::handle::Pool;
 use crate::layout::inode::{Inode, MapKind};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, ChunkIndex, ChunkNo, FrameSet, SnapshotId};
-use crate::pool::Pool;
 
 /// Chunks of memory that are read between two uses of the catalog lock.
 const BATCH_CHUNKS: usize = 16;

@@ -17,6 +17,9 @@ const NAMED_ANYWHERE: &[&str] = &["md", "rs", "sh"];
 /// Endings of files that are looked up if their path begins at the repository's root.
 const NAMED_FROM_ROOT: &[&str] = &["json", "ld", "png", "svg", "toml", "yml"];
 
+/// Words that stand for a name in a path.
+const PLACEHOLDERS: &[&str] = &["NAME", "TARGET"];
+
 /// Links, citations and paths that lead nowhere, counted for each file.
 pub fn check(tree: &Tree) -> Vec<Violation> {
     let places = Places::of(tree);
@@ -105,7 +108,8 @@ impl Places {
             None => from_root && token.quoted,
         };
         // `target/..` is made by a build; `NAME_test.rs` stands for any name.
-        let no_path = |part: &str| GENERATED.contains(&part) || part.contains("NAME");
+        let stands_for_any = |part: &str| PLACEHOLDERS.iter().any(|word| part.contains(word));
+        let no_path = |part: &str| GENERATED.contains(&part) || stands_for_any(part);
         looks_like_a_path && !path.split('/').any(no_path) && !self.has_ending(path)
     }
 

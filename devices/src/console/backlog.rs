@@ -77,7 +77,7 @@ impl Backlog {
         Ok(written)
     }
 
-    /// What the reader must be told before it gets more output.
+    /// The note that the reader gets before more output.
     fn next_note(&self) -> Vec<u8> {
         if self.note.is_empty() && self.skipped_bytes > 0 {
             format!(

@@ -19,7 +19,7 @@ pub(super) struct Client {
     backlog: Backlog,
     /// The client may still send; it may close that direction alone.
     input_open: bool,
-    /// What the event thread watches the socket for at present.
+    /// Events that the event thread watches the socket for at present.
     pub(super) watched: EventSet,
 }
 
@@ -40,7 +40,7 @@ impl Client {
         self.backlog.push(output);
     }
 
-    /// What to watch the socket for, given whether input is wanted at all.
+    /// Events to watch the socket for; `want_input` is false when no input is wanted.
     pub(super) fn interest(&self, want_input: bool) -> EventSet {
         let mut interest = EventSet::empty();
         interest.set(EventSet::IN, want_input && self.input_open);

@@ -77,7 +77,7 @@ impl Host {
         }
     }
 
-    /// What the guest finds in the receive FIFO, at most `limit` bytes of it.
+    /// Bytes that the guest finds in the receive FIFO, at most `limit`.
     fn guest_reads(&mut self, limit: usize) -> Vec<u8> {
         let mut serial = self.serial.lock().unwrap();
         let mut received = Vec::new();

@@ -1,9 +1,9 @@
-//! The host's side of the serial console: where the guest's output goes and its input comes from.
+//! The host's side of the serial console.
 //!
-//! The guest's output is put into a bounded buffer by the vCPU that writes it ([`ConsoleOut`]), and
-//! carried from there to standard output and to the clients of the console socket by the event
-//! thread ([`Console`]). A reader that is too slow loses output, and is told how much; the guest
-//! never waits. Input waits in the host until the guest has room.
+//! The vCPU that writes output puts it into a bounded buffer ([`ConsoleOut`]). The event thread
+//! carries it from there to standard output and to the clients of the console socket ([`Console`]).
+//! A reader that is too slow loses output, and is told how much. The guest never waits. Input waits
+//! in the host until the guest has room.
 
 mod backlog;
 mod client;

@@ -9,12 +9,12 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::backlog::Backlog;
 use crate::lock::lock;
 
-/// How much of the latest output a new client of the console socket gets to see.
+/// Bytes of the latest output that a new client of the console socket gets.
 const SCROLLBACK_BYTES: usize = 64 << 10;
-/// How much output may wait for the event thread before the oldest of it is dropped.
+/// Bytes of output that may wait for the event thread before the oldest are dropped.
 const FRESH_BYTES: usize = 1 << 20;
 
-/// What the guest has written. Cloned freely; all clones are one output.
+/// Output of the guest. All clones are the same output.
 #[derive(Clone)]
 pub struct ConsoleOut {
     shared: Arc<Mutex<Shared>>,

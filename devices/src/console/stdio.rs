@@ -15,10 +15,10 @@ use crate::sys;
 const BACKLOG_BYTES: usize = 1 << 20;
 /// A descriptor that polls as writable takes this much without blocking (PIPE_BUF).
 const CHUNK_BYTES: usize = 4096;
-/// How long standard output may make no progress at the end before what is left is given up.
+/// Time without progress of standard output, at the end, after which the rest is dropped.
 const FINISH_STALL: Duration = Duration::from_secs(2);
 
-/// How readiness of a descriptor is found out.
+/// Ways to learn that a descriptor is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Readiness {
     /// The event thread is told.

@@ -1,4 +1,4 @@
-//! What the console is connected to on the host.
+//! The console's connections on the host.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, RawFd};
 use super::client::Client;
 use crate::host_socket::HostSocket;
 
-/// Where console input comes from and output goes to. All of it may be missing.
+/// Source of console input and destinations of output. All of them may be missing.
 #[derive(Default)]
 pub struct ConsoleStreams {
     /// Input, usually a duplicate of standard input. Putting a terminal into raw mode is the

@@ -57,8 +57,8 @@ impl Console {
         }
     }
 
-    /// What this console is connected to, for the console of the machine that takes this one's
-    /// place. The event thread must have ended.
+    /// Takes the console's streams, for the console of the machine that replaces this one. The event
+    /// thread must have ended.
     pub fn take_streams(&mut self) -> ConsoleStreams {
         ConsoleStreams {
             input: self.std_input.take().map(StdInput::into_file),

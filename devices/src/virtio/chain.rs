@@ -10,11 +10,11 @@ use virtio_queue::DescriptorChain;
 use vm_memory::bitmap::BS;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError, Permissions, VolatileSlice};
 
-/// What is wrong with a descriptor chain, or with what a request in it says.
+/// Errors in a descriptor chain, or in the request that it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
-    /// It loops, is longer than the queue, or points to a descriptor or indirect table that is not
-    /// there.
+    /// The chain loops, is longer than the queue, or points to a descriptor or indirect table that
+    /// does not exist.
     #[error("descriptor chain does not end properly")]
     Unterminated,
     /// Virtio 1.2 section 2.7.4.2.
@@ -54,7 +54,7 @@ impl Buffers {
             .sum()
     }
 
-    /// Whether there is no byte in it.
+    /// True when it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }

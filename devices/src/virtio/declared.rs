@@ -55,9 +55,9 @@ pub enum DeviceError {
     /// The host refused something.
     #[error("cannot {op}: {source}")]
     Host {
-        /// What was tried.
+        /// The step that failed.
         op: &'static str,
-        /// What the host said.
+        /// The host's error.
         source: std::io::Error,
     },
     /// The machine was given no such part.

@@ -1,4 +1,4 @@
-//! What the transport needs from a device.
+//! Interface between the transport and a device.
 
 use std::os::fd::RawFd;
 
@@ -7,13 +7,13 @@ use vm_memory::GuestMemory;
 use super::chain::{Chain, ChainError};
 use crate::lifecycle::{LifecycleError, SavedDevice};
 
-/// What became of a request.
+/// Outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Served {
-    /// It was carried out; so many bytes of its writable buffers were written.
+    /// The request was carried out; so many bytes of its writable buffers were written.
     Done(u32),
-    /// The device has no use for it yet. It stays in the ring with all that are behind it, until
-    /// the driver notifies the queue or [`VirtioDevice::take_wakes`] names it.
+    /// The device cannot use the request yet. It stays in the ring, with all behind it, until the
+    /// driver notifies the queue or [`VirtioDevice::take_wakes`] names the queue.
     NotYet,
 }
 
@@ -23,7 +23,7 @@ pub enum Served {
 /// a device has nothing in flight when none of its methods is running. All methods are called with
 /// the transport's worker locked.
 pub trait VirtioDevice<Mem: GuestMemory>: Send {
-    /// What the device is, as written into its saved state: "virtio-block".
+    /// Kind of the device, as written into its saved state: "virtio-block".
     fn kind(&self) -> &'static str;
 
     /// Device type (Virtio 1.2 section 5); 0 while there is nothing for a driver.
@@ -35,7 +35,7 @@ pub trait VirtioDevice<Mem: GuestMemory>: Send {
     /// Largest size of each queue; powers of two.
     fn queue_sizes(&self) -> &[u16];
 
-    /// The driver reads the configuration space. What is past the device's fields reads as zero.
+    /// The driver reads the configuration space. Bytes past the device's fields read as zero.
     fn read_config(&self, offset: u64, bytes: &mut [u8]);
 
     /// The driver writes the configuration space. Answers whether a field changed.
@@ -49,7 +49,7 @@ pub trait VirtioDevice<Mem: GuestMemory>: Send {
     /// Carries out one request, wholly, or leaves it untouched.
     ///
     /// # Errors
-    /// The request is so malformed that the driver cannot be told in it. The transport stops the
+    /// The request is so malformed that it has no room for an error status. The transport stops the
     /// device and asks the driver to reset it.
     fn serve(&mut self, queue_index: usize, chain: Chain, mem: &Mem) -> Result<Served, ChainError>;
 
@@ -63,9 +63,8 @@ pub trait VirtioDevice<Mem: GuestMemory>: Send {
     /// the device is paused.
     fn on_host_events(&mut self) {}
 
-    /// The queues that the device wants to be looked at for another reason than a notification, by
-    /// bit: those whose requests it has refused for the time being, and now has a use for. Each
-    /// is named once.
+    /// Queues to serve although the driver did not notify them, one bit for each: the device has
+    /// refused their requests before, and can use them now. Each is named once.
     fn take_wakes(&mut self) -> u32 {
         0
     }

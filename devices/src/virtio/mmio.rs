@@ -44,13 +44,13 @@ pub(super) const DRIVER_STATUS_BITS: [u32; 4] = [
     VIRTIO_CONFIG_S_DRIVER_OK,
 ];
 
-/// Why a transport could not be made.
+/// Reasons why a transport cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// No eventfd for a queue.
     #[error("cannot make an eventfd for a virtio queue: {0}; raise the limit of open files")]
     Event(#[source] io::Error),
-    /// The device asks for a queue that cannot be.
+    /// The device asks for an impossible queue size.
     #[error("virtio queue size {0} is not a power of two up to 32768")]
     QueueSize(u16),
 }
@@ -66,7 +66,7 @@ pub struct MmioTransport<M: GuestAddressSpace> {
     pub(super) worker: Arc<Mutex<Worker<M>>>,
 }
 
-/// What the driver writes and reads back.
+/// Values that the driver writes and reads back.
 pub(super) struct Registers {
     pub(super) offered_features: u64,
     pub(super) driver_features: u64,
@@ -176,7 +176,7 @@ impl<M: GuestAddressSpace> MmioTransport<M> {
         &self.kicks
     }
 
-    /// What the event thread must run for this device to work.
+    /// The part of the device that runs in the event thread.
     pub fn subscriber(&self) -> QueueSubscriber<M> {
         QueueSubscriber::new(Arc::clone(&self.worker), Arc::clone(&self.kicks))
     }

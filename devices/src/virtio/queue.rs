@@ -21,9 +21,9 @@ impl Half {
     }
 }
 
-/// What the driver has written about one queue. Kept apart from the working [`Queue`], which exists
-/// only while the driver is ready, so that nothing the driver writes reaches a queue that is in
-/// use.
+/// Registers of one queue, as the driver has written them. The working [`Queue`] is another object,
+/// which exists only while the driver is ready. So no write of the driver reaches a queue that is
+/// in use.
 #[derive(Clone, Debug)]
 pub(super) struct QueueRegisters {
     pub(super) max_size: u16,

@@ -26,7 +26,7 @@ pub(super) const USED_RING: u64 = 0x3000;
 const QUEUE_DISTANCE: u64 = 0x4000;
 /// Queues that there is room for below the buffers.
 const QUEUES_MAX: usize = 3;
-/// Where tests put buffers.
+/// Address of the tests' buffers.
 pub(super) const BUFFERS: u64 = 0x10000;
 
 pub(super) const NEXT: u16 = 1;
@@ -95,7 +95,7 @@ impl Driver {
         }
     }
 
-    /// What is done next is about queue `queue`.
+    /// Selects queue `queue` for the next steps.
     pub(super) fn on(&mut self, queue: usize) -> &mut Self {
         self.queue = queue;
         self
@@ -105,7 +105,7 @@ impl Driver {
         &mut self.rings[self.queue]
     }
 
-    /// Where the part of the queue's rings is that queue 0 has at `address`.
+    /// Address of the part of the queue's rings that queue 0 has at `address`.
     fn at(&self, address: u64) -> u64 {
         address + self.queue as u64 * QUEUE_DISTANCE
     }
@@ -302,7 +302,7 @@ impl Driver {
         self.events.run_with_timeout(0).unwrap();
     }
 
-    /// What the device has finished since the last call: head and written length of each request.
+    /// Requests that the device has finished since the last call: head and written length of each.
     pub(super) fn finished(&mut self) -> Vec<(u32, u32)> {
         let used = self.at(USED_RING);
         let index: u16 = u16::from_le(self.memory.read_obj(GuestAddress(used + 2)).unwrap());

@@ -18,8 +18,8 @@ use crate::lock::lock;
 /// While a long run of requests is served, the driver is told about finished ones this often.
 const SIGNAL_EVERY: u16 = 32;
 
-/// What the worker tells the driver through registers: kept outside both locks, so that a vCPU
-/// reads it while the worker waits for I/O.
+/// Registers that the worker writes for the driver. They are outside both locks, so that a vCPU can
+/// read them while the worker waits for I/O.
 pub(super) struct Signals {
     pub(super) interrupt_status: AtomicU32,
     pub(super) needs_reset: AtomicBool,
@@ -43,7 +43,7 @@ impl Signals {
     }
 }
 
-/// Why the device cannot go on without a reset.
+/// Reasons why the device cannot go on without a reset.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
     #[error(transparent)]
@@ -94,8 +94,8 @@ impl<M: GuestAddressSpace> Worker<M> {
         self.kick_woken();
     }
 
-    /// Lets the device act on the host's events, unless it is paused: then answers false, and the
-    /// events stay.
+    /// Lets the device act on the host's events. When it is paused, gives false, and the events
+    /// stay.
     fn serve_host(&mut self) -> bool {
         if self.paused {
             self.host_waits = true;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::chunk_map::LeafBlocks;
+use crate::chunk_map::{ChunkMap, LeafBlocks};
 use crate::error::{Error, Result};
 use crate::layout::inode::Inode;
 use crate::layout::node::{Entry, INNER_ENTRIES, Node, NodeKind};
@@ -148,8 +148,7 @@ fn catalog_leaves(store: &BlockStore, root: Entry) -> Result<Vec<(u32, Arc<LeafB
     };
     let mut leaves = Vec::new();
     for index in 0..INNER_ENTRIES {
-        if let crate::ChunkMap::Frames(leaf) = leaf_map(store, entries[index], place.child(index))?
-        {
+        if let ChunkMap::Frames(leaf) = leaf_map(store, entries[index], place.child(index))? {
             leaves.push((index as u32 * CHUNK_BLOCKS, leaf));
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::catalog::CatalogLock;
+use crate::catalog_lock::CatalogLock;
 use crate::frame_map::FrameMap;
 use crate::{Pool, SnapshotId, SnapshotKind};
 

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::{Holder, Reservation};
-use crate::catalog::{BlockSource, CatalogEdit, CatalogLock, Commit, Listing};
+use crate::catalog::Listing;
+use crate::catalog_lock::{BlockSource, CatalogEdit, CatalogLock, Commit};
 use crate::chunk_map::ChunkMap;
+use crate::clock::unix_ns;
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
 use crate::frame_map::FrameMap;
@@ -484,11 +486,4 @@ fn build_inode(
         state_checksum: crc32fast::hash(new.state),
         state_blocks: commit.put_state(new.state)?,
     })
-}
-
-/// The time of day in nanoseconds since 1970.
-pub(crate) fn unix_ns() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos() as u64)
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Holder;
-use crate::catalog::{BlockSource, CatalogEdit, CatalogLock, Commit, Listed};
+use crate::catalog::Listed;
+use crate::catalog_lock::{BlockSource, CatalogEdit, CatalogLock, Commit};
 use crate::chunk_map::{ChunkMap, LeafBlocks};
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};

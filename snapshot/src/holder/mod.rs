@@ -9,24 +9,25 @@ mod unused;
 use std::fs::File;
 use std::sync::Arc;
 
+pub(crate) use commit::Origin;
 pub use commit::{Committed, NewMap, NewSnapshot};
-pub(crate) use commit::{Origin, unix_ns};
 pub use consume::{Consumed, ConsumedChunk, ConsumedMap};
 pub use unused::Vacating;
 
 use self::lease::Leases;
 use self::stale::Stale;
-use crate::catalog::CatalogLock;
+use crate::catalog_lock::CatalogLock;
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
 use crate::file_lock::{self, LockMode, LockPlace};
 use crate::frame_map::FrameMap;
+use crate::handle::Pool;
 use crate::layout::HOLDER_SLOTS;
 use crate::layout::holder_slot::{HolderSlotV1, PINS_MAX, PINS_MAX_OF_OTHERS};
 use crate::layout::inode::Inode;
 use crate::name::check_name;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, ChunkNo, FrameIndex, SnapshotId};
-use crate::pool::{Pool, SnapshotEntry};
+use crate::pool::SnapshotEntry;
 use crate::recovery::reclaim_dead_holders;
 
 /// A user of a pool's blocks, as a rule one VM: what it has leased and pinned is its own until it

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use super::content::{Content, is_zero};
-use crate::catalog::{CatalogLock, Listed, Listing};
+use crate::catalog::{Listed, Listing};
+use crate::catalog_lock::CatalogLock;
 use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
+use crate::handle::Pool;
 use crate::holder::{Holder, NewMap, NewSnapshot, Origin};
 use crate::layout::inode::{Inode, MapKind, SnapshotKind};
 use crate::number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkIndex, FrameIndex, FrameSet, SnapshotId,
 };
-use crate::pool::Pool;
 use crate::region::Medium;
 use crate::stream::{ChunkRecord, StreamHeader};
 

@@ -8,16 +8,16 @@ use serde::Serialize;
 
 use super::MoveProgress;
 use super::content::{Content, FRAME_BYTES, is_zero};
-use crate::catalog::CatalogLock;
+use crate::catalog_lock::CatalogLock;
 use crate::chunk_map::ChunkMap;
 use crate::diff::{chunk_at, next_index};
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
+use crate::handle::Pool;
 use crate::holder::Holder;
 use crate::identity::Identity;
 use crate::layout::inode::{FileMap, Inode, MapKind, SnapshotKind};
 use crate::number::{BLOCK_SIZE_BYTES, ChunkIndex, FrameIndex, FrameSet};
-use crate::pool::Pool;
 use crate::stream::{BaseOf, StreamHeader, StreamWriter};
 
 /// How a snapshot is sent.

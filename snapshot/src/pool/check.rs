@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use serde::Serialize;
 
-use super::Pool;
-use crate::catalog::CatalogLock;
+use crate::catalog_lock::CatalogLock;
 use crate::error::{Error, Result};
+use crate::handle::Pool;
 use crate::layout::HOLDER_SLOTS;
 use crate::layout::inode::{FileMap, Inode};
 use crate::layout::node::{Entry, NodeKind};

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::catalog::{BlockSource, CatalogEdit, CatalogLock, Commit};
+use crate::catalog_lock::{BlockSource, CatalogEdit, CatalogLock, Commit};
 use crate::chunk_map::ChunkMap;
+use crate::handle::Pool;
 use crate::holder::{NewMap, NewSnapshot};
 use crate::layout::inode::{FileMap, Inode, SnapshotKind};
 use crate::number::{CHUNK_SIZE_BYTES, ChunkIndex};
-use crate::pool::{CreateOptions, Pool};
+use crate::pool::CreateOptions;
 
 const CHUNKS: u64 = 4;
 

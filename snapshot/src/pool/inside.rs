@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use super::Pool;
-use crate::catalog::{CatalogLock, read_slot};
+use crate::catalog::read_slot;
+use crate::catalog_lock::CatalogLock;
 use crate::error::Result;
+use crate::handle::Pool;
 use crate::layout::SUPERBLOCK_BLOCKS;
 use crate::layout::inode::MapKind;
 use crate::layout::node::Entry;

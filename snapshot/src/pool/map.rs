@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::Pool;
-use crate::catalog::CatalogLock;
+use crate::catalog_lock::CatalogLock;
 use crate::error::Result;
+use crate::handle::Pool;
 use crate::layout::HOLDER_SLOTS;
 use crate::layout::inode::Inode;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkNo};

@@ -1,10 +1,13 @@
 //! The snapshots of a pool as its users see them.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
-use super::Pool;
-use crate::catalog::{CatalogLock, Listing, Removed};
+use crate::catalog::Listing;
+use crate::catalog_lock::{CatalogLock, Removed};
 use crate::error::{Error, Result};
+use crate::handle::Pool;
 use crate::identity::Identity;
 use crate::layout::inode::{FileMap, Inode, MapKind, SnapshotKind};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, SnapshotId};
@@ -173,6 +176,14 @@ impl Pool {
             )));
         }
         Ok(state)
+    }
+
+    /// The inode of the snapshot of this name, of which all must be there.
+    pub(crate) fn inode_named(&self, name: &str, listing: &Listing) -> Result<Arc<Inode>> {
+        match listing.by_name(name) {
+            Some(listed) => listed.complete().map(Arc::clone),
+            None => Err(self.not_found(name, listing)),
+        }
     }
 
     pub(crate) fn not_found(&self, name: &str, listing: &Listing) -> Error {

@@ -152,23 +152,3 @@ pub(crate) fn walk_maps(
     let mut maps = inode.maps.iter();
     maps.try_for_each(|map| walk(store, map.root, Place::root_of(map), visitor))
 }
-
-/// Drops the reference to what an entry refers to, and all that only it referred to.
-pub(crate) fn release(
-    store: &BlockStore,
-    entry: Entry,
-    place: Place,
-    refs: &mut crate::refs::RefChanges,
-) -> Result<()> {
-    struct Release<'a>(&'a BlockStore, &'a mut crate::refs::RefChanges);
-    impl Visitor for Release<'_> {
-        fn frames(&mut self, frames: Frames<'_>) -> Result<()> {
-            self.1.drop_frames(self.0, frames)
-        }
-
-        fn reference(&mut self, block: BlockNo) -> Result<bool> {
-            self.1.drop_one(self.0, block)
-        }
-    }
-    walk(store, entry, place, &mut Release(store, refs))
-}

@@ -8,9 +8,9 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nvvmm::boot::acpi::{AcpiDevice, AcpiParts, PowerRegisters};
-use nvvmm::boot::layout::{ACPI, CMDLINE, HIMEM, PDPT, PML4, ZERO_PAGE};
-use nvvmm::boot::{BootParts, Entry, load};
+use nvvmm::arch::boot::acpi::{AcpiDevice, AcpiParts, PowerRegisters};
+use nvvmm::arch::boot::layout::{ACPI, CMDLINE, HIMEM, PDPT, PML4, ZERO_PAGE};
+use nvvmm::arch::boot::{BootParts, Entry, load};
 use nvvmm::spec::VmSpec;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 

@@ -15,7 +15,10 @@ use zerocopy::{
     little_endian::{U32, U64},
 };
 
-use crate::{machine::MachineStateV1, spec::VmSpec};
+use crate::{
+    machine::MachineStateV1,
+    spec::{self, SpecError, VmSpec},
+};
 
 const MAGIC: [u8; 8] = *b"NVVMSTAT";
 /// Version of the layout above.
@@ -85,6 +88,9 @@ pub enum BlobError {
     /// The blob is not as it was written.
     #[error("the state is damaged: {0}")]
     Damaged(String),
+    /// The machine is one of another architecture.
+    #[error("{0}")]
+    OtherArchitecture(String),
     /// A section that this version does not know.
     #[error("the state holds section {id} version {version}, which this nvvmm does not know")]
     UnknownSection {
@@ -127,7 +133,10 @@ impl SavedVm {
     /// Checks and decodes a blob.
     pub fn decode(blob: &[u8]) -> Result<Self, BlobError> {
         let (mut spec, mut machine) = (None, None);
-        for (section, payload) in sections(blob)? {
+        // The spec, which is the first, names the architecture that the rest is of.
+        let mut sections = sections(blob)?;
+        sections.sort_by_key(|(section, _)| section.id.get());
+        for (section, payload) in sections {
             match (section.id.get(), section.version.get()) {
                 (SPEC, version) if VmSpec::reads_section(version) => {
                     spec = Some(decode_spec(payload)?);
@@ -152,7 +161,10 @@ fn not_encoded(what: &str, error: &dyn std::fmt::Display) -> BlobError {
 }
 
 fn decode_spec(payload: &[u8]) -> Result<VmSpec, BlobError> {
-    serde_json::from_slice(payload).map_err(|e| BlobError::Damaged(format!("spec: {e}")))
+    spec::decode(payload).map_err(|error| match error {
+        SpecError::OtherArchitecture(_) => BlobError::OtherArchitecture(error.to_string()),
+        SpecError::Damaged(_) => BlobError::Damaged(error.to_string()),
+    })
 }
 
 fn decode_machine(payload: &[u8]) -> Result<MachineStateV1, BlobError> {

@@ -5,7 +5,7 @@ use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use super::{
     BlobError, FORMAT_VERSION, MACHINE, SPEC, SavedVm, VCPU_BYTES_MAX, assemble, sections,
 };
-use crate::kvm::{MsrV1, TscStateV1, VcpuStateV1};
+use crate::arch::{MsrV1, TscStateV1, VcpuStateV1};
 
 fn payloads(blob: &[u8]) -> Result<Vec<(u32, Vec<u8>)>, BlobError> {
     Ok(sections(blob)?

@@ -7,8 +7,8 @@ use nvvmm_snapshot::SnapshotKind;
 use serde_json::{Value, json};
 
 use super::InspectError;
+use crate::arch::{VcpuStateV1, VmStateV1};
 use crate::checkpoint::blob::SavedVm;
-use crate::kvm::{VcpuStateV1, VmStateV1};
 use crate::process::SavedProcess;
 
 /// Decodes a state blob: spec, vCPUs and devices of a VM. To the host the state of processes is

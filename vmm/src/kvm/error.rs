@@ -1,4 +1,4 @@
-//! What can go wrong between nvvmm and KVM.
+//! Errors of KVM.
 
 use std::io;
 
@@ -8,9 +8,9 @@ pub enum KvmError {
     /// `/dev/kvm` cannot be opened.
     #[error("cannot open /dev/kvm: {source}")]
     Open {
-        /// What the user can do about it.
+        /// Advice to the user.
         remedy: &'static str,
-        /// What open(2) said.
+        /// The error of open(2).
         source: io::Error,
     },
     /// This KVM lacks something that nvvmm cannot do without.
@@ -22,9 +22,9 @@ pub enum KvmError {
     /// A VM-wide or system ioctl failed.
     #[error("KVM: {op} failed: {source}")]
     Vm {
-        /// What was tried.
+        /// The step that failed.
         op: &'static str,
-        /// What KVM said.
+        /// KVM's error.
         source: io::Error,
     },
     /// An ioctl of one vCPU failed.
@@ -32,9 +32,9 @@ pub enum KvmError {
     Vcpu {
         /// Index of the vCPU.
         vcpu: usize,
-        /// What was tried.
+        /// The step that failed.
         op: &'static str,
-        /// What KVM said.
+        /// KVM's error.
         source: io::Error,
     },
     /// A model-specific register of a snapshot is refused by this host.
@@ -53,7 +53,7 @@ pub enum KvmError {
 }
 
 impl KvmError {
-    /// What the user can do about it.
+    /// Advice to the user.
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Open { remedy, .. } => Some(remedy),
@@ -70,7 +70,7 @@ impl KvmError {
 pub type Result<T> = std::result::Result<T, KvmError>;
 
 /// Turns an ioctl's error into [`KvmError::Vm`].
-pub(super) fn vm_op<E: Into<io::Error>>(op: &'static str) -> impl FnOnce(E) -> KvmError {
+pub(crate) fn vm_op<E: Into<io::Error>>(op: &'static str) -> impl FnOnce(E) -> KvmError {
     move |source| KvmError::Vm {
         op,
         source: source.into(),
@@ -78,7 +78,7 @@ pub(super) fn vm_op<E: Into<io::Error>>(op: &'static str) -> impl FnOnce(E) -> K
 }
 
 /// Turns an ioctl's error into [`KvmError::Vcpu`].
-pub(super) fn vcpu_op<E: Into<io::Error>>(
+pub(crate) fn vcpu_op<E: Into<io::Error>>(
     vcpu: usize,
     op: &'static str,
 ) -> impl FnOnce(E) -> KvmError {

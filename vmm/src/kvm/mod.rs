@@ -1,31 +1,13 @@
-//! KVM: the virtual machine, its vCPUs, and their saved state.
+//! KVM: the host's device and virtual machines, as far as they are the same on all architectures.
 //!
-//! [`Host`] is `/dev/kvm` and what it offers; [`KvmVm`] is one VM with the in-kernel interrupt
-//! controllers and timer; [`state`] saves and restores all of it. Nothing here knows of devices,
-//! booting or the pool.
+//! [`Host`] is `/dev/kvm` and its capabilities; [`KvmVm`] is one VM. vCPUs and saved state are in
+//! module `arch`. Nothing here knows of devices, booting or the pool.
 
-pub mod compat;
-pub mod cpuid;
 mod error;
 mod host;
-mod msrs;
-mod pvclock;
-pub mod state;
-mod time;
-mod vcpu_state;
 mod vm;
-mod vm_state;
 
 pub use error::{KvmError, Result};
+pub(crate) use error::{vcpu_op, vm_op};
 pub use host::Host;
-pub use msrs::{MsrV1, set_boot_msrs};
-pub use state::KvmStateV1;
-pub use time::{ClockStateV1, TscStateV1};
-pub use vcpu_state::VcpuStateV1;
 pub use vm::KvmVm;
-pub use vm_state::VmStateV1;
-
-#[cfg(test)]
-mod cpuid_test;
-#[cfg(test)]
-pub(crate) mod state_test;

@@ -1,19 +1,18 @@
-//! One KVM virtual machine: memory slots, in-kernel interrupt controllers and timer, interrupt and
-//! doorbell descriptors.
+//! One KVM virtual machine: memory slots, interrupt and doorbell descriptors.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kvm_bindings::{
-    CpuId, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
-    KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config, kvm_xsave,
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
+    KVM_MEM_LOG_DIRTY_PAGES, kvm_enable_cap,
 };
-use kvm_ioctls::{Cap, IoEventAddress, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, VmFd};
 use nvvmm_snapshot::BLOCK_SIZE_BYTES;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::error::{vcpu_op, vm_op};
+use super::error::vm_op;
 use super::{Host, KvmError, Result};
 use crate::memory::{GuestMemory, RamSlot};
 use crate::sys::{self, reservation::Reservation};
@@ -21,18 +20,11 @@ use crate::sys::{self, reservation::Reservation};
 /// First memory slot for read-only memory: above those of RAM, of which there are two at most.
 const FIRST_READ_ONLY_SLOT: u32 = 8;
 
-/// Guest-physical pages that KVM uses for itself on Intel hosts that cannot run real mode natively
-/// (KVM API, `KVM_SET_TSS_ADDR`, `KVM_SET_IDENTITY_MAP_ADDR`). Inside the MMIO hole, away from
-/// every device.
-const KVM_IDENTITY_MAP_GPA: u64 = 0xfffb_c000;
-const KVM_TSS_GPA: usize = 0xfffb_d000;
-
 /// One KVM VM. Dropping it closes the descriptor; KVM frees the VM when the vCPUs' are closed too.
 #[derive(Debug)]
 pub struct KvmVm {
     host: Arc<Host>,
     fd: VmFd,
-    xsave_bytes: usize,
     /// Kept while the guest can write it; dropped after `fd`.
     memory: OnceLock<Arc<GuestMemory>>,
     /// The same for read-only memory, by its index.
@@ -40,31 +32,17 @@ pub struct KvmVm {
 }
 
 impl KvmVm {
-    /// Makes a VM with in-kernel PICs, IOAPIC, local APICs and PIT, and no memory.
+    /// Makes a VM without memory, vCPUs and interrupt controllers (`arch::create_vm` adds these).
     ///
     /// # Errors
-    /// [`KvmError::Vm`] naming the step.
-    pub fn create(host: Arc<Host>) -> Result<KvmVm> {
+    /// [`KvmError::Vm`].
+    pub(crate) fn create(host: Arc<Host>) -> Result<KvmVm> {
         let fd = host
             .kvm()
             .create_vm()
             .map_err(vm_op("creating a virtual machine"))?;
-        fd.set_identity_map_address(KVM_IDENTITY_MAP_GPA)
-            .map_err(vm_op("setting the identity map page"))?;
-        fd.set_tss_address(KVM_TSS_GPA)
-            .map_err(vm_op("setting the TSS pages"))?;
-        fd.create_irq_chip()
-            .map_err(vm_op("creating the interrupt controllers"))?;
-        let pit = kvm_pit_config {
-            flags: KVM_PIT_SPEAKER_DUMMY,
-            ..Default::default()
-        };
-        fd.create_pit2(pit)
-            .map_err(vm_op("creating the interval timer"))?;
-        let xsave2 = usize::try_from(fd.check_extension_int(Cap::Xsave2)).unwrap_or(0);
         Ok(KvmVm {
             host,
-            xsave_bytes: xsave2.max(size_of::<kvm_xsave>()),
             fd,
             memory: OnceLock::new(),
             read_only: Mutex::default(),
@@ -76,13 +54,9 @@ impl KvmVm {
         &self.host
     }
 
-    pub(super) fn fd(&self) -> &VmFd {
+    /// The VM's descriptor.
+    pub(crate) fn fd(&self) -> &VmFd {
         &self.fd
-    }
-
-    /// Size in bytes of a vCPU's extended state.
-    pub(super) fn xsave_bytes(&self) -> usize {
-        self.xsave_bytes
     }
 
     /// Gives the guest its RAM, one memory slot for each of `slots` in their order, once.
@@ -161,20 +135,6 @@ impl KvmVm {
             shown.remove(&index);
         }
         Ok(())
-    }
-
-    /// Makes vCPU `index` with `cpuid`. Its local APIC id is `index`.
-    ///
-    /// # Errors
-    /// [`KvmError::Vcpu`].
-    pub fn create_vcpu(&self, index: usize, cpuid: &CpuId) -> Result<VcpuFd> {
-        let vcpu = self
-            .fd
-            .create_vcpu(index as u64)
-            .map_err(vcpu_op(index, "creating it"))?;
-        vcpu.set_cpuid2(cpuid)
-            .map_err(vcpu_op(index, "setting its CPUID"))?;
-        Ok(vcpu)
     }
 
     /// Raises interrupt `gsi` (edge) whenever `event` is written.

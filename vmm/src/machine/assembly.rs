@@ -5,10 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, kvm_mp_state, kvm_sregs, kvm_xcr, kvm_xcrs,
-};
-use kvm_ioctls::VcpuFd;
 use nvvmm_devices::virtio::PmemRange;
 use nvvmm_devices::{ConsoleStreams, HostSocket, SavedDevice};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -20,8 +16,9 @@ use super::events::{Events, Interrupter, MachineEvent};
 use super::gate::{Gate, Hold};
 use super::vcpu::{Shared, Vcpu};
 use super::{MachineError, MachineStateV1, Result};
-use crate::boot::{self, BootParts, Entry, acpi::AcpiParts, registers};
-use crate::kvm::{self, Host, KvmError, KvmStateV1, KvmVm, cpuid};
+use crate::arch::boot::{self, BootParts, Entry, acpi::AcpiParts};
+use crate::arch::{self, HostCpu, KvmStateV1};
+use crate::kvm::{Host, KvmVm};
 use crate::memory::{GuestMemory, RamSlot, WriteLog};
 use crate::spec::VmSpec;
 use crate::sys::reservation::Reservation;
@@ -53,6 +50,7 @@ pub struct Machine {
     // lives.
     vcpus: Vec<Arc<Vcpu>>,
     vm: KvmVm,
+    cpu: HostCpu,
     memory: Arc<GuestMemory>,
     slots: Vec<RamSlot>,
     board: Board,
@@ -112,15 +110,15 @@ impl Machine {
                 spec.vcpus
             )));
         }
-        let vm = KvmVm::create(Arc::clone(&host))?;
+        let vm = arch::create_vm(host)?;
+        let cpu = HostCpu::read(&vm)?;
         vm.set_memory(Arc::clone(&memory), slots, dirty_log)?;
         let events = Events::new().map_err(super::error::host("make the event queue"))?;
         let built = board::build(&vm, &memory, spec, console, vsock, &events.interrupter())?;
         let vcpus = (0..spec.vcpus)
             .map(|index| {
-                let cpuid = cpuid::for_vcpu(&host, index, spec.vcpus)?;
-                let index = usize::from(index);
-                Ok(Arc::new(Vcpu::new(index, vm.create_vcpu(index, &cpuid)?)?))
+                let fd = arch::create_vcpu(&vm, &cpu, index, spec.vcpus)?;
+                Ok(Arc::new(Vcpu::new(index.into(), fd)?))
             })
             .collect::<Result<Vec<_>>>()?;
         let shared = Shared {
@@ -135,6 +133,7 @@ impl Machine {
             spec: spec.clone(),
             vcpus,
             vm,
+            cpu,
             memory,
             slots: slots.to_vec(),
             board: built.board,
@@ -168,7 +167,7 @@ impl Machine {
             .is_flat
             .get_or_init(|| matches!(entry, Entry::Flat { .. }));
         for vcpu in &self.vcpus {
-            set_entry(&vcpu.fd(), vcpu.index, entry)?;
+            arch::set_entry(&vcpu.fd(), vcpu.index, entry)?;
         }
         Ok(())
     }
@@ -183,16 +182,17 @@ impl Machine {
     /// started then.
     pub fn restore(&self, state: &MachineStateV1) -> Result<()> {
         let fds: Vec<_> = self.vcpus.iter().map(|vcpu| vcpu.fd()).collect();
-        kvm::state::restore(
+        arch::state::restore(
             &self.vm,
+            &self.cpu,
             &fds.iter().map(|fd| &**fd).collect::<Vec<_>>(),
             &state.kvm,
         )?;
         self.board.restore(&state.devices)?;
-        let first = state.kvm.vcpus.first().map(|vcpu| &vcpu.sregs);
+        let first = state.kvm.vcpus.first();
         self.shared
             .is_flat
-            .get_or_init(|| first.is_some_and(is_flat));
+            .get_or_init(|| first.is_some_and(arch::is_flat));
         Ok(())
     }
 
@@ -284,12 +284,13 @@ impl Machine {
         self.shared.gate.lift(hold);
     }
 
-    /// When the last vCPU went on after they were held. None while one is held, or about to be.
+    /// Time at which the last vCPU went on after they were held. `None` while one is held or about
+    /// to be held.
     pub fn vcpus_went_on_at(&self) -> Option<Instant> {
         self.shared.gate.let_through_at()
     }
 
-    /// Whether vCPUs are held, or about to be, for this reason.
+    /// True when vCPUs are held, or about to be held, for this reason.
     pub fn is_held(&self, hold: Hold) -> bool {
         self.shared.gate.has(hold)
     }
@@ -332,7 +333,7 @@ impl Machine {
             size_bytes: content.size_bytes() as u64,
         };
         if (range.gpa + range.size_bytes - 1)
-            .checked_shr(self.vm.host().physical_bits())
+            .checked_shr(self.cpu.physical_bits())
             .unwrap_or(0)
             > 0
         {
@@ -405,8 +406,9 @@ impl Machine {
             return Err(MachineError::State("vCPUs must be paused to save them"));
         }
         let fds: Vec<_> = self.vcpus.iter().map(|vcpu| vcpu.fd()).collect();
-        Ok(kvm::state::save(
+        Ok(arch::state::save(
             &self.vm,
+            &self.cpu,
             &fds.iter().map(|fd| &**fd).collect::<Vec<_>>(),
             &self.memory,
         )?)
@@ -448,7 +450,7 @@ impl Machine {
         }
     }
 
-    /// What the console of a stopped machine is connected to, for the machine that takes its place.
+    /// Takes the console's streams of a stopped machine, for the machine that replaces it.
     pub fn take_console(&self) -> ConsoleStreams {
         let mut console = self
             .board
@@ -458,7 +460,7 @@ impl Machine {
         console.take_streams()
     }
 
-    /// When the first vCPU was about to enter the guest for the first time.
+    /// Time at which the first vCPU entered the guest for the first time.
     pub fn first_entry(&self) -> Option<Instant> {
         self.shared.first_entry.get().copied()
     }
@@ -505,71 +507,5 @@ fn kick_signal() -> libc::c_int {
 }
 
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    // Nothing: that the signal interrupts KVM_RUN is all that it is for (module `gate`).
-}
-
-/// A vCPU of a flat guest, which never has an interrupt descriptor table and never leaves user
-/// privilege.
-fn is_flat(sregs: &kvm_sregs) -> bool {
-    sregs.idt.limit == 0 && sregs.ss.dpl == 3
-}
-
-/// Sets the registers with which vCPU `index` starts.
-fn set_entry(fd: &VcpuFd, index: usize, entry: Entry) -> Result<()> {
-    let op = |op| {
-        move |errno: kvm_ioctls::Error| KvmError::Vcpu {
-            vcpu: index,
-            op,
-            source: errno.into(),
-        }
-    };
-    kvm::set_boot_msrs(fd, index)?;
-    let (regs, sregs) = match entry {
-        // The others wait for vCPU 0 to send them a start-up IPI.
-        Entry::Linux { .. } if index > 0 => return Ok(()),
-        Entry::Linux { rip } => {
-            let initial = fd.get_sregs().map_err(op("reading its system registers"))?;
-            (registers::linux_regs(rip), registers::linux_sregs(initial))
-        }
-        Entry::Flat { rip } => {
-            let initial = fd.get_sregs().map_err(op("reading its system registers"))?;
-            let cpuid = fd
-                .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
-                .map_err(op("reading its CPUID"))?;
-            let has = |leaf, bit: fn(&kvm_bindings::kvm_cpuid_entry2) -> bool| {
-                cpuid
-                    .as_slice()
-                    .iter()
-                    .any(|entry| entry.function == leaf && bit(entry))
-            };
-            let has_xsave = has(1, |leaf| leaf.ecx & 1 << 26 != 0);
-            let has_nx = has(0x8000_0001, |leaf| leaf.edx & 1 << 20 != 0);
-            (
-                registers::flat_regs(rip, index),
-                registers::flat_sregs(initial, has_xsave, has_nx),
-            )
-        }
-    };
-    fd.set_sregs(&sregs)
-        .map_err(op("setting its system registers"))?;
-    fd.set_regs(&regs).map_err(op("setting its registers"))?;
-    if sregs.cr4 & registers::CR4_OSXSAVE != 0 {
-        let mut xcrs = kvm_xcrs {
-            nr_xcrs: 1,
-            ..Default::default()
-        };
-        xcrs.xcrs[0] = kvm_xcr {
-            xcr: 0,
-            value: registers::FLAT_XCR0,
-            ..Default::default()
-        };
-        fd.set_xcrs(&xcrs)
-            .map_err(op("setting its extended control registers"))?;
-    }
-    let runnable = kvm_mp_state {
-        mp_state: KVM_MP_STATE_RUNNABLE,
-    };
-    fd.set_mp_state(runnable)
-        .map_err(op("making it runnable"))?;
-    Ok(())
+    // Nothing to do: the signal's only purpose is to interrupt KVM_RUN (module `gate`).
 }

@@ -1,11 +1,11 @@
-//! What can go wrong with a machine.
+//! Errors of a machine.
 
 use std::io;
 
 use nvvmm_devices::virtio::{BlockError, DeviceError, TransportError};
 use nvvmm_devices::{BusError, LifecycleError};
 
-use crate::boot::BootError;
+use crate::arch::boot::BootError;
 use crate::kvm::KvmError;
 
 /// An error of a machine.
@@ -32,21 +32,21 @@ pub enum MachineError {
     /// The machine asked for cannot be built.
     #[error("{0}")]
     Spec(String),
-    /// Nothing can be shown to the guest beside its RAM.
+    /// No memory can be shown to the guest beside its RAM.
     #[error("{0}")]
     NoWindow(&'static str),
     /// A saved machine has other devices than this one.
-    #[error("the snapshot's machine does not fit: {0}; restore with the devices it was taken with")]
+    #[error("the snapshot is of a machine with other devices: {0}; restore with the same devices")]
     OtherDevices(String),
-    /// Called at a time when it makes no sense.
+    /// The machine is in another state than the call needs.
     #[error("{0}")]
     State(&'static str),
     /// The host refused something.
     #[error("cannot {op}: {source}")]
     Host {
-        /// What was tried.
+        /// The step that failed.
         op: &'static str,
-        /// What the host said.
+        /// The host's error.
         source: io::Error,
     },
 }

@@ -1,4 +1,4 @@
-//! What a machine tells its owner while it runs.
+//! Events of a running machine, for its owner.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,10 +18,10 @@ pub enum MachineEvent {
     Failed {
         /// Index of the vCPU.
         vcpu: usize,
-        /// What happened, with the place in the guest.
+        /// The cause, with the address in the guest.
         what: String,
     },
-    /// The owner's own wake-up call ([`Interrupter`]).
+    /// The owner woke itself ([`Interrupter`]).
     Interrupted,
 }
 

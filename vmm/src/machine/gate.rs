@@ -3,9 +3,9 @@
 //!
 //! **Pausing without a race.** `KVM_RUN` blocks for as long as the guest runs or sleeps. To get a
 //! vCPU out of it the pausing thread first sets the vCPU's `immediate_exit` and then sends its
-//! thread a signal. Whatever the thread is doing, it comes out: inside `KVM_RUN`, the signal
-//! interrupts it; before `KVM_RUN`, the signal is spent on a handler that does nothing, but
-//! `KVM_RUN` then sees `immediate_exit` and returns `EINTR` at once. `immediate_exit` is cleared
+//! thread a signal. The thread comes out in both cases. Inside `KVM_RUN`, the signal interrupts it.
+//! Before `KVM_RUN`, the signal runs a handler that does nothing, but `KVM_RUN` then sees
+//! `immediate_exit` and returns `EINTR` at once. `immediate_exit` is cleared
 //! only here, under the gate's lock, by a thread that is let through: a request that comes later
 //! sets it again under the same lock.
 //!
@@ -15,19 +15,19 @@
 //! `EINTR`, or hands out the next part of the same instruction. So at the gate no I/O is pending
 //! and the registers are complete.
 //!
-//! **Several reasons.** Who wants the guest to stand still sets a hold of its own and lifts no
-//! other: a pause that the user asks for while a snapshot is taken, or while an access waits for
-//! space, outlasts both.
+//! **Several reasons.** Each reason for the guest to stand still has a hold of its own, and lifts
+//! no other. For example, a pause that the user asks for during a snapshot lasts longer than the
+//! snapshot.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Why vCPUs are held. The guest runs when there is no reason left.
+/// Reasons for which vCPUs are held. The guest runs when there is no reason left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {
-    /// The owner of the machine wants it. A new machine begins with this one.
+    /// The owner of the machine asked for a pause. A new machine begins with this one.
     Pause,
-    /// Something is done to the machine, such as a snapshot.
+    /// An operation on the machine is under way, such as a snapshot.
     Operation,
     /// An access to guest memory waits for space in the pool.
     NoSpace,
@@ -47,7 +47,7 @@ struct State {
     stop: bool,
     /// By vCPU: held at the gate, or gone.
     held: Vec<bool>,
-    /// When one that had been held was let through last.
+    /// Time at which one that had been held was let through last.
     let_through: Option<Instant>,
 }
 
@@ -65,19 +65,19 @@ impl State {
 #[derive(Debug)]
 pub(super) struct Gate {
     state: Mutex<State>,
-    /// The gate was opened, or the threads are to end: what threads at the gate wait for.
+    /// Threads at the gate wait for this: the gate was opened, or the threads are to end.
     opened: Condvar,
-    /// The last thread has come: what whoever holds them waits for. Of its own, so that no thread
-    /// is woken for nothing.
+    /// Those who hold the threads wait for this: the last thread has come. A second variable, so
+    /// that no thread is woken without need.
     all_came: Condvar,
 }
 
-/// How a thread leaves the gate.
+/// Ways out of the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Passage {
-    /// It may enter the guest.
+    /// The thread may enter the guest.
     Run,
-    /// It shall end.
+    /// The thread must end.
     Stop,
 }
 
@@ -146,7 +146,7 @@ impl Gate {
         }
     }
 
-    /// Waits until all threads are held. Somebody's hold must be in place.
+    /// Waits until all threads are held. There must be a hold.
     pub(super) fn wait_held(&self) {
         let mut state = self.lock();
         while !state.all_held() {
@@ -168,8 +168,7 @@ impl Gate {
         }
     }
 
-    /// When the last thread was let through, after which none has been held again. None while one
-    /// is held.
+    /// Time at which the last thread was let through. `None` while one is held.
     pub(super) fn let_through_at(&self) -> Option<Instant> {
         let state = self.lock();
         let all_run = state.is_open() && state.held.iter().all(|&held| !held);
@@ -186,12 +185,12 @@ impl Gate {
         self.opened.notify_all();
     }
 
-    /// Whether this reason is in place.
+    /// True while there is this reason.
     pub(super) fn has(&self, hold: Hold) -> bool {
         self.lock().holds & hold.bit() != 0
     }
 
-    /// All threads are held: their vCPUs may be looked into.
+    /// True when all threads are held: their vCPUs may be read.
     pub(super) fn is_paused(&self) -> bool {
         let state = self.lock();
         !state.is_open() && state.all_held()

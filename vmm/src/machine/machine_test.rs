@@ -1,5 +1,5 @@
-//! Whole machines on the host's KVM, with guests of a few instructions; skipped, and said so, where
-//! there is none.
+//! Whole machines on the host's KVM, with guests of a few instructions. Skipped with a notice where
+//! there is no KVM.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -10,13 +10,13 @@ use nvvmm_devices::{ConsoleStreams, HostSocket};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::boot::layout::{PD, PML4};
+use crate::arch::boot::layout::{PD, PML4};
+use crate::arch::state_test::kvm_is_missing;
 use crate::checkpoint::blob::SavedVm;
-use crate::kvm::state_test::kvm_is_missing;
 use crate::memory::{GuestRam, WriteLog};
 use crate::spec::{DeclaredDevice, DeviceKind, DiskSpec, VmSpec, saved_test};
 
-/// Where a guest's code is loaded, and what it counts in.
+/// Addresses of a guest's code and of its counters.
 const CODE: u64 = 0x10_0000;
 const COUNTERS: u64 = 0x18_0000;
 

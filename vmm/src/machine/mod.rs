@@ -25,7 +25,7 @@ pub use error::{MachineError, Result};
 pub use events::{Interrupter, MachineEvent};
 pub use gate::Hold;
 
-use crate::kvm::KvmStateV1;
+use crate::arch::KvmStateV1;
 
 /// Saved state of a machine, without its memory and its disks.
 #[derive(Clone, Debug, Serialize, Deserialize)]

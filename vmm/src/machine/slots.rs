@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use nvvmm_devices::virtio::DeviceId;
 
 use super::{MachineError, Result};
-use crate::boot::layout::VIRTIO_DEVICES_MAX;
+use crate::arch::boot::layout::VIRTIO_DEVICES_MAX;
 use crate::memory::GuestMemory;
 use crate::spec::{DeviceKind, VmSpec};
 

@@ -23,7 +23,7 @@ pub(super) struct Vcpu {
     run_page: RunPage,
 }
 
-/// What all vCPU threads of a machine share.
+/// Parts that all vCPU threads of a machine share.
 pub(super) struct Shared {
     pub(super) gate: Gate,
     pub(super) events: Events,
@@ -36,7 +36,7 @@ pub(super) struct Shared {
     pub(super) is_flat: OnceLock<bool>,
 }
 
-/// What follows from one return of `KVM_RUN`.
+/// Next step after one return of `KVM_RUN`.
 enum Next {
     Again,
     ToGate,
@@ -105,12 +105,12 @@ impl Vcpu {
                 Next::Again => {}
                 Next::ToGate => return None,
                 Next::Report(MachineEvent::Failed { vcpu, what }) => {
-                    let place = fd
+                    let address = fd
                         .get_regs()
                         .map_or("unknown".into(), |regs| format!("{:#x}", regs.rip));
                     return Some(MachineEvent::Failed {
                         vcpu,
-                        what: format!("{what}, at rip {place}"),
+                        what: format!("{what}, at rip {address}"),
                     });
                 }
                 Next::Report(event) => return Some(event),

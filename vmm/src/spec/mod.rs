@@ -31,6 +31,7 @@ pub use builder::VmSpecBuilder;
 pub use device::{DeclaredDevice, DeviceKind};
 pub use nvvmm_devices::virtio::DiskSpec;
 use saved::SavedSpec;
+pub(crate) use saved::{SpecError, decode};
 
 /// One virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

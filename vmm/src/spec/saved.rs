@@ -5,6 +5,10 @@
 //! | 1 | `disks`, `vsock`, `windows`; slots follow from that order, behind virtio-rng in slot 0 | when the devices are such |
 //! | 2 | `devices`: the list itself | else |
 //!
+//! Both name the `architecture` of the machine, by the name that Rust has for it. It is missing in
+//! specs from before there was this field: these are of x86-64. Versions of nvvmm from that time
+//! pass over the field.
+//!
 //! Version 1 is all that nvvmm read and wrote before specs had a list. Fields that were added to
 //! it later may be missing. So snapshots of usual machines can be restored by older versions, and
 //! snapshots with a list are refused by them for the section's version.
@@ -20,6 +24,43 @@ use super::{DeclaredDevice, DeviceKind, VmSpec};
 pub(super) const BY_ORDER: u32 = 1;
 /// Version of the section that lists devices.
 pub(super) const LISTED: u32 = 2;
+
+/// Architecture of machines that this program runs.
+const ARCHITECTURE: &str = std::env::consts::ARCH;
+
+/// Reasons why a saved spec cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SpecError {
+    /// The machine is one of another architecture: the one named.
+    #[error("its machine is of architecture {0}; this nvvmm runs {ARCHITECTURE} machines only")]
+    OtherArchitecture(String),
+    /// The bytes are not a spec.
+    #[error("spec: {0}")]
+    Damaged(#[from] serde_json::Error),
+}
+
+/// The field that is read before all others, which another architecture may not have.
+#[derive(Deserialize)]
+struct SavedArchitecture {
+    #[serde(default = "oldest_architecture")]
+    architecture: String,
+}
+
+fn oldest_architecture() -> String {
+    "x86_64".to_owned()
+}
+
+/// Decodes the payload of a section, of either version.
+///
+/// # Errors
+/// [`SpecError`].
+pub(crate) fn decode(payload: &[u8]) -> Result<VmSpec, SpecError> {
+    let SavedArchitecture { architecture } = serde_json::from_slice(payload)?;
+    if architecture != ARCHITECTURE {
+        return Err(SpecError::OtherArchitecture(architecture));
+    }
+    Ok(serde_json::from_slice(payload)?)
+}
 
 /// Both forms.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,6 +80,8 @@ pub(super) struct SavedSpec {
     windows: Option<u8>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     devices: Option<Vec<DeclaredDevice>>,
+    #[serde(default = "oldest_architecture")]
+    architecture: String,
 }
 
 /// Devices whose slots follow from an order: virtio-rng, disks, vsock, pmem.
@@ -117,6 +160,7 @@ impl From<VmSpec> for SavedSpec {
             vsock,
             windows,
             devices: listed.then_some(spec.devices),
+            architecture: ARCHITECTURE.to_owned(),
         }
     }
 }

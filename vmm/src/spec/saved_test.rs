@@ -6,7 +6,7 @@ use nvvmm_devices::virtio::{PmemSpec, RngSpec, VsockSpec};
 
 use super::saved::{BY_ORDER, LISTED};
 use super::*;
-use crate::checkpoint::blob::SavedVm;
+use crate::checkpoint::blob::{self, BlobError, SavedVm};
 
 /// State of a machine with two disks, taken by nvvmm e982ddc, before specs listed their devices.
 pub(crate) const BLOB: &[u8] = include_bytes!("fixtures/saved-vm.blob");
@@ -31,6 +31,12 @@ fn disk(path: &str, read_only: bool) -> DeviceKind {
         path: path.into(),
         read_only,
     })
+}
+
+/// An older spec, as it is saved now.
+fn with_architecture(old: &[u8]) -> Vec<u8> {
+    let open = old.strip_suffix(b"}").unwrap();
+    [open, br#","architecture":"x86_64"}"#].concat()
 }
 
 /// The kinds of devices, each of which is in the slot of its place in the list.
@@ -83,12 +89,14 @@ fn a_whole_state_of_an_older_version_is_read() {
 }
 
 #[test]
-fn a_state_that_an_older_version_can_read_is_saved_as_it_did() {
+fn a_state_that_an_older_version_can_read_differs_by_the_architecture_only() {
     let spec = decode(blobs_spec());
     assert_eq!(spec.section_version(), BY_ORDER);
-    assert_eq!(serde_json::to_vec(&spec).unwrap(), blobs_spec());
-    let saved = SavedVm::decode(BLOB).unwrap();
-    assert_eq!(saved.encode().unwrap(), BLOB);
+    let (old, new) = (blobs_spec(), with_architecture(blobs_spec()));
+    assert_eq!(serde_json::to_vec(&spec).unwrap(), new);
+    let blob = SavedVm::decode(BLOB).unwrap().encode().unwrap();
+    assert_eq!(blob[SPEC_AT..][..new.len()], new);
+    assert_eq!(blob[SPEC_AT + new.len()..], BLOB[SPEC_AT + old.len()..]);
 }
 
 #[test]
@@ -135,4 +143,39 @@ fn a_spec_in_neither_form_or_both_is_refused() {
     assert!(neither.contains("neither"), "{neither}");
     let both = refused(&|spec| drop(spec.insert("devices".into(), serde_json::json!([]))));
     assert!(both.contains("neither"), "{both}");
+}
+
+/// A spec as nvvmm read it before specs listed their devices.
+#[derive(Deserialize)]
+struct OldSpec {
+    disks: Vec<DiskSpec>,
+    #[serde(default)]
+    vsock: bool,
+    #[serde(default)]
+    windows: u8,
+}
+
+#[test]
+fn an_older_version_reads_what_is_saved_for_it() {
+    let bytes = serde_json::to_vec(&decode(blobs_spec())).unwrap();
+    let old: OldSpec = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!((old.disks.len(), old.vsock, old.windows), (2, true, 4));
+}
+
+#[test]
+fn a_machine_of_another_architecture_is_refused_by_name() {
+    let other = String::from_utf8(with_architecture(NO_VSOCK)).unwrap();
+    let other = other.replace("x86_64", "aarch64");
+    // Nothing but the architecture is known of such a machine: neither its state nor its devices.
+    let strange = r#"{"architecture":"aarch64","devices":[{"slot":0,"kind":"gic"}]}"#;
+    for spec in [other.as_str(), strange] {
+        let blob = blob::assemble(&[(2, b"state of another architecture"), (1, spec.as_bytes())]);
+        let error = SavedVm::decode(&blob).unwrap_err();
+        assert!(matches!(error, BlobError::OtherArchitecture(_)), "{error}");
+        let text = error.to_string();
+        assert!(
+            text.contains("aarch64") && text.contains("x86_64"),
+            "{text}"
+        );
+    }
 }

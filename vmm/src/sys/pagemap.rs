@@ -1,4 +1,4 @@
-//! /proc/self/pagemap: what is behind this process's own pages.
+//! /proc/self/pagemap: the kinds of pages behind this process's own addresses.
 //!
 //! Source: the kernel's Documentation/admin-guide/mm/pagemap.rst.
 
@@ -9,17 +9,17 @@ const PRESENT: u64 = 1 << 63;
 const SWAP: u64 = 1 << 62;
 const FILE: u64 = 1 << 61;
 /// Page frame, or swap type and offset. Zero to a process without CAP_SYS_ADMIN.
-const PLACE: u64 = (1 << 55) - 1;
+const LOCATION: u64 = (1 << 55) - 1;
 
-/// What is behind a page of a private, armed mapping of a file.
+/// Kinds of pages of a private, armed mapping of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageKind {
     /// The file's page, or nothing yet.
     Untouched,
     /// A private copy, be it in memory, swapped out or being moved: the page was written.
     Written,
-    /// Nothing yet, or a private copy that is swapped out or being moved: this process may not
-    /// know. Reading the page clears it up.
+    /// Nothing yet, or a private copy that is swapped out or being moved: the kernel does not tell
+    /// this process which. After the page was read, the kernel tells.
     Unclear,
 }
 
@@ -30,15 +30,15 @@ pub struct Pagemap {
 }
 
 impl Pagemap {
-    /// Opens it; needs no privilege.
+    /// Opens the file. This needs no privilege.
     pub fn open() -> io::Result<Self> {
         Ok(Self {
             file: File::open("/proc/self/pagemap")?,
         })
     }
 
-    /// What is behind each of the pages of `[start, start + 4096 * pages)`, which are a private
-    /// mapping of a file, armed after it was made.
+    /// Kind of each of the pages of `[start, start + 4096 * pages)`, which are a private mapping of
+    /// a file, armed after it was made.
     pub fn pages(&self, start: usize, pages: usize) -> io::Result<Vec<PageKind>> {
         let mut entries = vec![0u8; pages * ENTRY_SIZE_BYTES];
         let offset = (start / crate::cow::FRAME_SIZE_BYTES * ENTRY_SIZE_BYTES) as u64;
@@ -52,22 +52,22 @@ impl Pagemap {
 }
 
 fn kind(entry: u64) -> PageKind {
-    let place = entry & PLACE;
+    let location = entry & LOCATION;
     match (entry & PRESENT != 0, entry & SWAP != 0) {
         _ if entry & FILE != 0 => PageKind::Untouched,
         (true, _) => PageKind::Written,
         (false, false) => PageKind::Untouched,
-        (false, true) if place == 0 => PageKind::Unclear,
-        (false, true) if is_write_protect_marker(place) => PageKind::Untouched,
+        (false, true) if location == 0 => PageKind::Unclear,
+        (false, true) if is_write_protect_marker(location) => PageKind::Untouched,
         (false, true) => PageKind::Written,
     }
 }
 
-/// An armed page that is not there is a marker in the page table, which pagemap shows as if it was
-/// swapped out, to a swap file of a type that none has: the last (Linux 5.19, and 6.3 on) or the
-/// last but one.
-fn is_write_protect_marker(place: u64) -> bool {
-    let (swap_type, marks) = (place & 0x1f, place >> 5);
+/// True for the marker of an armed page that is not populated. pagemap shows the marker like a page
+/// that is swapped out to a swap file of a type that no file has: the last type (Linux 5.19, and
+/// from 6.3 on) or the last but one.
+fn is_write_protect_marker(location: u64) -> bool {
+    let (swap_type, marks) = (location & 0x1f, location >> 5);
     swap_type >= 30 && marks & 1 == 1 && marks < 8
 }
 

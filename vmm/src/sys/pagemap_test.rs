@@ -14,25 +14,25 @@ fn pages_written_before_arming_are_told_from_all_others() {
     let file = tempfile::tempfile_in("/dev/shm").unwrap();
     file.set_len(8 * PAGE as u64).unwrap();
     file.write_all_at(&[7; 4 * PAGE], 0).unwrap();
-    let place = Reservation::new(8 * PAGE, 2 << 20).unwrap();
-    place
+    let range = Reservation::new(8 * PAGE, 2 << 20).unwrap();
+    range
         .map_file(0, 8 * PAGE, file.as_fd(), 0, Sharing::Private)
         .unwrap();
     // SAFETY: the mapping is eight pages long and nobody else's.
-    unsafe { place.as_ptr().add(2 * PAGE).write_volatile(1) };
+    unsafe { range.as_ptr().add(2 * PAGE).write_volatile(1) };
     // SAFETY: as above.
-    unsafe { place.as_ptr().add(3 * PAGE).read_volatile() };
+    unsafe { range.as_ptr().add(3 * PAGE).read_volatile() };
     let uffd = Uffd::open().unwrap();
-    uffd.register_write_protect(place.start(), 8 * PAGE)
+    uffd.register_write_protect(range.start(), 8 * PAGE)
         .unwrap();
-    uffd.protect(place.start(), 8 * PAGE, true).unwrap();
+    uffd.protect(range.start(), 8 * PAGE, true).unwrap();
     // SAFETY: as above; reading an armed page is not held.
-    unsafe { place.as_ptr().read_volatile() };
+    unsafe { range.as_ptr().read_volatile() };
     let pagemap = Pagemap::open().unwrap();
-    let mut pages = pagemap.pages(place.start(), 8).unwrap();
+    let mut pages = pagemap.pages(range.start(), 8).unwrap();
     if pages.contains(&PageKind::Unclear) {
-        place.populate_read(0, 8 * PAGE).unwrap();
-        pages = pagemap.pages(place.start(), 8).unwrap();
+        range.populate_read(0, 8 * PAGE).unwrap();
+        pages = pagemap.pages(range.start(), 8).unwrap();
     }
     let written: Vec<usize> = (0..8)
         .filter(|page| pages[*page] == PageKind::Written)

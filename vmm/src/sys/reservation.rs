@@ -82,7 +82,7 @@ impl Reservation {
         self.size_bytes
     }
 
-    /// How often something else was mapped in it.
+    /// Number of mappings that were made in it.
     pub fn mmaps(&self) -> u64 {
         self.mmaps.get()
     }
@@ -96,7 +96,7 @@ impl Drop for Reservation {
     }
 }
 
-/// How pool blocks appear at guest addresses.
+/// Ways in which pool blocks are mapped at guest addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
     /// Writes reach the block (MAP_SHARED): for blocks that this VM owns.

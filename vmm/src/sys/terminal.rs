@@ -1,4 +1,4 @@
-//! What a terminal is like.
+//! Size of a terminal.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -7,10 +7,10 @@ use nvvmm_protocol::TerminalSize;
 
 use super::check;
 
-/// Size of the terminal that `fd` is.
+/// Size of the terminal behind `fd`.
 ///
 /// # Errors
-/// It is none.
+/// There is no terminal behind it.
 pub fn size_of(fd: BorrowedFd) -> io::Result<TerminalSize> {
     let mut size = libc::winsize {
         ws_row: 0,

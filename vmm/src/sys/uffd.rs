@@ -31,7 +31,7 @@ const WRITEPROTECT_MODE_WP: u64 = 1;
 /// Messages taken by one read.
 const BATCH: usize = 16;
 
-/// Why there is no userfaultfd to use.
+/// Reasons why userfaultfd cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum UffdError {
     /// Neither the device nor the system call may be used.
@@ -43,7 +43,7 @@ pub enum UffdError {
     /// Anything else.
     #[error("userfaultfd: {op}: {source}")]
     Os {
-        /// What was tried.
+        /// The step that failed.
         op: &'static str,
         /// The system's answer.
         source: io::Error,

@@ -4,10 +4,10 @@ use nvvmm_devices::{LifecycleError, virtio::BlockError};
 
 use super::VmError;
 use crate::{
-    boot::BootError,
+    arch::boot::BootError,
     checkpoint::{TakeError, blob::BlobError},
-    control::ErrorKind,
     cow::CowError,
+    error::ErrorKind,
     kvm::KvmError,
     machine::MachineError,
     sys::uffd::UffdError,
@@ -18,6 +18,10 @@ const MAKE_SPACE: &str =
 
 impl From<BlobError> for VmError {
     fn from(error: BlobError) -> Self {
+        if let BlobError::OtherArchitecture(message) = error {
+            return Self::new(ErrorKind::HostLacks, message)
+                .with_remedy("restore it on a host of that architecture");
+        }
         let version = matches!(
             error,
             BlobError::Version { .. } | BlobError::UnknownSection { .. }

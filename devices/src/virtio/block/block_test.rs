@@ -22,7 +22,7 @@ const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
 const OK: u8 = VIRTIO_BLK_S_OK as u8;
 const IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
 const UNSUPP: u8 = VIRTIO_BLK_S_UNSUPP as u8;
-/// What is in the status byte before the device writes it.
+/// Status byte before the device writes it.
 const NO_STATUS: u8 = 0xee;
 
 /// A disk in memory.
@@ -587,8 +587,8 @@ fn any_len() -> impl Strategy<Value = u32> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever a driver writes into descriptors and registers, the device answers, fails or asks for a reset, and
-    /// after a reset it works.
+    /// A driver may write anything into descriptors and registers: the device answers, fails or
+    /// asks for a reset, and works after a reset.
     #[test]
     fn wild_rings_and_registers_do_no_harm(
         seed in prop::collection::vec(any::<u8>(), 64),

@@ -10,13 +10,13 @@ use vmm_sys_util::epoll::EventSet;
 
 use super::packet::*;
 
-/// What the device holds of one stream for a program on the host that does not read: the credit
-/// that the guest gets.
+/// Bytes of one stream that the device holds for a program on the host that does not read: the
+/// credit of the guest.
 pub(super) const BUFFER_BYTES: usize = 256 << 10;
 /// So much must have been passed on to the host before the guest is told of it without asking.
 const CREDIT_STEP_BYTES: u32 = BUFFER_BYTES as u32 / 4;
 
-/// How a stream began, and whether it has.
+/// Progress of opening a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// The guest has not answered the request of the host.
@@ -24,7 +24,7 @@ enum Phase {
     Open,
 }
 
-/// What is to become of a connection.
+/// Next step with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Keep,
@@ -43,10 +43,10 @@ pub(super) enum Verdict {
 pub(super) struct Connection {
     stream: UnixStream,
     phase: Phase,
-    /// What the guest is to be told, of that which needs no credit.
+    /// Messages for the guest that need no credit.
     tell: Tell,
     to_host: ToHost,
-    /// What the guest can take: as it last said, and as counted here.
+    /// Bytes that the guest can take: its last own figure, and those counted here.
     guest_buffer_bytes: u32,
     guest_passed_on: Wrapping<u32>,
     sent: Wrapping<u32>,
@@ -57,7 +57,7 @@ pub(super) struct Connection {
     host_gone: bool,
     /// Flags of the last SHUTDOWN that the guest got.
     shutdown_told: u32,
-    /// It stands in the row of those who have something for the guest.
+    /// The connection is in the row of those with data for the guest.
     pub(super) in_row: bool,
 }
 
@@ -174,7 +174,7 @@ impl Connection {
         }
     }
 
-    /// How much the guest takes now. One that contradicts itself gets nothing.
+    /// Bytes that the guest takes now: 0 when its figures contradict each other.
     fn credit_bytes(&self) -> usize {
         let on_its_way = (self.sent - self.guest_passed_on).0;
         self.guest_buffer_bytes.saturating_sub(on_its_way) as usize
@@ -283,7 +283,7 @@ impl Connection {
         self.phase == Phase::Open && self.readable && !self.host_ended && self.guest_receives
     }
 
-    /// Whether there may be something for the guest.
+    /// True when there may be data for the guest.
     pub(super) fn has_output(&self) -> bool {
         let tell = &self.tell;
         tell.request
@@ -331,8 +331,8 @@ impl Connection {
         Ok(credit.then(|| Outgoing::of(OP_CREDIT_UPDATE)))
     }
 
-    /// What the host has sent, at most `limit` bytes of it; notes when there is nothing now, or
-    /// never will be.
+    /// Reads at most `limit` bytes that the host has sent. Notes that there is nothing now, or that
+    /// the stream has ended.
     fn read(&mut self, limit: usize) -> io::Result<Option<Vec<u8>>> {
         let mut bytes = vec![0; limit];
         loop {
@@ -358,7 +358,7 @@ impl Connection {
         self.tell.credit = false;
     }
 
-    /// What is left to do for the host when the guest is done with it, if there is something.
+    /// The data that must still go to the host when the guest has closed the stream, if any.
     pub(super) fn into_drain(self) -> Option<Drain> {
         (!self.to_host.waiting.is_empty()).then_some(Drain {
             stream: self.stream,

@@ -75,8 +75,8 @@ pub(super) struct Ports {
     pub(super) guest: u32,
 }
 
-/// What a connection sends to the guest. The header's addresses and credit are filled in as it
-/// goes.
+/// A packet from a connection to the guest. Addresses and credit are written into its header when
+/// it is sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Outgoing {
     pub(super) op: u16,
@@ -94,7 +94,7 @@ impl Outgoing {
     }
 }
 
-/// What the guest has sent.
+/// A packet from the guest.
 #[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) header: Header,
@@ -129,10 +129,10 @@ pub(super) fn read<Mem: GuestMemory>(chain: Chain, mem: &Mem) -> Result<Incoming
     Ok(Incoming { header, payload })
 }
 
-/// How long a payload may be that goes into a buffer of the receive queue, in bytes; at least 1.
+/// Longest payload, in bytes, for a buffer of the receive queue; at least 1.
 ///
 /// # Errors
-/// There is no room for a header and a byte more, or the driver wants to tell something here.
+/// There is no room for a header and one byte, or the buffer is not for receiving.
 pub(super) fn room(chain: &Chain) -> Result<usize, ChainError> {
     let room = chain
         .writable

@@ -28,7 +28,7 @@ const HOST_PORTS: std::ops::Range<u32> = 1 << 30..1 << 31;
 /// Socket events that are handled in one turn.
 const EVENTS_PER_TURN: usize = 32;
 
-/// What epoll says about the listening socket; sockets have the numbers after it.
+/// Number of the listening socket in epoll's events; other sockets have the numbers after it.
 const LISTENER: u64 = 0;
 
 /// A program on the host that has not said yet what it wants.
@@ -97,12 +97,12 @@ impl Streams {
         self.epoll.as_raw_fd()
     }
 
-    /// Whether a packet of the guest can be taken: it may need an answer.
+    /// True when a packet of the guest can be taken: there is room for an answer.
     pub(super) fn can_take(&self) -> bool {
         self.answers.len() < ANSWERS_MAX
     }
 
-    /// Whether there may be something for the guest.
+    /// True when there may be data for the guest.
     pub(super) fn has_output(&self) -> bool {
         !self.answers.is_empty() || !self.row.is_empty()
     }

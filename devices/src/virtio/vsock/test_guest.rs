@@ -15,12 +15,12 @@ use crate::virtio::test_driver::*;
 
 /// Room of each buffer for what the guest receives.
 const BUFFER_BYTES: u32 = 0x1000;
-/// Where a packet lies that the guest sends, and where it wants events.
+/// Addresses of the guest's packets and of its buffers for events.
 const SENT: u64 = HIGH_REGION;
 const EVENTS: u64 = HIGH_REGION + 0x8_0000;
 /// A port of a program in the guest.
 pub(super) const GUEST_PORT: u32 = 1024;
-/// What a program in the guest can take of its stream.
+/// Bytes that a program in the guest can take of its stream.
 pub(super) const GUEST_CREDIT: u32 = 1 << 20;
 
 pub(super) struct Guest {
@@ -67,7 +67,7 @@ impl Guest {
         self.driver.run_events();
     }
 
-    /// How many transport resets the driver was told of since it was last asked.
+    /// Transport resets that the driver was told of since the last call.
     pub(super) fn resets(&mut self) -> usize {
         self.driver.run_events();
         let finished = self.driver.on(EVENT).finished();
@@ -193,7 +193,7 @@ pub(super) fn shutdown(ports: Ports, flags: u32) -> Header {
     }
 }
 
-/// What a program on the host can read now.
+/// Bytes that a program on the host can read now.
 pub(super) fn heard(stream: &mut UnixStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     let error = stream.read_to_end(&mut bytes).unwrap_err();
@@ -201,7 +201,7 @@ pub(super) fn heard(stream: &mut UnixStream) -> Vec<u8> {
     bytes
 }
 
-/// What a program on the host can read, up to the end of the stream, which has come.
+/// Bytes that a program on the host can read, up to the end of the stream, which must have come.
 pub(super) fn heard_to_end(stream: &mut UnixStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();

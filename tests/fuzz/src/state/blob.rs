@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use kvm_bindings::{kvm_cpuid_entry2, kvm_irqchip, kvm_lapic_state, kvm_pit_state2};
-use nvvmm::kvm::{ClockStateV1, KvmStateV1, MsrV1, TscStateV1, VcpuStateV1, VmStateV1};
+use nvvmm::arch::{ClockStateV1, KvmStateV1, MsrV1, TscStateV1, VcpuStateV1, VmStateV1};
 use nvvmm::machine::MachineStateV1;
 use nvvmm::spec::{DiskSpec, VmSpec};
 

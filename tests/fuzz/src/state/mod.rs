@@ -5,8 +5,8 @@
 mod blob;
 mod device;
 
+use nvvmm::arch::compat;
 use nvvmm::checkpoint::blob::SavedVm;
-use nvvmm::kvm::compat;
 use nvvmm::memory::GuestRam;
 use nvvmm_devices::SavedDevice;
 

@@ -23,8 +23,8 @@ use vm_memory::ByteValued;
 
 use self::page_tables::{Mapped, Mappings, Paging, table_of};
 use super::{InspectError, Memory};
+use crate::arch::VcpuStateV1;
 use crate::checkpoint::blob::SavedVm;
-use crate::kvm::VcpuStateV1;
 
 const PAGE_BYTES: u64 = 4096;
 /// Bytes that are copied at a time.

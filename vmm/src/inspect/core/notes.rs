@@ -6,7 +6,7 @@ use linux_loader::elf::{NT_PRFPREG, NT_PRSTATUS};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use crate::kvm::VcpuStateV1;
+use crate::arch::VcpuStateV1;
 
 const KERNEL_GS_BASE: u32 = 0xc000_0102;
 /// The FXSAVE area that XSAVE's standard form begins with, and a core's floating-point note is.

@@ -1,0 +1,28 @@
+//! x86-64.
+
+pub mod boot;
+pub mod compat;
+mod cpuid;
+mod entry;
+mod host_cpu;
+mod msrs;
+mod pvclock;
+pub mod state;
+mod time;
+mod vcpu_state;
+mod vm;
+mod vm_state;
+
+pub use entry::{is_flat, set_entry};
+pub use host_cpu::HostCpu;
+pub use msrs::MsrV1;
+pub use state::KvmStateV1;
+pub use time::{ClockStateV1, TscStateV1};
+pub use vcpu_state::VcpuStateV1;
+pub use vm::{create_vcpu, create_vm};
+pub use vm_state::VmStateV1;
+
+#[cfg(test)]
+mod cpuid_test;
+#[cfg(test)]
+pub(crate) mod state_test;

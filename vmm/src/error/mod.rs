@@ -1,0 +1,87 @@
+//! The error that travels: from a VM process through its control socket, or from the start of a VM,
+//! to the user.
+
+mod pool;
+
+use serde::{Deserialize, Serialize};
+
+/// Kind of a failure. Each kind has its own exit code on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", from = "String")]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A command that makes no sense as given.
+    Usage,
+    /// No VM, snapshot, pool or file of that name.
+    NotFound,
+    /// A name that is taken, a thing that is busy, a state that does not allow the request.
+    Refused,
+    /// The pool, or the medium behind it, has no space left for this.
+    PoolFull,
+    /// The pool is damaged, is no pool, or was made by an incompatible version.
+    PoolDamaged,
+    /// The host lacks something: /dev/kvm, permission for userfaultfd, a newer kernel, CPU
+    /// features.
+    HostLacks,
+    /// Anything else, also kinds that a newer version may send.
+    Failed,
+}
+
+impl From<String> for ErrorKind {
+    fn from(name: String) -> Self {
+        match name.as_str() {
+            "usage" => Self::Usage,
+            "not_found" => Self::NotFound,
+            "refused" => Self::Refused,
+            "pool_full" => Self::PoolFull,
+            "pool_damaged" => Self::PoolDamaged,
+            "host_lacks" => Self::HostLacks,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// A failure with its cause and, when there is one, what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct VmError {
+    /// Decides the exit code.
+    pub kind: ErrorKind,
+    /// The cause, one sentence without a full stop.
+    pub message: String,
+    /// Remedy for the user, one sentence without a full stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+impl VmError {
+    /// An error of `kind` without a remedy.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            remedy: None,
+        }
+    }
+
+    /// An error of no special kind.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Failed, message)
+    }
+
+    /// An error of the kind that fits `source`, whose text follows `op` ("cannot <op>: ...").
+    pub fn io(op: impl std::fmt::Display, source: &std::io::Error) -> Self {
+        let kind = match source.kind() {
+            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ => ErrorKind::Failed,
+        };
+        Self::new(kind, format!("cannot {op}: {source}"))
+    }
+
+    /// Adds a remedy to the error.
+    #[must_use]
+    pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+}

@@ -1,0 +1,136 @@
+//! Errors of the pool as errors for the user.
+
+use nvvmm_snapshot::{Durability, Error};
+
+use super::{ErrorKind, VmError};
+
+impl From<Error> for VmError {
+    fn from(error: Error) -> Self {
+        Self {
+            kind: kind_of(&error),
+            message: error.to_string(),
+            remedy: remedy_of(&error),
+        }
+    }
+}
+
+/// Remedy for a pool error.
+fn remedy_of(error: &Error) -> Option<String> {
+    Some(match error {
+        Error::NotAPool { .. } => "create one with 'nvvmm pool create'".to_owned(),
+        Error::Version { .. } => {
+            "use the nvvmm version that made the pool, or make a new one".to_owned()
+        }
+        Error::PoolFull { .. } => {
+            "remove snapshots with 'nvvmm rm', stop VMs, or make the pool larger with 'nvvmm pool \
+             grow'"
+                .to_owned()
+        }
+        Error::NameTaken { name } => format!(
+            "choose another name, or remove that one with 'nvvmm \
+                                              rm {name}'"
+        ),
+        Error::NotFound { near, .. } if near.is_empty() => {
+            "'nvvmm snapshots' lists the snapshots".to_owned()
+        }
+        Error::NotFound { near, .. } => {
+            format!(
+                "similar names: '{}'; 'nvvmm snapshots' lists all",
+                near.join("', '")
+            )
+        }
+        Error::Busy { .. } => "stop that VM first, or restore without --once".to_owned(),
+        Error::TooManyHolders { .. } => "stop a VM first".to_owned(),
+        Error::TooManyPins { .. } => "take a snapshot of the VM: afterwards it needs no other \
+                                      snapshot"
+            .to_owned(),
+        Error::TooManySnapshots { .. } => "remove some with 'nvvmm rm'".to_owned(),
+        Error::Exists { .. } => {
+            "choose another path, or remove that file if it is not needed".to_owned()
+        }
+        Error::NoSpaceOnMedium { .. } => {
+            "use a smaller pool, free space on the medium, or allow it with --overcommit (VMs can \
+             then fail when the medium is full)"
+                .to_owned()
+        }
+        Error::HoldsPool { .. } => {
+            "delete it with 'nvvmm pool delete' if it is not needed".to_owned()
+        }
+        Error::InUse { .. } => "stop its VMs first".to_owned(),
+        Error::Incomplete { name } => {
+            format!(
+                "receive it again (data that has arrived is not stored twice), or remove it \
+                     with 'nvvmm rm {name}'"
+            )
+        }
+        Error::BeingReceived { .. } => {
+            "wait for it, or receive under another name with --name".to_owned()
+        }
+        Error::NotAStream => "give it the output of 'nvvmm send'".to_owned(),
+        Error::StreamVersion { .. } => "use the nvvmm version that wrote it".to_owned(),
+        Error::StreamCut | Error::Interrupted => {
+            "send it again from its start: data that has arrived is not stored twice".to_owned()
+        }
+        Error::StreamDamaged { .. } => "send it again; nothing was kept".to_owned(),
+        Error::StreamSealed => "give its key with --decrypt FILE".to_owned(),
+        Error::StreamNotSealed => {
+            "leave out --decrypt, but only if nobody else could change the stream on its way"
+                .to_owned()
+        }
+        Error::WrongKey => "use the key file that 'nvvmm send' used".to_owned(),
+        Error::NoBase { base, .. } => {
+            format!("receive '{base}' first, or send the snapshot without --since")
+        }
+        Error::FixedSize { .. } => {
+            "create a larger pool; a pool on a device cannot grow".to_owned()
+        }
+        Error::NotDurable {
+            asked: Durability::Power,
+            ..
+        } => "use a pool on a disk, or on persistent memory with a persistence domain, or ask for \
+             a lower durability"
+            .to_owned(),
+        Error::NotDurable { .. } => {
+            "use a pool on a disk or on persistent memory, or ask for a lower durability".to_owned()
+        }
+        _ => return None,
+    })
+}
+
+/// The kind, and with it the exit code, of a pool error.
+fn kind_of(error: &Error) -> ErrorKind {
+    match error {
+        Error::NotFound { .. } | Error::NoBase { .. } => ErrorKind::NotFound,
+        Error::NameTaken { .. }
+        | Error::FixedSize { .. }
+        | Error::Busy { .. }
+        | Error::Exists { .. }
+        | Error::HoldsPool { .. }
+        | Error::InUse { .. }
+        | Error::NotDurable { .. }
+        | Error::Incomplete { .. }
+        | Error::BeingReceived { .. }
+        | Error::NotAStream
+        | Error::StreamVersion { .. }
+        | Error::StreamDamaged { .. }
+        | Error::StreamSealed
+        | Error::StreamNotSealed
+        | Error::WrongKey
+        | Error::TooManyHolders { .. }
+        | Error::TooManyPins { .. }
+        | Error::TooManySnapshots { .. } => ErrorKind::Refused,
+        Error::PoolFull { .. } | Error::NoSpaceOnMedium { .. } => ErrorKind::PoolFull,
+        Error::NotAPool { .. } | Error::Version { .. } | Error::Damaged { .. } => {
+            ErrorKind::PoolDamaged
+        }
+        Error::InvalidName { .. } | Error::InvalidSize { .. } => ErrorKind::Usage,
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            ErrorKind::NotFound
+        }
+        _ => ErrorKind::Failed,
+    }
+}
+
+#[cfg(test)]
+#[path = "pool_test.rs"]
+mod pool_test;

@@ -1,0 +1,118 @@
+use std::io;
+
+use super::*;
+
+#[test]
+fn pool_errors_keep_their_text_and_get_the_kind_of_their_exit_code() {
+    let name = || "base".to_owned();
+    let cases = [
+        (
+            Error::NotFound {
+                name: name(),
+                pool: "/p".into(),
+                near: Vec::new(),
+            },
+            ErrorKind::NotFound,
+        ),
+        (Error::NameTaken { name: name() }, ErrorKind::Refused),
+        (
+            Error::Busy {
+                name: name(),
+                holder: "web".to_owned(),
+            },
+            ErrorKind::Refused,
+        ),
+        (Error::PoolFull { needed: 3, free: 1 }, ErrorKind::PoolFull),
+        (
+            Error::NotAPool {
+                path: "/p".into(),
+                why: "text".to_owned(),
+            },
+            ErrorKind::PoolDamaged,
+        ),
+        (
+            Error::Version {
+                found: 9,
+                expected: 1,
+            },
+            ErrorKind::PoolDamaged,
+        ),
+        (
+            Error::Damaged {
+                what: "all".to_owned(),
+            },
+            ErrorKind::PoolDamaged,
+        ),
+        (
+            Error::FixedSize {
+                path: "/dev/pmem0".into(),
+            },
+            ErrorKind::Refused,
+        ),
+        (Error::InvalidName { name: name() }, ErrorKind::Usage),
+        (
+            Error::Io {
+                op: "open".to_owned(),
+                source: io::ErrorKind::NotFound.into(),
+            },
+            ErrorKind::NotFound,
+        ),
+        (
+            Error::Io {
+                op: "open".to_owned(),
+                source: io::ErrorKind::PermissionDenied.into(),
+            },
+            ErrorKind::Failed,
+        ),
+    ];
+    for (error, kind) in cases {
+        let text = error.to_string();
+        let shown = VmError::from(error);
+        assert_eq!((shown.kind, shown.message), (kind, text));
+    }
+}
+
+#[test]
+fn what_the_user_can_do_is_said_beside_the_cause() {
+    let unknown = |near: &[&str]| Error::NotFound {
+        name: "bas".to_owned(),
+        pool: "/p".into(),
+        near: near.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let cases = [
+        (unknown(&[]), "nvvmm snapshots"),
+        (unknown(&["base"]), "there is 'base'"),
+        (
+            Error::NameTaken {
+                name: "base".to_owned(),
+            },
+            "nvvmm rm base",
+        ),
+        (Error::PoolFull { needed: 3, free: 1 }, "nvvmm rm"),
+        (
+            Error::Version {
+                found: 9,
+                expected: 1,
+            },
+            "nvvmm version",
+        ),
+        (
+            Error::NoSpaceOnMedium {
+                medium: "tmpfs",
+                needed_bytes: 2,
+                available_bytes: 1,
+            },
+            "--overcommit",
+        ),
+    ];
+    for (error, words) in cases {
+        let shown = VmError::from(error);
+        let remedy = shown.remedy.unwrap_or_default();
+        assert!(remedy.contains(words), "{}: {remedy}", shown.message);
+        assert!(
+            !shown.message.contains(words),
+            "said twice: {}",
+            shown.message
+        );
+    }
+}
