@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Runs the fuzz targets of tests/fuzz (its README says more).
+# Runs the fuzz targets of tests/fuzz. See tests/fuzz/README.md.
 #
 #   scripts/fuzz.sh [--runs N | --minutes N] [TARGET...]
 #   scripts/fuzz.sh --list
 #
-#   --runs N     seeds and regressions, then inputs made from them up to N in all; the same inputs
-#                every time (default 2000)
-#   --minutes N  new inputs for N minutes; those that reach new code are kept in
+#   --runs N     runs seeds and regressions, then inputs made from them up to N in all, the same
+#                ones every time (default 2000)
+#   --minutes N  runs new inputs for N minutes. Inputs that reach new code are kept in
 #                tests/fuzz/corpus/TARGET
-#   --list       prints the targets, which are also what is run by default
+#   --list       prints the targets; all of them run by default
 #   -h, --help   this text
 #
-# A crash, a failed assertion, a leak or a run of more than a minute is a failure. Its input is kept
-# in tests/fuzz/targets/artifacts/TARGET. The toolchain is the ordinary one: RUSTC_BOOTSTRAP lets it
-# use sanitizers.
+# A crash, a failed assertion, a leak or a run of more than a minute is a failure. Its input is
+# kept in tests/fuzz/targets/artifacts/TARGET. The toolchain is the ordinary one:
+# RUSTC_BOOTSTRAP lets it use sanitizers.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/programs.sh"
@@ -52,7 +52,7 @@ need_cargo_fuzz() {
     die "cargo could not install cargo-fuzz" "see its message above"
 }
 
-# run_target TARGET: what it printed is shown when it fails.
+# run_target TARGET: runs one target, and shows its output if it fails.
 run_target() {
   local target=$1 log fresh kind inputs=() limits=(-timeout=60 -rss_limit_mb=3000)
   log=$(mktemp "${TMPDIR:-/tmp}/nvvmm-fuzz.XXXXXX")
@@ -62,7 +62,7 @@ run_target() {
     mkdir -p "${inputs[0]}"
     limits+=("-max_total_time=$((minutes * 60))")
   else
-    # libFuzzer keeps what it finds in the first directory.
+    # libFuzzer keeps its new inputs in the first directory.
     inputs=("$fresh")
     limits+=("-runs=$runs" -seed=1)
   fi
@@ -74,7 +74,7 @@ run_target() {
     cat "$log" >&2
     rm -rf "$log" "$fresh"
     die "fuzz target $target failed" "the input is in tests/fuzz/targets/artifacts/$target" \
-      "tests/fuzz/README.md tells how to go on"
+      "tests/fuzz/README.md describes the next steps"
   fi
   say "$target: $(grep '^Done ' "$log" | tail -n 1)"
   rm -rf "$log" "$fresh"

@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# What the KVM of this machine can do.
+# Finds out what the KVM of this machine can run.
 
-# kvm_kind: prints
+# kvm_kind: prints the kind of this machine's KVM:
 #   direct    ordinary KVM: Linux guests run here
-#   software  /dev/kvm without vmx or svm (PVM and the like): bare-metal guest only, Linux guests
-#             run nested
+#   software  /dev/kvm without vmx or svm (such as PVM): the bare-metal guest runs here, Linux
+#             guests run nested
 #   none      no usable /dev/kvm: Linux guests run nested
 # NVVMM_FORCE_NESTED=1 makes an ordinary KVM count as a software one.
 kvm_kind() {
@@ -17,7 +17,7 @@ kvm_kind() {
   fi
 }
 
-# kvm_reason: the same in words, with the remedy when there is one.
+# kvm_reason: prints the kind in words, with the remedy if there is one.
 kvm_reason() {
   case $(kvm_kind) in
     direct) echo "/dev/kvm with $(grep -owE -m1 'vmx|svm' /proc/cpuinfo | head -n 1)" ;;

@@ -3,7 +3,7 @@
 #
 #   nested-gate.sh STEP...
 #
-#   linux      tests with Linux guests
+#   linux      tests with Linux guests, and the documents' commands in them
 #   media      tests of the tier kvm with pools on persistent memory
 #   pools      tests of pools without VMs on persistent memory
 #   reboot     VMs go out in the first boot and come back in the second
@@ -39,6 +39,11 @@ linux_step() {
   program linux
   read -ra tests <<<"$NVVMM_GATE_LINUX_TESTS"
   "${test_command[@]}" --test-threads=1 "${tests[@]}"
+}
+
+documents_step() {
+  program documents
+  "${test_command[@]}" --test-threads=1 linux::
 }
 
 # media_step MEDIUM TEST...
@@ -79,7 +84,10 @@ prepare_media() { "$on" fsdax-xfs,devdax,file true; }
 
 for name in "$@"; do
   case $boot,$name in
-    1,linux) step linux linux_step ;;
+    1,linux)
+      step linux linux_step
+      step documents documents_step
+      ;;
     1,media) media_steps ;;
     1,pools) step pools pools_step ;;
     1,reboot) step reboot reboot_step ;;

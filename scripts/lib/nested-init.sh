@@ -1,8 +1,8 @@
 #!/bin/busybox sh
 # shellcheck shell=dash
-# The init of the nested host's initramfs: makes this machine's root file system the root, runs the
-# command that nested.sh left in the results directory, leaves its status there, and powers off or
-# boots once more.
+# The init of the nested host's initramfs. It makes this machine's root file system the root, and
+# runs the command that nested.sh left in the results directory. It leaves the command's status
+# there, and powers off or boots once more.
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -25,8 +25,8 @@ share=trans=virtio,version=9p2000.L,msize=1048576
 mount -t 9p -o "$share,ro,cache=loose" host /host || end_badly "no root file system"
 mount -t tmpfs -o size=50% changes /changes
 mkdir /changes/upper /changes/work
-mount -t overlay -o lowerdir=/host,upperdir=/changes/upper,workdir=/changes/work overlay /root ||
-  end_badly "no overlay"
+layers=lowerdir=/host,upperdir=/changes/upper,workdir=/changes/work
+mount -t overlay -o $layers overlay /root || end_badly "no overlay"
 mount --move /dev /root/dev
 mount -t proc proc /root/proc
 mount -t sysfs sys /root/sys
@@ -34,7 +34,7 @@ mount -t tmpfs -o mode=755 run /root/run
 mkdir -p /root/dev/shm /root/dev/pts "/root$results"
 mount -t tmpfs -o size=60% shm /root/dev/shm
 mount -t devpts devpts /root/dev/pts
-# What udev would make; shells open process substitutions by it.
+# Shells open process substitutions by this link, which udev would make.
 ln -s /proc/self/fd /root/dev/fd
 mount -t 9p -o "$share,cache=none" results "/root$results" || end_badly "no results directory"
 ip link set lo up
@@ -54,11 +54,11 @@ while [ -e "/root$control/boot_id.$boot" ]; do
 done
 cat /proc/sys/kernel/random/boot_id >"/root$control/boot_id.$boot"
 [ -c /root/dev/kvm ] || end_badly "kvm_amd gave no /dev/kvm"
-# KVM patches its own code (static keys) when the first vCPU with no local APIC, or with one that is
-# off, comes, or when the last one goes: with every VM that boots or is restored. QEMU's emulation
-# does not survive that every time: a CPU of the nested host stops, or takes an exception with the
-# guest's GS and panics. Two vCPUs that never run keep the numbers above 0, so that the code is
-# patched once.
+# KVM patches its own code (static keys) when the number of vCPUs without a local APIC, or with
+# one that is off, changes from or to 0. This happens with every VM that boots or is restored.
+# QEMU's emulation does not survive it every time: a CPU of the nested host stops, or takes an
+# exception with the guest's GS and panics. Two vCPUs that never run keep the numbers above 0, so
+# that the code is patched once.
 ln -s /root/dev/null /dev/null # for what the shell starts in the background
 # shellcheck disable=SC2016 # perl's variables
 chroot /root /usr/bin/perl -e '
@@ -79,7 +79,8 @@ echo "Linux $(uname -r), kvm_amd npt=$npt, /dev/shm $shm" >"/root$control/up.$bo
 NVVMM_NESTED_BOOT=$boot chroot /root /bin/bash "$control/command" \
   </root/dev/null >"/root$output" 2>&1
 status=$?
-# Writes back file systems that the command left mounted: persistent memory and disks outlive this.
+# Writes back file systems that the command left mounted. Only persistent memory and disks survive a
+# reboot.
 sync
 echo $status >"/root$control/status.$boot"
 if [ $status = 0 ] && [ "$boot" -lt "$boots" ]; then

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Which QEMU emulates the nested host. Needs say.sh, tree.sh, packages.sh and kernel.sh.
+# Chooses the QEMU that emulates the nested host. Needs say.sh, tree.sh, packages.sh, kernel.sh.
 
-# choose_qemu: sets qemu to the program. Where NVVMM_NESTED_QEMU=10 is asked for and the installed
-# one is older, it is that of bookworm-backports, unpacked into the cache, on the libraries of the
-# installed one. Status 77: that does not run here.
+# choose_qemu: sets qemu to the program. If NVVMM_NESTED_QEMU=10 is set and the installed QEMU is
+# older, this is the QEMU of bookworm-backports. It is unpacked into the cache and uses the
+# libraries of the installed one. Exits with status 77 if that does not run here.
 choose_qemu() {
   local dir=$NVVMM_CACHE/nested/qemu-10 deb
   qemu='qemu-system-x86_64'

@@ -15,7 +15,7 @@ gate_ext4_tests=(commands::a_durability commands::snapshot_and_stop grow::
   instant::two_vcpus_in_random_order kill:: tree::once_consumes)
 gate_xfs_tests=(commands::snapshot_and_stop grow::)
 gate_devdax_tests=(commands::snapshot_and_stop full_pool::a_snapshot_that
-  instant::two_vcpus_in_random_order kill::)
+  instant::two_vcpus_in_random_order)
 # Tests with Linux guests in the gate, on an emulated host: the agent, a process, the guest's life.
 gate_linux_tests=(agent::a_restored agent::programs disk::a_disk life:: process::a_process_goes_on)
 # Tests for which kernels differ: captures of processes, frames that move, programs that are not
@@ -92,6 +92,7 @@ check_sources() {
 in_dir() { (cd "$1" && "${@:2}"); }
 
 test_without_kvm() {
+  local test_command
   if ((EUID == 0)); then
     export NVVMM_REQUIRE_ROOT=1
   else
@@ -99,6 +100,8 @@ test_without_kvm() {
     tier_skipped=$((tier_skipped + 1)) tier_note+="${tier_note:+, }guest/process not as root"
   fi
   run_tests "tests without KVM" test_packages
+  set_test_command documents
+  run_tests "commands in documents" "${test_command[@]}" commands::
   run_tests "tests of the bare-metal guest" in_dir guest/bare-metal cargo test --quiet
 }
 
@@ -131,6 +134,15 @@ kvm_pairs() {
     "$here/on-medium.sh" tmpfs-huge "$here/on-medium.sh" hugetlbfs "$here/on-medium.sh" file \
     "$here/on-medium.sh" tmpfs \
     timeout --kill-after=10 "$timeout_s" "${test_command[@]}" --test-threads=1 between_any_two_media
+}
+
+# Blocks of documents with the bare-metal guest, run as they are typed.
+kvm_documents() {
+  local test_command
+  ((${#media[@]} + ${#test_arguments[@]} == 0)) || return 0
+  set_test_command documents
+  run_tests "blocks of documents" timeout --kill-after=10 "$timeout_s" \
+    "${test_command[@]}" --test-threads=1 bare_metal::
 }
 
 kvm_without_techniques() {
@@ -175,6 +187,7 @@ gate_kvm() {
   done
   kvm_without_techniques counters:: instant:: ring:: sharing:: tree::
   kvm_pairs
+  kvm_documents
 }
 
 gate_linux() {
@@ -189,6 +202,10 @@ gate_linux() {
   set_test_command linux
   run_tests "tests with Linux guests" timeout --kill-after=10 "$timeout_s" \
     "${test_command[@]}" --test-threads=1 "${test_arguments[@]}"
+  ((${#test_arguments[@]} == 0)) || return 0
+  set_test_command documents
+  run_tests "blocks of documents" timeout --kill-after=10 "$timeout_s" \
+    "${test_command[@]}" --test-threads=1 linux::
 }
 
 # One emulated host, three boots: scripts/lib/nested-gate.sh.
@@ -244,7 +261,7 @@ count_step() {
     $0 == begin {inside = 1} inside {print} $0 ~ end {inside = 0}' "$2" >"$part"
   read -r status seconds < <(awk -v step="$step" '
     $0 == "== step " step " begins" {open = 1}
-    $0 ~ "^== step " step " ended " {open = 0; status = ($6 > status) ? $6 : status; seconds += $8}
+    $0 ~ "^== step " step " ended " {open = 0; if ($7 > status) status = $7; seconds += $9}
     END {print open ? 125 : status + 0, seconds + 0}' "$part")
   # A power cut ends a step without a word.
   [[ $step != power-cut ]] || ! grep -q '^test result: ok' "$part" || status=0
@@ -265,6 +282,8 @@ nightly_anywhere() {
   done
   run_check "formatting of the fuzz targets" in_dir tests/fuzz/targets cargo fmt --check
   run_check "fuzz targets, a fixed number of runs" "$here/fuzz.sh"
+  set_test_command documents
+  run_tests "installation as in documents" "${test_command[@]}" install:: --ignored
 }
 
 # Few random histories: the medium is what is new here, and a disk takes its time over each commit.
@@ -299,6 +318,7 @@ nightly_kvm() {
   done
   kvm_without_techniques --skip bench::
   kvm_pairs
+  kvm_documents
 }
 
 # All tests with one kernel in the guest; then, with a newer one, those for which kernels differ.
@@ -326,6 +346,9 @@ linux_tests() {
   fi
   run_tests "tests with Linux $1" "${command[@]}" "${test_command[@]}" --test-threads=1 \
     "${tests[@]}"
+  ((${#test_arguments[@]} == 0)) || return 0
+  set_test_command documents
+  run_tests "blocks of documents" "${command[@]}" "${test_command[@]}" --test-threads=1 linux::
 }
 
 # need_pmem_host: what tiers need that are nested because of persistent memory.

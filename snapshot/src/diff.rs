@@ -1,22 +1,23 @@
-//! What is different between the memories of two snapshots.
+//! The differences between two snapshots, map by map.
 //!
 //! A block that both have at the same place is the same and is not read. As for a scrub, blocks are
 //! read without a lock and without a pin; what was found counts only if both snapshots are still
 //! there afterwards, with the same maps.
 
+use std::collections::BTreeSet;
 use std::iter::Peekable;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::catalog::{CatalogLock, Listing};
+use crate::catalog_lock::CatalogLock;
 use crate::chunk_map::ChunkMap;
 use crate::error::Result;
 use crate::frame_map::FrameMap;
-use crate::layout::inode::Inode;
+use crate::handle::Pool;
+use crate::layout::inode::{Inode, MapKind};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, ChunkIndex, FrameIndex};
-use crate::pool::Pool;
 
 /// How far a comparison is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,7 +31,10 @@ pub struct DiffProgress {
 /// Frames that follow each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct FrameRun {
-    /// The first: its offset in the snapshot's memory, in frames of 4 KiB.
+    /// The map that they are of.
+    #[serde(skip)]
+    pub map: MapKind,
+    /// The first: its offset in what is mapped, in frames of 4 KiB.
     pub frame: u64,
     /// How many there are.
     pub frames: u64,
@@ -75,13 +79,6 @@ impl Pool {
         }
         Ok(report)
     }
-
-    pub(crate) fn inode_named(&self, name: &str, listing: &Listing) -> Result<Arc<Inode>> {
-        match listing.by_name(name) {
-            Some(listed) => listed.complete().map(Arc::clone),
-            None => Err(self.not_found(name, listing)),
-        }
-    }
 }
 
 struct Diff<'p> {
@@ -109,13 +106,10 @@ impl<'p> Diff<'p> {
 
     fn run(mut self, left: &Inode, right: &Inode) -> Result<DiffReport> {
         self.progress.frames_total = left.frames_mapped + right.frames_mapped;
-        let maps = [left, right].map(|inode| FrameMap::new(Arc::clone(self.pool), inode));
-        let mut sides = maps.each_ref().map(|map| map.iter_present().peekable());
-        while let Some(index) = next_index(&mut sides)? {
-            let [left, right] = sides.each_mut().map(|side| chunk_at(side, index));
-            self.progress.frames_done += u64::from(left.count()) + u64::from(right.count());
-            self.chunk(index, &left, &right)?;
-            if (self.on_progress)(self.progress).is_break() {
+        let maps = left.maps.iter().chain(&right.maps);
+        let kinds: BTreeSet<MapKind> = maps.map(|map| map.kind).collect();
+        for kind in kinds {
+            if self.maps(kind, [left, right])?.is_break() {
                 self.report.interrupted = self.progress.frames_done < self.progress.frames_total;
                 break;
             }
@@ -123,7 +117,33 @@ impl<'p> Diff<'p> {
         Ok(self.report)
     }
 
-    fn chunk(&mut self, index: ChunkIndex, left: &ChunkMap, right: &ChunkMap) -> Result<()> {
+    /// Compares the maps of one kind; a snapshot without one has only holes there.
+    fn maps(&mut self, kind: MapKind, inodes: [&Inode; 2]) -> Result<ControlFlow<()>> {
+        let maps = inodes.map(|inode| {
+            let map = inode.map(kind);
+            map.map(|map| FrameMap::new(self.pool, inode.id, map))
+        });
+        let mut sides = maps
+            .each_ref()
+            .map(|map| map.iter().flat_map(FrameMap::iter_present).peekable());
+        while let Some(index) = next_index(&mut sides)? {
+            let [left, right] = sides.each_mut().map(|side| chunk_at(side, index));
+            self.progress.frames_done += u64::from(left.count()) + u64::from(right.count());
+            self.chunk(kind, index, &left, &right)?;
+            if (self.on_progress)(self.progress).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn chunk(
+        &mut self,
+        kind: MapKind,
+        index: ChunkIndex,
+        left: &ChunkMap,
+        right: &ChunkMap,
+    ) -> Result<()> {
         for frame in FrameIndex::all() {
             match (left.block(frame), right.block(frame)) {
                 (None, None) => {}
@@ -132,7 +152,7 @@ impl<'p> Diff<'p> {
                     if self.alike(left, right)? {
                         self.report.frames_alike += 1;
                     } else {
-                        self.different(index.frame_number(frame));
+                        self.different(kind, index.frame_number(frame));
                     }
                 }
             }
@@ -150,11 +170,15 @@ impl<'p> Diff<'p> {
         Ok(self.buffers[0] == self.buffers[1])
     }
 
-    fn different(&mut self, frame: u64) {
+    fn different(&mut self, map: MapKind, frame: u64) {
         self.report.frames_different += 1;
         match self.report.different.last_mut() {
-            Some(run) if run.frame + run.frames == frame => run.frames += 1,
-            _ => self.report.different.push(FrameRun { frame, frames: 1 }),
+            Some(run) if run.map == map && run.frame + run.frames == frame => run.frames += 1,
+            _ => self.report.different.push(FrameRun {
+                map,
+                frame,
+                frames: 1,
+            }),
         }
     }
 }

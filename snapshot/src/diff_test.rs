@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{DiffReport, FrameRun};
 use crate::test_snapshot::{Taken, of_vm, pool};
-use crate::{Error, Pool};
+use crate::{Error, MapKind, Pool};
 
 fn diff(pool: &Arc<Pool>, names: [&str; 2]) -> DiffReport {
     pool.diff(names, &mut |_| ControlFlow::Continue(()))
@@ -13,7 +13,11 @@ fn diff(pool: &Arc<Pool>, names: [&str; 2]) -> DiffReport {
 }
 
 fn run(frame: u64, frames: u64) -> FrameRun {
-    FrameRun { frame, frames }
+    FrameRun {
+        map: MapKind::Memory,
+        frame,
+        frames,
+    }
 }
 
 #[test]

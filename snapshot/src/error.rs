@@ -3,7 +3,8 @@
 
 use std::path::PathBuf;
 
-use crate::region::{Durability, DurabilityLimit};
+use crate::durability::{Durability, DurabilityLimit};
+use crate::identity::Identity;
 
 /// The result of a pool operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -211,7 +212,7 @@ pub enum Error {
         /// The one that is missing, by its name where it was sent.
         base: String,
         /// And what it is in any pool.
-        identity: crate::Identity,
+        identity: Identity,
         /// The pool.
         pool: PathBuf,
     },
@@ -231,6 +232,10 @@ pub enum Error {
 impl Error {
     pub(crate) fn damaged(what: impl Into<String>) -> Error {
         Error::Damaged { what: what.into() }
+    }
+
+    pub(crate) fn stream_damaged(what: impl Into<String>) -> Error {
+        Error::StreamDamaged { what: what.into() }
     }
 
     pub(crate) fn invalid(what: impl Into<String>) -> Error {

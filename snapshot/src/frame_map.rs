@@ -1,36 +1,39 @@
-//! A snapshot's memory map.
+//! A file's map, read chunk by chunk.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
-use crate::layout::inode::Inode;
-use crate::layout::node::{Entry, INNER_ENTRIES, Node, NodeKind, height_for, leaves_covered};
+use crate::handle::Pool;
+use crate::layout::inode::{FileMap, Inode, MapKind};
+use crate::layout::node::{Entry, INNER_ENTRIES, Node, leaves_covered};
 use crate::number::{BlockNo, ChunkIndex, SnapshotId};
-use crate::pool::Pool;
 use crate::tree::{Place, leaf_map};
 
-/// Which blocks hold a snapshot's memory, read from the pool as it is asked for. Safe to use as
-/// long as a holder pins the snapshot.
+/// One of a snapshot's maps: the blocks that hold its memory, read from the pool as they are asked
+/// for. Safe to use as long as a holder pins the snapshot.
 pub struct FrameMap {
     pool: Arc<Pool>,
     id: SnapshotId,
-    root: Entry,
-    chunks_total: u32,
+    map: FileMap,
     inner: Mutex<HashMap<BlockNo, Arc<[Entry; INNER_ENTRIES]>>>,
 }
 
 impl FrameMap {
-    pub(crate) fn new(pool: Arc<Pool>, inode: &Inode) -> FrameMap {
-        let chunks_total = inode.chunks_total();
+    /// One of the maps of a snapshot.
+    pub(crate) fn new(pool: &Arc<Pool>, id: SnapshotId, map: &FileMap) -> FrameMap {
         FrameMap {
-            pool,
-            id: inode.id,
-            root: inode.map_root,
-            chunks_total,
+            pool: Arc::clone(pool),
+            id,
+            map: *map,
             inner: Mutex::default(),
         }
+    }
+
+    /// The map of a snapshot's memory.
+    pub(crate) fn of_memory(pool: &Arc<Pool>, inode: &Inode) -> Result<FrameMap> {
+        Ok(FrameMap::new(pool, inode.id, inode.memory()?))
     }
 
     /// The snapshot.
@@ -38,24 +41,30 @@ impl FrameMap {
         self.id
     }
 
-    /// Chunks of the memory, holes included.
-    pub fn chunks_total(&self) -> u32 {
-        self.chunks_total
+    /// What is mapped.
+    pub fn kind(&self) -> MapKind {
+        self.map.kind
     }
 
-    /// The blocks of a chunk of the memory.
+    /// Chunks of what is mapped, holes included.
+    pub fn chunks_total(&self) -> u32 {
+        self.map.chunks_total()
+    }
+
+    /// The blocks of a chunk.
     ///
     /// # Errors
     /// [`Error::InvalidSnapshot`] for a chunk behind the memory's end, [`Error::Damaged`].
     pub fn chunk(&self, index: impl Into<ChunkIndex>) -> Result<ChunkMap> {
         let index = index.into();
-        if index.get() >= self.chunks_total {
+        if index.get() >= self.chunks_total() {
             return Err(Error::invalid(format!(
-                "chunk {index} is behind the memory's {} chunks",
-                self.chunks_total
+                "chunk {index} is behind the {} chunks of the {}",
+                self.chunks_total(),
+                self.kind()
             )));
         }
-        let (mut entry, mut place) = (self.root, self.root_place());
+        let (mut entry, mut place) = (self.map.root, Place::root_of(&self.map));
         while place.level > 0 {
             let Entry::Node { block, crc24 } = entry else {
                 return Ok(ChunkMap::Hole);
@@ -80,15 +89,8 @@ impl FrameMap {
         Present {
             map: self,
             from: u64::from(index.into().get()),
-            left: vec![(self.root, self.root_place())],
+            left: vec![(self.map.root, Place::root_of(&self.map))],
         }
-    }
-
-    fn root_place(&self) -> Place {
-        Place::root(
-            NodeKind::Memory,
-            height_for(u64::from(self.chunks_total)).unwrap_or(0),
-        )
     }
 
     fn inner_node(
@@ -124,7 +126,8 @@ impl std::fmt::Debug for FrameMap {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("FrameMap")
             .field("id", &self.id)
-            .field("chunks", &self.chunks_total)
+            .field("kind", &self.kind())
+            .field("chunks", &self.chunks_total())
             .finish_non_exhaustive()
     }
 }

@@ -1,29 +1,21 @@
-//! What a snapshot is, in whichever pool it is found.
+//! The identity of a snapshot, which is the same in every pool.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 
 use serde::{Serialize, Serializer};
 
-use crate::error::{Error, Result};
-
-/// Tells a snapshot from all others: given at random when it is taken, and kept when it is moved to
-/// another pool.
+/// Tells a snapshot from all others. It is random, given when the snapshot is taken, and kept when
+/// the snapshot is moved to another pool.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity([u8; 16]);
 
 impl Identity {
-    pub(crate) fn random() -> Result<Identity> {
-        random_uuid().map(Identity)
-    }
-
-    /// None for zeros, which are no identity.
+    /// The identity with these bytes; none for zeros.
     pub fn from_bytes(bytes: [u8; 16]) -> Option<Identity> {
         (bytes != [0; 16]).then_some(Identity(bytes))
     }
 
-    /// Its bytes.
+    /// The bytes of the identity.
     pub fn bytes(self) -> [u8; 16] {
         self.0
     }
@@ -47,22 +39,7 @@ impl Serialize for Identity {
     }
 }
 
-/// A random uuid (RFC 9562, version 4).
-pub(crate) fn random_uuid() -> Result<[u8; 16]> {
-    let mut uuid = [0; 16];
-    fill_random(&mut uuid)?;
-    uuid[6] = uuid[6] & 0x0f | 0x40;
-    uuid[8] = uuid[8] & 0x3f | 0x80;
-    Ok(uuid)
-}
-
-/// Fills bytes with what nobody can foresee.
-pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<()> {
-    File::open("/dev/urandom")
-        .and_then(|mut random| random.read_exact(bytes))
-        .map_err(Error::io("reading /dev/urandom"))
-}
-
+/// A uuid as text: `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`.
 pub(crate) fn uuid_text(uuid: &[u8; 16]) -> String {
     let digits = format!("{:032x}", u128::from_be_bytes(*uuid));
     [

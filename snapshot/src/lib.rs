@@ -10,14 +10,50 @@
 //!
 //! docs/formats/pool.md describes every byte. Nothing here knows of virtual machines beyond the
 //! words.
+//!
+//! # Layers
+//!
+//! From bottom to top. A module imports only modules that are listed before it.
+//!
+//! 1. `fault`: places at which tests have the process die
+//! 2. `number`: numbers of blocks, chunks, snapshots; indices in maps
+//! 3. `durability`: what committed snapshots survive
+//! 4. `identity`: the identity of a snapshot in all pools
+//! 5. `clock`: the time of day
+//! 6. `error`: errors of all that follows
+//! 7. `name`: names of snapshots and holders
+//! 8. `random`: random bytes and identities
+//! 9. `file_lock`: locks that the kernel drops when a process dies
+//! 10. `region`: the bytes of a pool on their medium
+//! 11. `layout`: structures on the pool, encoded and decoded
+//! 12. `chunk_map`: the blocks of a chunk of a map
+//! 13. `stream`: snapshots as streams of bytes
+//! 14. `store`: typed access to blocks and tables
+//! 15. `tree`: persistent trees: maps and the catalog
+//! 16. `refs`: reference counts
+//! 17. `catalog`: the committed superblock and the inodes
+//! 18. `handle`: the handle of an open pool
+//! 19. `catalog_lock`: the catalog lock, commits and removals under it
+//! 20. `recovery`: what dead processes and hosts left; every use of the lock begins with it
+//! 21. `pool`: create, open, grow, check, list
+//! 22. `frame_map`: a map of a snapshot, read chunk by chunk
+//! 23. `holder`: leases, pins, commits and consumption of snapshots
+//! 24. `reader`: a snapshot read without a pin
+//! 25. `diff`: the differences between two snapshots
+//! 26. `scrub`: digests of blocks, made and verified
+//! 27. `moving`: snapshots sent and received
 
 mod catalog;
+mod catalog_lock;
 mod chunk_map;
+mod clock;
 mod diff;
+mod durability;
 mod error;
 mod fault;
 mod file_lock;
 mod frame_map;
+mod handle;
 mod holder;
 mod identity;
 mod layout;
@@ -25,6 +61,7 @@ mod moving;
 mod name;
 mod number;
 mod pool;
+mod random;
 mod reader;
 mod recovery;
 mod refs;
@@ -41,25 +78,31 @@ mod documented;
 #[cfg(test)]
 mod test_snapshot;
 
-pub use catalog::{PoolWrites, Removed};
+pub use catalog::PoolWrites;
+pub use catalog_lock::Removed;
 pub use chunk_map::{ChunkMap, LeafBlocks};
 pub use diff::{DiffProgress, DiffReport, FrameRun};
+pub use durability::{Durability, DurabilityLimit};
 pub use error::{Error, Result};
 pub use fault::{FaultPoint, fault_point};
 pub use frame_map::FrameMap;
-pub use holder::{Committed, Consumed, ConsumedChunk, Holder, NewSnapshot, Reservation, Vacating};
+pub use handle::Pool;
+pub use holder::{
+    Committed, Consumed, ConsumedChunk, ConsumedMap, Holder, NewMap, NewSnapshot, Reservation,
+    Vacating,
+};
 pub use identity::Identity;
-pub use layout::inode::SnapshotKind;
+pub use layout::inode::{MapKind, SnapshotKind};
 pub use moving::{MoveProgress, ReceiveReport, SendOptions, SendReport};
 pub use number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkIndex, ChunkNo, FrameIndex,
     FrameSet, SnapshotId,
 };
 pub use pool::{
-    CheckReport, ChunkUse, CreateOptions, GrowOptions, Grown, HolderStatus, InodePlace, MapInside,
-    Pool, PoolInside, PoolMap, PoolStatus, Reference, SegmentInside, SnapshotEntry, SnapshotInside,
-    SnapshotSpace, SuperblockInside,
+    CheckReport, ChunkUse, CreateOptions, GrowOptions, Grown, HolderStatus, InodePlace, MapEntry,
+    MapInside, PoolInside, PoolMap, PoolStatus, Reference, SegmentInside, SnapshotEntry,
+    SnapshotInside, SnapshotSpace, SuperblockInside,
 };
 pub use reader::SnapshotReader;
-pub use region::{CowEngine, Durability, DurabilityLimit, Medium};
+pub use region::{CowEngine, Medium};
 pub use scrub::{DamagedFrame, ScrubProgress, ScrubReport};

@@ -6,20 +6,22 @@
 
 use std::sync::Arc;
 
-use crate::catalog::CatalogLock;
+use crate::catalog_lock::CatalogLock;
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
+use crate::handle::Pool;
 use crate::layout::inode::Inode;
 use crate::number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkIndex, FrameIndex, SnapshotId,
 };
-use crate::pool::{Pool, SnapshotEntry};
+use crate::pool::SnapshotEntry;
 
 /// Reads one snapshot, as long as it is there. Any number of threads may use it.
 #[derive(Debug)]
 pub struct SnapshotReader {
     pool: Arc<Pool>,
     inode: Arc<Inode>,
+    memory_bytes: u64,
     map: FrameMap,
 }
 
@@ -36,7 +38,7 @@ impl Pool {
     /// [`Error::NotFound`], [`Error::Incomplete`], [`Error::Damaged`], [`Error::Io`].
     pub fn reader(self: &Arc<Self>, name: &str) -> Result<SnapshotReader> {
         let listing = CatalogLock::take(self)?.listing()?;
-        Ok(SnapshotReader::new(self, self.inode_named(name, &listing)?))
+        SnapshotReader::new(self, self.inode_named(name, &listing)?)
     }
 
     /// A reader of the snapshot with this id. One that was removed and is still pinned can be read.
@@ -46,20 +48,20 @@ impl Pool {
     pub fn reader_of(self: &Arc<Self>, id: SnapshotId) -> Result<SnapshotReader> {
         let listing = CatalogLock::take(self)?.listing()?;
         match listing.by_id(id) {
-            Some(listed) => Ok(SnapshotReader::new(self, Arc::clone(listed.complete()?))),
+            Some(listed) => SnapshotReader::new(self, Arc::clone(listed.complete()?)),
             None => Err(self.not_found(&id.to_string(), &listing)),
         }
     }
 }
 
 impl SnapshotReader {
-    fn new(pool: &Arc<Pool>, inode: Arc<Inode>) -> Self {
-        let map = FrameMap::new(Arc::clone(pool), &inode);
-        Self {
+    fn new(pool: &Arc<Pool>, inode: Arc<Inode>) -> Result<Self> {
+        Ok(Self {
             pool: Arc::clone(pool),
+            memory_bytes: inode.memory()?.size_bytes(),
+            map: FrameMap::of_memory(pool, &inode)?,
             inode,
-            map,
-        }
+        })
     }
 
     /// What the catalog says of the snapshot. Its own and shared sizes are not counted.
@@ -116,13 +118,12 @@ impl SnapshotReader {
 
     fn end_of(&self, offset: u64, len: u64) -> Result<u64> {
         let end = offset.checked_add(len);
-        end.filter(|end| *end <= self.inode.memory_bytes)
-            .ok_or_else(|| {
-                Error::invalid(format!(
-                    "{len} bytes from byte {offset} on are behind the memory's {} bytes",
-                    self.inode.memory_bytes
-                ))
-            })
+        end.filter(|end| *end <= self.memory_bytes).ok_or_else(|| {
+            Error::invalid(format!(
+                "{len} bytes from byte {offset} on are behind the memory's {} bytes",
+                self.memory_bytes
+            ))
+        })
     }
 
     fn read_unguarded(&self, offset: u64, into: &mut [u8]) -> Result<()> {
@@ -174,14 +175,14 @@ impl SnapshotReader {
             let frames = present.map(|(frame, _)| index.byte_offset() + frame.byte_offset());
             let mut behind = frames.filter(|at| at + BLOCK_SIZE_BYTES > offset);
             if let Some(at) = behind.next() {
-                return Ok(Some(at.max(offset)).filter(|at| *at < self.inode.memory_bytes));
+                return Ok(Some(at.max(offset)).filter(|at| *at < self.memory_bytes));
             }
         }
         Ok(None)
     }
 
     fn next_hole_unguarded(&self, offset: u64) -> Result<u64> {
-        let end = self.inode.memory_bytes;
+        let end = self.memory_bytes;
         let mut at = offset;
         while at < end {
             let index = ChunkIndex::at_byte(at);

@@ -1,8 +1,9 @@
 //! What is done after a process or the host died.
 
-use crate::catalog::CatalogLock;
+use crate::catalog_lock::CatalogLock;
 use crate::error::Result;
 use crate::fault::{FaultPoint, fault_point};
+use crate::handle::Pool;
 use crate::layout::HOLDER_SLOTS;
 use crate::layout::node::NodeKind;
 use crate::layout::runtime::{DIRTY, DIRTY_OFFSET};
@@ -11,6 +12,19 @@ use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, C
 use crate::refs::{BlockNumbers, used};
 use crate::store::{BlockStore, ChunkWords, WrittenCursor};
 use crate::tree::{Frames, Place, Visitor, walk};
+
+impl<'p> CatalogLock<'p> {
+    /// Takes the lock. If its last owner died while it changed reference counts, they are derived
+    /// anew first.
+    pub(crate) fn take(pool: &'p Pool) -> Result<CatalogLock<'p>> {
+        let mut lock = CatalogLock::take_unrecovered(pool)?;
+        if pool.store.region.load_u32(DIRTY_OFFSET)? == DIRTY {
+            tracing::warn!(pool = %pool.path().display(), "a process died inside a commit: recovering reference counts");
+            rebuild(&mut lock)?;
+        }
+        Ok(lock)
+    }
+}
 
 /// The reference counts that the committed catalog asks for.
 pub(crate) fn derive_refs(lock: &CatalogLock<'_>) -> Result<BlockNumbers> {

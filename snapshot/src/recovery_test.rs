@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::layout::inode::{Inode, SnapshotKind};
-use crate::{ChunkIndex, ChunkMap, CreateOptions, Holder, NewSnapshot, Pool, SnapshotId};
+use crate::{ChunkIndex, ChunkMap, CreateOptions, Holder, NewMap, NewSnapshot, Pool, SnapshotId};
 
 /// Chunks of the guest's memory, all of them whole in the first snapshot.
 const CHUNKS: u32 = 20;
@@ -62,9 +62,11 @@ fn take(
         kind: SnapshotKind::Vm,
         name,
         parent: base,
-        memory_bytes: u64::from(CHUNKS) * CHUNK_SIZE_BYTES,
         base,
-        changes,
+        maps: vec![NewMap::memory(
+            u64::from(CHUNKS) * CHUNK_SIZE_BYTES,
+            changes,
+        )],
         state: b"state",
         frames_new: 0,
     };

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
+use crate::layout::node::Entry;
 use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo, FrameIndex};
 use crate::store::{BlockStore, ChunkWords};
-use crate::tree::Frames;
+use crate::tree::{Frames, Place, Visitor, walk};
 
 /// A number for each block, zero where none was set.
 #[derive(Debug, Default)]
@@ -159,7 +160,27 @@ impl RefChanges {
         Ok(())
     }
 
-    /// Whether a block has one reference left, which is dropped: then it becomes free.
+    /// Drops the reference to what an entry of a tree refers to, and all that only it referred to.
+    pub(crate) fn drop_tree(
+        &mut self,
+        store: &BlockStore,
+        entry: Entry,
+        place: Place,
+    ) -> Result<()> {
+        struct Drops<'a>(&'a BlockStore, &'a mut RefChanges);
+        impl Visitor for Drops<'_> {
+            fn frames(&mut self, frames: Frames<'_>) -> Result<()> {
+                self.1.drop_frames(self.0, frames)
+            }
+
+            fn reference(&mut self, block: BlockNo) -> Result<bool> {
+                self.1.drop_one(self.0, block)
+            }
+        }
+        walk(store, entry, place, &mut Drops(store, self))
+    }
+
+    /// True when a block has one reference left, which is dropped: then it becomes free.
     fn is_last(&mut self, block: BlockNo, count: u32, change: i32) -> Result<bool> {
         let count = i64::from(count) + i64::from(change);
         if count <= 0 {

@@ -12,13 +12,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::catalog::CatalogLock;
+use crate::catalog_lock::CatalogLock;
 use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
-use crate::layout::inode::Inode;
+use crate::handle::Pool;
+use crate::layout::inode::{Inode, MapKind};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, ChunkIndex, ChunkNo, FrameSet, SnapshotId};
-use crate::pool::Pool;
 
 /// Chunks of memory that are read between two uses of the catalog lock.
 const BATCH_CHUNKS: usize = 16;
@@ -63,7 +63,10 @@ pub struct ScrubReport {
 pub struct DamagedFrame {
     /// The snapshot.
     pub snapshot: String,
-    /// The frame: its offset in the snapshot's memory, in frames of 4 KiB.
+    /// The map that the frame is of.
+    #[serde(skip)]
+    pub map: MapKind,
+    /// The frame: its offset in what is mapped, in frames of 4 KiB.
     pub frame: u64,
     /// The block that holds it.
     pub block: BlockNo,
@@ -135,6 +138,8 @@ struct Scrub<'p> {
 #[derive(Default)]
 struct Batch {
     chunks: usize,
+    /// The map that is being read.
+    map: MapKind,
     frames: u64,
     reads: Vec<Read>,
     /// What is wrong with the snapshot itself.
@@ -142,6 +147,7 @@ struct Batch {
 }
 
 struct Read {
+    map: MapKind,
     frame: u64,
     block: BlockNo,
     found: Found,
@@ -187,8 +193,15 @@ impl<'p> Scrub<'p> {
     }
 
     fn snapshot(&mut self, inode: &Arc<Inode>) -> Result<ControlFlow<()>> {
-        let map = FrameMap::new(Arc::clone(self.pool), inode);
-        let mut chunks = map.iter_present();
+        let maps: Vec<FrameMap> = inode
+            .maps
+            .iter()
+            .map(|map| FrameMap::new(self.pool, inode.id, map))
+            .collect();
+        let mut chunks = maps.iter().flat_map(|map| {
+            let chunks = map.iter_present();
+            chunks.map(|chunk| chunk.map(|(index, blocks)| (map.kind(), index, blocks)))
+        });
         let mut made_in = BTreeSet::new();
         let mut batch = Batch {
             fault: self
@@ -202,7 +215,10 @@ impl<'p> Scrub<'p> {
             for chunk in chunks.by_ref().take(BATCH_CHUNKS) {
                 batch.chunks += 1;
                 match chunk {
-                    Ok((index, map)) => self.read_chunk(index, &map, &mut batch)?,
+                    Ok((kind, index, map)) => {
+                        batch.map = kind;
+                        self.read_chunk(index, &map, &mut batch)?;
+                    }
                     Err(error) => batch.fault = Some(error),
                 }
             }
@@ -239,6 +255,7 @@ impl<'p> Scrub<'p> {
                 if self.damaged.contains(&block) {
                     let found = Found::DamagedBefore;
                     batch.reads.push(Read {
+                        map: batch.map,
                         frame,
                         block,
                         found,
@@ -280,6 +297,7 @@ impl<'p> Scrub<'p> {
                 Found::Unreadable
             };
             batch.reads.push(Read {
+                map: batch.map,
                 frame: *frame,
                 block: *block,
                 found,
@@ -308,6 +326,7 @@ impl<'p> Scrub<'p> {
         }
         let store = &self.pool.store;
         for Read {
+            map,
             frame,
             block,
             found,
@@ -333,6 +352,7 @@ impl<'p> Scrub<'p> {
                     if self.report.damaged.len() < DAMAGED_MAX {
                         self.report.damaged.push(DamagedFrame {
                             snapshot: inode.name.clone(),
+                            map,
                             frame,
                             block,
                             unreadable,

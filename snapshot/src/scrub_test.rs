@@ -12,7 +12,7 @@ use crate::layout::Layout;
 use crate::region::Medium;
 use crate::region::sim::{Fate, Fuse, Image, SimControl, SimRegion, Survivors, Unit, region_with};
 use crate::test_snapshot::pool;
-use crate::{Holder, LeafBlocks, NewSnapshot, SnapshotKind};
+use crate::{Holder, LeafBlocks, NewMap, NewSnapshot, SnapshotKind};
 
 const MEMORY: u64 = 600 * (2 << 20);
 const SIM_SIZE: u64 = 8 << 20;
@@ -43,13 +43,13 @@ fn take_in(
         vm.write_block(block, &[*with; 4096]).unwrap();
         leaf.set(*frame, Some(block));
     }
+    let changes = [(ChunkIndex::new(300), ChunkMap::Frames(Arc::new(leaf)))];
     let new = NewSnapshot {
         kind: SnapshotKind::Vm,
         name,
         parent: base,
-        memory_bytes: MEMORY,
         base,
-        changes: &[(ChunkIndex::new(300), ChunkMap::Frames(Arc::new(leaf)))],
+        maps: vec![NewMap::memory(MEMORY, &changes)],
         state: b"state",
         frames_new: frames.len() as u64,
     };
@@ -141,7 +141,7 @@ fn damaged_maps_and_states_are_found_and_the_rest_is_read() {
     let report = scrub(&pool);
     assert_eq!((report.findings.len(), report.digests_made), (1, 3));
     assert!(report.findings[0].contains("first") && report.findings[0].contains("state"));
-    let crate::layout::node::Entry::Node { block, .. } = inode.map_root else {
+    let crate::layout::node::Entry::Node { block, .. } = inode.maps[0].root else {
         panic!("a map of 600 chunks has a root node")
     };
     flip(&pool, block, 2000);
@@ -172,9 +172,8 @@ fn a_snapshot_that_is_consumed_meanwhile_does_not_count() {
             kind: SnapshotKind::Vm,
             name,
             parent: base,
-            memory_bytes: MEMORY,
             base,
-            changes,
+            maps: vec![NewMap::memory(MEMORY, changes)],
             state: b"state",
             frames_new: 0,
         };
@@ -340,9 +339,8 @@ fn no_digest_is_left_on_metadata_wherever_the_power_fails() {
         kind: SnapshotKind::Vm,
         name: "second",
         parent: None,
-        memory_bytes: MEMORY,
         base: None,
-        changes: &[],
+        maps: vec![NewMap::memory(MEMORY, &[])],
         state: &state,
         frames_new: 0,
     };
@@ -427,7 +425,7 @@ fn snapshots_that_come_and_go_are_no_damage() {
                             vm.unpin(rest).unwrap();
                         }
                         let mine: Vec<BlockNo> =
-                            consumed.chunks.iter().flat_map(taken_blocks).collect();
+                            consumed.memory().iter().flat_map(taken_blocks).collect();
                         for block in &mine {
                             vm.write_block(*block, &[0xee; 4096]).unwrap();
                         }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::{
-    ChunkIndex, ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId,
+    ChunkIndex, ChunkMap, CreateOptions, Holder, LeafBlocks, NewMap, NewSnapshot, Pool, SnapshotId,
     SnapshotKind,
 };
 
@@ -53,9 +53,8 @@ impl Taken<'_> {
             kind: SnapshotKind::Vm,
             name: self.name,
             parent: self.base,
-            memory_bytes: self.memory_chunks * CHUNK,
             base: self.base,
-            changes: &changes,
+            maps: vec![NewMap::memory(self.memory_chunks * CHUNK, &changes)],
             state: b"state",
             frames_new: self.frames.len() as u64,
         };

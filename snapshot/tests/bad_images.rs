@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use nvvmm_snapshot::{
-    BlockNo, ChunkIndex, ChunkMap, CreateOptions, Error, LeafBlocks, NewSnapshot, Pool,
+    BlockNo, ChunkIndex, ChunkMap, CreateOptions, Error, LeafBlocks, NewMap, NewSnapshot, Pool,
     SnapshotEntry, SnapshotKind,
 };
 use proptest::prelude::*;
@@ -72,9 +72,8 @@ fn images() -> &'static Images {
                 kind: SnapshotKind::Vm,
                 name,
                 parent: base,
-                memory_bytes: MEMORY,
                 base,
-                changes,
+                maps: vec![NewMap::memory(MEMORY, changes)],
                 state: &[0x77; 9000],
                 frames_new: 1,
             };
@@ -127,9 +126,8 @@ fn process_image<'a>(
         kind: SnapshotKind::Process,
         name,
         parent: None,
-        memory_bytes: pages * 4096,
         base: None,
-        changes,
+        maps: vec![NewMap::memory(pages * 4096, changes)],
         state: &[0x99; 5000],
         frames_new: 0,
     }
@@ -185,16 +183,15 @@ fn exercise(pool: &Arc<Pool>) -> Result<(), Error> {
         kind: SnapshotKind::Vm,
         name: "third",
         parent: None,
-        memory_bytes: MEMORY,
         base: Some(entry.id),
-        changes: &changes,
+        maps: vec![NewMap::memory(MEMORY, &changes)],
         state: b"",
         frames_new: 0,
     };
     let third = vm.commit_snapshot(new, vm.reserve(0)?)?.id;
     pool.remove("first")?;
     let (image, pages) = vm.pin("image")?;
-    let again = [(ChunkIndex::new(0), pages.chunk(ChunkIndex::new(0))?)];
+    let again = [(ChunkIndex::new(0), pages.chunk(0)?)];
     vm.commit_snapshot(process_image("again", 9, &again), vm.reserve(0)?)?;
     pool.remove("image")?;
     vm.unpin(image.id)?;
@@ -442,7 +439,7 @@ fn metadata_offsets(image: &[u8], data: &[u64]) -> Vec<u64> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: nvvmm_test_profile::cases(100, 300),
+        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(300),
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nvvmm_snapshot::{
-    BlockNo, ChunkIndex, ChunkMap, Error, GrowOptions, Holder, LeafBlocks, NewSnapshot, Pool,
-    SnapshotId, SnapshotKind,
+    BlockNo, ChunkIndex, ChunkMap, Error, GrowOptions, Holder, LeafBlocks, NewMap, NewSnapshot,
+    Pool, SnapshotId, SnapshotKind,
 };
 
 use crate::place::Place;
@@ -102,9 +102,8 @@ fn take(
         kind: SnapshotKind::Vm,
         name,
         parent: base,
-        memory_bytes: MEMORY,
         base,
-        changes: &changes,
+        maps: vec![NewMap::memory(MEMORY, &changes)],
         state: &state,
         frames_new: 40,
     };
@@ -268,7 +267,7 @@ fn what_a_killed_process_held_is_free_again() {
     assert!(consumed.rest.is_none());
     assert_eq!(
         consumed
-            .chunks
+            .memory()
             .iter()
             .map(|chunk| chunk.taken.count())
             .sum::<u32>(),

@@ -3,7 +3,7 @@
 //! finds it.
 
 use nvvmm::{checkpoint::blob::SavedVm, machine::MachineStateV1};
-use nvvmm_snapshot::{NewSnapshot, Pool, SnapshotKind};
+use nvvmm_snapshot::{NewMap, NewSnapshot, Pool, SnapshotKind};
 use nvvmm_tests::Host;
 
 /// Commits the snapshot `name`: the memory of the snapshot `s`, and its state as changed by
@@ -18,9 +18,8 @@ fn commit_altered(host: &Host, name: &str, alter: impl FnOnce(Vec<u8>) -> Vec<u8
         kind: SnapshotKind::Vm,
         name,
         parent: Some(entry.id),
-        memory_bytes: entry.memory_bytes,
         base: Some(entry.id),
-        changes: &[],
+        maps: vec![NewMap::memory(entry.memory_bytes, &[])],
         state: &state,
         frames_new: 0,
     };

@@ -64,8 +64,8 @@ fn a_pool_of_the_future() {
     if !takes_damage(&host) {
         return;
     }
-    // Magic, version and checksum stay in these places in every format version (docs/formats/pool.md).
-    // The checksum covers the slot's block, with itself taken as 0.
+    // Magic, version and checksum stay in these places in every format version
+    // (docs/formats/pool.md). The checksum covers the slot's block, with itself taken as 0.
     let file = fs::File::options()
         .read(true)
         .write(true)

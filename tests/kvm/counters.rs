@@ -254,7 +254,10 @@ fn neighbours_are_armed_in_one_call() {
 fn calls_cross_mappings() -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split('.').map(|number| number.parse::<u32>());
-    matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (6, 3))
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (6, 3),
+        _ => false,
+    }
 }
 
 /// Clusters of the guest's own program. It begins at 1 MiB and ends where the memory under test

@@ -20,6 +20,7 @@ mod host_lacks;
 mod inspect;
 mod instant;
 mod kill;
+mod library;
 mod moving;
 mod ring;
 mod scrub;

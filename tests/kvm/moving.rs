@@ -386,6 +386,48 @@ fn begun(host: &Host, part: &[u8]) -> Child {
     child
 }
 
+/// A receiver ends by a signal after a part of the stream. The pool keeps an incomplete snapshot
+/// that nothing can use.
+fn interrupt_a_reception(target: &Host, part: &[u8], signal: Signal) {
+    let child = begun(target, part);
+    kill(Pid::from_raw(child.id() as i32), signal).expect("it runs");
+    let ended = child.wait_with_output().expect("it ends");
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(
+        (ended.status.code(), told.contains("interrupted")),
+        if signal == Signal::SIGKILL {
+            (None, false)
+        } else {
+            (Some(1), true)
+        },
+        "{signal}: {told}"
+    );
+    target.assert_pool_clean();
+    let status = target.pool_status();
+    assert_eq!(
+        (&status["incomplete"], &status["leased_blocks"]),
+        (&1.into(), &0.into()),
+        "{status}"
+    );
+    assert_eq!(listed(target, "large").unwrap()["incomplete"], true);
+    assert!(
+        target
+            .run(&["snapshots"])
+            .ok()
+            .stdout
+            .contains("vm, incomplete")
+    );
+    target
+        .run(&["restore", "large", "--detach"])
+        .refused(4, "is incomplete");
+    target
+        .run(&["send", "large", "--output", "/dev/null"])
+        .refused(4, "is incomplete");
+    target
+        .run(&["diff", "large", "large"])
+        .refused(4, "is incomplete");
+}
+
 #[test]
 fn a_reception_that_was_interrupted_or_killed_goes_on_and_stores_nothing_twice() {
     let source = Host::new(256);
@@ -407,43 +449,7 @@ fn a_reception_that_was_interrupted_or_killed_goes_on_and_stores_nothing_twice()
 
     let target = Host::new(192);
     for signal in [Signal::SIGKILL, Signal::SIGINT, Signal::SIGTERM] {
-        let child = begun(&target, &bytes[..bytes.len() * 3 / 4]);
-        kill(Pid::from_raw(child.id() as i32), signal).expect("it runs");
-        let ended = child.wait_with_output().expect("it ends");
-        let told = String::from_utf8_lossy(&ended.stderr);
-        assert_eq!(
-            (ended.status.code(), told.contains("interrupted")),
-            if signal == Signal::SIGKILL {
-                (None, false)
-            } else {
-                (Some(1), true)
-            },
-            "{signal}: {told}"
-        );
-        target.assert_pool_clean();
-        let status = target.pool_status();
-        assert_eq!(
-            (&status["incomplete"], &status["leased_blocks"]),
-            (&1.into(), &0.into()),
-            "{status}"
-        );
-        assert_eq!(listed(&target, "large").unwrap()["incomplete"], true);
-        assert!(
-            target
-                .run(&["snapshots"])
-                .ok()
-                .stdout
-                .contains("vm, incomplete")
-        );
-        target
-            .run(&["restore", "large", "--detach"])
-            .refused(4, "is incomplete");
-        target
-            .run(&["send", "large", "--output", "/dev/null"])
-            .refused(4, "is incomplete");
-        target
-            .run(&["diff", "large", "large"])
-            .refused(4, "is incomplete");
+        interrupt_a_reception(&target, &bytes[..bytes.len() * 3 / 4], signal);
     }
     // The beginning of the stream alone is refused. It does not remove the blocks that were kept.
     let mut cut = target.command(&["receive"]);

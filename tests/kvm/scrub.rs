@@ -107,8 +107,8 @@ fn digests_are_made_in_the_background() {
     );
 }
 
-/// Number of digests in the pool's first segment (docs/formats/pool.md). In a small pool, all of them are
-/// in its first chunk.
+/// Number of digests in the pool's first segment (docs/formats/pool.md). In a small pool, all of
+/// them are in its first chunk.
 fn digests(host: &Host) -> u64 {
     let first = chunk_of_pool(host, 0);
     let bytes = first.as_volatile_slice();

@@ -145,7 +145,8 @@ fn the_agent_can_be_the_first_process_and_programs_have_a_terminal() {
     assert_eq!((code, &shown[..]), (Some(9), "33 77\r\n"));
 
     // Without the agent such a guest is of no use: it powers itself off.
-    let agents = "for p in /proc/[0-9]*; do [ $p = /proc/1 ] || [ \"$(/bin/busybox cat $p/comm)\" != exe ] || \
+    let agents = "for p in /proc/[0-9]*; do \
+        [ $p = /proc/1 ] || [ \"$(/bin/busybox cat $p/comm)\" != exe ] || \
         /bin/busybox kill -9 ${p#/proc/}; done";
     run(agents);
     vm.wait_gone();
@@ -159,7 +160,8 @@ fn a_restored_guest_is_told_and_its_streams_are_not_the_originals() {
         &host,
         &original,
         "mkdir -p /etc/nvvmm/restored.d; cd /etc/nvvmm/restored.d
-         printf '#!/bin/sh\\necho HOOK=$NVVMM_ROLE >/run/hook-ran\\n' >hook; chmod +x hook; date -s @1000000",
+         printf '#!/bin/sh\\necho HOOK=$NVVMM_ROLE >/run/hook-ran\\n' >hook
+         chmod +x hook; date -s @1000000",
     );
     let mut stream = host.command(&[
         "exec",

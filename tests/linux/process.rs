@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 use nvvmm_tests::agent::{output, sh, wait_for};
-use nvvmm_tests::{Host, Vm, witness::boot_without_witness};
+use nvvmm_tests::{Host, Outcome, Vm, witness::boot_without_witness};
 
 use crate::secret::{assert_whole, install, start};
 
@@ -93,62 +93,78 @@ fn a_process_goes_on_where_it_was_captured_in_any_vm() {
 fn a_process_is_refused_or_stopped_or_taken_with_its_children_and_its_terminal() {
     let host = Host::new(768);
     let vm = boot_without_witness(&host, 160);
-    let snapshot = |name: &str, pid: &str, options: &[&str]| {
-        let arguments = [&["snapshot", &vm.name, name, "--process", pid], options].concat();
-        host.run(&arguments)
-    };
+    let parent = spawn(&host, &vm, "sleep 88888 & wait", CHILD_LIVES);
+    processes_are_refused(&host, &vm, &parent);
+    a_tree_is_stopped_and_taken(&host, &vm, &parent);
+    a_terminal_is_attached_again(&host, &vm);
+    vm.stop();
+    host.assert_pool_clean();
+}
+
+/// Captures a process.
+fn capture(host: &Host, vm: &Vm<'_>, name: &str, pid: &str, options: &[&str]) -> Outcome {
+    host.run(&[&["snapshot", &vm.name, name, "--process", pid], options].concat())
+}
+
+/// Processes that cannot be captured are refused, and go on. `parent` has a child.
+fn processes_are_refused(host: &Host, vm: &Vm<'_>, parent: &str) {
     let deleted = spawn(
-        &host,
-        &vm,
+        host,
+        vm,
         "exec 3>/tmp/gone; rm /tmp/gone; exec sleep 66666",
         "ps | grep -q '[s]leep 66666$'",
     );
     let piped = "sleep 99999 | { exec 3<&0 </dev/null; exec sleep 77777; }";
-    spawn(&host, &vm, piped, "ps | grep -q '[s]leep 77777$'");
-    let piped = output(&host, &vm, "ps | awk '/[s]leep 77777$/ {print $1}'");
-    let piped = piped.trim().to_owned();
-    let parent = spawn(&host, &vm, "sleep 88888 & wait", CHILD_LIVES);
-    let agent = output(&host, &vm, "pidof nvvmm-agent").trim().to_owned();
+    spawn(host, vm, piped, "ps | grep -q '[s]leep 77777$'");
+    let piped = output(host, vm, "ps | awk '/[s]leep 77777$/ {print $1}'");
+    let piped = piped.trim();
+    let agent = output(host, vm, "pidof nvvmm-agent").trim().to_owned();
     for (pid, options, code, why) in [
         (&deleted[..], &[][..], 4, "fd 3"),
-        (&piped, &[], 4, "pipe"),
-        (&parent, &[], 4, "child"),
+        (piped, &[], 4, "pipe"),
+        (parent, &[], 4, "child"),
         (&agent, &[], 4, &agent),
         ("1", &[], 4, "process 1"),
         ("2", &[], 4, "process 2"),
         ("31999", &[], 3, "31999"),
     ] {
-        snapshot("refused", pid, options).refused(code, why);
+        capture(host, vm, "refused", pid, options).refused(code, why);
     }
     assert_eq!(host.json(&["snapshots"]).as_array().unwrap().len(), 0);
-    for pid in [&deleted, &piped, &parent] {
-        let state = output(&host, &vm, &format!("grep State /proc/{pid}/status"));
+    for pid in [&deleted, piped, parent] {
+        let state = output(host, vm, &format!("grep State /proc/{pid}/status"));
         assert!(
             state.contains("S (sleeping)"),
             "{pid} is not as it was: {state}"
         );
     }
+}
 
-    snapshot("stopped", &parent, &["--tree", "--leave-stopped"]).ok();
+/// A process is captured with its child: stopped after it, and killed after it.
+fn a_tree_is_stopped_and_taken(host: &Host, vm: &Vm<'_>, parent: &str) {
+    capture(host, vm, "stopped", parent, &["--tree", "--leave-stopped"]).ok();
     wait_for(
-        &host,
-        &vm,
+        host,
+        vm,
         &format!("grep -q 'State:.T' /proc/{parent}/status"),
     );
-    output(&host, &vm, &format!("kill -CONT {parent} $({CHILD})"));
-    snapshot("tree", &parent, &["--tree", "--kill"]).ok();
+    output(host, vm, &format!("kill -CONT {parent} $({CHILD})"));
+    capture(host, vm, "tree", parent, &["--tree", "--kill"]).ok();
     for name in ["tree", "stopped"] {
-        assert_eq!(sh(&host, &vm, CHILD_LIVES).code, 1);
+        assert_eq!(sh(host, vm, CHILD_LIVES).code, 1);
         let restarted = host.json(&["restore", name, "--into", &vm.name]);
         assert_eq!(
             (&restarted["processes"], restarted["pid"].to_string()),
-            (&2.into(), parent.clone())
+            (&2.into(), parent.to_owned())
         );
-        output(&host, &vm, &format!("kill $({CHILD})"));
+        output(host, vm, &format!("kill $({CHILD})"));
         // The parent has waited for its child, and ends.
-        wait_for(&host, &vm, &format!("! test -e /proc/{parent}"));
+        wait_for(host, vm, &format!("! test -e /proc/{parent}"));
     }
+}
 
+/// A process of an `exec` is restarted with another terminal, twice.
+fn a_terminal_is_attached_again(host: &Host, vm: &Vm<'_>) {
     let mut asks = host.command(&[
         "exec",
         &vm.name,
@@ -162,8 +178,8 @@ fn a_process_is_refused_or_stopped_or_taken_with_its_children_and_its_terminal()
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let pid = wait_for(&host, &vm, "grep . /tmp/asks").trim().to_owned();
-    snapshot("asks", &pid, &["--kill"]).ok();
+    let pid = wait_for(host, vm, "grep . /tmp/asks").trim().to_owned();
+    capture(host, vm, "asks", &pid, &["--kill"]).ok();
     asks.wait().unwrap();
     for word in ["one", "two"] {
         let mut attached = host.command(&["restore", "asks", "--into", &vm.name, "--attach"]);
@@ -185,8 +201,6 @@ fn a_process_is_refused_or_stopped_or_taken_with_its_children_and_its_terminal()
         );
         assert_eq!(ended.status.code(), Some(3));
     }
-    vm.stop();
-    host.assert_pool_clean();
 }
 
 #[test]
@@ -199,7 +213,8 @@ fn frames_that_move_while_they_are_captured_are_captured_where_they_are() {
     output(
         &host,
         &vm,
-        "setsid sh -c 'while :; do echo 1 >/proc/sys/vm/compact_memory; done' </dev/null >/dev/null 2>&1 &
+        "setsid sh -c 'while :; do echo 1 >/proc/sys/vm/compact_memory; done' \
+             </dev/null >/dev/null 2>&1 &
          setsid sh -c 'while :; do y=$(seq 30000); done' </dev/null >/dev/null 2>&1 &",
     );
     let captures = 4;

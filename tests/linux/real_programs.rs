@@ -41,7 +41,9 @@ fn works(host: &Host, vm: &Vm<'_>, pid: &str, computes: Duration) -> bool {
     let script = format!(
         "while test -e /proc/{pid}/exe; do
             total=0
-            for stat in /proc/{pid}/task/*/schedstat; do read -r ran rest <$stat && total=$((total + ran)); done
+            for stat in /proc/{pid}/task/*/schedstat; do
+                read -r ran rest <$stat && total=$((total + ran))
+            done
             [ $total -lt {} ] || exit 0
             sleep 0.01
         done
@@ -107,7 +109,8 @@ print(hashlib.sha256(buffer).digest() == digest, flush=True)
 open('done', 'w').close()
 ";
     let start = format!(
-        "mkdir /tmp/ready && cd /tmp/ready && python3 -c \"{program}\" </dev/null >verdict 2>&1 & echo $!"
+        "mkdir /tmp/ready && cd /tmp/ready &&
+            python3 -c \"{program}\" </dev/null >verdict 2>&1 & echo $!"
     );
     let pid = output(host, vm, &start);
     let pid = pid.trim();

@@ -15,11 +15,13 @@ macro_rules! scenarios {
 }
 
 macro_rules! refusals {
-    ($($name:ident: $scenario:literal, $place:literal, $reason:literal,)*) => { [$(($scenario, $place, $reason)),*] };
+    ($($name:ident: $scenario:literal, $place:literal, $reason:literal,)*) => {
+        [$(($scenario, $place, $reason)),*]
+    };
 }
 
-/// Number of images that a VM uses before a snapshot of the VM releases them (docs/inside/processes.md,
-/// "Together with snapshots of the VM").
+/// Number of images that a VM uses before a snapshot of the VM releases them
+/// (docs/inside/processes.md, "Together with snapshots of the VM").
 const IMAGES_AT_A_TIME: usize = 10;
 
 /// A process that runs a scenario, in a directory of the scenario's name.

@@ -1,7 +1,7 @@
 //! Power of the KVM host is cut while a VM runs, and while snapshots are taken and removed.
 //!
 //! When the power is back, every snapshot that `nvvmm snapshot --durability power` reported as
-//! taken is there with its memory. One cut hits all media of `NVVMM_TEST_PLACES`.
+//! taken is there with its memory. One cut hits all media that the test is given.
 //!
 //! This runs once in each of two boots of the nested harness. The first boot ends when QEMU is
 //! killed. scripts/test.sh starts it.
@@ -51,7 +51,7 @@ fn what_was_said_to_be_taken_outlives_a_power_cut() {
 }
 
 fn work_until_the_cut(hosts: &[Host]) {
-    // All media have something to lose when the power goes.
+    // Each medium has snapshots to lose when the power goes.
     let (ready, all_ready) = mpsc::channel();
     std::thread::scope(|scope| {
         for host in hosts {
@@ -66,7 +66,8 @@ fn work_until_the_cut(hosts: &[Host]) {
     });
 }
 
-/// Takes and removes snapshots until the power is cut. Tells when the first ones are there.
+/// Takes and removes snapshots until the power is cut. Sends a message when the first ones are
+/// there.
 fn work(host: &Host, ready: mpsc::Sender<()>) {
     host.run(&["pool", "create", host.pool_str(), "--size", "384M"])
         .ok();
@@ -95,11 +96,11 @@ fn work(host: &Host, ready: mpsc::Sender<()>) {
     }
 }
 
-/// The snapshots that must be there, oldest first.
+/// Names of the snapshots that must be there, oldest first.
 fn kept(host: &Host) -> Vec<String> {
     let log = fs::read_to_string(log(host)).unwrap();
     let mut kept: Vec<String> = Vec::new();
-    // The last line may be in the making.
+    // The last line may be incomplete.
     for line in log
         .split_inclusive('\n')
         .filter_map(|line| line.strip_suffix('\n'))

@@ -21,7 +21,7 @@ pub struct Violation {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Exceptions(BTreeMap<String, usize>);
 
-/// How a list changes by what was found.
+/// Ways to change a list by what a rule found.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Update {
     /// Lines are removed and amounts lowered.

@@ -4,19 +4,16 @@
 //! or with a link's target in it, and a row of a Markdown table.
 
 use crate::exceptions::Violation;
-use crate::tree::{Kind, Tree};
+use crate::tree::{Kind, Tree, WRITTEN_BY_PROGRAMS};
 
 /// The most characters of a line.
 const MOST: usize = 100;
-
-/// Files that a program writes.
-const GENERATED: &[&str] = &["docs/performance.md"];
 
 /// Lines that are too long, counted for each file.
 pub fn check(tree: &Tree) -> Vec<Violation> {
     let mut found = Vec::new();
     for file in &tree.files {
-        if file.kind == Kind::Other || GENERATED.contains(&file.path.as_str()) {
+        if file.kind == Kind::Other || WRITTEN_BY_PROGRAMS.contains(&file.path.as_str()) {
             continue;
         }
         for (index, line) in file.text.lines().enumerate() {

@@ -17,6 +17,9 @@ const NAMED_ANYWHERE: &[&str] = &["md", "rs", "sh"];
 /// Endings of files that are looked up if their path begins at the repository's root.
 const NAMED_FROM_ROOT: &[&str] = &["json", "ld", "png", "svg", "toml", "yml"];
 
+/// Words that stand for a name in a path.
+const PLACEHOLDERS: &[&str] = &["NAME", "TARGET"];
+
 /// Links, citations and paths that lead nowhere, counted for each file.
 pub fn check(tree: &Tree) -> Vec<Violation> {
     let places = Places::of(tree);
@@ -104,8 +107,10 @@ impl Places {
             }
             None => from_root && token.quoted,
         };
-        let generated = path.split('/').any(|part| GENERATED.contains(&part));
-        looks_like_a_path && !generated && !self.has_ending(path)
+        // `target/..` is made by a build; `NAME_test.rs` stands for any name.
+        let stands_for_any = |part: &str| PLACEHOLDERS.iter().any(|word| part.contains(word));
+        let no_path = |part: &str| GENERATED.contains(&part) || stands_for_any(part);
+        looks_like_a_path && !path.split('/').any(no_path) && !self.has_ending(path)
     }
 
     /// The document that is named `path` in `file`: from the root, or from the file's directory.
@@ -137,7 +142,7 @@ fn anchor(heading: &str) -> String {
 }
 
 /// `path` seen from `directory`, without `.` and `..`. None if it leaves the repository.
-fn join(directory: &str, path: &str) -> Option<String> {
+pub fn join(directory: &str, path: &str) -> Option<String> {
     let mut parts: Vec<&str> = directory
         .split('/')
         .filter(|part| !part.is_empty())
@@ -152,28 +157,29 @@ fn join(directory: &str, path: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// Checks the relative links of a Markdown document.
-fn check_links(file: &Source, places: &Places, report: &mut impl FnMut(usize, String)) {
-    let prose = without_code_blocks(&file.text);
+/// Targets of the relative links in Markdown, with their places. Code blocks must be taken out.
+pub fn link_targets(prose: &str) -> Vec<(usize, &str)> {
+    let first_word = |text: &str| text.split_whitespace().next().map_or(0, str::len);
     let inline = prose.match_indices("](").filter_map(|(at, _)| {
-        let rest = &prose[at + 2..];
-        Some((
-            at,
-            rest[..rest.find(')')?]
-                .split_whitespace()
-                .next()
-                .unwrap_or(""),
-        ))
+        let rest = prose[at + 2..].trim_start();
+        let target = &rest[..rest.find(')')?];
+        Some((at, &target[..first_word(target)]))
     });
     let defined = prose.match_indices("]: ").filter_map(|(at, _)| {
         let line = prose[..at].rfind('\n').map_or(0, |end| end + 1);
         let definition = prose[line..].starts_with('[') && !prose[line..at].contains(']');
-        definition.then(|| (at, prose[at + 3..].split_whitespace().next().unwrap_or("")))
+        let rest = prose[at + 3..].trim_start();
+        definition.then(|| (at, &rest[..first_word(rest)]))
     });
-    for (at, target) in inline.chain(defined) {
-        if target.contains("://") || target.starts_with("mailto:") {
-            continue;
-        }
+    let outside = |target: &str| target.contains("://") || target.starts_with("mailto:");
+    let all = inline.chain(defined);
+    all.filter(|(_, target)| !outside(target)).collect()
+}
+
+/// Checks the relative links of a Markdown document.
+fn check_links(file: &Source, places: &Places, report: &mut impl FnMut(usize, String)) {
+    let prose = without_code_blocks(&file.text);
+    for (at, target) in link_targets(&prose) {
         let (path, wanted) = target
             .split_once('#')
             .map_or((target, None), |(p, a)| (p, Some(a)));

@@ -17,6 +17,7 @@
 //! cargo test -p nvvmm-tests --test tidy -- --ignored write_lists
 //! ```
 
+mod book;
 mod dependencies;
 mod docstrings;
 mod exceptions;
@@ -36,6 +37,7 @@ use tree::Tree;
 type Rule = (&'static str, fn(&Tree) -> Vec<Violation>);
 
 const RULES: &[Rule] = &[
+    ("book", book::check),
     ("dependencies", dependencies::check),
     ("docstrings", docstrings::check),
     ("files", sizes::check_files),
@@ -58,6 +60,11 @@ fn hold(rule: &str) {
         "rule \"{rule}\":\n{}",
         complaints.join("\n")
     );
+}
+
+#[test]
+fn chapters_are_in_the_book() {
+    hold("book");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Which modules of a crate name which others.
+//! References among the modules of a crate.
 
 use std::collections::{BTreeMap, BTreeSet};
 

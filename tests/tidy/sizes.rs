@@ -1,28 +1,42 @@
-//! No file of Rust has more than 600 lines, no function more than 80.
+//! No file of Rust has more than 600 lines, no function more than 80, no chapter of the
+//! documentation more than 300, and the README no more than 160.
 
 use crate::exceptions::Violation;
 use crate::rust::{self, is_name};
-use crate::tree::{Kind, Tree};
+use crate::tree::{Kind, Source, Tree, WRITTEN_BY_PROGRAMS};
 
-/// The most lines of a file.
-const MOST_OF_A_FILE: usize = 600;
+/// The most lines of files of Rust, of chapters in `docs`, and of README.md.
+const MOST_OF_RUST: usize = 600;
+const MOST_OF_A_CHAPTER: usize = 300;
+const MOST_OF_THE_README: usize = 160;
 
 /// The most lines of a function, from its opening brace to its closing one.
 const MOST_OF_A_FUNCTION: usize = 80;
 
 /// Files that are too long, with their lines.
 pub fn check_files(tree: &Tree) -> Vec<Violation> {
-    let lengths = tree
-        .of_kind(Kind::Rust)
-        .map(|file| (file, file.text.lines().count()));
-    lengths
-        .filter(|(_, lines)| *lines > MOST_OF_A_FILE)
-        .map(|(file, lines)| Violation {
-            key: file.path.clone(),
-            amount: lines,
-            message: format!("{}: {lines} lines, at most {MOST_OF_A_FILE}", file.path),
-        })
-        .collect()
+    let mut found = Vec::new();
+    for file in &tree.files {
+        let (lines, most) = (file.text.lines().count(), most_lines(file));
+        if lines > most && !WRITTEN_BY_PROGRAMS.contains(&file.path.as_str()) {
+            found.push(Violation {
+                key: file.path.clone(),
+                amount: lines,
+                message: format!("{}: {lines} lines, at most {most}", file.path),
+            });
+        }
+    }
+    found
+}
+
+/// The most lines that a file may have.
+fn most_lines(file: &Source) -> usize {
+    match file.kind {
+        Kind::Rust => MOST_OF_RUST,
+        Kind::Markdown if file.path == "README.md" => MOST_OF_THE_README,
+        Kind::Markdown if file.path.starts_with("docs/") => MOST_OF_A_CHAPTER,
+        _ => usize::MAX,
+    }
 }
 
 /// Functions that are too long, with their lines.
@@ -120,6 +134,22 @@ mod tests {
         let found = check_files(&Tree::of(&[("a.rs", &text), ("b.rs", &text[9..])]));
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].key.as_str(), found[0].amount), ("a.rs", 601));
+    }
+
+    #[test]
+    fn a_long_chapter_is_found() {
+        let text = "Line.\n".repeat(301);
+        let files = [
+            ("README.md", &text[6 * 140..]),
+            ("docs/a.md", &text[..]),
+            ("docs/b.md", &text[6..]),
+            ("docs/performance.md", &text[..]),
+        ];
+        let found: Vec<String> = check_files(&Tree::of(&files))
+            .into_iter()
+            .map(|v| v.key)
+            .collect();
+        assert_eq!(found, ["README.md", "docs/a.md"]);
     }
 
     #[test]

@@ -100,7 +100,7 @@ pub fn carry(program: u32, ends: Ends, stream: &mut impl Stream) -> Result<(), F
     let input = thread::spawn(move || input.carry(from_host));
 
     sys::wait_for_exit(program);
-    // Before it is reaped: its number may then be another's.
+    // Before it is reaped: afterwards another process may have its number.
     *child.lock().unwrap_or_else(PoisonError::into_inner) = None;
     let status = sys::reap(program);
     drop(running);
@@ -113,7 +113,7 @@ pub fn carry(program: u32, ends: Ends, stream: &mut impl Stream) -> Result<(), F
         (None, signal) => Ended::Signal(signal.unwrap_or_default()),
     };
     let said = send(&mut *stream, &FromAgent::Exited(ended));
-    // Until the host ends the stream; then there is nothing more to hear.
+    // The input ends when the host ends the stream.
     let _ = input.join();
     Ok(said?)
 }
@@ -137,13 +137,13 @@ fn carry_output(mut source: File, wrap: Wrap, exited: &PipeReader, stream: &Mute
             Ok(len) => {
                 let message = wrap(bytes[..len].to_vec());
                 let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
-                // The thread that carries the input notices a host that is gone. Reading goes on, so
-                // that the program can end.
+                // The thread that carries the input notices a host that is gone. Reading goes on,
+                // so that the program can end.
                 let _ = send(&mut *stream, &message);
             }
             Err(error)
                 if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
-            // A terminal without a program: EIO.
+            // EIO: no program has the terminal open.
             Err(_) => return,
         }
     }
@@ -167,7 +167,7 @@ impl Input {
                 ToAgent::End => self.sink = None,
                 ToAgent::Resize(size) => {
                     if let Some(terminal) = self.sink.as_ref().filter(|_| self.terminal) {
-                        // One that cannot be resized is gone.
+                        // A terminal that cannot be resized is gone.
                         let _ = sys::resize(terminal.as_fd(), size);
                     }
                 }

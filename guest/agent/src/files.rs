@@ -20,7 +20,7 @@ pub fn send(path: &[u8], stream: &mut impl Stream) -> Result<(), Failure> {
     let path = Path::new(OsStr::from_bytes(path));
     let what = path.display().to_string();
     let failed = |error: io::Error| Failure::io(&what, &error);
-    // A FIFO without a writer would be waited for.
+    // Without O_NONBLOCK, open waits for a writer of a FIFO.
     let mut file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
@@ -57,7 +57,7 @@ pub fn take(path: &[u8], name: &[u8], mode: u32, stream: &mut impl Stream) -> Re
             ToAgent::Data(bytes) => file.write_all(&bytes).map_err(failed)?,
             ToAgent::End => break,
             _ => {
-                let message = "that is no part of a file".to_owned();
+                let message = "this message is not a part of a file".to_owned();
                 return Err(Failure::Said(FailedBecause::Refused, message));
             }
         }
@@ -72,7 +72,7 @@ pub fn take(path: &[u8], name: &[u8], mode: u32, stream: &mut impl Stream) -> Re
 fn target(path: &[u8], name: &[u8]) -> Result<PathBuf, Failure> {
     let path = Path::new(OsStr::from_bytes(path));
     if !path.is_dir() {
-        // To replace a device by a file is not what anybody means.
+        // A device must not be replaced by a file.
         if path.exists() && !path.is_file() {
             let message = format!("{} is no regular file", path.display());
             return Err(Failure::Said(FailedBecause::Refused, message));
@@ -124,7 +124,7 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // Not there when it has become the file.
+        // It does not exist any more if it has become the file.
         let _ = fs::remove_file(&self.path);
     }
 }

@@ -36,7 +36,7 @@ fn run() -> ExitCode {
     process::window::release_former();
     thread::spawn(link::keep);
     process::reserve::keep_as_told();
-    // Only a listening socket that cannot be had ends it.
+    // It ends only if it cannot listen.
     match serve::listen() {
         Ok(never) => match never {},
         Err(error) => {

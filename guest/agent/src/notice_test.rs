@@ -30,7 +30,8 @@ fn the_file_and_the_hooks_tell_of_the_restore() {
         Vec::<String>::new(),
         "no hooks are no failure"
     );
-    let expected = "NVVMM_SNAPSHOT=base\nNVVMM_VM=copy\nNVVMM_ROLE=copy\nNVVMM_SLEPT_NS=1500000000\nNVVMM_HOST_TIME_NS=42\n";
+    let expected = "NVVMM_SNAPSHOT=base\nNVVMM_VM=copy\nNVVMM_ROLE=copy\n\
+                    NVVMM_SLEPT_NS=1500000000\nNVVMM_HOST_TIME_NS=42\n";
     assert_eq!(fs::read_to_string(&places.file).unwrap(), expected);
 
     fs::create_dir(&places.hooks).unwrap();

@@ -46,7 +46,7 @@ fn start(exec: &Exec) -> Result<(u32, Ends), Failure> {
         let stdio = Stdio::new(exec.terminal)?;
         let [input, output, errors] = stdio.theirs;
         let child = command.stdin(input).stdout(output).stderr(errors).spawn()?;
-        // Keeps none of the program's ends: the streams are to end with the program.
+        // Closes our copies of the program's ends, so that the streams end with the program.
         drop(command);
         Ok((child.id(), stdio.ours))
     };

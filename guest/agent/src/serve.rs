@@ -56,7 +56,7 @@ pub fn serve(mut stream: impl Stream) {
         Ok(ToAgent::Restart(request)) => restart::run(&request, &mut stream),
         Ok(_) => Err(Failure::Said(
             FailedBecause::Refused,
-            "that is no request".to_owned(),
+            "this message is not a request".to_owned(),
         )),
         Err(_) => Err(Failure::Broken),
     };

@@ -77,8 +77,8 @@ pub fn open_terminal() -> io::Result<(OwnedFd, OwnedFd)> {
     let theirs = check(unsafe { libc::ioctl(ours.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
     // SAFETY: the descriptor was just made and nobody else has it.
     let theirs = unsafe { OwnedFd::from_raw_fd(theirs) };
-    // Opened once more: that call leaves O_CLOEXEC among the flags of the open file itself, and
-    // /proc says ever after that its descriptors are closed on exec.
+    // Opened once more, because that call leaves O_CLOEXEC among the flags of the open file itself.
+    // From then on /proc shows all of its descriptors as closed on exec.
     let mut again = File::options();
     again.read(true).write(true).custom_flags(libc::O_NOCTTY);
     let theirs = again.open(format!("/proc/self/fd/{}", theirs.as_raw_fd()))?;

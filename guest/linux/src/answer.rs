@@ -80,7 +80,7 @@ pub fn answer_line(tag: Option<&str>, command: &str, result: &Result<Answer, Str
 /// Sends one line, whole, to the console.
 pub fn send(line: &str) {
     let mut out = io::stdout().lock();
-    // Nobody listening is the host's choice, not a reason to end.
+    // If the host does not listen, that is no reason to end.
     let _ = out
         .write_all(format!("{line}\n").as_bytes())
         .and_then(|()| out.flush());

@@ -54,7 +54,7 @@ impl ClockWatch {
             thread::Builder::new()
                 .name(format!("clocks{cpu}"))
                 .spawn(move || {
-                    // Left where it is, the thread still watches.
+                    // A thread that cannot be pinned still watches.
                     let _ = sys::pin_to_cpu(cpu);
                     loop {
                         watch.look();

@@ -100,7 +100,7 @@ impl Page {
         for (slot, word) in self.0.iter_mut().zip(label.words()) {
             *slot = word;
         }
-        // The compiler must not carry the words over to a later check: that has to read memory.
+        // The compiler must not keep the words for a later check, which has to read memory.
         std::hint::black_box(&mut self.0);
     }
 

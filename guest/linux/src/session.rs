@@ -49,7 +49,7 @@ impl Session {
     pub fn start() -> std::io::Result<Session> {
         let counter = Counter::start()?;
         let clocks = ClockWatch::start()?;
-        // Not readable (not root): then there is nothing to skip either.
+        // Without root the log is not readable, and there is nothing to skip.
         let boot_log_lines = kernel::complaints(0).map_or(0, |found| found.lines);
         Ok(Session {
             counter,
@@ -298,7 +298,7 @@ fn end(ending: Ending) -> Reply {
         Ending::PowerOff => "@ poweroff ok",
         Ending::Reboot => "@ reboot ok",
     });
-    // Not mounted, or still in use: the sync that follows has to do.
+    // If it is not mounted or still in use, the sync that follows must suffice.
     let _ = disk::unmount();
     sys::sync();
     answer::drain();

@@ -69,7 +69,8 @@ pub enum Error {
     Gone(Pid),
     /// A thread that sleeps where nothing can stop it.
     #[error(
-        "thread {tid} did not stop within {limit_ms} ms: it waits in the kernel for something that cannot be interrupted"
+        "thread {tid} did not stop within {limit_ms} ms: it waits in the kernel for something that \
+         cannot be interrupted"
     )]
     DoesNotStop {
         /// The thread.

@@ -14,7 +14,8 @@ def work(number):
         for at in range(number * size, (number + 1) * size, len(block)):
             old = int.from_bytes(buffer[at:at + 64], 'little')
             buffer[at:at + len(block)] = block
-            buffer[at:at + 8] = (old * 6364136223846793005 + turn & (1 << 64) - 1).to_bytes(8, 'little')
+            new = old * 6364136223846793005 + turn & (1 << 64) - 1
+            buffer[at:at + 8] = new.to_bytes(8, 'little')
 threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
@@ -38,8 +39,10 @@ insert into t select i, printf('word %d', i * 7919 % 100003), i * i % 1009 from 
 update t set number = number + length(word) where id % 3 = 0;
 select number, count(*), sum(id) from t group by number order by 2 desc, 1 limit 20;
 delete from t where id % 5 = 0;
-select a.word, count(*) from t a join t b on a.word = b.word group by a.word order by 2 desc, 1 limit 20;
-with recursive n(i) as (select 1 union all select i + 1 from n where i < {rows} * 20) select sum(i * i % 7), count(*) from n;
+select a.word, count(*) from t a join t b on a.word = b.word
+group by a.word order by 2 desc, 1 limit 20;
+with recursive n(i) as (select 1 union all select i + 1 from n where i < {rows} * 20)
+select sum(i * i % 7), count(*) from n;
 pragma integrity_check;
 "
     )

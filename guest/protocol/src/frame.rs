@@ -57,7 +57,7 @@ pub fn send<T: Serialize>(mut stream: impl Write, message: &T) -> Result<(), Fra
 /// See [`FrameError`]. After any of them the stream is of no more use.
 pub fn receive<T: DeserializeOwned>(mut stream: impl Read) -> Result<T, FrameError> {
     let mut length = [0; LENGTH_BYTES];
-    // The first byte alone tells an end in order from one in the middle.
+    // Only before the first byte is the end of the stream in order.
     loop {
         match stream.read(&mut length[..1]) {
             Ok(0) => return Err(FrameError::Ended),

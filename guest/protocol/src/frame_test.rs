@@ -80,6 +80,10 @@ fn the_encoding_of_version_4_stays() {
         sent(&ToAgent::Refused { message }),
         *b"\x04\0\0\0\x09\x02no"
     );
+}
+
+#[test]
+fn the_encoding_of_version_4_stays_for_what_the_agent_says_of_processes() {
     let run = FrameRun {
         gfn: 128,
         pages: 2,
@@ -229,7 +233,9 @@ fn each_side_is_told_the_version_of_the_other() {
 proptest! {
     /// Whatever comes is a message, which is encoded in no other way that is shorter, or an error.
     #[test]
-    fn any_bytes_are_a_message_or_an_error(payload in proptest::collection::vec(any::<u8>(), 0..64)) {
+    fn any_bytes_are_a_message_or_an_error(
+        payload in proptest::collection::vec(any::<u8>(), 0..64)
+    ) {
         let mut frame = (payload.len() as u32).to_le_bytes().to_vec();
         frame.extend(&payload);
         if let Ok(message) = receive::<ToAgent>(&frame[..]) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nvvmm_snapshot::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkIndex, ChunkMap, Holder,
-    LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind,
+    LeafBlocks, NewMap, NewSnapshot, Pool, SnapshotId, SnapshotKind,
 };
 
 use crate::place::Place;
@@ -163,9 +163,11 @@ pub fn commit(
         name,
         kind: SnapshotKind::Vm,
         parent: base,
-        memory_bytes: u64::from(GUEST_CHUNKS) * CHUNK_SIZE_BYTES,
         base,
-        changes,
+        maps: vec![NewMap::memory(
+            u64::from(GUEST_CHUNKS) * CHUNK_SIZE_BYTES,
+            changes,
+        )],
         state: &STATE,
         frames_new: 0,
     };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::chunk_map::LeafBlocks;
+use crate::chunk_map::{ChunkMap, LeafBlocks};
 use crate::error::{Error, Result};
 use crate::layout::inode::Inode;
 use crate::layout::node::{Entry, INNER_ENTRIES, Node, NodeKind};
@@ -94,12 +94,12 @@ impl Listing {
             .and_then(|slot| self.by_slot.get(slot))
     }
 
-    /// Whether a snapshot that was listed before is still there, with the same map. Ids are never
+    /// True when a snapshot that was listed before is still there, with the same maps. Ids are never
     /// used twice and a snapshot's blocks never change: what was read of it since then, without
     /// a lock and without a pin, was its own then.
     pub(crate) fn still_has(&self, inode: &Inode) -> bool {
         let now = self.by_id(inode.id);
-        now.is_some_and(|listed| listed.inode.map_root == inode.map_root)
+        now.is_some_and(|listed| listed.inode.maps == inode.maps)
     }
 
     /// The lowest slot without an inode.
@@ -148,8 +148,7 @@ fn catalog_leaves(store: &BlockStore, root: Entry) -> Result<Vec<(u32, Arc<LeafB
     };
     let mut leaves = Vec::new();
     for index in 0..INNER_ENTRIES {
-        if let crate::ChunkMap::Frames(leaf) = leaf_map(store, entries[index], place.child(index))?
-        {
+        if let ChunkMap::Frames(leaf) = leaf_map(store, entries[index], place.child(index))? {
             leaves.push((index as u32 * CHUNK_BLOCKS, leaf));
         }
     }

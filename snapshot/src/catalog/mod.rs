@@ -1,153 +1,21 @@
-//! The catalog: which snapshots the pool has. Everything here happens under the catalog lock.
+//! The catalog as it is on the pool: which superblock is the committed one, and the inodes that it
+//! leads to.
 
-mod commit;
 mod current;
 mod listing;
-mod remove;
 mod writes;
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-pub(crate) use commit::{BlockSource, CatalogEdit, Commit};
-pub(crate) use current::{Current, read_current, read_slot};
+pub(crate) use current::{Current, note_completed, read_current, read_slot, slot_offset};
 pub(crate) use listing::{InodeCache, Listed, Listing};
-pub use remove::Removed;
 pub use writes::PoolWrites;
 pub(crate) use writes::WriteCounters;
-
-use crate::error::Result;
-use crate::file_lock::{self, LockMode, LockPlace};
-use crate::layout::runtime::{DIRTY, DIRTY_OFFSET};
-use crate::number::SnapshotId;
-use crate::pool::Pool;
-use crate::recovery;
-use crate::store::BlockStore;
 
 /// What a process remembers of the catalog between two uses of the lock.
 #[derive(Default)]
 pub(crate) struct CatalogMemory {
-    current: Option<Current>,
-    listing: Option<Arc<Listing>>,
-    inodes: InodeCache,
-}
-
-/// The right to read and change the catalog: a lock among the threads of the process and among
-/// processes.
-pub(crate) struct CatalogLock<'p> {
-    pub(crate) pool: &'p Pool,
-    memory: MutexGuard<'p, CatalogMemory>,
-}
-
-impl<'p> CatalogLock<'p> {
-    /// Takes the lock. If its last owner died while it changed reference counts, they are derived
-    /// anew first.
-    pub(crate) fn take(pool: &'p Pool) -> Result<CatalogLock<'p>> {
-        let mut lock = CatalogLock::take_unrecovered(pool)?;
-        if pool.store.region.load_u32(DIRTY_OFFSET)? == DIRTY {
-            tracing::warn!(pool = %pool.path().display(), "a process died inside a commit: recovering reference counts");
-            recovery::rebuild(&mut lock)?;
-        }
-        Ok(lock)
-    }
-
-    /// Takes the lock without looking at the dirty word.
-    pub(crate) fn take_unrecovered(pool: &'p Pool) -> Result<CatalogLock<'p>> {
-        let memory = pool.catalog.lock().unwrap_or_else(|poisoned| {
-            let mut memory = PoisonError::into_inner(poisoned);
-            *memory = CatalogMemory::default();
-            memory
-        });
-        file_lock::lock(pool.file(), LockPlace::Catalog, LockMode::Exclusive)?;
-        let mut lock = CatalogLock { pool, memory };
-        let current = read_current(&*pool.store.region, pool.path())?;
-        if lock
-            .memory
-            .current
-            .as_ref()
-            .is_none_or(|known| known.generation() != current.generation())
-        {
-            lock.memory.listing = None;
-        }
-        pool.follow_growth(&current.superblock)?;
-        lock.memory.current = Some(current);
-        Ok(lock)
-    }
-
-    pub(crate) fn store(&self) -> &'p BlockStore {
-        &self.pool.store
-    }
-
-    /// The committed superblock.
-    pub(crate) fn current(&self) -> Result<&Current> {
-        self.memory
-            .current
-            .as_ref()
-            .ok_or_else(|| crate::Error::damaged("no superblock was read"))
-    }
-
-    fn set_current(&mut self, current: Current) {
-        self.memory.current = Some(current);
-        self.memory.listing = None;
-    }
-
-    /// All inodes of the committed catalog.
-    pub(crate) fn listing(&mut self) -> Result<Arc<Listing>> {
-        if let Some(listing) = &self.memory.listing {
-            return Ok(Arc::clone(listing));
-        }
-        let root = self
-            .current()?
-            .superblock
-            .catalog_root(&self.store().layout)?;
-        let store = self.store();
-        let listing = Arc::new(Listing::read(store, root, &mut self.memory.inodes)?);
-        self.memory.listing = Some(Arc::clone(&listing));
-        Ok(listing)
-    }
-
-    /// Makes a commit good that may have been cut off at its superblock.
-    pub(crate) fn confirm_superblock(&mut self) -> Result<()> {
-        let region = &*self.pool.store.region;
-        self.memory
-            .current
-            .as_mut()
-            .map_or(Ok(()), |current| current.confirm(region))
-    }
-
-    /// Forgets what was read: the next look goes to the pool.
-    pub(crate) fn forget(&mut self) {
-        self.memory.listing = None;
-        self.memory.inodes = InodeCache::default();
-    }
-
-    /// Whether the process of a holder slot lives.
-    pub(crate) fn holder_lives(&self, slot: u32) -> Result<bool> {
-        file_lock::is_locked_elsewhere(self.pool.file(), LockPlace::Holder(slot))
-    }
-
-    /// The living holders that pin a snapshot.
-    pub(crate) fn holders_pinning(&self, id: SnapshotId) -> Result<Vec<u32>> {
-        let mut slots = Vec::new();
-        for slot in 0..crate::layout::HOLDER_SLOTS {
-            if self.store().holder_slot_is_used(slot)?
-                && self
-                    .store()
-                    .holder_slot(slot)?
-                    .pinned()
-                    .any(|pinned| pinned == id)
-                && self.holder_lives(slot)?
-            {
-                slots.push(slot);
-            }
-        }
-        Ok(slots)
-    }
-}
-
-impl Drop for CatalogLock<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = file_lock::unlock(self.pool.file(), LockPlace::Catalog) {
-            tracing::error!(%error, "could not unlock the pool");
-        }
-    }
+    pub(crate) current: Option<Current>,
+    pub(crate) listing: Option<Arc<Listing>>,
+    pub(crate) inodes: InodeCache,
 }

@@ -80,7 +80,12 @@ fn a_removal_that_is_killed_anywhere_leaves_the_pool_in_order() {
 fn consuming_that_is_killed_anywhere_leaves_the_pool_in_order() {
     kill_everywhere("consume", |_, vm, _, second| {
         let consumed = vm.consume(second).unwrap();
-        assert!(consumed.chunks.iter().any(|chunk| !chunk.taken.is_empty()));
+        assert!(
+            consumed
+                .memory()
+                .iter()
+                .any(|chunk| !chunk.taken.is_empty())
+        );
     });
 }
 

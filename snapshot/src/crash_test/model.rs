@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::catalog::CatalogLock;
+use crate::catalog_lock::CatalogLock;
 use crate::frame_map::FrameMap;
 use crate::{Pool, SnapshotId, SnapshotKind};
 
@@ -51,7 +51,7 @@ pub(super) fn read_snapshots(pool: &Arc<Pool>) -> Result<Snapshots, String> {
     let mut snapshots = Snapshots::new();
     for listed in listing.named() {
         let (name, inode) = (&listed.inode.name, &listed.inode);
-        let map = FrameMap::new(Arc::clone(pool), inode);
+        let map = FrameMap::of_memory(pool, inode).map_err(text)?;
         let mut frames = Frames::new();
         for chunk in map.iter_present() {
             let (index, chunk) = chunk.map_err(text)?;
@@ -67,7 +67,7 @@ pub(super) fn read_snapshots(pool: &Arc<Pool>) -> Result<Snapshots, String> {
         let saved = Saved {
             kind: inode.kind,
             parent: inode.parent,
-            memory_bytes: inode.memory_bytes,
+            memory_bytes: inode.memory().map_err(text)?.size_bytes(),
             frames,
             state: pool.state_of(inode).map_err(text)?,
         };

@@ -7,7 +7,8 @@ use super::model::{Snapshots, frame_with, read_snapshots};
 use crate::layout::Layout;
 use crate::region::sim::{CrashPoint, Fuse, Image, SimControl, Survivors, region_with};
 use crate::{
-    BlockNo, ChunkIndex, ChunkMap, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind,
+    BlockNo, ChunkIndex, ChunkMap, Holder, LeafBlocks, NewMap, NewSnapshot, Pool, SnapshotId,
+    SnapshotKind,
 };
 
 const SIZE: u64 = 12 << 20;
@@ -93,9 +94,8 @@ fn snapshot(
         kind: SnapshotKind::Vm,
         name,
         parent: base,
-        memory_bytes: MEMORY,
         base,
-        changes,
+        maps: vec![NewMap::memory(MEMORY, changes)],
         state: state.as_bytes(),
         frames_new: 0,
     };

@@ -7,7 +7,8 @@ use super::model::{Saved, Snapshots};
 use super::world::{Outcome, PROCESSES, VMS, Vm, World};
 use crate::region::sim::Random;
 use crate::{
-    BlockNo, ChunkIndex, ChunkMap, Error, GrowOptions, NewSnapshot, Pool, SnapshotId, SnapshotKind,
+    BlockNo, ChunkIndex, ChunkMap, Error, GrowOptions, NewMap, NewSnapshot, Pool, SnapshotId,
+    SnapshotKind,
 };
 
 const NAMES: u64 = 5;
@@ -585,9 +586,8 @@ impl Vm {
             kind: SnapshotKind::Vm,
             name,
             parent: self.base,
-            memory_bytes: self.memory_bytes,
             base: self.base,
-            changes: &changes,
+            maps: vec![NewMap::memory(self.memory_bytes, &changes)],
             state,
             frames_new: 0,
         };
@@ -614,13 +614,13 @@ impl Vm {
         for ((_, page), (chunk, frame)) in &taken {
             leaf.set(*page, self.block(*chunk, *frame));
         }
+        let changes = [(ChunkIndex::new(0), ChunkMap::Frames(Arc::new(leaf)))];
         let new = NewSnapshot {
             kind: SnapshotKind::Process,
             name,
             parent: self.base,
-            memory_bytes: image_bytes(pages),
             base: None,
-            changes: &[(ChunkIndex::new(0), ChunkMap::Frames(Arc::new(leaf)))],
+            maps: vec![NewMap::memory(image_bytes(pages), &changes)],
             state: &state(name, 300),
             frames_new: 0,
         };
@@ -688,7 +688,7 @@ impl Vm {
             return Err(Error::NotPinned { id: 0 });
         };
         let consumed = self.holder.consume(id)?;
-        for chunk in &consumed.chunks {
+        for chunk in consumed.memory() {
             let taken = chunk
                 .map
                 .iter_present()

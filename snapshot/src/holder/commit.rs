@@ -2,18 +2,22 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::{Holder, Reservation};
-use crate::catalog::{BlockSource, CatalogEdit, CatalogLock, Commit, Listing};
+use crate::catalog::Listing;
+use crate::catalog_lock::{BlockSource, CatalogEdit, CatalogLock, Commit};
 use crate::chunk_map::ChunkMap;
+use crate::clock::unix_ns;
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
 use crate::frame_map::FrameMap;
 use crate::identity::Identity;
 use crate::layout::holder_slot::{PINS_MAX, PINS_MAX_OF_OTHERS};
-use crate::layout::inode::{Inode, STATE_BYTES_MAX, SnapshotKind, map_height};
-use crate::layout::node::{Entry, NodeKind, leaves_covered};
+use crate::layout::inode::{
+    FileMap, Inode, MapKind, STATE_BYTES_MAX, SnapshotKind, map_height, only_map,
+};
+use crate::layout::node::{Entry, leaves_covered};
 use crate::name::check_name;
 use crate::number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkIndex, ChunkNo, FrameSet, SnapshotId,
@@ -25,8 +29,62 @@ use crate::tree::{self, Place};
 /// of the catalog.
 pub(crate) const BLOCKS_PER_REPLACED: u32 = 2;
 
-/// A snapshot to be committed.
+/// A map of a snapshot to be committed.
 #[derive(Debug, Clone, Copy)]
+pub struct NewMap<'a> {
+    /// What is mapped.
+    pub kind: MapKind,
+    /// Its size; a multiple of 4096.
+    pub size_bytes: u64,
+    /// What differs from the map of the same kind of the base, sorted by chunk index. Blocks named
+    /// here are the holder's own, or in a snapshot that the holder pins.
+    pub changes: &'a [(ChunkIndex, ChunkMap)],
+}
+
+impl<'a> NewMap<'a> {
+    /// The map of a guest's memory, or of all pages of a process image.
+    pub fn memory(size_bytes: u64, changes: &'a [(ChunkIndex, ChunkMap)]) -> NewMap<'a> {
+        NewMap {
+            kind: MapKind::Memory,
+            size_bytes,
+            changes,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        map_height(self.size_bytes)?;
+        let chunks = self.size_bytes.div_ceil(CHUNK_SIZE_BYTES);
+        if !self
+            .changes
+            .is_sorted_by(|(left, _), (right, _)| left < right)
+        {
+            return Err(Error::invalid(
+                "the changed chunks are not sorted, or one is named twice",
+            ));
+        }
+        match self.changes.last() {
+            Some((last, _)) if u64::from(last.get()) >= chunks => Err(Error::invalid(format!(
+                "chunk {last} is behind the {chunks} chunks of its {}",
+                self.kind
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Blocks of metadata that a commit of the map takes at most.
+    fn blocks_needed(size_bytes: u64, changed_chunks: u32) -> u64 {
+        let chunks = size_bytes.div_ceil(CHUNK_SIZE_BYTES);
+        let changed = u64::from(changed_chunks).min(chunks);
+        let height = map_height(size_bytes).unwrap_or(0);
+        let inner: u64 = (1..=height)
+            .map(|level| changed.min(chunks.div_ceil(leaves_covered(level))))
+            .sum();
+        changed + inner
+    }
+}
+
+/// A snapshot to be committed.
+#[derive(Debug, Clone)]
 pub struct NewSnapshot<'a> {
     /// Its name.
     pub name: &'a str,
@@ -34,14 +92,11 @@ pub struct NewSnapshot<'a> {
     pub kind: SnapshotKind,
     /// The snapshot that it was taken after, for people to see.
     pub parent: Option<SnapshotId>,
-    /// Size of the guest's memory, or of all pages of a process image; a multiple of 4096.
-    pub memory_bytes: u64,
-    /// The snapshot of the same kind whose map is the starting point, pinned by the holder; none:
+    /// The snapshot of the same kind whose maps are the starting point, pinned by the holder; none:
     /// all holes.
     pub base: Option<SnapshotId>,
-    /// What differs from the base, sorted by chunk index. Blocks named here are mine, or a
-    /// snapshot that I pin has them.
-    pub changes: &'a [(ChunkIndex, ChunkMap)],
+    /// Its maps, that of memory first. (Pools of format version 5 keep no others.)
+    pub maps: Vec<NewMap<'a>>,
     /// The machine's saved state, at most 2 MiB.
     pub state: &'a [u8],
     /// How many frames were written since the base, for people to see.
@@ -59,29 +114,34 @@ impl NewSnapshot<'_> {
 
     fn check(&self) -> Result<()> {
         check_name(self.name)?;
-        map_height(self.memory_bytes)?;
+        only_map(&self.maps, |map| map.kind)?;
         if self.state.len() > STATE_BYTES_MAX {
             return Err(Error::invalid(format!(
                 "the machine's state has {} bytes, {STATE_BYTES_MAX} is the limit",
                 self.state.len()
             )));
         }
-        let chunks = self.memory_bytes.div_ceil(CHUNK_SIZE_BYTES);
-        if !self
-            .changes
-            .is_sorted_by(|(left, _), (right, _)| left < right)
-        {
-            return Err(Error::invalid(
-                "the changed chunks are not sorted, or one is named twice",
-            ));
-        }
-        match self.changes.last() {
-            Some((last, _)) if u64::from(last.get()) >= chunks => Err(Error::invalid(format!(
-                "chunk {last} is behind the memory's {chunks} chunks"
-            ))),
-            _ => Ok(()),
-        }
+        self.maps.iter().try_for_each(NewMap::check)
     }
+
+    /// Blocks of metadata that its commit takes at most.
+    fn blocks_needed(&self) -> u32 {
+        let maps = self.maps.iter();
+        let maps = maps.map(|map| (map.size_bytes, map.changes.len() as u32));
+        blocks_needed(maps, self.state.len())
+    }
+}
+
+/// Blocks of metadata that a commit takes at most: for maps of these sizes and numbers of changed
+/// chunks, and a saved state of this length.
+fn blocks_needed(maps: impl IntoIterator<Item = (u64, u32)>, state_bytes: usize) -> u32 {
+    let maps: u64 = maps
+        .into_iter()
+        .map(|(size_bytes, changed_chunks)| NewMap::blocks_needed(size_bytes, changed_chunks))
+        .sum();
+    let state = state_bytes.div_ceil(BLOCK_SIZE_BYTES as usize) as u64;
+    // The inode, a leaf of the catalog and its root.
+    u32::try_from(maps + state + 3).unwrap_or(u32::MAX)
 }
 
 /// Where a snapshot comes from that was not taken here.
@@ -109,22 +169,15 @@ pub struct Committed {
 }
 
 impl Holder {
-    /// How many blocks of metadata a commit takes at most.
+    /// Blocks of metadata that the commit of a snapshot takes at most whose only map is that of its
+    /// memory.
     pub fn commit_blocks_needed(
         &self,
         memory_bytes: u64,
         changed_chunks: u32,
         state_bytes: usize,
     ) -> u32 {
-        let chunks = memory_bytes.div_ceil(CHUNK_SIZE_BYTES);
-        let changed = u64::from(changed_chunks).min(chunks);
-        let height = map_height(memory_bytes).unwrap_or(0);
-        let inner: u64 = (1..=height)
-            .map(|level| changed.min(chunks.div_ceil(leaves_covered(level))))
-            .sum();
-        let state = state_bytes.div_ceil(BLOCK_SIZE_BYTES as usize) as u64;
-        // The inode, a leaf of the catalog and its root.
-        u32::try_from(changed + inner + state + 3).unwrap_or(u32::MAX)
+        blocks_needed([(memory_bytes, changed_chunks)], state_bytes)
     }
 
     /// Commits a snapshot: it exists when this returns, and is pinned by this holder. Its blocks
@@ -179,8 +232,8 @@ impl Holder {
         self.flush_blocks(&shared.mine)?;
         let flush = flush_began.elapsed();
         fault_point(FaultPoint::CommitFramesFlushed);
-        let needed = self
-            .commit_blocks_needed(new.memory_bytes, new.changes.len() as u32, new.state.len())
+        let needed = new
+            .blocks_needed()
             .saturating_add(replaced.len() as u32 * BLOCKS_PER_REPLACED);
         reservation.redeem(needed)?;
         let missing = needed.saturating_sub(reservation.blocks());
@@ -275,44 +328,56 @@ impl Holder {
                 new.kind, base.inode.kind
             )));
         }
-        if base.inode.memory_bytes != new.memory_bytes {
-            return Err(Error::invalid(format!(
-                "its memory has {} bytes, that of its base {}",
-                new.memory_bytes, base.inode.memory_bytes
-            )));
+        for map in &new.maps {
+            let base_bytes = base.inode.map(map.kind).map(FileMap::size_bytes);
+            if base_bytes.is_some_and(|base_bytes| base_bytes != map.size_bytes) {
+                return Err(Error::invalid(format!(
+                    "its {} has {} bytes, that of its base {}",
+                    map.kind,
+                    map.size_bytes,
+                    base_bytes.unwrap_or_default()
+                )));
+            }
         }
         Ok(Some(Arc::clone(&base.inode)))
     }
 
-    /// Blocks that are not mine must be in a snapshot that I pin, so that they stay: in the base's
-    /// map of the same chunk, or anywhere in a process image; a process image may have those of
-    /// any, and so may what was received.
+    /// Checks that blocks that are not the holder's own stay: a snapshot that the holder pins must
+    /// have them. It is the base, in the same chunk of the same map, or a process image, anywhere;
+    /// a process image may have blocks of any snapshot, and so may what was received.
     fn check_foreign(
         &self,
-        foreign: &[(ChunkIndex, Vec<BlockNo>)],
+        foreign: &[ForeignBlocks],
         base: Option<&Arc<Inode>>,
         pinned: impl Iterator<Item = Arc<Inode>>,
     ) -> Result<()> {
         let mut unknown: HashMap<BlockNo, ChunkIndex> = HashMap::new();
-        for (index, blocks) in foreign {
-            let known: HashSet<BlockNo> = match base {
+        for ForeignBlocks {
+            kind,
+            chunk,
+            blocks,
+        } in foreign
+        {
+            let known: HashSet<BlockNo> = match base.and_then(|inode| inode.map(*kind)) {
                 None => HashSet::new(),
-                Some(inode) => {
-                    let place = Place::root(NodeKind::Memory, map_height(inode.memory_bytes)?);
-                    let map = tree::lookup(&self.pool.store, inode.map_root, place, *index)?;
-                    map.iter_present().map(|(_, block)| block).collect()
+                Some(map) => {
+                    let place = Place::root_of(map);
+                    let known = tree::lookup(&self.pool.store, map.root, place, *chunk)?;
+                    known.iter_present().map(|(_, block)| block).collect()
                 }
             };
             let strange = blocks.iter().filter(|block| !known.contains(block));
-            unknown.extend(strange.map(|block| (*block, *index)));
+            unknown.extend(strange.map(|block| (*block, *chunk)));
         }
         for inode in pinned {
-            if unknown.is_empty() {
-                break;
-            }
-            for chunk in FrameMap::new(Arc::clone(&self.pool), &inode).iter_present() {
-                for (_, block) in chunk?.1.iter_present() {
-                    unknown.remove(&block);
+            for map in &inode.maps {
+                if unknown.is_empty() {
+                    return Ok(());
+                }
+                for chunk in FrameMap::new(&self.pool, inode.id, map).iter_present() {
+                    for (_, block) in chunk?.1.iter_present() {
+                        unknown.remove(&block);
+                    }
                 }
             }
         }
@@ -329,8 +394,15 @@ impl Holder {
 struct SharedBlocks {
     /// Those of the holder.
     mine: Vec<BlockNo>,
-    /// The others, by chunk: the base must have them.
-    foreign: Vec<(ChunkIndex, Vec<BlockNo>)>,
+    /// The others: snapshots that the holder pins must have them.
+    foreign: Vec<ForeignBlocks>,
+}
+
+/// Blocks of a chunk of a new map that are not the holder's own.
+struct ForeignBlocks {
+    kind: MapKind,
+    chunk: ChunkIndex,
+    blocks: Vec<BlockNo>,
 }
 
 impl SharedBlocks {
@@ -343,7 +415,11 @@ impl SharedBlocks {
             mine: Vec::new(),
             foreign: Vec::new(),
         };
-        for (index, map) in new.changes {
+        let changes = new.maps.iter().flat_map(|map| {
+            let changes = map.changes.iter();
+            changes.map(|(index, chunk)| (map.kind, *index, chunk))
+        });
+        for (kind, index, map) in changes {
             let mut foreign = Vec::new();
             let blocks: Vec<BlockNo> = map.iter_present().map(|(_, block)| block).collect();
             for blocks in by_chunk(&blocks) {
@@ -366,7 +442,11 @@ impl SharedBlocks {
                 }
             }
             if !foreign.is_empty() {
-                found.foreign.push((*index, foreign));
+                found.foreign.push(ForeignBlocks {
+                    kind,
+                    chunk: index,
+                    blocks: foreign,
+                });
             }
         }
         Ok(found)
@@ -380,32 +460,30 @@ fn build_inode(
     id: SnapshotId,
     base: Option<&Arc<Inode>>,
 ) -> Result<Inode> {
-    let place = Place::root(NodeKind::Memory, map_height(new.memory_bytes)?);
-    let root = base.map_or(Entry::Hole, |inode| inode.map_root);
-    let map = tree::update(commit, root, place, new.changes)?;
-    let frames_before = base.map_or(0, |inode| inode.frames_mapped);
+    let mut maps = Vec::new();
+    let mut frames_mapped = base.map_or(0, |inode| inode.frames_mapped);
+    for new in &new.maps {
+        let of_base = base.and_then(|inode| inode.map(new.kind));
+        let root = of_base.map_or(Entry::Hole, |map| map.root);
+        let map = FileMap::new(new.kind, new.size_bytes, root)?;
+        let updated = tree::update(commit, map.root, Place::root_of(&map), new.changes)?;
+        frames_mapped = frames_mapped.saturating_add_signed(updated.entries_change);
+        maps.push(map.with_root(updated.root));
+    }
     Ok(Inode {
         id,
         kind: new.kind,
         name: new.name.to_owned(),
         parent: new.parent,
         created_unix_ns: origin.created_unix_ns,
-        memory_bytes: new.memory_bytes,
-        map_root: map.root,
+        maps,
         orphan: false,
         incomplete: origin.incomplete,
         identity: origin.identity,
-        frames_mapped: frames_before.saturating_add_signed(map.entries_change),
+        frames_mapped,
         frames_new: origin.frames_new,
         state_bytes: new.state.len() as u32,
         state_checksum: crc32fast::hash(new.state),
         state_blocks: commit.put_state(new.state)?,
     })
-}
-
-/// The time of day in nanoseconds since 1970.
-pub(crate) fn unix_ns() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos() as u64)
 }

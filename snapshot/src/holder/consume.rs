@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Holder;
-use crate::catalog::{BlockSource, CatalogEdit, CatalogLock, Commit, Listed};
+use crate::catalog::Listed;
+use crate::catalog_lock::{BlockSource, CatalogEdit, CatalogLock, Commit};
 use crate::chunk_map::{ChunkMap, LeafBlocks};
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
 use crate::frame_map::FrameMap;
-use crate::layout::inode::{Inode, map_height};
-use crate::layout::node::{Entry, Node, NodeKind};
+use crate::layout::inode::{Inode, MapKind};
+use crate::layout::node::{Entry, Node};
 use crate::number::{BlockNo, ChunkIndex, ChunkNo, FrameSet, SnapshotId};
 use crate::recovery::reclaim_dead_holders;
 use crate::store::BlockStore;
@@ -19,16 +20,40 @@ use crate::tree::{self, Place};
 /// What became of a consumed snapshot.
 #[derive(Debug)]
 pub struct Consumed {
-    /// Every chunk of the snapshot's memory that had blocks, in order.
-    pub chunks: Vec<ConsumedChunk>,
+    /// Each map of the snapshot.
+    pub maps: Vec<ConsumedMap>,
     /// What could not be taken stays readable under this id, pinned by the holder, without a name.
     pub rest: Option<SnapshotId>,
 }
 
-/// A chunk of the memory of a consumed snapshot.
+impl Consumed {
+    /// The chunks of the snapshot's memory that had blocks, in order.
+    pub fn memory(&self) -> &[ConsumedChunk] {
+        let memory = self.maps.iter().find(|map| map.kind == MapKind::Memory);
+        memory.map_or(&[], |map| &map.chunks)
+    }
+
+    /// The same, and nothing else of it.
+    pub fn into_memory(self) -> Vec<ConsumedChunk> {
+        let mut maps = self.maps.into_iter();
+        let memory = maps.find(|map| map.kind == MapKind::Memory);
+        memory.map_or_else(Vec::new, |map| map.chunks)
+    }
+}
+
+/// A map of a consumed snapshot.
+#[derive(Debug)]
+pub struct ConsumedMap {
+    /// What is mapped.
+    pub kind: MapKind,
+    /// The chunks that had blocks, in order.
+    pub chunks: Vec<ConsumedChunk>,
+}
+
+/// A chunk of a map of a consumed snapshot.
 #[derive(Debug)]
 pub struct ConsumedChunk {
-    /// Index of the chunk in the guest's memory.
+    /// Index of the chunk in the map.
     pub index: ChunkIndex,
     /// The blocks of its frames, as the snapshot had them.
     pub map: ChunkMap,
@@ -57,19 +82,23 @@ impl Holder {
         let listed = listed.ok_or(Error::NotPinned { id: id.get() })?;
         self.check_only_mine(&lock, listed)?;
 
-        let all = FrameMap::new(Arc::clone(&self.pool), &listed.inode);
         let taken = self.takeable(&listed.inode)?;
-        let mut chunks = Vec::new();
-        for chunk in all.iter_present() {
-            let (index, map) = chunk?;
-            let taken = frames_in(&map, &taken);
-            chunks.push(ConsumedChunk { index, map, taken });
+        let mut maps = Vec::new();
+        for map in &listed.inode.maps {
+            let mut chunks = Vec::new();
+            for chunk in FrameMap::new(&self.pool, id, map).iter_present() {
+                let (index, map) = chunk?;
+                let taken = frames_in(&map, &taken);
+                chunks.push(ConsumedChunk { index, map, taken });
+            }
+            let kind = map.kind;
+            maps.push(ConsumedMap { kind, chunks });
         }
-        let rest = self.commit_rest(&mut lock, listed, &chunks, &taken)?;
+        let rest = self.commit_rest(&mut lock, listed, &maps, &taken)?;
         if rest.is_none() {
             self.clear_pin(id)?;
         }
-        Ok(Consumed { chunks, rest })
+        Ok(Consumed { maps, rest })
     }
 
     fn check_only_mine(&self, lock: &CatalogLock<'_>, listed: &Listed) -> Result<()> {
@@ -89,8 +118,9 @@ impl Holder {
     fn takeable(&self, inode: &Inode) -> Result<Taken> {
         let store = &self.pool.store;
         let mut taken = Taken::default();
-        let place = Place::root(NodeKind::Memory, map_height(inode.memory_bytes)?);
-        find_own(store, inode.map_root, place, &mut taken)?;
+        for map in &inode.maps {
+            find_own(store, map.root, Place::root_of(map), &mut taken)?;
+        }
         let table = self.leases.table();
         for chunk in taken.keys().copied().collect::<Vec<_>>() {
             if store.lease_owner(chunk)?.is_some() && !table.is_leased(chunk) {
@@ -105,27 +135,30 @@ impl Holder {
         &self,
         lock: &mut CatalogLock<'_>,
         listed: &Listed,
-        chunks: &[ConsumedChunk],
+        consumed: &[ConsumedMap],
         taken: &Taken,
     ) -> Result<Option<SnapshotId>> {
-        let changes: Vec<(ChunkIndex, ChunkMap)> = chunks
-            .iter()
-            .filter(|chunk| !chunk.taken.is_empty())
-            .map(|chunk| (chunk.index, without(&chunk.map, &chunk.taken)))
-            .collect();
         let mut commit = Commit::begin(lock, BlockSource::unleased())?;
-        let place = Place::root(NodeKind::Memory, map_height(listed.inode.memory_bytes)?);
-        let map = tree::update(&mut commit, listed.inode.map_root, place, &changes)?;
-        let rest = map.root != Entry::Hole;
+        let mut frames_mapped = listed.inode.frames_mapped;
+        let mut maps = Vec::new();
+        for (map, consumed) in listed.inode.maps.iter().zip(consumed) {
+            let changes: Vec<(ChunkIndex, ChunkMap)> = consumed
+                .chunks
+                .iter()
+                .filter(|chunk| !chunk.taken.is_empty())
+                .map(|chunk| (chunk.index, without(&chunk.map, &chunk.taken)))
+                .collect();
+            let left = tree::update(&mut commit, map.root, Place::root_of(map), &changes)?;
+            frames_mapped = frames_mapped.saturating_add_signed(left.entries_change);
+            maps.push(map.with_root(left.root));
+        }
+        let rest = maps.iter().any(|map| map.root != Entry::Hole);
         let was_orphan = i32::from(listed.inode.orphan);
         let block = if rest {
             let orphan = Inode {
                 orphan: true,
-                map_root: map.root,
-                frames_mapped: listed
-                    .inode
-                    .frames_mapped
-                    .saturating_add_signed(map.entries_change),
+                maps,
+                frames_mapped,
                 state_bytes: 0,
                 state_checksum: 0,
                 state_blocks: Vec::new(),

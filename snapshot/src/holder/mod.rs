@@ -9,23 +9,25 @@ mod unused;
 use std::fs::File;
 use std::sync::Arc;
 
-pub use commit::{Committed, NewSnapshot};
-pub(crate) use commit::{Origin, unix_ns};
-pub use consume::{Consumed, ConsumedChunk};
+pub(crate) use commit::Origin;
+pub use commit::{Committed, NewMap, NewSnapshot};
+pub use consume::{Consumed, ConsumedChunk, ConsumedMap};
 pub use unused::Vacating;
 
 use self::lease::Leases;
 use self::stale::Stale;
-use crate::catalog::CatalogLock;
+use crate::catalog_lock::CatalogLock;
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
 use crate::file_lock::{self, LockMode, LockPlace};
 use crate::frame_map::FrameMap;
+use crate::handle::Pool;
 use crate::layout::HOLDER_SLOTS;
 use crate::layout::holder_slot::{HolderSlotV1, PINS_MAX, PINS_MAX_OF_OTHERS};
+use crate::layout::inode::Inode;
 use crate::name::check_name;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, ChunkNo, FrameIndex, SnapshotId};
-use crate::pool::{Pool, SnapshotEntry};
+use crate::pool::SnapshotEntry;
 use crate::recovery::reclaim_dead_holders;
 
 /// A user of a pool's blocks, as a rule one VM: what it has leased and pinned is its own until it
@@ -161,7 +163,7 @@ impl Holder {
     }
 
     /// Finds a snapshot by name and pins it: until it is unpinned, its blocks stay, also when it is
-    /// removed. Pinning what this holder has pinned already changes nothing. The entry's own
+    /// removed. Gives its entry and the map of its memory. Pinning what this holder has pinned already changes nothing. The entry's own
     /// and shared sizes are not counted.
     ///
     /// # Errors
@@ -177,7 +179,7 @@ impl Holder {
         let inode = listed.complete()?;
         self.set_pin(inode.id, PINS_MAX_OF_OTHERS)?;
         fault_point(FaultPoint::PinSet);
-        let map = FrameMap::new(Arc::clone(&self.pool), inode);
+        let map = FrameMap::of_memory(&self.pool, inode)?;
         Ok((SnapshotEntry::of(inode), map))
     }
 
@@ -226,10 +228,25 @@ impl Holder {
     /// # Errors
     /// [`Error::NotPinned`] when this holder does not pin it.
     pub fn frame_map(&self, id: SnapshotId) -> Result<FrameMap> {
+        let inode = self.pinned_inode(id)?;
+        FrameMap::of_memory(&self.pool, &inode)
+    }
+
+    /// All maps of a snapshot that this holder pins.
+    ///
+    /// # Errors
+    /// [`Error::NotPinned`] when this holder does not pin it.
+    pub fn frame_maps(&self, id: SnapshotId) -> Result<Vec<FrameMap>> {
+        let inode = self.pinned_inode(id)?;
+        let maps = inode.maps.iter();
+        Ok(maps.map(|map| FrameMap::new(&self.pool, id, map)).collect())
+    }
+
+    fn pinned_inode(&self, id: SnapshotId) -> Result<Arc<Inode>> {
         let mut lock = CatalogLock::take(&self.pool)?;
         let listing = lock.listing()?;
         match (self.pin_index(id)?, listing.by_id(id)) {
-            (Some(_), Some(listed)) => Ok(FrameMap::new(Arc::clone(&self.pool), &listed.inode)),
+            (Some(_), Some(listed)) => Ok(Arc::clone(&listed.inode)),
             _ => Err(Error::NotPinned { id: id.get() }),
         }
     }

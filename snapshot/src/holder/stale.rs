@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Holder;
-use crate::catalog::Commit;
+use crate::catalog_lock::Commit;
 use crate::error::Result;
 use crate::number::{BlockNo, ChunkNo, FrameSet};
 

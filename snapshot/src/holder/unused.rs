@@ -3,8 +3,8 @@
 use super::Holder;
 use super::lease::Leases;
 use crate::error::Result;
+use crate::handle::Pool;
 use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo};
-use crate::pool::Pool;
 
 impl Pool {
     /// Chunks that are wholly free and leased to nobody, as far as that can be said while others

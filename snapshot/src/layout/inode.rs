@@ -6,8 +6,8 @@ use serde::Serialize;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::Layout;
 use super::node::{Entry, NodeKind, height_for};
+use super::{FORMAT_VERSION, Layout};
 use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::name::check_name;
@@ -57,6 +57,81 @@ impl std::fmt::Display for SnapshotKind {
     }
 }
 
+/// What a map of a file is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MapKind {
+    /// Memory: of a guest, by RAM offset, or the pages of a process image. Every file has it.
+    #[default]
+    Memory,
+}
+
+impl std::fmt::Display for MapKind {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match self {
+            MapKind::Memory => "memory",
+        })
+    }
+}
+
+/// One of a file's maps: the blocks that hold each chunk of a memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileMap {
+    pub(crate) kind: MapKind,
+    pub(crate) root: Entry,
+    size_bytes: u64,
+    height: u32,
+}
+
+impl FileMap {
+    /// The map of something of this size.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSnapshot`] for a size that no map can have.
+    pub(crate) fn new(kind: MapKind, size_bytes: u64, root: Entry) -> Result<FileMap> {
+        Ok(FileMap {
+            kind,
+            root,
+            size_bytes,
+            height: map_height(size_bytes)?,
+        })
+    }
+
+    /// The same map with another root.
+    pub(crate) fn with_root(&self, root: Entry) -> FileMap {
+        FileMap { root, ..*self }
+    }
+
+    /// Size of what is mapped.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Inner levels of the map.
+    pub(crate) fn height(&self) -> u32 {
+        self.height
+    }
+
+    /// Chunks of what is mapped, holes included.
+    pub(crate) fn chunks_total(&self) -> u32 {
+        u32::try_from(self.size_bytes.div_ceil(CHUNK_SIZE_BYTES)).unwrap_or(u32::MAX)
+    }
+}
+
+/// The one map that an inode of format version 5 can hold: that of memory.
+///
+/// # Errors
+/// [`Error::InvalidSnapshot`] for any other list.
+pub(crate) fn only_map<M: Copy>(maps: &[M], kind: impl Fn(&M) -> MapKind) -> Result<M> {
+    match maps {
+        [map] if kind(map) == MapKind::Memory => Ok(*map),
+        _ => Err(Error::invalid(format!(
+            "format version {FORMAT_VERSION} keeps files with one map, of memory; this one has {} maps",
+            maps.len()
+        ))),
+    }
+}
+
 /// An inode as it is in its block.
 #[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -102,12 +177,13 @@ pub(crate) struct Inode {
     pub(crate) name: String,
     pub(crate) parent: Option<SnapshotId>,
     pub(crate) created_unix_ns: u64,
-    pub(crate) memory_bytes: u64,
-    pub(crate) map_root: Entry,
+    /// One map of each kind at most; that of memory is first.
+    pub(crate) maps: Vec<FileMap>,
     pub(crate) orphan: bool,
     /// Received in part: nobody may use it.
     pub(crate) incomplete: bool,
     pub(crate) identity: Identity,
+    /// Frames of all maps that have a block.
     pub(crate) frames_mapped: u64,
     pub(crate) frames_new: u64,
     pub(crate) state_bytes: u32,
@@ -115,7 +191,7 @@ pub(crate) struct Inode {
     pub(crate) state_blocks: Vec<BlockNo>,
 }
 
-/// Inner levels of the map of this much memory.
+/// Inner levels of the map of so many bytes.
 pub(crate) fn map_height(memory_bytes: u64) -> Result<u32> {
     let chunks = memory_bytes.div_ceil(CHUNK_SIZE_BYTES);
     let fits = memory_bytes > 0
@@ -129,13 +205,37 @@ pub(crate) fn map_height(memory_bytes: u64) -> Result<u32> {
 }
 
 impl Inode {
-    /// Chunks of the snapshot's memory.
-    pub(crate) fn chunks_total(&self) -> u32 {
-        u32::try_from(self.memory_bytes.div_ceil(CHUNK_SIZE_BYTES)).unwrap_or(u32::MAX)
+    /// The map of this kind, if the file has one.
+    pub(crate) fn map(&self, kind: MapKind) -> Option<&FileMap> {
+        self.maps.iter().find(|map| map.kind == kind)
+    }
+
+    /// The map of memory.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] for a file without one.
+    pub(crate) fn memory(&self) -> Result<&FileMap> {
+        self.map(MapKind::Memory).ok_or_else(|| {
+            Error::damaged(format!("snapshot '{}' has no map of its memory", self.name))
+        })
+    }
+
+    /// True when both are of one kind, with maps of the same kinds and sizes.
+    pub(crate) fn has_shape_of(&self, other: &Inode) -> bool {
+        let shape = |inode: &Inode| -> Vec<(MapKind, u64)> {
+            let maps = inode.maps.iter();
+            maps.map(|map| (map.kind, map.size_bytes)).collect()
+        };
+        self.kind == other.kind && shape(self) == shape(other)
     }
 
     /// The bytes of the inode for a slot of the catalog.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSnapshot`] for a list of maps that the format cannot express;
+    /// [`Error::InvalidName`] for a name that is too long.
     pub(crate) fn seal(&self, slot: u32, block: BlockNo, generation: u64) -> Result<InodeV2> {
+        let memory = only_map(&self.maps, |map| map.kind)?;
         let mut raw = InodeV2::new_zeroed();
         raw.magic = INODE_MAGIC;
         raw.version = INODE_VERSION.into();
@@ -145,9 +245,9 @@ impl Inode {
         raw.id = self.id.get().into();
         raw.parent = self.parent.map_or(0, SnapshotId::get).into();
         raw.created_unix_ns = self.created_unix_ns.into();
-        raw.memory_bytes = self.memory_bytes.into();
-        raw.map_root = self.map_root.to_raw().into();
-        raw.map_height = map_height(self.memory_bytes)?.into();
+        raw.memory_bytes = memory.size_bytes.into();
+        raw.map_root = memory.root.to_raw().into();
+        raw.map_height = memory.height.into();
         let flags = [
             (self.orphan, FLAG_ORPHAN),
             (self.incomplete, FLAG_INCOMPLETE),
@@ -238,8 +338,12 @@ impl Inode {
             name: name.to_owned(),
             parent: SnapshotId::new(raw.parent.get()),
             created_unix_ns: raw.created_unix_ns.get(),
-            memory_bytes: raw.memory_bytes.get(),
-            map_root: Entry::from_raw(raw.map_root.get(), height, NodeKind::Memory, layout)?,
+            maps: vec![FileMap {
+                kind: MapKind::Memory,
+                root: Entry::from_raw(raw.map_root.get(), height, NodeKind::Memory, layout)?,
+                size_bytes: raw.memory_bytes.get(),
+                height,
+            }],
             orphan: raw.flags.get() & FLAG_ORPHAN != 0,
             incomplete: raw.flags.get() & FLAG_INCOMPLETE != 0,
             identity: Identity::from_bytes(raw.identity).ok_or_else(|| fault("no identity"))?,

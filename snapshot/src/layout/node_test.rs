@@ -3,7 +3,7 @@
 
 use zerocopy::IntoBytes;
 
-use super::inode::{Inode, InodeV2, SnapshotKind, map_height};
+use super::inode::{FileMap, Inode, InodeV2, MapKind, SnapshotKind, map_height};
 use super::node::{
     Entry, Expected, Node, NodeKind, NodeV1, height_for, leaves_covered, open_node, seal_node,
 };
@@ -147,6 +147,14 @@ fn trees_are_as_tall_as_they_must_be() {
     }
 }
 
+fn memory(size_bytes: u64) -> FileMap {
+    let root = Entry::Node {
+        block: BlockNo::new(900),
+        crc24: 7,
+    };
+    FileMap::new(MapKind::Memory, size_bytes, root).unwrap()
+}
+
 fn inode() -> Inode {
     Inode {
         id: SnapshotId::new(12).unwrap(),
@@ -154,11 +162,7 @@ fn inode() -> Inode {
         name: "before-upgrade".to_owned(),
         parent: SnapshotId::new(11),
         created_unix_ns: 1,
-        memory_bytes: 3 << 20,
-        map_root: Entry::Node {
-            block: BlockNo::new(900),
-            crc24: 7,
-        },
+        maps: vec![memory(3 << 20)],
         orphan: true,
         incomplete: false,
         identity: Identity::from_bytes([7; 16]).unwrap(),
@@ -167,6 +171,19 @@ fn inode() -> Inode {
         state_bytes: 4097,
         state_checksum: 4,
         state_blocks: vec![BlockNo::new(901), BlockNo::new(902)],
+    }
+}
+
+#[test]
+fn a_list_of_maps_that_the_format_cannot_express_is_refused() {
+    for maps in [vec![], vec![memory(3 << 20); 2]] {
+        let count = maps.len();
+        let odd = Inode { maps, ..inode() };
+        let refused = odd
+            .seal(1000, BlockNo::new(600), 5)
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains(&format!("{count} maps")), "{refused}");
     }
 }
 

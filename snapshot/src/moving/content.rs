@@ -2,8 +2,8 @@
 
 use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
+use crate::handle::Pool;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, FrameIndex, FrameSet};
-use crate::pool::Pool;
 use crate::scrub::digest_of;
 
 pub(super) const FRAME_BYTES: usize = BLOCK_SIZE_BYTES as usize;

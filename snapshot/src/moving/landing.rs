@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use super::content::{Content, is_zero};
-use crate::catalog::{CatalogLock, Listed, Listing};
+use crate::catalog::{Listed, Listing};
+use crate::catalog_lock::CatalogLock;
 use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
-use crate::holder::{Holder, NewSnapshot, Origin};
-use crate::layout::inode::{Inode, SnapshotKind};
+use crate::handle::Pool;
+use crate::holder::{Holder, NewMap, NewSnapshot, Origin};
+use crate::layout::inode::{Inode, MapKind, SnapshotKind};
 use crate::number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkIndex, FrameIndex, FrameSet, SnapshotId,
 };
-use crate::pool::Pool;
 use crate::region::Medium;
 use crate::stream::{ChunkRecord, StreamHeader};
 
@@ -32,11 +33,11 @@ struct Source {
 }
 
 impl Source {
-    fn of(pool: &Arc<Pool>, listed: &Listed) -> Source {
-        Source {
+    fn of(pool: &Arc<Pool>, listed: &Listed) -> Result<Source> {
+        Ok(Source {
             inode: Arc::clone(&listed.inode),
-            map: FrameMap::new(Arc::clone(pool), &listed.inode),
-        }
+            map: FrameMap::of_memory(pool, &listed.inode)?,
+        })
     }
 }
 
@@ -91,8 +92,8 @@ impl Landing {
             name: name.to_owned(),
             header: header.clone(),
             parent,
-            base: base.map(|listed| Source::of(pool, listed)),
-            start: start.map(|listed| Source::of(pool, listed)),
+            base: base.map(|listed| Source::of(pool, listed)).transpose()?,
+            start: start.map(|listed| Source::of(pool, listed)).transpose()?,
             resumed: unfinished.is_some(),
             kept: unfinished.map(|listed| listed.inode.id),
             changes: Vec::new(),
@@ -348,9 +349,8 @@ impl Landing {
             name: &self.name,
             kind: self.header.kind,
             parent: self.parent,
-            memory_bytes: self.header.memory_bytes,
             base: on,
-            changes,
+            maps: vec![NewMap::memory(self.header.memory_bytes, changes)],
             state: state.unwrap_or_default(),
             frames_new: self.header.frames_new,
         };
@@ -463,7 +463,11 @@ fn alike<'l>(listing: &'l Listing, header: &StreamHeader) -> Option<&'l Listed> 
 }
 
 fn is_of_the_same_shape(inode: &Inode, header: &StreamHeader) -> bool {
-    (inode.kind, inode.memory_bytes) == (header.kind, header.memory_bytes)
+    let memory = match &inode.maps[..] {
+        [map] if map.kind == MapKind::Memory => map,
+        _ => return false,
+    };
+    (inode.kind, memory.size_bytes()) == (header.kind, header.memory_bytes)
 }
 
 fn map_of(source: Option<&Source>, index: ChunkIndex) -> Result<ChunkMap> {

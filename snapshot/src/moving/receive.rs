@@ -14,9 +14,9 @@ use serde::Serialize;
 use super::MoveProgress;
 use super::landing::Landing;
 use crate::error::{Error, Result};
+use crate::handle::Pool;
 use crate::identity::Identity;
 use crate::number::{BLOCK_SIZE_BYTES, SnapshotId};
-use crate::pool::Pool;
 use crate::stream::{Item, StreamReader};
 
 /// Frames stored between two commits: 32 MiB.

@@ -8,16 +8,16 @@ use serde::Serialize;
 
 use super::MoveProgress;
 use super::content::{Content, FRAME_BYTES, is_zero};
-use crate::catalog::CatalogLock;
+use crate::catalog_lock::CatalogLock;
 use crate::chunk_map::ChunkMap;
 use crate::diff::{chunk_at, next_index};
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
+use crate::handle::Pool;
 use crate::holder::Holder;
 use crate::identity::Identity;
-use crate::layout::inode::{Inode, SnapshotKind};
+use crate::layout::inode::{FileMap, Inode, MapKind, SnapshotKind};
 use crate::number::{BLOCK_SIZE_BYTES, ChunkIndex, FrameIndex, FrameSet};
-use crate::pool::Pool;
 use crate::stream::{BaseOf, StreamHeader, StreamWriter};
 
 /// How a snapshot is sent.
@@ -76,8 +76,9 @@ impl Pool {
             Some(since) => Some(pinned(self, &holder, since)?.0),
             None => None,
         };
+        let memory = only_memory(&snapshot)?;
         if let Some(base) = &base
-            && (base.kind, base.memory_bytes) != (snapshot.kind, snapshot.memory_bytes)
+            && !base.has_shape_of(&snapshot)
         {
             return Err(Error::invalid(format!(
                 "'{name}' and '{}' cannot be compared: they are of different kinds, or of memories of different sizes",
@@ -93,7 +94,7 @@ impl Pool {
             parent,
             kind: snapshot.kind,
             name: snapshot.name.clone(),
-            memory_bytes: snapshot.memory_bytes,
+            memory_bytes: memory.size_bytes(),
             created_unix_ns: snapshot.created_unix_ns,
             frames_mapped: snapshot.frames_mapped,
             frames_new: snapshot.frames_new,
@@ -103,15 +104,18 @@ impl Pool {
         let mut writer = StreamWriter::begin(out, &header, options.level)?;
         writer.state(&self.state_of(&snapshot)?)?;
         let mut sending = Sending::new(self, snapshot.kind);
-        let maps = [Some(&snapshot), base.as_ref()]
-            .map(|inode| inode.map(|inode| FrameMap::new(Arc::clone(self), inode)));
+        let base_map = match &base {
+            Some(base) => Some(FrameMap::of_memory(self, base)?),
+            None => None,
+        };
+        let maps = [Some(FrameMap::of_memory(self, &snapshot)?), base_map];
         let mut sides = maps
             .each_ref()
             .map(|map| map.iter().flat_map(FrameMap::iter_present).peekable());
         while let Some(index) = next_index(&mut sides)? {
             let progress = MoveProgress {
                 bytes_done: index.byte_offset(),
-                bytes_total: snapshot.memory_bytes,
+                bytes_total: memory.size_bytes(),
             };
             if on_progress(progress).is_break() {
                 return Err(Error::Interrupted);
@@ -131,6 +135,18 @@ impl Pool {
             bytes_raw: totals.frames_written * BLOCK_SIZE_BYTES + u64::from(snapshot.state_bytes),
             bytes_stream,
         })
+    }
+}
+
+/// The memory of a snapshot that has no other map: a stream carries nothing else.
+fn only_memory(inode: &Inode) -> Result<&FileMap> {
+    match &inode.maps[..] {
+        [map] if map.kind == MapKind::Memory => Ok(map),
+        maps => Err(Error::invalid(format!(
+            "a stream carries one map, of memory; '{}' has {} maps",
+            inode.name,
+            maps.len()
+        ))),
     }
 }
 

@@ -5,11 +5,11 @@ use std::ops::Range;
 
 use serde::Serialize;
 
-use super::Pool;
-use crate::catalog::CatalogLock;
+use crate::catalog_lock::CatalogLock;
 use crate::error::{Error, Result};
+use crate::handle::Pool;
 use crate::layout::HOLDER_SLOTS;
-use crate::layout::inode::{Inode, map_height};
+use crate::layout::inode::{FileMap, Inode};
 use crate::layout::node::{Entry, NodeKind};
 use crate::layout::runtime::{COMMITTED_OFFSET, DIRTY, DIRTY_OFFSET, committed_generation};
 use crate::layout::superblock::CATALOG_HEIGHT;
@@ -263,10 +263,21 @@ impl Check<'_> {
         Ok(pinned)
     }
 
-    /// `None` when there are some behind the memory's end.
+    /// The frames of all maps of a file; `None` when there are some behind the end of what a map
+    /// is of.
     fn count_frames(&self, inode: &Inode) -> Result<Option<u64>> {
-        let place = Place::root(NodeKind::Memory, map_height(inode.memory_bytes)?);
-        let mut left = vec![(inode.map_root, place)];
+        let mut frames = 0;
+        for map in &inode.maps {
+            let Some(of_map) = self.count_frames_of(map)? else {
+                return Ok(None);
+            };
+            frames += of_map;
+        }
+        Ok(Some(frames))
+    }
+
+    fn count_frames_of(&self, map: &FileMap) -> Result<Option<u64>> {
+        let mut left = vec![(map.root, Place::root_of(map))];
         let mut frames = 0;
         while let Some((entry, place)) = left.pop() {
             match entry {
@@ -283,7 +294,7 @@ impl Check<'_> {
                 }
                 _ => frames += u64::from(leaf_map(self.store, entry, place)?.count()),
             }
-            if entry != Entry::Hole && place.first_index >= u64::from(inode.chunks_total()) {
+            if entry != Entry::Hole && place.first_index >= u64::from(map.chunks_total()) {
                 return Ok(None);
             }
         }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::catalog::{BlockSource, CatalogEdit, CatalogLock, Commit};
+use crate::catalog_lock::{BlockSource, CatalogEdit, CatalogLock, Commit};
 use crate::chunk_map::ChunkMap;
-use crate::holder::NewSnapshot;
-use crate::layout::inode::{Inode, SnapshotKind};
+use crate::handle::Pool;
+use crate::holder::{NewMap, NewSnapshot};
+use crate::layout::inode::{FileMap, Inode, SnapshotKind};
 use crate::number::{CHUNK_SIZE_BYTES, ChunkIndex};
-use crate::pool::{CreateOptions, Pool};
+use crate::pool::CreateOptions;
 
 const CHUNKS: u64 = 4;
 
@@ -20,13 +21,13 @@ fn with_snapshot(directory: &tempfile::TempDir) -> Arc<Pool> {
     let pool = Pool::create(&directory.path().join("pool"), &options).unwrap();
     let vm = pool.hold("vm").unwrap();
     let last = ChunkMap::Whole(vm.alloc_chunk().unwrap());
+    let changes = [(ChunkIndex::new(CHUNKS as u32 - 1), last)];
     let new = NewSnapshot {
         kind: SnapshotKind::Vm,
         name: "s",
         parent: None,
-        memory_bytes: CHUNKS * CHUNK_SIZE_BYTES,
         base: None,
-        changes: &[(ChunkIndex::new(CHUNKS as u32 - 1), last)],
+        maps: vec![NewMap::memory(CHUNKS * CHUNK_SIZE_BYTES, &changes)],
         state: b"state",
         frames_new: 512,
     };
@@ -60,7 +61,8 @@ fn frames_behind_the_memorys_end_are_found() {
     let report = pool.check().unwrap();
     assert!(report.is_clean(), "{:?}", report.findings);
     replace_inode(&pool, |inode| {
-        inode.memory_bytes = (CHUNKS - 1) * CHUNK_SIZE_BYTES;
+        let map = &mut inode.maps[0];
+        *map = FileMap::new(map.kind, (CHUNKS - 1) * CHUNK_SIZE_BYTES, map.root).unwrap();
     });
     let findings = pool.check().unwrap().findings;
     assert!(

@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
-use super::Pool;
 use super::device::is_device;
-use crate::catalog::{CatalogLock, CatalogMemory, WriteCounters, read_current};
+use crate::catalog::{CatalogMemory, WriteCounters, read_current};
+use crate::catalog_lock::CatalogLock;
+use crate::clock::unix_ns;
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
 use crate::file_lock::{self, LockMode, LockPlace};
-use crate::holder::unix_ns;
-use crate::identity::random_uuid;
+use crate::handle::Pool;
 use crate::layout::runtime::{
     BOOT_ID_OFFSET, CLEAN, CLEAN_OFFSET, COMMITTED_OFFSET, DIRTY, DIRTY_OFFSET, committed_word,
 };
@@ -25,6 +25,7 @@ use crate::layout::{
     CHUNK_TABLE_BLOCK, Layout, SIZE_BYTES_MIN, SPARE_FIRST_BLOCK, SUPERBLOCK_BLOCKS,
 };
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
+use crate::random::random_uuid;
 use crate::recovery::{rebuild, reclaim_dead_holders};
 use crate::region::{
     Detected, MappedRegion, Medium, Region, available_bytes, detect, durability_limit,

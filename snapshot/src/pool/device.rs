@@ -5,14 +5,14 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Pool;
 use super::create::{CreateOptions, format, open_medium};
 use crate::catalog::read_current;
 use crate::error::{Error, Result};
 use crate::file_lock::{self, LockMode, LockPlace};
-use crate::identity::random_uuid;
+use crate::handle::Pool;
 use crate::layout::{Layout, SIZE_BYTES_MIN, SUPERBLOCK_BLOCKS};
 use crate::number::BLOCK_SIZE_BYTES;
+use crate::random::random_uuid;
 use crate::region::{Detected, MappedRegion, Medium, Region};
 
 /// Whether the path names a device.

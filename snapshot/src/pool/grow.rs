@@ -4,14 +4,12 @@
 //! switch is all there is to it: before the switch the pool is the old one, on a medium that is too
 //! long.
 
-use std::sync::atomic::Ordering;
-
 use serde::Serialize;
 
-use super::Pool;
-use crate::catalog::{BlockSource, CatalogEdit, CatalogLock, Commit};
+use crate::catalog_lock::{BlockSource, CatalogEdit, CatalogLock, Commit};
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
+use crate::handle::Pool;
 use crate::layout::segment::Segment;
 use crate::layout::superblock::SuperblockV2;
 use crate::number::CHUNK_BLOCKS;
@@ -124,25 +122,6 @@ impl Pool {
         let (start, len) = segment.chunk_table();
         region.provide(start, len)?;
         Ok(superblock)
-    }
-
-    /// Takes note of what another process may have added to the pool. The caller has the catalog
-    /// lock.
-    pub(crate) fn follow_growth(&self, superblock: &SuperblockV2) -> Result<()> {
-        let layout = &self.store.layout;
-        if superblock.size_bytes.get() <= layout.size_bytes() {
-            return Ok(());
-        }
-        self.overcommit
-            .store(superblock.overcommit(), Ordering::Relaxed);
-        self.store
-            .region
-            .extend(superblock.size_bytes.get(), superblock.overcommit())?;
-        let grown = superblock.layout()?;
-        for segment in grown.segments().skip(layout.segments().count()) {
-            layout.add(*segment)?;
-        }
-        Ok(())
     }
 
     /// A medium that is longer than the pool is what a growth leaves that was cut off.

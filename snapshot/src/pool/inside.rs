@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use super::Pool;
-use crate::catalog::{CatalogLock, read_slot};
+use crate::catalog::read_slot;
+use crate::catalog_lock::CatalogLock;
 use crate::error::Result;
+use crate::handle::Pool;
 use crate::layout::SUPERBLOCK_BLOCKS;
-use crate::layout::inode::map_height;
+use crate::layout::inode::MapKind;
 use crate::layout::node::Entry;
 use crate::number::{BlockNo, ChunkNo, SnapshotId};
-use crate::tree::{Frames, Role, Visitor};
+use crate::tree::{Frames, Place, Role, Visitor, walk};
 
 use super::snapshots::SnapshotEntry;
 use crate::identity::uuid_text;
@@ -131,17 +132,26 @@ pub struct SnapshotInside {
     pub entry: SnapshotEntry,
     /// Where its inode is.
     pub inode: InodePlace,
-    /// Its map.
-    pub map: MapInside,
+    /// Its maps. In JSON, where a file has only one, `map` is that of memory.
+    #[serde(rename = "map", serialize_with = "memory_map")]
+    pub maps: Vec<MapInside>,
     /// Blocks of its saved state.
     pub state_blocks: Vec<BlockNo>,
     /// CRC-32 of that state.
     pub state_checksum: u32,
 }
 
+fn memory_map<S: Serializer>(maps: &[MapInside], serializer: S) -> Result<S::Ok, S::Error> {
+    let memory = maps.iter().find(|map| map.kind == MapKind::Memory);
+    memory.serialize(serializer)
+}
+
 /// A map from frames to blocks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MapInside {
+    /// What is mapped.
+    #[serde(skip)]
+    pub kind: MapKind,
     /// Its root.
     pub root: Reference,
     /// Inner levels.
@@ -229,7 +239,7 @@ impl Pool {
         })
     }
 
-    /// A snapshot's inode and map.
+    /// A snapshot's inode and maps.
     ///
     /// # Errors
     /// [`crate::Error::NotFound`], [`crate::Error::Damaged`], [`crate::Error::Io`].
@@ -241,20 +251,24 @@ impl Pool {
             return Err(self.not_found(name, &listing));
         };
         let inode = Arc::clone(&listed.inode);
-        let height = map_height(inode.memory_bytes)?;
-        let mut map = MapInside {
-            root: inode.map_root.into(),
-            height,
-            nodes: 0,
-            whole_chunks: 0,
-            leaves: 0,
-            frames: 0,
-        };
-        self.walk_memory(&inode, &mut map)?;
+        let mut maps = Vec::new();
+        for map in &inode.maps {
+            let mut inside = MapInside {
+                kind: map.kind,
+                root: map.root.into(),
+                height: map.height(),
+                nodes: 0,
+                whole_chunks: 0,
+                leaves: 0,
+                frames: 0,
+            };
+            walk(&self.store, map.root, Place::root_of(map), &mut inside)?;
+            maps.push(inside);
+        }
         Ok(SnapshotInside {
             entry,
             inode: InodePlace::of(listed),
-            map,
+            maps,
             state_blocks: inode.state_blocks.clone(),
             state_checksum: inode.state_checksum,
         })

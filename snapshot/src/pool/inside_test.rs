@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::{ChunkIndex, ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, SnapshotKind};
+use crate::{ChunkIndex, ChunkMap, CreateOptions, LeafBlocks, NewMap, NewSnapshot, SnapshotKind};
 
 #[test]
 fn superblocks_segments_inodes_and_maps_are_told() {
@@ -19,16 +19,16 @@ fn superblocks_segments_inodes_and_maps_are_told() {
         leaf.set(frame as u32 * 7, Some(block));
     }
     let whole = vm.alloc_chunk().unwrap();
+    let changes = [
+        (ChunkIndex::new(0), ChunkMap::Whole(whole)),
+        (ChunkIndex::new(5), ChunkMap::Frames(Arc::new(leaf))),
+    ];
     let new = NewSnapshot {
         kind: SnapshotKind::Vm,
         name: "base",
         parent: None,
-        memory_bytes: 64 << 20,
         base: None,
-        changes: &[
-            (ChunkIndex::new(0), ChunkMap::Whole(whole)),
-            (ChunkIndex::new(5), ChunkMap::Frames(Arc::new(leaf))),
-        ],
+        maps: vec![NewMap::memory(64 << 20, &changes)],
         state: &[9; 5000],
         frames_new: 515,
     };
@@ -60,7 +60,7 @@ fn superblocks_segments_inodes_and_maps_are_told() {
         leaves,
         frames,
         ..
-    } = snapshot.map;
+    } = snapshot.maps[0];
     assert_eq!((nodes, whole_chunks, leaves, frames), (2, 1, 1, 515));
     assert_eq!(
         (snapshot.state_blocks.len(), &snapshot.inode),

@@ -4,16 +4,15 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::Pool;
-use crate::catalog::CatalogLock;
+use crate::catalog_lock::CatalogLock;
 use crate::error::Result;
+use crate::handle::Pool;
 use crate::layout::HOLDER_SLOTS;
-use crate::layout::inode::{Inode, map_height};
-use crate::layout::node::NodeKind;
+use crate::layout::inode::Inode;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkNo};
 use crate::recovery::reclaim_dead_holders;
 use crate::refs::BlockNumbers;
-use crate::tree::{Frames, Place, Visitor, walk};
+use crate::tree::{Frames, Visitor, walk_maps};
 
 /// A pool's chunks, and what its snapshots have of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -120,7 +119,7 @@ impl Pool {
         inodes.sort_by_key(|inode| inode.id);
         let mut sharing = Sharing::default();
         for inode in &inodes {
-            self.walk_memory(inode, &mut sharing)?;
+            walk_maps(&self.store, inode, &mut sharing)?;
         }
         let mut snapshots = Vec::new();
         for listed in listing.named() {
@@ -129,7 +128,7 @@ impl Pool {
                 own: 0,
                 all: 0,
             };
-            self.walk_memory(&listed.inode, &mut own)?;
+            walk_maps(&self.store, &listed.inode, &mut own)?;
             snapshots.push((
                 listed.inode.id,
                 SnapshotSpace {
@@ -150,12 +149,6 @@ impl Pool {
             holders,
             snapshots: snapshots.into_iter().map(|(_, space)| space).collect(),
         })
-    }
-
-    /// Visits all that a snapshot's map refers to.
-    pub(super) fn walk_memory(&self, inode: &Inode, visitor: &mut dyn Visitor) -> Result<()> {
-        let place = Place::root(NodeKind::Memory, map_height(inode.memory_bytes)?);
-        walk(&self.store, inode.map_root, place, visitor)
     }
 
     /// The slots in use, and the names of those who use them.

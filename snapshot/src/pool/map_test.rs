@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
-    ChunkIndex, ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, SnapshotId, SnapshotKind,
+    ChunkIndex, ChunkMap, CreateOptions, Holder, LeafBlocks, NewMap, NewSnapshot, SnapshotId,
+    SnapshotKind,
 };
 
 fn take(
@@ -17,9 +18,8 @@ fn take(
         kind: SnapshotKind::Vm,
         name,
         parent: base,
-        memory_bytes: 64 << 20,
         base,
-        changes,
+        maps: vec![NewMap::memory(64 << 20, changes)],
         state: b"state",
         frames_new: 1,
     };

@@ -1,17 +1,20 @@
 //! The snapshots of a pool as its users see them.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
-use super::Pool;
-use crate::catalog::{CatalogLock, Listing, Removed};
+use crate::catalog::Listing;
+use crate::catalog_lock::{CatalogLock, Removed};
 use crate::error::{Error, Result};
+use crate::handle::Pool;
 use crate::identity::Identity;
-use crate::layout::inode::{Inode, SnapshotKind};
+use crate::layout::inode::{FileMap, Inode, MapKind, SnapshotKind};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, SnapshotId};
 use crate::recovery::reclaim_dead_holders;
 use crate::refs::RefChanges;
 use crate::store::BlockStore;
-use crate::tree::{Frames, Visitor};
+use crate::tree::{Frames, Visitor, walk_maps};
 
 /// A snapshot, as the catalog lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,8 +29,11 @@ pub struct SnapshotEntry {
     pub parent: Option<SnapshotId>,
     /// When it was committed, in nanoseconds since 1970.
     pub created_unix_ns: u64,
-    /// Size of the guest's memory.
+    /// Size of its memory.
     pub memory_bytes: u64,
+    /// All that it has a map of, its memory included.
+    #[serde(skip)]
+    pub maps: Vec<MapEntry>,
     /// Frames that have a block; the others read as zero.
     pub frames_mapped: u64,
     /// Frames that were written since the snapshot before.
@@ -44,6 +50,24 @@ pub struct SnapshotEntry {
     pub shared_bytes: Option<u64>,
 }
 
+/// A map of a snapshot, as the catalog lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MapEntry {
+    /// What is mapped.
+    pub kind: MapKind,
+    /// Its size.
+    pub size_bytes: u64,
+}
+
+impl From<&FileMap> for MapEntry {
+    fn from(map: &FileMap) -> MapEntry {
+        MapEntry {
+            kind: map.kind,
+            size_bytes: map.size_bytes(),
+        }
+    }
+}
+
 impl SnapshotEntry {
     pub(crate) fn of(inode: &Inode) -> SnapshotEntry {
         SnapshotEntry {
@@ -52,7 +76,8 @@ impl SnapshotEntry {
             name: inode.name.clone(),
             parent: inode.parent,
             created_unix_ns: inode.created_unix_ns,
-            memory_bytes: inode.memory_bytes,
+            memory_bytes: inode.memory().map_or(0, FileMap::size_bytes),
+            maps: inode.maps.iter().map(MapEntry::from).collect(),
             frames_mapped: inode.frames_mapped,
             frames_new: inode.frames_new,
             state_bytes: u64::from(inode.state_bytes),
@@ -153,6 +178,14 @@ impl Pool {
         Ok(state)
     }
 
+    /// The inode of the snapshot of this name, of which all must be there.
+    pub(crate) fn inode_named(&self, name: &str, listing: &Listing) -> Result<Arc<Inode>> {
+        match listing.by_name(name) {
+            Some(listed) => listed.complete().map(Arc::clone),
+            None => Err(self.not_found(name, listing)),
+        }
+    }
+
     pub(crate) fn not_found(&self, name: &str, listing: &Listing) -> Error {
         let names = listing.named().map(|listed| listed.inode.name.as_str());
         Error::NotFound {
@@ -196,7 +229,7 @@ impl Pool {
             footprint.reference(*block)?;
         }
         footprint.in_metadata = false;
-        self.walk_memory(inode, &mut footprint)?;
+        walk_maps(&self.store, inode, &mut footprint)?;
         let freed = footprint.refs.freed().len() as u64;
         let own_frames = freed.saturating_sub(footprint.metadata_freed);
         Ok(SnapshotEntry {

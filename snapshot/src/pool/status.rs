@@ -5,14 +5,15 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::Pool;
-use crate::catalog::CatalogLock;
+use crate::catalog_lock::CatalogLock;
+use crate::durability::DurabilityLimit;
 use crate::error::{Error, Result};
+use crate::handle::Pool;
 use crate::identity::uuid_text;
 use crate::layout::HOLDER_SLOTS;
 use crate::number::CHUNK_BLOCKS;
 use crate::recovery::reclaim_dead_holders;
-use crate::region::{CowEngine, DurabilityLimit, Medium};
+use crate::region::{CowEngine, Medium};
 
 /// The state of a pool. Blocks have 4 KiB; `metadata + snapshot + leased + free = total`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

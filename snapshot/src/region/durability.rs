@@ -1,4 +1,4 @@
-//! What a pool's snapshots survive: the medium decides, and what is under it on this host.
+//! Finds out what a pool's snapshots survive: the medium decides, and what is under it on this host.
 //!
 //! docs/using/what-survives.md and docs/inside/media.md have this as a table; a test makes it from
 //! `limit` and compares.
@@ -8,63 +8,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::fstatfs;
-use serde::{Deserialize, Serialize};
 
 use super::Medium;
 use super::detect::sysfs_of_device;
+use crate::durability::{Durability, DurabilityLimit};
 use crate::error::{Error, Result};
-
-/// What a committed snapshot must survive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Durability {
-    /// The end of any process, however it ends.
-    Process,
-    /// A crash or restart of the host's kernel too.
-    Host,
-    /// A power cut too.
-    Power,
-}
-
-impl Durability {
-    /// From the weakest to the strongest.
-    pub const ALL: [Durability; 3] = [Durability::Process, Durability::Host, Durability::Power];
-
-    /// Short name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Durability::Process => "process",
-            Durability::Host => "host",
-            Durability::Power => "power",
-        }
-    }
-}
-
-impl std::fmt::Display for Durability {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.pad(self.name())
-    }
-}
-
-impl std::str::FromStr for Durability {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Durability, String> {
-        let found = Durability::ALL
-            .into_iter()
-            .find(|durability| durability.name() == text);
-        found.ok_or_else(|| format!("'{text}' is none of process, host, power"))
-    }
-}
-
-/// The strongest durability that a pool can have where it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct DurabilityLimit {
-    /// It.
-    pub strongest: Durability,
-    /// Why that, and why not more, as a sentence for people.
-    pub reason: String,
-}
 
 /// `RAMFS_MAGIC` of statfs(2).
 const RAMFS_MAGIC: i64 = 0x8584_58f6;

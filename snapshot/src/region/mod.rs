@@ -17,7 +17,6 @@ use std::ops::Range;
 
 pub(crate) use detect::{Detected, detect};
 pub(crate) use durability::durability_limit;
-pub use durability::{Durability, DurabilityLimit};
 pub(crate) use mapped::MappedRegion;
 pub use medium::{CowEngine, Medium};
 pub(crate) use space::available_bytes;

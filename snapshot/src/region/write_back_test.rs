@@ -12,7 +12,7 @@ use super::super::{Medium, Region};
 use super::{DurableBy, MappedRegion};
 use crate::layout::Layout;
 use crate::{
-    BLOCK_SIZE_BYTES, ChunkIndex, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot, Pool,
+    BLOCK_SIZE_BYTES, ChunkIndex, ChunkMap, Error, Holder, LeafBlocks, NewMap, NewSnapshot, Pool,
     SnapshotKind,
 };
 
@@ -128,9 +128,8 @@ impl Bench {
             kind: SnapshotKind::Vm,
             name,
             parent: None,
-            memory_bytes: 2 << 20,
             base: None,
-            changes: &changes,
+            maps: vec![NewMap::memory(2 << 20, &changes)],
             state: b"state",
             frames_new: 1,
         };

@@ -3,7 +3,6 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::record::damaged;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
 use crate::layout::inode::{STATE_BYTES_MAX, SnapshotKind, map_height};
@@ -113,7 +112,7 @@ impl StreamHeader {
     }
 
     pub(crate) fn decode(payload: &[u8]) -> Result<StreamHeader> {
-        let fault = |what: &str| damaged(format!("its header has {what}"));
+        let fault = |what: &str| Error::stream_damaged(format!("its header has {what}"));
         let (raw, spec) =
             HeaderV1::read_from_prefix(payload).map_err(|_| fault("a wrong length"))?;
         let kind =

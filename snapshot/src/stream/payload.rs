@@ -4,8 +4,7 @@ use serde::Serialize;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::record::damaged;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::number::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS, ChunkIndex, FrameIndex, FrameSet};
 
 /// What is before the compressed frames of a chunk.
@@ -60,7 +59,7 @@ impl StreamTotals {
 
     pub(crate) fn decode(payload: &[u8]) -> Result<StreamTotals> {
         let raw = EndV1::read_from_bytes(payload)
-            .map_err(|_| damaged("its end record has a wrong length"))?;
+            .map_err(|_| Error::stream_damaged("its end record has a wrong length"))?;
         Ok(StreamTotals {
             chunks: raw.chunks.get(),
             frames_written: raw.frames_written.get(),
@@ -102,14 +101,14 @@ impl ChunkRecord {
     /// Decodes what is before the compressed frames; those themselves.
     pub(crate) fn open<'p>(&mut self, payload: &'p [u8]) -> Result<&'p [u8]> {
         let (raw, compressed) = ChunkV1::read_from_prefix(payload)
-            .map_err(|_| damaged("a chunk's record is too short"))?;
+            .map_err(|_| Error::stream_damaged("a chunk's record is too short"))?;
         self.index = ChunkIndex::new(raw.index.get());
         self.written = FrameSet::from_words(raw.written.map(U64::get));
         self.emptied = FrameSet::from_words(raw.emptied.map(U64::get));
         let empty = self.written.is_empty() && self.emptied.is_empty();
         if raw.reserved.get() != 0 || empty || !self.written.intersection(&self.emptied).is_empty()
         {
-            return Err(damaged(format!(
+            return Err(Error::stream_damaged(format!(
                 "the record of chunk {} makes no sense",
                 self.index
             )));

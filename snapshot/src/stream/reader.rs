@@ -7,7 +7,7 @@ use zstd::bulk::Decompressor;
 
 use super::header::StreamHeader;
 use super::payload::{ChunkRecord, StreamTotals};
-use super::record::{Chain, MAGIC, PreludeV1, RecordKind, VERSION, damaged, read_exact};
+use super::record::{Chain, MAGIC, PreludeV1, RecordKind, VERSION, read_exact};
 use super::sealed;
 use crate::error::{Error, Result};
 use crate::number::BLOCK_SIZE_BYTES;
@@ -60,13 +60,13 @@ impl<'i> StreamReader<'i> {
             });
         }
         if prelude.reserved != 0 {
-            return Err(damaged("its beginning is not as it must be"));
+            return Err(Error::stream_damaged("its beginning is not as it must be"));
         }
         let mut chain = Chain::begin(&prelude);
         let mut payload = Vec::new();
         let (kind, bytes) = chain.read(input, &mut payload)?;
         if kind != RecordKind::Header {
-            return Err(damaged("it does not begin with a header"));
+            return Err(Error::stream_damaged("it does not begin with a header"));
         }
         Ok(StreamReader {
             input,
@@ -110,7 +110,7 @@ impl<'i> StreamReader<'i> {
                 Ok(Item::Chunk(&self.chunk))
             }
             (RecordKind::End, 2..) => self.end().map(Item::End),
-            _ => Err(damaged(format!(
+            _ => Err(Error::stream_damaged(format!(
                 "record {number} is of a kind that does not belong there"
             ))),
         }
@@ -130,16 +130,18 @@ impl<'i> StreamReader<'i> {
             self.chunk.written.union(&self.chunk.emptied),
         );
         if u64::from(index.get()) < self.next_index {
-            return Err(damaged(format!("chunk {index} comes behind a later one")));
+            return Err(Error::stream_damaged(format!(
+                "chunk {index} comes behind a later one"
+            )));
         }
         let inside = ChunkRecord::frames_inside(index, self.header.frames_total());
         if all.iter().any(|frame| frame >= inside) {
-            return Err(damaged(format!(
+            return Err(Error::stream_damaged(format!(
                 "chunk {index} has frames behind the memory's end"
             )));
         }
         if self.header.base.is_none() && !self.chunk.emptied.is_empty() {
-            return Err(damaged(format!(
+            return Err(Error::stream_damaged(format!(
                 "chunk {index} takes frames from a base that there is none of"
             )));
         }
@@ -157,12 +159,14 @@ impl<'i> StreamReader<'i> {
 
     fn end(&mut self) -> Result<StreamTotals> {
         if StreamTotals::decode(&self.payload)? != self.totals {
-            return Err(damaged("its end does not count what came before"));
+            return Err(Error::stream_damaged(
+                "its end does not count what came before",
+            ));
         }
         let mut byte = [0];
         match read_exact(self.input, &mut byte) {
             Err(Error::StreamCut) => Ok(self.totals),
-            Ok(()) => Err(damaged("something follows its end")),
+            Ok(()) => Err(Error::stream_damaged("something follows its end")),
             Err(error) => Err(error),
         }
     }
@@ -191,7 +195,7 @@ fn decompress(
         _ => decompressor
             .decompress_to_buffer(compressed, &mut into[..])
             .map_err(|error| {
-                damaged(format!(
+                Error::stream_damaged(format!(
                     "what is compressed in it cannot be decompressed: {error}"
                 ))
             })?,
@@ -199,7 +203,7 @@ fn decompress(
     if found == len {
         Ok(())
     } else {
-        Err(damaged(format!(
+        Err(Error::stream_damaged(format!(
             "{found} bytes came out where {len} belong"
         )))
     }

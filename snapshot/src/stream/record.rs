@@ -129,19 +129,20 @@ impl Chain {
     ) -> Result<(RecordKind, u64)> {
         let mut record = [0; size_of::<RecordV1>()];
         read_exact(input, &mut record)?;
-        let record =
-            RecordV1::read_from_bytes(&record).map_err(|_| damaged("a record of a wrong size"))?;
+        let record = RecordV1::read_from_bytes(&record)
+            .map_err(|_| Error::stream_damaged("a record of a wrong size"))?;
         let number = self.number;
-        let kind = RecordKind::from_raw(record.kind.get())
-            .ok_or_else(|| damaged(format!("record {number} is of an unknown kind")))?;
+        let kind = RecordKind::from_raw(record.kind.get()).ok_or_else(|| {
+            Error::stream_damaged(format!("record {number} is of an unknown kind"))
+        })?;
         let len = record.payload_bytes.get() as usize;
         if len > kind.payload_bytes_max() {
-            return Err(damaged(format!(
+            return Err(Error::stream_damaged(format!(
                 "record {number} says that it has {len} bytes"
             )));
         }
         if record.number.get() != number {
-            return Err(damaged(format!(
+            return Err(Error::stream_damaged(format!(
                 "where record {number} belongs is the one with number {}",
                 record.number
             )));
@@ -151,7 +152,7 @@ impl Chain {
         read_exact(input, payload)?;
         let digest = self.digest_of(record.kind.get(), payload);
         if digest != record.digest {
-            return Err(damaged(format!(
+            return Err(Error::stream_damaged(format!(
                 "the digest of record {number} does not fit it and the records before"
             )));
         }
@@ -159,10 +160,6 @@ impl Chain {
         self.number += 1;
         Ok((kind, (size_of::<RecordV1>() + len) as u64))
     }
-}
-
-pub(crate) fn damaged(what: impl Into<String>) -> Error {
-    Error::StreamDamaged { what: what.into() }
 }
 
 /// What the error of an input or output holds when whoever asked for it has ended it:
@@ -188,7 +185,7 @@ pub(crate) fn read_exact(input: &mut dyn Read, into: &mut [u8]) -> Result<()> {
     input.read_exact(into).map_err(|error| match error.kind() {
         _ if is_stop(&error) => Error::Interrupted,
         ErrorKind::UnexpectedEof => Error::StreamCut,
-        ErrorKind::InvalidData => damaged(error.to_string()),
+        ErrorKind::InvalidData => Error::stream_damaged(error.to_string()),
         _ => Error::io("reading the stream")(error),
     })
 }

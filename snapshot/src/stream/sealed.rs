@@ -10,9 +10,9 @@ use std::io::{Error as IoError, ErrorKind, Read, Write};
 use aead_stream::{DecryptorBE32, EncryptorBE32, Nonce, StreamBE32};
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
 
-use super::record::{damaged, not_written, read_exact};
+use super::record::{not_written, read_exact};
 use crate::error::{Error, Result};
-use crate::identity::fill_random;
+use crate::random::fill_random;
 
 /// What every sealed stream starts with.
 pub(crate) const MAGIC: [u8; 8] = *b"NVVMSEAL";
@@ -180,7 +180,7 @@ impl<R: Read> Opening<R> {
             });
         }
         if word(12) != 0 {
-            return Err(damaged("its beginning is not as it must be"));
+            return Err(Error::stream_damaged("its beginning is not as it must be"));
         }
         let (mut salt, mut check) = ([0; 32], [0; 32]);
         read_exact(&mut input, &mut salt)?;

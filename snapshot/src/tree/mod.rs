@@ -7,12 +7,13 @@ mod update;
 mod walk;
 
 pub(crate) use update::{TreeWriter, update};
-pub(crate) use walk::{Frames, Role, Visitor, release, walk};
+pub(crate) use walk::{Frames, Role, Visitor, walk, walk_maps};
 
 use std::sync::Arc;
 
 use crate::chunk_map::{ChunkMap, LeafBlocks};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::layout::inode::FileMap;
 use crate::layout::node::{Entry, Expected, INNER_ENTRIES, Node, NodeKind, leaves_covered};
 use crate::number::ChunkIndex;
 use crate::store::BlockStore;
@@ -34,6 +35,11 @@ impl Place {
             level: height,
             first_index: 0,
         }
+    }
+
+    /// The place of the root of a file's map.
+    pub(crate) fn root_of(map: &FileMap) -> Place {
+        Place::root(NodeKind::Memory, map.height())
     }
 
     /// The place of a node's entry.
@@ -101,7 +107,7 @@ pub(crate) fn leaf_map(store: &BlockStore, entry: Entry, place: Place) -> Result
             Node::Leaf(numbers) => Ok(ChunkMap::Frames(Arc::new(LeafBlocks::from_numbers(
                 *numbers,
             )))),
-            Node::Inner(_) => Err(crate::error::Error::damaged(format!(
+            Node::Inner(_) => Err(Error::damaged(format!(
                 "{block} is an inner node in a leaf's place"
             ))),
         },

@@ -2,7 +2,7 @@
 
 use super::Place;
 use crate::error::{Error, Result};
-use crate::layout::inode::{Inode, map_height};
+use crate::layout::inode::Inode;
 use crate::layout::node::{Entry, Expected, LEAF_ENTRIES, Node, NodeKind};
 use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo};
 use crate::store::BlockStore;
@@ -140,26 +140,15 @@ fn walk_inode(
         visitor.role(*block, Role::State);
         visitor.reference(*block)?;
     }
-    let place = Place::root(NodeKind::Memory, map_height(inode.memory_bytes)?);
-    walk(store, inode.map_root, place, visitor)
+    walk_maps(store, &inode, visitor)
 }
 
-/// Drops the reference to what an entry refers to, and all that only it referred to.
-pub(crate) fn release(
+/// Visits every reference of a file's maps, one map after the other.
+pub(crate) fn walk_maps(
     store: &BlockStore,
-    entry: Entry,
-    place: Place,
-    refs: &mut crate::refs::RefChanges,
+    inode: &Inode,
+    visitor: &mut dyn Visitor,
 ) -> Result<()> {
-    struct Release<'a>(&'a BlockStore, &'a mut crate::refs::RefChanges);
-    impl Visitor for Release<'_> {
-        fn frames(&mut self, frames: Frames<'_>) -> Result<()> {
-            self.1.drop_frames(self.0, frames)
-        }
-
-        fn reference(&mut self, block: BlockNo) -> Result<bool> {
-            self.1.drop_one(self.0, block)
-        }
-    }
-    walk(store, entry, place, &mut Release(store, refs))
+    let mut maps = inode.maps.iter();
+    maps.try_for_each(|map| walk(store, map.root, Place::root_of(map), visitor))
 }

@@ -338,13 +338,13 @@ impl World {
             Ok(consumed) => {
                 assert!(!others, "{name} was consumed under another VM");
                 let chunks: Vec<(ChunkIndex, ChunkMap)> = consumed
-                    .chunks
+                    .memory()
                     .iter()
                     .map(|chunk| (chunk.index, chunk.map.clone()))
                     .collect();
                 assert_eq!(chunks, present);
                 let mut all_taken = true;
-                for chunk in consumed.chunks {
+                for chunk in consumed.memory() {
                     for (frame, block) in chunk.map.iter_present() {
                         if chunk.taken.contains(frame) {
                             restored.mine.insert(block);

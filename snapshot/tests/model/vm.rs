@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nvvmm_snapshot::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkIndex, ChunkMap, Error, Holder, LeafBlocks,
-    NewSnapshot, Pool, SnapshotId, SnapshotKind,
+    NewMap, NewSnapshot, Pool, SnapshotId, SnapshotKind,
 };
 
 use crate::{MEMORY_BYTES, Memory, Saved, or_full};
@@ -138,9 +138,8 @@ impl Vm {
             kind: SnapshotKind::Vm,
             name,
             parent: self.base,
-            memory_bytes: MEMORY_BYTES,
             base: self.base,
-            changes: &changes,
+            maps: vec![NewMap::memory(MEMORY_BYTES, &changes)],
             state: &state,
             frames_new: self.mine.len() as u64,
         };
@@ -198,9 +197,11 @@ impl Vm {
             kind: SnapshotKind::Process,
             name,
             parent: self.base,
-            memory_bytes: u64::from(capture.apart * capture.frames) * BLOCK_SIZE_BYTES,
             base: None,
-            changes: &changes,
+            maps: vec![NewMap::memory(
+                u64::from(capture.apart * capture.frames) * BLOCK_SIZE_BYTES,
+                &changes,
+            )],
             state: &state,
             frames_new: 0,
         };

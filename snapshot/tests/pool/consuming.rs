@@ -53,12 +53,12 @@ fn consuming_leaves_what_is_shared_or_leased_to_others() {
     assert_eq!(going_on[0].chunk(), blocks[1].chunk());
     going_on.iter().for_each(|block| fill(&vm, *block, 0x20));
     let consumed = clone.consume(old).unwrap();
-    assert_eq!((consumed.chunks.len(), consumed.rest), (1, Some(old)));
-    assert_eq!(consumed.chunks[0].map.count(), 4);
+    assert_eq!((consumed.memory().len(), consumed.rest), (1, Some(old)));
+    assert_eq!(consumed.memory()[0].map.count(), 4);
     assert!(
-        consumed.chunks[0].taken.is_empty(),
+        consumed.memory()[0].taken.is_empty(),
         "{:?}",
-        consumed.chunks[0].taken
+        consumed.memory()[0].taken
     );
     assert!(
         pool.snapshots()
@@ -68,7 +68,7 @@ fn consuming_leaves_what_is_shared_or_leased_to_others() {
     );
     assert_clean(pool);
     assert_eq!(
-        content(pool, consumed.chunks[0].map.block(1).unwrap()),
+        content(pool, consumed.memory()[0].map.block(1).unwrap()),
         0x10,
         "the rest stays readable"
     );
@@ -105,7 +105,7 @@ fn what_is_left_of_a_consumed_snapshot_is_the_base_of_the_next() {
     let last = vm.commit_snapshot(last, vm.reserve(0).unwrap()).unwrap().id;
     vm.unpin(entry.id).unwrap();
     let consumed = vm.consume(last).unwrap();
-    assert_eq!(consumed.chunks[0].taken.iter().collect::<Vec<_>>(), [2]);
+    assert_eq!(consumed.memory()[0].taken.iter().collect::<Vec<_>>(), [2]);
     fill(&vm, only, 0x31);
     assert!(matches!(
         vm.write_block(blocks[0], &[1]),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
-    BLOCK_SIZE_BYTES, BlockNo, ChunkIndex, ChunkMap, Holder, LeafBlocks, NewSnapshot, Pool,
+    BLOCK_SIZE_BYTES, BlockNo, ChunkIndex, ChunkMap, Holder, LeafBlocks, NewMap, NewSnapshot, Pool,
     SnapshotKind,
 };
 
@@ -53,9 +53,8 @@ pub(crate) fn new<'a>(
         kind: SnapshotKind::Vm,
         name,
         parent: None,
-        memory_bytes: chunks * CHUNK,
         base: None,
-        changes,
+        maps: vec![NewMap::memory(chunks * CHUNK, changes)],
         state: b"the machine's state",
         frames_new: 0,
     }

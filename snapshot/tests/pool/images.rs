@@ -10,7 +10,7 @@ use crate::fixture::*;
 fn image<'a>(name: &'a str, changes: &'a [(ChunkIndex, ChunkMap)]) -> NewSnapshot<'a> {
     NewSnapshot {
         kind: SnapshotKind::Process,
-        memory_bytes: 8 * BLOCK_SIZE_BYTES,
+        maps: vec![NewMap::memory(8 * BLOCK_SIZE_BYTES, changes)],
         state: b"all else that the processes are",
         ..new(name, 1, changes)
     }
@@ -155,7 +155,7 @@ fn blocks_of_what_is_not_pinned_and_bases_of_another_kind_are_refused() {
     );
     let based = NewSnapshot {
         base: Some(base),
-        memory_bytes: CHUNK,
+        maps: vec![NewMap::memory(CHUNK, &captured)],
         ..image("p", &captured)
     };
     let error = vm

@@ -133,7 +133,7 @@ fn hand_over(overcommit: bool) {
     let unwritten = [(ChunkIndex::new(0), leaf(&[(0, blocks[0])]))];
     let refused = NewSnapshot {
         state: &state,
-        memory_bytes: 0,
+        maps: vec![NewMap::memory(0, &unwritten)],
         ..new("never", 1, &unwritten)
     };
     assert!(vm.commit_snapshot(refused, vm.reserve(9).unwrap()).is_err());

@@ -13,12 +13,13 @@ use std::time::Duration;
 use nvvmm::checkpoint::report::{AuditReport, RamCounters, SnapshotReport};
 use nvvmm::control::message::{Answer, PROTOCOL_VERSION, REQUEST_BYTES_MAX, Request, Versioned};
 use nvvmm::control::{
-    CaptureRequest, ControlError, ErrorKind, RestartRequest, RewindRequest, RingRequest,
-    SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus, fuzzing,
+    CaptureRequest, RestartRequest, RewindRequest, RingRequest, SnapshotRequest, VmControl,
+    VmOrigin, VmState, VmStatus, fuzzing,
 };
 use nvvmm::process::{CaptureReport, RestartReport};
 use nvvmm::ring::{RewindReport, RingStatus};
 use nvvmm::stats::VmStats;
+use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::Durability;
 
 /// Timeout that is never reached, as nothing here waits. The fuzzer's own limit is shorter.
@@ -76,25 +77,25 @@ impl VmControl for CountingVm {
         }
     }
 
-    fn stats(&self) -> Result<VmStats, ControlError> {
+    fn stats(&self) -> Result<VmStats, VmError> {
         self.count();
         Ok(VmStats::default())
     }
 
-    fn pause(&self) -> Result<(), ControlError> {
+    fn pause(&self) -> Result<(), VmError> {
         self.count();
         Ok(())
     }
 
-    fn resume(&self) -> Result<(), ControlError> {
+    fn resume(&self) -> Result<(), VmError> {
         self.pause()
     }
 
-    fn stop(&self) -> Result<(), ControlError> {
+    fn stop(&self) -> Result<(), VmError> {
         self.pause()
     }
 
-    fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {
+    fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, VmError> {
         self.count();
         Ok(SnapshotReport {
             name: request.name.chars().take(64).collect(),
@@ -114,25 +115,17 @@ impl VmControl for CountingVm {
         })
     }
 
-    fn capture(
-        &self,
-        request: &CaptureRequest,
-        _: &UnixStream,
-    ) -> Result<CaptureReport, ControlError> {
+    fn capture(&self, request: &CaptureRequest, _: &UnixStream) -> Result<CaptureReport, VmError> {
         self.count();
-        Err(ControlError::failed(request.name.clone()))
+        Err(VmError::failed(request.name.clone()))
     }
 
-    fn restart(
-        &self,
-        request: &RestartRequest,
-        _: &UnixStream,
-    ) -> Result<RestartReport, ControlError> {
+    fn restart(&self, request: &RestartRequest, _: &UnixStream) -> Result<RestartReport, VmError> {
         self.count();
-        Err(ControlError::failed(request.name.clone()))
+        Err(VmError::failed(request.name.clone()))
     }
 
-    fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, ControlError> {
+    fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, VmError> {
         self.count();
         Ok(RingStatus {
             running: true,
@@ -151,7 +144,7 @@ impl VmControl for CountingVm {
         })
     }
 
-    fn stop_ring(&self) -> Result<RingStatus, ControlError> {
+    fn stop_ring(&self) -> Result<RingStatus, VmError> {
         let request = RingRequest {
             every_us: 0,
             keep: 1,
@@ -160,7 +153,7 @@ impl VmControl for CountingVm {
         self.start_ring(&request)
     }
 
-    fn rewind(&self, _: &RewindRequest) -> Result<RewindReport, ControlError> {
+    fn rewind(&self, _: &RewindRequest) -> Result<RewindReport, VmError> {
         self.count();
         Ok(RewindReport {
             vm: "vm".into(),
@@ -171,7 +164,7 @@ impl VmControl for CountingVm {
         })
     }
 
-    fn audit(&self) -> Result<AuditReport, ControlError> {
+    fn audit(&self) -> Result<AuditReport, VmError> {
         self.count();
         Ok(AuditReport::default())
     }

@@ -86,7 +86,9 @@ fn read(input: &mut dyn Read) -> Result<Content, Error> {
             }
             Item::Chunk(chunk) => {
                 assert_eq!(chunk.frames().count(), chunk.written.count() as usize);
-                assert!(u64::from(chunk.index.get()) * u64::from(CHUNK_BLOCKS) < header.frames_total());
+                assert!(
+                    u64::from(chunk.index.get()) * u64::from(CHUNK_BLOCKS) < header.frames_total()
+                );
                 chunks.push(chunk.clone());
             }
             Item::End(totals) => {
@@ -176,7 +178,12 @@ fn described(script: &mut Script, pool: &Pool) -> Vec<u8> {
         let value = if count & 0x40 != 0 { 0x66 } else { script.u8() };
         let content = vec![value; written.count() as usize * BLOCK_BYTES];
         writer
-            .chunk(ChunkIndex::new(u32::from(index)), &written, &emptied, &content)
+            .chunk(
+                ChunkIndex::new(u32::from(index)),
+                &written,
+                &emptied,
+                &content,
+            )
             .expect("memory takes it");
     }
     writer.finish().expect("memory takes it");

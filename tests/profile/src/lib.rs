@@ -1,4 +1,4 @@
-//! How large a run of the tests is: the one switch that all tests read.
+//! Size of a run of the tests: the one switch that all tests read.
 //!
 //! `NVVMM_TEST_PROFILE=gate` is the run before each merge, in minutes; it is the default.
 //! `NVVMM_TEST_PROFILE=nightly` is everything. `scripts/test.sh` sets it.

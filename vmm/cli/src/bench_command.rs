@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use nvvmm::control::{ControlError, ErrorKind};
+use nvvmm::{ErrorKind, VmError};
 
 use super::args::BenchArguments;
 use super::interruption::ends_on_signal;
@@ -15,7 +15,7 @@ use crate::bench::{self, ExperimentKind, Plan, Progress, Report, markdown, plot,
 const NAME: &str = "performance";
 
 /// `nvvmm bench`.
-pub fn run(arguments: BenchArguments) -> Result<(), ControlError> {
+pub fn run(arguments: BenchArguments) -> Result<(), VmError> {
     let (out, json) = (arguments.out.clone(), arguments.json.json);
     let report = match &arguments.from {
         Some(path) => read(path)?,
@@ -30,12 +30,12 @@ pub fn run(arguments: BenchArguments) -> Result<(), ControlError> {
         output::print(&text::text(&report))?;
     }
     match report.failed.first() {
-        Some(why) => Err(ControlError::failed(why.clone())),
+        Some(why) => Err(VmError::failed(why.clone())),
         None => Ok(()),
     }
 }
 
-fn measure(arguments: BenchArguments) -> Result<Report, ControlError> {
+fn measure(arguments: BenchArguments) -> Result<Report, VmError> {
     let (sizes, left_out) = Plan::fitting_sizes(&arguments.sizes, &arguments.dir)?;
     let plan = Plan {
         experiments: if arguments.experiments.is_empty() {
@@ -54,15 +54,15 @@ fn measure(arguments: BenchArguments) -> Result<Report, ControlError> {
     bench::run(&plan, left_out, &Progress::begin(ends_on_signal()?, tell))
 }
 
-fn read(path: &Path) -> Result<Report, ControlError> {
+fn read(path: &Path) -> Result<Report, VmError> {
     let text = fs::read(path).map_err(|e| {
-        ControlError::io(
+        VmError::io(
             format_args!("read the measurements in {}", path.display()),
             &e,
         )
     })?;
     serde_json::from_slice(&text).map_err(|e| {
-        ControlError::new(
+        VmError::new(
             ErrorKind::Usage,
             format!(
                 "{} does not hold measurements of this nvvmm: {e}",
@@ -73,9 +73,9 @@ fn read(path: &Path) -> Result<Report, ControlError> {
 }
 
 /// The document, the measurements, and a drawing of each chart.
-fn write(report: &Report, dir: &Path) -> Result<(), ControlError> {
+fn write(report: &Report, dir: &Path) -> Result<(), VmError> {
     let plots = dir.join(NAME);
-    let failed = |path: &Path, e| ControlError::io(format_args!("write {}", path.display()), &e);
+    let failed = |path: &Path, e| VmError::io(format_args!("write {}", path.display()), &e);
     fs::create_dir_all(&plots).map_err(|e| failed(&plots, e))?;
     let put = |path: &Path, text: &str| fs::write(path, text).map_err(|e| failed(path, e));
     for chart in report
@@ -89,7 +89,7 @@ fn write(report: &Report, dir: &Path) -> Result<(), ControlError> {
         )?;
     }
     let json = serde_json::to_string_pretty(report)
-        .map_err(|e| ControlError::failed(format!("cannot write JSON: {e}")))?;
+        .map_err(|e| VmError::failed(format!("cannot write JSON: {e}")))?;
     put(&dir.join(format!("{NAME}.json")), &json)?;
     put(
         &dir.join(format!("{NAME}.md")),

@@ -7,16 +7,17 @@ use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nvvmm::control::{ControlError, ErrorKind, RuntimeDir};
+use nvvmm::control::RuntimeDir;
+use nvvmm::{ErrorKind, VmError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::terminal::{ESCAPE_KEY, RawTerminal, tell};
 
 /// Attaches stdin and stdout to the console of the VM until Ctrl-], a signal, or the end of the VM.
-pub fn attach(vm: &str) -> Result<(), ControlError> {
+pub fn attach(vm: &str) -> Result<(), VmError> {
     let entry = RuntimeDir::of_user()?.find(vm)?;
     let socket = UnixStream::connect(&entry.paths.console).map_err(|e| {
-        ControlError::new(
+        VmError::new(
             ErrorKind::Refused,
             format!(
                 "the console socket {} does not answer: {e}",
@@ -46,8 +47,8 @@ pub fn attach(vm: &str) -> Result<(), ControlError> {
     Ok(())
 }
 
-fn failed(e: io::Error) -> ControlError {
-    ControlError::io("carry the console", &e)
+fn failed(e: io::Error) -> VmError {
+    VmError::io("carry the console", &e)
 }
 
 /// Reason for the end of the relay.

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use nvvmm::agent::call::{self, call};
-use nvvmm::control::{ControlError, ErrorKind, RuntimeDir};
+use nvvmm::control::RuntimeDir;
+use nvvmm::{ErrorKind, VmError};
 use nvvmm_protocol::{DATA_BYTES_MAX, FromAgent, ToAgent, receive, send};
 
 use super::partial::Partial;
@@ -20,11 +21,11 @@ use super::{interruption::ends_on_signal, progress::Progress, values::CopyPlace}
 const MODE_BITS: u32 = 0o777;
 
 /// Copies a file.
-pub fn run(from: &CopyPlace, to: &CopyPlace) -> Result<(), ControlError> {
+pub fn run(from: &CopyPlace, to: &CopyPlace) -> Result<(), VmError> {
     match (from, to) {
         (CopyPlace::Host(from), CopyPlace::Guest { vm, path }) => into_guest(from, vm, path),
         (CopyPlace::Guest { vm, path }, CopyPlace::Host(to)) => out_of_guest(vm, path, to),
-        _ => Err(ControlError::new(
+        _ => Err(VmError::new(
             ErrorKind::Usage,
             "exactly one of the two paths must be in a guest",
         )
@@ -32,7 +33,7 @@ pub fn run(from: &CopyPlace, to: &CopyPlace) -> Result<(), ControlError> {
     }
 }
 
-fn connect(vm: &str) -> Result<UnixStream, ControlError> {
+fn connect(vm: &str) -> Result<UnixStream, VmError> {
     let entry = RuntimeDir::of_user()?.find(vm)?;
     call(&entry.paths, call::PATIENCE)
 }
@@ -41,13 +42,13 @@ fn bytes_of(path: &Path) -> Vec<u8> {
     path.as_os_str().as_bytes().to_vec()
 }
 
-fn into_guest(from: &Path, vm: &str, path: &Path) -> Result<(), ControlError> {
-    let failed = |e: io::Error| ControlError::io(format_args!("read {}", from.display()), &e);
+fn into_guest(from: &Path, vm: &str, path: &Path) -> Result<(), VmError> {
+    let failed = |e: io::Error| VmError::io(format_args!("read {}", from.display()), &e);
     let mut file = File::open(from).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         let message = format!("{} is not a regular file", from.display());
-        return Err(ControlError::new(ErrorKind::Refused, message)
+        return Err(VmError::new(ErrorKind::Refused, message)
             .with_remedy("copy an archive of it, and unpack that with 'nvvmm exec'"));
     }
     let stream = connect(vm)?;
@@ -83,9 +84,9 @@ fn into_guest(from: &Path, vm: &str, path: &Path) -> Result<(), ControlError> {
     }
 }
 
-fn out_of_guest(vm: &str, path: &Path, to: &Path) -> Result<(), ControlError> {
+fn out_of_guest(vm: &str, path: &Path, to: &Path) -> Result<(), VmError> {
     let target = target(path, to)?;
-    let failed = |e: io::Error| ControlError::io(format_args!("write {}", target.display()), &e);
+    let failed = |e: io::Error| VmError::io(format_args!("write {}", target.display()), &e);
     let stream = connect(vm)?;
     let request = ToAgent::Read {
         path: bytes_of(path),
@@ -109,34 +110,34 @@ fn out_of_guest(vm: &str, path: &Path, to: &Path) -> Result<(), ControlError> {
             _ => return Err(out_of_turn(vm)),
         }
     }
-    Err(ControlError::failed("interrupted: nothing was copied"))
+    Err(VmError::failed("interrupted: nothing was copied"))
 }
 
-fn finish(partial: &Partial, mode: u32, target: &Path) -> Result<(), ControlError> {
-    let failed = |e: io::Error| ControlError::io(format_args!("write {}", target.display()), &e);
+fn finish(partial: &Partial, mode: u32, target: &Path) -> Result<(), VmError> {
+    let failed = |e: io::Error| VmError::io(format_args!("write {}", target.display()), &e);
     let permissions = Permissions::from_mode(mode & MODE_BITS);
     partial.file.set_permissions(permissions).map_err(failed)?;
     partial.become_whole(target).map_err(failed)
 }
 
 /// The next message that is no failure.
-fn hear(vm: &str, stream: &UnixStream) -> Result<FromAgent, ControlError> {
+fn hear(vm: &str, stream: &UnixStream) -> Result<FromAgent, VmError> {
     match receive(stream).map_err(|error| call::broken(vm, error))? {
         FromAgent::Failed { because, message } => Err(call::failed(vm, because, &message)),
         other => Ok(other),
     }
 }
 
-fn out_of_turn(vm: &str) -> ControlError {
-    ControlError::failed(format!("the agent in {vm} sent an unexpected message"))
+fn out_of_turn(vm: &str) -> VmError {
+    VmError::failed(format!("the agent in {vm} sent an unexpected message"))
 }
 
 /// Path on the host for the guest's file `path` that is copied to `to`.
-fn target(path: &Path, to: &Path) -> Result<PathBuf, ControlError> {
+fn target(path: &Path, to: &Path) -> Result<PathBuf, VmError> {
     if to.is_dir() {
         let name = path.file_name().filter(|name| *name != OsStr::new(".."));
         let no_name = || {
-            ControlError::new(
+            VmError::new(
                 ErrorKind::Usage,
                 format!("{} is not the path of a file", path.display()),
             )
@@ -145,7 +146,7 @@ fn target(path: &Path, to: &Path) -> Result<PathBuf, ControlError> {
     }
     if to.exists() && !to.is_file() {
         let message = format!("{} is not a regular file", to.display());
-        return Err(ControlError::new(ErrorKind::Refused, message));
+        return Err(VmError::new(ErrorKind::Refused, message));
     }
     Ok(to.to_owned())
 }

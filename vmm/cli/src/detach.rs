@@ -9,7 +9,8 @@ use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 
 use nix::unistd::{dup2_stderr, dup2_stdout, setsid};
-use nvvmm::control::{ControlError, VmStatus};
+use nvvmm::VmError;
+use nvvmm::control::VmStatus;
 use serde::{Deserialize, Serialize};
 
 /// Variable that marks the process that becomes the VM process.
@@ -20,7 +21,7 @@ const CHILD_MARK: &str = "NVVMM_DETACHED_CHILD";
 #[serde(tag = "report", rename_all = "snake_case")]
 enum Report {
     Ready { status: Box<VmStatus> },
-    Failed { error: ControlError },
+    Failed { error: VmError },
 }
 
 /// Tells if this process is the VM process that a waiting command started.
@@ -29,8 +30,8 @@ pub fn is_child() -> bool {
 }
 
 /// Starts the VM process and waits for its report.
-pub fn start_and_wait() -> Result<VmStatus, ControlError> {
-    let failed = |e: io::Error| ControlError::io("start the VM process", &e);
+pub fn start_and_wait() -> Result<VmStatus, VmError> {
+    let failed = |e: io::Error| VmError::io("start the VM process", &e);
     let mut child = Command::new("/proc/self/exe")
         .args(std::env::args_os().skip(1))
         .env(CHILD_MARK, "1")
@@ -54,20 +55,20 @@ pub fn start_and_wait() -> Result<VmStatus, ControlError> {
     }
 }
 
-fn ended_silently(status: ExitStatus) -> ControlError {
+fn ended_silently(status: ExitStatus) -> VmError {
     let how = match status.signal() {
         Some(signal) => format!("was killed by signal {signal}"),
         None => format!("ended with exit code {}", status.code().unwrap_or_default()),
     };
-    ControlError::failed(format!("the VM process {how} before its guest ran"))
+    VmError::failed(format!("the VM process {how} before its guest ran"))
         .with_remedy("run it without --detach, with -vv, to see more")
 }
 
 /// Makes this process independent of the terminal that it was started from, with stderr in the log
 /// file. Stdout stays the way to the waiting command.
-pub fn become_background(log: &Path) -> Result<(), ControlError> {
-    let failed = |e: io::Error| ControlError::io(format_args!("log to {}", log.display()), &e);
-    setsid().map_err(|e| ControlError::io("start a session for the VM process", &e.into()))?;
+pub fn become_background(log: &Path) -> Result<(), VmError> {
+    let failed = |e: io::Error| VmError::io(format_args!("log to {}", log.display()), &e);
+    setsid().map_err(|e| VmError::io("start a session for the VM process", &e.into()))?;
     let file = OpenOptions::new()
         .append(true)
         .create(true)
@@ -88,7 +89,7 @@ pub fn report_ready(status: &VmStatus) {
 }
 
 /// Tells the waiting command that the VM could not be started.
-pub fn report_failed(error: &ControlError) {
+pub fn report_failed(error: &VmError) {
     report(&Report::Failed {
         error: error.clone(),
     });

@@ -1,7 +1,7 @@
 //! `nvvmm diff`.
 
-use nvvmm::control::{ControlError, ErrorKind};
 use nvvmm::memory::{LOW_RAM_END, gpa_of};
+use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{BLOCK_SIZE_BYTES, DiffReport, FrameRun, Pool, SnapshotKind};
 use serde::Serialize;
 
@@ -32,7 +32,7 @@ struct Difference {
 }
 
 /// `nvvmm diff`.
-pub fn run(names: [&str; 2], option: &PoolOption, json: bool) -> Result<(), ControlError> {
+pub fn run(names: [&str; 2], option: &PoolOption, json: bool) -> Result<(), VmError> {
     let pool = pool_path::open(&pool_path::found(option)?)?;
     let kind = kind_of_both(&pool, names)?;
     let interrupted = ends_on_signal()?;
@@ -46,7 +46,7 @@ pub fn run(names: [&str; 2], option: &PoolOption, json: bool) -> Result<(), Cont
     })?;
     drop(shown);
     if report.interrupted {
-        return Err(ControlError::failed("interrupted: not all was compared"));
+        return Err(VmError::failed("interrupted: not all was compared"));
     }
     let difference = Difference::of(kind, &report);
     if json {
@@ -56,7 +56,7 @@ pub fn run(names: [&str; 2], option: &PoolOption, json: bool) -> Result<(), Cont
     }
 }
 
-fn kind_of_both(pool: &Pool, names: [&str; 2]) -> Result<SnapshotKind, ControlError> {
+fn kind_of_both(pool: &Pool, names: [&str; 2]) -> Result<SnapshotKind, VmError> {
     let [left, right] = names.map(|name| pool.find(name).map(|entry| entry.kind));
     let (left, right) = (left?, right?);
     if left != right {
@@ -64,7 +64,7 @@ fn kind_of_both(pool: &Pool, names: [&str; 2]) -> Result<SnapshotKind, ControlEr
             "'{}' and '{}' cannot be compared: one is of a VM, the other of a process",
             names[0], names[1]
         );
-        return Err(ControlError::new(ErrorKind::Usage, why));
+        return Err(VmError::new(ErrorKind::Usage, why));
     }
     Ok(left)
 }

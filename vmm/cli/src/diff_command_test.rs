@@ -1,9 +1,12 @@
+use nvvmm_snapshot::MapKind;
+
 use super::*;
 
 fn report(different: &[(u64, u64)]) -> DiffReport {
     let different: Vec<FrameRun> = different
         .iter()
         .map(|(frame, frames)| FrameRun {
+            map: MapKind::Memory,
             frame: *frame,
             frames: *frames,
         })

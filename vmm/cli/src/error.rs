@@ -1,7 +1,7 @@
 //! Exit codes, and how an error looks. The codes are promised to scripts and stand in `nvvmm
 //! --help`.
 
-use nvvmm::control::{ControlError, ErrorKind};
+use nvvmm::{ErrorKind, VmError};
 
 use super::terminal::tell;
 
@@ -35,7 +35,7 @@ pub fn exit_code(kind: ErrorKind) -> u8 {
 }
 
 /// The text of an error: its cause on one line and its remedy on the next.
-pub fn text(error: &ControlError) -> String {
+pub fn text(error: &VmError) -> String {
     match &error.remedy {
         Some(remedy) => format!("nvvmm: {}\n  try: {remedy}\n", error.message),
         None => format!("nvvmm: {}\n", error.message),
@@ -43,7 +43,7 @@ pub fn text(error: &ControlError) -> String {
 }
 
 /// Prints an error to stderr.
-pub fn print(error: &ControlError) {
+pub fn print(error: &VmError) {
     tell(&text(error));
 }
 

@@ -17,7 +17,7 @@ fn kinds_have_the_promised_codes() {
 
 #[test]
 fn an_error_is_cause_and_remedy() {
-    let error = ControlError::new(ErrorKind::PoolFull, "the pool is full");
+    let error = VmError::new(ErrorKind::PoolFull, "the pool is full");
     assert_eq!(text(&error), "nvvmm: the pool is full\n");
     assert_eq!(
         text(&error.with_remedy("remove snapshots")),

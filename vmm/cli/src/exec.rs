@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use nvvmm::agent::call::{self, call};
-use nvvmm::control::{ControlError, ErrorKind, RuntimeDir};
+use nvvmm::control::RuntimeDir;
 use nvvmm::sys::terminal::size_of;
+use nvvmm::{ErrorKind, VmError};
 use nvvmm_protocol::{
     DATA_BYTES_MAX, Ended, Exec, FailedBecause, FrameError, FromAgent, TerminalSize, ToAgent,
     receive, send,
@@ -40,12 +41,12 @@ pub fn run(arguments: ExecArguments) -> ExitCode {
 }
 
 struct Failure {
-    error: ControlError,
+    error: VmError,
     code: u8,
 }
 
-impl From<ControlError> for Failure {
-    fn from(error: ControlError) -> Self {
+impl From<VmError> for Failure {
+    fn from(error: VmError) -> Self {
         Self {
             error,
             code: EXIT_SELF,
@@ -62,7 +63,7 @@ fn run_in_guest(arguments: ExecArguments) -> Result<ExitCode, Failure> {
     } = arguments;
     if terminal && !stdin().is_terminal() {
         return Err(
-            ControlError::new(ErrorKind::Usage, "--tty needs a terminal on stdin")
+            VmError::new(ErrorKind::Usage, "--tty needs a terminal on stdin")
                 .with_remedy("leave --tty out")
                 .into(),
         );
@@ -82,8 +83,8 @@ fn run_in_guest(arguments: ExecArguments) -> Result<ExitCode, Failure> {
     carry(&vm, &stream, terminal)
 }
 
-fn failed(source: io::Error) -> ControlError {
-    ControlError::io("talk to the agent", &source)
+fn failed(source: io::Error) -> VmError {
+    VmError::io("talk to the agent", &source)
 }
 
 fn say(to_agent: &Mutex<UnixStream>, message: &ToAgent) -> Result<(), FrameError> {
@@ -103,11 +104,7 @@ fn environment_for(terminal: bool, given: Vec<(String, String)>) -> Vec<(Vec<u8>
 
 /// Carries this process's standard streams to and from a program that runs, until it has ended; its
 /// status becomes this process's.
-pub(super) fn follow(
-    vm: &str,
-    stream: &UnixStream,
-    terminal: bool,
-) -> Result<ExitCode, ControlError> {
+pub(super) fn follow(vm: &str, stream: &UnixStream, terminal: bool) -> Result<ExitCode, VmError> {
     carry(vm, stream, terminal).map_err(|failure| failure.error)
 }
 
@@ -126,7 +123,7 @@ fn carry(vm: &str, stream: &UnixStream, terminal: bool) -> Result<ExitCode, Fail
 }
 
 /// Tells the agent when the terminal has another size.
-fn follow_size(to_agent: &Arc<Mutex<UnixStream>>) -> Result<(), ControlError> {
+fn follow_size(to_agent: &Arc<Mutex<UnixStream>>) -> Result<(), VmError> {
     let mut signals = Signals::new([SIGWINCH]).map_err(failed)?;
     let to_agent = Arc::clone(to_agent);
     spawn("terminal-size", move || {
@@ -141,7 +138,7 @@ fn follow_size(to_agent: &Arc<Mutex<UnixStream>>) -> Result<(), ControlError> {
 }
 
 /// Carries stdin to the agent; this process does not wait for it to end.
-fn carry_input(to_agent: &Arc<Mutex<UnixStream>>) -> Result<(), ControlError> {
+fn carry_input(to_agent: &Arc<Mutex<UnixStream>>) -> Result<(), VmError> {
     let to_agent = Arc::clone(to_agent);
     spawn("input", move || {
         let mut bytes = vec![0; DATA_BYTES_MAX];
@@ -158,7 +155,7 @@ fn carry_input(to_agent: &Arc<Mutex<UnixStream>>) -> Result<(), ControlError> {
     })
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), ControlError> {
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), VmError> {
     let spawned = thread::Builder::new().name(name.to_owned()).spawn(body);
     spawned.map(drop).map_err(failed)
 }
@@ -179,7 +176,7 @@ fn carry_output(vm: &str, stream: &UnixStream) -> Result<ExitCode, Failure> {
                 return Err(Failure { error, code });
             }
             _ => {
-                return Err(ControlError::failed(format!(
+                return Err(VmError::failed(format!(
                     "the agent in {vm} sent an unexpected message"
                 ))
                 .into());
@@ -188,10 +185,10 @@ fn carry_output(vm: &str, stream: &UnixStream) -> Result<ExitCode, Failure> {
     }
 }
 
-fn show(mut out: impl Write, bytes: &[u8]) -> Result<(), ControlError> {
+fn show(mut out: impl Write, bytes: &[u8]) -> Result<(), VmError> {
     out.write_all(bytes)
         .and_then(|()| out.flush())
-        .map_err(|e| ControlError::io("show what the program puts out", &e))
+        .map_err(|e| VmError::io("show what the program puts out", &e))
 }
 
 /// The status that a shell would show.

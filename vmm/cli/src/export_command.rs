@@ -6,8 +6,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use nvvmm::control::{ControlError, ErrorKind};
 use nvvmm::inspect::core::{Core, Target};
+use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::SnapshotReader;
 use serde::Serialize;
 
@@ -34,12 +34,12 @@ struct Exported {
 }
 
 /// `nvvmm export`.
-pub fn run(arguments: &ExportArguments) -> Result<(), ControlError> {
+pub fn run(arguments: &ExportArguments) -> Result<(), VmError> {
     let pool = pool_path::open(&pool_path::found(&arguments.pool)?)?;
     let core = look_through(pool.reader(&arguments.snapshot)?)?;
     let interrupted = ends_on_signal()?;
     let path = arguments.core.as_path();
-    let failed = |e: io::Error| ControlError::io(format_args!("write {}", path.display()), &e);
+    let failed = |e: io::Error| VmError::io(format_args!("write {}", path.display()), &e);
     if path == Path::new("-") {
         let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
         let out = Interruptible::output(&File::from(stdout), &interrupted).map_err(failed)?;
@@ -49,7 +49,7 @@ pub fn run(arguments: &ExportArguments) -> Result<(), ControlError> {
         if path.exists() && !path.is_file() {
             let why = format!("{} is not a regular file", path.display());
             return Err(
-                ControlError::new(ErrorKind::Refused, why).with_remedy("write to stdout: --core -")
+                VmError::new(ErrorKind::Refused, why).with_remedy("write to stdout: --core -")
             );
         }
         let partial = Partial::beside(path).map_err(failed)?;
@@ -68,12 +68,12 @@ pub fn run(arguments: &ExportArguments) -> Result<(), ControlError> {
 }
 
 /// A signal ends this as it ends any program: nothing was written yet.
-fn look_through(reader: SnapshotReader) -> Result<Core, ControlError> {
+fn look_through(reader: SnapshotReader) -> Result<Core, VmError> {
     let mut shown = Progress::of_bytes("look through")?;
     Ok(Core::of(reader, &mut |done| shown.show(done, None))?)
 }
 
-fn write(core: &Core, target: &mut Target, interrupted: &AtomicBool) -> Result<(), ControlError> {
+fn write(core: &Core, target: &mut Target, interrupted: &AtomicBool) -> Result<(), VmError> {
     let mut shown = Progress::of_bytes("export")?;
     let whole = core.write(target, &mut |done| {
         shown.show(done, Some(core.size_bytes()));
@@ -81,11 +81,11 @@ fn write(core: &Core, target: &mut Target, interrupted: &AtomicBool) -> Result<(
     })?;
     match whole {
         true => Ok(()),
-        false => Err(ControlError::failed("interrupted: there is no core")),
+        false => Err(VmError::failed("interrupted: there is no core")),
     }
 }
 
-fn report(core: &Core, path: &Path, json: bool) -> Result<(), ControlError> {
+fn report(core: &Core, path: &Path, json: bool) -> Result<(), VmError> {
     let exported = Exported {
         size_bytes: core.size_bytes(),
         virtual_ranges: core.virtual_ranges(),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use nvvmm::control::ControlError;
+use nvvmm::VmError;
 use nvvmm::inspect::decoded;
 use nvvmm_snapshot::Pool;
 use serde::Serialize;
@@ -12,7 +12,7 @@ use super::args::PoolOption;
 use super::{output, pool_path};
 
 /// `nvvmm inspect`.
-pub fn run(snapshot: Option<&str>, option: &PoolOption, json: bool) -> Result<(), ControlError> {
+pub fn run(snapshot: Option<&str>, option: &PoolOption, json: bool) -> Result<(), VmError> {
     let pool = pool_path::open(&pool_path::found(option)?)?;
     let decoded = match snapshot {
         None => value(&pool.inside()?)?,
@@ -25,11 +25,11 @@ pub fn run(snapshot: Option<&str>, option: &PoolOption, json: bool) -> Result<()
     }
 }
 
-fn value(of: &impl Serialize) -> Result<Value, ControlError> {
-    serde_json::to_value(of).map_err(|e| ControlError::failed(format!("cannot write JSON: {e}")))
+fn value(of: &impl Serialize) -> Result<Value, VmError> {
+    serde_json::to_value(of).map_err(|e| VmError::failed(format!("cannot write JSON: {e}")))
 }
 
-fn of_snapshot(pool: &Pool, name: &str) -> Result<Value, ControlError> {
+fn of_snapshot(pool: &Pool, name: &str) -> Result<Value, VmError> {
     let inside = pool.inside_snapshot(name)?;
     let state = pool.read_state(inside.entry.id)?;
     let mut all = value(&inside)?;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nvvmm::control::ControlError;
+use nvvmm::VmError;
 use nvvmm_snapshot::stream::Stopped;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -18,12 +18,12 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 const LOOK_EVERY_MS: u16 = 100;
 
 /// Gives a flag that the first Ctrl-C sets. A second one kills the process as usual.
-pub(super) fn ends_on_signal() -> Result<Arc<AtomicBool>, ControlError> {
+pub(super) fn ends_on_signal() -> Result<Arc<AtomicBool>, VmError> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register_conditional_default(signal, Arc::clone(&interrupted))
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupted)))
-            .map_err(|e| ControlError::io("watch for signals", &e))?;
+            .map_err(|e| VmError::io("watch for signals", &e))?;
     }
     Ok(interrupted)
 }

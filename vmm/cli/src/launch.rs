@@ -12,11 +12,10 @@ use std::thread;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
-use nvvmm::control::{
-    ControlClient, ControlError, ErrorKind, NameChoice, RuntimeDir, VmOrigin, VmState, VmStatus,
-};
+use nvvmm::control::{ControlClient, NameChoice, RuntimeDir, VmOrigin, VmState, VmStatus};
 use nvvmm::spec::{DiskSpec, VmSpec};
-use nvvmm::vm::{self, ConsoleMode, Origin, RunPlan, VmExit};
+use nvvmm::vm::{RestoreOptions, VmExit, VmSource};
+use nvvmm::{ErrorKind, VmError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -24,10 +23,11 @@ use super::args::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, St
 use super::console::before_escape;
 use super::error::{EXIT_FAILED, exit_code};
 use super::terminal::{RawTerminal, leave_raw, tell};
+use super::vm_process::{self, ConsoleMode, VmProcess};
 use super::{detach, output, pool_path, process_commands};
 
 /// `nvvmm run`.
-pub fn run(arguments: RunArguments) -> Result<ExitCode, ControlError> {
+pub fn run(arguments: RunArguments) -> Result<ExitCode, VmError> {
     let RunArguments {
         kernel,
         initramfs,
@@ -51,12 +51,12 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, ControlError> {
             .disks(readable_disks(disks)?)
             .agent_devices()
             .build();
-        Ok(Origin::Boot(spec))
+        Ok(VmSource::Boot(spec))
     })
 }
 
 /// `nvvmm restore`.
-pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, ControlError> {
+pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, VmError> {
     if let Some(vm) = arguments.into {
         return process_commands::restore(
             &vm,
@@ -83,13 +83,13 @@ pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, ControlError> {
         } else {
             Some(readable_disks(disks)?)
         };
-        Ok(Origin::Restore {
+        Ok(VmSource::Restore(RestoreOptions {
             snapshot,
             disks,
             once,
             prefault,
             step_clock: clock == ClockChoice::Step,
-        })
+        }))
     })
 }
 
@@ -103,12 +103,12 @@ enum PoolNeed {
 fn launch(
     start: StartArguments,
     need: PoolNeed,
-    origin: impl FnOnce() -> Result<Origin, ControlError>,
-) -> Result<ExitCode, ControlError> {
+    source: impl FnOnce() -> Result<VmSource, VmError>,
+) -> Result<ExitCode, VmError> {
     let console = console_choice(&start)?;
     if start.detach && detach::is_child() {
         let mut reported = false;
-        return match be_background_vm(&start, need, origin, &mut reported) {
+        return match be_background_vm(&start, need, source, &mut reported) {
             // The waiting command prints it.
             Err(error) if !reported => {
                 detach::report_failed(&error);
@@ -125,15 +125,15 @@ fn launch(
             output::print(&started_text(&status))?
         }
     } else {
-        be_vm(&start, need, console, origin)?;
+        be_vm(&start, need, console, source)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// The console that the arguments ask for, when they agree with each other.
-fn console_choice(start: &StartArguments) -> Result<ConsoleChoice, ControlError> {
+fn console_choice(start: &StartArguments) -> Result<ConsoleChoice, VmError> {
     let usage = |message: &str, remedy: &str| {
-        Err(ControlError::new(ErrorKind::Usage, message).with_remedy(remedy))
+        Err(VmError::new(ErrorKind::Usage, message).with_remedy(remedy))
     };
     match (start.console, start.detach) {
         (Some(ConsoleChoice::Stdio), true) => usage(
@@ -153,10 +153,10 @@ fn console_choice(start: &StartArguments) -> Result<ConsoleChoice, ControlError>
 fn be_background_vm(
     start: &StartArguments,
     need: PoolNeed,
-    origin: impl FnOnce() -> Result<Origin, ControlError>,
+    source: impl FnOnce() -> Result<VmSource, VmError>,
     reported: &mut bool,
-) -> Result<(), ControlError> {
-    let origin = origin()?;
+) -> Result<(), VmError> {
+    let source = source()?;
     let pool = pool_for(start, need)?;
     let claim = RuntimeDir::of_user()?.claim(&name_choice(start), &pool)?;
     let paths = claim.paths().clone();
@@ -167,15 +167,14 @@ fn be_background_vm(
     }
     let ending = Arc::new(Ending::new(paths.control.clone()));
     ending.ask_on_signals(&[SIGINT, SIGTERM])?;
-    let plan = RunPlan {
-        name: paths.name.clone(),
+    let process = VmProcess {
         pool,
-        origin,
+        source,
         console: ConsoleMode::SocketOnly,
         paused: start.paused,
         runtime: paths.clone(),
     };
-    let exit = vm::run(plan, &mut |status| {
+    let exit = vm_process::run(process, &mut |status| {
         detach::report_ready(status);
         *reported = true;
     })?;
@@ -187,9 +186,9 @@ fn be_vm(
     start: &StartArguments,
     need: PoolNeed,
     console: ConsoleChoice,
-    origin: impl FnOnce() -> Result<Origin, ControlError>,
-) -> Result<(), ControlError> {
-    let origin = origin()?;
+    source: impl FnOnce() -> Result<VmSource, VmError>,
+) -> Result<(), VmError> {
+    let source = source()?;
     let pool = pool_for(start, need)?;
     let claim = RuntimeDir::of_user()?.claim(&name_choice(start), &pool)?;
     let paths = claim.paths().clone();
@@ -204,16 +203,15 @@ fn be_vm(
         }
     };
     let is_raw = raw.is_some();
-    let plan = RunPlan {
-        name: paths.name.clone(),
+    let process = VmProcess {
         pool,
-        origin,
+        source,
         console: mode,
         paused: start.paused,
         runtime: paths.clone(),
     };
     let mut printed = Ok(());
-    let exit = vm::run(plan, &mut |status| {
+    let exit = vm_process::run(process, &mut |status| {
         if start.json {
             printed = output::print_json(status);
         } else {
@@ -226,7 +224,7 @@ fn be_vm(
     printed
 }
 
-fn pool_for(start: &StartArguments, need: PoolNeed) -> Result<PathBuf, ControlError> {
+fn pool_for(start: &StartArguments, need: PoolNeed) -> Result<PathBuf, VmError> {
     match need {
         PoolNeed::Made => pool_path::found_or_made(&start.pool),
         PoolNeed::Found => pool_path::found(&start.pool),
@@ -241,13 +239,12 @@ fn name_choice(start: &StartArguments) -> NameChoice {
 }
 
 /// `path` made absolute, when it can be read.
-fn readable(what: &str, path: &Path) -> Result<PathBuf, ControlError> {
-    let failed = |e: std::io::Error| {
-        ControlError::io(format_args!("read the {what} {}", path.display()), &e)
-    };
+fn readable(what: &str, path: &Path) -> Result<PathBuf, VmError> {
+    let failed =
+        |e: std::io::Error| VmError::io(format_args!("read the {what} {}", path.display()), &e);
     let file = File::open(path).map_err(failed)?;
     if file.metadata().map_err(failed)?.is_dir() {
-        return Err(ControlError::new(
+        return Err(VmError::new(
             ErrorKind::Usage,
             format!("the {what} {} is a directory", path.display()),
         ));
@@ -255,7 +252,7 @@ fn readable(what: &str, path: &Path) -> Result<PathBuf, ControlError> {
     std::path::absolute(path).map_err(failed)
 }
 
-fn readable_disks(disks: Vec<DiskSpec>) -> Result<Vec<DiskSpec>, ControlError> {
+fn readable_disks(disks: Vec<DiskSpec>) -> Result<Vec<DiskSpec>, VmError> {
     disks
         .into_iter()
         .map(|disk| {
@@ -303,8 +300,8 @@ impl Ending {
         }
     }
 
-    fn ask_on_signals(self: &Arc<Self>, signals: &[i32]) -> Result<(), ControlError> {
-        let failed = |e: std::io::Error| ControlError::io("take signals", &e);
+    fn ask_on_signals(self: &Arc<Self>, signals: &[i32]) -> Result<(), VmError> {
+        let failed = |e: std::io::Error| VmError::io("take signals", &e);
         let mut signals = Signals::new(signals).map_err(failed)?;
         let ending = Arc::clone(self);
         thread::Builder::new()
@@ -325,8 +322,8 @@ fn end_now() -> ! {
 ///
 /// From a terminal, Ctrl-] is taken out and what a guest does not read is dropped, so that Ctrl-]
 /// always works. From a file or a pipe every byte reaches the guest, as slowly as it reads.
-fn read_keyboard(is_terminal: bool, ending: Arc<Ending>) -> Result<OwnedFd, ControlError> {
-    let failed = |e: nix::Error| ControlError::io("make the console's pipe", &e.into());
+fn read_keyboard(is_terminal: bool, ending: Arc<Ending>) -> Result<OwnedFd, VmError> {
+    let failed = |e: nix::Error| VmError::io("make the console's pipe", &e.into());
     let (input, typed) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
     fcntl(&input, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed)?;
     if is_terminal {
@@ -335,7 +332,7 @@ fn read_keyboard(is_terminal: bool, ending: Arc<Ending>) -> Result<OwnedFd, Cont
     thread::Builder::new()
         .name("keyboard".into())
         .spawn(move || carry_keys(File::from(typed), is_terminal, &ending))
-        .map_err(|e| ControlError::io("read the keyboard", &e))?;
+        .map_err(|e| VmError::io("read the keyboard", &e))?;
     Ok(input)
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nvvmm::control::{ControlError, ErrorKind};
+use nvvmm::{ErrorKind, VmError};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -16,13 +16,13 @@ use crate::mount::{Ended, Mount};
 const DEVICE: &str = "/dev/fuse";
 
 /// `nvvmm pool mount`: returns when it is unmounted.
-pub fn run(directory: &Path, option: &PoolOption) -> Result<(), ControlError> {
+pub fn run(directory: &Path, option: &PoolOption) -> Result<(), VmError> {
     let path = pool_path::found(option)?;
     let pool = pool_path::open(&path)?;
     let signals =
-        Signals::new([SIGINT, SIGTERM]).map_err(|e| ControlError::io("watch for signals", &e))?;
+        Signals::new([SIGINT, SIGTERM]).map_err(|e| VmError::io("watch for signals", &e))?;
     if !Path::new(DEVICE).exists() {
-        let error = ControlError::new(ErrorKind::HostLacks, format!("there is no {DEVICE}"));
+        let error = VmError::new(ErrorKind::HostLacks, format!("there is no {DEVICE}"));
         return Err(error.with_remedy("load the kernel's module: modprobe fuse"));
     }
     let mount = Mount::new(pool, directory, signals).map_err(|e| not_mounted(directory, &e))?;
@@ -34,31 +34,31 @@ pub fn run(directory: &Path, option: &PoolOption) -> Result<(), ControlError> {
     ))?;
     let ended = mount
         .serve()
-        .map_err(|e| ControlError::io(format_args!("serve {}", directory.display()), &e))?;
+        .map_err(|e| VmError::io(format_args!("serve {}", directory.display()), &e))?;
     if ended == Ended::InUse {
         tell("nvvmm: programs that have files open there get errors now\n");
     }
     Ok(())
 }
 
-fn not_mounted(directory: &Path, error: &io::Error) -> ControlError {
+fn not_mounted(directory: &Path, error: &io::Error) -> VmError {
     let shown = directory.display();
-    let told = ControlError::io(format_args!("mount on {shown}"), error);
+    let told = VmError::io(format_args!("mount on {shown}"), error);
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT) => told.with_remedy(format!("make the directory: mkdir {shown}")),
         // What was served by a process that is gone.
-        Some(Errno::ENOTCONN) => ControlError {
+        Some(Errno::ENOTCONN) => VmError {
             kind: ErrorKind::Refused,
             ..told
         }
         .with_remedy(format!(
             "the process that served it was killed: 'umount {shown}' first"
         )),
-        Some(Errno::ENOTDIR) => ControlError {
+        Some(Errno::ENOTDIR) => VmError {
             kind: ErrorKind::Usage,
             ..told
         },
-        _ => ControlError {
+        _ => VmError {
             kind: ErrorKind::HostLacks,
             ..told
         }

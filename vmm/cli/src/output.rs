@@ -2,32 +2,30 @@
 
 use std::io::{self, Write};
 
+use nvvmm::VmError;
 use nvvmm::checkpoint::report::PhaseTime;
-use nvvmm::control::ControlError;
 use serde::Serialize;
 
 pub use crate::human_units::{Column, fields, frames_size, lasting, moment, size, table, time_us};
 
 /// Prints text to stdout. A reader that went away (`nvvmm ps | head -1`) is not an error.
-pub fn print(text: &str) -> Result<(), ControlError> {
+pub fn print(text: &str) -> Result<(), VmError> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-            Err(ControlError::io("write to stdout", &e))
-        }
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(VmError::io("write to stdout", &e)),
         _ => Ok(()),
     }
 }
 
 /// Prints `value` as JSON.
-pub fn print_json(value: &impl Serialize) -> Result<(), ControlError> {
+pub fn print_json(value: &impl Serialize) -> Result<(), VmError> {
     print(&json_text(value)?)
 }
 
 /// `value` as JSON, with a line's end.
-pub fn json_text(value: &impl Serialize) -> Result<String, ControlError> {
+pub fn json_text(value: &impl Serialize) -> Result<String, VmError> {
     let mut text = serde_json::to_string_pretty(value)
-        .map_err(|e| ControlError::failed(format!("cannot write JSON: {e}")))?;
+        .map_err(|e| VmError::failed(format!("cannot write JSON: {e}")))?;
     text.push('\n');
     Ok(text)
 }

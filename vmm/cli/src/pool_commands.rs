@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use nvvmm::control::{ControlError, ErrorKind};
+use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{CheckReport, CreateOptions, GrowOptions, Pool, PoolStatus, SnapshotEntry};
 use serde::Serialize;
 
@@ -15,7 +15,7 @@ use super::progress::Progress;
 use super::values::NewSize;
 
 /// Makes a pool.
-pub fn make(path: &Path, size_bytes: u64, overcommit: bool) -> Result<(), ControlError> {
+pub fn make(path: &Path, size_bytes: u64, overcommit: bool) -> Result<(), VmError> {
     Pool::create(
         path,
         &CreateOptions {
@@ -27,11 +27,11 @@ pub fn make(path: &Path, size_bytes: u64, overcommit: bool) -> Result<(), Contro
 }
 
 /// `nvvmm pool create`.
-pub fn create(path: &Path, size_bytes: Option<u64>, overcommit: bool) -> Result<(), ControlError> {
+pub fn create(path: &Path, size_bytes: Option<u64>, overcommit: bool) -> Result<(), VmError> {
     let size_bytes = match size_bytes {
         Some(size_bytes) => size_bytes,
         None => Pool::device_size_bytes(path)?.ok_or_else(|| {
-            ControlError::new(ErrorKind::Usage, "a pool in a file needs a size")
+            VmError::new(ErrorKind::Usage, "a pool in a file needs a size")
                 .with_remedy("give it --size, for example --size 2G")
         })?,
     };
@@ -49,7 +49,7 @@ pub fn grow(
     size: NewSize,
     overcommit: bool,
     json: bool,
-) -> Result<(), ControlError> {
+) -> Result<(), VmError> {
     let path = pool_path::found(option)?;
     let pool = pool_path::open(&path)?;
     let size_bytes = size.bytes(pool.size_bytes());
@@ -69,13 +69,13 @@ pub fn grow(
 }
 
 /// `nvvmm pool delete`.
-pub fn delete(path: &Path) -> Result<(), ControlError> {
+pub fn delete(path: &Path) -> Result<(), VmError> {
     Pool::delete(path)?;
     output::print(&format!("deleted the pool {}\n", path.display()))
 }
 
 /// `nvvmm pool status`.
-pub fn status(option: &PoolOption, json: bool) -> Result<(), ControlError> {
+pub fn status(option: &PoolOption, json: bool) -> Result<(), VmError> {
     let pool = pool_path::open(&pool_path::found(option)?)?;
     let usage = Usage {
         by_snapshot: pool.snapshots()?,
@@ -96,12 +96,20 @@ struct Usage {
     by_snapshot: Vec<SnapshotEntry>,
 }
 
-fn usage_text(
-    Usage {
-        status,
-        by_snapshot,
-    }: &Usage,
-) -> String {
+fn usage_text(usage: &Usage) -> String {
+    let mut text = status_text(&usage.status);
+    if !usage.by_snapshot.is_empty() {
+        text.push('\n');
+        text.push_str(&snapshots_table(&usage.by_snapshot));
+    }
+    if !usage.status.holders.is_empty() {
+        text.push('\n');
+        text.push_str(&holders_table(&usage.status));
+    }
+    text
+}
+
+fn status_text(status: &PoolStatus) -> String {
     let blocks = |blocks: u64| output::frames_size(blocks);
     let engine = status.cow_engine.name();
     let overcommit = if status.overcommit {
@@ -117,7 +125,8 @@ fn usage_text(
         0 => String::new(),
         incomplete => format!(", {incomplete} of them incomplete"),
     };
-    let mut text = output::fields(&[
+    let durability = &status.durability;
+    output::fields(&[
         ("pool", status.path.display().to_string()),
         ("uuid", status.uuid.clone()),
         ("medium", status.medium.name().to_owned()),
@@ -127,10 +136,7 @@ fn usage_text(
         ),
         (
             "durability",
-            format!(
-                "{}: {}",
-                status.durability.strongest, status.durability.reason
-            ),
+            format!("{}: {}", durability.strongest, durability.reason),
         ),
         ("overcommit", overcommit.to_owned()),
         ("size", output::size(status.size_bytes)),
@@ -143,27 +149,27 @@ fn usage_text(
             "snapshots",
             format!("{}{incomplete}{removed}", status.snapshots),
         ),
-    ]);
-    if !by_snapshot.is_empty() {
-        let columns = [
-            Column::Text("SNAPSHOT"),
-            Column::Number("OWN"),
-            Column::Number("SHARED"),
-        ];
-        let sizes = |entry: &SnapshotEntry| {
-            [entry.own_bytes, entry.shared_bytes]
-                .map(|bytes| bytes.map_or_else(String::new, output::size))
-        };
-        let rows: Vec<Vec<String>> = by_snapshot
-            .iter()
-            .map(|entry| [vec![entry.name.clone()], sizes(entry).to_vec()].concat())
-            .collect();
-        text.push('\n');
-        text.push_str(&output::table(&columns, &rows));
-    }
-    if status.holders.is_empty() {
-        return text;
-    }
+    ])
+}
+
+fn snapshots_table(snapshots: &[SnapshotEntry]) -> String {
+    let columns = [
+        Column::Text("SNAPSHOT"),
+        Column::Number("OWN"),
+        Column::Number("SHARED"),
+    ];
+    let sizes = |entry: &SnapshotEntry| {
+        [entry.own_bytes, entry.shared_bytes]
+            .map(|bytes| bytes.map_or_else(String::new, output::size))
+    };
+    let rows: Vec<Vec<String>> = snapshots
+        .iter()
+        .map(|entry| [vec![entry.name.clone()], sizes(entry).to_vec()].concat())
+        .collect();
+    output::table(&columns, &rows)
+}
+
+fn holders_table(status: &PoolStatus) -> String {
     let columns = [
         Column::Text("USED BY"),
         Column::Number("PID"),
@@ -178,19 +184,17 @@ fn usage_text(
             vec![
                 holder.name.clone(),
                 holder.pid.to_string(),
-                blocks(holder.blocks_in_use.into()),
+                output::frames_size(holder.blocks_in_use.into()),
                 holder.leased_chunks.to_string(),
                 holder.pinned.len().to_string(),
             ]
         })
         .collect();
-    text.push('\n');
-    text.push_str(&output::table(&columns, &rows));
-    text
+    output::table(&columns, &rows)
 }
 
 /// `nvvmm pool check`. Exit code 6 when there are findings.
-pub fn check(option: &PoolOption, json: bool) -> Result<ExitCode, ControlError> {
+pub fn check(option: &PoolOption, json: bool) -> Result<ExitCode, VmError> {
     let path = pool_path::found(option)?;
     let mut shown = Progress::of_bytes("check")?;
     let report =

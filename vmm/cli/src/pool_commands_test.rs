@@ -5,9 +5,8 @@ use nvvmm_snapshot::{
 
 use super::*;
 
-#[test]
-fn a_status_is_shown_with_who_uses_the_pool() {
-    let status = PoolStatus {
+fn status() -> PoolStatus {
+    PoolStatus {
         path: "/dev/shm/p".into(),
         uuid: "u".into(),
         medium: Medium::Tmpfs,
@@ -30,24 +29,28 @@ fn a_status_is_shown_with_who_uses_the_pool() {
         incomplete: 1,
         generation: 9,
         holders: Vec::new(),
-    };
+    }
+}
+
+#[test]
+fn a_status_is_shown_with_who_uses_the_pool() {
     let expected = "\
-pool                 /dev/shm/p
-uuid                 u
-medium               tmpfs
-copy-on-write        userfaultfd: because
-durability           process: memory
-overcommit           no
-size                 64.0 MiB
-in snapshots         1.0 MiB
-leased to VMs        4.0 MiB
-metadata             2.0 MiB
-free                 57.0 MiB
+pool                /dev/shm/p
+uuid                u
+medium              tmpfs
+copy-on-write       userfaultfd: because
+durability          process: memory
+overcommit          no
+size                64.0 MiB
+in snapshots        1.0 MiB
+leased to VMs       4.0 MiB
+metadata            2.0 MiB
+free                57.0 MiB
 used on the medium  8.0 KiB
-snapshots            2, 1 of them incomplete (1 removed snapshots are still in use)
+snapshots           2, 1 of them incomplete (1 removed snapshots are still in use)
 ";
     let mut usage = Usage {
-        status,
+        status: status(),
         by_snapshot: Vec::new(),
     };
     assert_eq!(usage_text(&usage), expected);
@@ -71,6 +74,7 @@ web      4711  1.0 MiB              2                 1
         parent: None,
         created_unix_ns: 0,
         memory_bytes: 1 << 20,
+        maps: Vec::new(),
         frames_mapped: 200,
         frames_new: 200,
         state_bytes: 1,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use nvvmm::control::ControlError;
+use nvvmm::VmError;
 use nvvmm_snapshot::{CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkUse, PoolMap};
 use plotters::prelude::*;
 
@@ -92,11 +92,11 @@ impl Cells {
 }
 
 /// `nvvmm pool map`.
-pub fn run(option: &PoolOption, svg_file: Option<&Path>, json: bool) -> Result<(), ControlError> {
+pub fn run(option: &PoolOption, svg_file: Option<&Path>, json: bool) -> Result<(), VmError> {
     let map = pool_path::open(&pool_path::found(option)?)?.map()?;
     if let Some(path) = svg_file {
         fs::write(path, svg(&map)?)
-            .map_err(|e| ControlError::io(format_args!("write {}", path.display()), &e))?;
+            .map_err(|e| VmError::io(format_args!("write {}", path.display()), &e))?;
     }
     if json {
         output::print_json(&map)
@@ -168,7 +168,7 @@ fn sign(blocks: &[u32; KINDS.len()]) -> char {
 
 /// A square for each cell, filled from below; memory of several snapshots the darker the more they
 /// are. Then bars of the snapshots.
-fn svg(map: &PoolMap) -> Result<String, ControlError> {
+fn svg(map: &PoolMap) -> Result<String, VmError> {
     let cells = Cells::of(map, SVG_COLUMNS * SVG_LINES);
     let lines = cells.blocks.len().div_ceil(SVG_COLUMNS) as i32;
     let shown = map.snapshots.iter().rev().take(SNAPSHOTS_SHOWN).count() as i32;
@@ -183,7 +183,7 @@ fn svg(map: &PoolMap) -> Result<String, ControlError> {
         let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
         draw(&root, map, &cells, (legend, bars))
             .and_then(|()| Ok(root.present()?))
-            .map_err(|e| ControlError::failed(format!("cannot draw the pool: {e}")))?;
+            .map_err(|e| VmError::failed(format!("cannot draw the pool: {e}")))?;
     }
     Ok(text)
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{User, geteuid};
-use nvvmm::control::{ControlError, ErrorKind};
+use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{CHUNK_SIZE_BYTES, Error, Pool};
 
 use super::args::PoolOption;
@@ -21,7 +21,7 @@ const DEFAULT_DIR: &str = "/dev/shm";
 const DEFAULT_BYTES_MIN: u64 = 64 << 20;
 
 /// The pool that is meant, with the default one made when it does not exist.
-pub fn found_or_made(option: &PoolOption) -> Result<PathBuf, ControlError> {
+pub fn found_or_made(option: &PoolOption) -> Result<PathBuf, VmError> {
     match &option.pool {
         Some(path) => existing(path),
         None => {
@@ -38,9 +38,9 @@ pub fn found_or_made(option: &PoolOption) -> Result<PathBuf, ControlError> {
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] when there is none.
-pub fn found(option: &PoolOption) -> Result<PathBuf, ControlError> {
+pub fn found(option: &PoolOption) -> Result<PathBuf, VmError> {
     found_if_any(option)?.ok_or_else(|| {
-        ControlError::new(
+        VmError::new(
             ErrorKind::NotFound,
             format!("there is no pool {} yet", default_path().display()),
         )
@@ -51,7 +51,7 @@ pub fn found(option: &PoolOption) -> Result<PathBuf, ControlError> {
 }
 
 /// The pool that is meant; `None` when that is the default pool and nobody has needed it yet.
-pub fn found_if_any(option: &PoolOption) -> Result<Option<PathBuf>, ControlError> {
+pub fn found_if_any(option: &PoolOption) -> Result<Option<PathBuf>, VmError> {
     match &option.pool {
         Some(path) => existing(path).map(Some),
         None => {
@@ -62,14 +62,14 @@ pub fn found_if_any(option: &PoolOption) -> Result<Option<PathBuf>, ControlError
 }
 
 /// Opens the pool at `path`; an error that does not say so itself names the pool.
-pub fn open(path: &Path) -> Result<Arc<Pool>, ControlError> {
+pub fn open(path: &Path) -> Result<Arc<Pool>, VmError> {
     Pool::open(path).map_err(|e| {
         let named = !matches!(e, Error::Damaged { .. } | Error::Version { .. });
-        let error = ControlError::from(e);
+        let error = VmError::from(e);
         if named {
             error
         } else {
-            ControlError {
+            VmError {
                 message: format!("{}: {}", path.display(), error.message),
                 ..error
             }
@@ -77,14 +77,14 @@ pub fn open(path: &Path) -> Result<Arc<Pool>, ControlError> {
     })
 }
 
-fn existing(path: &Path) -> Result<PathBuf, ControlError> {
+fn existing(path: &Path) -> Result<PathBuf, VmError> {
     fs::metadata(path).map_err(|e| {
-        ControlError::io(format_args!("open the pool {}", path.display()), &e).with_remedy(format!(
+        VmError::io(format_args!("open the pool {}", path.display()), &e).with_remedy(format!(
             "create one with 'nvvmm pool create {} --size 2G'",
             path.display()
         ))
     })?;
-    std::path::absolute(path).map_err(|e| ControlError::io("find the pool", &e))
+    std::path::absolute(path).map_err(|e| VmError::io("find the pool", &e))
 }
 
 /// `/dev/shm/nvvmm-<user>.pool`.
@@ -99,15 +99,15 @@ fn default_path() -> PathBuf {
 
 /// Tells if the default pool exists. Everyone can make files in its directory, so it must be this
 /// user's.
-fn is_own_pool(path: &Path) -> Result<bool, ControlError> {
+fn is_own_pool(path: &Path) -> Result<bool, VmError> {
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(ControlError::io(
+        Err(e) => Err(VmError::io(
             format_args!("look for the pool {}", path.display()),
             &e,
         )),
         Ok(found) if found.is_file() && found.uid() == geteuid().as_raw() => Ok(true),
-        Ok(_) => Err(ControlError::new(
+        Ok(_) => Err(VmError::new(
             ErrorKind::Refused,
             format!(
                 "{} is not your pool: it belongs to another user, or it is not a file",
@@ -118,12 +118,12 @@ fn is_own_pool(path: &Path) -> Result<bool, ControlError> {
     }
 }
 
-fn make_default(path: &Path) -> Result<(), ControlError> {
+fn make_default(path: &Path) -> Result<(), VmError> {
     let remedy = "create a pool elsewhere with 'nvvmm pool create', and give its path with --pool \
                   or NVVMM_POOL";
     let dir = path.parent().unwrap_or(Path::new(DEFAULT_DIR));
     let medium = statvfs(dir).map_err(|e| {
-        ControlError::io(
+        VmError::io(
             format_args!("find out the space on {}", dir.display()),
             &e.into(),
         )

@@ -4,8 +4,9 @@ use std::io::{IsTerminal, stdin};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
+use nvvmm::VmError;
 use nvvmm::agent::call::{self, call};
-use nvvmm::control::{Afterwards, CaptureRequest, ControlError, RestartRequest, RuntimeDir};
+use nvvmm::control::{CaptureRequest, CapturedState, RestartRequest, RuntimeDir};
 use nvvmm::process::{CaptureReport, RestartReport};
 use nvvmm::sys::terminal::size_of;
 
@@ -14,7 +15,7 @@ use super::vm_commands::connect;
 use super::{exec, output};
 
 /// `nvvmm snapshot --process`.
-pub fn snapshot(pid: i32, arguments: SnapshotArguments) -> Result<(), ControlError> {
+pub fn snapshot(pid: i32, arguments: SnapshotArguments) -> Result<(), VmError> {
     let entry = RuntimeDir::of_user()?.find(&arguments.vm)?;
     // The agent first: the VM does not wait as long for a request as it may take.
     let agent = call(&entry.paths, call::PATIENCE)?;
@@ -24,9 +25,9 @@ pub fn snapshot(pid: i32, arguments: SnapshotArguments) -> Result<(), ControlErr
         pid,
         tree: arguments.tree,
         afterwards: match (arguments.leave_stopped, arguments.kill) {
-            (true, _) => Afterwards::Stop,
-            (_, true) => Afterwards::Kill,
-            _ => Afterwards::GoOn,
+            (true, _) => CapturedState::Stop,
+            (_, true) => CapturedState::Kill,
+            _ => CapturedState::GoOn,
         },
         durability: arguments.durability,
     };
@@ -63,7 +64,7 @@ pub fn restore(
     attach: bool,
     window: bool,
     json: bool,
-) -> Result<ExitCode, ControlError> {
+) -> Result<ExitCode, VmError> {
     let entry = RuntimeDir::of_user()?.find(vm)?;
     let agent = call(&entry.paths, call::PATIENCE)?;
     let mut client = connect(&entry)?;
@@ -71,7 +72,7 @@ pub fn restore(
     let terminal = is_terminal
         .then(|| size_of(stdin().as_fd()))
         .transpose()
-        .map_err(|error| ControlError::io("learn the size of the terminal", &error))?;
+        .map_err(|error| VmError::io("learn the size of the terminal", &error))?;
     let request = RestartRequest {
         name,
         attach,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nvvmm::control::ControlError;
+use nvvmm::VmError;
 
 use super::output;
 
@@ -28,7 +28,7 @@ enum Shown {
 
 impl Progress {
     /// For work on bytes; `word` says what is done to them.
-    pub fn of_bytes(word: &'static str) -> Result<Self, ControlError> {
+    pub fn of_bytes(word: &'static str) -> Result<Self, VmError> {
         if !io::stderr().is_terminal() {
             return Ok(Self(Shown::Lines(Lines::new(
                 word,
@@ -38,7 +38,7 @@ impl Progress {
         }
         let style = |shape: &str| {
             ProgressStyle::with_template(shape)
-                .map_err(|e| ControlError::failed(format!("the progress bar's template: {e}")))
+                .map_err(|e| VmError::failed(format!("the progress bar's template: {e}")))
         };
         let bar = ProgressBar::new(0)
             .with_style(style("{msg} {spinner} {binary_bytes}")?)

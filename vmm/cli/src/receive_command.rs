@@ -5,7 +5,7 @@ use std::io::{BufReader, IsTerminal, stdin};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use nvvmm::control::{ControlError, ErrorKind};
+use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::stream::sealed::Opening;
 use nvvmm_snapshot::{MoveProgress, ReceiveReport};
 
@@ -18,7 +18,7 @@ use super::{output, pool_path, stream_key};
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// `nvvmm receive`.
-pub fn run(arguments: &ReceiveArguments) -> Result<(), ControlError> {
+pub fn run(arguments: &ReceiveArguments) -> Result<(), VmError> {
     let key = arguments
         .decrypt
         .as_deref()
@@ -52,20 +52,20 @@ pub fn run(arguments: &ReceiveArguments) -> Result<(), ControlError> {
     }
 }
 
-fn open(path: &Path) -> Result<File, ControlError> {
+fn open(path: &Path) -> Result<File, VmError> {
     if path != Path::new("-") {
         return File::open(path)
-            .map_err(|e| ControlError::io(format_args!("open the stream {}", path.display()), &e));
+            .map_err(|e| VmError::io(format_args!("open the stream {}", path.display()), &e));
     }
     if stdin().is_terminal() {
         let why = "no stream comes from a terminal";
-        return Err(ControlError::new(ErrorKind::Usage, why)
+        return Err(VmError::new(ErrorKind::Usage, why)
             .with_remedy("pipe 'nvvmm send' to it, or name the file that it wrote"));
     }
     let input = stdin().as_fd().try_clone_to_owned();
     input
         .map(File::from)
-        .map_err(|e| ControlError::io("read standard input", &e))
+        .map_err(|e| VmError::io("read standard input", &e))
 }
 
 fn text(report: &ReceiveReport) -> String {

@@ -6,7 +6,8 @@ use std::{
 };
 
 use nvvmm::{
-    control::{ControlClient, ControlError, RewindRequest, RingRequest, RuntimeDir},
+    VmError,
+    control::{ControlClient, RewindRequest, RingRequest, RuntimeDir},
     ring::{RewindReport, RingStatus},
 };
 
@@ -20,7 +21,7 @@ use super::{
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// `nvvmm checkpoint`.
-pub fn checkpoint(arguments: CheckpointArguments) -> Result<(), ControlError> {
+pub fn checkpoint(arguments: CheckpointArguments) -> Result<(), VmError> {
     let CheckpointArguments {
         vm,
         every,
@@ -54,11 +55,7 @@ pub fn checkpoint(arguments: CheckpointArguments) -> Result<(), ControlError> {
 }
 
 /// Prints what the ring does until it ends.
-fn watch_ring(
-    vm: &str,
-    client: &mut ControlClient,
-    mut before: RingStatus,
-) -> Result<(), ControlError> {
+fn watch_ring(vm: &str, client: &mut ControlClient, mut before: RingStatus) -> Result<(), VmError> {
     let mut asked = Instant::now();
     loop {
         thread::sleep(WATCH_EVERY);
@@ -80,7 +77,7 @@ fn watch_ring(
 }
 
 /// `nvvmm rewind`.
-pub fn rewind(arguments: RewindArguments) -> Result<(), ControlError> {
+pub fn rewind(arguments: RewindArguments) -> Result<(), VmError> {
     let RewindArguments {
         vm,
         checkpoints,

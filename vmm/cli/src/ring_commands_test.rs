@@ -1,4 +1,4 @@
-use nvvmm::control::ErrorKind;
+use nvvmm::ErrorKind;
 
 use super::*;
 
@@ -46,7 +46,7 @@ fn a_ring_on_one_line() {
         format!("web: the ring of checkpoints has ended; {counted}\n")
     );
     let failed = RingStatus {
-        failure: Some(ControlError::new(ErrorKind::PoolFull, "the pool is full")),
+        failure: Some(VmError::new(ErrorKind::PoolFull, "the pool is full")),
         ..ended
     };
     assert_eq!(

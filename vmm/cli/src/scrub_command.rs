@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use nvvmm::control::ControlError;
+use nvvmm::VmError;
 use nvvmm::memory::gpa_of;
 use nvvmm_snapshot::{BLOCK_SIZE_BYTES, DamagedFrame, ScrubReport};
 use serde::Serialize;
@@ -24,7 +24,7 @@ struct DamagedGuestFrame<'r> {
 }
 
 /// `nvvmm pool scrub`. Exit code 6 when something is damaged, 1 when it was interrupted.
-pub fn scrub(option: &PoolOption, json: bool) -> Result<ExitCode, ControlError> {
+pub fn scrub(option: &PoolOption, json: bool) -> Result<ExitCode, VmError> {
     let path = pool_path::found(option)?;
     let pool = pool_path::open(&path)?;
     let interrupted = ends_on_signal()?;
@@ -57,14 +57,14 @@ fn guest_frame(damaged: &DamagedFrame) -> DamagedGuestFrame<'_> {
 }
 
 /// The report, with the GFNs of damaged frames.
-fn scrub_json(report: &ScrubReport) -> Result<Value, ControlError> {
+fn scrub_json(report: &ScrubReport) -> Result<Value, VmError> {
     let frames: Vec<DamagedGuestFrame<'_>> = report.damaged.iter().map(guest_frame).collect();
     serde_json::to_value(report)
         .and_then(|mut value| {
             value["damaged"] = serde_json::to_value(frames)?;
             Ok(value)
         })
-        .map_err(|e| ControlError::failed(format!("cannot write JSON: {e}")))
+        .map_err(|e| VmError::failed(format!("cannot write JSON: {e}")))
 }
 
 fn scrub_text(path: &Path, report: &ScrubReport) -> String {

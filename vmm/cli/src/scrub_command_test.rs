@@ -30,6 +30,7 @@ fn a_clean_scrub_says_what_was_verified_and_what_was_not() {
 fn damaged_frames_are_named_by_gfn_also_above_the_hole() {
     let frame = |frame, unreadable| DamagedFrame {
         snapshot: "base".into(),
+        map: nvvmm_snapshot::MapKind::Memory,
         frame,
         block: BlockNo::new(777),
         unreadable,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nvvmm::checkpoint::blob::SavedVm;
-use nvvmm::control::{ControlError, ErrorKind};
+use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::stream::sealed::Sealing;
 use nvvmm_snapshot::{Error, MoveProgress, Pool, SendOptions, SendReport, SnapshotKind};
 
@@ -22,7 +22,7 @@ use super::{output, pool_path, stream_key};
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// `nvvmm send`.
-pub fn run(arguments: &SendArguments) -> Result<(), ControlError> {
+pub fn run(arguments: &SendArguments) -> Result<(), VmError> {
     let key = arguments
         .encrypt
         .as_deref()
@@ -45,9 +45,8 @@ pub fn run(arguments: &SendArguments) -> Result<(), ControlError> {
         }
         unless(&interrupted)
     };
-    let out = Interruptible::output(&target.file, &interrupted).map_err(|e| {
-        ControlError::io(format_args!("write to {}", arguments.output.display()), &e)
-    })?;
+    let out = Interruptible::output(&target.file, &interrupted)
+        .map_err(|e| VmError::io(format_args!("write to {}", arguments.output.display()), &e))?;
     let mut out = BufWriter::with_capacity(BUFFER_BYTES, out);
     let mut report = match key {
         None => pool.send(&arguments.snapshot, &options, &mut out, &mut on_progress)?,
@@ -65,7 +64,7 @@ pub fn run(arguments: &SendArguments) -> Result<(), ControlError> {
     };
     report.name.clone_from(&arguments.snapshot);
     out.flush()
-        .map_err(|e| ControlError::io("write the stream", &e))?;
+        .map_err(|e| VmError::io("write the stream", &e))?;
     drop(out);
     drop(shown);
     let to_stdout = target.is_stdout();
@@ -74,7 +73,7 @@ pub fn run(arguments: &SendArguments) -> Result<(), ControlError> {
 }
 
 /// Spec of the VM, for people who read the stream.
-fn spec_of(pool: &Arc<Pool>, name: &str) -> Result<String, ControlError> {
+fn spec_of(pool: &Arc<Pool>, name: &str) -> Result<String, VmError> {
     let entry = pool.find(name)?;
     if entry.incomplete || entry.kind != SnapshotKind::Vm {
         return Ok(String::new());
@@ -96,13 +95,13 @@ struct Target {
 }
 
 impl Target {
-    fn open(path: &Path) -> Result<Self, ControlError> {
+    fn open(path: &Path) -> Result<Self, VmError> {
         let failed =
-            |e: &std::io::Error| ControlError::io(format_args!("write to {}", path.display()), e);
+            |e: &std::io::Error| VmError::io(format_args!("write to {}", path.display()), e);
         let (file, made) = if path == Path::new("-") {
             if stdout().is_terminal() {
                 let why = "the stream is binary data, and standard output is a terminal";
-                return Err(ControlError::new(ErrorKind::Usage, why).with_remedy(
+                return Err(VmError::new(ErrorKind::Usage, why).with_remedy(
                     "pipe it to 'nvvmm receive', or write it to a file with --output FILE",
                 ));
             }
@@ -141,11 +140,11 @@ impl Target {
     }
 
     /// The stream is whole: its file stays, also when the power fails now.
-    fn done(&mut self) -> Result<(), ControlError> {
+    fn done(&mut self) -> Result<(), VmError> {
         if self.made.is_some() {
-            self.file.sync_all().map_err(|e| {
-                ControlError::io(format_args!("write to {}", self.path.display()), &e)
-            })?;
+            self.file
+                .sync_all()
+                .map_err(|e| VmError::io(format_args!("write to {}", self.path.display()), &e))?;
         }
         self.made = None;
         Ok(())
@@ -163,7 +162,7 @@ impl Drop for Target {
     }
 }
 
-fn print(report: &SendReport, json: bool, to_stdout: bool) -> Result<(), ControlError> {
+fn print(report: &SendReport, json: bool, to_stdout: bool) -> Result<(), VmError> {
     let text = if json {
         output::json_text(report)?
     } else {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use nvvmm::control::ControlError;
+use nvvmm::VmError;
 use nvvmm_snapshot::{BLOCK_SIZE_BYTES, Removed, SnapshotEntry, SnapshotKind};
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use super::snapshot_tree::{self, TreeNode};
 use super::{error, pool_path};
 
 /// `nvvmm snapshots`.
-pub fn list(option: &PoolOption, json: bool) -> Result<(), ControlError> {
+pub fn list(option: &PoolOption, json: bool) -> Result<(), VmError> {
     // The default pool that nobody has needed yet has no snapshots.
     let snapshots = match pool_path::found_if_any(option)? {
         Some(path) => pool_path::open(&path)?.snapshots()?,
@@ -91,11 +91,11 @@ struct RemovedName<'a> {
 }
 
 /// `nvvmm rm`. Goes on after a name that cannot be removed; the last failure is the command's.
-pub fn remove(names: &[String], option: &PoolOption, json: bool) -> Result<(), ControlError> {
+pub fn remove(names: &[String], option: &PoolOption, json: bool) -> Result<(), VmError> {
     let path: PathBuf = pool_path::found(option)?;
     let pool = pool_path::open(&path)?;
     let mut removed = Vec::new();
-    let mut failure: Option<ControlError> = None;
+    let mut failure: Option<VmError> = None;
     for name in names {
         match pool.remove(name) {
             Ok(Removed {

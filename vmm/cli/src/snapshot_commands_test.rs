@@ -10,6 +10,7 @@ fn entry(id: u64, parent: Option<u64>, name: &str, own_bytes: Option<u64>) -> Sn
         parent: parent.and_then(SnapshotId::new),
         created_unix_ns: 1_795_354_839_000_000_000 + id * 1_000_000_000,
         memory_bytes: 512 << 20,
+        maps: Vec::new(),
         frames_mapped: 25_600,
         frames_new: 256,
         state_bytes: 4096,

@@ -4,8 +4,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-use nvvmm::control::{ControlError, ErrorKind, RuntimeDir};
+use nvvmm::control::RuntimeDir;
 use nvvmm::stats::{Buckets, Exporter, ExporterAddress, Metric, MetricValue, VmStats, exposition};
+use nvvmm::{ErrorKind, VmError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::args::StatsArguments;
@@ -16,7 +17,7 @@ use super::vm_commands::connect;
 const BAR_WIDTH: u64 = 40;
 
 /// `nvvmm stats`.
-pub fn stats(arguments: &StatsArguments) -> Result<(), ControlError> {
+pub fn stats(arguments: &StatsArguments) -> Result<(), VmError> {
     if let Some(address) = &arguments.prometheus {
         return export(&arguments.vm, address);
     }
@@ -28,22 +29,22 @@ pub fn stats(arguments: &StatsArguments) -> Result<(), ControlError> {
     }
 }
 
-fn ask(dir: &RuntimeDir, vm: &str) -> Result<VmStats, ControlError> {
+fn ask(dir: &RuntimeDir, vm: &str) -> Result<VmStats, VmError> {
     connect(&dir.find(vm)?)?.stats()
 }
 
 /// Serves metrics until a signal comes, also while the VM is gone: another one may get its name.
-fn export(vm: &str, address: &ExporterAddress) -> Result<(), ControlError> {
+fn export(vm: &str, address: &ExporterAddress) -> Result<(), VmError> {
     let dir = RuntimeDir::of_user()?;
     ask(&dir, vm)?;
-    let failed = |e: io::Error| ControlError::io("serve metrics", &e);
+    let failed = |e: io::Error| VmError::io("serve metrics", &e);
     let (signalled, on_signal) = UnixStream::pair().map_err(failed)?;
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         signal_hook::low_level::pipe::register(signal, on_signal.try_clone().map_err(failed)?)
             .map_err(failed)?;
     }
     let exporter = Exporter::bind(address).map_err(|e| match e.kind() {
-        io::ErrorKind::AddrInUse => ControlError::new(
+        io::ErrorKind::AddrInUse => VmError::new(
             ErrorKind::Refused,
             "something else is at that address already",
         )

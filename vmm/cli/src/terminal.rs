@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write, stderr, stdin};
 use std::sync::{Mutex, Once, PoisonError};
 
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
-use nvvmm::control::ControlError;
+use nvvmm::VmError;
 
 /// The key that leaves a console: Ctrl-].
 pub const ESCAPE_KEY: u8 = 0x1d;
@@ -22,11 +22,11 @@ pub struct RawTerminal(());
 
 impl RawTerminal {
     /// Makes the terminal on stdin raw; `None` when stdin is no terminal.
-    pub fn enter() -> Result<Option<Self>, ControlError> {
+    pub fn enter() -> Result<Option<Self>, VmError> {
         if !stdin().is_terminal() {
             return Ok(None);
         }
-        let failed = |e: nix::Error| ControlError::io("switch the terminal to raw mode", &e.into());
+        let failed = |e: nix::Error| VmError::io("switch the terminal to raw mode", &e.into());
         let before = tcgetattr(stdin()).map_err(failed)?;
         let mut raw = before.clone();
         cfmakeraw(&mut raw);

@@ -9,10 +9,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use nvvmm::checkpoint::report::SnapshotReport;
 use nvvmm::control::registry::Entry;
-use nvvmm::control::{
-    ControlClient, ControlError, ErrorKind, RuntimeDir, SnapshotRequest, VmOrigin, VmState,
-    VmStatus,
-};
+use nvvmm::control::{ControlClient, RuntimeDir, SnapshotRequest, VmOrigin, VmState, VmStatus};
+use nvvmm::{ErrorKind, VmError};
 use serde::Serialize;
 
 use super::args::SnapshotArguments;
@@ -39,7 +37,7 @@ enum Listed {
 }
 
 /// `nvvmm ps`.
-pub fn ps(json: bool) -> Result<(), ControlError> {
+pub fn ps(json: bool) -> Result<(), VmError> {
     let entries = RuntimeDir::of_user()?.entries()?;
     // One thread each: a VM that does not answer costs its timeout once, not once per VM.
     let listed: Vec<Listed> = thread::scope(|scope| {
@@ -51,7 +49,7 @@ pub fn ps(json: bool) -> Result<(), ControlError> {
             .into_iter()
             .map(|(entry, answer)| {
                 answer.join().unwrap_or_else(|_| {
-                    silent(entry, &ControlError::failed("the status request failed"))
+                    silent(entry, &VmError::failed("the status request failed"))
                 })
             })
             .collect()
@@ -72,7 +70,7 @@ fn ask(entry: &Entry) -> Listed {
     }
 }
 
-fn silent(entry: &Entry, error: &ControlError) -> Listed {
+fn silent(entry: &Entry, error: &VmError) -> Listed {
     Listed::Silent {
         name: entry.paths.name.clone(),
         pid: entry.record.as_ref().map(|r| r.pid),
@@ -176,17 +174,17 @@ fn state_text(state: VmState) -> &'static str {
 }
 
 /// `nvvmm pause`.
-pub fn pause(vm: &str) -> Result<(), ControlError> {
+pub fn pause(vm: &str) -> Result<(), VmError> {
     connect(&RuntimeDir::of_user()?.find(vm)?)?.pause()
 }
 
 /// `nvvmm resume`.
-pub fn resume(vm: &str) -> Result<(), ControlError> {
+pub fn resume(vm: &str) -> Result<(), VmError> {
     connect(&RuntimeDir::of_user()?.find(vm)?)?.resume()
 }
 
 /// `nvvmm stop`.
-pub fn stop(vm: &str, force: bool) -> Result<(), ControlError> {
+pub fn stop(vm: &str, force: bool) -> Result<(), VmError> {
     let dir = RuntimeDir::of_user()?;
     let entry = dir.find(vm)?;
     if force {
@@ -201,7 +199,7 @@ pub fn stop(vm: &str, force: bool) -> Result<(), ControlError> {
     wait_until_gone(&dir, vm)
 }
 
-fn kill_process(entry: &Entry) -> Result<(), ControlError> {
+fn kill_process(entry: &Entry) -> Result<(), VmError> {
     let name = &entry.paths.name;
     let pid = entry
         .record
@@ -210,27 +208,28 @@ fn kill_process(entry: &Entry) -> Result<(), ControlError> {
         .filter(|&pid| pid > 1);
     let Some(pid) = pid else {
         return Err(
-            ControlError::failed(format!("the process id of VM '{name}' is not known"))
-                .with_remedy(format!(
+            VmError::failed(format!("the process id of VM '{name}' is not known")).with_remedy(
+                format!(
                     "find it with 'fuser {}' and kill it",
                     entry.paths.control.display()
-                )),
+                ),
+            ),
         );
     };
     match kill(Pid::from_raw(pid), Signal::SIGKILL) {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
-        Err(e) => Err(ControlError::io(
+        Err(e) => Err(VmError::io(
             format_args!("kill process {pid} of VM '{name}'"),
             &e.into(),
         )),
     }
 }
 
-fn wait_until_gone(dir: &RuntimeDir, vm: &str) -> Result<(), ControlError> {
+fn wait_until_gone(dir: &RuntimeDir, vm: &str) -> Result<(), VmError> {
     let deadline = Instant::now() + END_TIMEOUT;
     while dir.is_living(vm)? {
         if Instant::now() >= deadline {
-            return Err(ControlError::new(
+            return Err(VmError::new(
                 ErrorKind::Refused,
                 format!(
                     "VM '{vm}' accepted the request to end, but still runs after {} s",
@@ -244,12 +243,12 @@ fn wait_until_gone(dir: &RuntimeDir, vm: &str) -> Result<(), ControlError> {
     Ok(())
 }
 
-pub(super) fn connect(entry: &Entry) -> Result<ControlClient, ControlError> {
+pub(super) fn connect(entry: &Entry) -> Result<ControlClient, VmError> {
     ControlClient::connect(&entry.paths.control)
 }
 
 /// `nvvmm snapshot`.
-pub fn snapshot(arguments: SnapshotArguments) -> Result<(), ControlError> {
+pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
     if let Some(pid) = arguments.process {
         return process_commands::snapshot(pid, arguments);
     }
@@ -317,7 +316,7 @@ fn snapshot_text(vm: &str, report: &SnapshotReport) -> String {
 }
 
 /// `nvvmm audit`, for tests; always JSON.
-pub fn audit(vm: &str) -> Result<(), ControlError> {
+pub fn audit(vm: &str) -> Result<(), VmError> {
     output::print_json(&connect(&RuntimeDir::of_user()?.find(vm)?)?.audit()?)
 }
 

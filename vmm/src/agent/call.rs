@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use nvvmm_protocol::{AGENT_PORT, FailedBecause, FrameError, GreetingError, greet};
 
-use crate::control::{ControlError, ErrorKind, VmRuntimePaths};
+use crate::control::VmRuntimePaths;
+use crate::error::{ErrorKind, VmError};
 
 /// Time to wait for an agent that is not there: it may be about to start, or to come back
 /// after a restore.
@@ -22,7 +23,7 @@ const ANSWER_BYTES_MAX: usize = 32;
 ///
 /// # Errors
 /// [`ErrorKind::Refused`]: nobody answers, or an agent of another version does.
-pub fn call(paths: &VmRuntimePaths, patience: Duration) -> Result<UnixStream, ControlError> {
+pub fn call(paths: &VmRuntimePaths, patience: Duration) -> Result<UnixStream, VmError> {
     let until = Instant::now() + patience;
     loop {
         let error = match attempt(&paths.vsock, until) {
@@ -43,8 +44,8 @@ pub fn call(paths: &VmRuntimePaths, patience: Duration) -> Result<UnixStream, Co
     }
 }
 
-fn refused(vm: &str, error: &dyn std::fmt::Display) -> ControlError {
-    ControlError::new(
+fn refused(vm: &str, error: &dyn std::fmt::Display) -> VmError {
+    VmError::new(
         ErrorKind::Refused,
         format!("the agent in {vm} does not answer: {error}"),
     )
@@ -85,25 +86,25 @@ fn expect_ok(mut stream: &UnixStream) -> io::Result<()> {
 }
 
 /// Error of a command whose stream breaks.
-pub fn broken(vm: &str, error: FrameError) -> ControlError {
+pub fn broken(vm: &str, error: FrameError) -> VmError {
     match error {
-        FrameError::Ended | FrameError::Io(_) => ControlError::new(
+        FrameError::Ended | FrameError::Io(_) => VmError::new(
             ErrorKind::Refused,
             format!("{vm} closed the stream to its agent: the VM or the agent was stopped"),
         ),
-        other => ControlError::failed(format!("the agent in {vm}: {other}")),
+        other => VmError::failed(format!("the agent in {vm}: {other}")),
     }
 }
 
 /// Error of a command that the agent could not carry out.
-pub fn failed(vm: &str, because: FailedBecause, message: &str) -> ControlError {
+pub fn failed(vm: &str, because: FailedBecause, message: &str) -> VmError {
     let kind = match because {
         FailedBecause::NotFound => ErrorKind::NotFound,
         FailedBecause::Refused => ErrorKind::Refused,
         FailedBecause::Failed => ErrorKind::Failed,
     };
     // The guest's words, on the user's terminal.
-    ControlError::new(kind, format!("{vm}: {}", message.escape_debug()))
+    VmError::new(kind, format!("{vm}: {}", message.escape_debug()))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ fn answer_with(
     patience: Duration,
     line: &'static str,
     agent: fn(&UnixStream),
-) -> Result<UnixStream, ControlError> {
+) -> Result<UnixStream, VmError> {
     let directory = tempfile::tempdir().unwrap();
     let paths = RuntimeDir::at(&directory.path().join("runtime"))
         .unwrap()

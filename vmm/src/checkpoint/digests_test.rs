@@ -1,7 +1,7 @@
 //! Digests that are not made before the end are left to a scrub.
 
 use nvvmm_snapshot::{
-    CHUNK_SIZE_BYTES, ChunkIndex, ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot,
+    CHUNK_SIZE_BYTES, ChunkIndex, ChunkMap, CreateOptions, Holder, LeafBlocks, NewMap, NewSnapshot,
     SnapshotKind,
 };
 
@@ -40,9 +40,11 @@ fn scene() -> Scene {
         kind: SnapshotKind::Vm,
         name: "s",
         parent: None,
-        memory_bytes: u64::from(CHUNKS) * CHUNK_SIZE_BYTES,
         base: None,
-        changes: &changes,
+        maps: vec![NewMap::memory(
+            u64::from(CHUNKS) * CHUNK_SIZE_BYTES,
+            &changes,
+        )],
         state: b"",
         frames_new: u64::from(CHUNKS),
     };

@@ -15,7 +15,8 @@
 use std::time::{Duration, Instant};
 
 use nvvmm_snapshot::{
-    Committed, FaultPoint, Holder, NewSnapshot, Reservation, SnapshotId, SnapshotKind, fault_point,
+    Committed, FaultPoint, Holder, NewMap, NewSnapshot, Reservation, SnapshotId, SnapshotKind,
+    fault_point,
 };
 
 use super::{
@@ -410,9 +411,11 @@ fn commit(
             kind: SnapshotKind::Vm,
             name: taking.name,
             parent: taking.base,
-            memory_bytes: taking.engine.ram().size_bytes(),
             base: taking.base,
-            changes: shared.changes(),
+            maps: vec![NewMap::memory(
+                taking.engine.ram().size_bytes(),
+                shared.changes(),
+            )],
             state: &state,
             frames_new: shared.frames_new(),
         },

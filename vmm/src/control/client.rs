@@ -6,13 +6,13 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::error::{ControlError, ErrorKind};
 use super::line::LineStream;
 use super::message::{
     Answer, CaptureRequest, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, RestartRequest,
     RewindRequest, RingRequest, SnapshotRequest, Versioned, VmStatus,
 };
 use crate::checkpoint::report::{AuditReport, SnapshotReport};
+use crate::error::{ErrorKind, VmError};
 use crate::process::{CaptureReport, RestartReport};
 use crate::ring::{RewindReport, RingStatus};
 use crate::stats::VmStats;
@@ -32,13 +32,13 @@ impl ControlClient {
     ///
     /// # Errors
     /// [`ErrorKind::Refused`] when nobody answers there: the VM is not up yet, or is gone.
-    pub fn connect(path: &Path) -> Result<Self, ControlError> {
+    pub fn connect(path: &Path) -> Result<Self, VmError> {
         let stream = UnixStream::connect(path).map_err(|e| {
             let kind = match e.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ErrorKind::Refused,
                 _ => ErrorKind::Failed,
             };
-            ControlError::new(
+            VmError::new(
                 kind,
                 format!(
                     "the VM's control socket {} does not answer: {e}",
@@ -57,7 +57,7 @@ impl ControlClient {
     }
 
     /// State and counters of the VM.
-    pub fn status(&mut self) -> Result<VmStatus, ControlError> {
+    pub fn status(&mut self) -> Result<VmStatus, VmError> {
         match self.call(&Request::Status, Some(STATUS_TIMEOUT))? {
             Answer::Status { status } => Ok(*status),
             other => Err(unexpected(&other)),
@@ -65,7 +65,7 @@ impl ControlClient {
     }
 
     /// Counters of the VM so far.
-    pub fn stats(&mut self) -> Result<VmStats, ControlError> {
+    pub fn stats(&mut self) -> Result<VmStats, VmError> {
         match self.call(&Request::Stats, Some(STATUS_TIMEOUT))? {
             Answer::Stats { stats } => Ok(*stats),
             other => Err(unexpected(&other)),
@@ -73,22 +73,22 @@ impl ControlClient {
     }
 
     /// Pauses the VM.
-    pub fn pause(&mut self) -> Result<(), ControlError> {
+    pub fn pause(&mut self) -> Result<(), VmError> {
         self.call_done(&Request::Pause)
     }
 
     /// Lets the VM go on.
-    pub fn resume(&mut self) -> Result<(), ControlError> {
+    pub fn resume(&mut self) -> Result<(), VmError> {
         self.call_done(&Request::Resume)
     }
 
     /// Asks the VM process to end; the answer comes before it has ended.
-    pub fn stop(&mut self) -> Result<(), ControlError> {
+    pub fn stop(&mut self) -> Result<(), VmError> {
         self.call_done(&Request::Stop)
     }
 
     /// Takes a snapshot; returns when it is committed, however long that takes.
-    pub fn snapshot(&mut self, request: SnapshotRequest) -> Result<SnapshotReport, ControlError> {
+    pub fn snapshot(&mut self, request: SnapshotRequest) -> Result<SnapshotReport, VmError> {
         match self.call(&Request::Snapshot(request), None)? {
             Answer::Snapshot { report } => Ok(*report),
             other => Err(unexpected(&other)),
@@ -96,16 +96,16 @@ impl ControlClient {
     }
 
     /// Begins a ring of checkpoints.
-    pub fn start_ring(&mut self, request: RingRequest) -> Result<RingStatus, ControlError> {
+    pub fn start_ring(&mut self, request: RingRequest) -> Result<RingStatus, VmError> {
         self.call_ring(&Request::StartRing(request))
     }
 
     /// Ends the ring of checkpoints.
-    pub fn stop_ring(&mut self) -> Result<RingStatus, ControlError> {
+    pub fn stop_ring(&mut self) -> Result<RingStatus, VmError> {
         self.call_ring(&Request::StopRing)
     }
 
-    fn call_ring(&mut self, request: &Request) -> Result<RingStatus, ControlError> {
+    fn call_ring(&mut self, request: &Request) -> Result<RingStatus, VmError> {
         match self.call(request, None)? {
             Answer::Ring { status } => Ok(*status),
             other => Err(unexpected(&other)),
@@ -114,7 +114,7 @@ impl ControlClient {
 
     /// Takes the VM back to a snapshot; returns when it goes on from there, however long that
     /// takes.
-    pub fn rewind(&mut self, request: RewindRequest) -> Result<RewindReport, ControlError> {
+    pub fn rewind(&mut self, request: RewindRequest) -> Result<RewindReport, VmError> {
         match self.call(&Request::Rewind(request), None)? {
             Answer::Rewound { report } => Ok(*report),
             other => Err(unexpected(&other)),
@@ -126,7 +126,7 @@ impl ControlClient {
         &mut self,
         request: CaptureRequest,
         agent: BorrowedFd<'_>,
-    ) -> Result<CaptureReport, ControlError> {
+    ) -> Result<CaptureReport, VmError> {
         match self.call_with(&Request::Capture(request), agent)? {
             Answer::Captured { report } => Ok(*report),
             other => Err(unexpected(&other)),
@@ -139,7 +139,7 @@ impl ControlClient {
         &mut self,
         request: RestartRequest,
         agent: BorrowedFd<'_>,
-    ) -> Result<RestartReport, ControlError> {
+    ) -> Result<RestartReport, VmError> {
         match self.call_with(&Request::Restart(request), agent)? {
             Answer::Restarted { report } => Ok(*report),
             other => Err(unexpected(&other)),
@@ -147,14 +147,14 @@ impl ControlClient {
     }
 
     /// Compares KVM's dirty log with the COW engine.
-    pub fn audit(&mut self) -> Result<AuditReport, ControlError> {
+    pub fn audit(&mut self) -> Result<AuditReport, VmError> {
         match self.call(&Request::Audit, Some(STATE_TIMEOUT))? {
             Answer::Audit { report } => Ok(report),
             other => Err(unexpected(&other)),
         }
     }
 
-    fn call_done(&mut self, request: &Request) -> Result<(), ControlError> {
+    fn call_done(&mut self, request: &Request) -> Result<(), VmError> {
         match self.call(request, Some(STATE_TIMEOUT))? {
             Answer::Done => Ok(()),
             other => Err(unexpected(&other)),
@@ -166,7 +166,7 @@ impl ControlClient {
         &mut self,
         request: &Request,
         timeout: Option<Duration>,
-    ) -> Result<Answer, ControlError> {
+    ) -> Result<Answer, VmError> {
         let written = self.lines.write(encoded(request)?, timeout);
         self.answer(written, timeout)
     }
@@ -176,7 +176,7 @@ impl ControlClient {
         &mut self,
         request: &Request,
         descriptor: BorrowedFd<'_>,
-    ) -> Result<Answer, ControlError> {
+    ) -> Result<Answer, VmError> {
         let written = self.lines.write_with(encoded(request)?, descriptor);
         self.answer(written, None)
     }
@@ -185,31 +185,28 @@ impl ControlClient {
         &mut self,
         written: io::Result<()>,
         timeout: Option<Duration>,
-    ) -> Result<Answer, ControlError> {
+    ) -> Result<Answer, VmError> {
         // A server that refuses the connection answers and closes before it reads: its answer
         // counts, not our failed write.
         let read = self.lines.read(RESPONSE_BYTES_MAX, timeout);
         let line = match (read, written) {
             (Ok(Some(line)), _) => line,
             (_, Err(e)) => {
-                return Err(ControlError::failed(format!(
+                return Err(VmError::failed(format!(
                     "the VM did not take the request: {e}"
                 )));
             }
             (Ok(None), _) => {
-                return Err(
-                    ControlError::failed("the VM process ended before it answered").with_remedy(
-                        "read the log of a detached VM: <runtime directory>/<name>.log",
-                    ),
-                );
+                return Err(VmError::failed("the VM process ended before it answered")
+                    .with_remedy("read the log of a detached VM: <runtime directory>/<name>.log"));
             }
-            (Err(e), _) => return Err(ControlError::failed(format!("no answer from the VM: {e}"))),
+            (Err(e), _) => return Err(VmError::failed(format!("no answer from the VM: {e}"))),
         };
         let answer: Versioned<Answer> = serde_json::from_slice(&line)
-            .map_err(|e| ControlError::failed(format!("the VM's answer cannot be decoded: {e}")))?;
+            .map_err(|e| VmError::failed(format!("the VM's answer cannot be decoded: {e}")))?;
         match answer {
             Versioned { version, .. } if version != PROTOCOL_VERSION => {
-                Err(ControlError::failed(format!(
+                Err(VmError::failed(format!(
                     "the VM answers in control protocol version {version}, this nvvmm uses \
                      version {PROTOCOL_VERSION}"
                 )))
@@ -223,11 +220,11 @@ impl ControlClient {
     }
 }
 
-fn encoded(request: &Request) -> Result<Vec<u8>, ControlError> {
+fn encoded(request: &Request) -> Result<Vec<u8>, VmError> {
     serde_json::to_vec(&Versioned::current(request))
-        .map_err(|e| ControlError::failed(format!("the request cannot be encoded: {e}")))
+        .map_err(|e| VmError::failed(format!("the request cannot be encoded: {e}")))
 }
 
-fn unexpected(answer: &Answer) -> ControlError {
-    ControlError::failed(format!("the VM sent the wrong kind of answer: {answer:?}"))
+fn unexpected(answer: &Answer) -> VmError {
+    VmError::failed(format!("the VM sent the wrong kind of answer: {answer:?}"))
 }

@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use nvvmm_snapshot::Durability;
 use serde::{Deserialize, Serialize};
 
-use super::error::{ControlError, ErrorKind};
 use crate::checkpoint::report::{AuditReport, RamCounters, RestoreReport, SnapshotReport};
+use crate::error::{ErrorKind, VmError};
 use crate::process::{CaptureReport, RestartReport};
 use crate::ring::{RewindReport, RingStatus};
 use crate::spec::DiskSpec;
@@ -46,6 +46,17 @@ pub struct SnapshotRequest {
     pub verify: bool,
 }
 
+impl From<&str> for SnapshotRequest {
+    fn from(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            stop: false,
+            durability: None,
+            verify: false,
+        }
+    }
+}
+
 /// Options of a capture of a process. The stream to the guest's agent comes with it, as a
 /// descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +70,7 @@ pub struct CaptureRequest {
     pub tree: bool,
     /// State of the process after the capture.
     #[serde(default)]
-    pub afterwards: Afterwards,
+    pub afterwards: CapturedState,
     /// Failures that the image must survive; absent: as many as the pool can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
@@ -68,7 +79,7 @@ pub struct CaptureRequest {
 /// State of a process after it was captured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Afterwards {
+pub enum CapturedState {
     /// The process runs on.
     #[default]
     GoOn,
@@ -121,6 +132,14 @@ pub enum RewindRequest {
         /// Name of the snapshot.
         name: String,
     },
+}
+
+impl From<&str> for RewindRequest {
+    fn from(snapshot: &str) -> Self {
+        Self::To {
+            name: snapshot.to_owned(),
+        }
+    }
 }
 
 /// A request to a VM.
@@ -202,7 +221,7 @@ pub enum Answer {
     /// The request failed.
     Error {
         /// Cause and remedy.
-        error: ControlError,
+        error: VmError,
     },
 }
 
@@ -300,12 +319,12 @@ pub struct VmStatus {
 }
 
 /// Decodes one line of at most the allowed length as a request of this version.
-pub fn decode_request(line: &[u8]) -> Result<Request, ControlError> {
+pub fn decode_request(line: &[u8]) -> Result<Request, VmError> {
     #[derive(Deserialize)]
     struct VersionOnly {
         version: u32,
     }
-    let usage = |why: String| ControlError::new(ErrorKind::Usage, why);
+    let usage = |why: String| VmError::new(ErrorKind::Usage, why);
     let VersionOnly { version } = serde_json::from_slice(line).map_err(|e| {
         usage(format!(
             "not a request: a JSON object with a version was expected ({e})"

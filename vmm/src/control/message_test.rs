@@ -23,7 +23,7 @@ fn requests_have_the_documented_form() {
 
 #[test]
 fn answers_have_the_documented_form() {
-    let error = ControlError::new(ErrorKind::PoolFull, "full").with_remedy("remove");
+    let error = VmError::new(ErrorKind::PoolFull, "full").with_remedy("remove");
     let line = serde_json::to_string(&Versioned::current(Answer::Error { error })).unwrap();
     assert_eq!(
         line,
@@ -129,8 +129,7 @@ fn what_is_no_request_is_a_usage_error() {
 
 #[test]
 fn an_error_kind_of_a_newer_version_is_a_plain_failure() {
-    let error: ControlError =
-        serde_json::from_str(r#"{"kind":"moon_phase","message":"m"}"#).unwrap();
+    let error: VmError = serde_json::from_str(r#"{"kind":"moon_phase","message":"m"}"#).unwrap();
     assert_eq!(error.kind, ErrorKind::Failed);
     for kind in [
         ErrorKind::Usage,

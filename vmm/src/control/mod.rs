@@ -5,20 +5,17 @@
 //! [`ControlServer`], and a command talks to it with a [`ControlClient`].
 
 pub mod client;
-pub mod error;
 #[cfg(debug_assertions)]
 #[doc(hidden)]
 pub mod fuzzing;
 mod line;
 pub mod message;
-mod pool_error;
 pub mod registry;
 pub mod server;
 
 pub use client::ControlClient;
-pub use error::{ControlError, ErrorKind};
 pub use message::{
-    Afterwards, CaptureRequest, RestartRequest, RewindRequest, RingRequest, SnapshotRequest,
+    CaptureRequest, CapturedState, RestartRequest, RewindRequest, RingRequest, SnapshotRequest,
     VmOrigin, VmState, VmStatus,
 };
 pub use registry::{Claim, NameChoice, RuntimeDir, VmRuntimePaths};
@@ -27,6 +24,7 @@ pub use server::ControlServer;
 use std::os::unix::net::UnixStream;
 
 use crate::checkpoint::report::{AuditReport, SnapshotReport};
+use crate::error::VmError;
 use crate::process::{CaptureReport, RestartReport};
 use crate::ring::{RewindReport, RingStatus};
 use crate::stats::VmStats;
@@ -38,22 +36,22 @@ pub trait VmControl: Send + Sync {
     fn status(&self) -> VmStatus;
 
     /// Counters so far. Must not wait for the guest.
-    fn stats(&self) -> Result<VmStats, ControlError>;
+    fn stats(&self) -> Result<VmStats, VmError>;
 
     /// Stops the vCPUs and devices until [`VmControl::resume`]. Pausing a paused VM is not an
     /// error.
-    fn pause(&self) -> Result<(), ControlError>;
+    fn pause(&self) -> Result<(), VmError>;
 
     /// Lets a paused VM go on. Resuming a running VM is not an error.
-    fn resume(&self) -> Result<(), ControlError>;
+    fn resume(&self) -> Result<(), VmError>;
 
     /// Asks the VM process to end; returns once the request is accepted, not when the process is
     /// gone.
-    fn stop(&self) -> Result<(), ControlError>;
+    fn stop(&self) -> Result<(), VmError>;
 
     /// Takes a snapshot and returns when it is committed (or failed, with the VM running as
     /// before).
-    fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError>;
+    fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, VmError>;
 
     /// Captures a process of the guest, whose agent `agent` leads to; returns when the image is
     /// committed and the process goes on, or is stopped or gone.
@@ -61,24 +59,24 @@ pub trait VmControl: Send + Sync {
         &self,
         request: &CaptureRequest,
         agent: &UnixStream,
-    ) -> Result<CaptureReport, ControlError>;
+    ) -> Result<CaptureReport, VmError>;
 
     /// Restarts a process in the guest, whose agent `agent` leads to; returns when it runs.
     fn restart(
         &self,
         request: &RestartRequest,
         agent: &UnixStream,
-    ) -> Result<RestartReport, ControlError>;
+    ) -> Result<RestartReport, VmError>;
 
     /// Begins to take checkpoints in a rhythm, in place of one that goes on already.
-    fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, ControlError>;
+    fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, VmError>;
 
     /// Ends the ring; its checkpoints stay.
-    fn stop_ring(&self) -> Result<RingStatus, ControlError>;
+    fn stop_ring(&self) -> Result<RingStatus, VmError>;
 
     /// Takes the VM back to a snapshot; returns when it goes on from there.
-    fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, ControlError>;
+    fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, VmError>;
 
     /// For tests: compares KVM's dirty log since the last snapshot with the COW engine.
-    fn audit(&self) -> Result<AuditReport, ControlError>;
+    fn audit(&self) -> Result<AuditReport, VmError>;
 }

@@ -26,7 +26,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
-use super::error::{ControlError, ErrorKind};
+use crate::error::{ErrorKind, VmError};
 
 /// Longest name of a VM, in bytes; leaves room for the socket's path in `sun_path`.
 pub const VM_NAME_BYTES_MAX: usize = 64;
@@ -37,13 +37,13 @@ const SUFFIX_LOCK: &str = "lock";
 
 /// Checks a VM name: `[A-Za-z0-9._-]`, not starting with `.` or `-`, at most [`VM_NAME_BYTES_MAX`]
 /// bytes.
-pub fn check_vm_name(name: &str) -> Result<(), ControlError> {
+pub fn check_vm_name(name: &str) -> Result<(), VmError> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     let fits = (1..=VM_NAME_BYTES_MAX).contains(&name.len());
     if fits && name.bytes().all(allowed) && !name.starts_with(['.', '-']) {
         return Ok(());
     }
-    Err(ControlError::new(
+    Err(VmError::new(
         ErrorKind::Usage,
         format!("'{}' cannot be the name of a VM", name.escape_debug()),
     )
@@ -169,7 +169,7 @@ pub struct RuntimeDir {
 impl RuntimeDir {
     /// The user's directory: `$NVVMM_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/nvvmm`, else `/run/nvvmm`
     /// for root, else `/tmp/nvvmm-<uid>`. Made when it does not exist.
-    pub fn of_user() -> Result<Self, ControlError> {
+    pub fn of_user() -> Result<Self, VmError> {
         let from_env = |key: &str| {
             std::env::var_os(key)
                 .filter(|v| !v.is_empty())
@@ -185,12 +185,12 @@ impl RuntimeDir {
     }
 
     /// The directory at `path`, made when it does not exist; refused when others could write to it.
-    pub fn at(path: &Path) -> Result<Self, ControlError> {
-        let path = std::path::absolute(path)
-            .map_err(|e| ControlError::io("find the runtime directory", &e))?;
+    pub fn at(path: &Path) -> Result<Self, VmError> {
+        let path =
+            std::path::absolute(path).map_err(|e| VmError::io("find the runtime directory", &e))?;
         match DirBuilder::new().mode(0o700).create(&path) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(ControlError::io(
+                return Err(VmError::io(
                     format_args!("make the runtime directory {}", path.display()),
                     &e,
                 )
@@ -199,9 +199,9 @@ impl RuntimeDir {
             _ => {}
         }
         let found = fs::symlink_metadata(&path)
-            .map_err(|e| ControlError::io(format_args!("look at {}", path.display()), &e))?;
+            .map_err(|e| VmError::io(format_args!("look at {}", path.display()), &e))?;
         let refuse = |why: &str, remedy: String| {
-            Err(ControlError::new(
+            Err(VmError::new(
                 ErrorKind::Refused,
                 format!("the runtime directory {} {why}", path.display()),
             )
@@ -238,7 +238,7 @@ impl RuntimeDir {
     /// # Errors
     /// [`ErrorKind::Refused`] when a living VM has the name; [`ErrorKind::Usage`] for a name that
     /// cannot be one.
-    pub fn claim(&self, choice: &NameChoice, pool: &Path) -> Result<Claim, ControlError> {
+    pub fn claim(&self, choice: &NameChoice, pool: &Path) -> Result<Claim, VmError> {
         let _changing = self.change()?;
         match choice {
             NameChoice::Given(name) => self
@@ -250,7 +250,7 @@ impl RuntimeDir {
                         return Ok(claim);
                     }
                 }
-                Err(ControlError::new(
+                Err(VmError::new(
                     ErrorKind::Refused,
                     "every made-up name is taken",
                 ))
@@ -259,10 +259,10 @@ impl RuntimeDir {
     }
 
     /// All living VMs by name; entries that killed VMs left are removed.
-    pub fn entries(&self) -> Result<Vec<Entry>, ControlError> {
+    pub fn entries(&self) -> Result<Vec<Entry>, VmError> {
         let _changing = self.change()?;
         let listing = fs::read_dir(&self.path)
-            .map_err(|e| ControlError::io(format_args!("list {}", self.path.display()), &e))?;
+            .map_err(|e| VmError::io(format_args!("list {}", self.path.display()), &e))?;
         let mut names: Vec<String> = listing
             .filter_map(|item| item.ok()?.file_name().into_string().ok())
             .filter_map(|file| Some(file.strip_suffix(".lock")?.to_owned()))
@@ -276,7 +276,7 @@ impl RuntimeDir {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`], with the names that there are.
-    pub fn find(&self, name: &str) -> Result<Entry, ControlError> {
+    pub fn find(&self, name: &str) -> Result<Entry, VmError> {
         check_vm_name(name)?;
         let entries = self.entries()?;
         if let Some(entry) = entries.iter().find(|e| e.paths.name == name) {
@@ -288,32 +288,32 @@ impl RuntimeDir {
             names => format!("running VMs: {}", names.join(", ")),
         };
         Err(
-            ControlError::new(ErrorKind::NotFound, format!("no VM '{name}' is running"))
+            VmError::new(ErrorKind::NotFound, format!("no VM '{name}' is running"))
                 .with_remedy(remedy),
         )
     }
 
     /// Tells if a VM process holds `name` now.
-    pub fn is_living(&self, name: &str) -> Result<bool, ControlError> {
+    pub fn is_living(&self, name: &str) -> Result<bool, VmError> {
         let _changing = self.change()?;
         Ok(self.living(name).is_some())
     }
 
     /// Serialises changes of the registry between processes.
-    fn change(&self) -> Result<Flock<File>, ControlError> {
+    fn change(&self) -> Result<Flock<File>, VmError> {
         let path = self.path.join(".lock");
         let file = open_lock(&path)
-            .map_err(|e| ControlError::io(format_args!("open {}", path.display()), &e))?;
+            .map_err(|e| VmError::io(format_args!("open {}", path.display()), &e))?;
         Flock::lock(file, FlockArg::LockExclusive)
-            .map_err(|(_, e)| ControlError::io(format_args!("lock {}", path.display()), &e.into()))
+            .map_err(|(_, e)| VmError::io(format_args!("lock {}", path.display()), &e.into()))
     }
 
     /// `None` when a living VM has the name. The caller holds the registry's lock.
-    fn claim_name(&self, name: &str, pool: &Path) -> Result<Option<Claim>, ControlError> {
+    fn claim_name(&self, name: &str, pool: &Path) -> Result<Option<Claim>, VmError> {
         check_vm_name(name)?;
         let paths = self.paths(name);
         if paths.agent.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
-            return Err(ControlError::new(
+            return Err(VmError::new(
                 ErrorKind::Usage,
                 format!(
                     "the socket path {} is longer than the {SOCKET_PATH_BYTES_MAX} bytes a socket \
@@ -323,7 +323,7 @@ impl RuntimeDir {
             )
             .with_remedy("use a shorter name, or set NVVMM_RUNTIME_DIR to a shorter path"));
         }
-        let failed = |e: io::Error| ControlError::io(format_args!("claim the name '{name}'"), &e);
+        let failed = |e: io::Error| VmError::io(format_args!("claim the name '{name}'"), &e);
         let file = open_lock(&paths.lock).map_err(failed)?;
         let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
@@ -368,12 +368,12 @@ impl RuntimeDir {
         }
     }
 
-    fn name_taken(&self, name: &str) -> ControlError {
+    fn name_taken(&self, name: &str) -> VmError {
         let who = match read_record(&self.paths(name).record) {
             Some(record) => format!("by process {}", record.pid),
             None => "by a process without a record".to_owned(),
         };
-        ControlError::new(
+        VmError::new(
             ErrorKind::Refused,
             format!("the name '{name}' is taken {who}"),
         )

@@ -17,9 +17,9 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::VmControl;
-use super::error::{ControlError, ErrorKind};
 use super::line::{LineError, LineStream};
 use super::message::{Answer, REQUEST_BYTES_MAX, Request, Versioned, decode_request};
+use crate::error::{ErrorKind, VmError};
 
 /// Limits of the resources that clients may take of a VM process.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +56,7 @@ pub struct ControlServer {
 
 impl ControlServer {
     /// Binds `path` (nothing may be there) and starts to answer for `control`.
-    pub fn start(path: &Path, control: Arc<dyn VmControl>) -> Result<Self, ControlError> {
+    pub fn start(path: &Path, control: Arc<dyn VmControl>) -> Result<Self, VmError> {
         Self::start_limited(path, control, ServerLimits::default())
     }
 
@@ -65,9 +65,9 @@ impl ControlServer {
         path: &Path,
         control: Arc<dyn VmControl>,
         limits: ServerLimits,
-    ) -> Result<Self, ControlError> {
+    ) -> Result<Self, VmError> {
         let failed = |e: io::Error| {
-            ControlError::io(
+            VmError::io(
                 format_args!("open the control socket {}", path.display()),
                 &e,
             )
@@ -222,7 +222,7 @@ fn admit(
 ) -> io::Result<()> {
     let Some(key) = clients.enter(&stream, limits.clients_max)? else {
         stream.set_nonblocking(true)?;
-        let error = ControlError::new(
+        let error = VmError::new(
             ErrorKind::Refused,
             "the VM has reached its limit of control connections",
         )
@@ -257,7 +257,7 @@ pub(super) fn serve_client(mut lines: LineStream, control: &dyn VmControl, line_
             }
             Err(e @ (LineError::TooLong { .. } | LineError::TimedOut)) => (
                 Answer::Error {
-                    error: ControlError::new(ErrorKind::Usage, e.to_string()),
+                    error: VmError::new(ErrorKind::Usage, e.to_string()),
                 },
                 false,
             ),
@@ -283,7 +283,7 @@ fn carry_out(
     request: &Request,
     descriptor: Option<OwnedFd>,
     control: &dyn VmControl,
-) -> Result<Answer, ControlError> {
+) -> Result<Answer, VmError> {
     tracing::debug!(?request, "control request");
     Ok(match request {
         Request::Status => Answer::Status {
@@ -320,9 +320,9 @@ fn carry_out(
 }
 
 /// The stream that must have come with a request.
-fn agent_of(descriptor: Option<OwnedFd>) -> Result<UnixStream, ControlError> {
+fn agent_of(descriptor: Option<OwnedFd>) -> Result<UnixStream, VmError> {
     let without = || {
-        ControlError::new(
+        VmError::new(
             ErrorKind::Usage,
             "the request has no stream to the guest's agent",
         )

@@ -70,29 +70,28 @@ impl VmControl for FakeVm {
         }
     }
 
-    fn stats(&self) -> Result<VmStats, ControlError> {
+    fn stats(&self) -> Result<VmStats, VmError> {
         Ok(VmStats {
             name: "fake".into(),
             ..VmStats::default()
         })
     }
 
-    fn pause(&self) -> Result<(), ControlError> {
+    fn pause(&self) -> Result<(), VmError> {
         self.pauses.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 
-    fn resume(&self) -> Result<(), ControlError> {
-        Err(ControlError::new(ErrorKind::PoolFull, "the pool is full")
-            .with_remedy("remove a snapshot"))
+    fn resume(&self) -> Result<(), VmError> {
+        Err(VmError::new(ErrorKind::PoolFull, "the pool is full").with_remedy("remove a snapshot"))
     }
 
-    fn stop(&self) -> Result<(), ControlError> {
+    fn stop(&self) -> Result<(), VmError> {
         self.stops.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 
-    fn audit(&self) -> Result<AuditReport, ControlError> {
+    fn audit(&self) -> Result<AuditReport, VmError> {
         Ok(AuditReport::default())
     }
 
@@ -100,7 +99,7 @@ impl VmControl for FakeVm {
         &self,
         request: &CaptureRequest,
         mut agent: &UnixStream,
-    ) -> Result<CaptureReport, ControlError> {
+    ) -> Result<CaptureReport, VmError> {
         agent.write_all(b"hello agent").unwrap();
         Ok(CaptureReport {
             name: request.name.clone(),
@@ -122,14 +121,14 @@ impl VmControl for FakeVm {
         &self,
         request: &RestartRequest,
         _agent: &UnixStream,
-    ) -> Result<RestartReport, ControlError> {
-        Err(ControlError::new(
+    ) -> Result<RestartReport, VmError> {
+        Err(VmError::new(
             ErrorKind::NotFound,
             format!("no snapshot {}", request.name),
         ))
     }
 
-    fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, ControlError> {
+    fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, VmError> {
         Ok(RingStatus {
             running: true,
             failure: None,
@@ -147,13 +146,13 @@ impl VmControl for FakeVm {
         })
     }
 
-    fn stop_ring(&self) -> Result<RingStatus, ControlError> {
-        Err(ControlError::new(ErrorKind::NotFound, "there is no ring"))
+    fn stop_ring(&self) -> Result<RingStatus, VmError> {
+        Err(VmError::new(ErrorKind::NotFound, "there is no ring"))
     }
 
-    fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, ControlError> {
+    fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, VmError> {
         let RewindRequest::To { name } = request else {
-            return Err(ControlError::new(
+            return Err(VmError::new(
                 ErrorKind::NotFound,
                 "there are no checkpoints",
             ));
@@ -167,7 +166,7 @@ impl VmControl for FakeVm {
         })
     }
 
-    fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {
+    fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, VmError> {
         self.snapshot_begun.lock().unwrap().send(()).unwrap();
         self.snapshot_may_end
             .lock()
@@ -273,7 +272,7 @@ fn an_error_travels_whole() {
         .resume()
         .unwrap_err();
     let sent =
-        ControlError::new(ErrorKind::PoolFull, "the pool is full").with_remedy("remove a snapshot");
+        VmError::new(ErrorKind::PoolFull, "the pool is full").with_remedy("remove a snapshot");
     assert_eq!(error, sent);
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use nvvmm_snapshot::{
-    CreateOptions, Holder, NewSnapshot, Pool, Reservation, SnapshotId, SnapshotKind,
+    CreateOptions, Holder, NewMap, NewSnapshot, Pool, Reservation, SnapshotId, SnapshotKind,
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestRegionCollection, bitmap::Bitmap};
 
@@ -277,9 +277,11 @@ impl<E: Playable> Vm<E> {
             kind: SnapshotKind::Vm,
             name,
             parent: self.last,
-            memory_bytes: self.engine.ram().size_bytes(),
             base: self.last,
-            changes: set.changes(),
+            maps: vec![NewMap::memory(
+                self.engine.ram().size_bytes(),
+                set.changes(),
+            )],
             state: b"state",
             frames_new: set.frames_new(),
         };

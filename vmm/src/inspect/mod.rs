@@ -12,7 +12,7 @@ use self::core::CoreError;
 use nvvmm_snapshot::SnapshotId;
 
 use crate::checkpoint::blob::BlobError;
-use crate::control::{ControlError, ErrorKind};
+use crate::error::{ErrorKind, VmError};
 
 /// Reason why a snapshot cannot be inspected.
 #[derive(Debug, thiserror::Error)]
@@ -40,25 +40,25 @@ pub enum InspectError {
     },
 }
 
-impl From<InspectError> for ControlError {
+impl From<InspectError> for VmError {
     fn from(error: InspectError) -> Self {
         match error {
             InspectError::Pool(error) => error.into(),
             InspectError::State(error) => error.into(),
-            InspectError::Json(_) => ControlError::failed(error.to_string()),
+            InspectError::Json(_) => VmError::failed(error.to_string()),
             InspectError::Size { .. } | InspectError::Id { .. } => {
-                ControlError::new(ErrorKind::PoolDamaged, error.to_string())
+                VmError::new(ErrorKind::PoolDamaged, error.to_string())
             }
         }
     }
 }
 
-impl From<CoreError> for ControlError {
+impl From<CoreError> for VmError {
     fn from(error: CoreError) -> Self {
         match error {
             CoreError::Look(error) => error.into(),
-            CoreError::NoVm(_) => ControlError::new(ErrorKind::Usage, error.to_string()),
-            CoreError::Write(error) => ControlError::io("write the core", &error),
+            CoreError::NoVm(_) => VmError::new(ErrorKind::Usage, error.to_string()),
+            CoreError::Write(error) => VmError::io("write the core", &error),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
-    ChunkIndex, ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool, SnapshotKind,
+    ChunkIndex, ChunkMap, CreateOptions, LeafBlocks, NewMap, NewSnapshot, Pool, SnapshotKind,
 };
 
 use super::{InspectError, Memory};
@@ -52,9 +52,8 @@ pub fn taken_with(
         kind,
         name: "taken",
         parent: None,
-        memory_bytes,
         base: None,
-        changes: &changes,
+        maps: vec![NewMap::memory(memory_bytes, &changes)],
         state: b"state",
         frames_new: frames.len() as u64,
     };

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use nvvmm_protocol::{FrameRun, Frames};
-use nvvmm_snapshot::{BlockNo, ChunkMap, FrameSet, Holder, NewSnapshot, SnapshotId, SnapshotKind};
+use nvvmm_snapshot::{
+    BlockNo, ChunkMap, FrameSet, Holder, NewMap, NewSnapshot, SnapshotId, SnapshotKind,
+};
 use vm_memory::Bytes;
 
 use super::{
@@ -225,9 +227,8 @@ impl Capturing {
                 kind: SnapshotKind::Process,
                 name,
                 parent: None,
-                memory_bytes,
                 base: None,
-                changes: &changes,
+                maps: vec![NewMap::memory(memory_bytes, &changes)],
                 state: &state,
                 frames_new: frames_given + frames_copied,
             },

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{checkpoint::report::PhaseTime, control::ControlError};
+use crate::{checkpoint::report::PhaseTime, error::VmError};
 
 /// What a ring of checkpoints is doing, or did until it ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -11,7 +11,7 @@ pub struct RingStatus {
     pub running: bool,
     /// Why it ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failure: Option<ControlError>,
+    pub failure: Option<VmError>,
     /// Time between the beginnings of two checkpoints, in microseconds; 0: one begins when the one
     /// before is done.
     pub every_us: u64,

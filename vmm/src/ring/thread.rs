@@ -15,7 +15,7 @@ use crate::{
         phases::micros_of,
         report::{PhaseTime, SnapshotReport},
     },
-    control::ControlError,
+    error::VmError,
 };
 
 /// The most that one commit removes: more go with the next ones.
@@ -41,7 +41,7 @@ pub enum Attempt {
     /// Nothing is to be taken now: the guest stands still, say.
     NotNow,
     /// None was taken, and the next would not be either.
-    Failed(ControlError),
+    Failed(VmError),
 }
 
 /// Takes the checkpoint of that name, and removes others by the same commit.
@@ -63,7 +63,7 @@ struct Shared {
 struct State {
     stop: bool,
     ended: Option<Instant>,
-    failure: Option<ControlError>,
+    failure: Option<VmError>,
     began: Instant,
     taken: u64,
     missed: u64,
@@ -86,7 +86,7 @@ impl Ring {
         vm: &str,
         settings: RingSettings,
         take: Box<TakeCheckpoint>,
-    ) -> Result<Ring, ControlError> {
+    ) -> Result<Ring, VmError> {
         let members = Member::all(pool, vm)?;
         let state = State {
             stop: false,
@@ -122,7 +122,7 @@ impl Ring {
         let thread = std::thread::Builder::new()
             .name("ring".into())
             .spawn(move || turning.run())
-            .map_err(|e| ControlError::io("start the ring's thread", &e))?;
+            .map_err(|e| VmError::io("start the ring's thread", &e))?;
         Ok(Ring {
             shared,
             settings,

@@ -3,7 +3,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use nvvmm_snapshot::{CreateOptions, Durability};
 
 use super::*;
-use crate::control::ErrorKind;
+use crate::error::ErrorKind;
 
 const HUNG: Duration = Duration::from_secs(60);
 
@@ -116,7 +116,7 @@ fn the_oldest_goes_with_the_commit_of_the_newest() {
         (status.phases_mean[0].us, status.total_us_mean),
         (14.5, 21.75)
     );
-    vm.answer(Attempt::Failed(ControlError::failed("enough")));
+    vm.answer(Attempt::Failed(VmError::failed("enough")));
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn what_is_not_taken_is_asked_for_again_and_a_failure_ends_it() {
         vm.answer(Attempt::NotNow);
     }
     assert_eq!(vm.asked(), ("vm@1".to_owned(), vec![]));
-    let full = ControlError::new(ErrorKind::PoolFull, "the pool is full");
+    let full = VmError::new(ErrorKind::PoolFull, "the pool is full");
     vm.answer(Attempt::Failed(full.clone()));
     ring.stop();
     let status = ring.status();

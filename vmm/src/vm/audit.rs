@@ -8,7 +8,7 @@ use super::{
     running::RunningVm,
 };
 use crate::{
-    checkpoint::report::AuditReport, control::ErrorKind, cow, machine::Hold, memory::WriteLog,
+    checkpoint::report::AuditReport, cow, error::ErrorKind, machine::Hold, memory::WriteLog,
 };
 
 /// Frames of each kind that a report names.

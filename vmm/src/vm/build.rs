@@ -4,7 +4,6 @@ use std::{
     cell::OnceCell,
     fs::File,
     io::Read,
-    os::fd::OwnedFd,
     path::Path,
     sync::{Arc, Mutex},
     time::Instant,
@@ -18,15 +17,16 @@ use nvvmm_snapshot::{
 };
 
 use super::{
-    Origin, VmError,
+    RestoreOptions, VmError, VmSource,
     error::{cow_error, machine_error},
     running::{Operation, RunningVm},
 };
 use crate::{
     agent::link::{AgentLink, unix_ns_now},
     checkpoint::{Digests, blob::SavedVm, phases::Phases, report::RestoreReport},
-    control::{ErrorKind, VmOrigin},
+    control::VmOrigin,
     cow::{self, Budget, CowEngine, FaultThread, PrivateEngine, RedirectEngine},
+    error::ErrorKind,
     machine::{Machine, MachineParts},
     memory::{GuestRam, MemoryError},
     spec::{DiskSpec, VmSpec},
@@ -39,16 +39,12 @@ pub struct Builder<'a> {
     pub name: &'a str,
     /// The pool of its memory.
     pub pool: &'a Arc<Pool>,
-    /// Path of the console's socket.
-    pub console: &'a Path,
     /// Path of the vsock device's socket.
-    pub vsock: &'a Path,
+    pub vsock: Option<&'a Path>,
     /// Made for the first machine that has a vsock device; the next ones take it over.
     pub vsock_socket: OnceCell<Arc<HostSocket>>,
-    /// Input of the console, whose output then goes to stdout.
-    pub stdio: Option<&'a OwnedFd>,
-    /// Who tells the guest's agent what has happened.
-    pub agent: &'a AgentLink,
+    /// Tells the guest's agent that it was restored.
+    pub agent: Option<&'a AgentLink>,
     /// Switches KVM's dirty log on, for [`RunningVm::audit`].
     pub dirty_log: bool,
     /// Ways in which memory is copied.
@@ -75,7 +71,7 @@ pub(super) struct ReadSnapshot {
 }
 
 impl ReadSnapshot {
-    /// Finds it, pins it for a VM of this name and reads its state.
+    /// Finds the snapshot, pins it for a VM of this name, and reads its state.
     pub fn read(pool: &Arc<Pool>, vm: &str, snapshot: &str) -> Result<Self, VmError> {
         let holder = Arc::new(pool.hold(vm)?);
         let (entry, frames) = holder.pin(snapshot)?;
@@ -91,7 +87,7 @@ impl ReadSnapshot {
         })
     }
 
-    /// A damaged map is found by this, and not by a guest that already runs.
+    /// Reads the whole frame map, so that damage is found before a guest runs.
     pub fn check_map(&self) -> Result<(), VmError> {
         let chunks = self.frames.iter_present();
         Ok({ chunks }.try_for_each(|chunk| chunk.map(drop))?)
@@ -100,28 +96,23 @@ impl ReadSnapshot {
 
 impl Builder<'_> {
     /// Builds the VM; its vCPUs do not run yet.
-    pub fn build(&self, origin: &Origin, console: ConsoleStreams) -> Result<RunningVm, VmError> {
-        match origin {
-            Origin::Boot(spec) => {
-                self.agent.new_guest(None);
+    pub fn build(&self, source: &VmSource, console: ConsoleStreams) -> Result<RunningVm, VmError> {
+        match source {
+            VmSource::Boot(spec) => {
+                if let Some(agent) = self.agent {
+                    agent.new_guest(None);
+                }
                 self.boot(spec, console)
             }
-            Origin::Restore {
-                snapshot,
-                disks,
-                once,
-                prefault,
-                step_clock,
-            } => {
+            VmSource::Restore(restore) => {
                 let how = Restoring {
-                    disks: disks.as_deref(),
-                    once: *once,
-                    prefault: *prefault,
+                    disks: restore.disks.as_deref(),
+                    once: restore.once,
+                    prefault: restore.prefault,
                     console,
                 };
-                let (vm, slept_ns) = self.restore(snapshot, how)?;
-                self.agent
-                    .new_guest(Some(self.news(snapshot, *once, *step_clock, slept_ns)?));
+                let (vm, slept_ns) = self.restore(&restore.snapshot, how)?;
+                self.tell(restore, slept_ns)?;
                 Ok(vm)
             }
         }
@@ -133,7 +124,7 @@ impl Builder<'_> {
         })
     }
 
-    /// A VM whose memory and state `load` makes, in memory that is zero.
+    /// Builds a VM in zeroed memory; `load` fills its memory and state.
     pub fn fresh(
         &self,
         spec: &VmSpec,
@@ -176,7 +167,7 @@ impl Builder<'_> {
         disks: &[DiskSpec],
         console: ConsoleStreams,
     ) -> Result<RunningVm, VmError> {
-        let snapshot = read.entry.name.clone();
+        let restore = RestoreOptions::from(read.entry.name.as_str());
         let how = Restoring {
             disks: Some(disks),
             once: false,
@@ -184,8 +175,7 @@ impl Builder<'_> {
             console,
         };
         let (vm, slept_ns) = self.restore_read(read, (Instant::now(), Phases::begin()), how)?;
-        self.agent
-            .new_guest(Some(self.news(&snapshot, false, false, slept_ns)?));
+        self.tell(&restore, slept_ns)?;
         Ok(vm)
     }
 
@@ -273,27 +263,28 @@ impl Builder<'_> {
         Ok((vm, slept_ns))
     }
 
-    /// What a restored guest is told.
-    fn news(
-        &self,
-        snapshot: &str,
-        once: bool,
-        step_clock: bool,
-        slept_ns: u64,
-    ) -> Result<Restored, VmError> {
+    /// Has the guest's agent told that the guest was restored.
+    fn tell(&self, restore: &RestoreOptions, slept_ns: u64) -> Result<(), VmError> {
+        let Some(agent) = self.agent else {
+            return Ok(());
+        };
         let mut seed = [0; 32];
         File::open("/dev/urandom")
             .and_then(|mut random| random.read_exact(&mut seed))
             .map_err(|e| VmError::io("draw random bytes for the guest", &e))?;
-        Ok(Restored {
-            snapshot: snapshot.into(),
+        agent.new_guest(Some(Restored {
+            snapshot: restore.snapshot.clone(),
             vm: self.name.into(),
-            role: if once { Role::Original } else { Role::Copy },
+            role: match restore.once {
+                true => Role::Original,
+                false => Role::Copy,
+            },
             slept_ns,
             host_time_ns: unix_ns_now(),
-            step_clock,
+            step_clock: restore.step_clock,
             seed,
-        })
+        }));
+        Ok(())
     }
 
     fn memory(
@@ -349,28 +340,18 @@ impl Builder<'_> {
         if let Some(socket) = self.vsock_socket.get() {
             return Ok(Some(Arc::clone(socket)));
         }
+        let path = self.vsock.ok_or_else(|| {
+            VmError::new(
+                ErrorKind::Usage,
+                "the machine has a vsock device, but there is no path for its socket",
+            )
+            .with_remedy("set VmOptions::vsock")
+        })?;
         let socket =
-            HostSocket::bind(self.vsock).map_err(|e| VmError::io("make the vsock socket", &e))?;
+            HostSocket::bind(path).map_err(|e| VmError::io("make the vsock socket", &e))?;
         Ok(Some(Arc::clone(
             self.vsock_socket.get_or_init(|| Arc::new(socket)),
         )))
-    }
-
-    /// What the first machine's console is connected to; the next ones take it over.
-    pub fn console_streams(&self) -> Result<ConsoleStreams, VmError> {
-        let io = |op: &'static str| move |e: std::io::Error| VmError::io(op, &e);
-        let mut streams = match self.stdio {
-            None => ConsoleStreams::default(),
-            Some(input) => {
-                let mut streams = ConsoleStreams::stdio(false).map_err(io("open the console"))?;
-                let input = input.try_clone().map_err(io("open the console's input"))?;
-                streams.input = Some(std::fs::File::from(input));
-                streams
-            }
-        };
-        streams.socket =
-            Some(HostSocket::bind(self.console).map_err(io("make the console socket"))?);
-        Ok(streams)
     }
 }
 
@@ -411,7 +392,7 @@ fn check_kind(entry: &SnapshotEntry) -> Result<(), VmError> {
     }
 }
 
-/// A map that is larger than the machine's memory would lead behind its end.
+/// Refuses a frame map whose size is not that of the machine's memory.
 fn check_memory(spec: &VmSpec, entry: &SnapshotEntry) -> Result<(), VmError> {
     if spec.memory_bytes == entry.memory_bytes {
         return Ok(());

@@ -8,9 +8,8 @@ fn entry(pool: &Arc<Pool>, kind: SnapshotKind, memory_bytes: u64) -> SnapshotEnt
         kind,
         name: "base",
         parent: None,
-        memory_bytes,
         base: None,
-        changes: &[],
+        maps: vec![nvvmm_snapshot::NewMap::memory(memory_bytes, &[])],
         state: b"",
         frames_new: 0,
     };

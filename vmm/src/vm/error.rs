@@ -6,8 +6,8 @@ use super::VmError;
 use crate::{
     arch::boot::BootError,
     checkpoint::{TakeError, blob::BlobError},
-    control::ErrorKind,
     cow::CowError,
+    error::ErrorKind,
     kvm::KvmError,
     machine::MachineError,
     sys::uffd::UffdError,

@@ -1,10 +1,15 @@
-//! One VM process from start to end: the pool's holder, guest RAM, the machine and its control
-//! socket.
+//! A VM from start to end: the pool's holder, guest RAM and the machine.
+//!
+//! [`Vm`] is a running VM. Below it, [`Builder`] makes one machine with its memory, a
+//! [`RunningVm`], which neither reboots nor goes back to a snapshot. Programs need only [`Vm`]; the
+//! benchmark measures the parts.
 
 mod audit;
 mod build;
 mod error;
-mod plan;
+mod handle;
+mod life;
+mod options;
 mod process;
 mod rewind;
 mod ring;
@@ -12,6 +17,8 @@ mod running;
 mod supervisor;
 
 pub use build::Builder;
-pub use plan::{ConsoleMode, Origin, RunPlan, VmError, VmExit};
+pub use handle::Vm;
+pub use options::{RestoreOptions, VmExit, VmOptions, VmSource};
 pub use running::RunningVm;
-pub use supervisor::run;
+
+use crate::error::VmError;

@@ -21,8 +21,9 @@ use super::{
 };
 use crate::{
     checkpoint::phases::micros,
-    control::{Afterwards, CaptureRequest, ErrorKind, RestartRequest},
+    control::{CaptureRequest, CapturedState, RestartRequest},
     cow::{CowEngine, CowError, FRAME_SIZE_BYTES},
+    error::ErrorKind,
     machine::ShownWindow,
     process::{
         self, AgentError, CaptureReport, CaptureSteps, Capturing, Kept, PlaceSteps, Placing,
@@ -91,9 +92,9 @@ pub(super) fn capture(
         tree: request.tree,
         external_stdio: true,
         afterwards: match request.afterwards {
-            Afterwards::GoOn => nvvmm_protocol::AfterCapture::Thaw,
-            Afterwards::Stop => nvvmm_protocol::AfterCapture::Stop,
-            Afterwards::Kill => nvvmm_protocol::AfterCapture::Kill,
+            CapturedState::GoOn => nvvmm_protocol::AfterCapture::Thaw,
+            CapturedState::Stop => nvvmm_protocol::AfterCapture::Stop,
+            CapturedState::Kill => nvvmm_protocol::AfterCapture::Kill,
         },
     };
     let captured = conversation::capture(agent, asked, SavedProcess::IMAGE_BYTES_MAX, &mut steps);

@@ -2,7 +2,7 @@
 //! it had.
 //!
 //! As when the guest reboots, the machine is stopped and another is built in its place. What can
-//! fail for the snapshot's sake does so before: it is read, checked and pinned, by the holder of
+//! fail because of the snapshot fails before: it is read, checked and pinned, by the holder of
 //! the VM to come, while the guest still runs.
 
 use std::{
@@ -15,7 +15,8 @@ use nvvmm_snapshot::Pool;
 use super::{VmError, build::ReadSnapshot, running::RunningVm, supervisor::Supervisor};
 use crate::{
     checkpoint::phases::micros,
-    control::{ErrorKind, RewindRequest},
+    control::RewindRequest,
+    error::ErrorKind,
     machine::Hold,
     ring::{Member, RewindReport},
     spec::{DiskSpec, VmSpec},
@@ -77,7 +78,7 @@ impl Asker {
 
 impl Supervisor {
     /// Takes the VM back to a snapshot of it; returns when it runs from there.
-    pub fn go_back(&self, request: &RewindRequest) -> Result<RewindReport, VmError> {
+    pub fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, VmError> {
         let asked = Instant::now();
         let vm = self.running()?;
         if vm.faults.is_stuck() {
@@ -175,7 +176,7 @@ impl RunningVm {
     }
 }
 
-/// Whatever was booted on it, and wherever its disks are.
+/// Tells if both machines have the same parts, whatever was booted and wherever their disks are.
 fn is_same_machine(saved: &VmSpec, now: &VmSpec) -> bool {
     saved.vcpus == now.vcpus
         && saved.memory_bytes == now.memory_bytes

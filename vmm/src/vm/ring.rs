@@ -9,7 +9,8 @@ use nvvmm_snapshot::SnapshotId;
 
 use super::{VmError, error::machine_error, running::RunningVm, supervisor::Supervisor};
 use crate::{
-    control::{ErrorKind, RingRequest},
+    control::RingRequest,
+    error::ErrorKind,
     ring::{Attempt, Ring, RingSettings, RingStatus},
 };
 
@@ -42,7 +43,7 @@ impl RunningVm {
 
 impl Supervisor {
     /// Begins a ring, in place of the one before.
-    pub fn begin_ring(&self, request: &RingRequest) -> Result<RingStatus, VmError> {
+    pub fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, VmError> {
         let vm = self.running()?;
         let pool = vm.holder.pool();
         if let Some(durability) = request.durability {
@@ -71,7 +72,7 @@ impl Supervisor {
     }
 
     /// Ends the ring; what it did, with its checkpoints, stays.
-    pub fn end_ring(&self) -> Result<RingStatus, VmError> {
+    pub fn stop_ring(&self) -> Result<RingStatus, VmError> {
         let Some(mut ring) = self.ring().take() else {
             return Err(VmError::new(
                 ErrorKind::NotFound,

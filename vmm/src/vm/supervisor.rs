@@ -1,216 +1,39 @@
-//! The VM process: builds the VM, answers for it, rebuilds it when the guest reboots, ends.
+//! The VM as others reach it, whichever machine it has at the moment.
 
 use std::{
-    cell::OnceCell,
     os::unix::net::UnixStream,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use nvvmm_devices::ConsoleStreams;
-use nvvmm_snapshot::{FaultPoint, Pool, fault_point};
+use nvvmm_snapshot::Pool;
 
 use super::{
-    ConsoleMode, Origin, RunPlan, VmError, VmExit,
-    build::Builder,
-    error::cow_error,
+    VmError, VmExit, VmOptions, VmSource,
+    life::Ended,
     process::{self, RestartFailed},
-    rewind::{Asker, Rewinding},
+    rewind::Rewinding,
     running::RunningVm,
 };
 use crate::{
-    agent::link::AgentLink,
     checkpoint::report::{AuditReport, SnapshotReport},
     control::{
-        CaptureRequest, ControlError, ControlServer, ErrorKind, RestartRequest, RewindRequest,
-        RingRequest, SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus,
+        CaptureRequest, RestartRequest, RewindRequest, RingRequest, SnapshotRequest, VmControl,
+        VmOrigin, VmState, VmStatus,
     },
-    cow::{CowError, Techniques},
+    error::ErrorKind,
     machine::MachineEvent,
     process::{CaptureReport, RestartReport},
     ring::{RewindReport, Ring, RingStatus},
     stats::VmStats,
 };
 
-/// Switches KVM's dirty log on, so that `audit` can compare it with the engine. Only builds with
-/// debug assertions read it; tests set it, to anything.
-const DIRTY_LOG_VARIABLE: &str = "NVVMM_TEST_DIRTY_LOG";
-/// How often a start looks whether the guest has been entered.
-const FIRST_ENTRY_POLL: Duration = Duration::from_micros(50);
-/// How often an ended VM is looked at until nobody uses it any more.
-const LET_GO_POLL: Duration = Duration::from_millis(1);
-
 /// Notice of `nvvmm ps` for a VM that waits for space.
 const NO_SPACE_NOTICE: &str = "the pool is full: the guest waits for space ('nvvmm rm', 'nvvmm \
                                pool grow', or the end of another VM)";
-
-/// Runs a VM until it ends. `on_ready` is called once, when the control socket answers and the
-/// guest runs (or is built and paused, when that was asked for).
-///
-/// # Errors
-/// Before `on_ready`: the VM could not be started. After it: the VM had to end.
-pub fn run(plan: RunPlan, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit, VmError> {
-    let pool = Pool::open(&plan.pool)?;
-    let supervisor = Supervisor::new(&plan);
-    let _server = ControlServer::start(
-        &plan.runtime.control,
-        Arc::clone(&supervisor) as Arc<dyn VmControl>,
-    )?;
-    let on_cow_failure = {
-        let supervisor = Arc::clone(&supervisor);
-        Arc::new(move |error| supervisor.end(Err(cow_error(error))))
-    };
-    let agent = AgentLink::start(&plan.runtime.agent)
-        .map_err(|e| VmError::io("make the socket for the guest's agent", &e))?;
-    let builder = Builder {
-        name: &plan.name,
-        pool: &pool,
-        console: &plan.runtime.console,
-        vsock: &plan.runtime.vsock,
-        vsock_socket: OnceCell::new(),
-        agent: &agent,
-        stdio: match &plan.console {
-            ConsoleMode::Stdio { input } => Some(input),
-            ConsoleMode::SocketOnly => None,
-        },
-        dirty_log: cfg!(debug_assertions) && std::env::var_os(DIRTY_LOG_VARIABLE).is_some(),
-        techniques: Techniques::from_environment()
-            .map_err(|cause| VmError::new(ErrorKind::Usage, cause))?,
-        on_cow_failure,
-    };
-    let mut paused = plan.paused;
-    let mut next = Next::Start(plan.origin);
-    let mut ready = false;
-    let mut console = builder.console_streams()?;
-    loop {
-        let (vm, asker) = next.build(&builder, console, paused)?;
-        supervisor.install(Some(Arc::clone(&vm)));
-        let of_agent = Arc::downgrade(&vm);
-        agent.on_idle(move |frames| {
-            if let Some(vm) = of_agent.upgrade() {
-                vm.set_idle(frames);
-            }
-        });
-        if !ready {
-            wait_for_entry(&vm, paused);
-            fault_point(FaultPoint::RestoreEntered);
-            on_ready(&supervisor.status());
-            ready = true;
-        }
-        if let Some(asker) = asker {
-            wait_for_entry(&vm, paused);
-            asker.done(&plan.name, paused);
-        }
-        let mut ended = supervisor.wait(&vm);
-        supervisor.changing.store(true, Ordering::SeqCst);
-        if let Ended::Rewind(rewinding) = &mut ended {
-            rewinding.asker.stopping();
-        }
-        vm.digests.end();
-        let spec = vm.spec.clone();
-        let must_end = matches!(ended, Ended::Exit(_));
-        if must_end {
-            // Whoever waits for a rewind is told that there is none.
-            drop(supervisor.asked_rewind());
-        }
-        let stopped = stop_machine(&vm, || must_end || supervisor.exit().is_some());
-        supervisor.install(None);
-        if !stopped {
-            // A vCPU or device waits for memory that nobody will give it any more. It ends with the
-            // process, and so what it uses must stay until then.
-            std::mem::forget(vm);
-            return match ended {
-                Ended::Exit(exit) => exit,
-                _ => supervisor
-                    .exit()
-                    .take()
-                    .unwrap_or_else(|| Err(cow_error(CowError::NoSpace))),
-            };
-        }
-        console = vm.machine.take_console();
-        let_go(vm);
-        (next, paused) = match ended {
-            Ended::Exit(exit) => return exit,
-            // The same machine from its kernel, with empty memory.
-            Ended::Reboot => (Next::Start(Origin::Boot(spec)), false),
-            Ended::Rewind(rewinding) => {
-                let paused = rewinding.paused;
-                (Next::Rewind(rewinding), paused)
-            }
-        };
-    }
-}
-
-/// How a machine came to its end.
-enum Ended {
-    /// With the VM.
-    Exit(Result<VmExit, VmError>),
-    /// The guest reboots.
-    Reboot,
-    /// The VM goes back to a snapshot.
-    Rewind(Box<Rewinding>),
-}
-
-/// Where the next machine comes from.
-enum Next {
-    Start(Origin),
-    Rewind(Box<Rewinding>),
-}
-
-impl Next {
-    /// Builds and starts it; and who waits for that.
-    fn build(
-        self,
-        builder: &Builder<'_>,
-        console: ConsoleStreams,
-        paused: bool,
-    ) -> Result<(Arc<RunningVm>, Option<Asker>), VmError> {
-        let started = |vm: RunningVm| {
-            let vm = Arc::new(vm);
-            vm.start(paused).map(|()| vm)
-        };
-        match self {
-            Next::Start(origin) => Ok((builder.build(&origin, console).and_then(started)?, None)),
-            Next::Rewind(rewinding) => {
-                let Rewinding {
-                    read, disks, asker, ..
-                } = *rewinding;
-                match builder.build_back(read, &disks, console).and_then(started) {
-                    Ok(vm) => Ok((vm, Some(asker))),
-                    Err(error) => Err(asker.failed(builder.name, &error)),
-                }
-            }
-        }
-    }
-}
-
-/// Ends the machine's threads, before anything that they use. False when one of them is stuck in an
-/// access to guest memory and the VM `must_end`; a guest that reboots waits for space as one that
-/// runs does.
-fn stop_machine(vm: &Arc<RunningVm>, must_end: impl Fn() -> bool) -> bool {
-    let machine = Arc::clone(vm);
-    let give_up = || vm.faults.is_stuck() && must_end();
-    vm.faults
-        .unless(move || machine.machine.stop(), give_up)
-        .is_some()
-}
-
-/// Waits for whoever still does something to the VM, whose threads have ended: its place is to be
-/// taken by the next.
-fn let_go(vm: Arc<RunningVm>) {
-    while Arc::strong_count(&vm) > 1 {
-        std::thread::sleep(LET_GO_POLL);
-    }
-}
-
-fn wait_for_entry(vm: &RunningVm, paused: bool) {
-    while !paused && vm.machine.first_entry().is_none() && !vm.faults.is_stuck() {
-        std::thread::sleep(FIRST_ENTRY_POLL);
-    }
-}
 
 /// The VM for the control socket and the failure paths, whichever machine it has at the moment.
 pub(super) struct Supervisor {
@@ -220,6 +43,8 @@ pub(super) struct Supervisor {
     exit: Mutex<Option<Result<VmExit, VmError>>>,
     /// The VM is being stopped, and maybe another built in its place.
     changing: AtomicBool,
+    /// The VM has ended.
+    ended: AtomicBool,
     rewind: Mutex<Option<Box<Rewinding>>>,
     ring: Mutex<Option<Ring>>,
 }
@@ -228,7 +53,7 @@ pub(super) struct Supervisor {
 struct Facts {
     name: String,
     pool: std::path::PathBuf,
-    console: std::path::PathBuf,
+    console: Option<std::path::PathBuf>,
     started: Instant,
     vcpus: u8,
     memory_bytes: u64,
@@ -236,27 +61,28 @@ struct Facts {
 }
 
 impl Facts {
-    fn of(plan: &RunPlan) -> Self {
-        let (vcpus, memory_bytes, origin) = match &plan.origin {
-            Origin::Boot(spec) => (
+    fn of(pool: &Pool, source: &VmSource, options: &VmOptions) -> Self {
+        let (vcpus, memory_bytes, origin) = match source {
+            VmSource::Boot(spec) => (
                 spec.vcpus,
                 spec.memory_bytes,
                 VmOrigin::Boot {
                     kernel: spec.kernel.clone(),
                 },
             ),
-            Origin::Restore { snapshot, .. } => (
+            VmSource::Restore(restore) => (
                 0,
                 0,
                 VmOrigin::Snapshot {
-                    name: snapshot.clone(),
+                    name: restore.snapshot.clone(),
                 },
             ),
         };
+        let console = options.console.socket.as_ref();
         Self {
-            name: plan.name.clone(),
-            pool: plan.pool.clone(),
-            console: plan.runtime.console.clone(),
+            name: options.name.clone(),
+            pool: pool.path().to_owned(),
+            console: console.map(|socket| socket.path().to_owned()),
             started: Instant::now(),
             vcpus,
             memory_bytes,
@@ -266,13 +92,15 @@ impl Facts {
 }
 
 impl Supervisor {
-    fn new(plan: &RunPlan) -> Arc<Self> {
+    /// Prepares for a VM that is about to be built.
+    pub fn new(pool: &Pool, source: &VmSource, options: &VmOptions) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
-            facts: Facts::of(plan),
+            facts: Facts::of(pool, source, options),
             vm: RwLock::new(None),
             exit: Mutex::new(None),
             changing: AtomicBool::new(true),
+            ended: AtomicBool::new(false),
             rewind: Mutex::new(None),
             ring: Mutex::new(None),
         })
@@ -288,10 +116,21 @@ impl Supervisor {
         &self.facts.name
     }
 
-    fn install(&self, vm: Option<Arc<RunningVm>>) {
+    /// Has this machine be the VM's from now on, or none.
+    pub fn install(&self, vm: Option<Arc<RunningVm>>) {
         let changing = vm.is_none();
         *self.vm.write().unwrap_or_else(PoisonError::into_inner) = vm;
         self.changing.store(changing, Ordering::SeqCst);
+    }
+
+    /// There is no VM any more, and no more will be.
+    pub fn set_ended(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+    }
+
+    /// The machine is about to be stopped.
+    pub fn begin_change(&self) {
+        self.changing.store(true, Ordering::SeqCst);
     }
 
     /// The VM is being stopped, or built.
@@ -305,7 +144,7 @@ impl Supervisor {
     }
 
     /// Has the VM rewound, by the thread that builds it.
-    pub fn ask_for_rewind(&self, rewinding: Rewinding) -> Result<(), ControlError> {
+    pub fn ask_for_rewind(&self, rewinding: Rewinding) -> Result<(), VmError> {
         let mut rewind = self.rewind.lock().unwrap_or_else(PoisonError::into_inner);
         if rewind.is_some() || self.is_changing() {
             return Err(VmError::new(ErrorKind::Refused, "the VM is being rebuilt")
@@ -315,7 +154,8 @@ impl Supervisor {
         Ok(())
     }
 
-    fn asked_rewind(&self) -> Option<Box<Rewinding>> {
+    /// The rewind that was asked for, if one was.
+    pub fn asked_rewind(&self) -> Option<Box<Rewinding>> {
         self.rewind
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -329,8 +169,11 @@ impl Supervisor {
             .clone()
     }
 
-    pub fn running(&self) -> Result<Arc<RunningVm>, ControlError> {
+    pub fn running(&self) -> Result<Arc<RunningVm>, VmError> {
         self.vm().ok_or_else(|| {
+            if self.ended.load(Ordering::SeqCst) {
+                return VmError::new(ErrorKind::Refused, "the VM has ended");
+            }
             VmError::new(ErrorKind::Refused, "the VM is being built")
                 .with_remedy("try again in a moment")
         })
@@ -340,8 +183,18 @@ impl Supervisor {
         self.exit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The VM is to end.
+    pub fn is_to_end(&self) -> bool {
+        self.exit().is_some()
+    }
+
+    /// The end that was asked for, if one was.
+    pub fn take_exit(&self) -> Option<Result<VmExit, VmError>> {
+        self.exit().take()
+    }
+
     /// The VM is to end this way, unless something else ended it before.
-    fn end(&self, exit: Result<VmExit, VmError>) {
+    pub fn end(&self, exit: Result<VmExit, VmError>) {
         self.exit().get_or_insert(exit);
         if let Some(vm) = self.vm() {
             vm.machine.interrupter().interrupt();
@@ -349,7 +202,7 @@ impl Supervisor {
     }
 
     /// Blocks until the VM ends, or is to be built anew.
-    fn wait(&self, vm: &RunningVm) -> Ended {
+    pub fn wait(&self, vm: &RunningVm) -> Ended {
         loop {
             if let Some(exit) = self.exit().take() {
                 return Ended::Exit(exit);
@@ -382,7 +235,10 @@ impl VmControl for Supervisor {
         let mut status = VmStatus {
             name: facts.name.clone(),
             pid: std::process::id(),
-            state: VmState::Booting,
+            state: match self.ended.load(Ordering::SeqCst) {
+                true => VmState::Stopping,
+                false => VmState::Booting,
+            },
             notice: None,
             vcpus: facts.vcpus,
             memory_bytes: facts.memory_bytes,
@@ -390,7 +246,7 @@ impl VmControl for Supervisor {
             origin: facts.origin.clone(),
             disks: Vec::new(),
             uptime_ms: facts.started.elapsed().as_millis() as u64,
-            console: Some(facts.console.clone()),
+            console: facts.console.clone(),
             ram: Default::default(),
             restore: None,
             snapshots_taken: Vec::new(),
@@ -411,45 +267,45 @@ impl VmControl for Supervisor {
         status
     }
 
-    fn stats(&self) -> Result<VmStats, ControlError> {
+    fn stats(&self) -> Result<VmStats, VmError> {
         let uptime_ms = self.facts.started.elapsed().as_millis() as u64;
         Ok(self.running()?.stats(&self.facts.name, uptime_ms))
     }
 
-    fn pause(&self) -> Result<(), ControlError> {
+    fn pause(&self) -> Result<(), VmError> {
         self.running()?.pause()
     }
 
-    fn resume(&self) -> Result<(), ControlError> {
+    fn resume(&self) -> Result<(), VmError> {
         self.running()?.resume()
     }
 
-    fn stop(&self) -> Result<(), ControlError> {
+    fn stop(&self) -> Result<(), VmError> {
         self.end(Ok(VmExit::Stopped));
         Ok(())
     }
 
-    fn audit(&self) -> Result<AuditReport, ControlError> {
+    fn audit(&self) -> Result<AuditReport, VmError> {
         self.running()?.audit()
     }
 
-    fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, ControlError> {
-        self.begin_ring(request)
+    fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, VmError> {
+        Supervisor::start_ring(self, request)
     }
 
-    fn stop_ring(&self) -> Result<RingStatus, ControlError> {
-        self.end_ring()
+    fn stop_ring(&self) -> Result<RingStatus, VmError> {
+        Supervisor::stop_ring(self)
     }
 
-    fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, ControlError> {
-        self.go_back(request)
+    fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, VmError> {
+        Supervisor::rewind(self, request)
     }
 
     fn capture(
         &self,
         request: &CaptureRequest,
         agent: &UnixStream,
-    ) -> Result<CaptureReport, ControlError> {
+    ) -> Result<CaptureReport, VmError> {
         process::capture(Arc::downgrade(&self.running()?), request, agent)
     }
 
@@ -457,7 +313,7 @@ impl VmControl for Supervisor {
         &self,
         request: &RestartRequest,
         agent: &UnixStream,
-    ) -> Result<RestartReport, ControlError> {
+    ) -> Result<RestartReport, VmError> {
         let vm = Arc::downgrade(&self.running()?);
         process::restart(vm, &self.facts.name, request, agent).map_err(|failed| match failed {
             RestartFailed::Refused(error) => error,
@@ -468,7 +324,7 @@ impl VmControl for Supervisor {
         })
     }
 
-    fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {
+    fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, VmError> {
         let report = self.running()?.snapshot(request)?;
         if request.stop {
             self.end(Ok(VmExit::Snapshotted {

@@ -1,7 +1,7 @@
 use std::fs;
 
 use nvvmm_snapshot::{
-    CHUNK_BLOCKS, ChunkIndex, ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot,
+    CHUNK_BLOCKS, ChunkIndex, ChunkMap, CreateOptions, Holder, LeafBlocks, NewMap, NewSnapshot,
     SnapshotKind,
 };
 
@@ -48,9 +48,11 @@ fn bench() -> Bench {
         kind: SnapshotKind::Process,
         name: "image",
         parent: None,
-        memory_bytes: u64::from(PAGES) * BLOCK_SIZE_BYTES,
         base: None,
-        changes: &changes,
+        maps: vec![NewMap::memory(
+            u64::from(PAGES) * BLOCK_SIZE_BYTES,
+            &changes,
+        )],
         state: b"none",
         frames_new: 0,
     };

@@ -79,7 +79,7 @@ impl<'a, S: Stream> HostPages<'a, S> {
         said.and_then(|()| wait_until_done(self.stream))
             .map_err(|failure| {
                 self.failure = Some(failure);
-                io::Error::other("the host did not do its part")
+                io::Error::other("the host did not complete its part")
             })
     }
 }

@@ -32,8 +32,8 @@ pub fn keep_as_told() {
     };
     match size.to_str().and_then(bytes_of) {
         Some(0) => {}
-        // It makes the processes that are restarted: its end would be that of their parent
-        // (PR_SET_PDEATHSIG).
+        // This thread makes the processes that are restarted. For them its end would be the end of
+        // their parent (PR_SET_PDEATHSIG).
         Some(bytes) => _ = thread::spawn(move || keep(bytes)),
         None => eprintln!("nvvmm-agent: {VARIABLE}={} is not a size", size.display()),
     }

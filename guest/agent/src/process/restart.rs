@@ -33,12 +33,12 @@ pub fn run(request: &Restart, stream: &mut impl Stream) -> Result<(), Failure> {
     let is_attached = request.attach;
     let mut window = request.window.map(Window::open).transpose()?;
     let (said, heard) = mpsc::channel();
-    // It makes the processes, which are its children, and lives as long as the first of them: the
-    // kernel takes the end of the thread that made a process for the end of its parent
-    // (PR_SET_PDEATHSIG).
+    // This thread makes the processes, which are its children. It lives as long as the first of
+    // them, because the kernel takes the end of the thread that made a process for the end of its
+    // parent (PR_SET_PDEATHSIG).
     thread::spawn(move || {
         let outcome = restart(&image, theirs, window.as_ref(), another);
-        // Before the host hears of it: then nothing of the window is in use any more.
+        // Before the host learns of it: then the window is not in use any more.
         if outcome.is_err()
             && let Some(window) = window.take()
         {
@@ -59,7 +59,7 @@ pub fn run(request: &Restart, stream: &mut impl Stream) -> Result<(), Failure> {
     let restarted = heard.recv().map_err(|_| Failure::Broken)??;
     let told = send(&mut *stream, &FromAgent::Restarted(restarted));
     match ours {
-        // It finds a stream that broke, and hangs up.
+        // If the stream broke, this notices it and hangs up.
         Some(ours) => attached::carry(restarted.pid as u32, ours, stream),
         None => Ok(told?),
     }

@@ -43,7 +43,7 @@ pub fn can_run() -> bool {
         );
         eprintln!("SKIPPED: captures of processes need root");
     }
-    // Whatever the test runner has left open is not a subject's.
+    // Descriptors that the test runner has left open must not reach a subject.
     // SAFETY: takes no pointers, and closes nothing in this process.
     unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
     root
@@ -77,7 +77,7 @@ impl Subject {
             [ \"$x\" = \"$(seq 20000)\" ] && echo all is there && exit 7";
         let mut command = Command::new("sh");
         command.args(["-c", script]).current_dir(directory.path());
-        // Whoever runs the tests may ignore hang-ups.
+        // The process that runs the tests may ignore hang-ups.
         sys::with_usual_signals(&mut command);
         let mut child = command
             .stdin(input)

@@ -211,7 +211,7 @@ fn find_disk(directory: &Path) -> io::Result<Option<PathBuf>> {
                 .next()
                 .map(|disk| PathBuf::from(disk.file_name()))
         } else {
-            // What goes away meanwhile has no disk.
+            // A directory that disappears meanwhile has no disk.
             find_disk(&entry.path()).unwrap_or_default()
         };
         if found.is_some() {

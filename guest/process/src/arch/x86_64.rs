@@ -133,7 +133,7 @@ impl Registers {
 /// bytes of the XSAVE area for a tracer.
 pub fn xfeatures(xstate: &[u8]) -> u64 {
     const XCR0_OFFSET: usize = 464;
-    // In the FXSAVE format nothing is said there.
+    // The FXSAVE format does not contain it.
     if xstate.len() <= XSTATE_LEGACY_BYTES {
         return 0;
     }

@@ -118,9 +118,9 @@ impl Asking<'_> {
             ..Answers::default()
         };
         let status = observe::status(self.remote.tid(), self.remote.tid())?;
-        // Where the kernel acts as by default the rest of the action has no effect, but that for
-        // SIGCHLD: it says whether children become zombies. Each question takes its time,
-        // while the process is frozen.
+        // With the default handler the rest of an action has no effect, except for SIGCHLD, where
+        // it decides if children become zombies. Each question takes time while the process is
+        // frozen, so only those signals are asked for.
         let asked = status.caught | status.ignored | 1 << (libc::SIGCHLD - 1);
         for signal in 1..=SIGNALS {
             if asked & 1 << (signal - 1) == 0 {

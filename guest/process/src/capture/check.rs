@@ -30,7 +30,7 @@ impl Checked {
             for mapping in own.filter(|mapping| !mapping.shared && !mapping.is_vdso()) {
                 let (start, end) = (mapping.start, mapping.end);
                 if files::is_of_window(mapping) {
-                    // What it did not write is in an image already.
+                    // Pages that it did not write are in an image already.
                     pagemap.list_written_of_window(start, end, &mut listing)?;
                 } else {
                     pagemap.list(start, end, &mut listing)?;
@@ -56,7 +56,7 @@ pub fn check(pid: Pid, options: CaptureOptions) -> Result<Checked, Error> {
         pids.extend(observe::children(pids[next])?);
         next += 1;
     }
-    // One that ended has no memory that could be looked at.
+    // A process that ended has no memory to look at.
     pids.retain(|child| *child == pid || observe::is_zombie(*child).is_ok_and(|ended| !ended));
     let observed = Observation::new(&pids)?;
     let mut refusals = refusals(&observed, options);
@@ -70,7 +70,7 @@ pub fn check(pid: Pid, options: CaptureOptions) -> Result<Checked, Error> {
     if !refusals.is_empty() {
         return Err(Error::Refused(refusals));
     }
-    // Kept for when they stand still.
+    // Read now, so that the freeze need not wait for it.
     observe::kernel()?;
     Ok(Checked {
         processes: observed.processes,
@@ -176,13 +176,13 @@ fn family(
 ) {
     if !options.tree && !process.children.is_empty() {
         let reason = format!(
-            "has children (such as {}); they would have to come along",
+            "has children (such as {}), which must be captured with it",
             process.children[0]
         );
         refusals.push(process.refuse(ProcessPart::Process, reason));
     }
     for child in process.children.iter().filter(|_| options.tree) {
-        // It ended and is not waited for, so nobody has observed it.
+        // A zombie: it was not observed, because it has no memory.
         if all.iter().all(|other| other.pid != *child) {
             refusals.push(process.refuse(
                 ProcessPart::Process,
@@ -196,7 +196,7 @@ fn thread(process: &Observed, tid: Pid, status: &Status, refusals: &mut Vec<Refu
     let mut refuse = |reason: &str| refusals.push(process.refuse(ProcessPart::Thread(tid), reason));
     match status.state {
         'T' => refuse("is stopped"),
-        'Z' | 'X' => refuse("has ended, but not all of its process"),
+        'Z' | 'X' => refuse("has ended, but other threads of its process have not"),
         _ => {}
     }
     if status.seccomp != 0 {

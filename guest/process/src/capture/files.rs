@@ -157,7 +157,7 @@ impl<'a> Collector<'a> {
     fn file(&mut self, pid: Pid, open: &Descriptor) -> Result<u32, Error> {
         let flags = |open: &Descriptor| open.flags & !libc::O_CLOEXEC;
         for (index, (owner, other)) in self.owners.iter().enumerate() {
-            // Only what looks the same can be the same.
+            // Only files with equal properties can be the same open file.
             let alike = (other.inode, other.device, other.position)
                 == (open.inode, open.device, open.position)
                 && flags(other) == flags(open);
@@ -191,7 +191,7 @@ impl<'a> Collector<'a> {
                 }
             }
             Ok(Kind::Stdio) => stdio(pid, open.fd)?,
-            // Refused before; it cannot have changed since.
+            // Such a descriptor was refused before, and cannot have changed since.
             Err(_) => {
                 return Err(Error::BadImage(
                     "a descriptor changed while its process stood still",

@@ -61,7 +61,7 @@ fn list(
 ) -> Result<Listing, Error> {
     let mut listing = Listing::default();
     for mapping in &process.mappings {
-        // What is shared belongs to its file. What may be dropped is.
+        // Shared memory belongs to its file. Memory that may be dropped is dropped.
         let (start, end) = (mapping.start, mapping.end);
         if of_windows.contains(&start) {
             pagemap.list_of_window(start, end, &mut listing)?;

@@ -24,7 +24,7 @@ impl Observed {
         let mut threads = Vec::new();
         for tid in observe::threads(pid)? {
             match observe::status(pid, tid) {
-                // A thread that ended while it was looked at.
+                // The thread ended meanwhile.
                 Err(Error::Gone(_)) if tid != pid => {}
                 other => threads.push((tid, other?)),
             }

@@ -119,7 +119,7 @@ fn mapping(
         .iter()
         .filter(|(flag, _)| observed.has(flag))
         .map(|(_, advice)| *advice)
-        // The kernel says that of all memory of a window.
+        // The kernel sets this flag on all memory of a window.
         .filter(|advice| *advice != Advice::HugePage || !is_of_window)
         .collect();
     if observed.has(b"lo") {

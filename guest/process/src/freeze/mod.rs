@@ -66,8 +66,8 @@ impl Frozen {
             _on_one_thread: PhantomData,
         };
         frozen.add(pid)?;
-        // Nobody in the list can make a child any more, so one pass over the growing list finds
-        // them all.
+        // The processes in the list can make no more children, so one pass over the growing list
+        // finds all of them.
         let mut next = 0;
         while tree && next < frozen.processes.len() {
             for child in observe::children(frozen.processes[next].pid)? {
@@ -97,7 +97,8 @@ impl Frozen {
             threads: Vec::new(),
         });
         let process = self.processes.last_mut().expect("just pushed");
-        // A thread that still runs may start another: until a look finds no new one.
+        // A thread that still runs may start another one. So this repeats until there is no new
+        // one.
         loop {
             let fresh: Vec<Pid> = (observe::threads(pid)?.into_iter())
                 .filter(|tid| process.threads.iter().all(|known| known.tid != *tid))
@@ -132,7 +133,7 @@ impl Frozen {
             let sent = sys::kill(pid, signal).map_err(failed(format!("signal process {pid}")));
             outcome = std::mem::replace(&mut outcome, Ok(())).and(sent);
         };
-        // Children first, so that no parent sees one that it could still find stopped.
+        // Children first, so that no running parent finds a child stopped.
         for process in self.processes.iter().rev() {
             if afterwards != FreezeEnd::Thaw {
                 send(process.pid, libc::SIGSTOP);
@@ -141,8 +142,8 @@ impl Frozen {
                 // A thread that died is released already.
                 let _ = sys::detach(thread.tid);
             }
-            // Only now: a thread that dies while it is traced stays until its tracer has waited for
-            // it.
+            // Not before the release: a thread that dies while it is traced stays until its tracer
+            // has waited for it.
             if afterwards == FreezeEnd::Kill {
                 send(process.pid, libc::SIGKILL);
             }
@@ -225,7 +226,8 @@ impl FrozenThread {
                         limit_ms: STOP_LIMIT.as_millis() as u64,
                     });
                 }
-                // Usually it needs microseconds; one that runs on this CPU needs our turn to end.
+                // Usually this takes microseconds. A thread of this CPU can stop only after we
+                // yield.
                 Waited::Runs if began.elapsed() < Duration::from_millis(1) => {
                     std::thread::yield_now()
                 }

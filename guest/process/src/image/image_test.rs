@@ -49,41 +49,7 @@ fn image_of_the_fixture() -> Image {
     let mut image = image();
     image.boot = "8b1c7a34-0000-4000-8000-000000000001".into();
     image.xfeatures = 7;
-    image.files = vec![
-        OpenFile {
-            what: What::File {
-                path: b"/var/log/a".to_vec(),
-                identity: (64, 12),
-                size_bytes: 5000,
-            },
-            flags: libc::O_RDWR | libc::O_APPEND,
-            offset: 77,
-        },
-        OpenFile {
-            what: What::PipeEnd {
-                pipe: 0,
-                write: true,
-            },
-            flags: libc::O_WRONLY,
-            offset: 0,
-        },
-        OpenFile {
-            what: What::Stdio {
-                stream: 2,
-                terminal: Some(vec![1, 2, 3]),
-            },
-            flags: libc::O_RDWR,
-            offset: 0,
-        },
-        OpenFile {
-            what: What::Device {
-                path: b"/dev/null".to_vec(),
-                device: 259,
-            },
-            flags: libc::O_RDONLY,
-            offset: 0,
-        },
-    ];
+    image.files = files_of_the_fixture();
     image.pipes = vec![Pipe {
         capacity_bytes: 65_536,
         held: b"held".to_vec(),
@@ -136,6 +102,44 @@ fn image_of_the_fixture() -> Image {
         ..Thread::default()
     };
     image
+}
+
+fn files_of_the_fixture() -> Vec<OpenFile> {
+    vec![
+        OpenFile {
+            what: What::File {
+                path: b"/var/log/a".to_vec(),
+                identity: (64, 12),
+                size_bytes: 5000,
+            },
+            flags: libc::O_RDWR | libc::O_APPEND,
+            offset: 77,
+        },
+        OpenFile {
+            what: What::PipeEnd {
+                pipe: 0,
+                write: true,
+            },
+            flags: libc::O_WRONLY,
+            offset: 0,
+        },
+        OpenFile {
+            what: What::Stdio {
+                stream: 2,
+                terminal: Some(vec![1, 2, 3]),
+            },
+            flags: libc::O_RDWR,
+            offset: 0,
+        },
+        OpenFile {
+            what: What::Device {
+                path: b"/dev/null".to_vec(),
+                device: 259,
+            },
+            flags: libc::O_RDONLY,
+            offset: 0,
+        },
+    ]
 }
 
 fn registers() -> Registers {

@@ -50,7 +50,7 @@ impl Image {
             u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
         };
         if header[..8] != MAGIC {
-            return Err(Error::BadImage("it does not begin as one"));
+            return Err(Error::BadImage("it does not begin like one"));
         }
         if number(8) != VERSION {
             return Err(Error::BadImage("another version of nvvmm made it"));

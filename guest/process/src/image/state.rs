@@ -185,7 +185,7 @@ pub struct MappedFile {
     pub identity: (u64, u64),
     /// Its length.
     pub size_bytes: u64,
-    /// When it was changed last: seconds, nanoseconds.
+    /// Time of its last change: seconds, nanoseconds.
     pub modified: (i64, i64),
 }
 

@@ -69,8 +69,7 @@ impl Remote {
                         source: io::ErrorKind::Other.into(),
                     });
                 }
-                // Only what cannot be blocked: a stop. The group stops, and is woken by the next
-                // step.
+                // A signal that cannot be blocked: a stop. The group stops; the next step wakes it.
                 Waited::Stopped(Stop::Signal(found)) => signal = found,
                 Waited::Stopped(Stop::Trap { .. } | Stop::Cloned) | Waited::Runs => {}
                 Waited::Ended => return Err(Error::Gone(self.tid)),

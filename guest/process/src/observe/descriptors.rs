@@ -61,7 +61,7 @@ pub fn descriptors(pid: Pid) -> Result<Vec<Descriptor>, Error> {
             .to_str()
             .and_then(|name| name.parse().ok())
             .ok_or_else(|| unreadable(pid, "fd"))?;
-        // Closed meanwhile by a process that runs: not there.
+        // A running process may have closed it meanwhile.
         match descriptor(pid, fd) {
             Err(Error::Gone(_)) => {}
             other => found.push(other?),
@@ -116,7 +116,7 @@ pub fn pipe_holders(pipes: &HashSet<u64>, besides: &[Pid]) -> Result<Vec<(Pid, u
         if besides.contains(&pid) {
             continue;
         }
-        // It may end while it is looked at.
+        // The process may end meanwhile.
         let Ok(links) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
             continue;
         };

@@ -150,8 +150,8 @@ impl Pagemap {
             return Ok(());
         }
         let frame = entry & FRAME_MASK;
-        // The kernel has no flags of a window's frames, and says of them neither that they are a
-        // file's nor that they are exclusive.
+        // The kernel has no flags for a window's frames. Their entries show neither a file nor that
+        // they are exclusive.
         let listed = present
             && match wanted {
                 Wanted::Own => {

@@ -114,7 +114,7 @@ fn parse(text: &str, name: Vec<u8>, stat: &[String]) -> Option<Status> {
             ],
             no_new_privileges: field("NoNewPrivs")? == "1",
         },
-        // A process that is ending has none.
+        // A process that is ending has no umask.
         umask: field("Umask").map_or(Some(0), |value| u32::from_str_radix(value, 8).ok())?,
         seccomp: field("Seccomp").map_or(Some(0), |value| value.parse().ok())?,
         ignored: hex("SigIgn")?,

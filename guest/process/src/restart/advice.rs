@@ -20,7 +20,7 @@ pub fn advise_range(blank: &Blank, mapping: &Mapping, start: u64, end: u64) -> R
         let value = match advice {
             Advice::GrowsDown | Advice::NoReserve => continue,
             Advice::Locked | Advice::LockedOnFault | Advice::Mergeable => continue,
-            // That kind of memory has these anyway.
+            // Droppable memory has these properties anyway.
             Advice::WipeOnFork | Advice::DontDump if mapping.what == Mapped::Droppable => continue,
             Advice::DontFork => libc::MADV_DONTFORK,
             Advice::WipeOnFork => libc::MADV_WIPEONFORK,

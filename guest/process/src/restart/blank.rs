@@ -27,13 +27,13 @@ impl Blank {
     /// must kill the copy.
     pub fn of_copy(pid: i32, workspace: Workspace) -> Result<Self, Error> {
         stop(pid)?;
-        // It is a copy of this process: so its vDSO is where ours is.
+        // A copy of this process has its vDSO at the same place.
         let own = observe::mappings(pid)?;
         let vdso =
             observe::find_vdso(pid, &own)?.ok_or(Error::BadImage("this kernel has no vDSO"))?;
         let mut leader = Remote::new(pid, vdso.syscall_at)?;
         if let Some(area) = sys::rseq_area(pid).map_err(failed(format!("trace process {pid}")))? {
-            // It would be killed when the area is unmapped.
+            // The kernel would kill the process when the area is unmapped.
             let arguments = [
                 area.address,
                 area.size_bytes.into(),

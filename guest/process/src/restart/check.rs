@@ -183,7 +183,7 @@ fn open(
                 ),
             },
             What::Stdio { stream, .. } if options.stdio[*stream as usize].is_none() => {
-                "led outside, and nothing was given to take its place".into()
+                "was external, and no replacement was given".into()
             }
             What::Stdio { .. } | What::PipeEnd { .. } => continue,
         };

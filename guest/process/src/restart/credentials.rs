@@ -12,7 +12,7 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 /// Sets the credentials of a thread.
 pub fn set(thread: &StubThread, credentials: &Credentials) -> Result<(), Error> {
     let ids = &credentials.ids;
-    // So that a change of user takes no capability away.
+    // With these, a change of user removes no capability.
     let keep = SECBIT_KEEP_CAPS | SECBIT_NO_SETUID_FIXUP;
     thread.prctl("keep capabilities", libc::PR_SET_SECUREBITS, keep.into())?;
     let groups: Vec<u8> = ids
@@ -61,7 +61,7 @@ fn set_capabilities(thread: &StubThread, credentials: &Credentials) -> Result<()
             return Err(Error::BadImage("a capability could not be dropped"));
         }
     }
-    // Before the last step, which may take the right to do this.
+    // Before the last step, which may remove the privilege for this.
     thread.prctl(
         "set the secure bits",
         libc::PR_SET_SECUREBITS,

@@ -19,7 +19,7 @@ pub fn set(stub: &Stub, files: &OpenFiles) -> Result<(), Error> {
         .map_err(failed("set a resource limit"))?;
     let fetch = Fetch::new(&stub.blank, last.fd + 1)?;
     for descriptor in descriptors {
-        // In rising order: the lowest free number is this one or one that nobody needs any more.
+        // In rising order: the lowest free number is this one or a lower one that is not needed.
         let got = fetch.get(&stub.blank, files.number(descriptor.file))?;
         let (fd, flag) = (
             descriptor.fd as u64,
@@ -61,7 +61,7 @@ pub fn take_terminal(stub: &Stub, image: &Image) -> Result<(), Error> {
     };
     let terminal = (process.descriptors.iter()).find(|descriptor| is_terminal(descriptor.file));
     if let Some(terminal) = terminal {
-        // What takes its place need not be a terminal, or may be another session's.
+        // The new stream may be no terminal, or the terminal of another session.
         let arguments = [terminal.fd as u64, libc::TIOCSCTTY, 0];
         let _ = stub.leader().try_call(libc::SYS_ioctl, &arguments)?;
     }

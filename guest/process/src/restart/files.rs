@@ -75,7 +75,7 @@ fn by_path(
 ) -> Result<OwnedFd, Error> {
     let name = path(name);
     let doing = || format!("open {}", name.display());
-    // Nothing that would change the file: those are not among the flags that the kernel keeps.
+    // Without flags that would change the file. The kernel keeps none of them.
     let harmless = file.flags & !(libc::O_CREAT | libc::O_TRUNC | libc::O_EXCL)
         | libc::O_NOCTTY
         | libc::O_CLOEXEC;
@@ -98,7 +98,7 @@ fn filled_pipe(capacity_bytes: u32, held: &[u8]) -> Result<(OwnedFd, OwnedFd), E
     let (reader, writer) = pipe().map_err(failed("make a pipe"))?;
     fcntl(&writer, FcntlArg::F_SETPIPE_SZ(capacity_bytes as i32))
         .map_err(failed("set a pipe's size"))?;
-    // It has room for all of that: so this does not wait.
+    // The pipe has room for all of it, so this does not wait.
     let filler = writer.try_clone().map_err(failed("duplicate a pipe"))?;
     File::from(filler)
         .write_all(held)

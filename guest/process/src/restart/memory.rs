@@ -80,7 +80,7 @@ fn map(stub: &Stub, fetch: &Fetch, mapping: &Mapping) -> Result<(), Error> {
             flags |= flag;
         }
     }
-    // Pages can be placed in what is writable only.
+    // Pages can be placed only in writable memory.
     let protection = if mapping.pages.is_empty() {
         mapping.protection
     } else {
@@ -308,7 +308,7 @@ fn frames(stub: &Stub, placed: &[Placed]) -> Result<Listing, Error> {
         if listing.pages() == wanted && listing.shared == 0 {
             return Ok(listing);
         }
-        // The kernel tries to move a page, and will find out that it cannot.
+        // The kernel tries to move a page, and will fail.
         for address in &listing.absent {
             stub.blank.memory.read(*address, &mut [0])?;
         }
@@ -358,7 +358,7 @@ fn finish(stub: &Stub, mapping: &Mapping) -> Result<(), Error> {
         let flags = match advice {
             Advice::Locked => 0,
             Advice::LockedOnFault => libc::MLOCK_ONFAULT as u64,
-            // Not before: a page that is merged with another's is not to be overwritten.
+            // Not before the pages are there: a merged page must not be overwritten.
             Advice::Mergeable => {
                 let arguments = [start, len, libc::MADV_MERGEABLE as u64];
                 stub.call("make memory mergeable", libc::SYS_madvise, &arguments)?;

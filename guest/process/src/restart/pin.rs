@@ -64,7 +64,7 @@ fn lend(
     runs: &[Placed],
 ) -> Result<(OwnedFd, OwnedFd), Error> {
     let fd = fetch.get(blank, pipe.1.as_raw_fd())?;
-    // As many as the kernel takes in one call.
+    // The most that the kernel takes in one call.
     for runs in runs.chunks(libc::UIO_MAXIOV as usize) {
         let parts = runs
             .iter()

@@ -30,7 +30,7 @@ pub fn set(stub: &Stub) -> Result<(), Error> {
         if [libc::SIGKILL, libc::SIGSTOP].contains(&signal) {
             continue;
         }
-        // A stub handles none, but may ignore what this process does.
+        // A stub handles no signals, but it ignores those that this process ignores.
         if *action == SignalAction::default() && ignored & 1 << index == 0 {
             continue;
         }
@@ -78,7 +78,7 @@ fn set_directory(stub: &Stub) -> Result<(), Error> {
 /// Sets what must come last: signals, and timers, which run from then on.
 pub fn set_last(stub: &Stub) -> Result<(), Error> {
     let process = stub.process;
-    // PR_SET_DUMPABLE knows no other values; 2 is what a change of identity has left.
+    // PR_SET_DUMPABLE takes no other values; 2 comes from a change of identity.
     if process.dumpable <= 1 {
         let arguments = [
             libc::PR_SET_DUMPABLE as u64,
@@ -87,7 +87,7 @@ pub fn set_last(stub: &Stub) -> Result<(), Error> {
             0,
             0,
         ];
-        stub.call("set whether it can be dumped", libc::SYS_prctl, &arguments)?;
+        stub.call("set the dumpable flag", libc::SYS_prctl, &arguments)?;
     }
     for info in &process.pending {
         let signal = signal_of(info);
@@ -105,8 +105,8 @@ pub fn set_last(stub: &Stub) -> Result<(), Error> {
         .enumerate()
         .filter(|(_, timer)| **timer != ItimerValue::default())
     {
-        // One whose signal is pending is not running: the kernel starts it again when the signal is
-        // taken, but only if it has run in this process before.
+        // A timer whose signal is pending is not running. The kernel starts it again when the
+        // signal is taken, but only if it has run in this process before.
         let (value_s, value_us) = match (timer.value_s, timer.value_us) {
             (0, 0) => (timer.interval_s, timer.interval_us),
             running => running,

@@ -106,7 +106,7 @@ impl Reserve {
             len_bytes: self.len_bytes,
             _pinned: std::mem::take(&mut self.pinned),
         };
-        // What is left of this has the number of the first process only, which ends.
+        // Ends the first process, whose memory the new one shares.
         drop(self);
         Ok(Some((blank, frames)))
     }
@@ -166,7 +166,7 @@ fn populate(blank: &Blank, len_bytes: u64) -> Result<Pinned, Error> {
     let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
     let arguments = [start, len_bytes, protection, flags, u64::MAX, 0];
     blank.call("map memory", libc::SYS_mmap, &arguments)?;
-    // A child of the process would share it.
+    // Otherwise a child of the process would share it.
     advise(blank, start, len_bytes, libc::MADV_DONTFORK as u64)?;
     advise(blank, start, len_bytes, MADV_POPULATE_WRITE)?;
     blank.call("lock memory", libc::SYS_mlock, &[start, len_bytes])?;
@@ -188,7 +188,7 @@ impl Drop for Reserve {
     }
 }
 
-/// The memory of a reserve, in a process in the making.
+/// The memory of a reserve, in a stub.
 #[derive(Debug)]
 pub struct Frames {
     start: u64,

@@ -116,7 +116,7 @@ impl<'a> Stubs<'a> {
             frames,
         });
         let stub = &self.stubs[self.stubs.len() - 1];
-        // Before it has children: they shall be in its session.
+        // Before it has children, so that they are in its session.
         if process.session == process.pid {
             stub.call("make a session", libc::SYS_setsid, &[])?;
         }
@@ -172,7 +172,7 @@ impl<'a> Stubs<'a> {
         let (leaders, members): (Vec<_>, Vec<_>) =
             grouped.partition(|stub| stub.process.group == stub.process.pid);
         for stub in leaders.into_iter().chain(members) {
-            // A session's leader leads a group already, and may not be moved.
+            // The leader of a session leads a group already, and may not be moved.
             if stub.process.session != stub.process.pid {
                 stub.call(
                     "set the process group",
@@ -189,7 +189,7 @@ impl<'a> Stubs<'a> {
             let (process, session) = (stub.process, stub.process.session);
             if observe::status(process.pid, process.pid)?.session != session {
                 let reason = format!(
-                    "is in the session of {session}, which it did not get from its parents"
+                    "is in the session of {session}, which it did not inherit from its parents"
                 );
                 return Err(Error::Refused(vec![Refusal {
                     pid: process.pid,
@@ -227,7 +227,7 @@ impl Drop for Stubs<'_> {
         for stub in &self.stubs {
             let _ = sys::kill(stub.process.pid, libc::SIGKILL);
         }
-        // Children first; a leader is not gone before its threads are.
+        // Children first. A leader ends after its threads.
         for remote in self
             .stubs
             .iter()

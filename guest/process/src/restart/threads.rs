@@ -37,7 +37,7 @@ pub fn set(stub: &Stub) -> Result<(), Error> {
         let stub_thread = StubThread { stub, remote };
         credentials::set(&stub_thread, &thread.credentials)?;
         if thread.parent_death_signal != 0 {
-            // Behind the credentials, whose change takes it away.
+            // After the credentials, because their change clears it.
             stub_thread.prctl(
                 "set the signal for the parent's death",
                 libc::PR_SET_PDEATHSIG,
@@ -51,7 +51,7 @@ pub fn set(stub: &Stub) -> Result<(), Error> {
 fn scheduling(thread: &Thread) -> Result<(), Error> {
     let tid = thread.tid;
     sys::set_affinity(tid, &thread.affinity).map_err(failed(format!(
-        "let thread {tid} run on the CPUs it had (are they here?)"
+        "pin thread {tid} to its former CPUs (does this machine have them?)"
     )))?;
     sys::set_schedule(tid, thread.schedule)
         .map_err(failed(format!("set the scheduling of thread {tid}")))?;
@@ -61,7 +61,7 @@ fn scheduling(thread: &Thread) -> Result<(), Error> {
 /// Sets what a thread has of its own, but for its credentials.
 fn set_own(stub_thread: &StubThread, thread: &Thread) -> Result<(), Error> {
     stub_thread.call(
-        "set what the thread's end clears",
+        "set the address that the thread's end clears",
         libc::SYS_set_tid_address,
         &[thread.clear_child_tid],
     )?;

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nvvmm_snapshot::{ChunkIndex, ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool, SnapshotKind};
+use nvvmm_snapshot::{
+    ChunkIndex, ChunkMap, CreateOptions, LeafBlocks, NewMap, NewSnapshot, Pool, SnapshotKind,
+};
 
 use crate::script::Script;
 
@@ -172,14 +174,16 @@ fn make_examples() -> [Image; 2] {
         (ChunkIndex::new(299), ChunkMap::Frames(Arc::new(leaf))),
     ];
     let mut base = None;
-    for (name, changes) in [("first", &first[..]), ("second", &[(ChunkIndex::new(0), ChunkMap::Hole)])] {
+    for (name, changes) in [
+        ("first", &first[..]),
+        ("second", &[(ChunkIndex::new(0), ChunkMap::Hole)]),
+    ] {
         let new = NewSnapshot {
             kind: SnapshotKind::Vm,
             name,
             parent: base,
-            memory_bytes: MEMORY_BYTES,
             base,
-            changes,
+            maps: vec![NewMap::memory(MEMORY_BYTES, changes)],
             state: &[0x77; 5000],
             frames_new: 1,
         };

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
-    BlockNo, ChunkIndex, ChunkMap, Error, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId, SnapshotKind,
+    BlockNo, ChunkIndex, ChunkMap, Error, Holder, LeafBlocks, NewMap, NewSnapshot, Pool,
+    SnapshotId, SnapshotKind,
 };
 
 use super::image::MEMORY_BYTES;
@@ -134,9 +135,8 @@ impl User {
                 kind: SnapshotKind::Vm,
                 name,
                 parent: base,
-                memory_bytes: MEMORY_BYTES,
                 base,
-                changes: &changes,
+                maps: vec![NewMap::memory(MEMORY_BYTES, &changes)],
                 state: b"state",
                 frames_new: 0,
             };

@@ -2,9 +2,9 @@
 
 use std::{thread, time::Instant};
 
-use nvvmm::vm::VmError;
+use nvvmm::VmError;
 
-use super::{commands::Commands, console::number, place::Place};
+use super::{bench_pool::BenchPool, commands::Commands, console::number};
 
 /// VMs that run in processes of their own. Dropping this ends them.
 pub struct Clones {
@@ -14,13 +14,13 @@ pub struct Clones {
 }
 
 impl Clones {
-    /// Prepares clones of a snapshot in the pool of `place`. None is started yet.
+    /// Prepares clones of a snapshot in `pool`. None is started yet.
     ///
     /// # Errors
     /// There is no directory for sockets, or this program is not found.
-    pub fn of(place: &Place, snapshot: &str) -> Result<Self, VmError> {
+    pub fn of(pool: &BenchPool, snapshot: &str) -> Result<Self, VmError> {
         Ok(Self {
-            commands: Commands::on(place)?,
+            commands: Commands::on(pool)?,
             snapshot: snapshot.into(),
             names: Vec::new(),
         })

@@ -2,14 +2,14 @@
 //! to choose.
 
 use nvvmm::{
+    VmError,
     cow::{CopyPolicy, Techniques},
-    vm::VmError,
 };
 
 use super::{
+    bench_pool::{BenchPool, RestoreKind},
     guest::Guest,
     observed::time_text,
-    place::{Place, RestoreKind},
     plan::Plan,
     progress::Progress,
     report::{Axis, Chart, Experiment, Series, Table},
@@ -52,7 +52,7 @@ struct Seen {
 
 /// The experiment while it is done.
 struct Measuring<'p> {
-    places: Vec<&'p Place>,
+    pools: Vec<&'p BenchPool>,
     size: u64,
     choices: Vec<Choice>,
     seen: Vec<Seen>,
@@ -63,7 +63,7 @@ struct Measuring<'p> {
 ///
 /// # Errors
 /// Something could not be done, or a guest's memory is wrong.
-pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experiment, VmError> {
+pub fn run(plan: &Plan, pools: &[BenchPool], progress: &Progress) -> Result<Experiment, VmError> {
     let usual = CopyPolicy::default();
     let mut choices: Vec<Choice> = FIXED
         .map(|frames| Choice {
@@ -76,24 +76,21 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
         policy: usual,
     });
     let mut measuring = Measuring {
-        places: places
-            .iter()
-            .filter(|place| place.copies_clusters())
-            .collect(),
+        pools: pools.iter().filter(|pool| pool.copies_clusters()).collect(),
         size: plan.sizes.last().copied().unwrap_or_default().min(SIZE_MAX),
         choices,
         seen: Vec::new(),
         frames_verified: 0,
     };
     for turn in 1..=plan.repeat {
-        for place in measuring.places.clone() {
+        for pool in measuring.pools.clone() {
             progress.step(&format!(
                 "clusters: on {}, {turn} of {}",
-                place.medium, plan.repeat
+                pool.medium, plan.repeat
             ))?;
             for choice in measuring.choices.clone() {
                 progress.go_on()?;
-                measuring.one_guest(place, &choice)?;
+                measuring.one_guest(pool, &choice)?;
             }
         }
     }
@@ -101,8 +98,8 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
 }
 
 impl Measuring<'_> {
-    fn one_guest(&mut self, place: &Place, choice: &Choice) -> Result<(), VmError> {
-        let mut guest = place.boot_with(
+    fn one_guest(&mut self, pool: &BenchPool, choice: &Choice) -> Result<(), VmError> {
+        let mut guest = pool.boot_with(
             Techniques {
                 copy_policy: choice.policy,
                 // It would make some of the copies that are measured before they are.
@@ -114,12 +111,12 @@ impl Measuring<'_> {
         guest.fill(self.size, SEED)?;
         for (index, (_, word)) in PATTERNS.into_iter().enumerate() {
             guest.snapshot(word)?;
-            let (us, writes) = self.one_pattern(place, &mut guest, word)?;
+            let (us, writes) = self.one_pattern(pool, &mut guest, word)?;
             if index > 0 {
-                place.remove(PATTERNS[index - 1].1)?;
+                pool.remove(PATTERNS[index - 1].1)?;
             }
             self.seen.push(Seen {
-                medium: place.medium.clone(),
+                medium: pool.medium.clone(),
                 choice: choice.name.clone(),
                 pattern: index,
                 us,
@@ -130,21 +127,21 @@ impl Measuring<'_> {
         self.frames_verified += guest.verify()?;
         drop(guest);
         let last = PATTERNS[PATTERNS.len() - 1].1;
-        self.frames_verified += place.restore(last, RestoreKind::Lazy)?.verify()?;
-        place.remove(last)
+        self.frames_verified += pool.restore(last, RestoreKind::Lazy)?.verify()?;
+        pool.remove(last)
     }
 
     /// Writes after a checkpoint, less the same writes once more, when nothing is copied.
     fn one_pattern(
         &self,
-        place: &Place,
+        pool: &BenchPool,
         guest: &mut Guest,
         pattern: &str,
     ) -> Result<(f64, Writes), VmError> {
         let mib = self.size >> 20;
         // All is mapped for reading, so that the write is all that is measured.
         guest.ask(&format!("touch {mib} read"))?;
-        place.warm(self.size)?;
+        pool.warm(self.size)?;
         let command = format!("touch {mib} {pattern}");
         let first = Writes::of(guest, &command)?;
         let plain = Writes::of(guest, &command)?;
@@ -153,29 +150,29 @@ impl Measuring<'_> {
 
     fn of(
         &self,
-        place: &Place,
+        pool: &BenchPool,
         choice: &Choice,
         pattern: usize,
         figure: fn(&Seen) -> f64,
     ) -> Vec<f64> {
         let those = self.seen.iter().filter(|seen| {
-            seen.medium == place.medium && seen.choice == choice.name && seen.pattern == pattern
+            seen.medium == pool.medium && seen.choice == choice.name && seen.pattern == pattern
         });
         those.map(figure).collect()
     }
 
     fn table(&self, pattern: usize) -> Table {
         let mut columns = vec!["frames for a fault".to_owned()];
-        for place in &self.places {
+        for pool in &self.pools {
             columns.extend(
                 ["time", "copied / written", "faults / written"]
-                    .map(|what| format!("{}: {what}", place.medium)),
+                    .map(|what| format!("{}: {what}", pool.medium)),
             );
         }
         let rows = self.choices.iter().map(|choice| {
             let mut row = vec![choice.name.clone()];
-            for place in &self.places {
-                let spread = |figure| Spread::of(&self.of(place, choice, pattern, figure));
+            for pool in &self.pools {
+                let spread = |figure| Spread::of(&self.of(pool, choice, pattern, figure));
                 let number = |figure| {
                     spread(figure).map_or_else(
                         || "-".into(),
@@ -200,7 +197,7 @@ impl Measuring<'_> {
 
     /// Fixed choices on the first pool, a curve for each pattern.
     fn charts(&self) -> Vec<Chart> {
-        let Some(place) = self.places.first() else {
+        let Some(pool) = self.pools.first() else {
             return Vec::new();
         };
         let series = PATTERNS
@@ -212,7 +209,7 @@ impl Measuring<'_> {
                     points: Vec::new(),
                 };
                 for (frames, choice) in FIXED.into_iter().zip(&self.choices) {
-                    for us in self.of(place, choice, pattern, |seen| seen.us) {
+                    for us in self.of(pool, choice, pattern, |seen| seen.us) {
                         series.add(f64::from(frames), us);
                     }
                 }
@@ -220,7 +217,7 @@ impl Measuring<'_> {
             });
         vec![Chart {
             file: "clusters".into(),
-            title: format!("Copy-on-write in clusters, on {}", place.medium),
+            title: format!("Copy-on-write in clusters, on {}", pool.medium),
             x: Axis::logarithmic("frames copied for a fault", 2.0),
             y: Axis::logarithmic("time of a written frame (µs)", 10.0),
             series: series.collect(),

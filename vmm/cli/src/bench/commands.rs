@@ -5,11 +5,11 @@ use std::{
     process::{Command, Stdio},
 };
 
-use nvvmm::vm::VmError;
+use nvvmm::VmError;
 
 use super::{
+    bench_pool::{BenchPool, private_directory},
     console::Console,
-    place::{Place, private_directory},
 };
 
 /// Runs commands with a pool, and with a directory for sockets that nobody else uses.
@@ -20,15 +20,15 @@ pub struct Commands {
 }
 
 impl Commands {
-    /// Prepares to run commands with the pool of `place`.
+    /// Prepares to run commands with `pool`.
     ///
     /// # Errors
     /// There is no directory for sockets, or this program is not found.
-    pub fn on(place: &Place) -> Result<Self, VmError> {
+    pub fn on(pool: &BenchPool) -> Result<Self, VmError> {
         Ok(Self {
             program: std::env::current_exe().map_err(|e| VmError::io("find this program", &e))?,
             runtime: private_directory()?,
-            pool: place.pool_path().to_owned(),
+            pool: pool.pool_path().to_owned(),
         })
     }
 

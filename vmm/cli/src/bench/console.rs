@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nvvmm::vm::VmError;
+use nvvmm::VmError;
 
 /// Longest time that the guest may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(300);

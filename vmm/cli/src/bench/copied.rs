@@ -19,6 +19,7 @@ use std::{
 };
 
 use nvvmm::{
+    VmError,
     checkpoint::{
         blob::SavedVm,
         phases::{Phases, micros_of},
@@ -28,12 +29,12 @@ use nvvmm::{
     machine::{Hold, Machine, MachineStateV1},
     memory::GuestRam,
     sys::reservation::Reservation,
-    vm::{RunningVm, VmError},
+    vm::RunningVm,
 };
 
 use super::{
+    bench_pool::{BenchPool, map_new_file},
     guest::Guest,
-    place::{Place, map_new_file},
 };
 
 /// Bytes that a thread writes or reads at a time.
@@ -78,13 +79,13 @@ impl CopiedCheckpoint {
 /// # Errors
 /// The machine cannot be stopped or saved, or the medium is full.
 pub fn checkpoint(
-    place: &Place,
+    pool: &BenchPool,
     guest: &Guest,
     memory_bytes: u64,
     threads: usize,
 ) -> Result<CopiedCheckpoint, VmError> {
-    let (memory, state) = (place.file_beside("memory"), place.small_file("state"));
-    let kept = Kept::make(place, &memory, memory_bytes)?;
+    let (memory, state) = (pool.file_beside("memory"), pool.small_file("state"));
+    let kept = Kept::make(pool, &memory, memory_bytes)?;
     let mut checkpoint = CopiedCheckpoint {
         memory,
         state,
@@ -144,12 +145,12 @@ fn freeze(
     Ok(MachineStateV1 { kvm, devices })
 }
 
-/// Restarts a guest from a copied checkpoint, in fresh memory of `place`.
+/// Restarts a guest from a copied checkpoint, in fresh memory of `pool`.
 ///
 /// # Errors
 /// Whatever keeps a VM from running.
 pub fn restart(
-    place: &Place,
+    pool: &BenchPool,
     checkpoint: &CopiedCheckpoint,
     threads: usize,
 ) -> Result<Guest, VmError> {
@@ -159,8 +160,8 @@ pub fn restart(
     let file =
         File::open(&checkpoint.memory).map_err(|e| VmError::io("open the guest's memory", &e))?;
     let memory_bytes = checkpoint.memory_bytes;
-    let guest_place = place.guest_place();
-    let name = guest_place.name.clone();
+    let guest_settings = pool.guest_settings();
+    let name = guest_settings.name.clone();
     let mut report = RestoreReport {
         snapshot: "copied".into(),
         vm: name,
@@ -170,7 +171,7 @@ pub fn restart(
         once: false,
         prefault: false,
     };
-    Guest::start(guest_place, |builder, console| {
+    Guest::start(guest_settings, |builder, console| {
         let spec = saved.spec.clone();
         let timed = std::sync::Arc::clone(&phases);
         let vm = builder.fresh(&spec, console, move |machine: &Machine, ram: &GuestRam| {
@@ -239,8 +240,8 @@ enum Kept {
 }
 
 impl Kept {
-    fn make(place: &Place, path: &Path, size_bytes: u64) -> Result<Self, VmError> {
-        let made = if place.has_write() {
+    fn make(pool: &BenchPool, path: &Path, size_bytes: u64) -> Result<Self, VmError> {
+        let made = if pool.has_write() {
             OpenOptions::new()
                 .write(true)
                 .create_new(true)

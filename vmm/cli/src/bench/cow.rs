@@ -3,15 +3,15 @@
 
 use std::time::Instant;
 
-use nvvmm::vm::VmError;
+use nvvmm::VmError;
 
 use super::{
+    bench_pool::{BenchPool, RestoreKind},
     console::Console,
     copied,
     mapped::MappedGuest,
     observed::{Observations, time_text},
     paper::used_bytes,
-    place::{Place, RestoreKind},
     plan::Plan,
     progress::Progress,
     report::{Bound, Experiment, Table, Target},
@@ -34,9 +34,9 @@ const WORKING_SET_MIB: u64 = 16;
 
 /// The experiment while it is done.
 struct Measuring<'p> {
-    places: &'p [Place],
+    pools: &'p [BenchPool],
     size: u64,
-    /// Microseconds for each frame, one series for each place; x is the number of the order.
+    /// Microseconds for each frame, one series for each pool; x is the number of the order.
     tax: Observations,
     plain: Observations,
     sparse: Vec<(String, Writes)>,
@@ -48,9 +48,9 @@ struct Measuring<'p> {
 ///
 /// # Errors
 /// Something could not be done, or a guest's memory is wrong.
-pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experiment, VmError> {
+pub fn run(plan: &Plan, pools: &[BenchPool], progress: &Progress) -> Result<Experiment, VmError> {
     let mut measuring = Measuring {
-        places,
+        pools,
         size: plan.sizes.last().copied().unwrap_or_default().min(SIZE_MAX),
         tax: Observations::default(),
         plain: Observations::default(),
@@ -64,8 +64,8 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
                 "cow: all is rewritten {order}, {turn} of {}",
                 plan.repeat
             ))?;
-            for (index, place) in places.iter().enumerate() {
-                measuring.rewrite(place, index == 0, (x as f64, word))?;
+            for (index, pool) in pools.iter().enumerate() {
+                measuring.rewrite(pool, index == 0, (x as f64, word))?;
             }
         }
     }
@@ -74,8 +74,8 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
             "cow: sparse writes and a stable working set, {turn} of {}",
             plan.repeat
         ))?;
-        for place in places {
-            measuring.write_little(place)?;
+        for pool in pools {
+            measuring.write_little(pool)?;
         }
     }
     Ok(measuring.present())
@@ -85,44 +85,44 @@ impl Measuring<'_> {
     /// All is written after a checkpoint, and once more without one.
     fn rewrite(
         &mut self,
-        place: &Place,
+        pool: &BenchPool,
         with_kernel: bool,
         (x, order): (f64, &str),
     ) -> Result<(), VmError> {
-        let mut guest = place.boot(self.size)?;
+        let mut guest = pool.boot(self.size)?;
         guest.fill(self.size, SEED)?;
         if with_kernel {
             let used = used_bytes(&mut guest, self.size)?;
-            let copy = copied::checkpoint(place, &guest, used, 1)?;
-            let mut mapped = MappedGuest::start(place, &copy)?;
-            let us = self.first_and_second(place, &mut mapped.console, order)?;
+            let copy = copied::checkpoint(pool, &guest, used, 1)?;
+            let mut mapped = MappedGuest::start(pool, &copy)?;
+            let us = self.first_and_second(pool, &mut mapped.console, order)?;
             mapped.console.ask("check")?;
             self.tax.add(KERNEL, x, us.0, &[]);
             self.plain.add(KERNEL, x, us.1, &[]);
         }
         guest.snapshot("cow")?;
-        let us = self.first_and_second(place, guest.console(), order)?;
-        self.tax.add(&place.medium, x, us.0, &[]);
-        self.plain.add(&place.medium, x, us.1, &[]);
+        let us = self.first_and_second(pool, guest.console(), order)?;
+        self.tax.add(&pool.medium, x, us.0, &[]);
+        self.plain.add(&pool.medium, x, us.1, &[]);
         self.frames_verified += guest.verify()?;
         drop(guest);
-        let mut restored = place.restore("cow", RestoreKind::Lazy)?;
+        let mut restored = pool.restore("cow", RestoreKind::Lazy)?;
         self.frames_verified += restored.verify()?;
         drop(restored);
-        place.remove("cow")
+        pool.remove("cow")
     }
 
     /// Microseconds for each frame of a first pass over memory that is all mapped for reading, and
     /// of a second one.
     fn first_and_second(
         &self,
-        place: &Place,
+        pool: &BenchPool,
         console: &mut Console,
         order: &str,
     ) -> Result<(f64, f64), VmError> {
         let mib = self.size >> 20;
         console.ask(&format!("touch {mib} read"))?;
-        place.warm(self.size)?;
+        pool.warm(self.size)?;
         let mut pass = || -> Result<f64, VmError> {
             let began = Instant::now();
             console.ask(&format!("touch {mib} {order}"))?;
@@ -132,30 +132,30 @@ impl Measuring<'_> {
     }
 
     /// Sparse writes after a checkpoint; then the same memory between one checkpoint and the next.
-    fn write_little(&mut self, place: &Place) -> Result<(), VmError> {
-        let mut guest = place.boot(self.size)?;
+    fn write_little(&mut self, pool: &BenchPool) -> Result<(), VmError> {
+        let mut guest = pool.boot(self.size)?;
         guest.fill(self.size, SEED)?;
         guest.snapshot("sparse")?;
         guest.ask(&format!("touch {} read", self.size >> 20))?;
         let count = self.size / 4096 / SPARSE;
         let sparse = Writes::of(&mut guest, &format!("write 0 {count} {SPARSE}"))?;
-        self.sparse.push((place.medium.clone(), sparse));
+        self.sparse.push((pool.medium.clone(), sparse));
         let working_set = WORKING_SET_MIB.min(self.size >> 20);
         let command = format!("touch {working_set} rand");
         guest.snapshot("stable-0")?;
-        place.remove("sparse")?;
+        pool.remove("sparse")?;
         for epoch in 1..=EPOCHS {
             let written = Writes::of(&mut guest, &command)?;
             // Whoever copies ahead has to have seen a few epochs.
             if epoch > EPOCHS / 2 {
-                self.stable.push((place.medium.clone(), written));
+                self.stable.push((pool.medium.clone(), written));
             }
             guest.snapshot(&format!("stable-{epoch}"))?;
-            place.remove(&format!("stable-{}", epoch - 1))?;
+            pool.remove(&format!("stable-{}", epoch - 1))?;
         }
         self.frames_verified += guest.verify()?;
         drop(guest);
-        place.remove(&format!("stable-{EPOCHS}"))
+        pool.remove(&format!("stable-{EPOCHS}"))
     }
 
     fn present(self) -> Experiment {
@@ -170,7 +170,7 @@ impl Measuring<'_> {
                  or at random. `{KERNEL}` is the same guest whose memory is a private mapping of \
                  a file on {}, which the host's kernel copies on \
                  write. The second pass meets copied memory only.",
-                self.places[0].medium
+                self.pools[0].medium
             ),
             charts: Vec::new(),
             tables: vec![
@@ -203,14 +203,14 @@ impl Measuring<'_> {
 
     fn targets(&self) -> Vec<Target> {
         let mut targets = Vec::new();
-        for place in self.places {
+        for pool in self.pools {
             for (x, (order, _)) in ORDERS.into_iter().enumerate() {
-                let [ours, kernels] = [place.medium.as_str(), KERNEL]
+                let [ours, kernels] = [pool.medium.as_str(), KERNEL]
                     .map(|series| self.tax.times_us(series, x as f64));
                 targets.extend(Spread::of(&ratios(&ours, &kernels)).map(|measured| Target {
                     what: format!(
                         "{}: time of a frame {order}, against the kernel's private mapping",
-                        place.medium
+                        pool.medium
                     ),
                     wanted: Bound::AtMost(1.0),
                     measured,
@@ -220,14 +220,14 @@ impl Measuring<'_> {
             let stable = self
                 .stable
                 .iter()
-                .filter(|(medium, _)| *medium == place.medium);
+                .filter(|(medium, _)| *medium == pool.medium);
             let faults: Vec<f64> = stable
                 .map(|(_, copied)| copied.frames_written / copied.faults.max(1.0))
                 .collect();
             targets.extend(Spread::of(&faults).map(|measured| Target {
                 what: format!(
                     "{}: frames dirtied for each fault, stable working set",
-                    place.medium
+                    pool.medium
                 ),
                 wanted: Bound::AtLeast(50.0),
                 measured,

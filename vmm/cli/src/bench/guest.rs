@@ -9,19 +9,20 @@ use std::{
 };
 
 use nvvmm::{
+    VmError,
     agent::link::AgentLink,
     checkpoint::report::{RestoreReport, SnapshotReport},
     control::SnapshotRequest,
     cow::CowError,
     ring::{Attempt, Ring, RingSettings},
-    vm::{Builder, RunningVm, VmError},
+    vm::{Builder, RunningVm},
 };
-use nvvmm_devices::ConsoleStreams;
+use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_snapshot::SnapshotId;
 
 use super::{
+    bench_pool::GuestSettings,
     console::{Console, number},
-    place::GuestPlace,
 };
 
 const FIRST_ENTRY_POLL: Duration = Duration::from_micros(50);
@@ -44,24 +45,22 @@ impl Guest {
     /// # Errors
     /// Whatever keeps the VM from running.
     pub fn start(
-        place: GuestPlace<'_>,
+        settings: GuestSettings<'_>,
         build: impl FnOnce(&Builder<'_>, ConsoleStreams) -> Result<RunningVm, VmError>,
     ) -> Result<Self, VmError> {
-        let socket = |kind: &str| place.dir.join(format!("{}.{kind}", place.name));
+        let socket = |kind: &str| settings.dir.join(format!("{}.{kind}", settings.name));
         let (console, vsock) = (socket("console"), socket("vsock"));
         let agent = AgentLink::start(&socket("agent"))
             .map_err(|e| VmError::io("make the socket for the guest's agent", &e))?;
         let failure = Arc::new(Mutex::new(None));
         let builder = Builder {
-            name: &place.name,
-            pool: place.pool,
-            console: &console,
-            vsock: &vsock,
+            name: &settings.name,
+            pool: settings.pool,
+            vsock: Some(&vsock),
             vsock_socket: OnceCell::new(),
-            stdio: None,
-            agent: &agent,
+            agent: Some(&agent),
             dirty_log: false,
-            techniques: place.techniques,
+            techniques: settings.techniques,
             on_cow_failure: {
                 let failure = Arc::clone(&failure);
                 Arc::new(move |error| {
@@ -69,10 +68,13 @@ impl Guest {
                 })
             },
         };
-        let vm = Arc::new(build(&builder, builder.console_streams()?)?);
+        let socket = HostSocket::bind(&console);
+        let mut streams = ConsoleStreams::default();
+        streams.socket = Some(socket.map_err(|e| VmError::io("make the console socket", &e))?);
+        let vm = Arc::new(build(&builder, streams)?);
         vm.start(false)?;
         let guest = Self {
-            name: place.name,
+            name: settings.name,
             vm: Some(vm),
             console: Console::connect(&console)?,
             failure,

@@ -1,11 +1,11 @@
 //! Checkpoints after the first: what they cost depends on what was written since the one before.
 
-use nvvmm::{checkpoint::report::SnapshotReport, vm::VmError};
+use nvvmm::{VmError, checkpoint::report::SnapshotReport};
 
 use super::{
+    bench_pool::{BenchPool, RestoreKind},
     guest::Guest,
     observed::Observations,
-    place::{Place, RestoreKind},
     plan::Plan,
     progress::Progress,
     report::{Axis, Bound, Chart, Experiment, Target},
@@ -23,7 +23,7 @@ const FRAMES_PER_MIB: u64 = 256;
 
 /// The experiment while it is done.
 struct Measuring<'p> {
-    places: &'p [Place],
+    pools: &'p [BenchPool],
     size: u64,
     /// Measurements, by memory written in MiB.
     pauses: Observations,
@@ -37,9 +37,9 @@ struct Measuring<'p> {
 ///
 /// # Errors
 /// Something could not be done, or a restored guest's memory is wrong.
-pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experiment, VmError> {
+pub fn run(plan: &Plan, pools: &[BenchPool], progress: &Progress) -> Result<Experiment, VmError> {
     let mut measuring = Measuring {
-        places,
+        pools,
         size: plan.sizes.last().copied().unwrap_or_default(),
         pauses: Observations::default(),
         clusters: Observations::default(),
@@ -48,32 +48,37 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
         frames_verified: 0,
     };
     for turn in 1..=plan.repeat {
-        for place in places {
+        for pool in pools {
             progress.step(&format!(
                 "incremental: {} touched on {}, {turn} of {}",
                 human_units::size(measuring.size),
-                place.medium,
+                pool.medium,
                 plan.repeat
             ))?;
-            measuring.one_turn(place, turn, progress)?;
+            measuring.one_turn(pool, turn, progress)?;
         }
     }
     Ok(measuring.present())
 }
 
 impl Measuring<'_> {
-    fn one_turn(&mut self, place: &Place, turn: usize, progress: &Progress) -> Result<(), VmError> {
-        let mut guest = place.boot(self.size)?;
+    fn one_turn(
+        &mut self,
+        pool: &BenchPool,
+        turn: usize,
+        progress: &Progress,
+    ) -> Result<(), VmError> {
+        let mut guest = pool.boot(self.size)?;
         guest.fill(self.size, SEED)?;
         let first = guest.snapshot("first")?;
-        self.first.push((place.medium.clone(), first.pause_us));
+        self.first.push((pool.medium.clone(), first.pause_us));
         self.pauses
-            .add(&place.medium, mib(self.size), first.pause_us, &first.phases);
+            .add(&pool.medium, mib(self.size), first.pause_us, &first.phases);
         let mut before = "first".to_owned();
         let mut next = |guest: &Guest, name: String| -> Result<SnapshotReport, VmError> {
             progress.go_on()?;
             let report = guest.snapshot(&name)?;
-            place.remove(&std::mem::replace(&mut before, name))?;
+            pool.remove(&std::mem::replace(&mut before, name))?;
             Ok(report)
         };
         for written in self.written() {
@@ -81,7 +86,7 @@ impl Measuring<'_> {
             let report = next(&guest, format!("after-{written}"))?;
             self.note_save(&report);
             self.pauses.add(
-                &place.medium,
+                &pool.medium,
                 written as f64,
                 report.pause_us,
                 &report.phases,
@@ -97,12 +102,12 @@ impl Measuring<'_> {
         let report = next(&guest, "clusters".into())?;
         self.note_save(&report);
         self.clusters
-            .add(&place.medium, count as f64, report.pause_us, &report.phases);
+            .add(&pool.medium, count as f64, report.pause_us, &report.phases);
         drop(guest);
-        let mut restored = place.restore("clusters", RestoreKind::Lazy)?;
+        let mut restored = pool.restore("clusters", RestoreKind::Lazy)?;
         self.frames_verified += restored.verify()?;
         drop(restored);
-        place.remove("clusters")
+        pool.remove("clusters")
     }
 
     /// MiB written before each checkpoint, from little to much.
@@ -189,17 +194,17 @@ impl Measuring<'_> {
     fn targets(&self) -> Vec<Target> {
         let mut targets = Vec::new();
         let one_percent = ((self.size >> 20) / 100).max(1) as f64;
-        for place in self.places.iter().filter(|place| !place.has_huge_pages()) {
+        for pool in self.pools.iter().filter(|pool| !pool.has_huge_pages()) {
             let of_place = self
                 .first
                 .iter()
-                .filter(|(medium, _)| *medium == place.medium);
+                .filter(|(medium, _)| *medium == pool.medium);
             let first: Vec<f64> = of_place.map(|(_, us)| *us).collect();
-            let later = self.pauses.times_us(&place.medium, one_percent);
+            let later = self.pauses.times_us(&pool.medium, one_percent);
             targets.extend(Spread::of(&ratios(&first, &later)).map(|measured| Target {
                 what: format!(
                     "{}: pause of the first checkpoint / of one after 1% was written",
-                    place.medium
+                    pool.medium
                 ),
                 wanted: Bound::AtLeast(50.0),
                 measured,
@@ -208,14 +213,14 @@ impl Measuring<'_> {
             for count in self.clusters.places() {
                 let ms: Vec<f64> = self
                     .clusters
-                    .times_us(&place.medium, count)
+                    .times_us(&pool.medium, count)
                     .iter()
                     .map(|us| us / 1000.0)
                     .collect();
                 targets.extend(Spread::of(&ms).map(|measured| Target {
                     what: format!(
                         "{}: pause after {count:.0} single frames were written",
-                        place.medium
+                        pool.medium
                     ),
                     wanted: Bound::AtMost(2.0),
                     measured,

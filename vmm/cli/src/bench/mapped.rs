@@ -5,14 +5,14 @@
 use std::{fs::File, os::fd::AsFd, sync::Arc};
 
 use nvvmm::{
+    VmError,
     machine::{Machine, MachineParts},
     memory::GuestRam,
     sys::reservation::Sharing,
-    vm::VmError,
 };
 use nvvmm_devices::{ConsoleStreams, HostSocket};
 
-use super::{console::Console, copied::CopiedCheckpoint, place::Place};
+use super::{bench_pool::BenchPool, console::Console, copied::CopiedCheckpoint};
 
 /// A running machine without a pool. Dropping it ends it.
 pub struct MappedGuest {
@@ -28,7 +28,7 @@ impl MappedGuest {
     ///
     /// # Errors
     /// Whatever keeps a machine from running.
-    pub fn start(place: &Place, checkpoint: &CopiedCheckpoint) -> Result<Self, VmError> {
+    pub fn start(pool: &BenchPool, checkpoint: &CopiedCheckpoint) -> Result<Self, VmError> {
         let saved = checkpoint.saved()?;
         let file = File::open(checkpoint.memory_path())
             .map_err(|e| VmError::io("open the guest's memory", &e))?;
@@ -38,7 +38,7 @@ impl MappedGuest {
             .map_file(0, size, file.as_fd(), 0, Sharing::Private)
             .map_err(|e| VmError::io("map the guest's memory", &e))?;
         let (name, dir) = {
-            let guest = place.guest_place();
+            let guest = pool.guest_settings();
             (guest.name.clone(), guest.dir.to_owned())
         };
         let socket = |kind: &str| {

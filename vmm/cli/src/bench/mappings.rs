@@ -2,13 +2,13 @@
 //! checkpoints, those in between before the next, and so on.
 
 use nvvmm::{
+    VmError,
     cow::{CopyPolicy, Techniques},
-    vm::VmError,
 };
 
 use super::{
+    bench_pool::{BenchPool, RestoreKind},
     observed::time_text,
-    place::{Place, RestoreKind},
     plan::Plan,
     progress::Progress,
     report::{Axis, Bound, Chart, Experiment, Series, Table, Target},
@@ -42,7 +42,7 @@ struct Course {
 ///
 /// # Errors
 /// Something could not be done, or a guest's memory is wrong.
-pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment, VmError> {
+pub fn run(plan: &Plan, pool: &BenchPool, progress: &Progress) -> Result<Experiment, VmError> {
     let largest = plan.sizes.last().copied().unwrap_or_default();
     let size = largest.min(SIZE_MAX);
     let epochs = EPOCHS_MAX.min((largest >> 20) * EPOCHS_PER_MIB);
@@ -59,7 +59,7 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
             mappings_max,
             ..policy
         };
-        let (course, verified) = one_course(place, (name, policy), (size, epochs), progress)?;
+        let (course, verified) = one_course(pool, (name, policy), (size, epochs), progress)?;
         courses.push(course);
         frames_verified += verified;
     }
@@ -75,7 +75,7 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
              left, which is the worst that the pattern can do. The guest compares \
              all of its memory at the end, and so does one restored from the last checkpoint.",
             human_units::size(size),
-            place.medium
+            pool.medium
         ),
         charts: vec![chart(&courses, budget)],
         tables: vec![table(&courses, budget)],
@@ -93,12 +93,12 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
 }
 
 fn one_course(
-    place: &Place,
+    pool: &BenchPool,
     (name, policy): (&'static str, CopyPolicy),
     (size, epochs): (u64, u64),
     progress: &Progress,
 ) -> Result<(Course, u64), VmError> {
-    let mut guest = place.boot_with(
+    let mut guest = pool.boot_with(
         Techniques {
             copy_policy: policy,
             // Each frame is written in every other epoch: it is never hot.
@@ -121,13 +121,13 @@ fn one_course(
         course.writes.push(written);
         course.mappings.push(guest.vm().engine.counters().mappings);
         guest.snapshot(&format!("epoch-{epoch}"))?;
-        place.remove(&format!("epoch-{}", epoch - 1))?;
+        pool.remove(&format!("epoch-{}", epoch - 1))?;
     }
     let mut verified = guest.verify()?;
     drop(guest);
     let last = format!("epoch-{epochs}");
-    verified += place.restore(&last, RestoreKind::Lazy)?.verify()?;
-    place.remove(&last)?;
+    verified += pool.restore(&last, RestoreKind::Lazy)?.verify()?;
+    pool.remove(&last)?;
     Ok((course, verified))
 }
 

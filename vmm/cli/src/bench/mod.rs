@@ -5,6 +5,7 @@
 //! of its own and gives back an [`report::Experiment`]; the [`Report`] of all is JSON, from which
 //! text, plots and docs/performance.md are made.
 
+mod bench_pool;
 mod clones;
 mod clusters;
 mod commands;
@@ -19,7 +20,6 @@ mod mappings;
 pub mod markdown;
 mod observed;
 mod paper;
-mod place;
 mod plan;
 pub mod plot;
 mod progress;
@@ -35,13 +35,13 @@ mod writes;
 
 use std::time::SystemTime;
 
-use nvvmm::{control::ErrorKind, vm::VmError};
+use nvvmm::{ErrorKind, VmError};
 
 pub use plan::{ExperimentKind, Plan};
 pub use progress::Progress;
 pub use report::Report;
 
-use self::{host::HostFacts, place::Place, report::Experiment};
+use self::{bench_pool::BenchPool, host::HostFacts, report::Experiment};
 use crate::human_units;
 
 /// Part of the pages of a hugetlbfs that is kept for files beside the pool, as a divisor.
@@ -56,10 +56,10 @@ pub fn run(plan: &Plan, mut left_out: Vec<String>, progress: &Progress) -> Resul
     let began_ns = SystemTime::UNIX_EPOCH
         .elapsed()
         .map_or(0, |time| time.as_nanos() as u64);
-    let places = places(plan, &mut left_out, progress)?;
+    let pools = pools(plan, &mut left_out, progress)?;
     let (mut experiments, mut failed) = (Vec::new(), Vec::new());
     for kind in &plan.experiments {
-        match experiment(*kind, plan, &places, progress) {
+        match experiment(*kind, plan, &pools, progress) {
             Ok(experiment) => experiments.push(experiment),
             // What was measured before it is worth having: it took minutes.
             Err(error) if progress.go_on().is_ok() && plan.experiments.len() > 1 => {
@@ -75,7 +75,7 @@ pub fn run(plan: &Plan, mut left_out: Vec<String>, progress: &Progress) -> Resul
         began: human_units::moment(began_ns),
         took_s: progress.took_s(),
         host: HostFacts::gather(),
-        method: method(plan, &places),
+        method: method(plan, &pools),
         experiments,
         left_out,
         failed,
@@ -85,39 +85,39 @@ pub fn run(plan: &Plan, mut left_out: Vec<String>, progress: &Progress) -> Resul
 fn experiment(
     kind: ExperimentKind,
     plan: &Plan,
-    places: &[Place],
+    pools: &[BenchPool],
     progress: &Progress,
 ) -> Result<Experiment, VmError> {
     match kind {
-        ExperimentKind::Paper => paper::run(plan, places, progress),
-        ExperimentKind::Incremental => incremental::run(plan, places, progress),
-        ExperimentKind::Cow => cow::run(plan, places, progress),
-        ExperimentKind::Clusters => clusters::run(plan, places, progress),
-        ExperimentKind::Mappings => mappings::run(plan, &places[0], progress),
-        ExperimentKind::Rate => rate::run(plan, places, progress),
-        ExperimentKind::Techniques => techniques::run(plan, places, progress),
-        ExperimentKind::Space => space::run(plan, &places[0], progress),
-        ExperimentKind::Sparse => sparse::run(plan, &places[0], progress),
+        ExperimentKind::Paper => paper::run(plan, pools, progress),
+        ExperimentKind::Incremental => incremental::run(plan, pools, progress),
+        ExperimentKind::Cow => cow::run(plan, pools, progress),
+        ExperimentKind::Clusters => clusters::run(plan, pools, progress),
+        ExperimentKind::Mappings => mappings::run(plan, &pools[0], progress),
+        ExperimentKind::Rate => rate::run(plan, pools, progress),
+        ExperimentKind::Techniques => techniques::run(plan, pools, progress),
+        ExperimentKind::Space => space::run(plan, &pools[0], progress),
+        ExperimentKind::Sparse => sparse::run(plan, &pools[0], progress),
     }
 }
 
 /// The pools that are measured, the one on ordinary pages first, their memory warm.
-fn places(
+fn pools(
     plan: &Plan,
     left_out: &mut Vec<String>,
     progress: &Progress,
-) -> Result<Vec<Place>, VmError> {
-    let largest = plan.sizes.last().copied().unwrap_or_default() + place::GUEST_SLACK_BYTES;
-    let mut places = Vec::new();
+) -> Result<Vec<BenchPool>, VmError> {
+    let largest = plan.sizes.last().copied().unwrap_or_default() + bench_pool::GUEST_SLACK_BYTES;
+    let mut pools = Vec::new();
     for dir in std::iter::once(&plan.dir).chain(&plan.huge_dirs) {
         let medium = host::medium_of(dir);
-        let mut room_bytes = place::room_bytes(dir)?;
+        let mut room_bytes = bench_pool::room_bytes(dir)?;
         if medium == "hugetlbfs" {
             // A pool has all of its pages there, and the classic way needs some for its files.
             room_bytes -= room_bytes / FOR_FILES;
         }
         // A guest's memory and a copy of it, or as much as there is.
-        let memory_bytes = (2 * largest).min(place::memory_in_pool(room_bytes));
+        let memory_bytes = (2 * largest).min(bench_pool::memory_in_pool(room_bytes));
         if memory_bytes < largest {
             left_out.push(format!(
                 "{}, on {medium}: there is no room for a guest of {}.",
@@ -129,9 +129,9 @@ fn places(
         if medium == "hugetlbfs" {
             // These pages stay where they are when they are free.
             progress.step(&format!("warming memory on {medium}"))?;
-            place::warm(dir, memory_bytes)?;
+            bench_pool::warm(dir, memory_bytes)?;
         }
-        places.push(Place::make(dir, memory_bytes, &plan.guest, plan.vcpus)?);
+        pools.push(BenchPool::make(dir, memory_bytes, &plan.guest, plan.vcpus)?);
     }
     if plan.huge_dirs.is_empty() {
         left_out.push(
@@ -139,15 +139,15 @@ fn places(
                 .into(),
         );
     }
-    if places.is_empty() {
+    if pools.is_empty() {
         return Err(VmError::new(ErrorKind::PoolFull, left_out.join(" "))
             .with_remedy("give smaller --sizes"));
     }
-    Ok(places)
+    Ok(pools)
 }
 
-fn method(plan: &Plan, places: &[Place]) -> Vec<String> {
-    let media: Vec<&str> = places.iter().map(|place| place.medium.as_str()).collect();
+fn method(plan: &Plan, pools: &[BenchPool]) -> Vec<String> {
+    let media: Vec<&str> = pools.iter().map(|pool| pool.medium.as_str()).collect();
     vec![
         format!(
             "Each figure is the median of {} repetitions, with the smallest and the largest. A \

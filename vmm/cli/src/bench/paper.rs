@@ -1,13 +1,13 @@
 //! The paper's two experiments: a guest touches so much memory and is checkpointed; then it is
 //! restarted. By reference, and the classic way.
 
-use nvvmm::vm::VmError;
+use nvvmm::VmError;
 
 use super::{
+    bench_pool::{BenchPool, RestoreKind},
     copied,
     guest::Guest,
     observed::Observations,
-    place::{Place, RestoreKind},
     plan::Plan,
     progress::Progress,
     report::{Axis, Chart, Experiment, Target},
@@ -24,8 +24,8 @@ const CALIBRATIONS: usize = 2;
 
 /// Both experiments while they are done.
 struct Measuring<'p> {
-    places: &'p [Place],
-    /// For each place.
+    pools: &'p [BenchPool],
+    /// Measurements for each pool.
     threads: Vec<Threads>,
     checkpoints: Observations,
     restarts: Observations,
@@ -43,18 +43,18 @@ struct Threads {
 ///
 /// # Errors
 /// Something could not be done, or a restored guest's memory is wrong.
-pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experiment, VmError> {
+pub fn run(plan: &Plan, pools: &[BenchPool], progress: &Progress) -> Result<Experiment, VmError> {
     let largest = plan.sizes.last().copied().unwrap_or_default();
     let mut threads = Vec::new();
-    for place in places {
+    for pool in pools {
         progress.step(&format!(
             "paper: how many threads copy fastest on {}",
-            place.medium
+            pool.medium
         ))?;
-        threads.push(fastest_threads(place, largest.min(CALIBRATE_BYTES))?);
+        threads.push(fastest_threads(pool, largest.min(CALIBRATE_BYTES))?);
     }
     let mut measuring = Measuring {
-        places,
+        pools,
         threads,
         checkpoints: Observations::default(),
         restarts: Observations::default(),
@@ -67,7 +67,7 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
                 human_units::size(size),
                 plan.repeat
             ))?;
-            for index in 0..places.len() {
+            for index in 0..pools.len() {
                 measuring.one_turn(index, size, progress)?;
             }
         }
@@ -77,15 +77,15 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
 
 impl Measuring<'_> {
     fn one_turn(&mut self, index: usize, size: u64, progress: &Progress) -> Result<(), VmError> {
-        let (place, threads) = (&self.places[index], self.threads[index]);
+        let (pool, threads) = (&self.pools[index], self.threads[index]);
         let x = mib(size);
-        let huge = suffix(place, self.places);
-        let mut guest = place.boot(size)?;
+        let huge = suffix(pool, self.pools);
+        let mut guest = pool.boot(size)?;
         guest.fill(size, SEED)?;
         let used = used_bytes(&mut guest, size)?;
-        let copy = if place.has_room_beside(used)? {
-            place.warm(used)?;
-            let copy = copied::checkpoint(place, &guest, used, threads.write)?;
+        let copy = if pool.has_room_beside(used)? {
+            pool.warm(used)?;
+            let copy = copied::checkpoint(pool, &guest, used, threads.write)?;
             self.checkpoints
                 .add(&format!("{COPY}{huge}"), x, copy.pause_us, &copy.phases);
             Some(copy)
@@ -105,13 +105,13 @@ impl Measuring<'_> {
             (RestoreKind::Lazy, ", lazy restore"),
         ] {
             progress.go_on()?;
-            let guest = place.restore(SNAPSHOT, kind)?;
+            let guest = pool.restore(SNAPSHOT, kind)?;
             self.restarted(guest, &format!("{REFERENCE}{huge}{name}"), size)?;
         }
-        place.remove(SNAPSHOT)?;
+        pool.remove(SNAPSHOT)?;
         if let Some(copy) = copy {
-            place.warm(size)?;
-            let guest = copied::restart(place, &copy, threads.read)?;
+            pool.warm(size)?;
+            let guest = copied::restart(pool, &copy, threads.read)?;
             self.restarted(guest, &format!("{COPY}{huge}"), size)?;
         }
         Ok(())
@@ -187,14 +187,10 @@ impl Measuring<'_> {
     }
 
     fn about(&self) -> String {
-        let threads = self
-            .places
-            .iter()
-            .zip(&self.threads)
-            .map(|(place, threads)| {
-                let Threads { write, read } = threads;
-                format!("{}: {write} to write, {read} to read", place.medium)
-            });
+        let threads = self.pools.iter().zip(&self.threads).map(|(pool, threads)| {
+            let Threads { write, read } = threads;
+            format!("{}: {write} to write, {read} to read", pool.medium)
+        });
         format!(
             "A guest writes to so much of its memory, is checkpointed, ends, and is restarted. \
              `{COPY}` is the classic way, as good as it can \
@@ -215,8 +211,8 @@ impl Measuring<'_> {
 
     fn targets(&self) -> Vec<Target> {
         let mut targets = Vec::new();
-        for place in self.places {
-            let huge = suffix(place, self.places);
+        for pool in self.pools {
+            let huge = suffix(pool, self.pools);
             let (pool, by_512, by_4096) = if huge.is_empty() {
                 ("4 KiB pages", 25.0, 25.0)
             } else {
@@ -257,15 +253,15 @@ impl Measuring<'_> {
 
 /// Suffix of a series' name for this pool: none for pages of 4 KiB; else the kind of huge pages,
 /// if there are two kinds.
-fn suffix(place: &Place, places: &[Place]) -> String {
-    if !place.has_huge_pages() {
+fn suffix(pool: &BenchPool, pools: &[BenchPool]) -> String {
+    if !pool.has_huge_pages() {
         return String::new();
     }
-    match places.iter().filter(|place| place.has_huge_pages()).count() {
+    match pools.iter().filter(|pool| pool.has_huge_pages()).count() {
         1 => ", huge pages".into(),
         _ => format!(
             ", huge pages ({})",
-            place.medium.trim_end_matches(" with huge pages")
+            pool.medium.trim_end_matches(" with huge pages")
         ),
     }
 }
@@ -278,12 +274,12 @@ pub fn used_bytes(guest: &mut Guest, touched: u64) -> Result<u64, VmError> {
     Ok((guest.first_frame()? * 4096 + touched).min(guest.vm().spec.memory_bytes))
 }
 
-fn fastest_threads(place: &Place, size: u64) -> Result<Threads, VmError> {
+fn fastest_threads(pool: &BenchPool, size: u64) -> Result<Threads, VmError> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut guest = place.boot(size)?;
+    let mut guest = pool.boot(size)?;
     guest.fill(size, SEED)?;
     let used = used_bytes(&mut guest, size)?;
-    if !place.has_room_beside(used)? {
+    if !pool.has_room_beside(used)? {
         return Ok(Threads { write: 1, read: 1 });
     }
     let turns: Vec<usize> = [1, cpus].repeat(CALIBRATIONS);
@@ -292,15 +288,15 @@ fn fastest_threads(place: &Place, size: u64) -> Result<Threads, VmError> {
     for &threads in &turns {
         // The file of the turn before goes first.
         drop(copy.take());
-        place.warm(used)?;
-        let taken = copied::checkpoint(place, &guest, used, threads)?;
+        pool.warm(used)?;
+        let taken = copied::checkpoint(pool, &guest, used, threads)?;
         writing.push((taken.pause_us, threads));
         copy = Some(taken);
     }
     drop(guest);
     for (copy, threads) in copy.iter().cycle().zip(turns) {
-        place.warm(used)?;
-        let restarted = copied::restart(place, copy, threads)?;
+        pool.warm(used)?;
+        let restarted = copied::restart(pool, copy, threads)?;
         reading.push((restarted.restored()?.first_instruction_us, threads));
     }
     let fastest = |measured: Vec<(f64, usize)>| {

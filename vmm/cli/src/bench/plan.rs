@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use nvvmm::{control::ErrorKind, vm::VmError};
+use nvvmm::{ErrorKind, VmError};
 
-use super::{host::memory_field, place};
+use super::{bench_pool, host::memory_field};
 use crate::human_units;
 
 /// Sizes that the paper's experiments are done with unless others are asked for, in bytes.
@@ -91,8 +91,8 @@ impl Plan {
     /// # Errors
     /// One that was asked for does not fit, or none does.
     pub fn fitting_sizes(asked: &[u64], dir: &Path) -> Result<(Vec<u64>, Vec<String>), VmError> {
-        let room_bytes =
-            place::room_bytes(dir)?.min(memory_field("MemAvailable").saturating_sub(HOST_BYTES));
+        let room_bytes = bench_pool::room_bytes(dir)?
+            .min(memory_field("MemAvailable").saturating_sub(HOST_BYTES));
         let mut sizes = if asked.is_empty() {
             SIZES_USUAL.to_vec()
         } else {
@@ -134,8 +134,8 @@ impl Plan {
         }
         let program = std::env::current_exe().map_err(|e| VmError::io("find this program", &e))?;
         let beside = program.parent().unwrap_or(Path::new("/"));
-        let mut places = [beside.join(GUEST), beside.join(GUEST_IN_TREE).join(GUEST)].into_iter();
-        places.find(|path| path.is_file()).ok_or_else(|| {
+        let mut pools = [beside.join(GUEST), beside.join(GUEST_IN_TREE).join(GUEST)].into_iter();
+        pools.find(|path| path.is_file()).ok_or_else(|| {
             VmError::new(
                 ErrorKind::NotFound,
                 format!(

@@ -1,6 +1,6 @@
 //! Draws charts as SVG.
 
-use nvvmm::vm::VmError;
+use nvvmm::VmError;
 use plotters::prelude::*;
 
 use super::{

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use nvvmm::vm::VmError;
+use nvvmm::VmError;
 
 /// Progress of one run.
 #[derive(Debug)]

@@ -6,13 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nvvmm::{ring::RingSettings, vm::VmError};
+use nvvmm::{VmError, ring::RingSettings};
 
 use super::{
+    bench_pool::{BenchPool, RestoreKind},
     console::numbers,
     guest::Guest,
     observed::{Observations, time_text},
-    place::{Place, RestoreKind},
     plan::Plan,
     progress::Progress,
     report::{Axis, Bound, Chart, Experiment, Series, Table, Target},
@@ -78,7 +78,7 @@ impl Turn {
 
 /// The experiment while it is done.
 struct Measuring<'p> {
-    places: &'p [Place],
+    pools: &'p [BenchPool],
     curve: Workload,
     others: Vec<Workload>,
     turns: Vec<Turn>,
@@ -92,7 +92,7 @@ struct Measuring<'p> {
 ///
 /// # Errors
 /// Something could not be done, a ring failed, or a guest's memory is wrong.
-pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experiment, VmError> {
+pub fn run(plan: &Plan, pools: &[BenchPool], progress: &Progress) -> Result<Experiment, VmError> {
     let largest = plan.sizes.last().copied().unwrap_or_default();
     // Whoever takes checkpoints and copies ahead needs a CPU of the host's.
     let beside = cpus().saturating_sub(1).clamp(1, u8::MAX.into()) as u8;
@@ -113,7 +113,7 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
     });
     others.retain(|other| *other != curve);
     let mut measuring = Measuring {
-        places,
+        pools,
         curve,
         others,
         turns: Vec::new(),
@@ -122,70 +122,70 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
         frames_verified: 0,
     };
     for turn in 1..=plan.repeat {
-        for place in places {
+        for pool in pools {
             progress.step(&format!(
                 "rate: {} rewritten on {}, {turn} of {}",
                 human_units::size(curve.working_set),
-                place.medium,
+                pool.medium,
                 plan.repeat
             ))?;
-            measuring.one_turn(place, progress)?;
+            measuring.one_turn(pool, progress)?;
         }
     }
     Ok(measuring.present())
 }
 
 impl Measuring<'_> {
-    fn one_turn(&mut self, place: &Place, progress: &Progress) -> Result<(), VmError> {
-        self.with_guest(place, self.curve, &PERIODS_MS, progress)?;
+    fn one_turn(&mut self, pool: &BenchPool, progress: &Progress) -> Result<(), VmError> {
+        self.with_guest(pool, self.curve, &PERIODS_MS, progress)?;
         for other in self.others.clone() {
-            self.with_guest(place, other, &[PERIOD_MS], progress)?;
+            self.with_guest(pool, other, &[PERIOD_MS], progress)?;
         }
         let set = self.curve.working_set;
-        place.warm(set * (keep(place, set) + 2))?;
+        pool.warm(set * (keep(pool, set) + 2))?;
         let ring = [
             format!("--every={PERIOD_MS}ms"),
-            format!("--keep={}", keep(place, set)),
+            format!("--keep={}", keep(pool, set)),
         ];
-        let rewinds = rewinds::measure(place, set, &ring.each_ref().map(String::as_str), REWINDS)?;
+        let rewinds = rewinds::measure(pool, set, &ring.each_ref().map(String::as_str), REWINDS)?;
         self.frames_verified += rewinds.frames_verified;
-        self.rewinds.push((place.medium.clone(), rewinds));
+        self.rewinds.push((pool.medium.clone(), rewinds));
         Ok(())
     }
 
     /// One guest that never stops writing, and rings of it, one after the other.
     fn with_guest(
         &mut self,
-        place: &Place,
+        pool: &BenchPool,
         workload: Workload,
         periods_ms: &[u64],
         progress: &Progress,
     ) -> Result<(), VmError> {
         let set = workload.working_set;
-        place.warm(set * (keep(place, set) + 2))?;
-        let mut guest = place.boot_machine(nvvmm::spec::VmSpec {
+        pool.warm(set * (keep(pool, set) + 2))?;
+        let mut guest = pool.boot_machine(nvvmm::spec::VmSpec {
             vcpus: workload.vcpus,
-            ..place.spec(set)
+            ..pool.spec(set)
         })?;
         guest.fill(set, SEED)?;
         guest.ask(&format!("churn on {SEED} rand"))?;
         for &period_ms in periods_ms {
             progress.go_on()?;
-            let turn = self.one_ring(place, &mut guest, workload, period_ms)?;
+            let turn = self.one_ring(pool, &mut guest, workload, period_ms)?;
             self.turns.push(turn);
         }
         self.frames_verified += guest.verify()?;
         let name = guest.name().to_owned();
         drop(guest);
-        let newest = place.checkpoints(&name)?.pop();
+        let newest = pool.checkpoints(&name)?.pop();
         let newest = newest.ok_or_else(|| VmError::failed("a ring has taken no checkpoint"))?;
-        self.frames_verified += place.restore(&newest, RestoreKind::Lazy)?.verify()?;
-        place.remove_checkpoints(&name)
+        self.frames_verified += pool.restore(&newest, RestoreKind::Lazy)?.verify()?;
+        pool.remove_checkpoints(&name)
     }
 
     fn one_ring(
         &mut self,
-        place: &Place,
+        pool: &BenchPool,
         guest: &mut Guest,
         workload: Workload,
         period_ms: u64,
@@ -194,7 +194,7 @@ impl Measuring<'_> {
         let alone = Work::of(guest, SETTLING, WINDOW)?;
         let mut ring = guest.begin_ring(RingSettings {
             every,
-            keep: keep(place, workload.working_set) as u32,
+            keep: keep(pool, workload.working_set) as u32,
         })?;
         let beside = Work::of(
             guest,
@@ -208,7 +208,7 @@ impl Measuring<'_> {
         }
         if workload == self.curve {
             self.phases.add(
-                &place.medium,
+                &pool.medium,
                 period_ms as f64,
                 status.total_us_mean,
                 &status.phases_mean,
@@ -217,7 +217,7 @@ impl Measuring<'_> {
         let rate = status.taken as f64 / status.lasted_us * 1e6;
         let each = |count: f64| count / (rate * beside.seconds);
         Ok(Turn {
-            medium: place.medium.clone(),
+            medium: pool.medium.clone(),
             workload,
             period_ms,
             alone: alone.frames / alone.seconds,
@@ -235,24 +235,24 @@ impl Measuring<'_> {
 
     fn present(self) -> Experiment {
         let set = human_units::size(self.curve.working_set);
-        let rows = self.places.iter().flat_map(|place| {
+        let rows = self.pools.iter().flat_map(|pool| {
             PERIODS_MS.map(|period_ms| {
                 row(
-                    format!("{}, {}", place.medium, period_text(period_ms)),
-                    &self.of(place, self.curve, period_ms),
+                    format!("{}, {}", pool.medium, period_text(period_ms)),
+                    &self.of(pool, self.curve, period_ms),
                 )
             })
         });
-        let others = self.places.iter().flat_map(|place| {
+        let others = self.pools.iter().flat_map(|pool| {
             self.others.iter().map(|other| {
                 row(
                     format!(
                         "{}, {}, {}",
-                        place.medium,
+                        pool.medium,
                         human_units::size(other.working_set),
                         vcpus_text(other.vcpus)
                     ),
-                    &self.of(place, *other, PERIOD_MS),
+                    &self.of(pool, *other, PERIOD_MS),
                 )
             })
         });
@@ -307,11 +307,11 @@ impl Measuring<'_> {
         }
     }
 
-    fn of(&self, place: &Place, workload: Workload, period_ms: u64) -> Vec<&Turn> {
+    fn of(&self, pool: &BenchPool, workload: Workload, period_ms: u64) -> Vec<&Turn> {
         let those = self.turns.iter();
         those
             .filter(|turn| {
-                turn.medium == place.medium
+                turn.medium == pool.medium
                     && turn.workload == workload
                     && turn.period_ms == period_ms
             })
@@ -319,13 +319,13 @@ impl Measuring<'_> {
     }
 
     fn chart(&self) -> Chart {
-        let series = self.places.iter().map(|place| {
+        let series = self.pools.iter().map(|pool| {
             let mut series = Series {
-                name: place.medium.clone(),
+                name: pool.medium.clone(),
                 points: Vec::new(),
             };
             for period_ms in PERIODS_MS {
-                for turn in self.of(place, self.curve, period_ms) {
+                for turn in self.of(pool, self.curve, period_ms) {
                     series.add(period_ms as f64, turn.slowdown());
                 }
             }
@@ -344,16 +344,16 @@ impl Measuring<'_> {
     }
 
     fn rewinds_table(&self) -> Table {
-        let rows = self.places.iter().map(|place| {
+        let rows = self.pools.iter().map(|pool| {
             let of_place = || {
                 self.rewinds
                     .iter()
-                    .filter(|(medium, _)| *medium == place.medium)
+                    .filter(|(medium, _)| *medium == pool.medium)
                     .map(|(_, rewinds)| rewinds)
             };
             let stopped: Vec<f64> = of_place().flat_map(|r| r.stopped_us.clone()).collect();
             let total: Vec<f64> = of_place().flat_map(|r| r.total_us.clone()).collect();
-            vec![place.medium.clone(), spread(&stopped), spread(&total)]
+            vec![pool.medium.clone(), spread(&stopped), spread(&total)]
         });
         Table {
             title: format!(
@@ -367,12 +367,12 @@ impl Measuring<'_> {
 
     fn targets(&self) -> Vec<Target> {
         let mut targets = Vec::new();
-        for place in self.places.iter().filter(|place| place.has_huge_pages()) {
-            let turns = self.of(place, self.curve, PERIOD_MS);
+        for pool in self.pools.iter().filter(|pool| pool.has_huge_pages()) {
+            let turns = self.of(pool, self.curve, PERIOD_MS);
             let mut target = |what: &str, wanted: Bound, unit: &str, figure: fn(&Turn) -> f64| {
                 let measured: Vec<f64> = turns.iter().map(|turn| figure(turn)).collect();
                 targets.extend(Spread::of(&measured).map(|measured| Target {
-                    what: format!("{}, every {PERIOD_MS} ms: {what}", place.medium),
+                    what: format!("{}, every {PERIOD_MS} ms: {what}", pool.medium),
                     wanted,
                     measured,
                     unit: unit.into(),
@@ -428,8 +428,8 @@ impl Work {
 
 /// Number of checkpoints that the pool has room for, up to the usual one. Each may have a working
 /// set of its own, and so have the guest and the checkpoint that is being taken.
-fn keep(place: &Place, working_set: u64) -> u64 {
-    (place.pool_bytes() / 2 / working_set)
+fn keep(pool: &BenchPool, working_set: u64) -> u64 {
+    (pool.pool_bytes() / 2 / working_set)
         .saturating_sub(2)
         .clamp(1, KEEP)
 }

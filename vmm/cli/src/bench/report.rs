@@ -90,7 +90,7 @@ impl Axis {
         }
     }
 
-    /// Place of a value on the axis.
+    /// BenchPool of a value on the axis.
     pub fn place(&self, value: f64) -> f64 {
         self.base.map_or(value, |base| value.log(base))
     }
@@ -113,7 +113,7 @@ pub struct Series {
 /// One place of a curve.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Point {
-    /// Place on the horizontal axis.
+    /// BenchPool on the horizontal axis.
     pub x: f64,
     /// Measurements, in the order in which they were made.
     pub measured: Vec<f64>,

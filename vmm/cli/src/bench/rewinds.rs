@@ -2,9 +2,9 @@
 
 use std::{thread, time::Duration};
 
-use nvvmm::{ring::RewindReport, vm::VmError};
+use nvvmm::{VmError, ring::RewindReport};
 
-use super::{commands::Commands, console::number, place::Place};
+use super::{bench_pool::BenchPool, commands::Commands, console::number};
 
 const VM: &str = "rewound";
 const SEED: u64 = 29;
@@ -37,13 +37,13 @@ impl Drop for Running<'_> {
 /// # Errors
 /// A command failed, or the guest's memory is wrong afterwards.
 pub fn measure(
-    place: &Place,
+    pool: &BenchPool,
     set_bytes: u64,
     ring: &[&str],
     times: usize,
 ) -> Result<Rewinds, VmError> {
-    let commands = Commands::on(place)?;
-    let spec = place.spec(set_bytes);
+    let commands = Commands::on(pool)?;
+    let spec = pool.spec(set_bytes);
     let (kernel, memory, cpus) = (
         spec.kernel.to_string_lossy().into_owned(),
         format!("{}M", spec.memory_bytes >> 20),
@@ -75,6 +75,6 @@ pub fn measure(
     commands.run(&["checkpoint", VM, "--stop"])?;
     commands.run(&["stop", VM])?;
     drop(running);
-    place.remove_checkpoints(VM)?;
+    pool.remove_checkpoints(VM)?;
     Ok(rewinds)
 }

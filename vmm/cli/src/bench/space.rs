@@ -2,12 +2,12 @@
 
 use std::{thread, time::Duration};
 
-use nvvmm::{cow::Techniques, vm::VmError};
+use nvvmm::{VmError, cow::Techniques};
 
 use super::{
+    bench_pool::BenchPool,
     clones::Clones,
     observed::time_text,
-    place::Place,
     plan::Plan,
     progress::Progress,
     report::{Axis, Bound, Chart, Experiment, Series, Table, Target},
@@ -32,14 +32,14 @@ const ENDS: usize = 10;
 ///
 /// # Errors
 /// Something could not be done, or a clone's memory is wrong.
-pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment, VmError> {
+pub fn run(plan: &Plan, pool: &BenchPool, progress: &Progress) -> Result<Experiment, VmError> {
     let size = plan.sizes.last().copied().unwrap_or_default();
     progress.step(&format!(
         "space: checkpoints of an idle guest with {} touched",
         human_units::size(size)
     ))?;
-    let (idle, idle_frames) = idle_checkpoints(place, Techniques::default(), size, plan.repeat)?;
-    let clones = clones(plan, place, progress)?;
+    let (idle, idle_frames) = idle_checkpoints(pool, Techniques::default(), size, plan.repeat)?;
+    let clones = clones(plan, pool, progress)?;
     let figures = Table {
         title: "Costs".into(),
         columns: ["what", "median (smallest..largest)"]
@@ -99,7 +99,7 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
              medium, {}.",
             human_units::size(size),
             plan.clones,
-            place.medium
+            pool.medium
         ),
         charts: vec![clones.chart()],
         tables: vec![figures],
@@ -116,27 +116,27 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
 /// Bytes by which the pool grows with each checkpoint of a guest that does nothing, and frames that
 /// were verified.
 pub(super) fn idle_checkpoints(
-    place: &Place,
+    pool: &BenchPool,
     techniques: Techniques,
     size: u64,
     repeat: usize,
 ) -> Result<(Vec<f64>, u64), VmError> {
-    let mut guest = place.boot_with(techniques, size)?;
+    let mut guest = pool.boot_with(techniques, size)?;
     guest.fill(size, SEED)?;
     // With digests, which otherwise are made, and stored, during what follows.
     guest.snapshot_with_digests("idle-0")?;
     thread::sleep(IDLE);
     let mut grown = Vec::new();
     for turn in 1..=repeat {
-        let before = place.medium_bytes()?;
+        let before = pool.medium_bytes()?;
         guest.snapshot_with_digests(&format!("idle-{turn}"))?;
         thread::sleep(IDLE);
-        grown.push(place.medium_bytes()?.saturating_sub(before) as f64);
+        grown.push(pool.medium_bytes()?.saturating_sub(before) as f64);
     }
     let frames = guest.verify()?;
     drop(guest);
     for turn in 0..=repeat {
-        place.remove(&format!("idle-{turn}"))?;
+        pool.remove(&format!("idle-{turn}"))?;
     }
     Ok((grown, frames))
 }
@@ -149,9 +149,9 @@ struct Found {
     frames_verified: u64,
 }
 
-fn clones(plan: &Plan, place: &Place, progress: &Progress) -> Result<Found, VmError> {
+fn clones(plan: &Plan, pool: &BenchPool, progress: &Progress) -> Result<Found, VmError> {
     let size = (CLONE_MIB << 20).min(plan.sizes.last().copied().unwrap_or_default());
-    let mut guest = place.boot(size)?;
+    let mut guest = pool.boot(size)?;
     guest.fill(size, SEED)?;
     guest.snapshot_with_digests("base")?;
     drop(guest);
@@ -159,21 +159,21 @@ fn clones(plan: &Plan, place: &Place, progress: &Progress) -> Result<Found, VmEr
         "space: {} clones, one after the other",
         plan.clones
     ))?;
-    let before = place.medium_bytes()?;
-    let mut clones = Clones::of(place, "base")?;
+    let before = pool.medium_bytes()?;
+    let mut clones = Clones::of(pool, "base")?;
     let mut start_us = Vec::new();
     for _ in 0..plan.clones {
         progress.go_on()?;
         start_us.push(clones.start_one()?);
     }
     let frames_verified = clones.write_and_verify(WRITTEN_FRAMES.min(size / 4096))?;
-    let grown = place.medium_bytes()?.saturating_sub(before);
+    let grown = pool.medium_bytes()?.saturating_sub(before);
     clones.end()?;
     progress.step(&format!("space: {} clones at the same time", plan.clones))?;
-    let mut clones = Clones::of(place, "base")?;
+    let mut clones = Clones::of(pool, "base")?;
     let together_us = clones.start_together(plan.clones)?;
     clones.end()?;
-    place.remove("base")?;
+    pool.remove("base")?;
     Ok(Found {
         start_us,
         together_us,

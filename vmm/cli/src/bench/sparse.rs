@@ -1,10 +1,10 @@
 //! Guests with much memory of which they touch little.
 
-use nvvmm::vm::VmError;
+use nvvmm::VmError;
 
 use super::{
+    bench_pool::{BenchPool, RestoreKind},
     observed::Observations,
-    place::{Place, RestoreKind},
     plan::Plan,
     progress::Progress,
     report::{Axis, Bound, Chart, Experiment, Table, Target},
@@ -29,7 +29,7 @@ const RESTART: &str = "lazy restart";
 ///
 /// # Errors
 /// Something could not be done, or a restored guest's memory is wrong.
-pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment, VmError> {
+pub fn run(plan: &Plan, pool: &BenchPool, progress: &Progress) -> Result<Experiment, VmError> {
     let touched = plan
         .sizes
         .last()
@@ -38,7 +38,7 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
         .min(TOUCHED_MAX);
     let (fitting, too_large): (Vec<u64>, Vec<u64>) = RAM_BYTES
         .into_iter()
-        .partition(|ram| *ram <= place.pool_bytes().saturating_mul(RAM_PER_POOL));
+        .partition(|ram| *ram <= pool.pool_bytes().saturating_mul(RAM_PER_POOL));
     let mut seen = Observations::default();
     let mut metadata = Vec::new();
     let mut frames_verified = 0;
@@ -50,19 +50,19 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
                 human_units::size(ram),
                 plan.repeat
             ))?;
-            let mut guest = place.boot(ram)?;
+            let mut guest = pool.boot(ram)?;
             guest.fill(touched, SEED)?;
             let report = guest.snapshot("sparse")?;
             drop(guest);
             seen.add(PAUSE, x, report.pause_us, &report.phases);
             seen.add(TOTAL, x, report.total_us, &[]);
             metadata.push((ram, report.metadata_blocks * 4096 + report.state_bytes));
-            let mut restored = place.restore("sparse", RestoreKind::Lazy)?;
+            let mut restored = pool.restore("sparse", RestoreKind::Lazy)?;
             let report = restored.restored()?;
             seen.add(RESTART, x, report.first_instruction_us, &report.phases);
             frames_verified += restored.verify()?;
             drop(restored);
-            place.remove("sparse")?;
+            pool.remove("sparse")?;
         }
     }
     let name_ram = |gib: f64| human_units::size((gib * GIB) as u64);
@@ -83,7 +83,7 @@ pub fn run(plan: &Plan, place: &Place, progress: &Progress) -> Result<Experiment
             "Guests with more and more RAM touch {} of it, are checkpointed, end, and are \
              restored lazily, on {}.",
             human_units::size(touched),
-            place.medium
+            pool.medium
         ),
         charts: vec![Chart {
             file: "sparse".into(),
@@ -124,8 +124,8 @@ fn metadata_table(metadata: &[(u64, u64)]) -> Table {
 }
 
 fn targets(seen: &Observations) -> Vec<Target> {
-    let places = seen.places();
-    let (Some(smallest), Some(largest)) = (places.first(), places.last()) else {
+    let pools = seen.places();
+    let (Some(smallest), Some(largest)) = (pools.first(), pools.last()) else {
         return Vec::new();
     };
     [PAUSE, RESTART]

@@ -1,13 +1,13 @@
 //! Gain of each technique of the engine: the same measurement with and without it.
 
 use nvvmm::{
+    VmError,
     cow::{CopyPolicy, Techniques},
-    vm::VmError,
 };
 
 use super::{
+    bench_pool::BenchPool,
     observed::time_text,
-    place::Place,
     plan::Plan,
     progress::Progress,
     report::{Experiment, Table},
@@ -28,7 +28,7 @@ const EPOCHS: u32 = 40;
 const IDLE_CHECKPOINTS: usize = 4;
 
 /// Microseconds or bytes, and frames that were verified.
-type Measure = fn(&Place, u64, Techniques) -> Result<(f64, u64), VmError>;
+type Measure = fn(&BenchPool, u64, Techniques) -> Result<(f64, u64), VmError>;
 
 /// A technique, and what it is for.
 struct Trial {
@@ -51,14 +51,14 @@ struct Shown {
 ///
 /// # Errors
 /// Something could not be done, or a guest's memory is wrong.
-pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experiment, VmError> {
+pub fn run(plan: &Plan, pools: &[BenchPool], progress: &Progress) -> Result<Experiment, VmError> {
     let size = plan.sizes.last().copied().unwrap_or_default().min(SIZE_MAX);
     let mut rows = Vec::new();
     let mut frames_verified = 0;
     for trial in trials() {
-        for place in places {
+        for pool in pools {
             // Elsewhere it is the host's kernel that copies on write.
-            if !(place.copies_clusters() || place.has_huge_pages() && !trial.clusters_only) {
+            if !(pool.copies_clusters() || pool.has_huge_pages() && !trial.clusters_only) {
                 continue;
             }
             let mut shown = Shown {
@@ -68,18 +68,18 @@ pub fn run(plan: &Plan, places: &[Place], progress: &Progress) -> Result<Experim
             for turn in 1..=plan.repeat {
                 progress.step(&format!(
                     "techniques: {} on {}, {turn} of {}",
-                    trial.name, place.medium, plan.repeat
+                    trial.name, pool.medium, plan.repeat
                 ))?;
                 for (techniques, times) in [
                     (trial.without, &mut shown.without),
                     (Techniques::default(), &mut shown.with),
                 ] {
-                    let (us, frames) = (trial.measure)(place, size, techniques)?;
+                    let (us, frames) = (trial.measure)(pool, size, techniques)?;
                     times.push(us);
                     frames_verified += frames;
                 }
             }
-            rows.push(row(&trial, place, &shown));
+            rows.push(row(&trial, pool, &shown));
         }
     }
     Ok(Experiment {
@@ -185,22 +185,22 @@ fn trials() -> [Trial; 4] {
     ]
 }
 
-fn first_pause(place: &Place, size: u64, techniques: Techniques) -> Result<(f64, u64), VmError> {
-    let mut guest = place.boot_with(techniques, size)?;
+fn first_pause(pool: &BenchPool, size: u64, techniques: Techniques) -> Result<(f64, u64), VmError> {
+    let mut guest = pool.boot_with(techniques, size)?;
     guest.fill(size, SEED)?;
     let pause_us = guest.snapshot("technique")?.pause_us;
     let frames = guest.verify()?;
     drop(guest);
-    place.remove("technique")?;
+    pool.remove("technique")?;
     Ok((pause_us, frames))
 }
 
 fn stable_working_set(
-    place: &Place,
+    pool: &BenchPool,
     size: u64,
     techniques: Techniques,
 ) -> Result<(f64, u64), VmError> {
-    let mut guest = place.boot_with(techniques, size)?;
+    let mut guest = pool.boot_with(techniques, size)?;
     guest.fill(size, SEED)?;
     let command = format!("touch {} rand", size.min(WORKING_SET_MAX) >> 20);
     guest.snapshot("technique-0")?;
@@ -212,34 +212,38 @@ fn stable_working_set(
             frames += written.frames_written;
         }
         guest.snapshot(&format!("technique-{epoch}"))?;
-        place.remove(&format!("technique-{}", epoch - 1))?;
+        pool.remove(&format!("technique-{}", epoch - 1))?;
     }
     let verified = guest.verify()?;
     drop(guest);
-    place.remove(&format!("technique-{EPOCHS}"))?;
+    pool.remove(&format!("technique-{EPOCHS}"))?;
     Ok((us / frames, verified))
 }
 
-fn all_in_a_row(place: &Place, size: u64, techniques: Techniques) -> Result<(f64, u64), VmError> {
-    let mut guest = place.boot_with(techniques, size)?;
+fn all_in_a_row(
+    pool: &BenchPool,
+    size: u64,
+    techniques: Techniques,
+) -> Result<(f64, u64), VmError> {
+    let mut guest = pool.boot_with(techniques, size)?;
     guest.fill(size, SEED)?;
     guest.snapshot("technique")?;
     guest.ask(&format!("touch {} read", size >> 20))?;
-    place.warm(size)?;
+    pool.warm(size)?;
     let written = Writes::of(&mut guest, &format!("touch {} seq", size >> 20))?;
     let frames = guest.verify()?;
     drop(guest);
-    place.remove("technique")?;
+    pool.remove("technique")?;
     Ok((written.us_each(), frames))
 }
 
 /// The last of a few, as it is found out what an idle guest writes.
 fn idle_checkpoint(
-    place: &Place,
+    pool: &BenchPool,
     size: u64,
     techniques: Techniques,
 ) -> Result<(f64, u64), VmError> {
-    let (bytes, frames) = idle_checkpoints(place, techniques, size, IDLE_CHECKPOINTS)?;
+    let (bytes, frames) = idle_checkpoints(pool, techniques, size, IDLE_CHECKPOINTS)?;
     Ok((bytes.last().copied().unwrap_or_default(), frames))
 }
 
@@ -247,11 +251,11 @@ fn times_text(times: &[f64]) -> String {
     Spread::of(times).map_or_else(|| "-".into(), time_text)
 }
 
-fn row(trial: &Trial, place: &Place, shown: &Shown) -> Vec<String> {
+fn row(trial: &Trial, pool: &BenchPool, shown: &Shown) -> Vec<String> {
     let ratio = Spread::of(&ratios(&shown.without, &shown.with));
     vec![
         trial.name.into(),
-        place.medium.clone(),
+        pool.medium.clone(),
         trial.figure.into(),
         (trial.text)(&shown.without),
         (trial.text)(&shown.with),

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use nvvmm::{checkpoint::report::RamCounters, vm::VmError};
+use nvvmm::{VmError, checkpoint::report::RamCounters};
 
 use super::{console::number, guest::Guest};
 

@@ -44,7 +44,7 @@ impl Mount {
     /// Mounts a pool on a directory, until one of `signals` comes.
     ///
     /// # Errors
-    /// What the kernel, or fusermount3 where that is asked to mount, says.
+    /// Errors of the kernel, or of fusermount3 if that mounts.
     pub fn new(pool: Arc<Pool>, directory: &Path, signals: Signals) -> io::Result<Self> {
         let directory = directory.canonicalize()?;
         if !directory.is_dir() {
@@ -75,7 +75,7 @@ impl Mount {
     /// Answers until it is unmounted, by anybody or because a signal came.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// Errors of the kernel.
     pub fn serve(mut self) -> io::Result<Ended> {
         let session = self.session.spawn()?;
         if self.signals.forever().next().is_some() {

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use nvvmm::checkpoint::report::{AuditReport, RamCounters, SnapshotReport};
 use nvvmm::control::{
-    CaptureRequest, Claim, ControlError, ControlServer, ErrorKind, NameChoice, RestartRequest,
-    RewindRequest, RingRequest, SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus,
+    CaptureRequest, Claim, ControlServer, NameChoice, RestartRequest, RewindRequest, RingRequest,
+    SnapshotRequest, VmControl, VmOrigin, VmState, VmStatus,
 };
 use nvvmm::process::{CaptureReport, RestartReport};
 use nvvmm::ring::{RewindReport, RingStatus};
 use nvvmm::stats::VmStats;
+use nvvmm::{ErrorKind, VmError};
 
 use crate::world::World;
 
@@ -96,7 +97,7 @@ impl VmControl for Played {
         }
     }
 
-    fn stats(&self) -> Result<VmStats, ControlError> {
+    fn stats(&self) -> Result<VmStats, VmError> {
         Ok(VmStats {
             name: self.name.clone(),
             ram: RamCounters {
@@ -107,40 +108,39 @@ impl VmControl for Played {
         })
     }
 
-    fn pause(&self) -> Result<(), ControlError> {
+    fn pause(&self) -> Result<(), VmError> {
         self.note("pause");
         Ok(())
     }
 
-    fn resume(&self) -> Result<(), ControlError> {
-        Err(ControlError::new(ErrorKind::PoolFull, "the pool is full")
-            .with_remedy("remove a snapshot"))
+    fn resume(&self) -> Result<(), VmError> {
+        Err(VmError::new(ErrorKind::PoolFull, "the pool is full").with_remedy("remove a snapshot"))
     }
 
-    fn stop(&self) -> Result<(), ControlError> {
+    fn stop(&self) -> Result<(), VmError> {
         self.note("stop");
         self.end();
         Ok(())
     }
 
-    fn audit(&self) -> Result<AuditReport, ControlError> {
+    fn audit(&self) -> Result<AuditReport, VmError> {
         Ok(AuditReport::default())
     }
 
-    fn capture(&self, _: &CaptureRequest, _: &UnixStream) -> Result<CaptureReport, ControlError> {
-        Err(ControlError::failed("a played VM has no processes"))
+    fn capture(&self, _: &CaptureRequest, _: &UnixStream) -> Result<CaptureReport, VmError> {
+        Err(VmError::failed("a played VM has no processes"))
     }
 
-    fn restart(&self, _: &RestartRequest, _: &UnixStream) -> Result<RestartReport, ControlError> {
-        Err(ControlError::failed("a played VM has no processes"))
+    fn restart(&self, _: &RestartRequest, _: &UnixStream) -> Result<RestartReport, VmError> {
+        Err(VmError::failed("a played VM has no processes"))
     }
 
-    fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, ControlError> {
+    fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, VmError> {
         self.note(&format!("ring {} {}", request.every_us, request.keep));
         Ok(ring(request, true))
     }
 
-    fn stop_ring(&self) -> Result<RingStatus, ControlError> {
+    fn stop_ring(&self) -> Result<RingStatus, VmError> {
         self.note("ring stop");
         let request = RingRequest {
             every_us: 10_000,
@@ -150,14 +150,11 @@ impl VmControl for Played {
         Ok(ring(&request, false))
     }
 
-    fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, ControlError> {
+    fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, VmError> {
         let snapshot = match request {
             RewindRequest::To { name } => name.clone(),
             RewindRequest::Back { checkpoints: 9 } => {
-                return Err(ControlError::new(
-                    ErrorKind::NotFound,
-                    "there are 3 checkpoints",
-                ));
+                return Err(VmError::new(ErrorKind::NotFound, "there are 3 checkpoints"));
             }
             RewindRequest::Back { checkpoints } => format!("{}@{}", self.name, 10 - checkpoints),
         };
@@ -170,10 +167,10 @@ impl VmControl for Played {
         })
     }
 
-    fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, ControlError> {
+    fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, VmError> {
         self.note(&format!("snapshot {} {}", request.name, request.stop));
         if request.name == "taken" {
-            return Err(ControlError::new(
+            return Err(VmError::new(
                 ErrorKind::Refused,
                 "the name 'taken' is taken",
             ));

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
-    ChunkIndex, ChunkMap, CreateOptions, Holder, LeafBlocks, NewSnapshot, Pool, SnapshotId,
+    ChunkIndex, ChunkMap, CreateOptions, Holder, LeafBlocks, NewMap, NewSnapshot, Pool, SnapshotId,
     SnapshotKind,
 };
 use serde_json::Value;
@@ -167,9 +167,8 @@ fn commit(holder: &Holder, name: &str, base: Option<SnapshotId>) -> SnapshotId {
         kind: SnapshotKind::Vm,
         name,
         parent: base,
-        memory_bytes: 4 << 20,
         base,
-        changes: &changes,
+        maps: vec![NewMap::memory(4 << 20, &changes)],
         state: b"state",
         frames_new: 1,
     };

@@ -110,7 +110,7 @@ impl PrivateEngine {
     pub(super) fn own_consumed(&self, consumed: Consumed) {
         // The snapshot's own map has left the pool.
         *self.origin.write().unwrap_or_else(PoisonError::into_inner) = Origin::Empty;
-        for chunk in consumed.chunks {
+        for chunk in consumed.into_memory() {
             self.take_over_chunk(chunk);
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use nvvmm_snapshot::{
-    ChunkIndex, ChunkMap, CreateOptions, LeafBlocks, NewSnapshot, Pool, SnapshotKind,
+    ChunkIndex, ChunkMap, CreateOptions, LeafBlocks, NewMap, NewSnapshot, Pool, SnapshotKind,
 };
 
 use super::engine_test::Vm;
@@ -171,13 +171,13 @@ fn memory_in_pieces_is_refused() {
     let holder = Arc::new(pool.hold("test").unwrap());
     let mut leaf = LeafBlocks::new();
     leaf.set(3, Some(holder.alloc_blocks(1).unwrap()[0]));
+    let changes = [(ChunkIndex::new(1), ChunkMap::Frames(Arc::new(leaf)))];
     let new = NewSnapshot {
         kind: SnapshotKind::Vm,
         name: "pieces",
         parent: None,
-        memory_bytes: 8 * MIB,
         base: None,
-        changes: &[(ChunkIndex::new(1), ChunkMap::Frames(Arc::new(leaf)))],
+        maps: vec![NewMap::memory(8 * MIB, &changes)],
         state: b"state",
         frames_new: 1,
     };

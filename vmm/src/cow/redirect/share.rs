@@ -160,7 +160,7 @@ impl RedirectEngine {
     pub(super) fn own_consumed(&self, consumed: Consumed) -> Result<(), CowError> {
         // The snapshot's own map has left the pool.
         *self.origin.write().unwrap_or_else(PoisonError::into_inner) = Origin::Empty;
-        for chunk in consumed.chunks {
+        for chunk in consumed.into_memory() {
             self.take_over_chunk(chunk.index.get(), chunk.map, chunk.taken)?;
         }
         Ok(())

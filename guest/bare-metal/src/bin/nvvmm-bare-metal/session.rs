@@ -214,7 +214,8 @@ impl Session {
             }) => {
                 let seqs = Seqs(self.lane.vcpus);
                 reply!(
-                    "check ok frames={frames} churned={churned} links={links} {seqs} digest={digest:016x}"
+                    "check ok frames={frames} churned={churned} links={links} {seqs} \
+                     digest={digest:016x}"
                 );
             }
             Err(mismatch) => report_mismatch("check", &mismatch),
@@ -290,7 +291,8 @@ impl Session {
             [&JOURNAL.filled, &JOURNAL.faults].map(|word| word.load(Ordering::Relaxed));
         let mem = ram.memory_bytes;
         reply!(
-            "stat vcpus={vcpus} mem={mem} first={first_gfn} frames={frames} filled={filled} churn={churn} {} faults={faults}",
+            "stat vcpus={vcpus} mem={mem} first={first_gfn} frames={frames} filled={filled} \
+             churn={churn} {} faults={faults}",
             Seqs(vcpus)
         );
     }

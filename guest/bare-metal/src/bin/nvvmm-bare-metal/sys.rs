@@ -255,8 +255,8 @@ pub fn out_byte(port: u16, byte: u8) {
 pub fn out_bytes(port: u16, bytes: &[u8]) {
     // SAFETY: reads exactly `bytes`; the direction flag is clear (entry code, ABI).
     unsafe {
-        asm!("rep outsb", in("dx") port, inout("rsi") bytes.as_ptr() => _, inout("rcx") bytes.len() => _,
-            options(readonly, nostack, preserves_flags));
+        asm!("rep outsb", in("dx") port, inout("rsi") bytes.as_ptr() => _,
+            inout("rcx") bytes.len() => _, options(readonly, nostack, preserves_flags));
     }
 }
 
@@ -305,7 +305,8 @@ mod intrinsics {
         // SAFETY: the caller vouches for both ranges; descending, and the direction flag is clear
         // again after it.
         unsafe {
-            asm!("std", "rep movsb", "cld", inout("rdi") to.wrapping_add(count).wrapping_sub(1) => _,
+            asm!("std", "rep movsb", "cld",
+                inout("rdi") to.wrapping_add(count).wrapping_sub(1) => _,
                 inout("rsi") from.wrapping_add(count).wrapping_sub(1) => _, inout("rcx") count => _,
                 options(nostack));
         }

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::{BlockSource, CatalogEdit, CatalogLock, Commit, Listed};
+use super::{BlockSource, CatalogEdit, CatalogLock, Commit};
+use crate::catalog::Listed;
 use crate::error::Result;
 use crate::fault::{FaultPoint, fault_point};
 use crate::layout::inode::Inode;

@@ -2,9 +2,9 @@
 
 use nvvmm_snapshot::{Durability, Error};
 
-use super::error::{ControlError, ErrorKind};
+use super::{ErrorKind, VmError};
 
-impl From<Error> for ControlError {
+impl From<Error> for VmError {
     fn from(error: Error) -> Self {
         Self {
             kind: kind_of(&error),
@@ -132,5 +132,5 @@ fn kind_of(error: &Error) -> ErrorKind {
 }
 
 #[cfg(test)]
-#[path = "pool_error_test.rs"]
-mod pool_error_test;
+#[path = "pool_test.rs"]
+mod pool_test;

@@ -16,11 +16,12 @@ use std::{
 
 use nix::sys::statvfs::statvfs;
 use nvvmm::{
+    VmError,
     cow::Techniques,
     ring::Member,
     spec::VmSpec,
     sys::reservation::{Reservation, Sharing},
-    vm::{Origin, VmError},
+    vm::{RestoreOptions, VmSource},
 };
 use nvvmm_snapshot::{CHUNK_SIZE_BYTES, CowEngine as EngineKind, CreateOptions, Medium, Pool};
 
@@ -38,7 +39,7 @@ const POOL_SLACK_DIVISOR: u64 = 64;
 pub const GUEST_SLACK_BYTES: u64 = 16 << 20;
 
 /// A directory with a pool in it, which goes when this is dropped.
-pub struct Place {
+pub struct BenchPool {
     dir: PathBuf,
     /// Medium of the pool, in words.
     pub medium: String,
@@ -58,7 +59,7 @@ pub enum RestoreKind {
     Prefaulted,
 }
 
-impl Place {
+impl BenchPool {
     /// A new pool in `dir`, with room for `memory_bytes` of guests.
     ///
     /// # Errors
@@ -171,12 +172,12 @@ impl Place {
         self.boot_machine(self.spec(memory_bytes))
     }
 
-    /// Boots a guest on a machine like [`Place::spec`]'s.
+    /// Boots a guest on a machine like [`BenchPool::spec`]'s.
     ///
     /// # Errors
     /// Whatever keeps a VM from running.
     pub fn boot_machine(&self, spec: VmSpec) -> Result<Guest, VmError> {
-        self.boot_at(self.guest_place(), spec)
+        self.boot_at(self.guest_settings(), spec)
     }
 
     /// Boots a guest whose memory is copied in another way than usual: with these techniques.
@@ -184,16 +185,16 @@ impl Place {
     /// # Errors
     /// Whatever keeps a VM from running.
     pub fn boot_with(&self, techniques: Techniques, memory_bytes: u64) -> Result<Guest, VmError> {
-        let place = GuestPlace {
+        let settings = GuestSettings {
             techniques,
-            ..self.guest_place()
+            ..self.guest_settings()
         };
-        self.boot_at(place, self.spec(memory_bytes))
+        self.boot_at(settings, self.spec(memory_bytes))
     }
 
-    fn boot_at(&self, place: GuestPlace<'_>, spec: VmSpec) -> Result<Guest, VmError> {
-        let origin = Origin::Boot(spec);
-        Guest::start(place, |builder, console| builder.build(&origin, console))
+    fn boot_at(&self, settings: GuestSettings<'_>, spec: VmSpec) -> Result<Guest, VmError> {
+        let source = VmSource::Boot(spec);
+        Guest::start(settings, |builder, console| builder.build(&source, console))
     }
 
     /// Restores a snapshot as one more VM.
@@ -201,15 +202,12 @@ impl Place {
     /// # Errors
     /// Whatever keeps a VM from running.
     pub fn restore(&self, snapshot: &str, kind: RestoreKind) -> Result<Guest, VmError> {
-        let origin = Origin::Restore {
-            snapshot: snapshot.into(),
-            disks: None,
-            once: false,
+        let source = VmSource::Restore(RestoreOptions {
             prefault: kind == RestoreKind::Prefaulted,
-            step_clock: false,
-        };
-        Guest::start(self.guest_place(), |builder, console| {
-            builder.build(&origin, console)
+            ..RestoreOptions::from(snapshot)
+        });
+        Guest::start(self.guest_settings(), |builder, console| {
+            builder.build(&source, console)
         })
     }
 
@@ -250,9 +248,9 @@ impl Place {
     }
 
     /// Name and directory of sockets for the next guest.
-    pub fn guest_place(&self) -> GuestPlace<'_> {
+    pub fn guest_settings(&self) -> GuestSettings<'_> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        GuestPlace {
+        GuestSettings {
             name: format!("bench-{number}"),
             pool: &self.pool,
             dir: self.runtime.path(),
@@ -262,7 +260,7 @@ impl Place {
 }
 
 /// Settings that a guest is started with.
-pub struct GuestPlace<'p> {
+pub struct GuestSettings<'p> {
     /// The VM's name.
     pub name: String,
     /// Pool of the guest's memory.
@@ -273,7 +271,7 @@ pub struct GuestPlace<'p> {
     pub techniques: Techniques,
 }
 
-impl Drop for Place {
+impl Drop for BenchPool {
     fn drop(&mut self) {
         let path = self.pool.path();
         if let Err(error) = fs::remove_file(path) {

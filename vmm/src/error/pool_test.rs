@@ -67,7 +67,7 @@ fn pool_errors_keep_their_text_and_get_the_kind_of_their_exit_code() {
     ];
     for (error, kind) in cases {
         let text = error.to_string();
-        let shown = ControlError::from(error);
+        let shown = VmError::from(error);
         assert_eq!((shown.kind, shown.message), (kind, text));
     }
 }
@@ -106,7 +106,7 @@ fn what_the_user_can_do_is_said_beside_the_cause() {
         ),
     ];
     for (error, words) in cases {
-        let shown = ControlError::from(error);
+        let shown = VmError::from(error);
         let remedy = shown.remedy.unwrap_or_default();
         assert!(remedy.contains(words), "{}: {remedy}", shown.message);
         assert!(

@@ -1,6 +1,8 @@
 //! The error that travels: from a VM process through its control socket, or from the start of a VM,
 //! to the user.
 
+mod pool;
+
 use serde::{Deserialize, Serialize};
 
 /// Kind of a failure. Each kind has its own exit code on the command line.
@@ -42,7 +44,7 @@ impl From<String> for ErrorKind {
 /// A failure with its cause and, when there is one, what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
-pub struct ControlError {
+pub struct VmError {
     /// Decides the exit code.
     pub kind: ErrorKind,
     /// The cause, one sentence without a full stop.
@@ -52,7 +54,7 @@ pub struct ControlError {
     pub remedy: Option<String>,
 }
 
-impl ControlError {
+impl VmError {
     /// An error of `kind` without a remedy.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use zerocopy::IntoBytes;
 
-use super::{CatalogLock, Current};
-use crate::catalog::current::{note_completed, slot_offset};
+use super::CatalogLock;
+use crate::catalog::{Current, note_completed, slot_offset};
 use crate::chunk_map::{ChunkMap, LeafBlocks};
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
@@ -206,12 +206,12 @@ impl<'l, 'p> Commit<'l, 'p> {
         Ok(blocks)
     }
 
-    /// Writes an inode, which refers to its map and its state from now on.
+    /// Writes an inode, which refers to its maps and its state from now on.
     pub(crate) fn put_inode(&mut self, slot: u32, inode: &Inode) -> Result<BlockNo> {
         let block = self.fresh_block()?;
         let raw = inode.seal(slot, block, self.generation)?;
         self.put(block, raw.as_bytes())?;
-        self.refer_to(inode.map_root);
+        inode.maps.iter().for_each(|map| self.refer_to(map.root));
         inode
             .state_blocks
             .iter()
@@ -242,7 +242,7 @@ impl<'l, 'p> Commit<'l, 'p> {
             .collect();
         let root = tree::update(self, old_root, place, &changes)?.root;
         self.refer_to(root);
-        tree::release(store, old_root, place, &mut self.refs)?;
+        self.refs.drop_tree(store, old_root, place)?;
         superblock.generation = self.generation.into();
         superblock.catalog_root = root.to_raw().into();
         superblock.snapshots = superblock

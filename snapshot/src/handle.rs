@@ -1,0 +1,133 @@
+//! The handle of an open pool: its file, its bytes, and what this process remembers of it.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use crate::catalog::{CatalogMemory, PoolWrites, WriteCounters};
+use crate::durability::{Durability, DurabilityLimit};
+use crate::error::{Error, Result};
+use crate::layout::superblock::SuperblockV2;
+use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
+use crate::region::Medium;
+use crate::store::BlockStore;
+
+/// An open pool. Any number of processes, and of `Pool` values in a process, may have the same pool
+/// open.
+pub struct Pool {
+    pub(crate) path: PathBuf,
+    pub(crate) file: File,
+    pub(crate) medium: Medium,
+    pub(crate) durability: DurabilityLimit,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) overcommit: AtomicBool,
+    pub(crate) store: BlockStore,
+    pub(crate) catalog: Mutex<CatalogMemory>,
+    pub(crate) writes: WriteCounters,
+    pub(crate) next_chunk: AtomicU32,
+    /// Set when opening succeeded: until then, closing must not mark the pool as closed in order.
+    pub(crate) in_order: AtomicBool,
+}
+
+impl Pool {
+    /// The pool's file, to map: block `b` is at byte `b * 4096`.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// The path of the pool.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The kind of medium that the pool is on.
+    pub fn medium(&self) -> Medium {
+        self.medium
+    }
+
+    /// The durability of committed snapshots: every commit is as durable as the pool can make it.
+    pub fn durability(&self) -> &DurabilityLimit {
+        &self.durability
+    }
+
+    /// Checks that the pool can be that durable.
+    ///
+    /// # Errors
+    /// [`Error::NotDurable`].
+    pub fn require_durability(&self, asked: Durability) -> Result<()> {
+        if asked <= self.durability.strongest {
+            return Ok(());
+        }
+        let limit = self.durability.clone();
+        Err(Error::NotDurable { asked, limit })
+    }
+
+    /// Size of the pool, as far as this process has seen it grow.
+    pub fn size_bytes(&self) -> u64 {
+        self.store.layout.size_bytes()
+    }
+
+    /// The bytes that commits through this value have written so far.
+    pub fn writes(&self) -> PoolWrites {
+        self.writes.so_far()
+    }
+
+    /// True when the pool may promise more than its medium has.
+    pub fn overcommit(&self) -> bool {
+        self.overcommit.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn next_chunk(&self) -> u32 {
+        self.next_chunk.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_next_chunk(&self, chunk: u32) {
+        self.next_chunk.store(chunk, Ordering::Relaxed);
+    }
+
+    /// Copies a block out: of a snapshot that is pinned, or one of the caller's own.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when the pool has no such block.
+    pub fn read_block(
+        &self,
+        block: BlockNo,
+        into: &mut [u8; BLOCK_SIZE_BYTES as usize],
+    ) -> Result<()> {
+        self.store.read_block(block, into)
+    }
+
+    /// Takes note of what another process may have added to the pool. The caller has the catalog
+    /// lock.
+    pub(crate) fn follow_growth(&self, superblock: &SuperblockV2) -> Result<()> {
+        let layout = &self.store.layout;
+        if superblock.size_bytes.get() <= layout.size_bytes() {
+            return Ok(());
+        }
+        self.overcommit
+            .store(superblock.overcommit(), Ordering::Relaxed);
+        self.store
+            .region
+            .extend(superblock.size_bytes.get(), superblock.overcommit())?;
+        let grown = superblock.layout()?;
+        for segment in grown.segments().skip(layout.segments().count()) {
+            layout.add(*segment)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Pool")
+            .field("path", &self.path)
+            .field("medium", &self.medium)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,26 @@
+//! Blocks `console,linux`, where KVM boots Linux.
+
+use nvvmm_tests::required;
+
+use crate::{markdown::Marker, run::run_all};
+
+const README: &str = "README.md";
+
+fn run(chosen: impl Fn(&str) -> bool) {
+    for variable in ["NVVMM_GUEST_KERNEL", "NVVMM_GUEST_INITRAMFS"] {
+        required(variable);
+    }
+    run_all(&Marker::Linux, &required("NVVMM_BIN"), chosen);
+}
+
+#[test]
+#[ignore = "needs a KVM that boots Linux, and the guest; scripts/test.sh runs it"]
+fn the_quickstart_works_as_typed() {
+    run(|path| path == README);
+}
+
+#[test]
+#[ignore = "needs a KVM that boots Linux, and the guest; scripts/test.sh runs it"]
+fn what_the_book_shows_with_a_linux_guest_is_so() {
+    run(|path| path != README);
+}

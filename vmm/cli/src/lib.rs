@@ -1,0 +1,167 @@
+//! The `nvvmm` command line: arguments in, library calls and control requests out, text or JSON
+//! back.
+//!
+//! [`args`] says what can be asked; `launch` starts VM processes; `vm_commands`,
+//! `snapshot_commands` and `pool_commands` do the rest; [`error`] has the exit codes.
+
+pub mod args;
+mod bench;
+mod bench_command;
+mod console;
+mod cp;
+mod detach;
+mod diff_command;
+mod documents;
+mod error;
+mod exec;
+mod export_command;
+mod human_units;
+mod inspect_command;
+mod interruption;
+mod launch;
+mod mount;
+mod mount_command;
+mod output;
+mod partial;
+mod pool_commands;
+mod pool_map;
+mod pool_path;
+mod process_commands;
+mod progress;
+mod receive_command;
+mod ring_commands;
+mod scrub_command;
+mod send_command;
+mod snapshot_commands;
+mod snapshot_tree;
+mod stats_command;
+mod stream_key;
+mod terminal;
+mod values;
+mod vm_commands;
+mod vm_process;
+
+use std::io::{IsTerminal, stderr};
+use std::process::ExitCode;
+
+use clap::Parser;
+use nvvmm::{ErrorKind, VmError};
+use tracing_subscriber::EnvFilter;
+
+use self::args::{Arguments, Command, PoolCommand};
+use self::terminal::StderrLines;
+
+/// Runs the command that the process was started with.
+pub fn run() -> ExitCode {
+    // A usage error ends the process here, with clap's text and exit code 2.
+    let arguments = Arguments::parse();
+    let done = start_log(arguments.verbose).and_then(|()| carry_out(arguments.command));
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            error::print(&error);
+            error::exit_code(error.kind).into()
+        }
+    }
+}
+
+fn carry_out(command: Command) -> Result<ExitCode, VmError> {
+    match command {
+        Command::Run(run) => return launch::run(run),
+        Command::Restore(restore) => return launch::restore(restore),
+        Command::Ps(ps) => vm_commands::ps(ps.json)?,
+        Command::Stats(stats) => stats_command::stats(&stats)?,
+        Command::Pause { vm } => vm_commands::pause(&vm)?,
+        Command::Resume { vm } => vm_commands::resume(&vm)?,
+        Command::Stop { vm, force } => vm_commands::stop(&vm, force)?,
+        Command::Console { vm } => console::attach(&vm)?,
+        Command::Exec(arguments) => return Ok(exec::run(arguments)),
+        Command::Cp { from, to } => cp::run(&from, &to)?,
+        Command::Audit { vm, json: _ } => vm_commands::audit(&vm)?,
+        Command::Snapshot(snapshot) => vm_commands::snapshot(snapshot)?,
+        Command::Checkpoint(checkpoint) => ring_commands::checkpoint(checkpoint)?,
+        Command::Rewind(rewind) => ring_commands::rewind(rewind)?,
+        Command::Snapshots { pool, json } => snapshot_commands::list(&pool, json.json)?,
+        Command::Inspect {
+            snapshot,
+            pool,
+            json,
+        } => {
+            inspect_command::run(snapshot.as_deref(), &pool, json.json)?;
+        }
+        Command::Diff {
+            from,
+            to,
+            pool,
+            json,
+        } => diff_command::run([&from, &to], &pool, json.json)?,
+        Command::Send(send) => send_command::run(&send)?,
+        Command::Receive(receive) => receive_command::run(&receive)?,
+        Command::Export(arguments) => export_command::run(&arguments)?,
+        Command::Completions { shell } => documents::completions(shell)?,
+        Command::Man { dir } => documents::man(&dir)?,
+        Command::Rm { names, pool, json } => snapshot_commands::remove(&names, &pool, json.json)?,
+        Command::Bench(bench) => bench_command::run(bench)?,
+        Command::Pool(PoolCommand::Create {
+            path,
+            size,
+            overcommit,
+        }) => {
+            pool_commands::create(&path, size, overcommit)?;
+        }
+        Command::Pool(PoolCommand::Grow {
+            pool,
+            size,
+            overcommit,
+            json,
+        }) => pool_commands::grow(&pool.option(), size, overcommit, json.json)?,
+        Command::Pool(PoolCommand::Delete { path }) => pool_commands::delete(&path)?,
+        Command::Pool(PoolCommand::Status { pool, json }) => {
+            pool_commands::status(&pool.option(), json.json)?
+        }
+        Command::Pool(PoolCommand::Map { pool, svg, json }) => {
+            pool_map::run(&pool.option(), svg.as_deref(), json.json)?;
+        }
+        Command::Pool(PoolCommand::Mount { dir, pool }) => mount_command::run(&dir, &pool)?,
+        Command::Pool(PoolCommand::Scrub { pool, json }) => {
+            return scrub_command::scrub(&pool.option(), json.json);
+        }
+        Command::Pool(PoolCommand::Check { pool, json }) => {
+            return pool_commands::check(&pool.option(), json.json);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Log lines go to stderr: warnings, more with `-v`, or what `NVVMM_LOG` says.
+fn start_log(verbose: u8) -> Result<(), VmError> {
+    let level = match verbose {
+        0 => "warn",
+        1 => "nvvmm=info,nvvmm_cli=info,nvvmm_snapshot=info,nvvmm_devices=info,warn",
+        2 => "nvvmm=debug,nvvmm_cli=debug,nvvmm_snapshot=debug,nvvmm_devices=debug,info",
+        _ => "trace",
+    };
+    let filter = match std::env::var("NVVMM_LOG") {
+        Ok(directives) if !directives.is_empty() => {
+            EnvFilter::try_new(&directives).map_err(|e| {
+                VmError::new(
+                    ErrorKind::Usage,
+                    format!("NVVMM_LOG='{directives}' is not a log filter: {e}"),
+                )
+                .with_remedy(
+                    "use a level, for example info, or levels per module, for example \
+                              nvvmm::cow=trace,info",
+                )
+            })?
+        }
+        _ => EnvFilter::new(level),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(StderrLines::default)
+        // The stderr of a VM process in the background becomes a file.
+        .with_ansi(stderr().is_terminal() && !detach::is_child())
+        .with_target(verbose > 1)
+        .init();
+    Ok(())
+}

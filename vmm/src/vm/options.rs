@@ -1,0 +1,128 @@
+//! Settings that a VM is started with, and its end.
+
+use std::{
+    fmt,
+    fs::File,
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::PathBuf,
+};
+
+use nvvmm_devices::ConsoleStreams;
+
+use crate::{
+    cow::Techniques,
+    spec::{DiskSpec, VmSpec},
+};
+
+/// Settings of a VM that are not part of its machine. No snapshot holds them.
+#[derive(Default)]
+pub struct VmOptions {
+    /// Name of the VM in the pool and in reports.
+    pub name: String,
+    /// Builds the machine, but does not let the guest run until [`Vm::resume`](super::Vm::resume).
+    pub paused: bool,
+    /// Streams of the guest's serial console. By default output is dropped and no input comes.
+    pub console: ConsoleStreams,
+    /// Path of the socket that host programs use to reach the guest's vsock device. The agent in
+    /// the guest then connects to this process at the same path with `_512` added. A machine
+    /// with a vsock device needs this path; [`VmSpec::vsock`] switches the device off.
+    pub vsock: Option<PathBuf>,
+    /// Switches KVM's dirty log on, so that [`Vm::audit`](super::Vm::audit) can compare it with the
+    /// engine. For tests: it costs time.
+    pub dirty_log: bool,
+    /// Optimisations of the copy-on-write engine that are used.
+    pub techniques: Techniques,
+}
+
+impl VmOptions {
+    /// The default settings, with a name.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Connects the guest's serial console to a stream, and returns these settings with the other
+    /// end of it. Output that is not read is dropped when a buffer is full.
+    ///
+    /// # Errors
+    /// The process has too many open files.
+    pub fn with_console(mut self) -> io::Result<(Self, UnixStream)> {
+        let (guest, host) = UnixStream::pair()?;
+        guest.set_nonblocking(true)?;
+        self.console.input = Some(File::from(OwnedFd::from(guest.try_clone()?)));
+        self.console.output = Some(File::from(OwnedFd::from(guest)));
+        Ok((self, host))
+    }
+}
+
+impl fmt::Debug for VmOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VmOptions")
+            .field("name", &self.name)
+            .field("paused", &self.paused)
+            .field("vsock", &self.vsock)
+            .field("dirty_log", &self.dirty_log)
+            .field("techniques", &self.techniques)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Source of a VM's memory and state.
+#[derive(Clone, Debug)]
+pub enum VmSource {
+    /// A new machine, which boots a kernel.
+    Boot(VmSpec),
+    /// A snapshot in the pool.
+    Restore(RestoreOptions),
+}
+
+/// Snapshot that a VM is restored from, and the way this is done.
+///
+/// ```
+/// # use nvvmm::RestoreOptions;
+/// let lazily = RestoreOptions::from("base");
+/// let at_once = RestoreOptions {
+///     prefault: true,
+///     ..RestoreOptions::from("base")
+/// };
+/// assert_eq!(lazily.snapshot, at_once.snapshot);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RestoreOptions {
+    /// Name of the snapshot.
+    pub snapshot: String,
+    /// Disks that replace those of the snapshot's machine, in the guest's order.
+    pub disks: Option<Vec<DiskSpec>>,
+    /// Consumes the snapshot: it leaves the pool, and the VM owns its blocks.
+    pub once: bool,
+    /// Fills the page tables before the guest runs.
+    pub prefault: bool,
+    /// Has the agent in the guest set the guest's time of day to the host's.
+    pub step_clock: bool,
+}
+
+impl From<&str> for RestoreOptions {
+    fn from(snapshot: &str) -> Self {
+        Self {
+            snapshot: snapshot.to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
+/// End of a VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VmExit {
+    /// The guest switched itself off.
+    PoweredOff,
+    /// The VM was asked to stop.
+    Stopped,
+    /// The VM was snapshotted, and [`stop`](crate::control::SnapshotRequest::stop) was set.
+    Snapshotted {
+        /// Name of the snapshot.
+        snapshot: String,
+    },
+}
