@@ -49,8 +49,9 @@ fn a_picture_goes_from_the_first_to_the_last_time() {
     let text = picture(&times(&[10, 12, 13, 16, 100]));
     let bar = "█".repeat(40);
     let expected = format!(
-        "       ≤ 16 µs          4  {bar}\n       ≤ 32 µs          0\n       ≤ 64 µs          0\n \
-              ≤ 128 µs          1  {}\n",
+        "       ≤ 16 µs          4  {bar}\n       ≤ 32 µs          0\n       ≤ 64 µs          0\n\
+        {}≤ 128 µs          1  {}\n",
+        " ".repeat(6),
         "█".repeat(10)
     );
     assert_eq!(text, expected);

@@ -531,7 +531,7 @@ fn machines_that_cannot_be_are_refused() {
         path: "/nonexistent/disk".into(),
         read_only: true,
     };
-    let text = refused(&|spec| add_disks(spec, &[missing.clone()]));
+    let text = refused(&|spec| add_disks(spec, std::slice::from_ref(&missing)));
     assert!(text.contains("/nonexistent/disk"), "{text}");
     assert!(
         refused(&|spec| add_disks(spec, &vec![missing.clone(); 40]))
