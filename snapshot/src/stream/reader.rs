@@ -131,7 +131,7 @@ impl<'i> StreamReader<'i> {
         );
         if u64::from(index.get()) < self.next_index {
             return Err(Error::stream_damaged(format!(
-                "chunk {index} follows a chunk with a higher index"
+                "chunk {index} is out of order: indices must rise"
             )));
         }
         let inside = ChunkRecord::frames_inside(index, self.header.frames_total());

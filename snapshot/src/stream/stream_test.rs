@@ -221,9 +221,9 @@ fn streams_that_make_no_sense_are_refused_with_good_digests() {
     refused(&based, b"state", &[chunk(1, &[], &[])], "makes no sense");
     refused(&based, b"state", &[chunk(1, &[1], &[1])], "makes no sense");
     let backwards = [chunk(2, &[1], &[]), chunk(1, &[1], &[])];
-    refused(&based, b"state", &backwards, "comes behind a later one");
+    refused(&based, b"state", &backwards, "indices must rise");
     let twice = [chunk(2, &[1], &[]), chunk(2, &[2], &[])];
-    refused(&based, b"state", &twice, "comes behind a later one");
+    refused(&based, b"state", &twice, "indices must rise");
     let emptied = [chunk(1, &[], &[1])];
     refused(&header(false), b"state", &emptied, "the stream has no base");
     let short = ChunkRecord {
