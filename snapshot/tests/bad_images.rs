@@ -439,7 +439,7 @@ fn metadata_offsets(image: &[u8], data: &[u64]) -> Vec<u64> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(300),
+        cases: nvvmm_test_profile::cases(100, 300),
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

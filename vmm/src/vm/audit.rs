@@ -23,7 +23,7 @@ impl RunningVm {
                 ErrorKind::Refused,
                 "this VM was started without KVM's dirty log",
             )
-            .with_remedy("start it with NVVMM_TEST_DIRTY_LOG=1 in the environment"));
+            .with_remedy("switch the log on in the options of the VM before it starts"));
         }
         let operation = self.operation_unless_stuck()?;
         let base = operation
