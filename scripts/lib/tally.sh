@@ -153,7 +153,7 @@ count_results() {
 failure_report() {
   local shown
   shown=$(awk '/^failures:$/ {inside = !inside; next} /^test result: / {inside = 0} inside' "$2" |
-    grep -vE '^ +([0-9]+: |at )' | cut -c 1-400 | tail -n 120)
+    { grep -vE '^ +([0-9]+: |at )' || true; } | cut -c 1-400 | tail -n 120)
   [[ -n $shown ]] || shown=$(tail -n 20 "$2" | cut -c 1-400)
   printf '\n== failed in tier %s: %s\n%s\n' "$tier" "$1" "$shown"
 }
