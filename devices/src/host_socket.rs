@@ -63,8 +63,8 @@ impl HostSocket {
         }
     }
 
-    /// Accepts no more connections: [`HostSocket::accept`] fails from now on, also a call that waits
-    /// already.
+    /// Accepts no more connections: [`HostSocket::accept`] fails from now on, also a call that
+    /// waits already.
     pub fn stop_listening(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         // Fails only for a descriptor that is no socket.

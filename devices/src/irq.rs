@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use vmm_sys_util::eventfd::EventFd;
 
-/// An edge-triggered interrupt line, as ACPI declares it to the guest. So a line is raised and never
-/// lowered. Two raises before the guest reacts may give one interrupt or two.
+/// An edge-triggered interrupt line, as ACPI declares it to the guest. So a line is raised and
+/// never lowered. Two raises before the guest reacts may give one interrupt or two.
 pub trait IrqLine: Send + Sync {
     /// Raises the interrupt once.
     ///

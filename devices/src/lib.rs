@@ -19,7 +19,7 @@ mod sys;
 pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusError};
-pub use console::{Console, ConsoleOut, ConsoleStreams};
+pub use console::{Console, ConsoleInput, ConsoleOut, ConsoleStreams};
 pub use host_socket::HostSocket;
 pub use irq::{CountingIrq, IrqLine};
 pub use lifecycle::{Device, LifecycleError, SavedDevice};

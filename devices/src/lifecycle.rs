@@ -20,8 +20,8 @@ pub trait Device: Send {
 
     /// Stops the device. After this returns, and until `resume`: it accesses no guest memory,
     /// raises no interrupt, and has no I/O in flight. Waits for I/O that is in flight. So the
-    /// write-fault handler must be running, which I/O to write-protected guest memory needs. Pausing
-    /// a paused device does nothing.
+    /// write-fault handler must be running, which I/O to write-protected guest memory needs.
+    /// Pausing a paused device does nothing.
     ///
     /// # Errors
     /// The device is still running.
@@ -140,7 +140,8 @@ impl SavedDevice {
 pub enum LifecycleError {
     /// The state belongs to another device.
     #[error(
-        "this machine has {kind} {instance:?} where the snapshot has {found_kind} {found_instance:?}; \
+        "this machine has {kind} {instance:?} where the snapshot has {found_kind} \
+         {found_instance:?}; \
          restore with the devices that the snapshot was taken with"
     )]
     WrongDevice {
@@ -182,8 +183,8 @@ pub enum LifecycleError {
     },
     /// There is more in the state than was decoded.
     #[error(
-        "{kind} {instance:?}: {left_over_bytes} bytes of the saved state (version {version}) are unaccounted for; \
-         it is damaged or was written by another program version"
+        "{kind} {instance:?}: the saved state (version {version}) has {left_over_bytes} bytes too \
+         many; it is damaged or was written by another program version"
     )]
     LeftOver {
         /// Kind of the device.

@@ -141,8 +141,8 @@ const KIND: &str = "acpi-power";
 const INSTANCE: &str = "power0";
 const VERSION: u16 = 1;
 
-/// State of [`AcpiPower`]: only the request that the machine has not carried out. The registers hold
-/// nothing.
+/// State of [`AcpiPower`]: only the request that the machine has not carried out. The registers
+/// hold nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AcpiPowerStateV1 {
     /// 0 nothing, 1 off, 2 reset.

@@ -11,7 +11,7 @@ use vm_superio::serial::{Error as UartError, Serial, SerialEvents, SerialState};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::bus::BusDevice;
-use crate::console::ConsoleOut;
+use crate::console::{ConsoleInput, ConsoleOut};
 use crate::irq::IrqLine;
 use crate::lifecycle::{Device, LifecycleError, SavedDevice};
 
@@ -134,7 +134,7 @@ impl SerialEvents for InputRoom {
 }
 
 /// A 16550 UART. Output goes to a [`ConsoleOut`] and never blocks; input is offered with
-/// [`SerialPort::enqueue_input`], which takes what fits into the FIFO.
+/// [`ConsoleInput::enqueue_input`], which takes what fits into the FIFO.
 pub struct SerialPort {
     instance: String,
     uart: Serial<UartIrq, InputRoom, ConsoleOut>,
@@ -169,10 +169,25 @@ impl SerialPort {
         })
     }
 
-    /// Offers input to the guest. Takes as many bytes as the FIFO has room for, none while the port
-    /// is paused or in loop-back; the caller keeps the rest and offers it again when
-    /// [`SerialPort::input_room`] is signalled.
-    pub fn enqueue_input(&mut self, bytes: &[u8]) -> usize {
+    fn is_paused(&self) -> bool {
+        self.irq.silent.load(Ordering::SeqCst)
+    }
+
+    /// True while a condition that the guest has enabled an interrupt for is flagged and not yet
+    /// read.
+    fn interrupt_pending(&self) -> bool {
+        let state = self.uart.state();
+        let enabled = state.interrupt_enable;
+        let flagged = state.interrupt_identification;
+        (enabled & IER_RECEIVED != 0
+            && (flagged & IIR_RECEIVED != 0 || !state.in_buffer.is_empty()))
+            || (enabled & IER_TRANSMIT_EMPTY != 0 && flagged & IIR_TRANSMIT_EMPTY != 0)
+    }
+}
+
+impl ConsoleInput for SerialPort {
+    /// Takes as many bytes as the FIFO has room for, none while the port is paused or in loop-back.
+    fn enqueue_input(&mut self, bytes: &[u8]) -> usize {
         let room = self.uart.fifo_capacity();
         self.refused |= self.is_paused();
         if self.is_paused() || room == 0 {
@@ -194,22 +209,8 @@ impl SerialPort {
 
     /// Signalled when the guest can take input again, for example when it has emptied the receive
     /// FIFO.
-    pub fn input_room(&self) -> Arc<EventFd> {
+    fn input_room(&self) -> Arc<EventFd> {
         Arc::clone(&self.room.event)
-    }
-
-    fn is_paused(&self) -> bool {
-        self.irq.silent.load(Ordering::SeqCst)
-    }
-
-    /// True while a condition that the guest has enabled an interrupt for is flagged and not yet read.
-    fn interrupt_pending(&self) -> bool {
-        let state = self.uart.state();
-        let enabled = state.interrupt_enable;
-        let flagged = state.interrupt_identification;
-        (enabled & IER_RECEIVED != 0
-            && (flagged & IIR_RECEIVED != 0 || !state.in_buffer.is_empty()))
-            || (enabled & IER_TRANSMIT_EMPTY != 0 && flagged & IIR_TRANSMIT_EMPTY != 0)
     }
 }
 

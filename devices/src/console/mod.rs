@@ -14,7 +14,7 @@ mod subscriber;
 
 pub use output::ConsoleOut;
 pub use streams::ConsoleStreams;
-pub use subscriber::Console;
+pub use subscriber::{Console, ConsoleInput};
 
 #[cfg(test)]
 #[path = "console_test.rs"]

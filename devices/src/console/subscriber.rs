@@ -15,7 +15,6 @@ use super::stdio::{StdInput, StdOutput};
 use super::streams::ConsoleStreams;
 use crate::host_socket::HostSocket;
 use crate::lock::lock;
-use crate::serial::SerialPort;
 
 /// Programs that may be connected to the console socket at once.
 const CLIENTS_MAX: usize = 16;
@@ -23,10 +22,20 @@ const CLIENTS_MAX: usize = 16;
 /// much.
 const INPUT_BYTES: usize = 4096;
 
+/// A port through which the guest gets console input.
+pub trait ConsoleInput: Send {
+    /// Offers input to the guest. Gives the number of bytes that the port takes; the caller keeps
+    /// the rest, and offers it again when [`ConsoleInput::input_room`] is signalled.
+    fn enqueue_input(&mut self, bytes: &[u8]) -> usize;
+
+    /// An event that is signalled when the guest can take input again.
+    fn input_room(&self) -> Arc<EventFd>;
+}
+
 /// Carries the guest's output to all readers, and their input to the guest. Give it to the event
 /// thread's `EventManager`, as `Arc<Mutex<Console>>` when [`Console::finish`] is wanted.
 pub struct Console {
-    serial: Arc<Mutex<SerialPort>>,
+    serial: Arc<Mutex<dyn ConsoleInput>>,
     output: ConsoleOut,
     room: Arc<EventFd>,
     std_input: Option<StdInput>,
@@ -39,8 +48,8 @@ pub struct Console {
 
 impl Console {
     /// Connects `serial`, whose output goes to `output`, with `streams`.
-    pub fn new(
-        serial: Arc<Mutex<SerialPort>>,
+    pub fn new<S: ConsoleInput + 'static>(
+        serial: Arc<Mutex<S>>,
         output: ConsoleOut,
         streams: ConsoleStreams,
     ) -> Self {
@@ -57,8 +66,8 @@ impl Console {
         }
     }
 
-    /// Takes the console's streams, for the console of the machine that replaces this one. The event
-    /// thread must have ended.
+    /// Takes the console's streams, for the console of the machine that replaces this one. The
+    /// event thread must have ended.
     pub fn take_streams(&mut self) -> ConsoleStreams {
         ConsoleStreams {
             input: self.std_input.take().map(StdInput::into_file),

@@ -1,7 +1,7 @@
 //! Virtio 1.2 devices behind the MMIO transport.
 //!
-//! A device is a [`VirtioDevice`], and its settings are a [`DeviceSpec`], which makes it. The list of
-//! all kinds, and the steps to add one, are in `vmm/src/spec/mod.rs`.
+//! A device is a [`VirtioDevice`], and its settings are a [`DeviceSpec`], which makes it. The list
+//! of all kinds, and the steps to add one, are in `vmm/src/spec/mod.rs`.
 
 mod block;
 mod chain;

@@ -211,8 +211,10 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Pmem {
             return Err(LifecycleError::Rejected {
                 kind: KIND.to_owned(),
                 instance: instance.to_owned(),
-                reason: "it shows the guest memory that does not belong to the VM, which a snapshot cannot hold"
-                    .to_owned(),
+                reason:
+                    "it shows the guest memory that does not belong to the VM; a snapshot cannot \
+                         hold that"
+                        .to_owned(),
             });
         }
         SavedDevice::encode(KIND, VERSION, instance, &PmemStateV1 {})

@@ -352,8 +352,8 @@ impl Machine {
         })
     }
 
-    /// Ends window `index` if no driver of the guest uses it. A driver that does may read its memory
-    /// until the driver releases it.
+    /// Ends window `index` if no driver of the guest uses it. A driver that does may read its
+    /// memory until the driver releases it.
     ///
     /// # Errors
     /// What KVM refuses.

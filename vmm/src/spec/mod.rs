@@ -8,11 +8,11 @@
 //!
 //! Example: a network card.
 //!
-//! 1. `devices/src/virtio/net/`: the device (trait `VirtioDevice`) and its settings, `NetSpec`
-//!    (trait `DeviceSpec`), which say how the device is made. Saved states name the device by
-//!    `DeviceSpec::instance_prefix`.
+//! 1. A folder `net` beside the other virtio devices: the device (trait `VirtioDevice`), and its
+//!    settings, `NetSpec` (trait `DeviceSpec`), which make the device. Saved states name the device
+//!    by `DeviceSpec::instance_prefix`.
 //! 2. [`DeviceKind`]: a variant `Net(NetSpec)`, and its line in the `match` below the enum.
-//! 3. `cli/args/launch.rs`: the flag `--net`, whose value is given to
+//! 3. `vmm/cli/src/args/launch.rs`: the flag `--net`, whose value is given to
 //!    [`VmSpecBuilder::device`].
 //!
 //! Nothing else knows the kinds of devices: slots, interrupts, doorbells, ACPI, pause, save and

@@ -1,9 +1,11 @@
 //! The encoding of a spec in snapshots: JSON, in one of two forms.
 //!
-//! | section version | devices | written |
-//! |---|---|---|
-//! | 1 | `disks`, `vsock`, `windows`; slots follow from that order, behind virtio-rng in slot 0 | when the devices are such |
-//! | 2 | `devices`: the list itself | else |
+//! | section version | devices |
+//! |---|---|
+//! | 1 | `disks`, `vsock`, `windows`: slots follow from this order, after virtio-rng in slot 0 |
+//! | 2 | `devices`: the list itself |
+//!
+//! Version 1 is written when the devices are in that order, version 2 else.
 //!
 //! Both name the `architecture` of the machine, by the name that Rust has for it. It is missing in
 //! specs from before there was this field: these are of x86-64. Versions of nvvmm from that time

@@ -6,6 +6,9 @@ pub mod reservation;
 pub mod terminal;
 pub mod uffd;
 
+/// Size of a page of this process.
+const PAGE_SIZE_BYTES: usize = 4096;
+
 /// Turns the usual "-1 and errno" into a result.
 fn check(result: libc::c_int) -> std::io::Result<()> {
     if result < 0 {

@@ -4,6 +4,8 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
+use super::PAGE_SIZE_BYTES;
+
 const ENTRY_SIZE_BYTES: usize = 8;
 const PRESENT: u64 = 1 << 63;
 const SWAP: u64 = 1 << 62;
@@ -41,7 +43,7 @@ impl Pagemap {
     /// a file, armed after it was made.
     pub fn pages(&self, start: usize, pages: usize) -> io::Result<Vec<PageKind>> {
         let mut entries = vec![0u8; pages * ENTRY_SIZE_BYTES];
-        let offset = (start / crate::cow::FRAME_SIZE_BYTES * ENTRY_SIZE_BYTES) as u64;
+        let offset = (start / PAGE_SIZE_BYTES * ENTRY_SIZE_BYTES) as u64;
         self.file.read_exact_at(&mut entries, offset)?;
         let entries = entries.as_chunks::<ENTRY_SIZE_BYTES>().0;
         Ok(entries

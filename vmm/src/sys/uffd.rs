@@ -21,7 +21,7 @@ use linux_raw_sys::{
     },
 };
 
-use super::check;
+use super::{PAGE_SIZE_BYTES, check};
 use crate::stats::{Counter, KernelCalls};
 
 /// `_IO(0xAA, 0)` on /dev/userfaultfd; not in linux-raw-sys.
@@ -271,7 +271,7 @@ impl Uffd {
             // SAFETY: the event is a page fault, so this is the live member of the union.
             let fault = unsafe { message.arg.pagefault };
             faults.push(Fault {
-                address: fault.address as usize & !(crate::cow::FRAME_SIZE_BYTES - 1),
+                address: fault.address as usize & !(PAGE_SIZE_BYTES - 1),
                 write: fault.flags & u64::from(UFFD_PAGEFAULT_FLAG_WRITE) != 0,
                 write_protected: fault.flags & u64::from(UFFD_PAGEFAULT_FLAG_WP) != 0,
             });
@@ -301,7 +301,7 @@ fn page_wise(
             Err(_) if filled > 0 => done += filled as usize,
             Err(error) => match error.raw_os_error() {
                 // The page is there.
-                Some(libc::EEXIST) => done += crate::cow::FRAME_SIZE_BYTES,
+                Some(libc::EEXIST) => done += PAGE_SIZE_BYTES,
                 // Mappings of this process changed meanwhile.
                 Some(libc::EAGAIN) => {}
                 _ => return Err(error),

@@ -1,14 +1,10 @@
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 use tempfile::NamedTempFile;
 use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_CONFIG;
-use vm_memory::VolatileSlice;
-use vm_memory::bitmap::BitmapSlice;
 
 use super::*;
 use crate::BusDevice;
@@ -17,67 +13,13 @@ use crate::virtio::test_driver::*;
 const SECTORS: u64 = 64;
 const HEADER: u64 = BUFFERS;
 const STATUS: u64 = BUFFERS + 0x100;
-const DATA: u64 = BUFFERS + 0x1000;
-const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
-const OK: u8 = VIRTIO_BLK_S_OK as u8;
-const IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
+pub(super) const DATA: u64 = BUFFERS + 0x1000;
+pub(super) const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
+pub(super) const OK: u8 = VIRTIO_BLK_S_OK as u8;
+pub(super) const IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
 const UNSUPP: u8 = VIRTIO_BLK_S_UNSUPP as u8;
 /// Status byte before the device writes it.
 const NO_STATUS: u8 = 0xee;
-
-/// A disk in memory.
-struct Memory {
-    bytes: Mutex<Vec<u8>>,
-    flushes: AtomicU32,
-}
-
-impl DiskBackend for Arc<Memory> {
-    fn size_bytes(&self) -> u64 {
-        self.bytes.lock().unwrap().len() as u64
-    }
-
-    fn is_read_only(&self) -> bool {
-        false
-    }
-
-    fn name(&self) -> String {
-        "memory".to_owned()
-    }
-
-    fn read_at<B: BitmapSlice>(
-        &self,
-        slices: &[VolatileSlice<'_, B>],
-        offset_bytes: u64,
-    ) -> io::Result<()> {
-        let bytes = self.bytes.lock().unwrap();
-        let mut rest = &bytes[offset_bytes as usize..];
-        for slice in slices {
-            slice.copy_from(&rest[..slice.len()]);
-            rest = &rest[slice.len()..];
-        }
-        Ok(())
-    }
-
-    fn write_at<B: BitmapSlice>(
-        &self,
-        slices: &[VolatileSlice<'_, B>],
-        offset_bytes: u64,
-    ) -> io::Result<()> {
-        let mut bytes = self.bytes.lock().unwrap();
-        let mut rest = &mut bytes[offset_bytes as usize..];
-        for slice in slices {
-            let (here, behind) = rest.split_at_mut(slice.len());
-            slice.copy_to(here);
-            rest = behind;
-        }
-        Ok(())
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        self.flushes.fetch_add(1, Ordering::SeqCst);
-        Ok(())
-    }
-}
 
 /// An image in which every sector holds its number.
 pub(crate) fn image() -> NamedTempFile {
@@ -111,7 +53,7 @@ fn store_header(driver: &Driver, kind: u32, sector: u64) {
 }
 
 /// Does one request with the given data buffers and answers its status.
-fn request(driver: &mut Driver, kind: u32, sector: u64, data: &[TestBuffer]) -> u8 {
+pub(super) fn request(driver: &mut Driver, kind: u32, sector: u64, data: &[TestBuffer]) -> u8 {
     store_header(driver, kind, sector);
     let mut buffers = vec![(HEADER, 16, false)];
     buffers.extend_from_slice(data);
@@ -252,28 +194,6 @@ fn a_write_of_a_driver_that_does_not_flush_reaches_the_host() {
     let mut driver = driver_of_a_disk_that_cannot_sync(0);
     let write = request(&mut driver, VIRTIO_BLK_T_OUT, 0, &[(DATA, 512, false)]);
     assert_eq!(write, IOERR, "it is stable when it is done, or fails");
-}
-
-#[test]
-fn a_disk_is_served_by_any_backend() {
-    let disk = Arc::new(Memory {
-        bytes: Mutex::new(vec![7; 4096]),
-        flushes: AtomicU32::new(0),
-    });
-    let mut driver = Driver::new(Box::new(Block::new(Arc::clone(&disk), "memory")));
-    driver.start(FLUSH);
-    driver.store(DATA, &[9; 512]);
-    let write = request(&mut driver, VIRTIO_BLK_T_OUT, 7, &[(DATA, 512, false)]);
-    assert_eq!(write, OK);
-    assert_eq!(disk.bytes.lock().unwrap()[7 * 512 - 1..7 * 512 + 1], [7, 9]);
-    assert_eq!(disk.flushes.load(Ordering::SeqCst), 0);
-    assert_eq!(request(&mut driver, VIRTIO_BLK_T_FLUSH, 0, &[]), OK);
-    assert_eq!(disk.flushes.load(Ordering::SeqCst), 1);
-    let read = request(&mut driver, VIRTIO_BLK_T_IN, 6, &[(DATA, 1024, true)]);
-    assert_eq!(read, OK);
-    assert_eq!(driver.load(DATA, 1024)[511..513], [7, 9]);
-    let beyond = request(&mut driver, VIRTIO_BLK_T_IN, 8, &[(DATA, 512, true)]);
-    assert_eq!(beyond, IOERR);
 }
 
 #[test]

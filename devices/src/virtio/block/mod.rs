@@ -195,5 +195,7 @@ impl<Mem: GuestMemory, D: DiskBackend> VirtioDevice<Mem> for Block<D> {
 }
 
 #[cfg(test)]
+mod backend_test;
+#[cfg(test)]
 #[path = "block_test.rs"]
 mod block_test;

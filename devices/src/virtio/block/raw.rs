@@ -31,7 +31,10 @@ pub enum BlockError {
         path: PathBuf,
     },
     /// The size is not a number of sectors.
-    #[error("disk {path}: {size_bytes} bytes is not a positive multiple of {SECTOR_BYTES}", path = path.display())]
+    #[error(
+        "disk {path}: {size_bytes} bytes is not a positive multiple of {SECTOR_BYTES}",
+        path = path.display()
+    )]
     Size {
         /// The image.
         path: PathBuf,

@@ -2,10 +2,10 @@
 //! 5.10).
 //!
 //! On the host the device is a unix socket. Example: a program connects to it and writes `CONNECT
-//! 512\n`. The program then has a stream to the listener at port 512 in the guest, which begins with
-//! `OK <port of the host>\n`. A stream that the guest asks for goes to the listener at the socket
-//! `<path of the device's socket>_<port>`. All guests have the same CID: each has a socket of its
-//! own.
+//! 512\n`. The program then has a stream to the listener at port 512 in the guest, which begins
+//! with `OK <port of the host>\n`. A stream that the guest asks for goes to the listener at the
+//! socket `<path of the device's socket>_<port>`. All guests have the same CID: each has a socket
+//! of its own.
 //!
 //! A paused device leaves its streams as they are. A restored device has no streams. It first sends
 //! the driver a transport reset event; programs in the guest see their streams broken, and listen

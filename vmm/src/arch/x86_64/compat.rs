@@ -40,42 +40,53 @@ const WORDS: [FeatureWord; 17] = [
         0,
         Reg::Ecx,
         1 << 31 | 1 << 27 | 1 << 24 | 1 << 21,
-        "sse3 pclmulqdq dtes64 monitor ds_cpl vmx smx est tm2 ssse3 cid sdbg fma cx16 xtpr pdcm - pcid dca sse4_1 sse4_2 x2apic movbe popcnt tsc_deadline aes xsave osxsave avx f16c rdrand hypervisor",
+        "sse3 pclmulqdq dtes64 monitor ds_cpl vmx smx est tm2 ssse3 cid sdbg fma cx16 xtpr pdcm \
+         - pcid dca sse4_1 sse4_2 x2apic movbe popcnt tsc_deadline aes xsave osxsave avx f16c \
+         rdrand hypervisor",
     ),
     word(
         1,
         0,
         Reg::Edx,
         1 << 28 | 1 << 9,
-        "fpu vme de pse tsc msr pae mce cx8 apic - sep mtrr pge mca cmov pat pse36 pn clflush - dts acpi mmx fxsr sse sse2 ss ht tm ia64 pbe",
+        "fpu vme de pse tsc msr pae mce cx8 apic - sep mtrr pge mca cmov pat pse36 pn clflush - \
+         dts acpi mmx fxsr sse sse2 ss ht tm ia64 pbe",
     ),
     word(
         7,
         0,
         Reg::Ebx,
         0,
-        "fsgsbase tsc_adjust sgx bmi1 hle avx2 fdp_excptn_only smep bmi2 erms invpcid rtm cqm zero_fcs_fds mpx rdt_a avx512f avx512dq rdseed adx smap avx512ifma pcommit clflushopt clwb intel_pt avx512pf avx512er avx512cd sha_ni avx512bw avx512vl",
+        "fsgsbase tsc_adjust sgx bmi1 hle avx2 fdp_excptn_only smep bmi2 erms invpcid rtm cqm \
+         zero_fcs_fds mpx rdt_a avx512f avx512dq rdseed adx smap avx512ifma pcommit clflushopt \
+         clwb intel_pt avx512pf avx512er avx512cd sha_ni avx512bw avx512vl",
     ),
     word(
         7,
         0,
         Reg::Ecx,
         1 << 4,
-        "prefetchwt1 avx512vbmi umip pku ospke waitpkg avx512_vbmi2 shstk gfni vaes vpclmulqdq avx512_vnni avx512_bitalg tme avx512_vpopcntdq - la57 - - - - - rdpid - bus_lock_detect cldemote - movdiri movdir64b enqcmd sgx_lc pks",
+        "prefetchwt1 avx512vbmi umip pku ospke waitpkg avx512_vbmi2 shstk gfni vaes vpclmulqdq \
+         avx512_vnni avx512_bitalg tme avx512_vpopcntdq - la57 - - - - - rdpid - bus_lock_detect \
+         cldemote - movdiri movdir64b enqcmd sgx_lc pks",
     ),
     word(
         7,
         0,
         Reg::Edx,
         0,
-        "- - avx512_4vnniw avx512_4fmaps fsrm uintr - - avx512_vp2intersect srbds_ctrl md_clear rtm_always_abort - - serialize hybrid_cpu tsxldtrk - pconfig arch_lbr ibt - amx_bf16 avx512_fp16 amx_tile amx_int8 ibrs stibp flush_l1d arch_capabilities core_capabilities ssbd",
+        "- - avx512_4vnniw avx512_4fmaps fsrm uintr - - avx512_vp2intersect srbds_ctrl md_clear \
+         rtm_always_abort - - serialize hybrid_cpu tsxldtrk - pconfig arch_lbr ibt - amx_bf16 \
+         avx512_fp16 amx_tile amx_int8 ibrs stibp flush_l1d arch_capabilities core_capabilities \
+         ssbd",
     ),
     word(
         7,
         1,
         Reg::Eax,
         0,
-        "sha512 sm3 sm4 rao_int avx_vnni avx512_bf16 lass cmpccxadd - - fzrm fsrs fsrc - - - - fred lkgs wrmsrns nmi_src amx_fp16 hreset avx_ifma - - lam",
+        "sha512 sm3 sm4 rao_int avx_vnni avx512_bf16 lass cmpccxadd - - fzrm fsrs fsrc - - - - \
+         fred lkgs wrmsrns nmi_src amx_fp16 hreset avx_ifma - - lam",
     ),
     word(
         7,
@@ -96,7 +107,8 @@ const WORDS: [FeatureWord; 17] = [
         0,
         Reg::Eax,
         0,
-        "x87-state sse-state avx-state bndregs-state bndcsr-state avx512-opmask-state avx512-zmm-hi256-state avx512-hi16-zmm-state - pkru-state",
+        "x87-state sse-state avx-state bndregs-state bndcsr-state avx512-opmask-state \
+         avx512-zmm-hi256-state avx512-hi16-zmm-state - pkru-state",
     ),
     word(0xd, 0, Reg::Edx, 0, ""),
     word(0xd, 1, Reg::Eax, 0, "xsaveopt xsavec xgetbv1 xsaves xfd"),
@@ -105,14 +117,17 @@ const WORDS: [FeatureWord; 17] = [
         0,
         Reg::Ecx,
         1 << 1,
-        "lahf_lm cmp_legacy svm extapic cr8_legacy abm sse4a misalignsse 3dnowprefetch osvw ibs xop skinit wdt - lwp fma4 tce - nodeid_msr - tbm topoext perfctr_core perfctr_nb - bpext ptsc perfctr_llc mwaitx",
+        "lahf_lm cmp_legacy svm extapic cr8_legacy abm sse4a misalignsse 3dnowprefetch osvw ibs \
+         xop skinit wdt - lwp fma4 tce - nodeid_msr - tbm topoext perfctr_core perfctr_nb - \
+         bpext ptsc perfctr_llc mwaitx",
     ),
     word(
         0x8000_0001,
         0,
         Reg::Edx,
         1 << 9,
-        "fpu vme de pse tsc msr pae mce cx8 apic - syscall mtrr pge mca cmov pat pse36 - mp nx - mmxext mmx fxsr fxsr_opt pdpe1gb rdtscp - lm 3dnowext 3dnow",
+        "fpu vme de pse tsc msr pae mce cx8 apic - syscall mtrr pge mca cmov pat pse36 - mp nx - \
+         mmxext mmx fxsr fxsr_opt pdpe1gb rdtscp - lm 3dnowext 3dnow",
     ),
     word(0x8000_0007, 0, Reg::Edx, 0, "- - - - - - - - nonstop_tsc"),
     word(
@@ -120,7 +135,9 @@ const WORDS: [FeatureWord; 17] = [
         0,
         Reg::Ebx,
         0,
-        "clzero irperf xsaveerptr - rdpru - - - - wbnoinvd - - amd_ibpb - amd_ibrs amd_stibp - stibp_always_on - ibrs_same_mode - - - amd_ppin amd_ssbd virt_ssbd amd_ssb_no cppc amd_psfd btc_no ibpb_ret",
+        "clzero irperf xsaveerptr - rdpru - - - - wbnoinvd - - amd_ibpb - amd_ibrs amd_stibp - \
+         stibp_always_on - ibrs_same_mode - - - amd_ppin amd_ssbd virt_ssbd amd_ssb_no cppc \
+         amd_psfd btc_no ibpb_ret",
     ),
     word(
         0x8000_0021,
@@ -134,7 +151,11 @@ const WORDS: [FeatureWord; 17] = [
         0,
         Reg::Eax,
         0,
-        "kvm_clocksource kvm_nop_io_delay kvm_mmu_op kvm_clocksource2 kvm_async_pf kvm_steal_time kvm_pv_eoi kvm_pv_unhalt - kvm_pv_tlb_flush kvm_async_pf_vmexit kvm_pv_send_ipi kvm_poll_control kvm_pv_sched_yield kvm_async_pf_int kvm_msi_ext_dest_id kvm_hc_map_gpa_range kvm_migration_control - - - - - - kvm_clocksource_stable",
+        "kvm_clocksource kvm_nop_io_delay kvm_mmu_op kvm_clocksource2 kvm_async_pf \
+         kvm_steal_time kvm_pv_eoi kvm_pv_unhalt - kvm_pv_tlb_flush kvm_async_pf_vmexit \
+         kvm_pv_send_ipi kvm_poll_control kvm_pv_sched_yield kvm_async_pf_int \
+         kvm_msi_ext_dest_id kvm_hc_map_gpa_range kvm_migration_control - - - - - - \
+         kvm_clocksource_stable",
     ),
 ];
 
@@ -239,7 +260,8 @@ fn check_xsave_layout(
             .any(|entries| place(&find(entries, 0xd, was.index)) == place(was))
         {
             return Err(KvmError::Incompatible(format!(
-                "extended CPU state component {} lies elsewhere on this host's CPU than on the snapshot's",
+                "extended CPU state component {} lies elsewhere on this host's CPU than on the \
+                 snapshot's",
                 was.index
             )));
         }

@@ -46,9 +46,9 @@ pub struct TscStateV1 {
     pub khz: Option<u32>,
     /// Value at the moment of the saved clock.
     pub value: u64,
-    /// The offset that KVM adds to the host's TSC (`KVM_VCPU_TSC_OFFSET`), where KVM tells it (Linux
-    /// 5.16) and the host's TSC is stable. Where it is not stable, KVM changes the offset at any
-    /// time.
+    /// The offset that KVM adds to the host's TSC (`KVM_VCPU_TSC_OFFSET`), where KVM tells it
+    /// (Linux 5.16) and the host's TSC is stable. Where it is not stable, KVM changes the offset at
+    /// any time.
     pub offset: Option<u64>,
 }
 
@@ -242,7 +242,8 @@ impl TscStateV1 {
         }
         fd.set_tsc_khz(wanted).map_err(|_| {
             KvmError::Incompatible(format!(
-                "vCPU {vcpu}: the snapshot's time-stamp counter runs at {wanted} kHz, this host's at {here} kHz, and \
+                "vCPU {vcpu}: the snapshot's time-stamp counter runs at {wanted} kHz, this host's \
+                 at {here} kHz, and \
                  its CPU cannot scale it (KVM_CAP_TSC_CONTROL)"
             ))
         })

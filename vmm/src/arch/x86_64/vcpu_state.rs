@@ -108,9 +108,9 @@ impl VcpuStateV1 {
     /// Writes everything but the TSC, the timer deadline and the events, which wait for each other
     /// across vCPUs (module `state`).
     ///
-    /// Order: CPUID first, as KVM checks all else against it. System registers before the local APIC:
-    /// the APIC base in them says which form (xAPIC or x2APIC) its state has. Registers before
-    /// the run state: KVM makes a vCPU run whose system registers are set while it looks
+    /// Order: CPUID first, as KVM checks all else against it. System registers before the local
+    /// APIC: the APIC base in them says which form (xAPIC or x2APIC) its state has. Registers
+    /// before the run state: KVM makes a vCPU run whose system registers are set while it looks
     /// freshly reset. XCR0 before the state that it enables.
     pub(super) fn restore_registers(&self, fd: &VcpuFd, vcpu: usize, cpu: &HostCpu) -> Result<()> {
         let cpuid = CpuId::from_entries(&self.cpuid)
@@ -172,7 +172,8 @@ impl VcpuStateV1 {
         let mut xsave = self.xsave.clone();
         if xsave.iter().skip(size_bytes).any(|&byte| byte != 0) {
             return Err(KvmError::Incompatible(format!(
-                "vCPU {vcpu}: the snapshot has {} bytes of extended CPU state, this host's KVM keeps {size_bytes}",
+                "vCPU {vcpu}: the snapshot has {} bytes of extended CPU state, this host's KVM \
+                 keeps {size_bytes}",
                 self.xsave.len()
             )));
         }

@@ -7,7 +7,6 @@
 //! address, as the tables of a vCPU map it, and all of it by physical address.
 
 mod notes;
-mod page_tables;
 mod vmcoreinfo;
 
 use std::fs::File;
@@ -15,15 +14,14 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 
 use linux_loader::elf::{
-    EI_CLASS, EI_DATA, EI_VERSION, ELFCLASS64, ELFDATA2LSB, ELFMAG, EM_X86_64, ET_CORE, EV_CURRENT,
+    EI_CLASS, EI_DATA, EI_VERSION, ELFCLASS64, ELFDATA2LSB, ELFMAG, ET_CORE, EV_CURRENT,
     Elf64_Ehdr, Elf64_Phdr, PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE,
 };
 use nvvmm_snapshot::{SnapshotKind, SnapshotReader};
 use vm_memory::ByteValued;
 
-use self::page_tables::{Mapped, Mappings, Paging, table_of};
 use super::{InspectError, Memory};
-use crate::arch::VcpuStateV1;
+use crate::arch::{self, Mapped, Mappings, Paging, VcpuStateV1, table_of};
 use crate::checkpoint::blob::SavedVm;
 
 const PAGE_BYTES: u64 = 4096;
@@ -245,7 +243,7 @@ impl Target {
 fn header(program_headers: u16) -> Elf64_Ehdr {
     let mut header = Elf64_Ehdr {
         e_type: ET_CORE,
-        e_machine: EM_X86_64,
+        e_machine: arch::ELF_MACHINE,
         e_version: u32::from(EV_CURRENT),
         e_phoff: size_of::<Elf64_Ehdr>() as u64,
         e_ehsize: size_of::<Elf64_Ehdr>() as u16,
@@ -263,7 +261,7 @@ fn header(program_headers: u16) -> Elf64_Ehdr {
 /// Mappings of the first vCPU in kernel mode, else of the first: in user mode a kernel may show
 /// little of itself.
 fn mappings(memory: &Memory, vcpus: &[VcpuStateV1]) -> Result<Mappings, InspectError> {
-    let kernel = vcpus.iter().find(|vcpu| vcpu.sregs.cs.selector & 3 == 0);
+    let kernel = vcpus.iter().find(|vcpu| arch::is_in_kernel(vcpu));
     let Some(vcpu) = kernel.or(vcpus.first()) else {
         return Ok(Mappings::default());
     };

@@ -10,8 +10,8 @@ use std::mem::size_of;
 use zerocopy::FromBytes;
 
 use super::notes::NoteHeader;
-use super::page_tables::Mapped;
 use super::{COPY_BYTES, PAGE_BYTES};
+use crate::arch::Mapped;
 use crate::inspect::{InspectError, Memory};
 
 /// The note's name, and as in memory: with zeros up to a multiple of four.

@@ -75,7 +75,8 @@ impl BootError {
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::NotAKernel { .. } => Some(
-                "give an x86-64 Linux bzImage, usually /boot/vmlinuz-*, an ELF vmlinux, or a flat guest with an nvvmm note",
+                "give an x86-64 Linux bzImage, usually /boot/vmlinuz-*, an ELF vmlinux, or a flat \
+                 guest with an nvvmm note",
             ),
             Self::DoesNotFit { .. } => Some("give the VM more --memory"),
             Self::CmdlineTooLong { .. } => Some("shorten --cmdline"),

@@ -46,9 +46,13 @@ pub(super) fn is_flat(program: &Program) -> Result<bool> {
     match words[..] {
         [VERSION, 0] if note.desc.len() == 8 => Ok(true),
         [version, flags] if note.desc.len() == 8 => Err(program.not_bootable(format!(
-            "it is a flat guest of version {version} with flags {flags:#x}; this nvvmm knows version {VERSION} without flags"
+            "it is a flat guest of version {version} with flags {flags:#x}; this nvvmm knows \
+             version {VERSION} without flags"
         ))),
-        _ => Err(program.not_bootable(format!("its nvvmm note has {} bytes instead of 8", note.desc.len()))),
+        _ => {
+            let bytes = note.desc.len();
+            Err(program.not_bootable(format!("its nvvmm note has {bytes} bytes instead of 8")))
+        }
     }
 }
 

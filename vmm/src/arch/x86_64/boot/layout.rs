@@ -6,12 +6,14 @@
 //! | `0x3000` | | boot block (flat guest) |
 //! | `0x4000` | `0x606a` | TSS with I/O bitmap (flat guest) |
 //! | `0x7000` | `0x8000` | zero page (Linux) |
-//! | `0x8000` | `0xe000` | page tables: PML4, PDPT, four PDs (flat guest: a PD for each GiB, to `0x8_a000` at most) |
+//! | `0x8000` | `0xe000` | page tables: PML4, PDPT, four PDs (flat guest: see below) |
 //! | `0x2_0000` | `0x3_0000` | command line (Linux) |
 //! | `0x9_fc00` | `0xa_0000` | not RAM for Linux: where a PC's BIOS keeps its data area |
-//! | `0xe_0000` | `0x10_0000` | ACPI tables, the RSDP first: where an OS without a pointer to it looks |
+//! | `0xe_0000` | `0x10_0000` | ACPI tables, the RSDP first: an OS searches for it here |
 //! | `0x10_0000` | | kernel |
 //! | `0xc000_0000` | `0x1_0000_0000` | no RAM: devices, IOAPIC, local APIC, KVM's own pages |
+//!
+//! A flat guest has a PD for each GiB of RAM, up to `0x8_a000` at most.
 //!
 //! virtio-mmio devices get one page each from `0xd000_0000` on, and GSIs from 5 on.
 

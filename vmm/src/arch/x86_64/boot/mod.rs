@@ -60,9 +60,9 @@ pub enum Entry {
 /// Loads the guest into `memory`, which must be zero.
 ///
 /// # Errors
-/// [`BootError`]: the kernel cannot be booted here (the message names the kind of file that it seems
-/// to be), it or the initial RAM disk does not fit into guest memory, the command line is too long,
-/// or a file cannot be read.
+/// [`BootError`]: the kernel cannot be booted here (the message names the kind of file that it
+/// seems to be), it or the initial RAM disk does not fit into guest memory, the command line is too
+/// long, or a file cannot be read.
 pub fn load<M: GuestMemoryBackend>(memory: &M, parts: &BootParts) -> Result<Entry> {
     match image::open(parts.kernel)? {
         Image::Compressed(file) => linux::load_bzimage(memory, parts, file),

@@ -1,0 +1,89 @@
+//! A disk whose storage is no file.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
+use vm_memory::VolatileSlice;
+use vm_memory::bitmap::BitmapSlice;
+
+use super::block_test::{DATA, FLUSH, IOERR, OK, request};
+use super::{Block, DiskBackend};
+use crate::virtio::test_driver::Driver;
+
+/// A disk in memory.
+struct Memory {
+    bytes: Mutex<Vec<u8>>,
+    flushes: AtomicU32,
+}
+
+impl DiskBackend for Arc<Memory> {
+    fn size_bytes(&self) -> u64 {
+        self.bytes.lock().unwrap().len() as u64
+    }
+
+    fn is_read_only(&self) -> bool {
+        false
+    }
+
+    fn name(&self) -> String {
+        "memory".to_owned()
+    }
+
+    fn read_at<B: BitmapSlice>(
+        &self,
+        slices: &[VolatileSlice<'_, B>],
+        offset_bytes: u64,
+    ) -> io::Result<()> {
+        let bytes = self.bytes.lock().unwrap();
+        let mut rest = &bytes[offset_bytes as usize..];
+        for slice in slices {
+            slice.copy_from(&rest[..slice.len()]);
+            rest = &rest[slice.len()..];
+        }
+        Ok(())
+    }
+
+    fn write_at<B: BitmapSlice>(
+        &self,
+        slices: &[VolatileSlice<'_, B>],
+        offset_bytes: u64,
+    ) -> io::Result<()> {
+        let mut bytes = self.bytes.lock().unwrap();
+        let mut rest = &mut bytes[offset_bytes as usize..];
+        for slice in slices {
+            let (here, behind) = rest.split_at_mut(slice.len());
+            slice.copy_to(here);
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.flushes.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_disk_is_served_by_any_backend() {
+    let disk = Arc::new(Memory {
+        bytes: Mutex::new(vec![7; 4096]),
+        flushes: AtomicU32::new(0),
+    });
+    let mut driver = Driver::new(Box::new(Block::new(Arc::clone(&disk), "memory")));
+    driver.start(FLUSH);
+    driver.store(DATA, &[9; 512]);
+    let write = request(&mut driver, VIRTIO_BLK_T_OUT, 7, &[(DATA, 512, false)]);
+    assert_eq!(write, OK);
+    assert_eq!(disk.bytes.lock().unwrap()[7 * 512 - 1..7 * 512 + 1], [7, 9]);
+    assert_eq!(disk.flushes.load(Ordering::SeqCst), 0);
+    assert_eq!(request(&mut driver, VIRTIO_BLK_T_FLUSH, 0, &[]), OK);
+    assert_eq!(disk.flushes.load(Ordering::SeqCst), 1);
+    let read = request(&mut driver, VIRTIO_BLK_T_IN, 6, &[(DATA, 1024, true)]);
+    assert_eq!(read, OK);
+    assert_eq!(driver.load(DATA, 1024)[511..513], [7, 9]);
+    let beyond = request(&mut driver, VIRTIO_BLK_T_IN, 8, &[(DATA, 512, true)]);
+    assert_eq!(beyond, IOERR);
+}
