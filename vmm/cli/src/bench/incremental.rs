@@ -133,13 +133,16 @@ impl Measuring<'_> {
         let by_mib = |mib: f64| human_units::size((mib as u64) << 20);
         let mut tables = vec![
             self.pauses.times(
-                &format!("Pause of a checkpoint, {touched} touched (the last row is the first \
-                          checkpoint)"),
+                &format!(
+                    "Pause of a checkpoint, {touched} touched (the last row is the first \
+                     checkpoint)"
+                ),
                 "written since the last",
                 by_mib,
             ),
             self.clusters.times(
-                "Pause of a checkpoint after single frames were written that lie apart from each other",
+                "Pause of a checkpoint after single frames were written that lie apart from each \
+                 other",
                 "frames written",
                 |count| format!("{count:.0}"),
             ),
