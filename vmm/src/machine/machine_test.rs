@@ -416,7 +416,8 @@ fn devices_may_be_in_any_slots() {
     fs::write(&image, vec![0; 1 << 20]).unwrap();
     let disk = DeviceKind::Disk(DiskSpec {
         path: image,
-        read_only: false,
+        // Both machines have it at a time.
+        read_only: true,
     });
     bench.spec.devices[0].slot = 18;
     bench.spec.devices.push(DeclaredDevice {
