@@ -23,12 +23,13 @@ impl LeafBlocks {
         blocks
     }
 
-    pub(crate) fn from_numbers(numbers: [u32; CHUNK_BLOCKS as usize]) -> LeafBlocks {
-        LeafBlocks(numbers)
-    }
-
+    /// The numbers of the blocks, 0 for a hole.
     pub(crate) fn numbers(&self) -> &[u32; CHUNK_BLOCKS as usize] {
         &self.0
+    }
+
+    pub(crate) fn numbers_mut(&mut self) -> &mut [u32; CHUNK_BLOCKS as usize] {
+        &mut self.0
     }
 
     /// The block of a frame; none when it was never written.

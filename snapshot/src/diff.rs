@@ -19,7 +19,7 @@ use crate::handle::Pool;
 use crate::layout::inode::{Inode, MapKind};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, ChunkIndex, FrameIndex};
 
-/// How far a comparison is.
+/// Progress of a comparison.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiffProgress {
     /// Frames of either snapshot that were looked at.
@@ -36,12 +36,12 @@ pub struct FrameRun {
     pub map: MapKind,
     /// The first: its offset in what is mapped, in frames of 4 KiB.
     pub frame: u64,
-    /// How many there are.
+    /// Their number.
     pub frames: u64,
 }
 
-/// How two snapshots differ. A frame without a block is one of zeros, also behind the end of the
-/// smaller memory.
+/// Differences of two snapshots. A frame without a block is one of zeros, also behind the end of
+/// the smaller memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct DiffReport {
     /// Frames whose block both have.
@@ -52,7 +52,7 @@ pub struct DiffReport {
     pub frames_different: u64,
     /// Those frames, in order.
     pub different: Vec<FrameRun>,
-    /// It was ended before all was compared.
+    /// True when the comparison ended before all was compared.
     pub interrupted: bool,
 }
 

@@ -39,7 +39,7 @@ impl Document {
             .collect()
     }
 
-    /// What the table `Numbers` says.
+    /// Reads the table `Numbers`.
     pub(crate) fn numbers(&self) -> std::collections::BTreeMap<String, u64> {
         self.table("Numbers")
             .into_iter()

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What a committed snapshot must survive.
+/// An event that a committed snapshot must survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {

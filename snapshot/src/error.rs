@@ -1,5 +1,4 @@
-//! What can go wrong with a pool. The texts say the cause; the remedy is for those who know what
-//! the user can do.
+//! Errors of pools. The texts name the cause. The program that shows them adds the remedy.
 
 use std::path::PathBuf;
 
@@ -18,7 +17,7 @@ pub enum Error {
     NotAPool {
         /// The file.
         path: PathBuf,
-        /// What was found instead.
+        /// The contents that were found instead.
         why: String,
     },
     /// The pool has a format that this program does not know.
@@ -32,7 +31,7 @@ pub enum Error {
     /// Something in the pool contradicts itself or its checksum.
     #[error("the pool is damaged: {what}")]
     Damaged {
-        /// What was found, and where.
+        /// The finding, and its place.
         what: String,
     },
     /// There are not enough free blocks.
@@ -108,7 +107,7 @@ pub enum Error {
     /// The frames given for a snapshot cannot be stored as they are.
     #[error("the snapshot cannot be stored: {what}")]
     InvalidSnapshot {
-        /// What is wrong with it.
+        /// The fault.
         what: String,
     },
     /// The file exists already.
@@ -123,7 +122,7 @@ pub enum Error {
         /// The device.
         path: PathBuf,
     },
-    /// Somebody has the pool open.
+    /// Another process has the pool open.
     #[error("pool {} is in use", path.display())]
     InUse {
         /// The pool.
@@ -160,20 +159,20 @@ pub enum Error {
     /// The medium cannot keep snapshots through what they were to survive.
     #[error("the pool cannot promise durability '{asked}', only '{}': {}", limit.strongest, limit.reason)]
     NotDurable {
-        /// What was asked for.
+        /// The durability that was asked for.
         asked: Durability,
-        /// What the pool can.
+        /// The durability that the pool has.
         limit: DurabilityLimit,
     },
-    /// Somebody else receives the snapshot.
+    /// Another process receives the snapshot.
     #[error("snapshot '{name}' is being received by process {pid}")]
     BeingReceived {
         /// The snapshot.
         name: String,
-        /// Who does.
+        /// The process that receives it.
         pid: u32,
     },
-    /// What was read is no stream of a snapshot.
+    /// The input is no stream of a snapshot.
     #[error("this is no stream of 'nvvmm send'")]
     NotAStream,
     /// The stream has a format that this program does not know.
@@ -190,7 +189,7 @@ pub enum Error {
     /// The stream is not what was written.
     #[error("the stream is refused: {what}")]
     StreamDamaged {
-        /// What was found.
+        /// The finding.
         what: String,
     },
     /// The stream is sealed, and no key was given.
@@ -205,7 +204,7 @@ pub enum Error {
     )]
     WrongKey,
     /// The pool does not have the snapshot that the stream builds on.
-    #[error("the stream has what '{name}' changed of '{base}' ({identity}), which is not in pool {}", pool.display())]
+    #[error("the stream has only the changes to '{name}' since '{base}' ({identity}), which is not in pool {}", pool.display())]
     NoBase {
         /// The snapshot that was sent.
         name: String,
@@ -216,13 +215,13 @@ pub enum Error {
         /// The pool.
         pool: PathBuf,
     },
-    /// The operation was ended by whoever asked for it.
+    /// The caller has ended the operation.
     #[error("interrupted")]
     Interrupted,
     /// The operating system refused an operation.
     #[error("{op}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         op: String,
         /// Why it failed.
         source: std::io::Error,

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 const LOCKS_START: i64 = 1 << 62;
 const SLOTS_START: i64 = LOCKS_START + 4096;
 
-/// What a lock stands for.
+/// The meaning of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LockPlace {
     /// The right to change the catalog, the reference counts and who has which lease.
@@ -27,14 +27,14 @@ pub(crate) enum LockPlace {
     Holder(u32),
 }
 
-/// Whether others may have the lock too.
+/// The mode of a lock: others may have it too, or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LockMode {
     Shared,
     Exclusive,
 }
 
-/// Takes a lock if nobody has it in the way. False when somebody has.
+/// Takes a lock without waiting. False when another open file has a lock that excludes it.
 pub(crate) fn try_lock(file: &File, place: LockPlace, mode: LockMode) -> Result<bool> {
     match retry(|| {
         fcntl(
@@ -72,7 +72,7 @@ pub(crate) fn unlock(file: &File, place: LockPlace) -> Result<()> {
     Ok(())
 }
 
-/// Whether another open file description has the lock.
+/// True when another open file description has the lock.
 pub(crate) fn is_locked_elsewhere(file: &File, place: LockPlace) -> Result<bool> {
     let mut asked = request(place, libc::F_WRLCK as i16);
     retry(|| fcntl(file, FcntlArg::F_OFD_GETLK(&mut asked)))
@@ -80,7 +80,7 @@ pub(crate) fn is_locked_elsewhere(file: &File, place: LockPlace) -> Result<bool>
     Ok(asked.l_type != libc::F_UNLCK as i16)
 }
 
-/// Opens the same file once more: with locks of its own.
+/// Opens the same file once more. The new descriptor has locks of its own.
 pub(crate) fn reopen(file: &File, path: &Path) -> Result<File> {
     // The path may name another file by now; the descriptor cannot.
     let own = format!("/proc/self/fd/{}", file.as_raw_fd());

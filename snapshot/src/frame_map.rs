@@ -9,7 +9,7 @@ use crate::handle::Pool;
 use crate::layout::inode::{FileMap, Inode, MapKind};
 use crate::layout::node::{Entry, INNER_ENTRIES, Node, leaves_covered};
 use crate::number::{BlockNo, ChunkIndex, SnapshotId};
-use crate::tree::{Place, leaf_map};
+use crate::tree::{NodePlace, leaf_map};
 
 /// One of a snapshot's maps: the blocks that hold its memory, read from the pool as they are asked
 /// for. Safe to use as long as a holder pins the snapshot.
@@ -41,7 +41,7 @@ impl FrameMap {
         self.id
     }
 
-    /// What is mapped.
+    /// The kind of what is mapped.
     pub fn kind(&self) -> MapKind {
         self.map.kind
     }
@@ -64,7 +64,7 @@ impl FrameMap {
                 self.kind()
             )));
         }
-        let (mut entry, mut place) = (self.map.root, Place::root_of(&self.map));
+        let (mut entry, mut place) = (self.map.root, NodePlace::root_of(&self.map));
         while place.level > 0 {
             let Entry::Node { block, crc24 } = entry else {
                 return Ok(ChunkMap::Hole);
@@ -89,7 +89,7 @@ impl FrameMap {
         Present {
             map: self,
             from: u64::from(index.into().get()),
-            left: vec![(self.map.root, Place::root_of(&self.map))],
+            left: vec![(self.map.root, NodePlace::root_of(&self.map))],
         }
     }
 
@@ -97,7 +97,7 @@ impl FrameMap {
         &self,
         block: BlockNo,
         crc24: u32,
-        place: Place,
+        place: NodePlace,
     ) -> Result<Arc<[Entry; INNER_ENTRIES]>> {
         let known = |map: &Mutex<HashMap<_, Arc<_>>>| {
             map.lock()
@@ -136,7 +136,7 @@ impl std::fmt::Debug for FrameMap {
 struct Present<'m> {
     map: &'m FrameMap,
     from: u64,
-    left: Vec<(Entry, Place)>,
+    left: Vec<(Entry, NodePlace)>,
 }
 
 impl Iterator for Present<'_> {

@@ -3,10 +3,10 @@
 //!
 //! A [`Pool`] is a file of 4 KiB blocks in chunks of 2 MiB. Virtual machines are its [`Holder`]s:
 //! they take blocks from chunks that are leased to them, and commit snapshots that refer to those
-//! blocks ([`Holder::commit_snapshot`]). A snapshot is a [`FrameMap`] from guest frames to blocks
-//! and the machine's saved state; committed blocks never change and never move. Any number of
-//! processes use one pool without a daemon: locks that the kernel drops when a process
-//! dies tell who lives, and whoever comes next takes back what the dead left.
+//! blocks ([`Holder::commit_snapshot`]). A snapshot is a list of maps, read as [`FrameMap`]s, and a
+//! saved state. Its memory is the first map; [`MapKind`] lists the kinds. Committed blocks never
+//! change and never move. Any number of processes use one pool without a daemon. The kernel drops
+//! the locks of a process that dies, and the next user of the pool recovers what it left.
 //!
 //! docs/formats/pool.md describes every byte. Nothing here knows of virtual machines beyond the
 //! words.
@@ -17,16 +17,16 @@
 //!
 //! 1. `fault`: places at which tests have the process die
 //! 2. `number`: numbers of blocks, chunks, snapshots; indices in maps
-//! 3. `durability`: what committed snapshots survive
-//! 4. `identity`: the identity of a snapshot in all pools
-//! 5. `clock`: the time of day
-//! 6. `error`: errors of all that follows
-//! 7. `name`: names of snapshots and holders
-//! 8. `random`: random bytes and identities
-//! 9. `file_lock`: locks that the kernel drops when a process dies
-//! 10. `region`: the bytes of a pool on their medium
-//! 11. `layout`: structures on the pool, encoded and decoded
-//! 12. `chunk_map`: the blocks of a chunk of a map
+//! 3. `chunk_map`: the blocks of a chunk of a map
+//! 4. `durability`: what committed snapshots survive
+//! 5. `identity`: the identity of a snapshot in all pools
+//! 6. `clock`: the time of day
+//! 7. `error`: errors of all that follows
+//! 8. `name`: names of snapshots and holders
+//! 9. `random`: random bytes and identities
+//! 10. `file_lock`: locks that the kernel drops when a process dies
+//! 11. `region`: the bytes of a pool on their medium
+//! 12. `layout`: structures on the pool, encoded and decoded
 //! 13. `stream`: snapshots as streams of bytes
 //! 14. `store`: typed access to blocks and tables
 //! 15. `tree`: persistent trees: maps and the catalog
@@ -104,5 +104,5 @@ pub use pool::{
     SnapshotInside, SnapshotSpace, SuperblockInside,
 };
 pub use reader::SnapshotReader;
-pub use region::{CowEngine, Medium};
+pub use region::{EngineKind, Medium};
 pub use scrub::{DamagedFrame, ScrubProgress, ScrubReport};

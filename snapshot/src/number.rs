@@ -37,7 +37,7 @@ impl BlockNo {
         self.0
     }
 
-    /// Where the block is in the pool's file, in bytes.
+    /// Byte offset of the block in the pool's file.
     pub const fn byte_offset(self) -> u64 {
         self.0 as u64 * BLOCK_SIZE_BYTES
     }
@@ -78,7 +78,7 @@ impl ChunkNo {
         self.0
     }
 
-    /// Where the chunk is in the pool's file, in bytes.
+    /// Byte offset of the chunk in the pool's file.
     pub const fn byte_offset(self) -> u64 {
         self.0 as u64 * CHUNK_SIZE_BYTES
     }

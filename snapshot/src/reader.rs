@@ -1,8 +1,8 @@
 //! A snapshot's memory and state, read without holding it.
 //!
-//! As for a scrub there is no lock and no pin while blocks are read: a reader is in nobody's way,
-//! and leaves nothing behind when its process is killed. What was read is given out only if the
-//! snapshot is still there afterwards, with the same map.
+//! Blocks are read without a lock and without a pin, as by a scrub. So a reader delays no other
+//! user of the pool, and leaves nothing behind when its process is killed. The bytes are given out
+//! only if the snapshot is still there afterwards, with the same maps.
 
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ impl SnapshotReader {
         })
     }
 
-    /// What the catalog says of the snapshot. Its own and shared sizes are not counted.
+    /// The catalog's entry of the snapshot. Its own and shared sizes are not counted.
     pub fn entry(&self) -> SnapshotEntry {
         SnapshotEntry::of(&self.inode)
     }
@@ -106,8 +106,8 @@ impl SnapshotReader {
         self.valid(self.next_hole_unguarded(offset))
     }
 
-    /// What was found, if the snapshot is there to have been read. A map that makes no sense may be
-    /// one whose blocks are somebody else's by now.
+    /// Checks that the snapshot is still there, and was while it was read. A map that makes no
+    /// sense may be one whose blocks are somebody else's by now.
     fn valid<T>(&self, found: Result<T>) -> Result<T> {
         let listing = CatalogLock::take(&self.pool)?.listing()?;
         match listing.still_has(&self.inode) {
@@ -200,7 +200,7 @@ impl SnapshotReader {
 }
 
 impl Run {
-    /// Whether this block comes right behind the run, which began that many bytes into its first
+    /// True when this block comes right behind the run, which began that many bytes into its first
     /// one.
     fn goes_on(&self, within: u64, block: Option<BlockNo>) -> bool {
         let blocks = (within + self.bytes as u64) / BLOCK_SIZE_BYTES;

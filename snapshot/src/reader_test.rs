@@ -1,4 +1,4 @@
-//! What is read is the snapshot's memory and nothing else, also of one that goes meanwhile.
+//! Reads give the snapshot's memory and nothing else, also of one that is removed meanwhile.
 
 use super::SnapshotReader;
 use crate::test_snapshot::{Taken, of_vm, pool};

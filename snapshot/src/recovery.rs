@@ -1,4 +1,4 @@
-//! What is done after a process or the host died.
+//! Recovery after a process or the host died.
 
 use crate::catalog_lock::CatalogLock;
 use crate::error::Result;
@@ -11,7 +11,7 @@ use crate::layout::superblock::CATALOG_HEIGHT;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo};
 use crate::refs::{BlockNumbers, used};
 use crate::store::{BlockStore, ChunkWords, WrittenCursor};
-use crate::tree::{Frames, Place, Visitor, walk};
+use crate::tree::{Frames, NodePlace, Visitor, walk};
 
 impl<'p> CatalogLock<'p> {
     /// Takes the lock. If its last owner died while it changed reference counts, they are derived
@@ -45,7 +45,7 @@ pub(crate) fn derive_refs(lock: &CatalogLock<'_>) -> Result<BlockNumbers> {
     walk(
         store,
         root,
-        Place::root(NodeKind::Catalog, CATALOG_HEIGHT),
+        NodePlace::root(NodeKind::Catalog, CATALOG_HEIGHT),
         &mut count,
     )?;
     Ok(count.0)
@@ -78,14 +78,14 @@ pub(crate) fn rebuild(lock: &mut CatalogLock<'_>) -> Result<()> {
             }
         }
     }
-    let mut stale = Vec::new();
+    let mut leftover = Vec::new();
     let spare = store.layout.spare_bytes();
     for block in WrittenCursor::until(spare.end).blocks_in(&*store.region, spare)? {
         if store.refcount(block)? == 0 && !store.is_zero(block)? {
-            stale.push(block);
+            leftover.push(block);
         }
     }
-    store.punch_sorted(&stale)?;
+    store.punch_sorted(&leftover)?;
     fault_point(FaultPoint::RecoverCounted);
     store.region.store_u32(DIRTY_OFFSET, 0)
 }
@@ -126,7 +126,7 @@ fn rebuild_chunk(
     store.set_used_blocks(chunk, used(&after))
 }
 
-/// Takes back what dead holders left: leases, and pins with the orphans that only they kept.
+/// Reclaims leases and pins of dead holders, and the orphans that only those pins kept.
 pub(crate) fn reclaim_dead_holders(lock: &mut CatalogLock<'_>) -> Result<()> {
     let store = lock.store();
     let mut dead = Vec::new();

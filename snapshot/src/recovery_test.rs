@@ -1,4 +1,4 @@
-//! How much is looked at to derive the reference counts.
+//! Amount of work to derive the reference counts.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::{ChunkIndex, ChunkMap, CreateOptions, Holder, NewMap, NewSnapshot, Po
 /// Chunks of the guest's memory, all of them whole in the first snapshot.
 const CHUNKS: u32 = 20;
 
-/// What the walk comes by that counts references.
+/// References that the counting walk visits.
 #[derive(Default)]
 struct Looks {
     derived: BlockNumbers,
@@ -46,7 +46,7 @@ fn looks(pool: &Pool) -> Looks {
         .unwrap()
         .superblock
         .catalog_root(&pool.store.layout);
-    let place = Place::root(NodeKind::Catalog, CATALOG_HEIGHT);
+    let place = NodePlace::root(NodeKind::Catalog, CATALOG_HEIGHT);
     let mut looks = Looks::default();
     walk(&pool.store, root.unwrap(), place, &mut looks).unwrap();
     looks
@@ -132,7 +132,7 @@ fn a_further_snapshot_costs_what_it_does_not_share() {
     assert!(pool.check().unwrap().is_clean());
 }
 
-/// What a process has written that died is taken back without looking for the end of what is
+/// Blocks that a dead process has written are taken back without looking for the end of what is
 /// written after it.
 #[test]
 fn what_is_written_is_found_once_for_each_stretch() {

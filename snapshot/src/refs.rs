@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::layout::node::Entry;
 use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo, FrameIndex};
 use crate::store::{BlockStore, ChunkWords};
-use crate::tree::{Frames, Place, Visitor, walk};
+use crate::tree::{Frames, NodePlace, Visitor, walk};
 
 /// A number for each block, zero where none was set.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ pub(crate) struct BlockNumbers {
 /// refers to as such: that is one addition and not 512.
 #[derive(Debug, Default)]
 struct Numbers {
-    /// What each block has besides its own.
+    /// The number that each block has besides its own.
     of_all: i32,
     of_each: Option<Box<[i32; CHUNK_BLOCKS as usize]>>,
 }
@@ -64,7 +64,7 @@ impl BlockNumbers {
     pub(crate) fn add_frames(&mut self, frames: Frames<'_>) {
         match frames {
             Frames::Chunk(chunk) => self.add_chunk(chunk, 1),
-            Frames::Leaf(blocks) => self.add_leaf(blocks),
+            Frames::Leaf(blocks) => self.add_leaf(blocks.numbers()),
         }
     }
 
@@ -106,15 +106,7 @@ impl BlockNumbers {
     }
 }
 
-/// The blocks of a leaf's entries that are no holes.
-fn present(blocks: &[u32]) -> impl Iterator<Item = BlockNo> {
-    blocks
-        .iter()
-        .filter(|number| **number != 0)
-        .map(|number| BlockNo::new(*number))
-}
-
-/// How a commit changes the counts, and which blocks become free by it.
+/// Changes that a commit makes to the counts, and the blocks that become free by it.
 #[derive(Debug, Default)]
 pub(crate) struct RefChanges {
     changes: BlockNumbers,
@@ -146,8 +138,8 @@ impl RefChanges {
         let chunk = match frames {
             Frames::Chunk(chunk) => chunk,
             Frames::Leaf(blocks) => {
-                return present(blocks)
-                    .try_for_each(|block| self.drop_one(store, block).map(|_| ()));
+                let mut present = blocks.iter_present();
+                return present.try_for_each(|(_, block)| self.drop_one(store, block).map(drop));
             }
         };
         let counts = store.refcounts(chunk)?;
@@ -165,7 +157,7 @@ impl RefChanges {
         &mut self,
         store: &BlockStore,
         entry: Entry,
-        place: Place,
+        place: NodePlace,
     ) -> Result<()> {
         struct Drops<'a>(&'a BlockStore, &'a mut RefChanges);
         impl Visitor for Drops<'_> {
@@ -238,7 +230,7 @@ impl RefChanges {
     }
 }
 
-/// How many of a chunk's blocks have references.
+/// Number of a chunk's blocks that have references.
 pub(crate) fn used(counts: &ChunkWords) -> u32 {
     counts.iter().map(|count| u32::from(*count > 0)).sum()
 }

@@ -1,10 +1,11 @@
-//! What is added chunk by chunk and leaf by leaf is what it is block by block.
+//! Counts added chunk by chunk and leaf by leaf are those of the single blocks.
 
 use std::collections::HashMap;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::chunk_map::LeafBlocks;
 
 const CHUNKS: u32 = 3;
 
@@ -30,8 +31,8 @@ proptest! {
                     }
                 }
                 _ => {
-                    let mut leaf = [0; CHUNK_BLOCKS as usize];
-                    for (place, number) in leaf.iter_mut().step_by(3).zip(some) {
+                    let mut leaf = LeafBlocks::new();
+                    for (place, number) in leaf.numbers_mut().iter_mut().step_by(3).zip(some) {
                         *place = number;
                         if number != 0 {
                             *expected.entry(number).or_default() += 1;

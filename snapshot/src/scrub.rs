@@ -25,7 +25,7 @@ const BATCH_CHUNKS: usize = 16;
 /// Damaged frames that are listed; the rest is only counted.
 const DAMAGED_MAX: usize = 1000;
 
-/// How far a scrub is.
+/// Progress of a scrub.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ScrubProgress {
     /// Frames that were looked at. A block counts for each snapshot that it is in, and is read
@@ -35,7 +35,7 @@ pub struct ScrubProgress {
     pub frames_total: u64,
 }
 
-/// What a scrub did and found.
+/// The result of a scrub.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ScrubReport {
     /// Blocks that hold what they held when their digest was made.
@@ -54,7 +54,7 @@ pub struct ScrubReport {
     pub snapshots_done: u32,
     /// Snapshots that were removed or consumed meanwhile.
     pub snapshots_gone: u32,
-    /// It was ended before all was read.
+    /// True when the scrub ended before all was read.
     pub interrupted: bool,
 }
 
@@ -75,7 +75,7 @@ pub struct DamagedFrame {
 }
 
 impl ScrubReport {
-    /// Whether nothing is damaged.
+    /// True when nothing is damaged.
     pub fn is_clean(&self) -> bool {
         self.blocks_damaged == 0 && self.findings.is_empty()
     }
@@ -122,7 +122,7 @@ impl Pool {
 /// A scrub under way.
 struct Scrub<'p> {
     pool: &'p Arc<Pool>,
-    /// Whether blocks that have a digest are read too.
+    /// Reads blocks that have a digest, too.
     verify: bool,
     on_progress: &'p mut dyn FnMut(ScrubProgress) -> ControlFlow<()>,
     progress: ScrubProgress,
@@ -134,7 +134,7 @@ struct Scrub<'p> {
     buffer: Vec<u8>,
 }
 
-/// What was read and does not count yet.
+/// Reads that do not count yet.
 #[derive(Default)]
 struct Batch {
     chunks: usize,
@@ -142,7 +142,7 @@ struct Batch {
     map: MapKind,
     frames: u64,
     reads: Vec<Read>,
-    /// What is wrong with the snapshot itself.
+    /// The fault of the snapshot itself.
     fault: Option<Error>,
 }
 
@@ -156,7 +156,7 @@ struct Read {
 enum Found {
     Digest(u32),
     Unreadable,
-    /// It was damaged when it was read for another snapshot.
+    /// The block was damaged when it was read for another snapshot.
     DamagedBefore,
 }
 

@@ -304,10 +304,10 @@ fn assert_no_stale_digest(pool: &Arc<Pool>, what: &str) {
 
 #[test]
 fn no_digest_is_stale_wherever_the_power_fails() {
-    let scene = digested();
-    scene.control.record();
-    reuse(&scene.pool, &scene.vm);
-    let points = scene.control.recorded();
+    let fixture = digested();
+    fixture.control.record();
+    reuse(&fixture.pool, &fixture.vm);
+    let points = fixture.control.recorded();
     for (at, point) in points.iter().enumerate() {
         let scattered = Survivors::of_all(Fate::Scattered(Unit::Line, at as u64 + 1));
         for survivors in [Survivors::NONE, Survivors::ALL, scattered] {
@@ -323,17 +323,17 @@ fn no_digest_is_stale_wherever_the_power_fails() {
 
 #[test]
 fn no_digest_is_left_on_metadata_wherever_the_power_fails() {
-    let scene = digested();
-    scene.control.record();
-    scene.pool.remove("first").unwrap();
+    let fixture = digested();
+    fixture.control.record();
+    fixture.pool.remove("first").unwrap();
     // The only blocks that are left for a commit are those that had digests.
-    let free = scene.pool.status().unwrap().free_blocks as u32;
-    let all = scene.vm.alloc_blocks(free).unwrap();
+    let free = fixture.pool.status().unwrap().free_blocks as u32;
+    let all = fixture.vm.alloc_blocks(free).unwrap();
     let had = all
         .iter()
         .copied()
         .filter(|block| block.chunk().get() == DATA_CHUNK && block.index_in_chunk().get() < 40);
-    scene.vm.free_blocks(&had.collect::<Vec<_>>());
+    fixture.vm.free_blocks(&had.collect::<Vec<_>>());
     let state = vec![7; 30 * BLOCK_SIZE_BYTES as usize];
     let new = NewSnapshot {
         kind: SnapshotKind::Vm,
@@ -344,9 +344,9 @@ fn no_digest_is_left_on_metadata_wherever_the_power_fails() {
         state: &state,
         frames_new: 0,
     };
-    let reservation = scene.vm.reserve(0).unwrap();
-    scene.vm.commit_snapshot(new, reservation).unwrap();
-    let points = scene.control.recorded();
+    let reservation = fixture.vm.reserve(0).unwrap();
+    fixture.vm.commit_snapshot(new, reservation).unwrap();
+    let points = fixture.control.recorded();
     for (at, point) in points
         .iter()
         .enumerate()
@@ -424,12 +424,12 @@ fn snapshots_that_come_and_go_are_no_damage() {
                         if let Some(rest) = consumed.rest {
                             vm.unpin(rest).unwrap();
                         }
-                        let mine: Vec<BlockNo> =
+                        let own: Vec<BlockNo> =
                             consumed.memory().iter().flat_map(taken_blocks).collect();
-                        for block in &mine {
+                        for block in &own {
                             vm.write_block(*block, &[0xee; 4096]).unwrap();
                         }
-                        vm.free_blocks(&mine);
+                        vm.free_blocks(&own);
                         base = None;
                     }
                 }

@@ -28,7 +28,7 @@ pub(crate) struct BlockStore {
 pub(crate) type ChunkWords = [u32; CHUNK_BLOCKS as usize];
 
 impl BlockStore {
-    /// How many references from committed parents the block has.
+    /// Number of references to the block from committed parents.
     pub(crate) fn refcount(&self, block: BlockNo) -> Result<u32> {
         self.region.load_u32(self.layout.refcount_offset(block)?)
     }
@@ -132,7 +132,7 @@ impl BlockStore {
         )
     }
 
-    /// How many of the chunk's blocks have references.
+    /// Number of the chunk's blocks that have references.
     pub(crate) fn used_blocks(&self, chunk: ChunkNo) -> Result<u32> {
         self.region
             .load_u32(self.layout.chunk_entry_offset(chunk)? + 4)
@@ -263,12 +263,12 @@ impl BlockStore {
             return self.region.punch(bytes.start, CHUNK_SIZE_BYTES);
         }
         let counts = self.refcounts(chunk)?;
-        let mut stale = written.blocks_in(&*self.region, bytes)?;
-        stale.retain(|block| counts[block.index_in_chunk().as_usize()] == 0);
-        self.punch_sorted(&stale)
+        let mut leftover = written.blocks_in(&*self.region, bytes)?;
+        leftover.retain(|block| counts[block.index_in_chunk().as_usize()] == 0);
+        self.punch_sorted(&leftover)
     }
 
-    /// Whether a block that may be written reads as zero.
+    /// True when a block that may be written reads as zero.
     pub(crate) fn is_zero(&self, block: BlockNo) -> Result<bool> {
         let mut bytes = [0; BLOCK_SIZE_BYTES as usize];
         self.read_block(block, &mut bytes)?;
@@ -288,11 +288,11 @@ pub(crate) fn runs(blocks: &[BlockNo]) -> impl Iterator<Item = (u64, u64)> {
         .map(|run| (run[0].byte_offset(), run.len() as u64 * BLOCK_SIZE_BYTES))
 }
 
-/// Answers for ascending ranges whether something may be written there, asking the medium once per
-/// stretch: to find the end of one it may look at each page.
+/// Answers for ascending ranges whether they may have been written. Asks the medium once per
+/// stretch, as finding the end of one may take a look at each page.
 #[derive(Debug)]
 pub(crate) struct WrittenCursor {
-    /// Nobody asks for what is behind.
+    /// The end of all ranges that will be asked for.
     end: u64,
     asked: bool,
     next: Option<Range<u64>>,

@@ -23,7 +23,7 @@ struct Images {
     in_use: Vec<u8>,
     closed_metadata: Vec<u64>,
     in_use_metadata: Vec<u64>,
-    /// Where snapshots' data is: nothing guards it, so nothing can find it changed.
+    /// Offsets of snapshots' data: nothing guards it, so nothing can find it changed.
     data: Vec<u64>,
     content: Content,
 }
@@ -439,7 +439,7 @@ fn metadata_offsets(image: &[u8], data: &[u64]) -> Vec<u64> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(300),
+        cases: nvvmm_test_profile::cases(100, 300),
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

@@ -17,7 +17,7 @@ use nvvmm_snapshot::{
     Pool, SnapshotId, SnapshotKind,
 };
 
-use crate::place::Place;
+use crate::place::PoolPlace;
 
 const ROLE: &str = "NVVMM_TEST_ROLE";
 const POOL: &str = "NVVMM_TEST_POOL";
@@ -195,7 +195,7 @@ fn fill_twice(pool: &Arc<Pool>) {
     }
 }
 
-fn pool_with_base(place: &Place, size_bytes: u64) -> Arc<Pool> {
+fn pool_with_base(place: &PoolPlace, size_bytes: u64) -> Arc<Pool> {
     let pool = place.create(size_bytes);
     let maker = pool.hold("maker").unwrap();
     take(&maker, "base", None, 0x77).unwrap();
@@ -236,7 +236,7 @@ fn assert_clean(pool: &Pool) {
 
 #[test]
 fn what_a_killed_process_held_is_free_again() {
-    let place = Place::new();
+    let place = PoolPlace::new();
     let pool = pool_with_base(&place, 32 << 20);
     let before = pool.status().unwrap();
     let mut doomed = spawn("hold", pool.path());
@@ -294,7 +294,7 @@ fn what_a_killed_process_held_is_free_again() {
 
 #[test]
 fn the_next_opener_recovers_when_nobody_was_left() {
-    let place = Place::new();
+    let place = PoolPlace::new();
     let path = place.path().to_owned();
     let free = {
         let pool = pool_with_base(&place, 32 << 20);
@@ -314,7 +314,7 @@ fn the_next_opener_recovers_when_nobody_was_left() {
 
 /// Kills processes that do nothing but commit, at all kinds of moments.
 fn kill_churning(keep_open: bool, rounds: u64) {
-    let place = Place::new();
+    let place = PoolPlace::new();
     let path = place.path().to_owned();
     let mut kept = Some(pool_with_base(&place, 48 << 20));
     for round in 0..rounds {
@@ -375,7 +375,7 @@ fn killing_committers_until_nobody_is_left() {
 
 #[test]
 fn a_process_uses_what_another_one_added_without_opening_again() {
-    let place = Place::new();
+    let place = PoolPlace::new();
     let pool = pool_with_base(&place, 16 << 20);
     let mut filler = spawn("fill", pool.path());
     filler.wait_for("full with 6");
@@ -401,7 +401,7 @@ fn a_process_uses_what_another_one_added_without_opening_again() {
 
 #[test]
 fn threads_share_a_pool_and_a_holder() {
-    let place = Place::new();
+    let place = PoolPlace::new();
     let pool = pool_with_base(&place, 64 << 20);
     let shared = pool.hold("shared").unwrap();
     std::thread::scope(|scope| {

@@ -5,7 +5,6 @@ use nvvmm_tests::required;
 use crate::{markdown::Marker, run::run_all};
 
 #[test]
-#[ignore = "needs /dev/kvm and the bare-metal guest; the tier kvm of scripts/test.sh runs it"]
 fn what_documents_show_with_the_bare_metal_guest_is_so() {
     required("NVVMM_BAREMETAL_GUEST");
     run_all(&Marker::BareMetal, &required("NVVMM_BIN"), |_| true);

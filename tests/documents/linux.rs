@@ -14,13 +14,11 @@ fn run(chosen: impl Fn(&str) -> bool) {
 }
 
 #[test]
-#[ignore = "needs a KVM that boots Linux, and the guest; scripts/test.sh runs it"]
 fn the_quickstart_works_as_typed() {
     run(|path| path == README);
 }
 
 #[test]
-#[ignore = "needs a KVM that boots Linux, and the guest; scripts/test.sh runs it"]
 fn what_the_book_shows_with_a_linux_guest_is_so() {
     run(|path| path != README);
 }

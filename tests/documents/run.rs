@@ -22,6 +22,8 @@ const UPDATE: &str = "NVVMM_DOCUMENTS_UPDATE";
 /// Places as documents show them.
 const SHOWN_RUNTIME: &str = "/run/nvvmm";
 const SHOWN_POOL: &str = "/dev/shm/nvvmm-root.pool";
+/// A pool that documents make and delete.
+const SHOWN_SECOND_POOL: &str = "/dev/shm/nvvmm-book.pool";
 /// Room for three Linux guests.
 const POOL_SIZE: &str = "1G";
 
@@ -29,6 +31,7 @@ const POOL_SIZE: &str = "1G";
 struct Place {
     base: tempfile::TempDir,
     pool: PathBuf,
+    second_pool: PathBuf,
 }
 
 impl Place {
@@ -52,11 +55,12 @@ impl Place {
                 .unwrap();
             }
         }
-        // As long as the path that is shown, or columns would have other widths.
+        // As long as the paths that are shown, or columns would have other widths.
         let number = (std::process::id() as usize * 16 + number) & 0xffff;
         Self {
             base,
             pool: format!("/dev/shm/nvvmm-{number:04x}.pool").into(),
+            second_pool: format!("/dev/shm/nvvm2-{number:04x}.pool").into(),
         }
     }
 
@@ -96,11 +100,17 @@ impl Place {
         command
     }
 
+    /// A document's command with the real path of the second pool.
+    fn real(&self, command: &str) -> String {
+        command.replace(SHOWN_SECOND_POOL, &self.second_pool.display().to_string())
+    }
+
     /// Output as documents show it.
     fn shown(&self, output: &[String]) -> Vec<String> {
         let places = [
             (self.at("run"), SHOWN_RUNTIME),
             (self.pool.clone(), SHOWN_POOL),
+            (self.second_pool.clone(), SHOWN_SECOND_POOL),
             (self.at("home"), "/root"),
         ];
         let show = |line: &String| {
@@ -126,6 +136,7 @@ impl Drop for Place {
             }
         }
         let _ = fs::remove_file(&self.pool);
+        let _ = fs::remove_file(&self.second_pool);
     }
 }
 
@@ -167,7 +178,10 @@ pub fn run_installation() {
         }
         let path = std::env::var("PATH").unwrap_or_default();
         let path = format!("{}:{path}", place.at("home/.local/bin").display());
-        bash.env("HOME", place.at("home")).env("PATH", path);
+        // What is built is kept in the tree.
+        bash.current_dir(root())
+            .env("HOME", place.at("home"))
+            .env("PATH", path);
         run_blocks(document, &blocks, &place, bash, &mut failures);
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
@@ -188,9 +202,10 @@ fn run_blocks(
     for step in &steps {
         let spot = format!("{}:{}: {}", document.path, step.line, step.command);
         println!("{spot}");
-        let Answer { output, code } = match step.command.starts_with("nvvmm console ") {
-            true => session.talk(&step.command, &step.output),
-            false => session.run(&step.command),
+        let command = place.real(&step.command);
+        let Answer { output, code } = match command.starts_with("nvvmm console ") {
+            true => session.talk(&command, &step.output),
+            false => session.run(&command),
         };
         let output = place.shown(&output);
         if code != 0 {

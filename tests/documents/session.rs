@@ -13,7 +13,7 @@ use nix::{pty::openpty, unistd::ttyname};
 
 /// Longest time for a command to end, or a guest to answer: several times that of the slowest with
 /// an emulated CPU.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(400);
 /// Time after which a guest is asked for its prompt once more.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Mark that the shell writes behind each command, with its status.

@@ -162,7 +162,7 @@ fn what_is_refused_without_space_changes_nothing() {
     host.run(&["snapshot", &vm.name, "last", "--stop"])
         .refused(5, "pool is full");
     host.run(&["resume", &vm.name])
-        .refused(5, "goes on by itself");
+        .refused(5, "runs on by itself");
     assert_eq!(footprint(&host, &vm), before);
     assert_eq!(vm.status()["state"], "no-space");
     vm.stop();
@@ -237,7 +237,7 @@ fn a_snapshot_is_refused_before_the_pause_or_taken() {
             // The guest writes to its stack and may itself wait for a block that the snapshot
             // reserved. The snapshot then releases the block, so that the guest goes on and can be
             // paused.
-            let before_the_pause = ["may be needed", "has written", "the guest stands still"];
+            let before_the_pause = ["may be needed", "has written", "the guest waits"];
             assert!(
                 before_the_pause.iter().any(|words| refusal.contains(words)),
                 "not before the pause: {refusal}"

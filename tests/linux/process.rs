@@ -45,7 +45,7 @@ fn a_process_goes_on_where_it_was_captured_in_any_vm() {
     host.run(&["restore", "job", "--into", &taker.name])
         .refused(4, &pid);
     host.run(&["restore", "job", "--detach"])
-        .refused(4, "there is no VM in it");
+        .refused(4, "not a snapshot of a VM");
     let killed = host.json(&[
         "snapshot",
         &taker.name,

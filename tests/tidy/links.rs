@@ -275,7 +275,9 @@ fn tokens(text: &str) -> impl Iterator<Item = Token<'_>> {
         let path = word.trim_end_matches(|c: char| c.is_ascii_digit() || c == ':');
         let path = if word.contains(':') { path } else { word };
         let path = path.trim_end_matches(['.', ':', '!', '?']);
-        let outside = path.is_empty() || path.starts_with('/') || path.contains("..");
+        // `<name>_test.rs` stands for any name.
+        let part = text[..start].ends_with('>') || piece.ends_with('<');
+        let outside = part || path.is_empty() || path.starts_with('/') || path.contains("..");
         let quoted = text[..start].ends_with('`') && piece.ends_with('`');
         (!outside && path.chars().all(is_of_path)).then_some(Token {
             text: path,

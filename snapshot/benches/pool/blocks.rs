@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput};
 use nvvmm_snapshot::{BlockNo, CHUNK_BLOCKS, Holder};
 
-use crate::scene::small_pool;
+use crate::fixture::small_pool;
 
 /// Taken and given back in one go: 512 MiB.
 const AT_ONCE: u64 = 256;
@@ -62,7 +62,7 @@ pub fn measure(criterion: &mut Criterion) {
     );
 }
 
-/// How long it takes to take something `times` times. It is given back after each round.
+/// Measures taking something `times` times. All is given back after each round.
 fn in_rounds(
     vm: &Holder,
     times: u64,

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, measurement::WallTime};
 use nvvmm_snapshot::{ChunkIndex, ChunkMap, ChunkNo, Pool};
 
-use crate::scene::{Guest, LargePool, SNAPSHOTS, assert_snapshots, commit, in_pieces, small_pool};
+use crate::fixture::{
+    Guest, LargePool, SNAPSHOTS, assert_snapshots, commit, in_pieces, small_pool,
+};
 
 /// Chunks that a snapshot shares: 512 MiB.
 const CHUNKS: u64 = 256;

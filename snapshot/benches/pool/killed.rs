@@ -10,7 +10,7 @@ use nvvmm_snapshot::{BLOCK_SIZE_BYTES, Pool};
 
 const POOL: &str = "NVVMM_BENCH_KILLED_IN";
 const VMS: u32 = 4;
-/// What each of them has of its own: 64 MiB.
+/// Memory that each of them has of its own: 64 MiB.
 const CHUNKS: u32 = 32;
 
 pub fn is_this_process() -> bool {

@@ -1,4 +1,4 @@
-//! How long the pool's operations take: `cargo bench -p nvvmm-snapshot`.
+//! Durations of the pool's operations: `cargo bench -p nvvmm-snapshot`.
 //!
 //! Pools are made where the tests make theirs (`NVVMM_TEST_PLACES`, else /dev/shm) and take about
 //! 4 GiB there.
@@ -7,11 +7,11 @@
 
 mod blocks;
 mod commits;
+mod fixture;
 mod killed;
 mod opening;
 #[path = "../../tests/place/mod.rs"]
 mod place;
-mod scene;
 
 use criterion::Criterion;
 
@@ -20,7 +20,7 @@ fn main() {
         killed::run();
     }
     let mut criterion = Criterion::default().configure_from_args();
-    let large = scene::LargePool::default();
+    let large = fixture::LargePool::default();
     blocks::measure(&mut criterion);
     commits::measure(&mut criterion, &large);
     opening::measure(&mut criterion, &large);

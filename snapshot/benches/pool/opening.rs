@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, SamplingMode};
 use nvvmm_snapshot::Pool;
 
+use crate::fixture::{LargePool, SNAPSHOTS, assert_snapshots};
 use crate::killed;
-use crate::scene::{LargePool, SNAPSHOTS, assert_snapshots};
 
 pub fn measure(criterion: &mut Criterion, large: &LargePool) {
     let mut group = criterion.benchmark_group("open 64 GiB with 1,000 snapshots");

@@ -1,4 +1,4 @@
-//! Which of the two superblocks is the committed one.
+//! Chooses the committed one of the two superblocks.
 
 use std::path::Path;
 
@@ -13,9 +13,9 @@ use crate::region::Region;
 #[derive(Debug, Clone)]
 pub(crate) struct Current {
     pub(crate) superblock: SuperblockV2,
-    /// Which of the two slots holds it.
+    /// The slot that holds it, 0 or 1.
     pub(crate) slot: usize,
-    /// What is wrong with the other slot, if something is.
+    /// The fault of the other slot, if it has one.
     pub(crate) other_fault: Option<String>,
 }
 
@@ -26,9 +26,8 @@ impl Current {
 }
 
 impl Current {
-    /// Makes sure that a crash cannot bring the superblock before this one back: whoever wrote this
-    /// one may have died before it was durable. Nothing that only the one before refers to may
-    /// be touched until then.
+    /// Makes the superblock durable: its writer may have died before that. Until then a crash can
+    /// bring the superblock before it back, and blocks of that one's catalog must not change.
     pub(crate) fn confirm(&mut self, region: &dyn Region) -> Result<()> {
         region.flush(slot_offset(self.slot), BLOCK_SIZE_BYTES)?;
         region.fence()?;
@@ -47,7 +46,7 @@ impl Current {
     }
 }
 
-/// Notes that a generation is complete: from now on its predecessor's blocks may be taken.
+/// Notes that a generation is complete. From then on its predecessor's blocks may be reused.
 pub(crate) fn note_completed(region: &dyn Region, generation: u64) -> Result<()> {
     let word = committed_word(generation).to_le_bytes();
     region.write(COMMITTED_OFFSET, &word)?;
@@ -55,7 +54,7 @@ pub(crate) fn note_completed(region: &dyn Region, generation: u64) -> Result<()>
     region.fence()
 }
 
-/// Where a superblock slot is.
+/// Byte offset of a superblock slot.
 pub(crate) fn slot_offset(slot: usize) -> u64 {
     BlockNo::new(SUPERBLOCK_BLOCKS[slot % 2]).byte_offset()
 }
@@ -96,7 +95,7 @@ pub(crate) fn read_current(region: &dyn Region, path: &Path) -> Result<Current> 
         [Err(SlotFault::NoMagic), Err(SlotFault::NoMagic)] => {
             return Err(Error::NotAPool {
                 path: path.to_owned(),
-                why: "it does not start like one".to_owned(),
+                why: "it does not begin with a pool's magic".to_owned(),
             });
         }
         [Err(first), Err(second)] => {
@@ -118,7 +117,7 @@ pub(crate) fn read_current(region: &dyn Region, path: &Path) -> Result<Current> 
     })
 }
 
-/// What is in one of the two slots, or why it cannot be used.
+/// Reads one of the two slots: the superblock, or the fault that makes it unusable.
 pub(crate) fn read_slot(
     region: &dyn Region,
     slot: usize,

@@ -10,7 +10,7 @@ use crate::layout::node::{Entry, INNER_ENTRIES, Node, NodeKind};
 use crate::layout::superblock::{CATALOG_HEIGHT, SNAPSHOTS_MAX};
 use crate::number::{BlockNo, CHUNK_BLOCKS, SnapshotId};
 use crate::store::BlockStore;
-use crate::tree::{Place, leaf_map};
+use crate::tree::{NodePlace, leaf_map};
 
 /// Inodes by block, with the checksum that they had when they were read.
 #[derive(Default)]
@@ -94,9 +94,9 @@ impl Listing {
             .and_then(|slot| self.by_slot.get(slot))
     }
 
-    /// True when a snapshot that was listed before is still there, with the same maps. Ids are never
-    /// used twice and a snapshot's blocks never change: what was read of it since then, without
-    /// a lock and without a pin, was its own then.
+    /// True when a snapshot that was listed before is still there, with the same maps. Ids are
+    /// never used twice and a snapshot's blocks never change: what was read of it since then,
+    /// without a lock and without a pin, was its own then.
     pub(crate) fn still_has(&self, inode: &Inode) -> bool {
         let now = self.by_id(inode.id);
         now.is_some_and(|listed| listed.inode.maps == inode.maps)
@@ -139,7 +139,7 @@ impl InodeCache {
 
 /// The leaves of the catalog with the slot that each begins with.
 fn catalog_leaves(store: &BlockStore, root: Entry) -> Result<Vec<(u32, Arc<LeafBlocks>)>> {
-    let place = Place::root(NodeKind::Catalog, CATALOG_HEIGHT);
+    let place = NodePlace::root(NodeKind::Catalog, CATALOG_HEIGHT);
     let Entry::Node { block, crc24 } = root else {
         return Ok(Vec::new());
     };

@@ -12,7 +12,7 @@ pub(crate) use listing::{InodeCache, Listed, Listing};
 pub use writes::PoolWrites;
 pub(crate) use writes::WriteCounters;
 
-/// What a process remembers of the catalog between two uses of the lock.
+/// The part of the catalog that a process remembers between two uses of the lock.
 #[derive(Default)]
 pub(crate) struct CatalogMemory {
     pub(crate) current: Option<Current>,

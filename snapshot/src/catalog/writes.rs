@@ -1,10 +1,10 @@
-//! How much commits write.
+//! Counters of what commits write.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-/// What commits have written through one [`Pool`](crate::Pool) value since it was opened.
+/// Writes of commits through one [`Pool`](crate::Pool) value since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolWrites {
     /// Commits made: of snapshots and images, removals of them, consumptions.

@@ -1,8 +1,8 @@
 //! A commit: new metadata goes to free blocks, then one superblock is switched.
 //!
-//! A crash at any point leaves the old catalog or the new one. Reference counts follow the switch;
-//! the dirty word says that they may not yet fit, and whoever takes the lock then derives them
-//! anew.
+//! A crash at any point leaves the old catalog or the new one. Reference counts are changed after
+//! the switch. Meanwhile the dirty word is set: the next process to take the lock of a dead one
+//! then derives the counts anew.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -20,9 +20,9 @@ use crate::layout::superblock::{CATALOG_HEIGHT, SuperblockV2};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkIndex, ChunkNo, FrameIndex};
 use crate::refs::RefChanges;
 use crate::store::BlockStore;
-use crate::tree::{self, Frames, Place, TreeWriter};
+use crate::tree::{self, Frames, NodePlace, TreeWriter};
 
-/// Where the blocks for new metadata come from.
+/// The source of blocks for new metadata.
 pub(crate) enum BlockSource {
     /// From a holder's leases, taken ahead.
     Reserved(Vec<BlockNo>),
@@ -103,7 +103,7 @@ fn find_unleased(store: &BlockStore, but: &HashSet<BlockNo>) -> Result<Vec<Block
     }
 }
 
-/// What a commit changes in the catalog.
+/// The changes that a commit makes to the catalog.
 #[derive(Debug, Default)]
 pub(crate) struct CatalogEdit {
     /// Slots with their new inode, or none.
@@ -112,7 +112,7 @@ pub(crate) struct CatalogEdit {
     pub(crate) snapshots_change: i32,
     /// By how many the orphans grow.
     pub(crate) orphans_change: i32,
-    /// Whether an id is used up.
+    /// True when the commit uses up an id.
     pub(crate) takes_id: bool,
 }
 
@@ -149,7 +149,7 @@ impl<'l, 'p> Commit<'l, 'p> {
         &self.written
     }
 
-    /// How many data blocks there are more without a reference, once the commit is settled.
+    /// Number of data blocks that lose their last reference, once the commit is settled.
     pub(crate) fn blocks_gained(&self) -> u64 {
         let layout = &self.lock.store().layout;
         let in_data = |blocks: &[BlockNo]| {
@@ -222,7 +222,7 @@ impl<'l, 'p> Commit<'l, 'p> {
     /// Writes the new catalog and makes all new metadata durable. Nothing is visible yet.
     pub(crate) fn prepare(&mut self, edit: &CatalogEdit) -> Result<SuperblockV2> {
         let store = self.lock.store();
-        let place = Place::root(NodeKind::Catalog, CATALOG_HEIGHT);
+        let place = NodePlace::root(NodeKind::Catalog, CATALOG_HEIGHT);
         let mut superblock = self.lock.current()?.superblock.clone();
         let old_root = superblock.catalog_root(&store.layout)?;
         let mut leaves: BTreeMap<ChunkIndex, LeafBlocks> = BTreeMap::new();
@@ -278,7 +278,7 @@ impl<'l, 'p> Commit<'l, 'p> {
             store.region.fence()
         };
         if let Err(error) = durable(&superblock.seal()) {
-            // Others see the new superblock already: take it back, so that the failure is one.
+            // Other processes see the new superblock already: write the old one again.
             durable(&before).or_else(|_| store.region.write(offset, &before))?;
             return Err(error);
         }
@@ -325,7 +325,7 @@ impl TreeWriter for Commit<'_, '_> {
         self.lock.store()
     }
 
-    fn write_node(&mut self, node: &Node, place: Place) -> Result<Entry> {
+    fn write_node(&mut self, node: &Node, place: NodePlace) -> Result<Entry> {
         let block = self.fresh_block()?;
         let (raw, crc24) = seal_node(
             node,
@@ -345,7 +345,7 @@ impl TreeWriter for Commit<'_, '_> {
 }
 
 impl Drop for Commit<'_, '_> {
-    /// Takes back a commit that did not get as far as its switch.
+    /// Undoes a commit that did not get as far as its switch.
     fn drop(&mut self) {
         if self.switched {
             return;
@@ -356,7 +356,7 @@ impl Drop for Commit<'_, '_> {
             .punch_sorted(&self.written)
             .and_then(|()| store.region.store_u32(DIRTY_OFFSET, 0));
         if let Err(error) = undone {
-            tracing::error!(%error, "could not take back an unfinished commit: the next user of the pool will");
+            tracing::error!(%error, "could not undo an unfinished commit: the next user of the pool does it");
         }
     }
 }

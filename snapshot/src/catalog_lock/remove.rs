@@ -1,4 +1,4 @@
-//! Removing snapshots: the name at once, the blocks when nobody pins them.
+//! Removes snapshots: their names at once, their blocks when the last pin goes.
 
 use serde::Serialize;
 
@@ -9,18 +9,19 @@ use crate::fault::{FaultPoint, fault_point};
 use crate::layout::inode::Inode;
 use crate::number::SnapshotId;
 
-/// What a removal did.
+/// The result of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Removed {
-    /// How many blocks fewer are in use by snapshots now.
+    /// Number of blocks that snapshots do not use any more.
     pub blocks_freed: u64,
-    /// A VM uses the snapshot: its name is gone, its blocks become free when that VM ends.
+    /// True when a VM uses the snapshot: its name is gone, its blocks become free when that VM
+    /// ends.
     pub deferred: bool,
 }
 
 impl Commit<'_, '_> {
-    /// Has the commit remove a snapshot's name, and the snapshot if no living holder pins it.
-    /// Whether one does.
+    /// Has the commit remove a snapshot's name, and the snapshot if no living holder pins it. True
+    /// when one does.
     pub(crate) fn remove(&mut self, listed: &Listed, edit: &mut CatalogEdit) -> Result<bool> {
         let pinned = !self.lock.holders_pinning(listed.inode.id)?.is_empty();
         let left = if pinned {
@@ -74,8 +75,8 @@ impl CatalogLock<'_> {
     }
 
     /// Deletes the orphans that no living holder pins any more. Pins that are `leaving` do not
-    /// count: they go after the orphan, for whoever dies in between may leave a pin of nothing,
-    /// but no orphan that nobody will look for.
+    /// count. They are cleared after the orphan is deleted: a process that dies in between may
+    /// leave a pin of a snapshot that is gone, but never an orphan that is not found again.
     pub(crate) fn sweep_orphans(
         &mut self,
         leaving: impl Fn(u32, SnapshotId) -> bool,

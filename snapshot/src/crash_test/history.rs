@@ -8,11 +8,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nvvmm_test_profile::{SEED_VARIABLE, sized};
 
-use super::judge::{Allowed, Judge, StateId, panic_text, random_crash};
-use super::model::{Snapshots, difference, read_snapshots};
+use super::contents::{Snapshots, difference, read_snapshots};
+use super::expected::intended;
+use super::model::{Model, Outcome, PROCESSES, Process};
+use super::oracle::{Allowed, Oracle, StateId, panic_text, random_crash};
 use super::silence_kills;
-use super::steps::{Step, intended, next_step};
-use super::world::{Outcome, PROCESSES, Process, World};
+use super::steps::{Step, next_step};
 use crate::layout::Layout;
 use crate::region::sim::{CrashPoint, Image, Killed, Lie, Random};
 
@@ -23,16 +24,16 @@ const NIGHTLY_STATES: u64 = 100_000;
 const POOL_BYTES: [u64; 3] = [8 << 20, 12 << 20, 16 << 20];
 
 /// A history under way.
-struct History<'j> {
-    judge: &'j mut Judge,
+struct History<'o> {
+    oracle: &'o mut Oracle,
     seed: u64,
     random: Random,
-    world: World,
+    model: Model,
     step: u32,
     told: Vec<String>,
 }
 
-/// What happened in a step, for the judge.
+/// Events of a step, for the oracle.
 struct Recorded {
     points: Vec<CrashPoint>,
     since: u64,
@@ -42,17 +43,17 @@ struct Recorded {
 /// that is needed to repeat it.
 pub(super) fn run(
     seed: u64,
-    judge: &mut Judge,
+    oracle: &mut Oracle,
     lie: Option<&Lie>,
     states: u64,
 ) -> Result<(), String> {
     let mut random = Random::new(seed);
     let size = random.pick(&POOL_BYTES);
     let mut history = History {
-        judge,
+        oracle,
         seed,
         random,
-        world: World::new(Image::zeros(size)),
+        model: Model::new(Image::zeros(size)),
         step: 0,
         told: Vec::new(),
     };
@@ -69,31 +70,31 @@ impl History<'_> {
     fn all_steps(&mut self, size: u64, lie: Option<&Lie>, states: u64) -> Result<(), String> {
         self.format(size)?;
         if let Some(lie) = lie {
-            self.world.control.lie(lie.clone());
+            self.model.control.lie(lie.clone());
         }
-        while self.step < STEPS && self.judge.states < states {
-            let step = next_step(&mut self.random, &self.world);
+        while self.step < STEPS && self.oracle.states < states {
+            let step = next_step(&mut self.random, &self.model);
             let killed = self.random.once_in(5);
             let (recorded, allowed) = self.make(&step, killed)?;
             if self.random.once_in(8) {
                 self.go_on_from_a_crash(&recorded, &allowed, lie)?;
             }
-            self.world.verify()?;
+            self.model.verify()?;
         }
         Ok(())
     }
 
     fn format(&mut self, size: u64) -> Result<(), String> {
         self.told.push("format".to_owned());
-        let since = self.world.control.record();
+        let since = self.model.control.record();
         let layout = Layout::for_size(size).map_err(|error| error.to_string())?;
-        crate::pool::format(&self.world.control.handle().0, &layout, [7; 16], false)
+        crate::pool::format(&self.model.control.handle().0, &layout, [7; 16], false)
             .map_err(|error| error.to_string())?;
-        let points = self.world.control.recorded();
-        self.judge_step(&Recorded { points, since }, &[Snapshots::new()], true)
+        let points = self.model.control.recorded();
+        self.check_step(&Recorded { points, since }, &[Snapshots::new()], true)
     }
 
-    fn judge_step(
+    fn check_step(
         &mut self,
         recorded: &Recorded,
         allowed: &[Snapshots],
@@ -106,30 +107,30 @@ impl History<'_> {
         };
         let place = (self.seed, self.step);
         self.step += 1;
-        self.judge
+        self.oracle
             .step(place, &recorded.points, recorded.since, allowed)
     }
 
     /// Makes a step, perhaps with a process killed on the way; what may be found of it after a
     /// crash.
     fn make(&mut self, step: &Step, killed: bool) -> Result<(Recorded, Vec<Snapshots>), String> {
-        let (before, after) = (self.world.saved.clone(), intended(&self.world, step));
-        let process = self.world.process_of(step).filter(|_| killed);
+        let (before, after) = (self.model.saved.clone(), intended(&self.model, step));
+        let process = self.model.process_of(step).filter(|_| killed);
         let within = self.random.pick(&[8, 30, 80]);
         let moment = 1 + self.random.below(within) as i64;
-        let since = self.world.control.record();
-        if let Some(process) = process.and_then(|process| self.world.processes[process].as_ref()) {
+        let since = self.model.control.record();
+        if let Some(process) = process.and_then(|process| self.model.processes[process].as_ref()) {
             process.fuse.kill_at(moment);
         }
-        let run = catch_unwind(AssertUnwindSafe(|| self.world.perform(step)));
-        let points = self.world.control.recorded();
+        let run = catch_unwind(AssertUnwindSafe(|| self.model.perform(step)));
+        let points = self.model.control.recorded();
         let outcome = match run {
             Ok(outcome) => Some(outcome?),
             Err(panic) if panic.is::<Killed>() => None,
             Err(panic) => return Err(panic_text(&*panic)),
         };
         let died = process.filter(|process| {
-            let process = &self.world.processes[*process];
+            let process = &self.model.processes[*process];
             process
                 .as_ref()
                 .is_some_and(|process| process.fuse.is_killed())
@@ -140,7 +141,7 @@ impl History<'_> {
             }
             None => format!("{step:?}: {outcome:?}"),
         });
-        if let Some(process) = process.and_then(|process| self.world.processes[process].as_ref()) {
+        if let Some(process) = process.and_then(|process| self.model.processes[process].as_ref()) {
             process.fuse.spare();
         }
         let recorded = Recorded { points, since };
@@ -148,15 +149,15 @@ impl History<'_> {
             Some(Outcome::Refused) if died.is_none() => vec![before],
             _ => vec![before, after.clone()],
         };
-        self.judge_step(&recorded, &allowed, false)?;
+        self.check_step(&recorded, &allowed, false)?;
         match died {
             Some(process) => self.look_after_a_death(process, allowed),
             None => {
-                self.world.saved = allowed[allowed.len() - 1].clone();
-                if self.judge.only.is_none()
+                self.model.saved = allowed[allowed.len() - 1].clone();
+                if self.oracle.only.is_none()
                     && let Some(now) = recorded.points.last()
                 {
-                    self.judge.damage(now, &self.world.saved)?;
+                    self.oracle.damage(now, &self.model.saved)?;
                 }
                 Ok((recorded, allowed))
             }
@@ -169,29 +170,29 @@ impl History<'_> {
         process: usize,
         allowed: Vec<Snapshots>,
     ) -> Result<(Recorded, Vec<Snapshots>), String> {
-        self.world.bury(process);
+        self.model.bury(process);
         self.look_and_die(&allowed)?;
         self.told.push("the next one to look".to_owned());
-        let since = self.world.control.record();
-        if self.world.any_pool().is_none() {
-            self.world
+        let since = self.model.control.record();
+        if self.model.any_pool().is_none() {
+            self.model
                 .open(process)
                 .map_err(|error| error.to_string())?;
         }
         self.find(&allowed)?;
-        let points = self.world.control.recorded();
+        let points = self.model.control.recorded();
         let mut recorded = Recorded { points, since };
-        self.judge_step(&recorded, &allowed, false)?;
+        self.check_step(&recorded, &allowed, false)?;
         // Now that somebody has seen it, it stays. At the points before that it could still be
         // lost.
         recorded.points.drain(..recorded.points.len() - 1);
-        Ok((recorded, vec![self.world.saved.clone()]))
+        Ok((recorded, vec![self.model.saved.clone()]))
     }
 
     /// Perhaps the one that takes back what the dead one had dies of it, where a third one sees
     /// both deaths.
     fn look_and_die(&mut self, allowed: &[Snapshots]) -> Result<(), String> {
-        let mut living = (0..PROCESSES).filter(|process| self.world.processes[*process].is_some());
+        let mut living = (0..PROCESSES).filter(|process| self.model.processes[*process].is_some());
         let (Some(looker), Some(_)) = (living.next(), living.next()) else {
             return Ok(());
         };
@@ -200,15 +201,15 @@ impl History<'_> {
         }
         let within = self.random.pick(&[8, 30, 80]);
         let moment = 1 + self.random.below(within) as i64;
-        let since = self.world.control.record();
-        let Some(Process { pool, fuse }) = &self.world.processes[looker] else {
+        let since = self.model.control.record();
+        let Some(Process { pool, fuse }) = &self.model.processes[looker] else {
             return Ok(());
         };
         fuse.kill_at(moment);
         let look = catch_unwind(AssertUnwindSafe(|| pool.check()));
         let killed = fuse.is_killed();
         fuse.spare();
-        let points = self.world.control.recorded();
+        let points = self.model.control.recorded();
         match look {
             Ok(report) => {
                 let report = report.map_err(|error| error.to_string())?;
@@ -223,11 +224,11 @@ impl History<'_> {
             self.told.push(format!(
                 "process {looker} looks, and is killed at its store, flush or fence {moment}"
             ));
-            self.world.bury(looker);
+            self.model.bury(looker);
         } else {
             self.told.push(format!("process {looker} looks"));
         }
-        self.judge_step(&Recorded { points, since }, allowed, false)
+        self.check_step(&Recorded { points, since }, allowed, false)
     }
 
     fn go_on_from_a_crash(
@@ -239,27 +240,27 @@ impl History<'_> {
         self.told
             .push("the power fails, and the history goes on from there".to_owned());
         let image = random_crash(&mut self.random, &recorded.points, recorded.since);
-        self.world.replace_medium(image);
+        self.model.replace_medium(image);
         if let Some(lie) = lie {
-            self.world.control.lie(lie.clone());
+            self.model.control.lie(lie.clone());
         }
-        let since = self.world.control.record();
-        self.world.open(0).map_err(|error| error.to_string())?;
+        let since = self.model.control.record();
+        self.model.open(0).map_err(|error| error.to_string())?;
         self.find(allowed)?;
-        let points = self.world.control.recorded();
-        let found = [self.world.saved.clone()];
-        self.judge_step(&Recorded { points, since }, &found, false)
+        let points = self.model.control.recorded();
+        let found = [self.model.saved.clone()];
+        self.check_step(&Recorded { points, since }, &found, false)
     }
 
     /// The snapshots that are there: one of those that may be.
     fn find(&mut self, allowed: &[Snapshots]) -> Result<(), String> {
-        let pool = self.world.any_pool().ok_or("nobody has the pool open")?;
+        let pool = self.model.any_pool().ok_or("nobody has the pool open")?;
         let found = read_snapshots(pool)?;
         if !allowed.contains(&found) {
             let differences = allowed.iter().map(|expected| difference(expected, &found));
             return Err(differences.collect::<Vec<_>>().join("; "));
         }
-        self.world.saved = found;
+        self.model.saved = found;
         Ok(())
     }
 }
@@ -269,10 +270,10 @@ fn random_histories_survive_crashes_anywhere() {
     silence_kills();
     if let Ok(state) = std::env::var("NVVMM_CRASH_STATE") {
         let only: StateId = state.parse().unwrap();
-        let mut judge = Judge::new(Some(only));
-        run(only.history, &mut judge, None, u64::MAX).unwrap_or_else(|what| panic!("{what}"));
+        let mut oracle = Oracle::new(Some(only));
+        run(only.history, &mut oracle, None, u64::MAX).unwrap_or_else(|what| panic!("{what}"));
         assert!(
-            judge.states > 0,
+            oracle.states > 0,
             "history {} has no such state",
             only.history
         );
@@ -280,16 +281,16 @@ fn random_histories_survive_crashes_anywhere() {
     }
     let seed = nvvmm_test_profile::seed();
     let wanted = sized(GATE_STATES, NIGHTLY_STATES);
-    let mut judge = Judge::new(None);
+    let mut oracle = Oracle::new(None);
     let mut histories = 0;
-    while judge.states < wanted {
+    while oracle.states < wanted {
         let history = Random::new(seed.wrapping_add(histories)).next();
-        run(history, &mut judge, None, wanted)
+        run(history, &mut oracle, None, wanted)
             .unwrap_or_else(|what| panic!("{SEED_VARIABLE}={seed}, {what}"));
         histories += 1;
     }
     // Not by println: a test that passes shall say this, too.
-    let (states, again) = (judge.states, judge.recovery_states);
+    let (states, again) = (oracle.states, oracle.recovery_states);
     writeln!(
         std::io::stderr(),
         "{states} crash states of {histories} histories, {again} of them in a recovery: {SEED_VARIABLE}={seed}"

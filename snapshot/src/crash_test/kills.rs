@@ -2,8 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::model::frame_with;
-use super::scene::{Bench, Scene, commit_third, fill, frames, must_be_in_order, snapshots_of};
+use super::contents::frame_with;
+use super::fixture::{Bench, Fixture, commit_third, fill, frames, must_be_in_order, snapshots_of};
 use super::silence_kills;
 use crate::{Holder, SnapshotId};
 
@@ -11,15 +11,15 @@ use crate::{Holder, SnapshotId};
 /// in order.
 fn kill_everywhere(what: &str, act: impl Fn(&Bench, Holder, SnapshotId, SnapshotId)) {
     silence_kills();
-    let scene = Scene::new();
-    let old = snapshots_of(&scene.bench.pool);
-    act(&scene.bench, scene.vm, scene.first, scene.second);
-    let new = snapshots_of(&scene.bench.pool);
-    drop(scene.bench);
+    let fixture = Fixture::new();
+    let old = snapshots_of(&fixture.bench.pool);
+    act(&fixture.bench, fixture.vm, fixture.first, fixture.second);
+    let new = snapshots_of(&fixture.bench.pool);
+    drop(fixture.bench);
     let (mut seen_old, mut seen_new) = (0, 0);
     for store in 1.. {
-        let scene = Scene::new();
-        let (survivor, _) = scene.bench.neighbour();
+        let fixture = Fixture::new();
+        let (survivor, _) = fixture.bench.neighbour();
         let neighbour = survivor.hold("neighbour").unwrap();
         // Of an empty chunk: those that snapshots are in are to be leased by the one that is
         // killed.
@@ -27,17 +27,17 @@ fn kill_everywhere(what: &str, act: impl Fn(&Bench, Holder, SnapshotId, Snapshot
         blocks
             .iter()
             .for_each(|block| fill(&neighbour, *block, 0x99));
-        scene.bench.fuse.kill_at(store);
-        let (vm, first, second) = (scene.vm, scene.first, scene.second);
-        let run = catch_unwind(AssertUnwindSafe(|| act(&scene.bench, vm, first, second)));
-        let killed = scene.bench.fuse.is_killed();
+        fixture.bench.fuse.kill_at(store);
+        let (vm, first, second) = (fixture.vm, fixture.first, fixture.second);
+        let run = catch_unwind(AssertUnwindSafe(|| act(&fixture.bench, vm, first, second)));
+        let killed = fixture.bench.fuse.is_killed();
         assert_eq!(run.is_err(), killed, "{what}: store {store}");
         if !killed {
-            scene.bench.fuse.spare();
+            fixture.bench.fuse.spare();
             assert!(store > 10, "{what}: only {store} stores");
             break;
         }
-        drop(scene.bench);
+        drop(fixture.bench);
         let what = format!("{what}: killed at store {store}");
         let found = snapshots_of(&survivor);
         assert!(found == old || found == new, "{what}: {:?}", found.keys());
@@ -112,30 +112,30 @@ fn an_end_that_is_killed_anywhere_leaves_neither_bytes_nor_orphans() {
 #[test]
 fn a_death_upon_a_death_leaves_the_pool_in_order() {
     silence_kills();
-    let act = |scene: &Scene| {
-        scene.bench.pool.remove("first").unwrap();
-        commit_third(&scene.vm, scene.second);
+    let act = |fixture: &Fixture| {
+        fixture.bench.pool.remove("first").unwrap();
+        commit_third(&fixture.vm, fixture.second);
     };
-    let scene = Scene::new();
-    let mut allowed = vec![snapshots_of(&scene.bench.pool)];
+    let fixture = Fixture::new();
+    let mut allowed = vec![snapshots_of(&fixture.bench.pool)];
     for gone in ["first", ""] {
         let mut next = allowed[0].clone();
         next.remove(gone);
         allowed.push(next);
     }
-    act(&scene);
-    allowed.push(snapshots_of(&scene.bench.pool));
+    act(&fixture);
+    allowed.push(snapshots_of(&fixture.bench.pool));
     let (mut ran_to_its_end, mut looks) = (false, 0);
     for death in (5..).step_by(6) {
         for store in 1.. {
-            let scene = Scene::new();
-            let (survivor, _) = scene.bench.neighbour();
-            let (looker, fuse) = scene.bench.neighbour();
-            scene.bench.fuse.kill_at(death);
-            ran_to_its_end = catch_unwind(AssertUnwindSafe(|| act(&scene))).is_ok();
-            frames_of_no_snapshot(&scene, ran_to_its_end);
-            scene.bench.fuse.kill();
-            drop(scene);
+            let fixture = Fixture::new();
+            let (survivor, _) = fixture.bench.neighbour();
+            let (looker, fuse) = fixture.bench.neighbour();
+            fixture.bench.fuse.kill_at(death);
+            ran_to_its_end = catch_unwind(AssertUnwindSafe(|| act(&fixture))).is_ok();
+            frames_of_no_snapshot(&fixture, ran_to_its_end);
+            fixture.bench.fuse.kill();
+            drop(fixture);
             fuse.kill_at(store);
             let look = catch_unwind(AssertUnwindSafe(|| looker.check().unwrap()));
             let what = format!("killed at store {death}, and the next one at {store}");
@@ -160,9 +160,9 @@ fn a_death_upon_a_death_leaves_the_pool_in_order() {
 }
 
 /// One that lives yet has blocks of its own when it dies.
-fn frames_of_no_snapshot(scene: &Scene, lives: bool) {
+fn frames_of_no_snapshot(fixture: &Fixture, lives: bool) {
     if lives {
-        scene.bench.fuse.spare();
-        frames(&scene.vm, &[3, 4, 5], 0x42);
+        fixture.bench.fuse.spare();
+        frames(&fixture.vm, &[3, 4, 5], 0x42);
     }
 }

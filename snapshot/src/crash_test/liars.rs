@@ -1,7 +1,7 @@
 //! A medium that lies must be found out, or the other tests here prove nothing.
 
 use super::history::run;
-use super::judge::Judge;
+use super::oracle::Oracle;
 use super::silence_kills;
 use crate::layout::runtime::{COMMITTED_OFFSET, DIRTY_OFFSET};
 use crate::region::sim::{Lie, Random, Undone};
@@ -11,13 +11,13 @@ const STATES: u64 = 60_000;
 
 fn assert_found(lie: &Lie) -> String {
     silence_kills();
-    let mut judge = Judge::new(None);
+    let mut oracle = Oracle::new(None);
     for seed in 0.. {
         let history = Random::new(seed).next();
-        if let Err(what) = run(history, &mut judge, Some(lie), STATES) {
+        if let Err(what) = run(history, &mut oracle, Some(lie), STATES) {
             return what;
         }
-        assert!(judge.states < STATES, "{lie:?} was not found");
+        assert!(oracle.states < STATES, "{lie:?} was not found");
     }
     unreachable!("the loop ends")
 }

@@ -1,17 +1,20 @@
 //! Power cuts and kills at every moment: the pool is as before the operation in flight or as after
 //! it, and in order.
 //!
-//! `power_cuts` and `kills` cut off a fixed `scene` everywhere; `history` is random and long.
+//! `power_cuts` and `kills` cut off a fixed `fixture` everywhere; `history` is random and long.
 
+mod contents;
+mod expected;
+mod fixture;
 mod history;
-mod judge;
 mod kills;
 mod liars;
 mod model;
+mod oracle;
+mod perform;
 mod power_cuts;
-mod scene;
 mod steps;
-mod world;
+mod vm_steps;
 
 use crate::region::sim::Killed;
 

@@ -1,99 +1,185 @@
-//! What the snapshots of a pool must be, and what they are.
+//! Processes and VMs on one simulated pool, and what they know of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::catalog_lock::CatalogLock;
-use crate::frame_map::FrameMap;
-use crate::{Pool, SnapshotId, SnapshotKind};
+use super::contents::{Frames, Snapshots, difference, frame_with, read_snapshots};
+use super::oracle::open;
+use crate::region::sim::{Fuse, Image, SimControl, region_with};
+use crate::{BlockNo, ChunkNo, Holder, LeafBlocks, Pool, SnapshotId};
 
-/// What each frame that has a block is filled with, by chunk and frame.
-pub(super) type Frames = BTreeMap<(u32, u32), u64>;
+/// Two that die in turn, and one that sees both deaths.
+pub(super) const PROCESSES: usize = 3;
+pub(super) const VMS: usize = 4;
 
-/// A snapshot, as whoever took it knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Saved {
-    pub(super) kind: SnapshotKind,
-    pub(super) parent: Option<SnapshotId>,
+/// The result of a step in which nothing is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Done,
+    /// The pool said no, as it may: it is full, or somebody uses the snapshot.
+    Refused,
+}
+
+/// A process that has the pool open.
+pub(super) struct Process {
+    pub(super) pool: Arc<Pool>,
+    pub(super) fuse: Fuse,
+}
+
+/// A VM: what its memory must be, and which blocks hold it.
+pub(super) struct Vm {
+    pub(super) holder: Holder,
+    pub(super) process: usize,
     pub(super) memory_bytes: u64,
     pub(super) frames: Frames,
-    pub(super) state: Vec<u8>,
+    pub(super) map: BTreeMap<u32, LeafBlocks>,
+    pub(super) own: BTreeSet<BlockNo>,
+    pub(super) base: Option<SnapshotId>,
+    pub(super) pins: Vec<SnapshotId>,
+    /// Process images that its memory has blocks of, since the base.
+    pub(super) images: BTreeSet<SnapshotId>,
+    pub(super) changed: BTreeSet<u32>,
+    pub(super) aside: Option<ChunkNo>,
 }
 
-/// The snapshots that have a name.
-pub(super) type Snapshots = BTreeMap<String, Arc<Saved>>;
+pub(super) struct Model {
+    pub(super) locks: tempfile::NamedTempFile,
+    pub(super) control: SimControl,
+    pub(super) processes: [Option<Process>; PROCESSES],
+    pub(super) vms: [Option<Vm>; VMS],
+    pub(super) saved: Snapshots,
+    next_tag: u64,
+}
 
-/// Words of a frame that carry its tag: the first and last line and one between; the rest is zero.
-const TAGGED_WORDS: [std::ops::Range<usize>; 3] = [0..8, 248..256, 504..512];
-
-/// A frame filled with a tag.
-pub(super) fn frame_with(tag: u64) -> [u8; 4096] {
-    let mut bytes = [0; 4096];
-    let words = bytes.as_chunks_mut::<8>().0;
-    for range in TAGGED_WORDS {
-        words[range].fill(tag.to_le_bytes());
+impl Vm {
+    pub(super) fn new(holder: Holder, process: usize, memory_bytes: u64) -> Vm {
+        Vm {
+            holder,
+            process,
+            memory_bytes,
+            frames: Frames::new(),
+            map: BTreeMap::new(),
+            own: BTreeSet::new(),
+            base: None,
+            pins: Vec::new(),
+            images: BTreeSet::new(),
+            changed: BTreeSet::new(),
+            aside: None,
+        }
     }
-    bytes
-}
 
-/// The tag of a frame, if all of it is of one.
-fn tag_of(bytes: &[u8; 4096]) -> Option<u64> {
-    let tag = u64::from_le_bytes(*bytes.first_chunk()?);
-    (*bytes == frame_with(tag)).then_some(tag)
-}
+    pub(super) fn block(&self, chunk: u32, frame: u32) -> Option<BlockNo> {
+        self.map.get(&chunk)?.get(frame)
+    }
 
-/// Reads every snapshot as the pool has it, writing nothing.
-pub(super) fn read_snapshots(pool: &Arc<Pool>) -> Result<Snapshots, String> {
-    let text = |error: crate::Error| error.to_string();
-    let listing = CatalogLock::take(pool)
-        .and_then(|mut lock| lock.listing())
-        .map_err(text)?;
-    let mut snapshots = Snapshots::new();
-    for listed in listing.named() {
-        let (name, inode) = (&listed.inode.name, &listed.inode);
-        let map = FrameMap::of_memory(pool, inode).map_err(text)?;
-        let mut frames = Frames::new();
-        for chunk in map.iter_present() {
-            let (index, chunk) = chunk.map_err(text)?;
-            for (frame, block) in chunk.iter_present() {
-                let mut bytes = [0; 4096];
-                pool.read_block(block, &mut bytes).map_err(text)?;
-                let tag = tag_of(&bytes);
-                let tag =
-                    tag.ok_or_else(|| format!("{name}: chunk {index} frame {frame} is torn"))?;
-                frames.insert((index.get(), frame.get()), tag);
+    /// The guest's frame is behind this block from now on, and holds this.
+    pub(super) fn store(
+        &mut self,
+        (chunk, frame): (u32, u32),
+        block: BlockNo,
+        tag: u64,
+    ) -> crate::Result<()> {
+        self.holder.write_block(block, &frame_with(tag))?;
+        self.map.entry(chunk).or_default().set(frame, Some(block));
+        self.own.insert(block);
+        self.frames.insert((chunk, frame), tag);
+        self.changed.insert(chunk);
+        Ok(())
+    }
+
+    /// Checks that the VM still sees what it wrote.
+    fn verify(&self) -> Result<(), String> {
+        for ((chunk, frame), tag) in &self.frames {
+            let block = self.block(*chunk, *frame).ok_or("a frame lost its block")?;
+            let mut bytes = [0; 4096];
+            let pool = self.holder.pool();
+            pool.read_block(block, &mut bytes)
+                .map_err(|error| error.to_string())?;
+            if bytes != frame_with(*tag) {
+                return Err(format!(
+                    "{block}, a VM's chunk {chunk} frame {frame}, has changed"
+                ));
             }
         }
-        let saved = Saved {
-            kind: inode.kind,
-            parent: inode.parent,
-            memory_bytes: inode.memory().map_err(text)?.size_bytes(),
-            frames,
-            state: pool.state_of(inode).map_err(text)?,
-        };
-        snapshots.insert(name.clone(), Arc::new(saved));
+        Ok(())
     }
-    Ok(snapshots)
 }
 
-/// How two differ, in a few words.
-pub(super) fn difference(expected: &Snapshots, found: &Snapshots) -> String {
-    let names = |snapshots: &Snapshots| snapshots.keys().cloned().collect::<Vec<_>>().join(" ");
-    if !expected.keys().eq(found.keys()) {
-        return format!("[{}] instead of [{}]", names(found), names(expected));
-    }
-    let wrong = expected
-        .iter()
-        .find(|(name, saved)| found[*name] != **saved);
-    let Some((name, expected)) = wrong else {
-        return "no difference".to_owned();
-    };
-    let found = &found[name];
-    for (place, tag) in &expected.frames {
-        if found.frames.get(place) != Some(tag) {
-            let found = found.frames.get(place);
-            return format!("{name}: frame {place:?} is {found:?} instead of {tag}");
+impl Model {
+    /// With a medium and nobody on it.
+    pub(super) fn new(image: Image) -> Model {
+        Model {
+            locks: tempfile::NamedTempFile::new().unwrap(),
+            control: region_with(image),
+            processes: Default::default(),
+            vms: Default::default(),
+            saved: Snapshots::new(),
+            next_tag: 1,
         }
     }
-    format!("{name}: frames too many, or another state, parent or size")
+
+    /// The first of some tags that nothing is filled with yet.
+    pub(super) fn take_tags(&mut self, count: u64) -> u64 {
+        let first = self.next_tag;
+        self.next_tag += count;
+        first
+    }
+
+    pub(super) fn open(&mut self, process: usize) -> crate::Result<()> {
+        let (region, fuse) = self.control.handle();
+        let pool = open(region, &self.locks)?;
+        self.processes[process] = Some(Process { pool, fuse });
+        Ok(())
+    }
+
+    /// Everyone of a process ends in order.
+    pub(super) fn close(&mut self, process: usize) {
+        for vm in self.vms.iter_mut() {
+            if vm.as_ref().is_some_and(|vm| vm.process == process) {
+                *vm = None;
+            }
+        }
+        self.processes[process] = None;
+    }
+
+    /// A process dies: what its destructors write is lost, and the kernel drops its locks.
+    pub(super) fn bury(&mut self, process: usize) {
+        if let Some(process) = &self.processes[process] {
+            process.fuse.kill();
+        }
+        self.close(process);
+    }
+
+    /// The power fails and comes back: all processes are gone, and this is what is left.
+    pub(super) fn replace_medium(&mut self, image: Image) {
+        (0..PROCESSES).for_each(|process| self.bury(process));
+        self.control = region_with(image);
+    }
+
+    /// A pool to look through: of the first process that lives.
+    pub(super) fn any_pool(&self) -> Option<&Arc<Pool>> {
+        self.processes
+            .iter()
+            .flatten()
+            .map(|process| &process.pool)
+            .next()
+    }
+
+    /// Checks that living VMs see what they know, and that the pool is in order.
+    pub(super) fn verify(&self) -> Result<(), String> {
+        self.vms.iter().flatten().try_for_each(Vm::verify)?;
+        let Some(pool) = self.any_pool() else {
+            return Ok(());
+        };
+        let report = pool.check().map_err(|error| error.to_string())?;
+        if !report.is_clean() {
+            return Err(format!("check: {:?}", report.findings));
+        }
+        let found = read_snapshots(pool)?;
+        if found == self.saved {
+            Ok(())
+        } else {
+            Err(difference(&self.saved, &found))
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The power fails at every flush and fence: the pool is as before or as after, and in order.
 
-use super::model::Snapshots;
-use super::scene::{Bench, Scene, commit_third, must_be_in_order, snapshots_of};
+use super::contents::Snapshots;
+use super::fixture::{Bench, Fixture, commit_third, must_be_in_order, snapshots_of};
 use crate::region::sim::{CrashPoint, Fate, Survivors, Unit};
 use crate::{Holder, SnapshotId};
 
@@ -37,14 +37,14 @@ fn check_points(points: &[CrashPoint], old: &Snapshots, new: &Snapshots, what: &
     );
 }
 
-/// Runs `act` on the scene, with the power failing at every flush and fence on the way.
+/// Runs `act` on the fixture, with the power failing at every flush and fence on the way.
 fn cut_everywhere(what: &str, act: impl FnOnce(&Bench, &Holder, SnapshotId, SnapshotId)) {
-    let Scene {
+    let Fixture {
         bench,
         vm,
         first,
         second,
-    } = Scene::new();
+    } = Fixture::new();
     let old = snapshots_of(&bench.pool);
     bench.control.record();
     act(&bench, &vm, first, second);
@@ -90,9 +90,9 @@ fn consuming_is_whole_or_nothing_wherever_the_power_fails() {
 
 #[test]
 fn two_commits_in_a_row_never_fall_back_two() {
-    let Scene {
+    let Fixture {
         bench, vm, second, ..
-    } = Scene::new();
+    } = Fixture::new();
     commit_third(&vm, second);
     let middle = snapshots_of(&bench.pool);
     bench.control.record();
@@ -119,9 +119,9 @@ fn two_commits_in_a_row_never_fall_back_two() {
 
 #[test]
 fn a_recovery_that_is_cut_off_is_done_again() {
-    let Scene {
+    let Fixture {
         bench, vm, second, ..
-    } = Scene::new();
+    } = Fixture::new();
     let old = snapshots_of(&bench.pool);
     bench.control.record();
     commit_third(&vm, second);

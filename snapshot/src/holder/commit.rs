@@ -23,20 +23,20 @@ use crate::number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkIndex, ChunkNo, FrameSet, SnapshotId,
 };
 use crate::store::{by_chunk, runs};
-use crate::tree::{self, Place};
+use crate::tree::{self, NodePlace};
 
-/// What a removal by the same commit takes at most: another inode, if somebody pins it, and a leaf
-/// of the catalog.
+/// Blocks that a removal by the same commit takes at most: another inode, if it is pinned, and a
+/// leaf of the catalog.
 pub(crate) const BLOCKS_PER_REPLACED: u32 = 2;
 
 /// A map of a snapshot to be committed.
 #[derive(Debug, Clone, Copy)]
 pub struct NewMap<'a> {
-    /// What is mapped.
+    /// The kind of what is mapped.
     pub kind: MapKind,
     /// Its size; a multiple of 4096.
     pub size_bytes: u64,
-    /// What differs from the map of the same kind of the base, sorted by chunk index. Blocks named
+    /// Differences from the map of the same kind of the base, sorted by chunk index. Blocks named
     /// here are the holder's own, or in a snapshot that the holder pins.
     pub changes: &'a [(ChunkIndex, ChunkMap)],
 }
@@ -88,7 +88,7 @@ impl<'a> NewMap<'a> {
 pub struct NewSnapshot<'a> {
     /// Its name.
     pub name: &'a str,
-    /// What it is of.
+    /// Its kind: of a VM, or of processes.
     pub kind: SnapshotKind,
     /// The snapshot that it was taken after, for people to see.
     pub parent: Option<SnapshotId>,
@@ -99,12 +99,12 @@ pub struct NewSnapshot<'a> {
     pub maps: Vec<NewMap<'a>>,
     /// The machine's saved state, at most 2 MiB.
     pub state: &'a [u8],
-    /// How many frames were written since the base, for people to see.
+    /// Number of frames written since the base, for people to see.
     pub frames_new: u64,
 }
 
 impl NewSnapshot<'_> {
-    /// How many pins there may be with its own.
+    /// Number of pins that there may be, its own included.
     fn pins_max(&self) -> usize {
         match self.kind {
             SnapshotKind::Vm => PINS_MAX,
@@ -144,16 +144,28 @@ fn blocks_needed(maps: impl IntoIterator<Item = (u64, u32)>, state_bytes: usize)
     u32::try_from(maps + state + 3).unwrap_or(u32::MAX)
 }
 
-/// Where a snapshot comes from that was not taken here.
+/// Provenance of a snapshot that was not taken here.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Origin {
+pub(crate) struct Provenance {
     pub(crate) identity: Identity,
-    /// When it was taken.
+    /// The time at which it was taken, in nanoseconds since 1970.
     pub(crate) created_unix_ns: u64,
     /// Its frames that were written since the one before.
     pub(crate) frames_new: u64,
     /// Not all of it is here yet.
     pub(crate) incomplete: bool,
+}
+
+impl Provenance {
+    /// The provenance of a snapshot that is taken here and now.
+    fn taken_now(frames_new: u64) -> Result<Provenance> {
+        Ok(Provenance {
+            identity: Identity::random()?,
+            created_unix_ns: unix_ns(),
+            frames_new,
+            incomplete: false,
+        })
+    }
 }
 
 /// A snapshot that was committed.
@@ -181,14 +193,14 @@ impl Holder {
     }
 
     /// Commits a snapshot: it exists when this returns, and is pinned by this holder. Its blocks
-    /// are no longer mine. The reservation may be smaller than needed: the rest is then taken
-    /// now.
+    /// are the holder's own no more. The reservation may be smaller than needed: the rest is then
+    /// taken now.
     ///
     /// # Errors
     /// [`Error::NameTaken`], [`Error::InvalidName`], [`Error::InvalidSnapshot`],
     /// [`Error::NotPinned`] (the base), [`Error::TooManyPins`], [`Error::TooManySnapshots`],
-    /// [`Error::PoolFull`], [`Error::Io`]. All blocks are still mine then and no snapshot was
-    /// made.
+    /// [`Error::PoolFull`], [`Error::Io`]. All blocks are still the holder's own then, and no
+    /// snapshot was made.
     pub fn commit_snapshot(
         &self,
         new: NewSnapshot<'_>,
@@ -216,32 +228,20 @@ impl Holder {
     pub(crate) fn commit_of(
         &self,
         new: NewSnapshot<'_>,
-        origin: Option<Origin>,
+        origin: Option<Provenance>,
         replaced: &[SnapshotId],
         mut reservation: Reservation,
     ) -> Result<Committed> {
         new.check()?;
-        let mut reserved: BTreeMap<ChunkNo, FrameSet> = BTreeMap::new();
-        for block in reservation.all() {
-            let of_chunk = reserved.entry(block.chunk()).or_default();
-            of_chunk.insert(block.index_in_chunk());
-        }
-        let mine = self.leases.mine();
-        let shared = SharedBlocks::find(&new, &mine, &reserved)?;
+        let shared = SharedBlocks::find(&new, &self.leases.own(), &reservation)?;
         let flush_began = Instant::now();
-        self.flush_blocks(&shared.mine)?;
+        self.flush_blocks(&shared.own)?;
         let flush = flush_began.elapsed();
         fault_point(FaultPoint::CommitFramesFlushed);
         let needed = new
             .blocks_needed()
             .saturating_add(replaced.len() as u32 * BLOCKS_PER_REPLACED);
-        reservation.redeem(needed)?;
-        let missing = needed.saturating_sub(reservation.blocks());
-        if missing > 0 {
-            let more = self.leases.alloc(missing)?;
-            reservation.blocks.extend(&more);
-            self.leases.provide(&more)?;
-        }
+        self.complete_reservation(&mut reservation, needed)?;
 
         let mut lock = CatalogLock::take(&self.pool)?;
         let listing = lock.listing()?;
@@ -268,12 +268,7 @@ impl Holder {
             Commit::begin(&mut lock, BlockSource::Reserved(reservation.blocks.clone()))?;
         let origin = match origin {
             Some(origin) => origin,
-            None => Origin {
-                identity: Identity::random()?,
-                created_unix_ns: unix_ns(),
-                frames_new: new.frames_new,
-                incomplete: false,
-            },
+            None => Provenance::taken_now(new.frames_new)?,
         };
         let inode = build_inode(&mut commit, &new, &origin, id, base.as_ref())?;
         let block = commit.put_inode(slot, &inode)?;
@@ -296,14 +291,26 @@ impl Holder {
         }
         let written = commit.written().to_vec();
         self.settle_and_keep(commit);
-        self.leases.let_go(&written);
-        self.leases.let_go(&shared.mine);
+        self.leases.release(&written);
+        self.leases.release(&shared.own);
         reservation.blocks.retain(|block| !written.contains(block));
         Ok(Committed {
             id,
             metadata_blocks: written.len() as u32,
             flush,
         })
+    }
+
+    /// Has the reservation hold `needed` blocks with memory behind them.
+    fn complete_reservation(&self, reservation: &mut Reservation, needed: u32) -> Result<()> {
+        reservation.redeem(needed)?;
+        let missing = needed.saturating_sub(reservation.blocks());
+        if missing > 0 {
+            let more = self.leases.alloc(missing)?;
+            reservation.blocks.extend(&more);
+            self.leases.provide(&more)?;
+        }
+        Ok(())
     }
 
     fn flush_blocks(&self, blocks: &[BlockNo]) -> Result<()> {
@@ -361,7 +368,7 @@ impl Holder {
             let known: HashSet<BlockNo> = match base.and_then(|inode| inode.map(*kind)) {
                 None => HashSet::new(),
                 Some(map) => {
-                    let place = Place::root_of(map);
+                    let place = NodePlace::root_of(map);
                     let known = tree::lookup(&self.pool.store, map.root, place, *chunk)?;
                     known.iter_present().map(|(_, block)| block).collect()
                 }
@@ -393,7 +400,7 @@ impl Holder {
 /// The blocks that a new snapshot refers to by itself.
 struct SharedBlocks {
     /// Those of the holder.
-    mine: Vec<BlockNo>,
+    own: Vec<BlockNo>,
     /// The others: snapshots that the holder pins must have them.
     foreign: Vec<ForeignBlocks>,
 }
@@ -408,11 +415,16 @@ struct ForeignBlocks {
 impl SharedBlocks {
     fn find(
         new: &NewSnapshot<'_>,
-        mine: &BTreeMap<ChunkNo, FrameSet>,
-        reserved: &BTreeMap<ChunkNo, FrameSet>,
+        own: &BTreeMap<ChunkNo, FrameSet>,
+        reservation: &Reservation,
     ) -> Result<SharedBlocks> {
+        let mut reserved: BTreeMap<ChunkNo, FrameSet> = BTreeMap::new();
+        for block in reservation.all() {
+            let of_chunk = reserved.entry(block.chunk()).or_default();
+            of_chunk.insert(block.index_in_chunk());
+        }
         let mut found = SharedBlocks {
-            mine: Vec::new(),
+            own: Vec::new(),
             foreign: Vec::new(),
         };
         let changes = new.maps.iter().flat_map(|map| {
@@ -427,15 +439,15 @@ impl SharedBlocks {
                 let of_chunk = |sets: &BTreeMap<ChunkNo, FrameSet>| {
                     sets.get(&chunk).copied().unwrap_or_default()
                 };
-                let (mine, reserved) = (of_chunk(mine), of_chunk(reserved));
+                let (own, reserved) = (of_chunk(own), of_chunk(&reserved));
                 for block in blocks {
                     if reserved.contains(block.index_in_chunk()) {
                         return Err(Error::invalid(format!(
                             "chunk {index}: {block} is reserved for metadata"
                         )));
                     }
-                    if mine.contains(block.index_in_chunk()) {
-                        found.mine.push(*block)
+                    if own.contains(block.index_in_chunk()) {
+                        found.own.push(*block)
                     } else {
                         foreign.push(*block)
                     }
@@ -456,7 +468,7 @@ impl SharedBlocks {
 fn build_inode(
     commit: &mut Commit<'_, '_>,
     new: &NewSnapshot<'_>,
-    origin: &Origin,
+    origin: &Provenance,
     id: SnapshotId,
     base: Option<&Arc<Inode>>,
 ) -> Result<Inode> {
@@ -466,7 +478,7 @@ fn build_inode(
         let of_base = base.and_then(|inode| inode.map(new.kind));
         let root = of_base.map_or(Entry::Hole, |map| map.root);
         let map = FileMap::new(new.kind, new.size_bytes, root)?;
-        let updated = tree::update(commit, map.root, Place::root_of(&map), new.changes)?;
+        let updated = tree::update(commit, map.root, NodePlace::root_of(&map), new.changes)?;
         frames_mapped = frames_mapped.saturating_add_signed(updated.entries_change);
         maps.push(map.with_root(updated.root));
     }

@@ -15,14 +15,14 @@ use crate::layout::node::{Entry, Node};
 use crate::number::{BlockNo, ChunkIndex, ChunkNo, FrameSet, SnapshotId};
 use crate::recovery::reclaim_dead_holders;
 use crate::store::BlockStore;
-use crate::tree::{self, Place};
+use crate::tree::{self, NodePlace};
 
-/// What became of a consumed snapshot.
+/// The memory of a consumed snapshot, and what is left of it.
 #[derive(Debug)]
 pub struct Consumed {
     /// Each map of the snapshot.
     pub maps: Vec<ConsumedMap>,
-    /// What could not be taken stays readable under this id, pinned by the holder, without a name.
+    /// The id under which blocks that other snapshots share stay readable, pinned, without a name.
     pub rest: Option<SnapshotId>,
 }
 
@@ -44,7 +44,7 @@ impl Consumed {
 /// A map of a consumed snapshot.
 #[derive(Debug)]
 pub struct ConsumedMap {
-    /// What is mapped.
+    /// The kind of what is mapped.
     pub kind: MapKind,
     /// The chunks that had blocks, in order.
     pub chunks: Vec<ConsumedChunk>,
@@ -57,30 +57,30 @@ pub struct ConsumedChunk {
     pub index: ChunkIndex,
     /// The blocks of its frames, as the snapshot had them.
     pub map: ChunkMap,
-    /// The frames whose blocks are mine now. The blocks of the others are still shared: not to be
-    /// written.
+    /// The frames whose blocks are the holder's own now. The blocks of the others are still shared:
+    /// not to be written.
     pub taken: FrameSet,
 }
 
 impl Holder {
-    /// Takes a snapshot that I pin out of the catalog. The blocks that nothing else refers to
-    /// become mine, as far as no other holder has leased their chunk; the rest stays readable.
-    /// The snapshot's state is gone afterwards: read it before. Frame maps of the snapshot must
-    /// not be used any more.
+    /// Takes a snapshot that this holder pins out of the catalog. The blocks that nothing else
+    /// refers to become the holder's own, unless another holder has leased their chunk; the rest
+    /// stays readable. The snapshot's state is gone afterwards: read it before. Do not use frame
+    /// maps of the snapshot any more.
     ///
     /// # Errors
     /// [`Error::NotPinned`]; [`Error::Busy`] when another holder pins it; [`Error::PoolFull`].
     /// Nothing was changed then.
     pub fn consume(&self, id: SnapshotId) -> Result<Consumed> {
         let mut lock = CatalogLock::take(&self.pool)?;
-        // A dead holder is in nobody's way.
+        // Dead holders do not count as users of the snapshot.
         reclaim_dead_holders(&mut lock)?;
         let listing = lock.listing()?;
         let listed = listing
             .by_id(id)
             .filter(|_| matches!(self.pin_index(id), Ok(Some(_))));
         let listed = listed.ok_or(Error::NotPinned { id: id.get() })?;
-        self.check_only_mine(&lock, listed)?;
+        self.check_sole_user(&lock, listed)?;
 
         let taken = self.takeable(&listed.inode)?;
         let mut maps = Vec::new();
@@ -101,7 +101,7 @@ impl Holder {
         Ok(Consumed { maps, rest })
     }
 
-    fn check_only_mine(&self, lock: &CatalogLock<'_>, listed: &Listed) -> Result<()> {
+    fn check_sole_user(&self, lock: &CatalogLock<'_>, listed: &Listed) -> Result<()> {
         let others = lock.holders_pinning(listed.inode.id)?;
         let Some(other) = others.into_iter().find(|slot| *slot != self.slot) else {
             return Ok(());
@@ -114,12 +114,12 @@ impl Holder {
         })
     }
 
-    /// The blocks that only this snapshot refers to, in chunks that are leased to me or to nobody.
+    /// The blocks that only this snapshot refers to, in chunks that no other holder has leased.
     fn takeable(&self, inode: &Inode) -> Result<Taken> {
         let store = &self.pool.store;
         let mut taken = Taken::default();
         for map in &inode.maps {
-            find_own(store, map.root, Place::root_of(map), &mut taken)?;
+            find_own(store, map.root, NodePlace::root_of(map), &mut taken)?;
         }
         let table = self.leases.table();
         for chunk in taken.keys().copied().collect::<Vec<_>>() {
@@ -148,7 +148,7 @@ impl Holder {
                 .filter(|chunk| !chunk.taken.is_empty())
                 .map(|chunk| (chunk.index, without(&chunk.map, &chunk.taken)))
                 .collect();
-            let left = tree::update(&mut commit, map.root, Place::root_of(map), &changes)?;
+            let left = tree::update(&mut commit, map.root, NodePlace::root_of(map), &changes)?;
             frames_mapped = frames_mapped.saturating_add_signed(left.entries_change);
             maps.push(map.with_root(left.root));
         }
@@ -178,7 +178,7 @@ impl Holder {
         let store = &self.pool.store;
         commit.switch(superblock)?;
         fault_point(FaultPoint::ConsumeSwitched);
-        // No thread of mine may see a block without references before it is mine.
+        // No thread of this process may see a block without references before it is an own one.
         let mut table = self.leases.table();
         for chunk in taken.keys() {
             store.set_lease_owner(*chunk, Some(self.slot))?;
@@ -200,7 +200,7 @@ impl Holder {
 /// Blocks of the pool, by chunk.
 type Taken = BTreeMap<ChunkNo, FrameSet>;
 
-fn find_own(store: &BlockStore, entry: Entry, place: Place, own: &mut Taken) -> Result<()> {
+fn find_own(store: &BlockStore, entry: Entry, place: NodePlace, own: &mut Taken) -> Result<()> {
     let mut note = |block: BlockNo| -> Result<()> {
         if store.refcount(block)? == 1 {
             own.entry(block.chunk())
@@ -214,10 +214,7 @@ fn find_own(store: &BlockStore, entry: Entry, place: Place, own: &mut Taken) -> 
         Entry::Chunk(chunk) => chunk.blocks().try_for_each(note),
         Entry::Node { block, .. } if store.refcount(block)? != 1 => Ok(()),
         Entry::Node { block, crc24 } => match store.node(block, &place.expect(crc24))? {
-            Node::Leaf(numbers) => numbers
-                .iter()
-                .filter(|number| **number != 0)
-                .try_for_each(|number| note(BlockNo::new(*number))),
+            Node::Leaf(blocks) => blocks.iter_present().try_for_each(|(_, block)| note(block)),
             Node::Inner(entries) => {
                 let mut entries = entries.iter().enumerate();
                 entries

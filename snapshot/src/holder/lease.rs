@@ -1,8 +1,8 @@
 //! Leased chunks: where a holder takes its blocks from, without asking other processes.
 //!
-//! A block of a chunk that is leased to the holder can be taken when it is not `mine` already and
-//! no committed parent refers to it. Only the holder itself turns the latter from no to yes, so no
-//! lock among processes is needed.
+//! A block of a chunk that is leased to the holder can be taken when it is not its *own* already
+//! and no committed parent refers to it. Only the holder itself turns the latter from no to yes, so
+//! no lock among processes is needed.
 //!
 //! Lock order: the catalog lock before the table of leases.
 
@@ -24,19 +24,19 @@ pub(crate) struct Leases {
     table: Mutex<LeaseTable>,
 }
 
-/// Which chunks are leased, and which of their blocks the holder has taken.
+/// The leased chunks, with those of their blocks that are the holder's own.
 #[derive(Default)]
 pub(crate) struct LeaseTable {
     chunks: BTreeMap<ChunkNo, Lease>,
     /// Chunks that may have a block to take, but those that are set aside.
     with_room: BTreeSet<ChunkNo>,
-    mine_total: u32,
+    own_total: u32,
     closed: bool,
 }
 
 #[derive(Default)]
 struct Lease {
-    mine: FrameSet,
+    own: FrameSet,
     /// For `alloc_at` only, as long as other chunks have blocks.
     set_aside: bool,
     /// About to be given back: blocks are taken of it only when there is nothing else.
@@ -52,7 +52,7 @@ impl Lease {
 /// Chunks that are looked at for a partly used one when an empty one is known.
 const SEARCH_CHUNKS_MAX: u32 = 65_536;
 
-/// How full a chunk may be to be leased.
+/// The use that a chunk may have to be leased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Want {
     /// All 512 blocks free.
@@ -78,7 +78,7 @@ impl Leases {
     pub(crate) fn lease_empty(&self, set_aside: bool) -> Result<ChunkNo> {
         let mut catalog = CatalogLock::take(&self.pool)?;
         let lease = Lease {
-            mine: if set_aside {
+            own: if set_aside {
                 FrameSet::EMPTY
             } else {
                 FrameSet::FULL
@@ -99,7 +99,7 @@ impl Leases {
             && let Err(error) = self.provide(&chunk.blocks().collect::<Vec<_>>())
         {
             // Nothing was ever in them.
-            self.let_go(&chunk.blocks().collect::<Vec<_>>());
+            self.release(&chunk.blocks().collect::<Vec<_>>());
             return Err(error);
         }
         Ok(chunk)
@@ -131,11 +131,11 @@ impl Leases {
         }
         let mut table = self.table();
         if table.closed {
-            return Err(Error::invalid("the holder has let go of the pool"));
+            return Err(Error::invalid("the holder has been closed"));
         }
         store.set_lease_owner(chunk, Some(self.slot))?;
         fault_point(FaultPoint::LeaseTaken);
-        table.mine_total += lease.mine.count();
+        table.own_total += lease.own.count();
         if want == Want::AnyRoom {
             table.with_room.insert(chunk);
         }
@@ -244,21 +244,21 @@ impl Leases {
         self.pool.store.provide_sorted(&sorted)
     }
 
-    /// Takes this very block, if it can be taken.
+    /// Takes one given block, if it can be taken.
     pub(crate) fn alloc_at(&self, chunk: ChunkNo, place: FrameIndex) -> bool {
         let block = chunk.block(place);
         let mut table = self.table();
         let Some(lease) = table.chunks.get_mut(&chunk) else {
             return false;
         };
-        if lease.mine.contains(place) || !matches!(self.pool.store.refcount(block), Ok(0)) {
+        if lease.own.contains(place) || !matches!(self.pool.store.refcount(block), Ok(0)) {
             return false;
         }
         if self.pool.overcommit() && self.provide(&[block]).is_err() {
             return false;
         }
-        lease.mine.insert(place);
-        table.mine_total += 1;
+        lease.own.insert(place);
+        table.own_total += 1;
         self.show_usage(&table).is_ok()
     }
 
@@ -319,35 +319,35 @@ impl Leases {
         }
     }
 
-    /// Zeroes blocks that are mine and lets go of them.
+    /// Zeroes own blocks and releases them.
     pub(crate) fn free(&self, blocks: &[BlockNo]) {
-        let mut mine: Vec<BlockNo> = {
+        let mut own: Vec<BlockNo> = {
             let table = self.table();
             blocks
                 .iter()
                 .copied()
-                .filter(|block| table.is_mine(*block))
+                .filter(|block| table.is_own(*block))
                 .collect()
         };
-        if mine.len() != blocks.len() {
+        if own.len() != blocks.len() {
             tracing::error!(
-                not_mine = blocks.len() - mine.len(),
+                not_own = blocks.len() - own.len(),
                 "asked to free blocks that are not this holder's"
             );
         }
-        mine.sort_unstable();
-        mine.dedup();
-        if let Err(error) = self.pool.store.punch_sorted(&mine) {
-            // They stay mine: nobody may get them with what is in them.
+        own.sort_unstable();
+        own.dedup();
+        if let Err(error) = self.pool.store.punch_sorted(&own) {
+            // They stay own ones: nobody may get them with the bytes that are in them.
             tracing::error!(%error, "could not zero freed blocks of the pool");
             return;
         }
         fault_point(FaultPoint::BlocksZeroed);
-        self.let_go(&mine);
+        self.release(&own);
     }
 
-    /// Ends that blocks are mine: they are committed, or zeroed.
-    pub(crate) fn let_go(&self, blocks: &[BlockNo]) {
+    /// Ends that blocks are the holder's own: they are committed, or zeroed.
+    pub(crate) fn release(&self, blocks: &[BlockNo]) {
         let mut table = self.table();
         for blocks in by_chunk(blocks) {
             let chunk = blocks[0].chunk();
@@ -356,13 +356,13 @@ impl Leases {
             };
             let gone = blocks
                 .iter()
-                .map(|block| u32::from(lease.mine.remove(block.index_in_chunk())))
+                .map(|block| u32::from(lease.own.remove(block.index_in_chunk())))
                 .sum::<u32>();
             if gone == 0 {
                 continue;
             }
-            let (open, empty) = (lease.is_open(), lease.mine.is_empty());
-            table.mine_total -= gone;
+            let (open, empty) = (lease.is_open(), lease.own.is_empty());
+            table.own_total -= gone;
             if open {
                 table.with_room.insert(chunk);
             }
@@ -379,7 +379,7 @@ impl Leases {
         if !table
             .chunks
             .get(&chunk)
-            .is_some_and(|lease| lease.mine.is_empty() && !lease.set_aside)
+            .is_some_and(|lease| lease.own.is_empty() && !lease.set_aside)
         {
             return;
         }
@@ -398,8 +398,8 @@ impl Leases {
         store.set_lease_owner(chunk, None)
     }
 
-    /// Makes blocks mine that a committed snapshot had until now; their chunks are leased to me or
-    /// to nobody.
+    /// Makes blocks the holder's own that a committed snapshot had until now. No other holder has
+    /// leased their chunks.
     pub(crate) fn adopt(
         &self,
         table: &mut LeaseTable,
@@ -409,10 +409,10 @@ impl Leases {
         let lease = table.chunks.entry(chunk).or_default();
         let mut added = 0;
         for place in blocks.places() {
-            added += u32::from(lease.mine.insert(place));
+            added += u32::from(lease.own.insert(place));
         }
         let room = lease.is_open();
-        table.mine_total += added;
+        table.own_total += added;
         if room {
             table.with_room.insert(chunk);
         }
@@ -425,51 +425,47 @@ impl Leases {
         table.closed = true;
         let mut done = Ok(());
         for (chunk, lease) in std::mem::take(&mut table.chunks) {
-            let mine: Vec<BlockNo> = lease
-                .mine
-                .places()
-                .map(|place| chunk.block(place))
-                .collect();
+            let own: Vec<BlockNo> = lease.own.places().map(|place| chunk.block(place)).collect();
             // What fails stays leased until the holder counts as dead.
             let ended = self
                 .pool
                 .store
-                .punch_sorted(&mine)
+                .punch_sorted(&own)
                 .and_then(|()| self.end_lease(chunk));
             done = done.and(ended);
         }
         table.with_room.clear();
-        table.mine_total = 0;
+        table.own_total = 0;
         done
     }
 
-    /// Which of its blocks are mine, for every leased chunk.
-    pub(crate) fn mine(&self) -> BTreeMap<ChunkNo, FrameSet> {
+    /// The own blocks of every leased chunk.
+    pub(crate) fn own(&self) -> BTreeMap<ChunkNo, FrameSet> {
         self.table()
             .chunks
             .iter()
-            .map(|(chunk, lease)| (*chunk, lease.mine))
+            .map(|(chunk, lease)| (*chunk, lease.own))
             .collect()
     }
 
     fn show_usage(&self, table: &LeaseTable) -> Result<()> {
         self.pool
             .store
-            .set_holder_usage(self.slot, table.chunks.len() as u32, table.mine_total)
+            .set_holder_usage(self.slot, table.chunks.len() as u32, table.own_total)
     }
 }
 
 impl LeaseTable {
-    pub(crate) fn is_mine(&self, block: BlockNo) -> bool {
+    pub(crate) fn is_own(&self, block: BlockNo) -> bool {
         self.chunks
             .get(&block.chunk())
-            .is_some_and(|lease| lease.mine.contains(block.index_in_chunk()))
+            .is_some_and(|lease| lease.own.contains(block.index_in_chunk()))
     }
 
-    /// Blocks of leases that are not mine: some may be in a snapshot.
+    /// Blocks of leases that are not the holder's own: some may be in a snapshot.
     pub(crate) fn unused_at_most(&self) -> u64 {
         (self.chunks.len() as u64 * u64::from(CHUNK_BLOCKS))
-            .saturating_sub(u64::from(self.mine_total))
+            .saturating_sub(u64::from(self.own_total))
     }
 
     pub(crate) fn is_leased(&self, chunk: ChunkNo) -> bool {
@@ -507,7 +503,7 @@ impl LeaseTable {
         Ok(())
     }
 
-    /// Takes free blocks of one chunk until there are `count`; whether the chunk may have more.
+    /// Takes free blocks of one chunk until there are `count`. True when the chunk may have more.
     fn take_from(
         &mut self,
         pool: &Pool,
@@ -518,15 +514,15 @@ impl LeaseTable {
         let Some(lease) = self.chunks.get_mut(&chunk) else {
             return Ok(false);
         };
-        let taken_before = lease.mine;
+        let taken_before = lease.own;
         for index in taken_before.iter_absent() {
             if taken.len() == count {
                 return Ok(true);
             }
             let block = chunk.block(index);
             if pool.store.refcount(block)? == 0 {
-                lease.mine.insert(index);
-                self.mine_total += 1;
+                lease.own.insert(index);
+                self.own_total += 1;
                 taken.push(block);
             }
         }

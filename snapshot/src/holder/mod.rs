@@ -9,7 +9,7 @@ mod unused;
 use std::fs::File;
 use std::sync::Arc;
 
-pub(crate) use commit::Origin;
+pub(crate) use commit::Provenance;
 pub use commit::{Committed, NewMap, NewSnapshot};
 pub use consume::{Consumed, ConsumedChunk, ConsumedMap};
 pub use unused::Vacating;
@@ -79,7 +79,7 @@ impl Pool {
     }
 }
 
-/// When this process started, in clock ticks after boot: field 22 of proc_pid_stat(5), 0 when it
+/// The start of this process, in clock ticks after boot: field 22 of proc_pid_stat(5), 0 when it
 /// cannot be read.
 fn process_start_ticks() -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -92,8 +92,8 @@ fn process_start_ticks() -> u64 {
         .unwrap_or(0)
 }
 
-/// Blocks that were taken ahead: for the metadata of a commit, or for frames. What is left is given
-/// back when it is dropped.
+/// Blocks that were taken ahead: for the metadata of a commit, or for frames. Drop gives the unused
+/// ones back.
 pub struct Reservation {
     leases: Arc<Leases>,
     /// With memory behind them.
@@ -103,7 +103,7 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// How many blocks are reserved with memory behind them.
+    /// Number of reserved blocks with memory behind them.
     pub fn blocks(&self) -> u32 {
         self.blocks.len() as u32
     }
@@ -146,7 +146,7 @@ impl Drop for Reservation {
             self.leases.free(&self.promised);
         } else {
             // Nothing was ever in them.
-            self.leases.let_go(&self.promised);
+            self.leases.release(&self.promised);
         }
     }
 }
@@ -163,13 +163,13 @@ impl Holder {
     }
 
     /// Finds a snapshot by name and pins it: until it is unpinned, its blocks stay, also when it is
-    /// removed. Gives its entry and the map of its memory. Pinning what this holder has pinned already changes nothing. The entry's own
-    /// and shared sizes are not counted.
+    /// removed. Gives its entry and the map of its memory. Pinning what this holder has pinned
+    /// already changes nothing. The entry's own and shared sizes are not counted.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Incomplete`]; [`Error::TooManyPins`] when the holder pins
     /// eleven snapshots: a twelfth can only be one that it takes of its VM, so that it can
-    /// always take one and then [let go of the others](Holder::unpin_others).
+    /// always take one and then [unpin the others](Holder::unpin_others).
     pub fn pin(&self, name: &str) -> Result<(SnapshotEntry, FrameMap)> {
         let mut lock = CatalogLock::take(&self.pool)?;
         let listing = lock.listing()?;
@@ -188,7 +188,7 @@ impl Holder {
         self.set_pin(id, PINS_MAX)
     }
 
-    /// Lets go of a pinned snapshot. If it was removed meanwhile and nobody else pins it, its
+    /// Unpins a snapshot. If it was removed meanwhile and nobody else pins it, its
     /// blocks become free.
     ///
     /// # Errors
@@ -203,7 +203,7 @@ impl Holder {
         self.clear_pin(id)
     }
 
-    /// Lets go of all pinned snapshots but one.
+    /// Unpins all pinned snapshots but one.
     ///
     /// # Errors
     /// [`Error::NotPinned`] when this holder does not pin that one; nothing has changed then.
@@ -251,7 +251,7 @@ impl Holder {
         }
     }
 
-    /// Takes a wholly free chunk: all its 512 blocks are mine, with memory behind them.
+    /// Takes a wholly free chunk: all its 512 blocks are the holder's own, with memory behind them.
     ///
     /// # Errors
     /// [`Error::PoolFull`] when no chunk is wholly free; [`Error::NoSpaceOnMedium`].
@@ -260,7 +260,7 @@ impl Holder {
     }
 
     /// Leases a wholly free chunk and sets it aside for [`Holder::alloc_at`]: none of its blocks is
-    /// mine yet, and [`Holder::alloc_blocks`] takes from it only when there is nothing else.
+    /// an own one yet, and [`Holder::alloc_blocks`] takes from it only when there is nothing else.
     ///
     /// # Errors
     /// [`Error::PoolFull`] when no chunk is wholly free.
@@ -268,8 +268,8 @@ impl Holder {
         self.leases.lease_empty(true)
     }
 
-    /// Ends that a chunk is set aside: what is not mine of it can be had by
-    /// [`Holder::alloc_blocks`] or by others.
+    /// Ends that a chunk is set aside: [`Holder::alloc_blocks`] or others can take its other
+    /// blocks.
     pub fn end_set_aside(&self, chunk: ChunkNo) {
         self.leases.end_set_aside(chunk);
     }
@@ -282,24 +282,24 @@ impl Holder {
         self.leases.alloc(count)
     }
 
-    /// Takes this block of a chunk that is leased to me, if it is free. It reads as zero.
+    /// Takes one block of a chunk that the holder has leased, if it is free. It reads as zero.
     pub fn alloc_at(&self, chunk: ChunkNo, place: impl Into<FrameIndex>) -> bool {
         self.leases.alloc_at(chunk, place.into())
     }
 
-    /// Gives back blocks that are mine: they are zeroed, and their memory goes back to the medium.
+    /// Gives back own blocks: they are zeroed, and their memory goes back to the medium.
     pub fn free_blocks(&self, blocks: &[BlockNo]) {
         self.leases.free(blocks);
     }
 
-    /// Writes to a block that is mine. `from` is at most a block long.
+    /// Writes to an own block. `from` is at most a block long.
     ///
     /// # Errors
-    /// [`Error::InvalidSnapshot`] when the block is not mine or the bytes are too many.
+    /// [`Error::InvalidSnapshot`] when the block is not an own one, or the bytes are too many.
     pub fn write_block(&self, block: BlockNo, from: &[u8]) -> Result<()> {
-        if from.len() as u64 > BLOCK_SIZE_BYTES || !self.leases.table().is_mine(block) {
+        if from.len() as u64 > BLOCK_SIZE_BYTES || !self.leases.table().is_own(block) {
             return Err(Error::invalid(format!(
-                "{block} is not this holder's to write {} bytes to",
+                "{block} is not an own block of this holder, or {} bytes are too many",
                 from.len()
             )));
         }
@@ -309,19 +309,19 @@ impl Holder {
             .write_foreign(block.byte_offset(), from)
     }
 
-    /// Copies all blocks of `from` to `to`, whose blocks are mine. For media that only take whole
-    /// chunks, which cannot be written with write(2). Nobody may write `from` meanwhile.
+    /// Copies all blocks of `from` to `to`, whose blocks are own ones. For media that only take
+    /// whole chunks, which cannot be written with write(2). Nobody may write `from` meanwhile.
     ///
     /// # Errors
-    /// [`Error::InvalidSnapshot`] when a block of `to` is not mine.
+    /// [`Error::InvalidSnapshot`] when a block of `to` is not an own one.
     pub fn copy_chunk(&self, from: ChunkNo, to: ChunkNo) -> Result<()> {
-        let is_mine = {
+        let is_own = {
             let table = self.leases.table();
-            to.blocks().all(|block| table.is_mine(block))
+            to.blocks().all(|block| table.is_own(block))
         };
-        if !is_mine {
+        if !is_own {
             return Err(Error::invalid(format!(
-                "{to} is not this holder's to write"
+                "{to} is not an own chunk of this holder"
             )));
         }
         self.pool.store.copy_chunk(from, to)
@@ -381,7 +381,7 @@ impl Holder {
         }
     }
 
-    fn let_go_of_all(&self) -> Result<()> {
+    fn release_all(&self) -> Result<()> {
         let mut lock = CatalogLock::take(&self.pool)?;
         self.leases.close()?;
         fault_point(FaultPoint::ReleaseLeasesEnded);
@@ -395,8 +395,8 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        if let Err(error) = self.let_go_of_all() {
-            tracing::error!(%error, holder = self.name, "could not let go of the pool in order: its next user will");
+        if let Err(error) = self.release_all() {
+            tracing::error!(%error, holder = self.name, "could not release everything of the pool: its next user will");
         }
     }
 }

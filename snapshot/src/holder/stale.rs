@@ -1,10 +1,9 @@
-//! Chunks kept as they are for copies.
+//! Stale chunks: whole chunks with old bytes in them, kept for copies.
 //!
-//! To free a chunk costs zeroing it, and to take a fresh one costs zeroing it again, before a copy
-//! overwrites all of it. A holder whose commits remove snapshots, as those of a ring do, gets as
-//! many chunks free as it needs for the next copies. It keeps these: they are its own from the
-//! moment that their last reference goes, and if its process dies they are zeroed as all that is
-//! leased.
+//! Freeing a chunk zeroes it, and taking a fresh one zeroes it again, before a copy overwrites all
+//! of it. A holder whose commits remove snapshots, as those of a ring do, frees as many chunks as
+//! it needs for the next copies. It keeps these chunks: they are its own from the moment that their
+//! last reference goes. If its process dies, they are zeroed like all leased chunks.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,7 +16,7 @@ use crate::number::{BlockNo, ChunkNo, FrameSet};
 /// Chunks kept at most: 128 MiB.
 const KEPT_MAX: usize = 64;
 
-/// What a holder keeps for copies.
+/// Chunks that a holder keeps for copies.
 #[derive(Debug, Default)]
 pub(super) struct Stale(Mutex<Kept>);
 
@@ -26,7 +25,7 @@ struct Kept {
     chunks: Vec<ChunkNo>,
     /// Chunks taken for copies since the last commit: the next ones are likely to be as many.
     taken: usize,
-    /// Whether any was taken since it was last asked.
+    /// True when a chunk was used since this was last read.
     used: bool,
 }
 
@@ -38,8 +37,8 @@ impl Stale {
 
 impl Holder {
     /// Takes a chunk that is to be overwritten as a whole, at once, by [`Holder::copy_chunk`]: all
-    /// its blocks are mine, with memory behind them. Unlike those of [`Holder::alloc_chunk`]
-    /// they may hold anything.
+    /// its blocks are the holder's own, with memory behind them. Unlike those of
+    /// [`Holder::alloc_chunk`] they may hold anything.
     ///
     /// # Errors
     /// As those of [`Holder::alloc_chunk`].
@@ -55,7 +54,8 @@ impl Holder {
     }
 
     /// Gives back the chunks that are kept for copies, unless some were used since this was last
-    /// called and the pool has several times as many wholly free ones left. Whether any were.
+    /// called and the pool has several times as many wholly free ones left. True when it gave back
+    /// any.
     ///
     /// # Errors
     /// [`crate::Error::Damaged`].
@@ -88,12 +88,12 @@ impl Holder {
         let wanted = std::mem::take(&mut kept.taken).min(KEPT_MAX);
         let room = wanted.saturating_sub(kept.chunks.len());
         if room == 0 {
-            // Nobody who looks for blocks waits while this zeroes what it frees.
+            // Released first: threads that look for blocks must not wait for the zeroing.
             drop(kept);
             commit.settle(|_| false);
             return Ok(());
         }
-        // No thread of mine may see a block without references before it is mine.
+        // No thread of this process may see a block without references before it is an own one.
         let mut table = self.leases.table();
         let mut chunks = BTreeSet::new();
         let mut leased = Ok(());
@@ -101,8 +101,8 @@ impl Holder {
             if chunks.len() == room || leased.is_err() {
                 break;
             }
-            leased = self.lease_freed(chunk).map(|mine| {
-                if mine {
+            leased = self.lease_freed(chunk).map(|own| {
+                if own {
                     chunks.insert(chunk);
                 }
             });
@@ -115,7 +115,7 @@ impl Holder {
         leased
     }
 
-    /// Leases a chunk, unless somebody else has.
+    /// Leases a chunk, unless another holder has. True when it did.
     fn lease_freed(&self, chunk: ChunkNo) -> Result<bool> {
         let store = &self.pool.store;
         let free = store.lease_owner(chunk)?.is_none();

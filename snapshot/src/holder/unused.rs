@@ -1,4 +1,4 @@
-//! What a holder has leased and does not use: others cannot have it, so it is kept small.
+//! Blocks that a holder has leased and does not use: others cannot have them, so they are kept few.
 
 use super::Holder;
 use super::lease::Leases;
@@ -43,37 +43,38 @@ impl Drop for Vacating<'_> {
 }
 
 impl Holder {
-    /// Blocks of my leases that are neither mine nor in a snapshot: only I can take them.
+    /// Blocks of the holder's leases that are neither its own nor in a snapshot: only this holder
+    /// can take them.
     ///
     /// # Errors
     /// [`crate::Error::Damaged`].
     pub fn unused_blocks(&self) -> Result<u64> {
         let mut unused = 0;
-        for (chunk, mine) in self.leases.mine() {
+        for (chunk, own) in self.leases.own() {
             let used = self.pool.store.used_blocks(chunk)?;
-            unused += u64::from(CHUNK_BLOCKS.saturating_sub(used + mine.count()));
+            unused += u64::from(CHUNK_BLOCKS.saturating_sub(used + own.count()));
         }
         Ok(unused)
     }
 
-    /// Never less than [`Holder::unused_blocks`], and cheap.
+    /// A cheap upper bound of [`Holder::unused_blocks`].
     pub fn unused_blocks_at_most(&self) -> u64 {
         self.leases.table().unused_at_most()
     }
 
-    /// Chooses leased chunks with few blocks of mine, at most `chunks_max`, such that giving them
-    /// back takes `surplus` unused blocks off me, and what is mine of them has room in my other
-    /// leases.
+    /// Chooses leased chunks with few own blocks, at most `chunks_max`, such that the holder has
+    /// `surplus` unused blocks less once they are given back. Their own blocks have room in the
+    /// other leases.
     ///
     /// # Errors
     /// [`crate::Error::Damaged`].
     pub fn vacate(&self, surplus: u64, chunks_max: usize) -> Result<Vacating<'_>> {
         let mut sparse = Vec::new();
-        for (chunk, mine) in self.leases.mine() {
+        for (chunk, own) in self.leases.own() {
             let used = self.pool.store.used_blocks(chunk)?;
             sparse.push((
-                mine.count(),
-                CHUNK_BLOCKS.saturating_sub(used + mine.count()),
+                own.count(),
+                CHUNK_BLOCKS.saturating_sub(used + own.count()),
                 chunk,
             ));
         }
@@ -81,9 +82,9 @@ impl Holder {
         let mut room: u64 = sparse.iter().map(|(_, free, _)| u64::from(*free)).sum();
         let (mut moved, mut freed) = (0, 0);
         let mut chunks = Vec::new();
-        for (mine, free, chunk) in sparse {
+        for (own, free, chunk) in sparse {
             room -= u64::from(free);
-            moved += u64::from(mine);
+            moved += u64::from(own);
             if freed >= surplus || moved > room || chunks.len() == chunks_max {
                 break;
             }
@@ -97,10 +98,10 @@ impl Holder {
         })
     }
 
-    /// Takes free blocks of chunks that I have leased, and leases none. They read as zero.
+    /// Takes free blocks of chunks that the holder has leased, and leases none. They read as zero.
     ///
     /// # Errors
-    /// [`crate::Error::PoolFull`] when my leases have no room; [`crate::Error::NoSpaceOnMedium`].
+    /// [`crate::Error::PoolFull`] when the leases have no room; [`crate::Error::NoSpaceOnMedium`].
     /// Nothing was taken then.
     pub fn alloc_in_leases(&self, count: u32) -> Result<Vec<BlockNo>> {
         self.leases.alloc_in_leases(count)

@@ -36,11 +36,11 @@ pub(crate) struct HolderSlotV1 {
 const _: () = assert!(size_of::<HolderSlotV1>() == HOLDER_SLOT_BYTES);
 const _: () = assert!(offset_of!(HolderSlotV1, pins).is_multiple_of(8));
 
-/// Where `leases` is in a slot.
+/// Offset of `leases` in a slot.
 pub(crate) const LEASES_OFFSET: u64 = offset_of!(HolderSlotV1, leases) as u64;
-/// Where `blocks_in_use` is in a slot.
+/// Offset of `blocks_in_use` in a slot.
 pub(crate) const BLOCKS_IN_USE_OFFSET: u64 = offset_of!(HolderSlotV1, blocks_in_use) as u64;
-/// Where the pins are in a slot.
+/// Offset of the pins in a slot.
 pub(crate) const PINS_OFFSET: u64 = offset_of!(HolderSlotV1, pins) as u64;
 
 impl HolderSlotV1 {

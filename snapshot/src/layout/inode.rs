@@ -1,4 +1,4 @@
-//! Inodes: what the catalog knows of a snapshot.
+//! Inodes: the catalog's entries of snapshots, process images and incomplete receptions.
 
 use std::mem::{offset_of, size_of};
 
@@ -13,7 +13,7 @@ use crate::identity::Identity;
 use crate::name::check_name;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, SnapshotId};
 
-/// What every inode starts with.
+/// The first bytes of every inode.
 pub(crate) const INODE_MAGIC: [u8; 4] = *b"NVIN";
 /// Version of the inodes' format.
 pub(crate) const INODE_VERSION: u16 = 2;
@@ -28,7 +28,7 @@ pub(crate) const STATE_BYTES_MAX: usize = STATE_BLOCKS_MAX * BLOCK_SIZE_BYTES as
 /// Most memory a snapshot can have: 32 TiB.
 pub(crate) const MEMORY_BYTES_MAX: u64 = CHUNK_SIZE_BYTES << 24;
 
-/// What a snapshot is of.
+/// The kind of a snapshot: of a VM, or of processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
@@ -57,7 +57,7 @@ impl std::fmt::Display for SnapshotKind {
     }
 }
 
-/// What a map of a file is of.
+/// The kind of what a map of a file is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MapKind {
@@ -166,7 +166,7 @@ const _: () = assert!(size_of::<InodeV2>() == 4096);
 const _: () = assert!(offset_of!(InodeV2, checksum) == 12);
 const _: () = assert!(offset_of!(InodeV2, state_blocks) == 2048);
 
-/// Where the checksum is in an inode's block.
+/// Offset of the checksum in an inode's block.
 pub(crate) const CHECKSUM_OFFSET: u64 = offset_of!(InodeV2, checksum) as u64;
 
 /// An inode, decoded and checked.
@@ -180,7 +180,7 @@ pub(crate) struct Inode {
     /// One map of each kind at most; that of memory is first.
     pub(crate) maps: Vec<FileMap>,
     pub(crate) orphan: bool,
-    /// Received in part: nobody may use it.
+    /// True when only a part was received. Such a file cannot be used.
     pub(crate) incomplete: bool,
     pub(crate) identity: Identity,
     /// Frames of all maps that have a block.

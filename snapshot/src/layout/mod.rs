@@ -1,4 +1,4 @@
-//! Where everything is in a pool, and how each structure looks (docs/formats/pool.md has the
+//! Places and encodings of all structures of a pool (docs/formats/pool.md has the
 //! tables).
 
 pub(crate) mod holder_slot;
@@ -40,7 +40,7 @@ pub(crate) const SPARE_FIRST_BLOCK: u32 = 64;
 pub(crate) const SPARE_BLOCKS: u32 = 256;
 /// First block of the first segment's chunk table.
 pub(crate) const CHUNK_TABLE_BLOCK: u32 = SPARE_FIRST_BLOCK + SPARE_BLOCKS;
-/// Where the areas of a pool are: a list of segments, which can only grow and whose segments never
+/// The areas of a pool: a list of segments, which can only grow and whose segments never
 /// change, so that readers need no lock.
 #[derive(Debug, Default)]
 pub(crate) struct Layout {
@@ -148,46 +148,46 @@ impl Layout {
         (SPARE_FIRST_BLOCK..SPARE_FIRST_BLOCK + SPARE_BLOCKS).map(BlockNo::new)
     }
 
-    /// Where the spare blocks are.
+    /// Bytes of the spare blocks.
     pub(crate) fn spare_bytes(&self) -> Range<u64> {
         let first = u64::from(SPARE_FIRST_BLOCK) * BLOCK_SIZE_BYTES;
         first..first + u64::from(SPARE_BLOCKS) * BLOCK_SIZE_BYTES
     }
 
-    /// Whether the block can be part of a snapshot or of the catalog.
+    /// True when the block can be part of a snapshot or of the catalog.
     pub(crate) fn is_usable(&self, block: BlockNo) -> bool {
         let spare = SPARE_FIRST_BLOCK..SPARE_FIRST_BLOCK + SPARE_BLOCKS;
         spare.contains(&block.get()) || self.is_data_chunk(block.chunk())
     }
 
-    /// Whether the chunk is one of the data chunks.
+    /// True when the chunk is one of the data chunks.
     pub(crate) fn is_data_chunk(&self, chunk: ChunkNo) -> bool {
         self.segment_of(chunk)
             .is_ok_and(|segment| segment.is_data_chunk(chunk))
     }
 
-    /// Where the entry of a chunk in its chunk table is.
+    /// Byte offset of a chunk's entry in its chunk table.
     pub(crate) fn chunk_entry_offset(&self, chunk: ChunkNo) -> Result<u64> {
         Ok(self.segment_of(chunk)?.chunk_entry_offset(chunk))
     }
 
-    /// Where the counts and digests of a chunk's blocks are: a whole block.
+    /// Byte offset of the counts and digests of a chunk's blocks, which fill a block.
     pub(crate) fn block_table_offset(&self, chunk: ChunkNo) -> Result<u64> {
         Ok(self.segment_of(chunk)?.block_table_offset(chunk))
     }
 
-    /// Where the reference count of a block is.
+    /// Byte offset of a block's reference count.
     pub(crate) fn refcount_offset(&self, block: BlockNo) -> Result<u64> {
         let table = self.block_table_offset(block.chunk())?;
         Ok(table + u64::from(block.index_in_chunk().get()) * BLOCK_WORD_BYTES)
     }
 
-    /// Where the digest of a block is.
+    /// Byte offset of a block's digest.
     pub(crate) fn digest_offset(&self, block: BlockNo) -> Result<u64> {
         Ok(self.refcount_offset(block)? + segment::DIGESTS_OFFSET)
     }
 
-    /// Where a holder's slot is.
+    /// Byte offset of a holder's slot.
     pub(crate) fn holder_slot_offset(&self, slot: u32) -> u64 {
         BlockNo::new(HOLDER_TABLE_BLOCK).byte_offset()
             + u64::from(slot) * holder_slot::HOLDER_SLOT_BYTES as u64

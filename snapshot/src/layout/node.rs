@@ -6,10 +6,11 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::Layout;
+use crate::chunk_map::LeafBlocks;
 use crate::error::{Error, Result};
 use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo};
 
-/// What every node starts with.
+/// The first bytes of every node.
 pub(crate) const NODE_MAGIC: [u8; 4] = *b"NVND";
 /// Version of the nodes' format.
 pub(crate) const NODE_VERSION: u16 = 1;
@@ -24,7 +25,7 @@ const TAG_HOLE: u64 = 0;
 const TAG_CHUNK: u64 = 1;
 const TAG_NODE: u64 = 2;
 
-/// Which kind of tree a node belongs to.
+/// The kind of tree that a node belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum NodeKind {
@@ -55,7 +56,7 @@ const _: () = assert!(size_of::<NodeV1>() == 4096);
 const _: () = assert!(offset_of!(NodeV1, body) == 64);
 const _: () = assert!(INNER_ENTRIES * 8 == 2048 && LEAF_ENTRIES * 4 == 2048);
 
-/// What an entry of an inner node refers to.
+/// An entry of an inner node, by what it refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Entry {
     /// Nothing.
@@ -102,7 +103,7 @@ impl Entry {
     }
 }
 
-/// What a node must be to be the one that its parent refers to.
+/// Properties of the node that a parent refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Expected {
     pub(crate) kind: NodeKind,
@@ -115,7 +116,7 @@ pub(crate) struct Expected {
 #[derive(Debug, Clone)]
 pub(crate) enum Node {
     /// Level 0.
-    Leaf(Box<[u32; LEAF_ENTRIES]>),
+    Leaf(Box<LeafBlocks>),
     /// Level 1 and up.
     Inner(Box<[Entry; INNER_ENTRIES]>),
 }
@@ -139,7 +140,7 @@ pub(crate) fn seal_node(
     raw.first_index = first_index.into();
     match node {
         Node::Leaf(blocks) => {
-            for (place, number) in raw.body.chunks_exact_mut(4).zip(blocks.iter()) {
+            for (place, number) in raw.body.chunks_exact_mut(4).zip(blocks.numbers()) {
                 place.copy_from_slice(&number.to_le_bytes());
             }
         }
@@ -197,10 +198,14 @@ pub(crate) fn open_node(
 }
 
 fn open_leaf(raw: &NodeV1, layout: &Layout) -> Result<Node> {
-    let mut blocks = Box::new([0; LEAF_ENTRIES]);
+    let mut blocks = Box::new(LeafBlocks::new());
     // Neighbours are in one chunk as a rule, and of a data chunk all blocks can be used.
     let mut data_chunk = None;
-    for (number, place) in blocks.iter_mut().zip(raw.body.chunks_exact(4)) {
+    for (number, place) in blocks
+        .numbers_mut()
+        .iter_mut()
+        .zip(raw.body.chunks_exact(4))
+    {
         *number = u32::from_le_bytes([place[0], place[1], place[2], place[3]]);
         let block = BlockNo::new(*number);
         if *number == 0 || data_chunk == Some(block.chunk()) {
@@ -232,7 +237,7 @@ fn open_inner(raw: &NodeV1, expected: &Expected, layout: &Layout) -> Result<Node
     Ok(Node::Inner(entries))
 }
 
-/// How many leaves a node of this level covers.
+/// Number of leaves that a node of this level covers.
 pub(crate) const fn leaves_covered(level: u32) -> u64 {
     (INNER_ENTRIES as u64).pow(level)
 }

@@ -27,13 +27,13 @@ pub(crate) struct RuntimeV1 {
 const _: () = assert!(size_of::<RuntimeV1>() == 4096);
 
 const START: u64 = BlockNo::new(RUNTIME_BLOCK).byte_offset();
-/// Where the boot id is in the pool.
+/// Byte offset of the boot id in the pool.
 pub(crate) const BOOT_ID_OFFSET: u64 = START + offset_of!(RuntimeV1, boot_id) as u64;
-/// Where the clean word is in the pool.
+/// Byte offset of the clean word in the pool.
 pub(crate) const CLEAN_OFFSET: u64 = START + offset_of!(RuntimeV1, clean) as u64;
-/// Where the dirty word is in the pool.
+/// Byte offset of the dirty word in the pool.
 pub(crate) const DIRTY_OFFSET: u64 = START + offset_of!(RuntimeV1, dirty) as u64;
-/// Where the committed generation is in the pool.
+/// Byte offset of the committed generation in the pool.
 pub(crate) const COMMITTED_OFFSET: u64 = START + offset_of!(RuntimeV1, committed) as u64;
 
 const GENERATION_BITS: u32 = 48;

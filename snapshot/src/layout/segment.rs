@@ -14,7 +14,7 @@ pub(crate) const SEGMENTS_MAX: usize = 64;
 pub(crate) const CHUNK_ENTRY_BYTES: u64 = 8;
 /// Bytes of a word of a block table: a reference count or a digest.
 pub(crate) const BLOCK_WORD_BYTES: u64 = 4;
-/// Where the digests are in a block of the block table.
+/// Offset of the digests in a block of the block table.
 pub(crate) const DIGESTS_OFFSET: u64 = CHUNK_BLOCKS as u64 * BLOCK_WORD_BYTES;
 
 const _: () = assert!(2 * DIGESTS_OFFSET == BLOCK_SIZE_BYTES);
@@ -86,30 +86,30 @@ impl Segment {
         (first, u64::from(chunks) * u64::from(CHUNK_BLOCKS))
     }
 
-    /// Whether the chunk is one of its data chunks.
+    /// True when the chunk is one of its data chunks.
     pub(crate) fn is_data_chunk(&self, chunk: ChunkNo) -> bool {
         (self.data_first_chunk..self.end_chunk()).contains(&chunk.get())
     }
 
-    /// Where the chunk table is: byte offset and length.
+    /// The chunk table: byte offset and length.
     pub(crate) fn chunk_table(&self) -> (u64, u64) {
         let blocks = self.block_table_block - self.chunk_table_block;
         let start = BlockNo::new(self.chunk_table_block).byte_offset();
         (start, u64::from(blocks) * BLOCK_SIZE_BYTES)
     }
 
-    /// Where the entry of one of its chunks in the chunk table is.
+    /// Byte offset of the chunk table's entry of one of its chunks.
     pub(crate) fn chunk_entry_offset(&self, chunk: ChunkNo) -> u64 {
         let index = u64::from(chunk.get() - self.first_chunk);
         BlockNo::new(self.chunk_table_block).byte_offset() + index * CHUNK_ENTRY_BYTES
     }
 
-    /// Where the block of the block table is that belongs to one of its chunks.
+    /// Byte offset of the block of the block table that belongs to one of its chunks.
     pub(crate) fn block_table_offset(&self, chunk: ChunkNo) -> u64 {
         BlockNo::new(self.block_table_block + (chunk.get() - self.first_chunk)).byte_offset()
     }
 
-    /// Where the block table ends.
+    /// Byte offset of the block table's end.
     pub(crate) fn block_table_end(&self) -> u64 {
         BlockNo::new(self.block_table_block).byte_offset()
             + u64::from(self.chunks) * BLOCK_SIZE_BYTES

@@ -11,7 +11,7 @@ use super::{FORMAT_VERSION, HOLDER_TABLE_BLOCK, Layout, SPARE_BLOCKS, SPARE_FIRS
 use crate::error::{Error, Result};
 use crate::number::CHUNK_SIZE_BYTES;
 
-/// What every superblock starts with.
+/// The first bytes of every superblock.
 pub(crate) const SUPERBLOCK_MAGIC: [u8; 8] = *b"NVVMPOOL";
 /// Flag: the pool may promise more than its medium has.
 pub(crate) const FLAG_OVERCOMMIT: u32 = 1;
@@ -122,7 +122,7 @@ impl SuperblockV2 {
         Ok(layout)
     }
 
-    /// Whether the pool may promise more than its medium has, from now on.
+    /// Sets whether the pool may promise more than its medium has, from now on.
     pub(crate) fn set_overcommit(&mut self, overcommit: bool) {
         self.flags = (self.flags.get() & !FLAG_OVERCOMMIT | u32::from(overcommit)).into();
     }
@@ -200,7 +200,7 @@ impl SuperblockV2 {
         )
     }
 
-    /// Whether the pool may promise more than its medium has.
+    /// True when the pool may promise more than its medium has.
     pub(crate) fn overcommit(&self) -> bool {
         self.flags.get() & FLAG_OVERCOMMIT != 0
     }

@@ -55,7 +55,7 @@ impl Content {
                 let digest = pool.store.digest(*block)?;
                 if digest != 0 && digest != digest_of(bytes) {
                     return Err(Error::damaged(format!(
-                        "{block} does not hold what it held: 'nvvmm pool scrub' names the frames that have it"
+                        "{block} has changed since its digest was made: 'nvvmm pool scrub' names its frames"
                     )));
                 }
             }

@@ -1,9 +1,9 @@
-//! A snapshot comes in as a stream.
+//! Receives a snapshot as a stream.
 //!
-//! What has arrived is committed now and then as an *incomplete* file, which has the name and the
-//! identity of the snapshot, and which nobody can use. The commit that makes the snapshot removes
-//! it. A reception that is interrupted leaves it, and the next one of the same snapshot finds in it
-//! what is stored already; a stream that is refused takes it along.
+//! Received frames are committed now and then as an *incomplete* file. It has the name and the
+//! identity of the snapshot, and cannot be used as one. The commit that makes the snapshot removes
+//! it. An interrupted reception leaves it, and the next reception of the same snapshot reuses the
+//! frames in it. A stream that is refused removes it.
 
 use std::io::{ErrorKind, Read};
 use std::ops::ControlFlow;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::MoveProgress;
-use super::landing::Landing;
+use super::receiver::Receiver;
 use crate::error::{Error, Result};
 use crate::handle::Pool;
 use crate::identity::Identity;
@@ -22,14 +22,14 @@ use crate::stream::{Item, StreamReader};
 /// Frames stored between two commits: 32 MiB.
 const KEEP_FRAMES: u64 = 8192;
 
-/// What was received.
+/// The result of a reception.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReceiveReport {
     /// The new snapshot.
     pub name: String,
     /// Its id in this pool.
     pub id: SnapshotId,
-    /// What it is in any pool.
+    /// The identity that it has in any pool.
     pub identity: Identity,
     /// The snapshot of this pool that the stream builds on.
     pub since: Option<String>,
@@ -58,9 +58,11 @@ impl Pool {
     /// is kept for the next reception of the same snapshot.
     ///
     /// # Errors
-    /// [`Error::NotAStream`], [`Error::StreamVersion`], [`Error::StreamSealed`], [`Error::StreamDamaged`]: nothing is left. [`Error::StreamCut`], [`Error::Interrupted`],
-    /// [`Error::Io`], [`Error::PoolFull`], [`Error::NoSpaceOnMedium`]: what has arrived is kept. [`Error::NoBase`], [`Error::NameTaken`],
-    /// [`Error::BeingReceived`], [`Error::InvalidName`]: nothing was read but the header.
+    /// [`Error::NotAStream`], [`Error::StreamVersion`], [`Error::StreamSealed`],
+    /// [`Error::StreamDamaged`]: nothing is left. [`Error::StreamCut`], [`Error::Interrupted`],
+    /// [`Error::Io`], [`Error::PoolFull`], [`Error::NoSpaceOnMedium`]: what has arrived is kept.
+    /// [`Error::NoBase`], [`Error::NameTaken`], [`Error::BeingReceived`], [`Error::InvalidName`]:
+    /// nothing was read but the header.
     pub fn receive(
         self: &Arc<Self>,
         name: Option<&str>,
@@ -70,19 +72,19 @@ impl Pool {
         let mut reader = StreamReader::begin(input)?;
         // A checkpoint arrives as a snapshot that no ring takes for its own.
         let name = name.map_or_else(|| reader.header().name.replace('@', "-"), str::to_owned);
-        let mut landing = Landing::begin(self, &name, reader.header())?;
-        let landed = land(&mut reader, &mut landing, on_progress)
-            .and_then(|state| landing.complete(&state).map(|id| (id, state.len())));
-        match landed {
+        let mut receiver = Receiver::begin(self, &name, reader.header())?;
+        let received = receive_all(&mut reader, &mut receiver, on_progress)
+            .and_then(|state| receiver.complete(&state).map(|id| (id, state.len())));
+        match received {
             Ok((id, state_bytes)) => {
-                let counts = landing.counts();
+                let counts = receiver.counts();
                 Ok(ReceiveReport {
                     name,
                     id,
                     identity: reader.header().identity,
-                    since: landing.since(),
-                    like: landing.like(),
-                    resumed: landing.is_resumed(),
+                    since: receiver.since(),
+                    like: receiver.like(),
+                    resumed: receiver.is_resumed(),
                     frames_received: counts.received,
                     frames_stored: counts.stored,
                     frames_found: counts.found,
@@ -92,13 +94,13 @@ impl Pool {
                 })
             }
             Err(error) => {
-                let left = if is_interruption(&error) && landing.is_worth_keeping() {
-                    landing.keep()
+                let left = if is_interruption(&error) && receiver.is_worth_keeping() {
+                    receiver.keep()
                 } else {
-                    landing.discard()
+                    receiver.discard()
                 };
                 if let Err(left) = left {
-                    tracing::warn!(%left, name, "what was received is not as it should be left");
+                    tracing::warn!(%left, name, "could not keep or remove what was received");
                 }
                 Err(error)
             }
@@ -107,9 +109,9 @@ impl Pool {
 }
 
 /// Stores all that a stream has; the saved state.
-fn land(
+fn receive_all(
     reader: &mut StreamReader<'_>,
-    landing: &mut Landing,
+    receiver: &mut Receiver,
     on_progress: &mut dyn FnMut(MoveProgress) -> ControlFlow<()>,
 ) -> Result<Vec<u8>> {
     let bytes_total = reader.header().memory_bytes;
@@ -127,20 +129,20 @@ fn land(
             Item::State(bytes) => state = bytes,
             Item::Chunk(chunk) => {
                 bytes_done = chunk.index.byte_offset();
-                landing.chunk(chunk)?;
+                receiver.chunk(chunk)?;
             }
             Item::End(_) => {
-                landing.rest()?;
+                receiver.rest()?;
                 return Ok(state);
             }
         }
-        if landing.stored_unkept() >= KEEP_FRAMES {
-            landing.keep()?;
+        if receiver.stored_unkept() >= KEEP_FRAMES {
+            receiver.keep()?;
         }
     }
 }
 
-/// Whether the same stream, sent again, may land.
+/// True when the same stream, sent again, may be received.
 fn is_interruption(error: &Error) -> bool {
     match error {
         Error::StreamCut

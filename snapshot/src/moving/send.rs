@@ -1,4 +1,4 @@
-//! A snapshot goes out as a stream.
+//! Sends a snapshot as a stream.
 
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -20,23 +20,23 @@ use crate::layout::inode::{FileMap, Inode, MapKind, SnapshotKind};
 use crate::number::{BLOCK_SIZE_BYTES, ChunkIndex, FrameIndex, FrameSet};
 use crate::stream::{BaseOf, StreamHeader, StreamWriter};
 
-/// How a snapshot is sent.
+/// Options of sending a snapshot.
 #[derive(Debug, Clone, Default)]
 pub struct SendOptions<'a> {
-    /// Only what differs from this snapshot: whoever receives it must have that one.
+    /// Sends only the differences from this snapshot, which the receiving pool must have.
     pub since: Option<&'a str>,
-    /// How strongly zstd compresses; 0 is its default.
+    /// The compression level of zstd; 0 is its default.
     pub level: i32,
-    /// How the machine was made, as JSON, for people to read.
+    /// The specification of the machine, as JSON, for people to read.
     pub spec: String,
 }
 
-/// What was sent.
+/// The result of sending.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SendReport {
     /// The snapshot.
     pub name: String,
-    /// What it is in any pool.
+    /// The identity that it has in any pool.
     pub identity: Identity,
     /// The snapshot that it was compared with.
     pub since: Option<String>,
@@ -56,8 +56,7 @@ pub struct SendReport {
 
 impl Pool {
     /// Writes a snapshot as a stream. It is pinned meanwhile. `on_progress` is called for each
-    /// chunk of memory; when it breaks, the stream ends where it is, and whoever reads it
-    /// refuses it.
+    /// chunk of memory; when it breaks, the stream ends early, and a receiver refuses it.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Incomplete`]; [`Error::InvalidSnapshot`] when the two cannot

@@ -19,12 +19,12 @@ use crate::number::{
 use crate::recovery::reclaim_dead_holders;
 use crate::refs::BlockNumbers;
 use crate::store::{BlockStore, WrittenCursor};
-use crate::tree::{Frames, Place, Role, Visitor, leaf_map, walk};
+use crate::tree::{Frames, NodePlace, Role, Visitor, leaf_map, walk};
 
 /// Findings that are listed; the rest is only counted.
 const FINDINGS_MAX: usize = 100;
 
-/// What a check found.
+/// The findings of a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CheckReport {
     /// Each thing that is wrong, as a sentence. At most a hundred, and then how many more there
@@ -39,7 +39,7 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
-    /// Whether everything is as it must be.
+    /// True when everything is as it must be.
     pub fn is_clean(&self) -> bool {
         self.findings.is_empty()
     }
@@ -57,7 +57,7 @@ struct Check<'s> {
     report: CheckReport,
     more_findings: u64,
     refs: BlockNumbers,
-    /// What each block of metadata is, and how many references say so.
+    /// The role of each block of metadata, and the number of references that say so.
     roles: HashMap<BlockNo, (Role, i32)>,
     inodes: Vec<Inode>,
 }
@@ -140,7 +140,7 @@ impl Pool {
         walk(
             store,
             root,
-            Place::root(NodeKind::Catalog, CATALOG_HEIGHT),
+            NodePlace::root(NodeKind::Catalog, CATALOG_HEIGHT),
             &mut check,
         )?;
         check.roles()?;
@@ -168,7 +168,7 @@ impl Check<'_> {
             if all != references {
                 let others = all - references;
                 self.find(format!(
-                    "{block} is {role}, and {others} more references take it for something else"
+                    "{block} is {role}, and {others} more references are to something else"
                 ));
             }
             if self.store.digest(block)? != 0 {
@@ -240,7 +240,7 @@ impl Check<'_> {
                 Ok(Some(frames)) if frames == inode.frames_mapped => {}
                 Ok(None) => self.find(format!("{what}: it has frames behind its memory's end")),
                 Ok(Some(frames)) => self.find(format!(
-                    "{what}: {} frames are said, {frames} are mapped",
+                    "{what}: its inode counts {} frames, {frames} are mapped",
                     inode.frames_mapped
                 )),
                 // What cannot be read was found on the way here.
@@ -251,8 +251,8 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// What holders pin, also those that have died since the check began: whoever takes back what
-    /// they left will find it.
+    /// Snapshots that holders pin, also those that have died since the check began: whoever takes
+    /// back what they left will find it.
     fn pinned(&self) -> Result<HashSet<SnapshotId>> {
         let mut pinned = HashSet::new();
         for slot in 0..HOLDER_SLOTS {
@@ -277,7 +277,7 @@ impl Check<'_> {
     }
 
     fn count_frames_of(&self, map: &FileMap) -> Result<Option<u64>> {
-        let mut left = vec![(map.root, Place::root_of(map))];
+        let mut left = vec![(map.root, NodePlace::root_of(map))];
         let mut frames = 0;
         while let Some((entry, place)) = left.pop() {
             match entry {
@@ -344,7 +344,7 @@ impl Check<'_> {
             let used_said = self.store.used_blocks(chunk)?;
             if used_said != used {
                 self.find(format!(
-                    "{chunk}: {used_said} used blocks are said, there are {used}"
+                    "{chunk}: the chunk table counts {used_said} used blocks, there are {used}"
                 ));
             }
             match self.store.lease_owner(chunk)? {
@@ -366,7 +366,7 @@ impl Check<'_> {
             if found > holder.leases {
                 let (name, said) = (&holder.name, holder.leases);
                 self.find(format!(
-                    "holder '{name}' knows of {said} leases, {found} chunks are leased to it"
+                    "the slot of holder '{name}' counts {said} leases, {found} chunks are leased to it"
                 ));
             }
         }

@@ -1,4 +1,4 @@
-//! What a check finds in a pool that says of itself that it is whole.
+//! Findings of a check in a pool that says of itself that it is whole.
 
 use std::sync::Arc;
 

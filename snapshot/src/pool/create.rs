@@ -32,12 +32,12 @@ use crate::region::{
 };
 use crate::store::BlockStore;
 
-/// How a new pool shall be.
+/// Options of a new pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateOptions {
     /// Its size: a multiple of 2 MiB, from 8 MiB to 16 TiB.
     pub size_bytes: u64,
-    /// Whether it may be larger than what its medium can keep.
+    /// Allows it to be larger than what its medium can keep.
     pub overcommit: bool,
 }
 

@@ -15,7 +15,7 @@ use crate::number::BLOCK_SIZE_BYTES;
 use crate::random::random_uuid;
 use crate::region::{Detected, MappedRegion, Medium, Region};
 
-/// Whether the path names a device.
+/// True when the path names a device.
 pub(super) fn is_device(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| {
         let kind = metadata.file_type();
@@ -24,7 +24,7 @@ pub(super) fn is_device(path: &Path) -> bool {
 }
 
 impl Pool {
-    /// How large a pool on this device can be; `None` when the path is not that of a device.
+    /// The largest size of a pool on this device; `None` when the path is not that of a device.
     ///
     /// # Errors
     /// [`Error::NotAPool`]: no pool can be on this device. [`Error::Io`].
@@ -61,8 +61,9 @@ impl Pool {
         Pool::open(path)
     }
 
-    /// Ends a pool that nobody uses, with all its snapshots, also one that is damaged or of another
-    /// version. Its file is removed; a device stays, with its bytes, but is no pool any more.
+    /// Deletes a pool that is not in use, with all its snapshots, also a damaged one or one of
+    /// another version. Its file is removed; a device stays, with its bytes, but is no pool any
+    /// more.
     ///
     /// # Errors
     /// [`Error::InUse`], [`Error::NotAPool`], [`Error::Io`].

@@ -15,16 +15,16 @@ use crate::layout::superblock::SuperblockV2;
 use crate::number::CHUNK_BLOCKS;
 use crate::region::{Medium, available_bytes};
 
-/// How large a pool shall be.
+/// Options of a growth.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GrowOptions {
     /// Its new size: a multiple of 2 MiB, at least 4 MiB more than now, at most 16 TiB.
     pub size_bytes: u64,
-    /// Whether it may be larger than what its medium can keep, from now on.
+    /// Allows it to be larger than what its medium can keep, from now on.
     pub overcommit: bool,
 }
 
-/// What a growth did.
+/// The result of a growth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Grown {
     /// Size before.

@@ -12,7 +12,7 @@ use crate::layout::SUPERBLOCK_BLOCKS;
 use crate::layout::inode::MapKind;
 use crate::layout::node::Entry;
 use crate::number::{BlockNo, ChunkNo, SnapshotId};
-use crate::tree::{Frames, Place, Role, Visitor, walk};
+use crate::tree::{Frames, NodePlace, Role, Visitor, walk};
 
 use super::snapshots::SnapshotEntry;
 use crate::identity::uuid_text;
@@ -22,7 +22,7 @@ use crate::identity::uuid_text;
 pub struct PoolInside {
     /// Both slots. The committed catalog is that of the usable one with the higher generation.
     pub superblocks: Vec<SuperblockInside>,
-    /// Where tables and data are.
+    /// The places of tables and data.
     pub segments: Vec<SegmentInside>,
     /// Blocks set aside for removals in a pool that is full: the first, and how many.
     pub spare_blocks: (u32, u32),
@@ -34,7 +34,7 @@ pub struct PoolInside {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum SuperblockInside {
-    /// It can be used.
+    /// A slot that can be used.
     Usable {
         /// Its block.
         block: u32,
@@ -46,11 +46,11 @@ pub enum SuperblockInside {
         uuid: String,
         /// Size of the pool.
         size_bytes: u64,
-        /// When the pool was made, in nanoseconds since 1970.
+        /// The time at which the pool was made, in nanoseconds since 1970.
         created_unix_ns: u64,
-        /// Whether it may promise more than its medium has.
+        /// True when it may promise more than its medium has.
         overcommit: bool,
-        /// What the catalog's root is.
+        /// The root of the catalog.
         catalog_root: Reference,
         /// Id of the snapshot that comes next.
         next_snapshot_id: u64,
@@ -59,7 +59,7 @@ pub enum SuperblockInside {
         /// Snapshots that were removed and are still in use.
         orphans: u32,
     },
-    /// It cannot.
+    /// A slot that cannot be used.
     Unusable {
         /// Its block.
         block: u32,
@@ -68,7 +68,7 @@ pub enum SuperblockInside {
     },
 }
 
-/// What an entry refers to.
+/// The target of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reference {
@@ -100,7 +100,7 @@ impl From<Entry> for Reference {
 pub struct SegmentInside {
     /// Its first chunk.
     pub first_chunk: u32,
-    /// How many it has.
+    /// Its number of chunks.
     pub chunks: u32,
     /// First block of its chunk table.
     pub chunk_table_block: u32,
@@ -110,7 +110,7 @@ pub struct SegmentInside {
     pub data_first_chunk: u32,
 }
 
-/// Where an inode is.
+/// The place of an inode.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct InodePlace {
     /// Slot of the catalog.
@@ -128,9 +128,9 @@ pub struct InodePlace {
 /// A snapshot's own structures.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SnapshotInside {
-    /// What the catalog lists.
+    /// The catalog's entry of it.
     pub entry: SnapshotEntry,
-    /// Where its inode is.
+    /// The place of its inode.
     pub inode: InodePlace,
     /// Its maps. In JSON, where a file has only one, `map` is that of memory.
     #[serde(rename = "map", serialize_with = "memory_map")]
@@ -149,7 +149,7 @@ fn memory_map<S: Serializer>(maps: &[MapInside], serializer: S) -> Result<S::Ok,
 /// A map from frames to blocks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MapInside {
-    /// What is mapped.
+    /// The kind of what is mapped.
     #[serde(skip)]
     pub kind: MapKind,
     /// Its root.
@@ -179,7 +179,7 @@ impl Visitor for MapInside {
             }
             Frames::Leaf(blocks) => {
                 self.leaves += 1;
-                self.frames += blocks.iter().filter(|number| **number != 0).count() as u64;
+                self.frames += u64::from(blocks.count());
             }
         }
         Ok(())
@@ -262,7 +262,7 @@ impl Pool {
                 leaves: 0,
                 frames: 0,
             };
-            walk(&self.store, map.root, Place::root_of(map), &mut inside)?;
+            walk(&self.store, map.root, NodePlace::root_of(map), &mut inside)?;
             maps.push(inside);
         }
         Ok(SnapshotInside {

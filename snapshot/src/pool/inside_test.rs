@@ -1,4 +1,4 @@
-//! What is told of a pool's structures is what is there.
+//! Decoded structures of a pool are those that are there.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What each chunk of a pool is used for.
+//! The use of each chunk of a pool.
 
 use std::sync::Arc;
 
@@ -38,15 +38,15 @@ pub struct ChunkUse {
     pub shared: u32,
     /// Of no snapshot, and leased to a holder.
     pub leased: u32,
-    /// Anybody's.
+    /// Free for any holder.
     pub free: u32,
     /// The most snapshots that one block is in.
     pub snapshots_max: u32,
-    /// Who has leased it: an index into the list of holders.
+    /// The holder that has leased it: an index into the list of holders.
     pub holder: Option<u32>,
 }
 
-/// What a snapshot takes of a pool, without maps and saved state.
+/// Space that a snapshot takes of a pool, without maps and saved state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SnapshotSpace {
     /// Its name.
@@ -72,7 +72,7 @@ impl Visitor for Sharing {
     }
 }
 
-/// How many of a snapshot's blocks are in it alone.
+/// Counts the blocks that are in one snapshot alone.
 struct Own<'s> {
     sharing: &'s BlockNumbers,
     own: u64,
@@ -90,10 +90,10 @@ impl Visitor for Own<'_> {
     fn frames(&mut self, frames: Frames<'_>) -> Result<()> {
         match frames {
             Frames::Chunk(chunk) => chunk.blocks().for_each(|block| self.count(block)),
-            Frames::Leaf(blocks) => blocks
-                .iter()
-                .filter(|number| **number != 0)
-                .for_each(|number| self.count(BlockNo::new(*number))),
+            Frames::Leaf(blocks) => {
+                let present = blocks.iter_present();
+                present.for_each(|(_, block)| self.count(block));
+            }
         }
         Ok(())
     }
@@ -104,7 +104,7 @@ impl Visitor for Own<'_> {
 }
 
 impl Pool {
-    /// What each chunk is used for, after recovering what dead holders left.
+    /// The use of each chunk, after recovering what dead holders left.
     ///
     /// # Errors
     /// [`crate::Error::Damaged`], [`crate::Error::Io`].

@@ -62,7 +62,7 @@ fn blocks_are_counted_by_what_they_hold() {
         Some(first),
         &[(ChunkIndex::new(3), frames(&vm, 7))],
     );
-    let mine = vm.alloc_chunk().unwrap();
+    let leased = vm.alloc_chunk().unwrap();
 
     let map = pool.map().unwrap();
     assert_eq!(map.holders, ["web"]);
@@ -86,7 +86,7 @@ fn blocks_are_counted_by_what_they_hold() {
     assert_eq!((sum(|c| c.shared), sum(|c| c.own)), (512, 17));
     let at = |chunk: ChunkNo| &map.chunks[chunk.get() as usize];
     assert_eq!((at(whole).shared, at(whole).snapshots_max), (512, 2));
-    assert_eq!((at(mine).leased, at(mine).holder), (512, Some(0)));
+    assert_eq!((at(leased).leased, at(leased).holder), (512, Some(0)));
     let space = |name: &str, own: u64| SnapshotSpace {
         name: name.into(),
         own_bytes: own * 4096,

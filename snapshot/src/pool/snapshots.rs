@@ -21,13 +21,13 @@ use crate::tree::{Frames, Visitor, walk_maps};
 pub struct SnapshotEntry {
     /// Its id.
     pub id: SnapshotId,
-    /// What it is of.
+    /// Its kind: of a VM, or of processes.
     pub kind: SnapshotKind,
     /// Its name.
     pub name: String,
     /// The snapshot that it was taken after; that one may be gone.
     pub parent: Option<SnapshotId>,
-    /// When it was committed, in nanoseconds since 1970.
+    /// The time of its commit, in nanoseconds since 1970.
     pub created_unix_ns: u64,
     /// Size of its memory.
     pub memory_bytes: u64,
@@ -40,9 +40,9 @@ pub struct SnapshotEntry {
     pub frames_new: u64,
     /// Size of the machine's saved state.
     pub state_bytes: u64,
-    /// What it is in any pool.
+    /// The identity that it has in any pool.
     pub identity: Identity,
-    /// It was received in part: nothing can be done with it but to receive the rest, or remove it.
+    /// True when only a part was received: the only uses are to receive the rest, or to remove it.
     pub incomplete: bool,
     /// Space that removing it would free, metadata included. None where it was not counted.
     pub own_bytes: Option<u64>,
@@ -53,7 +53,7 @@ pub struct SnapshotEntry {
 /// A map of a snapshot, as the catalog lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct MapEntry {
-    /// What is mapped.
+    /// The kind of what is mapped.
     pub kind: MapKind,
     /// Its size.
     pub size_bytes: u64,

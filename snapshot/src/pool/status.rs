@@ -1,4 +1,4 @@
-//! How full a pool is, and who uses it.
+//! The use of a pool, and its users.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -13,28 +13,28 @@ use crate::identity::uuid_text;
 use crate::layout::HOLDER_SLOTS;
 use crate::number::CHUNK_BLOCKS;
 use crate::recovery::reclaim_dead_holders;
-use crate::region::{CowEngine, Medium};
+use crate::region::{EngineKind, Medium};
 
 /// The state of a pool. Blocks have 4 KiB; `metadata + snapshot + leased + free = total`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PoolStatus {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// Its uuid, as text.
     pub uuid: String,
     /// The kind of medium it is on.
     pub medium: Medium,
-    /// How VMs on it do copy-on-write.
-    pub cow_engine: CowEngine,
+    /// The copy-on-write engine of VMs on it.
+    pub cow_engine: EngineKind,
     /// Why they do it so.
     pub cow_engine_reason: &'static str,
-    /// What committed snapshots survive.
+    /// The durability of committed snapshots.
     pub durability: DurabilityLimit,
-    /// Whether it may promise more than its medium has.
+    /// True when it may promise more than its medium has.
     pub overcommit: bool,
     /// Its size.
     pub size_bytes: u64,
-    /// What it takes of its medium now.
+    /// Bytes that it takes of its medium now.
     pub medium_bytes: u64,
     /// All its blocks.
     pub total_blocks: u64,
@@ -55,7 +55,7 @@ pub struct PoolStatus {
     pub incomplete: u32,
     /// Commits made so far.
     pub generation: u64,
-    /// Who uses it.
+    /// Its users.
     pub holders: Vec<HolderStatus>,
 }
 
@@ -66,7 +66,7 @@ pub struct HolderStatus {
     pub name: String,
     /// Its process.
     pub pid: u32,
-    /// When the process started, in clock ticks after boot.
+    /// The start of the process, in clock ticks after boot.
     pub start_time_ticks: u64,
     /// Chunks that it has leased.
     pub leased_chunks: u32,
@@ -77,7 +77,7 @@ pub struct HolderStatus {
 }
 
 impl Pool {
-    /// How full the pool is and who uses it, after recovering what dead holders left.
+    /// The use and the users of the pool, after recovering what dead holders left.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`].

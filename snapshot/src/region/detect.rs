@@ -61,7 +61,7 @@ fn file_system_medium(file: &File) -> Result<Medium> {
     })
 }
 
-/// Whether the file is mapped without a page cache: `STATX_ATTR_DAX` of statx(2), Linux 5.8.
+/// True when the file is mapped without a page cache: `STATX_ATTR_DAX` of statx(2), Linux 5.8.
 fn is_dax(file: &File) -> Result<bool> {
     // SAFETY: all zeros are a valid statx structure.
     let mut answer: libc::statx = unsafe { std::mem::zeroed() };
@@ -82,7 +82,7 @@ fn is_dax(file: &File) -> Result<bool> {
     Ok(answer.stx_attributes & libc::STATX_ATTR_DAX as u64 != 0)
 }
 
-/// Where sysfs describes a device: `/sys/dev/char/MAJOR:MINOR` or `/sys/dev/block/MAJOR:MINOR`.
+/// The directory of a device in sysfs: `/sys/dev/char/MAJOR:MINOR` or `/sys/dev/block/MAJOR:MINOR`.
 pub(super) fn sysfs_of_device(kind: &str, device: libc::dev_t) -> PathBuf {
     let number = format!("{}:{}", libc::major(device), libc::minor(device));
     Path::new("/sys/dev").join(kind).join(number)

@@ -1,4 +1,5 @@
-//! Finds out what a pool's snapshots survive: the medium decides, and what is under it on this host.
+//! Finds out what a pool's snapshots survive: the medium decides, and what is under it on this
+//! host.
 //!
 //! docs/using/what-survives.md and docs/inside/media.md have this as a table; a test makes it from
 //! `limit` and compares.
@@ -17,7 +18,7 @@ use crate::error::{Error, Result};
 /// `RAMFS_MAGIC` of statfs(2).
 const RAMFS_MAGIC: i64 = 0x8584_58f6;
 
-/// What was found under a file or a device.
+/// The storage under a file or a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Below {
     /// Memory of the host behind the appearance of a disk or a file system.
@@ -51,8 +52,8 @@ pub(crate) fn durability_limit(file: &File, medium: Medium) -> Result<Durability
     Ok(limit(medium, &below))
 }
 
-/// What is under the device that a directory of sysfs describes. A device made of others (dm, md)
-/// counts as `Other`.
+/// Finds out what is under the device that a directory of sysfs describes. A device made of others
+/// (dm, md) counts as `Other`.
 fn below_device(sysfs: &Path) -> Below {
     let path = std::fs::canonicalize(sysfs).unwrap_or_default();
     if let Some(region) = region_of(&path) {

@@ -9,7 +9,7 @@ fn persistent(domain: Option<&str>) -> Below {
     }
 }
 
-/// What can be under a medium, the ordinary cases.
+/// The ordinary cases of what can be under a medium.
 fn belows(medium: Medium) -> Vec<Below> {
     match medium {
         Medium::Tmpfs | Medium::Hugetlbfs => vec![Below::HostMemory(medium.name().to_owned())],

@@ -1,4 +1,4 @@
-//! What a medium gives to a file and takes back from it.
+//! Memory that a medium gives to a file and takes back from it.
 
 use std::fs::File;
 use std::ops::Range;
@@ -71,7 +71,7 @@ pub(super) fn first_written(file: &File, range: Range<u64>) -> Result<Option<Ran
     Ok(Some(start..end.clamp(start + 1, range.end)))
 }
 
-/// How much is looked at in one go where a medium does not tell its holes.
+/// Bytes that are looked at in one go where a medium does not tell its holes.
 const SCAN_BYTES: u64 = 64 << 10;
 static ZEROS: [u8; SCAN_BYTES as usize] = [0; SCAN_BYTES as usize];
 

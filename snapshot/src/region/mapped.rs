@@ -19,7 +19,7 @@ pub(crate) struct MappedRegion {
     file: File,
     first: Mapping,
     medium: Medium,
-    /// What the medium gives at once.
+    /// The unit in which the medium gives memory.
     page_bytes: u64,
     /// The pool may promise more than its medium has: nothing is set aside for it.
     overcommit: AtomicBool,
@@ -158,7 +158,7 @@ impl Region for MappedRegion {
         let (more, durable_by) = Mapping::map(&self.file, self.medium, end..len_bytes, overcommit)?;
         if durable_by != self.durable_by || !self.first.append(more) {
             return Err(Error::damaged(format!(
-                "what was added from byte {end} on cannot be mapped as the rest is"
+                "the bytes added from byte {end} on cannot be mapped like the others"
             )));
         }
         Ok(())
@@ -254,8 +254,8 @@ impl Region for MappedRegion {
         Ok(())
     }
 
-    /// Where the first store to a block waits for the file system's journal, writing it through the
-    /// file system does not.
+    /// On media where the first store to a block waits for the file system's journal, writing it
+    /// through the file system does not.
     fn write_foreign(&self, offset: u64, from: &[u8]) -> Result<()> {
         if (self.medium, self.durable_by) != (Medium::Fsdax, DurableBy::CacheLines) {
             return self.write(offset, from);

@@ -16,21 +16,21 @@ use crate::error::{Error, Result};
 /// A part of the file. When the pool grows, one more mapping follows: those before it stay where
 /// they are.
 pub(super) struct Mapping {
-    /// Where in the file it ends.
+    /// The end of the mapping in the file.
     end: u64,
     base: NonNull<c_void>,
     len: usize,
     next: OnceLock<Box<Mapping>>,
 }
 
-/// How stores through the mapping become durable.
+/// The way in which stores through the mapping become durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DurableBy {
-    /// They are, as far as memory can be.
+    /// At once, as far as memory can be durable.
     Nothing,
     /// The kernel writes them out.
     Sync,
-    /// They are once they have left the CPU's caches: the mapping is of a device, or one with
+    /// Once they have left the CPU's caches: the mapping is of a device, or one with
     /// `MAP_SYNC`, in which the file system has made a block's place durable before the block
     /// can be stored to.
     CacheLines,
@@ -89,7 +89,7 @@ impl Mapping {
         last
     }
 
-    /// Where in the file this mapping and those that follow it end.
+    /// The end in the file of this mapping and of those that follow it.
     pub(super) fn end(&self) -> u64 {
         self.last().end
     }

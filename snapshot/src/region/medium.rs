@@ -1,4 +1,4 @@
-//! What kind of medium a pool is on, and what follows from it.
+//! The kinds of media that a pool can be on, and what follows from them.
 
 use serde::Serialize;
 
@@ -21,10 +21,10 @@ pub enum Medium {
     File,
 }
 
-/// How a running VM is kept from writing to the blocks of its snapshots.
+/// The engine that keeps a running VM from writing to the blocks of its snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum CowEngine {
+pub enum EngineKind {
     /// Guest RAM maps the blocks themselves; userfaultfd stops the first write to each.
     Userfaultfd,
     /// Guest RAM is memory private to the VM that shows the blocks; what the guest changed is
@@ -54,10 +54,10 @@ impl Medium {
     }
 
     /// The copy-on-write engine that VMs on this medium get.
-    pub fn cow_engine(self) -> CowEngine {
+    pub fn cow_engine(self) -> EngineKind {
         match self {
-            Medium::Tmpfs | Medium::Hugetlbfs => CowEngine::Userfaultfd,
-            Medium::Fsdax | Medium::Devdax | Medium::File => CowEngine::Private,
+            Medium::Tmpfs | Medium::Hugetlbfs => EngineKind::Userfaultfd,
+            Medium::Fsdax | Medium::Devdax | Medium::File => EngineKind::Private,
         }
     }
 
@@ -72,7 +72,7 @@ impl Medium {
         }
     }
 
-    /// Whether the medium is memory of the host, which a restart of the host empties.
+    /// True when the medium is memory of the host, which a restart of the host empties.
     pub fn is_host_memory(self) -> bool {
         matches!(self, Medium::Tmpfs | Medium::Hugetlbfs)
     }
@@ -92,12 +92,12 @@ impl std::fmt::Display for Medium {
     }
 }
 
-impl CowEngine {
+impl EngineKind {
     /// Short name.
     pub fn name(self) -> &'static str {
         match self {
-            CowEngine::Userfaultfd => "userfaultfd",
-            CowEngine::Private => "private",
+            EngineKind::Userfaultfd => "userfaultfd",
+            EngineKind::Private => "private",
         }
     }
 }

@@ -18,7 +18,7 @@ use std::ops::Range;
 pub(crate) use detect::{Detected, detect};
 pub(crate) use durability::durability_limit;
 pub(crate) use mapped::MappedRegion;
-pub use medium::{CowEngine, Medium};
+pub use medium::{EngineKind, Medium};
 pub(crate) use space::available_bytes;
 
 use crate::error::Result;
@@ -93,7 +93,7 @@ pub(crate) trait Region: Send + Sync {
     /// Smallest aligned range whose memory `punch` gives back.
     fn punch_granule_bytes(&self) -> u64;
 
-    /// Whether a chunk that was punched in parts may still take memory until it is punched as a
+    /// True when a chunk that was punched in parts may still take memory until it is punched as a
     /// whole.
     fn keeps_punched_parts(&self) -> bool {
         self.punch_granule_bytes() >= CHUNK_SIZE_BYTES

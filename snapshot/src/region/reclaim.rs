@@ -1,4 +1,4 @@
-//! What becomes of freed blocks: whether their memory goes back, and in which pieces.
+//! Freed blocks: whether their memory goes back to the medium, and in which pieces.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -7,10 +7,10 @@ use super::Medium;
 use crate::error::{Error, Result};
 use crate::number::CHUNK_SIZE_BYTES;
 
-/// How freed blocks become zero.
+/// The way in which freed blocks become zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reclaim {
-    /// They go back to the medium.
+    /// Their memory goes back to the medium.
     Punch,
     /// The file keeps their space, which was set aside for it; the file system zeroes them.
     Keep,
@@ -31,8 +31,8 @@ impl Reclaim {
     }
 }
 
-/// What the medium gives and takes back at once. A tmpfs with huge pages (`huge=`) says so by the
-/// size that it likes to be read in.
+/// The unit in which the medium gives and takes back. A tmpfs with huge pages (`huge=`) says so by
+/// the size that it likes to be read in.
 pub(super) fn page_bytes(file: &File, medium: Medium) -> Result<u64> {
     let metadata = file
         .metadata()

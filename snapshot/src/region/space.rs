@@ -1,4 +1,4 @@
-//! How much a medium can still give.
+//! Space that a medium can still give.
 
 use std::fs::File;
 

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 
 use crate::error::{Error, Result};
 
-/// What brings stores to a medium. A trait, so that tests can note it down and make it fail.
+/// Brings stores to a medium. A trait, so that tests can note it down and make it fail.
 pub(super) trait WriteBack: Send + Sync {
     /// Starts writing the cache lines of a range back to memory. Whoever stored them, and through
     /// whichever mapping: caches go by physical address.

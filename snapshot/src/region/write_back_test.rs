@@ -1,4 +1,4 @@
-//! What a commit brings to its medium, and in which order, noted down by a double of the CPU's
+//! Writes that a commit brings to its medium, in their order, noted down by a double of the CPU's
 //! caches and the kernel.
 
 use std::fs::File;
@@ -26,7 +26,7 @@ enum Event {
     Sync,
 }
 
-/// What has happened so far, and what a power cut would leave.
+/// Events so far, and the bytes that a power cut would leave.
 struct Noted {
     base: usize,
     events: Vec<Event>,

@@ -37,7 +37,7 @@ pub(crate) struct HeaderV1 {
 
 const _: () = assert!(HEADER_BYTES == 352);
 
-/// What a stream is of.
+/// The header of a stream, decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamHeader {
     /// The snapshot, in any pool.
@@ -46,13 +46,13 @@ pub struct StreamHeader {
     pub base: Option<BaseOf>,
     /// The one that it was taken after.
     pub parent: Option<Identity>,
-    /// What the snapshot is of.
+    /// The kind of the snapshot.
     pub kind: SnapshotKind,
     /// Its name where it was sent.
     pub name: String,
     /// Size of its memory.
     pub memory_bytes: u64,
-    /// When it was taken, in nanoseconds since 1970.
+    /// The time at which it was taken, in nanoseconds since 1970.
     pub created_unix_ns: u64,
     /// Frames that have a block where it was sent.
     pub frames_mapped: u64,
@@ -60,14 +60,14 @@ pub struct StreamHeader {
     pub frames_new: u64,
     /// Length of the saved state.
     pub state_bytes: u32,
-    /// How the machine was made, as JSON, for people to read.
+    /// The specification of the machine, as JSON, for people to read.
     pub spec: String,
 }
 
 /// The snapshot that a stream builds on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseOf {
-    /// What it is in any pool.
+    /// The identity that it has in any pool.
     pub identity: Identity,
     /// Its name where the stream was sent.
     pub name: String,

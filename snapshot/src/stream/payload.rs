@@ -1,4 +1,4 @@
-//! What is in the records behind the header.
+//! Contents of the records behind the header.
 
 use serde::Serialize;
 use zerocopy::little_endian::{U32, U64};
@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::error::{Error, Result};
 use crate::number::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS, ChunkIndex, FrameIndex, FrameSet};
 
-/// What is before the compressed frames of a chunk.
+/// The bytes before the compressed frames of a chunk.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct ChunkV1 {
@@ -31,7 +31,7 @@ pub(crate) const CHUNK_PREFIX_BYTES: usize = size_of::<ChunkV1>();
 /// Length of the end's payload.
 pub(crate) const END_BYTES: usize = size_of::<EndV1>();
 
-/// What the records of a stream add up to.
+/// Sums over the records of a stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct StreamTotals {
     /// Chunks that something is said of.
@@ -68,10 +68,10 @@ impl StreamTotals {
     }
 }
 
-/// What a stream says of a chunk of memory.
+/// The record of a chunk of memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChunkRecord {
-    /// Which chunk.
+    /// The chunk.
     pub index: ChunkIndex,
     /// The frames whose content follows.
     pub written: FrameSet,

@@ -1,4 +1,4 @@
-//! Reading a stream: whatever it holds, what comes out is what somebody wrote, or an error.
+//! Reads a stream: gives the contents that a sender wrote, or an error.
 
 use std::io::Read;
 
@@ -12,7 +12,7 @@ use super::sealed;
 use crate::error::{Error, Result};
 use crate::number::BLOCK_SIZE_BYTES;
 
-/// What a stream has next.
+/// The next thing in a stream.
 #[derive(Debug)]
 pub enum Item<'r> {
     /// The saved state; it comes first.
@@ -60,7 +60,7 @@ impl<'i> StreamReader<'i> {
             });
         }
         if prelude.reserved != 0 {
-            return Err(Error::stream_damaged("its beginning is not as it must be"));
+            return Err(Error::stream_damaged("its first bytes are damaged"));
         }
         let mut chain = Chain::begin(&prelude);
         let mut payload = Vec::new();
@@ -81,7 +81,7 @@ impl<'i> StreamReader<'i> {
         })
     }
 
-    /// What the stream is of.
+    /// The header of the stream.
     pub fn header(&self) -> &StreamHeader {
         &self.header
     }
@@ -97,7 +97,7 @@ impl<'i> StreamReader<'i> {
     /// As [`StreamReader::begin`].
     #[expect(
         clippy::should_implement_trait,
-        reason = "what it gives borrows from the reader"
+        reason = "the items borrow from the reader"
     )]
     pub fn next(&mut self) -> Result<Item<'_>> {
         let number = self.chain.number();
@@ -131,7 +131,7 @@ impl<'i> StreamReader<'i> {
         );
         if u64::from(index.get()) < self.next_index {
             return Err(Error::stream_damaged(format!(
-                "chunk {index} comes behind a later one"
+                "chunk {index} is out of order: indices must rise"
             )));
         }
         let inside = ChunkRecord::frames_inside(index, self.header.frames_total());
@@ -142,7 +142,7 @@ impl<'i> StreamReader<'i> {
         }
         if self.header.base.is_none() && !self.chunk.emptied.is_empty() {
             return Err(Error::stream_damaged(format!(
-                "chunk {index} takes frames from a base that there is none of"
+                "chunk {index} empties frames of a base, but the stream has no base"
             )));
         }
         let len = self.chunk.written.count() as usize * BLOCK_SIZE_BYTES as usize;
@@ -160,7 +160,7 @@ impl<'i> StreamReader<'i> {
     fn end(&mut self) -> Result<StreamTotals> {
         if StreamTotals::decode(&self.payload)? != self.totals {
             return Err(Error::stream_damaged(
-                "its end does not count what came before",
+                "its end record counts other chunks or frames than it has",
             ));
         }
         let mut byte = [0];
@@ -196,7 +196,7 @@ fn decompress(
             .decompress_to_buffer(compressed, &mut into[..])
             .map_err(|error| {
                 Error::stream_damaged(format!(
-                    "what is compressed in it cannot be decompressed: {error}"
+                    "its compressed content cannot be decompressed: {error}"
                 ))
             })?,
     };
@@ -204,7 +204,7 @@ fn decompress(
         Ok(())
     } else {
         Err(Error::stream_damaged(format!(
-            "{found} bytes came out where {len} belong"
+            "a record decompresses to {found} bytes, {len} are expected"
         )))
     }
 }

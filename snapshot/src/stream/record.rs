@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::layout::inode::STATE_BYTES_MAX;
 use crate::number::CHUNK_SIZE_BYTES;
 
-/// What every stream starts with.
+/// The first bytes of every stream.
 pub(crate) const MAGIC: [u8; 8] = *b"NVVMSEND";
 /// Version of the streams' format.
 pub(crate) const VERSION: u32 = 1;
@@ -26,7 +26,7 @@ pub(crate) struct PreludeV1 {
     pub(crate) reserved: U32,
 }
 
-/// What is before a record's payload.
+/// The bytes before a record's payload.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct RecordV1 {
@@ -36,7 +36,7 @@ pub(crate) struct RecordV1 {
     pub(crate) digest: [u8; 32],
 }
 
-/// What a record is.
+/// The kind of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum RecordKind {
@@ -58,7 +58,7 @@ impl RecordKind {
         .find(|kind| *kind as u32 == raw)
     }
 
-    /// How long its payload can be.
+    /// The largest length of its payload.
     pub(crate) fn payload_bytes_max(self) -> usize {
         match self {
             RecordKind::Header => HEADER_BYTES + SPEC_BYTES_MAX,
@@ -143,7 +143,7 @@ impl Chain {
         }
         if record.number.get() != number {
             return Err(Error::stream_damaged(format!(
-                "where record {number} belongs is the one with number {}",
+                "record {number} is expected, but record {} was found",
                 record.number
             )));
         }
@@ -162,7 +162,7 @@ impl Chain {
     }
 }
 
-/// What the error of an input or output holds when whoever asked for it has ended it:
+/// The inner error of an input or output that was ended by whoever asked for it:
 /// [`Error::Interrupted`] then.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
@@ -172,7 +172,7 @@ fn is_stop(error: &std::io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Stopped>())
 }
 
-/// What it means that a write failed.
+/// The error of a write that failed.
 pub(crate) fn not_written(error: std::io::Error) -> Error {
     match is_stop(&error) {
         true => Error::Interrupted,

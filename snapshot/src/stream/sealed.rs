@@ -14,7 +14,7 @@ use super::record::{not_written, read_exact};
 use crate::error::{Error, Result};
 use crate::random::fill_random;
 
-/// What every sealed stream starts with.
+/// The first bytes of every sealed stream.
 pub(crate) const MAGIC: [u8; 8] = *b"NVVMSEAL";
 /// Version of their format.
 pub(crate) const VERSION: u32 = 1;
@@ -23,7 +23,7 @@ pub(crate) const PIECE_BYTES: usize = 64 << 10;
 const TAG_BYTES: usize = 16;
 /// Set in the length of the last piece.
 const LAST: u32 = 1 << 31;
-/// What the keys of streams, and the checks whether a key is the right one, are derived for.
+/// Contexts of key derivation: for the keys of streams, and for the checks of keys.
 pub(crate) const KEY_CONTEXT: &str = "nvvmm 2026-11-28 key of one sealed snapshot stream";
 pub(crate) const CHECK_CONTEXT: &str =
     "nvvmm 2026-11-28 check of the key of a sealed snapshot stream";
@@ -146,12 +146,12 @@ impl<W: Write> Write for Sealing<W> {
     }
 }
 
-/// Opens what was sealed: gives out nothing that was not written by somebody with the key.
+/// Opens a sealed stream. Gives out no byte that was not written with the key.
 pub struct Opening<R: Read> {
     input: R,
     decryptor: Option<DecryptorBE32<ChaCha20Poly1305>>,
     piece: Vec<u8>,
-    /// How much of the piece was given out.
+    /// Bytes of the piece that were given out.
     given: usize,
     bytes: u64,
 }
@@ -180,7 +180,7 @@ impl<R: Read> Opening<R> {
             });
         }
         if word(12) != 0 {
-            return Err(Error::stream_damaged("its beginning is not as it must be"));
+            return Err(Error::stream_damaged("its first bytes are damaged"));
         }
         let (mut salt, mut check) = ([0; 32], [0; 32]);
         read_exact(&mut input, &mut salt)?;

@@ -23,7 +23,7 @@ fn sealed(plain: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What comes out before all is read, or an error.
+/// The bytes that come out before all is read, or an error.
 fn opened(bytes: &[u8], key: &Key) -> (Vec<u8>, Result<(), String>) {
     let mut plain = Vec::new();
     let done = match Opening::begin(bytes, key) {

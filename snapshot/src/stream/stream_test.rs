@@ -89,7 +89,7 @@ fn small() -> Vec<u8> {
     written(&header(true), b"state", &chunks)
 }
 
-/// Where its records begin, and the end.
+/// Offsets of its records, and of the end.
 fn bounds(bytes: &[u8]) -> Vec<usize> {
     let mut bounds = vec![PRELUDE_BYTES];
     while let Some(at) = bounds.last().copied().filter(|at| *at < bytes.len()) {
@@ -192,7 +192,7 @@ fn streams_that_make_no_sense_are_refused_with_good_digests() {
             .to_string();
         assert!(refusal.contains(what), "{refusal}");
     };
-    refused(&based, b"four", &[], "bytes came out where 5 belong");
+    refused(&based, b"four", &[], "bytes, 5 are expected");
     refused(&based, b"sixsix", &[], "cannot be decompressed");
     refused(
         &based,
@@ -221,26 +221,16 @@ fn streams_that_make_no_sense_are_refused_with_good_digests() {
     refused(&based, b"state", &[chunk(1, &[], &[])], "makes no sense");
     refused(&based, b"state", &[chunk(1, &[1], &[1])], "makes no sense");
     let backwards = [chunk(2, &[1], &[]), chunk(1, &[1], &[])];
-    refused(&based, b"state", &backwards, "comes behind a later one");
+    refused(&based, b"state", &backwards, "indices must rise");
     let twice = [chunk(2, &[1], &[]), chunk(2, &[2], &[])];
-    refused(&based, b"state", &twice, "comes behind a later one");
+    refused(&based, b"state", &twice, "indices must rise");
     let emptied = [chunk(1, &[], &[1])];
-    refused(
-        &header(false),
-        b"state",
-        &emptied,
-        "from a base that there is none of",
-    );
+    refused(&header(false), b"state", &emptied, "the stream has no base");
     let short = ChunkRecord {
         content: vec![1; 4095],
         ..chunk(1, &[1], &[])
     };
-    refused(
-        &based,
-        b"state",
-        &[short],
-        "bytes came out where 4096 belong",
-    );
+    refused(&based, b"state", &[short], "bytes, 4096 are expected");
     let mut odd = header(false);
     odd.memory_bytes += 1;
     refused(&odd, b"state", &[], "impossible memory size");

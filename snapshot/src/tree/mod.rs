@@ -11,7 +11,7 @@ pub(crate) use walk::{Frames, Role, Visitor, walk, walk_maps};
 
 use std::sync::Arc;
 
-use crate::chunk_map::{ChunkMap, LeafBlocks};
+use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::layout::inode::FileMap;
 use crate::layout::node::{Entry, Expected, INNER_ENTRIES, Node, NodeKind, leaves_covered};
@@ -21,16 +21,16 @@ use crate::store::BlockStore;
 /// A place in a tree: what an entry there refers to has this level, and covers leaves from this
 /// index on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct NodePlace {
     pub(crate) kind: NodeKind,
     pub(crate) level: u32,
     pub(crate) first_index: u64,
 }
 
-impl Place {
+impl NodePlace {
     /// The place of a tree's root.
-    pub(crate) fn root(kind: NodeKind, height: u32) -> Place {
-        Place {
+    pub(crate) fn root(kind: NodeKind, height: u32) -> NodePlace {
+        NodePlace {
             kind,
             level: height,
             first_index: 0,
@@ -38,15 +38,15 @@ impl Place {
     }
 
     /// The place of the root of a file's map.
-    pub(crate) fn root_of(map: &FileMap) -> Place {
-        Place::root(NodeKind::Memory, map.height())
+    pub(crate) fn root_of(map: &FileMap) -> NodePlace {
+        NodePlace::root(NodeKind::Memory, map.height())
     }
 
     /// The place of a node's entry.
-    pub(crate) fn child(&self, index: usize) -> Place {
+    pub(crate) fn child(&self, index: usize) -> NodePlace {
         let level = self.level.saturating_sub(1);
         let first_index = self.first_index + index as u64 * leaves_covered(level);
-        Place {
+        NodePlace {
             kind: self.kind,
             level,
             first_index,
@@ -75,7 +75,7 @@ impl Place {
 pub(crate) fn lookup(
     store: &BlockStore,
     root: Entry,
-    root_place: Place,
+    root_place: NodePlace,
     leaf: ChunkIndex,
 ) -> Result<ChunkMap> {
     let (mut entry, mut place) = (root, root_place);
@@ -84,11 +84,7 @@ pub(crate) fn lookup(
             return leaf_map(store, entry, place);
         };
         match store.node(block, &place.expect(crc24))? {
-            Node::Leaf(numbers) => {
-                return Ok(ChunkMap::Frames(Arc::new(LeafBlocks::from_numbers(
-                    *numbers,
-                ))));
-            }
+            Node::Leaf(blocks) => return Ok(ChunkMap::Frames(Arc::from(blocks))),
             Node::Inner(entries) => {
                 let index = place.child_of(leaf);
                 entry = entries[index];
@@ -98,15 +94,13 @@ pub(crate) fn lookup(
     }
 }
 
-/// What an entry where a leaf may be refers to.
-pub(crate) fn leaf_map(store: &BlockStore, entry: Entry, place: Place) -> Result<ChunkMap> {
+/// Reads what an entry refers to that stands where a leaf may be.
+pub(crate) fn leaf_map(store: &BlockStore, entry: Entry, place: NodePlace) -> Result<ChunkMap> {
     match entry {
         Entry::Hole => Ok(ChunkMap::Hole),
         Entry::Chunk(chunk) => Ok(ChunkMap::Whole(chunk)),
         Entry::Node { block, crc24 } => match store.node(block, &place.expect(crc24))? {
-            Node::Leaf(numbers) => Ok(ChunkMap::Frames(Arc::new(LeafBlocks::from_numbers(
-                *numbers,
-            )))),
+            Node::Leaf(blocks) => Ok(ChunkMap::Frames(Arc::from(blocks))),
             Node::Inner(_) => Err(Error::damaged(format!(
                 "{block} is an inner node in a leaf's place"
             ))),

@@ -1,21 +1,21 @@
 //! Path copying.
 
-use super::{Place, leaf_map};
-use crate::chunk_map::ChunkMap;
+use super::{NodePlace, leaf_map};
+use crate::chunk_map::{ChunkMap, LeafBlocks};
 use crate::error::{Error, Result};
 use crate::layout::node::{Entry, INNER_ENTRIES, Node, NodeKind};
 use crate::number::ChunkIndex;
 use crate::store::BlockStore;
 
-/// Where the nodes of an update go.
+/// The destination of the nodes of an update.
 pub(crate) trait TreeWriter {
     fn store(&self) -> &BlockStore;
 
     /// Writes a node to a fresh block, and notes that it refers to what it refers to.
-    fn write_node(&mut self, node: &Node, place: Place) -> Result<Entry>;
+    fn write_node(&mut self, node: &Node, place: NodePlace) -> Result<Entry>;
 }
 
-/// What an update did.
+/// The result of an update.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Updated {
     /// The new root.
@@ -29,7 +29,7 @@ pub(crate) struct Updated {
 pub(crate) fn update(
     writer: &mut dyn TreeWriter,
     root: Entry,
-    place: Place,
+    place: NodePlace,
     changes: &[(ChunkIndex, ChunkMap)],
 ) -> Result<Updated> {
     let mut entries_change = 0;
@@ -43,7 +43,7 @@ pub(crate) fn update(
 fn replace(
     writer: &mut dyn TreeWriter,
     old: Entry,
-    place: Place,
+    place: NodePlace,
     changes: &[(ChunkIndex, ChunkMap)],
     entries_change: &mut i64,
 ) -> Result<Entry> {
@@ -94,7 +94,7 @@ fn replace(
 fn replace_leaf(
     writer: &mut dyn TreeWriter,
     old: Entry,
-    place: Place,
+    place: NodePlace,
     change: &ChunkMap,
     entries_change: &mut i64,
 ) -> Result<Entry> {
@@ -113,7 +113,7 @@ fn replace_leaf(
         ChunkMap::Hole => Ok(Entry::Hole),
         ChunkMap::Whole(chunk) => Ok(Entry::Chunk(chunk)),
         ChunkMap::Frames(blocks) => {
-            writer.write_node(&Node::Leaf(Box::new(*blocks.numbers())), place)
+            writer.write_node(&Node::Leaf(Box::new(LeafBlocks::clone(&blocks))), place)
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Visiting all that a tree refers to.
 
-use super::Place;
+use super::NodePlace;
+use crate::chunk_map::LeafBlocks;
 use crate::error::{Error, Result};
 use crate::layout::inode::Inode;
-use crate::layout::node::{Entry, Expected, LEAF_ENTRIES, Node, NodeKind};
+use crate::layout::node::{Entry, Expected, Node, NodeKind};
 use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo};
 use crate::store::BlockStore;
 
@@ -12,11 +13,11 @@ use crate::store::BlockStore;
 pub(crate) enum Frames<'n> {
     /// All blocks of a chunk, once each.
     Chunk(ChunkNo),
-    /// The entries of a leaf; 0 is none.
-    Leaf(&'n [u32; LEAF_ENTRIES]),
+    /// The entries of a leaf.
+    Leaf(&'n LeafBlocks),
 }
 
-/// What a block of metadata is, by a reference to it. All references to a block of a good pool
+/// The role of a block of metadata, by a reference to it. All references to a block of a good pool
 /// agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -38,9 +39,9 @@ impl std::fmt::Display for Role {
     }
 }
 
-/// What a walk does at each reference.
+/// The actions of a walk at each reference.
 pub(crate) trait Visitor {
-    /// What the block of the reference that comes next is by it.
+    /// Tells the role of the block of the next reference.
     fn role(&mut self, _block: BlockNo, _role: Role) {}
 
     /// References to frames of memory.
@@ -68,7 +69,7 @@ pub(crate) trait Visitor {
 pub(crate) fn walk(
     store: &BlockStore,
     entry: Entry,
-    place: Place,
+    place: NodePlace,
     visitor: &mut dyn Visitor,
 ) -> Result<()> {
     match entry {
@@ -94,7 +95,7 @@ pub(crate) fn walk(
 fn walk_node(
     store: &BlockStore,
     node: &Node,
-    place: Place,
+    place: NodePlace,
     visitor: &mut dyn Visitor,
 ) -> Result<()> {
     match node {
@@ -102,19 +103,14 @@ fn walk_node(
             .iter()
             .enumerate()
             .try_for_each(|(index, entry)| walk(store, *entry, place.child(index), visitor)),
-        Node::Leaf(numbers) if place.kind == NodeKind::Memory => {
-            visitor.frames(Frames::Leaf(numbers))
+        Node::Leaf(blocks) if place.kind == NodeKind::Memory => {
+            visitor.frames(Frames::Leaf(blocks))
         }
-        Node::Leaf(numbers) => {
-            for (number, index) in numbers
-                .iter()
-                .zip(0u32..)
-                .filter(|(number, _)| **number != 0)
-            {
-                let block = BlockNo::new(*number);
+        Node::Leaf(blocks) => {
+            for (index, block) in blocks.iter_present() {
                 let slot = (place.first_index as u32)
                     .saturating_mul(CHUNK_BLOCKS)
-                    .saturating_add(index);
+                    .saturating_add(index.get());
                 visitor.role(block, Role::Inode { slot });
                 if visitor.reference(block)? {
                     walk_inode(store, block, slot, visitor)?;
@@ -150,5 +146,5 @@ pub(crate) fn walk_maps(
     visitor: &mut dyn Visitor,
 ) -> Result<()> {
     let mut maps = inode.maps.iter();
-    maps.try_for_each(|map| walk(store, map.root, Place::root_of(map), visitor))
+    maps.try_for_each(|map| walk(store, map.root, NodePlace::root_of(map), visitor))
 }

@@ -18,7 +18,7 @@ use nvvmm_snapshot::{
 };
 use proptest::prelude::*;
 
-use crate::place::Place;
+use crate::place::PoolPlace;
 use crate::vm::{Capture, Vm, read_all};
 
 const POOL_BYTES: u64 = 24 << 20;
@@ -153,7 +153,7 @@ struct World {
     empty_medium_bytes: u64,
     growths: u32,
     /// The last to go.
-    place: Place,
+    place: PoolPlace,
 }
 
 fn name_of(name: usize) -> String {
@@ -171,7 +171,7 @@ fn or_full<T>(result: Result<T, Error>) -> Option<T> {
 
 impl World {
     fn new() -> World {
-        let place = Place::new();
+        let place = PoolPlace::new();
         let first = place.create(POOL_BYTES);
         let empty_medium_bytes = first.status().unwrap().medium_bytes;
         let mut pools = vec![first];

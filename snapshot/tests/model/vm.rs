@@ -10,7 +10,7 @@ use nvvmm_snapshot::{
 
 use crate::{MEMORY_BYTES, Memory, Saved, or_full};
 
-/// What becomes a process image: the frames of a chunk that have blocks, of so many from the first
+/// Frames that become a process image: those of a chunk that have blocks, of so many from the first
 /// on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Capture {
@@ -248,7 +248,7 @@ impl Vm {
         self.base == Some(id) || self.images.contains(&id)
     }
 
-    /// How many snapshots it pins.
+    /// Number of snapshots that it pins.
     pub(crate) fn pins(&self) -> u32 {
         self.images.len() as u32 + u32::from(self.base.is_some())
     }

@@ -1,4 +1,4 @@
-//! Where tests make their pools: on what scripts/on-medium.sh prepared, else in shared memory.
+//! Places for the pools of tests: on what scripts/on-medium.sh prepared, else in shared memory.
 
 #![allow(dead_code)] // Each test program uses what it needs.
 
@@ -26,7 +26,7 @@ pub fn is_device() -> bool {
 }
 
 /// A place for one pool, which goes with it.
-pub struct Place {
+pub struct PoolPlace {
     path: PathBuf,
     medium: Medium,
     /// The medium takes back each block that is freed.
@@ -35,8 +35,8 @@ pub struct Place {
     _device: Option<MutexGuard<'static, ()>>,
 }
 
-impl Place {
-    pub fn new() -> Place {
+impl PoolPlace {
+    pub fn new() -> PoolPlace {
         let (name, path) = chosen();
         let medium = match name.as_str() {
             "tmpfs" | "tmpfs-huge" => Medium::Tmpfs,
@@ -47,7 +47,7 @@ impl Place {
             other => panic!("the medium {other} is not known"),
         };
         if medium == Medium::Devdax {
-            let place = Place {
+            let place = PoolPlace {
                 path: path.into(),
                 medium,
                 takes_back_blocks: false,
@@ -57,17 +57,17 @@ impl Place {
             place.clear_device();
             return place;
         }
-        Place::below(path.as_ref(), medium, name == "tmpfs")
+        PoolPlace::below(path.as_ref(), medium, name == "tmpfs")
     }
 
     /// A place in shared memory, for a second pool beside one on a device.
-    pub fn in_memory() -> Place {
-        Place::below("/dev/shm".as_ref(), Medium::Tmpfs, true)
+    pub fn in_memory() -> PoolPlace {
+        PoolPlace::below("/dev/shm".as_ref(), Medium::Tmpfs, true)
     }
 
-    fn below(parent: &std::ffi::OsStr, medium: Medium, takes_back_blocks: bool) -> Place {
+    fn below(parent: &std::ffi::OsStr, medium: Medium, takes_back_blocks: bool) -> PoolPlace {
         let directory = tempfile::tempdir_in(parent).unwrap();
-        Place {
+        PoolPlace {
             path: directory.path().join("pool"),
             medium,
             takes_back_blocks,
@@ -76,7 +76,7 @@ impl Place {
         }
     }
 
-    /// Whether a pool here can be damaged with write(2).
+    /// True when a pool here can be damaged with write(2).
     pub fn takes_writes(&self) -> bool {
         self.directory.is_some() && self.medium != Medium::Hugetlbfs
     }
@@ -104,7 +104,7 @@ impl Place {
         pool
     }
 
-    /// What an earlier test left, or this one: a file goes with its directory.
+    /// Removes what an earlier test left, or this one: a file goes with its directory.
     fn clear_device(&self) {
         if self.medium == Medium::Devdax
             && let Err(error) = Pool::delete(&self.path)
@@ -115,7 +115,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for PoolPlace {
     fn drop(&mut self) {
         self.clear_device();
     }

@@ -7,18 +7,18 @@ use nvvmm_snapshot::{
     SnapshotKind,
 };
 
-use crate::place::Place;
+use crate::place::PoolPlace;
 
 pub(crate) const CHUNK: u64 = 2 << 20;
 
 /// A pool and the place that it is in.
 pub(crate) struct Bench {
     pub(crate) pool: Arc<Pool>,
-    pub(crate) place: Place,
+    pub(crate) place: PoolPlace,
 }
 
 pub(crate) fn pool_of(size_bytes: u64) -> Bench {
-    let place = Place::new();
+    let place = PoolPlace::new();
     let pool = place.create(size_bytes);
     Bench { pool, place }
 }

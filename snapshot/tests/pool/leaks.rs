@@ -1,12 +1,12 @@
-//! What one holder wrote is never read by another: not in blocks that it gets, nor anywhere else in
-//! the pool.
+//! Bytes that one holder wrote are never read by another: not in blocks that it gets, nor anywhere
+//! else in the pool.
 
 use std::sync::Arc;
 
 use nvvmm_snapshot::*;
 
 use crate::fixture::*;
-use crate::place::Place;
+use crate::place::PoolPlace;
 
 const SECRET: [u8; 16] = *b"for nobody else!";
 const SIZE: u64 = 24 << 20;
@@ -65,7 +65,7 @@ fn assert_all_zero(pool: &Arc<Pool>, after: &str) {
 }
 
 fn hand_over(overcommit: bool) {
-    let place = Place::new();
+    let place = PoolPlace::new();
     let pool = place.create_with(SIZE, overcommit);
     let assert_gone = |after: &str| {
         assert_no_trace(&pool, after);

@@ -1,4 +1,4 @@
-//! What a pool promises its users, one call at a time.
+//! Promises of a pool to its users, one call at a time.
 
 #![allow(clippy::unwrap_used)]
 

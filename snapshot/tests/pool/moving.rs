@@ -10,7 +10,8 @@ use proptest::prelude::*;
 
 use crate::fixture::*;
 
-/// What a snapshot has, by frame: a byte that fills the frame. What is not there is a hole.
+/// Contents of a snapshot, by frame: a byte that fills the frame. A frame that is not there is a
+/// hole.
 type Memory = BTreeMap<u64, u8>;
 
 const STATE: &[u8] = b"the machine's state";
@@ -20,7 +21,7 @@ fn other_pool_of(size_bytes: u64) -> Bench {
     if !crate::place::is_device() {
         return pool_of(size_bytes);
     }
-    let place = crate::place::Place::in_memory();
+    let place = crate::place::PoolPlace::in_memory();
     let pool = place.create(size_bytes);
     Bench { pool, place }
 }
@@ -76,7 +77,7 @@ fn take(
         .unwrap();
 }
 
-/// What a snapshot has, holes left out.
+/// Contents of a snapshot, holes left out.
 fn contents(pool: &Arc<Pool>, name: &str) -> Memory {
     let reader = pool.hold("reader").unwrap();
     let (_, map) = reader.pin(name).unwrap();
@@ -118,7 +119,7 @@ fn received(pool: &Arc<Pool>, mut bytes: &[u8]) -> Result<ReceiveReport> {
     pool.receive(None, &mut bytes, &mut go_on)
 }
 
-/// Where the records of a stream begin, and the end.
+/// Offsets of the records of a stream, and of the end.
 fn bounds(bytes: &[u8]) -> Vec<usize> {
     let mut bounds = vec![16];
     while let Some(at) = bounds.last().copied().filter(|at| *at < bytes.len()) {
@@ -144,7 +145,7 @@ fn changed(mut memory: Memory) -> Memory {
     memory
 }
 
-/// Whether the pool stores what it is told to, and not the neighbours too.
+/// True when the pool stores single frames, without their neighbours.
 fn shares_blocks(pool: &Pool) -> bool {
     pool.medium() != Medium::Hugetlbfs
 }
@@ -385,7 +386,10 @@ fn a_stream_that_is_refused_leaves_nothing() {
     let missing = received(to, &sent(from, "b", Some("a")).0)
         .unwrap_err()
         .to_string();
-    assert!(missing.contains("what 'b' changed of 'a'"), "{missing}");
+    assert!(
+        missing.contains("the changes to 'b' since 'a'"),
+        "{missing}"
+    );
     assert_eq!(to.status().unwrap().free_blocks, free);
     // What is under the name and is another snapshot stays.
     assert!(matches!(

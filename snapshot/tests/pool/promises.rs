@@ -3,14 +3,14 @@
 use nvvmm_snapshot::*;
 
 use crate::fixture::*;
-use crate::place::Place;
+use crate::place::PoolPlace;
 
 const SIZE: u64 = 24 << 20;
 
 /// Bytes that another pool could have, from what a pool that is too large is told.
 fn left_for_others() -> u64 {
     // A device has one pool only.
-    let place = Place::new();
+    let place = PoolPlace::new();
     let options = CreateOptions {
         size_bytes: 8 << 40,
         overcommit: false,
@@ -46,7 +46,7 @@ fn use_all(pool: &std::sync::Arc<Pool>) {
 
 #[test]
 fn what_was_set_aside_stays_so_however_the_pool_is_used() {
-    let place = Place::new();
+    let place = PoolPlace::new();
     let grow = |pool: &Pool| {
         let options = GrowOptions {
             size_bytes: 2 * SIZE,
@@ -86,7 +86,7 @@ fn what_was_set_aside_stays_so_however_the_pool_is_used() {
 
 #[test]
 fn what_is_not_set_aside_goes_back() {
-    let place = Place::new();
+    let place = PoolPlace::new();
     if place.medium() == Medium::Devdax {
         println!("SKIPPED: a device takes nothing back");
         return;

@@ -1,4 +1,4 @@
-//! What cannot be is refused, and changes nothing.
+//! Impossible requests are refused, and change nothing.
 
 use nvvmm_snapshot::*;
 

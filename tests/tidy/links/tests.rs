@@ -67,7 +67,7 @@ fn cited_headings_exist() {
 #[test]
 fn named_files_exist() {
     let good = "// vmm/src/lib.rs:12, `tests/kvm`, main.rs. src/lib.rs; /etc/x.sh, a/b, x.json\n\
-                // `vmm/target/x.rs`, `vmm/NAME_test.rs`\n";
+                // `vmm/target/x.rs`, `vmm/NAME_test.rs`, `<name>_no.rs`\n";
     assert_eq!(found("vmm/src/a.rs", good), Vec::<String>::new());
     let bad = "// `vmm/src/b.rs`.\n\n// docs/absent.md and `tests/none` and absent.rs\n";
     let expected = [

@@ -77,6 +77,7 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
         Command::Console { vm } => console::attach(&vm)?,
         Command::Exec(arguments) => return Ok(exec::run(arguments)),
         Command::Cp { from, to } => cp::run(&from, &to)?,
+        #[cfg(debug_assertions)]
         Command::Audit { vm, json: _ } => vm_commands::audit(&vm)?,
         Command::Snapshot(snapshot) => vm_commands::snapshot(snapshot)?,
         Command::Checkpoint(checkpoint) => ring_commands::checkpoint(checkpoint)?,

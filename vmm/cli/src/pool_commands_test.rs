@@ -1,5 +1,5 @@
 use nvvmm_snapshot::{
-    CowEngine, Durability, DurabilityLimit, HolderStatus, Identity, Medium, SnapshotId,
+    Durability, DurabilityLimit, EngineKind, HolderStatus, Identity, Medium, SnapshotId,
     SnapshotKind,
 };
 
@@ -10,7 +10,7 @@ fn status() -> PoolStatus {
         path: "/dev/shm/p".into(),
         uuid: "u".into(),
         medium: Medium::Tmpfs,
-        cow_engine: CowEngine::Userfaultfd,
+        cow_engine: EngineKind::Userfaultfd,
         cow_engine_reason: "because",
         durability: DurabilityLimit {
             strongest: Durability::Process,

@@ -97,7 +97,7 @@ pub fn rewind(arguments: RewindArguments) -> Result<(), VmError> {
 
 fn rhythm(status: &RingStatus) -> String {
     match status.every_us {
-        0 => "without a pause".to_owned(),
+        0 => "continuously".to_owned(),
         us => format!(
             "every {}",
             humantime::format_duration(Duration::from_micros(us))

@@ -35,7 +35,7 @@ fn a_ring_on_one_line() {
     };
     assert_eq!(
         ps_line("web", &unhurried),
-        "web: checkpointed as often as can be; 0 taken\n"
+        "web: checkpointed continuously; 0 taken\n"
     );
     let ended = RingStatus {
         running: false,

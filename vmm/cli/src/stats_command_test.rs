@@ -48,12 +48,13 @@ fn numbers_stand_in_a_table_and_times_in_a_picture() {
 fn a_picture_goes_from_the_first_to_the_last_time() {
     let text = picture(&times(&[10, 12, 13, 16, 100]));
     let bar = "█".repeat(40);
-    let expected = format!(
-        "       ≤ 16 µs          4  {bar}\n       ≤ 32 µs          0\n       ≤ 64 µs          0\n \
-              ≤ 128 µs          1  {}\n",
-        "█".repeat(10)
-    );
-    assert_eq!(text, expected);
+    let expected = [
+        format!("       ≤ 16 µs          4  {bar}\n"),
+        "       ≤ 32 µs          0\n".to_owned(),
+        "       ≤ 64 µs          0\n".to_owned(),
+        format!("      ≤ 128 µs          1  {}\n", "█".repeat(10)),
+    ];
+    assert_eq!(text, expected.concat());
     assert_eq!(picture(&times(&[])), "");
     // However few, they are seen.
     let mut many = vec![1; 1000];

@@ -316,6 +316,7 @@ fn snapshot_text(vm: &str, report: &SnapshotReport) -> String {
 }
 
 /// `nvvmm audit`, for tests; always JSON.
+#[cfg(debug_assertions)]
 pub fn audit(vm: &str) -> Result<(), VmError> {
     output::print_json(&connect(&RuntimeDir::of_user()?.find(vm)?)?.audit()?)
 }

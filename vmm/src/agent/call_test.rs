@@ -67,10 +67,10 @@ fn one_that_does_not_answer_in_time_or_says_something_else_is_refused() {
 fn what_is_no_answer_of_a_device_is_refused() {
     for (said, wrong) in [
         ("", "nobody listens"),
-        ("NO\n", "something unknown"),
+        ("NO\n", "an unknown answer"),
         (
             "OK 1111111111111111111111111111111111111111",
-            "something unknown",
+            "an unknown answer",
         ),
     ] {
         let (caller, mut device) = UnixStream::pair().unwrap();

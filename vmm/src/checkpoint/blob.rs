@@ -1,7 +1,8 @@
 //! The state blob of a snapshot: everything that is not guest memory.
 //!
 //! ```text
-//! header   magic "NVVMSTAT" | format version u32 | sections u32 | length u64 | crc32 u32 | reserved u32
+//! header   magic "NVVMSTAT" | format version u32 | sections u32 | length u64 | crc32 u32
+//!          | reserved u32
 //! table    per section: id u32 | version u32 | offset u64 | length u64 | crc32 u32 | reserved u32
 //! payload  the sections
 //! ```
@@ -25,8 +26,8 @@ pub const FORMAT_VERSION: u32 = 1;
 /// More sections than any version has.
 const SECTIONS_MAX: u32 = 16;
 
-/// What the machine state takes at most: interrupt controllers, timer and devices, and for each
-/// vCPU registers, CPUID, MSRs and the xsave area (11 KiB with AMX).
+/// Bytes of machine state at most: interrupt controllers, timer and devices; and for each vCPU its
+/// registers, CPUID, MSRs and the xsave area (11 KiB with AMX).
 const MACHINE_BYTES_MAX: usize = 16 << 10;
 const VCPU_BYTES_MAX: usize = 32 << 10;
 
@@ -73,7 +74,7 @@ const _: () = assert!(size_of::<Header>() == 32 && size_of::<Section>() == 32);
 /// Why a state blob cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BlobError {
-    /// It does not begin with the magic number.
+    /// The blob does not begin with the magic number.
     #[error("this is not the state of an nvvmm machine")]
     NotState,
     /// Another version wrote it.
@@ -84,7 +85,7 @@ pub enum BlobError {
         /// Version this program reads.
         expected: u32,
     },
-    /// It is not what was written.
+    /// The blob is not as it was written.
     #[error("the state is damaged: {0}")]
     Damaged(String),
     /// The machine is one of another architecture.
@@ -100,17 +101,17 @@ pub enum BlobError {
     },
 }
 
-/// What a state blob holds.
+/// State of a VM besides memory.
 #[derive(Debug, Clone)]
 pub struct SavedVm {
-    /// How the VM was made.
+    /// Specification that the VM was made by.
     pub spec: VmSpec,
     /// KVM and device state.
     pub machine: MachineStateV1,
 }
 
 impl SavedVm {
-    /// How long the blob of a machine may become.
+    /// Largest size of the blob of a machine, in bytes.
     pub fn bytes_at_most(spec: &VmSpec) -> Result<usize, BlobError> {
         let headers = size_of::<Header>() + 2 * size_of::<Section>();
         let machine = MACHINE_BYTES_MAX + VCPU_BYTES_MAX * usize::from(spec.vcpus);

@@ -105,7 +105,10 @@ fn unknown_and_missing_sections_are_errors() {
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), at in 0usize..300) {
+    fn no_bytes_make_it_panic(
+        bytes in proptest::collection::vec(any::<u8>(), 0..400),
+        at in 0usize..300,
+    ) {
         let _ = SavedVm::decode(&bytes);
         let mut blob = example();
         let end = (at + bytes.len()).min(blob.len());
@@ -115,9 +118,14 @@ proptest! {
 
     /// A machine section that is well-formed but not a machine: sizes in it must not be believed.
     #[test]
-    fn a_wrong_machine_with_right_checksums_is_refused(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
-        let spec = br#"{"kernel":"k","initramfs":null,"cmdline":"","vcpus":1,"memory_bytes":2097152,"disks":[]}"#;
-        let blob = assemble(&[(SPEC, spec), (MACHINE, &bytes)]);
+    fn a_wrong_machine_with_right_checksums_is_refused(
+        bytes in proptest::collection::vec(any::<u8>(), 0..2000),
+    ) {
+        let spec = concat!(
+            r#"{"kernel":"k","initramfs":null,"cmdline":"","vcpus":1,"#,
+            r#""memory_bytes":2097152,"disks":[]}"#
+        );
+        let blob = assemble(&[(SPEC, spec.as_bytes()), (MACHINE, &bytes)]);
         prop_assert!(matches!(SavedVm::decode(&blob), Err(BlobError::Damaged(_))));
     }
 }

@@ -9,13 +9,13 @@ use std::time::Instant;
 
 use nvvmm_snapshot::{Error, Pool, ScrubReport, SnapshotId};
 
-/// For each unit of time that it works the thread rests so many: a fifth of one CPU at most. A
-/// lower priority would be no substitute: whoever has the pool's catalog lock must not wait for a
-/// CPU.
+/// Time for which the thread rests, as a multiple of the time that it worked: it takes a fifth of
+/// one CPU at most. A lower priority would be no substitute, because the holder of the pool's
+/// catalog lock must not wait for a CPU.
 const REST_FACTOR: u32 = 4;
 
-/// Makes digests of a VM's snapshots: in the background, one snapshot after the other and never in
-/// a hurry, or at once. What is not done when the VM ends, a scrub does.
+/// Makes digests of a VM's snapshots: slowly in the background, one snapshot after the other, or at
+/// once. A scrub makes those that are left when the VM ends.
 pub struct Digests {
     pool: Arc<Pool>,
     ended: Arc<AtomicBool>,
@@ -28,7 +28,7 @@ struct Background {
 }
 
 impl Digests {
-    /// For a VM on this pool. No thread runs before there is something to do.
+    /// Makes digests for a VM on this pool. The thread starts with the first snapshot.
     pub fn new(pool: Arc<Pool>) -> Self {
         Self {
             pool,
@@ -37,7 +37,7 @@ impl Digests {
         }
     }
 
-    /// Has digests made of a committed snapshot's blocks in the background.
+    /// Makes digests of a committed snapshot's blocks in the background.
     pub fn make_later(&self, id: SnapshotId) {
         let background = self.background.get_or_init(|| {
             let (queue, snapshots) = channel();

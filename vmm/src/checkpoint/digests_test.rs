@@ -10,7 +10,7 @@ use super::*;
 /// More chunks of memory than are read between two looks at whether to go on.
 const CHUNKS: u32 = 40;
 
-struct Scene {
+struct Fixture {
     _directory: tempfile::TempDir,
     _vm: Holder,
     pool: Arc<Pool>,
@@ -18,7 +18,7 @@ struct Scene {
 }
 
 /// A snapshot with a frame in each of its chunks.
-fn scene() -> Scene {
+fn fixture() -> Fixture {
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let options = CreateOptions {
         size_bytes: 16 << 20,
@@ -49,7 +49,7 @@ fn scene() -> Scene {
         frames_new: u64::from(CHUNKS),
     };
     let snapshot = vm.commit_snapshot(new, vm.reserve(60).unwrap()).unwrap().id;
-    Scene {
+    Fixture {
         _directory: directory,
         _vm: vm,
         pool,
@@ -63,30 +63,30 @@ fn scrub(pool: &Arc<Pool>) -> ScrubReport {
 
 #[test]
 fn what_is_made_at_once_is_all_unless_the_end_comes_first() {
-    let scene = scene();
-    let digests = Digests::new(Arc::clone(&scene.pool));
+    let fixture = fixture();
+    let digests = Digests::new(Arc::clone(&fixture.pool));
     digests.end();
-    let cut_off = digests.make_now(scene.snapshot).unwrap();
+    let cut_off = digests.make_now(fixture.snapshot).unwrap();
     assert!(cut_off.interrupted);
     assert!(
         (1..u64::from(CHUNKS)).contains(&cut_off.digests_made),
         "{cut_off:?}"
     );
-    let rest = Digests::new(Arc::clone(&scene.pool))
-        .make_now(scene.snapshot)
+    let rest = Digests::new(Arc::clone(&fixture.pool))
+        .make_now(fixture.snapshot)
         .unwrap();
     assert!(!rest.interrupted);
     assert_eq!(cut_off.digests_made + rest.digests_made, u64::from(CHUNKS));
-    assert_eq!(scrub(&scene.pool).blocks_verified, u64::from(CHUNKS));
+    assert_eq!(scrub(&fixture.pool).blocks_verified, u64::from(CHUNKS));
 }
 
 #[test]
 fn the_thread_ends_with_its_owner() {
-    let scene = scene();
-    let digests = Digests::new(Arc::clone(&scene.pool));
-    digests.make_later(scene.snapshot);
+    let fixture = fixture();
+    let digests = Digests::new(Arc::clone(&fixture.pool));
+    digests.make_later(fixture.snapshot);
     drop(digests);
-    let rest = scrub(&scene.pool);
+    let rest = scrub(&fixture.pool);
     assert_eq!(
         rest.blocks_verified + rest.digests_made,
         u64::from(CHUNKS),

@@ -1,12 +1,14 @@
 //! Taking a snapshot of a running machine, and what a snapshot holds besides memory.
 
 pub mod blob;
+mod counters;
 mod digests;
 mod pending;
-pub mod phases;
 pub mod report;
 mod take;
 
+pub use crate::stats::phases;
+pub use counters::SnapshotCounters;
 pub use digests::Digests;
 pub use pending::Pending;
 pub use take::{TakeError, Taken, Taking, take, went_on_at};

@@ -1,12 +1,14 @@
-//! A snapshot that can still be withdrawn by whoever asked for it.
+//! A snapshot that the caller can still withdraw.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nvvmm_snapshot::Reservation;
 
-/// From the request until frames are shared, a snapshot may have to wait for a vCPU or a device
-/// that waits for space itself. Whoever asked need not wait with it, and the blocks reserved for
-/// the snapshot must not be what is missing: they go back with the request.
+/// Request for a snapshot, with the blocks that are reserved for it.
+///
+/// Until frames are shared, a snapshot may have to wait for a vCPU or a device that itself waits
+/// for space. The caller need not wait with it, and the blocks reserved for the snapshot may be the
+/// ones that are missing. So the request can be withdrawn, and the blocks go back with it.
 #[derive(Default)]
 pub struct Pending(Mutex<Stage>);
 
@@ -24,7 +26,8 @@ impl Pending {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps what is reserved for the commit. False when the snapshot was withdrawn.
+    /// Keeps the blocks that are reserved for the commit. Returns false when the snapshot was
+    /// withdrawn.
     pub fn keep(&self, reservation: Reservation) -> bool {
         let mut stage = self.stage();
         let wanted = !matches!(*stage, Stage::Withdrawn);
@@ -34,8 +37,8 @@ impl Pending {
         wanted
     }
 
-    /// From here on nothing waits for the guest, and the snapshot cannot be withdrawn. `None` when
-    /// it was, or when nothing is reserved for it.
+    /// Returns the reserved blocks. From here on nothing waits for the guest, and the snapshot
+    /// cannot be withdrawn. `None` when it was withdrawn, or when nothing is reserved for it.
     pub fn begin(&self) -> Option<Reservation> {
         let mut stage = self.stage();
         match std::mem::replace(&mut *stage, Stage::Begun) {
@@ -47,7 +50,7 @@ impl Pending {
         }
     }
 
-    /// Gives the snapshot up; false when it is too late for that.
+    /// Withdraws the snapshot. Returns false when it is too late for that.
     pub fn withdraw(&self) -> bool {
         let mut stage = self.stage();
         let in_time = !matches!(*stage, Stage::Begun);
@@ -57,7 +60,7 @@ impl Pending {
         in_time
     }
 
-    /// It was given up.
+    /// True if the snapshot was withdrawn.
     pub fn is_withdrawn(&self) -> bool {
         matches!(*self.stage(), Stage::Withdrawn)
     }

@@ -4,12 +4,12 @@ use nvvmm_snapshot::{CreateOptions, Holder, Pool, Reservation};
 
 use super::Pending;
 
-struct Place {
+struct Fixture {
     _directory: tempfile::TempDir,
     holder: Holder,
 }
 
-impl Place {
+impl Fixture {
     fn new() -> Self {
         let directory = tempfile::tempdir_in("/dev/shm").unwrap();
         let options = CreateOptions {
@@ -35,41 +35,41 @@ impl Place {
 
 #[test]
 fn what_is_reserved_goes_back_with_a_withdrawn_snapshot() {
-    let place = Place::new();
+    let fixture = Fixture::new();
     let pending = Pending::default();
-    assert!(pending.keep(place.reserve()));
-    assert!(place.leased_blocks() > 0);
+    assert!(pending.keep(fixture.reserve()));
+    assert!(fixture.leased_blocks() > 0);
     assert!(pending.withdraw() && pending.is_withdrawn());
-    assert_eq!(place.leased_blocks(), 0);
+    assert_eq!(fixture.leased_blocks(), 0);
     assert!(pending.begin().is_none());
     assert!(pending.withdraw(), "twice is once");
 }
 
 #[test]
 fn a_snapshot_that_was_withdrawn_early_reserves_nothing() {
-    let place = Place::new();
+    let fixture = Fixture::new();
     let pending = Pending::default();
     assert!(pending.withdraw());
-    assert!(!pending.keep(place.reserve()));
-    assert_eq!(place.leased_blocks(), 0);
+    assert!(!pending.keep(fixture.reserve()));
+    assert_eq!(fixture.leased_blocks(), 0);
 }
 
 #[test]
 fn one_that_has_begun_cannot_be_withdrawn() {
-    let place = Place::new();
+    let fixture = Fixture::new();
     let pending = Pending::default();
     assert!(pending.begin().is_none(), "nothing is reserved");
-    assert!(pending.keep(place.reserve()));
+    assert!(pending.keep(fixture.reserve()));
     assert_eq!(pending.begin().unwrap().blocks(), 7);
     assert!(!pending.withdraw() && !pending.is_withdrawn());
 }
 
 #[test]
 fn either_it_begins_or_it_is_withdrawn() {
-    let place = Place::new();
+    let fixture = Fixture::new();
     for _ in 0..200 {
         let pending = Arc::new(Pending::default());
-        assert!(pending.keep(place.reserve()));
+        assert!(pending.keep(fixture.reserve()));
         let (begun, withdrawn) = std::thread::scope(|scope| {
             let begins = scope.spawn(|| pending.begin().is_some());
             let withdraws = scope.spawn(|| pending.withdraw());
@@ -77,5 +77,5 @@ fn either_it_begins_or_it_is_withdrawn() {
         });
         assert_ne!(begun, withdrawn);
     }
-    assert_eq!(place.leased_blocks(), 0);
+    assert_eq!(fixture.leased_blocks(), 0);
 }

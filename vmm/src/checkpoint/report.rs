@@ -1,19 +1,12 @@
-//! What a snapshot or a restore did and how long each phase took; printed as a table and with
+//! Reports of snapshots and restores, with the time of each phase; printed as a table and with
 //! `--json`.
 
 use nvvmm_snapshot::Durability;
 use serde::{Deserialize, Serialize};
 
-/// One timed phase (DESIGN section 4).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PhaseTime {
-    /// Name of the phase, for example `ArmWriteProtect`.
-    pub phase: String,
-    /// Time it took, in microseconds.
-    pub us: f64,
-}
+pub use crate::stats::{PhaseTime, RamCounters};
 
-/// What a snapshot did.
+/// Report of a snapshot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SnapshotReport {
     /// Name of the new snapshot.
@@ -28,14 +21,13 @@ pub struct SnapshotReport {
     pub frames_mapped: u64,
     /// Frames that were not in the previous snapshot of this VM.
     pub frames_new: u64,
-    /// Frames whose content was copied to take it, each as often as it was; counted, not assumed.
-    /// 0 with the redirect engine, whose guests write blocks themselves. With the private
-    /// engine what was written since the last snapshot.
+    /// Frames whose content was copied for the snapshot; a frame counts each time it was copied. 0
+    /// with the redirect engine, whose guests write blocks themselves. With the private engine the
+    /// frames that were written since the last snapshot.
     pub frames_copied: u64,
     /// Of these, copied while the vCPUs stood still.
     pub frames_copied_paused: u64,
-    /// ioctl(2) calls on guest RAM while everything stood still: one for each piece that was
-    /// armed.
+    /// ioctl(2) calls on guest RAM while everything stood still: one for each piece that was armed.
     #[serde(default)]
     pub ioctls_paused: u64,
     /// mmap(2) calls over guest RAM while everything stood still.
@@ -48,11 +40,11 @@ pub struct SnapshotReport {
     /// Digests that were made before the answer, when that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digests_made: Option<u64>,
-    /// What the snapshot survives: as much as the pool can.
+    /// Durability of the snapshot: the strongest that the pool has.
     pub durability: Durability,
 }
 
-/// What a restore did until the guest ran.
+/// Report of a restore, until the guest ran.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RestoreReport {
     /// Snapshot restored.
@@ -86,31 +78,4 @@ pub struct AuditReport {
     /// Frames that do not hold what the engine believes (the first hundred): a write to them was
     /// lost track of.
     pub stale: Vec<u64>,
-}
-
-/// Copy-on-write and mapping counters of a running VM.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct RamCounters {
-    /// Frames backed by a block.
-    pub frames_mapped: u64,
-    /// Frames of this VM alone: in no snapshot as they are now.
-    pub frames_own: u64,
-    /// Frames that belong to a snapshot.
-    pub frames_shared: u64,
-    /// Write faults on shared frames.
-    pub write_faults: u64,
-    /// First touches of a chunk.
-    pub chunk_faults: u64,
-    /// Frames copied: by copy-on-write with the redirect engine, for snapshots with the private
-    /// one (whose copies on write are the kernel's).
-    pub frames_copied: u64,
-    /// Of these, frames copied ahead of the guest, which had written them after each of the last
-    /// snapshots.
-    #[serde(default)]
-    pub frames_copied_hot: u64,
-    /// Mappings (VMAs) that guest RAM takes, as the budget counts them.
-    pub mappings: u64,
-    /// Mappings that it may take.
-    #[serde(default)]
-    pub mappings_limit: u64,
 }

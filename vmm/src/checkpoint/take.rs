@@ -1,16 +1,17 @@
-//! A snapshot, phase by phase (docs/inside/taking-a-snapshot.md).
+//! Takes a snapshot, phase by phase (docs/inside/taking-a-snapshot.md).
 //!
-//! `ReserveBlocks -> PauseVcpus -> QuiesceDevices -> SaveDevices -> SaveVcpus -> ShareFrames ->
-//! ArmWriteProtect -> ResumeDevices -> ResumeVcpus -> Flush -> Commit`. Shared frames cannot change
-//! once they are armed, so the commit follows the resume. The snapshot exists after the commit and
-//! not before; whatever fails earlier drops the shared references and leaves the VM running.
+//! Three steps, the same for every engine:
+//! 1. *Prepare*, while the guest runs: `CopyAhead`, `ReserveBlocks`, `ArmAhead`.
+//! 2. *Stand still*: `PauseVcpus`, `QuiesceDevices`, `SaveDevices`, `SaveVcpus`, `CopyRest`,
+//!    `ShareFrames`, `ArmWriteProtect`, `ResumeDevices`, `ResumeVcpus`.
+//! 3. *Finish*, when the guest runs again: `CopyHot`, `Flush`, `Commit`.
 //!
-//! While the guest runs, `ArmAhead` arms what is likely to be shared, so that `ArmWriteProtect` is
-//! left with what was written since; and `CopyHot`, after the resume, copies what the guest writes
-//! after each of many snapshots, before it does.
+//! The engine itself times the phases that only one engine has: `CopyAhead` and `CopyRest` where
+//! the engine copies, `ArmWriteProtect` where it shares the guest's own blocks.
 //!
-//! With an engine that copies for snapshots, `CopyAhead` comes before all of these, and `CopyRest`
-//! before `ShareFrames`; nothing is armed, as the guest does not write to blocks.
+//! Shared frames cannot change any more when they are armed, so the commit follows the resume. The
+//! snapshot exists after the commit and not before. A failure before that gives the shared frames
+//! back to the VM, which goes on.
 
 use std::time::{Duration, Instant};
 
@@ -20,9 +21,8 @@ use nvvmm_snapshot::{
 };
 
 use super::{
-    Pending,
+    Pending, SnapshotCounters,
     blob::{BlobError, SavedVm},
-    phases::{Phases, micros_of},
     report::SnapshotReport,
 };
 use crate::{
@@ -30,10 +30,10 @@ use crate::{
     machine::{Hold, Machine, MachineError, MachineStateV1},
     memory::WriteLog,
     spec::VmSpec,
-    stats::{KernelCalls, SnapshotCounters},
+    stats::{KernelCalls, Phases, phases::micros_of},
 };
 
-/// State of a machine in bytes, as a rule.
+/// Usual size of a machine's state, in bytes, and what each vCPU adds.
 const STATE_BYTES_USUAL: usize = 16 << 10;
 const STATE_BYTES_USUAL_PER_VCPU: usize = 8 << 10;
 /// Memory for chunks that become dirty between the reservation and the pause, as a share of those
@@ -49,18 +49,18 @@ pub enum TakeError {
     /// The pool has not as many free blocks as a snapshot of this VM may need as long as it runs.
     #[error("the pool is full: {needed} blocks of 4 KiB may be needed, {free} are free")]
     NoRoom {
-        /// What it may need at most.
+        /// Blocks that it may need at most.
         needed: u32,
         /// Blocks that are neither in a snapshot nor leased to a holder.
         free: u64,
-        /// What it would need at most if the VM were paused now.
+        /// Blocks that it would need at most if the VM were paused now.
         needed_paused: u32,
     },
     /// The pool has no room for copies of what the guest has written, while it runs.
     #[error("the pool is full: there is no room for copies of what the guest has written")]
     NoRoomAhead,
-    /// The same, once it stood still.
-    #[error("the pool is full: until it was paused the guest wrote more than there is room for")]
+    /// The pool has no room for copies of what the guest has written before it stood still.
+    #[error("the pool is full: the guest wrote more before the pause than there is room to copy")]
     NoRoomPaused,
     /// The machine could not be stopped or saved.
     #[error("{0}")]
@@ -73,7 +73,7 @@ pub enum TakeError {
     Blob(#[from] BlobError),
 }
 
-/// What a snapshot is taken of, and how.
+/// A snapshot to be taken: of which VM, and how.
 pub struct Taking<'a> {
     /// The machine, built and started.
     pub machine: &'a Machine,
@@ -89,16 +89,16 @@ pub struct Taking<'a> {
     pub name: &'a str,
     /// Snapshots that its commit removes.
     pub replaced: &'a [SnapshotId],
-    /// Devices run now (else somebody paused the VM, and it stays paused).
+    /// True if devices run now. If not, the user had paused the VM, and it stays paused.
     pub running: bool,
-    /// Lets whoever asked withdraw while the guest is waited for.
+    /// Lets the caller withdraw the snapshot while the guest is waited for.
     pub pending: &'a Pending,
     /// The VM does not go on after a successful snapshot.
     pub stop: bool,
-    /// KVM's dirty log is on for tests, and not the engine's: what it has seen until the snapshot
-    /// is forgotten.
+    /// KVM's dirty log is on for tests, and the engine does not read it: it is cleared with the
+    /// snapshot.
     pub audited: bool,
-    /// Counts it.
+    /// Counters of the VM's snapshots.
     pub counters: &'a SnapshotCounters,
 }
 
@@ -107,132 +107,131 @@ pub struct Taking<'a> {
 pub struct Taken {
     /// Its number. The holder pins it, in place of the former base.
     pub id: SnapshotId,
-    /// What happened.
+    /// Report of the snapshot.
     pub report: SnapshotReport,
 }
 
-/// Takes a snapshot. When it fails the VM goes on as it was; when it succeeds, and unless it is to
-/// stop, too.
-pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
-    let taken = attempt(taking);
-    match &taken {
-        Ok(taken) => taking.counters.taken(&taken.report),
-        Err(_) => {
-            taking.counters.failed();
-            taking.engine.drop_copies();
-        }
+impl Taking<'_> {
+    /// True if the guest runs while the snapshot is committed.
+    fn goes_on(&self) -> bool {
+        self.running && !self.stop
     }
-    taken
 }
 
-fn attempt(taking: &Taking<'_>) -> Result<Taken, TakeError> {
+/// Takes a snapshot. A VM goes on afterwards, with or without the snapshot, unless the snapshot
+/// was taken and the VM is to stop.
+pub fn take(taking: &Taking<'_>) -> Result<Taken, TakeError> {
     let mut phases = Phases::begin();
-    let ahead = if taking.engine.copies_for_snapshots() {
-        let began = Instant::now();
-        let copied = phases.run("CopyAhead", || taking.engine.copy_ahead(taking.machine));
-        taking.counters.copy_ahead.record(began.elapsed());
-        let ahead = copied.map_err(full_as(TakeError::NoRoomAhead))?;
-        fault_point(FaultPoint::PrivateAheadCopied);
-        ahead
-    } else {
-        CopiedAhead::default()
-    };
-    phases.run("ReserveBlocks", || reserve(taking, ahead))?;
-    if taking.running && !taking.stop {
-        phases.run("ArmAhead", || taking.engine.arm_ahead())?;
+    let taken = attempt(taking, &mut phases);
+    if let Some(took) = phases.took("CopyAhead") {
+        taking.counters.copy_ahead.record(took);
     }
+    match taken {
+        Ok((id, mut report)) => {
+            report.total_us = phases.total_us();
+            report.phases = phases.into_times();
+            taking.counters.taken(&report);
+            Ok(Taken { id, report })
+        }
+        Err(error) => {
+            taking.counters.failed();
+            taking.engine.drop_copies();
+            Err(error)
+        }
+    }
+}
 
-    fault_point(FaultPoint::SnapshotReserved);
-
+/// Goes through the steps. The report that it returns has no times in it yet.
+fn attempt(
+    taking: &Taking<'_>,
+    phases: &mut Phases,
+) -> Result<(SnapshotId, SnapshotReport), TakeError> {
+    let ahead = prepare(taking, phases)?;
     let paused_at = Instant::now();
-    let frozen = freeze(taking, ahead, &mut phases);
-    let Frozen {
-        state,
-        shared,
-        reservation,
-        room,
-        frames_copied,
-        calls,
-    } = match frozen {
-        Ok(frozen) => frozen,
+    let uncommitted = match stand_still(taking, ahead, phases) {
+        Ok(uncommitted) => uncommitted,
         Err(error) => {
             taking.pending.withdraw();
-            go_on(taking, &mut phases)?;
+            go_on(taking, phases)?;
             count_pause(taking, paused_at.elapsed());
             return Err(error);
         }
     };
     if !taking.stop
-        && let Err(error) = go_on(taking, &mut phases)
+        && let Err(error) = go_on(taking, phases)
     {
-        taking.engine.roll_back(shared);
+        taking.engine.roll_back(uncommitted.shared);
         return Err(error);
     }
     let resumed_at = Instant::now();
-    if taking.running && !taking.stop {
-        // Before anything else: each moment later the guest may meet the first of them itself.
-        let copied = phases.run("CopyHot", || taking.engine.copy_hot());
-        if let Err(error) = copied {
-            taking.engine.roll_back(shared);
-            count_pause(taking, resumed_at - paused_at);
-            return Err(error.into());
-        }
-    }
-    drop(room);
-    fault_point(FaultPoint::SnapshotResumed);
-
-    let commit_began = Instant::now();
-    let committed = commit(taking, &state, &shared, reservation);
-    let (
-        Committed {
-            id,
-            metadata_blocks,
-            flush,
-        },
-        state_bytes,
-    ) = match committed {
+    let (shared, frames_copied, calls) = (
+        uncommitted.shared,
+        uncommitted.frames_copied,
+        uncommitted.calls,
+    );
+    let committed = copy_hot(taking, phases).and_then(|()| {
+        drop(uncommitted.room);
+        fault_point(FaultPoint::SnapshotResumed);
+        let (state, reservation) = (&uncommitted.state, uncommitted.reservation);
+        commit(taking, state, &shared, reservation)
+    });
+    let committed = match committed {
         Ok(committed) => committed,
         Err(error) => {
             taking.engine.roll_back(shared);
             if taking.stop {
-                go_on(taking, &mut phases)?;
+                go_on(taking, phases)?;
             }
             count_pause(taking, resumed_at - paused_at);
             return Err(error);
         }
     };
-    let went_on_at = if taking.running && !taking.stop {
-        went_on_at(taking.machine, &mut phases, paused_at, resumed_at)
+    let went_on_at = if taking.goes_on() {
+        went_on_at(taking.machine, phases, paused_at, resumed_at)
     } else {
         resumed_at
     };
     let pause = went_on_at - paused_at;
     count_pause(taking, pause);
-    phases.add("Flush", flush);
-    phases.add("Commit", commit_began.elapsed().saturating_sub(flush));
+    committed.add_times(phases);
     let report = SnapshotReport {
         name: taking.name.into(),
+        phases: Vec::new(),
         pause_us: micros_of(pause),
-        total_us: phases.total_us(),
+        total_us: 0.0,
         frames_mapped: taking.engine.counters().frames_mapped,
         frames_new: shared.frames_new(),
         frames_copied: ahead.frames + frames_copied,
         frames_copied_paused: frames_copied,
         ioctls_paused: calls.ioctls(),
         mmaps_paused: calls.mmap,
-        state_bytes,
-        metadata_blocks: u64::from(metadata_blocks),
+        state_bytes: committed.state_bytes,
+        metadata_blocks: committed.metadata_blocks,
         digests_made: None,
         durability: taking.holder.pool().durability().strongest,
-        phases: phases.into_times(),
     };
-    Ok(Taken { id, report })
+    Ok((committed.id, report))
 }
 
-/// Blocks for the commit, and for what will be copied in the pause, taken while the guest still
-/// runs: a full pool refuses here, before anything stands still. A guest that runs may write
-/// anywhere before it is paused, so there are blocks for the map of all its memory; one that is
-/// paused already has written what it has.
+/// Does what can be done while the guest runs, so that little is left to the pause. A full pool
+/// refuses here, and nothing is changed then.
+fn prepare(taking: &Taking<'_>, phases: &mut Phases) -> Result<CopiedAhead, TakeError> {
+    let ahead = taking
+        .engine
+        .copy_ahead(taking.machine, phases)
+        .map_err(full_as(TakeError::NoRoomAhead))?;
+    phases.run("ReserveBlocks", || reserve(taking, ahead))?;
+    if taking.goes_on() {
+        phases.run("ArmAhead", || taking.engine.arm_ahead())?;
+    }
+    fault_point(FaultPoint::SnapshotReserved);
+    Ok(ahead)
+}
+
+/// Reserves blocks for the commit and for copies in the pause while the guest still runs, so that a
+/// full pool refuses before anything stands still. A guest that runs may write anywhere before it
+/// is paused: it needs blocks for the map of all its memory. A guest that is paused already needs
+/// blocks for what it has written.
 fn reserve(taking: &Taking<'_>, ahead: CopiedAhead) -> Result<(), TakeError> {
     let dirty = taking.engine.dirty_chunks();
     let blocks_for = |chunks: usize, state_bytes: usize| {
@@ -270,7 +269,7 @@ fn reserve(taking: &Taking<'_>, ahead: CopiedAhead) -> Result<(), TakeError> {
     }
 }
 
-/// Says what a full pool had no room for.
+/// Turns a full pool into the error that says what it had no room for.
 fn full_as(meaning: TakeError) -> impl FnOnce(CowError) -> TakeError {
     |error| match error {
         CowError::NoSpace => meaning,
@@ -278,13 +277,13 @@ fn full_as(meaning: TakeError) -> impl FnOnce(CowError) -> TakeError {
     }
 }
 
-/// What the instant of a snapshot leaves to be committed.
-struct Frozen {
+/// A snapshot at its instant, saved and shared, and not yet committed.
+struct Uncommitted {
     state: MachineStateV1,
     shared: ShareSet,
     /// Blocks for the commit's metadata.
     reservation: Reservation,
-    /// What was not needed of the blocks for frames. It goes back when the guest runs again.
+    /// Blocks for frames that were not needed. They go back when the guest runs again.
     room: Reservation,
     /// Frames copied while everything stood still.
     frames_copied: u64,
@@ -293,11 +292,11 @@ struct Frozen {
 }
 
 /// Stops everything that can write guest memory, saves it, and shares the frames of this instant.
-fn freeze(
+fn stand_still(
     taking: &Taking<'_>,
     ahead: CopiedAhead,
     phases: &mut Phases,
-) -> Result<Frozen, TakeError> {
+) -> Result<Uncommitted, TakeError> {
     let machine = taking.machine;
     if taking.running {
         phases.run("PauseVcpus", || machine.pause_vcpus(Hold::Operation))?;
@@ -313,11 +312,9 @@ fn freeze(
     let mut room = reservation.split_off(ahead.room_blocks);
     let still = taking.engine.stand_still();
     let calls_before = taking.engine.kernel_calls();
-    if taking.engine.copies_for_snapshots() {
-        let copied = phases.run("CopyRest", || still.copy_rest(machine, &mut room));
-        copied.map_err(full_as(TakeError::NoRoomPaused))?;
-        fault_point(FaultPoint::PrivateRestCopied);
-    }
+    still
+        .copy_rest(machine, &mut room, phases)
+        .map_err(full_as(TakeError::NoRoomPaused))?;
     let shared = phases.run("ShareFrames", || still.share())?;
     fault_point(FaultPoint::SnapshotShared);
     if let Err(error) = arm(taking, &*still, &shared, phases) {
@@ -327,7 +324,7 @@ fn freeze(
     fault_point(FaultPoint::SnapshotArmed);
     let frames_copied = still.frames_copied();
     let calls = taking.engine.kernel_calls().since(&calls_before);
-    Ok(Frozen {
+    Ok(Uncommitted {
         state: MachineStateV1 { kvm, devices },
         shared,
         reservation,
@@ -344,8 +341,8 @@ fn arm(
     phases: &mut Phases,
 ) -> Result<(), TakeError> {
     // A VM that ends after this writes nothing any more.
-    if !taking.stop && !taking.engine.copies_for_snapshots() {
-        phases.run("ArmWriteProtect", || still.arm(shared))?;
+    if !taking.stop {
+        still.arm(shared, phases)?;
     }
     if taking.audited {
         for slot in 0..taking.engine.ram().slots().len() {
@@ -353,7 +350,7 @@ fn arm(
                 .machine
                 .take_slot(slot)
                 .map_err(|source| CowError::Os {
-                    op: "forget what KVM's dirty log has",
+                    op: "clear KVM's dirty log",
                     source,
                 })?;
         }
@@ -361,17 +358,27 @@ fn arm(
     Ok(())
 }
 
-/// A guest that somebody else had paused has not stood still for this.
+/// Counts the time that the guest stood still. A guest that the user had paused has not stood still
+/// for the snapshot.
 fn count_pause(taking: &Taking<'_>, pause: Duration) {
     if taking.running {
         taking.counters.pause.record(pause);
     }
 }
 
-/// When the last vCPU went on that was held from `paused_at` on and let go by `resumed_at`: the
-/// pause's end, and that of the phase `ResumeVcpus`. To be asked when there was time for that:
-/// whoever lets go of vCPUs may lose its own CPU to one of them. If some are held again by
-/// now, `resumed_at`.
+/// Copies frames that are hot. This comes first after the resume: each moment later the guest may
+/// meet the first of them itself.
+fn copy_hot(taking: &Taking<'_>, phases: &mut Phases) -> Result<(), TakeError> {
+    if taking.goes_on() {
+        phases.run("CopyHot", || taking.engine.copy_hot())?;
+    }
+    Ok(())
+}
+
+/// Time at which the last vCPU went on that was held from `paused_at` on and released by
+/// `resumed_at`: the end of the pause and of the phase `ResumeVcpus`. It is read some time after
+/// the resume, because the thread that releases vCPUs may lose its own CPU to one of them. If some
+/// vCPUs are held again by now, `resumed_at`.
 pub fn went_on_at(
     machine: &Machine,
     phases: &mut Phases,
@@ -395,18 +402,39 @@ fn go_on(taking: &Taking<'_>, phases: &mut Phases) -> Result<(), TakeError> {
     Ok(())
 }
 
+/// A committed snapshot, and the cost of its commit.
+struct Done {
+    id: SnapshotId,
+    state_bytes: u64,
+    metadata_blocks: u64,
+    took: Duration,
+    flush: Duration,
+}
+
+impl Done {
+    fn add_times(&self, phases: &mut Phases) {
+        phases.add("Flush", self.flush);
+        phases.add("Commit", self.took.saturating_sub(self.flush));
+    }
+}
+
 fn commit(
     taking: &Taking<'_>,
     machine: &MachineStateV1,
     shared: &ShareSet,
     reservation: Reservation,
-) -> Result<(Committed, u64), TakeError> {
+) -> Result<Done, TakeError> {
+    let began = Instant::now();
     let saved = SavedVm {
         spec: taking.spec.clone(),
         machine: machine.clone(),
     };
     let state = saved.encode()?;
-    let committed = taking.holder.commit_replacing(
+    let Committed {
+        id,
+        metadata_blocks,
+        flush,
+    } = taking.holder.commit_replacing(
         NewSnapshot {
             kind: SnapshotKind::Vm,
             name: taking.name,
@@ -423,11 +451,17 @@ fn commit(
         reservation,
     )?;
     fault_point(FaultPoint::SnapshotCommitted);
-    // All that the VM has not for itself is in the new snapshot: its former base and images of
-    // processes are needed no more. It exists: a pin too many costs space until the VM ends,
-    // and is no reason to report a failure.
-    if let Err(error) = taking.holder.unpin_others(committed.id) {
+    // All shared frames of the VM are in the new snapshot: its former base and images of processes
+    // are needed no more. The snapshot exists. A pin too many costs space until the VM ends, and is
+    // no reason to report a failure.
+    if let Err(error) = taking.holder.unpin_others(id) {
         tracing::warn!("what this VM was based on stays pinned: {error}");
     }
-    Ok((committed, state.len() as u64))
+    Ok(Done {
+        id,
+        state_bytes: state.len() as u64,
+        metadata_blocks: u64::from(metadata_blocks),
+        took: began.elapsed(),
+        flush,
+    })
 }

@@ -1,4 +1,4 @@
-//! How many frames one copy-on-write takes along, and how many mappings guest RAM may cost.
+//! Frames that one copy-on-write takes along, and mappings that guest RAM may cost.
 
 use std::{
     fs,
@@ -8,15 +8,17 @@ use std::{
     },
 };
 
-use super::{CHUNK_FRAMES, CowError, engine::lock};
+use nvvmm_snapshot::ChunkIndex;
+
+use super::{CHUNK_FRAMES, CowError, counters::lock};
 
 /// `vm.max_map_count` where it cannot be read.
 const MAX_MAP_COUNT_DEFAULT: u64 = 65_530;
-/// Frames copied by the first fault in a neighbourhood: 64 KiB. The hand-over to the fault thread
-/// costs more than copying these.
+/// Frames copied by the first fault in a neighbourhood: 64 KiB. To wake the fault thread costs more
+/// than to copy these.
 const CLUSTER_FRAMES_USUAL: u32 = 16;
 
-/// How much is copied for one write, and how many mappings that may cost.
+/// Number of frames that are copied for one write, and of mappings that this may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopyPolicy {
     /// Frames that a write fault copies, where the budget is not running out: a power of two, a
@@ -25,20 +27,20 @@ pub struct CopyPolicy {
     /// A fault that goes on where the last one ended copies twice as much as that one did.
     pub clusters_grow: bool,
     /// A frame that is written alone again is copied alone.
-    pub lone_frames: bool,
-    /// Mappings that guest RAM may take; `None`: half of what the kernel allows this process. The
-    /// other half is for everything else in it, and for the moments within an `mmap` when
-    /// ranges are split before they merge.
+    pub single_frames: bool,
+    /// Mappings that guest RAM may take; `None`: half of those that the kernel allows this process.
+    /// The other half is for everything else in the process, and for the moments within an `mmap`
+    /// when ranges are split before they merge.
     pub mappings_max: Option<u64>,
 }
 
 impl CopyPolicy {
-    /// The same number of frames for each fault, while there are mappings enough.
+    /// Copies the same number of frames for each fault, while there are mappings enough.
     pub fn fixed(cluster_frames: u32) -> Self {
         Self {
             cluster_frames,
             clusters_grow: false,
-            lone_frames: false,
+            single_frames: false,
             ..Self::default()
         }
     }
@@ -49,7 +51,7 @@ impl Default for CopyPolicy {
         Self {
             cluster_frames: CLUSTER_FRAMES_USUAL,
             clusters_grow: true,
-            lone_frames: true,
+            single_frames: true,
             mappings_max: None,
         }
     }
@@ -61,13 +63,13 @@ pub struct Budget {
     mappings: AtomicU64,
     limit: u64,
     policy: CopyPolicy,
-    /// One bit for each chunk with mappings of its own; the stretches between them are mappings
-    /// too.
+    /// One bit for each chunk with mappings of its own. The stretches between such chunks are
+    /// mappings too.
     mapped_chunks: Mutex<Vec<u64>>,
 }
 
 impl Budget {
-    /// For guest RAM that is copied so.
+    /// A budget for guest RAM that is copied by this policy.
     pub fn of(policy: CopyPolicy) -> Self {
         Self {
             // Guest RAM begins as one stretch of nothing.
@@ -78,7 +80,7 @@ impl Budget {
         }
     }
 
-    /// For guest RAM that is copied as usual, in this process.
+    /// A budget for guest RAM that is copied as usual, in this process.
     pub fn of_this_process() -> Self {
         Self::of(CopyPolicy::default())
     }
@@ -91,7 +93,7 @@ impl Budget {
         })
     }
 
-    /// A chunk that took `before` mappings takes `after` now.
+    /// Counts a chunk that took `before` mappings and takes `after` now.
     pub fn changed(&self, before: usize, after: usize) {
         if after >= before {
             self.mappings
@@ -102,8 +104,10 @@ impl Budget {
         }
     }
 
-    /// Chunk `index` of `chunks` gets mappings of its own, out of the untouched stretch around it.
-    pub fn chunk_mapped(&self, index: u32, chunks: u32) {
+    /// Counts chunk `index` of `chunks`, which gets mappings of its own out of the untouched
+    /// stretch around it.
+    pub fn chunk_mapped(&self, index: ChunkIndex, chunks: u32) {
+        let index = index.get();
         let mut mapped = lock(&self.mapped_chunks);
         let (word, bit) = (index as usize / 64, index % 64);
         if mapped.len() <= word {
@@ -121,7 +125,10 @@ impl Budget {
         self.changed(1, usize::from(left) + usize::from(right));
     }
 
-    /// Whether guest RAM may take that many mappings.
+    /// Checks that guest RAM may take that many mappings.
+    ///
+    /// # Errors
+    /// [`CowError::TooManyMappings`].
     pub(super) fn covers(&self, needed: u64) -> Result<(), CowError> {
         if needed > self.limit {
             return Err(CowError::TooManyMappings {
@@ -143,9 +150,9 @@ impl Budget {
         self.limit
     }
 
-    /// Frames that one write fault copies; `last` copied the fault at whose end this one goes on,
-    /// if it does. Grows as the budget runs out; `CHUNK_FRAMES` means that the whole chunk is
-    /// to become one mapping.
+    /// Frames that one write fault copies. `last` is the number that the fault before copied, if
+    /// this one goes on at its end. The number grows as the budget runs out; `CHUNK_FRAMES` means
+    /// that the whole chunk is to become one mapping.
     pub fn cluster_frames(&self, last: Option<u32>) -> u32 {
         let usual = self.policy.cluster_frames;
         let floor = match self.mappings() * 8 / self.limit {
@@ -161,13 +168,13 @@ impl Budget {
         floor.max(grown).min(CHUNK_FRAMES)
     }
 
-    /// Whether a frame may be copied without its neighbours, which makes three mappings of one.
-    pub fn allows_lone_frames(&self) -> bool {
-        self.policy.lone_frames && self.mappings() * 8 / self.limit <= 3
+    /// True if a frame may be copied without its neighbours, which makes three mappings of one.
+    pub fn allows_single_frames(&self) -> bool {
+        self.policy.single_frames && self.mappings() * 8 / self.limit <= 3
     }
 
-    /// Mappings that a chunk may take instead of being filled by a copy of its blocks. One or two
-    /// tell nearly nothing of the budget; many cost as much time as the copy.
+    /// Mappings that a chunk may take before it is filled by a copy of its blocks instead. One or
+    /// two are a small part of the budget; many cost as much time as the copy.
     pub fn mappings_for_a_chunk(&self) -> usize {
         match self.mappings() * 8 / self.limit {
             0..=3 => 64,
@@ -177,18 +184,19 @@ impl Budget {
         }
     }
 
-    /// Not one mapping more: only what makes a chunk one mapping may still be done.
+    /// True if there may be no mapping more: only copies that make a chunk one mapping are
+    /// possible.
     pub fn is_exceeded(&self) -> bool {
         self.mappings() >= self.limit
     }
 
-    /// Nothing of the budget is left: a chunk that is touched must end as one mapping.
+    /// True if the budget is used up: a chunk that is written must become one mapping.
     pub fn is_spent(&self) -> bool {
         self.mappings() * 8 >= self.limit * 7
     }
 }
 
-/// Half of what the kernel allows this process.
+/// Half of the mappings that the kernel allows this process.
 fn mappings_usual() -> u64 {
     let max_map_count = fs::read_to_string("/proc/sys/vm/max_map_count")
         .ok()

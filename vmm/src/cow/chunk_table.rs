@@ -1,9 +1,11 @@
-//! What an engine knows of each chunk of guest RAM.
+//! Table of an engine's state for each chunk of guest RAM.
 
 use std::sync::{Mutex, OnceLock};
 
-/// Chunks in a section that is made when one of them is first looked at: a sparse guest of many
-/// terabytes costs nothing for what it never touches.
+use nvvmm_snapshot::ChunkIndex;
+
+/// Chunks in a section, which is made when one of them is first used. A sparse guest of many
+/// terabytes costs nothing for chunks that it never touches.
 const SECTION_CHUNKS: usize = 256;
 
 /// A lock and a `T` for every chunk, made when needed.
@@ -15,7 +17,7 @@ pub(super) struct ChunkTable<T> {
 type Section<T> = Box<[Mutex<T>]>;
 
 impl<T: Default> ChunkTable<T> {
-    /// For `chunks` chunks.
+    /// A table for `chunks` chunks.
     pub fn new(chunks: u32) -> Self {
         let sections = (chunks as usize).div_ceil(SECTION_CHUNKS);
         Self {
@@ -24,20 +26,22 @@ impl<T: Default> ChunkTable<T> {
     }
 
     /// The chunk with this index, which must be one of them.
-    pub fn get(&self, index: u32) -> &Mutex<T> {
-        let section = self.sections[index as usize / SECTION_CHUNKS]
+    pub fn get(&self, index: ChunkIndex) -> &Mutex<T> {
+        let index = index.get() as usize;
+        let section = self.sections[index / SECTION_CHUNKS]
             .get_or_init(|| (0..SECTION_CHUNKS).map(|_| Mutex::default()).collect());
-        &section[index as usize % SECTION_CHUNKS]
+        &section[index % SECTION_CHUNKS]
     }
 
-    /// Chunks of the sections that somebody has looked at, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &Mutex<T>)> {
+    /// Chunks of the sections that were used, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (ChunkIndex, &Mutex<T>)> {
         let sections = self.sections.iter().enumerate();
         sections
             .filter_map(|(number, section)| Some((number, section.get()?)))
             .flat_map(|(number, section)| {
                 let chunks = section.iter().enumerate();
-                chunks.map(move |(i, chunk)| ((number * SECTION_CHUNKS + i) as u32, chunk))
+                let first = number * SECTION_CHUNKS;
+                chunks.map(move |(i, chunk)| (ChunkIndex::new((first + i) as u32), chunk))
             })
     }
 }

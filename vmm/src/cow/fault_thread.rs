@@ -18,17 +18,18 @@ use crate::{
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// How long a held access waits before it asks a full pool again, at least.
+/// Time that a held access waits before it asks a full pool again, at least.
 const RETRY_MIN: Duration = Duration::from_millis(20);
-/// And at most, where asking takes long: a large pool is looked through for one twentieth of the
-/// time.
+/// The same at most, where asking takes long.
 const RETRY_MAX: Duration = Duration::from_secs(1);
+/// Time between two tries, as a multiple of the time that a try takes: a large pool is searched for
+/// a twentieth of the time.
 const RETRY_REST: u32 = 20;
-/// How often the engine looks whether it holds too much of the pool.
+/// Time between two calls of [`CowEngine::tidy`].
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
-/// Runs until dropped. It must outlive every thread that can touch guest RAM: they would wait for
-/// it for ever.
+/// Thread that answers held accesses until it is dropped. It must outlive every thread that can
+/// touch guest RAM: they would wait for it for ever.
 #[derive(Debug)]
 pub struct FaultThread {
     /// Closing it tells the thread to end.
@@ -41,7 +42,8 @@ pub struct FaultThread {
 }
 
 impl FaultThread {
-    /// Starts it. `failed` is told once if it has to give up, which leaves the VM unable to go on.
+    /// Starts the thread. `failed` is called once if the thread has to give up; the VM cannot go on
+    /// then.
     pub fn start(
         engine: Arc<dyn CowEngine>,
         failed: impl FnOnce(CowError) + Send + 'static,
@@ -70,14 +72,14 @@ impl FaultThread {
         })
     }
 
-    /// Whoever waits for an answer now gets none, or not before the pool has space.
+    /// True if an access that is held now gets no answer, or none before the pool has space.
     pub fn is_stuck(&self) -> bool {
         self.is_starved() || self.failed.load(Ordering::Relaxed)
     }
 
-    /// Does work that touches guest RAM, in a thread of its own. `None` when an access of it, or of
-    /// the guest, gets no answer: the thread then waits until there is one, or for ever, and
-    /// ends with the process.
+    /// Runs work that touches guest RAM in a thread of its own. Returns `None` when an access of
+    /// the work, or of the guest, gets no answer. The thread then waits until there is one, or for
+    /// ever, and ends with the process.
     pub fn unless_stuck<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -85,7 +87,7 @@ impl FaultThread {
         self.unless(work, || self.is_stuck())
     }
 
-    /// The same, but given up when `give_up` says so.
+    /// Runs work like [`FaultThread::unless_stuck`], and gives it up when `give_up` returns true.
     pub fn unless<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -94,19 +96,20 @@ impl FaultThread {
         self.workers.run(work, give_up)
     }
 
-    /// How long accesses were held that are answered now: from when the thread read of one until
-    /// whoever waited was woken.
+    /// Times for which accesses were held that are answered now: from the thread's reading of the
+    /// event until the waiting thread was woken.
     pub fn latency(&self) -> Buckets {
         self.latency.buckets()
     }
 
-    /// A guest access waits for a free block.
+    /// True if a guest access waits for a free block.
     pub fn is_starved(&self) -> bool {
         self.shortage.lasts()
     }
 
-    /// Has `listener` told when [`FaultThread::is_starved`] changes; at once if it is so now. It is
-    /// called by the fault thread, so it must not wait for anybody who may wait for guest RAM.
+    /// Calls `listener` when [`FaultThread::is_starved`] changes, and at once if it is true now.
+    /// The fault thread makes the call, so `listener` must not wait for a thread that may wait for
+    /// guest RAM.
     pub fn on_shortage(&self, listener: impl Fn(bool) + Send + 'static) {
         self.shortage.tell(Box::new(listener));
     }
@@ -121,7 +124,7 @@ impl Drop for FaultThread {
     }
 }
 
-/// An access that waits, and since when this thread knows.
+/// An access that waits, and the time at which this thread read of it.
 struct Held {
     fault: Fault,
     since: Instant,

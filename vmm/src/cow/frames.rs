@@ -2,10 +2,10 @@
 
 use std::{ops::Range, sync::Arc};
 
-use nvvmm_snapshot::{BlockNo, ChunkMap, FrameSet, LeafBlocks};
+use nvvmm_snapshot::{BlockNo, ChunkMap, FrameIndex, FrameSet, LeafBlocks};
 
 /// The set of `frames`.
-pub(super) fn set_of(frames: impl IntoIterator<Item = u32>) -> FrameSet {
+pub(super) fn set_of(frames: impl IntoIterator<Item = impl Into<FrameIndex>>) -> FrameSet {
     let mut set = FrameSet::EMPTY;
     for frame in frames {
         set.insert(frame);
@@ -25,11 +25,11 @@ pub(super) fn runs(set: &FrameSet) -> Vec<Range<u32>> {
     runs
 }
 
-/// Puts other blocks, or none, behind frames, and says again what the map is in its shortest form.
-/// A copy of the map that a snapshot is being committed from stays as it is.
+/// Puts other blocks, or none, behind frames, and keeps the map in its shortest form. A copy of the
+/// map that a snapshot is being committed from stays as it is.
 pub(super) fn put_blocks(
     map: &mut ChunkMap,
-    targets: impl IntoIterator<Item = (u32, Option<BlockNo>)>,
+    targets: impl IntoIterator<Item = (FrameIndex, Option<BlockNo>)>,
 ) {
     let mut blocks = match std::mem::replace(map, ChunkMap::Hole) {
         ChunkMap::Frames(blocks) => blocks,

@@ -2,7 +2,7 @@
 //! on them writes.
 //!
 //! The medium decides the engine ([`CowEngine`]):
-//! * [`RedirectEngine`]: guest RAM maps the pool's blocks themselves, and the first write to one
+//! * [`RedirectEngine`]: guest RAM maps the pool's blocks themselves. The first write to a block
 //!   that a snapshot has is held until the VM has a fresh block in its place.
 //! * [`PrivateEngine`]: guest RAM is memory of the VM's own that shows the blocks of a snapshot;
 //!   what was written is copied to fresh blocks for the next one.
@@ -11,20 +11,27 @@
 
 mod budget;
 mod chunk_table;
+mod counters;
 mod engine;
+mod error;
 mod fault_thread;
 mod frames;
+mod origin;
 mod private;
 mod redirect;
+mod share_set;
 mod shortage;
 mod techniques;
 mod worker;
 
 pub use budget::{Budget, CopyPolicy};
-pub use engine::{CopiedAhead, CowEngine, CowError, Origin, ShareSet, Still};
+pub use engine::{CopiedAhead, CowEngine, Still};
+pub use error::CowError;
 pub use fault_thread::FaultThread;
+pub use origin::RamOrigin;
 pub use private::PrivateEngine;
 pub use redirect::RedirectEngine;
+pub use share_set::ShareSet;
 pub use techniques::Techniques;
 
 /// Size of a guest frame in bytes: the host's page and the pool's block are of the same size.

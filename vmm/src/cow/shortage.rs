@@ -1,4 +1,4 @@
-//! Whether an access to guest RAM waits for space, and who is told.
+//! Times in which accesses to guest RAM wait for space.
 
 use std::{
     fmt,
@@ -8,25 +8,27 @@ use std::{
     },
 };
 
-use super::engine::lock;
+use super::counters::lock;
 
-/// Told `true` when an access begins to wait for space, `false` when none does any more.
+/// Called with true when an access begins to wait for space, with false when none does any more.
 type Listener = Box<dyn Fn(bool) + Send>;
 
 /// Begins and ends with the fault thread's accesses that find no space.
 #[derive(Default)]
 pub(super) struct Shortage {
     lasts: AtomicBool,
-    /// Its lock also puts changes in order: the listener hears of each, the last one last.
+    /// The lock also puts changes in order: the listener hears of each, the last one last.
     listener: Mutex<Option<Listener>>,
 }
 
 impl Shortage {
+    /// True while an access waits.
+    /// True while an access waits.
     pub fn lasts(&self) -> bool {
         self.lasts.load(Ordering::Relaxed)
     }
 
-    /// Answers whether that is news.
+    /// Sets the state. Returns true if it has changed.
     pub fn set(&self, lasts: bool) -> bool {
         let listener = lock(&self.listener);
         let is_news = self.lasts.swap(lasts, Ordering::Relaxed) != lasts;
@@ -36,7 +38,7 @@ impl Shortage {
         is_news
     }
 
-    /// From here on `listener` is told; at once if a shortage lasts.
+    /// Calls `listener` from here on; at once if a shortage lasts.
     pub fn tell(&self, listener: Listener) {
         let mut told = lock(&self.listener);
         if self.lasts() {

@@ -69,7 +69,7 @@ impl<E: Playable> Guest<E> {
     }
 }
 
-impl<E: Playable> World<E> {
+impl<E: Playable> Fixture<E> {
     /// Some frames of a guest, in two rounds of which the second names some again, and pages that
     /// have moved. The guest writes to them once they are taken.
     pub(super) fn capture(&mut self) {
@@ -80,21 +80,21 @@ impl<E: Playable> World<E> {
         let comes_to_nothing = self.random.below(4) == 0;
         self.log
             .push(format!("capture {name} ({comes_to_nothing})"));
-        self.with(|world, guest| {
+        self.with(|fixture, guest| {
             let mut capturing = Capturing::default();
             let mut pages = Pages::new();
             let (engine, holder) = (&*guest.vm.engine, &guest.vm.holder);
             for round in 0..2 {
-                let start = world.random.below(VM_FRAMES);
-                let frames: Vec<u64> = (0..1 + world.random.below(300))
+                let start = fixture.random.below(VM_FRAMES);
+                let frames: Vec<u64> = (0..1 + fixture.random.below(300))
                     .map(|nth| (start + nth * (1 + round)) % VM_FRAMES)
                     .collect();
                 let frames: BTreeSet<u64> = frames.into_iter().collect();
                 let mut runs = Vec::new();
                 for frame in frames {
-                    let moves = !pages.is_empty() && world.random.below(4) == 0;
+                    let moves = !pages.is_empty() && fixture.random.below(4) == 0;
                     let page = if moves {
-                        world.random.below(pages.len() as u64)
+                        fixture.random.below(pages.len() as u64)
                     } else {
                         pages.len() as u64
                     };
@@ -105,14 +105,14 @@ impl<E: Playable> World<E> {
                         None => pages.push(content),
                     }
                 }
-                if world.random.below(2) == 0 {
+                if fixture.random.below(2) == 0 {
                     let ahead: Vec<Frames> = runs.iter().map(|run| frame_of(run.gfn)).collect();
                     if let Err(error) = capturing.give_ahead(&ahead, engine) {
                         assert!(is_full(&error), "{error}");
                         return capturing.roll_back(engine, holder);
                     }
-                    let mut random = Random(world.random.next());
-                    world.act(guest, |guest| guest.burst(&mut random, |_| true));
+                    let mut random = Random(fixture.random.next());
+                    fixture.act(guest, |guest| guest.burst(&mut random, |_| true));
                     for run in &runs {
                         pages[run.image_page as usize] = (run.gfn, guest.content(run.gfn));
                     }
@@ -121,14 +121,14 @@ impl<E: Playable> World<E> {
                     assert!(is_full(&error), "{error}");
                     return capturing.roll_back(engine, holder);
                 }
-                let mut random = Random(world.random.next());
-                world.act(guest, |guest| guest.burst(&mut random, |_| true));
+                let mut random = Random(fixture.random.next());
+                fixture.act(guest, |guest| guest.burst(&mut random, |_| true));
             }
             if comes_to_nothing {
                 return capturing.roll_back(engine, holder);
             }
             match guest.commit(&mut capturing, &name, pages.len() as u64) {
-                Ok(_) => _ = world.images.insert(name, pages),
+                Ok(_) => _ = fixture.images.insert(name, pages),
                 Err(error) => {
                     assert!(is_full(&error), "{error}");
                     capturing.roll_back(engine, holder);
@@ -160,12 +160,12 @@ impl<E: Playable> World<E> {
         };
         let pages = self.images[&name].clone();
         self.log.push(format!("place {name}"));
-        self.with(|world, guest| {
+        self.with(|fixture, guest| {
             let pinned = guest.vm.holder.pin(&name);
             let Ok((_, frames)) = pinned else { return };
             let mut placing = Placing::new(frames, pages.len() as u64);
-            let mut random = Random(world.random.next());
-            world.act(guest, |guest| {
+            let mut random = Random(fixture.random.next());
+            fixture.act(guest, |guest| {
                 let mut used = BTreeSet::new();
                 for (page, (from, content)) in pages.iter().enumerate() {
                     let places = (VM_FRAMES - from % SAME_OFFSETS).div_ceil(SAME_OFFSETS);

@@ -20,7 +20,7 @@ use vm_memory::GuestAddress;
 use super::{
     mount_test::Mount,
     test_guest::{
-        FRAME, MIB, Place, Playable, Vm, assert_clean, assert_hold_their_own, ballast, pool_of,
+        FRAME, MIB, Playable, PoolFile, Vm, assert_clean, assert_hold_their_own, ballast, pool_of,
     },
     *,
 };
@@ -38,8 +38,8 @@ const SNAPSHOTS_MAX: usize = 6;
 /// full.
 const POOL_BYTES: u64 = 96 * MIB;
 const STEPS: u64 = 160;
-/// How often it is looked at a guest that waits for space before somebody makes some, and before it
-/// is taken to wait for ever.
+/// Checks of a guest that waits for space before somebody makes space, and before the test takes it
+/// to wait for ever.
 const WAITS_MIN: u32 = 100;
 const WAITS_MAX: u32 = 100 * WAITS_MIN;
 
@@ -59,7 +59,7 @@ impl Random {
     }
 }
 
-/// What memory holds, word by word.
+/// Content of memory, word by word.
 type Model = Vec<u64>;
 
 fn word(frame: u64, which: u64) -> usize {
@@ -131,7 +131,7 @@ impl<E: Playable> Guest<E> {
     }
 }
 
-struct World<E> {
+struct Fixture<E> {
     pool: Arc<Pool>,
     /// At the beginning.
     free_blocks: u64,
@@ -144,7 +144,7 @@ struct World<E> {
     log: Log,
 }
 
-impl<E: Playable> World<E> {
+impl<E: Playable> Fixture<E> {
     fn pick(&mut self) -> Option<usize> {
         let guests = self.guests.len() as u64;
         (guests > 0).then(|| self.random.below(guests) as usize)
@@ -301,14 +301,14 @@ impl<E: Playable> World<E> {
     }
 
     fn write(&mut self) {
-        self.with(|world, guest| {
-            let mut random = Random(world.random.next());
-            world.act(guest, |guest| guest.burst(&mut random, |_| true));
+        self.with(|fixture, guest| {
+            let mut random = Random(fixture.random.next());
+            fixture.act(guest, |guest| guest.burst(&mut random, |_| true));
         });
     }
 
     fn check_one(&mut self) {
-        self.with(|world, guest| world.act(guest, Guest::check_all));
+        self.with(|fixture, guest| fixture.act(guest, Guest::check_all));
     }
 
     fn make_room_for_a_snapshot(&mut self) {
@@ -320,23 +320,23 @@ impl<E: Playable> World<E> {
     fn snapshot(&mut self) {
         self.make_room_for_a_snapshot();
         let name = self.fresh_name();
-        self.with(|world, guest| {
-            if world.random.below(2) == 0 {
+        self.with(|fixture, guest| {
+            if fixture.random.below(2) == 0 {
                 guest.vm.engine.arm_few_ahead();
             }
             let model = guest.model();
             match guest.vm.snapshot(&name) {
-                Ok(()) => _ = world.snapshots.insert(name, model),
+                Ok(()) => _ = fixture.snapshots.insert(name, model),
                 Err(PoolError::PoolFull { .. }) => {}
                 Err(other) => panic!("{other}"),
             }
-            if world.random.below(2) == 0 {
+            if fixture.random.below(2) == 0 {
                 guest.vm.engine.copy_hot().unwrap();
             }
         });
     }
 
-    /// What may come long before a snapshot, as if it had been given up.
+    /// Arms ahead of a snapshot that is given up.
     fn arm_ahead(&mut self) {
         self.with(|_, guest| guest.vm.engine.arm_few_ahead());
     }
@@ -347,32 +347,32 @@ impl<E: Playable> World<E> {
             return;
         };
         self.log.push(format!("fail as {taken}"));
-        self.with(|world, guest| {
+        self.with(|fixture, guest| {
             let Ok((reservation, room)) = guest.vm.prepare() else {
                 return guest.vm.engine.drop_copies();
             };
             let Ok(set) = guest.vm.try_share(room) else {
                 return guest.vm.engine.drop_copies();
             };
-            let keeps_copies = world.random.below(2) == 0;
-            if world.random.below(4) == 0 {
+            let keeps_copies = fixture.random.below(2) == 0;
+            if fixture.random.below(4) == 0 {
                 guest.vm.engine.roll_back(set);
                 if !keeps_copies {
                     guest.vm.engine.drop_copies();
                 }
                 return;
             }
-            if world.random.below(2) == 0 {
+            if fixture.random.below(2) == 0 {
                 guest.vm.engine.copy_hot().unwrap();
             }
-            let mut random = Random(world.random.next());
-            world.act(guest, |guest| {
+            let mut random = Random(fixture.random.next());
+            fixture.act(guest, |guest| {
                 for _ in 0..random.below(3) {
                     guest.check(random.below(VM_FRAMES));
                     guest.burst(&mut random, |_| true);
                 }
             });
-            if world.snapshots.contains_key(&taken) {
+            if fixture.snapshots.contains_key(&taken) {
                 guest.vm.commit(&taken, set, reservation).unwrap_err();
             } else {
                 guest.vm.engine.roll_back(set);
@@ -394,8 +394,8 @@ impl<E: Playable> World<E> {
     fn writers_and_snapshot(&mut self) {
         self.make_room_for_a_snapshot();
         let name = self.fresh_name();
-        self.with(|world, guest| {
-            let seeds = [(); 3].map(|()| world.random.next());
+        self.with(|fixture, guest| {
+            let seeds = [(); 3].map(|()| fixture.random.next());
             let mut prepared = None;
             let mut taken = None;
             std::thread::scope(|scope| {
@@ -416,7 +416,7 @@ impl<E: Playable> World<E> {
                     if prepared.is_none() {
                         prepared = Some(guest.vm.prepare().ok());
                     }
-                    if world.random.below(8) == 0 {
+                    if fixture.random.below(8) == 0 {
                         guest.vm.engine.arm_few_ahead();
                     }
                     if taken.is_none()
@@ -427,19 +427,19 @@ impl<E: Playable> World<E> {
                             Some((set, reservation, guest.model()))
                         }));
                     }
-                    if taken.is_some() && world.random.below(2) == 0 {
+                    if taken.is_some() && fixture.random.below(2) == 0 {
                         guest.vm.engine.copy_hot().unwrap();
                     }
                     std::thread::sleep(Duration::from_micros(200));
                     guest.vm.engine.give_back_unused(512);
-                    world.look_after(&guest.vm, &mut waits);
+                    fixture.look_after(&guest.vm, &mut waits);
                 }
             });
             let Some(Some((set, reservation, model))) = taken else {
                 return guest.vm.engine.drop_copies();
             };
             match guest.vm.commit(&name, set, reservation) {
-                Ok(()) => _ = world.snapshots.insert(name, model),
+                Ok(()) => _ = fixture.snapshots.insert(name, model),
                 Err(PoolError::PoolFull { .. }) => guest.vm.engine.drop_copies(),
                 Err(other) => panic!("{other}"),
             }
@@ -491,9 +491,9 @@ impl<E: Playable> World<E> {
 fn live<E: Playable>(directory: &Path, name: &str, steps: u64) {
     let seed = nvvmm_test_profile::seed();
     println!("{SEED_VARIABLE}={seed}");
-    let place = Place::on(directory, name);
+    let place = PoolFile::on(directory, name);
     let pool = pool_of(&place, POOL_BYTES);
-    let mut world = World::<E> {
+    let mut fixture = Fixture::<E> {
         free_blocks: pool.status().unwrap().free_blocks,
         pool,
         guests: Vec::new(),
@@ -504,14 +504,14 @@ fn live<E: Playable>(directory: &Path, name: &str, steps: u64) {
         names: 0,
         log: Log::default(),
     };
-    world.boot();
+    fixture.boot();
     for step in 0..steps {
-        world.step();
+        fixture.step();
         if step % 10 == 9 {
-            assert_clean(&world.pool);
+            assert_clean(&fixture.pool);
         }
     }
-    world.check_everything();
+    fixture.check_everything();
 }
 
 #[test]
@@ -543,7 +543,7 @@ fn the_same_with_private_memory_over_a_file_on_disk() {
     live::<PrivateEngine>(Path::new("/var/tmp"), "stress-disk", STEPS / 2);
 }
 
-/// What happened; shown when the test fails.
+/// Events of the test; printed when it fails.
 #[derive(Default)]
 struct Log(Vec<String>);
 

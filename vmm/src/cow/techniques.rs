@@ -1,4 +1,4 @@
-//! What the engine does to be fast and could do without.
+//! Techniques that make the engine fast, and that it could do without.
 
 use super::CopyPolicy;
 
@@ -6,15 +6,14 @@ use super::CopyPolicy;
 /// it: tests must pass with each technique on and off.
 const WITHOUT_VARIABLE: &str = "NVVMM_TEST_WITHOUT";
 
-/// Which of them are used: all, but where a test or a measurement of what one is worth does
-/// without.
+/// Techniques in use: all, except in tests and in measurements of the worth of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Techniques {
-    /// Frames are armed ahead of a snapshot's pause.
+    /// Arms frames ahead of a snapshot's pause.
     pub arm_ahead: bool,
-    /// Frames that are written in epoch after epoch are copied ahead of the guest.
+    /// Copies frames ahead of the guest that are written in epoch after epoch.
     pub copy_hot: bool,
-    /// How much is copied for one write.
+    /// Number of frames that are copied for one write.
     pub copy_policy: CopyPolicy,
 }
 
@@ -32,7 +31,7 @@ impl Techniques {
     /// All techniques, but in a build with debug assertions those that the environment names.
     ///
     /// # Errors
-    /// A name that is no technique's.
+    /// A message with the unknown name.
     pub fn from_environment() -> Result<Self, String> {
         if cfg!(debug_assertions)
             && let Ok(names) = std::env::var(WITHOUT_VARIABLE)
@@ -53,10 +52,11 @@ impl Techniques {
                 "arm-ahead" => left.arm_ahead = false,
                 "copy-hot" => left.copy_hot = false,
                 "grow-clusters" => left.copy_policy.clusters_grow = false,
-                "lone-frames" => left.copy_policy.lone_frames = false,
+                "lone-frames" => left.copy_policy.single_frames = false,
                 other => {
                     return Err(format!(
-                        "{WITHOUT_VARIABLE} names '{other}', which is none of arm-ahead, copy-hot, grow-clusters and lone-frames"
+                        "{WITHOUT_VARIABLE} names '{other}', which is none of arm-ahead, copy-hot, \
+                         grow-clusters and lone-frames"
                     ));
                 }
             }

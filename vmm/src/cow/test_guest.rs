@@ -9,24 +9,26 @@ use std::{
 };
 
 use nvvmm_snapshot::{
-    CreateOptions, Holder, NewMap, NewSnapshot, Pool, Reservation, SnapshotId, SnapshotKind,
+    ChunkIndex, CreateOptions, FrameIndex, FrameSet, Holder, NewMap, NewSnapshot, Pool,
+    Reservation, SnapshotId, SnapshotKind,
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestRegionCollection, bitmap::Bitmap};
 
 use crate::{
     cow::*,
     memory::{GuestMemory, GuestRam, PoolRegion, WriteLog, WrittenFrames},
+    stats::Phases,
 };
 
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const FRAME: u64 = FRAME_SIZE_BYTES as u64;
 
-/// Where a pool of a test is. The file goes with it.
-pub(crate) struct Place {
+/// File of a test's pool. The file is removed when this is dropped.
+pub(crate) struct PoolFile {
     pub path: PathBuf,
 }
 
-impl Place {
+impl PoolFile {
     pub fn new(name: &str) -> Self {
         Self::on(Path::new("/dev/shm"), name)
     }
@@ -38,7 +40,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for PoolFile {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
@@ -51,17 +53,17 @@ pub(crate) trait Playable: CowEngine + Debug + Sized + 'static {
         size_bytes: u64,
         pool: &Arc<Pool>,
         holder: &Arc<Holder>,
-        origin: Origin,
+        origin: RamOrigin,
         budget: Budget,
     ) -> Self;
 
-    /// How many blocks the VM has that are in no snapshot.
+    /// Blocks of the VM that are in no snapshot.
     fn own_blocks(&self) -> u64;
 
     /// Arms ahead of a snapshot, however little there is to arm.
     fn arm_few_ahead(&self) {}
 
-    /// As if no more than `bound` blocks might be held unused.
+    /// Gives unused blocks back until the VM holds no more than `bound` of them.
     fn give_back_unused(&self, bound: u64);
 }
 
@@ -70,7 +72,7 @@ impl Playable for RedirectEngine {
         size_bytes: u64,
         pool: &Arc<Pool>,
         holder: &Arc<Holder>,
-        origin: Origin,
+        origin: RamOrigin,
         budget: Budget,
     ) -> Self {
         let ram = GuestRam::reserve(size_bytes).unwrap();
@@ -91,7 +93,7 @@ impl Playable for RedirectEngine {
     }
 
     fn arm_few_ahead(&self) {
-        self.arm_own_ahead().unwrap();
+        self.arm_all_ahead().unwrap();
     }
 
     fn give_back_unused(&self, bound: u64) {
@@ -104,7 +106,7 @@ impl Playable for PrivateEngine {
         size_bytes: u64,
         pool: &Arc<Pool>,
         holder: &Arc<Holder>,
-        origin: Origin,
+        origin: RamOrigin,
         budget: Budget,
     ) -> Self {
         let ram = GuestRam::reserve_noting_writes(size_bytes).unwrap();
@@ -124,7 +126,7 @@ impl Playable for PrivateEngine {
 pub(crate) struct PlayedLog {
     frames: WrittenFrames,
     words: usize,
-    /// What the next reading of it fails with.
+    /// Makes the next reading of the log fail.
     pub broken: std::sync::atomic::AtomicBool,
 }
 
@@ -137,11 +139,11 @@ impl PlayedLog {
         }
     }
 
-    fn words(&self, chunks: impl Iterator<Item = (u32, nvvmm_snapshot::FrameSet)>) -> Vec<u64> {
+    fn words(&self, chunks: impl Iterator<Item = (ChunkIndex, FrameSet)>) -> Vec<u64> {
         let mut words = vec![0; self.words];
         for (index, frames) in chunks {
-            for frame in frames.iter() {
-                let bit = (index * CHUNK_FRAMES + frame) as usize;
+            for frame in frames.places() {
+                let bit = index.frame_number(frame) as usize;
                 words[bit / 64] |= 1 << (bit % 64);
             }
         }
@@ -168,9 +170,9 @@ impl WriteLog for PlayedLog {
 }
 
 pub(crate) struct Vm<E> {
-    /// What vCPUs write with: nothing is noted.
+    /// Memory as vCPUs write it: nothing is noted.
     vcpu: GuestMemory,
-    /// What devices write with.
+    /// Memory as devices write it.
     devices: Arc<GuestMemory>,
     pub log: PlayedLog,
     pub engine: Arc<E>,
@@ -193,11 +195,11 @@ impl<E: Playable> Vm<E> {
     ) -> Self {
         let holder = Arc::new(pool.hold("test").unwrap());
         let (origin, last) = match from {
-            None => (Origin::Empty, None),
+            None => (RamOrigin::Empty, None),
             Some(name) => {
                 let (entry, frames) = holder.pin(name).unwrap();
                 (
-                    Origin::Snapshot {
+                    RamOrigin::Snapshot {
                         frames,
                         frames_mapped: entry.frames_mapped,
                     },
@@ -238,10 +240,9 @@ impl<E: Playable> Vm<E> {
         self.commit(name, set, reservation)
     }
 
-    /// What comes before the instant of a snapshot: blocks for its metadata, and for what is left
-    /// to be copied.
+    /// Prepares a snapshot: takes blocks for its metadata, and for what is left to be copied.
     pub fn prepare(&self) -> nvvmm_snapshot::Result<(Reservation, Reservation)> {
-        let ahead = match self.engine.copy_ahead(&self.log) {
+        let ahead = match self.copy_ahead() {
             Ok(ahead) => ahead,
             Err(CowError::NoSpace) => {
                 return Err(nvvmm_snapshot::Error::PoolFull { needed: 1, free: 0 });
@@ -253,17 +254,23 @@ impl<E: Playable> Vm<E> {
         Ok((reservation, room))
     }
 
+    /// Copies ahead of a snapshot.
+    pub fn copy_ahead(&self) -> Result<CopiedAhead, CowError> {
+        self.engine.copy_ahead(&self.log, &mut Phases::begin())
+    }
+
     /// The instant of a snapshot.
     pub fn share_and_arm(&self, room: Reservation) -> ShareSet {
         self.try_share(room).unwrap()
     }
 
-    /// The same, when it may fail.
+    /// Tries the instant of a snapshot.
     pub fn try_share(&self, mut room: Reservation) -> Result<ShareSet, CowError> {
         let still = self.engine.stand_still();
-        still.copy_rest(&self.log, &mut room)?;
+        let phases = &mut Phases::begin();
+        still.copy_rest(&self.log, &mut room, phases)?;
         let set = still.share()?;
-        still.arm(&set)?;
+        still.arm(&set, phases)?;
         Ok(set)
     }
 
@@ -335,7 +342,7 @@ impl<E: Playable> Vm<E> {
         // The write may go on as soon as the new mapping is there; the engine has counted it when
         // it lets go of the chunk.
         self.engine
-            .own_block((frame / u64::from(CHUNK_FRAMES)) as u32, 0);
+            .own_block(ChunkIndex::at_byte(frame * FRAME), FrameIndex::FIRST);
     }
 
     pub fn read(&self, frame: u64) -> u64 {
@@ -364,12 +371,12 @@ impl<E: Playable> Vm<E> {
     }
 }
 
-/// Where the tests write in a frame.
+/// Address of the word that tests write in a frame.
 fn word_of(frame: u64) -> GuestAddress {
     GuestAddress(frame * FRAME + 8 * (frame % 500))
 }
 
-pub(crate) fn pool_of(place: &Place, size_bytes: u64) -> Arc<Pool> {
+pub(crate) fn pool_of(place: &PoolFile, size_bytes: u64) -> Arc<Pool> {
     Pool::create(
         &place.path,
         &CreateOptions {
@@ -419,7 +426,7 @@ pub(crate) fn ballast(pool: &Arc<Pool>) -> Holder {
 
 /// A promise of both engines: the map of a snapshot that is gone still tells what a chunk holds
 /// that nobody has touched.
-pub(crate) fn untouched_chunks_outlive_their_snapshot<E: Playable>(place: &Place) {
+pub(crate) fn untouched_chunks_outlive_their_snapshot<E: Playable>(place: &PoolFile) {
     let pool = pool_of(place, 128 * MIB);
     // Large enough for a frame map with inner nodes on two levels.
     let size = 2048 * MIB;

@@ -1,4 +1,4 @@
-//! Work done in a thread of its own that somebody may stop waiting for.
+//! Work in a thread of its own, for which the caller may stop waiting.
 
 use std::{
     sync::{
@@ -9,21 +9,21 @@ use std::{
     time::Duration,
 };
 
-/// How often whoever waits for work looks whether to give it up.
+/// Time between two calls of `give_up` while work is waited for.
 const WORK_POLL: Duration = Duration::from_millis(5);
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Threads for work. One that is done stays for the next piece: to start one, with a fresh stack
-/// and heap, costs more than much of the work.
+/// Threads for work. A thread that is done stays for the next piece: to start one, with a fresh
+/// stack and heap, costs more than much of the work.
 #[derive(Debug, Default)]
 pub(super) struct Workers {
     idle: Mutex<Option<Sender<Job>>>,
 }
 
 impl Workers {
-    /// Does work. `None` when it was given up because `give_up` says so, or did not come to an end:
-    /// its thread then goes on for as long as the work lasts, and is nobody's any more.
+    /// Runs work. Returns `None` when `give_up` returned true first, or the work panicked. Work
+    /// that was given up goes on in its thread, which is not used again.
     pub(super) fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -31,7 +31,7 @@ impl Workers {
     ) -> Option<T> {
         let (done, result) = mpsc::channel();
         let job: Job = Box::new(move || {
-            // Nobody waits any more for what was given up.
+            // Nobody waits any more for work that was given up.
             let _ = done.send(work());
         });
         let worker = self.hand_over(job);
@@ -47,7 +47,8 @@ impl Workers {
         }
     }
 
-    /// To the thread that is idle, or a new one. It ends when its sender is gone and its work done.
+    /// Hands a job to the idle thread, or to a new one. A thread ends when its sender is gone and
+    /// its work done.
     fn hand_over(&self, job: Job) -> Sender<Job> {
         let idle = self
             .idle
@@ -59,8 +60,8 @@ impl Workers {
             thread::spawn(move || jobs.into_iter().for_each(|job| job()));
             worker
         });
-        // It takes no more only when work before this one panicked after its end: then this one
-        // counts as not done.
+        // The send only fails when the job before panicked after its end. This job counts as not
+        // done then.
         let _ = worker.send(job);
         worker
     }

@@ -21,7 +21,7 @@ fn work_is_done_by_the_same_thread_again_and_not_by_the_one_that_asks() {
 fn work_that_is_given_up_goes_on_and_keeps_its_thread() {
     let workers = Workers::default();
     let first = thread_of(&workers);
-    let (let_go, held) = mpsc::channel::<()>();
+    let (release, held) = mpsc::channel::<()>();
     let (ended, end) = mpsc::channel();
     let given_up = workers.run(
         move || {
@@ -32,7 +32,7 @@ fn work_that_is_given_up_goes_on_and_keeps_its_thread() {
     );
     assert!(given_up.is_none());
     assert_ne!(first, thread_of(&workers));
-    let_go.send(()).unwrap();
+    release.send(()).unwrap();
     assert_eq!(end.recv().unwrap(), first);
 }
 

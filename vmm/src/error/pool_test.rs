@@ -81,7 +81,7 @@ fn what_the_user_can_do_is_said_beside_the_cause() {
     };
     let cases = [
         (unknown(&[]), "nvvmm snapshots"),
-        (unknown(&["base"]), "there is 'base'"),
+        (unknown(&["base"]), "similar names: 'base'"),
         (
             Error::NameTaken {
                 name: "base".to_owned(),

@@ -416,7 +416,7 @@ fn devices_may_be_in_any_slots() {
     fs::write(&image, vec![0; 1 << 20]).unwrap();
     let disk = DeviceKind::Disk(DiskSpec {
         path: image,
-        // Both machines have it at a time.
+        // The new machine opens it while the old one has it open.
         read_only: true,
     });
     bench.spec.devices[0].slot = 18;
@@ -532,7 +532,7 @@ fn machines_that_cannot_be_are_refused() {
         path: "/nonexistent/disk".into(),
         read_only: true,
     };
-    let text = refused(&|spec| add_disks(spec, &[missing.clone()]));
+    let text = refused(&|spec| add_disks(spec, std::slice::from_ref(&missing)));
     assert!(text.contains("/nonexistent/disk"), "{text}");
     assert!(
         refused(&|spec| add_disks(spec, &vec![missing.clone(); 40]))

@@ -1,4 +1,4 @@
-//! Where RAM lies in the guest physical address space.
+//! Layout of RAM in the guest physical address space.
 
 use nvvmm_snapshot::CHUNK_SIZE_BYTES;
 

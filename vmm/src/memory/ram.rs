@@ -29,7 +29,7 @@ pub enum MemoryError {
     },
 }
 
-/// What one KVM memslot needs to know.
+/// RAM that one KVM memslot shows the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RamSlot {
     /// Guest physical address of the first byte.
@@ -58,7 +58,8 @@ impl GuestRam {
         Self::reserve_with(memory_bytes, None)
     }
 
-    /// The same, and notes which frames are written through [`GuestRam::memory`].
+    /// Reserves like [`GuestRam::reserve`], and notes which frames are written through
+    /// [`GuestRam::memory`].
     pub fn reserve_noting_writes(
         memory_bytes: u64,
     ) -> Result<(Self, Arc<WrittenFrames>), MemoryError> {
@@ -116,7 +117,7 @@ impl GuestRam {
         })
     }
 
-    /// The guest's view: guest physical addresses to bytes.
+    /// Memory by guest physical address, as the guest sees it.
     pub fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
     }

@@ -1,6 +1,6 @@
-//! Which frames of guest RAM this process has written itself: devices, virtqueues, the loading of a
-//! kernel. All of them write through vm-memory, which tells. What vCPUs and KVM write is in KVM's
-//! dirty log instead.
+//! Frames of guest RAM that this process has written itself: devices, virtqueues, the loading of a
+//! kernel. All of them write through vm-memory, which notes it here. Writes of vCPUs and of KVM are
+//! in KVM's dirty log instead.
 
 use std::{
     io,
@@ -10,18 +10,18 @@ use std::{
     },
 };
 
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS, FrameSet};
+use nvvmm_snapshot::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS, ChunkIndex, FrameSet};
 use vm_memory::bitmap::{Bitmap, RefSlice, WithBitmapSlice};
 
-/// What vCPUs and KVM have written: a bit for each frame of a memory slot.
+/// Writes of vCPUs and of KVM: a bit for each frame of a memory slot.
 pub trait WriteLog {
     /// Frames of `slot` that were written since they were last taken.
     fn peek_slot(&self, slot: usize) -> io::Result<Vec<u64>>;
 
-    /// The same, and takes them: whatever is written from now on is noted anew.
+    /// Returns the same frames and clears them in the log: later writes are noted anew.
     ///
     /// # Errors
-    /// Nothing was taken then.
+    /// Nothing was cleared then.
     fn take_slot(&self, slot: usize) -> io::Result<Vec<u64>>;
 }
 
@@ -35,15 +35,14 @@ const FRAME_SIZE_BYTES: usize = BLOCK_SIZE_BYTES as usize;
 
 type Section = [AtomicU64; SECTION_WORDS];
 
-/// A bit for every frame, by RAM offset. Costs nothing for stretches of RAM that were never
-/// written.
+/// A bit for every frame, by RAM offset. Stretches of RAM that were never written cost nothing.
 #[derive(Debug)]
 pub struct WrittenFrames {
     sections: Box<[OnceLock<Box<Section>>]>,
 }
 
 impl WrittenFrames {
-    /// For RAM of `size_bytes`, nothing of it written.
+    /// Bits for RAM of `size_bytes`, nothing of it written.
     pub fn new(size_bytes: u64) -> Self {
         let frames = (size_bytes / BLOCK_SIZE_BYTES) as usize;
         let sections = frames.div_ceil(SECTION_WORDS * WORD_FRAMES);
@@ -53,23 +52,23 @@ impl WrittenFrames {
     }
 
     /// The chunks with frames that were written since the last call, and those frames.
-    pub fn take(&self) -> impl Iterator<Item = (u32, FrameSet)> + '_ {
-        // Pairs with `mark_dirty`: whoever sees the bit sees what was written before it was set.
+    pub fn take(&self) -> impl Iterator<Item = (ChunkIndex, FrameSet)> + '_ {
+        // Pairs with `mark_dirty`: a thread that sees the bit sees the writes before it was set.
         self.chunks(|word| match word.load(Ordering::Relaxed) {
             0 => 0,
             _ => word.swap(0, Ordering::AcqRel),
         })
     }
 
-    /// What [`WrittenFrames::take`] would give now.
-    pub fn peek(&self) -> impl Iterator<Item = (u32, FrameSet)> + '_ {
+    /// The result that [`WrittenFrames::take`] would have now.
+    pub fn peek(&self) -> impl Iterator<Item = (ChunkIndex, FrameSet)> + '_ {
         self.chunks(|word| word.load(Ordering::Relaxed))
     }
 
     fn chunks(
         &self,
         read: impl Fn(&AtomicU64) -> u64 + Copy,
-    ) -> impl Iterator<Item = (u32, FrameSet)> {
+    ) -> impl Iterator<Item = (ChunkIndex, FrameSet)> {
         let sections = self.sections.iter().enumerate();
         let made = sections.filter_map(|(number, section)| Some((number, section.get()?)));
         made.flat_map(move |(number, section)| {
@@ -81,7 +80,8 @@ impl WrittenFrames {
                 .map(move |(chunk, words)| {
                     let frames =
                         FrameSet::from_words(std::array::from_fn(|word| read(&words[word])));
-                    ((number * SECTION_CHUNKS + chunk) as u32, frames)
+                    let index = (number * SECTION_CHUNKS + chunk) as u32;
+                    (ChunkIndex::new(index), frames)
                 })
         })
         .filter(|(_, frames)| !frames.is_empty())

@@ -1,10 +1,10 @@
-//! Frames of a process that is captured go into an image.
+//! Adds frames of a process that is captured to an image.
 
 use std::sync::Arc;
 
 use nvvmm_protocol::{FrameRun, Frames};
 use nvvmm_snapshot::{
-    BlockNo, ChunkMap, FrameSet, Holder, NewMap, NewSnapshot, SnapshotId, SnapshotKind,
+    BlockNo, ChunkIndex, ChunkMap, FrameSet, Holder, NewMap, NewSnapshot, SnapshotId, SnapshotKind,
 };
 use vm_memory::Bytes;
 
@@ -19,25 +19,23 @@ use super::{
 use crate::cow::{CowEngine, CowError, FRAME_SIZE_BYTES, ShareSet};
 use crate::window::ShownBlocks;
 
-/// An image has at most so many pages for each frame of the VM: processes that were forked share
-/// frames.
+/// Pages of an image at most, for each frame of the VM. Processes that were forked share frames.
 const PAGES_PER_FRAME_MAX: u64 = 4;
-/// A capture holds at most so many blocks for each frame of the VM. A guest that writes to frames
-/// which it has named, and names them again, has others of the pool's users pay for no more than
-/// that.
+/// Blocks that a capture holds at most, for each frame of the VM. A guest may write to frames that
+/// it has named, and name them again: it costs the pool no more than that.
 const BLOCKS_PER_FRAME_MAX: u64 = 2;
 
 /// An image in the making. Unless it is committed it must be rolled back.
 #[derive(Debug, Default)]
 pub struct Capturing {
-    /// What windows show the guest, all of it in images that the VM pins.
+    /// Blocks that windows show the guest, all of them in images that the VM pins.
     shown: Vec<Arc<ShownBlocks>>,
     pages: ImagePages,
-    /// Blocks that were the VM's own until they were given away.
+    /// Blocks that were the VM's own until they were shared with the image.
     given: Vec<ShareSet>,
-    /// Blocks that copies were made to, as the engine cannot give its own away.
+    /// Blocks of copies, where the engine cannot share frames.
     copies: Vec<BlockNo>,
-    /// How many of both there are.
+    /// Number of blocks in `given` and `copies`.
     blocks: u64,
 }
 
@@ -59,7 +57,7 @@ pub struct Kept {
 }
 
 impl Capturing {
-    /// Of a process that may run on what windows show.
+    /// Begins an image of a process that may run on what windows show.
     pub fn new(shown: Vec<Arc<ShownBlocks>>) -> Self {
         Self {
             shown,
@@ -67,10 +65,10 @@ impl Capturing {
         }
     }
 
-    /// Takes the frames that the agent names; they hold the pages of processes that are frozen.
+    /// Adds the frames that the agent names; they hold the pages of processes that are frozen.
     ///
     /// # Errors
-    /// Nothing of `runs` need have been taken then, and the image is to be rolled back.
+    /// Some of `runs` may have been added then. The image is to be rolled back.
     pub fn take(
         &mut self,
         runs: &[FrameRun],
@@ -92,12 +90,11 @@ impl Capturing {
         Ok(())
     }
 
-    /// Gives frames away that are likely to be named by [`Capturing::take`], so that there is less
-    /// to do then. What the guest writes to them meanwhile they have then, as if this had not
-    /// been.
+    /// Shares frames that are likely to be named by [`Capturing::take`], so that there is less to
+    /// do then. The guest may write to them meanwhile; the image gets what it wrote.
     ///
     /// # Errors
-    /// As of [`Capturing::take`].
+    /// Those of [`Capturing::take`].
     pub fn give_ahead(
         &mut self,
         frames: &[Frames],
@@ -109,16 +106,16 @@ impl Capturing {
         Ok(())
     }
 
-    /// What is behind a chunk's frames, which are not the VM's own any more. None: that cannot be,
-    /// and they are to be copied.
+    /// Shares frames of a chunk, which are not own any more, and returns the blocks behind them.
+    /// `None` if the engine cannot do that, and the frames are to be copied.
     fn give(
         &mut self,
-        chunk: u32,
+        chunk: ChunkIndex,
         frames: &FrameSet,
         engine: &dyn CowEngine,
     ) -> Result<Option<ChunkMap>, ProcessError> {
         if self.blocks > frames_of(engine.ram()) * BLOCKS_PER_FRAME_MAX {
-            return Err(ProcessError::Lie(
+            return Err(ProcessError::Invalid(
                 "frames again and again, which it has written to meanwhile".to_owned(),
             ));
         }
@@ -134,7 +131,7 @@ impl Capturing {
         Ok(Some(map))
     }
 
-    /// Takes what is in frames of windows by reference; the runs that are left.
+    /// Adds frames of windows by reference. Returns the runs that are left.
     fn take_shown(
         &mut self,
         runs: &[FrameRun],
@@ -154,7 +151,7 @@ impl Capturing {
             taken += u64::from(run.pages);
             check_pages(run, pages_max)?;
             if taken > pages_max {
-                return Err(ProcessError::Lie(format!(
+                return Err(ProcessError::Invalid(format!(
                     "{taken} frames of windows at a time"
                 )));
             }
@@ -180,7 +177,7 @@ impl Capturing {
             .iter()
             .flat_map(|run| run.iter().map(|(frame, page)| (run.chunk, frame, page)));
         for ((chunk, frame, page), block) in frames.zip(blocks) {
-            // So that the access below waits for nothing.
+            // Answered before, so that the read below waits for nothing.
             engine.answer(access_to(engine.ram(), chunk, frame, false))?;
             let memory = engine.ram().memory();
             memory.read_slice(&mut bytes, address_of(chunk, frame))?;
@@ -190,11 +187,10 @@ impl Capturing {
         Ok(())
     }
 
-    /// Makes it an image of the pool; from here on its pages are not the VM's own any more. `pages`
-    /// is how many there are by what the agent says.
+    /// Commits the image to the pool. `pages` is the number of its pages, by what the agent says.
     ///
     /// # Errors
-    /// There is no image then; it is to be rolled back.
+    /// There is no image then, and this is to be rolled back.
     pub fn commit(
         &mut self,
         name: &str,
@@ -205,7 +201,7 @@ impl Capturing {
     ) -> Result<Kept, ProcessError> {
         let pages_max = frames_of(engine.ram()) * PAGES_PER_FRAME_MAX;
         if pages < self.pages.end() || pages > pages_max || pages == 0 {
-            return Err(ProcessError::Lie(format!(
+            return Err(ProcessError::Invalid(format!(
                 "{pages} pages for an image, after {} of them",
                 self.pages.end()
             )));
@@ -249,7 +245,7 @@ impl Capturing {
         })
     }
 
-    /// There will be no image: what was taken is the VM's own again.
+    /// Gives the image up: frames that were added are the VM's own again.
     pub fn roll_back(self, engine: &dyn CowEngine, holder: &Holder) {
         for set in self.given {
             engine.roll_back(set);

@@ -1,4 +1,4 @@
-//! What is said to the agent, and for how long it is waited for.
+//! Conversation with the guest's agent, with limits on how long the VM waits.
 
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -10,28 +10,28 @@ use nvvmm_protocol::{
 
 use super::ProcessError;
 
-/// How long an agent may be silent, and how long it may take for all.
+/// Time for which an agent may be silent, and time that it may take in all.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 const CONVERSATION_MAX: Duration = Duration::from_secs(1800);
 
 /// Why a conversation with an agent did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// The stream broke, or the agent says what no agent says.
+    /// The stream broke, or the agent sent bytes that are no message.
     #[error("the stream to the guest's agent: {0}")]
     Stream(#[from] FrameError),
-    /// It is silent.
-    #[error("the guest's agent does not go on")]
+    /// The agent is silent.
+    #[error("the guest's agent has not answered in time")]
     Silent,
-    /// It says something that does not belong here.
+    /// The agent sent a message that is not expected here.
     #[error("the guest's agent answers out of turn")]
     OutOfTurn,
-    /// It could not, and says why.
+    /// The agent failed, and sent the reason.
     #[error("{}", .message.escape_debug())]
     Said {
-        /// What sort of failure it is.
+        /// Kind of the failure.
         because: FailedBecause,
-        /// In words; they are the guest's.
+        /// The guest's own words.
         message: String,
     },
     /// The VM could not do its part.
@@ -39,9 +39,9 @@ pub enum AgentError {
     Ours(#[from] ProcessError),
 }
 
-/// What a capture has the VM do.
+/// The VM's part in a capture.
 pub trait CaptureSteps {
-    /// Does what can be done ahead about frames that are likely to be taken.
+    /// Shares frames ahead that are likely to be taken.
     fn give_ahead(&mut self, frames: &[Frames]) -> Result<(), ProcessError>;
 
     /// Takes frames into the image.
@@ -51,15 +51,17 @@ pub trait CaptureSteps {
     fn commit(&mut self, image: Vec<u8>, pages: u64) -> Result<(), ProcessError>;
 }
 
-/// What a restart has the VM do.
+/// The VM's part in a restart.
 pub trait PlaceSteps {
     /// Puts pages of the image into frames.
     fn place(&mut self, runs: &[FrameRun]) -> Result<(), ProcessError>;
 }
 
-/// Has the agent capture a process, with an image of at most `image_bytes_max` besides pages. An
-/// error may come after [`CaptureSteps::commit`]: the image is there, but what was to become of the
-/// process afterwards may have failed.
+/// Asks the agent to capture a process, with an image of at most `image_bytes_max` besides pages.
+///
+/// # Errors
+/// An error may come after [`CaptureSteps::commit`]. The image exists then, but to resume or to
+/// kill the process may have failed.
 pub fn capture(
     stream: &UnixStream,
     request: Capture,
@@ -84,7 +86,7 @@ pub fn capture(
     }
 }
 
-/// Has the agent restart a process from `image`.
+/// Asks the agent to restart a process from `image`.
 pub fn restart(
     stream: &UnixStream,
     request: Restart,
@@ -145,8 +147,8 @@ impl<'a> Agent<'a> {
         receive(self.stream).map_err(silent_or)
     }
 
-    /// Tells the agent what came of its wish. If that was nothing it undoes what it has done, and
-    /// says so: when it has, the processes go on, or are gone.
+    /// Tells the agent the result of its request. After a failure the agent undoes its part and
+    /// answers: the processes go on then, or are gone.
     fn answer(&self, outcome: Result<(), ProcessError>) -> Result<(), AgentError> {
         let Err(error) = outcome else {
             return self.say(&ToAgent::Done);
@@ -158,12 +160,12 @@ impl<'a> Agent<'a> {
         Err(error.into())
     }
 
-    /// What follows `Image`.
+    /// Receives the bytes that follow `Image`.
     fn hear_image(&self, bytes: u64, bytes_max: usize) -> Result<Vec<u8>, AgentError> {
         if bytes > bytes_max as u64 {
             let what = format!("{bytes} bytes of state, {bytes_max} is the limit");
-            // It sends them before it listens, so that there is no answer to this.
-            return Err(ProcessError::Lie(what).into());
+            // The agent sends them before it listens, so this gets no answer.
+            return Err(ProcessError::Invalid(what).into());
         }
         let mut image = Vec::new();
         loop {

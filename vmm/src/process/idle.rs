@@ -1,4 +1,4 @@
-//! Frames that the guest keeps ready for a process, and does not use before.
+//! Frames that the guest keeps ready for a process, and does not use yet.
 
 use nvvmm_protocol::Frames;
 
@@ -8,11 +8,11 @@ use super::{
 };
 use crate::cow::CowEngine;
 
-/// Takes them out of this process's page tables: to put an image's blocks behind them is several
-/// times faster then. What they hold stays, and the next access finds it.
+/// Removes idle frames from this process's page tables: to put an image's blocks behind them is
+/// several times faster then. Their content stays, and the next access finds it.
 ///
 /// # Errors
-/// [`ProcessError::Lie`], or what the engine says: nothing is lost by it.
+/// [`ProcessError::Invalid`], or those of the engine. Nothing is lost then.
 pub fn set_idle(frames: &[Frames], engine: &dyn CowEngine) -> Result<(), ProcessError> {
     for (chunk, runs) in per_chunk(named_frames(frames, engine.ram())?) {
         engine.unmap_idle(chunk, &frames_in(&runs))?;

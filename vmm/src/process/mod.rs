@@ -1,10 +1,10 @@
-//! Snapshots and restarts of single processes of a guest, as the VM sees them: its agent (crate
-//! `nvvmm-protocol`) says which frames a process has, the VM adds those frames to an image in the
-//! pool, or puts an image's blocks behind frames.
+//! Snapshots and restarts of single processes of a guest, on the side of the VM. The guest's agent
+//! (crate `nvvmm-protocol`) names the frames that a process has. The VM adds those frames to an
+//! image in the pool, or puts an image's blocks behind frames.
 //!
-//! [`conversation`] is what is said to the agent, [`Capturing`] and [`Placing`] what is done to
-//! guest memory. The agent is in the guest and trusted in nothing: whatever it says concerns its
-//! own VM's frames and its own image, or is refused.
+//! [`conversation`] has the messages to the agent, [`Capturing`] and [`Placing`] the changes of
+//! guest memory. The agent is in the guest and is not trusted: its messages can concern its own
+//! VM's frames and its own image only, or are refused.
 
 pub mod conversation;
 
@@ -37,16 +37,24 @@ pub enum ProcessError {
     /// The image is not one of a process, or too large.
     #[error("{0}")]
     Blob(#[from] BlobError),
-    /// The agent names what there is not.
+    /// The agent names frames or pages that do not exist.
     #[error("the guest's agent names {0}")]
-    Lie(String),
+    Invalid(String),
     /// Guest memory could not be read or written.
     #[error("guest memory: {0}")]
     Memory(#[from] vm_memory::GuestMemoryError),
     /// A snapshot of the whole VM was taken meanwhile, or the VM is ending.
-    #[error("a snapshot of the whole VM, or its end, came in between")]
+    #[error("ended by a snapshot of the whole VM, or by the end of the VM")]
     Overtaken,
 }
 
 #[cfg(test)]
-mod process_test;
+mod conversation_test;
+#[cfg(test)]
+mod idle_test;
+#[cfg(test)]
+mod images_test;
+#[cfg(test)]
+mod saved_test;
+#[cfg(test)]
+mod test_images;

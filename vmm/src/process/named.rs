@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use nvvmm_protocol::{FrameRun, Frames};
-use nvvmm_snapshot::FrameSet;
+use nvvmm_snapshot::{ChunkIndex, FrameIndex, FrameSet};
 use vm_memory::GuestAddress;
 
 use super::ProcessError;
@@ -20,8 +20,8 @@ const FRAME_BYTES: u64 = FRAME_SIZE_BYTES as u64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NamedRun {
     /// The chunk of guest RAM.
-    pub chunk: u32,
-    /// Which frames in that chunk.
+    pub chunk: ChunkIndex,
+    /// Frames in that chunk.
     pub frames: Range<u32>,
     /// The page of the image.
     pub page: u64,
@@ -29,18 +29,23 @@ pub(super) struct NamedRun {
 
 impl NamedRun {
     /// Each frame with its page.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, u64)> {
-        self.frames.clone().zip(self.page..)
+    pub fn iter(&self) -> impl Iterator<Item = (FrameIndex, u64)> {
+        FrameIndex::range(self.frames.clone()).zip(self.page..)
     }
 }
 
-/// Where a frame of a chunk is, for the guest.
-pub(super) fn address_of(chunk: u32, frame: u32) -> GuestAddress {
+/// Guest physical address of a frame of a chunk.
+pub(super) fn address_of(chunk: ChunkIndex, frame: FrameIndex) -> GuestAddress {
     GuestAddress(gpa_of(ram_offset(chunk, frame)))
 }
 
 /// An access to a frame of a chunk, as if it were held.
-pub(super) fn access_to(ram: &GuestRam, chunk: u32, frame: u32, write: bool) -> Fault {
+pub(super) fn access_to(
+    ram: &GuestRam,
+    chunk: ChunkIndex,
+    frame: FrameIndex,
+    write: bool,
+) -> Fault {
     Fault {
         address: ram.reservation().start() + ram_offset(chunk, frame) as usize,
         write,
@@ -48,20 +53,20 @@ pub(super) fn access_to(ram: &GuestRam, chunk: u32, frame: u32, write: bool) -> 
     }
 }
 
-fn ram_offset(chunk: u32, frame: u32) -> u64 {
-    (u64::from(chunk) * u64::from(CHUNK_FRAMES) + u64::from(frame)) * FRAME_BYTES
+fn ram_offset(chunk: ChunkIndex, frame: FrameIndex) -> u64 {
+    chunk.byte_offset() + frame.byte_offset()
 }
 
-/// How many frames `ram` has.
+/// Number of frames of `ram`.
 pub(super) fn frames_of(ram: &GuestRam) -> u64 {
     ram.size_bytes() / FRAME_BYTES
 }
 
-/// The pages of a run are below `pages_max`.
+/// Checks that the pages of a run are below `pages_max`.
 pub(super) fn check_pages(run: &FrameRun, pages_max: u64) -> Result<(), ProcessError> {
     let end = run.image_page.saturating_add(u64::from(run.pages));
     if end > pages_max {
-        return Err(ProcessError::Lie(format!(
+        return Err(ProcessError::Invalid(format!(
             "page {end} of an image that has {pages_max} at most"
         )));
     }
@@ -77,7 +82,7 @@ pub(super) fn named_runs(
     let frames_max = frames_of(ram);
     let frames: u64 = runs.iter().map(|run| u64::from(run.pages)).sum();
     if frames > frames_max {
-        return Err(ProcessError::Lie(format!(
+        return Err(ProcessError::Invalid(format!(
             "{frames} frames at a time, of {frames_max} that there are"
         )));
     }
@@ -109,8 +114,8 @@ pub(super) fn named_frames(
 }
 
 /// The runs of each chunk, in the order they were named in.
-pub(super) fn per_chunk(named: Vec<NamedRun>) -> BTreeMap<u32, Vec<NamedRun>> {
-    let mut chunks: BTreeMap<u32, Vec<NamedRun>> = BTreeMap::new();
+pub(super) fn per_chunk(named: Vec<NamedRun>) -> BTreeMap<ChunkIndex, Vec<NamedRun>> {
+    let mut chunks: BTreeMap<ChunkIndex, Vec<NamedRun>> = BTreeMap::new();
     for run in named {
         chunks.entry(run.chunk).or_default().push(run);
     }
@@ -126,22 +131,22 @@ pub(super) fn frames_in(runs: &[NamedRun]) -> FrameSet {
     frames
 }
 
-/// What of a run is in one chunk, from its page `from` on. Ranges of RAM begin and end with chunks.
+/// The part of a run that is in one chunk, from its page `from` on. Ranges of RAM begin and end
+/// with chunks.
 fn part_in_chunk(run: &FrameRun, from: u32, ram: &GuestRam) -> Result<NamedRun, ProcessError> {
     let offset_of = |nth: u32| {
         let gfn = run.gfn.checked_add(nth.into())?;
         ram_offset_of(gfn.checked_mul(FRAME_BYTES)?, ram.size_bytes())
     };
     let offset = offset_of(from).ok_or_else(|| {
-        ProcessError::Lie(format!(
+        ProcessError::Invalid(format!(
             "frame {:#x}, which is no memory of this VM",
             run.gfn.saturating_add(from.into())
         ))
     })?;
-    let nth = offset / FRAME_BYTES;
-    let first = (nth % u64::from(CHUNK_FRAMES)) as u32;
+    let first = FrameIndex::at_byte(offset).get();
     Ok(NamedRun {
-        chunk: (nth / u64::from(CHUNK_FRAMES)) as u32,
+        chunk: ChunkIndex::at_byte(offset),
         frames: first..first + (run.pages - from).min(CHUNK_FRAMES - first),
         page: run.image_page + u64::from(from),
     })

@@ -1,23 +1,23 @@
-//! Which block each page of an image has.
+//! Blocks of the pages of an image.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use nvvmm_snapshot::{BlockNo, CHUNK_BLOCKS, ChunkIndex, ChunkMap, LeafBlocks};
+use nvvmm_snapshot::{BlockNo, CHUNK_BLOCKS, ChunkIndex, ChunkMap, FrameIndex, LeafBlocks};
 
 /// The pages of an image that is being made.
 #[derive(Debug, Default)]
 pub(super) struct ImagePages {
-    chunks: BTreeMap<u32, LeafBlocks>,
+    chunks: BTreeMap<ChunkIndex, LeafBlocks>,
     end: u64,
 }
 
 impl ImagePages {
-    /// Puts a block behind a page, in place of what was there; none for a page of zeroes.
+    /// Puts a block behind a page, in place of the one before; none for a page of zeroes.
     pub fn set(&mut self, page: u64, block: Option<BlockNo>) {
-        let per_chunk = u64::from(CHUNK_BLOCKS);
-        let leaf = self.chunks.entry((page / per_chunk) as u32).or_default();
-        leaf.set((page % per_chunk) as u32, block);
+        let chunk = ChunkIndex::new((page / u64::from(CHUNK_BLOCKS)) as u32);
+        let leaf = self.chunks.entry(chunk).or_default();
+        leaf.set(FrameIndex::of_frame_number(page), block);
         self.end = self.end.max(page + 1);
     }
 
@@ -32,12 +32,12 @@ impl ImagePages {
         present.map(|(_, block)| block).collect()
     }
 
-    /// As a snapshot's map wants them.
+    /// The pages as changes of a snapshot's map.
     pub fn changes(&self) -> Vec<(ChunkIndex, ChunkMap)> {
         let as_map = |leaf: &LeafBlocks| ChunkMap::Frames(Arc::new(leaf.clone())).simplified();
         self.chunks
             .iter()
-            .map(|(index, leaf)| (ChunkIndex::new(*index), as_map(leaf)))
+            .map(|(index, leaf)| (*index, as_map(leaf)))
             .collect()
     }
 }

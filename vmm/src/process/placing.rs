@@ -1,7 +1,9 @@
-//! Pages of an image go into frames of a guest.
+//! Puts pages of an image into frames of a guest.
 
 use nvvmm_protocol::FrameRun;
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkMap, FrameMap, Pool};
+use nvvmm_snapshot::{
+    BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkIndex, ChunkMap, FrameIndex, FrameMap, Pool,
+};
 use vm_memory::Bytes;
 
 use super::{
@@ -17,7 +19,7 @@ pub struct Placing {
     frames: FrameMap,
     pages: u64,
     /// The chunk of the image that was looked up last.
-    last: Option<(u32, ChunkMap)>,
+    last: Option<(ChunkIndex, ChunkMap)>,
     named: u64,
     /// Pages that are behind frames by reference.
     pub adopted: u64,
@@ -26,7 +28,7 @@ pub struct Placing {
 }
 
 impl Placing {
-    /// From a pinned image with `pages`.
+    /// Begins to place pages of a pinned image, which has `pages` of them.
     pub fn new(frames: FrameMap, pages: u64) -> Self {
         Self {
             frames,
@@ -51,7 +53,7 @@ impl Placing {
         let named = named_runs(runs, engine.ram(), self.pages)?;
         self.named += runs.iter().map(|run| u64::from(run.pages)).sum::<u64>();
         if self.named > self.pages {
-            return Err(ProcessError::Lie(format!(
+            return Err(ProcessError::Invalid(format!(
                 "more frames than the image has pages ({})",
                 self.pages
             )));
@@ -64,18 +66,18 @@ impl Placing {
 
     fn place_in_chunk(
         &mut self,
-        chunk: u32,
+        chunk: ChunkIndex,
         runs: &[NamedRun],
         engine: &dyn CowEngine,
         pool: &Pool,
     ) -> Result<(), ProcessError> {
-        // Of a frame that is named twice the last counts.
+        // If a frame is named twice, the last page counts.
         let mut page_of = [None; CHUNK_FRAMES as usize];
         for (frame, page) in runs.iter().flat_map(NamedRun::iter) {
-            page_of[frame as usize] = Some(page);
+            page_of[frame.as_usize()] = Some(page);
         }
         let (mut blocks, mut holes) = (Vec::with_capacity(page_of.len()), Vec::new());
-        for (frame, page) in (0..).zip(page_of) {
+        for (frame, page) in FrameIndex::all().zip(page_of) {
             let Some(page) = page else { continue };
             match self.block(page)? {
                 Some(block) => blocks.push((frame, block)),
@@ -97,19 +99,19 @@ impl Placing {
     }
 
     fn block(&mut self, page: u64) -> Result<Option<BlockNo>, ProcessError> {
-        let index = (page / u64::from(CHUNK_BLOCKS)) as u32;
+        let index = ChunkIndex::new((page / u64::from(CHUNK_BLOCKS)) as u32);
         if self.last.as_ref().is_none_or(|(last, _)| *last != index) {
             self.last = Some((index, self.frames.chunk(index)?));
         }
         let map = self.last.as_ref().map(|(_, map)| map);
-        Ok(map.and_then(|map| map.block((page % u64::from(CHUNK_BLOCKS)) as u32)))
+        Ok(map.and_then(|map| map.block(FrameIndex::of_frame_number(page))))
     }
 }
 
 /// Writes a page, of zeroes if it has no block, to a frame.
 fn write(
-    chunk: u32,
-    frame: u32,
+    chunk: ChunkIndex,
+    frame: FrameIndex,
     block: Option<BlockNo>,
     engine: &dyn CowEngine,
     pool: &Pool,
@@ -118,7 +120,7 @@ fn write(
     if let Some(block) = block {
         pool.read_block(block, &mut bytes)?;
     }
-    // So that the access below waits for no space: that there is none is said instead.
+    // Answered before, so that the write below does not wait: a full pool is an error here.
     engine.answer(access_to(engine.ram(), chunk, frame, true))?;
     Ok(engine
         .ram()

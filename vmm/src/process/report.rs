@@ -1,8 +1,8 @@
-//! What a capture or a restart of a process did; printed, and with `--json`.
+//! Reports of captures and restarts of processes; printed, and with `--json`.
 
 use serde::{Deserialize, Serialize};
 
-/// What a capture did.
+/// Report of a capture.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CaptureReport {
     /// Name of the new image.
@@ -17,7 +17,7 @@ pub struct CaptureReport {
     pub frozen_us: f64,
     /// Time from request to answer, in microseconds.
     pub total_us: f64,
-    /// How often pages were listed until none moved any more.
+    /// Number of times that pages were listed until none moved any more.
     pub rounds: u32,
     /// Pages of the image.
     pub pages: u64,
@@ -32,7 +32,7 @@ pub struct CaptureReport {
     pub metadata_blocks: u64,
 }
 
-/// What a restart did.
+/// Report of a restart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RestartReport {
     /// The image.

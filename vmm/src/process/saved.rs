@@ -1,4 +1,4 @@
-//! What an image holds besides pages.
+//! State in an image besides pages.
 
 use crate::checkpoint::blob::{self, BlobError};
 

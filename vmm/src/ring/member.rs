@@ -1,8 +1,8 @@
-//! The checkpoints of a VM's ring, as the pool has them.
+//! Checkpoints of a VM's ring in the pool.
 
 use nvvmm_snapshot::{Pool, SnapshotId, SnapshotKind};
 
-/// Between the VM's name and the number. No other name may have it.
+/// Separates the VM's name and the number. No other name may contain it.
 const SEPARATOR: char = '@';
 
 /// A checkpoint of a ring.
@@ -10,14 +10,14 @@ const SEPARATOR: char = '@';
 pub struct Member {
     /// The snapshot.
     pub id: SnapshotId,
-    /// Its number; the next one's is one more.
+    /// Its number; the next checkpoint has this number and one.
     pub number: u64,
     /// Its name.
     pub name: String,
 }
 
 impl Member {
-    /// What checkpoint `number` of a VM is called.
+    /// Name of checkpoint `number` of a VM.
     pub fn name_of(vm: &str, number: u64) -> String {
         format!("{vm}{SEPARATOR}{number}")
     }
@@ -47,7 +47,7 @@ fn number_in(name: &str, vm: &str) -> Option<u64> {
     (Member::name_of(vm, number) == name).then_some(number)
 }
 
-/// Whether a name is one that only a ring may give.
+/// True if only a ring may give this name.
 pub fn is_member_name(name: &str) -> bool {
     name.contains(SEPARATOR)
 }

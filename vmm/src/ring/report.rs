@@ -1,34 +1,35 @@
-//! What a ring does, and what a rewind did; printed as text and with `--json`.
+//! Reports of rings and rewinds; printed as text and with `--json`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{checkpoint::report::PhaseTime, error::VmError};
 
-/// What a ring of checkpoints is doing, or did until it ended.
+/// State of a ring of checkpoints, at work or ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RingStatus {
-    /// It goes on. If not, it was stopped, or failed.
+    /// True if the ring goes on. If not, it was stopped, or failed.
     pub running: bool,
-    /// Why it ended by itself.
+    /// Reason for which it ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<VmError>,
     /// Time between the beginnings of two checkpoints, in microseconds; 0: one begins when the one
     /// before is done.
     pub every_us: u64,
-    /// How many are kept.
+    /// Number of checkpoints that are kept.
     pub keep: u32,
-    /// How many it has taken.
+    /// Number of checkpoints that it has taken.
     pub taken: u64,
-    /// How many more there would be, had each begun in time and found the guest running.
+    /// Number of checkpoints that were missed: they did not begin in time, or the guest stood
+    /// still.
     pub missed: u64,
     /// Name of the newest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest: Option<String>,
-    /// How many are in the pool, unless somebody else has removed some.
+    /// Number of checkpoints in the pool, unless somebody else has removed some.
     pub kept: u32,
     /// Time since it began, in microseconds.
     pub lasted_us: f64,
-    /// How long the vCPUs stood still, in microseconds: the mean of all checkpoints.
+    /// Time for which the vCPUs stood still, in microseconds: the mean of all checkpoints.
     pub pause_us_mean: f64,
     /// The longest of these pauses.
     pub pause_us_max: f64,
@@ -38,7 +39,7 @@ pub struct RingStatus {
     pub phases_mean: Vec<PhaseTime>,
 }
 
-/// What a rewind did.
+/// Report of a rewind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RewindReport {
     /// Name of the VM.
@@ -47,8 +48,8 @@ pub struct RewindReport {
     pub snapshot: String,
     /// Time from the request until the guest ran again, or was ready to, in microseconds.
     pub total_us: f64,
-    /// Of this, how long there was no guest.
+    /// Part of this time in which there was no guest.
     pub stopped_us: f64,
-    /// The VM was paused, and is so again.
+    /// True if the VM was paused, and is paused again.
     pub paused: bool,
 }

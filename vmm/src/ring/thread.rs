@@ -18,29 +18,29 @@ use crate::{
     error::VmError,
 };
 
-/// The most that one commit removes: more go with the next ones.
+/// Checkpoints that one commit removes at most; others go with the next ones.
 const REPLACED_MAX: usize = 32;
-/// What a ring without a period waits when there is nothing to take.
+/// Time that a ring without a period waits when no checkpoint can be taken.
 const REST_MIN: Duration = Duration::from_millis(1);
 
-/// How a ring is.
+/// Settings of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingSettings {
     /// Time between the beginnings of two checkpoints; none: one begins when the one before is
     /// done.
     pub every: Duration,
-    /// How many are kept, at least 1.
+    /// Number of checkpoints that are kept, at least 1.
     pub keep: u32,
 }
 
-/// What became of one checkpoint.
+/// Result of one try to take a checkpoint.
 #[derive(Debug)]
 pub enum Attempt {
-    /// It is committed.
+    /// The checkpoint is committed.
     Taken(SnapshotId, Box<SnapshotReport>),
-    /// Nothing is to be taken now: the guest stands still, say.
+    /// No checkpoint can be taken now, for example because the guest stands still.
     NotNow,
-    /// None was taken, and the next would not be either.
+    /// The checkpoint failed, and the next ones would too.
     Failed(VmError),
 }
 
@@ -59,7 +59,7 @@ struct Shared {
     changed: Condvar,
 }
 
-/// What the thread has done.
+/// Work of the thread so far.
 struct State {
     stop: bool,
     ended: Option<Instant>,
@@ -76,8 +76,8 @@ struct State {
 }
 
 impl Ring {
-    /// Begins. Checkpoints that the VM of that name has in the pool already belong to the ring:
-    /// numbers go on from theirs, and the oldest go as new ones come.
+    /// Starts a ring. Checkpoints that the VM of that name has in the pool already belong to it:
+    /// numbers go on from theirs, and the oldest are removed as new ones come.
     ///
     /// # Errors
     /// The pool cannot be read, or there can be no thread.
@@ -130,7 +130,7 @@ impl Ring {
         })
     }
 
-    /// What it is doing, or did.
+    /// State of the ring now.
     pub fn status(&self) -> RingStatus {
         let state = self.shared.lock();
         let mean = |sum: f64| sum / (state.taken.max(1) as f64);
@@ -157,7 +157,7 @@ impl Ring {
         }
     }
 
-    /// Ends it, once a checkpoint that is under way is done. Its checkpoints stay.
+    /// Ends the ring, after a checkpoint that is under way. Its checkpoints stay.
     pub fn stop(&mut self) {
         self.shared.lock().stop = true;
         self.shared.changed.notify_all();
@@ -180,7 +180,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until then. False when the ring is to stop.
+    /// Waits until `due`. Returns false when the ring is to stop.
     fn wait_until(&self, due: Instant) -> bool {
         let mut state = self.lock();
         loop {
@@ -194,7 +194,7 @@ impl Shared {
     }
 }
 
-/// What the thread works with.
+/// The thread of a ring.
 struct Turning {
     shared: Arc<Shared>,
     settings: RingSettings,
@@ -237,8 +237,8 @@ impl Turning {
         self.shared.lock().ended = Some(Instant::now());
     }
 
-    /// When to begin again: at `due`, or at once if that is over. Periods that are over as a whole
-    /// are missed.
+    /// Time of the next checkpoint: `due`, or now if that is over. Periods that are over as a whole
+    /// count as missed.
     fn next_due(&self, due: Instant) -> Instant {
         let now = Instant::now();
         let every = self.settings.every;

@@ -55,7 +55,7 @@ fn devices_of_old_specs_are_in_the_slots_that_their_order_gave() {
     let rng = DeviceKind::Rng(RngSpec {});
     let vsock = DeviceKind::Vsock(VsockSpec {});
     let pmem = DeviceKind::Pmem(PmemSpec {});
-    assert_eq!(kinds(&decode(NO_VSOCK)), [rng.clone()]);
+    assert_eq!(kinds(&decode(NO_VSOCK)), std::slice::from_ref(&rng));
     let spec = decode(NO_PMEM);
     let expected = [rng.clone(), disk("/a", false), vsock.clone()];
     assert_eq!(kinds(&spec), expected);

@@ -7,17 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// One more.
+    /// Counts one more.
     pub fn one(&self) {
         self.add(1);
     }
 
-    /// So many more.
+    /// Counts `count` more.
     pub fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// How many so far.
+    /// The number so far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

@@ -18,12 +18,12 @@ use super::{
     http::{self, Answer},
 };
 
-/// Time that one client has in all. The next one waits meanwhile.
+/// Time that one client has in all. The next client waits meanwhile.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The only path there is.
 const PATH: &str = "/metrics";
 
-/// Where metrics are served: nowhere that another host could reach.
+/// Address at which metrics are served. Another host can reach none of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExporterAddress {
     /// A unix socket, for its owner only.
@@ -81,7 +81,7 @@ impl Exporter {
         Ok(Self { listener })
     }
 
-    /// Where it is, for who wants to ask it.
+    /// The address as text, for the user.
     pub fn place(&self) -> io::Result<String> {
         Ok(match &self.listener {
             Listener::Unix(socket) => format!("unix:{}, path {PATH}", socket.path().display()),
@@ -89,7 +89,7 @@ impl Exporter {
         })
     }
 
-    /// Answers until `stop` is readable; `scrape` makes the text of each answer.
+    /// Answers clients until `stop` is readable; `scrape` makes the text of each answer.
     pub fn serve(&self, stop: BorrowedFd<'_>, scrape: impl Fn() -> String) -> io::Result<()> {
         loop {
             let mut waits = [
@@ -117,7 +117,8 @@ impl Exporter {
         }
     }
 
-    /// Takes one client, and how it then went with that.
+    /// Accepts one client and answers it. The outer error is that of the listener, the inner one
+    /// that of the client.
     fn answer_one(&self, scrape: impl Fn() -> String) -> io::Result<io::Result<()>> {
         let get = |target: &str| {
             if target.split('?').next() == Some(PATH) {

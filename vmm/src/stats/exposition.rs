@@ -1,4 +1,4 @@
-//! What a VM counts, in the text format that Prometheus and others read.
+//! Metrics of a VM in the text format that Prometheus and others read.
 //!
 //! Source: "Text-based format", version 0.0.4, of the exposition formats in Prometheus's
 //! documentation.

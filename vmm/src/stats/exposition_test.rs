@@ -3,10 +3,7 @@ use std::{collections::BTreeMap, time::Duration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    checkpoint::report::RamCounters,
-    stats::{Histogram, KernelCalls, SnapshotStats},
-};
+use crate::stats::{Histogram, KernelCalls, RamCounters, SnapshotStats};
 
 /// The text read back, strictly.
 #[derive(Debug, Default)]
@@ -153,7 +150,8 @@ fn every_number_is_there_under_its_name() {
     };
     let text = exposition("web", Some(&stats));
     assert!(text.contains(
-        "# TYPE nvvmm_write_faults_total counter\nnvvmm_write_faults_total{vm=\"web\"} 18446744073709551615\n"
+        "# TYPE nvvmm_write_faults_total counter\n\
+         nvvmm_write_faults_total{vm=\"web\"} 18446744073709551615\n"
     ));
     let read = Read::of(&text);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! How long something took, each time it was done, by powers of two.
+//! Counts of times, by powers of two.
 
 use std::time::Duration;
 
@@ -20,15 +20,15 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Counts one more.
+    /// Counts one more time.
     pub fn record(&self, took: Duration) {
         let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.counts[bucket_of(ns)].one();
         self.sum_ns.add(ns);
     }
 
-    /// What was counted so far. One that is recorded at this moment may be in the counts and not
-    /// yet in the sum.
+    /// The counts so far. A time that is recorded at this moment may be in the counts and not yet
+    /// in the sum.
     pub fn buckets(&self) -> Buckets {
         Buckets {
             counts: self.counts.iter().map(Counter::get).collect(),
@@ -47,15 +47,15 @@ fn bucket_of(ns: u64) -> usize {
 /// A [`Histogram`] at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Buckets {
-    /// How many are in bucket n: of at most 2^n µs, and more than half of that unless n is 0. The
-    /// last one, number 25, has no bound.
+    /// Number of times in bucket n: of at most 2^n µs, and more than half of that unless n is 0.
+    /// The last bucket, number 25, has no bound.
     pub counts: Vec<u64>,
     /// All times together, in microseconds.
     pub sum_us: f64,
 }
 
 impl Buckets {
-    /// How many there are.
+    /// Number of all times.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }

@@ -74,12 +74,16 @@ fn threads_lose_no_count() {
 
 proptest! {
     #[test]
-    fn each_time_is_in_the_bucket_that_its_bounds_say(times in prop::collection::vec(0..40_000_000_000_u64, 1..200)) {
+    fn each_time_is_in_the_bucket_that_its_bounds_say(
+        times in prop::collection::vec(0..40_000_000_000_u64, 1..200),
+    ) {
         let buckets = of(&times);
         for (index, count) in buckets.counts.iter().enumerate() {
-            let above = index.checked_sub(1).and_then(Buckets::bound_us).map_or(-1, |us| us as i128 * 1000);
+            let below = index.checked_sub(1).and_then(Buckets::bound_us);
+            let above = below.map_or(-1, |us| us as i128 * 1000);
             let to = Buckets::bound_us(index).map_or(i128::MAX, |us| us as i128 * 1000);
-            let here = times.iter().filter(|ns| above < i128::from(**ns) && i128::from(**ns) <= to).count();
+            let is_here = |ns: &&u64| above < i128::from(**ns) && i128::from(**ns) <= to;
+            let here = times.iter().filter(is_here).count();
             prop_assert_eq!(*count, here as u64, "bucket {}", index);
         }
         prop_assert_eq!(buckets.count(), times.len() as u64);
@@ -97,11 +101,14 @@ proptest! {
         times.sort_unstable();
         let rank = ((times.len() as f64 * share).ceil() as usize).max(1);
         let time_us = times[rank - 1] as f64 / 1e3;
-        prop_assert!(time_us <= bound_us as f64 && (bound_us as f64) < 2.0 * time_us.max(1.0) + 1.0);
+        let bound_us = bound_us as f64;
+        prop_assert!(time_us <= bound_us && bound_us < 2.0 * time_us.max(1.0) + 1.0);
     }
 
     #[test]
-    fn what_goes_over_the_socket_comes_back(times in prop::collection::vec(0..40_000_000_000_u64, 0..50)) {
+    fn what_goes_over_the_socket_comes_back(
+        times in prop::collection::vec(0..40_000_000_000_u64, 0..50),
+    ) {
         let buckets = of(&times);
         let text = serde_json::to_string(&buckets).unwrap();
         prop_assert_eq!(serde_json::from_str::<Buckets>(&text).unwrap(), buckets);

@@ -1,7 +1,7 @@
-//! As much of HTTP as whoever scrapes metrics speaks: one short GET or HEAD on a connection, and
-//! its answer.
+//! The part of HTTP that programs need to scrape metrics: one short GET or HEAD on a connection,
+//! and its answer.
 //!
-//! Source: RFC 9112. Any local user may connect to a loopback port, so what one connection may cost
+//! Source: RFC 9112. Any local user may connect to a loopback port, so the cost of one connection
 //! is bounded.
 
 use std::{
@@ -15,14 +15,14 @@ use std::{
 pub(super) const REQUEST_BYTES_MAX: usize = 8 * 1024;
 /// Most headers of one.
 const HEADERS_MAX: usize = 64;
-/// What a client may send besides and is thrown away.
+/// Bytes that a client may send after its request. They are ignored.
 const IGNORED_BYTES_MAX: usize = 64 * 1024;
 
 /// Either kind of connection.
 pub(super) trait Connection: Read + Write {
-    /// How long one read or write may take, not zero.
+    /// Sets the time that one read or write may take, not zero.
     fn limit(&self, time: Duration) -> io::Result<()>;
-    /// Nothing more will be written.
+    /// Ends the stream of answers.
     fn end(&self) -> io::Result<()>;
 }
 
@@ -44,7 +44,7 @@ macro_rules! connection {
 connection!(TcpStream);
 connection!(UnixStream);
 
-/// What is answered to a request.
+/// Answer to a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     /// Status code and reason.
@@ -56,7 +56,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// One that says in a line what is wrong.
+    /// An answer that says in one line what is wrong.
     pub(super) fn refusal(status: &'static str, why: &str) -> Self {
         Self {
             status,
@@ -212,7 +212,7 @@ fn read_within(
     }
 }
 
-/// A read that may take no time may take for ever.
+/// Time that is left. A limit of zero would mean no limit.
 fn left(deadline: Instant) -> Duration {
     let left = deadline.saturating_duration_since(Instant::now());
     left.max(Duration::from_millis(1))

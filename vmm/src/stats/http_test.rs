@@ -5,7 +5,7 @@ use super::*;
 /// Far longer than anything here takes.
 const HUNG: Duration = Duration::from_secs(60);
 
-/// What comes back for `sent`, from a server that knows `/metrics`; `ends`: the client then says
+/// Answer to `sent` of a server that knows `/metrics`. `ends`: the client then says
 /// that it has no more.
 fn asked(sent: &[u8], ends: bool, patience: Duration) -> String {
     let (mut client, server) = UnixStream::pair().unwrap();

@@ -1,4 +1,4 @@
-//! Names and meanings of what is counted: one list, for the table and for monitoring.
+//! Names and meanings of all metrics: one list, for the table and for monitoring.
 
 use super::{Buckets, VmStats};
 
@@ -7,22 +7,22 @@ use super::{Buckets, VmStats};
 pub struct Metric {
     /// Name, of lower-case letters and `_`; units last.
     pub name: &'static str,
-    /// What it means, in a line.
+    /// Its meaning, in one line.
     pub meaning: &'static str,
-    /// How it moves.
+    /// Its kind.
     pub kind: MetricKind,
-    /// What there is of it.
+    /// Its value.
     pub value: MetricValue,
 }
 
-/// How a metric moves.
+/// Kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
-    /// Only up, but for a new start.
+    /// A number that only grows, until a new start.
     Counter,
-    /// Up and down.
+    /// A level.
     Gauge,
-    /// Times that only become more.
+    /// Counts of times, which only grow.
     Times,
 }
 
@@ -38,7 +38,7 @@ pub enum MetricValue {
 }
 
 impl VmStats {
-    /// All that is counted, in the order in which it is shown.
+    /// All metrics, in the order in which they are shown.
     pub fn metrics(&self) -> Vec<Metric> {
         let mut metrics = self.of_memory();
         metrics.extend(self.of_snapshots());
@@ -93,7 +93,8 @@ impl VmStats {
             ),
             counter(
                 "frames_copied_hot",
-                "of these, frames copied ahead of the guest, which writes them in epoch after epoch",
+                "of these, frames copied ahead of the guest, \
+                 which writes them in epoch after epoch",
                 ram.frames_copied_hot,
             ),
             Metric {

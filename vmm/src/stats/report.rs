@@ -1,13 +1,12 @@
-//! What a VM has counted, at one moment.
+//! Counts of a VM at one moment.
 
 use nvvmm_snapshot::PoolWrites;
 use serde::{Deserialize, Serialize};
 
 use super::Buckets;
-use crate::checkpoint::report::RamCounters;
 
-/// All that a VM counts. Its memory and snapshots count from the guest's last start (a boot, a
-/// reboot or a restore), writes to the pool from the start of the VM process.
+/// All counts of a VM. Those of memory and snapshots begin with the guest's last start (a boot, a
+/// reboot or a restore), those of the pool with the start of the VM process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VmStats {
     /// Name of the VM.
@@ -18,13 +17,40 @@ pub struct VmStats {
     pub ram: RamCounters,
     /// Calls to the kernel for guest RAM.
     pub kernel_calls: KernelCalls,
-    /// How long guest accesses were held: from when the fault thread heard of one until whoever
-    /// waited was woken. What waits for space in a full pool is in it too.
+    /// Times for which guest accesses were held: from the fault thread's reading of the event until
+    /// the waiting thread was woken. Waiting for space in a full pool is included.
     pub fault_latency: Buckets,
     /// Snapshots of the whole VM.
     pub snapshots: SnapshotStats,
-    /// What this process has written to the pool's catalog.
+    /// Writes of this process to the pool's catalog.
     pub pool: PoolWrites,
+}
+
+/// Copy-on-write and mapping counts of a running VM.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RamCounters {
+    /// Frames backed by a block.
+    pub frames_mapped: u64,
+    /// Frames that are this VM's own: in no snapshot as they are now.
+    pub frames_own: u64,
+    /// Frames that belong to a snapshot.
+    pub frames_shared: u64,
+    /// Write faults on shared frames.
+    pub write_faults: u64,
+    /// First touches of a chunk.
+    pub chunk_faults: u64,
+    /// Frames copied: by copy-on-write with the redirect engine, for snapshots with the private
+    /// one (whose copies on write are the kernel's).
+    pub frames_copied: u64,
+    /// Of these, frames copied ahead of the guest, which had written them after each of the last
+    /// snapshots.
+    #[serde(default)]
+    pub frames_copied_hot: u64,
+    /// Mappings (VMAs) that guest RAM takes, as the budget counts them.
+    pub mappings: u64,
+    /// Mappings that it may take.
+    #[serde(default)]
+    pub mappings_limit: u64,
 }
 
 /// Calls to the kernel that guest RAM has cost.
@@ -60,7 +86,7 @@ impl KernelCalls {
     }
 }
 
-/// What snapshots of a VM cost, all together.
+/// Cost of the snapshots of a VM, all together.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SnapshotStats {
     /// Snapshots taken.
@@ -77,8 +103,8 @@ pub struct SnapshotStats {
     pub ioctls_paused: u64,
     /// mmap(2) over guest RAM while everything stood still.
     pub mmaps_paused: u64,
-    /// How long a running guest stood still for a snapshot, also for one that failed.
+    /// Times for which a running guest stood still for a snapshot, also for one that failed.
     pub pause: Buckets,
-    /// How long was copied ahead of the pause (private engine).
+    /// Times for which the engine copied ahead of the pause (private engine).
     pub copy_ahead: Buckets,
 }

@@ -1,6 +1,6 @@
 //! KVM's dirty log against the COW engine: a cross-check for tests.
 
-use nvvmm_snapshot::FrameMap;
+use nvvmm_snapshot::{ChunkIndex, FrameIndex, FrameMap};
 
 use super::{
     VmError,
@@ -23,7 +23,7 @@ impl RunningVm {
                 ErrorKind::Refused,
                 "this VM was started without KVM's dirty log",
             )
-            .with_remedy("start it with NVVMM_TEST_DIRTY_LOG=1 in the environment"));
+            .with_remedy("switch the log on in the options of the VM before it starts"));
         }
         let operation = self.operation_unless_stuck()?;
         let base = operation
@@ -34,7 +34,7 @@ impl RunningVm {
             .pause_vcpus(Hold::Operation)
             .map_err(machine_error)?;
         // Memory is only compared with blocks where a device never waits for space.
-        let quiesce = self.engine.copies_for_snapshots() && !operation.quiesced;
+        let quiesce = self.engine.needs_write_log() && !operation.quiesced;
         let quiesced = if quiesce {
             self.machine.quiesce_devices()
         } else {
@@ -87,8 +87,8 @@ impl RunningVm {
         report: &mut AuditReport,
     ) -> Result<(), VmError> {
         let (chunk, index) = (
-            (frame / u64::from(cow::CHUNK_FRAMES)) as u32,
-            (frame % u64::from(cow::CHUNK_FRAMES)) as u32,
+            ChunkIndex::new((frame / u64::from(cow::CHUNK_FRAMES)) as u32),
+            FrameIndex::of_frame_number(frame),
         );
         report.dirty_frames += 1;
         let (own, block) = self.engine.own_block(chunk, index);

@@ -12,8 +12,8 @@ use std::{
 use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_protocol::{Restored, Role};
 use nvvmm_snapshot::{
-    CowEngine as EngineKind, FaultPoint, FrameMap, Holder, Pool, SnapshotEntry, SnapshotId,
-    SnapshotKind, fault_point,
+    EngineKind, FaultPoint, FrameMap, Holder, Pool, SnapshotEntry, SnapshotId, SnapshotKind,
+    fault_point,
 };
 
 use super::{
@@ -23,14 +23,13 @@ use super::{
 };
 use crate::{
     agent::link::{AgentLink, unix_ns_now},
-    checkpoint::{Digests, blob::SavedVm, phases::Phases, report::RestoreReport},
+    checkpoint::{Digests, SnapshotCounters, blob::SavedVm, phases::Phases, report::RestoreReport},
     control::VmOrigin,
     cow::{self, Budget, CowEngine, FaultThread, PrivateEngine, RedirectEngine},
     error::ErrorKind,
     machine::{Machine, MachineParts},
     memory::{GuestRam, MemoryError},
     spec::{DiskSpec, VmSpec},
-    stats::SnapshotCounters,
 };
 
 /// Parts that every machine of a VM is built with, however often the guest reboots.
@@ -132,7 +131,7 @@ impl Builder<'_> {
         load: impl FnOnce(&Machine, &GuestRam) -> Result<(), VmError> + Send + 'static,
     ) -> Result<RunningVm, VmError> {
         let holder = Arc::new(self.pool.hold(self.name)?);
-        let (engine, faults) = self.memory(spec, &holder, cow::Origin::Empty)?;
+        let (engine, faults) = self.memory(spec, &holder, cow::RamOrigin::Empty)?;
         let machine = Arc::new(self.machine(spec, &*engine, console)?);
         let loaded = {
             let (machine, engine) = (Arc::clone(&machine), Arc::clone(&engine));
@@ -210,7 +209,7 @@ impl Builder<'_> {
         let spec = with_disks(saved.spec, disks)?;
         let taken_ns = saved.machine.kvm.vm.clock.realtime_ns;
         let slept_ns = unix_ns_now().saturating_sub(taken_ns.unwrap_or(entry.created_unix_ns));
-        let origin = cow::Origin::Snapshot {
+        let origin = cow::RamOrigin::Snapshot {
             frames,
             frames_mapped: entry.frames_mapped,
         };
@@ -291,7 +290,7 @@ impl Builder<'_> {
         &self,
         spec: &VmSpec,
         holder: &Arc<Holder>,
-        origin: cow::Origin,
+        origin: cow::RamOrigin,
     ) -> Result<(Arc<dyn CowEngine>, FaultThread), VmError> {
         let (pool, holder) = (Arc::clone(self.pool), Arc::clone(holder));
         let no_memory = |e: MemoryError| VmError::failed(e.to_string());
@@ -328,7 +327,7 @@ impl Builder<'_> {
             slots: engine.ram().slots(),
             console,
             vsock: self.vsock_socket(spec)?,
-            dirty_log: self.dirty_log || engine.copies_for_snapshots(),
+            dirty_log: self.dirty_log || engine.needs_write_log(),
         })
         .map_err(machine_error)
     }

@@ -452,7 +452,7 @@ fn process_error(error: ProcessError) -> VmError {
         ProcessError::Pool(error) => error.into(),
         ProcessError::Cow(error) => cow_error(error),
         ProcessError::Blob(error) => error.into(),
-        ProcessError::Lie(_) => VmError::new(ErrorKind::Refused, message),
+        ProcessError::Invalid(_) => VmError::new(ErrorKind::Refused, message),
         ProcessError::Overtaken => {
             VmError::new(ErrorKind::Refused, message).with_remedy("try again")
         }

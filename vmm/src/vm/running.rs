@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     checkpoint::{
-        self, Digests, Pending, Taken, Taking,
+        self, Digests, Pending, SnapshotCounters, Taken, Taking,
         phases::{micros, micros_of},
         report::{PhaseTime, RestoreReport, SnapshotReport},
     },
@@ -24,7 +24,7 @@ use crate::{
     error::ErrorKind,
     machine::{Hold, Machine},
     spec::VmSpec,
-    stats::{SnapshotCounters, VmStats},
+    stats::VmStats,
     window::ShownBlocks,
 };
 
@@ -267,7 +267,7 @@ impl RunningVm {
             running: !operation.quiesced,
             pending,
             stop,
-            audited: self.dirty_log && !self.engine.copies_for_snapshots(),
+            audited: self.dirty_log && !self.engine.needs_write_log(),
             counters: &self.snapshots,
         })
         .map_err(take_error)?;

@@ -48,13 +48,14 @@ const TYPE_DIRECTORY: u8 = 2;
 const MODE_DIRECTORY: u16 = 0o040_500;
 const MODE_FILE: u16 = 0o100_400;
 
-/// How many blocks are before the first data block, when the file has so many pages.
+/// Number of blocks before the first data block of a file with so many pages.
 pub fn metadata_blocks(pages: usize) -> usize {
     (INDEX_AT + pages * INDEX_ENTRY_BYTES).div_ceil(BLOCK_BYTES)
 }
 
-/// The blocks before the data blocks. `pages` says for each page of the file which data block holds
-/// it, counted from the first one. `None` when there are more blocks than EROFS can count.
+/// Makes the blocks before the data blocks. `pages` has for each page of the file the data block
+/// that holds it, counted from the first one. `None` when there are more blocks than EROFS can
+/// count.
 pub fn metadata(pages: &[Option<u32>]) -> Option<Vec<u8>> {
     let before = metadata_blocks(pages.len());
     let data_blocks = pages

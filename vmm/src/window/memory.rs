@@ -1,4 +1,4 @@
-//! What a window shows, as host memory: metadata of this process's own, then the image's blocks.
+//! Content of a window as host memory: metadata of this process's own, then the image's blocks.
 //!
 //! Blocks are in the order in which the pool has them, not in that of the image's pages, so that
 //! neighbours in the pool need one mapping.
@@ -24,16 +24,17 @@ pub enum WindowError {
         pages: u64,
     },
     /// The pool's medium is mapped 2 MiB at a time.
-    #[error("a pool on {0} cannot be mapped page by page, and so shows no windows")]
+    #[error("a pool on {0} is mapped 2 MiB at a time, so it cannot show an image in a window")]
     Medium(Medium),
     /// The image is in more pieces than this process may map.
     #[error(
-        "the image is in {runs} pieces in the pool, more than the {limit} that may be mapped for a window"
+        "the image is in {runs} pieces in the pool, \
+         more than the {limit} that may be mapped for a window"
     )]
     TooManyPieces {
         /// Pieces it is in.
         runs: usize,
-        /// How many may be.
+        /// Pieces that may be mapped.
         limit: usize,
     },
     /// The pool refused.
@@ -42,7 +43,7 @@ pub enum WindowError {
     /// The kernel refused.
     #[error("cannot {op} for a window: {source}")]
     Os {
-        /// What was tried.
+        /// The operation that failed.
         op: &'static str,
         /// The system's answer.
         source: io::Error,
@@ -53,7 +54,7 @@ fn os(op: &'static str) -> impl FnOnce(io::Error) -> WindowError {
     move |source| WindowError::Os { op, source }
 }
 
-/// The content of a window. Whoever has it keeps the image pinned.
+/// The content of a window. The image must stay pinned as long as this exists.
 #[derive(Debug)]
 pub struct WindowMemory {
     reservation: Arc<Reservation>,
@@ -145,7 +146,7 @@ impl WindowMemory {
         &self.reservation
     }
 
-    /// Where the guest sees the blocks, with the window at `gpa`.
+    /// The blocks by the frames in which the guest sees them, with the window at `gpa`.
     pub fn shown_at(self, gpa: u64) -> ShownBlocks {
         ShownBlocks::new((gpa + self.metadata_bytes) / BLOCK_SIZE_BYTES, self.blocks)
     }

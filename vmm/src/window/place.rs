@@ -1,11 +1,11 @@
-//! Where windows are in the guest's physical address space: behind RAM, each with room of its own.
+//! Guest physical addresses of windows: behind RAM, each with room of its own.
 
 use crate::memory::{HIGH_RAM_START, gpa_of};
 
 /// Room for one window, in bytes.
 pub const ROOM_BYTES: u64 = 16 << 30;
-/// Linux adds persistent memory in sections of 128 MiB, and would take RAM in the same gigabyte for
-/// a conflict.
+/// Linux adds persistent memory in sections of 128 MiB, and reports a conflict with RAM in the same
+/// gigabyte.
 const ALIGN_BYTES: u64 = 1 << 30;
 
 /// Guest physical address of window `index`, behind `memory_bytes` of RAM.

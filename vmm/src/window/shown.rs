@@ -1,8 +1,8 @@
-//! Which blocks a guest sees at which of its frames.
+//! Blocks that a guest sees at its frames.
 
 use nvvmm_snapshot::BlockNo;
 
-/// The blocks that a window shows, in frames one after the other.
+/// The blocks that a window shows, one frame after the other.
 #[derive(Debug)]
 pub struct ShownBlocks {
     first_gfn: u64,
@@ -10,7 +10,7 @@ pub struct ShownBlocks {
 }
 
 impl ShownBlocks {
-    /// They are in frames from `first_gfn` on.
+    /// Blocks that are shown in frames from `first_gfn` on.
     pub(super) fn new(first_gfn: u64, blocks: Vec<u32>) -> Self {
         Self { first_gfn, blocks }
     }

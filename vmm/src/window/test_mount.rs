@@ -1,4 +1,4 @@
-//! A kernel reads what a window shows: for tests.
+//! Mounts of windows on the host's kernel, for tests.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::erofs::FILE_NAME;
 
-/// Whether this kernel can mount a window, and we may: said, where not.
+/// True if this process cannot mount a window. Prints the reason.
 pub fn cannot_mount() -> bool {
     let known = fs::read_to_string("/proc/filesystems").unwrap();
     let missing = if !known.lines().any(|line| line.trim() == "erofs") {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// What is not done.
+/// A duty that is not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Undone {
     Flush,

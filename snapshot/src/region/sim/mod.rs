@@ -62,7 +62,7 @@ pub(crate) struct Fuse(Arc<AtomicI64>);
 
 const UNARMED: i64 = i64::MAX;
 
-/// What a thread panics with that is killed at a store.
+/// The payload of the panic of a thread that is killed at a store.
 pub(crate) struct Killed;
 
 /// A region with these bytes, all durable.
@@ -145,7 +145,7 @@ impl Fuse {
         self.0.store(UNARMED, Ordering::SeqCst);
     }
 
-    /// Whether the user was killed.
+    /// True when the user was killed.
     pub(crate) fn is_killed(&self) -> bool {
         self.0.load(Ordering::SeqCst) <= 0
     }
@@ -228,7 +228,7 @@ impl SimRegion {
         Ok(())
     }
 
-    /// Whether what the user does still counts; kills it when this is the moment.
+    /// True when what the user does still counts; kills it when this is the moment.
     fn alive(&self) -> bool {
         if self.fuse.load(Ordering::SeqCst) == UNARMED {
             return true;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::image::{Image, Line};
 use super::{BLOCK, LINE, Random};
 
-/// What a line held after a store. Stores are numbered in the order in which they were made.
+/// The content of a line after a store. Stores are numbered in the order in which they were made.
 #[derive(Clone)]
 struct Version {
     number: u64,
@@ -21,7 +21,7 @@ type BlockStores = BTreeMap<u64, Vec<Version>>;
 #[derive(Clone, Default)]
 pub(crate) struct Unfenced(BTreeMap<u64, Arc<BlockStores>>);
 
-/// Which line is durable up to which store, once a fence has passed.
+/// The stores up to which lines are durable, once a fence has passed.
 pub(crate) type Flushed = BTreeMap<u64, u64>;
 
 const LINES: u64 = BLOCK / LINE;
@@ -110,7 +110,7 @@ impl Unit {
     }
 }
 
-/// What becomes of stores that nothing made durable.
+/// The fate of stores that nothing made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     Lost,
@@ -125,7 +125,7 @@ pub(crate) enum Fate {
     Only(Unit, u64),
 }
 
-/// What a power cut leaves.
+/// The image that a power cut leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Survivors {
     /// Of the stores before this one.
@@ -161,7 +161,7 @@ pub(crate) struct CrashPoint {
 }
 
 impl CrashPoint {
-    /// What is found after the power came back.
+    /// The image that is found after the power came back.
     pub(crate) fn image(&self, survivors: Survivors) -> Image {
         let mut image = self.durable.clone();
         let older = Choice::new(self, survivors, true);

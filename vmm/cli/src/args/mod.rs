@@ -175,7 +175,8 @@ pub enum Command {
     #[command(after_long_help = REWIND_EXAMPLES)]
     Rewind(RewindArguments),
     /// For tests: compare KVM's dirty log since the last snapshot with the COW engine. The VM must
-    /// have been started with NVVMM_TEST_DIRTY_LOG in its environment.
+    /// have been started with NVVMM_TEST_DIRTY_LOG in its environment. Release builds lack this.
+    #[cfg(debug_assertions)]
     #[command(hide = true)]
     Audit {
         /// The VM.

@@ -23,7 +23,7 @@ use nvvmm::{
     sys::reservation::{Reservation, Sharing},
     vm::{RestoreOptions, VmSource},
 };
-use nvvmm_snapshot::{CHUNK_SIZE_BYTES, CowEngine as EngineKind, CreateOptions, Medium, Pool};
+use nvvmm_snapshot::{CHUNK_SIZE_BYTES, CreateOptions, EngineKind, Medium, Pool};
 
 use super::{
     guest::Guest,

@@ -173,7 +173,7 @@ fn trials() -> [Trial; 4] {
             figure: "a checkpoint of an idle guest",
             without: Techniques {
                 copy_policy: CopyPolicy {
-                    lone_frames: false,
+                    single_frames: false,
                     ..all.copy_policy
                 },
                 ..all

@@ -88,7 +88,7 @@ fn what_is_not_there_ends_with_3() {
     ] {
         world
             .nvvmm(arguments)
-            .refused_with_remedy(3, none, "make one with 'nvvmm pool create");
+            .refused_with_remedy(3, none, "create one with 'nvvmm pool create");
     }
     assert!(!Path::new(none).exists());
     world

@@ -1,4 +1,4 @@
-//! What the engine knows of one 2 MiB chunk of guest RAM.
+//! State of one 2 MiB chunk of guest RAM.
 
 use nvvmm_snapshot::{BlockNo, ChunkMap, FrameSet};
 
@@ -7,12 +7,12 @@ use crate::cow::frames::put_blocks;
 /// One chunk.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
-    /// Frames that were written after their content was last copied to a block. Kept apart from
-    /// what is known: to note a write must not fail.
+    /// Frames that were written after their content was last copied to a block. They are kept
+    /// apart from `known`, because to note a write must not fail.
     pub dirty: FrameSet,
-    /// In the list of chunks that the next snapshot has to say something about.
+    /// True if the chunk is in the list of those that the next snapshot gets.
     pub listed: bool,
-    /// Nothing: as in the snapshot that the VM came from.
+    /// The blocks; `None` while the chunk is as in the snapshot that the VM came from.
     pub known: Option<Box<KnownChunk>>,
 }
 
@@ -22,12 +22,12 @@ pub(super) struct KnownChunk {
     /// The block that the next snapshot will have for every frame, once its content is there.
     pub map: ChunkMap,
     /// Frames whose blocks came from a snapshot that this VM consumed. They are in no snapshot,
-    /// and the guest may be looking at them.
-    pub own: FrameSet,
+    /// and the guest may see them.
+    pub consumed: FrameSet,
     /// Frames whose blocks are copies made for the next snapshot. The guest does not see these
     /// blocks.
     pub copied: FrameSet,
-    /// The guest has its own memory here.
+    /// True if the chunk was touched: the guest has its own memory here.
     pub mapped: bool,
 }
 
@@ -36,19 +36,19 @@ impl Chunk {
     pub fn unshared(&self) -> FrameSet {
         match &self.known {
             None => self.dirty,
-            Some(known) => self.dirty.union(&known.mine()),
+            Some(known) => self.dirty.union(&known.own()),
         }
     }
 }
 
 impl KnownChunk {
-    /// Frames whose blocks are this VM's alone: they may be written to.
-    pub fn mine(&self) -> FrameSet {
-        self.own.union(&self.copied)
+    /// Frames whose blocks are the VM's own: they may be written to.
+    pub fn own(&self) -> FrameSet {
+        self.consumed.union(&self.copied)
     }
 
-    /// Gives frames fresh blocks for copies, in order. Returns how many frames had no block at all
-    /// before.
+    /// Puts fresh blocks for copies behind frames, in order. Returns the number of frames that had
+    /// no block at all before.
     pub fn add_copies(&mut self, frames: &FrameSet, blocks: &[BlockNo]) -> u32 {
         let newly_backed = frames
             .iter()
@@ -56,21 +56,21 @@ impl KnownChunk {
             .count() as u32;
         put_blocks(
             &mut self.map,
-            frames.iter().zip(blocks.iter().map(|block| Some(*block))),
+            frames.places().zip(blocks.iter().map(|block| Some(*block))),
         );
         self.copied = self.copied.union(frames);
         newly_backed
     }
 
-    /// Takes all copies out of the map. What was behind these frames before is not known any more:
-    /// they must be dirty.
+    /// Removes all copies from the map and returns their blocks. What was behind these frames
+    /// before is not known any more: they must be dirty.
     pub fn remove_copies(&mut self) -> Vec<BlockNo> {
         let copied = std::mem::take(&mut self.copied);
         let blocks = copied
             .iter()
             .filter_map(|frame| self.map.block(frame))
             .collect();
-        put_blocks(&mut self.map, copied.iter().map(|frame| (frame, None)));
+        put_blocks(&mut self.map, copied.places().map(|frame| (frame, None)));
         blocks
     }
 }

@@ -1,10 +1,11 @@
-//! What was written goes to fresh blocks: in rounds while the guest goes on, the rest while it
+//! Copies what was written to fresh blocks: in rounds while the guest goes on, the rest while it
 //! stands still.
 
 use std::collections::BTreeMap;
 
 use nvvmm_snapshot::{
-    BLOCK_SIZE_BYTES, BlockNo, FaultPoint, FrameSet, Medium, Reservation, fault_point,
+    BLOCK_SIZE_BYTES, BlockNo, ChunkIndex, FaultPoint, FrameIndex, FrameSet, Medium, Reservation,
+    fault_point,
 };
 
 use super::{
@@ -13,23 +14,24 @@ use super::{
 };
 use crate::{
     cow::{
-        CHUNK_SIZE_BYTES, CopiedAhead, CowError, FRAME_SIZE_BYTES,
-        engine::{Counters, is_full, lock, os},
+        CHUNK_SIZE_BYTES, CopiedAhead, CowEngine, CowError, FRAME_SIZE_BYTES,
+        counters::{Counters, lock},
+        error::{is_full, os},
         frames::{BlockRun, block_runs, runs},
     },
     memory::WriteLog,
 };
 
-/// Rounds of copying ahead at most: a guest that writes faster than it is copied is not chased for
-/// ever.
+/// Rounds of copying ahead at most. A guest may write faster than it is copied.
 const ROUNDS_MAX: u32 = 8;
-/// So few frames are left to the pause (a quarter of a megabyte) without another round.
+/// No further round is made for so few frames (256 KiB): they are left to the pause.
 const FRAMES_FEW: u64 = 64;
-/// Blocks for the pause beyond what the last round needed: a share of those, and a few.
+/// Blocks reserved for the pause, beyond those that the last round needed: a quarter of those, and
+/// 64.
 const ROOM_SLACK_DIVISOR: u32 = 4;
 const ROOM_BLOCKS_MIN: u32 = 64;
 
-/// What one round did.
+/// Result of one round.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Copied {
     pub frames: u64,
@@ -38,11 +40,13 @@ pub(super) struct Copied {
 }
 
 impl PrivateEngine {
+    /// Copies what was written, round after round, until little is left or the guest writes faster
+    /// than it is copied.
     pub(super) fn copy_in_rounds(&self, log: &dyn WriteLog) -> Result<CopiedAhead, CowError> {
         let mut ahead = CopiedAhead::default();
         let mut before = u64::MAX;
         while ahead.rounds < ROUNDS_MAX {
-            self.take_bits(log)?;
+            self.learn_writes(log)?;
             let copied = self.copy_dirty(None)?;
             ahead.frames += copied.frames;
             ahead.rounds += 1;
@@ -57,25 +61,12 @@ impl PrivateEngine {
         Ok(ahead)
     }
 
-    /// Moves what the logs have noted into the chunks' dirty sets.
-    pub(super) fn take_bits(&self, log: &dyn WriteLog) -> Result<(), CowError> {
-        for slot in 0..self.slots() {
-            let words = log.take_slot(slot).map_err(os("read KVM's dirty log"))?;
-            self.chunks_of(slot, &words)
-                .for_each(|(index, frames)| self.note(index, &frames));
-        }
-        self.written
-            .take()
-            .for_each(|(index, frames)| self.note(index, &frames));
-        Ok(())
-    }
-
-    /// What [`PrivateEngine::take_bits`] would take.
-    pub(super) fn peek_bits(
+    /// Frames that [`CowEngine::learn_writes`] would find now.
+    pub(super) fn unseen_writes(
         &self,
         log: &dyn WriteLog,
-    ) -> Result<BTreeMap<u32, FrameSet>, CowError> {
-        let mut bits: BTreeMap<u32, FrameSet> = self.written.peek().collect();
+    ) -> Result<BTreeMap<ChunkIndex, FrameSet>, CowError> {
+        let mut bits: BTreeMap<ChunkIndex, FrameSet> = self.written.peek().collect();
         for slot in 0..self.slots() {
             let words = log.peek_slot(slot).map_err(os("read KVM's dirty log"))?;
             for (index, frames) in self.chunks_of(slot, &words) {
@@ -86,32 +77,33 @@ impl PrivateEngine {
         Ok(bits)
     }
 
-    fn slots(&self) -> usize {
+    pub(super) fn slots(&self) -> usize {
         self.ram.slots().len()
     }
 
     /// The chunks with bits in a slot's log.
-    fn chunks_of<'a>(
+    pub(super) fn chunks_of<'a>(
         &self,
         slot: usize,
         words: &'a [u64],
-    ) -> impl Iterator<Item = (u32, FrameSet)> + 'a {
+    ) -> impl Iterator<Item = (ChunkIndex, FrameSet)> + 'a {
         let slots = self.ram.slots();
         let first = ((slots[slot].hva - slots[0].hva) / CHUNK_SIZE_BYTES as u64) as u32;
         let chunks = (first..).zip(words.as_chunks().0);
         chunks
-            .map(|(index, words)| (index, FrameSet::from_words(*words)))
+            .map(|(index, words)| (ChunkIndex::new(index), FrameSet::from_words(*words)))
             .filter(|(_, frames)| !frames.is_empty())
     }
 
-    fn note(&self, index: u32, frames: &FrameSet) {
+    /// Marks frames of a chunk as written.
+    pub(super) fn note(&self, index: ChunkIndex, frames: &FrameSet) {
         let mut chunk = lock(self.table.get(index));
         chunk.dirty = chunk.dirty.union(frames);
         self.list(index, &mut chunk);
     }
 
-    /// Copies every dirty frame to a block of its own, those of `room` first. What a failure leaves
-    /// is still dirty.
+    /// Copies every dirty frame to a block of its own, first to blocks of `room`. After a failure
+    /// the frames that were not copied are still dirty.
     pub(super) fn copy_dirty(
         &self,
         mut room: Option<&mut Reservation>,
@@ -132,18 +124,18 @@ impl PrivateEngine {
 
     fn copy_chunk(
         &self,
-        index: u32,
+        index: ChunkIndex,
         chunk: &mut Chunk,
         room: Option<&mut Reservation>,
     ) -> Result<Copied, CowError> {
         let dirty = chunk.dirty;
         let known = self.know(index, chunk)?;
         if !known.mapped {
-            // Said to be written and not written: a device's read from its disk may fail. Reading
-            // it here must not be held, as the chunk's lock is.
+            // Noted as written, and not written: a device's read from its disk may fail. To read
+            // the frame below must not be held, as this thread has the chunk's lock.
             self.map_chunk(index, known)?;
         }
-        let fresh = dirty.minus(&known.mine());
+        let fresh = dirty.minus(&known.own());
         self.end_view(index, &fresh)?;
         let blocks = self.fresh_blocks(&fresh, room)?;
         fault_point(FaultPoint::PrivateTaken);
@@ -155,7 +147,7 @@ impl PrivateEngine {
             self.copy_run(index, &run)?;
         }
         fault_point(FaultPoint::PrivateCopied);
-        // Whatever is written meanwhile is in the logs, and not in this set.
+        // Writes that came meanwhile are in the logs, and not in this set.
         chunk.dirty = FrameSet::EMPTY;
         Counters::add(&self.counters.frames_copied, dirty.count());
         Ok(Copied {
@@ -164,10 +156,10 @@ impl PrivateEngine {
         })
     }
 
-    /// The guest does not see the snapshot's blocks behind `frames` any more: the next snapshot
-    /// will not have them, and they may be freed. It has left them with its write, but for
-    /// frames that were only said to be written.
-    fn end_view(&self, index: u32, frames: &FrameSet) -> Result<(), CowError> {
+    /// Ends the guest's view of the snapshot's blocks behind `frames`: the next snapshot will not
+    /// have these blocks, and they may be freed. A write has ended the view before, except for
+    /// frames that were noted as written and were not.
+    fn end_view(&self, index: ChunkIndex, frames: &FrameSet) -> Result<(), CowError> {
         if !self.held {
             return Ok(());
         }
@@ -177,13 +169,13 @@ impl PrivateEngine {
                     self.ram_offset(index, run.start),
                     run.len() * FRAME_SIZE_BYTES,
                 )
-                .map_err(os("take frames out of a snapshot's view"))?;
+                .map_err(os("give frames memory of their own"))?;
         }
         Ok(())
     }
 
-    /// Blocks for `frames`: a chunk of the pool for a whole one, else lowest first, so that
-    /// neighbours stay neighbours.
+    /// Takes blocks for `frames`: a chunk of the pool for a whole one, else blocks in rising order,
+    /// so that neighbours stay neighbours.
     fn fresh_blocks(
         &self,
         frames: &FrameSet,
@@ -209,7 +201,7 @@ impl PrivateEngine {
         Ok(blocks)
     }
 
-    fn copy_run(&self, index: u32, run: &BlockRun) -> Result<(), CowError> {
+    fn copy_run(&self, index: ChunkIndex, run: &BlockRun) -> Result<(), CowError> {
         let (offset, size_bytes) = (
             self.ram_offset(index, run.frames.start),
             run.frames.len() * FRAME_SIZE_BYTES,
@@ -234,39 +226,11 @@ impl PrivateEngine {
         Ok(())
     }
 
-    /// Frames that are not dirty and hold something else than their block.
-    pub(super) fn compare_clean_frames(&self, limit: usize) -> Result<Vec<u64>, CowError> {
-        let mut stale = Vec::new();
-        let mut bytes = vec![0; CHUNK_SIZE_BYTES];
-        for index in 0..self.chunks() {
-            let chunk = lock(self.table.get(index));
-            let mapped = chunk
-                .known
-                .as_ref()
-                .map_or(!self.held, |known| known.mapped);
-            if !mapped {
-                continue;
-            }
-            self.reservation()
-                .read(self.ram_offset(index, 0), &mut bytes)
-                .map_err(os("read memory"))?;
-            let frames = bytes.as_chunks::<{ BLOCK_SIZE_BYTES as usize }>().0;
-            for frame in chunk.dirty.iter_absent() {
-                let expected = self.content_of(chunk.known.as_deref(), frame)?;
-                if frames[frame as usize] != expected && stale.len() < limit {
-                    stale.push(
-                        u64::from(index) * u64::from(crate::cow::CHUNK_FRAMES) + u64::from(frame),
-                    );
-                }
-            }
-        }
-        Ok(stale)
-    }
-
-    fn content_of(
+    /// Content that the block behind a frame has; zeroes where there is no block.
+    pub(super) fn content_of(
         &self,
         known: Option<&KnownChunk>,
-        frame: u32,
+        frame: FrameIndex,
     ) -> Result<[u8; BLOCK_SIZE_BYTES as usize], CowError> {
         let mut bytes = [0; BLOCK_SIZE_BYTES as usize];
         if let Some(block) = known.and_then(|known| known.map.block(frame)) {

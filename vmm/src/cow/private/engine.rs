@@ -1,28 +1,28 @@
-//! The engine's state, and what it answers.
+//! State of the engine, and its implementation of [`CowEngine`].
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
 };
 
-use nvvmm_snapshot::{BlockNo, ChunkMap, Consumed, FrameSet, Holder, Medium, Pool};
+use nvvmm_snapshot::{
+    BLOCK_SIZE_BYTES, BlockNo, ChunkIndex, ChunkMap, Consumed, FaultPoint, FrameIndex, FrameSet,
+    Holder, Medium, Pool, fault_point,
+};
 
 use super::{
     chunk::{Chunk, KnownChunk},
     share::StandStill,
 };
 use crate::{
-    checkpoint::report::RamCounters,
     cow::{
-        Budget, CHUNK_SIZE_BYTES, CopiedAhead, CowEngine, CowError, FRAME_SIZE_BYTES, Origin,
-        ShareSet, Still,
+        Budget, CHUNK_SIZE_BYTES, CopiedAhead, CowEngine, CowError, RamOrigin, ShareSet, Still,
         chunk_table::ChunkTable,
-        engine::{Counters, lock, os},
+        counters::{Counters, lock},
+        error::os,
     },
     memory::{GuestRam, WriteLog, WrittenFrames},
+    stats::{Phases, RamCounters},
     sys::{
         reservation::Reservation,
         uffd::{Fault, Uffd},
@@ -33,18 +33,18 @@ use crate::{
 #[derive(Debug)]
 pub struct PrivateEngine {
     pub(super) ram: GuestRam,
-    /// What this process has written.
+    /// Frames that this process has written.
     pub(super) written: Arc<WrittenFrames>,
     pub(super) pool: Arc<Pool>,
     pub(super) holder: Arc<Holder>,
     pub(super) uffd: Uffd,
-    pub(super) origin: RwLock<Origin>,
-    /// The first touch of a chunk is held: there was a snapshot to show. If not, RAM is plain
-    /// memory from the start.
+    pub(super) origin: RwLock<RamOrigin>,
+    /// True if the first touch of a chunk is held, because there is a snapshot to show. If not, RAM
+    /// is plain memory from the start.
     pub(super) held: bool,
     pub(super) table: ChunkTable<Chunk>,
-    /// Chunks that the next snapshot has to say something about.
-    pub(super) listed: Mutex<Vec<u32>>,
+    /// Chunks that the next snapshot lists as changed.
+    pub(super) listed: Mutex<Vec<ChunkIndex>>,
     pub(super) budget: Budget,
     pub(super) counters: Counters,
 }
@@ -62,20 +62,6 @@ impl CowEngine for PrivateEngine {
         self.count(&BTreeMap::new())
     }
 
-    fn counters_now(&self, log: &dyn WriteLog) -> Result<RamCounters, CowError> {
-        Ok(self.count(&self.peek_bits(log)?))
-    }
-
-    fn own_block(&self, index: u32, frame: u32) -> (bool, Option<BlockNo>) {
-        let chunk = lock(self.table.get(index));
-        let block = chunk
-            .known
-            .as_ref()
-            .and_then(|known| known.map.block(frame));
-        let dirty = chunk.dirty.contains(frame);
-        (chunk.unshared().contains(frame), block.filter(|_| !dirty))
-    }
-
     fn answer(&self, fault: Fault) -> Result<(), CowError> {
         let Some(offset) = fault.address.checked_sub(self.reservation().start()) else {
             return Ok(());
@@ -83,7 +69,7 @@ impl CowEngine for PrivateEngine {
         if offset >= self.reservation().size_bytes() {
             return Ok(());
         }
-        let index = (offset / CHUNK_SIZE_BYTES) as u32;
+        let index = ChunkIndex::at_byte(offset as u64);
         let mut chunk = lock(self.table.get(index));
         let known = self.know(index, &mut chunk)?;
         if !known.mapped {
@@ -98,24 +84,14 @@ impl CowEngine for PrivateEngine {
             .map_err(os("wake a held access"))
     }
 
-    fn copies_for_snapshots(&self) -> bool {
+    fn needs_write_log(&self) -> bool {
         true
     }
 
-    fn copy_ahead(&self, log: &dyn WriteLog) -> Result<CopiedAhead, CowError> {
-        self.copy_in_rounds(log)
-    }
-
-    fn drop_copies(&self) {
-        self.take_out_copies();
-    }
-
-    fn learn_writes(&self, log: &dyn WriteLog) -> Result<(), CowError> {
-        self.take_bits(log)
-    }
-
-    fn stale_frames(&self, limit: usize) -> Result<Vec<u64>, CowError> {
-        self.compare_clean_frames(limit)
+    fn copy_ahead(&self, log: &dyn WriteLog, phases: &mut Phases) -> Result<CopiedAhead, CowError> {
+        let ahead = phases.run("CopyAhead", || self.copy_in_rounds(log))?;
+        fault_point(FaultPoint::PrivateAheadCopied);
+        Ok(ahead)
     }
 
     fn dirty_chunks(&self) -> usize {
@@ -126,17 +102,108 @@ impl CowEngine for PrivateEngine {
         Box::new(StandStill::of(self))
     }
 
+    /// Nothing was copied since the set was shared, so the maps are as they were.
     fn roll_back(&self, set: ShareSet) {
-        self.take_back(&set);
+        for (index, _, own, copied) in set.iter_copied() {
+            let mut chunk = lock(self.table.get(index));
+            if let Some(known) = &mut chunk.known {
+                known.consumed = known.consumed.union(&own.minus(copied));
+                known.copied = known.copied.union(copied);
+            }
+            self.list(index, &mut chunk);
+        }
+    }
+
+    /// The frames of the copies are dirty again.
+    fn drop_copies(&self) {
+        let indexes = lock(&self.listed).clone();
+        for index in indexes {
+            let mut chunk = lock(self.table.get(index));
+            let Some(known) = &mut chunk.known else {
+                continue;
+            };
+            let copied = known.copied;
+            let blocks = known.remove_copies();
+            chunk.dirty = chunk.dirty.union(&copied);
+            Counters::sub(&self.counters.frames_mapped, blocks.len() as u64);
+            self.holder.free_blocks(&blocks);
+        }
     }
 
     fn take_over(&self, consumed: Consumed) -> Result<(), CowError> {
-        self.own_consumed(consumed);
+        // The snapshot's own map has left the pool.
+        *self.origin.write().unwrap_or_else(PoisonError::into_inner) = RamOrigin::Empty;
+        for chunk in consumed.into_memory() {
+            self.take_over_chunk(chunk);
+        }
         Ok(())
     }
 
     fn prefault(&self) -> Result<(), CowError> {
-        self.map_and_populate()
+        let present = self.origin().present_chunks()?;
+        for index in present {
+            self.know(index, &mut lock(self.table.get(index)))?;
+        }
+        for (index, chunk) in self.table.iter() {
+            if let Some(known) = &mut lock(chunk).known {
+                self.prefault_chunk(index, known)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn counters_now(&self, log: &dyn WriteLog) -> Result<RamCounters, CowError> {
+        Ok(self.count(&self.unseen_writes(log)?))
+    }
+
+    /// Moves what the logs have noted into the chunks' dirty sets.
+    fn learn_writes(&self, log: &dyn WriteLog) -> Result<(), CowError> {
+        for slot in 0..self.slots() {
+            let words = log.take_slot(slot).map_err(os("read KVM's dirty log"))?;
+            self.chunks_of(slot, &words)
+                .for_each(|(index, frames)| self.note(index, &frames));
+        }
+        self.written
+            .take()
+            .for_each(|(index, frames)| self.note(index, &frames));
+        Ok(())
+    }
+
+    /// These are frames that are not dirty and hold something else than their block.
+    fn stale_frames(&self, limit: usize) -> Result<Vec<u64>, CowError> {
+        let mut stale = Vec::new();
+        let mut bytes = vec![0; CHUNK_SIZE_BYTES];
+        for index in ChunkIndex::range(0..self.chunks()) {
+            let chunk = lock(self.table.get(index));
+            let mapped = chunk
+                .known
+                .as_ref()
+                .map_or(!self.held, |known| known.mapped);
+            if !mapped {
+                continue;
+            }
+            self.reservation()
+                .read(self.ram_offset(index, 0), &mut bytes)
+                .map_err(os("read memory"))?;
+            let frames = bytes.as_chunks::<{ BLOCK_SIZE_BYTES as usize }>().0;
+            for frame in FrameSet::FULL.minus(&chunk.dirty).places() {
+                let expected = self.content_of(chunk.known.as_deref(), frame)?;
+                if frames[frame.as_usize()] != expected && stale.len() < limit {
+                    stale.push(index.frame_number(frame));
+                }
+            }
+        }
+        Ok(stale)
+    }
+
+    fn own_block(&self, index: ChunkIndex, frame: FrameIndex) -> (bool, Option<BlockNo>) {
+        let chunk = lock(self.table.get(index));
+        let block = chunk
+            .known
+            .as_ref()
+            .and_then(|known| known.map.block(frame));
+        let dirty = chunk.dirty.contains(frame);
+        (chunk.unshared().contains(frame), block.filter(|_| !dirty))
     }
 }
 
@@ -148,23 +215,17 @@ impl PrivateEngine {
         (ram, written): (GuestRam, Arc<WrittenFrames>),
         pool: Arc<Pool>,
         holder: Arc<Holder>,
-        origin: Origin,
+        origin: RamOrigin,
         budget: Budget,
     ) -> Result<Self, CowError> {
         let uffd = Uffd::open()?;
-        let counters = Counters::default();
+        let counters = Counters::starting_with(origin.frames_mapped());
         let reservation = ram.reservation();
-        let held = match &origin {
-            Origin::Empty => false,
-            Origin::Snapshot { frames_mapped, .. } => {
-                uffd.register_missing(reservation.start(), reservation.size_bytes())
-                    .map_err(os("hold first touches of guest RAM"))?;
-                counters
-                    .frames_mapped
-                    .store(*frames_mapped, Ordering::Relaxed);
-                true
-            }
-        };
+        let held = matches!(origin, RamOrigin::Snapshot { .. });
+        if held {
+            uffd.register_missing(reservation.start(), reservation.size_bytes())
+                .map_err(os("hold first touches of guest RAM"))?;
+        }
         Ok(Self {
             table: ChunkTable::new((reservation.size_bytes() / CHUNK_SIZE_BYTES) as u32),
             ram,
@@ -181,11 +242,10 @@ impl PrivateEngine {
     }
 
     /// Counts frames as if those of `unseen` were dirty too.
-    fn count(&self, unseen: &BTreeMap<u32, FrameSet>) -> RamCounters {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let mapped = load(&self.counters.frames_mapped);
+    fn count(&self, unseen: &BTreeMap<ChunkIndex, FrameSet>) -> RamCounters {
+        let mapped = Counters::get(&self.counters.frames_mapped);
         let (mut own, mut hidden) = (0, 0);
-        let mut add = |index: u32, chunk: &Chunk| {
+        let mut add = |index: ChunkIndex, chunk: &Chunk| {
             let written = unseen.get(&index).copied().unwrap_or_default();
             let unshared = chunk.unshared().union(&written);
             let backed = chunk.known.as_ref().map(|known| known.map.present());
@@ -204,8 +264,8 @@ impl PrivateEngine {
             frames_own: own,
             frames_shared: mapped.saturating_sub(hidden),
             write_faults: 0,
-            chunk_faults: load(&self.counters.chunk_faults),
-            frames_copied: load(&self.counters.frames_copied),
+            chunk_faults: Counters::get(&self.counters.chunk_faults),
+            frames_copied: Counters::get(&self.counters.frames_copied),
             frames_copied_hot: 0,
             mappings: self.budget.mappings(),
             mappings_limit: self.budget.limit(),
@@ -216,7 +276,7 @@ impl PrivateEngine {
     pub(in crate::cow) fn blocks_held(&self) -> u64 {
         let held = |chunk: &Mutex<Chunk>| {
             let chunk = lock(chunk);
-            chunk.known.as_ref().map_or(0, |known| known.mine().count())
+            chunk.known.as_ref().map_or(0, |known| known.own().count())
         };
         self.table
             .iter()
@@ -229,10 +289,10 @@ impl PrivateEngine {
         (self.reservation().size_bytes() / CHUNK_SIZE_BYTES) as u32
     }
 
-    /// The chunk as it is known, looked up in the origin the first time.
+    /// The chunk's blocks, looked up in the origin the first time.
     pub(super) fn know<'a>(
         &self,
-        index: u32,
+        index: ChunkIndex,
         chunk: &'a mut Chunk,
     ) -> Result<&'a mut KnownChunk, CowError> {
         if chunk.known.is_none() {
@@ -245,24 +305,24 @@ impl PrivateEngine {
         }
     }
 
-    /// A chunk that the guest has not touched, if that can be told.
-    pub(super) fn unmapped(&self, map: ChunkMap, own: FrameSet) -> KnownChunk {
+    /// A chunk that the guest has not touched, if the first touch is held.
+    pub(super) fn unmapped(&self, map: ChunkMap, consumed: FrameSet) -> KnownChunk {
         KnownChunk {
             map,
-            own,
+            consumed,
             copied: FrameSet::EMPTY,
             mapped: !self.held,
         }
     }
 
     /// Puts the chunk on the list for the next snapshot.
-    pub(super) fn list(&self, index: u32, chunk: &mut Chunk) {
+    pub(super) fn list(&self, index: ChunkIndex, chunk: &mut Chunk) {
         if !std::mem::replace(&mut chunk.listed, true) {
             lock(&self.listed).push(index);
         }
     }
 
-    pub(super) fn origin(&self) -> RwLockReadGuard<'_, Origin> {
+    pub(super) fn origin(&self) -> RwLockReadGuard<'_, RamOrigin> {
         self.origin.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -270,12 +330,12 @@ impl PrivateEngine {
         self.ram.reservation()
     }
 
-    /// DAX devices have no private mappings.
+    /// False for DAX devices, which have no private mappings.
     pub(super) fn maps_privately(&self) -> bool {
         self.pool.medium() != Medium::Devdax
     }
 
-    pub(super) fn ram_offset(&self, index: u32, frame: u32) -> usize {
-        index as usize * CHUNK_SIZE_BYTES + frame as usize * FRAME_SIZE_BYTES
+    pub(super) fn ram_offset(&self, index: ChunkIndex, frame: impl Into<FrameIndex>) -> usize {
+        (index.byte_offset() + frame.into().byte_offset()) as usize
     }
 }

@@ -7,15 +7,15 @@ use std::{
 };
 
 use crate::cow::{
-    test_guest::{FRAME, MIB, Place, assert_clean, consuming, pool_of},
+    test_guest::{FRAME, MIB, PoolFile, assert_clean, consuming, pool_of},
     *,
 };
 
 pub(super) type Vm = crate::cow::test_guest::Vm<PrivateEngine>;
 
 /// On a disk, as far as this machine has one: the engine does the same on any medium.
-pub(super) fn place(name: &str) -> Place {
-    Place::on(Path::new("/var/tmp"), name)
+pub(super) fn place(name: &str) -> PoolFile {
+    PoolFile::on(Path::new("/var/tmp"), name)
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn what_is_written_while_it_is_copied_is_copied_again() {
         while vm.read(1) == 2 {
             std::thread::yield_now();
         }
-        let ahead = vm.engine.copy_ahead(&vm.log).unwrap();
+        let ahead = vm.copy_ahead().unwrap();
         stop.store(true, Ordering::Relaxed);
         (ahead, writer.join().unwrap())
     });

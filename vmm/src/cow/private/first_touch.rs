@@ -1,25 +1,32 @@
-//! What a chunk shows when it is first touched: the blocks of the snapshot that the VM came from.
+//! Maps a chunk when it is first touched: it shows the blocks of the snapshot that the VM came
+//! from.
 //!
 //! vCPUs and devices go on meanwhile. Every frame is registered *missing* until it is mapped or
-//! filled, in one step and once: nobody can have written to it before, and nothing is put over it
-//! afterwards.
+//! filled. That happens once, in one step: nobody can have written to the frame before, and nothing
+//! is mapped over it afterwards.
 
 use std::ops::Range;
 
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, FaultPoint, FrameSet, fault_point};
+use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, ChunkIndex, FaultPoint, FrameSet, fault_point};
 
 use super::{PrivateEngine, chunk::KnownChunk};
 use crate::{
     cow::{
         CowError, FRAME_SIZE_BYTES,
-        engine::{lock, os},
+        error::os,
         frames::{BlockRun, block_runs, runs},
     },
     sys::reservation::Sharing,
 };
 
 impl PrivateEngine {
-    pub(super) fn map_chunk(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
+    /// Maps the blocks and holes of a chunk, or fills it where mappings are not possible or too
+    /// many.
+    pub(super) fn map_chunk(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+    ) -> Result<(), CowError> {
         let backed = known.map.present();
         let (runs, holes) = (
             block_runs(&known.map, &backed),
@@ -50,7 +57,7 @@ impl PrivateEngine {
         Ok(())
     }
 
-    fn map_run(&self, index: u32, run: &BlockRun) -> Result<(), CowError> {
+    fn map_run(&self, index: ChunkIndex, run: &BlockRun) -> Result<(), CowError> {
         self.reservation()
             .map_file(
                 self.ram_offset(index, run.frames.start),
@@ -62,7 +69,7 @@ impl PrivateEngine {
             .map_err(os("map blocks"))
     }
 
-    fn map_hole(&self, index: u32, frames: &Range<u32>) -> Result<(), CowError> {
+    fn map_hole(&self, index: ChunkIndex, frames: &Range<u32>) -> Result<(), CowError> {
         self.reservation()
             .map_anonymous(
                 self.ram_offset(index, frames.start),
@@ -71,8 +78,8 @@ impl PrivateEngine {
             .map_err(os("map empty memory"))
     }
 
-    /// Copies the bytes of blocks in. The mapping stays as it is.
-    fn fill_run(&self, index: u32, run: &BlockRun) -> Result<(), CowError> {
+    /// Fills frames with the bytes of their blocks. The mapping stays as it is.
+    fn fill_run(&self, index: ChunkIndex, run: &BlockRun) -> Result<(), CowError> {
         let mut bytes = vec![0; run.frames.len() * FRAME_SIZE_BYTES];
         let blocks = bytes.as_chunks_mut::<{ BLOCK_SIZE_BYTES as usize }>().0;
         for (number, into) in (run.block.get()..).zip(blocks) {
@@ -82,27 +89,19 @@ impl PrivateEngine {
         self.uffd.copy(start, &bytes).map_err(os("fill memory"))
     }
 
-    fn fill_hole(&self, index: u32, frames: &Range<u32>) -> Result<(), CowError> {
+    fn fill_hole(&self, index: ChunkIndex, frames: &Range<u32>) -> Result<(), CowError> {
         let start = self.reservation().start() + self.ram_offset(index, frames.start);
         self.uffd
             .zero(start, frames.len() * FRAME_SIZE_BYTES)
             .map_err(os("fill memory with zeroes"))
     }
 
-    pub(super) fn map_and_populate(&self) -> Result<(), CowError> {
-        let present = self.origin().present_chunks()?;
-        for index in present {
-            self.know(index, &mut lock(self.table.get(index)))?;
-        }
-        for (index, chunk) in self.table.iter() {
-            if let Some(known) = &mut lock(chunk).known {
-                self.prefault_chunk(index, known)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn prefault_chunk(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
+    /// Maps a chunk that has blocks, and fills its page tables.
+    pub(super) fn prefault_chunk(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+    ) -> Result<(), CowError> {
         let backed = known.map.present();
         if !known.mapped && !backed.is_empty() {
             self.map_chunk(index, known)?;

@@ -6,9 +6,9 @@
 //! the snapshot's blocks are mapped privately, or, where a medium or the budget of mappings does
 //! not allow that, their bytes are copied in.
 //!
-//! What was written is told by KVM's dirty log (vCPUs and KVM itself) and by [`WrittenFrames`]
-//! (this process). Bits go one way: from there into a chunk's `dirty` set, and out of it when the
-//! frame's content is in a block.
+//! KVM's dirty log lists the writes of vCPUs and of KVM itself, [`WrittenFrames`] those of this
+//! process. Bits go one way: from there into a chunk's `dirty` set, and out of it when the frame's
+//! content is in a block.
 //!
 //! Invariants, for every frame of a chunk that was touched:
 //! 1. What the guest sees is what `map` has for the frame, unless the frame is dirty, or its bit
@@ -30,4 +30,4 @@ pub use engine::PrivateEngine;
 #[cfg(test)]
 mod engine_test;
 #[cfg(test)]
-mod mishap_test;
+mod failure_test;

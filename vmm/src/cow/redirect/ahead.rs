@@ -1,83 +1,136 @@
-//! Frames are armed while the guest still runs, for the snapshot that comes next.
+//! Work done ahead of the guest and of the next snapshot.
 //!
-//! To arm a frame takes a hundred nanoseconds or so of a pause, for each that was written since the
-//! last snapshot. It may be done before: a frame that is armed and the VM's own needs no copy when
-//! it is written, it is only disarmed, with its neighbours, and armed again in the pause.
-//! So the pause is left with what the guest has written meanwhile.
+//! **Arming ahead.** To arm a frame takes about a hundred nanoseconds of a pause, for each frame
+//! that was written since the last snapshot. It may be done before: an own frame that is armed
+//! needs no copy when it is written. It is only disarmed, with its neighbours, and armed again in
+//! the pause. So the pause is left with what the guest has written meanwhile.
+//!
+//! **Copying ahead.** A guest that writes the same frames again and again meets a fault for each
+//! cluster of them after each snapshot. Where snapshots come in a quick rhythm, these copies are
+//! made by the snapshot's thread while the guest runs, and by the first fault of a chunk for all of
+//! it.
 
-use std::{
-    ops::Range,
-    sync::{PoisonError, atomic::Ordering},
-};
+use nvvmm_snapshot::{BlockNo, ChunkIndex, FrameIndex, FrameSet};
 
 use super::{
     RedirectEngine,
-    chunk::{KnownChunk, LiveChunk},
+    chunk::{KnownChunk, LiveChunk, target_runs},
 };
 use crate::cow::{
-    CHUNK_FRAMES, CowError, FRAME_SIZE_BYTES,
-    engine::{lock, os},
-    frames::set_of,
+    CHUNK_FRAMES, CowError,
+    counters::{Counters, lock},
+    error::os,
+    frames::{runs, set_of},
 };
 
-/// Fewer are armed in a pause in no time, and more likely to be written again at once.
+/// Fewer frames are not armed ahead: to arm them in the pause takes no time, and they are likely to
+/// be written again at once.
 const FRAMES_MIN: u64 = 4096;
-/// The same where a chunk is one page: one write to it takes it back as a whole.
+/// The same where a chunk is one page: one write to it disarms all of it.
 const FRAMES_MIN_OF_CHUNKS: u64 = 64 * CHUNK_FRAMES as u64;
 
 impl RedirectEngine {
     pub(super) fn is_worth_arming_ahead(&self) -> bool {
-        let least = match self.unit_frames {
-            CHUNK_FRAMES => FRAMES_MIN_OF_CHUNKS,
-            _ => FRAMES_MIN,
+        let least = if self.mapping.has_whole_chunks() {
+            FRAMES_MIN_OF_CHUNKS
+        } else {
+            FRAMES_MIN
         };
-        self.techniques.arm_ahead && self.counters.frames_own.load(Ordering::Relaxed) >= least
+        self.prediction.arms_ahead() && Counters::get(&self.chunks.counters().frames_own) >= least
     }
 
-    /// Arms the VM's own frames, chunk by chunk.
-    pub(in crate::cow) fn arm_own_ahead(&self) -> Result<(), CowError> {
-        let indexes = lock(&self.dirty).clone();
-        for index in indexes {
-            let _not_sharing = self.sharing.read().unwrap_or_else(PoisonError::into_inner);
-            if let LiveChunk::Known(known) = &mut *lock(self.chunk(index)) {
+    /// Arms all own frames, chunk by chunk.
+    pub(in crate::cow) fn arm_all_ahead(&self) -> Result<(), CowError> {
+        for index in self.chunks.dirty() {
+            let _not_sharing = self.not_sharing();
+            if let LiveChunk::Known(known) = &mut *lock(self.chunks.get(index)) {
                 self.arm_chunk_ahead(index, known)?;
             }
         }
         Ok(())
     }
 
-    fn arm_chunk_ahead(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
-        if !known.mapped {
+    fn arm_chunk_ahead(&self, index: ChunkIndex, known: &mut KnownChunk) -> Result<(), CowError> {
+        if !known.is_mapped() {
             return Ok(());
         }
-        for run in known.mapped_runs(&known.own.minus(&known.armed)) {
-            let frames = self.unit_of(run.frames.start).start..self.unit_of(run.frames.end - 1).end;
-            self.arm_range(
-                self.address(index, frames.start),
-                frames.len() * FRAME_SIZE_BYTES,
-            )
-            .map_err(os("arm frames ahead"))?;
-            known.armed = known.armed.union(&set_of(run.frames));
+        for run in known.mapped_runs(&known.own().minus(known.armed_ahead())) {
+            self.mapping
+                .arm(index, &self.mapping.units_of(&run))
+                .map_err(os("arm frames ahead"))?;
+            known.note_armed_ahead(&set_of(run.frames));
         }
         Ok(())
     }
 
-    /// Lets a write to one of the VM's own frames go on, and those to its neighbours.
-    pub(super) fn disarm_around(
+    /// Copies the hot frames of a chunk.
+    pub(super) fn copy_chunk_ahead(
         &self,
-        index: u32,
+        index: ChunkIndex,
         known: &mut KnownChunk,
-        frame: u32,
-        unit: Range<u32>,
     ) -> Result<(), CowError> {
-        let window = set_of(self.window_around(known, frame));
-        let armed = window.intersection(&known.armed).union(&set_of(unit));
-        for run in known.mapped_runs(&armed) {
-            let size_bytes = run.frames.len() * FRAME_SIZE_BYTES;
-            self.protect_range(self.address(index, run.frames.start), size_bytes, false)
-                .map_err(os("disarm frames"))?;
+        if !known.is_mapped() {
+            return Ok(());
         }
-        known.armed = known.armed.minus(&armed);
+        self.reconcile_unarmed_writes(index, known)?;
+        let whole = self.mapping.has_whole_chunks();
+        let mut frames = known.hot_now();
+        if !whole {
+            frames = self.affordable(frames);
+        }
+        let Some(first) = frames.places().next() else {
+            return Ok(());
+        };
+        if whole {
+            if !self.copy_whole(index, known)? {
+                return Err(CowError::NoSpace);
+            }
+        } else {
+            if self.mapping.budget().is_spent() {
+                return Err(CowError::NoSpace);
+            }
+            let frames: Vec<FrameIndex> = frames.places().collect();
+            let targets =
+                self.placement
+                    .targets(&mut known.set_aside, &frames, first, &self.chunks)?;
+            let targets = self.affordable_targets(targets, &FrameSet::EMPTY);
+            self.copy_to(index, known, &targets)?;
+        }
+        self.note_copied_ahead(known, &frames);
         Ok(())
+    }
+
+    /// Notes frames that were copied before the guest wrote them. Those of `frames` count that are
+    /// own by now.
+    pub(super) fn note_copied_ahead(&self, known: &mut KnownChunk, frames: &FrameSet) {
+        let copied = frames.intersection(known.own());
+        known.history.copied_ahead(&copied);
+        Counters::add(&self.chunks.counters().frames_copied_hot, copied.count());
+    }
+
+    /// `frames`, or none where they are so scattered that they would take more mappings than the
+    /// budget has for a chunk.
+    pub(super) fn affordable(&self, frames: FrameSet) -> FrameSet {
+        if runs(&frames).len() > self.mapping.budget().mappings_for_a_chunk() {
+            return FrameSet::EMPTY;
+        }
+        frames
+    }
+
+    /// `targets`, or those of `needed` frames alone where all of them would take more mappings than
+    /// the budget has for a chunk.
+    pub(super) fn affordable_targets(
+        &self,
+        targets: Vec<(FrameIndex, BlockNo)>,
+        needed: &FrameSet,
+    ) -> Vec<(FrameIndex, BlockNo)> {
+        if target_runs(&targets).len() <= self.mapping.budget().mappings_for_a_chunk() {
+            return targets;
+        }
+        let (kept, unused): (Vec<_>, Vec<_>) = targets
+            .into_iter()
+            .partition(|(frame, _)| needed.contains(*frame));
+        self.placement.free_targets(&unused);
+        kept
     }
 }

@@ -1,12 +1,12 @@
 use super::engine_test::Vm;
 use crate::cow::{
     CowEngine,
-    test_guest::{MIB, Place, assert_clean, assert_hold_their_own, pool_of},
+    test_guest::{MIB, PoolFile, assert_clean, assert_hold_their_own, pool_of},
 };
 
 #[test]
 fn what_is_armed_ahead_and_written_is_in_the_snapshot_without_a_copy() {
-    let place = Place::new("ahead");
+    let place = PoolFile::new("ahead");
     let pool = pool_of(&place, 128 * MIB);
     let mut vm = Vm::start(&pool, 32 * MIB, None);
     vm.fill(0..8192, 1000);
@@ -41,7 +41,7 @@ fn what_is_armed_ahead_and_written_is_in_the_snapshot_without_a_copy() {
 
 #[test]
 fn what_is_armed_ahead_of_nothing_is_the_vms_own() {
-    let place = Place::new("ahead-of-nothing");
+    let place = PoolFile::new("ahead-of-nothing");
     let pool = pool_of(&place, 128 * MIB);
     let mut vm = Vm::start(&pool, 32 * MIB, None);
     vm.fill(0..8192, 1000);

@@ -1,50 +1,52 @@
-//! What is behind one 2 MiB chunk of guest RAM.
+//! State of one 2 MiB chunk of guest RAM.
 
 use std::ops::Range;
 
-use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameSet};
+use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameIndex, FrameSet};
 
-use super::{heat::Heat, lone::LoneFrame};
+use super::{placement::SetAside, prediction::WriteHistory};
 use crate::cow::frames::{put_blocks, runs, set_of};
 
 /// A chunk that the engine knows more of than "as in the snapshot that this VM came from".
+///
+/// Every frame of it is in one of these states:
+///
+/// | state | block | mapped | a write |
+/// |---|---|---|---|
+/// | hole | none | as nothing | is held, and gets a fresh block |
+/// | own | of this VM, in no snapshot | shared | goes through |
+/// | own and armed ahead | the same | shared | is held, and released without a copy |
+/// | shared | of a snapshot | shared or privately, armed | is held, and copied |
+/// | shared and unarmed | of a snapshot | privately | goes to a page of this process |
 #[derive(Debug)]
 pub(super) struct KnownChunk {
     /// The block behind every frame.
-    pub map: ChunkMap,
-    /// Frames that the guest may write without a copy: their blocks are this VM's and in no
-    /// snapshot.
-    pub own: FrameSet,
-    /// Those of them that are armed already, ahead of the snapshot that they are to be in: a write
-    /// to one is held, and let go.
-    pub armed: FrameSet,
-    /// Frames that are mapped privately (blocks of the snapshot this VM was restored from).
-    pub private: FrameSet,
-    /// Those of them that are not armed yet: until they are, a write takes a page of this process.
-    pub unarmed: FrameSet,
-    /// The blocks are mapped at the guest's addresses.
-    pub mapped: bool,
-    /// No private frame was written before it was armed, or all that were are own by now.
-    pub settled: bool,
-    /// In the list of chunks to share at the next snapshot.
-    pub dirty: bool,
-    /// A pool chunk set aside for copies of this chunk, each frame to its own index, so that
-    /// neighbours end up beside each other and share one mapping.
-    pub spare: Option<ChunkNo>,
-    /// The frames that the last write fault dealt with: one that goes on at their end takes twice
-    /// as many.
-    pub last_window: Range<u32>,
-    /// Which frames are written again and again.
-    pub heat: Heat,
-    /// Whether it is one frame that is written.
-    pub lone: LoneFrame,
+    map: ChunkMap,
+    /// Frames that the guest may write without a copy.
+    own: FrameSet,
+    /// Own frames that are armed ahead of the snapshot that they are to be in.
+    armed_ahead: FrameSet,
+    /// Frames that are mapped privately.
+    private: FrameSet,
+    /// Private frames that are not armed yet.
+    unarmed: FrameSet,
+    /// True if the blocks are mapped at the guest's addresses.
+    mapped: bool,
+    /// True if no private frame was written before it was armed, or all that were are own by now.
+    reconciled: bool,
+    /// True if the chunk is in the list of those that the next snapshot gets.
+    dirty: bool,
+    /// Pool chunk for copies of this chunk.
+    pub set_aside: SetAside,
+    /// Frames that the guest wrote in the last epochs.
+    pub history: WriteHistory,
 }
 
-/// State of one chunk.
+/// State of one chunk, or that there is none yet.
 #[derive(Debug, Default)]
 pub(super) enum LiveChunk {
-    /// As in the snapshot that the VM came from, or never written; not mapped. The first access is
-    /// held.
+    /// The chunk is as in the snapshot that the VM came from, or was never written. It is not
+    /// mapped: the first access is held.
     #[default]
     Untouched,
     /// Anything else.
@@ -57,31 +59,33 @@ impl KnownChunk {
         Self {
             map,
             own,
-            armed: FrameSet::EMPTY,
+            armed_ahead: FrameSet::EMPTY,
             private: FrameSet::EMPTY,
             unarmed: FrameSet::EMPTY,
             mapped: false,
-            settled: true,
+            reconciled: true,
             dirty: false,
-            spare: None,
-            last_window: 0..0,
-            heat: Heat::default(),
-            lone: LoneFrame::default(),
+            set_aside: SetAside::default(),
+            history: WriteHistory::default(),
         }
+    }
+
+    /// A chunk of a snapshot that is mapped shared, and armed.
+    pub fn mapped_shared(chunk: ChunkNo) -> Self {
+        Self {
+            mapped: true,
+            ..Self::unmapped(ChunkMap::Whole(chunk), FrameSet::EMPTY)
+        }
+    }
+
+    /// The block behind every frame.
+    pub fn map(&self) -> &ChunkMap {
+        &self.map
     }
 
     /// The block behind `frame`; `None` for a hole.
-    pub fn block(&self, frame: u32) -> Option<BlockNo> {
+    pub fn block(&self, frame: impl Into<FrameIndex>) -> Option<BlockNo> {
         self.map.block(frame)
-    }
-
-    /// Frames that the guest is expected to write soon, and that it cannot without a copy.
-    pub fn hot_now(&self) -> FrameSet {
-        let expected = self.heat.expected().minus(&self.own);
-        if expected.is_empty() {
-            return expected;
-        }
-        expected.intersection(&self.backed())
     }
 
     /// Frames that have a block.
@@ -93,30 +97,154 @@ impl KnownChunk {
         }
     }
 
-    /// Puts other blocks behind frames, and says again what the map is in its shortest form.
-    pub fn replace(&mut self, targets: &[(u32, BlockNo)]) {
+    /// Frames that the guest may write without a copy.
+    pub fn own(&self) -> &FrameSet {
+        &self.own
+    }
+
+    /// True if the guest may write `frame` without a copy.
+    pub fn is_own(&self, frame: impl Into<FrameIndex>) -> bool {
+        self.own.contains(frame)
+    }
+
+    /// Blocks of own frames.
+    pub fn own_blocks(&self) -> Vec<BlockNo> {
+        let own = self.own.iter();
+        own.filter_map(|frame| self.block(frame)).collect()
+    }
+
+    /// Own frames that are armed ahead of a snapshot.
+    pub fn armed_ahead(&self) -> &FrameSet {
+        &self.armed_ahead
+    }
+
+    /// Frames that are mapped privately.
+    pub fn private(&self) -> &FrameSet {
+        &self.private
+    }
+
+    /// Private frames that are not armed yet.
+    pub fn unarmed(&self) -> FrameSet {
+        self.unarmed.intersection(&self.private)
+    }
+
+    /// True if the blocks are mapped at the guest's addresses.
+    pub fn is_mapped(&self) -> bool {
+        self.mapped
+    }
+
+    /// False while private frames may have been written before they were armed.
+    pub fn is_reconciled(&self) -> bool {
+        self.reconciled
+    }
+
+    /// Frames that the guest is expected to write soon, and that it cannot without a copy.
+    pub fn hot_now(&self) -> FrameSet {
+        let expected = self.history.expected().minus(&self.own);
+        if expected.is_empty() {
+            return expected;
+        }
+        expected.intersection(&self.backed())
+    }
+
+    /// Puts other blocks behind frames, and keeps the map in its shortest form.
+    pub fn replace(&mut self, targets: &[(FrameIndex, BlockNo)]) {
         put_blocks(
             &mut self.map,
             targets.iter().map(|(frame, block)| (*frame, Some(*block))),
         );
     }
 
+    /// Puts one chunk of the pool behind all frames, mapped shared.
+    pub fn replace_all(&mut self, chunk: ChunkNo) {
+        self.map = ChunkMap::Whole(chunk);
+        self.private = FrameSet::EMPTY;
+    }
+
+    /// Notes that the blocks are mapped now.
+    pub fn note_mapped(&mut self) {
+        self.mapped = true;
+    }
+
+    /// Notes that all shared frames get mapped privately, as in a chunk that is not mapped yet.
+    pub fn note_shared_are_private(&mut self) {
+        self.private = self.backed().minus(&self.own);
+    }
+
+    /// Notes that frames are mapped privately and not armed.
+    pub fn note_unarmed(&mut self, frames: &FrameSet) {
+        self.private = self.private.union(frames);
+        self.unarmed = self.unarmed.union(frames);
+    }
+
+    /// Notes that every private frame is armed.
+    pub fn note_armed(&mut self) {
+        self.unarmed = FrameSet::EMPTY;
+    }
+
+    /// Notes that frames are mapped shared.
+    pub fn note_mapped_shared(&mut self, frames: &FrameSet) {
+        self.private = self.private.minus(frames);
+    }
+
+    /// Notes that own frames are armed ahead of a snapshot.
+    pub fn note_armed_ahead(&mut self, frames: &FrameSet) {
+        self.armed_ahead = self.armed_ahead.union(frames);
+    }
+
+    /// Notes that frames are not armed any more.
+    pub fn note_disarmed(&mut self, frames: &FrameSet) {
+        self.armed_ahead = self.armed_ahead.minus(frames);
+    }
+
+    /// Ends arming ahead, as the snapshot is there. Returns the frames that were armed.
+    pub fn take_armed_ahead(&mut self) -> FrameSet {
+        std::mem::take(&mut self.armed_ahead)
+    }
+
+    /// Makes frames own. Returns the number of those that were not.
+    pub fn make_own(&mut self, frames: &FrameSet) -> u32 {
+        let new = frames.minus(&self.own).count();
+        self.own = self.own.union(frames);
+        new
+    }
+
+    /// Makes frames shared that were own.
+    pub fn make_shared(&mut self, frames: &FrameSet) {
+        self.own = self.own.minus(frames);
+        self.armed_ahead = self.armed_ahead.minus(frames);
+    }
+
+    /// Makes all frames shared. Those that are armed ahead stay noted as that. Returns the frames
+    /// that were own.
+    pub fn share_all(&mut self) -> FrameSet {
+        self.dirty = false;
+        std::mem::take(&mut self.own)
+    }
+
+    /// Sets whether private frames may have been written before they were armed. Returns true if
+    /// that is a change.
+    pub fn set_reconciled(&mut self, reconciled: bool) -> bool {
+        std::mem::replace(&mut self.reconciled, reconciled) != reconciled
+    }
+
+    /// Marks the chunk as one that the next snapshot gets. Returns true if it was not marked.
+    pub fn set_dirty(&mut self) -> bool {
+        !std::mem::replace(&mut self.dirty, true)
+    }
+
     /// Frames that lie beside each other in the pool too and are mapped alike: one run is one
     /// mapping.
     pub fn mapped_runs(&self, frames: &FrameSet) -> Vec<MappedRun> {
         let mut runs: Vec<MappedRun> = Vec::new();
-        for frame in frames.iter() {
+        for frame in frames.places() {
             let Some(block) = self.block(frame) else {
                 continue;
             };
             let private = self.private.contains(frame);
             match runs.last_mut() {
                 Some(run) if run.continues_with(frame, block, private) => run.frames.end += 1,
-                _ => runs.push(MappedRun {
-                    frames: frame..frame + 1,
-                    block,
-                    private,
-                }),
+                _ => runs.push(MappedRun::single(frame, block, private)),
             }
         }
         runs
@@ -144,28 +272,42 @@ pub(super) struct MappedRun {
     pub frames: Range<u32>,
     /// Block behind the first frame.
     pub block: BlockNo,
+    /// True if a write must not reach the blocks.
     pub private: bool,
 }
 
 impl MappedRun {
-    fn continues_with(&self, frame: u32, block: BlockNo, private: bool) -> bool {
-        self.frames.end == frame
+    /// A chunk of the pool behind all frames, mapped shared.
+    pub fn whole(chunk: ChunkNo) -> Self {
+        Self {
+            frames: 0..crate::cow::CHUNK_FRAMES,
+            block: chunk.first_block(),
+            private: false,
+        }
+    }
+
+    fn single(frame: FrameIndex, block: BlockNo, private: bool) -> Self {
+        Self {
+            frames: frame.get()..frame.get() + 1,
+            block,
+            private,
+        }
+    }
+
+    fn continues_with(&self, frame: FrameIndex, block: BlockNo, private: bool) -> bool {
+        self.frames.end == frame.get()
             && u64::from(block.get()) == u64::from(self.block.get()) + self.frames.len() as u64
             && private == self.private
     }
 }
 
-/// Consecutive frames that go to consecutive blocks.
-pub(super) fn target_runs(targets: &[(u32, BlockNo)]) -> Vec<MappedRun> {
+/// Runs of frames that go to consecutive blocks.
+pub(super) fn target_runs(targets: &[(FrameIndex, BlockNo)]) -> Vec<MappedRun> {
     let mut runs: Vec<MappedRun> = Vec::new();
     for (frame, block) in targets {
         match runs.last_mut() {
             Some(run) if run.continues_with(*frame, *block, false) => run.frames.end += 1,
-            _ => runs.push(MappedRun {
-                frames: *frame..*frame + 1,
-                block: *block,
-                private: false,
-            }),
+            _ => runs.push(MappedRun::single(*frame, *block, false)),
         }
     }
     runs

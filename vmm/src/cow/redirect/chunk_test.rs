@@ -1,4 +1,4 @@
-use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameSet};
+use nvvmm_snapshot::{BlockNo, ChunkMap, ChunkNo, FrameIndex, FrameSet};
 
 use super::chunk::{KnownChunk, target_runs};
 use crate::cow::{
@@ -10,9 +10,13 @@ fn chunk(number: u32) -> ChunkNo {
     ChunkNo::new(number).unwrap()
 }
 
+fn at(frame: u32) -> FrameIndex {
+    FrameIndex::new(frame)
+}
+
 fn whole(number: u32) -> KnownChunk {
     let mut known = KnownChunk::unmapped(ChunkMap::Whole(chunk(number)), FrameSet::FULL);
-    known.mapped = true;
+    known.note_mapped();
     known
 }
 
@@ -28,8 +32,7 @@ fn a_set_gives_back_its_frames_as_runs() {
 #[test]
 fn a_contiguous_chunk_is_one_mapping() {
     assert_eq!(whole(7).mappings_now(), 1);
-    let mut untouched = whole(7);
-    untouched.mapped = false;
+    let untouched = KnownChunk::unmapped(ChunkMap::Whole(chunk(7)), FrameSet::FULL);
     assert_eq!(untouched.mappings_now(), 0);
 }
 
@@ -37,18 +40,20 @@ fn a_contiguous_chunk_is_one_mapping() {
 fn a_redirected_cluster_splits_the_mapping_and_a_full_redirect_heals_it() {
     let mut known = whole(7);
     let fresh = chunk(9);
-    let cluster: Vec<_> = (16..32).map(|frame| (frame, fresh.block(frame))).collect();
+    let cluster: Vec<_> = FrameIndex::range(16..32)
+        .map(|frame| (frame, fresh.block(frame)))
+        .collect();
     known.replace(&cluster);
     assert_eq!(known.block(15), Some(chunk(7).block(15)));
     assert_eq!(known.block(16), Some(fresh.block(16)));
     assert_eq!(known.mappings_now(), 3);
-    let all: Vec<_> = (0..CHUNK_FRAMES)
+    let all: Vec<_> = FrameIndex::all()
         .map(|frame| (frame, fresh.block(frame)))
         .collect();
     known.replace(&all);
     assert_eq!(
-        known.map,
-        ChunkMap::Whole(fresh),
+        known.map(),
+        &ChunkMap::Whole(fresh),
         "512 blocks in a row are said as one chunk"
     );
     assert_eq!(known.mappings_now(), 1);
@@ -57,9 +62,9 @@ fn a_redirected_cluster_splits_the_mapping_and_a_full_redirect_heals_it() {
 #[test]
 fn a_map_that_was_handed_to_a_snapshot_does_not_change() {
     let mut known = whole(7);
-    known.replace(&[(3, chunk(9).block(3))]);
-    let handed = known.map.clone();
-    known.replace(&[(3, chunk(10).block(3))]);
+    known.replace(&[(at(3), chunk(9).block(3))]);
+    let handed = known.map().clone();
+    known.replace(&[(at(3), chunk(10).block(3))]);
     let ChunkMap::Frames(blocks) = handed else {
         panic!("one frame differs: {handed:?}")
     };
@@ -69,25 +74,25 @@ fn a_map_that_was_handed_to_a_snapshot_does_not_change() {
 #[test]
 fn holes_and_private_frames_are_mappings_of_their_own() {
     let mut known = KnownChunk::unmapped(ChunkMap::Hole, FrameSet::EMPTY);
-    known.mapped = true;
+    known.note_mapped();
     assert_eq!(known.mappings_now(), 1, "one run of nothing");
     known.replace(&[
-        (4, BlockNo::new(5000)),
-        (5, BlockNo::new(5001)),
-        (6, BlockNo::new(6000)),
+        (at(4), BlockNo::new(5000)),
+        (at(5), BlockNo::new(5001)),
+        (at(6), BlockNo::new(6000)),
     ]);
     assert_eq!(known.mappings_now(), 4, "hole, 4..6, 6, hole");
-    known.private.insert(5);
+    known.note_unarmed(&set_of([5]));
     assert_eq!(known.mappings_now(), 5);
 }
 
 #[test]
 fn targets_form_runs_where_frames_and_blocks_both_go_on() {
     let runs = target_runs(&[
-        (0, BlockNo::new(10)),
-        (1, BlockNo::new(11)),
-        (3, BlockNo::new(12)),
-        (4, BlockNo::new(20)),
+        (at(0), BlockNo::new(10)),
+        (at(1), BlockNo::new(11)),
+        (at(3), BlockNo::new(12)),
+        (at(4), BlockNo::new(20)),
     ]);
     let frames: Vec<_> = runs.iter().map(|run| run.frames.clone()).collect();
     assert_eq!(frames, [0..2, 3..4, 4..5]);

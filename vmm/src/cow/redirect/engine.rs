@@ -1,174 +1,38 @@
-//! Answers held accesses to guest RAM.
+//! The engine: its parts, and its implementation of [`CowEngine`].
 
-use std::{
-    ops::Range,
-    os::fd::BorrowedFd,
-    sync::{
-        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    },
-};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use nvvmm_snapshot::{
-    BlockNo, ChunkMap, Consumed, FaultPoint, FrameSet, Holder, Pool, fault_point,
-};
+use nvvmm_snapshot::{BlockNo, ChunkIndex, Consumed, FrameIndex, FrameSet, Holder, Pool};
 
 use super::{
-    chunk::{KnownChunk, LiveChunk},
-    copy::{blocks_of, whole_run, window_of},
-    hot::Rhythm,
-    share::StandStill,
-    unused::Allowance,
+    chunk::LiveChunk, chunks::Chunks, mapping::Mapping, placement::Placement,
+    prediction::Prediction, share::StandStill,
 };
 use crate::{
-    checkpoint::report::RamCounters,
     cow::{
-        Budget, CHUNK_FRAMES, CHUNK_SIZE_BYTES, CowEngine, CowError, FRAME_SIZE_BYTES, Origin,
-        ShareSet, Still, Techniques,
-        chunk_table::ChunkTable,
-        engine::{Counters, is_full, lock, os},
-        frames::{runs, set_of},
+        Budget, CowEngine, CowError, RamOrigin, ShareSet, Still, Techniques,
+        counters::{Counters, lock},
+        error::os,
+        frames::runs,
     },
     memory::GuestRam,
-    sys::{
-        pagemap::{PageKind, Pagemap},
-        reservation::{Reservation, Sharing},
-        uffd::{Fault, Uffd},
-    },
+    stats::RamCounters,
+    sys::uffd::{Fault, Uffd},
 };
 
 /// The engine for media that userfaultfd can write-protect.
+///
+/// Each part owns its state. What is done to a chunk with several of them is in the modules
+/// `faults`, `copy`, `ahead`, `share`, `live` and `vacate`.
 #[derive(Debug)]
 pub struct RedirectEngine {
-    ram: GuestRam,
-    pub(super) pool: Arc<Pool>,
-    pub(super) holder: Arc<Holder>,
-    pub(super) uffd: Uffd,
-    pagemap: Pagemap,
-    pub(super) origin: RwLock<Origin>,
-    table: ChunkTable<LiveChunk>,
-    /// Taken for reading by whoever answers an access, for writing while frames are shared.
+    pub(super) mapping: Mapping,
+    pub(super) placement: Placement,
+    pub(super) prediction: Prediction,
+    pub(super) chunks: Chunks,
+    /// Locked for reading while an access is answered, for writing while frames are shared. It
+    /// comes before the lock of any chunk.
     pub(super) sharing: RwLock<()>,
-    pub(super) dirty: Mutex<Vec<u32>>,
-    /// Chunks whose early writes are not all the VM's own yet, because the pool was full.
-    pub(super) unsettled: AtomicUsize,
-    pub(super) budget: Budget,
-    pub(super) counters: Counters,
-    /// Frames that are mapped, armed and copied as one: those of a page of the medium.
-    pub(super) unit_frames: u32,
-    pub(super) allowance: Allowance,
-    /// Whether a call may arm more than one mapping, as far as is known.
-    pub(super) crossing: AtomicBool,
-    pub(super) techniques: Techniques,
-    pub(super) rhythm: Mutex<Rhythm>,
-    /// Blocks that are the VM's and behind no frame any more. To zero them takes longer than
-    /// whoever adopts others wants to wait.
-    pub(super) unneeded: Mutex<Vec<BlockNo>>,
-}
-
-impl CowEngine for RedirectEngine {
-    fn ram(&self) -> &GuestRam {
-        &self.ram
-    }
-
-    fn uffd(&self) -> &Uffd {
-        &self.uffd
-    }
-
-    fn counters(&self) -> RamCounters {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (mapped, own) = (
-            load(&self.counters.frames_mapped),
-            load(&self.counters.frames_own),
-        );
-        RamCounters {
-            frames_mapped: mapped,
-            frames_own: own,
-            frames_shared: mapped.saturating_sub(own),
-            write_faults: load(&self.counters.write_faults),
-            chunk_faults: load(&self.counters.chunk_faults),
-            frames_copied: load(&self.counters.frames_copied),
-            frames_copied_hot: load(&self.counters.frames_copied_hot),
-            mappings: self.budget.mappings(),
-            mappings_limit: self.budget.limit(),
-        }
-    }
-
-    fn own_block(&self, index: u32, frame: u32) -> (bool, Option<BlockNo>) {
-        match &*lock(self.chunk(index)) {
-            LiveChunk::Untouched => (false, None),
-            LiveChunk::Known(known) => (known.own.contains(frame), known.block(frame)),
-        }
-    }
-
-    fn answer(&self, fault: Fault) -> Result<(), CowError> {
-        let Some(offset) = fault.address.checked_sub(self.reservation().start()) else {
-            return Ok(());
-        };
-        if offset >= self.reservation().size_bytes() {
-            return Ok(());
-        }
-        let _not_sharing = self.sharing.read().unwrap_or_else(PoisonError::into_inner);
-        let index = (offset / CHUNK_SIZE_BYTES) as u32;
-        let frame = (offset % CHUNK_SIZE_BYTES / FRAME_SIZE_BYTES) as u32;
-        let mut live = lock(self.chunk(index));
-        let known = self.know(index, &mut live)?;
-        let before = known.mappings_now();
-        let answered = self.answer_in_chunk(index, known, frame, fault);
-        self.budget.changed(before, known.mappings_now());
-        answered?;
-        self.uffd
-            .wake(self.address(index, 0), CHUNK_SIZE_BYTES)
-            .map_err(os("wake a held access"))
-    }
-
-    fn arm_ahead(&self) -> Result<(), CowError> {
-        if self.is_worth_arming_ahead() {
-            self.arm_own_ahead()?;
-        }
-        Ok(())
-    }
-
-    fn copy_hot(&self) -> Result<(), CowError> {
-        self.copy_hot_ahead()
-    }
-
-    fn dirty_chunks(&self) -> usize {
-        lock(&self.dirty).len()
-    }
-
-    fn stand_still(&self) -> Box<dyn Still + '_> {
-        Box::new(StandStill::of(self))
-    }
-
-    fn roll_back(&self, set: ShareSet) {
-        self.take_back(&set);
-    }
-
-    fn share_live(&self, index: u32, frames: &FrameSet) -> Result<Option<ShareSet>, CowError> {
-        self.give_away(index, frames)
-    }
-
-    fn adopt(&self, index: u32, blocks: &[(u32, BlockNo)]) -> Result<bool, CowError> {
-        self.take_in(index, blocks)
-    }
-
-    fn unmap_idle(&self, index: u32, frames: &FrameSet) -> Result<(), CowError> {
-        self.let_rest(index, frames)
-    }
-
-    fn take_over(&self, consumed: Consumed) -> Result<(), CowError> {
-        self.own_consumed(consumed)
-    }
-
-    fn prefault(&self) -> Result<(), CowError> {
-        self.map_and_populate()
-    }
-
-    fn tidy(&self) -> Result<bool, CowError> {
-        self.holder.give_back_stale()?;
-        Ok(self.settle_some()? || self.free_unneeded() || self.keep_bound()?)
-    }
 }
 
 impl RedirectEngine {
@@ -178,271 +42,214 @@ impl RedirectEngine {
         ram: GuestRam,
         pool: Arc<Pool>,
         holder: Arc<Holder>,
-        origin: Origin,
+        origin: RamOrigin,
         budget: Budget,
         techniques: Techniques,
     ) -> Result<Self, CowError> {
-        let uffd = Uffd::open()?;
-        let reservation = ram.reservation();
-        uffd.register_missing(reservation.start(), reservation.size_bytes())
-            .map_err(os("hold first touches of guest RAM"))?;
-        let chunks = (reservation.size_bytes() / CHUNK_SIZE_BYTES) as u32;
-        let unit_frames = (pool.medium().page_bytes() / FRAME_SIZE_BYTES as u64) as u32;
-        let counters = Counters::default();
-        if let Origin::Snapshot { frames_mapped, .. } = &origin {
-            counters
-                .frames_mapped
-                .store(*frames_mapped, Ordering::Relaxed);
-        }
+        let mapping = Mapping::new(ram, Arc::clone(&pool), budget)?;
         let engine = Self {
-            uffd,
-            pagemap: Pagemap::open().map_err(os("open /proc/self/pagemap"))?,
-            table: ChunkTable::new(chunks),
-            ram,
-            pool,
-            holder,
-            origin: RwLock::new(origin),
+            chunks: Chunks::new(mapping.chunks(), origin),
+            mapping,
+            placement: Placement::new(pool, holder),
+            prediction: Prediction::new(techniques),
             sharing: RwLock::new(()),
-            dirty: Mutex::new(Vec::new()),
-            unsettled: AtomicUsize::new(0),
-            budget,
-            counters,
-            unit_frames,
-            allowance: Allowance::default(),
-            crossing: AtomicBool::new(true),
-            techniques,
-            rhythm: Mutex::default(),
-            unneeded: Mutex::default(),
         };
-        if engine.unit_frames == CHUNK_FRAMES {
+        if engine.mapping.has_whole_chunks() {
             engine.map_origin()?;
         }
         Ok(engine)
     }
 
-    /// Chunks of guest RAM.
-    pub fn chunks(&self) -> u32 {
-        (self.reservation().size_bytes() / CHUNK_SIZE_BYTES) as u32
+    /// Keeps frames from being shared while an access is answered, or the like is done.
+    pub(super) fn not_sharing(&self) -> RwLockReadGuard<'_, ()> {
+        self.sharing.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CowEngine for RedirectEngine {
+    fn ram(&self) -> &GuestRam {
+        self.mapping.ram()
     }
 
-    fn answer_in_chunk(
-        &self,
-        index: u32,
-        known: &mut KnownChunk,
-        frame: u32,
-        fault: Fault,
-    ) -> Result<(), CowError> {
-        if !known.mapped {
-            self.map_chunk(index, known)?;
-            Counters::add(&self.counters.chunk_faults, 1);
-        }
-        self.settle_early_writes(index, known)?;
-        let unit = self.unit_of(frame);
-        let is_own = unit.clone().all(|frame| known.own.contains(frame));
-        match known.block(frame) {
-            None => self.back_hole(index, known, frame),
-            Some(_) if !fault.write => Ok(()),
-            // The first touch of a fresh chunk: nothing of it was ever armed.
-            Some(_) if is_own && !fault.write_protected => Ok(()),
-            // Held although it is ours: copied with a neighbour after this access was held, armed
-            // ahead, or for a snapshot that was never committed. Nothing needs a copy.
-            Some(_) if is_own => self.disarm_around(index, known, frame, unit),
-            Some(_) => {
-                self.copy_around(index, known, frame)?;
-                Counters::add(&self.counters.write_faults, 1);
-                Ok(())
-            }
+    fn uffd(&self) -> &Uffd {
+        self.mapping.uffd()
+    }
+
+    fn counters(&self) -> RamCounters {
+        let counters = self.chunks.counters();
+        let (mapped, own) = (
+            Counters::get(&counters.frames_mapped),
+            Counters::get(&counters.frames_own),
+        );
+        RamCounters {
+            frames_mapped: mapped,
+            frames_own: own,
+            frames_shared: mapped.saturating_sub(own),
+            write_faults: Counters::get(&counters.write_faults),
+            chunk_faults: Counters::get(&counters.chunk_faults),
+            frames_copied: Counters::get(&counters.frames_copied),
+            frames_copied_hot: Counters::get(&counters.frames_copied_hot),
+            mappings: self.mapping.budget().mappings(),
+            mappings_limit: self.mapping.budget().limit(),
         }
     }
 
-    /// Maps every frame that has a block; a hole of 2 MiB gets a fresh chunk.
-    pub(super) fn map_chunk(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
-        if let ChunkMap::Hole = known.map {
-            match self.holder.alloc_chunk() {
-                Ok(chunk) => {
-                    let run = whole_run(chunk);
-                    if let Err(error) = self.place_run(index, &run, Sharing::Shared) {
-                        self.holder.free_blocks(&blocks_of(chunk));
-                        return Err(error);
-                    }
-                    known.map = ChunkMap::Whole(chunk);
-                    self.gained(index, known, &FrameSet::FULL, CHUNK_FRAMES);
-                    self.mark_mapped(index, known);
-                    return self.guard_run(index, &run, Sharing::Shared);
-                }
-                // No whole chunk is free: its frames are backed one cluster at a time, where that
-                // can be.
-                Err(error) if is_full(&error) && self.unit_frames < CHUNK_FRAMES => {}
-                Err(other) => return Err(other.into()),
-            }
-            self.mark_mapped(index, known);
+    fn answer(&self, fault: Fault) -> Result<(), CowError> {
+        let Some((index, frame)) = self.mapping.frame_at(fault.address) else {
             return Ok(());
-        }
-        let backed = known.backed();
-        known.private = set_of(backed.iter().filter(|frame| !known.own.contains(*frame)));
-        for run in known.mapped_runs(&backed) {
-            let sharing = if run.private {
-                Sharing::Private
-            } else {
-                Sharing::Shared
-            };
-            self.map_run(index, &run, sharing)?;
-        }
-        self.mark_mapped(index, known);
-        if !known.private.is_empty() {
-            self.unsettle(known);
-        }
-        self.settle_early_writes(index, known)
-    }
-
-    /// Private frames of the chunk may have been written before they were armed.
-    pub(super) fn unsettle(&self, known: &mut KnownChunk) {
-        if known.settled {
-            known.settled = false;
-            self.unsettled.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn mark_mapped(&self, index: u32, known: &mut KnownChunk) {
-        known.mapped = true;
-        fault_point(FaultPoint::RedirectChunkMapped);
-        self.budget.chunk_mapped(index, self.chunks());
-    }
-
-    /// Until a private mapping is armed, a write to it goes through, into a page of this process
-    /// instead of the snapshot's block. Such frames become ours at once, from what the guest
-    /// sees. When the pool is full that is made up for by the next access to the chunk or the
-    /// next snapshot, whichever comes first.
-    pub(super) fn settle_early_writes(
-        &self,
-        index: u32,
-        known: &mut KnownChunk,
-    ) -> Result<(), CowError> {
-        if known.settled {
-            return Ok(());
-        }
-        self.arm_late(index, known)?;
-        for run in runs(&known.private) {
-            for frame in self.early_writes(index, run)? {
-                let targets = self.targets(known, &[frame], frame)?;
-                self.copy_to(index, known, &targets)?;
-            }
-        }
-        known.settled = true;
-        self.unsettled.fetch_sub(1, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn arm_late(&self, index: u32, known: &mut KnownChunk) -> Result<(), CowError> {
-        let unarmed = known.unarmed.intersection(&known.private);
-        for run in known.mapped_runs(&unarmed) {
-            self.arm_range(
-                self.address(index, run.frames.start),
-                run.frames.len() * FRAME_SIZE_BYTES,
-            )
-            .map_err(os("arm blocks"))?;
-        }
-        known.unarmed = FrameSet::EMPTY;
-        Ok(())
-    }
-
-    /// Frames of a private, armed mapping that were written before it was armed.
-    fn early_writes(&self, index: u32, frames: std::ops::Range<u32>) -> Result<Vec<u32>, CowError> {
-        let start = self.address(index, frames.start);
-        let look = || {
-            self.pagemap
-                .pages(start, frames.len())
-                .map_err(os("read pagemap"))
         };
-        let mut pages = look()?;
-        if pages.contains(&PageKind::Unclear) {
-            self.reservation()
-                .populate_read(
-                    self.ram_offset(index, frames.start),
-                    frames.len() * FRAME_SIZE_BYTES,
-                )
-                .map_err(os("fill page tables"))?;
-            pages = look()?;
-        }
-        // To copy a frame that was not written costs a block and nothing else.
-        let written = frames
-            .zip(pages)
-            .filter(|(_, page)| *page != PageKind::Untouched);
-        Ok(written.map(|(frame, _)| frame).collect())
+        let _not_sharing = self.not_sharing();
+        let mut live = lock(self.chunks.get(index));
+        let known = self.chunks.know(index, &mut live)?;
+        self.mapping.counted(known, |known| {
+            self.answer_in_chunk(index, known, frame, fault)
+        })?;
+        self.mapping.wake(index)
     }
 
-    /// Frames became writable: counts them and puts the chunk on the list for the next snapshot.
-    pub(super) fn gained(
+    fn arm_ahead(&self) -> Result<(), CowError> {
+        if self.is_worth_arming_ahead() {
+            self.arm_all_ahead()?;
+        }
+        Ok(())
+    }
+
+    fn dirty_chunks(&self) -> usize {
+        self.chunks.dirty_count()
+    }
+
+    fn stand_still(&self) -> Box<dyn Still + '_> {
+        Box::new(StandStill::of(self))
+    }
+
+    /// Chunk by chunk, until the pool is full or the mappings are many.
+    fn copy_hot(&self) -> Result<(), CowError> {
+        for index in self.prediction.take_hot_chunks() {
+            let _not_sharing = self.not_sharing();
+            let mut live = lock(self.chunks.get(index));
+            let LiveChunk::Known(known) = &mut *live else {
+                continue;
+            };
+            // An access that waits for the chunk is released by the fault thread, which waits for
+            // the chunk's lock.
+            match self
+                .mapping
+                .counted(known, |known| self.copy_chunk_ahead(index, known))
+            {
+                Ok(()) => {}
+                Err(CowError::NoSpace) => return Ok(()),
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+
+    /// Blocks that were replaced meanwhile go back to the pool. Frames may stay armed; their next
+    /// write finds that out.
+    fn roll_back(&self, set: ShareSet) {
+        for (index, map, own) in set.iter() {
+            if let LiveChunk::Known(known) = &mut *lock(self.chunks.get(index)) {
+                self.roll_back_chunk(index, known, map, own);
+            }
+        }
+    }
+
+    /// Arms the frames. Frames that are in a snapshot already are armed as they must be.
+    fn share_live(
         &self,
-        index: u32,
-        known: &mut KnownChunk,
+        index: ChunkIndex,
         frames: &FrameSet,
-        newly_backed: u32,
-    ) {
-        known.armed = known.armed.minus(frames);
-        let new_own = frames
-            .iter()
-            .filter(|frame| known.own.insert(*frame))
-            .count() as u32;
-        Counters::add(&self.counters.frames_own, new_own);
-        Counters::add(&self.counters.frames_mapped, newly_backed);
-        self.mark_dirty(index, known);
-    }
-
-    pub(super) fn mark_dirty(&self, index: u32, known: &mut KnownChunk) {
-        if !known.dirty {
-            known.dirty = true;
-            lock(&self.dirty).push(index);
+    ) -> Result<Option<ShareSet>, CowError> {
+        if !self.mapping.has_single_frames() {
+            return Ok(None);
         }
-    }
-
-    /// The chunk's state, looked up in the origin at the first touch.
-    pub(super) fn know<'a>(
-        &self,
-        index: u32,
-        live: &'a mut LiveChunk,
-    ) -> Result<&'a mut KnownChunk, CowError> {
-        if let LiveChunk::Untouched = live {
-            let map = self.origin().chunk(index)?;
-            *live = LiveChunk::Known(Box::new(KnownChunk::unmapped(map, FrameSet::EMPTY)));
+        let _not_sharing = self.not_sharing();
+        let mut live = lock(self.chunks.get(index));
+        let known = self.chunks.know(index, &mut live)?;
+        self.mapping
+            .counted(known, |known| self.reconcile_unarmed_writes(index, known))?;
+        let own = frames.intersection(known.own());
+        if known.is_mapped() {
+            for run in known.mapped_runs(&own.minus(known.armed_ahead())) {
+                self.mapping
+                    .arm(index, &run.frames)
+                    .map_err(os("arm frames of a process"))?;
+            }
         }
-        match live {
-            LiveChunk::Known(known) => Ok(known),
-            LiveChunk::Untouched => unreachable!("made known above"),
+        known.make_shared(&own);
+        self.chunks.lost(u64::from(own.count()));
+        let mut set = ShareSet::default();
+        set.push(index, known.map().clone(), own);
+        Ok(Some(set))
+    }
+
+    /// The blocks are mapped privately, like those of a snapshot that a VM is restored from, so
+    /// that no write reaches them. They are armed later, by [`CowEngine::tidy`] or the next access
+    /// that is held, so that the caller need not wait for that.
+    fn adopt(&self, index: ChunkIndex, blocks: &[(FrameIndex, BlockNo)]) -> Result<bool, CowError> {
+        if !self.mapping.has_single_frames() || self.mapping.budget().is_spent() {
+            return Ok(false);
         }
+        let _not_sharing = self.not_sharing();
+        let mut live = lock(self.chunks.get(index));
+        let known = self.chunks.know(index, &mut live)?;
+        let mut replaced = Vec::new();
+        let adopted = self.mapping.counted(known, |known| {
+            self.map_foreign(index, known, blocks, &mut replaced)
+        });
+        self.chunks.mark_dirty(index, known);
+        self.placement.free_later(replaced);
+        adopted.map(|()| true)
     }
 
-    pub(super) fn origin(&self) -> RwLockReadGuard<'_, Origin> {
-        self.origin.read().unwrap_or_else(PoisonError::into_inner)
+    /// Only frames that are mapped shared: a private mapping would lose the pages that were
+    /// written.
+    fn unmap_idle(&self, index: ChunkIndex, frames: &FrameSet) -> Result<(), CowError> {
+        let live = lock(self.chunks.get(index));
+        let LiveChunk::Known(known) = &*live else {
+            return Ok(());
+        };
+        if !known.is_mapped() || !self.mapping.has_single_frames() {
+            return Ok(());
+        }
+        let shared = frames.intersection(known.own()).minus(known.private());
+        for run in runs(&shared.minus(known.armed_ahead())) {
+            self.mapping.drop_page_tables(index, &run)?;
+        }
+        Ok(())
     }
 
-    pub(super) fn chunk(&self, index: u32) -> &Mutex<LiveChunk> {
-        self.table.get(index)
+    fn take_over(&self, consumed: Consumed) -> Result<(), CowError> {
+        // The snapshot's own map has left the pool.
+        self.chunks.forget_origin();
+        for chunk in consumed.into_memory() {
+            self.take_over_chunk(chunk.index, chunk.map, chunk.taken)?;
+        }
+        Ok(())
     }
 
-    /// Chunks that are in a section somebody has looked at, in order.
-    pub(super) fn known_chunks(&self) -> impl Iterator<Item = (u32, &Mutex<LiveChunk>)> {
-        self.table.iter()
+    fn prefault(&self) -> Result<(), CowError> {
+        let present = self.chunks.origin().present_chunks()?;
+        for index in present {
+            self.chunks.know(index, &mut lock(self.chunks.get(index)))?;
+        }
+        for (index, chunk) in self.chunks.iter() {
+            if let LiveChunk::Known(known) = &mut *lock(chunk) {
+                self.prefault_chunk(index, known)?;
+            }
+        }
+        Ok(())
     }
 
-    /// The frames that are mapped and armed together with `frame`.
-    pub(super) fn unit_of(&self, frame: u32) -> Range<u32> {
-        window_of(frame, self.unit_frames)
+    fn tidy(&self) -> Result<bool, CowError> {
+        self.placement.give_back_leases()?;
+        Ok(self.reconcile_some()? || self.placement.free_unneeded() || self.keep_bound()?)
     }
 
-    pub(super) fn reservation(&self) -> &Reservation {
-        self.ram.reservation()
-    }
-
-    pub(super) fn pool_fd(&self) -> BorrowedFd<'_> {
-        self.pool.fd()
-    }
-
-    pub(super) fn ram_offset(&self, index: u32, frame: u32) -> usize {
-        index as usize * CHUNK_SIZE_BYTES + frame as usize * FRAME_SIZE_BYTES
-    }
-
-    pub(super) fn address(&self, index: u32, frame: u32) -> usize {
-        self.reservation().start() + self.ram_offset(index, frame)
+    fn own_block(&self, index: ChunkIndex, frame: FrameIndex) -> (bool, Option<BlockNo>) {
+        match &*lock(self.chunks.get(index)) {
+            LiveChunk::Untouched => (false, None),
+            LiveChunk::Known(known) => (known.is_own(frame), known.block(frame)),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The engine over a real pool on tmpfs; threads of the test play the guest.
 
 use crate::cow::{
-    test_guest::{FRAME, MIB, Place, assert_clean, assert_hold_their_own, pool_of},
+    test_guest::{FRAME, MIB, PoolFile, assert_clean, assert_hold_their_own, pool_of},
     *,
 };
 
@@ -9,7 +9,7 @@ pub(super) type Vm = crate::cow::test_guest::Vm<RedirectEngine>;
 
 #[test]
 fn memory_that_was_never_written_is_zero_and_costs_nothing() {
-    let place = Place::new("zero");
+    let place = PoolFile::new("zero");
     let pool = pool_of(&place, 64 * MIB);
     let vm = Vm::start(&pool, 4096 * MIB, None);
     assert_eq!(vm.read(5), 0);
@@ -19,7 +19,7 @@ fn memory_that_was_never_written_is_zero_and_costs_nothing() {
 
 #[test]
 fn a_restored_guest_sees_the_instant_and_neither_side_sees_the_other() {
-    let place = Place::new("isolate");
+    let place = PoolFile::new("isolate");
     let pool = pool_of(&place, 256 * MIB);
     let frames = 16 * MIB / FRAME;
     let mut original = Vm::start(&pool, 16 * MIB, None);
@@ -48,7 +48,7 @@ fn a_restored_guest_sees_the_instant_and_neither_side_sees_the_other() {
 
 #[test]
 fn sharing_copies_nothing_and_only_what_changed_is_shared_again() {
-    let place = Place::new("incremental");
+    let place = PoolFile::new("incremental");
     let pool = pool_of(&place, 128 * MIB);
     let mut vm = Vm::start(&pool, 32 * MIB, None);
     vm.fill(0..8192, 10);
@@ -69,7 +69,7 @@ fn sharing_copies_nothing_and_only_what_changed_is_shared_again() {
 
 #[test]
 fn a_copy_takes_one_mapping_and_an_unchanged_snapshot_no_call() {
-    let place = Place::new("calls");
+    let place = PoolFile::new("calls");
     let pool = pool_of(&place, 128 * MIB);
     let mut vm = Vm::start(&pool, 32 * MIB, None);
     vm.fill(0..8192, 10);
@@ -111,7 +111,7 @@ fn a_copy_takes_one_mapping_and_an_unchanged_snapshot_no_call() {
 
 #[test]
 fn an_uncommitted_snapshot_leaves_the_vm_as_it_was() {
-    let place = Place::new("rollback");
+    let place = PoolFile::new("rollback");
     let pool = pool_of(&place, 64 * MIB);
     let mut vm = Vm::start(&pool, 4 * MIB, None);
     vm.fill(0..1024, 1);
@@ -134,7 +134,7 @@ fn an_uncommitted_snapshot_leaves_the_vm_as_it_was() {
 
 #[test]
 fn a_sequential_writer_faults_far_less_than_once_a_cluster() {
-    let place = Place::new("sequential");
+    let place = PoolFile::new("sequential");
     let pool = pool_of(&place, 64 * MIB);
     let mut vm = Vm::start(&pool, 2 * MIB, None);
     vm.fill(0..512, 1);
@@ -150,7 +150,7 @@ fn a_sequential_writer_faults_far_less_than_once_a_cluster() {
 
 #[test]
 fn the_budget_of_mappings_holds_under_the_worst_pattern() {
-    let place = Place::new("budget");
+    let place = PoolFile::new("budget");
     let pool = pool_of(&place, 256 * MIB);
     let limit = 100;
     let mut vm = Vm::with_budget(&pool, 32 * MIB, None, Budget::with_limit(limit));
@@ -183,7 +183,7 @@ fn the_budget_of_mappings_holds_under_the_worst_pattern() {
 
 #[test]
 fn the_budget_holds_when_every_other_frame_is_written_in_turn() {
-    let place = Place::new("turn");
+    let place = PoolFile::new("turn");
     let pool = pool_of(&place, 64 * MIB);
     let (frames, limit) = (8 * MIB / FRAME, 400);
     let policy = CopyPolicy {
@@ -231,7 +231,7 @@ fn the_budget_holds_when_every_other_frame_is_written_in_turn() {
 
 #[test]
 fn a_chunk_that_is_copied_whole_gives_back_the_copies_it_had() {
-    let place = Place::new("whole");
+    let place = PoolFile::new("whole");
     let pool = pool_of(&place, 64 * MIB);
     let mut vm = Vm::with_budget(&pool, 4 * MIB, None, Budget::with_limit(100));
     vm.fill(0..1024, 0);
@@ -239,7 +239,7 @@ fn a_chunk_that_is_copied_whole_gives_back_the_copies_it_had() {
     vm.write(0, 1);
     let few = vm.engine.counters().frames_own;
     // As if other chunks had used the budget up.
-    vm.engine.budget.changed(0, 100);
+    vm.engine.mapping.budget().changed(0, 100);
     vm.write(256, 2);
     assert!(few < 512 && vm.engine.counters().frames_own == 512);
     assert_eq!((vm.read(0), vm.read(256)), (1, 2));
@@ -249,7 +249,7 @@ fn a_chunk_that_is_copied_whole_gives_back_the_copies_it_had() {
 
 #[test]
 fn concurrent_writers_lose_nothing() {
-    let place = Place::new("concurrent");
+    let place = PoolFile::new("concurrent");
     let pool = pool_of(&place, 256 * MIB);
     let frames = 8 * MIB / FRAME;
     let mut first = Vm::start(&pool, 8 * MIB, None);
@@ -257,7 +257,7 @@ fn concurrent_writers_lose_nothing() {
     first.snapshot("s").unwrap();
     drop(first);
     let vm = Vm::start(&pool, 8 * MIB, Some("s"));
-    // Neighbouring frames belong to different writers, so that first touches, early writes and
+    // Neighbouring frames belong to different writers, so that first touches, unarmed writes and
     // copies all meet.
     std::thread::scope(|scope| {
         for writer in 0..4u64 {
@@ -274,7 +274,7 @@ fn concurrent_writers_lose_nothing() {
 
 #[test]
 fn a_write_to_a_full_pool_waits_until_there_is_space() {
-    let place = Place::new("full");
+    let place = PoolFile::new("full");
     let pool = pool_of(&place, 16 * MIB);
     let mut vm = Vm::start(&pool, 8 * MIB, None);
     vm.fill(0..1024, 1);
@@ -301,7 +301,7 @@ fn a_write_to_a_full_pool_waits_until_there_is_space() {
 
 #[test]
 fn prefaulted_memory_is_the_same_and_still_isolated() {
-    let place = Place::new("prefault");
+    let place = PoolFile::new("prefault");
     let pool = pool_of(&place, 64 * MIB);
     let mut vm = Vm::start(&pool, 8 * MIB, None);
     vm.fill(0..2048, 5);
@@ -317,7 +317,7 @@ fn prefaulted_memory_is_the_same_and_still_isolated() {
 
 #[test]
 fn untouched_stretches_between_chunks_are_counted_too() {
-    let place = Place::new("stretches");
+    let place = PoolFile::new("stretches");
     let pool = pool_of(&place, 64 * MIB);
     let vm = Vm::start(&pool, 64 * MIB, None);
     for chunk in [3, 9, 4, 20, 31, 0, 8] {

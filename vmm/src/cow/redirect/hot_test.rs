@@ -1,13 +1,13 @@
 use super::engine_test::Vm;
 use crate::cow::{
     mount_test::Mount,
-    test_guest::{MIB, Place, assert_clean, assert_hold_their_own, pool_of},
+    test_guest::{MIB, PoolFile, assert_clean, assert_hold_their_own, pool_of},
     *,
 };
 
-/// Whether frames are copied ahead here.
+/// True if frames are copied ahead here.
 fn is_on(vm: &Vm) -> bool {
-    let on = vm.engine.techniques.copy_hot;
+    let on = vm.engine.prediction.copies_hot();
     if !on {
         eprintln!("SKIPPED: NVVMM_TEST_WITHOUT");
     }
@@ -40,7 +40,7 @@ fn stable_working_set(vm: &mut Vm, step: usize, epochs: u64, measured: u64) -> (
 #[test]
 fn a_stable_working_set_takes_fewer_than_one_fault_in_fifty_writes() {
     for step in [1, 3] {
-        let place = Place::new("hot");
+        let place = PoolFile::new("hot");
         let pool = pool_of(&place, 512 * MIB);
         let mut vm = Vm::start(&pool, 32 * MIB, None);
         if !is_on(&vm) {
@@ -63,7 +63,7 @@ fn a_stable_working_set_of_whole_chunks_is_copied_ahead() {
     let Some(mount) = Mount::hugetlbfs("hot", 280) else {
         return;
     };
-    let place = Place::on(mount.path(), "hot");
+    let place = PoolFile::on(mount.path(), "hot");
     let pool = pool_of(&place, 280 * MIB);
     let mut vm = Vm::start(&pool, 32 * MIB, None);
     if !is_on(&vm) {
@@ -81,7 +81,7 @@ fn a_stable_working_set_of_whole_chunks_is_copied_ahead() {
 
 #[test]
 fn a_first_fault_takes_all_of_its_chunk_along_that_is_hot() {
-    let place = Place::new("hot-fault");
+    let place = PoolFile::new("hot-fault");
     let pool = pool_of(&place, 256 * MIB);
     let mut vm = Vm::start(&pool, 32 * MIB, None);
     if !is_on(&vm) {
@@ -106,7 +106,7 @@ fn a_first_fault_takes_all_of_its_chunk_along_that_is_hot() {
 
 #[test]
 fn a_full_pool_ends_copies_ahead_and_nothing_else() {
-    let place = Place::new("hot-full");
+    let place = PoolFile::new("hot-full");
     let pool = pool_of(&place, 34 * MIB);
     let mut vm = Vm::start(&pool, 16 * MIB, None);
     for epoch in 0..6 {

@@ -10,7 +10,7 @@ use super::engine_test::Vm;
 use crate::{
     cow::{
         mount_test::Mount,
-        test_guest::{MIB, Place, assert_clean, pool_of},
+        test_guest::{MIB, PoolFile, assert_clean, pool_of},
         *,
     },
     memory::GuestRam,
@@ -19,9 +19,9 @@ use crate::{
 const FRAMES: u64 = 8 * MIB / FRAME_SIZE_BYTES as u64;
 
 /// A pool of `size_mib` with no huge page to spare beside it, and its mount.
-fn pool_on_huge_pages(name: &str, size_mib: u64) -> Option<(Mount, Place, Arc<Pool>)> {
+fn pool_on_huge_pages(name: &str, size_mib: u64) -> Option<(Mount, PoolFile, Arc<Pool>)> {
     let mount = Mount::hugetlbfs(name, size_mib)?;
-    let place = Place::on(mount.path(), name);
+    let place = PoolFile::on(mount.path(), name);
     let pool = pool_of(&place, size_mib * MIB);
     Some((mount, place, pool))
 }
@@ -139,7 +139,7 @@ fn a_full_medium_under_an_overcommitted_pool_holds_accesses() {
     let Some(mount) = Mount::hugetlbfs("chunk-medium", 32) else {
         return;
     };
-    let place = Place::on(mount.path(), "chunk-medium");
+    let place = PoolFile::on(mount.path(), "chunk-medium");
     let options = CreateOptions {
         size_bytes: 128 * MIB,
         overcommit: true,
@@ -185,7 +185,7 @@ fn memory_in_pieces_is_refused() {
         .commit_snapshot(new, holder.reserve(8).unwrap())
         .unwrap();
     let (entry, frames) = holder.pin("pieces").unwrap();
-    let origin = Origin::Snapshot {
+    let origin = RamOrigin::Snapshot {
         frames,
         frames_mapped: entry.frames_mapped,
     };
@@ -199,7 +199,7 @@ fn memory_in_pieces_is_refused() {
         Techniques::default(),
     );
     assert!(
-        matches!(refused, Err(CowError::NotWhole { index: 1 })),
+        matches!(refused, Err(CowError::NotWhole { index }) if index == ChunkIndex::new(1)),
         "{refused:?}"
     );
 }
@@ -215,7 +215,7 @@ fn more_chunks_than_mappings_are_refused() {
         ram,
         pool,
         holder,
-        Origin::Empty,
+        RamOrigin::Empty,
         Budget::with_limit(3),
         Techniques::default(),
     );

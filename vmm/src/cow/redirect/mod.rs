@@ -1,5 +1,11 @@
-//! Copy-on-write by redirect: a snapshot's blocks never move or change; the running VM is given a
-//! fresh block at the moment it first writes to a shared one.
+//! Copy-on-write by redirect: a snapshot's blocks never move or change; the running VM gets a fresh
+//! block at the moment it first writes to a shared one.
+//!
+//! The engine is made of four parts, each of which owns its state:
+//! * `Mapping`: what is mapped at which address, and the budget of mappings;
+//! * `Placement`: which block of the pool a frame gets, and how many blocks the VM holds unused;
+//! * `Prediction`: which frames the guest is likely to write next;
+//! * `Chunks`: what is known of each chunk, and counts over all of them.
 //!
 //! Every access that needs a decision is held by userfaultfd and answered by the fault thread:
 //! * first touch of a chunk: map a fresh chunk, or the blocks of the snapshot that the VM was
@@ -14,40 +20,38 @@
 //!    armed later. No writer reaches a snapshot's block.
 //! 2. `MAP_FIXED` replaces a mapping in one step for vCPUs, device threads and KVM; addresses never
 //!    change.
-//! 3. One lock per chunk orders everything that happens to it. Sharing (a snapshot) excludes all
-//!    fault handling.
+//! 3. One lock per chunk orders all changes to it. Sharing (a snapshot) excludes all fault
+//!    handling.
 //! 4. The userfaultfd outlives every thread that can write guest RAM: once it is closed, nothing is
 //!    held any more.
 
 mod ahead;
-mod arm;
 mod chunk;
+mod chunks;
 mod copy;
 mod engine;
-mod heat;
-mod hot;
+mod faults;
 mod huge;
 mod live;
-mod lone;
+mod mapping;
+mod placement;
+mod prediction;
 mod share;
-mod targets;
-mod unused;
+mod vacate;
 
 pub use engine::RedirectEngine;
 
 #[cfg(test)]
 mod ahead_test;
 #[cfg(test)]
-mod arm_test;
-#[cfg(test)]
 mod chunk_test;
 #[cfg(test)]
 mod engine_test;
+#[cfg(test)]
+mod failure_test;
 #[cfg(test)]
 mod hot_test;
 #[cfg(test)]
 mod huge_test;
 #[cfg(test)]
-mod mishap_test;
-#[cfg(test)]
-mod unused_test;
+mod placement_test;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::judge::{assert_in_order, open};
-use super::model::{Snapshots, frame_with, read_snapshots};
+use super::contents::{Snapshots, frame_with, read_snapshots};
+use super::oracle::{assert_in_order, open};
 use crate::layout::Layout;
 use crate::region::sim::{CrashPoint, Fuse, Image, SimControl, Survivors, region_with};
 use crate::{
@@ -30,7 +30,7 @@ impl Bench {
         Bench::on(control).unwrap()
     }
 
-    /// What is left of a medium at a point, opened.
+    /// Opens what is left of a medium at a point.
     pub(super) fn after(point: &CrashPoint, survivors: Survivors) -> crate::Result<Bench> {
         Bench::on(region_with(point.image(survivors)))
     }
@@ -112,15 +112,15 @@ pub(super) fn must_be_in_order(pool: &Pool, what: &str) {
 }
 
 /// Two snapshots that share frames, both pinned.
-pub(super) struct Scene {
+pub(super) struct Fixture {
     pub(super) bench: Bench,
     pub(super) vm: Holder,
     pub(super) first: SnapshotId,
     pub(super) second: SnapshotId,
 }
 
-impl Scene {
-    pub(super) fn new() -> Scene {
+impl Fixture {
+    pub(super) fn new() -> Fixture {
         let bench = Bench::new();
         let vm = bench.pool.hold("vm").unwrap();
         let near = frames(&vm, &[0, 1, 2, 3], 0x11);
@@ -143,7 +143,7 @@ impl Scene {
         }
         let changed = ChunkMap::Frames(Arc::new(changed));
         let second = snapshot(&vm, "second", Some(first), &[(ChunkIndex::new(0), changed)]);
-        Scene {
+        Fixture {
             bench,
             vm,
             first,

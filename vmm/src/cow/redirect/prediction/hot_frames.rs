@@ -1,22 +1,21 @@
-//! Which frames of a chunk the guest writes in epoch after epoch, an epoch being the time from one
-//! snapshot to the next.
+//! Frames of a chunk that the guest writes in epoch after epoch.
 //!
-//! Frames written in two epochs running are hot: the next snapshots have them copied before the
-//! guest writes them. A copy made ahead hides whether the guest would have written, so now and then
-//! an epoch goes without, and its faults tell. If the frames are hot still, it takes longer until
-//! the next such look.
+//! Frames written in two epochs running are hot: after the next snapshots they are copied before
+//! the guest writes them. A copy made ahead hides whether the guest would have written. So now and
+//! then nothing is copied ahead for one epoch, the *probe*, and its faults show what is hot still.
+//! If the frames are hot still, it takes longer until the next probe.
 
 use nvvmm_snapshot::FrameSet;
 
-/// Epochs from one look to the next, at most: so many copies are made for a guest that has just
-/// stopped writing.
+/// Epochs from one probe to the next, at most. For a guest that has just stopped writing so many
+/// epochs of copies are made in vain.
 const SPAN_MAX: u32 = 64;
-/// How much longer it takes until the next look, if the frames are hot still.
+/// Factor by which the time to the next probe grows, if the frames are hot still.
 const SPAN_GROWTH: u32 = 4;
 
-/// What is known of one chunk's frames.
+/// Frames of one chunk, by the epochs in which they were written.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Heat {
+pub(super) struct HotFrames {
     /// The last epoch in which the chunk was written.
     epoch: u64,
     /// Frames that the guest itself had made the VM's own in it.
@@ -24,14 +23,14 @@ pub(super) struct Heat {
     hot: FrameSet,
     /// Frames copied ahead in the epoch under way.
     ahead: FrameSet,
-    /// Epochs from one look to the next.
+    /// Epochs from one probe to the next.
     span: u32,
-    /// Those that are left.
+    /// Epochs that are left until the next probe.
     left: u32,
 }
 
-impl Heat {
-    /// An epoch ends, with these frames the VM's own.
+impl HotFrames {
+    /// Ends an epoch, in which frames `own` are the VM's own now.
     pub fn end_epoch(&mut self, epoch: u64, own: &FrameSet) {
         if self.epoch + 1 != epoch {
             *self = Self::default();
@@ -57,7 +56,7 @@ impl Heat {
         self.ahead = FrameSet::EMPTY;
     }
 
-    /// What is to be copied ahead in the epoch under way.
+    /// Frames that are to be copied ahead in the epoch under way.
     pub fn expected(&self) -> FrameSet {
         if self.left > 0 {
             self.hot
@@ -66,12 +65,12 @@ impl Heat {
         }
     }
 
-    /// These were copied, and nobody knows whether the guest would have written them.
+    /// Notes that frames were copied ahead.
     pub fn copied_ahead(&mut self, frames: &FrameSet) {
         self.ahead = self.ahead.union(frames);
     }
 }
 
 #[cfg(test)]
-#[path = "heat_test.rs"]
-mod heat_test;
+#[path = "hot_frames_test.rs"]
+mod hot_frames_test;

@@ -1,21 +1,20 @@
-//! What goes wrong half-way leaves no write lost and no block leaked.
+//! Failures half-way: no write is lost, and no block leaks.
 
-use std::sync::atomic::Ordering;
-
-use nvvmm_snapshot::{CreateOptions, Pool};
+use nvvmm_snapshot::{ChunkIndex, CreateOptions, FrameIndex, Pool};
 use vm_memory::GuestAddress;
 
 use super::{chunk::LiveChunk, engine_test::Vm};
 use crate::{
     cow::{
-        engine::lock,
+        counters::lock,
         mount_test::Mount,
         test_guest::{
-            FRAME, MIB, Place, assert_clean, ballast, consuming, pool_of,
+            FRAME, MIB, PoolFile, assert_clean, ballast, consuming, pool_of,
             untouched_chunks_outlive_their_snapshot,
         },
         *,
     },
+    stats::Phases,
     sys::reservation::Sharing,
 };
 
@@ -31,7 +30,7 @@ fn wait_until_starved(vm: &Vm, writer: &std::thread::ScopedJoinHandle<'_, ()>) {
 
 #[test]
 fn a_chunk_first_read_during_a_snapshot_that_fails_loses_no_later_write() {
-    let place = Place::new("late-read");
+    let place = PoolFile::new("late-read");
     let pool = pool_of(&place, 64 * MIB);
     let mut vm = Vm::start(&pool, 4 * MIB, None);
     vm.fill(0..1024, 1);
@@ -55,11 +54,11 @@ fn a_chunk_first_read_during_a_snapshot_that_fails_loses_no_later_write() {
 
 /// Maps chunk 0 as the engine does for a restored snapshot, with a write that comes before the
 /// arming.
-fn map_with_an_early_write(vm: &Vm, frame: u64, value: u64) {
+fn map_with_an_unarmed_write(vm: &Vm, frame: u64, value: u64) {
     let engine = &vm.engine;
-    let mut live = lock(engine.chunk(0));
-    let known = engine.know(0, &mut live).unwrap();
-    known.private = known.backed();
+    let mut live = lock(engine.chunks.get(ChunkIndex::FIRST));
+    let known = engine.chunks.know(ChunkIndex::FIRST, &mut live).unwrap();
+    known.note_shared_are_private();
     let reservation = engine.ram().reservation();
     let runs = known.mapped_runs(&known.backed());
     for run in &runs {
@@ -82,13 +81,13 @@ fn map_with_an_early_write(vm: &Vm, frame: u64, value: u64) {
         .uffd()
         .protect(start, CHUNK_SIZE_BYTES, true)
         .unwrap();
-    (known.mapped, known.settled) = (true, false);
-    engine.unsettled.fetch_add(1, Ordering::Relaxed);
+    known.note_mapped();
+    engine.chunks.note_unreconciled(known);
 }
 
 #[test]
-fn an_early_write_that_finds_the_pool_full_is_in_the_next_snapshot() {
-    let place = Place::new("early");
+fn an_unarmed_write_that_finds_the_pool_full_is_in_the_next_snapshot() {
+    let place = PoolFile::new("early");
     let pool = pool_of(&place, 32 * MIB);
     let mut vm = Vm::start(&pool, 2 * MIB, None);
     vm.fill(0..512, 1);
@@ -97,7 +96,7 @@ fn an_early_write_that_finds_the_pool_full_is_in_the_next_snapshot() {
     let mut vm = Vm::start(&pool, 2 * MIB, Some("s"));
     let reservation = vm.holder.reserve(16).unwrap();
     let _taken = vm.holder.alloc_blocks(496).unwrap();
-    map_with_an_early_write(&vm, 77, 4242);
+    map_with_an_unarmed_write(&vm, 77, 4242);
     let ballast = ballast(&pool);
     while vm.holder.alloc_blocks(1).is_ok() {}
     assert!(
@@ -112,7 +111,7 @@ fn an_early_write_that_finds_the_pool_full_is_in_the_next_snapshot() {
         1,
         "the frame that was written, and no other"
     );
-    still.arm(&set).unwrap();
+    still.arm(&set, &mut Phases::begin()).unwrap();
     drop(still);
     vm.commit("with", set, reservation).unwrap();
     let copy = Vm::start(&pool, 2 * MIB, Some("with"));
@@ -124,25 +123,29 @@ fn an_early_write_that_finds_the_pool_full_is_in_the_next_snapshot() {
 }
 
 #[test]
-fn an_access_to_a_chunk_settles_its_early_writes() {
-    let place = Place::new("settle");
+fn an_access_to_a_chunk_reconciles_its_unarmed_writes() {
+    let place = PoolFile::new("reconcile");
     let pool = pool_of(&place, 32 * MIB);
     let mut vm = Vm::start(&pool, 2 * MIB, None);
     vm.fill(0..512, 1);
     vm.snapshot("s").unwrap();
     drop(vm);
     let vm = Vm::start(&pool, 2 * MIB, Some("s"));
-    map_with_an_early_write(&vm, 300, 99);
+    map_with_an_unarmed_write(&vm, 300, 99);
     vm.write(5, 6);
     assert_eq!(vm.read(300), 99);
-    assert!(vm.engine.own_block(0, 300).0);
-    assert_eq!(vm.engine.unsettled.load(Ordering::Relaxed), 0);
+    assert!(
+        vm.engine
+            .own_block(ChunkIndex::FIRST, FrameIndex::new(300))
+            .0
+    );
+    assert!(vm.engine.chunks.are_reconciled());
     vm.assert_filled((0..512).filter(|frame| ![5, 300].contains(frame)), 1);
 }
 
 #[test]
 fn mappings_are_still_counted_after_a_consumed_snapshot_took_over_mapped_chunks() {
-    let place = Place::new("consume-count");
+    let place = PoolFile::new("consume-count");
     let pool = pool_of(&place, 64 * MIB);
     let mut vm = Vm::start(&pool, 4 * MIB, None);
     vm.fill(0..1024, 1);
@@ -160,7 +163,7 @@ fn mappings_are_still_counted_after_a_consumed_snapshot_took_over_mapped_chunks(
     vm.engine.take_over(consumed).unwrap();
     let (counted, real) = (vm.engine.counters().mappings, vm.mappings_of_the_kernel());
     assert!(real <= counted, "{real} mappings, {counted} counted");
-    let live = lock(vm.engine.chunk(0));
+    let live = lock(vm.engine.chunks.get(ChunkIndex::FIRST));
     let LiveChunk::Known(known) = &*live else {
         panic!("it was read")
     };
@@ -179,14 +182,14 @@ fn mappings_are_still_counted_after_a_consumed_snapshot_took_over_mapped_chunks(
 
 #[test]
 fn chunks_untouched_since_a_restore_outlive_the_snapshot_it_was_made_from() {
-    untouched_chunks_outlive_their_snapshot::<RedirectEngine>(&Place::new("outlive"));
+    untouched_chunks_outlive_their_snapshot::<RedirectEngine>(&PoolFile::new("outlive"));
 }
 
 fn writes_wait_for_a_full_medium(name: &str, budget: fn() -> Budget) {
     let Some(mount) = Mount::tmpfs(name, "size=32m") else {
         return;
     };
-    let place = Place::on(mount.path(), name);
+    let place = PoolFile::on(mount.path(), name);
     let options = CreateOptions {
         size_bytes: 256 * MIB,
         overcommit: true,

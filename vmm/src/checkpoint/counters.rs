@@ -1,14 +1,14 @@
-//! What snapshots cost, all of a VM's together.
+//! Cost of the snapshots of a VM, all together.
 
-use super::{Counter, Histogram, SnapshotStats};
-use crate::checkpoint::report::SnapshotReport;
+use super::report::SnapshotReport;
+use crate::stats::{Counter, Histogram, SnapshotStats};
 
 /// Counts the snapshots of one VM.
 #[derive(Debug, Default)]
 pub struct SnapshotCounters {
-    /// How long a running guest stood still, also where no snapshot came of it.
+    /// Times for which a running guest stood still, also for snapshots that failed.
     pub pause: Histogram,
-    /// How long was copied ahead of the pause.
+    /// Times for which the engine copied ahead of the pause.
     pub copy_ahead: Histogram,
     taken: Counter,
     failed: Counter,
@@ -20,7 +20,7 @@ pub struct SnapshotCounters {
 }
 
 impl SnapshotCounters {
-    /// One was taken.
+    /// Counts a snapshot that was taken.
     pub fn taken(&self, report: &SnapshotReport) {
         self.taken.one();
         self.frames_new.add(report.frames_new);
@@ -33,12 +33,12 @@ impl SnapshotCounters {
         self.mmaps_paused.add(report.mmaps_paused);
     }
 
-    /// One was not: refused, withdrawn, or it failed.
+    /// Counts a snapshot that was refused, withdrawn, or failed.
     pub fn failed(&self) {
         self.failed.one();
     }
 
-    /// What was counted so far.
+    /// The counts so far.
     pub fn stats(&self) -> SnapshotStats {
         SnapshotStats {
             taken: self.taken.get(),

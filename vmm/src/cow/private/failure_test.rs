@@ -1,4 +1,4 @@
-//! What goes wrong half-way loses no write, leaks no block, and shows nobody another's bytes.
+//! Failures half-way: no write is lost, no block leaks, and no VM sees another's bytes.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -8,14 +8,14 @@ use vm_memory::GuestAddress;
 use super::engine_test::{Vm, place};
 use crate::cow::{
     test_guest::{
-        FRAME, MIB, Place, assert_clean, ballast, consuming, pool_of,
+        FRAME, MIB, PoolFile, assert_clean, ballast, consuming, pool_of,
         untouched_chunks_outlive_their_snapshot,
     },
     *,
 };
 
 /// A VM with all frames written and a snapshot `kept` of them, in a pool of `pool_mib`.
-fn vm_with_a_snapshot(place: &Place, pool_mib: u64) -> (Arc<Pool>, Vm) {
+fn vm_with_a_snapshot(place: &PoolFile, pool_mib: u64) -> (Arc<Pool>, Vm) {
     let pool = pool_of(place, pool_mib * MIB);
     let mut vm = Vm::start(&pool, 4 * MIB, None);
     vm.fill(0..1024, 1);
@@ -23,7 +23,7 @@ fn vm_with_a_snapshot(place: &Place, pool_mib: u64) -> (Arc<Pool>, Vm) {
     (pool, vm)
 }
 
-/// What was freed is another's for a while.
+/// Lets another VM have the free blocks for a while.
 fn overwrite_free_blocks(pool: &Arc<Pool>) {
     let other = pool.hold("other").unwrap();
     while let Ok(blocks) = other.alloc_blocks(1) {

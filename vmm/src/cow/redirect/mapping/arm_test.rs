@@ -1,4 +1,4 @@
-use super::arm::{Reach, Stretch, half_of};
+use super::*;
 
 const FRAME: usize = 4096;
 
@@ -13,30 +13,30 @@ fn stretch(first: usize, frames: usize, block: usize) -> Stretch {
 #[test]
 fn neighbours_become_one_whatever_is_behind_them_where_calls_may_cross_mappings() {
     let mut one = stretch(0, 16, 100);
-    assert!(one.take_in(&stretch(16, 4, 7), Reach::Neighbours));
-    assert!(one.take_in(&stretch(20, 512, 4000), Reach::Neighbours));
+    assert!(one.try_append(&stretch(16, 4, 7), Reach::Neighbours));
+    assert!(one.try_append(&stretch(20, 512, 4000), Reach::Neighbours));
     assert_eq!(one, stretch(0, 532, 100));
 }
 
 #[test]
 fn elsewhere_only_what_goes_on_in_the_pool_too() {
     let mut one = stretch(8, 16, 100);
-    assert!(one.take_in(&stretch(24, 4, 116), Reach::OneMapping));
-    assert!(!one.take_in(&stretch(28, 4, 121), Reach::OneMapping));
+    assert!(one.try_append(&stretch(24, 4, 116), Reach::OneMapping));
+    assert!(!one.try_append(&stretch(28, 4, 121), Reach::OneMapping));
     let private = Stretch {
         private: true,
         ..stretch(28, 4, 120)
     };
-    assert!(!one.take_in(&private, Reach::OneMapping));
+    assert!(!one.try_append(&private, Reach::OneMapping));
     assert_eq!(one, stretch(8, 20, 100));
 }
 
 #[test]
 fn what_lies_apart_stays_apart() {
     let mut one = stretch(0, 16, 100);
-    assert!(!one.take_in(&stretch(17, 4, 117), Reach::Neighbours));
-    assert!(!one.take_in(&stretch(17, 4, 117), Reach::OneMapping));
-    assert!(!one.take_in(&stretch(16, 4, 116), Reach::Chunk));
+    assert!(!one.try_append(&stretch(17, 4, 117), Reach::Neighbours));
+    assert!(!one.try_append(&stretch(17, 4, 117), Reach::OneMapping));
+    assert!(!one.try_append(&stretch(16, 4, 116), Reach::Chunk));
     assert_eq!(one, stretch(0, 16, 100));
 }
 

@@ -6,8 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::model::{Snapshots, difference, read_snapshots};
-use super::steps::scrub;
+use super::contents::{Snapshots, difference, read_snapshots};
+use super::perform::scrub;
 use crate::layout::SUPERBLOCK_BLOCKS;
 use crate::layout::runtime::BOOT_ID_OFFSET;
 use crate::region::Medium;
@@ -16,11 +16,11 @@ use crate::region::sim::{
 };
 use crate::{BlockNo, Error, Pool};
 
-/// How many subsets of the unfenced stores are tried at each point.
+/// Number of subsets of the unfenced stores that are tried at each point.
 const SAMPLES: u32 = 8;
 /// One of so many states is crashed again while it is recovered.
 const RECOVERY_EVERY: u64 = 24;
-/// How many states of such a recovery are tried at each point.
+/// Number of states of such a recovery that are tried at each point.
 const RECOVERY_SAMPLES: u32 = 2;
 
 /// Names one crash state, so that it can be looked at alone.
@@ -82,7 +82,7 @@ impl StateId {
     }
 }
 
-/// What may be found after a crash.
+/// The states that may be found after a crash.
 #[derive(Clone, Copy)]
 pub(super) struct Allowed<'a> {
     pub(super) snapshots: &'a [&'a Snapshots],
@@ -91,7 +91,7 @@ pub(super) struct Allowed<'a> {
 }
 
 /// Opens crash states, and counts them.
-pub(super) struct Judge {
+pub(super) struct Oracle {
     pub(super) locks: tempfile::NamedTempFile,
     /// States that were opened and compared, no two of one operation alike.
     pub(super) states: u64,
@@ -102,16 +102,16 @@ pub(super) struct Judge {
     seen: HashSet<(u64, bool)>,
 }
 
-/// What a crash leaves: an image, and whether the host went down.
+/// A crash: the image that it leaves, and whether the host went down.
 struct Crash {
     image: Image,
     host_down: bool,
     survivors: Survivors,
 }
 
-impl Judge {
-    pub(super) fn new(only: Option<StateId>) -> Judge {
-        Judge {
+impl Oracle {
+    pub(super) fn new(only: Option<StateId>) -> Oracle {
+        Oracle {
             locks: tempfile::NamedTempFile::new().unwrap(),
             states: 0,
             recovery_states: 0,
@@ -277,7 +277,7 @@ impl Judge {
     }
 }
 
-/// What a panic said.
+/// The text of a panic.
 pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));

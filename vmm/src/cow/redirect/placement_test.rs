@@ -9,10 +9,10 @@ use nvvmm_snapshot::{CHUNK_BLOCKS, Pool};
 
 use super::{
     engine_test::Vm,
-    unused::{SHARE_OF_EMPTY, UNUSED_MIN_BLOCKS},
+    placement::{SHARE_OF_EMPTY, UNUSED_MIN_BLOCKS},
 };
 use crate::cow::{
-    test_guest::{MIB, Place, assert_clean, ballast, pool_of},
+    test_guest::{MIB, PoolFile, assert_clean, ballast, pool_of},
     *,
 };
 
@@ -37,7 +37,7 @@ fn bound(pool: &Pool) -> u64 {
 
 #[test]
 fn one_write_to_each_chunk_sets_no_more_aside_than_the_bound() {
-    let place = Place::new("bound");
+    let place = PoolFile::new("bound");
     let pool = pool_of(&place, 512 * MIB);
     let vm = snapshotted(&pool, 200, "s");
     let before = bound(&pool);
@@ -59,7 +59,7 @@ fn one_write_to_each_chunk_sets_no_more_aside_than_the_bound() {
 
 #[test]
 fn a_vm_gives_back_what_it_does_not_use_when_the_pool_fills() {
-    let place = Place::new("give-back");
+    let place = PoolFile::new("give-back");
     let pool = pool_of(&place, 256 * MIB);
     let vm = snapshotted(&pool, 64, "s");
     write_one_of_each_chunk(&vm, 100, 5000);
@@ -98,7 +98,7 @@ fn a_vm_gives_back_what_it_does_not_use_when_the_pool_fills() {
 
 #[test]
 fn vms_on_a_nearly_full_pool_go_on_until_its_blocks_are_used() {
-    let place = Place::new("nearly");
+    let place = PoolFile::new("nearly");
     let pool = pool_of(&place, 512 * MIB);
     let vms: Vec<Vm> = (0..4)
         .map(|n| snapshotted(&pool, 48, &format!("s{n}")))

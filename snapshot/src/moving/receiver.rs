@@ -1,4 +1,4 @@
-//! Where a stream lands: blocks that are the holder's, and commits that keep them.
+//! Receives what a stream says: into the holder's own blocks, with commits that keep them.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
 use crate::handle::Pool;
-use crate::holder::{Holder, NewMap, NewSnapshot, Origin};
+use crate::holder::{Holder, NewMap, NewSnapshot, Provenance};
 use crate::layout::inode::{Inode, MapKind, SnapshotKind};
 use crate::number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkIndex, FrameIndex, FrameSet, SnapshotId,
@@ -17,7 +17,7 @@ use crate::number::{
 use crate::region::Medium;
 use crate::stream::{ChunkRecord, StreamHeader};
 
-/// What happened to frames.
+/// Counts of received frames.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Counts {
     pub(super) received: u64,
@@ -42,36 +42,36 @@ impl Source {
 }
 
 /// A reception under way.
-pub(super) struct Landing {
+pub(super) struct Receiver {
     pool: Arc<Pool>,
     holder: Holder,
     name: String,
     header: StreamHeader,
     parent: Option<SnapshotId>,
-    /// What the stream builds on.
+    /// The snapshot that the stream builds on.
     base: Option<Source>,
-    /// What the incomplete file began as: an earlier reception's, or a snapshot that is likely to
-    /// be alike.
+    /// The file that the incomplete one began as: an earlier reception's, or a snapshot that is
+    /// likely to be alike.
     start: Option<Source>,
     resumed: bool,
     /// The incomplete file as it was committed last.
     kept: Option<SnapshotId>,
-    /// What differs from it.
+    /// Differences from it.
     changes: Vec<(ChunkIndex, ChunkMap)>,
-    /// The first chunk that nothing has been said of.
+    /// The first chunk that no record was about.
     next: u32,
     counts: Counts,
     stored_unkept: u64,
-    /// VMs map whole chunks only.
+    /// True when VMs on the medium map whole chunks only.
     whole_chunks: bool,
     content: Content,
     compared: Content,
 }
 
-impl Landing {
+impl Receiver {
     /// Finds what the stream builds on, and takes the name with an incomplete file, or the one that
     /// is there.
-    pub(super) fn begin(pool: &Arc<Pool>, name: &str, header: &StreamHeader) -> Result<Landing> {
+    pub(super) fn begin(pool: &Arc<Pool>, name: &str, header: &StreamHeader) -> Result<Receiver> {
         crate::name::check_name(name)?;
         let holder = pool.hold("receive")?;
         let mut lock = CatalogLock::take(pool)?;
@@ -88,7 +88,7 @@ impl Landing {
                 .find(|listed| listed.inode.identity == identity);
             parent.map(|listed| listed.inode.id)
         });
-        let mut landing = Landing {
+        let mut receiver = Receiver {
             name: name.to_owned(),
             header: header.clone(),
             parent,
@@ -107,11 +107,11 @@ impl Landing {
             holder,
         };
         drop(lock);
-        if !landing.resumed {
-            let start = landing.start.as_ref().map(|start| start.inode.id);
-            landing.kept = Some(landing.commit(start, &[], None)?);
+        if !receiver.resumed {
+            let start = receiver.start.as_ref().map(|start| start.inode.id);
+            receiver.kept = Some(receiver.commit(start, &[], None)?);
         }
-        Ok(landing)
+        Ok(receiver)
     }
 
     pub(super) fn is_resumed(&self) -> bool {
@@ -126,7 +126,7 @@ impl Landing {
         self.base.as_ref().map(|base| base.inode.name.clone())
     }
 
-    /// What was compared with that is neither the base nor what an earlier reception left.
+    /// The snapshot that was compared with, if it is neither the base nor an earlier reception's.
     pub(super) fn like(&self) -> Option<String> {
         let start = self
             .start
@@ -140,7 +140,7 @@ impl Landing {
         self.stored_unkept
     }
 
-    /// Whether something is stored that a later reception can find.
+    /// True when something is stored that a later reception can use.
     pub(super) fn is_worth_keeping(&self) -> bool {
         self.resumed || self.counts.stored > 0
     }
@@ -163,7 +163,7 @@ impl Landing {
         Ok(())
     }
 
-    /// The stream has said all: the rest of the memory is as in the base, or holes.
+    /// Ends the stream: the rest of the memory is as in the base, or holes.
     pub(super) fn rest(&mut self) -> Result<()> {
         self.unmentioned_until(self.header.chunks_total())
     }
@@ -199,7 +199,7 @@ impl Landing {
             .emptied
             .places()
             .for_each(|frame| blocks.set(frame, None));
-        // What the base has there the sender has compared.
+        // The sender has compared with the blocks of the base.
         let mut candidates = record.written;
         for frame in record.written.places() {
             if before.block(frame).is_none() || before.block(frame) == base.block(frame) {
@@ -279,7 +279,7 @@ impl Landing {
         let chunk = self.holder.alloc_chunk()?;
         for frame in FrameIndex::all() {
             let bytes = self.content.frame(frame);
-            // What is fresh reads as zero.
+            // A fresh block reads as zero.
             if !is_zero(bytes) {
                 self.holder.write_block(chunk.block(frame), bytes)?;
             }
@@ -302,7 +302,7 @@ impl Landing {
                 self.stored_unkept = 0;
                 self.kept
                     .replace(id)
-                    .map_or(Ok(()), |before| self.let_go_of(before))
+                    .map_or(Ok(()), |before| self.unpin_kept(before))
             }
             Err(error) => {
                 self.changes = changes;
@@ -354,7 +354,7 @@ impl Landing {
             state: state.unwrap_or_default(),
             frames_new: self.header.frames_new,
         };
-        let origin = Origin {
+        let origin = Provenance {
             identity: self.header.identity,
             created_unix_ns: self.header.created_unix_ns,
             frames_new: self.header.frames_new,
@@ -367,7 +367,7 @@ impl Landing {
         Ok(committed.id)
     }
 
-    fn let_go_of(&self, id: SnapshotId) -> Result<()> {
+    fn unpin_kept(&self, id: SnapshotId) -> Result<()> {
         let sources = [self.start.as_ref(), self.base.as_ref()];
         if sources
             .into_iter()
@@ -379,7 +379,7 @@ impl Landing {
         self.holder.unpin(id)
     }
 
-    /// Somebody may have removed the incomplete file, and meant it.
+    /// Fails when a user has removed the incomplete file meanwhile: that ends the reception.
     fn assert_not_removed(&self) -> Result<()> {
         let listing = CatalogLock::take(&self.pool)?.listing()?;
         match self.kept_in(&listing) {
@@ -394,7 +394,7 @@ impl Landing {
     }
 }
 
-/// What an earlier reception of the same snapshot left under the name, if it is free otherwise.
+/// The incomplete file that an earlier reception of the same snapshot left under the name, if any.
 fn unfinished<'l>(
     lock: &CatalogLock<'_>,
     listing: &'l Listing,

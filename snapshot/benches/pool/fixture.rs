@@ -8,7 +8,7 @@ use nvvmm_snapshot::{
     LeafBlocks, NewMap, NewSnapshot, Pool, SnapshotId, SnapshotKind,
 };
 
-use crate::place::Place;
+use crate::place::PoolPlace;
 
 /// Snapshots of the large pool.
 pub const SNAPSHOTS: u32 = 1_000;
@@ -17,9 +17,9 @@ const SMALL_POOL_BYTES: u64 = 4 << 30;
 
 /// The guest of the large pool: all of its memory is touched.
 pub const GUEST_CHUNKS: u32 = 1024;
-/// It goes on writing to every eighth chunk; the others stay as they are.
+/// Every eighth chunk is written again and again; the others stay as they are.
 const HOT_EVERY: u32 = 8;
-/// What it writes between two snapshots: so many clusters of so many frames, as copy-on-write makes
+/// Writes between two snapshots: so many clusters of so many frames, as copy-on-write makes
 /// them.
 const CLUSTERS: u32 = 16;
 const CLUSTER_FRAMES: u32 = 16;
@@ -27,21 +27,21 @@ const CLUSTER_FRAMES: u32 = 16;
 static STATE: [u8; 22 << 10] = [0x5a; 22 << 10];
 
 /// A pool with nothing in it, whose blocks have no memory behind them before they are written.
-pub fn small_pool() -> (Arc<Pool>, Place) {
-    let place = Place::new();
+pub fn small_pool() -> (Arc<Pool>, PoolPlace) {
+    let place = PoolPlace::new();
     (place.create(SMALL_POOL_BYTES), place)
 }
 
 /// A sparse pool of 64 GiB with 1,000 snapshots of a guest of 2 GiB: each shares most of its memory
 /// with the one before, and 1 MiB is its own. Made when it is first used.
 #[derive(Default)]
-pub struct LargePool(OnceCell<Place>);
+pub struct LargePool(OnceCell<PoolPlace>);
 
 impl LargePool {
-    /// Where it is. Nobody has it open.
-    pub fn place(&self) -> &Place {
+    /// The path of the pool. Nobody has it open.
+    pub fn place(&self) -> &PoolPlace {
         self.0.get_or_init(|| {
-            let place = Place::new();
+            let place = PoolPlace::new();
             let pool = place.create_with(LARGE_POOL_BYTES, true);
             let mut guest = Guest::boot(pool.hold("guest").unwrap());
             for number in 1..SNAPSHOTS {

@@ -1,0 +1,91 @@
+//! The snapshots that a step must lead to.
+
+use std::sync::Arc;
+
+use super::contents::{Saved, Snapshots};
+use super::model::{Model, Vm};
+use super::steps::Step;
+use crate::SnapshotKind;
+
+/// The snapshots as they are once a step is done.
+pub(super) fn intended(model: &Model, step: &Step) -> Snapshots {
+    let mut saved = model.saved.clone();
+    match step {
+        Step::Snapshot {
+            vm,
+            name,
+            state_bytes,
+            replaced,
+            ..
+        } => {
+            if let Some(vm) = &model.vms[*vm] {
+                if let Some(replaced) = replaced {
+                    saved.remove(replaced);
+                }
+                let snapshot = Saved {
+                    kind: SnapshotKind::Vm,
+                    parent: vm.base,
+                    memory_bytes: vm.memory_bytes,
+                    frames: vm.frames.clone(),
+                    state: state(name, *state_bytes),
+                };
+                saved.insert(name.clone(), Arc::new(snapshot));
+            }
+        }
+        Step::Capture {
+            vm,
+            name,
+            first,
+            pages,
+            ..
+        } => {
+            if let Some(vm) = &model.vms[*vm] {
+                let taken = captured(vm, *first, *pages);
+                let image = Saved {
+                    kind: SnapshotKind::Process,
+                    parent: vm.base,
+                    memory_bytes: image_bytes(*pages),
+                    frames: taken
+                        .iter()
+                        .map(|(page, place)| (*page, vm.frames[place]))
+                        .collect(),
+                    state: state(name, 300),
+                };
+                saved.insert(name.clone(), Arc::new(image));
+            }
+        }
+        Step::Remove { name, .. } => drop(saved.remove(name)),
+        Step::Consume { vm } => {
+            let pool = model.vms[*vm]
+                .as_ref()
+                .map(|vm| (vm.base, vm.holder.pool()));
+            if let Some((Some(id), pool)) = pool {
+                let names = pool.snapshots().unwrap_or_default();
+                let name = names.into_iter().find(|entry| entry.id == id);
+                if let Some(entry) = name {
+                    saved.remove(&entry.name);
+                }
+            }
+        }
+        _ => {}
+    }
+    saved
+}
+
+/// Pages of the image, as chunk and frame, with the frames of the VM: every other one, in
+/// another order than in the VM.
+pub(super) fn captured(vm: &Vm, first: usize, pages: usize) -> Vec<((u32, u32), (u32, u32))> {
+    let places = vm.frames.keys().copied().skip(first).take(pages);
+    let numbers = (0..pages as u32)
+        .rev()
+        .map(|page| (2 * page / 512, 2 * page % 512));
+    numbers.zip(places).collect()
+}
+
+pub(super) fn image_bytes(pages: usize) -> u64 {
+    (2 * pages.max(1) as u64) << 12
+}
+
+pub(super) fn state(name: &str, bytes: usize) -> Vec<u8> {
+    name.bytes().cycle().take(bytes).collect()
+}

@@ -1,0 +1,53 @@
+//! Content of chunks that the guest has not touched yet.
+
+use nvvmm_snapshot::{ChunkIndex, ChunkMap, FrameMap};
+
+use super::CowError;
+
+/// Source of the memory of a VM, for chunks that it has not touched.
+#[derive(Debug)]
+pub enum RamOrigin {
+    /// A new guest: zeroes.
+    Empty,
+    /// The memory of a pinned snapshot.
+    Snapshot {
+        /// Its map.
+        frames: FrameMap,
+        /// Frames that it has.
+        frames_mapped: u64,
+    },
+}
+
+impl RamOrigin {
+    /// Frames that have a block.
+    pub(super) fn frames_mapped(&self) -> u64 {
+        match self {
+            Self::Empty => 0,
+            Self::Snapshot { frames_mapped, .. } => *frames_mapped,
+        }
+    }
+
+    /// Blocks of an untouched chunk.
+    ///
+    /// The map is used for untouched chunks even after later snapshots have replaced its pin and it
+    /// was removed. That is sound. The leaf of a chunk that was never touched is the same in all of
+    /// these snapshots. An inner node that a later snapshot wrote anew is on the path to a chunk
+    /// that was touched, so the map had read it while it was pinned.
+    pub(super) fn chunk(&self, index: ChunkIndex) -> Result<ChunkMap, CowError> {
+        match self {
+            Self::Empty => Ok(ChunkMap::Hole),
+            Self::Snapshot { frames, .. } => Ok(frames.chunk(index)?),
+        }
+    }
+
+    /// The chunks that have blocks.
+    pub(super) fn present_chunks(&self) -> Result<Vec<ChunkIndex>, CowError> {
+        let Self::Snapshot { frames, .. } = self else {
+            return Ok(Vec::new());
+        };
+        let present = frames.iter_present();
+        Ok(present
+            .map(|chunk| chunk.map(|(index, _)| index))
+            .collect::<nvvmm_snapshot::Result<_>>()?)
+    }
+}

@@ -1,0 +1,243 @@
+//! Answers held accesses, chunk by chunk.
+
+use std::ops::Range;
+
+use nvvmm_snapshot::{ChunkIndex, ChunkMap, FrameIndex, FrameSet};
+
+use super::{
+    RedirectEngine,
+    chunk::{KnownChunk, LiveChunk, MappedRun},
+    mapping::aligned_around,
+};
+use crate::{
+    cow::{
+        CHUNK_FRAMES, CowError,
+        counters::{Counters, lock},
+        error::os,
+        frames::{runs, set_of},
+    },
+    sys::uffd::Fault,
+};
+
+/// Chunks reconciled in one go: accesses wait meanwhile.
+const RECONCILED_AT_ONCE: u32 = 16;
+
+impl RedirectEngine {
+    pub(super) fn answer_in_chunk(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+        frame: FrameIndex,
+        fault: Fault,
+    ) -> Result<(), CowError> {
+        let counters = self.chunks.counters();
+        if !known.is_mapped() {
+            self.map_chunk(index, known)?;
+            Counters::add(&counters.chunk_faults, 1);
+        }
+        self.reconcile_unarmed_writes(index, known)?;
+        let unit = self.mapping.unit_of(frame);
+        let is_own = unit.clone().all(|frame| known.is_own(frame));
+        match known.block(frame) {
+            None => self.back_hole(index, known, frame),
+            Some(_) if !fault.write => Ok(()),
+            // The first touch of a fresh chunk: nothing of it was ever armed.
+            Some(_) if is_own && !fault.write_protected => Ok(()),
+            // The frame is own and was held all the same. It was copied with a neighbour after this
+            // access was held, or armed ahead, or armed for a snapshot that was never committed.
+            // Nothing needs a copy.
+            Some(_) if is_own => self.disarm_around(index, known, frame, unit),
+            Some(_) => {
+                self.copy_around(index, known, frame)?;
+                Counters::add(&counters.write_faults, 1);
+                Ok(())
+            }
+        }
+    }
+
+    /// Maps every frame that has a block. A chunk that is one hole gets a fresh chunk of the pool.
+    pub(super) fn map_chunk(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+    ) -> Result<(), CowError> {
+        if let ChunkMap::Hole = known.map() {
+            return self.map_hole(index, known);
+        }
+        known.note_shared_are_private();
+        for run in known.mapped_runs(&known.backed()) {
+            self.mapping.map_run(index, &run)?;
+        }
+        self.mapping.note_mapped(index, known);
+        if !known.private().is_empty() {
+            self.chunks.note_unreconciled(known);
+        }
+        self.reconcile_unarmed_writes(index, known)
+    }
+
+    fn map_hole(&self, index: ChunkIndex, known: &mut KnownChunk) -> Result<(), CowError> {
+        let Some(chunk) = self.placement.whole_chunk()? else {
+            if self.mapping.has_whole_chunks() {
+                return Err(CowError::NoSpace);
+            }
+            // No whole chunk is free: frames get blocks one cluster at a time.
+            self.mapping.note_mapped(index, known);
+            return Ok(());
+        };
+        let run = MappedRun::whole(chunk);
+        if let Err(error) = self.mapping.show_run(index, &run) {
+            self.placement.free_chunk(chunk);
+            return Err(error);
+        }
+        known.replace_all(chunk);
+        self.chunks
+            .gained(index, known, &FrameSet::FULL, CHUNK_FRAMES);
+        self.mapping.note_mapped(index, known);
+        self.mapping.guard_run(index, &run)
+    }
+
+    /// Makes frames own that were written before they were armed.
+    ///
+    /// Until a private mapping is armed, a write to it goes through, into a page of this process
+    /// instead of the snapshot's block. Such frames become own at once, with the content that the
+    /// guest sees. When the pool is full, that is made up for by the next access to the chunk or
+    /// the next snapshot, whichever comes first.
+    pub(super) fn reconcile_unarmed_writes(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+    ) -> Result<(), CowError> {
+        if known.is_reconciled() {
+            return Ok(());
+        }
+        for run in known.mapped_runs(&known.unarmed()) {
+            self.mapping
+                .arm(index, &run.frames)
+                .map_err(os("arm blocks"))?;
+        }
+        known.note_armed();
+        for run in runs(known.private()) {
+            for frame in self.mapping.written_while_unarmed(index, run)? {
+                let targets =
+                    self.placement
+                        .targets(&mut known.set_aside, &[frame], frame, &self.chunks)?;
+                self.copy_to(index, known, &targets)?;
+            }
+        }
+        self.chunks.note_reconciled(known);
+        Ok(())
+    }
+
+    /// Reconciles all chunks; nothing is written meanwhile.
+    pub(super) fn reconcile_all(&self) -> Result<(), CowError> {
+        if self.chunks.are_reconciled() {
+            return Ok(());
+        }
+        for (index, chunk) in self.chunks.iter() {
+            if let LiveChunk::Known(known) = &mut *lock(chunk) {
+                self.mapping
+                    .counted(known, |known| self.reconcile_unarmed_writes(index, known))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reconciles some chunks to which blocks were adopted, or which met a full pool. Returns true
+    /// if there may be more.
+    pub(super) fn reconcile_some(&self) -> Result<bool, CowError> {
+        let _not_sharing = self.not_sharing();
+        let mut left = RECONCILED_AT_ONCE;
+        for (index, chunk) in self.chunks.iter() {
+            if self.chunks.are_reconciled() || left == 0 {
+                break;
+            }
+            if let LiveChunk::Known(known) = &mut *lock(chunk)
+                && !known.is_reconciled()
+            {
+                match self
+                    .mapping
+                    .counted(known, |known| self.reconcile_unarmed_writes(index, known))
+                {
+                    Ok(()) => left -= 1,
+                    Err(CowError::NoSpace) => return Ok(false),
+                    Err(other) => return Err(other),
+                }
+            }
+        }
+        Ok(left == 0)
+    }
+
+    /// Puts fresh blocks behind the holes of a cluster.
+    fn back_hole(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+        frame: FrameIndex,
+    ) -> Result<(), CowError> {
+        let cluster = aligned_around(frame, self.mapping.budget().cluster_frames(None));
+        let holes: Vec<FrameIndex> = FrameIndex::range(cluster)
+            .filter(|frame| known.block(*frame).is_none())
+            .collect();
+        let targets = self
+            .placement
+            .targets(&mut known.set_aside, &holes, frame, &self.chunks)?;
+        self.redirect(index, known, &targets, |_| Ok(()))
+    }
+
+    /// Copies the frame that is written, and those that are likely to be written next.
+    fn copy_around(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+        frame: FrameIndex,
+    ) -> Result<(), CowError> {
+        let budget = self.mapping.budget();
+        let whole = self.mapping.has_whole_chunks();
+        if (whole || budget.is_spent()) && self.copy_whole(index, known)? {
+            return Ok(());
+        }
+        if whole {
+            return Err(CowError::NoSpace);
+        }
+        // No whole chunk is free, and scattered blocks cost mappings, which the kernel would refuse
+        // in the end.
+        if budget.is_exceeded() {
+            return Err(CowError::NoSpace);
+        }
+        let cluster = set_of(known.history.frames_to_copy(frame, budget));
+        let hot = self.affordable(known.hot_now().minus(&cluster));
+        let shared: Vec<FrameIndex> = cluster
+            .union(&hot)
+            .places()
+            .filter(|frame| known.block(*frame).is_some() && !known.is_own(*frame))
+            .collect();
+        let targets = self
+            .placement
+            .targets(&mut known.set_aside, &shared, frame, &self.chunks)?;
+        let targets = self.affordable_targets(targets, &cluster);
+        let copied = self.copy_to(index, known, &targets);
+        self.note_copied_ahead(known, &hot);
+        copied
+    }
+
+    /// Lets a write to an own frame go on, and later writes to its neighbours.
+    fn disarm_around(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+        frame: FrameIndex,
+        unit: Range<u32>,
+    ) -> Result<(), CowError> {
+        let cluster = set_of(known.history.cluster_around(frame, self.mapping.budget()));
+        let armed = cluster
+            .intersection(known.armed_ahead())
+            .union(&set_of(unit));
+        for run in known.mapped_runs(&armed) {
+            self.mapping
+                .disarm(index, &run.frames)
+                .map_err(os("disarm frames"))?;
+        }
+        known.note_disarmed(&armed);
+        Ok(())
+    }
+}
