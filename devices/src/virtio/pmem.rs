@@ -211,10 +211,8 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Pmem {
             return Err(LifecycleError::Rejected {
                 kind: KIND.to_owned(),
                 instance: instance.to_owned(),
-                reason:
-                    "it shows the guest memory that does not belong to the VM; a snapshot cannot \
-                         hold that"
-                        .to_owned(),
+                reason: "the guest sees memory that is not its own; a snapshot cannot hold that"
+                    .to_owned(),
             });
         }
         SavedDevice::encode(KIND, VERSION, instance, &PmemStateV1 {})

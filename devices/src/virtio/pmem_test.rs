@@ -111,7 +111,7 @@ fn it_is_saved_without_memory_only() {
     driver.start(0);
     driver.transport.pause().unwrap();
     let refused = driver.transport.save().unwrap_err().to_string();
-    assert!(refused.contains("does not belong to the VM"), "{refused}");
+    assert!(refused.contains("not its own"), "{refused}");
     driver.transport.resume().unwrap();
     driver.write(VIRTIO_MMIO_STATUS, 0);
     let saved = driver.save_paused();
