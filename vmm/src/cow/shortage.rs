@@ -23,7 +23,6 @@ pub(super) struct Shortage {
 
 impl Shortage {
     /// True while an access waits.
-    /// True while an access waits.
     pub fn lasts(&self) -> bool {
         self.lasts.load(Ordering::Relaxed)
     }

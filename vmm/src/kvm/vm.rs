@@ -15,7 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::error::vm_op;
 use super::{Host, KvmError, Result};
 use crate::memory::{GuestMemory, RamSlot};
-use crate::sys::{self, reservation::Reservation};
+use crate::sys::{self, address_range::AddressRange};
 
 /// First memory slot for read-only memory: above those of RAM, of which there are two at most.
 const FIRST_READ_ONLY_SLOT: u32 = 8;
@@ -28,7 +28,7 @@ pub struct KvmVm {
     /// Kept while the guest can write it; dropped after `fd`.
     memory: OnceLock<Arc<GuestMemory>>,
     /// The same for read-only memory, by its index.
-    read_only: Mutex<BTreeMap<u32, Arc<Reservation>>>,
+    read_only: Mutex<BTreeMap<u32, Arc<AddressRange>>>,
 }
 
 impl KvmVm {
@@ -100,7 +100,7 @@ impl KvmVm {
         &self,
         index: u32,
         gpa: u64,
-        content: &Arc<Reservation>,
+        content: &Arc<AddressRange>,
     ) -> Result<()> {
         if !self.fd.check_extension(Cap::ReadonlyMem) {
             return Err(KvmError::Lacks("KVM_CAP_READONLY_MEM"));

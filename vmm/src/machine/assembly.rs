@@ -21,7 +21,7 @@ use crate::arch::{self, HostCpu, KvmStateV1};
 use crate::kvm::{Host, KvmVm};
 use crate::memory::{GuestMemory, RamSlot, WriteLog};
 use crate::spec::VmSpec;
-use crate::sys::reservation::Reservation;
+use crate::sys::address_range::AddressRange;
 use crate::window;
 
 /// Parts that a machine is made from.
@@ -317,7 +317,7 @@ impl Machine {
     ///
     /// # Errors
     /// [`MachineError::NoWindow`], or what KVM refuses.
-    pub fn show_window(&self, content: &Arc<Reservation>) -> Result<ShownWindow> {
+    pub fn show_window(&self, content: &Arc<AddressRange>) -> Result<ShownWindow> {
         if self.board.pmem.is_empty() {
             return Err(MachineError::NoWindow(
                 "the VM has no pmem devices for windows: an older nvvmm started it",

@@ -6,7 +6,7 @@ use nvvmm_snapshot::CHUNK_SIZE_BYTES;
 use vm_memory::{GuestAddress, GuestRegionCollection};
 
 use super::{GuestMemory, PoolRegion, WrittenFrames, ram_ranges};
-use crate::sys::reservation::Reservation;
+use crate::sys::address_range::AddressRange;
 
 /// Why guest RAM could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +44,7 @@ pub struct RamSlot {
 /// takes charge it is plain demand-zero memory.
 #[derive(Clone, Debug)]
 pub struct GuestRam {
-    reservation: Arc<Reservation>,
+    reservation: Arc<AddressRange>,
     memory: Arc<GuestMemory>,
     slots: Vec<RamSlot>,
 }
@@ -80,7 +80,7 @@ impl GuestRam {
                 size_bytes: memory_bytes,
             });
         }
-        let reservation = Reservation::new(memory_bytes as usize, CHUNK_SIZE_BYTES as usize)
+        let reservation = AddressRange::new(memory_bytes as usize, CHUNK_SIZE_BYTES as usize)
             .map_err(|source| MemoryError::Reserve {
                 size_bytes: memory_bytes,
                 source,
@@ -133,7 +133,7 @@ impl GuestRam {
     }
 
     /// The host addresses behind RAM, linear in RAM offset.
-    pub fn reservation(&self) -> &Arc<Reservation> {
+    pub fn reservation(&self) -> &Arc<AddressRange> {
         &self.reservation
     }
 }

@@ -11,12 +11,12 @@ use vm_memory::{
 };
 
 use super::WrittenFrames;
-use crate::sys::reservation::Reservation;
+use crate::sys::address_range::AddressRange;
 
 /// A range of guest RAM. It keeps the reservation of host addresses that it lies in alive.
 #[derive(Debug)]
 pub struct PoolRegion {
-    reservation: Arc<Reservation>,
+    reservation: Arc<AddressRange>,
     offset_bytes: usize,
     size_bytes: usize,
     gpa: GuestAddress,
@@ -27,7 +27,7 @@ impl PoolRegion {
     /// The range of `reservation` from `offset_bytes` on, seen by the guest at `gpa`; writes
     /// through it are noted in `written`. `None` when it does not lie inside the reservation.
     pub fn new(
-        reservation: Arc<Reservation>,
+        reservation: Arc<AddressRange>,
         offset_bytes: usize,
         size_bytes: usize,
         gpa: GuestAddress,

@@ -18,7 +18,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegio
 use vmm_sys_util::fam::FamStruct;
 use vmm_sys_util::ioctl::{_IOC_READ, _IOC_WRITE, ioctl_expr, ioctl_with_ref};
 
-use super::reservation::Reservation;
+use super::address_range::AddressRange;
 use crate::memory::{GuestMemory, RamSlot};
 
 const DEVICE_ATTR_BYTES: u32 = size_of::<kvm_device_attr>() as u32;
@@ -166,7 +166,12 @@ pub fn set_memory_slots(
 ///
 /// # Errors
 /// What `KVM_SET_USER_MEMORY_REGION` says.
-pub fn set_read_only_slot(vm: &VmFd, slot: u32, gpa: u64, content: &Reservation) -> io::Result<()> {
+pub fn set_read_only_slot(
+    vm: &VmFd,
+    slot: u32,
+    gpa: u64,
+    content: &AddressRange,
+) -> io::Result<()> {
     let region = kvm_userspace_memory_region {
         slot,
         flags: KVM_MEM_READONLY,

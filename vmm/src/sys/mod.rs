@@ -1,8 +1,8 @@
 //! Raw system calls and the `unsafe` they need, each behind a safe function.
 
+pub mod address_range;
 pub mod kvm;
 pub mod pagemap;
-pub mod reservation;
 pub mod terminal;
 pub mod uffd;
 

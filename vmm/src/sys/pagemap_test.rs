@@ -2,7 +2,7 @@ use std::os::fd::AsFd;
 
 use super::*;
 use crate::sys::{
-    reservation::{Reservation, Sharing},
+    address_range::{AddressRange, Sharing},
     uffd::Uffd,
 };
 
@@ -14,7 +14,7 @@ fn pages_written_before_arming_are_told_from_all_others() {
     let file = tempfile::tempfile_in("/dev/shm").unwrap();
     file.set_len(8 * PAGE as u64).unwrap();
     file.write_all_at(&[7; 4 * PAGE], 0).unwrap();
-    let range = Reservation::new(8 * PAGE, 2 << 20).unwrap();
+    let range = AddressRange::new(8 * PAGE, 2 << 20).unwrap();
     range
         .map_file(0, 8 * PAGE, file.as_fd(), 0, Sharing::Private)
         .unwrap();

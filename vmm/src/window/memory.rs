@@ -9,7 +9,7 @@ use std::sync::Arc;
 use nvvmm_snapshot::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, FrameMap, Medium, Pool};
 
 use super::{ShownBlocks, erofs, place::ROOM_BYTES};
-use crate::sys::reservation::{Reservation, Sharing};
+use crate::sys::address_range::{AddressRange, Sharing};
 
 /// Linux takes persistent memory in pieces of this size.
 const PIECE_BYTES: u64 = 16 << 20;
@@ -57,7 +57,7 @@ fn os(op: &'static str) -> impl FnOnce(io::Error) -> WindowError {
 /// The content of a window. The image must stay pinned as long as this exists.
 #[derive(Debug)]
 pub struct WindowMemory {
-    reservation: Arc<Reservation>,
+    reservation: Arc<AddressRange>,
     metadata_bytes: u64,
     blocks: Vec<u32>,
 }
@@ -115,7 +115,7 @@ impl WindowMemory {
                 limit: pieces_max,
             });
         }
-        let reservation = Reservation::new(size_bytes as usize, CHUNK_SIZE_BYTES as usize)
+        let reservation = AddressRange::new(size_bytes as usize, CHUNK_SIZE_BYTES as usize)
             .map_err(os("reserve addresses"))?;
         reservation
             .write(0, &metadata)
@@ -142,7 +142,7 @@ impl WindowMemory {
     }
 
     /// The host addresses.
-    pub fn reservation(&self) -> &Arc<Reservation> {
+    pub fn reservation(&self) -> &Arc<AddressRange> {
         &self.reservation
     }
 

@@ -20,7 +20,7 @@ use nvvmm::{
     cow::Techniques,
     ring::Member,
     spec::VmSpec,
-    sys::reservation::{Reservation, Sharing},
+    sys::address_range::{AddressRange, Sharing},
     vm::{RestoreOptions, VmSource},
 };
 use nvvmm_snapshot::{CHUNK_SIZE_BYTES, CreateOptions, EngineKind, Medium, Pool};
@@ -344,7 +344,7 @@ fn warm_file(path: &Path, size_bytes: u64) -> io::Result<()> {
 ///
 /// # Errors
 /// There is such a file, or its medium has no room.
-pub fn map_new_file(path: &Path, size_bytes: u64) -> io::Result<Reservation> {
+pub fn map_new_file(path: &Path, size_bytes: u64) -> io::Result<AddressRange> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -354,7 +354,7 @@ pub fn map_new_file(path: &Path, size_bytes: u64) -> io::Result<Reservation> {
     let size_bytes = size_bytes.next_multiple_of(CHUNK_SIZE_BYTES);
     file.set_len(size_bytes)?;
     let size = usize::try_from(size_bytes).map_err(io::Error::other)?;
-    let addresses = Reservation::new(size, CHUNK_SIZE_BYTES as usize)?;
+    let addresses = AddressRange::new(size, CHUNK_SIZE_BYTES as usize)?;
     addresses.map_file(0, size, file.as_fd(), 0, Sharing::Shared)?;
     Ok(addresses)
 }

@@ -28,7 +28,7 @@ use nvvmm::{
     },
     machine::{Hold, Machine, MachineStateV1},
     memory::GuestRam,
-    sys::reservation::Reservation,
+    sys::address_range::AddressRange,
     vm::RunningVm,
 };
 
@@ -178,7 +178,7 @@ pub fn restart(
             let mut phases = timed
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
-            let ram: &Reservation = ram.reservation();
+            let ram: &AddressRange = ram.reservation();
             phases
                 .run("ReadMemory", || {
                     in_pieces(memory_bytes, threads, |at, size| {
@@ -236,7 +236,7 @@ fn in_pieces(
 enum Kept {
     ByCalls(File),
     /// For hugetlbfs, which has no write(2).
-    ThroughMapping(Reservation),
+    ThroughMapping(AddressRange),
 }
 
 impl Kept {
@@ -254,7 +254,7 @@ impl Kept {
         made.map_err(|e| VmError::io(format_args!("make {}", path.display()), &e))
     }
 
-    fn write(&self, ram: &Reservation, at: u64, size_bytes: u64) -> io::Result<()> {
+    fn write(&self, ram: &AddressRange, at: u64, size_bytes: u64) -> io::Result<()> {
         let (offset, size) = (at as usize, size_bytes as usize);
         match self {
             Self::ByCalls(file) => ram.copy_to_file(offset, size, file.as_fd(), at),

@@ -8,7 +8,7 @@ use nvvmm::{
     VmError,
     machine::{Machine, MachineParts},
     memory::GuestRam,
-    sys::reservation::Sharing,
+    sys::address_range::Sharing,
 };
 use nvvmm_devices::{ConsoleStreams, HostSocket};
 

@@ -24,7 +24,7 @@ use crate::{
     memory::{GuestRam, WriteLog, WrittenFrames},
     stats::{Phases, RamCounters},
     sys::{
-        reservation::Reservation,
+        address_range::AddressRange,
         uffd::{Fault, Uffd},
     },
 };
@@ -326,7 +326,7 @@ impl PrivateEngine {
         self.origin.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn reservation(&self) -> &Reservation {
+    pub(super) fn reservation(&self) -> &AddressRange {
         self.ram.reservation()
     }
 

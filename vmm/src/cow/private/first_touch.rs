@@ -16,7 +16,7 @@ use crate::{
         error::os,
         frames::{BlockRun, block_runs, runs},
     },
-    sys::reservation::Sharing,
+    sys::address_range::Sharing,
 };
 
 impl PrivateEngine {

@@ -15,7 +15,7 @@ use crate::{
         *,
     },
     stats::Phases,
-    sys::reservation::Sharing,
+    sys::address_range::Sharing,
 };
 
 fn wait_until_starved(vm: &Vm, writer: &std::thread::ScopedJoinHandle<'_, ()>) {

@@ -15,8 +15,8 @@ use crate::{
     cow::{Budget, CHUNK_FRAMES, CHUNK_SIZE_BYTES, CowError, FRAME_SIZE_BYTES, error::os},
     memory::GuestRam,
     sys::{
+        address_range::{AddressRange, Sharing},
         pagemap::{PageKind, Pagemap},
-        reservation::{Reservation, Sharing},
         uffd::Uffd,
     },
 };
@@ -260,7 +260,7 @@ impl Mapping {
             .map_err(os("wake a held access"))
     }
 
-    fn reservation(&self) -> &Reservation {
+    fn reservation(&self) -> &AddressRange {
         self.ram.reservation()
     }
 

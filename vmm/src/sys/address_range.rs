@@ -14,7 +14,7 @@ use crate::stats::Counter;
 /// Host addresses set aside for guest RAM. All of it is mapped readable and writable for its whole
 /// life: first as demand-zero anonymous memory, later by whatever is mapped over it.
 #[derive(Debug)]
-pub struct Reservation {
+pub struct AddressRange {
     base: *mut u8,
     size_bytes: usize,
     mmaps: Counter,
@@ -22,11 +22,11 @@ pub struct Reservation {
 
 // SAFETY: the pointer is only an address range owned by this value; all access through it is
 // volatile and by callers that uphold their own contracts.
-unsafe impl Send for Reservation {}
+unsafe impl Send for AddressRange {}
 // SAFETY: as above; no method mutates through `&self`.
-unsafe impl Sync for Reservation {}
+unsafe impl Sync for AddressRange {}
 
-impl Reservation {
+impl AddressRange {
     /// Reserves `size_bytes` at an address that is a multiple of `align_bytes` (a power of two,
     /// whole pages).
     pub fn new(size_bytes: usize, align_bytes: usize) -> io::Result<Self> {
@@ -88,7 +88,7 @@ impl Reservation {
     }
 }
 
-impl Drop for Reservation {
+impl Drop for AddressRange {
     fn drop(&mut self) {
         // SAFETY: the range is owned by this value, and whoever hands out pointers into it holds it
         // alive.
@@ -106,7 +106,7 @@ pub enum Sharing {
     Private,
 }
 
-impl Reservation {
+impl AddressRange {
     /// Atomically replaces what is mapped at `offset_bytes` by `size_bytes` of `file` from
     /// `file_offset_bytes`. All three are whole pages; the range must lie in the reservation.
     pub fn map_file(
@@ -283,7 +283,7 @@ impl Reservation {
         &self,
         offset_bytes: usize,
         size_bytes: usize,
-        to: &Reservation,
+        to: &AddressRange,
         to_offset_bytes: usize,
     ) -> io::Result<()> {
         let from = self.address(offset_bytes, size_bytes)?;
