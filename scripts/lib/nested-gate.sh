@@ -17,6 +17,7 @@ lib=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 on=$lib/../on-medium.sh
 failed=$NVVMM_RESULTS/failed
 boot=$NVVMM_NESTED_BOOT
+((boot > 1)) || rm -f "$failed"
 
 # program NAME: sets test_command to the words that run it.
 program() {

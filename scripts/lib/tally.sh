@@ -183,5 +183,6 @@ print_summary() {
 print_times() {
   [[ -s $2 ]] || return 0
   printf '\n%s\n' "$1"
-  sort -rn "$2" | head -n "$3" | awk -F '\t' '{printf "%8.1f  %-9s %s\n", $1, $2, $3}'
+  sort -rn "$2" | awk -F '\t' -v count="$3" '
+    NR <= count {printf "%8.1f  %-9s %s\n", $1, $2, $3}'
 }

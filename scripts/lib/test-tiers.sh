@@ -14,8 +14,7 @@ medium_tests=(commands::a_durability commands::snapshot_and_stop counters:: dirt
 gate_ext4_tests=(commands::a_durability commands::snapshot_and_stop grow::
   instant::two_vcpus_in_random_order kill:: tree::once_consumes)
 gate_xfs_tests=(commands::snapshot_and_stop grow::)
-gate_devdax_tests=(commands::snapshot_and_stop full_pool::a_snapshot_that
-  instant::two_vcpus_in_random_order)
+gate_devdax_tests=(commands::snapshot_and_stop full_pool::a_snapshot_that tree::once_consumes)
 # Tests with Linux guests in the gate, on an emulated host: the agent, a process, the guest's life.
 gate_linux_tests=(agent::a_restored agent::programs disk::a_disk life:: process::a_process_goes_on)
 # Tests for which kernels differ: captures of processes, frames that move, programs that are not

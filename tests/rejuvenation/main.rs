@@ -10,13 +10,15 @@ use std::{
     process::Command,
 };
 
+use nvvmm_test_profile::sized;
 use nvvmm_tests::{
     Host, Outcome, Vm, required,
     witness::{self, assert_healthy, number},
 };
 use serde::{Deserialize, Serialize};
 
-/// Medium on which Linux is tested, too: only one, as Linux boots slowly under emulation.
+/// Medium on which Linux is tested, too, in the nightly run: only one, as Linux boots slowly under
+/// emulation.
 const LINUX_ON: &str = "fsdax-ext4";
 
 /// State of the VMs before the reboot, kept outside of the nested host.
@@ -81,7 +83,8 @@ fn before_the_reboot(host: &Host) {
     let _ = std::fs::remove_file(results("record.json", host));
     host.run(&["pool", "create", host.pool_str(), "--size", "384M"])
         .ok();
-    let linux = (host.medium().name() == LINUX_ON).then(|| busy_linux(host));
+    let with_linux = sized(false, host.medium().name() == LINUX_ON);
+    let linux = with_linux.then(|| busy_linux(host));
     let mut paused = host.boot_bare_metal(32, 1);
     paused.ask("fill 16 8");
     let paused_digest = paused.ask("digest all");
