@@ -26,10 +26,9 @@ fn remedy_of(error: &Error) -> Option<String> {
              grow'"
                 .to_owned()
         }
-        Error::NameTaken { name } => format!(
-            "choose another name, or remove that one with 'nvvmm \
-                                              rm {name}'"
-        ),
+        Error::NameTaken { name } => {
+            format!("choose another name, or remove that one with 'nvvmm rm {name}'")
+        }
         Error::NotFound { near, .. } if near.is_empty() => {
             "'nvvmm snapshots' lists the snapshots".to_owned()
         }
@@ -41,9 +40,9 @@ fn remedy_of(error: &Error) -> Option<String> {
         }
         Error::Busy { .. } => "stop that VM first, or restore without --once".to_owned(),
         Error::TooManyHolders { .. } => "stop a VM first".to_owned(),
-        Error::TooManyPins { .. } => "take a snapshot of the VM: afterwards it needs no other \
-                                      snapshot"
-            .to_owned(),
+        Error::TooManyPins { .. } => {
+            "take a snapshot of the VM: afterwards it needs no other snapshot".to_owned()
+        }
         Error::TooManySnapshots { .. } => "remove some with 'nvvmm rm'".to_owned(),
         Error::Exists { .. } => {
             "choose another path, or remove that file if it is not needed".to_owned()
@@ -57,6 +56,25 @@ fn remedy_of(error: &Error) -> Option<String> {
             "delete it with 'nvvmm pool delete' if it is not needed".to_owned()
         }
         Error::InUse { .. } => "stop its VMs first".to_owned(),
+        Error::FixedSize { .. } => {
+            "create a larger pool; a pool on a device cannot grow".to_owned()
+        }
+        Error::NotDurable {
+            asked: Durability::Power,
+            ..
+        } => "use a pool on a disk, or on persistent memory with a persistence domain, or ask for \
+             a lower durability"
+            .to_owned(),
+        Error::NotDurable { .. } => {
+            "use a pool on a disk or on persistent memory, or ask for a lower durability".to_owned()
+        }
+        _ => return remedy_of_a_move(error),
+    })
+}
+
+/// Remedy for an error of sending or receiving a snapshot.
+fn remedy_of_a_move(error: &Error) -> Option<String> {
+    Some(match error {
         Error::Incomplete { name } => {
             format!(
                 "receive it again (data that has arrived is not stored twice), or remove it \
@@ -80,18 +98,6 @@ fn remedy_of(error: &Error) -> Option<String> {
         Error::WrongKey => "use the key file that 'nvvmm send' used".to_owned(),
         Error::NoBase { base, .. } => {
             format!("receive '{base}' first, or send the snapshot without --since")
-        }
-        Error::FixedSize { .. } => {
-            "create a larger pool; a pool on a device cannot grow".to_owned()
-        }
-        Error::NotDurable {
-            asked: Durability::Power,
-            ..
-        } => "use a pool on a disk, or on persistent memory with a persistence domain, or ask for \
-             a lower durability"
-            .to_owned(),
-        Error::NotDurable { .. } => {
-            "use a pool on a disk or on persistent memory, or ask for a lower durability".to_owned()
         }
         _ => return None,
     })
