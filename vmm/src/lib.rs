@@ -19,8 +19,8 @@
 //! # }
 //! ```
 //!
-//! `examples/clone.rs` is a whole program. The command `nvvmm` (package `nvvmm-cli`) is built on the
-//! same API; the modules [`control`] and [`agent`] are for it.
+//! `examples/clone.rs` is a whole program. The command `nvvmm` (package `nvvmm-cli`) is built on
+//! the same API; the modules [`control`] and [`agent`] are for it.
 //!
 //! A [`Vm`] uses no sockets unless [`VmOptions`] asks for them, reads no environment variables, and
 //! never ends the process. It has one effect on the whole process: the first VM installs a handler

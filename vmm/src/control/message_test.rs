@@ -27,7 +27,10 @@ fn answers_have_the_documented_form() {
     let line = serde_json::to_string(&Versioned::current(Answer::Error { error })).unwrap();
     assert_eq!(
         line,
-        r#"{"version":1,"answer":"error","error":{"kind":"pool_full","message":"full","remedy":"remove"}}"#
+        concat!(
+            r#"{"version":1,"answer":"error","#,
+            r#""error":{"kind":"pool_full","message":"full","remedy":"remove"}}"#
+        )
     );
 }
 

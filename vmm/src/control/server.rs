@@ -336,8 +336,11 @@ fn agent_of(descriptor: Option<OwnedFd>) -> Result<UnixStream, VmError> {
 fn encode(answer: Answer) -> Vec<u8> {
     serde_json::to_vec(&Versioned::current(answer)).unwrap_or_else(|e| {
         tracing::error!("an answer could not be encoded: {e}");
-        br#"{"version":1,"answer":"error","error":{"kind":"failed","message":"the answer could not be encoded"}}"#
-            .to_vec()
+        concat!(
+            r#"{"version":1,"answer":"error","#,
+            r#""error":{"kind":"failed","message":"the answer could not be encoded"}}"#
+        )
+        .into()
     })
 }
 

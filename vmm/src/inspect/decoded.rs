@@ -83,11 +83,17 @@ fn of_vcpu(vcpu: &VcpuStateV1) -> Value {
         .msrs
         .iter()
         .map(|msr| (hex(u64::from(msr.index)), hex(msr.value)));
+    let registers = general
+        .into_iter()
+        .map(|(name, number)| (name.to_owned(), hex(number)));
+    let segments: serde_json::Map<_, _> = segments
+        .into_iter()
+        .map(|(name, segment)| (name.to_owned(), of_segment(segment)))
+        .collect();
     json!({
         "state": mp_state(vcpu.mp_state.mp_state),
-        "registers": object(general.into_iter().map(|(name, number)| (name.to_owned(), hex(number)))),
-        "segments": segments.into_iter().map(|(name, segment)| (name.to_owned(), of_segment(segment)))
-            .collect::<serde_json::Map<_, _>>(),
+        "registers": object(registers),
+        "segments": segments,
         "gdt": table(&sregs.gdt),
         "idt": table(&sregs.idt),
         "msrs": object(msrs),

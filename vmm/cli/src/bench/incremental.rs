@@ -131,7 +131,8 @@ impl Measuring<'_> {
     fn present(self) -> Experiment {
         let touched = human_units::size(self.size);
         let by_mib = |mib: f64| human_units::size((mib as u64) << 20);
-        let mut tables = vec![
+        let mut tables =
+            vec![
             self.pauses.times(
                 &format!("Pause of a checkpoint, {touched} touched (the last row is the first \
                           checkpoint)"),
@@ -139,7 +140,8 @@ impl Measuring<'_> {
                 by_mib,
             ),
             self.clusters.times(
-                "Pause of a checkpoint after single frames were written that lie apart from each other",
+                "Pause of a checkpoint after single frames were written that lie apart from each \
+                 other",
                 "frames written",
                 |count| format!("{count:.0}"),
             ),

@@ -76,7 +76,11 @@ fn a_pool_is_made_larger_and_never_smaller() {
         .json();
     assert_eq!(
         more,
-        serde_json::json!({"size_bytes_before": 32 << 20, "size_bytes": 38 << 20, "blocks_added": 1024})
+        serde_json::json!({
+            "size_bytes_before": 32 << 20,
+            "size_bytes": 38 << 20,
+            "blocks_added": 1024,
+        })
     );
     for (size, why) in [
         ("16M", "larger"),
