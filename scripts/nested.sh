@@ -48,9 +48,9 @@ source "$here/lib/qemu.sh"
 host_modules=(virtio_pci virtio_console virtio_rng 9p 9pnet_virtio overlay kvm_amd loop virtio_blk
   ext4 xfs nfit nd_e820 nd_pmem device_dax dax_pmem)
 
-# One CPU: with two, each has a thread of QEMU. One then goes on executing breakpoints that the other
-# has patched out of the kernel's text (static keys, which KVM flips with its VMs): hosts hung or
-# panicked, and guests in them reset.
+# One CPU: with two, each has a thread of QEMU. One then goes on executing breakpoints that the
+# other has patched out of the kernel's text (static keys, which KVM flips with its VMs): hosts hung
+# or panicked, and guests in them reset.
 memory=6G cpus=${NVVMM_NESTED_CPUS:-1} boots=1 timeout_s=900 boot_timeout_s=180
 keep=0 prepare_only=0 results=''
 append=() pmem=() nvdimms=() disks=()
@@ -177,7 +177,7 @@ write_command() {
 # Each boot is a QEMU of its own, on the same memory: after a reset QEMU 7.2 sometimes goes on with
 # code that it had translated before, and the host hangs.
 start_qemu() {
-  local disk options=()
+  local disk options=() ram="memory-backend-file,id=memory,size=${memory_mib}M"
   local command_line=(console=ttyS0 panic=-1 mitigations=off quiet "nested.results=$results"
     "nested.boots=$boots")
   for disk in "${disks[@]}"; do
@@ -187,7 +187,7 @@ start_qemu() {
   cat <"$run/output" &
   output_pid=$!
   "$qemu" -M q35,memory-backend=memory -accel tcg,thread=multi -cpu "$(cpu_model)" -smp "$cpus" \
-    -object "memory-backend-file,id=memory,size=${memory_mib}M,mem-path=$memory_dir/memory,share=on" \
+    -object "$ram,mem-path=$memory_dir/memory,share=on" \
     -m "${memory_mib}M" \
     "${nvdimms[@]/@/$memory_dir}" \
     -no-reboot -nodefaults -display none -nic none -monitor none "${options[@]}" \

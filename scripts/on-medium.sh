@@ -15,12 +15,12 @@
 #   -h, --help   this text
 #
 # COMMAND finds the place in NVVMM_TEST_PLACES: MEDIUM=DIRECTORY, or MEDIUM=DEVICE on devdax. This
-# script can be its own COMMAND: then NVVMM_TEST_PLACES has all places, with spaces between them, and
-# the innermost one last.
+# script can be its own COMMAND: then NVVMM_TEST_PLACES has all places, with spaces between them,
+# and the innermost one last.
 # With several media COMMAND runs on each, even if it fails on one. In a second boot of the nested
 # harness it finds the files of the first boot.
-# The exit status is 0, or COMMAND's last failure, or 77 where this machine cannot have a medium; the
-# reason is on standard error.
+# The exit status is 0, or COMMAND's last failure, or 77 where this machine cannot have a medium;
+# the reason is on standard error.
 # NVVMM_HUGE_PAGES: number of huge pages to reserve (default 640, which is 1.25 GiB).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -38,8 +38,8 @@ need_packages() {
   has_packages "$@" || one_at_a_time install_missing "$@"
 }
 
-# can_have_packages PACKAGE...: installs those that are missing. Fails, with a message, where that is
-# not possible: the caller does without.
+# can_have_packages PACKAGE...: installs those that are missing. Fails with a message where that is
+# not possible; the caller does without.
 can_have_packages() { (need_packages "$@"); }
 
 has_packages() {

@@ -25,8 +25,8 @@ need_rust() {
 build_guests() {
   say "building the guest programs (nvvmm-agent, nvvmm-witness, subject; static)"
   local -x CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static"
-  (cd "$NVVMM_ROOT" && cargo build --profile guest --quiet --target x86_64-unknown-linux-gnu --bins \
-    -p nvvmm-agent -p nvvmm-witness -p nvvmm-process)
+  (cd "$NVVMM_ROOT" && cargo build --profile guest --quiet --target x86_64-unknown-linux-gnu \
+    --bins -p nvvmm-agent -p nvvmm-witness -p nvvmm-process)
 }
 
 build_bare_metal() {

@@ -54,8 +54,13 @@ macro_rules! fields {
         let starts = [$((stringify!($field), std::mem::offset_of!($kind, $field))),*];
         // Does not compile when a field is missing.
         let _all = |value: $kind| { let $kind { $($field: _),* } = value; };
-        let ends = starts.iter().skip(1).map(|(_, offset)| *offset).chain([std::mem::size_of::<$kind>()]);
-        starts.iter().zip(ends).map(|((name, at), end)| (name.to_string(), *at, end - at)).collect::<Vec<_>>()
+        let size_bytes = std::mem::size_of::<$kind>();
+        let ends = starts.iter().skip(1).map(|(_, offset)| *offset).chain([size_bytes]);
+        starts
+            .iter()
+            .zip(ends)
+            .map(|((name, at), end)| (name.to_string(), *at, end - at))
+            .collect::<Vec<_>>()
     }};
 }
 pub(crate) use fields;

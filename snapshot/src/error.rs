@@ -74,7 +74,8 @@ pub enum Error {
     },
     /// The name of a snapshot or of a holder cannot be used.
     #[error(
-        "'{name}' cannot be a name: use 1 to 128 of A-Z a-z 0-9 . _ - @ and do not start with '.', '-' or '@'"
+        "'{name}' cannot be a name: use 1 to 128 of A-Z a-z 0-9 . _ - @ and do not start with '.', \
+         '-' or '@'"
     )]
     InvalidName {
         /// The name.
@@ -157,7 +158,11 @@ pub enum Error {
         available_bytes: u64,
     },
     /// The medium cannot keep snapshots through what they were to survive.
-    #[error("the pool cannot promise durability '{asked}', only '{}': {}", limit.strongest, limit.reason)]
+    #[error(
+        "the pool cannot promise durability '{asked}', only '{}': {}",
+        limit.strongest,
+        limit.reason
+    )]
     NotDurable {
         /// The durability that was asked for.
         asked: Durability,
@@ -200,11 +205,16 @@ pub enum Error {
     StreamNotSealed,
     /// The stream was sealed with another key.
     #[error(
-        "the key is not the one that the stream was encrypted with, or the stream's beginning was changed"
+        "the key is not the one that the stream was encrypted with, or the stream's beginning was \
+         changed"
     )]
     WrongKey,
     /// The pool does not have the snapshot that the stream builds on.
-    #[error("the stream has only the changes to '{name}' since '{base}' ({identity}), which is not in pool {}", pool.display())]
+    #[error(
+        "the stream has only the changes to '{name}' since '{base}' ({identity}), which is not in \
+         pool {}",
+        pool.display()
+    )]
     NoBase {
         /// The snapshot that was sent.
         name: String,

@@ -17,7 +17,7 @@ macro_rules! fault_points {
             /// All there are.
             pub const ALL: &[FaultPoint] = &[$(FaultPoint::$point,)*];
 
-            /// What `NVVMM_FAULT` calls it.
+            /// Name of the place in `NVVMM_FAULT`.
             pub fn name(self) -> &'static str {
                 match self {
                     $(FaultPoint::$point => $name,)*
@@ -40,7 +40,8 @@ fault_points! {
     ReclaimSlotsFree = "reclaim.slots-free",
     /// A pool was recovered, but not marked as open.
     OpenRecovered = "open.recovered",
-    /// The last one closed the pool: all is flushed, but it is not said that it was closed in order.
+    /// The last user closed the pool: all is flushed, but the pool is not marked as closed in
+    /// order.
     CloseFlushed = "close.flushed",
     /// A holder's slot is locked, but free.
     HoldLocked = "hold.locked",
@@ -48,11 +49,11 @@ fault_points! {
     HoldUsed = "hold.used",
     /// A pin was set.
     PinSet = "pin.set",
-    /// What only a pin kept is gone; the pin still stands.
+    /// Snapshots that only a pin kept are gone; the pin still stands.
     UnpinSwept = "unpin.swept",
     /// A holder ends: its leases are given back, its slot is still used.
     ReleaseLeasesEnded = "release.leases-ended",
-    /// What only it pinned has been removed.
+    /// Snapshots that only this holder pinned have been removed.
     ReleaseSwept = "release.swept",
     /// A holder ended: its slot is free, and still locked.
     ReleaseSlotFree = "release.slot-free",
@@ -74,9 +75,9 @@ fault_points! {
     CommitSuperblockWritten = "commit.superblock-written",
     /// The new superblock is durable.
     CommitSwitched = "commit.switched",
-    /// It is noted that the generation is complete.
+    /// The generation is noted as complete.
     CommitNoted = "commit.noted",
-    /// What became free is zeroed; its counts still stand.
+    /// Blocks that became free are zeroed; their counts still stand.
     CommitZeroed = "commit.zeroed",
     /// The counts are those of the new catalog; the dirty word still stands.
     CommitCounted = "commit.counted",
@@ -106,7 +107,7 @@ fault_points! {
     SnapshotShared = "snapshot.shared",
     /// Its frames are armed.
     SnapshotArmed = "snapshot.armed",
-    /// It runs again; nothing is committed.
+    /// The VM runs again; nothing is committed.
     SnapshotResumed = "snapshot.resumed",
     /// The snapshot is committed; nobody has been told.
     SnapshotCommitted = "snapshot.committed",
@@ -116,9 +117,10 @@ fault_points! {
     RestoreReserved = "restore.reserved",
     /// Its machine is as it was; it does not run.
     RestoreStateSet = "restore.state-set",
-    /// It runs; nobody has been told.
+    /// The restored VM runs; nobody has been told.
     RestoreEntered = "restore.entered",
-    /// Redirect engine, where a chunk is one page: a stretch of the snapshot is mapped and armed, before the guest runs.
+    /// Redirect engine, where a chunk is one page: a stretch of the snapshot is mapped and armed,
+    /// before the guest runs.
     RedirectOriginMapped = "redirect.origin-mapped",
     /// Redirect engine: the guest touched a chunk, its blocks are mapped.
     RedirectChunkMapped = "redirect.chunk-mapped",

@@ -19,7 +19,10 @@ impl<'p> CatalogLock<'p> {
     pub(crate) fn take(pool: &'p Pool) -> Result<CatalogLock<'p>> {
         let mut lock = CatalogLock::take_unrecovered(pool)?;
         if pool.store.region.load_u32(DIRTY_OFFSET)? == DIRTY {
-            tracing::warn!(pool = %pool.path().display(), "a process died inside a commit: recovering reference counts");
+            tracing::warn!(
+                pool = %pool.path().display(),
+                "a process died inside a commit: recovering reference counts"
+            );
             rebuild(&mut lock)?;
         }
         Ok(lock)

@@ -12,7 +12,14 @@ const CHUNKS: u32 = 3;
 proptest! {
     #[test]
     fn numbers_add_up(
-        steps in prop::collection::vec((0..3u8, 0..CHUNKS * CHUNK_BLOCKS, prop::collection::vec(0..CHUNKS * CHUNK_BLOCKS, 0..20)), 1..30)
+        steps in prop::collection::vec(
+            (
+                0..3u8,
+                0..CHUNKS * CHUNK_BLOCKS,
+                prop::collection::vec(0..CHUNKS * CHUNK_BLOCKS, 0..20),
+            ),
+            1..30,
+        )
     ) {
         let mut numbers = BlockNumbers::default();
         let mut expected: HashMap<u32, i32> = HashMap::new();

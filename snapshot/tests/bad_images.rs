@@ -462,7 +462,11 @@ proptest! {
             let clean = pool.check().is_ok_and(|report| report.is_clean());
             let found = content(&pool);
             if clean {
-                prop_assert_eq!(&found.unwrap(), &images.content, "nothing was found, but something is different");
+                prop_assert_eq!(
+                    &found.unwrap(),
+                    &images.content,
+                    "nothing was found, but something is different"
+                );
             }
             let _ = exercise(&pool);
             let _ = pool.check();

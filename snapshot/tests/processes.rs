@@ -256,9 +256,8 @@ fn what_a_killed_process_held_is_free_again() {
     let taken = pool.find("taken-by-the-doomed").unwrap();
     let other = pool.hold("other").unwrap();
     other.pin("taken-by-the-doomed").unwrap();
-    assert!(
-        matches!(other.consume(taken.id), Err(Error::Busy { holder, .. }) if holder.contains("doomed"))
-    );
+    let refused = other.consume(taken.id);
+    assert!(matches!(refused, Err(Error::Busy { holder, .. }) if holder.contains("doomed")));
     assert_clean(&pool);
 
     doomed.kill();

@@ -28,7 +28,8 @@ pub enum ChainError {
     OutsideMemory,
     /// The buffers are not those that the device needs for a request.
     #[error(
-        "descriptor chain has too few buffers of one direction, or some that the request has no use for"
+        "descriptor chain has too few buffers of one direction, or some that the request has no \
+         use for"
     )]
     WrongShape,
 }

@@ -32,15 +32,16 @@ impl<M: GuestAddressSpace + Send> MmioTransport<M> {
         let device_type = self.device_type();
         if state.device_type != device_type {
             return Err(self.rejected(format!(
-                "the snapshot has a virtio device of type {} here, this machine one of type {device_type}",
+                "the snapshot has a virtio device of type {} here, this machine one of type \
+                 {device_type}",
                 state.device_type
             )));
         }
         let unknown = state.offered_features & !self.registers.offered_features;
         if unknown != 0 {
             return Err(self.rejected(format!(
-                "the guest was offered virtio features {unknown:#x} that this device does not have; \
-                 give it the options that it had when the snapshot was taken"
+                "the guest was offered virtio features {unknown:#x} that this device does not \
+                 have; give it the options that it had when the snapshot was taken"
             )));
         }
         if state.driver_features & !state.offered_features != 0 && state.status & features_ok() != 0

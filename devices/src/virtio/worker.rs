@@ -87,7 +87,12 @@ impl<M: GuestAddressSpace> Worker<M> {
             Ok(false) => {}
             Ok(true) => self.kick(index),
             Err(reason) => {
-                tracing::warn!(instance = self.instance, queue = index, %reason, "device needs a reset");
+                tracing::warn!(
+                    instance = self.instance,
+                    queue = index,
+                    %reason,
+                    "device needs a reset"
+                );
                 self.require_reset();
             }
         }
@@ -256,7 +261,11 @@ impl<M: GuestAddressSpace> MutEventSubscriber for QueueSubscriber<M> {
         let kicks = self.kicks.iter().map(AsRawFd::as_raw_fd);
         for (index, fd) in (0..).zip(kicks.chain(self.host_events)) {
             if let Err(error) = ops.add(Events::with_data_raw(fd, index, EventSet::IN)) {
-                tracing::error!(%error, event = index, "cannot watch a device; its requests will not be served");
+                tracing::error!(
+                    %error,
+                    event = index,
+                    "cannot watch a device; its requests will not be served"
+                );
             }
         }
     }

@@ -71,8 +71,8 @@ fn input_reaches_the_program_and_ends() {
 
 #[test]
 fn a_program_on_a_terminal_knows_its_size_and_takes_control_keys() {
-    // A shell that is interrupted while it waits for a program goes on if that program ends well: the
-    // last one must have ended when the key comes.
+    // A shell that is interrupted while it waits for a program goes on if that program ends well.
+    // So the last one must have ended when the key comes.
     let host = shell(
         "stty size; read line; stty size; echo ready; exec sleep 1000",
         Some(TERMINAL),

@@ -139,10 +139,12 @@ fn check_completed(
     match committed_generation(u64::from_le_bytes(word)) {
         Some(completed) if completed <= generation => Ok(()),
         Some(completed) => Err(Error::damaged(format!(
-            "superblock slot {damaged} ({fault}): generation {completed} was complete, only {generation} can be read"
+            "superblock slot {damaged} ({fault}): generation {completed} was complete, only \
+             {generation} can be read"
         ))),
         None => Err(Error::damaged(format!(
-            "superblock slot {damaged} ({fault}), and the runtime block does not say which generation was complete"
+            "superblock slot {damaged} ({fault}), and the runtime block does not say which \
+             generation was complete"
         ))),
     }
 }

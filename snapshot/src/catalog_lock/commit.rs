@@ -356,7 +356,10 @@ impl Drop for Commit<'_, '_> {
             .punch_sorted(&self.written)
             .and_then(|()| store.region.store_u32(DIRTY_OFFSET, 0));
         if let Err(error) = undone {
-            tracing::error!(%error, "could not undo an unfinished commit: the next user of the pool does it");
+            tracing::error!(
+                %error,
+                "could not undo an unfinished commit: the next user of the pool does it"
+            );
         }
     }
 }

@@ -293,7 +293,8 @@ fn random_histories_survive_crashes_anywhere() {
     let (states, again) = (oracle.states, oracle.recovery_states);
     writeln!(
         std::io::stderr(),
-        "{states} crash states of {histories} histories, {again} of them in a recovery: {SEED_VARIABLE}={seed}"
+        "{states} crash states of {histories} histories, {again} of them in a recovery: \
+         {SEED_VARIABLE}={seed}"
     )
     .unwrap();
 }

@@ -238,7 +238,8 @@ impl Oracle {
 
     fn told(&self, id: StateId, survivors: Survivors, what: &str) -> String {
         format!(
-            "{what}\n  NVVMM_CRASH_STATE={id} looks at this state alone; unfenced stores: {survivors:?}"
+            "{what}\n  NVVMM_CRASH_STATE={id} looks at this state alone; unfenced stores: \
+             {survivors:?}"
         )
     }
 

@@ -396,7 +396,11 @@ impl Holder {
 impl Drop for Holder {
     fn drop(&mut self) {
         if let Err(error) = self.release_all() {
-            tracing::error!(%error, holder = self.name, "could not release everything of the pool: its next user will");
+            tracing::error!(
+                %error,
+                holder = self.name,
+                "could not release everything of the pool: its next user will"
+            );
         }
     }
 }

@@ -27,13 +27,15 @@ fn documented(heading: &str) -> Vec<(String, usize, usize)> {
 fn every_struct_is_as_documented() {
     assert_eq!(
         documented("Superblock (`SuperblockV2`)"),
-        fields!(SuperblockV2: magic version checksum generation uuid size_bytes created_unix_ns flags catalog_height
-            catalog_root next_snapshot_id snapshots orphans holder_table_block spare_first_block spare_blocks
-            segment_count segments reserved)
+        fields!(SuperblockV2:
+            magic version checksum generation uuid size_bytes created_unix_ns flags catalog_height
+            catalog_root next_snapshot_id snapshots orphans holder_table_block spare_first_block
+            spare_blocks segment_count segments reserved)
     );
     assert_eq!(
         documented("Segment (`SegmentV2`)"),
-        fields!(SegmentV2: first_chunk chunks chunk_table_block block_table_block data_first_chunk reserved)
+        fields!(SegmentV2:
+            first_chunk chunks chunk_table_block block_table_block data_first_chunk reserved)
     );
     assert_eq!(
         documented("Runtime block (`RuntimeV1`)"),
@@ -41,17 +43,20 @@ fn every_struct_is_as_documented() {
     );
     assert_eq!(
         documented("Holder slot (`HolderSlotV1`)"),
-        fields!(HolderSlotV1: state pid start_time_ticks pins leases blocks_in_use name_bytes reserved0 name)
+        fields!(HolderSlotV1:
+            state pid start_time_ticks pins leases blocks_in_use name_bytes reserved0 name)
     );
     assert_eq!(
         documented("Node (`NodeV1`)"),
-        fields!(NodeV1: magic kind level version block checksum generation first_index reserved body tail)
+        fields!(NodeV1:
+            magic kind level version block checksum generation first_index reserved body tail)
     );
     assert_eq!(
         documented("Inode (`InodeV2`)"),
-        fields!(InodeV2: magic version kind reserved0 block checksum generation id parent created_unix_ns memory_bytes
-            map_root map_height flags frames_mapped frames_new state_bytes state_checksum slot name_bytes name identity
-            reserved1 state_blocks)
+        fields!(InodeV2:
+            magic version kind reserved0 block checksum generation id parent created_unix_ns
+            memory_bytes map_root map_height flags frames_mapped frames_new state_bytes
+            state_checksum slot name_bytes name identity reserved1 state_blocks)
     );
 }
 

@@ -126,7 +126,8 @@ pub(crate) fn only_map<M: Copy>(maps: &[M], kind: impl Fn(&M) -> MapKind) -> Res
     match maps {
         [map] if kind(map) == MapKind::Memory => Ok(*map),
         _ => Err(Error::invalid(format!(
-            "format version {FORMAT_VERSION} keeps files with one map, of memory; this one has {} maps",
+            "format version {FORMAT_VERSION} keeps files with one map, of memory; this one has {} \
+             maps",
             maps.len()
         ))),
     }

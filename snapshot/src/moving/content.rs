@@ -55,7 +55,8 @@ impl Content {
                 let digest = pool.store.digest(*block)?;
                 if digest != 0 && digest != digest_of(bytes) {
                     return Err(Error::damaged(format!(
-                        "{block} has changed since its digest was made: 'nvvmm pool scrub' names its frames"
+                        "{block} has changed since its digest was made: 'nvvmm pool scrub' names \
+                         its frames"
                     )));
                 }
             }

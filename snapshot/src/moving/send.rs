@@ -80,7 +80,8 @@ impl Pool {
             && !base.has_shape_of(&snapshot)
         {
             return Err(Error::invalid(format!(
-                "'{name}' and '{}' cannot be compared: they are of different kinds, or of memories of different sizes",
+                "'{name}' and '{}' cannot be compared: they are of different kinds, or of memories \
+                 of different sizes",
                 base.name
             )));
         }

@@ -191,7 +191,8 @@ impl Check<'_> {
         match committed_generation(u64::from_le_bytes(word)) {
             Some(generation) if generation <= current.generation() => {}
             Some(generation) => self.find(format!(
-                "generation {generation} was complete, but the newest superblock is of generation {}",
+                "generation {generation} was complete, but the newest superblock is of generation \
+                 {}",
                 current.generation()
             )),
             None => self.find("the runtime block's committed generation does not fit its check"),
@@ -214,7 +215,8 @@ impl Check<'_> {
         ) != (named, orphans)
         {
             self.find(format!(
-                "the superblock counts {} snapshots and {} removed ones, there are {named} and {orphans}",
+                "the superblock counts {} snapshots and {} removed ones, there are {named} and \
+                 {orphans}",
                 superblock.snapshots, superblock.orphans
             ));
         }
@@ -366,7 +368,8 @@ impl Check<'_> {
             if found > holder.leases {
                 let (name, said) = (&holder.name, holder.leases);
                 self.find(format!(
-                    "the slot of holder '{name}' counts {said} leases, {found} chunks are leased to it"
+                    "the slot of holder '{name}' counts {said} leases, {found} chunks are leased \
+                     to it"
                 ));
             }
         }

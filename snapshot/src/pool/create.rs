@@ -81,7 +81,11 @@ impl Pool {
         });
         if let Err(error) = made {
             if let Err(remains) = std::fs::remove_file(&unfinished) {
-                tracing::warn!(%remains, file = %unfinished.display(), "could not remove an unfinished pool");
+                tracing::warn!(
+                    %remains,
+                    file = %unfinished.display(),
+                    "could not remove an unfinished pool"
+                );
             }
             return Err(error);
         }
@@ -152,7 +156,10 @@ impl Pool {
         region.read(BOOT_ID_OFFSET, &mut last_boot)?;
         let in_order = region.load_u32(CLEAN_OFFSET)? == CLEAN && last_boot == boot_id;
         if (first && !in_order) || region.load_u32(DIRTY_OFFSET)? == DIRTY {
-            tracing::info!(pool = %self.path.display(), "the pool was not closed in order: recovering");
+            tracing::info!(
+                pool = %self.path.display(),
+                "the pool was not closed in order: recovering"
+            );
             rebuild(&mut lock)?;
         }
         self.cut_off_unfinished_growth(&lock)?;

@@ -63,7 +63,10 @@ impl Pool {
                     .region
                     .resize_medium(size_bytes_before, size_bytes_before);
                 if let Err(error) = old {
-                    tracing::warn!(%error, "could not take back the new length of a pool that did not grow");
+                    tracing::warn!(
+                        %error,
+                        "could not take back the new length of a pool that did not grow"
+                    );
                 }
             })?;
         // Whether a switch that fails has reached the medium cannot be known: it stays as long as
@@ -129,7 +132,10 @@ impl Pool {
         let metadata = self.file_metadata()?;
         let size_bytes = self.store.layout.size_bytes();
         if metadata.is_file() && metadata.len() > size_bytes {
-            tracing::info!(pool = %self.path().display(), "the pool's file was longer than the pool: cut off");
+            tracing::info!(
+                pool = %self.path().display(),
+                "the pool's file was longer than the pool: cut off"
+            );
             self.store.region.resize_medium(size_bytes, size_bytes)?;
         }
         Ok(())

@@ -69,7 +69,11 @@ impl Drop for Pool {
             Ok(())
         };
         if let Err(error) = close() {
-            tracing::warn!(%error, pool = %self.path.display(), "could not close the pool in order: it is checked when opened");
+            tracing::warn!(
+                %error,
+                pool = %self.path.display(),
+                "could not close the pool in order: it is checked when opened"
+            );
         }
     }
 }

@@ -50,7 +50,8 @@ fn file_system_medium(file: &File) -> Result<Medium> {
             Ok(Medium::Hugetlbfs)
         } else {
             Err(unsupported(format!(
-                "this hugetlbfs has pages of {page_bytes} bytes, a pool needs 2 MiB pages: mount it with pagesize=2M"
+                "this hugetlbfs has pages of {page_bytes} bytes, a pool needs 2 MiB pages: mount \
+                 it with pagesize=2M"
             )))
         };
     }
@@ -97,7 +98,8 @@ fn dax_device(metadata: &Metadata) -> Result<Option<Detected>> {
     let align_bytes = attribute(&sysfs, "align")?.unwrap_or(CHUNK_SIZE_BYTES);
     if align_bytes > CHUNK_SIZE_BYTES {
         return Err(unsupported(format!(
-            "this DAX device is mapped {align_bytes} bytes at a time, a pool needs 2 MiB: make it with ndctl --align=2M"
+            "this DAX device is mapped {align_bytes} bytes at a time, a pool needs 2 MiB: make it \
+             with ndctl --align=2M"
         )));
     }
     let size_bytes = attribute(&sysfs, "size")?.ok_or_else(|| {

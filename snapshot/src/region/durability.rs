@@ -99,8 +99,8 @@ fn limit(medium: Medium, below: &Below) -> DurabilityLimit {
             _ => (
                 Durability::Host,
                 format!(
-                    "the platform names no persistence domain for {region}, as where persistent memory is emulated: a \
-                     power cut may empty it"
+                    "the platform names no persistence domain for {region}, as where persistent \
+                     memory is emulated: a power cut may empty it"
                 ),
             ),
         },

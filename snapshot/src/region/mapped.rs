@@ -344,8 +344,8 @@ impl Region for MappedRegion {
             && !holes::provide(&self.file, self.medium, range)?
         {
             return Err(Error::Io {
-                op: "this file system cannot set space aside (fallocate(2)): create the pool with --overcommit and take \
-                     the risk that VMs stop when it is full"
+                op: "this file system cannot set space aside (fallocate(2)): create the pool with \
+                     --overcommit and take the risk that VMs stop when it is full"
                     .to_owned(),
                 source: std::io::ErrorKind::Unsupported.into(),
             });

@@ -128,7 +128,8 @@ impl SyncQueue {
         let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(errno) = synced.failed {
             return Err(Error::io(
-                "an earlier write of the pool to its medium failed: nothing can be made durable until it is opened again",
+                "an earlier write of the pool to its medium failed: nothing can be made durable \
+                 until it is opened again",
             )(errno));
         }
         if synced.up_to >= up_to {

@@ -22,8 +22,10 @@ fn every_struct_is_as_documented() {
     );
     assert_eq!(
         FORMAT.fields("Header (`HeaderV1`)"),
-        fields!(HeaderV1: identity base_identity parent_identity memory_bytes created_unix_ns frames_mapped frames_new
-            state_bytes spec_bytes kind name_bytes base_name_bytes reserved name base_name)
+        fields!(HeaderV1:
+            identity base_identity parent_identity memory_bytes created_unix_ns frames_mapped
+            frames_new state_bytes spec_bytes kind name_bytes base_name_bytes reserved name
+            base_name)
     );
     assert_eq!(
         FORMAT.fields("Chunk (`ChunkV1`)"),

@@ -304,7 +304,10 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_are_too_strange(bytes in proptest::collection::vec(any::<u8>(), 0..400), keep in 0usize..400) {
+    fn no_bytes_are_too_strange(
+        bytes in proptest::collection::vec(any::<u8>(), 0..400),
+        keep in 0usize..400,
+    ) {
         let good = small();
         let stream = [&good[..keep.min(good.len())], &bytes[..]].concat();
         prop_assert!(read(&stream).is_err());

@@ -104,11 +104,15 @@ fn step() -> impl Strategy<Value = Step> {
     let (vm, process, name, chunk) = (0..VMS, 0..PROCESSES, 0..NAMES, 0..CHUNKS.len());
     prop_oneof![
         2 => (vm.clone(), process.clone()).prop_map(|(vm, process)| Step::Boot { vm, process }),
-        8 => (vm.clone(), chunk.clone(), 0..CHUNK_BLOCKS, 1..40u32, 1..=255u8, any::<bool>()).prop_map(
-            |(vm, chunk, frame, frames, with, beside)| Step::Write { vm, chunk, frame, frames, with, beside }),
-        2 => (vm.clone(), chunk.clone(), 1..=255u8).prop_map(|(vm, chunk, with)| Step::WriteWhole { vm, chunk, with }),
+        8 => (vm.clone(), chunk.clone(), 0..CHUNK_BLOCKS, 1..40u32, 1..=255u8, any::<bool>())
+            .prop_map(|(vm, chunk, frame, frames, with, beside)| {
+                Step::Write { vm, chunk, frame, frames, with, beside }
+            }),
+        2 => (vm.clone(), chunk.clone(), 1..=255u8)
+            .prop_map(|(vm, chunk, with)| Step::WriteWhole { vm, chunk, with }),
         1 => (vm.clone(), chunk.clone()).prop_map(|(vm, chunk)| Step::Drop { vm, chunk }),
-        4 => (vm.clone(), name.clone(), capture()).prop_map(|(vm, name, capture)| Step::Capture { vm, name, capture }),
+        4 => (vm.clone(), name.clone(), capture())
+            .prop_map(|(vm, name, capture)| Step::Capture { vm, name, capture }),
         4 => (vm.clone(), name.clone(), chunk, 0..CHUNK_BLOCKS)
             .prop_map(|(vm, name, chunk, frame)| Step::Adopt { vm, name, chunk, frame }),
         6 => (vm.clone(), name.clone(), any::<bool>())

@@ -150,19 +150,8 @@ fn shares_blocks(pool: &Pool) -> bool {
     pool.medium() != Medium::Hugetlbfs
 }
 
-#[test]
-fn a_snapshot_arrives_as_it_was_and_a_difference_shares_the_rest() {
-    let (from, to) = (pool_of(32 << 20), other_pool_of(32 << 20));
-    let (from, to) = (&from.pool, &to.pool);
-    take(from, "a", SnapshotKind::Vm, 4, &sparse(), None);
-    take(
-        from,
-        "b",
-        SnapshotKind::Vm,
-        4,
-        &changed(sparse()),
-        Some("a"),
-    );
+/// Sends snapshot `a`, whose memory is [`sparse`], to a pool that is empty.
+fn assert_arrives_as_it_was(from: &Arc<Pool>, to: &Arc<Pool>) {
     let (stream, report) = sent(from, "a", None);
     assert_eq!(
         (
@@ -198,6 +187,22 @@ fn a_snapshot_arrives_as_it_was_and_a_difference_shares_the_rest() {
         Err(Error::NameTaken { .. })
     ));
     assert_clean(to);
+}
+
+#[test]
+fn a_snapshot_arrives_as_it_was_and_a_difference_shares_the_rest() {
+    let (from, to) = (pool_of(32 << 20), other_pool_of(32 << 20));
+    let (from, to) = (&from.pool, &to.pool);
+    take(from, "a", SnapshotKind::Vm, 4, &sparse(), None);
+    take(
+        from,
+        "b",
+        SnapshotKind::Vm,
+        4,
+        &changed(sparse()),
+        Some("a"),
+    );
+    assert_arrives_as_it_was(from, to);
 
     let (stream, report) = sent(from, "b", Some("a"));
     assert_eq!(

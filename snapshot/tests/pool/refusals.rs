@@ -9,57 +9,66 @@ const PINS: u32 = 12;
 /// And what it can pin by name.
 const PINS_BY_NAME: u32 = 11;
 
-#[test]
-fn a_commit_that_fails_changes_nothing() {
-    let bench = pool_of(16 << 20);
-    let pool = &bench.pool;
-    let vm = pool.hold("vm").unwrap();
-    let other = pool.hold("other").unwrap();
-    let block = vm.alloc_blocks(1).unwrap()[0];
-    fill(&vm, block, 0x42);
-    let map = [(ChunkIndex::new(0), leaf(&[(0, block)]))];
-    let id = vm
-        .commit_snapshot(new("taken", 2, &map), vm.reserve(0).unwrap())
-        .unwrap()
-        .id;
-    let mine = vm.alloc_blocks(1).unwrap()[0];
-    let not_mine = other.alloc_blocks(1).unwrap()[0];
-    let mine_map = [(ChunkIndex::new(0), leaf(&[(0, mine)]))];
-    let not_mine_map = [(ChunkIndex::new(0), leaf(&[(0, not_mine)]))];
-    let moved_map = [(ChunkIndex::new(1), leaf(&[(0, block)]))];
-    let beyond = [(ChunkIndex::new(2), leaf(&[(0, mine)]))];
-    let twice = [mine_map[0].clone(), mine_map[0].clone()];
-    let too_much = vec![1; (2 << 20) + 1];
-    let before = pool.status().unwrap();
-    let attempt = |attempt: NewSnapshot<'_>| {
-        vm.commit_snapshot(attempt, vm.reserve(3).unwrap())
-            .unwrap_err()
-    };
+/// Gives the error of a commit that is tried.
+type Attempt<'a> = dyn Fn(NewSnapshot<'_>) -> Error + 'a;
 
+/// Blocks that commits are tried with.
+struct Blocks {
+    /// Frame 0 of snapshot `taken`, which has this id.
+    committed: (SnapshotId, BlockNo),
+    own: BlockNo,
+    other_holder: BlockNo,
+}
+
+fn map_of(chunk: u32, block: BlockNo) -> [(ChunkIndex, ChunkMap); 1] {
+    [(ChunkIndex::new(chunk), leaf(&[(0, block)]))]
+}
+
+fn based<'a>(base: SnapshotId, changes: &'a [(ChunkIndex, ChunkMap)]) -> NewSnapshot<'a> {
+    NewSnapshot {
+        base: Some(base),
+        ..new("x", 2, changes)
+    }
+}
+
+fn assert_names_are_refused(attempt: &Attempt<'_>, blocks: &Blocks) {
+    let own_map = map_of(0, blocks.own);
     assert!(matches!(
-        attempt(new("taken", 2, &mine_map)),
+        attempt(new("taken", 2, &own_map)),
         Error::NameTaken { .. }
     ));
     for name in ["", ".x", "-x", "a b", "a/b", "é", &"x".repeat(129)] {
         assert!(
-            matches!(attempt(new(name, 2, &mine_map)), Error::InvalidName { .. }),
+            matches!(attempt(new(name, 2, &own_map)), Error::InvalidName { .. }),
             "{name}"
         );
     }
+}
+
+fn assert_maps_are_refused(attempt: &Attempt<'_>, blocks: &Blocks) {
+    let (id, committed) = blocks.committed;
+    let own_map = map_of(0, blocks.own);
+    let foreign_map = map_of(0, blocks.other_holder);
+    let committed_map = map_of(0, committed);
+    let moved_map = map_of(1, committed);
+    let beyond = map_of(2, blocks.own);
+    let twice = [own_map[0].clone(), own_map[0].clone()];
     assert!(matches!(
-        attempt(new("x", 2, &not_mine_map)),
+        attempt(new("x", 2, &foreign_map)),
         Error::InvalidSnapshot { .. }
     ));
     assert!(
-        matches!(attempt(new("x", 2, &map)), Error::InvalidSnapshot { .. }),
+        matches!(
+            attempt(new("x", 2, &committed_map)),
+            Error::InvalidSnapshot { .. }
+        ),
         "no base has it"
     );
-    let based = |changes| NewSnapshot {
-        base: Some(id),
-        ..new("x", 2, changes)
-    };
     assert!(
-        matches!(attempt(based(&moved_map)), Error::InvalidSnapshot { .. }),
+        matches!(
+            attempt(based(id, &moved_map)),
+            Error::InvalidSnapshot { .. }
+        ),
         "the base has it elsewhere"
     );
     assert!(matches!(
@@ -70,24 +79,55 @@ fn a_commit_that_fails_changes_nothing() {
         attempt(new("x", 2, &twice)),
         Error::InvalidSnapshot { .. }
     ));
+}
+
+fn assert_sizes_are_refused(attempt: &Attempt<'_>, blocks: &Blocks) {
+    let own_map = map_of(0, blocks.own);
+    let too_much = vec![1; (2 << 20) + 1];
     assert!(matches!(
         attempt(new("x", 0, &[])),
         Error::InvalidSnapshot { .. }
     ));
     let grown = NewSnapshot {
-        base: Some(id),
-        ..new("x", 3, &mine_map)
+        base: Some(blocks.committed.0),
+        ..new("x", 3, &own_map)
     };
     assert!(matches!(attempt(grown), Error::InvalidSnapshot { .. }));
     let fat = NewSnapshot {
         state: &too_much,
-        ..new("x", 2, &mine_map)
+        ..new("x", 2, &own_map)
     };
     assert!(matches!(attempt(fat), Error::InvalidSnapshot { .. }));
-    let foreign_base = NewSnapshot {
-        base: Some(id),
-        ..new("x", 2, &[])
+}
+
+#[test]
+fn a_commit_that_fails_changes_nothing() {
+    let bench = pool_of(16 << 20);
+    let pool = &bench.pool;
+    let vm = pool.hold("vm").unwrap();
+    let other = pool.hold("other").unwrap();
+    let block = vm.alloc_blocks(1).unwrap()[0];
+    fill(&vm, block, 0x42);
+    let id = vm
+        .commit_snapshot(new("taken", 2, &map_of(0, block)), vm.reserve(0).unwrap())
+        .unwrap()
+        .id;
+    let own = vm.alloc_blocks(1).unwrap()[0];
+    let blocks = Blocks {
+        committed: (id, block),
+        own,
+        other_holder: other.alloc_blocks(1).unwrap()[0],
     };
+    let before = pool.status().unwrap();
+    let attempt = |attempt: NewSnapshot<'_>| {
+        vm.commit_snapshot(attempt, vm.reserve(3).unwrap())
+            .unwrap_err()
+    };
+
+    assert_names_are_refused(&attempt, &blocks);
+    assert_maps_are_refused(&attempt, &blocks);
+    assert_sizes_are_refused(&attempt, &blocks);
+    let foreign_base = based(id, &[]);
     let reserved = other.reserve(9).unwrap();
     assert!(matches!(
         other.commit_snapshot(foreign_base, reserved),
@@ -95,10 +135,9 @@ fn a_commit_that_fails_changes_nothing() {
     ));
 
     let reserved = vm.reserve(3).unwrap();
-    let behind_mine = mine.chunk().block(mine.index_in_chunk().get() + 1);
-    let reserved_map = [(ChunkIndex::new(0), leaf(&[(0, behind_mine)]))];
+    let behind_own = own.chunk().block(own.index_in_chunk().get() + 1);
     let error = vm
-        .commit_snapshot(new("x", 2, &reserved_map), reserved)
+        .commit_snapshot(new("x", 2, &map_of(0, behind_own)), reserved)
         .unwrap_err();
     assert!(error.to_string().contains("reserved"), "{error}");
 
@@ -110,9 +149,9 @@ fn a_commit_that_fails_changes_nothing() {
     );
     assert_eq!(
         after.holders[0].blocks_in_use, 1,
-        "only what was mine before"
+        "only what was its own before"
     );
-    vm.commit_snapshot(based(&mine_map), vm.reserve(0).unwrap())
+    vm.commit_snapshot(based(id, &map_of(0, own)), vm.reserve(0).unwrap())
         .unwrap();
     assert_eq!(content(pool, block), 0x42);
 }

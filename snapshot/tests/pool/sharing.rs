@@ -6,6 +6,33 @@ use nvvmm_snapshot::*;
 
 use crate::fixture::*;
 
+/// Checks what the pool tells of `first`, all of one chunk, and of `second`, which has two blocks
+/// of its own and shares the others.
+fn assert_told_as_shared(pool: &Arc<Pool>, first: SnapshotId, chunk: ChunkNo) {
+    let (entry, map) = pool.hold("other").unwrap().pin("first").unwrap();
+    assert_eq!(
+        (entry.id, entry.frames_mapped, entry.memory_bytes),
+        (first, 512, 16 * CHUNK)
+    );
+    assert_eq!(map.chunk(3).unwrap(), ChunkMap::Whole(chunk));
+    assert_eq!(map.chunk(4).unwrap(), ChunkMap::Hole);
+    assert_eq!(pool.read_state(first).unwrap(), b"the machine's state");
+
+    let listed = pool.snapshots().unwrap();
+    assert_eq!(
+        listed
+            .iter()
+            .map(|entry| entry.name.as_str())
+            .collect::<Vec<_>>(),
+        ["first", "second"]
+    );
+    // First: its inode, its state, a level of the map, two blocks that only it has. Second: a leaf
+    // more.
+    assert_eq!(listed[0].own_bytes, Some((3 + 2) * BLOCK_SIZE_BYTES));
+    assert_eq!(listed[1].own_bytes, Some((4 + 2) * BLOCK_SIZE_BYTES));
+    assert_eq!(listed[0].shared_bytes, Some(510 * BLOCK_SIZE_BYTES));
+}
+
 #[test]
 fn a_snapshot_is_shared_copied_on_write_and_removed() {
     let bench = pool_of(64 << 20);
@@ -44,29 +71,7 @@ fn a_snapshot_is_shared_copied_on_write_and_removed() {
     vm.unpin(first).unwrap();
     assert_clean(pool);
 
-    let (entry, map) = pool.hold("other").unwrap().pin("first").unwrap();
-    assert_eq!(
-        (entry.id, entry.frames_mapped, entry.memory_bytes),
-        (first, 512, 16 * CHUNK)
-    );
-    assert_eq!(map.chunk(3).unwrap(), ChunkMap::Whole(chunk));
-    assert_eq!(map.chunk(4).unwrap(), ChunkMap::Hole);
-    assert_eq!(pool.read_state(first).unwrap(), b"the machine's state");
-
-    let listed = pool.snapshots().unwrap();
-    assert_eq!(
-        listed
-            .iter()
-            .map(|entry| entry.name.as_str())
-            .collect::<Vec<_>>(),
-        ["first", "second"]
-    );
-    // First: its inode, its state, a level of the map, two blocks that only it has. Second: a leaf
-    // more.
-    assert_eq!(listed[0].own_bytes, Some((3 + 2) * BLOCK_SIZE_BYTES));
-    assert_eq!(listed[1].own_bytes, Some((4 + 2) * BLOCK_SIZE_BYTES));
-    assert_eq!(listed[0].shared_bytes, Some(510 * BLOCK_SIZE_BYTES));
-
+    assert_told_as_shared(pool, first, chunk);
     assert!(!pool.remove("first").unwrap().deferred);
     assert_clean(pool);
     let map = vm.frame_map(second).unwrap();
@@ -90,6 +95,29 @@ fn a_snapshot_is_shared_copied_on_write_and_removed() {
     drop(vm);
     assert_clean(pool);
     assert_eq!(pool.status().unwrap().free_blocks, free_at_start);
+}
+
+/// Takes a snapshot that names chunks as changed which have the same blocks as in `base`. It costs
+/// an inode and its state.
+fn assert_same_blocks_cost_nothing(pool: &Pool, vm: &Holder, base: SnapshotId, chunks: u64) {
+    let used = || pool.status().unwrap().snapshot_blocks;
+    let same = vm.frame_map(base).unwrap();
+    let changes: Vec<(ChunkIndex, ChunkMap)> = [0, 51, 256]
+        .map(ChunkIndex::new)
+        .map(|index| {
+            (
+                index,
+                ChunkMap::Frames(Arc::new(same.chunk(index).unwrap().to_leaf())),
+            )
+        })
+        .into();
+    let before = used();
+    let again = NewSnapshot {
+        base: Some(base),
+        ..new("again", chunks, &changes)
+    };
+    vm.commit_snapshot(again, vm.reserve(0).unwrap()).unwrap();
+    assert_eq!(used() - before, 2);
 }
 
 #[test]
@@ -159,24 +187,7 @@ fn a_snapshot_costs_what_changed() {
             "the bound is one"
         );
     }
-    // What is named as changed and is not costs nothing either.
-    let same = vm.frame_map(base).unwrap();
-    let changes: Vec<(ChunkIndex, ChunkMap)> = [0, 51, 256]
-        .map(ChunkIndex::new)
-        .map(|index| {
-            (
-                index,
-                ChunkMap::Frames(Arc::new(same.chunk(index).unwrap().to_leaf())),
-            )
-        })
-        .into();
-    let before = used();
-    let again = NewSnapshot {
-        base: Some(base),
-        ..new("again", u64::from(chunks), &changes)
-    };
-    vm.commit_snapshot(again, vm.reserve(0).unwrap()).unwrap();
-    assert_eq!(used() - before, 2);
+    assert_same_blocks_cost_nothing(&pool, &vm, base, u64::from(chunks));
     assert_clean(&pool);
 }
 

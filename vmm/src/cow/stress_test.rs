@@ -25,7 +25,6 @@ use super::{
     *,
 };
 
-#[path = "stress_images_test.rs"]
 mod images;
 
 const VM_FRAMES: u64 = 2048;

@@ -61,11 +61,12 @@ impl Host {
 fn open_error(source: io::Error) -> KvmError {
     let remedy = match source.kind() {
         io::ErrorKind::NotFound => {
-            "there is no KVM here: enable virtualisation in the firmware, load kvm_intel or kvm_amd, or on a \
-             virtual machine ask for nested virtualisation"
+            "there is no KVM here: enable virtualisation in the firmware, load kvm_intel or \
+             kvm_amd, or on a virtual machine ask for nested virtualisation"
         }
         io::ErrorKind::PermissionDenied => {
-            "run as root or join the group that owns it (usually: sudo usermod -aG kvm $USER, then log in again)"
+            "run as root or join the group that owns it (usually: sudo usermod -aG kvm $USER, then \
+             log in again)"
         }
         _ => "see `dmesg | grep -i kvm` for what the kernel says",
     };

@@ -1,6 +1,7 @@
 //! One KVM virtual machine: memory slots, interrupt and doorbell descriptors.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -10,6 +11,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, IoEventAddress, VmFd};
 use nvvmm_snapshot::BLOCK_SIZE_BYTES;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::error::vm_op;
@@ -87,8 +89,42 @@ impl KvmVm {
             0
         };
         let memory = self.memory.get_or_init(|| memory);
-        sys::kvm::set_memory_slots(&self.fd, memory, slots, flags)
-            .map_err(vm_op("giving the guest memory"))
+        for (slot, ram) in (0..).zip(slots) {
+            self.set_memory_slot(memory, slot, ram, flags)
+                .map_err(vm_op("giving the guest memory"))?;
+        }
+        Ok(())
+    }
+
+    /// Gives the guest the region of `memory` that `ram` describes, in memory slot `slot`.
+    fn set_memory_slot(
+        &self,
+        memory: &GuestMemory,
+        slot: u32,
+        ram: &RamSlot,
+        flags: u32,
+    ) -> io::Result<()> {
+        let region = memory
+            .find_region(GuestAddress(ram.gpa))
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let (reservation, offset_bytes) = (region.reservation(), region.offset_bytes());
+        let hva = (reservation.start() + offset_bytes) as u64;
+        if (region.start_addr().0, region.len(), hva) != (ram.gpa, ram.size_bytes, ram.hva) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the slot is not a region of guest memory",
+            ));
+        }
+        let size_bytes = region.len() as usize;
+        sys::kvm::set_memory_slot(
+            &self.fd,
+            slot,
+            ram.gpa,
+            reservation,
+            offset_bytes,
+            size_bytes,
+            flags,
+        )
     }
 
     /// Shows the guest `content`, read-only, at `gpa`, as read-only memory `index`.

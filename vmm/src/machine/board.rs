@@ -8,9 +8,9 @@ use nvvmm_devices::virtio::{
 };
 use nvvmm_devices::{
     AcpiPower, Bus, BusDevice, COM1_IRQ, COM1_PORT, Console, ConsoleOut, ConsoleStreams, Device,
-    HostSocket, I8042, I8042_COMMAND_PORT, I8042_PORTS_LEN, IrqLine, POWER_PORTS_BASE,
-    POWER_PORTS_LEN, PowerSignal, RESET_PORT, RESET_VALUE, SERIAL_PORTS_LEN, SLEEP_CONTROL_PORT,
-    SLEEP_STATUS_PORT, SLEEP_TYPE_S5, SavedDevice, SerialPort,
+    HostSocket, I8042, I8042_COMMAND_PORT, I8042_PORTS_LEN, IrqLine, LifecycleError,
+    POWER_PORTS_BASE, POWER_PORTS_LEN, PowerSignal, RESET_PORT, RESET_VALUE, SERIAL_PORTS_LEN,
+    SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_S5, SavedDevice, SerialPort,
 };
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -177,7 +177,7 @@ fn interrupt(vm: &KvmVm, gsi: u32) -> Result<Arc<EventFd>> {
 impl Board {
     fn each<T>(
         &self,
-        mut action: impl FnMut(&mut dyn Device) -> std::result::Result<T, nvvmm_devices::LifecycleError>,
+        mut action: impl FnMut(&mut dyn Device) -> std::result::Result<T, LifecycleError>,
     ) -> Result<Vec<T>> {
         let each = self.devices.iter().map(|device| {
             Ok(action(

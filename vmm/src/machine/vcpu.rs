@@ -96,7 +96,8 @@ impl Vcpu {
                     // A vCPU that waited for its start-up IPI was woken for nothing.
                     libc::EAGAIN => Next::Again,
                     libc::EFAULT => self.failed(
-                        "the host has no memory behind a guest address (EFAULT from KVM_RUN; pool full or damaged?)",
+                        "the host has no memory behind a guest address (EFAULT from KVM_RUN; pool \
+                         full or damaged?)",
                     ),
                     _ => self.failed(&format!("KVM_RUN: {errno}")),
                 },
@@ -151,7 +152,9 @@ impl Vcpu {
                 Next::Report(MachineEvent::Reset)
             }
             VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => Next::Report(MachineEvent::Reset),
-            VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => Next::Report(MachineEvent::PoweredOff),
+            VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => {
+                Next::Report(MachineEvent::PoweredOff)
+            }
             VcpuExit::InternalError => {
                 let error = self.run_page.internal_error();
                 self.failed(&format!(
@@ -163,7 +166,8 @@ impl Vcpu {
                 "the CPU refused to enter the guest (reason {reason:#x}, host CPU {cpu})"
             )),
             VcpuExit::MemoryFault { flags, gpa, size } => self.failed(&format!(
-                "the host has no memory behind guest address {gpa:#x} ({size} bytes, flags {flags:#x})"
+                "the host has no memory behind guest address {gpa:#x} ({size} bytes, flags \
+                 {flags:#x})"
             )),
             other => self.failed(&format!(
                 "KVM returned for a reason that nvvmm does not handle: {other:?}"

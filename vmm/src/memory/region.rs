@@ -43,6 +43,16 @@ impl PoolRegion {
         })
     }
 
+    /// Host addresses that the region lies in.
+    pub(crate) fn reservation(&self) -> &AddressRange {
+        &self.reservation
+    }
+
+    /// Offset of the region's first byte in [`PoolRegion::reservation`], in bytes.
+    pub(crate) fn offset_bytes(&self) -> usize {
+        self.offset_bytes
+    }
+
     fn host_address(&self, offset: usize) -> *mut u8 {
         self.reservation
             .as_ptr()

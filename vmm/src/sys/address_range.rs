@@ -310,7 +310,11 @@ impl AddressRange {
         Ok(())
     }
 
-    fn address(&self, offset_bytes: usize, size_bytes: usize) -> io::Result<*mut u8> {
+    /// Address of the range.
+    ///
+    /// # Errors
+    /// `EINVAL` when the range does not lie in the reservation.
+    pub(super) fn address(&self, offset_bytes: usize, size_bytes: usize) -> io::Result<*mut u8> {
         match offset_bytes.checked_add(size_bytes) {
             Some(end) if end <= self.size_bytes => Ok(self.base.wrapping_add(offset_bytes)),
             _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),

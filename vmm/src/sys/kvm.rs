@@ -14,12 +14,10 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 use vmm_sys_util::fam::FamStruct;
 use vmm_sys_util::ioctl::{_IOC_READ, _IOC_WRITE, ioctl_expr, ioctl_with_ref};
 
 use super::address_range::AddressRange;
-use crate::memory::{GuestMemory, RamSlot};
 
 const DEVICE_ATTR_BYTES: u32 = size_of::<kvm_device_attr>() as u32;
 
@@ -116,46 +114,33 @@ impl Drop for RunPage {
     }
 }
 
-/// Gives the guest its RAM: one KVM memory slot for each of `slots`, in their order.
+/// Gives the guest a range of `memory` as RAM at `gpa`, in memory slot `slot`.
 ///
 /// The VM's owner keeps `memory` until no vCPU of the VM can run any more ([`crate::kvm::KvmVm`]
 /// does).
 ///
 /// # Errors
-/// `InvalidInput` for a slot that is not exactly one region of `memory`; else what
+/// `InvalidInput` for a range that does not lie in `memory`; else what
 /// `KVM_SET_USER_MEMORY_REGION` says.
-pub fn set_memory_slots(
+pub fn set_memory_slot(
     vm: &VmFd,
-    memory: &GuestMemory,
-    slots: &[RamSlot],
+    slot: u32,
+    gpa: u64,
+    memory: &AddressRange,
+    offset_bytes: usize,
+    size_bytes: usize,
     flags: u32,
 ) -> io::Result<()> {
-    for (slot, ram) in (0..).zip(slots) {
-        let region = memory
-            .find_region(GuestAddress(ram.gpa))
-            .ok_or(io::ErrorKind::InvalidInput)?;
-        let start = region
-            .get_host_address(MemoryRegionAddress(0))
-            .map_err(io::Error::other)?;
-        if (region.start_addr().0, region.len(), start as u64) != (ram.gpa, ram.size_bytes, ram.hva)
-        {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the slot is not a region of guest memory",
-            ));
-        }
-        let region = kvm_userspace_memory_region {
-            slot,
-            flags,
-            guest_phys_addr: ram.gpa,
-            memory_size: ram.size_bytes,
-            userspace_addr: ram.hva,
-        };
-        // SAFETY: the range is exactly a region of guest memory (checked above), which stays
-        // reserved while `memory` lives; all Rust code accesses it volatile, so the guest
-        // may write it at any time.
-        unsafe { vm.set_user_memory_region(region)? };
-    }
+    let region = kvm_userspace_memory_region {
+        slot,
+        flags,
+        guest_phys_addr: gpa,
+        memory_size: size_bytes as u64,
+        userspace_addr: memory.address(offset_bytes, size_bytes)? as u64,
+    };
+    // SAFETY: `address` checked the range to lie in the reservation, which stays mapped while
+    // `memory` lives; all Rust code accesses it volatile, so the guest may write it at any time.
+    unsafe { vm.set_user_memory_region(region)? };
     Ok(())
 }
 

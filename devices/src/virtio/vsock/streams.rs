@@ -190,7 +190,10 @@ impl Streams {
             Ok(None) => return,
             Ok(Some(port)) => port,
             Err(error) => {
-                tracing::debug!(%error, "a program that connected to the guest did not say to which port");
+                tracing::debug!(
+                    %error,
+                    "a program that connected to the guest did not say to which port"
+                );
                 self.greetings.remove(&token);
                 return;
             }
@@ -248,7 +251,11 @@ impl Streams {
             }
             None if is_for_us && header.op.get() == OP_REQUEST => {
                 if let Err(error) = self.connect(ports, header) {
-                    tracing::debug!(port = ports.host, %error, "nobody on the host takes a stream of the guest");
+                    tracing::debug!(
+                        port = ports.host,
+                        %error,
+                        "nobody on the host takes a stream of the guest"
+                    );
                     self.answers.push_back(header.reset_of());
                 }
             }
