@@ -107,6 +107,7 @@ test_without_kvm() {
     leave_out "captures and restarts of processes" "they need root"
   fi
   run_tests "tests without KVM" test_packages
+  run_tests "examples in docstrings" cargo test --workspace --doc --quiet
   set_test_command documents
   run_tests "commands in documents" "${test_command[@]}" --skip bare_metal:: --skip linux::
   run_tests "tests of the bare-metal guest" in_dir guest/bare-metal cargo test --quiet
