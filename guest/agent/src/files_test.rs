@@ -92,7 +92,7 @@ fn a_file_that_did_not_come_wholly_changes_nothing() {
     host.end();
     let host = HostEnd::ask(request());
     host.say(request());
-    assert_refused(host.hear(), FailedBecause::Refused, "not a part of a file");
+    assert_refused(host.hear(), FailedBecause::Refused, "not part of a file");
     host.end();
     assert_eq!(fs::read(&path).unwrap(), b"old");
     assert_eq!(
