@@ -57,7 +57,7 @@ pub fn take(path: &[u8], name: &[u8], mode: u32, stream: &mut impl Stream) -> Re
             ToAgent::Data(bytes) => file.write_all(&bytes).map_err(failed)?,
             ToAgent::End => break,
             _ => {
-                let message = "that is no part of a file".to_owned();
+                let message = "this message is not part of a file".to_owned();
                 return Err(Failure::Said(FailedBecause::Refused, message));
             }
         }
