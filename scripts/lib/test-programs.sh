@@ -59,7 +59,7 @@ test_packages() {
     # Of the package nvvmm-tests the other programs need a KVM or a medium.
     [[ $folder != "$NVVMM_ROOT/tests" || " ${tests_without_kvm[*]} " == *" $name "* ]] || continue
     printf 'Running %s of %s\n' "$name" "${folder#"$NVVMM_ROOT/"}"
-    (cd "$folder" && RUSTC_BOOTSTRAP=1 timeout --kill-after=10 "$timeout_s" "$path" \
+    (cd "$folder" && RUSTC_BOOTSTRAP=1 timeout --kill-after=10 600 "$path" \
       -Z unstable-options --report-time "$@") || status=$?
   done <"$test_copies/list"
   return "$status"

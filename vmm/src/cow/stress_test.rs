@@ -5,6 +5,8 @@
 
 use std::{
     collections::BTreeMap,
+    io::Write,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
         Arc, RwLock,
@@ -282,12 +284,14 @@ impl<E: Playable> Fixture<E> {
     fn act(&mut self, guest: &Guest<E>, deed: impl FnOnce(&Guest<E>) + Send) {
         std::thread::scope(|scope| {
             let actor = scope.spawn(|| deed(guest));
-            let mut waits = 0;
-            while !actor.is_finished() {
-                std::thread::sleep(Duration::from_micros(200));
-                guest.vm.engine.give_back_unused(0);
-                self.look_after(&guest.vm, &mut waits);
-            }
+            or_abort(|| {
+                let mut waits = 0;
+                while !actor.is_finished() {
+                    std::thread::sleep(Duration::from_micros(200));
+                    guest.vm.engine.give_back_unused(0);
+                    self.look_after(&guest.vm, &mut waits);
+                }
+            });
         });
     }
 
@@ -411,28 +415,31 @@ impl<E: Playable> Fixture<E> {
                     })
                     .collect();
                 let mut waits = 0;
-                while !writers.iter().all(|writer| writer.is_finished()) || taken.is_none() {
-                    if prepared.is_none() {
-                        prepared = Some(guest.vm.prepare().ok());
+                or_abort(|| {
+                    while !writers.iter().all(|writer| writer.is_finished()) || taken.is_none() {
+                        if prepared.is_none() {
+                            prepared = Some(guest.vm.prepare().ok());
+                        }
+                        if fixture.random.below(8) == 0 {
+                            guest.vm.engine.arm_few_ahead();
+                        }
+                        if taken.is_none()
+                            && let Ok(_still) = guest.still.try_write()
+                        {
+                            taken =
+                                Some(prepared.take().flatten().and_then(|(reservation, room)| {
+                                    let set = guest.vm.try_share(room).ok()?;
+                                    Some((set, reservation, guest.model()))
+                                }));
+                        }
+                        if taken.is_some() && fixture.random.below(2) == 0 {
+                            guest.vm.engine.copy_hot().unwrap();
+                        }
+                        std::thread::sleep(Duration::from_micros(200));
+                        guest.vm.engine.give_back_unused(512);
+                        fixture.look_after(&guest.vm, &mut waits);
                     }
-                    if fixture.random.below(8) == 0 {
-                        guest.vm.engine.arm_few_ahead();
-                    }
-                    if taken.is_none()
-                        && let Ok(_still) = guest.still.try_write()
-                    {
-                        taken = Some(prepared.take().flatten().and_then(|(reservation, room)| {
-                            let set = guest.vm.try_share(room).ok()?;
-                            Some((set, reservation, guest.model()))
-                        }));
-                    }
-                    if taken.is_some() && fixture.random.below(2) == 0 {
-                        guest.vm.engine.copy_hot().unwrap();
-                    }
-                    std::thread::sleep(Duration::from_micros(200));
-                    guest.vm.engine.give_back_unused(512);
-                    fixture.look_after(&guest.vm, &mut waits);
-                }
+                });
             });
             let Some(Some((set, reservation, model))) = taken else {
                 return guest.vm.engine.drop_copies();
@@ -484,6 +491,19 @@ impl<E: Playable> Fixture<E> {
             status.free_blocks, self.free_blocks,
             "something is left over: {status:#?}"
         );
+    }
+}
+
+/// Runs what looks after a guest's threads. They may wait for space that nobody makes any more after
+/// a panic, so that ends the process, with the cause.
+fn or_abort(deed: impl FnOnce()) {
+    if let Err(cause) = catch_unwind(AssertUnwindSafe(deed)) {
+        let text = cause
+            .downcast_ref::<String>()
+            .map_or("no text", |text| text);
+        // Not by eprintln: the output of a test is lost when its process is aborted.
+        let _ = writeln!(std::io::stderr(), "a guest's threads wait for ever: {text}");
+        std::process::abort();
     }
 }
 

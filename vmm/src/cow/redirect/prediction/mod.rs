@@ -22,8 +22,8 @@ use super::mapping::aligned_around;
 use crate::cow::{Budget, Techniques, counters::lock};
 
 /// Longer epochs are forgotten: a copy that is not needed costs memory, and a fault in seconds
-/// costs nothing. Unit tests do not depend on how fast the machine is.
-const EPOCH_MAX: Duration = Duration::from_secs(if cfg!(test) { 600 } else { 2 });
+/// costs nothing.
+const EPOCH_MAX: Duration = Duration::from_secs(2);
 
 /// Counts epochs, and remembers chunks with hot frames.
 #[derive(Debug)]
