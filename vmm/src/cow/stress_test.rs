@@ -494,8 +494,8 @@ impl<E: Playable> Fixture<E> {
     }
 }
 
-/// Runs what looks after a guest's threads. They may wait for space that nobody makes any more after
-/// a panic, so that ends the process, with the cause.
+/// Runs what looks after a guest's threads. After a panic they may wait for space that nobody makes
+/// any more: that ends the process, with the cause.
 fn or_abort(deed: impl FnOnce()) {
     if let Err(cause) = catch_unwind(AssertUnwindSafe(deed)) {
         let text = cause
