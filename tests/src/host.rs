@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{Engine, Medium, Vm, required};
+use crate::{Engine, Medium, Vm, required, wait_gone};
 
 /// Longest wait for a command: ten times what the slowest one takes with an emulated CPU.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -326,11 +326,22 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Processes of the VMs that run.
+    fn pids(&self) -> Vec<i32> {
+        let listed = serde_json::from_str(&self.run(&["ps", "--json"]).stdout);
+        let listed: Vec<Value> = listed.unwrap_or_default();
+        let pids = listed.iter().filter_map(|vm| vm["pid"].as_i64());
+        pids.map(|pid| pid as i32).collect()
+    }
+}
+
 impl Drop for Host {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.print_logs();
         }
+        let pids = self.pids();
         for entry in std::fs::read_dir(self.runtime.path())
             .into_iter()
             .flatten()
@@ -344,6 +355,10 @@ impl Drop for Host {
             {
                 let _ = self.run(&["stop", name, "--force"]);
             }
+        }
+        // A process that ends has its memory for a moment longer; the next test may need it.
+        if !std::thread::panicking() {
+            pids.into_iter().for_each(wait_gone);
         }
         if self.lasting {
             return;
