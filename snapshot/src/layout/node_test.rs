@@ -11,7 +11,7 @@ use super::runtime::{committed_generation, committed_word};
 use super::superblock::{SlotFault, SuperblockV2};
 use super::*;
 use crate::SnapshotId;
-use crate::identity::Identity;
+use crate::identity::{ContentRoot, Identity};
 
 fn layout() -> Layout {
     Layout::for_size(64 << 20).unwrap()
@@ -165,7 +165,9 @@ fn inode() -> Inode {
         maps: vec![memory(3 << 20)],
         orphan: true,
         incomplete: false,
+        foreign: true,
         identity: Identity::from_bytes([7; 16]).unwrap(),
+        content_root: ContentRoot::from_bytes([8; 32]),
         frames_mapped: 2,
         frames_new: 3,
         state_bytes: 4097,
