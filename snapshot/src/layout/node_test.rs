@@ -216,7 +216,7 @@ fn an_inode_with_a_good_checksum_and_impossible_fields_is_refused() {
     let changes: [(&str, Change); 13] = [
         ("version", |raw| raw.version = 1.into()),
         ("kind", |raw| raw.kind = 9),
-        ("flags", |raw| raw.flags = 4.into()),
+        ("flags", |raw| raw.flags = 8.into()),
         ("identity", |raw| raw.identity = [0; 16]),
         ("name", |raw| raw.name[0] = b'/'),
         ("name", |raw| raw.name_bytes = 300.into()),
