@@ -50,6 +50,11 @@ impl ContentRoot {
         (bytes != [0; 32]).then_some(ContentRoot(bytes))
     }
 
+    /// The root that a hash came to.
+    pub(crate) fn of_hash(hash: [u8; 32]) -> ContentRoot {
+        ContentRoot(hash)
+    }
+
     /// The bytes of the root.
     pub fn bytes(self) -> [u8; 32] {
         self.0
@@ -71,6 +76,24 @@ impl fmt::Debug for ContentRoot {
 impl Serialize for ContentRoot {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+/// What a stream says of the snapshot that it builds on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BaseId {
+    /// Its content.
+    Content(ContentRoot),
+    /// Its identity, in a stream of format version 1. It proves nothing.
+    Identity(Identity),
+}
+
+impl fmt::Display for BaseId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BaseId::Content(root) => write!(out, "content {root}"),
+            BaseId::Identity(identity) => write!(out, "identity {identity}"),
+        }
     }
 }
 

@@ -91,9 +91,9 @@ pub use holder::{
     Committed, Consumed, ConsumedChunk, ConsumedMap, Holder, NewMap, NewSnapshot, Reservation,
     Vacating,
 };
-pub use identity::{ContentRoot, Identity};
+pub use identity::{BaseId, ContentRoot, Identity};
 pub use layout::inode::{MapKind, SnapshotKind};
-pub use moving::{MoveProgress, ReceiveReport, SendOptions, SendReport};
+pub use moving::{MoveProgress, ReceiveOptions, ReceiveReport, SendOptions, SendReport};
 pub use number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkIndex, ChunkNo, FrameIndex,
     FrameSet, SnapshotId,

@@ -161,6 +161,11 @@ impl Holder {
         &self.name
     }
 
+    /// The holder's slot.
+    pub(crate) fn slot(&self) -> u32 {
+        self.slot
+    }
+
     /// The pool.
     pub fn pool(&self) -> &Arc<Pool> {
         &self.pool

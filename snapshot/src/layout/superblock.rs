@@ -124,6 +124,12 @@ impl SuperblockV2 {
         Ok(layout)
     }
 
+    /// True when inodes of the pool may have the root of their content already: programs that do not
+    /// know it do not open the pool any more.
+    pub(crate) fn keeps_roots(&self) -> bool {
+        self.version.get() >= 6
+    }
+
     /// Sets whether the pool may promise more than its medium has, from now on.
     pub(crate) fn set_overcommit(&mut self, overcommit: bool) {
         self.flags = (self.flags.get() & !FLAG_OVERCOMMIT | u32::from(overcommit)).into();

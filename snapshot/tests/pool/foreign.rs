@@ -34,7 +34,8 @@ fn receive(to: &Arc<Pool>, name: &str) {
     let mut go_on = |_: MoveProgress| ControlFlow::Continue(());
     from.send(name, &SendOptions::default(), &mut stream, &mut go_on)
         .unwrap();
-    to.receive(None, &mut &stream[..], &mut go_on).unwrap();
+    to.receive(&ReceiveOptions::default(), &mut &stream[..], &mut go_on)
+        .unwrap();
 }
 
 fn is_foreign(pool: &Pool, name: &str) -> bool {
@@ -119,8 +120,7 @@ fn adopting_needs_no_free_block_and_no_end_of_a_vm() {
 
 /// Format versions in the two superblocks of a pool's file.
 fn versions(bytes: &[u8]) -> Vec<u32> {
-    let version =
-        |slot: usize| u32::from_le_bytes(bytes[slot + 8..slot + 12].try_into().unwrap());
+    let version = |slot: usize| u32::from_le_bytes(bytes[slot + 8..slot + 12].try_into().unwrap());
     vec![version(0), version(4096)]
 }
 
