@@ -242,8 +242,8 @@ pub enum Error {
     },
     /// A stream of format version 1 does not prove what it builds on.
     #[error(
-        "the stream has only the changes to '{name}' since '{base}', and as it is of format version \
-         1, nothing in it proves which snapshot that is"
+        "the stream has only the changes to '{name}' since '{base}', and as it is of format \
+         version 1, nothing in it proves which snapshot that is"
     )]
     BaseUnproven {
         /// The snapshot that was sent.

@@ -79,7 +79,7 @@ impl Serialize for ContentRoot {
     }
 }
 
-/// What a stream says of the snapshot that it builds on.
+/// A stream's word for the snapshot that it builds on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BaseId {
     /// Its content.

@@ -154,7 +154,7 @@ pub(crate) struct Provenance {
     pub(crate) frames_new: u64,
     /// Not all of it is here yet.
     pub(crate) incomplete: bool,
-    /// It came from elsewhere, or builds on what did.
+    /// True when it came from elsewhere, or builds on what did.
     pub(crate) foreign: bool,
     /// The root of its content, where that was verified.
     pub(crate) content_root: Option<ContentRoot>,

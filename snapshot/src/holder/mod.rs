@@ -39,7 +39,7 @@ pub struct Holder {
     slot: u32,
     name: String,
     stale: Stale,
-    /// What it commits is foreign, whatever its base.
+    /// True when all that it commits is foreign, whatever the base.
     foreign: AtomicBool,
     /// The lock on it says that the holder lives. It goes last.
     _alive: File,

@@ -124,8 +124,8 @@ impl SuperblockV2 {
         Ok(layout)
     }
 
-    /// True when inodes of the pool may have the root of their content already: programs that do not
-    /// know it do not open the pool any more.
+    /// True when inodes of the pool may have the root of their content already: programs that do
+    /// not know it do not open the pool any more.
     pub(crate) fn keeps_roots(&self) -> bool {
         self.version.get() >= 6
     }

@@ -63,7 +63,7 @@ impl Onto {
     }
 }
 
-/// What the stream builds on; none if it is whole.
+/// The snapshot that the stream builds on; none if it is whole.
 ///
 /// # Errors
 /// [`Error::NoBase`], [`Error::WrongBase`], [`Error::BaseUnproven`].

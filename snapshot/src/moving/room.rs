@@ -134,7 +134,7 @@ impl Room {
         if self.left < blocks {
             let space = Space::of(&self.pool, self.slot)?;
             self.allow(&space);
-            // Alone in the pool it may take all, also what is left in the chunks that it has leased.
+            // Alone in the pool it may take all, also the rest of the chunks that it has leased.
             let needed = blocks + METADATA_BLOCKS;
             if self.has_others && space.usable() < needed {
                 return Err(space.too_small(needed));

@@ -92,7 +92,7 @@ pub struct StreamHeader {
 /// The snapshot that a stream builds on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseOf {
-    /// What it is.
+    /// Its content, or its identity.
     pub id: BaseId,
     /// Its name where the stream was sent.
     pub name: String,

@@ -1,4 +1,4 @@
-//! What came from elsewhere stays marked until its owner adopts it.
+//! A snapshot from elsewhere stays marked until its owner adopts it.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

@@ -424,7 +424,9 @@ proptest! {
         for (difference, part) in attempts {
             let stream = form(difference);
             let part = (stream.len() as f64 * part) as usize;
-            prop_assert!(to.receive(&ReceiveOptions::default(), &mut Breaks(&stream[..part]), &mut go_on).is_err());
+            let mut input = Breaks(&stream[..part]);
+            let broken = to.receive(&ReceiveOptions::default(), &mut input, &mut go_on);
+            prop_assert!(broken.is_err());
             assert_clean(to);
         }
         received(to, form(as_difference)).unwrap();

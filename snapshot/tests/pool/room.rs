@@ -1,4 +1,4 @@
-//! What arrives leaves room for those who run in the pool.
+//! Receptions leave room for those who run in the pool.
 
 use nvvmm_snapshot::stream::{ChunkRecord, StreamHeader};
 use nvvmm_snapshot::*;
