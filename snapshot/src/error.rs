@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::durability::{Durability, DurabilityLimit};
-use crate::identity::Identity;
+use crate::identity::BaseId;
 
 /// The result of a pool operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -209,9 +209,9 @@ pub enum Error {
          changed"
     )]
     WrongKey,
-    /// The pool does not have the snapshot that the stream builds on.
+    /// The pool does not have the snapshot that the stream builds on, or does not know that it has.
     #[error(
-        "the stream has only the changes to '{name}' since '{base}' ({identity}), which is not in \
+        "the stream has only the changes to '{name}' since '{base}' ({id}), which is not known in \
          pool {}",
         pool.display()
     )]
@@ -221,9 +221,64 @@ pub enum Error {
         /// The one that is missing, by its name where it was sent.
         base: String,
         /// And what it is in any pool.
-        identity: Identity,
+        id: BaseId,
         /// The pool.
         pool: PathBuf,
+    },
+    /// The snapshot that the receiver named is not the one that the stream builds on.
+    #[error(
+        "the stream has only the changes to '{name}' since '{base}' ({id}); '{onto}' is another \
+         snapshot"
+    )]
+    WrongBase {
+        /// The snapshot that was sent.
+        name: String,
+        /// The one that it builds on, by its name where it was sent.
+        base: String,
+        /// And what it is in any pool.
+        id: BaseId,
+        /// The one that the receiver named.
+        onto: String,
+    },
+    /// A stream of format version 1 does not prove what it builds on.
+    #[error(
+        "the stream has only the changes to '{name}' since '{base}', and as it is of format \
+         version 1, nothing in it proves which snapshot that is"
+    )]
+    BaseUnproven {
+        /// The snapshot that was sent.
+        name: String,
+        /// The one that it builds on, by its name where it was sent.
+        base: String,
+    },
+    /// The frames of the stream would leave too little space.
+    #[error(
+        "the stream needs {} MiB of {place}, which has {} MiB free{}",
+        needed_bytes.div_ceil(1 << 20),
+        free_bytes >> 20,
+        reserved(*reserve_bytes)
+    )]
+    NoRoom {
+        /// The pool, or its medium, in words.
+        place: &'static str,
+        /// Bytes that are still to be stored, at least.
+        needed_bytes: u64,
+        /// Bytes that are free.
+        free_bytes: u64,
+        /// Of these, the ones that stay free for running VMs.
+        reserve_bytes: u64,
+    },
+    /// The stream stores more than the receiver allows.
+    #[error(
+        "the stream needs {} KiB, and the limit is {} KiB",
+        needed_bytes.div_ceil(1 << 10),
+        limit_bytes >> 10
+    )]
+    OverLimit {
+        /// Bytes that the stream brings, at least.
+        needed_bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
     },
     /// The caller has ended the operation.
     #[error("interrupted")]
@@ -236,6 +291,14 @@ pub enum Error {
         /// Why it failed.
         source: std::io::Error,
     },
+}
+
+/// A part of a sentence on the space that is left for VMs.
+fn reserved(bytes: u64) -> String {
+    match bytes {
+        0 => String::new(),
+        _ => format!(", {} MiB of them reserved for running VMs", bytes >> 20),
+    }
 }
 
 impl Error {

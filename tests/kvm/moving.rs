@@ -1,8 +1,9 @@
 //! A snapshot that is sent and received runs in the other pool as it would in its own.
 
 use std::{
-    fs::File,
+    fs::{File, Permissions},
     io::{Read, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Stdio},
     time::{Duration, Instant},
@@ -72,6 +73,12 @@ fn assert_runs(host: &Host, snapshot: &str, digest: &str) {
 /// A directory for streams and keys.
 fn files() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
+}
+
+/// Writes a key file for its owner alone.
+fn write_key(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
 }
 
 fn text(path: &Path) -> &str {
@@ -218,8 +225,8 @@ fn an_encrypted_stream_is_for_who_has_the_key_and_refused_when_it_was_changed() 
     let files = files();
     let path = |name: &str| files.path().join(name);
     let (key, other, stream) = (path("key"), path("other"), path("stream"));
-    std::fs::write(&key, format!("{}\n", "0123456789abcdef".repeat(4))).unwrap();
-    std::fs::write(&other, "f".repeat(64)).unwrap();
+    write_key(&key, &format!("{}\n", "0123456789abcdef".repeat(4)));
+    write_key(&other, &"f".repeat(64));
     let mut vm = source.boot_bare_metal(32, 1);
     vm.ask("fill 8 5");
     let digest = vm.ask("digest all");
@@ -291,7 +298,7 @@ fn what_is_no_whole_stream_and_what_lacks_its_base_is_refused() {
         .ok();
     target
         .run(&["receive", text(&stream)])
-        .refused(3, "which is not in pool")
+        .refused(3, "which is not known in pool")
         .refused(3, "receive 'a' first");
     // Another snapshot with the same name does not count.
     let vm = target.boot_bare_metal(32, 1);
@@ -299,7 +306,7 @@ fn what_is_no_whole_stream_and_what_lacks_its_base_is_refused() {
     vm.stop();
     target
         .run(&["receive", text(&stream)])
-        .refused(3, "which is not in pool");
+        .refused(3, "which is not known in pool");
     let whole = path("whole");
     source.run(&["send", "b", "--output", text(&whole)]).ok();
     target

@@ -14,6 +14,7 @@ pub(super) type Frames = BTreeMap<(u32, u32), u64>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Saved {
     pub(super) kind: SnapshotKind,
+    pub(super) foreign: bool,
     pub(super) parent: Option<SnapshotId>,
     pub(super) memory_bytes: u64,
     pub(super) frames: Frames,
@@ -66,6 +67,7 @@ pub(super) fn read_snapshots(pool: &Arc<Pool>) -> Result<Snapshots, String> {
         }
         let saved = Saved {
             kind: inode.kind,
+            foreign: inode.foreign,
             parent: inode.parent,
             memory_bytes: inode.memory().map_err(text)?.size_bytes(),
             frames,

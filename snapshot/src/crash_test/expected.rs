@@ -24,6 +24,7 @@ pub(super) fn intended(model: &Model, step: &Step) -> Snapshots {
                 }
                 let snapshot = Saved {
                     kind: SnapshotKind::Vm,
+                    foreign: false,
                     parent: vm.base,
                     memory_bytes: vm.memory_bytes,
                     frames: vm.frames.clone(),
@@ -43,6 +44,7 @@ pub(super) fn intended(model: &Model, step: &Step) -> Snapshots {
                 let taken = captured(vm, *first, *pages);
                 let image = Saved {
                     kind: SnapshotKind::Process,
+                    foreign: false,
                     parent: vm.base,
                     memory_bytes: image_bytes(*pages),
                     frames: taken

@@ -111,7 +111,7 @@ pub(super) fn must_be_in_order(pool: &Pool, what: &str) {
     assert_in_order(pool).unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
 }
 
-/// Two snapshots that share frames, both pinned.
+/// Two snapshots that share frames, both pinned. The second is foreign.
 pub(super) struct Fixture {
     pub(super) bench: Bench,
     pub(super) vm: Holder,
@@ -142,6 +142,7 @@ impl Fixture {
             changed.set(place, Some(block));
         }
         let changed = ChunkMap::Frames(Arc::new(changed));
+        vm.mark_foreign();
         let second = snapshot(&vm, "second", Some(first), &[(ChunkIndex::new(0), changed)]);
         Fixture {
             bench,

@@ -90,6 +90,13 @@ fn consuming_that_is_killed_anywhere_leaves_the_pool_in_order() {
 }
 
 #[test]
+fn an_adoption_that_is_killed_anywhere_leaves_the_pool_in_order() {
+    kill_everywhere("adopt", |bench, _vm, _, _| {
+        assert!(bench.pool.adopt("second").unwrap());
+    });
+}
+
+#[test]
 fn freeing_that_is_killed_anywhere_leaves_no_bytes() {
     kill_everywhere("free", |_, vm, _, _| {
         let blocks = vm.alloc_blocks(3).unwrap();

@@ -89,6 +89,13 @@ fn consuming_is_whole_or_nothing_wherever_the_power_fails() {
 }
 
 #[test]
+fn an_adoption_is_whole_or_nothing_wherever_the_power_fails() {
+    cut_everywhere("adopt", |bench, _, _, _| {
+        assert!(bench.pool.adopt("second").unwrap());
+    });
+}
+
+#[test]
 fn two_commits_in_a_row_never_fall_back_two() {
     let Fixture {
         bench, vm, second, ..

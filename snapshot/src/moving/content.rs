@@ -3,8 +3,10 @@
 use crate::chunk_map::ChunkMap;
 use crate::error::{Error, Result};
 use crate::handle::Pool;
+use crate::layout::inode::SnapshotKind;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, FrameIndex, FrameSet};
 use crate::scrub::digest_of;
+use crate::stream::ChunkDigest;
 
 pub(super) const FRAME_BYTES: usize = BLOCK_SIZE_BYTES as usize;
 static ZEROS: [u8; FRAME_BYTES] = [0; FRAME_BYTES];
@@ -62,6 +64,21 @@ impl Content {
             }
         }
         Ok(())
+    }
+
+    /// The digest of what a map has in a chunk, which is read for it.
+    ///
+    /// # Errors
+    /// As [`Content::read`].
+    pub(super) fn digest(
+        &mut self,
+        pool: &Pool,
+        kind: SnapshotKind,
+        map: &ChunkMap,
+    ) -> Result<Option<ChunkDigest>> {
+        let there = map.present();
+        self.read(pool, map, &there)?;
+        Ok(ChunkDigest::of(kind, &there, &self.0))
     }
 }
 

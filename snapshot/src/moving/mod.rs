@@ -1,11 +1,14 @@
 //! Moving snapshots between pools: out of one as a [stream](crate::stream), and into another.
 
+mod base;
 mod content;
 mod receive;
 mod receiver;
+mod room;
+mod root;
 mod send;
 
-pub use receive::ReceiveReport;
+pub use receive::{ReceiveOptions, ReceiveReport};
 pub use send::{SendOptions, SendReport};
 
 /// Progress of a move.

@@ -15,12 +15,24 @@ use super::MoveProgress;
 use super::receiver::Receiver;
 use crate::error::{Error, Result};
 use crate::handle::Pool;
-use crate::identity::Identity;
+use crate::identity::{ContentRoot, Identity};
 use crate::number::{BLOCK_SIZE_BYTES, SnapshotId};
 use crate::stream::{Item, StreamReader};
 
 /// Frames stored between two commits: 32 MiB.
 const KEEP_FRAMES: u64 = 8192;
+
+/// Options of receiving a snapshot.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReceiveOptions<'a> {
+    /// The name of the new snapshot. The default is its own, with `-` for `@`.
+    pub name: Option<&'a str>,
+    /// The snapshot of this pool that the stream builds on. The default is the one with the content
+    /// that the stream names. A stream of format version 1 names none.
+    pub onto: Option<&'a str>,
+    /// Most bytes of memory that may be stored.
+    pub limit_bytes: Option<u64>,
+}
 
 /// The result of a reception.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -31,6 +43,8 @@ pub struct ReceiveReport {
     pub id: SnapshotId,
     /// The identity that it has in any pool.
     pub identity: Identity,
+    /// The root of its content, computed of what is in this pool.
+    pub content_root: Option<ContentRoot>,
     /// The snapshot of this pool that the stream builds on.
     pub since: Option<String>,
     /// Another one of this pool that was looked at for what is the same.
@@ -53,26 +67,28 @@ pub struct ReceiveReport {
 }
 
 impl Pool {
-    /// Reads a stream, and makes it a snapshot of this pool: under another name, or its own (with
-    /// `-` for `@`). `on_progress` is called for each record; when it breaks, what has arrived
-    /// is kept for the next reception of the same snapshot.
+    /// Reads a stream, and makes it a snapshot of this pool, which is foreign. `on_progress` is
+    /// called for each record; when it breaks, what has arrived is kept for the next reception of
+    /// the same snapshot.
     ///
     /// # Errors
     /// [`Error::NotAStream`], [`Error::StreamVersion`], [`Error::StreamSealed`],
-    /// [`Error::StreamDamaged`]: nothing is left. [`Error::StreamCut`], [`Error::Interrupted`],
-    /// [`Error::Io`], [`Error::PoolFull`], [`Error::NoSpaceOnMedium`]: what has arrived is kept.
-    /// [`Error::NoBase`], [`Error::NameTaken`], [`Error::BeingReceived`], [`Error::InvalidName`]:
-    /// nothing was read but the header.
+    /// [`Error::StreamDamaged`], [`Error::OverLimit`]: nothing is left. [`Error::StreamCut`],
+    /// [`Error::Interrupted`], [`Error::Io`]: what has arrived is kept. [`Error::PoolFull`],
+    /// [`Error::NoSpaceOnMedium`], [`Error::NoRoom`]: it is kept if nobody else uses the pool.
+    /// [`Error::NoBase`], [`Error::WrongBase`], [`Error::BaseUnproven`], [`Error::NameTaken`],
+    /// [`Error::BeingReceived`], [`Error::InvalidName`]: nothing was read but the header.
     pub fn receive(
         self: &Arc<Self>,
-        name: Option<&str>,
+        options: &ReceiveOptions<'_>,
         input: &mut dyn Read,
         on_progress: &mut dyn FnMut(MoveProgress) -> ControlFlow<()>,
     ) -> Result<ReceiveReport> {
         let mut reader = StreamReader::begin(input)?;
         // A checkpoint arrives as a snapshot that no ring takes for its own.
-        let name = name.map_or_else(|| reader.header().name.replace('@', "-"), str::to_owned);
-        let mut receiver = Receiver::begin(self, &name, reader.header())?;
+        let own_name = || reader.header().name.replace('@', "-");
+        let name = options.name.map_or_else(own_name, str::to_owned);
+        let mut receiver = Receiver::begin(self, &name, reader.header(), options)?;
         let received = receive_all(&mut reader, &mut receiver, on_progress)
             .and_then(|state| receiver.complete(&state).map(|id| (id, state.len())));
         match received {
@@ -82,6 +98,7 @@ impl Pool {
                     name,
                     id,
                     identity: reader.header().identity,
+                    content_root: receiver.root(),
                     since: receiver.since(),
                     like: receiver.like(),
                     resumed: receiver.is_resumed(),
@@ -94,7 +111,10 @@ impl Pool {
                 })
             }
             Err(error) => {
-                let left = if is_interruption(&error) && receiver.is_worth_keeping() {
+                // Those who run in the pool need the space.
+                let starves = is_full(&error) && receiver.has_others();
+                let is_kept = is_interruption(&error) && receiver.is_worth_keeping();
+                let left = if is_kept && !starves {
                     receiver.keep()
                 } else {
                     receiver.discard()
@@ -126,7 +146,10 @@ fn receive_all(
             return Err(Error::Interrupted);
         }
         match reader.next()? {
-            Item::State(bytes) => state = bytes,
+            Item::State(bytes) => {
+                receiver.state(&bytes);
+                state = bytes;
+            }
             Item::Chunk(chunk) => {
                 bytes_done = chunk.index.byte_offset();
                 receiver.chunk(chunk)?;
@@ -145,11 +168,15 @@ fn receive_all(
 /// True when the same stream, sent again, may be received.
 fn is_interruption(error: &Error) -> bool {
     match error {
-        Error::StreamCut
-        | Error::Interrupted
-        | Error::PoolFull { .. }
-        | Error::NoSpaceOnMedium { .. } => true,
+        Error::StreamCut | Error::Interrupted => true,
         Error::Io { source, .. } => source.kind() != ErrorKind::InvalidData,
-        _ => false,
+        error => is_full(error),
     }
+}
+
+fn is_full(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::PoolFull { .. } | Error::NoSpaceOnMedium { .. } | Error::NoRoom { .. }
+    )
 }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use super::base::{Onto, alike, base_of, is_of_the_same_shape};
 use super::content::{Content, is_zero};
+use super::receive::ReceiveOptions;
+use super::room::Room;
 use crate::catalog::{Listed, Listing};
 use crate::catalog_lock::CatalogLock;
 use crate::chunk_map::ChunkMap;
@@ -10,12 +13,13 @@ use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
 use crate::handle::Pool;
 use crate::holder::{Holder, NewMap, NewSnapshot, Provenance};
-use crate::layout::inode::{Inode, MapKind, SnapshotKind};
+use crate::identity::ContentRoot;
+use crate::layout::inode::{Inode, SnapshotKind};
 use crate::number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkIndex, FrameIndex, FrameSet, SnapshotId,
 };
 use crate::region::Medium;
-use crate::stream::{ChunkRecord, StreamHeader};
+use crate::stream::{ChunkRecord, RootHasher, StreamHeader};
 
 /// Counts of received frames.
 #[derive(Debug, Clone, Copy, Default)]
@@ -62,6 +66,10 @@ pub(super) struct Receiver {
     next: u32,
     counts: Counts,
     stored_unkept: u64,
+    room: Room,
+    /// The root of the content of what is in this pool, of the chunks before `next`. None before
+    /// the state has arrived.
+    root: Option<RootHasher>,
     /// True when VMs on the medium map whole chunks only.
     whole_chunks: bool,
     content: Content,
@@ -69,25 +77,44 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// Finds what the stream builds on, and takes the name with an incomplete file, or the one that
-    /// is there.
-    pub(super) fn begin(pool: &Arc<Pool>, name: &str, header: &StreamHeader) -> Result<Receiver> {
+    /// Finds what the stream builds on, checks that there is room for it, and takes the name with
+    /// an incomplete file, or the one that is there.
+    pub(super) fn begin(
+        pool: &Arc<Pool>,
+        name: &str,
+        header: &StreamHeader,
+        options: &ReceiveOptions<'_>,
+    ) -> Result<Receiver> {
         crate::name::check_name(name)?;
         let holder = pool.hold("receive")?;
+        let onto = options
+            .onto
+            .map(|onto| Onto::find(pool, &holder, onto, header))
+            .transpose()?;
         let mut lock = CatalogLock::take(pool)?;
         let listing = lock.listing()?;
         let unfinished = unfinished(&lock, &listing, name, header)?;
-        let base = base_of(pool, &listing, header)?;
+        let base = base_of(pool, &listing, header, onto.as_ref())?;
         let start = unfinished.or(base).or_else(|| alike(&listing, header));
         for listed in [start, base].into_iter().flatten() {
             holder.pin_id(&lock, listed.inode.id)?;
         }
         let parent = header.parent.and_then(|identity| {
-            let parent = listing
-                .named()
-                .find(|listed| listed.inode.identity == identity);
-            parent.map(|listed| listed.inode.id)
+            let mut named = listing.named();
+            named.find(|listed| listed.inode.identity == identity)
         });
+        let parent = parent.or(base).map(|listed| listed.inode.id);
+        drop(lock);
+        // What a whole stream may find here is not stored. What an earlier reception stored is.
+        let found_at_most = match (unfinished, base, start) {
+            (Some(listed), ..) | (None, None, Some(listed)) => listed.inode.frames_mapped,
+            _ => 0,
+        };
+        let needed = header
+            .frames_written
+            .unwrap_or(0)
+            .saturating_sub(found_at_most);
+        let room = Room::begin(pool, holder.slot(), options.limit_bytes, needed)?;
         let mut receiver = Receiver {
             name: name.to_owned(),
             header: header.clone(),
@@ -100,13 +127,14 @@ impl Receiver {
             next: 0,
             counts: Counts::default(),
             stored_unkept: 0,
+            room,
+            root: None,
             whole_chunks: pool.medium() == Medium::Hugetlbfs && header.kind == SnapshotKind::Vm,
             content: Content::new(),
             compared: Content::new(),
             pool: Arc::clone(pool),
             holder,
         };
-        drop(lock);
         if !receiver.resumed {
             let start = receiver.start.as_ref().map(|start| start.inode.id);
             receiver.kept = Some(receiver.commit(start, &[], None)?);
@@ -140,9 +168,31 @@ impl Receiver {
         self.stored_unkept
     }
 
+    /// True when others use the pool.
+    pub(super) fn has_others(&self) -> bool {
+        self.room.has_others()
+    }
+
     /// True when something is stored that a later reception can use.
     pub(super) fn is_worth_keeping(&self) -> bool {
         self.resumed || self.counts.stored > 0
+    }
+
+    /// Takes note of the saved state, which comes before all chunks.
+    pub(super) fn state(&mut self, state: &[u8]) {
+        let (kind, memory_bytes) = (self.header.kind, self.header.memory_bytes);
+        self.root = Some(RootHasher::begin(kind, memory_bytes, state));
+    }
+
+    /// Adds to the root what the snapshot will have in the next chunk.
+    fn add_to_root(&mut self, index: ChunkIndex, map: &ChunkMap) -> Result<()> {
+        let root = self
+            .root
+            .as_mut()
+            .ok_or_else(|| Error::stream_damaged("it has no state"))?;
+        let digest = self.content.digest(&self.pool, self.header.kind, map)?;
+        root.add(index, digest);
+        Ok(())
     }
 
     /// Stores what a record says of a chunk.
@@ -157,6 +207,7 @@ impl Receiver {
         } else {
             self.frames(record, &before, &base)?
         };
+        self.add_to_root(record.index, &now)?;
         if now != before {
             self.changes.push((record.index, now));
         }
@@ -169,17 +220,17 @@ impl Receiver {
     }
 
     fn unmentioned_until(&mut self, end: u32) -> Result<()> {
-        let (start, base) = (self.start.as_ref(), self.base.as_ref());
-        if start.is_none() && base.is_none() {
+        if self.start.is_none() && self.base.is_none() {
             self.next = self.next.max(end);
             return Ok(());
         }
         let id = |source: Option<&Source>| source.map(|source| source.inode.id);
-        let as_it_should_be = id(start) == id(base);
+        let as_it_should_be = id(self.start.as_ref()) == id(self.base.as_ref());
         for index in ChunkIndex::range(self.next..end) {
-            let now = map_of(base, index)?;
-            self.counts.shared += u64::from(now.count()) * u64::from(base.is_some());
-            if !as_it_should_be && now != map_of(start, index)? {
+            let now = map_of(self.base.as_ref(), index)?;
+            self.counts.shared += u64::from(now.count());
+            self.add_to_root(index, &now)?;
+            if !as_it_should_be && now != map_of(self.start.as_ref(), index)? {
                 self.changes.push((index, now));
             }
         }
@@ -214,6 +265,7 @@ impl Receiver {
                 missing.insert(frame);
             }
         }
+        self.room.take(u64::from(missing.count()))?;
         let fresh = self.fresh_blocks(missing.count())?;
         for (frame, block) in missing.places().zip(&fresh) {
             blocks.set(frame, Some(*block));
@@ -276,6 +328,7 @@ impl Receiver {
                 return Ok(before.clone());
             }
         }
+        self.room.take(u64::from(CHUNK_BLOCKS))?;
         let chunk = self.holder.alloc_chunk()?;
         for frame in FrameIndex::all() {
             let bytes = self.content.frame(frame);
@@ -311,11 +364,23 @@ impl Receiver {
         }
     }
 
-    /// Commits the snapshot.
+    /// The root of the content of what is in this pool.
+    pub(super) fn root(&self) -> Option<ContentRoot> {
+        self.root.as_ref().map(RootHasher::finish)
+    }
+
+    /// Commits the snapshot, if its content is what the stream says that it is.
     pub(super) fn complete(&mut self, state: &[u8]) -> Result<SnapshotId> {
+        let root = self.root();
+        if self.header.root.is_some_and(|named| Some(named) != root) {
+            return Err(Error::stream_damaged(
+                "its content is not the one that its header names: it does not fit what it builds \
+                 on, or was not written by 'nvvmm send'",
+            ));
+        }
         self.assert_not_removed()?;
         let changes = std::mem::take(&mut self.changes);
-        match self.commit(self.kept, &changes, Some(state)) {
+        match self.commit(self.kept, &changes, Some((state, root))) {
             Ok(id) => {
                 self.holder.unpin_others(id)?;
                 Ok(id)
@@ -343,7 +408,7 @@ impl Receiver {
         &self,
         on: Option<SnapshotId>,
         changes: &[(ChunkIndex, ChunkMap)],
-        state: Option<&[u8]>,
+        whole: Option<(&[u8], Option<ContentRoot>)>,
     ) -> Result<SnapshotId> {
         let new = NewSnapshot {
             name: &self.name,
@@ -351,14 +416,17 @@ impl Receiver {
             parent: self.parent,
             base: on,
             maps: vec![NewMap::memory(self.header.memory_bytes, changes)],
-            state: state.unwrap_or_default(),
+            state: whole.map(|(state, _)| state).unwrap_or_default(),
             frames_new: self.header.frames_new,
         };
         let origin = Provenance {
             identity: self.header.identity,
             created_unix_ns: self.header.created_unix_ns,
             frames_new: self.header.frames_new,
-            incomplete: state.is_none(),
+            incomplete: whole.is_none(),
+            foreign: true,
+            // An incomplete file carries the root that it will have.
+            content_root: whole.map_or(self.header.root, |(_, root)| root),
         };
         let reservation = self.holder.reserve(0)?;
         let committed =
@@ -407,6 +475,9 @@ fn unfinished<'l>(
     let inode = &listed.inode;
     if !inode.incomplete
         || inode.identity != header.identity
+        || inode
+            .content_root
+            .is_some_and(|root| header.root != Some(root))
         || !is_of_the_same_shape(inode, header)
     {
         return Err(Error::NameTaken {
@@ -423,51 +494,6 @@ fn unfinished<'l>(
             })
         }
     }
-}
-
-fn base_of<'l>(
-    pool: &Pool,
-    listing: &'l Listing,
-    header: &StreamHeader,
-) -> Result<Option<&'l Listed>> {
-    let Some(base) = &header.base else {
-        return Ok(None);
-    };
-    let mut complete = listing.named().filter(|listed| listed.complete().is_ok());
-    let found = complete.find(|listed| {
-        listed.inode.identity == base.identity && is_of_the_same_shape(&listed.inode, header)
-    });
-    match found {
-        Some(listed) => Ok(Some(listed)),
-        None => Err(Error::NoBase {
-            name: header.name.clone(),
-            base: base.name.clone(),
-            identity: base.identity,
-            pool: pool.path().to_owned(),
-        }),
-    }
-}
-
-/// A snapshot that is likely to have much of this one: itself under another name, or the one
-/// before.
-fn alike<'l>(listing: &'l Listing, header: &StreamHeader) -> Option<&'l Listed> {
-    [Some(header.identity), header.parent]
-        .into_iter()
-        .flatten()
-        .find_map(|identity| {
-            let mut complete = listing.named().filter(|listed| listed.complete().is_ok());
-            complete.find(|listed| {
-                listed.inode.identity == identity && is_of_the_same_shape(&listed.inode, header)
-            })
-        })
-}
-
-fn is_of_the_same_shape(inode: &Inode, header: &StreamHeader) -> bool {
-    let memory = match &inode.maps[..] {
-        [map] if map.kind == MapKind::Memory => map,
-        _ => return false,
-    };
-    (inode.kind, memory.size_bytes()) == (header.kind, header.memory_bytes)
 }
 
 fn map_of(source: Option<&Source>, index: ChunkIndex) -> Result<ChunkMap> {

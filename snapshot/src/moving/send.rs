@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::MoveProgress;
 use super::content::{Content, FRAME_BYTES, is_zero};
+use super::root::{Roots, keep_root};
 use crate::catalog_lock::CatalogLock;
 use crate::chunk_map::ChunkMap;
 use crate::diff::{chunk_at, next_index};
@@ -15,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::frame_map::FrameMap;
 use crate::handle::Pool;
 use crate::holder::Holder;
-use crate::identity::Identity;
+use crate::identity::{BaseId, ContentRoot, Identity};
 use crate::layout::inode::{FileMap, Inode, MapKind, SnapshotKind};
 use crate::number::{BLOCK_SIZE_BYTES, ChunkIndex, FrameIndex, FrameSet};
 use crate::stream::{BaseOf, StreamHeader, StreamWriter};
@@ -25,6 +26,9 @@ use crate::stream::{BaseOf, StreamHeader, StreamWriter};
 pub struct SendOptions<'a> {
     /// Sends only the differences from this snapshot, which the receiving pool must have.
     pub since: Option<&'a str>,
+    /// Tells the identity of the snapshot that it was taken after, by which a receiver finds that
+    /// one and compares with it.
+    pub lineage: bool,
     /// The compression level of zstd; 0 is its default.
     pub level: i32,
     /// The specification of the machine, as JSON, for people to read.
@@ -38,6 +42,8 @@ pub struct SendReport {
     pub name: String,
     /// The identity that it has in any pool.
     pub identity: Identity,
+    /// The root of its content.
+    pub content_root: ContentRoot,
     /// The snapshot that it was compared with.
     pub since: Option<String>,
     /// Frames whose content is in the stream.
@@ -56,7 +62,8 @@ pub struct SendReport {
 
 impl Pool {
     /// Writes a snapshot as a stream. It is pinned meanwhile. `on_progress` is called for each
-    /// chunk of memory; when it breaks, the stream ends early, and a receiver refuses it.
+    /// chunk of memory, which is read twice: for the roots of the content and to count, and to be
+    /// sent. When it breaks, the stream ends early, and a receiver refuses it.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Incomplete`]; [`Error::InvalidSnapshot`] when the two cannot
@@ -85,13 +92,20 @@ impl Pool {
                 base.name
             )));
         }
+        let mut sending = Sending::new(self, &snapshot, base.as_deref())?;
+        let survey = sending.survey(on_progress)?;
         let header = StreamHeader {
+            root: Some(survey.root),
+            frames_written: Some(survey.frames_written),
             identity: snapshot.identity,
-            base: base.as_ref().map(|base| BaseOf {
-                identity: base.identity,
-                name: base.name.clone(),
-            }),
-            parent,
+            base: base
+                .as_ref()
+                .zip(survey.base_root)
+                .map(|(base, root)| BaseOf {
+                    id: BaseId::Content(root),
+                    name: base.name.clone(),
+                }),
+            parent: parent.filter(|_| options.lineage),
             kind: snapshot.kind,
             name: snapshot.name.clone(),
             memory_bytes: memory.size_bytes(),
@@ -103,31 +117,13 @@ impl Pool {
         };
         let mut writer = StreamWriter::begin(out, &header, options.level)?;
         writer.state(&self.state_of(&snapshot)?)?;
-        let mut sending = Sending::new(self, snapshot.kind);
-        let base_map = match &base {
-            Some(base) => Some(FrameMap::of_memory(self, base)?),
-            None => None,
-        };
-        let maps = [Some(FrameMap::of_memory(self, &snapshot)?), base_map];
-        let mut sides = maps
-            .each_ref()
-            .map(|map| map.iter().flat_map(FrameMap::iter_present).peekable());
-        while let Some(index) = next_index(&mut sides)? {
-            let progress = MoveProgress {
-                bytes_done: index.byte_offset(),
-                bytes_total: memory.size_bytes(),
-            };
-            if on_progress(progress).is_break() {
-                return Err(Error::Interrupted);
-            }
-            let [now, before] = sides.each_mut().map(|side| chunk_at(side, index));
-            sending.chunk(index, &now, &before, &mut writer)?;
-        }
+        sending.send(&mut writer, on_progress)?;
         let (totals, bytes_stream) = writer.finish()?;
         Ok(SendReport {
             name: snapshot.name.clone(),
             identity: snapshot.identity,
-            since: base.map(|base| base.name.clone()),
+            content_root: survey.root,
+            since: base.as_ref().map(|base| base.name.clone()),
             frames_sent: totals.frames_written,
             frames_emptied: totals.frames_emptied,
             frames_shared: sending.frames_shared,
@@ -161,9 +157,18 @@ fn pinned(pool: &Pool, holder: &Holder, name: &str) -> Result<(Arc<Inode>, Optio
     Ok((inode, parent.map(|listed| listed.inode.identity)))
 }
 
+/// The findings of the first look at the memory.
+struct Survey {
+    root: ContentRoot,
+    base_root: Option<ContentRoot>,
+    frames_written: u64,
+}
+
 struct Sending<'p> {
-    pool: &'p Pool,
-    kind: SnapshotKind,
+    pool: &'p Arc<Pool>,
+    snapshot: &'p Inode,
+    base: Option<&'p Inode>,
+    maps: [Option<FrameMap>; 2],
     now: Content,
     before: Content,
     /// The frames of the chunk that are sent, one after the other.
@@ -173,25 +178,111 @@ struct Sending<'p> {
 }
 
 impl<'p> Sending<'p> {
-    fn new(pool: &'p Pool, kind: SnapshotKind) -> Sending<'p> {
-        Sending {
+    fn new(
+        pool: &'p Arc<Pool>,
+        snapshot: &'p Inode,
+        base: Option<&'p Inode>,
+    ) -> Result<Sending<'p>> {
+        let base_map = base.map(|base| FrameMap::of_memory(pool, base));
+        Ok(Sending {
             pool,
-            kind,
+            snapshot,
+            base,
+            maps: [
+                Some(FrameMap::of_memory(pool, snapshot)?),
+                base_map.transpose()?,
+            ],
             now: Content::new(),
             before: Content::new(),
             sent: Vec::new(),
             frames_shared: 0,
             frames_zero: 0,
-        }
+        })
     }
 
-    fn chunk(
+    /// Reads the memory for the roots that are not known, which are kept, and for the number of
+    /// frames that will be sent.
+    fn survey(
         &mut self,
-        index: ChunkIndex,
-        now: &ChunkMap,
-        before: &ChunkMap,
+        on_progress: &mut dyn FnMut(MoveProgress) -> ControlFlow<()>,
+    ) -> Result<Survey> {
+        let mut roots = Roots::begin(self.pool, self.snapshot, self.base)?;
+        let mut frames_written = 0;
+        self.each_chunk(0, on_progress, &mut |sending, index, now, before| {
+            roots.chunk(index, [now, before])?;
+            frames_written += u64::from(sending.compare(now, before)?.0.count());
+            Ok(())
+        })?;
+        let [root, base_root] = roots.finish();
+        let root = root.ok_or_else(|| Error::invalid("no root of the content was computed"))?;
+        for (inode, root) in [(Some(self.snapshot), Some(root)), (self.base, base_root)] {
+            if let (Some(inode), Some(root)) = (inode, root)
+                && let Err(error) = keep_root(self.pool, inode.id, root)
+            {
+                // It is computed again the next time.
+                tracing::warn!(%error, name = inode.name, "could not keep the root of a snapshot");
+            }
+        }
+        Ok(Survey {
+            root,
+            base_root,
+            frames_written,
+        })
+    }
+
+    /// Sends the memory.
+    fn send(
+        &mut self,
         writer: &mut StreamWriter<'_>,
+        on_progress: &mut dyn FnMut(MoveProgress) -> ControlFlow<()>,
     ) -> Result<()> {
+        (self.frames_shared, self.frames_zero) = (0, 0);
+        let behind = self.memory_bytes()?;
+        self.each_chunk(behind, on_progress, &mut |sending, index, now, before| {
+            let (written, emptied) = sending.compare(now, before)?;
+            if written.is_empty() && emptied.is_empty() {
+                return Ok(());
+            }
+            writer.chunk(index, &written, &emptied, &sending.sent)
+        })
+    }
+
+    fn memory_bytes(&self) -> Result<u64> {
+        Ok(self.snapshot.memory()?.size_bytes())
+    }
+
+    /// Visits the chunks that either has, in order. `bytes_before` have been visited already.
+    fn each_chunk(
+        &mut self,
+        bytes_before: u64,
+        on_progress: &mut dyn FnMut(MoveProgress) -> ControlFlow<()>,
+        visit: &mut dyn FnMut(&mut Self, ChunkIndex, &ChunkMap, &ChunkMap) -> Result<()>,
+    ) -> Result<()> {
+        let bytes_total = 2 * self.memory_bytes()?;
+        let maps = std::mem::take(&mut self.maps);
+        let mut sides = maps
+            .each_ref()
+            .map(|map| map.iter().flat_map(FrameMap::iter_present).peekable());
+        while let Some(index) = next_index(&mut sides)? {
+            let progress = MoveProgress {
+                bytes_done: bytes_before + index.byte_offset(),
+                bytes_total,
+            };
+            if on_progress(progress).is_break() {
+                return Err(Error::Interrupted);
+            }
+            let [now, before] = sides.each_mut().map(|side| chunk_at(side, index));
+            visit(self, index, &now, &before)?;
+        }
+        drop(sides);
+        self.maps = maps;
+        Ok(())
+    }
+
+    /// The frames of a chunk whose content is to be sent, which `sent` has then, and those that
+    /// are holes now.
+    fn compare(&mut self, now: &ChunkMap, before: &ChunkMap) -> Result<(FrameSet, FrameSet)> {
+        let kind = self.snapshot.kind;
         let mut different = FrameSet::EMPTY;
         for frame in FrameIndex::all() {
             match (now.block(frame), before.block(frame)) {
@@ -201,9 +292,6 @@ impl<'p> Sending<'p> {
                     different.insert(frame);
                 }
             }
-        }
-        if different.is_empty() {
-            return Ok(());
         }
         self.now.read(self.pool, now, &different)?;
         self.before.read(self.pool, before, &different)?;
@@ -218,7 +306,7 @@ impl<'p> Sending<'p> {
             }
             // To a guest a hole is a frame of zeros. A page of a process image is there or not.
             let is_nothing = |bytes: Option<&[u8]>| {
-                bytes.is_none_or(|bytes| self.kind == SnapshotKind::Vm && is_zero(bytes))
+                bytes.is_none_or(|bytes| kind == SnapshotKind::Vm && is_zero(bytes))
             };
             match now {
                 Some(bytes) if !is_nothing(now) => {
@@ -232,9 +320,6 @@ impl<'p> Sending<'p> {
             }
         }
         debug_assert_eq!(self.sent.len(), written.count() as usize * FRAME_BYTES);
-        if written.is_empty() && emptied.is_empty() {
-            return Ok(());
-        }
-        writer.chunk(index, &written, &emptied, &self.sent)
+        Ok((written, emptied))
     }
 }

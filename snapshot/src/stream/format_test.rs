@@ -1,8 +1,9 @@
 //! docs/formats/stream.md says what the code does.
 
-use super::header::{HEADER_BYTES, HeaderV1, SPEC_BYTES_MAX};
+use super::header::{CommonV1, HEADER_BYTES_MAX, HeaderV1, HeaderV2, SPEC_BYTES_MAX};
 use super::payload::{CHUNK_PREFIX_BYTES, ChunkV1, END_BYTES, EndV1};
-use super::record::{MAGIC, PreludeV1, RecordKind, RecordV1, VERSION};
+use super::record::{MAGIC, PreludeV1, RecordKind, RecordV1, VERSION, VERSION_1};
+use super::root::{CHUNK_CONTEXT, ROOT_CONTEXT};
 use super::sealed;
 use crate::documented::{Document, fields};
 use crate::layout::inode::{STATE_BYTES_MAX, SnapshotKind};
@@ -21,11 +22,19 @@ fn every_struct_is_as_documented() {
         fields!(RecordV1: kind payload_bytes number digest)
     );
     assert_eq!(
-        FORMAT.fields("Header (`HeaderV1`)"),
-        fields!(HeaderV1:
-            identity base_identity parent_identity memory_bytes created_unix_ns frames_mapped
-            frames_new state_bytes spec_bytes kind name_bytes base_name_bytes reserved name
-            base_name)
+        FORMAT.fields("Header (`HeaderV2`)"),
+        fields!(HeaderV2:
+            root base_root frames_written identity parent_identity common)
+    );
+    assert_eq!(
+        FORMAT.fields("Header of version 1 (`HeaderV1`)"),
+        fields!(HeaderV1: identity base_identity parent_identity common)
+    );
+    assert_eq!(
+        FORMAT.fields("Rest of the header (`CommonV1`)"),
+        fields!(CommonV1:
+            memory_bytes created_unix_ns frames_mapped frames_new state_bytes spec_bytes kind
+            name_bytes base_name_bytes reserved name base_name)
     );
     assert_eq!(
         FORMAT.fields("Chunk (`ChunkV1`)"),
@@ -41,6 +50,7 @@ fn every_struct_is_as_documented() {
 fn every_number_is_as_documented() {
     let code = [
         ("version", u64::from(VERSION)),
+        ("version before", u64::from(VERSION_1)),
         ("frame", BLOCK_SIZE_BYTES),
         ("chunk", u64::from(CHUNK_BLOCKS)),
         ("state max", STATE_BYTES_MAX as u64),
@@ -78,11 +88,13 @@ fn every_magic_kind_length_and_context_is_as_documented() {
         SnapshotKind::Vm as u8,
         SnapshotKind::Process as u8
     );
-    assert_eq!(meaning("Header", "kind"), kinds);
+    assert_eq!(meaning("Rest of the header", "kind"), kinds);
     let words = FORMAT.0.replace('\n', " ");
     for said in [
-        format!("a header {HEADER_BYTES} bytes and"),
+        format!("a header {HEADER_BYTES_MAX} bytes and"),
         format!("with {CHUNK_PREFIX_BYTES} bytes before the latter, an end {END_BYTES}."),
+        format!("`{CHUNK_CONTEXT}`"),
+        format!("`{ROOT_CONTEXT}`"),
         format!("`{}`", sealed::KEY_CONTEXT),
         format!("`{}`", sealed::CHECK_CONTEXT),
     ] {

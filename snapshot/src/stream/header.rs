@@ -3,24 +3,44 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::record::{VERSION, VERSION_1};
 use crate::error::{Error, Result};
-use crate::identity::Identity;
+use crate::identity::{BaseId, ContentRoot, Identity};
 use crate::layout::inode::{STATE_BYTES_MAX, SnapshotKind, map_height};
 use crate::name::{NAME_BYTES_MAX, check_name};
 use crate::number::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES};
 
-/// Length of the fixed part.
-pub(crate) const HEADER_BYTES: usize = size_of::<HeaderV1>();
+/// Length of the longest fixed part.
+pub(crate) const HEADER_BYTES_MAX: usize = size_of::<HeaderV2>();
 /// Longest description of the machine.
 pub(crate) const SPEC_BYTES_MAX: usize = 64 << 10;
 
 /// A header as it is in its record; the spec follows.
 #[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
+pub(crate) struct HeaderV2 {
+    pub(crate) root: [u8; 32],
+    pub(crate) base_root: [u8; 32],
+    pub(crate) frames_written: U64,
+    pub(crate) identity: [u8; 16],
+    pub(crate) parent_identity: [u8; 16],
+    pub(crate) common: CommonV1,
+}
+
+/// A header of format version 1. It names the base by its identity.
+#[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
 pub(crate) struct HeaderV1 {
     pub(crate) identity: [u8; 16],
     pub(crate) base_identity: [u8; 16],
     pub(crate) parent_identity: [u8; 16],
+    pub(crate) common: CommonV1,
+}
+
+/// The rest of a header, which is the same in both versions.
+#[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(crate) struct CommonV1 {
     pub(crate) memory_bytes: U64,
     pub(crate) created_unix_ns: U64,
     pub(crate) frames_mapped: U64,
@@ -35,16 +55,21 @@ pub(crate) struct HeaderV1 {
     pub(crate) base_name: [u8; NAME_BYTES_MAX],
 }
 
-const _: () = assert!(HEADER_BYTES == 352);
+const _: () = assert!(size_of::<HeaderV1>() == 352);
+const _: () = assert!(HEADER_BYTES_MAX == 408);
 
 /// The header of a stream, decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamHeader {
-    /// The snapshot, in any pool.
+    /// The root of the content of the snapshot. A stream of format version 1 has none.
+    pub root: Option<ContentRoot>,
+    /// Most frames whose content is in the stream. A stream of format version 1 does not say it.
+    pub frames_written: Option<u64>,
+    /// The snapshot, in any pool. Whoever has seen a stream of it knows it: it proves nothing.
     pub identity: Identity,
     /// Only what differs from this one is in the stream.
     pub base: Option<BaseOf>,
-    /// The one that it was taken after.
+    /// The one that it was taken after, if the sender tells it. It proves nothing.
     pub parent: Option<Identity>,
     /// The kind of the snapshot.
     pub kind: SnapshotKind,
@@ -67,8 +92,8 @@ pub struct StreamHeader {
 /// The snapshot that a stream builds on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseOf {
-    /// The identity that it has in any pool.
-    pub identity: Identity,
+    /// Its content, or its identity.
+    pub id: BaseId,
     /// Its name where the stream was sent.
     pub name: String,
 }
@@ -84,14 +109,53 @@ impl StreamHeader {
         u32::try_from(self.memory_bytes.div_ceil(CHUNK_SIZE_BYTES)).unwrap_or(u32::MAX)
     }
 
+    /// The format version that can say this: 1 without a root.
+    pub(crate) fn version(&self) -> u32 {
+        self.root.map_or(VERSION_1, |_| VERSION)
+    }
+
     pub(crate) fn encode(&self) -> Result<Vec<u8>> {
-        let mut raw = HeaderV1::new_zeroed();
-        raw.identity = self.identity.bytes();
+        let common = self.common()?;
+        let parent_identity = self.parent.map_or([0; 16], Identity::bytes);
+        let odd = || Error::invalid("a stream names both roots, or none");
+        let mut bytes = match (self.root, self.base.as_ref().map(|base| base.id)) {
+            (Some(_), Some(BaseId::Identity(_))) | (None, Some(BaseId::Content(_))) => {
+                return Err(odd());
+            }
+            (Some(root), base) => HeaderV2 {
+                root: root.bytes(),
+                base_root: match base {
+                    Some(BaseId::Content(root)) => root.bytes(),
+                    _ => [0; 32],
+                },
+                frames_written: self.frames_written.ok_or_else(odd)?.into(),
+                identity: self.identity.bytes(),
+                parent_identity,
+                common,
+            }
+            .as_bytes()
+            .to_vec(),
+            (None, base) => HeaderV1 {
+                identity: self.identity.bytes(),
+                base_identity: match base {
+                    Some(BaseId::Identity(identity)) => identity.bytes(),
+                    _ => [0; 16],
+                },
+                parent_identity,
+                common,
+            }
+            .as_bytes()
+            .to_vec(),
+        };
+        bytes.extend_from_slice(self.spec.as_bytes());
+        Ok(bytes)
+    }
+
+    fn common(&self) -> Result<CommonV1> {
+        let mut raw = CommonV1::new_zeroed();
         if let Some(base) = &self.base {
-            raw.base_identity = base.identity.bytes();
             raw.base_name_bytes = put_name(&mut raw.base_name, &base.name)?;
         }
-        raw.parent_identity = self.parent.map_or([0; 16], Identity::bytes);
         raw.memory_bytes = self.memory_bytes.into();
         raw.created_unix_ns = self.created_unix_ns.into();
         raw.frames_mapped = self.frames_mapped.into();
@@ -106,52 +170,83 @@ impl StreamHeader {
                 "the machine's description has {len} bytes, {SPEC_BYTES_MAX} is the limit"
             )));
         }
-        let mut bytes = raw.as_bytes().to_vec();
-        bytes.extend_from_slice(self.spec.as_bytes());
-        Ok(bytes)
+        Ok(raw)
     }
 
-    pub(crate) fn decode(payload: &[u8]) -> Result<StreamHeader> {
-        let fault = |what: &str| Error::stream_damaged(format!("its header has {what}"));
-        let (raw, spec) =
-            HeaderV1::read_from_prefix(payload).map_err(|_| fault("a wrong length"))?;
-        let kind =
-            SnapshotKind::from_raw(raw.kind).ok_or_else(|| fault("an unknown kind of snapshot"))?;
-        let name = name_in(&raw.name, raw.name_bytes).ok_or_else(|| fault("an impossible name"))?;
-        let base = match (Identity::from_bytes(raw.base_identity), raw.base_name_bytes) {
-            (None, 0) => None,
-            (Some(identity), bytes) => Some(BaseOf {
-                identity,
-                name: name_in(&raw.base_name, bytes)
-                    .ok_or_else(|| fault("an impossible name of a base"))?,
-            }),
-            (None, _) => return Err(fault("a base without an identity")),
-        };
-        let memory_bytes = raw.memory_bytes.get();
-        map_height(memory_bytes).map_err(|_| fault("an impossible memory size"))?;
-        if raw.state_bytes.get() as usize > STATE_BYTES_MAX {
-            return Err(fault("an impossible length of the saved state"));
+    /// Decodes the payload of the header's record in a stream of this version.
+    pub(crate) fn decode(version: u32, payload: &[u8]) -> Result<StreamHeader> {
+        if version == VERSION_1 {
+            let (raw, spec) =
+                HeaderV1::read_from_prefix(payload).map_err(|_| fault("a wrong length"))?;
+            let base = Identity::from_bytes(raw.base_identity).map(BaseId::Identity);
+            let identities = (raw.identity, raw.parent_identity);
+            return decode_common(&raw.common, base, identities, spec);
         }
-        if raw.frames_mapped.get().max(raw.frames_new.get()) > frames_max(memory_bytes) {
+        let (raw, spec) =
+            HeaderV2::read_from_prefix(payload).map_err(|_| fault("a wrong length"))?;
+        let base = ContentRoot::from_bytes(raw.base_root).map(BaseId::Content);
+        let identities = (raw.identity, raw.parent_identity);
+        let header = decode_common(&raw.common, base, identities, spec)?;
+        let frames_written = raw.frames_written.get();
+        if frames_written > frames_max(header.memory_bytes) {
             return Err(fault("more frames than the memory"));
         }
-        if raw.reserved != [0; 5] || spec.len() != raw.spec_bytes.get() as usize {
-            return Err(fault("a wrong length"));
-        }
         Ok(StreamHeader {
-            identity: Identity::from_bytes(raw.identity).ok_or_else(|| fault("no identity"))?,
-            base,
-            parent: Identity::from_bytes(raw.parent_identity),
-            kind,
-            name,
-            memory_bytes,
-            created_unix_ns: raw.created_unix_ns.get(),
-            frames_mapped: raw.frames_mapped.get(),
-            frames_new: raw.frames_new.get(),
-            state_bytes: raw.state_bytes.get(),
-            spec: String::from_utf8(spec.to_vec()).map_err(|_| fault("a spec that is no text"))?,
+            root: Some(ContentRoot::from_bytes(raw.root).ok_or_else(|| fault("no root"))?),
+            frames_written: Some(frames_written),
+            ..header
         })
     }
+}
+
+fn fault(what: &str) -> Error {
+    Error::stream_damaged(format!("its header has {what}"))
+}
+
+fn decode_common(
+    raw: &CommonV1,
+    base: Option<BaseId>,
+    (identity, parent): ([u8; 16], [u8; 16]),
+    spec: &[u8],
+) -> Result<StreamHeader> {
+    let kind =
+        SnapshotKind::from_raw(raw.kind).ok_or_else(|| fault("an unknown kind of snapshot"))?;
+    let name = name_in(&raw.name, raw.name_bytes).ok_or_else(|| fault("an impossible name"))?;
+    let base = match (base, raw.base_name_bytes) {
+        (None, 0) => None,
+        (Some(id), bytes) => Some(BaseOf {
+            id,
+            name: name_in(&raw.base_name, bytes)
+                .ok_or_else(|| fault("an impossible name of a base"))?,
+        }),
+        (None, _) => return Err(fault("a base that is not named by what it is")),
+    };
+    let memory_bytes = raw.memory_bytes.get();
+    map_height(memory_bytes).map_err(|_| fault("an impossible memory size"))?;
+    if raw.state_bytes.get() as usize > STATE_BYTES_MAX {
+        return Err(fault("an impossible length of the saved state"));
+    }
+    if raw.frames_mapped.get().max(raw.frames_new.get()) > frames_max(memory_bytes) {
+        return Err(fault("more frames than the memory"));
+    }
+    if raw.reserved != [0; 5] || spec.len() != raw.spec_bytes.get() as usize {
+        return Err(fault("a wrong length"));
+    }
+    Ok(StreamHeader {
+        root: None,
+        frames_written: None,
+        identity: Identity::from_bytes(identity).ok_or_else(|| fault("no identity"))?,
+        base,
+        parent: Identity::from_bytes(parent),
+        kind,
+        name,
+        memory_bytes,
+        created_unix_ns: raw.created_unix_ns.get(),
+        frames_mapped: raw.frames_mapped.get(),
+        frames_new: raw.frames_new.get(),
+        state_bytes: raw.state_bytes.get(),
+        spec: String::from_utf8(spec.to_vec()).map_err(|_| fault("a spec that is no text"))?,
+    })
 }
 
 /// As an inode's limit: all of the last chunk counts.

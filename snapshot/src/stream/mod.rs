@@ -16,13 +16,16 @@ mod header;
 mod payload;
 mod reader;
 mod record;
+mod root;
 pub mod sealed;
 mod writer;
 
+pub use crate::identity::BaseId;
 pub use header::{BaseOf, StreamHeader};
 pub use payload::{ChunkRecord, StreamTotals};
 pub use reader::{Item, StreamReader};
 pub use record::Stopped;
+pub use root::{ChunkDigest, RootHasher};
 pub use writer::StreamWriter;
 
 #[cfg(test)]

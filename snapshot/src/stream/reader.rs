@@ -7,7 +7,7 @@ use zstd::bulk::Decompressor;
 
 use super::header::StreamHeader;
 use super::payload::{ChunkRecord, StreamTotals};
-use super::record::{Chain, MAGIC, PreludeV1, RecordKind, VERSION, read_exact};
+use super::record::{Chain, MAGIC, PreludeV1, RecordKind, VERSION, VERSION_1, read_exact};
 use super::sealed;
 use crate::error::{Error, Result};
 use crate::number::BLOCK_SIZE_BYTES;
@@ -53,9 +53,10 @@ impl<'i> StreamReader<'i> {
         if prelude.magic != MAGIC {
             return Err(Error::NotAStream);
         }
-        if prelude.version != VERSION {
+        let version = prelude.version.get();
+        if ![VERSION, VERSION_1].contains(&version) {
             return Err(Error::StreamVersion {
-                found: prelude.version.get(),
+                found: version,
                 expected: VERSION,
             });
         }
@@ -71,7 +72,7 @@ impl<'i> StreamReader<'i> {
         Ok(StreamReader {
             input,
             chain,
-            header: StreamHeader::decode(&payload)?,
+            header: StreamHeader::decode(version, &payload)?,
             decompressor: Decompressor::new().map_err(Error::io("preparing zstd"))?,
             payload,
             chunk: ChunkRecord::default(),
@@ -145,6 +146,13 @@ impl<'i> StreamReader<'i> {
                 "chunk {index} empties frames of a base, but the stream has no base"
             )));
         }
+        self.totals.add(&self.chunk.written, &self.chunk.emptied);
+        let frames_most = self.header.frames_written.unwrap_or(u64::MAX);
+        if self.totals.frames_written > frames_most {
+            return Err(Error::stream_damaged(format!(
+                "it has more than the {frames_most} frames that its header declares"
+            )));
+        }
         let len = self.chunk.written.count() as usize * BLOCK_SIZE_BYTES as usize;
         decompress(
             &mut self.decompressor,
@@ -153,7 +161,6 @@ impl<'i> StreamReader<'i> {
             &mut self.chunk.content,
         )?;
         self.next_index = u64::from(index.get()) + 1;
-        self.totals.add(&self.chunk.written, &self.chunk.emptied);
         Ok(())
     }
 

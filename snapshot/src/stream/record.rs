@@ -6,7 +6,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use zstd::zstd_safe::compress_bound;
 
-use super::header::{HEADER_BYTES, SPEC_BYTES_MAX};
+use super::header::{HEADER_BYTES_MAX, SPEC_BYTES_MAX};
 use super::payload::{CHUNK_PREFIX_BYTES, END_BYTES};
 use crate::error::{Error, Result};
 use crate::layout::inode::STATE_BYTES_MAX;
@@ -15,7 +15,9 @@ use crate::number::CHUNK_SIZE_BYTES;
 /// The first bytes of every stream.
 pub(crate) const MAGIC: [u8; 8] = *b"NVVMSEND";
 /// Version of the streams' format.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
+/// The version before, which is still read: it names what it builds on by identity.
+pub(crate) const VERSION_1: u32 = 1;
 
 /// The first bytes of a stream.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -61,7 +63,7 @@ impl RecordKind {
     /// The largest length of its payload.
     pub(crate) fn payload_bytes_max(self) -> usize {
         match self {
-            RecordKind::Header => HEADER_BYTES + SPEC_BYTES_MAX,
+            RecordKind::Header => HEADER_BYTES_MAX + SPEC_BYTES_MAX,
             RecordKind::State => compress_bound(STATE_BYTES_MAX),
             RecordKind::Chunk => CHUNK_PREFIX_BYTES + compress_bound(CHUNK_SIZE_BYTES as usize),
             RecordKind::End => END_BYTES,

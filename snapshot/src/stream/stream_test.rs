@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::{Error, Result};
-use crate::identity::Identity;
+use crate::identity::{BaseId, ContentRoot, Identity};
 use crate::layout::inode::SnapshotKind;
 use crate::number::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkIndex, FrameSet};
 
@@ -10,10 +10,25 @@ const PRELUDE_BYTES: usize = 16;
 const RECORD_BYTES: usize = 48;
 
 fn header(base: bool) -> StreamHeader {
+    let root = |byte| ContentRoot::from_bytes([byte; 32]);
     StreamHeader {
+        root: root(3),
+        frames_written: Some(6 * u64::from(CHUNK_BLOCKS)),
+        base: base.then(|| BaseOf {
+            id: BaseId::Content(root(4).unwrap()),
+            name: "before".to_owned(),
+        }),
+        ..header_of_version_1(base)
+    }
+}
+
+fn header_of_version_1(base: bool) -> StreamHeader {
+    StreamHeader {
+        root: None,
+        frames_written: None,
         identity: Identity::from_bytes([1; 16]).unwrap(),
         base: base.then(|| BaseOf {
-            identity: Identity::from_bytes([2; 16]).unwrap(),
+            id: BaseId::Identity(Identity::from_bytes([2; 16]).unwrap()),
             name: "before".to_owned(),
         }),
         parent: Identity::from_bytes([2; 16]),
@@ -172,12 +187,12 @@ fn what_is_no_stream_and_what_another_version_wrote_is_told_by_name() {
     assert!(matches!(read(&[7; 4096]), Err(Error::NotAStream)));
     assert!(matches!(read(&[0; 4096]), Err(Error::NotAStream)));
     let mut newer = small();
-    newer[8] = 2;
+    newer[8] = 3;
     assert!(matches!(
         read(&newer),
         Err(Error::StreamVersion {
-            found: 2,
-            expected: 1
+            found: 3,
+            expected: 2
         })
     ));
 }
@@ -242,9 +257,39 @@ fn streams_that_make_no_sense_are_refused_with_good_digests() {
         &[],
         "impossible length of the saved state",
     );
+    let few = StreamHeader {
+        frames_written: Some(2),
+        ..header(true)
+    };
+    let chunks = [chunk(0, &[3, 4], &[9]), chunk(2, &[1], &[])];
+    refused(&few, b"state", &chunks, "more than the 2 frames");
+    assert!(read(&written(&few, b"state", &chunks[..1])).is_ok());
+    let mut many = header(false);
+    many.frames_written = Some(u64::MAX);
+    refused(&many, b"state", &[], "more frames than the memory");
     let mut many = header(false);
     many.frames_mapped = u64::MAX;
     refused(&many, b"state", &[], "more frames than the memory");
+}
+
+#[test]
+fn a_stream_of_version_1_is_read_as_it_was_written() {
+    for base in [false, true] {
+        let header = header_of_version_1(base);
+        let chunks = [chunk(0, &[3], &[9][..usize::from(base)])];
+        let bytes = written(&header, b"state", &chunks);
+        assert_eq!(bytes[8..12], 1u32.to_le_bytes());
+        let (found, state, found_chunks) = read(&bytes).unwrap();
+        assert_eq!((found, &state[..]), (header, &b"state"[..]));
+        assert_eq!(found_chunks, chunks);
+    }
+    let odd = StreamHeader {
+        base: header(true).base,
+        ..header_of_version_1(true)
+    };
+    let mut nowhere = Vec::new();
+    let refused = StreamWriter::begin(&mut nowhere, &odd, 1);
+    assert!(matches!(refused, Err(Error::InvalidSnapshot { .. })));
 }
 
 #[test]
@@ -293,6 +338,7 @@ proptest! {
         chunks.retain(|chunk| !chunk.written.is_empty() || !chunk.emptied.is_empty());
         let header = StreamHeader {
             memory_bytes: 64 * CHUNK_SIZE_BYTES,
+            frames_written: Some(64 * u64::from(CHUNK_BLOCKS)),
             frames_mapped: 64 * u64::from(CHUNK_BLOCKS),
             state_bytes: state.len() as u32,
             ..header(true)

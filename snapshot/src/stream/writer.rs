@@ -7,7 +7,7 @@ use zstd::bulk::Compressor;
 
 use super::header::StreamHeader;
 use super::payload::{ChunkRecord, StreamTotals};
-use super::record::{Chain, MAGIC, PreludeV1, RecordKind, VERSION, not_written};
+use super::record::{Chain, MAGIC, PreludeV1, RecordKind, not_written};
 use crate::error::{Error, Result};
 use crate::number::{ChunkIndex, FrameSet};
 
@@ -22,7 +22,8 @@ pub struct StreamWriter<'o> {
 }
 
 impl<'o> StreamWriter<'o> {
-    /// Begins a stream whose contents are compressed as strongly as zstd's `level` says.
+    /// Begins a stream whose contents are compressed as strongly as zstd's `level` says. A header
+    /// without a root makes a stream of format version 1.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::InvalidSnapshot`] when the header cannot be written.
@@ -33,7 +34,7 @@ impl<'o> StreamWriter<'o> {
     ) -> Result<StreamWriter<'o>> {
         let prelude = PreludeV1 {
             magic: MAGIC,
-            version: VERSION.into(),
+            version: header.version().into(),
             reserved: 0.into(),
         };
         let payload = header.encode()?;

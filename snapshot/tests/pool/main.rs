@@ -5,6 +5,8 @@
 mod blocks;
 mod consuming;
 mod fixture;
+mod foreign;
+mod forged;
 mod images;
 mod leaks;
 mod moving;
@@ -12,5 +14,7 @@ mod moving;
 mod place;
 mod promises;
 mod refusals;
+mod room;
 mod sharing;
 mod stale;
+mod streams;

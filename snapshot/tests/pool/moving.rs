@@ -1,6 +1,5 @@
 //! Snapshots moved from pool to pool: whole, as differences, in pieces, and not at all.
 
-use std::collections::BTreeMap;
 use std::io::Read;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -9,146 +8,7 @@ use nvvmm_snapshot::*;
 use proptest::prelude::*;
 
 use crate::fixture::*;
-
-/// Contents of a snapshot, by frame: a byte that fills the frame. A frame that is not there is a
-/// hole.
-type Memory = BTreeMap<u64, u8>;
-
-const STATE: &[u8] = b"the machine's state";
-
-/// Another pool, on the same medium where that has room for two.
-fn other_pool_of(size_bytes: u64) -> Bench {
-    if !crate::place::is_device() {
-        return pool_of(size_bytes);
-    }
-    let place = crate::place::PoolPlace::in_memory();
-    let pool = place.create(size_bytes);
-    Bench { pool, place }
-}
-
-/// Takes a snapshot with this memory, of which frames that the one before has with the same content
-/// are shared with it.
-fn take(
-    pool: &Arc<Pool>,
-    name: &str,
-    kind: SnapshotKind,
-    chunks: u64,
-    memory: &Memory,
-    before: Option<&str>,
-) {
-    let holder = pool.hold("vm").unwrap();
-    let (parent, shared) = match before {
-        Some(before) => {
-            let (entry, map) = holder.pin(before).unwrap();
-            (Some(entry.id), Some((map, contents(pool, before))))
-        }
-        None => (None, None),
-    };
-    let mut changes = Vec::new();
-    for index in 0..chunks as u32 {
-        let mut blocks = LeafBlocks::new();
-        for frame in 0..CHUNK_BLOCKS {
-            let number = u64::from(index * CHUNK_BLOCKS + frame);
-            let Some(byte) = memory.get(&number) else {
-                continue;
-            };
-            let old = shared.as_ref().and_then(|(map, contents)| {
-                let same = contents.get(&number) == Some(byte);
-                map.chunk(index).unwrap().block(frame).filter(|_| same)
-            });
-            let block = old.unwrap_or_else(|| {
-                let block = holder.alloc_blocks(1).unwrap()[0];
-                fill(&holder, block, *byte);
-                block
-            });
-            blocks.set(frame, Some(block));
-        }
-        changes.push((ChunkIndex::new(index), ChunkMap::Frames(Arc::new(blocks))));
-    }
-    let snapshot = NewSnapshot {
-        kind,
-        parent,
-        base: parent,
-        frames_new: 3,
-        ..new(name, chunks, &changes)
-    };
-    holder
-        .commit_snapshot(snapshot, holder.reserve(0).unwrap())
-        .unwrap();
-}
-
-/// Contents of a snapshot, holes left out.
-fn contents(pool: &Arc<Pool>, name: &str) -> Memory {
-    let reader = pool.hold("reader").unwrap();
-    let (_, map) = reader.pin(name).unwrap();
-    let mut memory = Memory::new();
-    for chunk in map.iter_present() {
-        let (index, chunk) = chunk.unwrap();
-        for (frame, block) in chunk.iter_present() {
-            memory.insert(index.frame_number(frame), content(pool, block));
-        }
-    }
-    memory
-}
-
-/// To a guest a frame of zeros is a hole.
-fn seen(memory: &Memory) -> Memory {
-    memory
-        .iter()
-        .filter(|(_, byte)| **byte != 0)
-        .map(|(frame, byte)| (*frame, *byte))
-        .collect()
-}
-
-fn go_on(_: MoveProgress) -> ControlFlow<()> {
-    ControlFlow::Continue(())
-}
-
-fn sent(pool: &Arc<Pool>, name: &str, since: Option<&str>) -> (Vec<u8>, SendReport) {
-    let mut bytes = Vec::new();
-    let options = SendOptions {
-        since,
-        ..SendOptions::default()
-    };
-    let report = pool.send(name, &options, &mut bytes, &mut go_on).unwrap();
-    assert_eq!(report.bytes_stream, bytes.len() as u64);
-    (bytes, report)
-}
-
-fn received(pool: &Arc<Pool>, mut bytes: &[u8]) -> Result<ReceiveReport> {
-    pool.receive(None, &mut bytes, &mut go_on)
-}
-
-/// Offsets of the records of a stream, and of the end.
-fn bounds(bytes: &[u8]) -> Vec<usize> {
-    let mut bounds = vec![16];
-    while let Some(at) = bounds.last().copied().filter(|at| *at < bytes.len()) {
-        let length = u32::from_le_bytes(bytes[at + 4..at + 8].try_into().unwrap());
-        bounds.push(at + 48 + length as usize);
-    }
-    bounds
-}
-
-/// Some frames here and there, a whole chunk, and frames of zeros.
-fn sparse() -> Memory {
-    let mut memory: Memory = (512..1024)
-        .map(|frame| (frame, (frame % 200) as u8 + 1))
-        .collect();
-    memory.extend([(0, 7), (3, 0), (511, 9), (1024, 0), (2047, 8)]);
-    memory
-}
-
-fn changed(mut memory: Memory) -> Memory {
-    memory.extend([(0, 8), (700, 1), (2000, 3), (5, 0)]);
-    memory.remove(&511);
-    memory.insert(2047, 0);
-    memory
-}
-
-/// True when the pool stores single frames, without their neighbours.
-fn shares_blocks(pool: &Pool) -> bool {
-    pool.medium() != Medium::Hugetlbfs
-}
+use crate::streams::*;
 
 /// Sends snapshot `a`, whose memory is [`sparse`], to a pool that is empty.
 fn assert_arrives_as_it_was(from: &Arc<Pool>, to: &Arc<Pool>) {
@@ -214,8 +74,7 @@ fn a_snapshot_arrives_as_it_was_and_a_difference_shares_the_rest() {
         (3, 2, 1)
     );
     // The base may have another name here: it is known by what it is.
-    to.receive(Some("base"), &mut &sent(from, "a", None).0[..], &mut go_on)
-        .unwrap();
+    received_as(to, "base", &sent(from, "a", None).0).unwrap();
     to.remove("a").unwrap();
     let landed = received(to, &stream).unwrap();
     assert_eq!(landed.since.as_deref(), Some("base"));
@@ -234,8 +93,7 @@ fn a_snapshot_arrives_as_it_was_and_a_difference_shares_the_rest() {
     assert_clean(to);
     assert_eq!(seen(&contents(to, "b")), seen(&changed(sparse())));
     // And from there back, under a name that is free.
-    from.receive(Some("again"), &mut &sent(to, "b", None).0[..], &mut go_on)
-        .unwrap();
+    received_as(from, "again", &sent(to, "b", None).0).unwrap();
     assert_eq!(seen(&contents(from, "again")), seen(&changed(sparse())));
     assert_clean(from);
 }
@@ -254,17 +112,22 @@ fn what_is_in_the_pool_already_is_not_stored_again() {
         Some("a"),
     );
     received(to, &sent(from, "a", None).0).unwrap();
-    // All of it, not only the difference, into a pool that has the one before.
-    let landed = received(to, &sent(from, "b", None).0).unwrap();
+    // All of it, not only the difference, into a pool that has the one before, which the sender
+    // tells.
+    let mut stream = Vec::new();
+    let options = SendOptions {
+        lineage: true,
+        ..SendOptions::default()
+    };
+    from.send("b", &options, &mut stream, &mut go_on).unwrap();
+    let landed = received(to, &stream).unwrap();
     assert_eq!((landed.since, landed.like.as_deref()), (None, Some("a")));
     if shares_blocks(to) {
         assert_eq!((landed.frames_stored, landed.frames_found), (3, 511));
     }
     assert_eq!(seen(&contents(to, "b")), seen(&changed(sparse())));
     // The same again, under another name.
-    let again = to
-        .receive(Some("c"), &mut &sent(from, "b", None).0[..], &mut go_on)
-        .unwrap();
+    let again = received_as(to, "c", &sent(from, "b", None).0).unwrap();
     assert_eq!((again.frames_stored, again.like.as_deref()), (0, Some("b")));
     assert_clean(to);
 }
@@ -401,7 +264,7 @@ fn a_stream_that_is_refused_leaves_nothing() {
         received(to, &stream[..almost]),
         Err(Error::StreamCut)
     ));
-    let other = to.receive(Some("a"), &mut &sent(from, "b", None).0[..], &mut go_on);
+    let other = received_as(to, "a", &sent(from, "b", None).0);
     assert!(matches!(other, Err(Error::NameTaken { .. })), "{other:?}");
     assert_eq!(to.status().unwrap().incomplete, 1);
     assert_clean(to);
@@ -429,7 +292,11 @@ fn who_asks_for_it_ends_a_move_at_any_record() {
         let ended = from.send("a", &options, &mut bytes, &mut ends_after(steps.min(2)));
         assert!(matches!(ended, Err(Error::Interrupted)), "{ended:?}");
         assert!(bytes.len() < stream.len());
-        let ended = to.receive(None, &mut &stream[..], &mut ends_after(steps));
+        let ended = to.receive(
+            &ReceiveOptions::default(),
+            &mut &stream[..],
+            &mut ends_after(steps),
+        );
         assert!(matches!(ended, Err(Error::Interrupted)), "{ended:?}");
         assert_clean(from);
         assert_clean(to);
@@ -461,33 +328,6 @@ fn pages_of_process_images_are_there_or_not_also_when_they_are_zeros() {
         matches!(mixed, Err(Error::InvalidSnapshot { .. })),
         "{mixed:?}"
     );
-    assert_clean(to);
-}
-
-#[test]
-fn a_pool_that_is_full_keeps_what_it_had_room_for() {
-    let (from, to) = (pool_of(48 << 20), other_pool_of(16 << 20));
-    let (from, to) = (&from.pool, &to.pool);
-    let memory: Memory = (0..9 * 512)
-        .map(|frame| (frame, (frame % 251) as u8 + 1))
-        .collect();
-    take(from, "a", SnapshotKind::Vm, 9, &memory, None);
-    let (stream, _) = sent(from, "a", None);
-    let full = received(to, &stream).unwrap_err();
-    assert!(matches!(full, Error::PoolFull { .. }), "{full}");
-    assert_clean(to);
-    assert_eq!(to.status().unwrap().incomplete, 1);
-    if to.medium() == Medium::Devdax {
-        return;
-    }
-    let more = GrowOptions {
-        size_bytes: 40 << 20,
-        overcommit: false,
-    };
-    to.grow(&more).unwrap();
-    let landed = received(to, &stream).unwrap();
-    assert!(landed.resumed && landed.frames_found >= 512, "{landed:?}");
-    assert_eq!(contents(to, "a"), memory);
     assert_clean(to);
 }
 
@@ -584,7 +424,9 @@ proptest! {
         for (difference, part) in attempts {
             let stream = form(difference);
             let part = (stream.len() as f64 * part) as usize;
-            prop_assert!(to.receive(None, &mut Breaks(&stream[..part]), &mut go_on).is_err());
+            let mut input = Breaks(&stream[..part]);
+            let broken = to.receive(&ReceiveOptions::default(), &mut input, &mut go_on);
+            prop_assert!(broken.is_err());
             assert_clean(to);
         }
         received(to, form(as_difference)).unwrap();

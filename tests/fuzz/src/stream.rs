@@ -2,17 +2,26 @@
 //!
 //! The first byte chooses how the rest becomes a stream: unchanged; with the digests of its records
 //! made right; of records that the rest describes; or as a sealed stream. It also chooses whether
-//! the stream is received in a pool.
+//! the stream is received in a pool, and for described records the format version, whether the
+//! header tells the truth, and whether bytes are changed afterwards.
 //!
 //! A stream that a reader accepts can be written, and is then read unchanged. After any stream, the
-//! pool is in order. It has either the snapshot or an incomplete one that can be removed.
+//! pool is in order. It has either the snapshot, with the content that the header names, or an
+//! incomplete one that can be removed.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::ops::ControlFlow;
+use std::sync::LazyLock;
 
 use nvvmm_snapshot::stream::sealed::{Key, Opening};
-use nvvmm_snapshot::stream::{BaseOf, ChunkRecord, Item, StreamHeader, StreamReader, StreamWriter};
-use nvvmm_snapshot::{CHUNK_BLOCKS, ChunkIndex, Error, FrameSet, Identity, Pool, SnapshotKind};
+use nvvmm_snapshot::stream::{
+    BaseOf, ChunkDigest, ChunkRecord, Item, RootHasher, StreamHeader, StreamReader, StreamWriter,
+};
+use nvvmm_snapshot::{
+    BaseId, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkIndex, ContentRoot, Error, FrameSet, Identity,
+    Pool, ReceiveOptions, SendOptions, SnapshotEntry, SnapshotKind,
+};
 
 use crate::pool::image::{Image, MEMORY_BYTES};
 use crate::script::Script;
@@ -23,11 +32,32 @@ const RECORD_BYTES: usize = 48;
 /// Most records that a script describes.
 const RECORDS_MAX: usize = 12;
 
+/// Bits of the first byte beside the two that choose the form.
+const RECEIVED: u8 = 4;
+const ALTERED: u8 = 8;
+const VERSION_1: u8 = 16;
+const FALSE_ROOT: u8 = 32;
+const TOO_FEW_FRAMES: u8 = 64;
+const ONTO: u8 = 128;
+
+/// The snapshot that described streams build on: the root of its content, and what it has.
+static SECOND: LazyLock<(ContentRoot, Content)> = LazyLock::new(|| {
+    let (_file, path) = Image::example(false).file();
+    let pool = Pool::open(&path).expect("the example opens");
+    let mut stream = Vec::new();
+    let mut go_on = |_| ControlFlow::Continue(());
+    let report = pool
+        .send("second", &SendOptions::default(), &mut stream, &mut go_on)
+        .expect("memory takes it");
+    let content = read(&mut &stream[..]).expect("what was sent");
+    (report.content_root, content)
+});
+
 /// Runs one input.
 pub fn run(input: &[u8]) {
     let mut script = Script::new(input);
     let choice = script.u8();
-    let is_received = choice & 4 != 0;
+    let is_received = choice & RECEIVED != 0;
     // Opening a pool takes longer than everything else.
     let fixture = (is_received || choice % 4 == 2).then(|| {
         let (file, path) = Image::example(false).file();
@@ -37,7 +67,7 @@ pub fn run(input: &[u8]) {
     let stream = match (choice % 4, pool) {
         (0, _) => script.bytes(usize::MAX).to_vec(),
         (1, _) => mended(script.bytes(usize::MAX)),
-        (2, Some(pool)) => described(&mut script, pool),
+        (2, Some(pool)) => described(choice, &mut script, pool),
         _ => return sealed(script.bytes(usize::MAX)),
     };
     let whole = read(&mut &stream[..]);
@@ -46,7 +76,7 @@ pub fn run(input: &[u8]) {
         assert_eq!(&read(&mut &again[..]).expect("what was written"), content);
     }
     if let Some(pool) = pool.filter(|_| is_received) {
-        check_reception(pool, &stream, whole.is_ok());
+        check_reception(pool, &stream, whole.as_ref().ok(), choice & ONTO != 0);
     }
 }
 
@@ -129,19 +159,26 @@ fn mended(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Records in any order, of any chunks, based on a snapshot in the pool or on none.
-fn described(script: &mut Script, pool: &Pool) -> Vec<u8> {
+fn described(form: u8, script: &mut Script, pool: &Pool) -> Vec<u8> {
     let choice = script.u8();
     let second = pool.find("second").expect("the example has it");
     let strange = Identity::from_bytes([0x5a; 16]).expect("not zero");
     let state = script.bytes(usize::from(choice >> 4));
-    let header = StreamHeader {
+    let (second_root, _) = &*SECOND;
+    let has_roots = form & VERSION_1 == 0;
+    let mut header = StreamHeader {
+        root: None,
+        frames_written: None,
         identity: if choice & 1 == 0 {
             strange
         } else {
             second.identity
         },
         base: (choice & 2 != 0).then(|| BaseOf {
-            identity: second.identity,
+            id: match has_roots {
+                true => BaseId::Content(*second_root),
+                false => BaseId::Identity(second.identity),
+            },
             name: "second".to_owned(),
         }),
         parent: (choice & 4 != 0).then_some(second.identity),
@@ -154,9 +191,58 @@ fn described(script: &mut Script, pool: &Pool) -> Vec<u8> {
         state_bytes: state.len() as u32,
         spec: String::new(),
     };
-    let mut bytes = Vec::new();
-    let mut writer = StreamWriter::begin(&mut bytes, &header, 1).expect("a good header");
-    writer.state(state).expect("memory takes it");
+    let chunks = described_chunks(script);
+    if has_roots {
+        let frames: u64 = chunks
+            .iter()
+            .map(|chunk| u64::from(chunk.written.count()))
+            .sum();
+        let told = frames - u64::from(form & TOO_FEW_FRAMES != 0 && frames > 0);
+        header.frames_written = Some(told.min(MEMORY_BYTES / BLOCK_BYTES as u64));
+        header.root = Some(match form & FALSE_ROOT {
+            0 => root_of(&header, state, &chunks),
+            _ => *second_root,
+        });
+    }
+    let content = Content {
+        header,
+        state: state.to_vec(),
+        chunks,
+    };
+    let mut bytes = content.write();
+    if form & ALTERED != 0 {
+        for _ in 0..4 {
+            let at = usize::from(script.u16()) % bytes.len();
+            bytes[at] ^= script.u8();
+        }
+        bytes = mended(&bytes);
+    }
+    bytes
+}
+
+/// The root of what a stream makes, as far as it makes sense.
+fn root_of(header: &StreamHeader, state: &[u8], records: &[ChunkRecord]) -> ContentRoot {
+    let (_, second) = &*SECOND;
+    let mut memory: BTreeMap<ChunkIndex, (FrameSet, Vec<u8>)> = BTreeMap::new();
+    let base = second.chunks.iter().filter(|_| header.base.is_some());
+    for record in base.chain(records) {
+        let (there, content) = memory
+            .entry(record.index)
+            .or_insert_with(|| (FrameSet::EMPTY, vec![0; CHUNK_SIZE_BYTES as usize]));
+        *there = there.union(&record.written).minus(&record.emptied);
+        for (frame, bytes) in record.frames() {
+            content[frame.as_usize() * BLOCK_BYTES..][..BLOCK_BYTES].copy_from_slice(bytes);
+        }
+    }
+    let mut hasher = RootHasher::begin(header.kind, header.memory_bytes, state);
+    for (index, (there, content)) in &memory {
+        hasher.add(*index, ChunkDigest::of(header.kind, there, content));
+    }
+    hasher.finish()
+}
+
+fn described_chunks(script: &mut Script) -> Vec<ChunkRecord> {
+    let mut chunks = Vec::new();
     for _ in 0..RECORDS_MAX {
         if script.is_over() {
             break;
@@ -177,33 +263,54 @@ fn described(script: &mut Script, pool: &Pool) -> Vec<u8> {
         // The example's own frames are filled with 0x66.
         let value = if count & 0x40 != 0 { 0x66 } else { script.u8() };
         let content = vec![value; written.count() as usize * BLOCK_BYTES];
-        writer
-            .chunk(
-                ChunkIndex::new(u32::from(index)),
-                &written,
-                &emptied,
-                &content,
-            )
-            .expect("memory takes it");
+        chunks.push(ChunkRecord {
+            index: ChunkIndex::new(u32::from(index)),
+            written,
+            emptied,
+            content,
+        });
     }
-    writer.finish().expect("memory takes it");
-    bytes
+    chunks
 }
 
-fn check_reception(pool: &std::sync::Arc<Pool>, stream: &[u8], is_whole: bool) {
-    let names = |pool: &Pool| pool.entries().expect("a good pool can be listed");
+/// All snapshots, as they are but for roots, which a reception may compute.
+fn names(pool: &Pool) -> Vec<SnapshotEntry> {
+    let mut entries = pool.entries().expect("a good pool can be listed");
+    for entry in &mut entries {
+        entry.content_root = None;
+    }
+    entries
+}
+
+fn check_reception(
+    pool: &std::sync::Arc<Pool>,
+    stream: &[u8],
+    whole: Option<&Content>,
+    is_onto: bool,
+) {
     let before = names(pool);
     let mut input = stream;
-    let received = pool.receive(None, &mut input, &mut |_| ControlFlow::Continue(()));
+    let options = ReceiveOptions {
+        onto: is_onto.then_some("second"),
+        ..ReceiveOptions::default()
+    };
+    let received = pool.receive(&options, &mut input, &mut |_| ControlFlow::Continue(()));
     let report = pool.check().expect("a good pool can be checked");
     assert!(report.is_clean(), "{:?}", report.findings);
     let after = names(pool);
     match received {
         Ok(received) => {
-            assert!(is_whole, "a stream that is not whole was received");
+            let whole = whole.expect("a stream that is not whole was received");
+            let named = whole.header.root;
+            assert!(named.is_none() || named == received.content_root);
+            assert!(
+                whole.header.base.is_none() || is_onto,
+                "nothing here has a known content"
+            );
             assert_eq!(after.len(), before.len() + 1);
             let entry = after.iter().find(|entry| entry.id == received.id);
-            assert!(entry.is_some_and(|entry| !entry.incomplete && entry.name == received.name));
+            let entry = entry.expect("it is there");
+            assert!(!entry.incomplete && entry.foreign && entry.name == received.name);
             pool.remove(&received.name).expect("it is there");
         }
         Err(error) => {

@@ -106,7 +106,7 @@ fn out_of_guest(vm: &str, path: &Path, to: &Path) -> Result<(), VmError> {
                 done += bytes.len() as u64;
                 shown.show(done, None);
             }
-            FromAgent::End => return finish(&partial, mode, &target),
+            FromAgent::End => return finish(&partial, mode & !umask(), &target),
             _ => return Err(out_of_turn(vm)),
         }
     }
@@ -118,6 +118,18 @@ fn finish(partial: &Partial, mode: u32, target: &Path) -> Result<(), VmError> {
     let permissions = Permissions::from_mode(mode & MODE_BITS);
     partial.file.set_permissions(permissions).map_err(failed)?;
     partial.become_whole(target).map_err(failed)
+}
+
+/// The permissions that this process gives to no file (proc_pid_status(5)). If they cannot be read,
+/// all of others.
+fn umask() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    umask_in(&status).unwrap_or(0o077)
+}
+
+fn umask_in(status: &str) -> Option<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    u32::from_str_radix(line?.trim(), 8).ok()
 }
 
 /// The next message that is no failure.

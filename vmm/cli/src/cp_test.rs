@@ -23,6 +23,26 @@ fn a_file_that_is_copied_to_a_directory_keeps_its_name() {
 }
 
 #[test]
+fn a_copied_file_has_no_permission_that_the_umask_takes() {
+    let status = "Name:\tnvvmm\nUmask:\t0027\nState:\tR (running)\n";
+    assert_eq!(umask_in(status), Some(0o027));
+    assert_eq!(umask_in("Name:\tnvvmm\n"), None);
+    assert_eq!(umask_in("Umask:\tx\n"), None);
+
+    let directory = tempfile::tempdir().unwrap();
+    let made = directory.path().join("made");
+    File::create(&made).unwrap();
+    let made = std::fs::metadata(&made).unwrap().permissions().mode() & MODE_BITS;
+    assert_eq!(0o666 & !umask(), made, "the umask is that of the process");
+
+    let target = directory.path().join("copied");
+    let partial = Partial::beside(&target).unwrap();
+    finish(&partial, 0o777 & !0o027, &target).unwrap();
+    let mode = std::fs::metadata(&target).unwrap().permissions().mode();
+    assert_eq!(mode & MODE_BITS, 0o750);
+}
+
+#[test]
 fn one_place_is_in_a_guest() {
     let host = CopyPlace::Host("/x".into());
     let guest = CopyPlace::Guest {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::stream::sealed::Opening;
-use nvvmm_snapshot::{MoveProgress, ReceiveReport};
+use nvvmm_snapshot::{MoveProgress, ReceiveOptions, ReceiveReport};
 
 use super::args::ReceiveArguments;
 use super::interruption::{Interruptible, ends_on_signal, unless};
@@ -34,12 +34,16 @@ pub fn run(arguments: &ReceiveArguments) -> Result<(), VmError> {
         shown.show(now.bytes_done, Some(now.bytes_total));
         unless(&interrupted)
     };
-    let name = arguments.name.as_deref();
+    let options = ReceiveOptions {
+        name: arguments.name.as_deref(),
+        onto: arguments.onto.as_deref(),
+        limit_bytes: arguments.limit,
+    };
     let report = match key {
-        None => pool.receive(name, &mut input, &mut on_progress)?,
+        None => pool.receive(&options, &mut input, &mut on_progress)?,
         Some(key) => {
             let mut opening = Opening::begin(input, &key)?;
-            let mut report = pool.receive(name, &mut opening, &mut on_progress)?;
+            let mut report = pool.receive(&options, &mut opening, &mut on_progress)?;
             report.bytes_stream = opening.bytes_read();
             report
         }

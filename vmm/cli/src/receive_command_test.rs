@@ -7,6 +7,7 @@ fn report(since: Option<&str>, frames_found: u64, resumed: bool) -> ReceiveRepor
         name: "b".into(),
         id: SnapshotId::new(3).unwrap(),
         identity: Identity::from_bytes([1; 16]).unwrap(),
+        content_root: None,
         since: since.map(Into::into),
         like: None,
         resumed,

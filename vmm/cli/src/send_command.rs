@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, IsTerminal, Write, stdout};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,6 +31,7 @@ pub fn run(arguments: &SendArguments) -> Result<(), VmError> {
     let pool = pool_path::open(&pool_path::found(&arguments.pool)?)?;
     let options = SendOptions {
         since: arguments.since.as_deref(),
+        lineage: arguments.with_lineage,
         level: arguments.level,
         spec: spec_of(&pool, &arguments.snapshot)?,
     };
@@ -123,7 +124,9 @@ impl Target {
                     (file.map_err(|e| failed(&e))?, None)
                 }
                 _ => {
-                    let file = OpenOptions::new().write(true).create_new(true).open(path);
+                    // Guest memory is for its owner alone.
+                    let mut new = OpenOptions::new();
+                    let file = new.write(true).create_new(true).mode(0o600).open(path);
                     (file.map_err(|e| failed(&e))?, Some(path.to_owned()))
                 }
             }

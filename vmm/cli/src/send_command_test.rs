@@ -1,4 +1,6 @@
-use nvvmm_snapshot::Identity;
+use std::os::unix::fs::PermissionsExt;
+
+use nvvmm_snapshot::{ContentRoot, Identity};
 
 use super::*;
 
@@ -6,6 +8,7 @@ fn report(since: Option<&str>) -> SendReport {
     SendReport {
         name: "b".into(),
         identity: Identity::from_bytes([1; 16]).unwrap(),
+        content_root: ContentRoot::from_bytes([2; 32]).unwrap(),
         since: since.map(Into::into),
         frames_sent: 256,
         frames_emptied: 1,
@@ -40,6 +43,8 @@ fn a_file_stays_only_when_the_stream_is_whole() {
     target.done().unwrap();
     drop(target);
     assert_eq!(std::fs::read(&path).unwrap(), b"whole");
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "guest memory is for its owner: {mode:o}");
     let refusal = Target::open(&path).err().unwrap();
     assert_eq!(refusal.kind, ErrorKind::Refused);
     assert_eq!(std::fs::read(&path).unwrap(), b"whole");

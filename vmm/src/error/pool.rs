@@ -97,8 +97,23 @@ fn remedy_of_stream(error: &Error) -> Option<String> {
         }
         Error::WrongKey => "use the key file that 'nvvmm send' used".to_owned(),
         Error::NoBase { base, .. } => {
-            format!("receive '{base}' first, or send the snapshot without --since")
+            format!(
+                "receive '{base}' first, or send the snapshot without --since; if it was taken \
+                 here, name it with --onto"
+            )
         }
+        Error::WrongBase { .. } => {
+            "leave out --onto, or name the snapshot that the stream builds on".to_owned()
+        }
+        Error::BaseUnproven { base, .. } => {
+            format!("name the snapshot with --onto, if this pool has '{base}'")
+        }
+        Error::NoRoom { .. } => {
+            "remove snapshots with 'nvvmm rm', stop VMs, or make the pool larger with 'nvvmm pool \
+             grow'"
+                .to_owned()
+        }
+        Error::OverLimit { .. } => "allow more with --limit".to_owned(),
         _ => return None,
     })
 }
@@ -122,10 +137,15 @@ fn kind_of(error: &Error) -> ErrorKind {
         | Error::StreamSealed
         | Error::StreamNotSealed
         | Error::WrongKey
+        | Error::WrongBase { .. }
+        | Error::BaseUnproven { .. }
+        | Error::OverLimit { .. }
         | Error::TooManyHolders { .. }
         | Error::TooManyPins { .. }
         | Error::TooManySnapshots { .. } => ErrorKind::Refused,
-        Error::PoolFull { .. } | Error::NoSpaceOnMedium { .. } => ErrorKind::PoolFull,
+        Error::PoolFull { .. } | Error::NoSpaceOnMedium { .. } | Error::NoRoom { .. } => {
+            ErrorKind::PoolFull
+        }
         Error::NotAPool { .. } | Error::Version { .. } | Error::Damaged { .. } => {
             ErrorKind::PoolDamaged
         }

@@ -13,7 +13,7 @@ Examples:
   nvvmm send after-upgrade --since before-upgrade | ssh other nvvmm receive
       Sends only the differences. The other pool must have 'before-upgrade'.
   nvvmm send before-upgrade --output before-upgrade.nvvm
-  openssl rand -hex 32 > key
+  (umask 077; openssl rand -hex 32 > key)
   nvvmm send before-upgrade --encrypt key --output before-upgrade.nvvm
       Encrypts with ChaCha20-Poly1305. The file 'key' has 64 hexadecimal digits.";
 
@@ -21,7 +21,9 @@ pub(super) const RECEIVE_EXAMPLES: &str = "\
 Examples:
   ssh other nvvmm send before-upgrade | nvvmm receive
   nvvmm receive before-upgrade.nvvm --name copy
-  nvvmm receive before-upgrade.nvvm --decrypt key";
+  nvvmm receive before-upgrade.nvvm --decrypt key
+  nvvmm receive before-upgrade.nvvm --limit 2G
+  nvvmm receive after-upgrade.nvvm --onto before-upgrade";
 
 /// `nvvmm send`.
 #[derive(Debug, Args)]
@@ -33,11 +35,15 @@ pub struct SendArguments {
     /// name
     #[arg(long, value_name = "OTHER", value_parser = values::snapshot_name)]
     pub since: Option<String>,
-    /// Write the stream to a new file, a pipe, or - for standard output
+    /// Tell the receiver which snapshot this one was taken after, so that it can share memory with
+    /// that one
+    #[arg(long)]
+    pub with_lineage: bool,
+    /// Write the stream to a new file (for its owner alone), a pipe, or - for standard output
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub output: PathBuf,
-    /// Encrypt with the key in this file (64 hexadecimal digits). 'nvvmm receive' then needs the
-    /// same key
+    /// Encrypt with the key in this file (64 hexadecimal digits, readable by its owner alone).
+    /// 'nvvmm receive' then needs the same key
     #[arg(long, value_name = "KEY-FILE")]
     pub encrypt: Option<PathBuf>,
     /// Compression level of zstd
@@ -67,6 +73,13 @@ pub struct ReceiveArguments {
     /// VM-7
     #[arg(long, value_parser = values::new_snapshot_name)]
     pub name: Option<String>,
+    /// The snapshot of this pool that the stream builds on, if it is not found by its content, or
+    /// an nvvmm wrote the stream that did not name it so
+    #[arg(long, value_name = "OTHER", value_parser = values::snapshot_name)]
+    pub onto: Option<String>,
+    /// Refuse a stream that stores more memory than this
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    pub limit: Option<u64>,
     /// Decrypt with the key in this file. A stream that is not encrypted is then refused
     #[arg(long, value_name = "KEY-FILE")]
     pub decrypt: Option<PathBuf>,

@@ -1,0 +1,130 @@
+//! Finds the snapshot of this pool that a stream builds on.
+//!
+//! An identity proves nothing: whoever has seen a stream of a snapshot knows it. So a base is found
+//! by the root of its content, or the receiver names it.
+
+use std::sync::Arc;
+
+use super::root::{keep_root, root_of};
+use crate::catalog::{Listed, Listing};
+use crate::catalog_lock::CatalogLock;
+use crate::error::{Error, Result};
+use crate::handle::Pool;
+use crate::holder::Holder;
+use crate::identity::{BaseId, ContentRoot};
+use crate::layout::inode::{Inode, MapKind};
+use crate::number::SnapshotId;
+use crate::stream::StreamHeader;
+
+/// The snapshot that the receiver says the stream builds on. It is pinned.
+pub(super) struct Onto {
+    name: String,
+    id: SnapshotId,
+    /// The root of its content, if the stream names one.
+    root: Option<ContentRoot>,
+}
+
+impl Onto {
+    /// Pins it, and computes the root of its content where the stream names one. Reads all its
+    /// memory then, without the catalog lock.
+    pub(super) fn find(
+        pool: &Arc<Pool>,
+        holder: &Holder,
+        name: &str,
+        header: &StreamHeader,
+    ) -> Result<Onto> {
+        let (entry, _) = holder.pin(name)?;
+        let inode = {
+            let listing = CatalogLock::take(pool)?.listing()?;
+            let listed = listing.by_id(entry.id);
+            listed.map(|listed| Arc::clone(&listed.inode))
+        };
+        let inode = inode.ok_or(Error::NotPinned { id: entry.id.get() })?;
+        let names_content = header.base.as_ref().is_some_and(|base| {
+            matches!(base.id, BaseId::Content(_)) && is_of_the_same_shape(&inode, header)
+        });
+        let root = names_content.then(|| root_of(pool, &inode)).transpose()?;
+        if let Some(root) = root {
+            keep_root(pool, inode.id, root)?;
+        }
+        Ok(Onto {
+            name: name.to_owned(),
+            id: entry.id,
+            root,
+        })
+    }
+
+    fn is(&self, inode: &Inode, id: BaseId) -> bool {
+        match id {
+            BaseId::Content(root) => self.root == Some(root),
+            // The receiver vouches for it. This finds accidents.
+            BaseId::Identity(identity) => inode.identity == identity,
+        }
+    }
+}
+
+/// The snapshot that the stream builds on; none if it is whole.
+///
+/// # Errors
+/// [`Error::NoBase`], [`Error::WrongBase`], [`Error::BaseUnproven`].
+pub(super) fn base_of<'l>(
+    pool: &Pool,
+    listing: &'l Listing,
+    header: &StreamHeader,
+    onto: Option<&Onto>,
+) -> Result<Option<&'l Listed>> {
+    let Some(base) = &header.base else {
+        return Ok(None);
+    };
+    if let Some(onto) = onto {
+        let listed = listing.by_id(onto.id).filter(|listed| {
+            onto.is(&listed.inode, base.id) && is_of_the_same_shape(&listed.inode, header)
+        });
+        return listed.map(Some).ok_or_else(|| Error::WrongBase {
+            name: header.name.clone(),
+            base: base.name.clone(),
+            id: base.id,
+            onto: onto.name.clone(),
+        });
+    }
+    let BaseId::Content(root) = base.id else {
+        return Err(Error::BaseUnproven {
+            name: header.name.clone(),
+            base: base.name.clone(),
+        });
+    };
+    let found = complete(listing).find(|listed| {
+        listed.inode.content_root == Some(root) && is_of_the_same_shape(&listed.inode, header)
+    });
+    found.map(Some).ok_or_else(|| Error::NoBase {
+        name: header.name.clone(),
+        base: base.name.clone(),
+        id: base.id,
+        pool: pool.path().to_owned(),
+    })
+}
+
+/// A snapshot that is likely to have much of this one: itself under another name, or the one
+/// before. What it has is compared with what arrives, and nothing else of it is used.
+pub(super) fn alike<'l>(listing: &'l Listing, header: &StreamHeader) -> Option<&'l Listed> {
+    [Some(header.identity), header.parent]
+        .into_iter()
+        .flatten()
+        .find_map(|identity| {
+            complete(listing).find(|listed| {
+                listed.inode.identity == identity && is_of_the_same_shape(&listed.inode, header)
+            })
+        })
+}
+
+fn complete(listing: &Listing) -> impl Iterator<Item = &Listed> {
+    listing.named().filter(|listed| listed.complete().is_ok())
+}
+
+pub(super) fn is_of_the_same_shape(inode: &Inode, header: &StreamHeader) -> bool {
+    let memory = match &inode.maps[..] {
+        [map] if map.kind == MapKind::Memory => map,
+        _ => return false,
+    };
+    (inode.kind, memory.size_bytes()) == (header.kind, header.memory_bytes)
+}
