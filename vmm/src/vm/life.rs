@@ -52,6 +52,7 @@ pub(super) fn live(
         pool,
         vsock: options.vsock.as_deref(),
         vsock_socket: OnceCell::new(),
+        files: OnceCell::new(),
         agent: agent.as_ref(),
         dirty_log: options.dirty_log,
         techniques: options.techniques,
