@@ -83,7 +83,8 @@ fn kvm_kind(error: &KvmError) -> ErrorKind {
         KvmError::Open { .. }
         | KvmError::Lacks(_)
         | KvmError::Incompatible(_)
-        | KvmError::Msr { .. } => ErrorKind::HostLacks,
+        | KvmError::Msr { .. }
+        | KvmError::UnknownMsr { .. } => ErrorKind::HostLacks,
         _ => ErrorKind::Failed,
     }
 }
