@@ -41,7 +41,6 @@ mod values;
 mod vm_commands;
 mod vm_process;
 
-use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -160,8 +159,8 @@ fn start_log(verbose: u8) -> Result<(), VmError> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(StderrLines::default)
-        // The stderr of a VM process in the background becomes a file.
-        .with_ansi(stderr().is_terminal() && !detach::is_child())
+        // Colours are escapes, which no text for a terminal has here.
+        .with_ansi(false)
         .with_target(verbose > 1)
         .init();
     Ok(())
