@@ -1,4 +1,4 @@
-//! The identity of a snapshot, which is the same in every pool.
+//! Names of a snapshot that are the same in every pool: its identity, and the root of its content.
 
 use std::fmt;
 
@@ -34,6 +34,41 @@ impl fmt::Debug for Identity {
 }
 
 impl Serialize for Identity {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The content of a snapshot, by the root of a BLAKE3 hash tree over its memory, its saved state,
+/// its kind and the size of its memory. Two snapshots with one root are the same, byte by byte.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ContentRoot([u8; 32]);
+
+impl ContentRoot {
+    /// The root with these bytes; none for zeros.
+    pub fn from_bytes(bytes: [u8; 32]) -> Option<ContentRoot> {
+        (bytes != [0; 32]).then_some(ContentRoot(bytes))
+    }
+
+    /// The bytes of the root.
+    pub fn bytes(self) -> [u8; 32] {
+        self.0
+    }
+}
+
+impl fmt::Display for ContentRoot {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ContentRoot {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, out)
+    }
+}
+
+impl Serialize for ContentRoot {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }

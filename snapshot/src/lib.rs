@@ -19,7 +19,7 @@
 //! 2. `number`: numbers of blocks, chunks, snapshots; indices in maps
 //! 3. `chunk_map`: the blocks of a chunk of a map
 //! 4. `durability`: what committed snapshots survive
-//! 5. `identity`: the identity of a snapshot in all pools
+//! 5. `identity`: the identity of a snapshot in all pools, and the root of its content
 //! 6. `clock`: the time of day
 //! 7. `error`: errors of all that follows
 //! 8. `name`: names of snapshots and holders
@@ -91,7 +91,7 @@ pub use holder::{
     Committed, Consumed, ConsumedChunk, ConsumedMap, Holder, NewMap, NewSnapshot, Reservation,
     Vacating,
 };
-pub use identity::Identity;
+pub use identity::{ContentRoot, Identity};
 pub use layout::inode::{MapKind, SnapshotKind};
 pub use moving::{MoveProgress, ReceiveReport, SendOptions, SendReport};
 pub use number::{

@@ -13,6 +13,7 @@ use crate::catalog::{Current, note_completed, slot_offset};
 use crate::chunk_map::{ChunkMap, LeafBlocks};
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
+use crate::layout::FORMAT_VERSION_MIN;
 use crate::layout::inode::Inode;
 use crate::layout::node::{Entry, Node, NodeKind, seal_node};
 use crate::layout::runtime::{DIRTY, DIRTY_OFFSET};
@@ -123,6 +124,8 @@ pub(crate) struct Commit<'l, 'p> {
     generation: u64,
     refs: RefChanges,
     written: Vec<BlockNo>,
+    /// The oldest format version that can keep what was written.
+    version: u32,
     switched: bool,
 }
 
@@ -140,6 +143,7 @@ impl<'l, 'p> Commit<'l, 'p> {
             generation,
             refs: RefChanges::default(),
             written: Vec::new(),
+            version: FORMAT_VERSION_MIN,
             switched: false,
         })
     }
@@ -209,6 +213,9 @@ impl<'l, 'p> Commit<'l, 'p> {
     /// Writes an inode, which refers to its maps and its state from now on.
     pub(crate) fn put_inode(&mut self, slot: u32, inode: &Inode) -> Result<BlockNo> {
         let block = self.fresh_block()?;
+        if inode.needs_version_6() {
+            self.version = self.version.max(6);
+        }
         let raw = inode.seal(slot, block, self.generation)?;
         self.put(block, raw.as_bytes())?;
         inode.maps.iter().for_each(|map| self.refer_to(map.root));
@@ -244,6 +251,8 @@ impl<'l, 'p> Commit<'l, 'p> {
         self.refer_to(root);
         self.refs.drop_tree(store, old_root, place)?;
         superblock.generation = self.generation.into();
+        // A program that does not know what was written must not open the pool from now on.
+        superblock.version = superblock.version.get().max(self.version).into();
         superblock.catalog_root = root.to_raw().into();
         superblock.snapshots = superblock
             .snapshots

@@ -1,5 +1,6 @@
 //! The catalog lock, and all that changes the catalog under it.
 
+mod amend;
 mod commit;
 mod remove;
 

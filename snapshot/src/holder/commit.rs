@@ -12,7 +12,7 @@ use crate::clock::unix_ns;
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
 use crate::frame_map::FrameMap;
-use crate::identity::Identity;
+use crate::identity::{ContentRoot, Identity};
 use crate::layout::holder_slot::{PINS_MAX, PINS_MAX_OF_OTHERS};
 use crate::layout::inode::{
     FileMap, Inode, MapKind, STATE_BYTES_MAX, SnapshotKind, map_height, only_map,
@@ -95,7 +95,7 @@ pub struct NewSnapshot<'a> {
     /// The snapshot of the same kind whose maps are the starting point, pinned by the holder; none:
     /// all holes.
     pub base: Option<SnapshotId>,
-    /// Its maps, that of memory first. (Pools of format version 5 keep no others.)
+    /// Its maps, that of memory first. (Pools keep no others.)
     pub maps: Vec<NewMap<'a>>,
     /// The machine's saved state, at most 2 MiB.
     pub state: &'a [u8],
@@ -154,16 +154,22 @@ pub(crate) struct Provenance {
     pub(crate) frames_new: u64,
     /// Not all of it is here yet.
     pub(crate) incomplete: bool,
+    /// It came from elsewhere, or builds on what did.
+    pub(crate) foreign: bool,
+    /// The root of its content, where that was verified.
+    pub(crate) content_root: Option<ContentRoot>,
 }
 
 impl Provenance {
     /// The provenance of a snapshot that is taken here and now.
-    fn taken_now(frames_new: u64) -> Result<Provenance> {
+    fn taken_now(frames_new: u64, foreign: bool) -> Result<Provenance> {
         Ok(Provenance {
             identity: Identity::random()?,
             created_unix_ns: unix_ns(),
             frames_new,
             incomplete: false,
+            foreign,
+            content_root: None,
         })
     }
 }
@@ -268,7 +274,10 @@ impl Holder {
             Commit::begin(&mut lock, BlockSource::Reserved(reservation.blocks.clone()))?;
         let origin = match origin {
             Some(origin) => origin,
-            None => Provenance::taken_now(new.frames_new)?,
+            None => {
+                let foreign = self.is_foreign() || base.as_ref().is_some_and(|base| base.foreign);
+                Provenance::taken_now(new.frames_new, foreign)?
+            }
         };
         let inode = build_inode(&mut commit, &new, &origin, id, base.as_ref())?;
         let block = commit.put_inode(slot, &inode)?;
@@ -491,7 +500,9 @@ fn build_inode(
         maps,
         orphan: false,
         incomplete: origin.incomplete,
+        foreign: origin.foreign,
         identity: origin.identity,
+        content_root: origin.content_root,
         frames_mapped,
         frames_new: origin.frames_new,
         state_bytes: new.state.len() as u32,

@@ -94,6 +94,9 @@ impl Holder {
             let kind = map.kind;
             maps.push(ConsumedMap { kind, chunks });
         }
+        if listed.inode.foreign {
+            self.mark_foreign();
+        }
         let rest = self.commit_rest(&mut lock, listed, &maps, &taken)?;
         if rest.is_none() {
             self.clear_pin(id)?;
@@ -159,6 +162,7 @@ impl Holder {
                 orphan: true,
                 maps,
                 frames_mapped,
+                content_root: None,
                 state_bytes: 0,
                 state_checksum: 0,
                 state_blocks: Vec::new(),

@@ -8,6 +8,7 @@ mod unused;
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) use commit::Provenance;
 pub use commit::{Committed, NewMap, NewSnapshot};
@@ -38,6 +39,8 @@ pub struct Holder {
     slot: u32,
     name: String,
     stale: Stale,
+    /// What it commits is foreign, whatever its base.
+    foreign: AtomicBool,
     /// The lock on it says that the holder lives. It goes last.
     _alive: File,
 }
@@ -70,6 +73,7 @@ impl Pool {
                 slot,
                 name: name.to_owned(),
                 stale: Stale::default(),
+                foreign: AtomicBool::new(false),
                 _alive: alive,
             });
         }
@@ -160,6 +164,17 @@ impl Holder {
     /// The pool.
     pub fn pool(&self) -> &Arc<Pool> {
         &self.pool
+    }
+
+    /// Marks all that this holder commits from now on as foreign: it is a VM that began as a
+    /// snapshot from elsewhere. What builds on a foreign snapshot is foreign without this.
+    pub fn mark_foreign(&self) {
+        self.foreign.store(true, Ordering::Relaxed);
+    }
+
+    /// True when all that this holder commits is foreign.
+    pub fn is_foreign(&self) -> bool {
+        self.foreign.load(Ordering::Relaxed)
     }
 
     /// Finds a snapshot by name and pins it: until it is unpinned, its blocks stay, also when it is

@@ -56,7 +56,8 @@ fn every_struct_is_as_documented() {
         fields!(InodeV2:
             magic version kind reserved0 block checksum generation id parent created_unix_ns
             memory_bytes map_root map_height flags frames_mapped frames_new state_bytes
-            state_checksum slot name_bytes name identity reserved1 state_blocks)
+            state_checksum slot name_bytes name identity content_root reserved1
+            state_blocks)
     );
 }
 

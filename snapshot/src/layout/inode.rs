@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 use super::node::{Entry, NodeKind, height_for};
 use super::{FORMAT_VERSION, Layout};
 use crate::error::{Error, Result};
-use crate::identity::Identity;
+use crate::identity::{ContentRoot, Identity};
 use crate::name::check_name;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, SnapshotId};
 
@@ -21,6 +21,9 @@ pub(crate) const INODE_VERSION: u16 = 2;
 pub(crate) const FLAG_ORPHAN: u32 = 1;
 /// Flag: not all of it has been received yet.
 pub(crate) const FLAG_INCOMPLETE: u32 = 2;
+/// Flag: it came from elsewhere, and its owner has not adopted it. Since format version 6.
+pub(crate) const FLAG_FOREIGN: u32 = 4;
+const FLAGS: u32 = FLAG_ORPHAN | FLAG_INCOMPLETE | FLAG_FOREIGN;
 /// Blocks that a state blob may have.
 pub(crate) const STATE_BLOCKS_MAX: usize = 512;
 /// Largest state blob: 2 MiB.
@@ -118,7 +121,7 @@ impl FileMap {
     }
 }
 
-/// The one map that an inode of format version 5 can hold: that of memory.
+/// The one map that an inode can hold: that of memory.
 ///
 /// # Errors
 /// [`Error::InvalidSnapshot`] for any other list.
@@ -159,7 +162,8 @@ pub(crate) struct InodeV2 {
     pub(crate) name_bytes: U32,
     pub(crate) name: [u8; 256],
     pub(crate) identity: [u8; 16],
-    pub(crate) reserved1: [u8; 1672],
+    pub(crate) content_root: [u8; 32],
+    pub(crate) reserved1: [u8; 1640],
     pub(crate) state_blocks: [U32; STATE_BLOCKS_MAX],
 }
 
@@ -183,7 +187,11 @@ pub(crate) struct Inode {
     pub(crate) orphan: bool,
     /// True when only a part was received. Such a file cannot be used.
     pub(crate) incomplete: bool,
+    /// True when it was received, or taken of a VM that was, and was not adopted.
+    pub(crate) foreign: bool,
     pub(crate) identity: Identity,
+    /// The root of the hash tree over all that it is, once that was computed.
+    pub(crate) content_root: Option<ContentRoot>,
     /// Frames of all maps that have a block.
     pub(crate) frames_mapped: u64,
     pub(crate) frames_new: u64,
@@ -221,6 +229,11 @@ impl Inode {
         })
     }
 
+    /// True when a pool of format version 5 cannot keep it.
+    pub(crate) fn needs_version_6(&self) -> bool {
+        self.foreign || self.content_root.is_some()
+    }
+
     /// True when both are of one kind, with maps of the same kinds and sizes.
     pub(crate) fn has_shape_of(&self, other: &Inode) -> bool {
         let shape = |inode: &Inode| -> Vec<(MapKind, u64)> {
@@ -252,10 +265,12 @@ impl Inode {
         let flags = [
             (self.orphan, FLAG_ORPHAN),
             (self.incomplete, FLAG_INCOMPLETE),
+            (self.foreign, FLAG_FOREIGN),
         ];
         let flags = flags.into_iter().filter(|(set, _)| *set);
         raw.flags = flags.map(|(_, flag)| flag).sum::<u32>().into();
         raw.identity = self.identity.bytes();
+        raw.content_root = self.content_root.map_or([0; 32], ContentRoot::bytes);
         raw.frames_mapped = self.frames_mapped.into();
         raw.frames_new = self.frames_new.into();
         raw.state_bytes = self.state_bytes.into();
@@ -298,7 +313,7 @@ impl Inode {
             return Err(fault("wrong checksum"));
         }
         let kind = SnapshotKind::from_raw(raw.kind).ok_or_else(|| fault("unknown kind"))?;
-        if raw.version != INODE_VERSION || raw.flags.get() & !(FLAG_ORPHAN | FLAG_INCOMPLETE) != 0 {
+        if raw.version != INODE_VERSION || raw.flags.get() & !FLAGS != 0 {
             return Err(fault("unknown version or flag"));
         }
         if raw.block != block.get() || raw.slot != slot {
@@ -347,6 +362,8 @@ impl Inode {
             }],
             orphan: raw.flags.get() & FLAG_ORPHAN != 0,
             incomplete: raw.flags.get() & FLAG_INCOMPLETE != 0,
+            foreign: raw.flags.get() & FLAG_FOREIGN != 0,
+            content_root: ContentRoot::from_bytes(raw.content_root),
             identity: Identity::from_bytes(raw.identity).ok_or_else(|| fault("no identity"))?,
             frames_mapped: raw.frames_mapped.get(),
             frames_new: raw.frames_new.get(),

@@ -21,7 +21,9 @@ use crate::error::{Error, Result};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo};
 
 /// Version of everything on the pool.
-pub(crate) const FORMAT_VERSION: u32 = 5;
+pub(crate) const FORMAT_VERSION: u32 = 6;
+/// The oldest version that is opened. The first commit that needs a newer one sets it.
+pub(crate) const FORMAT_VERSION_MIN: u32 = 5;
 /// Smallest pool: four chunks.
 pub(crate) const SIZE_BYTES_MIN: u64 = 4 * CHUNK_SIZE_BYTES;
 /// Largest pool: block numbers have 32 bits.

@@ -11,7 +11,7 @@ use super::runtime::{committed_generation, committed_word};
 use super::superblock::{SlotFault, SuperblockV2};
 use super::*;
 use crate::SnapshotId;
-use crate::identity::Identity;
+use crate::identity::{ContentRoot, Identity};
 
 fn layout() -> Layout {
     Layout::for_size(64 << 20).unwrap()
@@ -165,7 +165,9 @@ fn inode() -> Inode {
         maps: vec![memory(3 << 20)],
         orphan: true,
         incomplete: false,
+        foreign: true,
         identity: Identity::from_bytes([7; 16]).unwrap(),
+        content_root: ContentRoot::from_bytes([8; 32]),
         frames_mapped: 2,
         frames_new: 3,
         state_bytes: 4097,
@@ -214,7 +216,7 @@ fn an_inode_with_a_good_checksum_and_impossible_fields_is_refused() {
     let changes: [(&str, Change); 13] = [
         ("version", |raw| raw.version = 1.into()),
         ("kind", |raw| raw.kind = 9),
-        ("flags", |raw| raw.flags = 4.into()),
+        ("flags", |raw| raw.flags = 8.into()),
         ("identity", |raw| raw.identity = [0; 16]),
         ("name", |raw| raw.name[0] = b'/'),
         ("name", |raw| raw.name_bytes = 300.into()),

@@ -7,7 +7,9 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 
 use super::node::{Entry, NodeKind};
 use super::segment::{SEGMENTS_MAX, Segment, SegmentV2};
-use super::{FORMAT_VERSION, HOLDER_TABLE_BLOCK, Layout, SPARE_BLOCKS, SPARE_FIRST_BLOCK};
+use super::{
+    FORMAT_VERSION, FORMAT_VERSION_MIN, HOLDER_TABLE_BLOCK, Layout, SPARE_BLOCKS, SPARE_FIRST_BLOCK,
+};
 use crate::error::{Error, Result};
 use crate::number::CHUNK_SIZE_BYTES;
 
@@ -150,7 +152,7 @@ impl SuperblockV2 {
         if crc32fast::hash(block.as_bytes()) != checksum {
             return Err(SlotFault::Checksum);
         }
-        if block.version != FORMAT_VERSION {
+        if !(FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&block.version.get()) {
             return Err(SlotFault::Version(block.version.get()));
         }
         block

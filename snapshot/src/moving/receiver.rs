@@ -359,6 +359,8 @@ impl Receiver {
             created_unix_ns: self.header.created_unix_ns,
             frames_new: self.header.frames_new,
             incomplete: state.is_none(),
+            foreign: true,
+            content_root: None,
         };
         let reservation = self.holder.reserve(0)?;
         let committed =

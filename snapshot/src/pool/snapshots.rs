@@ -8,7 +8,7 @@ use crate::catalog::Listing;
 use crate::catalog_lock::{CatalogLock, Removed};
 use crate::error::{Error, Result};
 use crate::handle::Pool;
-use crate::identity::Identity;
+use crate::identity::{ContentRoot, Identity};
 use crate::layout::inode::{FileMap, Inode, MapKind, SnapshotKind};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, SnapshotId};
 use crate::recovery::reclaim_dead_holders;
@@ -44,6 +44,11 @@ pub struct SnapshotEntry {
     pub identity: Identity,
     /// True when only a part was received: the only uses are to receive the rest, or to remove it.
     pub incomplete: bool,
+    /// True when it came from elsewhere, or was taken of a VM that did, and was not
+    /// [adopted](Pool::adopt): nothing of the host that it names may be used.
+    pub foreign: bool,
+    /// The root of the hash tree over its memory and state, where that was computed.
+    pub content_root: Option<ContentRoot>,
     /// Space that removing it would free, metadata included. None where it was not counted.
     pub own_bytes: Option<u64>,
     /// Memory that it shares with other snapshots. None where it was not counted.
@@ -83,6 +88,8 @@ impl SnapshotEntry {
             state_bytes: u64::from(inode.state_bytes),
             identity: inode.identity,
             incomplete: inode.incomplete,
+            foreign: inode.foreign,
+            content_root: inode.content_root,
             own_bytes: None,
             shared_bytes: None,
         }
@@ -146,6 +153,27 @@ impl Pool {
             Some(listed) => lock.remove(listed),
             None => Err(self.not_found(name, &listing)),
         }
+    }
+
+    /// Ends that a snapshot is foreign: its owner trusts what it says. False when it was not.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Incomplete`], [`Error::Damaged`], [`Error::Io`].
+    pub fn adopt(&self, name: &str) -> Result<bool> {
+        let mut lock = CatalogLock::take(self)?;
+        let listing = lock.listing()?;
+        let Some(listed) = listing.by_name(name) else {
+            return Err(self.not_found(name, &listing));
+        };
+        if !listed.complete()?.foreign {
+            return Ok(false);
+        }
+        let adopted = Inode {
+            foreign: false,
+            ..Inode::clone(&listed.inode)
+        };
+        lock.amend(listed, &adopted)?;
+        Ok(true)
     }
 
     /// The machine's state that was saved with a snapshot.

@@ -5,6 +5,7 @@
 mod blocks;
 mod consuming;
 mod fixture;
+mod foreign;
 mod images;
 mod leaks;
 mod moving;

@@ -80,6 +80,8 @@ web      4711  1.0 MiB              2                 1
         state_bytes: 1,
         identity: Identity::from_bytes([1; 16]).unwrap(),
         incomplete: false,
+        foreign: false,
+        content_root: None,
         own_bytes: Some(4096),
         shared_bytes: Some(1 << 20),
     });

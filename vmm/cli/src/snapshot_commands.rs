@@ -69,6 +69,8 @@ fn kind_text(snapshot: &SnapshotEntry) -> String {
     let kind = kind_word(snapshot.kind);
     if snapshot.incomplete {
         format!("{kind}, incomplete")
+    } else if snapshot.foreign {
+        format!("{kind}, foreign")
     } else {
         kind.to_owned()
     }

@@ -16,6 +16,8 @@ fn entry(id: u64, parent: Option<u64>, name: &str, own_bytes: Option<u64>) -> Sn
         state_bytes: 4096,
         identity: Identity::from_bytes([1; 16]).unwrap(),
         incomplete: false,
+        foreign: false,
+        content_root: None,
         own_bytes,
         shared_bytes: Some(100 << 20),
     }

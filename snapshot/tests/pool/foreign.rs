@@ -1,0 +1,164 @@
+//! What came from elsewhere stays marked until its owner adopts it.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use nvvmm_snapshot::*;
+
+use crate::fixture::*;
+
+/// A snapshot of four frames, or the next one of the same VM.
+fn take(holder: &Holder, name: &str, base: Option<SnapshotId>) -> SnapshotId {
+    let blocks = holder.alloc_blocks(4).unwrap();
+    let mut frames = Vec::new();
+    for (frame, block) in (0..).zip(&blocks) {
+        fill(holder, *block, 7);
+        frames.push((frame, *block));
+    }
+    let changes = [(ChunkIndex::new(0), leaf(&frames))];
+    let snapshot = NewSnapshot {
+        base,
+        parent: base,
+        ..new(name, 1, &changes)
+    };
+    let reservation = holder.reserve(0).unwrap();
+    holder.commit_snapshot(snapshot, reservation).unwrap().id
+}
+
+/// Sends a snapshot from a pool of its own, and receives it.
+fn receive(to: &Arc<Pool>, name: &str) {
+    let place = crate::place::PoolPlace::in_memory();
+    let from = place.create(16 << 20);
+    take(&from.hold("vm").unwrap(), name, None);
+    let mut stream = Vec::new();
+    let mut go_on = |_: MoveProgress| ControlFlow::Continue(());
+    from.send(name, &SendOptions::default(), &mut stream, &mut go_on)
+        .unwrap();
+    to.receive(None, &mut &stream[..], &mut go_on).unwrap();
+}
+
+fn is_foreign(pool: &Pool, name: &str) -> bool {
+    pool.find(name).unwrap().foreign
+}
+
+#[test]
+fn what_was_received_is_foreign_until_it_is_adopted() {
+    let bench = pool_of(16 << 20);
+    let pool = &bench.pool;
+    receive(pool, "guest");
+    assert!(is_foreign(pool, "guest"));
+    let before = pool.find("guest").unwrap();
+    assert!(pool.adopt("guest").unwrap());
+    assert!(!pool.adopt("guest").unwrap(), "it is its owner's now");
+    let after = pool.find("guest").unwrap();
+    assert_eq!(
+        after,
+        SnapshotEntry {
+            foreign: false,
+            ..before
+        },
+        "nothing else has changed"
+    );
+    assert!(matches!(pool.adopt("none"), Err(Error::NotFound { .. })));
+    assert_clean(pool);
+}
+
+#[test]
+fn what_is_taken_of_a_foreign_vm_is_foreign() {
+    let bench = pool_of(16 << 20);
+    let pool = &bench.pool;
+    receive(pool, "guest");
+    let vm = pool.hold("vm").unwrap();
+    let (entry, _) = vm.pin("guest").unwrap();
+    let next = take(&vm, "next", Some(entry.id));
+    take(&vm, "after", Some(next));
+    assert!(is_foreign(pool, "next") && is_foreign(pool, "after"));
+    take(&vm, "alone", None);
+    assert!(!is_foreign(pool, "alone"));
+    vm.mark_foreign();
+    take(&vm, "whole", None);
+    assert!(is_foreign(pool, "whole"));
+    // Who trusts the origin trusts what is taken from then on.
+    pool.adopt("guest").unwrap();
+    let other = pool.hold("other").unwrap();
+    let (entry, _) = other.pin("guest").unwrap();
+    take(&other, "trusted", Some(entry.id));
+    assert!(!is_foreign(pool, "trusted") && is_foreign(pool, "next"));
+    assert_clean(pool);
+}
+
+#[test]
+fn a_vm_that_consumes_a_foreign_snapshot_is_foreign() {
+    let bench = pool_of(16 << 20);
+    let pool = &bench.pool;
+    receive(pool, "guest");
+    let vm = pool.hold("vm").unwrap();
+    let (entry, _) = vm.pin("guest").unwrap();
+    vm.consume(entry.id).unwrap();
+    take(&vm, "next", None);
+    assert!(is_foreign(pool, "next"));
+}
+
+#[test]
+fn adopting_needs_no_free_block_and_no_end_of_a_vm() {
+    let bench = pool_of(16 << 20);
+    let pool = &bench.pool;
+    receive(pool, "guest");
+    let vm = pool.hold("vm").unwrap();
+    let (_, map) = vm.pin("guest").unwrap();
+    while vm.alloc_blocks(1).is_ok() {}
+    assert!(pool.adopt("guest").unwrap());
+    assert!(!is_foreign(pool, "guest"));
+    assert_eq!(
+        content(pool, map.chunk(0).unwrap().block(2).unwrap()),
+        7,
+        "the VM goes on with the same blocks"
+    );
+    assert_clean(pool);
+}
+
+/// Format versions in the two superblocks of a pool's file.
+fn versions(bytes: &[u8]) -> Vec<u32> {
+    let version =
+        |slot: usize| u32::from_le_bytes(bytes[slot + 8..slot + 12].try_into().unwrap());
+    vec![version(0), version(4096)]
+}
+
+/// Makes the file of a pool without foreign snapshots one of format version 5.
+fn as_version_5(bytes: &mut [u8]) {
+    for slot in [0, 4096] {
+        bytes[slot + 8..slot + 12].copy_from_slice(&5u32.to_le_bytes());
+        bytes[slot + 12..slot + 16].fill(0);
+        let checksum = crc32fast::hash(&bytes[slot..slot + 4096]);
+        bytes[slot + 12..slot + 16].copy_from_slice(&checksum.to_le_bytes());
+    }
+}
+
+#[test]
+fn a_pool_of_version_5_becomes_one_of_version_6_when_something_foreign_arrives() {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = directory.path().join("pool");
+    let options = CreateOptions {
+        size_bytes: 16 << 20,
+        overcommit: false,
+    };
+    let pool = Pool::create(&path, &options).unwrap();
+    take(&pool.hold("vm").unwrap(), "own", None);
+    drop(pool);
+    let mut bytes = std::fs::read(&path).unwrap();
+    as_version_5(&mut bytes);
+    std::fs::write(&path, &bytes).unwrap();
+
+    let pool = Pool::open(&path).unwrap();
+    take(&pool.hold("vm").unwrap(), "second", None);
+    assert!(!is_foreign(&pool, "own") && !is_foreign(&pool, "second"));
+    assert_eq!(versions(&std::fs::read(&path).unwrap()), [5, 5]);
+    receive(&pool, "guest");
+    // A program that knows version 5 refuses a pool one of whose superblocks is of another.
+    assert!(versions(&std::fs::read(&path).unwrap()).contains(&6));
+    pool.adopt("guest").unwrap();
+    pool.remove("own").unwrap();
+    assert_eq!(versions(&std::fs::read(&path).unwrap()), [6, 6]);
+    drop(pool);
+    assert_clean(&Pool::open(&path).unwrap());
+}
