@@ -16,7 +16,7 @@ use nix::unistd::pipe2;
 use nvvmm::control::{ControlClient, NameChoice, RuntimeDir, VmOrigin, VmState, VmStatus};
 use nvvmm::spec::files::BootFile;
 use nvvmm::spec::{DiskSpec, VmSpec};
-use nvvmm::vm::{RestoreOptions, VmExit, VmSource};
+use nvvmm::vm::{BootChoice, RestoreOptions, VmExit, VmSource};
 use nvvmm::{ErrorKind, VmError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -40,11 +40,11 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, VmError> {
         start,
     } = arguments;
     launch(start, PoolNeed::Made, || {
-        let kernel = to_boot(BootFile::KERNEL, &kernel)?;
-        let initramfs = initramfs
-            .as_deref()
-            .map(|path| to_boot(BootFile::INITRAMFS, path))
-            .transpose()?;
+        let BootChoice {
+            kernel,
+            initramfs,
+            cmdline,
+        } = boot_choice(&kernel, initramfs.as_deref(), cmdline)?;
         let spec = VmSpec::builder(kernel)
             .initramfs(initramfs)
             .cmdline(cmdline)
@@ -63,9 +63,12 @@ pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, VmError> {
         return process_commands::restore(
             &vm,
             arguments.snapshot,
-            arguments.attach,
-            arguments.window,
-            arguments.start.json,
+            &process_commands::RestartChoice {
+                attach: arguments.attach,
+                window: arguments.window,
+                allow_root: arguments.allow_root,
+                json: arguments.start.json,
+            },
         );
     }
     let RestoreArguments {
@@ -75,8 +78,12 @@ pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, VmError> {
         window: _,
         once,
         prefault,
+        allow_root: _,
         clock,
         disks,
+        kernel,
+        initramfs,
+        cmdline,
         start,
     } = arguments;
     launch(start, PoolNeed::Found, || {
@@ -85,9 +92,11 @@ pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, VmError> {
         } else {
             Some(readable_disks(disks)?)
         };
+        let boot = kernel.map(|kernel| boot_choice(&kernel, initramfs.as_deref(), cmdline));
         Ok(VmSource::Restore(RestoreOptions {
             snapshot,
             disks,
+            boot: boot.transpose()?,
             once,
             prefault,
             step_clock: clock == ClockChoice::Step,
@@ -238,6 +247,20 @@ fn name_choice(start: &StartArguments) -> NameChoice {
         .name
         .clone()
         .map_or(NameChoice::MadeUp, NameChoice::Given)
+}
+
+/// The files to boot from, with absolute paths.
+fn boot_choice(
+    kernel: &Path,
+    initramfs: Option<&Path>,
+    cmdline: String,
+) -> Result<BootChoice, VmError> {
+    let initramfs = initramfs.map(|path| to_boot(BootFile::INITRAMFS, path));
+    Ok(BootChoice {
+        kernel: to_boot(BootFile::KERNEL, kernel)?,
+        initramfs: initramfs.transpose()?,
+        cmdline,
+    })
 }
 
 /// `path` made absolute, when a guest can be booted from it. The VM opens it by itself.

@@ -4,6 +4,7 @@
 //! [`args`] says what can be asked; `launch` starts VM processes; `vm_commands`,
 //! `snapshot_commands` and `pool_commands` do the rest; [`error`] has the exit codes.
 
+mod adopt_command;
 pub mod args;
 mod bench;
 mod bench_command;
@@ -97,6 +98,7 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
         } => diff_command::run([&from, &to], &pool, json.json)?,
         Command::Send(send) => send_command::run(&send)?,
         Command::Receive(receive) => receive_command::run(&receive)?,
+        Command::Adopt(arguments) => adopt_command::run(&arguments)?,
         Command::Export(arguments) => export_command::run(&arguments)?,
         Command::Completions { shell } => documents::completions(shell)?,
         Command::Man { dir } => documents::man(&dir)?,

@@ -19,6 +19,7 @@ use nvvmm_snapshot::{
 use super::{
     RestoreOptions, VmError, VmSource,
     error::{cow_error, machine_error},
+    host_paths::{machine_of, nothing_to_boot, reboot_notice},
     running::{Operation, RunningVm},
 };
 use crate::{
@@ -30,7 +31,7 @@ use crate::{
     machine::{Machine, MachineParts, check_devices},
     memory::{GuestRam, MemoryError},
     spec::{
-        DiskSpec, VmSpec,
+        VmSpec,
         files::{OpenError, OpenedFiles},
     },
 };
@@ -58,9 +59,9 @@ pub struct Builder<'a> {
 }
 
 /// Way in which a snapshot is restored.
-struct Restoring<'a> {
-    /// Disks in place of those that it names.
-    disks: Option<&'a [DiskSpec]>,
+struct Restoring {
+    /// The machine, with the files of this host that it uses.
+    spec: VmSpec,
     once: bool,
     prefault: bool,
     console: ConsoleStreams,
@@ -83,6 +84,10 @@ impl ReadSnapshot {
         let blob = pool.read_state(entry.id)?;
         let saved = SavedVm::decode(&blob)?;
         check_memory(&saved.spec, &entry)?;
+        if entry.foreign {
+            // So is all that is taken of the VM that goes on from there.
+            holder.mark_foreign();
+        }
         Ok(Self {
             holder,
             entry,
@@ -109,13 +114,7 @@ impl Builder<'_> {
                 self.boot(spec, console)
             }
             VmSource::Restore(restore) => {
-                let how = Restoring {
-                    disks: restore.disks.as_deref(),
-                    once: restore.once,
-                    prefault: restore.prefault,
-                    console,
-                };
-                let (vm, slept_ns) = self.restore(&restore.snapshot, how)?;
+                let (vm, slept_ns) = self.restore(restore, console)?;
                 self.tell(restore, slept_ns)?;
                 Ok(vm)
             }
@@ -155,6 +154,7 @@ impl Builder<'_> {
             origin: VmOrigin::Boot {
                 kernel: spec.kernel.clone().unwrap_or_default(),
             },
+            reboot_notice: files.boot().err().map(reboot_notice),
             dirty_log: self.dirty_log,
             snapshots: SnapshotCounters::default(),
             restore: Mutex::new(None),
@@ -167,16 +167,17 @@ impl Builder<'_> {
         })
     }
 
-    /// Builds the VM as it was at a snapshot that was read before, with other disks.
+    /// Builds the VM as it was at a snapshot that was read before, as a machine that uses the
+    /// files of `spec`, whatever the snapshot names.
     pub(super) fn build_back(
         &self,
         read: ReadSnapshot,
-        disks: &[DiskSpec],
+        spec: VmSpec,
         console: ConsoleStreams,
     ) -> Result<RunningVm, VmError> {
         let restore = RestoreOptions::from(read.entry.name.as_str());
         let how = Restoring {
-            disks: Some(disks),
+            spec,
             once: false,
             prefault: false,
             console,
@@ -186,13 +187,23 @@ impl Builder<'_> {
         Ok(vm)
     }
 
-    fn restore(&self, snapshot: &str, how: Restoring<'_>) -> Result<(RunningVm, u64), VmError> {
+    fn restore(
+        &self,
+        restore: &RestoreOptions,
+        console: ConsoleStreams,
+    ) -> Result<(RunningVm, u64), VmError> {
         let (started, mut phases) = (Instant::now(), Phases::begin());
         let read = phases.run("ReadSnapshot", || {
-            ReadSnapshot::read(self.pool, self.name, snapshot)
+            ReadSnapshot::read(self.pool, self.name, &restore.snapshot)
         })?;
         fault_point(FaultPoint::RestorePinned);
         phases.run("CheckMap", || read.check_map())?;
+        let how = Restoring {
+            spec: machine_of(read.saved.spec.clone(), &read.entry, restore)?,
+            once: restore.once,
+            prefault: restore.prefault,
+            console,
+        };
         self.restore_read(read, (started, phases), how)
     }
 
@@ -200,7 +211,7 @@ impl Builder<'_> {
         &self,
         read: ReadSnapshot,
         (started, mut phases): (Instant, Phases),
-        how: Restoring<'_>,
+        how: Restoring,
     ) -> Result<(RunningVm, u64), VmError> {
         let ReadSnapshot {
             holder,
@@ -209,12 +220,11 @@ impl Builder<'_> {
             saved,
         } = read;
         let Restoring {
-            disks,
+            spec,
             once,
             prefault,
             console,
         } = how;
-        let spec = with_disks(saved.spec, disks)?;
         let taken_ns = saved.machine.kvm.vm.clock.realtime_ns;
         let slept_ns = unix_ns_now().saturating_sub(taken_ns.unwrap_or(entry.created_unix_ns));
         let files = self.files(&spec, OpenedFiles::open_restored)?;
@@ -259,6 +269,7 @@ impl Builder<'_> {
             digests: Digests::new(Arc::clone(self.pool)),
             spec,
             origin: VmOrigin::Snapshot { name: entry.name },
+            reboot_notice: files.boot().err().map(reboot_notice),
             dirty_log: self.dirty_log,
             snapshots: SnapshotCounters::default(),
             restore: Mutex::new(Some((started, report))),
@@ -400,15 +411,6 @@ fn consume(
     Ok(rest)
 }
 
-/// The error of a guest that reboots, in a VM that was restored without a kernel.
-fn nothing_to_boot(why: &str) -> VmError {
-    VmError::new(
-        ErrorKind::Refused,
-        format!("the guest reboots, and there is nothing to boot: {why}"),
-    )
-    .with_remedy("restore a snapshot of the VM with --kernel FILE")
-}
-
 fn check_kind(entry: &SnapshotEntry) -> Result<(), VmError> {
     match entry.kind {
         SnapshotKind::Vm => Ok(()),
@@ -437,20 +439,6 @@ fn check_memory(spec: &VmSpec, entry: &SnapshotEntry) -> Result<(), VmError> {
         format!("snapshot '{name}' has {map_bytes} bytes of memory, its machine {spec_bytes}"),
     )
     .with_remedy("check the pool with 'nvvmm pool check'"))
-}
-
-fn with_disks(mut spec: VmSpec, disks: Option<&[DiskSpec]>) -> Result<VmSpec, VmError> {
-    if let Some(disks) = disks
-        && !spec.replace_disks(disks)
-    {
-        return Err(VmError::failed(format!(
-            "the snapshot's machine has {} disks, but {} were given",
-            spec.disks().count(),
-            disks.len()
-        ))
-        .with_remedy("give one --disk for each disk of the snapshot, in the same order"));
-    }
-    Ok(spec)
 }
 
 #[cfg(test)]

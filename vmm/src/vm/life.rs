@@ -166,9 +166,9 @@ impl Next {
             Next::Start(source) => Ok((builder.build(&source, console).and_then(started)?, None)),
             Next::Rewind(rewinding) => {
                 let Rewinding {
-                    read, disks, asker, ..
+                    read, spec, asker, ..
                 } = *rewinding;
-                match builder.build_back(read, &disks, console).and_then(started) {
+                match builder.build_back(read, spec, console).and_then(started) {
                     Ok(vm) => Ok((vm, Some(asker))),
                     Err(error) => Err(asker.failed(builder.name, &error)),
                 }
