@@ -2,7 +2,7 @@
 //! restore. The message names the reason. The memory of such a snapshot is sound, so no other check
 //! finds it.
 
-use nvvmm::{checkpoint::blob::SavedVm, machine::MachineStateV1};
+use nvvmm::{arch::MsrV1, checkpoint::blob::SavedVm, machine::MachineStateV1};
 use nvvmm_snapshot::{NewMap, NewSnapshot, Pool, SnapshotKind};
 use nvvmm_tests::Host;
 
@@ -118,6 +118,71 @@ fn a_state_that_this_program_cannot_read() {
     ] {
         host.run(&["restore", snapshot, "--detach"])
             .refused(code, named);
+    }
+    host.assert_pool_clean();
+}
+
+/// MSRs that KVM takes from its owner, and that nvvmm does not save: EFER, the revision of the
+/// microcode.
+const NOT_SAVED: [u32; 2] = [0xc000_0080, 0x8b];
+
+#[test]
+fn an_msr_that_is_not_saved_does_not_reach_kvm() {
+    let host = host_with_snapshot();
+    for index in NOT_SAVED {
+        let value = 0xd01;
+        let name = format!("msr-{index:x}");
+        let added = with_machine(|machine| {
+            machine.kvm.vcpus[0].msrs.push(MsrV1 { index, value });
+        });
+        commit_altered(&host, &name, added);
+        host.run(&["restore", &name, "--detach"])
+            .refused(7, &format!("sets MSR {index:#x} = 0xd01"));
+    }
+    // A KVM that lists it, and a guest that never used it.
+    let unused = with_machine(|machine| {
+        let msr = MsrV1 {
+            index: 0x8b,
+            value: 0,
+        };
+        machine.kvm.vcpus[0].msrs.push(msr);
+    });
+    commit_altered(&host, "unused", unused);
+    host.restore("unused", &[]).stop();
+    host.assert_pool_clean();
+}
+
+#[test]
+fn counts_and_numbers_that_cannot_be_do_not_reach_kvm() {
+    let host = host_with_snapshot();
+    type Change = fn(&mut MachineStateV1);
+    let changes: [(&str, Change, &str); 3] = [
+        (
+            "chip",
+            |machine| machine.kvm.vm.pic_slave.chip_id = 2,
+            "has the state of number 2",
+        ),
+        (
+            "vcpus",
+            |machine| {
+                let more = machine.kvm.vcpus[0].clone();
+                machine.kvm.vcpus.push(more);
+            },
+            "the state 2",
+        ),
+        (
+            "cpuid",
+            |machine| {
+                let cpuid = &mut machine.kvm.vcpus[0].cpuid;
+                cpuid.resize(300, cpuid[0]);
+            },
+            "too many CPUID entries",
+        ),
+    ];
+    for (name, change, named) in changes {
+        commit_altered(&host, name, with_machine(change));
+        let refused = host.run(&["restore", name, "--detach"]);
+        refused.refused(1, named);
     }
     host.assert_pool_clean();
 }

@@ -14,6 +14,7 @@ mod diff;
 mod dirty_log;
 mod export;
 mod fault_points;
+mod foreign;
 mod full_pool;
 mod grow;
 mod host_lacks;

@@ -75,10 +75,14 @@ fn a_process_goes_on_where_it_was_captured_in_any_vm() {
     let stream = stream.to_str().unwrap();
     host.run(&["send", "job", "--output", stream]).ok();
     host.run(&["receive", stream, "--name", "came"]).ok();
-    for image in ["job", "came"] {
-        host.run(&["restore", image, "--into", &other.name]).ok();
-        assert_whole(&host, &other);
-    }
+    host.run(&["restore", "job", "--into", &other.name]).ok();
+    assert_whole(&host, &other);
+    // The process is root's. Not for a sender who is not trusted.
+    host.run(&["restore", "came", "--into", &other.name])
+        .refused(4, "came from elsewhere");
+    host.run(&["restore", "came", "--into", &other.name, "--allow-root"])
+        .ok();
+    assert_whole(&host, &other);
     // A snapshot of the VM also contains the image's frames, and the VM then releases the image.
     other.snapshot("whole");
     host.run(&["rm", "job", "again", "came"]).ok();

@@ -34,11 +34,14 @@ pub fn exit_code(kind: ErrorKind) -> u8 {
     }
 }
 
-/// The text of an error: its cause on one line and its remedy on the next.
+/// The text of an error: its cause on one line and its remedy on the next. Further lines of either
+/// are set in, so that none of them looks like a line of this program.
 pub fn text(error: &VmError) -> String {
+    let set_in = |text: &str| text.trim_end().replace('\n', "\n      ");
+    let message = set_in(&error.message);
     match &error.remedy {
-        Some(remedy) => format!("nvvmm: {}\n  try: {remedy}\n", error.message),
-        None => format!("nvvmm: {}\n", error.message),
+        Some(remedy) => format!("nvvmm: {message}\n  try: {}\n", set_in(remedy)),
+        None => format!("nvvmm: {message}\n"),
     }
 }
 

@@ -24,3 +24,12 @@ fn an_error_is_cause_and_remedy() {
         "nvvmm: the pool is full\n  try: remove snapshots\n"
     );
 }
+
+#[test]
+fn no_line_of_a_message_looks_like_one_of_this_program() {
+    let error = VmError::new(ErrorKind::Failed, "no\nnvvmm: done\n  try: this\n");
+    assert_eq!(
+        text(&error),
+        "nvvmm: no\n      nvvmm: done\n        try: this\n"
+    );
+}

@@ -7,6 +7,8 @@ use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use nvvmm_snapshot::BLOCK_SIZE_BYTES;
 
+use super::terminal::shown_in_line;
+
 /// A column of a table.
 pub enum Column<'n> {
     /// Text, to the left.
@@ -23,7 +25,7 @@ pub fn table(columns: &[Column<'_>], rows: &[Vec<String>]) -> String {
         Column::Text(name) | Column::Number(name) => *name,
     }));
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| shown_in_line(cell)));
     }
     for (index, column) in columns.iter().enumerate() {
         if let Some(shown) = table.column_mut(index) {
@@ -43,7 +45,8 @@ pub fn fields(fields: &[(&str, String)]) -> String {
         .map(|(name, _)| name.chars().count())
         .max()
         .unwrap_or(0);
-    let line = |(name, value): &(&str, String)| format!("{name:<width$}  {value}\n");
+    let line =
+        |(name, value): &(&str, String)| format!("{name:<width$}  {}\n", shown_in_line(value));
     lines_trimmed(&fields.iter().map(line).collect::<String>())
 }
 

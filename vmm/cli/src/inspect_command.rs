@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::args::PoolOption;
+use super::terminal::shown_in_line;
 use super::{output, pool_path};
 
 /// `nvvmm inspect`.
@@ -46,7 +47,7 @@ fn text(decoded: &Value) -> String {
 
 fn lines(value: &Value, depth: usize, text: &mut String) {
     let mut member = |name: &str, value: &Value| {
-        let indent = "  ".repeat(depth);
+        let (indent, name) = ("  ".repeat(depth), shown_in_line(name));
         // Writing to a string does not fail.
         match value {
             Value::Array(items) if items.is_empty() => _ = writeln!(text, "{indent}{name}: none"),
@@ -77,7 +78,7 @@ fn is_plain(value: &Value) -> bool {
 
 fn plain(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        Value::String(text) => shown_in_line(text).into_owned(),
         Value::Null => "-".into(),
         other => other.to_string(),
     }

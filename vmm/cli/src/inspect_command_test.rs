@@ -24,3 +24,13 @@ fn values_are_lines_that_a_person_reads() {
         assert!(shown.contains(part), "{part} is not in:\n{shown}");
     }
 }
+
+#[test]
+fn a_value_of_a_sender_is_one_line_without_escapes() {
+    let path = "/k\x1b[2J\nstate: fine";
+    let shown = text(&json!({ "spec": { "kernel": path, "\x1b": 1 } }));
+    assert_eq!(
+        shown,
+        "spec:\n  \\x1b: 1\n  kernel: /k\\x1b[2J\\nstate: fine\n"
+    );
+}

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{Write, stdin};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,8 +14,9 @@ use std::thread;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 use nvvmm::control::{ControlClient, NameChoice, RuntimeDir, VmOrigin, VmState, VmStatus};
+use nvvmm::spec::files::BootFile;
 use nvvmm::spec::{DiskSpec, VmSpec};
-use nvvmm::vm::{RestoreOptions, VmExit, VmSource};
+use nvvmm::vm::{BootChoice, RestoreOptions, VmExit, VmSource};
 use nvvmm::{ErrorKind, VmError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -38,11 +40,11 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, VmError> {
         start,
     } = arguments;
     launch(start, PoolNeed::Made, || {
-        let kernel = readable("kernel", &kernel)?;
-        let initramfs = initramfs
-            .as_deref()
-            .map(|path| readable("initramfs", path))
-            .transpose()?;
+        let BootChoice {
+            kernel,
+            initramfs,
+            cmdline,
+        } = boot_choice(&kernel, initramfs.as_deref(), cmdline)?;
         let spec = VmSpec::builder(kernel)
             .initramfs(initramfs)
             .cmdline(cmdline)
@@ -61,9 +63,12 @@ pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, VmError> {
         return process_commands::restore(
             &vm,
             arguments.snapshot,
-            arguments.attach,
-            arguments.window,
-            arguments.start.json,
+            &process_commands::RestartChoice {
+                attach: arguments.attach,
+                window: arguments.window,
+                allow_root: arguments.allow_root,
+                json: arguments.start.json,
+            },
         );
     }
     let RestoreArguments {
@@ -73,8 +78,12 @@ pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, VmError> {
         window: _,
         once,
         prefault,
+        allow_root: _,
         clock,
         disks,
+        kernel,
+        initramfs,
+        cmdline,
         start,
     } = arguments;
     launch(start, PoolNeed::Found, || {
@@ -83,9 +92,11 @@ pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, VmError> {
         } else {
             Some(readable_disks(disks)?)
         };
+        let boot = kernel.map(|kernel| boot_choice(&kernel, initramfs.as_deref(), cmdline));
         Ok(VmSource::Restore(RestoreOptions {
             snapshot,
             disks,
+            boot: boot.transpose()?,
             once,
             prefault,
             step_clock: clock == ClockChoice::Step,
@@ -238,11 +249,34 @@ fn name_choice(start: &StartArguments) -> NameChoice {
         .map_or(NameChoice::MadeUp, NameChoice::Given)
 }
 
-/// `path` made absolute, when it can be read.
+/// The files to boot from, with absolute paths.
+fn boot_choice(
+    kernel: &Path,
+    initramfs: Option<&Path>,
+    cmdline: String,
+) -> Result<BootChoice, VmError> {
+    let initramfs = initramfs.map(|path| to_boot(BootFile::INITRAMFS, path));
+    Ok(BootChoice {
+        kernel: to_boot(BootFile::KERNEL, kernel)?,
+        initramfs: initramfs.transpose()?,
+        cmdline,
+    })
+}
+
+/// `path` made absolute, when a guest can be booted from it. The VM opens it by itself.
+fn to_boot(what: &'static str, path: &Path) -> Result<PathBuf, VmError> {
+    BootFile::open(what, path)?;
+    let failed = |e| VmError::io(format_args!("find {what} {}", path.display()), &e);
+    std::path::absolute(path).map_err(failed)
+}
+
+/// `path` made absolute, when it can be read. Does not wait for the other end of a pipe.
 fn readable(what: &str, path: &Path) -> Result<PathBuf, VmError> {
     let failed =
         |e: std::io::Error| VmError::io(format_args!("read the {what} {}", path.display()), &e);
-    let file = File::open(path).map_err(failed)?;
+    let mut options = File::options();
+    let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = options.open(path).map_err(failed)?;
     if file.metadata().map_err(failed)?.is_dir() {
         return Err(VmError::new(
             ErrorKind::Usage,

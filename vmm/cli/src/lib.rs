@@ -4,6 +4,7 @@
 //! [`args`] says what can be asked; `launch` starts VM processes; `vm_commands`,
 //! `snapshot_commands` and `pool_commands` do the rest; [`error`] has the exit codes.
 
+mod adopt_command;
 pub mod args;
 mod bench;
 mod bench_command;
@@ -41,7 +42,6 @@ mod values;
 mod vm_commands;
 mod vm_process;
 
-use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -98,6 +98,7 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
         } => diff_command::run([&from, &to], &pool, json.json)?,
         Command::Send(send) => send_command::run(&send)?,
         Command::Receive(receive) => receive_command::run(&receive)?,
+        Command::Adopt(arguments) => adopt_command::run(&arguments)?,
         Command::Export(arguments) => export_command::run(&arguments)?,
         Command::Completions { shell } => documents::completions(shell)?,
         Command::Man { dir } => documents::man(&dir)?,
@@ -160,8 +161,8 @@ fn start_log(verbose: u8) -> Result<(), VmError> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(StderrLines::default)
-        // The stderr of a VM process in the background becomes a file.
-        .with_ansi(stderr().is_terminal() && !detach::is_child())
+        // Colours are escapes, which no text for a terminal has here.
+        .with_ansi(false)
         .with_target(verbose > 1)
         .init();
     Ok(())

@@ -6,12 +6,16 @@ use nvvmm::VmError;
 use nvvmm::checkpoint::report::PhaseTime;
 use serde::Serialize;
 
+use super::terminal::{is_obeyed, shown};
 pub use crate::human_units::{Column, fields, frames_size, lasting, moment, size, table, time_us};
 
-/// Prints text to stdout. A reader that went away (`nvvmm ps | head -1`) is not an error.
+/// Prints text to stdout, escaped by [`shown`]. A reader that went away (`nvvmm ps | head -1`) is not an error.
 pub fn print(text: &str) -> Result<(), VmError> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out
+        .write_all(shown(text).as_bytes())
+        .and_then(|()| out.flush())
+    {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(VmError::io("write to stdout", &e)),
         _ => Ok(()),
     }
@@ -22,12 +26,24 @@ pub fn print_json(value: &impl Serialize) -> Result<(), VmError> {
     print(&json_text(value)?)
 }
 
-/// `value` as JSON, with a line's end.
+/// `value` as JSON, with a line's end. Characters in strings that a terminal obeys are in JSON's own
+/// escaped form.
 pub fn json_text(value: &impl Serialize) -> Result<String, VmError> {
     let mut text = serde_json::to_string_pretty(value)
         .map_err(|e| VmError::failed(format!("cannot write JSON: {e}")))?;
     text.push('\n');
+    if text.contains(is_obeyed) {
+        text = text.chars().map(json_char).collect();
+    }
     Ok(text)
+}
+
+/// A character of a JSON document; one that a terminal obeys is in a string, and of 16 bits.
+fn json_char(c: char) -> String {
+    match is_obeyed(c) {
+        true => format!("\\u{:04x}", u32::from(c)),
+        false => c.to_string(),
+    }
 }
 
 /// The phases of a snapshot or a restore, one per line.
@@ -38,3 +54,7 @@ pub fn phases(phases: &[PhaseTime]) -> String {
         .map(|p| format!("  {:<width$}  {:>10}\n", p.phase, time_us(p.us)))
         .collect()
 }
+
+#[cfg(test)]
+#[path = "output_test.rs"]
+mod output_test;

@@ -57,14 +57,27 @@ fn capture_text(vm: &str, report: &CaptureReport) -> String {
     )
 }
 
+/// Options of `nvvmm restore --into`.
+#[derive(Clone, Copy, Debug)]
+pub struct RestartChoice {
+    /// Connect the process to this command's standard streams.
+    pub attach: bool,
+    /// Show the image in a window.
+    pub window: bool,
+    /// Let a process from elsewhere have privileges.
+    pub allow_root: bool,
+    /// Print JSON.
+    pub json: bool,
+}
+
 /// `nvvmm restore --into`.
-pub fn restore(
-    vm: &str,
-    name: String,
-    attach: bool,
-    window: bool,
-    json: bool,
-) -> Result<ExitCode, VmError> {
+pub fn restore(vm: &str, name: String, choice: &RestartChoice) -> Result<ExitCode, VmError> {
+    let &RestartChoice {
+        attach,
+        window,
+        allow_root,
+        json,
+    } = choice;
     let entry = RuntimeDir::of_user()?.find(vm)?;
     let agent = call(&entry.paths, call::PATIENCE)?;
     let mut client = connect(&entry)?;
@@ -78,6 +91,7 @@ pub fn restore(
         attach,
         terminal: terminal.map(|size| (size.rows, size.columns)),
         window,
+        allow_root,
     };
     let report = client.restart(request, agent.as_fd())?;
     if attach {

@@ -1,6 +1,13 @@
 //! The terminal in raw mode, its way back however the process ends, and lines for the user in
 //! between.
+//!
+//! Names, paths and errors may come from a guest, from a stream or from another host. Bytes in them
+//! could move the cursor, change the title or forge a line. So all text goes to the terminal
+//! through [`shown`], which is called at the output and nowhere else. The output of a guest's
+//! console and programs is the exception: it goes there as it is.
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write, stderr, stdin};
 use std::sync::{Mutex, Once, PoisonError};
 
@@ -57,13 +64,56 @@ pub fn leave_raw() {
     }
 }
 
+/// A terminal obeys `c` instead of showing it, or shows what follows in another order: control
+/// characters but the end of a line and the tabulator, separators of lines, marks of direction.
+pub fn is_obeyed(c: char) -> bool {
+    match c {
+        '\n' | '\t' => false,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' => true,
+        '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        _ => c.is_control(),
+    }
+}
+
+/// `text` with an escape such as `\x1b` or `\u{202e}` for each character that a terminal obeys.
+/// Text that has none stays as it is.
+pub fn shown(text: &str) -> Cow<'_, str> {
+    escaped(text, is_obeyed)
+}
+
+/// The same as one line: ends of lines are escaped, too. For a cell of a table, and for a value in
+/// a line.
+pub fn shown_in_line(text: &str) -> Cow<'_, str> {
+    escaped(text, |c| is_obeyed(c) || c == '\n' || c == '\t')
+}
+
+fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&is_escaped) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        // Writing to a string does not fail.
+        _ = match c {
+            '\n' if is_escaped(c) => safe.write_str("\\n"),
+            '\t' if is_escaped(c) => safe.write_str("\\t"),
+            '\r' => safe.write_str("\\r"),
+            c if is_escaped(c) && c.is_ascii() => write!(safe, "\\x{:02x}", u32::from(c)),
+            c if is_escaped(c) => write!(safe, "\\u{{{:x}}}", u32::from(c)),
+            c => safe.write_char(c),
+        };
+    }
+    Cow::Owned(safe)
+}
+
 /// Writes text for the user to stderr; a raw terminal gets the carriage returns that it needs.
 pub fn tell(text: &str) {
     // Nobody reads stderr: there is nobody to tell that either.
     let _ = StderrLines.write_all(text.as_bytes());
 }
 
-/// Stderr, with carriage returns while the terminal is raw.
+/// Stderr, with carriage returns while the terminal is raw, and without characters that a terminal
+/// obeys. Each write is text as a whole.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StderrLines;
 
@@ -74,10 +124,12 @@ impl Write for StderrLines {
             .unwrap_or_else(PoisonError::into_inner)
             .is_some();
         let mut out = stderr().lock();
+        let lossy = String::from_utf8_lossy(text);
+        let safe = shown(&lossy);
         if raw {
-            out.write_all(&with_carriage_returns(text))?
+            out.write_all(&with_carriage_returns(safe.as_bytes()))?
         } else {
-            out.write_all(text)?
+            out.write_all(safe.as_bytes())?
         }
         Ok(text.len())
     }

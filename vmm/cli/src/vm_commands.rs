@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::args::SnapshotArguments;
 use super::output::{self, Column};
+use super::terminal::shown_in_line;
 use super::{process_commands, ring_commands};
 
 /// Time that a VM process has to end once it has agreed to.
@@ -104,16 +105,20 @@ fn ps_table(listed: &[Listed]) -> String {
         match vm {
             Listed::Answered(status) => {
                 if let Some(notice) = &status.notice {
-                    text.push_str(&format!("{}: {notice}\n", status.name));
+                    text.push_str(&notice_line(&status.name, notice));
                 }
                 if let Some(ring) = &status.ring {
                     text.push_str(&ring_commands::ps_line(&status.name, ring));
                 }
             }
-            Listed::Silent { name, notice, .. } => text.push_str(&format!("{name}: {notice}\n")),
+            Listed::Silent { name, notice, .. } => text.push_str(&notice_line(name, notice)),
         }
     }
     text
+}
+
+fn notice_line(name: &str, notice: &str) -> String {
+    format!("{}: {}\n", shown_in_line(name), shown_in_line(notice))
 }
 
 fn ps_row(vm: &Listed) -> Vec<String> {

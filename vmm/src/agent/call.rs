@@ -103,8 +103,8 @@ pub fn failed(vm: &str, because: FailedBecause, message: &str) -> VmError {
         FailedBecause::Refused => ErrorKind::Refused,
         FailedBecause::Failed => ErrorKind::Failed,
     };
-    // The guest's words, on the user's terminal.
-    VmError::new(kind, format!("{vm}: {}", message.escape_debug()))
+    // The guest's words. They are escaped where they are printed.
+    VmError::new(kind, format!("{vm}: {message}"))
 }
 
 #[cfg(test)]

@@ -537,6 +537,7 @@ fn a_request_about_a_process_brings_the_stream_to_its_agent() {
             attach: true,
             terminal: Some((25, 80)),
             window: false,
+            allow_root: false,
         };
         let error = client.restart(request, ours.as_fd()).unwrap_err();
         assert_eq!(error.kind, ErrorKind::NotFound);

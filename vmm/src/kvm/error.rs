@@ -47,6 +47,19 @@ pub enum KvmError {
         /// Value in the snapshot.
         value: u64,
     },
+    /// A snapshot sets a model-specific register that snapshots of this host do not have.
+    #[error(
+        "vCPU {vcpu}: the snapshot sets MSR {index:#x} = {value:#x}, which is not among the MSRs \
+         that nvvmm saves on this host"
+    )]
+    UnknownMsr {
+        /// Index of the vCPU.
+        vcpu: usize,
+        /// Number of the MSR.
+        index: u32,
+        /// Value in the snapshot.
+        value: u64,
+    },
     /// A saved state does not fit the machine it is restored into.
     #[error("saved KVM state does not fit: {0}")]
     Mismatch(String),
@@ -58,7 +71,7 @@ impl KvmError {
         match self {
             Self::Open { remedy, .. } => Some(remedy),
             Self::Lacks(_) => Some("use a newer kernel: Linux 5.19 has all that nvvmm needs"),
-            Self::Incompatible(_) | Self::Msr { .. } => {
+            Self::Incompatible(_) | Self::Msr { .. } | Self::UnknownMsr { .. } => {
                 Some("restore on a host with the same kind of CPU and KVM, or a newer one")
             }
             _ => None,

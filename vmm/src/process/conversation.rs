@@ -27,7 +27,7 @@ pub enum AgentError {
     #[error("the guest's agent answers out of turn")]
     OutOfTurn,
     /// The agent failed, and sent the reason.
-    #[error("{}", .message.escape_debug())]
+    #[error("{message}")]
     Said {
         /// Kind of the failure.
         because: FailedBecause,

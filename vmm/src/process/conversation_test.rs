@@ -148,13 +148,13 @@ fn an_agent_that_talks_out_of_turn_captures_nothing() {
 }
 
 #[test]
-fn what_the_guest_says_of_a_failure_reaches_no_terminal_as_it_is() {
+fn what_the_guest_says_of_a_failure_is_passed_on_for_the_command_to_escape() {
     let said = FromAgent::Failed {
         because: FailedBecause::Refused,
         message: "\x1b[2Jfd 3: a socket".into(),
     };
     let error = capture_with(vec![said], &mut Noted::default()).unwrap_err();
-    assert_eq!(error.to_string(), "\\u{1b}[2Jfd 3: a socket");
+    assert_eq!(error.to_string(), "\u{1b}[2Jfd 3: a socket");
 }
 
 #[test]

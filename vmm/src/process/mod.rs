@@ -13,6 +13,7 @@ mod idle;
 mod named;
 mod pages;
 mod placing;
+mod privileges;
 mod report;
 mod saved;
 
@@ -20,6 +21,7 @@ pub use capturing::{Capturing, Kept};
 pub use conversation::{AgentError, CaptureSteps, PlaceSteps};
 pub use idle::set_idle;
 pub use placing::Placing;
+pub use privileges::first_privilege;
 pub use report::{CaptureReport, RestartReport};
 pub use saved::SavedProcess;
 

@@ -19,6 +19,7 @@ use nvvmm_snapshot::{
 use super::{
     RestoreOptions, VmError, VmSource,
     error::{cow_error, machine_error},
+    host_paths::{machine_of, nothing_to_boot, reboot_notice},
     running::{Operation, RunningVm},
 };
 use crate::{
@@ -27,9 +28,12 @@ use crate::{
     control::VmOrigin,
     cow::{self, Budget, CowEngine, FaultThread, PrivateEngine, RedirectEngine},
     error::ErrorKind,
-    machine::{Machine, MachineParts},
+    machine::{Machine, MachineParts, check_devices},
     memory::{GuestRam, MemoryError},
-    spec::{DiskSpec, VmSpec},
+    spec::{
+        VmSpec,
+        files::{OpenError, OpenedFiles},
+    },
 };
 
 /// Parts that every machine of a VM is built with, however often the guest reboots.
@@ -42,6 +46,8 @@ pub struct Builder<'a> {
     pub vsock: Option<&'a Path>,
     /// Made for the first machine that has a vsock device; the next ones take it over.
     pub vsock_socket: OnceCell<Arc<HostSocket>>,
+    /// Opened for the first machine; all others use them, too.
+    pub files: OnceCell<OpenedFiles>,
     /// Tells the guest's agent that it was restored.
     pub agent: Option<&'a AgentLink>,
     /// Switches KVM's dirty log on, for [`RunningVm::audit`].
@@ -53,9 +59,9 @@ pub struct Builder<'a> {
 }
 
 /// Way in which a snapshot is restored.
-struct Restoring<'a> {
-    /// Disks in place of those that it names.
-    disks: Option<&'a [DiskSpec]>,
+struct Restoring {
+    /// The machine, with the files of this host that it uses.
+    spec: VmSpec,
     once: bool,
     prefault: bool,
     console: ConsoleStreams,
@@ -78,6 +84,10 @@ impl ReadSnapshot {
         let blob = pool.read_state(entry.id)?;
         let saved = SavedVm::decode(&blob)?;
         check_memory(&saved.spec, &entry)?;
+        if entry.foreign {
+            // So is all that is taken of the VM that goes on from there.
+            holder.mark_foreign();
+        }
         Ok(Self {
             holder,
             entry,
@@ -104,13 +114,7 @@ impl Builder<'_> {
                 self.boot(spec, console)
             }
             VmSource::Restore(restore) => {
-                let how = Restoring {
-                    disks: restore.disks.as_deref(),
-                    once: restore.once,
-                    prefault: restore.prefault,
-                    console,
-                };
-                let (vm, slept_ns) = self.restore(&restore.snapshot, how)?;
+                let (vm, slept_ns) = self.restore(restore, console)?;
                 self.tell(restore, slept_ns)?;
                 Ok(vm)
             }
@@ -118,6 +122,8 @@ impl Builder<'_> {
     }
 
     fn boot(&self, spec: &VmSpec, console: ConsoleStreams) -> Result<RunningVm, VmError> {
+        let files = self.files(spec, OpenedFiles::open)?;
+        files.boot().map_err(nothing_to_boot)?;
         self.fresh(spec, console, |machine, _| {
             machine.load().map_err(machine_error)
         })
@@ -130,9 +136,10 @@ impl Builder<'_> {
         console: ConsoleStreams,
         load: impl FnOnce(&Machine, &GuestRam) -> Result<(), VmError> + Send + 'static,
     ) -> Result<RunningVm, VmError> {
+        let files = self.files(spec, OpenedFiles::open)?;
         let holder = Arc::new(self.pool.hold(self.name)?);
         let (engine, faults) = self.memory(spec, &holder, cow::RamOrigin::Empty)?;
-        let machine = Arc::new(self.machine(spec, &*engine, console)?);
+        let machine = Arc::new(self.machine(spec, files, &*engine, console)?);
         let loaded = {
             let (machine, engine) = (Arc::clone(&machine), Arc::clone(&engine));
             faults.unless_stuck(move || load(&machine, engine.ram()))
@@ -145,8 +152,9 @@ impl Builder<'_> {
             digests: Digests::new(Arc::clone(self.pool)),
             spec: spec.clone(),
             origin: VmOrigin::Boot {
-                kernel: spec.kernel.clone(),
+                kernel: spec.kernel.clone().unwrap_or_default(),
             },
+            reboot_notice: files.boot().err().map(reboot_notice),
             dirty_log: self.dirty_log,
             snapshots: SnapshotCounters::default(),
             restore: Mutex::new(None),
@@ -159,16 +167,17 @@ impl Builder<'_> {
         })
     }
 
-    /// Builds the VM as it was at a snapshot that was read before, with other disks.
+    /// Builds the VM as it was at a snapshot that was read before, as a machine that uses the
+    /// files of `spec`, whatever the snapshot names.
     pub(super) fn build_back(
         &self,
         read: ReadSnapshot,
-        disks: &[DiskSpec],
+        spec: VmSpec,
         console: ConsoleStreams,
     ) -> Result<RunningVm, VmError> {
         let restore = RestoreOptions::from(read.entry.name.as_str());
         let how = Restoring {
-            disks: Some(disks),
+            spec,
             once: false,
             prefault: false,
             console,
@@ -178,13 +187,23 @@ impl Builder<'_> {
         Ok(vm)
     }
 
-    fn restore(&self, snapshot: &str, how: Restoring<'_>) -> Result<(RunningVm, u64), VmError> {
+    fn restore(
+        &self,
+        restore: &RestoreOptions,
+        console: ConsoleStreams,
+    ) -> Result<(RunningVm, u64), VmError> {
         let (started, mut phases) = (Instant::now(), Phases::begin());
         let read = phases.run("ReadSnapshot", || {
-            ReadSnapshot::read(self.pool, self.name, snapshot)
+            ReadSnapshot::read(self.pool, self.name, &restore.snapshot)
         })?;
         fault_point(FaultPoint::RestorePinned);
         phases.run("CheckMap", || read.check_map())?;
+        let how = Restoring {
+            spec: machine_of(read.saved.spec.clone(), &read.entry, restore)?,
+            once: restore.once,
+            prefault: restore.prefault,
+            console,
+        };
         self.restore_read(read, (started, phases), how)
     }
 
@@ -192,7 +211,7 @@ impl Builder<'_> {
         &self,
         read: ReadSnapshot,
         (started, mut phases): (Instant, Phases),
-        how: Restoring<'_>,
+        how: Restoring,
     ) -> Result<(RunningVm, u64), VmError> {
         let ReadSnapshot {
             holder,
@@ -201,14 +220,14 @@ impl Builder<'_> {
             saved,
         } = read;
         let Restoring {
-            disks,
+            spec,
             once,
             prefault,
             console,
         } = how;
-        let spec = with_disks(saved.spec, disks)?;
         let taken_ns = saved.machine.kvm.vm.clock.realtime_ns;
         let slept_ns = unix_ns_now().saturating_sub(taken_ns.unwrap_or(entry.created_unix_ns));
+        let files = self.files(&spec, OpenedFiles::open_restored)?;
         let origin = cow::RamOrigin::Snapshot {
             frames,
             frames_mapped: entry.frames_mapped,
@@ -216,8 +235,9 @@ impl Builder<'_> {
         let (engine, faults) =
             phases.run("ReserveMemory", || self.memory(&spec, &holder, origin))?;
         fault_point(FaultPoint::RestoreReserved);
-        let machine =
-            Arc::new(phases.run("BuildMachine", || self.machine(&spec, &*engine, console))?);
+        let machine = Arc::new(phases.run("BuildMachine", || {
+            self.machine(&spec, files, &*engine, console)
+        })?);
         let restored = phases.run("RestoreState", || {
             let machine = Arc::clone(&machine);
             faults.unless_stuck(move || machine.restore(&saved.machine))
@@ -249,6 +269,7 @@ impl Builder<'_> {
             digests: Digests::new(Arc::clone(self.pool)),
             spec,
             origin: VmOrigin::Snapshot { name: entry.name },
+            reboot_notice: files.boot().err().map(reboot_notice),
             dirty_log: self.dirty_log,
             snapshots: SnapshotCounters::default(),
             restore: Mutex::new(Some((started, report))),
@@ -286,6 +307,20 @@ impl Builder<'_> {
         Ok(())
     }
 
+    /// The machine's files. They are opened for the first machine.
+    fn files(
+        &self,
+        spec: &VmSpec,
+        open: impl FnOnce(&VmSpec) -> Result<OpenedFiles, OpenError>,
+    ) -> Result<&OpenedFiles, VmError> {
+        if let Some(files) = self.files.get() {
+            return Ok(files);
+        }
+        check_devices(spec).map_err(machine_error)?;
+        let files = open(spec).map_err(|error| machine_error(error.into()))?;
+        Ok(self.files.get_or_init(|| files))
+    }
+
     fn memory(
         &self,
         spec: &VmSpec,
@@ -318,11 +353,13 @@ impl Builder<'_> {
     fn machine(
         &self,
         spec: &VmSpec,
+        files: &OpenedFiles,
         engine: &dyn CowEngine,
         console: ConsoleStreams,
     ) -> Result<Machine, VmError> {
         Machine::create(MachineParts {
             spec,
+            files,
             memory: Arc::clone(engine.ram().memory()),
             slots: engine.ram().slots(),
             console,
@@ -402,20 +439,6 @@ fn check_memory(spec: &VmSpec, entry: &SnapshotEntry) -> Result<(), VmError> {
         format!("snapshot '{name}' has {map_bytes} bytes of memory, its machine {spec_bytes}"),
     )
     .with_remedy("check the pool with 'nvvmm pool check'"))
-}
-
-fn with_disks(mut spec: VmSpec, disks: Option<&[DiskSpec]>) -> Result<VmSpec, VmError> {
-    if let Some(disks) = disks
-        && !spec.replace_disks(disks)
-    {
-        return Err(VmError::failed(format!(
-            "the snapshot's machine has {} disks, but {} were given",
-            spec.disks().count(),
-            disks.len()
-        ))
-        .with_remedy("give one --disk for each disk of the snapshot, in the same order"));
-    }
-    Ok(spec)
 }
 
 #[cfg(test)]

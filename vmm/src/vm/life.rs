@@ -52,6 +52,7 @@ pub(super) fn live(
         pool,
         vsock: options.vsock.as_deref(),
         vsock_socket: OnceCell::new(),
+        files: OnceCell::new(),
         agent: agent.as_ref(),
         dirty_log: options.dirty_log,
         techniques: options.techniques,
@@ -165,9 +166,9 @@ impl Next {
             Next::Start(source) => Ok((builder.build(&source, console).and_then(started)?, None)),
             Next::Rewind(rewinding) => {
                 let Rewinding {
-                    read, disks, asker, ..
+                    read, spec, asker, ..
                 } = *rewinding;
-                match builder.build_back(read, &disks, console).and_then(started) {
+                match builder.build_back(read, spec, console).and_then(started) {
                     Ok(vm) => Ok((vm, Some(asker))),
                     Err(error) => Err(asker.failed(builder.name, &error)),
                 }

@@ -10,6 +10,7 @@ use std::{
 
 use nvvmm_devices::ConsoleStreams;
 
+use super::BootChoice;
 use crate::{
     cow::Techniques,
     spec::{DiskSpec, VmSpec},
@@ -94,8 +95,13 @@ pub enum VmSource {
 pub struct RestoreOptions {
     /// Name of the snapshot.
     pub snapshot: String,
-    /// Disks that replace those of the snapshot's machine, in the guest's order.
+    /// Disks that replace those of the snapshot's machine, in the guest's order. A snapshot that
+    /// came from elsewhere and has disks needs them.
     pub disks: Option<Vec<DiskSpec>>,
+    /// Files that a guest that reboots boots from, in place of those that the snapshot names. A
+    /// snapshot that came from elsewhere names none that is used: without this, the VM ends when
+    /// its guest reboots.
+    pub boot: Option<BootChoice>,
     /// Consumes the snapshot: it leaves the pool, and the VM owns its blocks.
     pub once: bool,
     /// Fills the page tables before the guest runs.

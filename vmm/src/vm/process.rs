@@ -305,6 +305,9 @@ impl RunningVm {
         let pinned = self.holder.pin(&entry.name);
         let (entry, frames) = pinned.map_err(|error| process_error(error.into()))?;
         let image = SavedProcess::decode(&self.holder.pool().read_state(entry.id)?)?.image;
+        if entry.foreign && !request.allow_root {
+            check_privileges(&entry, &image)?;
+        }
         let pages = entry.memory_bytes / FRAME_SIZE_BYTES as u64;
         let window = match request.window {
             true => Some(self.show(&mut operation, &frames, pages)?),
@@ -354,6 +357,23 @@ fn check_kind(entry: &SnapshotEntry) -> Result<(), VmError> {
         )
         .with_remedy("restore it without --into")),
     }
+}
+
+/// Refuses an image from elsewhere whose processes would be root in the guest.
+fn check_privileges(entry: &SnapshotEntry, image: &[u8]) -> Result<(), VmError> {
+    let why = match process::first_privilege(image) {
+        Ok(None) => return Ok(()),
+        Ok(Some(privilege)) => privilege,
+        Err(error) => format!("who its processes run as cannot be read: {error}"),
+    };
+    let name = &entry.name;
+    Err(VmError::new(
+        ErrorKind::Refused,
+        format!("image '{name}' came from elsewhere, and {why}"),
+    )
+    .with_remedy(format!(
+        "add --allow-root, or 'nvvmm adopt {name}', if you trust its sender"
+    )))
 }
 
 /// Steps of the VM that the agent asks for.

@@ -19,13 +19,14 @@ use crate::{
     error::ErrorKind,
     machine::Hold,
     ring::{Member, RewindReport},
-    spec::{DiskSpec, VmSpec},
+    spec::VmSpec,
 };
 
 /// A rewind that was asked for, for the thread that builds VMs.
 pub(super) struct Rewinding {
     pub read: ReadSnapshot,
-    pub disks: Vec<DiskSpec>,
+    /// The VM's machine. It keeps its files: those that the snapshot names are not opened.
+    pub spec: VmSpec,
     /// The VM was paused, and is to be.
     pub paused: bool,
     pub asker: Asker,
@@ -163,7 +164,7 @@ impl RunningVm {
         let (answer, answered) = channel();
         let rewinding = Rewinding {
             read,
-            disks: self.spec.disks().cloned().collect(),
+            spec: self.spec.clone(),
             paused: self.machine.is_held(Hold::Pause),
             asker: Asker {
                 asked,

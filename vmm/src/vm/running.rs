@@ -48,6 +48,8 @@ pub struct RunningVm {
     pub spec: VmSpec,
     /// Kernel or snapshot that the VM came from.
     pub origin: VmOrigin,
+    /// Says why the VM ends when its guest reboots, if it does.
+    pub reboot_notice: Option<String>,
     /// Counts of snapshots and of what they did.
     pub snapshots: SnapshotCounters,
     /// KVM's dirty log is on, for [`RunningVm::audit`].

@@ -67,7 +67,7 @@ impl Facts {
                 spec.vcpus,
                 spec.memory_bytes,
                 VmOrigin::Boot {
-                    kernel: spec.kernel.clone(),
+                    kernel: spec.kernel.clone().unwrap_or_default(),
                 },
             ),
             VmSource::Restore(restore) => (
@@ -260,7 +260,10 @@ impl VmControl for Supervisor {
             let counters = vm.engine.counters_now(&*vm.machine);
             status.ram = counters.unwrap_or_else(|_| vm.engine.counters());
             status.restore = vm.restore_report();
-            status.notice = vm.faults.is_starved().then(|| NO_SPACE_NOTICE.to_owned());
+            status.notice = match vm.faults.is_starved() {
+                true => Some(NO_SPACE_NOTICE.to_owned()),
+                false => vm.reboot_notice.clone(),
+            };
             status.snapshots_taken.clone_from(&vm.seen().taken);
             status.state = vm.state();
         }

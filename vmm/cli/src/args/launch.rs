@@ -56,6 +56,8 @@ Examples:
       Starts one more VM, which continues from the moment of 'base'.
   nvvmm restore db-full --disk copy-of-root.img --disk tools.img,ro --detach
       Gives the VM its own copy of the first disk.
+  nvvmm restore received --disk copy-of-root.img --kernel vmlinuz --cmdline 'root=/dev/vda rw'
+      Starts a VM from a snapshot of another host: this host's files are given.
   nvvmm restore suspended --once
       Continues a VM and consumes its snapshot. No write is copied afterwards.
   nvvmm restore job-1 --into web
@@ -87,7 +89,7 @@ pub struct RestoreArguments {
         value_name = "VM",
         value_parser = values::vm_name,
         conflicts_with_all = [
-            "once", "prefault", "clock", "disks", "name", "detach", "console", "paused",
+            "once", "prefault", "clock", "disks", "kernel", "name", "detach", "console", "paused",
         ],
     )]
     pub into: Option<String>,
@@ -107,9 +109,33 @@ pub struct RestoreArguments {
     /// (with DAX).
     #[arg(long, requires = "into")]
     pub window: bool,
-    /// Raw disk image in place of a disk of the snapshot. Give all disks, in the guest's order
+    /// Let the process of a snapshot that came from elsewhere be root, have capabilities, or have
+    /// files that the agent opens for it as root, if the snapshot says so. Otherwise that is refused
+    #[arg(long, requires = "into")]
+    pub allow_root: bool,
+    /// Raw disk image in place of a disk of the snapshot. Give all disks, in the guest's order.
+    /// A snapshot that came from elsewhere is not restored without them
     #[arg(long = "disk", value_name = "FILE[,ro]", value_parser = values::disk)]
     pub disks: Vec<DiskSpec>,
+    /// Kernel that the guest boots when it reboots, in place of the snapshot's
+    ///
+    /// A snapshot that came from elsewhere names files of another host. They are not opened:
+    /// without this option the VM ends when its guest reboots.
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk for --kernel
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub initramfs: Option<PathBuf>,
+    /// Kernel command line for --kernel; nvvmm adds the parameters that it needs
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true,
+        requires = "kernel"
+    )]
+    pub cmdline: String,
     /// The VM process.
     #[command(flatten)]
     pub start: StartArguments,

@@ -27,7 +27,7 @@ pub use self::{
     moving::{ReceiveArguments, SendArguments},
     pool::{PoolCommand, PoolOption},
     ring::{CheckpointArguments, RewindArguments},
-    snapshot::{ExportArguments, SnapshotArguments},
+    snapshot::{AdoptArguments, ExportArguments, SnapshotArguments},
 };
 use super::values;
 
@@ -244,6 +244,12 @@ pub enum Command {
     /// It cannot be restored, but it is not stored again when you send the snapshot again.
     #[command(after_long_help = RECEIVE_EXAMPLES)]
     Receive(ReceiveArguments),
+    /// Trust a snapshot that came from elsewhere
+    ///
+    /// A received snapshot is foreign, and so are snapshots of VMs that were restored from it. The
+    /// files that a foreign snapshot names are not opened, and its processes do not run as root
+    /// unless you say so. This command prints what the snapshot names, asks, and ends that.
+    Adopt(AdoptArguments),
     /// Write the snapshot of a VM as a core file, for debuggers
     #[command(after_long_help = EXPORT_HELP)]
     Export(ExportArguments),

@@ -105,3 +105,20 @@ pub(super) const DIFF_EXAMPLES: &str = "\
 Examples:
   nvvmm diff before-upgrade after-upgrade
   nvvmm diff web@1206 web@1207 --json | jq .frames_different";
+
+/// `nvvmm adopt`.
+#[derive(Debug, Args)]
+pub struct AdoptArguments {
+    /// Name of the snapshot
+    #[arg(value_parser = values::snapshot_name)]
+    pub snapshot: String,
+    /// The pool.
+    #[command(flatten)]
+    pub pool: PoolOption,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// The form of the output.
+    #[command(flatten)]
+    pub json: JsonFlag,
+}

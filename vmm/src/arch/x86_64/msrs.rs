@@ -1,5 +1,6 @@
 //! Model-specific registers of one vCPU.
 
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
@@ -131,6 +132,27 @@ pub(super) fn write(fd: &VcpuFd, vcpu: usize, msrs: &[MsrV1]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Those of `msrs` that a restore writes: numbers in `allowed`, which is the list of those that a
+/// snapshot of this host would have. KVM takes more from its owner than from a guest, so nothing
+/// else reaches it.
+///
+/// # Errors
+/// [`KvmError::UnknownMsr`] for any other number, unless its value is zero: the guest never used
+/// it.
+pub(super) fn checked(vcpu: usize, msrs: &[MsrV1], allowed: &[u32]) -> Result<Vec<MsrV1>> {
+    let allowed: HashSet<u32> = allowed.iter().copied().collect();
+    let mut kept = Vec::new();
+    for &msr in msrs {
+        let MsrV1 { index, value } = msr;
+        match allowed.contains(&index) {
+            true => kept.push(msr),
+            false if value == 0 => {}
+            false => return Err(KvmError::UnknownMsr { vcpu, index, value }),
+        }
+    }
+    Ok(kept)
 }
 
 const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;

@@ -49,8 +49,9 @@ pub fn save(
 /// MSRs, which start timers against the TSC; events.
 ///
 /// # Errors
-/// [`KvmError::Incompatible`] when this host lacks something that the state needs (nothing was
-/// changed then), [`KvmError::Mismatch`] for another number of vCPUs, or what KVM refuses, naming
+/// [`KvmError::Incompatible`] when this host lacks something that the state needs,
+/// [`KvmError::UnknownMsr`] for an MSR that nvvmm does not save, [`KvmError::Mismatch`] for another
+/// number of vCPUs or an impossible count (nothing was changed then), or what KVM refuses, naming
 /// the vCPU and the step.
 pub fn restore(vm: &KvmVm, cpu: &HostCpu, vcpus: &[&VcpuFd], state: &KvmStateV1) -> Result<()> {
     if vcpus.len() != state.vcpus.len() {
@@ -69,7 +70,9 @@ pub fn restore(vm: &KvmVm, cpu: &HostCpu, vcpus: &[&VcpuFd], state: &KvmStateV1)
             cpu.supported_cpuid().as_slice(),
             given.as_slice(),
         )?;
+        vcpu.check(index, cpu)?;
     }
+    state.vm.check()?;
     state.vm.restore_chips(vm)?;
     let each = || vcpus.iter().zip(&state.vcpus).enumerate();
     for (index, (fd, vcpu)) in each() {
@@ -78,7 +81,7 @@ pub fn restore(vm: &KvmVm, cpu: &HostCpu, vcpus: &[&VcpuFd], state: &KvmStateV1)
     let tscs: Vec<&TscStateV1> = state.vcpus.iter().map(|vcpu| &vcpu.tsc).collect();
     time::restore(vm, vcpus, &state.vm.clock, &tscs)?;
     for (index, (fd, vcpu)) in each() {
-        vcpu.restore_apic_and_msrs(fd, index)?;
+        vcpu.restore_apic_and_msrs(fd, index, cpu)?;
     }
     for (index, (fd, vcpu)) in each() {
         vcpu.restore_events(fd, index)?;

@@ -105,6 +105,23 @@ impl VcpuStateV1 {
         })
     }
 
+    /// Checks counts and numbers that KVM should not have to check. Changes nothing.
+    pub(super) fn check(&self, vcpu: usize, cpu: &HostCpu) -> Result<()> {
+        let too_many =
+            |what: &str| Err(KvmError::Mismatch(format!("vCPU {vcpu}: too many {what}")));
+        if self.cpuid.len() > KVM_MAX_CPUID_ENTRIES {
+            return too_many("CPUID entries");
+        }
+        if { &self.xcrs }.is_some_and(|xcrs| xcrs.nr_xcrs as usize > xcrs.xcrs.len()) {
+            return too_many("extended control registers");
+        }
+        self.checked_msrs(vcpu, cpu).map(drop)
+    }
+
+    fn checked_msrs(&self, vcpu: usize, cpu: &HostCpu) -> Result<Vec<MsrV1>> {
+        msrs::checked(vcpu, &self.msrs, cpu.saved_msrs())
+    }
+
     /// Writes everything but the TSC, the timer deadline and the events, which wait for each other
     /// across vCPUs (module `state`).
     ///
@@ -147,13 +164,17 @@ impl VcpuStateV1 {
     /// Order: the local APIC before the MSRs, the deadline last of these: KVM drops a deadline,
     /// without an error, while the APIC's timer is not in deadline mode, and forgets one when
     /// its mode changes.
-    pub(super) fn restore_apic_and_msrs(&self, fd: &VcpuFd, vcpu: usize) -> Result<()> {
+    pub(super) fn restore_apic_and_msrs(
+        &self,
+        fd: &VcpuFd,
+        vcpu: usize,
+        cpu: &HostCpu,
+    ) -> Result<()> {
         fd.set_lapic(&self.lapic)
             .map_err(vcpu_op(vcpu, "restoring its local APIC"))?;
         let (deadline, others): (Vec<MsrV1>, Vec<MsrV1>) = self
-            .msrs
-            .iter()
-            .copied()
+            .checked_msrs(vcpu, cpu)?
+            .into_iter()
             .filter(|msr| msr.index != MSR_IA32_TSC)
             .partition(|msr| msr.index == MSR_IA32_TSC_DEADLINE);
         msrs::write(fd, vcpu, &others)?;

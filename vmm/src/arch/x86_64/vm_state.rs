@@ -6,7 +6,7 @@ use kvm_bindings::{
 use serde::{Deserialize, Serialize};
 
 use super::time::ClockStateV1;
-use crate::kvm::{KvmVm, Result, vm_op};
+use crate::kvm::{KvmError, KvmVm, Result, vm_op};
 
 /// State of the VM as a whole.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -49,6 +49,22 @@ impl VmStateV1 {
                 .map_err(vm_op("saving the interval timer"))?,
             clock,
         })
+    }
+
+    /// Checks that each interrupt controller's state is that of the controller. Changes nothing.
+    pub(super) fn check(&self) -> Result<()> {
+        let chips = [
+            (&self.pic_master, KVM_IRQCHIP_PIC_MASTER),
+            (&self.pic_slave, KVM_IRQCHIP_PIC_SLAVE),
+            (&self.ioapic, KVM_IRQCHIP_IOAPIC),
+        ];
+        match chips.iter().find(|(chip, number)| chip.chip_id != *number) {
+            None => Ok(()),
+            Some((chip, number)) => Err(KvmError::Mismatch(format!(
+                "interrupt controller {number} has the state of number {}",
+                chip.chip_id
+            ))),
+        }
     }
 
     /// Writes the interrupt controllers and the interval timer.

@@ -1,0 +1,83 @@
+//! Privileges that the processes of an image would have.
+//!
+//! An image names the users, groups and capabilities of its processes, and the agent gives them
+//! just these. It also names the files that they have open, and the agent, which is root, opens
+//! those for them. The host looks into an image that came from elsewhere before the guest sees any
+//! of it, with the same decoder as the agent.
+
+use std::path::PathBuf;
+use std::{ffi::OsString, os::unix::ffi::OsStringExt};
+
+use nvvmm_process::image::{Credentials, Image, Mapped, What};
+
+/// Devices that any process can open, and that have no state.
+const HARMLESS_DEVICES: [&[u8]; 5] = [
+    b"/dev/null",
+    b"/dev/zero",
+    b"/dev/full",
+    b"/dev/random",
+    b"/dev/urandom",
+];
+
+/// Names the first privilege that a process of `image` would have, if there is any: the user or
+/// the group 0, a capability, a file that is open, or one that it can write through its memory.
+///
+/// # Errors
+/// The bytes are no image, or one of a version that this program does not read.
+pub fn first_privilege(image: &[u8]) -> Result<Option<String>, nvvmm_process::Error> {
+    let image = Image::decode(image)?;
+    let found = image.processes.iter().find_map(|process| {
+        let mut threads = process.threads.iter();
+        let what = threads.find_map(|thread| privilege_of(&thread.credentials))?;
+        Some(format!("process {} of it would have {what}", process.pid))
+    });
+    Ok(found.or_else(|| file_opened_as_root(&image)))
+}
+
+/// The first file that the agent would open for the processes, and that they might not be able to
+/// open themselves. Files that are mapped privately must be those of the capture, to their length
+/// and time, and cannot be written: an ordinary program has its libraries so.
+fn file_opened_as_root(image: &Image) -> Option<String> {
+    let open = image.files.iter().find_map(|file| match &file.what {
+        What::File { path, .. } => Some(path),
+        What::Device { path, .. } => (!HARMLESS_DEVICES.contains(&&path[..])).then_some(path),
+        What::PipeEnd { .. } | What::Stdio { .. } => None,
+    });
+    let mut processes = image.processes.iter();
+    let path = open.or_else(|| {
+        processes.find_map(|process| {
+            let mut mappings = process.mappings.iter();
+            mappings.find_map(|mapping| match mapping.what {
+                Mapped::SharedFile { file, .. } => {
+                    { process.mapped_files.get(file as usize) }.map(|file| &file.path)
+                }
+                _ => None,
+            })
+        })
+    })?;
+    let path = PathBuf::from(OsString::from_vec(path.clone()));
+    Some(format!(
+        "its processes would have {}, which the agent opens for them as root",
+        path.display()
+    ))
+}
+
+/// The bounding set is none: it gives nothing by itself.
+fn privilege_of(credentials: &Credentials) -> Option<String> {
+    let ids = &credentials.ids;
+    let [inheritable, permitted, effective, _bounding, ambient] = ids.capabilities;
+    let capabilities = inheritable | permitted | effective | ambient;
+    if ids.users.contains(&0) {
+        Some("the user 0 (root)".to_owned())
+    } else if ids.groups.contains(&0) || ids.more_groups.contains(&0) {
+        Some("the group 0 (root)".to_owned())
+    } else if capabilities != 0 {
+        Some(format!("capabilities ({capabilities:#x})"))
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+#[path = "privileges_test.rs"]
+mod privileges_test;

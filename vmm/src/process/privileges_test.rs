@@ -1,0 +1,134 @@
+use nvvmm_process::image::{MappedFile, Mapping, OpenFile, Process, SignalAction, Thread};
+
+use super::*;
+
+/// An image of two processes of user and group 1000, the second of which has two threads.
+fn ordinary() -> Image {
+    let thread = |tid| {
+        let mut thread = Thread {
+            tid,
+            ..Thread::default()
+        };
+        let ids = &mut thread.credentials.ids;
+        ids.users = [1000; 4];
+        ids.groups = [1000; 4];
+        ids.more_groups = vec![1000, 27];
+        // The bounding set of an ordinary process.
+        ids.capabilities = [0, 0, 0, 0x1ff_ffff_ffff, 0];
+        thread
+    };
+    let process = |parent, threads: Vec<Thread>| Process {
+        pid: threads[0].tid,
+        parent,
+        vdso: 0x7fff_0000_0000,
+        actions: vec![SignalAction::default(); 64],
+        threads,
+        ..Process::default()
+    };
+    let mut image = Image {
+        processes: vec![
+            process(None, vec![thread(70)]),
+            process(Some(0), vec![thread(71), thread(72)]),
+        ],
+        ..Image::default()
+    };
+    image.kernel.vdso_bytes = 0x2000;
+    image
+}
+
+/// The privilege that is found when the last thread of [`ordinary`] has other credentials.
+fn with(change: impl FnOnce(&mut Credentials)) -> Option<String> {
+    let mut image = ordinary();
+    change(&mut image.processes[1].threads[1].credentials);
+    first_privilege(&image.encode().unwrap()).unwrap()
+}
+
+#[test]
+fn an_ordinary_process_has_no_privilege() {
+    assert_eq!(with(|_| {}), None);
+}
+
+#[test]
+fn each_way_to_be_root_is_found_in_any_thread() {
+    for at in 0..4 {
+        let found = with(|credentials| credentials.ids.users[at] = 0).unwrap();
+        assert_eq!(found, "process 71 of it would have the user 0 (root)");
+        let found = with(|credentials| credentials.ids.groups[at] = 0).unwrap();
+        assert!(found.contains("the group 0"), "{found}");
+    }
+    let found = with(|credentials| credentials.ids.more_groups.push(0)).unwrap();
+    assert!(found.contains("the group 0"), "{found}");
+    for at in [0, 1, 2, 4] {
+        let found = with(|credentials| credentials.ids.capabilities[at] = 1 << 21).unwrap();
+        assert!(found.contains("capabilities (0x200000)"), "{found}");
+    }
+}
+
+#[test]
+fn files_that_the_agent_would_open_as_root_are_found() {
+    let opened = |what| {
+        let mut image = ordinary();
+        image.files.push(OpenFile {
+            what,
+            flags: 0,
+            offset: 0,
+        });
+        first_privilege(&image.encode().unwrap()).unwrap()
+    };
+    let found = opened(What::File {
+        path: b"/etc/shadow".into(),
+        identity: (1, 2),
+        size_bytes: 0,
+    });
+    let found = found.unwrap();
+    assert!(
+        found.contains("/etc/shadow, which the agent opens"),
+        "{found}"
+    );
+    let device = |path: &[u8]| {
+        opened(What::Device {
+            path: path.into(),
+            device: 1,
+        })
+    };
+    assert!(device(b"/dev/vda").is_some());
+    assert_eq!(device(b"/dev/urandom"), None);
+    let stdio = What::Stdio {
+        stream: 1,
+        terminal: None,
+    };
+    assert_eq!(opened(stdio), None);
+
+    let mapped = |what| {
+        let mut image = ordinary();
+        let process = &mut image.processes[0];
+        process.mapped_files.push(MappedFile {
+            path: b"/lib/libc.so".into(),
+            ..MappedFile::default()
+        });
+        process.mappings.push(Mapping {
+            start: 0x1000,
+            end: 0x2000,
+            what,
+            ..Mapping::default()
+        });
+        first_privilege(&image.encode().unwrap()).unwrap()
+    };
+    let (file, offset) = (0, 0);
+    assert_eq!(mapped(Mapped::PrivateFile { file, offset }), None);
+    let writable = false;
+    let shared = mapped(Mapped::SharedFile {
+        file,
+        offset,
+        writable,
+    });
+    assert!(shared.unwrap().contains("/lib/libc.so"));
+}
+
+#[test]
+fn bytes_that_are_no_image_are_an_error() {
+    let image = ordinary().encode().unwrap();
+    for bytes in [&b""[..], &image[..image.len() - 1]] {
+        first_privilege(bytes).unwrap_err();
+    }
+}
