@@ -1,6 +1,6 @@
 //! Errors of the pool as errors for the user.
 
-use nvvmm_snapshot::{Durability, Error};
+use nvvmm_snapshot::{Durability, Error, LockHolder};
 
 use super::{ErrorKind, VmError};
 
@@ -56,6 +56,7 @@ fn remedy_of(error: &Error) -> Option<String> {
             "delete it with 'nvvmm pool delete' if it is not needed".to_owned()
         }
         Error::InUse { .. } => "stop its VMs first".to_owned(),
+        Error::PoolLocked { holder, .. } => unlocking(*holder),
         Error::FixedSize { .. } => {
             "create a larger pool; a pool on a device cannot grow".to_owned()
         }
@@ -70,6 +71,20 @@ fn remedy_of(error: &Error) -> Option<String> {
         }
         _ => return remedy_of_stream(error),
     })
+}
+
+/// Remedy for a pool that another process keeps locked.
+fn unlocking(holder: LockHolder) -> String {
+    match holder.pid() {
+        Some(pid) if holder.is_stopped() => format!(
+            "'kill -CONT {pid}' lets that process go on, 'kill -KILL {pid}' ends it; the pool stays \
+             whole"
+        ),
+        Some(pid) => {
+            format!("wait for that process, or end it with 'kill {pid}'; the pool stays whole")
+        }
+        None => "wait for that process, or end it; the pool stays whole".to_owned(),
+    }
 }
 
 /// Remedy for an error of sending or receiving.
@@ -113,6 +128,7 @@ fn kind_of(error: &Error) -> ErrorKind {
         | Error::Exists { .. }
         | Error::HoldsPool { .. }
         | Error::InUse { .. }
+        | Error::PoolLocked { .. }
         | Error::NotDurable { .. }
         | Error::Incomplete { .. }
         | Error::BeingReceived { .. }
