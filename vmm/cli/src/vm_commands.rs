@@ -272,10 +272,15 @@ fn wait_until_gone(dir: &RuntimeDir, vm: &str) -> Result<(), VmError> {
     let deadline = Instant::now() + END_TIMEOUT;
     while dir.is_living(vm)? {
         if Instant::now() >= deadline {
+            let process = dir.find(vm)?.process();
+            let who = process.map_or_else(
+                |_| String::new(),
+                |process| format!(" ({})", ProcessText(process.pid())),
+            );
             return Err(VmError::new(
                 ErrorKind::Refused,
                 format!(
-                    "VM '{vm}' accepted the request to end, but still runs after {} s",
+                    "VM '{vm}' was asked to end, but still runs after {} s{who}",
                     END_TIMEOUT.as_secs()
                 ),
             )

@@ -97,6 +97,18 @@ impl ControlClient {
         self.lines.listener()
     }
 
+    /// Checks that the VM process is not stopped; asks nothing of it.
+    ///
+    /// # Errors
+    /// It is stopped.
+    pub fn check_not_stopped(&self) -> Result<(), VmError> {
+        let state = self.pid().and_then(ProcessState::of);
+        if state.is_some_and(ProcessState::is_stopped) {
+            return Err(self.silent());
+        }
+        Ok(())
+    }
+
     /// Returns when the VM process has shown that it answers.
     ///
     /// # Errors
@@ -270,7 +282,7 @@ impl ControlClient {
             Versioned {
                 body: Answer::Error { error },
                 ..
-            } => Err(error),
+            } => Err(error.with_holder_seen()),
             Versioned { body, .. } => Ok(body),
         }
     }
