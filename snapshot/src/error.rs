@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::durability::{Durability, DurabilityLimit};
 use crate::identity::BaseId;
+use crate::lock_holder::LockHolder;
 
 /// The result of a pool operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -128,6 +129,15 @@ pub enum Error {
     InUse {
         /// The pool.
         path: PathBuf,
+    },
+    /// Another process has the pool's lock.
+    #[error("the pool is locked by {holder}")]
+    PoolLocked {
+        /// The process.
+        holder: LockHolder,
+        /// It is stopped, or has done nothing for too long. Otherwise only this thread was in a
+        /// hurry ([`crate::wait_for_locks_at_most`]).
+        hopeless: bool,
     },
     /// The size asked for a pool is not possible.
     #[error("a pool of {size_bytes} bytes is not possible: {why}")]

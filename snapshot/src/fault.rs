@@ -28,6 +28,8 @@ macro_rules! fault_points {
 }
 
 fault_points! {
+    /// The file of a pool is open, and not locked.
+    MediumOpened = "medium.opened",
     /// The counts were derived anew, the dirty word still stands.
     RecoverCounted = "recover.counted",
     /// The committed superblock was made durable, nothing else was touched.

@@ -12,7 +12,10 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::error::{Error, Result};
+use crate::lock_holder::{DISTANCES, LockHolder};
 
+/// Byte of the catalog lock. Who has the lock has bytes before it, too, whose number names the
+/// process.
 const LOCKS_START: i64 = 1 << 62;
 const SLOTS_START: i64 = LOCKS_START + 4096;
 
@@ -48,18 +51,6 @@ pub(crate) fn try_lock(file: &File, place: LockPlace, mode: LockMode) -> Result<
     }
 }
 
-/// Takes a lock, waiting for it.
-pub(crate) fn lock(file: &File, place: LockPlace, mode: LockMode) -> Result<()> {
-    retry(|| {
-        fcntl(
-            file,
-            FcntlArg::F_OFD_SETLKW(&request(place, mode_type(mode))),
-        )
-    })
-    .map_err(Error::io("locking the pool"))?;
-    Ok(())
-}
-
 /// Gives a lock back.
 pub(crate) fn unlock(file: &File, place: LockPlace) -> Result<()> {
     retry(|| {
@@ -74,10 +65,25 @@ pub(crate) fn unlock(file: &File, place: LockPlace) -> Result<()> {
 
 /// True when another open file description has the lock.
 pub(crate) fn is_locked_elsewhere(file: &File, place: LockPlace) -> Result<bool> {
-    let mut asked = request(place, libc::F_WRLCK as i16);
+    Ok(found_elsewhere(file, place)?.is_some())
+}
+
+/// The process that has the catalog lock on another open file description. `None` when it is free
+/// by now.
+pub(crate) fn catalog_holder(file: &File) -> Result<Option<LockHolder>> {
+    let found = found_elsewhere(file, LockPlace::Catalog)?;
+    Ok(found.map(|found| LockHolder::at_distance(LOCKS_START - found.l_start)))
+}
+
+/// A lock on another open file description that excludes this one.
+fn found_elsewhere(file: &File, place: LockPlace) -> Result<Option<libc::flock>> {
+    let mut asked = libc::flock {
+        l_type: libc::F_WRLCK as i16,
+        ..range(place)
+    };
     retry(|| fcntl(file, FcntlArg::F_OFD_GETLK(&mut asked)))
         .map_err(Error::io("asking for a lock of the pool"))?;
-    Ok(asked.l_type != libc::F_UNLCK as i16)
+    Ok((asked.l_type != libc::F_UNLCK as i16).then_some(asked))
 }
 
 /// Opens the same file once more. The new descriptor has locks of its own.
@@ -99,13 +105,30 @@ fn mode_type(mode: LockMode) -> i16 {
 }
 
 fn request(place: LockPlace, kind: i16) -> libc::flock {
+    let mut asked = range(place);
+    asked.l_type = kind;
+    if place == LockPlace::Catalog {
+        let before = if kind == libc::F_UNLCK as i16 {
+            // Whichever there were.
+            DISTANCES
+        } else {
+            LockHolder::next_turn().distance()
+        };
+        asked.l_start -= before;
+        asked.l_len += before;
+    }
+    asked
+}
+
+/// The byte that all locks of this place exclude each other by.
+fn range(place: LockPlace) -> libc::flock {
     let start = match place {
         LockPlace::Catalog => LOCKS_START,
         LockPlace::Open => LOCKS_START + 1,
         LockPlace::Holder(slot) => SLOTS_START + i64::from(slot),
     };
     libc::flock {
-        l_type: kind,
+        l_type: 0,
         l_whence: libc::SEEK_SET as i16,
         l_start: start,
         l_len: 1,
@@ -121,3 +144,7 @@ fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "file_lock_test.rs"]
+mod file_lock_test;

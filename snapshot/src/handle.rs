@@ -10,6 +10,7 @@ use crate::catalog::{CatalogMemory, PoolWrites, WriteCounters};
 use crate::durability::{Durability, DurabilityLimit};
 use crate::error::{Error, Result};
 use crate::layout::superblock::SuperblockV2;
+use crate::lock_wait::{LockWait, LockWaits};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
 use crate::region::Medium;
 use crate::store::BlockStore;
@@ -25,6 +26,7 @@ pub struct Pool {
     pub(crate) overcommit: AtomicBool,
     pub(crate) store: BlockStore,
     pub(crate) catalog: Mutex<CatalogMemory>,
+    pub(crate) waits: LockWaits,
     pub(crate) writes: WriteCounters,
     pub(crate) next_chunk: AtomicU32,
     /// Set when opening succeeded: until then, closing must not mark the pool as closed in order.
@@ -77,6 +79,11 @@ impl Pool {
     /// True when the pool may promise more than its medium has.
     pub fn overcommit(&self) -> bool {
         self.overcommit.load(Ordering::Relaxed)
+    }
+
+    /// The wait of this process for the pool's lock, if one lasts now.
+    pub fn lock_wait(&self) -> Option<LockWait> {
+        self.waits.now()
     }
 
     pub(crate) fn file(&self) -> &File {

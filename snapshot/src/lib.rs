@@ -20,11 +20,12 @@
 //! 3. `chunk_map`: the blocks of a chunk of a map
 //! 4. `durability`: what committed snapshots survive
 //! 5. `identity`: the identity of a snapshot in all pools, and the root of its content
-//! 6. `clock`: the time of day
+//! 6. `clock`: the time of day; `other_process`: state of another process, limit of a wait for it;
+//!    `lock_holder`: the process that has the catalog lock
 //! 7. `error`: errors of all that follows
 //! 8. `name`: names of snapshots and holders
 //! 9. `random`: random bytes and identities
-//! 10. `file_lock`: locks that the kernel drops when a process dies
+//! 10. `file_lock`: locks that the kernel drops when a process dies; `lock_wait`: waits for them
 //! 11. `region`: the bytes of a pool on their medium
 //! 12. `layout`: structures on the pool, encoded and decoded
 //! 13. `stream`: snapshots as streams of bytes
@@ -57,9 +58,12 @@ mod handle;
 mod holder;
 mod identity;
 mod layout;
+mod lock_holder;
+mod lock_wait;
 mod moving;
 mod name;
 mod number;
+mod other_process;
 mod pool;
 mod random;
 mod reader;
@@ -93,11 +97,14 @@ pub use holder::{
 };
 pub use identity::{BaseId, ContentRoot, Identity};
 pub use layout::inode::{MapKind, SnapshotKind};
+pub use lock_holder::LockHolder;
+pub use lock_wait::{LockWait, wait_for_locks_at_most};
 pub use moving::{MoveProgress, ReceiveOptions, ReceiveReport, SendOptions, SendReport};
 pub use number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkIndex, ChunkNo, FrameIndex,
     FrameSet, SnapshotId,
 };
+pub use other_process::{ProcessState, ProcessText, WaitLimit};
 pub use pool::{
     CheckReport, ChunkUse, CreateOptions, GrowOptions, Grown, HolderStatus, InodePlace, MapEntry,
     MapInside, PoolInside, PoolMap, PoolStatus, Reference, SegmentInside, SnapshotEntry,

@@ -26,4 +26,5 @@ mod moving;
 mod ring;
 mod scrub;
 mod sharing;
+mod stopped;
 mod tree;

@@ -17,6 +17,18 @@ use crate::layout::HOLDER_SLOTS;
 use crate::number::SnapshotId;
 use crate::store::BlockStore;
 
+/// Waits for the other threads of this process, whose work is its own, and not for other processes:
+/// meanwhile other threads can look, too.
+fn try_both(pool: &Pool) -> Result<Option<MutexGuard<'_, CatalogMemory>>> {
+    let memory = pool.catalog.lock().unwrap_or_else(|poisoned| {
+        let mut memory = PoisonError::into_inner(poisoned);
+        *memory = CatalogMemory::default();
+        memory
+    });
+    let locked = file_lock::try_lock(pool.file(), LockPlace::Catalog, LockMode::Exclusive)?;
+    Ok(locked.then_some(memory))
+}
+
 /// The right to read and change the catalog: a lock among the threads of the process and among
 /// processes.
 pub(crate) struct CatalogLock<'p> {
@@ -26,13 +38,19 @@ pub(crate) struct CatalogLock<'p> {
 
 impl<'p> CatalogLock<'p> {
     /// Takes the lock without looking at the dirty word.
+    ///
+    /// # Errors
+    /// [`Error::PoolLocked`] when another process has it for too long.
     pub(crate) fn take_unrecovered(pool: &'p Pool) -> Result<CatalogLock<'p>> {
-        let memory = pool.catalog.lock().unwrap_or_else(|poisoned| {
-            let mut memory = PoisonError::into_inner(poisoned);
-            *memory = CatalogMemory::default();
-            memory
-        });
-        file_lock::lock(pool.file(), LockPlace::Catalog, LockMode::Exclusive)?;
+        let memory = match try_both(pool)? {
+            Some(memory) => {
+                pool.waits.ended();
+                memory
+            }
+            None => pool
+                .waits
+                .until(pool.file(), pool.path(), || try_both(pool))?,
+        };
         let mut lock = CatalogLock { pool, memory };
         let current = read_current(&*pool.store.region, pool.path())?;
         if lock

@@ -104,6 +104,9 @@ impl Visitor for Check<'_> {
     }
 }
 
+/// Chunks whose free blocks are read while the lock is held: 32 MiB.
+const CHUNKS_AT_ONCE: usize = 16;
+
 impl Pool {
     /// Checks every invariant: superblocks, each node and inode, each reference count against the
     /// catalog, each lease and pin against the living holders, that free blocks read as zero,
@@ -147,7 +150,8 @@ impl Pool {
         check.inodes(self, &lock)?;
         let live = check.holders()?;
         check.counts(&live)?;
-        check.free_blocks(on_progress)?;
+        drop(lock);
+        check.free_blocks(self, on_progress)?;
         let mut report = check.report;
         if check.more_findings > 0 {
             report
@@ -399,14 +403,23 @@ impl Check<'_> {
     }
 
     /// A free block may be given to anyone: it must not hold anyone's bytes.
-    fn free_blocks(&mut self, on_progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+    ///
+    /// That is to be read, and takes long: the lock is taken for some chunks at a time, so that no
+    /// guest waits for all of it. A block that is in use by now is not looked at.
+    fn free_blocks(&mut self, pool: &Pool, on_progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
         let mut written = WrittenCursor::until(self.store.region.len_bytes());
         let chunks: Vec<_> = self.store.layout.data_chunks().collect();
+        let mut lock = CatalogLock::take(pool)?;
         for (done, chunk) in chunks.iter().enumerate() {
-            on_progress(
-                done as u64 * CHUNK_SIZE_BYTES,
-                chunks.len() as u64 * CHUNK_SIZE_BYTES,
-            );
+            if done % CHUNKS_AT_ONCE == 0 {
+                drop(lock);
+                // A terminal may take its time.
+                on_progress(
+                    done as u64 * CHUNK_SIZE_BYTES,
+                    chunks.len() as u64 * CHUNK_SIZE_BYTES,
+                );
+                lock = CatalogLock::take(pool)?;
+            }
             let bytes = chunk.byte_offset()..chunk.byte_offset() + CHUNK_SIZE_BYTES;
             if self.store.lease_owner(*chunk)?.is_none() {
                 self.free_blocks_in(bytes, &mut written)?;

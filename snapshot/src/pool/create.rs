@@ -1,7 +1,7 @@
 //! Making and opening pools.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,6 +24,7 @@ use crate::layout::superblock::SuperblockV2;
 use crate::layout::{
     CHUNK_TABLE_BLOCK, Layout, SIZE_BYTES_MIN, SPARE_FIRST_BLOCK, SUPERBLOCK_BLOCKS,
 };
+use crate::lock_wait::LockWaits;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
 use crate::random::random_uuid;
 use crate::recovery::{rebuild, reclaim_dead_holders};
@@ -105,9 +106,10 @@ impl Pool {
     /// Opens a pool, and takes back what dead processes left in it.
     ///
     /// # Errors
-    /// [`Error::NotAPool`], [`Error::Version`], [`Error::Damaged`], [`Error::Io`].
+    /// [`Error::NotAPool`], [`Error::Version`], [`Error::Damaged`], [`Error::PoolLocked`],
+    /// [`Error::Io`].
     pub fn open(path: &Path) -> Result<Arc<Pool>> {
-        let (file, Detected { medium, len_bytes }) = open_medium(path)?;
+        let (file, Detected { medium, len_bytes }, first) = open_locked(path)?;
         let probe = MappedRegion::map(duplicate(&file)?, SIZE_BYTES_MIN, medium, true)?;
         let superblock = read_current(&probe, path)?.superblock;
         drop(probe);
@@ -123,20 +125,29 @@ impl Pool {
             medium,
             superblock.overcommit(),
         )?;
-        Pool::open_on(Box::new(region), file, path, medium)
+        Pool::open_as(first, Box::new(region), file, path, medium)
     }
 
     /// Opens a pool on any region. Locks are taken on `file`.
+    #[cfg(test)]
     pub(crate) fn open_on(
         region: Box<dyn Region>,
         file: File,
         path: &Path,
         medium: Medium,
     ) -> Result<Arc<Pool>> {
-        let first = file_lock::try_lock(&file, LockPlace::Open, LockMode::Exclusive)?;
-        if !first {
-            file_lock::lock(&file, LockPlace::Open, LockMode::Shared)?;
-        }
+        let first = lock_open(&file, path)?;
+        Pool::open_as(first, region, file, path, medium)
+    }
+
+    /// Opens a pool whose file has the lock of an opener: of the `first` one, or of a further one.
+    fn open_as(
+        first: bool,
+        region: Box<dyn Region>,
+        file: File,
+        path: &Path,
+        medium: Medium,
+    ) -> Result<Arc<Pool>> {
         let superblock = read_current(&*region, path)?.superblock;
         region.extend(superblock.size_bytes.get(), superblock.overcommit())?;
         let layout = superblock.layout()?;
@@ -149,6 +160,7 @@ impl Pool {
             overcommit: AtomicBool::new(superblock.overcommit()),
             store: BlockStore { region, layout },
             catalog: Mutex::new(CatalogMemory::default()),
+            waits: LockWaits::default(),
             writes: WriteCounters::default(),
             next_chunk: AtomicU32::new(0),
             in_order: AtomicBool::new(false),
@@ -181,8 +193,11 @@ impl Pool {
         region.flush(BOOT_ID_OFFSET, 24)?;
         region.fence()?;
         drop(lock);
-        if first {
-            file_lock::lock(&self.file, LockPlace::Open, LockMode::Shared)?;
+        // Nobody else has it: that cannot fail, nor wait.
+        if first && !file_lock::try_lock(&self.file, LockPlace::Open, LockMode::Shared)? {
+            return Err(Error::InUse {
+                path: self.path.clone(),
+            });
         }
         Ok(())
     }
@@ -242,6 +257,43 @@ pub(crate) fn format(
     region.fence()
 }
 
+/// Takes the lock of those who have the pool open. True for the first of them, who has it alone
+/// until the pool is recovered.
+fn lock_open(file: &File, path: &Path) -> Result<bool> {
+    // Whoever has it alone also has the catalog lock, but for moments.
+    LockWaits::default().until(file, path, || {
+        if file_lock::try_lock(file, LockPlace::Open, LockMode::Exclusive)? {
+            return Ok(Some(true));
+        }
+        let shared = file_lock::try_lock(file, LockPlace::Open, LockMode::Shared)?;
+        Ok(shared.then_some(false))
+    })
+}
+
+/// Opens the file of a pool with the lock of an opener ([`lock_open`]). While it is held, nobody
+/// deletes the pool.
+fn open_locked(path: &Path) -> Result<(File, Detected, bool)> {
+    loop {
+        let (file, detected) = open_medium(path)?;
+        let first = lock_open(&file, path)?;
+        if is_at(&file, path)? {
+            return Ok((file, detected, first));
+        }
+        // It was deleted after it was opened: another one may be there by now.
+    }
+}
+
+/// True if the path names this file still.
+pub(super) fn is_at(file: &File, path: &Path) -> Result<bool> {
+    let looking = || Error::io(format!("looking at the pool {}", path.display()));
+    let own = file.metadata().map_err(looking())?;
+    match path.metadata() {
+        Ok(there) => Ok((there.dev(), there.ino()) == (own.dev(), own.ino())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(looking()(error)),
+    }
+}
+
 /// Opens what a pool may be in, and finds out what it is.
 pub(super) fn open_medium(path: &Path) -> Result<(File, Detected)> {
     let not_a_pool = |why: String| Error::NotAPool {
@@ -251,6 +303,7 @@ pub(super) fn open_medium(path: &Path) -> Result<(File, Detected)> {
     let file = open_options()
         .open(path)
         .map_err(Error::io(format!("opening the pool {}", path.display())))?;
+    fault_point(FaultPoint::MediumOpened);
     let detected = detect(&file)?
         .ok_or_else(|| not_a_pool("it is neither a file nor a DAX device".to_owned()))?;
     if detected.len_bytes < SIZE_BYTES_MIN {

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::create::{CreateOptions, format, open_medium};
+use super::create::{CreateOptions, format, is_at, open_medium};
 use crate::catalog::read_current;
 use crate::error::{Error, Result};
 use crate::file_lock::{self, LockMode, LockPlace};
@@ -68,8 +68,14 @@ impl Pool {
     /// # Errors
     /// [`Error::InUse`], [`Error::NotAPool`], [`Error::Io`].
     pub fn delete(path: &Path) -> Result<()> {
-        let (file, Detected { medium, .. }) = open_medium(path)?;
-        let _alone = lock_alone(&file, path)?;
+        let (file, medium, _alone) = loop {
+            let (file, Detected { medium, .. }) = open_medium(path)?;
+            let alone = lock_alone(&file, path)?;
+            if is_at(&file, path)? {
+                break (file, medium, alone);
+            }
+            // Somebody else has deleted it, and perhaps made another one.
+        };
         let region = MappedRegion::map(file, SIZE_BYTES_MIN, medium, true)?;
         if let Err(error @ Error::NotAPool { .. }) = read_current(&region, path) {
             return Err(error);
@@ -89,6 +95,8 @@ impl Pool {
 fn lock_alone(file: &File, path: &Path) -> Result<File> {
     let alone = file_lock::reopen(file, path)?;
     if file_lock::try_lock(&alone, LockPlace::Open, LockMode::Exclusive)? {
+        // So that whoever waits to open it can tell for whom. Nobody else can have it now.
+        file_lock::try_lock(&alone, LockPlace::Catalog, LockMode::Exclusive)?;
         Ok(alone)
     } else {
         Err(Error::InUse {

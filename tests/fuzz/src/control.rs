@@ -61,6 +61,7 @@ impl VmControl for CountingVm {
             pid: 1,
             state: VmState::Running,
             notice: None,
+            waits_for_pid: None,
             vcpus: 1,
             memory_bytes: 1 << 21,
             pool: PathBuf::from("/pool"),

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nvvmm::control::RuntimeDir;
+use nvvmm::control::{ControlClient, RuntimeDir};
 use nvvmm::{ErrorKind, VmError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -16,6 +16,10 @@ use super::terminal::{ESCAPE_KEY, RawTerminal, tell};
 /// Attaches stdin and stdout to the console of the VM until Ctrl-], a signal, or the end of the VM.
 pub fn attach(vm: &str) -> Result<(), VmError> {
     let entry = RuntimeDir::of_user()?.find(vm)?;
+    // A VM process that is stopped would take the connection, and say nothing.
+    if let Ok(mut control) = ControlClient::connect(&entry.paths.control) {
+        control.ping()?;
+    }
     let socket = UnixStream::connect(&entry.paths.console).map_err(|e| {
         VmError::new(
             ErrorKind::Refused,

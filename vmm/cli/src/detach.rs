@@ -1,20 +1,36 @@
 //! `--detach`: the command starts itself once more as the VM process, in a session of its own, and
 //! waits until that one reports on its stdout that the guest runs or why it does not.
+//!
+//! The VM process has nothing of the command's caller but what it was given: the arguments, the
+//! environment, and descriptors that an argument names. The wait has a limit: a process that is
+//! stopped or does nothing is named, and left to itself.
 
 use std::fs::OpenOptions;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::{dup2_stderr, dup2_stdout, setsid};
-use nvvmm::VmError;
 use nvvmm::control::VmStatus;
+use nvvmm::sys::limits;
+use nvvmm::{ErrorKind, VmError};
+use nvvmm_snapshot::{ProcessText, WaitLimit};
 use serde::{Deserialize, Serialize};
 
 /// Variable that marks the process that becomes the VM process.
 const CHILD_MARK: &str = "NVVMM_DETACHED_CHILD";
+/// Milliseconds of silence after which the VM process is looked at.
+const LISTEN: u16 = 500;
+/// Time that a VM process has to end once it has closed its stdout.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+const END_POLL: Duration = Duration::from_millis(5);
 
 /// The one line that the VM process reports to the waiting command.
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,20 +55,96 @@ pub fn start_and_wait() -> Result<VmStatus, VmError> {
         .stdout(Stdio::piped())
         .spawn()
         .map_err(failed)?;
-    let mut line = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout)
-            .read_line(&mut line)
-            .map_err(failed)?;
-    }
+    let line = match child.stdout.take() {
+        Some(stdout) => read_report(stdout, child.id())?,
+        None => String::new(),
+    };
     match serde_json::from_str(&line) {
         Ok(Report::Ready { status }) => Ok(*status),
         Ok(Report::Failed { error }) => {
-            child.wait().map_err(failed)?;
+            // It is about to end, and its remains go with this process if it does not.
+            end_of(&mut child).map_err(failed)?;
             Err(error)
         }
-        Err(_) => Err(ended_silently(child.wait().map_err(failed)?)),
+        Err(_) => Err(match end_of(&mut child).map_err(failed)? {
+            Some(status) => ended_silently(status),
+            None => without_report(child.id()),
+        }),
     }
+}
+
+/// The line that the VM process reports; empty when it closes its stdout without one.
+fn read_report(mut stdout: ChildStdout, pid: u32) -> Result<String, VmError> {
+    let failed = |e: io::Error| VmError::io("hear from the VM process", &e);
+    let mut limit = WaitLimit::default();
+    let mut line = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        let mut wait = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut wait, LISTEN) {
+            Err(Errno::EINTR) => continue,
+            Err(e) => return Err(failed(e.into())),
+            Ok(0) if limit.is_reached(Some(pid), 0) => return Err(without_report(pid)),
+            Ok(0) => continue,
+            Ok(_) => {}
+        }
+        match stdout.read(&mut part).map_err(failed)? {
+            0 => break,
+            count => line.extend_from_slice(&part[..count]),
+        }
+        if line.ends_with(b"\n") {
+            break;
+        }
+    }
+    Ok(String::from_utf8_lossy(&line).into_owned())
+}
+
+/// Waits a little for the end of a process that has closed its stdout. `None` when it goes on.
+fn end_of(child: &mut Child) -> io::Result<Option<ExitStatus>> {
+    let until = Instant::now() + END_TIMEOUT;
+    loop {
+        let ended = child.try_wait()?;
+        if ended.is_some() || Instant::now() >= until {
+            return Ok(ended);
+        }
+        thread::sleep(END_POLL);
+    }
+}
+
+/// Error of a VM process that does not say what became of its VM.
+fn without_report(pid: u32) -> VmError {
+    VmError::new(
+        ErrorKind::Failed,
+        format!(
+            "the VM process does not report that its guest runs: {}",
+            ProcessText(pid)
+        ),
+    )
+    .with_remedy(format!(
+        "look at it with 'nvvmm ps'; 'kill -KILL {pid}' ends it"
+    ))
+}
+
+/// Closes what this process has from the caller of the waiting command, but its standard streams
+/// and what its arguments name. Nothing may be open yet.
+pub fn close_inherited() -> Result<(), VmError> {
+    let given: Vec<u32> = std::env::args_os()
+        .flat_map(|argument| descriptors_named(&argument.to_string_lossy()))
+        .collect();
+    limits::close_inherited(&given)
+        .map_err(|e| VmError::io("close the descriptors of the VM process's parent", &e))
+}
+
+/// Descriptors that an argument names as files: `/dev/fd/63` or `/proc/self/fd/63`.
+fn descriptors_named(argument: &str) -> Vec<u32> {
+    ["/dev/fd/", "/proc/self/fd/"]
+        .into_iter()
+        .flat_map(|directory| argument.split(directory).skip(1))
+        .filter_map(|rest| {
+            let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+            digits.parse().ok()
+        })
+        .collect()
 }
 
 fn ended_silently(status: ExitStatus) -> VmError {
@@ -108,3 +200,7 @@ fn report(report: &Report) {
         tracing::warn!("nobody waits for the report of this VM process: {e}");
     }
 }
+
+#[cfg(test)]
+#[path = "detach_test.rs"]
+mod detach_test;

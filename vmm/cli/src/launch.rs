@@ -26,7 +26,7 @@ use super::console::before_escape;
 use super::error::{EXIT_FAILED, exit_code};
 use super::terminal::{RawTerminal, leave_raw, tell};
 use super::vm_process::{self, ConsoleMode, VmProcess};
-use super::{detach, output, pool_path, process_commands};
+use super::{detach, file_size, output, pool_path, process_commands};
 
 /// `nvvmm run`.
 pub fn run(arguments: RunArguments) -> Result<ExitCode, VmError> {
@@ -236,10 +236,12 @@ fn be_vm(
 }
 
 fn pool_for(start: &StartArguments, need: PoolNeed) -> Result<PathBuf, VmError> {
-    match need {
+    let pool = match need {
         PoolNeed::Made => pool_path::found_or_made(&start.pool),
         PoolNeed::Found => pool_path::found(&start.pool),
-    }
+    }?;
+    file_size::check_file("pool", &pool)?;
+    Ok(pool)
 }
 
 fn name_choice(start: &StartArguments) -> NameChoice {
@@ -290,6 +292,9 @@ fn readable_disks(disks: Vec<DiskSpec>) -> Result<Vec<DiskSpec>, VmError> {
     disks
         .into_iter()
         .map(|disk| {
+            if !disk.read_only {
+                file_size::check_file("disk", &disk.path)?;
+            }
             Ok(DiskSpec {
                 path: readable("disk", &disk.path)?,
                 ..disk

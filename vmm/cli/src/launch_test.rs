@@ -20,6 +20,7 @@ fn status(origin: VmOrigin, restore: Option<RestoreReport>) -> VmStatus {
         pid: 4711,
         state: VmState::Running,
         notice: None,
+        waits_for_pid: None,
         vcpus: 1,
         memory_bytes: 2 << 20,
         pool: "/p".into(),

@@ -16,6 +16,7 @@ mod documents;
 mod error;
 mod exec;
 mod export_command;
+mod file_size;
 mod human_units;
 mod inspect_command;
 mod interruption;
@@ -45,6 +46,7 @@ mod vm_process;
 use std::process::ExitCode;
 
 use clap::Parser;
+use nvvmm::sys::limits;
 use nvvmm::{ErrorKind, VmError};
 use tracing_subscriber::EnvFilter;
 
@@ -53,9 +55,18 @@ use self::terminal::StderrLines;
 
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
+    limits::ignore_file_size_signal();
+    // Before anything is opened.
+    let closed = if detach::is_child() {
+        detach::close_inherited()
+    } else {
+        Ok(())
+    };
     // A usage error ends the process here, with clap's text and exit code 2.
     let arguments = Arguments::parse();
-    let done = start_log(arguments.verbose).and_then(|()| carry_out(arguments.command));
+    let done = closed
+        .and_then(|()| start_log(arguments.verbose))
+        .and_then(|()| carry_out(arguments.command));
     match done {
         Ok(code) => code,
         Err(error) => {

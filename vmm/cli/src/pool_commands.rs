@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::args::PoolOption;
 use super::error::EXIT_POOL_DAMAGED;
+use super::file_size;
 use super::output::{self, Column};
 use super::pool_path;
 use super::progress::Progress;
@@ -16,6 +17,9 @@ use super::values::NewSize;
 
 /// Makes a pool.
 pub fn make(path: &Path, size_bytes: u64, overcommit: bool) -> Result<(), VmError> {
+    if Pool::device_size_bytes(path)?.is_none() {
+        file_size::check("pool", path, size_bytes)?;
+    }
     Pool::create(
         path,
         &CreateOptions {
@@ -53,6 +57,7 @@ pub fn grow(
     let path = pool_path::found(option)?;
     let pool = pool_path::open(&path)?;
     let size_bytes = size.bytes(pool.size_bytes());
+    file_size::check("pool", &path, size_bytes)?;
     let grown = pool.grow(&GrowOptions {
         size_bytes,
         overcommit,

@@ -64,7 +64,10 @@ pub fn found_if_any(option: &PoolOption) -> Result<Option<PathBuf>, VmError> {
 /// Opens the pool at `path`; an error that does not say so itself names the pool.
 pub fn open(path: &Path) -> Result<Arc<Pool>, VmError> {
     Pool::open(path).map_err(|e| {
-        let named = !matches!(e, Error::Damaged { .. } | Error::Version { .. });
+        let named = !matches!(
+            e,
+            Error::Damaged { .. } | Error::Version { .. } | Error::PoolLocked { .. }
+        );
         let error = VmError::from(e);
         if named {
             error

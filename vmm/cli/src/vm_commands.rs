@@ -2,15 +2,14 @@
 
 use std::path::PathBuf;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use nvvmm::checkpoint::report::SnapshotReport;
 use nvvmm::control::registry::Entry;
 use nvvmm::control::{ControlClient, RuntimeDir, SnapshotRequest, VmOrigin, VmState, VmStatus};
+use nvvmm::sys::peer::PeerError;
 use nvvmm::{ErrorKind, VmError};
+use nvvmm_snapshot::{ProcessState, ProcessText};
 use serde::Serialize;
 
 use super::args::SnapshotArguments;
@@ -20,6 +19,8 @@ use super::{process_commands, ring_commands};
 
 /// Time that a VM process has to end once it has agreed to.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time after which a VM process without a control socket is not about to make one.
+const START_TIME: Duration = Duration::from_secs(10);
 const END_POLL: Duration = Duration::from_millis(20);
 
 /// A VM in the list.
@@ -65,23 +66,64 @@ pub fn ps(json: bool) -> Result<(), VmError> {
 }
 
 fn ask(entry: &Entry) -> Listed {
-    match ControlClient::connect(&entry.paths.control).and_then(|mut vm| vm.status()) {
-        Ok(status) => Listed::Answered(Box::new(status)),
+    let mut vm = match ControlClient::connect(&entry.paths.control) {
+        Ok(vm) => vm,
+        Err(error) => return silent(entry, &error),
+    };
+    match vm.status() {
+        Ok(mut status) => {
+            name_who_is_waited_for(&mut status);
+            Listed::Answered(Box::new(status))
+        }
         Err(error) => silent(entry, &error),
     }
 }
 
+/// Adds the state of the process that the VM waits for: the VM process may be confined, and then
+/// sees no other one.
+fn name_who_is_waited_for(status: &mut VmStatus) {
+    let Some(pid) = status.waits_for_pid else {
+        return;
+    };
+    let (bare, full) = (format!("process {pid}"), ProcessText(pid).to_string());
+    if let Some(notice) = status.notice.as_mut().filter(|text| text.ends_with(&bare)) {
+        *notice = notice.replace(&bare, &full);
+    }
+}
+
 fn silent(entry: &Entry, error: &VmError) -> Listed {
+    let process = entry.process().ok();
+    let record = entry.record.as_ref();
+    let has_socket = entry.paths.control.exists();
+    let is_stopped = process
+        .as_ref()
+        .and_then(|process| ProcessState::of(process.pid()))
+        .is_some_and(ProcessState::is_stopped);
+    let is_young = record.is_some_and(|record| {
+        let started = UNIX_EPOCH + Duration::from_millis(record.started_unix_ms);
+        started.elapsed().map_or(true, |age| age < START_TIME)
+    });
+    let (state, notice) = match (is_stopped, has_socket, is_young) {
+        (true, _, _) => ("stopped", error.message.clone()),
+        (false, true, _) => ("silent", error.message.clone()),
+        (false, false, true) => ("starting", error.message.clone()),
+        (false, false, false) => (
+            "unreachable",
+            format!(
+                "its socket {} was removed under it; 'nvvmm stop {} --force' ends it",
+                entry.paths.control.display(),
+                entry.paths.name
+            ),
+        ),
+    };
     Listed::Silent {
         name: entry.paths.name.clone(),
-        pid: entry.record.as_ref().map(|r| r.pid),
-        state: if entry.paths.control.exists() {
-            "silent"
-        } else {
-            "starting"
-        },
-        pool: entry.record.as_ref().map(|r| r.pool.clone()),
-        notice: error.message.clone(),
+        pid: process
+            .map(|process| process.pid())
+            .or(record.map(|record| record.pid)),
+        state,
+        pool: record.map(|record| record.pool.clone()),
+        notice,
     }
 }
 
@@ -174,6 +216,7 @@ fn state_text(state: VmState) -> &'static str {
         VmState::Running => "running",
         VmState::Paused => "paused",
         VmState::NoSpace => "no-space",
+        VmState::Waiting => "waiting",
         VmState::Stopping => "stopping",
     }
 }
@@ -204,28 +247,28 @@ pub fn stop(vm: &str, force: bool) -> Result<(), VmError> {
     wait_until_gone(&dir, vm)
 }
 
+/// Kills the VM process. The kernel names it, by its control socket or its lock: a number from a
+/// file could be that of any process by now, or of one in another container.
 fn kill_process(entry: &Entry) -> Result<(), VmError> {
     let name = &entry.paths.name;
-    let pid = entry
-        .record
-        .as_ref()
-        .and_then(|r| i32::try_from(r.pid).ok())
-        .filter(|&pid| pid > 1);
-    let Some(pid) = pid else {
-        return Err(
-            VmError::failed(format!("the process id of VM '{name}' is not known")).with_remedy(
-                format!(
-                    "find it with 'fuser {}' and kill it",
-                    entry.paths.control.display()
-                ),
-            ),
-        );
+    let by_socket = ControlClient::connect(&entry.paths.control).map(|client| client.process());
+    let process = match by_socket {
+        Ok(Ok(process)) => Ok(process),
+        // It has no socket yet, or any more.
+        Ok(Err(_)) | Err(_) => entry.process(),
     };
-    match kill(Pid::from_raw(pid), Signal::SIGKILL) {
-        Ok(()) | Err(Errno::ESRCH) => Ok(()),
-        Err(e) => Err(VmError::io(
-            format_args!("kill process {pid} of VM '{name}'"),
-            &e.into(),
+    match process.and_then(|process| process.kill()) {
+        Ok(()) | Err(PeerError::Ended) => Ok(()),
+        Err(error @ PeerError::OtherNamespace) => Err(VmError::new(
+            ErrorKind::Refused,
+            format!("the process of VM '{name}' cannot be killed from here: {error}"),
+        )
+        .with_remedy(format!(
+            "run 'nvvmm stop {name} --force' where the VM was started"
+        ))),
+        Err(PeerError::Os(error)) => Err(VmError::io(
+            format_args!("kill the process of VM '{name}'"),
+            &error,
         )),
     }
 }
@@ -234,10 +277,15 @@ fn wait_until_gone(dir: &RuntimeDir, vm: &str) -> Result<(), VmError> {
     let deadline = Instant::now() + END_TIMEOUT;
     while dir.is_living(vm)? {
         if Instant::now() >= deadline {
+            let process = dir.find(vm)?.process();
+            let who = process.map_or_else(
+                |_| String::new(),
+                |process| format!(" ({})", ProcessText(process.pid())),
+            );
             return Err(VmError::new(
                 ErrorKind::Refused,
                 format!(
-                    "VM '{vm}' accepted the request to end, but still runs after {} s",
+                    "VM '{vm}' was asked to end, but still runs after {} s{who}",
                     END_TIMEOUT.as_secs()
                 ),
             )

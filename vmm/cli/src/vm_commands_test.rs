@@ -8,6 +8,7 @@ fn status() -> VmStatus {
         pid: 4711,
         state: VmState::Paused,
         notice: Some("paused because the pool is full".into()),
+        waits_for_pid: None,
         vcpus: 2,
         memory_bytes: 512 << 20,
         pool: "/dev/shm/p".into(),

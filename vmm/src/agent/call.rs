@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nvvmm_protocol::{AGENT_PORT, FailedBecause, FrameError, GreetingError, greet};
 
-use crate::control::VmRuntimePaths;
+use crate::control::{ControlClient, VmRuntimePaths};
 use crate::error::{ErrorKind, VmError};
 
 /// Time to wait for an agent that is not there: it may be about to start, or to come back
@@ -35,6 +35,9 @@ pub fn call(paths: &VmRuntimePaths, patience: Duration) -> Result<UnixStream, Vm
             }
         };
         if Instant::now() >= until {
+            if let Ok(control) = ControlClient::connect(&paths.control) {
+                control.check_not_stopped()?;
+            }
             return Err(refused(&paths.name, &error).with_remedy(
                 "the guest must run nvvmm-agent (guest/agent/README.md), and the VM must not be \
                  paused ('nvvmm ps')",

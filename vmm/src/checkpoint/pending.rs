@@ -4,13 +4,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nvvmm_snapshot::Reservation;
 
+use crate::sys::peer::Caller;
+
 /// Request for a snapshot, with the blocks that are reserved for it.
 ///
 /// Until frames are shared, a snapshot may have to wait for a vCPU or a device that itself waits
 /// for space. The caller need not wait with it, and the blocks reserved for the snapshot may be the
 /// ones that are missing. So the request can be withdrawn, and the blocks go back with it.
 #[derive(Default)]
-pub struct Pending(Mutex<Stage>);
+pub struct Pending {
+    stage: Mutex<Stage>,
+    caller: Caller,
+}
 
 #[derive(Default)]
 enum Stage {
@@ -22,8 +27,21 @@ enum Stage {
 }
 
 impl Pending {
+    /// A request of this caller. It is withdrawn when the caller goes.
+    pub fn of(caller: Caller) -> Self {
+        Self {
+            caller,
+            ..Self::default()
+        }
+    }
+
+    /// True when nobody waits for the snapshot any more.
+    pub fn caller_is_gone(&self) -> bool {
+        self.caller.is_gone()
+    }
+
     fn stage(&self) -> MutexGuard<'_, Stage> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps the blocks that are reserved for the commit. Returns false when the snapshot was
@@ -38,9 +56,13 @@ impl Pending {
     }
 
     /// Returns the reserved blocks. From here on nothing waits for the guest, and the snapshot
-    /// cannot be withdrawn. `None` when it was withdrawn, or when nothing is reserved for it.
+    /// cannot be withdrawn. `None` when it was withdrawn, when nothing is reserved for it, or when
+    /// its caller is gone.
     pub fn begin(&self) -> Option<Reservation> {
         let mut stage = self.stage();
+        if self.caller.is_gone() {
+            *stage = Stage::Withdrawn;
+        }
         match std::mem::replace(&mut *stage, Stage::Begun) {
             Stage::Reserved(reservation) => Some(reservation),
             other => {

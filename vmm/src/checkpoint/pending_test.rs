@@ -3,6 +3,7 @@ use std::sync::Arc;
 use nvvmm_snapshot::{CreateOptions, Holder, Pool, Reservation};
 
 use super::Pending;
+use crate::sys::peer::Caller;
 
 struct Fixture {
     _directory: tempfile::TempDir,
@@ -77,5 +78,19 @@ fn either_it_begins_or_it_is_withdrawn() {
         });
         assert_ne!(begun, withdrawn);
     }
+    assert_eq!(fixture.leased_blocks(), 0);
+}
+
+#[test]
+fn a_snapshot_whose_caller_is_gone_does_not_begin() {
+    let fixture = Fixture::new();
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let pending = Pending::of(Caller::at(ours));
+    assert!(pending.keep(fixture.reserve()));
+    assert!(fixture.leased_blocks() > 0 && !pending.caller_is_gone());
+    drop(theirs);
+    assert!(pending.caller_is_gone());
+    assert!(pending.begin().is_none());
+    assert!(pending.is_withdrawn());
     assert_eq!(fixture.leased_blocks(), 0);
 }

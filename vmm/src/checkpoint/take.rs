@@ -62,6 +62,9 @@ pub enum TakeError {
     /// The pool has no room for copies of what the guest has written before it stood still.
     #[error("the pool is full: the guest wrote more before the pause than there is room to copy")]
     NoRoomPaused,
+    /// Whoever asked for the snapshot is gone.
+    #[error("nobody waits for this snapshot any more")]
+    CallerGone,
     /// The machine could not be stopped or saved.
     #[error("{0}")]
     Machine(#[from] MachineError),
@@ -172,6 +175,9 @@ fn attempt(
     let committed = copy_hot(taking, phases).and_then(|()| {
         drop(uncommitted.room);
         fault_point(FaultPoint::SnapshotResumed);
+        if taking.pending.caller_is_gone() {
+            return Err(TakeError::CallerGone);
+        }
         let (state, reservation) = (&uncommitted.state, uncommitted.reservation);
         commit(taking, state, &shared, reservation)
     });
@@ -265,7 +271,16 @@ fn reserve(taking: &Taking<'_>, ahead: CopiedAhead) -> Result<(), TakeError> {
     if taking.pending.keep(reservation) {
         Ok(())
     } else {
-        Err(CowError::NoSpace.into())
+        Err(withdrawn(taking.pending))
+    }
+}
+
+/// Error of a snapshot that was withdrawn.
+fn withdrawn(pending: &Pending) -> TakeError {
+    if pending.caller_is_gone() {
+        TakeError::CallerGone
+    } else {
+        CowError::NoSpace.into()
     }
 }
 
@@ -308,7 +323,8 @@ fn stand_still(
     let devices = phases.run("SaveDevices", || machine.save_devices())?;
     let kvm = phases.run("SaveVcpus", || machine.save_kvm())?;
     fault_point(FaultPoint::SnapshotSaved);
-    let mut reservation = taking.pending.begin().ok_or(CowError::NoSpace)?;
+    let begun = taking.pending.begin();
+    let mut reservation = begun.ok_or_else(|| withdrawn(taking.pending))?;
     let mut room = reservation.split_off(ahead.room_blocks);
     let still = taking.engine.stand_still();
     let calls_before = taking.engine.kernel_calls();

@@ -1,12 +1,16 @@
 //! A command's side of the control socket.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use super::line::LineStream;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
+use nvvmm_snapshot::{ProcessState, WaitLimit};
+
+use super::line::{LineError, LineStream};
 use super::message::{
     Answer, CaptureRequest, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, RestartRequest,
     RewindRequest, RingRequest, SnapshotRequest, Versioned, VmStatus,
@@ -16,15 +20,32 @@ use crate::error::{ErrorKind, VmError};
 use crate::process::{CaptureReport, RestartReport};
 use crate::ring::{RewindReport, RingStatus};
 use crate::stats::VmStats;
+use crate::sys::peer::{NamedProcess, PeerError};
 
 /// Time for an answer that needs no work.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for an answer that waits for vCPUs and devices to stand still or to move.
 const STATE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for a connection, where the VM process takes none because others wait already.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_POLL: Duration = Duration::from_millis(10);
+/// Time for the VM process to take a request.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Silence after which the VM process is looked at.
+const LISTEN: Duration = Duration::from_secs(1);
+/// The same where the answer needs no work.
+const LISTEN_BRIEFLY: Duration = Duration::from_millis(250);
 
 /// A connection to the control socket of one VM.
+///
+/// Every wait for the VM process has a limit. While an answer takes long, the process is asked over
+/// a second connection to show that it lives: one that does may take as long as it needs.
 pub struct ControlClient {
     lines: LineStream,
+    /// Where further connections can be made.
+    path: Option<PathBuf>,
+    /// It answered there while an answer here was waited for.
+    lives: bool,
 }
 
 impl ControlClient {
@@ -33,9 +54,11 @@ impl ControlClient {
     /// # Errors
     /// [`ErrorKind::Refused`] when nobody answers there: the VM is not up yet, or is gone.
     pub fn connect(path: &Path) -> Result<Self, VmError> {
-        let stream = UnixStream::connect(path).map_err(|e| {
+        let stream = connect(path, CONNECT_TIMEOUT).map_err(|e| {
             let kind = match e.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ErrorKind::Refused,
+                io::ErrorKind::NotFound
+                | io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::WouldBlock => ErrorKind::Refused,
                 _ => ErrorKind::Failed,
             };
             VmError::new(
@@ -47,13 +70,51 @@ impl ControlClient {
             )
             .with_remedy("the VM is starting or ending; look at 'nvvmm ps' in a moment")
         })?;
-        Ok(Self::over(stream))
+        Ok(Self {
+            path: Some(path.to_owned()),
+            ..Self::over(stream)
+        })
     }
 
     pub(super) fn over(stream: UnixStream) -> Self {
         Self {
             lines: LineStream::new(stream),
+            path: None,
+            lives: false,
         }
+    }
+
+    /// Number of the VM process, by the kernel. `None` when it runs in another PID namespace.
+    pub fn pid(&self) -> Option<u32> {
+        self.lines.peer_pid()
+    }
+
+    /// The VM process, by the kernel.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub fn process(&self) -> Result<NamedProcess, PeerError> {
+        self.lines.listener()
+    }
+
+    /// Checks that the VM process is not stopped; asks nothing of it.
+    ///
+    /// # Errors
+    /// It is stopped.
+    pub fn check_not_stopped(&self) -> Result<(), VmError> {
+        let state = self.pid().and_then(ProcessState::of);
+        if state.is_some_and(ProcessState::is_stopped) {
+            return Err(self.silent());
+        }
+        Ok(())
+    }
+
+    /// Returns when the VM process has shown that it answers.
+    ///
+    /// # Errors
+    /// The process is stopped, or does not answer in time.
+    pub fn ping(&mut self) -> Result<(), VmError> {
+        self.call_done(&Request::Ping)
     }
 
     /// State and counters of the VM.
@@ -167,17 +228,19 @@ impl ControlClient {
         request: &Request,
         timeout: Option<Duration>,
     ) -> Result<Answer, VmError> {
-        let written = self.lines.write(encoded(request)?, timeout);
+        let written = self.lines.write(encoded(request)?, Some(SEND_TIMEOUT));
         self.answer(written, timeout)
     }
 
-    /// Sends `request` with a descriptor, and waits for its answer without a limit.
+    /// Sends `request` with a descriptor, and waits for its answer as long as the VM process lives.
     fn call_with(
         &mut self,
         request: &Request,
         descriptor: BorrowedFd<'_>,
     ) -> Result<Answer, VmError> {
-        let written = self.lines.write_with(encoded(request)?, descriptor);
+        let written = self
+            .lines
+            .write_with(encoded(request)?, descriptor, SEND_TIMEOUT);
         self.answer(written, None)
     }
 
@@ -188,9 +251,13 @@ impl ControlClient {
     ) -> Result<Answer, VmError> {
         // A server that refuses the connection answers and closes before it reads: its answer
         // counts, not our failed write.
-        let read = self.lines.read(RESPONSE_BYTES_MAX, timeout);
+        let read = match &written {
+            Ok(()) => self.listen(timeout),
+            Err(_) => self.lines.read(RESPONSE_BYTES_MAX, Some(LISTEN_BRIEFLY)),
+        };
         let line = match (read, written) {
             (Ok(Some(line)), _) => line,
+            (_, Err(e)) if e.kind() == io::ErrorKind::WouldBlock => return Err(self.silent()),
             (_, Err(e)) => {
                 return Err(VmError::failed(format!(
                     "the VM did not take the request: {e}"
@@ -200,6 +267,7 @@ impl ControlClient {
                 return Err(VmError::failed("the VM process ended before it answered")
                     .with_remedy("read the log of a detached VM: <runtime directory>/<name>.log"));
             }
+            (Err(LineError::TimedOut), _) => return Err(self.silent()),
             (Err(e), _) => return Err(VmError::failed(format!("no answer from the VM: {e}"))),
         };
         let answer: Versioned<Answer> = serde_json::from_slice(&line)
@@ -214,10 +282,114 @@ impl ControlClient {
             Versioned {
                 body: Answer::Error { error },
                 ..
-            } => Err(error),
+            } => Err(error.with_holder_seen()),
             Versioned { body, .. } => Ok(body),
         }
     }
+}
+
+impl ControlClient {
+    /// Waits for an answer: at most `timeout`, and no longer than the VM process shows that it
+    /// lives.
+    fn listen(&mut self, timeout: Option<Duration>) -> Result<Option<Vec<u8>>, LineError> {
+        let (brief, began) = (timeout == Some(STATUS_TIMEOUT), Instant::now());
+        let mut limit = WaitLimit::default();
+        let mut answered = 0;
+        loop {
+            let left = timeout.map_or(Duration::MAX, |t| t.saturating_sub(began.elapsed()));
+            let pause = if brief { LISTEN_BRIEFLY } else { LISTEN };
+            match self.lines.read(RESPONSE_BYTES_MAX, Some(pause.min(left))) {
+                Err(LineError::TimedOut) if left > pause => {}
+                done => return done,
+            }
+            let state = self.pid().and_then(ProcessState::of);
+            let is_stopped = state.is_some_and(ProcessState::is_stopped);
+            if !is_stopped && !brief && self.answers_elsewhere() {
+                answered += 1;
+                self.lives = true;
+            }
+            // Its processor time says nothing: that is the guest's.
+            if limit.is_reached_seeing(state.map(ProcessState::without_work), answered)
+                || brief && is_stopped
+            {
+                return Err(LineError::TimedOut);
+            }
+        }
+    }
+
+    /// True if the VM process answers over another connection. One that refuses it lives, too.
+    fn answers_elsewhere(&self) -> bool {
+        let Some(stream) = self.path.as_deref().map(|path| connect(path, LISTEN)) else {
+            return false;
+        };
+        let Ok(mut lines) = stream.map(LineStream::new) else {
+            return false;
+        };
+        let ping = encoded(&Request::Ping).unwrap_or_default();
+        // A server that refuses the connection answers before it reads.
+        let _ = lines.write(ping, Some(LISTEN));
+        matches!(lines.read(RESPONSE_BYTES_MAX, Some(LISTEN)), Ok(Some(_)))
+    }
+
+    /// Error of a VM process that does not answer.
+    fn silent(&self) -> VmError {
+        let Some(pid) = self.pid() else {
+            return VmError::new(
+                ErrorKind::Refused,
+                "the VM process does not answer; it runs in another PID namespace (another \
+                 container)",
+            )
+            .with_remedy("look at it there");
+        };
+        let is_stopped = ProcessState::of(pid).is_some_and(ProcessState::is_stopped);
+        let (how, remedy) = if is_stopped {
+            (
+                "is stopped, and does not answer",
+                format!(
+                    "'kill -CONT {pid}' lets it go on; what was asked for is not carried out then"
+                ),
+            )
+        } else if self.lives {
+            (
+                "lives, but has not done this in time; it may still do it",
+                "look at the VM with 'nvvmm ps'".to_owned(),
+            )
+        } else {
+            (
+                "does not answer",
+                format!(
+                    "look at it with 'ps -o stat,wchan {pid}'; 'nvvmm stop VM --force' ends it"
+                ),
+            )
+        };
+        VmError::new(ErrorKind::Refused, format!("the VM process {pid} {how}")).with_remedy(remedy)
+    }
+}
+
+/// Connects to a socket, waiting for at most `timeout` for a place among those who wait to be
+/// accepted: a process that is stopped accepts nobody.
+fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
+    let until = Instant::now() + timeout;
+    let socket = || {
+        socket(
+            AddressFamily::Unix,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            None,
+        )
+    };
+    let (socket, address) = (socket()?, UnixAddr::new(path)?);
+    loop {
+        match nix::sys::socket::connect(socket.as_raw_fd(), &address) {
+            Ok(()) => break,
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) if Instant::now() < until => std::thread::sleep(CONNECT_POLL),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 fn encoded(request: &Request) -> Result<Vec<u8>, VmError> {

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
+use crate::sys::peer::{Caller, NamedProcess, PeerError, is_hung_up, peer_pid};
+
 /// Reason why there is no line.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LineError {
@@ -82,14 +84,35 @@ impl LineStream {
         &mut self,
         mut line: Vec<u8>,
         descriptor: BorrowedFd<'_>,
+        timeout: Duration,
     ) -> io::Result<()> {
         line.push(b'\n');
-        self.stream.set_write_timeout(None)?;
+        self.stream.set_write_timeout(Some(timeout))?;
         let sent = self
             .stream
             .send_with_fd(&line[..], descriptor.as_raw_fd())
             .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
         self.stream.write_all(&line[sent..])
+    }
+
+    /// Whoever is at the other end.
+    pub(super) fn caller(&self) -> io::Result<Caller> {
+        Ok(Caller::at(self.stream.try_clone()?))
+    }
+
+    /// True when the other end is closed: nobody waits for an answer.
+    pub(super) fn is_hung_up(&self) -> bool {
+        is_hung_up(&self.stream)
+    }
+
+    /// Number of the process at the other end.
+    pub(super) fn peer_pid(&self) -> Option<u32> {
+        peer_pid(&self.stream)
+    }
+
+    /// The process at the other end, if that is the one which listens.
+    pub(super) fn listener(&self) -> Result<NamedProcess, PeerError> {
+        NamedProcess::listening_for(&self.stream)
     }
 
     /// The descriptor that came with the line read last, if one did.

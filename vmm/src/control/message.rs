@@ -150,6 +150,8 @@ impl From<&str> for RewindRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Request {
+    /// Answer at once, to show that the VM process lives.
+    Ping,
     /// State and counters.
     Status,
     /// Counters.
@@ -262,6 +264,9 @@ pub enum VmState {
     /// The guest stands still because the pool is full: one of its accesses waits for a free block.
     /// It goes on by itself when there is space.
     NoSpace,
+    /// The guest stands still because another process has the pool's lock: one of its accesses
+    /// waits for that. It goes on by itself.
+    Waiting,
     /// The VM process is about to end.
     Stopping,
 }
@@ -294,6 +299,9 @@ pub struct VmStatus {
     /// Reason for the state, if there is something to say: the VM waits for space in its pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<String>,
+    /// Number of the process that has the pool's lock, while the VM waits for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for_pid: Option<u32>,
     /// Number of vCPUs.
     pub vcpus: u8,
     /// Guest RAM in bytes.

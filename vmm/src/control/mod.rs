@@ -28,6 +28,7 @@ use crate::error::VmError;
 use crate::process::{CaptureReport, RestartReport};
 use crate::ring::{RewindReport, RingStatus};
 use crate::stats::VmStats;
+use crate::sys::peer::Caller;
 
 /// Requests that a running VM answers. Calls come from threads of the control server, several
 /// at a time.
@@ -52,6 +53,16 @@ pub trait VmControl: Send + Sync {
     /// Takes a snapshot and returns when it is committed (or failed, with the VM running as
     /// before).
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, VmError>;
+
+    /// Does the same for a caller who may go meanwhile: the snapshot is withdrawn then, unless it
+    /// is committed already.
+    fn snapshot_for(
+        &self,
+        request: &SnapshotRequest,
+        _caller: &Caller,
+    ) -> Result<SnapshotReport, VmError> {
+        self.snapshot(request)
+    }
 
     /// Captures a process of the guest, whose agent `agent` leads to; returns when the image is
     /// committed and the process goes on, or is stopped or gone.

@@ -19,19 +19,23 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
+use nvvmm_snapshot::{ProcessText, WaitLimit};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ErrorKind, VmError};
+use crate::sys::peer::{NamedProcess, PeerError, flock_holder};
 
 /// Longest name of a VM, in bytes; leaves room for the socket's path in `sun_path`.
 pub const VM_NAME_BYTES_MAX: usize = 64;
 /// Longest path that a unix socket address can hold (`sun_path` without its NUL, unix(7)).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Time between two tries to lock the registry.
+const LOCK_POLL: Duration = Duration::from_millis(1);
 const RECORD_VERSION: u32 = 1;
 const SUFFIX_LOCK: &str = "lock";
 
@@ -125,6 +129,16 @@ pub struct Entry {
     pub paths: VmRuntimePaths,
     /// Record of the VM process; `None` when it cannot be read.
     pub record: Option<Record>,
+}
+
+impl Entry {
+    /// The VM process, by its lock on the name: the kernel says whose it is.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub fn process(&self) -> Result<NamedProcess, PeerError> {
+        NamedProcess::locking(&self.paths.lock.metadata()?)
+    }
 }
 
 /// Choice of a VM's name.
@@ -304,8 +318,7 @@ impl RuntimeDir {
         let path = self.path.join(".lock");
         let file = open_lock(&path)
             .map_err(|e| VmError::io(format_args!("open {}", path.display()), &e))?;
-        Flock::lock(file, FlockArg::LockExclusive)
-            .map_err(|(_, e)| VmError::io(format_args!("lock {}", path.display()), &e.into()))
+        lock_in_time(file, &path)
     }
 
     /// `None` when a living VM has the name. The caller holds the registry's lock.
@@ -380,6 +393,33 @@ impl RuntimeDir {
         .with_remedy(format!(
             "choose another --name, or end that VM with 'nvvmm stop {name}'"
         ))
+    }
+}
+
+/// Takes the registry's lock, as soon as the process that has it gives it back.
+fn lock_in_time(mut file: File, path: &Path) -> Result<Flock<File>, VmError> {
+    let failed = |e: io::Error| VmError::io(format_args!("lock {}", path.display()), &e);
+    let mut limit = WaitLimit::default();
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, Errno::EWOULDBLOCK | Errno::EINTR)) => file,
+            Err((_, e)) => return Err(failed(e.into())),
+        };
+        std::thread::sleep(LOCK_POLL);
+        let found = file.metadata().map_err(failed)?;
+        // Its number changes from one holder to the next, and that is progress.
+        let holder = flock_holder(&found).unwrap_or_default();
+        if limit.is_reached(holder, holder.unwrap_or_default().into()) {
+            let who = holder.map_or("a process that cannot be seen here".to_owned(), |pid| {
+                ProcessText(pid).to_string()
+            });
+            return Err(VmError::new(
+                ErrorKind::Refused,
+                format!("the list of VMs, {}, is locked by {who}", path.display()),
+            )
+            .with_remedy("let that process go on ('kill -CONT'), or end it"));
+        }
     }
 }
 

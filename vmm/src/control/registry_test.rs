@@ -255,3 +255,34 @@ fn a_path_too_long_for_a_socket_is_refused_with_a_remedy() {
     assert!(error.remedy.unwrap().contains("NVVMM_RUNTIME_DIR"));
     assert_eq!(dir.entries().unwrap().len(), 0);
 }
+
+#[test]
+fn a_stopped_process_that_has_the_registry_locked_is_named() {
+    let (_root, dir) = registry();
+    drop(dir.entries().unwrap());
+    let lock = dir.path.join(".lock");
+    let mut holder = Command::new("flock")
+        .arg("--no-fork")
+        .arg(&lock)
+        .args(["sleep", "1000"])
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let found = lock.metadata().unwrap();
+    while flock_holder(&found).unwrap() != Some(holder.id()) {
+        std::thread::yield_now();
+    }
+    let pid = nix::unistd::Pid::from_raw(holder.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let error = dir.entries().unwrap_err();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert_eq!(error.kind, ErrorKind::Refused);
+    assert!(
+        error
+            .message
+            .contains(&format!("process {pid} (sleep 1000), which is stopped")),
+        "{error}"
+    );
+    assert!(dir.entries().unwrap().is_empty());
+}

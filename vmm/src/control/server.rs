@@ -249,7 +249,13 @@ fn admit(
 pub(super) fn serve_client(mut lines: LineStream, control: &dyn VmControl, line_timeout: Duration) {
     loop {
         let (answer, more) = match lines.read(REQUEST_BYTES_MAX, Some(line_timeout)) {
-            Ok(Some(line)) => (answer(&line, lines.take_descriptor(), control), true),
+            Ok(Some(line)) => {
+                let descriptor = lines.take_descriptor();
+                match answer(&line, descriptor, &lines, control) {
+                    Some(answer) => (answer, true),
+                    None => return,
+                }
+            }
             Ok(None) | Err(LineError::Cut) => return,
             Err(LineError::Io(e)) => {
                 tracing::debug!("control connection lost: {e}");
@@ -272,20 +278,33 @@ pub(super) fn serve_client(mut lines: LineStream, control: &dyn VmControl, line_
     }
 }
 
-fn answer(line: &[u8], descriptor: Option<OwnedFd>, control: &dyn VmControl) -> Answer {
-    match decode_request(line).and_then(|request| carry_out(&request, descriptor, control)) {
-        Ok(answer) => answer,
-        Err(error) => Answer::Error { error },
-    }
+/// `None` when nobody waits for the answer, and so the request was not carried out: its caller may
+/// have given up, and said so, long ago.
+fn answer(
+    line: &[u8],
+    descriptor: Option<OwnedFd>,
+    lines: &LineStream,
+    control: &dyn VmControl,
+) -> Option<Answer> {
+    let answered = decode_request(line).and_then(|request| {
+        if lines.is_hung_up() {
+            tracing::warn!(?request, "not carried out, as its caller is gone");
+            return Ok(None);
+        }
+        carry_out(&request, descriptor, lines, control).map(Some)
+    });
+    answered.unwrap_or_else(|error| Some(Answer::Error { error }))
 }
 
 fn carry_out(
     request: &Request,
     descriptor: Option<OwnedFd>,
+    lines: &LineStream,
     control: &dyn VmControl,
 ) -> Result<Answer, VmError> {
     tracing::debug!(?request, "control request");
     Ok(match request {
+        Request::Ping => Answer::Done,
         Request::Status => Answer::Status {
             status: Box::new(control.status()),
         },
@@ -307,9 +326,13 @@ fn carry_out(
         Request::Rewind(request) => Answer::Rewound {
             report: Box::new(control.rewind(request)?),
         },
-        Request::Snapshot(request) => Answer::Snapshot {
-            report: Box::new(control.snapshot(request)?),
-        },
+        Request::Snapshot(request) => {
+            let caller = lines.caller();
+            let caller = caller.map_err(|e| VmError::io("watch over the request's caller", &e))?;
+            Answer::Snapshot {
+                report: Box::new(control.snapshot_for(request, &caller)?),
+            }
+        }
         Request::Capture(request) => Answer::Captured {
             report: Box::new(control.capture(request, &agent_of(descriptor)?)?),
         },

@@ -51,6 +51,7 @@ impl VmControl for FakeVm {
             pid: 7,
             state: VmState::Running,
             notice: None,
+            waits_for_pid: None,
             vcpus: 2,
             memory_bytes: 64 << 20,
             pool: PathBuf::from("/p"),
@@ -417,11 +418,13 @@ fn a_client_that_leaves_in_the_middle_harms_nobody() {
     (&connect(&served))
         .write_all(b"{\"version\":1,\"op\":\"sna")
         .unwrap();
-    // One that asks for a snapshot and does not wait for it.
-    (&connect(&served))
+    // One that asks for a snapshot and does not wait for its end.
+    let asking = connect(&served);
+    (&asking)
         .write_all(b"{\"version\":1,\"op\":\"snapshot\",\"name\":\"x\"}\n")
         .unwrap();
     served.snapshots.begun.recv_timeout(HUNG).unwrap();
+    drop(asking);
     served.snapshots.may_end.send(()).unwrap();
     assert!(
         ControlClient::connect(&served.path)
@@ -554,4 +557,45 @@ fn a_request_about_a_process_without_a_stream_is_no_request() {
     let no_socket = client.capture(capture_request(), file.as_fd());
     assert_eq!(no_socket.unwrap_err().kind, ErrorKind::Usage);
     client.status().unwrap();
+}
+
+/// Serves the requests of a client that is gone already.
+fn serve_late(requests: &[u8]) -> Arc<FakeVm> {
+    let (vm, _snapshots) = fake_vm();
+    let (theirs, ours) = UnixStream::pair().unwrap();
+    (&theirs).write_all(requests).unwrap();
+    drop(theirs);
+    serve_client(LineStream::new(ours), &*vm, HUNG);
+    vm
+}
+
+#[test]
+fn a_request_whose_caller_is_gone_is_not_carried_out() {
+    let vm = serve_late(b"{\"version\":1,\"op\":\"stop\"}\n{\"version\":1,\"op\":\"pause\"}\n");
+    assert_eq!(vm.stops.load(Ordering::SeqCst), 0);
+    assert_eq!(vm.pauses.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_caller_that_sends_no_more_but_waits_is_served() {
+    let (vm, _snapshots) = fake_vm();
+    let (theirs, ours) = UnixStream::pair().unwrap();
+    (&theirs)
+        .write_all(b"{\"version\":1,\"op\":\"stop\"}\n")
+        .unwrap();
+    theirs.shutdown(Shutdown::Write).unwrap();
+    serve_client(LineStream::new(ours), &*vm, HUNG);
+    assert_eq!(vm.stops.load(Ordering::SeqCst), 1);
+    let mut answer = String::new();
+    BufReader::new(&theirs).read_line(&mut answer).unwrap();
+    assert!(answer.contains("done"), "{answer}");
+}
+
+#[test]
+fn a_ping_is_answered_at_once() {
+    let served = serve(ServerLimits::default());
+    let mut client = ControlClient::connect(&served.path).unwrap();
+    client.ping().unwrap();
+    assert_eq!(client.pid(), Some(std::process::id()));
+    assert_eq!(client.process().unwrap().pid(), std::process::id());
 }

@@ -45,8 +45,8 @@ pub trait CowEngine: Debug + Send + Sync {
     /// woken.
     ///
     /// # Errors
-    /// [`CowError::NoSpace`]: the access stays held and may be tried again. After any other error
-    /// the VM cannot go on.
+    /// [`CowError::NoSpace`], [`CowError::Locked`]: the access stays held and may be tried again.
+    /// After any other error the VM cannot go on.
     fn answer(&self, fault: Fault) -> Result<(), CowError>;
 
     /// True if the engine reads KVM's dirty log, which must be on then.

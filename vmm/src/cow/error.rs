@@ -12,6 +12,9 @@ pub enum CowError {
     /// The pool has no block left. The access stays held and may be tried again.
     #[error("the pool is full: a guest write waits for a free block")]
     NoSpace,
+    /// Another process has the pool's lock. The access stays held and may be tried again.
+    #[error("{0}")]
+    Locked(nvvmm_snapshot::Error),
     /// There is no userfaultfd to use.
     #[error(transparent)]
     Uffd(#[from] UffdError),
@@ -53,6 +56,8 @@ impl From<nvvmm_snapshot::Error> for CowError {
     fn from(error: nvvmm_snapshot::Error) -> Self {
         if is_full(&error) {
             Self::NoSpace
+        } else if matches!(error, nvvmm_snapshot::Error::PoolLocked { .. }) {
+            Self::Locked(error)
         } else {
             Self::Pool(error)
         }

@@ -11,12 +11,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{CowEngine, CowError, shortage::Shortage, worker::Workers};
+use super::{
+    CowEngine, CowError,
+    shortage::{Reason, Shortage},
+    worker::Workers,
+};
 use crate::{
     stats::{Buckets, Histogram},
     sys::uffd::Fault,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nvvmm_snapshot::{Error::PoolLocked, wait_for_locks_at_most};
 
 /// Time that a held access waits before it asks a full pool again, at least.
 const RETRY_MIN: Duration = Duration::from_millis(20);
@@ -25,6 +30,10 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 /// Time between two tries, as a multiple of the time that a try takes: a large pool is searched for
 /// a twentieth of the time.
 const RETRY_REST: u32 = 20;
+/// Time that one access waits for the pool's lock before the next one is answered.
+const LOCK_PATIENCE: Duration = Duration::from_millis(100);
+/// Wait for the pool's lock from which on the guest counts as waiting.
+const LOCK_NOTICED: Duration = Duration::from_secs(1);
 /// Time between two calls of [`CowEngine::tidy`].
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
@@ -72,8 +81,15 @@ impl FaultThread {
         })
     }
 
-    /// True if an access that is held now gets no answer, or none before the pool has space.
+    /// True if an access that is held now gets no answer, or none before the pool has space or
+    /// another process does something about the pool's lock.
     pub fn is_stuck(&self) -> bool {
+        self.shortage.reason().is_some_and(|of| of > Reason::Lock)
+            || self.failed.load(Ordering::Relaxed)
+    }
+
+    /// True if an access that is held now gets no answer for a while at least.
+    pub fn is_held_up(&self) -> bool {
         self.is_starved() || self.failed.load(Ordering::Relaxed)
     }
 
@@ -102,9 +118,14 @@ impl FaultThread {
         self.latency.buckets()
     }
 
-    /// True if a guest access waits for a free block.
+    /// True if a guest access waits for a free block, or for the pool's lock.
     pub fn is_starved(&self) -> bool {
         self.shortage.lasts()
+    }
+
+    /// True if a guest access waits for the pool's lock.
+    pub fn waits_for_lock(&self) -> bool {
+        self.shortage.reason().is_some_and(|of| of < Reason::Space)
     }
 
     /// Calls `listener` when [`FaultThread::is_starved`] changes, and at once if it is true now.
@@ -144,6 +165,7 @@ fn answer_all(
     let mut waiting: Vec<Held> = Vec::new();
     let (mut tidied, mut untidy) = (Instant::now(), false);
     let mut retry = RETRY_MIN;
+    wait_for_locks_at_most(LOCK_PATIENCE);
     loop {
         let timeout = match (untidy, waiting.is_empty()) {
             (true, _) => Duration::ZERO,
@@ -169,33 +191,67 @@ fn answer_all(
             fault,
             since: asked,
         });
+        let mut reason = None;
         for held in waited.into_iter().chain(new) {
             match engine.answer(held.fault) {
                 Ok(()) => latency.record(held.since.elapsed()),
-                // An access that a signal interrupts is held, and told, anew each time: once is
-                // enough.
-                Err(CowError::NoSpace) if waiting.iter().any(|known| known.fault == held.fault) => {
+                Err(error) => {
+                    reason = reason.max(reason_to_wait(&error, &held));
+                    if !may_be_tried_again(&error) {
+                        return Err(error);
+                    }
+                    // An access that a signal interrupts is held, and told, anew each time: once
+                    // is enough.
+                    if !waiting.iter().any(|known| known.fault == held.fault) {
+                        waiting.push(held);
+                    }
                 }
-                Err(CowError::NoSpace) => waiting.push(held),
-                Err(error) => return Err(error),
             }
         }
         retry = (asked.elapsed() * RETRY_REST).clamp(RETRY_MIN, RETRY_MAX);
-        let starves = !waiting.is_empty();
-        match (shortage.set(starves), starves) {
-            (true, true) => tracing::warn!(
-                "the pool is full: the guest stands still until there is space \
-                 (nvvmm rm, nvvmm pool grow, the end of another VM), then it goes on by itself"
-            ),
-            (true, false) => tracing::info!("the pool has space again: the guest goes on"),
-            (false, _) => {}
-        }
+        tell(shortage.set(reason), reason);
         if untidy || tidied.elapsed() >= TIDY_EVERY {
-            untidy = engine.tidy().unwrap_or_else(|error| {
-                tracing::warn!("the VM holds more of the pool than it needs: {error}");
-                false
-            });
+            untidy = match engine.tidy() {
+                Ok(untidy) => untidy,
+                // There is time.
+                Err(CowError::Locked(_)) => false,
+                Err(error) => {
+                    tracing::warn!("the VM holds more of the pool than it needs: {error}");
+                    false
+                }
+            };
             tidied = Instant::now();
         }
+    }
+}
+
+fn may_be_tried_again(error: &CowError) -> bool {
+    matches!(error, CowError::NoSpace | CowError::Locked(_))
+}
+
+/// Reason for which the VM counts as waiting because of an access. A lock is usually free before
+/// anybody would notice.
+fn reason_to_wait(error: &CowError, held: &Held) -> Option<Reason> {
+    match error {
+        CowError::NoSpace => Some(Reason::Space),
+        CowError::Locked(PoolLocked { hopeless: true, .. }) => Some(Reason::LockForLong),
+        CowError::Locked(_) => (held.since.elapsed() >= LOCK_NOTICED).then_some(Reason::Lock),
+        _ => None,
+    }
+}
+
+/// Logs a change of the reason for which the guest waits.
+fn tell(changed_from: Option<Option<Reason>>, reason: Option<Reason>) {
+    match (changed_from, reason) {
+        (None, _) | (Some(Some(Reason::Lock)), Some(Reason::LockForLong)) => {}
+        (Some(_), Some(Reason::Space)) => tracing::warn!(
+            "the pool is full: the guest stands still until there is space \
+             (nvvmm rm, nvvmm pool grow, the end of another VM), then it goes on by itself"
+        ),
+        (Some(_), Some(Reason::Lock | Reason::LockForLong)) => tracing::warn!(
+            "another process has the pool's lock: the guest stands still until it gives the lock \
+             back, then it goes on by itself"
+        ),
+        (Some(_), None) => tracing::info!("the guest has what it waited for, and goes on"),
     }
 }

@@ -1,10 +1,10 @@
-//! Times in which accesses to guest RAM wait for space.
+//! Times in which accesses to guest RAM wait for space, or for the pool's lock.
 
 use std::{
     fmt,
     sync::{
         Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
 };
 
@@ -13,10 +13,23 @@ use super::counters::lock;
 /// Called with true when an access begins to wait for space, with false when none does any more.
 type Listener = Box<dyn Fn(bool) + Send>;
 
-/// Begins and ends with the fault thread's accesses that find no space.
+/// Reason for which accesses wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum Reason {
+    /// Another process has the pool's lock, and is expected to give it back.
+    Lock = 1,
+    /// Another process has the pool's lock, and is not expected to give it back.
+    LockForLong,
+    /// There is no free block.
+    Space,
+}
+
+/// Begins and ends with the fault thread's accesses that find no space, or the pool locked.
 #[derive(Default)]
 pub(super) struct Shortage {
-    lasts: AtomicBool,
+    /// The reason as a number; 0: no access waits.
+    reason: AtomicU8,
     /// The lock also puts changes in order: the listener hears of each, the last one last.
     listener: Mutex<Option<Listener>>,
 }
@@ -24,17 +37,25 @@ pub(super) struct Shortage {
 impl Shortage {
     /// True while an access waits.
     pub fn lasts(&self) -> bool {
-        self.lasts.load(Ordering::Relaxed)
+        self.reason().is_some()
     }
 
-    /// Sets the state. Returns true if it has changed.
-    pub fn set(&self, lasts: bool) -> bool {
+    /// Reason for which accesses wait now.
+    pub fn reason(&self) -> Option<Reason> {
+        of_number(self.reason.load(Ordering::Relaxed))
+    }
+
+    /// Sets the state. Returns the former one if it has changed.
+    pub fn set(&self, reason: Option<Reason>) -> Option<Option<Reason>> {
         let listener = lock(&self.listener);
-        let is_news = self.lasts.swap(lasts, Ordering::Relaxed) != lasts;
-        if is_news && let Some(listener) = &*listener {
-            listener(lasts);
+        let number = reason.map_or(0, |reason| reason as u8);
+        let before = of_number(self.reason.swap(number, Ordering::Relaxed));
+        if before.is_some() != reason.is_some()
+            && let Some(listener) = &*listener
+        {
+            listener(reason.is_some());
         }
-        is_news
+        (before != reason).then_some(before)
     }
 
     /// Calls `listener` from here on; at once if a shortage lasts.
@@ -47,10 +68,16 @@ impl Shortage {
     }
 }
 
+fn of_number(number: u8) -> Option<Reason> {
+    [Reason::Lock, Reason::LockForLong, Reason::Space]
+        .into_iter()
+        .find(|reason| *reason as u8 == number)
+}
+
 impl fmt::Debug for Shortage {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Shortage")
-            .field("lasts", &self.lasts())
+            .field("reason", &self.reason())
             .finish_non_exhaustive()
     }
 }

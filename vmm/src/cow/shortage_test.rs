@@ -1,6 +1,6 @@
 use std::sync::{Arc, Mutex};
 
-use super::{Listener, Shortage};
+use super::{Listener, Reason, Shortage};
 
 fn heard() -> (Arc<Mutex<Vec<bool>>>, Listener) {
     let heard = Arc::new(Mutex::new(Vec::new()));
@@ -16,19 +16,22 @@ fn a_listener_hears_of_every_change_once() {
     let shortage = Shortage::default();
     let (heard, listener) = heard();
     shortage.tell(listener);
-    assert!(!shortage.set(false), "there was none");
-    assert!(shortage.set(true));
-    assert!(!shortage.set(true));
-    assert!(shortage.set(false));
+    assert_eq!(shortage.set(None), None, "there was none");
+    assert_eq!(shortage.set(Some(Reason::Space)), Some(None));
+    assert_eq!(shortage.set(Some(Reason::Space)), None);
+    let changed = shortage.set(Some(Reason::LockForLong));
+    assert_eq!(changed, Some(Some(Reason::Space)));
+    assert_eq!(shortage.reason(), Some(Reason::LockForLong));
+    assert_eq!(shortage.set(None), Some(Some(Reason::LockForLong)));
     assert_eq!(*heard.lock().unwrap(), [true, false]);
 }
 
 #[test]
 fn who_listens_late_hears_that_a_shortage_lasts() {
     let shortage = Shortage::default();
-    shortage.set(true);
+    shortage.set(Some(Reason::Lock));
     let (heard, listener) = heard();
     shortage.tell(listener);
-    shortage.set(false);
+    shortage.set(None);
     assert_eq!(*heard.lock().unwrap(), [true, false]);
 }

@@ -1,6 +1,6 @@
 //! Errors of the pool as errors for the user.
 
-use nvvmm_snapshot::{Durability, Error};
+use nvvmm_snapshot::{Durability, Error, ProcessState, ProcessText};
 
 use super::{ErrorKind, VmError};
 
@@ -56,6 +56,7 @@ fn remedy_of(error: &Error) -> Option<String> {
             "delete it with 'nvvmm pool delete' if it is not needed".to_owned()
         }
         Error::InUse { .. } => "stop its VMs first".to_owned(),
+        Error::PoolLocked { holder, .. } => unlocking(holder.pid(), holder.is_stopped()),
         Error::FixedSize { .. } => {
             "create a larger pool; a pool on a device cannot grow".to_owned()
         }
@@ -70,6 +71,44 @@ fn remedy_of(error: &Error) -> Option<String> {
         }
         _ => return remedy_of_stream(error),
     })
+}
+
+impl VmError {
+    /// Adds the state of the process that has the pool locked, when a VM process says so: it may be
+    /// confined, and then sees no other process.
+    #[must_use]
+    pub fn with_holder_seen(self) -> Self {
+        let pid = self.message.strip_prefix(LOCKED_BY);
+        let Some(pid) = pid.and_then(|pid| pid.parse().ok()) else {
+            return self;
+        };
+        let is_stopped = ProcessState::of(pid).is_some_and(ProcessState::is_stopped);
+        let who = ProcessText(pid).to_string();
+        let message = LOCKED_BY.replace("process ", &who);
+        Self {
+            message,
+            remedy: Some(unlocking(Some(pid), is_stopped)),
+            ..self
+        }
+    }
+}
+
+/// Beginning of [`Error::PoolLocked`]'s text. Only a number follows where nothing is seen of the
+/// process.
+const LOCKED_BY: &str = "the pool is locked by process ";
+
+/// Remedy for a pool that another process keeps locked.
+fn unlocking(pid: Option<u32>, is_stopped: bool) -> String {
+    match pid {
+        Some(pid) if is_stopped => format!(
+            "'kill -CONT {pid}' lets that process go on, 'kill -KILL {pid}' ends it; the pool stays \
+             whole"
+        ),
+        Some(pid) => {
+            format!("wait for that process, or end it with 'kill {pid}'; the pool stays whole")
+        }
+        None => "wait for that process, or end it; the pool stays whole".to_owned(),
+    }
 }
 
 /// Remedy for an error of sending or receiving.
@@ -128,6 +167,7 @@ fn kind_of(error: &Error) -> ErrorKind {
         | Error::Exists { .. }
         | Error::HoldsPool { .. }
         | Error::InUse { .. }
+        | Error::PoolLocked { .. }
         | Error::NotDurable { .. }
         | Error::Incomplete { .. }
         | Error::BeingReceived { .. }

@@ -116,3 +116,17 @@ fn what_the_user_can_do_is_said_beside_the_cause() {
         );
     }
 }
+
+#[test]
+fn the_process_that_has_the_pool_locked_is_looked_at_where_it_can_be_seen() {
+    let own = std::process::id();
+    let bare = VmError::new(ErrorKind::Refused, format!("{LOCKED_BY}{own}"));
+    let seen = bare.with_holder_seen();
+    assert!(
+        seen.message.starts_with(&format!("{LOCKED_BY}{own} (")),
+        "{seen}"
+    );
+    assert!(seen.remedy.unwrap().contains(&own.to_string()));
+    let other = VmError::failed("the pool is locked by process 12, which is stopped");
+    assert_eq!(other.clone().with_holder_seen(), other);
+}

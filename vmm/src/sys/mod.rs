@@ -2,7 +2,9 @@
 
 pub mod address_range;
 pub mod kvm;
+pub mod limits;
 pub mod pagemap;
+pub mod peer;
 pub mod terminal;
 pub mod uffd;
 

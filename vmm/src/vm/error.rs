@@ -40,11 +40,10 @@ pub(super) fn cow_error(error: CowError) -> VmError {
     let message = error.to_string();
     match error {
         CowError::NoSpace => VmError::new(ErrorKind::PoolFull, message).with_remedy(MAKE_SPACE),
-        CowError::Pool(error) => error.into(),
+        CowError::Pool(error) | CowError::Locked(error) => error.into(),
         CowError::Uffd(UffdError::NoPermission) => VmError::new(ErrorKind::HostLacks, message)
             .with_remedy(
-                "run as root, give yourself access to /dev/userfaultfd, or sysctl \
-             vm.unprivileged_userfaultfd=1",
+                "give your user access to /dev/userfaultfd: 'nvvmm doctor' prints the udev rule",
             ),
         CowError::Uffd(UffdError::KernelTooOld) => {
             VmError::new(ErrorKind::HostLacks, message).with_remedy("Linux 5.19 or newer is needed")
@@ -129,6 +128,7 @@ pub(super) fn take_error(error: TakeError) -> VmError {
         TakeError::NoRoomAhead | TakeError::NoRoomPaused => {
             VmError::new(ErrorKind::PoolFull, error.to_string()).with_remedy(MAKE_SPACE)
         }
+        TakeError::CallerGone => VmError::new(ErrorKind::Refused, error.to_string()),
         TakeError::Machine(error) => machine_error(error),
         TakeError::Cow(error) => cow_error(error),
         TakeError::Blob(error) => VmError::failed(error.to_string()),

@@ -182,7 +182,7 @@ impl Next {
 /// runs does.
 fn stop_machine(vm: &Arc<RunningVm>, must_end: impl Fn() -> bool) -> bool {
     let machine = Arc::clone(vm);
-    let give_up = || vm.faults.is_stuck() && must_end();
+    let give_up = || vm.faults.is_held_up() && must_end();
     vm.faults
         .unless(move || machine.machine.stop(), give_up)
         .is_some()
@@ -197,7 +197,7 @@ fn release(vm: Arc<RunningVm>) {
 }
 
 fn wait_for_entry(vm: &RunningVm, paused: bool) {
-    while !paused && vm.machine.first_entry().is_none() && !vm.faults.is_stuck() {
+    while !paused && vm.machine.first_entry().is_none() && !vm.faults.is_held_up() {
         std::thread::sleep(FIRST_ENTRY_POLL);
     }
 }

@@ -213,7 +213,9 @@ pub(super) fn restart(
                 pages_shown,
             })
         }
-        Err(AgentError::Ours(ProcessError::Cow(error))) if !matches!(error, CowError::NoSpace) => {
+        Err(AgentError::Ours(ProcessError::Cow(error)))
+            if !matches!(error, CowError::NoSpace | CowError::Locked(_)) =>
+        {
             Err(RestartFailed::VmIsLost(cow_error(error)))
         }
         Err(error) => Err(agent_error(error).into()),

@@ -12,6 +12,7 @@ use crate::{
     control::RingRequest,
     error::ErrorKind,
     ring::{Attempt, Ring, RingSettings, RingStatus},
+    sys::peer::Caller,
 };
 
 impl RunningVm {
@@ -20,7 +21,7 @@ impl RunningVm {
     /// let be.
     pub fn checkpoint(self: &Arc<Self>, name: &str, replaced: &[SnapshotId]) -> Attempt {
         let (name, replaced) = (name.to_owned(), replaced.to_vec());
-        let taken = self.unless_no_space(move |vm, pending| {
+        let taken = self.unless_no_space(&Caller::default(), move |vm, pending| {
             let mut operation = vm.operation();
             vm.machine.end_released_windows().map_err(machine_error)?;
             if operation.quiesced
@@ -36,6 +37,8 @@ impl RunningVm {
         match taken {
             Ok(Some(taken)) => Attempt::Taken(taken.id, Box::new(taken.report)),
             Ok(None) => Attempt::NotNow,
+            // Another process has the pool's lock for too long: the next one may find it free.
+            Err(_) if self.holder.pool().lock_wait().is_some() => Attempt::NotNow,
             Err(error) => Attempt::Failed(error),
         }
     }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nvvmm_snapshot::{Holder, SnapshotId};
+use nvvmm_snapshot::{Holder, LockWait, SnapshotId};
 
 use super::{
     VmError,
@@ -15,16 +15,17 @@ use super::{
 };
 use crate::{
     checkpoint::{
-        self, Digests, Pending, SnapshotCounters, Taken, Taking,
+        self, Digests, Pending, SnapshotCounters, TakeError, Taken, Taking,
         phases::{micros, micros_of},
         report::{PhaseTime, RestoreReport, SnapshotReport},
     },
-    control::{SnapshotRequest, VmOrigin, VmState},
+    control::{SnapshotRequest, VmOrigin, VmState, VmStatus},
     cow::{CowEngine, FaultThread},
     error::ErrorKind,
     machine::{Hold, Machine},
     spec::VmSpec,
     stats::VmStats,
+    sys::peer::Caller,
     window::ShownBlocks,
 };
 
@@ -95,6 +96,8 @@ impl Operation {
     }
 }
 
+/// Wait for the pool's lock from which on people are told.
+const LOCK_WAIT_SHOWN_FROM: Duration = Duration::from_secs(1);
 /// Interval of checks for the end of another operation.
 const OPERATION_POLL: Duration = Duration::from_millis(1);
 
@@ -184,19 +187,32 @@ impl RunningVm {
         self: &Arc<Self>,
         request: &SnapshotRequest,
     ) -> Result<SnapshotReport, VmError> {
+        self.snapshot_for(request, &Caller::default())
+    }
+
+    /// Does the same for a caller who may go: the snapshot is withdrawn when that happens before it
+    /// begins, and not committed when it happens later.
+    pub fn snapshot_for(
+        self: &Arc<Self>,
+        request: &SnapshotRequest,
+        caller: &Caller,
+    ) -> Result<SnapshotReport, VmError> {
         let request = request.clone();
-        self.unless_no_space(move |vm, pending| vm.take_snapshot(&request, pending))
+        self.unless_no_space(caller, move |vm, pending| {
+            vm.take_snapshot(&request, pending)
+        })
     }
 
     /// Does what comes to a snapshot, unless an access waits for space.
     pub(super) fn unless_no_space<T: Send + 'static>(
         self: &Arc<Self>,
+        caller: &Caller,
         work: impl FnOnce(&RunningVm, &Pending) -> Result<T, VmError> + Send + 'static,
     ) -> Result<T, VmError> {
         if self.faults.is_stuck() {
             return Err(self.no_space());
         }
-        let pending = Arc::new(Pending::default());
+        let pending = Arc::new(Pending::of(caller.clone()));
         let (vm, asked) = (Arc::clone(self), Arc::clone(&pending));
         let done = self.faults.unless(
             move || work(&vm, &asked),
@@ -243,6 +259,9 @@ impl RunningVm {
     ) -> Result<Taken, VmError> {
         if self.seen().ending {
             return Err(VmError::new(ErrorKind::Refused, "the VM is ending"));
+        }
+        if pending.caller_is_gone() {
+            return Err(take_error(TakeError::CallerGone));
         }
         if pending.is_withdrawn() {
             return Err(self.no_space());
@@ -308,8 +327,26 @@ impl RunningVm {
         Ok(())
     }
 
+    /// Puts into the status which process has the pool's lock, when this one waits for it.
+    pub fn tell_lock_wait(&self, status: &mut VmStatus) {
+        let wait = self.holder.pool().lock_wait();
+        if let Some(wait) = wait.filter(|wait| wait.waited >= LOCK_WAIT_SHOWN_FROM) {
+            let holder = wait.holder;
+            status.notice = Some(format!("waits for the pool's lock, held by {holder}"));
+            status.waits_for_pid = holder.pid();
+        }
+    }
+
     /// Error of an operation on a VM whose guest waits for space.
     pub fn no_space(&self) -> VmError {
+        let wait = self.holder.pool().lock_wait();
+        if self.faults.waits_for_lock()
+            && let Some(LockWait {
+                holder, hopeless, ..
+            }) = wait
+        {
+            return nvvmm_snapshot::Error::PoolLocked { holder, hopeless }.into();
+        }
         let goes_on = if self.machine.is_held(Hold::Pause) {
             "the VM stays paused"
         } else {
@@ -345,6 +382,8 @@ impl RunningVm {
             VmState::Stopping
         } else if self.machine.is_held(Hold::Pause) {
             VmState::Paused
+        } else if self.faults.waits_for_lock() {
+            VmState::Waiting
         } else if self.faults.is_starved() {
             VmState::NoSpace
         } else {

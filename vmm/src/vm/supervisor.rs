@@ -29,6 +29,7 @@ use crate::{
     process::{CaptureReport, RestartReport},
     ring::{RewindReport, Ring, RingStatus},
     stats::VmStats,
+    sys::peer::Caller,
 };
 
 /// Notice of `nvvmm ps` for a VM that waits for space.
@@ -240,6 +241,7 @@ impl VmControl for Supervisor {
                 false => VmState::Booting,
             },
             notice: None,
+            waits_for_pid: None,
             vcpus: facts.vcpus,
             memory_bytes: facts.memory_bytes,
             pool: facts.pool.clone(),
@@ -260,10 +262,12 @@ impl VmControl for Supervisor {
             let counters = vm.engine.counters_now(&*vm.machine);
             status.ram = counters.unwrap_or_else(|_| vm.engine.counters());
             status.restore = vm.restore_report();
-            status.notice = match vm.faults.is_starved() {
+            let is_full = vm.faults.is_starved() && !vm.faults.waits_for_lock();
+            status.notice = match is_full {
                 true => Some(NO_SPACE_NOTICE.to_owned()),
                 false => vm.reboot_notice.clone(),
             };
+            vm.tell_lock_wait(&mut status);
             status.snapshots_taken.clone_from(&vm.seen().taken);
             status.state = vm.state();
         }
@@ -328,7 +332,15 @@ impl VmControl for Supervisor {
     }
 
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, VmError> {
-        let report = self.running()?.snapshot(request)?;
+        self.snapshot_for(request, &Caller::default())
+    }
+
+    fn snapshot_for(
+        &self,
+        request: &SnapshotRequest,
+        caller: &Caller,
+    ) -> Result<SnapshotReport, VmError> {
+        let report = self.running()?.snapshot_for(request, caller)?;
         if request.stop {
             self.end(Ok(VmExit::Snapshotted {
                 snapshot: report.name.clone(),

@@ -6,6 +6,7 @@
 
 mod played_vm;
 mod pools;
+mod stopped;
 mod vms;
 mod world;
 

@@ -78,6 +78,7 @@ impl VmControl for Played {
             pid: std::process::id(),
             state: VmState::Running,
             notice: None,
+            waits_for_pid: None,
             vcpus: 2,
             memory_bytes: 512 << 20,
             pool: "/pool".into(),

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -193,10 +193,9 @@ fn a_vm_process_that_does_not_answer() {
     let _ = std::io::stdin().read_line(&mut String::new());
 }
 
-#[test]
-fn stop_force_kills_a_vm_that_does_not_answer() {
-    let world = World::new();
-    let mut child = Command::new(std::env::current_exe().unwrap())
+/// A process that is the VM `deaf`, which never answers.
+pub fn deaf_vm(world: &World) -> Child {
+    let child = Command::new(std::env::current_exe().unwrap())
         .args([
             "--ignored",
             "--exact",
@@ -215,6 +214,13 @@ fn stop_force_kills_a_vm_that_does_not_answer() {
         );
         thread::sleep(Duration::from_millis(5));
     }
+    child
+}
+
+#[test]
+fn stop_force_kills_a_vm_that_does_not_answer() {
+    let world = World::new();
+    let mut child = deaf_vm(&world);
     let listed = world.nvvmm(&["ps", "--json"]).json();
     assert_eq!(
         (listed[0]["state"].as_str(), listed[0]["pid"].as_u64()),
