@@ -1,17 +1,16 @@
 //! `--detach`: the command starts itself once more as the VM process, in a session of its own, and
 //! waits until that one reports on its stdout that the guest runs or why it does not.
 
-use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 
 use nix::unistd::{dup2_stderr, dup2_stdout, setsid};
 use nvvmm::VmError;
-use nvvmm::control::VmStatus;
+use nvvmm::control::{VmRuntimePaths, VmStatus};
 use serde::{Deserialize, Serialize};
+
+use super::log::{self, LOG_BYTES_MAX, LogFile};
 
 /// Variable that marks the process that becomes the VM process.
 const CHILD_MARK: &str = "NVVMM_DETACHED_CHILD";
@@ -64,18 +63,15 @@ fn ended_silently(status: ExitStatus) -> VmError {
         .with_remedy("run it without --detach, with -vv, to see more")
 }
 
-/// Makes this process independent of the terminal that it was started from, with stderr in the log
-/// file. Stdout stays the way to the waiting command.
-pub fn become_background(log: &Path) -> Result<(), VmError> {
-    let failed = |e: io::Error| VmError::io(format_args!("log to {}", log.display()), &e);
+/// Makes this process independent of the terminal that it was started from, with its log in the
+/// log file, and stderr, too: a panic writes there. Stdout stays the way to the waiting command.
+pub fn become_background(paths: &VmRuntimePaths) -> Result<(), VmError> {
+    let failed = |e: io::Error| VmError::io(format_args!("log to {}", paths.log.display()), &e);
     setsid().map_err(|e| VmError::io("start a session for the VM process", &e.into()))?;
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(log)
-        .map_err(failed)?;
-    dup2_stderr(&file).map_err(|e| failed(e.into()))
+    let file = LogFile::open(&paths.log, &paths.log_before, LOG_BYTES_MAX).map_err(failed)?;
+    dup2_stderr(&file).map_err(|e| failed(e.into()))?;
+    log::go_to(file);
+    Ok(())
 }
 
 /// Tells the waiting command that the guest runs, and lets it go: stdout becomes the log.
