@@ -20,8 +20,9 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/kernel.sh"
 source "$here/lib/programs.sh"
 
+# vsock_loopback is there so that tests see the agent refuse programs of the guest.
 guest_modules=(virtio_mmio virtio_blk virtio_rng crc32c_generic ext4 vmw_vsock_virtio_transport
-  virtio_pmem nd_pmem erofs)
+  vsock_loopback virtio_pmem nd_pmem erofs)
 directory=guest kernel=cloud fresh=0 print=0
 
 while (($#)); do

@@ -221,3 +221,30 @@ fn a_restored_guest_is_told_and_its_streams_are_not_the_originals() {
     only.stop();
     host.assert_pool_clean();
 }
+
+#[test]
+fn a_user_of_the_guest_neither_reaches_the_agent_nor_takes_its_place() {
+    let host = Host::new(512);
+    let vm = boot_without_witness(&host, 160);
+    output(&host, &vm, "grep -q vsock_loopback /proc/modules");
+    let tried = output(&host, &vm, "nvvmm-witness stranger");
+    for way in ["loopback", "own", "host", "low-port"] {
+        let outcome = tried.lines().find_map(|line| {
+            let (name, outcome) = line.split_once('=')?;
+            (name == way).then_some(outcome)
+        });
+        let outcome = outcome.unwrap_or_else(|| panic!("no {way}= in {tried}"));
+        assert!(
+            outcome.starts_with("refused") || outcome.starts_with("closed"),
+            "{way}: {tried}"
+        );
+    }
+    assert!(host.is_logged("refused a stream of the guest"));
+    // The agent itself has the place.
+    vm.snapshot("base");
+    let copy = host.restore("base", &[]);
+    wait_for(&host, &copy, "cat /run/nvvmm/restored");
+    vm.stop();
+    copy.stop();
+    host.assert_pool_clean();
+}

@@ -100,7 +100,9 @@ impl<M: GuestAddressSpace + Send> Device for MmioTransport<M> {
 
     fn pause(&mut self) -> Result<(), LifecycleError> {
         // Requests are served wholly under this lock, so having it means that none is in flight.
-        lock(&self.worker).paused = true;
+        // The flag is seen between two requests: what is left of the ring is for later.
+        self.signals.pausing.store(true, Ordering::SeqCst);
+        self.signals.enter(&self.worker).paused = true;
         self.paused = true;
         Ok(())
     }
@@ -111,6 +113,7 @@ impl<M: GuestAddressSpace + Send> Device for MmioTransport<M> {
         }
         let mut worker = lock(&self.worker);
         worker.paused = false;
+        self.signals.pausing.store(false, Ordering::SeqCst);
         worker.kick_resumed();
         if self.signals.interrupt_status.load(Ordering::SeqCst) != 0 {
             self.signals

@@ -20,7 +20,6 @@ use super::queue::{Half, QueueRegisters};
 use super::worker::{QueueSubscriber, Signals, Worker};
 use crate::bus::BusDevice;
 use crate::irq::IrqLine;
-use crate::lock::lock;
 
 /// Length of the MMIO range of one device in bytes: registers, then configuration space.
 pub const MMIO_LEN: u64 = 0x200;
@@ -182,7 +181,7 @@ impl<M: GuestAddressSpace> MmioTransport<M> {
     }
 
     pub(super) fn device_type(&self) -> u32 {
-        lock(&self.worker).device.device_type()
+        self.signals.enter(&self.worker).device.device_type()
     }
 
     pub(super) fn status(&self) -> u32 {
@@ -310,7 +309,7 @@ impl<M: GuestAddressSpace> MmioTransport<M> {
 
     /// The driver is ready: makes the queues that it has enabled.
     fn activate(&mut self) {
-        let mut worker = lock(&self.worker);
+        let mut worker = self.signals.enter(&self.worker);
         worker.device.activate(self.registers.driver_features);
         let event_idx = self.registers.event_idx();
         let memory = worker.memory.memory();
@@ -340,12 +339,12 @@ impl<M: GuestAddressSpace> MmioTransport<M> {
         let index = self.registers.queue_sel as usize;
         if let Some(registers) = self.registers.queues.get_mut(index) {
             registers.ready = false;
-            lock(&self.worker).queues[index] = None;
+            self.signals.enter(&self.worker).queues[index] = None;
         }
     }
 
     fn reset(&mut self) {
-        let mut worker = lock(&self.worker);
+        let mut worker = self.signals.enter(&self.worker);
         worker.device.reset();
         worker.queues.fill_with(|| None);
         self.signals.needs_reset.store(false, Ordering::SeqCst);
@@ -357,7 +356,8 @@ impl<M: GuestAddressSpace> MmioTransport<M> {
 impl<M: GuestAddressSpace + Send> BusDevice for MmioTransport<M> {
     fn read(&mut self, offset: u64, bytes: &mut [u8]) {
         if offset >= CONFIG_OFFSET {
-            lock(&self.worker)
+            self.signals
+                .enter(&self.worker)
                 .device
                 .read_config(offset - CONFIG_OFFSET, bytes);
             return;
@@ -371,7 +371,9 @@ impl<M: GuestAddressSpace + Send> BusDevice for MmioTransport<M> {
 
     fn write(&mut self, offset: u64, bytes: &[u8]) {
         if offset >= CONFIG_OFFSET {
-            if lock(&self.worker)
+            if self
+                .signals
+                .enter(&self.worker)
                 .device
                 .write_config(offset - CONFIG_OFFSET, bytes)
             {

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INT_VRING};
@@ -24,6 +24,10 @@ pub(super) struct Signals {
     pub(super) interrupt_status: AtomicU32,
     pub(super) needs_reset: AtomicBool,
     pub(super) line: Arc<dyn IrqLine>,
+    /// The device is paused, or is to be: no request is begun any more.
+    pub(super) pausing: AtomicBool,
+    /// Threads that wait for the worker, which leaves the rest of a ring for later then.
+    waiting: AtomicU32,
 }
 
 impl Signals {
@@ -32,7 +36,25 @@ impl Signals {
             interrupt_status: AtomicU32::new(0),
             needs_reset: AtomicBool::new(false),
             line,
+            pausing: AtomicBool::new(false),
+            waiting: AtomicU32::new(0),
         }
+    }
+
+    /// Locks the worker, after at most the request that it is at.
+    pub(super) fn enter<'w, M: GuestAddressSpace>(
+        &self,
+        worker: &'w Mutex<Worker<M>>,
+    ) -> MutexGuard<'w, Worker<M>> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let worker = lock(worker);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        worker
+    }
+
+    /// True when no more requests are to be served in this turn, of which `served` were.
+    fn must_yield(&self, served: u16) -> bool {
+        self.pausing.load(Ordering::SeqCst) || served > 0 && self.waiting.load(Ordering::SeqCst) > 0
     }
 
     pub(super) fn raise(&self, causes: u32) {
@@ -73,10 +95,12 @@ pub(super) struct Worker<M: GuestAddressSpace> {
 }
 
 impl<M: GuestAddressSpace> Worker<M> {
-    /// Serves what is in a queue, up to one ring full; when there is more, the queue is kicked
-    /// again, so that other devices get their turn.
+    /// Serves what is in a queue, up to one ring full, or until somebody waits for the worker; when
+    /// there is more, the queue is kicked again, so that other devices get their turn. A pause
+    /// leaves the rest in the ring, and a resume kicks the queue.
     pub(super) fn serve_queue(&mut self, index: usize) {
-        if self.paused || self.signals.needs_reset.load(Ordering::SeqCst) {
+        let pausing = self.signals.pausing.load(Ordering::SeqCst);
+        if self.paused || pausing || self.signals.needs_reset.load(Ordering::SeqCst) {
             return;
         }
         let Some(Some(queue)) = self.queues.get_mut(index) else {
@@ -161,7 +185,7 @@ fn serve_ring<Mem: GuestMemory>(
     let mut unsignalled = 0;
     let mut refused = false;
     queue.disable_notification(memory)?;
-    while served < size {
+    while served < size && !signals.must_yield(served) {
         let Some(descriptors) = queue.iter(memory)?.next() else {
             break;
         };

@@ -1,13 +1,15 @@
 //! The stream between this agent and its VM, which breaks when the VM is restored.
 
-use std::sync::{Mutex, PoisonError};
+use std::io;
+use std::sync::{Mutex, Once, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use nvvmm_protocol::{FromGuest, HOST_PORT, ToGuest, greet, receive, send};
+use nvvmm_protocol::{AGENT_SOURCE_PORTS, FromGuest, HOST_PORT, ToGuest, greet, receive, send};
 use vsock::{VMADDR_CID_HOST, VsockStream};
 
 use crate::notice::{self, Places};
+use crate::sys;
 
 /// Pauses between attempts. A restored guest must not wait, and a host without a listener must not
 /// be asked too often.
@@ -37,9 +39,26 @@ pub fn keep() {
     }
 }
 
+/// A stream to the VM, from a port that only root can use: the VM hears nobody else.
+fn connect() -> io::Result<VsockStream> {
+    let source_ports = AGENT_SOURCE_PORTS.rev();
+    sys::connect_from(source_ports, VMADDR_CID_HOST, HOST_PORT).map(VsockStream::from)
+}
+
 /// One stream, until it breaks. `None` when the VM did not answer.
 fn talk() -> Option<()> {
-    let mut stream = VsockStream::connect_with_cid_port(VMADDR_CID_HOST, HOST_PORT).ok()?;
+    static NOT_ROOT: Once = Once::new();
+    let connected = connect().inspect_err(|error| {
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            NOT_ROOT.call_once(|| {
+                eprintln!(
+                    "nvvmm-agent: cannot use a vsock port below 1024 ({error}), so it learns of \
+                     no restore: run it as root, with CAP_NET_BIND_SERVICE"
+                );
+            });
+        }
+    });
+    let mut stream = connected.ok()?;
     greet(&mut stream).ok()?;
     send(&mut stream, &FromGuest::Hello).ok()?;
     *STREAM.lock().unwrap_or_else(PoisonError::into_inner) = stream.try_clone().ok();

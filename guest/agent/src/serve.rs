@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use nvvmm_protocol::{AGENT_PORT, FailedBecause, FromAgent, ToAgent, greet, receive, send};
-use vsock::{VMADDR_CID_ANY, VsockListener};
+use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener};
 
 use crate::process::{capture, restart};
 use crate::stream::{Failure, Stream};
@@ -27,20 +27,26 @@ pub fn listen() -> io::Result<Infallible> {
     let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, AGENT_PORT)?;
     let running = Arc::new(AtomicUsize::new(0));
     loop {
-        let Ok((stream, _)) = listener.accept() else {
-            thread::sleep(ACCEPT_PAUSE);
-            continue;
-        };
-        if running.load(Ordering::SeqCst) >= COMMANDS_MAX {
-            continue;
+        match listener.accept() {
+            Ok((stream, peer)) => admit(stream, peer.cid(), &running),
+            Err(_) => thread::sleep(ACCEPT_PAUSE),
         }
-        running.fetch_add(1, Ordering::SeqCst);
-        let ended = Arc::clone(&running);
-        thread::spawn(move || {
-            serve(stream);
-            ended.fetch_sub(1, Ordering::SeqCst);
-        });
     }
+}
+
+/// Serves a stream in a thread, if `peer_cid` is the host's. Any program of the guest reaches the
+/// port through the loopback transport, and so do VMs in the guest; their streams are closed. The
+/// kernel writes the CID, not the peer.
+pub fn admit(stream: impl Stream, peer_cid: u32, running: &Arc<AtomicUsize>) {
+    if peer_cid != VMADDR_CID_HOST || running.load(Ordering::SeqCst) >= COMMANDS_MAX {
+        return;
+    }
+    running.fetch_add(1, Ordering::SeqCst);
+    let ended = Arc::clone(running);
+    thread::spawn(move || {
+        serve(stream);
+        ended.fetch_sub(1, Ordering::SeqCst);
+    });
 }
 
 /// Serves one stream to its end. A failure of the stream itself cannot be told to anybody.
@@ -67,3 +73,7 @@ pub fn serve(mut stream: impl Stream) {
     // on its way.
     while receive::<ToAgent>(&mut stream).is_ok() {}
 }
+
+#[cfg(test)]
+#[path = "serve_test.rs"]
+mod serve_test;

@@ -121,6 +121,47 @@ pub fn with_usual_signals(command: &mut Command) {
     unsafe { command.pre_exec(usual) };
 }
 
+/// A vsock stream to `port` of `cid`, from a free one of `source_ports`. Ports below 1024 need
+/// CAP_NET_BIND_SERVICE (`__vsock_bind_connectible` of Linux).
+///
+/// # Errors
+/// `AddrInUse`: none of the ports is free. Else what bind(2) or connect(2) says.
+pub fn connect_from(
+    source_ports: impl Iterator<Item = u32>,
+    cid: u32,
+    port: u32,
+) -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointers.
+    let made =
+        check(unsafe { libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the descriptor was just made and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(made) };
+    let length = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
+    let bind = |source_port| {
+        let own = vsock_address(libc::VMADDR_CID_ANY, source_port);
+        // SAFETY: own is a sockaddr_vm of that length and lives through the call.
+        check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const own).cast(), length) })
+    };
+    let is_taken =
+        |bound: &io::Result<_>| matches!(bound, Err(e) if e.kind() == io::ErrorKind::AddrInUse);
+    let mut bound = source_ports.map(bind).skip_while(is_taken);
+    bound.next().ok_or(io::ErrorKind::AddrInUse)??;
+    let peer = vsock_address(cid, port);
+    // SAFETY: peer is a sockaddr_vm of that length and lives through the call.
+    check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const peer).cast(), length) })?;
+    Ok(socket)
+}
+
+fn vsock_address(cid: u32, port: u32) -> libc::sockaddr_vm {
+    libc::sockaddr_vm {
+        svm_family: libc::AF_VSOCK as libc::sa_family_t,
+        svm_reserved1: 0,
+        svm_port: port,
+        svm_cid: cid,
+        svm_zero: [0; 4],
+    }
+}
+
 /// Ignores a signal from now on, in all of this process.
 #[cfg(test)]
 pub fn ignore(signal: i32) {

@@ -11,6 +11,7 @@ mod kernel;
 mod memory;
 mod page;
 mod session;
+mod stranger;
 mod sys;
 mod timers;
 
@@ -23,6 +24,15 @@ use std::time::Duration;
 const PROTOCOL: u32 = 1;
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("stranger") {
+        return match stranger::try_all() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("nvvmm-witness: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     match listen() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -118,6 +118,51 @@ pub fn mount_ext4(device: &CStr, place: &CStr, read_only: bool) -> io::Result<()
     .map(drop)
 }
 
+/// Gives up root for good: this process becomes that of the user and group `nobody`.
+pub fn become_nobody() -> io::Result<()> {
+    const NOBODY: libc::uid_t = 65534;
+    // SAFETY: an empty list is not read.
+    check(unsafe { libc::setgroups(0, std::ptr::null()) })?;
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::setgid(NOBODY) })?;
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::setuid(NOBODY) }).map(drop)
+}
+
+/// A vsock socket, with a port of its own if `source_port` names one.
+pub fn vsock_socket(source_port: Option<u32>) -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointers.
+    let made =
+        check(unsafe { libc::socket(libc::AF_VSOCK, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the descriptor was just made and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(made) };
+    if let Some(port) = source_port {
+        let own = vsock_address(libc::VMADDR_CID_ANY, port);
+        let length = size_of_val(&own) as libc::socklen_t;
+        // SAFETY: own is a sockaddr_vm of that length and lives through the call.
+        check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const own).cast(), length) })?;
+    }
+    Ok(socket)
+}
+
+/// Connects a vsock socket.
+pub fn vsock_connect(socket: BorrowedFd, cid: u32, port: u32) -> io::Result<()> {
+    let peer = vsock_address(cid, port);
+    let length = size_of_val(&peer) as libc::socklen_t;
+    // SAFETY: peer is a sockaddr_vm of that length and lives through the call.
+    check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const peer).cast(), length) }).map(drop)
+}
+
+fn vsock_address(cid: u32, port: u32) -> libc::sockaddr_vm {
+    libc::sockaddr_vm {
+        svm_family: libc::AF_VSOCK as libc::sa_family_t,
+        svm_reserved1: 0,
+        svm_port: port,
+        svm_cid: cid,
+        svm_zero: [0; 4],
+    }
+}
+
 /// Unmounts what is mounted at `place`.
 pub fn unmount(place: &CStr) -> io::Result<()> {
     // SAFETY: place is terminated and lives through the call.

@@ -32,3 +32,6 @@ pub use process::{
 pub const AGENT_PORT: u32 = 512;
 /// The vsock port of the host where the VM listens for its agent.
 pub const HOST_PORT: u32 = 512;
+/// Vsock ports of the guest from which the agent asks for its stream to [`HOST_PORT`]. Only root
+/// can use them, and the host hears nobody else there.
+pub const AGENT_SOURCE_PORTS: std::ops::RangeInclusive<u32> = 513..=1023;

@@ -72,6 +72,10 @@ impl Mapping {
         }
         let (base, durable_by) =
             mapped.map_err(Error::io(format!("mapping {size} bytes of the pool")))?;
+        // A core dump of this process would hold the memory of other guests. Where the kernel
+        // refuses, it is as large as it was.
+        // SAFETY: the range is this new mapping; the advice changes nothing that it holds.
+        let _ = unsafe { madvise(base, size.get(), MmapAdvise::MADV_DONTDUMP) };
         let mapping = Mapping {
             end: range.end,
             base,

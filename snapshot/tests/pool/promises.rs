@@ -112,3 +112,26 @@ fn what_is_not_set_aside_goes_back() {
     let tables = 16 * BLOCK_SIZE_BYTES;
     assert!(held() <= empty + tables, "{} of {empty} are held", held());
 }
+
+#[test]
+fn a_mapped_pool_is_left_out_of_core_dumps() {
+    let bench = pool_of(SIZE);
+    let path = bench.place.path().canonicalize().unwrap();
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    // The line of a mapping ends with its file; others, down to its flags, follow.
+    let mut is_pool = false;
+    let mut found = 0;
+    for line in maps.lines() {
+        let is_head = line
+            .split(' ')
+            .next()
+            .is_some_and(|range| range.contains('-'));
+        if is_head {
+            is_pool = line.ends_with(path.to_str().unwrap());
+        } else if is_pool && let Some(flags) = line.strip_prefix("VmFlags:") {
+            assert!(flags.split(' ').any(|flag| flag == "dd"), "{flags}");
+            found += 1;
+        }
+    }
+    assert!(found > 0);
+}

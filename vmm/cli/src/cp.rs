@@ -1,7 +1,7 @@
 //! `nvvmm cp`: a file into a guest, or out of one.
 
 use std::ffi::OsStr;
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -17,7 +17,7 @@ use nvvmm_protocol::{DATA_BYTES_MAX, FromAgent, ToAgent, receive, send};
 use super::partial::Partial;
 use super::{interruption::ends_on_signal, progress::Progress, values::CopyPlace};
 
-/// The bits of a mode that are carried over.
+/// The bits of a mode that are carried over, as far as the umask of the receiver allows.
 const MODE_BITS: u32 = 0o777;
 
 /// Copies a file.
@@ -86,50 +86,37 @@ fn into_guest(from: &Path, vm: &str, path: &Path) -> Result<(), VmError> {
 
 fn out_of_guest(vm: &str, path: &Path, to: &Path) -> Result<(), VmError> {
     let target = target(path, to)?;
-    let failed = |e: io::Error| VmError::io(format_args!("write {}", target.display()), &e);
     let stream = connect(vm)?;
     let request = ToAgent::Read {
         path: bytes_of(path),
     };
     send(&stream, &request).map_err(|error| call::broken(vm, error))?;
-    let FromAgent::File { mode } = hear(vm, &stream)? else {
+    take_file(vm, &stream, &target)
+}
+
+/// Makes `target` of the file that the agent sends. The guest has no say in more than the
+/// permissions that the umask allows: never in setuid, setgid or sticky bits.
+fn take_file(vm: &str, stream: &UnixStream, target: &Path) -> Result<(), VmError> {
+    let failed = |e: io::Error| VmError::io(format_args!("write {}", target.display()), &e);
+    let FromAgent::File { mode } = hear(vm, stream)? else {
         return Err(out_of_turn(vm));
     };
-    let partial = Partial::beside(&target).map_err(failed)?;
+    let partial = Partial::with_mode(target, mode & MODE_BITS).map_err(failed)?;
     let mut file = &partial.file;
     let interrupted = ends_on_signal()?;
     let (mut shown, mut done) = (Progress::of_bytes("copy")?, 0);
     while !interrupted.load(Ordering::Relaxed) {
-        match hear(vm, &stream)? {
+        match hear(vm, stream)? {
             FromAgent::Data(bytes) => {
                 file.write_all(&bytes).map_err(failed)?;
                 done += bytes.len() as u64;
                 shown.show(done, None);
             }
-            FromAgent::End => return finish(&partial, mode & !umask(), &target),
+            FromAgent::End => return partial.become_whole(target).map_err(failed),
             _ => return Err(out_of_turn(vm)),
         }
     }
     Err(VmError::failed("interrupted: nothing was copied"))
-}
-
-fn finish(partial: &Partial, mode: u32, target: &Path) -> Result<(), VmError> {
-    let failed = |e: io::Error| VmError::io(format_args!("write {}", target.display()), &e);
-    let permissions = Permissions::from_mode(mode & MODE_BITS);
-    partial.file.set_permissions(permissions).map_err(failed)?;
-    partial.become_whole(target).map_err(failed)
-}
-
-/// The permissions that this process gives to no file (proc_pid_status(5)). If they cannot be read,
-/// all of others.
-fn umask() -> u32 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    umask_in(&status).unwrap_or(0o077)
-}
-
-fn umask_in(status: &str) -> Option<u32> {
-    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    u32::from_str_radix(line?.trim(), 8).ok()
 }
 
 /// The next message that is no failure.

@@ -5,12 +5,9 @@
 //! environment, and descriptors that an argument names. The wait has a limit: a process that is
 //! stopped or does nothing is named, and left to itself.
 
-use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,11 +15,13 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::{dup2_stderr, dup2_stdout, setsid};
-use nvvmm::control::VmStatus;
+use nvvmm::control::{VmRuntimePaths, VmStatus};
 use nvvmm::sys::limits;
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{ProcessText, WaitLimit};
 use serde::{Deserialize, Serialize};
+
+use super::log::{self, LOG_BYTES_MAX, LogFile};
 
 /// Variable that marks the process that becomes the VM process.
 const CHILD_MARK: &str = "NVVMM_DETACHED_CHILD";
@@ -156,18 +155,15 @@ fn ended_silently(status: ExitStatus) -> VmError {
         .with_remedy("run it without --detach, with -vv, to see more")
 }
 
-/// Makes this process independent of the terminal that it was started from, with stderr in the log
-/// file. Stdout stays the way to the waiting command.
-pub fn become_background(log: &Path) -> Result<(), VmError> {
-    let failed = |e: io::Error| VmError::io(format_args!("log to {}", log.display()), &e);
+/// Makes this process independent of the terminal that it was started from, with its log in the
+/// log file, and stderr, too: a panic writes there. Stdout stays the way to the waiting command.
+pub fn become_background(paths: &VmRuntimePaths) -> Result<(), VmError> {
+    let failed = |e: io::Error| VmError::io(format_args!("log to {}", paths.log.display()), &e);
     setsid().map_err(|e| VmError::io("start a session for the VM process", &e.into()))?;
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(log)
-        .map_err(failed)?;
-    dup2_stderr(&file).map_err(|e| failed(e.into()))
+    let file = LogFile::open(&paths.log, &paths.log_before, LOG_BYTES_MAX).map_err(failed)?;
+    dup2_stderr(&file).map_err(|e| failed(e.into()))?;
+    log::go_to(file);
+    Ok(())
 }
 
 /// Tells the waiting command that the guest runs, and lets it go: stdout becomes the log.

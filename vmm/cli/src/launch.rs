@@ -171,7 +171,7 @@ fn be_background_vm(
     let pool = pool_for(start, need)?;
     let claim = RuntimeDir::of_user()?.claim(&name_choice(start), &pool)?;
     let paths = claim.paths().clone();
-    detach::become_background(&paths.log)?;
+    detach::become_background(&paths)?;
     // So that a file system can be unmounted from under the shell that started the VM.
     if let Err(e) = std::env::set_current_dir("/") {
         tracing::warn!("cannot leave the working directory: {e}");

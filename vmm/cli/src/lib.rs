@@ -9,6 +9,7 @@ pub mod args;
 mod bench;
 mod bench_command;
 mod console;
+mod core_dump;
 mod cp;
 mod detach;
 mod diff_command;
@@ -21,6 +22,7 @@ mod human_units;
 mod inspect_command;
 mod interruption;
 mod launch;
+mod log;
 mod mount;
 mod mount_command;
 mod output;
@@ -46,12 +48,10 @@ mod vm_process;
 use std::process::ExitCode;
 
 use clap::Parser;
+use nvvmm::VmError;
 use nvvmm::sys::limits;
-use nvvmm::{ErrorKind, VmError};
-use tracing_subscriber::EnvFilter;
 
 use self::args::{Arguments, Command, PoolCommand};
-use self::terminal::StderrLines;
 
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
@@ -64,9 +64,13 @@ pub fn run() -> ExitCode {
     };
     // A usage error ends the process here, with clap's text and exit code 2.
     let arguments = Arguments::parse();
+    let runs_vm = matches!(arguments.command, Command::Run(_) | Command::Restore(_));
     let done = closed
-        .and_then(|()| start_log(arguments.verbose))
-        .and_then(|()| carry_out(arguments.command));
+        .and_then(|()| log::start(arguments.verbose, runs_vm))
+        .and_then(|()| {
+            core_dump::leave_memory_out();
+            carry_out(arguments.command)
+        });
     match done {
         Ok(code) => code,
         Err(error) => {
@@ -144,37 +148,4 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Log lines go to stderr: warnings, more with `-v`, or what `NVVMM_LOG` says.
-fn start_log(verbose: u8) -> Result<(), VmError> {
-    let level = match verbose {
-        0 => "warn",
-        1 => "nvvmm=info,nvvmm_cli=info,nvvmm_snapshot=info,nvvmm_devices=info,warn",
-        2 => "nvvmm=debug,nvvmm_cli=debug,nvvmm_snapshot=debug,nvvmm_devices=debug,info",
-        _ => "trace",
-    };
-    let filter = match std::env::var("NVVMM_LOG") {
-        Ok(directives) if !directives.is_empty() => {
-            EnvFilter::try_new(&directives).map_err(|e| {
-                VmError::new(
-                    ErrorKind::Usage,
-                    format!("NVVMM_LOG='{directives}' is not a log filter: {e}"),
-                )
-                .with_remedy(
-                    "use a level, for example info, or levels per module, for example \
-                              nvvmm::cow=trace,info",
-                )
-            })?
-        }
-        _ => EnvFilter::new(level),
-    };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(StderrLines::default)
-        // Colours are escapes, which no text for a terminal has here.
-        .with_ansi(false)
-        .with_target(verbose > 1)
-        .init();
-    Ok(())
 }

@@ -15,6 +15,12 @@ pub struct Partial {
 impl Partial {
     /// Creates a file in the directory of `target`, for its owner alone.
     pub fn beside(target: &Path) -> io::Result<Self> {
+        Self::with_mode(target, 0o600)
+    }
+
+    /// Creates a file in the directory of `target`, with these permissions as far as the umask
+    /// allows them. Opens nothing that is there already, and follows no link.
+    pub fn with_mode(target: &Path, mode: u32) -> io::Result<Self> {
         let mut name = target
             .file_name()
             .ok_or(io::ErrorKind::InvalidInput)?
@@ -24,7 +30,7 @@ impl Partial {
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
-            .mode(0o600)
+            .mode(mode)
             .open(&path)?;
         Ok(Self { path, file })
     }

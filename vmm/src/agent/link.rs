@@ -7,12 +7,14 @@
 
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nvvmm_devices::HostSocket;
 use nvvmm_protocol::{Frames, FromGuest, Restored, ToGuest, greet, receive, send};
 
@@ -47,7 +49,7 @@ struct State {
     news: Option<Restored>,
     /// Counts guests: what an agent of the one before says concerns none any more.
     guest: u64,
-    /// The agent's stream; a new one takes its place.
+    /// The agent's stream. While it lives, no other one is taken.
     stream: Option<UnixStream>,
     is_ending: bool,
 }
@@ -73,11 +75,13 @@ impl AgentLink {
         })
     }
 
-    /// A guest is about to run: one that was restored, and is to be told so, or one that boots.
+    /// A guest is about to run: one that was restored, and is to be told so, or one that boots. The
+    /// stream of the guest before ends.
     pub fn new_guest(&self, news: Option<Restored>) {
         let mut state = self.shared.state();
         state.guest += 1;
         state.news = news;
+        state.end_stream();
     }
 
     /// Sets the listener for frames that the guest says it does not use.
@@ -91,9 +95,7 @@ impl Drop for AgentLink {
         {
             let mut state = self.shared.state();
             state.is_ending = true;
-            if let Some(stream) = state.stream.take() {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
+            state.end_stream();
         }
         self.shared.socket.stop_listening();
         if let Some(accepting) = self.accepting.take() {
@@ -112,37 +114,68 @@ impl Shared {
     }
 }
 
-/// Serves one stream at a time. There is one agent, so a stream that comes while another is served
-/// is a newer one, and the older is dead.
+impl State {
+    fn end_stream(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Makes `stream` the agent's. False while the agent has another one.
+    fn take_stream(&mut self, stream: &UnixStream) -> io::Result<bool> {
+        if self.stream.as_ref().is_some_and(is_alive) {
+            return Ok(false);
+        }
+        self.stream = Some(stream.try_clone()?);
+        Ok(true)
+    }
+}
+
+/// False when one side has closed the stream.
+fn is_alive(stream: &UnixStream) -> bool {
+    let mut looked = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    let polled = poll(&mut looked, PollTimeout::ZERO);
+    let ended = PollFlags::POLLHUP | PollFlags::POLLERR;
+    polled.is_err() || !looked[0].revents().is_some_and(|now| now.intersects(ended))
+}
+
+/// Serves one stream at a time. There is one agent: a stream that comes while another one lives is
+/// closed. An agent that was started again, or that was restored, asks until the former stream has
+/// ended, which the end of its process, the restore or the reboot brings about.
 fn accept(shared: &Arc<Shared>) {
     let mut serving: Option<JoinHandle<()>> = None;
     loop {
         let accepted = shared.socket.accept();
-        let mut state = shared.state();
-        if let Some(old) = state.stream.take() {
-            let _ = old.shutdown(Shutdown::Both);
+        if shared.state().is_ending {
+            if let Some(last) = serving.take() {
+                let _ = last.join();
+            }
+            return;
         }
-        let is_ending = state.is_ending;
-        let stream = accepted.and_then(|stream| {
-            state.stream = Some(stream.try_clone()?);
-            Ok(stream)
+        let taken = accepted.and_then(|stream| {
+            let is_ours = shared.state().take_stream(&stream)?;
+            Ok(is_ours.then_some(stream))
         });
-        drop(state);
-        if let Some(old) = serving.take() {
-            let _ = old.join();
-        }
-        match stream {
-            _ if is_ending => return,
-            Ok(stream) => {
-                let shared = Arc::clone(shared);
+        match taken {
+            Ok(Some(stream)) => {
+                if let Some(former) = serving.take() {
+                    let _ = former.join();
+                }
+                let for_thread = Arc::clone(shared);
                 let spawned = thread::Builder::new()
                     .name("agent".into())
-                    .spawn(move || serve(&shared, &stream));
+                    .spawn(move || serve(&for_thread, &stream));
                 match spawned {
                     Ok(thread) => serving = Some(thread),
-                    Err(error) => tracing::warn!(%error, "cannot serve the agent"),
+                    Err(error) => {
+                        shared.state().end_stream();
+                        tracing::warn!(%error, "cannot serve the agent");
+                    }
                 }
             }
+            Ok(None) => tracing::warn!(
+                "a second agent in the guest was turned away: the stream of the first one lives"
+            ),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept the agent");
                 thread::sleep(ACCEPT_PAUSE);

@@ -60,13 +60,14 @@ fn a_restored_guest_is_told_until_it_has_settled() {
         ..news()
     };
     assert_eq!(restored, expected);
+    drop(first);
     let (second, told) = hello(&path);
     assert!(
         matches!(told, ToGuest::Restored(_)),
         "the first one did not settle"
     );
-    assert!(is_ended(&first), "there is one agent");
     assert_eq!(settle(&second), ToGuest::Welcome);
+    drop(second);
     assert_eq!(hello(&path).1, ToGuest::Welcome);
     link.new_guest(Some(news()));
     assert!(matches!(hello(&path).1, ToGuest::Restored(_)));
@@ -85,7 +86,29 @@ fn an_agent_of_the_guest_before_settles_nothing() {
     let link = AgentLink::start(&path).unwrap();
     let (old, _) = hello(&path);
     link.new_guest(Some(news()));
-    assert!(matches!(settle(&old), ToGuest::Restored(_)));
+    assert!(is_ended(&old));
+    assert!(matches!(hello(&path).1, ToGuest::Restored(_)));
+}
+
+#[test]
+fn a_second_agent_does_not_take_the_place_of_one_that_lives() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("vm.vsock_512");
+    let link = AgentLink::start(&path).unwrap();
+    link.new_guest(Some(news()));
+    let (first, _) = hello(&path);
+    for _ in 0..3 {
+        let second = UnixStream::connect(&path).unwrap();
+        assert!(is_ended(&second), "it hears nothing, above all no seed");
+    }
+    assert_eq!(settle(&first), ToGuest::Welcome);
+    // It ends itself, or says something that is no message.
+    drop(first);
+    let (third, answer) = hello(&path);
+    assert_eq!(answer, ToGuest::Welcome);
+    io::Write::write_all(&mut &third, b"\xff\xff\xff\xff").unwrap();
+    assert!(is_ended(&third));
+    assert_eq!(hello(&path).1, ToGuest::Welcome);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! | `<name>.vsock`   | where programs of the host get streams to the guest         |
 //! | `<name>.vsock_512` | where the guest's agent gets its stream to the VM process |
 //! | `<name>.log`     | what a detached VM process wrote; kept until the name is used again |
+//! | `<name>.log.1`   | what it wrote before that, once the log was full            |
 //! | `.lock`          | held for moments by whoever changes the registry            |
 //!
 //! The kernel drops a lock however its holder dies, so an entry whose lock is free is what a killed
@@ -72,6 +73,8 @@ pub struct VmRuntimePaths {
     pub agent: PathBuf,
     /// Log of a detached VM process.
     pub log: PathBuf,
+    /// The part of the log before `log`.
+    pub log_before: PathBuf,
     record: PathBuf,
     lock: PathBuf,
 }
@@ -86,6 +89,7 @@ impl VmRuntimePaths {
             vsock: file("vsock"),
             agent: file(&format!("vsock_{}", nvvmm_protocol::HOST_PORT)),
             log: file("log"),
+            log_before: file("log.1"),
             record: file("json"),
             lock: file(SUFFIX_LOCK),
         }
@@ -97,6 +101,7 @@ impl VmRuntimePaths {
             &self.control,
             &self.console,
             &self.vsock,
+            &self.agent,
             &self.record,
             &self.lock,
         ] {
@@ -349,6 +354,7 @@ impl RuntimeDir {
             &paths.vsock,
             &paths.agent,
             &paths.log,
+            &paths.log_before,
         ] {
             remove_if_there(stale).map_err(failed)?;
         }

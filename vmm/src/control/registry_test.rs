@@ -54,8 +54,16 @@ fn a_process_that_holds_a_name() {
     };
     let dir = RuntimeDir::at(Path::new(&path)).unwrap();
     let claim = dir.claim(&given("held"), Path::new("/pool")).unwrap();
-    fs::write(&claim.paths().console, "").unwrap();
-    fs::write(&claim.paths().control, "").unwrap();
+    let paths = claim.paths();
+    for file in [
+        &paths.console,
+        &paths.vsock,
+        &paths.agent,
+        &paths.log_before,
+    ] {
+        fs::write(file, "").unwrap();
+    }
+    fs::write(&paths.control, "").unwrap();
     // Until killed, or until the test that started it is gone.
     let _ = io::stdin().read_line(&mut String::new());
 }
@@ -146,6 +154,8 @@ fn a_killed_process_leaves_a_stale_entry_that_goes_when_seen() {
     assert!(
         !paths.control.exists()
             && !paths.console.exists()
+            && !paths.vsock.exists()
+            && !paths.agent.exists()
             && !paths.record.exists()
             && !paths.lock.exists()
     );
@@ -162,6 +172,7 @@ fn the_name_of_a_killed_process_can_be_claimed() {
         !claim.paths().control.exists(),
         "a stale socket would make bind fail"
     );
+    assert!(!claim.paths().agent.exists() && !claim.paths().log_before.exists());
     assert_eq!(
         dir.find("held").unwrap().record.unwrap().pool,
         Path::new("/other")

@@ -2,7 +2,11 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::thread;
+
+use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 use vm_memory::VolatileSlice;
@@ -10,7 +14,9 @@ use vm_memory::bitmap::BitmapSlice;
 
 use super::block_test::{DATA, FLUSH, IOERR, OK, request};
 use super::{Block, DiskBackend};
-use crate::virtio::test_driver::Driver;
+use crate::Device;
+use crate::virtio::test_driver::{BUFFERS, Driver};
+use crate::virtio::worker::Signals;
 
 /// A disk in memory.
 struct Memory {
@@ -86,4 +92,92 @@ fn a_disk_is_served_by_any_backend() {
     assert_eq!(driver.load(DATA, 1024)[511..513], [7, 9]);
     let beyond = request(&mut driver, VIRTIO_BLK_T_IN, 8, &[(DATA, 512, true)]);
     assert_eq!(beyond, IOERR);
+}
+
+/// Storage whose first read lasts until the device is to be paused.
+struct Slow {
+    reads: AtomicU32,
+    first: Mutex<Option<(Sender<()>, Arc<Signals>)>>,
+}
+
+impl DiskBackend for Arc<Slow> {
+    fn size_bytes(&self) -> u64 {
+        1 << 20
+    }
+
+    fn is_read_only(&self) -> bool {
+        true
+    }
+
+    fn name(&self) -> String {
+        "slow".to_owned()
+    }
+
+    fn read_at<B: BitmapSlice>(&self, _: &[VolatileSlice<'_, B>], _: u64) -> io::Result<()> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        if let Some((began, signals)) = self.first.lock().unwrap().take() {
+            began.send(()).unwrap();
+            while !signals.pausing.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+        }
+        Ok(())
+    }
+
+    fn write_at<B: BitmapSlice>(&self, _: &[VolatileSlice<'_, B>], _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn slow() -> Arc<Slow> {
+    Arc::new(Slow {
+        reads: AtomicU32::new(0),
+        first: Mutex::new(None),
+    })
+}
+
+#[test]
+fn a_pause_waits_for_one_request_and_leaves_the_others_in_the_ring() {
+    const REQUESTS: u32 = 12;
+    let disk = slow();
+    let mut driver = Driver::new(Box::new(Block::new(Arc::clone(&disk), "slow")));
+    driver.start(FLUSH);
+    for slot in 0..u64::from(REQUESTS) {
+        let header = BUFFERS + slot * 0x1000;
+        driver.store(header, &VIRTIO_BLK_T_IN.to_le_bytes());
+        let buffers = [
+            (header, 16, false),
+            (header + 0x400, 512, true),
+            (header + 0x20, 1, true),
+        ];
+        driver.submit(&buffers);
+    }
+    let (began, begins) = channel();
+    *disk.first.lock().unwrap() = Some((began, Arc::clone(&driver.transport.signals)));
+    let subscriber = driver.transport.subscriber();
+    driver.notify();
+    let serving = thread::spawn(move || {
+        let mut events = EventManager::<Box<dyn MutEventSubscriber + Send>>::new().unwrap();
+        events.add_subscriber(Box::new(subscriber));
+        events.run().unwrap();
+    });
+    begins.recv().unwrap();
+    let saved = driver.save_paused();
+    serving.join().unwrap();
+    assert_eq!(disk.reads.load(Ordering::SeqCst), 1);
+    assert_eq!(driver.finished().len(), 1);
+
+    let copied = slow();
+    let device = Box::new(Block::new(Arc::clone(&copied), "slow"));
+    let mut copy = driver.restore_copy(device, &saved).unwrap();
+    for driver in [&mut driver, &mut copy] {
+        driver.transport.resume().unwrap();
+        driver.run_events();
+    }
+    assert_eq!(disk.reads.load(Ordering::SeqCst), REQUESTS);
+    assert_eq!(copied.reads.load(Ordering::SeqCst), REQUESTS - 1);
 }

@@ -4,8 +4,8 @@
 //! On the host the device is a unix socket. Example: a program connects to it and writes `CONNECT
 //! 512\n`. The program then has a stream to the listener at port 512 in the guest, which begins
 //! with `OK <port of the host>\n`. A stream that the guest asks for goes to the listener at the
-//! socket `<path of the device's socket>_<port>`. All guests have the same CID: each has a socket
-//! of its own.
+//! socket `<path of the device's socket>_<port>`; to a port below 1024 only if it comes from a port
+//! below 1024. All guests have the same CID: each has a socket of its own.
 //!
 //! A paused device leaves its streams as they are. A restored device has no streams. It first sends
 //! the driver a transport reset event; programs in the guest see their streams broken, and listen
@@ -214,6 +214,7 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Vsock {
             });
         }
         self.end_streams(state.guest_cid);
+        self.streams.use_other_ports();
         self.owes_reset = true;
         Ok(())
     }

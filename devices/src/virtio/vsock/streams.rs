@@ -14,6 +14,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use super::connection::{Connection, Drain, Verdict};
 use super::packet::*;
 use crate::host_socket::HostSocket;
+use crate::sys;
 
 /// Sockets of the host that a device has at once. With [`super::connection::BUFFER_BYTES`] for each
 /// this bounds what a guest can make the host keep: 32 MiB.
@@ -25,6 +26,10 @@ pub(super) const ANSWERS_MAX: usize = 256;
 const GREETING_BYTES_MAX: usize = 32;
 /// Host ports of streams that programs on the host ask for.
 const HOST_PORTS: std::ops::Range<u32> = 1 << 30..1 << 31;
+/// Ports below this are for programs with privileges: Linux lets only those with
+/// CAP_NET_BIND_SERVICE bind them (`LAST_RESERVED_PORT` of af_vsock.c). What listens there on the
+/// host hears no other program of the guest.
+const UNPRIVILEGED_PORTS_START: u32 = 1024;
 /// Socket events that are handled in one turn.
 const EVENTS_PER_TURN: usize = 32;
 
@@ -91,6 +96,12 @@ impl Streams {
         self.by_ports.clear();
         self.row.clear();
         self.answers.clear();
+    }
+
+    /// Begins with other host ports. A restored guest may still hold streams from before, and takes
+    /// no new ones with the same ports.
+    pub(super) fn use_other_ports(&mut self) {
+        self.next_host_port = some_host_port();
     }
 
     pub(super) fn events(&self) -> RawFd {
@@ -249,6 +260,16 @@ impl Streams {
                 let verdict = line.connection.receive(packet, ports);
                 self.carry_out(token, verdict);
             }
+            None if is_for_us && header.op.get() == OP_REQUEST && !may_ask(ports) => {
+                tracing::warn!(
+                    host_port = ports.host,
+                    guest_port = ports.guest,
+                    "refused a stream of the guest: host ports below 1024 are for programs of the \
+                     guest that use a port below 1024 themselves (root); an nvvmm-agent of an \
+                     older version does not: install this version's in the guest"
+                );
+                self.answers.push_back(header.reset_of());
+            }
             None if is_for_us && header.op.get() == OP_REQUEST => {
                 if let Err(error) = self.connect(ports, header) {
                     tracing::debug!(
@@ -361,6 +382,23 @@ impl Streams {
                 }
             }
         }
+    }
+}
+
+/// True unless a program of the guest without privileges asks for a port of the host that only
+/// those with privileges may ask for.
+fn may_ask(ports: Ports) -> bool {
+    ports.host >= UNPRIVILEGED_PORTS_START || ports.guest < UNPRIVILEGED_PORTS_START
+}
+
+/// A random one of [`HOST_PORTS`]; the first one when the host gives no random numbers.
+fn some_host_port() -> u32 {
+    let mut bytes = [0; 4];
+    match sys::fill_random(&mut bytes) {
+        Ok(()) => {
+            HOST_PORTS.start + u32::from_le_bytes(bytes) % (HOST_PORTS.end - HOST_PORTS.start)
+        }
+        Err(_) => HOST_PORTS.start,
     }
 }
 

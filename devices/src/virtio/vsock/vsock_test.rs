@@ -12,7 +12,7 @@ use crate::Device;
 use crate::virtio::VirtioMmioStateV1;
 use crate::virtio::test_driver::*;
 
-const HOST_PORT: u32 = 50;
+const HOST_PORT: u32 = 1024;
 const PORTS: Ports = Ports {
     host: HOST_PORT,
     guest: GUEST_PORT,
@@ -118,6 +118,37 @@ fn the_guest_is_refused_where_nobody_listens() {
     drop(guest.listen(HOST_PORT));
     guest.send(&packet(PORTS, OP_REQUEST, 0), b"");
     guest.received_one(OP_RST);
+}
+
+#[test]
+fn a_low_port_of_the_host_is_asked_for_from_a_low_port_of_the_guest_only() {
+    let mut guest = Guest::new();
+    let listener = guest.listen(512);
+    let ask = |guest: &mut Guest, port| {
+        let ports = Ports {
+            host: 512,
+            guest: port,
+        };
+        guest.send(&packet(ports, OP_REQUEST, 0), b"");
+        ports
+    };
+    for unprivileged in [1024, 1025, 1 << 30, u32::MAX] {
+        let ports = ask(&mut guest, unprivileged);
+        let (reset, _) = guest.received_one(OP_RST);
+        assert_eq!(
+            (reset.src_port.get(), reset.dst_port.get()),
+            (512, unprivileged)
+        );
+        guest.send(&packet(ports, OP_RW, 1), b"x");
+        guest.received_one(OP_RST);
+        assert!(listener.accept().is_err(), "nobody on the host hears of it");
+    }
+    let mut taken = Vec::new();
+    for privileged in [0, 1023] {
+        ask(&mut guest, privileged);
+        guest.received_one(OP_RESPONSE);
+        taken.push(listener.accept().unwrap());
+    }
 }
 
 #[test]
@@ -453,6 +484,19 @@ fn a_restored_device_has_no_streams_and_says_so_first() {
     guest.driver.transport.resume().unwrap();
     guest.send(&packet(ports, OP_RW, 4), b"same");
     assert_eq!(heard(&mut client), b"same");
+}
+
+#[test]
+fn a_restored_guest_that_still_holds_streams_gets_new_ones_from_other_ports() {
+    let mut guest = Guest::new();
+    let held: Vec<_> = (0..8).map(|_| guest.stream_from_host()).collect();
+    let mut copy = guest.copy();
+    copy.driver.transport.resume().unwrap();
+    assert_eq!(copy.resets(), 1);
+    let new: Vec<_> = (0..40).map(|_| copy.stream_from_host()).collect();
+    for (_, ports) in &new {
+        assert!(held.iter().all(|(_, before)| before.host != ports.host));
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use world::{Finished, World};
 
@@ -106,6 +107,36 @@ fn a_runtime_directory_open_to_others_ends_with_4() {
     let world = World::new();
     fs::set_permissions(world.path("run"), fs::Permissions::from_mode(0o755)).unwrap();
     world.nvvmm(&["ps"]).refused(4, "chmod 700");
+}
+
+#[test]
+fn a_core_dump_holds_no_memory() {
+    let world = World::new();
+    let pool = world.path("a.pool");
+    let pool = pool.to_str().unwrap();
+    world
+        .nvvmm(&["pool", "create", pool, "--size", "16M"])
+        .done();
+    // It waits for a stream, with the pool mapped.
+    let mut child = world
+        .command(&["receive", "-", "--pool", pool])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let filter = format!("/proc/{}/coredump_filter", child.id());
+    let begun = Instant::now();
+    loop {
+        match fs::read_to_string(&filter) {
+            Ok(mask) if mask.trim().chars().all(|digit| digit == '0') => break,
+            // A process that cannot be dumped at all shows nothing to others.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => break,
+            Ok(mask) => assert!(begun.elapsed() < world::HUNG, "{mask}"),
+            Err(error) => panic!("{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]
