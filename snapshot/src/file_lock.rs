@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::error::{Error, Result};
+use crate::fault::{Resource, ask_for};
 
 const LOCKS_START: i64 = 1 << 62;
 const SLOTS_START: i64 = LOCKS_START + 4096;
@@ -84,10 +85,9 @@ pub(crate) fn is_locked_elsewhere(file: &File, place: LockPlace) -> Result<bool>
 pub(crate) fn reopen(file: &File, path: &Path) -> Result<File> {
     // The path may name another file by now; the descriptor cannot.
     let own = format!("/proc/self/fd/{}", file.as_raw_fd());
-    std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(own)
+    let mut options = std::fs::OpenOptions::new();
+    ask_for(Resource::Descriptor)
+        .and_then(|()| options.read(true).write(true).open(own))
         .map_err(Error::io(format!("opening {} again", path.display())))
 }
 

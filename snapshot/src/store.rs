@@ -229,9 +229,25 @@ impl BlockStore {
             .store_u32(offset + BLOCKS_IN_USE_OFFSET, blocks_in_use)
     }
 
-    /// Zeroes blocks and gives their memory back. `blocks` must be sorted.
+    /// Zeroes blocks and gives their memory back, but that of spare ones: a removal must find it
+    /// there on a medium that is full. `blocks` must be sorted.
     pub(crate) fn punch_sorted(&self, blocks: &[BlockNo]) -> Result<()> {
-        runs(blocks).try_for_each(|(offset, len)| self.region.punch(offset, len))
+        let spare_end = self.layout.spare_bytes().end;
+        let spare = blocks.partition_point(|block| block.byte_offset() < spare_end);
+        for block in &blocks[..spare] {
+            self.write_block(*block, &[0; BLOCK_SIZE_BYTES as usize])?;
+        }
+        runs(&blocks[spare..]).try_for_each(|(offset, len)| self.region.punch(offset, len))
+    }
+
+    /// Has the medium give memory for the spare blocks again: pools of older programs gave it back.
+    /// A medium that is full has none, which is no error.
+    pub(crate) fn provide_spare(&self) -> Result<()> {
+        let spare = self.layout.spare_bytes();
+        match self.region.provide(spare.start, spare.end - spare.start) {
+            Err(Error::MediumFull { .. }) => Ok(()),
+            other => other,
+        }
     }
 
     /// Makes sure that the medium has memory for blocks. `blocks` must be sorted.

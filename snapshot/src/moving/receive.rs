@@ -148,7 +148,8 @@ fn is_interruption(error: &Error) -> bool {
         Error::StreamCut
         | Error::Interrupted
         | Error::PoolFull { .. }
-        | Error::NoSpaceOnMedium { .. } => true,
+        | Error::NoSpaceOnMedium { .. }
+        | Error::MediumFull { .. } => true,
         Error::Io { source, .. } => source.kind() != ErrorKind::InvalidData,
         _ => false,
     }

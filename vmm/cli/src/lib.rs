@@ -160,6 +160,8 @@ fn start_log(verbose: u8) -> Result<(), VmError> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(StderrLines::default)
+        // To say that a line could not be written, where lines cannot be written, is a panic.
+        .log_internal_errors(false)
         // The stderr of a VM process in the background becomes a file.
         .with_ansi(stderr().is_terminal() && !detach::is_child())
         .with_target(verbose > 1)

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nvvmm_devices::HostSocket;
 use nvvmm_protocol::{Frames, FromGuest, Restored, ToGuest, greet, receive, send};
+use nvvmm_snapshot::{Resource, ask_for};
 
 /// Time that an agent may take for a greeting or to take a message. A restored one settles in
 /// its own time.
@@ -124,6 +125,7 @@ fn accept(shared: &Arc<Shared>) {
         }
         let is_ending = state.is_ending;
         let stream = accepted.and_then(|stream| {
+            ask_for(Resource::Descriptor)?;
             state.stream = Some(stream.try_clone()?);
             Ok(stream)
         });
@@ -135,9 +137,11 @@ fn accept(shared: &Arc<Shared>) {
             _ if is_ending => return,
             Ok(stream) => {
                 let shared = Arc::clone(shared);
-                let spawned = thread::Builder::new()
-                    .name("agent".into())
-                    .spawn(move || serve(&shared, &stream));
+                let spawned = ask_for(Resource::Thread).and_then(|()| {
+                    thread::Builder::new()
+                        .name("agent".into())
+                        .spawn(move || serve(&shared, &stream))
+                });
                 match spawned {
                     Ok(thread) => serving = Some(thread),
                     Err(error) => tracing::warn!(%error, "cannot serve the agent"),

@@ -26,7 +26,7 @@ use super::{
     report::SnapshotReport,
 };
 use crate::{
-    cow::{CopiedAhead, CowEngine, CowError, ShareSet, Still},
+    cow::{CopiedAhead, CowEngine, CowError, Lack, ShareSet, Still},
     machine::{Hold, Machine, MachineError, MachineStateV1},
     memory::WriteLog,
     spec::VmSpec,
@@ -56,12 +56,12 @@ pub enum TakeError {
         /// Blocks that it would need at most if the VM were paused now.
         needed_paused: u32,
     },
-    /// The pool has no room for copies of what the guest has written, while it runs.
-    #[error("the pool is full: there is no room for copies of what the guest has written")]
-    NoRoomAhead,
-    /// The pool has no room for copies of what the guest has written before it stood still.
-    #[error("the pool is full: the guest wrote more before the pause than there is room to copy")]
-    NoRoomPaused,
+    /// There is no room for copies of what the guest has written, while it runs.
+    #[error("{0}: there is no room for copies of what the guest has written")]
+    NoRoomAhead(Lack),
+    /// There is no room for copies of what the guest has written before it stood still.
+    #[error("{0}: the guest wrote more before the pause than there is room to copy")]
+    NoRoomPaused(Lack),
     /// The machine could not be stopped or saved.
     #[error("{0}")]
     Machine(#[from] MachineError),
@@ -265,14 +265,19 @@ fn reserve(taking: &Taking<'_>, ahead: CopiedAhead) -> Result<(), TakeError> {
     if taking.pending.keep(reservation) {
         Ok(())
     } else {
-        Err(CowError::NoSpace.into())
+        Err(withdrawn())
     }
 }
 
-/// Turns a full pool into the error that says what it had no room for.
-fn full_as(meaning: TakeError) -> impl FnOnce(CowError) -> TakeError {
-    |error| match error {
-        CowError::NoSpace => meaning,
+/// The guest waits for space, and nobody for the snapshot any more.
+fn withdrawn() -> TakeError {
+    CowError::NoSpace(Lack::Blocks).into()
+}
+
+/// Turns a full pool or medium into the error that says what it had no room for.
+fn full_as(meaning: fn(Lack) -> TakeError) -> impl FnOnce(CowError) -> TakeError {
+    move |error| match error {
+        CowError::NoSpace(lack) => meaning(lack),
         other => other.into(),
     }
 }
@@ -308,7 +313,7 @@ fn stand_still(
     let devices = phases.run("SaveDevices", || machine.save_devices())?;
     let kvm = phases.run("SaveVcpus", || machine.save_kvm())?;
     fault_point(FaultPoint::SnapshotSaved);
-    let mut reservation = taking.pending.begin().ok_or(CowError::NoSpace)?;
+    let mut reservation = taking.pending.begin().ok_or_else(withdrawn)?;
     let mut room = reservation.split_off(ahead.room_blocks);
     let still = taking.engine.stand_still();
     let calls_before = taking.engine.kernel_calls();

@@ -11,12 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{CowEngine, CowError, shortage::Shortage, worker::Workers};
+use super::{CowEngine, CowError, Lack, shortage::Shortage, worker::Workers};
 use crate::{
     stats::{Buckets, Histogram},
     sys::uffd::Fault,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nvvmm_snapshot::{Resource, ask_for};
 
 /// Time that a held access waits before it asks a full pool again, at least.
 const RETRY_MIN: Duration = Duration::from_millis(20);
@@ -38,6 +39,8 @@ pub struct FaultThread {
     latency: Arc<Histogram>,
     failed: Arc<AtomicBool>,
     workers: Workers,
+    /// For the end of the VM, which must not fail for a thread.
+    ending: Workers,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -48,12 +51,15 @@ impl FaultThread {
         engine: Arc<dyn CowEngine>,
         failed: impl FnOnce(CowError) + Send + 'static,
     ) -> io::Result<Self> {
+        ask_for(Resource::Descriptor)?;
         let (stopped, stop) = io::pipe()?;
+        let (workers, ending) = (Workers::new()?, Workers::new()?);
         let shortage = Arc::new(Shortage::default());
         let latency = Arc::new(Histogram::default());
         let (noted, timed) = (Arc::clone(&shortage), Arc::clone(&latency));
         let has_failed = Arc::new(AtomicBool::new(false));
         let gave_up = Arc::clone(&has_failed);
+        ask_for(Resource::Thread)?;
         let thread = std::thread::Builder::new()
             .name("cow".into())
             .spawn(move || {
@@ -67,7 +73,8 @@ impl FaultThread {
             shortage,
             latency,
             failed: has_failed,
-            workers: Workers::default(),
+            workers,
+            ending,
             thread: Some(thread),
         })
     }
@@ -80,20 +87,40 @@ impl FaultThread {
     /// Runs work that touches guest RAM in a thread of its own. Returns `None` when an access of
     /// the work, or of the guest, gets no answer. The thread then waits until there is one, or for
     /// ever, and ends with the process.
+    ///
+    /// # Errors
+    /// There is no thread for it. The work was not begun.
     pub fn unless_stuck<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Option<T> {
+    ) -> io::Result<Option<T>> {
         self.unless(work, || self.is_stuck())
     }
 
     /// Runs work like [`FaultThread::unless_stuck`], and gives it up when `give_up` returns true.
+    ///
+    /// # Errors
+    /// As those of [`FaultThread::unless_stuck`].
     pub fn unless<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
         give_up: impl Fn() -> bool,
-    ) -> Option<T> {
+    ) -> io::Result<Option<T>> {
         self.workers.run(work, give_up)
+    }
+
+    /// Runs the end of the machine like [`FaultThread::unless`], in a thread that is kept for it.
+    /// Returns `None` when it was given up.
+    pub fn end_unless(
+        &self,
+        work: impl FnOnce() + Send + 'static,
+        give_up: impl Fn() -> bool,
+    ) -> Option<()> {
+        let ended = self.ending.run(work, give_up);
+        ended.unwrap_or_else(|error| {
+            tracing::error!(%error, "no thread to end the machine");
+            None
+        })
     }
 
     /// Times for which accesses were held that are answered now: from the thread's reading of the
@@ -102,9 +129,14 @@ impl FaultThread {
         self.latency.buckets()
     }
 
-    /// True if a guest access waits for a free block.
+    /// True if a guest access waits for space.
     pub fn is_starved(&self) -> bool {
         self.shortage.lasts()
+    }
+
+    /// What guest accesses wait for, while any waits.
+    pub fn starved_of(&self) -> Option<Lack> {
+        self.shortage.of()
     }
 
     /// Calls `listener` when [`FaultThread::is_starved`] changes, and at once if it is true now.
@@ -165,6 +197,7 @@ fn answer_all(
         engine.uffd().read(&mut faults).map_err(os)?;
         let asked = Instant::now();
         let waited = std::mem::take(&mut waiting);
+        let mut lack = None;
         let new = faults.drain(..).map(|fault| Held {
             fault,
             since: asked,
@@ -174,21 +207,24 @@ fn answer_all(
                 Ok(()) => latency.record(held.since.elapsed()),
                 // An access that a signal interrupts is held, and told, anew each time: once is
                 // enough.
-                Err(CowError::NoSpace) if waiting.iter().any(|known| known.fault == held.fault) => {
+                Err(CowError::NoSpace(_))
+                    if waiting.iter().any(|known| known.fault == held.fault) => {}
+                Err(CowError::NoSpace(what)) => {
+                    lack = Some(what);
+                    waiting.push(held);
                 }
-                Err(CowError::NoSpace) => waiting.push(held),
                 Err(error) => return Err(error),
             }
         }
         retry = (asked.elapsed() * RETRY_REST).clamp(RETRY_MIN, RETRY_MAX);
-        let starves = !waiting.is_empty();
-        match (shortage.set(starves), starves) {
-            (true, true) => tracing::warn!(
-                "the pool is full: the guest stands still until there is space \
-                 (nvvmm rm, nvvmm pool grow, the end of another VM), then it goes on by itself"
-            ),
-            (true, false) => tracing::info!("the pool has space again: the guest goes on"),
-            (false, _) => {}
+        if shortage.set(lack) {
+            match lack {
+                Some(lack) => tracing::warn!(
+                    "{lack}: the guest stands still until there is ({}), then it goes on by itself",
+                    lack.remedy()
+                ),
+                None => tracing::info!("there is space again: the guest goes on"),
+            }
         }
         if untidy || tidied.elapsed() >= TIDY_EVERY {
             untidy = engine.tidy().unwrap_or_else(|error| {
