@@ -240,13 +240,12 @@ impl BlockStore {
         runs(&blocks[spare..]).try_for_each(|(offset, len)| self.region.punch(offset, len))
     }
 
-    /// Has the medium give memory for the spare blocks again: pools of older programs gave it back.
-    /// A medium that is full has none, which is no error.
-    pub(crate) fn provide_spare(&self) -> Result<()> {
+    /// Has the medium give memory for the spare blocks again, if it can: pools of older programs
+    /// gave it back.
+    pub(crate) fn provide_spare(&self) {
         let spare = self.layout.spare_bytes();
-        match self.region.provide(spare.start, spare.end - spare.start) {
-            Err(Error::MediumFull { .. }) => Ok(()),
-            other => other,
+        if let Err(error) = self.region.provide(spare.start, spare.end - spare.start) {
+            tracing::debug!(%error, "no memory for the pool's spare blocks");
         }
     }
 

@@ -163,7 +163,7 @@ impl Pool {
             rebuild(&mut lock)?;
         }
         self.cut_off_unfinished_growth(&lock)?;
-        self.store.provide_spare()?;
+        self.store.provide_spare();
         reclaim_dead_holders(&mut lock)?;
         lock.sweep_orphans(|_, _| false)?;
         fault_point(FaultPoint::OpenRecovered);
