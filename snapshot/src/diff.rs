@@ -163,7 +163,11 @@ impl<'p> Diff<'p> {
     fn alike(&mut self, left: Option<BlockNo>, right: Option<BlockNo>) -> Result<bool> {
         for (buffer, block) in self.buffers.iter_mut().zip([left, right]) {
             match block {
-                Some(block) => self.pool.store.region.read(block.byte_offset(), buffer)?,
+                Some(block) => self
+                    .pool
+                    .store
+                    .region
+                    .read_unfilled(block.byte_offset(), buffer)?,
                 None => buffer.fill(0),
             }
         }

@@ -179,6 +179,21 @@ pub enum Error {
         /// The durability that the pool has.
         limit: DurabilityLimit,
     },
+    /// The medium under the pool has no memory, or no space, for blocks that the pool has free:
+    /// the pool may promise more than its medium has, or others fill the medium.
+    #[error(
+        "the medium of the pool ({medium}) is full: {} KiB are needed, {} KiB are left on it",
+        needed_bytes.div_ceil(1 << 10),
+        available_bytes >> 10
+    )]
+    MediumFull {
+        /// The kind of medium.
+        medium: &'static str,
+        /// Bytes needed.
+        needed_bytes: u64,
+        /// Bytes the medium can still give.
+        available_bytes: u64,
+    },
     /// Another process receives the snapshot.
     #[error("snapshot '{name}' is being received by process {pid}")]
     BeingReceived {

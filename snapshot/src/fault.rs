@@ -4,6 +4,10 @@
 //! `NVVMM_FAULT=<name>` kills the process at the place of that name, `NVVMM_FAULT=<name>:<n>` when
 //! it comes there for the `n`-th time. `NVVMM_FAULT_WAIT=<name>:<file>` makes it wait there as long
 //! as the file exists, so that a short state lasts long enough for a test.
+//! `NVVMM_TEST_LACK=<file>` makes the host refuse a resource ([`ask_for`]): while the file says
+//! `thread 3`, the third thread that the process asks for since then is refused, once.
+
+use std::io;
 
 macro_rules! fault_points {
     ($($(#[$meaning:meta])* $point:ident = $name:literal,)*) => {
@@ -150,6 +154,100 @@ fault_points! {
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn fault_point(_point: FaultPoint) {}
+
+/// A resource that a host may refuse at any time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// A thread (EAGAIN): RLIMIT_NPROC, pids.max.
+    Thread,
+    /// A file descriptor (EMFILE): RLIMIT_NOFILE, fs.file-max.
+    Descriptor,
+    /// A mapping (ENOMEM): vm.max_map_count, RLIMIT_AS.
+    Mapping,
+    /// Memory of the kernel (ENOMEM).
+    Memory,
+}
+
+impl Resource {
+    /// All there are.
+    pub const ALL: [Resource; 4] = [
+        Resource::Thread,
+        Resource::Descriptor,
+        Resource::Mapping,
+        Resource::Memory,
+    ];
+
+    /// Its name in the file of `NVVMM_TEST_LACK`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Resource::Thread => "thread",
+            Resource::Descriptor => "descriptor",
+            Resource::Mapping => "mapping",
+            Resource::Memory => "memory",
+        }
+    }
+}
+
+/// Called before each request for a resource that a running VM makes.
+///
+/// # Errors
+/// The host's answer when it has none, in a test that asked for that. Release builds know no such
+/// test.
+#[inline(always)]
+pub fn ask_for(resource: Resource) -> io::Result<()> {
+    #[cfg(debug_assertions)]
+    lacking::ask_for(resource)?;
+    let _ = resource;
+    Ok(())
+}
+
+#[cfg(debug_assertions)]
+mod lacking {
+    use std::io;
+    use std::path::PathBuf;
+    use std::sync::{Mutex, OnceLock, PoisonError};
+
+    use nix::libc;
+
+    use super::Resource;
+
+    /// What the file said last, and the requests since then.
+    static ASKED: Mutex<(String, u64)> = Mutex::new((String::new(), 0));
+
+    pub fn ask_for(resource: Resource) -> io::Result<()> {
+        static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
+        let file = FILE.get_or_init(|| std::env::var_os("NVVMM_TEST_LACK").map(PathBuf::from));
+        let Some(order) = file.as_ref().and_then(|f| std::fs::read_to_string(f).ok()) else {
+            return Ok(());
+        };
+        let mut words = order.split_whitespace();
+        if words.next() != Some(resource.name()) {
+            return Ok(());
+        }
+        let number: u64 = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+        // Another process of the same test may be meant.
+        let process = words.next().and_then(|word| word.parse().ok());
+        if process.is_some_and(|process: u32| process != std::process::id()) {
+            return Ok(());
+        }
+        let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.0 != order {
+            *asked = (order.clone(), 0);
+        }
+        asked.1 += 1;
+        if asked.1 != number {
+            return Ok(());
+        }
+        // Tests look for this line.
+        eprintln!("NVVMM_TEST_LACK: refused {}", order.trim());
+        let errno = match resource {
+            Resource::Thread => libc::EAGAIN,
+            Resource::Descriptor => libc::EMFILE,
+            Resource::Mapping | Resource::Memory => libc::ENOMEM,
+        };
+        Err(io::Error::from_raw_os_error(errno))
+    }
+}
 
 #[cfg(debug_assertions)]
 pub use armed::fault_point;

@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::error::{Error, Result};
+use crate::fault::{Resource, ask_for};
 use crate::lock_holder::{DISTANCES, LockHolder};
 
 /// Byte of the catalog lock. Who has the lock has bytes before it, too, whose number names the
@@ -90,10 +91,9 @@ fn found_elsewhere(file: &File, place: LockPlace) -> Result<Option<libc::flock>>
 pub(crate) fn reopen(file: &File, path: &Path) -> Result<File> {
     // The path may name another file by now; the descriptor cannot.
     let own = format!("/proc/self/fd/{}", file.as_raw_fd());
-    std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(own)
+    let mut options = std::fs::OpenOptions::new();
+    ask_for(Resource::Descriptor)
+        .and_then(|()| options.read(true).write(true).open(own))
         .map_err(Error::io(format!("opening {} again", path.display())))
 }
 

@@ -86,6 +86,13 @@ impl Pool {
         self.waits.now()
     }
 
+    /// True when a free block may be without memory of the medium, and the medium without memory
+    /// to give: then it is asked before anything is stored to the block. A tmpfs gives memory to
+    /// whoever comes first, and others may fill it, whatever the pool's size promises.
+    pub(crate) fn must_provide(&self) -> bool {
+        self.overcommit() || self.medium == Medium::Tmpfs
+    }
+
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
@@ -101,13 +108,37 @@ impl Pool {
     /// Copies a block out: of a snapshot that is pinned, or one of the caller's own.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the pool has no such block.
+    /// [`Error::Damaged`] when the pool has no such block; [`Error::Io`].
     pub fn read_block(
         &self,
         block: BlockNo,
         into: &mut [u8; BLOCK_SIZE_BYTES as usize],
     ) -> Result<()> {
-        self.store.read_block(block, into)
+        self.store.region.read_unfilled(block.byte_offset(), into)
+    }
+
+    /// Has the medium give memory for those of `count` blocks from `first` on that were never
+    /// written, before they are mapped. Snapshots of older programs have such blocks: these gave a
+    /// guest whole chunks, and the medium gave memory when the guest touched it.
+    ///
+    /// # Errors
+    /// [`Error::MediumFull`], [`Error::Io`].
+    pub fn provide_unwritten(&self, first: BlockNo, count: u32) -> Result<()> {
+        if self.medium != Medium::Tmpfs || self.overcommit() {
+            return Ok(());
+        }
+        let region = &self.store.region;
+        let start = first.byte_offset();
+        let end = start + u64::from(count) * BLOCK_SIZE_BYTES;
+        let mut at = start;
+        while at < end {
+            let written = region.next_written(at..end)?.unwrap_or(end..end);
+            if at < written.start {
+                region.provide(at, written.start - at)?;
+            }
+            at = written.end;
+        }
+        Ok(())
     }
 
     /// Takes note of what another process may have added to the pool. The caller has the catalog

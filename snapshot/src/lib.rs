@@ -88,7 +88,7 @@ pub use chunk_map::{ChunkMap, LeafBlocks};
 pub use diff::{DiffProgress, DiffReport, FrameRun};
 pub use durability::{Durability, DurabilityLimit};
 pub use error::{Error, Result};
-pub use fault::{FaultPoint, fault_point};
+pub use fault::{FaultPoint, Resource, ask_for, fault_point};
 pub use frame_map::FrameMap;
 pub use handle::Pool;
 pub use holder::{

@@ -229,9 +229,24 @@ impl BlockStore {
             .store_u32(offset + BLOCKS_IN_USE_OFFSET, blocks_in_use)
     }
 
-    /// Zeroes blocks and gives their memory back. `blocks` must be sorted.
+    /// Zeroes blocks and gives their memory back, but that of spare ones: a removal must find it
+    /// there on a medium that is full. `blocks` must be sorted.
     pub(crate) fn punch_sorted(&self, blocks: &[BlockNo]) -> Result<()> {
-        runs(blocks).try_for_each(|(offset, len)| self.region.punch(offset, len))
+        let spare_end = self.layout.spare_bytes().end;
+        let spare = blocks.partition_point(|block| block.byte_offset() < spare_end);
+        for block in &blocks[..spare] {
+            self.write_block(*block, &[0; BLOCK_SIZE_BYTES as usize])?;
+        }
+        runs(&blocks[spare..]).try_for_each(|(offset, len)| self.region.punch(offset, len))
+    }
+
+    /// Has the medium give memory for the spare blocks again, if it can: pools of older programs
+    /// gave it back.
+    pub(crate) fn provide_spare(&self) {
+        let spare = self.layout.spare_bytes();
+        if let Err(error) = self.region.provide(spare.start, spare.end - spare.start) {
+            tracing::debug!(%error, "no memory for the pool's spare blocks");
+        }
     }
 
     /// Makes sure that the medium has memory for blocks. `blocks` must be sorted.

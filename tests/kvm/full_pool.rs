@@ -2,8 +2,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
-    process::Command,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -17,7 +16,7 @@ const A_WHILE: Duration = Duration::from_millis(300);
 /// Operations on a VM that runs out of space again and again.
 const OPERATIONS: u32 = 60;
 
-fn wait_until(vm: &Vm<'_>, what: &str, holds: impl Fn(&Value) -> bool) {
+pub(crate) fn wait_until(vm: &Vm<'_>, what: &str, holds: impl Fn(&Value) -> bool) {
     let until = Instant::now() + PATIENCE;
     while !holds(&vm.status()) {
         assert!(Instant::now() < until, "never {what}: {}", vm.status());
@@ -25,7 +24,7 @@ fn wait_until(vm: &Vm<'_>, what: &str, holds: impl Fn(&Value) -> bool) {
     }
 }
 
-fn wait_for_state(vm: &Vm<'_>, state: &str) {
+pub(crate) fn wait_for_state(vm: &Vm<'_>, state: &str) {
     wait_until(vm, state, |status| status["state"] == state);
 }
 
@@ -50,7 +49,7 @@ fn vcpu_ticks(vm: &Vm<'_>) -> u64 {
         .sum()
 }
 
-fn assert_stands_still(vm: &Vm<'_>) {
+pub(crate) fn assert_stands_still(vm: &Vm<'_>) {
     let before = vcpu_ticks(vm);
     std::thread::sleep(A_WHILE);
     assert_eq!(vcpu_ticks(vm), before, "a vCPU runs");
@@ -95,7 +94,7 @@ fn make_space(host: &Host, vm: &Vm<'_>) {
     wait_until(vm, "relieved", |status| status["notice"].is_null());
 }
 
-fn assert_exact(vm: &mut Vm<'_>) {
+pub(crate) fn assert_exact(vm: &mut Vm<'_>) {
     vm.ask("churn off");
     assert!(vm.ask("check").contains("check ok"));
 }
@@ -206,7 +205,7 @@ fn a_snapshot_that_finds_the_pool_full_changes_nothing() {
 fn take_the_rest(ballast: &Holder) -> Vec<BlockNo> {
     let mut taken = Vec::new();
     for count in [64, 1] {
-        while let Ok(blocks) = ballast.alloc_blocks(count) {
+        while let Ok(blocks) = ballast.take_blocks(count) {
             taken.extend(blocks);
         }
     }
@@ -407,69 +406,6 @@ fn operations_race_with_a_pool_that_fills_and_empties() {
     let mut copy = host.restore("end", &[]);
     assert!(copy.ask("check").contains("check ok"));
     host.assert_pool_clean();
-}
-
-/// A small tmpfs, on which an overcommitted pool promises more than there is.
-struct SmallMedium(PathBuf);
-
-impl SmallMedium {
-    fn mount(size_mib: u64) -> Self {
-        let at = std::env::temp_dir().join(format!("nvvmm-small-{}", std::process::id()));
-        fs::create_dir_all(&at).unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size_mib}m"), "tmpfs"])
-            .arg(&at)
-            .status();
-        assert!(
-            mounted.as_ref().is_ok_and(|status| status.success()),
-            "a tmpfs can be mounted (as root): {mounted:?}"
-        );
-        Self(at)
-    }
-
-    fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for SmallMedium {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
-#[test]
-fn a_full_medium_under_an_overcommitted_pool_is_the_same() {
-    let medium = SmallMedium::mount(64);
-    let host = Host::without_pool();
-    let pool = medium.path().join("pool").to_str().unwrap().to_owned();
-    host.run(&["pool", "create", &pool, "--size", "1G", "--overcommit"])
-        .ok();
-    let kernel = required("NVVMM_BAREMETAL_GUEST")
-        .to_str()
-        .unwrap()
-        .to_owned();
-    let mut vm = host.boot(&["--kernel", &kernel, "--pool", &pool], 48, 2);
-    vm.ask("fill 24 1");
-    vm.snapshot("a");
-    let filler = medium.path().join("filler");
-    let rest = nix::sys::statvfs::statvfs(medium.path()).unwrap();
-    let left = rest.blocks_available() * rest.fragment_size();
-    fs::write(&filler, vec![1; left as usize - (4 << 20)]).unwrap();
-    vm.ask("churn on 5 rand");
-    wait_for_state(&vm, "no-space");
-    assert_stands_still(&vm);
-    host.run(&["snapshot", &vm.name, "b"])
-        .refused(5, "pool is full");
-    vm.pause();
-    fs::remove_file(&filler).unwrap();
-    wait_until(&vm, "relieved", |status| status["notice"].is_null());
-    assert_eq!(vm.status()["state"], "paused");
-    vm.resume();
-    assert_exact(&mut vm);
-    vm.stop();
-    host.run(&["pool", "check", &pool]).ok();
 }
 
 #[test]

@@ -57,27 +57,49 @@ impl BlockSource {
             found.extend(ready.iter().copied());
         }
         let block = ready.pop().ok_or(Error::PoolFull { needed: 1, free: 0 })?;
-        store
-            .region
-            .provide(block.byte_offset(), BLOCK_SIZE_BYTES)?;
-        Ok(block)
+        let full = match provided(store, block) {
+            Err(full @ Error::MediumFull { .. }) => full,
+            other => return other,
+        };
+        // Spare blocks keep their memory.
+        *ready = spare_blocks(store, found)?;
+        found.extend(ready.iter().copied());
+        ready
+            .pop()
+            .map_or(Err(full), |block| provided(store, block))
     }
+}
+
+/// The block, once the medium has given memory for it.
+fn provided(store: &BlockStore, block: BlockNo) -> Result<BlockNo> {
+    let provided = store.region.provide(block.byte_offset(), BLOCK_SIZE_BYTES);
+    provided.map(|()| block)
+}
+
+/// Those of `blocks` that are free and not among others, in falling order: blocks are taken from
+/// the end.
+fn free_of(
+    store: &BlockStore,
+    blocks: impl Iterator<Item = BlockNo>,
+    but: &HashSet<BlockNo>,
+) -> Result<Vec<BlockNo>> {
+    let mut free = Vec::new();
+    for block in blocks {
+        if !but.contains(&block) && store.refcount(block)? == 0 {
+            free.push(block);
+        }
+    }
+    free.reverse();
+    Ok(free)
+}
+
+fn spare_blocks(store: &BlockStore, but: &HashSet<BlockNo>) -> Result<Vec<BlockNo>> {
+    free_of(store, store.layout.spare_blocks(), but)
 }
 
 /// Free blocks outside of all leases: of a partly used chunk if there is one, else spare ones, else
 /// of a free chunk.
 fn find_unleased(store: &BlockStore, but: &HashSet<BlockNo>) -> Result<Vec<BlockNo>> {
-    let free_of = |blocks: &mut dyn Iterator<Item = BlockNo>| -> Result<Vec<BlockNo>> {
-        let mut free = Vec::new();
-        for block in blocks {
-            if !but.contains(&block) && store.refcount(block)? == 0 {
-                free.push(block);
-            }
-        }
-        // Blocks are taken from the end.
-        free.reverse();
-        Ok(free)
-    };
     let mut empty = None;
     for chunk in store.layout.data_chunks() {
         if store.lease_owner(chunk)?.is_some() {
@@ -87,18 +109,18 @@ fn find_unleased(store: &BlockStore, but: &HashSet<BlockNo>) -> Result<Vec<Block
         if used == 0 {
             empty = empty.or(Some(chunk));
         } else if used < CHUNK_BLOCKS {
-            let free = free_of(&mut chunk.blocks())?;
+            let free = free_of(store, chunk.blocks(), but)?;
             if !free.is_empty() {
                 store.provide_tables(chunk)?;
                 return Ok(free);
             }
         }
     }
-    let spare = free_of(&mut store.layout.spare_blocks())?;
+    let spare = spare_blocks(store, but)?;
     match empty {
         Some(chunk) if spare.is_empty() => {
             store.provide_tables(chunk)?;
-            free_of(&mut chunk.blocks())
+            free_of(store, chunk.blocks(), but)
         }
         _ => Ok(spare),
     }

@@ -94,12 +94,14 @@ impl Leases {
                 free,
             });
         };
+        // To give 2 MiB takes time, in which others need the lock.
+        drop(catalog);
         if !set_aside
-            && self.pool.overcommit()
+            && self.pool.must_provide()
             && let Err(error) = self.provide(&chunk.blocks().collect::<Vec<_>>())
         {
-            // Nothing was ever in them.
-            self.release(&chunk.blocks().collect::<Vec<_>>());
+            // Nothing was ever in them, but some may have got memory.
+            self.free(&chunk.blocks().collect::<Vec<_>>());
             return Err(error);
         }
         Ok(chunk)
@@ -185,7 +187,7 @@ impl Leases {
     }
 
     /// Takes blocks: from chunks that are leased, else from one more chunk, else from those set
-    /// aside.
+    /// aside. The medium is not asked for their memory.
     pub(crate) fn alloc(&self, count: u32) -> Result<Vec<BlockNo>> {
         let mut taken = Vec::with_capacity(count as usize);
         let mut leased = Vec::new();
@@ -231,10 +233,19 @@ impl Leases {
                 free,
             });
         }
-        if self.pool.overcommit() {
-            self.provide(taken)?;
-        }
         Ok(())
+    }
+
+    /// Takes blocks like [`Leases::alloc`], with memory behind them.
+    pub(crate) fn alloc_provided(&self, count: u32) -> Result<Vec<BlockNo>> {
+        let taken = self.alloc(count)?;
+        if self.pool.must_provide()
+            && let Err(error) = self.provide(&taken)
+        {
+            self.free(&taken);
+            return Err(error);
+        }
+        Ok(taken)
     }
 
     /// Makes sure that the medium has memory for blocks.
@@ -244,7 +255,7 @@ impl Leases {
         self.pool.store.provide_sorted(&sorted)
     }
 
-    /// Takes one given block, if it can be taken.
+    /// Takes one given block, if it can be taken. The medium is not asked for its memory.
     pub(crate) fn alloc_at(&self, chunk: ChunkNo, place: FrameIndex) -> bool {
         let block = chunk.block(place);
         let mut table = self.table();
@@ -252,9 +263,6 @@ impl Leases {
             return false;
         };
         if lease.own.contains(place) || !matches!(self.pool.store.refcount(block), Ok(0)) {
-            return false;
-        }
-        if self.pool.overcommit() && self.provide(&[block]).is_err() {
             return false;
         }
         lease.own.insert(place);
@@ -275,7 +283,8 @@ impl Leases {
         self.give_back_if_empty(&mut table, chunk);
     }
 
-    /// Takes blocks of chunks that are leased, but those that are set aside or being vacated.
+    /// Takes blocks of chunks that are leased, but those that are set aside or being vacated. The
+    /// medium is not asked for their memory.
     pub(crate) fn alloc_in_leases(&self, count: u32) -> Result<Vec<BlockNo>> {
         let mut taken = Vec::with_capacity(count as usize);
         let done = self
@@ -286,7 +295,6 @@ impl Leases {
                     needed: u64::from(count),
                     free: u64::from(found),
                 }),
-                _ if self.pool.overcommit() => self.provide(&taken),
                 _ => Ok(()),
             });
         if let Err(error) = done {

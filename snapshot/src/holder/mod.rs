@@ -274,7 +274,7 @@ impl Holder {
     /// Takes a wholly free chunk: all its 512 blocks are the holder's own, with memory behind them.
     ///
     /// # Errors
-    /// [`Error::PoolFull`] when no chunk is wholly free; [`Error::NoSpaceOnMedium`].
+    /// [`Error::PoolFull`] when no chunk is wholly free; [`Error::MediumFull`].
     pub fn alloc_chunk(&self) -> Result<ChunkNo> {
         self.leases.lease_empty(false)
     }
@@ -294,15 +294,37 @@ impl Holder {
         self.leases.end_set_aside(chunk);
     }
 
-    /// Takes free blocks anywhere, from partly used chunks first. They read as zero.
+    /// Takes free blocks anywhere, from partly used chunks first, with memory behind them. They
+    /// read as zero.
+    ///
+    /// # Errors
+    /// [`Error::PoolFull`], [`Error::MediumFull`]; nothing was taken then.
+    pub fn alloc_blocks(&self, count: u32) -> Result<Vec<BlockNo>> {
+        self.leases.alloc_provided(count)
+    }
+
+    /// The same, without asking the medium for their memory. pwrite(2) asks for it; before they are
+    /// stored to through a mapping, [`Holder::provide`] must.
     ///
     /// # Errors
     /// [`Error::PoolFull`]; nothing was taken then.
-    pub fn alloc_blocks(&self, count: u32) -> Result<Vec<BlockNo>> {
+    pub fn take_blocks(&self, count: u32) -> Result<Vec<BlockNo>> {
         self.leases.alloc(count)
     }
 
-    /// Takes one block of a chunk that the holder has leased, if it is free. It reads as zero.
+    /// Has the medium give memory for blocks of the holder that are taken and may have none.
+    ///
+    /// # Errors
+    /// [`Error::MediumFull`], [`Error::Io`].
+    pub fn provide(&self, blocks: &[BlockNo]) -> Result<()> {
+        if self.pool.must_provide() {
+            self.leases.provide(blocks)?;
+        }
+        Ok(())
+    }
+
+    /// Takes one block of a chunk that the holder has leased, if it is free. It reads as zero, and
+    /// the medium was not asked for its memory ([`Holder::provide`]).
     pub fn alloc_at(&self, chunk: ChunkNo, place: impl Into<FrameIndex>) -> bool {
         self.leases.alloc_at(chunk, place.into())
     }
@@ -350,7 +372,7 @@ impl Holder {
     /// Takes blocks ahead of a commit, with memory behind them.
     ///
     /// # Errors
-    /// [`Error::PoolFull`], [`Error::NoSpaceOnMedium`]; nothing was taken then.
+    /// [`Error::PoolFull`], [`Error::MediumFull`]; nothing was taken then.
     pub fn reserve(&self, blocks: u32) -> Result<Reservation> {
         self.reserve_up_to(blocks, blocks)
     }
@@ -360,7 +382,7 @@ impl Holder {
     /// overcommitted pool, whose medium may have none then, it is asked for now.)
     ///
     /// # Errors
-    /// [`Error::PoolFull`], [`Error::NoSpaceOnMedium`]; nothing was taken then.
+    /// [`Error::PoolFull`], [`Error::MediumFull`]; nothing was taken then.
     pub fn reserve_up_to(&self, likely: u32, at_most: u32) -> Result<Reservation> {
         let likely = likely.min(at_most);
         let mut blocks = self.leases.alloc(at_most)?;
@@ -369,6 +391,9 @@ impl Holder {
             promised: blocks.split_off(likely as usize),
             blocks,
         };
+        if self.pool.overcommit() {
+            self.leases.provide(&reservation.promised)?;
+        }
         self.leases.provide(&reservation.blocks)?;
         Ok(reservation)
     }

@@ -50,7 +50,16 @@ impl Holder {
             kept.chunks.pop()
         };
         // The catalog lock, which this takes, comes before that of what is kept.
-        chunk.map_or_else(|| self.leases.lease_empty(false), Ok)
+        let Some(chunk) = chunk else {
+            return self.leases.lease_empty(false);
+        };
+        // Parts of it may never have been written, and so have no memory.
+        let blocks: Vec<BlockNo> = chunk.blocks().collect();
+        if let Err(error) = self.provide(&blocks) {
+            self.leases.free(&blocks);
+            return Err(error);
+        }
+        Ok(chunk)
     }
 
     /// Gives back the chunks that are kept for copies, unless some were used since this was last

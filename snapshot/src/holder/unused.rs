@@ -98,11 +98,11 @@ impl Holder {
         })
     }
 
-    /// Takes free blocks of chunks that the holder has leased, and leases none. They read as zero.
+    /// Takes free blocks of chunks that the holder has leased, and leases none. They read as zero,
+    /// and the medium was not asked for their memory ([`Holder::provide`]).
     ///
     /// # Errors
-    /// [`crate::Error::PoolFull`] when the leases have no room; [`crate::Error::NoSpaceOnMedium`].
-    /// Nothing was taken then.
+    /// [`crate::Error::PoolFull`] when the leases have no room. Nothing was taken then.
     pub fn alloc_in_leases(&self, count: u32) -> Result<Vec<BlockNo>> {
         self.leases.alloc_in_leases(count)
     }

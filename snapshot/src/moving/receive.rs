@@ -177,6 +177,9 @@ fn is_interruption(error: &Error) -> bool {
 fn is_full(error: &Error) -> bool {
     matches!(
         error,
-        Error::PoolFull { .. } | Error::NoSpaceOnMedium { .. } | Error::NoRoom { .. }
+        Error::PoolFull { .. }
+            | Error::NoSpaceOnMedium { .. }
+            | Error::MediumFull { .. }
+            | Error::NoRoom { .. }
     )
 }

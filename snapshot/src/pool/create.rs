@@ -14,7 +14,7 @@ use crate::catalog::{CatalogMemory, WriteCounters, read_current};
 use crate::catalog_lock::CatalogLock;
 use crate::clock::unix_ns;
 use crate::error::{Error, Result};
-use crate::fault::{FaultPoint, fault_point};
+use crate::fault::{FaultPoint, Resource, ask_for, fault_point};
 use crate::file_lock::{self, LockMode, LockPlace};
 use crate::handle::Pool;
 use crate::layout::runtime::{
@@ -185,6 +185,7 @@ impl Pool {
             rebuild(&mut lock)?;
         }
         self.cut_off_unfinished_growth(&lock)?;
+        self.store.provide_spare();
         reclaim_dead_holders(&mut lock)?;
         lock.sweep_orphans(|_, _| false)?;
         fault_point(FaultPoint::OpenRecovered);
@@ -300,8 +301,8 @@ pub(super) fn open_medium(path: &Path) -> Result<(File, Detected)> {
         path: path.to_owned(),
         why,
     };
-    let file = open_options()
-        .open(path)
+    let file = ask_for(Resource::Descriptor)
+        .and_then(|()| open_options().open(path))
         .map_err(Error::io(format!("opening the pool {}", path.display())))?;
     fault_point(FaultPoint::MediumOpened);
     let detected = detect(&file)?
@@ -322,7 +323,8 @@ fn open_options() -> OpenOptions {
 }
 
 fn duplicate(file: &File) -> Result<File> {
-    file.try_clone()
+    ask_for(Resource::Descriptor)
+        .and_then(|()| file.try_clone())
         .map_err(Error::io("duplicating the pool's descriptor"))
 }
 

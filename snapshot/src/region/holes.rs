@@ -16,7 +16,7 @@ pub(super) fn provide(file: &File, medium: Medium, range: Range<u64>) -> Result<
     match change(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, range)? {
         Ok(()) => Ok(true),
         Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENODEV) => Ok(false),
-        Err(Errno::ENOSPC | Errno::ENOMEM | Errno::EDQUOT) => Err(Error::NoSpaceOnMedium {
+        Err(Errno::ENOSPC | Errno::ENOMEM | Errno::EDQUOT) => Err(Error::MediumFull {
             medium: medium.name(),
             needed_bytes,
             available_bytes: available_bytes(file, medium)?,

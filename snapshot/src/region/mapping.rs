@@ -12,6 +12,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 
 use super::{Medium, available_bytes};
 use crate::error::{Error, Result};
+use crate::fault::{Resource, ask_for};
 
 /// A part of the file. When the pool grows, one more mapping follows: those before it stay where
 /// they are.
@@ -142,6 +143,7 @@ fn map_shared(
             flags |= MapFlags::MAP_NORESERVE;
         }
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        ask_for(Resource::Mapping).map_err(|_| Errno::ENOMEM)?;
         // SAFETY: a new mapping at an address of the kernel's choice cannot overlap memory in use.
         unsafe { mmap(None, size, prot, flags, file, offset) }
     };

@@ -1,8 +1,8 @@
 //! Path of the pool that a command uses, and the default pool, created when it is first needed.
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, DirBuilder};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,8 +15,10 @@ use super::args::PoolOption;
 use super::output;
 use super::terminal::tell;
 
-/// Directory of the default pool: tmpfs on every Linux.
-const DEFAULT_DIR: &str = "/dev/shm";
+/// Directory of the directories of default pools: tmpfs on every Linux. Everyone can write it.
+const SHARED_DIR: &str = "/dev/shm";
+/// Name of a default pool in its directory.
+const POOL_NAME: &str = "default.pool";
 /// Smallest default pool.
 const DEFAULT_BYTES_MIN: u64 = 64 << 20;
 
@@ -24,13 +26,10 @@ const DEFAULT_BYTES_MIN: u64 = 64 << 20;
 pub fn found_or_made(option: &PoolOption) -> Result<PathBuf, VmError> {
     match &option.pool {
         Some(path) => existing(path),
-        None => {
-            let path = default_path();
-            if !is_own_pool(&path)? {
-                make_default(&path)?;
-            }
-            Ok(path)
-        }
+        None => match DefaultPool::of_this_user()? {
+            there if there.exists => Ok(there.path),
+            none => none.make(),
+        },
     }
 }
 
@@ -39,15 +38,17 @@ pub fn found_or_made(option: &PoolOption) -> Result<PathBuf, VmError> {
 /// # Errors
 /// [`ErrorKind::NotFound`] when there is none.
 pub fn found(option: &PoolOption) -> Result<PathBuf, VmError> {
-    found_if_any(option)?.ok_or_else(|| {
-        VmError::new(
-            ErrorKind::NotFound,
-            format!("there is no pool {} yet", default_path().display()),
-        )
-        .with_remedy(
-            "'nvvmm run' creates it; or give the path of another pool with --pool or NVVMM_POOL",
-        )
-    })
+    if let Some(path) = found_if_any(option)? {
+        return Ok(path);
+    }
+    let path = DefaultPool::of_this_user()?.path;
+    Err(VmError::new(
+        ErrorKind::NotFound,
+        format!("there is no pool {} yet", path.display()),
+    )
+    .with_remedy(
+        "'nvvmm run' creates it; or give the path of another pool with --pool or NVVMM_POOL",
+    ))
 }
 
 /// The pool that is meant; `None` when that is the default pool and nobody has needed it yet.
@@ -55,8 +56,8 @@ pub fn found_if_any(option: &PoolOption) -> Result<Option<PathBuf>, VmError> {
     match &option.pool {
         Some(path) => existing(path).map(Some),
         None => {
-            let path = default_path();
-            Ok(is_own_pool(&path)?.then_some(path))
+            let default = DefaultPool::of_this_user()?;
+            Ok(default.exists.then_some(default.path))
         }
     }
 }
@@ -90,64 +91,163 @@ fn existing(path: &Path) -> Result<PathBuf, VmError> {
     std::path::absolute(path).map_err(|e| VmError::io("find the pool", &e))
 }
 
-/// `/dev/shm/nvvmm-<user>.pool`.
-fn default_path() -> PathBuf {
-    let uid = geteuid();
-    let user = match User::from_uid(uid) {
-        Ok(Some(user)) => user.name,
-        _ => uid.to_string(),
-    };
-    Path::new(DEFAULT_DIR).join(format!("nvvmm-{user}.pool"))
+/// The default pool of a user, where it is or where it is to be.
+///
+/// Everyone can make files in [`SHARED_DIR`], so it is in a directory there that only its owner can
+/// write: the first of these that there is, or the second, which is made.
+/// 1. The file `nvvmm-<user>.pool` of older programs, if it is the user's own.
+/// 2. `default.pool` in the directory `nvvmm-<uid>`, if that is the user's own.
+/// 3. `default.pool` in a directory of the user's own whose name begins with `nvvmm-<uid>.`: another
+///    user has taken the name before.
+struct DefaultPool {
+    shared: PathBuf,
+    uid: u32,
+    path: PathBuf,
+    exists: bool,
 }
 
-/// Tells if the default pool exists. Everyone can make files in its directory, so it must be this
-/// user's.
-fn is_own_pool(path: &Path) -> Result<bool, VmError> {
+impl DefaultPool {
+    fn of_this_user() -> Result<Self, VmError> {
+        let uid = geteuid();
+        let user = match User::from_uid(uid) {
+            Ok(Some(user)) => user.name,
+            _ => uid.to_string(),
+        };
+        Self::of(Path::new(SHARED_DIR), &user, uid.as_raw())
+    }
+
+    fn of(shared: &Path, user: &str, uid: u32) -> Result<Self, VmError> {
+        let old = shared.join(format!("nvvmm-{user}.pool"));
+        let is_old = is_own_pool(&old, uid)?;
+        let directory = match own_directory(shared, uid)? {
+            _ if is_old => None,
+            found => Some(found.unwrap_or_else(|| shared.join(directory_name(uid)))),
+        };
+        let path = directory.map_or(old, |directory| directory.join(POOL_NAME));
+        Ok(Self {
+            exists: is_old || is_own_pool(&path, uid)?,
+            shared: shared.to_owned(),
+            uid,
+            path,
+        })
+    }
+
+    /// Makes the pool, unless another command was faster. Returns its path.
+    fn make(self) -> Result<PathBuf, VmError> {
+        let remedy = "create a pool elsewhere with 'nvvmm pool create', and give its path with \
+                      --pool or NVVMM_POOL";
+        let failed = |e: VmError| e.with_remedy(remedy);
+        let path = make_own_directory(&self.shared, self.uid)
+            .map_err(failed)?
+            .join(POOL_NAME);
+        let medium = statvfs(&self.shared).map_err(|e| {
+            let shared = self.shared.display();
+            failed(VmError::io(
+                format_args!("find out the space on {shared}"),
+                &e.into(),
+            ))
+        })?;
+        let medium_bytes = medium
+            .blocks_available()
+            .saturating_mul(medium.fragment_size());
+        let size_bytes = default_size_bytes(medium_bytes.min(memory_available_bytes()));
+        match super::pool_commands::make(&path, size_bytes, false) {
+            Ok(()) => {}
+            Err(e) if e.kind == ErrorKind::Refused && is_own_pool(&path, self.uid)? => {
+                return Ok(path);
+            }
+            Err(e) => return Err(failed(e)),
+        }
+        tell(&format!(
+            "nvvmm: made the pool {} of {} (it uses memory only for data that it contains)\n",
+            path.display(),
+            output::size(size_bytes)
+        ));
+        Ok(path)
+    }
+}
+
+fn directory_name(uid: u32) -> String {
+    format!("nvvmm-{uid}")
+}
+
+fn looked_at(path: &Path) -> Result<Option<fs::Metadata>, VmError> {
     match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Ok(found) => Ok(Some(found)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(VmError::io(
             format_args!("look for the pool {}", path.display()),
             &e,
         )),
-        Ok(found) if found.is_file() && found.uid() == geteuid().as_raw() => Ok(true),
-        Ok(_) => Err(VmError::new(
-            ErrorKind::Refused,
-            format!(
-                "{} is not your pool: it belongs to another user, or it is not a file",
-                path.display()
-            ),
-        )
-        .with_remedy("give the path of another pool with --pool or NVVMM_POOL")),
     }
 }
 
-fn make_default(path: &Path) -> Result<(), VmError> {
-    let remedy = "create a pool elsewhere with 'nvvmm pool create', and give its path with --pool \
-                  or NVVMM_POOL";
-    let dir = path.parent().unwrap_or(Path::new(DEFAULT_DIR));
-    let medium = statvfs(dir).map_err(|e| {
-        VmError::io(
-            format_args!("find out the space on {}", dir.display()),
-            &e.into(),
-        )
-        .with_remedy(remedy)
-    })?;
-    let medium_bytes = medium
-        .blocks_available()
-        .saturating_mul(medium.fragment_size());
-    let size_bytes = default_size_bytes(medium_bytes.min(memory_available_bytes()));
-    match super::pool_commands::make(path, size_bytes, false) {
-        Ok(()) => {}
-        // Another command was faster.
-        Err(e) if e.kind == ErrorKind::Refused && is_own_pool(path)? => return Ok(()),
-        Err(e) => return Err(e.with_remedy(remedy)),
+/// True if there is a file of this user. What others put there is no pool to use.
+fn is_own_pool(path: &Path, uid: u32) -> Result<bool, VmError> {
+    Ok(looked_at(path)?.is_some_and(|found| found.is_file() && found.uid() == uid))
+}
+
+/// True if there is a directory that only this user can write.
+fn is_own_directory(path: &Path, uid: u32) -> Result<bool, VmError> {
+    let others_write = 0o022;
+    Ok(looked_at(path)?.is_some_and(|found| {
+        found.is_dir() && found.uid() == uid && found.mode() & others_write == 0
+    }))
+}
+
+/// The user's directory of default pools, if there is one.
+fn own_directory(shared: &Path, uid: u32) -> Result<Option<PathBuf>, VmError> {
+    let first = shared.join(directory_name(uid));
+    if is_own_directory(&first, uid)? {
+        return Ok(Some(first));
     }
-    tell(&format!(
-        "nvvmm: made the pool {} of {} (it uses memory only for data that it contains)\n",
-        path.display(),
-        output::size(size_bytes)
-    ));
-    Ok(())
+    let prefix = format!("{}.", directory_name(uid));
+    let entries = fs::read_dir(shared)
+        .map_err(|e| VmError::io(format_args!("look for a pool in {}", shared.display()), &e))?;
+    let mut others: Vec<PathBuf> = entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .map(|entry| entry.path())
+        .collect();
+    others.sort();
+    for other in others {
+        // One that is removed meanwhile is none.
+        if is_own_directory(&other, uid)? {
+            return Ok(Some(other));
+        }
+    }
+    Ok(None)
+}
+
+/// The user's directory of default pools, made if there is none.
+fn make_own_directory(shared: &Path, uid: u32) -> Result<PathBuf, VmError> {
+    let failed = |e: io::Error| {
+        VmError::io(
+            format_args!("make a directory for a pool in {}", shared.display()),
+            &e,
+        )
+    };
+    for name in [directory_name(uid), random_name(uid).map_err(failed)?] {
+        if let Some(found) = own_directory(shared, uid)? {
+            return Ok(found);
+        }
+        let path = shared.join(name);
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(failed(e)),
+            // The umask may have taken away bits, but gives none.
+            Ok(()) => return Ok(path),
+        }
+    }
+    Err(failed(io::ErrorKind::AlreadyExists.into()))
+}
+
+/// A name that nobody can take before.
+fn random_name(uid: u32) -> io::Result<String> {
+    let mut bytes = [0; 8];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    let number = u64::from_ne_bytes(bytes);
+    Ok(format!("{}.{number:016x}", directory_name(uid)))
 }
 
 /// Half of what is available, in whole chunks.

@@ -1,3 +1,5 @@
+use std::os::unix::fs::PermissionsExt;
+
 use super::*;
 
 #[test]
@@ -32,18 +34,6 @@ fn a_pool_that_is_named_must_exist() {
 }
 
 #[test]
-fn a_default_pool_must_be_an_own_file() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("x.pool");
-    assert!(!is_own_pool(&path).unwrap());
-    std::os::unix::fs::symlink("/dev/null", &path).unwrap();
-    assert_eq!(is_own_pool(&path).unwrap_err().kind, ErrorKind::Refused);
-    fs::remove_file(&path).unwrap();
-    fs::write(&path, "").unwrap();
-    assert!(is_own_pool(&path).unwrap());
-}
-
-#[test]
 fn the_memory_that_is_available_is_read() {
     let text = "MemTotal:       24634372 kB\nMemFree:        1 kB\nMemAvailable:   24066196 kB\n";
     assert_eq!(memory_available_of(text), Some(24_066_196 * 1024));
@@ -58,19 +48,92 @@ fn the_memory_that_is_available_is_read() {
     assert!(memory_available_bytes() < u64::MAX);
 }
 
+/// A directory that everyone can write, as /dev/shm is.
+fn shared() -> tempfile::TempDir {
+    tempfile::tempdir_in(SHARED_DIR).unwrap()
+}
+
+fn uid() -> u32 {
+    geteuid().as_raw()
+}
+
+fn default_in(shared: &tempfile::TempDir) -> DefaultPool {
+    DefaultPool::of(shared.path(), "me", uid()).unwrap()
+}
+
+/// Something of another user under this name, as far as this user can make it.
+fn take_name(shared: &tempfile::TempDir, name: &str) {
+    let path = shared.path().join(name);
+    fs::create_dir(&path).unwrap();
+    match geteuid().is_root() {
+        true => std::os::unix::fs::chown(&path, Some(65_534), Some(65_534)).unwrap(),
+        // One that others can write is not the user's own either.
+        false => fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap(),
+    }
+}
+
 #[test]
 fn a_default_pool_is_made_once_and_is_private() {
-    use std::os::unix::fs::PermissionsExt;
-
-    let dir = tempfile::tempdir_in(DEFAULT_DIR).unwrap();
-    let path = dir.path().join("x.pool");
-    make_default(&path).unwrap();
+    let shared = shared();
+    let default = default_in(&shared);
+    let expected = shared.path().join(format!("nvvmm-{}/default.pool", uid()));
+    assert!(!default.exists && default.path == expected);
+    let path = default.make().unwrap();
+    assert_eq!(path, expected);
+    let directory = fs::metadata(path.parent().unwrap()).unwrap();
+    assert_eq!(directory.permissions().mode() & 0o777, 0o700);
     let made = fs::metadata(&path).unwrap();
     assert_eq!(made.permissions().mode() & 0o077, 0);
     assert_eq!(made.len() % CHUNK_SIZE_BYTES, 0);
     assert!(made.len() >= DEFAULT_BYTES_MIN);
-    assert!(is_own_pool(&path).unwrap());
+    let found = default_in(&shared);
+    assert!(found.exists && found.path == path);
     // As when two commands need it at the same time.
-    make_default(&path).unwrap();
+    assert_eq!(found.make().unwrap(), path);
     assert_eq!(fs::metadata(&path).unwrap().ino(), made.ino());
+}
+
+#[test]
+fn who_takes_the_names_first_denies_nobody_a_default_pool() {
+    let shared = shared();
+    // The name of older programs, and that of the directory.
+    take_name(&shared, "nvvmm-me.pool");
+    take_name(&shared, &format!("nvvmm-{}", uid()));
+    // A directory of the other name that is not the user's own, either.
+    take_name(&shared, &format!("nvvmm-{}.0", uid()));
+    let path = default_in(&shared).make().unwrap();
+    let directory = path.parent().unwrap();
+    assert!(is_own_directory(directory, uid()).unwrap());
+    let prefix = format!("nvvmm-{}.", uid());
+    let name = directory
+        .file_name()
+        .unwrap()
+        .to_string_lossy()
+        .into_owned();
+    assert!(name.starts_with(&prefix) && name.len() == prefix.len() + 16);
+    let found = default_in(&shared);
+    assert!(found.exists && found.path == path, "it is found again");
+}
+
+#[test]
+fn a_link_or_a_directory_is_no_default_pool() {
+    let shared = shared();
+    let old = shared.path().join("nvvmm-me.pool");
+    std::os::unix::fs::symlink("/dev/null", &old).unwrap();
+    let own = shared.path().join(format!("nvvmm-{}", uid()));
+    std::os::unix::fs::symlink("/", &own).unwrap();
+    let default = default_in(&shared);
+    assert!(!default.exists);
+    let path = default.make().unwrap();
+    assert_ne!(path.parent().unwrap(), own);
+    assert!(old.is_symlink() && own.is_symlink());
+}
+
+#[test]
+fn a_default_pool_of_an_older_program_is_still_used() {
+    let shared = shared();
+    let old = shared.path().join("nvvmm-me.pool");
+    super::super::pool_commands::make(&old, DEFAULT_BYTES_MIN, false).unwrap();
+    let found = default_in(&shared);
+    assert!(found.exists && found.path == old);
 }

@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nvvmm_devices::HostSocket;
 use nvvmm_protocol::{Frames, FromGuest, Restored, ToGuest, greet, receive, send};
+use nvvmm_snapshot::{Resource, ask_for};
 
 /// Time that an agent may take for a greeting or to take a message. A restored one settles in
 /// its own time.
@@ -153,6 +154,7 @@ fn accept(shared: &Arc<Shared>) {
             return;
         }
         let taken = accepted.and_then(|stream| {
+            ask_for(Resource::Descriptor)?;
             let is_ours = shared.state().take_stream(&stream)?;
             Ok(is_ours.then_some(stream))
         });
@@ -162,9 +164,11 @@ fn accept(shared: &Arc<Shared>) {
                     let _ = former.join();
                 }
                 let for_thread = Arc::clone(shared);
-                let spawned = thread::Builder::new()
-                    .name("agent".into())
-                    .spawn(move || serve(&for_thread, &stream));
+                let spawned = ask_for(Resource::Thread).and_then(|()| {
+                    thread::Builder::new()
+                        .name("agent".into())
+                        .spawn(move || serve(&for_thread, &stream))
+                });
                 match spawned {
                     Ok(thread) => serving = Some(thread),
                     Err(error) => {

@@ -1,13 +1,14 @@
 //! Digests of a VM's snapshots: made after the commit and off the VM's path.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use nvvmm_snapshot::{Error, Pool, ScrubReport, SnapshotId};
+use nvvmm_snapshot::{Error, Pool, Resource, ScrubReport, SnapshotId, ask_for};
 
 /// Time for which the thread rests, as a multiple of the time that it worked: it takes a fifth of
 /// one CPU at most. A lower priority would be no substitute, because the holder of the pool's
@@ -19,7 +20,7 @@ const REST_FACTOR: u32 = 4;
 pub struct Digests {
     pool: Arc<Pool>,
     ended: Arc<AtomicBool>,
-    background: OnceLock<Background>,
+    background: Mutex<Option<Background>>,
 }
 
 struct Background {
@@ -33,21 +34,43 @@ impl Digests {
         Self {
             pool,
             ended: Arc::default(),
-            background: OnceLock::new(),
+            background: Mutex::default(),
         }
     }
 
-    /// Makes digests of a committed snapshot's blocks in the background.
+    /// Makes digests of a committed snapshot's blocks in the background, if the host has a thread
+    /// for that. Else a scrub makes them.
     pub fn make_later(&self, id: SnapshotId) {
-        let background = self.background.get_or_init(|| {
-            let (queue, snapshots) = channel();
-            let (pool, ended) = (Arc::clone(&self.pool), Arc::clone(&self.ended));
-            let thread = thread::spawn(move || make_all(&pool, &snapshots, &ended));
-            Background { queue, thread }
-        });
-        if background.queue.send(id).is_err() {
+        let mut background = self.background();
+        if background.is_none() {
+            match self.start() {
+                Ok(started) => *background = Some(started),
+                Err(error) => {
+                    tracing::warn!(%error, "no thread to make digests: a scrub will make them");
+                }
+            }
+        }
+        if let Some(background) = &*background
+            && background.queue.send(id).is_err()
+        {
             tracing::warn!("the thread that makes digests has ended: a scrub will make them");
         }
+    }
+
+    fn start(&self) -> io::Result<Background> {
+        ask_for(Resource::Thread)?;
+        let (queue, snapshots) = channel();
+        let (pool, ended) = (Arc::clone(&self.pool), Arc::clone(&self.ended));
+        let thread = thread::Builder::new()
+            .name("digests".into())
+            .spawn(move || make_all(&pool, &snapshots, &ended))?;
+        Ok(Background { queue, thread })
+    }
+
+    fn background(&self) -> MutexGuard<'_, Option<Background>> {
+        self.background
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes digests of a committed snapshot's blocks. The report says so when [`Digests::end`] was
@@ -62,7 +85,7 @@ impl Digests {
     /// Ends the work at once, here and in the background. No more is begun.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
-        if let Some(background) = self.background.get() {
+        if let Some(background) = &*self.background() {
             background.thread.thread().unpark();
         }
     }
@@ -71,7 +94,7 @@ impl Digests {
 impl Drop for Digests {
     fn drop(&mut self) {
         self.end();
-        let Some(Background { queue, thread }) = self.background.take() else {
+        let Some(Background { queue, thread }) = self.background().take() else {
             return;
         };
         drop(queue);

@@ -26,7 +26,7 @@ use super::{
     report::SnapshotReport,
 };
 use crate::{
-    cow::{CopiedAhead, CowEngine, CowError, ShareSet, Still},
+    cow::{CopiedAhead, CowEngine, CowError, Lack, ShareSet, Still},
     machine::{Hold, Machine, MachineError, MachineStateV1},
     memory::WriteLog,
     spec::VmSpec,
@@ -56,12 +56,12 @@ pub enum TakeError {
         /// Blocks that it would need at most if the VM were paused now.
         needed_paused: u32,
     },
-    /// The pool has no room for copies of what the guest has written, while it runs.
-    #[error("the pool is full: there is no room for copies of what the guest has written")]
-    NoRoomAhead,
-    /// The pool has no room for copies of what the guest has written before it stood still.
-    #[error("the pool is full: the guest wrote more before the pause than there is room to copy")]
-    NoRoomPaused,
+    /// There is no room for copies of what the guest has written, while it runs.
+    #[error("{0}: there is no room for copies of what the guest has written")]
+    NoRoomAhead(Lack),
+    /// There is no room for copies of what the guest has written before it stood still.
+    #[error("{0}: the guest wrote more before the pause than there is room to copy")]
+    NoRoomPaused(Lack),
     /// Whoever asked for the snapshot is gone.
     #[error("nobody waits for this snapshot any more")]
     CallerGone,
@@ -280,14 +280,14 @@ fn withdrawn(pending: &Pending) -> TakeError {
     if pending.caller_is_gone() {
         TakeError::CallerGone
     } else {
-        CowError::NoSpace.into()
+        CowError::NoSpace(Lack::Blocks).into()
     }
 }
 
-/// Turns a full pool into the error that says what it had no room for.
-fn full_as(meaning: TakeError) -> impl FnOnce(CowError) -> TakeError {
-    |error| match error {
-        CowError::NoSpace => meaning,
+/// Turns a full pool or medium into the error that says what it had no room for.
+fn full_as(meaning: fn(Lack) -> TakeError) -> impl FnOnce(CowError) -> TakeError {
+    move |error| match error {
+        CowError::NoSpace(lack) => meaning(lack),
         other => other.into(),
     }
 }

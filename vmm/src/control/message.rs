@@ -261,8 +261,8 @@ pub enum VmState {
     Running,
     /// The vCPUs and devices stand still, because somebody wants it.
     Paused,
-    /// The guest stands still because the pool is full: one of its accesses waits for a free block.
-    /// It goes on by itself when there is space.
+    /// The guest stands still because the pool is full, or the medium that it is on: one of its
+    /// accesses waits for a block, or for memory. It goes on by itself when there is space.
     NoSpace,
     /// The guest stands still because another process has the pool's lock: one of its accesses
     /// waits for that. It goes on by itself.

@@ -15,6 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nvvmm_snapshot::{Resource, ask_for};
 
 use super::VmControl;
 use super::line::{LineError, LineStream};
@@ -133,6 +134,7 @@ impl Clients {
         }
         let key = open.next_key;
         open.next_key += 1;
+        ask_for(Resource::Descriptor)?;
         open.streams.insert(key, stream.try_clone()?);
         Ok(Some(ClientKey {
             clients: Arc::clone(self),
@@ -233,6 +235,7 @@ fn admit(
     };
     stream.set_nonblocking(false)?;
     let control = Arc::clone(control);
+    ask_for(Resource::Thread)?;
     thread::Builder::new()
         .name("control-client".into())
         .spawn(move || {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    CowEngine, CowError,
+    CowEngine, CowError, Lack,
     shortage::{Reason, Shortage},
     worker::Workers,
 };
@@ -21,7 +21,7 @@ use crate::{
     sys::uffd::Fault,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nvvmm_snapshot::{Error::PoolLocked, wait_for_locks_at_most};
+use nvvmm_snapshot::{Error::PoolLocked, Resource, ask_for, wait_for_locks_at_most};
 
 /// Time that a held access waits before it asks a full pool again, at least.
 const RETRY_MIN: Duration = Duration::from_millis(20);
@@ -47,6 +47,8 @@ pub struct FaultThread {
     latency: Arc<Histogram>,
     failed: Arc<AtomicBool>,
     workers: Workers,
+    /// For the end of the VM, which must not fail for a thread.
+    ending: Workers,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -57,12 +59,15 @@ impl FaultThread {
         engine: Arc<dyn CowEngine>,
         failed: impl FnOnce(CowError) + Send + 'static,
     ) -> io::Result<Self> {
+        ask_for(Resource::Descriptor)?;
         let (stopped, stop) = io::pipe()?;
+        let (workers, ending) = (Workers::new()?, Workers::new()?);
         let shortage = Arc::new(Shortage::default());
         let latency = Arc::new(Histogram::default());
         let (noted, timed) = (Arc::clone(&shortage), Arc::clone(&latency));
         let has_failed = Arc::new(AtomicBool::new(false));
         let gave_up = Arc::clone(&has_failed);
+        ask_for(Resource::Thread)?;
         let thread = std::thread::Builder::new()
             .name("cow".into())
             .spawn(move || {
@@ -76,12 +81,13 @@ impl FaultThread {
             shortage,
             latency,
             failed: has_failed,
-            workers: Workers::default(),
+            workers,
+            ending,
             thread: Some(thread),
         })
     }
 
-    /// True if an access that is held now gets no answer, or none before the pool has space or
+    /// True if an access that is held now gets no answer, or none before there is space or
     /// another process does something about the pool's lock.
     pub fn is_stuck(&self) -> bool {
         self.shortage.reason().is_some_and(|of| of > Reason::Lock)
@@ -96,20 +102,40 @@ impl FaultThread {
     /// Runs work that touches guest RAM in a thread of its own. Returns `None` when an access of
     /// the work, or of the guest, gets no answer. The thread then waits until there is one, or for
     /// ever, and ends with the process.
+    ///
+    /// # Errors
+    /// There is no thread for it. The work was not begun.
     pub fn unless_stuck<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Option<T> {
+    ) -> io::Result<Option<T>> {
         self.unless(work, || self.is_stuck())
     }
 
     /// Runs work like [`FaultThread::unless_stuck`], and gives it up when `give_up` returns true.
+    ///
+    /// # Errors
+    /// As those of [`FaultThread::unless_stuck`].
     pub fn unless<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
         give_up: impl Fn() -> bool,
-    ) -> Option<T> {
+    ) -> io::Result<Option<T>> {
         self.workers.run(work, give_up)
+    }
+
+    /// Runs the end of the machine like [`FaultThread::unless`], in a thread that is kept for it.
+    /// Returns `None` when it was given up.
+    pub fn end_unless(
+        &self,
+        work: impl FnOnce() + Send + 'static,
+        give_up: impl Fn() -> bool,
+    ) -> Option<()> {
+        let ended = self.ending.run(work, give_up);
+        ended.unwrap_or_else(|error| {
+            tracing::error!(%error, "no thread to end the machine");
+            None
+        })
     }
 
     /// Times for which accesses were held that are answered now: from the thread's reading of the
@@ -118,14 +144,23 @@ impl FaultThread {
         self.latency.buckets()
     }
 
-    /// True if a guest access waits for a free block, or for the pool's lock.
+    /// True if a guest access waits for something that is used up, or for the pool's lock.
     pub fn is_starved(&self) -> bool {
         self.shortage.lasts()
     }
 
     /// True if a guest access waits for the pool's lock.
     pub fn waits_for_lock(&self) -> bool {
-        self.shortage.reason().is_some_and(|of| of < Reason::Space)
+        let reason = self.shortage.reason();
+        matches!(reason, Some(Reason::Lock | Reason::LockForLong))
+    }
+
+    /// What is used up that a guest access waits for.
+    pub fn starved_of(&self) -> Option<Lack> {
+        match self.shortage.reason()? {
+            Reason::Lacks(lack) => Some(lack),
+            Reason::Lock | Reason::LockForLong => None,
+        }
     }
 
     /// Calls `listener` when [`FaultThread::is_starved`] changes, and at once if it is true now.
@@ -226,14 +261,14 @@ fn answer_all(
 }
 
 fn may_be_tried_again(error: &CowError) -> bool {
-    matches!(error, CowError::NoSpace | CowError::Locked(_))
+    matches!(error, CowError::NoSpace(_) | CowError::Locked(_))
 }
 
 /// Reason for which the VM counts as waiting because of an access. A lock is usually free before
 /// anybody would notice.
 fn reason_to_wait(error: &CowError, held: &Held) -> Option<Reason> {
     match error {
-        CowError::NoSpace => Some(Reason::Space),
+        CowError::NoSpace(lack) => Some(Reason::Lacks(*lack)),
         CowError::Locked(PoolLocked { hopeless: true, .. }) => Some(Reason::LockForLong),
         CowError::Locked(_) => (held.since.elapsed() >= LOCK_NOTICED).then_some(Reason::Lock),
         _ => None,
@@ -244,9 +279,9 @@ fn reason_to_wait(error: &CowError, held: &Held) -> Option<Reason> {
 fn tell(changed_from: Option<Option<Reason>>, reason: Option<Reason>) {
     match (changed_from, reason) {
         (None, _) | (Some(Some(Reason::Lock)), Some(Reason::LockForLong)) => {}
-        (Some(_), Some(Reason::Space)) => tracing::warn!(
-            "the pool is full: the guest stands still until there is space \
-             (nvvmm rm, nvvmm pool grow, the end of another VM), then it goes on by itself"
+        (Some(_), Some(Reason::Lacks(lack))) => tracing::warn!(
+            "{lack}: the guest stands still until there is ({}), then it goes on by itself",
+            lack.remedy()
         ),
         (Some(_), Some(Reason::Lock | Reason::LockForLong)) => tracing::warn!(
             "another process has the pool's lock: the guest stands still until it gives the lock \

@@ -26,7 +26,7 @@ mod worker;
 
 pub use budget::{Budget, CopyPolicy};
 pub use engine::{CopiedAhead, CowEngine, Still};
-pub use error::CowError;
+pub use error::{CowError, Lack};
 pub use fault_thread::FaultThread;
 pub use origin::RamOrigin;
 pub use private::PrivateEngine;

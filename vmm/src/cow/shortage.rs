@@ -8,22 +8,30 @@ use std::{
     },
 };
 
-use super::counters::lock;
+use super::{Lack, counters::lock};
 
 /// Called with true when an access begins to wait for space, with false when none does any more.
 type Listener = Box<dyn Fn(bool) + Send>;
 
 /// Reason for which accesses wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
 pub(super) enum Reason {
     /// Another process has the pool's lock, and is expected to give it back.
-    Lock = 1,
+    Lock,
     /// Another process has the pool's lock, and is not expected to give it back.
     LockForLong,
-    /// There is no free block.
-    Space,
+    /// Something is used up.
+    Lacks(Lack),
 }
+
+/// All reasons; their numbers in [`Shortage::reason`] are their places here, from 1 on.
+const REASONS: [Reason; 5] = [
+    Reason::Lock,
+    Reason::LockForLong,
+    Reason::Lacks(Lack::Blocks),
+    Reason::Lacks(Lack::Medium),
+    Reason::Lacks(Lack::Kernel),
+];
 
 /// Begins and ends with the fault thread's accesses that find no space, or the pool locked.
 #[derive(Default)]
@@ -48,8 +56,7 @@ impl Shortage {
     /// Sets the state. Returns the former one if it has changed.
     pub fn set(&self, reason: Option<Reason>) -> Option<Option<Reason>> {
         let listener = lock(&self.listener);
-        let number = reason.map_or(0, |reason| reason as u8);
-        let before = of_number(self.reason.swap(number, Ordering::Relaxed));
+        let before = of_number(self.reason.swap(number(reason), Ordering::Relaxed));
         if before.is_some() != reason.is_some()
             && let Some(listener) = &*listener
         {
@@ -68,10 +75,14 @@ impl Shortage {
     }
 }
 
+fn number(reason: Option<Reason>) -> u8 {
+    let place = reason.and_then(|reason| REASONS.iter().position(|known| *known == reason));
+    place.map_or(0, |place| place as u8 + 1)
+}
+
 fn of_number(number: u8) -> Option<Reason> {
-    [Reason::Lock, Reason::LockForLong, Reason::Space]
-        .into_iter()
-        .find(|reason| *reason as u8 == number)
+    let place = usize::from(number).checked_sub(1)?;
+    REASONS.get(place).copied()
 }
 
 impl fmt::Debug for Shortage {

@@ -1,6 +1,6 @@
 use std::sync::{Arc, Mutex};
 
-use super::{Listener, Reason, Shortage};
+use super::{Lack, Listener, Reason, Shortage};
 
 fn heard() -> (Arc<Mutex<Vec<bool>>>, Listener) {
     let heard = Arc::new(Mutex::new(Vec::new()));
@@ -17,10 +17,12 @@ fn a_listener_hears_of_every_change_once() {
     let (heard, listener) = heard();
     shortage.tell(listener);
     assert_eq!(shortage.set(None), None, "there was none");
-    assert_eq!(shortage.set(Some(Reason::Space)), Some(None));
-    assert_eq!(shortage.set(Some(Reason::Space)), None);
+    let [blocks, medium] = [Lack::Blocks, Lack::Medium].map(Reason::Lacks);
+    assert_eq!(shortage.set(Some(blocks)), Some(None));
+    assert_eq!(shortage.set(Some(blocks)), None);
+    assert_eq!(shortage.set(Some(medium)), Some(Some(blocks)));
     let changed = shortage.set(Some(Reason::LockForLong));
-    assert_eq!(changed, Some(Some(Reason::Space)));
+    assert_eq!(changed, Some(Some(medium)));
     assert_eq!(shortage.reason(), Some(Reason::LockForLong));
     assert_eq!(shortage.set(None), Some(Some(Reason::LockForLong)));
     assert_eq!(*heard.lock().unwrap(), [true, false]);

@@ -244,7 +244,7 @@ impl<E: Playable> Vm<E> {
     pub fn prepare(&self) -> nvvmm_snapshot::Result<(Reservation, Reservation)> {
         let ahead = match self.copy_ahead() {
             Ok(ahead) => ahead,
-            Err(CowError::NoSpace) => {
+            Err(CowError::NoSpace(_)) => {
                 return Err(nvvmm_snapshot::Error::PoolFull { needed: 1, free: 0 });
             }
             Err(other) => panic!("{other}"),
@@ -419,8 +419,8 @@ pub(crate) fn consuming<E: Playable>(pool: &Arc<Pool>, size_bytes: u64, name: &s
 /// Takes every block that others do not hold.
 pub(crate) fn ballast(pool: &Arc<Pool>) -> Holder {
     let ballast = pool.hold("ballast").unwrap();
-    while ballast.alloc_blocks(64).is_ok() {}
-    while ballast.alloc_blocks(1).is_ok() {}
+    while ballast.take_blocks(64).is_ok() {}
+    while ballast.take_blocks(1).is_ok() {}
     ballast
 }
 

@@ -6,12 +6,13 @@ use std::{
 use super::Workers;
 
 fn thread_of(workers: &Workers) -> ThreadId {
-    workers.run(|| thread::current().id(), || false).unwrap()
+    let id = workers.run(|| thread::current().id(), || false);
+    id.unwrap().unwrap()
 }
 
 #[test]
 fn work_is_done_by_the_same_thread_again_and_not_by_the_one_that_asks() {
-    let workers = Workers::default();
+    let workers = Workers::new().unwrap();
     let first = thread_of(&workers);
     assert_ne!(first, thread::current().id());
     assert_eq!(first, thread_of(&workers));
@@ -19,7 +20,7 @@ fn work_is_done_by_the_same_thread_again_and_not_by_the_one_that_asks() {
 
 #[test]
 fn work_that_is_given_up_goes_on_and_keeps_its_thread() {
-    let workers = Workers::default();
+    let workers = Workers::new().unwrap();
     let first = thread_of(&workers);
     let (release, held) = mpsc::channel::<()>();
     let (ended, end) = mpsc::channel();
@@ -30,6 +31,7 @@ fn work_that_is_given_up_goes_on_and_keeps_its_thread() {
         },
         || true,
     );
+    let given_up = given_up.unwrap();
     assert!(given_up.is_none());
     assert_ne!(first, thread_of(&workers));
     release.send(()).unwrap();
@@ -38,7 +40,8 @@ fn work_that_is_given_up_goes_on_and_keeps_its_thread() {
 
 #[test]
 fn work_that_panics_has_no_result_and_the_next_one_has() {
-    let workers = Workers::default();
-    assert!(workers.run(|| panic!("on purpose"), || false).is_none());
-    assert_eq!(workers.run(|| 7, || false), Some(7));
+    let workers = Workers::new().unwrap();
+    let panicked = workers.run(|| panic!("on purpose"), || false);
+    assert!(panicked.unwrap().is_none());
+    assert_eq!(workers.run(|| 7, || false).unwrap(), Some(7));
 }

@@ -3,6 +3,8 @@
 
 mod pool;
 
+pub(crate) use pool::MAKE_SPACE;
+
 use serde::{Deserialize, Serialize};
 
 /// Kind of a failure. Each kind has its own exit code on the command line.

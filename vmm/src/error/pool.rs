@@ -4,6 +4,14 @@ use nvvmm_snapshot::{Durability, Error, ProcessState, ProcessText};
 
 use super::{ErrorKind, VmError};
 
+/// Remedy for a full pool.
+pub(crate) const MAKE_SPACE: &str =
+    "remove snapshots with 'nvvmm rm', stop VMs, or make the pool larger with 'nvvmm pool grow'";
+
+/// Remedy for a full medium. A larger pool would not help.
+const MAKE_SPACE_ON_MEDIUM: &str = "remove other files from the medium ('df' shows its \
+     use), make it larger, remove snapshots with 'nvvmm rm', or stop VMs";
+
 impl From<Error> for VmError {
     fn from(error: Error) -> Self {
         Self {
@@ -21,11 +29,7 @@ fn remedy_of(error: &Error) -> Option<String> {
         Error::Version { .. } => {
             "use the nvvmm version that made the pool, or make a new one".to_owned()
         }
-        Error::PoolFull { .. } => {
-            "remove snapshots with 'nvvmm rm', stop VMs, or make the pool larger with 'nvvmm pool \
-             grow'"
-                .to_owned()
-        }
+        Error::PoolFull { .. } => MAKE_SPACE.to_owned(),
         Error::NameTaken { name } => {
             format!("choose another name, or remove that one with 'nvvmm rm {name}'")
         }
@@ -52,6 +56,7 @@ fn remedy_of(error: &Error) -> Option<String> {
              then fail when the medium is full)"
                 .to_owned()
         }
+        Error::MediumFull { .. } => MAKE_SPACE_ON_MEDIUM.to_owned(),
         Error::HoldsPool { .. } => {
             "delete it with 'nvvmm pool delete' if it is not needed".to_owned()
         }
@@ -183,9 +188,10 @@ fn kind_of(error: &Error) -> ErrorKind {
         | Error::TooManyHolders { .. }
         | Error::TooManyPins { .. }
         | Error::TooManySnapshots { .. } => ErrorKind::Refused,
-        Error::PoolFull { .. } | Error::NoSpaceOnMedium { .. } | Error::NoRoom { .. } => {
-            ErrorKind::PoolFull
-        }
+        Error::PoolFull { .. }
+        | Error::NoSpaceOnMedium { .. }
+        | Error::MediumFull { .. }
+        | Error::NoRoom { .. } => ErrorKind::PoolFull,
         Error::NotAPool { .. } | Error::Version { .. } | Error::Damaged { .. } => {
             ErrorKind::PoolDamaged
         }

@@ -104,6 +104,14 @@ fn what_the_user_can_do_is_said_beside_the_cause() {
             },
             "--overcommit",
         ),
+        (
+            Error::MediumFull {
+                medium: "tmpfs",
+                needed_bytes: 4096,
+                available_bytes: 0,
+            },
+            "'df'",
+        ),
     ];
     for (error, words) in cases {
         let shown = VmError::from(error);

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use nvvmm_devices::virtio::PmemRange;
 use nvvmm_devices::{ConsoleStreams, HostSocket, SavedDevice};
+use nvvmm_snapshot::{Resource, ask_for};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::board::{self, Board, HostSide, POWER_REGISTERS, SERIAL, Subscriber};
@@ -243,6 +244,7 @@ impl Machine {
         )?);
         for vcpu in &self.vcpus {
             let (vcpu, shared) = (Arc::clone(vcpu), Arc::clone(&self.shared));
+            ask_for(Resource::Thread).map_err(host("start a vCPU thread"))?;
             let handle = std::thread::Builder::new()
                 .name(format!("nvvmm-vcpu{}", vcpu.index))
                 .spawn(move || vcpu.run(&shared))

@@ -13,6 +13,7 @@ use nvvmm_devices::{
     POWER_PORTS_BASE, POWER_PORTS_LEN, PowerSignal, RESET_PORT, RESET_VALUE, SERIAL_PORTS_LEN,
     SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_S5, SavedDevice, SerialPort,
 };
+use nvvmm_snapshot::{Resource, ask_for};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::error::host;
@@ -183,7 +184,9 @@ impl VirtioBus<'_> {
 
 /// An interrupt line to `gsi`.
 fn interrupt(vm: &KvmVm, gsi: u32) -> Result<Arc<EventFd>> {
-    let event = EventFd::new(EFD_NONBLOCK).map_err(host("make an interrupt line"))?;
+    let event = ask_for(Resource::Descriptor)
+        .and_then(|()| EventFd::new(EFD_NONBLOCK))
+        .map_err(host("make an interrupt line"))?;
     vm.register_irq(&event, gsi)?;
     Ok(Arc::new(event))
 }

@@ -9,6 +9,7 @@ use event_manager::{
     EventManager, EventOps, EventSet, Events as FdEvents, MutEventSubscriber, SubscriberOps,
 };
 use nvvmm_devices::{PowerEvent, PowerSignal};
+use nvvmm_snapshot::{Resource, ask_for};
 
 use super::Result;
 use super::board::Subscriber;
@@ -48,6 +49,7 @@ impl EventThread {
                 }
             }
         };
+        ask_for(Resource::Thread).map_err(host("start the event thread"))?;
         let handle = std::thread::Builder::new()
             .name("nvvmm-devices".into())
             .spawn(body)

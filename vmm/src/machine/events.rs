@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nvvmm_snapshot::{Resource, ask_for};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
 /// Something that the owner of a machine has to act on.
@@ -60,7 +61,10 @@ impl Events {
     pub(super) fn new() -> io::Result<Events> {
         Ok(Events {
             queue: Mutex::default(),
-            wake: Arc::new(EventFd::new(EFD_CLOEXEC)?),
+            wake: {
+                ask_for(Resource::Descriptor)?;
+                Arc::new(EventFd::new(EFD_CLOEXEC)?)
+            },
         })
     }
 

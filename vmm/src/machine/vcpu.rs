@@ -1,7 +1,8 @@
 //! A vCPU and the thread that runs it.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::{
     KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_SIMUL_EX,
@@ -14,6 +15,9 @@ use super::events::{Events, MachineEvent};
 use super::gate::{Gate, Passage};
 use super::{MachineError, Result};
 use crate::sys::kvm::RunPage;
+
+/// Time until a vCPU runs again for which the kernel had no memory.
+const NO_MEMORY_REST: Duration = Duration::from_millis(100);
 
 /// One vCPU.
 #[derive(Debug)]
@@ -95,6 +99,11 @@ impl Vcpu {
                     libc::EINTR => Next::ToGate,
                     // A vCPU that waited for its start-up IPI was woken for nothing.
                     libc::EAGAIN => Next::Again,
+                    libc::ENOMEM => {
+                        tracing::warn!("the kernel has no memory to run vCPU {}", self.index);
+                        thread::sleep(NO_MEMORY_REST);
+                        Next::Again
+                    }
                     libc::EFAULT => self.failed(
                         "the host has no memory behind a guest address (EFAULT from KVM_RUN; pool \
                          full or damaged?)",

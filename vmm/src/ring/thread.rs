@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nvvmm_snapshot::{Pool, SnapshotId};
+use nvvmm_snapshot::{Pool, Resource, SnapshotId, ask_for};
 
 use super::{Member, report::RingStatus};
 use crate::{
@@ -119,9 +119,12 @@ impl Ring {
             members: members.iter().map(|member| member.id).collect(),
             take,
         };
-        let thread = std::thread::Builder::new()
-            .name("ring".into())
-            .spawn(move || turning.run())
+        let thread = ask_for(Resource::Thread)
+            .and_then(|()| {
+                std::thread::Builder::new()
+                    .name("ring".into())
+                    .spawn(move || turning.run())
+            })
             .map_err(|e| VmError::io("start the ring's thread", &e))?;
         Ok(Ring {
             shared,

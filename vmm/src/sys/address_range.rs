@@ -6,6 +6,7 @@ use std::{
     ptr,
 };
 
+use nvvmm_snapshot::{Resource, ask_for};
 use vm_memory::VolatileSlice;
 
 use super::check;
@@ -33,6 +34,7 @@ impl AddressRange {
         let padded = size_bytes
             .checked_add(align_bytes)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        ask_for(Resource::Mapping)?;
         // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches nothing
         // that exists.
         let start = unsafe {
@@ -148,6 +150,7 @@ impl AddressRange {
         let file_offset = i64::try_from(file_offset_bytes)
             .map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
         self.mmaps.one();
+        ask_for(Resource::Mapping)?;
         // SAFETY: `address` checked the range to lie in this reservation, which only holds guest
         // RAM: memory that is accessed by volatile loads and stores at fixed addresses,
         // never through references, so replacing the pages behind it invalidates nothing
@@ -202,6 +205,7 @@ impl AddressRange {
         file_offset_bytes: u64,
     ) -> io::Result<()> {
         let end = io::ErrorKind::WriteZero;
+        ask_for(Resource::Memory)?;
         self.in_steps(
             offset_bytes,
             size_bytes,

@@ -14,6 +14,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nvvmm_snapshot::{Resource, ask_for};
 use vmm_sys_util::fam::FamStruct;
 use vmm_sys_util::ioctl::{_IOC_READ, _IOC_WRITE, ioctl_expr, ioctl_with_ref};
 
@@ -54,6 +55,7 @@ impl RunPage {
     pub fn map(vcpu: &VcpuFd) -> io::Result<RunPage> {
         let size_bytes =
             NonZeroUsize::new(size_of::<kvm_run>()).ok_or(io::ErrorKind::InvalidInput)?;
+        ask_for(Resource::Mapping)?;
         // SAFETY: the VcpuFd is open, so its descriptor is valid during this call.
         let fd = unsafe { BorrowedFd::borrow_raw(vcpu.as_raw_fd()) };
         // SAFETY: a new mapping at an address that the kernel chooses; it replaces nothing.

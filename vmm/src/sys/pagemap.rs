@@ -4,6 +4,8 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
+use nvvmm_snapshot::{Resource, ask_for};
+
 use super::PAGE_SIZE_BYTES;
 
 const ENTRY_SIZE_BYTES: usize = 8;
@@ -34,6 +36,7 @@ pub struct Pagemap {
 impl Pagemap {
     /// Opens the file. This needs no privilege.
     pub fn open() -> io::Result<Self> {
+        ask_for(Resource::Descriptor)?;
         Ok(Self {
             file: File::open("/proc/self/pagemap")?,
         })

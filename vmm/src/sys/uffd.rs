@@ -21,6 +21,8 @@ use linux_raw_sys::{
     },
 };
 
+use nvvmm_snapshot::{Resource, ask_for};
+
 use super::{PAGE_SIZE_BYTES, check};
 use crate::stats::{Counter, KernelCalls};
 
@@ -74,6 +76,7 @@ pub struct Uffd {
 impl Uffd {
     /// Opens one with write-protection for shared memory (Linux 5.19).
     pub fn open() -> Result<Self, UffdError> {
+        ask_for(Resource::Descriptor).map_err(|source| UffdError::Os { op: "open", source })?;
         let fd = Self::open_device().or_else(|_| Self::open_syscall())?;
         let features = u64::from(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
         let mut api = uffdio_api {
@@ -163,6 +166,7 @@ impl Uffd {
 
     fn register(&self, start: usize, size_bytes: usize, mode: u32) -> io::Result<()> {
         self.registers.one();
+        ask_for(Resource::Memory)?;
         let mut request = uffdio_register {
             range: range(start, size_bytes),
             mode: u64::from(mode),
@@ -177,6 +181,7 @@ impl Uffd {
     /// Disarming wakes whoever waits for a page of it.
     pub fn protect(&self, start: usize, size_bytes: usize, armed: bool) -> io::Result<()> {
         self.protects.one();
+        ask_for(Resource::Memory)?;
         let mode = if armed { WRITEPROTECT_MODE_WP } else { 0 };
         let mut request = uffdio_writeprotect {
             range: range(start, size_bytes),

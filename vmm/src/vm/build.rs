@@ -18,7 +18,7 @@ use nvvmm_snapshot::{
 
 use super::{
     RestoreOptions, VmError, VmSource,
-    error::{cow_error, machine_error},
+    error::{cow_error, machine_error, no_thread},
     host_paths::{machine_of, nothing_to_boot, reboot_notice},
     running::{Operation, RunningVm},
 };
@@ -144,6 +144,7 @@ impl Builder<'_> {
             let (machine, engine) = (Arc::clone(&machine), Arc::clone(&engine));
             faults.unless_stuck(move || load(&machine, engine.ram()))
         };
+        let loaded = loaded.map_err(no_thread)?;
         let Some(loaded) = loaded else {
             return Err(stuck((machine, engine, faults)));
         };
@@ -242,6 +243,7 @@ impl Builder<'_> {
             let machine = Arc::clone(&machine);
             faults.unless_stuck(move || machine.restore(&saved.machine))
         });
+        let restored = restored.map_err(no_thread)?;
         let Some(restored) = restored else {
             return Err(stuck((machine, engine, faults)));
         };
@@ -394,8 +396,9 @@ impl Builder<'_> {
 /// The pool is full before the guest has run. What is built must stay until the process ends: a
 /// thread still waits for memory.
 fn stuck(built: (Arc<Machine>, Arc<dyn CowEngine>, FaultThread)) -> VmError {
+    let lack = built.2.starved_of().unwrap_or(cow::Lack::Blocks);
     std::mem::forget(built);
-    cow_error(cow::CowError::NoSpace)
+    cow_error(cow::CowError::NoSpace(lack))
 }
 
 /// Takes the snapshot out of the pool: its blocks become the VM's own wherever nothing else refers

@@ -1,21 +1,20 @@
 //! Errors of the VM's parts as errors for the user.
 
+use std::io;
+
 use nvvmm_devices::{LifecycleError, virtio::BlockError};
 
 use super::VmError;
 use crate::{
     arch::boot::BootError,
     checkpoint::{TakeError, blob::BlobError},
-    cow::CowError,
-    error::ErrorKind,
+    cow::{CowError, Lack},
+    error::{ErrorKind, MAKE_SPACE},
     kvm::KvmError,
     machine::MachineError,
     spec::files::FileError,
     sys::uffd::UffdError,
 };
-
-const MAKE_SPACE: &str =
-    "remove snapshots with 'nvvmm rm', stop VMs, or make the pool larger with 'nvvmm pool grow'";
 
 impl From<BlobError> for VmError {
     fn from(error: BlobError) -> Self {
@@ -39,7 +38,9 @@ impl From<BlobError> for VmError {
 pub(super) fn cow_error(error: CowError) -> VmError {
     let message = error.to_string();
     match error {
-        CowError::NoSpace => VmError::new(ErrorKind::PoolFull, message).with_remedy(MAKE_SPACE),
+        CowError::NoSpace(lack) => {
+            VmError::new(kind_of_lack(lack), message).with_remedy(lack.remedy())
+        }
         CowError::Pool(error) | CowError::Locked(error) => error.into(),
         CowError::Uffd(UffdError::NoPermission) => VmError::new(ErrorKind::HostLacks, message)
             .with_remedy(
@@ -59,6 +60,26 @@ impl From<FileError> for VmError {
     fn from(error: FileError) -> Self {
         machine_error(MachineError::Boot(error.into()))
     }
+}
+
+/// The kind of error of an operation that needed this.
+pub(super) fn kind_of_lack(lack: Lack) -> ErrorKind {
+    match lack {
+        Lack::Blocks | Lack::Medium => ErrorKind::PoolFull,
+        Lack::Kernel => ErrorKind::HostLacks,
+    }
+}
+
+/// Error of an operation for which the host has no thread. Nothing was changed.
+pub(super) fn no_thread(error: io::Error) -> VmError {
+    VmError::new(
+        ErrorKind::HostLacks,
+        format!("the host has no thread for this operation: {error}"),
+    )
+    .with_remedy(
+        "end other processes, or raise the limit of threads (RLIMIT_NPROC, or pids.max of the \
+         control group), and try again",
+    )
 }
 
 pub(super) fn machine_error(error: MachineError) -> VmError {
@@ -125,8 +146,8 @@ pub(super) fn take_error(error: TakeError) -> VmError {
                 "{MAKE_SPACE}; a VM that is paused needs at most {needed_paused}"
             ))
         }
-        TakeError::NoRoomAhead | TakeError::NoRoomPaused => {
-            VmError::new(ErrorKind::PoolFull, error.to_string()).with_remedy(MAKE_SPACE)
+        TakeError::NoRoomAhead(lack) | TakeError::NoRoomPaused(lack) => {
+            VmError::new(kind_of_lack(lack), error.to_string()).with_remedy(lack.remedy())
         }
         TakeError::CallerGone => VmError::new(ErrorKind::Refused, error.to_string()),
         TakeError::Machine(error) => machine_error(error),

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     agent::link::AgentLink,
     control::{VmControl, VmStatus},
-    cow::CowError,
+    cow::{CowError, Lack},
 };
 
 /// Interval of checks for the first entry into the guest.
@@ -94,12 +94,13 @@ pub(super) fn live(
         if !stopped {
             // A vCPU or device waits for memory that nobody will give it any more. It ends with the
             // process, and so what it uses must stay until then.
+            let lack = vm.faults.starved_of().unwrap_or(Lack::Blocks);
             std::mem::forget(vm);
             return match ended {
                 Ended::Exit(exit) => exit,
                 _ => supervisor
                     .take_exit()
-                    .unwrap_or_else(|| Err(cow_error(CowError::NoSpace))),
+                    .unwrap_or_else(|| Err(cow_error(CowError::NoSpace(lack)))),
             };
         }
         console = vm.machine.take_console();
@@ -184,7 +185,7 @@ fn stop_machine(vm: &Arc<RunningVm>, must_end: impl Fn() -> bool) -> bool {
     let machine = Arc::clone(vm);
     let give_up = || vm.faults.is_held_up() && must_end();
     vm.faults
-        .unless(move || machine.machine.stop(), give_up)
+        .end_unless(move || machine.machine.stop(), give_up)
         .is_some()
 }
 

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     checkpoint::phases::micros,
     control::{CaptureRequest, CapturedState, RestartRequest},
-    cow::{CowEngine, CowError, FRAME_SIZE_BYTES},
+    cow::{CowEngine, CowError, FRAME_SIZE_BYTES, Lack},
     error::ErrorKind,
     machine::ShownWindow,
     process::{
@@ -214,7 +214,10 @@ pub(super) fn restart(
             })
         }
         Err(AgentError::Ours(ProcessError::Cow(error)))
-            if !matches!(error, CowError::NoSpace | CowError::Locked(_)) =>
+            if !matches!(
+                error,
+                CowError::NoSpace(Lack::Blocks | Lack::Medium) | CowError::Locked(_)
+            ) =>
         {
             Err(RestartFailed::VmIsLost(cow_error(error)))
         }
@@ -393,7 +396,9 @@ impl Steps<'_> {
     ) -> Result<T, ProcessError> {
         let vm = self.vm.upgrade().ok_or(ProcessError::Overtaken)?;
         // The guest that waits for space waits for no process.
-        let mut operation = vm.operation_unless_stuck().map_err(|_| CowError::NoSpace)?;
+        let mut operation = vm
+            .operation_unless_stuck()
+            .map_err(|_| CowError::NoSpace(vm.faults.starved_of().unwrap_or(Lack::Blocks)))?;
         if vm.seen().ending {
             return Err(ProcessError::Overtaken);
         }

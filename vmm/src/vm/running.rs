@@ -10,7 +10,7 @@ use nvvmm_snapshot::{Holder, LockWait, SnapshotId};
 
 use super::{
     VmError,
-    error::{machine_error, take_error},
+    error::{kind_of_lack, machine_error, no_thread, take_error},
     process::ProcessWork,
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
         report::{PhaseTime, RestoreReport, SnapshotReport},
     },
     control::{SnapshotRequest, VmOrigin, VmState, VmStatus},
-    cow::{CowEngine, FaultThread},
+    cow::{CowEngine, FaultThread, Lack},
     error::ErrorKind,
     machine::{Hold, Machine},
     spec::VmSpec,
@@ -129,10 +129,18 @@ impl RunningVm {
     /// Holds the vCPUs at once and stops the devices. When an access waits for space this does not
     /// wait with it: the VM stays paused when the access is answered.
     pub fn pause(self: &Arc<Self>) -> Result<(), VmError> {
+        let was_held = self.machine.is_held(Hold::Pause);
         self.machine.hold_vcpus(Hold::Pause);
         let vm = Arc::clone(self);
         let paused = self.faults.unless_stuck(move || vm.come_to_rest());
-        paused.unwrap_or(Ok(()))
+        paused
+            .map_err(|error| {
+                if !was_held {
+                    self.machine.resume_vcpus(Hold::Pause);
+                }
+                no_thread(error)
+            })?
+            .unwrap_or(Ok(()))
     }
 
     fn come_to_rest(&self) -> Result<(), VmError> {
@@ -218,7 +226,8 @@ impl RunningVm {
             move || work(&vm, &asked),
             || self.faults.is_stuck() && pending.withdraw(),
         );
-        done.unwrap_or_else(|| Err(self.no_space()))
+        done.map_err(no_thread)?
+            .unwrap_or_else(|| Err(self.no_space()))
     }
 
     fn take_snapshot(
@@ -352,14 +361,12 @@ impl RunningVm {
         } else {
             "the VM runs on by itself"
         };
+        let lack = self.faults.starved_of().unwrap_or(Lack::Blocks);
         VmError::new(
-            ErrorKind::PoolFull,
-            "the pool is full, and the guest waits until there is space",
+            kind_of_lack(lack),
+            format!("{lack}, and the guest waits until there is space"),
         )
-        .with_remedy(format!(
-            "make space with 'nvvmm rm', 'nvvmm pool grow' or 'nvvmm stop' of another VM; then \
-             {goes_on}"
-        ))
+        .with_remedy(format!("{}; then {goes_on}", lack.remedy()))
     }
 
     /// Counters so far.

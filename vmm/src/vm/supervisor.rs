@@ -24,6 +24,7 @@ use crate::{
         CaptureRequest, RestartRequest, RewindRequest, RingRequest, SnapshotRequest, VmControl,
         VmOrigin, VmState, VmStatus,
     },
+    cow::Lack,
     error::ErrorKind,
     machine::MachineEvent,
     process::{CaptureReport, RestartReport},
@@ -33,8 +34,13 @@ use crate::{
 };
 
 /// Notice of `nvvmm ps` for a VM that waits for space.
-const NO_SPACE_NOTICE: &str = "the pool is full: the guest waits for space ('nvvmm rm', 'nvvmm \
-                               pool grow', or the end of another VM)";
+fn no_space_notice(lack: Lack, pool: &Pool) -> String {
+    let medium = match lack {
+        Lack::Medium => format!(" ({}, {})", pool.medium(), pool.path().display()),
+        Lack::Blocks | Lack::Kernel => String::new(),
+    };
+    format!("{lack}{medium}: the guest waits; {}", lack.remedy())
+}
 
 /// The VM for the control socket and the failure paths, whichever machine it has at the moment.
 pub(super) struct Supervisor {
@@ -262,10 +268,9 @@ impl VmControl for Supervisor {
             let counters = vm.engine.counters_now(&*vm.machine);
             status.ram = counters.unwrap_or_else(|_| vm.engine.counters());
             status.restore = vm.restore_report();
-            let is_full = vm.faults.is_starved() && !vm.faults.waits_for_lock();
-            status.notice = match is_full {
-                true => Some(NO_SPACE_NOTICE.to_owned()),
-                false => vm.reboot_notice.clone(),
+            status.notice = match vm.faults.starved_of() {
+                Some(lack) => Some(no_space_notice(lack, vm.holder.pool())),
+                None => vm.reboot_notice.clone(),
             };
             vm.tell_lock_wait(&mut status);
             status.snapshots_taken.clone_from(&vm.seen().taken);

@@ -52,7 +52,7 @@ First steps:
 
 Environment:
   NVVMM_POOL          path of the pool, if --pool is not given. The default is
-                      /dev/shm/nvvmm-<user>.pool, which 'run' creates if needed
+                      /dev/shm/nvvmm-<uid>/default.pool, which 'run' creates if needed
   NVVMM_RUNTIME_DIR   directory of the control sockets. The default is
                       $XDG_RUNTIME_DIR/nvvmm, else /run/nvvmm for root, else
                       /tmp/nvvmm-<uid>
@@ -62,9 +62,10 @@ States of a VM (nvvmm ps):
   booting    the machine is being built; the guest has not run yet
   running    the guest runs
   paused     'nvvmm pause' has stopped the guest
-  no-space   the pool is full and the guest needs a block. The guest waits, and
-             runs on when there is space: after 'nvvmm rm', after 'nvvmm pool
-             grow', or when another VM ends
+  no-space   the pool, or the medium that it is on, is full, and the guest needs
+             memory. The guest waits, and runs on when there is space: after
+             'nvvmm rm', when another VM ends, after 'nvvmm pool grow' (a full
+             pool), or when there is room on the medium (a full medium)
   stopping   the VM process is about to end
 
 Exit codes:

@@ -146,7 +146,7 @@ Examples:
 /// `--pool`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct PoolOption {
-    /// Path of the pool (default: /dev/shm/nvvmm-<user>.pool)
+    /// Path of the pool (default: /dev/shm/nvvmm-<uid>/default.pool)
     #[arg(long, value_name = "FILE", env = "NVVMM_POOL", hide_env_values = true)]
     pub pool: Option<PathBuf>,
 }

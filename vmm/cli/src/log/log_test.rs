@@ -36,7 +36,6 @@ fn log_of(guest: impl FnOnce()) -> String {
     let subscriber = subscriber(
         EnvFilter::new("trace"),
         Limited::new(format, true),
-        false,
         move || out.clone(),
     );
     tracing::subscriber::with_default(subscriber, guest);

@@ -140,6 +140,27 @@ fn a_core_dump_holds_no_memory() {
 }
 
 #[test]
+fn a_log_that_cannot_be_written_is_no_panic() {
+    let world = World::new();
+    let pool = world.path("p.pool");
+    let pool = pool.to_str().unwrap();
+    world
+        .nvvmm(&["pool", "create", pool, "--size", "8M", "--overcommit"])
+        .done();
+    let full = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let mut command = world.command(&["snapshots", "--pool", pool]);
+    let output = command
+        .env("NVVMM_LOG", "trace")
+        .stderr(full)
+        .output()
+        .unwrap();
+    Finished::from(output).done();
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let world = World::new();
     let mut child = world

@@ -103,7 +103,7 @@ fn a_pause_that_needs_more_than_there_is_is_given_up() {
     // All of it after the last look, and more than was set aside.
     vm.fill(0..1024, 2);
     let taken = ballast(&pool);
-    assert!(matches!(vm.try_share(room), Err(CowError::NoSpace)));
+    assert!(matches!(vm.try_share(room), Err(CowError::NoSpace(_))));
     vm.engine.drop_copies();
     drop(reservation);
     vm.assert_filled(0..1024, 2);

@@ -16,7 +16,7 @@ use crate::{
         error::os,
         frames::{BlockRun, block_runs, runs},
     },
-    sys::address_range::Sharing,
+    sys::{address_range::Sharing, patiently},
 };
 
 impl PrivateEngine {
@@ -58,24 +58,27 @@ impl PrivateEngine {
     }
 
     fn map_run(&self, index: ChunkIndex, run: &BlockRun) -> Result<(), CowError> {
-        self.reservation()
-            .map_file(
+        // Runs before this one may be mapped, so the chunk cannot stay as it is.
+        patiently(|| {
+            self.reservation().map_file(
                 self.ram_offset(index, run.frames.start),
                 run.frames.len() * FRAME_SIZE_BYTES,
                 self.pool.fd(),
                 run.block.byte_offset(),
                 Sharing::Private,
             )
-            .map_err(os("map blocks"))
+        })
+        .map_err(os("map blocks"))
     }
 
     fn map_hole(&self, index: ChunkIndex, frames: &Range<u32>) -> Result<(), CowError> {
-        self.reservation()
-            .map_anonymous(
+        patiently(|| {
+            self.reservation().map_anonymous(
                 self.ram_offset(index, frames.start),
                 frames.len() * FRAME_SIZE_BYTES,
             )
-            .map_err(os("map empty memory"))
+        })
+        .map_err(os("map empty memory"))
     }
 
     /// Fills frames with the bytes of their blocks. The mapping stays as it is.

@@ -7,7 +7,7 @@ use nvvmm_snapshot::{
 use super::PrivateEngine;
 use crate::{
     cow::{
-        CowEngine, CowError, ShareSet, Still,
+        CowEngine, CowError, Lack, ShareSet, Still,
         counters::{Counters, lock},
         frames::set_of,
     },
@@ -67,7 +67,7 @@ impl PrivateEngine {
         let is_dirty = |index: &ChunkIndex| !lock(self.table.get(*index)).dirty.is_empty();
         if indexes.iter().any(is_dirty) {
             lock(&self.listed).extend(indexes);
-            return Err(CowError::NoSpace);
+            return Err(CowError::NoSpace(Lack::Blocks));
         }
         let mut set = ShareSet::default();
         for index in indexes {

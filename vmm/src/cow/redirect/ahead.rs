@@ -17,7 +17,7 @@ use super::{
     chunk::{KnownChunk, LiveChunk, target_runs},
 };
 use crate::cow::{
-    CHUNK_FRAMES, CowError,
+    CHUNK_FRAMES, CowError, Lack,
     counters::{Counters, lock},
     error::os,
     frames::{runs, set_of},
@@ -82,12 +82,10 @@ impl RedirectEngine {
             return Ok(());
         };
         if whole {
-            if !self.copy_whole(index, known)? {
-                return Err(CowError::NoSpace);
-            }
+            self.copy_whole(index, known)?;
         } else {
             if self.mapping.budget().is_spent() {
-                return Err(CowError::NoSpace);
+                return Err(CowError::NoSpace(Lack::Blocks));
             }
             let frames: Vec<FrameIndex> = frames.places().collect();
             let targets =

@@ -68,13 +68,15 @@ impl RedirectEngine {
         Ok(())
     }
 
-    /// Copies a chunk to a fresh chunk of the pool, so that it takes one mapping. Returns false
-    /// when there is no space for it.
+    /// Copies a chunk to a fresh chunk of the pool, so that it takes one mapping.
+    ///
+    /// # Errors
+    /// [`CowError::NoSpace`] when there is no space for it; nothing has changed then.
     pub(super) fn copy_whole(
         &self,
         index: ChunkIndex,
         known: &mut KnownChunk,
-    ) -> Result<bool, CowError> {
+    ) -> Result<(), CowError> {
         // The copy of a chunk without holes overwrites whatever is in the fresh one.
         let overwrites =
             self.mapping.has_whole_chunks() && matches!(known.map(), ChunkMap::Whole(_));
@@ -82,9 +84,6 @@ impl RedirectEngine {
             self.placement.whole_chunk_for_copy()?
         } else {
             self.placement.whole_chunk()?
-        };
-        let Some(chunk) = chunk else {
-            return Ok(false);
         };
         let run = MappedRun::whole(chunk);
         fault_point(FaultPoint::RedirectTaken);
@@ -95,10 +94,7 @@ impl RedirectEngine {
             .inspect(|()| fault_point(FaultPoint::RedirectMapped));
         if let Err(error) = shown {
             self.placement.free_chunk(chunk);
-            return match error {
-                CowError::NoSpace => Ok(false),
-                other => Err(other),
-            };
+            return Err(error);
         }
         let backed = known.map().count();
         self.placement.free(&known.own_blocks());
@@ -107,7 +103,7 @@ impl RedirectEngine {
         self.chunks
             .gained(index, known, &FrameSet::FULL, CHUNK_FRAMES - backed);
         Counters::add(&self.chunks.counters().frames_copied, backed);
-        self.mapping.guard_run(index, &run).map(|()| true)
+        self.mapping.guard_run(index, &run)
     }
 
     /// Copies every frame of the chunk that has a block to its own index of `chunk`. Own frames are

@@ -137,7 +137,7 @@ impl CowEngine for RedirectEngine {
                 .counted(known, |known| self.copy_chunk_ahead(index, known))
             {
                 Ok(()) => {}
-                Err(CowError::NoSpace) => return Ok(()),
+                Err(CowError::NoSpace(_)) => return Ok(()),
                 Err(other) => return Err(other),
             }
         }

@@ -1,6 +1,10 @@
 //! Failures half-way: no write is lost, and no block leaks.
 
-use nvvmm_snapshot::{ChunkIndex, CreateOptions, FrameIndex, Pool};
+use std::sync::Arc;
+
+use nvvmm_snapshot::{
+    ChunkIndex, ChunkMap, CreateOptions, FrameIndex, NewMap, NewSnapshot, Pool, SnapshotKind,
+};
 use vm_memory::GuestAddress;
 
 use super::{chunk::LiveChunk, engine_test::Vm};
@@ -95,12 +99,12 @@ fn an_unarmed_write_that_finds_the_pool_full_is_in_the_next_snapshot() {
     drop(vm);
     let mut vm = Vm::start(&pool, 2 * MIB, Some("s"));
     let reservation = vm.holder.reserve(16).unwrap();
-    let _taken = vm.holder.alloc_blocks(496).unwrap();
+    let _taken = vm.holder.take_blocks(496).unwrap();
     map_with_an_unarmed_write(&vm, 77, 4242);
     let ballast = ballast(&pool);
-    while vm.holder.alloc_blocks(1).is_ok() {}
+    while vm.holder.take_blocks(1).is_ok() {}
     assert!(
-        matches!(vm.engine.stand_still().share(), Err(CowError::NoSpace)),
+        matches!(vm.engine.stand_still().share(), Err(CowError::NoSpace(_))),
         "no map could tell of the write"
     );
     drop(ballast);
@@ -185,34 +189,56 @@ fn chunks_untouched_since_a_restore_outlive_the_snapshot_it_was_made_from() {
     untouched_chunks_outlive_their_snapshot::<RedirectEngine>(&PoolFile::new("outlive"));
 }
 
+/// A file of others that takes all that a medium has. Dropping it removes it.
+struct Filler(std::path::PathBuf);
+
+impl Filler {
+    fn fill(mount: &Mount) -> Self {
+        let filler = Self(mount.path().join("filler"));
+        filler.take_the_rest();
+        filler
+    }
+
+    fn take_the_rest(&self) {
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.create(true).append(true).open(&self.0).unwrap();
+        let mut bytes = 64 << 20;
+        while bytes >= 4096 {
+            let end = file.metadata().unwrap().len() as i64;
+            match nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), end, bytes) {
+                Ok(()) => {}
+                Err(_) => bytes /= 2,
+            }
+        }
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).unwrap();
+    }
+}
+
+fn pool_on(mount: &Mount, place: &PoolFile, size_bytes: u64, overcommit: bool) -> Arc<Pool> {
+    assert!(place.path.starts_with(mount.path()));
+    let options = CreateOptions {
+        size_bytes,
+        overcommit,
+    };
+    Pool::create(&place.path, &options).unwrap()
+}
+
 fn writes_wait_for_a_full_medium(name: &str, budget: fn() -> Budget) {
     let Some(mount) = Mount::tmpfs(name, "size=32m") else {
         return;
     };
     let place = PoolFile::on(mount.path(), name);
-    let options = CreateOptions {
-        size_bytes: 256 * MIB,
-        overcommit: true,
-    };
-    let pool = Pool::create(&place.path, &options).unwrap();
+    let pool = pool_on(&mount, &place, 256 * MIB, true);
     let mut vm = Vm::with_budget(&pool, 8 * MIB, None, budget());
     vm.fill(0..2048, 1);
     vm.snapshot("s").unwrap();
     let leases = pool.status().unwrap().free_blocks;
-    let filler = mount.path().join("filler");
-    let mut bytes = 64 << 20;
-    while bytes >= 4096 {
-        let file = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&filler)
-            .unwrap();
-        let end = file.metadata().unwrap().len() as i64;
-        match nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), end, bytes) {
-            Ok(()) => {}
-            Err(_) => bytes /= 2,
-        }
-    }
+    let filler = Filler::fill(&mount);
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| vm.fill(0..2048, 2));
         wait_until_starved(&vm, &writer);
@@ -224,11 +250,124 @@ fn writes_wait_for_a_full_medium(name: &str, budget: fn() -> Budget) {
             "{} blocks are gone while nothing was written",
             leases - now
         );
-        std::fs::remove_file(&filler).unwrap();
+        drop(filler);
         writer.join().unwrap();
     });
     vm.assert_filled(0..2048, 2);
     assert_clean(&pool);
+}
+
+/// The medium has all that the pool promises, and then others fill it.
+fn others_fill_the_medium(name: &str, options: &str) {
+    let Some(mount) = Mount::tmpfs(name, options) else {
+        return;
+    };
+    let place = PoolFile::on(mount.path(), name);
+    let pool = pool_on(&mount, &place, 48 * MIB, false);
+    let vm = Vm::start(&pool, 16 * MIB, None);
+    // One frame of every chunk is touched: nothing else of the chunk has memory.
+    (0..8).for_each(|chunk| vm.write(chunk * 512, 1));
+    let filler = Filler::fill(&mount);
+    let frames = 16 * MIB / FRAME;
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| vm.fill(0..frames, 3));
+        // A huge page behind each chunk that was touched may be all that it needs.
+        while !vm.faults.is_starved() && !writer.is_finished() {
+            std::thread::yield_now();
+        }
+        let starved_of = vm.faults.starved_of();
+        assert!(starved_of == Some(Lack::Medium) || options.contains("huge="));
+        drop(filler);
+        writer.join().unwrap();
+    });
+    vm.assert_filled(0..frames, 3);
+    assert_clean(&pool);
+}
+
+#[test]
+fn a_medium_that_others_fill_holds_first_touches_and_kills_nobody() {
+    others_fill_the_medium("strangers", "size=64m");
+}
+
+#[test]
+fn a_medium_of_huge_pages_that_others_fill_kills_nobody() {
+    others_fill_the_medium("strangers-huge", "size=64m,huge=always");
+}
+
+/// A snapshot of an older program, whose guest had a whole chunk and touched little of it.
+#[test]
+fn memory_that_a_snapshot_lacks_is_given_before_it_is_mapped() {
+    let Some(mount) = Mount::tmpfs("older", "size=64m") else {
+        return;
+    };
+    let place = PoolFile::on(mount.path(), "older");
+    let pool = pool_on(&mount, &place, 48 * MIB, false);
+    let older = pool.hold("older").unwrap();
+    let chunk = older.lease_chunk().unwrap();
+    assert!((0..512).all(|index| older.alloc_at(chunk, index)));
+    older
+        .write_block(chunk.block(FrameIndex::new(7)), &[5; 4096])
+        .unwrap();
+    let changes = [(ChunkIndex::FIRST, ChunkMap::Whole(chunk))];
+    let new = NewSnapshot {
+        kind: SnapshotKind::Vm,
+        name: "s",
+        parent: None,
+        base: None,
+        maps: vec![NewMap::memory(2 * MIB, &changes)],
+        state: b"state",
+        frames_new: 512,
+    };
+    older
+        .commit_snapshot(new, older.reserve(16).unwrap())
+        .unwrap();
+    let filler = Filler::fill(&mount);
+    let vm = Vm::start(&pool, 2 * MIB, Some("s"));
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            assert_eq!(vm.read(100), 0);
+            assert_eq!(vm.read(7), u64::from_ne_bytes([5; 8]));
+        });
+        wait_until_starved(&vm, &reader);
+        assert_eq!(vm.faults.starved_of(), Some(Lack::Medium));
+        drop(filler);
+        reader.join().unwrap();
+    });
+    vm.fill(0..512, 9);
+    vm.assert_filled(0..512, 9);
+    assert_clean(&pool);
+}
+
+fn removals_find_their_blocks(name: &str, size_mib: u64, overcommit: bool) {
+    const SNAPSHOTS: u64 = 8;
+    let Some(mount) = Mount::tmpfs(name, "size=32m") else {
+        return;
+    };
+    let place = PoolFile::on(mount.path(), name);
+    let pool = pool_on(&mount, &place, size_mib * MIB, overcommit);
+    let mut vm = Vm::start(&pool, 8 * MIB, None);
+    for number in 0..SNAPSHOTS {
+        vm.fill((0..2048).step_by(512), number);
+        vm.snapshot(&format!("s{number}")).unwrap();
+    }
+    let filler = Filler::fill(&mount);
+    // What a removal gives back is gone at once, as if the guest had taken it.
+    for number in 0..SNAPSHOTS - 1 {
+        let removed = pool.remove(&format!("s{number}"));
+        assert!(removed.is_ok(), "s{number}: {removed:?}");
+        filler.take_the_rest();
+    }
+    // A pool that is opened anew has them, too.
+    let again = Pool::open(&place.path).unwrap();
+    again.remove(&format!("s{}", SNAPSHOTS - 1)).unwrap();
+    drop(filler);
+    assert_clean(&pool);
+}
+
+#[test]
+fn removals_find_their_blocks_on_a_full_medium() {
+    removals_find_their_blocks("rm-over", 100, true);
+    removals_find_their_blocks("rm", 24, false);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     cow::{
-        CHUNK_FRAMES, CowError,
+        CHUNK_FRAMES, CowError, Lack,
         counters::{Counters, lock},
         error::os,
         frames::{runs, set_of},
@@ -21,6 +21,8 @@ use crate::{
 
 /// Chunks reconciled in one go: accesses wait meanwhile.
 const RECONCILED_AT_ONCE: u32 = 16;
+/// Frames that get memory at a first touch where there is not enough for more.
+const FRESH_FRAMES_MIN: u32 = 16;
 
 impl RedirectEngine {
     pub(super) fn answer_in_chunk(
@@ -55,45 +57,32 @@ impl RedirectEngine {
         }
     }
 
-    /// Maps every frame that has a block. A chunk that is one hole gets a fresh chunk of the pool.
+    /// Maps every frame that has a block. Of a chunk that is one hole nothing is mapped: its frames
+    /// get blocks as they are touched.
     pub(super) fn map_chunk(
         &self,
         index: ChunkIndex,
         known: &mut KnownChunk,
     ) -> Result<(), CowError> {
         if let ChunkMap::Hole = known.map() {
-            return self.map_hole(index, known);
+            self.mapping.note_mapped(index, known);
+            return Ok(());
         }
         known.note_shared_are_private();
-        for run in known.mapped_runs(&known.backed()) {
-            self.mapping.map_run(index, &run)?;
+        let runs = known.mapped_runs(&known.backed());
+        // All of them before any is mapped: an access that waits for memory comes here again.
+        for run in &runs {
+            let count = run.frames.len() as u32;
+            self.placement.provide_shared(run.block, count)?;
+        }
+        for run in &runs {
+            self.mapping.map_run(index, run)?;
         }
         self.mapping.note_mapped(index, known);
         if !known.private().is_empty() {
             self.chunks.note_unreconciled(known);
         }
         self.reconcile_unarmed_writes(index, known)
-    }
-
-    fn map_hole(&self, index: ChunkIndex, known: &mut KnownChunk) -> Result<(), CowError> {
-        let Some(chunk) = self.placement.whole_chunk()? else {
-            if self.mapping.has_whole_chunks() {
-                return Err(CowError::NoSpace);
-            }
-            // No whole chunk is free: frames get blocks one cluster at a time.
-            self.mapping.note_mapped(index, known);
-            return Ok(());
-        };
-        let run = MappedRun::whole(chunk);
-        if let Err(error) = self.mapping.show_run(index, &run) {
-            self.placement.free_chunk(chunk);
-            return Err(error);
-        }
-        known.replace_all(chunk);
-        self.chunks
-            .gained(index, known, &FrameSet::FULL, CHUNK_FRAMES);
-        self.mapping.note_mapped(index, known);
-        self.mapping.guard_run(index, &run)
     }
 
     /// Makes frames own that were written before they were armed.
@@ -159,7 +148,7 @@ impl RedirectEngine {
                     .counted(known, |known| self.reconcile_unarmed_writes(index, known))
                 {
                     Ok(()) => left -= 1,
-                    Err(CowError::NoSpace) => return Ok(false),
+                    Err(CowError::NoSpace(_)) => return Ok(false),
                     Err(other) => return Err(other),
                 }
             }
@@ -167,20 +156,94 @@ impl RedirectEngine {
         Ok(left == 0)
     }
 
-    /// Puts fresh blocks behind the holes of a cluster.
+    /// Puts fresh blocks behind the holes of a cluster, with memory behind them: once they are
+    /// mapped, an access that finds none would fail.
     fn back_hole(
         &self,
         index: ChunkIndex,
         known: &mut KnownChunk,
         frame: FrameIndex,
     ) -> Result<(), CowError> {
-        let cluster = aligned_around(frame, self.mapping.budget().cluster_frames(None));
-        let holes: Vec<FrameIndex> = FrameIndex::range(cluster)
+        let budget = self.mapping.budget();
+        let at = index.frame_number(frame);
+        let mut frames = self.prediction.fresh_frames(at, budget);
+        let whole = self.mapping.has_whole_chunks();
+        if whole || frames == CHUNK_FRAMES {
+            let backed = match known.map() {
+                ChunkMap::Hole => self.back_whole(index, known),
+                _ if budget.is_spent() => self.copy_whole(index, known),
+                _ => self.back_rest(index, known, frame),
+            };
+            match backed {
+                // A smaller cluster may do, unless its mappings are too many.
+                Err(CowError::NoSpace(_)) if !whole && !budget.is_exceeded() => {
+                    frames = FRESH_FRAMES_MIN;
+                }
+                done => {
+                    let end = index.frame_number(FrameIndex::FIRST) + u64::from(CHUNK_FRAMES);
+                    return done.inspect(|()| self.prediction.note_fresh(at, end));
+                }
+            }
+        }
+        let cluster = aligned_around(frame, frames);
+        let holes: Vec<FrameIndex> = FrameIndex::range(cluster.clone())
             .filter(|frame| known.block(*frame).is_none())
             .collect();
+        let backed = match self.back(index, known, &holes, frame) {
+            // The last memory of a medium is for the frame that is touched.
+            Err(CowError::NoSpace(Lack::Medium)) if known.block(frame).is_none() => {
+                self.back(index, known, &[frame], frame)
+            }
+            other => other,
+        };
+        let end = index.frame_number(cluster.start.into()) + u64::from(frames);
+        backed.inspect(|()| self.prediction.note_fresh(at, end))
+    }
+
+    /// Puts fresh blocks behind all holes of a chunk.
+    fn back_rest(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+        frame: FrameIndex,
+    ) -> Result<(), CowError> {
+        let holes: Vec<FrameIndex> = known.backed().iter_absent().map(FrameIndex::new).collect();
+        self.back(index, known, &holes, frame)
+    }
+
+    /// Puts a fresh chunk of the pool behind a chunk that is one hole.
+    pub(super) fn back_whole(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+    ) -> Result<(), CowError> {
+        let chunk = self.placement.whole_chunk()?;
+        let run = MappedRun::whole(chunk);
+        if let Err(error) = self.mapping.show_run(index, &run) {
+            self.placement.free_chunk(chunk);
+            return Err(error);
+        }
+        self.placement.release(&mut known.set_aside);
+        known.replace_all(chunk);
+        self.chunks
+            .gained(index, known, &FrameSet::FULL, CHUNK_FRAMES);
+        self.mapping.guard_run(index, &run)
+    }
+
+    fn back(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+        holes: &[FrameIndex],
+        must: FrameIndex,
+    ) -> Result<(), CowError> {
         let targets = self
             .placement
-            .targets(&mut known.set_aside, &holes, frame, &self.chunks)?;
+            .targets(&mut known.set_aside, holes, must, &self.chunks)?;
+        if let Err(error) = self.placement.provide(&targets) {
+            self.placement.free_targets(&targets);
+            return Err(error);
+        }
         self.redirect(index, known, &targets, |_| Ok(()))
     }
 
@@ -193,16 +256,13 @@ impl RedirectEngine {
     ) -> Result<(), CowError> {
         let budget = self.mapping.budget();
         let whole = self.mapping.has_whole_chunks();
-        if (whole || budget.is_spent()) && self.copy_whole(index, known)? {
-            return Ok(());
-        }
-        if whole {
-            return Err(CowError::NoSpace);
-        }
-        // No whole chunk is free, and scattered blocks cost mappings, which the kernel would refuse
-        // in the end.
-        if budget.is_exceeded() {
-            return Err(CowError::NoSpace);
+        if whole || budget.is_spent() {
+            match self.copy_whole(index, known) {
+                // No whole chunk is free, and scattered blocks cost mappings, which the kernel
+                // would refuse in the end.
+                Err(CowError::NoSpace(_)) if !whole && !budget.is_exceeded() => {}
+                done => return done,
+            }
         }
         let cluster = set_of(known.history.frames_to_copy(frame, budget));
         let hot = self.affordable(known.hot_now().minus(&cluster));
@@ -215,7 +275,18 @@ impl RedirectEngine {
             .placement
             .targets(&mut known.set_aside, &shared, frame, &self.chunks)?;
         let targets = self.affordable_targets(targets, &cluster);
-        let copied = self.copy_to(index, known, &targets);
+        let mut copied = self.copy_to(index, known, &targets);
+        if matches!(copied, Err(CowError::NoSpace(Lack::Medium)))
+            && targets.len() > 1
+            && !known.is_own(frame)
+        {
+            // The last memory of a medium is for the frame that is written.
+            let set_aside = &mut known.set_aside;
+            let one = self
+                .placement
+                .targets(set_aside, &[frame], frame, &self.chunks)?;
+            copied = self.copy_to(index, known, &one);
+        }
         self.note_copied_ahead(known, &hot);
         copied
     }

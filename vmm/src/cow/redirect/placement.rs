@@ -103,14 +103,20 @@ impl Placement {
         Ok(())
     }
 
-    /// A whole chunk, zeroed; `None` when there is none.
-    pub fn whole_chunk(&self) -> Result<Option<ChunkNo>, CowError> {
-        unless_full(self.holder.alloc_chunk())
+    /// A whole chunk, zeroed, with memory behind it.
+    pub fn whole_chunk(&self) -> Result<ChunkNo, CowError> {
+        Ok(self.holder.alloc_chunk()?)
     }
 
-    /// A whole chunk with any content, which a copy overwrites; `None` when there is none.
-    pub fn whole_chunk_for_copy(&self) -> Result<Option<ChunkNo>, CowError> {
-        unless_full(self.holder.alloc_chunk_for_copy())
+    /// A whole chunk with any content, which a copy overwrites.
+    pub fn whole_chunk_for_copy(&self) -> Result<ChunkNo, CowError> {
+        Ok(self.holder.alloc_chunk_for_copy()?)
+    }
+
+    /// Has the medium give memory for the blocks of targets.
+    pub fn provide(&self, targets: &[(FrameIndex, BlockNo)]) -> Result<(), CowError> {
+        let blocks: Vec<BlockNo> = targets.iter().map(|(_, block)| *block).collect();
+        Ok(self.holder.provide(&blocks)?)
     }
 
     /// Copies a chunk inside the pool.
@@ -118,7 +124,8 @@ impl Placement {
         Ok(self.holder.copy_chunk(from, to)?)
     }
 
-    /// A fresh block for each of `frames`, or for `must` alone when the pool is nearly full.
+    /// A fresh block for each of `frames`, or for `must` alone when the pool is nearly full. The
+    /// medium may have no memory for them yet: a copy asks for it, or [`Placement::provide`].
     ///
     /// Preferred are the frames' own indexes in the pool chunk that is set aside for this guest
     /// chunk, or in a new one. `chunks` are those that give up theirs on a full pool.
@@ -144,6 +151,12 @@ impl Placement {
             }
         }
         self.scattered(set_aside, frames, must, chunks)
+    }
+
+    /// Has the medium give memory for those of `count` blocks of a snapshot, from `first` on, that
+    /// have none.
+    pub fn provide_shared(&self, first: BlockNo, count: u32) -> Result<(), CowError> {
+        Ok(self.pool.provide_unwritten(first, count)?)
     }
 
     /// Blocks in gaps of chunks that this VM leases anyway.
@@ -183,14 +196,14 @@ impl Placement {
         must: FrameIndex,
         chunks: &Chunks,
     ) -> Result<Vec<(FrameIndex, BlockNo)>, CowError> {
-        if let Ok(blocks) = self.holder.alloc_blocks(frames.len() as u32) {
+        if let Ok(blocks) = self.holder.take_blocks(frames.len() as u32) {
             return Ok(frames.iter().copied().zip(blocks).collect());
         }
-        let blocks = match self.holder.alloc_blocks(1) {
+        let blocks = match self.holder.take_blocks(1) {
             Err(error) if is_full(&error) => {
                 self.release(set_aside);
                 self.release_all(chunks);
-                self.holder.alloc_blocks(1)?
+                self.holder.take_blocks(1)?
             }
             other => other?,
         };

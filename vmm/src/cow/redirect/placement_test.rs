@@ -5,20 +5,36 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nvvmm_snapshot::{CHUNK_BLOCKS, Pool};
+use nvvmm_snapshot::{CHUNK_BLOCKS, ChunkIndex, Pool};
 
 use super::{
     engine_test::Vm,
     placement::{SHARE_OF_EMPTY, UNUSED_MIN_BLOCKS},
 };
 use crate::cow::{
+    counters::lock,
     test_guest::{MIB, PoolFile, assert_clean, ballast, pool_of},
     *,
 };
 
+/// Takes a whole chunk of the pool for every chunk of the guest.
+fn take_whole_chunks(vm: &Vm) {
+    let chunks = vm.engine.mapping.chunks();
+    for index in ChunkIndex::range(0..chunks) {
+        let mut live = lock(vm.engine.chunks.get(index));
+        let known = vm.engine.chunks.know(index, &mut live).unwrap();
+        let taken = vm.engine.mapping.counted(known, |known| {
+            vm.engine.map_chunk(index, known)?;
+            vm.engine.back_whole(index, known)
+        });
+        taken.unwrap();
+    }
+}
+
 /// A VM of which every chunk has been written and is in a snapshot.
 fn snapshotted(pool: &Arc<Pool>, size_mib: u64, name: &str) -> Vm {
     let mut vm = Vm::start(pool, size_mib * MIB, None);
+    take_whole_chunks(&vm);
     (0..size_mib / 2).for_each(|chunk| vm.write(chunk * u64::from(CHUNK_FRAMES), chunk + 1));
     vm.snapshot(name).unwrap();
     vm
@@ -74,7 +90,7 @@ fn a_vm_gives_back_what_it_does_not_use_when_the_pool_fills() {
         bound(&pool)
     );
     let mut found = 0;
-    while ballast.alloc_blocks(1).is_ok() {
+    while ballast.take_blocks(1).is_ok() {
         found += 1;
     }
     assert!(

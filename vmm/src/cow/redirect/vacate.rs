@@ -9,7 +9,7 @@ use super::{
     chunk::{KnownChunk, LiveChunk},
     placement::Excess,
 };
-use crate::cow::{CowError, error::os, frames::set_of};
+use crate::cow::{CowError, Lack, error::os, frames::set_of};
 
 impl RedirectEngine {
     /// Gives back some of what is held beyond the bound. Returns true if there is more that can be
@@ -49,7 +49,7 @@ impl RedirectEngine {
                 .counted(known, |known| self.move_out(index, known, &vacated))
             {
                 Ok(()) => {}
-                Err(CowError::NoSpace) => break,
+                Err(CowError::NoSpace(_)) => break,
                 Err(error) => return Err(error),
             }
         }
@@ -73,7 +73,7 @@ impl RedirectEngine {
             return Ok(());
         }
         if self.mapping.budget().is_exceeded() {
-            return Err(CowError::NoSpace);
+            return Err(CowError::NoSpace(Lack::Blocks));
         }
         let gaps = self.placement.gaps(moving.len() as u32)?;
         let targets: Vec<(FrameIndex, BlockNo)> =

@@ -30,7 +30,7 @@ fn frame_of(gfn: u64) -> Frames {
 
 fn is_full(error: &ProcessError) -> bool {
     match error {
-        ProcessError::Cow(CowError::NoSpace) => true,
+        ProcessError::Cow(CowError::NoSpace(_)) => true,
         ProcessError::Pool(PoolError::PoolFull { .. } | PoolError::TooManyPins { .. }) => true,
         ProcessError::Pool(_) | ProcessError::Cow(_) => false,
         other => panic!("{other}"),

@@ -5,7 +5,10 @@ use std::{io, ops::Range, sync::atomic::Ordering};
 use nvvmm_snapshot::ChunkIndex;
 
 use super::Mapping;
-use crate::cow::{CHUNK_FRAMES, CowError, FRAME_SIZE_BYTES, error::os, redirect::chunk::MappedRun};
+use crate::{
+    cow::{CHUNK_FRAMES, CowError, FRAME_SIZE_BYTES, error::os, redirect::chunk::MappedRun},
+    sys::patiently,
+};
 
 /// Mapped addresses, and the place of their bytes in the pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,7 +130,7 @@ impl Mapping {
     /// have merged into one. Where they have not, it answers ENOENT. Then each half is tried, and
     /// later calls do not cross mappings.
     pub(super) fn protect(&self, start: usize, size_bytes: usize, armed: bool) -> io::Result<()> {
-        match self.uffd.protect(start, size_bytes, armed) {
+        match patiently(|| self.uffd.protect(start, size_bytes, armed)) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
                 self.crossing.store(false, Ordering::Relaxed);
                 let unit_bytes = self.unit_frames as usize * FRAME_SIZE_BYTES;

@@ -12,11 +12,15 @@ use nvvmm_snapshot::{ChunkIndex, ChunkNo, FaultPoint, FrameIndex, Pool, fault_po
 
 use super::chunk::{KnownChunk, MappedRun};
 use crate::{
-    cow::{Budget, CHUNK_FRAMES, CHUNK_SIZE_BYTES, CowError, FRAME_SIZE_BYTES, error::os},
+    cow::{
+        Budget, CHUNK_FRAMES, CHUNK_SIZE_BYTES, CowError, FRAME_SIZE_BYTES,
+        error::{os, os_again},
+    },
     memory::GuestRam,
     sys::{
         address_range::{AddressRange, Sharing},
         pagemap::{PageKind, Pagemap},
+        patiently,
         uffd::Uffd,
     },
 };
@@ -113,28 +117,34 @@ impl Mapping {
     /// Maps a run of blocks. A private run is armed before anybody can count on that; see
     /// [`RedirectEngine::reconcile_unarmed_writes`](super::RedirectEngine).
     pub fn map_run(&self, index: ChunkIndex, run: &MappedRun) -> Result<(), CowError> {
-        self.show_run(index, run)?;
+        // Runs before this one may be mapped, so the chunk cannot stay as it is.
+        patiently(|| self.show(index, run)).map_err(os("map blocks"))?;
         self.guard_run(index, run)
     }
 
     /// Maps a run of blocks, without registering it. This is the first half of
     /// [`Mapping::map_run`]: the guest sees and writes the blocks from here on.
+    ///
+    /// # Errors
+    /// Nothing has changed for the guest. [`CowError::NoSpace`]: the kernel has no memory now.
     pub fn show_run(&self, index: ChunkIndex, run: &MappedRun) -> Result<(), CowError> {
+        self.show(index, run).map_err(os_again("map blocks"))
+    }
+
+    fn show(&self, index: ChunkIndex, run: &MappedRun) -> io::Result<()> {
         let sharing = if run.private {
             Sharing::Private
         } else {
             Sharing::Shared
         };
         let (offset, size_bytes) = self.range(index, &run.frames);
-        self.reservation()
-            .map_file(
-                offset,
-                size_bytes,
-                self.pool.fd(),
-                run.block.byte_offset(),
-                sharing,
-            )
-            .map_err(os("map blocks"))
+        self.reservation().map_file(
+            offset,
+            size_bytes,
+            self.pool.fd(),
+            run.block.byte_offset(),
+            sharing,
+        )
     }
 
     /// Registers a run that was mapped, and arms it if it is private. This is the second half of
@@ -143,9 +153,8 @@ impl Mapping {
         self.register_run(index, run)?;
         if run.private {
             let (offset, size_bytes) = self.range(index, &run.frames);
-            self.uffd
-                .protect(self.reservation().start() + offset, size_bytes, true)
-                .map_err(os("arm blocks"))?;
+            let start = self.reservation().start() + offset;
+            patiently(|| self.uffd.protect(start, size_bytes, true)).map_err(os("arm blocks"))?;
         }
         Ok(())
     }
@@ -154,8 +163,8 @@ impl Mapping {
     /// only when they are alike.
     pub fn register_run(&self, index: ChunkIndex, run: &MappedRun) -> Result<(), CowError> {
         let (offset, size_bytes) = self.range(index, &run.frames);
-        self.uffd
-            .register_write_protect(self.reservation().start() + offset, size_bytes)
+        let start = self.reservation().start() + offset;
+        patiently(|| self.uffd.register_write_protect(start, size_bytes))
             .map_err(os("register blocks"))
     }
 
@@ -193,7 +202,7 @@ impl Mapping {
         let (offset, size_bytes) = self.range(index, &run.frames);
         self.reservation()
             .copy_to_file(offset, size_bytes, self.pool.fd(), run.block.byte_offset())
-            .map_err(os("copy frames"))
+            .map_err(os_again("copy frames"))
     }
 
     /// Frames of a private, armed mapping that were written before it was armed.

@@ -5,7 +5,11 @@
 //! * frames that are written in epoch after epoch: they are copied ahead of the guest;
 //! * a frame that was written alone: it is copied alone;
 //! * the last cluster that was copied: a fault at its end takes twice as many frames.
+//!
+//! Of all of memory it remembers stretches that the guest touches for the first time, one frame
+//! after the other ([`FreshRuns`]).
 
+mod fresh;
 mod hot_frames;
 mod single_frame;
 
@@ -17,7 +21,7 @@ use std::{
 
 use nvvmm_snapshot::{ChunkIndex, FrameIndex, FrameSet};
 
-use self::{hot_frames::HotFrames, single_frame::SingleFrame};
+use self::{fresh::FreshRuns, hot_frames::HotFrames, single_frame::SingleFrame};
 use super::mapping::aligned_around;
 use crate::cow::{Budget, Techniques, counters::lock};
 
@@ -30,6 +34,7 @@ const EPOCH_MAX: Duration = Duration::from_secs(2);
 pub(super) struct Prediction {
     techniques: Techniques,
     rhythm: Mutex<Rhythm>,
+    fresh: Mutex<FreshRuns>,
 }
 
 /// Snapshots in a rhythm.
@@ -54,7 +59,20 @@ impl Prediction {
         Self {
             techniques,
             rhythm: Mutex::default(),
+            fresh: Mutex::default(),
         }
+    }
+
+    /// Frames, a power of two, that get memory for the first touch of frame number `at`.
+    pub fn fresh_frames(&self, at: u64, budget: &Budget) -> u32 {
+        let ahead = lock(&self.fresh).frames_ahead(at);
+        // The budget makes a cluster twice as large as the last one, if it makes any larger.
+        budget.cluster_frames((ahead > 1).then_some(ahead / 2))
+    }
+
+    /// Notes that all frames from `at` to `end` have memory, since frame `at` was touched.
+    pub fn note_fresh(&self, at: u64, end: u64) {
+        lock(&self.fresh).note(at, end);
     }
 
     /// True if frames may be armed ahead of a snapshot.
