@@ -152,7 +152,7 @@ fn assert_reboots_with(vm: &mut Vm<'_>, word: &str) {
 fn assert_reboot_ends(host: &Host, mut vm: Vm<'_>) {
     vm.console().say("reboot");
     vm.wait_gone();
-    let said = "the guest has rebooted, and its VM ends: there is no kernel to boot";
+    let said = "the guest has rebooted, and its VM ends: the machine has no kernel to boot";
     assert!(host.is_logged(said));
 }
 
@@ -199,9 +199,12 @@ fn a_kernel_that_is_given_is_booted_and_a_snapshot_stays_foreign() {
     let (kernel, disk) = (files.owners_kernel(), files.disk("own-disk"));
     let given = ["--disk", text(&disk), "--kernel", text(&kernel)];
     let mut vm = host.restore("s", &given);
-    assert_reboots_with(&mut vm, "owner");
     vm.snapshot("taken");
     let checkpoint = checkpoint(&host, &vm);
+    assert_reboots_with(&mut vm, "owner");
+    // The owner's kernel, in memory that was empty.
+    vm.snapshot("rebooted");
+    assert_eq!(listed(&host, "rebooted")["foreign"], false);
     vm.stop();
     for name in ["taken", &checkpoint] {
         assert_eq!(listed(&host, name)["foreign"], true, "{name}");
@@ -337,7 +340,9 @@ fn nothing_in_a_received_state_reaches_the_terminal_as_an_escape() {
     let mut disks: Vec<_> = saved.spec.disks().cloned().collect();
     disks[0].path = evil.into();
     assert!(saved.spec.replace_disks(&disks));
-    saved.machine.devices[0].instance = evil.to_owned();
+    let mut extra = saved.machine.devices[0].clone();
+    extra.instance = evil.to_owned();
+    saved.machine.devices.push(extra);
     let state = saved.encode().unwrap();
     drop(pool);
     commit_foreign(host.pool(), SnapshotKind::Vm, "evil", &state);

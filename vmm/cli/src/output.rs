@@ -9,7 +9,8 @@ use serde::Serialize;
 use super::terminal::{is_obeyed, shown};
 pub use crate::human_units::{Column, fields, frames_size, lasting, moment, size, table, time_us};
 
-/// Prints text to stdout, escaped by [`shown`]. A reader that went away (`nvvmm ps | head -1`) is not an error.
+/// Prints text to stdout, escaped by [`shown`]. A reader that went away (`nvvmm ps | head -1`) is
+/// not an error.
 pub fn print(text: &str) -> Result<(), VmError> {
     let mut out = io::stdout().lock();
     match out
@@ -26,8 +27,8 @@ pub fn print_json(value: &impl Serialize) -> Result<(), VmError> {
     print(&json_text(value)?)
 }
 
-/// `value` as JSON, with a line's end. Characters in strings that a terminal obeys are in JSON's own
-/// escaped form.
+/// `value` as JSON, with a line's end. Characters in strings that a terminal obeys are in JSON's
+/// own escaped form.
 pub fn json_text(value: &impl Serialize) -> Result<String, VmError> {
     let mut text = serde_json::to_string_pretty(value)
         .map_err(|e| VmError::failed(format!("cannot write JSON: {e}")))?;

@@ -104,8 +104,8 @@ pub struct RestartRequest {
     /// Show the guest the image, instead of giving its pages to the process.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub window: bool,
-    /// A process of an image that came from elsewhere may have privileges: root, capabilities, files
-    /// that the agent opens for it.
+    /// A process of an image that came from elsewhere may have privileges: root, capabilities,
+    /// files that the agent opens for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_root: bool,
 }

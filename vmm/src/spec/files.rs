@@ -28,7 +28,7 @@ pub enum FileError {
         /// The system's error.
         source: io::Error,
     },
-    /// It is a directory, a pipe, a device or a socket.
+    /// A directory, a pipe, a device or a socket.
     #[error("{what} {path} is {kind}, not a regular file")]
     NotRegular {
         /// Purpose of the file.
@@ -38,7 +38,7 @@ pub enum FileError {
         /// Kind of the file, with its article.
         kind: &'static str,
     },
-    /// It has no content.
+    /// A file without content.
     #[error("{what} {path} is empty")]
     Empty {
         /// Purpose of the file.

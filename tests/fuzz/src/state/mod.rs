@@ -1,9 +1,11 @@
-//! The saved state of a VM: decoding the blob, and restoring every device from it.
+//! The saved state of a VM: decoding the blob, and restoring every device from it. Images of
+//! processes, as far as the host looks into them.
 //!
 //! The first byte chooses the meaning of the rest (see [`run`]).
 
 mod blob;
 mod device;
+mod image;
 
 use nvvmm::arch::compat;
 use nvvmm::checkpoint::blob::SavedVm;
@@ -21,7 +23,7 @@ const PATCHES_MAX: usize = 32;
 pub fn run(input: &[u8]) {
     let mut script = Script::new(input);
     let example = blob::example();
-    match script.u8() % 5 {
+    match script.u8() % 7 {
         0 => {
             let mut raw = script.bytes(usize::MAX).to_vec();
             blob::mend(&mut raw);
@@ -39,6 +41,8 @@ pub fn run(input: &[u8]) {
             }
             decode(&blob::assemble(&example.spec, &machine));
         }
+        5 => image::run(&mut script),
+        6 => image::check(script.bytes(usize::MAX)),
         _ => {
             let (kind, instance) = device::KINDS[usize::from(script.u8()) % device::KINDS.len()];
             device::restore(&SavedDevice {

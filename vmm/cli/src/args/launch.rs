@@ -89,7 +89,8 @@ pub struct RestoreArguments {
         value_name = "VM",
         value_parser = values::vm_name,
         conflicts_with_all = [
-            "once", "prefault", "clock", "disks", "kernel", "name", "detach", "console", "paused",
+            "once", "prefault", "clock", "disks", "kernel", "name", "detach", "console",
+            "paused",
         ],
     )]
     pub into: Option<String>,
@@ -110,7 +111,8 @@ pub struct RestoreArguments {
     #[arg(long, requires = "into")]
     pub window: bool,
     /// Let the process of a snapshot that came from elsewhere be root, have capabilities, or have
-    /// files that the agent opens for it as root, if the snapshot says so. Otherwise that is refused
+    /// files that the agent opens for it as root, if the snapshot says so. By default that is
+    /// refused
     #[arg(long, requires = "into")]
     pub allow_root: bool,
     /// Raw disk image in place of a disk of the snapshot. Give all disks, in the guest's order.

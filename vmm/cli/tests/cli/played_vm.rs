@@ -18,6 +18,9 @@ use nvvmm::{ErrorKind, VmError};
 
 use crate::world::World;
 
+/// Words of a VM named `evil`, and of its guest's agent: a terminal would obey them.
+const OBEYED: &str = "said \x1b[2J\u{9b}2J\u{202e}\nnvvmm: all is well\r";
+
 /// A VM that remembers what it was asked for; a stop or a snapshot with stop ends its registry
 /// entry.
 pub struct Played {
@@ -77,7 +80,7 @@ impl VmControl for Played {
             name: self.name.clone(),
             pid: std::process::id(),
             state: VmState::Running,
-            notice: None,
+            notice: (self.name == "evil").then(|| OBEYED.to_owned()),
             waits_for_pid: None,
             vcpus: 2,
             memory_bytes: 512 << 20,
@@ -170,6 +173,9 @@ impl VmControl for Played {
 
     fn snapshot(&self, request: &SnapshotRequest) -> Result<SnapshotReport, VmError> {
         self.note(&format!("snapshot {} {}", request.name, request.stop));
+        if self.name == "evil" {
+            return Err(VmError::failed(OBEYED).with_remedy(OBEYED));
+        }
         if request.name == "taken" {
             return Err(VmError::new(
                 ErrorKind::Refused,

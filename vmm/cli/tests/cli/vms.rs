@@ -71,6 +71,26 @@ fn ps_lists_vms() {
 }
 
 #[test]
+fn a_terminal_obeys_nothing_that_a_vm_or_its_guest_says() {
+    let world = World::new();
+    let _vm = PlayedVm::play(&world, "evil");
+    for arguments in [&["ps"][..], &["ps", "--json"], &["snapshot", "evil", "s"]] {
+        let finished = world.nvvmm(arguments);
+        let said = finished.stdout + &finished.stderr;
+        let obeyed = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!said.contains(obeyed), "{arguments:?}: {said:?}");
+        assert!(!said.lines().any(|line| line == "nvvmm: all is well"));
+        assert!(said.contains("2J"), "{arguments:?}: {said}");
+    }
+    let listed = world.nvvmm(&["ps", "--json"]).json();
+    let notice = listed[0]["notice"].as_str().unwrap();
+    assert!(
+        notice.starts_with("said \u{1b}[2J\u{9b}2J\u{202e}\n"),
+        "{notice:?}"
+    );
+}
+
+#[test]
 fn a_vm_without_a_socket_yet_is_listed_as_starting() {
     let world = World::new();
     let _claim = world

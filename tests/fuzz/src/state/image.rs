@@ -1,0 +1,93 @@
+//! Images of processes, into which the host looks for privileges.
+
+use std::sync::LazyLock;
+
+use nvvmm::process::first_privilege;
+use nvvmm_process::image::{
+    Image, MappedFile, Mapping, OpenFile, Process, SignalAction, Thread, What,
+};
+
+use crate::script::Script;
+
+/// Bytes of the header before the state; the state's length and checksum are at its end.
+const HEADER_BYTES: usize = 24;
+const LENGTH_AT: usize = 16;
+/// Most changes to a good image.
+const PATCHES_MAX: usize = 32;
+
+/// An image of one process with a file, a mapping and two threads.
+fn example() -> &'static [u8] {
+    static EXAMPLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let thread = |tid| {
+            let mut thread = Thread {
+                tid,
+                ..Thread::default()
+            };
+            thread.credentials.ids.users = [1000; 4];
+            thread.credentials.ids.groups = [1000; 4];
+            thread
+        };
+        let process = Process {
+            pid: 7,
+            vdso: 0x7fff_0000_0000,
+            actions: vec![SignalAction::default(); 64],
+            mapped_files: vec![MappedFile::default()],
+            mappings: vec![Mapping {
+                start: 0x1000,
+                end: 0x2000,
+                ..Mapping::default()
+            }],
+            threads: vec![thread(7), thread(8)],
+            ..Process::default()
+        };
+        let stdio = What::Stdio {
+            stream: 1,
+            terminal: None,
+        };
+        let mut image = Image {
+            files: vec![OpenFile {
+                what: stdio,
+                flags: 0,
+                offset: 0,
+            }],
+            processes: vec![process],
+            ..Image::default()
+        };
+        image.kernel.vdso_bytes = 0x2000;
+        image.encode().expect("an image")
+    });
+    &EXAMPLE
+}
+
+/// Changes a good image, and makes its length and checksum right.
+pub(super) fn run(script: &mut Script) {
+    let mut image = example().to_vec();
+    for _ in 0..PATCHES_MAX {
+        let state_bytes = image.len() - HEADER_BYTES;
+        if state_bytes < 16 {
+            break;
+        }
+        let at = HEADER_BYTES + usize::from(script.u16()) % state_bytes;
+        let len = usize::from(script.u8() % 9);
+        let removed = usize::from(script.u8() % 9).min(image.len() - 1 - at);
+        image.splice(at..at + removed, script.bytes(len).iter().copied());
+    }
+    let length = (image.len() - HEADER_BYTES) as u32;
+    let checksum = crc32fast::hash(&image[HEADER_BYTES..]);
+    image[LENGTH_AT..HEADER_BYTES]
+        .copy_from_slice(&[length, checksum].map(u32::to_le_bytes).concat());
+    check(&image);
+}
+
+/// Whatever is taken for an image says who its processes run as, or is an error.
+pub(super) fn check(image: &[u8]) {
+    match first_privilege(image) {
+        Ok(Some(privilege)) => assert!(!privilege.is_empty()),
+        Ok(None) => {
+            let image = Image::decode(image).expect("it was decoded before");
+            let mut threads = { image.processes.iter() }.flat_map(|process| &process.threads);
+            assert!(threads.all(|thread| !thread.credentials.ids.users.contains(&0)));
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
