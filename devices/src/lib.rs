@@ -11,6 +11,7 @@ mod bus;
 mod console;
 mod host_socket;
 mod irq;
+pub mod kept_files;
 mod lifecycle;
 mod lock;
 mod power;
@@ -20,7 +21,7 @@ pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusError};
 pub use console::{Console, ConsoleInput, ConsoleOut, ConsoleStreams};
-pub use host_socket::HostSocket;
+pub use host_socket::{Connector, HostSocket, connect_to_port};
 pub use irq::{CountingIrq, IrqLine};
 pub use lifecycle::{Device, LifecycleError, SavedDevice};
 pub use power::{

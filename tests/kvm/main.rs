@@ -23,6 +23,7 @@ mod kill;
 mod library;
 mod moving;
 mod ring;
+mod sandbox;
 mod scrub;
 mod sharing;
 mod tree;

@@ -34,7 +34,7 @@ const LAYERS: &[Layers] = &[
             "memory",
             "sys",
             "stats",
-            "error spec",
+            "error spec threads",
         ],
     },
     Layers {
@@ -66,7 +66,7 @@ const LAYERS: &[Layers] = &[
             "power serial virtio",
             "console",
             "bus host_socket",
-            "irq lifecycle lock sys",
+            "irq kept_files lifecycle lock sys",
         ],
     },
     Layers {

@@ -22,6 +22,7 @@ use crate::kvm::{Host, KvmVm};
 use crate::memory::{GuestMemory, RamSlot, WriteLog};
 use crate::spec::VmSpec;
 use crate::sys::address_range::AddressRange;
+use crate::threads::{ThreadKind, begin as begin_thread};
 use crate::window;
 
 /// Parts that a machine is made from.
@@ -94,7 +95,7 @@ impl Machine {
     /// # Errors
     /// What the host lacks or refuses, or the spec asks too much, in words for the user.
     pub fn create(parts: MachineParts) -> Result<Machine> {
-        let host = Arc::new(Host::open()?);
+        let host = Host::kept_or_opened()?;
         let MachineParts {
             spec,
             memory,
@@ -232,7 +233,10 @@ impl Machine {
             let (vcpu, shared) = (Arc::clone(vcpu), Arc::clone(&self.shared));
             let handle = std::thread::Builder::new()
                 .name(format!("nvvmm-vcpu{}", vcpu.index))
-                .spawn(move || vcpu.run(&shared))
+                .spawn(move || {
+                    begin_thread(ThreadKind::Vcpu);
+                    vcpu.run(&shared);
+                })
                 .map_err(host("start a vCPU thread"))?;
             threads.vcpus.push(handle);
         }

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
 
+use nvvmm_devices::kept_files;
+
 use super::elf::Program;
 use super::{BootError, Result, flat};
 
@@ -31,7 +33,7 @@ pub(super) fn open(path: &Path) -> Result<Image> {
         path: path.into(),
         source,
     };
-    let mut file = File::open(path).map_err(read)?;
+    let mut file = kept_files::open(path, false).map_err(read)?;
     let metadata = file.metadata().map_err(read)?;
     if metadata.is_dir() {
         return Err(BootError::NotAKernel {

@@ -221,7 +221,7 @@ fn load_initramfs<M: GuestMemoryBackend>(
         path: path.into(),
         source,
     };
-    let mut file = File::open(path).map_err(read)?;
+    let mut file = nvvmm_devices::kept_files::open(path, false).map_err(read)?;
     let size_bytes = file.metadata().map_err(read)?.len();
     let end_max = low_ram_end(memory).min(u64::from(addr_max) + 1);
     let start = end_max
