@@ -11,7 +11,6 @@ mod bus;
 mod console;
 mod host_socket;
 mod irq;
-pub mod kept_files;
 mod lifecycle;
 mod lock;
 mod power;

@@ -66,7 +66,7 @@ const LAYERS: &[Layers] = &[
             "power serial virtio",
             "console",
             "bus host_socket",
-            "irq kept_files lifecycle lock sys",
+            "irq lifecycle lock sys",
         ],
     },
     Layers {

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{Write, stdin};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +14,7 @@ use std::thread;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 use nvvmm::control::{NameChoice, RuntimeDir, VmControl, VmOrigin, VmState, VmStatus};
+use nvvmm::spec::files::BootFile;
 use nvvmm::spec::{DiskSpec, VmSpec};
 use nvvmm::threads::ThreadKind;
 use nvvmm::vm::{RestoreOptions, VmExit, VmSource};
@@ -39,10 +41,10 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, VmError> {
         start,
     } = arguments;
     launch(start, PoolNeed::Made, || {
-        let kernel = readable("kernel", &kernel)?;
+        let kernel = to_boot(BootFile::KERNEL, &kernel)?;
         let initramfs = initramfs
             .as_deref()
-            .map(|path| readable("initramfs", path))
+            .map(|path| to_boot(BootFile::INITRAMFS, path))
             .transpose()?;
         let spec = VmSpec::builder(kernel)
             .initramfs(initramfs)
@@ -107,6 +109,9 @@ fn launch(
     source: impl FnOnce() -> Result<VmSource, VmError>,
 ) -> Result<ExitCode, VmError> {
     let console = console_choice(&start)?;
+    if !start.no_sandbox && (!start.detach || detach::is_child()) {
+        sandbox::close_inherited_files();
+    }
     if start.detach && detach::is_child() {
         let mut reported = false;
         return match be_background_vm(&start, need, source, &mut reported) {
@@ -234,11 +239,20 @@ fn name_choice(start: &StartArguments) -> NameChoice {
         .map_or(NameChoice::MadeUp, NameChoice::Given)
 }
 
-/// `path` made absolute, when it can be read.
+/// `path` made absolute, when a guest can be booted from it. The VM opens it by itself.
+fn to_boot(what: &'static str, path: &Path) -> Result<PathBuf, VmError> {
+    BootFile::open(what, path)?;
+    let failed = |e| VmError::io(format_args!("find {what} {}", path.display()), &e);
+    std::path::absolute(path).map_err(failed)
+}
+
+/// `path` made absolute, when it can be read. Does not wait for the other end of a pipe.
 fn readable(what: &str, path: &Path) -> Result<PathBuf, VmError> {
     let failed =
         |e: std::io::Error| VmError::io(format_args!("read the {what} {}", path.display()), &e);
-    let file = File::open(path).map_err(failed)?;
+    let mut options = File::options();
+    let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = options.open(path).map_err(failed)?;
     if file.metadata().map_err(failed)?.is_dir() {
         return Err(VmError::new(
             ErrorKind::Usage,

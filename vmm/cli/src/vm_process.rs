@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use nvvmm::control::{Claim, ControlServer, SandboxStatus, VmControl, VmRuntimePaths, VmStatus};
 use nvvmm::cow::Techniques;
+use nvvmm::spec::files::OpenedFiles;
 use nvvmm::threads::ThreadKind;
 use nvvmm::vm::{self, Vm, VmExit, VmOptions, VmSource, VsockSockets};
 use nvvmm::{ErrorKind, VmError};
@@ -33,6 +34,7 @@ pub struct VmProcess {
     control: UnixListener,
     console: HostSocket,
     vsock: VsockSockets,
+    files: Option<OpenedFiles>,
     dirty_log: bool,
     techniques: Techniques,
     sandbox: SandboxStatus,
@@ -102,9 +104,10 @@ impl VmProcess {
             vsock.guest = vsock.guest.with_connector(helper.connector());
         }
         let control = ControlServer::bind(&paths.control)?;
-        if confined {
-            vm::open_ahead(&pool, &source)?;
-        }
+        let files = match confined {
+            true => vm::open_ahead(&pool, &source)?,
+            false => None,
+        };
         let dirty_log = cfg!(debug_assertions) && std::env::var_os(DIRTY_LOG_VARIABLE).is_some();
         let techniques = Techniques::from_environment()
             .map_err(|cause| VmError::new(ErrorKind::Usage, cause))?;
@@ -118,6 +121,7 @@ impl VmProcess {
             control,
             console,
             vsock,
+            files,
             dirty_log,
             techniques,
             sandbox,
@@ -156,6 +160,7 @@ impl VmProcess {
             console: streams,
             vsock: Some(paths.vsock),
             vsock_sockets: Some(self.vsock),
+            files: self.files,
             sandbox: Some(self.sandbox),
             dirty_log: self.dirty_log,
             techniques: self.techniques,

@@ -1,14 +1,13 @@
 //! Files that a VM may need later, opened before it is built: for a process that confines itself.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
-use nvvmm_devices::{kept_files, virtio::RawDisk};
 use nvvmm_snapshot::Pool;
 
-use super::{VmError, VmSource, error::machine_error};
+use super::{VmError, VmSource, build::with_disks, error::machine_error};
 use crate::{
-    checkpoint::blob::SavedVm, cow, error::ErrorKind, kvm::Host, machine::MachineError,
-    spec::VmSpec,
+    checkpoint::blob::SavedVm, cow, error::ErrorKind, kvm::Host, machine::check_devices,
+    spec::files::OpenedFiles,
 };
 
 /// Holders that one process has at a time: that of the VM, and at a rewind that of the VM to come.
@@ -16,12 +15,13 @@ const HOLDERS: usize = 3;
 
 /// Opens all that the VM of `source` needs while it lives, also for reboots, rewinds and a pool that
 /// grows. When this returns, [`Vm::begin`](super::Vm::begin) opens no file and no device by a path,
-/// as long as the sockets of [`VmOptions`](super::VmOptions) are there, too.
+/// as long as these files and the sockets are in its [`VmOptions`](super::VmOptions).
+///
+/// `None` when the snapshot to restore cannot be read: that is told when the VM is built.
 ///
 /// # Errors
-/// The host has no userfaultfd or no KVM, or a disk cannot be opened. Anything else that is missing is told when the
-/// VM is built.
-pub fn open_ahead(pool: &Arc<Pool>, source: &VmSource) -> Result<(), VmError> {
+/// The host has no userfaultfd or no KVM, or a file of the machine cannot be opened.
+pub fn open_ahead(pool: &Arc<Pool>, source: &VmSource) -> Result<Option<OpenedFiles>, VmError> {
     cow::open_ahead().map_err(|error| {
         VmError::new(ErrorKind::HostLacks, error.to_string()).with_remedy(
             "give yourself access to /dev/userfaultfd (Linux 6.1 or newer has it), or start the VM \
@@ -30,50 +30,26 @@ pub fn open_ahead(pool: &Arc<Pool>, source: &VmSource) -> Result<(), VmError> {
     })?;
     Host::keep().map_err(|error| machine_error(error.into()))?;
     pool.open_ahead(HOLDERS)?;
-    match source {
-        VmSource::Boot(spec) => keep_files(spec),
+    let opened = match source {
+        VmSource::Boot(spec) => {
+            check_devices(spec).map_err(machine_error)?;
+            OpenedFiles::open(spec)
+        }
         VmSource::Restore(restore) => {
             let saved = pool
                 .find(&restore.snapshot)
                 .and_then(|entry| pool.read_state(entry.id))
                 .map_err(VmError::from)
                 .and_then(|state| Ok(SavedVm::decode(&state)?));
-            // A snapshot that cannot be read is told when the VM is built.
-            let Ok(SavedVm { mut spec, .. }) = saved else {
-                return Ok(());
+            let Ok(saved) = saved else {
+                return Ok(None);
             };
-            if let Some(disks) = &restore.disks
-                && !spec.replace_disks(disks)
-            {
-                return Ok(());
-            }
-            keep_files(&spec)
+            let spec = with_disks(saved.spec, restore.disks.as_deref())?;
+            check_devices(&spec).map_err(machine_error)?;
+            OpenedFiles::open_restored(&spec)
         }
-    }
-}
-
-fn keep_files(spec: &VmSpec) -> Result<(), VmError> {
-    for path in [Some(&spec.kernel), spec.initramfs.as_ref()]
-        .into_iter()
-        .flatten()
-    {
-        keep_boot_file(path);
-    }
-    for disk in spec.disks() {
-        RawDisk::keep(&disk.path, disk.read_only)
-            .map_err(|error| machine_error(MachineError::Disk(error)))?;
-    }
-    Ok(())
-}
-
-/// Without the file, a boot from it fails: a snapshot is restored all the same.
-fn keep_boot_file(path: &Path) {
-    // Opening a FIFO would wait for its other end.
-    if !path.metadata().is_ok_and(|metadata| metadata.is_file()) {
-        return;
-    }
-    match kept_files::open_new(path, false) {
-        Ok(file) => kept_files::keep(path, false, file),
-        Err(error) => tracing::debug!(path = %path.display(), %error, "cannot be opened ahead"),
-    }
+    };
+    opened
+        .map(Some)
+        .map_err(|error| machine_error(error.into()))
 }

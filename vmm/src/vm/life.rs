@@ -57,6 +57,7 @@ pub(super) fn live(
         pool,
         vsock: options.vsock.as_deref(),
         vsock_socket,
+        files: options.files.map_or_else(OnceCell::new, OnceCell::from),
         agent: agent.as_ref(),
         dirty_log: options.dirty_log,
         techniques: options.techniques,

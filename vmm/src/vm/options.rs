@@ -13,7 +13,7 @@ use nvvmm_devices::{ConsoleStreams, HostSocket};
 use crate::{
     control::SandboxStatus,
     cow::Techniques,
-    spec::{DiskSpec, VmSpec},
+    spec::{DiskSpec, VmSpec, files::OpenedFiles},
 };
 
 /// Settings of a VM that are not part of its machine. No snapshot holds them.
@@ -31,6 +31,9 @@ pub struct VmOptions {
     pub vsock: Option<PathBuf>,
     /// The sockets at `vsock`, bound already. By default they are bound when the VM is built.
     pub vsock_sockets: Option<VsockSockets>,
+    /// Files of the machine, opened already ([`open_ahead`](super::open_ahead)). By default they are
+    /// opened when the VM is built.
+    pub files: Option<OpenedFiles>,
     /// Confinement of this process, for the status of the VM.
     pub sandbox: Option<SandboxStatus>,
     /// Switches KVM's dirty log on, so that [`Vm::audit`](super::Vm::audit) can compare it with the

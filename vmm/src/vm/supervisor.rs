@@ -68,7 +68,7 @@ impl Facts {
                 spec.vcpus,
                 spec.memory_bytes,
                 VmOrigin::Boot {
-                    kernel: spec.kernel.clone(),
+                    kernel: spec.kernel.clone().unwrap_or_default(),
                 },
             ),
             VmSource::Restore(restore) => (

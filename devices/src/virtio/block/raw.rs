@@ -1,6 +1,6 @@
 //! A raw disk image on the host, file or block device.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use vm_memory::VolatileSlice;
 use vm_memory::bitmap::BitmapSlice;
 
 use super::backend::{DiskBackend, SECTOR_BYTES};
-use crate::{kept_files, sys};
+use crate::sys;
 
 /// Reasons why a disk cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -79,21 +79,29 @@ impl RawDisk {
     /// # Errors
     /// See [`BlockError`].
     pub fn open(path: &Path, read_only: bool) -> Result<Self, BlockError> {
-        if !kept_files::is_kept(path, !read_only) {
-            check_is_disk(path)?;
-        }
-        let mut file = kept_files::open(path, !read_only).map_err(failed(path, "open"))?;
-        // A block device has no length in its metadata.
-        let size_bytes = file
-            .seek(SeekFrom::End(0))
-            .map_err(failed(path, "find its size"))?;
-        if size_bytes == 0 || !size_bytes.is_multiple_of(SECTOR_BYTES) {
-            return Err(BlockError::Size {
+        let failed = |op| {
+            let path = path.to_owned();
+            move |source| BlockError::Io { path, op, source }
+        };
+        // Asked before opening: opening a FIFO would wait for its other end.
+        let file_type = std::fs::metadata(path).map_err(failed("open"))?.file_type();
+        if !file_type.is_file() && !file_type.is_block_device() {
+            return Err(BlockError::NotADisk {
                 path: path.to_owned(),
-                size_bytes,
             });
         }
-        lock(&file, path, read_only)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(!read_only)
+            .open(path)
+            .map_err(failed("open"))?;
+        let size_bytes = size_of(&file, path)?;
+        sys::try_lock_file(&file, !read_only).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => BlockError::InUse {
+                path: path.to_owned(),
+            },
+            _ => failed("lock")(source),
+        })?;
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -102,17 +110,23 @@ impl RawDisk {
         })
     }
 
-    /// Opens an image that [`RawDisk::open`] then has without its path ([`kept_files`]).
+    /// The same open and locked image for another device, which takes the place of the one that
+    /// has it. Its size is found anew: an image may have grown.
     ///
     /// # Errors
-    /// See [`BlockError`].
-    pub fn keep(path: &Path, read_only: bool) -> Result<(), BlockError> {
-        check_is_disk(path)?;
-        let opened = kept_files::open_new(path, !read_only).map_err(failed(path, "open"))?;
-        // A path that is given twice is found here: both openings have locks of their own.
-        lock(&opened, path, read_only)?;
-        kept_files::keep(path, !read_only, opened);
-        Ok(())
+    /// [`BlockError::Io`] when the process has too many open files, [`BlockError::Size`].
+    pub fn reuse(&self) -> Result<Self, BlockError> {
+        let file = self.file.try_clone().map_err(|source| BlockError::Io {
+            path: self.path.clone(),
+            op: "use it again",
+            source,
+        })?;
+        Ok(Self {
+            size_bytes: size_of(&file, &self.path)?,
+            file,
+            path: self.path.clone(),
+            read_only: self.read_only,
+        })
     }
 
     /// Puts another file behind the disk.
@@ -122,30 +136,20 @@ impl RawDisk {
     }
 }
 
-fn failed(path: &Path, op: &'static str) -> impl FnOnce(io::Error) -> BlockError {
+/// Size of an open image. A block device has no length in its metadata.
+fn size_of(mut file: &File, path: &Path) -> Result<u64, BlockError> {
     let path = path.to_owned();
-    move |source| BlockError::Io { path, op, source }
-}
-
-fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), BlockError> {
-    sys::try_lock_file(file, !read_only).map_err(|source| match source.kind() {
-        io::ErrorKind::WouldBlock => BlockError::InUse {
-            path: path.to_owned(),
-        },
-        _ => failed(path, "lock")(source),
-    })
-}
-
-/// Asked before opening: opening a FIFO would wait for its other end.
-fn check_is_disk(path: &Path) -> Result<(), BlockError> {
-    let metadata = std::fs::metadata(path).map_err(failed(path, "open"))?;
-    let file_type = metadata.file_type();
-    if file_type.is_file() || file_type.is_block_device() {
-        return Ok(());
+    match file.seek(SeekFrom::End(0)) {
+        Err(source) => Err(BlockError::Io {
+            path,
+            op: "find its size",
+            source,
+        }),
+        Ok(size_bytes) if size_bytes == 0 || !size_bytes.is_multiple_of(SECTOR_BYTES) => {
+            Err(BlockError::Size { path, size_bytes })
+        }
+        Ok(size_bytes) => Ok(size_bytes),
     }
-    Err(BlockError::NotADisk {
-        path: path.to_owned(),
-    })
 }
 
 impl DiskBackend for RawDisk {

@@ -50,6 +50,12 @@ pub fn enter(place: &Path) -> Result<SandboxStatus, VmError> {
     Ok(status)
 }
 
+/// Closes all files that this process was started with, but the standard streams: what the VM does
+/// not need cannot be misused. Nothing else may be open yet.
+pub fn close_inherited_files() {
+    sys::close_from(3);
+}
+
 /// Does without the sandbox, for debugging.
 pub fn stay_out() -> SandboxStatus {
     tracing::warn!("the VM process is not confined (--no-sandbox)");

@@ -91,13 +91,17 @@ pub fn fork(child: impl FnOnce()) -> io::Result<()> {
 /// Closes all descriptors but standard streams and `kept`.
 pub fn close_all_but(kept: RawFd) {
     let kept = kept as libc::c_uint;
-    // SAFETY: the caller uses no descriptor but `kept` from now on.
-    unsafe {
-        if kept > 3 {
-            libc::close_range(3, kept - 1, 0);
-        }
-        libc::close_range(kept + 1, libc::c_uint::MAX, 0);
+    if kept > 3 {
+        // SAFETY: the caller uses no descriptor but `kept` from now on.
+        unsafe { libc::close_range(3, kept - 1, 0) };
     }
+    close_from(kept + 1);
+}
+
+/// Closes all descriptors from this one on, which nobody in this process uses.
+pub fn close_from(first: libc::c_uint) {
+    // SAFETY: the caller and all of this process use none of them from now on.
+    unsafe { libc::close_range(first, libc::c_uint::MAX, 0) };
 }
 
 /// Ignores the signals that ask a process to end.
