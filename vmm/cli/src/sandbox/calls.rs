@@ -77,6 +77,8 @@ pub const EVERY: &[Call] = calls![
     SYS_read,
     SYS_write,
     SYS_writev,
+    SYS_pread64,
+    SYS_ftruncate,
     SYS_close,
     SYS_futex,
     SYS_poll,
@@ -123,7 +125,6 @@ const POOL: &[Call] = calls![
     SYS_fstat,
     SYS_fstatfs,
     SYS_lseek,
-    SYS_pread64,
     SYS_pwrite64,
     SYS_fallocate,
     SYS_fadvise64,
@@ -131,7 +132,6 @@ const POOL: &[Call] = calls![
     SYS_fdatasync,
     SYS_msync,
     SYS_sync_file_range,
-    SYS_ftruncate,
 ];
 
 const FCNTL: &[u64] = &[
@@ -176,7 +176,6 @@ const DEVICES: &[Call] = calls![
     SYS_epoll_wait,
     SYS_epoll_pwait,
     SYS_eventfd2,
-    SYS_pread64,
     SYS_preadv,
     SYS_pwrite64,
     SYS_pwritev,
