@@ -99,7 +99,6 @@ pub const EVERY: &[Call] = calls![
     SYS_sched_getaffinity,
     SYS_clock_gettime,
     SYS_clock_nanosleep,
-    SYS_gettimeofday,
     SYS_getrandom,
     SYS_getpid,
     SYS_gettid,
@@ -130,8 +129,6 @@ const POOL: &[Call] = calls![
     SYS_fadvise64,
     SYS_fsync,
     SYS_fdatasync,
-    SYS_msync,
-    SYS_sync_file_range,
 ];
 
 const FCNTL: &[u64] = &[
@@ -152,7 +149,6 @@ const STREAMS: &[Call] = calls![
     SYS_recvmsg,
     SYS_sendmsg,
     SYS_shutdown,
-    SYS_getsockname,
     SYS_getpeername,
     SYS_getsockopt,
     SYS_setsockopt,
@@ -204,16 +200,10 @@ const OPERATIONS: &[Call] = calls![
     SYS_pipe2,
     SYS_dup,
     SYS_dup2,
-    SYS_dup3,
     SYS_flock,
     SYS_preadv,
     SYS_pwritev,
     SYS_socketpair: OneOf(0, &[AF_UNIX as u64]),
-    SYS_mincore,
-    SYS_getrusage,
-    SYS_sched_getscheduler,
-    SYS_sched_setscheduler,
-    SYS_setpriority,
 ];
 
 /// The lists of a kind of thread. [`ThreadKind::Operations`] has all that the others have: it
