@@ -28,6 +28,7 @@ mod lacks;
 mod library;
 mod moving;
 mod ring;
+mod sandbox;
 mod scrub;
 mod sharing;
 mod stopped;

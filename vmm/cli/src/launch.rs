@@ -7,15 +7,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
-use nvvmm::control::{ControlClient, NameChoice, RuntimeDir, VmOrigin, VmState, VmStatus};
+use nvvmm::control::{NameChoice, RuntimeDir, VmControl, VmOrigin, VmState, VmStatus};
 use nvvmm::spec::files::BootFile;
 use nvvmm::spec::{DiskSpec, VmSpec};
+use nvvmm::threads::ThreadKind;
 use nvvmm::vm::{BootChoice, RestoreOptions, VmExit, VmSource};
 use nvvmm::{ErrorKind, VmError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -25,8 +26,8 @@ use super::args::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, St
 use super::console::before_escape;
 use super::error::{EXIT_FAILED, exit_code};
 use super::terminal::{RawTerminal, leave_raw, tell};
-use super::vm_process::{self, ConsoleMode, VmProcess};
-use super::{detach, file_size, output, pool_path, process_commands};
+use super::vm_process::{ConsoleMode, VmProcess};
+use super::{detach, file_size, output, pool_path, process_commands, sandbox};
 
 /// `nvvmm run`.
 pub fn run(arguments: RunArguments) -> Result<ExitCode, VmError> {
@@ -170,26 +171,26 @@ fn be_background_vm(
     let source = source()?;
     let pool = pool_for(start, need)?;
     let claim = RuntimeDir::of_user()?.claim(&name_choice(start), &pool)?;
-    let paths = claim.paths().clone();
-    detach::become_background(&paths)?;
+    let name = claim.paths().name.clone();
+    detach::become_background(claim.paths())?;
     // So that a file system can be unmounted from under the shell that started the VM.
     if let Err(e) = std::env::set_current_dir("/") {
         tracing::warn!("cannot leave the working directory: {e}");
     }
-    let ending = Arc::new(Ending::new(paths.control.clone()));
+    let process = VmProcess::open(claim, &pool, source, !start.no_sandbox)?;
+    let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGINT, SIGTERM])?;
-    let process = VmProcess {
-        pool,
-        source,
-        console: ConsoleMode::SocketOnly,
-        paused: start.paused,
-        runtime: paths.clone(),
-    };
-    let exit = vm_process::run(process, &mut |status| {
-        detach::report_ready(status);
-        *reported = true;
-    })?;
-    tracing::info!("{}", exit_text(&paths.name, &exit));
+    let on_control = |control| ending.can_ask(control);
+    let exit = process.run(
+        ConsoleMode::SocketOnly,
+        start.paused,
+        on_control,
+        |status| {
+            detach::report_ready(status);
+            *reported = true;
+        },
+    )?;
+    tracing::info!("{}", exit_text(&name, &exit));
     Ok(())
 }
 
@@ -202,8 +203,9 @@ fn be_vm(
     let source = source()?;
     let pool = pool_for(start, need)?;
     let claim = RuntimeDir::of_user()?.claim(&name_choice(start), &pool)?;
-    let paths = claim.paths().clone();
-    let ending = Arc::new(Ending::new(paths.control.clone()));
+    let name = claim.paths().name.clone();
+    let process = VmProcess::open(claim, &pool, source, !start.no_sandbox)?;
+    let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGHUP, SIGINT, SIGTERM])?;
     let (mode, raw) = match console {
         ConsoleChoice::None => (ConsoleMode::SocketOnly, None),
@@ -214,15 +216,9 @@ fn be_vm(
         }
     };
     let is_raw = raw.is_some();
-    let process = VmProcess {
-        pool,
-        source,
-        console: mode,
-        paused: start.paused,
-        runtime: paths.clone(),
-    };
     let mut printed = Ok(());
-    let exit = vm_process::run(process, &mut |status| {
+    let on_control = |control| ending.can_ask(control);
+    let exit = process.run(mode, start.paused, on_control, |status| {
         if start.json {
             printed = output::print_json(status);
         } else {
@@ -231,7 +227,7 @@ fn be_vm(
     });
     drop(raw);
     let exit = exit?;
-    tell(&format!("nvvmm: {}\n", exit_text(&paths.name, &exit)));
+    tell(&format!("nvvmm: {}\n", exit_text(&name, &exit)));
     printed
 }
 
@@ -304,18 +300,16 @@ fn readable_disks(disks: Vec<DiskSpec>) -> Result<Vec<DiskSpec>, VmError> {
 }
 
 /// Ends this VM process when the user asks for it by key or signal.
-#[derive(Debug)]
+#[derive(Default)]
 struct Ending {
-    control: PathBuf,
+    control: OnceLock<Arc<dyn VmControl>>,
     asked: AtomicBool,
 }
 
 impl Ending {
-    fn new(control: PathBuf) -> Self {
-        Self {
-            control,
-            asked: AtomicBool::new(false),
-        }
+    /// The VM can be asked to stop from now on.
+    fn can_ask(&self, control: Arc<dyn VmControl>) {
+        let _ = self.control.set(control);
     }
 
     /// The first time, the way that `nvvmm stop` goes. A VM that is not up yet, or that is asked a
@@ -327,11 +321,9 @@ impl Ending {
         }
         let ending = Arc::clone(self);
         let asking = thread::Builder::new().name("ending".into()).spawn(move || {
-            if ControlClient::connect(&ending.control)
-                .and_then(|mut vm| vm.stop())
-                .is_err()
-            {
-                end_now();
+            match ending.control.get().map(|vm| vm.stop()) {
+                Some(Ok(())) => {}
+                None | Some(Err(_)) => end_now(),
             }
         });
         if asking.is_err() {
@@ -345,7 +337,10 @@ impl Ending {
         let ending = Arc::clone(self);
         thread::Builder::new()
             .name("signals".into())
-            .spawn(move || signals.forever().for_each(|_| ending.ask()))
+            .spawn(move || {
+                sandbox::begin_thread(ThreadKind::Control);
+                signals.forever().for_each(|_| ending.ask());
+            })
             .map_err(failed)?;
         Ok(())
     }
@@ -370,7 +365,10 @@ fn read_keyboard(is_terminal: bool, ending: Arc<Ending>) -> Result<OwnedFd, VmEr
     }
     thread::Builder::new()
         .name("keyboard".into())
-        .spawn(move || carry_keys(File::from(typed), is_terminal, &ending))
+        .spawn(move || {
+            sandbox::begin_thread(ThreadKind::Control);
+            carry_keys(File::from(typed), is_terminal, &ending);
+        })
         .map_err(|e| VmError::io("read the keyboard", &e))?;
     Ok(input)
 }

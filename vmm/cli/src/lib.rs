@@ -34,6 +34,7 @@ mod process_commands;
 mod progress;
 mod receive_command;
 mod ring_commands;
+mod sandbox;
 mod scrub_command;
 mod send_command;
 mod snapshot_commands;
@@ -56,15 +57,14 @@ use self::args::{Arguments, Command, PoolCommand};
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
     limits::ignore_file_size_signal();
-    // Before anything is opened.
-    let closed = if detach::is_child() {
-        detach::close_inherited()
-    } else {
-        Ok(())
-    };
     // A usage error ends the process here, with clap's text and exit code 2.
     let arguments = Arguments::parse();
     let runs_vm = matches!(arguments.command, Command::Run(_) | Command::Restore(_));
+    // Before anything is opened. A VM process needs nothing else of its caller's.
+    let closed = match runs_vm {
+        true => detach::close_inherited(),
+        false => Ok(()),
+    };
     let done = closed
         .and_then(|()| log::start(arguments.verbose, runs_vm))
         .and_then(|()| {

@@ -26,6 +26,7 @@ fn status() -> VmStatus {
         disks: Vec::new(),
         snapshots_taken: Vec::new(),
         ring: None,
+        sandbox: None,
     }
 }
 

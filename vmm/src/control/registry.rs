@@ -168,6 +168,16 @@ impl Claim {
     pub fn paths(&self) -> &VmRuntimePaths {
         &self.paths
     }
+
+    /// The directory of the files.
+    pub fn directory(&self) -> &RuntimeDir {
+        &self.dir
+    }
+
+    /// Keeps the name until this process ends. Another process has removed the files.
+    pub fn keep_without_files(self) {
+        std::mem::forget(self);
+    }
 }
 
 impl Drop for Claim {
@@ -245,6 +255,18 @@ impl RuntimeDir {
             );
         }
         Ok(Self { path })
+    }
+
+    /// The directory's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the files of a VM that ends. Its process still holds the name.
+    pub fn remove_entry(&self, paths: &VmRuntimePaths) {
+        // As when a claim is dropped, removing without the registry's lock is right, too.
+        let _changing = self.change();
+        paths.remove_files();
     }
 
     /// Paths of the files of `name`.

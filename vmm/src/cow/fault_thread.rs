@@ -19,6 +19,7 @@ use super::{
 use crate::{
     stats::{Buckets, Histogram},
     sys::uffd::Fault,
+    threads::{ThreadKind, begin as begin_thread},
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nvvmm_snapshot::{Error::PoolLocked, Resource, ask_for, wait_for_locks_at_most};
@@ -71,6 +72,7 @@ impl FaultThread {
         let thread = std::thread::Builder::new()
             .name("cow".into())
             .spawn(move || {
+                begin_thread(ThreadKind::Memory);
                 if let Err(error) = answer_all(&*engine, &stopped, &noted, &timed) {
                     gave_up.store(true, Ordering::Relaxed);
                     failed(error);

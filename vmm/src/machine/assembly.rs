@@ -24,6 +24,7 @@ use crate::memory::{GuestMemory, RamSlot, WriteLog};
 use crate::spec::VmSpec;
 use crate::spec::files::{BootFiles, FileError, OpenedFiles};
 use crate::sys::address_range::AddressRange;
+use crate::threads::{ThreadKind, begin as begin_thread};
 use crate::window;
 
 /// Parts that a machine is made from.
@@ -99,7 +100,7 @@ impl Machine {
     /// # Errors
     /// What the host lacks or refuses, or the spec asks too much, in words for the user.
     pub fn create(parts: MachineParts) -> Result<Machine> {
-        let host = Arc::new(Host::open()?);
+        let host = Host::kept_or_opened()?;
         let MachineParts {
             spec,
             files,
@@ -247,7 +248,10 @@ impl Machine {
             ask_for(Resource::Thread).map_err(host("start a vCPU thread"))?;
             let handle = std::thread::Builder::new()
                 .name(format!("nvvmm-vcpu{}", vcpu.index))
-                .spawn(move || vcpu.run(&shared))
+                .spawn(move || {
+                    begin_thread(ThreadKind::Vcpu);
+                    vcpu.run(&shared);
+                })
                 .map_err(host("start a vCPU thread"))?;
             threads.vcpus.push(handle);
         }

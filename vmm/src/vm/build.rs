@@ -2,8 +2,6 @@
 
 use std::{
     cell::OnceCell,
-    fs::File,
-    io::Read,
     path::Path,
     sync::{Arc, Mutex},
     time::Instant,
@@ -13,7 +11,7 @@ use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_protocol::{Restored, Role};
 use nvvmm_snapshot::{
     EngineKind, FaultPoint, FrameMap, Holder, Pool, SnapshotEntry, SnapshotId, SnapshotKind,
-    fault_point,
+    fault_point, fill_random,
 };
 
 use super::{
@@ -291,9 +289,7 @@ impl Builder<'_> {
             return Ok(());
         };
         let mut seed = [0; 32];
-        File::open("/dev/urandom")
-            .and_then(|mut random| random.read_exact(&mut seed))
-            .map_err(|e| VmError::io("draw random bytes for the guest", &e))?;
+        fill_random(&mut seed)?;
         agent.new_guest(Some(Restored {
             snapshot: restore.snapshot.clone(),
             vm: self.name.into(),

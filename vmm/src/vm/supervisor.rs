@@ -21,8 +21,8 @@ use super::{
 use crate::{
     checkpoint::report::{AuditReport, SnapshotReport},
     control::{
-        CaptureRequest, RestartRequest, RewindRequest, RingRequest, SnapshotRequest, VmControl,
-        VmOrigin, VmState, VmStatus,
+        CaptureRequest, RestartRequest, RewindRequest, RingRequest, SandboxStatus, SnapshotRequest,
+        VmControl, VmOrigin, VmState, VmStatus,
     },
     cow::Lack,
     error::ErrorKind,
@@ -65,6 +65,7 @@ struct Facts {
     vcpus: u8,
     memory_bytes: u64,
     origin: VmOrigin,
+    sandbox: Option<SandboxStatus>,
 }
 
 impl Facts {
@@ -94,6 +95,7 @@ impl Facts {
             vcpus,
             memory_bytes,
             origin,
+            sandbox: options.sandbox,
         }
     }
 }
@@ -246,7 +248,7 @@ impl VmControl for Supervisor {
                 true => VmState::Stopping,
                 false => VmState::Booting,
             },
-            notice: None,
+            notice: facts.sandbox.and_then(SandboxStatus::notice),
             waits_for_pid: None,
             vcpus: facts.vcpus,
             memory_bytes: facts.memory_bytes,
@@ -259,6 +261,7 @@ impl VmControl for Supervisor {
             restore: None,
             snapshots_taken: Vec::new(),
             ring: self.ring().as_ref().map(Ring::status),
+            sandbox: facts.sandbox,
         };
         if let Some(vm) = self.vm() {
             status.vcpus = vm.spec.vcpus;
@@ -268,10 +271,11 @@ impl VmControl for Supervisor {
             let counters = vm.engine.counters_now(&*vm.machine);
             status.ram = counters.unwrap_or_else(|_| vm.engine.counters());
             status.restore = vm.restore_report();
-            status.notice = match vm.faults.starved_of() {
-                Some(lack) => Some(no_space_notice(lack, vm.holder.pool())),
-                None => vm.reboot_notice.clone(),
-            };
+            if let Some(lack) = vm.faults.starved_of() {
+                status.notice = Some(no_space_notice(lack, vm.holder.pool()));
+            } else if let Some(notice) = &vm.reboot_notice {
+                status.notice = Some(notice.clone());
+            }
             vm.tell_lock_wait(&mut status);
             status.snapshots_taken.clone_from(&vm.seen().taken);
             status.state = vm.state();

@@ -164,6 +164,10 @@ pub struct StartArguments {
     /// Build the VM, but do not let the guest run until 'nvvmm resume'
     #[arg(long)]
     pub paused: bool,
+    /// Do not confine the VM process. For debugging: a guest that breaks out of its machine then has
+    /// all rights of this user
+    #[arg(long)]
+    pub no_sandbox: bool,
     /// Print the status of the VM as JSON when it runs; in the foreground only with --console none
     #[arg(long)]
     pub json: bool,

@@ -98,6 +98,7 @@ impl VmControl for Played {
             disks: Vec::new(),
             snapshots_taken: Vec::new(),
             ring: None,
+            sandbox: None,
         }
     }
 
