@@ -22,6 +22,7 @@ mod instant;
 mod kill;
 mod library;
 mod moving;
+mod other_user;
 mod ring;
 mod scrub;
 mod sharing;

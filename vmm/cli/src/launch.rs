@@ -12,9 +12,9 @@ use std::thread;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
-use nvvmm::control::{ControlClient, NameChoice, RuntimeDir, VmOrigin, VmState, VmStatus};
+use nvvmm::control::{Claim, ControlClient, NameChoice, RuntimeDir, VmOrigin, VmState, VmStatus};
 use nvvmm::spec::{DiskSpec, VmSpec};
-use nvvmm::vm::{RestoreOptions, VmExit, VmSource};
+use nvvmm::vm::{RestoreOptions, VmExit, VmSource, check_host};
 use nvvmm::{ErrorKind, VmError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -22,6 +22,7 @@ use signal_hook::iterator::Signals;
 use super::args::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, StartArguments};
 use super::console::before_escape;
 use super::error::{EXIT_FAILED, exit_code};
+use super::privileges::{self, Account, as_user};
 use super::terminal::{RawTerminal, leave_raw, tell};
 use super::vm_process::{self, ConsoleMode, VmProcess};
 use super::{detach, output, pool_path, process_commands};
@@ -106,9 +107,10 @@ fn launch(
     source: impl FnOnce() -> Result<VmSource, VmError>,
 ) -> Result<ExitCode, VmError> {
     let console = console_choice(&start)?;
+    let account = privileges::wanted(&start)?;
     if start.detach && detach::is_child() {
         let mut reported = false;
-        return match be_background_vm(&start, need, source, &mut reported) {
+        return match be_background_vm(&start, account, need, source, &mut reported) {
             // The waiting command prints it.
             Err(error) if !reported => {
                 detach::report_failed(&error);
@@ -125,7 +127,7 @@ fn launch(
             output::print(&started_text(&status))?
         }
     } else {
-        be_vm(&start, need, console, source)?;
+        be_vm(&start, account, need, console, source)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -152,15 +154,16 @@ fn console_choice(start: &StartArguments) -> Result<ConsoleChoice, VmError> {
 
 fn be_background_vm(
     start: &StartArguments,
+    account: Option<Account>,
     need: PoolNeed,
     source: impl FnOnce() -> Result<VmSource, VmError>,
     reported: &mut bool,
 ) -> Result<(), VmError> {
     let source = source()?;
-    let pool = pool_for(start, need)?;
-    let claim = RuntimeDir::of_user()?.claim(&name_choice(start), &pool)?;
+    let pool = pool_for(start, account.as_ref(), need)?;
+    let claim = claim(start, account.as_ref(), &pool)?;
     let paths = claim.paths().clone();
-    detach::become_background(&paths.log)?;
+    as_user(account.as_ref(), || detach::become_background(&paths.log))?;
     // So that a file system can be unmounted from under the shell that started the VM.
     if let Err(e) = std::env::set_current_dir("/") {
         tracing::warn!("cannot leave the working directory: {e}");
@@ -169,6 +172,7 @@ fn be_background_vm(
     ending.ask_on_signals(&[SIGINT, SIGTERM])?;
     let process = VmProcess {
         pool,
+        account,
         source,
         console: ConsoleMode::SocketOnly,
         paused: start.paused,
@@ -184,13 +188,14 @@ fn be_background_vm(
 
 fn be_vm(
     start: &StartArguments,
+    account: Option<Account>,
     need: PoolNeed,
     console: ConsoleChoice,
     source: impl FnOnce() -> Result<VmSource, VmError>,
 ) -> Result<(), VmError> {
     let source = source()?;
-    let pool = pool_for(start, need)?;
-    let claim = RuntimeDir::of_user()?.claim(&name_choice(start), &pool)?;
+    let pool = pool_for(start, account.as_ref(), need)?;
+    let claim = claim(start, account.as_ref(), &pool)?;
     let paths = claim.paths().clone();
     let ending = Arc::new(Ending::new(paths.control.clone()));
     ending.ask_on_signals(&[SIGHUP, SIGINT, SIGTERM])?;
@@ -205,6 +210,7 @@ fn be_vm(
     let is_raw = raw.is_some();
     let process = VmProcess {
         pool,
+        account,
         source,
         console: mode,
         paused: start.paused,
@@ -224,11 +230,35 @@ fn be_vm(
     printed
 }
 
-fn pool_for(start: &StartArguments, need: PoolNeed) -> Result<PathBuf, VmError> {
-    match need {
-        PoolNeed::Made => pool_path::found_or_made(&start.pool),
-        PoolNeed::Found => pool_path::found(&start.pool),
-    }
+/// Claims the VM's name in the runtime directory of the user whose VM this is.
+fn claim(start: &StartArguments, account: Option<&Account>, pool: &Path) -> Result<Claim, VmError> {
+    let runtime = || match account {
+        None => RuntimeDir::of_user(),
+        Some(account) => RuntimeDir::at(&account.runtime_dir()),
+    };
+    account.map_or(Ok(()), Account::prepare_runtime_dir)?;
+    as_user(account, || runtime()?.claim(&name_choice(start), pool))
+}
+
+/// The pool, once the host is known to have all that a VM needs: nothing is made for a VM that
+/// cannot run.
+fn pool_for(
+    start: &StartArguments,
+    account: Option<&Account>,
+    need: PoolNeed,
+) -> Result<PathBuf, VmError> {
+    let option = &start.pool;
+    let found = as_user(account, || match need {
+        PoolNeed::Made => pool_path::found_if_any(option),
+        PoolNeed::Found => pool_path::found(option).map(Some),
+    })?;
+    check_host()?;
+    let pool = match found {
+        Some(pool) => pool,
+        None => as_user(account, || pool_path::found_or_made(option))?,
+    };
+    account.map_or(Ok(()), |account| account.check_pool(&pool))?;
+    Ok(pool)
 }
 
 fn name_choice(start: &StartArguments) -> NameChoice {

@@ -10,6 +10,8 @@ fn start(console: Option<ConsoleChoice>, detach: bool, json: bool) -> StartArgum
         detach,
         console,
         paused: false,
+        uid: None,
+        gid: None,
         json,
     }
 }

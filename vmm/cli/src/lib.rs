@@ -7,10 +7,12 @@
 pub mod args;
 mod bench;
 mod bench_command;
+mod confine;
 mod console;
 mod cp;
 mod detach;
 mod diff_command;
+mod doctor;
 mod documents;
 mod error;
 mod exec;
@@ -26,6 +28,7 @@ mod partial;
 mod pool_commands;
 mod pool_map;
 mod pool_path;
+mod privileges;
 mod process_commands;
 mod progress;
 mod receive_command;
@@ -36,6 +39,7 @@ mod snapshot_commands;
 mod snapshot_tree;
 mod stats_command;
 mod stream_key;
+mod sys;
 mod terminal;
 mod values;
 mod vm_commands;
@@ -99,6 +103,7 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
         Command::Send(send) => send_command::run(&send)?,
         Command::Receive(receive) => receive_command::run(&receive)?,
         Command::Export(arguments) => export_command::run(&arguments)?,
+        Command::Doctor { pool, json } => return doctor::run(&pool, json.json),
         Command::Completions { shell } => documents::completions(shell)?,
         Command::Man { dir } => documents::man(&dir)?,
         Command::Rm { names, pool, json } => snapshot_commands::remove(&names, &pool, json.json)?,

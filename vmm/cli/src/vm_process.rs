@@ -11,6 +11,8 @@ use nvvmm::{ErrorKind, VmError};
 use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_snapshot::Pool;
 
+use super::privileges::Account;
+
 /// Switches KVM's dirty log on, so that `audit` can compare it with the engine. Only builds with
 /// debug assertions read it; tests set it, to anything.
 const DIRTY_LOG_VARIABLE: &str = "NVVMM_TEST_DIRTY_LOG";
@@ -20,6 +22,8 @@ const DIRTY_LOG_VARIABLE: &str = "NVVMM_TEST_DIRTY_LOG";
 pub struct VmProcess {
     /// The pool, which exists.
     pub pool: PathBuf,
+    /// The user that the process becomes before the guest runs.
+    pub account: Option<Account>,
     /// A new machine or a snapshot.
     pub source: VmSource,
     /// Use of this process's standard streams.
@@ -50,6 +54,9 @@ pub enum ConsoleMode {
 /// Before `on_ready`: the VM could not be started. After it: the VM had to end.
 pub fn run(process: VmProcess, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit, VmError> {
     let pool = Pool::open(&process.pool)?;
+    process
+        .account
+        .map_or(Ok(()), |account| account.become_it())?;
     let paths = process.runtime;
     let mut console = match process.console {
         ConsoleMode::SocketOnly => ConsoleStreams::default(),

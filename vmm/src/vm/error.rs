@@ -16,6 +16,10 @@ use crate::{
 const MAKE_SPACE: &str =
     "remove snapshots with 'nvvmm rm', stop VMs, or make the pool larger with 'nvvmm pool grow'";
 
+/// A group on the device is right: the sysctl vm.unprivileged_userfaultfd opens it to everybody.
+const OPEN_USERFAULTFD: &str = "run as root, or as a member of the group kvm after: sudo chgrp kvm \
+                                /dev/userfaultfd && sudo chmod 0660 /dev/userfaultfd";
+
 impl From<BlobError> for VmError {
     fn from(error: BlobError) -> Self {
         if let BlobError::OtherArchitecture(message) = error {
@@ -40,11 +44,9 @@ pub(super) fn cow_error(error: CowError) -> VmError {
     match error {
         CowError::NoSpace => VmError::new(ErrorKind::PoolFull, message).with_remedy(MAKE_SPACE),
         CowError::Pool(error) => error.into(),
-        CowError::Uffd(UffdError::NoPermission) => VmError::new(ErrorKind::HostLacks, message)
-            .with_remedy(
-                "run as root, give yourself access to /dev/userfaultfd, or sysctl \
-             vm.unprivileged_userfaultfd=1",
-            ),
+        CowError::Uffd(UffdError::NoPermission) => {
+            VmError::new(ErrorKind::HostLacks, message).with_remedy(OPEN_USERFAULTFD)
+        }
         CowError::Uffd(UffdError::KernelTooOld) => {
             VmError::new(ErrorKind::HostLacks, message).with_remedy("Linux 5.19 or newer is needed")
         }

@@ -8,6 +8,7 @@ mod audit;
 mod build;
 mod error;
 mod handle;
+mod host;
 mod life;
 mod options;
 mod process;
@@ -18,6 +19,7 @@ mod supervisor;
 
 pub use build::Builder;
 pub use handle::Vm;
+pub use host::{check_host, check_kvm, check_userfaultfd};
 pub use options::{RestoreOptions, VmExit, VmOptions, VmSource};
 pub use running::RunningVm;
 

@@ -87,7 +87,8 @@ pub struct RestoreArguments {
         value_name = "VM",
         value_parser = values::vm_name,
         conflicts_with_all = [
-            "once", "prefault", "clock", "disks", "name", "detach", "console", "paused",
+            "once", "prefault", "clock", "disks", "name", "detach", "console", "paused", "uid",
+            "gid",
         ],
     )]
     pub into: Option<String>,
@@ -136,6 +137,13 @@ pub struct StartArguments {
     /// Build the VM, but do not let the guest run until 'nvvmm resume'
     #[arg(long)]
     pub paused: bool,
+    /// For root: run the VM process as this user, a name or a number. Files that the VM uses must
+    /// be the user's, or open to the user
+    #[arg(long, value_name = "USER")]
+    pub uid: Option<String>,
+    /// Group of the VM process, a name or a number (default: the group of the user)
+    #[arg(long, value_name = "GROUP", requires = "uid")]
+    pub gid: Option<String>,
     /// Print the status of the VM as JSON when it runs; in the foreground only with --console none
     #[arg(long)]
     pub json: bool,
