@@ -1,5 +1,7 @@
 //! Checks of what every VM needs, and of limits that it meets.
 
+use nvvmm::VmError;
+
 use super::host::{FILE_SIZE, Host, LOCKED_MEMORY, OPEN_FILES, PROCESSES};
 use super::{Finding, State};
 use crate::output;
@@ -67,7 +69,28 @@ fn kvm(host: &Host) -> Finding {
             "KVM",
             "/dev/kvm can be opened, and has all that nvvmm needs",
         ),
-        Err(error) => Finding::failed("KVM", State::Missing, error),
+        Err(error) => lacking(host, "KVM", "/dev/kvm", error),
+    }
+}
+
+/// A failure as the start of a VM tells it; with the exact command where only a permission is missing.
+fn lacking(host: &Host, check: &'static str, device: &str, error: &VmError) -> Finding {
+    let finding = Finding::failed(check, State::Missing, error);
+    if !host.exists(device) || host.is_open_to_us(device) {
+        return finding;
+    }
+    let join = |group: &str| format!("sudo usermod -aG {group} $USER, then log in again");
+    let remedy = match host.group_of(device) {
+        Some(group) => join(&group),
+        // scripts/install.sh makes a rule of it.
+        None => format!(
+            "sudo sh -c 'groupadd -rf kvm; chgrp kvm {device}; chmod 0660 {device}' && {}",
+            join("kvm")
+        ),
+    };
+    Finding {
+        remedy: Some(remedy),
+        ..finding
     }
 }
 
@@ -106,7 +129,7 @@ fn virtualisation(host: &Host) -> Finding {
 fn userfaultfd(host: &Host) -> Finding {
     let (check, device) = ("userfaultfd", "/dev/userfaultfd");
     if let Err(error) = &host.tried.userfaultfd {
-        return Finding::failed(check, State::Missing, error);
+        return lacking(host, check, device, error);
     }
     let all = "it write-protects shared memory";
     if host.is_open_to_us(device) {

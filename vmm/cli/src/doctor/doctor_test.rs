@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use nvvmm::ErrorKind;
@@ -128,6 +129,27 @@ fn the_start_of_a_vm_and_the_doctor_use_the_same_words() {
     let mut played = Played::good();
     played.host.tried.runtime_dir = lack("the runtime directory /x is open to other users");
     played.cannot_run("runtime directory", "open to other users");
+}
+
+#[test]
+fn a_missing_permission_is_mended_by_one_exact_command() {
+    let mut played = Played::good();
+    if nix::unistd::geteuid().is_root() {
+        // Root may open anything.
+        return;
+    }
+    played.host.tried.kvm = lack("cannot open /dev/kvm: Permission denied");
+    let closed = |mode| {
+        let mode = fs::Permissions::from_mode(mode);
+        fs::set_permissions(played.path("dev/kvm"), mode).unwrap();
+    };
+    closed(0o000);
+    let remedy = played.finding("KVM").remedy.unwrap();
+    assert!(remedy.contains("chgrp kvm /dev/kvm"), "{remedy}");
+    // Its owner is not asked for the rights of the group.
+    closed(0o060);
+    let remedy = played.finding("KVM").remedy.unwrap();
+    assert!(remedy.starts_with("sudo usermod -aG"), "{remedy}");
 }
 
 #[test]

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{AccessFlags, access, geteuid};
+use nix::unistd::{AccessFlags, Group, access, geteuid};
 use nvvmm::VmError;
 use nvvmm::control::RuntimeDir;
 use nvvmm::vm::{check_kvm, check_userfaultfd};
@@ -98,6 +99,18 @@ impl Host {
     /// True if this user may read and write a file.
     pub fn is_open_to_us(&self, path: &str) -> bool {
         access(&self.at(path), AccessFlags::R_OK | AccessFlags::W_OK).is_ok()
+    }
+
+    /// The group that may read and write a device, if that is not root's.
+    pub fn group_of(&self, path: &str) -> Option<String> {
+        let found = std::fs::metadata(self.at(path)).ok()?;
+        if found.gid() == 0 || found.mode() & 0o060 != 0o060 {
+            return None;
+        }
+        match Group::from_gid(found.gid().into()) {
+            Ok(Some(group)) => Some(group.name),
+            _ => Some(found.gid().to_string()),
+        }
     }
 
     /// Names in a directory that begin with `start`, in order.

@@ -72,7 +72,7 @@ impl Finding {
         }
     }
 
-    /// What the start of a VM would say.
+    /// A failure as the start of a VM tells it.
     fn failed(check: &'static str, state: State, error: &VmError) -> Self {
         Self {
             check,
