@@ -73,7 +73,7 @@ fn kvm(host: &Host) -> Finding {
     }
 }
 
-/// A failure as the start of a VM tells it; with the exact command where only a permission is missing.
+/// A failure as the start of a VM tells it; with the exact command where a permission is missing.
 fn lacking(host: &Host, check: &'static str, device: &str, error: &VmError) -> Finding {
     let finding = Finding::failed(check, State::Missing, error);
     if !host.exists(device) || host.is_open_to_us(device) {
