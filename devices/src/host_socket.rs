@@ -6,10 +6,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{
+    AddressFamily, Shutdown, SockFlag, SockType, UnixAddr, connect, shutdown, socket,
+};
 
 use crate::sys;
 
@@ -18,7 +21,12 @@ pub struct HostSocket {
     pub(crate) listener: UnixListener,
     path: PathBuf,
     stopped: AtomicBool,
+    connector: Option<Connector>,
 }
+
+/// Connects to the program that listens at the path of a [`HostSocket`] with `_` and this number
+/// added.
+pub type Connector = Arc<dyn Fn(u32) -> io::Result<UnixStream> + Send + Sync>;
 
 impl HostSocket {
     /// Listens at `path`. A socket file that a dead process left there is replaced.
@@ -38,6 +46,7 @@ impl HostSocket {
             listener,
             path: path.to_owned(),
             stopped: AtomicBool::new(false),
+            connector: None,
         };
         std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
         socket.listener.set_nonblocking(true)?;
@@ -71,6 +80,25 @@ impl HostSocket {
         let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
     }
 
+    /// Has `connector` make the connections of [`HostSocket::connect`]: for a process that may not
+    /// connect by itself.
+    pub fn with_connector(mut self, connector: Connector) -> Self {
+        self.connector = Some(connector);
+        self
+    }
+
+    /// Connects to the program of the host that listens at this path with `_` and `port` added.
+    /// Never waits for that program: one that does not accept is not there.
+    ///
+    /// # Errors
+    /// What connect(2) says.
+    pub(crate) fn connect(&self, port: u32) -> io::Result<UnixStream> {
+        match &self.connector {
+            Some(connector) => connector(port),
+            None => connect_to_port(&self.path, port),
+        }
+    }
+
     /// Path of the socket.
     pub fn path(&self) -> &Path {
         &self.path
@@ -81,6 +109,20 @@ impl AsFd for HostSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
+}
+
+/// Connects, without waiting, to whoever listens at `path` with `_` and `port` added. The stream
+/// is non-blocking.
+///
+/// # Errors
+/// What connect(2) says.
+pub fn connect_to_port(path: &Path, port: u32) -> io::Result<UnixStream> {
+    let mut path = path.as_os_str().to_owned();
+    path.push(format!("_{port}"));
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(fd.as_raw_fd(), &UnixAddr::new(&PathBuf::from(path))?)?;
+    Ok(UnixStream::from(fd))
 }
 
 /// True for a socket file at `path` that nobody listens at.

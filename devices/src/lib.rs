@@ -20,7 +20,7 @@ pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusError};
 pub use console::{Console, ConsoleInput, ConsoleOut, ConsoleStreams};
-pub use host_socket::HostSocket;
+pub use host_socket::{Connector, HostSocket, connect_to_port};
 pub use irq::{CountingIrq, IrqLine};
 pub use lifecycle::{Device, LifecycleError, SavedDevice};
 pub use power::{

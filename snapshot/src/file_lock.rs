@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -89,6 +90,45 @@ pub(crate) fn reopen(file: &File, path: &Path) -> Result<File> {
         .write(true)
         .open(own)
         .map_err(Error::io(format!("opening {} again", path.display())))
+}
+
+/// Openings of the pool's file for holders that are made later.
+#[derive(Debug, Default)]
+pub(crate) struct SpareFiles {
+    state: Mutex<Spares>,
+}
+
+#[derive(Debug, Default)]
+struct Spares {
+    files: Vec<File>,
+    kept_max: usize,
+}
+
+impl SpareFiles {
+    /// Keeps `count` openings from now on.
+    pub(crate) fn fill(&self, file: &File, path: &Path, count: usize) -> Result<()> {
+        let mut spares = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        spares.kept_max = count;
+        while spares.files.len() < count {
+            let spare = reopen(file, path)?;
+            spares.files.push(spare);
+        }
+        Ok(())
+    }
+
+    /// An opening that has no lock: a spare one, or a new one.
+    pub(crate) fn take(&self, file: &File, path: &Path) -> Result<File> {
+        let mut spares = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        spares.files.pop().map_or_else(|| reopen(file, path), Ok)
+    }
+
+    /// Gives an opening back, which has no lock any more. It is closed unless spares are kept.
+    pub(crate) fn give_back(&self, file: File) {
+        let mut spares = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if spares.files.len() < spares.kept_max {
+            spares.files.push(file);
+        }
+    }
 }
 
 fn mode_type(mode: LockMode) -> i16 {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::catalog::{CatalogMemory, PoolWrites, WriteCounters};
 use crate::durability::{Durability, DurabilityLimit};
 use crate::error::{Error, Result};
+use crate::file_lock::SpareFiles;
 use crate::layout::superblock::SuperblockV2;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
 use crate::region::Medium;
@@ -27,6 +28,8 @@ pub struct Pool {
     pub(crate) catalog: Mutex<CatalogMemory>,
     pub(crate) writes: WriteCounters,
     pub(crate) next_chunk: AtomicU32,
+    /// For holders to come; only a process that opens files ahead has any.
+    pub(crate) spare_files: SpareFiles,
     /// Set when opening succeeded: until then, closing must not mark the pool as closed in order.
     pub(crate) in_order: AtomicBool,
 }
@@ -40,6 +43,16 @@ impl Pool {
     /// The path of the pool.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Opens all files ahead that the pool may need later, for a process that confines itself:
+    /// `holders` holders of it can then be made without opening a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open_ahead(&self, holders: usize) -> Result<()> {
+        crate::random::open_ahead()?;
+        self.spare_files.fill(&self.file, &self.path, holders)
     }
 
     /// The kind of medium that the pool is on.

@@ -103,6 +103,7 @@ pub use pool::{
     MapInside, PoolInside, PoolMap, PoolStatus, Reference, SegmentInside, SnapshotEntry,
     SnapshotInside, SnapshotSpace, SuperblockInside,
 };
+pub use random::fill_random;
 pub use reader::SnapshotReader;
 pub use region::{EngineKind, Medium};
 pub use scrub::{DamagedFrame, ScrubProgress, ScrubReport};

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 use crate::identity::Identity;
@@ -25,8 +26,29 @@ pub(crate) fn random_uuid() -> Result<[u8; 16]> {
 }
 
 /// Fills bytes with random ones of the kernel.
-pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<()> {
-    File::open("/dev/urandom")
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn fill_random(bytes: &mut [u8]) -> Result<()> {
+    device()
         .and_then(|mut random| random.read_exact(bytes))
         .map_err(Error::io("reading /dev/urandom"))
+}
+
+/// Opens the device, so that later calls open nothing.
+pub(crate) fn open_ahead() -> Result<()> {
+    device()
+        .map(drop)
+        .map_err(Error::io("opening /dev/urandom"))
+}
+
+fn device() -> std::io::Result<&'static File> {
+    static DEVICE: OnceLock<File> = OnceLock::new();
+    match DEVICE.get() {
+        Some(device) => Ok(device),
+        None => {
+            let opened = File::open("/dev/urandom")?;
+            Ok(DEVICE.get_or_init(|| opened))
+        }
+    }
 }

@@ -24,6 +24,7 @@ mod library;
 mod moving;
 mod other_user;
 mod ring;
+mod sandbox;
 mod scrub;
 mod sharing;
 mod tree;

@@ -34,7 +34,7 @@ const LAYERS: &[Layers] = &[
             "memory",
             "sys",
             "stats",
-            "error spec",
+            "error spec threads",
         ],
     },
     Layers {

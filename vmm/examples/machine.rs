@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use nvvmm::machine::{Hold, Machine, MachineEvent, MachineParts, MachineStateV1};
 use nvvmm::memory::{GuestRam, WriteLog};
-use nvvmm::spec::{DiskSpec, VmSpec};
+use nvvmm::spec::{DiskSpec, VmSpec, files::OpenedFiles};
 use nvvmm_devices::ConsoleStreams;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -51,8 +51,10 @@ struct Args {
 
 fn build(spec: &VmSpec, ram: &GuestRam, dirty_log: bool) -> Result<Machine> {
     let console = ConsoleStreams::stdio(true)?;
+    let files = OpenedFiles::open(spec)?;
     let parts = MachineParts {
         spec,
+        files: &files,
         memory: Arc::clone(ram.memory()),
         slots: ram.slots(),
         console,

@@ -42,6 +42,7 @@ pub mod ring;
 pub mod spec;
 pub mod stats;
 pub mod sys;
+pub mod threads;
 pub mod vm;
 pub mod window;
 

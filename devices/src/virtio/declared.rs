@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vm_memory::GuestMemory;
 
-use super::block::BlockError;
+use super::block::{BlockError, RawDisk};
 use super::device::VirtioDevice;
 use super::pmem::PmemBacking;
 use crate::host_socket::HostSocket;
@@ -38,6 +38,8 @@ pub struct DeviceId {
 
 /// Parts of the machine that devices are made with, and what some devices give back to it.
 pub struct DeviceHost {
+    /// Storage of the disks that are still to be made, in their order.
+    pub disks: std::vec::IntoIter<RawDisk>,
     /// The host's side of the vsock device, if there is one.
     pub vsock: Option<Arc<HostSocket>>,
     /// Called when the guest's driver releases a pmem device.

@@ -7,7 +7,7 @@ mod stale;
 mod unused;
 
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) use commit::Provenance;
 pub use commit::{Committed, NewMap, NewSnapshot};
@@ -38,8 +38,26 @@ pub struct Holder {
     slot: u32,
     name: String,
     stale: Stale,
-    /// The lock on it says that the holder lives. It goes last.
-    _alive: File,
+    /// It goes last.
+    _alive: Alive,
+}
+
+/// An opening of the pool whose lock says that a holder lives.
+struct Alive {
+    pool: Arc<Pool>,
+    slot: u32,
+    file: Option<File>,
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        // A lock that cannot be given back ends with the file.
+        if let Some(file) = self.file.take()
+            && file_lock::unlock(&file, LockPlace::Holder(self.slot)).is_ok()
+        {
+            self.pool.spare_files.give_back(file);
+        }
+    }
 }
 
 impl Pool {
@@ -52,7 +70,7 @@ impl Pool {
         check_name(name)?;
         let mut lock = CatalogLock::take(self)?;
         reclaim_dead_holders(&mut lock)?;
-        let alive = file_lock::reopen(self.file(), self.path())?;
+        let alive = self.spare_files.take(self.file(), self.path())?;
         for slot in 0..HOLDER_SLOTS {
             if self.store.holder_slot_is_used(slot)?
                 || !file_lock::try_lock(&alive, LockPlace::Holder(slot), LockMode::Exclusive)?
@@ -70,7 +88,11 @@ impl Pool {
                 slot,
                 name: name.to_owned(),
                 stale: Stale::default(),
-                _alive: alive,
+                _alive: Alive {
+                    pool: Arc::clone(self),
+                    slot,
+                    file: Some(alive),
+                },
             });
         }
         Err(Error::TooManyHolders {
@@ -82,6 +104,16 @@ impl Pool {
 /// The start of this process, in clock ticks after boot: field 22 of proc_pid_stat(5), 0 when it
 /// cannot be read.
 fn process_start_ticks() -> u64 {
+    // A process may be confined when it makes its next holder. A forked one has another number.
+    static KNOWN: Mutex<Option<(u32, u64)>> = Mutex::new(None);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    match *known {
+        Some((process, ticks)) if process == std::process::id() => ticks,
+        _ => known.insert((std::process::id(), read_start_ticks())).1,
+    }
+}
+
+fn read_start_ticks() -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // The command's name may hold spaces; fields are counted from behind its closing parenthesis.
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);

@@ -15,7 +15,7 @@ use crate::catalog_lock::CatalogLock;
 use crate::clock::unix_ns;
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
-use crate::file_lock::{self, LockMode, LockPlace};
+use crate::file_lock::{self, LockMode, LockPlace, SpareFiles};
 use crate::handle::Pool;
 use crate::layout::runtime::{
     BOOT_ID_OFFSET, CLEAN, CLEAN_OFFSET, COMMITTED_OFFSET, DIRTY, DIRTY_OFFSET, committed_word,
@@ -141,6 +141,7 @@ impl Pool {
             catalog: Mutex::new(CatalogMemory::default()),
             writes: WriteCounters::default(),
             next_chunk: AtomicU32::new(0),
+            spare_files: SpareFiles::default(),
             in_order: AtomicBool::new(false),
         };
         pool.recover(first)?;

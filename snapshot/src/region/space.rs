@@ -30,7 +30,10 @@ pub(crate) fn available_bytes(file: &File, medium: Medium) -> Result<u64> {
 fn huge_pages_available_bytes() -> Result<u64> {
     let count = |name: &str| -> Result<u64> {
         let path = format!("/sys/kernel/mm/hugepages/hugepages-2048kB/{name}");
-        let text = std::fs::read_to_string(&path).map_err(Error::io(format!("reading {path}")))?;
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if is_confined(&error) => return Ok(0),
+            read => read.map_err(Error::io(format!("reading {path}")))?,
+        };
         Ok(text.trim().parse().unwrap_or(0))
     };
     let free = count("free_hugepages")?.saturating_sub(count("resv_hugepages")?);
@@ -38,10 +41,21 @@ fn huge_pages_available_bytes() -> Result<u64> {
     Ok(free.saturating_add(more).saturating_mul(CHUNK_SIZE_BYTES))
 }
 
-/// `MemAvailable` of proc_meminfo(5): a tmpfs may be allowed more than the host has.
+/// True for the answer to a process that may open no file any more.
+fn is_confined(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::NotFound
+    )
+}
+
+/// `MemAvailable` of proc_meminfo(5): a tmpfs may be allowed more than the host has. A confined
+/// process cannot read it; then the tmpfs's own limit counts alone.
 fn memory_available_bytes() -> Result<u64> {
-    let text =
-        std::fs::read_to_string("/proc/meminfo").map_err(Error::io("reading /proc/meminfo"))?;
+    let text = match std::fs::read_to_string("/proc/meminfo") {
+        Err(error) if is_confined(&error) => return Ok(u64::MAX),
+        read => read.map_err(Error::io("reading /proc/meminfo"))?,
+    };
     let kib = text
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"))

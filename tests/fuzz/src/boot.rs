@@ -3,15 +3,15 @@
 //! The first bytes are the machine (see [`Choice::read`]). The rest is the kernel file.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::Path;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nvvmm::arch::boot::acpi::{AcpiDevice, AcpiParts, PowerRegisters};
 use nvvmm::arch::boot::layout::{ACPI, CMDLINE, HIMEM, PDPT, PML4, ZERO_PAGE};
 use nvvmm::arch::boot::{BootParts, Entry, load};
-use nvvmm::spec::VmSpec;
+use nvvmm::spec::{VmSpec, files::BootFile};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::script::Script;
@@ -86,12 +86,12 @@ impl Choice {
     }
 }
 
-/// A file in memory, and a path by which others can open it.
-fn file(bytes: &[u8]) -> (OwnedFd, PathBuf) {
+/// A file in memory, opened.
+fn file(bytes: &[u8]) -> BootFile {
     let file = File::from(memfd_create(c"file", MFdFlags::MFD_CLOEXEC).expect("a memory file"));
     file.write_all_at(bytes, 0).expect("room in memory");
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    (OwnedFd::from(file), path.into())
+    BootFile::open(BootFile::KERNEL, Path::new(&path)).expect("a regular file")
 }
 
 /// Runs one input.
@@ -115,8 +115,8 @@ pub fn run(input: &[u8]) {
         },
     };
     let parts = BootParts {
-        kernel: &kernel.1,
-        initramfs: initramfs.as_ref().map(|(_, path)| path.as_path()),
+        kernel: &kernel,
+        initramfs: initramfs.as_ref(),
         cmdline: &choice.cmdline,
         vcpus: choice.vcpus,
         acpi: &acpi,

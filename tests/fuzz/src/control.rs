@@ -74,6 +74,7 @@ impl VmControl for CountingVm {
             restore: None,
             snapshots_taken: Vec::new(),
             ring: None,
+            sandbox: None,
         }
     }
 

@@ -4,16 +4,19 @@
 use std::fs::File;
 use std::io::{Write, stdin};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
-use nvvmm::control::{Claim, ControlClient, NameChoice, RuntimeDir, VmOrigin, VmState, VmStatus};
+use nvvmm::control::{Claim, NameChoice, RuntimeDir, VmControl, VmOrigin, VmState, VmStatus};
+use nvvmm::spec::files::BootFile;
 use nvvmm::spec::{DiskSpec, VmSpec};
+use nvvmm::threads::ThreadKind;
 use nvvmm::vm::{RestoreOptions, VmExit, VmSource, check_host};
 use nvvmm::{ErrorKind, VmError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -24,8 +27,8 @@ use super::console::before_escape;
 use super::error::{EXIT_FAILED, exit_code};
 use super::privileges::{self, Account, as_user};
 use super::terminal::{RawTerminal, leave_raw, tell};
-use super::vm_process::{self, ConsoleMode, VmProcess};
-use super::{detach, output, pool_path, process_commands};
+use super::vm_process::{ConsoleMode, VmProcess};
+use super::{detach, output, pool_path, process_commands, sandbox};
 
 /// `nvvmm run`.
 pub fn run(arguments: RunArguments) -> Result<ExitCode, VmError> {
@@ -39,10 +42,10 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, VmError> {
         start,
     } = arguments;
     launch(start, PoolNeed::Made, || {
-        let kernel = readable("kernel", &kernel)?;
+        let kernel = to_boot(BootFile::KERNEL, &kernel)?;
         let initramfs = initramfs
             .as_deref()
-            .map(|path| readable("initramfs", path))
+            .map(|path| to_boot(BootFile::INITRAMFS, path))
             .transpose()?;
         let spec = VmSpec::builder(kernel)
             .initramfs(initramfs)
@@ -108,6 +111,9 @@ fn launch(
 ) -> Result<ExitCode, VmError> {
     let console = console_choice(&start)?;
     let account = privileges::wanted(&start)?;
+    if !start.no_sandbox && (!start.detach || detach::is_child()) {
+        sandbox::close_inherited_files();
+    }
     if start.detach && detach::is_child() {
         let mut reported = false;
         return match be_background_vm(&start, account, need, source, &mut reported) {
@@ -162,27 +168,28 @@ fn be_background_vm(
     let source = source()?;
     let pool = pool_for(start, account.as_ref(), need)?;
     let claim = claim(start, account.as_ref(), &pool)?;
-    let paths = claim.paths().clone();
-    as_user(account.as_ref(), || detach::become_background(&paths.log))?;
+    let name = claim.paths().name.clone();
+    as_user(account.as_ref(), || {
+        detach::become_background(&claim.paths().log)
+    })?;
     // So that a file system can be unmounted from under the shell that started the VM.
     if let Err(e) = std::env::set_current_dir("/") {
         tracing::warn!("cannot leave the working directory: {e}");
     }
-    let ending = Arc::new(Ending::new(paths.control.clone()));
+    let process = VmProcess::open(claim, &pool, source, account.as_ref(), !start.no_sandbox)?;
+    let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGINT, SIGTERM])?;
-    let process = VmProcess {
-        pool,
-        account,
-        source,
-        console: ConsoleMode::SocketOnly,
-        paused: start.paused,
-        runtime: paths.clone(),
-    };
-    let exit = vm_process::run(process, &mut |status| {
-        detach::report_ready(status);
-        *reported = true;
-    })?;
-    tracing::info!("{}", exit_text(&paths.name, &exit));
+    let on_control = |control| ending.can_ask(control);
+    let exit = process.run(
+        ConsoleMode::SocketOnly,
+        start.paused,
+        on_control,
+        |status| {
+            detach::report_ready(status);
+            *reported = true;
+        },
+    )?;
+    tracing::info!("{}", exit_text(&name, &exit));
     Ok(())
 }
 
@@ -196,8 +203,9 @@ fn be_vm(
     let source = source()?;
     let pool = pool_for(start, account.as_ref(), need)?;
     let claim = claim(start, account.as_ref(), &pool)?;
-    let paths = claim.paths().clone();
-    let ending = Arc::new(Ending::new(paths.control.clone()));
+    let name = claim.paths().name.clone();
+    let process = VmProcess::open(claim, &pool, source, account.as_ref(), !start.no_sandbox)?;
+    let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGHUP, SIGINT, SIGTERM])?;
     let (mode, raw) = match console {
         ConsoleChoice::None => (ConsoleMode::SocketOnly, None),
@@ -208,16 +216,9 @@ fn be_vm(
         }
     };
     let is_raw = raw.is_some();
-    let process = VmProcess {
-        pool,
-        account,
-        source,
-        console: mode,
-        paused: start.paused,
-        runtime: paths.clone(),
-    };
     let mut printed = Ok(());
-    let exit = vm_process::run(process, &mut |status| {
+    let on_control = |control| ending.can_ask(control);
+    let exit = process.run(mode, start.paused, on_control, |status| {
         if start.json {
             printed = output::print_json(status);
         } else {
@@ -226,7 +227,7 @@ fn be_vm(
     });
     drop(raw);
     let exit = exit?;
-    tell(&format!("nvvmm: {}\n", exit_text(&paths.name, &exit)));
+    tell(&format!("nvvmm: {}\n", exit_text(&name, &exit)));
     printed
 }
 
@@ -268,11 +269,20 @@ fn name_choice(start: &StartArguments) -> NameChoice {
         .map_or(NameChoice::MadeUp, NameChoice::Given)
 }
 
-/// `path` made absolute, when it can be read.
+/// `path` made absolute, when a guest can be booted from it. The VM opens it by itself.
+fn to_boot(what: &'static str, path: &Path) -> Result<PathBuf, VmError> {
+    BootFile::open(what, path)?;
+    let failed = |e| VmError::io(format_args!("find {what} {}", path.display()), &e);
+    std::path::absolute(path).map_err(failed)
+}
+
+/// `path` made absolute, when it can be read. Does not wait for the other end of a pipe.
 fn readable(what: &str, path: &Path) -> Result<PathBuf, VmError> {
     let failed =
         |e: std::io::Error| VmError::io(format_args!("read the {what} {}", path.display()), &e);
-    let file = File::open(path).map_err(failed)?;
+    let mut options = File::options();
+    let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = options.open(path).map_err(failed)?;
     if file.metadata().map_err(failed)?.is_dir() {
         return Err(VmError::new(
             ErrorKind::Usage,
@@ -295,18 +305,16 @@ fn readable_disks(disks: Vec<DiskSpec>) -> Result<Vec<DiskSpec>, VmError> {
 }
 
 /// Ends this VM process when the user asks for it by key or signal.
-#[derive(Debug)]
+#[derive(Default)]
 struct Ending {
-    control: PathBuf,
+    control: OnceLock<Arc<dyn VmControl>>,
     asked: AtomicBool,
 }
 
 impl Ending {
-    fn new(control: PathBuf) -> Self {
-        Self {
-            control,
-            asked: AtomicBool::new(false),
-        }
+    /// The VM can be asked to stop from now on.
+    fn can_ask(&self, control: Arc<dyn VmControl>) {
+        let _ = self.control.set(control);
     }
 
     /// The first time, the way that `nvvmm stop` goes. A VM that is not up yet, or that is asked a
@@ -318,11 +326,9 @@ impl Ending {
         }
         let ending = Arc::clone(self);
         let asking = thread::Builder::new().name("ending".into()).spawn(move || {
-            if ControlClient::connect(&ending.control)
-                .and_then(|mut vm| vm.stop())
-                .is_err()
-            {
-                end_now();
+            match ending.control.get().map(|vm| vm.stop()) {
+                Some(Ok(())) => {}
+                None | Some(Err(_)) => end_now(),
             }
         });
         if asking.is_err() {
@@ -336,7 +342,10 @@ impl Ending {
         let ending = Arc::clone(self);
         thread::Builder::new()
             .name("signals".into())
-            .spawn(move || signals.forever().for_each(|_| ending.ask()))
+            .spawn(move || {
+                sandbox::begin_thread(ThreadKind::Control);
+                signals.forever().for_each(|_| ending.ask());
+            })
             .map_err(failed)?;
         Ok(())
     }
@@ -361,7 +370,10 @@ fn read_keyboard(is_terminal: bool, ending: Arc<Ending>) -> Result<OwnedFd, VmEr
     }
     thread::Builder::new()
         .name("keyboard".into())
-        .spawn(move || carry_keys(File::from(typed), is_terminal, &ending))
+        .spawn(move || {
+            sandbox::begin_thread(ThreadKind::Control);
+            carry_keys(File::from(typed), is_terminal, &ending);
+        })
         .map_err(|e| VmError::io("read the keyboard", &e))?;
     Ok(input)
 }

@@ -9,6 +9,7 @@ fn start(console: Option<ConsoleChoice>, detach: bool, json: bool) -> StartArgum
         pool: PoolOption::default(),
         detach,
         console,
+        no_sandbox: false,
         paused: false,
         uid: None,
         gid: None,
@@ -33,6 +34,7 @@ fn status(origin: VmOrigin, restore: Option<RestoreReport>) -> VmStatus {
         disks: Vec::new(),
         snapshots_taken: Vec::new(),
         ring: None,
+        sandbox: None,
     }
 }
 

@@ -33,6 +33,7 @@ mod process_commands;
 mod progress;
 mod receive_command;
 mod ring_commands;
+mod sandbox;
 mod scrub_command;
 mod send_command;
 mod snapshot_commands;

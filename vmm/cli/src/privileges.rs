@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::sys::prctl::set_dumpable;
 use nix::unistd::{
     Gid, Group, Uid, User, chown, geteuid, getgrouplist, getgroups, getresgid, getresuid, setegid,
     seteuid, setgroups, setresgid, setresuid,
@@ -199,7 +200,10 @@ impl Account {
         setgroups(&self.groups).map_err(failed)?;
         setresgid(self.gid, self.gid, self.gid).map_err(failed)?;
         setresuid(self.uid, self.uid, self.uid).map_err(failed)?;
-        self.check()
+        self.check()?;
+        // The change of the user cleared it, and with it the way to the process's own /proc files.
+        // The sandbox, which uses them, clears it again.
+        set_dumpable(true).map_err(failed)
     }
 
     /// Has the kernel treat this process as this user from now on, until it is dropped.

@@ -25,6 +25,7 @@ fn status() -> VmStatus {
         disks: Vec::new(),
         snapshots_taken: Vec::new(),
         ring: None,
+        sandbox: None,
     }
 }
 

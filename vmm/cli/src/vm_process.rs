@@ -1,37 +1,47 @@
 //! The VM process: a VM with a name in the registry and a control socket, until it ends.
+//!
+//! At first it is a launcher: [`VmProcess::open`] opens everything and confines the process
+//! (`sandbox`), which has one thread until then. [`VmProcess::run`] builds the VM and runs it.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
 
-use nvvmm::control::{ControlServer, VmRuntimePaths, VmStatus};
+use nvvmm::control::{Claim, ControlServer, SandboxStatus, VmControl, VmRuntimePaths, VmStatus};
 use nvvmm::cow::Techniques;
-use nvvmm::vm::{Vm, VmExit, VmOptions, VmSource};
+use nvvmm::spec::files::OpenedFiles;
+use nvvmm::threads::ThreadKind;
+use nvvmm::vm::{self, Vm, VmExit, VmOptions, VmSource, VsockSockets};
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_snapshot::Pool;
 
-use super::privileges::Account;
+use super::privileges::{Account, as_user};
+use super::sandbox::{self, Helper};
 
 /// Switches KVM's dirty log on, so that `audit` can compare it with the engine. Only builds with
 /// debug assertions read it; tests set it, to anything.
 const DIRTY_LOG_VARIABLE: &str = "NVVMM_TEST_DIRTY_LOG";
+/// Has a fault point wait for a file, which a confined process could not see.
+#[cfg(debug_assertions)]
+const FAULT_WAIT_VARIABLE: &str = "NVVMM_FAULT_WAIT";
 
-/// Everything that one VM process needs. All paths are absolute.
-#[derive(Debug)]
+/// A process that has all that its VM needs, and is confined unless that was not wanted.
 pub struct VmProcess {
-    /// The pool, which exists.
-    pub pool: PathBuf,
-    /// The user that the process becomes before the guest runs.
-    pub account: Option<Account>,
-    /// A new machine or a snapshot.
-    pub source: VmSource,
-    /// Use of this process's standard streams.
-    pub console: ConsoleMode,
-    /// Build the machine but do not let the guest run until it is resumed.
-    pub paused: bool,
-    /// Name of the VM, claimed in the registry already, and paths of its sockets.
-    pub runtime: VmRuntimePaths,
+    source: VmSource,
+    pool: Arc<Pool>,
+    control: UnixListener,
+    console: HostSocket,
+    vsock: VsockSockets,
+    files: Option<OpenedFiles>,
+    dirty_log: bool,
+    techniques: Techniques,
+    sandbox: SandboxStatus,
+    paths: VmRuntimePaths,
+    /// Dropped last: others see the VM until then.
+    _name: Name,
 }
 
 /// Streams of the guest's console besides its socket [`VmRuntimePaths::console`].
@@ -47,39 +57,138 @@ pub enum ConsoleMode {
     SocketOnly,
 }
 
-/// Runs the VM until it ends. Calls `on_ready` once, when the control socket answers and the guest
-/// runs, or when the machine is built and paused if that was asked for.
-///
-/// # Errors
-/// Before `on_ready`: the VM could not be started. After it: the VM had to end.
-pub fn run(process: VmProcess, on_ready: &mut dyn FnMut(&VmStatus)) -> Result<VmExit, VmError> {
-    let pool = Pool::open(&process.pool)?;
-    process
-        .account
-        .map_or(Ok(()), |account| account.become_it())?;
-    let paths = process.runtime;
-    let mut console = match process.console {
-        ConsoleMode::SocketOnly => ConsoleStreams::default(),
-        ConsoleMode::Stdio { input } => {
-            let mut streams =
-                ConsoleStreams::stdio(false).map_err(|e| VmError::io("open the console", &e))?;
-            streams.input = Some(File::from(input));
-            streams
+/// The VM's name in the registry, and whoever removes its files at the end.
+struct Name {
+    claim: Option<Claim>,
+    helper: Option<Helper>,
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        let (Some(claim), Some(helper)) = (self.claim.take(), &self.helper) else {
+            return;
+        };
+        if let Err(error) = helper.remove_files() {
+            tracing::warn!(%error, "the files of the VM stay until the next command looks at them");
         }
-    };
-    let socket = HostSocket::bind(&paths.console);
-    console.socket = Some(socket.map_err(|e| VmError::io("make the console socket", &e))?);
-    let options = VmOptions {
-        name: paths.name,
-        paused: process.paused,
-        console,
-        vsock: Some(paths.vsock),
-        dirty_log: cfg!(debug_assertions) && std::env::var_os(DIRTY_LOG_VARIABLE).is_some(),
-        techniques: Techniques::from_environment()
-            .map_err(|cause| VmError::new(ErrorKind::Usage, cause))?,
-    };
-    let vm = Vm::begin(&pool, process.source, options)?;
-    let _server = ControlServer::start(&paths.control, vm.control())?;
-    on_ready(&vm.wait_ready()?);
-    vm.wait()
+        claim.keep_without_files();
+    }
+}
+
+impl VmProcess {
+    /// Opens all that the VM needs while it lives, becomes the user of `account`, and confines this
+    /// process if `confined`. The process must have one thread. All paths are absolute; the pool exists.
+    ///
+    /// # Errors
+    /// Something cannot be opened, or the process cannot be confined.
+    pub fn open(
+        claim: Claim,
+        pool: &Path,
+        source: VmSource,
+        account: Option<&Account>,
+        confined: bool,
+    ) -> Result<Self, VmError> {
+        let paths = claim.paths().clone();
+        let directory = claim.directory().path().to_owned();
+        let confined = confined && !waits_for_files();
+        // Before anything is open that must not outlive this process.
+        let helper = confined
+            .then(|| Helper::start(&claim, account))
+            .transpose()?;
+        let name = Name {
+            claim: Some(claim),
+            helper,
+        };
+        // The pool and the sockets are the user's, also if root starts the process.
+        let pool = as_user(account, || Ok(Pool::open(pool)?))?;
+        let (console, mut vsock, control) = as_user(account, || bind(&paths))?;
+        if let Some(helper) = &name.helper {
+            vsock.guest = vsock.guest.with_connector(helper.connector());
+        }
+        let files = match confined || account.is_some() {
+            true => vm::open_ahead(&pool, &source)?,
+            false => None,
+        };
+        let dirty_log = cfg!(debug_assertions) && std::env::var_os(DIRTY_LOG_VARIABLE).is_some();
+        let techniques = Techniques::from_environment()
+            .map_err(|cause| VmError::new(ErrorKind::Usage, cause))?;
+        account.map_or(Ok(()), Account::become_it)?;
+        let sandbox = match confined {
+            true => sandbox::enter(&directory)?,
+            false => sandbox::stay_out(),
+        };
+        Ok(Self {
+            source,
+            pool,
+            control,
+            console,
+            vsock,
+            files,
+            dirty_log,
+            techniques,
+            sandbox,
+            paths,
+            _name: name,
+        })
+    }
+
+    /// Runs the VM until it ends. Calls `on_control` when it can be asked to stop, and `on_ready`
+    /// once, when the control socket answers and the guest runs, or when the machine is built and
+    /// `paused` if that was asked for.
+    ///
+    /// # Errors
+    /// Before `on_ready`: the VM could not be started. After it: the VM had to end.
+    pub fn run(
+        self,
+        console: ConsoleMode,
+        paused: bool,
+        on_control: impl FnOnce(Arc<dyn VmControl>),
+        on_ready: impl FnOnce(&VmStatus),
+    ) -> Result<VmExit, VmError> {
+        let mut streams = match console {
+            ConsoleMode::SocketOnly => ConsoleStreams::default(),
+            ConsoleMode::Stdio { input } => {
+                let mut streams = ConsoleStreams::stdio(false)
+                    .map_err(|e| VmError::io("open the console", &e))?;
+                streams.input = Some(File::from(input));
+                streams
+            }
+        };
+        streams.socket = Some(self.console);
+        let paths = self.paths;
+        let options = VmOptions {
+            name: paths.name,
+            paused,
+            console: streams,
+            vsock: Some(paths.vsock),
+            vsock_sockets: Some(self.vsock),
+            files: self.files,
+            sandbox: Some(self.sandbox),
+            dirty_log: self.dirty_log,
+            techniques: self.techniques,
+        };
+        sandbox::begin_thread(ThreadKind::Operations);
+        let vm = Vm::begin(&self.pool, self.source, options)?;
+        let _server = ControlServer::serve(self.control, vm.control())?;
+        on_control(vm.control());
+        on_ready(&vm.wait_ready()?);
+        vm.wait()
+    }
+}
+
+/// The sockets of the console, of the vsock device and of control.
+fn bind(paths: &VmRuntimePaths) -> Result<(HostSocket, VsockSockets, UnixListener), VmError> {
+    let console =
+        HostSocket::bind(&paths.console).map_err(|e| VmError::io("make the console socket", &e))?;
+    let vsock =
+        VsockSockets::bind(&paths.vsock).map_err(|e| VmError::io("make the vsock socket", &e))?;
+    Ok((console, vsock, ControlServer::bind(&paths.control)?))
+}
+
+/// True if a fault point of this process waits for a file.
+fn waits_for_files() -> bool {
+    #[cfg(debug_assertions)]
+    return std::env::var_os(FAULT_WAIT_VARIABLE).is_some();
+    #[cfg(not(debug_assertions))]
+    false
 }

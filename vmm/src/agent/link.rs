@@ -16,6 +16,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nvvmm_devices::HostSocket;
 use nvvmm_protocol::{Frames, FromGuest, Restored, ToGuest, greet, receive, send};
 
+use crate::threads::{ThreadKind, begin as begin_thread};
+
 /// Time that an agent may take for a greeting or to take a message. A restored one settles in
 /// its own time.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -58,14 +60,25 @@ impl AgentLink {
     /// # Errors
     /// The socket cannot be made, or no thread.
     pub fn start(path: &Path) -> io::Result<Self> {
+        Self::serve(HostSocket::bind(path)?)
+    }
+
+    /// Listens at a socket that is there already.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn serve(socket: HostSocket) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            socket: HostSocket::bind(path)?,
+            socket,
             state: Mutex::default(),
             on_idle: Mutex::default(),
         });
         let accepting = thread::Builder::new().name("agent-link".into()).spawn({
             let shared = Arc::clone(&shared);
-            move || accept(&shared)
+            move || {
+                begin_thread(ThreadKind::Control);
+                accept(&shared);
+            }
         })?;
         Ok(Self {
             shared,

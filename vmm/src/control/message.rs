@@ -316,6 +316,30 @@ pub struct VmStatus {
     /// Status of the ring of checkpoints that was begun last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ring: Option<RingStatus>,
+    /// Confinement of the VM process; `None` for a VM in a program that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<SandboxStatus>,
+}
+
+/// Layers that confine a VM process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxStatus {
+    /// No new privileges, no capabilities, no core dumps, not to be traced by its user.
+    pub privileges: bool,
+    /// Own mount (with an empty root), IPC, UTS and network namespaces.
+    pub namespaces: bool,
+    /// Landlock forbids all files, and signals to others; the ABI in use, 0 for none.
+    pub landlock: u32,
+    /// Each thread is held to the system calls of its kind.
+    pub seccomp: bool,
+}
+
+impl SandboxStatus {
+    /// Notice for `nvvmm ps` about a process that is not confined.
+    pub fn notice(self) -> Option<String> {
+        (self == Self::default())
+            .then(|| "the VM process is not confined (--no-sandbox)".to_owned())
+    }
 }
 
 /// Decodes one line of at most the allowed length as a request of this version.

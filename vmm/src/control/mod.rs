@@ -15,8 +15,8 @@ pub mod server;
 
 pub use client::ControlClient;
 pub use message::{
-    CaptureRequest, CapturedState, RestartRequest, RewindRequest, RingRequest, SnapshotRequest,
-    VmOrigin, VmState, VmStatus,
+    CaptureRequest, CapturedState, RestartRequest, RewindRequest, RingRequest, SandboxStatus,
+    SnapshotRequest, VmOrigin, VmState, VmStatus,
 };
 pub use registry::{Claim, NameChoice, RuntimeDir, VmRuntimePaths};
 pub use server::ControlServer;

@@ -93,6 +93,7 @@ impl VmRuntimePaths {
             &self.control,
             &self.console,
             &self.vsock,
+            &self.agent,
             &self.record,
             &self.lock,
         ] {
@@ -148,6 +149,16 @@ impl Claim {
     /// The files of the VM that holds this name.
     pub fn paths(&self) -> &VmRuntimePaths {
         &self.paths
+    }
+
+    /// The directory of the files.
+    pub fn directory(&self) -> &RuntimeDir {
+        &self.dir
+    }
+
+    /// Keeps the name until this process ends. Another process has removed the files.
+    pub fn keep_without_files(self) {
+        std::mem::forget(self);
     }
 }
 
@@ -226,6 +237,18 @@ impl RuntimeDir {
             );
         }
         Ok(Self { path })
+    }
+
+    /// The directory's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the files of a VM that ends. Its process still holds the name.
+    pub fn remove_entry(&self, paths: &VmRuntimePaths) {
+        // As when a claim is dropped, removing without the registry's lock is right, too.
+        let _changing = self.change();
+        paths.remove_files();
     }
 
     /// Paths of the files of `name`.

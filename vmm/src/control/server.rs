@@ -66,6 +66,12 @@ impl ControlServer {
         control: Arc<dyn VmControl>,
         limits: ServerLimits,
     ) -> Result<Self, VmError> {
+        Self::serve_limited(Self::bind(path)?, control, limits)
+    }
+
+    /// Makes the socket at `path` (nothing may be there), for [`ControlServer::serve`]. Clients that
+    /// connect wait until then.
+    pub fn bind(path: &Path) -> Result<UnixListener, VmError> {
         let failed = |e: io::Error| {
             VmError::io(
                 format_args!("open the control socket {}", path.display()),
@@ -75,6 +81,20 @@ impl ControlServer {
         let listener = UnixListener::bind(path).map_err(failed)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
+        Ok(listener)
+    }
+
+    /// Starts to answer for `control` at a socket of [`ControlServer::bind`].
+    pub fn serve(listener: UnixListener, control: Arc<dyn VmControl>) -> Result<Self, VmError> {
+        Self::serve_limited(listener, control, ServerLimits::default())
+    }
+
+    fn serve_limited(
+        listener: UnixListener,
+        control: Arc<dyn VmControl>,
+        limits: ServerLimits,
+    ) -> Result<Self, VmError> {
+        let failed = |e: io::Error| VmError::io("serve the control socket", &e);
         let (ending, ended) = UnixStream::pair().map_err(failed)?;
         let clients = Arc::new(Clients::default());
         let accepting = thread::Builder::new()

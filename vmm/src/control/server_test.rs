@@ -67,6 +67,7 @@ impl VmControl for FakeVm {
             disks: Vec::new(),
             snapshots_taken: vec!["one".into()],
             ring: None,
+            sandbox: None,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{
     fs,
     sync::{
-        Mutex,
+        Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -198,9 +198,16 @@ impl Budget {
 
 /// Half of the mappings that the kernel allows this process.
 fn mappings_usual() -> u64 {
-    let max_map_count = fs::read_to_string("/proc/sys/vm/max_map_count")
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(MAX_MAP_COUNT_DEFAULT);
-    max_map_count / 2
+    max_map_count() / 2
+}
+
+/// The kernel's limit, as it was when this process asked first.
+pub(super) fn max_map_count() -> u64 {
+    static KNOWN: OnceLock<u64> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        fs::read_to_string("/proc/sys/vm/max_map_count")
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(MAX_MAP_COUNT_DEFAULT)
+    })
 }

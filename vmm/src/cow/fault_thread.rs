@@ -15,6 +15,7 @@ use super::{CowEngine, CowError, shortage::Shortage, worker::Workers};
 use crate::{
     stats::{Buckets, Histogram},
     sys::uffd::Fault,
+    threads::{ThreadKind, begin as begin_thread},
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -57,6 +58,7 @@ impl FaultThread {
         let thread = std::thread::Builder::new()
             .name("cow".into())
             .spawn(move || {
+                begin_thread(ThreadKind::Memory);
                 if let Err(error) = answer_all(&*engine, &stopped, &noted, &timed) {
                     gave_up.store(true, Ordering::Relaxed);
                     failed(error);

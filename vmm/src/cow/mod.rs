@@ -34,6 +34,8 @@ pub use redirect::RedirectEngine;
 pub use share_set::ShareSet;
 pub use techniques::Techniques;
 
+use crate::sys::{pagemap::Pagemap, uffd::Uffd};
+
 /// Size of a guest frame in bytes: the host's page and the pool's block are of the same size.
 pub const FRAME_SIZE_BYTES: usize = 4096;
 /// Frames in a 2 MiB chunk.
@@ -42,6 +44,17 @@ pub const CHUNK_FRAMES: u32 = nvvmm_snapshot::CHUNK_BLOCKS;
 pub const CHUNK_SIZE_BYTES: usize = FRAME_SIZE_BYTES * CHUNK_FRAMES as usize;
 
 const _: () = assert!(CHUNK_SIZE_BYTES as u64 == nvvmm_snapshot::CHUNK_SIZE_BYTES);
+
+/// Opens all that engines of this process need, before it confines itself.
+///
+/// # Errors
+/// The device of userfaultfd, or this process's pagemap, cannot be opened.
+pub fn open_ahead() -> Result<(), CowError> {
+    budget::max_map_count();
+    let os = |op| move |source| CowError::Os { op, source };
+    Uffd::keep_device().map_err(os("open /dev/userfaultfd"))?;
+    Pagemap::keep().map_err(os("open /proc/self/pagemap"))
+}
 
 #[cfg(test)]
 mod mount_test;

@@ -1,6 +1,7 @@
 //! `/dev/kvm` and its capabilities.
 
 use std::io;
+use std::sync::{Arc, OnceLock};
 
 use kvm_ioctls::{Cap, Kvm};
 
@@ -11,6 +12,8 @@ use super::{KvmError, Result};
 pub struct Host {
     kvm: Kvm,
 }
+
+static KEPT: OnceLock<Arc<Host>> = OnceLock::new();
 
 /// Capabilities that nvvmm needs on every architecture, by their names in the KVM documentation.
 const NEEDED: [(Cap, &str); 5] = [
@@ -34,6 +37,27 @@ impl Host {
         let host = Host { kvm };
         host.check(&NEEDED)?;
         Ok(host)
+    }
+
+    /// Opens `/dev/kvm` once for all machines of this process to come, for a process that opens no
+    /// file later.
+    ///
+    /// # Errors
+    /// As [`Host::open`].
+    pub fn keep() -> Result<()> {
+        if KEPT.get().is_none() {
+            let _ = KEPT.set(Arc::new(Self::open()?));
+        }
+        Ok(())
+    }
+
+    /// The host that [`Host::keep`] opened, or one that is opened now.
+    ///
+    /// # Errors
+    /// As [`Host::open`].
+    pub fn kept_or_opened() -> Result<Arc<Host>> {
+        KEPT.get()
+            .map_or_else(|| Self::open().map(Arc::new), |kept| Ok(Arc::clone(kept)))
     }
 
     /// Checks that all of `needed` are there.

@@ -9,7 +9,7 @@ use nvvmm_devices::virtio::PmemRange;
 use nvvmm_devices::{ConsoleStreams, HostSocket, SavedDevice};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
-use super::board::{self, Board, POWER_REGISTERS, SERIAL, Subscriber};
+use super::board::{self, Board, HostSide, POWER_REGISTERS, SERIAL, Subscriber};
 use super::error::host;
 use super::event_thread::EventThread;
 use super::events::{Events, Interrupter, MachineEvent};
@@ -21,13 +21,17 @@ use crate::arch::{self, HostCpu, KvmStateV1};
 use crate::kvm::{Host, KvmVm};
 use crate::memory::{GuestMemory, RamSlot, WriteLog};
 use crate::spec::VmSpec;
+use crate::spec::files::{BootFiles, FileError, OpenedFiles};
 use crate::sys::address_range::AddressRange;
+use crate::threads::{ThreadKind, begin as begin_thread};
 use crate::window;
 
 /// Parts that a machine is made from.
 pub struct MachineParts<'a> {
     /// vCPUs, devices, the kernel to boot.
     pub spec: &'a VmSpec,
+    /// The spec's files.
+    pub files: &'a OpenedFiles,
     /// Guest RAM, zero when the machine is to be loaded.
     pub memory: Arc<GuestMemory>,
     /// The same RAM as KVM memory slots.
@@ -46,6 +50,7 @@ pub struct MachineParts<'a> {
 /// Dropping it stops it.
 pub struct Machine {
     spec: VmSpec,
+    boot: Option<BootFiles>,
     // The vCPUs before the VM, and both before the memory: the guest can write memory while either
     // lives.
     vcpus: Vec<Arc<Vcpu>>,
@@ -94,9 +99,10 @@ impl Machine {
     /// # Errors
     /// What the host lacks or refuses, or the spec asks too much, in words for the user.
     pub fn create(parts: MachineParts) -> Result<Machine> {
-        let host = Arc::new(Host::open()?);
+        let host = Host::kept_or_opened()?;
         let MachineParts {
             spec,
+            files,
             memory,
             slots,
             console,
@@ -114,7 +120,12 @@ impl Machine {
         let cpu = HostCpu::read(&vm)?;
         vm.set_memory(Arc::clone(&memory), slots, dirty_log)?;
         let events = Events::new().map_err(super::error::host("make the event queue"))?;
-        let built = board::build(&vm, &memory, spec, console, vsock, &events.interrupter())?;
+        let host_side = HostSide {
+            disks: files.disks()?,
+            console,
+            vsock,
+        };
+        let built = board::build(&vm, &memory, spec, host_side, &events.interrupter())?;
         let vcpus = (0..spec.vcpus)
             .map(|index| {
                 let fd = arch::create_vcpu(&vm, &cpu, index, spec.vcpus)?;
@@ -131,6 +142,7 @@ impl Machine {
         };
         Ok(Machine {
             spec: spec.clone(),
+            boot: files.boot().ok().cloned(),
             vcpus,
             vm,
             cpu,
@@ -150,14 +162,16 @@ impl Machine {
     /// # Errors
     /// [`MachineError::Boot`] for what the user can mend.
     pub fn load(&self) -> Result<()> {
+        let files = self.boot.as_ref();
+        let files = files.ok_or(MachineError::Boot(FileError::NoKernel.into()))?;
         let acpi = AcpiParts {
             serial: SERIAL,
             virtio: &self.board.virtio,
             power: POWER_REGISTERS,
         };
         let parts = BootParts {
-            kernel: &self.spec.kernel,
-            initramfs: self.spec.initramfs.as_deref(),
+            kernel: &files.kernel,
+            initramfs: files.initramfs.as_ref(),
             cmdline: &self.spec.cmdline,
             vcpus: self.spec.vcpus,
             acpi: &acpi,
@@ -232,7 +246,10 @@ impl Machine {
             let (vcpu, shared) = (Arc::clone(vcpu), Arc::clone(&self.shared));
             let handle = std::thread::Builder::new()
                 .name(format!("nvvmm-vcpu{}", vcpu.index))
-                .spawn(move || vcpu.run(&shared))
+                .spawn(move || {
+                    begin_thread(ThreadKind::Vcpu);
+                    vcpu.run(&shared);
+                })
                 .map_err(host("start a vCPU thread"))?;
             threads.vcpus.push(handle);
         }

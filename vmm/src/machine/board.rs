@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use event_manager::MutEventSubscriber;
 use nvvmm_devices::virtio::{
-    DeviceHost, DeviceId, MMIO_LEN, MmioTransport, PmemBacking, QUEUE_NOTIFY_OFFSET, VirtioDevice,
+    DeviceHost, DeviceId, MMIO_LEN, MmioTransport, PmemBacking, QUEUE_NOTIFY_OFFSET, RawDisk,
+    VirtioDevice,
 };
 use nvvmm_devices::{
     AcpiPower, Bus, BusDevice, COM1_IRQ, COM1_PORT, Console, ConsoleOut, ConsoleStreams, Device,
@@ -62,16 +63,28 @@ pub(super) struct Built {
     pub(super) subscribers: Vec<Subscriber>,
 }
 
+/// The host's side of the devices.
+pub(super) struct HostSide {
+    /// Storage of the disks, in the order of the spec.
+    pub(super) disks: Vec<RawDisk>,
+    pub(super) console: ConsoleStreams,
+    pub(super) vsock: Option<Arc<HostSocket>>,
+}
+
 /// Builds COM1, the power registers, and the virtio devices that `spec` lists. `owner` is woken
 /// when the guest's driver releases a pmem device.
 pub(super) fn build(
     vm: &KvmVm,
     memory: &Arc<GuestMemory>,
     spec: &VmSpec,
-    console: ConsoleStreams,
-    vsock: Option<Arc<HostSocket>>,
+    host_side: HostSide,
     owner: &Interrupter,
 ) -> Result<Built> {
+    let HostSide {
+        disks,
+        console,
+        vsock,
+    } = host_side;
     let declared = slots::assign(spec)?;
     let (mut ports, mut devices) = (Bus::new(), Vec::<Arc<Mutex<dyn Device>>>::new());
 
@@ -99,6 +112,7 @@ pub(super) fn build(
 
     let owner = owner.clone();
     let mut parts = DeviceHost {
+        disks: disks.into_iter(),
         vsock,
         on_pmem_released: Arc::new(move || owner.interrupt()),
         pmem: Vec::new(),

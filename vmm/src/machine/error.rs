@@ -7,6 +7,7 @@ use nvvmm_devices::{BusError, LifecycleError};
 
 use crate::arch::boot::BootError;
 use crate::kvm::KvmError;
+use crate::spec::files::OpenError;
 
 /// An error of a machine.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,15 @@ pub enum MachineError {
 
 /// Result of a machine's operations.
 pub type Result<T> = std::result::Result<T, MachineError>;
+
+impl From<OpenError> for MachineError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Boot(error) => Self::Boot(error.into()),
+            OpenError::Disk(error) => Self::Disk(error),
+        }
+    }
+}
 
 impl From<DeviceError> for MachineError {
     fn from(error: DeviceError) -> Self {

@@ -15,6 +15,7 @@ use super::board::Subscriber;
 use super::error::host;
 use super::events::MachineEvent;
 use super::vcpu::Shared;
+use crate::threads::{ThreadKind, begin as begin_thread};
 
 /// The running thread.
 pub(super) struct EventThread {
@@ -42,6 +43,7 @@ impl EventThread {
         let end = Arc::new(AtomicBool::new(false));
         let end_seen = Arc::clone(&end);
         let body = move || {
+            begin_thread(ThreadKind::Devices);
             while !end_seen.load(Ordering::SeqCst) {
                 if let Err(error) = manager.run() {
                     tracing::error!(%error, "waiting for device events");

@@ -14,7 +14,7 @@ use crate::arch::boot::layout::{PD, PML4};
 use crate::arch::state_test::kvm_is_missing;
 use crate::checkpoint::blob::SavedVm;
 use crate::memory::{GuestRam, WriteLog};
-use crate::spec::{DeclaredDevice, DeviceKind, DiskSpec, VmSpec, saved_test};
+use crate::spec::{DeclaredDevice, DeviceKind, DiskSpec, VmSpec, files::OpenedFiles, saved_test};
 
 /// Addresses of a guest's code and of its counters.
 const CODE: u64 = 0x10_0000;
@@ -122,6 +122,7 @@ impl Bench {
         console.output = Some(output);
         let parts = MachineParts {
             spec: &self.spec,
+            files: &OpenedFiles::open(&self.spec).unwrap(),
             memory: Arc::clone(ram.memory()),
             slots: ram.slots(),
             console,
@@ -450,6 +451,7 @@ fn devices_of_an_old_snapshot_are_restored() {
     let socket = HostSocket::bind(&bench.dir.path().join("vsock")).unwrap();
     let machine = Machine::create(MachineParts {
         spec: &spec,
+        files: &OpenedFiles::open_restored(&spec).unwrap(),
         memory: Arc::clone(ram.memory()),
         slots: ram.slots(),
         console: ConsoleStreams::default(),
@@ -513,8 +515,14 @@ fn machines_that_cannot_be_are_refused() {
     let refused = |change: &dyn Fn(&mut VmSpec)| {
         let mut spec = bench.spec.clone();
         change(&mut spec);
+        let opened = check_devices(&spec).and_then(|()| Ok(OpenedFiles::open(&spec)?));
+        let files = match opened {
+            Ok(files) => files,
+            Err(error) => return error.to_string(),
+        };
         let parts = MachineParts {
             spec: &spec,
+            files: &files,
             memory: Arc::clone(ram.memory()),
             slots: ram.slots(),
             console: ConsoleStreams::default(),
@@ -554,4 +562,10 @@ fn machines_that_cannot_be_are_refused() {
         refused(&|spec| spec.devices = vec![spec.devices[0].clone(); 20])
             .contains("at most 19 devices, not 20")
     );
+    for windows in [18, 19, u8::MAX] {
+        let pmem = VmSpec::builder("/k").vsock().pmem(windows.into()).build();
+        let text = refused(&|spec| spec.devices.clone_from(&pmem.devices));
+        let devices = usize::from(windows) + 2;
+        assert!(text.contains(&format!("not {devices}")), "{text}");
+    }
 }

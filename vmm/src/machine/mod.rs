@@ -24,6 +24,7 @@ pub use assembly::{Machine, MachineParts, ShownWindow};
 pub use error::{MachineError, Result};
 pub use events::{Interrupter, MachineEvent};
 pub use gate::Hold;
+pub use slots::check as check_devices;
 
 use crate::arch::KvmStateV1;
 

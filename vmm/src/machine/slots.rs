@@ -9,6 +9,14 @@ use crate::arch::boot::layout::VIRTIO_DEVICES_MAX;
 use crate::memory::GuestMemory;
 use crate::spec::{DeviceKind, VmSpec};
 
+/// Checks that a machine can have the devices of `spec`. Opens and makes nothing.
+///
+/// # Errors
+/// [`MachineError::Spec`], which names the device or the limit.
+pub fn check(spec: &VmSpec) -> Result<()> {
+    assign(spec).map(drop)
+}
+
 /// Names the devices of `spec` and checks their slots. In the order of the list, which is the order
 /// in which devices are paused and saved.
 ///

@@ -22,7 +22,7 @@ impl VmSpecBuilder {
     /// Starts with one vCPU, 512 MiB of RAM and virtio-rng.
     pub(super) fn new(kernel: PathBuf) -> Self {
         let spec = VmSpec {
-            kernel,
+            kernel: Some(kernel),
             initramfs: None,
             cmdline: String::new(),
             vcpus: 1,

@@ -21,6 +21,7 @@
 
 mod builder;
 mod device;
+pub mod files;
 mod saved;
 
 use std::path::PathBuf;
@@ -37,8 +38,9 @@ pub(crate) use saved::{SpecError, decode};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "SavedSpec", try_from = "SavedSpec")]
 pub struct VmSpec {
-    /// bzImage, ELF `vmlinux`, or an ELF program with an nvvmm flat-boot note.
-    pub kernel: PathBuf,
+    /// bzImage, ELF `vmlinux`, or an ELF program with an nvvmm flat-boot note. `None` in a machine
+    /// that cannot be booted: a reboot of its guest ends the VM.
+    pub kernel: Option<PathBuf>,
     /// Initial RAM disk for Linux.
     pub initramfs: Option<PathBuf>,
     /// Kernel command line, without what nvvmm adds itself.

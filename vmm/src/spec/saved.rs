@@ -67,6 +67,7 @@ pub(crate) fn decode(payload: &[u8]) -> Result<VmSpec, SpecError> {
 /// Both forms.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct SavedSpec {
+    /// Empty: the machine cannot be booted.
     kernel: PathBuf,
     initramfs: Option<PathBuf>,
     cmdline: String,
@@ -153,7 +154,7 @@ impl From<VmSpec> for SavedSpec {
             None => (None, None, None),
         };
         Self {
-            kernel: spec.kernel,
+            kernel: spec.kernel.unwrap_or_default(),
             initramfs: spec.initramfs,
             cmdline: spec.cmdline,
             vcpus: spec.vcpus,
@@ -183,7 +184,7 @@ impl TryFrom<SavedSpec> for VmSpec {
             _ => return Err("there is neither `disks` nor `devices`, or both are there"),
         };
         Ok(Self {
-            kernel: saved.kernel,
+            kernel: Some(saved.kernel).filter(|path| !path.as_os_str().is_empty()),
             initramfs: saved.initramfs,
             cmdline: saved.cmdline,
             vcpus: saved.vcpus,

@@ -65,7 +65,8 @@ fn devices_of_old_specs_are_in_the_slots_that_their_order_gave() {
         cmdline,
         ..
     } = &spec;
-    let texts = (kernel.to_str(), initramfs.as_deref(), cmdline.as_str());
+    let kernel = kernel.as_deref().and_then(Path::to_str);
+    let texts = (kernel, initramfs.as_deref(), cmdline.as_str());
     assert_eq!(texts, (Some("/k"), Some(Path::new("/i")), "quiet"));
     assert_eq!((spec.vcpus, spec.memory_bytes), (3, 4 << 20));
     let [a, b] = [disk("/tmp/fx/a.img", false), disk("/tmp/fx/b.img", true)];

@@ -2,10 +2,12 @@
 //!
 //! Source: the kernel's Documentation/admin-guide/mm/pagemap.rst.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{fs::File, io, os::unix::fs::FileExt, sync::OnceLock};
 
 use super::PAGE_SIZE_BYTES;
 
+const PATH: &str = "/proc/self/pagemap";
+static KEPT: OnceLock<File> = OnceLock::new();
 const ENTRY_SIZE_BYTES: usize = 8;
 const PRESENT: u64 = 1 << 63;
 const SWAP: u64 = 1 << 62;
@@ -34,9 +36,18 @@ pub struct Pagemap {
 impl Pagemap {
     /// Opens the file. This needs no privilege.
     pub fn open() -> io::Result<Self> {
+        let kept = KEPT.get().map(File::try_clone);
         Ok(Self {
-            file: File::open("/proc/self/pagemap")?,
+            file: kept.unwrap_or_else(|| File::open(PATH))?,
         })
+    }
+
+    /// Opens the file once for this process to come, which may be unable to open it later.
+    pub fn keep() -> io::Result<()> {
+        if KEPT.get().is_none() {
+            let _ = KEPT.set(File::open(PATH)?);
+        }
+        Ok(())
     }
 
     /// Kind of each of the pages of `[start, start + 4096 * pages)`, which are a private mapping of

@@ -3,10 +3,11 @@
 //! Source: ioctl_userfaultfd(2) and the kernel's Documentation/admin-guide/mm/userfaultfd.rst.
 
 use std::{
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io,
     mem::{self, MaybeUninit},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    sync::OnceLock,
 };
 
 use linux_raw_sys::{
@@ -98,16 +99,31 @@ impl Uffd {
         }
     }
 
+    /// Opens the device once for all userfaultfds of this process to come, for a process that opens
+    /// no file later.
+    ///
+    /// # Errors
+    /// What open(2) says.
+    pub fn keep_device() -> io::Result<()> {
+        if DEVICE.get().is_none() {
+            let _ = DEVICE.set(open_device_file()?);
+        }
+        Ok(())
+    }
+
     fn open_device() -> Result<OwnedFd, UffdError> {
         let os = |source| UffdError::Os {
             op: "open /dev/userfaultfd",
             source,
         };
-        let device = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/userfaultfd")
-            .map_err(os)?;
+        let opened;
+        let device = match DEVICE.get() {
+            Some(device) => device,
+            None => {
+                opened = open_device_file().map_err(os)?;
+                &opened
+            }
+        };
         // SAFETY: the ioctl takes flags by value and makes a new descriptor.
         let fd = unsafe {
             libc::ioctl(
@@ -284,6 +300,15 @@ impl AsFd for Uffd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+static DEVICE: OnceLock<File> = OnceLock::new();
+
+fn open_device_file() -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/userfaultfd")
 }
 
 /// Repeats `fill`, which says how many bytes it got on from `done`, or why it did not, until

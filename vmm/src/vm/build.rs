@@ -2,8 +2,6 @@
 
 use std::{
     cell::OnceCell,
-    fs::File,
-    io::Read,
     path::Path,
     sync::{Arc, Mutex},
     time::Instant,
@@ -13,7 +11,7 @@ use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_protocol::{Restored, Role};
 use nvvmm_snapshot::{
     EngineKind, FaultPoint, FrameMap, Holder, Pool, SnapshotEntry, SnapshotId, SnapshotKind,
-    fault_point,
+    fault_point, fill_random,
 };
 
 use super::{
@@ -27,9 +25,12 @@ use crate::{
     control::VmOrigin,
     cow::{self, Budget, CowEngine, FaultThread, PrivateEngine, RedirectEngine},
     error::ErrorKind,
-    machine::{Machine, MachineParts},
+    machine::{Machine, MachineParts, check_devices},
     memory::{GuestRam, MemoryError},
-    spec::{DiskSpec, VmSpec},
+    spec::{
+        DiskSpec, VmSpec,
+        files::{OpenError, OpenedFiles},
+    },
 };
 
 /// Parts that every machine of a VM is built with, however often the guest reboots.
@@ -42,6 +43,8 @@ pub struct Builder<'a> {
     pub vsock: Option<&'a Path>,
     /// Made for the first machine that has a vsock device; the next ones take it over.
     pub vsock_socket: OnceCell<Arc<HostSocket>>,
+    /// Opened for the first machine; all others use them, too.
+    pub files: OnceCell<OpenedFiles>,
     /// Tells the guest's agent that it was restored.
     pub agent: Option<&'a AgentLink>,
     /// Switches KVM's dirty log on, for [`RunningVm::audit`].
@@ -118,6 +121,8 @@ impl Builder<'_> {
     }
 
     fn boot(&self, spec: &VmSpec, console: ConsoleStreams) -> Result<RunningVm, VmError> {
+        let files = self.files(spec, OpenedFiles::open)?;
+        files.boot().map_err(nothing_to_boot)?;
         self.fresh(spec, console, |machine, _| {
             machine.load().map_err(machine_error)
         })
@@ -130,9 +135,10 @@ impl Builder<'_> {
         console: ConsoleStreams,
         load: impl FnOnce(&Machine, &GuestRam) -> Result<(), VmError> + Send + 'static,
     ) -> Result<RunningVm, VmError> {
+        let files = self.files(spec, OpenedFiles::open)?;
         let holder = Arc::new(self.pool.hold(self.name)?);
         let (engine, faults) = self.memory(spec, &holder, cow::RamOrigin::Empty)?;
-        let machine = Arc::new(self.machine(spec, &*engine, console)?);
+        let machine = Arc::new(self.machine(spec, files, &*engine, console)?);
         let loaded = {
             let (machine, engine) = (Arc::clone(&machine), Arc::clone(&engine));
             faults.unless_stuck(move || load(&machine, engine.ram()))
@@ -145,7 +151,7 @@ impl Builder<'_> {
             digests: Digests::new(Arc::clone(self.pool)),
             spec: spec.clone(),
             origin: VmOrigin::Boot {
-                kernel: spec.kernel.clone(),
+                kernel: spec.kernel.clone().unwrap_or_default(),
             },
             dirty_log: self.dirty_log,
             snapshots: SnapshotCounters::default(),
@@ -209,6 +215,7 @@ impl Builder<'_> {
         let spec = with_disks(saved.spec, disks)?;
         let taken_ns = saved.machine.kvm.vm.clock.realtime_ns;
         let slept_ns = unix_ns_now().saturating_sub(taken_ns.unwrap_or(entry.created_unix_ns));
+        let files = self.files(&spec, OpenedFiles::open_restored)?;
         let origin = cow::RamOrigin::Snapshot {
             frames,
             frames_mapped: entry.frames_mapped,
@@ -216,8 +223,9 @@ impl Builder<'_> {
         let (engine, faults) =
             phases.run("ReserveMemory", || self.memory(&spec, &holder, origin))?;
         fault_point(FaultPoint::RestoreReserved);
-        let machine =
-            Arc::new(phases.run("BuildMachine", || self.machine(&spec, &*engine, console))?);
+        let machine = Arc::new(phases.run("BuildMachine", || {
+            self.machine(&spec, files, &*engine, console)
+        })?);
         let restored = phases.run("RestoreState", || {
             let machine = Arc::clone(&machine);
             faults.unless_stuck(move || machine.restore(&saved.machine))
@@ -268,9 +276,7 @@ impl Builder<'_> {
             return Ok(());
         };
         let mut seed = [0; 32];
-        File::open("/dev/urandom")
-            .and_then(|mut random| random.read_exact(&mut seed))
-            .map_err(|e| VmError::io("draw random bytes for the guest", &e))?;
+        fill_random(&mut seed)?;
         agent.new_guest(Some(Restored {
             snapshot: restore.snapshot.clone(),
             vm: self.name.into(),
@@ -284,6 +290,20 @@ impl Builder<'_> {
             seed,
         }));
         Ok(())
+    }
+
+    /// The machine's files. They are opened for the first machine.
+    fn files(
+        &self,
+        spec: &VmSpec,
+        open: impl FnOnce(&VmSpec) -> Result<OpenedFiles, OpenError>,
+    ) -> Result<&OpenedFiles, VmError> {
+        if let Some(files) = self.files.get() {
+            return Ok(files);
+        }
+        check_devices(spec).map_err(machine_error)?;
+        let files = open(spec).map_err(|error| machine_error(error.into()))?;
+        Ok(self.files.get_or_init(|| files))
     }
 
     fn memory(
@@ -318,11 +338,13 @@ impl Builder<'_> {
     fn machine(
         &self,
         spec: &VmSpec,
+        files: &OpenedFiles,
         engine: &dyn CowEngine,
         console: ConsoleStreams,
     ) -> Result<Machine, VmError> {
         Machine::create(MachineParts {
             spec,
+            files,
             memory: Arc::clone(engine.ram().memory()),
             slots: engine.ram().slots(),
             console,
@@ -374,6 +396,15 @@ fn consume(
     Ok(rest)
 }
 
+/// The error of a guest that reboots, in a VM that was restored without a kernel.
+fn nothing_to_boot(why: &str) -> VmError {
+    VmError::new(
+        ErrorKind::Refused,
+        format!("the guest reboots, and there is nothing to boot: {why}"),
+    )
+    .with_remedy("restore a snapshot of the VM with --kernel FILE")
+}
+
 fn check_kind(entry: &SnapshotEntry) -> Result<(), VmError> {
     match entry.kind {
         SnapshotKind::Vm => Ok(()),
@@ -404,7 +435,7 @@ fn check_memory(spec: &VmSpec, entry: &SnapshotEntry) -> Result<(), VmError> {
     .with_remedy("check the pool with 'nvvmm pool check'"))
 }
 
-fn with_disks(mut spec: VmSpec, disks: Option<&[DiskSpec]>) -> Result<VmSpec, VmError> {
+pub(super) fn with_disks(mut spec: VmSpec, disks: Option<&[DiskSpec]>) -> Result<VmSpec, VmError> {
     if let Some(disks) = disks
         && !spec.replace_disks(disks)
     {

@@ -10,6 +10,7 @@ use crate::{
     error::ErrorKind,
     kvm::KvmError,
     machine::MachineError,
+    spec::files::FileError,
     sys::uffd::UffdError,
 };
 
@@ -57,6 +58,12 @@ pub(super) fn cow_error(error: CowError) -> VmError {
     }
 }
 
+impl From<FileError> for VmError {
+    fn from(error: FileError) -> Self {
+        machine_error(MachineError::Boot(error.into()))
+    }
+}
+
 pub(super) fn machine_error(error: MachineError) -> VmError {
     let (kind, remedy) = match &error {
         MachineError::Kvm(kvm) => (kvm_kind(kvm), kvm.remedy()),
@@ -85,9 +92,12 @@ fn kvm_kind(error: &KvmError) -> ErrorKind {
 
 fn boot_kind(error: &BootError) -> ErrorKind {
     match error {
-        BootError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+        BootError::File(FileError::Read { source, .. })
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
             ErrorKind::NotFound
         }
+        BootError::File(FileError::NotRegular { .. } | FileError::Empty { .. }) => ErrorKind::Usage,
         _ => ErrorKind::Failed,
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     ring::{RewindReport, RingStatus},
     spec::VmSpec,
     stats::VmStats,
+    threads::{ThreadKind, begin as begin_thread},
 };
 
 /// A running VM of this process.
@@ -76,6 +77,7 @@ impl Vm {
                 // Nobody may wait for it any more.
                 let on_ready = move |status| drop(ready.send(status));
                 move || {
+                    begin_thread(ThreadKind::Operations);
                     let exit = live(&pool, &supervisor, source, options, on_ready);
                     supervisor.set_ended();
                     exit

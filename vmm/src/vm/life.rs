@@ -1,12 +1,7 @@
 //! The life of a VM: its machine is built, runs, is built anew when the guest reboots or the VM is
 //! rewound, and ends.
 
-use std::{
-    cell::OnceCell,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::OnceCell, path::Path, sync::Arc, time::Duration};
 
 use nvvmm_devices::ConsoleStreams;
 use nvvmm_snapshot::{FaultPoint, Pool, fault_point};
@@ -15,6 +10,7 @@ use super::{
     VmError, VmExit, VmOptions, VmSource,
     build::Builder,
     error::cow_error,
+    options::agent_path,
     rewind::{Asker, Rewinding},
     running::RunningVm,
     supervisor::Supervisor,
@@ -46,12 +42,22 @@ pub(super) fn live(
         let supervisor = Arc::clone(supervisor);
         Arc::new(move |error| supervisor.end(Err(cow_error(error))))
     };
-    let agent = options.vsock.as_deref().map(agent_link).transpose()?;
+    let (agent, vsock_socket) = match options.vsock_sockets {
+        Some(sockets) => (
+            Some(AgentLink::serve(sockets.agent).map_err(no_agent_link)?),
+            OnceCell::from(Arc::new(sockets.guest)),
+        ),
+        None => (
+            options.vsock.as_deref().map(agent_link).transpose()?,
+            OnceCell::new(),
+        ),
+    };
     let builder = Builder {
         name: &options.name,
         pool,
         vsock: options.vsock.as_deref(),
-        vsock_socket: OnceCell::new(),
+        vsock_socket,
+        files: options.files.map_or_else(OnceCell::new, OnceCell::from),
         agent: agent.as_ref(),
         dirty_log: options.dirty_log,
         techniques: options.techniques,
@@ -115,13 +121,13 @@ pub(super) fn live(
     }
 }
 
-/// Listens for the guest's agent: the vsock device connects streams to a port of the host to the
-/// socket at the device's path with `_` and the port added.
+/// Listens for the guest's agent.
 fn agent_link(vsock: &Path) -> Result<AgentLink, VmError> {
-    let mut path = vsock.as_os_str().to_owned();
-    path.push(format!("_{}", nvvmm_protocol::HOST_PORT));
-    AgentLink::start(&PathBuf::from(path))
-        .map_err(|e| VmError::io("make the socket for the guest's agent", &e))
+    AgentLink::start(&agent_path(vsock)).map_err(no_agent_link)
+}
+
+fn no_agent_link(error: std::io::Error) -> VmError {
+    VmError::io("make the socket for the guest's agent", &error)
 }
 
 fn hear_of_idle_frames(agent: &AgentLink, vm: &Arc<RunningVm>) {

@@ -4,6 +4,7 @@
 //! [`RunningVm`], which neither reboots nor goes back to a snapshot. Programs need only [`Vm`]; the
 //! benchmark measures the parts.
 
+mod ahead;
 mod audit;
 mod build;
 mod error;
@@ -17,10 +18,11 @@ mod ring;
 mod running;
 mod supervisor;
 
+pub use ahead::open_ahead;
 pub use build::Builder;
 pub use handle::Vm;
 pub use host::{check_host, check_kvm, check_userfaultfd};
-pub use options::{RestoreOptions, VmExit, VmOptions, VmSource};
+pub use options::{RestoreOptions, VmExit, VmOptions, VmSource, VsockSockets};
 pub use running::RunningVm;
 
 use crate::error::VmError;

@@ -5,14 +5,15 @@ use std::{
     fs::File,
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
-use nvvmm_devices::ConsoleStreams;
+use nvvmm_devices::{ConsoleStreams, HostSocket};
 
 use crate::{
+    control::SandboxStatus,
     cow::Techniques,
-    spec::{DiskSpec, VmSpec},
+    spec::{DiskSpec, VmSpec, files::OpenedFiles},
 };
 
 /// Settings of a VM that are not part of its machine. No snapshot holds them.
@@ -28,6 +29,13 @@ pub struct VmOptions {
     /// the guest then connects to this process at the same path with `_512` added. A machine
     /// with a vsock device needs this path; [`VmSpec::vsock`] switches the device off.
     pub vsock: Option<PathBuf>,
+    /// The sockets at `vsock`, bound already. By default they are bound when the VM is built.
+    pub vsock_sockets: Option<VsockSockets>,
+    /// Files of the machine, opened already ([`open_ahead`](super::open_ahead)). By default they are
+    /// opened when the VM is built.
+    pub files: Option<OpenedFiles>,
+    /// Confinement of this process, for the status of the VM.
+    pub sandbox: Option<SandboxStatus>,
     /// Switches KVM's dirty log on, so that [`Vm::audit`](super::Vm::audit) can compare it with the
     /// engine. For tests: it costs time.
     pub dirty_log: bool,
@@ -56,6 +64,35 @@ impl VmOptions {
         self.console.output = Some(File::from(OwnedFd::from(guest)));
         Ok((self, host))
     }
+}
+
+/// Sockets of the host at which a vsock device and the guest's agent are reached.
+pub struct VsockSockets {
+    /// The device's: programs of the host connect to it.
+    pub guest: HostSocket,
+    /// This process's: the agent in the guest connects to it.
+    pub agent: HostSocket,
+}
+
+impl VsockSockets {
+    /// Binds both: the device's at `path`, the agent's at the same path with `_512` added.
+    ///
+    /// # Errors
+    /// As [`HostSocket::bind`].
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            guest: HostSocket::bind(path)?,
+            agent: HostSocket::bind(&agent_path(path))?,
+        })
+    }
+}
+
+/// Path at which the agent in the guest is heard: the vsock device connects streams to a port of
+/// the host to the socket at the device's path with `_` and the port added.
+pub(super) fn agent_path(vsock: &Path) -> PathBuf {
+    let mut path = vsock.as_os_str().to_owned();
+    path.push(format!("_{}", nvvmm_protocol::HOST_PORT));
+    path.into()
 }
 
 impl fmt::Debug for VmOptions {

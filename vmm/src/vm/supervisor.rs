@@ -21,8 +21,8 @@ use super::{
 use crate::{
     checkpoint::report::{AuditReport, SnapshotReport},
     control::{
-        CaptureRequest, RestartRequest, RewindRequest, RingRequest, SnapshotRequest, VmControl,
-        VmOrigin, VmState, VmStatus,
+        CaptureRequest, RestartRequest, RewindRequest, RingRequest, SandboxStatus, SnapshotRequest,
+        VmControl, VmOrigin, VmState, VmStatus,
     },
     error::ErrorKind,
     machine::MachineEvent,
@@ -58,6 +58,7 @@ struct Facts {
     vcpus: u8,
     memory_bytes: u64,
     origin: VmOrigin,
+    sandbox: Option<SandboxStatus>,
 }
 
 impl Facts {
@@ -67,7 +68,7 @@ impl Facts {
                 spec.vcpus,
                 spec.memory_bytes,
                 VmOrigin::Boot {
-                    kernel: spec.kernel.clone(),
+                    kernel: spec.kernel.clone().unwrap_or_default(),
                 },
             ),
             VmSource::Restore(restore) => (
@@ -87,6 +88,7 @@ impl Facts {
             vcpus,
             memory_bytes,
             origin,
+            sandbox: options.sandbox,
         }
     }
 }
@@ -239,7 +241,7 @@ impl VmControl for Supervisor {
                 true => VmState::Stopping,
                 false => VmState::Booting,
             },
-            notice: None,
+            notice: facts.sandbox.and_then(SandboxStatus::notice),
             vcpus: facts.vcpus,
             memory_bytes: facts.memory_bytes,
             pool: facts.pool.clone(),
@@ -251,6 +253,7 @@ impl VmControl for Supervisor {
             restore: None,
             snapshots_taken: Vec::new(),
             ring: self.ring().as_ref().map(Ring::status),
+            sandbox: facts.sandbox,
         };
         if let Some(vm) = self.vm() {
             status.vcpus = vm.spec.vcpus;
@@ -260,7 +263,9 @@ impl VmControl for Supervisor {
             let counters = vm.engine.counters_now(&*vm.machine);
             status.ram = counters.unwrap_or_else(|_| vm.engine.counters());
             status.restore = vm.restore_report();
-            status.notice = vm.faults.is_starved().then(|| NO_SPACE_NOTICE.to_owned());
+            if vm.faults.is_starved() {
+                status.notice = Some(NO_SPACE_NOTICE.to_owned());
+            }
             status.snapshots_taken.clone_from(&vm.seen().taken);
             status.state = vm.state();
         }

@@ -90,21 +90,12 @@ impl RawDisk {
                 path: path.to_owned(),
             });
         }
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .read(true)
             .write(!read_only)
             .open(path)
             .map_err(failed("open"))?;
-        // A block device has no length in its metadata.
-        let size_bytes = file
-            .seek(SeekFrom::End(0))
-            .map_err(failed("find its size"))?;
-        if size_bytes == 0 || !size_bytes.is_multiple_of(SECTOR_BYTES) {
-            return Err(BlockError::Size {
-                path: path.to_owned(),
-                size_bytes,
-            });
-        }
+        let size_bytes = size_of(&file, path)?;
         sys::try_lock_file(&file, !read_only).map_err(|source| match source.kind() {
             io::ErrorKind::WouldBlock => BlockError::InUse {
                 path: path.to_owned(),
@@ -119,10 +110,45 @@ impl RawDisk {
         })
     }
 
+    /// The same open and locked image for another device, which takes the place of the one that
+    /// has it. Its size is found anew: an image may have grown.
+    ///
+    /// # Errors
+    /// [`BlockError::Io`] when the process has too many open files, [`BlockError::Size`].
+    pub fn reuse(&self) -> Result<Self, BlockError> {
+        let file = self.file.try_clone().map_err(|source| BlockError::Io {
+            path: self.path.clone(),
+            op: "use it again",
+            source,
+        })?;
+        Ok(Self {
+            size_bytes: size_of(&file, &self.path)?,
+            file,
+            path: self.path.clone(),
+            read_only: self.read_only,
+        })
+    }
+
     /// Puts another file behind the disk.
     #[cfg(test)]
     pub(super) fn replace_file(&mut self, file: File) {
         self.file = file;
+    }
+}
+
+/// Size of an open image. A block device has no length in its metadata.
+fn size_of(mut file: &File, path: &Path) -> Result<u64, BlockError> {
+    let path = path.to_owned();
+    match file.seek(SeekFrom::End(0)) {
+        Err(source) => Err(BlockError::Io {
+            path,
+            op: "find its size",
+            source,
+        }),
+        Ok(size_bytes) if size_bytes == 0 || !size_bytes.is_multiple_of(SECTOR_BYTES) => {
+            Err(BlockError::Size { path, size_bytes })
+        }
+        Ok(size_bytes) => Ok(size_bytes),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemory;
 
-use super::{Block, BlockOptions};
+use super::Block;
 use crate::virtio::declared::{DeviceError, DeviceHost, DeviceId, DeviceSpec};
 use crate::virtio::device::VirtioDevice;
 
@@ -26,12 +26,12 @@ impl<Mem: GuestMemory> DeviceSpec<Mem> for DiskSpec {
     fn make(
         &self,
         id: &DeviceId,
-        _host: &mut DeviceHost,
+        host: &mut DeviceHost,
     ) -> Result<Box<dyn VirtioDevice<Mem>>, DeviceError> {
-        let options = BlockOptions {
-            read_only: self.read_only,
-            serial: id.instance.clone(),
-        };
-        Ok(Box::new(Block::open(&self.path, &options)?))
+        let disk = host.disks.next().ok_or_else(|| DeviceError::Missing {
+            instance: id.instance.clone(),
+            part: "an open disk",
+        })?;
+        Ok(Box::new(Block::new(disk, &id.instance)))
     }
 }

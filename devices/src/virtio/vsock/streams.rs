@@ -5,10 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::connection::{Connection, Drain, Verdict};
@@ -270,13 +268,7 @@ impl Streams {
         if self.sockets() >= SOCKETS_MAX {
             return Err(io::Error::other("too many streams"));
         }
-        let mut path = self.socket.path().as_os_str().to_owned();
-        path.push(format!("_{}", ports.host));
-        // Never waits: one who does not accept is not there.
-        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        connect(fd.as_raw_fd(), &UnixAddr::new(&PathBuf::from(path))?)?;
-        let stream = UnixStream::from(fd);
+        let stream = self.socket.connect(ports.host)?;
         let token = self.watch(&stream)?;
         let connection = Connection::asked_by_guest(stream, header);
         self.begin(token, Line { ports, connection });

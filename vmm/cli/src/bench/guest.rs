@@ -57,6 +57,7 @@ impl Guest {
             name: &settings.name,
             pool: settings.pool,
             vsock: Some(&vsock),
+            files: OnceCell::new(),
             vsock_socket: OnceCell::new(),
             agent: Some(&agent),
             dirty_log: false,

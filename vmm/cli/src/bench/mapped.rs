@@ -8,6 +8,7 @@ use nvvmm::{
     VmError,
     machine::{Machine, MachineParts},
     memory::GuestRam,
+    spec::files::OpenedFiles,
     sys::address_range::Sharing,
 };
 use nvvmm_devices::{ConsoleStreams, HostSocket};
@@ -51,8 +52,10 @@ impl MappedGuest {
         let (_, vsock) = socket("vsock")?;
         let mut streams = ConsoleStreams::default();
         streams.socket = Some(console);
+        let files = OpenedFiles::open_restored(&saved.spec).map_err(failed)?;
         let machine = Machine::create(MachineParts {
             spec: &saved.spec,
+            files: &files,
             memory: Arc::clone(ram.memory()),
             slots: ram.slots(),
             console: streams,

@@ -1,6 +1,6 @@
 //! A VM in a process of its own that goes back to its checkpoints, by this program's own commands.
 
-use std::{thread, time::Duration};
+use std::{path::Path, thread, time::Duration};
 
 use nvvmm::{VmError, ring::RewindReport};
 
@@ -45,7 +45,9 @@ pub fn measure(
     let commands = Commands::on(pool)?;
     let spec = pool.spec(set_bytes);
     let (kernel, memory, cpus) = (
-        spec.kernel.to_string_lossy().into_owned(),
+        { spec.kernel.as_deref().unwrap_or(Path::new("")) }
+            .to_string_lossy()
+            .into_owned(),
         format!("{}M", spec.memory_bytes >> 20),
         spec.vcpus.to_string(),
     );

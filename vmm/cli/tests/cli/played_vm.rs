@@ -94,6 +94,7 @@ impl VmControl for Played {
             disks: Vec::new(),
             snapshots_taken: Vec::new(),
             ring: None,
+            sandbox: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use linux_loader::elf::{
     ELFCLASS64, ELFDATA2LSB, EM_X86_64, ET_EXEC, Elf64_Ehdr, Elf64_Phdr, PT_LOAD, PT_NOTE,
@@ -11,6 +11,7 @@ use linux_loader::loader::{Elf, KernelLoader};
 use vm_memory::{ByteValued, GuestMemoryBackend};
 
 use super::{BootError, Result, layout};
+use crate::spec::files::BootFile;
 
 /// Program headers one file may have, and bytes of notes: far more than any kernel has.
 const SEGMENTS_MAX: u16 = 64;
@@ -36,16 +37,12 @@ pub(super) struct Note {
 
 impl Program {
     /// Reads the headers and notes of `file`.
-    pub(super) fn open(path: &Path, mut file: File, file_bytes: u64) -> Result<Program> {
+    pub(super) fn open(kernel: &BootFile, mut file: File, file_bytes: u64) -> Result<Program> {
         let not = |why: String| BootError::NotAKernel {
-            path: path.into(),
+            path: kernel.path().into(),
             why,
         };
-        let read = |source| BootError::Read {
-            what: "the kernel",
-            path: path.into(),
-            source,
-        };
+        let read = |source| kernel.unreadable(source);
         let mut header = Elf64_Ehdr::default();
         if file_bytes < size_of::<Elf64_Ehdr>() as u64 {
             return Err(not("it is an ELF file cut short".into()));
@@ -85,7 +82,7 @@ impl Program {
             return Err(not("it is an ELF file with nothing to load".into()));
         }
         Ok(Program {
-            path: path.into(),
+            path: kernel.path().into(),
             entry: header.e_entry,
             notes,
             segments,

@@ -1,21 +1,15 @@
 //! Errors while a guest is loaded.
 
-use std::io;
 use std::path::PathBuf;
+
+use crate::spec::files::FileError;
 
 /// An error while loading a guest.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// A file cannot be opened or read.
-    #[error("cannot read {what} {path}: {source}")]
-    Read {
-        /// Purpose of the file.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The file is no kernel that can be booted here.
     #[error("{path} is not a kernel that nvvmm can boot: {why}")]
     NotAKernel {
@@ -74,6 +68,7 @@ impl BootError {
     /// Advice to the user.
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
+            Self::File(error) => error.remedy(),
             Self::NotAKernel { .. } => Some(
                 "give an x86-64 Linux bzImage, usually /boot/vmlinuz-*, an ELF vmlinux, or a flat \
                  guest with an nvvmm note",

@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::path::Path;
 
 use super::elf::Program;
 use super::{BootError, Result, flat};
+use crate::spec::files::BootFile;
 
 /// A bootable file.
 pub(super) enum Image {
@@ -21,24 +21,14 @@ pub(super) enum Image {
 const BZIMAGE_MAGIC_AT: usize = 0x202;
 const BZIMAGE_MAGIC: &[u8] = b"HdrS";
 
-/// Opens a kernel file and recognises its format.
+/// Recognises the format of a kernel file.
 ///
 /// # Errors
-/// [`BootError::Read`]; [`BootError::NotAKernel`] with the kind of file that it seems to be.
-pub(super) fn open(path: &Path) -> Result<Image> {
-    let read = |source| BootError::Read {
-        what: "the kernel",
-        path: path.into(),
-        source,
-    };
-    let mut file = File::open(path).map_err(read)?;
+/// [`BootError::File`]; [`BootError::NotAKernel`] with the kind of file that it seems to be.
+pub(super) fn open(kernel: &BootFile) -> Result<Image> {
+    let read = |source| kernel.unreadable(source);
+    let mut file = kernel.reader()?;
     let metadata = file.metadata().map_err(read)?;
-    if metadata.is_dir() {
-        return Err(BootError::NotAKernel {
-            path: path.into(),
-            why: "it is a directory".into(),
-        });
-    }
     let mut start = Vec::new();
     file.by_ref()
         .take(4096)
@@ -46,7 +36,7 @@ pub(super) fn open(path: &Path) -> Result<Image> {
         .map_err(read)?;
     file.rewind().map_err(read)?;
     if start.starts_with(b"\x7fELF") {
-        let program = Program::open(path, file, metadata.len())?;
+        let program = Program::open(kernel, file, metadata.len())?;
         return if flat::is_flat(&program)? {
             Ok(Image::Flat(program))
         } else {
@@ -60,7 +50,7 @@ pub(super) fn open(path: &Path) -> Result<Image> {
         return Ok(Image::Compressed(file));
     }
     Err(BootError::NotAKernel {
-        path: path.into(),
+        path: kernel.path().into(),
         why: looks_like(&start).into(),
     })
 }

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
 
 use linux_loader::bootparam::{XLF_KERNEL_64, boot_e820_entry, boot_params, setup_header};
 use linux_loader::loader::{BzImage, KernelLoader};
@@ -14,6 +13,7 @@ use super::layout::{
     ACPI, ACPI_END, CMDLINE, CMDLINE_SIZE_BYTES, GDT, HIMEM, LOWEST_RAM_END, ZERO_PAGE,
 };
 use super::{BootError, BootParts, Entry, Result, acpi, paging};
+use crate::spec::files::BootFile;
 
 const SETUP_HEADER_AT: u64 = 0x1f1;
 /// Boot protocol 2.12, Linux 3.8: the first with `xloadflags`.
@@ -49,19 +49,16 @@ pub(super) fn load_bzimage<M: GuestMemoryBackend>(
     mut file: File,
 ) -> Result<Entry> {
     let header = read_setup_header(parts.kernel, &mut file)?;
-    let read = |source| BootError::Read {
-        what: "the kernel",
-        path: parts.kernel.into(),
-        source,
-    };
-    let file_bytes = file.metadata().map_err(read)?.len();
+    let metadata = file.metadata();
+    let metadata = metadata.map_err(|source| parts.kernel.unreadable(source))?;
+    let file_bytes = metadata.len();
     let setup_sectors = if header.setup_sects == 0 {
         4
     } else {
         u64::from(header.setup_sects)
     };
     let not = |why: &str| BootError::NotAKernel {
-        path: parts.kernel.into(),
+        path: parts.kernel.path().into(),
         why: why.into(),
     };
     let kernel_bytes = file_bytes
@@ -76,7 +73,7 @@ pub(super) fn load_bzimage<M: GuestMemoryBackend>(
     let kernel_end = unpacked_end.max(HIMEM.saturating_add(kernel_bytes));
     if kernel_end > low_ram_end(memory) {
         return Err(BootError::DoesNotFit {
-            what: format!("the kernel {}", parts.kernel.display()),
+            what: format!("the kernel {}", parts.kernel.path().display()),
             size_bytes: kernel_bytes,
             why: format!("it unpacks itself up to guest address {kernel_end:#x}"),
         });
@@ -114,9 +111,9 @@ pub(super) fn load_vmlinux<M: GuestMemoryBackend>(
     Ok(Entry::Linux { rip: program.entry })
 }
 
-fn read_setup_header(path: &Path, file: &mut File) -> Result<setup_header> {
+fn read_setup_header(kernel: &BootFile, file: &mut File) -> Result<setup_header> {
     let not = |why: &str| BootError::NotAKernel {
-        path: path.into(),
+        path: kernel.path().into(),
         why: why.into(),
     };
     let mut header = setup_header::default();
@@ -149,8 +146,9 @@ fn finish<M: GuestMemoryBackend>(
     acpi::write(memory, parts.vcpus, parts.acpi)?;
     let cmdline = cmdline(parts.cmdline);
     write_cmdline(memory, &cmdline, header.cmdline_size)?;
-    if let Some(path) = parts.initramfs {
-        let (gpa, size_bytes) = load_initramfs(memory, path, kernel_end, header.initrd_addr_max)?;
+    if let Some(initramfs) = parts.initramfs {
+        let (gpa, size_bytes) =
+            load_initramfs(memory, initramfs, kernel_end, header.initrd_addr_max)?;
         (header.ramdisk_image, header.ramdisk_size) = (gpa, size_bytes);
     }
     header.type_of_loader = LOADER_UNDEFINED;
@@ -212,16 +210,12 @@ fn write_cmdline<M: GuestMemoryBackend>(
 /// address and size.
 fn load_initramfs<M: GuestMemoryBackend>(
     memory: &M,
-    path: &Path,
+    initramfs: &BootFile,
     kernel_end: u64,
     addr_max: u32,
 ) -> Result<(u32, u32)> {
-    let read = |source| BootError::Read {
-        what: "the initramfs",
-        path: path.into(),
-        source,
-    };
-    let mut file = File::open(path).map_err(read)?;
+    let read = |source| initramfs.unreadable(source);
+    let mut file = initramfs.reader()?;
     let size_bytes = file.metadata().map_err(read)?.len();
     let end_max = low_ram_end(memory).min(u64::from(addr_max) + 1);
     let start = end_max
@@ -229,7 +223,7 @@ fn load_initramfs<M: GuestMemoryBackend>(
         .map(|start| start & !0xfff)
         .filter(|&start| start >= kernel_end);
     let too_large = || BootError::DoesNotFit {
-        what: format!("the initramfs {}", path.display()),
+        what: format!("the initramfs {}", initramfs.path().display()),
         size_bytes,
         why: format!(
             "between the kernel's end {kernel_end:#x} and {end_max:#x} there is too little room"

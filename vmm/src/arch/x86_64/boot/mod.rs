@@ -14,12 +14,12 @@ mod linux;
 mod paging;
 pub mod registers;
 
-use std::path::Path;
-
 use vm_memory::GuestMemoryBackend;
 
 pub use error::{BootError, Result};
 use image::Image;
+
+use crate::spec::files::BootFile;
 
 #[cfg(test)]
 mod acpi_test;
@@ -30,9 +30,9 @@ mod load_test;
 #[derive(Clone, Copy, Debug)]
 pub struct BootParts<'a> {
     /// bzImage, ELF `vmlinux`, or an ELF program with an nvvmm flat-boot note.
-    pub kernel: &'a Path,
+    pub kernel: &'a BootFile,
     /// Initial RAM disk; Linux only.
-    pub initramfs: Option<&'a Path>,
+    pub initramfs: Option<&'a BootFile>,
     /// Command line, without what nvvmm adds itself; Linux only.
     pub cmdline: &'a str,
     /// Number of vCPUs.

@@ -1,0 +1,55 @@
+//! Files that a VM may need later, opened before it is built: for a process that confines itself.
+
+use std::sync::Arc;
+
+use nvvmm_snapshot::Pool;
+
+use super::{VmError, VmSource, build::with_disks, error::machine_error};
+use crate::{
+    checkpoint::blob::SavedVm, cow, error::ErrorKind, kvm::Host, machine::check_devices,
+    spec::files::OpenedFiles,
+};
+
+/// Holders that one process has at a time: that of the VM, and at a rewind that of the VM to come.
+const HOLDERS: usize = 3;
+
+/// Opens all that the VM of `source` needs while it lives, also for reboots, rewinds and a pool that
+/// grows. When this returns, [`Vm::begin`](super::Vm::begin) opens no file and no device by a path,
+/// as long as these files and the sockets are in its [`VmOptions`](super::VmOptions).
+///
+/// `None` when the snapshot to restore cannot be read: that is told when the VM is built.
+///
+/// # Errors
+/// The host has no userfaultfd or no KVM, or a file of the machine cannot be opened.
+pub fn open_ahead(pool: &Arc<Pool>, source: &VmSource) -> Result<Option<OpenedFiles>, VmError> {
+    cow::open_ahead().map_err(|error| {
+        VmError::new(ErrorKind::HostLacks, error.to_string()).with_remedy(
+            "give yourself access to /dev/userfaultfd (Linux 6.1 or newer has it), or start the VM \
+             with --no-sandbox",
+        )
+    })?;
+    Host::keep().map_err(|error| machine_error(error.into()))?;
+    pool.open_ahead(HOLDERS)?;
+    let opened = match source {
+        VmSource::Boot(spec) => {
+            check_devices(spec).map_err(machine_error)?;
+            OpenedFiles::open(spec)
+        }
+        VmSource::Restore(restore) => {
+            let saved = pool
+                .find(&restore.snapshot)
+                .and_then(|entry| pool.read_state(entry.id))
+                .map_err(VmError::from)
+                .and_then(|state| Ok(SavedVm::decode(&state)?));
+            let Ok(saved) = saved else {
+                return Ok(None);
+            };
+            let spec = with_disks(saved.spec, restore.disks.as_deref())?;
+            check_devices(&spec).map_err(machine_error)?;
+            OpenedFiles::open_restored(&spec)
+        }
+    };
+    opened
+        .map(Some)
+        .map_err(|error| machine_error(error.into()))
+}
