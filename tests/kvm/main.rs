@@ -27,6 +27,7 @@ mod kill;
 mod lacks;
 mod library;
 mod moving;
+mod other_user;
 mod ring;
 mod sandbox;
 mod scrub;

@@ -33,10 +33,11 @@ struct Difference {
 
 /// `nvvmm diff`.
 pub fn run(names: [&str; 2], option: &PoolOption, json: bool) -> Result<(), VmError> {
-    let pool = pool_path::open(&pool_path::found(option)?)?;
-    let kind = kind_of_both(&pool, names)?;
+    let path = pool_path::found(option)?;
     let interrupted = ends_on_signal()?;
     let mut shown = Progress::of_bytes("compare")?;
+    let pool = pool_path::open_confined(&path)?;
+    let kind = kind_of_both(&pool, names)?;
     let report = pool.diff(names, &mut |progress| {
         shown.show(
             progress.frames_done * BLOCK_SIZE_BYTES,

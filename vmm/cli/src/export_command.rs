@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use nvvmm::inspect::core::{Core, Target};
@@ -12,8 +13,8 @@ use nvvmm_snapshot::SnapshotReader;
 use serde::Serialize;
 
 use super::args::ExportArguments;
-use super::interruption::{Interruptible, ends_on_signal, unless};
-use super::partial::Partial;
+use super::interruption::{Interruptible, set_on_signal, unless};
+use super::partial::ConfinedPartial;
 use super::progress::Progress;
 use super::terminal::tell;
 use super::{output, pool_path};
@@ -35,28 +36,24 @@ struct Exported {
 
 /// `nvvmm export`.
 pub fn run(arguments: &ExportArguments) -> Result<(), VmError> {
-    let pool = pool_path::open(&pool_path::found(&arguments.pool)?)?;
-    let core = look_through(pool.reader(&arguments.snapshot)?)?;
-    let interrupted = ends_on_signal()?;
+    let pool = pool_path::found(&arguments.pool)?;
     let path = arguments.core.as_path();
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let out = Out::open(path, &interrupted)?;
+    let core = look_through(pool_path::open_confined(&pool)?.reader(&arguments.snapshot)?)?;
+    set_on_signal(&interrupted)?;
     let failed = |e: io::Error| VmError::io(format_args!("write {}", path.display()), &e);
-    if path == Path::new("-") {
-        let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
-        let out = Interruptible::output(&File::from(stdout), &interrupted).map_err(failed)?;
-        let out = Box::new(BufWriter::with_capacity(BUFFER_BYTES, out));
-        write(&core, &mut Target::Stream(out), &interrupted)?;
-    } else {
-        if path.exists() && !path.is_file() {
-            let why = format!("{} is not a regular file", path.display());
-            return Err(
-                VmError::new(ErrorKind::Refused, why).with_remedy("write to stdout: --core -")
-            );
+    match out {
+        Out::Stream(out) => {
+            let out = Box::new(BufWriter::with_capacity(BUFFER_BYTES, out));
+            write(&core, &mut Target::Stream(out), &interrupted)?;
         }
-        let partial = Partial::beside(path).map_err(failed)?;
-        let file = partial.file.try_clone().map_err(failed)?;
-        write(&core, &mut Target::File(file), &interrupted)?;
-        partial.become_whole(path).map_err(failed)?;
-        report(&core, path, arguments.json.json)?;
+        Out::File(partial) => {
+            let file = partial.file.try_clone().map_err(failed)?;
+            write(&core, &mut Target::File(file), &interrupted)?;
+            partial.become_whole().map_err(failed)?;
+            report(&core, path, arguments.json.json)?;
+        }
     }
     if core.is_cut_off() {
         tell(
@@ -65,6 +62,30 @@ pub fn run(arguments: &ExportArguments) -> Result<(), VmError> {
         );
     }
     Ok(())
+}
+
+/// The place of the core, open.
+enum Out {
+    Stream(Interruptible),
+    File(ConfinedPartial),
+}
+
+impl Out {
+    fn open(path: &Path, interrupted: &Arc<AtomicBool>) -> Result<Self, VmError> {
+        let failed = |e: io::Error| VmError::io(format_args!("write {}", path.display()), &e);
+        if path == Path::new("-") {
+            let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
+            let out = Interruptible::output(&File::from(stdout), interrupted);
+            return out.map(Out::Stream).map_err(failed);
+        }
+        if path.exists() && !path.is_file() {
+            let why = format!("{} is not a regular file", path.display());
+            return Err(
+                VmError::new(ErrorKind::Refused, why).with_remedy("write to stdout: --core -")
+            );
+        }
+        ConfinedPartial::beside(path).map(Out::File).map_err(failed)
+    }
 }
 
 /// A signal ends this as it ends any program: nothing was written yet.

@@ -14,7 +14,7 @@ use super::{output, pool_path};
 
 /// `nvvmm inspect`.
 pub fn run(snapshot: Option<&str>, option: &PoolOption, json: bool) -> Result<(), VmError> {
-    let pool = pool_path::open(&pool_path::found(option)?)?;
+    let pool = pool_path::open_confined(&pool_path::found(option)?)?;
     let decoded = match snapshot {
         None => value(&pool.inside()?)?,
         Some(name) => of_snapshot(&pool, name)?,

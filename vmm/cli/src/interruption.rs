@@ -20,12 +20,18 @@ const LOOK_EVERY_MS: u16 = 100;
 /// Gives a flag that the first Ctrl-C sets. A second one kills the process as usual.
 pub(super) fn ends_on_signal() -> Result<Arc<AtomicBool>, VmError> {
     let interrupted = Arc::new(AtomicBool::new(false));
+    set_on_signal(&interrupted)?;
+    Ok(interrupted)
+}
+
+/// Has the first Ctrl-C from now on set a flag. A second one kills the process as usual.
+pub(super) fn set_on_signal(interrupted: &Arc<AtomicBool>) -> Result<(), VmError> {
     for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register_conditional_default(signal, Arc::clone(&interrupted))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&interrupted)))
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(interrupted))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(interrupted)))
             .map_err(|e| VmError::io("watch for signals", &e))?;
     }
-    Ok(interrupted)
+    Ok(())
 }
 
 /// Answer to a progress report: work goes on unless it was interrupted.

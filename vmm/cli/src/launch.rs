@@ -13,11 +13,11 @@ use std::thread;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
-use nvvmm::control::{NameChoice, RuntimeDir, VmControl, VmOrigin, VmState, VmStatus};
+use nvvmm::control::{Claim, NameChoice, RuntimeDir, VmControl, VmOrigin, VmState, VmStatus};
 use nvvmm::spec::files::BootFile;
 use nvvmm::spec::{DiskSpec, VmSpec};
 use nvvmm::threads::ThreadKind;
-use nvvmm::vm::{BootChoice, RestoreOptions, VmExit, VmSource};
+use nvvmm::vm::{BootChoice, RestoreOptions, VmExit, VmSource, check_host};
 use nvvmm::{ErrorKind, VmError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -25,6 +25,7 @@ use signal_hook::iterator::Signals;
 use super::args::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, StartArguments};
 use super::console::before_escape;
 use super::error::{EXIT_FAILED, exit_code};
+use super::privileges::{self, Account, as_user};
 use super::terminal::{RawTerminal, leave_raw, tell};
 use super::vm_process::{ConsoleMode, VmProcess};
 use super::{detach, file_size, output, pool_path, process_commands, sandbox};
@@ -118,9 +119,10 @@ fn launch(
     source: impl FnOnce() -> Result<VmSource, VmError>,
 ) -> Result<ExitCode, VmError> {
     let console = console_choice(&start)?;
+    let account = privileges::wanted(&start)?;
     if start.detach && detach::is_child() {
         let mut reported = false;
-        return match be_background_vm(&start, need, source, &mut reported) {
+        return match be_background_vm(&start, account, need, source, &mut reported) {
             // The waiting command prints it.
             Err(error) if !reported => {
                 detach::report_failed(&error);
@@ -137,7 +139,7 @@ fn launch(
             output::print(&started_text(&status))?
         }
     } else {
-        be_vm(&start, need, console, source)?;
+        be_vm(&start, account, need, console, source)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -164,20 +166,23 @@ fn console_choice(start: &StartArguments) -> Result<ConsoleChoice, VmError> {
 
 fn be_background_vm(
     start: &StartArguments,
+    account: Option<Account>,
     need: PoolNeed,
     source: impl FnOnce() -> Result<VmSource, VmError>,
     reported: &mut bool,
 ) -> Result<(), VmError> {
     let source = source()?;
-    let pool = pool_for(start, need)?;
-    let claim = RuntimeDir::of_user()?.claim(&name_choice(start), &pool)?;
+    let pool = pool_for(start, account.as_ref(), need)?;
+    let claim = claim(start, account.as_ref(), &pool)?;
     let name = claim.paths().name.clone();
-    detach::become_background(claim.paths())?;
+    as_user(account.as_ref(), || {
+        detach::become_background(claim.paths())
+    })?;
     // So that a file system can be unmounted from under the shell that started the VM.
     if let Err(e) = std::env::set_current_dir("/") {
         tracing::warn!("cannot leave the working directory: {e}");
     }
-    let process = VmProcess::open(claim, &pool, source, !start.no_sandbox)?;
+    let process = VmProcess::open(claim, &pool, source, account.as_ref(), !start.no_sandbox)?;
     let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGINT, SIGTERM])?;
     let on_control = |control| ending.can_ask(control);
@@ -196,15 +201,16 @@ fn be_background_vm(
 
 fn be_vm(
     start: &StartArguments,
+    account: Option<Account>,
     need: PoolNeed,
     console: ConsoleChoice,
     source: impl FnOnce() -> Result<VmSource, VmError>,
 ) -> Result<(), VmError> {
     let source = source()?;
-    let pool = pool_for(start, need)?;
-    let claim = RuntimeDir::of_user()?.claim(&name_choice(start), &pool)?;
+    let pool = pool_for(start, account.as_ref(), need)?;
+    let claim = claim(start, account.as_ref(), &pool)?;
     let name = claim.paths().name.clone();
-    let process = VmProcess::open(claim, &pool, source, !start.no_sandbox)?;
+    let process = VmProcess::open(claim, &pool, source, account.as_ref(), !start.no_sandbox)?;
     let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGHUP, SIGINT, SIGTERM])?;
     let (mode, raw) = match console {
@@ -231,11 +237,34 @@ fn be_vm(
     printed
 }
 
-fn pool_for(start: &StartArguments, need: PoolNeed) -> Result<PathBuf, VmError> {
-    let pool = match need {
-        PoolNeed::Made => pool_path::found_or_made(&start.pool),
-        PoolNeed::Found => pool_path::found(&start.pool),
-    }?;
+/// Claims the VM's name in the runtime directory of the user whose VM this is.
+fn claim(start: &StartArguments, account: Option<&Account>, pool: &Path) -> Result<Claim, VmError> {
+    let runtime = || match account {
+        None => RuntimeDir::of_user(),
+        Some(account) => RuntimeDir::at(&account.runtime_dir()),
+    };
+    account.map_or(Ok(()), Account::prepare_runtime_dir)?;
+    as_user(account, || runtime()?.claim(&name_choice(start), pool))
+}
+
+/// The pool, once the host is known to have all that a VM needs: nothing is made for a VM that
+/// cannot run.
+fn pool_for(
+    start: &StartArguments,
+    account: Option<&Account>,
+    need: PoolNeed,
+) -> Result<PathBuf, VmError> {
+    let option = &start.pool;
+    let found = as_user(account, || match need {
+        PoolNeed::Made => pool_path::found_if_any(option),
+        PoolNeed::Found => pool_path::found(option).map(Some),
+    })?;
+    check_host()?;
+    let pool = match found {
+        Some(pool) => pool,
+        None => as_user(account, || pool_path::found_or_made(option))?,
+    };
+    account.map_or(Ok(()), |account| account.check_pool(&pool))?;
     file_size::check_file("pool", &pool)?;
     Ok(pool)
 }

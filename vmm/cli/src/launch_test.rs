@@ -11,6 +11,8 @@ fn start(console: Option<ConsoleChoice>, detach: bool, json: bool) -> StartArgum
         console,
         no_sandbox: false,
         paused: false,
+        uid: None,
+        gid: None,
         json,
     }
 }

@@ -8,11 +8,13 @@ mod adopt_command;
 pub mod args;
 mod bench;
 mod bench_command;
+mod confine;
 mod console;
 mod core_dump;
 mod cp;
 mod detach;
 mod diff_command;
+mod doctor;
 mod documents;
 mod error;
 mod exec;
@@ -30,6 +32,7 @@ mod partial;
 mod pool_commands;
 mod pool_map;
 mod pool_path;
+mod privileges;
 mod process_commands;
 mod progress;
 mod receive_command;
@@ -41,6 +44,7 @@ mod snapshot_commands;
 mod snapshot_tree;
 mod stats_command;
 mod stream_key;
+mod sys;
 mod terminal;
 mod values;
 mod vm_commands;
@@ -115,6 +119,7 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
         Command::Receive(receive) => receive_command::run(&receive)?,
         Command::Adopt(arguments) => adopt_command::run(&arguments)?,
         Command::Export(arguments) => export_command::run(&arguments)?,
+        Command::Doctor { pool, json } => return doctor::run(&pool, json.json),
         Command::Completions { shell } => documents::completions(shell)?,
         Command::Man { dir } => documents::man(&dir)?,
         Command::Rm { names, pool, json } => snapshot_commands::remove(&names, &pool, json.json)?,

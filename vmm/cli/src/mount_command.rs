@@ -11,13 +11,15 @@ use signal_hook::iterator::Signals;
 use super::args::PoolOption;
 use super::terminal::tell;
 use super::{output, pool_path};
-use crate::mount::{Ended, Mount};
+use crate::confine;
+use crate::mount::{Ended, Mount, Unmounter};
 
 const DEVICE: &str = "/dev/fuse";
 
 /// `nvvmm pool mount`: returns when it is unmounted.
 pub fn run(directory: &Path, option: &PoolOption) -> Result<(), VmError> {
     let path = pool_path::found(option)?;
+    let unmounter = Unmounter::of(directory).map_err(|e| not_mounted(directory, &e))?;
     let pool = pool_path::open(&path)?;
     let signals =
         Signals::new([SIGINT, SIGTERM]).map_err(|e| VmError::io("watch for signals", &e))?;
@@ -25,13 +27,14 @@ pub fn run(directory: &Path, option: &PoolOption) -> Result<(), VmError> {
         let error = VmError::new(ErrorKind::HostLacks, format!("there is no {DEVICE}"));
         return Err(error.with_remedy("load the kernel's module: modprobe fuse"));
     }
-    let mount = Mount::new(pool, directory, signals).map_err(|e| not_mounted(directory, &e))?;
+    let mount = Mount::new(pool, unmounter, signals).map_err(|e| not_mounted(directory, &e))?;
     output::print(&format!(
         "{} is mounted on {}; Ctrl-C or 'umount {}' ends it\n",
         path.display(),
         directory.display(),
         directory.display()
     ))?;
+    confine::to_pool(&path)?;
     let ended = mount
         .serve()
         .map_err(|e| VmError::io(format_args!("serve {}", directory.display()), &e))?;

@@ -202,8 +202,8 @@ fn holders_table(status: &PoolStatus) -> String {
 pub fn check(option: &PoolOption, json: bool) -> Result<ExitCode, VmError> {
     let path = pool_path::found(option)?;
     let mut shown = Progress::of_bytes("check")?;
-    let report =
-        pool_path::open(&path)?.check_showing(&mut |done, total| shown.show(done, Some(total)))?;
+    let report = pool_path::open_confined(&path)?
+        .check_showing(&mut |done, total| shown.show(done, Some(total)))?;
     drop(shown);
     if json {
         output::print_json(&report)?;

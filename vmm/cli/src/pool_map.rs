@@ -1,6 +1,7 @@
 //! `nvvmm pool map`: a picture of a pool, in the terminal and as SVG.
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 
 use nvvmm::VmError;
@@ -9,6 +10,7 @@ use plotters::prelude::*;
 
 use super::args::PoolOption;
 use super::output::{self, Column};
+use super::partial::ConfinedPartial;
 use super::pool_path;
 
 /// Cells in a line of the terminal's picture, and its lines at most.
@@ -93,15 +95,58 @@ impl Cells {
 
 /// `nvvmm pool map`.
 pub fn run(option: &PoolOption, svg_file: Option<&Path>, json: bool) -> Result<(), VmError> {
-    let map = pool_path::open(&pool_path::found(option)?)?.map()?;
-    if let Some(path) = svg_file {
-        fs::write(path, svg(&map)?)
-            .map_err(|e| VmError::io(format_args!("write {}", path.display()), &e))?;
+    let path = pool_path::found(option)?;
+    let picture = svg_file.map(Picture::at).transpose()?;
+    let map = pool_path::open_confined(&path)?.map()?;
+    if let Some(picture) = picture {
+        picture.write(&svg(&map)?)?;
     }
     if json {
         output::print_json(&map)
     } else {
         output::print(&text(&map))
+    }
+}
+
+/// The file of `--svg`, which appears as a whole. A device or pipe is written to.
+struct Picture<'p> {
+    path: &'p Path,
+    file: PictureFile,
+}
+
+enum PictureFile {
+    Partial(ConfinedPartial),
+    Open(File),
+}
+
+impl<'p> Picture<'p> {
+    fn at(path: &'p Path) -> Result<Self, VmError> {
+        let file = match path.exists() && !path.is_file() {
+            true => File::options()
+                .write(true)
+                .open(path)
+                .map(PictureFile::Open),
+            false => ConfinedPartial::beside(path).map(PictureFile::Partial),
+        };
+        match file {
+            Ok(file) => Ok(Self { path, file }),
+            Err(e) => Err(Self::failed(path, &e)),
+        }
+    }
+
+    fn write(self, svg: &str) -> Result<(), VmError> {
+        let written = match self.file {
+            PictureFile::Open(mut file) => file.write_all(svg.as_bytes()),
+            PictureFile::Partial(mut partial) => partial
+                .file
+                .write_all(svg.as_bytes())
+                .and_then(|()| partial.become_whole()),
+        };
+        written.map_err(|e| Self::failed(self.path, &e))
+    }
+
+    fn failed(path: &Path, error: &io::Error) -> VmError {
+        VmError::io(format_args!("write {}", path.display()), error)
     }
 }
 

@@ -12,8 +12,8 @@ use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{CHUNK_SIZE_BYTES, Error, Pool};
 
 use super::args::PoolOption;
-use super::output;
 use super::terminal::tell;
+use super::{confine, output};
 
 /// Directory of the directories of default pools: tmpfs on every Linux. Everyone can write it.
 const SHARED_DIR: &str = "/dev/shm";
@@ -79,6 +79,12 @@ pub fn open(path: &Path) -> Result<Arc<Pool>, VmError> {
             }
         }
     })
+}
+
+/// Opens the pool at `path` in a process that is confined to it from now on.
+pub fn open_confined(path: &Path) -> Result<Arc<Pool>, VmError> {
+    confine::to_pool(path)?;
+    open(path)
 }
 
 fn existing(path: &Path) -> Result<PathBuf, VmError> {

@@ -25,11 +25,12 @@ pub fn run(arguments: &ReceiveArguments) -> Result<(), VmError> {
         .map(stream_key::read)
         .transpose()?;
     let input = open(&arguments.input)?;
-    let pool = pool_path::open(&pool_path::found_or_made(&arguments.pool)?)?;
+    let path = pool_path::found_or_made(&arguments.pool)?;
     let interrupted = ends_on_signal()?;
     let input = Interruptible::input(input, &interrupted);
     let mut input = BufReader::with_capacity(BUFFER_BYTES, input);
     let mut shown = Progress::of_bytes("receive")?;
+    let pool = pool_path::open_confined(&path)?;
     let mut on_progress = |now: MoveProgress| {
         shown.show(now.bytes_done, Some(now.bytes_total));
         unless(&interrupted)

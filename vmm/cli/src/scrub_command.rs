@@ -26,9 +26,9 @@ struct DamagedGuestFrame<'r> {
 /// `nvvmm pool scrub`. Exit code 6 when something is damaged, 1 when it was interrupted.
 pub fn scrub(option: &PoolOption, json: bool) -> Result<ExitCode, VmError> {
     let path = pool_path::found(option)?;
-    let pool = pool_path::open(&path)?;
     let interrupted = ends_on_signal()?;
     let mut shown = Progress::of_bytes("scrub")?;
+    let pool = pool_path::open_confined(&path)?;
     let report = pool.scrub(&mut |progress| {
         shown.show(
             progress.frames_done * BLOCK_SIZE_BYTES,

@@ -18,6 +18,7 @@ use nvvmm::{ErrorKind, VmError};
 use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_snapshot::Pool;
 
+use super::privileges::{Account, as_user};
 use super::sandbox::{self, Helper};
 
 /// Switches KVM's dirty log on, so that `audit` can compare it with the engine. Only builds with
@@ -76,8 +77,8 @@ impl Drop for Name {
 }
 
 impl VmProcess {
-    /// Opens all that the VM needs while it lives, and confines this process if `confined`. The
-    /// process must have one thread. All paths are absolute; the pool exists.
+    /// Opens all that the VM needs while it lives, becomes the user of `account`, and confines this
+    /// process if `confined`. The process must have one thread. All paths are absolute; the pool exists.
     ///
     /// # Errors
     /// Something cannot be opened, or the process cannot be confined.
@@ -85,33 +86,34 @@ impl VmProcess {
         claim: Claim,
         pool: &Path,
         source: VmSource,
+        account: Option<&Account>,
         confined: bool,
     ) -> Result<Self, VmError> {
         let paths = claim.paths().clone();
         let directory = claim.directory().path().to_owned();
         let confined = confined && !is_steered_by_a_file();
         // Before anything is open that must not outlive this process.
-        let helper = confined.then(|| Helper::start(&claim)).transpose()?;
+        let helper = confined
+            .then(|| Helper::start(&claim, account))
+            .transpose()?;
         let name = Name {
             claim: Some(claim),
             helper,
         };
-        let pool = Pool::open(pool)?;
-        let console = HostSocket::bind(&paths.console)
-            .map_err(|e| VmError::io("make the console socket", &e))?;
-        let mut vsock = VsockSockets::bind(&paths.vsock)
-            .map_err(|e| VmError::io("make the vsock socket", &e))?;
+        // The pool and the sockets are the user's, also if root starts the process.
+        let pool = as_user(account, || Ok(Pool::open(pool)?))?;
+        let (console, mut vsock, control) = as_user(account, || bind(&paths))?;
         if let Some(helper) = &name.helper {
             vsock.guest = vsock.guest.with_connector(helper.connector());
         }
-        let control = ControlServer::bind(&paths.control)?;
-        let files = match confined {
+        let files = match confined || account.is_some() {
             true => vm::open_ahead(&pool, &source)?,
             false => None,
         };
         let dirty_log = cfg!(debug_assertions) && std::env::var_os(DIRTY_LOG_VARIABLE).is_some();
         let techniques = Techniques::from_environment()
             .map_err(|cause| VmError::new(ErrorKind::Usage, cause))?;
+        account.map_or(Ok(()), Account::become_it)?;
         let sandbox = match confined {
             true => sandbox::enter(&directory)?,
             false => sandbox::stay_out(),
@@ -173,6 +175,15 @@ impl VmProcess {
         on_ready(&vm.wait_ready()?);
         vm.wait()
     }
+}
+
+/// The sockets of the console, of the vsock device and of control.
+fn bind(paths: &VmRuntimePaths) -> Result<(HostSocket, VsockSockets, UnixListener), VmError> {
+    let console =
+        HostSocket::bind(&paths.console).map_err(|e| VmError::io("make the console socket", &e))?;
+    let vsock =
+        VsockSockets::bind(&paths.vsock).map_err(|e| VmError::io("make the vsock socket", &e))?;
+    Ok((console, vsock, ControlServer::bind(&paths.control)?))
 }
 
 /// True if a test steers this process by a file.

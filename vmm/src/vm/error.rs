@@ -16,6 +16,10 @@ use crate::{
     sys::uffd::UffdError,
 };
 
+/// A group on the device is right: the sysctl vm.unprivileged_userfaultfd opens it to everybody.
+const OPEN_USERFAULTFD: &str =
+    "give your user access to /dev/userfaultfd: 'nvvmm doctor' prints the udev rule";
+
 impl From<BlobError> for VmError {
     fn from(error: BlobError) -> Self {
         if let BlobError::OtherArchitecture(message) = error {
@@ -42,10 +46,9 @@ pub(super) fn cow_error(error: CowError) -> VmError {
             VmError::new(kind_of_lack(lack), message).with_remedy(lack.remedy())
         }
         CowError::Pool(error) | CowError::Locked(error) => error.into(),
-        CowError::Uffd(UffdError::NoPermission) => VmError::new(ErrorKind::HostLacks, message)
-            .with_remedy(
-                "give your user access to /dev/userfaultfd: 'nvvmm doctor' prints the udev rule",
-            ),
+        CowError::Uffd(UffdError::NoPermission) => {
+            VmError::new(ErrorKind::HostLacks, message).with_remedy(OPEN_USERFAULTFD)
+        }
         CowError::Uffd(UffdError::KernelTooOld) => {
             VmError::new(ErrorKind::HostLacks, message).with_remedy("Linux 5.19 or newer is needed")
         }

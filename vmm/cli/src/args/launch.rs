@@ -90,7 +90,7 @@ pub struct RestoreArguments {
         value_parser = values::vm_name,
         conflicts_with_all = [
             "once", "prefault", "clock", "disks", "kernel", "name", "detach", "console",
-            "paused",
+            "paused", "uid", "gid",
         ],
     )]
     pub into: Option<String>,
@@ -164,6 +164,13 @@ pub struct StartArguments {
     /// Build the VM, but do not let the guest run until 'nvvmm resume'
     #[arg(long)]
     pub paused: bool,
+    /// For root: run the VM process as this user, a name or a number. Files that the VM uses must
+    /// be the user's, or open to the user
+    #[arg(long, value_name = "USER")]
+    pub uid: Option<String>,
+    /// Group of the VM process, a name or a number (default: the group of the user)
+    #[arg(long, value_name = "GROUP", requires = "uid")]
+    pub gid: Option<String>,
     /// Do not confine the VM process. For debugging: a guest that breaks out of its machine then has
     /// all rights of this user
     #[arg(long)]

@@ -272,6 +272,18 @@ pub enum Command {
     /// Create, grow, show and check pools
     #[command(subcommand)]
     Pool(PoolCommand),
+    /// Check this host: what it lacks for VMs of this user, and the command that mends it
+    ///
+    /// STATE is ok, warn or missing. With 'missing' no VM can run, and the exit code is 7. Each
+    /// warning and each thing that is missing has a line with a remedy.
+    Doctor {
+        /// The pool.
+        #[command(flatten)]
+        pool: PoolOption,
+        /// The form of the output.
+        #[command(flatten)]
+        json: JsonFlag,
+    },
     /// Print the completion script of a shell for nvvmm
     ///
     /// scripts/install.sh installs it where the shell searches for it.

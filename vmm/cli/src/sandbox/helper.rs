@@ -20,6 +20,7 @@ use nvvmm_devices::{Connector, connect_to_port};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use super::{landlocked, privileges, sys};
+use crate::privileges::Account;
 
 /// Time that the helper has for an answer. It waits for nothing but the registry's lock.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,14 +39,20 @@ pub struct Helper {
 }
 
 impl Helper {
-    /// Starts the helper. The process must have one thread, and should have few files open.
+    /// Starts the helper, which is a process of `account` if one is given. The process must have one thread, and should have few files open.
     ///
     /// # Errors
     /// No process or descriptor can be had.
-    pub fn start(claim: &Claim) -> Result<Self, VmError> {
+    pub fn start(claim: &Claim, account: Option<&Account>) -> Result<Self, VmError> {
         let failed = |e: io::Error| VmError::io("start the helper of the VM process", &e);
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-        sys::fork(|| serve(&theirs, claim.directory(), claim.paths())).map_err(failed)?;
+        let serve = || {
+            // One that could not become the user does nothing: its streams end.
+            if account.is_none_or(|account| account.become_it().is_ok()) {
+                serve(&theirs, claim.directory(), claim.paths());
+            }
+        };
+        sys::fork(serve).map_err(failed)?;
         ours.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
         Ok(Self {
             stream: Arc::new(Mutex::new(Some(ours))),

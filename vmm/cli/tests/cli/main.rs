@@ -4,6 +4,8 @@
 // Clippy takes the helpers of an integration test for the program.
 #![allow(clippy::unwrap_used)]
 
+mod confined;
+mod doctor;
 mod played_vm;
 mod pools;
 mod stopped;

@@ -23,7 +23,7 @@ pub use page_tables::{Mapped, Mappings, Paging, table_of};
 pub use state::KvmStateV1;
 pub use time::{ClockStateV1, TscStateV1};
 pub use vcpu_state::VcpuStateV1;
-pub use vm::{create_vcpu, create_vm};
+pub use vm::{check_host, create_vcpu, create_vm};
 pub use vm_state::VmStateV1;
 
 /// Machine of an ELF file (`e_machine`).

@@ -25,13 +25,21 @@ const NEEDED: [(Cap, &str); 7] = [
 const KVM_IDENTITY_MAP_GPA: u64 = 0xfffb_c000;
 const KVM_TSS_GPA: usize = 0xfffb_d000;
 
+/// Checks that this host's KVM has all that machines of this architecture need.
+///
+/// # Errors
+/// [`crate::kvm::KvmError::Lacks`] naming the missing capability.
+pub fn check_host(host: &Host) -> Result<()> {
+    host.check(&NEEDED)
+}
+
 /// Makes a VM with in-kernel PICs, IOAPIC, local APICs and PIT, and no memory.
 ///
 /// # Errors
 /// [`crate::kvm::KvmError::Lacks`] naming the missing capability, [`crate::kvm::KvmError::Vm`]
 /// naming the step.
 pub fn create_vm(host: Arc<Host>) -> Result<KvmVm> {
-    host.check(&NEEDED)?;
+    check_host(&host)?;
     let vm = KvmVm::create(host)?;
     let fd = vm.fd();
     fd.set_identity_map_address(KVM_IDENTITY_MAP_GPA)

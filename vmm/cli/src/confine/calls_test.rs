@@ -1,0 +1,21 @@
+use super::*;
+
+#[test]
+fn no_call_is_in_both_lists() {
+    for call in KILLING {
+        assert!(!ALLOWED.contains(call), "{call}");
+    }
+}
+
+#[test]
+fn both_filters_can_be_made() {
+    for rules in [killing(1).unwrap(), allowed().unwrap()] {
+        let filter = SeccompFilter::new(
+            rules,
+            SeccompAction::Allow,
+            SeccompAction::KillProcess,
+            ARCH,
+        );
+        assert!(BpfProgram::try_from(filter.unwrap()).is_ok());
+    }
+}

@@ -1,0 +1,66 @@
+//! System calls and the `unsafe` they need, each behind a safe function.
+
+use std::fs;
+use std::io;
+
+use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::unistd::{ForkResult, fork};
+
+/// Side of a process after [`fork_alone`].
+pub enum Side {
+    /// The process that forked.
+    Parent(nix::unistd::Pid),
+    /// The new process. It ignores the signals of the terminal.
+    Child,
+}
+
+/// Makes a copy of this process, which has one thread only: locks of other threads would stay
+/// locked in the copy.
+///
+/// # Errors
+/// This process has other threads, or fork(2) failed.
+pub fn fork_alone() -> io::Result<Side> {
+    if fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::other("the process has other threads"));
+    }
+    // SAFETY: there is no other thread, so no lock is held that the child cannot release.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(Side::Parent(child)),
+        ForkResult::Child => {
+            for ignored in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+                // SAFETY: no handler is installed; ignoring a signal runs no code.
+                unsafe { signal(ignored, SigHandler::SigIgn) }?;
+            }
+            Ok(Side::Child)
+        }
+    }
+}
+
+/// Makes a system call by its number. Release builds lack this: tests try with it what a confined
+/// process must not do.
+#[cfg(debug_assertions)]
+pub fn call(number: i64, arguments: [usize; 4]) -> io::Result<i64> {
+    let [a, b, c, d] = arguments;
+    // SAFETY: the callers, which are tests, pass numbers and null pointers only: the kernel reads
+    // and writes no memory of this process.
+    match unsafe { libc::syscall(number, a, b, c, d, 0, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        done => Ok(done),
+    }
+}
+
+/// ABI of the kernel's Landlock, 0 without it (landlock_create_ruleset(2)).
+pub fn landlock_abi() -> u32 {
+    /// `LANDLOCK_CREATE_RULESET_VERSION`.
+    const VERSION: libc::c_ulong = 1;
+    // SAFETY: with this flag the call takes no structure, and returns a number.
+    let abi = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<u8>(),
+            0_usize,
+            VERSION,
+        )
+    };
+    u32::try_from(abi).unwrap_or(0)
+}

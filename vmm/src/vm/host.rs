@@ -1,0 +1,69 @@
+//! Needs of every VM that a host can lack, looked at before anything is made for a VM.
+
+use super::{
+    VmError,
+    error::{cow_error, machine_error},
+};
+use crate::{
+    arch,
+    cow::CowError,
+    error::ErrorKind,
+    kvm::{Host, KvmError},
+    machine::MachineError,
+    sys::uffd::Uffd,
+};
+
+/// Checks that this process may use KVM, and that KVM has all that machines need.
+///
+/// # Errors
+/// The error that the start of a VM would have.
+pub fn check_kvm() -> Result<(), VmError> {
+    let checked = Host::open().and_then(|host| arch::check_host(&host));
+    checked.map_err(|error: KvmError| machine_error(MachineError::Kvm(error)))
+}
+
+/// Checks that this process may use userfaultfd, and that it can hold writes to shared memory.
+///
+/// # Errors
+/// The error that the start of a VM would have.
+pub fn check_userfaultfd() -> Result<(), VmError> {
+    match Uffd::open() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(cow_error(CowError::Uffd(error))),
+    }
+}
+
+/// Checks all that every VM needs of the host.
+///
+/// # Errors
+/// All that is missing, as one error.
+pub fn check_host() -> Result<(), VmError> {
+    all_of([check_kvm(), check_userfaultfd()])
+}
+
+/// One error that names each failure with its remedy.
+fn all_of<const COUNT: usize>(checks: [Result<(), VmError>; COUNT]) -> Result<(), VmError> {
+    let mut failed: Vec<VmError> = checks.into_iter().filter_map(Result::err).collect();
+    if failed.len() <= 1 {
+        return failed.pop().map_or(Ok(()), Err);
+    }
+    let lacks = failed
+        .iter()
+        .all(|error| error.kind == ErrorKind::HostLacks);
+    let kind = if lacks {
+        ErrorKind::HostLacks
+    } else {
+        ErrorKind::Failed
+    };
+    let messages: Vec<&str> = failed.iter().map(|error| error.message.as_str()).collect();
+    let remedies: Vec<&str> = failed
+        .iter()
+        .filter_map(|error| error.remedy.as_deref())
+        .collect();
+    Err(VmError::new(kind, messages.join("; "))
+        .with_remedy(format!("{}; 'nvvmm doctor' shows all", remedies.join("; "))))
+}
+
+#[cfg(test)]
+#[path = "host_test.rs"]
+mod host_test;
