@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use nvvmm_devices::virtio::{BlockError, RawDisk};
+use nvvmm_devices::virtio::{BlockError, DiskBackend, RawDisk};
 
 use super::VmSpec;
 
@@ -233,6 +233,21 @@ impl OpenedFiles {
     /// The reason, in words for the user.
     pub fn boot(&self) -> Result<&BootFiles, &str> {
         self.boot.as_ref().map_err(String::as_str)
+    }
+
+    /// These are the files that `spec` names, as far as they could be opened.
+    pub fn is_of(&self, spec: &VmSpec) -> bool {
+        let boot = self.boot.as_ref().ok().map(|boot| {
+            let initramfs = boot.initramfs.as_ref().map(BootFile::path);
+            (boot.kernel.path(), initramfs)
+        });
+        let named = (spec.kernel.as_deref()).map(|kernel| (kernel, spec.initramfs.as_deref()));
+        let disks = self
+            .disks
+            .iter()
+            .map(|disk| (disk.path(), disk.is_read_only()));
+        let named_disks = { spec.disks() }.map(|disk| (disk.path.as_path(), disk.read_only));
+        boot.is_none_or(|boot| named == Some(boot)) && disks.eq(named_disks)
     }
 
     /// The disks, in the order of the spec, for one machine.

@@ -56,6 +56,27 @@ fn a_file_that_was_replaced_is_read_as_it_was_opened() {
 }
 
 #[test]
+fn open_files_are_of_the_machine_that_names_them() {
+    let files = tempfile::tempdir().unwrap();
+    let path = |name: &str| {
+        let path = files.path().join(name);
+        fs::write(&path, "content").unwrap();
+        path
+    };
+    let spec = VmSpec::builder(path("kernel")).build();
+    let opened = OpenedFiles::open(&spec).unwrap();
+    assert!(opened.is_of(&spec));
+    let other = VmSpec::builder(path("other")).build();
+    let mut with_initramfs = spec.clone();
+    with_initramfs.initramfs = Some(path("initramfs"));
+    let mut without = spec;
+    without.kernel = None;
+    for spec in [other, with_initramfs, without] {
+        assert!(!opened.is_of(&spec), "{spec:?}");
+    }
+}
+
+#[test]
 fn a_restored_machine_needs_its_disks_but_no_kernel() {
     let files = tempfile::tempdir().unwrap();
     let path = files.path().join("disk");
@@ -71,11 +92,20 @@ fn a_restored_machine_needs_its_disks_but_no_kernel() {
     assert!(why.contains("/nonexistent/kernel"), "{why}");
     assert_eq!(opened.disks().unwrap().len(), 1);
     assert!(RawDisk::open(&path, false).is_err(), "it stays locked");
+    assert!(opened.is_of(&spec));
     drop(opened);
     spec.kernel = None;
     let opened = OpenedFiles::open_restored(&spec).unwrap();
     let why = opened.boot().unwrap_err();
     assert!(why.contains("no kernel"), "{why}");
+    assert!(opened.is_of(&spec));
+    let mut other = spec.clone();
+    let disk = DiskSpec {
+        path: path.clone(),
+        read_only: true,
+    };
+    assert!(other.replace_disks(&[disk]));
+    assert!(!opened.is_of(&other));
     fs::remove_file(&path).unwrap();
     drop(opened);
     let lost = OpenedFiles::open_restored(&spec);

@@ -312,7 +312,13 @@ impl Builder<'_> {
         open: impl FnOnce(&VmSpec) -> Result<OpenedFiles, OpenError>,
     ) -> Result<&OpenedFiles, VmError> {
         if let Some(files) = self.files.get() {
-            return Ok(files);
+            // Whoever opened them may have looked at another machine.
+            return match files.is_of(spec) {
+                true => Ok(files),
+                false => Err(VmError::failed(
+                    "the files that are open are not those of the machine",
+                )),
+            };
         }
         check_devices(spec).map_err(machine_error)?;
         let files = open(spec).map_err(|error| machine_error(error.into()))?;

@@ -110,6 +110,11 @@ impl RawDisk {
         })
     }
 
+    /// The path that it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The same open and locked image for another device, which takes the place of the one that
     /// has it. Its size is found anew: an image may have grown.
     ///
