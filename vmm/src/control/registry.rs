@@ -97,6 +97,7 @@ impl VmRuntimePaths {
             &self.control,
             &self.console,
             &self.vsock,
+            &self.agent,
             &self.record,
             &self.lock,
         ] {
