@@ -135,8 +135,8 @@ pub enum Error {
     PoolLocked {
         /// The process.
         holder: LockHolder,
-        /// It is stopped, or has done nothing for too long. Otherwise only this thread was in a
-        /// hurry ([`crate::wait_for_locks_at_most`]).
+        /// True when the process is stopped, or has done nothing for too long. Otherwise only this
+        /// thread was in a hurry ([`crate::wait_for_locks_at_most`]).
         hopeless: bool,
     },
     /// The size asked for a pool is not possible.

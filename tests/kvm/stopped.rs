@@ -151,11 +151,14 @@ fn what_was_asked_of_a_stopped_vm_does_not_happen_when_it_goes_on() {
     stop_process(vm.pid);
     assert_eq!(vm.status()["state"], "stopped");
     let told = format!("the VM process {} is stopped", vm.pid);
-    // The command is killed while it waits.
+    // The command is killed while it waits: it has asked by then, or never does.
     let mut killed = host
         .command(&["snapshot", &vm.name, "killed"])
         .spawn()
         .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    killed.kill().unwrap();
+    killed.wait().unwrap();
     let stop = ["stop", &vm.name];
     let pause = ["pause", &vm.name];
     let snapshot = ["snapshot", &vm.name, "refused", "--stop"];
@@ -164,8 +167,6 @@ fn what_was_asked_of_a_stopped_vm_does_not_happen_when_it_goes_on() {
             scope.spawn(|| host.run(arguments).refused(4, &told));
         }
     });
-    killed.kill().unwrap();
-    killed.wait().unwrap();
     go_on(vm.pid);
     // By the time that this is taken, all that was asked before it has been looked at.
     vm.snapshot("later");

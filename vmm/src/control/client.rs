@@ -42,9 +42,9 @@ const LISTEN_BRIEFLY: Duration = Duration::from_millis(250);
 /// a second connection to show that it lives: one that does may take as long as it needs.
 pub struct ControlClient {
     lines: LineStream,
-    /// Where further connections can be made.
+    /// Path of the socket, for further connections.
     path: Option<PathBuf>,
-    /// It answered there while an answer here was waited for.
+    /// True when it answered there while an answer here was waited for.
     lives: bool,
 }
 

@@ -146,6 +146,7 @@ fn a_killed_process_leaves_a_stale_entry_that_goes_when_seen() {
     child.kill().unwrap();
     child.wait().unwrap();
     let paths = dir.paths("held");
+    fs::write(&paths.agent, "").unwrap();
     assert!(
         paths.control.exists() && paths.lock.exists(),
         "a killed process removes nothing"

@@ -106,8 +106,8 @@ const LOCKED_BY: &str = "the pool is locked by process ";
 fn unlocking(pid: Option<u32>, is_stopped: bool) -> String {
     match pid {
         Some(pid) if is_stopped => format!(
-            "'kill -CONT {pid}' lets that process go on, 'kill -KILL {pid}' ends it; the pool stays \
-             whole"
+            "'kill -CONT {pid}' lets that process go on, 'kill -KILL {pid}' ends it; the pool \
+             stays whole"
         ),
         Some(pid) => {
             format!("wait for that process, or end it with 'kill {pid}'; the pool stays whole")
