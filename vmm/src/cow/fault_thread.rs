@@ -134,7 +134,7 @@ impl FaultThread {
         self.shortage.lasts()
     }
 
-    /// What guest accesses wait for, while any waits.
+    /// The lack that guest accesses wait for the end of, while any waits.
     pub fn starved_of(&self) -> Option<Lack> {
         self.shortage.of()
     }

@@ -30,7 +30,7 @@ fn number(lack: Option<Lack>) -> u8 {
 }
 
 impl Shortage {
-    /// What accesses wait for, while any waits.
+    /// The lack that accesses wait for the end of, while any waits.
     pub fn of(&self) -> Option<Lack> {
         let number = usize::from(self.lack.load(Ordering::Relaxed));
         LACKS.get(number.checked_sub(1)?).copied()
