@@ -94,8 +94,8 @@ fn existing(path: &Path) -> Result<PathBuf, VmError> {
 /// can write: the first of these that there is, or the second, which is made.
 /// 1. The file `nvvmm-<user>.pool` of older programs, if it is the user's own.
 /// 2. `default.pool` in the directory `nvvmm-<uid>`, if that is the user's own.
-/// 3. `default.pool` in a directory of the user's own whose name begins with `nvvmm-<uid>.`; another
-///    user has taken the name before.
+/// 3. `default.pool` in a directory of the user's own whose name begins with `nvvmm-<uid>.`: for
+///    when another user has taken the name before.
 struct DefaultPool {
     shared: PathBuf,
     uid: u32,
