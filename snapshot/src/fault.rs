@@ -211,7 +211,7 @@ mod lacking {
 
     use super::Resource;
 
-    /// What the file said last, and the requests since then.
+    /// Last content of the file, and the requests since then.
     static ASKED: Mutex<(String, u64)> = Mutex::new((String::new(), 0));
 
     pub fn ask_for(resource: Resource) -> io::Result<()> {

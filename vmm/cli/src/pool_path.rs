@@ -99,12 +99,12 @@ fn existing(path: &Path) -> Result<PathBuf, VmError> {
 
 /// The default pool of a user, where it is or where it is to be.
 ///
-/// Everyone can make files in [`SHARED_DIR`], so it is in a directory there that only its owner can
-/// write: the first of these that there is, or the second, which is made.
+/// Everyone can make files in [`SHARED_DIR`], so it is in a directory there that only its owner
+/// can write: the first of these that there is, or the second, which is made.
 /// 1. The file `nvvmm-<user>.pool` of older programs, if it is the user's own.
 /// 2. `default.pool` in the directory `nvvmm-<uid>`, if that is the user's own.
-/// 3. `default.pool` in a directory of the user's own whose name begins with `nvvmm-<uid>.`: another
-///    user has taken the name before.
+/// 3. `default.pool` in a directory of the user's own whose name begins with `nvvmm-<uid>.`: for
+///    when another user has taken the name before.
 struct DefaultPool {
     shared: PathBuf,
     uid: u32,

@@ -98,7 +98,7 @@ impl From<nvvmm_snapshot::Error> for CowError {
     }
 }
 
-/// What is used up, if that is why the pool refused.
+/// The lack for which the pool refused, if that is why.
 pub(super) fn lack_of(error: &nvvmm_snapshot::Error) -> Option<Lack> {
     use nvvmm_snapshot::Error::{MediumFull, NoSpaceOnMedium, PoolFull};
     match error {

@@ -157,7 +157,7 @@ impl FaultThread {
         matches!(reason, Some(Reason::Lock | Reason::LockForLong))
     }
 
-    /// What is used up that a guest access waits for.
+    /// The lack that guest accesses wait for the end of, while any waits.
     pub fn starved_of(&self) -> Option<Lack> {
         match self.shortage.reason()? {
             Reason::Lacks(lack) => Some(lack),
