@@ -80,10 +80,3 @@ fn what_is_no_answer_of_a_device_is_refused() {
         assert!(error.contains(wrong), "{said:?}: {error}");
     }
 }
-
-#[test]
-fn an_agents_words_do_not_reach_the_terminal_raw() {
-    let error = failed("vm", FailedBecause::NotFound, "\x1b[2Jgone");
-    assert_eq!(error.kind, ErrorKind::NotFound);
-    assert_eq!(error.message, "vm: \\u{1b}[2Jgone");
-}
