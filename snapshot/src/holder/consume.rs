@@ -94,9 +94,6 @@ impl Holder {
             let kind = map.kind;
             maps.push(ConsumedMap { kind, chunks });
         }
-        if listed.inode.foreign {
-            self.mark_foreign();
-        }
         let rest = self.commit_rest(&mut lock, listed, &maps, &taken)?;
         if rest.is_none() {
             self.clear_pin(id)?;

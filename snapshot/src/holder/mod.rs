@@ -25,7 +25,7 @@ use crate::frame_map::FrameMap;
 use crate::handle::Pool;
 use crate::layout::HOLDER_SLOTS;
 use crate::layout::holder_slot::{HolderSlotV1, PINS_MAX, PINS_MAX_OF_OTHERS};
-use crate::layout::inode::Inode;
+use crate::layout::inode::{Inode, SnapshotKind};
 use crate::name::check_name;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, ChunkNo, FrameIndex, SnapshotId};
 use crate::pool::SnapshotEntry;
@@ -203,8 +203,8 @@ impl Holder {
         &self.pool
     }
 
-    /// Marks all that this holder commits from now on as foreign: it is a VM that began as a
-    /// snapshot from elsewhere. What builds on a foreign snapshot is foreign without this.
+    /// Marks all that this holder commits from now on as foreign. Pinning a foreign snapshot of a
+    /// VM does the same: the holder is a VM that goes on from it.
     pub fn mark_foreign(&self) {
         self.foreign.store(true, Ordering::Relaxed);
     }
@@ -230,6 +230,9 @@ impl Holder {
         };
         let inode = listed.complete()?;
         self.set_pin(inode.id, PINS_MAX_OF_OTHERS)?;
+        if inode.foreign && inode.kind == SnapshotKind::Vm {
+            self.mark_foreign();
+        }
         fault_point(FaultPoint::PinSet);
         let map = FrameMap::of_memory(&self.pool, inode)?;
         Ok((SnapshotEntry::of(inode), map))

@@ -45,7 +45,7 @@ impl Onto {
         });
         let root = names_content.then(|| root_of(pool, &inode)).transpose()?;
         if let Some(root) = root {
-            keep_root(pool, inode.id, root)?;
+            keep_root(pool, &inode, root);
         }
         Ok(Onto {
             name: name.to_owned(),

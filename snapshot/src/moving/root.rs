@@ -90,11 +90,18 @@ pub(super) fn root_of(pool: &Arc<Pool>, inode: &Inode) -> Result<ContentRoot> {
     Ok(hasher.finish())
 }
 
-/// Keeps the root of a snapshot in its inode, unless the pool is of a format version without roots.
-///
-/// # Errors
-/// As any commit.
-pub(super) fn keep_root(pool: &Pool, id: SnapshotId, root: ContentRoot) -> Result<()> {
+/// Keeps the root of a snapshot in its inode, if that is possible: else it is computed again the
+/// next time.
+pub(super) fn keep_root(pool: &Pool, inode: &Inode, root: ContentRoot) {
+    if inode.content_root.is_none()
+        && let Err(error) = try_to_keep_root(pool, inode.id, root)
+    {
+        tracing::warn!(%error, name = inode.name, "could not keep the root of a snapshot");
+    }
+}
+
+/// Amends the inode, unless the pool is of a format version without roots.
+fn try_to_keep_root(pool: &Pool, id: SnapshotId, root: ContentRoot) -> Result<()> {
     let mut lock = CatalogLock::take(pool)?;
     let listing = lock.listing()?;
     let Some(listed) = listing.by_id(id) else {

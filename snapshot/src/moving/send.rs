@@ -215,13 +215,9 @@ impl<'p> Sending<'p> {
         })?;
         let [root, base_root] = roots.finish();
         let root = root.ok_or_else(|| Error::invalid("no root of the content was computed"))?;
-        for (inode, root) in [(Some(self.snapshot), Some(root)), (self.base, base_root)] {
-            if let (Some(inode), Some(root)) = (inode, root)
-                && let Err(error) = keep_root(self.pool, inode.id, root)
-            {
-                // It is computed again the next time.
-                tracing::warn!(%error, name = inode.name, "could not keep the root of a snapshot");
-            }
+        keep_root(self.pool, self.snapshot, root);
+        if let (Some(base), Some(root)) = (self.base, base_root) {
+            keep_root(self.pool, base, root);
         }
         Ok(Survey {
             root,

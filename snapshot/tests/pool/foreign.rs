@@ -73,12 +73,17 @@ fn what_is_taken_of_a_foreign_vm_is_foreign() {
     let (entry, _) = vm.pin("guest").unwrap();
     let next = take(&vm, "next", Some(entry.id));
     take(&vm, "after", Some(next));
-    assert!(is_foreign(pool, "next") && is_foreign(pool, "after"));
-    take(&vm, "alone", None);
-    assert!(!is_foreign(pool, "alone"));
-    vm.mark_foreign();
+    // All of its memory is its own by now, and it began as what came from elsewhere.
     take(&vm, "whole", None);
-    assert!(is_foreign(pool, "whole"));
+    for name in ["next", "after", "whole"] {
+        assert!(is_foreign(pool, name), "{name}");
+    }
+    let neighbour = pool.hold("neighbour").unwrap();
+    take(&neighbour, "own", None);
+    assert!(!is_foreign(pool, "own"));
+    neighbour.mark_foreign();
+    take(&neighbour, "marked", None);
+    assert!(is_foreign(pool, "marked"));
     // Who trusts the origin trusts what is taken from then on.
     pool.adopt("guest").unwrap();
     let other = pool.hold("other").unwrap();

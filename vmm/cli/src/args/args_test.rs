@@ -193,12 +193,21 @@ fn send_and_receive_mean_standard_streams_unless_told_otherwise() {
         (receive.name.as_deref(), receive.decrypt),
         (Some("c"), Some(PathBuf::from("k")))
     );
+    assert!(!send.with_lineage && receive.onto.is_none() && receive.limit.is_none());
+    let Ok(Command::Receive(receive)) = parse("nvvmm receive x --onto a --limit 2G") else {
+        panic!("not understood")
+    };
+    assert_eq!(
+        (receive.onto.as_deref(), receive.limit),
+        (Some("a"), Some(2 << 30))
+    );
     for wrong in [
         "nvvmm send",
         "nvvmm send a --level 0",
         "nvvmm send a --level 20",
         "nvvmm receive a b",
         "nvvmm receive --name web@7",
+        "nvvmm receive --limit 1",
     ] {
         assert!(parse(wrong).is_err(), "{wrong}");
     }
