@@ -79,9 +79,13 @@ fn with_each_lack(
                 "{resource:?} {number}"
             );
             if !was_refused {
-                println!(
-                    "{resource:?}: {} requests, {refusals} of them fatal to it",
-                    number - 1
+                let requests = number - 1;
+                println!("{resource:?}: {requests} requests, {refusals} of them fatal to it");
+                // Each command is a connection, which needs a descriptor and a thread.
+                let needed = [Resource::Thread, Resource::Descriptor].contains(&resource);
+                assert!(
+                    requests >= u32::from(needed),
+                    "nothing was refused: {resource:?}"
                 );
                 break;
             }
@@ -174,6 +178,9 @@ fn a_rewind_is_done_or_refused_or_ends_the_vm_with_its_cause() {
                 break;
             }
         }
+        println!("{resource:?}: {} requests", number - 1);
+        // A machine is built from all of them.
+        assert!(number > 2, "nothing was refused: {resource:?}");
         host.assert_pool_clean();
     }
 }
