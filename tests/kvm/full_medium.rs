@@ -107,7 +107,7 @@ fn a_medium_that_a_stranger_fills_holds_the_guest_until_there_is_room() {
     vm.ask("fill 8 1");
     let filler = fill_medium(&medium, 2);
     // Memory that the guest has never touched.
-    vm.console().say("fill 80 2");
+    vm.console().say("fill 40 2");
     wait_for_state(&vm, "no-space");
     assert_names_the_medium(&vm, &pool);
     assert_stands_still(&vm);
@@ -124,7 +124,7 @@ fn a_medium_that_a_stranger_fills_holds_the_guest_until_there_is_room() {
     host.run(&["snapshot", &vm.name, "b"]).ok();
     // The same for writes to what a snapshot has, and for a copy.
     let filler = fill_medium(&medium, 2);
-    vm.console().say("fill 80 3");
+    vm.console().say("fill 40 3");
     wait_for_state(&vm, "no-space");
     fs::remove_file(&filler).unwrap();
     wait_until(&vm, "relieved", |status| status["notice"].is_null());

@@ -4,7 +4,10 @@
 //! Each test goes through the requests that an operation makes: the first is refused, then the
 //! second, until the operation makes no more.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use nvvmm_snapshot::Resource;
 use nvvmm_tests::{Host, Vm};
@@ -79,9 +82,13 @@ fn with_each_lack(
                 "{resource:?} {number}"
             );
             if !was_refused {
-                println!(
-                    "{resource:?}: {} requests, {refusals} of them fatal to it",
-                    number - 1
+                let requests = number - 1;
+                println!("{resource:?}: {requests} requests, {refusals} of them fatal to it");
+                // Each command is a connection, which needs a descriptor and a thread.
+                let needed = [Resource::Thread, Resource::Descriptor].contains(&resource);
+                assert!(
+                    requests >= u32::from(needed),
+                    "nothing was refused: {resource:?}"
                 );
                 break;
             }
@@ -137,6 +144,77 @@ fn a_ring_begins_or_not_and_ends_with_its_cause_while_the_vm_runs_on() {
     });
 }
 
+/// A control group with one VM process, whose threads the kernel limits.
+struct Group {
+    at: PathBuf,
+    pid: i32,
+}
+
+impl Group {
+    /// `None`, and said so, where there are no such groups.
+    fn of(pid: i32) -> Option<Self> {
+        let parents = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"];
+        for parent in parents {
+            let group = Self {
+                at: Path::new(parent).join(format!("nvvmm-test-{pid}")),
+                pid,
+            };
+            if fs::create_dir(&group.at).is_ok()
+                && group.at.join("pids.max").exists()
+                && fs::write(group.at.join("cgroup.procs"), pid.to_string()).is_ok()
+            {
+                return Some(group);
+            }
+        }
+        println!("SKIPPED: no control group that limits threads");
+        None
+    }
+
+    /// Allows this many threads more than there are.
+    fn allow(&self, more: u32) {
+        let now = fs::read_to_string(self.at.join("pids.current")).unwrap();
+        let now: u32 = now.trim().parse().unwrap();
+        fs::write(self.at.join("pids.max"), (now + more).to_string()).unwrap();
+    }
+
+    fn allow_all(&self) {
+        fs::write(self.at.join("pids.max"), "max").unwrap();
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(parent) = self.at.parent() {
+            let _ = fs::write(parent.join("cgroup.procs"), self.pid.to_string());
+        }
+        let _ = fs::remove_dir(&self.at);
+    }
+}
+
+/// The same with the kernel's own refusals.
+#[test]
+fn a_control_group_that_is_out_of_threads_ends_no_vm() {
+    for more in 0..4 {
+        let host = Host::new(128);
+        let mut vm = host.boot_bare_metal(32, 1);
+        vm.ask("fill 16 1");
+        let Some(group) = Group::of(vm.pid) else {
+            return;
+        };
+        group.allow(more);
+        let outcome = host.run(&["snapshot", &vm.name, "s"]);
+        assert!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);
+        group.allow_all();
+        wait_for_state(&vm, "running");
+        assert!(vm.ask("check").contains("check ok"));
+        let taken = host.json(&["snapshots"]).as_array().unwrap().len();
+        assert_eq!(taken == 1, outcome.code == 0, "{}", outcome.stderr);
+        drop(group);
+        vm.stop();
+        host.assert_pool_clean();
+    }
+}
+
 /// A rewind that cannot build the VM again ends it, and says why; one that is refused does not.
 #[test]
 fn a_rewind_is_done_or_refused_or_ends_the_vm_with_its_cause() {
@@ -174,6 +252,9 @@ fn a_rewind_is_done_or_refused_or_ends_the_vm_with_its_cause() {
                 break;
             }
         }
+        println!("{resource:?}: {} requests", number - 1);
+        // A machine is built from all of them.
+        assert!(number > 2, "nothing was refused: {resource:?}");
         host.assert_pool_clean();
     }
 }
