@@ -185,6 +185,7 @@ const DEVICES: &[Call] = calls![
 
 const CONTROL: &[Call] = calls![
     SYS_ioctl: OneOf(1, TERMINAL),
+    SYS_recvfrom,
     SYS_fcntl: OneOf(1, FCNTL),
 ];
 
@@ -213,7 +214,7 @@ pub fn of(kind: ThreadKind) -> Vec<&'static [Call]> {
         ThreadKind::Vcpu => &[VCPU],
         ThreadKind::Memory => &[POOL, MEMORY],
         ThreadKind::Devices => &[STREAMS, DEVICES],
-        ThreadKind::Control => &[STREAMS, SPAWN, CONTROL],
+        ThreadKind::Control => &[SPAWN, CONTROL],
         ThreadKind::Operations => &[POOL, STREAMS, SPAWN, OPERATIONS],
     };
     [&[EVERY, FAULTS, REFUSED_ELSEWHERE, UNKNOWN], own].concat()
