@@ -12,9 +12,10 @@ pub enum ThreadKind {
     Memory,
     /// Drives the devices: disks, console, vsock streams.
     Devices,
-    /// Waits for requests and signals, or talks with the guest's agent.
+    /// Waits for signals and keys of the user.
     Control,
-    /// Carries out operations: builds machines, takes snapshots, rewinds, answers requests.
+    /// Carries out operations: builds machines, takes snapshots, rewinds, answers requests of the
+    /// control socket and of the guest's agent.
     Operations,
 }
 

@@ -79,7 +79,8 @@ impl AgentLink {
         let accepting = thread::Builder::new().name("agent-link".into()).spawn({
             let shared = Arc::clone(&shared);
             move || {
-                begin_thread(ThreadKind::Control);
+                // It takes frames that the guest does not use out of its memory.
+                begin_thread(ThreadKind::Operations);
                 accept(&shared);
             }
         })?;

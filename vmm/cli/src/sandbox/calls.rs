@@ -185,6 +185,7 @@ const DEVICES: &[Call] = calls![
 
 const CONTROL: &[Call] = calls![
     SYS_ioctl: OneOf(1, TERMINAL),
+    SYS_recvfrom,
     SYS_fcntl: OneOf(1, FCNTL),
 ];
 
@@ -213,11 +214,38 @@ pub fn of(kind: ThreadKind) -> Vec<&'static [Call]> {
         ThreadKind::Vcpu => &[VCPU],
         ThreadKind::Memory => &[POOL, MEMORY],
         ThreadKind::Devices => &[STREAMS, DEVICES],
-        ThreadKind::Control => &[STREAMS, SPAWN, CONTROL],
+        ThreadKind::Control => &[SPAWN, CONTROL],
         ThreadKind::Operations => &[POOL, STREAMS, SPAWN, OPERATIONS],
     };
     [&[EVERY, FAULTS, REFUSED_ELSEWHERE, UNKNOWN], own].concat()
 }
+
+/// Calls of the helper: requests and answers, connections to unix sockets, and the removal of
+/// files under the registry's locks. Any other fails with EPERM.
+pub const HELPER: &[Call] = calls![
+    SYS_recvmsg,
+    SYS_sendmsg,
+    SYS_socket: OneOf(0, &[AF_UNIX as u64]),
+    SYS_connect,
+    SYS_openat,
+    SYS_flock,
+    SYS_unlink,
+    SYS_read,
+    SYS_write,
+    SYS_fstat,
+    SYS_statx,
+    SYS_newfstatat,
+    SYS_lseek,
+    SYS_poll,
+    SYS_clock_nanosleep,
+    SYS_close,
+    SYS_brk,
+    SYS_mmap: NO_EXEC,
+    SYS_munmap,
+    SYS_futex,
+    SYS_rt_sigreturn,
+    SYS_exit_group,
+];
 
 /// Calls that a filter of its own refuses, for all or some arguments; to all others they are
 /// allowed.

@@ -40,6 +40,16 @@ pub fn enter() -> Result<(), VmError> {
     Ok(())
 }
 
+/// Holds the helper to its calls.
+///
+/// # Errors
+/// The kernel refuses the filter.
+pub fn enter_helper() -> Result<(), String> {
+    let denied = SeccompAction::Errno(libc::EPERM as u32);
+    let program = compile(calls::HELPER.iter(), denied, SeccompAction::Allow)?;
+    apply_filter(&program).map_err(|e| e.to_string())
+}
+
 /// Holds this thread to the calls of its kind.
 pub fn narrow(kind: ThreadKind) {
     let filters = NARROWER.get().map_or(&[][..], Vec::as_slice);

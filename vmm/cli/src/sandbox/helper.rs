@@ -19,7 +19,7 @@ use nvvmm::control::{Claim, RuntimeDir, VmRuntimePaths};
 use nvvmm_devices::{Connector, connect_to_port};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
-use super::{landlocked, privileges, sys};
+use super::{filter, landlocked, privileges, sys};
 use crate::privileges::Account;
 
 /// Time that the helper has for an answer. It waits for nothing but the registry's lock.
@@ -141,6 +141,7 @@ fn become_helper(stream: &UnixStream, directory: &Path) {
     // Without one of these it is as powerful as the command that started it; it takes no paths.
     let _ = privileges::drop_all();
     landlocked::allow_removal_in(directory);
+    let _ = filter::enter_helper();
 }
 
 fn serve(stream: &UnixStream, directory: &RuntimeDir, paths: &VmRuntimePaths) {
