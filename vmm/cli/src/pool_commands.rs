@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use nvvmm::vm::check_host;
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{CheckReport, CreateOptions, GrowOptions, Pool, PoolStatus, SnapshotEntry};
 use serde::Serialize;
@@ -89,7 +90,15 @@ pub fn status(option: &PoolOption, json: bool) -> Result<(), VmError> {
     if json {
         output::print_json(&usage)
     } else {
-        output::print(&usage_text(&usage))
+        output::print(&usage_text(&usage))?;
+        match check_host() {
+            Ok(()) => Ok(()),
+            // The engine that the table names is that of the medium, not of this user.
+            Err(lack) => output::print(&format!(
+                "\nthis user cannot run VMs here: {} ('nvvmm doctor')\n",
+                lack.message
+            )),
+        }
     }
 }
 

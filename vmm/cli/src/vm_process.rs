@@ -78,7 +78,8 @@ impl Drop for Name {
 
 impl VmProcess {
     /// Opens all that the VM needs while it lives, becomes the user of `account`, and confines this
-    /// process if `confined`. The process must have one thread. All paths are absolute; the pool exists.
+    /// process if `confined`. The process must have one thread. All paths are absolute; the pool
+    /// exists.
     ///
     /// # Errors
     /// Something cannot be opened, or the process cannot be confined.

@@ -39,7 +39,8 @@ pub struct Helper {
 }
 
 impl Helper {
-    /// Starts the helper, which is a process of `account` if one is given. The process must have one thread, and should have few files open.
+    /// Starts the helper, which is a process of `account` if one is given. The process must have
+    /// one thread, and should have few files open.
     ///
     /// # Errors
     /// No process or descriptor can be had.
