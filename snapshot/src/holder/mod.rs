@@ -41,7 +41,7 @@ pub struct Holder {
     stale: Stale,
     /// True when all that it commits is foreign, whatever the base.
     foreign: AtomicBool,
-    /// It goes last.
+    /// The lock that says that the holder lives. It must be dropped last.
     _alive: Alive,
 }
 

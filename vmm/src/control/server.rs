@@ -70,8 +70,8 @@ impl ControlServer {
         Self::serve_limited(Self::bind(path)?, control, limits)
     }
 
-    /// Makes the socket at `path` (nothing may be there), for [`ControlServer::serve`]. Clients that
-    /// connect wait until then.
+    /// Makes the socket at `path` (nothing may be there), for [`ControlServer::serve`]. Clients
+    /// that connect wait until then.
     pub fn bind(path: &Path) -> Result<UnixListener, VmError> {
         let failed = |e: io::Error| {
             VmError::io(

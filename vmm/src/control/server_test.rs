@@ -573,17 +573,15 @@ fn serve_late(requests: &[u8]) -> Arc<FakeVm> {
 #[test]
 fn a_request_whose_caller_is_gone_is_not_carried_out() {
     let vm = serve_late(b"{\"version\":1,\"op\":\"stop\"}\n{\"version\":1,\"op\":\"pause\"}\n");
-    assert_eq!(vm.stops.load(Ordering::SeqCst), 0);
-    assert_eq!(vm.pauses.load(Ordering::SeqCst), 0);
+    let done = [&vm.stops, &vm.pauses].map(|count| count.load(Ordering::SeqCst));
+    assert_eq!(done, [0, 0]);
 }
 
 #[test]
 fn a_caller_that_sends_no_more_but_waits_is_served() {
     let (vm, _snapshots) = fake_vm();
     let (theirs, ours) = UnixStream::pair().unwrap();
-    (&theirs)
-        .write_all(b"{\"version\":1,\"op\":\"stop\"}\n")
-        .unwrap();
+    writeln!(&theirs, "{{\"version\":1,\"op\":\"stop\"}}").unwrap();
     theirs.shutdown(Shutdown::Write).unwrap();
     serve_client(LineStream::new(ours), &*vm, HUNG);
     assert_eq!(vm.stops.load(Ordering::SeqCst), 1);

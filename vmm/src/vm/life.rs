@@ -3,11 +3,11 @@
 
 use std::{cell::OnceCell, path::Path, sync::Arc, time::Duration};
 
-use nvvmm_devices::ConsoleStreams;
+use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_snapshot::{FaultPoint, Pool, fault_point};
 
 use super::{
-    VmError, VmExit, VmOptions, VmSource,
+    VmError, VmExit, VmOptions, VmSource, VsockSockets,
     build::Builder,
     error::cow_error,
     options::agent_path,
@@ -42,16 +42,7 @@ pub(super) fn live(
         let supervisor = Arc::clone(supervisor);
         Arc::new(move |error| supervisor.end(Err(cow_error(error))))
     };
-    let (agent, vsock_socket) = match options.vsock_sockets {
-        Some(sockets) => (
-            Some(AgentLink::serve(sockets.agent).map_err(no_agent_link)?),
-            OnceCell::from(Arc::new(sockets.guest)),
-        ),
-        None => (
-            options.vsock.as_deref().map(agent_link).transpose()?,
-            OnceCell::new(),
-        ),
-    };
+    let (agent, vsock_socket) = guest_sockets(options.vsock_sockets, options.vsock.as_deref())?;
     let builder = Builder {
         name: &options.name,
         pool,
@@ -120,6 +111,20 @@ pub(super) fn live(
             }
         };
     }
+}
+
+/// The link to the guest's agent, and the socket of the vsock device if it is bound already.
+fn guest_sockets(
+    bound: Option<VsockSockets>,
+    path: Option<&Path>,
+) -> Result<(Option<AgentLink>, OnceCell<Arc<HostSocket>>), VmError> {
+    Ok(match bound {
+        Some(sockets) => (
+            Some(AgentLink::serve(sockets.agent).map_err(no_agent_link)?),
+            OnceCell::from(Arc::new(sockets.guest)),
+        ),
+        None => (path.map(agent_link).transpose()?, OnceCell::new()),
+    })
 }
 
 /// Listens for the guest's agent.

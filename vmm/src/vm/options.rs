@@ -32,8 +32,8 @@ pub struct VmOptions {
     pub vsock: Option<PathBuf>,
     /// The sockets at `vsock`, bound already. By default they are bound when the VM is built.
     pub vsock_sockets: Option<VsockSockets>,
-    /// Files of the machine, opened already ([`open_ahead`](super::open_ahead)). By default they are
-    /// opened when the VM is built.
+    /// Files of the machine, opened already ([`open_ahead`](super::open_ahead)). By default they
+    /// are opened when the VM is built.
     pub files: Option<OpenedFiles>,
     /// Confinement of this process, for the status of the VM.
     pub sandbox: Option<SandboxStatus>,

@@ -171,8 +171,8 @@ pub struct StartArguments {
     /// Group of the VM process, a name or a number (default: the group of the user)
     #[arg(long, value_name = "GROUP", requires = "uid")]
     pub gid: Option<String>,
-    /// Do not confine the VM process. For debugging: a guest that breaks out of its machine then has
-    /// all rights of this user
+    /// Do not confine the VM process. For debugging: a guest that breaks out of its machine then
+    /// has all rights of this user
     #[arg(long)]
     pub no_sandbox: bool,
     /// Print the status of the VM as JSON when it runs; in the foreground only with --console none

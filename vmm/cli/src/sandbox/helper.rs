@@ -2,8 +2,8 @@
 //! process has confined itself.
 //!
 //! It takes two requests: to connect to the program at a host port of the guest, which is a socket
-//! beside the VM's own, and to remove the VM's files. Numbers come from the VM process, never paths.
-//! It ends with the VM process, and then removes what a killed one left.
+//! beside the VM's own, and to remove the VM's files. Numbers come from the VM process, never
+//! paths. It ends with the VM process, and then removes what a killed one left.
 
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};

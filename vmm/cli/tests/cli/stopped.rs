@@ -98,10 +98,7 @@ fn commands_are_told_which_stopped_process_has_the_pool_locked() {
     let told = format!("the pool is locked by process {pid} (nvvmm pool status), which is stopped");
     // A command that confines itself does not see other processes: it waits longer, and tells
     // their number alone.
-    let commands: [&[&str]; 2] = [
-        &["snapshots", "--pool", pool],
-        &["rm", "x", "--pool", pool],
-    ];
+    let commands: [&[&str]; 2] = [&["snapshots", "--pool", pool], &["rm", "x", "--pool", pool]];
     thread::scope(|scope| {
         for arguments in commands {
             scope.spawn(|| {
