@@ -196,7 +196,7 @@ fn a_killed_vm_leaves_no_sockets() {
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .filter(|file| file.starts_with(&format!("{name}.")))
-            .filter(|file| !file.ends_with(".log"))
+            .filter(|file| !file.contains(".log"))
             .collect();
         if left.is_empty() {
             break;
