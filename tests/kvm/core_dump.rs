@@ -15,7 +15,7 @@ fn assert_left_out(vm: &Vm<'_>) {
 
 #[test]
 fn a_vm_and_its_clone_leave_guest_memory_out() {
-    let host = Host::new(128);
+    let host = Host::new(192);
     let mut vm = host.boot_bare_metal(32, 1);
     vm.ask("fill 8 1");
     assert_left_out(&vm);
