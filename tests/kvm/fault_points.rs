@@ -370,7 +370,12 @@ fn a_release_build_has_no_fault_points_and_no_switches_for_tests() {
     let read = |variable| std::fs::read(required(variable)).expect("the program can be read");
     let (dev, release) = (read("NVVMM_DEV_BIN"), read("NVVMM_RELEASE_BIN"));
     let names = |program: &[u8], word: &[u8]| program.windows(word.len()).any(|at| at == word);
-    for word in ["NVVMM_FAULT", "NVVMM_TEST_WITHOUT", "NVVMM_TEST_DIRTY_LOG"] {
+    for word in [
+        "NVVMM_FAULT",
+        "NVVMM_TEST_WITHOUT",
+        "NVVMM_TEST_DIRTY_LOG",
+        "NVVMM_TEST_TRY",
+    ] {
         assert!(names(&dev, word.as_bytes()), "{word}");
         assert!(!names(&release, word.as_bytes()), "{word}");
     }

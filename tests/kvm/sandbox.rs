@@ -3,11 +3,16 @@
 
 use std::{
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
 use nvvmm_tests::{Host, Outcome, required};
+
+/// A file beside the VM's own.
+fn precious(host: &Host) -> PathBuf {
+    host.runtime().join("precious")
+}
 
 /// Kinds of threads. Operations build machines and start all other threads.
 const KINDS: [&str; 5] = ["vcpu", "memory", "devices", "control", "operations"];
@@ -22,6 +27,7 @@ struct Outside<'h> {
 
 impl<'h> Outside<'h> {
     fn new(host: &'h Host) -> Self {
+        std::fs::write(precious(host), "precious").unwrap();
         Self {
             host,
             other_pool: Host::new(64),
@@ -55,7 +61,7 @@ impl<'h> Outside<'h> {
             ("keyctl", String::new()),
             ("mmap-exec", String::new()),
             ("own-handler", String::new()),
-            ("unlink", text(&socket)),
+            ("unlink", text(&precious(self.host))),
         ]
     }
 
@@ -108,6 +114,7 @@ fn no_thread_of_a_vm_reaches_anything_outside() {
     }
     // The sibling noticed nothing, and what the ended VMs held is free.
     assert!(sibling.ask("check").contains("check ok"));
+    assert!(precious(&host).exists());
     sibling.stop();
     host.assert_pool_clean();
 }

@@ -24,9 +24,10 @@ use super::sandbox::{self, Helper};
 /// Switches KVM's dirty log on, so that `audit` can compare it with the engine. Only builds with
 /// debug assertions read it; tests set it, to anything.
 const DIRTY_LOG_VARIABLE: &str = "NVVMM_TEST_DIRTY_LOG";
-/// Has a fault point wait for a file, which a confined process could not see.
+/// Have a fault point, or a lack of the host, follow a file, which a confined process could not
+/// see.
 #[cfg(debug_assertions)]
-const FAULT_WAIT_VARIABLE: &str = "NVVMM_FAULT_WAIT";
+const FILE_VARIABLES: [&str; 2] = ["NVVMM_FAULT_WAIT", "NVVMM_TEST_LACK"];
 
 /// A process that has all that its VM needs, and is confined unless that was not wanted.
 pub struct VmProcess {
@@ -91,7 +92,7 @@ impl VmProcess {
     ) -> Result<Self, VmError> {
         let paths = claim.paths().clone();
         let directory = claim.directory().path().to_owned();
-        let confined = confined && !waits_for_files();
+        let confined = confined && !is_steered_by_a_file();
         // Before anything is open that must not outlive this process.
         let helper = confined
             .then(|| Helper::start(&claim, account))
@@ -186,10 +187,12 @@ fn bind(paths: &VmRuntimePaths) -> Result<(HostSocket, VsockSockets, UnixListene
     Ok((console, vsock, ControlServer::bind(&paths.control)?))
 }
 
-/// True if a fault point of this process waits for a file.
-fn waits_for_files() -> bool {
+/// True if a test steers this process by a file.
+fn is_steered_by_a_file() -> bool {
     #[cfg(debug_assertions)]
-    return std::env::var_os(FAULT_WAIT_VARIABLE).is_some();
+    return FILE_VARIABLES
+        .iter()
+        .any(|variable| std::env::var_os(variable).is_some());
     #[cfg(not(debug_assertions))]
     false
 }

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::sys::prctl::set_name;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use nvvmm::VmError;
 use nvvmm::control::{Claim, RuntimeDir, VmRuntimePaths};
@@ -125,6 +126,7 @@ fn receive(stream: &UnixStream, bytes: &mut [u8]) -> io::Result<(usize, Option<O
 
 /// Lets go of all that was the VM process's, so that nothing of it lives longer than it does.
 fn become_helper(stream: &UnixStream, directory: &Path) {
+    let _ = set_name(c"nvvmm-helper");
     sys::ignore_requests_to_end();
     let _ = setsid();
     sys::close_all_but(stream.as_raw_fd());
