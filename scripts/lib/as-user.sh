@@ -90,6 +90,9 @@ open_places() {
   done
 }
 
+# One at a time: the end of one run would close the devices to the other.
+exec 8>/run/nvvmm-as-user.lock
+flock 8
 have_kvm_group
 have_user
 groups=$(id -g "$user"),$(getent group kvm | cut -d: -f3)
@@ -117,5 +120,5 @@ done
 cd "$base/home"
 status=0
 HOME=$base/home TMPDIR=$base/tmp XDG_RUNTIME_DIR=$base/run USER=$user LOGNAME=$user \
-  as_them "${arguments[@]}" || status=$?
+  as_them "${arguments[@]}" 8>&- || status=$?
 exit "$status"

@@ -11,6 +11,8 @@ const STOPPED_MAX: Duration = if cfg!(test) {
 };
 /// Time that a process may do nothing at all, neither compute nor wait for a disk.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+/// Time without progress of a process that cannot be seen: nothing long is done while others wait.
+const UNSEEN_MAX: Duration = Duration::from_secs(20);
 /// Time that a process may wait for a disk without computing.
 const DISK_MAX: Duration = Duration::from_secs(300);
 /// Time for which a process is waited for though it works.
@@ -110,8 +112,8 @@ fn command_of(pid: u32) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// Limit of a wait for another process: ten seconds while that one is stopped, longer while it is
-/// idle or waits for a disk, an hour while it works.
+/// Limit of a wait for another process: ten seconds while that one is stopped, twenty while it
+/// cannot be seen, longer while it is idle or waits for a disk, an hour while it works.
 #[derive(Debug, Clone)]
 pub struct WaitLimit {
     looked: Instant,
@@ -181,7 +183,8 @@ impl Elapsed {
         }
         let idle_max = match state {
             Some(ProcessState { letter: 'D', .. }) => DISK_MAX,
-            _ => IDLE_MAX,
+            Some(_) => IDLE_MAX,
+            None => UNSEEN_MAX,
         };
         self.stopped >= STOPPED_MAX || self.idle >= idle_max || self.in_all >= WORKING_MAX
     }

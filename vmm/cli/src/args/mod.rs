@@ -43,6 +43,7 @@ same time.";
 
 const HELP_END: &str = "\
 First steps:
+  nvvmm doctor                       check that this host can run VMs
   nvvmm run --kernel vmlinuz --initramfs initrd.img --name web --detach
   nvvmm snapshot web base            take a snapshot; the VM runs on
   nvvmm restore base --name copy     start a second VM from that snapshot
