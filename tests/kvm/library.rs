@@ -37,11 +37,7 @@ impl OwnPool {
     }
 
     fn create(&self) -> Arc<Pool> {
-        let options = CreateOptions {
-            size_bytes: 256 << 20,
-            overcommit: false,
-        };
-        Pool::create(&self.path, &options).unwrap()
+        Pool::create(&self.path, &CreateOptions::of_size(256 << 20)).unwrap()
     }
 }
 

@@ -41,6 +41,16 @@ pub struct CreateOptions {
     pub overcommit: bool,
 }
 
+impl CreateOptions {
+    /// A pool that its medium can keep.
+    pub fn of_size(size_bytes: u64) -> Self {
+        Self {
+            size_bytes,
+            overcommit: false,
+        }
+    }
+}
+
 impl Pool {
     /// Makes a pool in a new file or on a DAX device that holds none, and opens it.
     ///
