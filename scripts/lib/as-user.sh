@@ -105,7 +105,9 @@ trap give_back EXIT
 trap 'exit 130' INT TERM
 open_for_now
 open_places
-for name in NVVMM_BIN NVVMM_DEV_BIN NVVMM_RELEASE_BIN NVVMM_BAREMETAL_GUEST; do reachable "$name"; done
+for name in NVVMM_BIN NVVMM_DEV_BIN NVVMM_RELEASE_BIN NVVMM_BAREMETAL_GUEST; do
+  reachable "$name"
+done
 # The test program may stand behind others: timeout, env.
 arguments=()
 for word in "$@"; do
