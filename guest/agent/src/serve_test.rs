@@ -13,6 +13,8 @@ fn the_host_is_served_and_nobody_else_hears_a_byte() {
     for stranger in [0, LOOPBACK, 3, 4, u32::MAX] {
         let (mut peer, ours) = UnixStream::pair().unwrap();
         admit(ours, stranger, &running);
+        // One that is served all the same says its greeting and ends.
+        peer.shutdown(std::net::Shutdown::Write).unwrap();
         let mut heard = Vec::new();
         peer.read_to_end(&mut heard).unwrap();
         assert_eq!(heard, b"", "CID {stranger}");
