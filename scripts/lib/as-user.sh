@@ -10,9 +10,9 @@
 #
 # The group kvm gets the two devices for as long as the command runs, unless they have a rule for
 # that already (scripts/install.sh). The command has HOME, TMPDIR and XDG_RUNTIME_DIR of its own,
-# which are removed at the end. Places in NVVMM_TEST_PLACES are opened to the user; programs that
-# the variables NVVMM_BIN, NVVMM_DEV_BIN and NVVMM_BAREMETAL_GUEST name, and COMMAND itself, are
-# copied where the user cannot reach them. The exit status is that of the command.
+# which are removed at the end. Places in NVVMM_TEST_PLACES are opened to the user. COMMAND, and
+# the programs that NVVMM_BIN, NVVMM_DEV_BIN, NVVMM_RELEASE_BIN and NVVMM_BAREMETAL_GUEST name, are
+# copied if the user cannot reach them. The exit status is that of the command.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/say.sh"
@@ -105,7 +105,9 @@ trap give_back EXIT
 trap 'exit 130' INT TERM
 open_for_now
 open_places
-for name in NVVMM_BIN NVVMM_DEV_BIN NVVMM_BAREMETAL_GUEST; do reachable "$name"; done
+for name in NVVMM_BIN NVVMM_DEV_BIN NVVMM_RELEASE_BIN NVVMM_BAREMETAL_GUEST; do
+  reachable "$name"
+done
 # The test program may stand behind others: timeout, env.
 arguments=()
 for word in "$@"; do

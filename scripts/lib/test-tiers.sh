@@ -15,8 +15,12 @@ gate_ext4_tests=(commands::a_durability commands::snapshot_and_stop grow::
   instant::two_vcpus_in_random_order kill:: tree::once_consumes)
 gate_xfs_tests=(commands::snapshot_and_stop grow::)
 gate_devdax_tests=(commands::snapshot_and_stop full_pool::a_snapshot_that tree::once_consumes)
+# Tests of the tier kvm that only root can do: they mount, or play other users. All the others are
+# run as an ordinary user, too.
+root_tests=(full_medium:: host_lacks:: lacks::a_control other_user:: sandbox::without)
 # Tests with Linux guests in the gate, on an emulated host: the agent, a process, the guest's life.
-gate_linux_tests=(agent::a_restored agent::programs disk::a_disk life:: process::a_process_goes_on)
+gate_linux_tests=(agent::a_restored agent::a_user agent::programs disk::a_disk life::
+  process::a_process_goes_on)
 # Tests for which kernels differ: captures of processes, frames that move, programs that are not
 # made for it, memory in a window.
 newer_kernel_tests=(process::frames_that_move real_programs:: subjects:: window::)
@@ -123,14 +127,22 @@ chosen() {
 
 joined() { local IFS=,; echo "$*"; }
 
+as_user=()
+
 # kvm_tests_on MEDIUM NOTE [ARGUMENT...]: tests of the tier kvm with pools on that medium, one at a
 # time: each has VMs of its own.
 kvm_tests_on() {
   local medium=$1 note=$2 tests=("${test_arguments[@]}") test_command
   ((${#tests[@]})) || tests=("${@:3}")
   set_test_command kvm
-  run_tests_on "$medium" "$note" "$here/on-medium.sh" "$medium" \
+  run_tests_on "$medium" "$note" "$here/on-medium.sh" "$medium" "${as_user[@]}" \
     timeout --kill-after=10 "$timeout_s" "${test_command[@]}" --test-threads=1 "${tests[@]}"
+}
+
+# kvm_tests_without_root [ARGUMENT...]: the same on tmpfs, as an ordinary user.
+kvm_tests_without_root() {
+  local as_user=("$here/lib/as-user.sh" --)
+  kvm_tests_on tmpfs "as an ordinary user" "$@"
 }
 
 # Snapshots moved between all media of any host, at the same time.
@@ -187,7 +199,10 @@ gate_kvm() {
   prepare "building nvvmm (release)" need_release || return 0
   mapfile -t names < <(chosen tmpfs hugetlbfs file)
   for medium in "${names[@]}"; do
-    if [[ $medium == tmpfs ]]; then
+    if [[ $medium == tmpfs ]] && ((EUID == 0 && ${#test_arguments[@]} == 0)); then
+      kvm_tests_without_root
+      kvm_tests_on tmpfs "what needs root" "${root_tests[@]}"
+    elif [[ $medium == tmpfs ]]; then
       kvm_tests_on tmpfs ""
     else
       kvm_tests_on "$medium" "what the medium has a part in" "${medium_tests[@]}"
@@ -327,6 +342,7 @@ nightly_kvm() {
     [[ $medium != @(tmpfs|hugetlbfs) ]] || skipped=()
     kvm_tests_on "$medium" "" "${skipped[@]}"
   done
+  ((EUID != 0 || ${#media[@]} > 0)) || kvm_tests_without_root --skip bench::
   kvm_without_techniques --skip bench::
   kvm_pairs
   kvm_documents

@@ -1,6 +1,7 @@
 //! The handle of an open pool: its file, its bytes, and what this process remembers of it.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -134,22 +135,38 @@ impl Pool {
     /// written, before they are mapped. Snapshots of older programs have such blocks: these gave a
     /// guest whole chunks, and the medium gave memory when the guest touched it.
     ///
+    /// To find the end of what is written takes the kernel a look at each page of it. So `written`
+    /// keeps the last stretch that was found, in bytes: it is empty at first, and good as long as
+    /// the blocks that are asked about stay pinned.
+    ///
     /// # Errors
     /// [`Error::MediumFull`], [`Error::Io`].
-    pub fn provide_unwritten(&self, first: BlockNo, count: u32) -> Result<()> {
+    pub fn provide_unwritten(
+        &self,
+        first: BlockNo,
+        count: u32,
+        written: &mut Range<u64>,
+    ) -> Result<()> {
         if self.medium != Medium::Tmpfs || self.overcommit() {
             return Ok(());
         }
         let region = &self.store.region;
-        let start = first.byte_offset();
-        let end = start + u64::from(count) * BLOCK_SIZE_BYTES;
-        let mut at = start;
+        let mut at = first.byte_offset();
+        let end = at + u64::from(count) * BLOCK_SIZE_BYTES;
         while at < end {
-            let written = region.next_written(at..end)?.unwrap_or(end..end);
-            if at < written.start {
-                region.provide(at, written.start - at)?;
+            if !written.contains(&at) {
+                let found = region.next_written(at..region.len_bytes())?;
+                let found = found.unwrap_or(end..end);
+                let hole_end = found.start.clamp(at, end);
+                if at < hole_end {
+                    region.provide(at, hole_end - at)?;
+                }
+                at = hole_end;
+                *written = found;
             }
-            at = written.end;
+            if written.contains(&at) {
+                at = written.end;
+            }
         }
         Ok(())
     }

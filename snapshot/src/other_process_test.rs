@@ -37,7 +37,7 @@ fn a_process_that_works_is_waited_for_an_hour_and_one_that_gets_on_for_ever() {
 #[test]
 fn a_process_that_does_nothing_has_a_minute_and_a_disk_has_five() {
     assert_eq!(seconds_until(|_| (state('S', 7), 0)), 60);
-    assert_eq!(seconds_until(|_| (None, 0)), 60);
+    assert_eq!(seconds_until(|_| (None, 0)), 20);
     assert_eq!(seconds_until(|_| (state('D', 7), 0)), 300);
 }
 

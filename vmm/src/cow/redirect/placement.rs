@@ -12,6 +12,7 @@
 //! into the gaps of others.
 
 use std::{
+    ops::Range,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -42,6 +43,8 @@ pub(super) struct Placement {
     /// Blocks of the VM that are behind no frame any more. To zero them takes longer than a restart
     /// of a process should wait.
     unneeded: Mutex<Vec<BlockNo>>,
+    /// The last stretch of the pool that was found to be written, in bytes.
+    written: Mutex<Range<u64>>,
 }
 
 /// Pool chunk that is set aside for the copies of one guest chunk, if there is one.
@@ -63,6 +66,7 @@ impl Placement {
             holder,
             allowance: Mutex::default(),
             unneeded: Mutex::default(),
+            written: Mutex::new(0..0),
         }
     }
 
@@ -156,7 +160,8 @@ impl Placement {
     /// Has the medium give memory for those of `count` blocks of a snapshot, from `first` on, that
     /// have none.
     pub fn provide_shared(&self, first: BlockNo, count: u32) -> Result<(), CowError> {
-        Ok(self.pool.provide_unwritten(first, count)?)
+        let mut written = lock(&self.written);
+        Ok(self.pool.provide_unwritten(first, count, &mut written)?)
     }
 
     /// Blocks in gaps of chunks that this VM leases anyway.
