@@ -17,6 +17,7 @@ use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use nvvmm::VmError;
 use nvvmm::control::{Claim, RuntimeDir, VmRuntimePaths};
 use nvvmm_devices::{Connector, connect_to_port};
+use tracing::subscriber::NoSubscriber;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use super::{filter, landlocked, privileges, sys};
@@ -146,6 +147,8 @@ fn become_helper(stream: &UnixStream, directory: &Path) {
 }
 
 fn serve(stream: &UnixStream, directory: &RuntimeDir, paths: &VmRuntimePaths) {
+    // The log's descriptors are closed, and others may get their numbers.
+    let _silent = tracing::subscriber::set_default(NoSubscriber::default());
     become_helper(stream, directory.path());
     answer_all(stream, directory, paths);
 }
