@@ -374,6 +374,7 @@ fn a_release_build_has_no_fault_points_and_no_switches_for_tests() {
         "NVVMM_FAULT",
         "NVVMM_TEST_WITHOUT",
         "NVVMM_TEST_DIRTY_LOG",
+        "NVVMM_TEST_INSIDE",
         "NVVMM_TEST_LACK",
         "NVVMM_TEST_TRY",
     ] {
