@@ -58,6 +58,8 @@ const COMMAND: u64 = 0xffff;
 const TYPE: u64 = 0xff00;
 
 const KVM_RUN: u64 = 0xae80;
+/// The address of a failure, for its message.
+const KVM_GET_REGS: u64 = 0xae81;
 /// Tells the guest that it stood still.
 const KVM_KVMCLOCK_CTRL: u64 = 0xaead;
 const KVM: u64 = 0xae00;
@@ -111,9 +113,13 @@ pub const EVERY: &[Call] = calls![
     SYS_exit_group,
 ];
 
-/// The end of the process at a fault point, in builds that have those.
-const FAULTS: &[Call] = if cfg!(debug_assertions) {
-    calls![SYS_kill: OwnProcess(0)]
+/// Calls of builds with debug assertions: the end of the process at a fault point, and what the
+/// standard library asserts of each descriptor that it closes.
+const DEBUGGING: &[Call] = if cfg!(debug_assertions) {
+    calls![
+        SYS_kill: OwnProcess(0),
+        SYS_fcntl: OneOf(1, &[F_GETFD as u64]),
+    ]
 } else {
     &[]
 };
@@ -158,7 +164,7 @@ const STREAMS: &[Call] = calls![
 const SPAWN: &[Call] = calls![SYS_clone: OneOf(0, THREAD_FLAGS)];
 
 const VCPU: &[Call] = calls![
-    SYS_ioctl: Masked(1, COMMAND, &[KVM_RUN, KVM_KVMCLOCK_CTRL]),
+    SYS_ioctl: Masked(1, COMMAND, &[KVM_RUN, KVM_GET_REGS, KVM_KVMCLOCK_CTRL]),
 ];
 
 const MEMORY: &[Call] = calls![
@@ -217,7 +223,7 @@ pub fn of(kind: ThreadKind) -> Vec<&'static [Call]> {
         ThreadKind::Control => &[SPAWN, CONTROL],
         ThreadKind::Operations => &[POOL, STREAMS, SPAWN, OPERATIONS],
     };
-    [&[EVERY, FAULTS, REFUSED_ELSEWHERE, UNKNOWN], own].concat()
+    [&[EVERY, DEBUGGING, REFUSED_ELSEWHERE, UNKNOWN], own].concat()
 }
 
 /// Calls of the helper: requests and answers, connections to unix sockets, and the removal of
