@@ -115,7 +115,7 @@ pub const EVERY: &[Call] = calls![
 
 /// Calls of builds with debug assertions: the end of the process at a fault point, and what the
 /// standard library asserts of each descriptor that it closes.
-const DEBUGGING: &[Call] = if cfg!(debug_assertions) {
+static DEBUGGING: &[Call] = if cfg!(debug_assertions) {
     calls![
         SYS_kill: OwnProcess(0),
         SYS_fcntl: OneOf(1, &[F_GETFD as u64]),
