@@ -7,7 +7,7 @@ use std::{
         atomic::{AtomicU32, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -16,6 +16,9 @@ use crate::{Engine, Medium, Vm, required, wait_gone};
 
 /// Longest wait for a command: ten times what the slowest one takes with an emulated CPU.
 const PATIENCE: Duration = Duration::from_secs(900);
+
+/// Longest wait for the kernel to give back the memory of a pool that was removed.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(5);
 
 /// An installation in which a test runs its VMs. When it is dropped, it ends the VMs that still run
 /// and removes the pool.
@@ -28,6 +31,8 @@ pub struct Host {
     dirty_log: bool,
     fault: Option<(&'static str, String)>,
     lasting: bool,
+    /// Huge pages that were free before the pool was made.
+    huge_pages: u64,
 }
 
 /// Output and exit code of a command.
@@ -152,6 +157,7 @@ impl Host {
             dirty_log: false,
             fault: None,
             lasting: false,
+            huge_pages: huge_pages_free(),
         }
     }
 
@@ -336,6 +342,20 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Waits for the pages of a pool that was removed. A process that confined itself to the pool by
+    /// Landlock has its inode for a moment after its end, until the kernel frees its credentials.
+    fn wait_for_huge_pages(&self) {
+        let until = Instant::now() + GIVEN_BACK_WITHIN;
+        while self.medium.name() == "hugetlbfs"
+            && huge_pages_free() < self.huge_pages
+            && Instant::now() < until
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
 impl Drop for Host {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -368,5 +388,17 @@ impl Drop for Host {
         } else {
             let _ = std::fs::remove_file(&self.pool);
         }
+        self.wait_for_huge_pages();
     }
+}
+
+/// Huge pages that a new pool can have.
+fn huge_pages_free() -> u64 {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let number = |field: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(field));
+        line.and_then(|rest| rest.trim().parse::<u64>().ok())
+    };
+    let free = number("HugePages_Free:").unwrap_or_default();
+    free.saturating_sub(number("HugePages_Rsvd:").unwrap_or_default())
 }

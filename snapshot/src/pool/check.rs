@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -104,8 +105,8 @@ impl Visitor for Check<'_> {
     }
 }
 
-/// Chunks whose free blocks are read while the lock is held: 32 MiB.
-const CHUNKS_AT_ONCE: usize = 16;
+/// Time for which the lock is held to read free blocks, but for the end of a chunk.
+const HELD_MAX: Duration = Duration::from_millis(20);
 
 impl Pool {
     /// Checks every invariant: superblocks, each node and inode, each reference count against the
@@ -404,14 +405,15 @@ impl Check<'_> {
 
     /// A free block may be given to anyone: it must not hold anyone's bytes.
     ///
-    /// That is to be read, and takes long: the lock is taken for some chunks at a time, so that no
-    /// guest waits for all of it. A block that is in use by now is not looked at.
+    /// That is to be read, and takes long: the lock is given back now and then, so that no guest
+    /// waits for all of it. A block that is in use by now is not looked at.
     fn free_blocks(&mut self, pool: &Pool, on_progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
         let mut written = WrittenCursor::until(self.store.region.len_bytes());
         let chunks: Vec<_> = self.store.layout.data_chunks().collect();
         let mut lock = CatalogLock::take(pool)?;
+        let mut taken = Instant::now();
         for (done, chunk) in chunks.iter().enumerate() {
-            if done % CHUNKS_AT_ONCE == 0 {
+            if done == 0 || taken.elapsed() >= HELD_MAX {
                 drop(lock);
                 // A terminal may take its time.
                 on_progress(
@@ -419,6 +421,7 @@ impl Check<'_> {
                     chunks.len() as u64 * CHUNK_SIZE_BYTES,
                 );
                 lock = CatalogLock::take(pool)?;
+                taken = Instant::now();
             }
             let bytes = chunk.byte_offset()..chunk.byte_offset() + CHUNK_SIZE_BYTES;
             if self.store.lease_owner(*chunk)?.is_none() {
