@@ -343,8 +343,9 @@ impl Host {
 }
 
 impl Host {
-    /// Waits for the pages of a pool that was removed. A process that confined itself to the pool by
-    /// Landlock has its inode for a moment after its end, until the kernel frees its credentials.
+    /// Waits for the pages of a pool that was removed. A process that confined itself to the pool
+    /// by Landlock has its inode for a moment after its end, until the kernel frees its
+    /// credentials.
     fn wait_for_huge_pages(&self) {
         let until = Instant::now() + GIVEN_BACK_WITHIN;
         while self.medium.name() == "hugetlbfs"
