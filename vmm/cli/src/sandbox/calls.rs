@@ -243,6 +243,7 @@ pub const HELPER: &[Call] = calls![
     SYS_newfstatat,
     SYS_lseek,
     SYS_poll,
+    SYS_clock_gettime,
     SYS_clock_nanosleep,
     SYS_close,
     SYS_brk,

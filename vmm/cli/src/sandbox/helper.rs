@@ -10,7 +10,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::prctl::set_name;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
@@ -25,6 +26,8 @@ use crate::privileges::Account;
 
 /// Time that the helper has for an answer. It waits for nothing but the registry's lock.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Interval of looks for the end of a VM process that was killed.
+const END_POLL: Duration = Duration::from_millis(10);
 const CONNECT: u8 = b'c';
 const REMOVE: u8 = b'r';
 /// A request: its kind, and a port.
@@ -174,8 +177,12 @@ fn answer_all(stream: &UnixStream, directory: &RuntimeDir, paths: &VmRuntimePath
             return;
         }
     }
-    // The VM process is gone without a word. Its lock is free, unless another one has the name.
-    let _ = directory.is_living(&paths.name);
+    // The VM process is gone without a word, or is about to be: its lock is free in a moment, unless
+    // another one has the name by now.
+    let until = Instant::now() + PATIENCE;
+    while directory.is_living(&paths.name).unwrap_or(false) && Instant::now() < until {
+        thread::sleep(END_POLL);
+    }
 }
 
 #[cfg(test)]
