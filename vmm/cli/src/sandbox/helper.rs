@@ -177,8 +177,8 @@ fn answer_all(stream: &UnixStream, directory: &RuntimeDir, paths: &VmRuntimePath
             return;
         }
     }
-    // The VM process is gone without a word, or is about to be: its lock is free in a moment, unless
-    // another one has the name by now.
+    // The VM process is gone without a word, or is about to be: its lock is free in a moment,
+    // unless another one has the name by now.
     let until = Instant::now() + PATIENCE;
     while directory.is_living(&paths.name).unwrap_or(false) && Instant::now() < until {
         thread::sleep(END_POLL);
