@@ -5,6 +5,7 @@
 
 use std::ffi::CString;
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nvvmm::threads::ThreadKind;
 
@@ -14,6 +15,9 @@ use super::sys::{call, write_stderr};
 const VARIABLE: &str = "NVVMM_TEST_INSIDE";
 /// Exit code of a process in which a probe was carried out.
 const PROBED: i32 = 99;
+/// True once a thread makes the probe: a VM has several vCPU threads, and a mount made twice would
+/// lie over the first one.
+static TRIED: AtomicBool = AtomicBool::new(false);
 
 /// Makes the probe of the environment, if it is for a thread of this kind.
 pub fn run_if_asked(kind: ThreadKind) {
@@ -21,7 +25,7 @@ pub fn run_if_asked(kind: ThreadKind) {
         return;
     };
     let mut parts = text.splitn(3, ':');
-    if parts.next() != Some(kind.name()) {
+    if parts.next() != Some(kind.name()) || TRIED.swap(true, Ordering::Relaxed) {
         return;
     }
     let (probe, argument) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
