@@ -126,7 +126,7 @@ need_rust
 build_nvvmm
 install -D -m 755 "$NVVMM_BIN" "$to/bin/nvvmm"
 install -d "$to/share/man/man1"
-"$NVVMM_BIN" man "$to/share/man/man1"
+"$NVVMM_BIN" man --force "$to/share/man/man1"
 for each in "${completions[@]}"; do
   install -d "$(dirname "$to/${each#* }")"
   "$NVVMM_BIN" completions "${each%% *}" >"$to/${each#* }"

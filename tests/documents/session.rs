@@ -20,8 +20,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 const MARK: &str = "@@documents";
 /// Prompt of the Linux guest's shell, whose lines are typed.
 const PROMPT: &str = "/ # ";
-/// Ctrl-], which leaves a console.
-const LEAVE: &str = "\x1d";
+/// Ctrl-] and one more key, which leave a console.
+const LEAVE: &str = "\x1d\x1d";
 
 /// A running shell. Dropping it ends the shell.
 #[derive(Debug)]

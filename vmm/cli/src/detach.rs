@@ -23,20 +23,25 @@ use serde::{Deserialize, Serialize};
 
 use super::log::{self, LOG_BYTES_MAX, LogFile};
 
-/// Variable that marks the process that becomes the VM process.
+/// Variable that marks the process that becomes the VM process, and its values: the command goes
+/// when the guest runs, or it stays as the VM's console (`attended`).
 const CHILD_MARK: &str = "NVVMM_DETACHED_CHILD";
+const LEFT_ALONE: &str = "1";
+const ATTENDED: &str = "attended";
 /// Milliseconds of silence after which the VM process is looked at.
 const LISTEN: u16 = 500;
 /// Time that a VM process has to end once it has closed its stdout.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 const END_POLL: Duration = Duration::from_millis(5);
 
-/// The one line that the VM process reports to the waiting command.
+/// A line that the VM process reports to the waiting command. The first one is `Ready` or `Failed`.
+/// A command that stays hears of the end, too.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
 enum Report {
     Ready { status: Box<VmStatus> },
     Failed { error: VmError },
+    Ended { how: String },
 }
 
 /// Tells if this process is the VM process that a waiting command started.
@@ -44,36 +49,83 @@ pub fn is_child() -> bool {
     std::env::var_os(CHILD_MARK).is_some()
 }
 
+/// Tells if this process is a VM process whose command stays as its console.
+pub fn is_attended() -> bool {
+    std::env::var_os(CHILD_MARK).is_some_and(|mark| mark == ATTENDED)
+}
+
+/// A VM process that has reported that its guest runs.
+pub struct Started {
+    /// Its VM.
+    pub status: VmStatus,
+    /// The process.
+    pub process: Child,
+    /// Reports that are to come.
+    pub reports: ChildStdout,
+}
+
 /// Starts the VM process and waits for its report.
 pub fn start_and_wait() -> Result<VmStatus, VmError> {
+    start(LEFT_ALONE).map(|started| started.status)
+}
+
+/// The same for a command that stays as the VM's console.
+pub fn start_attended() -> Result<Started, VmError> {
+    start(ATTENDED)
+}
+
+fn start(mark: &str) -> Result<Started, VmError> {
     let failed = |e: io::Error| VmError::io("start the VM process", &e);
     let mut child = Command::new("/proc/self/exe")
         .args(std::env::args_os().skip(1))
-        .env(CHILD_MARK, "1")
+        .env(CHILD_MARK, mark)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .map_err(failed)?;
-    let line = match child.stdout.take() {
-        Some(stdout) => read_report(stdout, child.id())?,
-        None => String::new(),
-    };
+    let no_pipe = || failed(io::ErrorKind::BrokenPipe.into());
+    let mut reports = child.stdout.take().ok_or_else(no_pipe)?;
+    let line = read_report(&mut reports, child.id())?;
     match serde_json::from_str(&line) {
-        Ok(Report::Ready { status }) => Ok(*status),
+        Ok(Report::Ready { status }) => Ok(Started {
+            status: *status,
+            process: child,
+            reports,
+        }),
         Ok(Report::Failed { error }) => {
             // It is about to end, and its remains go with this process if it does not.
             end_of(&mut child).map_err(failed)?;
             Err(error)
         }
-        Err(_) => Err(match end_of(&mut child).map_err(failed)? {
-            Some(status) => ended_silently(status),
+        Ok(Report::Ended { .. }) | Err(_) => Err(match end_of(&mut child).map_err(failed)? {
+            Some(status) => ended_silently(status, " before its guest ran")
+                .with_remedy("run it in the foreground with --console none and -vv, to see more"),
             None => without_report(child.id()),
         }),
     }
 }
 
+/// How the VM has ended, by the last of its process's reports; the process has closed their pipe.
+pub fn end_reported(last: &str, process: &mut Child) -> Result<String, VmError> {
+    let failed = |e: io::Error| VmError::io("wait for the VM process", &e);
+    match serde_json::from_str(last) {
+        Ok(Report::Ended { how }) => {
+            end_of(process).map_err(failed)?;
+            Ok(how)
+        }
+        Ok(Report::Failed { error }) => {
+            end_of(process).map_err(failed)?;
+            Err(error)
+        }
+        Ok(Report::Ready { .. }) | Err(_) => Err(match end_of(process).map_err(failed)? {
+            Some(status) => ended_silently(status, ""),
+            None => without_report(process.id()),
+        }),
+    }
+}
+
 /// The line that the VM process reports; empty when it closes its stdout without one.
-fn read_report(mut stdout: ChildStdout, pid: u32) -> Result<String, VmError> {
+fn read_report(stdout: &mut ChildStdout, pid: u32) -> Result<String, VmError> {
     let failed = |e: io::Error| VmError::io("hear from the VM process", &e);
     let mut limit = WaitLimit::default();
     let mut line = Vec::new();
@@ -146,13 +198,12 @@ fn descriptors_named(argument: &str) -> Vec<u32> {
         .collect()
 }
 
-fn ended_silently(status: ExitStatus) -> VmError {
+fn ended_silently(status: ExitStatus, when: &str) -> VmError {
     let how = match status.signal() {
         Some(signal) => format!("was killed by signal {signal}"),
         None => format!("ended with exit code {}", status.code().unwrap_or_default()),
     };
-    VmError::failed(format!("the VM process {how} before its guest ran"))
-        .with_remedy("run it without --detach, with -vv, to see more")
+    VmError::failed(format!("the VM process {how}{when}"))
 }
 
 /// Makes this process independent of the terminal that it was started from, with its log in the
@@ -166,35 +217,52 @@ pub fn become_background(paths: &VmRuntimePaths) -> Result<(), VmError> {
     Ok(())
 }
 
-/// Tells the waiting command that the guest runs, and lets it go: stdout becomes the log.
-pub fn report_ready(status: &VmStatus) {
-    report(&Report::Ready {
+/// Tells the waiting command that the guest runs. Lets it go, unless it stays: stdout becomes the
+/// log. False if a command that was to stay is gone already.
+pub fn report_ready(status: &VmStatus) -> bool {
+    let heard = report(&Report::Ready {
         status: Box::new(status.clone()),
     });
+    if is_attended() {
+        return heard.is_ok();
+    }
+    // The command that waited was interrupted; the VM lives on under its name.
+    if let Err(e) = heard {
+        tracing::warn!("nobody waits for the report of this VM process: {e}");
+    }
     if let Err(e) = dup2_stdout(io::stderr()) {
         tracing::warn!("stdout cannot be turned to the log: {e}");
     }
+    true
 }
 
 /// Tells the waiting command that the VM could not be started.
 pub fn report_failed(error: &VmError) {
-    report(&Report::Failed {
+    let heard = report(&Report::Failed {
         error: error.clone(),
     });
-}
-
-fn report(report: &Report) {
-    let written = serde_json::to_vec(report)
-        .map_err(io::Error::from)
-        .and_then(|mut line| {
-            line.push(b'\n');
-            let mut out = io::stdout().lock();
-            out.write_all(&line).and_then(|()| out.flush())
-        });
-    // The command that waited was interrupted; the VM lives on under its name.
-    if let Err(e) = written {
+    if let Err(e) = heard {
         tracing::warn!("nobody waits for the report of this VM process: {e}");
     }
+}
+
+/// Tells a command that stayed how the VM has ended. It may have left since.
+pub fn report_end(how: &Result<String, VmError>) {
+    if is_attended() {
+        let _ = report(&match how {
+            Ok(how) => Report::Ended { how: how.clone() },
+            Err(error) => Report::Failed {
+                error: error.clone(),
+            },
+        });
+    }
+}
+
+fn report(report: &Report) -> io::Result<()> {
+    let mut line = serde_json::to_vec(report)?;
+    line.push(b'\n');
+    let mut out = io::stdout().lock();
+    out.write_all(&line).and_then(|()| out.flush())
 }
 
 #[cfg(test)]

@@ -68,10 +68,10 @@ fn watch_ring(vm: &str, client: &mut ControlClient, mut before: RingStatus) -> R
             output::print(&ended_text(vm, &now))?;
             return now.failure.map_or(Ok(()), Err);
         }
-        output::print(&format!(
-            "{rate:.1} checkpoints a second; {}\n",
-            counts(&now)
-        ))?;
+        let line = format!("{rate:.1} checkpoints a second; {}\n", counts(&now));
+        if output::print_on(&line)?.is_break() {
+            return Ok(());
+        }
         before = now;
     }
 }

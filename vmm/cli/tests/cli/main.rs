@@ -6,9 +6,11 @@
 
 mod confined;
 mod doctor;
+mod hands;
 mod played_vm;
 mod pools;
 mod stopped;
+mod terminals;
 mod vms;
 mod world;
 
