@@ -117,11 +117,6 @@ impl Chosen {
         Self(chosen)
     }
 
-    /// The names alone.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().flatten().map(String::as_str)
-    }
-
     /// Calls `act` for one name after the other, also after one has failed. Prints each error; the
     /// exit code is that of the first.
     pub fn each(self, mut act: impl FnMut(&str) -> Result<(), VmError>) -> ExitCode {
