@@ -19,7 +19,7 @@ use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_snapshot::Pool;
 
 use super::privileges::{Account, as_user};
-use super::sandbox::{self, Helper};
+use super::sandbox::{self, Helper, Ordered};
 
 /// Switches KVM's dirty log on, so that `audit` can compare it with the engine. Only builds with
 /// debug assertions read it; tests set it, to anything.
@@ -78,8 +78,8 @@ impl Drop for Name {
 
 impl VmProcess {
     /// Opens all that the VM needs while it lives, becomes the user of `account`, and confines this
-    /// process if `confined`. The process must have one thread. All paths are absolute; the pool
-    /// exists.
+    /// process if `confined`, in `namespaces` if some were ordered. The process must have one
+    /// thread. All paths are absolute; the pool exists.
     ///
     /// # Errors
     /// Something cannot be opened, or the process cannot be confined.
@@ -89,6 +89,7 @@ impl VmProcess {
         source: VmSource,
         account: Option<&Account>,
         confined: bool,
+        namespaces: Option<Ordered>,
     ) -> Result<Self, VmError> {
         let paths = claim.paths().clone();
         let directory = claim.directory().path().to_owned();
@@ -116,7 +117,7 @@ impl VmProcess {
             .map_err(|cause| VmError::new(ErrorKind::Usage, cause))?;
         account.map_or(Ok(()), Account::become_it)?;
         let sandbox = match confined {
-            true => sandbox::enter(&directory)?,
+            true => sandbox::enter(namespaces, &directory)?,
             false => sandbox::stay_out(),
         };
         Ok(Self {
