@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit};
 use nvvmm::control::RuntimeDir;
-use nvvmm::vm::{VmSource, check_disk, check_kernel, check_kvm, check_userfaultfd};
+use nvvmm::vm::{VmSource, check_disk, check_kernel, check_kvm, check_machine, check_userfaultfd};
 use nvvmm::{ErrorKind, VmError};
 
 use super::args::StartArguments;
@@ -144,6 +144,9 @@ fn check_files(source: &VmSource) -> Result<(), VmError> {
             restore.disks.iter().flatten().collect::<Vec<_>>(),
         ),
     };
+    if let VmSource::Boot(spec) = source {
+        check_machine(spec)?;
+    }
     kernel.map_or(Ok(()), |kernel| check_kernel(kernel).map(drop))?;
     disks.into_iter().try_for_each(check_disk)
 }

@@ -170,11 +170,18 @@ fn remedy_of_place(error: &Error) -> Option<String> {
             .to_owned(),
         Error::NoDirectory { path } => format!("make it with 'mkdir -p {}'", path.display()),
         Error::NoPlace { .. } => "give the path of a new file, or of a DAX device".to_owned(),
+        Error::Io { source, .. } if is_full(source) => MAKE_SPACE_ON_MEDIUM.to_owned(),
         Error::Unlinked { .. } => "bring out of the guest what you need ('nvvmm cp'), end the VM \
                                    with 'nvvmm stop', and use another pool"
             .to_owned(),
         _ => return None,
     })
+}
+
+/// True when the medium has no space for what was to be written, or its quota is used up.
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 /// The kind, and with it the exit code, of a pool error.
@@ -220,6 +227,7 @@ fn kind_of(error: &Error) -> ErrorKind {
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             ErrorKind::NotFound
         }
+        Error::Io { source, .. } if is_full(source) => ErrorKind::PoolFull,
         _ => ErrorKind::Failed,
     }
 }

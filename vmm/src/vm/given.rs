@@ -9,8 +9,8 @@ use super::{VmError, VmOptions, VmSource, error::machine_error};
 use crate::{
     arch::boot::is_linux,
     error::check_path_is_text,
-    machine::MachineError,
-    spec::{DiskSpec, files::BootFile},
+    machine::{MachineError, check_devices},
+    spec::{DiskSpec, VmSpec, files::BootFile},
 };
 
 /// Kind of a guest's kernel.
@@ -33,6 +33,14 @@ pub fn check_kernel(path: &Path) -> Result<KernelKind, VmError> {
         Ok(false) => Ok(KernelKind::Flat),
         Err(error) => Err(machine_error(MachineError::Boot(error))),
     }
+}
+
+/// Checks that there can be a machine with the devices of `spec`.
+///
+/// # Errors
+/// The error that the start of a VM would have.
+pub fn check_machine(spec: &VmSpec) -> Result<(), VmError> {
+    check_devices(spec).map_err(machine_error)
 }
 
 /// Opens and locks a disk for a moment.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use nvvmm_snapshot::CreateOptions;
 
 use super::*;
-use crate::spec::VmSpec;
 use crate::{BootChoice, ErrorKind, RestoreOptions, Vm};
 
 fn no_text(name: &[u8]) -> PathBuf {

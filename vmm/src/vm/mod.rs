@@ -22,7 +22,7 @@ mod supervisor;
 
 pub use ahead::open_ahead;
 pub use build::Builder;
-pub use given::{KernelKind, check_disk, check_kernel};
+pub use given::{KernelKind, check_disk, check_kernel, check_machine};
 pub use handle::Vm;
 pub use host::{check_host, check_kvm, check_userfaultfd};
 pub use host_paths::BootChoice;
