@@ -32,5 +32,6 @@ mod ring;
 mod sandbox;
 mod scrub;
 mod sharing;
+mod start;
 mod stopped;
 mod tree;

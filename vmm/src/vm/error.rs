@@ -135,7 +135,7 @@ fn device_kind(error: &LifecycleError) -> ErrorKind {
 
 fn disk_kind(error: &BlockError) -> ErrorKind {
     match error {
-        BlockError::InUse { .. } => ErrorKind::Refused,
+        BlockError::InUse { .. } | BlockError::NotWritable { .. } => ErrorKind::Refused,
         BlockError::NotADisk { .. } | BlockError::Size { .. } => ErrorKind::Usage,
         BlockError::Io { .. } => ErrorKind::Failed,
     }

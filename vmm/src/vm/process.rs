@@ -287,6 +287,7 @@ impl RunningVm {
     fn begin_capture(&self, request: &CaptureRequest) -> Result<u64, VmError> {
         let mut operation = self.operation_on_process()?;
         let pool = self.holder.pool();
+        pool.require_name()?;
         if let Some(durability) = request.durability {
             pool.require_durability(durability)?;
         }
