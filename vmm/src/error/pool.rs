@@ -163,6 +163,7 @@ fn remedy_of_stream(error: &Error) -> Option<String> {
 }
 
 /// The kind, and with it the exit code, of a pool error.
+#[deny(clippy::wildcard_enum_match_arm)]
 fn kind_of(error: &Error) -> ErrorKind {
     match error {
         Error::NotFound { .. } | Error::NoBase { .. } => ErrorKind::NotFound,
@@ -196,10 +197,11 @@ fn kind_of(error: &Error) -> ErrorKind {
             ErrorKind::PoolDamaged
         }
         Error::InvalidName { .. } | Error::InvalidSize { .. } => ErrorKind::Usage,
-        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            ErrorKind::NotFound
-        }
-        _ => ErrorKind::Failed,
+        Error::Io { source, .. } => ErrorKind::of_io(source),
+        Error::NotPinned { .. }
+        | Error::InvalidSnapshot { .. }
+        | Error::StreamCut
+        | Error::Interrupted => ErrorKind::Failed,
     }
 }
 
