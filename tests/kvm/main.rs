@@ -23,6 +23,7 @@ mod guest_log;
 mod host_lacks;
 mod inspect;
 mod instant;
+mod json;
 mod kill;
 mod lacks;
 mod library;

@@ -7,6 +7,7 @@ use nvvmm::{ErrorKind, VmError};
 
 use super::args::BenchArguments;
 use super::interruption::ends_on_signal;
+use super::json::bench::Bench;
 use super::output;
 use super::terminal::tell;
 use super::whole_file::WholeFile;
@@ -22,13 +23,14 @@ pub fn run(arguments: BenchArguments) -> Result<(), VmError> {
     let (out, json) = (arguments.out.clone(), arguments.json.json);
     let report = match &arguments.from {
         Some(path) => read(path)?,
-        None => measure(arguments)?,
+        // As it is kept: both show the same numbers.
+        None => Bench::of(&measure(arguments)?).report(),
     };
     if let Some(dir) = &out {
         write(&report, dir)?;
     }
     if json {
-        output::print_json(&report)?;
+        output::print_json(&Bench::of(&report))?;
     } else {
         output::print(&text::text(&report))?;
     }
@@ -59,7 +61,12 @@ fn measure(arguments: BenchArguments) -> Result<Report, VmError> {
 
 fn read(path: &Path) -> Result<Report, VmError> {
     let text = WholeFile::open("the report", path)?.read(MEASUREMENTS_BYTES_MAX)?;
-    serde_json::from_slice(&text).map_err(|e| {
+    let read = match serde_json::from_slice::<Bench>(&text) {
+        Ok(bench) => Ok(bench.report()),
+        // The form of before there was a schema.
+        Err(e) => serde_json::from_slice(&text).map_err(|_| e),
+    };
+    read.map_err(|e| {
         VmError::new(
             ErrorKind::Usage,
             format!(
@@ -86,7 +93,7 @@ fn write(report: &Report, dir: &Path) -> Result<(), VmError> {
             &plot::svg(chart)?,
         )?;
     }
-    let json = serde_json::to_string_pretty(report)
+    let json = serde_json::to_string_pretty(&Bench::of(report))
         .map_err(|e| VmError::failed(format!("cannot write JSON: {e}")))?;
     put(&dir.join(format!("{NAME}.json")), &json)?;
     put(

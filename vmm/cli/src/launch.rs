@@ -26,6 +26,7 @@ use signal_hook::iterator::Signals;
 use super::args::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, StartArguments};
 use super::console::before_escape;
 use super::error::{EXIT_FAILED, exit_code};
+use super::json::vm::Vm;
 use super::privileges::{self, Account, as_user};
 use super::start_checks::{PoolNeed, pool_for};
 use super::terminal::{RawTerminal, leave_raw, tell};
@@ -129,7 +130,7 @@ fn launch(
     if start.detach {
         let status = detach::start_and_wait(account.as_ref(), !start.no_sandbox)?;
         if start.json {
-            output::print_json(&status)?
+            output::print_json(&Vm::of(&status))?
         } else {
             output::print(&started_text(&status))?
         }
@@ -230,7 +231,7 @@ fn be_vm(
     let on_control = |control| ending.can_ask(control);
     let exit = process.run(mode, start.paused, on_control, |status| {
         if start.json {
-            printed = output::print_json(status);
+            printed = output::print_json(&Vm::of(status));
         } else {
             tell(&foreground_text(status, is_raw));
         }

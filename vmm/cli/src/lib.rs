@@ -23,6 +23,7 @@ mod file_size;
 mod human_units;
 mod inspect_command;
 mod interruption;
+mod json;
 mod launch;
 mod log;
 mod mount;
@@ -82,6 +83,7 @@ pub fn run() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             error::print(&error);
+            interruption::end_by_signal();
             error::exit_code(error.kind).into()
         }
     }

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use nvvmm::vm::check_host;
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{CheckReport, CreateOptions, GrowOptions, Pool, PoolStatus, SnapshotEntry};
-use serde::Serialize;
 
 use super::args::PoolOption;
 use super::error::{self, EXIT_POOL_DAMAGED};
 use super::file_size;
+use super::json;
 use super::output::{self, Column};
 use super::pool_path;
 use super::progress::Progress;
@@ -76,7 +76,7 @@ pub fn grow(
     option: &PoolOption,
     size: NewSize,
     overcommit: bool,
-    json: bool,
+    as_json: bool,
 ) -> Result<(), VmError> {
     let path = pool_path::found(option)?;
     let pool = pool_path::open(&path)?;
@@ -87,8 +87,8 @@ pub fn grow(
         overcommit,
     })?;
     warn_of_small_medium(&pool, grown.size_bytes - grown.size_bytes_before);
-    if json {
-        return output::print_json(&grown);
+    if as_json {
+        return output::print_json(&json::pool::Growth::of(&path, &grown));
     }
     output::print(&format!(
         "the pool {} has {} now, {} of it new and free\n",
@@ -105,14 +105,14 @@ pub fn delete(path: &Path) -> Result<(), VmError> {
 }
 
 /// `nvvmm pool status`.
-pub fn status(option: &PoolOption, json: bool) -> Result<(), VmError> {
+pub fn status(option: &PoolOption, as_json: bool) -> Result<(), VmError> {
     let pool = pool_path::open(&pool_path::found(option)?)?;
     let usage = Usage {
         by_snapshot: pool.snapshots()?,
         status: pool.status()?,
     };
-    if json {
-        output::print_json(&usage)
+    if as_json {
+        output::print_json(&json::pool::Status::of(&usage.status, &usage.by_snapshot))
     } else {
         output::print(&usage_text(&usage))?;
         match check_host() {
@@ -127,9 +127,7 @@ pub fn status(option: &PoolOption, json: bool) -> Result<(), VmError> {
 }
 
 /// Status of a pool, and the space of each snapshot.
-#[derive(Serialize)]
 struct Usage {
-    #[serde(flatten)]
     status: PoolStatus,
     by_snapshot: Vec<SnapshotEntry>,
 }
@@ -232,14 +230,14 @@ fn holders_table(status: &PoolStatus) -> String {
 }
 
 /// `nvvmm pool check`. Exit code 6 when there are findings.
-pub fn check(option: &PoolOption, json: bool) -> Result<ExitCode, VmError> {
+pub fn check(option: &PoolOption, as_json: bool) -> Result<ExitCode, VmError> {
     let path = pool_path::found(option)?;
     let mut shown = Progress::of_bytes("check")?;
     let report = pool_path::open_confined(&path)?
         .check_showing(&mut |done, total| shown.show(done, Some(total)))?;
     drop(shown);
-    if json {
-        output::print_json(&report)?;
+    if as_json {
+        output::print_json(&json::pool::Check::of(&path, &report))?;
     } else {
         output::print(&check_text(&path, &report))?;
     }

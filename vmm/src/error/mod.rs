@@ -3,6 +3,7 @@
 
 mod pool;
 
+use std::io;
 use std::path::Path;
 
 pub(crate) use pool::MAKE_SPACE;
@@ -27,8 +28,38 @@ pub enum ErrorKind {
     /// The host lacks something: /dev/kvm, permission for userfaultfd, a newer kernel, CPU
     /// features.
     HostLacks,
+    /// This user may not use the pool, the file, the directory or the process.
+    Denied,
     /// Anything else, also kinds that a newer version may send.
     Failed,
+}
+
+impl ErrorKind {
+    /// The exit code of the command line for errors of this kind. docs/using/operations.md has the
+    /// table.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::NotFound => 3,
+            Self::Refused => 4,
+            Self::PoolFull => 5,
+            Self::PoolDamaged => 6,
+            Self::HostLacks => 7,
+            Self::Denied => 8,
+        }
+    }
+
+    /// The kind of an error of the system about a file, a directory or a process.
+    pub fn of_io(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::NotFound,
+            io::ErrorKind::PermissionDenied => Self::Denied,
+            io::ErrorKind::AlreadyExists | io::ErrorKind::ResourceBusy => Self::Refused,
+            io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => Self::Usage,
+            _ => Self::Failed,
+        }
+    }
 }
 
 impl From<String> for ErrorKind {
@@ -40,6 +71,7 @@ impl From<String> for ErrorKind {
             "pool_full" => Self::PoolFull,
             "pool_damaged" => Self::PoolDamaged,
             "host_lacks" => Self::HostLacks,
+            "denied" => Self::Denied,
             _ => Self::Failed,
         }
     }
@@ -74,12 +106,8 @@ impl VmError {
     }
 
     /// An error of the kind that fits `source`, whose text follows `op` ("cannot <op>: ...").
-    pub fn io(op: impl std::fmt::Display, source: &std::io::Error) -> Self {
-        let kind = match source.kind() {
-            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-            _ => ErrorKind::Failed,
-        };
-        Self::new(kind, format!("cannot {op}: {source}"))
+    pub fn io(op: impl std::fmt::Display, source: &io::Error) -> Self {
+        Self::new(ErrorKind::of_io(source), format!("cannot {op}: {source}"))
     }
 
     /// One error that names each of these with its remedy, a line for each; `None` for none. The

@@ -185,6 +185,7 @@ fn is_full(error: &std::io::Error) -> bool {
 }
 
 /// The kind, and with it the exit code, of a pool error.
+#[deny(clippy::wildcard_enum_match_arm)]
 fn kind_of(error: &Error) -> ErrorKind {
     match error {
         Error::NotFound { .. }
@@ -224,11 +225,12 @@ fn kind_of(error: &Error) -> ErrorKind {
         Error::InvalidName { .. } | Error::InvalidSize { .. } | Error::NoPlace { .. } => {
             ErrorKind::Usage
         }
-        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            ErrorKind::NotFound
-        }
         Error::Io { source, .. } if is_full(source) => ErrorKind::PoolFull,
-        _ => ErrorKind::Failed,
+        Error::Io { source, .. } => ErrorKind::of_io(source),
+        Error::NotPinned { .. }
+        | Error::InvalidSnapshot { .. }
+        | Error::StreamCut
+        | Error::Interrupted => ErrorKind::Failed,
     }
 }
 

@@ -87,7 +87,7 @@ fn pool_errors_keep_their_text_and_get_the_kind_of_their_exit_code() {
                 op: "open".to_owned(),
                 source: io::ErrorKind::PermissionDenied.into(),
             },
-            ErrorKind::Failed,
+            ErrorKind::Denied,
         ),
     ];
     for (error, kind) in cases {

@@ -447,7 +447,7 @@ impl PlaceSteps for Steps<'_> {
     }
 }
 
-fn agent_error(error: AgentError) -> VmError {
+pub(super) fn agent_error(error: AgentError) -> VmError {
     match error {
         AgentError::Ours(error) => process_error(error),
         AgentError::Said { because, .. } => {
@@ -468,7 +468,7 @@ fn agent_error(error: AgentError) -> VmError {
     }
 }
 
-fn process_error(error: ProcessError) -> VmError {
+pub(super) fn process_error(error: ProcessError) -> VmError {
     let message = error.to_string();
     match error {
         ProcessError::Pool(error @ nvvmm_snapshot::Error::TooManyPins { .. }) => {

@@ -10,20 +10,19 @@ use std::io::Read;
 use std::process::ExitCode;
 
 use nvvmm::{ErrorKind, VmError};
-use serde::Serialize;
 
 use self::checks::Virtualisation;
 use self::host::Host;
 use crate::args::PoolOption;
 use crate::error::EXIT_HOST_LACKS;
+use crate::json::doctor::{Check, Doctor};
 use crate::output::{self, Column};
 
 /// Bytes of /proc/cpuinfo in which the flags of the first processor are.
 const CPUINFO_BYTES: u64 = 16 << 10;
 
 /// Result of one check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Ok,
     /// VMs run, but something is slower, smaller or less safe than it could be.
@@ -43,14 +42,13 @@ impl State {
 }
 
 /// A check and what it found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Finding {
     check: &'static str,
     state: State,
     /// For users: one sentence without a full stop.
     found: String,
     /// The remedy, unless all is well.
-    #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<String>,
 }
 
@@ -89,8 +87,8 @@ impl Finding {
     }
 }
 
-/// The report, as `--json` prints it.
-#[derive(Debug, Serialize)]
+/// The report.
+#[derive(Debug)]
 struct Report {
     /// VMs can run on this host as this user.
     vms_can_run: bool,
@@ -104,6 +102,19 @@ impl Report {
         Self {
             vms_can_run: findings.iter().all(|found| found.state != State::Missing),
             findings,
+        }
+    }
+
+    fn json(&self) -> Doctor {
+        let check = |finding: &Finding| Check {
+            check: finding.check.to_owned(),
+            state: finding.state.name().to_owned(),
+            found: finding.found.clone(),
+            remedy: finding.remedy.clone(),
+        };
+        Doctor {
+            vms_can_run: self.vms_can_run,
+            checks: self.findings.iter().map(check).collect(),
         }
     }
 
@@ -162,7 +173,7 @@ pub fn is_software_kvm() -> bool {
 pub fn run(pool: &PoolOption, json: bool) -> Result<ExitCode, VmError> {
     let report = Report::of(&Host::this(pool));
     if json {
-        output::print_json(&report)?;
+        output::print_json(&report.json())?;
     } else {
         output::print(&report.text())?;
     }
