@@ -127,7 +127,7 @@ fn launch(
         };
     }
     if start.detach {
-        let status = detach::start_and_wait()?;
+        let status = detach::start_and_wait(account.as_ref(), !start.no_sandbox)?;
         if start.json {
             output::print_json(&status)?
         } else {
@@ -177,7 +177,10 @@ fn be_background_vm(
     if let Err(e) = std::env::set_current_dir("/") {
         tracing::warn!("cannot leave the working directory: {e}");
     }
-    let process = VmProcess::open(claim, &pool, source, account.as_ref(), !start.no_sandbox)?;
+    let namespaces = detach::ordered_namespaces();
+    let confined = !start.no_sandbox;
+    let account = account.as_ref();
+    let process = VmProcess::open(claim, &pool, source, account, confined, namespaces)?;
     let warnings = process.warnings();
     let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGINT, SIGTERM])?;
@@ -209,7 +212,8 @@ fn be_vm(
     let pool = pool_for(start, account.as_ref(), need, &source)?;
     let claim = claim(start, account.as_ref(), &pool)?;
     let name = claim.paths().name.clone();
-    let process = VmProcess::open(claim, &pool, source, account.as_ref(), !start.no_sandbox)?;
+    let confined = !start.no_sandbox;
+    let process = VmProcess::open(claim, &pool, source, account.as_ref(), confined, None)?;
     process.warnings().iter().for_each(error::warn);
     let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGHUP, SIGINT, SIGTERM])?;

@@ -19,7 +19,7 @@ use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_snapshot::Pool;
 
 use super::privileges::{Account, as_user};
-use super::sandbox::{self, Helper};
+use super::sandbox::{self, Helper, Ordered};
 use super::start_warnings;
 
 /// Switches KVM's dirty log on, so that `audit` can compare it with the engine. Only builds with
@@ -80,8 +80,8 @@ impl Drop for Name {
 
 impl VmProcess {
     /// Opens all that the VM needs while it lives, becomes the user of `account`, and confines this
-    /// process if `confined`. The process must have one thread. All paths are absolute; the pool
-    /// exists.
+    /// process if `confined`, in `namespaces` if some were ordered. The process must have one
+    /// thread. All paths are absolute; the pool exists.
     ///
     /// # Errors
     /// Something cannot be opened, or the process cannot be confined.
@@ -91,6 +91,7 @@ impl VmProcess {
         source: VmSource,
         account: Option<&Account>,
         confined: bool,
+        namespaces: Option<Ordered>,
     ) -> Result<Self, VmError> {
         let paths = claim.paths().clone();
         let directory = claim.directory().path().to_owned();
@@ -119,7 +120,7 @@ impl VmProcess {
         let warnings = start_warnings::of(&pool, &source);
         account.map_or(Ok(()), Account::become_it)?;
         let sandbox = match confined {
-            true => sandbox::enter(&directory)?,
+            true => sandbox::enter(namespaces, &directory)?,
             false => sandbox::stay_out(),
         };
         Ok(Self {
