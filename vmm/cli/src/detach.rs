@@ -3,13 +3,8 @@
 //!
 //! The VM process has nothing of the command's caller but what it was given: the arguments,
 //! descriptors that an argument names, and the variables that are for it. Limits and priority stay.
-<<<<<<< HEAD
-//! Signals, umask, terminal and working directory are its own. The wait has a limit: a process that
-//! is stopped or does nothing is named, and left to itself.
-=======
 //! Signals, umask, terminal and working directory are its own. The wait has a limit: a process
 //! that is stopped or does nothing is named, and left to itself.
->>>>>>> w-start
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -107,17 +102,6 @@ pub fn start_and_wait(account: Option<&Account>, confined: bool) -> Result<VmSta
     }
 }
 
-<<<<<<< HEAD
-/// Namespaces that the waiting command has made for this VM process; they come through stdin, which
-/// becomes empty.
-pub fn ordered_namespaces() -> Option<Ordered> {
-    let stream = io::stdin().as_fd().try_clone_to_owned().ok()?;
-    dup2_stdin(File::open("/dev/null").ok()?).ok()?;
-    Some(Ordered::from_stream(UnixStream::from(stream)))
-}
-
-=======
->>>>>>> w-start
 /// Beginnings of the variables that a VM process keeps: its own, and those that steer how a program
 /// is loaded, how it allocates, and how it panics. All others are the caller's, and may be secret.
 const VARIABLES_KEPT: [&str; 7] = [
@@ -134,8 +118,6 @@ fn is_for_vm_process(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     let mut kept = VARIABLES_KEPT.iter();
     kept.any(|kept| name.starts_with(kept.as_bytes()))
-<<<<<<< HEAD
-=======
 }
 
 /// Namespaces that the waiting command has made for this VM process; they come through stdin, which
@@ -144,7 +126,6 @@ pub fn ordered_namespaces() -> Option<Ordered> {
     let stream = io::stdin().as_fd().try_clone_to_owned().ok()?;
     dup2_stdin(File::open("/dev/null").ok()?).ok()?;
     Some(Ordered::from_stream(UnixStream::from(stream)))
->>>>>>> w-start
 }
 
 /// The line that the VM process reports; empty when it closes its stdout without one.

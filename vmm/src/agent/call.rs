@@ -48,7 +48,11 @@ pub fn call(paths: &VmRuntimePaths, patience: Duration) -> Result<UnixStream, Vm
 /// The error for an agent that nothing was heard of for `patience`.
 fn silent(vm: &str, patience: Duration, error: &io::Error) -> VmError {
     let limit = patience.as_secs_f32();
-    let (why, remedy) = if timed_out(error) {
+    let ends = error.kind() == io::ErrorKind::UnexpectedEof;
+    let (why, remedy) = if ends {
+        let remedy = "the agent serves 128 commands at a time: end some of them";
+        (": it ends each stream at once".to_owned(), remedy)
+    } else if timed_out(error) {
         let remedy = "the guest may be busy or stuck, or the VM paused ('nvvmm ps', 'nvvmm \
                       console'); try again, or 'nvvmm rewind' it if it has checkpoints";
         (String::new(), remedy)

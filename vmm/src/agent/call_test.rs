@@ -58,10 +58,14 @@ fn one_that_does_not_answer_in_time_or_says_something_else_is_refused() {
         });
         assert_eq!(silent, "the agent in vm did not answer within 0.05 s");
     }
-    let nobody = refused(SHORT, "OK 1\n", |_| {});
+    let ends = refused(SHORT, "OK 1\n", |_| {});
     assert!(
-        nobody.starts_with("the agent in vm did not answer within 0.05 s: "),
-        "{nobody}"
+        ends.starts_with("the agent in vm did not answer within 0.05 s: "),
+        "{ends}"
+    );
+    assert!(
+        !ends.contains("os error") && !ends.contains("buffer"),
+        "{ends}"
     );
     let other_version = refused(LONG, "OK 1\n", |mut stream| {
         stream.write_all(b"NVMA\x07\0\0\0").unwrap();
