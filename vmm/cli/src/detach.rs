@@ -1,12 +1,16 @@
 //! `--detach`: the command starts itself once more as the VM process, in a session of its own, and
 //! waits until that one reports on its stdout that the guest runs or why it does not.
 //!
-//! The VM process has nothing of the command's caller but what it was given: the arguments, the
-//! environment, and descriptors that an argument names. The wait has a limit: a process that is
-//! stopped or does nothing is named, and left to itself.
+//! The VM process has nothing of the command's caller but what it was given: the arguments,
+//! descriptors that an argument names, and the variables that are for it. Limits and priority stay.
+//! Signals, umask, terminal and working directory are its own. The wait has a limit: a process
+//! that is stopped or does nothing is named, and left to itself.
 
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
@@ -14,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::unistd::{dup2_stderr, dup2_stdout, setsid};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use nvvmm::control::{VmRuntimePaths, VmStatus};
 use nvvmm::sys::limits;
 use nvvmm::{ErrorKind, VmError};
@@ -22,6 +27,9 @@ use nvvmm_snapshot::{ProcessText, WaitLimit};
 use serde::{Deserialize, Serialize};
 
 use super::log::{self, LOG_BYTES_MAX, LogFile};
+use super::privileges::Account;
+use super::sandbox::{self, Ordered};
+use super::{error, sys};
 
 /// Variable that marks the process that becomes the VM process, and its values: the command goes
 /// when the guest runs, or it stays as the VM's console (`attended`).
@@ -39,9 +47,16 @@ const END_POLL: Duration = Duration::from_millis(5);
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
 enum Report {
-    Ready { status: Box<VmStatus> },
-    Failed { error: VmError },
-    Ended { how: String },
+    Ready {
+        status: Box<VmStatus>,
+        warnings: Vec<VmError>,
+    },
+    Failed {
+        error: VmError,
+    },
+    Ended {
+        how: String,
+    },
 }
 
 /// Tells if this process is the VM process that a waiting command started.
@@ -64,34 +79,51 @@ pub struct Started {
     pub reports: ChildStdout,
 }
 
-/// Starts the VM process and waits for its report.
-pub fn start_and_wait() -> Result<VmStatus, VmError> {
-    start(LEFT_ALONE).map(|started| started.status)
+/// Starts the VM process and waits for its report. Has namespaces made for it meanwhile if it is to
+/// be `confined`.
+pub fn start_and_wait(account: Option<&Account>, confined: bool) -> Result<VmStatus, VmError> {
+    start(LEFT_ALONE, account, confined).map(|started| started.status)
 }
 
 /// The same for a command that stays as the VM's console.
-pub fn start_attended() -> Result<Started, VmError> {
-    start(ATTENDED)
+pub fn start_attended(account: Option<&Account>, confined: bool) -> Result<Started, VmError> {
+    start(ATTENDED, account, confined)
 }
 
-fn start(mark: &str) -> Result<Started, VmError> {
+fn start(mark: &str, account: Option<&Account>, confined: bool) -> Result<Started, VmError> {
     let failed = |e: io::Error| VmError::io("start the VM process", &e);
+    // Otherwise the system forgets how the VM process ended.
+    sys::take_default_action(libc::SIGCHLD).map_err(failed)?;
+    let (ordered, maker) = UnixStream::pair().map_err(failed)?;
+    let stdin = match confined {
+        true => OwnedFd::from(ordered).into(),
+        false => Stdio::null(),
+    };
     let mut child = Command::new("/proc/self/exe")
         .args(std::env::args_os().skip(1))
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| is_for_vm_process(name)))
         .env(CHILD_MARK, mark)
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .spawn()
         .map_err(failed)?;
+    if confined && let Err(error) = sandbox::make_namespaces(&maker, account) {
+        tracing::debug!(%error, "the VM process makes its namespaces by itself");
+    }
+    drop(maker);
     let no_pipe = || failed(io::ErrorKind::BrokenPipe.into());
     let mut reports = child.stdout.take().ok_or_else(no_pipe)?;
     let line = read_report(&mut reports, child.id())?;
     match serde_json::from_str(&line) {
-        Ok(Report::Ready { status }) => Ok(Started {
-            status: *status,
-            process: child,
-            reports,
-        }),
+        Ok(Report::Ready { status, warnings }) => {
+            warnings.iter().for_each(error::warn);
+            Ok(Started {
+                status: *status,
+                process: child,
+                reports,
+            })
+        }
         Ok(Report::Failed { error }) => {
             // It is about to end, and its remains go with this process if it does not.
             end_of(&mut child).map_err(failed)?;
@@ -122,6 +154,32 @@ pub fn end_reported(last: &str, process: &mut Child) -> Result<String, VmError> 
             None => without_report(process.id()),
         }),
     }
+}
+
+/// Beginnings of the variables that a VM process keeps: its own, and those that steer how a program
+/// is loaded, how it allocates, and how it panics. All others are the caller's, and may be secret.
+const VARIABLES_KEPT: [&str; 7] = [
+    "NVVMM_",
+    "XDG_RUNTIME_DIR",
+    "LD_",
+    "GLIBC_TUNABLES",
+    "MALLOC_",
+    "RUST_",
+    "LLVM_PROFILE_FILE",
+];
+
+fn is_for_vm_process(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    let mut kept = VARIABLES_KEPT.iter();
+    kept.any(|kept| name.starts_with(kept.as_bytes()))
+}
+
+/// Namespaces that the waiting command has made for this VM process; they come through stdin, which
+/// becomes empty.
+pub fn ordered_namespaces() -> Option<Ordered> {
+    let stream = io::stdin().as_fd().try_clone_to_owned().ok()?;
+    dup2_stdin(File::open("/dev/null").ok()?).ok()?;
+    Some(Ordered::from_stream(UnixStream::from(stream)))
 }
 
 /// The line that the VM process reports; empty when it closes its stdout without one.
@@ -210,6 +268,8 @@ fn ended_silently(status: ExitStatus, when: &str) -> VmError {
 /// log file, and stderr, too: a panic writes there. Stdout stays the way to the waiting command.
 pub fn become_background(paths: &VmRuntimePaths) -> Result<(), VmError> {
     let failed = |e: io::Error| VmError::io(format_args!("log to {}", paths.log.display()), &e);
+    sys::forget_signals_of_caller().map_err(|e| VmError::io("take signals", &e))?;
+    umask(Mode::from_bits_truncate(0o077));
     setsid().map_err(|e| VmError::io("start a session for the VM process", &e.into()))?;
     let file = LogFile::open(&paths.log, &paths.log_before, LOG_BYTES_MAX).map_err(failed)?;
     dup2_stderr(&file).map_err(|e| failed(e.into()))?;
@@ -218,51 +278,67 @@ pub fn become_background(paths: &VmRuntimePaths) -> Result<(), VmError> {
 }
 
 /// Tells the waiting command that the guest runs. Lets it go, unless it stays: stdout becomes the
-/// log. False if a command that was to stay is gone already.
-pub fn report_ready(status: &VmStatus) -> bool {
-    let heard = report(&Report::Ready {
+/// log. False when the status cannot be told, or when a command that was to stay is gone already:
+/// then the VM is to end.
+pub fn report_ready(status: &VmStatus, warnings: Vec<VmError>) -> bool {
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let ready = Report::Ready {
         status: Box::new(status.clone()),
-    });
+        warnings,
+    };
+    let line = line_of(&ready);
+    let told = line.is_ok();
+    let heard = report(line.or_else(|error| line_of(&Report::Failed { error })));
     if is_attended() {
-        return heard.is_ok();
+        return told && heard.is_ok();
     }
-    // The command that waited was interrupted; the VM lives on under its name.
-    if let Err(e) = heard {
-        tracing::warn!("nobody waits for the report of this VM process: {e}");
-    }
+    warn_unheard(heard);
     if let Err(e) = dup2_stdout(io::stderr()) {
         tracing::warn!("stdout cannot be turned to the log: {e}");
     }
-    true
+    told
 }
 
 /// Tells the waiting command that the VM could not be started.
 pub fn report_failed(error: &VmError) {
-    let heard = report(&Report::Failed {
+    warn_unheard(report(line_of(&Report::Failed {
         error: error.clone(),
-    });
-    if let Err(e) = heard {
-        tracing::warn!("nobody waits for the report of this VM process: {e}");
-    }
+    })));
 }
 
 /// Tells a command that stayed how the VM has ended. It may have left since.
 pub fn report_end(how: &Result<String, VmError>) {
     if is_attended() {
-        let _ = report(&match how {
+        let _ = report(line_of(&match how {
             Ok(how) => Report::Ended { how: how.clone() },
             Err(error) => Report::Failed {
                 error: error.clone(),
             },
-        });
+        }));
     }
 }
 
-fn report(report: &Report) -> io::Result<()> {
-    let mut line = serde_json::to_vec(report)?;
+fn line_of(report: &impl Serialize) -> Result<Vec<u8>, VmError> {
+    let failed = |e| VmError::failed(format!("the VM cannot tell its status: {e}"));
+    let mut line = serde_json::to_vec(report).map_err(failed)?;
     line.push(b'\n');
+    Ok(line)
+}
+
+fn report(line: Result<Vec<u8>, VmError>) -> Result<(), VmError> {
+    let line = line?;
     let mut out = io::stdout().lock();
-    out.write_all(&line).and_then(|()| out.flush())
+    let written = out.write_all(&line).and_then(|()| out.flush());
+    written.map_err(|e| VmError::io("write the report", &e))
+}
+
+fn warn_unheard(heard: Result<(), VmError>) {
+    // The command that waited was interrupted; the VM lives on under its name.
+    if let Err(e) = heard {
+        tracing::warn!("nobody waits for the report of this VM process: {e}");
+    }
 }
 
 #[cfg(test)]

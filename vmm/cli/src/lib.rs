@@ -26,6 +26,7 @@ mod file_size;
 mod human_units;
 mod inspect_command;
 mod interruption;
+mod json;
 mod keys;
 mod launch;
 mod log;
@@ -48,6 +49,8 @@ mod send_command;
 mod shutdown_command;
 mod snapshot_commands;
 mod snapshot_tree;
+mod start_checks;
+mod start_warnings;
 mod stats_command;
 mod stream_key;
 mod sys;
@@ -57,6 +60,7 @@ mod test_command;
 mod values;
 mod vm_commands;
 mod vm_process;
+mod whole_file;
 
 use std::process::ExitCode;
 
@@ -96,6 +100,7 @@ pub fn run() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             error::print(&error);
+            interruption::end_by_signal();
             error::exit_code(error.kind).into()
         }
     }

@@ -9,6 +9,7 @@ use nvvmm_snapshot::{CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkUse, PoolMap};
 use plotters::prelude::*;
 
 use super::args::PoolOption;
+use super::json::pool::Map;
 use super::output::{self, Column};
 use super::partial::{ConfinedPartial, check_free};
 use super::pool_path;
@@ -107,7 +108,7 @@ pub fn run(
         picture.write(&svg(&map)?)?;
     }
     if json {
-        output::print_json(&map)
+        output::print_json(&Map::of(&path, &map))
     } else {
         output::print(&text(&map))
     }

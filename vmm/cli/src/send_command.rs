@@ -14,6 +14,7 @@ use nvvmm_snapshot::{MoveProgress, Pool, SendOptions, SendReport, SnapshotKind};
 
 use super::args::SendArguments;
 use super::interruption::{Interruptible, ends_on_signal, unless};
+use super::json::moving::Sent;
 use super::partial::{Partial, check_free};
 use super::progress::Progress;
 use super::terminal::tell;
@@ -155,7 +156,7 @@ impl Target {
 
 fn print(report: &SendReport, json: bool, to_stdout: bool) -> Result<(), VmError> {
     let text = if json {
-        output::json_text(report)?
+        output::json_text(&Sent::of(report))?
     } else {
         text(report)
     };

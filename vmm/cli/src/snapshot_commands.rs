@@ -5,16 +5,15 @@ use std::process::ExitCode;
 use nvvmm::control::RuntimeDir;
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{BLOCK_SIZE_BYTES, Error, Pool, Removed, SnapshotEntry, SnapshotKind};
-use serde::Serialize;
 
 use super::args::{PoolOption, RmArguments};
 use super::names::{Chosen, Kind};
 use super::output::{self, Column};
-use super::pool_path;
 use super::snapshot_tree::{self, TreeNode};
+use super::{json, pool_path};
 
 /// `nvvmm snapshots`.
-pub fn list(option: &PoolOption, quiet: bool, json: bool) -> Result<(), VmError> {
+pub fn list(option: &PoolOption, quiet: bool, as_json: bool) -> Result<(), VmError> {
     // The default pool that nobody has needed yet has no snapshots.
     let pool = pool_path::found_if_any(option)?;
     let pool = pool.map(|path| pool_path::open(&path)).transpose()?;
@@ -25,8 +24,8 @@ pub fn list(option: &PoolOption, quiet: bool, json: bool) -> Result<(), VmError>
         Some(pool) => pool.snapshots()?,
         None => Vec::new(),
     };
-    if json {
-        return output::print_json(&snapshots);
+    if as_json {
+        return output::print_json(&json::snapshot::Snapshot::all(&snapshots));
     }
     if snapshots.is_empty() {
         return output::print("no snapshots\n");
@@ -84,19 +83,11 @@ fn kind_text(snapshot: &SnapshotEntry) -> String {
 }
 
 /// The word that `--json` has, too.
-fn kind_word(kind: SnapshotKind) -> &'static str {
+pub(super) fn kind_word(kind: SnapshotKind) -> &'static str {
     match kind {
         SnapshotKind::Vm => "vm",
         SnapshotKind::Process => "process",
     }
-}
-
-/// Result for one name.
-#[derive(Debug, Serialize)]
-struct RemovedName {
-    name: String,
-    freed_bytes: u64,
-    deferred: bool,
 }
 
 /// Names of the snapshots in a pool, the oldest first.
@@ -120,7 +111,7 @@ pub fn remove(arguments: &RmArguments) -> Result<ExitCode, VmError> {
             return would_remove(name, &there, arguments.force);
         }
         match pool.remove(name) {
-            Ok(done) => removed.push(RemovedName::of(name, done)),
+            Ok(done) => removed.push(removed_name(name, done)),
             Err(Error::NotFound { .. }) if arguments.force => {}
             Err(error) => return Err(with_vm_hint(error.into(), name)),
         }
@@ -158,23 +149,21 @@ fn with_vm_hint(error: VmError, name: &str) -> VmError {
     }
 }
 
-impl RemovedName {
-    fn of(name: &str, done: Removed) -> Self {
-        let Removed {
-            blocks_freed,
-            deferred,
-        } = done;
-        Self {
-            name: name.to_owned(),
-            freed_bytes: blocks_freed.saturating_mul(BLOCK_SIZE_BYTES),
-            deferred,
-        }
+fn removed_name(name: &str, done: Removed) -> json::snapshot::Removed {
+    let Removed {
+        blocks_freed,
+        deferred,
+    } = done;
+    json::snapshot::Removed {
+        snapshot: name.to_owned(),
+        freed_bytes: blocks_freed.saturating_mul(BLOCK_SIZE_BYTES),
+        deferred,
     }
 }
 
-fn removed_text(removed: &RemovedName) -> String {
-    let RemovedName {
-        name,
+fn removed_text(removed: &json::snapshot::Removed) -> String {
+    let json::snapshot::Removed {
+        snapshot: name,
         freed_bytes,
         deferred,
     } = removed;

@@ -11,13 +11,12 @@ use nvvmm::control::{ControlClient, RuntimeDir, SnapshotRequest, VmOrigin, VmSta
 use nvvmm::sys::peer::PeerError;
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{ProcessState, ProcessText};
-use serde::Serialize;
 
 use super::args::{PsArguments, SnapshotArguments, StopArguments, VmsArguments};
 use super::names::{self, Chosen, Kind};
 use super::output::{self, Column};
 use super::terminal::shown_in_line;
-use super::{process_commands, ring_commands};
+use super::{json, process_commands, ring_commands};
 
 /// Time that a VM process has to end once it has agreed to.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
@@ -26,8 +25,7 @@ const START_TIME: Duration = Duration::from_secs(10);
 const END_POLL: Duration = Duration::from_millis(20);
 
 /// A VM in the list.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
+#[derive(Debug)]
 enum Listed {
     Answered(Box<VmStatus>),
     /// The process lives but does not answer (yet, or any more).
@@ -62,12 +60,30 @@ pub fn ps(arguments: &PsArguments) -> Result<(), VmError> {
             .collect()
     });
     if arguments.json.json {
-        return output::print_json(&listed);
+        return output::print_json(&listed.iter().map(json_of).collect::<Vec<_>>());
     }
     if listed.is_empty() {
         return output::print("no VM is running\n");
     }
     output::print(&ps_table(&listed))
+}
+
+fn json_of(listed: &Listed) -> json::vm::Vm {
+    match listed {
+        Listed::Answered(status) => json::vm::Vm::of(status),
+        Listed::Silent {
+            name,
+            pid,
+            state,
+            pool,
+            notice,
+        } => json::vm::Vm {
+            pid: *pid,
+            pool: pool.as_deref().map(|pool| pool.display().to_string()),
+            notice: Some(notice.clone()),
+            ..json::vm::Vm::silent(name, state)
+        },
+    }
 }
 
 fn ask(entry: &Entry) -> Listed {
@@ -342,7 +358,7 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
         kill: _,
         durability,
         verify,
-        json,
+        json: form,
     } = arguments;
     let dir = RuntimeDir::of_user()?;
     let report = connect(&dir.find(&vm)?)?.snapshot(SnapshotRequest {
@@ -354,8 +370,8 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
     if stop {
         wait_until_gone(&dir, &vm)?;
     }
-    if json.json {
-        output::print_json(&report)
+    if form.json {
+        output::print_json(&json::snapshot::Taken::of(&vm, &report))
     } else {
         output::print(&snapshot_text(&vm, &report))
     }

@@ -9,6 +9,7 @@ mod doctor;
 mod hands;
 mod played_vm;
 mod pools;
+mod start;
 mod stopped;
 mod terminals;
 mod vms;
