@@ -26,6 +26,7 @@ mod instant;
 mod kill;
 mod lacks;
 mod library;
+mod life;
 mod moving;
 mod other_user;
 mod ring;

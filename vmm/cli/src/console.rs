@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nvvmm::control::client::{CONNECT_TIMEOUT, connect};
 use nvvmm::control::{ControlClient, RuntimeDir};
 use nvvmm::{ErrorKind, VmError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -20,7 +21,7 @@ pub fn attach(vm: &str) -> Result<(), VmError> {
     if let Ok(mut control) = ControlClient::connect(&entry.paths.control) {
         control.ping()?;
     }
-    let socket = UnixStream::connect(&entry.paths.console).map_err(|e| {
+    let socket = connect(&entry.paths.console, CONNECT_TIMEOUT).map_err(|e| {
         VmError::new(
             ErrorKind::Refused,
             format!(

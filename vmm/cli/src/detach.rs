@@ -7,7 +7,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -48,6 +48,7 @@ pub fn is_child() -> bool {
 pub fn start_and_wait() -> Result<VmStatus, VmError> {
     let failed = |e: io::Error| VmError::io("start the VM process", &e);
     let mut child = Command::new("/proc/self/exe")
+        .arg0("nvvmm")
         .args(std::env::args_os().skip(1))
         .env(CHILD_MARK, "1")
         .stdin(Stdio::null())

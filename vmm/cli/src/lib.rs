@@ -29,12 +29,14 @@ mod mount;
 mod mount_command;
 mod output;
 mod partial;
+mod past_commands;
 mod pool_commands;
 mod pool_map;
 mod pool_path;
 mod privileges;
 mod process_commands;
 mod progress;
+mod ps_table;
 mod receive_command;
 mod ring_commands;
 mod sandbox;
@@ -42,6 +44,7 @@ mod scrub_command;
 mod send_command;
 mod snapshot_commands;
 mod snapshot_tree;
+mod start_command;
 mod stats_command;
 mod stream_key;
 mod sys;
@@ -63,7 +66,10 @@ pub fn run() -> ExitCode {
     limits::ignore_file_size_signal();
     // A usage error ends the process here, with clap's text and exit code 2.
     let arguments = Arguments::parse();
-    let runs_vm = matches!(arguments.command, Command::Run(_) | Command::Restore(_));
+    let runs_vm = matches!(
+        arguments.command,
+        Command::Run(_) | Command::Restore(_) | Command::Start(_)
+    );
     // Before anything is opened. A VM process needs nothing else of its caller's.
     let closed = match runs_vm {
         true => detach::close_inherited(),
@@ -86,9 +92,15 @@ pub fn run() -> ExitCode {
 
 fn carry_out(command: Command) -> Result<ExitCode, VmError> {
     match command {
-        Command::Run(run) => return launch::run(run),
-        Command::Restore(restore) => return launch::restore(restore),
-        Command::Ps(ps) => vm_commands::ps(ps.json)?,
+        Command::Run(run) => return launch::run(run, &launch::Given::to_this_process()),
+        Command::Restore(restore) => {
+            return launch::restore(restore, &launch::Given::to_this_process());
+        }
+        Command::Start(start) => return start_command::run(&start),
+        Command::Ps(ps) => vm_commands::ps(ps)?,
+        Command::Logs(logs) => past_commands::logs(&logs)?,
+        Command::Wait(wait) => return past_commands::wait(&wait),
+        Command::RmVm(remove) => past_commands::remove(&remove)?,
         Command::Stats(stats) => stats_command::stats(&stats)?,
         Command::Pause { vm } => vm_commands::pause(&vm)?,
         Command::Resume { vm } => vm_commands::resume(&vm)?,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nvvmm_protocol::{AGENT_PORT, FailedBecause, FrameError, GreetingError, greet};
 
+use crate::control::client::connect;
 use crate::control::{ControlClient, VmRuntimePaths};
 use crate::error::{ErrorKind, VmError};
 
@@ -55,7 +56,7 @@ fn refused(vm: &str, error: &dyn std::fmt::Display) -> VmError {
 }
 
 fn attempt(path: &Path, until: Instant) -> Result<UnixStream, GreetingError> {
-    let mut stream = UnixStream::connect(path)?;
+    let mut stream = connect(path, until.saturating_duration_since(Instant::now()))?;
     let left = until.saturating_duration_since(Instant::now());
     stream.set_read_timeout(Some(left.max(RETRY_PAUSE)))?;
     stream.write_all(format!("CONNECT {AGENT_PORT}\n").as_bytes())?;

@@ -14,6 +14,7 @@ mod host_paths;
 mod life;
 mod options;
 mod process;
+mod reboots;
 mod rewind;
 mod ring;
 mod running;
@@ -24,7 +25,9 @@ pub use build::Builder;
 pub use handle::Vm;
 pub use host::{check_host, check_kvm, check_userfaultfd};
 pub use host_paths::BootChoice;
-pub use options::{RestoreOptions, VmExit, VmOptions, VmSource, VsockSockets};
+pub use options::{
+    OnReboot, RebootListener, RestoreOptions, VmExit, VmOptions, VmSource, VsockSockets,
+};
 pub use running::RunningVm;
 
 use crate::error::VmError;
