@@ -5,8 +5,10 @@
 //! environment, and descriptors that an argument names. The wait has a limit: a process that is
 //! stopped or does nothing is named, and left to itself.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
@@ -14,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::unistd::{dup2_stderr, dup2_stdout, setsid};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use nvvmm::control::{VmRuntimePaths, VmStatus};
 use nvvmm::sys::limits;
 use nvvmm::{ErrorKind, VmError};
@@ -22,6 +24,8 @@ use nvvmm_snapshot::{ProcessText, WaitLimit};
 use serde::{Deserialize, Serialize};
 
 use super::log::{self, LOG_BYTES_MAX, LogFile};
+use super::privileges::Account;
+use super::sandbox::{self, Ordered};
 
 /// Variable that marks the process that becomes the VM process.
 const CHILD_MARK: &str = "NVVMM_DETACHED_CHILD";
@@ -44,17 +48,27 @@ pub fn is_child() -> bool {
     std::env::var_os(CHILD_MARK).is_some()
 }
 
-/// Starts the VM process and waits for its report.
-pub fn start_and_wait() -> Result<VmStatus, VmError> {
+/// Starts the VM process and waits for its report. Has namespaces made for it meanwhile if it is to
+/// be `confined`.
+pub fn start_and_wait(account: Option<&Account>, confined: bool) -> Result<VmStatus, VmError> {
     let failed = |e: io::Error| VmError::io("start the VM process", &e);
+    let (ordered, maker) = UnixStream::pair().map_err(failed)?;
+    let stdin = match confined {
+        true => OwnedFd::from(ordered).into(),
+        false => Stdio::null(),
+    };
     let mut child = Command::new("/proc/self/exe")
         .arg0("nvvmm")
         .args(std::env::args_os().skip(1))
         .env(CHILD_MARK, "1")
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .spawn()
         .map_err(failed)?;
+    if confined && let Err(error) = sandbox::make_namespaces(&maker, account) {
+        tracing::debug!(%error, "the VM process makes its namespaces by itself");
+    }
+    drop(maker);
     let line = match child.stdout.take() {
         Some(stdout) => read_report(stdout, child.id())?,
         None => String::new(),
@@ -71,6 +85,14 @@ pub fn start_and_wait() -> Result<VmStatus, VmError> {
             None => without_report(child.id()),
         }),
     }
+}
+
+/// Namespaces that the waiting command has made for this VM process; they come through stdin, which
+/// becomes empty.
+pub fn ordered_namespaces() -> Option<Ordered> {
+    let stream = io::stdin().as_fd().try_clone_to_owned().ok()?;
+    dup2_stdin(File::open("/dev/null").ok()?).ok()?;
+    Some(Ordered::from_stream(UnixStream::from(stream)))
 }
 
 /// The line that the VM process reports; empty when it closes its stdout without one.

@@ -173,7 +173,7 @@ fn launch(
         };
     }
     if start.detach {
-        let status = detach::start_and_wait()?;
+        let status = detach::start_and_wait(account.as_ref(), !start.no_sandbox)?;
         if start.json {
             output::print_json(&status)?
         } else {
@@ -223,7 +223,10 @@ fn be_background_vm(
     if let Err(e) = std::env::set_current_dir("/") {
         tracing::warn!("cannot leave the working directory: {e}");
     }
-    let process = VmProcess::open(named, &pool, source, account.as_ref(), !start.no_sandbox)?;
+    let namespaces = detach::ordered_namespaces();
+    let confined = !start.no_sandbox;
+    let account = account.as_ref();
+    let process = VmProcess::open(named, &pool, source, account, confined, namespaces)?;
     let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGINT, SIGTERM])?;
     let on_control = |control| ending.can_ask(control);
@@ -251,7 +254,8 @@ fn be_vm(
     let pool = pool_for(start, account.as_ref(), need)?;
     let named = claim(start, account.as_ref(), &pool, &given.begin(&source, &pool))?;
     let name = named.0.paths().name.clone();
-    let process = VmProcess::open(named, &pool, source, account.as_ref(), !start.no_sandbox)?;
+    let confined = !start.no_sandbox;
+    let process = VmProcess::open(named, &pool, source, account.as_ref(), confined, None)?;
     let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGHUP, SIGINT, SIGTERM])?;
     let (mode, raw) = match console {

@@ -21,7 +21,7 @@ use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_snapshot::Pool;
 
 use super::privileges::{Account, as_user};
-use super::sandbox::{self, Helper};
+use super::sandbox::{self, Helper, Ordered};
 
 /// Target of the log lines about the life of a VM, which a VM in the background always writes.
 pub const LIFE: &str = "nvvmm_life";
@@ -83,8 +83,8 @@ impl Drop for Name {
 
 impl VmProcess {
     /// Opens all that the VM needs while it lives, becomes the user of `account`, and confines this
-    /// process if `confined`. The process must have one thread. All paths are absolute; the pool
-    /// exists. `kept` are the files of the VM's life.
+    /// process if `confined`, in `namespaces` if some were ordered. The process must have one
+    /// thread. All paths are absolute; the pool exists. `kept` are the files of the VM's life.
     ///
     /// # Errors
     /// Something cannot be opened, or the process cannot be confined.
@@ -94,6 +94,7 @@ impl VmProcess {
         source: VmSource,
         account: Option<&Account>,
         confined: bool,
+        namespaces: Option<Ordered>,
     ) -> Result<Self, VmError> {
         let paths = claim.paths().clone();
         let directory = claim.directory().path().to_owned();
@@ -121,7 +122,7 @@ impl VmProcess {
             .map_err(|cause| VmError::new(ErrorKind::Usage, cause))?;
         account.map_or(Ok(()), Account::become_it)?;
         let sandbox = match confined {
-            true => sandbox::enter(&directory)?,
+            true => sandbox::enter(namespaces, &directory)?,
             false => sandbox::stay_out(),
         };
         Ok(Self {
