@@ -1,4 +1,4 @@
-//! What is kept of a VM that has ended, and how its guest reboots.
+//! Records of VMs that have ended, and reboots of guests.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Writes the reset pulse to the keyboard controller: mov dx, 0x64; mov al, 0xfe; out dx, al.
 const RESET: [u8; 8] = [0x66, 0xba, 0x64, 0x00, 0xb0, 0xfe, 0xee, 0xf4];
 
-/// What `nvvmm ps --all` has of a VM that has ended.
+/// The entry of a VM that has ended in `nvvmm ps --all`.
 fn past(host: &Host, name: &str) -> Option<Value> {
     let listed = host.json(&["ps", "--all"]);
     let is_it = |vm: &&Value| vm["vm"] == name && vm["state"] == "ended";

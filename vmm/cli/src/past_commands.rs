@@ -116,7 +116,7 @@ pub fn none_runs(past: usize) -> String {
     }
 }
 
-/// Why a VM has ended.
+/// The reason for the end of a VM.
 pub fn end_text(life: &Life) -> String {
     let text = life.state.text.as_deref();
     match life.end() {
@@ -180,7 +180,7 @@ pub fn logs(arguments: &LogsArguments) -> Result<(), VmError> {
 
 /// Something that is kept of a VM, and may still grow.
 trait Source {
-    /// What came since the last call.
+    /// Bytes that came since the last call.
     fn new_bytes(&mut self) -> io::Result<Vec<u8>>;
 }
 

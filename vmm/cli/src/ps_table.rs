@@ -50,7 +50,7 @@ impl Row {
 /// A column, and its cell in a row.
 type Part = (Column<'static>, fn(&Row) -> &String);
 
-/// Which columns the table has.
+/// Choice of columns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Columns {
     /// Those about VMs that have ended.

@@ -48,7 +48,7 @@ pub struct LifeStart {
     pub arguments: Option<Vec<String>>,
     /// Working directory of that command.
     pub directory: Option<String>,
-    /// It ran in the background, with a log.
+    /// True for a VM in the background, which has a log.
     pub background: bool,
 }
 
@@ -81,7 +81,7 @@ pub enum Phase {
     Starting,
     /// Its guest has run.
     Running,
-    /// It has ended.
+    /// The VM has ended.
     Ended,
 }
 
@@ -112,7 +112,7 @@ impl End {
     }
 }
 
-/// What changes in the life of a VM.
+/// Facts about a VM that change while it lives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LifeState {
     version: u32,
@@ -120,7 +120,7 @@ pub struct LifeState {
     pub phase: Phase,
     /// Reboots of its guest.
     pub reboot_count: u64,
-    /// Why it ended.
+    /// Reason for its end.
     pub end: Option<End>,
     /// The end in words, where there is more to say.
     pub text: Option<String>,
@@ -177,9 +177,9 @@ fn cut_off(text: &str) -> &str {
 /// The record of a VM as it is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Life {
-    /// How it began.
+    /// Its beginning.
     pub start: LifeStart,
-    /// What became of it.
+    /// Its end, or how far it came.
     pub state: LifeState,
 }
 
@@ -209,7 +209,7 @@ impl Life {
         self.start.version == VERSION && self.state.version == VERSION
     }
 
-    /// Why the VM ended, when its process is known to be gone.
+    /// Reason for the end of a VM whose process is known to be gone.
     pub fn end(&self) -> End {
         self.state.end.unwrap_or(End::Killed)
     }

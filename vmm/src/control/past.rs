@@ -1,6 +1,6 @@
-//! What the registry keeps of VMs that have ended: their records, logs and last console output.
+//! Files of VMs that have ended: their records, logs and last console output.
 //!
-//! It is kept until the name is used again, until somebody removes it, or until there are
+//! They are kept until the name is used again, until somebody removes it, or until there are
 //! [`PAST_VMS_MAX`] newer ones. A VM that is started with the name of one that has ended sets its
 //! files aside. They go when its guest has run, and come back when it could not be started.
 
@@ -58,7 +58,7 @@ impl Claim {
 /// The end of a VM process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Departure {
-    /// It removes its files.
+    /// The process removes its files.
     InOrder,
     /// Somebody found them.
     WithoutWord,
@@ -262,7 +262,7 @@ impl RuntimeDir {
 /// Opens a file that is kept of a VM; `None` when there is none.
 ///
 /// # Errors
-/// It cannot be opened.
+/// The file cannot be opened.
 pub fn open_kept(path: &Path) -> Result<Option<File>, VmError> {
     let opened = OpenOptions::new()
         .read(true)

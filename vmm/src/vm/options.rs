@@ -43,7 +43,7 @@ pub struct VmOptions {
     pub dirty_log: bool,
     /// Optimisations of the copy-on-write engine that are used.
     pub techniques: Techniques,
-    /// What a reset of the machine does: a reboot of its guest, or a triple fault.
+    /// Consequence of a reset of the machine: of a reboot of its guest, or of a triple fault.
     pub on_reboot: OnReboot,
     /// Hears of each reboot of the guest; called with their number so far. Must not wait.
     pub hear_reboot: Option<RebootListener>,
@@ -52,7 +52,7 @@ pub struct VmOptions {
 /// Hears of a reboot of the guest.
 pub type RebootListener = Arc<dyn Fn(u64) + Send + Sync>;
 
-/// What becomes of a VM whose guest resets its machine.
+/// Consequence of a reset of a VM's machine by its guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnReboot {
     /// The machine is built anew, and boots its kernel.

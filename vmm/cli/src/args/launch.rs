@@ -165,7 +165,7 @@ pub struct StartArguments {
     /// Build the VM, but do not let the guest run until 'nvvmm resume'
     #[arg(long)]
     pub paused: bool,
-    /// What a reboot of the guest, or a triple fault, does: restart the guest, or end the VM
+    /// After a reboot of the guest, or a triple fault: restart the guest, or end the VM
     #[arg(long, value_enum, default_value = "restart")]
     pub on_reboot: RebootChoice,
     /// For root: run the VM process as this user, a name or a number. Files that the VM uses must
