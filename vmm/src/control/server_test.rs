@@ -196,7 +196,7 @@ impl VmControl for FakeVm {
 
 struct Served {
     server: ControlServer,
-    path: PathBuf,
+    path: std::path::PathBuf,
     vm: Arc<FakeVm>,
     snapshots: Snapshots,
     _dir: tempfile::TempDir,
