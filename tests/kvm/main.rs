@@ -28,6 +28,7 @@ mod json;
 mod kill;
 mod lacks;
 mod library;
+mod life;
 mod moving;
 mod other_user;
 mod ring;

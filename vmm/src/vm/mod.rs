@@ -15,6 +15,7 @@ mod host_paths;
 mod life;
 mod options;
 mod process;
+mod reboots;
 mod rewind;
 mod ring;
 mod running;
@@ -26,7 +27,9 @@ pub use given::{KernelKind, check_disk, check_kernel, check_machine};
 pub use handle::Vm;
 pub use host::{check_host, check_kvm, check_userfaultfd};
 pub use host_paths::BootChoice;
-pub use options::{RestoreOptions, VmExit, VmOptions, VmSource, VsockSockets};
+pub use options::{
+    OnReboot, RebootListener, RestoreOptions, VmExit, VmOptions, VmSource, VsockSockets,
+};
 pub use running::RunningVm;
 
 use crate::error::VmError;
