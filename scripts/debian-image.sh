@@ -8,8 +8,8 @@
 #   --include PACKAGE,...  more packages (repeatable). The guest has no network: what it needs must
 #                          be in the image
 #   --size SIZE            size of the file system (default 2G); the file takes what is in use
-#   --output FILE          the image (default: debian.img). The kernel and the initramfs get the same
-#                          name with .vmlinuz and .initrd
+#   --output FILE          the image (default: debian.img). Kernel and initramfs get the same name
+#                          with .vmlinuz and .initrd
 #   --force                replaces files that exist
 #   --password-file FILE   password of root, in the first line: the console asks for it. Without
 #                          this option the console has a shell of root, without a question, and
@@ -231,6 +231,8 @@ pack_root() {
     chown -R --no-dereference 0:0 "$work/tree/usr/local/sbin" "$work/tree/usr/lib/modules"
     [[ -z $hash ]] || sed -i "s|^root:[^:]*:|root:$hash:|" "$work/tree/etc/shadow"
     chmod 755 "$work/tree"
+    # Files newer than /usr: nothing is to be brought up to date at boot.
+    touch "$work/tree"/{etc,var}/.updated
     truncate -s "$bytes" "$image"
     mke2fs -q -t ext4 -L root -m 1 -d "$work/tree" "$image"
   ' pack "$work" "$work/image" "$size_bytes" "${password_hash:-}" 2>"$work/log" && return
