@@ -221,24 +221,12 @@ END
 pack_root() {
   local as_owner=()
   ((EUID == 0)) || as_owner=(fakeroot --)
-  # shellcheck disable=SC2016 # variables of the other shell
-  "${as_owner[@]}" bash -euc '
-    work=$1 image=$2 bytes=$3 hash=$4
-    mkdir "$work/tree"
-    tar -C "$work/tree" --numeric-owner --exclude="./dev/*" -xf "$work/root.tar"
-    rm "$work/root.tar"
-    cp -r --no-dereference --preserve=mode,links --remove-destination "$work/add/." "$work/tree/"
-    chown -R --no-dereference 0:0 "$work/tree/usr/local/sbin" "$work/tree/usr/lib/modules"
-    [[ -z $hash ]] || sed -i "s|^root:[^:]*:|root:$hash:|" "$work/tree/etc/shadow"
-    chmod 755 "$work/tree"
-    # Files newer than /usr: nothing is to be brought up to date at boot.
-    touch "$work/tree"/{etc,var}/.updated
-    truncate -s "$bytes" "$image"
-    mke2fs -q -t ext4 -L root -m 1 -d "$work/tree" "$image"
-  ' pack "$work" "$work/image" "$size_bytes" "${password_hash:-}" 2>"$work/log" && return
+  "${as_owner[@]}" bash "$here/lib/debian-pack.sh" "$work" "$work/image" "$size_bytes" \
+    "${password_hash:-}" 2>"$work/log" && return
   tail -n 20 "$work/log" | sed 's/^/  | /' >&2
-  die "the file system could not be made; its files are $(du -sh "$work/tree" | cut -f 1)" \
-    "give it more room: --size; the disk here has $(free_mib "$work") MiB free"
+  ! grep -q 'allocate block' "$work/log" ||
+    die "the files, $(du -sh "$work/tree" | cut -f 1), do not fit into $size" "try a larger --size"
+  die "the file system could not be made" "see the message above; $(room)"
 }
 
 make_initramfs() {

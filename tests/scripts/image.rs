@@ -90,8 +90,8 @@ fn make(place: &Place, options: &[&str]) {
     );
 }
 
-/// A machine of QEMU with a serial console, in which the image boots. It has PCI: without KVM, Linux
-/// finds no timer in QEMU's microvm.
+/// A machine of QEMU with a serial console, in which the image boots. It has PCI: without KVM,
+/// Linux finds no timer in the microvm of QEMU.
 struct Machine {
     qemu: Child,
     output: Receiver<Vec<u8>>,
