@@ -37,6 +37,10 @@ fn what_cannot_be_is_refused_before_anything_is_fetched() {
         (&["--mode", "proot"], "--mode proot"),
         (&["--agent", "none", "--force"], "there is no file none"),
         (&["--password-file", "empty", "--force"], "empty first line"),
+        (
+            &["--mode", "fakechroot", "--force", "--release", "potato"],
+            "only the host's own release",
+        ),
         (&["--wrong"], "unknown argument --wrong"),
     ] {
         let mut script = place.script("debian-image.sh");
