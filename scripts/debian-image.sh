@@ -82,6 +82,7 @@ check_arguments() {
     [[ ! -d $file ]] || die "$file is a directory"
     [[ ! -e $file ]] || ((force)) || die "$file exists" "--force replaces it"
   done
+  [[ -z $mirror ]] || export NVVMM_DEBIAN_MIRROR=$mirror
   [[ -z $agent || -f $agent ]] || die "there is no file $agent"
   [[ -z $password_file ]] || read_password
 }
