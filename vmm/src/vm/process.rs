@@ -287,6 +287,7 @@ impl RunningVm {
     fn begin_capture(&self, request: &CaptureRequest) -> Result<u64, VmError> {
         let mut operation = self.operation_on_process()?;
         let pool = self.holder.pool();
+        pool.require_name()?;
         if let Some(durability) = request.durability {
             pool.require_durability(durability)?;
         }
@@ -453,7 +454,7 @@ const REFUSED_CAPTURE: &str =
 const REFUSED_RESTART: &str =
     "put right what is named, or restart it in another VM, such as a copy of its own";
 
-fn agent_error(error: AgentError, if_refused: &str) -> VmError {
+pub(super) fn agent_error(error: AgentError, if_refused: &str) -> VmError {
     match error {
         AgentError::Ours(error) => process_error(error),
         AgentError::Said { because, .. } => {
@@ -476,7 +477,7 @@ fn agent_error(error: AgentError, if_refused: &str) -> VmError {
     }
 }
 
-fn process_error(error: ProcessError) -> VmError {
+pub(super) fn process_error(error: ProcessError) -> VmError {
     let message = error.to_string();
     match error {
         ProcessError::Pool(error @ nvvmm_snapshot::Error::TooManyPins { .. }) => {
