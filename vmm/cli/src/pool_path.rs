@@ -30,8 +30,8 @@ const ELSEWHERE: &str = "create a pool elsewhere with 'nvvmm pool create', and g
 
 /// The pool that is meant, with the default one made when it does not exist.
 pub fn found_or_made(option: &PoolOption) -> Result<PathBuf, VmError> {
-    match &option.pool {
-        Some(path) => existing(path),
+    match option.path() {
+        Some(path) => existing(&path),
         None => match DefaultPool::of_this_user()? {
             there if there.exists => Ok(there.path),
             none => none.make(),
@@ -59,8 +59,8 @@ pub fn found(option: &PoolOption) -> Result<PathBuf, VmError> {
 
 /// The pool that is meant; `None` when that is the default pool and nobody has needed it yet.
 pub fn found_if_any(option: &PoolOption) -> Result<Option<PathBuf>, VmError> {
-    match &option.pool {
-        Some(path) => existing(path).map(Some),
+    match option.path() {
+        Some(path) => existing(&path).map(Some),
         None => {
             let default = DefaultPool::of_this_user()?;
             Ok(default.exists.then_some(default.path))

@@ -18,9 +18,7 @@ fn the_default_is_half_of_the_space_in_whole_chunks() {
 fn a_pool_that_is_named_must_exist() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("none.pool");
-    let option = PoolOption {
-        pool: Some(path.clone()),
-    };
+    let option = PoolOption::of(Some(path.clone()));
     for found in [
         found(&option),
         found_or_made(&option),

@@ -6,10 +6,12 @@
 
 mod confined;
 mod doctor;
+mod hands;
 mod played_vm;
 mod pools;
 mod start;
 mod stopped;
+mod terminals;
 mod vms;
 mod world;
 
