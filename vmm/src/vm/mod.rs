@@ -11,6 +11,8 @@ mod error;
 mod handle;
 mod host;
 mod host_paths;
+#[cfg(test)]
+mod kinds_test;
 mod life;
 mod options;
 mod process;
