@@ -33,5 +33,6 @@ mod ring;
 mod sandbox;
 mod scrub;
 mod sharing;
+mod start;
 mod stopped;
 mod tree;

@@ -10,10 +10,13 @@ use super::interruption::ends_on_signal;
 use super::json::bench::Bench;
 use super::output;
 use super::terminal::tell;
+use super::whole_file::WholeFile;
 use crate::bench::{self, ExperimentKind, Plan, Progress, Report, markdown, plot, text};
 
 /// Name of the files that `--out` writes, and of the directory of plots.
 const NAME: &str = "performance";
+/// Bytes of a report that are read at most.
+const MEASUREMENTS_BYTES_MAX: u64 = 64 << 20;
 
 /// `nvvmm bench`.
 pub fn run(arguments: BenchArguments) -> Result<(), VmError> {
@@ -57,12 +60,7 @@ fn measure(arguments: BenchArguments) -> Result<Report, VmError> {
 }
 
 fn read(path: &Path) -> Result<Report, VmError> {
-    let text = fs::read(path).map_err(|e| {
-        VmError::io(
-            format_args!("read the measurements in {}", path.display()),
-            &e,
-        )
-    })?;
+    let text = WholeFile::open("the report", path)?.read(MEASUREMENTS_BYTES_MAX)?;
     let read = match serde_json::from_slice::<Bench>(&text) {
         Ok(bench) => Ok(bench.report()),
         // The form of before there was a schema.

@@ -89,6 +89,15 @@ pub fn text(error: &VmError) -> String {
     }
 }
 
+/// Prints a warning to stderr, in the form of an error.
+pub fn warn(warning: &VmError) {
+    let message = format!("warning: {}", warning.message);
+    print(&VmError {
+        message,
+        ..warning.clone()
+    });
+}
+
 /// Prints an error to stderr.
 pub fn print(error: &VmError) {
     tell(&text(error));

@@ -43,6 +43,8 @@ mod scrub_command;
 mod send_command;
 mod snapshot_commands;
 mod snapshot_tree;
+mod start_checks;
+mod start_warnings;
 mod stats_command;
 mod stream_key;
 mod sys;
@@ -50,6 +52,7 @@ mod terminal;
 mod values;
 mod vm_commands;
 mod vm_process;
+mod whole_file;
 
 use std::process::ExitCode;
 

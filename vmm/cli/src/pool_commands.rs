@@ -8,7 +8,7 @@ use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{CheckReport, CreateOptions, GrowOptions, Pool, PoolStatus, SnapshotEntry};
 
 use super::args::PoolOption;
-use super::error::EXIT_POOL_DAMAGED;
+use super::error::{self, EXIT_POOL_DAMAGED};
 use super::file_size;
 use super::json;
 use super::output::{self, Column};
@@ -18,17 +18,40 @@ use super::values::NewSize;
 
 /// Makes a pool.
 pub fn make(path: &Path, size_bytes: u64, overcommit: bool) -> Result<(), VmError> {
+    pool_path::absolute(path)?;
     if Pool::device_size_bytes(path)?.is_none() {
         file_size::check("pool", path, size_bytes)?;
     }
-    Pool::create(
+    let pool = Pool::create(
         path,
         &CreateOptions {
             size_bytes,
             overcommit,
         },
     )?;
+    warn_of_small_medium(&pool, size_bytes);
     Ok(())
+}
+
+/// Tells the user when the medium has less for the pool than it now promises.
+fn warn_of_small_medium(pool: &Pool, promised_bytes: u64) {
+    let Ok(available_bytes) = pool.medium_available_bytes() else {
+        return;
+    };
+    if !pool.overcommit() || available_bytes >= promised_bytes {
+        return;
+    }
+    let text = format!(
+        "the medium of the pool ({}) has {} left, and the pool promises {} more: VMs wait when it \
+         is full",
+        pool.medium(),
+        output::size(available_bytes),
+        output::size(promised_bytes)
+    );
+    error::warn(
+        &VmError::new(ErrorKind::PoolFull, text)
+            .with_remedy("make the medium larger, or remove other files from it"),
+    );
 }
 
 /// `nvvmm pool create`.
@@ -63,6 +86,7 @@ pub fn grow(
         size_bytes,
         overcommit,
     })?;
+    warn_of_small_medium(&pool, grown.size_bytes - grown.size_bytes_before);
     if as_json {
         return output::print_json(&json::pool::Growth::of(&path, &grown));
     }
@@ -95,8 +119,8 @@ pub fn status(option: &PoolOption, as_json: bool) -> Result<(), VmError> {
             Ok(()) => Ok(()),
             // The engine that the table names is that of the medium, not of this user.
             Err(lack) => output::print(&format!(
-                "\nthis user cannot run VMs here: {} ('nvvmm doctor')\n",
-                lack.message
+                "\nthis user cannot run VMs here ('nvvmm doctor' shows why): {}\n",
+                lack.message.replace('\n', "\n  ")
             )),
         }
     }

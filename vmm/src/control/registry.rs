@@ -28,7 +28,7 @@ use nix::unistd::geteuid;
 use nvvmm_snapshot::{ProcessText, WaitLimit};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{ErrorKind, VmError};
+use crate::error::{ErrorKind, VmError, check_path_is_text};
 use crate::sys::peer::{NamedProcess, PeerError, flock_holder};
 
 /// Longest name of a VM, in bytes; leaves room for the socket's path in `sun_path`.
@@ -217,6 +217,7 @@ impl RuntimeDir {
     pub fn at(path: &Path) -> Result<Self, VmError> {
         let path =
             std::path::absolute(path).map_err(|e| VmError::io("find the runtime directory", &e))?;
+        check_path_is_text("the runtime directory", &path)?;
         match DirBuilder::new().mode(0o700).create(&path) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(VmError::io(

@@ -3,9 +3,10 @@
 
 mod pool;
 
-pub(crate) use pool::MAKE_SPACE;
-
 use std::io;
+use std::path::Path;
+
+pub(crate) use pool::MAKE_SPACE;
 
 use serde::{Deserialize, Serialize};
 
@@ -109,12 +110,49 @@ impl VmError {
         Self::new(ErrorKind::of_io(source), format!("cannot {op}: {source}"))
     }
 
+    /// One error that names each of these with its remedy, a line for each; `None` for none. The
+    /// host lacks something if that is all that failed. Otherwise the first other failure decides
+    /// the kind.
+    pub fn all(mut errors: Vec<Self>) -> Option<Self> {
+        if errors.len() <= 1 {
+            return errors.pop();
+        }
+        let other = { errors.iter() }.find(|error| error.kind != ErrorKind::HostLacks);
+        let kind = other.map_or(ErrorKind::HostLacks, |error| error.kind);
+        let mut message = format!("{} things keep a VM from running here", errors.len());
+        let mut remedies: Vec<&str> = Vec::new();
+        for error in &errors {
+            message.push('\n');
+            message.push_str(&error.message);
+            let remedy = error.remedy.as_deref();
+            remedies.extend(remedy.filter(|remedy| !remedies.contains(remedy)));
+        }
+        remedies.push("'nvvmm doctor' shows all");
+        Some(Self::new(kind, message).with_remedy(remedies.join("\n")))
+    }
+
     /// Adds a remedy to the error.
     #[must_use]
     pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
         self
     }
+}
+
+/// Checks that a path is text. Others cannot be told: the state of a VM, its snapshots and all
+/// reports are JSON.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] with the path, in which such bytes are escaped.
+pub fn check_path_is_text(what: &str, path: &Path) -> Result<(), VmError> {
+    if path.to_str().is_some() {
+        return Ok(());
+    }
+    Err(VmError::new(
+        ErrorKind::Usage,
+        format!("the path of {what}, {path:?}, has bytes that are not UTF-8"),
+    )
+    .with_remedy("rename the file or directory, or give a symbolic link to it"))
 }
 
 #[cfg(test)]

@@ -5,15 +5,21 @@ mod confinement;
 mod host;
 mod memory;
 
+use std::fs::File;
+use std::io::Read;
 use std::process::ExitCode;
 
-use nvvmm::VmError;
+use nvvmm::{ErrorKind, VmError};
 
+use self::checks::Virtualisation;
 use self::host::Host;
 use crate::args::PoolOption;
 use crate::error::EXIT_HOST_LACKS;
 use crate::json::doctor::{Check, Doctor};
 use crate::output::{self, Column};
+
+/// Bytes of /proc/cpuinfo in which the flags of the first processor are.
+const CPUINFO_BYTES: u64 = 16 << 10;
 
 /// Result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +144,29 @@ impl Report {
         });
         text
     }
+}
+
+/// Things that keep VMs from running here, each with the command that mends it.
+pub fn missing(pool: &PoolOption) -> Vec<VmError> {
+    let findings = Report::of(&Host::this(pool)).findings.into_iter();
+    let missing = findings.filter(|finding| finding.state == State::Missing);
+    let as_error = |finding: Finding| VmError {
+        kind: ErrorKind::HostLacks,
+        message: finding.found,
+        remedy: finding.remedy,
+    };
+    missing.map(as_error).collect()
+}
+
+/// True when this host's KVM works without VMX and SVM, and so does not boot Linux as a rule.
+pub fn is_software_kvm() -> bool {
+    // The first processor is enough; a host may have hundreds.
+    let mut start = Vec::new();
+    let read = File::open("/proc/cpuinfo")
+        .and_then(|file| file.take(CPUINFO_BYTES).read_to_end(&mut start));
+    let (kind, _) = Virtualisation::of(&String::from_utf8_lossy(&start));
+    // Without a known processor nothing is said of its KVM.
+    read.is_ok() && !start.is_empty() && kind == Virtualisation::None
 }
 
 /// `nvvmm doctor`. Exit code 7 when VMs cannot run.
