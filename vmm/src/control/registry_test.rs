@@ -255,7 +255,7 @@ fn a_link_or_a_file_in_the_place_of_the_directory_is_refused() {
     assert_eq!(RuntimeDir::at(&link).unwrap_err().kind, ErrorKind::Refused);
     let file = root.path().join("file");
     fs::write(&file, "").unwrap();
-    assert_eq!(RuntimeDir::at(&file).unwrap_err().kind, ErrorKind::Refused);
+    assert_eq!(RuntimeDir::at(&file).unwrap_err().kind, ErrorKind::Usage);
 }
 
 #[test]

@@ -99,6 +99,7 @@ fn errors_of_the_pool() {
         E::BeingReceived { .. } => E::BeingReceived { name: text(), pid: 1 }, Refused;
         E::NotAStream => E::NotAStream, Refused;
         E::StreamVersion { .. } => E::StreamVersion { found: 9, expected: 1 }, Refused;
+        E::StreamNotWritten { .. } => E::StreamNotWritten { source: os(libc::ENOSPC) }, Failed;
         E::StreamCut => E::StreamCut, Failed;
         E::StreamDamaged { .. } => E::StreamDamaged { what: text() }, Refused;
         E::StreamSealed => E::StreamSealed, Refused;
