@@ -259,7 +259,8 @@ fn lines(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Skips the rest of a control sequence (ECMA-48): `[` to a letter, `]` to a bell, or one character.
+/// Skips the rest of a control sequence (ECMA-48): `[` to a letter, `]` to a bell, else one
+/// character.
 fn skip_sequence(chars: &mut std::str::Chars<'_>) {
     match chars.next() {
         Some('[') => drop(chars.find(|c| ('@'..='~').contains(c))),

@@ -107,6 +107,23 @@ fn programs_run_in_the_guest_and_files_go_both_ways() {
     vm.stop();
 }
 
+/// Each checkpoint stops the guest, its vsock device and all streams for a moment.
+#[test]
+fn the_agent_answers_while_a_ring_takes_checkpoints_and_after_it() {
+    let host = Host::new(768);
+    let vm = boot_without_witness(&host, 160);
+    let ring = ["checkpoint", &vm.name, "--every", "1s", "--keep", "2"];
+    host.run(&ring).ok();
+    for round in 0..20 {
+        if round == 14 {
+            host.run(&["checkpoint", &vm.name, "--stop"]).ok();
+        }
+        let said = output(&host, &vm, &format!("echo {round}"));
+        assert_eq!(said, format!("{round}\n"));
+    }
+    vm.stop();
+}
+
 /// Output of a command on a terminal of that size.
 fn on_a_terminal(
     host: &Host,

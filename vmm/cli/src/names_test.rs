@@ -80,7 +80,7 @@ fn one_that_fails_does_not_keep_the_others_and_the_first_error_counts() {
         failing(name)
     });
     assert_eq!(seen, ["a", "b", "c", "d"]);
-    let refused = format!("{:?}", ExitCode::from(error::EXIT_REFUSED));
+    let refused = format!("{:?}", ExitCode::from(ErrorKind::Refused.exit_code()));
     assert_eq!(format!("{code:?}"), refused);
     let code = Chosen(all).each_at_once(failing);
     assert_eq!(format!("{code:?}"), refused);

@@ -135,3 +135,17 @@ fn a_default_pool_of_an_older_program_is_still_used() {
     let found = default_in(&shared);
     assert!(found.exists && found.path == old);
 }
+
+#[test]
+fn a_place_that_cannot_be_written_is_found_before_a_pool_is_made() {
+    let shared = shared();
+    assert_eq!(default_in(&shared).check_place(), Ok(()));
+    assert_eq!(fs::read_dir(&shared).unwrap().count(), 0);
+    if geteuid().is_root() {
+        return;
+    }
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o500)).unwrap();
+    let error = default_in(&shared).check_place().unwrap_err();
+    assert!(error.message.contains("Permission denied"), "{error}");
+    assert!(error.remedy.unwrap().contains("nvvmm pool create"));
+}

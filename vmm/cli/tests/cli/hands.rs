@@ -79,7 +79,7 @@ fn a_guest_that_cannot_be_asked_is_not_shut_down_unless_forced() {
     let late = world.nvvmm(&["shutdown", "web", "--timeout", "0"]);
     late.refused_with_remedy(
         4,
-        "the guest of VM 'web' cannot be asked to shut down: the agent in web does not answer",
+        "the guest of VM 'web' cannot be asked to shut down: the agent in web did not answer",
         "'nvvmm stop web' ends the VM without its guest",
     );
     assert_eq!(world.nvvmm(&["ps", "-q"]).done(), "web\n");

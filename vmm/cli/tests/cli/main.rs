@@ -6,6 +6,7 @@
 
 mod confined;
 mod doctor;
+mod exit_codes;
 mod hands;
 mod life;
 mod played_vm;
