@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -60,6 +61,7 @@ pub fn start_and_wait(account: Option<&Account>, confined: bool) -> Result<VmSta
     let mut child = Command::new("/proc/self/exe")
         .arg0("nvvmm")
         .args(std::env::args_os().skip(1))
+        .envs(runtime_dir())
         .env(CHILD_MARK, "1")
         .stdin(stdin)
         .stdout(Stdio::piped())
@@ -85,6 +87,14 @@ pub fn start_and_wait(account: Option<&Account>, confined: bool) -> Result<VmSta
             None => without_report(child.id()),
         }),
     }
+}
+
+/// The variable of the runtime directory, if it is set: the VM process may change its working
+/// directory.
+fn runtime_dir() -> Option<(&'static str, PathBuf)> {
+    const VARIABLE: &str = "NVVMM_RUNTIME_DIR";
+    let set = std::env::var_os(VARIABLE).filter(|path| !path.is_empty())?;
+    Some((VARIABLE, std::path::absolute(set).ok()?))
 }
 
 /// Namespaces that the waiting command has made for this VM process; they come through stdin, which

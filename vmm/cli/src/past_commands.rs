@@ -316,9 +316,10 @@ impl Ended {
 
 impl Waited {
     fn find(dir: &RuntimeDir, name: &str) -> Result<Self, VmError> {
-        let entry = match dir.is_living(name)? {
-            true => Some(dir.find(name)?),
-            false => None,
+        let entry = match dir.find(name) {
+            Ok(entry) => Some(entry),
+            Err(error) if error.kind == ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
         };
         let life = match entry {
             Some(_) => dir.life(name),
@@ -333,7 +334,9 @@ impl Waited {
     }
 
     fn ended(&self, dir: &RuntimeDir) -> Result<Option<Ended>, VmError> {
-        let is_living = dir.is_living(&self.name)?;
+        let is_unlisted = |entry: &Entry| entry.is_unlisted && entry.process().is_ok();
+        let is_living =
+            dir.is_living(&self.name)? || self.entry.as_ref().is_some_and(is_unlisted);
         let life = dir.life(&self.name);
         let is_it = life.as_ref().map(|life| life.start.started_unix_ns) == self.started_unix_ns;
         Ok(match life {

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use nvvmm::checkpoint::report::SnapshotReport;
+use nvvmm::control::life::{Life, Phase};
 use nvvmm::control::registry::Entry;
 use nvvmm::control::{ControlClient, RuntimeDir, SnapshotRequest, VmOrigin, VmState, VmStatus};
 use nvvmm::sys::peer::PeerError;
@@ -114,7 +115,7 @@ fn silent(entry: &Entry, error: &VmError) -> Listed {
         .as_ref()
         .and_then(|process| ProcessState::of(process.pid()))
         .is_some_and(ProcessState::is_stopped);
-    let is_young = record.is_some_and(|record| {
+    let is_young = !has_run(entry) && record.is_some_and(|record| {
         let started = UNIX_EPOCH + Duration::from_millis(record.started_unix_ms);
         started.elapsed().map_or(true, |age| age < START_TIME)
     });
@@ -245,13 +246,17 @@ pub fn stop(vm: &str, force: bool) -> Result<(), VmError> {
     wait_until_gone(&dir, vm)
 }
 
+/// True if the guest of a VM that lives has run: its control socket was there.
+fn has_run(entry: &Entry) -> bool {
+    let life = Life::read(&entry.paths.life).ok().flatten();
+    life.is_some_and(|life| life.state.phase != Phase::Starting)
+}
+
 /// Asks a VM process whose socket was removed to end, by a signal. One that is stopped is not
 /// asked: it would end later, when nobody expects it.
 fn ask_without_socket(entry: &Entry, error: VmError) -> Result<(), VmError> {
-    let process = entry
-        .process()
-        .ok()
-        .filter(|_| !entry.paths.control.exists());
+    let is_cut_off = !entry.paths.control.exists() && (entry.is_unlisted || has_run(entry));
+    let process = entry.process().ok().filter(|_| is_cut_off);
     let Some(process) = process else {
         return Err(error);
     };

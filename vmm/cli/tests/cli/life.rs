@@ -231,6 +231,8 @@ fn a_vm_whose_files_were_removed_is_shown_as_that_and_can_be_stopped() {
         "{notice}"
     );
     world.nvvmm(&["pause", "web"]).refused(4, "does not answer");
+    let late = world.nvvmm(&["wait", "web", "--timeout", "0"]);
+    late.refused(4, "web still runs");
     let taken = world
         .registry()
         .claim(&NameChoice::Given("web".into()), Path::new("/pool"));
