@@ -12,8 +12,9 @@ use crate::guest_log::flat_guest;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Writes the reset pulse to the keyboard controller: mov dx, 0x64; mov al, 0xfe; out dx, al.
-const RESET: [u8; 8] = [0x66, 0xba, 0x64, 0x00, 0xb0, 0xfe, 0xee, 0xf4];
+/// Writes the reset pulse to the keyboard controller: mov dx, 0x64; mov al, 0xfe; out dx, al; then
+/// waits for it: jmp here.
+const RESET: [u8; 9] = [0x66, 0xba, 0x64, 0x00, 0xb0, 0xfe, 0xee, 0xeb, 0xfe];
 
 /// The entry of a VM that has ended in `nvvmm ps --all`.
 fn past(host: &Host, name: &str) -> Option<Value> {

@@ -1,7 +1,7 @@
 //! VMs that have ended, and VMs that nobody reaches.
 
 use std::fs;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -65,7 +65,7 @@ fn vm_process(world: &World, name: &str) -> Child {
         .spawn()
         .unwrap();
     let begun = Instant::now();
-    while !world.registry().paths(name).control.exists() {
+    while UnixStream::connect(&world.registry().paths(name).control).is_err() {
         assert!(begun.elapsed() < HUNG, "it never claimed its name");
         thread::sleep(Duration::from_millis(5));
     }
