@@ -19,10 +19,11 @@ use nvvmm::control::life::LifeStart;
 use nvvmm::control::past::KeptLife;
 use nvvmm::control::unlisted::process_name;
 use nvvmm::control::{Claim, NameChoice, RuntimeDir, VmControl, VmOrigin, VmState, VmStatus};
+use nvvmm::error::check_path_is_text;
 use nvvmm::spec::files::BootFile;
 use nvvmm::spec::{DiskSpec, VmSpec};
 use nvvmm::threads::ThreadKind;
-use nvvmm::vm::{BootChoice, RestoreOptions, VmExit, VmSource, check_host};
+use nvvmm::vm::{BootChoice, RestoreOptions, VmExit, VmSource};
 use nvvmm::{ErrorKind, VmError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -30,10 +31,12 @@ use signal_hook::iterator::Signals;
 use super::args::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, StartArguments};
 use super::console::before_escape;
 use super::error::{EXIT_FAILED, exit_code};
+use super::json::vm::Vm;
 use super::privileges::{self, Account, as_user};
+use super::start_checks::{PoolNeed, pool_for};
 use super::terminal::{RawTerminal, leave_raw, tell};
 use super::vm_process::{ConsoleMode, LIFE, VmProcess};
-use super::{detach, file_size, output, pool_path, process_commands, sandbox};
+use super::{detach, error, file_size, output, process_commands, sandbox};
 
 /// `nvvmm run`.
 pub fn run(arguments: RunArguments, given: &Given) -> Result<ExitCode, VmError> {
@@ -146,13 +149,6 @@ impl Given {
     }
 }
 
-/// Treatment of a default pool that does not exist.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PoolNeed {
-    Made,
-    Found,
-}
-
 fn launch(
     start: StartArguments,
     need: PoolNeed,
@@ -175,7 +171,7 @@ fn launch(
     if start.detach {
         let status = detach::start_and_wait(account.as_ref(), !start.no_sandbox)?;
         if start.json {
-            output::print_json(&status)?
+            output::print_json(&Vm::of(&status))?
         } else {
             output::print(&started_text(&status))?
         }
@@ -213,7 +209,7 @@ fn be_background_vm(
     reported: &mut bool,
 ) -> Result<(), VmError> {
     let source = source()?;
-    let pool = pool_for(start, account.as_ref(), need)?;
+    let pool = pool_for(start, account.as_ref(), need, &source)?;
     let named = claim(start, account.as_ref(), &pool, &given.begin(&source, &pool))?;
     let name = named.0.paths().name.clone();
     as_user(account.as_ref(), || {
@@ -227,6 +223,7 @@ fn be_background_vm(
     let confined = !start.no_sandbox;
     let account = account.as_ref();
     let process = VmProcess::open(named, &pool, source, account, confined, namespaces)?;
+    let warnings = process.warnings();
     let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGINT, SIGTERM])?;
     let on_control = |control| ending.can_ask(control);
@@ -235,8 +232,11 @@ fn be_background_vm(
         (start.paused, start.on_reboot.into()),
         on_control,
         |status| {
-            detach::report_ready(status);
             *reported = true;
+            if !detach::report_ready(status, warnings) {
+                // Nobody was told of it, and nobody can be.
+                ending.ask();
+            }
         },
     )?;
     tracing::info!(target: LIFE, "{}", exit_text(&name, &exit));
@@ -251,11 +251,12 @@ fn be_vm(
     source: impl FnOnce() -> Result<VmSource, VmError>,
 ) -> Result<(), VmError> {
     let source = source()?;
-    let pool = pool_for(start, account.as_ref(), need)?;
+    let pool = pool_for(start, account.as_ref(), need, &source)?;
     let named = claim(start, account.as_ref(), &pool, &given.begin(&source, &pool))?;
     let name = named.0.paths().name.clone();
     let confined = !start.no_sandbox;
     let process = VmProcess::open(named, &pool, source, account.as_ref(), confined, None)?;
+    process.warnings().iter().for_each(error::warn);
     let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGHUP, SIGINT, SIGTERM])?;
     let (mode, raw) = match console {
@@ -272,7 +273,7 @@ fn be_vm(
     let how = (start.paused, start.on_reboot.into());
     let exit = process.run(mode, how, on_control, |status| {
         if start.json {
-            printed = output::print_json(status);
+            printed = output::print_json(&Vm::of(status));
         } else {
             tell(&foreground_text(status, is_raw));
         }
@@ -320,28 +321,6 @@ fn set_process_name(vm: &str) {
     }
 }
 
-/// The pool, once the host is known to have all that a VM needs: nothing is made for a VM that
-/// cannot run.
-fn pool_for(
-    start: &StartArguments,
-    account: Option<&Account>,
-    need: PoolNeed,
-) -> Result<PathBuf, VmError> {
-    let option = &start.pool;
-    let found = as_user(account, || match need {
-        PoolNeed::Made => pool_path::found_if_any(option),
-        PoolNeed::Found => pool_path::found(option).map(Some),
-    })?;
-    check_host()?;
-    let pool = match found {
-        Some(pool) => pool,
-        None => as_user(account, || pool_path::found_or_made(option))?,
-    };
-    account.map_or(Ok(()), |account| account.check_pool(&pool))?;
-    file_size::check_file("pool", &pool)?;
-    Ok(pool)
-}
-
 fn name_choice(start: &StartArguments) -> NameChoice {
     start
         .name
@@ -366,8 +345,15 @@ fn boot_choice(
 /// `path` made absolute, when a guest can be booted from it. The VM opens it by itself.
 fn to_boot(what: &'static str, path: &Path) -> Result<PathBuf, VmError> {
     BootFile::open(what, path)?;
+    absolute(what, path)
+}
+
+/// `path` made absolute. It must be text then, also the working directory.
+fn absolute(what: &str, path: &Path) -> Result<PathBuf, VmError> {
     let failed = |e| VmError::io(format_args!("find {what} {}", path.display()), &e);
-    std::path::absolute(path).map_err(failed)
+    let path = std::path::absolute(path).map_err(failed)?;
+    check_path_is_text(what, &path)?;
+    Ok(path)
 }
 
 /// `path` made absolute, when it can be read. Does not wait for the other end of a pipe.
@@ -383,7 +369,7 @@ fn readable(what: &str, path: &Path) -> Result<PathBuf, VmError> {
             format!("the {what} {} is a directory", path.display()),
         ));
     }
-    std::path::absolute(path).map_err(failed)
+    absolute(&format!("the {what}"), path)
 }
 
 fn readable_disks(disks: Vec<DiskSpec>) -> Result<Vec<DiskSpec>, VmError> {

@@ -11,13 +11,12 @@ use nvvmm::control::{ControlClient, RuntimeDir, SnapshotRequest, VmOrigin, VmSta
 use nvvmm::sys::peer::PeerError;
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{ProcessState, ProcessText};
-use serde::Serialize;
 
 use super::args::{PsArguments, SnapshotArguments};
 use super::output;
 use super::ps_table::{self, Columns, Row};
 use super::terminal::{shown_in_line, tell};
-use super::{past_commands, process_commands, ring_commands};
+use super::{json, past_commands, process_commands, ring_commands};
 
 /// Time that a VM process has to end once it has agreed to.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
@@ -26,8 +25,7 @@ const START_TIME: Duration = Duration::from_secs(10);
 const END_POLL: Duration = Duration::from_millis(20);
 
 /// A VM in the list.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
+#[derive(Debug)]
 enum Listed {
     Answered(Box<VmStatus>),
     /// The process lives but does not answer (yet, or any more).
@@ -61,10 +59,11 @@ pub fn ps(arguments: PsArguments) -> Result<(), VmError> {
     });
     let past = dir.past()?;
     if arguments.json.json {
-        return match arguments.all {
-            true => output::print_json(&past_commands::with_past(&listed, &past)),
-            false => output::print_json(&listed),
-        };
+        let mut vms: Vec<json::vm::Vm> = listed.iter().map(json_of).collect();
+        if arguments.all {
+            vms.extend(past.iter().map(json::vm::Vm::ended));
+        }
+        return output::print_json(&vms);
     }
     let PsArguments { all, wide, .. } = arguments;
     let mut rows: Vec<Row> = listed.iter().map(ps_row).collect();
@@ -79,6 +78,24 @@ pub fn ps(arguments: PsArguments) -> Result<(), VmError> {
     }
     tell(&notes(&listed));
     Ok(())
+}
+
+fn json_of(listed: &Listed) -> json::vm::Vm {
+    match listed {
+        Listed::Answered(status) => json::vm::Vm::of(status),
+        Listed::Silent {
+            name,
+            pid,
+            state,
+            pool,
+            notice,
+        } => json::vm::Vm {
+            pid: *pid,
+            pool: pool.as_deref().map(|pool| pool.display().to_string()),
+            notice: Some(notice.clone()),
+            ..json::vm::Vm::silent(name, state)
+        },
+    }
 }
 
 fn ask(entry: &Entry) -> Listed {
@@ -363,7 +380,7 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
         kill: _,
         durability,
         verify,
-        json,
+        json: form,
     } = arguments;
     let dir = RuntimeDir::of_user()?;
     let report = connect(&dir.find(&vm)?)?.snapshot(SnapshotRequest {
@@ -375,8 +392,8 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
     if stop {
         wait_until_gone(&dir, &vm)?;
     }
-    if json.json {
-        output::print_json(&report)
+    if form.json {
+        output::print_json(&json::snapshot::Taken::of(&vm, &report))
     } else {
         output::print(&snapshot_text(&vm, &report))
     }

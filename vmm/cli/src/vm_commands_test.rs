@@ -87,10 +87,10 @@ fn the_list_fits_a_terminal_with_ordinary_names() {
 
 #[test]
 fn the_list_as_json_is_flat() {
-    let json = serde_json::to_value([Listed::Answered(Box::new(status()))]).unwrap();
-    assert_eq!(json[0]["name"], "web");
-    assert_eq!(json[0]["state"], "paused");
-    assert_eq!(json[0]["ram"]["frames_own"], 256);
+    let json = serde_json::to_value(json_of(&Listed::Answered(Box::new(status())))).unwrap();
+    assert_eq!(json["vm"], "web");
+    assert_eq!(json["state"], "paused");
+    assert_eq!(json["ram"]["own_bytes"], 1 << 20);
 }
 
 #[test]

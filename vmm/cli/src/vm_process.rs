@@ -22,6 +22,7 @@ use nvvmm_snapshot::Pool;
 
 use super::privileges::{Account, as_user};
 use super::sandbox::{self, Helper, Ordered};
+use super::start_warnings;
 
 /// Target of the log lines about the life of a VM, which a VM in the background always writes.
 pub const LIFE: &str = "nvvmm_life";
@@ -45,6 +46,7 @@ pub struct VmProcess {
     techniques: Techniques,
     sandbox: SandboxStatus,
     kept: KeptLife,
+    warnings: Vec<VmError>,
     paths: VmRuntimePaths,
     /// Dropped last: others see the VM until then.
     _name: Name,
@@ -120,6 +122,7 @@ impl VmProcess {
         let dirty_log = cfg!(debug_assertions) && std::env::var_os(DIRTY_LOG_VARIABLE).is_some();
         let techniques = Techniques::from_environment()
             .map_err(|cause| VmError::new(ErrorKind::Usage, cause))?;
+        let warnings = start_warnings::of(&pool, &source);
         account.map_or(Ok(()), Account::become_it)?;
         let sandbox = match confined {
             true => sandbox::enter(namespaces, &directory)?,
@@ -136,9 +139,15 @@ impl VmProcess {
             techniques,
             sandbox,
             kept,
+            warnings,
             paths,
             _name: name,
         })
+    }
+
+    /// Things to tell the user about this VM.
+    pub fn warnings(&self) -> Vec<VmError> {
+        self.warnings.clone()
     }
 
     /// Runs the VM until it ends. Calls `on_control` when it can be asked to stop, and `on_ready`

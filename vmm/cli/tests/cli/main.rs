@@ -9,6 +9,7 @@ mod doctor;
 mod life;
 mod played_vm;
 mod pools;
+mod start;
 mod stopped;
 mod vms;
 mod world;
