@@ -80,6 +80,10 @@ fn errors_of_the_pool() {
         E::TooManySnapshots { .. } => E::TooManySnapshots { count: 1 }, Refused;
         E::NotPinned { .. } => E::NotPinned { id: 1 }, Failed;
         E::InvalidSnapshot { .. } => E::InvalidSnapshot { what: text() }, Failed;
+        E::NoDevice { .. } => E::NoDevice { path: path() }, NotFound;
+        E::NoDirectory { .. } => E::NoDirectory { path: path() }, NotFound;
+        E::NoPlace { .. } => E::NoPlace { path: path(), what: text() }, Usage;
+        E::Unlinked { .. } => E::Unlinked { path: path() }, Refused;
         E::Exists { .. } => E::Exists { path: path() }, Refused;
         E::HoldsPool { .. } => E::HoldsPool { path: path() }, Refused;
         E::InUse { .. } => E::InUse { path: path() }, Refused;
@@ -164,6 +168,8 @@ fn errors_of_machines_kvm_and_devices() {
         B::NotADisk { .. } => B::NotADisk { path: path() }, Usage;
         B::Size { .. } => B::Size { path: path(), size_bytes: 1 }, Usage;
         B::InUse { .. } => B::InUse { path: path() }, Refused;
+        B::NotWritable { .. } =>
+            B::NotWritable { path: path(), source: os(libc::EROFS) }, Denied;
     }
     let (kind, instance) = (text(), text());
     let names = || (kind.clone(), instance.clone());
@@ -288,12 +294,12 @@ fn errors_of_processes_and_of_looking_into_snapshots() {
         because,
         message: text(),
     };
-    kinds! { FailedBecause, |because| agent_error(said(because)),
+    kinds! { FailedBecause, |because| agent_error(said(because), "try"),
         FailedBecause::NotFound => FailedBecause::NotFound, NotFound;
         FailedBecause::Refused => FailedBecause::Refused, Refused;
         FailedBecause::Failed => FailedBecause::Failed, Failed;
     }
-    kinds! { A, agent_error,
+    kinds! { A, |error| agent_error(error, "try"),
         A::Stream(_) => A::Stream(nvvmm_protocol::FrameError::Ended), Refused;
         A::Silent => A::Silent, Refused;
         A::OutOfTurn => A::OutOfTurn, Refused;
