@@ -99,6 +99,7 @@ fn errors_of_the_pool() {
         E::BeingReceived { .. } => E::BeingReceived { name: text(), pid: 1 }, Refused;
         E::NotAStream => E::NotAStream, Refused;
         E::StreamVersion { .. } => E::StreamVersion { found: 9, expected: 1 }, Refused;
+        E::StreamNotWritten { .. } => E::StreamNotWritten { source: os(libc::ENOSPC) }, Failed;
         E::StreamCut => E::StreamCut, Failed;
         E::StreamDamaged { .. } => E::StreamDamaged { what: text() }, Refused;
         E::StreamSealed => E::StreamSealed, Refused;
@@ -294,12 +295,12 @@ fn errors_of_processes_and_of_looking_into_snapshots() {
         because,
         message: text(),
     };
-    kinds! { FailedBecause, |because| agent_error(said(because), "try"),
+    kinds! { FailedBecause, |because| agent_error(said(because), "text"),
         FailedBecause::NotFound => FailedBecause::NotFound, NotFound;
         FailedBecause::Refused => FailedBecause::Refused, Refused;
         FailedBecause::Failed => FailedBecause::Failed, Failed;
     }
-    kinds! { A, |error| agent_error(error, "try"),
+    kinds! { A, |error| agent_error(error, "text"),
         A::Stream(_) => A::Stream(nvvmm_protocol::FrameError::Ended), Refused;
         A::Silent => A::Silent, Refused;
         A::OutOfTurn => A::OutOfTurn, Refused;
