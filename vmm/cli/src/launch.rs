@@ -24,7 +24,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::args::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, StartArguments};
-use super::error::{EXIT_FAILED, exit_code};
+use super::error::{SIGNALLED, exit_code};
 use super::json::vm::Vm;
 use super::privileges::{self, Account, as_user};
 use super::start_checks::{PoolNeed, pool_for};
@@ -344,19 +344,19 @@ impl Ending {
     /// The first time, the way that `nvvmm stop` goes. A VM that is not up yet, or that is asked a
     /// second time, is ended at once: the pool gives back what a dead process held. Never
     /// waits, so that the second time is heard.
-    fn ask(self: &Arc<Self>) {
+    fn ask(self: &Arc<Self>, signal: i32) {
         if self.asked.swap(true, Ordering::SeqCst) {
-            end_now();
+            end_now(signal);
         }
         let ending = Arc::clone(self);
         let asking = thread::Builder::new().name("ending".into()).spawn(move || {
             match ending.control.get().map(|vm| vm.stop()) {
                 Some(Ok(())) => {}
-                None | Some(Err(_)) => end_now(),
+                None | Some(Err(_)) => end_now(signal),
             }
         });
         if asking.is_err() {
-            end_now();
+            end_now(signal);
         }
     }
 
@@ -368,16 +368,17 @@ impl Ending {
             .name("signals".into())
             .spawn(move || {
                 sandbox::begin_thread(ThreadKind::Control);
-                signals.forever().for_each(|_| ending.ask());
+                signals.forever().for_each(|signal| ending.ask(signal));
             })
             .map_err(failed)?;
         Ok(())
     }
 }
 
-fn end_now() -> ! {
+/// Ends the VM process with the code that a shell gives to a process that a signal ended.
+fn end_now(signal: i32) -> ! {
     tell("nvvmm: ended before the VM could stop cleanly\n");
-    std::process::exit(EXIT_FAILED.into());
+    std::process::exit(SIGNALLED + signal);
 }
 
 /// Starts to read stdin, which is no terminal; gives the end of a pipe where the console reads it.

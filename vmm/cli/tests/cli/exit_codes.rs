@@ -33,7 +33,9 @@ fn a_pool_without_permission_is_a_lack_of_permission() {
     let world = World::new();
     let pool = world.path("pool");
     let pool = pool.to_str().unwrap();
-    world.nvvmm(&["pool", "create", pool, "--size", "8M"]).done();
+    world
+        .nvvmm(&["pool", "create", pool, "--size", "8M"])
+        .done();
     fs::set_permissions(pool, fs::Permissions::from_mode(0)).unwrap();
     if is_root() {
         println!("SKIPPED: root may open every file");
@@ -57,7 +59,9 @@ fn what_is_given_in_the_wrong_kind_is_wrong_usage() {
     let mut ps = world.command(&["ps"]);
     ps.env("NVVMM_RUNTIME_DIR", &file);
     Finished::from(ps.output().unwrap()).refused(2, "is not a directory");
-    world.nvvmm(&["no-such-command"]).refused(2, "no-such-command");
+    world
+        .nvvmm(&["no-such-command"])
+        .refused(2, "no-such-command");
     world.nvvmm(&["stop"]).refused(2, "required");
 }
 
