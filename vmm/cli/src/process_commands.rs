@@ -11,6 +11,7 @@ use nvvmm::process::{CaptureReport, RestartReport};
 use nvvmm::sys::terminal::size_of;
 
 use super::args::SnapshotArguments;
+use super::json::process::{Captured, Restarted};
 use super::vm_commands::connect;
 use super::{exec, output};
 
@@ -33,7 +34,7 @@ pub fn snapshot(pid: i32, arguments: SnapshotArguments) -> Result<(), VmError> {
     };
     let report = client.capture(request, agent.as_fd())?;
     if arguments.json.json {
-        output::print_json(&report)
+        output::print_json(&Captured::of(&arguments.vm, &report))
     } else {
         output::print(&capture_text(&arguments.vm, &report))
     }
@@ -98,7 +99,7 @@ pub fn restore(vm: &str, name: String, choice: &RestartChoice) -> Result<ExitCod
         return exec::follow(vm, &agent, is_terminal);
     }
     if json {
-        output::print_json(&report)?;
+        output::print_json(&Restarted::of(&report))?;
     } else {
         output::print(&restart_text(&report))?;
     }
