@@ -207,7 +207,7 @@ fn be_background_vm(
             *reported = true;
             if !detach::report_ready(status, warnings) {
                 // Nobody was told of it, and nobody can be.
-                ending.ask();
+                ending.ask(SIGTERM);
             }
         },
     )?;
