@@ -28,7 +28,7 @@ use super::error::{EXIT_FAILED, exit_code};
 use super::privileges::{self, Account, as_user};
 use super::terminal::{RawTerminal, leave_raw, tell};
 use super::vm_process::{ConsoleMode, VmProcess};
-use super::{detach, file_size, output, pool_path, process_commands, sandbox};
+use super::{detach, file_size, output, pool_path, process_commands, restore_notes, sandbox};
 
 /// `nvvmm run`.
 pub fn run(arguments: RunArguments) -> Result<ExitCode, VmError> {
@@ -83,6 +83,7 @@ pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, VmError> {
         allow_root: _,
         clock,
         disks,
+        stale_disks,
         kernel,
         initramfs,
         cmdline,
@@ -102,6 +103,7 @@ pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, VmError> {
             once,
             prefault,
             step_clock: clock == ClockChoice::Step,
+            stale_disks,
         }))
     })
 }
@@ -138,6 +140,7 @@ fn launch(
         } else {
             output::print(&started_text(&status))?
         }
+        restore_notes::tell_of(&status);
     } else {
         be_vm(&start, account, need, console, source)?;
     }
@@ -230,6 +233,7 @@ fn be_vm(
         } else {
             tell(&foreground_text(status, is_raw));
         }
+        restore_notes::tell_of(status);
     });
     drop(raw);
     let exit = exit?;

@@ -13,7 +13,7 @@ use nvvmm::{
 
 use super::{
     args::{CheckpointArguments, RewindArguments},
-    output,
+    output, outside_disks,
     vm_commands::connect,
 };
 
@@ -26,6 +26,7 @@ pub fn checkpoint(arguments: CheckpointArguments) -> Result<(), VmError> {
         vm,
         every,
         keep,
+        replace,
         durability,
         stop,
         watch,
@@ -38,9 +39,13 @@ pub fn checkpoint(arguments: CheckpointArguments) -> Result<(), VmError> {
         client.start_ring(RingRequest {
             every_us: every.as_micros() as u64,
             keep,
+            replace,
             durability,
         })?
     };
+    if !stop {
+        outside_disks::tell_of_running(&client.status()?);
+    }
     if json.json {
         return output::print_json(&status);
     }
@@ -82,11 +87,15 @@ pub fn rewind(arguments: RewindArguments) -> Result<(), VmError> {
         vm,
         checkpoints,
         to,
+        stale_disks,
         json,
     } = arguments;
     let request = match to {
-        Some(name) => RewindRequest::To { name },
-        None => RewindRequest::Back { checkpoints },
+        Some(name) => RewindRequest::To { name, stale_disks },
+        None => RewindRequest::Back {
+            checkpoints,
+            stale_disks,
+        },
     };
     let report = connect(&RuntimeDir::of_user()?.find(&vm)?)?.rewind(request)?;
     if json.json {

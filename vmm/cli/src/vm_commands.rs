@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::args::SnapshotArguments;
 use super::output::{self, Column};
 use super::terminal::shown_in_line;
-use super::{process_commands, ring_commands};
+use super::{outside_disks, process_commands, ring_commands};
 
 /// Time that a VM process has to end once it has agreed to.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
@@ -328,10 +328,12 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
         wait_until_gone(&dir, &vm)?;
     }
     if json.json {
-        output::print_json(&report)
+        output::print_json(&report)?;
     } else {
-        output::print(&snapshot_text(&vm, &report))
+        output::print(&snapshot_text(&vm, &report))?;
     }
+    outside_disks::tell(&report.outside_disks);
+    Ok(())
 }
 
 fn snapshot_text(vm: &str, report: &SnapshotReport) -> String {

@@ -32,6 +32,7 @@ fn of_vm(saved: &SavedVm) -> Result<Value, InspectError> {
         "vcpus": kvm.vcpus.iter().map(of_vcpu).collect::<Vec<_>>(),
         "vm": of_chips(&kvm.vm),
         "devices": saved.machine.devices.iter().map(of_device).collect::<Vec<_>>(),
+        "disks": serde_json::to_value(&saved.disks)?,
     }))
 }
 
