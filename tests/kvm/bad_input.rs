@@ -22,11 +22,11 @@ fn run_with_kernel(host: &Host, content: &[u8]) -> nvvmm_tests::Outcome {
 #[test]
 fn a_kernel_that_is_no_kernel() {
     let host = Host::new(256);
-    run_with_kernel(&host, b"#!/bin/sh\necho I am a text file, not a kernel\n").refused(1, "text");
-    run_with_kernel(&host, b"").refused(1, "empty");
+    run_with_kernel(&host, b"#!/bin/sh\necho I am a text file, not a kernel\n").refused(2, "text");
+    run_with_kernel(&host, b"").refused(2, "empty");
     let mut other_machine = fs::read(nvvmm_tests::required("NVVMM_BAREMETAL_GUEST")).unwrap();
     other_machine[18] = 183;
-    run_with_kernel(&host, &other_machine).refused(1, "x86");
+    run_with_kernel(&host, &other_machine).refused(2, "x86");
     let good = fs::read(nvvmm_tests::required("NVVMM_BAREMETAL_GUEST")).unwrap();
     let cut = run_with_kernel(&host, &good[..good.len() / 3]);
     assert_ne!(cut.code, 0, "a truncated kernel is refused");

@@ -12,7 +12,7 @@ fn boot_paused(host: &Host) -> Vm<'_> {
 fn a_vm_that_has_never_run_is_snapshotted_rewound_and_sent_and_its_copies_boot() {
     let host = Host::new(256);
     let mut vm = boot_paused(&host);
-    assert_eq!(vm.snapshot("plain")["name"], "plain");
+    assert_eq!(vm.snapshot("plain")["snapshot"], "plain");
     host.run(&["snapshot", &vm.name, "verified", "--verify"])
         .ok();
     assert_eq!(vm.status()["state"], "paused");

@@ -90,7 +90,7 @@ fn a_core_has_the_guests_registers_and_memory() {
     let (first, frames) = frames_under_test(&mut vm);
     vm.ask("fill 16 1");
     let digest = vm.ask("digest all");
-    let mapped = vm.snapshot("a")["frames_mapped"].as_u64().unwrap() * 4096;
+    let mapped = vm.snapshot("a")["mapped_bytes"].as_u64().unwrap();
     vm.stop();
     let core = host.runtime().join("a.core");
     let path = core.to_str().unwrap();
@@ -186,7 +186,7 @@ fn gdb_reads_a_core() {
         .filter_map(|line| line.strip_prefix("@ "))
         .collect();
     let inspected = host.json(&["inspect", "a"]);
-    let saved = inspected["state"]["vcpus"].as_array().unwrap();
+    let saved = inspected["saved_state"]["vcpus"].as_array().unwrap();
     let expected: Vec<String> = saved
         .iter()
         .flat_map(|vcpu| registers.map(|name| format!("{name} {:x}", register(vcpu, name))))

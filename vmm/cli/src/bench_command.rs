@@ -7,25 +7,30 @@ use nvvmm::{ErrorKind, VmError};
 
 use super::args::BenchArguments;
 use super::interruption::ends_on_signal;
+use super::json::bench::Bench;
 use super::output;
 use super::terminal::tell;
+use super::whole_file::WholeFile;
 use crate::bench::{self, ExperimentKind, Plan, Progress, Report, markdown, plot, text};
 
 /// Name of the files that `--out` writes, and of the directory of plots.
 const NAME: &str = "performance";
+/// Bytes of a report that are read at most.
+const MEASUREMENTS_BYTES_MAX: u64 = 64 << 20;
 
 /// `nvvmm bench`.
 pub fn run(arguments: BenchArguments) -> Result<(), VmError> {
     let (out, json) = (arguments.out.clone(), arguments.json.json);
     let report = match &arguments.from {
         Some(path) => read(path)?,
-        None => measure(arguments)?,
+        // As it is kept: both show the same numbers.
+        None => Bench::of(&measure(arguments)?).report(),
     };
     if let Some(dir) = &out {
         write(&report, dir)?;
     }
     if json {
-        output::print_json(&report)?;
+        output::print_json(&Bench::of(&report))?;
     } else {
         output::print(&text::text(&report))?;
     }
@@ -55,13 +60,13 @@ fn measure(arguments: BenchArguments) -> Result<Report, VmError> {
 }
 
 fn read(path: &Path) -> Result<Report, VmError> {
-    let text = fs::read(path).map_err(|e| {
-        VmError::io(
-            format_args!("read the measurements in {}", path.display()),
-            &e,
-        )
-    })?;
-    serde_json::from_slice(&text).map_err(|e| {
+    let text = WholeFile::open("the report", path)?.read(MEASUREMENTS_BYTES_MAX)?;
+    let read = match serde_json::from_slice::<Bench>(&text) {
+        Ok(bench) => Ok(bench.report()),
+        // The form of before there was a schema.
+        Err(e) => serde_json::from_slice(&text).map_err(|_| e),
+    };
+    read.map_err(|e| {
         VmError::new(
             ErrorKind::Usage,
             format!(
@@ -88,7 +93,7 @@ fn write(report: &Report, dir: &Path) -> Result<(), VmError> {
             &plot::svg(chart)?,
         )?;
     }
-    let json = serde_json::to_string_pretty(report)
+    let json = serde_json::to_string_pretty(&Bench::of(report))
         .map_err(|e| VmError::failed(format!("cannot write JSON: {e}")))?;
     put(&dir.join(format!("{NAME}.json")), &json)?;
     put(

@@ -1,12 +1,16 @@
 //! `--detach`: the command starts itself once more as the VM process, in a session of its own, and
 //! waits until that one reports on its stdout that the guest runs or why it does not.
 //!
-//! The VM process has nothing of the command's caller but what it was given: the arguments, the
-//! environment, and descriptors that an argument names. The wait has a limit: a process that is
-//! stopped or does nothing is named, and left to itself.
+//! The VM process has nothing of the command's caller but what it was given: the arguments,
+//! descriptors that an argument names, and the variables that are for it. Limits and priority stay.
+//! Signals, umask, terminal and working directory are its own. The wait has a limit: a process
+//! that is stopped or does nothing is named, and left to itself.
 
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
@@ -14,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::unistd::{dup2_stderr, dup2_stdout, setsid};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use nvvmm::control::{VmRuntimePaths, VmStatus};
 use nvvmm::sys::limits;
 use nvvmm::{ErrorKind, VmError};
@@ -22,6 +27,9 @@ use nvvmm_snapshot::{ProcessText, WaitLimit};
 use serde::{Deserialize, Serialize};
 
 use super::log::{self, LOG_BYTES_MAX, LogFile};
+use super::privileges::Account;
+use super::sandbox::{self, Ordered};
+use super::{error, sys};
 
 /// Variable that marks the process that becomes the VM process.
 const CHILD_MARK: &str = "NVVMM_DETACHED_CHILD";
@@ -35,8 +43,13 @@ const END_POLL: Duration = Duration::from_millis(5);
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
 enum Report {
-    Ready { status: Box<VmStatus> },
-    Failed { error: VmError },
+    Ready {
+        status: Box<VmStatus>,
+        warnings: Vec<VmError>,
+    },
+    Failed {
+        error: VmError,
+    },
 }
 
 /// Tells if this process is the VM process that a waiting command started.
@@ -44,22 +57,39 @@ pub fn is_child() -> bool {
     std::env::var_os(CHILD_MARK).is_some()
 }
 
-/// Starts the VM process and waits for its report.
-pub fn start_and_wait() -> Result<VmStatus, VmError> {
+/// Starts the VM process and waits for its report. Has namespaces made for it meanwhile if it is to
+/// be `confined`.
+pub fn start_and_wait(account: Option<&Account>, confined: bool) -> Result<VmStatus, VmError> {
     let failed = |e: io::Error| VmError::io("start the VM process", &e);
+    // Otherwise the system forgets how the VM process ended.
+    sys::take_default_action(libc::SIGCHLD).map_err(failed)?;
+    let (ordered, maker) = UnixStream::pair().map_err(failed)?;
+    let stdin = match confined {
+        true => OwnedFd::from(ordered).into(),
+        false => Stdio::null(),
+    };
     let mut child = Command::new("/proc/self/exe")
         .args(std::env::args_os().skip(1))
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| is_for_vm_process(name)))
         .env(CHILD_MARK, "1")
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .spawn()
         .map_err(failed)?;
+    if confined && let Err(error) = sandbox::make_namespaces(&maker, account) {
+        tracing::debug!(%error, "the VM process makes its namespaces by itself");
+    }
+    drop(maker);
     let line = match child.stdout.take() {
         Some(stdout) => read_report(stdout, child.id())?,
         None => String::new(),
     };
     match serde_json::from_str(&line) {
-        Ok(Report::Ready { status }) => Ok(*status),
+        Ok(Report::Ready { status, warnings }) => {
+            warnings.iter().for_each(error::warn);
+            Ok(*status)
+        }
         Ok(Report::Failed { error }) => {
             // It is about to end, and its remains go with this process if it does not.
             end_of(&mut child).map_err(failed)?;
@@ -70,6 +100,32 @@ pub fn start_and_wait() -> Result<VmStatus, VmError> {
             None => without_report(child.id()),
         }),
     }
+}
+
+/// Beginnings of the variables that a VM process keeps: its own, and those that steer how a program
+/// is loaded, how it allocates, and how it panics. All others are the caller's, and may be secret.
+const VARIABLES_KEPT: [&str; 7] = [
+    "NVVMM_",
+    "XDG_RUNTIME_DIR",
+    "LD_",
+    "GLIBC_TUNABLES",
+    "MALLOC_",
+    "RUST_",
+    "LLVM_PROFILE_FILE",
+];
+
+fn is_for_vm_process(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    let mut kept = VARIABLES_KEPT.iter();
+    kept.any(|kept| name.starts_with(kept.as_bytes()))
+}
+
+/// Namespaces that the waiting command has made for this VM process; they come through stdin, which
+/// becomes empty.
+pub fn ordered_namespaces() -> Option<Ordered> {
+    let stream = io::stdin().as_fd().try_clone_to_owned().ok()?;
+    dup2_stdin(File::open("/dev/null").ok()?).ok()?;
+    Some(Ordered::from_stream(UnixStream::from(stream)))
 }
 
 /// The line that the VM process reports; empty when it closes its stdout without one.
@@ -159,6 +215,8 @@ fn ended_silently(status: ExitStatus) -> VmError {
 /// log file, and stderr, too: a panic writes there. Stdout stays the way to the waiting command.
 pub fn become_background(paths: &VmRuntimePaths) -> Result<(), VmError> {
     let failed = |e: io::Error| VmError::io(format_args!("log to {}", paths.log.display()), &e);
+    sys::forget_signals_of_caller().map_err(|e| VmError::io("take signals", &e))?;
+    umask(Mode::from_bits_truncate(0o077));
     setsid().map_err(|e| VmError::io("start a session for the VM process", &e.into()))?;
     let file = LogFile::open(&paths.log, &paths.log_before, LOG_BYTES_MAX).map_err(failed)?;
     dup2_stderr(&file).map_err(|e| failed(e.into()))?;
@@ -166,31 +224,45 @@ pub fn become_background(paths: &VmRuntimePaths) -> Result<(), VmError> {
     Ok(())
 }
 
-/// Tells the waiting command that the guest runs, and lets it go: stdout becomes the log.
-pub fn report_ready(status: &VmStatus) {
-    report(&Report::Ready {
+/// Tells the waiting command that the guest runs, and lets it go: stdout becomes the log. False when
+/// the status cannot be told: then the command is told that the start has failed.
+pub fn report_ready(status: &VmStatus, warnings: Vec<VmError>) -> bool {
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let ready = Report::Ready {
         status: Box::new(status.clone()),
-    });
+        warnings,
+    };
+    let line = line_of(&ready);
+    let told = line.is_ok();
+    report(line.or_else(|error| line_of(&Report::Failed { error })));
     if let Err(e) = dup2_stdout(io::stderr()) {
         tracing::warn!("stdout cannot be turned to the log: {e}");
     }
+    told
 }
 
 /// Tells the waiting command that the VM could not be started.
 pub fn report_failed(error: &VmError) {
-    report(&Report::Failed {
+    report(line_of(&Report::Failed {
         error: error.clone(),
-    });
+    }));
 }
 
-fn report(report: &Report) {
-    let written = serde_json::to_vec(report)
-        .map_err(io::Error::from)
-        .and_then(|mut line| {
-            line.push(b'\n');
-            let mut out = io::stdout().lock();
-            out.write_all(&line).and_then(|()| out.flush())
-        });
+fn line_of(report: &impl Serialize) -> Result<Vec<u8>, VmError> {
+    let failed = |e| VmError::failed(format!("the VM cannot tell its status: {e}"));
+    let mut line = serde_json::to_vec(report).map_err(failed)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+fn report(line: Result<Vec<u8>, VmError>) {
+    let written = line.and_then(|line| {
+        let mut out = io::stdout().lock();
+        let written = out.write_all(&line).and_then(|()| out.flush());
+        written.map_err(|e| VmError::io("write the report", &e))
+    });
     // The command that waited was interrupted; the VM lives on under its name.
     if let Err(e) = written {
         tracing::warn!("nobody waits for the report of this VM process: {e}");

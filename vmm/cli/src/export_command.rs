@@ -10,10 +10,10 @@ use std::sync::atomic::AtomicBool;
 use nvvmm::inspect::core::{Core, Target};
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::SnapshotReader;
-use serde::Serialize;
 
 use super::args::ExportArguments;
 use super::interruption::{Interruptible, set_on_signal, unless};
+use super::json::snapshot::Exported;
 use super::partial::ConfinedPartial;
 use super::progress::Progress;
 use super::terminal::tell;
@@ -21,18 +21,6 @@ use super::{output, pool_path};
 
 /// Bytes that are written to a pipe at once.
 const BUFFER_BYTES: usize = 256 << 10;
-
-/// Report of an export.
-#[derive(Debug, Serialize)]
-struct Exported {
-    size_bytes: u64,
-    /// Program headers by virtual address.
-    virtual_ranges: usize,
-    /// The page tables map more.
-    cut_off: bool,
-    /// Release of the Linux that the core has VMCOREINFO of.
-    linux: Option<String>,
-}
 
 /// `nvvmm export`.
 pub fn run(arguments: &ExportArguments) -> Result<(), VmError> {
@@ -52,7 +40,7 @@ pub fn run(arguments: &ExportArguments) -> Result<(), VmError> {
             let file = partial.file.try_clone().map_err(failed)?;
             write(&core, &mut Target::File(file), &interrupted)?;
             partial.become_whole().map_err(failed)?;
-            report(&core, path, arguments.json.json)?;
+            report(&core, &arguments.snapshot, path, arguments.json.json)?;
         }
     }
     if core.is_cut_off() {
@@ -81,7 +69,7 @@ impl Out {
         if path.exists() && !path.is_file() {
             let why = format!("{} is not a regular file", path.display());
             return Err(
-                VmError::new(ErrorKind::Refused, why).with_remedy("write to stdout: --core -")
+                VmError::new(ErrorKind::Usage, why).with_remedy("write to stdout: --core -")
             );
         }
         ConfinedPartial::beside(path).map(Out::File).map_err(failed)
@@ -106,10 +94,12 @@ fn write(core: &Core, target: &mut Target, interrupted: &AtomicBool) -> Result<(
     }
 }
 
-fn report(core: &Core, path: &Path, json: bool) -> Result<(), VmError> {
+fn report(core: &Core, snapshot: &str, path: &Path, json: bool) -> Result<(), VmError> {
     let exported = Exported {
+        snapshot: snapshot.to_owned(),
+        core: path.display().to_string(),
         size_bytes: core.size_bytes(),
-        virtual_ranges: core.virtual_ranges(),
+        virtual_range_count: core.virtual_ranges() as u64,
         cut_off: core.is_cut_off(),
         linux: core.linux().map(str::to_owned),
     };
@@ -124,7 +114,7 @@ fn report(core: &Core, path: &Path, json: bool) -> Result<(), VmError> {
         "{}: {} by physical address, {} ranges of it by virtual address too{}\n",
         path.display(),
         output::size(exported.size_bytes),
-        exported.virtual_ranges,
+        exported.virtual_range_count,
         linux.unwrap_or_default()
     ))
 }

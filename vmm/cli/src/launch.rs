@@ -14,10 +14,11 @@ use std::thread;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 use nvvmm::control::{Claim, NameChoice, RuntimeDir, VmControl, VmOrigin, VmState, VmStatus};
+use nvvmm::error::check_path_is_text;
 use nvvmm::spec::files::BootFile;
 use nvvmm::spec::{DiskSpec, VmSpec};
 use nvvmm::threads::ThreadKind;
-use nvvmm::vm::{BootChoice, RestoreOptions, VmExit, VmSource, check_host};
+use nvvmm::vm::{BootChoice, RestoreOptions, VmExit, VmSource};
 use nvvmm::{ErrorKind, VmError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -25,10 +26,12 @@ use signal_hook::iterator::Signals;
 use super::args::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, StartArguments};
 use super::console::before_escape;
 use super::error::{EXIT_FAILED, exit_code};
+use super::json::vm::Vm;
 use super::privileges::{self, Account, as_user};
+use super::start_checks::{PoolNeed, pool_for};
 use super::terminal::{RawTerminal, leave_raw, tell};
 use super::vm_process::{ConsoleMode, VmProcess};
-use super::{detach, file_size, output, pool_path, process_commands, restore_notes, sandbox};
+use super::{detach, error, file_size, output, process_commands, restore_notes, sandbox};
 
 /// `nvvmm run`.
 pub fn run(arguments: RunArguments) -> Result<ExitCode, VmError> {
@@ -108,13 +111,6 @@ pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, VmError> {
     })
 }
 
-/// Treatment of a default pool that does not exist.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PoolNeed {
-    Made,
-    Found,
-}
-
 fn launch(
     start: StartArguments,
     need: PoolNeed,
@@ -134,9 +130,9 @@ fn launch(
         };
     }
     if start.detach {
-        let status = detach::start_and_wait()?;
+        let status = detach::start_and_wait(account.as_ref(), !start.no_sandbox)?;
         if start.json {
-            output::print_json(&status)?
+            output::print_json(&Vm::of(&status))?
         } else {
             output::print(&started_text(&status))?
         }
@@ -175,7 +171,7 @@ fn be_background_vm(
     reported: &mut bool,
 ) -> Result<(), VmError> {
     let source = source()?;
-    let pool = pool_for(start, account.as_ref(), need)?;
+    let pool = pool_for(start, account.as_ref(), need, &source)?;
     let claim = claim(start, account.as_ref(), &pool)?;
     let name = claim.paths().name.clone();
     as_user(account.as_ref(), || {
@@ -185,7 +181,11 @@ fn be_background_vm(
     if let Err(e) = std::env::set_current_dir("/") {
         tracing::warn!("cannot leave the working directory: {e}");
     }
-    let process = VmProcess::open(claim, &pool, source, account.as_ref(), !start.no_sandbox)?;
+    let namespaces = detach::ordered_namespaces();
+    let confined = !start.no_sandbox;
+    let account = account.as_ref();
+    let process = VmProcess::open(claim, &pool, source, account, confined, namespaces)?;
+    let warnings = process.warnings();
     let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGINT, SIGTERM])?;
     let on_control = |control| ending.can_ask(control);
@@ -194,8 +194,11 @@ fn be_background_vm(
         start.paused,
         on_control,
         |status| {
-            detach::report_ready(status);
             *reported = true;
+            if !detach::report_ready(status, warnings) {
+                // Nobody was told of it, and nobody can be.
+                ending.ask();
+            }
         },
     )?;
     tracing::info!("{}", exit_text(&name, &exit));
@@ -210,10 +213,12 @@ fn be_vm(
     source: impl FnOnce() -> Result<VmSource, VmError>,
 ) -> Result<(), VmError> {
     let source = source()?;
-    let pool = pool_for(start, account.as_ref(), need)?;
+    let pool = pool_for(start, account.as_ref(), need, &source)?;
     let claim = claim(start, account.as_ref(), &pool)?;
     let name = claim.paths().name.clone();
-    let process = VmProcess::open(claim, &pool, source, account.as_ref(), !start.no_sandbox)?;
+    let confined = !start.no_sandbox;
+    let process = VmProcess::open(claim, &pool, source, account.as_ref(), confined, None)?;
+    process.warnings().iter().for_each(error::warn);
     let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGHUP, SIGINT, SIGTERM])?;
     let (mode, raw) = match console {
@@ -229,7 +234,7 @@ fn be_vm(
     let on_control = |control| ending.can_ask(control);
     let exit = process.run(mode, start.paused, on_control, |status| {
         if start.json {
-            printed = output::print_json(status);
+            printed = output::print_json(&Vm::of(status));
         } else {
             tell(&foreground_text(status, is_raw));
         }
@@ -249,28 +254,6 @@ fn claim(start: &StartArguments, account: Option<&Account>, pool: &Path) -> Resu
     };
     account.map_or(Ok(()), Account::prepare_runtime_dir)?;
     as_user(account, || runtime()?.claim(&name_choice(start), pool))
-}
-
-/// The pool, once the host is known to have all that a VM needs: nothing is made for a VM that
-/// cannot run.
-fn pool_for(
-    start: &StartArguments,
-    account: Option<&Account>,
-    need: PoolNeed,
-) -> Result<PathBuf, VmError> {
-    let option = &start.pool;
-    let found = as_user(account, || match need {
-        PoolNeed::Made => pool_path::found_if_any(option),
-        PoolNeed::Found => pool_path::found(option).map(Some),
-    })?;
-    check_host()?;
-    let pool = match found {
-        Some(pool) => pool,
-        None => as_user(account, || pool_path::found_or_made(option))?,
-    };
-    account.map_or(Ok(()), |account| account.check_pool(&pool))?;
-    file_size::check_file("pool", &pool)?;
-    Ok(pool)
 }
 
 fn name_choice(start: &StartArguments) -> NameChoice {
@@ -297,8 +280,15 @@ fn boot_choice(
 /// `path` made absolute, when a guest can be booted from it. The VM opens it by itself.
 fn to_boot(what: &'static str, path: &Path) -> Result<PathBuf, VmError> {
     BootFile::open(what, path)?;
+    absolute(what, path)
+}
+
+/// `path` made absolute. It must be text then, also the working directory.
+fn absolute(what: &str, path: &Path) -> Result<PathBuf, VmError> {
     let failed = |e| VmError::io(format_args!("find {what} {}", path.display()), &e);
-    std::path::absolute(path).map_err(failed)
+    let path = std::path::absolute(path).map_err(failed)?;
+    check_path_is_text(what, &path)?;
+    Ok(path)
 }
 
 /// `path` made absolute, when it can be read. Does not wait for the other end of a pipe.
@@ -314,7 +304,7 @@ fn readable(what: &str, path: &Path) -> Result<PathBuf, VmError> {
             format!("the {what} {} is a directory", path.display()),
         ));
     }
-    std::path::absolute(path).map_err(failed)
+    absolute(&format!("the {what}"), path)
 }
 
 fn readable_disks(disks: Vec<DiskSpec>) -> Result<Vec<DiskSpec>, VmError> {

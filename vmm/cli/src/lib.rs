@@ -23,6 +23,7 @@ mod file_size;
 mod human_units;
 mod inspect_command;
 mod interruption;
+mod json;
 mod launch;
 mod log;
 mod mount;
@@ -44,6 +45,8 @@ mod scrub_command;
 mod send_command;
 mod snapshot_commands;
 mod snapshot_tree;
+mod start_checks;
+mod start_warnings;
 mod stats_command;
 mod stream_key;
 mod sys;
@@ -51,6 +54,7 @@ mod terminal;
 mod values;
 mod vm_commands;
 mod vm_process;
+mod whole_file;
 
 use std::process::ExitCode;
 
@@ -81,6 +85,7 @@ pub fn run() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             error::print(&error);
+            interruption::end_by_signal();
             error::exit_code(error.kind).into()
         }
     }

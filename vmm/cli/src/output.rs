@@ -27,11 +27,19 @@ pub fn print_json(value: &impl Serialize) -> Result<(), VmError> {
     print(&json_text(value)?)
 }
 
+/// Prints `value` as JSON on one line.
+pub fn print_json_line(value: &impl Serialize) -> Result<(), VmError> {
+    print(&escaped(serde_json::to_string(value))?)
+}
+
 /// `value` as JSON, with a line's end. Characters in strings that a terminal obeys are in JSON's
 /// own escaped form.
 pub fn json_text(value: &impl Serialize) -> Result<String, VmError> {
-    let mut text = serde_json::to_string_pretty(value)
-        .map_err(|e| VmError::failed(format!("cannot write JSON: {e}")))?;
+    escaped(serde_json::to_string_pretty(value))
+}
+
+fn escaped(text: serde_json::Result<String>) -> Result<String, VmError> {
+    let mut text = text.map_err(|e| VmError::failed(format!("cannot write JSON: {e}")))?;
     text.push('\n');
     if text.contains(is_obeyed) {
         text = text.chars().map(json_char).collect();

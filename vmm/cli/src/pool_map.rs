@@ -9,6 +9,7 @@ use nvvmm_snapshot::{CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkUse, PoolMap};
 use plotters::prelude::*;
 
 use super::args::PoolOption;
+use super::json::pool::Map;
 use super::output::{self, Column};
 use super::partial::ConfinedPartial;
 use super::pool_path;
@@ -102,7 +103,7 @@ pub fn run(option: &PoolOption, svg_file: Option<&Path>, json: bool) -> Result<(
         picture.write(&svg(&map)?)?;
     }
     if json {
-        output::print_json(&map)
+        output::print_json(&Map::of(&path, &map))
     } else {
         output::print(&text(&map))
     }

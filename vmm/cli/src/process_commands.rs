@@ -14,6 +14,7 @@ use nvvmm::vm::check_image;
 use nvvmm_snapshot::Pool;
 
 use super::args::SnapshotArguments;
+use super::json::process::{Captured, Restarted};
 use super::vm_commands::connect;
 use super::{exec, output};
 
@@ -36,7 +37,7 @@ pub fn snapshot(pid: i32, arguments: SnapshotArguments) -> Result<(), VmError> {
     };
     let report = client.capture(request, agent.as_fd())?;
     if arguments.json.json {
-        output::print_json(&report)
+        output::print_json(&Captured::of(&arguments.vm, &report))
     } else {
         output::print(&capture_text(&arguments.vm, &report))
     }
@@ -103,7 +104,7 @@ pub fn restore(vm: &str, name: String, choice: &RestartChoice) -> Result<ExitCod
         return exec::follow(vm, &agent, is_terminal);
     }
     if json {
-        output::print_json(&report)?;
+        output::print_json(&Restarted::of(&report))?;
     } else {
         output::print(&restart_text(&report))?;
     }

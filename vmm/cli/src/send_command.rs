@@ -14,6 +14,7 @@ use nvvmm_snapshot::{Error, MoveProgress, Pool, SendOptions, SendReport, Snapsho
 
 use super::args::SendArguments;
 use super::interruption::{Interruptible, ends_on_signal, unless};
+use super::json::moving::Sent;
 use super::progress::Progress;
 use super::terminal::tell;
 use super::{output, pool_path, stream_key};
@@ -167,7 +168,7 @@ impl Drop for Target {
 
 fn print(report: &SendReport, json: bool, to_stdout: bool) -> Result<(), VmError> {
     let text = if json {
-        output::json_text(report)?
+        output::json_text(&Sent::of(report))?
     } else {
         text(report)
     };

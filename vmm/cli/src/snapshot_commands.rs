@@ -4,22 +4,21 @@ use std::path::PathBuf;
 
 use nvvmm::VmError;
 use nvvmm_snapshot::{BLOCK_SIZE_BYTES, Removed, SnapshotEntry, SnapshotKind};
-use serde::Serialize;
 
 use super::args::PoolOption;
 use super::output::{self, Column};
 use super::snapshot_tree::{self, TreeNode};
-use super::{error, pool_path};
+use super::{error, json, pool_path};
 
 /// `nvvmm snapshots`.
-pub fn list(option: &PoolOption, json: bool) -> Result<(), VmError> {
+pub fn list(option: &PoolOption, as_json: bool) -> Result<(), VmError> {
     // The default pool that nobody has needed yet has no snapshots.
     let snapshots = match pool_path::found_if_any(option)? {
         Some(path) => pool_path::open(&path)?.snapshots()?,
         None => Vec::new(),
     };
-    if json {
-        return output::print_json(&snapshots);
+    if as_json {
+        return output::print_json(&json::snapshot::Snapshot::all(&snapshots));
     }
     if snapshots.is_empty() {
         return output::print("no snapshots\n");
@@ -77,23 +76,15 @@ fn kind_text(snapshot: &SnapshotEntry) -> String {
 }
 
 /// The word that `--json` has, too.
-fn kind_word(kind: SnapshotKind) -> &'static str {
+pub(super) fn kind_word(kind: SnapshotKind) -> &'static str {
     match kind {
         SnapshotKind::Vm => "vm",
         SnapshotKind::Process => "process",
     }
 }
 
-/// Result for one name.
-#[derive(Debug, Serialize)]
-struct RemovedName<'a> {
-    name: &'a str,
-    freed_bytes: u64,
-    deferred: bool,
-}
-
 /// `nvvmm rm`. Goes on after a name that cannot be removed; the last failure is the command's.
-pub fn remove(names: &[String], option: &PoolOption, json: bool) -> Result<(), VmError> {
+pub fn remove(names: &[String], option: &PoolOption, as_json: bool) -> Result<(), VmError> {
     let path: PathBuf = pool_path::found(option)?;
     let pool = pool_path::open(&path)?;
     let mut removed = Vec::new();
@@ -105,8 +96,8 @@ pub fn remove(names: &[String], option: &PoolOption, json: bool) -> Result<(), V
                 deferred,
             }) => {
                 let freed_bytes = blocks_freed.saturating_mul(BLOCK_SIZE_BYTES);
-                removed.push(RemovedName {
-                    name,
+                removed.push(json::snapshot::Removed {
+                    snapshot: name.clone(),
                     freed_bytes,
                     deferred,
                 });
@@ -118,7 +109,7 @@ pub fn remove(names: &[String], option: &PoolOption, json: bool) -> Result<(), V
             }
         }
     }
-    if json {
+    if as_json {
         output::print_json(&removed)?;
     } else {
         output::print(&removed.iter().map(removed_text).collect::<String>())?;
@@ -126,9 +117,9 @@ pub fn remove(names: &[String], option: &PoolOption, json: bool) -> Result<(), V
     failure.map_or(Ok(()), Err)
 }
 
-fn removed_text(removed: &RemovedName<'_>) -> String {
-    let RemovedName {
-        name,
+fn removed_text(removed: &json::snapshot::Removed) -> String {
+    let json::snapshot::Removed {
+        snapshot: name,
         freed_bytes,
         deferred,
     } = removed;

@@ -10,6 +10,7 @@ use nvvmm::{ErrorKind, VmError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::args::StatsArguments;
+use super::json::stats::Stats;
 use super::output::{self, Column};
 use super::vm_commands::connect;
 
@@ -23,7 +24,7 @@ pub fn stats(arguments: &StatsArguments) -> Result<(), VmError> {
     }
     let stats = ask(&RuntimeDir::of_user()?, &arguments.vm)?;
     if arguments.json.json {
-        output::print_json(&stats)
+        output::print_json(&Stats::of(&stats))
     } else {
         output::print(&stats_text(&stats))
     }

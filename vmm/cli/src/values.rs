@@ -1,5 +1,6 @@
 //! Values of arguments: sizes, disks, names.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -91,6 +92,17 @@ fn bytes(text: &str) -> Result<u64, String> {
         .ok()
         .filter(|&b| b <= SIZE_BYTES_MAX)
         .ok_or_else(too_large)
+}
+
+/// A disk as of [`disk`]. Its path must be text.
+pub fn disk_argument(argument: OsString) -> Result<DiskSpec, String> {
+    match argument.to_str() {
+        Some(text) => disk(text),
+        None => Err(format!(
+            "the path of the disk, {argument:?}, has bytes that are not UTF-8: rename it, or give \
+             a symbolic link to it"
+        )),
+    }
 }
 
 /// `PATH`, `PATH,ro` or `PATH,rw`.

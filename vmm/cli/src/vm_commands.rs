@@ -4,18 +4,16 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use super::args::SnapshotArguments;
+use super::output::{self, Column};
+use super::terminal::shown_in_line;
+use super::{json, outside_disks, process_commands, ring_commands};
 use nvvmm::checkpoint::report::SnapshotReport;
 use nvvmm::control::registry::Entry;
 use nvvmm::control::{ControlClient, RuntimeDir, SnapshotRequest, VmOrigin, VmState, VmStatus};
 use nvvmm::sys::peer::PeerError;
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{ProcessState, ProcessText};
-use serde::Serialize;
-
-use super::args::SnapshotArguments;
-use super::output::{self, Column};
-use super::terminal::shown_in_line;
-use super::{outside_disks, process_commands, ring_commands};
 
 /// Time that a VM process has to end once it has agreed to.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
@@ -24,8 +22,7 @@ const START_TIME: Duration = Duration::from_secs(10);
 const END_POLL: Duration = Duration::from_millis(20);
 
 /// A VM in the list.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
+#[derive(Debug)]
 enum Listed {
     Answered(Box<VmStatus>),
     /// The process lives but does not answer (yet, or any more).
@@ -39,7 +36,7 @@ enum Listed {
 }
 
 /// `nvvmm ps`.
-pub fn ps(json: bool) -> Result<(), VmError> {
+pub fn ps(as_json: bool) -> Result<(), VmError> {
     let entries = RuntimeDir::of_user()?.entries()?;
     // One thread each: a VM that does not answer costs its timeout once, not once per VM.
     let listed: Vec<Listed> = thread::scope(|scope| {
@@ -56,13 +53,31 @@ pub fn ps(json: bool) -> Result<(), VmError> {
             })
             .collect()
     });
-    if json {
-        return output::print_json(&listed);
+    if as_json {
+        return output::print_json(&listed.iter().map(json_of).collect::<Vec<_>>());
     }
     if listed.is_empty() {
         return output::print("no VM is running\n");
     }
     output::print(&ps_table(&listed))
+}
+
+fn json_of(listed: &Listed) -> json::vm::Vm {
+    match listed {
+        Listed::Answered(status) => json::vm::Vm::of(status),
+        Listed::Silent {
+            name,
+            pid,
+            state,
+            pool,
+            notice,
+        } => json::vm::Vm {
+            pid: *pid,
+            pool: pool.as_deref().map(|pool| pool.display().to_string()),
+            notice: Some(notice.clone()),
+            ..json::vm::Vm::silent(name, state)
+        },
+    }
 }
 
 fn ask(entry: &Entry) -> Listed {
@@ -315,7 +330,7 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
         kill: _,
         durability,
         verify,
-        json,
+        json: form,
     } = arguments;
     let dir = RuntimeDir::of_user()?;
     let report = connect(&dir.find(&vm)?)?.snapshot(SnapshotRequest {
@@ -327,8 +342,8 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
     if stop {
         wait_until_gone(&dir, &vm)?;
     }
-    if json.json {
-        output::print_json(&report)?;
+    if form.json {
+        output::print_json(&json::snapshot::Taken::of(&vm, &report))?;
     } else {
         output::print(&snapshot_text(&vm, &report))?;
     }

@@ -28,7 +28,7 @@ use nix::unistd::geteuid;
 use nvvmm_snapshot::{ProcessText, WaitLimit};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{ErrorKind, VmError};
+use crate::error::{ErrorKind, VmError, check_path_is_text};
 use crate::sys::peer::{NamedProcess, PeerError, flock_holder};
 
 /// Longest name of a VM, in bytes; leaves room for the socket's path in `sun_path`.
@@ -217,6 +217,7 @@ impl RuntimeDir {
     pub fn at(path: &Path) -> Result<Self, VmError> {
         let path =
             std::path::absolute(path).map_err(|e| VmError::io("find the runtime directory", &e))?;
+        check_path_is_text("the runtime directory", &path)?;
         match DirBuilder::new().mode(0o700).create(&path) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(VmError::io(
@@ -229,27 +230,30 @@ impl RuntimeDir {
         }
         let found = fs::symlink_metadata(&path)
             .map_err(|e| VmError::io(format_args!("look at {}", path.display()), &e))?;
-        let refuse = |why: &str, remedy: String| {
+        let refuse = |kind, why: &str, remedy: String| {
             Err(VmError::new(
-                ErrorKind::Refused,
+                kind,
                 format!("the runtime directory {} {why}", path.display()),
             )
             .with_remedy(remedy))
         };
         if !found.is_dir() {
             return refuse(
+                ErrorKind::Usage,
                 "is not a directory",
                 "set NVVMM_RUNTIME_DIR to a directory of your own".into(),
             );
         }
         if found.uid() != geteuid().as_raw() {
             return refuse(
+                ErrorKind::Denied,
                 &format!("belongs to another user (uid {})", found.uid()),
                 "set NVVMM_RUNTIME_DIR to a directory of your own".into(),
             );
         }
         if found.mode() & 0o077 != 0 {
             return refuse(
+                ErrorKind::Refused,
                 &format!("is open to other users (mode {:o})", found.mode() & 0o777),
                 format!("chmod 700 {}", path.display()),
             );

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use nvvmm::spec::DiskSpec;
 
@@ -43,7 +44,7 @@ pub struct RunArguments {
     /// Raw disk image; ',ro' makes it read-only. Repeat it for more disks: vda, vdb, ...
     ///
     /// A snapshot does not contain the disk. Give every restored VM its own copy of the image.
-    #[arg(long = "disk", value_name = "FILE[,ro]", value_parser = values::disk)]
+    #[arg(long = "disk", value_name = "FILE[,ro]", value_parser = disk_parser())]
     pub disks: Vec<DiskSpec>,
     /// The VM process.
     #[command(flatten)]
@@ -118,7 +119,7 @@ pub struct RestoreArguments {
     pub allow_root: bool,
     /// Raw disk image in place of a disk of the snapshot. Give all disks, in the guest's order.
     /// A snapshot that came from elsewhere is not restored without them
-    #[arg(long = "disk", value_name = "FILE[,ro]", value_parser = values::disk)]
+    #[arg(long = "disk", value_name = "FILE[,ro]", value_parser = disk_parser())]
     pub disks: Vec<DiskSpec>,
     /// Use the disks as they are now, even if they were written after the snapshot
     ///
@@ -185,6 +186,10 @@ pub struct StartArguments {
     /// Print the status of the VM as JSON when it runs; in the foreground only with --console none
     #[arg(long)]
     pub json: bool,
+}
+
+fn disk_parser() -> impl TypedValueParser<Value = DiskSpec> {
+    OsStringValueParser::new().try_map(values::disk_argument)
 }
 
 /// `--console`.

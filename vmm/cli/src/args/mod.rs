@@ -29,6 +29,7 @@ pub use self::{
     ring::{CheckpointArguments, RewindArguments},
     snapshot::{AdoptArguments, ExportArguments, SnapshotArguments},
 };
+use super::error::exit_codes_help;
 use super::values;
 
 const ABOUT: &str = "Checkpoints of virtual machines on Linux KVM: snapshots by reference";
@@ -69,17 +70,11 @@ States of a VM (nvvmm ps):
              pool), or when there is room on the medium (a full medium)
   stopping   the VM process is about to end
 
-Exit codes:
-  0  the command succeeded
-  1  the command failed, for a reason that is not in this list
-  2  wrong usage: an option or a value is not valid
-  3  there is no such VM, snapshot, pool or file
-  4  refused: the name is taken, something is busy, or the state does not allow it
-  5  the pool is full, or the medium that it is on
-  6  the pool is damaged, the file is not a pool, or 'pool check' or 'pool
-     scrub' found an error
-  7  the host lacks something: /dev/kvm, permission for userfaultfd, a newer
-     kernel, or CPU features that the snapshot needs";
+";
+
+fn help_end() -> String {
+    format!("{HELP_END}{}", exit_codes_help())
+}
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -88,7 +83,7 @@ Exit codes:
     version,
     about = ABOUT,
     long_about = HELP_START,
-    after_long_help = HELP_END,
+    after_long_help = help_end(),
 )]
 #[command(max_term_width = 110)]
 pub struct Arguments {
@@ -306,7 +301,7 @@ pub enum Command {
 /// `--json`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct JsonFlag {
-    /// Print JSON: sizes in bytes, times with the unit in the name
+    /// Print JSON; docs/formats/json.md has its rules and schemas
     #[arg(long)]
     pub json: bool,
 }

@@ -55,8 +55,9 @@ pub struct CheckpointArguments {
     /// Take no more checkpoints. Those that exist stay
     #[arg(long, conflicts_with_all = ["every", "keep", "replace", "durability", "watch"])]
     pub stop: bool,
-    /// Print the progress every second. Ctrl-C ends only the printing
-    #[arg(long, conflicts_with = "json")]
+    /// Print the progress every second, with --json as one object a line. Ctrl-C ends only the
+    /// printing
+    #[arg(long)]
     pub watch: bool,
     /// The form of the output.
     #[command(flatten)]

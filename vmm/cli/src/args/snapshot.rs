@@ -104,7 +104,7 @@ pub struct ExportArguments {
 pub(super) const DIFF_EXAMPLES: &str = "\
 Examples:
   nvvmm diff before-upgrade after-upgrade
-  nvvmm diff web@1206 web@1207 --json | jq .frames_different";
+  nvvmm diff web@1206 web@1207 --json | jq .different_bytes";
 
 /// `nvvmm adopt`.
 #[derive(Debug, Args)]

@@ -13,7 +13,7 @@ mod console;
 mod copied;
 mod cow;
 mod guest;
-mod host;
+pub mod host;
 mod incremental;
 mod mapped;
 mod mappings;

@@ -8,6 +8,7 @@ mod confined;
 mod doctor;
 mod played_vm;
 mod pools;
+mod start;
 mod stopped;
 mod vms;
 mod world;
