@@ -30,7 +30,7 @@ use super::privileges::{self, Account, as_user};
 use super::start_checks::{PoolNeed, pool_for};
 use super::terminal::tell;
 use super::vm_process::{ConsoleMode, VmProcess};
-use super::{attended, detach, error, file_size, output, process_commands, sandbox};
+use super::{attended, detach, error, file_size, output, process_commands, restore_notes, sandbox};
 
 /// `nvvmm run`.
 pub fn run(arguments: RunArguments) -> Result<ExitCode, VmError> {
@@ -85,6 +85,7 @@ pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, VmError> {
         allow_root: _,
         clock,
         disks,
+        stale_disks,
         kernel,
         initramfs,
         cmdline,
@@ -104,6 +105,7 @@ pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, VmError> {
             once,
             prefault,
             step_clock: clock == ClockChoice::Step,
+            stale_disks,
         }))
     })
 }
@@ -138,9 +140,11 @@ fn launch(
         } else {
             output::print(&started_text(&status))?
         }
+        restore_notes::tell_of(&status);
     } else if console == ConsoleChoice::Stdio && stdin().is_terminal() {
         let confined = !start.no_sandbox;
         return attended::run(account.as_ref(), confined, |status| {
+            restore_notes::tell_of(status);
             foreground_text(status, true)
         });
     } else {
@@ -246,6 +250,7 @@ fn be_vm(
         } else {
             tell(&foreground_text(status, false));
         }
+        restore_notes::tell_of(status);
     });
     let exit = exit?;
     tell(&format!("nvvmm: {}\n", exit_text(&name, &exit)));

@@ -16,7 +16,7 @@ use super::args::{PsArguments, SnapshotArguments, StopArguments, VmsArguments};
 use super::names::{self, Chosen, Kind};
 use super::output::{self, Column};
 use super::terminal::shown_in_line;
-use super::{json, process_commands, ring_commands};
+use super::{json, outside_disks, process_commands, ring_commands};
 
 /// Time that a VM process has to end once it has agreed to.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
@@ -371,10 +371,12 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
         wait_until_gone(&dir, &vm)?;
     }
     if form.json {
-        output::print_json(&json::snapshot::Taken::of(&vm, &report))
+        output::print_json(&json::snapshot::Taken::of(&vm, &report))?;
     } else {
-        output::print(&snapshot_text(&vm, &report))
+        output::print(&snapshot_text(&vm, &report))?;
     }
+    outside_disks::tell(&report.outside_disks);
+    Ok(())
 }
 
 fn snapshot_text(vm: &str, report: &SnapshotReport) -> String {

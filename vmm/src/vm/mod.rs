@@ -20,6 +20,7 @@ mod process;
 mod rewind;
 mod ring;
 mod running;
+mod stale_disks;
 mod supervisor;
 
 pub use ahead::open_ahead;
@@ -29,6 +30,7 @@ pub use handle::Vm;
 pub use host::{check_host, check_kvm, check_userfaultfd};
 pub use host_paths::BootChoice;
 pub use options::{RestoreOptions, VmExit, VmOptions, VmSource, VsockSockets};
+pub use process::check_image;
 pub use running::RunningVm;
 
 use crate::error::VmError;

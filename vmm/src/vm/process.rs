@@ -307,7 +307,7 @@ impl RunningVm {
     fn begin_restart(&self, request: &RestartRequest) -> Result<Begun, VmError> {
         let mut operation = self.operation_on_process()?;
         let entry = self.holder.pool().find(&request.name)?;
-        check_kind(&entry)?;
+        check_image(&entry)?;
         let pinned = self.holder.pin(&entry.name);
         let (entry, frames) = pinned.map_err(|error| process_error(error.into()))?;
         let image = SavedProcess::decode(&self.holder.pool().read_state(entry.id)?)?.image;
@@ -351,7 +351,11 @@ impl RunningVm {
     }
 }
 
-fn check_kind(entry: &SnapshotEntry) -> Result<(), VmError> {
+/// Refuses a snapshot that is not an image of processes.
+///
+/// # Errors
+/// [`ErrorKind::Refused`].
+pub fn check_image(entry: &SnapshotEntry) -> Result<(), VmError> {
     match entry.kind {
         SnapshotKind::Process => Ok(()),
         SnapshotKind::Vm => Err(VmError::new(
