@@ -19,7 +19,10 @@ mod sys;
 pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusError};
-pub use console::{Console, ConsoleInput, ConsoleOut, ConsoleStreams};
+pub use console::{
+    Console, ConsoleInput, ConsoleOut, ConsoleStreams, KEPT_BYTES, KeptOutput, LatestOutput,
+    read_kept_output,
+};
 pub use host_socket::{Connector, HostSocket, connect_to_port};
 pub use irq::{CountingIrq, IrqLine};
 pub use lifecycle::{Device, LifecycleError, SavedDevice};

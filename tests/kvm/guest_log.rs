@@ -15,7 +15,7 @@ const OFTEN: u32 = 50_000;
 const CODE: u64 = 0x10_0000;
 
 /// A guest of the flat boot protocol (guest/bare-metal/README.md) with this code.
-fn flat_guest(code: &[u8]) -> Vec<u8> {
+pub fn flat_guest(code: &[u8]) -> Vec<u8> {
     const HEADER: u64 = 64;
     const SEGMENT: u64 = 56;
     let mut note = Vec::new();

@@ -29,6 +29,7 @@ mod kill;
 mod kinds;
 mod lacks;
 mod library;
+mod life;
 mod moving;
 mod never_run;
 mod other_user;

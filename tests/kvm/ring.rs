@@ -261,10 +261,10 @@ fn a_full_pool_ends_the_ring_and_not_the_guest() {
     let ring = wait_for_ring(&vm, "ended", |ring| ring["running"] == false);
     assert_eq!(ring["failure"]["kind"], "pool_full", "{ring}");
     assert!(taken(&ring) > 0, "{ring}");
-    let table = host.run(&["ps"]).ok().stdout;
+    let notes = host.run(&["ps"]).ok().stderr;
     assert!(
-        table.contains("the ring of checkpoints has ended: the pool is full"),
-        "{table}"
+        notes.contains("the ring of checkpoints has ended: the pool is full"),
+        "{notes}"
     );
     let checkpoints = names(&host);
     let mut arguments = vec!["rm"];

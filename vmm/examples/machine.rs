@@ -174,7 +174,7 @@ fn main() -> Result<()> {
                 eprintln!("[reset]");
                 return Ok(());
             }
-            MachineEvent::Failed { vcpu, what } => {
+            MachineEvent::Failed { vcpu, what } | MachineEvent::TripleFault { vcpu, what, .. } => {
                 machine.stop();
                 bail!("vCPU {vcpu}: {what}");
             }

@@ -51,4 +51,4 @@ pub use error::{ErrorKind, VmError};
 pub use nvvmm_devices::ConsoleStreams;
 pub use nvvmm_snapshot::{CreateOptions, GrowOptions, Pool, SnapshotEntry};
 pub use spec::{DiskSpec, VmSpec, VmSpecBuilder};
-pub use vm::{BootChoice, RestoreOptions, Vm, VmExit, VmOptions, VmSource};
+pub use vm::{BootChoice, OnReboot, RestoreOptions, Vm, VmExit, VmOptions, VmSource};

@@ -7,11 +7,13 @@
 
 mod backlog;
 mod client;
+mod kept;
 mod output;
 mod stdio;
 mod streams;
 mod subscriber;
 
+pub use kept::{KEPT_BYTES, KeptOutput, LatestOutput, read_kept_output};
 pub use output::ConsoleOut;
 pub use streams::ConsoleStreams;
 pub use subscriber::{Console, ConsoleInput};

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, RawFd};
 
 use super::client::Client;
+use super::kept::KeptOutput;
 use crate::host_socket::HostSocket;
 
 /// Source of console input and destinations of output. All of them may be missing.
@@ -18,6 +19,8 @@ pub struct ConsoleStreams {
     pub output: Option<File>,
     /// A socket that clients connect to for both.
     pub socket: Option<HostSocket>,
+    /// A file that keeps the latest output.
+    pub kept: Option<KeptOutput>,
     /// Those who are connected to it already.
     pub(super) clients: HashMap<RawFd, Client>,
 }

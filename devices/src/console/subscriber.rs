@@ -10,6 +10,7 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::client::Client;
+use super::kept::KeptOutput;
 use super::output::ConsoleOut;
 use super::stdio::{StdInput, StdOutput};
 use super::streams::ConsoleStreams;
@@ -41,6 +42,7 @@ pub struct Console {
     std_input: Option<StdInput>,
     std_output: Option<StdOutput>,
     socket: Option<HostSocket>,
+    kept: Option<KeptOutput>,
     clients: HashMap<RawFd, Client>,
     /// Input that the guest has no room for yet.
     input: VecDeque<u8>,
@@ -61,6 +63,7 @@ impl Console {
             std_input: streams.input.map(StdInput::new),
             std_output: streams.output.map(StdOutput::new),
             socket: streams.socket,
+            kept: streams.kept,
             clients: streams.clients,
             input: VecDeque::new(),
         }
@@ -73,6 +76,7 @@ impl Console {
             input: self.std_input.take().map(StdInput::into_file),
             output: self.std_output.take().map(StdOutput::into_file),
             socket: self.socket.take(),
+            kept: self.kept.take(),
             clients: std::mem::take(&mut self.clients),
         }
     }
@@ -97,6 +101,9 @@ impl Console {
         let fresh = self.output.take_fresh();
         if fresh.is_empty() {
             return;
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.push(&fresh);
         }
         if let Some(output) = &mut self.std_output {
             output.push(&fresh);
@@ -136,6 +143,9 @@ impl Console {
         // With the fresh output given to those who were there before, the scroll-back is what this
         // one has missed.
         let scrollback = self.output.catch_up(|fresh| {
+            if let Some(kept) = &mut self.kept {
+                kept.push(fresh);
+            }
             if let Some(output) = &mut self.std_output {
                 output.push(fresh);
             }

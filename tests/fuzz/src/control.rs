@@ -76,6 +76,7 @@ impl VmControl for CountingVm {
             snapshots_taken: Vec::new(),
             ring: None,
             sandbox: None,
+            reboot_count: 0,
         }
     }
 

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -100,6 +100,7 @@ fn start(mark: &str, account: Option<&Account>, confined: bool) -> Result<Starte
         false => Stdio::null(),
     };
     let mut child = Command::new("/proc/self/exe")
+        .arg0("nvvmm")
         .args(std::env::args_os().skip(1))
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| is_for_vm_process(name)))
@@ -137,7 +138,7 @@ fn start(mark: &str, account: Option<&Account>, confined: bool) -> Result<Starte
     }
 }
 
-/// How the VM has ended, by the last of its process's reports; the process has closed their pipe.
+/// End of the VM in words, by the last of its process's reports; the process has closed their pipe.
 pub fn end_reported(last: &str, process: &mut Child) -> Result<String, VmError> {
     let failed = |e: io::Error| VmError::io("wait for the VM process", &e);
     match serde_json::from_str(last) {

@@ -1,6 +1,7 @@
 //! `nvvmm run` and `nvvmm restore`: this process becomes a VM process, or starts one: with
 //! `--detach`, and on a terminal, where it is the VM's console.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{IsTerminal, Write, stdin};
 use std::os::fd::OwnedFd;
@@ -12,7 +13,11 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::prctl::set_name;
 use nix::unistd::pipe2;
+use nvvmm::control::life::LifeStart;
+use nvvmm::control::past::KeptLife;
+use nvvmm::control::unlisted::process_name;
 use nvvmm::control::{Claim, NameChoice, RuntimeDir, VmControl, VmOrigin, VmState, VmStatus};
 use nvvmm::error::check_path_is_text;
 use nvvmm::spec::files::BootFile;
@@ -29,11 +34,11 @@ use super::json::vm::Vm;
 use super::privileges::{self, Account, as_user};
 use super::start_checks::{PoolNeed, pool_for};
 use super::terminal::tell;
-use super::vm_process::{ConsoleMode, VmProcess};
+use super::vm_process::{ConsoleMode, LIFE, VmProcess};
 use super::{attended, detach, error, file_size, output, process_commands, restore_notes, sandbox};
 
 /// `nvvmm run`.
-pub fn run(arguments: RunArguments) -> Result<ExitCode, VmError> {
+pub fn run(arguments: RunArguments, given: &Given) -> Result<ExitCode, VmError> {
     let RunArguments {
         kernel,
         initramfs,
@@ -43,7 +48,7 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, VmError> {
         disks,
         start,
     } = arguments;
-    launch(start, PoolNeed::Made, || {
+    launch(start, PoolNeed::Made, given, || {
         let BootChoice {
             kernel,
             initramfs,
@@ -62,7 +67,7 @@ pub fn run(arguments: RunArguments) -> Result<ExitCode, VmError> {
 }
 
 /// `nvvmm restore`.
-pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, VmError> {
+pub fn restore(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, VmError> {
     if let Some(vm) = arguments.into {
         return process_commands::restore(
             &vm,
@@ -91,7 +96,7 @@ pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, VmError> {
         cmdline,
         start,
     } = arguments;
-    launch(start, PoolNeed::Found, || {
+    launch(start, PoolNeed::Found, given, || {
         let disks = if disks.is_empty() {
             None
         } else {
@@ -110,16 +115,52 @@ pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, VmError> {
     })
 }
 
+/// The command that starts a VM, as its record keeps it.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// Arguments behind the program's name; `None` when one of them is no text.
+    pub arguments: Option<Vec<String>>,
+    /// Working directory of the command.
+    pub directory: Option<String>,
+}
+
+impl Given {
+    /// The command of this process.
+    pub fn to_this_process() -> Self {
+        let arguments = std::env::args_os().skip(1);
+        let directory = std::env::current_dir().ok();
+        Self {
+            arguments: arguments.map(|text| text.into_string().ok()).collect(),
+            directory: directory.and_then(|path| path.into_os_string().into_string().ok()),
+        }
+    }
+
+    /// The beginning of the record of the VM, whose name is not known yet.
+    fn begin(&self, source: &VmSource, pool: &Path) -> LifeStart {
+        let arguments = self.arguments.clone();
+        LifeStart {
+            directory: self.directory.clone(),
+            pool: pool.to_str().map(str::to_owned),
+            snapshot: match source {
+                VmSource::Boot(_) => None,
+                VmSource::Restore(restore) => Some(restore.snapshot.clone()),
+            },
+            ..LifeStart::now("", arguments)
+        }
+    }
+}
+
 fn launch(
     start: StartArguments,
     need: PoolNeed,
+    given: &Given,
     source: impl FnOnce() -> Result<VmSource, VmError>,
 ) -> Result<ExitCode, VmError> {
     let console = console_choice(&start)?;
     let account = privileges::wanted(&start)?;
     if detach::is_child() {
         let mut reported = false;
-        return match be_background_vm(&start, account, need, source, &mut reported) {
+        return match be_background_vm(&start, account, (need, given), source, &mut reported) {
             // The waiting command prints it.
             Err(error) if !reported => {
                 detach::report_failed(&error);
@@ -148,7 +189,7 @@ fn launch(
             foreground_text(status, true)
         });
     } else {
-        be_vm(&start, account, need, console, source)?;
+        be_vm(&start, account, (need, given), console, source)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -180,16 +221,16 @@ fn console_choice(start: &StartArguments) -> Result<ConsoleChoice, VmError> {
 fn be_background_vm(
     start: &StartArguments,
     account: Option<Account>,
-    need: PoolNeed,
+    (need, given): (PoolNeed, &Given),
     source: impl FnOnce() -> Result<VmSource, VmError>,
     reported: &mut bool,
 ) -> Result<String, VmError> {
     let source = source()?;
     let pool = pool_for(start, account.as_ref(), need, &source)?;
-    let claim = claim(start, account.as_ref(), &pool)?;
-    let name = claim.paths().name.clone();
+    let named = claim(start, account.as_ref(), &pool, &given.begin(&source, &pool))?;
+    let name = named.0.paths().name.clone();
     as_user(account.as_ref(), || {
-        detach::become_background(claim.paths())
+        detach::become_background(named.0.paths())
     })?;
     // So that a file system can be unmounted from under the shell that started the VM.
     if let Err(e) = std::env::set_current_dir("/") {
@@ -198,14 +239,14 @@ fn be_background_vm(
     let namespaces = detach::ordered_namespaces();
     let confined = !start.no_sandbox;
     let account = account.as_ref();
-    let process = VmProcess::open(claim, &pool, source, account, confined, namespaces)?;
+    let process = VmProcess::open(named, &pool, source, account, confined, namespaces)?;
     let warnings = process.warnings();
     let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGINT, SIGTERM])?;
     let on_control = |control| ending.can_ask(control);
     let exit = process.run(
         ConsoleMode::SocketOnly,
-        start.paused,
+        (start.paused, start.on_reboot.into()),
         on_control,
         |status| {
             *reported = true;
@@ -216,23 +257,26 @@ fn be_background_vm(
         },
     )?;
     let how = exit_text(&name, &exit);
-    tracing::info!("{how}");
-    Ok(how)
+    tracing::info!(target: LIFE, "{how}");
+    match exit {
+        VmExit::TripleFault { what } if detach::is_attended() => Err(VmError::failed(what)),
+        _ => Ok(how),
+    }
 }
 
 fn be_vm(
     start: &StartArguments,
     account: Option<Account>,
-    need: PoolNeed,
+    (need, given): (PoolNeed, &Given),
     console: ConsoleChoice,
     source: impl FnOnce() -> Result<VmSource, VmError>,
 ) -> Result<(), VmError> {
     let source = source()?;
     let pool = pool_for(start, account.as_ref(), need, &source)?;
-    let claim = claim(start, account.as_ref(), &pool)?;
-    let name = claim.paths().name.clone();
+    let named = claim(start, account.as_ref(), &pool, &given.begin(&source, &pool))?;
+    let name = named.0.paths().name.clone();
     let confined = !start.no_sandbox;
-    let process = VmProcess::open(claim, &pool, source, account.as_ref(), confined, None)?;
+    let process = VmProcess::open(named, &pool, source, account.as_ref(), confined, None)?;
     process.warnings().iter().for_each(error::warn);
     let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGHUP, SIGINT, SIGTERM])?;
@@ -244,7 +288,8 @@ fn be_vm(
     };
     let mut printed = Ok(());
     let on_control = |control| ending.can_ask(control);
-    let exit = process.run(mode, start.paused, on_control, |status| {
+    let how = (start.paused, start.on_reboot.into());
+    let exit = process.run(mode, how, on_control, |status| {
         if start.json {
             printed = output::print_json(&Vm::of(status));
         } else {
@@ -253,18 +298,45 @@ fn be_vm(
         restore_notes::tell_of(status);
     });
     let exit = exit?;
+    if let VmExit::TripleFault { what } = exit {
+        return Err(VmError::failed(what));
+    }
     tell(&format!("nvvmm: {}\n", exit_text(&name, &exit)));
     printed
 }
 
-/// Claims the VM's name in the runtime directory of the user whose VM this is.
-fn claim(start: &StartArguments, account: Option<&Account>, pool: &Path) -> Result<Claim, VmError> {
+/// Claims the VM's name in the runtime directory of the user whose VM this is, and begins the
+/// record of its life.
+fn claim(
+    start: &StartArguments,
+    account: Option<&Account>,
+    pool: &Path,
+    begin: &LifeStart,
+) -> Result<(Claim, KeptLife), VmError> {
     let runtime = || match account {
         None => RuntimeDir::of_user(),
         Some(account) => RuntimeDir::at(&account.runtime_dir()),
     };
     account.map_or(Ok(()), Account::prepare_runtime_dir)?;
-    as_user(account, || runtime()?.claim(&name_choice(start), pool))
+    as_user(account, || {
+        let claim = runtime()?.claim(&name_choice(start), pool)?;
+        let name = &claim.paths().name;
+        set_process_name(name);
+        let kept = claim.begin_life(&LifeStart {
+            vm: name.clone(),
+            background: start.detach || detach::is_child(),
+            ..begin.clone()
+        })?;
+        Ok((claim, kept))
+    })
+}
+
+/// Names this process after its VM, for `ps` and `top`.
+fn set_process_name(vm: &str) {
+    // It is for people. Names of VMs have no NUL.
+    if let Ok(name) = CString::new(process_name(vm)) {
+        let _ = set_name(&name);
+    }
 }
 
 fn name_choice(start: &StartArguments) -> NameChoice {
@@ -457,6 +529,8 @@ fn up_text(status: &VmStatus) -> String {
 fn exit_text(name: &str, exit: &VmExit) -> String {
     match exit {
         VmExit::PoweredOff => format!("{name} switched itself off"),
+        VmExit::Rebooted => format!("the guest of {name} rebooted, and its VM ended"),
+        VmExit::TripleFault { what } => format!("{name}: {what}"),
         VmExit::Stopped => format!("{name} was stopped"),
         VmExit::Snapshotted { snapshot } => format!("{name} ended with the snapshot {snapshot}"),
     }

@@ -14,6 +14,7 @@ fn start(console: Option<ConsoleChoice>, detach: bool, json: bool) -> StartArgum
         console,
         no_sandbox: false,
         paused: false,
+        on_reboot: crate::args::RebootChoice::Restart,
         uid: None,
         gid: None,
         json,
@@ -39,6 +40,7 @@ fn status(origin: VmOrigin, restore: Option<RestoreReport>) -> VmStatus {
         snapshots_taken: Vec::new(),
         ring: None,
         sandbox: None,
+        reboot_count: 0,
     }
 }
 

@@ -36,12 +36,14 @@ mod names;
 mod output;
 mod outside_disks;
 mod partial;
+mod past_commands;
 mod pool_commands;
 mod pool_map;
 mod pool_path;
 mod privileges;
 mod process_commands;
 mod progress;
+mod ps_table;
 mod receive_command;
 mod restore_notes;
 mod ring_commands;
@@ -52,6 +54,7 @@ mod shutdown_command;
 mod snapshot_commands;
 mod snapshot_tree;
 mod start_checks;
+mod start_command;
 mod start_warnings;
 mod stats_command;
 mod stream_key;
@@ -86,7 +89,10 @@ pub fn run() -> ExitCode {
         Ok(arguments) => arguments,
         Err(ended) => return output::print_usage(&ended),
     };
-    let runs_vm = matches!(arguments.command, Command::Run(_) | Command::Restore(_));
+    let runs_vm = matches!(
+        arguments.command,
+        Command::Run(_) | Command::Restore(_) | Command::Start(_)
+    );
     // Before anything is opened. A VM process needs nothing else of its caller's.
     let closed = match runs_vm {
         true => detach::close_inherited(),
@@ -110,9 +116,15 @@ pub fn run() -> ExitCode {
 
 fn carry_out(command: Command) -> Result<ExitCode, VmError> {
     match command {
-        Command::Run(run) => return launch::run(run),
-        Command::Restore(restore) => return launch::restore(restore),
-        Command::Ps(ps) => vm_commands::ps(&ps)?,
+        Command::Run(run) => return launch::run(run, &launch::Given::to_this_process()),
+        Command::Restore(restore) => {
+            return launch::restore(restore, &launch::Given::to_this_process());
+        }
+        Command::Start(start) => return start_command::run(&start),
+        Command::Ps(ps) => vm_commands::ps(ps)?,
+        Command::Logs(logs) => past_commands::logs(&logs)?,
+        Command::Wait(wait) => return past_commands::wait(&wait),
+        Command::RmVm(remove) => return past_commands::remove(&remove),
         Command::Stats(stats) => stats_command::stats(&stats)?,
         Command::Pause(pause) => return vm_commands::pause(&pause),
         Command::Resume(resume) => return vm_commands::resume(&resume),
@@ -150,34 +162,39 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
         Command::Man { dir, force } => documents::man(&dir, force)?,
         Command::Rm(rm) => return snapshot_commands::remove(&rm),
         Command::Bench(bench) => bench_command::run(bench)?,
-        Command::Pool(PoolCommand::Create {
+        Command::Pool(pool) => return carry_out_on_pool(pool),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn carry_out_on_pool(command: PoolCommand) -> Result<ExitCode, VmError> {
+    match command {
+        PoolCommand::Create {
             path,
             size,
             overcommit,
-        }) => {
+        } => {
             pool_commands::create(&path, size, overcommit)?;
         }
-        Command::Pool(PoolCommand::Grow {
+        PoolCommand::Grow {
             pool,
             size,
             overcommit,
             json,
-        }) => pool_commands::grow(&pool.option(), size, overcommit, json.json)?,
-        Command::Pool(PoolCommand::Delete { path }) => pool_commands::delete(&path)?,
-        Command::Pool(PoolCommand::Status { pool, json }) => {
-            pool_commands::status(&pool.option(), json.json)?
-        }
-        Command::Pool(PoolCommand::Map {
+        } => pool_commands::grow(&pool.option(), size, overcommit, json.json)?,
+        PoolCommand::Delete { path } => pool_commands::delete(&path)?,
+        PoolCommand::Status { pool, json } => pool_commands::status(&pool.option(), json.json)?,
+        PoolCommand::Map {
             pool,
             svg,
             force,
             json,
-        }) => pool_map::run(&pool.option(), svg.as_deref(), force, json.json)?,
-        Command::Pool(PoolCommand::Mount { dir, pool }) => mount_command::run(&dir, &pool)?,
-        Command::Pool(PoolCommand::Scrub { pool, json }) => {
+        } => pool_map::run(&pool.option(), svg.as_deref(), force, json.json)?,
+        PoolCommand::Mount { dir, pool } => mount_command::run(&dir, &pool)?,
+        PoolCommand::Scrub { pool, json } => {
             return scrub_command::scrub(&pool.option(), json.json);
         }
-        Command::Pool(PoolCommand::Check { pool, json }) => {
+        PoolCommand::Check { pool, json } => {
             return pool_commands::check(&pool.option(), json.json);
         }
     }

@@ -144,14 +144,11 @@ fn ended_text(vm: &str, status: &RingStatus) -> String {
     text
 }
 
-/// Line of `nvvmm ps` about a VM's ring.
+/// Line of `nvvmm ps` about a VM's ring; none about one that was ended.
 pub fn ps_line(vm: &str, status: &RingStatus) -> String {
     match &status.failure {
         Some(failure) => format!("{vm}: the ring of checkpoints has ended: {failure}\n"),
-        None if !status.running => format!(
-            "{vm}: the ring of checkpoints has ended; {}\n",
-            counts(status)
-        ),
+        None if !status.running => String::new(),
         None => format!(
             "{vm}: checkpointed {}; {}\n",
             rhythm(status),

@@ -14,9 +14,10 @@ use nvvmm_snapshot::{ProcessState, ProcessText};
 
 use super::args::{PsArguments, SnapshotArguments, StopArguments, VmsArguments};
 use super::names::{self, Chosen, Kind};
-use super::output::{self, Column};
-use super::terminal::shown_in_line;
-use super::{json, outside_disks, process_commands, ring_commands};
+use super::output;
+use super::ps_table::{self, Columns, Row};
+use super::terminal::{shown_in_line, tell};
+use super::{json, outside_disks, past_commands, process_commands, ring_commands};
 
 /// Time that a VM process has to end once it has agreed to.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
@@ -39,11 +40,12 @@ enum Listed {
 }
 
 /// `nvvmm ps`.
-pub fn ps(arguments: &PsArguments) -> Result<(), VmError> {
+pub fn ps(arguments: PsArguments) -> Result<(), VmError> {
+    let dir = RuntimeDir::of_user()?;
     if arguments.quiet {
-        return output::print_names(&names::running(&RuntimeDir::of_user()?)?);
+        return print_names(&dir, arguments.all);
     }
-    let entries = RuntimeDir::of_user()?.entries()?;
+    let entries = dir.entries()?;
     // One thread each: a VM that does not answer costs its timeout once, not once per VM.
     let listed: Vec<Listed> = thread::scope(|scope| {
         let asked: Vec<_> = entries
@@ -59,13 +61,36 @@ pub fn ps(arguments: &PsArguments) -> Result<(), VmError> {
             })
             .collect()
     });
+    let past = dir.past()?;
     if arguments.json.json {
-        return output::print_json(&listed.iter().map(json_of).collect::<Vec<_>>());
+        let listed: Vec<_> = listed.iter().map(json_of).collect();
+        return match arguments.all {
+            true => output::print_json(&past_commands::with_past(&listed, &past)),
+            false => output::print_json(&listed),
+        };
+    }
+    let PsArguments { all, wide, .. } = arguments;
+    let mut rows: Vec<Row> = listed.iter().map(ps_row).collect();
+    if all {
+        rows.extend(past.iter().map(past_commands::row));
+    }
+    if !rows.is_empty() {
+        output::print(&ps_table::table(&rows, Columns { all, wide }))?;
     }
     if listed.is_empty() {
-        return output::print("no VM is running\n");
+        tell(&past_commands::none_runs(if all { 0 } else { past.len() }));
     }
-    output::print(&ps_table(&listed))
+    tell(&notes(&listed));
+    Ok(())
+}
+
+/// The list of `nvvmm ps --quiet`.
+fn print_names(dir: &RuntimeDir, all: bool) -> Result<(), VmError> {
+    let mut names = names::running(dir)?;
+    if all {
+        names.extend(dir.past()?.into_iter().map(|life| life.start.vm));
+    }
+    output::print_names(&names)
 }
 
 fn json_of(listed: &Listed) -> json::vm::Vm {
@@ -124,18 +149,20 @@ fn silent(entry: &Entry, error: &VmError) -> Listed {
         let started = UNIX_EPOCH + Duration::from_millis(record.started_unix_ms);
         started.elapsed().map_or(true, |age| age < START_TIME)
     });
+    let unreachable = || {
+        let (name, files) = (&entry.paths.name, entry.paths.control.with_file_name(""));
+        format!(
+            "its files in {} were removed under it: 'nvvmm stop {name}' ends it, nothing else \
+             reaches it",
+            files.display()
+        )
+    };
     let (state, notice) = match (is_stopped, has_socket, is_young) {
+        _ if entry.is_unlisted => ("unreachable", unreachable()),
         (true, _, _) => ("stopped", error.message.clone()),
         (false, true, _) => ("silent", error.message.clone()),
         (false, false, true) => ("starting", error.message.clone()),
-        (false, false, false) => (
-            "unreachable",
-            format!(
-                "its socket {} was removed under it; 'nvvmm stop {} --force' ends it",
-                entry.paths.control.display(),
-                entry.paths.name
-            ),
-        ),
+        (false, false, false) => ("unreachable", unreachable()),
     };
     Listed::Silent {
         name: entry.paths.name.clone(),
@@ -148,22 +175,9 @@ fn silent(entry: &Entry, error: &VmError) -> Listed {
     }
 }
 
-fn ps_table(listed: &[Listed]) -> String {
-    let columns = [
-        Column::Text("NAME"),
-        Column::Number("PID"),
-        Column::Text("STATE"),
-        Column::Number("CPUS"),
-        Column::Number("MEMORY"),
-        Column::Number("OWN"),
-        Column::Number("SHARED"),
-        Column::Text("UP"),
-        Column::Text("FROM"),
-        Column::Text("POOL"),
-        Column::Text("CONSOLE"),
-    ];
-    let rows: Vec<Vec<String>> = listed.iter().map(ps_row).collect();
-    let mut text = output::table(&columns, &rows);
+/// Lines about VMs that have something to say.
+fn notes(listed: &[Listed]) -> String {
+    let mut text = String::new();
     for vm in listed {
         match vm {
             Listed::Answered(status) => {
@@ -184,27 +198,27 @@ fn notice_line(name: &str, notice: &str) -> String {
     format!("{}: {}\n", shown_in_line(name), shown_in_line(notice))
 }
 
-fn ps_row(vm: &Listed) -> Vec<String> {
+fn ps_row(vm: &Listed) -> Row {
     match vm {
-        Listed::Answered(status) => vec![
-            status.name.clone(),
-            status.pid.to_string(),
-            state_text(status.state).to_owned(),
-            status.vcpus.to_string(),
-            output::size(status.memory_bytes),
-            output::frames_size(status.ram.frames_own),
-            output::frames_size(status.ram.frames_shared),
-            output::lasting(Duration::from_millis(status.uptime_ms)),
-            match &status.origin {
+        Listed::Answered(status) => {
+            let mut row = Row::new(&status.name, state_text(status.state));
+            row.pid = status.pid.to_string();
+            row.vcpus = status.vcpus.to_string();
+            row.memory = output::size(status.memory_bytes);
+            row.own = output::frames_size(status.ram.frames_own);
+            row.shared = output::frames_size(status.ram.frames_shared);
+            row.up = output::lasting(Duration::from_millis(status.uptime_ms));
+            row.from = match &status.origin {
                 VmOrigin::Boot { .. } => "boot".to_owned(),
                 VmOrigin::Snapshot { name } => name.clone(),
-            },
-            status.pool.display().to_string(),
-            status
-                .console
-                .as_ref()
-                .map_or("-".to_owned(), |path| path.display().to_string()),
-        ],
+            };
+            row.reboots = status.reboot_count.to_string();
+            row.pool = status.pool.display().to_string();
+            if let Some(console) = &status.console {
+                row.console = console.display().to_string();
+            }
+            row
+        }
         Listed::Silent {
             name,
             pid,
@@ -212,21 +226,14 @@ fn ps_row(vm: &Listed) -> Vec<String> {
             pool,
             ..
         } => {
-            let unknown = || "-".to_owned();
-            vec![
-                name.clone(),
-                pid.map_or_else(unknown, |pid| pid.to_string()),
-                (*state).to_owned(),
-                unknown(),
-                unknown(),
-                unknown(),
-                unknown(),
-                unknown(),
-                unknown(),
-                pool.as_ref()
-                    .map_or_else(unknown, |pool| pool.display().to_string()),
-                unknown(),
-            ]
+            let mut row = Row::new(name, state);
+            if let Some(pid) = pid {
+                row.pid = pid.to_string();
+            }
+            if let Some(pool) = pool {
+                row.pool = pool.display().to_string();
+            }
+            row
         }
     }
 }
@@ -272,8 +279,10 @@ pub fn stop(arguments: &StopArguments) -> Result<ExitCode, VmError> {
 }
 
 fn stop_one(dir: &RuntimeDir, vm: &str) -> Result<(), VmError> {
-    connect(&dir.find(vm)?)
+    let entry = dir.find(vm)?;
+    connect(&entry)
         .and_then(|mut client| client.stop())
+        .or_else(|error| ask_without_socket(&entry, error))
         .map_err(|e| e.with_remedy(format!("'nvvmm stop {vm} --force' kills the VM process")))?;
     wait_until_gone(dir, vm)
 }
@@ -290,6 +299,35 @@ pub(super) fn kill_one(dir: &RuntimeDir, vm: &str) -> Result<(), VmError> {
     wait_until_gone(dir, vm)
 }
 
+/// Asks a VM process whose socket was removed to end, by a signal. One that is stopped is not
+/// asked: it would end later, when nobody expects it.
+fn ask_without_socket(entry: &Entry, error: VmError) -> Result<(), VmError> {
+    let process = entry
+        .process()
+        .ok()
+        .filter(|_| !entry.paths.control.exists());
+    let Some(process) = process else {
+        return Err(error);
+    };
+    if ProcessState::of(process.pid()).is_some_and(ProcessState::is_stopped) {
+        let who = ProcessText(process.pid());
+        return Err(VmError::new(
+            ErrorKind::Refused,
+            format!("the VM runs in {who}"),
+        ));
+    }
+    let asked = process.ask_to_end();
+    let ended = asked.and_then(|()| Ok(process.wait_end(END_TIMEOUT)?));
+    match ended {
+        Ok(true) | Err(PeerError::Ended) => Ok(()),
+        Ok(false) => Err(VmError::new(
+            ErrorKind::Refused,
+            format!("{} does not end", ProcessText(process.pid())),
+        )),
+        Err(_) => Err(error),
+    }
+}
+
 /// Kills the VM process. The kernel names it, by its control socket or its lock: a number from a
 /// file could be that of any process by now, or of one in another container.
 fn kill_process(entry: &Entry) -> Result<(), VmError> {
@@ -300,8 +338,24 @@ fn kill_process(entry: &Entry) -> Result<(), VmError> {
         // It has no socket yet, or any more.
         Ok(Err(_)) | Err(_) => entry.process(),
     };
-    match process.and_then(|process| process.kill()) {
+    let killed = process.and_then(|process| {
+        process.kill()?;
+        // Without its lock nobody else can tell when it is gone.
+        match entry.is_unlisted {
+            true => Ok(process.wait_end(END_TIMEOUT).map(drop)?),
+            false => Ok(()),
+        }
+    });
+    match killed {
+        Err(PeerError::Ended) if entry.is_unlisted => Err(VmError::failed(format!(
+            "no process of VM '{name}' is found; it may be in another PID namespace"
+        ))),
         Ok(()) | Err(PeerError::Ended) => Ok(()),
+        Err(error @ PeerError::Ambiguous(_)) => Err(VmError::new(
+            ErrorKind::Refused,
+            format!("the process of VM '{name}' is not known: {error}"),
+        )
+        .with_remedy("end the right one with 'kill'")),
         Err(error @ PeerError::OtherNamespace) => Err(VmError::new(
             ErrorKind::Refused,
             format!("the process of VM '{name}' cannot be killed from here: {error}"),

@@ -27,6 +27,7 @@ fn status() -> VmStatus {
         snapshots_taken: Vec::new(),
         ring: None,
         sandbox: None,
+        reboot_count: 0,
     }
 }
 
@@ -39,17 +40,49 @@ fn the_list_shows_vms_that_answer_and_those_that_do_not() {
         pool: None,
         notice: "no answer from the VM".into(),
     };
-    let text = ps_table(&[Listed::Answered(Box::new(status())), silent]);
+    let listed = [Listed::Answered(Box::new(status())), silent];
+    let rows: Vec<Row> = listed.iter().map(ps_row).collect();
+    let narrow = ps_table::table(&rows, Columns::default());
     assert_eq!(
-        text,
-        "NAME    PID  STATE   CPUS     MEMORY      OWN     SHARED  UP      FROM  POOL        \
-         CONSOLE\n\
-         web    4711  paused     2  512.0 MiB  1.0 MiB  100.0 MiB  3m 12s  base  /dev/shm/p  \
-         /run/nvvmm/web.console\n\
-         stuck    12  silent     -          -        -          -  -       -     -           -\n\
-         web: paused because the pool is full\n\
-         stuck: no answer from the VM\n"
+        narrow,
+        "NAME   STATE      MEMORY      OWN     SHARED  UP      FROM\n\
+         web    paused  512.0 MiB  1.0 MiB  100.0 MiB  3m 12s  base\n\
+         stuck  silent          -        -          -  -       -\n"
     );
+    let wide = Columns {
+        wide: true,
+        all: false,
+    };
+    assert_eq!(
+        ps_table::table(&rows[..1], wide),
+        "NAME  STATE      MEMORY      OWN     SHARED  UP      FROM   PID  CPUS  REBOOTS  POOL        \
+         CONSOLE\n\
+         web   paused  512.0 MiB  1.0 MiB  100.0 MiB  3m 12s  base  4711     2        0  /dev/shm/p  \
+         /run/nvvmm/web.console\n"
+    );
+    assert_eq!(
+        notes(&listed),
+        "web: paused because the pool is full\nstuck: no answer from the VM\n"
+    );
+}
+
+#[test]
+fn the_list_fits_a_terminal_with_ordinary_names() {
+    let mut vm = status();
+    vm.name = "database-2".into();
+    vm.uptime_ms = 86_399_000;
+    vm.memory_bytes = (1 << 40) - 1;
+    vm.ram.frames_own = 261_887;
+    vm.ram.frames_shared = 261_887;
+    vm.origin = VmOrigin::Snapshot {
+        name: "before-upd".into(),
+    };
+    vm.pool = "/a/very/long/path/that/would/not/fit/into/eighty/columns/of/a/terminal".into();
+    let rows = [ps_row(&Listed::Answered(Box::new(vm)))];
+    for all in [false, true] {
+        let text = ps_table::table(&rows, Columns { wide: false, all });
+        assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+    }
 }
 
 #[test]

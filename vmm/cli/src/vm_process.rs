@@ -11,11 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nvvmm::checkpoint::report::GuestClock;
+use nvvmm::control::life::{End, LifeFile};
+use nvvmm::control::past::KeptLife;
 use nvvmm::control::{Claim, ControlServer, SandboxStatus, VmControl, VmRuntimePaths, VmStatus};
 use nvvmm::cow::Techniques;
 use nvvmm::spec::files::OpenedFiles;
 use nvvmm::threads::ThreadKind;
-use nvvmm::vm::{self, Vm, VmExit, VmOptions, VmSource, VsockSockets};
+use nvvmm::vm::{self, OnReboot, Vm, VmExit, VmOptions, VmSource, VsockSockets};
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_snapshot::Pool;
@@ -24,6 +26,8 @@ use super::privileges::{Account, as_user};
 use super::sandbox::{self, Helper, Ordered};
 use super::start_warnings;
 
+/// Target of the log lines about the life of a VM, which a VM in the background always writes.
+pub const LIFE: &str = "nvvmm_life";
 /// Switches KVM's dirty log on, so that `audit` can compare it with the engine. Only builds with
 /// debug assertions read it; tests set it, to anything.
 const DIRTY_LOG_VARIABLE: &str = "NVVMM_TEST_DIRTY_LOG";
@@ -47,6 +51,7 @@ pub struct VmProcess {
     techniques: Techniques,
     sandbox: SandboxStatus,
     warnings: Vec<VmError>,
+    kept: KeptLife,
     paths: VmRuntimePaths,
     /// Dropped last: others see the VM until then.
     _name: Name,
@@ -86,12 +91,12 @@ impl Drop for Name {
 impl VmProcess {
     /// Opens all that the VM needs while it lives, becomes the user of `account`, and confines this
     /// process if `confined`, in `namespaces` if some were ordered. The process must have one
-    /// thread. All paths are absolute; the pool exists.
+    /// thread. All paths are absolute; the pool exists. `kept` are the files of the VM's life.
     ///
     /// # Errors
     /// Something cannot be opened, or the process cannot be confined.
     pub fn open(
-        claim: Claim,
+        (claim, kept): (Claim, KeptLife),
         pool: &Path,
         source: VmSource,
         account: Option<&Account>,
@@ -139,6 +144,7 @@ impl VmProcess {
             techniques,
             sandbox,
             warnings,
+            kept,
             paths,
             _name: name,
         })
@@ -151,14 +157,14 @@ impl VmProcess {
 
     /// Runs the VM until it ends. Calls `on_control` when it can be asked to stop, and `on_ready`
     /// once, when the control socket answers and the guest runs, or when the machine is built and
-    /// `paused` if that was asked for.
+    /// `paused` if that was asked for. Notes in the record of the VM what becomes of it.
     ///
     /// # Errors
     /// Before `on_ready`: the VM could not be started. After it: the VM had to end.
     pub fn run(
         self,
         console: ConsoleMode,
-        paused: bool,
+        (paused, on_reboot): (bool, OnReboot),
         on_control: impl FnOnce(Arc<dyn VmControl>),
         on_ready: impl FnOnce(&VmStatus),
     ) -> Result<VmExit, VmError> {
@@ -172,7 +178,17 @@ impl VmProcess {
             }
         };
         streams.socket = Some(self.console);
+        streams.kept = Some(self.kept.output);
         let paths = self.paths;
+        let life = Arc::new(self.kept.record);
+        let name = paths.name.clone();
+        let hear_reboot = {
+            let life = Arc::clone(&life);
+            move |count| {
+                life.rebooted(count);
+                tracing::info!(target: LIFE, "the guest of {name} reboots; reboots so far: {count}");
+            }
+        };
         let options = VmOptions {
             name: paths.name,
             paused,
@@ -183,19 +199,38 @@ impl VmProcess {
             sandbox: Some(self.sandbox),
             dirty_log: self.dirty_log,
             techniques: self.techniques,
+            on_reboot,
+            hear_reboot: Some(Arc::new(hear_reboot)),
         };
         sandbox::begin_thread(ThreadKind::Operations);
         let vm = Vm::begin(&self.pool, self.source, options)?;
         let _server = ControlServer::serve(self.control, vm.control())?;
         on_control(vm.control());
         let mut ready = vm.wait_ready()?;
+        life.running();
+        tracing::info!(target: LIFE, "{} runs (pid {})", ready.name, ready.pid);
         let clock = ready.restore.as_ref().map(|report| report.clock);
         if clock == Some(GuestClock::NotSet) {
             ready = vm.wait_clock(CLOCK_PATIENCE);
         }
         on_ready(&ready);
-        vm.wait()
+        let exit = vm.wait();
+        note_end(&life, &exit);
+        exit
     }
+}
+
+/// Notes why the VM has ended.
+fn note_end(life: &LifeFile, exit: &Result<VmExit, VmError>) {
+    let (end, text) = match exit {
+        Ok(VmExit::PoweredOff) => (End::PoweredOff, None),
+        Ok(VmExit::Rebooted) => (End::Rebooted, None),
+        Ok(VmExit::TripleFault { what }) => (End::TripleFault, Some(what.as_str())),
+        Ok(VmExit::Stopped) => (End::Stopped, None),
+        Ok(VmExit::Snapshotted { snapshot }) => (End::Snapshotted, Some(snapshot.as_str())),
+        Err(error) => (End::Failed, Some(error.message.as_str())),
+    };
+    life.ended(end, text);
 }
 
 /// The sockets of the console, of the vsock device and of control.

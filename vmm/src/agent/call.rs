@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nvvmm_protocol::{AGENT_PORT, FailedBecause, FrameError, GreetingError, greet};
 
+use crate::control::client::connect;
 use crate::control::{ControlClient, VmRuntimePaths};
 use crate::error::{ErrorKind, VmError};
 
@@ -74,7 +75,7 @@ fn silent(vm: &str, patience: Duration, error: &io::Error) -> VmError {
 }
 
 fn attempt(path: &Path, until: Instant) -> Result<UnixStream, GreetingError> {
-    let mut stream = UnixStream::connect(path)?;
+    let mut stream = connect(path, until.saturating_duration_since(Instant::now()))?;
     let left = until.saturating_duration_since(Instant::now());
     let left = left.max(RETRY_PAUSE);
     stream.set_read_timeout(Some(left))?;

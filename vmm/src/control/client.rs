@@ -27,7 +27,7 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for an answer that waits for vCPUs and devices to stand still or to move.
 const STATE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for a connection, where the VM process takes none because others wait already.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_POLL: Duration = Duration::from_millis(10);
 /// Time for the VM process to take a request.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -265,7 +265,7 @@ impl ControlClient {
             }
             (Ok(None), _) => {
                 return Err(VmError::failed("the VM process ended before it answered")
-                    .with_remedy("read the log of a detached VM: <runtime directory>/<name>.log"));
+                    .with_remedy("'nvvmm ps --all' says how, 'nvvmm logs VM' prints its log"));
             }
             (Err(LineError::TimedOut), _) => return Err(self.silent()),
             (Err(e), _) => return Err(VmError::failed(format!("no answer from the VM: {e}"))),
@@ -368,7 +368,10 @@ impl ControlClient {
 
 /// Connects to a socket, waiting for at most `timeout` for a place among those who wait to be
 /// accepted: a process that is stopped accepts nobody.
-fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
+///
+/// # Errors
+/// What connect(2) says; [`io::ErrorKind::WouldBlock`] when there is no place in time.
+pub fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let until = Instant::now() + timeout;
     let socket = || {
         socket(

@@ -341,6 +341,9 @@ pub struct VmStatus {
     /// Confinement of the VM process; `None` for a VM in a program that does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<SandboxStatus>,
+    /// Reboots of its guest, in this VM process.
+    #[serde(default)]
+    pub reboot_count: u64,
 }
 
 /// Layers that confine a VM process.

@@ -8,10 +8,13 @@ pub mod client;
 #[cfg(debug_assertions)]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod life;
 mod line;
 pub mod message;
+pub mod past;
 pub mod registry;
 pub mod server;
+pub mod unlisted;
 
 pub use client::ControlClient;
 pub use message::{

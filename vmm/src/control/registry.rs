@@ -10,11 +10,15 @@
 //! | `<name>.vsock_512` | where the guest's agent gets its stream to the VM process |
 //! | `<name>.log`     | what a detached VM process wrote; kept until the name is used again |
 //! | `<name>.log.1`   | what it wrote before that, once the log was full            |
+//! | `<name>.record`  | how the VM was started, and how it ended ([`super::life`])  |
+//! | `<name>.output`  | the latest output of its console                            |
+//! | `<name>.*.before` | the same of the VM before, until this one's guest runs     |
 //! | `.lock`          | held for moments by whoever changes the registry            |
 //!
 //! The kernel drops a lock however its holder dies, so an entry whose lock is free is what a killed
-//! VM left behind, and whoever looks next removes it. Lock order: `.lock`, then `<name>.lock`; the
-//! latter is never waited for.
+//! VM left behind, and whoever looks next removes it. What is kept of a VM that has ended is the
+//! matter of [`super::past`]. Lock order: `.lock`, then `<name>.lock`; the latter is never waited
+//! for.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -28,6 +32,8 @@ use nix::unistd::geteuid;
 use nvvmm_snapshot::{ProcessText, WaitLimit};
 use serde::{Deserialize, Serialize};
 
+use super::past::Departure;
+use super::unlisted;
 use crate::error::{ErrorKind, VmError, check_path_is_text};
 use crate::sys::peer::{NamedProcess, PeerError, flock_holder};
 
@@ -38,7 +44,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Time between two tries to lock the registry.
 const LOCK_POLL: Duration = Duration::from_millis(1);
 const RECORD_VERSION: u32 = 1;
-const SUFFIX_LOCK: &str = "lock";
+pub(super) const SUFFIX_LOCK: &str = "lock";
 
 /// Checks a VM name: `[A-Za-z0-9._-]`, not starting with `.` or `-`, at most [`VM_NAME_BYTES_MAX`]
 /// bytes.
@@ -75,6 +81,10 @@ pub struct VmRuntimePaths {
     pub log: PathBuf,
     /// The part of the log before `log`.
     pub log_before: PathBuf,
+    /// Record of the VM's life ([`super::life::Life`]).
+    pub life: PathBuf,
+    /// The latest output of its console ([`nvvmm_devices::read_kept_output`]).
+    pub output: PathBuf,
     record: PathBuf,
     lock: PathBuf,
 }
@@ -90,13 +100,16 @@ impl VmRuntimePaths {
             agent: file(&format!("vsock_{}", nvvmm_protocol::HOST_PORT)),
             log: file("log"),
             log_before: file("log.1"),
+            life: file("record"),
+            output: file("output"),
             record: file("json"),
             lock: file(SUFFIX_LOCK),
         }
     }
 
     /// Removes what only a living VM has. The lock goes last: without it nobody sees the entry.
-    fn remove_files(&self) {
+    fn remove_files(&self, departure: Departure) {
+        self.settle(departure);
         for path in [
             &self.control,
             &self.console,
@@ -134,6 +147,8 @@ pub struct Entry {
     pub paths: VmRuntimePaths,
     /// Record of the VM process; `None` when it cannot be read.
     pub record: Option<Record>,
+    /// Its files were removed under it: no command reaches it ([`super::unlisted`]).
+    pub is_unlisted: bool,
 }
 
 impl Entry {
@@ -142,7 +157,10 @@ impl Entry {
     /// # Errors
     /// [`PeerError`].
     pub fn process(&self) -> Result<NamedProcess, PeerError> {
-        NamedProcess::locking(&self.paths.lock.metadata()?)
+        match self.is_unlisted {
+            true => unlisted::process_of(&self.paths.name),
+            false => NamedProcess::locking(&self.paths.lock.metadata()?),
+        }
     }
 }
 
@@ -185,7 +203,7 @@ impl Drop for Claim {
         // Without the registry's lock the removal is still right, another process just may see half
         // of it.
         let _changing = self.dir.change();
-        self.paths.remove_files();
+        self.paths.remove_files(Departure::InOrder);
     }
 }
 
@@ -274,7 +292,7 @@ impl RuntimeDir {
     pub fn remove_entry(&self, paths: &VmRuntimePaths) {
         // As when a claim is dropped, removing without the registry's lock is right, too.
         let _changing = self.change();
-        paths.remove_files();
+        paths.remove_files(Departure::InOrder);
     }
 
     /// Paths of the files of `name`.
@@ -295,6 +313,10 @@ impl RuntimeDir {
                 .ok_or_else(|| self.name_taken(name)),
             NameChoice::MadeUp => {
                 for number in 1_u32.. {
+                    // What is kept of a VM does not go for a name that nobody chose.
+                    if self.paths(&format!("vm-{number}")).life.exists() {
+                        continue;
+                    }
                     if let Some(claim) = self.claim_name(&format!("vm-{number}"), pool)? {
                         return Ok(claim);
                     }
@@ -309,6 +331,19 @@ impl RuntimeDir {
 
     /// All living VMs by name; entries that killed VMs left are removed.
     pub fn entries(&self) -> Result<Vec<Entry>, VmError> {
+        let mut entries = self.listed()?;
+        let is_listed = |name: &str| entries.iter().any(|entry| entry.paths.name == name);
+        let unlisted = unlisted::vms(&self.path, |name| !is_listed(name));
+        entries.extend(unlisted.iter().map(|name| Entry {
+            paths: self.paths(name),
+            record: None,
+            is_unlisted: true,
+        }));
+        entries.sort_by(|one, other| one.paths.name.cmp(&other.paths.name));
+        Ok(entries)
+    }
+
+    fn listed(&self) -> Result<Vec<Entry>, VmError> {
         let _changing = self.change()?;
         let listing = fs::read_dir(&self.path)
             .map_err(|e| VmError::io(format_args!("list {}", self.path.display()), &e))?;
@@ -331,6 +366,15 @@ impl RuntimeDir {
         if let Some(entry) = entries.iter().find(|e| e.paths.name == name) {
             return Ok(entry.clone());
         }
+        if self.life(name).is_some() {
+            return Err(VmError::new(
+                ErrorKind::NotFound,
+                format!("no VM '{name}' is running: it has ended"),
+            )
+            .with_remedy(format!(
+                "'nvvmm ps --all' says how, 'nvvmm start {name}' starts it again"
+            )));
+        }
         let names: Vec<&str> = entries.iter().map(|e| e.paths.name.as_str()).collect();
         let remedy = match names.as_slice() {
             [] => "no VM is running; start one with 'nvvmm run' or 'nvvmm restore'".to_owned(),
@@ -349,7 +393,7 @@ impl RuntimeDir {
     }
 
     /// Serialises changes of the registry between processes.
-    fn change(&self) -> Result<Flock<File>, VmError> {
+    pub(super) fn change(&self) -> Result<Flock<File>, VmError> {
         let path = self.path.join(".lock");
         let file = open_lock(&path)
             .map_err(|e| VmError::io(format_args!("open {}", path.display()), &e))?;
@@ -360,6 +404,16 @@ impl RuntimeDir {
     fn claim_name(&self, name: &str, pool: &Path) -> Result<Option<Claim>, VmError> {
         check_vm_name(name)?;
         let paths = self.paths(name);
+        let is_it = |other: &str| other == name;
+        if !paths.lock.exists() && !unlisted::vms(&self.path, is_it).is_empty() {
+            return Err(VmError::new(
+                ErrorKind::Refused,
+                format!("a VM '{name}' runs, though its files were removed"),
+            )
+            .with_remedy(format!(
+                "end it with 'nvvmm stop {name}', or choose another --name"
+            )));
+        }
         if paths.agent.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
             return Err(VmError::new(
                 ErrorKind::Usage,
@@ -378,18 +432,11 @@ impl RuntimeDir {
             Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
             Err((_, e)) => return Err(failed(e.into())),
         };
-        for stale in [
-            &paths.control,
-            &paths.console,
-            &paths.vsock,
-            &paths.agent,
-            &paths.log,
-            &paths.log_before,
-        ] {
+        for stale in [&paths.control, &paths.console, &paths.vsock, &paths.agent] {
             remove_if_there(stale).map_err(failed)?;
         }
         if let Err(e) = write_record(&paths, pool) {
-            paths.remove_files();
+            paths.remove_files(Departure::InOrder);
             return Err(failed(e));
         }
         Ok(Some(Claim {
@@ -401,18 +448,23 @@ impl RuntimeDir {
 
     /// The entry of `name` if its process lives; what a dead one left is removed. The caller holds
     /// the registry's lock.
-    fn living(&self, name: &str) -> Option<Entry> {
+    pub(super) fn living(&self, name: &str) -> Option<Entry> {
         let paths = self.paths(name);
         let file = OpenOptions::new().read(true).open(&paths.lock).ok()?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(_stale) => {
                 tracing::info!("VM '{name}' is gone without a word, its entry is removed");
-                paths.remove_files();
+                paths.remove_files(Departure::WithoutWord);
                 None
             }
             Err(_) => {
                 let record = read_record(&paths.record);
-                Some(Entry { paths, record })
+                paths.forget_aside();
+                Some(Entry {
+                    paths,
+                    record,
+                    is_unlisted: false,
+                })
             }
         }
     }
@@ -469,7 +521,7 @@ fn open_lock(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),

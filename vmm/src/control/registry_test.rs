@@ -173,7 +173,7 @@ fn the_name_of_a_killed_process_can_be_claimed() {
         !claim.paths().control.exists(),
         "a stale socket would make bind fail"
     );
-    assert!(!claim.paths().agent.exists() && !claim.paths().log_before.exists());
+    assert!(!claim.paths().agent.exists());
     assert_eq!(
         dir.find("held").unwrap().record.unwrap().pool,
         Path::new("/other")

@@ -1,5 +1,4 @@
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
@@ -54,7 +53,7 @@ impl VmControl for FakeVm {
             waits_for_pid: None,
             vcpus: 2,
             memory_bytes: 64 << 20,
-            pool: PathBuf::from("/p"),
+            pool: "/p".into(),
             origin: VmOrigin::Snapshot {
                 name: "base".into(),
             },
@@ -69,6 +68,7 @@ impl VmControl for FakeVm {
             snapshots_taken: vec!["one".into()],
             ring: None,
             sandbox: None,
+            reboot_count: 0,
         }
     }
 
@@ -194,7 +194,7 @@ impl VmControl for FakeVm {
 
 struct Served {
     server: ControlServer,
-    path: PathBuf,
+    path: std::path::PathBuf,
     vm: Arc<FakeVm>,
     snapshots: Snapshots,
     _dir: tempfile::TempDir,

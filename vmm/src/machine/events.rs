@@ -13,8 +13,18 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 pub enum MachineEvent {
     /// The guest has powered off.
     PoweredOff,
-    /// The guest asks for a reset (reboot, triple fault).
+    /// The guest asks for a reset: it reboots.
     Reset,
+    /// A vCPU took an exception that the guest has no handler for, and none for that either.
+    TripleFault {
+        /// Index of the vCPU.
+        vcpu: usize,
+        /// The cause, with the address in the guest.
+        what: String,
+        /// The machine is reset then, as hardware is. A guest of the flat protocol, which has no
+        /// handlers, is at its end.
+        resets: bool,
+    },
     /// A vCPU cannot go on.
     Failed {
         /// Index of the vCPU.

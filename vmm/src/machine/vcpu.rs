@@ -18,6 +18,7 @@ use crate::sys::kvm::RunPage;
 
 /// Time until a vCPU runs again for which the kernel had no memory.
 const NO_MEMORY_REST: Duration = Duration::from_millis(100);
+const TRIPLE_FAULT: &str = "the guest took an exception (triple fault)";
 
 /// One vCPU.
 #[derive(Debug)]
@@ -44,6 +45,7 @@ pub(super) struct Shared {
 enum Next {
     Again,
     ToGate,
+    TripleFault,
     Report(MachineEvent),
 }
 
@@ -115,12 +117,16 @@ impl Vcpu {
                 Next::Again => {}
                 Next::ToGate => return None,
                 Next::Report(MachineEvent::Failed { vcpu, what }) => {
-                    let address = fd
-                        .get_regs()
-                        .map_or("unknown".into(), |regs| format!("{:#x}", regs.rip));
                     return Some(MachineEvent::Failed {
                         vcpu,
-                        what: format!("{what}, at rip {address}"),
+                        what: format!("{what}, at rip {}", address(&fd)),
+                    });
+                }
+                Next::TripleFault => {
+                    return Some(MachineEvent::TripleFault {
+                        vcpu: self.index,
+                        what: format!("{TRIPLE_FAULT}, at rip {}", address(&fd)),
+                        resets: shared.is_flat.get() != Some(&true),
                     });
                 }
                 Next::Report(event) => return Some(event),
@@ -152,14 +158,7 @@ impl Vcpu {
                 Next::Again
             }
             VcpuExit::Intr | VcpuExit::IrqWindowOpen => Next::Again,
-            VcpuExit::Shutdown if shared.is_flat.get() == Some(&true) => {
-                self.failed("the guest took an exception (triple fault)")
-            }
-            VcpuExit::Shutdown => {
-                // As hardware does; but a guest seldom means it, so its owner is told.
-                tracing::warn!(vcpu = self.index, "triple fault: the guest is reset");
-                Next::Report(MachineEvent::Reset)
-            }
+            VcpuExit::Shutdown => Next::TripleFault,
             VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => Next::Report(MachineEvent::Reset),
             VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => {
                 Next::Report(MachineEvent::PoweredOff)
@@ -190,6 +189,12 @@ impl Vcpu {
             what: what.into(),
         })
     }
+}
+
+/// Address of the vCPU's instruction, for a message.
+fn address(fd: &VcpuFd) -> String {
+    fd.get_regs()
+        .map_or("unknown".into(), |regs| format!("{:#x}", regs.rip))
 }
 
 fn internal_error_name(error: u32) -> &'static str {

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -27,6 +28,9 @@ pub enum PeerError {
     /// The process has ended.
     #[error("it has ended")]
     Ended,
+    /// Several processes could be it.
+    #[error("several processes could be it: {0}")]
+    Ambiguous(String),
     /// Anything else.
     #[error(transparent)]
     Os(#[from] io::Error),
@@ -76,6 +80,37 @@ impl NamedProcess {
         Ok(Self { pid, pidfd })
     }
 
+    /// The process of this user that has this name (proc_pid_comm(5)), and of which `is_it` is true.
+    ///
+    /// # Errors
+    /// [`PeerError`]; [`PeerError::Ended`] when there is none.
+    pub fn called(name: &str, is_it: impl Fn(u32) -> bool) -> Result<Self, PeerError> {
+        let has_name = |pid: u32| {
+            let found = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+            found.is_ok_and(|found| found.strip_suffix('\n') == Some(name)) && is_own(pid)
+        };
+        let all = std::fs::read_dir("/proc")?;
+        let mut found: Vec<u32> = all
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|pid| has_name(*pid) && is_it(*pid))
+            .collect();
+        let pid = match (found.pop(), found.is_empty()) {
+            (None, _) => return Err(PeerError::Ended),
+            (Some(pid), true) => pid,
+            (Some(pid), false) => {
+                found.push(pid);
+                let pids: Vec<String> = found.iter().map(u32::to_string).collect();
+                return Err(PeerError::Ambiguous(pids.join(", ")));
+            }
+        };
+        let pidfd = open_pidfd(pid)?;
+        // Its number may have become another one's before it was opened.
+        match has_name(pid) && is_it(pid) {
+            true => Ok(Self { pid, pidfd }),
+            false => Err(PeerError::Ended),
+        }
+    }
+
     /// Number of the process.
     pub fn pid(&self) -> u32 {
         self.pid
@@ -86,12 +121,41 @@ impl NamedProcess {
     /// # Errors
     /// [`PeerError`].
     pub fn kill(&self) -> Result<(), PeerError> {
+        self.signal(libc::SIGKILL)
+    }
+
+    /// Asks the process to end, with SIGTERM.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub fn ask_to_end(&self) -> Result<(), PeerError> {
+        self.signal(libc::SIGTERM)
+    }
+
+    /// Waits for the end of the process, at most this long. False when it still lives.
+    ///
+    /// # Errors
+    /// What poll(2) says.
+    pub fn wait_end(&self, limit: Duration) -> io::Result<bool> {
+        let until = Instant::now() + limit;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut wait = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut wait, left) {
+                Err(nix::errno::Errno::EINTR) => {}
+                done => return Ok(done? > 0),
+            }
+        }
+    }
+
+    fn signal(&self, signal: libc::c_int) -> Result<(), PeerError> {
         // SAFETY: pidfd_send_signal(2) takes numbers and, here, no siginfo; the descriptor is open.
         let sent = unsafe {
             libc::syscall(
                 libc::SYS_pidfd_send_signal,
                 self.pidfd.as_raw_fd(),
-                libc::SIGKILL,
+                signal,
                 std::ptr::null::<libc::siginfo_t>(),
                 0,
             )
@@ -101,6 +165,14 @@ impl NamedProcess {
             _ => ended_or(error),
         })
     }
+}
+
+/// True if a process runs as the user of this one.
+fn is_own(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    let uid = uids.and_then(|uids| uids.split_whitespace().next()?.parse().ok());
+    uid == Some(nix::unistd::getuid().as_raw())
 }
 
 fn ended_or(error: io::Error) -> PeerError {

@@ -17,6 +17,7 @@ mod kinds_test;
 mod life;
 mod options;
 mod process;
+mod reboots;
 mod rewind;
 mod ring;
 mod running;
@@ -29,7 +30,9 @@ pub use given::{KernelKind, check_disk, check_kernel, check_machine};
 pub use handle::Vm;
 pub use host::{check_host, check_kvm, check_userfaultfd};
 pub use host_paths::BootChoice;
-pub use options::{RestoreOptions, VmExit, VmOptions, VmSource, VsockSockets};
+pub use options::{
+    OnReboot, RebootListener, RestoreOptions, VmExit, VmOptions, VmSource, VsockSockets,
+};
 pub use process::check_image;
 pub use running::RunningVm;
 

@@ -6,6 +6,7 @@ use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use nvvmm_devices::{ConsoleStreams, HostSocket};
@@ -42,6 +43,23 @@ pub struct VmOptions {
     pub dirty_log: bool,
     /// Optimisations of the copy-on-write engine that are used.
     pub techniques: Techniques,
+    /// Consequence of a reset of the machine: of a reboot of its guest, or of a triple fault.
+    pub on_reboot: OnReboot,
+    /// Hears of each reboot of the guest; called with their number so far. Must not wait.
+    pub hear_reboot: Option<RebootListener>,
+}
+
+/// Hears of a reboot of the guest.
+pub type RebootListener = Arc<dyn Fn(u64) + Send + Sync>;
+
+/// Consequence of a reset of a VM's machine by its guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnReboot {
+    /// The machine is built anew, and boots its kernel.
+    #[default]
+    Restart,
+    /// The VM ends.
+    Exit,
 }
 
 impl VmOptions {
@@ -104,6 +122,7 @@ impl fmt::Debug for VmOptions {
             .field("vsock", &self.vsock)
             .field("dirty_log", &self.dirty_log)
             .field("techniques", &self.techniques)
+            .field("on_reboot", &self.on_reboot)
             .finish_non_exhaustive()
     }
 }
@@ -164,6 +183,14 @@ impl From<&str> for RestoreOptions {
 pub enum VmExit {
     /// The guest switched itself off.
     PoweredOff,
+    /// The guest rebooted, and [`OnReboot::Exit`] was set.
+    Rebooted,
+    /// The guest took an exception that it cannot handle, and [`OnReboot::Exit`] was set, or it is
+    /// a guest without handlers.
+    TripleFault {
+        /// The vCPU and the address in the guest.
+        what: String,
+    },
     /// The VM was asked to stop.
     Stopped,
     /// The VM was snapshotted, and [`stop`](crate::control::SnapshotRequest::stop) was set.

@@ -15,6 +15,7 @@ use super::{
     VmError, VmExit, VmOptions, VmSource,
     life::Ended,
     process::{self, RestartFailed},
+    reboots::Reboots,
     rewind::Rewinding,
     running::RunningVm,
 };
@@ -61,6 +62,7 @@ pub(super) struct Supervisor {
     pub(super) own: Mutex<OwnCheckpoints>,
     /// What the guest's agent did about its clock, if it has told.
     clock: Mutex<Option<GuestClock>>,
+    reboots: Reboots,
 }
 
 /// Facts that do not change while the VM lives.
@@ -121,6 +123,7 @@ impl Supervisor {
             ring: Mutex::new(None),
             own: Mutex::default(),
             clock: Mutex::default(),
+            reboots: Reboots::of(options),
         })
     }
 
@@ -250,6 +253,16 @@ impl Supervisor {
             && !self.is_to_end()
     }
 
+    /// The end of a machine that its guest resets: a reboot where that is wanted and possible,
+    /// `exit` where it is not.
+    fn reset(&self, exit: VmExit, can_reboot: bool) -> Ended {
+        if !can_reboot || self.reboots.end_the_vm() {
+            return Ended::Exit(Ok(exit));
+        }
+        self.reboots.add(Instant::now());
+        Ended::Reboot
+    }
+
     /// Blocks until the VM ends, or is to be built anew.
     pub fn wait(&self, vm: &RunningVm) -> Ended {
         loop {
@@ -261,7 +274,12 @@ impl Supervisor {
             }
             match vm.machine.wait_event() {
                 MachineEvent::PoweredOff => return Ended::Exit(Ok(VmExit::PoweredOff)),
-                MachineEvent::Reset => return Ended::Reboot,
+                MachineEvent::Reset => return self.reset(VmExit::Rebooted, true),
+                MachineEvent::TripleFault { vcpu, what, resets } => {
+                    let what = format!("vCPU {vcpu} cannot go on: {what}");
+                    tracing::warn!("{what}");
+                    return self.reset(VmExit::TripleFault { what }, resets);
+                }
                 MachineEvent::Failed { vcpu, what } => {
                     return Ended::Exit(Err(VmError::failed(format!(
                         "vCPU {vcpu} cannot go on: {what}"
@@ -302,7 +320,11 @@ impl VmControl for Supervisor {
             snapshots_taken: Vec::new(),
             ring: self.ring().as_ref().map(Ring::status),
             sandbox: facts.sandbox,
+            reboot_count: self.reboots.count(),
         };
+        if let Some(notice) = self.reboots.notice(Instant::now()) {
+            status.notice = Some(notice);
+        }
         if let Some(vm) = self.vm() {
             status.vcpus = vm.spec.vcpus;
             status.memory_bytes = vm.spec.memory_bytes;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
+use nvvmm::OnReboot;
 use nvvmm::spec::DiskSpec;
 
 use super::PoolOption;
@@ -96,7 +97,7 @@ pub struct RestoreArguments {
         add = ArgValueCandidates::new(completion::vms),
         conflicts_with_all = [
             "once", "prefault", "clock", "disks", "stale_disks", "kernel", "name", "detach",
-            "console", "paused", "uid", "gid", "no_sandbox",
+            "console", "paused", "on_reboot", "uid", "gid", "no_sandbox",
         ],
     )]
     pub into: Option<String>,
@@ -186,6 +187,9 @@ pub struct StartArguments {
     /// Build the VM, but do not let the guest run until 'nvvmm resume'
     #[arg(long)]
     pub paused: bool,
+    /// After a reboot of the guest, or a triple fault: restart the guest, or end the VM
+    #[arg(long, value_enum, default_value = "restart")]
+    pub on_reboot: RebootChoice,
     /// For root: run the VM process as this user, a name or a number. Files that the VM uses must
     /// be the user's, or open to the user
     #[arg(long, value_name = "USER")]
@@ -213,6 +217,24 @@ pub enum ConsoleChoice {
     Stdio,
     /// No stream: only 'nvvmm console'
     None,
+}
+
+/// `--on-reboot`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RebootChoice {
+    /// The guest boots again; a restored one boots, too
+    Restart,
+    /// The VM ends
+    Exit,
+}
+
+impl From<RebootChoice> for OnReboot {
+    fn from(choice: RebootChoice) -> Self {
+        match choice {
+            RebootChoice::Restart => Self::Restart,
+            RebootChoice::Exit => Self::Exit,
+        }
+    }
 }
 
 /// `--clock`.

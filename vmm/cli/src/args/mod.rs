@@ -3,6 +3,7 @@
 mod bench;
 mod guest;
 mod launch;
+mod life;
 mod moving;
 mod pool;
 mod ring;
@@ -18,6 +19,7 @@ use self::{
     bench::BENCH_HELP,
     guest::{CP_EXAMPLES, EXEC_EXAMPLES, STATS_EXAMPLES},
     launch::{RESTORE_EXAMPLES, RUN_EXAMPLES},
+    life::{LOGS_EXAMPLES, WAIT_HELP},
     moving::{RECEIVE_EXAMPLES, SEND_EXAMPLES},
     ring::{CHECKPOINT_EXAMPLES, REWIND_EXAMPLES},
     snapshot::{DIFF_EXAMPLES, EXPORT_HELP, RM_EXAMPLES, SNAPSHOT_EXAMPLES},
@@ -26,12 +28,15 @@ use self::{
 pub use self::{
     bench::BenchArguments,
     guest::{CpArguments, ExecArguments, StatsArguments},
-    launch::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, StartArguments},
+    launch::{
+        ClockChoice, ConsoleChoice, RebootChoice, RestoreArguments, RunArguments, StartArguments,
+    },
+    life::{LogsArguments, PsArguments, RmVmArguments, StartAgainArguments, WaitArguments},
     moving::{ReceiveArguments, SendArguments},
     pool::{PoolCommand, PoolOption},
     ring::{CheckpointArguments, RewindArguments},
     snapshot::{AdoptArguments, ExportArguments, RmArguments, SnapshotArguments},
-    vm::{PsArguments, ShutdownArguments, StopArguments, VmNames, VmsArguments},
+    vm::{ShutdownArguments, StopArguments, VmNames, VmsArguments},
 };
 use super::error::exit_codes_help;
 use super::{completion, values};
@@ -108,14 +113,31 @@ pub enum Command {
     /// Start a VM from a snapshot
     #[command(after_long_help = RESTORE_EXAMPLES)]
     Restore(RestoreArguments),
-    /// List the running VMs
+    /// Start a VM that has ended again, with the arguments that it was started with
     ///
-    /// STATE is booting, running, paused, no-space or stopping. It is 'starting' before the VM has
-    /// a control socket, and 'silent' if the VM does not answer. OWN is memory that only this VM
-    /// uses. SHARED is memory that it shares with snapshots. With --json each VM that answers is
-    /// an object with all its counters.
+    /// The VM runs in the background. One of 'nvvmm run' boots its kernel; one of 'nvvmm restore'
+    /// is restored from its snapshot again. Relative paths are those of the directory in which
+    /// the VM was started first.
+    Start(StartAgainArguments),
+    /// List the running VMs; with --all also those that have ended
+    ///
+    /// STATE is booting, running, paused, no-space, waiting or stopping. It is 'starting' before
+    /// the VM has a control socket, 'silent' if the VM does not answer, and 'unreachable' if its
+    /// socket was removed. OWN is memory that only this VM uses. SHARED is memory that it shares
+    /// with snapshots. Notes about VMs go to stderr. With --json each VM that answers is an object
+    /// with all its counters.
     #[command(visible_aliases = ["ls", "list"])]
     Ps(PsArguments),
+    /// Print the log of a VM, or the latest output of its console; also of one that has ended
+    #[command(after_long_help = LOGS_EXAMPLES)]
+    Logs(LogsArguments),
+    /// Wait until VMs end, and print how they ended
+    #[command(after_long_help = WAIT_HELP)]
+    Wait(WaitArguments),
+    /// Remove what is kept of VMs that have ended: record, log, console output
+    ///
+    /// Snapshots stay.
+    RmVm(RmVmArguments),
     /// Show counters and times of a running VM: faults, copies, system calls, snapshots
     ///
     /// The guest is not involved. Each line of a histogram is a power of two of a microsecond.

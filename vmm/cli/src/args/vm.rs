@@ -5,7 +5,6 @@ use std::time::Duration;
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
-use super::JsonFlag;
 use crate::completion;
 use crate::names::{Choice, NamePattern};
 use crate::values;
@@ -36,17 +35,6 @@ impl VmNames {
             force,
         }
     }
-}
-
-/// `nvvmm ps`.
-#[derive(Debug, Args)]
-pub struct PsArguments {
-    /// Print the names only, one on each line
-    #[arg(short, long, conflicts_with = "json")]
-    pub quiet: bool,
-    /// The form of the output.
-    #[command(flatten)]
-    pub json: JsonFlag,
 }
 
 /// `nvvmm pause`, `nvvmm resume` and `nvvmm kill`.

@@ -18,6 +18,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 pub use self::file::{LOG_BYTES_MAX, LogFile};
 use self::limit::Limited;
+use super::detach;
 use super::terminal::{StderrLines, shown};
 
 /// The log of a VM process in the background.
@@ -30,9 +31,14 @@ static FILE: OnceLock<LogFile> = OnceLock::new();
 /// `NVVMM_LOG` is no filter.
 pub fn start(verbose: u8, runs_vm: bool) -> Result<(), VmError> {
     let level = match verbose {
+        0 if runs_vm && detach::is_child() => "nvvmm_life=info,warn",
         0 => "warn",
-        1 => "nvvmm=info,nvvmm_cli=info,nvvmm_snapshot=info,nvvmm_devices=info,warn",
-        2 => "nvvmm=debug,nvvmm_cli=debug,nvvmm_snapshot=debug,nvvmm_devices=debug,info",
+        1 => {
+            "nvvmm_life=info,nvvmm=info,nvvmm_cli=info,nvvmm_snapshot=info,nvvmm_devices=info,warn"
+        }
+        2 => {
+            "nvvmm_life=info,nvvmm=debug,nvvmm_cli=debug,nvvmm_snapshot=debug,nvvmm_devices=debug,info"
+        }
         _ => "trace",
     };
     let filter = match std::env::var("NVVMM_LOG") {

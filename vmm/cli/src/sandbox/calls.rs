@@ -228,8 +228,8 @@ pub fn of(kind: ThreadKind) -> Vec<&'static [Call]> {
     [&[EVERY, DEBUGGING, REFUSED_ELSEWHERE, UNKNOWN], own].concat()
 }
 
-/// Calls of the helper: requests and answers, connections to unix sockets, and the removal of
-/// files under the registry's locks. Any other fails with EPERM.
+/// Calls of the helper: requests and answers, connections to unix sockets, and under the registry's
+/// locks the removal of files and the note of the VM's end. Any other fails with EPERM.
 pub const HELPER: &[Call] = calls![
     SYS_recvmsg,
     SYS_sendmsg,
@@ -238,6 +238,7 @@ pub const HELPER: &[Call] = calls![
     SYS_connect,
     SYS_openat,
     SYS_flock,
+    SYS_rename,
     SYS_unlink,
     SYS_read,
     SYS_write,

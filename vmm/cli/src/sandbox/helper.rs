@@ -3,7 +3,8 @@
 //!
 //! It takes two requests: to connect to the program at a host port of the guest, which is a socket
 //! beside the VM's own, and to remove the VM's files. Numbers come from the VM process, never
-//! paths. It ends with the VM process, and then removes what a killed one left.
+//! paths. It ends with the VM process. It then removes what a killed one left, and notes the end in
+//! its record.
 
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -51,10 +52,11 @@ impl Helper {
     pub fn start(claim: &Claim, account: Option<&Account>) -> Result<Self, VmError> {
         let failed = |e: io::Error| VmError::io("start the helper of the VM process", &e);
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let vm_process = std::process::id();
         let serve = || {
             // One that could not become the user does nothing: its streams end.
             if account.is_none_or(|account| account.become_it().is_ok()) {
-                serve(&theirs, claim.directory(), claim.paths());
+                serve(&theirs, claim.directory(), claim.paths(), vm_process);
             }
         };
         sys::fork(serve).map_err(failed)?;
@@ -149,14 +151,19 @@ fn become_helper(stream: &UnixStream, directory: &Path) {
     let _ = filter::enter_helper();
 }
 
-fn serve(stream: &UnixStream, directory: &RuntimeDir, paths: &VmRuntimePaths) {
+fn serve(stream: &UnixStream, directory: &RuntimeDir, paths: &VmRuntimePaths, vm_process: u32) {
     // The log's descriptors are closed, and others may get their numbers.
     let _silent = tracing::subscriber::set_default(NoSubscriber::default());
     become_helper(stream, directory.path());
-    answer_all(stream, directory, paths);
+    answer_all(stream, directory, paths, vm_process);
 }
 
-fn answer_all(stream: &UnixStream, directory: &RuntimeDir, paths: &VmRuntimePaths) {
+fn answer_all(
+    stream: &UnixStream,
+    directory: &RuntimeDir,
+    paths: &VmRuntimePaths,
+    vm_process: u32,
+) {
     let mut request = [0; REQUEST_BYTES];
     while let Ok((REQUEST_BYTES, _)) = receive(stream, &mut request) {
         let [kind, port @ ..] = request;
@@ -183,6 +190,7 @@ fn answer_all(stream: &UnixStream, directory: &RuntimeDir, paths: &VmRuntimePath
     while directory.is_living(&paths.name).unwrap_or(false) && Instant::now() < until {
         thread::sleep(END_POLL);
     }
+    directory.note_killed(paths, vm_process);
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ fn with_helper(test: impl FnOnce(&Helper, &RuntimeDir, Claim)) {
     };
     thread::scope(|scope| {
         let (directory, paths) = (&directory, claim.paths().clone());
-        scope.spawn(move || answer_all(&theirs, directory, &paths));
+        scope.spawn(move || answer_all(&theirs, directory, &paths, std::process::id()));
         test(&helper, directory, claim);
         drop(helper);
     });

@@ -8,6 +8,7 @@ mod confined;
 mod doctor;
 mod exit_codes;
 mod hands;
+mod life;
 mod played_vm;
 mod pools;
 mod start;
@@ -105,7 +106,7 @@ fn what_is_not_there_ends_with_3() {
     world
         .nvvmm(&["run", "--kernel", "/no/kernel", "--detach"])
         .refused(3, "/no/kernel");
-    world.nvvmm(&["ps"]).done();
+    assert_eq!(world.nvvmm(&["ps"]).code, 0);
 }
 
 #[test]
@@ -179,7 +180,7 @@ fn a_reader_that_goes_away_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
     let mut child = world
-        .command(&["ps"])
+        .command(&["ps", "--json"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

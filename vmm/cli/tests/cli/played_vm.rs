@@ -99,6 +99,7 @@ impl VmControl for Played {
             snapshots_taken: Vec::new(),
             ring: None,
             sandbox: None,
+            reboot_count: 0,
         }
     }
 

@@ -46,7 +46,9 @@ fn a_taken_vm_name_ends_with_4() {
 #[test]
 fn ps_lists_vms() {
     let world = World::new();
-    assert_eq!(world.nvvmm(&["ps"]).done(), "no VM is running\n");
+    let none = world.nvvmm(&["ps"]);
+    assert_eq!((none.code, none.stdout.as_str()), (0, ""));
+    assert_eq!(none.stderr, "no VM is running\n");
     assert_eq!(world.nvvmm(&["ps", "--json"]).json(), serde_json::json!([]));
     let _web = PlayedVm::play(&world, "web");
     let _db = PlayedVm::play(&world, "db");
@@ -195,10 +197,12 @@ fn stop_returns_when_the_vm_is_gone() {
     let vm = PlayedVm::play(&world, "web");
     world.nvvmm(&["stop", "web"]).done();
     assert_eq!(vm.asked(), ["stop"]);
+    drop(vm);
     assert!(world.registry().entries().unwrap().is_empty());
     let vm = PlayedVm::play(&world, "web");
     world.nvvmm(&["snapshot", "web", "last", "--stop"]).done();
     assert_eq!(vm.asked(), ["snapshot last true"]);
+    drop(vm);
     assert!(world.registry().entries().unwrap().is_empty());
 }
 
@@ -251,7 +255,7 @@ fn stop_force_kills_a_vm_that_does_not_answer() {
     );
     world.nvvmm(&["stop", "deaf", "--force"]).done();
     assert!(!child.wait().unwrap().success());
-    assert_eq!(world.nvvmm(&["ps"]).done(), "no VM is running\n");
+    assert_eq!(world.nvvmm(&["ps"]).stderr, "no VM is running\n");
     world.nvvmm(&["stop", "deaf"]).refused(3, "deaf");
 }
 
