@@ -18,7 +18,7 @@ use super::names::{self, Chosen, Kind};
 use super::output;
 use super::ps_table::{self, Columns, Row};
 use super::terminal::{shown_in_line, tell};
-use super::{json, past_commands, process_commands, ring_commands};
+use super::{json, outside_disks, past_commands, process_commands, ring_commands};
 
 /// Time that a VM process has to end once it has agreed to.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
@@ -431,10 +431,12 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
         wait_until_gone(&dir, &vm)?;
     }
     if form.json {
-        output::print_json(&json::snapshot::Taken::of(&vm, &report))
+        output::print_json(&json::snapshot::Taken::of(&vm, &report))?;
     } else {
-        output::print(&snapshot_text(&vm, &report))
+        output::print(&snapshot_text(&vm, &report))?;
     }
+    outside_disks::tell(&report.outside_disks);
+    Ok(())
 }
 
 fn snapshot_text(vm: &str, report: &SnapshotReport) -> String {
