@@ -8,9 +8,10 @@ use nvvmm::{ErrorKind, VmError};
 use super::args::BenchArguments;
 use super::interruption::ends_on_signal;
 use super::json::bench::Bench;
-use super::output;
+use super::partial::check_free;
 use super::terminal::tell;
 use super::whole_file::WholeFile;
+use super::{json, output};
 use crate::bench::{self, ExperimentKind, Plan, Progress, Report, markdown, plot, text};
 
 /// Name of the files that `--out` writes, and of the directory of plots.
@@ -21,6 +22,10 @@ const MEASUREMENTS_BYTES_MAX: u64 = 64 << 20;
 /// `nvvmm bench`.
 pub fn run(arguments: BenchArguments) -> Result<(), VmError> {
     let (out, json) = (arguments.out.clone(), arguments.json.json);
+    // Before hours of measurements.
+    if let Some(dir) = &out {
+        check_out(dir, arguments.force)?;
+    }
     let report = match &arguments.from {
         Some(path) => read(path)?,
         // As it is kept: both show the same numbers.
@@ -61,12 +66,7 @@ fn measure(arguments: BenchArguments) -> Result<Report, VmError> {
 
 fn read(path: &Path) -> Result<Report, VmError> {
     let text = WholeFile::open("the report", path)?.read(MEASUREMENTS_BYTES_MAX)?;
-    let read = match serde_json::from_slice::<Bench>(&text) {
-        Ok(bench) => Ok(bench.report()),
-        // The form of before there was a schema.
-        Err(e) => serde_json::from_slice(&text).map_err(|_| e),
-    };
-    read.map_err(|e| {
+    json::bench::read(&text).map_err(|e| {
         VmError::new(
             ErrorKind::Usage,
             format!(
@@ -75,6 +75,12 @@ fn read(path: &Path) -> Result<Report, VmError> {
             ),
         )
     })
+}
+
+/// Refuses a directory with the report of another run, unless that may be replaced.
+fn check_out(dir: &Path, force: bool) -> Result<(), VmError> {
+    let files = ["md", "json"].map(|kind| dir.join(format!("{NAME}.{kind}")));
+    files.iter().try_for_each(|file| check_free(file, force))
 }
 
 /// The document, the measurements, and a drawing of each chart.

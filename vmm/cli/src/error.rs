@@ -7,10 +7,15 @@ use super::terminal::tell;
 
 /// Exit code of a command that failed for a reason that has no code of its own.
 pub const EXIT_FAILED: u8 = ErrorKind::Failed.exit_code();
+/// Exit code of a wrong usage.
+pub const EXIT_USAGE: u8 = ErrorKind::Usage.exit_code();
 /// Exit code of a check or a scrub that found something.
 pub const EXIT_POOL_DAMAGED: u8 = ErrorKind::PoolDamaged.exit_code();
 /// Exit code of a doctor who finds something missing.
 pub const EXIT_HOST_LACKS: u8 = ErrorKind::HostLacks.exit_code();
+
+/// Exit code of a process that signal 0 would end.
+pub const SIGNALLED: i32 = 128;
 
 /// All exit codes and their meanings: `nvvmm --help`, the man page and
 /// docs/using/operations.md have this table.

@@ -1,19 +1,22 @@
-//! Commands for running VMs: `ps`, `pause`, `resume`, `stop`, `snapshot`.
+//! Commands for running VMs: `ps`, `pause`, `resume`, `stop`, `kill`, `snapshot`.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use super::args::SnapshotArguments;
-use super::output::{self, Column};
-use super::terminal::shown_in_line;
-use super::{json, outside_disks, process_commands, ring_commands};
 use nvvmm::checkpoint::report::SnapshotReport;
 use nvvmm::control::registry::Entry;
 use nvvmm::control::{ControlClient, RuntimeDir, SnapshotRequest, VmOrigin, VmState, VmStatus};
 use nvvmm::sys::peer::PeerError;
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{ProcessState, ProcessText};
+
+use super::args::{PsArguments, SnapshotArguments, StopArguments, VmsArguments};
+use super::names::{self, Chosen, Kind};
+use super::output::{self, Column};
+use super::terminal::shown_in_line;
+use super::{json, outside_disks, process_commands, ring_commands};
 
 /// Time that a VM process has to end once it has agreed to.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,7 +39,10 @@ enum Listed {
 }
 
 /// `nvvmm ps`.
-pub fn ps(as_json: bool) -> Result<(), VmError> {
+pub fn ps(arguments: &PsArguments) -> Result<(), VmError> {
+    if arguments.quiet {
+        return output::print_names(&names::running(&RuntimeDir::of_user()?)?);
+    }
     let entries = RuntimeDir::of_user()?.entries()?;
     // One thread each: a VM that does not answer costs its timeout once, not once per VM.
     let listed: Vec<Listed> = thread::scope(|scope| {
@@ -53,7 +59,7 @@ pub fn ps(as_json: bool) -> Result<(), VmError> {
             })
             .collect()
     });
-    if as_json {
+    if arguments.json.json {
         return output::print_json(&listed.iter().map(json_of).collect::<Vec<_>>());
     }
     if listed.is_empty() {
@@ -237,29 +243,51 @@ fn state_text(state: VmState) -> &'static str {
 }
 
 /// `nvvmm pause`.
-pub fn pause(vm: &str) -> Result<(), VmError> {
-    connect(&RuntimeDir::of_user()?.find(vm)?)?.pause()
+pub fn pause(arguments: &VmsArguments) -> Result<ExitCode, VmError> {
+    let dir = RuntimeDir::of_user()?;
+    Ok(chosen(arguments, &dir)?.each(|vm| connect(&dir.find(vm)?)?.pause()))
 }
 
 /// `nvvmm resume`.
-pub fn resume(vm: &str) -> Result<(), VmError> {
-    connect(&RuntimeDir::of_user()?.find(vm)?)?.resume()
+pub fn resume(arguments: &VmsArguments) -> Result<ExitCode, VmError> {
+    let dir = RuntimeDir::of_user()?;
+    Ok(chosen(arguments, &dir)?.each(|vm| connect(&dir.find(vm)?)?.resume()))
+}
+
+/// The running VMs that are meant.
+fn chosen(arguments: &VmsArguments, dir: &RuntimeDir) -> Result<Chosen, VmError> {
+    let choice = arguments.names.choice(arguments.force);
+    Ok(Chosen::of(&choice, Kind::Vm, &names::running(dir)?))
 }
 
 /// `nvvmm stop`.
-pub fn stop(vm: &str, force: bool) -> Result<(), VmError> {
+pub fn stop(arguments: &StopArguments) -> Result<ExitCode, VmError> {
     let dir = RuntimeDir::of_user()?;
-    let entry = dir.find(vm)?;
-    if force {
-        kill_process(&entry)?;
-    } else {
-        connect(&entry)
-            .and_then(|mut client| client.stop())
-            .map_err(|e| {
-                e.with_remedy(format!("'nvvmm stop {vm} --force' kills the VM process"))
-            })?;
-    }
-    wait_until_gone(&dir, vm)
+    let choice = arguments.names.choice(arguments.force);
+    let chosen = Chosen::of(&choice, Kind::Vm, &names::running(&dir)?);
+    Ok(match arguments.force {
+        true => chosen.each(|vm| kill_one(&dir, vm)),
+        false => chosen.each(|vm| stop_one(&dir, vm)),
+    })
+}
+
+fn stop_one(dir: &RuntimeDir, vm: &str) -> Result<(), VmError> {
+    connect(&dir.find(vm)?)
+        .and_then(|mut client| client.stop())
+        .map_err(|e| e.with_remedy(format!("'nvvmm stop {vm} --force' kills the VM process")))?;
+    wait_until_gone(dir, vm)
+}
+
+/// `nvvmm kill`.
+pub fn kill(arguments: &VmsArguments) -> Result<ExitCode, VmError> {
+    let dir = RuntimeDir::of_user()?;
+    Ok(chosen(arguments, &dir)?.each(|vm| kill_one(&dir, vm)))
+}
+
+/// Kills a VM process, and waits until it is gone.
+pub(super) fn kill_one(dir: &RuntimeDir, vm: &str) -> Result<(), VmError> {
+    kill_process(&dir.find(vm)?)?;
+    wait_until_gone(dir, vm)
 }
 
 /// Kills the VM process. The kernel names it, by its control socket or its lock: a number from a
@@ -383,12 +411,6 @@ fn snapshot_text(vm: &str, report: &SnapshotReport) -> String {
     }
     text.push_str(&output::phases(&report.phases));
     text
-}
-
-/// `nvvmm audit`, for tests; always JSON.
-#[cfg(debug_assertions)]
-pub fn audit(vm: &str) -> Result<(), VmError> {
-    output::print_json(&connect(&RuntimeDir::of_user()?.find(vm)?)?.audit()?)
 }
 
 #[cfg(test)]

@@ -451,8 +451,7 @@ impl PlaceSteps for Steps<'_> {
     }
 }
 
-/// What to do about the reasons, one in each line, for which the agent refuses a capture or a
-/// restart.
+/// Remedies for the reasons, one in each line, for which the agent refuses a capture or a restart.
 const REFUSED_CAPTURE: &str =
     "end or close what is named, then capture it again (docs/using/processes.md has what is kept)";
 const REFUSED_RESTART: &str =

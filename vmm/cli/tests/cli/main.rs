@@ -6,10 +6,13 @@
 
 mod confined;
 mod doctor;
+mod exit_codes;
+mod hands;
 mod played_vm;
 mod pools;
 mod start;
 mod stopped;
+mod terminals;
 mod vms;
 mod world;
 
