@@ -47,8 +47,9 @@ fn a_vm_that_ended_is_a_row_and_an_object() {
     assert_eq!((shown.state.as_str(), shown.ended.as_str()), ("ended", "-"));
     assert_eq!((shown.from.as_str(), shown.reboots.as_str()), ("base", "2"));
     let lives = [killed, life(Some((End::PoweredOff, None)))];
-    let json = serde_json::to_value(with_past(&["running"], &lives)).unwrap();
-    assert_eq!(json[0], "running");
+    let json =
+        serde_json::to_value(with_past(vec![Vm::silent("other", "silent")], &lives)).unwrap();
+    assert_eq!(json[0]["vm"], "other");
     let (killed, ended) = (&json[1], &json[2]);
     assert_eq!(
         (&killed["vm"], &killed["end"]),
@@ -59,7 +60,8 @@ fn a_vm_that_ended_is_a_row_and_an_object() {
     assert_eq!(ended["reboot_count"], 2);
     assert_eq!(ended["arguments"], serde_json::json!(["restore", "base"]));
     let ns: u64 = ended["ended_unix_ns"].as_str().unwrap().parse().unwrap();
-    assert_eq!(ended["ended"], rfc_3339(ns));
+    let told = humantime::parse_rfc3339(ended["ended"].as_str().unwrap()).unwrap();
+    assert_eq!(told, std::time::UNIX_EPOCH + Duration::from_nanos(ns));
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub fn ps(arguments: PsArguments) -> Result<(), VmError> {
     if arguments.json.json {
         let listed: Vec<_> = listed.iter().map(json_of).collect();
         return match arguments.all {
-            true => output::print_json(&past_commands::with_past(&listed, &past)),
+            true => output::print_json(&past_commands::with_past(listed, &past)),
             false => output::print_json(&listed),
         };
     }

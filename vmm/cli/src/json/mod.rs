@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod doctor;
 pub mod inspect;
+pub mod life;
 pub mod moving;
 pub mod pool;
 pub mod process;

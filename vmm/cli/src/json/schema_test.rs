@@ -35,7 +35,7 @@ fn schemas() -> Vec<(&'static str, Value)> {
         ("pool map", of::<pool::Map>()),
         ("pool scrub", of::<pool::Scrub>()),
         ("pool status", of::<pool::Status>()),
-        ("ps", of::<Vec<vm::Vm>>()),
+        ("ps", of::<Vec<life::Listed>>()),
         ("receive", of::<moving::Received>()),
         ("restore", of::<Either<vm::Vm, process::Restarted>>()),
         ("rewind", of::<ring::Rewind>()),
@@ -47,7 +47,9 @@ fn schemas() -> Vec<(&'static str, Value)> {
             of::<Either<snapshot::Taken, process::Captured>>(),
         ),
         ("snapshots", of::<Vec<snapshot::Snapshot>>()),
+        ("start", of::<vm::Vm>()),
         ("stats", of::<stats::Stats>()),
+        ("wait", of::<Vec<life::Past>>()),
     ]
 }
 
@@ -286,7 +288,8 @@ fn things_have_the_names_that_they_have_everywhere() {
     ];
     for (command, name, _) in members() {
         // The path of a disk, which is no pool.
-        let is_allowed = name == "path" && ["ps", "run", "restore", "inspect"].contains(&&*command);
+        let is_allowed = name == "path"
+            && ["ps", "run", "restore", "start", "snapshot", "inspect"].contains(&&*command);
         assert!(
             is_allowed || !other_names.contains(&name.as_str()),
             "{command}: {name}"
@@ -301,7 +304,12 @@ fn a_time_is_text_and_digits() {
         let found = members.iter().filter(|(_, name, _)| name == wanted);
         found.map(|(command, ..)| command).collect()
     };
-    for (text, digits) in [("created", "created_unix_ns"), ("began", "began_unix_ns")] {
+    for (text, digits) in [
+        ("created", "created_unix_ns"),
+        ("began", "began_unix_ns"),
+        ("started", "started_unix_ns"),
+        ("ended", "ended_unix_ns"),
+    ] {
         assert_eq!(of(text), of(digits));
         assert!(!of(text).is_empty());
     }

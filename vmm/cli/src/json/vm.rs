@@ -35,6 +35,8 @@ pub struct Vm {
     pub disks: Option<Vec<Disk>>,
     /// Time since the VM process built the VM.
     pub uptime_us: Option<u64>,
+    /// Number of reboots of the guest.
+    pub reboot_count: Option<u64>,
     /// Path of the socket of the serial console.
     pub console: Option<String>,
     /// Counters of guest RAM.
@@ -65,6 +67,7 @@ impl Vm {
             origin: Some(Origin::of(&status.origin)),
             disks: Some(status.disks.iter().map(Disk::of).collect()),
             uptime_us: Some(status.uptime_ms.saturating_mul(1000)),
+            reboot_count: Some(status.reboot_count),
             console: status.console.as_deref().map(path_text),
             ram: Some(Ram::of(&status.ram)),
             restore: status.restore.as_ref().map(Restore::of),
@@ -88,6 +91,7 @@ impl Vm {
             origin: None,
             disks: None,
             uptime_us: None,
+            reboot_count: None,
             console: None,
             ram: None,
             restore: None,
