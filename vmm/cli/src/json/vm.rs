@@ -36,6 +36,8 @@ pub struct Vm {
     pub disks: Option<Vec<Disk>>,
     /// Time since the VM process built the VM.
     pub uptime_us: Option<u64>,
+    /// Number of reboots of the guest.
+    pub reboot_count: Option<u64>,
     /// Path of the socket of the serial console.
     pub console: Option<String>,
     /// Counters of guest RAM.
@@ -49,8 +51,6 @@ pub struct Vm {
     pub ring: Option<Ring>,
     /// Layers that confine the VM process.
     pub sandbox: Option<Sandbox>,
-    /// Reboots of the guest in this VM process.
-    pub reboot_count: Option<u64>,
     /// End of a VM that has ended.
     pub end: Option<End>,
 }
@@ -70,13 +70,13 @@ impl Vm {
             origin: Some(Origin::of(&status.origin)),
             disks: Some(status.disks.iter().map(Disk::of).collect()),
             uptime_us: Some(status.uptime_ms.saturating_mul(1000)),
+            reboot_count: Some(status.reboot_count),
             console: status.console.as_deref().map(path_text),
             ram: Some(Ram::of(&status.ram)),
             restore: status.restore.as_ref().map(Restore::of),
             snapshots_taken: Some(status.snapshots_taken.clone()),
             ring: { status.ring.as_ref() }.map(|ring| Ring::of(&status.name, ring)),
             sandbox: status.sandbox.map(Sandbox::of),
-            reboot_count: Some(status.reboot_count),
             end: None,
         }
     }
@@ -114,13 +114,13 @@ impl Vm {
             origin: None,
             disks: None,
             uptime_us: None,
+            reboot_count: None,
             console: None,
             ram: None,
             restore: None,
             snapshots_taken: None,
             ring: None,
             sandbox: None,
-            reboot_count: None,
             end: None,
         }
     }
