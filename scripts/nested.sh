@@ -275,7 +275,7 @@ clean_up() {
 
 show_logs() {
   say "last lines of the console:"
-  tail -n 40 "$run/console.log" 2>/dev/null | tr -d '\r' | sed 's/^/  | /' >&2
+  { tail -n 40 "$run/console.log" 2>/dev/null || true; } | tr -d '\r' | sed 's/^/  | /' >&2
   [[ ! -s $run/qemu.log ]] || sed 's/^/  qemu | /' "$run/qemu.log" >&2
 }
 

@@ -94,6 +94,22 @@ fn a_second_host_with_the_same_results_is_refused_at_once() {
 }
 
 #[test]
+fn a_qemu_that_fails_at_its_start_is_not_waited_for() {
+    let place = place();
+    let fails = "echo 'this cannot be' >&2; exit 1";
+    place.stand_in(
+        "qemu-system-x86_64",
+        &QEMU.replace("exec sleep 1000", fails),
+    );
+    let mut nested = place.script("nested.sh");
+    nested.args(["--memory", "1G", "/bin/true"]);
+    let output = nested.output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{message}");
+    assert!(message.contains("qemu | this cannot be"), "{message}");
+}
+
+#[test]
 fn a_shell_needs_a_terminal_and_no_script() {
     let place = place();
     let mut without = place.script("nested.sh");
