@@ -34,3 +34,4 @@ mod scrub;
 mod sharing;
 mod stopped;
 mod tree;
+mod verbose;

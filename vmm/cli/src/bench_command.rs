@@ -9,7 +9,7 @@ use super::args::BenchArguments;
 use super::interruption::ends_on_signal;
 use super::output;
 use super::terminal::tell;
-use crate::bench::{self, ExperimentKind, Plan, Progress, Report, markdown, plot, text};
+use crate::bench::{self, ExperimentKind, Plan, Progress, Report, csv, markdown, plot, text};
 
 /// Name of the files that `--out` writes, and of the directory of plots.
 const NAME: &str = "performance";
@@ -36,6 +36,7 @@ pub fn run(arguments: BenchArguments) -> Result<(), VmError> {
 }
 
 fn measure(arguments: BenchArguments) -> Result<Report, VmError> {
+    bench::check_directories(&arguments.dir, &arguments.huge_dirs)?;
     let (sizes, left_out) = Plan::fitting_sizes(&arguments.sizes, &arguments.dir)?;
     let plan = Plan {
         experiments: if arguments.experiments.is_empty() {
@@ -65,14 +66,16 @@ fn read(path: &Path) -> Result<Report, VmError> {
         VmError::new(
             ErrorKind::Usage,
             format!(
-                "{} does not hold measurements of this nvvmm: {e}",
-                path.display()
+                "{} does not hold measurements of this nvvmm (line {}, column {})",
+                path.display(),
+                e.line(),
+                e.column()
             ),
         )
     })
 }
 
-/// The document, the measurements, and a drawing of each chart.
+/// The document, the measurements as JSON and CSV, and a drawing of each chart.
 fn write(report: &Report, dir: &Path) -> Result<(), VmError> {
     let plots = dir.join(NAME);
     let failed = |path: &Path, e| VmError::io(format_args!("write {}", path.display()), &e);
@@ -91,6 +94,7 @@ fn write(report: &Report, dir: &Path) -> Result<(), VmError> {
     let json = serde_json::to_string_pretty(report)
         .map_err(|e| VmError::failed(format!("cannot write JSON: {e}")))?;
     put(&dir.join(format!("{NAME}.json")), &json)?;
+    put(&dir.join(format!("{NAME}.csv")), &csv::csv(report))?;
     put(
         &dir.join(format!("{NAME}.md")),
         &markdown::document(report, NAME),

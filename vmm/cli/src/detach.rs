@@ -18,7 +18,7 @@ use nix::unistd::{dup2_stderr, dup2_stdout, setsid};
 use nvvmm::control::{VmRuntimePaths, VmStatus};
 use nvvmm::sys::limits;
 use nvvmm::{ErrorKind, VmError};
-use nvvmm_snapshot::{ProcessText, WaitLimit};
+use nvvmm_snapshot::{ProcessText, TimeText, WaitLimit};
 use serde::{Deserialize, Serialize};
 
 use super::log::{self, LOG_BYTES_MAX, LogFile};
@@ -54,10 +54,16 @@ pub fn start_and_wait() -> Result<VmStatus, VmError> {
         .stdout(Stdio::piped())
         .spawn()
         .map_err(failed)?;
+    let (pid, began) = (child.id(), Instant::now());
+    tracing::info!("started the VM process {pid}; waiting until its guest runs");
     let line = match child.stdout.take() {
-        Some(stdout) => read_report(stdout, child.id())?,
+        Some(stdout) => read_report(stdout, pid)?,
         None => String::new(),
     };
+    tracing::info!(
+        "the VM process {pid} reported after {}",
+        TimeText(began.elapsed())
+    );
     match serde_json::from_str(&line) {
         Ok(Report::Ready { status }) => Ok(*status),
         Ok(Report::Failed { error }) => {

@@ -8,7 +8,7 @@ use clap_complete::Shell;
 use nvvmm::VmError;
 
 use super::args::Arguments;
-use super::output;
+use super::{man_pages, output};
 
 /// `nvvmm completions`.
 pub fn completions(shell: Shell) -> Result<(), VmError> {
@@ -23,7 +23,7 @@ pub fn completions(shell: Shell) -> Result<(), VmError> {
 pub fn man(dir: &Path) -> Result<(), VmError> {
     let failed = |e| VmError::io(format_args!("write man pages to {}", dir.display()), &e);
     fs::create_dir_all(dir).map_err(failed)?;
-    clap_mangen::generate_to(Arguments::command(), dir).map_err(failed)
+    man_pages::write_all(dir).map_err(failed)
 }
 
 #[cfg(test)]

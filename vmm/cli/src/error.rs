@@ -1,8 +1,11 @@
 //! Exit codes, and how an error looks. The codes are promised to scripts and stand in `nvvmm
 //! --help`.
 
+use std::io::{self, Write};
+
 use nvvmm::{ErrorKind, VmError};
 
+use super::message::{MessageKind, say};
 use super::terminal::tell;
 
 /// Exit code 1: failed, for a reason that has no code of its own.
@@ -34,20 +37,41 @@ pub fn exit_code(kind: ErrorKind) -> u8 {
     }
 }
 
-/// The text of an error: its cause on one line and its remedy on the next. Further lines of either
-/// are set in, so that none of them looks like a line of this program.
+/// The text of an error without its prefix: its cause on one line and its remedy on the next.
+/// Further lines of either are set in, so that none of them looks like a line of this program.
 pub fn text(error: &VmError) -> String {
     let set_in = |text: &str| text.trim_end().replace('\n', "\n      ");
     let message = set_in(&error.message);
     match &error.remedy {
-        Some(remedy) => format!("nvvmm: {message}\n  try: {}\n", set_in(remedy)),
-        None => format!("nvvmm: {message}\n"),
+        Some(remedy) => format!("{message}\n  try: {}\n", set_in(remedy)),
+        None => format!("{message}\n"),
     }
 }
 
 /// Prints an error to stderr.
 pub fn print(error: &VmError) {
-    tell(&text(error));
+    say(MessageKind::Error, &text(error));
+}
+
+/// Prints what clap says about arguments, with the prefix of all errors. Help and version go to
+/// stdout as they are. Returns the exit code.
+pub fn print_usage(error: &clap::Error) -> u8 {
+    if !error.use_stderr() {
+        return match error.print().and_then(|()| io::stdout().flush()) {
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+                print(&VmError::io("write to stdout", &e));
+                EXIT_FAILED
+            }
+            _ => 0,
+        };
+    }
+    let text = error.render().to_string();
+    match text.strip_prefix("error: ") {
+        Some(cause) => say(MessageKind::Error, cause),
+        // No command was given: this is the help.
+        None => tell(&text),
+    }
+    EXIT_USAGE
 }
 
 #[cfg(test)]

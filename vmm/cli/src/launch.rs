@@ -191,6 +191,7 @@ fn be_background_vm(
         start.paused,
         on_control,
         |status| {
+            tracing::info!("{}", up_text(status));
             detach::report_ready(status);
             *reported = true;
         },
@@ -431,6 +432,9 @@ fn foreground_text(status: &VmStatus, raw: bool) -> String {
 }
 
 fn started_text(status: &VmStatus) -> String {
+    if let Some(report) = &status.restore {
+        return output::report(&up_text(status), &output::phases(&report.phases));
+    }
     let name = &status.name;
     format!(
         "{}\n  console: nvvmm console {name}\n  end:     nvvmm stop {name}\n",

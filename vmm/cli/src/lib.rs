@@ -20,11 +20,14 @@ mod error;
 mod exec;
 mod export_command;
 mod file_size;
+mod help;
 mod human_units;
 mod inspect_command;
 mod interruption;
 mod launch;
 mod log;
+mod man_pages;
+mod message;
 mod mount;
 mod mount_command;
 mod output;
@@ -49,26 +52,33 @@ mod terminal;
 mod values;
 mod vm_commands;
 mod vm_process;
+mod whole_number;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
-use clap::Parser;
 use nvvmm::VmError;
 use nvvmm::sys::limits;
+use nvvmm_snapshot::TimeText;
 
-use self::args::{Arguments, Command, PoolCommand};
+use self::args::{Command, PoolCommand};
 
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
     limits::ignore_file_size_signal();
-    // A usage error ends the process here, with clap's text and exit code 2.
-    let arguments = Arguments::parse();
+    message::look_at_terminal();
+    let arguments = match help::arguments() {
+        Ok(arguments) => arguments,
+        Err(error) => return error::print_usage(&error).into(),
+    };
     let runs_vm = matches!(arguments.command, Command::Run(_) | Command::Restore(_));
     // Before anything is opened. A VM process needs nothing else of its caller's.
     let closed = match runs_vm {
         true => detach::close_inherited(),
         false => Ok(()),
     };
+    let began = Instant::now();
+    output::set_verbose(arguments.verbose > 0);
     let done = closed
         .and_then(|()| log::start(arguments.verbose, runs_vm))
         .and_then(|()| {
@@ -76,8 +86,12 @@ pub fn run() -> ExitCode {
             carry_out(arguments.command)
         });
     match done {
-        Ok(code) => code,
+        Ok(code) => {
+            tracing::info!("done after {}", TimeText(began.elapsed()));
+            code
+        }
         Err(error) => {
+            tracing::info!("failed after {}", TimeText(began.elapsed()));
             error::print(&error);
             error::exit_code(error.kind).into()
         }

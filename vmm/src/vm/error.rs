@@ -95,9 +95,8 @@ pub(super) fn machine_error(error: MachineError) -> VmError {
         _ => (ErrorKind::Failed, None),
     };
     VmError {
-        kind,
-        message: error.to_string(),
         remedy: remedy.map(str::to_owned),
+        ..VmError::new(kind, error.to_string())
     }
 }
 

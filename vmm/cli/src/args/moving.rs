@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{JsonFlag, PoolOption};
-use crate::values;
+use crate::{values, whole_number};
 
 pub(super) const SEND_EXAMPLES: &str = "\
 Examples:
@@ -51,7 +51,7 @@ pub struct SendArguments {
         long,
         value_name = "1-19",
         default_value = "3",
-        value_parser = clap::value_parser!(i32).range(1..=19),
+        value_parser = whole_number::between::<i32>(1..=19),
     )]
     pub level: i32,
     /// The pool.

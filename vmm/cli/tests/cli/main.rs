@@ -9,6 +9,7 @@ mod doctor;
 mod played_vm;
 mod pools;
 mod stopped;
+mod texts;
 mod vms;
 mod world;
 
