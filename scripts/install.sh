@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs nvvmm with its man pages and shell completions, and lets the group kvm run VMs.
+# Installs nvvmm with its man pages and shell completions, nvvmm-agent and the bare-metal guest, and
+# lets the group kvm run VMs.
 #
 #   scripts/install.sh [--prefix DIR] [--devices yes|no|only] [--uninstall]
 #
@@ -13,8 +14,9 @@
 #
 # Nothing else of the host is changed. For root, nvvmm@.service goes to PREFIX/lib/systemd/system.
 # DESTDIR is put before every path, for packagers; the devices of this host then stay as they are.
-# The program is built first (release). scripts/build-guests.sh builds nvvmm-agent, which runs in
-# guests.
+# Everything is built first, with optimisations. PREFIX/lib/nvvmm gets what runs in guests:
+# nvvmm-agent, linked statically, and nvvmm-bare-metal, a guest to try. scripts/package.sh makes a
+# package.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$here/lib/programs.sh"
@@ -36,6 +38,7 @@ done
 [[ $devices == @(|yes|no|only) ]] || die "--devices $devices" "it is yes, no or only"
 to=${DESTDIR:-}$prefix
 unit=$to/lib/systemd/system/nvvmm@.service
+guests=$to/lib/nvvmm
 
 # Directories in which each shell looks for completions.
 completions=(
@@ -111,7 +114,8 @@ remove_rule() {
 if ((uninstall)); then
   rm -f "$to/bin/nvvmm" "$to"/share/man/man1/nvvmm{,-*}.1
   for each in "${completions[@]}"; do rm -f "$to/${each#* }"; done
-  rm -f "$unit"
+  rm -f "$unit" "$guests"/nvvmm-{agent,bare-metal}
+  [[ ! -d $guests ]] || rmdir --ignore-fail-on-non-empty "$guests"
   say "removed from $to"
   remove_rule
   exit
@@ -124,14 +128,19 @@ fi
 
 need_rust
 build_nvvmm
+build_guests
+build_bare_metal
 install -D -m 755 "$NVVMM_BIN" "$to/bin/nvvmm"
 install -d "$to/share/man/man1"
-"$NVVMM_BIN" man "$to/share/man/man1"
+"$NVVMM_BIN" man --force "$to/share/man/man1"
 for each in "${completions[@]}"; do
   install -d "$(dirname "$to/${each#* }")"
   "$NVVMM_BIN" completions "${each%% *}" >"$to/${each#* }"
 done
-say "installed to $to: bin/nvvmm, man pages, completions for bash, zsh and fish"
+install -D -m 755 "$(agent_path)" "$guests/nvvmm-agent"
+install -D -m 755 "$(bare_metal_path)" "$guests/nvvmm-bare-metal"
+say "installed to $to: bin/nvvmm, lib/nvvmm/nvvmm-agent and nvvmm-bare-metal for guests," \
+  "man pages, completions for bash, zsh and fish"
 if is_for_all; then
   install -d "$(dirname "$unit")"
   sed "s|@BINDIR@|$prefix/bin|" "$here/nvvmm@.service" >"$unit"

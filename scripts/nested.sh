@@ -4,9 +4,12 @@
 # changes go to memory.
 #
 #   scripts/nested.sh [options] SCRIPT [ARGUMENT...]
+#   scripts/nested.sh [options] --shell
 #
+#   --shell              a shell on this terminal in place of a script, without a limit of time.
+#                        For hosts without KVM: VMs run in it as README shows. `exit` ends it
 #   --results DIR        directory that is writable inside, under the same path, and keeps its files
-#                        (made when missing; $NVVMM_RESULTS inside)
+#                        (made when missing; $NVVMM_RESULTS inside). For one nested host at a time
 #   --memory SIZE        memory of the nested host (default 6G; /dev/shm may take 60% of it)
 #   --cpus N             its CPUs (default $NVVMM_NESTED_CPUS or 1, see where it is set)
 #   --pmem SIZE          persistent memory, a multiple of 128M: /dev/pmem0, the next /dev/pmem1, ...
@@ -17,14 +20,15 @@
 #                        fails. To cut the power, SCRIPT makes the file $NVVMM_NESTED_POWER_SWITCH:
 #                        QEMU is killed at once, and the next boot begins
 #   --append WORDS       more kernel command line (repeatable)
-#   --timeout SECONDS    end after this long (default 900); exit status 124
+#   --timeout SECONDS    end after this long (default 900; with --shell never); exit status 124
 #   --boot-timeout SECS  end when the nested host is not up this long after a boot began
 #                        (default 180); exit status 124
 #   --keep               keep the run directory with its console log, and print where it is
 #   --prepare            make kernel and initramfs ready, boot nothing
 #   -h, --help           this text
 #
-# Standard output is the script's; progress goes to standard error; the exit status is the script's.
+# Standard output is the script's; progress goes to standard error; the exit status is the script's
+# or the shell's.
 # The script gets the environment variables NVVMM_*, RUST_*, CARGO_*, PATH and HOME.
 # NVVMM_NESTED_KERNEL selects the kernel: bookworm (the distribution's own: 6.1 on Debian 12;
 # default), bookworm-backports (6.12), or the name of a linux-image package. NVVMM_CACHE is the
@@ -51,13 +55,14 @@ host_modules=(virtio_pci virtio_console virtio_rng 9p 9pnet_virtio overlay kvm_a
 # One CPU: with two, each has a thread of QEMU. One then goes on executing breakpoints that the
 # other has patched out of the kernel's text (static keys, which KVM flips with its VMs): hosts hung
 # or panicked, and guests in them reset.
-memory=6G cpus=${NVVMM_NESTED_CPUS:-1} boots=1 timeout_s=900 boot_timeout_s=180
-keep=0 prepare_only=0 results=''
+memory=6G cpus=${NVVMM_NESTED_CPUS:-1} boots=1 timeout_s='' boot_timeout_s=180
+keep=0 prepare_only=0 shell=0 results=''
 append=() pmem=() nvdimms=() disks=()
 
 parse_arguments() {
   while (($#)); do
     case $1 in
+      --shell) shell=1 ;;
       --results) results=${2:?--results needs a directory}; shift ;;
       --memory) memory=${2:?--memory needs a size}; shift ;;
       --cpus) cpus=${2:?--cpus needs a number}; shift ;;
@@ -77,8 +82,32 @@ parse_arguments() {
     shift
   done
   program=("$@")
-  ((prepare_only || ${#program[@]})) || die "which script shall run inside?" "see ${0##*/} --help"
-  ((prepare_only)) || [[ -f ${program[0]} ]] || die "no such script: ${program[0]}"
+  ((!prepare_only)) || return 0
+  if ((shell)); then
+    ((${#program[@]} == 0)) || die "--shell takes no script: ${program[0]}"
+    ((boots == 1)) || die "--shell is for one boot"
+    [[ -t 0 && -t 1 ]] || die "--shell needs a terminal" "give a script in place of it"
+    program=("$here/lib/nested-shell.sh")
+    : "${timeout_s:=$((1 << 30))}"
+  fi
+  : "${timeout_s:=900}"
+  ((${#program[@]})) || die "which script shall run inside?" \
+    "give one, or --shell; see ${0##*/} --help"
+  [[ -f ${program[0]} ]] || die "no such script: ${program[0]}"
+}
+
+# hold_results: two hosts that share a directory would take each other's status for their own. The
+# lock is on the directory; QEMU holds it, too.
+hold_results() {
+  [[ -n $results ]] || return 0
+  mkdir -p "$results"
+  results=$(realpath "$results")
+  [[ $results != *[[:space:],]* ]] ||
+    die "--results must be a path without spaces and commas: $results"
+  exec {results_lock}<"$results"
+  flock --nonblock "$results_lock" ||
+    die "another nested.sh, or a QEMU of one, uses --results $results" \
+      "give another directory, or wait until it has ended"
 }
 
 # Sets kernel_dir, vmlinuz and initramfs; all three are kept in the cache.
@@ -174,15 +203,31 @@ write_command() {
   } >"$control/command"
 }
 
+# What the shell inside shows first, and the size and kind of the terminal.
+write_greeting() {
+  echo "$(stty size) ${TERM:-vt220}" >"$control/terminal"
+  {
+    echo "This is an emulated host with KVM; you are its root. It has the files of your machine."
+    if [[ $results == "$run"/* ]]; then
+      echo "Changes of files are lost at the end. 'exit' ends it."
+    else
+      echo "Changes of files are lost at the end, except in $results. 'exit' ends it."
+    fi
+  } >"$control/greeting"
+}
+
 # Each boot is a QEMU of its own, on the same memory: after a reset QEMU 7.2 sometimes goes on with
 # code that it had translated before, and the host hangs.
 start_qemu() {
   local disk options=() ram="memory-backend-file,id=memory,size=${memory_mib}M"
   local command_line=(console=ttyS0 panic=-1 mitigations=off quiet "nested.results=$results"
-    "nested.boots=$boots")
+    "nested.boots=$boots" "nested.shell=$shell")
   for disk in "${disks[@]}"; do
     options+=(-drive "if=virtio,format=raw,file=$(realpath "$disk")")
   done
+  # /dev/hvc0 of the nested host is this terminal. Its keys are not for QEMU.
+  ((!shell)) ||
+    options+=(-chardev "stdio,id=terminal,signal=off" -device "virtconsole,chardev=terminal")
   [[ -p $run/output ]] || mkfifo "$run/output"
   cat <"$run/output" &
   output_pid=$!
@@ -190,15 +235,16 @@ start_qemu() {
     -object "$ram,mem-path=$memory_dir/memory,share=on" \
     -m "${memory_mib}M" \
     "${nvdimms[@]/@/$memory_dir}" \
-    -no-reboot -nodefaults -display none -nic none -monitor none "${options[@]}" \
+    -no-reboot -nodefaults -display none -nic none -monitor none \
+    -device virtio-serial-pci "${options[@]}" \
     -chardev "file,id=console,path=$run/console.log,append=on" -serial chardev:console \
-    -device virtio-serial-pci -chardev "file,id=output,path=$run/output" \
+    -chardev "file,id=output,path=$run/output" \
     -device virtserialport,chardev=output,name=output \
     -kernel "$vmlinuz" -initrd "$initramfs" \
     -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap \
     -virtfs "local,path=$results,mount_tag=results,security_model=none" \
     -append "${command_line[*]} ${append[*]}" \
-    </dev/null >>"$run/qemu.log" 2>&1 &
+    <&"$keyboard" >&"$screen" 2>>"$run/qemu.log" &
   qemu_pid=$!
 }
 
@@ -217,6 +263,8 @@ end_qemu() {
 # shellcheck disable=SC2317 # the trap calls it
 clean_up() {
   end_qemu
+  # A QEMU that was killed leaves the terminal as it had set it.
+  [[ -z ${terminal_before:-} ]] || stty "$terminal_before" <&"$keyboard" || true
   if ((keep)); then
     say "kept $run"
   else
@@ -259,6 +307,8 @@ watch_qemu() {
   done
   qemu_status=0
   wait "$qemu_pid" 2>/dev/null || qemu_status=$?
+  # A QEMU that failed at its start has never opened it, and cat waits for a writer.
+  : <>"$run/output"
   wait "$output_pid" || true
 }
 
@@ -286,6 +336,7 @@ was_rebooted() { (($(sort -u "$control"/boot_id.* | wc -l) == boots)); }
 
 parse_arguments "$@"
 lay_out_memory
+((prepare_only)) || hold_results
 prepare_host
 if ((prepare_only)); then
   say "ready: $vmlinuz"
@@ -296,20 +347,27 @@ run=$(mktemp -d "${TMPDIR:-/tmp}/nvvmm-nested.XXXXXX")
 trap clean_up EXIT
 trap 'exit 130' INT TERM
 place_memory
-: "${results:=$run/results}"
-mkdir -p "$results"
-results=$(realpath "$results")
-[[ $results != *[[:space:],]* ]] ||
-  die "--results must be a path without spaces and commas: $results"
+[[ -n $results ]] || { results=$(realpath "$run")/results && hold_results; }
 control=$results/.nested
 rm -rf "$control"
 mkdir "$control"
 write_command
+if ((shell)); then
+  exec {keyboard}<&0 {screen}>&1
+  terminal_before=$(stty -g)
+  write_greeting
+else
+  exec {keyboard}</dev/null {screen}>>"$run/qemu.log"
+fi
 
 started=$SECONDS hang=''
 say "booting Linux $(<"$kernel_dir/version") under QEMU: emulated, $cpus CPUs, $memory"
 ((${#pmem[@]} == 0)) || say "persistent memory: ${pmem[*]}"
-say "it runs ${program[*]}"
+if ((shell)); then
+  say "a shell comes when it is up, in about a minute; $NVVMM_ROOT and all other files are there"
+else
+  say "it runs ${program[*]}"
+fi
 run_boots
 status=$(last_status) rebooted=1
 ((${status:-1} != 0)) || was_rebooted || rebooted=0

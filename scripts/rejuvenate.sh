@@ -78,9 +78,9 @@ is_lasting() { [[ $(stat -f -c %T "$1" 2>/dev/null) != @(tmpfs|ramfs|hugetlbfs) 
 # need_lasting VM-AS-JSON: ends the script if a reboot would lose the VM's pool or one of its disks.
 need_lasting() {
   local name pool disk
-  name=$(jq -r .name <<<"$1")
+  name=$(jq -r .vm <<<"$1")
   pool=$(jq -r .pool <<<"$1")
-  [[ $(nvvmm pool status "$pool" --json | jq -r .durability.strongest) == @(host|power) ]] ||
+  [[ $(nvvmm pool status "$pool" --json | jq -r .durability) == @(host|power) ]] ||
     die "the pool of $name, $pool, does not survive a reboot" \
       "use a pool in persistent memory or on a disk for this VM"
   while read -r disk; do
@@ -96,8 +96,8 @@ vms_to_save() {
   jq -e 'length > 0' <<<"$all" >/dev/null || die "no VM is running"
   while read -r vm; do
     [[ $(jq -r .state <<<"$vm") == @(running|paused) ]] ||
-      die "$(jq -r '"\(.name) is \(.state)"' <<<"$vm")" \
-        "wait, or stop it: nvvmm stop $(jq -r .name <<<"$vm") --force"
+      die "$(jq -r '"\(.vm) is \(.state)"' <<<"$vm")" \
+        "wait, or stop it: nvvmm stop $(jq -r .vm <<<"$vm") --force"
     need_lasting "$vm"
     printf '%s\n' "$vm"
   done < <(jq -c '.[]' <<<"$all")
@@ -112,8 +112,8 @@ save() {
   # The record is written first, so that no VM is forgotten if a later step fails.
   write_record "$(jq -s --arg moment "$moment" --arg boot "$(boot_id)" \
     '{saved_at: $moment, boot_id: $boot,
-      vms: map({name, pool, state, vcpus, memory_bytes, disks, origin,
-      snapshot: "rejuvenate-\(.name)-\($moment)"})}' <<<"$vms")"
+      vms: map({name: .vm, pool, state, vcpus: .vcpu_count, memory_bytes, disks, origin,
+      snapshot: "rejuvenate-\(.vm)-\($moment)"})}' <<<"$vms")"
   is_lasting "$record" ||
     say "warning: $record is in memory: keep a copy of it elsewhere during the reboot"
   row VM STATE MEMORY "PAUSED FOR" SNAPSHOT
@@ -146,7 +146,7 @@ forget() {
 
 reboot_host() {
   local answer running
-  running=$(nvvmm ps --json | jq -r 'map(.name) | join(", ")')
+  running=$(nvvmm ps --json | jq -r 'map(.vm) | join(", ")')
   [[ -z $running ]] || die "these VMs still run and would be lost: $running" "${0##*/} save"
   read -r -p "Reboot $(hostname) now? [y/N] " answer || true
   [[ ${answer:-} == [yY]* ]] || die "not rebooted"
@@ -157,7 +157,7 @@ reboot_host() {
 bring_back() {
   local name snapshot pool status state memory ran_after=- options=(--detach --json)
   name=$(jq -r .name <<<"$1") snapshot=$(jq -r .snapshot <<<"$1") pool=$(jq -r .pool <<<"$1")
-  if nvvmm ps --json | jq -e --arg name "$name" 'any(.name == $name)' >/dev/null; then
+  if nvvmm ps --json | jq -e --arg name "$name" 'any(.vm == $name)' >/dev/null; then
     row "$name" "runs already" - - "it was not saved, or is restored already"
     return 0
   fi

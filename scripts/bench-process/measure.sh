@@ -40,10 +40,10 @@ members() {
   for word in "${words[@]}"; do printf '"%s%s": %s, ' "$1" "${word%%=*}" "${word#*=}"; done
 }
 
-# frames_copied: pages that the host has copied for the VM since it started, for writes to frames of
+# pages_copied: pages that the host has copied for the VM since it started, for writes to frames of
 # a snapshot.
-frames_copied() {
-  "$NVVMM_BIN" ps --json | jq '.[] | select(.name == "bench") | .ram.frames_copied'
+pages_copied() {
+  "$NVVMM_BIN" ps --json | jq '.[] | select(.vm == "bench") | .ram.copied_bytes / 4096'
 }
 
 # counted NAME COMMAND...: runs a command and prints its output. $counts/NAME then has, as a JSON
@@ -97,9 +97,9 @@ by_nvvmm() {
   local captured restarted copied
   start "$1"
   captured=$(counted capture "$NVVMM_BIN" snapshot bench image --process "$pid" --kill --json)
-  copied=$(frames_copied)
+  copied=$(pages_copied)
   restarted=$(counted restart "$NVVMM_BIN" restore image --into bench --json)
-  copied=$(($(frames_copied) - copied))
+  copied=$(($(pages_copied) - copied))
   verify nvvmm
   in_guest kill "$pid"
   "$NVVMM_BIN" rm image --pool "$pool" >/dev/null

@@ -18,13 +18,14 @@ def criu:
 def nvvmm:
   counted("nvvmm") +
   {
-    frozen_us: of("nvvmm"; .capture.frozen_us), capture_us: of("nvvmm"; .capture.total_us),
-    pages: of("nvvmm"; .capture.pages), pages_copied: of("nvvmm"; .capture.frames_copied),
-    copied_bytes: of("nvvmm"; .capture.frames_copied * 4096 + .capture.state_bytes + .capture.metadata_blocks * 4096),
-    restart_us: of("nvvmm"; .restart.total_us), restart_in_guest_us: of("nvvmm"; .restart.elapsed_us),
+    frozen_us: of("nvvmm"; .capture.pause_us), capture_us: of("nvvmm"; .capture.total_us),
+    pages: of("nvvmm"; .capture.mapped_bytes / 4096),
+    pages_copied: of("nvvmm"; .capture.copied_bytes / 4096),
+    copied_bytes: of("nvvmm"; .capture.copied_bytes + .capture.state_bytes + .capture.metadata_bytes),
+    restart_us: of("nvvmm"; .restart.total_us), restart_in_guest_us: of("nvvmm"; .restart.guest_us),
     restart_populate_us: of("nvvmm"; .restart.populate_us), restart_place_us: of("nvvmm"; .restart.place_us),
-    restart_pages_reserved: of("nvvmm"; .restart.pages_reserved),
-    restart_pages_copied: of("nvvmm"; .restart.pages_copied),
+    restart_pages_reserved: of("nvvmm"; .restart.reserved_bytes / 4096),
+    restart_pages_copied: of("nvvmm"; .restart.copied_bytes / 4096),
     restart_host_copies: of("nvvmm"; .restart_host_copies),
     guest_memory_kib: of("nvvmm"; .verify_used_kib - .start_used_kib),
     verify_faults: of("nvvmm"; .verify_faults), verify_us: of("nvvmm"; .verify_verify_us)

@@ -2,7 +2,7 @@
 # Talks to nvvmm-witness in a VM, over the VM's console socket (protocol: guest/linux/README.md).
 
 console_of() {
-  "$NVVMM_BIN" ps --json | jq -er --arg name "$1" '.[] | select(.name == $name) | .console' ||
+  "$NVVMM_BIN" ps --json | jq -er --arg name "$1" '.[] | select(.vm == $name) | .console' ||
     die "there is no VM $1 with a console"
 }
 

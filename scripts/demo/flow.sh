@@ -19,7 +19,7 @@ step() { printf '\n-- %s\n' "$*"; }
 # shellcheck disable=SC2317 # the trap calls it
 clean_up() {
   local name
-  for name in $(nvvmm ps --json 2>/dev/null | jq -r '.[].name'); do
+  for name in $(nvvmm ps --json 2>/dev/null | jq -r '.[].vm'); do
     nvvmm stop "$name" --force || true
   done
   rm -rf "$NVVMM_POOL" "$NVVMM_RUNTIME_DIR"
@@ -37,7 +37,7 @@ ask_well() {
 }
 
 pool_used_kib() { echo $(($(stat -c %b "$NVVMM_POOL") / 2)); }
-ram_of() { nvvmm ps --json | jq -r --arg name "$1" '.[] | select(.name == $name) | .ram'; }
+ram_of() { nvvmm ps --json | jq -r --arg name "$1" '.[] | select(.vm == $name) | .ram'; }
 
 # show_vm NAME: prints the results of a VM's own checks.
 show_vm() {
@@ -93,17 +93,18 @@ us() { jq -r "$1 | round" <<<"$2"; }
 row() { printf '%-46s %12s %s\n' "$@"; }
 row "pause of a for the snapshot" "$(us .pause_us "$snapshot")" us
 row "snapshot, from request to commit" "$(us .total_us "$snapshot")" us
-row "frames copied to take it" "$(jq -r .frames_copied <<<"$snapshot")" frames
-row "frames shared by it" "$(jq -r .frames_mapped <<<"$snapshot")" frames
-metadata_kib=$(($(jq -r .metadata_blocks <<<"$snapshot") * 4))
+row "frames copied to take it" "$(jq -r ".copied_bytes / 4096" <<<"$snapshot")" frames
+row "frames shared by it" "$(jq -r ".mapped_bytes / 4096" <<<"$snapshot")" frames
+metadata_kib=$(($(jq -r .metadata_bytes <<<"$snapshot") / 1024))
 row "pool space of the snapshot itself (metadata)" "$metadata_kib" KiB
 first=.restore.first_instruction_us
 row "restore of b to its first guest instruction" "$(us $first "$restored_b")" us
 row "restore of c to its first guest instruction" "$(us $first "$restored_c")" us
+blocks_of() { jq -r "$1 / 4096" <<<"$2"; }
 for vm in a b c; do
   ram=$(ram_of "$vm")
-  row "$vm: blocks still shared with the snapshot" "$(jq -r .frames_shared <<<"$ram")" blocks
-  row "$vm: blocks copied since (copy-on-write)" "$(jq -r .frames_copied <<<"$ram")" blocks
+  row "$vm: blocks still shared with the snapshot" "$(blocks_of .shared_bytes "$ram")" blocks
+  row "$vm: blocks copied since (copy-on-write)" "$(blocks_of .copied_bytes "$ram")" blocks
 done
 row "pool space used by three VMs and a snapshot" "$(pool_used_kib)" KiB
 

@@ -35,46 +35,74 @@ fetch_kernel() {
 
 debian_keys=/usr/share/keyrings/debian-archive-keyring.gpg
 
-# from_backports COMMAND...: runs a command whose apt programs use bookworm-backports only, and not
-# this machine's own sources.
-from_backports() {
-  local apt=$NVVMM_CACHE/apt
+# from_backports COMMAND...: see from_suite.
+from_backports() { from_suite bookworm-backports "$@"; }
+
+# from_suite SUITE COMMAND...: runs a command whose apt programs use only that suite of Debian, with
+# its security updates, and not this machine's own sources. NVVMM_DEBIAN_MIRROR replaces Debian's.
+from_suite() {
+  local apt=$NVVMM_CACHE/apt/$1 signed="[signed-by=$debian_keys]"
   need_packages debian-archive-keyring
   mkdir -p "$apt"/{lists,cache/archives}/partial
-  echo "deb [signed-by=$debian_keys] http://deb.debian.org/debian bookworm-backports main" \
-    >"$apt/backports.list"
-  cat >"$apt/backports.conf" <<END
-Dir::Etc::sourcelist "$apt/backports.list";
+  echo "deb $signed ${NVVMM_DEBIAN_MIRROR:-$debian_mirror} $1 main" >"$apt/sources.list"
+  [[ $1 == *-* || -n ${NVVMM_DEBIAN_MIRROR:-} ]] ||
+    echo "deb $signed $debian_mirror-security $1-security main" >>"$apt/sources.list"
+  cat >"$apt/apt.conf" <<END
+Dir::Etc::sourcelist "$apt/sources.list";
 Dir::Etc::sourceparts "/dev/null";
 Dir::State::lists "$apt/lists";
 Dir::Cache "$apt/cache";
 APT::Sandbox::User "$(id -un)";
+Acquire::Languages "none";
 END
-  APT_CONFIG=$apt/backports.conf apt-get update -qq >&2 ||
-    die "bookworm-backports cannot be reached" "see its message above"
-  APT_CONFIG=$apt/backports.conf "$@"
+  APT_CONFIG=$apt/apt.conf apt-get update -qq >&2 ||
+    die "Debian's $1 cannot be reached" "see the message of apt-get above"
+  APT_CONFIG=$apt/apt.conf "${@:2}"
 }
+
+debian_mirror=http://deb.debian.org/debian
 
 # unpack_kernel PACKAGE DIR: leaves DIR/boot/vmlinuz-VERSION, DIR/lib/modules/VERSION and
 # DIR/version.
 unpack_kernel() {
-  local package=$1 dir=$2 version=${1#linux-image-} packages=("$1") extra deb
-  # Ubuntu ships the modules apart from the image.
-  for extra in "linux-modules-$version" "linux-modules-extra-$version"; do
-    [[ $'\n'$(apt-cache pkgnames "$extra")$'\n' != *$'\n'"$extra"$'\n'* ]] || packages+=("$extra")
-  done
+  local package=$1 dir=$2 version=${1#linux-image-} packages deb
+  mapfile -t packages < <(kernel_packages "$package" "$version")
   rm -rf "$dir.new"
   mkdir -p "$dir.new/debs"
   say "fetching ${packages[*]}"
   (cd "$dir.new/debs" && fetch_packages "${packages[@]}")
   for deb in "$dir.new"/debs/*.deb; do dpkg -x "$deb" "$dir.new"; done
   rm -r "$dir.new/debs"
-  [[ -d $dir.new/lib/modules ]] || ln -s usr/lib "$dir.new/lib"
-  [[ -d $dir.new/lib/modules/$version ]] || die "$package has no modules for $version"
+  settle_kernel "$dir.new" "$version"
+  [[ -d $dir.new/lib/modules/$version/kernel ]] || die "$package has no modules for $version"
+  [[ -f $dir.new/boot/vmlinuz-$version ]] || die "$package has no kernel for $version"
   depmod -b "$dir.new" "$version"
   printf '%s\n' "$version" >"$dir.new/version"
   rm -rf "$dir"
   mv "$dir.new" "$dir"
+}
+
+# kernel_packages PACKAGE VERSION: the image package, and those that have the rest of the kernel.
+# Ubuntu has the modules in linux-modules and linux-modules-extra. Debian's image package has all
+# files until 2025, and none from 2026 on: they are in linux-binary, linux-modules and linux-base.
+kernel_packages() {
+  echo "$1"
+  apt-cache pkgnames linux- |
+    grep -Fx "$(printf "linux-%s-$2\n" base binary modules modules-extra)" | sort || true
+}
+
+# settle_kernel DIR VERSION: where packages have their files below usr/lib/modules, boot and lib
+# lead there.
+settle_kernel() {
+  local dir=$1 version=$2
+  if [[ ! -d $dir/lib/modules ]]; then
+    ln -sfn usr/lib "$dir/lib"
+  elif [[ -d $dir/usr/lib/modules && ! -L $dir/lib ]]; then
+    cp -al "$dir/usr/lib/modules/." "$dir/lib/modules/"
+  fi
+  mkdir -p "$dir/boot"
+  [[ -e $dir/boot/vmlinuz-$version || ! -e $dir/lib/modules/$version/vmlinuz ]] ||
+    ln -s "../lib/modules/$version/vmlinuz" "$dir/boot/vmlinuz-$version"
 }
 
 # add_modules KERNEL_DIR INITRAMFS_DIR MODULE...: copies the modules and their dependencies,

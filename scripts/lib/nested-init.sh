@@ -76,8 +76,13 @@ npt=$(cat /sys/module/kvm_amd/parameters/npt)
 shm=$(df -h /root/dev/shm | awk 'NR == 2 {print $2}')
 echo "Linux $(uname -r), kvm_amd npt=$npt, /dev/shm $shm" >"/root$control/up.$boot"
 
-NVVMM_NESTED_BOOT=$boot chroot /root /bin/bash "$control/command" \
-  </root/dev/null >"/root$output" 2>&1
+if [ "$(option shell)" = 1 ]; then
+  setsid -c chroot /root /bin/bash "$control/command" \
+    <>/root/dev/hvc0 >&0 2>&1
+else
+  NVVMM_NESTED_BOOT=$boot chroot /root /bin/bash "$control/command" \
+    </root/dev/null >"/root$output" 2>&1
+fi
 status=$?
 # Writes back file systems that the command left mounted. Only persistent memory and disks survive a
 # reboot.

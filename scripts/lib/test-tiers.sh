@@ -17,7 +17,8 @@ gate_xfs_tests=(commands::snapshot_and_stop grow::)
 gate_devdax_tests=(commands::snapshot_and_stop full_pool::a_snapshot_that tree::once_consumes)
 # Tests of the tier kvm that only root can do: they mount, or play other users. All the others are
 # run as an ordinary user, too.
-root_tests=(full_medium:: host_lacks:: lacks::a_control other_user:: sandbox::without)
+root_tests=(full_medium:: host_lacks:: lacks::a_control other_user:: sandbox::a_vm_has
+  sandbox::without)
 # Tests with Linux guests in the gate, on an emulated host: the agent, a process, the guest's life.
 gate_linux_tests=(agent::a_restored agent::a_user agent::programs disk::a_disk life::
   process::a_process_goes_on)

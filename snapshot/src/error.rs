@@ -13,7 +13,6 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error of a pool operation.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum Error {
     /// The file holds no pool.
     #[error("{} is not a pool: {why}", path.display())]
@@ -113,6 +112,35 @@ pub enum Error {
     InvalidSnapshot {
         /// The fault.
         what: String,
+    },
+    /// There is no such device.
+    #[error("there is no device {}", path.display())]
+    NoDevice {
+        /// The device.
+        path: PathBuf,
+    },
+    /// The directory of a new pool is missing.
+    #[error("there is no directory {}", path.display())]
+    NoDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Something is there that no pool can be in.
+    #[error("no pool can be made at {}: {what}", path.display())]
+    NoPlace {
+        /// The place.
+        path: PathBuf,
+        /// The thing that is there.
+        what: String,
+    },
+    /// The file of an open pool has no name any more: it lives until its last user ends.
+    #[error(
+        "the file of the pool, {}, was removed or replaced: nobody can open that pool again",
+        path.display()
+    )]
+    Unlinked {
+        /// The path that the file had.
+        path: PathBuf,
     },
     /// The file exists already.
     #[error("{} exists already", path.display())]
@@ -214,6 +242,12 @@ pub enum Error {
         found: u32,
         /// The version that this program reads and writes.
         expected: u32,
+    },
+    /// The stream cannot be written to where it goes.
+    #[error("cannot write the stream: {source}")]
+    StreamNotWritten {
+        /// The system's error.
+        source: std::io::Error,
     },
     /// The stream ends too early.
     #[error("the stream ends before its end record: it was cut off")]

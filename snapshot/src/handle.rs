@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use nix::sys::stat::{SFlag, fstat};
+
 use crate::catalog::{CatalogMemory, PoolWrites, WriteCounters};
 use crate::durability::{Durability, DurabilityLimit};
 use crate::error::{Error, Result};
@@ -14,7 +16,7 @@ use crate::file_lock::SpareFiles;
 use crate::layout::superblock::SuperblockV2;
 use crate::lock_wait::{LockWait, LockWaits};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
-use crate::region::Medium;
+use crate::region::{Medium, available_bytes};
 use crate::store::BlockStore;
 
 /// An open pool. Any number of processes, and of `Pool` values in a process, may have the same pool
@@ -78,6 +80,29 @@ impl Pool {
         }
         let limit = self.durability.clone();
         Err(Error::NotDurable { asked, limit })
+    }
+
+    /// Checks that the pool can be opened again: what is committed to a file that was removed, or
+    /// replaced by another one, is lost with its last user. A device stays.
+    ///
+    /// # Errors
+    /// [`Error::Unlinked`], [`Error::Io`].
+    pub fn require_name(&self) -> Result<()> {
+        let found = fstat(&self.file).map_err(Error::io("looking at the pool's file"))?;
+        let is_file = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG;
+        if is_file && found.st_nlink == 0 {
+            let path = self.path.clone();
+            return Err(Error::Unlinked { path });
+        }
+        Ok(())
+    }
+
+    /// Bytes that the medium under the pool can still give.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn medium_available_bytes(&self) -> Result<u64> {
+        available_bytes(&self.file, self.medium)
     }
 
     /// Size of the pool, as far as this process has seen it grow.

@@ -20,7 +20,7 @@ const TURN_BITS: u32 = 6;
 pub(crate) const DISTANCES: i64 = 1 << (PID_BITS + NAMESPACE_BITS + TURN_BITS);
 
 /// The process that holds a lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LockHolder {
     /// 0: unknown.
     pid: u32,

@@ -185,8 +185,8 @@ fn every_block_says_how_it_is_run() {
     }
     assert!(
         wrong.is_empty(),
-        "these say none of console,bare-metal, console,linux, console,install, and console,not-run \
-         with a reason:\n{}",
+        "these say none of console,bare-metal, console,linux, console,install, console,quickstart, \
+         and console,not-run with a reason:\n{}",
         wrong.join("\n")
     );
 }

@@ -2,23 +2,14 @@
 
 use nvvmm_tests::required;
 
-use crate::{markdown::Marker, run::run_all};
-
-const README: &str = "README.md";
-
-fn run(chosen: impl Fn(&str) -> bool) {
-    for variable in ["NVVMM_GUEST_KERNEL", "NVVMM_GUEST_INITRAMFS"] {
-        required(variable);
-    }
-    run_all(&Marker::Linux, &required("NVVMM_BIN"), chosen);
-}
-
-#[test]
-fn the_quickstart_works_as_typed() {
-    run(|path| path == README);
-}
+use crate::{markdown::Marker, quickstart::README, run::run_all};
 
 #[test]
 fn what_the_book_shows_with_a_linux_guest_is_so() {
-    run(|path| path != README);
+    for variable in ["NVVMM_GUEST_KERNEL", "NVVMM_GUEST_INITRAMFS"] {
+        required(variable);
+    }
+    run_all(&Marker::Linux, &required("NVVMM_BIN"), |path| {
+        path != README
+    });
 }

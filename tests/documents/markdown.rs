@@ -26,6 +26,8 @@ pub enum Marker {
     Linux,
     /// Run with an empty home directory, without an installed nvvmm.
     Install,
+    /// The beginning of the quickstart: run from an empty directory, without KVM.
+    Quickstart,
     /// Not run, for this reason.
     NotRun(String),
     /// Unknown; the whole info string.
@@ -190,6 +192,7 @@ impl Marker {
             ("bare-metal", "") => Self::BareMetal,
             ("linux", "") => Self::Linux,
             ("install", "") => Self::Install,
+            ("quickstart", "") => Self::Quickstart,
             ("not-run", reason) if !reason.is_empty() => Self::NotRun(reason.to_owned()),
             _ => Self::Unknown(info.to_owned()),
         }

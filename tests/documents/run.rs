@@ -26,6 +26,8 @@ const SHOWN_POOL: &str = "/dev/shm/nvvmm-root.pool";
 const SHOWN_SECOND_POOL: &str = "/dev/shm/nvvmm-book.pool";
 /// Room for three Linux guests.
 const POOL_SIZE: &str = "1G";
+/// Room for three guests with Debian.
+const QUICKSTART_POOL_SIZE: &str = "2G";
 
 /// Directories and a pool that nothing else uses. Dropping it ends its VMs.
 struct Place {
@@ -158,6 +160,62 @@ pub fn run_all(marker: &Marker, nvvmm: &Path, chosen: impl Fn(&str) -> bool) {
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert!(count > 0, "no document has a command to run");
+}
+
+/// Runs the beginning of the quickstart in the empty directory `base`: a clone of this source tree,
+/// an installation, an image. Root installs below `base`, others in a home directory there.
+pub fn prepare_quickstart(readme: &Document, base: &Path) {
+    let place = Place::new(0);
+    let mut bash = place.bash();
+    let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+    for (variable, directory) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+        if std::env::var_os(variable).is_none() {
+            bash.env(variable, home.join(directory));
+        }
+    }
+    if nix::unistd::geteuid().is_root() {
+        bash.env("DESTDIR", base.join("installed"));
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    let programs = [
+        base.join("installed/usr/local/bin"),
+        base.join("home/.local/bin"),
+    ];
+    let [root, user] = programs.map(|directory| directory.display().to_string());
+    fs::create_dir(base.join("home")).unwrap();
+    bash.current_dir(base)
+        .env("HOME", base.join("home"))
+        .env("PATH", format!("{root}:{user}:{path}"))
+        .env_remove("NVVMM_POOL")
+        .env_remove("NVVMM_RUNTIME_DIR")
+        // The clone comes from here.
+        .env("GIT_CONFIG_COUNT", "1")
+        .env(
+            "GIT_CONFIG_KEY_0",
+            format!("url.{}.insteadOf", self::root().display()),
+        )
+        .env("GIT_CONFIG_VALUE_0", "https://github.com/nvvmm/nvvmm");
+    let mut failures = Vec::new();
+    let blocks = readme.blocks_of(&Marker::Quickstart);
+    assert!(run_blocks(readme, &blocks, &place, bash, &mut failures) > 0);
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// Runs the rest of the quickstart in the clone, with the program that was installed there.
+pub fn run_quickstart(readme: &Document, base: &Path) {
+    let place = Place::new(0);
+    let installed = ["installed/usr/local/bin/nvvmm", "home/.local/bin/nvvmm"];
+    let installed = installed.map(|path| base.join(path));
+    let nvvmm = installed.iter().find(|path| path.exists());
+    symlink(nvvmm.expect("nvvmm is installed"), place.at("bin/nvvmm")).unwrap();
+    place.nvvmm(&["pool", "create", SHOWN_POOL, "--size", QUICKSTART_POOL_SIZE]);
+    let mut bash = place.bash();
+    bash.current_dir(base.join("nvvmm"));
+    let mut failures = Vec::new();
+    let blocks = readme.blocks_of(&Marker::Linux);
+    assert!(run_blocks(readme, &blocks, &place, bash, &mut failures) > 0);
+    place.nvvmm(&["pool", "check"]);
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 /// Runs blocks in a home directory of their own, with nothing installed.

@@ -13,15 +13,15 @@ use nix::{pty::openpty, unistd::ttyname};
 
 /// Longest time for a command to end, or a guest to answer: several times that of the slowest with
 /// an emulated CPU.
-const PATIENCE: Duration = Duration::from_secs(400);
+const PATIENCE: Duration = Duration::from_secs(600);
 /// Time after which a guest is asked for its prompt once more.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Mark that the shell writes behind each command, with its status.
 const MARK: &str = "@@documents";
-/// Prompt of the Linux guest's shell, whose lines are typed.
-const PROMPT: &str = "/ # ";
-/// Ctrl-], which leaves a console.
-const LEAVE: &str = "\x1d";
+/// Prompts of the shells of Linux guests: the small one, and Debian. What follows is typed.
+const PROMPTS: [&str; 2] = ["/ # ", "root@debian:~# "];
+/// Ctrl-] and one more key, which leave a console.
+const LEAVE: &str = "\x1d\x1d";
 
 /// A running shell. Dropping it ends the shell.
 #[derive(Debug)]
@@ -79,9 +79,10 @@ impl Session {
         let name = name.display();
         let mut screen = Screen::of(terminal.master);
         self.begin(command, &format!("<{name} >{name} 2>&1"));
-        let typed = shown.iter().filter_map(|line| line.strip_prefix(PROMPT));
-        if shown.iter().any(|line| line.starts_with(PROMPT)) {
-            screen.talk_to_a_shell(typed.filter(|line| !line.is_empty()));
+        let is_shown = |prompt: &&str| shown.iter().any(|line| line.starts_with(prompt));
+        if let Some(prompt) = PROMPTS.into_iter().find(is_shown) {
+            let typed = shown.iter().filter_map(|line| line.strip_prefix(prompt));
+            screen.talk_to_a_shell(prompt, typed.filter(|line| !line.is_empty()));
         } else {
             let is_typed = |line: &&String| {
                 !line.is_empty()
@@ -172,16 +173,16 @@ impl Screen {
 
     /// Types lines at the prompt of a shell, which echoes each of them. A client that connects late
     /// sees no prompt until it presses Enter.
-    fn talk_to_a_shell<'l>(&mut self, lines: impl Iterator<Item = &'l str>) {
+    fn talk_to_a_shell<'l>(&mut self, prompt: &str, lines: impl Iterator<Item = &'l str>) {
         let until = Instant::now() + PATIENCE;
-        while !self.shown.wait_for(PROMPT, 0, ASK_AGAIN) {
+        while !self.shown.wait_for(prompt, 0, ASK_AGAIN) {
             assert!(Instant::now() < until, "no prompt: {}", self.shown.text);
             self.type_in("\n");
         }
         for line in lines {
             self.type_line(line);
             self.wait_for("\n");
-            self.wait_for(PROMPT);
+            self.wait_for(prompt);
         }
         self.shown.settle();
     }
@@ -258,18 +259,23 @@ fn lines(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// Skips the rest of a control sequence (ECMA-48): `[` to a letter, `]` to a bell, else one
+/// character.
+fn skip_sequence(chars: &mut std::str::Chars<'_>) {
+    match chars.next() {
+        Some('[') => drop(chars.find(|c| ('@'..='~').contains(c))),
+        Some(']') => drop(chars.find(|c| *c == '\x07')),
+        _ => {}
+    }
+}
+
 /// Removes control sequences of terminals.
 fn without_escapes(text: &str) -> String {
     let mut plain = String::new();
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
         match c {
-            '\x1b' => drop(
-                chars
-                    .by_ref()
-                    .skip_while(|c| *c == '[')
-                    .find(|c| !c.is_ascii_digit() && *c != ';'),
-            ),
+            '\x1b' => skip_sequence(&mut chars),
             '\r' | '\x07' => {}
             c => plain.push(c),
         }
@@ -287,4 +293,5 @@ fn a_shell_keeps_its_state_and_tells_how_commands_ended() {
     assert_eq!((answer.output.len(), answer.code), (0, 3));
     assert_eq!(session.run("printf %s \\\n  $A").output, ["1"]);
     assert_eq!(without_escapes("a\x1b[6nb\x1b[1;32mc\r"), "abc");
+    assert_eq!(without_escapes("\x1b[?2004h\x1b]104\x07d\x1b[!pe"), "de");
 }

@@ -7,8 +7,8 @@ const ELLIPSIS: &str = "...";
 const UNITS: [&str; 15] = [
     "ns", "µs", "us", "ms", "s", "m", "h", "B", "KiB", "MiB", "GiB", "TiB", "%", "days", "day",
 ];
-/// Prompt of the Linux guest's shell without a command.
-const EMPTY_PROMPT: &str = "/ #";
+/// Prompts of Linux guests' shells without a command.
+const EMPTY_PROMPTS: [&str; 2] = ["/ #", "root@debian:~#"];
 
 /// Compares the real output with the shown one.
 pub fn is_alike(shown: &[String], real: &[String]) -> bool {
@@ -57,7 +57,7 @@ fn stable(lines: &[String]) -> Vec<String> {
     let lines = lines.iter().map(|line| without_numbers(line));
     let mut lines: Vec<String> = lines
         .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-        .filter(|line| line != EMPTY_PROMPT)
+        .filter(|line| !EMPTY_PROMPTS.contains(&line.as_str()))
         .collect();
     while lines.last().is_some_and(String::is_empty) {
         lines.pop();

@@ -22,17 +22,24 @@ fn run_with_kernel(host: &Host, content: &[u8]) -> nvvmm_tests::Outcome {
 #[test]
 fn a_kernel_that_is_no_kernel() {
     let host = Host::new(256);
-    run_with_kernel(&host, b"#!/bin/sh\necho I am a text file, not a kernel\n").refused(1, "text");
-    run_with_kernel(&host, b"").refused(1, "empty");
+    run_with_kernel(&host, b"#!/bin/sh\necho I am a text file, not a kernel\n").refused(2, "text");
+    run_with_kernel(&host, b"").refused(2, "empty");
     let mut other_machine = fs::read(nvvmm_tests::required("NVVMM_BAREMETAL_GUEST")).unwrap();
     other_machine[18] = 183;
-    run_with_kernel(&host, &other_machine).refused(1, "x86");
+    run_with_kernel(&host, &other_machine).refused(2, "x86");
     let good = fs::read(nvvmm_tests::required("NVVMM_BAREMETAL_GUEST")).unwrap();
     let cut = run_with_kernel(&host, &good[..good.len() / 3]);
     assert_ne!(cut.code, 0, "a truncated kernel is refused");
     assert!(!cut.stderr.contains("panicked"), "{}", cut.stderr);
     host.run(&["run", "--kernel", "/nonexistent", "--detach"])
         .refused(3, "/nonexistent");
+    // A file of the wrong kind, and an option that the guest does not take, are wrong usage alike.
+    host.run(&["run", "--kernel", "/", "--detach"])
+        .refused(2, "directory");
+    let guest = nvvmm_tests::required("NVVMM_BAREMETAL_GUEST");
+    let guest = guest.to_str().unwrap();
+    host.run(&["run", "--kernel", guest, "--initramfs", guest, "--detach"])
+        .refused(2, "flat guest");
     host.assert_pool_clean();
 }
 

@@ -59,7 +59,7 @@ fn the_papers_experiments_are_complete_and_verified() {
         &["paper", "--sizes", "4M,8M", "--repeat", "2"],
     );
     let paper = &report["experiments"][0];
-    assert_eq!(paper["name"], "paper");
+    assert_eq!(paper["experiment"], "paper");
     let mut checkpoints = vec!["copy", "reference"];
     let mut restarts = vec!["copy", "reference", "reference, lazy restore"];
     if has_huge_pages(&host) {
@@ -72,11 +72,8 @@ fn the_papers_experiments_are_complete_and_verified() {
         ]);
         restarts.sort_unstable();
     }
-    let touched = (4 + 8) * MIB / 4096;
-    assert_eq!(
-        paper["frames_verified"],
-        2 * restarts.len() as u64 * touched
-    );
+    let touched = (4 + 8) * MIB;
+    assert_eq!(paper["verified_bytes"], 2 * restarts.len() as u64 * touched);
     for (chart, series) in [("checkpoint", checkpoints), ("restart", restarts)] {
         let charts = paper["charts"].as_array().unwrap();
         let found = charts
@@ -84,19 +81,19 @@ fn the_papers_experiments_are_complete_and_verified() {
             .find(|found| found["file"] == chart)
             .expect(chart);
         let mut names: Vec<&str> = Vec::new();
-        for curve in found["series"].as_array().unwrap() {
-            names.push(curve["name"].as_str().unwrap());
+        for curve in found["curves"].as_array().unwrap() {
+            names.push(curve["curve"].as_str().unwrap());
             let points = curve["points"].as_array().unwrap();
-            let places: Vec<f64> = points
+            let places: Vec<i64> = points
                 .iter()
-                .map(|point| point["x"].as_f64().unwrap())
+                .map(|point| point["x_parts"].as_i64().unwrap())
                 .collect();
-            assert_eq!(places, [4.0, 8.0], "{curve}");
+            assert_eq!(places, [4_000_000, 8_000_000], "{curve}");
             for point in points {
-                let measured = point["measured"].as_array().unwrap();
+                let measured = point["measured_parts"].as_array().unwrap();
                 assert_eq!(measured.len(), 2, "{curve}");
                 assert!(
-                    measured.iter().all(|ms| ms.as_f64().unwrap() > 0.0),
+                    measured.iter().all(|ms| ms.as_i64().unwrap() > 0),
                     "{curve}"
                 );
             }
@@ -153,12 +150,12 @@ fn every_experiment_is_complete_and_verified() {
     let experiments = report["experiments"].as_array().unwrap();
     let names: Vec<&str> = experiments
         .iter()
-        .map(|found| found["name"].as_str().unwrap())
+        .map(|found| found["experiment"].as_str().unwrap())
         .collect();
     assert_eq!(names, ["incremental", "cow", "space", "sparse"]);
     for experiment in experiments {
         assert!(
-            experiment["frames_verified"].as_u64().unwrap() >= 8 * MIB / 4096,
+            experiment["verified_bytes"].as_u64().unwrap() >= 8 * MIB,
             "{experiment}"
         );
         assert!(
@@ -202,7 +199,7 @@ fn the_curve_of_rates_has_a_ring_at_each_period() {
         &["rate", "--sizes", "8M", "--repeat", "1", "--cpus", "1"],
     );
     let rate = &report["experiments"][0];
-    let curves = rate["charts"][0]["series"].as_array().unwrap();
+    let curves = rate["charts"][0]["curves"].as_array().unwrap();
     assert_eq!(
         curves.len(),
         1 + usize::from(has_huge_pages(&host)),
@@ -210,21 +207,25 @@ fn the_curve_of_rates_has_a_ring_at_each_period() {
     );
     for curve in curves {
         let points = curve["points"].as_array().unwrap();
-        let places: Vec<f64> = points
+        let places: Vec<i64> = points
             .iter()
-            .map(|point| point["x"].as_f64().unwrap())
+            .map(|point| point["x_parts"].as_i64().unwrap())
             .collect();
-        assert_eq!(places, [0.0, 5.0, 10.0, 20.0, 50.0, 100.0], "{curve}");
+        assert_eq!(
+            places,
+            [0, 5, 10, 20, 50, 100].map(|ms| ms * 1_000_000),
+            "{curve}"
+        );
         for point in points {
-            let slowdown = point["measured"][0].as_f64().unwrap();
-            assert!(slowdown <= 100.0, "{curve}");
+            let slowdown = point["measured_parts"][0].as_i64().unwrap();
+            assert!(slowdown <= 100_000_000, "{curve}");
         }
     }
     tables_and_plots_are_whole(rate, out.path());
     // All words of three guests: the guest itself, one restored from its newest checkpoint, and the
     // one that was rewound.
     assert!(
-        rate["frames_verified"].as_u64().unwrap() >= 3 * 8 * MIB / 4096,
+        rate["verified_bytes"].as_u64().unwrap() >= 3 * 8 * MIB,
         "{rate}"
     );
     nothing_is_left(host.pool().parent().unwrap());
@@ -275,7 +276,7 @@ fn each_technique_is_measured_with_and_without() {
             "{row}"
         );
     }
-    assert!(techniques["frames_verified"].as_u64().unwrap() >= 2 * 8 * MIB / 4096);
+    assert!(techniques["verified_bytes"].as_u64().unwrap() >= 2 * 8 * MIB);
     nothing_is_left(host.pool().parent().unwrap());
 }
 
@@ -298,8 +299,8 @@ fn clusters_and_mappings_are_measured_for_every_policy() {
     for experiment in experiments {
         tables_and_plots_are_whole(experiment, out.path());
         // Words of the guest itself and of one that was restored.
-        let verified = experiment["frames_verified"].as_u64().unwrap();
-        assert!(verified >= 2 * 8 * MIB / 4096, "{experiment}");
+        let verified = experiment["verified_bytes"].as_u64().unwrap();
+        assert!(verified >= 2 * 8 * MIB, "{experiment}");
     }
     let [clusters, mappings] = [&experiments[0], &experiments[1]];
     // Each write that is apart from others copies one frame, or as many frames as a cluster has.
@@ -309,8 +310,8 @@ fn clusters_and_mappings_are_measured_for_every_policy() {
     assert!(copied(2) > 8.0 && copied(2) <= 17.0, "{clusters}");
     assert_eq!(sparse.len(), 6, "{clusters}");
     for target in mappings["targets"].as_array().unwrap() {
-        let part = target["measured"]["median"].as_f64().unwrap();
-        assert!(part > 0.0 && part <= 1.0, "{target}");
+        let part = target["median_parts"].as_i64().unwrap();
+        assert!(part > 0 && part <= 1_000_000, "{target}");
     }
     nothing_is_left(host.pool().parent().unwrap());
 }

@@ -28,7 +28,7 @@ impl Counted {
         let until = Instant::now() + PATIENCE;
         loop {
             let counted = Self(vm.stats());
-            if counted.times("/fault_latency") == counted.number("/kernel_calls/wake") {
+            if counted.times("/fault_times") == counted.number("/kernel_calls/wake_count") {
                 return counted;
             }
             assert!(
@@ -51,12 +51,12 @@ impl Counted {
 
     /// Number of entries in a histogram.
     fn times(&self, path: &str) -> u64 {
-        let counts = self
-            .0
-            .pointer(path)
-            .and_then(|times| times["counts"].as_array());
-        let counts = counts.unwrap_or_else(|| panic!("no {path} in {}", self.0));
-        counts.iter().filter_map(Value::as_u64).sum()
+        let times = self.0.pointer(path);
+        let times = times.unwrap_or_else(|| panic!("no {path} in {}", self.0));
+        let buckets = times["buckets"].as_array().expect("buckets");
+        let count = buckets.iter().map(|bucket| number(bucket, "count")).sum();
+        assert_eq!(count, number(times, "count"), "{times}");
+        count
     }
 }
 
@@ -95,21 +95,24 @@ fn sparse_writes_fault_once_for_each_cluster_and_copy_no_more_than_it() {
     let grown = |path| after.grown(&before, path);
     if host.engine() == Engine::Private {
         // The host's kernel copies.
-        assert_eq!(grown("/ram/write_faults"), 0);
-        assert_eq!(grown("/ram/frames_copied"), 0);
-        assert_eq!(grown("/kernel_calls/mmap"), 0);
+        assert_eq!(grown("/ram/write_fault_count"), 0);
+        assert_eq!(grown("/ram/copied_bytes"), 0);
+        assert_eq!(grown("/kernel_calls/mmap_count"), 0);
         return;
     }
-    assert_eq!(grown("/ram/write_faults"), WRITES, "{}", after.0);
-    assert_eq!(grown("/ram/frames_copied"), WRITES * cluster_frames(&host));
+    assert_eq!(grown("/ram/write_fault_count"), WRITES, "{}", after.0);
+    assert_eq!(
+        grown("/ram/copied_bytes"),
+        WRITES * cluster_frames(&host) * 4096
+    );
     // Each cluster is one piece in the pool: one mapping, registered for arming.
-    assert_eq!(grown("/kernel_calls/mmap"), WRITES);
-    assert_eq!(grown("/kernel_calls/register"), WRITES);
+    assert_eq!(grown("/kernel_calls/mmap_count"), WRITES);
+    assert_eq!(grown("/kernel_calls/register_count"), WRITES);
     // Each one splits the mapping that was there into three at most.
-    assert!(grown("/ram/mappings") <= 2 * WRITES, "{}", after.0);
-    assert!(after.number("/ram/mappings") < after.number("/ram/mappings_limit"));
+    assert!(grown("/ram/mapping_count") <= 2 * WRITES, "{}", after.0);
+    assert!(after.number("/ram/mapping_count") < after.number("/ram/mapping_limit_count"));
     // An access may be reported more than once, but never less.
-    let answered = after.times("/fault_latency") - before.times("/fault_latency");
+    let answered = after.times("/fault_times") - before.times("/fault_times");
     assert!(answered >= WRITES, "{}", after.0);
 
     // Frames that the VM owns are written without further faults.
@@ -117,10 +120,10 @@ fn sparse_writes_fault_once_for_each_cluster_and_copy_no_more_than_it() {
     vm.ask(&format!("write {STRIDE} {WRITES} {STRIDE}"));
     let after = Counted::of(&vm);
     for path in [
-        "/ram/write_faults",
-        "/ram/frames_copied",
-        "/kernel_calls/mmap",
-        "/kernel_calls/protect",
+        "/ram/write_fault_count",
+        "/ram/copied_bytes",
+        "/kernel_calls/mmap_count",
+        "/kernel_calls/protect_count",
     ] {
         assert_eq!(after.grown(&before, path), 0, "{path} in {}", after.0);
     }
@@ -148,10 +151,15 @@ fn a_frame_that_is_written_alone_again_is_copied_alone() {
         let before = Counted::of(&vm);
         vm.ask(&format!("write {STRIDE} 1"));
         let after = Counted::of(&vm);
-        assert_eq!(after.grown(&before, "/ram/write_faults"), 1, "{}", after.0);
         assert_eq!(
-            after.grown(&before, "/ram/frames_copied"),
-            copied,
+            after.grown(&before, "/ram/write_fault_count"),
+            1,
+            "{}",
+            after.0
+        );
+        assert_eq!(
+            after.grown(&before, "/ram/copied_bytes"),
+            copied * 4096,
             "{}",
             after.0
         );
@@ -160,7 +168,7 @@ fn a_frame_that_is_written_alone_again_is_copied_alone() {
     let before = Counted::of(&vm);
     vm.ask(&format!("write {} 1", STRIDE + 1));
     assert_eq!(
-        Counted::of(&vm).grown(&before, "/ram/write_faults"),
+        Counted::of(&vm).grown(&before, "/ram/write_fault_count"),
         u64::from(again == 1)
     );
     assert!(vm.ask("check").contains("check ok"));
@@ -179,8 +187,8 @@ fn a_snapshot_arms_what_was_written_and_a_second_one_nothing() {
     let after = Counted::of(&vm);
 
     let (ioctls, new) = (
-        number(&first, "ioctls_paused"),
-        number(&first, "frames_new"),
+        number(&first, "ioctl_paused_count"),
+        number(&first, "new_bytes") / 4096,
     );
     if host.engine() == Engine::Redirect {
         // One call for each cluster, and one for each cluster of the guest's own program and of its
@@ -188,38 +196,48 @@ fn a_snapshot_arms_what_was_written_and_a_second_one_nothing() {
         let own = own_clusters(&mut vm, &host) + 1;
         assert!((WRITES..=WRITES + own).contains(&ioctls), "{first}");
         assert!(new <= (WRITES + own) * cluster_frames(&host), "{first}");
-        assert_eq!(between.grown(&before, "/kernel_calls/protect"), ioctls);
-        assert_eq!(between.grown(&before, "/snapshots/ioctls_paused"), ioctls);
+        assert_eq!(
+            between.grown(&before, "/kernel_calls/protect_count"),
+            ioctls
+        );
+        assert_eq!(
+            between.grown(&before, "/snapshot_totals/ioctl_paused_count"),
+            ioctls
+        );
     } else {
-        assert_eq!((ioctls, number(&first, "mmaps_paused")), (0, 0), "{first}");
+        assert_eq!(
+            (ioctls, number(&first, "mmap_paused_count")),
+            (0, 0),
+            "{first}"
+        );
     }
     assert!(new > WRITES, "{first}");
     for key in [
-        "ioctls_paused",
-        "mmaps_paused",
-        "frames_new",
-        "frames_copied",
+        "ioctl_paused_count",
+        "mmap_paused_count",
+        "new_bytes",
+        "copied_bytes",
     ] {
         assert_eq!(number(&second, key), 0, "{key} in {second}");
     }
     for path in [
-        "/kernel_calls/protect",
-        "/kernel_calls/register",
-        "/kernel_calls/mmap",
-        "/kernel_calls/fill",
+        "/kernel_calls/protect_count",
+        "/kernel_calls/register_count",
+        "/kernel_calls/mmap_count",
+        "/kernel_calls/fill_count",
     ] {
         assert_eq!(after.grown(&between, path), 0, "{path} in {}", after.0);
     }
-    assert_eq!(after.grown(&before, "/snapshots/taken"), 2);
-    assert_eq!(after.number("/snapshots/failed"), 0);
+    assert_eq!(after.grown(&before, "/snapshot_totals/taken_count"), 2);
+    assert_eq!(after.number("/snapshot_totals/failed_count"), 0);
     // The first of the three snapshots paused the guest. The other two found it paused.
-    assert_eq!(after.times("/snapshots/pause"), 1);
+    assert_eq!(after.times("/snapshot_totals/pause_times"), 1);
 
     host.run(&["snapshot", &vm.name, "first"])
         .refused(4, "first");
     let refused = Counted::of(&vm);
-    assert_eq!(refused.grown(&after, "/snapshots/failed"), 1);
-    assert_eq!(refused.grown(&after, "/snapshots/taken"), 0);
+    assert_eq!(refused.grown(&after, "/snapshot_totals/failed_count"), 1);
+    assert_eq!(refused.grown(&after, "/snapshot_totals/taken_count"), 0);
 }
 
 #[test]
@@ -233,8 +251,8 @@ fn neighbours_are_armed_in_one_call() {
     vm.pause();
     let report = vm.snapshot("filled");
     let (ioctls, new) = (
-        number(&report, "ioctls_paused"),
-        number(&report, "frames_new"),
+        number(&report, "ioctl_paused_count"),
+        number(&report, "new_bytes") / 4096,
     );
     assert!(new >= FILLED_MIB * 256, "{report}");
     if host.engine() == Engine::Redirect {
@@ -342,14 +360,14 @@ fn a_restored_guest_faults_once_for_each_chunk_that_it_touches() {
     let again = Counted::of(&copy);
     for path in [
         "/ram/chunk_faults",
-        "/kernel_calls/mmap",
-        "/kernel_calls/register",
-        "/kernel_calls/protect",
+        "/kernel_calls/mmap_count",
+        "/kernel_calls/register_count",
+        "/kernel_calls/protect_count",
     ] {
         assert_eq!(again.grown(&read, path), 0, "{path} in {}", again.0);
     }
-    assert_eq!(again.number("/snapshots/taken"), 0);
-    assert_eq!(again.times("/snapshots/pause"), 0);
+    assert_eq!(again.number("/snapshot_totals/taken_count"), 0);
+    assert_eq!(again.times("/snapshot_totals/pause_times"), 0);
 }
 
 #[test]
@@ -366,8 +384,8 @@ fn mappings_stay_within_what_is_counted_and_what_is_allowed() {
         vm.snapshot(&format!("e{epoch}"));
         let counted = Counted::of(&vm);
         let (counted, limit) = (
-            counted.number("/ram/mappings"),
-            counted.number("/ram/mappings_limit"),
+            counted.number("/ram/mapping_count"),
+            counted.number("/ram/mapping_limit_count"),
         );
         assert!(
             counted <= limit,

@@ -22,11 +22,11 @@ fn different(host: &Host, names: [&str; 2], first: u64) -> Vec<u64> {
     let all: Vec<u64> = ranges
         .iter()
         .flat_map(|range| {
-            let first = range["first"].as_u64().unwrap();
-            first..first + range["frames"].as_u64().unwrap()
+            let first = range["first_frame"].as_u64().unwrap();
+            first..first + range["length_blocks"].as_u64().unwrap()
         })
         .collect();
-    assert_eq!(report["frames_different"], all.len(), "{report}");
+    assert_eq!(report["different_bytes"], all.len() * 4096, "{report}");
     all.into_iter().filter(|gfn| *gfn >= first).collect()
 }
 

@@ -182,7 +182,7 @@ impl Scene {
                 let pid = self.host.json(&["ps"]);
                 let pid = pid
                     .as_array()
-                    .and_then(|vms| vms.iter().find(|of| of["name"] == vm));
+                    .and_then(|vms| vms.iter().find(|of| of["vm"] == vm));
                 let pid = pid.and_then(|vm| vm["pid"].as_i64()).expect("the VM runs");
                 self.run(&["stop", vm]);
                 wait_gone(pid as i32);
@@ -257,14 +257,14 @@ impl Scene {
         let (host, point) = (&self.host, self.point.name());
         host.assert_pool_clean();
         let status = host.pool_status();
-        assert_eq!(status["leased_blocks"], 0, "{point}: {status}");
-        assert_eq!(status["orphans"], 0, "{point}: {status}");
+        assert_eq!(status["leased_bytes"], 0, "{point}: {status}");
+        assert_eq!(status["orphan_count"], 0, "{point}: {status}");
         let listed = host.json(&["snapshots"]);
         let found: BTreeSet<&str> = listed
             .as_array()
             .expect("a list")
             .iter()
-            .map(|snapshot| snapshot["name"].as_str().expect("a name"))
+            .map(|snapshot| snapshot["snapshot"].as_str().expect("a name"))
             .collect();
         let mut possible = self.committed.clone();
         possible.extend(self.uncertain);
@@ -292,8 +292,8 @@ impl Scene {
         }
         host.assert_pool_clean();
         let status = host.pool_status();
-        assert_eq!(status["snapshot_blocks"], 0, "{point}: {status}");
-        assert_eq!(status["leased_blocks"], 0, "{point}: {status}");
+        assert_eq!(status["snapshot_bytes"], 0, "{point}: {status}");
+        assert_eq!(status["leased_bytes"], 0, "{point}: {status}");
     }
 }
 

@@ -125,19 +125,20 @@ fn received(files: &Files, options: &[&str]) -> Host {
 fn listed(host: &Host, name: &str) -> Value {
     let all = host.json(&["snapshots"]);
     let mut all = all.as_array().unwrap().iter();
-    all.find(|entry| entry["name"] == name).unwrap().clone()
+    all.find(|entry| entry["snapshot"] == name).unwrap().clone()
 }
 
 /// Takes a checkpoint, and returns its name.
 fn checkpoint(host: &Host, vm: &Vm<'_>) -> String {
     host.json(&["checkpoint", &vm.name, "--every", "1s", "--keep", "1"]);
-    while vm.status()["ring"]["taken"].as_u64() == Some(0) {
+    while vm.status()["ring"]["taken_count"].as_u64() == Some(0) {
         std::thread::sleep(Duration::from_millis(10));
     }
     host.json(&["checkpoint", &vm.name, "--stop"]);
     let all = host.json(&["snapshots"]);
     let mut names = all.as_array().unwrap().iter();
-    let found = names.find_map(|entry| entry["name"].as_str().filter(|name| name.contains('@')));
+    let found =
+        names.find_map(|entry| entry["snapshot"].as_str().filter(|name| name.contains('@')));
     found.unwrap().to_owned()
 }
 

@@ -96,7 +96,7 @@ fn starved(host: &Host) -> Vm<'_> {
 /// Removes all snapshots, and waits until the VM reports that it has space.
 fn make_space(host: &Host, vm: &Vm<'_>) {
     for entry in host.json(&["snapshots"]).as_array().unwrap() {
-        host.run(&["rm", entry["name"].as_str().unwrap()]).ok();
+        host.run(&["rm", entry["snapshot"].as_str().unwrap()]).ok();
     }
     wait_until(vm, "relieved", |status| status["notice"].is_null());
 }
@@ -268,9 +268,9 @@ fn unused_blocks(host: &Host) -> u64 {
     let status = host.pool_status();
     let holders = status["holders"].as_array().unwrap().iter();
     let used: u64 = holders
-        .map(|holder| holder["blocks_in_use"].as_u64().unwrap())
+        .map(|holder| holder["used_bytes"].as_u64().unwrap())
         .sum();
-    status["leased_blocks"].as_u64().unwrap() - used
+    (status["leased_bytes"].as_u64().unwrap() - used) / 4096
 }
 
 /// Has the guest write until its VM has too few unused leased blocks for one more write.
@@ -440,7 +440,7 @@ pub(crate) fn a_guest_with_private_memory_never_waits(host: &Host, make_space: i
     // Rewrites the memory until the pool cannot hold another copy.
     for number in 0.. {
         assert!(vm.ask("write 0 6000").contains("write ok"));
-        if host.pool_status()["free_blocks"].as_u64().unwrap() < 6000 {
+        if host.pool_status()["free_bytes"].as_u64().unwrap() < 6000 * 4096 {
             break;
         }
         vm.snapshot(&format!("b{number}"));
@@ -448,7 +448,7 @@ pub(crate) fn a_guest_with_private_memory_never_waits(host: &Host, make_space: i
     assert!(vm.status()["notice"].is_null(), "{}", vm.status());
     let before = host.pool_status();
     host.run(&["snapshot", &vm.name, "c"]).refused(5, "full");
-    assert_eq!(host.pool_status()["free_blocks"], before["free_blocks"]);
+    assert_eq!(host.pool_status()["free_bytes"], before["free_bytes"]);
     assert!(vm.ask("check").contains("check ok"));
     host.assert_pool_clean();
     make_space();
@@ -472,7 +472,7 @@ fn a_refused_copy_changes_nothing(host: &Host, mut idle: Vm<'_>) {
     let without_copies = || {
         let (pool, mut ram, taken) = footprint(host, &idle);
         // The block behind a frame that was written since is of no use, and is not kept.
-        for key in ["frames_copied", "frames_mapped"] {
+        for key in ["copied_bytes", "mapped_bytes"] {
             ram[key].take();
         }
         (pool, ram, taken)

@@ -103,7 +103,7 @@ fn vms_keep_their_exact_memory_while_the_pool_grows() {
     }
     let status = host.pool_status();
     assert_eq!(
-        (&status["snapshot_blocks"], &status["leased_blocks"]),
+        (&status["snapshot_bytes"], &status["leased_bytes"]),
         (&0.into(), &0.into()),
         "{status}"
     );

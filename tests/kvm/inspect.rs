@@ -18,14 +18,14 @@ fn a_snapshot_and_its_pool_are_decoded_without_a_vm() {
     vm.stop();
 
     let inside = host.json(&["inspect", "base"]);
-    assert_eq!(inside["entry"]["name"], "base");
+    assert_eq!(inside["entry"]["snapshot"], "base");
     assert_eq!(
-        inside["entry"]["frames_mapped"], inside["map"]["frames"],
+        inside["entry"]["mapped_bytes"], inside["map"]["mapped_bytes"],
         "{inside}"
     );
-    let state = &inside["state"];
+    let state = &inside["saved_state"];
     assert_eq!(
-        (&state["spec"]["vcpus"], &state["spec"]["memory_bytes"]),
+        (&state["spec"]["vcpu_count"], &state["spec"]["memory_bytes"]),
         (&2.into(), &(64u64 << 20).into())
     );
     let vcpus = state["vcpus"].as_array().unwrap();
@@ -43,14 +43,14 @@ fn a_snapshot_and_its_pool_are_decoded_without_a_vm() {
     let devices = state["devices"].as_array().unwrap();
     let named = |name: &str| devices.iter().find(|device| device["instance"] == name);
     assert!(named("com1").is_some(), "{state}");
-    let rng = named("rng0").unwrap_or_else(|| panic!("{state}"));
+    let virtio = &named("rng0").unwrap_or_else(|| panic!("{state}"))["virtio"];
     assert_eq!(
-        (&rng["device_type"], &rng["queues"][0]["ready"]),
+        (&virtio["device_type"], &virtio["queues"][0]["ready"]),
         (&4.into(), &false.into())
     );
 
     let pool = host.json(&["inspect"]);
-    assert_eq!(pool["inodes"][0]["name"], "base");
+    assert_eq!(pool["inodes"][0]["snapshot"], "base");
     assert_eq!(
         pool["superblocks"].as_array().map(Vec::len),
         Some(2),

@@ -41,7 +41,7 @@ fn snapshot_names(host: &Host) -> BTreeSet<String> {
         .as_array()
         .unwrap()
         .iter()
-        .map(|entry| entry["name"].as_str().unwrap().to_owned())
+        .map(|entry| entry["snapshot"].as_str().unwrap().to_owned())
         .collect()
 }
 
@@ -239,9 +239,9 @@ fn killed_processes_leave_a_clean_pool_and_every_committed_snapshot() {
     }
     host.assert_pool_clean();
     let status = host.pool_status();
-    assert_eq!(status["snapshot_blocks"], 0, "{status}");
+    assert_eq!(status["snapshot_bytes"], 0, "{status}");
     assert_eq!(
-        status["leased_blocks"], 0,
+        status["leased_bytes"], 0,
         "a dead holder's blocks are free again: {status}"
     );
     // Each chunk that was ever used has a block of counts.

@@ -3,7 +3,7 @@
 use std::{
     fs::{File, Permissions},
     io::{Read, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Stdio},
     time::{Duration, Instant},
@@ -13,7 +13,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use nvvmm_tests::{Host, Medium, Outcome, SnapshotMemory};
+use nvvmm_tests::{Host, Medium, Outcome, SnapshotMemory, schema};
 use serde_json::Value;
 
 /// Longest wait for a command.
@@ -45,16 +45,20 @@ fn through_a_pipe(from: &Host, send: &[&str], to: &Host, receive: &[&str]) -> Mo
     let sent = sender.wait_with_output().expect("nvvmm send ends");
     let report = String::from_utf8_lossy(&sent.stderr);
     assert!(sent.status.success(), "{report}");
-    Moved {
-        sent: serde_json::from_str(&report).unwrap_or_else(|e| panic!("{e}: {report}")),
-        received,
-    }
+    let sent = serde_json::from_str(&report).unwrap_or_else(|e| panic!("{e}: {report}"));
+    schema::assert_valid(&["send"], &sent);
+    schema::assert_valid(&["receive"], &received);
+    Moved { sent, received }
 }
 
-fn frames(report: &Value, key: &str) -> u64 {
+fn bytes_of(report: &Value, key: &str) -> u64 {
     report[key]
         .as_u64()
         .unwrap_or_else(|| panic!("{key} in {report}"))
+}
+
+fn frames(report: &Value, key: &str) -> u64 {
+    bytes_of(report, key) / 4096
 }
 
 /// Restores a snapshot. Its guest's memory must have this digest.
@@ -88,7 +92,7 @@ fn text(path: &Path) -> &str {
 fn listed(host: &Host, name: &str) -> Option<Value> {
     let all = host.json(&["snapshots"]);
     let all = all.as_array().unwrap();
-    all.iter().find(|entry| entry["name"] == name).cloned()
+    all.iter().find(|entry| entry["snapshot"] == name).cloned()
 }
 
 /// Media to which a snapshot on `media[from]` is sent: all others, or a second pool on the only
@@ -131,11 +135,11 @@ fn a_snapshot_goes_through_a_pipe_between_any_two_media_and_back() {
             println!("{} to {} and back", from.name(), to.name());
             let target = Host::on(to, 192);
             let Moved { sent, received } = through_a_pipe(&source, &["there"], &target, &[]);
-            assert_eq!(sent["frames_sent"], received["frames_received"]);
-            assert_eq!(sent["bytes_stream"], received["bytes_stream"]);
+            assert_eq!(sent["sent_bytes"], received["received_bytes"]);
+            assert_eq!(sent["stream_bytes"], received["stream_bytes"]);
             assert_eq!(sent["identity"], received["identity"]);
             assert!(
-                (14 << 8..8192).contains(&frames(&sent, "frames_sent")),
+                (14 << 8..8192).contains(&frames(&sent, "sent_bytes")),
                 "{sent}"
             );
             SnapshotMemory::read(target.pool(), "there").assert_one_instant("there");
@@ -150,10 +154,7 @@ fn a_snapshot_goes_through_a_pipe_between_any_two_media_and_back() {
             let Moved { sent, received } =
                 through_a_pipe(&target, &["back", "--since", "there"], &source, &[]);
             assert_eq!(received["since"], "there");
-            assert!(
-                (300..1200).contains(&frames(&sent, "frames_sent")),
-                "{sent}"
-            );
+            assert!((300..1200).contains(&frames(&sent, "sent_bytes")), "{sent}");
             assert_runs(&source, "back", &changed);
             source.run(&["rm", "back"]).ok();
             target.assert_pool_clean();
@@ -184,7 +185,7 @@ fn ten_differences_one_after_the_other_make_what_the_original_is() {
         vm.snapshot(&name);
         let Moved { sent, received } =
             through_a_pipe(&source, &[&name, "--since", &before], &target, &[]);
-        let sent = frames(&sent, "frames_sent");
+        let sent = frames(&sent, "sent_bytes");
         assert!(
             (20 * number..20 * number + 300).contains(&sent),
             "{name}: {sent}"
@@ -192,8 +193,8 @@ fn ten_differences_one_after_the_other_make_what_the_original_is() {
         assert_eq!(received["since"], *before);
     }
     vm.stop();
-    let parent = |name: &str| listed(&target, name).unwrap()["parent"].clone();
-    assert_eq!(parent("s7"), listed(&target, "s6").unwrap()["id"]);
+    let parent = |name: &str| listed(&target, name).unwrap()["parent_id"].clone();
+    assert_eq!(parent("s7"), listed(&target, "s6").unwrap()["snapshot_id"]);
     target.assert_pool_clean();
     // Each is a complete snapshot, so the earlier ones can be removed.
     for number in 0..10 {
@@ -204,14 +205,14 @@ fn ten_differences_one_after_the_other_make_what_the_original_is() {
     // The whole snapshot is the same memory, which the pool has already.
     let whole = through_a_pipe(&source, &["s10"], &target, &["--name", "whole"]).received;
     assert_eq!(
-        (whole["like"].as_str(), frames(&whole, "frames_stored")),
+        (whole["like"].as_str(), frames(&whole, "stored_bytes")),
         (Some("s10"), 0)
     );
     let difference = target.json(&["diff", "s10", "whole"]);
     assert_eq!(
         (
-            frames(&difference, "frames_different"),
-            frames(&difference, "frames_alike")
+            frames(&difference, "different_bytes"),
+            frames(&difference, "alike_bytes")
         ),
         (0, 0)
     );
@@ -242,12 +243,12 @@ fn an_encrypted_stream_is_for_who_has_the_key_and_refused_when_it_was_changed() 
     ];
     let sent = source.json(&send);
     let bytes = std::fs::read(&stream).unwrap();
-    assert_eq!(frames(&sent, "bytes_stream"), bytes.len() as u64);
+    assert_eq!(bytes_of(&sent, "stream_bytes"), bytes.len() as u64);
     assert!(
         !bytes.windows(6).any(|window| window == b"secret"),
         "even the name is encrypted"
     );
-    source.run(&send).refused(4, "exists already");
+    source.run(&send).refused(4, "exists");
 
     let receive =
         |stream: &Path, key: &Path| target.run(&["receive", text(stream), "--decrypt", text(key)]);
@@ -267,7 +268,7 @@ fn an_encrypted_stream_is_for_who_has_the_key_and_refused_when_it_was_changed() 
         );
     }
     target.assert_pool_clean();
-    assert_eq!(target.pool_status()["snapshot_blocks"], 0);
+    assert_eq!(target.pool_status()["snapshot_bytes"], 0);
     receive(&stream, &key).ok();
     assert_runs(&target, "secret", &digest);
 
@@ -277,7 +278,7 @@ fn an_encrypted_stream_is_for_who_has_the_key_and_refused_when_it_was_changed() 
         .ok();
     target.run(&["rm", "secret"]).ok();
     receive(&plain, &key).refused(4, "the stream is not encrypted");
-    assert_eq!(target.pool_status()["snapshot_blocks"], 0);
+    assert_eq!(target.pool_status()["snapshot_bytes"], 0);
 }
 
 #[test]
@@ -361,13 +362,13 @@ fn what_goes_to_a_pipe_that_nobody_reads_is_ended_by_a_signal() {
         let ended = child.wait_with_output().unwrap();
         let told = String::from_utf8_lossy(&ended.stderr);
         assert!(
-            ended.status.code() == Some(1) && told.contains("interrupted"),
+            ended.status.signal() == Some(Signal::SIGINT as i32) && told.contains("interrupted"),
             "{arguments:?}: {told}"
         );
         host.assert_pool_clean();
     }
     host.run(&["rm", "a"]).ok();
-    assert_eq!(host.pool_status()["snapshot_blocks"], 0);
+    assert_eq!(host.pool_status()["snapshot_bytes"], 0);
 }
 
 /// A receiver that has read a part of a stream, has kept some of it, and waits for the rest.
@@ -382,7 +383,7 @@ fn begun(host: &Host, part: &[u8]) -> Child {
     let input = child.stdin.as_mut().expect("it is piped");
     input.write_all(part).expect("it reads");
     let until = Instant::now() + PATIENCE;
-    while host.pool_status()["snapshot_blocks"].as_u64() < Some(8192) {
+    while host.pool_status()["snapshot_bytes"].as_u64() < Some(32 << 20) {
         assert!(
             Instant::now() < until,
             "nothing is kept: {}",
@@ -401,18 +402,14 @@ fn interrupt_a_reception(target: &Host, part: &[u8], signal: Signal) {
     let ended = child.wait_with_output().expect("it ends");
     let told = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(
-        (ended.status.code(), told.contains("interrupted")),
-        if signal == Signal::SIGKILL {
-            (None, false)
-        } else {
-            (Some(1), true)
-        },
+        (ended.status.signal(), told.contains("interrupted")),
+        (Some(signal as i32), signal != Signal::SIGKILL),
         "{signal}: {told}"
     );
     target.assert_pool_clean();
     let status = target.pool_status();
     assert_eq!(
-        (&status["incomplete"], &status["leased_blocks"]),
+        (&status["incomplete_count"], &status["leased_bytes"]),
         (&1.into(), &0.into()),
         "{status}"
     );
@@ -468,17 +465,17 @@ fn a_reception_that_was_interrupted_or_killed_goes_on_and_stores_nothing_twice()
     let resumed = target.json(&["receive", text(&stream)]);
     assert_eq!(resumed["resumed"], true, "{resumed}");
     let (stored, found) = (
-        frames(&resumed, "frames_stored"),
-        frames(&resumed, "frames_found"),
+        frames(&resumed, "stored_bytes"),
+        frames(&resumed, "found_bytes"),
     );
     assert!(found >= 8192 && stored > 0, "{resumed}");
     assert_eq!(listed(&target, "large").unwrap()["incomplete"], false);
     for key in [
-        "snapshot_blocks",
-        "leased_blocks",
-        "orphans",
-        "incomplete",
-        "snapshots",
+        "snapshot_bytes",
+        "leased_bytes",
+        "orphan_count",
+        "incomplete_count",
+        "snapshot_count",
     ] {
         assert_eq!(target.pool_status()[key], whole.pool_status()[key], "{key}");
     }
@@ -498,5 +495,5 @@ fn a_reception_that_was_interrupted_or_killed_goes_on_and_stores_nothing_twice()
     child.wait().expect("it ends");
     target.run(&["rm", "large"]).ok();
     target.assert_pool_clean();
-    assert_eq!(target.pool_status()["snapshot_blocks"], 0);
+    assert_eq!(target.pool_status()["snapshot_bytes"], 0);
 }

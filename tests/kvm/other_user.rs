@@ -106,7 +106,7 @@ fn a_vm_of_root_runs_as_the_user_who_is_named() {
     )
     .ok();
     fs::set_permissions(pool, fs::Permissions::from_mode(0o600)).unwrap();
-    let refused = run(&[]).refused(4, "may not use the pool");
+    let refused = run(&[]).refused(8, "may not use the pool");
     assert!(refused.stderr.contains("chown 65534"), "{}", refused.stderr);
     nix::unistd::chown(pool, Some(NOBODY.into()), Some(NOBODY.into())).unwrap();
     let status = run(&[]).json();
@@ -119,7 +119,7 @@ fn a_vm_of_root_runs_as_the_user_who_is_named() {
     }
     let as_user = |arguments: &[&str]| open.nvvmm(&runtime, true, arguments);
     let listed = as_user(&["ps", "--json"]).json();
-    assert_eq!(listed[0]["name"], "v", "{listed}");
+    assert_eq!(listed[0]["vm"], "v", "{listed}");
     as_user(&["snapshot", "v", "s"]).ok();
     as_user(&["stop", "v"]).ok();
     open.nvvmm(

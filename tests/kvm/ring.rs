@@ -23,7 +23,7 @@ fn wait_for_ring(vm: &Vm<'_>, what: &str, holds: impl Fn(&Value) -> bool) -> Val
 }
 
 fn taken(ring: &Value) -> u64 {
-    ring["taken"].as_u64().unwrap()
+    ring["taken_count"].as_u64().unwrap()
 }
 
 fn wait_for_more(vm: &Vm<'_>, more: u64) -> Value {
@@ -83,7 +83,10 @@ fn the_newest_few_are_kept_and_each_is_of_one_instant() {
         .collect();
     assert_eq!(names(&host), expected, "{ring}");
     assert_eq!(
-        (ring["kept"].as_u64(), ring["newest"].as_str()),
+        (
+            ring["kept_count"].as_u64(),
+            ring["newest_snapshot"].as_str()
+        ),
         (Some(4), Some(&*expected[3]))
     );
     for name in &expected {
@@ -199,7 +202,7 @@ fn a_guest_that_reboots_or_stands_still_has_its_ring() {
     vm.pause();
     let before = vm.status()["ring"].clone();
     wait_for_ring(&vm, "missed", |ring| {
-        ring["missed"].as_u64().unwrap() >= before["missed"].as_u64().unwrap() + 5
+        ring["missed_count"].as_u64().unwrap() >= before["missed_count"].as_u64().unwrap() + 5
     });
     assert!(
         taken(&vm.status()["ring"]) <= taken(&before) + 1,

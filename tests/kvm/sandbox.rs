@@ -2,12 +2,13 @@
 //! be entered, and is refused.
 
 use std::{
+    io::Read,
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
-use nvvmm_tests::{Host, Outcome, required};
+use nvvmm_tests::{Host, Outcome, Vm, required};
 
 /// A file beside the VM's own.
 fn precious(host: &Host) -> PathBuf {
@@ -158,6 +159,57 @@ fn ps_tells_how_a_vm_is_confined() {
     );
     assert_eq!(open.status()["sandbox"]["seccomp"], false);
     assert!(host.run(&["ps"]).ok().stdout.contains("--no-sandbox"));
+}
+
+/// The helper answers also when it has no stream to give, and removes the files at the end.
+#[test]
+fn a_vm_that_is_stopped_logs_nothing_amiss() {
+    let host = Host::new(256);
+    let vm = host.boot_bare_metal(32, 1);
+    let name = vm.name.clone();
+    vm.stop();
+    let log = std::fs::read_to_string(host.runtime().join(format!("{name}.log")));
+    let log = log.unwrap_or_default();
+    assert!(!log.contains("WARN"), "{log}");
+}
+
+/// The command that waits for a VM makes its namespaces; a VM in the foreground makes its own.
+#[test]
+fn a_vm_has_namespaces_of_its_own_and_an_empty_root() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIPPED: only root sees into a process that keeps its memory from others");
+        return;
+    }
+    let host = Host::new(256);
+    let detached = host.boot_bare_metal(32, 1);
+    let guest = required("NVVMM_BAREMETAL_GUEST");
+    let mut command = host.command(&["run", "--name", "front", "--console", "none"]);
+    command.args(["--memory", "32M", "--kernel"]).arg(guest);
+    command
+        .arg("--json")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    // It prints what it is once it runs.
+    let mut stdout = process.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 1]).unwrap();
+    let front = Vm::attach(&host, "front".into());
+    for vm in [&detached, &front] {
+        for namespace in ["user", "mnt", "net", "ipc", "uts"] {
+            let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{namespace}")).unwrap();
+            assert_ne!(
+                of(&vm.pid.to_string()),
+                of("self"),
+                "{} {namespace}",
+                vm.name
+            );
+        }
+        let mut root = std::fs::read_dir(format!("/proc/{}/root", vm.pid)).unwrap();
+        assert!(root.next().is_none(), "{}", vm.name);
+    }
+    front.stop();
+    assert!(process.wait().unwrap().success());
+    detached.stop();
 }
 
 /// Memory of the guest does not leave the process through the host's other doors.

@@ -52,15 +52,15 @@ fn a_flipped_bit_is_named_by_snapshot_and_gfn() {
     vm.ask("fill 16 1");
     let report = host.json(&["snapshot", &vm.name, "first", "--verify"]);
     assert_eq!(
-        report["digests_made"], report["frames_mapped"],
+        report["digested_bytes"], report["mapped_bytes"],
         "each has a block of its own: {report}"
     );
     vm.ask("write 0 500 2");
     let report = host.json(&["snapshot", &vm.name, "second", "--verify"]);
-    assert_eq!(report["digests_made"], report["frames_new"], "{report}");
+    assert_eq!(report["digested_bytes"], report["new_bytes"], "{report}");
     vm.stop();
     let clean = host.json(&["pool", "scrub"]);
-    assert_eq!(clean["digests_made"], 0, "all have one: {clean}");
+    assert_eq!(clean["digested_bytes"], 0, "all have one: {clean}");
 
     let frames = frames_of(&host, "first");
     let (gfn, block) = frames[random.below(frames.len() as u64) as usize];
@@ -89,7 +89,7 @@ fn digests_are_made_in_the_background() {
     let host = Host::new(128);
     let mut vm = host.boot_bare_metal(32, 1);
     vm.ask("fill 16 1");
-    let frames = vm.snapshot("s")["frames_mapped"].as_u64().unwrap();
+    let frames = vm.snapshot("s")["mapped_bytes"].as_u64().unwrap() / 4096;
     let until = Instant::now() + Duration::from_secs(120);
     while digests(&host) < frames {
         assert!(
@@ -101,8 +101,8 @@ fn digests_are_made_in_the_background() {
     }
     let scrub = host.json(&["pool", "scrub"]);
     assert_eq!(
-        (scrub["blocks_verified"].as_u64(), &scrub["digests_made"]),
-        (Some(frames), &0.into()),
+        (scrub["verified_bytes"].as_u64(), &scrub["digested_bytes"]),
+        (Some(frames * 4096), &0.into()),
         "{scrub}"
     );
 }
@@ -133,12 +133,12 @@ fn a_scrub_finds_nothing_wrong_while_vms_churn_and_snapshots_come_and_go() {
             for _ in 0..12 {
                 let scrub = host.json(&["pool", "scrub"]);
                 assert_eq!(
-                    (&scrub["blocks_damaged"], &scrub["interrupted"]),
+                    (&scrub["damaged_bytes"], &scrub["interrupted"]),
                     (&0.into(), &false.into()),
                     "{scrub}"
                 );
-                read += scrub["blocks_verified"].as_u64().unwrap()
-                    + scrub["digests_made"].as_u64().unwrap();
+                read += scrub["verified_bytes"].as_u64().unwrap()
+                    + scrub["digested_bytes"].as_u64().unwrap();
             }
             read
         });

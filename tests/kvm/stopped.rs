@@ -141,7 +141,7 @@ fn a_vm_whose_guest_waits_for_the_lock_can_be_stopped() {
     vm.stop();
     drop(holder);
     host.assert_pool_clean();
-    assert_eq!(host.pool_status()["leased_blocks"], 0);
+    assert_eq!(host.pool_status()["leased_bytes"], 0);
 }
 
 #[test]

@@ -12,7 +12,7 @@ fn a_tree_of_snapshots_survives_deletion_in_any_order() {
     digests.push(("n0".into(), root.ask("digest all")));
     root.snapshot("n0");
     root.stop();
-    let id_of = |name: &str| entry_of(&host, name)["id"].clone();
+    let id_of = |name: &str| entry_of(&host, name)["snapshot_id"].clone();
     for number in 1..repetitions(8).max(4) {
         let parent = digests[random.below(digests.len() as u64) as usize]
             .0
@@ -27,7 +27,7 @@ fn a_tree_of_snapshots_survives_deletion_in_any_order() {
         digests.push((name.clone(), vm.ask("digest all")));
         vm.snapshot(&name);
         assert_eq!(
-            entry_of(&host, &name)["parent"],
+            entry_of(&host, &name)["parent_id"],
             id_of(&parent),
             "{name} of {parent}"
         );
@@ -48,7 +48,7 @@ fn a_tree_of_snapshots_survives_deletion_in_any_order() {
         }
     }
     let status = host.pool_status();
-    assert_eq!(status["snapshot_blocks"], 0, "nothing is left: {status}");
+    assert_eq!(status["snapshot_bytes"], 0, "nothing is left: {status}");
 }
 
 fn entry_of(host: &Host, name: &str) -> serde_json::Value {
@@ -57,7 +57,7 @@ fn entry_of(host: &Host, name: &str) -> serde_json::Value {
         .as_array()
         .unwrap()
         .iter()
-        .find(|entry| entry["name"] == *name);
+        .find(|entry| entry["snapshot"] == *name);
     found
         .unwrap_or_else(|| panic!("{name} is not in {listed}"))
         .clone()
@@ -87,7 +87,7 @@ fn a_snapshot_that_a_vm_runs_from_can_be_removed() {
     again.stop();
     host.assert_pool_clean();
     host.run(&["rm", "kept"]).ok();
-    assert_eq!(host.pool_status()["snapshot_blocks"], 0);
+    assert_eq!(host.pool_status()["snapshot_bytes"], 0);
 }
 
 #[test]
@@ -106,12 +106,7 @@ fn once_consumes_the_snapshot_and_copies_nothing() {
     );
     assert_eq!(back.ask("digest all"), digest);
     back.ask("write 0 4000");
-    assert_eq!(
-        back.status()["ram"]["frames_copied"],
-        0,
-        "{}",
-        back.status()
-    );
+    assert_eq!(back.status()["ram"]["copied_bytes"], 0, "{}", back.status());
     assert!(back.ask("check").contains("check ok"));
     let digest = back.ask("digest all");
     back.snapshot("next");

@@ -37,8 +37,8 @@ fn a_guest_reboots_powers_off_and_a_killed_one_comes_back() {
     let status = host.pool_status();
     assert_eq!(
         (
-            status["snapshot_blocks"].as_u64(),
-            status["leased_blocks"].as_u64()
+            status["snapshot_bytes"].as_u64(),
+            status["leased_bytes"].as_u64()
         ),
         (Some(0), Some(0))
     );

@@ -31,8 +31,11 @@ fn a_process_goes_on_where_it_was_captured_in_any_vm() {
     install(&host, &taker);
     let pid = start(&host, &taker);
     let report = host.json(&["snapshot", &taker.name, "job", "--process", &pid]);
-    assert_eq!(report["frames_copied"], 0, "{report}");
-    assert!(report["frames_given"].as_u64().unwrap() > 300, "{report}");
+    assert_eq!(report["copied_bytes"], 0, "{report}");
+    assert!(
+        report["given_bytes"].as_u64().unwrap() > 300 * 4096,
+        "{report}"
+    );
     assert_eq!(
         output(
             &host,
@@ -55,15 +58,15 @@ fn a_process_goes_on_where_it_was_captured_in_any_vm() {
         "--kill",
     ]);
     assert!(
-        killed["frames_given"].as_u64().unwrap() < report["frames_given"].as_u64().unwrap() / 2,
+        killed["given_bytes"].as_u64().unwrap() < report["given_bytes"].as_u64().unwrap() / 2,
         "what did not change is shared: {killed}"
     );
     assert_eq!(sh(&host, &taker, &format!("test -e /proc/{pid}")).code, 1);
 
     for name in ["job", "again", "job"] {
         let restarted = host.json(&["restore", name, "--into", &taker.name]);
-        assert_eq!(restarted["pid"].to_string(), pid);
-        assert_eq!(restarted["pages_copied"], 0, "{restarted}");
+        assert_eq!(restarted["guest_pid"].to_string(), pid);
+        assert_eq!(restarted["copied_bytes"], 0, "{restarted}");
         assert_whole(&host, &taker);
     }
     let other = boot_without_witness(&host, 160);
@@ -158,7 +161,10 @@ fn a_tree_is_stopped_and_taken(host: &Host, vm: &Vm<'_>, parent: &str) {
         assert_eq!(sh(host, vm, CHILD_LIVES).code, 1);
         let restarted = host.json(&["restore", name, "--into", &vm.name]);
         assert_eq!(
-            (&restarted["processes"], restarted["pid"].to_string()),
+            (
+                &restarted["process_count"],
+                restarted["guest_pid"].to_string()
+            ),
             (&2.into(), parent.to_owned())
         );
         output(host, vm, &format!("kill $({CHILD})"));

@@ -81,7 +81,7 @@ fn goes_on(host: &Host, vm: &Vm<'_>, name: &str, program: &str, input: &[u8]) {
         host.run(&["snapshot", &vm.name, &image, "--process", pid, "--kill"])
             .ok();
         let restarted = host.json(&["restore", &image, "--into", &vm.name]);
-        assert_eq!(restarted["pages_copied"], 0, "{restarted}");
+        assert_eq!(restarted["copied_bytes"], 0, "{restarted}");
         captures += 1;
     }
     assert!(captures > 0, "{name} was over before it was captured");
@@ -121,10 +121,10 @@ open('done', 'w').close()
         wait_for(host, vm, "test -e /run/nvvmm/reserve");
         let restarted = host.json(&["restore", image, "--into", &vm.name]);
         assert!(
-            restarted["pages_reserved"].as_u64().unwrap() >= 2048,
+            restarted["reserved_bytes"].as_u64().unwrap() >= 8 << 20,
             "{restarted}"
         );
-        assert_eq!(restarted["pages_copied"], 0, "{restarted}");
+        assert_eq!(restarted["copied_bytes"], 0, "{restarted}");
     }
     output(host, vm, "touch /tmp/ready/go");
     wait_for(host, vm, "test -e /tmp/ready/done");

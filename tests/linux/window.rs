@@ -10,8 +10,8 @@ use crate::secret::{assert_whole, install, start};
 /// page cache.
 fn restart_in_window(host: &Host, vm: &Vm<'_>, image: &str, pid: &str) {
     let report = host.json(&["restore", image, "--into", &vm.name, "--window"]);
-    assert_eq!(report["pages_adopted"], 0, "{report}");
-    let (shown, copied) = (&report["pages_shown"], &report["pages_copied"]);
+    assert_eq!(report["adopted_bytes"], 0, "{report}");
+    let (shown, copied) = (&report["shown_bytes"], &report["copied_bytes"]);
     assert!(shown.as_u64() > copied.as_u64(), "{report}");
     output(
         host,
@@ -60,8 +60,11 @@ fn a_process_goes_on_with_memory_that_is_shown_in_a_window() {
         // A second capture shares the unwritten memory with the image before.
         let report = host.json(&["snapshot", &vm.name, next, "--process", &pid]);
         let number = |what: &str| report[what].as_u64().unwrap();
-        assert_eq!(number("frames_copied"), 0, "{report}");
-        assert!(number("frames_given") < number("pages") / 2, "{report}");
+        assert_eq!(number("copied_bytes"), 0, "{report}");
+        assert!(
+            number("given_bytes") < number("mapped_bytes") / 2,
+            "{report}"
+        );
         assert_whole(&host, &vm);
         snapshot_when_let_go(&host, &vm, &format!("after-{image}"));
     }
@@ -92,7 +95,7 @@ fn a_process_goes_on_with_memory_that_is_shown_in_a_window() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|snapshot| snapshot["name"].as_str().unwrap());
+        .map(|snapshot| snapshot["snapshot"].as_str().unwrap());
     host.run(&["rm"].into_iter().chain(names).collect::<Vec<_>>())
         .ok();
     assert_whole(&host, &other);

@@ -118,7 +118,7 @@ fn after_the_cut(host: &Host) {
     host.assert_pool_clean();
     let status = host.pool_status();
     assert!(status["holders"].as_array().unwrap().is_empty(), "{status}");
-    assert_eq!(status["leased_blocks"], 0, "{status}");
+    assert_eq!(status["leased_bytes"], 0, "{status}");
     let names = kept(host);
     assert!(names.len() >= 3, "{names:?}");
     let listed = host.json(&["snapshots"]);
@@ -128,7 +128,7 @@ fn after_the_cut(host: &Host) {
                 .as_array()
                 .unwrap()
                 .iter()
-                .any(|snapshot| snapshot["name"] == *name),
+                .any(|snapshot| snapshot["snapshot"] == *name),
             "{name} is lost: {listed}"
         );
         let frames = SnapshotMemory::read(host.pool(), name).assert_one_instant(name);

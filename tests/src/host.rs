@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{Engine, Medium, Vm, required, wait_gone};
+use crate::{Engine, Medium, Vm, required, schema, wait_gone};
 
 /// Longest wait for a command: ten times what the slowest one takes with an emulated CPU.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -241,7 +241,9 @@ impl Host {
     pub fn json(&self, arguments: &[&str]) -> Value {
         let mut arguments = arguments.to_vec();
         arguments.push("--json");
-        self.run(&arguments).json()
+        let document = self.run(&arguments).json();
+        schema::assert_valid(&arguments, &document);
+        document
     }
 
     /// Boots the bare-metal guest.
@@ -290,9 +292,9 @@ impl Host {
     pub fn medium_bytes(&self) -> u64 {
         self.medium.taken_bytes(&self.pool).unwrap_or_else(|| {
             let status = self.pool_status();
-            let blocks =
-                ["snapshot_blocks", "leased_blocks"].map(|key| status[key].as_u64().expect(key));
-            blocks.iter().sum::<u64>() * 4096
+            let bytes =
+                ["snapshot_bytes", "leased_bytes"].map(|key| status[key].as_u64().expect(key));
+            bytes.iter().sum::<u64>()
         })
     }
 

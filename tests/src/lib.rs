@@ -9,6 +9,7 @@ pub mod agent;
 mod console;
 mod host;
 mod medium;
+pub mod schema;
 mod snapshot_memory;
 mod vm;
 pub mod witness;

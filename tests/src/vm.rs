@@ -41,7 +41,7 @@ impl<'h> Vm<'h> {
         let all = self.host.json(&["ps"]);
         let found = all
             .as_array()
-            .and_then(|vms| vms.iter().find(|vm| vm["name"] == *self.name));
+            .and_then(|vms| vms.iter().find(|vm| vm["vm"] == *self.name));
         found
             .unwrap_or_else(|| panic!("{} is not among {all}", self.name))
             .clone()

@@ -86,7 +86,7 @@ const LAYERS: &[Layers] = &[
         directory: "guest/process/src/restart",
         from_top: &[
             "threads",
-            "credentials process",
+            "barriers credentials process",
             "memory",
             "descriptors overlay",
             "stubs",
@@ -94,7 +94,7 @@ const LAYERS: &[Layers] = &[
             "pin",
             "advice fetch files",
             "blank check",
-            "options workspace",
+            "numbers options workspace",
         ],
     },
     Layers {

@@ -41,12 +41,28 @@ pub fn admit(stream: impl Stream, peer_cid: u32, running: &Arc<AtomicUsize>) {
     if peer_cid != VMADDR_CID_HOST || running.load(Ordering::SeqCst) >= COMMANDS_MAX {
         return;
     }
-    running.fetch_add(1, Ordering::SeqCst);
-    let ended = Arc::clone(running);
-    thread::spawn(move || {
+    let counted = Counted::new(running);
+    // Without memory for a thread the stream is closed, and the host may ask again.
+    let _ = thread::Builder::new().spawn(move || {
         serve(stream);
-        ended.fetch_sub(1, Ordering::SeqCst);
+        drop(counted);
     });
+}
+
+/// A command that is counted until this is dropped, also by a panic.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(running: &Arc<AtomicUsize>) -> Self {
+        running.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(running))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Serves one stream to its end. A failure of the stream itself cannot be told to anybody.

@@ -256,20 +256,52 @@ pub fn set_time_of_day(unix_ns: u64) -> io::Result<()> {
     check(unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &time) }).map(drop)
 }
 
-/// Mounts a file system of the kernel's own, unless it is mounted already.
-pub fn mount(kind: &CStr, place: &CStr) -> io::Result<()> {
-    // SAFETY: all strings are terminated and live through the call; there is no further data.
+/// Mounts a file system of the kernel's own, unless it is mounted there already.
+pub fn mount(kind: &CStr, place: &CStr, flags: libc::c_ulong, options: &CStr) -> io::Result<()> {
+    // SAFETY: all strings are terminated and live through the call.
     let mounted = check(unsafe {
         libc::mount(
             kind.as_ptr(),
             place.as_ptr(),
             kind.as_ptr(),
-            0,
-            std::ptr::null(),
+            flags,
+            options.as_ptr().cast(),
         )
     });
     match mounted {
         Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Gives this thread mounts of its own.
+#[cfg(test)]
+pub fn have_own_mounts() -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    let (nothing, all) = (c"".as_ptr(), libc::MS_REC | libc::MS_PRIVATE);
+    // SAFETY: all strings are terminated and live through the call; there is no further data.
+    check(unsafe { libc::mount(nothing, c"/".as_ptr(), nothing, all, std::ptr::null()) }).map(drop)
+}
+
+/// Starts the loopback device (127.0.0.1), if this kernel has one.
+pub fn raise_loopback() -> io::Result<()> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+    // SAFETY: takes no pointers.
+    let socket = match check(unsafe { libc::socket(libc::AF_INET, kind, 0) }) {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => return Ok(()),
+        // SAFETY: the descriptor was just made and nobody else has it.
+        other => unsafe { OwnedFd::from_raw_fd(other?) },
+    };
+    // SAFETY: ifreq is plain numbers: all zero is one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[..2].copy_from_slice(&[b'l' as libc::c_char, b'o' as libc::c_char]);
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: request lives through the call, which only reads it.
+    let raised =
+        check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) });
+    match raised {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
         other => other.map(drop),
     }
 }

@@ -13,6 +13,8 @@ pub type Pid = i32;
 pub struct Refusal {
     /// The process.
     pub pid: Pid,
+    /// The name of its program, unless it is the process that was asked for.
+    pub program: Option<String>,
     /// The part of the process.
     pub place: ProcessPart,
     /// The reason, as the end of a sentence that begins with the place.
@@ -33,19 +35,23 @@ pub enum ProcessPart {
 }
 
 impl Refusal {
-    /// The refusal of a thread that has a tracer already, if it has one.
-    pub(crate) fn of_tracer(pid: Pid, tid: Pid, tracer: Pid) -> Option<Self> {
-        (tracer != 0).then(|| Self {
+    /// A refusal of the process that was asked for, or of a part of it.
+    pub(crate) fn new(pid: Pid, place: ProcessPart, reason: impl Into<String>) -> Self {
+        Self {
             pid,
-            place: ProcessPart::Thread(tid),
-            reason: format!("is traced by process {tracer}"),
-        })
+            program: None,
+            place,
+            reason: reason.into(),
+        }
     }
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "process {}", self.pid)?;
+        if let Some(program) = &self.program {
+            write!(f, " ({program})")?;
+        }
         match self.place {
             ProcessPart::Process => {}
             ProcessPart::Thread(tid) => write!(f, ", thread {tid}")?,
@@ -67,12 +73,25 @@ pub enum Error {
     /// No such process, or it ended meanwhile.
     #[error("process {0} does not exist (any more)")]
     Gone(Pid),
+    /// Each time that a process and its descendants were looked at, one of these had just ended.
+    #[error(
+        "the descendants of process {pid} come and go too fast: in {tries} tries, one of them \
+         ended each time"
+    )]
+    Restless {
+        /// The process that was asked for.
+        pid: Pid,
+        /// Number of tries.
+        tries: u32,
+    },
     /// A thread that sleeps where nothing can stop it.
     #[error(
-        "thread {tid} did not stop within {limit_ms} ms: it waits in the kernel for something that \
-         cannot be interrupted"
+        "thread {tid} of process {process} did not stop within {limit_ms} ms: it waits in the \
+         kernel for something that cannot be interrupted"
     )]
     DoesNotStop {
+        /// The process, with the name of its program.
+        process: String,
         /// The thread.
         tid: Pid,
         /// Time that was waited for it.
@@ -102,8 +121,12 @@ pub enum Error {
     },
 }
 
+/// One line for each. A line break in a name makes no line of its own.
 fn sentences(refusals: &[Refusal]) -> String {
-    let all: Vec<String> = refusals.iter().map(Refusal::to_string).collect();
+    let all: Vec<String> = refusals
+        .iter()
+        .map(|refusal| refusal.to_string().replace('\n', "\\n"))
+        .collect();
     all.join("\n")
 }
 
@@ -114,3 +137,7 @@ pub(crate) fn failed<E: Into<io::Error>>(op: impl Into<String>) -> impl FnOnce(E
         source: source.into(),
     }
 }
+
+#[cfg(test)]
+#[path = "error_test.rs"]
+mod error_test;

@@ -17,7 +17,7 @@ mod pages;
 mod restart;
 mod sys;
 
-pub use capture::{CaptureOptions, Captured, Checked, check};
+pub use capture::{CaptureOptions, Captured, Checked, check, freeze_and_capture};
 pub use error::{Error, Pid, ProcessPart, Refusal};
 pub use freeze::{FreezeEnd, Frozen};
 pub use image::Image;

@@ -36,6 +36,7 @@ macro_rules! for_each_survivor {
             interrupted_futex_wait: "futex-wait",
             interrupted_poll: "poll",
             interrupted_signal_wait: "signal-wait",
+            memory_barriers: "memory-barriers",
             process_tree: "tree",
         }
     };
@@ -62,6 +63,9 @@ macro_rules! for_each_refusal {
             foreign_namespace: "foreign-namespace", "process", "is in another namespace (ns/uts)",
             posix_timer: "posix-timer", "process", "has POSIX timers",
             pipe_with_an_outside_end: "outside-pipe", "fd", "is a pipe that process",
+            memory_shared_with_a_child: "shared-memory", "process", "shares its memory",
+            descriptors_shared_with_a_child: "shared-descriptors", "process", "shares its descr",
+            directory_shared_with_a_child: "shared-directory", "process", "shares its directory",
             children_without_tree: "child", "process", "has children",
             traced_process: "traced", "thread", "is traced by process",
             code_of_32_bits: "32-bit", "process", "is a 32-bit program",

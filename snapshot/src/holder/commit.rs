@@ -241,6 +241,7 @@ impl Holder {
         mut reservation: Reservation,
     ) -> Result<Committed> {
         new.check()?;
+        self.pool.require_name()?;
         let shared = SharedBlocks::find(&new, &self.leases.own(), &reservation)?;
         let flush_began = Instant::now();
         self.flush_blocks(&shared.own)?;

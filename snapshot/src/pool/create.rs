@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::device::is_device;
+use super::place;
 use crate::catalog::{CatalogMemory, WriteCounters, read_current};
 use crate::catalog_lock::CatalogLock;
 use crate::clock::unix_ns;
@@ -29,7 +30,7 @@ use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
 use crate::random::random_uuid;
 use crate::recovery::{rebuild, reclaim_dead_holders};
 use crate::region::{
-    Detected, MappedRegion, Medium, Region, available_bytes, detect, durability_limit,
+    Detected, MappedRegion, Medium, Region, available_bytes, detect, durability_limit, unfit_kind,
 };
 use crate::store::BlockStore;
 use crate::wording::SizeText;
@@ -57,9 +58,11 @@ impl Pool {
     /// Makes a pool in a new file or on a DAX device that holds none, and opens it.
     ///
     /// # Errors
-    /// [`Error::Exists`], [`Error::HoldsPool`], [`Error::InUse`], [`Error::InvalidSize`],
+    /// [`Error::Exists`], [`Error::NoDevice`], [`Error::NoDirectory`], [`Error::NoPlace`],
+    /// [`Error::HoldsPool`], [`Error::InUse`], [`Error::InvalidSize`],
     /// [`Error::NoSpaceOnMedium`], [`Error::NotAPool`], [`Error::Io`]. No file is left then.
     pub fn create(path: &Path, options: &CreateOptions) -> Result<Arc<Pool>> {
+        place::check(path)?;
         if is_device(path) {
             return Pool::create_on_device(path, options);
         }
@@ -305,6 +308,11 @@ pub(super) fn open_medium(path: &Path) -> Result<(File, Detected)> {
         path: path.to_owned(),
         why,
     };
+    if let Ok(found) = path.metadata()
+        && let Some(kind) = unfit_kind(&found)
+    {
+        return Err(not_a_pool(format!("it is {kind}")));
+    }
     let file = ask_for(Resource::Descriptor)
         .and_then(|()| open_options().open(path))
         .map_err(Error::io(format!("opening the pool {}", path.display())))?;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::create::{CreateOptions, format, is_at, open_medium};
+use super::place;
 use crate::catalog::read_current;
 use crate::error::{Error, Result};
 use crate::file_lock::{self, LockMode, LockPlace};
@@ -27,8 +28,10 @@ impl Pool {
     /// The largest size of a pool on this device; `None` when the path is not that of a device.
     ///
     /// # Errors
-    /// [`Error::NotAPool`]: no pool can be on this device. [`Error::Io`].
+    /// [`Error::NoDevice`], [`Error::NoDirectory`], [`Error::NoPlace`]: no pool can be made there.
+    /// [`Error::Io`].
     pub fn device_size_bytes(path: &Path) -> Result<Option<u64>> {
+        place::check(path)?;
         if !is_device(path) {
             return Ok(None);
         }

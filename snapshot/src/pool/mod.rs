@@ -6,6 +6,7 @@ mod device;
 mod grow;
 mod inside;
 mod map;
+mod place;
 mod snapshots;
 mod status;
 

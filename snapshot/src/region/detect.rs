@@ -39,6 +39,29 @@ pub(crate) fn detect(file: &File) -> Result<Option<Detected>> {
     }))
 }
 
+/// Names the kind of a file that no pool can be in, with its article. To open such a file may wait
+/// or have effects of its own. `None` for a regular file and a DAX device.
+pub(crate) fn unfit_kind(metadata: &Metadata) -> Option<&'static str> {
+    let kind = metadata.file_type();
+    if kind.is_file() || (kind.is_char_device() && is_dax_device(metadata)) {
+        None
+    } else if kind.is_dir() {
+        Some("a directory")
+    } else if kind.is_fifo() {
+        Some("a pipe")
+    } else if kind.is_socket() {
+        Some("a socket")
+    } else {
+        Some("a device, but not a DAX device")
+    }
+}
+
+fn is_dax_device(metadata: &Metadata) -> bool {
+    let sysfs = sysfs_of_device("char", metadata.rdev());
+    let subsystem = std::fs::read_link(sysfs.join("subsystem")).unwrap_or_default();
+    subsystem.file_name().is_some_and(|name| name == "dax")
+}
+
 fn file_system_medium(file: &File) -> Result<Medium> {
     let stat = fstatfs(file).map_err(Error::io("asking for the pool's file system"))?;
     let kind: FsType = stat.filesystem_type();
@@ -92,11 +115,10 @@ pub(super) fn sysfs_of_device(kind: &str, device: libc::dev_t) -> PathBuf {
 }
 
 fn dax_device(metadata: &Metadata) -> Result<Option<Detected>> {
-    let sysfs = sysfs_of_device("char", metadata.rdev());
-    let subsystem = std::fs::read_link(sysfs.join("subsystem")).unwrap_or_default();
-    if subsystem.file_name().is_none_or(|name| name != "dax") {
+    if !is_dax_device(metadata) {
         return Ok(None);
     }
+    let sysfs = sysfs_of_device("char", metadata.rdev());
     let align_bytes = attribute(&sysfs, "align")?.unwrap_or(CHUNK_SIZE_BYTES);
     if align_bytes > CHUNK_SIZE_BYTES {
         return Err(unsupported(format!(

@@ -15,7 +15,7 @@ mod write_back;
 
 use std::ops::Range;
 
-pub(crate) use detect::{Detected, detect};
+pub(crate) use detect::{Detected, detect, unfit_kind};
 pub(crate) use durability::durability_limit;
 pub(crate) use mapped::MappedRegion;
 pub use medium::{EngineKind, Medium};

@@ -90,7 +90,7 @@ fn a_core_has_the_guests_registers_and_memory() {
     let (first, frames) = frames_under_test(&mut vm);
     vm.ask("fill 16 1");
     let digest = vm.ask("digest all");
-    let mapped = vm.snapshot("a")["frames_mapped"].as_u64().unwrap() * 4096;
+    let mapped = vm.snapshot("a")["mapped_bytes"].as_u64().unwrap();
     vm.stop();
     let core = host.runtime().join("a.core");
     let path = core.to_str().unwrap();
@@ -129,7 +129,10 @@ fn a_core_has_the_guests_registers_and_memory() {
         piped.status
     );
 
-    let text = host.run(&["export", "a", "--core", path]).ok().stdout;
+    host.run(&["export", "a", "--core", path])
+        .refused(4, "exists");
+    let again = host.run(&["export", "a", "--core", path, "--force"]);
+    let text = again.ok().stdout;
     assert!(
         text.contains("a.core: ") && text.contains("1 ranges"),
         "{text}"
@@ -139,7 +142,7 @@ fn a_core_has_the_guests_registers_and_memory() {
         .iter()
         .filter(|entry| entry.path().to_string_lossy().contains("core"));
     assert_eq!(cores.count(), 1, "{left:?}");
-    host.run(&["export", "none", "--core", path])
+    host.run(&["export", "none", "--core", path, "-f"])
         .refused(3, "none");
     host.run(&["export", "a", "--core", "/dev/null"])
         .refused(4, "regular");
@@ -186,7 +189,7 @@ fn gdb_reads_a_core() {
         .filter_map(|line| line.strip_prefix("@ "))
         .collect();
     let inspected = host.json(&["inspect", "a"]);
-    let saved = inspected["state"]["vcpus"].as_array().unwrap();
+    let saved = inspected["saved_state"]["vcpus"].as_array().unwrap();
     let expected: Vec<String> = saved
         .iter()
         .flat_map(|vcpu| registers.map(|name| format!("{name} {:x}", register(vcpu, name))))

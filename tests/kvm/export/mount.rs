@@ -163,13 +163,13 @@ fn files_hold_what_the_guest_has() {
         "{moving:?}"
     );
 
-    let mapped = taken["frames_mapped"].as_u64().unwrap() * 4096;
+    let mapped = taken["mapped_bytes"].as_u64().unwrap();
     let path = mounted.at("still/memory");
     assert_eq!(fs::metadata(&path).unwrap().blocks() * 512, mapped);
     assert_eq!(data_bytes(&path), mapped);
     assert_eq!(
         mounted.json("still/state.json"),
-        host.json(&["inspect", "still"])["state"]
+        host.json(&["inspect", "still"])["saved_state"]
     );
     assert_eq!(mounted.json("still/spec.json")["memory_bytes"], 64 * MIB);
     let write = File::create(mounted.at("still/memory")).unwrap_err();
@@ -282,8 +282,9 @@ fn what_cannot_be_mounted_is_refused_and_what_is_damaged_cannot_be_read() {
     vm.stop();
     let mounted = Mounted::of(&host);
     let pool = File::options().write(true).open(host.pool()).unwrap();
-    let root = &inside["map"]["root"]["node"]["block"];
-    let blocks = [&inside["state_blocks"][0], root].map(|block| block.as_u64().unwrap() * 4096);
+    let root = &inside["map"]["root"]["block"];
+    let blocks =
+        [&inside["state_block_numbers"][0], root].map(|block| block.as_u64().unwrap() * 4096);
     for (block, file) in blocks.into_iter().zip(["state.json", "memory"]) {
         pool.write_all_at(&[0x5a; 64], block + 100).unwrap();
         let error = fs::read(mounted.at("a").join(file)).unwrap_err();

@@ -7,21 +7,11 @@ use nvvmm::process::{SavedProcess, first_privilege};
 use nvvmm::spec::VmSpec;
 use nvvmm::{ErrorKind, Pool, SnapshotEntry, VmError};
 use nvvmm_snapshot::SnapshotKind;
-use serde::Serialize;
 
 use super::args::AdoptArguments;
+use super::json::snapshot::Adopted;
 use super::terminal::{shown_in_line, tell};
 use super::{output, pool_path};
-
-/// Result of the command.
-#[derive(Debug, Serialize)]
-struct Adopted<'a> {
-    name: &'a str,
-    /// False when it was not foreign.
-    adopted: bool,
-    /// All that is obeyed from now on.
-    trusted: Vec<String>,
-}
 
 /// `nvvmm adopt`.
 pub fn run(arguments: &AdoptArguments) -> Result<(), VmError> {
@@ -29,7 +19,7 @@ pub fn run(arguments: &AdoptArguments) -> Result<(), VmError> {
     let pool = pool_path::open(&pool_path::found(&arguments.pool)?)?;
     let entry = pool.find(name)?;
     let mut result = Adopted {
-        name,
+        snapshot: name.clone(),
         adopted: false,
         trusted: Vec::new(),
     };

@@ -7,25 +7,35 @@ use nvvmm::{ErrorKind, VmError};
 
 use super::args::BenchArguments;
 use super::interruption::ends_on_signal;
-use super::output;
+use super::json::bench::Bench;
+use super::partial::check_free;
 use super::terminal::tell;
+use super::whole_file::WholeFile;
+use super::{json, output};
 use crate::bench::{self, ExperimentKind, Plan, Progress, Report, csv, markdown, plot, text};
 
 /// Name of the files that `--out` writes, and of the directory of plots.
 const NAME: &str = "performance";
+/// Bytes of a report that are read at most.
+const MEASUREMENTS_BYTES_MAX: u64 = 64 << 20;
 
 /// `nvvmm bench`.
 pub fn run(arguments: BenchArguments) -> Result<(), VmError> {
     let (out, json) = (arguments.out.clone(), arguments.json.json);
+    // Before hours of measurements.
+    if let Some(dir) = &out {
+        check_out(dir, arguments.force)?;
+    }
     let report = match &arguments.from {
         Some(path) => read(path)?,
-        None => measure(arguments)?,
+        // As it is kept: both show the same numbers.
+        None => Bench::of(&measure(arguments)?).report(),
     };
     if let Some(dir) = &out {
         write(&report, dir)?;
     }
     if json {
-        output::print_json(&report)?;
+        output::print_json(&Bench::of(&report))?;
     } else {
         output::print(&text::text(&report))?;
     }
@@ -56,13 +66,8 @@ fn measure(arguments: BenchArguments) -> Result<Report, VmError> {
 }
 
 fn read(path: &Path) -> Result<Report, VmError> {
-    let text = fs::read(path).map_err(|e| {
-        VmError::io(
-            format_args!("read the measurements in {}", path.display()),
-            &e,
-        )
-    })?;
-    serde_json::from_slice(&text).map_err(|e| {
+    let text = WholeFile::open("the report", path)?.read(MEASUREMENTS_BYTES_MAX)?;
+    json::bench::read(&text).map_err(|e| {
         VmError::new(
             ErrorKind::Usage,
             format!(
@@ -73,6 +78,12 @@ fn read(path: &Path) -> Result<Report, VmError> {
             ),
         )
     })
+}
+
+/// Refuses a directory with the report of another run, unless that may be replaced.
+fn check_out(dir: &Path, force: bool) -> Result<(), VmError> {
+    let files = ["md", "json", "csv"].map(|kind| dir.join(format!("{NAME}.{kind}")));
+    files.iter().try_for_each(|file| check_free(file, force))
 }
 
 /// The document, the measurements as JSON and CSV, and a drawing of each chart.
@@ -91,7 +102,7 @@ fn write(report: &Report, dir: &Path) -> Result<(), VmError> {
             &plot::svg(chart)?,
         )?;
     }
-    let json = serde_json::to_string_pretty(report)
+    let json = serde_json::to_string_pretty(&Bench::of(report))
         .map_err(|e| VmError::failed(format!("cannot write JSON: {e}")))?;
     put(&dir.join(format!("{NAME}.json")), &json)?;
     put(&dir.join(format!("{NAME}.csv")), &csv::csv(report))?;

@@ -1,12 +1,16 @@
 //! `--detach`: the command starts itself once more as the VM process, in a session of its own, and
 //! waits until that one reports on its stdout that the guest runs or why it does not.
 //!
-//! The VM process has nothing of the command's caller but what it was given: the arguments, the
-//! environment, and descriptors that an argument names. The wait has a limit: a process that is
-//! stopped or does nothing is named, and left to itself.
+//! The VM process has nothing of the command's caller but what it was given: the arguments,
+//! descriptors that an argument names, and the variables that are for it. Limits and priority stay.
+//! Signals, umask, terminal and working directory are its own. The wait has a limit: a process
+//! that is stopped or does nothing is named, and left to itself.
 
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
@@ -14,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::unistd::{dup2_stderr, dup2_stdout, setsid};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use nvvmm::control::{VmRuntimePaths, VmStatus};
 use nvvmm::sys::limits;
 use nvvmm::{ErrorKind, VmError};
@@ -22,21 +27,36 @@ use nvvmm_snapshot::{ProcessText, TimeText, WaitLimit};
 use serde::{Deserialize, Serialize};
 
 use super::log::{self, LOG_BYTES_MAX, LogFile};
+use super::privileges::Account;
+use super::sandbox::{self, Ordered};
+use super::{error, sys};
 
-/// Variable that marks the process that becomes the VM process.
+/// Variable that marks the process that becomes the VM process, and its values: the command goes
+/// when the guest runs, or it stays as the VM's console (`attended`).
 const CHILD_MARK: &str = "NVVMM_DETACHED_CHILD";
+const LEFT_ALONE: &str = "1";
+const ATTENDED: &str = "attended";
 /// Milliseconds of silence after which the VM process is looked at.
 const LISTEN: u16 = 500;
 /// Time that a VM process has to end once it has closed its stdout.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 const END_POLL: Duration = Duration::from_millis(5);
 
-/// The one line that the VM process reports to the waiting command.
+/// A line that the VM process reports to the waiting command. The first one is `Ready` or `Failed`.
+/// A command that stays hears of the end, too.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
 enum Report {
-    Ready { status: Box<VmStatus> },
-    Failed { error: VmError },
+    Ready {
+        status: Box<VmStatus>,
+        warnings: Vec<VmError>,
+    },
+    Failed {
+        error: VmError,
+    },
+    Ended {
+        how: String,
+    },
 }
 
 /// Tells if this process is the VM process that a waiting command started.
@@ -44,42 +64,130 @@ pub fn is_child() -> bool {
     std::env::var_os(CHILD_MARK).is_some()
 }
 
-/// Starts the VM process and waits for its report.
-pub fn start_and_wait() -> Result<VmStatus, VmError> {
+/// Tells if this process is a VM process whose command stays as its console.
+pub fn is_attended() -> bool {
+    std::env::var_os(CHILD_MARK).is_some_and(|mark| mark == ATTENDED)
+}
+
+/// A VM process that has reported that its guest runs.
+pub struct Started {
+    /// Its VM.
+    pub status: VmStatus,
+    /// The process.
+    pub process: Child,
+    /// Reports that are to come.
+    pub reports: ChildStdout,
+}
+
+/// Starts the VM process and waits for its report. Has namespaces made for it meanwhile if it is to
+/// be `confined`.
+pub fn start_and_wait(account: Option<&Account>, confined: bool) -> Result<VmStatus, VmError> {
+    start(LEFT_ALONE, account, confined).map(|started| started.status)
+}
+
+/// The same for a command that stays as the VM's console.
+pub fn start_attended(account: Option<&Account>, confined: bool) -> Result<Started, VmError> {
+    start(ATTENDED, account, confined)
+}
+
+fn start(mark: &str, account: Option<&Account>, confined: bool) -> Result<Started, VmError> {
     let failed = |e: io::Error| VmError::io("start the VM process", &e);
+    // Otherwise the system forgets how the VM process ended.
+    sys::take_default_action(libc::SIGCHLD).map_err(failed)?;
+    let (ordered, maker) = UnixStream::pair().map_err(failed)?;
+    let stdin = match confined {
+        true => OwnedFd::from(ordered).into(),
+        false => Stdio::null(),
+    };
     let mut child = Command::new("/proc/self/exe")
         .args(std::env::args_os().skip(1))
-        .env(CHILD_MARK, "1")
-        .stdin(Stdio::null())
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| is_for_vm_process(name)))
+        .env(CHILD_MARK, mark)
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .spawn()
         .map_err(failed)?;
+    if confined && let Err(error) = sandbox::make_namespaces(&maker, account) {
+        tracing::debug!(%error, "the VM process makes its namespaces by itself");
+    }
+    drop(maker);
     let (pid, began) = (child.id(), Instant::now());
     tracing::info!("started the VM process {pid}; waiting until its guest runs");
-    let line = match child.stdout.take() {
-        Some(stdout) => read_report(stdout, pid)?,
-        None => String::new(),
-    };
-    tracing::info!(
-        "the VM process {pid} reported after {}",
-        TimeText(began.elapsed())
-    );
+    let no_pipe = || failed(io::ErrorKind::BrokenPipe.into());
+    let mut reports = child.stdout.take().ok_or_else(no_pipe)?;
+    let line = read_report(&mut reports, pid)?;
+    let took = TimeText(began.elapsed());
+    tracing::info!("the VM process {pid} reported after {took}");
     match serde_json::from_str(&line) {
-        Ok(Report::Ready { status }) => Ok(*status),
+        Ok(Report::Ready { status, warnings }) => {
+            warnings.iter().for_each(error::warn);
+            Ok(Started {
+                status: *status,
+                process: child,
+                reports,
+            })
+        }
         Ok(Report::Failed { error }) => {
             // It is about to end, and its remains go with this process if it does not.
             end_of(&mut child).map_err(failed)?;
             Err(error)
         }
-        Err(_) => Err(match end_of(&mut child).map_err(failed)? {
-            Some(status) => ended_silently(status),
+        Ok(Report::Ended { .. }) | Err(_) => Err(match end_of(&mut child).map_err(failed)? {
+            Some(status) => ended_silently(status, " before its guest ran")
+                .with_remedy("run it in the foreground with --console none and -vv, to see more"),
             None => without_report(child.id()),
         }),
     }
 }
 
+/// How the VM has ended, by the last of its process's reports; the process has closed their pipe.
+pub fn end_reported(last: &str, process: &mut Child) -> Result<String, VmError> {
+    let failed = |e: io::Error| VmError::io("wait for the VM process", &e);
+    match serde_json::from_str(last) {
+        Ok(Report::Ended { how }) => {
+            end_of(process).map_err(failed)?;
+            Ok(how)
+        }
+        Ok(Report::Failed { error }) => {
+            end_of(process).map_err(failed)?;
+            Err(error)
+        }
+        Ok(Report::Ready { .. }) | Err(_) => Err(match end_of(process).map_err(failed)? {
+            Some(status) => ended_silently(status, ""),
+            None => without_report(process.id()),
+        }),
+    }
+}
+
+/// Beginnings of the variables that a VM process keeps: its own, and those that steer how a program
+/// is loaded, how it allocates, and how it panics. All others are the caller's, and may be secret.
+const VARIABLES_KEPT: [&str; 7] = [
+    "NVVMM_",
+    "XDG_RUNTIME_DIR",
+    "LD_",
+    "GLIBC_TUNABLES",
+    "MALLOC_",
+    "RUST_",
+    "LLVM_PROFILE_FILE",
+];
+
+fn is_for_vm_process(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    let mut kept = VARIABLES_KEPT.iter();
+    kept.any(|kept| name.starts_with(kept.as_bytes()))
+}
+
+/// Namespaces that the waiting command has made for this VM process; they come through stdin, which
+/// becomes empty.
+pub fn ordered_namespaces() -> Option<Ordered> {
+    let stream = io::stdin().as_fd().try_clone_to_owned().ok()?;
+    dup2_stdin(File::open("/dev/null").ok()?).ok()?;
+    Some(Ordered::from_stream(UnixStream::from(stream)))
+}
+
 /// The line that the VM process reports; empty when it closes its stdout without one.
-fn read_report(mut stdout: ChildStdout, pid: u32) -> Result<String, VmError> {
+fn read_report(stdout: &mut ChildStdout, pid: u32) -> Result<String, VmError> {
     let failed = |e: io::Error| VmError::io("hear from the VM process", &e);
     let mut limit = WaitLimit::default();
     let mut line = Vec::new();
@@ -152,19 +260,20 @@ fn descriptors_named(argument: &str) -> Vec<u32> {
         .collect()
 }
 
-fn ended_silently(status: ExitStatus) -> VmError {
+fn ended_silently(status: ExitStatus, when: &str) -> VmError {
     let how = match status.signal() {
         Some(signal) => format!("was killed by signal {signal}"),
         None => format!("ended with exit code {}", status.code().unwrap_or_default()),
     };
-    VmError::failed(format!("the VM process {how} before its guest ran"))
-        .with_remedy("run it without --detach, with -vv, to see more")
+    VmError::failed(format!("the VM process {how}{when}"))
 }
 
 /// Makes this process independent of the terminal that it was started from, with its log in the
 /// log file, and stderr, too: a panic writes there. Stdout stays the way to the waiting command.
 pub fn become_background(paths: &VmRuntimePaths) -> Result<(), VmError> {
     let failed = |e: io::Error| VmError::io(format_args!("log to {}", paths.log.display()), &e);
+    sys::forget_signals_of_caller().map_err(|e| VmError::io("take signals", &e))?;
+    umask(Mode::from_bits_truncate(0o077));
     setsid().map_err(|e| VmError::io("start a session for the VM process", &e.into()))?;
     let file = LogFile::open(&paths.log, &paths.log_before, LOG_BYTES_MAX).map_err(failed)?;
     dup2_stderr(&file).map_err(|e| failed(e.into()))?;
@@ -172,33 +281,66 @@ pub fn become_background(paths: &VmRuntimePaths) -> Result<(), VmError> {
     Ok(())
 }
 
-/// Tells the waiting command that the guest runs, and lets it go: stdout becomes the log.
-pub fn report_ready(status: &VmStatus) {
-    report(&Report::Ready {
+/// Tells the waiting command that the guest runs. Lets it go, unless it stays: stdout becomes the
+/// log. False when the status cannot be told, or when a command that was to stay is gone already:
+/// then the VM is to end.
+pub fn report_ready(status: &VmStatus, warnings: Vec<VmError>) -> bool {
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let ready = Report::Ready {
         status: Box::new(status.clone()),
-    });
+        warnings,
+    };
+    let line = line_of(&ready);
+    let told = line.is_ok();
+    let heard = report(line.or_else(|error| line_of(&Report::Failed { error })));
+    if is_attended() {
+        return told && heard.is_ok();
+    }
+    warn_unheard(heard);
     if let Err(e) = dup2_stdout(io::stderr()) {
         tracing::warn!("stdout cannot be turned to the log: {e}");
     }
+    told
 }
 
 /// Tells the waiting command that the VM could not be started.
 pub fn report_failed(error: &VmError) {
-    report(&Report::Failed {
+    warn_unheard(report(line_of(&Report::Failed {
         error: error.clone(),
-    });
+    })));
 }
 
-fn report(report: &Report) {
-    let written = serde_json::to_vec(report)
-        .map_err(io::Error::from)
-        .and_then(|mut line| {
-            line.push(b'\n');
-            let mut out = io::stdout().lock();
-            out.write_all(&line).and_then(|()| out.flush())
-        });
+/// Tells a command that stayed how the VM has ended. It may have left since.
+pub fn report_end(how: &Result<String, VmError>) {
+    if is_attended() {
+        let _ = report(line_of(&match how {
+            Ok(how) => Report::Ended { how: how.clone() },
+            Err(error) => Report::Failed {
+                error: error.clone(),
+            },
+        }));
+    }
+}
+
+fn line_of(report: &impl Serialize) -> Result<Vec<u8>, VmError> {
+    let failed = |e| VmError::failed(format!("the VM cannot tell its status: {e}"));
+    let mut line = serde_json::to_vec(report).map_err(failed)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+fn report(line: Result<Vec<u8>, VmError>) -> Result<(), VmError> {
+    let line = line?;
+    let mut out = io::stdout().lock();
+    let written = out.write_all(&line).and_then(|()| out.flush());
+    written.map_err(|e| VmError::io("write the report", &e))
+}
+
+fn warn_unheard(heard: Result<(), VmError>) {
     // The command that waited was interrupted; the VM lives on under its name.
-    if let Err(e) = written {
+    if let Err(e) = heard {
         tracing::warn!("nobody waits for the report of this VM process: {e}");
     }
 }

@@ -3,26 +3,27 @@
 use nvvmm::memory::{LOW_RAM_END, gpa_of};
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{BLOCK_SIZE_BYTES, DiffReport, FrameRun, Pool, SnapshotKind};
-use serde::Serialize;
 
 use super::args::PoolOption;
 use super::interruption::{ends_on_signal, unless};
+use super::json;
 use super::output::{self, Column};
 use super::pool_path;
 use super::progress::Progress;
+use super::snapshot_commands::kind_word;
 
 /// The last frame below the hole in a guest's memory, and one.
 const LOW_FRAMES: u64 = LOW_RAM_END / BLOCK_SIZE_BYTES;
 
 /// Frames as users know them.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq)]
 struct Range {
     /// Guest frame number, or page of a process's image.
     first: u64,
     frames: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 struct Difference {
     kind: SnapshotKind,
     frames_shared: u64,
@@ -32,7 +33,7 @@ struct Difference {
 }
 
 /// `nvvmm diff`.
-pub fn run(names: [&str; 2], option: &PoolOption, json: bool) -> Result<(), VmError> {
+pub fn run(names: [&str; 2], option: &PoolOption, as_json: bool) -> Result<(), VmError> {
     let path = pool_path::found(option)?;
     let interrupted = ends_on_signal()?;
     let mut shown = Progress::of_bytes("compare")?;
@@ -50,8 +51,8 @@ pub fn run(names: [&str; 2], option: &PoolOption, json: bool) -> Result<(), VmEr
         return Err(VmError::failed("interrupted: not all was compared"));
     }
     let difference = Difference::of(kind, &report);
-    if json {
-        output::print_json(&difference)
+    if as_json {
+        output::print_json(&difference.json(names))
     } else {
         output::print(&difference.text(names))
     }
@@ -65,7 +66,7 @@ fn kind_of_both(pool: &Pool, names: [&str; 2]) -> Result<SnapshotKind, VmError> 
             "'{}' and '{}' cannot be compared: one is of a VM, the other of a process",
             names[0], names[1]
         );
-        return Err(VmError::new(ErrorKind::Usage, why));
+        return Err(VmError::new(ErrorKind::Refused, why));
     }
     Ok(left)
 }
@@ -85,6 +86,25 @@ impl Difference {
             frames_alike: report.frames_alike,
             frames_different: report.frames_different,
             different: ranges.collect(),
+        }
+    }
+
+    fn json(&self, [from, to]: [&str; 2]) -> json::snapshot::Difference {
+        let ranges = self.different.iter();
+        json::snapshot::Difference {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            kind: kind_word(self.kind).to_owned(),
+            block_bytes: BLOCK_SIZE_BYTES,
+            shared_bytes: self.frames_shared * BLOCK_SIZE_BYTES,
+            alike_bytes: self.frames_alike * BLOCK_SIZE_BYTES,
+            different_bytes: self.frames_different * BLOCK_SIZE_BYTES,
+            different: ranges
+                .map(|range| json::snapshot::FrameRange {
+                    first_frame: range.first,
+                    length_blocks: range.frames,
+                })
+                .collect(),
         }
     }
 

@@ -14,15 +14,15 @@ use nvvmm::control::RuntimeDir;
 use nvvmm::sys::terminal::size_of;
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_protocol::{
-    DATA_BYTES_MAX, Ended, Exec, FailedBecause, FrameError, FromAgent, TerminalSize, ToAgent,
-    receive, send,
+    DATA_BYTES_MAX, Ended, Exec, FRAME_BYTES_MAX, FailedBecause, FrameError, FromAgent,
+    TerminalSize, ToAgent, receive, send,
 };
-use signal_hook::consts::SIGWINCH;
+use signal_hook::consts::{SIGPIPE, SIGWINCH};
 use signal_hook::iterator::Signals;
 
 use super::args::ExecArguments;
-use super::error;
-use super::terminal::RawTerminal;
+use super::terminal::{RawTerminal, leave_raw};
+use super::{error, output};
 
 /// Exit codes of shells for a program that does not exist, and one that cannot be run.
 const EXIT_NO_PROGRAM: u8 = 127;
@@ -58,6 +58,7 @@ fn run_in_guest(arguments: ExecArguments) -> Result<ExitCode, Failure> {
     let ExecArguments {
         vm,
         terminal,
+        interactive: _,
         environment,
         command,
     } = arguments;
@@ -68,19 +69,46 @@ fn run_in_guest(arguments: ExecArguments) -> Result<ExitCode, Failure> {
                 .into(),
         );
     }
-    let entry = RuntimeDir::of_user()?.find(&vm)?;
-    let stream = call(&entry.paths, call::PATIENCE)?;
     let size = terminal
         .then(|| size_of(stdin().as_fd()))
         .transpose()
         .map_err(failed)?;
-    let request = ToAgent::Exec(Exec {
+    let exec = Exec {
         command: command.into_iter().map(OsString::into_vec).collect(),
         environment: environment_for(terminal, environment),
         terminal: size,
-    });
+    };
+    check_length(&exec)?;
+    let request = ToAgent::Exec(exec);
+    let entry = RuntimeDir::of_user()?.find(&vm)?;
+    let stream = call(&entry.paths, call::PATIENCE)?;
     send(&stream, &request).map_err(|error| call::broken(&vm, error))?;
     carry(&vm, &stream, terminal)
+}
+
+/// Bytes that arguments and variables may have in all, with a little for each of them. They go to
+/// the agent in one message, which has something else in it, too.
+const WORDS_BYTES_MAX: usize = FRAME_BYTES_MAX - (4 << 10);
+/// Bytes that the message takes for a word besides the word itself: at most its length as a number.
+const WORD_BYTES: usize = 4;
+
+/// Refuses words that have no room in the message to the agent.
+fn check_length(exec: &Exec) -> Result<(), VmError> {
+    let variables = exec.environment.iter();
+    let variables = variables.map(|(name, value)| name.len() + value.len() + 2 * WORD_BYTES);
+    let arguments = exec.command.iter().map(|word| word.len() + WORD_BYTES);
+    let found: usize = arguments.chain(variables).sum();
+    if found <= WORDS_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "the program's arguments and variables have {}, and exec takes at most {}",
+        output::size(found as u64),
+        output::size(WORDS_BYTES_MAX as u64)
+    );
+    Err(VmError::new(ErrorKind::Usage, message).with_remedy(
+        "give them on the program's stdin (as 'xargs' reads them), or in a file with 'nvvmm cp'",
+    ))
 }
 
 fn failed(source: io::Error) -> VmError {
@@ -164,7 +192,10 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), VmError
 fn carry_output(vm: &str, stream: &UnixStream) -> Result<ExitCode, Failure> {
     loop {
         match receive(stream).map_err(|error| call::broken(vm, error))? {
-            FromAgent::Data(bytes) => show(stdout(), &bytes)?,
+            FromAgent::Data(bytes) => {
+                output::check_stdout()?;
+                show(stdout(), &bytes)?;
+            }
             FromAgent::ErrorData(bytes) => show(stderr(), &bytes)?,
             FromAgent::Exited(ended) => return Ok(exit_code(ended).into()),
             FromAgent::Failed { because, message } => {
@@ -186,9 +217,14 @@ fn carry_output(vm: &str, stream: &UnixStream) -> Result<ExitCode, Failure> {
 }
 
 fn show(mut out: impl Write, bytes: &[u8]) -> Result<(), VmError> {
-    out.write_all(bytes)
-        .and_then(|()| out.flush())
-        .map_err(|e| VmError::io("show what the program puts out", &e))
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        // As a program of this host ends whose reader went away: by SIGPIPE, without a word.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
+            leave_raw();
+            std::process::exit(EXIT_SIGNAL + SIGPIPE);
+        }
+        done => done.map_err(|e| VmError::io("show what the program puts out", &e)),
+    }
 }
 
 /// The status that a shell would show.

@@ -10,35 +10,23 @@ use std::sync::atomic::AtomicBool;
 use nvvmm::inspect::core::{Core, Target};
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{SnapshotReader, counted};
-use serde::Serialize;
 
 use super::args::ExportArguments;
 use super::interruption::{Interruptible, set_on_signal, unless};
-use super::partial::ConfinedPartial;
+use super::json::snapshot::Exported;
+use super::partial::{ConfinedPartial, check_free};
 use super::progress::Progress;
 use super::{message, output, pool_path};
 
 /// Bytes that are written to a pipe at once.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// Report of an export.
-#[derive(Debug, Serialize)]
-struct Exported {
-    size_bytes: u64,
-    /// Program headers by virtual address.
-    virtual_ranges: usize,
-    /// The page tables map more.
-    cut_off: bool,
-    /// Release of the Linux that the core has VMCOREINFO of.
-    linux: Option<String>,
-}
-
 /// `nvvmm export`.
 pub fn run(arguments: &ExportArguments) -> Result<(), VmError> {
     let pool = pool_path::found(&arguments.pool)?;
     let path = arguments.core.as_path();
     let interrupted = Arc::new(AtomicBool::new(false));
-    let out = Out::open(path, &interrupted)?;
+    let out = Out::open(path, arguments.force, &interrupted)?;
     let core = look_through(pool_path::open_confined(&pool)?.reader(&arguments.snapshot)?)?;
     set_on_signal(&interrupted)?;
     let failed = |e: io::Error| VmError::io(format_args!("write {}", path.display()), &e);
@@ -51,7 +39,7 @@ pub fn run(arguments: &ExportArguments) -> Result<(), VmError> {
             let file = partial.file.try_clone().map_err(failed)?;
             write(&core, &mut Target::File(file), &interrupted)?;
             partial.become_whole().map_err(failed)?;
-            report(&core, path, arguments.json.json)?;
+            report(&core, &arguments.snapshot, path, arguments.json.json)?;
         }
     }
     if core.is_cut_off() {
@@ -70,9 +58,10 @@ enum Out {
 }
 
 impl Out {
-    fn open(path: &Path, interrupted: &Arc<AtomicBool>) -> Result<Self, VmError> {
+    fn open(path: &Path, force: bool, interrupted: &Arc<AtomicBool>) -> Result<Self, VmError> {
         let failed = |e: io::Error| VmError::io(format_args!("write {}", path.display()), &e);
         if path == Path::new("-") {
+            output::check_stdout()?;
             let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
             let out = Interruptible::output(&File::from(stdout), interrupted);
             return out.map(Out::Stream).map_err(failed);
@@ -80,10 +69,13 @@ impl Out {
         if path.exists() && !path.is_file() {
             let why = format!("{} is not a regular file", path.display());
             return Err(
-                VmError::new(ErrorKind::Refused, why).with_remedy("write to stdout: --core -")
+                VmError::new(ErrorKind::Usage, why).with_remedy("write to stdout: --core -")
             );
         }
-        ConfinedPartial::beside(path).map(Out::File).map_err(failed)
+        check_free(path, force)?;
+        ConfinedPartial::beside(path, force)
+            .map(Out::File)
+            .map_err(failed)
     }
 }
 
@@ -105,10 +97,12 @@ fn write(core: &Core, target: &mut Target, interrupted: &AtomicBool) -> Result<(
     }
 }
 
-fn report(core: &Core, path: &Path, json: bool) -> Result<(), VmError> {
+fn report(core: &Core, snapshot: &str, path: &Path, json: bool) -> Result<(), VmError> {
     let exported = Exported {
+        snapshot: snapshot.to_owned(),
+        core: path.display().to_string(),
         size_bytes: core.size_bytes(),
-        virtual_ranges: core.virtual_ranges(),
+        virtual_range_count: core.virtual_ranges() as u64,
         cut_off: core.is_cut_off(),
         linux: core.linux().map(str::to_owned),
     };
@@ -123,7 +117,7 @@ fn report(core: &Core, path: &Path, json: bool) -> Result<(), VmError> {
         "{}: {} by physical address, {} of it by virtual address too{}\n",
         path.display(),
         output::size(exported.size_bytes),
-        counted(exported.virtual_ranges as u64, "range"),
+        counted(exported.virtual_range_count, "range"),
         linux.unwrap_or_default()
     ))
 }

@@ -1,6 +1,7 @@
 //! `nvvmm inspect`: what a pool and its snapshots are made of, decoded, without a VM.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use nvvmm::VmError;
 use nvvmm::inspect::decoded;
@@ -9,15 +10,17 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::args::PoolOption;
+use super::json::inspect::{InsidePool, InsideSnapshot};
 use super::terminal::shown_in_line;
 use super::{output, pool_path};
 
 /// `nvvmm inspect`.
 pub fn run(snapshot: Option<&str>, option: &PoolOption, json: bool) -> Result<(), VmError> {
-    let pool = pool_path::open_confined(&pool_path::found(option)?)?;
+    let path = pool_path::found(option)?;
+    let pool = pool_path::open_confined(&path)?;
     let decoded = match snapshot {
-        None => value(&pool.inside()?)?,
-        Some(name) => of_snapshot(&pool, name)?,
+        None => value(&InsidePool::of(&path, &pool.inside()?))?,
+        Some(name) => of_snapshot(&pool, &path, name)?,
     };
     if json {
         output::print_json(&decoded)
@@ -30,12 +33,11 @@ fn value(of: &impl Serialize) -> Result<Value, VmError> {
     serde_json::to_value(of).map_err(|e| VmError::failed(format!("cannot write JSON: {e}")))
 }
 
-fn of_snapshot(pool: &Pool, name: &str) -> Result<Value, VmError> {
+fn of_snapshot(pool: &Pool, path: &Path, name: &str) -> Result<Value, VmError> {
     let inside = pool.inside_snapshot(name)?;
     let state = pool.read_state(inside.entry.id)?;
-    let mut all = value(&inside)?;
-    all["state"] = decoded::state(inside.entry.kind, &state)?;
-    Ok(all)
+    let saved_state = decoded::state(inside.entry.kind, &state)?;
+    value(&InsideSnapshot::of(path, &inside, saved_state))
 }
 
 /// Formats a value as indented lines, `name: value`. Items of a list have numbers.

@@ -5,8 +5,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,6 +16,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// Interval of checks for a signal while nothing can be read or written.
 const LOOK_EVERY_MS: u16 = 100;
+
+/// Number of the signal that came, 0 before there was one.
+static CAME: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
 
 /// Gives a flag that the first Ctrl-C sets. A second one kills the process as usual.
 pub(super) fn ends_on_signal() -> Result<Arc<AtomicBool>, VmError> {
@@ -29,9 +32,23 @@ pub(super) fn set_on_signal(interrupted: &Arc<AtomicBool>) -> Result<(), VmError
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register_conditional_default(signal, Arc::clone(interrupted))
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(interrupted)))
+            .and_then(|_| {
+                signal_hook::flag::register_usize(signal, Arc::clone(&CAME), signal as usize)
+            })
             .map_err(|e| VmError::io("watch for signals", &e))?;
     }
     Ok(())
+}
+
+/// Ends this process by the signal that has interrupted its work. Its parent then sees that, as
+/// with any program. Returns if no signal came.
+pub(super) fn end_by_signal() {
+    let signal = CAME.load(Ordering::Relaxed);
+    if signal != 0
+        && let Err(error) = signal_hook::low_level::emulate_default_handler(signal as i32)
+    {
+        tracing::warn!(%error, "cannot end by signal {signal}");
+    }
 }
 
 /// Answer to a progress report: work goes on unless it was interrupted.

@@ -1,8 +1,8 @@
-//! `nvvmm run` and `nvvmm restore`: this process becomes a VM process, or starts one with
-//! `--detach`.
+//! `nvvmm run` and `nvvmm restore`: this process becomes a VM process, or starts one: with
+//! `--detach`, and on a terminal, where it is the VM's console.
 
 use std::fs::File;
-use std::io::{Write, stdin};
+use std::io::{IsTerminal, Write, stdin};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -14,21 +14,23 @@ use std::thread;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 use nvvmm::control::{Claim, NameChoice, RuntimeDir, VmControl, VmOrigin, VmState, VmStatus};
+use nvvmm::error::check_path_is_text;
 use nvvmm::spec::files::BootFile;
 use nvvmm::spec::{DiskSpec, VmSpec};
 use nvvmm::threads::ThreadKind;
-use nvvmm::vm::{BootChoice, RestoreOptions, VmExit, VmSource, check_host};
+use nvvmm::vm::{BootChoice, RestoreOptions, VmExit, VmSource};
 use nvvmm::{ErrorKind, VmError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::args::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, StartArguments};
-use super::console::before_escape;
-use super::error::{EXIT_FAILED, exit_code};
+use super::error::{SIGNALLED, exit_code};
+use super::json::vm::Vm;
 use super::privileges::{self, Account, as_user};
-use super::terminal::{RawTerminal, leave_raw, tell};
+use super::start_checks::{PoolNeed, pool_for};
+use super::terminal::tell;
 use super::vm_process::{ConsoleMode, VmProcess};
-use super::{detach, file_size, output, pool_path, process_commands, sandbox};
+use super::{attended, detach, error, file_size, output, process_commands, sandbox};
 
 /// `nvvmm run`.
 pub fn run(arguments: RunArguments) -> Result<ExitCode, VmError> {
@@ -106,13 +108,6 @@ pub fn restore(arguments: RestoreArguments) -> Result<ExitCode, VmError> {
     })
 }
 
-/// Treatment of a default pool that does not exist.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PoolNeed {
-    Made,
-    Found,
-}
-
 fn launch(
     start: StartArguments,
     need: PoolNeed,
@@ -120,7 +115,7 @@ fn launch(
 ) -> Result<ExitCode, VmError> {
     let console = console_choice(&start)?;
     let account = privileges::wanted(&start)?;
-    if start.detach && detach::is_child() {
+    if detach::is_child() {
         let mut reported = false;
         return match be_background_vm(&start, account, need, source, &mut reported) {
             // The waiting command prints it.
@@ -128,16 +123,26 @@ fn launch(
                 detach::report_failed(&error);
                 Ok(exit_code(error.kind).into())
             }
-            ended => ended.map(|()| ExitCode::SUCCESS),
+            ended => {
+                detach::report_end(&ended);
+                ended.map(|_| ExitCode::SUCCESS)
+            }
         };
     }
     if start.detach {
-        let status = detach::start_and_wait()?;
+        let status = detach::start_and_wait(account.as_ref(), !start.no_sandbox)?;
         if start.json {
-            output::print_json(&status)?
+            output::print_json(&Vm::of(&status))?
+        } else if start.quiet {
+            output::print_names(&[&status.name])?
         } else {
             output::print(&started_text(&status))?
         }
+    } else if console == ConsoleChoice::Stdio && stdin().is_terminal() {
+        let confined = !start.no_sandbox;
+        return attended::run(account.as_ref(), confined, |status| {
+            foreground_text(status, true)
+        });
     } else {
         be_vm(&start, account, need, console, source)?;
     }
@@ -156,6 +161,10 @@ fn console_choice(start: &StartArguments) -> Result<ConsoleChoice, VmError> {
             "connect with 'nvvmm console VM' when it runs",
         ),
         (None, true) | (Some(ConsoleChoice::None), _) => Ok(ConsoleChoice::None),
+        // The VM process of a command on a terminal has no terminal itself.
+        (None, false) if start.tty && !detach::is_child() && !stdin().is_terminal() => {
+            usage("--tty needs a terminal on stdin", "leave --tty out")
+        }
         (None | Some(ConsoleChoice::Stdio), false) if start.json => usage(
             "--json and the guest's console cannot share stdout",
             "add --detach or --console none",
@@ -170,9 +179,9 @@ fn be_background_vm(
     need: PoolNeed,
     source: impl FnOnce() -> Result<VmSource, VmError>,
     reported: &mut bool,
-) -> Result<(), VmError> {
+) -> Result<String, VmError> {
     let source = source()?;
-    let pool = pool_for(start, account.as_ref(), need)?;
+    let pool = pool_for(start, account.as_ref(), need, &source)?;
     let claim = claim(start, account.as_ref(), &pool)?;
     let name = claim.paths().name.clone();
     as_user(account.as_ref(), || {
@@ -182,7 +191,11 @@ fn be_background_vm(
     if let Err(e) = std::env::set_current_dir("/") {
         tracing::warn!("cannot leave the working directory: {e}");
     }
-    let process = VmProcess::open(claim, &pool, source, account.as_ref(), !start.no_sandbox)?;
+    let namespaces = detach::ordered_namespaces();
+    let confined = !start.no_sandbox;
+    let account = account.as_ref();
+    let process = VmProcess::open(claim, &pool, source, account, confined, namespaces)?;
+    let warnings = process.warnings();
     let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGINT, SIGTERM])?;
     let on_control = |control| ending.can_ask(control);
@@ -192,12 +205,16 @@ fn be_background_vm(
         on_control,
         |status| {
             tracing::info!("{}", up_text(status));
-            detach::report_ready(status);
             *reported = true;
+            if !detach::report_ready(status, warnings) {
+                // Nobody was told of it, and nobody can be.
+                ending.ask(SIGTERM);
+            }
         },
     )?;
-    tracing::info!("{}", exit_text(&name, &exit));
-    Ok(())
+    let how = exit_text(&name, &exit);
+    tracing::info!("{how}");
+    Ok(how)
 }
 
 fn be_vm(
@@ -208,31 +225,29 @@ fn be_vm(
     source: impl FnOnce() -> Result<VmSource, VmError>,
 ) -> Result<(), VmError> {
     let source = source()?;
-    let pool = pool_for(start, account.as_ref(), need)?;
+    let pool = pool_for(start, account.as_ref(), need, &source)?;
     let claim = claim(start, account.as_ref(), &pool)?;
     let name = claim.paths().name.clone();
-    let process = VmProcess::open(claim, &pool, source, account.as_ref(), !start.no_sandbox)?;
+    let confined = !start.no_sandbox;
+    let process = VmProcess::open(claim, &pool, source, account.as_ref(), confined, None)?;
+    process.warnings().iter().for_each(error::warn);
     let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGHUP, SIGINT, SIGTERM])?;
-    let (mode, raw) = match console {
-        ConsoleChoice::None => (ConsoleMode::SocketOnly, None),
-        ConsoleChoice::Stdio => {
-            let raw = RawTerminal::enter()?;
-            let input = read_keyboard(raw.is_some(), Arc::clone(&ending))?;
-            (ConsoleMode::Stdio { input }, raw)
-        }
+    let mode = match console {
+        ConsoleChoice::None => ConsoleMode::SocketOnly,
+        ConsoleChoice::Stdio => ConsoleMode::Stdio {
+            input: read_input()?,
+        },
     };
-    let is_raw = raw.is_some();
     let mut printed = Ok(());
     let on_control = |control| ending.can_ask(control);
     let exit = process.run(mode, start.paused, on_control, |status| {
         if start.json {
-            printed = output::print_json(status);
+            printed = output::print_json(&Vm::of(status));
         } else {
-            tell(&foreground_text(status, is_raw));
+            tell(&foreground_text(status, false));
         }
     });
-    drop(raw);
     let exit = exit?;
     tell(&format!("nvvmm: {}\n", exit_text(&name, &exit)));
     printed
@@ -246,28 +261,6 @@ fn claim(start: &StartArguments, account: Option<&Account>, pool: &Path) -> Resu
     };
     account.map_or(Ok(()), Account::prepare_runtime_dir)?;
     as_user(account, || runtime()?.claim(&name_choice(start), pool))
-}
-
-/// The pool, once the host is known to have all that a VM needs: nothing is made for a VM that
-/// cannot run.
-fn pool_for(
-    start: &StartArguments,
-    account: Option<&Account>,
-    need: PoolNeed,
-) -> Result<PathBuf, VmError> {
-    let option = &start.pool;
-    let found = as_user(account, || match need {
-        PoolNeed::Made => pool_path::found_if_any(option),
-        PoolNeed::Found => pool_path::found(option).map(Some),
-    })?;
-    check_host()?;
-    let pool = match found {
-        Some(pool) => pool,
-        None => as_user(account, || pool_path::found_or_made(option))?,
-    };
-    account.map_or(Ok(()), |account| account.check_pool(&pool))?;
-    file_size::check_file("pool", &pool)?;
-    Ok(pool)
 }
 
 fn name_choice(start: &StartArguments) -> NameChoice {
@@ -294,8 +287,15 @@ fn boot_choice(
 /// `path` made absolute, when a guest can be booted from it. The VM opens it by itself.
 fn to_boot(what: &'static str, path: &Path) -> Result<PathBuf, VmError> {
     BootFile::open(what, path)?;
+    absolute(what, path)
+}
+
+/// `path` made absolute. It must be text then, also the working directory.
+fn absolute(what: &str, path: &Path) -> Result<PathBuf, VmError> {
     let failed = |e| VmError::io(format_args!("find {what} {}", path.display()), &e);
-    std::path::absolute(path).map_err(failed)
+    let path = std::path::absolute(path).map_err(failed)?;
+    check_path_is_text(what, &path)?;
+    Ok(path)
 }
 
 /// `path` made absolute, when it can be read. Does not wait for the other end of a pipe.
@@ -311,7 +311,7 @@ fn readable(what: &str, path: &Path) -> Result<PathBuf, VmError> {
             format!("the {what} {} is a directory", path.display()),
         ));
     }
-    std::path::absolute(path).map_err(failed)
+    absolute(&format!("the {what}"), path)
 }
 
 fn readable_disks(disks: Vec<DiskSpec>) -> Result<Vec<DiskSpec>, VmError> {
@@ -329,7 +329,7 @@ fn readable_disks(disks: Vec<DiskSpec>) -> Result<Vec<DiskSpec>, VmError> {
         .collect()
 }
 
-/// Ends this VM process when the user asks for it by key or signal.
+/// Ends this VM process when the user asks for it by a signal.
 #[derive(Default)]
 struct Ending {
     control: OnceLock<Arc<dyn VmControl>>,
@@ -345,19 +345,19 @@ impl Ending {
     /// The first time, the way that `nvvmm stop` goes. A VM that is not up yet, or that is asked a
     /// second time, is ended at once: the pool gives back what a dead process held. Never
     /// waits, so that the second time is heard.
-    fn ask(self: &Arc<Self>) {
+    fn ask(self: &Arc<Self>, signal: i32) {
         if self.asked.swap(true, Ordering::SeqCst) {
-            end_now();
+            end_now(signal);
         }
         let ending = Arc::clone(self);
         let asking = thread::Builder::new().name("ending".into()).spawn(move || {
             match ending.control.get().map(|vm| vm.stop()) {
                 Some(Ok(())) => {}
-                None | Some(Err(_)) => end_now(),
+                None | Some(Err(_)) => end_now(signal),
             }
         });
         if asking.is_err() {
-            end_now();
+            end_now(signal);
         }
     }
 
@@ -369,65 +369,55 @@ impl Ending {
             .name("signals".into())
             .spawn(move || {
                 sandbox::begin_thread(ThreadKind::Control);
-                signals.forever().for_each(|_| ending.ask());
+                signals.forever().for_each(|signal| ending.ask(signal));
             })
             .map_err(failed)?;
         Ok(())
     }
 }
 
-fn end_now() -> ! {
-    leave_raw();
+/// Ends the VM process with the code that a shell gives to a process that a signal ended.
+fn end_now(signal: i32) -> ! {
     tell("nvvmm: ended before the VM could stop cleanly\n");
-    std::process::exit(EXIT_FAILED.into());
+    std::process::exit(SIGNALLED + signal);
 }
 
-/// Starts to read stdin; gives the end of a pipe where the console reads what was typed.
-///
-/// From a terminal, Ctrl-] is taken out and what a guest does not read is dropped, so that Ctrl-]
-/// always works. From a file or a pipe every byte reaches the guest, as slowly as it reads.
-fn read_keyboard(is_terminal: bool, ending: Arc<Ending>) -> Result<OwnedFd, VmError> {
+/// Starts to read stdin, which is no terminal; gives the end of a pipe where the console reads it.
+/// Every byte reaches the guest, as slowly as it reads.
+fn read_input() -> Result<OwnedFd, VmError> {
     let failed = |e: nix::Error| VmError::io("make the console's pipe", &e.into());
     let (input, typed) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
     fcntl(&input, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed)?;
-    if is_terminal {
-        fcntl(&typed, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed)?;
-    }
     thread::Builder::new()
-        .name("keyboard".into())
+        .name("input".into())
         .spawn(move || {
             sandbox::begin_thread(ThreadKind::Control);
-            carry_keys(File::from(typed), is_terminal, &ending);
+            carry_input(File::from(typed));
         })
-        .map_err(|e| VmError::io("read the keyboard", &e))?;
+        .map_err(|e| VmError::io("read stdin", &e))?;
     Ok(input)
 }
 
-fn carry_keys(mut typed: File, is_terminal: bool, ending: &Arc<Ending>) {
-    let mut keys = [0; 4096];
+fn carry_input(mut typed: File) {
+    let mut bytes = [0; 4096];
     loop {
-        let count = match nix::unistd::read(stdin(), &mut keys) {
+        let count = match nix::unistd::read(stdin(), &mut bytes) {
             Err(nix::errno::Errno::EINTR) => continue,
             Ok(0) | Err(_) => return,
             Ok(count) => count,
         };
-        let (before, leave) = if is_terminal {
-            before_escape(&keys[..count])
-        } else {
-            (&keys[..count], false)
-        };
-        match typed.write_all(before) {
-            Err(e) if e.kind() != std::io::ErrorKind::WouldBlock => return,
-            _ => {}
-        }
-        if leave {
-            ending.ask();
+        if typed.write_all(&bytes[..count]).is_err() {
+            return;
         }
     }
 }
 
 fn foreground_text(status: &VmStatus, raw: bool) -> String {
-    let key = if raw { "; Ctrl-] ends it" } else { "" };
+    let key = if raw {
+        "; Ctrl-] leaves its console"
+    } else {
+        ""
+    };
     format!("nvvmm: {}{key}\n", up_text(status))
 }
 

@@ -6,12 +6,15 @@
 
 mod adopt_command;
 pub mod args;
+mod attended;
 mod bench;
 mod bench_command;
+mod completion;
 mod confine;
 mod console;
 mod core_dump;
 mod cp;
+mod cp_tree;
 mod detach;
 mod diff_command;
 mod doctor;
@@ -24,12 +27,15 @@ mod help;
 mod human_units;
 mod inspect_command;
 mod interruption;
+mod json;
+mod keys;
 mod launch;
 mod log;
 mod man_pages;
 mod message;
 mod mount;
 mod mount_command;
+mod names;
 mod output;
 mod partial;
 mod pool_commands;
@@ -43,15 +49,21 @@ mod ring_commands;
 mod sandbox;
 mod scrub_command;
 mod send_command;
+mod shutdown_command;
 mod snapshot_commands;
 mod snapshot_tree;
+mod start_checks;
+mod start_warnings;
 mod stats_command;
 mod stream_key;
 mod sys;
 mod terminal;
+#[cfg(debug_assertions)]
+mod test_command;
 mod values;
 mod vm_commands;
 mod vm_process;
+mod whole_file;
 mod whole_number;
 
 use std::process::ExitCode;
@@ -67,9 +79,16 @@ use self::args::{Command, PoolCommand};
 pub fn run() -> ExitCode {
     limits::ignore_file_size_signal();
     message::look_at_terminal();
+    #[cfg(debug_assertions)]
+    if let Some(code) = test_command::run_if_asked(std::env::args_os().skip(1)) {
+        return code;
+    }
+    if let Some(code) = completion::answer_if_asked() {
+        return code;
+    }
     let arguments = match help::arguments() {
         Ok(arguments) => arguments,
-        Err(error) => return error::print_usage(&error).into(),
+        Err(ended) => return output::print_usage(&ended),
     };
     let runs_vm = matches!(arguments.command, Command::Run(_) | Command::Restore(_));
     // Before anything is opened. A VM process needs nothing else of its caller's.
@@ -93,6 +112,7 @@ pub fn run() -> ExitCode {
         Err(error) => {
             tracing::info!("failed after {}", TimeText(began.elapsed()));
             error::print(&error);
+            interruption::end_by_signal();
             error::exit_code(error.kind).into()
         }
     }
@@ -102,20 +122,22 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
     match command {
         Command::Run(run) => return launch::run(run),
         Command::Restore(restore) => return launch::restore(restore),
-        Command::Ps(ps) => vm_commands::ps(ps.json)?,
+        Command::Ps(ps) => vm_commands::ps(&ps)?,
         Command::Stats(stats) => stats_command::stats(&stats)?,
-        Command::Pause { vm } => vm_commands::pause(&vm)?,
-        Command::Resume { vm } => vm_commands::resume(&vm)?,
-        Command::Stop { vm, force } => vm_commands::stop(&vm, force)?,
+        Command::Pause(pause) => return vm_commands::pause(&pause),
+        Command::Resume(resume) => return vm_commands::resume(&resume),
+        Command::Stop(stop) => return vm_commands::stop(&stop),
+        Command::Kill(kill) => return vm_commands::kill(&kill),
+        Command::Shutdown(shutdown) => return shutdown_command::run(&shutdown),
         Command::Console { vm } => console::attach(&vm)?,
         Command::Exec(arguments) => return Ok(exec::run(arguments)),
-        Command::Cp { from, to } => cp::run(&from, &to)?,
-        #[cfg(debug_assertions)]
-        Command::Audit { vm, json: _ } => vm_commands::audit(&vm)?,
+        Command::Cp(cp) => cp::run(&cp)?,
         Command::Snapshot(snapshot) => vm_commands::snapshot(snapshot)?,
         Command::Checkpoint(checkpoint) => ring_commands::checkpoint(checkpoint)?,
         Command::Rewind(rewind) => ring_commands::rewind(rewind)?,
-        Command::Snapshots { pool, json } => snapshot_commands::list(&pool, json.json)?,
+        Command::Snapshots { quiet, pool, json } => {
+            snapshot_commands::list(&pool, quiet, json.json)?;
+        }
         Command::Inspect {
             snapshot,
             pool,
@@ -135,8 +157,8 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
         Command::Export(arguments) => export_command::run(&arguments)?,
         Command::Doctor { pool, json } => return doctor::run(&pool, json.json),
         Command::Completions { shell } => documents::completions(shell)?,
-        Command::Man { dir } => documents::man(&dir)?,
-        Command::Rm { names, pool, json } => snapshot_commands::remove(&names, &pool, json.json)?,
+        Command::Man { dir, force } => documents::man(&dir, force)?,
+        Command::Rm(rm) => return snapshot_commands::remove(&rm),
         Command::Bench(bench) => bench_command::run(bench)?,
         Command::Pool(PoolCommand::Create {
             path,
@@ -155,9 +177,12 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
         Command::Pool(PoolCommand::Status { pool, json }) => {
             pool_commands::status(&pool.option(), json.json)?
         }
-        Command::Pool(PoolCommand::Map { pool, svg, json }) => {
-            pool_map::run(&pool.option(), svg.as_deref(), json.json)?;
-        }
+        Command::Pool(PoolCommand::Map {
+            pool,
+            svg,
+            force,
+            json,
+        }) => pool_map::run(&pool.option(), svg.as_deref(), force, json.json)?,
         Command::Pool(PoolCommand::Mount { dir, pool }) => mount_command::run(&dir, &pool)?,
         Command::Pool(PoolCommand::Scrub { pool, json }) => {
             return scrub_command::scrub(&pool.option(), json.json);

@@ -8,11 +8,11 @@ use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{
     CheckReport, CreateOptions, GrowOptions, Pool, PoolStatus, SnapshotEntry, counted, is_or_are,
 };
-use serde::Serialize;
 
 use super::args::PoolOption;
-use super::error::EXIT_POOL_DAMAGED;
+use super::error::{self, EXIT_POOL_DAMAGED};
 use super::file_size;
+use super::json;
 use super::output::{self, Column};
 use super::pool_path;
 use super::progress::Progress;
@@ -20,17 +20,40 @@ use super::values::NewSize;
 
 /// Makes a pool.
 pub fn make(path: &Path, size_bytes: u64, overcommit: bool) -> Result<(), VmError> {
+    pool_path::absolute(path)?;
     if Pool::device_size_bytes(path)?.is_none() {
         file_size::check("pool", path, size_bytes)?;
     }
-    Pool::create(
+    let pool = Pool::create(
         path,
         &CreateOptions {
             size_bytes,
             overcommit,
         },
     )?;
+    warn_of_small_medium(&pool, size_bytes);
     Ok(())
+}
+
+/// Tells the user when the medium has less for the pool than it now promises.
+fn warn_of_small_medium(pool: &Pool, promised_bytes: u64) {
+    let Ok(available_bytes) = pool.medium_available_bytes() else {
+        return;
+    };
+    if !pool.overcommit() || available_bytes >= promised_bytes {
+        return;
+    }
+    let text = format!(
+        "the medium of the pool ({}) has {} left, and the pool promises {} more: VMs wait when it \
+         is full",
+        pool.medium(),
+        output::size(available_bytes),
+        output::size(promised_bytes)
+    );
+    error::warn(
+        &VmError::new(ErrorKind::PoolFull, text)
+            .with_remedy("make the medium larger, or remove other files from it"),
+    );
 }
 
 /// `nvvmm pool create`.
@@ -55,7 +78,7 @@ pub fn grow(
     option: &PoolOption,
     size: NewSize,
     overcommit: bool,
-    json: bool,
+    as_json: bool,
 ) -> Result<(), VmError> {
     let path = pool_path::found(option)?;
     let pool = pool_path::open(&path)?;
@@ -65,8 +88,9 @@ pub fn grow(
         size_bytes,
         overcommit,
     })?;
-    if json {
-        return output::print_json(&grown);
+    warn_of_small_medium(&pool, grown.size_bytes - grown.size_bytes_before);
+    if as_json {
+        return output::print_json(&json::pool::Growth::of(&path, &grown));
     }
     output::print(&format!(
         "the pool {} has {} now, {} of it new and free\n",
@@ -83,31 +107,29 @@ pub fn delete(path: &Path) -> Result<(), VmError> {
 }
 
 /// `nvvmm pool status`.
-pub fn status(option: &PoolOption, json: bool) -> Result<(), VmError> {
+pub fn status(option: &PoolOption, as_json: bool) -> Result<(), VmError> {
     let pool = pool_path::open(&pool_path::found(option)?)?;
     let usage = Usage {
         by_snapshot: pool.snapshots()?,
         status: pool.status()?,
     };
-    if json {
-        output::print_json(&usage)
+    if as_json {
+        output::print_json(&json::pool::Status::of(&usage.status, &usage.by_snapshot))
     } else {
         output::print(&usage_text(&usage))?;
         match check_host() {
             Ok(()) => Ok(()),
             // The engine that the table names is that of the medium, not of this user.
             Err(lack) => output::print(&format!(
-                "\nthis user cannot run VMs here: {} ('nvvmm doctor')\n",
-                lack.message
+                "\nthis user cannot run VMs here ('nvvmm doctor' shows why): {}\n",
+                lack.message.replace('\n', "\n  ")
             )),
         }
     }
 }
 
 /// Status of a pool, and the space of each snapshot.
-#[derive(Serialize)]
 struct Usage {
-    #[serde(flatten)]
     status: PoolStatus,
     by_snapshot: Vec<SnapshotEntry>,
 }
@@ -215,14 +237,14 @@ fn holders_table(status: &PoolStatus) -> String {
 }
 
 /// `nvvmm pool check`. Exit code 6 when there are findings.
-pub fn check(option: &PoolOption, json: bool) -> Result<ExitCode, VmError> {
+pub fn check(option: &PoolOption, as_json: bool) -> Result<ExitCode, VmError> {
     let path = pool_path::found(option)?;
     let mut shown = Progress::of_bytes("check")?;
     let report = pool_path::open_confined(&path)?
         .check_showing(&mut |done, total| shown.show(done, Some(total)))?;
     drop(shown);
-    if json {
-        output::print_json(&report)?;
+    if as_json {
+        output::print_json(&json::pool::Check::of(&path, &report))?;
     } else {
         output::print(&check_text(&path, &report))?;
     }

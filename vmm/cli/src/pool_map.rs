@@ -9,8 +9,9 @@ use nvvmm_snapshot::{CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkUse, PoolMap, counted}
 use plotters::prelude::*;
 
 use super::args::PoolOption;
+use super::json::pool::Map;
 use super::output::{self, Column};
-use super::partial::ConfinedPartial;
+use super::partial::{ConfinedPartial, check_free};
 use super::{help, pool_path, terminal};
 
 /// Cells in a line of the terminal's picture at most and at least: a power of two, so that offsets
@@ -102,9 +103,14 @@ impl Cells {
 }
 
 /// `nvvmm pool map`.
-pub fn run(option: &PoolOption, svg_file: Option<&Path>, json: bool) -> Result<(), VmError> {
+pub fn run(
+    option: &PoolOption,
+    svg_file: Option<&Path>,
+    force: bool,
+    json: bool,
+) -> Result<(), VmError> {
     let path = pool_path::found(option)?;
-    let picture = svg_file.map(Picture::at).transpose()?;
+    let picture = svg_file.map(|svg| Picture::at(svg, force)).transpose()?;
     // Once it is confined, this process cannot ask the terminal.
     let width = terminal::columns().unwrap_or(WIDTH_USUAL);
     let map = pool_path::open_confined(&path)?.map()?;
@@ -112,7 +118,7 @@ pub fn run(option: &PoolOption, svg_file: Option<&Path>, json: bool) -> Result<(
         picture.write(&svg(&map)?)?;
     }
     if json {
-        output::print_json(&map)
+        output::print_json(&Map::of(&path, &map))
     } else {
         output::print(&text(&map, width))
     }
@@ -130,13 +136,14 @@ enum PictureFile {
 }
 
 impl<'p> Picture<'p> {
-    fn at(path: &'p Path) -> Result<Self, VmError> {
+    fn at(path: &'p Path, force: bool) -> Result<Self, VmError> {
+        check_free(path, force)?;
         let file = match path.exists() && !path.is_file() {
             true => File::options()
                 .write(true)
                 .open(path)
                 .map(PictureFile::Open),
-            false => ConfinedPartial::beside(path).map(PictureFile::Partial),
+            false => ConfinedPartial::beside(path, force).map(PictureFile::Partial),
         };
         match file {
             Ok(file) => Ok(Self { path, file }),

@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{User, geteuid};
+use nix::unistd::{AccessFlags, User, faccessat, geteuid};
+use nvvmm::error::check_path_is_text;
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{CHUNK_SIZE_BYTES, Error, Pool, SizeText, TimeText};
 
@@ -21,11 +24,14 @@ const SHARED_DIR: &str = "/dev/shm";
 const POOL_NAME: &str = "default.pool";
 /// Smallest default pool.
 const DEFAULT_BYTES_MIN: u64 = 64 << 20;
+/// Remedy where no default pool can be made.
+const ELSEWHERE: &str = "create a pool elsewhere with 'nvvmm pool create', and give its path with \
+                         --pool or NVVMM_POOL";
 
 /// The pool that is meant, with the default one made when it does not exist.
 pub fn found_or_made(option: &PoolOption) -> Result<PathBuf, VmError> {
-    match &option.pool {
-        Some(path) => existing(path),
+    match option.path() {
+        Some(path) => existing(&path),
         None => match DefaultPool::of_this_user()? {
             there if there.exists => Ok(there.path),
             none => none.make(),
@@ -53,8 +59,8 @@ pub fn found(option: &PoolOption) -> Result<PathBuf, VmError> {
 
 /// The pool that is meant; `None` when that is the default pool and nobody has needed it yet.
 pub fn found_if_any(option: &PoolOption) -> Result<Option<PathBuf>, VmError> {
-    match &option.pool {
-        Some(path) => existing(path).map(Some),
+    match option.path() {
+        Some(path) => existing(&path).map(Some),
         None => {
             let default = DefaultPool::of_this_user()?;
             Ok(default.exists.then_some(default.path))
@@ -104,7 +110,22 @@ fn existing(path: &Path) -> Result<PathBuf, VmError> {
             path.display()
         ))
     })?;
-    std::path::absolute(path).map_err(|e| VmError::io("find the pool", &e))
+    absolute(path)
+}
+
+/// `path` made absolute. It must be text then, also the working directory.
+pub fn absolute(path: &Path) -> Result<PathBuf, VmError> {
+    let path = std::path::absolute(path).map_err(|e| VmError::io("find the pool", &e))?;
+    check_path_is_text("the pool", &path)?;
+    Ok(path)
+}
+
+/// Checks that the default pool, which does not exist, can be made. Makes nothing.
+///
+/// # Errors
+/// Its place cannot be written by this user, or has too little space.
+pub fn check_default_place() -> Result<(), VmError> {
+    DefaultPool::of_this_user()?.check_place()
 }
 
 /// The default pool of a user, where it is or where it is to be.
@@ -148,11 +169,37 @@ impl DefaultPool {
         })
     }
 
+    fn check_place(&self) -> Result<(), VmError> {
+        let directory = own_directory(&self.shared, self.uid)?;
+        let directory = directory.as_deref().unwrap_or(&self.shared);
+        let failed = |e: Errno| {
+            let text = format_args!("make a pool in {}", directory.display());
+            VmError::io(text, &e.into()).with_remedy(ELSEWHERE)
+        };
+        // By the effective user: root may ask for another one.
+        let wanted = AccessFlags::W_OK | AccessFlags::X_OK;
+        faccessat(AT_FDCWD, directory, wanted, AtFlags::AT_EACCESS).map_err(failed)?;
+        let medium = statvfs(directory).map_err(failed)?;
+        let free_bytes = { medium.blocks_available() }.saturating_mul(medium.fragment_size());
+        let free_bytes = free_bytes.min(memory_available_bytes());
+        if free_bytes >= DEFAULT_BYTES_MIN {
+            return Ok(());
+        }
+        Err(VmError::new(
+            ErrorKind::PoolFull,
+            format!(
+                "there is memory for {} in {}, and the smallest default pool has {}",
+                output::size(free_bytes),
+                directory.display(),
+                output::size(DEFAULT_BYTES_MIN)
+            ),
+        )
+        .with_remedy(ELSEWHERE))
+    }
+
     /// Makes the pool, unless another command was faster. Returns its path.
     fn make(self) -> Result<PathBuf, VmError> {
-        let remedy = "create a pool elsewhere with 'nvvmm pool create', and give its path with \
-                      --pool or NVVMM_POOL";
-        let failed = |e: VmError| e.with_remedy(remedy);
+        let failed = |e: VmError| e.with_remedy(ELSEWHERE);
         let path = make_own_directory(&self.shared, self.uid)
             .map_err(failed)?
             .join(POOL_NAME);

@@ -29,7 +29,7 @@ pub struct Account {
 /// The account that the arguments name; `None` without `--uid` and `--gid`.
 ///
 /// # Errors
-/// [`ErrorKind::Refused`] unless root asks; [`ErrorKind::NotFound`] for a name that this host does
+/// [`ErrorKind::Denied`] unless root asks; [`ErrorKind::NotFound`] for a name that this host does
 /// not know; [`ErrorKind::Usage`] for root, or for a number without a group.
 pub fn wanted(start: &StartArguments) -> Result<Option<Account>, VmError> {
     let (uid, gid) = (start.uid.as_deref(), start.gid.as_deref());
@@ -38,7 +38,7 @@ pub fn wanted(start: &StartArguments) -> Result<Option<Account>, VmError> {
     }
     if !geteuid().is_root() {
         return Err(VmError::new(
-            ErrorKind::Refused,
+            ErrorKind::Denied,
             "only root can start a VM process as another user",
         )
         .with_remedy("leave out --uid and --gid: the VM process runs as you"));
@@ -249,7 +249,7 @@ impl Account {
     /// Checks that this user may use a pool.
     ///
     /// # Errors
-    /// [`ErrorKind::Refused`] with the reason.
+    /// [`ErrorKind::Denied`] with the reason.
     pub fn check_pool(&self, path: &Path) -> Result<(), VmError> {
         let acting = self.act()?;
         let opened = File::options().read(true).write(true).open(path);
@@ -262,7 +262,7 @@ impl Account {
                 };
                 let path = path.display();
                 Err(VmError::new(
-                    ErrorKind::Refused,
+                    ErrorKind::Denied,
                     format!("uid {} may not use the pool {path}{owner}", self.uid),
                 )
                 .with_remedy(format!(

@@ -12,6 +12,7 @@ use nvvmm::sys::terminal::size_of;
 use nvvmm_snapshot::counted;
 
 use super::args::SnapshotArguments;
+use super::json::process::{Captured, Restarted};
 use super::vm_commands::connect;
 use super::{exec, output};
 
@@ -34,7 +35,7 @@ pub fn snapshot(pid: i32, arguments: SnapshotArguments) -> Result<(), VmError> {
     };
     let report = client.capture(request, agent.as_fd())?;
     if arguments.json.json {
-        output::print_json(&report)
+        output::print_json(&Captured::of(&arguments.vm, &report))
     } else {
         let line = capture_line(&arguments.vm, &report);
         output::print(&output::report(&line, &capture_details(&report)))
@@ -106,7 +107,7 @@ pub fn restore(vm: &str, name: String, choice: &RestartChoice) -> Result<ExitCod
         return exec::follow(vm, &agent, is_terminal);
     }
     if json {
-        output::print_json(&report)?;
+        output::print_json(&Restarted::of(&report))?;
     } else {
         let line = restart_line(&report);
         output::print(&output::report(&line, &restart_details(&report)))?;

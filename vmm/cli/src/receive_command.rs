@@ -11,6 +11,7 @@ use nvvmm_snapshot::{MoveProgress, ReceiveOptions, ReceiveReport};
 
 use super::args::ReceiveArguments;
 use super::interruption::{Interruptible, ends_on_signal, unless};
+use super::json::moving::Received;
 use super::progress::Progress;
 use super::{output, pool_path, stream_key};
 
@@ -51,7 +52,7 @@ pub fn run(arguments: &ReceiveArguments) -> Result<(), VmError> {
     };
     drop(shown);
     if arguments.json.json {
-        output::print_json(&report)
+        output::print_json(&Received::of(&report))
     } else {
         output::print(&text(&report))
     }

@@ -13,6 +13,7 @@ use nvvmm::{
 
 use super::{
     args::{CheckpointArguments, RewindArguments},
+    json::ring::{Rewind, Ring},
     output,
     vm_commands::connect,
 };
@@ -41,21 +42,27 @@ pub fn checkpoint(arguments: CheckpointArguments) -> Result<(), VmError> {
             durability,
         })?
     };
-    if json.json {
-        return output::print_json(&status);
+    match (json.json, watch) {
+        (true, true) => output::print_json_line(&Ring::of(&vm, &status))?,
+        (true, false) => output::print_json(&Ring::of(&vm, &status))?,
+        (false, _) => output::print(&match stop {
+            true => ended_text(&vm, &status),
+            false => begun_text(&vm, &status),
+        })?,
     }
-    output::print(&match stop {
-        true => ended_text(&vm, &status),
-        false => begun_text(&vm, &status),
-    })?;
     match watch {
-        true => watch_ring(&vm, &mut client, status),
+        true => watch_ring(&vm, &mut client, status, json.json),
         false => Ok(()),
     }
 }
 
 /// Prints what the ring does until it ends.
-fn watch_ring(vm: &str, client: &mut ControlClient, mut before: RingStatus) -> Result<(), VmError> {
+fn watch_ring(
+    vm: &str,
+    client: &mut ControlClient,
+    mut before: RingStatus,
+    json: bool,
+) -> Result<(), VmError> {
     let mut asked = Instant::now();
     loop {
         thread::sleep(WATCH_EVERY);
@@ -64,14 +71,19 @@ fn watch_ring(vm: &str, client: &mut ControlClient, mut before: RingStatus) -> R
         };
         let rate = now.taken.saturating_sub(before.taken) as f64 / asked.elapsed().as_secs_f64();
         asked = Instant::now();
+        let line = match (json, now.running) {
+            (true, _) => output::json_line(&Ring::of(vm, &now))?,
+            (false, false) => ended_text(vm, &now),
+            (false, true) => format!("{rate:.1} checkpoints a second; {}\n", counts(&now)),
+        };
+        let reader = output::print_on(&line)?;
         if !now.running {
-            output::print(&ended_text(vm, &now))?;
             return now.failure.map_or(Ok(()), Err);
         }
-        output::print(&format!(
-            "{rate:.1} checkpoints a second; {}\n",
-            counts(&now)
-        ))?;
+        // Nobody reads what would be printed from now on.
+        if reader.is_break() {
+            return Ok(());
+        }
         before = now;
     }
 }
@@ -90,7 +102,7 @@ pub fn rewind(arguments: RewindArguments) -> Result<(), VmError> {
     };
     let report = connect(&RuntimeDir::of_user()?.find(&vm)?)?.rewind(request)?;
     if json.json {
-        return output::print_json(&report);
+        return output::print_json(&Rewind::of(&report));
     }
     output::print(&rewind_text(&report))
 }

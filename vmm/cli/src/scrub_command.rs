@@ -4,26 +4,17 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use nvvmm::VmError;
-use nvvmm::memory::gpa_of;
 use nvvmm_snapshot::{BLOCK_SIZE_BYTES, DamagedFrame, ScrubReport, counted, plural};
-use serde::Serialize;
-use serde_json::Value;
 
 use super::args::PoolOption;
-use super::error::EXIT_POOL_DAMAGED;
-use super::interruption::{ends_on_signal, unless};
+use super::error::{EXIT_FAILED, EXIT_POOL_DAMAGED};
+use super::interruption::{end_by_signal, ends_on_signal, unless};
+use super::json::pool::{Damaged, Scrub};
 use super::progress::Progress;
 use super::{output, pool_path};
 
-/// A damaged frame as its VM knows it.
-#[derive(Serialize)]
-struct DamagedGuestFrame<'r> {
-    gfn: u64,
-    #[serde(flatten)]
-    damaged: &'r DamagedFrame,
-}
-
-/// `nvvmm pool scrub`. Exit code 6 when something is damaged, 1 when it was interrupted.
+/// `nvvmm pool scrub`. Exit code 6 when something is damaged. A signal that interrupts it ends the
+/// process after the report.
 pub fn scrub(option: &PoolOption, json: bool) -> Result<ExitCode, VmError> {
     let path = pool_path::found(option)?;
     let interrupted = ends_on_signal()?;
@@ -38,33 +29,18 @@ pub fn scrub(option: &PoolOption, json: bool) -> Result<ExitCode, VmError> {
     })?;
     drop(shown);
     if json {
-        output::print_json(&scrub_json(&report)?)?;
+        output::print_json(&Scrub::of(&path, &report))?;
     } else {
         output::print(&scrub_text(&path, &report))?;
     }
     Ok(match (report.is_clean(), report.interrupted) {
         (false, _) => EXIT_POOL_DAMAGED.into(),
-        (true, true) => ExitCode::FAILURE,
+        (true, true) => {
+            end_by_signal();
+            EXIT_FAILED.into()
+        }
         (true, false) => ExitCode::SUCCESS,
     })
-}
-
-fn guest_frame(damaged: &DamagedFrame) -> DamagedGuestFrame<'_> {
-    DamagedGuestFrame {
-        gfn: gpa_of(damaged.frame * BLOCK_SIZE_BYTES) / BLOCK_SIZE_BYTES,
-        damaged,
-    }
-}
-
-/// The report, with the GFNs of damaged frames.
-fn scrub_json(report: &ScrubReport) -> Result<Value, VmError> {
-    let frames: Vec<DamagedGuestFrame<'_>> = report.damaged.iter().map(guest_frame).collect();
-    serde_json::to_value(report)
-        .and_then(|mut value| {
-            value["damaged"] = serde_json::to_value(frames)?;
-            Ok(value)
-        })
-        .map_err(|e| VmError::failed(format!("cannot write JSON: {e}")))
 }
 
 fn scrub_text(path: &Path, report: &ScrubReport) -> String {
@@ -73,13 +49,13 @@ fn scrub_text(path: &Path, report: &ScrubReport) -> String {
         .iter()
         .map(|finding| format!("{finding}\n"))
         .collect();
-    for frame in report.damaged.iter().map(guest_frame) {
+    for damaged in &report.damaged {
         let DamagedFrame {
             snapshot,
             block,
             unreadable,
             ..
-        } = frame.damaged;
+        } = damaged;
         let what = if *unreadable {
             "cannot be read"
         } else {
@@ -87,7 +63,7 @@ fn scrub_text(path: &Path, report: &ScrubReport) -> String {
         };
         text.push_str(&format!(
             "snapshot '{snapshot}': frame {:#x} (GFN), in {block}, {what}\n",
-            frame.gfn
+            Damaged::of(damaged).gfn
         ));
     }
     let unlisted = report.frames_damaged - report.damaged.len() as u64;

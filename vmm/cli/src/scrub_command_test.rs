@@ -50,8 +50,8 @@ fn damaged_frames_are_named_by_gfn_also_above_the_hole() {
          and 3 more damaged frames\n\
          /p: 2.0 MiB verified, 1.0 MiB got digests now, 8.0 KiB damaged, in 2 snapshots\n"
     );
-    let json = scrub_json(&report).unwrap();
-    assert_eq!(json["damaged"][1]["gfn"], 0x10_0001);
-    assert_eq!(json["damaged"][1]["frame"], (3 << 18) + 1);
-    assert_eq!(json["frames_damaged"], 5);
+    let json = serde_json::to_value(Scrub::of(Path::new("/p"), &report)).unwrap();
+    assert_eq!(json["damaged_frames"][1]["gfn"], 0x10_0001);
+    assert_eq!(json["damaged_frames"][1]["frame"], (3 << 18) + 1);
+    assert_eq!(json["damaged_frame_count"], 5);
 }

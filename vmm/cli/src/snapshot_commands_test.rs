@@ -53,14 +53,14 @@ fn snapshots_are_drawn_as_a_tree_the_oldest_first() {
 
 #[test]
 fn removals_say_what_was_freed_and_what_waits() {
-    let freed = RemovedName {
-        name: "a",
+    let freed = json::snapshot::Removed {
+        snapshot: "a".into(),
         freed_bytes: 3 << 20,
         deferred: false,
     };
     assert_eq!(removed_text(&freed), "removed a, freed 3.0 MiB\n");
-    let waits = RemovedName {
-        name: "b",
+    let waits = json::snapshot::Removed {
+        snapshot: "b".into(),
         freed_bytes: 0,
         deferred: true,
     };

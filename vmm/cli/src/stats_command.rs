@@ -11,6 +11,7 @@ use nvvmm_snapshot::counted;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::args::StatsArguments;
+use super::json::stats::Stats;
 use super::output::{self, Column};
 use super::vm_commands::connect;
 
@@ -24,7 +25,7 @@ pub fn stats(arguments: &StatsArguments) -> Result<(), VmError> {
     }
     let stats = ask(&RuntimeDir::of_user()?, &arguments.vm)?;
     if arguments.json.json {
-        output::print_json(&stats)
+        output::print_json(&Stats::of(&stats))
     } else {
         output::print(&stats_text(&stats))
     }

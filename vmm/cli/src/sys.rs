@@ -2,9 +2,34 @@
 
 use std::fs;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::unistd::{ForkResult, fork};
+
+/// True if this process was started without stdout.
+static STDOUT_IS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// Runs before the standard library opens /dev/null in the place of a standard stream that is
+/// closed.
+extern "C" fn look_at_stdout() {
+    // SAFETY: F_GETFD takes no memory.
+    let flags = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
+    STDOUT_IS_CLOSED.store(flags == -1, Ordering::Relaxed);
+}
+
+// SAFETY: the C library calls the functions in this section before `main`, while there is one
+// thread. The function needs nothing that is set up later.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static LOOK_AT_STDOUT: extern "C" fn() = look_at_stdout;
+
+/// Tells if this process was started without stdout (`>&-`).
+pub fn is_stdout_closed() -> bool {
+    // So that the linker keeps it.
+    std::hint::black_box(&LOOK_AT_STDOUT);
+    STDOUT_IS_CLOSED.load(Ordering::Relaxed)
+}
 
 /// Side of a process after [`fork_alone`].
 pub enum Side {
@@ -34,6 +59,36 @@ pub fn fork_alone() -> io::Result<Side> {
             Ok(Side::Child)
         }
     }
+}
+
+/// Has a signal do again what it does by default, if the caller of this process had it ignored.
+///
+/// # Errors
+/// There is no such signal, or its action cannot be changed.
+pub fn take_default_action(number: libc::c_int) -> io::Result<()> {
+    // SAFETY: the default action runs no code of this process. Whoever installs a handler does that
+    // later.
+    match unsafe { libc::signal(number, libc::SIG_DFL) } {
+        libc::SIG_ERR => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Takes the signals that the caller of this process had blocked or ignored, but those that this
+/// program ignores itself. To be called before any handler is installed.
+///
+/// # Errors
+/// The system's answer.
+pub fn forget_signals_of_caller() -> io::Result<()> {
+    SigSet::empty().thread_set_mask()?;
+    for number in 1..=libc::SIGRTMAX() {
+        let own = [libc::SIGPIPE, libc::SIGXFSZ, libc::SIGKILL, libc::SIGSTOP];
+        // Some numbers are glibc's own.
+        if !own.contains(&number) && !(32..libc::SIGRTMIN()).contains(&number) {
+            take_default_action(number)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes a system call by its number. Release builds lack this: tests try with it what a confined

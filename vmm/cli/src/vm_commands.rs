@@ -1,6 +1,7 @@
-//! Commands for running VMs: `ps`, `pause`, `resume`, `stop`, `snapshot`.
+//! Commands for running VMs: `ps`, `pause`, `resume`, `stop`, `kill`, `snapshot`.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -10,12 +11,12 @@ use nvvmm::control::{ControlClient, RuntimeDir, SnapshotRequest, VmOrigin, VmSta
 use nvvmm::sys::peer::PeerError;
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{ProcessState, ProcessText};
-use serde::Serialize;
 
-use super::args::SnapshotArguments;
+use super::args::{PsArguments, SnapshotArguments, StopArguments, VmsArguments};
+use super::names::{self, Chosen, Kind};
 use super::output::{self, Column};
 use super::terminal::shown_in_line;
-use super::{process_commands, ring_commands};
+use super::{json, process_commands, ring_commands};
 
 /// Time that a VM process has to end once it has agreed to.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
@@ -24,8 +25,7 @@ const START_TIME: Duration = Duration::from_secs(10);
 const END_POLL: Duration = Duration::from_millis(20);
 
 /// A VM in the list.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
+#[derive(Debug)]
 enum Listed {
     Answered(Box<VmStatus>),
     /// The process lives but does not answer (yet, or any more).
@@ -39,7 +39,10 @@ enum Listed {
 }
 
 /// `nvvmm ps`.
-pub fn ps(json: bool) -> Result<(), VmError> {
+pub fn ps(arguments: &PsArguments) -> Result<(), VmError> {
+    if arguments.quiet {
+        return output::print_names(&names::running(&RuntimeDir::of_user()?)?);
+    }
     let entries = RuntimeDir::of_user()?.entries()?;
     // One thread each: a VM that does not answer costs its timeout once, not once per VM.
     let listed: Vec<Listed> = thread::scope(|scope| {
@@ -56,13 +59,31 @@ pub fn ps(json: bool) -> Result<(), VmError> {
             })
             .collect()
     });
-    if json {
-        return output::print_json(&listed);
+    if arguments.json.json {
+        return output::print_json(&listed.iter().map(json_of).collect::<Vec<_>>());
     }
     if listed.is_empty() {
         return output::print("no VM is running\n");
     }
     output::print(&ps_table(&listed))
+}
+
+fn json_of(listed: &Listed) -> json::vm::Vm {
+    match listed {
+        Listed::Answered(status) => json::vm::Vm::of(status),
+        Listed::Silent {
+            name,
+            pid,
+            state,
+            pool,
+            notice,
+        } => json::vm::Vm {
+            pid: *pid,
+            pool: pool.as_deref().map(|pool| pool.display().to_string()),
+            notice: Some(notice.clone()),
+            ..json::vm::Vm::silent(name, state)
+        },
+    }
 }
 
 fn ask(entry: &Entry) -> Listed {
@@ -222,29 +243,51 @@ fn state_text(state: VmState) -> &'static str {
 }
 
 /// `nvvmm pause`.
-pub fn pause(vm: &str) -> Result<(), VmError> {
-    connect(&RuntimeDir::of_user()?.find(vm)?)?.pause()
+pub fn pause(arguments: &VmsArguments) -> Result<ExitCode, VmError> {
+    let dir = RuntimeDir::of_user()?;
+    Ok(chosen(arguments, &dir)?.each(|vm| connect(&dir.find(vm)?)?.pause()))
 }
 
 /// `nvvmm resume`.
-pub fn resume(vm: &str) -> Result<(), VmError> {
-    connect(&RuntimeDir::of_user()?.find(vm)?)?.resume()
+pub fn resume(arguments: &VmsArguments) -> Result<ExitCode, VmError> {
+    let dir = RuntimeDir::of_user()?;
+    Ok(chosen(arguments, &dir)?.each(|vm| connect(&dir.find(vm)?)?.resume()))
+}
+
+/// The running VMs that are meant.
+fn chosen(arguments: &VmsArguments, dir: &RuntimeDir) -> Result<Chosen, VmError> {
+    let choice = arguments.names.choice(arguments.force);
+    Ok(Chosen::of(&choice, Kind::Vm, &names::running(dir)?))
 }
 
 /// `nvvmm stop`.
-pub fn stop(vm: &str, force: bool) -> Result<(), VmError> {
+pub fn stop(arguments: &StopArguments) -> Result<ExitCode, VmError> {
     let dir = RuntimeDir::of_user()?;
-    let entry = dir.find(vm)?;
-    if force {
-        kill_process(&entry)?;
-    } else {
-        connect(&entry)
-            .and_then(|mut client| client.stop())
-            .map_err(|e| {
-                e.with_remedy(format!("'nvvmm stop {vm} --force' kills the VM process"))
-            })?;
-    }
-    wait_until_gone(&dir, vm)
+    let choice = arguments.names.choice(arguments.force);
+    let chosen = Chosen::of(&choice, Kind::Vm, &names::running(&dir)?);
+    Ok(match arguments.force {
+        true => chosen.each(|vm| kill_one(&dir, vm)),
+        false => chosen.each(|vm| stop_one(&dir, vm)),
+    })
+}
+
+fn stop_one(dir: &RuntimeDir, vm: &str) -> Result<(), VmError> {
+    connect(&dir.find(vm)?)
+        .and_then(|mut client| client.stop())
+        .map_err(|e| e.with_remedy(format!("'nvvmm stop {vm} --force' kills the VM process")))?;
+    wait_until_gone(dir, vm)
+}
+
+/// `nvvmm kill`.
+pub fn kill(arguments: &VmsArguments) -> Result<ExitCode, VmError> {
+    let dir = RuntimeDir::of_user()?;
+    Ok(chosen(arguments, &dir)?.each(|vm| kill_one(&dir, vm)))
+}
+
+/// Kills a VM process, and waits until it is gone.
+pub(super) fn kill_one(dir: &RuntimeDir, vm: &str) -> Result<(), VmError> {
+    kill_process(&dir.find(vm)?)?;
+    wait_until_gone(dir, vm)
 }
 
 /// Kills the VM process. The kernel names it, by its control socket or its lock: a number from a
@@ -315,7 +358,7 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
         kill: _,
         durability,
         verify,
-        json,
+        json: form,
     } = arguments;
     let dir = RuntimeDir::of_user()?;
     let report = connect(&dir.find(&vm)?)?.snapshot(SnapshotRequest {
@@ -327,8 +370,8 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
     if stop {
         wait_until_gone(&dir, &vm)?;
     }
-    if json.json {
-        output::print_json(&report)
+    if form.json {
+        output::print_json(&json::snapshot::Taken::of(&vm, &report))
     } else {
         let line = snapshot_line(&vm, &report);
         output::print(&output::report(&line, &snapshot_details(&report)))
@@ -372,12 +415,6 @@ fn snapshot_details(report: &SnapshotReport) -> String {
     }
     text.push_str(&output::phases(&report.phases));
     text
-}
-
-/// `nvvmm audit`, for tests; always JSON.
-#[cfg(debug_assertions)]
-pub fn audit(vm: &str) -> Result<(), VmError> {
-    output::print_json(&connect(&RuntimeDir::of_user()?.find(vm)?)?.audit()?)
 }
 
 #[cfg(test)]

@@ -54,10 +54,10 @@ fn the_list_shows_vms_that_answer_and_those_that_do_not() {
 
 #[test]
 fn the_list_as_json_is_flat() {
-    let json = serde_json::to_value([Listed::Answered(Box::new(status()))]).unwrap();
-    assert_eq!(json[0]["name"], "web");
-    assert_eq!(json[0]["state"], "paused");
-    assert_eq!(json[0]["ram"]["frames_own"], 256);
+    let json = serde_json::to_value(json_of(&Listed::Answered(Box::new(status())))).unwrap();
+    assert_eq!(json["vm"], "web");
+    assert_eq!(json["state"], "paused");
+    assert_eq!(json["ram"]["own_bytes"], 1 << 20);
 }
 
 #[test]

@@ -19,7 +19,8 @@ use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_snapshot::Pool;
 
 use super::privileges::{Account, as_user};
-use super::sandbox::{self, Helper};
+use super::sandbox::{self, Helper, Ordered};
+use super::start_warnings;
 
 /// Switches KVM's dirty log on, so that `audit` can compare it with the engine. Only builds with
 /// debug assertions read it; tests set it, to anything.
@@ -40,6 +41,7 @@ pub struct VmProcess {
     dirty_log: bool,
     techniques: Techniques,
     sandbox: SandboxStatus,
+    warnings: Vec<VmError>,
     paths: VmRuntimePaths,
     /// Dropped last: others see the VM until then.
     _name: Name,
@@ -78,8 +80,8 @@ impl Drop for Name {
 
 impl VmProcess {
     /// Opens all that the VM needs while it lives, becomes the user of `account`, and confines this
-    /// process if `confined`. The process must have one thread. All paths are absolute; the pool
-    /// exists.
+    /// process if `confined`, in `namespaces` if some were ordered. The process must have one
+    /// thread. All paths are absolute; the pool exists.
     ///
     /// # Errors
     /// Something cannot be opened, or the process cannot be confined.
@@ -89,6 +91,7 @@ impl VmProcess {
         source: VmSource,
         account: Option<&Account>,
         confined: bool,
+        namespaces: Option<Ordered>,
     ) -> Result<Self, VmError> {
         let paths = claim.paths().clone();
         let directory = claim.directory().path().to_owned();
@@ -114,9 +117,10 @@ impl VmProcess {
         let dirty_log = cfg!(debug_assertions) && std::env::var_os(DIRTY_LOG_VARIABLE).is_some();
         let techniques = Techniques::from_environment()
             .map_err(|cause| VmError::new(ErrorKind::Usage, cause))?;
+        let warnings = start_warnings::of(&pool, &source);
         account.map_or(Ok(()), Account::become_it)?;
         let sandbox = match confined {
-            true => sandbox::enter(&directory)?,
+            true => sandbox::enter(namespaces, &directory)?,
             false => sandbox::stay_out(),
         };
         Ok(Self {
@@ -129,9 +133,15 @@ impl VmProcess {
             dirty_log,
             techniques,
             sandbox,
+            warnings,
             paths,
             _name: name,
         })
+    }
+
+    /// Things to tell the user about this VM.
+    pub fn warnings(&self) -> Vec<VmError> {
+        self.warnings.clone()
     }
 
     /// Runs the VM until it ends. Calls `on_control` when it can be asked to stop, and `on_ready`

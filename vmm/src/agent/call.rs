@@ -36,7 +36,8 @@ pub fn call(paths: &VmRuntimePaths, patience: Duration) -> Result<UnixStream, Vm
             }
             Err(GreetingError::Io(error)) => error,
             Err(error) => {
-                return Err(refused(&paths.name, &error)
+                let message = format!("the agent in {} cannot be used: {error}", paths.name);
+                return Err(VmError::new(ErrorKind::Refused, message)
                     .with_remedy("install the nvvmm-agent of this nvvmm version in the guest"));
             }
         };
@@ -44,30 +45,51 @@ pub fn call(paths: &VmRuntimePaths, patience: Duration) -> Result<UnixStream, Vm
             if let Ok(control) = ControlClient::connect(&paths.control) {
                 control.check_not_stopped()?;
             }
-            return Err(refused(&paths.name, &error).with_remedy(
-                "the guest must run nvvmm-agent (guest/agent/README.md), and the VM must not be \
-                 paused ('nvvmm ps')",
-            ));
+            return Err(silent(&paths.name, patience, &error));
         }
         thread::sleep(RETRY_PAUSE);
     }
 }
 
-fn refused(vm: &str, error: &dyn std::fmt::Display) -> VmError {
-    VmError::new(
-        ErrorKind::Refused,
-        format!("the agent in {vm} does not answer: {error}"),
-    )
+/// The error for an agent that nothing was heard of for `patience`.
+fn silent(vm: &str, patience: Duration, error: &io::Error) -> VmError {
+    let limit = patience.as_secs_f32();
+    let (why, remedy) = match error.kind() {
+        // A read or write has taken as long as it may.
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => (
+            String::new(),
+            "the guest may be busy or stuck, or the VM paused ('nvvmm ps', 'nvvmm console'); try \
+             again, or 'nvvmm rewind' it if it has checkpoints",
+        ),
+        io::ErrorKind::UnexpectedEof => (
+            ": it ends each stream at once".to_owned(),
+            "the agent serves 128 commands at a time: end some of them",
+        ),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => (
+            ": the VM takes no streams to its guest".to_owned(),
+            "'nvvmm ps' says if the VM still runs",
+        ),
+        _ => (
+            format!(": {error}"),
+            "the guest must run nvvmm-agent (guest/agent/README.md), and the VM must not be \
+             paused ('nvvmm ps')",
+        ),
+    };
+    let message = format!("the agent in {vm} did not answer within {limit} s{why}");
+    VmError::new(ErrorKind::Refused, message).with_remedy(remedy)
 }
 
 fn attempt(path: &Path, until: Instant) -> Result<UnixStream, GreetingError> {
     let mut stream = UnixStream::connect(path)?;
     let left = until.saturating_duration_since(Instant::now());
-    stream.set_read_timeout(Some(left.max(RETRY_PAUSE)))?;
+    let left = left.max(RETRY_PAUSE);
+    stream.set_read_timeout(Some(left))?;
+    stream.set_write_timeout(Some(left))?;
     stream.write_all(format!("CONNECT {AGENT_PORT}\n").as_bytes())?;
     expect_ok(&stream)?;
     greet(&stream)?;
     stream.set_read_timeout(None)?;
+    stream.set_write_timeout(None)?;
     Ok(stream)
 }
 
@@ -79,10 +101,6 @@ fn expect_ok(mut stream: &UnixStream) -> io::Result<()> {
             Ok(0) => return Err(io::Error::other("nobody listens in the guest")),
             Ok(_) if line.len() == ANSWER_BYTES_MAX => break,
             Ok(_) => line.extend(byte),
-            // What a read that has timed out says.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(io::Error::other("the guest does not react"));
-            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

@@ -59,7 +59,7 @@ impl ControlClient {
                 io::ErrorKind::NotFound
                 | io::ErrorKind::ConnectionRefused
                 | io::ErrorKind::WouldBlock => ErrorKind::Refused,
-                _ => ErrorKind::Failed,
+                _ => ErrorKind::of_io(&e),
             };
             VmError::new(
                 kind,

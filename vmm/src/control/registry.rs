@@ -28,7 +28,7 @@ use nix::unistd::geteuid;
 use nvvmm_snapshot::{ProcessText, WaitLimit};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{ErrorKind, VmError};
+use crate::error::{ErrorKind, VmError, check_path_is_text};
 use crate::sys::peer::{NamedProcess, PeerError, flock_holder};
 
 /// Longest name of a VM, in bytes; leaves room for the socket's path in `sun_path`.
@@ -196,27 +196,32 @@ pub struct RuntimeDir {
 }
 
 impl RuntimeDir {
-    /// The user's directory: `$NVVMM_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/nvvmm`, else `/run/nvvmm`
-    /// for root, else `/tmp/nvvmm-<uid>`. Made when it does not exist.
+    /// The user's directory. Made when it does not exist.
     pub fn of_user() -> Result<Self, VmError> {
+        Self::at(&Self::path_of_user())
+    }
+
+    /// Path of the user's directory: `$NVVMM_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/nvvmm`, else
+    /// `/run/nvvmm` for root, else `/tmp/nvvmm-<uid>`. It need not exist.
+    pub fn path_of_user() -> PathBuf {
         let from_env = |key: &str| {
             std::env::var_os(key)
                 .filter(|v| !v.is_empty())
                 .map(PathBuf::from)
         };
-        let path = match (from_env("NVVMM_RUNTIME_DIR"), from_env("XDG_RUNTIME_DIR")) {
+        match (from_env("NVVMM_RUNTIME_DIR"), from_env("XDG_RUNTIME_DIR")) {
             (Some(own), _) => own,
             (None, Some(xdg)) => xdg.join("nvvmm"),
             (None, None) if geteuid().is_root() => PathBuf::from("/run/nvvmm"),
             (None, None) => PathBuf::from(format!("/tmp/nvvmm-{}", geteuid())),
-        };
-        Self::at(&path)
+        }
     }
 
     /// The directory at `path`, made when it does not exist; refused when others could write to it.
     pub fn at(path: &Path) -> Result<Self, VmError> {
         let path =
             std::path::absolute(path).map_err(|e| VmError::io("find the runtime directory", &e))?;
+        check_path_is_text("the runtime directory", &path)?;
         match DirBuilder::new().mode(0o700).create(&path) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(VmError::io(
@@ -229,27 +234,30 @@ impl RuntimeDir {
         }
         let found = fs::symlink_metadata(&path)
             .map_err(|e| VmError::io(format_args!("look at {}", path.display()), &e))?;
-        let refuse = |why: &str, remedy: String| {
+        let refuse = |kind, why: &str, remedy: String| {
             Err(VmError::new(
-                ErrorKind::Refused,
+                kind,
                 format!("the runtime directory {} {why}", path.display()),
             )
             .with_remedy(remedy))
         };
         if !found.is_dir() {
             return refuse(
+                ErrorKind::Usage,
                 "is not a directory",
                 "set NVVMM_RUNTIME_DIR to a directory of your own".into(),
             );
         }
         if found.uid() != geteuid().as_raw() {
             return refuse(
+                ErrorKind::Denied,
                 &format!("belongs to another user (uid {})", found.uid()),
                 "set NVVMM_RUNTIME_DIR to a directory of your own".into(),
             );
         }
         if found.mode() & 0o077 != 0 {
             return refuse(
+                ErrorKind::Refused,
                 &format!("is open to other users (mode {:o})", found.mode() & 0o777),
                 format!("chmod 700 {}", path.display()),
             );

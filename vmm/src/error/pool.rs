@@ -157,14 +157,40 @@ fn remedy_of_stream(error: &Error) -> Option<String> {
                 .to_owned()
         }
         Error::OverLimit { .. } => "allow more with --limit".to_owned(),
+        _ => return remedy_of_place(error),
+    })
+}
+
+/// Remedy for a place where no pool can be, or is any more.
+fn remedy_of_place(error: &Error) -> Option<String> {
+    Some(match error {
+        Error::NoDevice { .. } => "'ls /dev/dax*' lists the DAX devices; a pool in a file can be \
+                                   in /dev/shm, or on any file system"
+            .to_owned(),
+        Error::NoDirectory { path } => format!("make it with 'mkdir -p {}'", path.display()),
+        Error::NoPlace { .. } => "give the path of a new file, or of a DAX device".to_owned(),
+        Error::Io { source, .. } if is_full(source) => MAKE_SPACE_ON_MEDIUM.to_owned(),
+        Error::Unlinked { .. } => "bring out of the guest what you need ('nvvmm cp'), end the VM \
+                                   with 'nvvmm stop', and use another pool"
+            .to_owned(),
         _ => return None,
     })
 }
 
+/// True when the medium has no space for what was to be written, or its quota is used up.
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
 /// The kind, and with it the exit code, of a pool error.
+#[deny(clippy::wildcard_enum_match_arm)]
 fn kind_of(error: &Error) -> ErrorKind {
     match error {
-        Error::NotFound { .. } | Error::NoBase { .. } => ErrorKind::NotFound,
+        Error::NotFound { .. }
+        | Error::NoBase { .. }
+        | Error::NoDevice { .. }
+        | Error::NoDirectory { .. } => ErrorKind::NotFound,
         Error::NameTaken { .. }
         | Error::FixedSize { .. }
         | Error::Busy { .. }
@@ -172,6 +198,7 @@ fn kind_of(error: &Error) -> ErrorKind {
         | Error::HoldsPool { .. }
         | Error::InUse { .. }
         | Error::PoolLocked { .. }
+        | Error::Unlinked { .. }
         | Error::NotDurable { .. }
         | Error::Incomplete { .. }
         | Error::BeingReceived { .. }
@@ -194,11 +221,16 @@ fn kind_of(error: &Error) -> ErrorKind {
         Error::NotAPool { .. } | Error::Version { .. } | Error::Damaged { .. } => {
             ErrorKind::PoolDamaged
         }
-        Error::InvalidName { .. } | Error::InvalidSize { .. } => ErrorKind::Usage,
-        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            ErrorKind::NotFound
+        Error::InvalidName { .. } | Error::InvalidSize { .. } | Error::NoPlace { .. } => {
+            ErrorKind::Usage
         }
-        _ => ErrorKind::Failed,
+        Error::Io { source, .. } if is_full(source) => ErrorKind::PoolFull,
+        Error::Io { source, .. } => ErrorKind::of_io(source),
+        Error::NotPinned { .. }
+        | Error::InvalidSnapshot { .. }
+        | Error::StreamNotWritten { .. }
+        | Error::StreamCut
+        | Error::Interrupted => ErrorKind::Failed,
     }
 }
 

@@ -59,10 +59,35 @@ fn pool_errors_keep_their_text_and_get_the_kind_of_their_exit_code() {
         ),
         (
             Error::Io {
+                op: "create".to_owned(),
+                source: io::Error::from_raw_os_error(libc::ENOSPC),
+            },
+            ErrorKind::PoolFull,
+        ),
+        (
+            Error::NoDevice {
+                path: "/dev/dax0.0".into(),
+            },
+            ErrorKind::NotFound,
+        ),
+        (
+            Error::NoDirectory { path: "/d".into() },
+            ErrorKind::NotFound,
+        ),
+        (
+            Error::NoPlace {
+                path: "/d".into(),
+                what: "it is a directory".to_owned(),
+            },
+            ErrorKind::Usage,
+        ),
+        (Error::Unlinked { path: "/p".into() }, ErrorKind::Refused),
+        (
+            Error::Io {
                 op: "open".to_owned(),
                 source: io::ErrorKind::PermissionDenied.into(),
             },
-            ErrorKind::Failed,
+            ErrorKind::Denied,
         ),
     ];
     for (error, kind) in cases {
@@ -89,6 +114,8 @@ fn what_the_user_can_do_is_said_beside_the_cause() {
             "nvvmm rm base",
         ),
         (Error::PoolFull { needed: 3, free: 1 }, "nvvmm rm"),
+        (Error::NoDirectory { path: "/d".into() }, "'mkdir -p /d'"),
+        (Error::Unlinked { path: "/p".into() }, "another pool"),
         (
             Error::Version {
                 found: 9,

@@ -1,5 +1,7 @@
 //! A snapshot's saved state as JSON, for people and programs that have no VM.
 
+use std::path::Path;
+
 use kvm_bindings::{kvm_dtable, kvm_segment};
 use nvvmm_devices::SavedDevice;
 use nvvmm_devices::virtio::VirtioMmioStateV1;
@@ -10,6 +12,7 @@ use super::InspectError;
 use crate::arch::{VcpuStateV1, VmStateV1};
 use crate::checkpoint::blob::SavedVm;
 use crate::process::SavedProcess;
+use crate::spec::{DeviceKind, VmSpec};
 
 /// Decodes a state blob: spec, vCPUs and devices of a VM. To the host the state of processes is
 /// as any bytes.
@@ -19,20 +22,55 @@ use crate::process::SavedProcess;
 pub fn state(kind: SnapshotKind, blob: &[u8]) -> Result<Value, InspectError> {
     match kind {
         SnapshotKind::Vm => of_vm(&SavedVm::decode(blob)?),
-        SnapshotKind::Process => {
-            Ok(json!({ "agents_image_bytes": SavedProcess::decode(blob)?.image.len() }))
-        }
+        SnapshotKind::Process => Ok(json!({
+            "spec": null,
+            "vcpus": null,
+            "platform": null,
+            "devices": null,
+            "image_bytes": SavedProcess::decode(blob)?.image.len(),
+        })),
     }
 }
 
 fn of_vm(saved: &SavedVm) -> Result<Value, InspectError> {
     let kvm = &saved.machine.kvm;
     Ok(json!({
-        "spec": serde_json::to_value(&saved.spec)?,
+        "spec": of_spec(&saved.spec),
         "vcpus": kvm.vcpus.iter().map(of_vcpu).collect::<Vec<_>>(),
-        "vm": of_chips(&kvm.vm),
+        "platform": of_chips(&kvm.vm),
         "devices": saved.machine.devices.iter().map(of_device).collect::<Vec<_>>(),
+        "image_bytes": null,
     }))
+}
+
+/// The machine, with a disk's path and mode beside its slot.
+fn of_spec(spec: &VmSpec) -> Value {
+    let slots = spec.devices.iter().map(|device| {
+        let (kind, disk) = match &device.kind {
+            DeviceKind::Rng(_) => ("rng", None),
+            DeviceKind::Disk(disk) => ("disk", Some(disk)),
+            DeviceKind::Vsock(_) => ("vsock", None),
+            DeviceKind::Pmem(_) => ("pmem", None),
+        };
+        json!({
+            "slot": device.slot,
+            "kind": kind,
+            "path": disk.map(|disk| path_text(&disk.path)),
+            "read_only": disk.map(|disk| disk.read_only),
+        })
+    });
+    json!({
+        "kernel": spec.kernel.as_deref().map(path_text),
+        "initramfs": spec.initramfs.as_deref().map(path_text),
+        "cmdline": spec.cmdline,
+        "vcpu_count": spec.vcpus,
+        "memory_bytes": spec.memory_bytes,
+        "slots": slots.collect::<Vec<_>>(),
+    })
+}
+
+fn path_text(path: &Path) -> String {
+    path.display().to_string()
 }
 
 fn hex(number: u64) -> String {
@@ -51,7 +89,7 @@ fn of_vcpu(vcpu: &VcpuStateV1) -> Value {
         ("tr", &sregs.tr),
         ("ldt", &sregs.ldt),
     ];
-    let table = |table: &kvm_dtable| json!({ "base": hex(table.base), "limit": table.limit });
+    let table = |table: &kvm_dtable| json!({ "base": hex(table.base), "limit": hex(u64::from(table.limit)) });
     let general = [
         ("rax", regs.rax),
         ("rbx", regs.rbx),
@@ -90,13 +128,13 @@ fn of_vcpu(vcpu: &VcpuStateV1) -> Value {
         .into_iter()
         .map(|(name, segment)| (name.to_owned(), of_segment(segment)));
     json!({
-        "state": mp_state(vcpu.mp_state.mp_state),
+        "mp_state": mp_state(vcpu.mp_state.mp_state),
         "registers": object(registers),
         "segments": segments.collect::<serde_json::Map<_, _>>(),
         "gdt": table(&sregs.gdt),
         "idt": table(&sregs.idt),
         "msrs": object(msrs),
-        "cpuid_entries": vcpu.cpuid.len(),
+        "cpuid_entry_count": vcpu.cpuid.len(),
         "xsave_bytes": vcpu.xsave.len(),
     })
 }
@@ -143,32 +181,35 @@ fn of_chips(vm: &VmStateV1) -> Value {
 
 /// A virtio device with its queues; of the others what and how much they saved.
 fn of_device(device: &SavedDevice) -> Value {
-    let mut decoded = json!({
+    let virtio = postcard::from_bytes::<VirtioMmioStateV1>(&device.payload).ok();
+    let virtio = virtio.filter(|virtio| virtio.device.kind.starts_with("virtio"));
+    json!({
         "kind": device.kind,
         "instance": device.instance,
         "version": device.version,
         "state_bytes": device.payload.len(),
+        "virtio": virtio.as_ref().map(of_virtio),
+    })
+}
+
+fn of_virtio(virtio: &VirtioMmioStateV1) -> Value {
+    let queues = virtio.queues.iter().map(|queue| {
+        json!({
+            "ready": queue.ready,
+            "entry_count": queue.size,
+            "descriptors": hex(queue.desc_table),
+            "available": hex(queue.avail_ring),
+            "used": hex(queue.used_ring),
+            "next_available": queue.next_avail,
+            "next_used": queue.next_used,
+        })
     });
-    if let Ok(virtio) = postcard::from_bytes::<VirtioMmioStateV1>(&device.payload)
-        && virtio.device.kind.starts_with("virtio")
-    {
-        decoded["device_type"] = virtio.device_type.into();
-        decoded["driver_features"] = hex(virtio.driver_features).into();
-        decoded["status"] = hex(u64::from(virtio.status)).into();
-        let queues = virtio.queues.iter().map(|queue| {
-            json!({
-                "ready": queue.ready,
-                "size": queue.size,
-                "descriptors": hex(queue.desc_table),
-                "available": hex(queue.avail_ring),
-                "used": hex(queue.used_ring),
-                "next_available": queue.next_avail,
-                "next_used": queue.next_used,
-            })
-        });
-        decoded["queues"] = queues.collect();
-    }
-    decoded
+    json!({
+        "device_type": virtio.device_type,
+        "driver_features": hex(virtio.driver_features),
+        "status": hex(u64::from(virtio.status)),
+        "queues": queues.collect::<Vec<_>>(),
+    })
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ impl From<CoreError> for VmError {
     fn from(error: CoreError) -> Self {
         match error {
             CoreError::Look(error) => error.into(),
-            CoreError::NoVm(_) => VmError::new(ErrorKind::Usage, error.to_string()),
+            CoreError::NoVm(_) => VmError::new(ErrorKind::Refused, error.to_string()),
             CoreError::Write(error) => VmError::io("write the core", &error),
         }
     }

@@ -180,6 +180,15 @@ impl<'a> Agent<'a> {
     }
 }
 
+impl Drop for Agent<'_> {
+    /// The command that gave the stream has it still, and may be attached to a process that is
+    /// silent for longer: limits are the socket's, not a descriptor's.
+    fn drop(&mut self) {
+        let _ = self.stream.set_read_timeout(None);
+        let _ = self.stream.set_write_timeout(None);
+    }
+}
+
 fn silent_or(error: FrameError) -> AgentError {
     match error {
         FrameError::Io(source)

@@ -174,6 +174,9 @@ fn bytes_that_are_no_message_end_a_restart() {
     let outcome: Result<Restarted, _> =
         conversation::restart(&ours, request, b"abc", &mut Noted::default());
     assert!(matches!(outcome, Err(AgentError::Stream(_))), "{outcome:?}");
+    // A command that is attached to a process afterwards waits for it as long as it takes.
+    assert_eq!(ours.read_timeout().unwrap(), None);
+    assert_eq!(ours.write_timeout().unwrap(), None);
     drop(ours);
     agent.join().unwrap();
 }

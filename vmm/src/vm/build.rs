@@ -16,7 +16,7 @@ use nvvmm_snapshot::{
 
 use super::{
     RestoreOptions, VmError, VmSource,
-    error::{cow_error, machine_error, no_thread},
+    error::{cow_error, machine_error, memory_error, no_thread},
     host_paths::{machine_of, nothing_to_boot, reboot_notice},
     running::{Operation, RunningVm},
 };
@@ -27,7 +27,7 @@ use crate::{
     cow::{self, Budget, CowEngine, FaultThread, PrivateEngine, RedirectEngine},
     error::ErrorKind,
     machine::{Machine, MachineParts, check_devices},
-    memory::{GuestRam, MemoryError},
+    memory::GuestRam,
     spec::{
         VmSpec,
         files::{OpenError, OpenedFiles},
@@ -332,10 +332,9 @@ impl Builder<'_> {
         origin: cow::RamOrigin,
     ) -> Result<(Arc<dyn CowEngine>, FaultThread), VmError> {
         let (pool, holder) = (Arc::clone(self.pool), Arc::clone(holder));
-        let no_memory = |e: MemoryError| VmError::failed(e.to_string());
         let engine: Arc<dyn CowEngine> = match self.pool.medium().cow_engine() {
             EngineKind::Userfaultfd => {
-                let ram = GuestRam::reserve(spec.memory_bytes).map_err(no_memory)?;
+                let ram = GuestRam::reserve(spec.memory_bytes).map_err(memory_error)?;
                 let budget = Budget::of(self.techniques.copy_policy);
                 Arc::new(
                     RedirectEngine::new(ram, pool, holder, origin, budget, self.techniques)
@@ -343,7 +342,8 @@ impl Builder<'_> {
                 )
             }
             EngineKind::Private => {
-                let ram = GuestRam::reserve_noting_writes(spec.memory_bytes).map_err(no_memory)?;
+                let ram =
+                    GuestRam::reserve_noting_writes(spec.memory_bytes).map_err(memory_error)?;
                 let budget = Budget::of(self.techniques.copy_policy);
                 Arc::new(PrivateEngine::new(ram, pool, holder, origin, budget).map_err(cow_error)?)
             }

@@ -12,6 +12,7 @@ use crate::{
     error::{ErrorKind, MAKE_SPACE},
     kvm::KvmError,
     machine::MachineError,
+    memory::MemoryError,
     spec::files::FileError,
     sys::uffd::UffdError,
 };
@@ -65,6 +66,15 @@ impl From<FileError> for VmError {
     }
 }
 
+#[deny(clippy::wildcard_enum_match_arm)]
+pub(super) fn memory_error(error: MemoryError) -> VmError {
+    let kind = match error {
+        MemoryError::Size { .. } => ErrorKind::Usage,
+        MemoryError::Reserve { .. } => ErrorKind::HostLacks,
+    };
+    VmError::new(kind, error.to_string())
+}
+
 /// The kind of error of an operation that needed this.
 pub(super) fn kind_of_lack(lack: Lack) -> ErrorKind {
     match lack {
@@ -85,6 +95,7 @@ pub(super) fn no_thread(error: io::Error) -> VmError {
     )
 }
 
+#[deny(clippy::wildcard_enum_match_arm)]
 pub(super) fn machine_error(error: MachineError) -> VmError {
     let (kind, remedy) = match &error {
         MachineError::Kvm(kvm) => (kvm_kind(kvm), kvm.remedy()),
@@ -92,7 +103,12 @@ pub(super) fn machine_error(error: MachineError) -> VmError {
         MachineError::Disk(disk) => (disk_kind(disk), disk.remedy()),
         MachineError::Device(device) => (device_kind(device), None),
         MachineError::NoWindow(_) => (ErrorKind::Refused, Some("restore it without --window")),
-        _ => (ErrorKind::Failed, None),
+        MachineError::Spec(_) => (ErrorKind::Usage, None),
+        MachineError::OtherDevices(_) => (ErrorKind::Refused, None),
+        MachineError::Host { source, .. } => (ErrorKind::of_io(source), None),
+        MachineError::Bus(_) | MachineError::Transport(_) | MachineError::State(_) => {
+            (ErrorKind::Failed, None)
+        }
     };
     VmError {
         remedy: remedy.map(str::to_owned),
@@ -100,6 +116,7 @@ pub(super) fn machine_error(error: MachineError) -> VmError {
     }
 }
 
+#[deny(clippy::wildcard_enum_match_arm)]
 fn kvm_kind(error: &KvmError) -> ErrorKind {
     match error {
         KvmError::Open { .. }
@@ -107,36 +124,46 @@ fn kvm_kind(error: &KvmError) -> ErrorKind {
         | KvmError::Incompatible(_)
         | KvmError::Msr { .. }
         | KvmError::UnknownMsr { .. } => ErrorKind::HostLacks,
-        _ => ErrorKind::Failed,
+        KvmError::Vm { .. } | KvmError::Vcpu { .. } | KvmError::Mismatch(_) => ErrorKind::Failed,
     }
 }
 
+#[deny(clippy::wildcard_enum_match_arm)]
 fn boot_kind(error: &BootError) -> ErrorKind {
     match error {
-        BootError::File(FileError::Read { source, .. })
-            if source.kind() == std::io::ErrorKind::NotFound =>
-        {
-            ErrorKind::NotFound
-        }
-        BootError::File(FileError::NotRegular { .. } | FileError::Empty { .. }) => ErrorKind::Usage,
-        _ => ErrorKind::Failed,
+        BootError::File(FileError::Read { source, .. }) => ErrorKind::of_io(source),
+        BootError::File(FileError::NoKernel) => ErrorKind::Refused,
+        // The file or the option that was given can boot no guest.
+        BootError::File(FileError::NotRegular { .. } | FileError::Empty { .. })
+        | BootError::NotAKernel { .. }
+        | BootError::DoesNotFit { .. }
+        | BootError::CmdlineTooLong { .. }
+        | BootError::CmdlineCharacters
+        | BootError::LinuxOnly(_)
+        | BootError::TooManyVcpus { .. } => ErrorKind::Usage,
+        BootError::Memory { .. } => ErrorKind::Failed,
     }
 }
 
+#[deny(clippy::wildcard_enum_match_arm)]
 fn device_kind(error: &LifecycleError) -> ErrorKind {
     match error {
         LifecycleError::UnknownVersion { .. }
         | LifecycleError::Malformed { .. }
         | LifecycleError::LeftOver { .. } => ErrorKind::PoolDamaged,
-        _ => ErrorKind::Failed,
+        LifecycleError::WrongDevice { .. }
+        | LifecycleError::Rejected { .. }
+        | LifecycleError::NotPaused { .. }
+        | LifecycleError::Io { .. } => ErrorKind::Failed,
     }
 }
 
 fn disk_kind(error: &BlockError) -> ErrorKind {
     match error {
         BlockError::InUse { .. } => ErrorKind::Refused,
+        BlockError::NotWritable { .. } => ErrorKind::Denied,
         BlockError::NotADisk { .. } | BlockError::Size { .. } => ErrorKind::Usage,
-        BlockError::Io { .. } => ErrorKind::Failed,
+        BlockError::Io { source, .. } => ErrorKind::of_io(source),
     }
 }
 

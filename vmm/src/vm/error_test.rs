@@ -46,7 +46,7 @@ fn a_kernel_that_is_none_is_said_with_what_would_be_one() {
         path: "/etc/passwd".into(),
         why: "it looks like a text file".into(),
     }));
-    assert_eq!(error.kind, ErrorKind::Failed);
+    assert_eq!(error.kind, ErrorKind::Usage);
     assert!(error.message.contains("text file"), "{error}");
     assert!(error.remedy.unwrap_or_default().contains("bzImage"));
 }

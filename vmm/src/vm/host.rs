@@ -7,7 +7,6 @@ use super::{
 use crate::{
     arch,
     cow::CowError,
-    error::ErrorKind,
     kvm::{Host, KvmError},
     machine::MachineError,
     sys::uffd::Uffd,
@@ -38,32 +37,6 @@ pub fn check_userfaultfd() -> Result<(), VmError> {
 /// # Errors
 /// All that is missing, as one error.
 pub fn check_host() -> Result<(), VmError> {
-    all_of([check_kvm(), check_userfaultfd()])
+    let checks = [check_kvm(), check_userfaultfd()];
+    VmError::all(checks.into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)
 }
-
-/// One error that names each failure with its remedy.
-fn all_of<const COUNT: usize>(checks: [Result<(), VmError>; COUNT]) -> Result<(), VmError> {
-    let mut failed: Vec<VmError> = checks.into_iter().filter_map(Result::err).collect();
-    if failed.len() <= 1 {
-        return failed.pop().map_or(Ok(()), Err);
-    }
-    let lacks = failed
-        .iter()
-        .all(|error| error.kind == ErrorKind::HostLacks);
-    let kind = if lacks {
-        ErrorKind::HostLacks
-    } else {
-        ErrorKind::Failed
-    };
-    let messages: Vec<&str> = failed.iter().map(|error| error.message.as_str()).collect();
-    let remedies: Vec<&str> = failed
-        .iter()
-        .filter_map(|error| error.remedy.as_deref())
-        .collect();
-    Err(VmError::new(kind, messages.join("; "))
-        .with_remedy(format!("{}; 'nvvmm doctor' shows all", remedies.join("; "))))
-}
-
-#[cfg(test)]
-#[path = "host_test.rs"]
-mod host_test;

@@ -30,7 +30,7 @@ pub struct BootChoice {
 ///
 /// # Errors
 /// [`ErrorKind::Refused`] for a foreign snapshot with disks that were not given,
-/// [`ErrorKind::Failed`] for another number of disks.
+/// and for another number of disks.
 pub(super) fn machine_of(
     saved: VmSpec,
     entry: &SnapshotEntry,
@@ -64,11 +64,14 @@ fn replace_disks(spec: &mut VmSpec, disks: &[DiskSpec]) -> Result<(), VmError> {
     if spec.replace_disks(disks) {
         return Ok(());
     }
-    Err(VmError::failed(format!(
-        "the snapshot's machine has {}, but --disk was given {}",
-        counted(spec.disks().count() as u64, "disk"),
-        counted(disks.len() as u64, "time")
-    ))
+    Err(VmError::new(
+        ErrorKind::Refused,
+        format!(
+            "the snapshot's machine has {}, but --disk was given {}",
+            counted(spec.disks().count() as u64, "disk"),
+            counted(disks.len() as u64, "time")
+        ),
+    )
     .with_remedy("give one --disk for each disk of the snapshot, in the same order"))
 }
 

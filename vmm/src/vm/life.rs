@@ -10,6 +10,7 @@ use super::{
     VmError, VmExit, VmOptions, VmSource, VsockSockets,
     build::Builder,
     error::cow_error,
+    given::check_paths,
     options::agent_path,
     rewind::{Asker, Rewinding},
     running::RunningVm,
@@ -38,6 +39,7 @@ pub(super) fn live(
     options: VmOptions,
     on_ready: impl FnOnce(VmStatus),
 ) -> Result<VmExit, VmError> {
+    check_paths(pool, &source, &options)?;
     let on_cow_failure = {
         let supervisor = Arc::clone(supervisor);
         Arc::new(move |error| supervisor.end(Err(cow_error(error))))

@@ -8,9 +8,12 @@ mod ahead;
 mod audit;
 mod build;
 mod error;
+mod given;
 mod handle;
 mod host;
 mod host_paths;
+#[cfg(test)]
+mod kinds_test;
 mod life;
 mod options;
 mod process;
@@ -21,6 +24,7 @@ mod supervisor;
 
 pub use ahead::open_ahead;
 pub use build::Builder;
+pub use given::{KernelKind, check_disk, check_kernel, check_machine};
 pub use handle::Vm;
 pub use host::{check_host, check_kvm, check_userfaultfd};
 pub use host_paths::BootChoice;

@@ -120,8 +120,8 @@ pub(super) fn capture(
             format!("image {} was made, but then: {error}", request.name),
         )
         .with_remedy("check the process in the guest; 'nvvmm rm' removes the image")),
-        (Err(error), None) => Err(agent_error(error)),
-        (Ok(_), None) => Err(agent_error(AgentError::OutOfTurn)),
+        (Err(error), None) => Err(agent_error(error, REFUSED_CAPTURE)),
+        (Ok(_), None) => Err(agent_error(AgentError::OutOfTurn, REFUSED_CAPTURE)),
     }
 }
 
@@ -221,7 +221,7 @@ pub(super) fn restart(
         {
             Err(RestartFailed::VmIsLost(cow_error(error)))
         }
-        Err(error) => Err(agent_error(error).into()),
+        Err(error) => Err(agent_error(error, REFUSED_RESTART).into()),
     }
 }
 
@@ -287,6 +287,7 @@ impl RunningVm {
     fn begin_capture(&self, request: &CaptureRequest) -> Result<u64, VmError> {
         let mut operation = self.operation_on_process()?;
         let pool = self.holder.pool();
+        pool.require_name()?;
         if let Some(durability) = request.durability {
             pool.require_durability(durability)?;
         }
@@ -446,16 +447,24 @@ impl PlaceSteps for Steps<'_> {
     }
 }
 
-fn agent_error(error: AgentError) -> VmError {
+/// Remedies for the reasons, one in each line, for which the agent refuses a capture or a restart.
+const REFUSED_CAPTURE: &str =
+    "end or close what is named, then capture it again (docs/using/processes.md has what is kept)";
+const REFUSED_RESTART: &str =
+    "put right what is named, or restart it in another VM, such as a copy of its own";
+
+pub(super) fn agent_error(error: AgentError, if_refused: &str) -> VmError {
     match error {
         AgentError::Ours(error) => process_error(error),
         AgentError::Said { because, .. } => {
-            let kind = match because {
-                FailedBecause::NotFound => ErrorKind::NotFound,
-                FailedBecause::Refused => ErrorKind::Refused,
-                FailedBecause::Failed => ErrorKind::Failed,
-            };
-            VmError::new(kind, error.to_string())
+            let message = error.to_string();
+            match because {
+                FailedBecause::NotFound => VmError::new(ErrorKind::NotFound, message),
+                FailedBecause::Refused => {
+                    VmError::new(ErrorKind::Refused, message).with_remedy(if_refused)
+                }
+                FailedBecause::Failed => VmError::new(ErrorKind::Failed, message),
+            }
         }
         AgentError::Silent => VmError::new(ErrorKind::Refused, error.to_string())
             .with_remedy("the guest or its agent may hang: check its console"),
@@ -467,7 +476,7 @@ fn agent_error(error: AgentError) -> VmError {
     }
 }
 
-fn process_error(error: ProcessError) -> VmError {
+pub(super) fn process_error(error: ProcessError) -> VmError {
     let message = error.to_string();
     match error {
         ProcessError::Pool(error @ nvvmm_snapshot::Error::TooManyPins { .. }) => {
@@ -486,3 +495,7 @@ fn process_error(error: ProcessError) -> VmError {
         ProcessError::Memory(_) => VmError::failed(message),
     }
 }
+
+#[cfg(test)]
+#[path = "process_test.rs"]
+mod process_test;

@@ -49,6 +49,7 @@ impl Supervisor {
     pub fn start_ring(&self, request: &RingRequest) -> Result<RingStatus, VmError> {
         let vm = self.running()?;
         let pool = vm.holder.pool();
+        pool.require_name()?;
         if let Some(durability) = request.durability {
             pool.require_durability(durability)?;
         }

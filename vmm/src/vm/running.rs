@@ -275,6 +275,7 @@ impl RunningVm {
         if pending.is_withdrawn() {
             return Err(self.no_space());
         }
+        self.holder.pool().require_name()?;
         // After the snapshot nothing keeps the blocks of images any more.
         self.machine.end_released_windows().map_err(machine_error)?;
         if self.machine.shows_windows() {

@@ -276,6 +276,9 @@ impl VmControl for Supervisor {
             } else if let Some(notice) = &vm.reboot_notice {
                 status.notice = Some(notice.clone());
             }
+            if let Err(error) = vm.holder.pool().require_name() {
+                status.notice = Some(error.to_string());
+            }
             vm.tell_lock_wait(&mut status);
             status.snapshots_taken.clone_from(&vm.seen().taken);
             status.state = vm.state();

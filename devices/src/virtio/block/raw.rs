@@ -24,6 +24,14 @@ pub enum BlockError {
         /// The host's error.
         source: io::Error,
     },
+    /// The host allows reading only: permissions, an immutable file, or a read-only file system.
+    #[error("disk {path} cannot be written: {source}", path = path.display())]
+    NotWritable {
+        /// The image.
+        path: PathBuf,
+        /// The host's error.
+        source: io::Error,
+    },
     /// The path is neither a file nor a block device.
     #[error("disk {path} is neither a regular file nor a block device", path = path.display())]
     NotADisk {
@@ -55,6 +63,10 @@ impl BlockError {
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Io { .. } => None,
+            Self::NotWritable { .. } => Some(
+                "add ',ro' to its path, if the guest shall only read it; or make it writable for \
+                 this user",
+            ),
             Self::NotADisk { .. } => Some("give a raw disk image"),
             Self::Size { .. } => {
                 Some("give a raw disk image (not qcow2), or pad it with 'truncate -s %512 FILE'")
@@ -95,7 +107,13 @@ impl RawDisk {
             .read(true)
             .write(!read_only)
             .open(path)
-            .map_err(failed("open"))?;
+            .map_err(|source| match !read_only && is_read_only(path, &source) {
+                true => BlockError::NotWritable {
+                    path: path.to_owned(),
+                    source,
+                },
+                false => failed("open")(source),
+            })?;
         let size_bytes = size_of(&file, path)?;
         sys::try_lock_file(&file, !read_only).map_err(|source| match source.kind() {
             io::ErrorKind::WouldBlock => BlockError::InUse {
@@ -140,6 +158,15 @@ impl RawDisk {
     pub(super) fn replace_file(&mut self, file: File) {
         self.file = file;
     }
+}
+
+/// True for an image that could not be opened for `error`, and can be opened for reading.
+fn is_read_only(path: &Path, error: &io::Error) -> bool {
+    let kinds = [
+        io::ErrorKind::PermissionDenied,
+        io::ErrorKind::ReadOnlyFilesystem,
+    ];
+    kinds.contains(&error.kind()) && File::open(path).is_ok()
 }
 
 /// Size of an open image. A block device has no length in its metadata.

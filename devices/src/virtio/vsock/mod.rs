@@ -221,6 +221,8 @@ impl<Mem: GuestMemory> VirtioDevice<Mem> for Vsock {
 }
 
 #[cfg(test)]
+mod stress_test;
+#[cfg(test)]
 mod test_guest;
 #[cfg(test)]
 #[path = "vsock_test.rs"]

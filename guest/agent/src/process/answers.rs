@@ -6,7 +6,7 @@ use nvvmm_protocol::{FailedBecause, ToAgent};
 use crate::stream::{Failure, Stream};
 
 /// Length limit of a message about a failure: there can be as many refusals as descriptors.
-const MESSAGE_CHARS_MAX: usize = 8 << 10;
+const MESSAGE_BYTES_MAX: usize = 8 << 10;
 
 /// The failure that the host is told of.
 pub fn failure(error: &Error) -> Failure {
@@ -15,8 +15,24 @@ pub fn failure(error: &Error) -> Failure {
         Error::Gone(_) => FailedBecause::NotFound,
         _ => FailedBecause::Failed,
     };
-    let message = error.to_string().chars().take(MESSAGE_CHARS_MAX).collect();
-    Failure::Said(because, message)
+    Failure::Said(because, shortened(&error.to_string()))
+}
+
+/// As many lines as a message may have, and how many more there were.
+fn shortened(message: &str) -> String {
+    let mut kept = String::new();
+    let mut lines = message.lines();
+    while let Some(line) = lines.next() {
+        if kept.len() + line.len() > MESSAGE_BYTES_MAX {
+            let more = 1 + lines.count();
+            kept.push_str(&format!("and {more} more"));
+            return kept;
+        }
+        kept.push_str(line);
+        kept.push('\n');
+    }
+    kept.truncate(kept.trim_end().len());
+    kept
 }
 
 /// A refusal that the host is told of.
@@ -40,3 +56,7 @@ pub fn wait_until_done(stream: &mut impl Stream) -> Result<(), Failure> {
 pub fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+#[path = "answers_test.rs"]
+mod answers_test;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nvvmm_process::{CaptureOptions, Frozen, Image};
+use nvvmm_process::{CaptureOptions, Frozen, Image, freeze_and_capture};
 use nvvmm_protocol::{AfterCapture, Capture, Captured, DATA_BYTES_MAX, FromAgent, send};
 
 use super::answers::{count, failure, wait_until_done};
@@ -26,15 +26,15 @@ pub fn run(request: &Capture, stream: &mut impl Stream) -> Result<(), Failure> {
     let options = CaptureOptions {
         tree: request.tree,
         external_stdio: request.external_stdio,
+        frees_numbers: request.afterwards == AfterCapture::Kill,
     };
     let checked = nvvmm_process::check(request.pid, options).map_err(|error| failure(&error))?;
     let mut pages = HostPages::new(stream);
     // The host arms them while the processes still run.
     let frames = checked.frames().map_err(|error| failure(&error))?;
     pages.announce(&frames)?;
-    let frozen = Frozen::new(request.pid, request.tree).map_err(|error| failure(&error))?;
-    let captured = frozen.capture(options, &mut pages);
-    let captured = pages.outcome(captured)?;
+    let captured = freeze_and_capture(request.pid, options, &mut pages);
+    let (frozen, captured) = pages.outcome(captured)?;
     let report = Captured {
         processes: count(captured.image.processes.len()),
         threads: count(captured.image.threads()),

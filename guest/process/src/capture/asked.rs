@@ -10,6 +10,8 @@ use crate::observe;
 const SIGNALS: u64 = 64;
 /// The length of the kernel's signal mask.
 const SIGSET_BYTES: u64 = 8;
+/// A command of membarrier(2) that libc does not have.
+const MEMBARRIER_CMD_GET_REGISTRATIONS: u64 = 1 << 9;
 const ITIMERS: [u64; 3] = [
     libc::ITIMER_REAL as u64,
     libc::ITIMER_VIRTUAL as u64,
@@ -24,6 +26,7 @@ pub struct Answers {
     pub itimers: [ItimerValue; 3],
     pub dumpable: u32,
     pub subreaper: bool,
+    pub barriers: Option<u32>,
     pub threads: Vec<ThreadAnswers>,
 }
 
@@ -150,6 +153,10 @@ impl Asking<'_> {
         }
         answers.dumpable = self.prctl(libc::PR_GET_DUMPABLE, 0)? as u32;
         answers.subreaper = self.prctl_number(libc::PR_GET_CHILD_SUBREAPER)? != 0;
+        // EINVAL: the kernel is older than Linux 6.3 and does not tell. ENOSYS: it has none.
+        let registered = [MEMBARRIER_CMD_GET_REGISTRATIONS, 0, 0];
+        let registered = self.remote.try_call(libc::SYS_membarrier, &registered)?;
+        answers.barriers = registered.ok().map(|commands| commands as u32);
         Ok(answers)
     }
 

@@ -4,13 +4,14 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
-use super::files;
 use super::observed::{Observation, Observed, identity};
 use super::options::CaptureOptions;
+use super::{files, relations};
 use crate::error::{Error, Pid, ProcessPart, Refusal};
 use crate::freeze::FrozenThread;
-use crate::observe::{self, Listing, Mapping, Pagemap, Status};
+use crate::observe::{self, Descriptor, Listing, Mapping, Pagemap, Status};
 use crate::sys::{self, FileTable};
 
 /// Processes that could be captured.
@@ -45,36 +46,64 @@ impl Checked {
     }
 }
 
+/// Looks at processes that run, until what is refused in all of them is known.
+const LOOKS: u32 = 5;
+/// Time between two looks.
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// Checks that a process could be captured as it is now. The process is not stopped for this.
+///
+/// Processes of a tree come and go meanwhile, and some that are looked at have ended, or are not
+/// what they will be. So a refusal counts that is there each time; the capture itself looks again
+/// when all stand still.
 pub fn check(pid: Pid, options: CaptureOptions) -> Result<Checked, Error> {
     if observe::is_zombie(pid)? {
         return Err(Error::Gone(pid));
     }
+    // Read now, so that the freeze need not wait for it.
+    observe::kernel()?;
+    let (mut checked, mut refused) = look(pid, options)?;
+    let mut looks = 1;
+    while options.tree && looks < LOOKS && !refused.is_empty() {
+        std::thread::sleep(PAUSE);
+        let (again, now) = look(pid, options)?;
+        refused.retain(|refusal| now.contains(refusal));
+        checked = again;
+        looks += 1;
+    }
+    if refused.is_empty() {
+        Ok(checked)
+    } else {
+        Err(Error::Refused(refused))
+    }
+}
+
+fn look(pid: Pid, options: CaptureOptions) -> Result<(Checked, Vec<Refusal>), Error> {
     let mut pids = vec![pid];
     let mut next = 0;
     while options.tree && next < pids.len() {
-        pids.extend(observe::children(pids[next])?);
+        match observe::children(pids[next]) {
+            Err(Error::Gone(_)) if next > 0 => {}
+            children => pids.extend(children?),
+        }
         next += 1;
     }
     // A process that ended has no memory to look at.
     pids.retain(|child| *child == pid || observe::is_zombie(*child).is_ok_and(|ended| !ended));
-    let observed = Observation::new(&pids)?;
+    let observed = Observation::of_running(&pids, options)?;
     let mut refusals = refusals(&observed, options);
     for process in &observed.processes {
-        let threads = process.threads.iter();
-        refusals.extend(
-            threads
-                .filter_map(|(tid, status)| Refusal::of_tracer(process.pid, *tid, status.tracer)),
-        );
+        for (tid, status) in process
+            .threads
+            .iter()
+            .filter(|(_, status)| status.tracer != 0)
+        {
+            let reason = format!("is traced by process {}", observe::named(status.tracer));
+            refusals.push(process.refuse(ProcessPart::Thread(*tid), reason));
+        }
     }
-    if !refusals.is_empty() {
-        return Err(Error::Refused(refusals));
-    }
-    // Read now, so that the freeze need not wait for it.
-    observe::kernel()?;
-    Ok(Checked {
-        processes: observed.processes,
-    })
+    let processes = observed.processes;
+    Ok((Checked { processes }, refusals))
 }
 
 /// Finds all that prevents a capture of these processes, except for what only a freeze shows.
@@ -84,6 +113,7 @@ pub fn refusals(observed: &Observation, options: CaptureOptions) -> Vec<Refusal>
     for process in all {
         whole_process(process, &mut refusals);
         family(process, all, options, &mut refusals);
+        relations::find(process, observed, &mut refusals);
         for (tid, status) in &process.threads {
             thread(process, *tid, status, &mut refusals);
         }
@@ -94,6 +124,10 @@ pub fn refusals(observed: &Observation, options: CaptureOptions) -> Vec<Refusal>
         }
         for descriptor in &process.descriptors {
             if let Err(reason) = files::kind(descriptor, options, &observed.outside_ends) {
+                let reason = match descriptor.kind() {
+                    libc::S_IFSOCK => socket(process.pid, descriptor),
+                    _ => reason,
+                };
                 refusals.push(process.refuse(ProcessPart::Descriptor(descriptor.fd), reason));
             }
         }
@@ -101,9 +135,16 @@ pub fn refusals(observed: &Observation, options: CaptureOptions) -> Vec<Refusal>
     refusals
 }
 
+/// The refusal of a socket, with its address.
+fn socket(pid: Pid, descriptor: &Descriptor) -> String {
+    let known = observe::socket(pid, descriptor.inode);
+    let shown = known.unwrap_or_else(|| descriptor.name.display().to_string());
+    format!("is a socket ({shown})")
+}
+
 impl FrozenThread {
     /// The refusal of what only a freeze shows.
-    pub(super) fn refusal(&self, pid: Pid) -> Option<Refusal> {
+    pub(super) fn refusal(&self, process: &Observed) -> Option<Refusal> {
         let reason = if !self.registers.is_64_bit() {
             "runs 32-bit code"
         } else if self.group_stopped {
@@ -111,11 +152,7 @@ impl FrozenThread {
         } else {
             return None;
         };
-        Some(Refusal {
-            pid,
-            place: ProcessPart::Thread(self.tid),
-            reason: reason.into(),
-        })
+        Some(process.refuse(ProcessPart::Thread(self.tid), reason))
     }
 }
 
@@ -176,8 +213,8 @@ fn family(
 ) {
     if !options.tree && !process.children.is_empty() {
         let reason = format!(
-            "has children (such as {}), which must be captured with it",
-            process.children[0]
+            "has children, such as {}, which must be captured with it (--tree)",
+            observe::named(process.children[0])
         );
         refusals.push(process.refuse(ProcessPart::Process, reason));
     }
@@ -186,7 +223,10 @@ fn family(
         if all.iter().all(|other| other.pid != *child) {
             refusals.push(process.refuse(
                 ProcessPart::Process,
-                format!("has a child, {child}, that ended and was not waited for"),
+                format!(
+                    "has a child, {}, that ended and was not waited for",
+                    observe::named(*child)
+                ),
             ));
         }
     }

@@ -7,9 +7,12 @@ mod memory;
 mod observed;
 mod options;
 mod process;
+mod relations;
+mod settled;
 
 pub use check::{Checked, check};
 pub use options::CaptureOptions;
+pub use settled::freeze_and_capture;
 
 use crate::arch::xfeatures;
 use crate::error::{Error, Pid};
@@ -37,15 +40,11 @@ impl Frozen {
         sink: &mut dyn PageSink,
     ) -> Result<Captured, Error> {
         let pids: Vec<Pid> = self.processes().iter().map(|process| process.pid).collect();
-        let observed = Observation::new(&pids)?;
+        let observed = Observation::new(&pids, options)?;
         let mut refusals = check::refusals(&observed, options);
-        for process in self.processes() {
-            refusals.extend(
-                process
-                    .threads
-                    .iter()
-                    .filter_map(|thread| thread.refusal(process.pid)),
-            );
+        for (frozen, process) in self.processes().iter().zip(&observed.processes) {
+            let threads = frozen.threads.iter();
+            refusals.extend(threads.filter_map(|thread| thread.refusal(process)));
         }
         if !refusals.is_empty() {
             return Err(Error::Refused(refusals));
@@ -63,7 +62,8 @@ impl Frozen {
             } else {
                 parent.map(|index| index as u32)
             };
-            let mut process = process::state(frozen, observed, parent)?;
+            let (mut process, barriers) = process::state(frozen, observed, parent)?;
+            image.barriers.push(barriers);
             process.descriptors = files.descriptors(observed)?;
             image.processes.push(process);
         }

@@ -4,13 +4,17 @@ use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::options::CaptureOptions;
 use crate::error::{Error, Pid, ProcessPart, Refusal};
-use crate::observe::{self, Descriptor, Mapping, Status, Vdso};
+use crate::observe::{self, Descriptor, Mapping, Relations, Status, Vdso};
+use crate::sys::{self, FileTable};
 
 /// All information of /proc on a process.
 #[derive(Debug)]
 pub struct Observed {
     pub pid: Pid,
+    /// The caller asked for this one, and not for a process that it descends from.
+    pub is_asked: bool,
     /// The leader first.
     pub threads: Vec<(Pid, Status)>,
     pub mappings: Vec<Mapping>,
@@ -20,7 +24,7 @@ pub struct Observed {
 }
 
 impl Observed {
-    fn read(pid: Pid) -> Result<Self, Error> {
+    fn read(pid: Pid, is_asked: bool) -> Result<Self, Error> {
         let mut threads = Vec::new();
         for tid in observe::threads(pid)? {
             match observe::status(pid, tid) {
@@ -35,6 +39,7 @@ impl Observed {
         let descriptors = observe::descriptors(pid)?;
         Ok(Self {
             pid,
+            is_asked,
             threads,
             mappings,
             descriptors,
@@ -50,12 +55,27 @@ impl Observed {
 
     /// A refusal of something of it.
     pub fn refuse(&self, place: ProcessPart, reason: impl Into<String>) -> Refusal {
+        let name = || String::from_utf8_lossy(&self.leader().name).into_owned();
         Refusal {
-            pid: self.pid,
-            place,
-            reason: reason.into(),
+            program: (!self.is_asked).then(name),
+            ..Refusal::new(self.pid, place, reason)
         }
     }
+}
+
+/// A process outside that has a number of one of the observed ones as its group or session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Follower {
+    pub pid: Pid,
+    pub relations: Relations,
+}
+
+/// A resource that two processes have in common, which clone(2) can make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Common {
+    pub pid: Pid,
+    pub other: Pid,
+    pub table: FileTable,
 }
 
 /// Processes that are looked at together.
@@ -65,27 +85,94 @@ pub struct Observation {
     pub processes: Vec<Observed>,
     /// Other processes that have an end of one of their pipes: process, pipe.
     pub outside_ends: Vec<(Pid, u64)>,
+    /// Other processes that keep numbers of theirs in use, if those are to become free.
+    pub followers: Vec<Follower>,
+    /// Resources that they share with each other, or with other processes.
+    pub common: Vec<Common>,
 }
 
 impl Observation {
-    /// Observes processes, in this order.
-    pub fn new(pids: &[Pid]) -> Result<Self, Error> {
-        let processes: Vec<Observed> = pids
-            .iter()
-            .map(|pid| Observed::read(*pid))
-            .collect::<Result<_, _>>()?;
+    /// Observes processes that stand still, in this order.
+    pub fn new(pids: &[Pid], options: CaptureOptions) -> Result<Self, Error> {
+        let read = |(index, pid): (usize, &Pid)| Observed::read(*pid, index == 0);
+        let processes = pids.iter().enumerate().map(read);
+        Self::of(processes.collect::<Result<_, _>>()?, options)
+    }
+
+    /// Observes processes that run. One that cannot be read any more is left out, unless it is the
+    /// first.
+    pub fn of_running(pids: &[Pid], options: CaptureOptions) -> Result<Self, Error> {
+        let mut processes = Vec::new();
+        for (index, pid) in pids.iter().enumerate() {
+            match Observed::read(*pid, index == 0) {
+                Err(_) if index > 0 => {}
+                other => processes.push(other?),
+            }
+        }
+        Self::of(processes, options)
+    }
+
+    fn of(processes: Vec<Observed>, options: CaptureOptions) -> Result<Self, Error> {
+        let pids: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
         let opened = processes.iter().flat_map(|process| &process.descriptors);
         let pipes: HashSet<u64> = opened.filter_map(Descriptor::pipe).collect();
         let outside_ends = if pipes.is_empty() {
             Vec::new()
         } else {
-            observe::pipe_holders(&pipes, pids)?
+            observe::pipe_holders(&pipes, &pids)?
         };
+        let mut others = observe::all_processes()?;
+        others.retain(|other| !pids.contains(other));
         Ok(Self {
             processes,
             outside_ends,
+            followers: match options.frees_numbers {
+                true => followers(&pids, &others),
+                false => Vec::new(),
+            },
+            common: common(&pids, &others),
         })
     }
+}
+
+/// Those of `others` whose group or session is one of `pids`.
+fn followers(pids: &[Pid], others: &[Pid]) -> Vec<Follower> {
+    let follows = |pid: &Pid| {
+        // It may end meanwhile.
+        let relations = observe::relations(*pid).ok()?;
+        let Relations { group, session } = relations;
+        let follower = Follower {
+            pid: *pid,
+            relations,
+        };
+        (pids.contains(&group) || pids.contains(&session)).then_some(follower)
+    };
+    others.iter().filter_map(follows).collect()
+}
+
+/// Finds what `pids` share with each other and with `others`. Threads are not compared: those of
+/// `pids` are, each with its process, elsewhere.
+fn common(pids: &[Pid], others: &[Pid]) -> Vec<Common> {
+    let mut found = Vec::new();
+    for (index, pid) in pids.iter().enumerate() {
+        for other in pids[index + 1..].iter().chain(others) {
+            // Signal handlers are shared only where memory is.
+            for table in [
+                FileTable::Memory,
+                FileTable::Descriptors,
+                FileTable::Directories,
+            ] {
+                if sys::share_table(*pid, *other, table).unwrap_or(false) {
+                    found.push(Common {
+                        pid: *pid,
+                        other: *other,
+                        table,
+                    });
+                }
+            }
+        }
+    }
+    found
 }
 
 /// Device and inode number.

@@ -14,12 +14,13 @@ use crate::image::{
 use crate::observe::{self, Status};
 use crate::sys::{self, Queue};
 
-/// The state of a frozen process, but for its open files and pages.
+/// The state of a frozen process, but for its open files and pages; with its registrations for
+/// membarrier(2), if the kernel tells.
 pub fn state(
     frozen: &FrozenProcess,
     observed: &Observed,
     parent: Option<u32>,
-) -> Result<Process, Error> {
+) -> Result<(Process, Option<u32>), Error> {
     let pid = frozen.pid;
     let vdso = observed.vdso.as_ref().ok_or(Error::Gone(pid))?;
     let answers = asked::ask(frozen, vdso.syscall_at)?;
@@ -59,7 +60,7 @@ pub fn state(
         let (_, status) = status.ok_or(Error::Gone(frozen.tid))?;
         process.threads.push(thread(frozen, status, answers)?);
     }
-    Ok(process)
+    Ok((process, answers.barriers))
 }
 
 fn thread(

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use crate::arch::Registers;
-use crate::error::{Error, Pid, Refusal, failed};
+use crate::error::{Error, Pid, ProcessPart, Refusal, failed};
 use crate::observe;
 use crate::sys::{self, Options, Stop, Waited};
 
@@ -167,11 +167,21 @@ impl FrozenProcess {
             if error.raw_os_error() == Some(libc::ESRCH) {
                 return Ok(false);
             }
-            let status = observe::status(self.pid, tid)?;
-            return Err(match Refusal::of_tracer(self.pid, tid, status.tracer) {
-                Some(refusal) => Error::Refused(vec![refusal]),
-                None => failed(format!("trace thread {tid}"))(error),
-            });
+            let status = match observe::status(self.pid, tid) {
+                Err(Error::Gone(_)) => return Ok(false),
+                other => other?,
+            };
+            return match status.tracer {
+                // A thread that has ended and is still listed cannot be traced, either.
+                0 if ['Z', 'X'].contains(&status.state) => Ok(false),
+                0 => Err(failed(format!("trace thread {tid}"))(error)),
+                tracer => {
+                    let reason = format!("is traced by process {}", observe::named(tracer));
+                    let part = ProcessPart::Thread(tid);
+                    let refusal = Refusal::new(self.pid, part, reason);
+                    Err(Error::Refused(vec![refusal]))
+                }
+            };
         }
         // In the list from now on, so that it is released in any case.
         let fresh = FrozenThread {
@@ -182,7 +192,7 @@ impl FrozenProcess {
         };
         self.threads.push(fresh);
         let thread = self.threads.last_mut().expect("just pushed");
-        if sys::interrupt(tid).is_err() || !thread.wait_stopped()? {
+        if sys::interrupt(tid).is_err() || !thread.wait_stopped(self.pid)? {
             self.threads.pop();
             return Ok(false);
         }
@@ -205,7 +215,7 @@ impl FrozenThread {
 
     /// Waits until an interrupted thread is in its trap. Signals that it meets on the way are given
     /// to it. False: it ended.
-    fn wait_stopped(&mut self) -> Result<bool, Error> {
+    fn wait_stopped(&mut self, pid: Pid) -> Result<bool, Error> {
         let tid = self.tid;
         let began = Instant::now();
         let doing = || failed(format!("stop thread {tid}"));
@@ -222,6 +232,7 @@ impl FrozenThread {
                 Waited::Ended => return Ok(false),
                 Waited::Runs if began.elapsed() > STOP_LIMIT => {
                     return Err(Error::DoesNotStop {
+                        process: observe::named(pid),
                         tid,
                         limit_ms: STOP_LIMIT.as_millis() as u64,
                     });

@@ -214,6 +214,10 @@ fn what_makes_no_sense_is_refused() {
         "it has no process"
     );
     assert_eq!(
+        refused(|image| image.barriers = vec![None; 2]),
+        "registrations for memory barriers are missing"
+    );
+    assert_eq!(
         refused(|image| image.pages = 2),
         "a page is not one of the image's"
     );
@@ -259,10 +263,23 @@ fn an_image_that_names_no_architecture_is_read_as_x86_64() {
     assert_eq!(bytes[12..16], [0; 4]);
     let image = Image::decode(bytes).expect("an image");
     assert_eq!(image, image_of_the_fixture());
-    let mut again = image.encode().expect("an image");
+    // The version of now has one more field, which is empty, and names the architecture.
+    let again = image.encode().expect("an image");
     assert_eq!(again[12..16], 62u32.to_le_bytes(), "new images name it");
-    again[12..16].fill(0);
-    assert_eq!(again, bytes);
+    assert_eq!(again[24..again.len() - 1], bytes[24..]);
+    assert_eq!(again[again.len() - 1], 0);
+}
+
+#[test]
+fn an_image_of_version_1_has_nothing_behind_its_processes() {
+    let mut image = image();
+    image.barriers = vec![Some(1 << 4)];
+    let mut bytes = image.encode().expect("an image");
+    assert_eq!(bytes[8..12], 2u32.to_le_bytes());
+    bytes[8] = 1;
+    assert_eq!(reason(&bytes), "there is more behind its state");
+    bytes[8] = 3;
+    assert_eq!(reason(&bytes), "another version of nvvmm made it");
 }
 
 #[test]

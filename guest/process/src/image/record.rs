@@ -4,7 +4,7 @@
 //! | offset | size | |
 //! |---|---|---|
 //! | 0 | 8 | `NVVMPROC` |
-//! | 8 | 4 | version of the encoding, 1 |
+//! | 8 | 4 | version of the encoding, 2 (1 is read, too) |
 //! | 12 | 4 | architecture: the number of ELF files (`e_machine`), 62: x86-64; 0: x86-64, too |
 //! | 16 | 4 | length of the state in bytes |
 //! | 20 | 4 | CRC-32 of the state |
@@ -14,7 +14,11 @@ use crate::arch::{ARCHITECTURE, Architecture};
 use crate::error::Error;
 
 const MAGIC: [u8; 8] = *b"NVVMPROC";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The version before: the state ends before the field `barriers`.
+const VERSION_1: u32 = 1;
+/// The encoding of an empty list.
+const NONE: [u8; 1] = [0];
 const HEADER_BYTES: usize = 24;
 /// The architecture of images from before this field: x86-64.
 const UNNAMED: u32 = 0;
@@ -52,7 +56,8 @@ impl Image {
         if header[..8] != MAGIC {
             return Err(Error::BadImage("it does not begin like one"));
         }
-        if number(8) != VERSION {
+        let version = number(8);
+        if ![VERSION_1, VERSION].contains(&version) {
             return Err(Error::BadImage("another version of nvvmm made it"));
         }
         let architecture = match number(12) {
@@ -68,12 +73,20 @@ impl Image {
         if number(20) != crc32fast::hash(state) {
             return Err(Error::BadImage("its checksum does not match"));
         }
-        let (image, rest): (Self, _) = postcard::take_from_bytes(state)
+        let image = match version {
+            VERSION_1 => Self::decode_state(&[state, &NONE].concat()),
+            _ => Self::decode_state(state),
+        }?;
+        image.validate().map_err(Error::BadImage)?;
+        Ok(image)
+    }
+
+    fn decode_state(state: &[u8]) -> Result<Self, Error> {
+        let (image, rest) = postcard::take_from_bytes(state)
             .map_err(|_| Error::BadImage("its state cannot be decoded"))?;
         if !rest.is_empty() {
             return Err(Error::BadImage("there is more behind its state"));
         }
-        image.validate().map_err(Error::BadImage)?;
         Ok(image)
     }
 }

@@ -23,6 +23,9 @@ pub struct Image {
     pub pipes: Vec<Pipe>,
     /// Parents before their children; the first one is the root.
     pub processes: Vec<Process>,
+    /// Commands of membarrier(2) by which each process has registered, in their order: a bit mask.
+    /// `None`: the kernel did not tell, as before Linux 6.3. Empty in an image of version 1.
+    pub barriers: Vec<Option<u32>>,
 }
 
 impl Image {

@@ -34,6 +34,10 @@ impl Image {
             }
             self.validate_process(process)?;
         }
+        ensure(
+            self.barriers.is_empty() || self.barriers.len() == self.processes.len(),
+            "registrations for memory barriers are missing",
+        )?;
         for file in &self.files {
             match file.what {
                 What::PipeEnd { pipe, .. } => {

@@ -2,8 +2,8 @@ use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{gone_or, read_text, unreadable};
-use crate::error::{Error, Pid, failed};
+use super::{all_processes, gone_or, read_text, unreadable};
+use crate::error::{Error, Pid};
 
 /// An open file descriptor of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,17 +102,7 @@ fn descriptor(pid: Pid, fd: i32) -> Result<Descriptor, Error> {
 /// Other processes that hold an end of one of these pipes: process and pipe.
 pub fn pipe_holders(pipes: &HashSet<u64>, besides: &[Pid]) -> Result<Vec<(Pid, u64)>, Error> {
     let mut holders = Vec::new();
-    for entry in std::fs::read_dir("/proc")
-        .map_err(failed("list processes"))?
-        .flatten()
-    {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<Pid>().ok())
-        else {
-            continue;
-        };
+    for pid in all_processes()? {
         if besides.contains(&pid) {
             continue;
         }

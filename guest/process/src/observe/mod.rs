@@ -4,15 +4,17 @@ mod descriptors;
 mod kernel;
 mod mappings;
 mod pagemap;
+mod sockets;
 mod status;
 
 pub use descriptors::{Descriptor, descriptors, pipe_holders};
 pub use kernel::{Kernel, Vdso, boot, find_vdso, kernel};
 pub use mappings::{Mapping, mappings};
 pub use pagemap::{FrameRun, Listing, Pagemap};
+pub use sockets::describe as socket;
 pub use status::{
-    Ids, MemoryLayout, Status, auxv, children, is_zombie, layout, limits, pending_timers, status,
-    threads,
+    Ids, MemoryLayout, Relations, Status, all_processes, auxv, children, is_zombie, layout, limits,
+    named, pending_timers, program, relations, status, threads,
 };
 
 use std::io;

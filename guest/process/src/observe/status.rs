@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{gone_or, read, read_text, unreadable};
-use crate::error::{Error, Pid};
+use crate::error::{Error, Pid, failed};
 
 /// User and group identity and privileges of a thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +45,8 @@ pub struct Status {
     pub group: Pid,
     /// Session.
     pub session: Pid,
+    /// The signal that its parent gets when it ends.
+    pub exit_signal: i32,
 }
 
 /// Places of the parts of a process's memory, for the kernel: `struct prctl_mm_map`, without brk,
@@ -121,6 +123,8 @@ fn parse(text: &str, name: Vec<u8>, stat: &[String]) -> Option<Status> {
         caught: hex("SigCgt")?,
         group: stat.get(2)?.parse().ok()?,
         session: stat.get(3)?.parse().ok()?,
+        // Field 38 of proc(5).
+        exit_signal: stat.get(38 - 3)?.parse().ok()?,
     })
 }
 
@@ -232,6 +236,51 @@ pub fn is_zombie(pid: Pid) -> Result<bool, Error> {
     Ok(words
         .first()
         .is_some_and(|state| state == "Z" || state == "X"))
+}
+
+/// The relations of a process that keep numbers of others in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relations {
+    /// Process group.
+    pub group: Pid,
+    /// Session.
+    pub session: Pid,
+}
+
+/// Reads the group and session of a process, also of one that ended and was not waited for.
+pub fn relations(pid: Pid) -> Result<Relations, Error> {
+    let (_, words) = stat(pid, "stat")?;
+    let field = |number: usize| words.get(number - 3)?.parse().ok();
+    let found = || {
+        Some(Relations {
+            group: field(5)?,
+            session: field(6)?,
+        })
+    };
+    found().ok_or_else(|| unreadable(pid, "stat"))
+}
+
+/// All processes of this machine, as far as /proc shows them.
+pub fn all_processes() -> Result<Vec<Pid>, Error> {
+    let entries = std::fs::read_dir("/proc").map_err(failed("list processes"))?;
+    let numbers = entries.flatten();
+    Ok(numbers
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect())
+}
+
+/// The name of a process's program, or of what it calls itself; empty if there is no such process.
+pub fn program(pid: Pid) -> String {
+    let name = read_text(pid, "comm").unwrap_or_default();
+    name.trim_end_matches('\n').to_owned()
+}
+
+/// A process for a message: `301 (sleep)`, or its number alone if it has ended.
+pub fn named(pid: Pid) -> String {
+    match program(pid) {
+        name if name.is_empty() => pid.to_string(),
+        name => format!("{pid} ({name})"),
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! A process that has nothing yet. It stands still and makes system calls for us.
 
+use super::numbers;
 use super::workspace::Workspace;
 use crate::arch::TASK_END;
-use crate::error::{Error, ProcessPart, Refusal, failed};
+use crate::error::{Error, failed};
 use crate::inject::{Memory, Remote};
 use crate::observe;
 use crate::sys::{self, Options, Stop, Waited};
@@ -85,9 +86,9 @@ impl Blank {
         request[9] = 1;
         request[11] = tid as u64;
         let address = self.put(&request.map(u64::to_le_bytes).concat())?;
-        self.leader
-            .try_call(libc::SYS_clone3, &[address, bytes])?
-            .map_err(|error| not_made(tid, error))?;
+        numbers::make_with(tid, || {
+            self.leader.try_call(libc::SYS_clone3, &[address, bytes])
+        })?;
         wait_trap(tid)?;
         Remote::new(tid, self.workspace.start())
     }
@@ -127,21 +128,6 @@ pub fn reap(tid: i32) -> std::io::Result<()> {
         sys::continue_with(tid, 0)?;
     }
     Ok(())
-}
-
-/// The error for a process or thread that could not be made with this number.
-pub fn not_made(tid: i32, source: std::io::Error) -> Error {
-    match source.raw_os_error() {
-        Some(libc::EEXIST) => {
-            let reason = "cannot have its number back: it is in use".into();
-            Error::Refused(vec![Refusal {
-                pid: tid,
-                place: ProcessPart::Process,
-                reason,
-            }])
-        }
-        _ => failed(format!("make a process or thread with the number {tid}"))(source),
-    }
 }
 
 /// Waits for the first stop of what was just seized or cloned.

@@ -3,8 +3,9 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use super::numbers::{self, InUse};
 use super::options::RestartOptions;
 use crate::error::{Error, ProcessPart, Refusal};
 use crate::image::{Image, MappedFile, Process, What};
@@ -13,10 +14,12 @@ use crate::observe;
 /// Checks that this system has all that the image needs, as far as can be seen in advance.
 pub fn check(image: &Image, options: &RestartOptions) -> Result<(), Error> {
     let mut refusals = Vec::new();
+    numbers::wait_for_parents(image);
+    let in_use = InUse::look();
     kernel(image, &mut refusals)?;
     let identities = Identities::of(image)?;
     for process in &image.processes {
-        numbers(process, &mut refusals);
+        numbers(process, &in_use, &mut refusals);
         capabilities(process, &mut refusals)?;
         mapped(process, identities, &mut refusals);
         open(image, process, options, identities, &mut refusals);
@@ -62,11 +65,7 @@ impl Identities {
 }
 
 fn refuse(process: &Process, place: ProcessPart, reason: impl Into<String>) -> Refusal {
-    Refusal {
-        pid: process.pid,
-        place,
-        reason: reason.into(),
-    }
+    Refusal::new(process.pid, place, reason)
 }
 
 /// A path of an image.
@@ -90,20 +89,11 @@ fn kernel(image: &Image, refusals: &mut Vec<Refusal>) -> Result<(), Error> {
     Ok(())
 }
 
-fn numbers(process: &Process, refusals: &mut Vec<Refusal>) {
+fn numbers(process: &Process, in_use: &InUse, refusals: &mut Vec<Refusal>) {
     for thread in &process.threads {
-        if !Path::new(&format!("/proc/{}", thread.tid)).exists() {
-            continue;
+        if let Some(how) = in_use.of(thread.tid) {
+            refusals.push(numbers::refusal(process.pid, thread.tid, &how));
         }
-        let how = match observe::is_zombie(thread.tid) {
-            Ok(true) => "in use by a process that ended and was not waited for",
-            _ => "in use",
-        };
-        refusals.push(refuse(
-            process,
-            ProcessPart::Thread(thread.tid),
-            format!("cannot have its number back: it is {how}"),
-        ));
     }
 }
 

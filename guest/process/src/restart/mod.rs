@@ -1,6 +1,7 @@
 //! Makes processes of an image again.
 
 mod advice;
+mod barriers;
 mod blank;
 mod check;
 mod credentials;
@@ -8,6 +9,7 @@ mod descriptors;
 mod fetch;
 mod files;
 mod memory;
+mod numbers;
 mod options;
 mod overlay;
 mod pin;
@@ -45,6 +47,7 @@ pub fn restart(
         memory::build(stub, &image.kernel, source, &mut done)?;
         descriptors::set(stub, &files)?;
         process::set(stub)?;
+        barriers::register(stub, image)?;
         threads::start(stub)?;
     }
     stubs.set_groups()?;

@@ -9,6 +9,7 @@ use crate::observe;
 use crate::sys;
 
 use super::blank::{self, Blank};
+use super::numbers;
 use super::reserve::{Frames, Reserve};
 use super::workspace::Workspace;
 
@@ -125,7 +126,7 @@ impl<'a> Stubs<'a> {
 
     fn add_copy(&mut self, process: &'a Process, workspace: Workspace) -> Result<(), Error> {
         let pid = process.pid;
-        sys::clone_stub(Some(pid)).map_err(|error| blank::not_made(pid, error))?;
+        numbers::make_with(pid, || Ok(sys::clone_stub(Some(pid))))?;
         let blank = Blank::of_copy(pid, workspace).inspect_err(|_| blank::end(pid))?;
         self.add(process, blank, None)
     }
@@ -157,11 +158,8 @@ impl<'a> Stubs<'a> {
             "has extended registers {:#x}, this machine {features:#x}",
             self.image.xfeatures
         );
-        Err(Error::Refused(vec![Refusal {
-            pid,
-            place: ProcessPart::Process,
-            reason,
-        }]))
+        let refusal = Refusal::new(pid, ProcessPart::Process, reason);
+        Err(Error::Refused(vec![refusal]))
     }
 
     /// Puts the processes into their groups.
@@ -191,11 +189,8 @@ impl<'a> Stubs<'a> {
                 let reason = format!(
                     "is in the session of {session}, which it did not inherit from its parents"
                 );
-                return Err(Error::Refused(vec![Refusal {
-                    pid: process.pid,
-                    place: ProcessPart::Process,
-                    reason,
-                }]));
+                let refusal = Refusal::new(process.pid, ProcessPart::Process, reason);
+                return Err(Error::Refused(vec![refusal]));
             }
         }
         Ok(())

@@ -12,7 +12,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use nvvmm_process::{
     CaptureOptions, CopiedPages, Error, FreezeEnd, Frozen, Image, PageSource, Reserve,
-    RestartOptions, restart,
+    RestartOptions, freeze_and_capture, restart,
 };
 use tempfile::TempDir;
 
@@ -127,10 +127,14 @@ impl Subject {
         afterwards: FreezeEnd,
     ) -> Result<(Image, CopiedPages), Error> {
         let _alone = one_at_a_time();
+        let options = CaptureOptions {
+            frees_numbers: afterwards == FreezeEnd::Kill,
+            ..options
+        };
         nvvmm_process::check(self.pid, options)?;
-        let frozen = Frozen::new(self.pid, options.tree)?;
         let mut pages = CopiedPages::default();
-        let image = frozen.capture(options, &mut pages)?.image;
+        let (frozen, captured) = freeze_and_capture(self.pid, options, &mut pages)?;
+        let image = captured.image;
         frozen.end(afterwards)?;
         let decoded = Image::decode(&image.encode()?)?;
         assert_eq!(decoded, image);

@@ -12,6 +12,7 @@ mod reserves;
 #[path = "../scenarios.rs"]
 mod scenarios;
 mod survives;
+mod trees;
 mod windows;
 #[path = "../workloads.rs"]
 mod workloads;

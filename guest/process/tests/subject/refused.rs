@@ -134,6 +134,9 @@ fn whole_process(name: &str, fixture: &Fixture) -> Option<Check> {
                 .spawn()
                 .expect("a child"),
         ),
+        "shared-memory" => shared(libc::CLONE_VM),
+        "shared-descriptors" => shared(libc::CLONE_FILES),
+        "shared-directory" => shared(libc::CLONE_FS),
         "traced" => {
             traced();
             keep(())
@@ -170,6 +173,28 @@ fn orphan(body: impl FnOnce()) {
         0
     });
     assert_eq!(wait(between), 0);
+}
+
+/// A child that has something in common with this process. It ends with it.
+fn shared(what: libc::c_int) -> Check {
+    extern "C" fn wait_for_ever(_: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the calls take numbers only, and touch no memory that is shared.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            loop {
+                libc::pause();
+            }
+        }
+    }
+    let stack = vec![0u8; 64 << 10].leak();
+    // SAFETY: the stack is the child's alone and lives as long as this process; the function
+    // returns never.
+    let child = unsafe {
+        let top = stack.as_mut_ptr().add(stack.len()).cast();
+        libc::clone(wait_for_ever, top, what | libc::SIGCHLD, ptr::null_mut())
+    };
+    assert!(child > 0, "clone: {}", std::io::Error::last_os_error());
+    keep(())
 }
 
 /// Makes another process trace this one until it ends.

@@ -13,6 +13,7 @@ pub fn scenario(name: &str, _: &Fixture) -> Option<Check> {
         "threads" => threads(),
         "robust-futexes" => robust_futexes(),
         "thread-scheduling" => thread_scheduling(),
+        "memory-barriers" => memory_barriers(),
         _ => return None,
     })
 }
@@ -153,5 +154,20 @@ fn thread_scheduling() -> Check {
         runners
             .into_iter()
             .for_each(|runner| runner.join().expect("a runner"));
+    })
+}
+
+/// Barriers in other threads by membarrier(2), as liburcu uses them: a process that did not
+/// register for them is refused.
+fn memory_barriers() -> Check {
+    const REGISTER_PRIVATE_EXPEDITED: i32 = 1 << 4;
+    const PRIVATE_EXPEDITED: i32 = 1 << 3;
+    // SAFETY: the call takes numbers only.
+    let barrier = |command: i32| unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) };
+    assert_eq!(barrier(PRIVATE_EXPEDITED), -1, "it is not registered yet");
+    assert_eq!(barrier(REGISTER_PRIVATE_EXPEDITED), 0);
+    Box::new(move || {
+        let done = barrier(PRIVATE_EXPEDITED);
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
     })
 }

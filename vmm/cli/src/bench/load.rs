@@ -16,6 +16,7 @@ const STOLEN_PERCENT: u64 = 5;
 
 /// Load of a host, over half a second before the run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HostLoad {
     /// Part of the time of all CPUs that was used, in percent.
     pub used_percent: u64,

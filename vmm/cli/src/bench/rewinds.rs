@@ -2,9 +2,10 @@
 
 use std::{path::Path, thread, time::Duration};
 
-use nvvmm::{VmError, ring::RewindReport};
+use nvvmm::VmError;
 
 use super::{bench_pool::BenchPool, commands::Commands, console::number};
+use crate::json::ring::Rewind;
 
 const VM: &str = "rewound";
 const SEED: u64 = 29;
@@ -63,13 +64,13 @@ pub fn measure(
     for _ in 0..times {
         thread::sleep(GOES_ON);
         let printed = commands.run(&["rewind", VM, "--json"])?;
-        let report: RewindReport = serde_json::from_slice(&printed).map_err(|e| {
+        let report: Rewind = serde_json::from_slice(&printed).map_err(|e| {
             VmError::failed(format!(
                 "nvvmm rewind prints something else than its report: {e}"
             ))
         })?;
-        rewinds.total_us.push(report.total_us);
-        rewinds.stopped_us.push(report.stopped_us);
+        rewinds.total_us.push(report.total_us as f64);
+        rewinds.stopped_us.push(report.pause_us as f64);
         rewinds.frames_verified += number(&console.ask("check")?, "frames")?;
     }
     // In order: a process that is killed inside a commit leaves the pool to be mended by the next

@@ -94,29 +94,48 @@ fn lacking(host: &Host, check: &'static str, device: &str, error: &VmError) -> F
     }
 }
 
-/// The kind of KVM; scripts/lib/kvm.sh tells the same kinds apart.
+/// Virtualisation that the processor shows; scripts/lib/kvm.sh tells the same kinds apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Virtualisation {
+    Vmx,
+    Svm,
+    None,
+}
+
+impl Virtualisation {
+    /// Reads the flags of a processor in /proc/cpuinfo, and if it is one of a virtual machine.
+    pub(super) fn of(cpuinfo: &str) -> (Self, bool) {
+        let flags = cpuinfo
+            .lines()
+            .find_map(|line| line.strip_prefix("flags"))
+            .unwrap_or_default();
+        let has = |flag| flags.split_ascii_whitespace().any(|word| word == flag);
+        let kind = match (has("vmx"), has("svm")) {
+            (true, _) => Self::Vmx,
+            (_, true) => Self::Svm,
+            _ => Self::None,
+        };
+        (kind, has("hypervisor"))
+    }
+}
+
 fn virtualisation(host: &Host) -> Finding {
     let check = "virtualisation";
-    let cpuinfo = host.read("/proc/cpuinfo").unwrap_or_default();
-    let flags = cpuinfo
-        .lines()
-        .find_map(|line| line.strip_prefix("flags"))
-        .unwrap_or_default();
-    let has = |flag| flags.split_ascii_whitespace().any(|word| word == flag);
-    let nested = match has("hypervisor") {
+    let (kind, is_nested) = Virtualisation::of(&host.read("/proc/cpuinfo").unwrap_or_default());
+    let nested = match is_nested {
         true => ", in a virtual machine (nested)",
         false => "",
     };
-    match (has("vmx"), has("svm")) {
-        (true, _) => Finding::ok(check, format!("VMX{nested}")),
-        (_, true) => Finding::ok(check, format!("SVM{nested}")),
-        _ if host.exists("/dev/kvm") => Finding::bad(
+    match kind {
+        Virtualisation::Vmx => Finding::ok(check, format!("VMX{nested}")),
+        Virtualisation::Svm => Finding::ok(check, format!("SVM{nested}")),
+        Virtualisation::None if host.exists("/dev/kvm") => Finding::bad(
             check,
             State::Warn,
             format!("/dev/kvm is a software KVM (no vmx or svm){nested}: it cannot boot Linux"),
             "run Linux guests on a host with VMX or SVM; other guests run here",
         ),
-        _ => Finding::bad(
+        Virtualisation::None => Finding::bad(
             check,
             State::Warn,
             format!("the processor shows no vmx or svm{nested}"),

@@ -5,19 +5,24 @@ mod confinement;
 mod host;
 mod memory;
 
+use std::fs::File;
+use std::io::Read;
 use std::process::ExitCode;
 
-use nvvmm::VmError;
-use serde::Serialize;
+use nvvmm::{ErrorKind, VmError};
 
+use self::checks::Virtualisation;
 use self::host::Host;
 use crate::args::PoolOption;
 use crate::error::EXIT_HOST_LACKS;
+use crate::json::doctor::{Check, Doctor};
 use crate::output::{self, Column};
 
+/// Bytes of /proc/cpuinfo in which the flags of the first processor are.
+const CPUINFO_BYTES: u64 = 16 << 10;
+
 /// Result of one check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Ok,
     /// VMs run, but something is slower, smaller or less safe than it could be.
@@ -37,14 +42,13 @@ impl State {
 }
 
 /// A check and what it found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Finding {
     check: &'static str,
     state: State,
     /// For users: one sentence without a full stop.
     found: String,
     /// The remedy, unless all is well.
-    #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<String>,
 }
 
@@ -83,8 +87,8 @@ impl Finding {
     }
 }
 
-/// The report, as `--json` prints it.
-#[derive(Debug, Serialize)]
+/// The report.
+#[derive(Debug)]
 struct Report {
     /// VMs can run on this host as this user.
     vms_can_run: bool,
@@ -98,6 +102,19 @@ impl Report {
         Self {
             vms_can_run: findings.iter().all(|found| found.state != State::Missing),
             findings,
+        }
+    }
+
+    fn json(&self) -> Doctor {
+        let check = |finding: &Finding| Check {
+            check: finding.check.to_owned(),
+            state: finding.state.name().to_owned(),
+            found: finding.found.clone(),
+            remedy: finding.remedy.clone(),
+        };
+        Doctor {
+            vms_can_run: self.vms_can_run,
+            checks: self.findings.iter().map(check).collect(),
         }
     }
 
@@ -129,11 +146,34 @@ impl Report {
     }
 }
 
+/// Things that keep VMs from running here, each with the command that mends it.
+pub fn missing(pool: &PoolOption) -> Vec<VmError> {
+    let findings = Report::of(&Host::this(pool)).findings.into_iter();
+    let missing = findings.filter(|finding| finding.state == State::Missing);
+    let as_error = |finding: Finding| VmError {
+        kind: ErrorKind::HostLacks,
+        message: finding.found,
+        remedy: finding.remedy,
+    };
+    missing.map(as_error).collect()
+}
+
+/// True when this host's KVM works without VMX and SVM, and so does not boot Linux as a rule.
+pub fn is_software_kvm() -> bool {
+    // The first processor is enough; a host may have hundreds.
+    let mut start = Vec::new();
+    let read = File::open("/proc/cpuinfo")
+        .and_then(|file| file.take(CPUINFO_BYTES).read_to_end(&mut start));
+    let (kind, _) = Virtualisation::of(&String::from_utf8_lossy(&start));
+    // Without a known processor nothing is said of its KVM.
+    read.is_ok() && !start.is_empty() && kind == Virtualisation::None
+}
+
 /// `nvvmm doctor`. Exit code 7 when VMs cannot run.
 pub fn run(pool: &PoolOption, json: bool) -> Result<ExitCode, VmError> {
     let report = Report::of(&Host::this(pool));
     if json {
-        output::print_json(&report)?;
+        output::print_json(&report.json())?;
     } else {
         output::print(&report.text())?;
     }

@@ -231,6 +231,7 @@ pub fn of(kind: ThreadKind) -> Vec<&'static [Call]> {
 pub const HELPER: &[Call] = calls![
     SYS_recvmsg,
     SYS_sendmsg,
+    SYS_sendto,
     SYS_socket: OneOf(0, &[AF_UNIX as u64]),
     SYS_connect,
     SYS_openat,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nvvmm::VmError;
 use nvvmm::threads::ThreadKind;
@@ -13,8 +14,12 @@ use seccompiler::{
 use super::calls::{self, Call, When};
 use super::violation;
 
-/// Filters of the kinds that have fewer calls than the process.
-static NARROWER: OnceLock<Vec<(ThreadKind, BpfProgram)>> = OnceLock::new();
+/// True once the process has its filter; without it threads have none either.
+static ENTERED: AtomicBool = AtomicBool::new(false);
+/// Filters of the kinds that have fewer calls than the process, by their place in
+/// [`ThreadKind::ALL`]. The first thread of a kind compiles its filter.
+static NARROWER: [OnceLock<BpfProgram>; ThreadKind::ALL.len()] =
+    [const { OnceLock::new() }; ThreadKind::ALL.len()];
 
 /// Holds this thread, and all that it starts, to the calls of [`ThreadKind::Operations`].
 ///
@@ -23,13 +28,6 @@ static NARROWER: OnceLock<Vec<(ThreadKind, BpfProgram)>> = OnceLock::new();
 pub fn enter() -> Result<(), VmError> {
     let failed = |e: String| VmError::failed(format!("cannot filter system calls: {e}"));
     violation::tell_on_stderr().map_err(|e| failed(e.to_string()))?;
-    let mut narrower = Vec::new();
-    for kind in ThreadKind::ALL {
-        if kind != ThreadKind::Operations {
-            narrower.push((kind, program(kind).map_err(failed)?));
-        }
-    }
-    let _ = NARROWER.set(narrower);
     // All stay: of several answers the kernel takes the strictest.
     let refused = answered(calls::REFUSED, libc::EACCES);
     let unknown = answered(calls::UNKNOWN, libc::ENOSYS);
@@ -37,6 +35,7 @@ pub fn enter() -> Result<(), VmError> {
         let program = program.map_err(failed)?;
         apply_filter(&program).map_err(|e| failed(e.to_string()))?;
     }
+    ENTERED.store(true, Ordering::Release);
     Ok(())
 }
 
@@ -50,13 +49,24 @@ pub fn enter_helper() -> Result<(), String> {
     apply_filter(&program).map_err(|e| e.to_string())
 }
 
-/// Holds this thread to the calls of its kind.
+/// Holds this thread to the calls of its kind, if the process is held.
 pub fn narrow(kind: ThreadKind) {
-    let filters = NARROWER.get().map_or(&[][..], Vec::as_slice);
-    let Some((_, program)) = filters.iter().find(|(of, _)| *of == kind) else {
+    if !ENTERED.load(Ordering::Acquire) {
+        return;
+    }
+    let at = ThreadKind::ALL.iter().position(|other| *other == kind);
+    let Some(filter) = at
+        .filter(|_| kind != ThreadKind::Operations)
+        .map(|at| &NARROWER[at])
+    else {
         return;
     };
-    if let Err(error) = apply_filter(program) {
+    let compiled = match filter.get() {
+        Some(program) => Ok(program),
+        None => program(kind).map(|program| filter.get_or_init(|| program)),
+    };
+    let held = compiled.and_then(|program| apply_filter(program).map_err(|e| e.to_string()));
+    if let Err(error) = held {
         // The filter of the process holds all the same.
         tracing::warn!(%error, kind = kind.name(), "a thread has no filter of its own");
     }
@@ -118,3 +128,7 @@ fn conditions(call: &Call) -> Result<Vec<SeccompCondition>, seccompiler::Backend
         }
     }
 }
+
+#[cfg(test)]
+#[path = "filter_test.rs"]
+mod filter_test;

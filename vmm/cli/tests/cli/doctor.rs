@@ -9,7 +9,7 @@ fn the_doctor_says_if_vms_can_run_and_ends_accordingly() {
     let json: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
     let can_run = json["vms_can_run"].as_bool().unwrap();
     assert_eq!(told.code, if can_run { 0 } else { 7 });
-    let findings = json["findings"].as_array().unwrap();
+    let findings = json["checks"].as_array().unwrap();
     for finding in findings {
         let is_well = finding["state"] == "ok";
         assert_eq!(is_well, finding["remedy"].is_null(), "{finding}");
@@ -35,7 +35,7 @@ fn only_root_starts_vms_as_others() {
     let world = World::new();
     let run = |uid: &str| world.nvvmm(&["run", "--kernel", "/no/kernel", "--uid", uid]);
     if !nix::unistd::geteuid().is_root() {
-        return run("1").refused(4, "only root");
+        return run("1").refused(8, "only root");
     }
     run("no-such-user").refused(3, "no user 'no-such-user'");
     run("root").refused(2, "other users than root");

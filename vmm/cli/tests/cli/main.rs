@@ -6,9 +6,13 @@
 
 mod confined;
 mod doctor;
+mod exit_codes;
+mod hands;
 mod played_vm;
 mod pools;
+mod start;
 mod stopped;
+mod terminals;
 mod texts;
 mod vms;
 mod world;

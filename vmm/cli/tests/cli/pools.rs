@@ -77,9 +77,10 @@ fn a_pool_is_made_larger_and_never_smaller() {
     assert_eq!(
         more,
         serde_json::json!({
-            "size_bytes_before": 32 << 20,
+            "pool": pool,
+            "size_before_bytes": 32 << 20,
             "size_bytes": 38 << 20,
-            "blocks_added": 1024
+            "added_bytes": 4 << 20
         })
     );
     for (size, why) in [
@@ -96,7 +97,7 @@ fn a_pool_is_made_larger_and_never_smaller() {
         .refused(5, "--overcommit");
     let status = world.nvvmm(&["pool", "status", pool, "--json"]).json();
     assert_eq!(status["size_bytes"], 38 << 20);
-    assert_eq!(status["free_blocks"], (7 + 7 + 2) * 512);
+    assert_eq!(status["free_bytes"], (7 + 7 + 2) * 512 * 4096);
     assert!(
         world
             .nvvmm(&["pool", "check", pool])
@@ -163,7 +164,7 @@ fn what_is_no_pool_ends_with_6() {
 }
 
 /// Commits a snapshot of a 4 MiB memory whose first frame is new.
-fn commit(holder: &Holder, name: &str, base: Option<SnapshotId>) -> SnapshotId {
+pub fn commit(holder: &Holder, name: &str, base: Option<SnapshotId>) -> SnapshotId {
     let mut leaf = LeafBlocks::default();
     leaf.set(0, holder.alloc_blocks(1).unwrap().first().copied());
     let changes = [(ChunkIndex::new(0), ChunkMap::Frames(Arc::new(leaf)))];
@@ -182,7 +183,7 @@ fn commit(holder: &Holder, name: &str, base: Option<SnapshotId>) -> SnapshotId {
     holder.commit_snapshot(new, reservation).unwrap().id
 }
 
-fn small_pool(path: &Path) -> Arc<Pool> {
+pub fn small_pool(path: &Path) -> Arc<Pool> {
     let options = CreateOptions {
         size_bytes: 32 << 20,
         overcommit: false,
@@ -209,8 +210,8 @@ fn snapshots_are_listed_and_removed_also_while_a_vm_uses_them() {
     assert_eq!(names, ["NAME", "base", "└─ second"]);
     let listed = world.nvvmm(&["snapshots", "--pool", path, "--json"]).json();
     assert_eq!(
-        (listed[1]["name"].as_str(), &listed[1]["parent"]),
-        (Some("second"), &listed[0]["id"])
+        (listed[1]["snapshot"].as_str(), &listed[1]["parent_id"]),
+        (Some("second"), &listed[0]["snapshot_id"])
     );
     let status = world.nvvmm(&["pool", "status", path]);
     assert!(status.done().contains("web"), "{}", status.stdout);
@@ -236,7 +237,7 @@ fn snapshots_are_listed_and_removed_also_while_a_vm_uses_them() {
         .json();
     assert_eq!(
         (
-            removed[0]["name"].as_str(),
+            removed[0]["snapshot"].as_str(),
             removed[0]["deferred"].as_bool()
         ),
         (Some("second"), Some(false))
@@ -278,12 +279,7 @@ fn a_damaged_pool_has_findings_and_ends_with_6() {
         "{}",
         checked.stdout
     );
-    let checked = Finished::from(
-        world
-            .command(&["pool", "check", path, "--json"])
-            .output()
-            .unwrap(),
-    );
+    let checked = world.nvvmm(&["pool", "check", path, "--json"]);
     let report: Value = serde_json::from_str(&checked.stdout).unwrap();
     assert_eq!(
         (checked.code, report["findings"].as_array().map(Vec::len)),

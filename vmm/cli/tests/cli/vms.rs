@@ -21,11 +21,14 @@ fn a_taken_vm_name_ends_with_4() {
     let _vm = PlayedVm::play(&world, "web");
     let pool = world.path("a.pool");
     fs::write(&pool, "").unwrap();
+    // The magic number of a bzImage.
+    let kernel = world.path("bzImage");
+    fs::write(&kernel, [&[0; 0x202][..], b"HdrS", &[0; 0x800]].concat()).unwrap();
     for background in [false, true] {
         let mut arguments = vec![
             "run",
             "--kernel",
-            "/proc/self/exe",
+            kernel.to_str().unwrap(),
             "--name",
             "web",
             "--pool",
@@ -49,7 +52,7 @@ fn ps_lists_vms() {
     let _db = PlayedVm::play(&world, "db");
     let listed = world.nvvmm(&["ps", "--json"]).json();
     assert_eq!(
-        (listed[0]["name"].as_str(), listed[1]["name"].as_str()),
+        (listed[0]["vm"].as_str(), listed[1]["vm"].as_str()),
         (Some("db"), Some("web"))
     );
     assert_eq!(listed[0]["pid"], std::process::id());
@@ -99,7 +102,7 @@ fn a_vm_without_a_socket_yet_is_listed_as_starting() {
         .unwrap();
     let listed = world.nvvmm(&["ps", "--json"]).json();
     assert_eq!(
-        (listed[0]["name"].as_str(), listed[0]["state"].as_str()),
+        (listed[0]["vm"].as_str(), listed[0]["state"].as_str()),
         (Some("vm-1"), Some("starting"))
     );
     world
@@ -119,7 +122,7 @@ fn requests_reach_the_vm_and_its_errors_come_back() {
     );
     let report = world.nvvmm(&["snapshot", "web", "base", "--json"]).json();
     assert_eq!(
-        (report["name"].as_str(), report["frames_copied"].as_u64()),
+        (report["snapshot"].as_str(), report["copied_bytes"].as_u64()),
         (Some("base"), Some(0))
     );
     let text = world.nvvmm(&["snapshot", "web", "two"]);
@@ -157,7 +160,7 @@ fn a_ring_is_begun_shown_ended_and_gone_back_in() {
         .nvvmm(&["checkpoint", "web", "--every", "0", "--json"])
         .json();
     assert_eq!(
-        (limit["every_us"].as_u64(), limit["keep"].as_u64()),
+        (limit["every_us"].as_u64(), limit["keep_count"].as_u64()),
         (Some(0), Some(8))
     );
     let ended = world.nvvmm(&["checkpoint", "web", "--stop"]);
@@ -302,7 +305,10 @@ fn stats_are_shown_as_a_table_and_as_json() {
     let _vm = PlayedVm::play(&world, "web");
     let json = world.nvvmm(&["stats", "web", "--json"]).json();
     assert_eq!(
-        (json["name"].as_str(), json["ram"]["write_faults"].as_u64()),
+        (
+            json["vm"].as_str(),
+            json["ram"]["write_fault_count"].as_u64()
+        ),
         (Some("web"), Some(41))
     );
     let text = world.nvvmm(&["stats", "web"]);

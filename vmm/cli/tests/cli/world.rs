@@ -40,12 +40,36 @@ impl World {
         command
     }
 
+    /// Runs a command to its end. What it prints with `--json` must be what its schema allows.
     pub fn nvvmm(&self, arguments: &[&str]) -> Finished {
-        Finished::from(self.command(arguments).output().unwrap())
+        let finished = Finished::from(self.command(arguments).output().unwrap());
+        if arguments.contains(&"--json") && !finished.stdout.is_empty() {
+            assert_schema(arguments, &finished.stdout);
+        }
+        finished
     }
 
     pub fn registry(&self) -> RuntimeDir {
         RuntimeDir::at(&self.path("run")).unwrap()
+    }
+}
+
+/// docs/formats/json has the schemas.
+fn assert_schema(arguments: &[&str], printed: &str) {
+    let name = match arguments {
+        ["pool", command, ..] => format!("pool-{command}"),
+        [command, ..] => (*command).to_owned(),
+        [] => unreachable!("--json is among them"),
+    };
+    let schemas = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/formats/json");
+    let schema = fs::read(format!("{schemas}/{name}.json")).expect(&name);
+    let schema: Value = serde_json::from_slice(&schema).unwrap();
+    let printed: Value = serde_json::from_str(printed).unwrap();
+    if let Err(error) = jsonschema::validate(&schema, &printed) {
+        panic!(
+            "{arguments:?}, {}: {error}\n{printed:#}",
+            error.instance_path()
+        );
     }
 }
 

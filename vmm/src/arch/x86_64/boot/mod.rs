@@ -57,6 +57,17 @@ pub enum Entry {
     },
 }
 
+/// Recognises a kernel. True for Linux, false for a flat guest.
+///
+/// # Errors
+/// [`BootError::NotAKernel`], [`BootError::File`].
+pub fn is_linux(kernel: &BootFile) -> Result<bool> {
+    Ok(match image::open(kernel)? {
+        Image::Compressed(_) | Image::Vmlinux(_) => true,
+        Image::Flat(_) => false,
+    })
+}
+
 /// Loads the guest into `memory`, which must be zero.
 ///
 /// # Errors

@@ -1,0 +1,233 @@
+//! Processes whose children come and go, and numbers that others keep in use.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use nvvmm_process::{
+    CaptureOptions, CopiedPages, Error, FreezeEnd, Image, RestartOptions, check,
+    freeze_and_capture, restart,
+};
+
+use crate::harness::{can_run, one_at_a_time, spawn_alone};
+
+/// Only a test that hangs comes near it.
+const PATIENCE: Duration = Duration::from_secs(120);
+const TREE: CaptureOptions = CaptureOptions {
+    tree: true,
+    external_stdio: false,
+    frees_numbers: false,
+};
+
+/// Starts a shell in a session of its own.
+fn shell(script: &str) -> i32 {
+    nix::sys::prctl::set_child_subreaper(true).expect("a subreaper");
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    // SAFETY: makes one system call, which is allowed between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::setsid();
+            Ok(())
+        });
+    }
+    spawn_alone(&mut command)
+}
+
+fn capture(
+    pid: i32,
+    options: CaptureOptions,
+    afterwards: FreezeEnd,
+) -> Result<(Image, CopiedPages), Error> {
+    let _alone = one_at_a_time();
+    check(pid, options)?;
+    let mut pages = CopiedPages::default();
+    let (frozen, captured) = freeze_and_capture(pid, options, &mut pages)?;
+    frozen.end(afterwards)?;
+    Ok((captured.image, pages))
+}
+
+/// Kills a session, and waits for those of it that are or become this process's children.
+fn end(session: i32) {
+    let _ = kill(Pid::from_raw(-session), Signal::SIGKILL);
+    while waitpid(Pid::from_raw(-session), None).is_ok() {}
+}
+
+fn reap(image: &Image) {
+    for process in &image.processes {
+        waitpid(Pid::from_raw(process.pid), None).expect("its end");
+    }
+}
+
+#[test]
+fn shells_whose_children_come_and_go_are_captured_and_go_on() {
+    if !can_run() {
+        return;
+    }
+    for script in [
+        "while :; do /bin/true; done",
+        "while :; do echo x | cat; done",
+        "while :; do (sleep 0.002 | cat) | cat; done",
+    ] {
+        let pid = shell(script);
+        for _ in 0..8 {
+            let captured = capture(pid, TREE, FreezeEnd::Thaw);
+            let (image, _) = captured.unwrap_or_else(|error| panic!("{script}: {error}"));
+            assert_eq!(image.processes[0].pid, pid);
+        }
+        let (image, mut pages) = capture(pid, TREE, FreezeEnd::Kill).expect("a capture");
+        reap(&image);
+        {
+            let _alone = one_at_a_time();
+            restart(&image, &RestartOptions::default(), None, &mut pages)
+                .unwrap_or_else(|error| panic!("{script}: restart: {error}"));
+        }
+        let captured = capture(pid, TREE, FreezeEnd::Thaw);
+        captured.unwrap_or_else(|error| panic!("{script}: again: {error}"));
+        end(pid);
+    }
+}
+
+/// A parent that never waits for its children is refused, and told with the child's name.
+#[test]
+fn a_child_that_stays_unreaped_is_refused() {
+    if !can_run() {
+        return;
+    }
+    let pid = shell("/bin/true & exec sleep 1000");
+    let began = Instant::now();
+    let words = loop {
+        match capture(pid, TREE, FreezeEnd::Thaw) {
+            Err(error @ Error::Refused(_)) => break error.to_string(),
+            // The child has not ended yet, or the shell is no sleep yet.
+            _ => assert!(began.elapsed() < PATIENCE, "it is not refused"),
+        }
+    };
+    end(pid);
+    assert!(
+        words.contains("that ended and was not waited for"),
+        "{words}"
+    );
+    assert!(words.contains(" (true)"), "{words}");
+}
+
+/// Nobody could restart the leader: its number stays in use as long as the other process lives.
+#[test]
+fn a_leader_whose_number_others_keep_is_not_killed() {
+    if !can_run() {
+        return;
+    }
+    let pid = shell("(sleep 1000 &); exec sleep 1001");
+    let began = Instant::now();
+    while std::fs::read(format!("/proc/{pid}/comm")).expect("it runs") != b"sleep\n" {
+        assert!(began.elapsed() < PATIENCE, "the shell is no sleep yet");
+        thread::sleep(Duration::from_millis(1));
+    }
+    let killed = CaptureOptions {
+        frees_numbers: true,
+        ..TREE
+    };
+    let refused = [
+        check(pid, killed).map(drop),
+        freeze_and_capture(pid, killed, &mut CopiedPages::default()).map(drop),
+    ];
+    let goes_on = capture(pid, TREE, FreezeEnd::Thaw);
+    end(pid);
+    for error in refused {
+        let words = error.expect_err("it is refused").to_string();
+        assert!(words.contains("leads the session of process"), "{words}");
+        assert!(
+            words.contains(" (sleep)") && words.contains("setsid"),
+            "{words}"
+        );
+    }
+    goes_on.expect("its number need not become free");
+}
+
+/// The parent of a killed process waits for it, and at the same moment it is restarted. The kernel
+/// frees a number later than it removes its process from /proc (Linux 6.15 and newer).
+#[test]
+fn a_number_is_waited_for_when_a_process_is_restarted_at_once() {
+    if !can_run() {
+        return;
+    }
+    for _ in 0..25 {
+        let pid = shell("sleep 1000; :");
+        let (image, mut pages) = capture(
+            pid,
+            CaptureOptions {
+                frees_numbers: true,
+                ..TREE
+            },
+            FreezeEnd::Kill,
+        )
+        .unwrap_or_else(|error| panic!("capture: {error}"));
+        let numbers: Vec<i32> = image.processes.iter().map(|process| process.pid).collect();
+        let parent = thread::spawn({
+            let image = image.clone();
+            move || reap(&image)
+        });
+        let began = Instant::now();
+        while numbers
+            .iter()
+            .any(|pid| Path::new(&format!("/proc/{pid}")).exists())
+        {
+            assert!(began.elapsed() < PATIENCE, "they do not end");
+            std::hint::spin_loop();
+        }
+        {
+            let _alone = one_at_a_time();
+            restart(&image, &RestartOptions::default(), None, &mut pages)
+                .unwrap_or_else(|error| panic!("restart: {error}"));
+        }
+        parent.join().expect("a parent");
+        end(pid);
+    }
+}
+
+/// Its sockets are refused, with their addresses, and no number comes without a name.
+#[test]
+fn a_server_of_terminals_is_refused_for_what_it_has_open() {
+    if !can_run() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("socket");
+    let tmux = |arguments: &[&str]| {
+        let _alone = one_at_a_time();
+        let mut command = Command::new("tmux");
+        command.arg("-S").arg(&socket).args(["-f", "/dev/null"]);
+        command.env_remove("TMUX").args(arguments).output()
+    };
+    let script = "while :; do /bin/true; done";
+    match tmux(&["new-session", "-d", script]) {
+        Ok(done) if done.status.success() => {}
+        other => return eprintln!("SKIPPED: tmux does not run here: {other:?}"),
+    }
+    let said = tmux(&["display-message", "-p", "#{pid}"]).expect("tmux runs");
+    let pid = String::from_utf8_lossy(&said.stdout)
+        .trim()
+        .parse()
+        .expect("a number");
+    let refused: Vec<_> = (0..5)
+        .map(|_| capture(pid, TREE, FreezeEnd::Thaw).map(drop))
+        .collect();
+    tmux(&["kill-server"]).expect("tmux runs");
+    let listens = format!("is a socket (unix stream, listens at {})", socket.display());
+    for error in refused {
+        let words = error.expect_err("sockets are refused").to_string();
+        assert!(words.contains(&listens), "{words}");
+        for line in words.lines() {
+            let of_server = line.starts_with(&format!("process {pid}"));
+            let number = line.split(' ').nth(1).unwrap_or_default();
+            let named = line.starts_with(&format!("process {number} ("));
+            assert!(of_server || named, "{line}");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! VMs as `ps`, `run` and `restore` print them.
+
+use nvvmm::checkpoint::report::{RamCounters, RestoreReport};
+use nvvmm::control::{SandboxStatus, VmOrigin, VmStatus};
+use nvvmm::spec::DiskSpec;
+use serde::Serialize;
+
+use super::ring::Ring;
+use super::{Phase, blocks_bytes, path_text, whole_us, word};
+
+/// VM.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Vm {
+    /// Name of the VM.
+    pub vm: String,
+    /// Process id of the VM process, if it is known.
+    pub pid: Option<u32>,
+    /// State: booting, running, paused, no-space, waiting or stopping. Of a VM that does not
+    /// answer: starting, silent, stopped or unreachable.
+    pub state: String,
+    /// Reason for the state, or a warning, if there is something to say.
+    pub notice: Option<String>,
+    /// Process id of the process that has the pool locked, while the VM waits for that.
+    pub waits_for_pid: Option<u32>,
+    /// Number of vCPUs. This and what follows is null if the VM does not answer, but for the pool.
+    pub vcpu_count: Option<u8>,
+    /// Size of guest RAM.
+    pub memory_bytes: Option<u64>,
+    /// Path of the pool.
+    pub pool: Option<String>,
+    /// Source of the memory of the VM.
+    pub origin: Option<Origin>,
+    /// Disks, in the order of the guest.
+    pub disks: Option<Vec<Disk>>,
+    /// Time since the VM process built the VM.
+    pub uptime_us: Option<u64>,
+    /// Path of the socket of the serial console.
+    pub console: Option<String>,
+    /// Counters of guest RAM.
+    pub ram: Option<Ram>,
+    /// Report of the restore, if the VM was restored.
+    pub restore: Option<Restore>,
+    /// Names of the snapshots taken of the VM since it started, the oldest first, without
+    /// checkpoints.
+    pub snapshots_taken: Option<Vec<String>>,
+    /// The ring of checkpoints that was begun last.
+    pub ring: Option<Ring>,
+    /// Layers that confine the VM process.
+    pub sandbox: Option<Sandbox>,
+}
+
+impl Vm {
+    /// VM that has answered.
+    pub fn of(status: &VmStatus) -> Self {
+        Self {
+            vm: status.name.clone(),
+            pid: Some(status.pid),
+            state: word(&status.state),
+            notice: status.notice.clone(),
+            waits_for_pid: status.waits_for_pid,
+            vcpu_count: Some(status.vcpus),
+            memory_bytes: Some(status.memory_bytes),
+            pool: Some(path_text(&status.pool)),
+            origin: Some(Origin::of(&status.origin)),
+            disks: Some(status.disks.iter().map(Disk::of).collect()),
+            uptime_us: Some(status.uptime_ms.saturating_mul(1000)),
+            console: status.console.as_deref().map(path_text),
+            ram: Some(Ram::of(&status.ram)),
+            restore: status.restore.as_ref().map(Restore::of),
+            snapshots_taken: Some(status.snapshots_taken.clone()),
+            ring: { status.ring.as_ref() }.map(|ring| Ring::of(&status.name, ring)),
+            sandbox: status.sandbox.map(Sandbox::of),
+        }
+    }
+
+    /// VM that does not answer, of which only the name and the state are known.
+    pub fn silent(vm: &str, state: &str) -> Self {
+        Self {
+            vm: vm.to_owned(),
+            pid: None,
+            state: state.to_owned(),
+            notice: None,
+            waits_for_pid: None,
+            vcpu_count: None,
+            memory_bytes: None,
+            pool: None,
+            origin: None,
+            disks: None,
+            uptime_us: None,
+            console: None,
+            ram: None,
+            restore: None,
+            snapshots_taken: None,
+            ring: None,
+            sandbox: None,
+        }
+    }
+}
+
+/// Source of the memory of a VM.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Origin {
+    /// Kind of the source.
+    #[cfg_attr(test, schemars(extend("enum" = ["boot", "snapshot"])))]
+    kind: &'static str,
+    /// Path of the kernel that was booted.
+    kernel: Option<String>,
+    /// Name of the snapshot that was restored.
+    snapshot: Option<String>,
+}
+
+impl Origin {
+    fn of(origin: &VmOrigin) -> Self {
+        let (kind, kernel, snapshot) = match origin {
+            VmOrigin::Boot { kernel } => ("boot", Some(path_text(kernel)), None),
+            VmOrigin::Snapshot { name } => ("snapshot", None, Some(name.clone())),
+        };
+        Self {
+            kind,
+            kernel,
+            snapshot,
+        }
+    }
+}
+
+/// Disk image.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Disk {
+    /// Path of the image.
+    path: String,
+    /// True if the guest cannot write to it.
+    read_only: bool,
+}
+
+impl Disk {
+    pub(super) fn of(disk: &DiskSpec) -> Self {
+        Self {
+            path: path_text(&disk.path),
+            read_only: disk.read_only,
+        }
+    }
+}
+
+/// Counters of guest RAM.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Ram {
+    /// Memory that has blocks of the pool.
+    mapped_bytes: u64,
+    /// Part of it that only this VM uses.
+    own_bytes: u64,
+    /// Part of it that belongs to a snapshot.
+    shared_bytes: u64,
+    /// Write faults on shared memory.
+    write_fault_count: u64,
+    /// First touches of a chunk of 2 MiB.
+    chunk_fault_count: u64,
+    /// Memory that was copied. A frame counts each time that it is copied.
+    copied_bytes: u64,
+    /// Part of it that was copied before the guest wrote to it.
+    copied_hot_bytes: u64,
+    /// Mappings that guest RAM takes.
+    mapping_count: u64,
+    /// Mappings that guest RAM may take.
+    mapping_limit_count: u64,
+}
+
+impl Ram {
+    pub(super) fn of(ram: &RamCounters) -> Self {
+        Self {
+            mapped_bytes: blocks_bytes(ram.frames_mapped),
+            own_bytes: blocks_bytes(ram.frames_own),
+            shared_bytes: blocks_bytes(ram.frames_shared),
+            write_fault_count: ram.write_faults,
+            chunk_fault_count: ram.chunk_faults,
+            copied_bytes: blocks_bytes(ram.frames_copied),
+            copied_hot_bytes: blocks_bytes(ram.frames_copied_hot),
+            mapping_count: ram.mappings,
+            mapping_limit_count: ram.mappings_limit,
+        }
+    }
+}
+
+/// Report of a restore.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Restore {
+    /// Name of the VM that was started.
+    vm: String,
+    /// Name of the snapshot.
+    snapshot: String,
+    /// Phases in their order.
+    phases: Vec<Phase>,
+    /// Time from the start of the restore until the guest ran.
+    first_instruction_us: u64,
+    /// Memory of the snapshot that has blocks of the pool.
+    mapped_bytes: u64,
+    /// True if the snapshot was consumed (--once).
+    once: bool,
+    /// True if page tables were filled first (--prefault).
+    prefault: bool,
+}
+
+impl Restore {
+    fn of(report: &RestoreReport) -> Self {
+        Self {
+            vm: report.vm.clone(),
+            snapshot: report.snapshot.clone(),
+            phases: Phase::all(&report.phases),
+            first_instruction_us: whole_us(report.first_instruction_us),
+            mapped_bytes: blocks_bytes(report.frames_mapped),
+            once: report.once,
+            prefault: report.prefault,
+        }
+    }
+}
+
+/// Layers that confine a VM process.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Sandbox {
+    /// True if the process has no capabilities and can get no privileges.
+    privileges: bool,
+    /// True if the process has namespaces of its own.
+    namespaces: bool,
+    /// Version of the Landlock ABI in use, 0 for none.
+    landlock_abi: u32,
+    /// True if each thread is held to the system calls of its kind.
+    seccomp: bool,
+}
+
+impl Sandbox {
+    fn of(status: SandboxStatus) -> Self {
+        Self {
+            privileges: status.privileges,
+            namespaces: status.namespaces,
+            landlock_abi: status.landlock,
+            seccomp: status.seccomp,
+        }
+    }
+}
