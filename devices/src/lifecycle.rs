@@ -183,7 +183,7 @@ pub enum LifecycleError {
     },
     /// There is more in the state than was decoded.
     #[error(
-        "{kind} {instance:?}: the saved state (version {version}) has {left_over_bytes} bytes too \
+        "{kind} {instance:?}: the saved state (version {version}) has {left_over_bytes} B too \
          many; it is damaged or was written by another program version"
     )]
     LeftOver {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use crate::durability::{Durability, DurabilityLimit};
 use crate::identity::BaseId;
 use crate::lock_holder::LockHolder;
+use crate::number::BLOCK_SIZE_BYTES;
+use crate::wording::{SizeText, counted};
 
 /// The result of a pool operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -35,7 +37,7 @@ pub enum Error {
         what: String,
     },
     /// There are not enough free blocks.
-    #[error("the pool is full: {needed} blocks of 4 KiB are needed, {free} are free")]
+    #[error("the pool is full: {}", room(*needed, *free))]
     PoolFull {
         /// Blocks asked for.
         needed: u64,
@@ -82,19 +84,19 @@ pub enum Error {
         name: String,
     },
     /// Every holder slot is taken by a living process.
-    #[error("the pool is used by {count} holders, which is its limit")]
+    #[error("{} use the pool, which is its limit", counted(*count, "VM process"))]
     TooManyHolders {
         /// The limit.
         count: u32,
     },
     /// The holder pins as many snapshots as it can.
-    #[error("a holder pins at most {count} snapshots")]
+    #[error("the VM needs {} already, which is its limit", counted(*count, "snapshot"))]
     TooManyPins {
         /// The limit.
         count: u32,
     },
     /// The catalog is full.
-    #[error("the pool holds {count} snapshots, which is its limit")]
+    #[error("the pool has {}, which is its limit", counted(*count, "snapshot"))]
     TooManySnapshots {
         /// The limit.
         count: u32,
@@ -168,12 +170,12 @@ pub enum Error {
         hopeless: bool,
     },
     /// The size asked for a pool is not possible.
-    #[error("a pool of {size_bytes} bytes is not possible: {why}")]
+    #[error("a pool of {} is not possible: {why}", SizeText::of(*size_bytes))]
     InvalidSize {
         /// The size.
         size_bytes: u64,
-        /// Why not.
-        why: &'static str,
+        /// Why not, with the size that there is or that is needed.
+        why: String,
     },
     /// The medium cannot be made longer.
     #[error("{} is a device, whose size is fixed", path.display())]
@@ -183,9 +185,9 @@ pub enum Error {
     },
     /// The medium cannot keep what a pool promises.
     #[error(
-        "the medium ({medium}) has {} MiB left and {} MiB are needed",
-        available_bytes >> 20,
-        needed_bytes.div_ceil(1 << 20)
+        "the medium ({medium}) has {} left, and {} are needed",
+        SizeText::left(*available_bytes),
+        SizeText::needed(*needed_bytes)
     )]
     NoSpaceOnMedium {
         /// The kind of medium.
@@ -210,9 +212,9 @@ pub enum Error {
     /// The medium under the pool has no memory, or no space, for blocks that the pool has free:
     /// the pool may promise more than its medium has, or others fill the medium.
     #[error(
-        "the medium of the pool ({medium}) is full: {} KiB are needed, {} KiB are left on it",
-        needed_bytes.div_ceil(1 << 10),
-        available_bytes >> 10
+        "the medium of the pool ({medium}) is full: {} are needed, {} are left on it",
+        SizeText::needed(*needed_bytes),
+        SizeText::left(*available_bytes)
     )]
     MediumFull {
         /// The kind of medium.
@@ -312,9 +314,9 @@ pub enum Error {
     },
     /// The frames of the stream would leave too little space.
     #[error(
-        "the stream needs {} MiB of {place}, which has {} MiB free{}",
-        needed_bytes.div_ceil(1 << 20),
-        free_bytes >> 20,
+        "the stream needs {} of {place}, which has {} free{}",
+        SizeText::needed(*needed_bytes),
+        SizeText::left(*free_bytes),
         reserved(*reserve_bytes)
     )]
     NoRoom {
@@ -329,9 +331,9 @@ pub enum Error {
     },
     /// The stream stores more than the receiver allows.
     #[error(
-        "the stream needs {} KiB, and the limit is {} KiB",
-        needed_bytes.div_ceil(1 << 10),
-        limit_bytes >> 10
+        "the stream needs {}, and the limit is {}",
+        SizeText::needed(*needed_bytes),
+        SizeText::left(*limit_bytes)
     )]
     OverLimit {
         /// Bytes that the stream brings, at least.
@@ -356,8 +358,18 @@ pub enum Error {
 fn reserved(bytes: u64) -> String {
     match bytes {
         0 => String::new(),
-        _ => format!(", {} MiB of them reserved for running VMs", bytes >> 20),
+        _ => format!(", {} of them reserved for running VMs", SizeText::of(bytes)),
     }
+}
+
+/// A part of a sentence: the blocks that are needed, and those that there are, as sizes.
+pub fn room(needed_blocks: u64, free_blocks: u64) -> String {
+    let bytes = |blocks: u64| blocks.saturating_mul(BLOCK_SIZE_BYTES);
+    format!(
+        "{} are needed, {} are free",
+        SizeText::needed(bytes(needed_blocks)),
+        SizeText::left(bytes(free_blocks))
+    )
 }
 
 impl Error {

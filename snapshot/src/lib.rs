@@ -21,7 +21,7 @@
 //! 4. `durability`: what committed snapshots survive
 //! 5. `identity`: the identity of a snapshot in all pools, and the root of its content
 //! 6. `clock`: the time of day; `other_process`: state of another process, limit of a wait for it;
-//!    `lock_holder`: the process that has the catalog lock
+//!    `lock_holder`: the process that has the catalog lock; `wording`: numbers in sentences
 //! 7. `error`: errors of all that follows
 //! 8. `name`: names of snapshots and holders
 //! 9. `random`: random bytes and identities
@@ -74,6 +74,7 @@ mod scrub;
 mod store;
 pub mod stream;
 mod tree;
+mod wording;
 
 #[cfg(test)]
 mod crash_test;
@@ -114,3 +115,4 @@ pub use random::fill_random;
 pub use reader::SnapshotReader;
 pub use region::{EngineKind, Medium};
 pub use scrub::{DamagedFrame, ScrubProgress, ScrubReport};
+pub use wording::{SizeText, TimeText, counted, is_or_are, plural};

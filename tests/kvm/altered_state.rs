@@ -109,7 +109,7 @@ fn a_state_that_this_program_cannot_read() {
         }),
     );
     for (snapshot, code, named) in [
-        ("truncated", 6, "bytes, should be"),
+        ("truncated", 6, "B and should have"),
         ("empty", 6, "not the state of an nvvmm machine"),
         ("future", 6, "format version 99"),
         ("flipped", 6, "checksum"),

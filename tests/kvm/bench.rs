@@ -107,6 +107,9 @@ fn the_papers_experiments_are_complete_and_verified() {
             "{chart}"
         );
     }
+    let csv = std::fs::read_to_string(out.path().join("performance.csv")).unwrap();
+    assert!(csv.contains("\r\npaper,checkpoint,copy,"), "{csv}");
+    assert!(report["host"]["load"]["busy"].is_boolean(), "{report}");
     let document = std::fs::read_to_string(out.path().join("performance.md")).unwrap();
     assert!(
         document.contains("performance/checkpoint.svg"),
@@ -345,6 +348,7 @@ fn what_cannot_be_measured_is_refused_and_leaves_nothing() {
     };
     run(&["--sizes", "15T"]).refused(4, "do not fit");
     run(&["nonsense"]).refused(2, "nonsense");
+    run(&["--huge-dir", dir]).refused(2, "--huge-dir");
     host.run(&[
         "bench",
         "--sizes",

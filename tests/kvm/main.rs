@@ -41,3 +41,4 @@ mod stale_disks;
 mod start;
 mod stopped;
 mod tree;
+mod verbose;

@@ -57,7 +57,7 @@ const LAYERS: &[Layers] = &[
             "file_lock name random region",
             "error",
             "chunk_map identity lock_holder",
-            "clock durability fault number other_process",
+            "clock durability fault number other_process wording",
         ],
     },
     Layers {

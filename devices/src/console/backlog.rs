@@ -81,7 +81,7 @@ impl Backlog {
     fn next_note(&self) -> Vec<u8> {
         if self.note.is_empty() && self.skipped_bytes > 0 {
             format!(
-                "\r\n[nvvmm: {} bytes of console output skipped]\r\n",
+                "\r\n[nvvmm: {} B of console output skipped]\r\n",
                 self.skipped_bytes
             )
             .into_bytes()

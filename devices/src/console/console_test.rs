@@ -331,7 +331,7 @@ fn a_client_that_does_not_read_loses_output_and_is_told_and_nobody_waits() {
         .unwrap()
         .parse()
         .unwrap();
-    let note = format!("\r\n[nvvmm: {skipped} bytes of console output skipped]\r\n");
+    let note = format!("\r\n[nvvmm: {skipped} B of console output skipped]\r\n");
     assert_eq!(skipped + (text.len() - note.len()) as u64, (2 << 20) + 7);
 }
 
@@ -430,7 +430,7 @@ fn a_backlog_keeps_the_latest_and_counts_the_rest() {
     backlog.push(b"ab");
     assert_eq!(
         backlog.take(),
-        b"\r\n[nvvmm: 4 bytes of console output skipped]\r\n456789ab"
+        b"\r\n[nvvmm: 4 B of console output skipped]\r\n456789ab"
     );
     assert!(backlog.is_empty());
     backlog.push(b"0123");

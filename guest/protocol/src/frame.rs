@@ -26,7 +26,7 @@ pub enum FrameError {
     #[error("not a message: {0}")]
     Malformed(#[source] postcard::Error),
     /// There is more in the frame than the message.
-    #[error("{0} bytes behind a message")]
+    #[error("{0} B too many behind a message")]
     LeftOver(usize),
     /// The stream broke.
     #[error(transparent)]

@@ -8,6 +8,7 @@ use crate::layout::superblock::{SlotFault, SuperblockV2};
 use crate::layout::{FORMAT_VERSION, SIZE_BYTES_MIN, SUPERBLOCK_BLOCKS};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo};
 use crate::region::Region;
+use crate::wording::SizeText;
 
 /// The committed superblock and where it is.
 #[derive(Debug, Clone)]
@@ -68,8 +69,9 @@ pub(crate) fn slot_offset(slot: usize) -> u64 {
 pub(crate) fn read_current(region: &dyn Region, path: &Path) -> Result<Current> {
     if region.len_bytes() < SIZE_BYTES_MIN {
         let why = format!(
-            "it has {} bytes, the smallest pool has {SIZE_BYTES_MIN}",
-            region.len_bytes()
+            "it has {}, and the smallest pool has {}",
+            SizeText::left(region.len_bytes()),
+            SizeText::of(SIZE_BYTES_MIN)
         );
         return Err(Error::NotAPool {
             path: path.to_owned(),

@@ -24,6 +24,7 @@ use crate::number::{
 };
 use crate::store::{by_chunk, runs};
 use crate::tree::{self, NodePlace};
+use crate::wording::SizeText;
 
 /// Blocks that a removal by the same commit takes at most: another inode, if it is pinned, and a
 /// leaf of the catalog.
@@ -117,8 +118,9 @@ impl NewSnapshot<'_> {
         only_map(&self.maps, |map| map.kind)?;
         if self.state.len() > STATE_BYTES_MAX {
             return Err(Error::invalid(format!(
-                "the machine's state has {} bytes, {STATE_BYTES_MAX} is the limit",
-                self.state.len()
+                "the machine's state has {}, and the limit is {}",
+                SizeText::needed(self.state.len() as u64),
+                SizeText::of(STATE_BYTES_MAX as u64)
             )));
         }
         self.maps.iter().try_for_each(NewMap::check)

@@ -19,6 +19,7 @@ use std::sync::OnceLock;
 use self::segment::{BLOCK_WORD_BYTES, SEGMENTS_MAX, Segment};
 use crate::error::{Error, Result};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkNo};
+use crate::wording::SizeText;
 
 /// Version of everything on the pool.
 pub(crate) const FORMAT_VERSION: u32 = 6;
@@ -68,7 +69,10 @@ impl Layout {
 
     /// The segment that would bring the pool to this size.
     pub(crate) fn next_segment(&self, size_bytes: u64) -> Result<Segment> {
-        let refused = |why| Error::InvalidSize { size_bytes, why };
+        let refused = |why: &str| Error::InvalidSize {
+            size_bytes,
+            why: why.to_owned(),
+        };
         let size_before = self.size_bytes();
         if !size_bytes.is_multiple_of(CHUNK_SIZE_BYTES) {
             return Err(refused("the size must be a multiple of 2 MiB"));
@@ -80,7 +84,10 @@ impl Layout {
             return Err(refused("the largest pool has 16 TiB"));
         }
         if size_bytes <= size_before {
-            return Err(refused("a pool can only be made larger than it is"));
+            let now = SizeText::of(size_before);
+            return Err(refused(&format!(
+                "the pool has {now}, and can only be made larger"
+            )));
         }
         if self.segments().count() == SEGMENTS_MAX {
             return Err(refused(

@@ -21,6 +21,7 @@ use crate::recovery::reclaim_dead_holders;
 use crate::refs::BlockNumbers;
 use crate::store::{BlockStore, WrittenCursor};
 use crate::tree::{Frames, NodePlace, Role, Visitor, leaf_map, walk};
+use crate::wording::{counted, is_or_are, plural};
 
 /// Findings that are listed; the rest is only counted.
 const FINDINGS_MAX: usize = 100;
@@ -155,9 +156,10 @@ impl Pool {
         check.free_blocks(self, on_progress)?;
         let mut report = check.report;
         if check.more_findings > 0 {
+            let more = plural(check.more_findings, "finding");
             report
                 .findings
-                .push(format!("and {} more findings", check.more_findings));
+                .push(format!("and {} more {more}", check.more_findings));
         }
         Ok(report)
     }
@@ -172,8 +174,11 @@ impl Check<'_> {
             let all = self.refs.get(block);
             if all != references {
                 let others = all - references;
+                let count = u64::from(others.unsigned_abs());
                 self.find(format!(
-                    "{block} is {role}, and {others} more references are to something else"
+                    "{block} is {role}, and {others} more {} {} to something else",
+                    plural(count, "reference"),
+                    is_or_are(count)
                 ));
             }
             if self.store.digest(block)? != 0 {
@@ -220,9 +225,9 @@ impl Check<'_> {
         ) != (named, orphans)
         {
             self.find(format!(
-                "the superblock counts {} snapshots and {} removed ones, there are {named} and \
-                 {orphans}",
-                superblock.snapshots, superblock.orphans
+                "the superblock counts {} and {} removed; in the catalog are {named} and {orphans}",
+                counted(superblock.snapshots.get(), "snapshot"),
+                superblock.orphans
             ));
         }
         let pinned = self.pinned()?;
@@ -247,8 +252,9 @@ impl Check<'_> {
                 Ok(Some(frames)) if frames == inode.frames_mapped => {}
                 Ok(None) => self.find(format!("{what}: it has frames behind its memory's end")),
                 Ok(Some(frames)) => self.find(format!(
-                    "{what}: its inode counts {} frames, {frames} are mapped",
-                    inode.frames_mapped
+                    "{what}: its inode counts {}, and {frames} {} mapped",
+                    counted(inode.frames_mapped, "frame"),
+                    is_or_are(frames)
                 )),
                 // What cannot be read was found on the way here.
                 Err(_) => {}
@@ -351,7 +357,9 @@ impl Check<'_> {
             let used_said = self.store.used_blocks(chunk)?;
             if used_said != used {
                 self.find(format!(
-                    "{chunk}: the chunk table counts {used_said} used blocks, there are {used}"
+                    "{chunk}: the chunk table counts {} in use, and {used} {}",
+                    counted(used_said, "block"),
+                    is_or_are(used)
                 ));
             }
             match self.store.lease_owner(chunk)? {
@@ -373,8 +381,9 @@ impl Check<'_> {
             if found > holder.leases {
                 let (name, said) = (&holder.name, holder.leases);
                 self.find(format!(
-                    "the slot of holder '{name}' counts {said} leases, {found} chunks are leased \
-                     to it"
+                    "the slot of holder '{name}' counts {}, and {} leased to it",
+                    counted(said, "lease"),
+                    format_args!("{} {}", counted(found, "chunk"), is_or_are(found))
                 ));
             }
         }

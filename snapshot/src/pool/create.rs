@@ -33,6 +33,7 @@ use crate::region::{
     Detected, MappedRegion, Medium, Region, available_bytes, detect, durability_limit, unfit_kind,
 };
 use crate::store::BlockStore;
+use crate::wording::SizeText;
 
 /// Options of a new pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,7 +120,9 @@ impl Pool {
         let size_bytes = superblock.size_bytes.get();
         if len_bytes < size_bytes {
             return Err(Error::damaged(format!(
-                "it was cut off: {len_bytes} of {size_bytes} bytes are left"
+                "it was cut off: {} of {} are left",
+                SizeText::left(len_bytes),
+                SizeText::of(size_bytes)
             )));
         }
         let region = MappedRegion::map(
@@ -319,7 +322,8 @@ pub(super) fn open_medium(path: &Path) -> Result<(File, Detected)> {
     if detected.len_bytes < SIZE_BYTES_MIN {
         let len_bytes = detected.len_bytes;
         return Err(not_a_pool(format!(
-            "it has {len_bytes} bytes, the smallest pool has 8 MiB"
+            "it has {}, and the smallest pool has 8 MiB",
+            SizeText::left(len_bytes)
         )));
     }
     Ok((file, detected))

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::handle::Pool;
 use crate::layout::HOLDER_SLOTS;
 use crate::layout::inode::Inode;
-use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkNo};
+use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo};
 use crate::recovery::reclaim_dead_holders;
 use crate::refs::BlockNumbers;
 use crate::tree::{Frames, Visitor, walk_maps};
@@ -46,12 +46,12 @@ pub struct ChunkUse {
     pub holder: Option<u32>,
 }
 
-/// Space that a snapshot takes of a pool, without maps and saved state.
+/// Space that a snapshot takes of a pool, as the list of snapshots has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SnapshotSpace {
     /// Its name.
     pub name: String,
-    /// Memory that only it has.
+    /// Space that removing it would free, metadata included.
     pub own_bytes: u64,
     /// Memory that it shares with other snapshots.
     pub shared_bytes: u64,
@@ -64,37 +64,6 @@ struct Sharing(BlockNumbers);
 impl Visitor for Sharing {
     fn frames(&mut self, frames: Frames<'_>) -> Result<()> {
         self.0.add_frames(frames);
-        Ok(())
-    }
-
-    fn reference(&mut self, _: BlockNo) -> Result<bool> {
-        Ok(true)
-    }
-}
-
-/// Counts the blocks that are in one snapshot alone.
-struct Own<'s> {
-    sharing: &'s BlockNumbers,
-    own: u64,
-    all: u64,
-}
-
-impl Own<'_> {
-    fn count(&mut self, block: BlockNo) {
-        self.all += 1;
-        self.own += u64::from(self.sharing.get(block) == 1);
-    }
-}
-
-impl Visitor for Own<'_> {
-    fn frames(&mut self, frames: Frames<'_>) -> Result<()> {
-        match frames {
-            Frames::Chunk(chunk) => chunk.blocks().for_each(|block| self.count(block)),
-            Frames::Leaf(blocks) => {
-                let present = blocks.iter_present();
-                present.for_each(|(_, block)| self.count(block));
-            }
-        }
         Ok(())
     }
 
@@ -123,18 +92,13 @@ impl Pool {
         }
         let mut snapshots = Vec::new();
         for listed in listing.named() {
-            let mut own = Own {
-                sharing: &sharing.0,
-                own: 0,
-                all: 0,
-            };
-            walk_maps(&self.store, &listed.inode, &mut own)?;
+            let counted = self.counted(&listed.inode, listed.block)?;
             snapshots.push((
-                listed.inode.id,
+                counted.id,
                 SnapshotSpace {
-                    name: listed.inode.name.clone(),
-                    own_bytes: own.own * BLOCK_SIZE_BYTES,
-                    shared_bytes: (own.all - own.own) * BLOCK_SIZE_BYTES,
+                    name: counted.name,
+                    own_bytes: counted.own_bytes.unwrap_or(0),
+                    shared_bytes: counted.shared_bytes.unwrap_or(0),
                 },
             ));
         }

@@ -224,7 +224,7 @@ impl Pool {
     }
 
     /// An entry with what removing the snapshot would free. The caller has the catalog lock.
-    fn counted(&self, inode: &Inode, block: BlockNo) -> Result<SnapshotEntry> {
+    pub(super) fn counted(&self, inode: &Inode, block: BlockNo) -> Result<SnapshotEntry> {
         struct Footprint<'s> {
             store: &'s BlockStore,
             refs: RefChanges,

@@ -12,6 +12,7 @@ use nix::sys::statfs::{FsType, HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
 use super::Medium;
 use crate::error::{Error, Result};
 use crate::number::CHUNK_SIZE_BYTES;
+use crate::wording::SizeText;
 
 /// A medium, and how many bytes of it a file or device has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +74,9 @@ fn file_system_medium(file: &File) -> Result<Medium> {
             Ok(Medium::Hugetlbfs)
         } else {
             Err(unsupported(format!(
-                "this hugetlbfs has pages of {page_bytes} bytes, a pool needs 2 MiB pages: mount \
-                 it with pagesize=2M"
+                "this hugetlbfs has pages of {}, and a pool needs pages of 2 MiB: mount it with \
+                 pagesize=2M",
+                SizeText::of(page_bytes)
             )))
         };
     }
@@ -120,8 +122,9 @@ fn dax_device(metadata: &Metadata) -> Result<Option<Detected>> {
     let align_bytes = attribute(&sysfs, "align")?.unwrap_or(CHUNK_SIZE_BYTES);
     if align_bytes > CHUNK_SIZE_BYTES {
         return Err(unsupported(format!(
-            "this DAX device is mapped {align_bytes} bytes at a time, a pool needs 2 MiB: make it \
-             with ndctl --align=2M"
+            "this DAX device is mapped {} at a time, and a pool needs 2 MiB: make it with ndctl \
+             --align=2M",
+            SizeText::of(align_bytes)
         )));
     }
     let size_bytes = attribute(&sysfs, "size")?.ok_or_else(|| {

@@ -13,6 +13,7 @@ use super::write_back::{OfThisHost, SyncQueue, WriteBack};
 use super::{Medium, Region, holes, streaming};
 use crate::error::{Error, Result};
 use crate::number::{BLOCK_SIZE_BYTES, CHUNK_BLOCKS, CHUNK_SIZE_BYTES};
+use crate::wording::SizeText;
 
 /// A file or a device from its start on, mapped `MAP_SHARED`.
 pub(crate) struct MappedRegion {
@@ -152,7 +153,9 @@ impl Region for MappedRegion {
             .len();
         if medium_bytes < len_bytes {
             return Err(Error::damaged(format!(
-                "it was cut off: {medium_bytes} of {len_bytes} bytes are left"
+                "it was cut off: {} of {} are left",
+                SizeText::left(medium_bytes),
+                SizeText::of(len_bytes)
             )));
         }
         let (more, durable_by) = Mapping::map(&self.file, self.medium, end..len_bytes, overcommit)?;

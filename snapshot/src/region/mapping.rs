@@ -60,7 +60,7 @@ impl Mapping {
         else {
             return Err(Error::InvalidSize {
                 size_bytes: range.end,
-                why: "it cannot be mapped",
+                why: "it cannot be mapped".to_owned(),
             });
         };
         let mapped = map_shared(file, medium, offset, size, overcommit);

@@ -9,6 +9,7 @@ use crate::identity::{BaseId, ContentRoot, Identity};
 use crate::layout::inode::{STATE_BYTES_MAX, SnapshotKind, map_height};
 use crate::name::{NAME_BYTES_MAX, check_name};
 use crate::number::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES};
+use crate::wording::SizeText;
 
 /// Length of the longest fixed part.
 pub(crate) const HEADER_BYTES_MAX: usize = size_of::<HeaderV2>();
@@ -167,7 +168,9 @@ impl StreamHeader {
         if self.spec.len() > SPEC_BYTES_MAX {
             let len = self.spec.len();
             return Err(Error::invalid(format!(
-                "the machine's description has {len} bytes, {SPEC_BYTES_MAX} is the limit"
+                "the machine's description has {}, and the limit is {}",
+                SizeText::needed(len as u64),
+                SizeText::of(SPEC_BYTES_MAX as u64)
             )));
         }
         Ok(raw)

@@ -12,7 +12,7 @@ use super::partial::check_free;
 use super::terminal::tell;
 use super::whole_file::WholeFile;
 use super::{json, output};
-use crate::bench::{self, ExperimentKind, Plan, Progress, Report, markdown, plot, text};
+use crate::bench::{self, ExperimentKind, Plan, Progress, Report, csv, markdown, plot, text};
 
 /// Name of the files that `--out` writes, and of the directory of plots.
 const NAME: &str = "performance";
@@ -46,6 +46,7 @@ pub fn run(arguments: BenchArguments) -> Result<(), VmError> {
 }
 
 fn measure(arguments: BenchArguments) -> Result<Report, VmError> {
+    bench::check_directories(&arguments.dir, &arguments.huge_dirs)?;
     let (sizes, left_out) = Plan::fitting_sizes(&arguments.sizes, &arguments.dir)?;
     let plan = Plan {
         experiments: if arguments.experiments.is_empty() {
@@ -70,8 +71,10 @@ fn read(path: &Path) -> Result<Report, VmError> {
         VmError::new(
             ErrorKind::Usage,
             format!(
-                "{} does not hold measurements of this nvvmm: {e}",
-                path.display()
+                "{} does not hold measurements of this nvvmm (line {}, column {})",
+                path.display(),
+                e.line(),
+                e.column()
             ),
         )
     })
@@ -79,11 +82,11 @@ fn read(path: &Path) -> Result<Report, VmError> {
 
 /// Refuses a directory with the report of another run, unless that may be replaced.
 fn check_out(dir: &Path, force: bool) -> Result<(), VmError> {
-    let files = ["md", "json"].map(|kind| dir.join(format!("{NAME}.{kind}")));
+    let files = ["md", "json", "csv"].map(|kind| dir.join(format!("{NAME}.{kind}")));
     files.iter().try_for_each(|file| check_free(file, force))
 }
 
-/// The document, the measurements, and a drawing of each chart.
+/// The document, the measurements as JSON and CSV, and a drawing of each chart.
 fn write(report: &Report, dir: &Path) -> Result<(), VmError> {
     let plots = dir.join(NAME);
     let failed = |path: &Path, e| VmError::io(format_args!("write {}", path.display()), &e);
@@ -102,6 +105,7 @@ fn write(report: &Report, dir: &Path) -> Result<(), VmError> {
     let json = serde_json::to_string_pretty(&Bench::of(report))
         .map_err(|e| VmError::failed(format!("cannot write JSON: {e}")))?;
     put(&dir.join(format!("{NAME}.json")), &json)?;
+    put(&dir.join(format!("{NAME}.csv")), &csv::csv(report))?;
     put(
         &dir.join(format!("{NAME}.md")),
         &markdown::document(report, NAME),

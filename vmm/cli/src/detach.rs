@@ -24,7 +24,7 @@ use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use nvvmm::control::{VmRuntimePaths, VmStatus};
 use nvvmm::sys::limits;
 use nvvmm::{ErrorKind, VmError};
-use nvvmm_snapshot::{ProcessText, WaitLimit};
+use nvvmm_snapshot::{ProcessText, TimeText, WaitLimit};
 use serde::{Deserialize, Serialize};
 
 use super::log::{self, LOG_BYTES_MAX, LogFile};
@@ -115,9 +115,13 @@ fn start(mark: &str, account: Option<&Account>, confined: bool) -> Result<Starte
         tracing::debug!(%error, "the VM process makes its namespaces by itself");
     }
     drop(maker);
+    let (pid, began) = (child.id(), Instant::now());
+    tracing::info!("started the VM process {pid}; waiting until its guest runs");
     let no_pipe = || failed(io::ErrorKind::BrokenPipe.into());
     let mut reports = child.stdout.take().ok_or_else(no_pipe)?;
-    let line = read_report(&mut reports, child.id())?;
+    let line = read_report(&mut reports, pid)?;
+    let took = TimeText(began.elapsed());
+    tracing::info!("the VM process {pid} reported after {took}");
     match serde_json::from_str(&line) {
         Ok(Report::Ready { status, warnings }) => {
             warnings.iter().for_each(error::warn);

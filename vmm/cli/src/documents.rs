@@ -3,13 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 use nvvmm::VmError;
 
-use super::args::Arguments;
 use super::partial::check_free;
-use super::{completion, output};
+use super::{completion, man_pages, output};
 
 /// `nvvmm completions`.
 pub fn completions(shell: Shell) -> Result<(), VmError> {
@@ -21,7 +19,7 @@ pub fn man(dir: &Path, force: bool) -> Result<(), VmError> {
     let failed = |e| VmError::io(format_args!("write man pages to {}", dir.display()), &e);
     fs::create_dir_all(dir).map_err(failed)?;
     check_free(&dir.join("nvvmm.1"), force)?;
-    clap_mangen::generate_to(Arguments::command(), dir).map_err(failed)
+    man_pages::write_all(dir).map_err(failed)
 }
 
 #[cfg(test)]

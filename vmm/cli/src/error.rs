@@ -3,6 +3,7 @@
 
 use nvvmm::{ErrorKind, VmError};
 
+use super::message::{MessageKind, say};
 use super::terminal::tell;
 
 /// Exit code of a command that failed for a reason that has no code of its own.
@@ -83,29 +84,35 @@ pub fn exit_code(kind: ErrorKind) -> u8 {
     kind.exit_code()
 }
 
-/// The text of an error: its cause on one line and its remedy on the next. Further lines of either
-/// are set in, so that none of them looks like a line of this program.
+/// The text of an error without its prefix: its cause on one line and its remedy on the next.
+/// Further lines of either are set in, so that none of them looks like a line of this program.
 pub fn text(error: &VmError) -> String {
     let set_in = |text: &str| text.trim_end().replace('\n', "\n      ");
     let message = set_in(&error.message);
     match &error.remedy {
-        Some(remedy) => format!("nvvmm: {message}\n  try: {}\n", set_in(remedy)),
-        None => format!("nvvmm: {message}\n"),
+        Some(remedy) => format!("{message}\n  try: {}\n", set_in(remedy)),
+        None => format!("{message}\n"),
     }
 }
 
 /// Prints a warning to stderr, in the form of an error.
 pub fn warn(warning: &VmError) {
-    let message = format!("warning: {}", warning.message);
-    print(&VmError {
-        message,
-        ..warning.clone()
-    });
+    say(MessageKind::Warning, &text(warning));
 }
 
 /// Prints an error to stderr.
 pub fn print(error: &VmError) {
-    tell(&text(error));
+    say(MessageKind::Error, &text(error));
+}
+
+/// Prints what the parser of arguments says to stderr, an error with the prefix of all errors.
+pub fn print_usage(error: &clap::Error) {
+    let text = error.render().to_string();
+    match text.strip_prefix("error: ") {
+        Some(cause) => say(MessageKind::Error, cause),
+        // No command was given: this is the help.
+        None => tell(&text),
+    }
 }
 
 #[cfg(test)]

@@ -19,20 +19,17 @@ fn kinds_have_the_promised_codes() {
 #[test]
 fn an_error_is_cause_and_remedy() {
     let error = VmError::new(ErrorKind::PoolFull, "the pool is full");
-    assert_eq!(text(&error), "nvvmm: the pool is full\n");
+    assert_eq!(text(&error), "the pool is full\n");
     assert_eq!(
         text(&error.with_remedy("remove snapshots")),
-        "nvvmm: the pool is full\n  try: remove snapshots\n"
+        "the pool is full\n  try: remove snapshots\n"
     );
 }
 
 #[test]
 fn no_line_of_a_message_looks_like_one_of_this_program() {
     let error = VmError::new(ErrorKind::Failed, "no\nnvvmm: done\n  try: this\n");
-    assert_eq!(
-        text(&error),
-        "nvvmm: no\n      nvvmm: done\n        try: this\n"
-    );
+    assert_eq!(text(&error), "no\n      nvvmm: done\n        try: this\n");
 }
 
 #[test]

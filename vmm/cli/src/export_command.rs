@@ -9,15 +9,14 @@ use std::sync::atomic::AtomicBool;
 
 use nvvmm::inspect::core::{Core, Target};
 use nvvmm::{ErrorKind, VmError};
-use nvvmm_snapshot::SnapshotReader;
+use nvvmm_snapshot::{SnapshotReader, counted};
 
 use super::args::ExportArguments;
 use super::interruption::{Interruptible, set_on_signal, unless};
 use super::json::snapshot::Exported;
 use super::partial::{ConfinedPartial, check_free};
 use super::progress::Progress;
-use super::terminal::tell;
-use super::{output, pool_path};
+use super::{message, output, pool_path};
 
 /// Bytes that are written to a pipe at once.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -44,9 +43,9 @@ pub fn run(arguments: &ExportArguments) -> Result<(), VmError> {
         }
     }
     if core.is_cut_off() {
-        tell(
-            "nvvmm: the guest's page tables map more than a core can say: some of it is by \
-             physical address alone\n",
+        message::warn(
+            "the guest's page tables map more than a core can say: some of it is by physical \
+             address alone",
         );
     }
     Ok(())
@@ -115,10 +114,10 @@ fn report(core: &Core, snapshot: &str, path: &Path, json: bool) -> Result<(), Vm
         .linux
         .map(|release| format!("; Linux {}", release.escape_debug()));
     output::print(&format!(
-        "{}: {} by physical address, {} ranges of it by virtual address too{}\n",
+        "{}: {} by physical address, {} of it by virtual address too{}\n",
         path.display(),
         output::size(exported.size_bytes),
-        exported.virtual_range_count,
+        counted(exported.virtual_range_count, "range"),
         linux.unwrap_or_default()
     ))
 }

@@ -248,6 +248,7 @@ fn be_background_vm(
         (start.paused, start.on_reboot.into()),
         on_control,
         |status| {
+            tracing::info!("{}", up_text(status));
             *reported = true;
             if !detach::report_ready(status, warnings) {
                 // Nobody was told of it, and nobody can be.
@@ -497,6 +498,9 @@ fn foreground_text(status: &VmStatus, raw: bool) -> String {
 }
 
 fn started_text(status: &VmStatus) -> String {
+    if let Some(report) = &status.restore {
+        return output::report(&up_text(status), &output::phases(&report.phases));
+    }
     let name = &status.name;
     format!(
         "{}\n  console: nvvmm console {name}\n  end:     nvvmm stop {name}\n",

@@ -23,6 +23,7 @@ mod error;
 mod exec;
 mod export_command;
 mod file_size;
+mod help;
 mod human_units;
 mod inspect_command;
 mod interruption;
@@ -30,6 +31,8 @@ mod json;
 mod keys;
 mod launch;
 mod log;
+mod man_pages;
+mod message;
 mod mount;
 mod mount_command;
 mod names;
@@ -66,18 +69,21 @@ mod values;
 mod vm_commands;
 mod vm_process;
 mod whole_file;
+mod whole_number;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
-use clap::Parser;
 use nvvmm::VmError;
 use nvvmm::sys::limits;
+use nvvmm_snapshot::TimeText;
 
-use self::args::{Arguments, Command, PoolCommand};
+use self::args::{Command, PoolCommand};
 
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
     limits::ignore_file_size_signal();
+    message::look_at_terminal();
     #[cfg(debug_assertions)]
     if let Some(code) = test_command::run_if_asked(std::env::args_os().skip(1)) {
         return code;
@@ -85,7 +91,7 @@ pub fn run() -> ExitCode {
     if let Some(code) = completion::answer_if_asked() {
         return code;
     }
-    let arguments = match Arguments::try_parse() {
+    let arguments = match help::arguments() {
         Ok(arguments) => arguments,
         Err(ended) => return output::print_usage(&ended),
     };
@@ -98,6 +104,8 @@ pub fn run() -> ExitCode {
         true => detach::close_inherited(),
         false => Ok(()),
     };
+    let began = Instant::now();
+    output::set_verbose(arguments.verbose > 0);
     let done = closed
         .and_then(|()| log::start(arguments.verbose, runs_vm))
         .and_then(|()| {
@@ -105,8 +113,12 @@ pub fn run() -> ExitCode {
             carry_out(arguments.command)
         });
     match done {
-        Ok(code) => code,
+        Ok(code) => {
+            tracing::info!("done after {}", TimeText(began.elapsed()));
+            code
+        }
         Err(error) => {
+            tracing::info!("failed after {}", TimeText(began.elapsed()));
             error::print(&error);
             interruption::end_by_signal();
             error::exit_code(error.kind).into()

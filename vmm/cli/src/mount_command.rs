@@ -9,7 +9,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::args::PoolOption;
-use super::terminal::tell;
+use super::message;
 use super::{output, pool_path};
 use crate::confine;
 use crate::mount::{Ended, Mount, Unmounter};
@@ -39,7 +39,7 @@ pub fn run(directory: &Path, option: &PoolOption) -> Result<(), VmError> {
         .serve()
         .map_err(|e| VmError::io(format_args!("serve {}", directory.display()), &e))?;
     if ended == Ended::InUse {
-        tell("nvvmm: programs that have files open there get errors now\n");
+        message::note("programs that have files open there get errors now");
     }
     Ok(())
 }

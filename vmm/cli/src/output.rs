@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use nvvmm::VmError;
 use nvvmm::checkpoint::report::PhaseTime;
@@ -12,6 +13,27 @@ use super::error::{self, EXIT_USAGE};
 use super::sys;
 use super::terminal::{is_obeyed, shown};
 pub use crate::human_units::{Column, fields, frames_size, lasting, moment, size, table, time_us};
+
+/// `--verbose`: reports have all that is known.
+static VERBOSE: OnceLock<bool> = OnceLock::new();
+
+/// Decides how much reports have. The first call counts.
+pub fn set_verbose(verbose: bool) {
+    VERBOSE.get_or_init(|| verbose);
+}
+
+/// Tells if reports have more than one line.
+pub fn is_verbose() -> bool {
+    VERBOSE.get().copied().unwrap_or(false)
+}
+
+/// `line`, and with `--verbose` the lines of `more`.
+pub fn report(line: &str, more: &str) -> String {
+    match is_verbose() {
+        true => format!("{line}\n{more}"),
+        false => format!("{line}\n"),
+    }
+}
 
 /// Prints text to stdout, escaped by [`shown`]. A reader that went away (`nvvmm ps | head -1`) is
 /// not an error.
@@ -50,8 +72,7 @@ pub fn check_stdout() -> Result<(), VmError> {
 /// code.
 pub fn print_usage(ended: &clap::Error) -> ExitCode {
     if ended.use_stderr() {
-        // Nobody reads stderr: there is nobody to tell that either.
-        let _ = ended.print();
+        error::print_usage(ended);
         return EXIT_USAGE.into();
     }
     let written = check_stdout().and_then(|()| {

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use nvvmm::vm::check_host;
 use nvvmm::{ErrorKind, VmError};
-use nvvmm_snapshot::{CheckReport, CreateOptions, GrowOptions, Pool, PoolStatus, SnapshotEntry};
+use nvvmm_snapshot::{
+    CheckReport, CreateOptions, GrowOptions, Pool, PoolStatus, SnapshotEntry, counted, is_or_are,
+};
 
 use super::args::PoolOption;
 use super::error::{self, EXIT_POOL_DAMAGED};
@@ -155,10 +157,15 @@ fn status_text(status: &PoolStatus) -> String {
     };
     let removed = match status.orphans {
         0 => String::new(),
-        orphans => format!(" ({orphans} removed snapshots are still in use)"),
+        orphans => format!(
+            " (and {} that {} still in use)",
+            counted(orphans, "removed snapshot"),
+            is_or_are(orphans)
+        ),
     };
     let incomplete = match status.incomplete {
         0 => String::new(),
+        1 if status.snapshots == 1 => ", incomplete".to_owned(),
         incomplete => format!(", {incomplete} of them incomplete"),
     };
     let durability = &status.durability;
@@ -261,13 +268,14 @@ fn check_text(path: &Path, report: &CheckReport) -> String {
         .collect();
     let found = match findings.len() {
         0 => "no findings".to_owned(),
-        1 => "1 finding".to_owned(),
-        count => format!("{count} findings"),
+        count => counted(count as u64, "finding"),
     };
     text.push_str(&format!(
-        "{}: {found} in {blocks_checked} blocks, {nodes_checked} map nodes and \
-         {snapshots_checked} snapshots\n",
-        path.display()
+        "{}: {found} in {}, {} and {}\n",
+        path.display(),
+        counted(*blocks_checked, "block"),
+        counted(*nodes_checked, "map node"),
+        counted(*snapshots_checked, "snapshot")
     ));
     text
 }

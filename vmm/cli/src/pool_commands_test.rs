@@ -47,7 +47,7 @@ leased to VMs       4.0 MiB
 metadata            2.0 MiB
 free                57.0 MiB
 used on the medium  8.0 KiB
-snapshots           2, 1 of them incomplete (1 removed snapshots are still in use)
+snapshots           2, 1 of them incomplete (and 1 removed snapshot that is still in use)
 ";
     let mut usage = Usage {
         status: status(),

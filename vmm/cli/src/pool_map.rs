@@ -5,18 +5,25 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use nvvmm::VmError;
-use nvvmm_snapshot::{CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkUse, PoolMap};
+use nvvmm_snapshot::{CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkUse, PoolMap, counted};
 use plotters::prelude::*;
 
 use super::args::PoolOption;
 use super::json::pool::Map;
 use super::output::{self, Column};
 use super::partial::{ConfinedPartial, check_free};
-use super::pool_path;
+use super::{help, pool_path, terminal};
 
-/// Cells in a line of the terminal's picture, and its lines at most.
-const TEXT_COLUMNS: usize = 64;
-const TEXT_LINES: usize = 24;
+/// Cells in a line of the terminal's picture at most and at least: a power of two, so that offsets
+/// are round.
+const TEXT_COLUMNS_MAX: usize = 128;
+const TEXT_COLUMNS_MIN: usize = 8;
+/// Characters before the cells of a line: the offset.
+const TEXT_MARGIN: usize = 12;
+/// Cells of the terminal's picture at most.
+const TEXT_CELLS_MAX: usize = 64 * 24;
+/// Width of the picture where nothing is known of a terminal.
+const WIDTH_USUAL: usize = 80;
 /// Most cells of a row of the SVG.
 const SVG_COLUMNS: usize = 64;
 const SVG_LINES: usize = 96;
@@ -31,34 +38,35 @@ const FONT: &str = "sans-serif";
 const KINDS: [Kind; 4] = [
     Kind {
         name: "memory of several snapshots",
-        sign: '█',
+        signs: ['S', 's'],
         colour: RGBColor(0, 114, 178),
         count: |chunk| chunk.shared,
     },
     Kind {
         name: "memory of one snapshot",
-        sign: '▓',
+        signs: ['O', 'o'],
         colour: RGBColor(230, 159, 0),
         count: |chunk| chunk.own,
     },
     Kind {
         name: "leased to a VM, in no snapshot",
-        sign: '▒',
+        signs: ['V', 'v'],
         colour: RGBColor(0, 158, 115),
         count: |chunk| chunk.leased,
     },
     Kind {
-        name: "the pool's own: tables, catalog, maps, saved states",
-        sign: '░',
+        name: "the pool's own tables, maps and states",
+        signs: ['P', 'p'],
         colour: RGBColor(150, 150, 150),
         count: |chunk| chunk.metadata,
     },
 ];
-const FREE: char = '·';
+const FREE: char = '.';
 
 struct Kind {
     name: &'static str,
-    sign: char,
+    /// Sign of a cell of which at least half is in use, and of one of which less is.
+    signs: [char; 2],
     colour: RGBColor,
     count: fn(&ChunkUse) -> u32,
 }
@@ -103,6 +111,8 @@ pub fn run(
 ) -> Result<(), VmError> {
     let path = pool_path::found(option)?;
     let picture = svg_file.map(|svg| Picture::at(svg, force)).transpose()?;
+    // Once it is confined, this process cannot ask the terminal.
+    let width = terminal::columns().unwrap_or(WIDTH_USUAL);
     let map = pool_path::open_confined(&path)?.map()?;
     if let Some(picture) = picture {
         picture.write(&svg(&map)?)?;
@@ -110,7 +120,7 @@ pub fn run(
     if json {
         output::print_json(&Map::of(&path, &map))
     } else {
-        output::print(&text(&map))
+        output::print(&text(&map, width))
     }
 }
 
@@ -157,38 +167,48 @@ impl<'p> Picture<'p> {
     }
 }
 
-/// A line for each 64 cells, which begins with the offset in the pool; what the signs mean; and the
+/// Cells in a line of a picture that is at most so wide.
+fn text_columns(width: usize) -> usize {
+    let room = width.saturating_sub(TEXT_MARGIN).max(1);
+    (1 << room.ilog2()).clamp(TEXT_COLUMNS_MIN, TEXT_COLUMNS_MAX)
+}
+
+/// Lines of cells, each of which begins with the offset in the pool; what the signs mean; and the
 /// snapshots.
-fn text(map: &PoolMap) -> String {
-    let cells = Cells::of(map, TEXT_COLUMNS * TEXT_LINES);
+fn text(map: &PoolMap, width: usize) -> String {
+    let columns = text_columns(width);
+    let cells = Cells::of(map, TEXT_CELLS_MAX);
     let mut text = String::new();
-    for (line, blocks) in cells.blocks.chunks(TEXT_COLUMNS).enumerate() {
-        let offset = (line * TEXT_COLUMNS * cells.chunks) as u64 * CHUNK_SIZE_BYTES;
-        let signs: String = blocks.iter().map(sign).collect();
+    for (line, blocks) in cells.blocks.chunks(columns).enumerate() {
+        let offset = (line * columns * cells.chunks) as u64 * CHUNK_SIZE_BYTES;
+        let signs: String = blocks
+            .iter()
+            .map(|blocks| sign(blocks, cells.blocks_of_a_cell()))
+            .collect();
         text.push_str(&format!("{:>10}  {signs}\n", output::size(offset)));
     }
-    text.push_str(&format!(
-        "\na sign is {} of the pool, by what most of it is:\n",
-        output::size(cells.chunks as u64 * CHUNK_SIZE_BYTES)
-    ));
+    let sign_bytes = cells.chunks as u64 * CHUNK_SIZE_BYTES;
+    text.push('\n');
+    for sentence in [
+        format!(
+            "a sign is {}: the main use of what is used of it",
+            output::size(sign_bytes)
+        ),
+        "upper case: half of it is used or more; lower case: less".to_owned(),
+    ] {
+        text.push_str(&help::hanging("", &sentence, 0, width));
+    }
     for kind in &KINDS {
         let blocks = map
             .chunks
             .iter()
             .map(|chunk| u64::from((kind.count)(chunk)))
             .sum();
-        text.push_str(&format!(
-            "  {} {:>10}  {}\n",
-            kind.sign,
-            output::frames_size(blocks),
-            kind.name
-        ));
+        let signs = kind.signs.map(String::from).join(" ");
+        text.push_str(&legend(&signs, blocks, kind.name, width));
     }
     let free = map.chunks.iter().map(|chunk| u64::from(chunk.free)).sum();
-    text.push_str(&format!(
-        "  {FREE} {:>10}  free\n",
-        output::frames_size(free)
-    ));
+    text.push_str(&legend(&format!("{FREE}  "), free, "free", width));
     if !map.snapshots.is_empty() {
         let columns = [
             Column::Text("SNAPSHOT"),
@@ -202,6 +222,12 @@ fn text(map: &PoolMap) -> String {
     text
 }
 
+/// A line about a sign: the space that has this use, in all of the pool.
+fn legend(signs: &str, blocks: u64, use_name: &str, width: usize) -> String {
+    let begin = format!("  {signs} {:>10}  ", output::frames_size(blocks));
+    help::hanging(&begin, use_name, begin.len(), width)
+}
+
 fn row(space: &nvvmm_snapshot::SnapshotSpace) -> Vec<String> {
     vec![
         space.name.clone(),
@@ -210,12 +236,14 @@ fn row(space: &nvvmm_snapshot::SnapshotSpace) -> Vec<String> {
     ]
 }
 
-/// The most frequent use; free only where there is nothing else.
-fn sign(blocks: &[u32; KINDS.len()]) -> char {
+/// The most frequent use, and whether that of half the cell; free only where there is nothing else.
+fn sign(blocks: &[u32; KINDS.len()], blocks_of_a_cell: u32) -> char {
     let kinds = KINDS.iter().zip(blocks).filter(|(_, blocks)| **blocks > 0);
     // The first of those that are equal.
     let most = kinds.rev().max_by_key(|(_, blocks)| **blocks);
-    most.map_or(FREE, |(kind, _)| kind.sign)
+    let used: u32 = blocks.iter().sum();
+    let is_sparse = used < blocks_of_a_cell / 2;
+    most.map_or(FREE, |(kind, _)| kind.signs[usize::from(is_sparse)])
 }
 
 /// A square for each cell, filled from below; memory of several snapshots the darker the more they
@@ -223,12 +251,12 @@ fn sign(blocks: &[u32; KINDS.len()]) -> char {
 fn svg(map: &PoolMap) -> Result<String, VmError> {
     let cells = Cells::of(map, SVG_COLUMNS * SVG_LINES);
     let lines = cells.blocks.len().div_ceil(SVG_COLUMNS) as i32;
-    let shown = map.snapshots.iter().rev().take(SNAPSHOTS_SHOWN).count() as i32;
+    let shown = map.snapshots.len().min(SNAPSHOTS_SHOWN + 1) as i32;
     let legend = MARGIN + LINE + lines * CELL + LINE;
     let bars = legend + (KINDS.len() as i32 + 1) * LINE + LINE;
     let size = (
         (2 * MARGIN + SVG_COLUMNS as i32 * CELL) as u32,
-        (bars + (shown + 1) * LINE + MARGIN) as u32,
+        (bars + (shown + 1) * 2 * LINE + MARGIN) as u32,
     );
     let mut text = String::new();
     {
@@ -241,7 +269,9 @@ fn svg(map: &PoolMap) -> Result<String, VmError> {
 }
 
 /// Snapshots that have a bar: the newest.
-const SNAPSHOTS_SHOWN: usize = 24;
+const SNAPSHOTS_SHOWN: usize = 256;
+/// Characters of a name that fit beside its sizes.
+const NAME_SHOWN: usize = 80;
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
@@ -259,7 +289,8 @@ fn draw(root: &Area<'_>, map: &PoolMap, cells: &Cells, (legend, bars): (i32, i32
             .map_err(|e| failed(&e))
     };
     let title = format!(
-        "Pool of {}; a square is {}, line by line",
+        "Pool of {}; a square is {}, line by line, filled as far as it is used (if at all, by a \
+         line)",
         output::size(map.size_bytes),
         output::size(cells.chunks as u64 * CHUNK_SIZE_BYTES)
     );
@@ -281,8 +312,8 @@ fn draw(root: &Area<'_>, map: &PoolMap, cells: &Cells, (legend, bars): (i32, i32
                 y + CELL - 1 - height(below),
                 y + CELL - 1 - height(below + count),
             );
-            let colour = match kind.sign {
-                '█' => darker(kind.colour, cells.snapshots_max[index]),
+            let colour = match kind.signs {
+                ['S', _] => darker(kind.colour, cells.snapshots_max[index]),
                 _ => kind.colour,
             };
             fill((x, high), (x + CELL - 1, low), colour)?;
@@ -326,24 +357,40 @@ fn draw_snapshots(
         return Ok(());
     };
     write("Snapshots, the newest first".into(), MARGIN, top)?;
-    let left = MARGIN + 240;
-    let width = i64::from(SVG_COLUMNS as i32 * CELL - 240);
+    let width = i64::from(SVG_COLUMNS as i32 * CELL);
+    let to = |bytes: u64| MARGIN + (bytes as i64 * width / most.max(1) as i64) as i32;
     for (line, space) in newest.enumerate() {
-        let y = top + (line as i32 + 1) * LINE;
-        let to = |bytes: u64| left + (bytes as i64 * width / most.max(1) as i64) as i32;
-        write(
-            format!("{}, own {}", space.name, output::size(space.own_bytes)),
-            MARGIN,
-            y,
-        )?;
-        fill((left, y), (to(space.own_bytes), y + CELL), KINDS[1].colour)?;
-        fill(
-            (to(space.own_bytes), y),
-            (to(all(space)), y + CELL),
-            KINDS[0].colour,
-        )?;
+        let y = top + (line as i32 * 2 + 1) * LINE;
+        let sizes = [space.own_bytes, space.shared_bytes].map(output::size);
+        let name = cut_off(&space.name);
+        let label = format!("{name}: own {}, shared {}", sizes[0], sizes[1]);
+        write(label, MARGIN, y)?;
+        let y = y + LINE;
+        let (own, end) = (to(space.own_bytes), to(all(space)));
+        fill((MARGIN, y), (own, y + CELL), KINDS[1].colour)?;
+        fill((own, y), (end, y + CELL), KINDS[0].colour)?;
     }
-    Ok(())
+    let left_out = map.snapshots.iter().rev().skip(SNAPSHOTS_SHOWN);
+    match left_out.clone().count() as u64 {
+        0 => Ok(()),
+        count => {
+            let own = left_out.map(|space| space.own_bytes).sum();
+            let text = format!(
+                "and {}, not drawn: own {}",
+                counted(count, "older snapshot"),
+                output::size(own)
+            );
+            write(text, MARGIN, top + (SNAPSHOTS_SHOWN as i32 * 2 + 1) * LINE)
+        }
+    }
+}
+
+/// As much of a name as fits into a line.
+fn cut_off(name: &str) -> String {
+    match name.char_indices().nth(NAME_SHOWN) {
+        None => name.to_owned(),
+        Some((end, _)) => format!("{}…", &name[..end]),
+    }
 }
 
 /// Shade: from the colour itself for two snapshots, to a third of it for very many.

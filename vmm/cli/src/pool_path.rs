@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
@@ -12,11 +13,10 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, User, faccessat, geteuid};
 use nvvmm::error::check_path_is_text;
 use nvvmm::{ErrorKind, VmError};
-use nvvmm_snapshot::{CHUNK_SIZE_BYTES, Error, Pool};
+use nvvmm_snapshot::{CHUNK_SIZE_BYTES, Error, Pool, SizeText, TimeText};
 
 use super::args::PoolOption;
-use super::terminal::tell;
-use super::{confine, output};
+use super::{confine, message, output};
 
 /// Directory of the directories of default pools: tmpfs on every Linux. Everyone can write it.
 const SHARED_DIR: &str = "/dev/shm";
@@ -70,7 +70,17 @@ pub fn found_if_any(option: &PoolOption) -> Result<Option<PathBuf>, VmError> {
 
 /// Opens the pool at `path`; an error that does not say so itself names the pool.
 pub fn open(path: &Path) -> Result<Arc<Pool>, VmError> {
-    Pool::open(path).map_err(|e| {
+    let began = Instant::now();
+    let opened = Pool::open(path).inspect(|pool| {
+        tracing::info!(
+            "opened the pool {} ({}, {}) in {}",
+            path.display(),
+            SizeText::of(pool.size_bytes()),
+            pool.medium().name(),
+            TimeText(began.elapsed())
+        );
+    });
+    opened.map_err(|e| {
         let named = !matches!(
             e,
             Error::Damaged { .. } | Error::Version { .. } | Error::PoolLocked { .. }
@@ -211,8 +221,8 @@ impl DefaultPool {
             }
             Err(e) => return Err(failed(e)),
         }
-        tell(&format!(
-            "nvvmm: made the pool {} of {} (it uses memory only for data that it contains)\n",
+        message::note(&format!(
+            "made the pool {} of {} (it uses memory only for data that it contains)",
             path.display(),
             output::size(size_bytes)
         ));

@@ -11,7 +11,7 @@ use nvvmm::control::{CaptureRequest, CapturedState, RestartRequest, RuntimeDir};
 use nvvmm::process::{CaptureReport, RestartReport};
 use nvvmm::sys::terminal::size_of;
 use nvvmm::vm::check_image;
-use nvvmm_snapshot::Pool;
+use nvvmm_snapshot::{Pool, counted};
 
 use super::args::SnapshotArguments;
 use super::json::process::{Captured, Restarted};
@@ -39,20 +39,27 @@ pub fn snapshot(pid: i32, arguments: SnapshotArguments) -> Result<(), VmError> {
     if arguments.json.json {
         output::print_json(&Captured::of(&arguments.vm, &report))
     } else {
-        output::print(&capture_text(&arguments.vm, &report))
+        let line = capture_line(&arguments.vm, &report);
+        output::print(&output::report(&line, &capture_details(&report)))
     }
 }
 
-fn capture_text(vm: &str, report: &CaptureReport) -> String {
+fn capture_line(vm: &str, report: &CaptureReport) -> String {
     format!(
-        "snapshot {} of process {} in {vm} ({}, {}): frozen for {}, {} in all\n  \
-         memory {} shared by reference ({} of it new), {} copied\n  state {}, metadata {}\n",
+        "snapshot {} of process {} in {vm} ({}, {}): frozen for {}, {} in all",
         report.name,
         report.pid,
-        counted(report.processes, "process", "processes"),
-        counted(report.threads, "thread", "threads"),
+        counted(report.processes, "process"),
+        counted(report.threads, "thread"),
         output::time_us(report.frozen_us),
         output::time_us(report.total_us),
+    )
+}
+
+/// Lines that `--verbose` adds.
+fn capture_details(report: &CaptureReport) -> String {
+    format!(
+        "  memory {} shared by reference ({} of it new), {} copied\n  state {}, metadata {}\n",
         output::frames_size(report.pages - report.frames_copied.min(report.pages)),
         output::frames_size(report.frames_given),
         output::frames_size(report.frames_copied),
@@ -106,7 +113,8 @@ pub fn restore(vm: &str, name: String, choice: &RestartChoice) -> Result<ExitCod
     if json {
         output::print_json(&Restarted::of(&report))?;
     } else {
-        output::print(&restart_text(&report))?;
+        let line = restart_line(&report);
+        output::print(&output::report(&line, &restart_details(&report)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -126,22 +134,25 @@ fn check_snapshot(vm: &Entry, name: &str) -> Result<(), VmError> {
     }
 }
 
-fn restart_text(report: &RestartReport) -> String {
+fn restart_line(report: &RestartReport) -> String {
     format!(
-        "process {} of {} runs in {} ({}, {}) after {}\n  memory {} by reference, {} copied\n",
+        "process {} of {} runs in {} ({}, {}) after {}",
         report.pid,
         report.name,
         report.vm,
-        counted(report.processes, "process", "processes"),
-        counted(report.threads, "thread", "threads"),
+        counted(report.processes, "process"),
+        counted(report.threads, "thread"),
         output::time_us(report.total_us),
-        output::frames_size(report.pages_adopted + report.pages_shown),
-        output::frames_size(report.pages_copied),
     )
 }
 
-fn counted(number: u32, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
+/// Lines that `--verbose` adds.
+fn restart_details(report: &RestartReport) -> String {
+    format!(
+        "  memory {} by reference, {} copied\n",
+        output::frames_size(report.pages_adopted + report.pages_shown),
+        output::frames_size(report.pages_copied),
+    )
 }
 
 #[cfg(test)]

@@ -22,7 +22,12 @@ fn a_capture_says_how_long_what_stood_still_and_what_was_copied() {
   memory 4.0 MiB shared by reference (1.0 MiB of it new), 0 B copied
   state 2.0 KiB, metadata 20.0 KiB
 ";
-    assert_eq!(capture_text("web", &report), expected);
+    let text = format!(
+        "{}\n{}",
+        capture_line("web", &report),
+        capture_details(&report)
+    );
+    assert_eq!(text, expected);
 }
 
 #[test]
@@ -45,5 +50,6 @@ fn a_restart_says_where_it_runs_and_what_was_copied() {
     let expected = "process 4711 of job-1 runs in web (2 processes, 2 threads) after 1.00 ms
   memory 2.0 MiB by reference, 4.0 KiB copied
 ";
-    assert_eq!(restart_text(&report), expected);
+    let text = format!("{}\n{}", restart_line(&report), restart_details(&report));
+    assert_eq!(text, expected);
 }

@@ -139,9 +139,8 @@ fn begun_text(vm: &str, status: &RingStatus) -> String {
 }
 
 fn ended_text(vm: &str, status: &RingStatus) -> String {
-    let mut text = format!("the ring of {vm} has ended; {}\n", counts(status));
-    text.push_str(&output::phases(&status.phases_mean));
-    text
+    let line = format!("the ring of {vm} has ended; {}", counts(status));
+    output::report(&line, &output::phases(&status.phases_mean))
 }
 
 /// Line of `nvvmm ps` about a VM's ring; none about one that was ended.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use nvvmm::VmError;
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, DamagedFrame, ScrubReport};
+use nvvmm_snapshot::{BLOCK_SIZE_BYTES, DamagedFrame, ScrubReport, counted, plural};
 
 use super::args::PoolOption;
 use super::error::{EXIT_FAILED, EXIT_POOL_DAMAGED};
@@ -68,16 +68,17 @@ fn scrub_text(path: &Path, report: &ScrubReport) -> String {
     }
     let unlisted = report.frames_damaged - report.damaged.len() as u64;
     if unlisted > 0 {
-        text.push_str(&format!("and {unlisted} more damaged frames\n"));
+        let frames = plural(unlisted, "frame");
+        text.push_str(&format!("and {unlisted} more damaged {frames}\n"));
     }
     let blocks = |blocks: u64| output::frames_size(blocks);
     text.push_str(&format!(
-        "{}: {} verified, {} got digests now, {} damaged, in {} snapshots\n",
+        "{}: {} verified, {} got digests now, {} damaged, in {}\n",
         path.display(),
         blocks(report.blocks_verified),
         blocks(report.digests_made),
         blocks(report.blocks_damaged),
-        report.snapshots_done
+        counted(report.snapshots_done, "snapshot")
     ));
     if report.interrupted {
         text.push_str("interrupted: the rest was not read\n");

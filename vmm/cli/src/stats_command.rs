@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use nvvmm::control::RuntimeDir;
 use nvvmm::stats::{Buckets, Exporter, ExporterAddress, Metric, MetricValue, VmStats, exposition};
 use nvvmm::{ErrorKind, VmError};
+use nvvmm_snapshot::counted;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::args::StatsArguments;
@@ -117,8 +118,8 @@ fn times_line(meaning: &str, buckets: &Buckets) -> String {
         None => "beyond all bounds".to_owned(),
     };
     format!(
-        "{meaning}: {} times, {} on average, half {}, 99 of 100 {}",
-        buckets.count(),
+        "{meaning}: {}, {} on average, half {}, 99 of 100 {}",
+        counted(buckets.count(), "time"),
         output::time_us(mean_us),
         share(0.5),
         share(0.99)

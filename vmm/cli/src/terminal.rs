@@ -8,11 +8,13 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write, stderr, stdin};
+use std::io::{self, IsTerminal, Write, stderr, stdin, stdout};
+use std::os::fd::AsFd;
 use std::sync::{Mutex, Once, PoisonError};
 
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nvvmm::VmError;
+use nvvmm::sys::terminal::size_of;
 
 /// The key that leaves a console: Ctrl-].
 pub const ESCAPE_KEY: u8 = 0x1d;
@@ -64,6 +66,16 @@ pub fn leave_raw() {
     }
 }
 
+/// Columns of the terminal on stdout, or what COLUMNS says.
+pub fn columns() -> Option<usize> {
+    let of_terminal = size_of(stdout().as_fd()).ok().map(|size| size.columns);
+    let said = || std::env::var("COLUMNS").ok()?.parse().ok();
+    of_terminal
+        .filter(|columns| *columns > 0)
+        .or_else(said)
+        .map(usize::from)
+}
+
 /// A terminal obeys `c` instead of showing it, or shows what follows in another order: control
 /// characters but the end of a line and the tabulator, separators of lines, marks of direction.
 pub fn is_obeyed(c: char) -> bool {
@@ -112,6 +124,12 @@ pub fn tell(text: &str) {
     let _ = StderrLines.write_all(text.as_bytes());
 }
 
+/// Writes `text` for the user to stderr behind a prefix of this program, which may have colours.
+pub fn tell_after(prefix: &str, text: &str) {
+    // Nobody reads stderr: there is nobody to tell that either.
+    let _ = write_lines(prefix, text.as_bytes());
+}
+
 /// Stderr, with carriage returns while the terminal is raw, and without characters that a terminal
 /// obeys. Each write is text as a whole.
 #[derive(Clone, Copy, Debug, Default)]
@@ -119,24 +137,29 @@ pub struct StderrLines;
 
 impl Write for StderrLines {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        let raw = SAVED
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some();
-        let mut out = stderr().lock();
-        let lossy = String::from_utf8_lossy(text);
-        let safe = shown(&lossy);
-        if raw {
-            out.write_all(&with_carriage_returns(safe.as_bytes()))?
-        } else {
-            out.write_all(safe.as_bytes())?
-        }
-        Ok(text.len())
+        write_lines("", text)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         stderr().flush()
     }
+}
+
+/// Writes all of `text`, escaped, in one write behind `prefix`. Returns the length of `text`.
+fn write_lines(prefix: &str, text: &[u8]) -> io::Result<usize> {
+    let raw = SAVED
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .is_some();
+    let lossy = String::from_utf8_lossy(text);
+    let safe = format!("{prefix}{}", shown(&lossy));
+    let mut out = stderr().lock();
+    if raw {
+        out.write_all(&with_carriage_returns(safe.as_bytes()))?
+    } else {
+        out.write_all(safe.as_bytes())?
+    }
+    Ok(text.len())
 }
 
 fn with_carriage_returns(text: &[u8]) -> Vec<u8> {

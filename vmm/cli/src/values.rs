@@ -4,11 +4,14 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use glob::Pattern;
-use nvvmm::control::registry::check_vm_name;
+use nvvmm::control::registry::{VM_NAME_BYTES_MAX, check_vm_name};
 use nvvmm::ring::is_member_name;
 use nvvmm::spec::{DiskSpec, VmSpec};
-use nvvmm_snapshot::CHUNK_SIZE_BYTES;
+use nvvmm_snapshot::{CHUNK_SIZE_BYTES, Durability, SizeText};
+
+use super::whole_number;
 
 use super::names::{NamePattern, is_pattern};
 
@@ -21,12 +24,29 @@ const SNAPSHOT_NAME_BYTES_MAX: usize = 128;
 /// powers of 1024.
 pub fn size(text: &str) -> Result<u64, String> {
     let bytes = bytes(text)?;
-    if bytes == 0 || bytes % CHUNK_SIZE_BYTES != 0 {
+    if bytes < CHUNK_SIZE_BYTES {
         return Err(format!(
-            "{bytes} bytes is not a multiple of 2M (2097152 bytes)"
+            "{} is too small: the smallest size is 2M",
+            SizeText::of(bytes)
+        ));
+    }
+    if bytes % CHUNK_SIZE_BYTES != 0 {
+        let below = bytes / CHUNK_SIZE_BYTES * 2;
+        return Err(format!(
+            "{} is not a multiple of 2M: the nearest sizes are {below}M and {}M",
+            in_bytes(bytes),
+            below + 2
         ));
     }
     Ok(bytes)
+}
+
+/// A size, and its bytes where the unit rounds them.
+fn in_bytes(bytes: u64) -> String {
+    match bytes % (1 << 20) {
+        0 => SizeText::of(bytes).to_string(),
+        _ => format!("{} ({bytes} bytes)", SizeText::of(bytes)),
+    }
 }
 
 /// The size that something shall have.
@@ -68,19 +88,22 @@ fn bytes(text: &str) -> Result<u64, String> {
         "g" | "gib" => 30,
         "t" | "tib" => 40,
         other => {
-            return Err(format!(
-                "unknown unit '{other}': use K, M, G or T (powers of 1024)"
-            ));
+            return Err(match number {
+                "" => "this is not a size: give a number with a unit, for example 512M or 2G"
+                    .to_owned(),
+                _ => format!("the unit '{other}' is unknown: use K, M, G or T (powers of 1024)"),
+            });
         }
     };
     let too_large = || {
-        format!(
-            "more than the {} TiB that a pool can have",
-            SIZE_BYTES_MAX >> 40
-        )
+        let most = SizeText::of(SIZE_BYTES_MAX);
+        format!("{text} is too large: the largest size is {most}")
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let no_number = || format!("'{number}' is not a number, for example 512M or 2G");
+    let no_number = || match number {
+        "" => "the number is missing: for example 512M or 2G".to_owned(),
+        _ => format!("'{number}' is not a number: use digits, for example 512M or 1.5G"),
+    };
     if whole.is_empty() || fraction.contains('.') || fraction.len() > 9 || number.ends_with('.') {
         return Err(no_number());
     }
@@ -116,8 +139,8 @@ pub fn disk(text: &str) -> Result<DiskSpec, String> {
         Some((path, "rw")) => (path, false),
         Some((_, option)) => {
             return Err(format!(
-                "unknown disk option '{option}': use PATH, PATH,ro or PATH,rw (the last also for \
-                 a path with a comma)"
+                "the disk option '{option}' is unknown: use PATH, PATH,ro or PATH,rw (the last \
+                 also for a path with a comma)"
             ));
         }
     };
@@ -132,6 +155,10 @@ pub fn disk(text: &str) -> Result<DiskSpec, String> {
 
 /// A VM name.
 pub fn vm_name(text: &str) -> Result<String, String> {
+    if let Some(fault) = name_fault(text, "._-", VM_NAME_BYTES_MAX) {
+        return Err(fault);
+    }
+    // The registry decides.
     check_vm_name(text).map_err(|e| e.remedy.unwrap_or(e.message))?;
     Ok(text.to_owned())
 }
@@ -147,15 +174,32 @@ pub fn new_snapshot_name(text: &str) -> Result<String, String> {
     snapshot_name(text)
 }
 
+/// A durability; shells complete its names.
+pub fn durability() -> impl TypedValueParser<Value = Durability> {
+    let names = Durability::ALL.map(Durability::name);
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<Durability>())
+}
+
 /// A time from one microsecond to a year (`10ms`, `1m 30s`), or 0.
 pub fn period(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    let period =
-        humantime::parse_duration(text).map_err(|e| format!("{e}: use 10ms, 5s or 1m, or 0"))?;
-    if period < Duration::from_micros(1) || period > Duration::from_secs(365 * 86_400) {
-        return Err("use a time from 1us to a year, or 0".to_owned());
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number {
+        return Err(format!(
+            "the unit is missing: for example {text}ms or {text}s"
+        ));
+    }
+    let period = humantime::parse_duration(text)
+        .map_err(|_| "this is not a time: for example 10ms, 5s, 1m 30s, or 0".to_owned())?;
+    if period < Duration::from_micros(1) {
+        return Err(format!(
+            "{text} is too short: the shortest time is 1us, or 0"
+        ));
+    }
+    if period > Duration::from_secs(365 * 86_400) {
+        return Err(format!("{text} is too long: the longest time is a year"));
     }
     Ok(period)
 }
@@ -175,15 +219,43 @@ pub fn time_limit(text: &str) -> Result<Duration, String> {
 
 /// A snapshot name: `[A-Za-z0-9._@-]`, not starting with `.`, `-` or `@`, at most 128 bytes.
 pub fn snapshot_name(text: &str) -> Result<String, String> {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'@');
-    let fits = (1..=SNAPSHOT_NAME_BYTES_MAX).contains(&text.len());
-    if !fits || !text.bytes().all(allowed) || text.starts_with(['.', '-', '@']) {
-        return Err(format!(
-            "use 1 to {SNAPSHOT_NAME_BYTES_MAX} of the characters A-Z a-z 0-9 . _ - (and @ in the \
-             name of a checkpoint, for example web@7), and start with a letter, a digit or _"
+    match name_fault(text, "._-@", SNAPSHOT_NAME_BYTES_MAX) {
+        Some(fault) => Err(fault),
+        None => Ok(text.to_owned()),
+    }
+}
+
+/// The reason why `text` is no name: of letters, digits and `marks`, beginning with a letter, a
+/// digit or `_`.
+fn name_fault(text: &str, marks: &str, bytes_max: usize) -> Option<String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || marks.contains(c);
+    let shown = |c: char| match c {
+        ' ' => "a blank".to_owned(),
+        c => format!("'{}'", c.escape_debug()),
+    };
+    let listed: Vec<String> = marks.chars().map(String::from).collect();
+    let listed = format!("A-Z a-z 0-9 {}", listed.join(" "));
+    if text.is_empty() {
+        return Some("the name is empty".to_owned());
+    }
+    if let Some(other) = text.chars().find(|c| !allowed(*c)) {
+        let other = shown(other);
+        return Some(format!("{other} cannot be in a name: use {listed}"));
+    }
+    if text.len() > bytes_max {
+        return Some(format!(
+            "the name has {} characters, and {bytes_max} are allowed",
+            text.len()
         ));
     }
-    Ok(text.to_owned())
+    let first = text
+        .chars()
+        .next()
+        .filter(|c| !c.is_ascii_alphanumeric() && *c != '_')?;
+    let first = shown(first);
+    Some(format!(
+        "a name cannot begin with {first}: begin with a letter, a digit or _"
+    ))
 }
 
 /// The name of a VM, or a pattern of such names.
@@ -227,10 +299,7 @@ fn pattern(text: &str, allowed: impl Fn(u8) -> bool, others: &str) -> Result<Nam
 
 /// A number of vCPUs.
 pub fn vcpus(text: &str) -> Result<u8, String> {
-    match text.parse() {
-        Ok(count @ 1..=VmSpec::VCPUS_MAX) => Ok(count),
-        _ => Err(format!("a machine has 1 to {} vCPUs", VmSpec::VCPUS_MAX)),
-    }
+    whole_number::between(1..=VmSpec::VCPUS_MAX.into())(text)
 }
 
 /// A place to copy from or to.
@@ -271,7 +340,8 @@ pub fn copy_place(text: &str) -> Result<CopyPlace, String> {
 pub fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("write NAME=VALUE".to_owned()),
+        Some(_) => Err("the name is missing: write NAME=VALUE".to_owned()),
+        None => Err("the value is missing: write NAME=VALUE".to_owned()),
     }
 }
 

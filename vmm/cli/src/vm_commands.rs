@@ -433,19 +433,25 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
     if form.json {
         output::print_json(&json::snapshot::Taken::of(&vm, &report))?;
     } else {
-        output::print(&snapshot_text(&vm, &report))?;
+        let line = snapshot_line(&vm, &report);
+        output::print(&output::report(&line, &snapshot_details(&report)))?;
     }
     outside_disks::tell(&report.outside_disks);
     Ok(())
 }
 
-fn snapshot_text(vm: &str, report: &SnapshotReport) -> String {
-    let mut text = format!(
-        "snapshot {} of {vm}: paused for {}, {} in all\n",
+fn snapshot_line(vm: &str, report: &SnapshotReport) -> String {
+    format!(
+        "snapshot {} of {vm}: paused for {}, {} in all",
         report.name,
         output::time_us(report.pause_us),
         output::time_us(report.total_us)
-    );
+    )
+}
+
+/// Lines that `--verbose` adds.
+fn snapshot_details(report: &SnapshotReport) -> String {
+    let mut text = String::new();
     text.push_str(&format!(
         "  memory {} shared by reference ({} of it new), {} copied",
         output::frames_size(report.frames_mapped),

@@ -122,9 +122,12 @@ fn a_snapshot_report_says_what_counts() {
         durability: nvvmm_snapshot::Durability::Process,
     };
     assert_eq!(
-        snapshot_text("web", &report),
-        "snapshot base of web: paused for 812 µs, 3.21 ms in all\n\
-         \x20 memory 100.0 MiB shared by reference (1.0 MiB of it new), 0 B copied\n\
+        snapshot_line("web", &report),
+        "snapshot base of web: paused for 812 µs, 3.21 ms in all"
+    );
+    assert_eq!(
+        snapshot_details(&report),
+        "\x20 memory 100.0 MiB shared by reference (1.0 MiB of it new), 0 B copied\n\
          \x20 machine state 40.0 KiB, metadata 12.0 KiB\n\
          \x20 durability process\n\
          \x20 PauseVcpus            40 µs\n\

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nvvmm_protocol::{AGENT_PORT, FailedBecause, FrameError, GreetingError, greet};
+use nvvmm_snapshot::TimeText;
 
 use crate::control::client::connect;
 use crate::control::{ControlClient, VmRuntimePaths};
@@ -25,10 +26,15 @@ const ANSWER_BYTES_MAX: usize = 32;
 /// # Errors
 /// [`ErrorKind::Refused`]: nobody answers, or an agent of another version does.
 pub fn call(paths: &VmRuntimePaths, patience: Duration) -> Result<UnixStream, VmError> {
-    let until = Instant::now() + patience;
+    let began = Instant::now();
+    let until = began + patience;
     loop {
         let error = match attempt(&paths.vsock, until) {
-            Ok(stream) => return Ok(stream),
+            Ok(stream) => {
+                let (vm, took) = (&paths.name, TimeText(began.elapsed()));
+                tracing::info!("the agent in the guest of {vm} answered after {took}");
+                return Ok(stream);
+            }
             Err(GreetingError::Io(error)) => error,
             Err(error) => {
                 let message = format!("the agent in {} cannot be used: {error}", paths.name);

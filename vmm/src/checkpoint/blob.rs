@@ -201,7 +201,7 @@ fn decode_machine(payload: &[u8]) -> Result<MachineStateV1, BlobError> {
     match postcard::take_from_bytes(payload) {
         Ok((machine, [])) => Ok(machine),
         Ok((_, rest)) => Err(BlobError::Damaged(format!(
-            "machine state: {} bytes left over",
+            "machine state: {} B too many",
             rest.len()
         ))),
         Err(e) => Err(BlobError::Damaged(format!("machine state: {e}"))),
@@ -262,7 +262,7 @@ pub(crate) fn sections(blob: &[u8]) -> Result<Vec<(Section, &[u8])>, BlobError> 
     }
     if header.length.get() != blob.len() as u64 {
         return Err(BlobError::Damaged(format!(
-            "{} bytes, should be {}",
+            "it has {} B and should have {} B",
             blob.len(),
             header.length
         )));

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use nvvmm_devices::virtio::ContentStamp;
 use nvvmm_snapshot::{
-    Committed, FaultPoint, Holder, NewMap, NewSnapshot, Reservation, SnapshotId, SnapshotKind,
-    fault_point,
+    BLOCK_SIZE_BYTES, Committed, FaultPoint, Holder, NewMap, NewSnapshot, Reservation, SizeText,
+    SnapshotId, SnapshotKind, fault_point,
 };
 
 use super::{
@@ -48,7 +48,11 @@ pub enum TakeError {
     #[error("{0}")]
     Pool(#[from] nvvmm_snapshot::Error),
     /// The pool has not as many free blocks as a snapshot of this VM may need as long as it runs.
-    #[error("the pool is full: {needed} blocks of 4 KiB may be needed, {free} are free")]
+    #[error(
+        "the pool is full: up to {} may be needed, {} are free",
+        SizeText::needed(u64::from(*needed) * BLOCK_SIZE_BYTES),
+        SizeText::left(free.saturating_mul(BLOCK_SIZE_BYTES))
+    )]
     NoRoom {
         /// Blocks that it may need at most.
         needed: u32,

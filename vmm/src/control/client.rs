@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
-use nvvmm_snapshot::{ProcessState, WaitLimit};
+use nvvmm_snapshot::{ProcessState, TimeText, WaitLimit};
 
 use super::line::{LineError, LineStream};
 use super::message::{
@@ -64,16 +64,28 @@ impl ControlClient {
             VmError::new(
                 kind,
                 format!(
-                    "the VM's control socket {} does not answer: {e}",
-                    path.display()
+                    "the VM's control socket {} does not answer: {}",
+                    path.display(),
+                    connect_text(&e)
                 ),
             )
             .with_remedy("the VM is starting or ending; look at 'nvvmm ps' in a moment")
         })?;
-        Ok(Self {
+        let client = Self {
             path: Some(path.to_owned()),
             ..Self::over(stream)
-        })
+        };
+        let process = client.process_text();
+        tracing::info!("connected to {process} at {}", path.display());
+        Ok(client)
+    }
+
+    /// The VM process, in words.
+    fn process_text(&self) -> String {
+        match self.pid() {
+            Some(pid) => format!("the VM process {pid}"),
+            None => "the VM process (in another PID namespace)".to_owned(),
+        }
     }
 
     pub(super) fn over(stream: UnixStream) -> Self {
@@ -228,8 +240,11 @@ impl ControlClient {
         request: &Request,
         timeout: Option<Duration>,
     ) -> Result<Answer, VmError> {
+        let began = Instant::now();
         let written = self.lines.write(encoded(request)?, Some(SEND_TIMEOUT));
-        self.answer(written, timeout)
+        let answered = self.answer(written, timeout);
+        self.tell(request, began, &answered);
+        answered
     }
 
     /// Sends `request` with a descriptor, and waits for its answer as long as the VM process lives.
@@ -238,10 +253,29 @@ impl ControlClient {
         request: &Request,
         descriptor: BorrowedFd<'_>,
     ) -> Result<Answer, VmError> {
+        let began = Instant::now();
         let written = self
             .lines
             .write_with(encoded(request)?, descriptor, SEND_TIMEOUT);
-        self.answer(written, None)
+        let answered = self.answer(written, None);
+        self.tell(request, began, &answered);
+        answered
+    }
+
+    /// Logs a request and its answer.
+    fn tell(&self, request: &Request, began: Instant, answered: &Result<Answer, VmError>) {
+        let (process, what) = (self.process_text(), request.word());
+        let took = TimeText(began.elapsed());
+        match answered {
+            Ok(answer) => {
+                tracing::info!("asked {process} for {what}: it answered after {took}");
+                tracing::debug!(?request, ?answer, "the answer");
+            }
+            Err(error) => {
+                tracing::info!("asked {process} for {what}: after {took}: {error}");
+                tracing::debug!(?request, "the request");
+            }
+        }
     }
 
     fn answer(
@@ -393,6 +427,17 @@ pub fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let stream = UnixStream::from(socket);
     stream.set_nonblocking(false)?;
     Ok(stream)
+}
+
+/// A failed connection in words: the system's say only that one may try again.
+fn connect_text(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => format!(
+            "the VM process took no connection within {} s",
+            CONNECT_TIMEOUT.as_secs()
+        ),
+        _ => error.to_string(),
+    }
 }
 
 fn encoded(request: &Request) -> Result<Vec<u8>, VmError> {

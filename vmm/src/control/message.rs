@@ -188,6 +188,32 @@ pub enum Request {
     Audit,
 }
 
+impl Request {
+    /// What is asked for, in a word or two.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Ping => "a sign of life",
+            Self::Status => "its status",
+            Self::Stats => "its counters",
+            Self::Pause => "a pause",
+            Self::Resume => "a resume",
+            Self::Stop => "its end",
+            Self::Snapshot(_) => "a snapshot",
+            Self::Capture(_) => "a capture of a process",
+            Self::Restart(_) => "a restart of a process",
+            Self::StartRing(_) => "a ring of checkpoints",
+            Self::StopRing => "the end of the ring of checkpoints",
+            Self::Rewind(_) => "a rewind",
+            Self::Audit => "an audit",
+        }
+    }
+
+    /// Tells if the request changes nothing: it is asked often.
+    pub fn only_looks(&self) -> bool {
+        matches!(self, Self::Ping | Self::Status | Self::Stats | Self::Audit)
+    }
+}
+
 /// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]

@@ -377,8 +377,8 @@ impl RuntimeDir {
         }
         let names: Vec<&str> = entries.iter().map(|e| e.paths.name.as_str()).collect();
         let remedy = match names.as_slice() {
-            [] => "no VM is running; start one with 'nvvmm run' or 'nvvmm restore'".to_owned(),
-            names => format!("running VMs: {}", names.join(", ")),
+            [] => "start one with 'nvvmm run' or 'nvvmm restore'".to_owned(),
+            names => format!("one of the running VMs: {}", names.join(", ")),
         };
         Err(
             VmError::new(ErrorKind::NotFound, format!("no VM '{name}' is running"))

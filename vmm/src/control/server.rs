@@ -12,10 +12,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nvvmm_snapshot::{Resource, ask_for};
+use nvvmm_snapshot::{Resource, TimeText, ask_for};
 
 use super::VmControl;
 use super::line::{LineError, LineStream};
@@ -314,7 +314,10 @@ fn answer(
             tracing::warn!(?request, "not carried out, as its caller is gone");
             return Ok(None);
         }
-        carry_out(&request, descriptor, lines, control).map(Some)
+        let began = Instant::now();
+        let answered = carry_out(&request, descriptor, lines, control);
+        tell(&request, began, &answered);
+        answered.map(Some)
     });
     answered.unwrap_or_else(|error| Some(Answer::Error { error }))
 }
@@ -363,6 +366,16 @@ fn carry_out(
             report: Box::new(control.restart(request, &agent_of(descriptor)?)?),
         },
     })
+}
+
+/// Logs a request that was carried out, or failed.
+fn tell(request: &Request, began: Instant, answered: &Result<Answer, VmError>) {
+    let (what, took) = (request.word(), TimeText(began.elapsed()));
+    match answered {
+        Ok(_) if request.only_looks() => tracing::debug!("was asked for {what}"),
+        Ok(_) => tracing::info!("was asked for {what}: done after {took}"),
+        Err(error) => tracing::info!("was asked for {what}: failed after {took}: {error}"),
+    }
 }
 
 /// The stream that must have come with a request.

@@ -95,7 +95,7 @@ impl VmError {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
-            message: message.into(),
+            message: without_os_numbers(message.into()),
             remedy: None,
         }
     }
@@ -137,6 +137,27 @@ impl VmError {
         self.remedy = Some(remedy.into());
         self
     }
+}
+
+/// `text` without the numbers that the standard library puts behind the system's words: `Permission
+/// denied (os error 13)`.
+pub fn without_os_numbers(text: String) -> String {
+    const MARK: &str = " (os error ";
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some((before, after)) = rest.split_once(MARK) {
+        plain.push_str(before);
+        let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        match after[digits..].strip_prefix(')') {
+            Some(behind) if digits > 0 => rest = behind,
+            _ => {
+                plain.push_str(MARK);
+                rest = after;
+            }
+        }
+    }
+    plain.push_str(rest);
+    plain
 }
 
 /// Checks that a path is text. Others cannot be told: the state of a VM, its snapshots and all

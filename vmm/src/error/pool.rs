@@ -15,9 +15,8 @@ const MAKE_SPACE_ON_MEDIUM: &str = "remove other files from the medium ('df' sho
 impl From<Error> for VmError {
     fn from(error: Error) -> Self {
         Self {
-            kind: kind_of(&error),
-            message: error.to_string(),
             remedy: remedy_of(&error),
+            ..Self::new(kind_of(&error), error.to_string())
         }
     }
 }

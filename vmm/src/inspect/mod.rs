@@ -27,7 +27,7 @@ pub enum InspectError {
     #[error("the state cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
     /// The memory's size is one that no VM has.
-    #[error("the snapshot is damaged: {memory_bytes} bytes is not a valid memory size")]
+    #[error("the snapshot is damaged: a memory size of {memory_bytes} B is not possible")]
     Size {
         /// The size.
         memory_bytes: u64,

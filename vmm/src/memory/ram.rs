@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nvvmm_snapshot::CHUNK_SIZE_BYTES;
+use nvvmm_snapshot::{CHUNK_SIZE_BYTES, SizeText};
 use vm_memory::{GuestAddress, GuestRegionCollection};
 
 use super::{GuestMemory, PoolRegion, WrittenFrames, ram_ranges};
@@ -13,14 +13,18 @@ use crate::sys::address_range::AddressRange;
 pub enum MemoryError {
     /// The size is zero, not a multiple of a chunk, or larger than host addresses allow.
     #[error(
-        "guest memory of {size_bytes} bytes: it must be a multiple of 2 MiB, from 2 MiB to 16 TiB"
+        "guest memory of {} is not possible: it must be a multiple of 2 MiB, from 2 MiB to 16 TiB",
+        SizeText::of(*size_bytes)
     )]
     Size {
         /// The size asked for.
         size_bytes: u64,
     },
     /// The host refused the addresses.
-    #[error("cannot reserve {size_bytes} bytes of address space for guest memory: {source}")]
+    #[error(
+        "cannot reserve {} of address space for guest memory: {source}",
+        SizeText::of(*size_bytes)
+    )]
     Reserve {
         /// The size asked for.
         size_bytes: u64,

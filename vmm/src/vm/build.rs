@@ -476,7 +476,7 @@ fn check_memory(spec: &VmSpec, entry: &SnapshotEntry) -> Result<(), VmError> {
     let (name, map_bytes, spec_bytes) = (&entry.name, entry.memory_bytes, spec.memory_bytes);
     Err(VmError::new(
         ErrorKind::PoolDamaged,
-        format!("snapshot '{name}' has {map_bytes} bytes of memory, its machine {spec_bytes}"),
+        format!("snapshot '{name}' has {map_bytes} B of memory, and its machine {spec_bytes} B"),
     )
     .with_remedy("check the pool with 'nvvmm pool check'"))
 }

@@ -111,9 +111,8 @@ pub(super) fn machine_error(error: MachineError) -> VmError {
         }
     };
     VmError {
-        kind,
-        message: error.to_string(),
         remedy: remedy.map(str::to_owned),
+        ..VmError::new(kind, error.to_string())
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use nvvmm_snapshot::SnapshotEntry;
+use nvvmm_snapshot::{SnapshotEntry, counted};
 
 use super::{RestoreOptions, VmError};
 use crate::{
@@ -67,9 +67,9 @@ fn replace_disks(spec: &mut VmSpec, disks: &[DiskSpec]) -> Result<(), VmError> {
     Err(VmError::new(
         ErrorKind::Refused,
         format!(
-            "the snapshot's machine has {} disks, but {} were given",
-            spec.disks().count(),
-            disks.len()
+            "the snapshot's machine has {}, but --disk was given {}",
+            counted(spec.disks().count() as u64, "disk"),
+            counted(disks.len() as u64, "time")
         ),
     )
     .with_remedy("give one --disk for each disk of the snapshot, in the same order"))

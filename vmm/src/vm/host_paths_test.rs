@@ -102,5 +102,9 @@ fn another_number_of_disks_is_refused() {
         ..RestoreOptions::from("base")
     };
     let error = machine_of(machine(), &entry(true), &restore).unwrap_err();
-    assert!(error.message.contains("has 2 disks, but 1 were given"));
+    assert!(
+        error
+            .message
+            .contains("has 2 disks, but --disk was given 1 time")
+    );
 }

@@ -89,7 +89,7 @@ fn errors_of_the_pool() {
         E::InUse { .. } => E::InUse { path: path() }, Refused;
         E::PoolLocked { .. } =>
             E::PoolLocked { holder: LockHolder::default(), hopeless: true }, Refused;
-        E::InvalidSize { .. } => E::InvalidSize { size_bytes: 1, why: "text" }, Usage;
+        E::InvalidSize { .. } => E::InvalidSize { size_bytes: 1, why: text() }, Usage;
         E::FixedSize { .. } => E::FixedSize { path: path() }, Refused;
         E::NoSpaceOnMedium { .. } =>
             E::NoSpaceOnMedium { medium: "tmpfs", needed_bytes, available_bytes: 0 }, PoolFull;

@@ -171,8 +171,8 @@ impl<Mem: GuestMemory, D: DiskBackend> VirtioDevice<Mem> for Block<D> {
             return Err(Self::rejected(
                 instance,
                 format!(
-                    "the snapshot's disk has {} bytes, {} has {}; restore with a copy of the disk \
-                     as it was when the snapshot was taken",
+                    "the snapshot's disk has {} B, and {} has {} B; restore with a copy of the \
+                     disk as it was when the snapshot was taken",
                     state.size_bytes,
                     self.disk.name(),
                     self.disk.size_bytes()

@@ -35,14 +35,15 @@ pub enum BlockError {
         source: io::Error,
     },
     /// The path is neither a file nor a block device.
-    #[error("disk {path}: not a regular file or block device", path = path.display())]
+    #[error("disk {path} is neither a regular file nor a block device", path = path.display())]
     NotADisk {
         /// The image.
         path: PathBuf,
     },
     /// The size is not a number of sectors.
     #[error(
-        "disk {path}: {size_bytes} bytes is not a positive multiple of {SECTOR_BYTES}",
+        "disk {path} has {size_bytes} B, and a disk needs a multiple of {SECTOR_BYTES} B that is \
+         not 0",
         path = path.display()
     )]
     Size {

@@ -416,6 +416,8 @@ impl Greeting {
         let port = text
             .strip_prefix("CONNECT ")
             .ok_or(ErrorKind::InvalidData)?;
-        port.trim().parse().map_err(io::Error::other)
+        port.trim()
+            .parse()
+            .map_err(|_| io::Error::other("the port is no number"))
     }
 }

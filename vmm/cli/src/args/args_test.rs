@@ -99,7 +99,7 @@ fn what_makes_no_sense_is_refused() {
         ("nvvmm pool create", ClapError::MissingRequiredArgument),
         (
             "nvvmm snapshot v s --durability much",
-            ClapError::ValueValidation,
+            ClapError::InvalidValue,
         ),
         ("nvvmm pool create p --size 1M", ClapError::ValueValidation),
         ("nvvmm snapshot v s --process 0", ClapError::ValueValidation),

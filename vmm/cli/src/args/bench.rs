@@ -6,12 +6,13 @@ use clap::Args;
 
 use super::JsonFlag;
 use crate::bench::ExperimentKind;
-use crate::values;
+use crate::{values, whole_number};
 
 pub(super) const BENCH_HELP: &str = "\
 The benchmark runs VMs with nvvmm's bare-metal test guest. It creates its own pools and removes \
 them at the end. It verifies all memory of restored guests. Ctrl-C ends it after the current step. \
-The host should be idle.
+The host should be idle. Its load is looked at before the run, and the report has a warning \
+if it was busy.
 
 To measure huge pages, name a directory with --huge-dir: a mounted hugetlbfs with free pages, or a \
 tmpfs that is mounted with huge=always. scripts/bench.sh in the source tree sets up both, and \
@@ -23,7 +24,7 @@ Examples:
   nvvmm bench rate --cpus 1
       cost of checkpoints at several intervals, for a guest with one vCPU
   nvvmm bench --huge-dir /mnt/huge --out results
-      also write tables, plots (SVG) and all measurements (JSON) to files";
+      also write tables, plots (SVG) and all measurements (JSON, CSV) to files";
 
 /// `nvvmm bench`.
 #[derive(Debug, Args)]
@@ -41,7 +42,7 @@ pub struct BenchArguments {
         long,
         value_name = "COUNT",
         default_value = "3",
-        value_parser = clap::value_parser!(u8).range(1..100),
+        value_parser = whole_number::between::<u8>(1..=99),
     )]
     pub repeat: u8,
     /// vCPUs of each guest, 1 to 8
@@ -49,7 +50,7 @@ pub struct BenchArguments {
         long,
         value_name = "COUNT",
         default_value = "2",
-        value_parser = clap::value_parser!(u8).range(1..9),
+        value_parser = whole_number::between::<u8>(1..=8),
     )]
     pub cpus: u8,
     /// Number of VMs that the experiment 'space' starts from one snapshot, 2 to 200
@@ -57,20 +58,21 @@ pub struct BenchArguments {
         long,
         value_name = "COUNT",
         default_value = "50",
-        value_parser = clap::value_parser!(u8).range(2..=200),
+        value_parser = whole_number::between::<u8>(2..=200),
     )]
     pub clones: u8,
-    /// Directory on a tmpfs with ordinary pages
+    /// Directory on memory with ordinary pages: a tmpfs, or another file system that takes a pool
     #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
     pub dir: PathBuf,
-    /// Directory on a hugetlbfs, or on a tmpfs with huge pages; repeat it for more
+    /// Directory on a hugetlbfs, or on a tmpfs with huge=always; repeat it for the other kind
     #[arg(long = "huge-dir", value_name = "DIR")]
     pub huge_dirs: Vec<PathBuf>,
     /// Path of the bare-metal test guest (default: that of the variable NVVMM_BAREMETAL_GUEST, else
     /// nvvmm-bare-metal beside this program, or in cargo's target directory)
     #[arg(long, value_name = "FILE")]
     pub guest: Option<PathBuf>,
-    /// Write performance.md, performance.json and the plots (in performance/) to this directory
+    /// Write performance.md, performance.json, performance.csv and the plots (in performance/) to
+    /// this directory
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Replace the files of --out that exist

@@ -7,7 +7,7 @@ use clap_complete::engine::ArgValueCandidates;
 
 use super::{JsonFlag, PoolOption};
 use crate::completion;
-use crate::values;
+use crate::{values, whole_number};
 
 pub(super) const SEND_EXAMPLES: &str = "\
 Examples:
@@ -61,7 +61,7 @@ pub struct SendArguments {
         long,
         value_name = "1-19",
         default_value = "3",
-        value_parser = clap::value_parser!(i32).range(1..=19),
+        value_parser = whole_number::between::<i32>(1..=19),
     )]
     pub level: i32,
     /// The pool.

@@ -56,8 +56,9 @@ pub enum PoolCommand {
     },
     /// Draw a pool: the use of its chunks, and the snapshots that share them
     ///
-    /// In the terminal each character is one or several chunks of 2 MiB. In the SVG file (--svg)
-    /// each chunk is a square. It is filled as far as the chunk is in use, and it is darker if more
+    /// In the terminal each character is one or several chunks of 2 MiB. It shows the main use of
+    /// what is used of them, in lower case if less than half is used. In the SVG file (--svg) each
+    /// chunk is a square. It is filled as far as the chunk is used, and it is darker if more
     /// snapshots share it.
     Map {
         /// The pool.

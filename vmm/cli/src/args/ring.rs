@@ -8,7 +8,7 @@ use nvvmm_snapshot::Durability;
 
 use super::JsonFlag;
 use crate::completion;
-use crate::values;
+use crate::{values, whole_number};
 
 pub(super) const CHECKPOINT_EXAMPLES: &str = "\
 Examples:
@@ -43,7 +43,7 @@ pub struct CheckpointArguments {
         long,
         value_name = "COUNT",
         default_value = "8",
-        value_parser = clap::value_parser!(u32).range(1..=1000),
+        value_parser = whole_number::between::<u32>(1..=1000),
     )]
     pub keep: u32,
     /// Remove the checkpoints that an earlier VM of the same name left. Without this option the
@@ -52,7 +52,7 @@ pub struct CheckpointArguments {
     pub replace: bool,
     /// Require that each checkpoint survives the end of any process, a crash or restart of the
     /// host, or a power cut. The command fails if the pool cannot do that
-    #[arg(long, value_name = "process|host|power")]
+    #[arg(long, value_parser = values::durability())]
     pub durability: Option<Durability>,
     /// Take no more checkpoints. Those that exist stay
     #[arg(long, conflicts_with_all = ["every", "keep", "replace", "durability", "watch"])]
@@ -92,7 +92,7 @@ pub struct RewindArguments {
         long,
         value_name = "COUNT",
         default_value = "1",
-        value_parser = clap::value_parser!(u32).range(1..),
+        value_parser = whole_number::between::<u32>(1..=u32::MAX),
     )]
     pub checkpoints: u32,
     /// Go back to the snapshot of this name. Its machine must be like that of this VM

@@ -9,7 +9,7 @@ use nvvmm_snapshot::Durability;
 use super::{JsonFlag, PoolOption};
 use crate::completion;
 use crate::names::{Choice, NamePattern};
-use crate::values;
+use crate::{values, whole_number};
 
 pub(super) const SNAPSHOT_EXAMPLES: &str = "\
 Examples:
@@ -41,7 +41,7 @@ pub struct SnapshotArguments {
     #[arg(
         long,
         value_name = "PID",
-        value_parser = clap::value_parser!(i32).range(1..),
+        value_parser = whole_number::between::<i32>(1..=i32::MAX as u32),
         conflicts_with_all = ["stop", "verify"],
     )]
     pub process: Option<i32>,
@@ -57,7 +57,7 @@ pub struct SnapshotArguments {
     /// Require that the snapshot survives the end of any process, a crash or restart of the host,
     /// or a power cut. The command fails if the pool cannot do that; 'nvvmm pool status' shows
     /// what it can. By default a snapshot survives as much as the pool can do
-    #[arg(long, value_name = "process|host|power")]
+    #[arg(long, value_parser = values::durability())]
     pub durability: Option<Durability>,
     /// Compute the digests of the new blocks before the command returns ('nvvmm pool scrub' needs
     /// them)

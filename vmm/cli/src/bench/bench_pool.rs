@@ -27,7 +27,7 @@ use nvvmm_snapshot::{CHUNK_SIZE_BYTES, CreateOptions, EngineKind, Medium, Pool};
 
 use super::{
     guest::Guest,
-    host::{medium_of, memory_field},
+    host::{HUGE_MEDIA, medium_of, memory_field},
     plan::HOST_BYTES,
 };
 
@@ -88,7 +88,7 @@ impl BenchPool {
 
     /// Tells if the pool's memory comes in huge pages.
     pub fn has_huge_pages(&self) -> bool {
-        self.pool.medium() == Medium::Hugetlbfs || self.medium == "tmpfs with huge pages"
+        HUGE_MEDIA.contains(&self.medium.as_str())
     }
 
     /// Tells if frames that a guest writes are copied in clusters: neither as whole huge pages, nor

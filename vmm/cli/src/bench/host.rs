@@ -1,8 +1,19 @@
 //! Facts about the host that the benchmark ran on.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
+use nvvmm::{ErrorKind, VmError};
 use serde::{Deserialize, Serialize};
+
+use super::load::HostLoad;
+
+/// Media whose memory comes in huge pages, as [`medium_of`] names them.
+pub const HUGE_MEDIA: [&str; 2] = ["hugetlbfs", "tmpfs with huge pages"];
+/// Setting of the kernel that overrules the mount option of a tmpfs.
+const SHMEM_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
 /// The host, as far as it decides the figures.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -17,6 +28,9 @@ pub struct HostFacts {
     pub kernel: String,
     /// Kind of KVM: the module, and the virtualisation below it.
     pub kvm: String,
+    /// Load before the run. Reports of older programs do not have it.
+    #[serde(default)]
+    pub load: Option<HostLoad>,
 }
 
 impl HostFacts {
@@ -29,6 +43,7 @@ impl HostFacts {
             memory_bytes: memory_field("MemTotal"),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             kvm: kvm_kind(&cpuinfo).to_owned(),
+            load: None,
         }
     }
 }
@@ -52,6 +67,66 @@ pub fn medium_of(dir: &Path) -> String {
         // Of several at one place the last one is seen.
         .max_by_key(|mount| mount.place.len());
     mount.map_or_else(String::new, |mount| mount.medium())
+}
+
+/// Refuses directories that are not on the kind of memory that their option is for: figures of two
+/// media would be in one series.
+///
+/// # Errors
+/// [`ErrorKind::Usage`]: the kind is another one, or two directories are on one medium.
+/// [`ErrorKind::NotFound`].
+pub fn check_directories(dir: &Path, huge_dirs: &[PathBuf]) -> Result<(), VmError> {
+    let medium = medium_of_directory("--dir", dir)?;
+    if HUGE_MEDIA.contains(&medium.as_str()) {
+        let why = format!(
+            "--dir {} is on {medium}, and --dir is for ordinary pages of 4 KiB",
+            dir.display()
+        );
+        let remedy = "name it with --huge-dir, which is measured beside --dir";
+        return Err(VmError::new(ErrorKind::Usage, why).with_remedy(remedy));
+    }
+    let shmem = read(SHMEM_ENABLED);
+    let mut seen: Vec<String> = Vec::new();
+    for dir in huge_dirs {
+        let medium = medium_of_directory("--huge-dir", dir)?;
+        if let Some(fault) = huge_fault(&medium, &shmem) {
+            let why = format!("--huge-dir {} is on {fault}", dir.display());
+            return Err(VmError::new(ErrorKind::Usage, why).with_remedy(
+                "give a hugetlbfs with free pages of 2 MiB, or a tmpfs that is mounted with \
+                 huge=always; scripts/bench.sh sets up both",
+            ));
+        }
+        if seen.contains(&medium) {
+            let why = format!("two directories of --huge-dir are on {medium}");
+            let remedy = "give one directory for each medium";
+            return Err(VmError::new(ErrorKind::Usage, why).with_remedy(remedy));
+        }
+        seen.push(medium);
+    }
+    Ok(())
+}
+
+fn medium_of_directory(option: &str, dir: &Path) -> Result<String, VmError> {
+    let found = fs::metadata(dir)
+        .map_err(|e| VmError::io(format_args!("use {option} {}", dir.display()), &e))?;
+    if !found.is_dir() {
+        let why = format!("{option} {} is not a directory", dir.display());
+        return Err(VmError::new(ErrorKind::Usage, why));
+    }
+    Ok(medium_of(dir))
+}
+
+/// The reason why a medium has no huge pages.
+fn huge_fault(medium: &str, shmem_enabled: &str) -> Option<String> {
+    match medium {
+        "hugetlbfs" => None,
+        "tmpfs with huge pages" if shmem_enabled.contains("[deny]") => Some(format!(
+            "a tmpfs to which the kernel gives no huge pages ('deny' in {SHMEM_ENABLED})"
+        )),
+        "tmpfs with huge pages" => None,
+        "tmpfs" => Some("a tmpfs that is mounted without huge=always".to_owned()),
+        other => Some(format!("{other}, which has no huge pages")),
+    }
 }
 
 struct Mount<'t> {

@@ -1,4 +1,4 @@
-use super::{Mount, field, kvm_kind, memory_field};
+use super::*;
 
 #[test]
 fn mounts_are_told_apart() {
@@ -30,4 +30,43 @@ fn flags_say_what_kvm_is_made_of() {
         kvm_kind("flags\t: fpu svm_lock sse\n"),
         "software, without VMX or SVM"
     );
+}
+
+#[test]
+fn only_media_with_huge_pages_are_taken_for_them() {
+    assert_eq!(huge_fault("hugetlbfs", ""), None);
+    assert_eq!(
+        huge_fault("tmpfs with huge pages", "always [never] deny"),
+        None
+    );
+    for (medium, shmem, fault) in [
+        ("ext4", "", "ext4, which has no huge pages"),
+        ("tmpfs", "", "a tmpfs that is mounted without huge=always"),
+        (
+            "tmpfs with huge pages",
+            "always never [deny]",
+            "gives no huge pages",
+        ),
+    ] {
+        let found = huge_fault(medium, shmem).unwrap();
+        assert!(found.contains(fault), "{found}");
+    }
+}
+
+/// The fault: `bench --huge-dir /tmp` mixed two media in one series.
+#[test]
+fn a_directory_of_another_kind_is_refused_as_wrong_usage() {
+    let dir = tempfile::tempdir().unwrap();
+    let ordinary = Path::new("/dev/shm");
+    let refused = check_directories(ordinary, &[dir.path().to_owned()]).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Usage);
+    assert!(refused.message.contains("--huge-dir"), "{refused}");
+    assert!(refused.remedy.unwrap().contains("huge=always"));
+    assert!(check_directories(dir.path(), &[]).is_ok());
+    let none = check_directories(&dir.path().join("none"), &[]).unwrap_err();
+    assert_eq!(none.kind, ErrorKind::NotFound);
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let refused = check_directories(&file, &[]).unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Usage);
 }

@@ -22,6 +22,12 @@ pub fn document(report: &Report, plots: &str) -> String {
         host.kernel,
         host.kvm
     ));
+    if let Some(load) = &host.load {
+        text.push_str(&match load.warning() {
+            Some(warning) => format!("\n**Warning:** {warning}.\n"),
+            None => format!("\nThe host was idle before the run: {}.\n", load.text()),
+        });
+    }
     text.push_str(&format!("\n## Method\n\n{}", list(&report.method)));
     text.push_str(&summary(report));
     for experiment in &report.experiments {

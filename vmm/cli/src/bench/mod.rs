@@ -12,9 +12,11 @@ mod commands;
 mod console;
 mod copied;
 mod cow;
+pub mod csv;
 mod guest;
 pub mod host;
 mod incremental;
+pub mod load;
 mod mapped;
 mod mappings;
 pub mod markdown;
@@ -37,12 +39,13 @@ use std::time::SystemTime;
 
 use nvvmm::{ErrorKind, VmError};
 
+pub use host::check_directories;
 pub use plan::{ExperimentKind, Plan};
 pub use progress::Progress;
 pub use report::Report;
 
-use self::{bench_pool::BenchPool, host::HostFacts, report::Experiment};
-use crate::human_units;
+use self::{bench_pool::BenchPool, host::HostFacts, load::HostLoad, report::Experiment};
+use crate::{human_units, message};
 
 /// Part of the pages of a hugetlbfs that is kept for files beside the pool, as a divisor.
 const FOR_FILES: u64 = 6;
@@ -56,6 +59,10 @@ pub fn run(plan: &Plan, mut left_out: Vec<String>, progress: &Progress) -> Resul
     let began_ns = SystemTime::UNIX_EPOCH
         .elapsed()
         .map_or(0, |time| time.as_nanos() as u64);
+    let load = HostLoad::look();
+    if let Some(warning) = load.warning() {
+        message::warn(&warning);
+    }
     let pools = pools(plan, &mut left_out, progress)?;
     let (mut experiments, mut failed) = (Vec::new(), Vec::new());
     for kind in &plan.experiments {
@@ -74,7 +81,10 @@ pub fn run(plan: &Plan, mut left_out: Vec<String>, progress: &Progress) -> Resul
         nvvmm: env!("CARGO_PKG_VERSION").into(),
         began: human_units::moment(began_ns),
         took_s: progress.took_s(),
-        host: HostFacts::gather(),
+        host: HostFacts {
+            load: Some(load),
+            ..HostFacts::gather()
+        },
         method: method(plan, &pools),
         experiments,
         left_out,

@@ -8,6 +8,8 @@ use crate::human_units::{self, Column};
 
 /// The whole report.
 pub fn text(report: &Report) -> String {
+    let warning = report.host.load.and_then(|load| load.warning());
+    let warning = warning.map(|warning| format!("warning: {warning}\n"));
     let mut text = String::new();
     for experiment in &report.experiments {
         text.push_str(&format!("{}\n\n", experiment.title));
@@ -31,6 +33,8 @@ pub fn text(report: &Report) -> String {
     for what in &report.failed {
         text.push_str(&format!("failed: {what}\n"));
     }
+    // Last, where it is seen.
+    text.push_str(&warning.unwrap_or_default());
     text
 }
 

@@ -1,5 +1,7 @@
 use super::{figure, table, targets, text};
 use crate::bench::{
+    host::HostFacts,
+    load::HostLoad,
     report::{Bound, Experiment, Report, Table, Target},
     statistics::Spread,
 };
@@ -48,7 +50,14 @@ fn a_table_is_aligned_and_a_report_says_what_is_missing() {
         nvvmm: "1".into(),
         began: "now".into(),
         took_s: 1.0,
-        host: Default::default(),
+        host: HostFacts {
+            load: Some(HostLoad {
+                used_percent: 45,
+                busy: true,
+                ..Default::default()
+            }),
+            ..Default::default()
+        },
         method: Vec::new(),
         experiments: vec![Experiment {
             title: "An experiment".into(),
@@ -65,6 +74,7 @@ fn a_table_is_aligned_and_a_report_says_what_is_missing() {
         "16 MiB   1 ms",
         "left out: huge pages",
         "failed: cow: no room",
+        "warning: the host was busy before the run: 45% of its CPU time was in use",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }

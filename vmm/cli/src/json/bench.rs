@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{blocks_bytes, rfc3339};
 use crate::bench::host::HostFacts;
+use crate::bench::load::HostLoad;
 use crate::bench::report::{
     Axis as ShownAxis, Bound, Chart as ShownChart, Experiment as ShownExperiment,
     Point as ShownPoint, Report, Series, Table as ShownTable, Target as ShownTarget,
@@ -54,6 +55,9 @@ struct Host {
     kernel: String,
     /// Kind of KVM.
     kvm: String,
+    /// Load of the host before the run. Null in a report of an older nvvmm.
+    #[serde(default)]
+    load: Option<HostLoad>,
 }
 
 /// Experiment.
@@ -202,6 +206,7 @@ impl Bench {
                 memory_bytes: report.host.memory_bytes,
                 kernel: report.host.kernel.clone(),
                 kvm: report.host.kvm.clone(),
+                load: report.host.load,
             },
             method: report.method.clone(),
             experiments: report.experiments.iter().map(Experiment::of).collect(),
@@ -222,6 +227,7 @@ impl Bench {
                 memory_bytes: self.host.memory_bytes,
                 kernel: self.host.kernel,
                 kvm: self.host.kvm,
+                load: self.host.load,
             },
             method: self.method,
             experiments: { self.experiments.into_iter() }

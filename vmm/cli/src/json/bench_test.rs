@@ -17,6 +17,12 @@ fn measured() -> Report {
             memory_bytes: 25_276_059_648,
             kernel: "6.18".into(),
             kvm: "hardware".into(),
+            load: Some(HostLoad {
+                used_percent: 45,
+                stolen_percent: 0,
+                load_average_hundredths: 212,
+                busy: true,
+            }),
         },
         method: vec!["A sentence.".into()],
         experiments: vec![ShownExperiment {

@@ -2,24 +2,30 @@
 //!
 //! A guest can cause some lines as often as it wants. A VM process writes a few of each kind in
 //! full and counts the others ([`limit`]); in the background it writes to a file of bounded size
-//! ([`file`]).
+//! ([`file`]), with the time. Lines on a terminal look like all messages of this program
+//! ([`line`]).
 
 mod file;
 mod limit;
+mod line;
 
+use std::fmt;
 use std::io::{self, Write};
 use std::sync::OnceLock;
 
 use nvvmm::{ErrorKind, VmError};
-use tracing::Subscriber;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::fmt::format::{DefaultFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry};
 
 pub use self::file::{LOG_BYTES_MAX, LogFile};
 use self::limit::Limited;
-use super::detach;
-use super::terminal::{StderrLines, shown};
+use self::line::MessageLine;
+use super::terminal::shown;
+use super::{detach, message};
 
 /// The log of a VM process in the background.
 static FILE: OnceLock<LogFile> = OnceLock::new();
@@ -56,11 +62,37 @@ pub fn start(verbose: u8, runs_vm: bool) -> Result<(), VmError> {
         }
         _ => EnvFilter::new(level),
     };
-    let format = tracing_subscriber::fmt::format().with_target(verbose > 1);
-    // Colours are escapes, which no text for a terminal has here.
-    let limited = Limited::new(format.with_ansi(false), runs_vm);
-    subscriber(filter, limited, LogLines::default).init();
+    let format = tracing_subscriber::fmt::format();
+    let format = ByPlace {
+        in_file: format.with_target(verbose > 1).with_ansi(false),
+        for_terminal: MessageLine::new(verbose > 1),
+    };
+    subscriber(filter, Limited::new(format, runs_vm), LogLines::default).init();
     Ok(())
+}
+
+/// Formats lines in the log file of a VM with their time, others as messages.
+struct ByPlace {
+    in_file: tracing_subscriber::fmt::format::Format,
+    for_terminal: MessageLine,
+}
+
+impl<S, N> FormatEvent<S, N> for ByPlace
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        match FILE.get() {
+            Some(_) => self.in_file.format_event(context, writer, event),
+            None => self.for_terminal.format_event(context, writer, event),
+        }
+    }
 }
 
 /// From now on log lines go to this file. Once in a process.
@@ -69,15 +101,14 @@ pub fn go_to(file: LogFile) {
     let _ = FILE.set(file);
 }
 
-type Format = tracing_subscriber::fmt::format::Format;
-
-fn subscriber<W>(
+fn subscriber<W, F>(
     filter: EnvFilter,
-    format: Limited<Format>,
+    format: Limited<F>,
     writer: W,
 ) -> impl Subscriber + Send + Sync
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+    Limited<F>: FormatEvent<Registry, DefaultFields> + Send + Sync + 'static,
 {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -101,7 +132,10 @@ impl Write for LogLines {
                 file.write_lines(shown(&String::from_utf8_lossy(text)).as_bytes());
                 Ok(text.len())
             }
-            None => StderrLines.write(text),
+            None => {
+                message::say_line(&String::from_utf8_lossy(text));
+                Ok(text.len())
+            }
         }
     }
 

@@ -50,9 +50,12 @@ fn those_that_fail_are_named_and_the_others_go_on() {
     assert!(vms.iter().all(|vm| vm.asked() == ["pause"]));
     // Both are full; the code is that of the first error.
     let full = world.nvvmm(&["resume", "a", "ghost", "b"]);
-    full.refused(5, "nvvmm: a: the pool is full\n  try: remove a snapshot\n");
+    full.refused(
+        5,
+        "nvvmm: error: a: the pool is full\n  try: remove a snapshot\n",
+    );
     assert!(
-        full.stderr.contains("nvvmm: b: the pool is full"),
+        full.stderr.contains("nvvmm: error: b: the pool is full"),
         "{}",
         full.stderr
     );

@@ -14,6 +14,7 @@ mod pools;
 mod start;
 mod stopped;
 mod terminals;
+mod texts;
 mod vms;
 mod world;
 

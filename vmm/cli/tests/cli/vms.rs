@@ -118,7 +118,10 @@ fn requests_reach_the_vm_and_its_errors_come_back() {
     let vm = PlayedVm::play(&world, "web");
     assert_eq!(world.nvvmm(&["pause", "web"]).done(), "");
     let full = world.nvvmm(&["resume", "web"]);
-    full.refused(5, "nvvmm: the pool is full\n  try: remove a snapshot\n");
+    full.refused(
+        5,
+        "nvvmm: error: the pool is full\n  try: remove a snapshot\n",
+    );
     let report = world.nvvmm(&["snapshot", "web", "base", "--json"]).json();
     assert_eq!(
         (report["snapshot"].as_str(), report["copied_bytes"].as_u64()),

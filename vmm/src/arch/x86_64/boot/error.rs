@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use nvvmm_snapshot::SizeText;
+
 use crate::spec::files::FileError;
 
 /// An error while loading a guest.
@@ -19,7 +21,10 @@ pub enum BootError {
         why: String,
     },
     /// Guest memory is too small.
-    #[error("{what} ({size_bytes} bytes) does not fit into guest memory: {why}")]
+    #[error(
+        "{what} ({}) does not fit into guest memory: {why}",
+        SizeText::of(*size_bytes)
+    )]
     DoesNotFit {
         /// The part that was to be loaded.
         what: String,
