@@ -62,7 +62,7 @@ if [[ " ${media[*]} " == *" hugetlbfs "* ]]; then
     say "cannot make room for huge pages: this needs root"
 fi
 
-measure=("$NVVMM_BIN" bench --out "$out" "${arguments[@]}")
+measure=("$NVVMM_BIN" bench --out "$out" --force "${arguments[@]}")
 for medium in "${media[@]}"; do
   case $medium in
     none) ;;

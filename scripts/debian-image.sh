@@ -8,8 +8,8 @@
 #   --include PACKAGE,...  more packages (repeatable). The guest has no network: what it needs must
 #                          be in the image
 #   --size SIZE            size of the file system (default 2G); the file takes what is in use
-#   --output FILE          the image (default: debian.img). The kernel and the initramfs get the same
-#                          name with .vmlinuz and .initrd
+#   --output FILE          the image (default: debian.img). Kernel and initramfs get the same name
+#                          with .vmlinuz and .initrd
 #   --force                replaces files that exist
 #   --password-file FILE   password of root, in the first line: the console asks for it. Without
 #                          this option the console has a shell of root, without a question, and
@@ -22,7 +22,8 @@
 #
 # Needs no root, but for missing packages (mmdebstrap, fakeroot and others), which sudo installs.
 # The mode unshare needs user namespaces and a range of user IDs in /etc/subuid, as each user of
-# Debian and Ubuntu has one; fakechroot needs neither. Nothing else of the host is changed.
+# Debian and Ubuntu has one. fakechroot needs neither, but makes only the release of Debian that the
+# host has: programs of the image run with the host's loader. Nothing else of the host is changed.
 # It fetches about 120 MiB and takes a minute or two. NVVMM_CACHE keeps the kernel.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -81,6 +82,7 @@ check_arguments() {
     [[ ! -d $file ]] || die "$file is a directory"
     [[ ! -e $file ]] || ((force)) || die "$file exists" "--force replaces it"
   done
+  [[ -z $mirror ]] || export NVVMM_DEBIAN_MIRROR=$mirror
   [[ -z $agent || -f $agent ]] || die "there is no file $agent"
   [[ -z $password_file ]] || read_password
 }
@@ -106,14 +108,23 @@ need_tools() {
 
 # choose_mode: sets mode.
 choose_mode() {
-  [[ $mode == auto ]] || return 0
-  mode=root
-  ((EUID != 0)) || return 0
-  mode=fakechroot
-  if grep -qs "^$(id -un):" /etc/subuid && unshare --user --map-auto true 2>/dev/null; then
-    mode=unshare
+  if [[ $mode == auto ]]; then
+    mode=fakechroot
+    if ((EUID == 0)); then
+      mode=root
+    elif grep -qs "^$(id -un):" /etc/subuid && unshare --user --map-auto true 2>/dev/null; then
+      mode=unshare
+    fi
   fi
+  [[ $mode != fakechroot || $(host_release) == "$release" ]] ||
+    die "without root and user namespaces only the host's own release of Debian can be made" \
+      "let root add a range of IDs: sudo usermod --add-subuids 100000-165535" \
+      "  --add-subgids 100000-165535 $(id -un)" \
+      "or run this as root"
 }
+
+# host_release: its code name, such as trixie.
+host_release() { sed -n 's/^VERSION_CODENAME="\?\([a-z]*\).*/\1/p' /etc/os-release; }
 
 get_kernel() {
   kernel_dir=$NVVMM_CACHE/debian-$release/kernel
@@ -131,6 +142,8 @@ get_agent() {
   agent=$(agent_path)
 }
 
+show_log() { tail -n 20 "$work/log" | cut -c 1-200 | sed 's/^/  | /' >&2; }
+
 # make_root: leaves the root file system as an archive, $work/root.tar.
 make_root() {
   local list arguments=(--quiet "--mode=$mode" --variant=minbase
@@ -143,7 +156,7 @@ make_root() {
   say "installing the packages of Debian $release (mmdebstrap, mode $mode)"
   mmdebstrap "${arguments[@]}" "--include=$list" "$release" "$work/root.tar" ${mirror:+"$mirror"} \
     >"$work/log" 2>&1 </dev/null && return
-  tail -n 20 "$work/log" | sed 's/^/  | /' >&2
+  show_log
   die "mmdebstrap could not make the root file system" "see its last lines above"
 }
 
@@ -221,22 +234,12 @@ END
 pack_root() {
   local as_owner=()
   ((EUID == 0)) || as_owner=(fakeroot --)
-  # shellcheck disable=SC2016 # variables of the other shell
-  "${as_owner[@]}" bash -euc '
-    work=$1 image=$2 bytes=$3 hash=$4
-    mkdir "$work/tree"
-    tar -C "$work/tree" --numeric-owner --exclude="./dev/*" -xf "$work/root.tar"
-    rm "$work/root.tar"
-    cp -r --no-dereference --preserve=mode,links --remove-destination "$work/add/." "$work/tree/"
-    chown -R --no-dereference 0:0 "$work/tree/usr/local/sbin" "$work/tree/usr/lib/modules"
-    [[ -z $hash ]] || sed -i "s|^root:[^:]*:|root:$hash:|" "$work/tree/etc/shadow"
-    chmod 755 "$work/tree"
-    truncate -s "$bytes" "$image"
-    mke2fs -q -t ext4 -L root -m 1 -d "$work/tree" "$image"
-  ' pack "$work" "$work/image" "$size_bytes" "${password_hash:-}" 2>"$work/log" && return
-  tail -n 20 "$work/log" | sed 's/^/  | /' >&2
-  die "the file system could not be made; its files are $(du -sh "$work/tree" | cut -f 1)" \
-    "give it more room: --size; the disk here has $(free_mib "$work") MiB free"
+  "${as_owner[@]}" bash "$here/lib/debian-pack.sh" "$work" "$work/image" "$size_bytes" \
+    "${password_hash:-}" 2>"$work/log" && return
+  show_log
+  ! grep -q 'allocate block' "$work/log" ||
+    die "the files, $(du -sh "$work/tree" | cut -f 1), do not fit into $size" "try a larger --size"
+  die "the file system could not be made" "see the message above; $(room)"
 }
 
 make_initramfs() {
@@ -262,13 +265,13 @@ report() {
     "$(du -h "$output" | cut -f 1) of it used), $kernel and $initrd"
   say "Debian $release with Linux $kernel_version, in $((SECONDS - started)) s; run it with:"
   printf 'nvvmm run --name debian --kernel %q --initramfs %q \\\n' "$kernel" "$initrd"
-  printf '      --disk %q,ro --cmdline quiet --detach\n' "$output"
+  printf '      --disk %q,ro --cmdline quiet --cpus 1 --detach\n' "$output"
 }
 
 started=$SECONDS
 parse_arguments "$@"
-need_tools
 choose_mode
+need_tools
 umask 022
 # Beside the image: it is renamed at the end. mmdebstrap has its own directory below TMPDIR.
 work=$(mktemp -d "$(dirname "$output")/.debian-image.XXXXXX")

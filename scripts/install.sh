@@ -132,7 +132,7 @@ build_guests
 build_bare_metal
 install -D -m 755 "$NVVMM_BIN" "$to/bin/nvvmm"
 install -d "$to/share/man/man1"
-"$NVVMM_BIN" man "$to/share/man/man1"
+"$NVVMM_BIN" man --force "$to/share/man/man1"
 for each in "${completions[@]}"; do
   install -d "$(dirname "$to/${each#* }")"
   "$NVVMM_BIN" completions "${each%% *}" >"$to/${each#* }"

@@ -192,7 +192,7 @@ write_command() {
     for name in $(compgen -e); do
       case $name in
         NVVMM_RESULTS | NVVMM_FORCE_NESTED | NVVMM_NESTED_BOOT | NVVMM_NESTED_POWER_SWITCH) ;;
-        NVVMM_* | RUST_* | CARGO_* | PATH | HOME | TERM | COLUMNS) printf 'export %s=%q\n' "$name" "${!name}" ;;
+        NVVMM_* | RUST_* | CARGO_* | PATH | HOME) printf 'export %s=%q\n' "$name" "${!name}" ;;
       esac
     done
     printf 'export NVVMM_RESULTS=%q NVVMM_IN_NESTED=1 NVVMM_NESTED_POWER_SWITCH=%q\ncd %q\n' \
@@ -203,9 +203,9 @@ write_command() {
   } >"$control/command"
 }
 
-# What the shell inside shows first, and the size of the terminal.
+# What the shell inside shows first, and the size and kind of the terminal.
 write_greeting() {
-  stty size >"$control/size"
+  echo "$(stty size) ${TERM:-vt220}" >"$control/terminal"
   {
     echo "This is an emulated host with KVM; you are its root. It has the files of your machine."
     if [[ $results == "$run"/* ]]; then

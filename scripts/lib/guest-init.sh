@@ -10,6 +10,8 @@ mount -t devtmpfs dev /dev
 mount -t tmpfs run /run
 mkdir /dev/pts
 mount -t devpts devpts /dev/pts
+# By this signal busybox's poweroff asks the first process to end.
+trap 'poweroff -f' USR2
 # Kernel messages would be printed inside of the witness's lines. They stay in the kernel log.
 dmesg -n 1
 
@@ -23,7 +25,9 @@ if grep -qw nvvmm.shell /proc/cmdline; then
   setsid -c sh
 elif grep -qw nvvmm.agent /proc/cmdline; then
   echo "@ ready cpus=$(nproc)"
-  sleep 10000000
+  # A signal ends this wait, but not a program in the foreground.
+  sleep 10000000 &
+  wait
 else
   setsid -c nvvmm-witness
   echo "@ died -- nvvmm-witness ended with status $?"

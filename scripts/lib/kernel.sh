@@ -38,14 +38,15 @@ debian_keys=/usr/share/keyrings/debian-archive-keyring.gpg
 # from_backports COMMAND...: see from_suite.
 from_backports() { from_suite bookworm-backports "$@"; }
 
-# from_suite SUITE COMMAND...: runs a command whose apt programs use only that suite of Debian, and
-# not this machine's own sources.
+# from_suite SUITE COMMAND...: runs a command whose apt programs use only that suite of Debian, with
+# its security updates, and not this machine's own sources. NVVMM_DEBIAN_MIRROR replaces Debian's.
 from_suite() {
-  local apt=$NVVMM_CACHE/apt/$1
+  local apt=$NVVMM_CACHE/apt/$1 signed="[signed-by=$debian_keys]"
   need_packages debian-archive-keyring
   mkdir -p "$apt"/{lists,cache/archives}/partial
-  echo "deb [signed-by=$debian_keys] ${NVVMM_DEBIAN_MIRROR:-$debian_mirror} $1 main" \
-    >"$apt/sources.list"
+  echo "deb $signed ${NVVMM_DEBIAN_MIRROR:-$debian_mirror} $1 main" >"$apt/sources.list"
+  [[ $1 == *-* || -n ${NVVMM_DEBIAN_MIRROR:-} ]] ||
+    echo "deb $signed $debian_mirror-security $1-security main" >>"$apt/sources.list"
   cat >"$apt/apt.conf" <<END
 Dir::Etc::sourcelist "$apt/sources.list";
 Dir::Etc::sourceparts "/dev/null";

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The shell of scripts/nested.sh --shell. Runs as root on the nested host, with a terminal.
 control=$NVVMM_RESULTS/.nested
-read -r rows columns <"$control/size"
+read -r rows columns TERM <"$control/terminal"
 stty rows "$rows" cols "$columns"
-unset COLUMNS
+export TERM
 # Where scripts/install.sh puts the program for an ordinary user.
 [[ :$PATH: == *":$HOME/.local/bin:"* ]] || export PATH=$HOME/.local/bin:$PATH
 cat "$control/greeting"

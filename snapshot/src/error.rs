@@ -241,6 +241,12 @@ pub enum Error {
         /// The version that this program reads and writes.
         expected: u32,
     },
+    /// The stream cannot be written to where it goes.
+    #[error("cannot write the stream: {source}")]
+    StreamNotWritten {
+        /// The system's error.
+        source: std::io::Error,
+    },
     /// The stream ends too early.
     #[error("the stream ends before its end record: it was cut off")]
     StreamCut,

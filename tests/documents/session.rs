@@ -20,8 +20,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 const MARK: &str = "@@documents";
 /// Prompts of the shells of Linux guests: the small one, and Debian. What follows is typed.
 const PROMPTS: [&str; 2] = ["/ # ", "root@debian:~# "];
-/// Ctrl-], which leaves a console.
-const LEAVE: &str = "\x1d";
+/// Ctrl-] and one more key, which leave a console.
+const LEAVE: &str = "\x1d\x1d";
 
 /// A running shell. Dropping it ends the shell.
 #[derive(Debug)]
@@ -259,7 +259,8 @@ fn lines(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Skips the rest of a control sequence (ECMA-48): `[` to a letter, `]` to a bell, or one character.
+/// Skips the rest of a control sequence (ECMA-48): `[` to a letter, `]` to a bell, else one
+/// character.
 fn skip_sequence(chars: &mut std::str::Chars<'_>) {
     match chars.next() {
         Some('[') => drop(chars.find(|c| ('@'..='~').contains(c))),

@@ -33,6 +33,13 @@ fn a_kernel_that_is_no_kernel() {
     assert!(!cut.stderr.contains("panicked"), "{}", cut.stderr);
     host.run(&["run", "--kernel", "/nonexistent", "--detach"])
         .refused(3, "/nonexistent");
+    // A file of the wrong kind, and an option that the guest does not take, are wrong usage alike.
+    host.run(&["run", "--kernel", "/", "--detach"])
+        .refused(2, "directory");
+    let guest = nvvmm_tests::required("NVVMM_BAREMETAL_GUEST");
+    let guest = guest.to_str().unwrap();
+    host.run(&["run", "--kernel", guest, "--initramfs", guest, "--detach"])
+        .refused(2, "flat guest");
     host.assert_pool_clean();
 }
 

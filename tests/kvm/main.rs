@@ -15,6 +15,7 @@ mod diff;
 mod dirty_log;
 mod export;
 mod fault_points;
+mod foreground;
 mod foreign;
 mod full_medium;
 mod full_pool;

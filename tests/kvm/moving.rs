@@ -248,7 +248,7 @@ fn an_encrypted_stream_is_for_who_has_the_key_and_refused_when_it_was_changed() 
         !bytes.windows(6).any(|window| window == b"secret"),
         "even the name is encrypted"
     );
-    source.run(&send).refused(4, "exists already");
+    source.run(&send).refused(4, "exists");
 
     let receive =
         |stream: &Path, key: &Path| target.run(&["receive", text(stream), "--decrypt", text(key)]);

@@ -78,10 +78,49 @@ fn programs_run_in_the_guest_and_files_go_both_ways() {
     host.run(&["cp", from, &place]).ok();
     host.run(&["cp", &format!("{place}/file"), back]).ok();
     assert!(std::fs::read(back).unwrap() == content);
-    host.run(&["cp", &format!("{place}/missing"), back])
+    host.run(&["cp", &format!("{place}/file"), back])
+        .refused(4, "--force");
+    host.run(&["cp", "-f", &format!("{place}/missing"), back])
         .refused(3, "missing");
+    let shown = fed(&host, &["cp", &format!("{place}/file"), "-"], b"");
+    assert!(shown.status.success() && shown.stdout == content);
+    let taken = fed(&host, &["cp", "-", &format!("{place}/taken")], &content);
+    assert!(taken.status.success());
+    output(
+        &host,
+        &vm,
+        "mkdir -p /tmp/tree/deep; mv /tmp/taken /tmp/tree/deep; ln -s x /tmp/tree/l",
+    );
+    let tree = directory.path().join("tree");
+    let tree = tree.to_str().unwrap();
+    host.run(&["cp", "-r", &format!("{place}/tree"), tree]).ok();
+    assert!(std::fs::read(format!("{tree}/deep/taken")).unwrap() == content);
+    host.run(&["cp", "-r", tree, &format!("{place}/again")])
+        .ok();
+    output(
+        &host,
+        &vm,
+        "cmp /tmp/again/deep/taken /tmp/tree/deep/taken; [ -L /tmp/again/l ]",
+    );
     host.run(&["cp", from, &format!("{}:/no/such/directory/x", vm.name)])
         .refused(3, "/no/such/directory/x");
+    vm.stop();
+}
+
+/// Each checkpoint stops the guest, its vsock device and all streams for a moment.
+#[test]
+fn the_agent_answers_while_a_ring_takes_checkpoints_and_after_it() {
+    let host = Host::new(768);
+    let vm = boot_without_witness(&host, 160);
+    let ring = ["checkpoint", &vm.name, "--every", "1s", "--keep", "2"];
+    host.run(&ring).ok();
+    for round in 0..20 {
+        if round == 14 {
+            host.run(&["checkpoint", &vm.name, "--stop"]).ok();
+        }
+        let said = output(&host, &vm, &format!("echo {round}"));
+        assert_eq!(said, format!("{round}\n"));
+    }
     vm.stop();
 }
 
@@ -150,6 +189,16 @@ fn the_agent_can_be_the_first_process_and_programs_have_a_terminal() {
         /bin/busybox kill -9 ${p#/proc/}; done";
     run(agents);
     vm.wait_gone();
+}
+
+#[test]
+fn a_guest_shuts_down_when_it_is_asked() {
+    let host = Host::new(512);
+    let vm = boot_without_witness(&host, 160);
+    host.run(&["shutdown", &vm.name, "--timeout", "5m"]).ok();
+    vm.wait_gone();
+    host.run(&["ps", "-q"]).ok();
+    host.assert_pool_clean();
 }
 
 #[test]

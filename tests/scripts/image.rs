@@ -37,6 +37,10 @@ fn what_cannot_be_is_refused_before_anything_is_fetched() {
         (&["--mode", "proot"], "--mode proot"),
         (&["--agent", "none", "--force"], "there is no file none"),
         (&["--password-file", "empty", "--force"], "empty first line"),
+        (
+            &["--mode", "fakechroot", "--force", "--release", "potato"],
+            "only the host's own release",
+        ),
         (&["--wrong"], "unknown argument --wrong"),
     ] {
         let mut script = place.script("debian-image.sh");
@@ -90,8 +94,8 @@ fn make(place: &Place, options: &[&str]) {
     );
 }
 
-/// A machine of QEMU with a serial console, in which the image boots. It has PCI: the microvm of QEMU
-/// lacks a timer that Linux takes without KVM.
+/// A machine of QEMU with a serial console, in which the image boots. It has PCI: without KVM,
+/// Linux finds no timer in the microvm of QEMU.
 struct Machine {
     qemu: Child,
     output: Receiver<Vec<u8>>,

@@ -89,7 +89,8 @@ fn unpack(place: &Place) -> Command {
     place.write(
         "apt/conf",
         &format!(
-            "Dir::Etc::sourcelist \"{base}/apt/sources.list\";\nDir::Etc::sourceparts \"/dev/null\";\n\
+            "Dir::Etc::sourcelist \"{base}/apt/sources.list\";\n\
+             Dir::Etc::sourceparts \"/dev/null\";\n\
              Dir::State::lists \"{base}/apt/lists\";\nDir::Cache \"{base}/apt/cache\";\n\
              APT::Sandbox::User \"root\";\nAcquire::Languages \"none\";\n"
         ),
@@ -97,7 +98,8 @@ fn unpack(place: &Place) -> Command {
     let lib = root().join("scripts/lib");
     let script = format!(
         "set -euo pipefail; cd '{}'; source say.sh; source tree.sh; source packages.sh; \
-         source kernel.sh; apt-get -qq update >&2; unpack_kernel linux-image-{VERSION} '{base}/out'",
+         source kernel.sh; apt-get -qq update >&2; \
+         unpack_kernel linux-image-{VERSION} '{base}/out'",
         lib.display()
     );
     let mut command = place.command("bash");

@@ -178,7 +178,7 @@ fn is_stop(error: &std::io::Error) -> bool {
 pub(crate) fn not_written(error: std::io::Error) -> Error {
     match is_stop(&error) {
         true => Error::Interrupted,
-        false => Error::io("writing the stream")(error),
+        false => Error::StreamNotWritten { source: error },
     }
 }
 

@@ -129,7 +129,10 @@ fn a_core_has_the_guests_registers_and_memory() {
         piped.status
     );
 
-    let text = host.run(&["export", "a", "--core", path]).ok().stdout;
+    host.run(&["export", "a", "--core", path])
+        .refused(4, "exists");
+    let again = host.run(&["export", "a", "--core", path, "--force"]);
+    let text = again.ok().stdout;
     assert!(
         text.contains("a.core: ") && text.contains("1 ranges"),
         "{text}"
@@ -139,7 +142,7 @@ fn a_core_has_the_guests_registers_and_memory() {
         .iter()
         .filter(|entry| entry.path().to_string_lossy().contains("core"));
     assert_eq!(cores.count(), 1, "{left:?}");
-    host.run(&["export", "none", "--core", path])
+    host.run(&["export", "none", "--core", path, "-f"])
         .refused(3, "none");
     host.run(&["export", "a", "--core", "/dev/null"])
         .refused(4, "regular");

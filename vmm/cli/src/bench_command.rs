@@ -9,6 +9,7 @@ use super::args::BenchArguments;
 use super::interruption::ends_on_signal;
 use super::json::bench::Bench;
 use super::output;
+use super::partial::check_free;
 use super::terminal::tell;
 use super::whole_file::WholeFile;
 use crate::bench::{self, ExperimentKind, Plan, Progress, Report, markdown, plot, text};
@@ -21,6 +22,10 @@ const MEASUREMENTS_BYTES_MAX: u64 = 64 << 20;
 /// `nvvmm bench`.
 pub fn run(arguments: BenchArguments) -> Result<(), VmError> {
     let (out, json) = (arguments.out.clone(), arguments.json.json);
+    // Before hours of measurements.
+    if let Some(dir) = &out {
+        check_out(dir, arguments.force)?;
+    }
     let report = match &arguments.from {
         Some(path) => read(path)?,
         // As it is kept: both show the same numbers.
@@ -75,6 +80,12 @@ fn read(path: &Path) -> Result<Report, VmError> {
             ),
         )
     })
+}
+
+/// Refuses a directory with the report of another run, unless that may be replaced.
+fn check_out(dir: &Path, force: bool) -> Result<(), VmError> {
+    let files = ["md", "json"].map(|kind| dir.join(format!("{NAME}.{kind}")));
+    files.iter().try_for_each(|file| check_free(file, force))
 }
 
 /// The document, the measurements, and a drawing of each chart.

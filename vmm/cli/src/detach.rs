@@ -32,15 +32,19 @@ use super::privileges::Account;
 use super::sandbox::{self, Ordered};
 use super::{error, sys};
 
-/// Variable that marks the process that becomes the VM process.
+/// Variable that marks the process that becomes the VM process, and its values: the command goes
+/// when the guest runs, or it stays as the VM's console (`attended`).
 const CHILD_MARK: &str = "NVVMM_DETACHED_CHILD";
+const LEFT_ALONE: &str = "1";
+const ATTENDED: &str = "attended";
 /// Milliseconds of silence after which the VM process is looked at.
 const LISTEN: u16 = 500;
 /// Time that a VM process has to end once it has closed its stdout.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 const END_POLL: Duration = Duration::from_millis(5);
 
-/// The one line that the VM process reports to the waiting command.
+/// A line that the VM process reports to the waiting command. The first one is `Ready` or `Failed`.
+/// A command that stays hears of the end, too.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
 enum Report {
@@ -51,6 +55,9 @@ enum Report {
     Failed {
         error: VmError,
     },
+    Ended {
+        how: String,
+    },
 }
 
 /// Tells if this process is the VM process that a waiting command started.
@@ -58,9 +65,33 @@ pub fn is_child() -> bool {
     std::env::var_os(CHILD_MARK).is_some()
 }
 
+/// Tells if this process is a VM process whose command stays as its console.
+pub fn is_attended() -> bool {
+    std::env::var_os(CHILD_MARK).is_some_and(|mark| mark == ATTENDED)
+}
+
+/// A VM process that has reported that its guest runs.
+pub struct Started {
+    /// Its VM.
+    pub status: VmStatus,
+    /// The process.
+    pub process: Child,
+    /// Reports that are to come.
+    pub reports: ChildStdout,
+}
+
 /// Starts the VM process and waits for its report. Has namespaces made for it meanwhile if it is to
 /// be `confined`.
 pub fn start_and_wait(account: Option<&Account>, confined: bool) -> Result<VmStatus, VmError> {
+    start(LEFT_ALONE, account, confined).map(|started| started.status)
+}
+
+/// The same for a command that stays as the VM's console.
+pub fn start_attended(account: Option<&Account>, confined: bool) -> Result<Started, VmError> {
+    start(ATTENDED, account, confined)
+}
+
+fn start(mark: &str, account: Option<&Account>, confined: bool) -> Result<Started, VmError> {
     let failed = |e: io::Error| VmError::io("start the VM process", &e);
     // Otherwise the system forgets how the VM process ended.
     sys::take_default_action(libc::SIGCHLD).map_err(failed)?;
@@ -75,7 +106,7 @@ pub fn start_and_wait(account: Option<&Account>, confined: bool) -> Result<VmSta
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| is_for_vm_process(name)))
         .envs(runtime_dir())
-        .env(CHILD_MARK, "1")
+        .env(CHILD_MARK, mark)
         .stdin(stdin)
         .stdout(Stdio::piped())
         .spawn()
@@ -84,22 +115,26 @@ pub fn start_and_wait(account: Option<&Account>, confined: bool) -> Result<VmSta
         tracing::debug!(%error, "the VM process makes its namespaces by itself");
     }
     drop(maker);
-    let line = match child.stdout.take() {
-        Some(stdout) => read_report(stdout, child.id())?,
-        None => String::new(),
-    };
+    let no_pipe = || failed(io::ErrorKind::BrokenPipe.into());
+    let mut reports = child.stdout.take().ok_or_else(no_pipe)?;
+    let line = read_report(&mut reports, child.id())?;
     match serde_json::from_str(&line) {
         Ok(Report::Ready { status, warnings }) => {
             warnings.iter().for_each(error::warn);
-            Ok(*status)
+            Ok(Started {
+                status: *status,
+                process: child,
+                reports,
+            })
         }
         Ok(Report::Failed { error }) => {
             // It is about to end, and its remains go with this process if it does not.
             end_of(&mut child).map_err(failed)?;
             Err(error)
         }
-        Err(_) => Err(match end_of(&mut child).map_err(failed)? {
-            Some(status) => ended_silently(status),
+        Ok(Report::Ended { .. }) | Err(_) => Err(match end_of(&mut child).map_err(failed)? {
+            Some(status) => ended_silently(status, " before its guest ran")
+                .with_remedy("run it in the foreground with --console none and -vv, to see more"),
             None => without_report(child.id()),
         }),
     }
@@ -111,6 +146,25 @@ fn runtime_dir() -> Option<(&'static str, PathBuf)> {
     const VARIABLE: &str = "NVVMM_RUNTIME_DIR";
     let set = std::env::var_os(VARIABLE).filter(|path| !path.is_empty())?;
     Some((VARIABLE, std::path::absolute(set).ok()?))
+}
+
+/// How the VM has ended, by the last of its process's reports; the process has closed their pipe.
+pub fn end_reported(last: &str, process: &mut Child) -> Result<String, VmError> {
+    let failed = |e: io::Error| VmError::io("wait for the VM process", &e);
+    match serde_json::from_str(last) {
+        Ok(Report::Ended { how }) => {
+            end_of(process).map_err(failed)?;
+            Ok(how)
+        }
+        Ok(Report::Failed { error }) => {
+            end_of(process).map_err(failed)?;
+            Err(error)
+        }
+        Ok(Report::Ready { .. }) | Err(_) => Err(match end_of(process).map_err(failed)? {
+            Some(status) => ended_silently(status, ""),
+            None => without_report(process.id()),
+        }),
+    }
 }
 
 /// Beginnings of the variables that a VM process keeps: its own, and those that steer how a program
@@ -140,7 +194,7 @@ pub fn ordered_namespaces() -> Option<Ordered> {
 }
 
 /// The line that the VM process reports; empty when it closes its stdout without one.
-fn read_report(mut stdout: ChildStdout, pid: u32) -> Result<String, VmError> {
+fn read_report(stdout: &mut ChildStdout, pid: u32) -> Result<String, VmError> {
     let failed = |e: io::Error| VmError::io("hear from the VM process", &e);
     let mut limit = WaitLimit::default();
     let mut line = Vec::new();
@@ -213,13 +267,12 @@ fn descriptors_named(argument: &str) -> Vec<u32> {
         .collect()
 }
 
-fn ended_silently(status: ExitStatus) -> VmError {
+fn ended_silently(status: ExitStatus, when: &str) -> VmError {
     let how = match status.signal() {
         Some(signal) => format!("was killed by signal {signal}"),
         None => format!("ended with exit code {}", status.code().unwrap_or_default()),
     };
-    VmError::failed(format!("the VM process {how} before its guest ran"))
-        .with_remedy("run it without --detach, with -vv, to see more")
+    VmError::failed(format!("the VM process {how}{when}"))
 }
 
 /// Makes this process independent of the terminal that it was started from, with its log in the
@@ -235,8 +288,9 @@ pub fn become_background(paths: &VmRuntimePaths) -> Result<(), VmError> {
     Ok(())
 }
 
-/// Tells the waiting command that the guest runs, and lets it go: stdout becomes the log. False when
-/// the status cannot be told: then the command is told that the start has failed.
+/// Tells the waiting command that the guest runs. Lets it go, unless it stays: stdout becomes the
+/// log. False when the status cannot be told, or when a command that was to stay is gone already:
+/// then the VM is to end.
 pub fn report_ready(status: &VmStatus, warnings: Vec<VmError>) -> bool {
     for warning in &warnings {
         tracing::warn!("{warning}");
@@ -247,7 +301,11 @@ pub fn report_ready(status: &VmStatus, warnings: Vec<VmError>) -> bool {
     };
     let line = line_of(&ready);
     let told = line.is_ok();
-    report(line.or_else(|error| line_of(&Report::Failed { error })));
+    let heard = report(line.or_else(|error| line_of(&Report::Failed { error })));
+    if is_attended() {
+        return told && heard.is_ok();
+    }
+    warn_unheard(heard);
     if let Err(e) = dup2_stdout(io::stderr()) {
         tracing::warn!("stdout cannot be turned to the log: {e}");
     }
@@ -256,9 +314,21 @@ pub fn report_ready(status: &VmStatus, warnings: Vec<VmError>) -> bool {
 
 /// Tells the waiting command that the VM could not be started.
 pub fn report_failed(error: &VmError) {
-    report(line_of(&Report::Failed {
+    warn_unheard(report(line_of(&Report::Failed {
         error: error.clone(),
-    }));
+    })));
+}
+
+/// Tells a command that stayed how the VM has ended. It may have left since.
+pub fn report_end(how: &Result<String, VmError>) {
+    if is_attended() {
+        let _ = report(line_of(&match how {
+            Ok(how) => Report::Ended { how: how.clone() },
+            Err(error) => Report::Failed {
+                error: error.clone(),
+            },
+        }));
+    }
 }
 
 fn line_of(report: &impl Serialize) -> Result<Vec<u8>, VmError> {
@@ -268,14 +338,16 @@ fn line_of(report: &impl Serialize) -> Result<Vec<u8>, VmError> {
     Ok(line)
 }
 
-fn report(line: Result<Vec<u8>, VmError>) {
-    let written = line.and_then(|line| {
-        let mut out = io::stdout().lock();
-        let written = out.write_all(&line).and_then(|()| out.flush());
-        written.map_err(|e| VmError::io("write the report", &e))
-    });
+fn report(line: Result<Vec<u8>, VmError>) -> Result<(), VmError> {
+    let line = line?;
+    let mut out = io::stdout().lock();
+    let written = out.write_all(&line).and_then(|()| out.flush());
+    written.map_err(|e| VmError::io("write the report", &e))
+}
+
+fn warn_unheard(heard: Result<(), VmError>) {
     // The command that waited was interrupted; the VM lives on under its name.
-    if let Err(e) = written {
+    if let Err(e) = heard {
         tracing::warn!("nobody waits for the report of this VM process: {e}");
     }
 }

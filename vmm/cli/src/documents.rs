@@ -8,21 +8,19 @@ use clap_complete::Shell;
 use nvvmm::VmError;
 
 use super::args::Arguments;
-use super::output;
+use super::partial::check_free;
+use super::{completion, output};
 
 /// `nvvmm completions`.
 pub fn completions(shell: Shell) -> Result<(), VmError> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "nvvmm", &mut script);
-    let script = String::from_utf8(script)
-        .map_err(|e| VmError::failed(format!("the completion script is not UTF-8: {e}")))?;
-    output::print(&script)
+    output::print(&completion::script(shell)?)
 }
 
-/// `nvvmm man`: a page for each command, in `dir`.
-pub fn man(dir: &Path) -> Result<(), VmError> {
+/// `nvvmm man`: a page for each command, in `dir`. With `force` it replaces pages that are there.
+pub fn man(dir: &Path, force: bool) -> Result<(), VmError> {
     let failed = |e| VmError::io(format_args!("write man pages to {}", dir.display()), &e);
     fs::create_dir_all(dir).map_err(failed)?;
+    check_free(&dir.join("nvvmm.1"), force)?;
     clap_mangen::generate_to(Arguments::command(), dir).map_err(failed)
 }
 

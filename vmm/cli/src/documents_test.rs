@@ -3,7 +3,10 @@ use super::*;
 #[test]
 fn each_command_that_is_shown_has_a_page() {
     let dir = tempfile::tempdir().unwrap();
-    man(dir.path()).unwrap();
+    man(dir.path(), false).unwrap();
+    let again = man(dir.path(), false).unwrap_err();
+    assert_eq!(again.kind, nvvmm::ErrorKind::Refused);
+    man(dir.path(), true).unwrap();
     let pages: Vec<String> = fs::read_dir(dir.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -24,5 +27,5 @@ fn each_command_that_is_shown_has_a_page() {
         page.contains("\\-\\-verify") && page.contains(".TH nvvmm-snapshot 1"),
         "{page}"
     );
-    assert!(man(Path::new("/proc/none")).is_err());
+    assert!(man(Path::new("/proc/none"), false).is_err());
 }

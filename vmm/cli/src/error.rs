@@ -7,6 +7,8 @@ use super::terminal::tell;
 
 /// Exit code of a command that failed for a reason that has no code of its own.
 pub const EXIT_FAILED: u8 = ErrorKind::Failed.exit_code();
+/// Exit code of a wrong usage.
+pub const EXIT_USAGE: u8 = ErrorKind::Usage.exit_code();
 /// Exit code of a check or a scrub that found something.
 pub const EXIT_POOL_DAMAGED: u8 = ErrorKind::PoolDamaged.exit_code();
 /// Exit code of a doctor who finds something missing.

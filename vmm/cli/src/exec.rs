@@ -17,11 +17,11 @@ use nvvmm_protocol::{
     DATA_BYTES_MAX, Ended, Exec, FRAME_BYTES_MAX, FailedBecause, FrameError, FromAgent,
     TerminalSize, ToAgent, receive, send,
 };
-use signal_hook::consts::SIGWINCH;
+use signal_hook::consts::{SIGPIPE, SIGWINCH};
 use signal_hook::iterator::Signals;
 
 use super::args::ExecArguments;
-use super::terminal::RawTerminal;
+use super::terminal::{RawTerminal, leave_raw};
 use super::{error, output};
 
 /// Exit codes of shells for a program that does not exist, and one that cannot be run.
@@ -58,6 +58,7 @@ fn run_in_guest(arguments: ExecArguments) -> Result<ExitCode, Failure> {
     let ExecArguments {
         vm,
         terminal,
+        interactive: _,
         environment,
         command,
     } = arguments;
@@ -191,7 +192,10 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), VmError
 fn carry_output(vm: &str, stream: &UnixStream) -> Result<ExitCode, Failure> {
     loop {
         match receive(stream).map_err(|error| call::broken(vm, error))? {
-            FromAgent::Data(bytes) => show(stdout(), &bytes)?,
+            FromAgent::Data(bytes) => {
+                output::check_stdout()?;
+                show(stdout(), &bytes)?;
+            }
             FromAgent::ErrorData(bytes) => show(stderr(), &bytes)?,
             FromAgent::Exited(ended) => return Ok(exit_code(ended).into()),
             FromAgent::Failed { because, message } => {
@@ -213,9 +217,14 @@ fn carry_output(vm: &str, stream: &UnixStream) -> Result<ExitCode, Failure> {
 }
 
 fn show(mut out: impl Write, bytes: &[u8]) -> Result<(), VmError> {
-    out.write_all(bytes)
-        .and_then(|()| out.flush())
-        .map_err(|e| VmError::io("show what the program puts out", &e))
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        // As a program of this host ends whose reader went away: by SIGPIPE, without a word.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
+            leave_raw();
+            std::process::exit(EXIT_SIGNAL + SIGPIPE);
+        }
+        done => done.map_err(|e| VmError::io("show what the program puts out", &e)),
+    }
 }
 
 /// The status that a shell would show.

@@ -14,7 +14,7 @@ use nvvmm_snapshot::SnapshotReader;
 use super::args::ExportArguments;
 use super::interruption::{Interruptible, set_on_signal, unless};
 use super::json::snapshot::Exported;
-use super::partial::ConfinedPartial;
+use super::partial::{ConfinedPartial, check_free};
 use super::progress::Progress;
 use super::terminal::tell;
 use super::{output, pool_path};
@@ -27,7 +27,7 @@ pub fn run(arguments: &ExportArguments) -> Result<(), VmError> {
     let pool = pool_path::found(&arguments.pool)?;
     let path = arguments.core.as_path();
     let interrupted = Arc::new(AtomicBool::new(false));
-    let out = Out::open(path, &interrupted)?;
+    let out = Out::open(path, arguments.force, &interrupted)?;
     let core = look_through(pool_path::open_confined(&pool)?.reader(&arguments.snapshot)?)?;
     set_on_signal(&interrupted)?;
     let failed = |e: io::Error| VmError::io(format_args!("write {}", path.display()), &e);
@@ -59,9 +59,10 @@ enum Out {
 }
 
 impl Out {
-    fn open(path: &Path, interrupted: &Arc<AtomicBool>) -> Result<Self, VmError> {
+    fn open(path: &Path, force: bool, interrupted: &Arc<AtomicBool>) -> Result<Self, VmError> {
         let failed = |e: io::Error| VmError::io(format_args!("write {}", path.display()), &e);
         if path == Path::new("-") {
+            output::check_stdout()?;
             let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
             let out = Interruptible::output(&File::from(stdout), interrupted);
             return out.map(Out::Stream).map_err(failed);
@@ -72,7 +73,10 @@ impl Out {
                 VmError::new(ErrorKind::Usage, why).with_remedy("write to stdout: --core -")
             );
         }
-        ConfinedPartial::beside(path).map(Out::File).map_err(failed)
+        check_free(path, force)?;
+        ConfinedPartial::beside(path, force)
+            .map(Out::File)
+            .map_err(failed)
     }
 }
 

@@ -1,9 +1,9 @@
-//! `nvvmm run` and `nvvmm restore`: this process becomes a VM process, or starts one with
-//! `--detach`.
+//! `nvvmm run` and `nvvmm restore`: this process becomes a VM process, or starts one: with
+//! `--detach`, and on a terminal, where it is the VM's console.
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{Write, stdin};
+use std::io::{IsTerminal, Write, stdin};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -29,14 +29,13 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::args::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, StartArguments};
-use super::console::before_escape;
 use super::error::{EXIT_FAILED, exit_code};
 use super::json::vm::Vm;
 use super::privileges::{self, Account, as_user};
 use super::start_checks::{PoolNeed, pool_for};
-use super::terminal::{RawTerminal, leave_raw, tell};
+use super::terminal::tell;
 use super::vm_process::{ConsoleMode, LIFE, VmProcess};
-use super::{detach, error, file_size, output, process_commands, sandbox};
+use super::{attended, detach, error, file_size, output, process_commands, sandbox};
 
 /// `nvvmm run`.
 pub fn run(arguments: RunArguments, given: &Given) -> Result<ExitCode, VmError> {
@@ -157,7 +156,7 @@ fn launch(
 ) -> Result<ExitCode, VmError> {
     let console = console_choice(&start)?;
     let account = privileges::wanted(&start)?;
-    if start.detach && detach::is_child() {
+    if detach::is_child() {
         let mut reported = false;
         return match be_background_vm(&start, account, (need, given), source, &mut reported) {
             // The waiting command prints it.
@@ -165,16 +164,26 @@ fn launch(
                 detach::report_failed(&error);
                 Ok(exit_code(error.kind).into())
             }
-            ended => ended.map(|()| ExitCode::SUCCESS),
+            ended => {
+                detach::report_end(&ended);
+                ended.map(|_| ExitCode::SUCCESS)
+            }
         };
     }
     if start.detach {
         let status = detach::start_and_wait(account.as_ref(), !start.no_sandbox)?;
         if start.json {
             output::print_json(&Vm::of(&status))?
+        } else if start.quiet {
+            output::print_names(&[&status.name])?
         } else {
             output::print(&started_text(&status))?
         }
+    } else if console == ConsoleChoice::Stdio && stdin().is_terminal() {
+        let confined = !start.no_sandbox;
+        return attended::run(account.as_ref(), confined, |status| {
+            foreground_text(status, true)
+        });
     } else {
         be_vm(&start, account, (need, given), console, source)?;
     }
@@ -193,6 +202,10 @@ fn console_choice(start: &StartArguments) -> Result<ConsoleChoice, VmError> {
             "connect with 'nvvmm console VM' when it runs",
         ),
         (None, true) | (Some(ConsoleChoice::None), _) => Ok(ConsoleChoice::None),
+        // The VM process of a command on a terminal has no terminal itself.
+        (None, false) if start.tty && !detach::is_child() && !stdin().is_terminal() => {
+            usage("--tty needs a terminal on stdin", "leave --tty out")
+        }
         (None | Some(ConsoleChoice::Stdio), false) if start.json => usage(
             "--json and the guest's console cannot share stdout",
             "add --detach or --console none",
@@ -207,7 +220,7 @@ fn be_background_vm(
     (need, given): (PoolNeed, &Given),
     source: impl FnOnce() -> Result<VmSource, VmError>,
     reported: &mut bool,
-) -> Result<(), VmError> {
+) -> Result<String, VmError> {
     let source = source()?;
     let pool = pool_for(start, account.as_ref(), need, &source)?;
     let named = claim(start, account.as_ref(), &pool, &given.begin(&source, &pool))?;
@@ -239,8 +252,12 @@ fn be_background_vm(
             }
         },
     )?;
-    tracing::info!(target: LIFE, "{}", exit_text(&name, &exit));
-    Ok(())
+    let how = exit_text(&name, &exit);
+    tracing::info!(target: LIFE, "{how}");
+    match exit {
+        VmExit::TripleFault { what } => Err(VmError::failed(what)),
+        _ => Ok(how),
+    }
 }
 
 fn be_vm(
@@ -259,15 +276,12 @@ fn be_vm(
     process.warnings().iter().for_each(error::warn);
     let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGHUP, SIGINT, SIGTERM])?;
-    let (mode, raw) = match console {
-        ConsoleChoice::None => (ConsoleMode::SocketOnly, None),
-        ConsoleChoice::Stdio => {
-            let raw = RawTerminal::enter()?;
-            let input = read_keyboard(raw.is_some(), Arc::clone(&ending))?;
-            (ConsoleMode::Stdio { input }, raw)
-        }
+    let mode = match console {
+        ConsoleChoice::None => ConsoleMode::SocketOnly,
+        ConsoleChoice::Stdio => ConsoleMode::Stdio {
+            input: read_input()?,
+        },
     };
-    let is_raw = raw.is_some();
     let mut printed = Ok(());
     let on_control = |control| ending.can_ask(control);
     let how = (start.paused, start.on_reboot.into());
@@ -275,10 +289,9 @@ fn be_vm(
         if start.json {
             printed = output::print_json(&Vm::of(status));
         } else {
-            tell(&foreground_text(status, is_raw));
+            tell(&foreground_text(status, false));
         }
     });
-    drop(raw);
     let exit = exit?;
     if let VmExit::TripleFault { what } = exit {
         return Err(VmError::failed(what));
@@ -306,7 +319,7 @@ fn claim(
         set_process_name(name);
         let kept = claim.begin_life(&LifeStart {
             vm: name.clone(),
-            background: start.detach,
+            background: detach::is_child(),
             ..begin.clone()
         })?;
         Ok((claim, kept))
@@ -387,7 +400,7 @@ fn readable_disks(disks: Vec<DiskSpec>) -> Result<Vec<DiskSpec>, VmError> {
         .collect()
 }
 
-/// Ends this VM process when the user asks for it by key or signal.
+/// Ends this VM process when the user asks for it by a signal.
 #[derive(Default)]
 struct Ending {
     control: OnceLock<Arc<dyn VmControl>>,
@@ -435,57 +448,46 @@ impl Ending {
 }
 
 fn end_now() -> ! {
-    leave_raw();
     tell("nvvmm: ended before the VM could stop cleanly\n");
     std::process::exit(EXIT_FAILED.into());
 }
 
-/// Starts to read stdin; gives the end of a pipe where the console reads what was typed.
-///
-/// From a terminal, Ctrl-] is taken out and what a guest does not read is dropped, so that Ctrl-]
-/// always works. From a file or a pipe every byte reaches the guest, as slowly as it reads.
-fn read_keyboard(is_terminal: bool, ending: Arc<Ending>) -> Result<OwnedFd, VmError> {
+/// Starts to read stdin, which is no terminal; gives the end of a pipe where the console reads it.
+/// Every byte reaches the guest, as slowly as it reads.
+fn read_input() -> Result<OwnedFd, VmError> {
     let failed = |e: nix::Error| VmError::io("make the console's pipe", &e.into());
     let (input, typed) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
     fcntl(&input, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed)?;
-    if is_terminal {
-        fcntl(&typed, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed)?;
-    }
     thread::Builder::new()
-        .name("keyboard".into())
+        .name("input".into())
         .spawn(move || {
             sandbox::begin_thread(ThreadKind::Control);
-            carry_keys(File::from(typed), is_terminal, &ending);
+            carry_input(File::from(typed));
         })
-        .map_err(|e| VmError::io("read the keyboard", &e))?;
+        .map_err(|e| VmError::io("read stdin", &e))?;
     Ok(input)
 }
 
-fn carry_keys(mut typed: File, is_terminal: bool, ending: &Arc<Ending>) {
-    let mut keys = [0; 4096];
+fn carry_input(mut typed: File) {
+    let mut bytes = [0; 4096];
     loop {
-        let count = match nix::unistd::read(stdin(), &mut keys) {
+        let count = match nix::unistd::read(stdin(), &mut bytes) {
             Err(nix::errno::Errno::EINTR) => continue,
             Ok(0) | Err(_) => return,
             Ok(count) => count,
         };
-        let (before, leave) = if is_terminal {
-            before_escape(&keys[..count])
-        } else {
-            (&keys[..count], false)
-        };
-        match typed.write_all(before) {
-            Err(e) if e.kind() != std::io::ErrorKind::WouldBlock => return,
-            _ => {}
-        }
-        if leave {
-            ending.ask();
+        if typed.write_all(&bytes[..count]).is_err() {
+            return;
         }
     }
 }
 
 fn foreground_text(status: &VmStatus, raw: bool) -> String {
-    let key = if raw { "; Ctrl-] ends it" } else { "" };
+    let key = if raw {
+        "; Ctrl-] leaves its console"
+    } else {
+        ""
+    };
     format!("nvvmm: {}{key}\n", up_text(status))
 }
 

@@ -8,6 +8,9 @@ fn start(console: Option<ConsoleChoice>, detach: bool, json: bool) -> StartArgum
         name: None,
         pool: PoolOption::default(),
         detach,
+        quiet: false,
+        interactive: false,
+        tty: false,
         console,
         no_sandbox: false,
         paused: false,
@@ -92,7 +95,7 @@ fn the_text_says_where_the_vm_came_from() {
     restored.state = VmState::Paused;
     assert_eq!(
         foreground_text(&restored, true),
-        "nvvmm: copy is paused (pid 4711), restored from base in 1.24 ms; Ctrl-] ends it\n"
+        "nvvmm: copy is paused (pid 4711), restored from base in 1.24 ms; Ctrl-] leaves its console\n"
     );
 }
 

@@ -6,12 +6,15 @@
 
 mod adopt_command;
 pub mod args;
+mod attended;
 mod bench;
 mod bench_command;
+mod completion;
 mod confine;
 mod console;
 mod core_dump;
 mod cp;
+mod cp_tree;
 mod detach;
 mod diff_command;
 mod doctor;
@@ -24,10 +27,12 @@ mod human_units;
 mod inspect_command;
 mod interruption;
 mod json;
+mod keys;
 mod launch;
 mod log;
 mod mount;
 mod mount_command;
+mod names;
 mod output;
 mod partial;
 mod past_commands;
@@ -43,6 +48,7 @@ mod ring_commands;
 mod sandbox;
 mod scrub_command;
 mod send_command;
+mod shutdown_command;
 mod snapshot_commands;
 mod snapshot_tree;
 mod start_checks;
@@ -52,6 +58,8 @@ mod stats_command;
 mod stream_key;
 mod sys;
 mod terminal;
+#[cfg(debug_assertions)]
+mod test_command;
 mod values;
 mod vm_commands;
 mod vm_process;
@@ -68,8 +76,17 @@ use self::args::{Arguments, Command, PoolCommand};
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
     limits::ignore_file_size_signal();
-    // A usage error ends the process here, with clap's text and exit code 2.
-    let arguments = Arguments::parse();
+    #[cfg(debug_assertions)]
+    if let Some(code) = test_command::run_if_asked(std::env::args_os().skip(1)) {
+        return code;
+    }
+    if let Some(code) = completion::answer_if_asked() {
+        return code;
+    }
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(ended) => return output::print_usage(&ended),
+    };
     let runs_vm = matches!(
         arguments.command,
         Command::Run(_) | Command::Restore(_) | Command::Start(_)
@@ -102,23 +119,25 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
             return launch::restore(restore, &launch::Given::to_this_process());
         }
         Command::Start(start) => return start_command::run(&start),
-        Command::Ps(ps) => vm_commands::ps(ps)?,
+        Command::Ps(ps) => vm_commands::ps(&ps)?,
         Command::Logs(logs) => past_commands::logs(&logs)?,
         Command::Wait(wait) => return past_commands::wait(&wait),
-        Command::RmVm(remove) => past_commands::remove(&remove)?,
+        Command::RmVm(remove) => return past_commands::remove(&remove),
         Command::Stats(stats) => stats_command::stats(&stats)?,
-        Command::Pause { vm } => vm_commands::pause(&vm)?,
-        Command::Resume { vm } => vm_commands::resume(&vm)?,
-        Command::Stop { vm, force } => vm_commands::stop(&vm, force)?,
+        Command::Pause(pause) => return vm_commands::pause(&pause),
+        Command::Resume(resume) => return vm_commands::resume(&resume),
+        Command::Stop(stop) => return vm_commands::stop(&stop),
+        Command::Kill(kill) => return vm_commands::kill(&kill),
+        Command::Shutdown(shutdown) => return shutdown_command::run(&shutdown),
         Command::Console { vm } => console::attach(&vm)?,
         Command::Exec(arguments) => return Ok(exec::run(arguments)),
-        Command::Cp { from, to } => cp::run(&from, &to)?,
-        #[cfg(debug_assertions)]
-        Command::Audit { vm, json: _ } => vm_commands::audit(&vm)?,
+        Command::Cp(cp) => cp::run(&cp)?,
         Command::Snapshot(snapshot) => vm_commands::snapshot(snapshot)?,
         Command::Checkpoint(checkpoint) => ring_commands::checkpoint(checkpoint)?,
         Command::Rewind(rewind) => ring_commands::rewind(rewind)?,
-        Command::Snapshots { pool, json } => snapshot_commands::list(&pool, json.json)?,
+        Command::Snapshots { quiet, pool, json } => {
+            snapshot_commands::list(&pool, quiet, json.json)?;
+        }
         Command::Inspect {
             snapshot,
             pool,
@@ -138,8 +157,8 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
         Command::Export(arguments) => export_command::run(&arguments)?,
         Command::Doctor { pool, json } => return doctor::run(&pool, json.json),
         Command::Completions { shell } => documents::completions(shell)?,
-        Command::Man { dir } => documents::man(&dir)?,
-        Command::Rm { names, pool, json } => snapshot_commands::remove(&names, &pool, json.json)?,
+        Command::Man { dir, force } => documents::man(&dir, force)?,
+        Command::Rm(rm) => return snapshot_commands::remove(&rm),
         Command::Bench(bench) => bench_command::run(bench)?,
         Command::Pool(PoolCommand::Create {
             path,
@@ -158,9 +177,12 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
         Command::Pool(PoolCommand::Status { pool, json }) => {
             pool_commands::status(&pool.option(), json.json)?
         }
-        Command::Pool(PoolCommand::Map { pool, svg, json }) => {
-            pool_map::run(&pool.option(), svg.as_deref(), json.json)?;
-        }
+        Command::Pool(PoolCommand::Map {
+            pool,
+            svg,
+            force,
+            json,
+        }) => pool_map::run(&pool.option(), svg.as_deref(), force, json.json)?,
         Command::Pool(PoolCommand::Mount { dir, pool }) => mount_command::run(&dir, &pool)?,
         Command::Pool(PoolCommand::Scrub { pool, json }) => {
             return scrub_command::scrub(&pool.option(), json.json);

@@ -5,7 +5,43 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nvvmm::{ErrorKind, VmError};
+
 use super::confine::Helper;
+
+/// Refuses to write a file that exists, unless the user said that it may be replaced. Devices and
+/// pipes are written to, not replaced.
+///
+/// # Errors
+/// [`ErrorKind::Refused`]: a file, or a link to something, is at `path`.
+pub fn check_free(path: &Path, force: bool) -> Result<(), VmError> {
+    let Ok(found) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    let is_replaced = found.is_file() || (found.is_symlink() && (!path.exists() || path.is_file()));
+    if force || !is_replaced {
+        return Ok(());
+    }
+    Err(VmError::new(
+        ErrorKind::Refused,
+        format!("the file {} exists", path.display()),
+    )
+    .with_remedy("give another path, or replace the file with --force"))
+}
+
+/// Gives `from` the name `to`. Without `force` nothing is replaced, also if it has appeared since
+/// [`check_free`] looked.
+fn rename(from: &Path, to: &Path, force: bool) -> io::Result<()> {
+    if force {
+        return fs::rename(from, to);
+    }
+    match fs::hard_link(from, to) {
+        Ok(()) => fs::remove_file(from),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(e),
+        // A file system without links.
+        Err(_) => fs::rename(from, to),
+    }
+}
 
 /// A file that goes away unless it is renamed.
 pub struct Partial {
@@ -37,9 +73,9 @@ impl Partial {
         Ok(Self { path, file })
     }
 
-    /// Takes the name that it was made for.
-    pub fn become_whole(&self, target: &Path) -> io::Result<()> {
-        fs::rename(&self.path, target)
+    /// Takes the name that it was made for. With `force` it replaces a file of that name.
+    pub fn become_whole(&self, target: &Path, force: bool) -> io::Result<()> {
+        rename(&self.path, target, force)
     }
 }
 
@@ -52,8 +88,9 @@ pub struct ConfinedPartial {
 }
 
 impl ConfinedPartial {
-    /// Creates a file in the directory of `target`, for its owner alone.
-    pub fn beside(target: &Path) -> io::Result<Self> {
+    /// Creates a file in the directory of `target`, for its owner alone. With `force` it will
+    /// replace a file of that name.
+    pub fn beside(target: &Path, force: bool) -> io::Result<Self> {
         let partial = Partial::beside(target)?;
         let file = partial.file.try_clone()?;
         let (from, to) = (partial.path.clone(), target.to_owned());
@@ -63,7 +100,7 @@ impl ConfinedPartial {
         };
         let helper = Helper::new(
             move || {
-                fs::rename(&from, &to)
+                rename(&from, &to, force)
                     .map(|()| 0)
                     .inspect_err(|_| drop(fs::remove_file(&from)))
             },
@@ -86,3 +123,7 @@ impl Drop for Partial {
         let _ = fs::remove_file(&self.path);
     }
 }
+
+#[cfg(test)]
+#[path = "partial_test.rs"]
+mod partial_test;

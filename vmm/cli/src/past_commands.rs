@@ -14,9 +14,10 @@ use nvvmm::{ErrorKind, VmError};
 use nvvmm_devices::read_kept_output;
 use nvvmm_snapshot::{ProcessState, ProcessText};
 
-use super::args::{LogsArguments, RmVmArguments, WaitArguments};
+use super::args::{LogsArguments, VmsArguments, WaitArguments};
 use super::error::EXIT_FAILED;
 use super::json::vm::Vm;
+use super::names::{self, Chosen, Kind};
 use super::output;
 use super::ps_table::Row;
 use super::terminal::{shown, tell};
@@ -70,22 +71,12 @@ pub fn end_text(life: &Life) -> String {
 }
 
 /// `nvvmm rm-vm`.
-pub fn remove(arguments: &RmVmArguments) -> Result<(), VmError> {
+pub fn remove(arguments: &VmsArguments) -> Result<ExitCode, VmError> {
     let dir = RuntimeDir::of_user()?;
-    let names = match arguments.all {
-        true => dir.past()?.into_iter().map(|life| life.start.vm).collect(),
-        false => arguments.vms.clone(),
-    };
-    let mut failure = None;
-    for name in &names {
-        if let Err(error) = dir.forget(name) {
-            // All others are removed, too.
-            if let Some(before) = failure.replace(error) {
-                super::error::print(&before);
-            }
-        }
-    }
-    failure.map_or(Ok(()), Err)
+    let past = dir.past()?.into_iter().map(|life| life.start.vm);
+    let choice = arguments.names.choice(arguments.force);
+    let chosen = Chosen::of(&choice, Kind::Vm, &past.collect::<Vec<_>>());
+    Ok(chosen.each(|vm| dir.forget(vm)))
 }
 
 /// `nvvmm logs`.
@@ -194,6 +185,7 @@ impl Source for ConsoleOutput {
 /// Prints to stdout; false when nobody reads it any more. Output of a guest goes to a program or a
 /// file as it is, and to a terminal without what that would obey.
 fn print_new(new: &[u8], is_guests: bool) -> Result<bool, VmError> {
+    output::check_stdout()?;
     let mut out = io::stdout().lock();
     let text = match is_guests && !out.is_terminal() {
         true => new.to_vec(),
@@ -306,7 +298,13 @@ impl Waited {
 /// `nvvmm wait`.
 pub fn wait(arguments: &WaitArguments) -> Result<ExitCode, VmError> {
     let dir = RuntimeDir::of_user()?;
-    let found = arguments.vms.iter().map(|name| Waited::find(&dir, name));
+    let chosen = Chosen::of(
+        &arguments.names.choice(false),
+        Kind::Vm,
+        &names::running(&dir)?,
+    );
+    let names = chosen.names()?;
+    let found = names.iter().map(|name| Waited::find(&dir, name));
     let mut waited = found.collect::<Result<Vec<_>, _>>()?;
     let begun = Instant::now();
     let mut looked = begun;

@@ -11,7 +11,7 @@ use plotters::prelude::*;
 use super::args::PoolOption;
 use super::json::pool::Map;
 use super::output::{self, Column};
-use super::partial::ConfinedPartial;
+use super::partial::{ConfinedPartial, check_free};
 use super::pool_path;
 
 /// Cells in a line of the terminal's picture, and its lines at most.
@@ -95,9 +95,14 @@ impl Cells {
 }
 
 /// `nvvmm pool map`.
-pub fn run(option: &PoolOption, svg_file: Option<&Path>, json: bool) -> Result<(), VmError> {
+pub fn run(
+    option: &PoolOption,
+    svg_file: Option<&Path>,
+    force: bool,
+    json: bool,
+) -> Result<(), VmError> {
     let path = pool_path::found(option)?;
-    let picture = svg_file.map(Picture::at).transpose()?;
+    let picture = svg_file.map(|svg| Picture::at(svg, force)).transpose()?;
     let map = pool_path::open_confined(&path)?.map()?;
     if let Some(picture) = picture {
         picture.write(&svg(&map)?)?;
@@ -121,13 +126,14 @@ enum PictureFile {
 }
 
 impl<'p> Picture<'p> {
-    fn at(path: &'p Path) -> Result<Self, VmError> {
+    fn at(path: &'p Path, force: bool) -> Result<Self, VmError> {
+        check_free(path, force)?;
         let file = match path.exists() && !path.is_file() {
             true => File::options()
                 .write(true)
                 .open(path)
                 .map(PictureFile::Open),
-            false => ConfinedPartial::beside(path).map(PictureFile::Partial),
+            false => ConfinedPartial::beside(path, force).map(PictureFile::Partial),
         };
         match file {
             Ok(file) => Ok(Self { path, file }),

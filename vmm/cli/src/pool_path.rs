@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{AccessFlags, User, access, geteuid};
+use nix::unistd::{AccessFlags, User, faccessat, geteuid};
 use nvvmm::error::check_path_is_text;
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{CHUNK_SIZE_BYTES, Error, Pool};
@@ -29,8 +30,8 @@ const ELSEWHERE: &str = "create a pool elsewhere with 'nvvmm pool create', and g
 
 /// The pool that is meant, with the default one made when it does not exist.
 pub fn found_or_made(option: &PoolOption) -> Result<PathBuf, VmError> {
-    match &option.pool {
-        Some(path) => existing(path),
+    match option.path() {
+        Some(path) => existing(&path),
         None => match DefaultPool::of_this_user()? {
             there if there.exists => Ok(there.path),
             none => none.make(),
@@ -58,8 +59,8 @@ pub fn found(option: &PoolOption) -> Result<PathBuf, VmError> {
 
 /// The pool that is meant; `None` when that is the default pool and nobody has needed it yet.
 pub fn found_if_any(option: &PoolOption) -> Result<Option<PathBuf>, VmError> {
-    match &option.pool {
-        Some(path) => existing(path).map(Some),
+    match option.path() {
+        Some(path) => existing(&path).map(Some),
         None => {
             let default = DefaultPool::of_this_user()?;
             Ok(default.exists.then_some(default.path))
@@ -165,7 +166,9 @@ impl DefaultPool {
             let text = format_args!("make a pool in {}", directory.display());
             VmError::io(text, &e.into()).with_remedy(ELSEWHERE)
         };
-        access(directory, AccessFlags::W_OK | AccessFlags::X_OK).map_err(failed)?;
+        // By the effective user: root may ask for another one.
+        let wanted = AccessFlags::W_OK | AccessFlags::X_OK;
+        faccessat(AT_FDCWD, directory, wanted, AtFlags::AT_EACCESS).map_err(failed)?;
         let medium = statvfs(directory).map_err(failed)?;
         let free_bytes = { medium.blocks_available() }.saturating_mul(medium.fragment_size());
         let free_bytes = free_bytes.min(memory_available_bytes());

@@ -18,9 +18,7 @@ fn the_default_is_half_of_the_space_in_whole_chunks() {
 fn a_pool_that_is_named_must_exist() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("none.pool");
-    let option = PoolOption {
-        pool: Some(path.clone()),
-    };
+    let option = PoolOption::of(Some(path.clone()));
     for found in [
         found(&option),
         found_or_made(&option),
@@ -136,4 +134,18 @@ fn a_default_pool_of_an_older_program_is_still_used() {
     super::super::pool_commands::make(&old, DEFAULT_BYTES_MIN, false).unwrap();
     let found = default_in(&shared);
     assert!(found.exists && found.path == old);
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_found_before_a_pool_is_made() {
+    let shared = shared();
+    assert_eq!(default_in(&shared).check_place(), Ok(()));
+    assert_eq!(fs::read_dir(&shared).unwrap().count(), 0);
+    if geteuid().is_root() {
+        return;
+    }
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o500)).unwrap();
+    let error = default_in(&shared).check_place().unwrap_err();
+    assert!(error.message.contains("Permission denied"), "{error}");
+    assert!(error.remedy.unwrap().contains("nvvmm pool create"));
 }

@@ -71,22 +71,19 @@ fn watch_ring(
         };
         let rate = now.taken.saturating_sub(before.taken) as f64 / asked.elapsed().as_secs_f64();
         asked = Instant::now();
-        if json {
-            output::print_json_line(&Ring::of(vm, &now))?;
-        }
+        let line = match (json, now.running) {
+            (true, _) => output::json_line(&Ring::of(vm, &now))?,
+            (false, false) => ended_text(vm, &now),
+            (false, true) => format!("{rate:.1} checkpoints a second; {}\n", counts(&now)),
+        };
+        let reader = output::print_on(&line)?;
         if !now.running {
-            if !json {
-                output::print(&ended_text(vm, &now))?;
-            }
             return now.failure.map_or(Ok(()), Err);
         }
-        if json {
-            continue;
+        // Nobody reads what would be printed from now on.
+        if reader.is_break() {
+            return Ok(());
         }
-        output::print(&format!(
-            "{rate:.1} checkpoints a second; {}\n",
-            counts(&now)
-        ))?;
         before = now;
     }
 }

@@ -3,18 +3,19 @@
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, IsTerminal, Write, stdout};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nvvmm::checkpoint::blob::SavedVm;
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::stream::sealed::Sealing;
-use nvvmm_snapshot::{Error, MoveProgress, Pool, SendOptions, SendReport, SnapshotKind};
+use nvvmm_snapshot::{MoveProgress, Pool, SendOptions, SendReport, SnapshotKind};
 
 use super::args::SendArguments;
 use super::interruption::{Interruptible, ends_on_signal, unless};
 use super::json::moving::Sent;
+use super::partial::{Partial, check_free};
 use super::progress::Progress;
 use super::terminal::tell;
 use super::{output, pool_path, stream_key};
@@ -37,7 +38,7 @@ pub fn run(arguments: &SendArguments) -> Result<(), VmError> {
         spec: spec_of(&pool, &arguments.snapshot)?,
     };
     let interrupted = ends_on_signal()?;
-    let mut target = Target::open(&arguments.output)?;
+    let mut target = Target::open(&arguments.output, arguments.force)?;
     // Where the report is JSON nothing else is beside it.
     let shown = (!arguments.json.json).then(|| Progress::of_bytes("send"));
     let mut shown = shown.transpose()?;
@@ -91,22 +92,24 @@ fn spec_of(pool: &Arc<Pool>, name: &str) -> Result<String, VmError> {
 /// Target of a stream.
 struct Target {
     file: File,
-    /// A file that did not exist before, and does not stay unless the stream is whole.
-    made: Option<PathBuf>,
+    /// A file that does not get its name unless the stream is whole.
+    partial: Option<Partial>,
     path: PathBuf,
+    force: bool,
 }
 
 impl Target {
-    fn open(path: &Path) -> Result<Self, VmError> {
+    fn open(path: &Path, force: bool) -> Result<Self, VmError> {
         let failed =
             |e: &std::io::Error| VmError::io(format_args!("write to {}", path.display()), e);
-        let (file, made) = if path == Path::new("-") {
+        let (file, partial) = if path == Path::new("-") {
             if stdout().is_terminal() {
                 let why = "the stream is binary data, and standard output is a terminal";
                 return Err(VmError::new(ErrorKind::Usage, why).with_remedy(
                     "pipe it to 'nvvmm receive', or write it to a file with --output FILE",
                 ));
             }
+            output::check_stdout()?;
             let file = stdout()
                 .as_fd()
                 .try_clone_to_owned()
@@ -114,28 +117,24 @@ impl Target {
             (File::from(file), None)
         } else {
             match std::fs::metadata(path) {
-                Ok(found) if found.file_type().is_file() => {
-                    return Err(Error::Exists {
-                        path: path.to_owned(),
-                    }
-                    .into());
-                }
                 Ok(found) if found.file_type().is_fifo() || found.file_type().is_char_device() => {
                     let file = OpenOptions::new().write(true).open(path);
                     (file.map_err(|e| failed(&e))?, None)
                 }
                 _ => {
+                    check_free(path, force)?;
                     // Guest memory is for its owner alone.
-                    let mut new = OpenOptions::new();
-                    let file = new.write(true).create_new(true).mode(0o600).open(path);
-                    (file.map_err(|e| failed(&e))?, Some(path.to_owned()))
+                    let partial = Partial::beside(path).map_err(|e| failed(&e))?;
+                    let file = partial.file.try_clone().map_err(|e| failed(&e))?;
+                    (file, Some(partial))
                 }
             }
         };
         Ok(Self {
             file,
-            made,
+            partial,
             path: path.to_owned(),
+            force,
         })
     }
 
@@ -145,24 +144,13 @@ impl Target {
 
     /// The stream is whole: its file stays, also when the power fails now.
     fn done(&mut self) -> Result<(), VmError> {
-        if self.made.is_some() {
-            self.file
-                .sync_all()
-                .map_err(|e| VmError::io(format_args!("write to {}", self.path.display()), &e))?;
-        }
-        self.made = None;
-        Ok(())
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        if let Some(made) = &self.made
-            && let Err(error) = std::fs::remove_file(made)
-        {
-            tracing::warn!(%error, file = %made.display(), "could not remove a stream that is not \
-                                                            whole");
-        }
+        let Some(partial) = self.partial.take() else {
+            return Ok(());
+        };
+        self.file
+            .sync_all()
+            .and_then(|()| partial.become_whole(&self.path, self.force))
+            .map_err(|e| VmError::io(format_args!("write to {}", self.path.display()), &e))
     }
 }
 

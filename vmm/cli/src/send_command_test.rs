@@ -36,21 +36,32 @@ fn a_report_says_what_is_in_the_stream() {
 fn a_file_stays_only_when_the_stream_is_whole() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("stream");
-    drop(Target::open(&path).unwrap());
+    drop(Target::open(&path, false).unwrap());
     assert!(!path.exists());
-    let mut target = Target::open(&path).unwrap();
+    let mut target = Target::open(&path, false).unwrap();
     target.file.write_all(b"whole").unwrap();
     target.done().unwrap();
     drop(target);
     assert_eq!(std::fs::read(&path).unwrap(), b"whole");
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0, "guest memory is for its owner: {mode:o}");
-    let refusal = Target::open(&path).err().unwrap();
+    let refusal = Target::open(&path, false).err().unwrap();
     assert_eq!(refusal.kind, ErrorKind::Refused);
     assert_eq!(std::fs::read(&path).unwrap(), b"whole");
-    let mut nowhere = Target::open(Path::new("/dev/null")).unwrap();
-    assert!(nowhere.made.is_none() && !nowhere.is_stdout());
+    let mut target = Target::open(&path, true).unwrap();
+    target.file.write_all(b"another").unwrap();
+    assert_eq!(
+        std::fs::read(&path).unwrap(),
+        b"whole",
+        "until the new one is whole"
+    );
+    target.done().unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"another");
+    let mut nowhere = Target::open(Path::new("/dev/null"), false).unwrap();
+    assert!(nowhere.partial.is_none() && !nowhere.is_stdout());
     nowhere.done().unwrap();
-    let missing = Target::open(&dir.path().join("no/stream")).err().unwrap();
+    let missing = Target::open(&dir.path().join("no/stream"), false)
+        .err()
+        .unwrap();
     assert_eq!(missing.kind, ErrorKind::NotFound);
 }

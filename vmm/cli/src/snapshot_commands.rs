@@ -1,20 +1,27 @@
 //! `nvvmm snapshots` and `nvvmm rm`.
 
-use std::path::PathBuf;
+use std::process::ExitCode;
 
-use nvvmm::VmError;
-use nvvmm_snapshot::{BLOCK_SIZE_BYTES, Removed, SnapshotEntry, SnapshotKind};
+use nvvmm::control::RuntimeDir;
+use nvvmm::{ErrorKind, VmError};
+use nvvmm_snapshot::{BLOCK_SIZE_BYTES, Error, Pool, Removed, SnapshotEntry, SnapshotKind};
 
-use super::args::PoolOption;
+use super::args::{PoolOption, RmArguments};
+use super::names::{Chosen, Kind};
 use super::output::{self, Column};
 use super::snapshot_tree::{self, TreeNode};
-use super::{error, json, pool_path};
+use super::{json, pool_path};
 
 /// `nvvmm snapshots`.
-pub fn list(option: &PoolOption, as_json: bool) -> Result<(), VmError> {
+pub fn list(option: &PoolOption, quiet: bool, as_json: bool) -> Result<(), VmError> {
     // The default pool that nobody has needed yet has no snapshots.
-    let snapshots = match pool_path::found_if_any(option)? {
-        Some(path) => pool_path::open(&path)?.snapshots()?,
+    let pool = pool_path::found_if_any(option)?;
+    let pool = pool.map(|path| pool_path::open(&path)).transpose()?;
+    if quiet {
+        return output::print_names(&pool.map_or(Ok(Vec::new()), |pool| names_in(&pool))?);
+    }
+    let snapshots = match pool {
+        Some(pool) => pool.snapshots()?,
         None => Vec::new(),
     };
     if as_json {
@@ -83,38 +90,75 @@ pub(super) fn kind_word(kind: SnapshotKind) -> &'static str {
     }
 }
 
-/// `nvvmm rm`. Goes on after a name that cannot be removed; the last failure is the command's.
-pub fn remove(names: &[String], option: &PoolOption, as_json: bool) -> Result<(), VmError> {
-    let path: PathBuf = pool_path::found(option)?;
-    let pool = pool_path::open(&path)?;
+/// Names of the snapshots in a pool, the oldest first.
+fn names_in(pool: &Pool) -> Result<Vec<String>, VmError> {
+    let entries = pool.entries()?.into_iter();
+    Ok(entries.map(|entry| entry.name).collect())
+}
+
+/// `nvvmm rm`. Goes on after a name that cannot be removed; the exit code is that of the first
+/// failure.
+pub fn remove(arguments: &RmArguments) -> Result<ExitCode, VmError> {
+    let pool = pool_path::open(&pool_path::found(&arguments.pool)?)?;
+    let there = match arguments.choice().needs_list() || arguments.dry_run {
+        true => names_in(&pool)?,
+        false => Vec::new(),
+    };
+    let chosen = Chosen::of(&arguments.choice(), Kind::Snapshot, &there);
     let mut removed = Vec::new();
-    let mut failure: Option<VmError> = None;
-    for name in names {
-        match pool.remove(name) {
-            Ok(Removed {
-                blocks_freed,
-                deferred,
-            }) => {
-                let freed_bytes = blocks_freed.saturating_mul(BLOCK_SIZE_BYTES);
-                removed.push(json::snapshot::Removed {
-                    snapshot: name.clone(),
-                    freed_bytes,
-                    deferred,
-                });
-            }
-            Err(e) => {
-                if let Some(earlier) = failure.replace(e.into()) {
-                    error::print(&earlier);
-                }
-            }
+    let code = chosen.each(|name| {
+        if arguments.dry_run {
+            return would_remove(name, &there, arguments.force);
         }
-    }
-    if as_json {
+        match pool.remove(name) {
+            Ok(done) => removed.push(removed_name(name, done)),
+            Err(Error::NotFound { .. }) if arguments.force => {}
+            Err(error) => return Err(with_vm_hint(error.into(), name)),
+        }
+        Ok(())
+    });
+    if arguments.json.json {
         output::print_json(&removed)?;
     } else {
         output::print(&removed.iter().map(removed_text).collect::<String>())?;
     }
-    failure.map_or(Ok(()), Err)
+    Ok(code)
+}
+
+fn would_remove(name: &str, there: &[String], force: bool) -> Result<(), VmError> {
+    match there.iter().any(|known| known == name) {
+        true => output::print(&format!("would remove {name}\n")),
+        false if force => Ok(()),
+        false => Err(with_vm_hint(
+            VmError::new(
+                ErrorKind::NotFound,
+                format!("there is no snapshot '{name}'"),
+            )
+            .with_remedy("'nvvmm snapshots' lists the snapshots"),
+            name,
+        )),
+    }
+}
+
+/// Tells those who want to remove a VM how that is done.
+fn with_vm_hint(error: VmError, name: &str) -> VmError {
+    let is_vm = || RuntimeDir::of_user().and_then(|dir| dir.is_living(name));
+    match error.kind == ErrorKind::NotFound && is_vm().unwrap_or(false) {
+        true => error.with_remedy(format!("'{name}' is a VM: 'nvvmm stop {name}' ends it")),
+        false => error,
+    }
+}
+
+fn removed_name(name: &str, done: Removed) -> json::snapshot::Removed {
+    let Removed {
+        blocks_freed,
+        deferred,
+    } = done;
+    json::snapshot::Removed {
+        snapshot: name.to_owned(),
+        freed_bytes: blocks_freed.saturating_mul(BLOCK_SIZE_BYTES),
+        deferred,
+    }
 }
 
 fn removed_text(removed: &json::snapshot::Removed) -> String {

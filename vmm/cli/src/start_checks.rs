@@ -38,7 +38,7 @@ pub fn pool_for(
         PoolNeed::Made => pool_path::found_if_any(option),
         PoolNeed::Found => pool_path::found(option).map(Some),
     });
-    let is_default = need == PoolNeed::Made && option.pool.is_none();
+    let is_default = need == PoolNeed::Made && option.path().is_none();
     let (pool, place) = match found {
         Err(error) if is_default => (None, Err(error)),
         Err(error) => return Err(error),

@@ -14,7 +14,9 @@ use nvvmm::control::RuntimeDir;
 use nvvmm::control::life::{End, Life};
 use nvvmm::{ErrorKind, VmError};
 
-use super::args::{Arguments, Command, ConsoleChoice, StartAgainArguments, StartArguments};
+use super::args::{
+    Arguments, Command, ConsoleChoice, PoolOption, StartAgainArguments, StartArguments,
+};
 use super::launch::{self, Given};
 use super::{detach, terminal::tell};
 
@@ -44,7 +46,7 @@ pub fn run(arguments: &StartAgainArguments) -> Result<ExitCode, VmError> {
             start.console = None;
         }
         if let Some(pool) = &life.start.pool {
-            start.pool.pool = Some(pool.into());
+            start.pool = PoolOption::of(Some(pool.into()));
         }
         // The record is in the directory of the user whose VM it was.
         if !geteuid().is_root() {

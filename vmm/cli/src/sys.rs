@@ -2,9 +2,34 @@
 
 use std::fs;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::unistd::{ForkResult, fork};
+
+/// True if this process was started without stdout.
+static STDOUT_IS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// Runs before the standard library opens /dev/null in the place of a standard stream that is
+/// closed.
+extern "C" fn look_at_stdout() {
+    // SAFETY: F_GETFD takes no memory.
+    let flags = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
+    STDOUT_IS_CLOSED.store(flags == -1, Ordering::Relaxed);
+}
+
+// SAFETY: the C library calls the functions in this section before `main`, while there is one
+// thread. The function needs nothing that is set up later.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static LOOK_AT_STDOUT: extern "C" fn() = look_at_stdout;
+
+/// Tells if this process was started without stdout (`>&-`).
+pub fn is_stdout_closed() -> bool {
+    // So that the linker keeps it.
+    std::hint::black_box(&LOOK_AT_STDOUT);
+    STDOUT_IS_CLOSED.load(Ordering::Relaxed)
+}
 
 /// Side of a process after [`fork_alone`].
 pub enum Side {

@@ -4,10 +4,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use glob::Pattern;
 use nvvmm::control::registry::check_vm_name;
 use nvvmm::ring::is_member_name;
 use nvvmm::spec::{DiskSpec, VmSpec};
 use nvvmm_snapshot::CHUNK_SIZE_BYTES;
+
+use super::names::{NamePattern, is_pattern};
 
 /// The largest size that a pool can have (2^32 blocks of 4 KiB).
 const SIZE_BYTES_MAX: u64 = 16 << 40;
@@ -138,6 +141,9 @@ pub fn new_snapshot_name(text: &str) -> Result<String, String> {
     if is_member_name(text) {
         return Err("names with @ are reserved for checkpoints ('nvvmm checkpoint')".to_owned());
     }
+    if is_pattern(text) {
+        return Err("a new snapshot has one name, and no pattern".to_owned());
+    }
     snapshot_name(text)
 }
 
@@ -154,17 +160,69 @@ pub fn period(text: &str) -> Result<Duration, String> {
     Ok(period)
 }
 
+/// A limit of time: `90s`, `2m`, or a number of seconds as other tools take it.
+pub fn time_limit(text: &str) -> Result<Duration, String> {
+    let limit = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => humantime::parse_duration(text)
+            .map_err(|e| format!("{e}: use 90s or 2m, or a number of seconds"))?,
+    };
+    match limit <= Duration::from_secs(365 * 86_400) {
+        true => Ok(limit),
+        false => Err("use a time of at most a year".to_owned()),
+    }
+}
+
 /// A snapshot name: `[A-Za-z0-9._@-]`, not starting with `.`, `-` or `@`, at most 128 bytes.
 pub fn snapshot_name(text: &str) -> Result<String, String> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'@');
     let fits = (1..=SNAPSHOT_NAME_BYTES_MAX).contains(&text.len());
     if !fits || !text.bytes().all(allowed) || text.starts_with(['.', '-', '@']) {
         return Err(format!(
-            "use 1 to {SNAPSHOT_NAME_BYTES_MAX} of the characters A-Z a-z 0-9 . _ - and start \
-             with a letter, a digit or _"
+            "use 1 to {SNAPSHOT_NAME_BYTES_MAX} of the characters A-Z a-z 0-9 . _ - (and @ in the \
+             name of a checkpoint, for example web@7), and start with a letter, a digit or _"
         ));
     }
     Ok(text.to_owned())
+}
+
+/// The name of a VM, or a pattern of such names.
+pub fn vm_names(text: &str) -> Result<NamePattern, String> {
+    match is_pattern(text) {
+        true => pattern(
+            text,
+            |b| b.is_ascii_alphanumeric() || b"._-".contains(&b),
+            "._-",
+        ),
+        false => vm_name(text).map(NamePattern::Name),
+    }
+}
+
+/// The name of a snapshot, or a pattern of such names.
+pub fn snapshot_names(text: &str) -> Result<NamePattern, String> {
+    match is_pattern(text) {
+        true => pattern(
+            text,
+            |b| b.is_ascii_alphanumeric() || b"._@-".contains(&b),
+            "._@-",
+        ),
+        false => snapshot_name(text).map(NamePattern::Name),
+    }
+}
+
+/// A pattern that can match a name of characters that are `allowed`: letters, digits and `others`.
+fn pattern(text: &str, allowed: impl Fn(u8) -> bool, others: &str) -> Result<NamePattern, String> {
+    let fits = |b: u8| allowed(b) || b"*?[]!".contains(&b);
+    let parsed = match text.len() <= SNAPSHOT_NAME_BYTES_MAX && text.bytes().all(fits) {
+        true => Pattern::new(text).ok(),
+        false => None,
+    };
+    parsed.map(NamePattern::Pattern).ok_or_else(|| {
+        format!(
+            "a pattern has letters, digits and {others}, and * for any text, ? for one character, \
+             [a-d] for one of these"
+        )
+    })
 }
 
 /// A number of vCPUs.
@@ -178,6 +236,8 @@ pub fn vcpus(text: &str) -> Result<u8, String> {
 /// A place to copy from or to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CopyPlace {
+    /// Standard input or standard output: `-`.
+    Stream,
     /// A path on the host.
     Host(PathBuf),
     /// A path in a guest.
@@ -189,7 +249,7 @@ pub enum CopyPlace {
     },
 }
 
-/// `VM:PATH`, or a path on the host: one without a colon, or with a slash before the first.
+/// `VM:PATH`, `-`, or a path on the host: one without a colon, or with a slash before the first.
 pub fn copy_place(text: &str) -> Result<CopyPlace, String> {
     match text.split_once(':') {
         Some((vm, path)) if !vm.contains('/') => {
@@ -202,6 +262,7 @@ pub fn copy_place(text: &str) -> Result<CopyPlace, String> {
             })
         }
         _ if text.is_empty() => Err("the path is missing".to_owned()),
+        _ if text == "-" => Ok(CopyPlace::Stream),
         _ => Ok(CopyPlace::Host(text.into())),
     }
 }

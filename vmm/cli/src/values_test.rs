@@ -121,7 +121,8 @@ fn a_place_is_in_a_guest_when_a_vm_stands_before_its_colon() {
     };
     assert_eq!(copy_place("web:/etc/x"), guest("web", "/etc/x"));
     assert_eq!(copy_place("web:a:b"), guest("web", "a:b"));
-    for host in ["x", "/a:b", "./a:b", "dir/a:b"] {
+    assert_eq!(copy_place("-"), Ok(CopyPlace::Stream));
+    for host in ["x", "/a:b", "./a:b", "dir/a:b", "./-"] {
         assert_eq!(copy_place(host), Ok(CopyPlace::Host(host.into())));
     }
     for wrong in ["", "web:", ":x", "-a:x"] {
@@ -134,4 +135,53 @@ fn a_variable_has_a_name() {
     assert_eq!(variable("A=b=c"), Ok(("A".into(), "b=c".into())));
     assert_eq!(variable("A="), Ok(("A".into(), String::new())));
     assert!(variable("A").is_err() && variable("=b").is_err());
+}
+
+#[test]
+fn a_pattern_of_names_is_quoted_text_with_wildcards() {
+    for good in ["*", "web-*", "w?b", "[a-d]*", "web[!1]"] {
+        assert!(
+            matches!(vm_names(good), Ok(NamePattern::Pattern(_))),
+            "{good}"
+        );
+        assert!(
+            matches!(snapshot_names(good), Ok(NamePattern::Pattern(_))),
+            "{good}"
+        );
+    }
+    assert_eq!(vm_names("web"), Ok(NamePattern::Name("web".into())));
+    assert_eq!(
+        snapshot_names("web@7"),
+        Ok(NamePattern::Name("web@7".into()))
+    );
+    assert!(matches!(
+        snapshot_names("web@*"),
+        Ok(NamePattern::Pattern(_))
+    ));
+    for wrong in ["web@*", "a/*", "../*", "[", "a*\n", "*{a,b}", ""] {
+        assert!(vm_names(wrong).is_err(), "{wrong}");
+    }
+    assert!(snapshot_names("***").is_err() && snapshot_names("]").is_ok());
+}
+
+#[test]
+fn the_rule_of_names_has_the_character_of_checkpoints_where_it_is_allowed() {
+    assert!(snapshot_name("web@7").is_ok());
+    assert!(snapshot_name("a/b").unwrap_err().contains('@'));
+    assert!(snapshot_names("a/*").unwrap_err().contains('@'));
+    assert!(!vm_names("a/*").unwrap_err().contains('@'));
+    assert_eq!(
+        new_snapshot_name("web*"),
+        Err("a new snapshot has one name, and no pattern".to_owned())
+    );
+}
+
+#[test]
+fn a_time_limit_is_a_duration_or_seconds() {
+    assert_eq!(time_limit("90"), Ok(Duration::from_secs(90)));
+    assert_eq!(time_limit("2m"), Ok(Duration::from_secs(120)));
+    assert_eq!(time_limit("0"), Ok(Duration::ZERO));
+    for wrong in ["", "-1", "soon", "900000000000", "2y"] {
+        assert!(time_limit(wrong).is_err(), "{wrong}");
+    }
 }

@@ -1,6 +1,7 @@
-//! Commands for running VMs: `ps`, `pause`, `resume`, `stop`, `snapshot`.
+//! Commands for running VMs: `ps`, `pause`, `resume`, `stop`, `kill`, `snapshot`.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -12,7 +13,8 @@ use nvvmm::sys::peer::PeerError;
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_snapshot::{ProcessState, ProcessText};
 
-use super::args::{PsArguments, SnapshotArguments};
+use super::args::{PsArguments, SnapshotArguments, StopArguments, VmsArguments};
+use super::names::{self, Chosen, Kind};
 use super::output;
 use super::ps_table::{self, Columns, Row};
 use super::terminal::{shown_in_line, tell};
@@ -39,8 +41,15 @@ enum Listed {
 }
 
 /// `nvvmm ps`.
-pub fn ps(arguments: PsArguments) -> Result<(), VmError> {
+pub fn ps(arguments: &PsArguments) -> Result<(), VmError> {
     let dir = RuntimeDir::of_user()?;
+    if arguments.quiet {
+        let mut names = names::running(&dir)?;
+        if arguments.all {
+            names.extend(dir.past()?.into_iter().map(|life| life.start.vm));
+        }
+        return output::print_names(&names);
+    }
     let entries = dir.entries()?;
     // One thread each: a VM that does not answer costs its timeout once, not once per VM.
     let listed: Vec<Listed> = thread::scope(|scope| {
@@ -65,7 +74,7 @@ pub fn ps(arguments: PsArguments) -> Result<(), VmError> {
         }
         return output::print_json(&vms);
     }
-    let PsArguments { all, wide, .. } = arguments;
+    let PsArguments { all, wide, .. } = *arguments;
     let mut rows: Vec<Row> = listed.iter().map(ps_row).collect();
     if all {
         rows.extend(past.iter().map(past_commands::row));
@@ -237,30 +246,53 @@ fn state_text(state: VmState) -> &'static str {
 }
 
 /// `nvvmm pause`.
-pub fn pause(vm: &str) -> Result<(), VmError> {
-    connect(&RuntimeDir::of_user()?.find(vm)?)?.pause()
+pub fn pause(arguments: &VmsArguments) -> Result<ExitCode, VmError> {
+    let dir = RuntimeDir::of_user()?;
+    Ok(chosen(arguments, &dir)?.each(|vm| connect(&dir.find(vm)?)?.pause()))
 }
 
 /// `nvvmm resume`.
-pub fn resume(vm: &str) -> Result<(), VmError> {
-    connect(&RuntimeDir::of_user()?.find(vm)?)?.resume()
+pub fn resume(arguments: &VmsArguments) -> Result<ExitCode, VmError> {
+    let dir = RuntimeDir::of_user()?;
+    Ok(chosen(arguments, &dir)?.each(|vm| connect(&dir.find(vm)?)?.resume()))
+}
+
+/// The running VMs that are meant.
+fn chosen(arguments: &VmsArguments, dir: &RuntimeDir) -> Result<Chosen, VmError> {
+    let choice = arguments.names.choice(arguments.force);
+    Ok(Chosen::of(&choice, Kind::Vm, &names::running(dir)?))
 }
 
 /// `nvvmm stop`.
-pub fn stop(vm: &str, force: bool) -> Result<(), VmError> {
+pub fn stop(arguments: &StopArguments) -> Result<ExitCode, VmError> {
     let dir = RuntimeDir::of_user()?;
+    let choice = arguments.names.choice(arguments.force);
+    let chosen = Chosen::of(&choice, Kind::Vm, &names::running(&dir)?);
+    Ok(match arguments.force {
+        true => chosen.each(|vm| kill_one(&dir, vm)),
+        false => chosen.each(|vm| stop_one(&dir, vm)),
+    })
+}
+
+fn stop_one(dir: &RuntimeDir, vm: &str) -> Result<(), VmError> {
     let entry = dir.find(vm)?;
-    if force {
-        kill_process(&entry)?;
-    } else {
-        connect(&entry)
-            .and_then(|mut client| client.stop())
-            .or_else(|error| ask_without_socket(&entry, error))
-            .map_err(|e| {
-                e.with_remedy(format!("'nvvmm stop {vm} --force' kills the VM process"))
-            })?;
-    }
-    wait_until_gone(&dir, vm)
+    connect(&entry)
+        .and_then(|mut client| client.stop())
+        .or_else(|error| ask_without_socket(&entry, error))
+        .map_err(|e| e.with_remedy(format!("'nvvmm stop {vm} --force' kills the VM process")))?;
+    wait_until_gone(dir, vm)
+}
+
+/// `nvvmm kill`.
+pub fn kill(arguments: &VmsArguments) -> Result<ExitCode, VmError> {
+    let dir = RuntimeDir::of_user()?;
+    Ok(chosen(arguments, &dir)?.each(|vm| kill_one(&dir, vm)))
+}
+
+/// Kills a VM process, and waits until it is gone.
+pub(super) fn kill_one(dir: &RuntimeDir, vm: &str) -> Result<(), VmError> {
+    kill_process(&dir.find(vm)?)?;
+    wait_until_gone(dir, vm)
 }
 
 /// True if the guest of a VM that lives has run: its control socket was there.
@@ -431,12 +463,6 @@ fn snapshot_text(vm: &str, report: &SnapshotReport) -> String {
     }
     text.push_str(&output::phases(&report.phases));
     text
-}
-
-/// `nvvmm audit`, for tests; always JSON.
-#[cfg(debug_assertions)]
-pub fn audit(vm: &str) -> Result<(), VmError> {
-    output::print_json(&connect(&RuntimeDir::of_user()?.find(vm)?)?.audit()?)
 }
 
 #[cfg(test)]

@@ -49,29 +49,29 @@ pub fn call(paths: &VmRuntimePaths, patience: Duration) -> Result<UnixStream, Vm
 /// The error for an agent that nothing was heard of for `patience`.
 fn silent(vm: &str, patience: Duration, error: &io::Error) -> VmError {
     let limit = patience.as_secs_f32();
-    let ends = error.kind() == io::ErrorKind::UnexpectedEof;
-    let (why, remedy) = if ends {
-        let remedy = "the agent serves 128 commands at a time: end some of them";
-        (": it ends each stream at once".to_owned(), remedy)
-    } else if timed_out(error) {
-        let remedy = "the guest may be busy or stuck, or the VM paused ('nvvmm ps', 'nvvmm \
-                      console'); try again, or 'nvvmm rewind' it if it has checkpoints";
-        (String::new(), remedy)
-    } else {
-        let remedy = "the guest must run nvvmm-agent (guest/agent/README.md), and the VM must not \
-                      be paused ('nvvmm ps')";
-        (format!(": {error}"), remedy)
+    let (why, remedy) = match error.kind() {
+        // A read or write has taken as long as it may.
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => (
+            String::new(),
+            "the guest may be busy or stuck, or the VM paused ('nvvmm ps', 'nvvmm console'); try \
+             again, or 'nvvmm rewind' it if it has checkpoints",
+        ),
+        io::ErrorKind::UnexpectedEof => (
+            ": it ends each stream at once".to_owned(),
+            "the agent serves 128 commands at a time: end some of them",
+        ),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => (
+            ": the VM takes no streams to its guest".to_owned(),
+            "'nvvmm ps' says if the VM still runs",
+        ),
+        _ => (
+            format!(": {error}"),
+            "the guest must run nvvmm-agent (guest/agent/README.md), and the VM must not be \
+             paused ('nvvmm ps')",
+        ),
     };
     let message = format!("the agent in {vm} did not answer within {limit} s{why}");
     VmError::new(ErrorKind::Refused, message).with_remedy(remedy)
-}
-
-/// True for the errors of a read or write that has taken as long as it may.
-fn timed_out(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    )
 }
 
 fn attempt(path: &Path, until: Instant) -> Result<UnixStream, GreetingError> {

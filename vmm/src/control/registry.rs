@@ -214,21 +214,25 @@ pub struct RuntimeDir {
 }
 
 impl RuntimeDir {
-    /// The user's directory: `$NVVMM_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/nvvmm`, else `/run/nvvmm`
-    /// for root, else `/tmp/nvvmm-<uid>`. Made when it does not exist.
+    /// The user's directory. Made when it does not exist.
     pub fn of_user() -> Result<Self, VmError> {
+        Self::at(&Self::path_of_user())
+    }
+
+    /// Path of the user's directory: `$NVVMM_RUNTIME_DIR`, else `$XDG_RUNTIME_DIR/nvvmm`, else
+    /// `/run/nvvmm` for root, else `/tmp/nvvmm-<uid>`. It need not exist.
+    pub fn path_of_user() -> PathBuf {
         let from_env = |key: &str| {
             std::env::var_os(key)
                 .filter(|v| !v.is_empty())
                 .map(PathBuf::from)
         };
-        let path = match (from_env("NVVMM_RUNTIME_DIR"), from_env("XDG_RUNTIME_DIR")) {
+        match (from_env("NVVMM_RUNTIME_DIR"), from_env("XDG_RUNTIME_DIR")) {
             (Some(own), _) => own,
             (None, Some(xdg)) => xdg.join("nvvmm"),
             (None, None) if geteuid().is_root() => PathBuf::from("/run/nvvmm"),
             (None, None) => PathBuf::from(format!("/tmp/nvvmm-{}", geteuid())),
-        };
-        Self::at(&path)
+        }
     }
 
     /// The directory at `path`, made when it does not exist; refused when others could write to it.

@@ -252,10 +252,10 @@ fn a_link_or_a_file_in_the_place_of_the_directory_is_refused() {
     RuntimeDir::at(&real).unwrap();
     let link = root.path().join("link");
     std::os::unix::fs::symlink(&real, &link).unwrap();
-    assert_eq!(RuntimeDir::at(&link).unwrap_err().kind, ErrorKind::Refused);
+    assert_eq!(RuntimeDir::at(&link).unwrap_err().kind, ErrorKind::Usage);
     let file = root.path().join("file");
     fs::write(&file, "").unwrap();
-    assert_eq!(RuntimeDir::at(&file).unwrap_err().kind, ErrorKind::Refused);
+    assert_eq!(RuntimeDir::at(&file).unwrap_err().kind, ErrorKind::Usage);
 }
 
 #[test]

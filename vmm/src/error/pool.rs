@@ -229,6 +229,7 @@ fn kind_of(error: &Error) -> ErrorKind {
         Error::Io { source, .. } => ErrorKind::of_io(source),
         Error::NotPinned { .. }
         | Error::InvalidSnapshot { .. }
+        | Error::StreamNotWritten { .. }
         | Error::StreamCut
         | Error::Interrupted => ErrorKind::Failed,
     }

@@ -12,6 +12,8 @@ mod given;
 mod handle;
 mod host;
 mod host_paths;
+#[cfg(test)]
+mod kinds_test;
 mod life;
 mod options;
 mod process;

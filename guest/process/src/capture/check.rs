@@ -90,7 +90,7 @@ fn look(pid: Pid, options: CaptureOptions) -> Result<(Checked, Vec<Refusal>), Er
     }
     // A process that ended has no memory to look at.
     pids.retain(|child| *child == pid || observe::is_zombie(*child).is_ok_and(|ended| !ended));
-    let observed = Observation::of_running(&pids)?;
+    let observed = Observation::of_running(&pids, options)?;
     let mut refusals = refusals(&observed, options);
     for process in &observed.processes {
         for (tid, status) in process
@@ -113,7 +113,7 @@ pub fn refusals(observed: &Observation, options: CaptureOptions) -> Vec<Refusal>
     for process in all {
         whole_process(process, &mut refusals);
         family(process, all, options, &mut refusals);
-        relations::find(process, observed, options, &mut refusals);
+        relations::find(process, observed, &mut refusals);
         for (tid, status) in &process.threads {
             thread(process, *tid, status, &mut refusals);
         }

@@ -40,7 +40,7 @@ impl Frozen {
         sink: &mut dyn PageSink,
     ) -> Result<Captured, Error> {
         let pids: Vec<Pid> = self.processes().iter().map(|process| process.pid).collect();
-        let observed = Observation::new(&pids)?;
+        let observed = Observation::new(&pids, options)?;
         let mut refusals = check::refusals(&observed, options);
         for (frozen, process) in self.processes().iter().zip(&observed.processes) {
             let threads = frozen.threads.iter();

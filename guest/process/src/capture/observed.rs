@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::options::CaptureOptions;
 use crate::error::{Error, Pid, ProcessPart, Refusal};
 use crate::observe::{self, Descriptor, Mapping, Relations, Status, Vdso};
 use crate::sys::{self, FileTable};
@@ -84,7 +85,7 @@ pub struct Observation {
     pub processes: Vec<Observed>,
     /// Other processes that have an end of one of their pipes: process, pipe.
     pub outside_ends: Vec<(Pid, u64)>,
-    /// Other processes that keep numbers of theirs in use.
+    /// Other processes that keep numbers of theirs in use, if those are to become free.
     pub followers: Vec<Follower>,
     /// Resources that they share with each other, or with other processes.
     pub common: Vec<Common>,
@@ -92,19 +93,15 @@ pub struct Observation {
 
 impl Observation {
     /// Observes processes that stand still, in this order.
-    pub fn new(pids: &[Pid]) -> Result<Self, Error> {
+    pub fn new(pids: &[Pid], options: CaptureOptions) -> Result<Self, Error> {
         let read = |(index, pid): (usize, &Pid)| Observed::read(*pid, index == 0);
-        Self::of(
-            pids.iter()
-                .enumerate()
-                .map(read)
-                .collect::<Result<_, _>>()?,
-        )
+        let processes = pids.iter().enumerate().map(read);
+        Self::of(processes.collect::<Result<_, _>>()?, options)
     }
 
     /// Observes processes that run. One that cannot be read any more is left out, unless it is the
     /// first.
-    pub fn of_running(pids: &[Pid]) -> Result<Self, Error> {
+    pub fn of_running(pids: &[Pid], options: CaptureOptions) -> Result<Self, Error> {
         let mut processes = Vec::new();
         for (index, pid) in pids.iter().enumerate() {
             match Observed::read(*pid, index == 0) {
@@ -112,10 +109,10 @@ impl Observation {
                 other => processes.push(other?),
             }
         }
-        Self::of(processes)
+        Self::of(processes, options)
     }
 
-    fn of(processes: Vec<Observed>) -> Result<Self, Error> {
+    fn of(processes: Vec<Observed>, options: CaptureOptions) -> Result<Self, Error> {
         let pids: Vec<Pid> = processes.iter().map(|process| process.pid).collect();
         let opened = processes.iter().flat_map(|process| &process.descriptors);
         let pipes: HashSet<u64> = opened.filter_map(Descriptor::pipe).collect();
@@ -129,7 +126,10 @@ impl Observation {
         Ok(Self {
             processes,
             outside_ends,
-            followers: followers(&pids, &others),
+            followers: match options.frees_numbers {
+                true => followers(&pids, &others),
+                false => Vec::new(),
+            },
             common: common(&pids, &others),
         })
     }

@@ -1,19 +1,13 @@
 //! Refuses what ties a process to others in a way that an image does not hold.
 
 use super::observed::{Observation, Observed};
-use super::options::CaptureOptions;
 use crate::error::{ProcessPart, Refusal};
 use crate::observe;
 use crate::sys::FileTable;
 
 /// Adds the refusals of what `process` has in common with others, and of others that would keep its
 /// number in use.
-pub fn find(
-    process: &Observed,
-    observed: &Observation,
-    options: CaptureOptions,
-    refusals: &mut Vec<Refusal>,
-) {
+pub fn find(process: &Observed, observed: &Observation, refusals: &mut Vec<Refusal>) {
     let pid = process.pid;
     let mut refuse = |reason: String| refusals.push(process.refuse(ProcessPart::Process, reason));
     for shared in observed.common.iter().filter(|shared| shared.pid == pid) {
@@ -34,21 +28,19 @@ pub fn find(
             "tells its parent of its end by signal {exit_signal}, not by SIGCHLD"
         ));
     }
-    if options.frees_numbers {
-        for follower in &observed.followers {
-            let what = if follower.relations.session == pid {
-                "session"
-            } else if follower.relations.group == pid {
-                "process group"
-            } else {
-                continue;
-            };
-            refuse(format!(
-                "leads the {what} of process {}, which would keep its number in use and is not \
-                 captured with it: end that one, start it with setsid, capture the leader with \
-                 --tree if that has both, or leave out --kill",
-                observe::named(follower.pid)
-            ));
-        }
+    for follower in &observed.followers {
+        let what = if follower.relations.session == pid {
+            "session"
+        } else if follower.relations.group == pid {
+            "process group"
+        } else {
+            continue;
+        };
+        refuse(format!(
+            "leads the {what} of process {}, which would keep its number in use and is not \
+             captured with it: end that one, start it with setsid, capture the leader with --tree \
+             if that has both, or leave out --kill",
+            observe::named(follower.pid)
+        ));
     }
 }

@@ -26,7 +26,8 @@ pub fn start(scenario: &str, directory: &Path) {
     let mut child = command.spawn().expect("a subject starts");
     wait("it is ready", directory, || {
         let ended = child.try_wait().expect("a child");
-        assert!(ended.is_none(), "it has ended: {}", log_of(directory));
+        let log = || log_of(directory);
+        assert!(ended.is_none(), "it has ended ({ended:?}): {}", log());
         directory.join("ready").exists()
     });
     let pid = child.id() as i32;

@@ -34,7 +34,7 @@ fn run_takes_what_a_machine_needs() {
     );
     let start = run.start;
     assert_eq!(
-        (start.name.as_deref(), start.pool.pool),
+        (start.name.as_deref(), start.pool.path()),
         (Some("n"), Some(PathBuf::from("p")))
     );
     assert_eq!(start.console, Some(ConsoleChoice::None));
@@ -168,7 +168,7 @@ fn a_pool_command_takes_its_pool_with_or_without_the_option() {
         let Ok(Command::Pool(PoolCommand::Status { pool, .. })) = parse(line) else {
             panic!("{line} is not understood")
         };
-        assert_eq!(pool.option().pool, Some(PathBuf::from("p")), "{line}");
+        assert_eq!(pool.option().path(), Some(PathBuf::from("p")), "{line}");
     }
 }
 

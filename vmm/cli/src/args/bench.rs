@@ -66,18 +66,16 @@ pub struct BenchArguments {
     /// Directory on a hugetlbfs, or on a tmpfs with huge pages; repeat it for more
     #[arg(long = "huge-dir", value_name = "DIR")]
     pub huge_dirs: Vec<PathBuf>,
-    /// Path of the bare-metal test guest (default: nvvmm-bare-metal beside this program, or in
-    /// cargo's target directory)
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "NVVMM_BAREMETAL_GUEST",
-        hide_env_values = true
-    )]
+    /// Path of the bare-metal test guest (default: that of the variable NVVMM_BAREMETAL_GUEST, else
+    /// nvvmm-bare-metal beside this program, or in cargo's target directory)
+    #[arg(long, value_name = "FILE")]
     pub guest: Option<PathBuf>,
     /// Write performance.md, performance.json and the plots (in performance/) to this directory
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Replace the files of --out that exist
+    #[arg(short, long, requires = "out")]
+    pub force: bool,
     /// Measure nothing: show the measurements of an earlier performance.json
     #[arg(long, value_name = "FILE", conflicts_with_all = ["experiments", "sizes", "huge_dirs"])]
     pub from: Option<PathBuf>,

@@ -3,16 +3,18 @@
 use std::ffi::OsString;
 
 use clap::Args;
+use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter};
 use nvvmm::stats::ExporterAddress;
 
 use super::JsonFlag;
-use crate::values;
+use crate::completion;
+use crate::values::{self, CopyPlace};
 
 /// `nvvmm stats`.
 #[derive(Debug, Args)]
 pub struct StatsArguments {
     /// Name of the VM
-    #[arg(value_parser = values::vm_name)]
+    #[arg(value_parser = values::vm_name, add = ArgValueCandidates::new(completion::vms))]
     pub vm: String,
     /// Serve the counters to Prometheus at the path /metrics, in its text format, until a signal
     /// ends the command
@@ -40,23 +42,57 @@ the agent failed.
 
 Examples:
   nvvmm exec web -- systemctl status nginx
-  nvvmm exec --tty web -- bash
+  nvvmm exec -it web -- bash
   tar c site | nvvmm exec web -- tar x -C /srv";
 
 pub(super) const CP_EXAMPLES: &str = "\
 Examples:
   nvvmm cp nginx.conf web:/etc/nginx/
-  nvvmm cp web:/var/log/nginx/error.log .";
+  nvvmm cp web:/var/log/nginx/error.log .
+  nvvmm cp -r site web:/srv/
+  nvvmm cp web:/proc/meminfo - | grep Free
+  gunzip -c dump.gz | nvvmm cp - web:/srv/dump";
+
+/// `nvvmm cp`.
+#[derive(Debug, Args)]
+pub struct CpArguments {
+    /// File to copy: a local path, VM:PATH, or - for standard input
+    #[arg(
+        value_name = "FROM",
+        value_parser = values::copy_place,
+        add = ArgValueCompleter::new(completion::places),
+    )]
+    pub from: CopyPlace,
+    /// Target: a local path, VM:PATH, or - for standard output
+    #[arg(
+        value_name = "TO",
+        value_parser = values::copy_place,
+        add = ArgValueCompleter::new(completion::places),
+    )]
+    pub to: CopyPlace,
+    /// Copy a directory with all that is in it. The guest needs 'sh' and 'tar'
+    ///
+    /// Links stay links. If TO is a directory, the copy goes into it. A directory of this host is
+    /// never replaced.
+    #[arg(short, long, visible_short_alias = 'R')]
+    pub recursive: bool,
+    /// Replace a local file that exists
+    #[arg(short, long)]
+    pub force: bool,
+}
 
 /// `nvvmm exec`.
 #[derive(Debug, Args)]
 pub struct ExecArguments {
     /// Name of the VM
-    #[arg(value_parser = values::vm_name)]
+    #[arg(value_parser = values::vm_name, add = ArgValueCandidates::new(completion::vms))]
     pub vm: String,
     /// Give the program a terminal, connected to this one; all keys go to the program
     #[arg(short, long = "tty")]
     pub terminal: bool,
+    /// Accepted as in 'docker exec -it': stdin goes to the program in any case
+    #[arg(short, long)]
+    pub interactive: bool,
     /// Environment variable for the program; repeat it for more
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = values::variable)]
     pub environment: Vec<(String, String)>,

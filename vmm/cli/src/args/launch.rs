@@ -4,16 +4,19 @@ use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
+use clap_complete::engine::ArgValueCandidates;
 use nvvmm::OnReboot;
 use nvvmm::spec::DiskSpec;
 
 use super::PoolOption;
+use crate::completion;
 use crate::values;
 
 pub(super) const RUN_EXAMPLES: &str = "\
 Examples:
   nvvmm run --kernel /boot/vmlinuz --initramfs initrd.img
-      Runs the VM in the foreground. The terminal is its console; Ctrl-] ends it.
+      Runs the VM in the foreground. The terminal is its console; Ctrl-] leaves it, and the VM
+      runs on.
   nvvmm run --kernel vmlinuz --disk root.img --disk tools.img,ro \\
       --cmdline 'root=/dev/vda rw' --memory 2G --cpus 4 --name db --detach
       Runs the VM in the background; 'nvvmm console db' connects to its console.";
@@ -37,7 +40,7 @@ pub struct RunArguments {
     )]
     pub cmdline: String,
     /// Guest memory: bytes, or a number with K, M, G or T (powers of 1024); a multiple of 2M
-    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = values::size)]
+    #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = values::size)]
     pub memory: u64,
     /// Number of vCPUs, 1 to 64
     #[arg(long, value_name = "COUNT", default_value = "2", value_parser = values::vcpus)]
@@ -69,7 +72,7 @@ Examples:
 #[derive(Debug, Args)]
 pub struct RestoreArguments {
     /// Name of the snapshot
-    #[arg(value_parser = values::snapshot_name)]
+    #[arg(value_parser = values::snapshot_name, add = ArgValueCandidates::new(completion::snapshots))]
     pub snapshot: String,
     /// Consume the snapshot: its memory becomes the VM's own, and the snapshot is removed
     #[arg(long)]
@@ -90,6 +93,7 @@ pub struct RestoreArguments {
         long,
         value_name = "VM",
         value_parser = values::vm_name,
+        add = ArgValueCandidates::new(completion::vms),
         conflicts_with_all = [
             "once", "prefault", "clock", "disks", "kernel", "name", "detach", "console",
             "paused", "on_reboot", "uid", "gid",
@@ -149,18 +153,28 @@ pub struct RestoreArguments {
 #[derive(Debug, Args)]
 pub struct StartArguments {
     /// Name of the VM: up to 64 of A-Z a-z 0-9 . _ - (default: vm-1, vm-2, ...)
-    #[arg(long, value_parser = values::vm_name)]
+    #[arg(short, long, value_parser = values::vm_name)]
     pub name: Option<String>,
     /// The pool.
     #[command(flatten)]
     pub pool: PoolOption,
     /// Run the VM in the background. The command returns when the guest runs
-    #[arg(long)]
+    #[arg(short, long)]
     pub detach: bool,
+    /// With --detach: print only the name of the VM
+    #[arg(short, long, requires = "detach", conflicts_with = "json")]
+    pub quiet: bool,
+    /// Accepted as in 'docker run -it': input goes to the guest's console in any case
+    #[arg(short, long, conflicts_with = "console")]
+    pub interactive: bool,
+    /// Require a terminal in the foreground; it is the guest's console
+    #[arg(short, long, conflicts_with = "console")]
+    pub tty: bool,
     /// Streams of the console. In any case 'nvvmm console' can connect to it
     ///
     /// The default is stdio in the foreground, and none with --detach. A terminal is switched to
-    /// raw mode: every key goes to the guest, except Ctrl-], which ends the VM.
+    /// raw mode: every key goes to the guest, except Ctrl-], which leaves the console. The VM then
+    /// runs on in the background. After Ctrl-], q ends the VM (you are asked once more).
     #[arg(long, value_enum)]
     pub console: Option<ConsoleChoice>,
     /// Build the VM, but do not let the guest run until 'nvvmm resume'

@@ -4,25 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::JsonFlag;
+use super::{JsonFlag, VmNames};
 use crate::values;
-
-/// `nvvmm ps`.
-#[derive(Clone, Copy, Debug, Args)]
-pub struct PsArguments {
-    /// List VMs that have ended, too: why and when
-    ///
-    /// A VM that has ended is listed until its name is used again, until 'nvvmm rm-vm', or until 64
-    /// others have ended after it. ENDED is a time in UTC; it is - if nobody saw the end.
-    #[arg(short, long)]
-    pub all: bool,
-    /// Show more columns: process, vCPUs, reboots, pool and console
-    #[arg(short, long)]
-    pub wide: bool,
-    /// The form of the output.
-    #[command(flatten)]
-    pub json: JsonFlag,
-}
 
 pub(super) const LOGS_EXAMPLES: &str = "\
 Examples:
@@ -57,13 +40,13 @@ Examples:
   nvvmm wait job-1 job-2 --timeout 1h";
 
 /// `nvvmm wait`.
-#[derive(Clone, Debug, Args)]
+#[derive(Debug, Args)]
 pub struct WaitArguments {
-    /// Names of the VMs
-    #[arg(required = true, value_name = "VM", value_parser = values::vm_name)]
-    pub vms: Vec<String>,
-    /// Longest wait, for example 30s or 5m (default: none)
-    #[arg(long, value_name = "TIME", value_parser = values::period)]
+    /// The VMs.
+    #[command(flatten)]
+    pub names: VmNames,
+    /// Longest wait, for example 30s or 5m; a number alone means seconds (default: none)
+    #[arg(short, long, value_name = "TIME", value_parser = values::time_limit)]
     pub timeout: Option<Duration>,
     /// The form of the output.
     #[command(flatten)]
@@ -79,20 +62,4 @@ pub struct StartAgainArguments {
     /// Print the status of the VM as JSON when it runs
     #[arg(long)]
     pub json: bool,
-}
-
-/// `nvvmm rm-vm`.
-#[derive(Clone, Debug, Args)]
-pub struct RmVmArguments {
-    /// Names of VMs that have ended
-    #[arg(
-        required_unless_present = "all",
-        value_name = "VM",
-        value_parser = values::vm_name,
-        conflicts_with = "all",
-    )]
-    pub vms: Vec<String>,
-    /// All VMs that have ended
-    #[arg(short, long)]
-    pub all: bool,
 }

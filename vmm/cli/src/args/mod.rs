@@ -8,10 +8,12 @@ mod moving;
 mod pool;
 mod ring;
 mod snapshot;
+mod vm;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::engine::ArgValueCandidates;
 
 use self::{
     bench::BENCH_HELP,
@@ -20,22 +22,24 @@ use self::{
     life::{LOGS_EXAMPLES, WAIT_HELP},
     moving::{RECEIVE_EXAMPLES, SEND_EXAMPLES},
     ring::{CHECKPOINT_EXAMPLES, REWIND_EXAMPLES},
-    snapshot::{DIFF_EXAMPLES, EXPORT_HELP, SNAPSHOT_EXAMPLES},
+    snapshot::{DIFF_EXAMPLES, EXPORT_HELP, RM_EXAMPLES, SNAPSHOT_EXAMPLES},
+    vm::{KILL_EXAMPLES, SHUTDOWN_EXAMPLES, STOP_EXAMPLES},
 };
 pub use self::{
     bench::BenchArguments,
-    guest::{ExecArguments, StatsArguments},
+    guest::{CpArguments, ExecArguments, StatsArguments},
     launch::{
         ClockChoice, ConsoleChoice, RebootChoice, RestoreArguments, RunArguments, StartArguments,
     },
-    life::{LogsArguments, PsArguments, RmVmArguments, StartAgainArguments, WaitArguments},
+    life::{LogsArguments, StartAgainArguments, WaitArguments},
     moving::{ReceiveArguments, SendArguments},
     pool::{PoolCommand, PoolOption},
     ring::{CheckpointArguments, RewindArguments},
-    snapshot::{AdoptArguments, ExportArguments, SnapshotArguments},
+    snapshot::{AdoptArguments, ExportArguments, RmArguments, SnapshotArguments},
+    vm::{PsArguments, ShutdownArguments, StopArguments, VmNames, VmsArguments},
 };
 use super::error::exit_codes_help;
-use super::values;
+use super::{completion, values};
 
 const ABOUT: &str = "Checkpoints of virtual machines on Linux KVM: snapshots by reference";
 
@@ -122,6 +126,7 @@ pub enum Command {
     /// socket was removed. OWN is memory that only this VM uses. SHARED is memory that it shares
     /// with snapshots. Notes about VMs go to stderr. With --json each VM that answers is an object
     /// with all its counters.
+    #[command(visible_aliases = ["ls", "list"])]
     Ps(PsArguments),
     /// Print the log of a VM, or the latest output of its console; also of one that has ended
     #[command(after_long_help = LOGS_EXAMPLES)]
@@ -132,40 +137,44 @@ pub enum Command {
     /// Remove what is kept of VMs that have ended: record, log, console output
     ///
     /// Snapshots stay.
-    RmVm(RmVmArguments),
+    RmVm(VmsArguments),
     /// Show counters and times of a running VM: faults, copies, system calls, snapshots
     ///
     /// The guest is not involved. Each line of a histogram is a power of two of a microsecond.
     #[command(after_long_help = STATS_EXAMPLES)]
     Stats(StatsArguments),
-    /// Pause a VM: its vCPUs and devices stop until 'nvvmm resume'
-    Pause {
-        /// Name of the VM
-        #[arg(value_parser = values::vm_name)]
-        vm: String,
-    },
-    /// Let a paused VM run on
-    Resume {
-        /// Name of the VM
-        #[arg(value_parser = values::vm_name)]
-        vm: String,
-    },
-    /// End a VM; changes since its last snapshot are lost
+    /// Pause VMs: their vCPUs and devices stop until 'nvvmm resume'
+    #[command(visible_alias = "suspend")]
+    Pause(VmsArguments),
+    /// Let paused VMs run on
+    #[command(visible_alias = "unpause")]
+    Resume(VmsArguments),
+    /// End VMs; changes since their last snapshots are lost
     ///
     /// Ends the VM process and waits until it is gone. The guest does not shut down: for clean file
-    /// systems, switch it off from inside, or use 'nvvmm snapshot --stop'.
-    Stop {
-        /// Name of the VM
-        #[arg(value_parser = values::vm_name)]
-        vm: String,
-        /// Kill a VM process that does not answer. The pool takes back its blocks
-        #[arg(long)]
-        force: bool,
-    },
-    /// Connect to the serial console of a VM; Ctrl-] disconnects
+    /// systems use 'nvvmm shutdown', or 'nvvmm snapshot --stop'.
+    #[command(after_long_help = STOP_EXAMPLES)]
+    Stop(StopArguments),
+    /// End VMs at once, also those that do not answer
+    ///
+    /// Kills the VM process, as a power cut would end a machine. The pool takes back its blocks.
+    #[command(visible_alias = "destroy", after_long_help = KILL_EXAMPLES)]
+    Kill(VmsArguments),
+    /// Ask the guests of VMs to shut down, and wait until they have
+    ///
+    /// Runs 'poweroff' in the guest, which must run nvvmm-agent. A VM whose guest is not off when
+    /// the time is up runs on, and the command fails, unless --force is given. The machine has no
+    /// power button (ACPI) that a guest without the agent would hear.
+    #[command(after_long_help = SHUTDOWN_EXAMPLES)]
+    Shutdown(ShutdownArguments),
+    /// Connect to the serial console of a VM; Ctrl-] leaves it
+    ///
+    /// After Ctrl-], q ends the VM (you are asked once more), and b goes back. Any other key, or
+    /// three seconds without a key, leaves the console. The VM runs on.
+    #[command(visible_alias = "attach")]
     Console {
         /// Name of the VM
-        #[arg(value_parser = values::vm_name)]
+        #[arg(value_parser = values::vm_name, add = ArgValueCandidates::new(completion::vms))]
         vm: String,
     },
     /// Run a program in the guest of a VM; the guest must run nvvmm-agent
@@ -174,16 +183,11 @@ pub enum Command {
     /// Copy a file into the guest of a VM, or out of it; the guest must run nvvmm-agent
     ///
     /// Write the file in the guest as VM:PATH. If TO is a directory, the file keeps its name.
-    /// Permissions are copied too. Write a local path that has a colon as ./like:this.
+    /// Permissions are copied too. '-' is standard input or standard output. Write a local path
+    /// that has a colon as ./like:this. A file of this host is replaced only with --force; one in
+    /// the guest is replaced, as cp(1) does.
     #[command(after_long_help = CP_EXAMPLES)]
-    Cp {
-        /// File to copy: a local path or VM:PATH
-        #[arg(value_name = "FROM", value_parser = values::copy_place)]
-        from: values::CopyPlace,
-        /// Target: a local path or VM:PATH
-        #[arg(value_name = "TO", value_parser = values::copy_place)]
-        to: values::CopyPlace,
-    },
+    Cp(CpArguments),
     /// Take a snapshot of a running or paused VM
     #[command(after_long_help = SNAPSHOT_EXAMPLES)]
     Snapshot(SnapshotArguments),
@@ -193,22 +197,15 @@ pub enum Command {
     /// Take a VM back to a checkpoint or a snapshot of it
     #[command(after_long_help = REWIND_EXAMPLES)]
     Rewind(RewindArguments),
-    /// For tests: compare KVM's dirty log since the last snapshot with the COW engine. The VM must
-    /// have been started with NVVMM_TEST_DIRTY_LOG in its environment. Release builds lack this.
-    #[cfg(debug_assertions)]
-    #[command(hide = true)]
-    Audit {
-        /// The VM.
-        vm: String,
-        /// The form of the output; always JSON.
-        #[command(flatten)]
-        json: JsonFlag,
-    },
     /// List the snapshots of a pool as a tree
     ///
     /// OWN is the space that the removal of the snapshot frees. SHARED is the space that it shares
     /// with other snapshots. Every snapshot is complete, so you can remove them in any order.
+    #[command(visible_alias = "images")]
     Snapshots {
+        /// Print the names only, one on each line
+        #[arg(short, long, conflicts_with = "json")]
+        quiet: bool,
         /// The pool.
         #[command(flatten)]
         pool: PoolOption,
@@ -221,7 +218,7 @@ pub enum Command {
     /// Changes nothing and needs no VM. docs/formats/pool.md explains the fields.
     Inspect {
         /// Name of the snapshot; without it the pool itself is decoded
-        #[arg(value_parser = values::snapshot_name)]
+        #[arg(value_parser = values::snapshot_name, add = ArgValueCandidates::new(completion::snapshots))]
         snapshot: Option<String>,
         /// The pool.
         #[command(flatten)]
@@ -238,10 +235,10 @@ pub enum Command {
     #[command(after_long_help = DIFF_EXAMPLES)]
     Diff {
         /// Name of the first snapshot
-        #[arg(value_parser = values::snapshot_name)]
+        #[arg(value_parser = values::snapshot_name, add = ArgValueCandidates::new(completion::snapshots))]
         from: String,
         /// Name of the second snapshot
-        #[arg(value_parser = values::snapshot_name)]
+        #[arg(value_parser = values::snapshot_name, add = ArgValueCandidates::new(completion::snapshots))]
         to: String,
         /// The pool.
         #[command(flatten)]
@@ -276,17 +273,8 @@ pub enum Command {
     ///
     /// This works for a snapshot that a VM still runs from. The name is free at once. The space is
     /// free when that VM does not need it any more.
-    Rm {
-        /// Names of the snapshots
-        #[arg(required = true, value_name = "NAME", value_parser = values::snapshot_name)]
-        names: Vec<String>,
-        /// The pool.
-        #[command(flatten)]
-        pool: PoolOption,
-        /// The form of the output.
-        #[command(flatten)]
-        json: JsonFlag,
-    },
+    #[command(visible_alias = "rmi", after_long_help = RM_EXAMPLES)]
+    Rm(RmArguments),
     /// Create, grow, show and check pools
     #[command(subcommand)]
     Pool(PoolCommand),
@@ -314,6 +302,9 @@ pub enum Command {
     Man {
         /// Directory for the man pages; created if it does not exist
         dir: PathBuf,
+        /// Replace man pages of nvvmm that are there
+        #[arg(short, long)]
+        force: bool,
     },
     /// Measure snapshots and restores on this host, compare them with copying, and draw plots
     #[command(after_long_help = BENCH_HELP)]

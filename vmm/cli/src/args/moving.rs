@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 
 use super::{JsonFlag, PoolOption};
+use crate::completion;
 use crate::values;
 
 pub(super) const SEND_EXAMPLES: &str = "\
@@ -29,19 +31,27 @@ Examples:
 #[derive(Debug, Args)]
 pub struct SendArguments {
     /// Name of the snapshot
-    #[arg(value_parser = values::snapshot_name)]
+    #[arg(value_parser = values::snapshot_name, add = ArgValueCandidates::new(completion::snapshots))]
     pub snapshot: String,
     /// Send only the differences from this snapshot. The receiving pool must have it, under any
     /// name
-    #[arg(long, value_name = "OTHER", value_parser = values::snapshot_name)]
+    #[arg(
+        long,
+        value_name = "OTHER",
+        value_parser = values::snapshot_name,
+        add = ArgValueCandidates::new(completion::snapshots),
+    )]
     pub since: Option<String>,
     /// Tell the receiver which snapshot this one was taken after, so that it can share memory with
     /// that one
     #[arg(long)]
     pub with_lineage: bool,
-    /// Write the stream to a new file (for its owner alone), a pipe, or - for standard output
+    /// Write the stream to a file (for its owner alone), a pipe, or - for standard output
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub output: PathBuf,
+    /// Replace the file if it exists
+    #[arg(short, long)]
+    pub force: bool,
     /// Encrypt with the key in this file (64 hexadecimal digits, readable by its owner alone).
     /// 'nvvmm receive' then needs the same key
     #[arg(long, value_name = "KEY-FILE")]
@@ -75,7 +85,12 @@ pub struct ReceiveArguments {
     pub name: Option<String>,
     /// The snapshot of this pool that the stream builds on, if it is not found by its content, or
     /// an nvvmm wrote the stream that did not name it so
-    #[arg(long, value_name = "OTHER", value_parser = values::snapshot_name)]
+    #[arg(
+        long,
+        value_name = "OTHER",
+        value_parser = values::snapshot_name,
+        add = ArgValueCandidates::new(completion::snapshots),
+    )]
     pub onto: Option<String>,
     /// Refuse a stream that stores more memory than this
     #[arg(long, value_name = "SIZE", value_parser = values::size)]

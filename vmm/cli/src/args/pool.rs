@@ -66,6 +66,9 @@ pub enum PoolCommand {
         /// Also write the picture to this SVG file
         #[arg(long, value_name = "FILE")]
         svg: Option<PathBuf>,
+        /// Replace the SVG file if it exists
+        #[arg(short, long, requires = "svg")]
+        force: bool,
         /// The form of the output.
         #[command(flatten)]
         json: JsonFlag,
@@ -146,10 +149,29 @@ Examples:
 /// `--pool`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct PoolOption {
-    /// Path of the pool (default: /dev/shm/nvvmm-<uid>/default.pool)
-    #[arg(long, value_name = "FILE", env = "NVVMM_POOL", hide_env_values = true)]
-    pub pool: Option<PathBuf>,
+    /// Path of the pool (default: that of the variable NVVMM_POOL, else
+    /// /dev/shm/nvvmm-<uid>/default.pool)
+    #[arg(long, value_name = "FILE")]
+    pool: Option<PathBuf>,
 }
+
+impl PoolOption {
+    /// The pool at `path`, or where the environment says.
+    pub fn of(path: Option<PathBuf>) -> Self {
+        Self { pool: path }
+    }
+
+    /// Path of the pool that the user named: by the option, else by the variable `NVVMM_POOL`.
+    ///
+    /// clap does not read the variable: its usage texts would show the option as required then.
+    pub fn path(&self) -> Option<PathBuf> {
+        let variable = || std::env::var_os(POOL_VARIABLE).filter(|path| !path.is_empty());
+        self.pool.clone().or_else(|| variable().map(PathBuf::from))
+    }
+}
+
+/// Variable with the path of the pool.
+const POOL_VARIABLE: &str = "NVVMM_POOL";
 
 /// The pool of `nvvmm pool ...`: by its path alone, or with `--pool` as for all other commands.
 #[derive(Clone, Debug, Default, Args)]
@@ -165,8 +187,6 @@ pub struct PoolPlace {
 impl PoolPlace {
     /// The pool that was given, by path or with `--pool`.
     pub fn option(self) -> PoolOption {
-        PoolOption {
-            pool: self.path.or(self.option.pool),
-        }
+        PoolOption::of(self.path.or(self.option.pool))
     }
 }

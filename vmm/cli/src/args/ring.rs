@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 use nvvmm_snapshot::Durability;
 
 use super::JsonFlag;
+use crate::completion;
 use crate::values;
 
 pub(super) const CHECKPOINT_EXAMPLES: &str = "\
@@ -23,7 +25,7 @@ Examples:
 #[derive(Debug, Args)]
 pub struct CheckpointArguments {
     /// Name of the VM
-    #[arg(value_parser = values::vm_name)]
+    #[arg(value_parser = values::vm_name, add = ArgValueCandidates::new(completion::vms))]
     pub vm: String,
     /// Interval from the start of one checkpoint to the start of the next, for example 10ms or 5s;
     /// 0 starts the next one at once
@@ -77,7 +79,7 @@ pub struct RewindArguments {
     /// The VM keeps its process, console and sockets. Connections between host and guest break, as
     /// with any restore. The command is refused for a VM that can write to a disk, because the disk
     /// does not go back.
-    #[arg(value_parser = values::vm_name)]
+    #[arg(value_parser = values::vm_name, add = ArgValueCandidates::new(completion::vms))]
     pub vm: String,
     /// Number of the checkpoint, counted from the newest (1)
     #[arg(
@@ -93,6 +95,7 @@ pub struct RewindArguments {
         long,
         value_name = "NAME",
         value_parser = values::snapshot_name,
+        add = ArgValueCandidates::new(completion::snapshots),
         conflicts_with = "checkpoints",
     )]
     pub to: Option<String>,

@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 use nvvmm_snapshot::Durability;
 
 use super::{JsonFlag, PoolOption};
+use crate::completion;
+use crate::names::{Choice, NamePattern};
 use crate::values;
 
 pub(super) const SNAPSHOT_EXAMPLES: &str = "\
@@ -21,7 +24,7 @@ Examples:
 #[derive(Debug, Args)]
 pub struct SnapshotArguments {
     /// Name of the VM
-    #[arg(value_parser = values::vm_name)]
+    #[arg(value_parser = values::vm_name, add = ArgValueCandidates::new(completion::vms))]
     pub vm: String,
     /// Name of the new snapshot, up to 128 of A-Z a-z 0-9 . _ -
     #[arg(value_parser = values::new_snapshot_name)]
@@ -88,11 +91,14 @@ Examples:
 #[derive(Debug, Args)]
 pub struct ExportArguments {
     /// Name of the snapshot, which must be of a VM
-    #[arg(value_parser = values::snapshot_name)]
+    #[arg(value_parser = values::snapshot_name, add = ArgValueCandidates::new(completion::snapshots))]
     pub snapshot: String,
     /// Path of the ELF core file; - for stdout
     #[arg(long, value_name = "FILE")]
     pub core: PathBuf,
+    /// Replace the file if it exists
+    #[arg(short, long)]
+    pub force: bool,
     /// The pool.
     #[command(flatten)]
     pub pool: PoolOption,
@@ -110,7 +116,7 @@ Examples:
 #[derive(Debug, Args)]
 pub struct AdoptArguments {
     /// Name of the snapshot
-    #[arg(value_parser = values::snapshot_name)]
+    #[arg(value_parser = values::snapshot_name, add = ArgValueCandidates::new(completion::snapshots))]
     pub snapshot: String,
     /// The pool.
     #[command(flatten)]
@@ -121,4 +127,52 @@ pub struct AdoptArguments {
     /// The form of the output.
     #[command(flatten)]
     pub json: JsonFlag,
+}
+
+pub(super) const RM_EXAMPLES: &str = "\
+Examples:
+  nvvmm rm before-upgrade after-upgrade
+  nvvmm rm 'web@*' --dry-run
+      Shows which checkpoints of the VM web would be removed.
+  nvvmm rm 'web@*'
+      Without the quotes the shell would replace the pattern by names of files.
+  nvvmm rm --all --pool /dev/shm/old.pool";
+
+/// `nvvmm rm`.
+#[derive(Debug, Args)]
+pub struct RmArguments {
+    /// Names of the snapshots. A pattern in quotes stands for several: 'web@*'
+    #[arg(
+        required_unless_present = "all",
+        value_name = "NAME",
+        value_parser = values::snapshot_names,
+        add = ArgValueCandidates::new(completion::snapshots),
+    )]
+    pub names: Vec<NamePattern>,
+    /// All snapshots of the pool
+    #[arg(short, long, conflicts_with = "names")]
+    pub all: bool,
+    /// Accept names and patterns that match nothing
+    #[arg(short, long)]
+    pub force: bool,
+    /// Remove nothing: print the names of the snapshots that would be removed
+    #[arg(short = 'n', long, conflicts_with = "json")]
+    pub dry_run: bool,
+    /// The pool.
+    #[command(flatten)]
+    pub pool: PoolOption,
+    /// The form of the output.
+    #[command(flatten)]
+    pub json: JsonFlag,
+}
+
+impl RmArguments {
+    /// The snapshots that are meant.
+    pub fn choice(&self) -> Choice<'_> {
+        Choice {
+            given: &self.names,
+            all: self.all,
+            force: self.force,
+        }
+    }
 }

@@ -14,6 +14,9 @@ const SIZES_USUAL: [u64; 6] = [16 << 20, 64 << 20, 256 << 20, 512 << 20, 1 << 30
 pub const HOST_BYTES: u64 = 1 << 30;
 /// Name of the guest's program.
 const GUEST: &str = "nvvmm-bare-metal";
+/// Variable with the path of the guest's program. clap does not read it: its usage texts would show
+/// the option as required then.
+const GUEST_VARIABLE: &str = "NVVMM_BAREMETAL_GUEST";
 /// Path of the guest in the source tree, seen from `target/<profile>/`.
 const GUEST_IN_TREE: &str = "../../guest/bare-metal/target/release";
 
@@ -121,13 +124,14 @@ impl Plan {
         Ok((fitting, left_out.collect()))
     }
 
-    /// The guest's program: the one that was given, else the one beside this program, else the one
-    /// in the source tree that this program was built in.
+    /// The guest's program: the one that was given, by option or environment, else the one beside
+    /// this program, else the one in the source tree that this program was built in.
     ///
     /// # Errors
     /// There is none.
     pub fn find_guest(given: Option<PathBuf>) -> Result<PathBuf, VmError> {
-        if let Some(path) = given {
+        let variable = || std::env::var_os(GUEST_VARIABLE).filter(|path| !path.is_empty());
+        if let Some(path) = given.or_else(|| variable().map(PathBuf::from)) {
             return path
                 .canonicalize()
                 .map_err(|e| VmError::io(format_args!("find the guest {}", path.display()), &e));

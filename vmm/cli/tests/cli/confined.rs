@@ -99,7 +99,7 @@ fn each_command_that_parses_what_others_wrote_is_confined() {
         &["pool", "check"],
         &["pool", "scrub"],
         &["pool", "map"],
-        &["pool", "map", "--svg", svg],
+        &["pool", "map", "--force", "--svg", svg],
     ] {
         for what in ["read", "remove", "exec", "tcp"] {
             let tried = attempt(&world, what, arguments);
@@ -130,7 +130,8 @@ fn a_picture_appears_as_a_whole_or_not_at_all() {
     let world = world();
     let svg = world.path("map.svg");
     let pool = world.path("pool");
-    let arguments = ["pool", "map", "--svg", svg.to_str().unwrap(), "--pool"];
+    let svg_path = svg.to_str().unwrap();
+    let arguments = ["pool", "map", "--force", "--svg", svg_path, "--pool"];
     let arguments = [&arguments[..], &[pool.to_str().unwrap()]].concat();
     world.nvvmm(&arguments).done();
     let drawn = fs::read_to_string(&svg).unwrap();

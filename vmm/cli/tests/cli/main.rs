@@ -6,11 +6,14 @@
 
 mod confined;
 mod doctor;
+mod exit_codes;
+mod hands;
 mod life;
 mod played_vm;
 mod pools;
 mod start;
 mod stopped;
+mod terminals;
 mod vms;
 mod world;
 

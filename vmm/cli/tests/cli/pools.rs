@@ -164,7 +164,7 @@ fn what_is_no_pool_ends_with_6() {
 }
 
 /// Commits a snapshot of a 4 MiB memory whose first frame is new.
-fn commit(holder: &Holder, name: &str, base: Option<SnapshotId>) -> SnapshotId {
+pub fn commit(holder: &Holder, name: &str, base: Option<SnapshotId>) -> SnapshotId {
     let mut leaf = LeafBlocks::default();
     leaf.set(0, holder.alloc_blocks(1).unwrap().first().copied());
     let changes = [(ChunkIndex::new(0), ChunkMap::Frames(Arc::new(leaf)))];
@@ -183,7 +183,7 @@ fn commit(holder: &Holder, name: &str, base: Option<SnapshotId>) -> SnapshotId {
     holder.commit_snapshot(new, reservation).unwrap().id
 }
 
-fn small_pool(path: &Path) -> Arc<Pool> {
+pub fn small_pool(path: &Path) -> Arc<Pool> {
     let options = CreateOptions {
         size_bytes: 32 << 20,
         overcommit: false,

@@ -21,11 +21,14 @@ fn a_taken_vm_name_ends_with_4() {
     let _vm = PlayedVm::play(&world, "web");
     let pool = world.path("a.pool");
     fs::write(&pool, "").unwrap();
+    // The magic number of a bzImage.
+    let kernel = world.path("bzImage");
+    fs::write(&kernel, [&[0; 0x202][..], b"HdrS", &[0; 0x800]].concat()).unwrap();
     for background in [false, true] {
         let mut arguments = vec![
             "run",
             "--kernel",
-            "/proc/self/exe",
+            kernel.to_str().unwrap(),
             "--name",
             "web",
             "--pool",
