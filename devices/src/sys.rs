@@ -1,5 +1,6 @@
 //! Raw system calls, and all `unsafe` of this crate.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -159,6 +160,51 @@ pub(crate) fn try_lock_file(file: &File, exclusive: bool) -> io::Result<()> {
     };
     // SAFETY: takes a descriptor, which is open for as long as `file` is borrowed, and flags.
     if unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Reads an extended attribute of an open file.
+///
+/// # Errors
+/// There is no such attribute, its value is longer than `bytes_max`, or the file system keeps none.
+pub(crate) fn attribute(file: &File, name: &CStr, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let mut value = vec![0; bytes_max];
+    // SAFETY: the name is a live C string; pointer and length are those of a live, exclusively
+    // borrowed buffer; the descriptor is open for as long as `file` is borrowed.
+    let read = unsafe {
+        libc::fgetxattr(
+            file.as_raw_fd(),
+            name.as_ptr(),
+            value.as_mut_ptr().cast(),
+            value.len(),
+        )
+    };
+    if read < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    value.truncate(read as usize);
+    Ok(value)
+}
+
+/// Sets an extended attribute of an open file.
+///
+/// # Errors
+/// The file system keeps none or has no room, or the file is not this user's to write.
+pub(crate) fn set_attribute(file: &File, name: &CStr, value: &[u8]) -> io::Result<()> {
+    // SAFETY: the name is a live C string; pointer and length are those of a live slice, which is
+    // only read; the descriptor is open for as long as `file` is borrowed.
+    let set = unsafe {
+        libc::fsetxattr(
+            file.as_raw_fd(),
+            name.as_ptr(),
+            value.as_ptr().cast(),
+            value.len(),
+            0,
+        )
+    };
+    if set < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

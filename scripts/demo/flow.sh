@@ -100,10 +100,11 @@ row "pool space of the snapshot itself (metadata)" "$metadata_kib" KiB
 first=.restore.first_instruction_us
 row "restore of b to its first guest instruction" "$(us $first "$restored_b")" us
 row "restore of c to its first guest instruction" "$(us $first "$restored_c")" us
+blocks_of() { jq -r "$1 / 4096" <<<"$2"; }
 for vm in a b c; do
   ram=$(ram_of "$vm")
-  row "$vm: blocks still shared with the snapshot" "$(jq -r ".shared_bytes / 4096" <<<"$ram")" blocks
-  row "$vm: blocks copied since (copy-on-write)" "$(jq -r ".copied_bytes / 4096" <<<"$ram")" blocks
+  row "$vm: blocks still shared with the snapshot" "$(blocks_of .shared_bytes "$ram")" blocks
+  row "$vm: blocks copied since (copy-on-write)" "$(blocks_of .copied_bytes "$ram")" blocks
 done
 row "pool space used by three VMs and a snapshot" "$(pool_used_kib)" KiB
 

@@ -275,3 +275,53 @@ fn a_full_pool_ends_the_ring_and_not_the_guest() {
     vm.stop();
     host.assert_pool_clean();
 }
+
+#[test]
+fn a_new_vm_of_a_dead_ones_name_keeps_off_its_checkpoints_until_told() {
+    let host = Host::new(512);
+    let vm = host.boot_bare_metal(32, 1);
+    host.json(&["checkpoint", &vm.name, "--every", "1ms", "--keep", "3"]);
+    wait_for_more(&vm, 4);
+    stop_ring(&host, &vm);
+    let name = vm.name.clone();
+    vm.kill();
+    let left = names(&host);
+    assert_eq!(left.len(), 3);
+    let kernel = nvvmm_tests::required("NVVMM_BAREMETAL_GUEST");
+    let kernel = kernel.to_str().unwrap();
+    host.run(&[
+        "run", "--name", &name, "--kernel", kernel, "--memory", "32M", "--cpus", "1", "--detach",
+    ])
+    .ok();
+    let mut new = Vm::attach(&host, name.clone());
+    let restore = format!("nvvmm restore {} --name {name}", left[2]);
+    for arguments in [
+        &["checkpoint", &name, "--every", "1ms", "--keep", "1"][..],
+        &["rewind", &name],
+        &["rewind", &name, "-n", "3"],
+    ] {
+        let refused = host.run(arguments).refused(4, "of an earlier VM");
+        assert!(refused.stderr.contains(&restore), "{}", refused.stderr);
+    }
+    assert_eq!(names(&host), left);
+    assert!(new.ask("fill 2 1").contains("ok"), "it runs on");
+    // Told so, the first new checkpoint removes them all, however many are kept.
+    host.json(&[
+        "checkpoint",
+        &name,
+        "--every",
+        "1h",
+        "--keep",
+        "8",
+        "--replace",
+    ]);
+    wait_for_ring(&new, "a checkpoint", |ring| taken(ring) == 1);
+    stop_ring(&host, &new);
+    let own = names(&host);
+    assert!(own.len() == 1 && !left.contains(&own[0]), "{own:?}");
+    rewind(&host, &new, &[]);
+    host.run(&["rewind", &name, "-n", "2"])
+        .refused(3, "there is 1");
+    new.stop();
+    host.assert_pool_clean();
+}

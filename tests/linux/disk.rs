@@ -48,6 +48,8 @@ fn a_disk_copied_at_the_snapshots_instant_is_clean_after_restore() {
     original.pause();
     original.snapshot("with-disk");
     std::fs::copy(&disk, &copy).unwrap();
+    let fresh = host.runtime().join("fresh.img");
+    std::fs::copy(&disk, &fresh).unwrap();
 
     let mut restored = host.restore("with-disk", &["--disk", copy.to_str().unwrap()]);
     for (vm, path) in [(&mut restored, &copy), (&mut original, &disk)] {
@@ -67,6 +69,21 @@ fn a_disk_copied_at_the_snapshots_instant_is_clean_after_restore() {
     }
     restored.stop();
     original.stop();
+
+    // Both were written after the snapshot: its memory fits neither any more.
+    for options in [
+        &[][..],
+        &["--disk", disk.to_str().unwrap()],
+        &["--disk", copy.to_str().unwrap()],
+    ] {
+        let restore = ["restore", "with-disk", "--detach"];
+        host.run(&[&restore[..], options].concat())
+            .refused(4, "was written after the snapshot");
+    }
+    // A copy that is made anew over the one that was used is a copy of its time again.
+    std::fs::copy(&fresh, &copy).unwrap();
+    let again = host.restore("with-disk", &["--disk", copy.to_str().unwrap()]);
+    again.stop();
 
     // A restore is refused if the disk has another size.
     let small = host.runtime().join("small.img");

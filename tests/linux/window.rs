@@ -103,3 +103,24 @@ fn a_process_goes_on_with_memory_that_is_shown_in_a_window() {
     other.stop();
     host.assert_pool_clean();
 }
+
+/// A process whose pages are all copied, as it has small runs of them only, needs no window.
+#[test]
+fn a_window_that_shows_nothing_does_not_stay() {
+    let host = Host::new(768);
+    let vm = boot_without_witness(&host, 160);
+    let started = output(
+        &host,
+        &vm,
+        "sleep 100000 </dev/null >/dev/null 2>&1 & echo $!",
+    );
+    let pid = started.trim();
+    host.run(&["snapshot", &vm.name, "small", "--process", pid, "--kill"])
+        .ok();
+    let report = host.json(&["restore", "small", "--into", &vm.name, "--window"]);
+    assert_eq!(report["pages_shown"], 0, "{report}");
+    assert_eq!(output(&host, &vm, "ls /run/nvvmm/windows | wc -l"), "0\n");
+    host.run(&["snapshot", &vm.name, "whole"]).ok();
+    vm.stop();
+    host.assert_pool_clean();
+}

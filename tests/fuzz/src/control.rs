@@ -114,6 +114,7 @@ impl VmControl for CountingVm {
             state_bytes: 0,
             metadata_blocks: 0,
             digests_made: None,
+            outside_disks: Vec::new(),
             durability: Durability::Process,
         })
     }
@@ -151,6 +152,7 @@ impl VmControl for CountingVm {
         let request = RingRequest {
             every_us: 0,
             keep: 1,
+            replace: false,
             durability: None,
         };
         self.start_ring(&request)
@@ -238,9 +240,7 @@ fn call(selector: u8, bytes: &[u8]) {
         4 => client.audit().is_ok(),
         5 => client.snapshot(base).is_ok(),
         6 => client.stop_ring().is_ok(),
-        7 => client
-            .rewind(RewindRequest::Back { checkpoints: 1 })
-            .is_ok(),
+        7 => client.rewind("a".into()).is_ok(),
         8 => client.stats().is_ok(),
         _ => client.call(&Request::Status, Some(HUNG)).is_ok(),
     };

@@ -18,6 +18,7 @@ fn one_who_leaves_is_told_how_to_come_back_and_to_end_it() {
             kernel: "/k".into(),
         },
         uptime_ms: 0,
+        reboot_count: 0,
         console: None,
         ram: RamCounters::default(),
         restore: None,

@@ -8,10 +8,10 @@ use nvvmm::{ErrorKind, VmError};
 use super::args::BenchArguments;
 use super::interruption::ends_on_signal;
 use super::json::bench::Bench;
-use super::output;
 use super::partial::check_free;
 use super::terminal::tell;
 use super::whole_file::WholeFile;
+use super::{json, output};
 use crate::bench::{self, ExperimentKind, Plan, Progress, Report, markdown, plot, text};
 
 /// Name of the files that `--out` writes, and of the directory of plots.
@@ -66,12 +66,7 @@ fn measure(arguments: BenchArguments) -> Result<Report, VmError> {
 
 fn read(path: &Path) -> Result<Report, VmError> {
     let text = WholeFile::open("the report", path)?.read(MEASUREMENTS_BYTES_MAX)?;
-    let read = match serde_json::from_slice::<Bench>(&text) {
-        Ok(bench) => Ok(bench.report()),
-        // The form of before there was a schema.
-        Err(e) => serde_json::from_slice(&text).map_err(|_| e),
-    };
-    read.map_err(|e| {
+    json::bench::read(&text).map_err(|e| {
         VmError::new(
             ErrorKind::Usage,
             format!(

@@ -17,6 +17,7 @@ use nvvmm::control::RuntimeDir;
 use nvvmm_snapshot::Pool;
 
 use super::args::{Arguments, PoolOption};
+use super::names::running;
 use super::{output, pool_path};
 
 /// Variable that has a completion answered, for the shell that is its value.
@@ -169,12 +170,31 @@ fn words() -> impl Iterator<Item = OsString> {
 
 /// Names of the VMs that run, or are about to.
 pub fn vms() -> Vec<CompletionCandidate> {
+    candidates(of_user(running).unwrap_or_default())
+}
+
+/// Names of VMs that have ended.
+pub fn past_vms() -> Vec<CompletionCandidate> {
+    candidates(of_user(past).unwrap_or_default())
+}
+
+/// Names of VMs that run, and of those that have ended.
+pub fn all_vms() -> Vec<CompletionCandidate> {
+    let mut names = of_user(past).unwrap_or_default();
+    names.extend(of_user(running).unwrap_or_default());
+    candidates(names)
+}
+
+fn past(dir: &RuntimeDir) -> Result<Vec<String>, VmError> {
+    let past = dir.past()?.into_iter();
+    Ok(past.map(|life| life.start.vm).collect())
+}
+
+/// Names in the runtime directory of this user, if there is one.
+fn of_user(names: impl Fn(&RuntimeDir) -> Result<Vec<String>, VmError>) -> Option<Vec<String>> {
     let dir = RuntimeDir::path_of_user();
-    if !dir.is_dir() {
-        return Vec::new();
-    }
-    let names = RuntimeDir::at(&dir).and_then(|dir| super::names::running(&dir));
-    candidates(names.unwrap_or_default())
+    let dir = dir.is_dir().then(|| RuntimeDir::at(&dir).ok())??;
+    names(&dir).ok()
 }
 
 /// Names of the snapshots in the pool that the command line or the environment names.

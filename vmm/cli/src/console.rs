@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nvvmm::control::client;
+use nvvmm::control::client::{self, CONNECT_TIMEOUT};
 use nvvmm::control::{ControlClient, RuntimeDir};
 use nvvmm::{ErrorKind, VmError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -54,7 +54,7 @@ pub fn attach(vm: &str) -> Result<(), VmError> {
 
 /// Connects to a console's socket.
 pub(super) fn connect(path: &Path) -> Result<UnixStream, VmError> {
-    client::connect(path, client::CONNECT_TIMEOUT).map_err(|e| {
+    client::connect(path, CONNECT_TIMEOUT).map_err(|e| {
         VmError::new(
             ErrorKind::Refused,
             format!("the console socket {} does not answer: {e}", path.display()),
@@ -112,7 +112,7 @@ pub(super) struct Console<'a> {
     pub end_vm: &'a dyn Fn() -> Result<(), VmError>,
 }
 
-/// What can be done without waiting.
+/// Streams that are ready.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ready {
     leave: bool,

@@ -119,7 +119,7 @@ fn from_stdin(vm: &str, path: &Path) -> Result<(), VmError> {
 /// Reason why a file did not reach the guest.
 #[derive(Debug)]
 enum SendFailure {
-    /// It could not be read.
+    /// The file could not be read.
     Read(io::Error),
     /// The guest did not take it.
     Vm(VmError),

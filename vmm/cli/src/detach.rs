@@ -148,7 +148,7 @@ fn runtime_dir() -> Option<(&'static str, PathBuf)> {
     Some((VARIABLE, std::path::absolute(set).ok()?))
 }
 
-/// How the VM has ended, by the last of its process's reports; the process has closed their pipe.
+/// End of the VM in words, by the last of its process's reports; the process has closed their pipe.
 pub fn end_reported(last: &str, process: &mut Child) -> Result<String, VmError> {
     let failed = |e: io::Error| VmError::io("wait for the VM process", &e);
     match serde_json::from_str(last) {

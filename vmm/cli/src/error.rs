@@ -14,6 +14,9 @@ pub const EXIT_POOL_DAMAGED: u8 = ErrorKind::PoolDamaged.exit_code();
 /// Exit code of a doctor who finds something missing.
 pub const EXIT_HOST_LACKS: u8 = ErrorKind::HostLacks.exit_code();
 
+/// Exit code of a process that signal 0 would end.
+pub const SIGNALLED: i32 = 128;
+
 /// All exit codes and their meanings: `nvvmm --help`, the man page and
 /// docs/using/operations.md have this table.
 pub const EXIT_CODES: [(&str, &str); 10] = [

@@ -29,13 +29,13 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::args::{ClockChoice, ConsoleChoice, RestoreArguments, RunArguments, StartArguments};
-use super::error::{EXIT_FAILED, exit_code};
+use super::error::{SIGNALLED, exit_code};
 use super::json::vm::Vm;
 use super::privileges::{self, Account, as_user};
 use super::start_checks::{PoolNeed, pool_for};
 use super::terminal::tell;
 use super::vm_process::{ConsoleMode, LIFE, VmProcess};
-use super::{attended, detach, error, file_size, output, process_commands, sandbox};
+use super::{attended, detach, error, file_size, output, process_commands, restore_notes, sandbox};
 
 /// `nvvmm run`.
 pub fn run(arguments: RunArguments, given: &Given) -> Result<ExitCode, VmError> {
@@ -90,6 +90,7 @@ pub fn restore(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, V
         allow_root: _,
         clock,
         disks,
+        stale_disks,
         kernel,
         initramfs,
         cmdline,
@@ -109,6 +110,7 @@ pub fn restore(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, V
             once,
             prefault,
             step_clock: clock == ClockChoice::Step,
+            stale_disks,
         }))
     })
 }
@@ -179,9 +181,11 @@ fn launch(
         } else {
             output::print(&started_text(&status))?
         }
+        restore_notes::tell_of(&status);
     } else if console == ConsoleChoice::Stdio && stdin().is_terminal() {
         let confined = !start.no_sandbox;
         return attended::run(account.as_ref(), confined, |status| {
+            restore_notes::tell_of(status);
             foreground_text(status, true)
         });
     } else {
@@ -248,14 +252,14 @@ fn be_background_vm(
             *reported = true;
             if !detach::report_ready(status, warnings) {
                 // Nobody was told of it, and nobody can be.
-                ending.ask();
+                ending.ask(SIGTERM);
             }
         },
     )?;
     let how = exit_text(&name, &exit);
     tracing::info!(target: LIFE, "{how}");
     match exit {
-        VmExit::TripleFault { what } => Err(VmError::failed(what)),
+        VmExit::TripleFault { what } if detach::is_attended() => Err(VmError::failed(what)),
         _ => Ok(how),
     }
 }
@@ -291,6 +295,7 @@ fn be_vm(
         } else {
             tell(&foreground_text(status, false));
         }
+        restore_notes::tell_of(status);
     });
     let exit = exit?;
     if let VmExit::TripleFault { what } = exit {
@@ -319,7 +324,7 @@ fn claim(
         set_process_name(name);
         let kept = claim.begin_life(&LifeStart {
             vm: name.clone(),
-            background: detach::is_child(),
+            background: start.detach || detach::is_child(),
             ..begin.clone()
         })?;
         Ok((claim, kept))
@@ -416,19 +421,19 @@ impl Ending {
     /// The first time, the way that `nvvmm stop` goes. A VM that is not up yet, or that is asked a
     /// second time, is ended at once: the pool gives back what a dead process held. Never
     /// waits, so that the second time is heard.
-    fn ask(self: &Arc<Self>) {
+    fn ask(self: &Arc<Self>, signal: i32) {
         if self.asked.swap(true, Ordering::SeqCst) {
-            end_now();
+            end_now(signal);
         }
         let ending = Arc::clone(self);
         let asking = thread::Builder::new().name("ending".into()).spawn(move || {
             match ending.control.get().map(|vm| vm.stop()) {
                 Some(Ok(())) => {}
-                None | Some(Err(_)) => end_now(),
+                None | Some(Err(_)) => end_now(signal),
             }
         });
         if asking.is_err() {
-            end_now();
+            end_now(signal);
         }
     }
 
@@ -440,16 +445,17 @@ impl Ending {
             .name("signals".into())
             .spawn(move || {
                 sandbox::begin_thread(ThreadKind::Control);
-                signals.forever().for_each(|_| ending.ask());
+                signals.forever().for_each(|signal| ending.ask(signal));
             })
             .map_err(failed)?;
         Ok(())
     }
 }
 
-fn end_now() -> ! {
+/// Ends the VM process with the code that a shell gives to a process that a signal ended.
+fn end_now(signal: i32) -> ! {
     tell("nvvmm: ended before the VM could stop cleanly\n");
-    std::process::exit(EXIT_FAILED.into());
+    std::process::exit(SIGNALLED + signal);
 }
 
 /// Starts to read stdin, which is no terminal; gives the end of a pipe where the console reads it.

@@ -85,6 +85,8 @@ fn the_text_says_where_the_vm_came_from() {
         frames_mapped: 1,
         once: false,
         prefault: false,
+        clock: Default::default(),
+        notes: Vec::new(),
     };
     let mut restored = status(
         VmOrigin::Snapshot {

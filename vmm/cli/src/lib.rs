@@ -34,6 +34,7 @@ mod mount;
 mod mount_command;
 mod names;
 mod output;
+mod outside_disks;
 mod partial;
 mod past_commands;
 mod pool_commands;
@@ -44,6 +45,7 @@ mod process_commands;
 mod progress;
 mod ps_table;
 mod receive_command;
+mod restore_notes;
 mod ring_commands;
 mod sandbox;
 mod scrub_command;
@@ -119,7 +121,7 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
             return launch::restore(restore, &launch::Given::to_this_process());
         }
         Command::Start(start) => return start_command::run(&start),
-        Command::Ps(ps) => vm_commands::ps(&ps)?,
+        Command::Ps(ps) => vm_commands::ps(ps)?,
         Command::Logs(logs) => past_commands::logs(&logs)?,
         Command::Wait(wait) => return past_commands::wait(&wait),
         Command::RmVm(remove) => return past_commands::remove(&remove),
@@ -160,34 +162,39 @@ fn carry_out(command: Command) -> Result<ExitCode, VmError> {
         Command::Man { dir, force } => documents::man(&dir, force)?,
         Command::Rm(rm) => return snapshot_commands::remove(&rm),
         Command::Bench(bench) => bench_command::run(bench)?,
-        Command::Pool(PoolCommand::Create {
+        Command::Pool(pool) => return carry_out_on_pool(pool),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn carry_out_on_pool(command: PoolCommand) -> Result<ExitCode, VmError> {
+    match command {
+        PoolCommand::Create {
             path,
             size,
             overcommit,
-        }) => {
+        } => {
             pool_commands::create(&path, size, overcommit)?;
         }
-        Command::Pool(PoolCommand::Grow {
+        PoolCommand::Grow {
             pool,
             size,
             overcommit,
             json,
-        }) => pool_commands::grow(&pool.option(), size, overcommit, json.json)?,
-        Command::Pool(PoolCommand::Delete { path }) => pool_commands::delete(&path)?,
-        Command::Pool(PoolCommand::Status { pool, json }) => {
-            pool_commands::status(&pool.option(), json.json)?
-        }
-        Command::Pool(PoolCommand::Map {
+        } => pool_commands::grow(&pool.option(), size, overcommit, json.json)?,
+        PoolCommand::Delete { path } => pool_commands::delete(&path)?,
+        PoolCommand::Status { pool, json } => pool_commands::status(&pool.option(), json.json)?,
+        PoolCommand::Map {
             pool,
             svg,
             force,
             json,
-        }) => pool_map::run(&pool.option(), svg.as_deref(), force, json.json)?,
-        Command::Pool(PoolCommand::Mount { dir, pool }) => mount_command::run(&dir, &pool)?,
-        Command::Pool(PoolCommand::Scrub { pool, json }) => {
+        } => pool_map::run(&pool.option(), svg.as_deref(), force, json.json)?,
+        PoolCommand::Mount { dir, pool } => mount_command::run(&dir, &pool)?,
+        PoolCommand::Scrub { pool, json } => {
             return scrub_command::scrub(&pool.option(), json.json);
         }
-        Command::Pool(PoolCommand::Check { pool, json }) => {
+        PoolCommand::Check { pool, json } => {
             return pool_commands::check(&pool.option(), json.json);
         }
     }

@@ -43,8 +43,10 @@ pub fn is_pattern(text: &str) -> bool {
 /// Kind of the things that have the names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// VMs.
+    /// VMs that run.
     Vm,
+    /// VMs that have ended.
+    PastVm,
     /// Snapshots of a pool.
     Snapshot,
 }
@@ -53,6 +55,10 @@ impl Kind {
     fn no_match(self, pattern: &Pattern) -> VmError {
         let (noun, list) = match self {
             Self::Vm => ("VM", "'nvvmm ps' lists the VMs"),
+            Self::PastVm => (
+                "VM that has ended",
+                "'nvvmm ps --all' lists VMs that have ended, too",
+            ),
             Self::Snapshot => ("snapshot", "'nvvmm snapshots' lists the snapshots"),
         };
         VmError::new(
@@ -115,14 +121,6 @@ impl Chosen {
             }
         }
         Self(chosen)
-    }
-
-    /// The names, for an action on all of them together.
-    ///
-    /// # Errors
-    /// A pattern matches nothing.
-    pub fn names(self) -> Result<Vec<String>, VmError> {
-        self.0.into_iter().collect()
     }
 
     /// Calls `act` for one name after the other, also after one has failed. Prints each error; the

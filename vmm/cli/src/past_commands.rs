@@ -14,10 +14,10 @@ use nvvmm::{ErrorKind, VmError};
 use nvvmm_devices::read_kept_output;
 use nvvmm_snapshot::{ProcessState, ProcessText};
 
-use super::args::{LogsArguments, VmsArguments, WaitArguments};
+use super::args::{LogsArguments, RmVmArguments, WaitArguments};
 use super::error::EXIT_FAILED;
 use super::json::vm::Vm;
-use super::names::{self, Chosen, Kind};
+use super::names::{Choice, Chosen, Kind};
 use super::output;
 use super::ps_table::Row;
 use super::terminal::{shown, tell};
@@ -71,12 +71,15 @@ pub fn end_text(life: &Life) -> String {
 }
 
 /// `nvvmm rm-vm`.
-pub fn remove(arguments: &VmsArguments) -> Result<ExitCode, VmError> {
+pub fn remove(arguments: &RmVmArguments) -> Result<ExitCode, VmError> {
     let dir = RuntimeDir::of_user()?;
-    let past = dir.past()?.into_iter().map(|life| life.start.vm);
-    let choice = arguments.names.choice(arguments.force);
-    let chosen = Chosen::of(&choice, Kind::Vm, &past.collect::<Vec<_>>());
-    Ok(chosen.each(|vm| dir.forget(vm)))
+    let past: Vec<String> = dir.past()?.into_iter().map(|life| life.start.vm).collect();
+    let choice = Choice {
+        given: &arguments.vms,
+        all: arguments.all,
+        force: arguments.force,
+    };
+    Ok(Chosen::of(&choice, Kind::PastVm, &past).each(|name| dir.forget(name)))
 }
 
 /// `nvvmm logs`.
@@ -266,8 +269,7 @@ impl Waited {
 
     fn ended(&self, dir: &RuntimeDir) -> Result<Option<Ended>, VmError> {
         let is_unlisted = |entry: &Entry| entry.is_unlisted && entry.process().is_ok();
-        let is_living =
-            dir.is_living(&self.name)? || self.entry.as_ref().is_some_and(is_unlisted);
+        let is_living = dir.is_living(&self.name)? || self.entry.as_ref().is_some_and(is_unlisted);
         let life = dir.life(&self.name);
         let is_it = life.as_ref().map(|life| life.start.started_unix_ns) == self.started_unix_ns;
         Ok(match life {
@@ -298,13 +300,7 @@ impl Waited {
 /// `nvvmm wait`.
 pub fn wait(arguments: &WaitArguments) -> Result<ExitCode, VmError> {
     let dir = RuntimeDir::of_user()?;
-    let chosen = Chosen::of(
-        &arguments.names.choice(false),
-        Kind::Vm,
-        &names::running(&dir)?,
-    );
-    let names = chosen.names()?;
-    let found = names.iter().map(|name| Waited::find(&dir, name));
+    let found = arguments.vms.iter().map(|name| Waited::find(&dir, name));
     let mut waited = found.collect::<Result<Vec<_>, _>>()?;
     let begun = Instant::now();
     let mut looked = begun;

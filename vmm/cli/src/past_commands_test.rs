@@ -48,13 +48,22 @@ fn a_vm_that_ended_is_a_row_and_an_object() {
     assert_eq!((shown.from.as_str(), shown.reboots.as_str()), ("base", "2"));
     let of = |life: &Life| serde_json::to_value(Vm::ended(life)).unwrap();
     let killed = of(&killed);
-    assert_eq!((&killed["vm"], &killed["state"]), (&"web".into(), &"ended".into()));
+    assert_eq!(
+        (&killed["vm"], &killed["state"]),
+        (&"web".into(), &"ended".into())
+    );
     assert_eq!(killed["end"]["reason"], "killed");
     assert!(killed["end"]["ended"].is_null() && killed["end"]["ended_unix_ns"].is_null());
     assert_eq!(killed["origin"]["snapshot"], "base");
     let ended = of(&life(Some((End::PoweredOff, None))));
-    assert_eq!((&ended["end"]["reason"], &ended["reboot_count"]), (&"powered-off".into(), &2.into()));
-    assert_eq!(ended["end"]["arguments"], serde_json::json!(["restore", "base"]));
+    assert_eq!(
+        (&ended["end"]["reason"], &ended["reboot_count"]),
+        (&"powered-off".into(), &2.into())
+    );
+    assert_eq!(
+        ended["end"]["arguments"],
+        serde_json::json!(["restore", "base"])
+    );
     assert!(ended["end"]["ended"].as_str() > ended["end"]["started"].as_str());
 }
 

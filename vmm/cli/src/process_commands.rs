@@ -6,9 +6,12 @@ use std::process::ExitCode;
 
 use nvvmm::VmError;
 use nvvmm::agent::call::{self, call};
+use nvvmm::control::registry::Entry;
 use nvvmm::control::{CaptureRequest, CapturedState, RestartRequest, RuntimeDir};
 use nvvmm::process::{CaptureReport, RestartReport};
 use nvvmm::sys::terminal::size_of;
+use nvvmm::vm::check_image;
+use nvvmm_snapshot::Pool;
 
 use super::args::SnapshotArguments;
 use super::json::process::{Captured, Restarted};
@@ -80,6 +83,8 @@ pub fn restore(vm: &str, name: String, choice: &RestartChoice) -> Result<ExitCod
         json,
     } = choice;
     let entry = RuntimeDir::of_user()?.find(vm)?;
+    // Before the agent is asked: a guest without one is not to blame for another kind of snapshot.
+    check_snapshot(&entry, &name)?;
     let agent = call(&entry.paths, call::PATIENCE)?;
     let mut client = connect(&entry)?;
     let is_terminal = attach && stdin().is_terminal();
@@ -104,6 +109,21 @@ pub fn restore(vm: &str, name: String, choice: &RestartChoice) -> Result<ExitCod
         output::print(&restart_text(&report))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Checks that the snapshot is there and is one of processes. The VM process checks it, too: a
+/// pool that this command cannot open is left to it.
+fn check_snapshot(vm: &Entry, name: &str) -> Result<(), VmError> {
+    let Some(pool) = vm.record.as_ref().and_then(|vm| Pool::open(&vm.pool).ok()) else {
+        return Ok(());
+    };
+    let Ok(entries) = pool.entries() else {
+        return Ok(());
+    };
+    match entries.iter().find(|entry| entry.name == name) {
+        Some(entry) => check_image(entry),
+        None => pool.find(name).map(drop).map_err(VmError::from),
+    }
 }
 
 fn restart_text(report: &RestartReport) -> String {

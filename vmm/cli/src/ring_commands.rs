@@ -14,7 +14,7 @@ use nvvmm::{
 use super::{
     args::{CheckpointArguments, RewindArguments},
     json::ring::{Rewind, Ring},
-    output,
+    output, outside_disks,
     vm_commands::connect,
 };
 
@@ -27,6 +27,7 @@ pub fn checkpoint(arguments: CheckpointArguments) -> Result<(), VmError> {
         vm,
         every,
         keep,
+        replace,
         durability,
         stop,
         watch,
@@ -39,9 +40,13 @@ pub fn checkpoint(arguments: CheckpointArguments) -> Result<(), VmError> {
         client.start_ring(RingRequest {
             every_us: every.as_micros() as u64,
             keep,
+            replace,
             durability,
         })?
     };
+    if !stop {
+        outside_disks::tell_of_running(&client.status()?);
+    }
     match (json.json, watch) {
         (true, true) => output::print_json_line(&Ring::of(&vm, &status))?,
         (true, false) => output::print_json(&Ring::of(&vm, &status))?,
@@ -94,11 +99,15 @@ pub fn rewind(arguments: RewindArguments) -> Result<(), VmError> {
         vm,
         checkpoints,
         to,
+        stale_disks,
         json,
     } = arguments;
     let request = match to {
-        Some(name) => RewindRequest::To { name },
-        None => RewindRequest::Back { checkpoints },
+        Some(name) => RewindRequest::To { name, stale_disks },
+        None => RewindRequest::Back {
+            checkpoints,
+            stale_disks,
+        },
     };
     let report = connect(&RuntimeDir::of_user()?.find(&vm)?)?.rewind(request)?;
     if json.json {

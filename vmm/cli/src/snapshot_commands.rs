@@ -142,9 +142,20 @@ fn would_remove(name: &str, there: &[String], force: bool) -> Result<(), VmError
 
 /// Tells those who want to remove a VM how that is done.
 fn with_vm_hint(error: VmError, name: &str) -> VmError {
-    let is_vm = || RuntimeDir::of_user().and_then(|dir| dir.is_living(name));
-    match error.kind == ErrorKind::NotFound && is_vm().unwrap_or(false) {
-        true => error.with_remedy(format!("'{name}' is a VM: 'nvvmm stop {name}' ends it")),
+    if error.kind != ErrorKind::NotFound {
+        return error;
+    }
+    let Ok(dir) = RuntimeDir::of_user() else {
+        return error;
+    };
+    if dir.is_living(name).unwrap_or(false) {
+        return error.with_remedy(format!("'{name}' is a VM: 'nvvmm stop {name}' ends it"));
+    }
+    let past = dir.past().unwrap_or_default();
+    match past.iter().any(|life| life.start.vm == name) {
+        true => error.with_remedy(format!(
+            "'{name}' is a VM that has ended: 'nvvmm rm-vm {name}' removes what is kept of it"
+        )),
         false => error,
     }
 }

@@ -96,7 +96,10 @@ fn go_to_directory(life: &Life) -> Result<(), VmError> {
     let vm = &life.start.vm;
     let directory = life.start.directory.as_deref();
     let directory = directory.ok_or_else(|| {
-        not_startable(vm, "the directory in which it was started is not in its record")
+        not_startable(
+            vm,
+            "the directory in which it was started is not in its record",
+        )
     })?;
     let before = std::env::current_dir();
     std::env::set_current_dir(Path::new(directory)).map_err(|error| {

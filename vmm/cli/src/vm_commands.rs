@@ -18,7 +18,7 @@ use super::names::{self, Chosen, Kind};
 use super::output;
 use super::ps_table::{self, Columns, Row};
 use super::terminal::{shown_in_line, tell};
-use super::{json, past_commands, process_commands, ring_commands};
+use super::{json, outside_disks, past_commands, process_commands, ring_commands};
 
 /// Time that a VM process has to end once it has agreed to.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,14 +41,10 @@ enum Listed {
 }
 
 /// `nvvmm ps`.
-pub fn ps(arguments: &PsArguments) -> Result<(), VmError> {
+pub fn ps(arguments: PsArguments) -> Result<(), VmError> {
     let dir = RuntimeDir::of_user()?;
     if arguments.quiet {
-        let mut names = names::running(&dir)?;
-        if arguments.all {
-            names.extend(dir.past()?.into_iter().map(|life| life.start.vm));
-        }
-        return output::print_names(&names);
+        return print_names(&dir, arguments.all);
     }
     let entries = dir.entries()?;
     // One thread each: a VM that does not answer costs its timeout once, not once per VM.
@@ -74,7 +70,7 @@ pub fn ps(arguments: &PsArguments) -> Result<(), VmError> {
         }
         return output::print_json(&vms);
     }
-    let PsArguments { all, wide, .. } = *arguments;
+    let PsArguments { all, wide, .. } = arguments;
     let mut rows: Vec<Row> = listed.iter().map(ps_row).collect();
     if all {
         rows.extend(past.iter().map(past_commands::row));
@@ -87,6 +83,15 @@ pub fn ps(arguments: &PsArguments) -> Result<(), VmError> {
     }
     tell(&notes(&listed));
     Ok(())
+}
+
+/// The list of `nvvmm ps --quiet`.
+fn print_names(dir: &RuntimeDir, all: bool) -> Result<(), VmError> {
+    let mut names = names::running(dir)?;
+    if all {
+        names.extend(dir.past()?.into_iter().map(|life| life.start.vm));
+    }
+    output::print_names(&names)
 }
 
 fn json_of(listed: &Listed) -> json::vm::Vm {
@@ -141,10 +146,11 @@ fn silent(entry: &Entry, error: &VmError) -> Listed {
         .as_ref()
         .and_then(|process| ProcessState::of(process.pid()))
         .is_some_and(ProcessState::is_stopped);
-    let is_young = !has_run(entry) && record.is_some_and(|record| {
-        let started = UNIX_EPOCH + Duration::from_millis(record.started_unix_ms);
-        started.elapsed().map_or(true, |age| age < START_TIME)
-    });
+    let is_young = !has_run(entry)
+        && record.is_some_and(|record| {
+            let started = UNIX_EPOCH + Duration::from_millis(record.started_unix_ms);
+            started.elapsed().map_or(true, |age| age < START_TIME)
+        });
     let unreachable = || {
         let (name, files) = (&entry.paths.name, entry.paths.control.with_file_name(""));
         format!(
@@ -425,10 +431,12 @@ pub fn snapshot(arguments: SnapshotArguments) -> Result<(), VmError> {
         wait_until_gone(&dir, &vm)?;
     }
     if form.json {
-        output::print_json(&json::snapshot::Taken::of(&vm, &report))
+        output::print_json(&json::snapshot::Taken::of(&vm, &report))?;
     } else {
-        output::print(&snapshot_text(&vm, &report))
+        output::print(&snapshot_text(&vm, &report))?;
     }
+    outside_disks::tell(&report.outside_disks);
+    Ok(())
 }
 
 fn snapshot_text(vm: &str, report: &SnapshotReport) -> String {

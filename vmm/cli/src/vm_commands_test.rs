@@ -118,6 +118,7 @@ fn a_snapshot_report_says_what_counts() {
         state_bytes: 40 << 10,
         metadata_blocks: 3,
         digests_made: None,
+        outside_disks: Vec::new(),
         durability: nvvmm_snapshot::Durability::Process,
     };
     assert_eq!(

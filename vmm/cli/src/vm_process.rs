@@ -8,7 +8,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use nvvmm::checkpoint::report::GuestClock;
 use nvvmm::control::life::{End, LifeFile};
 use nvvmm::control::past::KeptLife;
 use nvvmm::control::{Claim, ControlServer, SandboxStatus, VmControl, VmRuntimePaths, VmStatus};
@@ -34,6 +36,9 @@ const DIRTY_LOG_VARIABLE: &str = "NVVMM_TEST_DIRTY_LOG";
 #[cfg(debug_assertions)]
 const FILE_VARIABLES: [&str; 2] = ["NVVMM_FAULT_WAIT", "NVVMM_TEST_LACK"];
 
+/// Time for the guest's agent to set the clock of a restored guest, if that was asked for.
+const CLOCK_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A process that has all that its VM needs, and is confined unless that was not wanted.
 pub struct VmProcess {
     source: VmSource,
@@ -45,8 +50,8 @@ pub struct VmProcess {
     dirty_log: bool,
     techniques: Techniques,
     sandbox: SandboxStatus,
-    kept: KeptLife,
     warnings: Vec<VmError>,
+    kept: KeptLife,
     paths: VmRuntimePaths,
     /// Dropped last: others see the VM until then.
     _name: Name,
@@ -138,8 +143,8 @@ impl VmProcess {
             dirty_log,
             techniques,
             sandbox,
-            kept,
             warnings,
+            kept,
             paths,
             _name: name,
         })
@@ -201,10 +206,14 @@ impl VmProcess {
         let vm = Vm::begin(&self.pool, self.source, options)?;
         let _server = ControlServer::serve(self.control, vm.control())?;
         on_control(vm.control());
-        let status = vm.wait_ready()?;
+        let mut ready = vm.wait_ready()?;
         life.running();
-        tracing::info!(target: LIFE, "{} runs (pid {})", status.name, status.pid);
-        on_ready(&status);
+        tracing::info!(target: LIFE, "{} runs (pid {})", ready.name, ready.pid);
+        let clock = ready.restore.as_ref().map(|report| report.clock);
+        if clock == Some(GuestClock::NotSet) {
+            ready = vm.wait_clock(CLOCK_PATIENCE);
+        }
+        on_ready(&ready);
         let exit = vm.wait();
         note_end(&life, &exit);
         exit

@@ -23,8 +23,8 @@ pub struct WholeFile<'a> {
 }
 
 impl<'a> WholeFile<'a> {
-    /// Opens a regular file or a pipe. Never waits for the other end of a pipe, and opens no device.
-    /// `what` names its purpose, with its article.
+    /// Opens a regular file or a pipe. Never waits for the other end of a pipe, and opens no
+    /// device. `what` names its purpose, with its article.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for another kind of file; the system's answer.

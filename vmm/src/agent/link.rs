@@ -40,10 +40,14 @@ pub struct AgentLink {
 /// Listener for frames that the guest does not use.
 type OnIdle = Box<dyn Fn(&[Frames]) + Send + Sync>;
 
+/// Listener for the failures of an agent that has settled after a restore.
+type OnSettled = Box<dyn Fn(&[String]) + Send + Sync>;
+
 struct Shared {
     socket: HostSocket,
     state: Mutex<State>,
     on_idle: Mutex<Option<OnIdle>>,
+    on_settled: Mutex<Option<OnSettled>>,
 }
 
 #[derive(Default)]
@@ -75,6 +79,7 @@ impl AgentLink {
             socket,
             state: Mutex::default(),
             on_idle: Mutex::default(),
+            on_settled: Mutex::default(),
         });
         let accepting = thread::Builder::new().name("agent-link".into()).spawn({
             let shared = Arc::clone(&shared);
@@ -103,6 +108,11 @@ impl AgentLink {
     pub fn on_idle(&self, listener: impl Fn(&[Frames]) + Send + Sync + 'static) {
         *self.shared.on_idle() = Some(Box::new(listener));
     }
+
+    /// Sets the listener for what failed in the guest when it has settled after a restore.
+    pub fn on_settled(&self, listener: impl Fn(&[String]) + Send + Sync + 'static) {
+        *self.shared.on_settled() = Some(Box::new(listener));
+    }
 }
 
 impl Drop for AgentLink {
@@ -126,6 +136,10 @@ impl Shared {
 
     fn on_idle(&self) -> MutexGuard<'_, Option<OnIdle>> {
         self.on_idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn on_settled(&self) -> MutexGuard<'_, Option<OnSettled>> {
+        { self.on_settled.lock() }.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -227,11 +241,15 @@ fn talk(shared: &Shared, stream: &UnixStream) -> Result<(), Box<dyn std::error::
             }
             FromGuest::Settled { failures } => {
                 let mut state = shared.state();
-                if state.guest == guest {
+                let is_of_this_guest = state.guest == guest;
+                if is_of_this_guest {
                     state.news = None;
                 }
                 drop(state);
                 log(&failures);
+                if is_of_this_guest && let Some(listener) = &*shared.on_settled() {
+                    listener(&failures);
+                }
             }
             FromGuest::Idle(frames) => {
                 if let Some(listener) = &*shared.on_idle() {

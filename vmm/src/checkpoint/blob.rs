@@ -15,6 +15,8 @@ use zerocopy::{
     little_endian::{U32, U64},
 };
 
+use nvvmm_devices::virtio::ContentStamp;
+
 use crate::{
     machine::MachineStateV1,
     spec::{self, SpecError, VmSpec},
@@ -30,11 +32,14 @@ const SECTIONS_MAX: u32 = 16;
 /// registers, CPUID, MSRs and the xsave area (11 KiB with AMX).
 const MACHINE_BYTES_MAX: usize = 16 << 10;
 const VCPU_BYTES_MAX: usize = 32 << 10;
+/// Bytes of one disk in the section of disks at most.
+const DISK_BYTES_MAX: usize = 256;
 
 const SPEC: u32 = 1;
 const MACHINE: u32 = 2;
 /// The state of processes ([`crate::process::SavedProcess`]), which is in a blob of its own.
 pub(crate) const PROCESS: u32 = 3;
+const DISKS: u32 = 4;
 pub(crate) const SECTION_VERSION: u32 = 1;
 
 #[derive(Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
@@ -108,14 +113,18 @@ pub struct SavedVm {
     pub spec: VmSpec,
     /// KVM and device state.
     pub machine: MachineStateV1,
+    /// Content of each disk, in the order of the spec; `None` in it for a disk of which nothing
+    /// can be told. `None` in snapshots that were taken before this was saved.
+    pub disks: Option<Vec<Option<ContentStamp>>>,
 }
 
 impl SavedVm {
     /// Largest size of the blob of a machine, in bytes.
     pub fn bytes_at_most(spec: &VmSpec) -> Result<usize, BlobError> {
-        let headers = size_of::<Header>() + 2 * size_of::<Section>();
+        let headers = size_of::<Header>() + 3 * size_of::<Section>();
         let machine = MACHINE_BYTES_MAX + VCPU_BYTES_MAX * usize::from(spec.vcpus);
-        Ok(headers + encode_spec(spec)?.len() + machine)
+        let disks = DISK_BYTES_MAX * spec.disks().count();
+        Ok(headers + encode_spec(spec)?.len() + machine + disks)
     }
 
     /// The blob's bytes. The spec decides the version of its section.
@@ -123,16 +132,21 @@ impl SavedVm {
         let spec = encode_spec(&self.spec)?;
         let machine = postcard::to_allocvec(&self.machine)
             .map_err(|e| not_encoded("the machine state", &e))?;
-        let (version, machine_version) = (self.spec.section_version(), SECTION_VERSION);
-        Ok(assemble_versions(&[
-            (SPEC, version, &spec),
-            (MACHINE, machine_version, &machine),
-        ]))
+        let mut parts: Vec<(u32, u32, &[u8])> = vec![
+            (SPEC, self.spec.section_version(), &spec),
+            (MACHINE, SECTION_VERSION, &machine),
+        ];
+        let disks = self.disks.as_ref().map(serde_json::to_vec).transpose();
+        let disks = disks.map_err(|e| not_encoded("the disks", &e))?;
+        if let Some(disks) = &disks {
+            parts.push((DISKS, SECTION_VERSION, disks));
+        }
+        Ok(assemble_versions(&parts))
     }
 
     /// Checks and decodes a blob.
     pub fn decode(blob: &[u8]) -> Result<Self, BlobError> {
-        let (mut spec, mut machine) = (None, None);
+        let (mut spec, mut machine, mut disks) = (None, None, None);
         // The spec, which is the first, names the architecture that the rest is of.
         let mut sections = sections(blob)?;
         sections.sort_by_key(|(section, _)| section.id.get());
@@ -142,12 +156,24 @@ impl SavedVm {
                     spec = Some(decode_spec(payload)?);
                 }
                 (MACHINE, SECTION_VERSION) => machine = Some(decode_machine(payload)?),
+                (DISKS, SECTION_VERSION) => disks = Some(decode_disks(payload)?),
                 (id, version) => return Err(BlobError::UnknownSection { id, version }),
             }
         }
-        match (spec, machine) {
-            (Some(spec), Some(machine)) => Ok(Self { spec, machine }),
-            _ => Err(BlobError::Damaged("a section is missing".into())),
+        let (Some(spec), Some(machine)) = (spec, machine) else {
+            return Err(BlobError::Damaged("a section is missing".into()));
+        };
+        let count = spec.disks().count();
+        match &disks {
+            Some(disks) if disks.len() != count => Err(BlobError::Damaged(format!(
+                "the machine has {count} disks, the content of {} is noted",
+                disks.len()
+            ))),
+            _ => Ok(Self {
+                spec,
+                machine,
+                disks,
+            }),
         }
     }
 }
@@ -165,6 +191,10 @@ fn decode_spec(payload: &[u8]) -> Result<VmSpec, BlobError> {
         SpecError::OtherArchitecture(_) => BlobError::OtherArchitecture(error.to_string()),
         SpecError::Damaged(_) => BlobError::Damaged(error.to_string()),
     })
+}
+
+fn decode_disks(payload: &[u8]) -> Result<Vec<Option<ContentStamp>>, BlobError> {
+    serde_json::from_slice(payload).map_err(|e| BlobError::Damaged(format!("disks: {e}")))
 }
 
 fn decode_machine(payload: &[u8]) -> Result<MachineStateV1, BlobError> {

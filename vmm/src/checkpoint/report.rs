@@ -6,6 +6,32 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::stats::{PhaseTime, RamCounters};
 
+/// A disk that the guest can write, and whose content is not in the snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutsideDisk {
+    /// Path of the disk on the host.
+    pub path: String,
+    /// True if a restore can tell that the disk was written since. Of a block device it cannot.
+    pub checked: bool,
+}
+
+/// State of the guest's time of day after a restore.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestClock {
+    /// It goes on from the time of the snapshot, as asked for.
+    #[default]
+    Kept,
+    /// The guest's agent has set it to the host's.
+    Set,
+    /// The guest's agent has not answered yet. It sets the clock when it does.
+    NotSet,
+    /// No agent was there to set it: the guest had no driver for the vsock device at the snapshot.
+    NoAgent,
+    /// The agent could not set it.
+    Failed,
+}
+
 /// Report of a snapshot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SnapshotReport {
@@ -40,6 +66,9 @@ pub struct SnapshotReport {
     /// Digests that were made before the answer, when that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digests_made: Option<u64>,
+    /// Disks that are not in the snapshot, and that its guest can write.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outside_disks: Vec<OutsideDisk>,
     /// Durability of the snapshot: the strongest that the pool has.
     pub durability: Durability,
 }
@@ -61,6 +90,12 @@ pub struct RestoreReport {
     pub once: bool,
     /// Page tables were filled first (`--prefault`).
     pub prefault: bool,
+    /// The guest's time of day.
+    #[serde(default)]
+    pub clock: GuestClock,
+    /// Notes for the user.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// KVM's dirty log since the last snapshot, held against what the COW engine says, and what that

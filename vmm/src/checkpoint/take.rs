@@ -15,6 +15,7 @@
 
 use std::time::{Duration, Instant};
 
+use nvvmm_devices::virtio::ContentStamp;
 use nvvmm_snapshot::{
     Committed, FaultPoint, Holder, NewMap, NewSnapshot, Reservation, SnapshotId, SnapshotKind,
     fault_point,
@@ -23,7 +24,7 @@ use nvvmm_snapshot::{
 use super::{
     Pending, SnapshotCounters,
     blob::{BlobError, SavedVm},
-    report::SnapshotReport,
+    report::{OutsideDisk, SnapshotReport},
 };
 use crate::{
     cow::{CopiedAhead, CowEngine, CowError, Lack, ShareSet, Still},
@@ -101,6 +102,8 @@ pub struct Taking<'a> {
     /// KVM's dirty log is on for tests, and the engine does not read it: it is cleared with the
     /// snapshot.
     pub audited: bool,
+    /// Disks that the snapshot does not hold, for its report.
+    pub outside_disks: Vec<OutsideDisk>,
     /// Counters of the VM's snapshots.
     pub counters: &'a SnapshotCounters,
 }
@@ -178,8 +181,13 @@ fn attempt(
         if taking.pending.caller_is_gone() {
             return Err(TakeError::CallerGone);
         }
-        let (state, reservation) = (&uncommitted.state, uncommitted.reservation);
-        commit(taking, state, &shared, reservation)
+        let disks = uncommitted.disks;
+        let saved = SavedVm {
+            spec: taking.spec.clone(),
+            machine: uncommitted.state,
+            disks: Some(disks).filter(|disks| !disks.is_empty()),
+        };
+        commit(taking, &saved, &shared, uncommitted.reservation)
     });
     let committed = match committed {
         Ok(committed) => committed,
@@ -214,6 +222,7 @@ fn attempt(
         state_bytes: committed.state_bytes,
         metadata_blocks: committed.metadata_blocks,
         digests_made: None,
+        outside_disks: taking.outside_disks.clone(),
         durability: taking.holder.pool().durability().strongest,
     };
     Ok((committed.id, report))
@@ -295,6 +304,8 @@ fn full_as(meaning: fn(Lack) -> TakeError) -> impl FnOnce(CowError) -> TakeError
 /// A snapshot at its instant, saved and shared, and not yet committed.
 struct Uncommitted {
     state: MachineStateV1,
+    /// Content of the disks.
+    disks: Vec<Option<ContentStamp>>,
     shared: ShareSet,
     /// Blocks for the commit's metadata.
     reservation: Reservation,
@@ -320,7 +331,9 @@ fn stand_still(
     fault_point(FaultPoint::SnapshotPaused);
     // Devices first: a device may have raised an interrupt that the vCPU's saved interrupt
     // controller must hold.
-    let devices = phases.run("SaveDevices", || machine.save_devices())?;
+    let (devices, disks) = phases.run("SaveDevices", || {
+        Ok::<_, MachineError>((machine.save_devices()?, machine.note_disks()))
+    })?;
     let kvm = phases.run("SaveVcpus", || machine.save_kvm())?;
     fault_point(FaultPoint::SnapshotSaved);
     let begun = taking.pending.begin();
@@ -342,6 +355,7 @@ fn stand_still(
     let calls = taking.engine.kernel_calls().since(&calls_before);
     Ok(Uncommitted {
         state: MachineStateV1 { kvm, devices },
+        disks,
         shared,
         reservation,
         room,
@@ -436,15 +450,11 @@ impl Done {
 
 fn commit(
     taking: &Taking<'_>,
-    machine: &MachineStateV1,
+    saved: &SavedVm,
     shared: &ShareSet,
     reservation: Reservation,
 ) -> Result<Done, TakeError> {
     let began = Instant::now();
-    let saved = SavedVm {
-        spec: taking.spec.clone(),
-        machine: machine.clone(),
-    };
     let state = saved.encode()?;
     let Committed {
         id,

@@ -117,6 +117,9 @@ pub struct RingRequest {
     pub every_us: u64,
     /// Number of checkpoints that are kept, at least 1.
     pub keep: u32,
+    /// Remove the checkpoints of an earlier VM of this name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replace: bool,
     /// Failures that each must survive; absent: as many as the pool can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub durability: Option<Durability>,
@@ -130,11 +133,17 @@ pub enum RewindRequest {
     Back {
         /// 1: the newest; 2: the one before.
         checkpoints: u32,
+        /// Go back with the disks as they are, also if they were written after the checkpoint.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        stale_disks: bool,
     },
     /// Any snapshot of the VM.
     To {
         /// Name of the snapshot.
         name: String,
+        /// Go back with the disks as they are, also if they were written after the snapshot.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        stale_disks: bool,
     },
 }
 
@@ -142,6 +151,7 @@ impl From<&str> for RewindRequest {
     fn from(snapshot: &str) -> Self {
         Self::To {
             name: snapshot.to_owned(),
+            stale_disks: false,
         }
     }
 }

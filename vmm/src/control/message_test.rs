@@ -70,17 +70,21 @@ fn requests_about_a_ring_are_decoded() {
             Request::StartRing(RingRequest {
                 every_us: 10_000,
                 keep: 8,
+                replace: false,
                 durability: None,
             }),
         ),
         (br#"{"version":1,"op":"stop_ring"}"#, Request::StopRing),
         (
             br#"{"version":1,"op":"rewind","which":"back","checkpoints":3}"#,
-            Request::Rewind(RewindRequest::Back { checkpoints: 3 }),
+            Request::Rewind(RewindRequest::Back {
+                checkpoints: 3,
+                stale_disks: false,
+            }),
         ),
         (
             br#"{"version":1,"op":"rewind","which":"to","name":"a"}"#,
-            Request::Rewind(RewindRequest::To { name: "a".into() }),
+            Request::Rewind("a".into()),
         ),
     ] {
         assert_eq!(decode_request(line).unwrap(), expected);

@@ -153,11 +153,8 @@ impl VmControl for FakeVm {
     }
 
     fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, VmError> {
-        let RewindRequest::To { name } = request else {
-            return Err(VmError::new(
-                ErrorKind::NotFound,
-                "there are no checkpoints",
-            ));
+        let RewindRequest::To { name, .. } = request else {
+            return Err(VmError::new(ErrorKind::NotFound, "no checkpoint"));
         };
         Ok(RewindReport {
             vm: "fake".into(),
@@ -189,6 +186,7 @@ impl VmControl for FakeVm {
             state_bytes: 7,
             metadata_blocks: 6,
             digests_made: None,
+            outside_disks: Vec::new(),
             durability: Durability::Process,
         })
     }

@@ -91,6 +91,7 @@ fn the_system_s_errors_have_the_kind_of_their_cause() {
         (libc::ENOENT, ErrorKind::NotFound),
         (libc::EACCES, ErrorKind::Denied),
         (libc::EPERM, ErrorKind::Denied),
+        (libc::EROFS, ErrorKind::Denied),
         (libc::EEXIST, ErrorKind::Refused),
         (libc::EBUSY, ErrorKind::Refused),
         (libc::EISDIR, ErrorKind::Usage),

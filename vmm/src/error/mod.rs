@@ -54,7 +54,7 @@ impl ErrorKind {
     pub fn of_io(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::NotFound,
-            io::ErrorKind::PermissionDenied => Self::Denied,
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Denied,
             io::ErrorKind::AlreadyExists | io::ErrorKind::ResourceBusy => Self::Refused,
             io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => Self::Usage,
             _ => Self::Failed,

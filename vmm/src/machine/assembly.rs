@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use nvvmm_devices::virtio::PmemRange;
+use nvvmm_devices::virtio::{ContentStamp, PmemRange, RawDisk};
 use nvvmm_devices::{ConsoleStreams, HostSocket, SavedDevice};
 use nvvmm_snapshot::{Resource, ask_for};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -52,6 +52,8 @@ pub struct MachineParts<'a> {
 pub struct Machine {
     spec: VmSpec,
     boot: Option<BootFiles>,
+    /// The disks' images, in the order of the spec.
+    disks: Vec<RawDisk>,
     // The vCPUs before the VM, and both before the memory: the guest can write memory while either
     // lives.
     vcpus: Vec<Arc<Vcpu>>,
@@ -144,6 +146,7 @@ impl Machine {
         Ok(Machine {
             spec: spec.clone(),
             boot: files.boot().ok().cloned(),
+            disks: files.disks()?,
             vcpus,
             vm,
             cpu,
@@ -212,7 +215,8 @@ impl Machine {
     }
 
     /// Starts the event thread and the vCPU threads. With `running`, devices are resumed and the
-    /// guest runs; else the vCPUs are held by [`Hold::Pause`].
+    /// guest runs; else the vCPUs are held by [`Hold::Pause`], and devices are paused, as they are
+    /// after a pause: the machine can be saved.
     ///
     /// # Errors
     /// A thread cannot be started; the machine is stopped then.
@@ -225,8 +229,15 @@ impl Machine {
         if running {
             self.resume_devices()?;
             self.resume_vcpus(Hold::Pause);
+            return Ok(());
         }
-        Ok(())
+        let at_rest = self
+            .pause_vcpus(Hold::Pause)
+            .and_then(|()| self.quiesce_devices());
+        if at_rest.is_err() {
+            self.stop();
+        }
+        at_rest
     }
 
     fn start_threads(&self) -> Result<()> {
@@ -406,6 +417,17 @@ impl Machine {
     /// There is any window.
     pub fn shows_windows(&self) -> bool {
         (0..self.board.pmem.len()).any(|index| self.shows_window(index))
+    }
+
+    /// Content of each disk, for a snapshot: the first write after this is told from those before.
+    /// Devices must be paused. `None` for a disk of which nothing can be told.
+    pub fn note_disks(&self) -> Vec<Option<ContentStamp>> {
+        self.disks.iter().map(RawDisk::note_content).collect()
+    }
+
+    /// The disks' images, in the order of the spec.
+    pub fn disks(&self) -> &[RawDisk] {
+        &self.disks
     }
 
     /// State of all devices, which must be paused.

@@ -22,6 +22,13 @@ impl Member {
         format!("{vm}{SEPARATOR}{number}")
     }
 
+    /// The number in the name of a checkpoint of this VM. `None` for any other name.
+    pub fn number_of(name: &str, vm: &str) -> Option<u64> {
+        let digits = name.strip_prefix(vm)?.strip_prefix(SEPARATOR)?;
+        let number = digits.parse().ok()?;
+        (Self::name_of(vm, number) == name).then_some(number)
+    }
+
     /// All checkpoints of the VM of that name, the oldest first, whichever process took them.
     ///
     /// # Errors
@@ -32,19 +39,12 @@ impl Member {
         let members = vms.filter_map(|entry| {
             Some(Member {
                 id: entry.id,
-                number: number_in(&entry.name, vm)?,
+                number: Self::number_of(&entry.name, vm)?,
                 name: entry.name,
             })
         });
         Ok(members.collect())
     }
-}
-
-/// The number in a name that [`Member::name_of`] makes for this VM.
-fn number_in(name: &str, vm: &str) -> Option<u64> {
-    let digits = name.strip_prefix(vm)?.strip_prefix(SEPARATOR)?;
-    let number = digits.parse().ok()?;
-    (Member::name_of(vm, number) == name).then_some(number)
 }
 
 /// True if only a ring may give this name.

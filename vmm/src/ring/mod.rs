@@ -6,9 +6,11 @@
 //! one removes the oldest.
 
 mod member;
+mod own;
 mod report;
 mod thread;
 
 pub use member::{Member, is_member_name};
+pub use own::OwnCheckpoints;
 pub use report::{RewindReport, RingStatus};
 pub use thread::{Attempt, Ring, RingSettings, TakeCheckpoint};

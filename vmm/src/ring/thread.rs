@@ -31,6 +31,9 @@ pub struct RingSettings {
     pub every: Duration,
     /// Number of checkpoints that are kept, at least 1.
     pub keep: u32,
+    /// Number of the oldest checkpoints that the first ones replace, whatever is kept: those of an
+    /// earlier VM.
+    pub replaced: usize,
 }
 
 /// Result of one try to take a checkpoint.
@@ -214,13 +217,14 @@ impl Turning {
         let mut due = Instant::now();
         while self.shared.wait_until(due) {
             let too_many = (self.members.len() + 1).saturating_sub(self.settings.keep as usize);
-            let too_many = too_many.min(REPLACED_MAX);
+            let too_many = too_many.max(self.settings.replaced).min(REPLACED_MAX);
             let replaced: Vec<SnapshotId> = self.members.iter().take(too_many).copied().collect();
             let name = Member::name_of(&self.vm, self.next);
             let mut rest = self.settings.every;
             match (self.take)(&name, &replaced) {
                 Attempt::Taken(id, report) => {
                     self.members.drain(..too_many);
+                    self.settings.replaced = self.settings.replaced.saturating_sub(too_many);
                     self.members.push_back(id);
                     self.next += 1;
                     self.shared.lock().note(&report, self.members.len());

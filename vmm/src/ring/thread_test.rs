@@ -14,6 +14,7 @@ struct Played {
     asked: Receiver<(String, Vec<u64>)>,
     answers: Sender<Attempt>,
     take: Option<Box<TakeCheckpoint>>,
+    replaced: usize,
 }
 
 impl Played {
@@ -45,11 +46,16 @@ impl Played {
             asked,
             answers,
             take: Some(Box::new(take)),
+            replaced: 0,
         }
     }
 
     fn start(&mut self, every: Duration, keep: u32) -> Ring {
-        let settings = RingSettings { every, keep };
+        let settings = RingSettings {
+            every,
+            keep,
+            replaced: self.replaced,
+        };
         Ring::start(&self.pool, "vm", settings, self.take.take().unwrap()).unwrap()
     }
 
@@ -75,6 +81,7 @@ impl Played {
             state_bytes: 0,
             metadata_blocks: 0,
             digests_made: None,
+            outside_disks: Vec::new(),
             durability: Durability::Process,
         };
         self.answer(Attempt::Taken(

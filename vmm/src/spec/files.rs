@@ -12,6 +12,7 @@ use std::{
 };
 
 use nvvmm_devices::virtio::{BlockError, DiskBackend, RawDisk};
+use nvvmm_snapshot::{Durability, Pool};
 
 use super::VmSpec;
 
@@ -253,9 +254,29 @@ impl OpenedFiles {
     /// The disks, in the order of the spec, for one machine.
     ///
     /// # Errors
-    /// The process has too many open files, or a disk has an impossible size by now.
+    /// A disk has an impossible size by now.
     pub fn disks(&self) -> Result<Vec<RawDisk>, BlockError> {
         self.disks.iter().map(RawDisk::reuse).collect()
+    }
+
+    /// The open disks, to look at.
+    pub fn open_disks(&self) -> &[RawDisk] {
+        &self.disks
+    }
+
+    /// Has writes to the disks be told from those before a snapshot in `pool`, as long as that
+    /// snapshot can survive.
+    pub fn tell_writes_apart(&self, pool: &Pool) {
+        if pool.durability().strongest != Durability::Process {
+            self.disks
+                .iter()
+                .for_each(RawDisk::tell_writes_apart_stably);
+        }
+    }
+
+    /// Notes that the VM has ended, and writes no more.
+    pub fn settle(&self) {
+        self.disks.iter().for_each(RawDisk::settle);
     }
 }
 

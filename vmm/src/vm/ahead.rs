@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use nvvmm_snapshot::Pool;
 
-use super::{VmError, VmSource, error::machine_error, host_paths::machine_of};
+use super::{
+    VmError, VmSource, build::check_kind, error::machine_error, host_paths::machine_of, stale_disks,
+};
 use crate::{
     checkpoint::blob::SavedVm, cow, error::ErrorKind, kvm::Host, machine::check_devices,
     spec::files::OpenedFiles,
@@ -39,6 +41,7 @@ pub fn open_ahead(pool: &Arc<Pool>, source: &VmSource) -> Result<Option<OpenedFi
             let Ok(entry) = pool.find(&restore.snapshot) else {
                 return Ok(None);
             };
+            check_kind(&entry)?;
             let saved = pool
                 .read_state(entry.id)
                 .map_err(VmError::from)
@@ -46,12 +49,16 @@ pub fn open_ahead(pool: &Arc<Pool>, source: &VmSource) -> Result<Option<OpenedFi
             let Ok(saved) = saved else {
                 return Ok(None);
             };
-            let spec = machine_of(saved.spec, &entry, restore)?;
+            let spec = machine_of(saved.spec.clone(), &entry, restore)?;
             check_devices(&spec).map_err(machine_error)?;
-            OpenedFiles::open_restored(&spec)
+            let opened = OpenedFiles::open_restored(&spec);
+            if let Ok(files) = &opened {
+                stale_disks::check(&saved, &entry, restore, files.open_disks())?;
+            }
+            opened
         }
     };
-    opened
-        .map(Some)
-        .map_err(|error| machine_error(error.into()))
+    let files = opened.map_err(|error| machine_error(error.into()))?;
+    files.tell_writes_apart(pool);
+    Ok(Some(files))
 }

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use nvvmm_devices::{ConsoleStreams, HostSocket};
+use nvvmm_devices::{ConsoleStreams, HostSocket, virtio::VirtioMmioStateV1};
 use nvvmm_protocol::{Restored, Role};
 use nvvmm_snapshot::{
     EngineKind, FaultPoint, FrameMap, Holder, Pool, SnapshotEntry, SnapshotId, SnapshotKind,
@@ -19,10 +19,14 @@ use super::{
     error::{cow_error, machine_error, memory_error, no_thread},
     host_paths::{machine_of, nothing_to_boot, reboot_notice},
     running::{Operation, RunningVm},
+    stale_disks,
 };
 use crate::{
     agent::link::{AgentLink, unix_ns_now},
-    checkpoint::{Digests, SnapshotCounters, blob::SavedVm, phases::Phases, report::RestoreReport},
+    checkpoint::{
+        Digests, SnapshotCounters, blob::SavedVm, phases::Phases, report::GuestClock,
+        report::RestoreReport,
+    },
     control::VmOrigin,
     cow::{self, Budget, CowEngine, FaultThread, PrivateEngine, RedirectEngine},
     error::ErrorKind,
@@ -33,6 +37,9 @@ use crate::{
         files::{OpenError, OpenedFiles},
     },
 };
+
+/// Bit of a virtio device's status: its driver is ready (Virtio 1.2 section 2.1).
+const VIRTIO_CONFIG_S_DRIVER_OK: u32 = 4;
 
 /// Parts that every machine of a VM is built with, however often the guest reboots.
 pub struct Builder<'a> {
@@ -63,6 +70,9 @@ struct Restoring {
     once: bool,
     prefault: bool,
     console: ConsoleStreams,
+    /// Notes for the report.
+    notes: Vec<String>,
+    step_clock: bool,
 }
 
 /// A snapshot of a VM, which a holder of the VM to come pins.
@@ -180,6 +190,8 @@ impl Builder<'_> {
             once: false,
             prefault: false,
             console,
+            notes: Vec::new(),
+            step_clock: false,
         };
         let (vm, slept_ns) = self.restore_read(read, (Instant::now(), Phases::begin()), how)?;
         self.tell(&restore, slept_ns)?;
@@ -197,11 +209,15 @@ impl Builder<'_> {
         })?;
         fault_point(FaultPoint::RestorePinned);
         phases.run("CheckMap", || read.check_map())?;
+        let spec = machine_of(read.saved.spec.clone(), &read.entry, restore)?;
+        let files = self.files(&spec, OpenedFiles::open_restored)?;
         let how = Restoring {
-            spec: machine_of(read.saved.spec.clone(), &read.entry, restore)?,
+            notes: stale_disks::check(&read.saved, &read.entry, restore, files.open_disks())?,
+            spec,
             once: restore.once,
             prefault: restore.prefault,
             console,
+            step_clock: restore.step_clock,
         };
         self.restore_read(read, (started, phases), how)
     }
@@ -223,7 +239,14 @@ impl Builder<'_> {
             once,
             prefault,
             console,
+            notes,
+            step_clock,
         } = how;
+        let clock = match step_clock {
+            false => GuestClock::Kept,
+            true if had_vsock_driver(&saved) => GuestClock::NotSet,
+            true => GuestClock::NoAgent,
+        };
         let taken_ns = saved.machine.kvm.vm.clock.realtime_ns;
         let slept_ns = unix_ns_now().saturating_sub(taken_ns.unwrap_or(entry.created_unix_ns));
         let files = self.files(&spec, OpenedFiles::open_restored)?;
@@ -264,6 +287,8 @@ impl Builder<'_> {
             frames_mapped: entry.frames_mapped,
             once,
             prefault,
+            clock,
+            notes,
         };
         let vm = RunningVm {
             digests: Digests::new(Arc::clone(self.pool)),
@@ -322,6 +347,7 @@ impl Builder<'_> {
         }
         check_devices(spec).map_err(machine_error)?;
         let files = open(spec).map_err(|error| machine_error(error.into()))?;
+        files.tell_writes_apart(self.pool);
         Ok(self.files.get_or_init(|| files))
     }
 
@@ -416,7 +442,16 @@ fn consume(
     Ok(rest)
 }
 
-fn check_kind(entry: &SnapshotEntry) -> Result<(), VmError> {
+/// True if a driver of the guest worked with the vsock device: without it no agent is reached.
+fn had_vsock_driver(saved: &SavedVm) -> bool {
+    saved.machine.devices.iter().any(|device| {
+        let state = device.decode::<VirtioMmioStateV1>("virtio-mmio", 1, "vsock0");
+        state.is_ok_and(|state| state.status & VIRTIO_CONFIG_S_DRIVER_OK != 0)
+    })
+}
+
+/// Refuses a snapshot that is not one of a VM.
+pub(super) fn check_kind(entry: &SnapshotEntry) -> Result<(), VmError> {
     match entry.kind {
         SnapshotKind::Vm => Ok(()),
         SnapshotKind::Process => Err(VmError::new(

@@ -161,7 +161,8 @@ fn device_kind(error: &LifecycleError) -> ErrorKind {
 
 fn disk_kind(error: &BlockError) -> ErrorKind {
     match error {
-        BlockError::InUse { .. } | BlockError::NotWritable { .. } => ErrorKind::Refused,
+        BlockError::InUse { .. } => ErrorKind::Refused,
+        BlockError::NotWritable { .. } => ErrorKind::Denied,
         BlockError::NotADisk { .. } | BlockError::Size { .. } => ErrorKind::Usage,
         BlockError::Io { source, .. } => ErrorKind::of_io(source),
     }

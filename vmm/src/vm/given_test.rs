@@ -100,7 +100,7 @@ fn a_disk_that_can_only_be_read_is_refused_with_the_way_out() {
     assert_eq!(check_disk(&disk), Ok(()));
     disk.read_only = false;
     let error = check_disk(&disk).unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Refused);
+    assert_eq!(error.kind, ErrorKind::Denied);
     assert!(error.message.contains("cannot be written"), "{error}");
     assert!(error.remedy.unwrap().contains("',ro'"));
 }

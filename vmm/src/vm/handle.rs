@@ -6,6 +6,7 @@ use std::{
         mpsc::{Receiver, channel},
     },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use nvvmm_snapshot::Pool;
@@ -15,12 +16,15 @@ use super::{
 };
 use crate::{
     checkpoint::report::{AuditReport, SnapshotReport},
-    control::{RewindRequest, RingRequest, SnapshotRequest, VmControl, VmStatus},
+    control::{RewindRequest, RingRequest, SnapshotRequest, VmControl, VmState, VmStatus},
     ring::{RewindReport, RingStatus},
     spec::VmSpec,
     stats::VmStats,
     threads::{ThreadKind, begin as begin_thread},
 };
+
+/// Interval of checks if the guest's clock is set.
+const CLOCK_POLL: Duration = Duration::from_millis(10);
 
 /// A running VM of this process.
 ///
@@ -110,6 +114,22 @@ impl Vm {
                 Ok(_) => VmError::failed("the VM ended before its guest ran"),
             }),
         }
+    }
+
+    /// Waits until the guest's agent has set the guest's clock, if that was asked for
+    /// ([`RestoreOptions::step_clock`]): at most for `limit`, and not for a VM that is paused.
+    /// Gives the status then; the report of the restore in it says what became of the clock.
+    pub fn wait_clock(&self, limit: Duration) -> VmStatus {
+        let until = Instant::now() + limit;
+        let mut status = self.status();
+        while status.state != VmState::Paused
+            && self.supervisor.waits_for_clock()
+            && Instant::now() < until
+        {
+            std::thread::sleep(CLOCK_POLL);
+            status = self.status();
+        }
+        status
     }
 
     /// State and counters now. Does not wait for the guest.

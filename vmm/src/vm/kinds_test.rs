@@ -166,11 +166,11 @@ fn errors_of_machines_kvm_and_devices() {
     }
     kinds! { B, |error| machine_error(M::Disk(error)),
         B::Io { .. } => B::Io { path: path(), op, source: os(libc::ENOENT) }, NotFound;
-        B::NotWritable { .. } =>
-            B::NotWritable { path: path(), source: os(libc::EACCES) }, Refused;
         B::NotADisk { .. } => B::NotADisk { path: path() }, Usage;
         B::Size { .. } => B::Size { path: path(), size_bytes: 1 }, Usage;
         B::InUse { .. } => B::InUse { path: path() }, Refused;
+        B::NotWritable { .. } =>
+            B::NotWritable { path: path(), source: os(libc::EROFS) }, Denied;
     }
     let (kind, instance) = (text(), text());
     let names = || (kind.clone(), instance.clone());

@@ -45,6 +45,10 @@ pub(super) fn live(
         Arc::new(move |error| supervisor.end(Err(cow_error(error))))
     };
     let (agent, vsock_socket) = guest_sockets(options.vsock_sockets, options.vsock.as_deref())?;
+    if let Some(agent) = &agent {
+        let supervisor = supervisor.clone();
+        agent.on_settled(move |failures| supervisor.settled(failures));
+    }
     let builder = Builder {
         name: &options.name,
         pool,
@@ -104,7 +108,10 @@ pub(super) fn live(
         console = vm.machine.take_console();
         release(vm);
         (next, paused) = match ended {
-            Ended::Exit(exit) => return exit,
+            Ended::Exit(exit) => {
+                builder.files.get().iter().for_each(|files| files.settle());
+                return exit;
+            }
             // The same machine from its kernel, with empty memory.
             Ended::Reboot => (Next::Start(VmSource::Boot(spec)), false),
             Ended::Rewind(rewinding) => {

@@ -21,6 +21,7 @@ mod reboots;
 mod rewind;
 mod ring;
 mod running;
+mod stale_disks;
 mod supervisor;
 
 pub use ahead::open_ahead;
@@ -32,6 +33,7 @@ pub use host_paths::BootChoice;
 pub use options::{
     OnReboot, RebootListener, RestoreOptions, VmExit, VmOptions, VmSource, VsockSockets,
 };
+pub use process::check_image;
 pub use running::RunningVm;
 
 use crate::error::VmError;

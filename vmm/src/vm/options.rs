@@ -164,6 +164,9 @@ pub struct RestoreOptions {
     pub prefault: bool,
     /// Has the agent in the guest set the guest's time of day to the host's.
     pub step_clock: bool,
+    /// Takes the disks as they are, also if they were written after the snapshot. The guest's file
+    /// systems on them may break. Without this, such a restore is refused.
+    pub stale_disks: bool,
 }
 
 impl From<&str> for RestoreOptions {

@@ -307,7 +307,7 @@ impl RunningVm {
     fn begin_restart(&self, request: &RestartRequest) -> Result<Begun, VmError> {
         let mut operation = self.operation_on_process()?;
         let entry = self.holder.pool().find(&request.name)?;
-        check_kind(&entry)?;
+        check_image(&entry)?;
         let pinned = self.holder.pin(&entry.name);
         let (entry, frames) = pinned.map_err(|error| process_error(error.into()))?;
         let image = SavedProcess::decode(&self.holder.pool().read_state(entry.id)?)?.image;
@@ -351,7 +351,11 @@ impl RunningVm {
     }
 }
 
-fn check_kind(entry: &SnapshotEntry) -> Result<(), VmError> {
+/// Refuses a snapshot that is not an image of processes.
+///
+/// # Errors
+/// [`ErrorKind::Refused`].
+pub fn check_image(entry: &SnapshotEntry) -> Result<(), VmError> {
     match entry.kind {
         SnapshotKind::Process => Ok(()),
         SnapshotKind::Vm => Err(VmError::new(
@@ -447,8 +451,7 @@ impl PlaceSteps for Steps<'_> {
     }
 }
 
-/// What to do about the reasons, one in each line, for which the agent refuses a capture or a
-/// restart.
+/// Remedies for the reasons, one in each line, for which the agent refuses a capture or a restart.
 const REFUSED_CAPTURE: &str =
     "end or close what is named, then capture it again (docs/using/processes.md has what is kept)";
 const REFUSED_RESTART: &str =

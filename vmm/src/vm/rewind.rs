@@ -10,8 +10,6 @@ use std::{
     time::Instant,
 };
 
-use nvvmm_snapshot::Pool;
-
 use super::{VmError, build::ReadSnapshot, running::RunningVm, supervisor::Supervisor};
 use crate::{
     checkpoint::phases::micros,
@@ -85,9 +83,16 @@ impl Supervisor {
         if vm.faults.is_stuck() {
             return Err(vm.no_space());
         }
-        let snapshot = wanted(vm.holder.pool(), self.name(), request)?;
+        let (snapshot, stale_disks) = self.wanted(&vm, request)?;
         let (rewinding, answer) = vm.rewind_to(self.name(), &snapshot, asked)?;
+        let look = !stale_disks && vm.spec.disks().next().is_some();
+        let still = look
+            .then(|| vm.stand_still_unless_written(&rewinding.read.saved, &snapshot))
+            .transpose()?;
         self.ask_for_rewind(rewinding)?;
+        if let Some(still) = still {
+            still.keep();
+        }
         vm.machine.interrupter().interrupt();
         drop(vm);
         answer.recv().unwrap_or_else(|_| {
@@ -99,13 +104,26 @@ impl Supervisor {
     }
 }
 
-/// The name of the snapshot that is asked for.
-fn wanted(pool: &Pool, vm: &str, request: &RewindRequest) -> Result<String, VmError> {
-    let back = match request {
-        RewindRequest::To { name } => return Ok(name.clone()),
-        RewindRequest::Back { checkpoints } => *checkpoints as usize,
-    };
-    let members = Member::all(pool, vm)?;
+impl Supervisor {
+    /// The name of the snapshot that is asked for, and if it is gone back to with stale disks.
+    fn wanted(&self, vm: &RunningVm, request: &RewindRequest) -> Result<(String, bool), VmError> {
+        match request {
+            RewindRequest::To { name, stale_disks } => Ok((name.clone(), *stale_disks)),
+            RewindRequest::Back {
+                checkpoints,
+                stale_disks,
+            } => {
+                let members = Member::all(vm.holder.pool(), self.name())?;
+                let members = self.own_checkpoints(vm, members)?;
+                let name = number_back(&members, self.name(), *checkpoints as usize)?;
+                Ok((name, *stale_disks))
+            }
+        }
+    }
+}
+
+/// The checkpoint with this number, counted from the newest.
+fn number_back(members: &[Member], vm: &str, back: usize) -> Result<String, VmError> {
     let found = back
         .checked_sub(1)
         .and_then(|back| members.iter().nth_back(back));
@@ -116,14 +134,17 @@ fn wanted(pool: &Pool, vm: &str, request: &RewindRequest) -> Result<String, VmEr
                 "take checkpoints with 'nvvmm checkpoint {vm}', or use --to with a \
                           snapshot of the VM"
             ),
+            1 => "use -n 1".to_owned(),
             count => format!("use -n 1 (the newest) to -n {count}"),
+        };
+        let there_are = match members.len() {
+            0 => "there are none".to_owned(),
+            1 => "there is 1".to_owned(),
+            count => format!("there are {count}"),
         };
         VmError::new(
             ErrorKind::NotFound,
-            format!(
-                "VM '{vm}' has no checkpoint number {back} from the newest: there are {}",
-                members.len()
-            ),
+            format!("VM '{vm}' has no checkpoint number {back} from the newest: {there_are}"),
         )
         .with_remedy(remedy)
     })
@@ -141,15 +162,6 @@ impl RunningVm {
         };
         if self.seen().ending {
             return refuse("the VM is ending".into(), "'nvvmm restore' the snapshot");
-        }
-        if let Some(disk) = self.spec.disks().find(|disk| !disk.read_only) {
-            return refuse(
-                format!(
-                    "the VM can write to {}, and a rewind does not restore the content of disks",
-                    disk.path.display()
-                ),
-                "restore the snapshot with --disk and a copy of the disk from that time",
-            );
         }
         let read = ReadSnapshot::read(self.holder.pool(), name, snapshot)?;
         if !is_same_machine(&read.saved.spec, &self.spec) {

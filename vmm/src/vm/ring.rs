@@ -1,7 +1,7 @@
 //! Checkpoints of a running VM, one after the other.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{Arc, PoisonError, Weak},
     time::Duration,
 };
 
@@ -9,9 +9,9 @@ use nvvmm_snapshot::SnapshotId;
 
 use super::{VmError, error::machine_error, running::RunningVm, supervisor::Supervisor};
 use crate::{
-    control::RingRequest,
+    control::{RingRequest, VmOrigin},
     error::ErrorKind,
-    ring::{Attempt, Ring, RingSettings, RingStatus},
+    ring::{Attempt, Member, OwnCheckpoints, Ring, RingSettings, RingStatus},
     sys::peer::Caller,
 };
 
@@ -59,9 +59,21 @@ impl Supervisor {
                 "a ring keeps at least one checkpoint",
             ));
         }
+        let members = Member::all(pool, self.name())?;
+        let own = self.own(&vm);
+        let others = own.others(&members);
+        if !others.is_empty() && !request.replace {
+            return Err(of_an_earlier_vm(
+                &others,
+                self.name(),
+                "a ring removes",
+                &format!("'nvvmm checkpoint {} --replace' removes them", self.name()),
+            ));
+        }
         let settings = RingSettings {
             every: Duration::from_micros(request.every_us),
             keep: request.keep,
+            replaced: others.len(),
         };
         // To end one may take as long as a checkpoint: nobody waits for the lock meanwhile.
         let before = self.ring().take();
@@ -72,6 +84,11 @@ impl Supervisor {
             None => Attempt::NotNow,
         };
         let begun = Ring::start(pool, self.name(), settings, Box::new(take))?;
+        let first = members.iter().map(|member| member.number + 1).max();
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = match own {
+            OwnCheckpoints::None => OwnCheckpoints::From(first.unwrap_or(0)),
+            own => own,
+        };
         Ok(self.ring().insert(begun).status())
     }
 
@@ -88,6 +105,49 @@ impl Supervisor {
         Ok(self.ring().insert(ring).status())
     }
 
+    /// The checkpoints of this VM's name that are its own.
+    fn own(&self, vm: &RunningVm) -> OwnCheckpoints {
+        let own = *self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        // The VM as it was started, and as it was rewound last.
+        let origins = [self.origin(), &vm.origin].map(|origin| match origin {
+            VmOrigin::Snapshot { name } => Some(name.as_str()),
+            VmOrigin::Boot { .. } => None,
+        });
+        let mut known = [own]
+            .into_iter()
+            .chain(origins.map(|origin| OwnCheckpoints::of_origin(origin, self.name())));
+        known
+            .find(|own| *own != OwnCheckpoints::None)
+            .unwrap_or_default()
+    }
+
+    /// Those of `members` that a rewind may choose from.
+    ///
+    /// # Errors
+    /// All are an earlier VM's.
+    pub fn own_checkpoints(
+        &self,
+        vm: &RunningVm,
+        mut members: Vec<Member>,
+    ) -> Result<Vec<Member>, VmError> {
+        let own = self.own(vm);
+        let others = own.others(&members);
+        if !others.is_empty() && others.len() == members.len() {
+            let newest = others.last().map_or("", |member| &member.name);
+            return Err(of_an_earlier_vm(
+                &others,
+                self.name(),
+                "a rewind without --to does not go back to",
+                &format!(
+                    "'nvvmm rewind {} --to {newest}' takes this VM there",
+                    self.name()
+                ),
+            ));
+        }
+        members.retain(|member| own.has(member.number));
+        Ok(members)
+    }
+
     fn checkpoint(&self, name: &str, replaced: &[SnapshotId]) -> Attempt {
         let Some(vm) = self.vm() else {
             return Attempt::NotNow;
@@ -98,4 +158,22 @@ impl Supervisor {
             other => other,
         }
     }
+}
+
+/// The error for checkpoints that an earlier VM of this name has left.
+fn of_an_earlier_vm(others: &[Member], vm: &str, what: &str, way: &str) -> VmError {
+    let [first, last] = [others.first(), others.last()]
+        .map(|member| member.map_or("", |member| member.name.as_str()));
+    let which = match others.len() {
+        1 => format!("the checkpoint {last} is"),
+        count => format!("{count} checkpoints ({first} to {last}) are"),
+    };
+    let them = if others.len() == 1 { "it" } else { "them" };
+    VmError::new(
+        ErrorKind::Refused,
+        format!("{which} of an earlier VM '{vm}', not of this one: {what} {them}"),
+    )
+    .with_remedy(format!(
+        "end this VM; 'nvvmm restore {last} --name {vm}' then goes on from the newest; or {way}"
+    ))
 }

@@ -12,6 +12,7 @@ use super::{
     VmError,
     error::{kind_of_lack, machine_error, no_thread, take_error},
     process::ProcessWork,
+    stale_disks,
 };
 use crate::{
     checkpoint::{
@@ -299,6 +300,7 @@ impl RunningVm {
             pending,
             stop,
             audited: self.dirty_log && !self.engine.needs_write_log(),
+            outside_disks: stale_disks::outside(self.machine.disks()),
             counters: &self.snapshots,
         })
         .map_err(take_error)?;

@@ -20,7 +20,7 @@ use super::{
     running::RunningVm,
 };
 use crate::{
-    checkpoint::report::{AuditReport, SnapshotReport},
+    checkpoint::report::{AuditReport, GuestClock, SnapshotReport},
     control::{
         CaptureRequest, RestartRequest, RewindRequest, RingRequest, SandboxStatus, SnapshotRequest,
         VmControl, VmOrigin, VmState, VmStatus,
@@ -29,10 +29,13 @@ use crate::{
     error::ErrorKind,
     machine::MachineEvent,
     process::{CaptureReport, RestartReport},
-    ring::{RewindReport, Ring, RingStatus},
+    ring::{OwnCheckpoints, RewindReport, Ring, RingStatus},
     stats::VmStats,
     sys::peer::Caller,
 };
+
+/// Words of an agent that could not set the guest's clock (`guest/agent/src/notice.rs`).
+const CLOCK_FAILURE: &str = "cannot set the time of day";
 
 /// Notice of `nvvmm ps` for a VM that waits for space.
 fn no_space_notice(lack: Lack, pool: &Pool) -> String {
@@ -55,6 +58,10 @@ pub(super) struct Supervisor {
     ended: AtomicBool,
     rewind: Mutex<Option<Box<Rewinding>>>,
     ring: Mutex<Option<Ring>>,
+    /// The checkpoints of this VM's name that are its own.
+    pub(super) own: Mutex<OwnCheckpoints>,
+    /// What the guest's agent did about its clock, if it has told.
+    clock: Mutex<Option<GuestClock>>,
     reboots: Reboots,
 }
 
@@ -114,6 +121,8 @@ impl Supervisor {
             ended: AtomicBool::new(false),
             rewind: Mutex::new(None),
             ring: Mutex::new(None),
+            own: Mutex::default(),
+            clock: Mutex::default(),
             reboots: Reboots::of(options),
         })
     }
@@ -126,6 +135,11 @@ impl Supervisor {
     /// The VM's name.
     pub fn name(&self) -> &str {
         &self.facts.name
+    }
+
+    /// Source of the VM when it was started.
+    pub fn origin(&self) -> &VmOrigin {
+        &self.facts.origin
     }
 
     /// Has this machine be the VM's from now on, or none.
@@ -213,6 +227,32 @@ impl Supervisor {
         }
     }
 
+    /// The guest's agent has done all that a restore needs, but for these failures.
+    pub fn settled(&self, failures: &[String]) {
+        let clock = match failures.iter().any(|text| text.contains(CLOCK_FAILURE)) {
+            true => GuestClock::Failed,
+            false => GuestClock::Set,
+        };
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock);
+    }
+
+    /// State of the guest's clock, which was `at_first` when it was restored.
+    fn clock(&self, at_first: GuestClock) -> GuestClock {
+        let told = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        match at_first {
+            GuestClock::Kept => GuestClock::Kept,
+            at_first => told.unwrap_or(at_first),
+        }
+    }
+
+    /// The guest's agent may still set its clock, as was asked for.
+    pub fn waits_for_clock(&self) -> bool {
+        let restore = self.vm().and_then(|vm| vm.restore_report());
+        restore.is_some_and(|restore| self.clock(restore.clock) == GuestClock::NotSet)
+            && !self.is_changing()
+            && !self.is_to_end()
+    }
+
     /// The end of a machine that its guest resets: a reboot where that is wanted and possible,
     /// `exit` where it is not.
     fn reset(&self, exit: VmExit, can_reboot: bool) -> Ended {
@@ -293,6 +333,9 @@ impl VmControl for Supervisor {
             let counters = vm.engine.counters_now(&*vm.machine);
             status.ram = counters.unwrap_or_else(|_| vm.engine.counters());
             status.restore = vm.restore_report();
+            if let Some(restore) = &mut status.restore {
+                restore.clock = self.clock(restore.clock);
+            }
             if let Some(lack) = vm.faults.starved_of() {
                 status.notice = Some(no_space_notice(lack, vm.holder.pool()));
             } else if let Some(notice) = &vm.reboot_notice {

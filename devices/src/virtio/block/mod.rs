@@ -6,6 +6,7 @@
 //! example a copy of the image that was made while the VM was paused. Every clone needs its own.
 
 mod backend;
+mod content;
 mod raw;
 mod request;
 mod spec;
@@ -20,6 +21,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use vm_memory::GuestMemory;
 
 pub use self::backend::{DiskBackend, SECTOR_BYTES};
+pub use self::content::{ContentStamp, Since};
 pub use self::raw::{BlockError, RawDisk};
 use self::request::ID_BYTES;
 pub use self::spec::DiskSpec;

@@ -4,11 +4,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
 use vm_memory::bitmap::BitmapSlice;
 
 use super::backend::{DiskBackend, SECTOR_BYTES};
+use super::content::{ContentStamp, Marking};
 use crate::sys;
 
 /// Reasons why a disk cannot be opened.
@@ -79,10 +81,16 @@ impl BlockError {
 
 /// An open, locked image: exclusively when it is writable, shared when it is read-only.
 pub struct RawDisk {
+    image: Arc<Image>,
+    size_bytes: u64,
+}
+
+/// The open file, which the devices that follow each other in one VM have together.
+struct Image {
     file: File,
     path: PathBuf,
-    size_bytes: u64,
     read_only: bool,
+    marking: Marking,
 }
 
 impl RawDisk {
@@ -120,42 +128,70 @@ impl RawDisk {
             },
             _ => failed("lock")(source),
         })?;
-        Ok(Self {
+        let image = Image {
+            marking: Marking::of(&file),
             file,
             path: path.to_owned(),
-            size_bytes,
             read_only,
+        };
+        Ok(Self {
+            image: Arc::new(image),
+            size_bytes,
         })
     }
 
     /// The path that it was opened by.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.image.path
     }
 
     /// The same open and locked image for another device, which takes the place of the one that
     /// has it. Its size is found anew: an image may have grown.
     ///
     /// # Errors
-    /// [`BlockError::Io`] when the process has too many open files, [`BlockError::Size`].
+    /// [`BlockError::Size`], or [`BlockError::Io`] when the size cannot be found.
     pub fn reuse(&self) -> Result<Self, BlockError> {
-        let file = self.file.try_clone().map_err(|source| BlockError::Io {
-            path: self.path.clone(),
-            op: "use it again",
-            source,
-        })?;
         Ok(Self {
-            size_bytes: size_of(&file, &self.path)?,
-            file,
-            path: self.path.clone(),
-            read_only: self.read_only,
+            size_bytes: size_of(&self.image.file, &self.image.path)?,
+            image: Arc::clone(&self.image),
         })
+    }
+
+    /// The content now, for a snapshot or to compare with one. Nothing may write meanwhile. `None`
+    /// for a block device, and for a file that the host cannot look at: nothing can be told of it.
+    pub fn content(&self) -> Option<ContentStamp> {
+        let stamp = self.image.marking.stamp(&self.image.file);
+        stamp.unwrap_or_else(|error| {
+            tracing::warn!(%error, disk = %self.name(), "nothing can be told of the content");
+            None
+        })
+    }
+
+    /// The same for a snapshot: the next write is told from those before.
+    pub fn note_content(&self) -> Option<ContentStamp> {
+        self.image.marking.note();
+        self.content()
+    }
+
+    /// Has writes be told from those before a snapshot even after a power cut. Costs a flush of the
+    /// image with the first write after each snapshot.
+    pub fn tell_writes_apart_stably(&self) {
+        self.image.marking.keep_stable();
+    }
+
+    /// Notes that this VM writes no more, so that writes of other programs can be told apart.
+    pub fn settle(&self) {
+        if !self.image.read_only {
+            self.image.marking.settle(&self.image.file);
+        }
     }
 
     /// Puts another file behind the disk.
     #[cfg(test)]
     pub(super) fn replace_file(&mut self, file: File) {
-        self.file = file;
+        Arc::get_mut(&mut self.image)
+            .expect("one device has it")
+            .file = file;
     }
 }
 
@@ -190,11 +226,11 @@ impl DiskBackend for RawDisk {
     }
 
     fn is_read_only(&self) -> bool {
-        self.read_only
+        self.image.read_only
     }
 
     fn name(&self) -> String {
-        self.path.display().to_string()
+        self.image.path.display().to_string()
     }
 
     fn read_at<B: BitmapSlice>(
@@ -202,7 +238,7 @@ impl DiskBackend for RawDisk {
         slices: &[VolatileSlice<'_, B>],
         offset_bytes: u64,
     ) -> io::Result<()> {
-        sys::read_exact_at(&self.file, slices, offset_bytes)
+        sys::read_exact_at(&self.image.file, slices, offset_bytes)
     }
 
     fn write_at<B: BitmapSlice>(
@@ -210,14 +246,15 @@ impl DiskBackend for RawDisk {
         slices: &[VolatileSlice<'_, B>],
         offset_bytes: u64,
     ) -> io::Result<()> {
-        sys::write_all_at(&self.file, slices, offset_bytes)
+        self.image.marking.before_write(&self.image.file)?;
+        sys::write_all_at(&self.image.file, slices, offset_bytes)
     }
 
     fn flush(&self) -> io::Result<()> {
-        if self.read_only {
+        if self.image.read_only {
             Ok(())
         } else {
-            self.file.sync_data()
+            self.image.file.sync_data()
         }
     }
 }

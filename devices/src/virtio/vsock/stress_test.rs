@@ -113,7 +113,7 @@ impl Echo {
         }
     }
 
-    /// What the device has finished of a queue. It is to interrupt at the next one.
+    /// Takes what the device has finished of a queue. It is to interrupt at the next one.
     fn finished(&mut self, queue: usize) -> Vec<(u32, u32)> {
         let finished = self.guest.driver.on(queue).finished();
         self.seen[queue] = self.seen[queue].wrapping_add(finished.len() as u16);

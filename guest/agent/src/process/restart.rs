@@ -39,11 +39,14 @@ pub fn run(request: &Restart, stream: &mut impl Stream) -> Result<(), Failure> {
     thread::spawn(move || {
         let outcome = restart(&image, theirs, window.as_ref(), another);
         // Before the host learns of it: then the window is not in use any more.
-        if outcome.is_err()
-            && let Some(window) = window.take()
-        {
-            window.release();
-        }
+        window = match window.take() {
+            Some(window) if outcome.is_ok() => window.release_unless_used(),
+            Some(window) => {
+                window.release();
+                None
+            }
+            None => None,
+        };
         let pid = outcome.as_ref().ok().map(|restarted| restarted.pid as u32);
         let _ = said.send(outcome);
         if let Some(pid) = pid {

@@ -106,6 +106,18 @@ impl Window {
         self.unbind();
     }
 
+    /// Releases the window at once if nothing is mapped from it: all pages were copied. Gives it
+    /// back otherwise.
+    pub fn release_unless_used(self) -> Option<Self> {
+        match self.try_unmount() {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Some(self),
+            _ => {
+                self.unbind();
+                None
+            }
+        }
+    }
+
     fn try_unmount(&self) -> io::Result<()> {
         sys::unmount(&c_path(&self.place())?)
     }

@@ -42,3 +42,27 @@ fn a_device_that_is_not_there_is_refused() {
     };
     assert_eq!(because, nvvmm_protocol::FailedBecause::Refused, "{message}");
 }
+
+#[test]
+fn a_window_that_nothing_is_mapped_from_is_released_at_once() {
+    let window = || Window {
+        device: format!("nvvmm-test-{}", std::process::id()),
+    };
+    let place = window().place();
+    let mounted = fs::create_dir_all(&place).and_then(|()| {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]);
+        mount.arg(&place).stderr(Stdio::null()).status()
+    });
+    if !mounted.is_ok_and(|status| status.success()) {
+        println!("SKIPPED: only root can mount");
+        return;
+    }
+    // An open file stands for memory that is mapped from it.
+    let used = File::create(place.join(FILE)).unwrap();
+    let kept = window().release_unless_used().expect("it is used");
+    assert!(place.join(FILE).exists());
+    drop(used);
+    assert!(kept.release_unless_used().is_none());
+    assert!(!place.exists(), "it is unmounted and gone");
+}

@@ -190,3 +190,44 @@ fn a_number_is_waited_for_when_a_process_is_restarted_at_once() {
         end(pid);
     }
 }
+
+/// Its sockets are refused, with their addresses, and no number comes without a name.
+#[test]
+fn a_server_of_terminals_is_refused_for_what_it_has_open() {
+    if !can_run() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("socket");
+    let tmux = |arguments: &[&str]| {
+        let _alone = one_at_a_time();
+        let mut command = Command::new("tmux");
+        command.arg("-S").arg(&socket).args(["-f", "/dev/null"]);
+        command.env_remove("TMUX").args(arguments).output()
+    };
+    let script = "while :; do /bin/true; done";
+    match tmux(&["new-session", "-d", script]) {
+        Ok(done) if done.status.success() => {}
+        other => return eprintln!("SKIPPED: tmux does not run here: {other:?}"),
+    }
+    let said = tmux(&["display-message", "-p", "#{pid}"]).expect("tmux runs");
+    let pid = String::from_utf8_lossy(&said.stdout)
+        .trim()
+        .parse()
+        .expect("a number");
+    let refused: Vec<_> = (0..5)
+        .map(|_| capture(pid, TREE, FreezeEnd::Thaw).map(drop))
+        .collect();
+    tmux(&["kill-server"]).expect("tmux runs");
+    let listens = format!("is a socket (unix stream, listens at {})", socket.display());
+    for error in refused {
+        let words = error.expect_err("sockets are refused").to_string();
+        assert!(words.contains(&listens), "{words}");
+        for line in words.lines() {
+            let of_server = line.starts_with(&format!("process {pid}"));
+            let number = line.split(' ').nth(1).unwrap_or_default();
+            let named = line.starts_with(&format!("process {number} ("));
+            assert!(of_server || named, "{line}");
+        }
+    }
+}

@@ -30,8 +30,10 @@ fn inside<T: Send + 'static>(
     let tid = Arc::new(AtomicI32::new(0));
     let told = tid.clone();
     let runner = thread::spawn(move || {
+        // The standard library declares gettid() weak. A static program may be left without it.
         // SAFETY: the call takes nothing.
-        told.store(unsafe { libc::gettid() }, Ordering::SeqCst);
+        let tid = unsafe { libc::syscall(libc::SYS_gettid) };
+        told.store(tid as i32, Ordering::SeqCst);
         body()
     });
     let is_inside = |tid: i32| {

@@ -97,11 +97,17 @@ fn vcpu() -> VcpuStateV1 {
 
 /// Makes a blob of a spec and a machine state.
 pub(super) fn assemble(spec: &[u8], machine: &[u8]) -> Vec<u8> {
+    assemble_sections(&[(1, spec), (2, machine)])
+}
+
+/// Makes a blob of sections, each given by its number.
+pub(super) fn assemble_sections(sections: &[(u32, &[u8])]) -> Vec<u8> {
     let mut blob = b"NVVMSTAT".to_vec();
-    blob.extend([1u32, 2].map(u32::to_le_bytes).concat());
+    let count = sections.len() as u32;
+    blob.extend([1, count].map(u32::to_le_bytes).concat());
     blob.resize(HEADER_BYTES, 0);
-    let mut offset = HEADER_BYTES + 2 * SECTION_BYTES;
-    for (id, payload) in [(1u32, spec), (2, machine)] {
+    let mut offset = HEADER_BYTES + sections.len() * SECTION_BYTES;
+    for &(id, payload) in sections {
         let start = blob.len();
         blob.extend([id, 1].map(u32::to_le_bytes).concat());
         blob.extend(
@@ -112,8 +118,7 @@ pub(super) fn assemble(spec: &[u8], machine: &[u8]) -> Vec<u8> {
         blob.resize(start + SECTION_BYTES, 0);
         offset += payload.len();
     }
-    blob.extend_from_slice(spec);
-    blob.extend_from_slice(machine);
+    { sections.iter() }.for_each(|(_, payload)| blob.extend_from_slice(payload));
     mend(&mut blob);
     blob
 }

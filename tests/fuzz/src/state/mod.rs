@@ -41,6 +41,11 @@ pub fn run(input: &[u8]) {
             }
             decode(&blob::assemble(&example.spec, &machine));
         }
+        4 => {
+            let disks = script.bytes(usize::MAX);
+            let sections = [(1, &*example.spec), (2, &*example.machine), (4, disks)];
+            decode(&blob::assemble_sections(&sections));
+        }
         5 => image::run(&mut script),
         6 => image::check(script.bytes(usize::MAX)),
         _ => {
@@ -65,6 +70,7 @@ fn decode(blob: &[u8]) {
     let encoded = saved.encode().expect("encoding what was decoded");
     let again = SavedVm::decode(&encoded).expect("decoding what was encoded");
     assert_eq!(again.spec, saved.spec);
+    assert_eq!(again.disks, saved.disks);
     assert!(
         again.encode().expect("encoding again") == encoded,
         "encoded in two ways"

@@ -81,7 +81,8 @@ pub struct RestoreArguments {
     #[arg(long)]
     pub prefault: bool,
     /// Time of day in the guest: keep goes on from the time of the snapshot; step has the
-    /// nvvmm-agent in the guest set it to the time of the host
+    /// nvvmm-agent in the guest set it to the time of the host. The command waits up to 5 seconds
+    /// for the agent, and prints a warning if the clock is not set by then
     #[arg(long, value_enum, default_value = "keep")]
     pub clock: ClockChoice,
     /// Restart the process of a process snapshot in the guest of this VM. The VM must use the same
@@ -95,8 +96,8 @@ pub struct RestoreArguments {
         value_parser = values::vm_name,
         add = ArgValueCandidates::new(completion::vms),
         conflicts_with_all = [
-            "once", "prefault", "clock", "disks", "kernel", "name", "detach", "console",
-            "paused", "on_reboot", "uid", "gid",
+            "once", "prefault", "clock", "disks", "stale_disks", "kernel", "name", "detach",
+            "console", "paused", "on_reboot", "uid", "gid", "no_sandbox",
         ],
     )]
     pub into: Option<String>,
@@ -125,6 +126,12 @@ pub struct RestoreArguments {
     /// A snapshot that came from elsewhere is not restored without them
     #[arg(long = "disk", value_name = "FILE[,ro]", value_parser = disk_parser())]
     pub disks: Vec<DiskSpec>,
+    /// Use the disks as they are now, even if they were written after the snapshot
+    ///
+    /// A snapshot does not contain the disks. The guest's memory does not fit a disk that was
+    /// written since, and file systems on it may break. By default such a restore is refused.
+    #[arg(long)]
+    pub stale_disks: bool,
     /// Kernel that the guest boots when it reboots, in place of the snapshot's
     ///
     /// A snapshot that came from elsewhere names files of another host. They are not opened:

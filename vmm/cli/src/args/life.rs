@@ -3,9 +3,31 @@
 use std::time::Duration;
 
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 
-use super::{JsonFlag, VmNames};
-use crate::values;
+use super::JsonFlag;
+use crate::names::NamePattern;
+use crate::{completion, values};
+
+/// `nvvmm ps`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct PsArguments {
+    /// List VMs that have ended, too: why and when
+    ///
+    /// A VM that has ended is listed until its name is used again, until 'nvvmm rm-vm', or until 64
+    /// others have ended after it. ENDED is a time in UTC; it is - if nobody saw the end.
+    #[arg(short, long)]
+    pub all: bool,
+    /// Show more columns: process, vCPUs, reboots, pool and console
+    #[arg(short, long)]
+    pub wide: bool,
+    /// Print the names only, one on each line
+    #[arg(short, long, conflicts_with_all = ["json", "wide"])]
+    pub quiet: bool,
+    /// The form of the output.
+    #[command(flatten)]
+    pub json: JsonFlag,
+}
 
 pub(super) const LOGS_EXAMPLES: &str = "\
 Examples:
@@ -17,7 +39,7 @@ Examples:
 #[derive(Clone, Debug, Args)]
 pub struct LogsArguments {
     /// Name of the VM
-    #[arg(value_parser = values::vm_name)]
+    #[arg(value_parser = values::vm_name, add = ArgValueCandidates::new(completion::all_vms))]
     pub vm: String,
     /// Print the latest output of the guest's console, at most 64 KiB
     ///
@@ -42,11 +64,16 @@ Examples:
 /// `nvvmm wait`.
 #[derive(Debug, Args)]
 pub struct WaitArguments {
-    /// The VMs.
-    #[command(flatten)]
-    pub names: VmNames,
-    /// Longest wait, for example 30s or 5m; a number alone means seconds (default: none)
-    #[arg(short, long, value_name = "TIME", value_parser = values::time_limit)]
+    /// Names of the VMs
+    #[arg(
+        required = true,
+        value_name = "VM",
+        value_parser = values::vm_name,
+        add = ArgValueCandidates::new(completion::all_vms),
+    )]
+    pub vms: Vec<String>,
+    /// Longest wait, for example 30s or 5m (default: none)
+    #[arg(long, value_name = "TIME", value_parser = values::period)]
     pub timeout: Option<Duration>,
     /// The form of the output.
     #[command(flatten)]
@@ -57,9 +84,29 @@ pub struct WaitArguments {
 #[derive(Clone, Debug, Args)]
 pub struct StartAgainArguments {
     /// Name of the VM
-    #[arg(value_parser = values::vm_name)]
+    #[arg(value_parser = values::vm_name, add = ArgValueCandidates::new(completion::all_vms))]
     pub vm: String,
     /// Print the status of the VM as JSON when it runs
     #[arg(long)]
     pub json: bool,
+}
+
+/// `nvvmm rm-vm`.
+#[derive(Clone, Debug, Args)]
+pub struct RmVmArguments {
+    /// Names of VMs that have ended. A pattern in quotes stands for several: 'job-*'
+    #[arg(
+        required_unless_present = "all",
+        value_name = "VM",
+        value_parser = values::vm_names,
+        add = ArgValueCandidates::new(completion::past_vms),
+        conflicts_with = "all",
+    )]
+    pub vms: Vec<NamePattern>,
+    /// All VMs that have ended
+    #[arg(short, long)]
+    pub all: bool,
+    /// Accept a pattern that matches nothing
+    #[arg(short, long)]
+    pub force: bool,
 }

@@ -31,12 +31,12 @@ pub use self::{
     launch::{
         ClockChoice, ConsoleChoice, RebootChoice, RestoreArguments, RunArguments, StartArguments,
     },
-    life::{LogsArguments, StartAgainArguments, WaitArguments},
+    life::{LogsArguments, PsArguments, RmVmArguments, StartAgainArguments, WaitArguments},
     moving::{ReceiveArguments, SendArguments},
     pool::{PoolCommand, PoolOption},
     ring::{CheckpointArguments, RewindArguments},
     snapshot::{AdoptArguments, ExportArguments, RmArguments, SnapshotArguments},
-    vm::{PsArguments, ShutdownArguments, StopArguments, VmNames, VmsArguments},
+    vm::{ShutdownArguments, StopArguments, VmNames, VmsArguments},
 };
 use super::error::exit_codes_help;
 use super::{completion, values};
@@ -137,7 +137,7 @@ pub enum Command {
     /// Remove what is kept of VMs that have ended: record, log, console output
     ///
     /// Snapshots stay.
-    RmVm(VmsArguments),
+    RmVm(RmVmArguments),
     /// Show counters and times of a running VM: faults, copies, system calls, snapshots
     ///
     /// The guest is not involved. Each line of a histogram is a power of two of a microsecond.

@@ -37,8 +37,8 @@ pub struct CheckpointArguments {
     pub every: Duration,
     /// Number of checkpoints to keep. Each new checkpoint removes the oldest
     ///
-    /// Checkpoints are snapshots with the names VM@1, VM@2, and so on. Checkpoints of an earlier VM
-    /// with the same name count too.
+    /// Checkpoints are snapshots with the names VM@1, VM@2, and so on. A VM that was restored from
+    /// one of them goes on with the ring: the older ones count too.
     #[arg(
         long,
         value_name = "COUNT",
@@ -46,12 +46,16 @@ pub struct CheckpointArguments {
         value_parser = clap::value_parser!(u32).range(1..=1000),
     )]
     pub keep: u32,
+    /// Remove the checkpoints that an earlier VM of the same name left. Without this option the
+    /// command is refused if there are any
+    #[arg(long)]
+    pub replace: bool,
     /// Require that each checkpoint survives the end of any process, a crash or restart of the
     /// host, or a power cut. The command fails if the pool cannot do that
     #[arg(long, value_name = "process|host|power")]
     pub durability: Option<Durability>,
     /// Take no more checkpoints. Those that exist stay
-    #[arg(long, conflicts_with_all = ["every", "keep", "durability", "watch"])]
+    #[arg(long, conflicts_with_all = ["every", "keep", "replace", "durability", "watch"])]
     pub stop: bool,
     /// Print the progress every second, with --json as one object a line. Ctrl-C ends only the
     /// printing
@@ -77,11 +81,12 @@ pub struct RewindArguments {
     /// Name of the VM
     ///
     /// The VM keeps its process, console and sockets. Connections between host and guest break, as
-    /// with any restore. The command is refused for a VM that can write to a disk, because the disk
-    /// does not go back.
+    /// with any restore. The command is refused if a disk of the VM was written since, because the
+    /// disk does not go back.
     #[arg(value_parser = values::vm_name, add = ArgValueCandidates::new(completion::vms))]
     pub vm: String,
-    /// Number of the checkpoint, counted from the newest (1)
+    /// Number of the checkpoint, counted from the newest (1). Checkpoints of an earlier VM of the
+    /// same name do not count: name them with --to
     #[arg(
         short = 'n',
         long,
@@ -99,6 +104,9 @@ pub struct RewindArguments {
         conflicts_with = "checkpoints",
     )]
     pub to: Option<String>,
+    /// Go back even if a disk was written since: file systems on it may break
+    #[arg(long)]
+    pub stale_disks: bool,
     /// The form of the output.
     #[command(flatten)]
     pub json: JsonFlag,

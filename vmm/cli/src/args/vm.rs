@@ -5,7 +5,6 @@ use std::time::Duration;
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
-use super::JsonFlag;
 use crate::completion;
 use crate::names::{Choice, NamePattern};
 use crate::values;
@@ -36,26 +35,6 @@ impl VmNames {
             force,
         }
     }
-}
-
-/// `nvvmm ps`.
-#[derive(Debug, Args)]
-pub struct PsArguments {
-    /// List VMs that have ended, too: why and when
-    ///
-    /// A VM that has ended is listed until its name is used again, until 'nvvmm rm-vm', or until 64
-    /// others have ended after it. ENDED is a time in UTC; it is - if nobody saw the end.
-    #[arg(short, long)]
-    pub all: bool,
-    /// Show more columns: process, vCPUs, reboots, pool and console
-    #[arg(short, long)]
-    pub wide: bool,
-    /// Print the names only, one on each line
-    #[arg(short, long, conflicts_with = "json")]
-    pub quiet: bool,
-    /// The form of the output.
-    #[command(flatten)]
-    pub json: JsonFlag,
 }
 
 /// `nvvmm pause`, `nvvmm resume` and `nvvmm kill`.

@@ -105,6 +105,7 @@ pub fn checkpoint(
     let saved = SavedVm {
         spec: vm.spec.clone(),
         machine: machine_state?,
+        disks: None,
     };
     let encoded = saved.encode()?;
     phases
@@ -170,6 +171,8 @@ pub fn restart(
         frames_mapped: memory_bytes / 4096,
         once: false,
         prefault: false,
+        clock: Default::default(),
+        notes: Vec::new(),
     };
     Guest::start(guest_settings, |builder, console| {
         let spec = saved.spec.clone();

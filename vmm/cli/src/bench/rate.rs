@@ -195,6 +195,7 @@ impl Measuring<'_> {
         let mut ring = guest.begin_ring(RingSettings {
             every,
             keep: keep(pool, workload.working_set) as u32,
+            replaced: 0,
         })?;
         let beside = Work::of(
             guest,

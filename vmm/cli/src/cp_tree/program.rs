@@ -100,7 +100,7 @@ impl Program {
     }
 }
 
-/// How a program has ended, and what it said of it.
+/// End of a program, and what the program said of it.
 #[derive(Debug, Default)]
 struct End {
     said: Vec<u8>,

@@ -173,6 +173,17 @@ fn units(parts: i64) -> f64 {
     parts as f64 / f64::from(PARTS_PER_UNIT)
 }
 
+/// Reads a kept report, also one from before there was a schema.
+///
+/// # Errors
+/// It is in neither form.
+pub fn read(text: &[u8]) -> serde_json::Result<Report> {
+    match serde_json::from_slice::<Bench>(text) {
+        Ok(bench) => Ok(bench.report()),
+        Err(error) => serde_json::from_slice(text).map_err(|_| error),
+    }
+}
+
 impl Bench {
     /// JSON of a report.
     pub fn of(report: &Report) -> Self {

@@ -75,8 +75,7 @@ fn json(report: &Report) -> String {
 fn a_report_that_is_read_again_shows_the_same() {
     let kept = Bench::of(&measured()).report();
     let text = json(&kept);
-    let read: Bench = serde_json::from_str(&text).unwrap();
-    let again = read.report();
+    let again = read(text.as_bytes()).unwrap();
     assert_eq!(json(&again), text);
     assert_eq!(
         markdown::document(&again, "performance"),
@@ -84,6 +83,16 @@ fn a_report_that_is_read_again_shows_the_same() {
     );
     let svg = |report: &Report| plot::svg(&report.experiments[0].charts[0]).unwrap();
     assert_eq!(svg(&again), svg(&kept));
+}
+
+#[test]
+fn reports_from_before_there_was_a_schema_are_read() {
+    let old = serde_json::to_vec(&measured()).unwrap();
+    assert_eq!(json(&read(&old).unwrap()), json(&measured()));
+    assert!(read(b"{}").is_err());
+    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/performance.json");
+    let kept = std::fs::read(kept).unwrap();
+    assert!(!read(&kept).unwrap().experiments.is_empty());
 }
 
 #[test]

@@ -288,7 +288,8 @@ fn things_have_the_names_that_they_have_everywhere() {
     ];
     for (command, name, _) in members() {
         // The path of a disk, which is no pool.
-        let is_allowed = name == "path" && ["ps", "run", "restore", "start", "wait", "inspect"].contains(&&*command);
+        let is_allowed = name == "path"
+            && ["ps", "run", "restore", "start", "wait", "inspect"].contains(&&*command);
         assert!(
             is_allowed || !other_names.contains(&name.as_str()),
             "{command}: {name}"

@@ -112,6 +112,18 @@ pub struct Taken {
     metadata_bytes: u64,
     /// Memory whose digests were computed (--verify).
     digested_bytes: Option<u64>,
+    /// Disks that the guest can write and that are not in the snapshot.
+    outside_disks: Vec<OutsideDisk>,
+}
+
+/// Disk that the guest can write and that is not in the snapshot.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct OutsideDisk {
+    /// Path of the disk on the host.
+    path: String,
+    /// True if a restore can tell that the disk was written since. Of a block device it cannot.
+    checked: bool,
 }
 
 impl Taken {
@@ -134,6 +146,12 @@ impl Taken {
             state_bytes: report.state_bytes,
             metadata_bytes: blocks_bytes(report.metadata_blocks),
             digested_bytes: report.digests_made.map(blocks_bytes),
+            outside_disks: { report.outside_disks.iter() }
+                .map(|disk| OutsideDisk {
+                    path: disk.path.clone(),
+                    checked: disk.checked,
+                })
+                .collect(),
         }
     }
 }

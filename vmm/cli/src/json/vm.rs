@@ -270,6 +270,15 @@ pub struct Restore {
     once: bool,
     /// True if page tables were filled first (--prefault).
     prefault: bool,
+    /// Time of day in the guest (--clock): kept as it was, set to the host's, or not set because
+    /// no agent has answered yet, no agent was there, or the agent failed.
+    #[cfg_attr(
+        test,
+        schemars(extend("enum" = ["kept", "set", "not-set", "no-agent", "failed"]))
+    )]
+    clock: String,
+    /// Notes, for example about disks that could not be checked.
+    notes: Vec<String>,
 }
 
 impl Restore {
@@ -282,6 +291,8 @@ impl Restore {
             mapped_bytes: blocks_bytes(report.frames_mapped),
             once: report.once,
             prefault: report.prefault,
+            clock: word(&report.clock),
+            notes: report.notes.clone(),
         }
     }
 }

@@ -151,6 +151,7 @@ impl VmControl for Played {
         let request = RingRequest {
             every_us: 10_000,
             keep: 3,
+            replace: false,
             durability: None,
         };
         Ok(ring(&request, false))
@@ -158,11 +159,13 @@ impl VmControl for Played {
 
     fn rewind(&self, request: &RewindRequest) -> Result<RewindReport, VmError> {
         let snapshot = match request {
-            RewindRequest::To { name } => name.clone(),
-            RewindRequest::Back { checkpoints: 9 } => {
+            RewindRequest::To { name, .. } => name.clone(),
+            RewindRequest::Back { checkpoints: 9, .. } => {
                 return Err(VmError::new(ErrorKind::NotFound, "there are 3 checkpoints"));
             }
-            RewindRequest::Back { checkpoints } => format!("{}@{}", self.name, 10 - checkpoints),
+            RewindRequest::Back { checkpoints, .. } => {
+                format!("{}@{}", self.name, 10 - checkpoints)
+            }
         };
         Ok(RewindReport {
             vm: self.name.clone(),
@@ -201,6 +204,7 @@ impl VmControl for Played {
             state_bytes: 4096,
             metadata_blocks: 1,
             digests_made: None,
+            outside_disks: Vec::new(),
             durability: nvvmm_snapshot::Durability::Process,
         })
     }

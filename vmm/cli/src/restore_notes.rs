@@ -1,0 +1,39 @@
+//! What `nvvmm restore` says of a VM that runs, besides that it runs.
+
+use nvvmm::checkpoint::report::{GuestClock, RestoreReport};
+use nvvmm::control::{VmState, VmStatus};
+
+use super::terminal::{shown_in_line, tell};
+
+/// Tells of disks that could not be checked, and of a clock that is not set.
+pub fn tell_of(status: &VmStatus) {
+    if let Some(report) = &status.restore {
+        tell(&text(report, status.state == VmState::Paused));
+    }
+}
+
+fn text(report: &RestoreReport, is_paused: bool) -> String {
+    let mut text = String::new();
+    for note in &report.notes {
+        text.push_str(&format!("nvvmm: note: {}\n", shown_in_line(note)));
+    }
+    let why = match report.clock {
+        GuestClock::Kept | GuestClock::Set => return text,
+        GuestClock::Failed => {
+            "the nvvmm-agent in the guest could not set it: the VM's log has more"
+        }
+        GuestClock::NoAgent => "--clock step needs nvvmm-agent in the guest, and none runs there",
+        GuestClock::NotSet if is_paused => {
+            "the VM is paused; the nvvmm-agent in the guest sets it after 'nvvmm resume'"
+        }
+        GuestClock::NotSet => "no nvvmm-agent in the guest has answered yet; one that does sets it",
+    };
+    text.push_str(&format!(
+        "nvvmm: warning: the guest's clock is not set: {why}\n"
+    ));
+    text
+}
+
+#[cfg(test)]
+#[path = "restore_notes_test.rs"]
+mod restore_notes_test;
