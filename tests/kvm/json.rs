@@ -41,6 +41,14 @@ fn every_command_prints_what_its_schema_allows() {
     assert_eq!(restored[0]["origin"]["snapshot"], "b");
     assert!(restored[0]["restore"].is_object(), "{restored}");
     host.run(&["stop", "k"]).ok();
+    let all = host.json(&["ps", "--all"]);
+    assert!(
+        all[0]["end"].is_object() && all[1]["end"].is_object(),
+        "{all}"
+    );
+    host.json(&["wait", "j", "k"]);
+    host.json(&["start", "k"]);
+    host.run(&["stop", "k"]).ok();
     host.json(&["snapshots"]);
     host.json(&["inspect"]);
     host.json(&["inspect", "a"]);

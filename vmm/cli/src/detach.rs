@@ -144,6 +144,14 @@ fn start(mark: &str, account: Option<&Account>, confined: bool) -> Result<Starte
     }
 }
 
+/// The variable of the runtime directory, if it is set: the VM process may change its working
+/// directory.
+fn runtime_dir() -> Option<(&'static str, PathBuf)> {
+    const VARIABLE: &str = "NVVMM_RUNTIME_DIR";
+    let set = std::env::var_os(VARIABLE).filter(|path| !path.is_empty())?;
+    Some((VARIABLE, std::path::absolute(set).ok()?))
+}
+
 /// End of the VM in words, by the last of its process's reports; the process has closed their pipe.
 pub fn end_reported(last: &str, process: &mut Child) -> Result<String, VmError> {
     let failed = |e: io::Error| VmError::io("wait for the VM process", &e);
@@ -161,14 +169,6 @@ pub fn end_reported(last: &str, process: &mut Child) -> Result<String, VmError> 
             None => without_report(process.id()),
         }),
     }
-}
-
-/// The variable of the runtime directory, if it is set: the VM process may change its working
-/// directory.
-fn runtime_dir() -> Option<(&'static str, PathBuf)> {
-    const VARIABLE: &str = "NVVMM_RUNTIME_DIR";
-    let set = std::env::var_os(VARIABLE).filter(|path| !path.is_empty())?;
-    Some((VARIABLE, std::path::absolute(set).ok()?))
 }
 
 /// Beginnings of the variables that a VM process keeps: its own, and those that steer how a program

@@ -1,4 +1,5 @@
 use super::*;
+use crate::args::Arguments;
 
 #[test]
 fn each_command_that_is_shown_has_a_page() {

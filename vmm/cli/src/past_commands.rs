@@ -188,6 +188,7 @@ impl Source for ConsoleOutput {
 /// Prints to stdout; false when nobody reads it any more. Output of a guest goes to a program or a
 /// file as it is, and to a terminal without what that would obey.
 fn print_new(new: &[u8], is_guests: bool) -> Result<bool, VmError> {
+    output::check_stdout()?;
     let mut out = io::stdout().lock();
     let text = match is_guests && !out.is_terminal() {
         true => new.to_vec(),

@@ -62,7 +62,7 @@ Examples:
   nvvmm wait job-1 job-2 --timeout 1h";
 
 /// `nvvmm wait`.
-#[derive(Clone, Debug, Args)]
+#[derive(Debug, Args)]
 pub struct WaitArguments {
     /// Names of the VMs
     #[arg(
