@@ -1,4 +1,6 @@
 use super::*;
+use clap::CommandFactory;
+
 use crate::args::Arguments;
 
 #[test]
