@@ -1,4 +1,4 @@
-//! What `nvvmm restore` says of a VM that runs, besides that it runs.
+//! Notes and warnings of `nvvmm restore` about a VM that runs.
 
 use nvvmm::checkpoint::report::{GuestClock, RestoreReport};
 use nvvmm::control::{VmState, VmStatus};

@@ -19,7 +19,7 @@ pub struct OutsideDisk {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GuestClock {
-    /// It goes on from the time of the snapshot, as asked for.
+    /// Goes on from the time of the snapshot, as asked for.
     #[default]
     Kept,
     /// The guest's agent has set it to the host's.

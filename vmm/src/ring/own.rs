@@ -1,4 +1,4 @@
-//! Whose checkpoints those of a VM's name are: this VM's, or an earlier one's.
+//! Tells a VM's own checkpoints from those of an earlier VM of the same name.
 
 use super::Member;
 

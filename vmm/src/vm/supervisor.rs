@@ -60,7 +60,7 @@ pub(super) struct Supervisor {
     ring: Mutex<Option<Ring>>,
     /// The checkpoints of this VM's name that are its own.
     pub(super) own: Mutex<OwnCheckpoints>,
-    /// What the guest's agent did about its clock, if it has told.
+    /// Outcome for the guest's clock, if the guest's agent has told.
     clock: Mutex<Option<GuestClock>>,
     reboots: Reboots,
 }
