@@ -146,7 +146,7 @@ show_log() { tail -n 20 "$work/log" | cut -c 1-200 | sed 's/^/  | /' >&2; }
 
 # make_root: leaves the root file system as an archive, $work/root.tar.
 make_root() {
-  local list arguments=(--quiet "--mode=$mode" --variant=minbase
+  local list arguments=("--mode=$mode" --variant=minbase "--keyring=$debian_keys"
     --aptopt='Acquire::Languages "none"'
     --dpkgopt='path-exclude=/usr/share/man/*'
     --dpkgopt='path-exclude=/usr/share/locale/*'
