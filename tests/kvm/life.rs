@@ -12,8 +12,9 @@ use crate::guest_log::flat_guest;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Writes the reset pulse to the keyboard controller: mov dx, 0x64; mov al, 0xfe; out dx, al.
-const RESET: [u8; 8] = [0x66, 0xba, 0x64, 0x00, 0xb0, 0xfe, 0xee, 0xf4];
+/// Writes the reset pulse to the keyboard controller: mov dx, 0x64; mov al, 0xfe; out dx, al; then
+/// waits for it: jmp here.
+const RESET: [u8; 9] = [0x66, 0xba, 0x64, 0x00, 0xb0, 0xfe, 0xee, 0xeb, 0xfe];
 
 /// The entry of a VM that has ended in `nvvmm ps --all`.
 fn past(host: &Host, name: &str) -> Option<Value> {
@@ -49,8 +50,8 @@ fn a_vm_that_ended_tells_how_and_is_started_again() {
     let told = host.run(&["wait", &name]).ok().stdout;
     assert_eq!(told, format!("{name}: the guest switched itself off\n"));
     let ended = past(&host, &name).unwrap();
-    assert_eq!(ended["end"], "powered-off", "{ended}");
-    assert!(ended["ended"].as_str().unwrap() > ended["started"].as_str().unwrap());
+    assert_eq!(ended["end"]["reason"], "powered-off", "{ended}");
+    assert!(ended["end"]["ended"].as_str().unwrap() > ended["end"]["started"].as_str().unwrap());
     let output = host.run(&["logs", "--console", &name]).ok().stdout;
     assert!(
         output.contains("@ ready") && output.contains("@ stat"),
@@ -76,7 +77,7 @@ fn a_vm_that_ended_tells_how_and_is_started_again() {
         "{}",
         told.stdout
     );
-    assert_eq!(past(&host, &name).unwrap()["end"], "triple-fault");
+    assert_eq!(past(&host, &name).unwrap()["end"]["reason"], "triple-fault");
     host.run(&["rm-vm", &name]).ok();
     assert_eq!(fs::read_dir(host.runtime()).unwrap().count(), 1, "the lock");
 }
@@ -90,9 +91,9 @@ fn a_killed_vm_leaves_its_last_words() {
     vm.kill();
     // The helper notes when.
     let ended = until("the end was noted", || {
-        past(&host, &name).filter(|vm| vm["ended"].is_string())
+        past(&host, &name).filter(|vm| vm["end"]["ended"].is_string())
     });
-    assert_eq!(ended["end"], "killed");
+    assert_eq!(ended["end"]["reason"], "killed");
     let output = host.run(&["logs", "--console", &name]).ok().stdout;
     assert!(output.contains("@ stat"), "{output}");
     host.run(&["stop", &name]).refused(3, "it has ended");
@@ -114,7 +115,7 @@ fn a_guest_that_reboots_for_ever_is_seen_or_ended() {
     let name = vm.name.clone();
     vm.stop();
     let ended = past(&host, &name).unwrap();
-    assert!(ended["reboot_count"].as_u64() >= Some(3) && ended["end"] == "stopped");
+    assert!(ended["reboot_count"].as_u64() >= Some(3) && ended["end"]["reason"] == "stopped");
     let once = host.next_name();
     let run = [
         "run", "--kernel", &kernel, "--memory", "4M", "--name", &once, "--detach",
@@ -144,7 +145,7 @@ fn a_vm_that_cannot_be_started_leaves_nothing_new() {
     host.run(&["start", &name]).refused(3, "'s'");
     let kept = past(&host, &name).unwrap();
     assert_eq!(
-        (&kept["end"], &kept["snapshot"]),
+        (&kept["end"]["reason"], &kept["origin"]["snapshot"]),
         (&"stopped".into(), &"s".into())
     );
     // A failed attempt leaves no file.

@@ -30,7 +30,8 @@ fn is_ignored(pid: i32, signal: i32) -> bool {
     mask & (1 << (signal - 1)) != 0
 }
 
-/// True if this user may look into the process, which its sandbox forbids to all but root.
+/// Checks that a process has nothing of its caller, as far as this user may look into it: the
+/// sandbox forbids that to all but root.
 fn has_nothing_of(pid: i32, directory: &Path) {
     let of = |file: &str| format!("/proc/{pid}/{file}");
     if let Ok(environment) = fs::read(of("environ")) {

@@ -12,6 +12,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -104,6 +105,7 @@ fn start(mark: &str, account: Option<&Account>, confined: bool) -> Result<Starte
         .args(std::env::args_os().skip(1))
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| is_for_vm_process(name)))
+        .envs(runtime_dir())
         .env(CHILD_MARK, mark)
         .stdin(stdin)
         .stdout(Stdio::piped())
@@ -155,6 +157,14 @@ pub fn end_reported(last: &str, process: &mut Child) -> Result<String, VmError> 
             None => without_report(process.id()),
         }),
     }
+}
+
+/// The variable of the runtime directory, if it is set: the VM process may change its working
+/// directory.
+fn runtime_dir() -> Option<(&'static str, PathBuf)> {
+    const VARIABLE: &str = "NVVMM_RUNTIME_DIR";
+    let set = std::env::var_os(VARIABLE).filter(|path| !path.is_empty())?;
+    Some((VARIABLE, std::path::absolute(set).ok()?))
 }
 
 /// Beginnings of the variables that a VM process keeps: its own, and those that steer how a program

@@ -185,8 +185,7 @@ fn launch(
     } else if console == ConsoleChoice::Stdio && stdin().is_terminal() {
         let confined = !start.no_sandbox;
         return attended::run(account.as_ref(), confined, |status| {
-            restore_notes::tell_of(status);
-            foreground_text(status, true)
+            foreground_text(status, true) + &restore_notes::text_of(status)
         });
     } else {
         be_vm(&start, account, (need, given), console, source)?;

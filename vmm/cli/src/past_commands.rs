@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::process::ExitCode;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nvvmm::control::RuntimeDir;
 use nvvmm::control::life::{End, Life};
@@ -13,10 +13,10 @@ use nvvmm::control::registry::{Entry, VmRuntimePaths};
 use nvvmm::{ErrorKind, VmError};
 use nvvmm_devices::read_kept_output;
 use nvvmm_snapshot::{ProcessState, ProcessText};
-use serde::Serialize;
 
 use super::args::{LogsArguments, RmVmArguments, WaitArguments};
 use super::error::EXIT_FAILED;
+use super::json::vm::Vm;
 use super::names::{Choice, Chosen, Kind};
 use super::output;
 use super::ps_table::Row;
@@ -26,67 +26,6 @@ use super::terminal::{shown, tell};
 const POLL: Duration = Duration::from_millis(50);
 /// Interval of looks for a VM process that is stopped.
 const STOPPED_POLL: Duration = Duration::from_secs(1);
-
-/// A VM that has ended, in JSON.
-#[derive(Debug, Serialize)]
-pub struct PastVm<'l> {
-    vm: &'l str,
-    state: &'static str,
-    end: End,
-    text: Option<&'l str>,
-    started: String,
-    started_unix_ns: String,
-    ended: Option<String>,
-    ended_unix_ns: Option<String>,
-    reboot_count: u64,
-    pool: Option<&'l str>,
-    snapshot: Option<&'l str>,
-    arguments: Option<&'l [String]>,
-    directory: Option<&'l str>,
-}
-
-impl<'l> PastVm<'l> {
-    fn of(life: &'l Life) -> Self {
-        let Life { start, state } = life;
-        Self {
-            vm: &start.vm,
-            state: "ended",
-            end: life.end(),
-            text: state.text.as_deref(),
-            started: rfc_3339(start.started_unix_ns),
-            started_unix_ns: start.started_unix_ns.to_string(),
-            ended: state.ended_unix_ns.map(rfc_3339),
-            ended_unix_ns: state.ended_unix_ns.map(|ns| ns.to_string()),
-            reboot_count: state.reboot_count,
-            pool: start.pool.as_deref(),
-            snapshot: start.snapshot.as_deref(),
-            arguments: start.arguments.as_deref(),
-            directory: start.directory.as_deref(),
-        }
-    }
-}
-
-fn rfc_3339(unix_ns: u64) -> String {
-    let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(unix_ns);
-    humantime::format_rfc3339_nanos(at).to_string()
-}
-
-/// VMs that run, and after them those that have ended.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-pub enum OfAll<'l, T> {
-    Running(&'l T),
-    Ended(Box<PastVm<'l>>),
-}
-
-/// The list of `nvvmm ps --all --json`.
-pub fn with_past<'l, T>(running: &'l [T], past: &'l [Life]) -> Vec<OfAll<'l, T>> {
-    let running = running.iter().map(OfAll::Running);
-    let past = past
-        .iter()
-        .map(|life| OfAll::Ended(Box::new(PastVm::of(life))));
-    running.chain(past).collect()
-}
 
 /// A VM that has ended, in the table of `nvvmm ps --all`.
 pub fn row(life: &Life) -> Row {
@@ -310,9 +249,10 @@ impl Ended {
 
 impl Waited {
     fn find(dir: &RuntimeDir, name: &str) -> Result<Self, VmError> {
-        let entry = match dir.is_living(name)? {
-            true => Some(dir.find(name)?),
-            false => None,
+        let entry = match dir.find(name) {
+            Ok(entry) => Some(entry),
+            Err(error) if error.kind == ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
         };
         let life = match entry {
             Some(_) => dir.life(name),
@@ -327,7 +267,8 @@ impl Waited {
     }
 
     fn ended(&self, dir: &RuntimeDir) -> Result<Option<Ended>, VmError> {
-        let is_living = dir.is_living(&self.name)?;
+        let is_unlisted = |entry: &Entry| entry.is_unlisted && entry.process().is_ok();
+        let is_living = dir.is_living(&self.name)? || self.entry.as_ref().is_some_and(is_unlisted);
         let life = dir.life(&self.name);
         let is_it = life.as_ref().map(|life| life.start.started_unix_ns) == self.started_unix_ns;
         Ok(match life {
@@ -397,7 +338,7 @@ pub fn wait(arguments: &WaitArguments) -> Result<ExitCode, VmError> {
     }
     if arguments.json.json {
         let known = ended.iter().filter_map(|end| match end {
-            Ended::Kept(life) => Some(PastVm::of(life)),
+            Ended::Kept(life) => Some(Vm::ended(life)),
             Ended::Unknown(_) => None,
         });
         output::print_json(&known.collect::<Vec<_>>())?;

@@ -46,20 +46,25 @@ fn a_vm_that_ended_is_a_row_and_an_object() {
     let shown = row(&killed);
     assert_eq!((shown.state.as_str(), shown.ended.as_str()), ("ended", "-"));
     assert_eq!((shown.from.as_str(), shown.reboots.as_str()), ("base", "2"));
-    let lives = [killed, life(Some((End::PoweredOff, None)))];
-    let json = serde_json::to_value(with_past(&["running"], &lives)).unwrap();
-    assert_eq!(json[0], "running");
-    let (killed, ended) = (&json[1], &json[2]);
+    let of = |life: &Life| serde_json::to_value(Vm::ended(life)).unwrap();
+    let killed = of(&killed);
     assert_eq!(
-        (&killed["vm"], &killed["end"]),
-        (&"web".into(), &"killed".into())
+        (&killed["vm"], &killed["state"]),
+        (&"web".into(), &"ended".into())
     );
-    assert!(killed["ended"].is_null() && killed["ended_unix_ns"].is_null());
-    assert_eq!(ended["end"], "powered-off");
-    assert_eq!(ended["reboot_count"], 2);
-    assert_eq!(ended["arguments"], serde_json::json!(["restore", "base"]));
-    let ns: u64 = ended["ended_unix_ns"].as_str().unwrap().parse().unwrap();
-    assert_eq!(ended["ended"], rfc_3339(ns));
+    assert_eq!(killed["end"]["reason"], "killed");
+    assert!(killed["end"]["ended"].is_null() && killed["end"]["ended_unix_ns"].is_null());
+    assert_eq!(killed["origin"]["snapshot"], "base");
+    let ended = of(&life(Some((End::PoweredOff, None))));
+    assert_eq!(
+        (&ended["end"]["reason"], &ended["reboot_count"]),
+        (&"powered-off".into(), &2.into())
+    );
+    assert_eq!(
+        ended["end"]["arguments"],
+        serde_json::json!(["restore", "base"])
+    );
+    assert!(ended["end"]["ended"].as_str() > ended["end"]["started"].as_str());
 }
 
 #[test]

@@ -7,9 +7,14 @@ use super::terminal::{shown_in_line, tell};
 
 /// Tells of disks that could not be checked, and of a clock that is not set.
 pub fn tell_of(status: &VmStatus) {
-    if let Some(report) = &status.restore {
-        tell(&text(report, status.state == VmState::Paused));
-    }
+    tell(&text_of(status));
+}
+
+/// The same as text; empty when there is nothing to say.
+pub fn text_of(status: &VmStatus) -> String {
+    let is_paused = status.state == VmState::Paused;
+    let report = status.restore.as_ref();
+    report.map_or_else(String::new, |report| text(report, is_paused))
 }
 
 fn text(report: &RestoreReport, is_paused: bool) -> String {

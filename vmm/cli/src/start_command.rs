@@ -90,7 +90,8 @@ fn command_of(life: &Life) -> Result<Command, VmError> {
     Ok(read.command)
 }
 
-/// Relative paths are those of the directory in which the VM was started first.
+/// Relative paths are those of the directory in which the VM was started first. The command that
+/// waits only looks if it can be reached.
 fn go_to_directory(life: &Life) -> Result<(), VmError> {
     let vm = &life.start.vm;
     let directory = life.start.directory.as_deref();
@@ -100,10 +101,16 @@ fn go_to_directory(life: &Life) -> Result<(), VmError> {
             "the directory in which it was started is not in its record",
         )
     })?;
+    let before = std::env::current_dir();
     std::env::set_current_dir(Path::new(directory)).map_err(|error| {
         let why = format!("the directory in which it was started, {directory}: {error}");
         not_startable(vm, &why)
-    })
+    })?;
+    match before {
+        Ok(before) if !detach::is_child() => std::env::set_current_dir(before)
+            .map_err(|error| VmError::io("return to the working directory", &error)),
+        _ => Ok(()),
+    }
 }
 
 fn not_startable(vm: &str, why: &str) -> VmError {

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use nvvmm::checkpoint::report::SnapshotReport;
+use nvvmm::control::life::{Life, Phase};
 use nvvmm::control::registry::Entry;
 use nvvmm::control::{ControlClient, RuntimeDir, SnapshotRequest, VmOrigin, VmState, VmStatus};
 use nvvmm::sys::peer::PeerError;
@@ -63,11 +64,11 @@ pub fn ps(arguments: PsArguments) -> Result<(), VmError> {
     });
     let past = dir.past()?;
     if arguments.json.json {
-        let listed: Vec<_> = listed.iter().map(json_of).collect();
-        return match arguments.all {
-            true => output::print_json(&past_commands::with_past(&listed, &past)),
-            false => output::print_json(&listed),
-        };
+        let mut vms: Vec<json::vm::Vm> = listed.iter().map(json_of).collect();
+        if arguments.all {
+            vms.extend(past.iter().map(json::vm::Vm::ended));
+        }
+        return output::print_json(&vms);
     }
     let PsArguments { all, wide, .. } = arguments;
     let mut rows: Vec<Row> = listed.iter().map(ps_row).collect();
@@ -145,10 +146,11 @@ fn silent(entry: &Entry, error: &VmError) -> Listed {
         .as_ref()
         .and_then(|process| ProcessState::of(process.pid()))
         .is_some_and(ProcessState::is_stopped);
-    let is_young = record.is_some_and(|record| {
-        let started = UNIX_EPOCH + Duration::from_millis(record.started_unix_ms);
-        started.elapsed().map_or(true, |age| age < START_TIME)
-    });
+    let is_young = !has_run(entry)
+        && record.is_some_and(|record| {
+            let started = UNIX_EPOCH + Duration::from_millis(record.started_unix_ms);
+            started.elapsed().map_or(true, |age| age < START_TIME)
+        });
     let unreachable = || {
         let (name, files) = (&entry.paths.name, entry.paths.control.with_file_name(""));
         format!(
@@ -299,13 +301,17 @@ pub(super) fn kill_one(dir: &RuntimeDir, vm: &str) -> Result<(), VmError> {
     wait_until_gone(dir, vm)
 }
 
+/// True if the guest of a VM that lives has run: its control socket was there.
+fn has_run(entry: &Entry) -> bool {
+    let life = Life::read(&entry.paths.life).ok().flatten();
+    life.is_some_and(|life| life.state.phase != Phase::Starting)
+}
+
 /// Asks a VM process whose socket was removed to end, by a signal. One that is stopped is not
 /// asked: it would end later, when nobody expects it.
 fn ask_without_socket(entry: &Entry, error: VmError) -> Result<(), VmError> {
-    let process = entry
-        .process()
-        .ok()
-        .filter(|_| !entry.paths.control.exists());
+    let is_cut_off = !entry.paths.control.exists() && (entry.is_unlisted || has_run(entry));
+    let process = entry.process().ok().filter(|_| is_cut_off);
     let Some(process) = process else {
         return Err(error);
     };

@@ -50,8 +50,8 @@ pub struct VmProcess {
     dirty_log: bool,
     techniques: Techniques,
     sandbox: SandboxStatus,
-    warnings: Vec<VmError>,
     kept: KeptLife,
+    warnings: Vec<VmError>,
     paths: VmRuntimePaths,
     /// Dropped last: others see the VM until then.
     _name: Name,
@@ -143,8 +143,8 @@ impl VmProcess {
             dirty_log,
             techniques,
             sandbox,
-            warnings,
             kept,
+            warnings,
             paths,
             _name: name,
         })

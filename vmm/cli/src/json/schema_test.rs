@@ -47,7 +47,9 @@ fn schemas() -> Vec<(&'static str, Value)> {
             of::<Either<snapshot::Taken, process::Captured>>(),
         ),
         ("snapshots", of::<Vec<snapshot::Snapshot>>()),
+        ("start", of::<vm::Vm>()),
         ("stats", of::<stats::Stats>()),
+        ("wait", of::<Vec<vm::Vm>>()),
     ]
 }
 
@@ -286,7 +288,11 @@ fn things_have_the_names_that_they_have_everywhere() {
     ];
     for (command, name, _) in members() {
         // The path of a disk, which is no pool.
-        let is_allowed = name == "path" && ["ps", "run", "restore", "inspect"].contains(&&*command);
+        let is_allowed = name == "path"
+            && [
+                "ps", "run", "restore", "start", "wait", "snapshot", "inspect",
+            ]
+            .contains(&&*command);
         assert!(
             is_allowed || !other_names.contains(&name.as_str()),
             "{command}: {name}"
@@ -301,7 +307,12 @@ fn a_time_is_text_and_digits() {
         let found = members.iter().filter(|(_, name, _)| name == wanted);
         found.map(|(command, ..)| command).collect()
     };
-    for (text, digits) in [("created", "created_unix_ns"), ("began", "began_unix_ns")] {
+    for (text, digits) in [
+        ("created", "created_unix_ns"),
+        ("began", "began_unix_ns"),
+        ("started", "started_unix_ns"),
+        ("ended", "ended_unix_ns"),
+    ] {
         assert_eq!(of(text), of(digits));
         assert!(!of(text).is_empty());
     }

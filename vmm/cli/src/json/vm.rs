@@ -1,12 +1,13 @@
 //! VMs as `ps`, `run` and `restore` print them.
 
 use nvvmm::checkpoint::report::{RamCounters, RestoreReport};
+use nvvmm::control::life::Life;
 use nvvmm::control::{SandboxStatus, VmOrigin, VmStatus};
 use nvvmm::spec::DiskSpec;
 use serde::Serialize;
 
 use super::ring::Ring;
-use super::{Phase, blocks_bytes, path_text, whole_us, word};
+use super::{Phase, blocks_bytes, path_text, rfc3339, whole_us, word};
 
 /// VM.
 #[derive(Debug, Serialize)]
@@ -17,7 +18,7 @@ pub struct Vm {
     /// Process id of the VM process, if it is known.
     pub pid: Option<u32>,
     /// State: booting, running, paused, no-space, waiting or stopping. Of a VM that does not
-    /// answer: starting, silent, stopped or unreachable.
+    /// answer: starting, silent, stopped or unreachable. Of a VM that has ended: ended.
     pub state: String,
     /// Reason for the state, or a warning, if there is something to say.
     pub notice: Option<String>,
@@ -35,6 +36,8 @@ pub struct Vm {
     pub disks: Option<Vec<Disk>>,
     /// Time since the VM process built the VM.
     pub uptime_us: Option<u64>,
+    /// Number of reboots of the guest.
+    pub reboot_count: Option<u64>,
     /// Path of the socket of the serial console.
     pub console: Option<String>,
     /// Counters of guest RAM.
@@ -48,6 +51,8 @@ pub struct Vm {
     pub ring: Option<Ring>,
     /// Layers that confine the VM process.
     pub sandbox: Option<Sandbox>,
+    /// End of a VM that has ended.
+    pub end: Option<End>,
 }
 
 impl Vm {
@@ -65,12 +70,33 @@ impl Vm {
             origin: Some(Origin::of(&status.origin)),
             disks: Some(status.disks.iter().map(Disk::of).collect()),
             uptime_us: Some(status.uptime_ms.saturating_mul(1000)),
+            reboot_count: Some(status.reboot_count),
             console: status.console.as_deref().map(path_text),
             ram: Some(Ram::of(&status.ram)),
             restore: status.restore.as_ref().map(Restore::of),
             snapshots_taken: Some(status.snapshots_taken.clone()),
             ring: { status.ring.as_ref() }.map(|ring| Ring::of(&status.name, ring)),
             sandbox: status.sandbox.map(Sandbox::of),
+            end: None,
+        }
+    }
+
+    /// VM that has ended.
+    pub fn ended(life: &Life) -> Self {
+        let Life { start, state } = life;
+        Self {
+            pool: start.pool.clone(),
+            origin: Some(Origin {
+                kind: match start.snapshot {
+                    None => "boot",
+                    Some(_) => "snapshot",
+                },
+                kernel: None,
+                snapshot: start.snapshot.clone(),
+            }),
+            reboot_count: Some(state.reboot_count),
+            end: Some(End::of(life)),
+            ..Self::silent(&start.vm, "ended")
         }
     }
 
@@ -88,12 +114,54 @@ impl Vm {
             origin: None,
             disks: None,
             uptime_us: None,
+            reboot_count: None,
             console: None,
             ram: None,
             restore: None,
             snapshots_taken: None,
             ring: None,
             sandbox: None,
+            end: None,
+        }
+    }
+}
+
+/// End of a VM, and its beginning.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct End {
+    /// Reason for the end: powered-off, rebooted, triple-fault, stopped, snapshotted, killed or
+    /// failed.
+    reason: String,
+    /// The end in words: the error of a VM that failed, the place of a triple fault, the name of
+    /// the snapshot.
+    message: Option<String>,
+    /// Time at which the VM process began.
+    started: String,
+    /// The same in nanoseconds since 1970.
+    started_unix_ns: String,
+    /// Time of the end, if somebody saw it.
+    ended: Option<String>,
+    /// The same in nanoseconds since 1970.
+    ended_unix_ns: Option<String>,
+    /// Arguments of the command that started the VM, if they were kept.
+    arguments: Option<Vec<String>>,
+    /// Working directory of that command.
+    directory: Option<String>,
+}
+
+impl End {
+    fn of(life: &Life) -> Self {
+        let Life { start, state } = life;
+        Self {
+            reason: word(&life.end()),
+            message: state.text.clone(),
+            started: rfc3339(start.started_unix_ns),
+            started_unix_ns: start.started_unix_ns.to_string(),
+            ended: state.ended_unix_ns.map(rfc3339),
+            ended_unix_ns: state.ended_unix_ns.map(|ns| ns.to_string()),
+            arguments: start.arguments.clone(),
+            directory: start.directory.clone(),
         }
     }
 }

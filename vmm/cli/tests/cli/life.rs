@@ -1,7 +1,7 @@
 //! VMs that have ended, and VMs that nobody reaches.
 
 use std::fs;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -65,7 +65,7 @@ fn vm_process(world: &World, name: &str) -> Child {
         .spawn()
         .unwrap();
     let begun = Instant::now();
-    while !world.registry().paths(name).control.exists() {
+    while UnixStream::connect(&world.registry().paths(name).control).is_err() {
         assert!(begun.elapsed() < HUNG, "it never claimed its name");
         thread::sleep(Duration::from_millis(5));
     }
@@ -94,15 +94,15 @@ fn ps_all_lists_vms_that_have_ended_and_why() {
     let listed = world.nvvmm(&["ps", "--all", "--json"]).json();
     let of = |name: &str| {
         let all = listed.as_array().unwrap();
-        let is_it = |vm: &&serde_json::Value| vm["vm"] == name || vm["name"] == name;
+        let is_it = |vm: &&serde_json::Value| vm["vm"] == name;
         all.iter().find(is_it).unwrap().clone()
     };
-    assert_eq!(of("web")["end"], "powered-off");
+    assert_eq!(of("web")["end"]["reason"], "powered-off");
     assert_eq!(
-        (&of("db")["end"], &of("old")["end"]),
+        (&of("db")["end"]["reason"], &of("old")["end"]["reason"]),
         (&"failed".into(), &"killed".into())
     );
-    assert_eq!(of("web")["arguments"][0], "run");
+    assert_eq!(of("web")["end"]["arguments"][0], "run");
     assert_eq!(of("now")["state"], "silent");
     assert_eq!(
         world
@@ -195,7 +195,7 @@ fn wait_tells_how_vms_ended() {
     assert_eq!(output.status.code(), Some(1));
     let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
-        (&told[0]["vm"], &told[0]["end"]),
+        (&told[0]["vm"], &told[0]["end"]["reason"]),
         (&"now".into(), &"killed".into())
     );
 }
@@ -206,7 +206,7 @@ fn a_vm_that_cannot_be_started_again_keeps_its_record() {
     ended(&world, "web", End::Stopped, None);
     world.nvvmm(&["start", "web"]).refused(3, "/no/kernel");
     let listed = world.nvvmm(&["ps", "--all", "--json"]).json();
-    assert_eq!(listed[0]["end"], "stopped");
+    assert_eq!(listed[0]["end"]["reason"], "stopped");
     assert_eq!(world.nvvmm(&["logs", "web"]).done(), "it runs\n");
 }
 
@@ -221,7 +221,7 @@ fn a_vm_whose_files_were_removed_is_shown_as_that_and_can_be_stopped() {
     let listed = world.nvvmm(&["ps", "--json"]).json();
     let web = &listed[1];
     assert_eq!(
-        (&web["name"], &web["state"]),
+        (&web["vm"], &web["state"]),
         (&"web".into(), &"unreachable".into())
     );
     assert_eq!(web["pid"], removed.id());
@@ -231,6 +231,8 @@ fn a_vm_whose_files_were_removed_is_shown_as_that_and_can_be_stopped() {
         "{notice}"
     );
     world.nvvmm(&["pause", "web"]).refused(4, "does not answer");
+    let late = world.nvvmm(&["wait", "web", "--timeout", "0"]);
+    late.refused(4, "web still runs");
     let taken = world
         .registry()
         .claim(&NameChoice::Given("web".into()), Path::new("/pool"));

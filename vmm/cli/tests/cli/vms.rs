@@ -234,7 +234,7 @@ pub fn deaf_vm(world: &World) -> Child {
         .spawn()
         .unwrap();
     let begun = Instant::now();
-    while !world.registry().paths("deaf").control.exists() {
+    while UnixStream::connect(&world.registry().paths("deaf").control).is_err() {
         assert!(
             begun.elapsed() < HUNG,
             "the VM process never claimed its name"
