@@ -99,5 +99,5 @@ fn names_are_taken_once() {
         .refused(3, "nothing");
     host.run(&["rm", "nothing"]).refused(3, "nothing");
     host.run(&["snapshot", &vm.name, "../etc"])
-        .refused(2, "characters");
+        .refused(2, "'/' cannot be in a name");
 }

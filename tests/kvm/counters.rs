@@ -311,15 +311,15 @@ fn a_commit_writes_its_state_and_the_way_to_what_changed() {
     let always = 4 * BLOCK;
     let state = number(&same, "state_bytes");
     assert_eq!(
-        after.grown(&between, "/pool/metadata_bytes"),
+        after.grown(&between, "/pool_commits/metadata_bytes"),
         always + state,
         "{same}"
     );
-    assert_eq!(after.grown(&between, "/pool/commits"), 1);
+    assert_eq!(after.grown(&between, "/pool_commits/commit_count"), 1);
     // A leaf for each chunk that was written in part. One inner node is above all of this memory.
     // The guest's program and its first write are in two chunks at most.
-    let written =
-        between.grown(&before, "/pool/metadata_bytes") - always - number(&changed, "state_bytes");
+    let metadata = between.grown(&before, "/pool_commits/metadata_bytes");
+    let written = metadata - always - number(&changed, "state_bytes");
     let at_most = (WRITES + 2 + 1) * BLOCK;
     assert!(
         written.is_multiple_of(BLOCK) && written <= at_most,
@@ -331,11 +331,11 @@ fn a_commit_writes_its_state_and_the_way_to_what_changed() {
         WRITES + 1
     };
     assert!(written >= least * BLOCK, "{written} bytes, {changed}");
-    assert_eq!(between.grown(&before, "/pool/commits"), 1);
+    assert_eq!(between.grown(&before, "/pool_commits/commit_count"), 1);
 
     host.run(&["rm", "same"]).ok();
     assert_eq!(
-        Counted::of(&vm).grown(&after, "/pool/commits"),
+        Counted::of(&vm).grown(&after, "/pool_commits/commit_count"),
         0,
         "another process's commits"
     );
@@ -351,15 +351,15 @@ fn a_restored_guest_faults_once_for_each_chunk_that_it_touches() {
     let read = Counted::of(&copy);
     if host.medium().maps_whole_chunks() {
         // All of it was mapped before the guest ran.
-        assert_eq!(read.number("/ram/chunk_faults"), 0, "{}", read.0);
+        assert_eq!(read.number("/ram/chunk_fault_count"), 0, "{}", read.0);
     } else {
-        let touched = read.number("/ram/chunk_faults");
+        let touched = read.number("/ram/chunk_fault_count");
         assert!((FILLED_MIB / 2..=chunks).contains(&touched), "{}", read.0);
     }
     copy.ask(&format!("touch {FILLED_MIB} read"));
     let again = Counted::of(&copy);
     for path in [
-        "/ram/chunk_faults",
+        "/ram/chunk_fault_count",
         "/kernel_calls/mmap_count",
         "/kernel_calls/register_count",
         "/kernel_calls/protect_count",

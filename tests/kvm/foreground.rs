@@ -85,7 +85,7 @@ fn ctrl_bracket_and_a_closed_terminal_leave_a_vm_in_the_background() {
     let mut left = Vm::attach(&host, "left".into());
     assert_ne!(left.status()["state"], "stopped");
     assert!(
-        left.ask("stat").contains("filled=2048"),
+        left.ask("check").contains("check ok frames=2048"),
         "it is the same guest"
     );
     host.run(&["kill", "left"]).ok();

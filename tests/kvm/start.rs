@@ -1,4 +1,4 @@
-//! What a VM has of its caller, and what is told when it is started or loses its pool.
+//! Things that a VM has of its caller, and what is told when it is started or loses its pool.
 
 use std::{fs, path::Path, process::Command};
 

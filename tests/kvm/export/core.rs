@@ -134,7 +134,7 @@ fn a_core_has_the_guests_registers_and_memory() {
     let again = host.run(&["export", "a", "--core", path, "--force"]);
     let text = again.ok().stdout;
     assert!(
-        text.contains("a.core: ") && text.contains("1 ranges"),
+        text.contains("a.core: ") && text.contains("1 range of it by virtual address"),
         "{text}"
     );
     let left: Vec<_> = fs::read_dir(host.runtime()).unwrap().flatten().collect();

@@ -23,8 +23,8 @@ use super::detach::{self, Started};
 use super::privileges::Account;
 use super::terminal::{RawTerminal, tell};
 
-/// Starts the VM process as [`detach::start_and_wait`] does, and is its console. `text` has the line
-/// that tells that the VM runs.
+/// Starts the VM process as [`detach::start_and_wait`] does, and is its console. `text` has the
+/// line that tells that the VM runs.
 pub fn run(
     account: Option<&Account>,
     confined: bool,

@@ -29,7 +29,7 @@ fn one_who_leaves_is_told_how_to_come_back_and_to_end_it() {
     };
     assert_eq!(
         left_text(&status),
-        "\nnvvmm: left the console, web goes on (pid 4711)\n  console: nvvmm console web\n  end:     \
-         nvvmm stop web\n"
+        "\nnvvmm: left the console, web goes on (pid 4711)\n  \
+         console: nvvmm console web\n  end:     nvvmm stop web\n"
     );
 }

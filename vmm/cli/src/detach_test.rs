@@ -22,9 +22,9 @@ fn a_vm_process_keeps_the_variables_that_are_for_it() {
 
 #[test]
 fn a_report_that_is_no_json_is_an_error_that_can_be_told() {
-    let path = std::path::PathBuf::from(std::ffi::OsString::from(
+    let path = std::path::PathBuf::from(
         <std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(vec![0xff]),
-    ));
+    );
     let error = line_of(&path).unwrap_err();
     assert!(line_of(&Report::Failed { error }).is_ok());
 }

@@ -97,7 +97,8 @@ fn the_text_says_where_the_vm_came_from() {
     restored.state = VmState::Paused;
     assert_eq!(
         foreground_text(&restored, true),
-        "nvvmm: copy is paused (pid 4711), restored from base in 1.24 ms; Ctrl-] leaves its console\n"
+        "nvvmm: copy is paused (pid 4711), restored from base in 1.24 ms; \
+         Ctrl-] leaves its console\n"
     );
 }
 

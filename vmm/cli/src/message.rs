@@ -13,7 +13,7 @@ pub enum MessageKind {
     Error,
     /// Something that may do harm later.
     Warning,
-    /// What happened, or what the user can do now.
+    /// News, or something that the user can do now.
     Note,
 }
 

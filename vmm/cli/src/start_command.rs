@@ -34,8 +34,8 @@ pub fn run(arguments: &StartAgainArguments) -> Result<ExitCode, VmError> {
     {
         let vm = &arguments.vm;
         tell(&format!(
-            "nvvmm: {vm} ended with the snapshot {snapshot}; 'nvvmm restore {snapshot} --name {vm}' \
-             continues from there, this begins anew\n"
+            "nvvmm: {vm} ended with the snapshot {snapshot}; \
+             'nvvmm restore {snapshot} --name {vm}' continues from there, this begins anew\n"
         ));
     }
     let again = |start: &mut StartArguments| {

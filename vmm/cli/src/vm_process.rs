@@ -186,7 +186,7 @@ impl VmProcess {
             let life = Arc::clone(&life);
             move |count| {
                 life.rebooted(count);
-                tracing::info!(target: LIFE, "the guest of {name} reboots; reboots so far: {count}");
+                tracing::info!(target: LIFE, "the guest of {name} reboots (number {count})");
             }
         };
         let options = VmOptions {

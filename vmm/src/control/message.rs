@@ -189,7 +189,7 @@ pub enum Request {
 }
 
 impl Request {
-    /// What is asked for, in a word or two.
+    /// The request in a word or two.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Ping => "a sign of life",

@@ -89,7 +89,10 @@ fn of_vcpu(vcpu: &VcpuStateV1) -> Value {
         ("tr", &sregs.tr),
         ("ldt", &sregs.ldt),
     ];
-    let table = |table: &kvm_dtable| json!({ "base": hex(table.base), "limit": hex(u64::from(table.limit)) });
+    let table = |table: &kvm_dtable| {
+        let limit = hex(u64::from(table.limit));
+        json!({ "base": hex(table.base), "limit": limit })
+    };
     let general = [
         ("rax", regs.rax),
         ("rbx", regs.rbx),

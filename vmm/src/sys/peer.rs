@@ -80,7 +80,7 @@ impl NamedProcess {
         Ok(Self { pid, pidfd })
     }
 
-    /// The process of this user that has this name (proc_pid_comm(5)), and of which `is_it` is true.
+    /// The process of this user that has this name (proc_pid_comm(5)) and of which `is_it` is true.
     ///
     /// # Errors
     /// [`PeerError`]; [`PeerError::Ended`] when there is none.

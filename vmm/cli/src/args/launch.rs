@@ -72,7 +72,10 @@ Examples:
 #[derive(Debug, Args)]
 pub struct RestoreArguments {
     /// Name of the snapshot
-    #[arg(value_parser = values::snapshot_name, add = ArgValueCandidates::new(completion::snapshots))]
+    #[arg(
+        value_parser = values::snapshot_name,
+        add = ArgValueCandidates::new(completion::snapshots)
+    )]
     pub snapshot: String,
     /// Consume the snapshot: its memory becomes the VM's own, and the snapshot is removed
     #[arg(long)]

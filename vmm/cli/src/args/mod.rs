@@ -218,7 +218,10 @@ pub enum Command {
     /// Changes nothing and needs no VM. docs/formats/pool.md explains the fields.
     Inspect {
         /// Name of the snapshot; without it the pool itself is decoded
-        #[arg(value_parser = values::snapshot_name, add = ArgValueCandidates::new(completion::snapshots))]
+        #[arg(
+            value_parser = values::snapshot_name,
+            add = ArgValueCandidates::new(completion::snapshots)
+        )]
         snapshot: Option<String>,
         /// The pool.
         #[command(flatten)]
@@ -235,10 +238,16 @@ pub enum Command {
     #[command(after_long_help = DIFF_EXAMPLES)]
     Diff {
         /// Name of the first snapshot
-        #[arg(value_parser = values::snapshot_name, add = ArgValueCandidates::new(completion::snapshots))]
+        #[arg(
+            value_parser = values::snapshot_name,
+            add = ArgValueCandidates::new(completion::snapshots)
+        )]
         from: String,
         /// Name of the second snapshot
-        #[arg(value_parser = values::snapshot_name, add = ArgValueCandidates::new(completion::snapshots))]
+        #[arg(
+            value_parser = values::snapshot_name,
+            add = ArgValueCandidates::new(completion::snapshots)
+        )]
         to: String,
         /// The pool.
         #[command(flatten)]

@@ -31,7 +31,10 @@ Examples:
 #[derive(Debug, Args)]
 pub struct SendArguments {
     /// Name of the snapshot
-    #[arg(value_parser = values::snapshot_name, add = ArgValueCandidates::new(completion::snapshots))]
+    #[arg(
+        value_parser = values::snapshot_name,
+        add = ArgValueCandidates::new(completion::snapshots)
+    )]
     pub snapshot: String,
     /// Send only the differences from this snapshot. The receiving pool must have it, under any
     /// name

@@ -91,7 +91,10 @@ Examples:
 #[derive(Debug, Args)]
 pub struct ExportArguments {
     /// Name of the snapshot, which must be of a VM
-    #[arg(value_parser = values::snapshot_name, add = ArgValueCandidates::new(completion::snapshots))]
+    #[arg(
+        value_parser = values::snapshot_name,
+        add = ArgValueCandidates::new(completion::snapshots)
+    )]
     pub snapshot: String,
     /// Path of the ELF core file; - for stdout
     #[arg(long, value_name = "FILE")]
@@ -116,7 +119,10 @@ Examples:
 #[derive(Debug, Args)]
 pub struct AdoptArguments {
     /// Name of the snapshot
-    #[arg(value_parser = values::snapshot_name, add = ArgValueCandidates::new(completion::snapshots))]
+    #[arg(
+        value_parser = values::snapshot_name,
+        add = ArgValueCandidates::new(completion::snapshots)
+    )]
     pub snapshot: String,
     /// The pool.
     #[command(flatten)]

@@ -43,12 +43,13 @@ fn serve(stream: &UnixStream) {
     let mut bytes = [0; 1000];
     while let Ok(count @ 1..) = output.read(&mut bytes) {
         if send(stream, &FromAgent::Data(bytes[..count].to_vec())).is_err() {
-            return;
+            child.kill().unwrap();
+            break;
         }
     }
     let mut said = Vec::new();
     child.stderr.take().unwrap().read_to_end(&mut said).unwrap();
-    let code = child.wait().unwrap().code().unwrap();
+    let code = child.wait().unwrap().code().unwrap_or(-1);
     let _ = send(stream, &FromAgent::ErrorData(said));
     let _ = send(stream, &FromAgent::Exited(Ended::Code(code)));
 }

@@ -21,7 +21,7 @@ pub struct Check {
     /// Result. With `missing` no VM can run.
     #[cfg_attr(test, schemars(extend("enum" = ["ok", "warn", "missing"])))]
     pub state: String,
-    /// What was found, as a sentence.
+    /// Finding, as a sentence.
     pub found: String,
     /// Remedy, unless all is well.
     pub remedy: Option<String>,

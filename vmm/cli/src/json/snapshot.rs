@@ -217,7 +217,7 @@ pub struct Difference {
     pub alike_bytes: u64,
     /// Memory that differs.
     pub different_bytes: u64,
-    /// Where it differs, in order.
+    /// Frames that differ, in order.
     pub different: Vec<FrameRange>,
 }
 

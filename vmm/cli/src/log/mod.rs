@@ -43,7 +43,8 @@ pub fn start(verbose: u8, runs_vm: bool) -> Result<(), VmError> {
             "nvvmm_life=info,nvvmm=info,nvvmm_cli=info,nvvmm_snapshot=info,nvvmm_devices=info,warn"
         }
         2 => {
-            "nvvmm_life=info,nvvmm=debug,nvvmm_cli=debug,nvvmm_snapshot=debug,nvvmm_devices=debug,info"
+            "nvvmm_life=info,nvvmm=debug,nvvmm_cli=debug,nvvmm_snapshot=debug,\
+             nvvmm_devices=debug,info"
         }
         _ => "trace",
     };

@@ -36,7 +36,7 @@ fn a_pool_without_permission_is_a_lack_of_permission() {
     world
         .nvvmm(&["pool", "create", pool, "--size", "8M"])
         .done();
-    fs::set_permissions(pool, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(pool, fs::Permissions::from_mode(0o000)).unwrap();
     if is_root() {
         println!("SKIPPED: root may open every file");
         return;

@@ -89,7 +89,7 @@ fn ps_all_lists_vms_that_have_ended_and_why() {
         none.stderr,
         "no VM is running; 3 have ended ('nvvmm ps --all')\n"
     );
-    let _runs = vm_process(&world, "now");
+    let runs = vm_process(&world, "now");
 
     let listed = world.nvvmm(&["ps", "--all", "--json"]).json();
     let of = |name: &str| {
@@ -124,6 +124,7 @@ fn ps_all_lists_vms_that_have_ended_and_why() {
         "{table}"
     );
     assert!(line("old").ends_with("the VM process was killed"));
+    kill(runs);
 }
 
 #[test]
