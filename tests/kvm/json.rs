@@ -31,7 +31,7 @@ fn every_command_prints_what_its_schema_allows() {
     let listed = host.json(&["ps"]);
     assert_eq!(listed[0]["vm"], "j");
     assert!(
-        listed[0]["ring"].is_object() && listed[0]["restore"].is_null(),
+        listed[0]["ring"].is_object() && listed[0]["end"].is_null(),
         "{listed}"
     );
     host.json(&["stats", "j"]);

@@ -2,6 +2,7 @@ use std::io;
 
 use super::*;
 
+/// `vm/kinds_test.rs` has all variants.
 #[test]
 fn pool_errors_keep_their_text_and_get_the_kind_of_their_exit_code() {
     let name = || "base".to_owned();
@@ -23,32 +24,6 @@ fn pool_errors_keep_their_text_and_get_the_kind_of_their_exit_code() {
             ErrorKind::Refused,
         ),
         (Error::PoolFull { needed: 3, free: 1 }, ErrorKind::PoolFull),
-        (
-            Error::NotAPool {
-                path: "/p".into(),
-                why: "text".to_owned(),
-            },
-            ErrorKind::PoolDamaged,
-        ),
-        (
-            Error::Version {
-                found: 9,
-                expected: 1,
-            },
-            ErrorKind::PoolDamaged,
-        ),
-        (
-            Error::Damaged {
-                what: "all".to_owned(),
-            },
-            ErrorKind::PoolDamaged,
-        ),
-        (
-            Error::FixedSize {
-                path: "/dev/pmem0".into(),
-            },
-            ErrorKind::Refused,
-        ),
         (Error::InvalidName { name: name() }, ErrorKind::Usage),
         (
             Error::Io {

@@ -94,16 +94,7 @@ pub(super) fn live(
         let stopped = stop_machine(&vm, || must_end || supervisor.is_to_end());
         supervisor.install(None);
         if !stopped {
-            // A vCPU or device waits for memory that nobody will give it any more. It ends with the
-            // process, and so what it uses must stay until then.
-            let lack = vm.faults.starved_of().unwrap_or(Lack::Blocks);
-            std::mem::forget(vm);
-            return match ended {
-                Ended::Exit(exit) => exit,
-                _ => supervisor
-                    .take_exit()
-                    .unwrap_or_else(|| Err(cow_error(CowError::NoSpace(lack)))),
-            };
+            return leave_running(vm, ended, supervisor);
         }
         console = vm.machine.take_console();
         release(vm);
@@ -119,6 +110,23 @@ pub(super) fn live(
                 (Next::Rewind(rewinding), paused)
             }
         };
+    }
+}
+
+/// The exit of a VM of which a vCPU or device waits for memory that nobody will give it any more. It
+/// ends with the process, and so what it uses stays until then.
+fn leave_running(
+    vm: Arc<RunningVm>,
+    ended: Ended,
+    supervisor: &Supervisor,
+) -> Result<VmExit, VmError> {
+    let lack = vm.faults.starved_of().unwrap_or(Lack::Blocks);
+    std::mem::forget(vm);
+    match ended {
+        Ended::Exit(exit) => exit,
+        _ => supervisor
+            .take_exit()
+            .unwrap_or_else(|| Err(cow_error(CowError::NoSpace(lack)))),
     }
 }
 
