@@ -50,7 +50,14 @@ fn start(exec: &Exec) -> Result<(u32, Ends), Failure> {
         drop(command);
         Ok((child.id(), stdio.ours))
     };
-    start().map_err(|error| Failure::io(&what, &error))
+    start().map_err(|error| match error.kind() {
+        // fork(2), whose words would mislead: the limit is of processes or threads.
+        io::ErrorKind::WouldBlock => {
+            let why = "the guest can start no more programs for now";
+            Failure::Said(FailedBecause::Failed, format!("{what}: {why}"))
+        }
+        _ => Failure::io(&what, &error),
+    })
 }
 
 #[cfg(test)]

@@ -41,6 +41,19 @@ impl Failure {
             io::ErrorKind::PermissionDenied | io::ErrorKind::IsADirectory => FailedBecause::Refused,
             _ => FailedBecause::Failed,
         };
-        Self::Said(because, format!("{what}: {error}"))
+        Self::Said(because, format!("{what}: {}", words(error)))
     }
 }
+
+/// The system's words for an error, without the number that the standard library adds.
+fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    match (error.raw_os_error(), text.rfind(" (os error ")) {
+        (Some(_), Some(end)) => text[..end].to_owned(),
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+#[path = "stream_test.rs"]
+mod stream_test;

@@ -76,7 +76,7 @@ fn shells_whose_children_come_and_go_are_captured_and_go_on() {
         "while :; do (sleep 0.002 | cat) | cat; done",
     ] {
         let pid = shell(script);
-        for _ in 0..8 {
+        for _ in 0..4 {
             let captured = capture(pid, TREE, FreezeEnd::Thaw);
             let (image, _) = captured.unwrap_or_else(|error| panic!("{script}: {error}"));
             assert_eq!(image.processes[0].pid, pid);
@@ -157,7 +157,7 @@ fn a_number_is_waited_for_when_a_process_is_restarted_at_once() {
     if !can_run() {
         return;
     }
-    for _ in 0..25 {
+    for _ in 0..10 {
         let pid = shell("sleep 1000; :");
         let (image, mut pages) = capture(
             pid,
