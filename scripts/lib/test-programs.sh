@@ -16,7 +16,7 @@ need_tests() {
   (cd "$NVVMM_ROOT" && cargo test --workspace --no-run --quiet \
     --message-format=json-render-diagnostics) >"$messages" || return 1
   artifacts true "$messages" >"$test_copies/list"
-  for name in kvm linux documents rejuvenation power_cut pool; do
+  for name in kvm linux documents rejuvenation power_cut pool scripts; do
     copy_program "$(path_of "$name" <"$test_copies/list")" "$name" || return 1
   done
   copy_program "$(artifacts false "$messages" | path_of nvvmm)" nvvmm || return 1

@@ -3,7 +3,7 @@
 # The tiers of scripts/test.sh, which sources this. A tier is a function PROFILE_TIER.
 
 # Programs of the package nvvmm-tests that need no KVM.
-tests_without_kvm=(nvvmm_tests tidy)
+tests_without_kvm=(nvvmm_tests tidy scripts)
 # The memory of an emulated host with as much persistent memory as on-medium.sh knows devices.
 pmem_host=(--memory 4G --pmem 1280M --pmem 1280M --pmem 1280M)
 # Tests of the tier kvm that a medium has a part in: how it maps, frees, grows, survives.
@@ -104,14 +104,30 @@ leave_out() {
 
 in_dir() { (cd "$1" && "${@:2}"); }
 
+# Tests of the workspace that need userfaultfd, and those that need all that a VM needs.
+userfaultfd_tests=(cow:: process::idle_test:: process::images_test:: pages_written_before_arming)
+vm_tests=(stopped::a_file_larger vms::a_taken_vm_name)
+
+# can_use_userfaultfd: as doctor in nvvmm.
+can_use_userfaultfd() {
+  ((EUID == 0)) || [[ -r /dev/userfaultfd ]] ||
+    [[ $(cat /proc/sys/vm/unprivileged_userfaultfd 2>/dev/null) == 1 ]]
+}
+
 test_without_kvm() {
-  local test_command
+  local test_command without=() name
+  if ! can_use_userfaultfd; then
+    leave_out "the engines of copy-on-write" "no permission for userfaultfd"
+    for name in "${userfaultfd_tests[@]}" "${vm_tests[@]}"; do without+=(--skip "$name"); done
+  elif [[ $(kvm_kind) == none ]]; then
+    for name in "${vm_tests[@]}"; do without+=(--skip "$name"); done
+  fi
   if ((EUID == 0)); then
     export NVVMM_REQUIRE_ROOT=1
   else
     leave_out "captures and restarts of processes" "they need root"
   fi
-  run_tests "tests without KVM" test_packages
+  run_tests "tests without KVM" test_packages "${without[@]}"
   run_tests "examples in docstrings" cargo test --workspace --doc --quiet
   set_test_command documents
   run_tests "commands in documents" "${test_command[@]}" --skip bare_metal:: --skip linux::
@@ -311,6 +327,9 @@ nightly_anywhere() {
   run_check "fuzz targets, a fixed number of runs" "$here/fuzz.sh"
   set_test_command documents
   run_tests "installation as in documents" "${test_command[@]}" install:: --ignored
+  set_test_command scripts
+  run_tests "packages and images that are made" "${test_command[@]}" --test-threads=1 --ignored
+  run_check "quickstart as in README, from a clean clone" "$here/quickstart.sh" --share
 }
 
 # Few random histories: the medium is what is new here, and a disk takes its time over each commit.

@@ -69,7 +69,7 @@ fn mode_of_copy(mode: u32, target: &Path) -> u32 {
 #[test]
 fn a_guest_has_no_say_in_permissions_past_the_umask() {
     let directory = tempfile::tempdir().unwrap();
-    for mode in [0o7777, 0o4755, 0o666, 0o2070, 0o644, 0o400] {
+    for mode in [0o7777, 0o4755, 0o666, 0o2470, 0o644, 0o400] {
         let usual = directory.path().join(format!("usual-{mode:o}"));
         let mut options = fs::OpenOptions::new();
         options.write(true).create_new(true).mode(mode & 0o777);

@@ -113,8 +113,8 @@ pub(super) fn live(
     }
 }
 
-/// The exit of a VM of which a vCPU or device waits for memory that nobody will give it any more. It
-/// ends with the process, and so what it uses stays until then.
+/// The exit of a VM of which a vCPU or device waits for memory that nobody will give it any more.
+/// It ends with the process, and so what it uses stays until then.
 fn leave_running(
     vm: Arc<RunningVm>,
     ended: Ended,
