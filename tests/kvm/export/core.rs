@@ -145,7 +145,7 @@ fn a_core_has_the_guests_registers_and_memory() {
     host.run(&["export", "none", "--core", path, "-f"])
         .refused(3, "none");
     host.run(&["export", "a", "--core", "/dev/null"])
-        .refused(4, "regular");
+        .refused(2, "regular");
     host.assert_pool_clean();
 }
 
