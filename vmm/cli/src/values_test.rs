@@ -189,7 +189,7 @@ fn no_value_is_refused_in_the_words_of_a_library() {
     for text in &told {
         for word in [
             "..",
-            "digit",
+            "invalid digit",
             "in string",
             "invalid utf",
             "overflow",
