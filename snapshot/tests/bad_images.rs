@@ -147,9 +147,17 @@ fn write_image(directory: &Path, bytes: &[u8]) -> PathBuf {
     path
 }
 
+thread_local! {
+    /// Place of the image of [`open_image`]: nothing is committed into a pool without a file.
+    static PLACE: tempfile::TempDir = tempfile::tempdir_in("/dev/shm").unwrap();
+}
+
+/// Opens a pool with these bytes; its file stays until this thread opens the next one.
 fn open_image(bytes: &[u8]) -> Result<Arc<Pool>, Error> {
-    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
-    Pool::open(&write_image(directory.path(), bytes))
+    PLACE.with(|place| {
+        let _ = fs::remove_file(place.path().join("pool"));
+        Pool::open(&write_image(place.path(), bytes))
+    })
 }
 
 fn content(pool: &Arc<Pool>) -> Result<Content, Error> {
@@ -236,7 +244,7 @@ fn other_files_are_not_pools() {
     assert!(matches!(error, Error::NotAPool { .. }));
     assert!(error.to_string().contains("text"), "{error}");
     assert!(
-        matches!(Pool::open(directory.path()), Err(Error::Io { .. })),
+        matches!(Pool::open(directory.path()), Err(Error::NotAPool { .. })),
         "a directory"
     );
     assert!(

@@ -19,7 +19,7 @@ put() {
 case " $* " in
   *" -p nvvmm-cli "*) put "$CARGO_TARGET_DIR/release/nvvmm" '
       case $1 in
-        man) echo page >"$2/nvvmm.1"; echo page >"$2/nvvmm-run.1" ;;
+        man) echo page >"$3/nvvmm.1"; echo page >"$3/nvvmm-run.1" ;;
         completions) echo "words of $2" ;;
         --version) echo nvvmm 0.0 ;;
       esac' ;;

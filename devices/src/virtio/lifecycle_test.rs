@@ -235,9 +235,7 @@ fn a_disk_of_another_size_or_mode_is_refused() {
         .unwrap()
         .to_string();
     assert!(
-        error.contains("4096 bytes")
-            && error.contains("4608")
-            && error.contains("copy of the disk"),
+        error.contains("4096 B") && error.contains("4608 B") && error.contains("copy of the disk"),
         "{error}"
     );
     let same = image();

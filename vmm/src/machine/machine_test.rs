@@ -345,7 +345,11 @@ fn a_failed_vcpu_keeps_nobody_from_pausing_saving_and_going_on() {
     let rig = Bench::new(&code, 2).boot();
     assert!(matches!(
         rig.machine.wait_event(),
-        MachineEvent::Failed { vcpu: 1, .. }
+        MachineEvent::TripleFault {
+            vcpu: 1,
+            resets: false,
+            ..
+        }
     ));
     rig.progress(0, 10);
     let state = rig.save();

@@ -22,8 +22,9 @@ pub struct HostLoad {
     pub used_percent: u64,
     /// Part of it that a hypervisor gave to others, in percent.
     pub stolen_percent: u64,
-    /// Tasks that ran or were ready, on average over a minute, in hundredths (proc_loadavg(5)).
-    pub load_average_hundredths: u64,
+    /// Tasks that ran or were ready, on average over a minute, in percent of one
+    /// (proc_loadavg(5)).
+    pub load_average_percent: u64,
     /// The host was busy: figures may be those of the other programs.
     pub busy: bool,
 }
@@ -44,7 +45,7 @@ impl HostLoad {
         Self {
             used_percent,
             stolen_percent,
-            load_average_hundredths: hundredths(loadavg.split(' ').next().unwrap_or_default()),
+            load_average_percent: hundredths(loadavg.split(' ').next().unwrap_or_default()),
             busy: used_percent >= BUSY_PERCENT || stolen_percent >= STOLEN_PERCENT,
         }
     }
@@ -54,7 +55,7 @@ impl HostLoad {
         let Self {
             used_percent,
             stolen_percent,
-            load_average_hundredths,
+            load_average_percent,
             ..
         } = self;
         let stolen = match stolen_percent {
@@ -63,8 +64,8 @@ impl HostLoad {
         };
         format!(
             "{used_percent}% of its CPU time was in use{stolen}, load average {}.{:02}",
-            load_average_hundredths / 100,
-            load_average_hundredths % 100
+            load_average_percent / 100,
+            load_average_percent % 100
         )
     }
 

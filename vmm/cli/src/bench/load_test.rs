@@ -18,7 +18,7 @@ fn an_idle_host_is_not_marked() {
         HostLoad {
             used_percent: 2,
             stolen_percent: 0,
-            load_average_hundredths: 35,
+            load_average_percent: 35,
             busy: false,
         }
     );
@@ -48,6 +48,6 @@ fn a_busy_host_is_marked_with_what_was_seen() {
 #[test]
 fn a_host_that_tells_nothing_does_no_harm() {
     let load = HostLoad::of(CpuTimes::of(""), CpuTimes::of("cpu x"), "x");
-    assert_eq!(load.load_average_hundredths, 0);
+    assert_eq!(load.load_average_percent, 0);
     assert_eq!(load.stolen_percent, 0);
 }

@@ -20,7 +20,7 @@ fn measured() -> Report {
             load: Some(HostLoad {
                 used_percent: 45,
                 stolen_percent: 0,
-                load_average_hundredths: 212,
+                load_average_percent: 212,
                 busy: true,
             }),
         },

@@ -230,8 +230,8 @@ const NUMBERS: [&str; 21] = [
 ];
 
 /// Last words of the name of an integer: its unit, or what it identifies.
-const UNITS: [&str; 10] = [
-    "blocks", "bytes", "count", "crc32", "id", "parts", "pid", "ticks", "unit", "us",
+const UNITS: [&str; 11] = [
+    "blocks", "bytes", "count", "crc32", "id", "parts", "percent", "pid", "ticks", "unit", "us",
 ];
 
 #[test]

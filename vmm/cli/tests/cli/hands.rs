@@ -118,7 +118,7 @@ fn snapshots_are_removed_by_pattern() {
         "would remove web@1\nwould remove web@2\nwould remove base\n"
     );
     nvvmm(&["rm", "web/*"]).refused(2, "@");
-    nvvmm(&["rm", "web#1"]).refused(2, "(and @ in the name of a checkpoint");
+    nvvmm(&["rm", "web#1"]).refused(2, "'#' cannot be in a name: use A-Z a-z 0-9 . _ - @");
     nvvmm(&["rm", "x*"]).refused(3, "no snapshot matches 'x*'");
     assert_eq!(nvvmm(&["rm", "-f", "x*", "ghost"]).done(), "");
     let removed = nvvmm(&["rmi", "web@*", "ghost"]);

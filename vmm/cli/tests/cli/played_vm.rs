@@ -27,11 +27,19 @@ pub struct Played {
     name: String,
     asked: Mutex<Vec<String>>,
     claim: Mutex<Option<Claim>>,
+    server: Mutex<Option<ControlServer>>,
 }
 
 pub struct PlayedVm {
     vm: Arc<Played>,
-    _server: ControlServer,
+}
+
+impl Drop for PlayedVm {
+    fn drop(&mut self) {
+        // It has the VM, too.
+        let server = self.vm.server.lock().unwrap().take();
+        drop(server);
+    }
 }
 
 impl PlayedVm {
@@ -46,12 +54,11 @@ impl PlayedVm {
             name: name.to_owned(),
             asked: Mutex::default(),
             claim: Mutex::new(Some(claim)),
+            server: Mutex::new(None),
         });
         let server = ControlServer::start(&paths.control, vm.clone()).unwrap();
-        PlayedVm {
-            vm,
-            _server: server,
-        }
+        *vm.server.lock().unwrap() = Some(server);
+        PlayedVm { vm }
     }
 
     /// Requests so far.
@@ -67,8 +74,11 @@ impl Played {
 
     fn end(&self) {
         let claim = self.claim.lock().unwrap().take();
+        let server = self.server.lock().unwrap().take();
         thread::spawn(move || {
             thread::sleep(Duration::from_millis(50));
+            // As when a process ends: a socket without files would be a VM that lost them.
+            drop(server);
             drop(claim);
         });
     }
