@@ -70,8 +70,8 @@ fn a_disk_copied_at_the_snapshots_instant_is_clean_after_restore() {
     restored.stop();
     original.stop();
 
-    // It was written after the snapshot: its memory fits no more. The copy was, too, but this host's
-    // file system may keep no mark of that (tmpfs before Linux 6.6); `kvm::stale_disks` has copies.
+    // It was written after the snapshot: its memory fits no more. The copy was, too, but the file
+    // system may keep no mark of that (tmpfs before Linux 6.6). `kvm::stale_disks` has copies.
     for options in [&[][..], &["--disk", disk.to_str().unwrap()]] {
         let restore = ["restore", "with-disk", "--detach"];
         host.run(&[&restore[..], options].concat())

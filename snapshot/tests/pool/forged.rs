@@ -102,7 +102,10 @@ fn an_identity_gives_nothing() {
         content: vec![99; 4096],
     });
     received(pool, &child.written()).unwrap();
-    assert_eq!(contents(pool, "forged"), Memory::from([(0, 99)]));
+    // On hugetlbfs a chunk comes with all of its frames.
+    let seen = contents(pool, "forged").into_iter();
+    let seen: Memory = seen.filter(|(_, byte)| *byte != 0).collect();
+    assert_eq!(seen, Memory::from([(0, 99)]));
     assert_clean(pool);
 }
 
