@@ -101,9 +101,11 @@ fn no_permission() {
     };
     nvvmm(&["pool", "create", host.pool_str(), "--size", "64M"]).ok();
     let run = nvvmm(&run_of(&guest));
-    // Its device is opened first, whatever the sysctl allows.
+    // Its device is asked for, whatever the sysctl allows.
     assert!(
-        run.refused(7, "/dev/userfaultfd").stderr.contains("try:"),
+        run.refused(7, "no permission for userfaultfd")
+            .stderr
+            .contains("try:"),
         "a remedy is given"
     );
     std::fs::remove_file(&open).unwrap();
