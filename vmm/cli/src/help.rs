@@ -28,7 +28,7 @@ pub fn command() -> clap::Command {
 /// The arguments of this process.
 ///
 /// # Errors
-/// They are not as defined; or help or the version was asked for.
+/// The arguments are not as defined; or help or the version was asked for.
 pub fn arguments() -> Result<Arguments, clap::Error> {
     let matches = command().try_get_matches()?;
     Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command()))

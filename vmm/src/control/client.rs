@@ -404,7 +404,7 @@ impl ControlClient {
 /// accepted: a process that is stopped accepts nobody.
 ///
 /// # Errors
-/// What connect(2) says; [`io::ErrorKind::WouldBlock`] when there is no place in time.
+/// Errors of connect(2); [`io::ErrorKind::WouldBlock`] when there is no place in time.
 pub fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let until = Instant::now() + timeout;
     let socket = || {

@@ -1,6 +1,6 @@
 //! Files of VMs that have ended: their records, logs and last console output.
 //!
-//! They are kept until the name is used again, until somebody removes it, or until there are
+//! Records are kept until the name is used again, until somebody removes it, or until there are
 //! [`PAST_VMS_MAX`] newer ones. A VM that is started with the name of one that has ended sets its
 //! files aside. They go when its guest has run, and come back when it could not be started.
 

@@ -135,7 +135,7 @@ impl NamedProcess {
     /// Waits for the end of the process, at most this long. False when it still lives.
     ///
     /// # Errors
-    /// What poll(2) says.
+    /// Errors of poll(2).
     pub fn wait_end(&self, limit: Duration) -> io::Result<bool> {
         let until = Instant::now() + limit;
         loop {

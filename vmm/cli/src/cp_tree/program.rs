@@ -171,7 +171,7 @@ impl Output {
     /// Waits for the end of the program.
     ///
     /// # Errors
-    /// It has failed.
+    /// The program has failed.
     pub fn end(mut self) -> Result<(), VmError> {
         while self.end.how.is_none() {
             match receive(&self.stream) {

@@ -180,7 +180,7 @@ fn units(parts: i64) -> f64 {
 /// Reads a kept report, also one from before there was a schema.
 ///
 /// # Errors
-/// It is in neither form.
+/// The text is in neither form.
 pub fn read(text: &[u8]) -> serde_json::Result<Report> {
     match serde_json::from_slice::<Bench>(text) {
         Ok(bench) => Ok(bench.report()),
