@@ -173,7 +173,7 @@ fn a_vm_that_is_stopped_logs_nothing_amiss() {
     assert!(!log.contains("WARN"), "{log}");
 }
 
-/// The command that waits for a VM makes its namespaces; a VM in the foreground makes its own.
+/// A VM in the background and one in the foreground.
 #[test]
 fn a_vm_has_namespaces_of_its_own_and_an_empty_root() {
     if !nix::unistd::geteuid().is_root() {

@@ -20,17 +20,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::console::{self, Console, End, failed};
 use super::detach::{self, Started};
-use super::privileges::Account;
 use super::terminal::{RawTerminal, tell};
 
 /// Starts the VM process as [`detach::start_and_wait`] does, and is its console. `text` has the
 /// line that tells that the VM runs.
-pub fn run(
-    account: Option<&Account>,
-    confined: bool,
-    text: impl FnOnce(&VmStatus) -> String,
-) -> Result<ExitCode, VmError> {
-    let mut started = detach::start_attended(account, confined)?;
+pub fn run(text: impl FnOnce(&VmStatus) -> String) -> Result<ExitCode, VmError> {
+    let mut started = detach::start_attended()?;
     let leave = console::signal_stream(&[SIGHUP])?;
     let end = console::signal_stream(&[SIGINT, SIGTERM])?;
     tell(&text(&started.status));

@@ -7,10 +7,8 @@
 //! that is stopped or does nothing is named, and left to itself.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -20,7 +18,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use nix::unistd::{dup2_stderr, dup2_stdout, setsid};
 use nvvmm::control::{VmRuntimePaths, VmStatus};
 use nvvmm::sys::limits;
 use nvvmm::{ErrorKind, VmError};
@@ -28,8 +26,6 @@ use nvvmm_snapshot::{ProcessText, TimeText, WaitLimit};
 use serde::{Deserialize, Serialize};
 
 use super::log::{self, LOG_BYTES_MAX, LogFile};
-use super::privileges::Account;
-use super::sandbox::{self, Ordered};
 use super::{error, sys};
 
 /// Variable that marks the process that becomes the VM process, and its values: the command goes
@@ -80,26 +76,20 @@ pub struct Started {
     pub reports: ChildStdout,
 }
 
-/// Starts the VM process and waits for its report. Has namespaces made for it meanwhile if it is to
-/// be `confined`.
-pub fn start_and_wait(account: Option<&Account>, confined: bool) -> Result<VmStatus, VmError> {
-    start(LEFT_ALONE, account, confined).map(|started| started.status)
+/// Starts the VM process and waits for its report.
+pub fn start_and_wait() -> Result<VmStatus, VmError> {
+    start(LEFT_ALONE).map(|started| started.status)
 }
 
 /// The same for a command that stays as the VM's console.
-pub fn start_attended(account: Option<&Account>, confined: bool) -> Result<Started, VmError> {
-    start(ATTENDED, account, confined)
+pub fn start_attended() -> Result<Started, VmError> {
+    start(ATTENDED)
 }
 
-fn start(mark: &str, account: Option<&Account>, confined: bool) -> Result<Started, VmError> {
+fn start(mark: &str) -> Result<Started, VmError> {
     let failed = |e: io::Error| VmError::io("start the VM process", &e);
     // Otherwise the system forgets how the VM process ended.
     sys::take_default_action(libc::SIGCHLD).map_err(failed)?;
-    let (ordered, maker) = UnixStream::pair().map_err(failed)?;
-    let stdin = match confined {
-        true => OwnedFd::from(ordered).into(),
-        false => Stdio::null(),
-    };
     let mut child = Command::new("/proc/self/exe")
         .arg0("nvvmm")
         .args(std::env::args_os().skip(1))
@@ -107,14 +97,10 @@ fn start(mark: &str, account: Option<&Account>, confined: bool) -> Result<Starte
         .envs(std::env::vars_os().filter(|(name, _)| is_for_vm_process(name)))
         .envs(runtime_dir())
         .env(CHILD_MARK, mark)
-        .stdin(stdin)
+        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .map_err(failed)?;
-    if confined && let Err(error) = sandbox::make_namespaces(&maker, account) {
-        tracing::debug!(%error, "the VM process makes its namespaces by itself");
-    }
-    drop(maker);
     let (pid, began) = (child.id(), Instant::now());
     tracing::info!("started the VM process {pid}; waiting until its guest runs");
     let no_pipe = || failed(io::ErrorKind::BrokenPipe.into());
@@ -187,14 +173,6 @@ fn is_for_vm_process(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     let mut kept = VARIABLES_KEPT.iter();
     kept.any(|kept| name.starts_with(kept.as_bytes()))
-}
-
-/// Namespaces that the waiting command has made for this VM process; they come through stdin, which
-/// becomes empty.
-pub fn ordered_namespaces() -> Option<Ordered> {
-    let stream = io::stdin().as_fd().try_clone_to_owned().ok()?;
-    dup2_stdin(File::open("/dev/null").ok()?).ok()?;
-    Some(Ordered::from_stream(UnixStream::from(stream)))
 }
 
 /// The line that the VM process reports; empty when it closes its stdout without one.

@@ -173,7 +173,7 @@ fn launch(
         };
     }
     if start.detach {
-        let status = detach::start_and_wait(account.as_ref(), !start.no_sandbox)?;
+        let status = detach::start_and_wait()?;
         if start.json {
             output::print_json(&Vm::of(&status))?
         } else if start.quiet {
@@ -183,8 +183,7 @@ fn launch(
         }
         restore_notes::tell_of(&status);
     } else if console == ConsoleChoice::Stdio && stdin().is_terminal() {
-        let confined = !start.no_sandbox;
-        return attended::run(account.as_ref(), confined, |status| {
+        return attended::run(|status| {
             foreground_text(status, true) + &restore_notes::text_of(status)
         });
     } else {
@@ -235,10 +234,9 @@ fn be_background_vm(
     if let Err(e) = std::env::set_current_dir("/") {
         tracing::warn!("cannot leave the working directory: {e}");
     }
-    let namespaces = detach::ordered_namespaces();
     let confined = !start.no_sandbox;
     let account = account.as_ref();
-    let process = VmProcess::open(named, &pool, source, account, confined, namespaces)?;
+    let process = VmProcess::open(named, &pool, source, account, confined)?;
     let warnings = process.warnings();
     let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGINT, SIGTERM])?;
@@ -276,7 +274,7 @@ fn be_vm(
     let named = claim(start, account.as_ref(), &pool, &given.begin(&source, &pool))?;
     let name = named.0.paths().name.clone();
     let confined = !start.no_sandbox;
-    let process = VmProcess::open(named, &pool, source, account.as_ref(), confined, None)?;
+    let process = VmProcess::open(named, &pool, source, account.as_ref(), confined)?;
     process.warnings().iter().for_each(error::warn);
     let ending = Arc::new(Ending::default());
     ending.ask_on_signals(&[SIGHUP, SIGINT, SIGTERM])?;

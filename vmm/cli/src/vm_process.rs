@@ -23,7 +23,7 @@ use nvvmm_devices::{ConsoleStreams, HostSocket};
 use nvvmm_snapshot::Pool;
 
 use super::privileges::{Account, as_user};
-use super::sandbox::{self, Helper, Ordered};
+use super::sandbox::{self, Helper};
 use super::start_warnings;
 
 /// Target of the log lines about the life of a VM, which a VM in the background always writes.
@@ -90,8 +90,8 @@ impl Drop for Name {
 
 impl VmProcess {
     /// Opens all that the VM needs while it lives, becomes the user of `account`, and confines this
-    /// process if `confined`, in `namespaces` if some were ordered. The process must have one
-    /// thread. All paths are absolute; the pool exists. `kept` are the files of the VM's life.
+    /// process if `confined`. The process must have one thread. All paths are absolute; the pool
+    /// exists. `kept` are the files of the VM's life.
     ///
     /// # Errors
     /// Something cannot be opened, or the process cannot be confined.
@@ -101,7 +101,6 @@ impl VmProcess {
         source: VmSource,
         account: Option<&Account>,
         confined: bool,
-        namespaces: Option<Ordered>,
     ) -> Result<Self, VmError> {
         let paths = claim.paths().clone();
         let directory = claim.directory().path().to_owned();
@@ -130,7 +129,7 @@ impl VmProcess {
         let warnings = start_warnings::of(&pool, &source);
         account.map_or(Ok(()), Account::become_it)?;
         let sandbox = match confined {
-            true => sandbox::enter(namespaces, &directory)?,
+            true => sandbox::enter(&directory)?,
             false => sandbox::stay_out(),
         };
         Ok(Self {

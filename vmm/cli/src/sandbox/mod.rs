@@ -20,9 +20,6 @@ mod probe;
 mod sys;
 mod violation;
 
-use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use nvvmm::VmError;
@@ -30,33 +27,15 @@ use nvvmm::control::SandboxStatus;
 use nvvmm::threads::{self, ThreadKind};
 
 pub use helper::Helper;
-pub use namespaces::Ordered;
 
-use crate::privileges::Account;
-
-/// Starts a process of `account`, or of this user, that makes namespaces for a VM process, sends
-/// them into `stream` and ends. This process must have one thread. The VM process makes them by
-/// itself if none come.
-///
-/// # Errors
-/// No process can be had.
-pub fn make_namespaces(stream: &UnixStream, account: Option<&Account>) -> io::Result<()> {
-    sys::fork(|| {
-        sys::close_all_but(stream.as_raw_fd());
-        if account.is_none_or(|account| account.become_it().is_ok()) {
-            namespaces::make(stream);
-        }
-    })
-}
-
-/// Confines this process, which must have a single thread, in namespaces that were ordered or in
-/// some of its own. `place` is an empty place for a moment: any directory that exists.
+/// Confines this process, which must have a single thread. `place` is an empty place for a moment:
+/// any directory that exists.
 ///
 /// # Errors
 /// The process could not give its privileges up, or the filters are refused. Namespaces and
 /// Landlock that the kernel does not allow are left out; the answer tells which hold.
-pub fn enter(ordered: Option<Ordered>, place: &Path) -> Result<SandboxStatus, VmError> {
-    let namespaces = namespaces::enter(ordered, place);
+pub fn enter(place: &Path) -> Result<SandboxStatus, VmError> {
+    let namespaces = namespaces::enter(place);
     privileges::drop_all()?;
     let landlock = landlocked::forbid_everything();
     filter::enter()?;
