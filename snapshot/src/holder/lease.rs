@@ -4,12 +4,17 @@
 //! and no committed parent refers to it. Only the holder itself turns the latter from no to yes, so
 //! no lock among processes is needed.
 //!
+//! A chunk is leased by one atomic exchange of its owner in the chunk table. So no guest waits for
+//! the catalog lock to get blocks, as long as the pool has any. In a pool of an old version chunks
+//! are leased under the catalog lock.
+//!
 //! Lock order: the catalog lock before the table of leases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::catalog_lock::CatalogLock;
+use crate::cleaning::Pace;
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
 use crate::handle::Pool;
@@ -76,8 +81,7 @@ impl Leases {
 
     /// Leases an empty chunk and takes all of it, or sets it aside.
     pub(crate) fn lease_empty(&self, set_aside: bool) -> Result<ChunkNo> {
-        let mut catalog = CatalogLock::take(&self.pool)?;
-        let lease = Lease {
+        let lease = || Lease {
             own: if set_aside {
                 FrameSet::EMPTY
             } else {
@@ -86,16 +90,23 @@ impl Leases {
             set_aside,
             vacating: false,
         };
-        let chunk = self.lease(&mut catalog, Want::Empty, lease)?;
-        let Some(chunk) = chunk else {
+        let chunk = loop {
+            if let Some(chunk) = self.lease_at_once(Want::Empty, lease)? {
+                break chunk;
+            }
+            let mut catalog = CatalogLock::take(&self.pool)?;
+            if let Some(chunk) = self.lease_of_dead(&mut catalog, Want::Empty, lease)? {
+                break chunk;
+            }
             let free = self.pool.free_blocks(&catalog)?;
-            return Err(Error::PoolFull {
-                needed: u64::from(CHUNK_BLOCKS),
-                free,
-            });
+            drop(catalog);
+            if !self.help_cleaning(Want::Empty)? {
+                return Err(Error::PoolFull {
+                    needed: u64::from(CHUNK_BLOCKS),
+                    free,
+                });
+            }
         };
-        // To give 2 MiB takes time, in which others need the lock.
-        drop(catalog);
         if !set_aside
             && self.pool.must_provide()
             && let Err(error) = self.provide(&chunk.blocks().collect::<Vec<_>>())
@@ -107,45 +118,96 @@ impl Leases {
         Ok(chunk)
     }
 
-    /// Leases one more chunk, if there is one. What is taken of it is so from the first moment:
-    /// another thread looks for blocks in every lease that there is.
-    fn lease(
+    /// Leases one more chunk without the catalog lock, if there is one and the pool's version
+    /// allows it.
+    fn lease_at_once(&self, want: Want, lease: impl Fn() -> Lease) -> Result<Option<ChunkNo>> {
+        if !self.pool.store.cleans_later {
+            return Ok(None);
+        }
+        self.lease(want, lease)
+    }
+
+    /// Leases one more chunk, if there is one once dead holders have none.
+    fn lease_of_dead(
         &self,
         catalog: &mut CatalogLock<'_>,
         want: Want,
-        lease: Lease,
+        lease: impl Fn() -> Lease,
     ) -> Result<Option<ChunkNo>> {
-        let mut found = self.find_chunk(want)?;
-        if found.is_none() {
-            reclaim_dead_holders(catalog)?;
-            found = self.find_chunk(want)?;
+        if let Some(chunk) = self.lease(want, &lease)? {
+            return Ok(Some(chunk));
         }
-        let Some(chunk) = found else { return Ok(None) };
+        reclaim_dead_holders(catalog)?;
+        self.lease(want, lease)
+    }
+
+    /// Leases one more chunk, if there is one. What is taken of it is so from the first moment:
+    /// another thread looks for blocks in every lease that there is.
+    fn lease(&self, want: Want, lease: impl Fn() -> Lease) -> Result<Option<ChunkNo>> {
         let store = &self.pool.store;
-        store.provide_tables(chunk)?;
-        if want == Want::Empty {
-            let counts = store.refcounts(chunk)?;
-            if let Some((block, _)) = chunk.blocks().zip(counts).find(|(_, count)| *count != 0) {
-                return Err(Error::damaged(format!(
-                    "{chunk} says it is unused, but {block} is in use"
-                )));
+        while let Some(chunk) = self.find_chunk(want)? {
+            store.provide_tables(chunk)?;
+            let mut table = self.table();
+            if table.closed {
+                return Err(Error::invalid("the holder has been closed"));
+            }
+            // Before the lease: a check must not find one that its holder does not know.
+            let leases = table.chunks.len() as u32 + 1;
+            store.set_holder_usage(self.slot, leases, table.own_total)?;
+            if !store.try_lease(chunk, self.slot)? {
+                continue;
+            }
+            fault_point(FaultPoint::LeaseTaken);
+            // Until now others could lease it and use blocks of it.
+            let taken = store.fill(chunk)?.taken();
+            if taken >= CHUNK_BLOCKS || (want == Want::Empty && taken > 0) {
+                store.set_lease_owner(chunk, None)?;
+                continue;
+            }
+            if want == Want::Empty {
+                let counts = store.refcounts(chunk)?;
+                if let Some((block, _)) = chunk.blocks().zip(counts).find(|(_, count)| *count != 0)
+                {
+                    store.set_lease_owner(chunk, None)?;
+                    return Err(Error::damaged(format!(
+                        "{chunk} says it is unused, but {block} is in use"
+                    )));
+                }
+            }
+            let lease = lease();
+            table.own_total += lease.own.count();
+            if want == Want::AnyRoom {
+                table.with_room.insert(chunk);
+            }
+            table.chunks.insert(chunk, lease);
+            self.show_usage(&table)?;
+            return Ok(Some(chunk));
+        }
+        self.show_usage(&self.table())?;
+        Ok(None)
+    }
+
+    /// Cleans freed blocks of a chunk that this holder could use then, at once. False when there
+    /// is none: the pool is full.
+    fn help_cleaning(&self, want: Want) -> Result<bool> {
+        let store = &self.pool.store;
+        for chunk in store.layout.data_chunks() {
+            let fill = store.fill(chunk)?;
+            let owner = store.lease_owner(chunk)?;
+            let helps = match want {
+                Want::Empty => fill.used == 0 && owner.is_none(),
+                Want::AnyRoom => owner.is_none_or(|slot| slot == self.slot),
+            };
+            if fill.waiting == 0 || !helps {
+                continue;
+            }
+            let cleaned = self.pool.clean_chunk(chunk, Pace::Fast)?;
+            // Or another one has.
+            if cleaned > 0 || store.fill(chunk)?.waiting < fill.waiting {
+                return Ok(true);
             }
         }
-        let mut table = self.table();
-        if table.closed {
-            return Err(Error::invalid("the holder has been closed"));
-        }
-        store.set_lease_owner(chunk, Some(self.slot))?;
-        fault_point(FaultPoint::LeaseTaken);
-        table.own_total += lease.own.count();
-        if want == Want::AnyRoom {
-            table.with_room.insert(chunk);
-        }
-        table.chunks.insert(chunk, lease);
-        // Before the catalog lock goes: a check must not find a lease that its holder does not
-        // know.
-        self.show_usage(&table)?;
-        Ok(Some(chunk))
+        Ok(false)
     }
 
     /// Looks for a chunk to lease, from where the last search ended: consecutive leases are
@@ -167,8 +229,8 @@ impl Leases {
             if store.lease_owner(chunk)?.is_some() {
                 continue;
             }
-            let used = store.used_blocks(chunk)?;
-            if used == 0 && empty.is_none() {
+            let taken = store.fill(chunk)?.taken();
+            if taken == 0 && empty.is_none() {
                 empty = Some(chunk);
                 steps = if want == Want::Empty {
                     0
@@ -176,7 +238,7 @@ impl Leases {
                     count.min(step + SEARCH_CHUNKS_MAX)
                 };
             }
-            if want == Want::AnyRoom && used > 0 && used < CHUNK_BLOCKS {
+            if want == Want::AnyRoom && taken > 0 && taken < CHUNK_BLOCKS {
                 return Ok(Some(chunk));
             }
         }
@@ -217,8 +279,12 @@ impl Leases {
             if taken.len() == count {
                 break;
             }
+            if let Some(chunk) = self.lease_at_once(Want::AnyRoom, Lease::default)? {
+                leased.push(chunk);
+                continue;
+            }
             let mut catalog = CatalogLock::take(&self.pool)?;
-            if let Some(chunk) = self.lease(&mut catalog, Want::AnyRoom, Lease::default())? {
+            if let Some(chunk) = self.lease_of_dead(&mut catalog, Want::AnyRoom, Lease::default)? {
                 leased.push(chunk);
                 continue;
             }
@@ -227,11 +293,15 @@ impl Leases {
             if taken.len() == count {
                 break;
             }
+            drop(table);
             let free = self.pool.free_blocks(&catalog)? + taken.len() as u64;
-            return Err(Error::PoolFull {
-                needed: count as u64,
-                free,
-            });
+            drop(catalog);
+            if !self.help_cleaning(Want::AnyRoom)? {
+                return Err(Error::PoolFull {
+                    needed: count as u64,
+                    free,
+                });
+            }
         }
         Ok(())
     }
@@ -248,11 +318,19 @@ impl Leases {
         Ok(taken)
     }
 
-    /// Makes sure that the medium has memory for blocks.
+    /// Makes sure that the medium has memory for blocks. Freed blocks that wait to be cleaned have
+    /// some.
     pub(crate) fn provide(&self, blocks: &[BlockNo]) -> Result<()> {
         let mut sorted = blocks.to_vec();
         sorted.sort_unstable();
-        self.pool.store.provide_sorted(&sorted)
+        loop {
+            let provided = self.pool.store.provide_sorted(&sorted);
+            if !matches!(provided, Err(Error::MediumFull { .. }))
+                || self.pool.clean_some(1, Pace::Fast)? == 0
+            {
+                return provided;
+            }
+        }
     }
 
     /// Takes one given block, if it can be taken. The medium is not asked for its memory.
@@ -400,20 +478,40 @@ impl Leases {
 
     fn end_lease(&self, chunk: ChunkNo) -> Result<()> {
         let store = &self.pool.store;
-        if store.used_blocks(chunk)? == 0 {
+        if store.fill(chunk)?.taken() == 0 {
             store.release_empty_chunk(chunk)?;
         }
         store.set_lease_owner(chunk, None)
     }
 
-    /// Makes blocks the holder's own that a committed snapshot had until now. No other holder has
-    /// leased their chunks.
-    pub(crate) fn adopt(
-        &self,
-        table: &mut LeaseTable,
-        chunk: ChunkNo,
-        blocks: &FrameSet,
-    ) -> Result<()> {
+    /// Leases a chunk of which blocks are to be adopted, if nobody else has. True when this holder
+    /// has it.
+    pub(crate) fn lease_to_adopt(&self, chunk: ChunkNo) -> Result<bool> {
+        let mut table = self.table();
+        if table.chunks.contains_key(&chunk) {
+            return Ok(true);
+        }
+        let leased = self.pool.store.try_lease(chunk, self.slot)?;
+        if leased {
+            table.chunks.insert(chunk, Lease::default());
+            self.show_usage(&table)?;
+        }
+        Ok(leased)
+    }
+
+    /// Gives chunks back of which nothing was adopted.
+    pub(crate) fn end_unused(&self, chunks: impl IntoIterator<Item = ChunkNo>) {
+        let mut table = self.table();
+        for chunk in chunks {
+            self.give_back_if_empty(&mut table, chunk);
+        }
+    }
+
+    /// Makes blocks the holder's own that a committed snapshot has until now. Their chunks are
+    /// leased to the holder. A thread that looks for blocks does not get them once nothing refers
+    /// to them.
+    pub(crate) fn adopt(&self, chunk: ChunkNo, blocks: &FrameSet) -> Result<()> {
+        let mut table = self.table();
         let lease = table.chunks.entry(chunk).or_default();
         let mut added = 0;
         for place in blocks.places() {
@@ -424,7 +522,7 @@ impl Leases {
         if room {
             table.with_room.insert(chunk);
         }
-        self.show_usage(table)
+        self.show_usage(&table)
     }
 
     /// Gives everything back. Nothing can be taken afterwards.
@@ -474,10 +572,6 @@ impl LeaseTable {
     pub(crate) fn unused_at_most(&self) -> u64 {
         (self.chunks.len() as u64 * u64::from(CHUNK_BLOCKS))
             .saturating_sub(u64::from(self.own_total))
-    }
-
-    pub(crate) fn is_leased(&self, chunk: ChunkNo) -> bool {
-        self.chunks.contains_key(&chunk)
     }
 
     fn take_with_room(
