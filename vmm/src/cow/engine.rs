@@ -160,6 +160,15 @@ pub trait CowEngine: Debug + Send + Sync {
     /// reading.
     fn prefault(&self) -> Result<(), CowError>;
 
+    /// Does a small piece of work that guest accesses to come are likely to need. Called when no
+    /// access waits. Returns true if there is more of it.
+    ///
+    /// # Errors
+    /// After any error the VM cannot go on.
+    fn work_ahead(&self) -> Result<bool, CowError> {
+        Ok(false)
+    }
+
     /// Gives back some of what the VM holds of the pool and does not need. Called now and then,
     /// between accesses. Returns true if there is more to give back.
     fn tidy(&self) -> Result<bool, CowError> {

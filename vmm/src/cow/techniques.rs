@@ -13,6 +13,12 @@ pub struct Techniques {
     pub arm_ahead: bool,
     /// Copies frames ahead of the guest that are written in epoch after epoch.
     pub copy_hot: bool,
+    /// Leaves writes to memory that is mapped privately to the kernel's copy-on-write, until the
+    /// next snapshot.
+    pub leave_unarmed: bool,
+    /// Copies whole chunks of a snapshot for a guest that writes one chunk after the other, before
+    /// it touches them.
+    pub prepare_whole: bool,
     /// Number of frames that are copied for one write.
     pub copy_policy: CopyPolicy,
 }
@@ -22,6 +28,8 @@ impl Default for Techniques {
         Self {
             arm_ahead: true,
             copy_hot: true,
+            leave_unarmed: true,
+            prepare_whole: true,
             copy_policy: CopyPolicy::default(),
         }
     }
@@ -51,12 +59,14 @@ impl Techniques {
             match name {
                 "arm-ahead" => left.arm_ahead = false,
                 "copy-hot" => left.copy_hot = false,
+                "leave-unarmed" => left.leave_unarmed = false,
+                "prepare-whole" => left.prepare_whole = false,
                 "grow-clusters" => left.copy_policy.clusters_grow = false,
                 "lone-frames" => left.copy_policy.single_frames = false,
                 other => {
                     return Err(format!(
                         "{WITHOUT_VARIABLE} names '{other}', which is none of arm-ahead, copy-hot, \
-                         grow-clusters and lone-frames"
+                         leave-unarmed, prepare-whole, grow-clusters and lone-frames"
                     ));
                 }
             }

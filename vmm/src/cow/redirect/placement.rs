@@ -40,6 +40,8 @@ pub(super) struct Placement {
     /// Blocks that may still be set aside, and when they were counted: to count takes time in a
     /// large pool.
     allowance: Mutex<Option<(Instant, u64)>>,
+    /// Wholly free chunks of the pool, and when they were counted.
+    empty: Mutex<Option<(Instant, usize)>>,
     /// Blocks of the VM that are behind no frame any more. To zero them takes longer than a restart
     /// of a process should wait.
     unneeded: Mutex<Vec<BlockNo>>,
@@ -65,6 +67,7 @@ impl Placement {
             pool,
             holder,
             allowance: Mutex::default(),
+            empty: Mutex::default(),
             unneeded: Mutex::default(),
             written: Mutex::new(0..0),
         }
@@ -121,6 +124,11 @@ impl Placement {
     pub fn provide(&self, targets: &[(FrameIndex, BlockNo)]) -> Result<(), CowError> {
         let blocks: Vec<BlockNo> = targets.iter().map(|(_, block)| *block).collect();
         Ok(self.holder.provide(&blocks)?)
+    }
+
+    /// Has the medium give memory for a chunk.
+    pub fn provide_chunk(&self, chunk: ChunkNo) -> Result<(), CowError> {
+        Ok(self.holder.provide(&chunk.blocks().collect::<Vec<_>>())?)
     }
 
     /// Copies a chunk inside the pool.
@@ -255,6 +263,16 @@ impl Placement {
         }
         *allowance = Some((when, left));
         Ok(may)
+    }
+
+    /// True if the pool had so many wholly free chunks a moment ago.
+    pub fn has_empty(&self, chunks: usize) -> bool {
+        let mut empty = lock(&self.empty);
+        if empty.is_none_or(|(when, _)| when.elapsed() >= COUNT_LASTS) {
+            let count = self.pool.empty_chunks().map_or(0, |count| count as usize);
+            *empty = Some((Instant::now(), count));
+        }
+        empty.is_some_and(|(_, count)| chunks <= count)
     }
 
     /// Blocks that this VM holds unused.
