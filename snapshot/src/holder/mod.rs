@@ -3,6 +3,7 @@
 mod commit;
 mod consume;
 pub(crate) mod lease;
+mod leasing;
 mod stale;
 mod unused;
 

@@ -184,10 +184,9 @@ fn a_pool_of_version_5_becomes_one_of_version_7_for_who_opens_it_alone() {
     let pool = Pool::open(&path).unwrap();
     assert!(versions(&std::fs::read(&path).unwrap()).contains(&7));
     let own = pool.find("own").unwrap().own_bytes.unwrap();
-    assert_eq!(
-        pool.remove("own").unwrap().blocks_freed * BLOCK_SIZE_BYTES,
-        own
-    );
+    let freed = pool.remove("own").unwrap().blocks_freed * BLOCK_SIZE_BYTES;
+    assert!(freed >= own);
+    assert!(pool.lock_use().bytes_cleaned >= freed);
     assert_eq!(pool.lock_use().bytes_cleaned_locked, 0);
     assert_clean(&pool);
 }
