@@ -76,6 +76,21 @@ impl Leases {
 
     /// Leases an empty chunk and takes all of it, or sets it aside.
     pub(crate) fn lease_empty(&self, set_aside: bool) -> Result<ChunkNo> {
+        let chunk = self.lease_unprovided(set_aside)?;
+        if !set_aside
+            && self.pool.must_provide()
+            && let Err(error) = self.provide(&chunk.blocks().collect::<Vec<_>>())
+        {
+            // Nothing was ever in them, but some may have got memory.
+            self.free(&chunk.blocks().collect::<Vec<_>>());
+            return Err(error);
+        }
+        Ok(chunk)
+    }
+
+    /// The same, without asking the medium for memory: that takes time, in which others need the
+    /// lock.
+    pub(crate) fn lease_unprovided(&self, set_aside: bool) -> Result<ChunkNo> {
         let mut catalog = CatalogLock::take(&self.pool)?;
         let lease = Lease {
             own: if set_aside {
@@ -94,16 +109,6 @@ impl Leases {
                 free,
             });
         };
-        // To give 2 MiB takes time, in which others need the lock.
-        drop(catalog);
-        if !set_aside
-            && self.pool.must_provide()
-            && let Err(error) = self.provide(&chunk.blocks().collect::<Vec<_>>())
-        {
-            // Nothing was ever in them, but some may have got memory.
-            self.free(&chunk.blocks().collect::<Vec<_>>());
-            return Err(error);
-        }
         Ok(chunk)
     }
 

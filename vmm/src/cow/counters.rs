@@ -15,6 +15,8 @@ pub(super) struct Counters {
     pub chunk_faults: AtomicU64,
     pub frames_copied: AtomicU64,
     pub frames_copied_hot: AtomicU64,
+    pub chunks_copied: AtomicU64,
+    pub chunks_copied_next: AtomicU64,
 }
 
 impl Counters {
