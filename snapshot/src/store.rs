@@ -362,6 +362,19 @@ impl BlockStore {
         runs(blocks).try_for_each(|(offset, len)| self.region.provide(offset, len))
     }
 
+    /// Has the medium give memory for `count` chunks from `first` on, each as one page. Returns
+    /// false when some are not.
+    pub(crate) fn make_one_page(&self, first: ChunkNo, count: u32) -> Result<bool> {
+        let start = first.byte_offset();
+        let bytes = u64::from(count) * CHUNK_SIZE_BYTES;
+        self.region.make_one_page(start..start + bytes)
+    }
+
+    /// True if a chunk is one page of the medium, as far as this process knows.
+    pub(crate) fn is_one_page(&self, chunk: ChunkNo) -> bool {
+        self.region.is_one_page(chunk.byte_offset())
+    }
+
     /// Gives back all memory of a chunk that nobody uses, where the medium has not done so with its
     /// blocks.
     pub(crate) fn release_empty_chunk(&self, chunk: ChunkNo) -> Result<()> {

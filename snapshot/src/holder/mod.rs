@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) use commit::Provenance;
 pub use commit::{Committed, NewMap, NewSnapshot};
 pub use consume::{Consumed, ConsumedChunk, ConsumedMap};
+pub use stale::ChunkForCopy;
 pub use unused::Vacating;
 
 use self::lease::Leases;

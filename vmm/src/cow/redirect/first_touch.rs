@@ -234,7 +234,7 @@ impl RedirectEngine {
     }
 
     fn copy_unmapped(&self, index: ChunkIndex, known: &mut KnownChunk) -> Result<(), CowError> {
-        let chunk = self.placement.whole_chunk_for_copy()?;
+        let chunk = self.placement.whole_chunk_for_copy()?.chunk;
         let sources: Vec<Source> = block_runs(known.map(), &FrameSet::FULL)
             .into_iter()
             .map(|run| Source {
