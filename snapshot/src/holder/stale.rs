@@ -159,44 +159,41 @@ impl Holder {
     }
 
     fn keep_freed(&self, commit: Commit<'_, '_>) -> Result<()> {
-        let mut kept = self.stale.kept();
-        let wanted = std::mem::take(&mut kept.taken).min(KEPT_MAX);
-        let room = wanted.saturating_sub(kept.chunks.len());
+        let room = {
+            let mut kept = self.stale.kept();
+            let wanted = std::mem::take(&mut kept.taken).min(KEPT_MAX);
+            wanted.saturating_sub(kept.chunks.len())
+        };
         if room == 0 {
-            // Released first: threads that look for blocks must not wait for the zeroing.
-            drop(kept);
             commit.settle(|_| false);
             return Ok(());
         }
-        // No thread of this process may see a block without references before it is an own one.
-        let mut table = self.leases.table();
+        // They are own ones before their last reference goes: no thread of this process takes a
+        // block of them.
         let mut chunks = BTreeSet::new();
-        let mut leased = Ok(());
+        let mut adopted = Ok(());
         for chunk in commit.freed_chunks() {
-            if chunks.len() == room || leased.is_err() {
+            if chunks.len() == room || adopted.is_err() {
                 break;
             }
-            leased = self.lease_freed(chunk).map(|own| {
+            adopted = self.adopt_freed(chunk).map(|own| {
                 if own {
                     chunks.insert(chunk);
                 }
             });
         }
         commit.settle(|block| chunks.contains(&block.chunk()));
-        for chunk in chunks {
-            self.leases.adopt(&mut table, chunk, &FrameSet::FULL)?;
-            kept.chunks.push(chunk);
-        }
-        leased
+        self.stale.kept().chunks.extend(chunks);
+        adopted
     }
 
-    /// Leases a chunk, unless another holder has. True when it did.
-    fn lease_freed(&self, chunk: ChunkNo) -> Result<bool> {
-        let store = &self.pool.store;
-        let free = store.lease_owner(chunk)?.is_none();
-        if free {
-            store.set_lease_owner(chunk, Some(self.slot))?;
+    /// Leases a chunk and makes it the holder's own, unless it is leased. True when it did.
+    fn adopt_freed(&self, chunk: ChunkNo) -> Result<bool> {
+        let free = self.pool.store.lease_owner(chunk)?.is_none();
+        let leased = free && self.leases.lease_to_adopt(chunk)?;
+        if leased {
+            self.leases.adopt(chunk, &FrameSet::FULL)?;
         }
-        Ok(free)
+        Ok(leased)
     }
 }

@@ -316,6 +316,13 @@ impl Region for MappedRegion {
         Ok(())
     }
 
+    fn replace_u32(&self, offset: u64, before: u32, after: u32) -> Result<bool> {
+        let (before, after) = (before.to_le(), after.to_le());
+        let word = self.word(offset)?;
+        let replaced = word.compare_exchange(before, after, Ordering::AcqRel, Ordering::Acquire);
+        Ok(replaced.is_ok())
+    }
+
     fn load_words(&self, offset: u64, into: &mut [u32]) -> Result<()> {
         let words = self.words(offset, into.len())?;
         for (value, word) in into.iter_mut().zip(words) {

@@ -106,6 +106,19 @@ pub(crate) trait Region: Send + Sync {
     /// Stores an aligned little-endian word atomically (release).
     fn store_u32(&self, offset: u64, value: u32) -> Result<()>;
 
+    /// Stores an aligned word if it has the value `before`, atomically. True when it did.
+    fn replace_u32(&self, offset: u64, before: u32, after: u32) -> Result<bool>;
+
+    /// Adds to an aligned word, atomically; what is carried beyond 32 bits is lost.
+    fn add_u32(&self, offset: u64, change: u32) -> Result<()> {
+        loop {
+            let before = self.load_u32(offset)?;
+            if self.replace_u32(offset, before, before.wrapping_add(change))? {
+                return Ok(());
+            }
+        }
+    }
+
     /// Loads aligned words that follow each other, as `load_u32` does each of them.
     fn load_words(&self, offset: u64, into: &mut [u32]) -> Result<()> {
         for (word, at) in into.iter_mut().zip((offset..).step_by(4)) {

@@ -200,13 +200,11 @@ fn answer_all(
     };
     let mut faults: Vec<Fault> = Vec::new();
     let mut waiting: Vec<Held> = Vec::new();
-    let (mut tidied, mut untidy) = (Instant::now(), false);
+    let (mut tidied, mut untidy, mut ahead) = (Instant::now(), false, false);
     let mut retry = RETRY_MIN;
-    let mut ahead = false;
     wait_for_locks_at_most(LOCK_PATIENCE);
     loop {
-        let timeout = match (untidy, waiting.is_empty()) {
-            _ if ahead => Duration::ZERO,
+        let timeout = match (untidy || ahead, waiting.is_empty()) {
             (true, _) => Duration::ZERO,
             (false, true) => TIDY_EVERY,
             (false, false) => retry,

@@ -98,7 +98,9 @@ impl RedirectEngine {
         if known.own().is_full() {
             return Ok(true);
         }
+        // Writes to a chunk that is left to the kernel are not held.
         if !known.is_mapped()
+            || known.is_left()
             || !matches!(known.map(), ChunkMap::Whole(_))
             || !self.placement.can_spare(SPARE_FOR_NEXT)?
         {

@@ -32,12 +32,14 @@ mod copy;
 mod dense;
 mod engine;
 mod faults;
+mod first_touch;
 mod huge;
 mod live;
 mod mapping;
 mod placement;
 mod prediction;
 mod share;
+mod unarmed;
 mod vacate;
 
 pub use engine::RedirectEngine;
@@ -53,8 +55,12 @@ mod engine_test;
 #[cfg(test)]
 mod failure_test;
 #[cfg(test)]
+mod first_touch_test;
+#[cfg(test)]
 mod hot_test;
 #[cfg(test)]
 mod huge_test;
 #[cfg(test)]
 mod placement_test;
+#[cfg(test)]
+mod unarmed_test;

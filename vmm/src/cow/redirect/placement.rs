@@ -43,6 +43,7 @@ pub(super) struct Placement {
     /// large pool.
     allowance: Mutex<Option<(Instant, u64)>>,
     /// Wholly free chunks of the pool, and when they were counted.
+    empty: Mutex<Option<(Instant, usize)>>,
     spare: Mutex<Option<(Instant, u64)>>,
     /// Blocks of the VM that are behind no frame any more. To zero them takes longer than a restart
     /// of a process should wait.
@@ -69,6 +70,7 @@ impl Placement {
             pool,
             holder,
             allowance: Mutex::default(),
+            empty: Mutex::default(),
             spare: Mutex::default(),
             unneeded: Mutex::default(),
             written: Mutex::new(0..0),
@@ -149,6 +151,11 @@ impl Placement {
     pub fn provide(&self, targets: &[(FrameIndex, BlockNo)]) -> Result<(), CowError> {
         let blocks: Vec<BlockNo> = targets.iter().map(|(_, block)| *block).collect();
         Ok(self.holder.provide(&blocks)?)
+    }
+
+    /// Has the medium give memory for a chunk.
+    pub fn provide_chunk(&self, chunk: ChunkNo) -> Result<(), CowError> {
+        Ok(self.holder.provide(&chunk.blocks().collect::<Vec<_>>())?)
     }
 
     /// Copies a chunk inside the pool.
@@ -283,6 +290,16 @@ impl Placement {
         }
         *allowance = Some((when, left));
         Ok(may)
+    }
+
+    /// True if the pool had so many wholly free chunks a moment ago.
+    pub fn has_empty(&self, chunks: usize) -> bool {
+        let mut empty = lock(&self.empty);
+        if empty.is_none_or(|(when, _)| when.elapsed() >= COUNT_LASTS) {
+            let count = self.pool.empty_chunks().map_or(0, |count| count as usize);
+            *empty = Some((Instant::now(), count));
+        }
+        empty.is_some_and(|(_, count)| chunks <= count)
     }
 
     /// Blocks that this VM holds unused.
