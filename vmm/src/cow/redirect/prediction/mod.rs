@@ -87,9 +87,11 @@ impl Prediction {
     }
 
     /// True if a chunk is likely to be written so densely that it is best copied as a whole: `own`
-    /// frames of it were copied since the snapshot, and `wanted` frames are to be copied now.
+    /// frames of it were copied since the snapshot, and `wanted` others are to be copied now.
     pub fn is_dense(&self, own: u32, wanted: u32) -> bool {
-        self.techniques.dense_chunks && (own >= DENSE_OWN_FRAMES || wanted >= DENSE_COPY_FRAMES)
+        // If nothing is left afterwards, only what is wanted needs a copy.
+        let goes_on = own >= DENSE_OWN_FRAMES && own + wanted < CHUNK_FRAMES;
+        self.techniques.dense_chunks && (goes_on || wanted >= DENSE_COPY_FRAMES)
     }
 
     /// True if chunks may be copied before the guest writes them.
