@@ -114,25 +114,47 @@ impl RedirectEngine {
         }
     }
 
+    /// True if the guest has written nearly all of a chunk beside this one.
+    pub(super) fn is_written_around(&self, index: ChunkIndex) -> Result<bool, CowError> {
+        let mut written = false;
+        self.for_neighbours(index, |near, known| {
+            written |= known.own().count() >= NEARLY_ALL
+                || (known.is_left() && self.private_pages(near, known)?.count() >= NEARLY_ALL);
+            Ok(!written)
+        })?;
+        Ok(written)
+    }
+
+    /// Calls `look` for the chunks before and behind this one, as long as it returns true.
+    fn for_neighbours(
+        &self,
+        index: ChunkIndex,
+        mut look: impl FnMut(ChunkIndex, &KnownChunk) -> Result<bool, CowError>,
+    ) -> Result<(), CowError> {
+        let (before, behind) = (index.get().checked_sub(1), index.get() + 1);
+        let behind = Some(behind).filter(|behind| *behind < self.mapping.chunks());
+        for near in [before, behind].into_iter().flatten().map(ChunkIndex::new) {
+            // A chunk that is locked is being served.
+            if let Ok(live) = self.chunks.get(near).try_lock()
+                && let LiveChunk::Known(known) = &*live
+                && !look(near, known)?
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn doing_around(&self, index: ChunkIndex) -> Result<Doing, CowError> {
         if !self.mapping.has_single_frames() {
             return Ok(Doing::Else);
         }
-        let (before, behind) = (index.get().checked_sub(1), index.get() + 1);
-        let behind = Some(behind).filter(|behind| *behind < self.mapping.chunks());
-        for near in [before, behind].into_iter().flatten() {
-            let near = ChunkIndex::new(near);
-            // A chunk that is locked is being served.
-            if let Ok(live) = self.chunks.get(near).try_lock()
-                && let LiveChunk::Known(known) = &*live
-            {
-                let doing = self.doing_in(near, known)?;
-                if doing != Doing::Else {
-                    return Ok(doing);
-                }
-            }
-        }
-        Ok(Doing::Else)
+        let mut doing = Doing::Else;
+        self.for_neighbours(index, |near, known| {
+            doing = self.doing_in(near, known)?;
+            Ok(doing == Doing::Else)
+        })?;
+        Ok(doing)
     }
 
     fn doing_in(&self, index: ChunkIndex, known: &KnownChunk) -> Result<Doing, CowError> {
