@@ -21,6 +21,8 @@ pub(super) struct Counters {
     pub chunks_prepared: AtomicU64,
     /// Chunks that were mapped at the first touch of a chunk before them.
     pub chunks_along: AtomicU64,
+    pub chunks_copied: AtomicU64,
+    pub chunks_copied_next: AtomicU64,
 }
 
 impl Counters {

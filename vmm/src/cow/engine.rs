@@ -49,6 +49,15 @@ pub trait CowEngine: Debug + Send + Sync {
     /// After any other error the VM cannot go on.
     fn answer(&self, fault: Fault) -> Result<(), CowError>;
 
+    /// Does a part of what the next accesses will need, when no access is held: a chunk at most.
+    /// Returns true if there is more.
+    ///
+    /// # Errors
+    /// The VM cannot go on. Lack of space, or a lock, only ends such work.
+    fn work_ahead(&self) -> Result<bool, CowError> {
+        Ok(false)
+    }
+
     /// True if the engine reads KVM's dirty log, which must be on then.
     fn needs_write_log(&self) -> bool {
         false
@@ -159,15 +168,6 @@ pub trait CowEngine: Debug + Send + Sync {
     /// Maps and populates all frames that have a block, so that the guest meets no fault for
     /// reading.
     fn prefault(&self) -> Result<(), CowError>;
-
-    /// Does a small piece of work that guest accesses to come are likely to need. Called when no
-    /// access waits. Returns true if there is more of it.
-    ///
-    /// # Errors
-    /// After any error the VM cannot go on.
-    fn work_ahead(&self) -> Result<bool, CowError> {
-        Ok(false)
-    }
 
     /// Gives back some of what the VM holds of the pool and does not need. Called now and then,
     /// between accesses. Returns true if there is more to give back.

@@ -247,7 +247,7 @@ fn answer_all(
         }
         retry = (asked.elapsed() * RETRY_REST).clamp(RETRY_MIN, RETRY_MAX);
         tell(shortage.set(reason), reason);
-        ahead = engine.work_ahead()?;
+        ahead = waiting.is_empty() && engine.work_ahead()?;
         if untidy || tidied.elapsed() >= TIDY_EVERY {
             untidy = match engine.tidy() {
                 Ok(untidy) => untidy,

@@ -22,6 +22,12 @@ pub struct Techniques {
     /// Copies whole chunks of a snapshot for a guest that writes one chunk after the other, before
     /// it touches them.
     pub prepare_whole: bool,
+    /// Copies a chunk as a whole of which the guest is likely to write most.
+    pub dense_chunks: bool,
+    /// Copies the chunks behind those that the guest has written one after the other.
+    pub next_chunks: bool,
+    /// Takes whole chunks as huge pages of a tmpfs.
+    pub huge_pages: bool,
     /// Number of frames that are copied for one write.
     pub copy_policy: CopyPolicy,
 }
@@ -34,6 +40,9 @@ impl Default for Techniques {
             leave_unarmed: true,
             leave_again: true,
             prepare_whole: true,
+            dense_chunks: true,
+            next_chunks: true,
+            huge_pages: true,
             copy_policy: CopyPolicy::default(),
         }
     }
@@ -66,12 +75,16 @@ impl Techniques {
                 "leave-unarmed" => left.leave_unarmed = false,
                 "leave-again" => left.leave_again = false,
                 "prepare-whole" => left.prepare_whole = false,
+                "dense-chunks" => left.dense_chunks = false,
+                "next-chunks" => left.next_chunks = false,
+                "huge-pages" => left.huge_pages = false,
                 "grow-clusters" => left.copy_policy.clusters_grow = false,
                 "lone-frames" => left.copy_policy.single_frames = false,
                 other => {
                     return Err(format!(
                         "{WITHOUT_VARIABLE} names '{other}', which is none of arm-ahead, copy-hot, \
-                         leave-unarmed, leave-again, prepare-whole, grow-clusters and lone-frames"
+                         leave-unarmed, leave-again, prepare-whole, dense-chunks, next-chunks, \
+                         huge-pages, grow-clusters and lone-frames"
                     ));
                 }
             }

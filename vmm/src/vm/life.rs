@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     agent::link::AgentLink,
+    checkpoint::Cleaner,
     control::{VmControl, VmStatus},
     cow::{CowError, Lack},
 };
@@ -58,6 +59,7 @@ pub(super) fn live(
         agent: agent.as_ref(),
         dirty_log: options.dirty_log,
         techniques: options.techniques,
+        cleaner: Arc::new(Cleaner::new(Arc::clone(pool))),
         on_cow_failure,
     };
     let mut paused = options.paused;
@@ -66,6 +68,8 @@ pub(super) fn live(
     let mut console = options.console;
     loop {
         let (vm, asker) = next.build(&builder, console, paused)?;
+        // Of a holder that has died, or the VM before a rewind.
+        builder.cleaner.clean_later();
         supervisor.install(Some(Arc::clone(&vm)));
         if let Some(agent) = &agent {
             hear_of_idle_frames(agent, &vm);

@@ -43,6 +43,8 @@ pub(super) struct KnownChunk {
     mapped: bool,
     /// True if no private frame was written before it was armed, or all that were are own by now.
     reconciled: bool,
+    /// True if all of the chunk is one mapping of which nothing was ever armed.
+    never_armed: bool,
     /// True if the chunk is in the list of those that the next snapshot gets.
     dirty: bool,
     /// Pool chunk for copies of this chunk.
@@ -77,6 +79,7 @@ impl KnownChunk {
             prepared_from: None,
             mapped: false,
             reconciled: true,
+            never_armed: false,
             dirty: false,
             set_aside: SetAside::default(),
             history: WriteHistory::default(),
@@ -191,6 +194,7 @@ impl KnownChunk {
 
     /// Puts other blocks behind frames, and keeps the map in its shortest form.
     pub fn replace(&mut self, targets: &[(FrameIndex, BlockNo)]) {
+        self.never_armed = false;
         put_blocks(
             &mut self.map,
             targets.iter().map(|(frame, block)| (*frame, Some(*block))),
@@ -201,6 +205,17 @@ impl KnownChunk {
     pub fn replace_all(&mut self, chunk: ChunkNo) {
         self.map = ChunkMap::Whole(chunk);
         self.private = FrameSet::EMPTY;
+        self.never_armed = true;
+    }
+
+    /// True if all of the chunk is one mapping of which nothing was ever armed.
+    pub fn is_never_armed(&self) -> bool {
+        self.never_armed
+    }
+
+    /// Notes that frames are about to be armed.
+    pub fn note_arming(&mut self) {
+        self.never_armed = false;
     }
 
     /// Notes that the blocks are mapped now.
@@ -239,6 +254,7 @@ impl KnownChunk {
 
     /// Notes that own frames are armed ahead of a snapshot.
     pub fn note_armed_ahead(&mut self, frames: &FrameSet) {
+        self.never_armed = false;
         self.armed_ahead = self.armed_ahead.union(frames);
     }
 
@@ -261,6 +277,7 @@ impl KnownChunk {
 
     /// Makes frames shared that were own.
     pub fn make_shared(&mut self, frames: &FrameSet) {
+        self.never_armed = false;
         self.own = self.own.minus(frames);
         self.armed_ahead = self.armed_ahead.minus(frames);
     }
@@ -269,6 +286,7 @@ impl KnownChunk {
     /// that were own.
     pub fn share_all(&mut self) -> FrameSet {
         self.dirty = false;
+        self.never_armed = false;
         std::mem::take(&mut self.own)
     }
 

@@ -49,6 +49,7 @@ impl RedirectEngine {
         techniques: Techniques,
     ) -> Result<Self, CowError> {
         let mapping = Mapping::new(ram, Arc::clone(&pool), budget)?;
+        pool.want_huge_pages(techniques.huge_pages);
         let engine = Self {
             chunks: Chunks::new(mapping.chunks(), origin),
             mapping,
@@ -93,6 +94,9 @@ impl CowEngine for RedirectEngine {
             chunk_faults: Counters::get(&counters.chunk_faults),
             frames_copied: Counters::get(&counters.frames_copied),
             frames_copied_hot: Counters::get(&counters.frames_copied_hot),
+            chunks_copied: Counters::get(&counters.chunks_copied),
+            chunks_copied_next: Counters::get(&counters.chunks_copied_next),
+            huge_pages: self.placement.huge_pages(),
             mappings: self.mapping.budget().mappings(),
             mappings_limit: self.mapping.budget().limit(),
         }
@@ -109,6 +113,10 @@ impl CowEngine for RedirectEngine {
             self.answer_in_chunk(index, known, frame, fault)
         })?;
         self.mapping.wake(index)
+    }
+
+    fn work_ahead(&self) -> Result<bool, CowError> {
+        Ok(self.prepare_next()? || self.copy_next()?)
     }
 
     /// Arms what was left to the kernel, and moves its private pages to blocks.
@@ -265,10 +273,6 @@ impl CowEngine for RedirectEngine {
             }
         }
         Ok(())
-    }
-
-    fn work_ahead(&self) -> Result<bool, CowError> {
-        self.prepare_next()
     }
 
     fn tidy(&self) -> Result<bool, CowError> {

@@ -40,6 +40,9 @@ impl RedirectEngine {
             Some(_) if !fault.write => Ok(()),
             // The first touch of a fresh chunk: nothing of it was ever armed.
             Some(_) if is_own && !fault.write_protected => Ok(()),
+            // The chunk was copied as a whole after this access was held. To disarm a part of it
+            // would split a huge page's mapping.
+            Some(_) if is_own && known.is_never_armed() => Ok(()),
             // The frame is own and was held all the same. It was copied with a neighbour after this
             // access was held, or armed ahead, or armed for a snapshot that was never committed.
             // Nothing needs a copy.
@@ -195,16 +198,26 @@ impl RedirectEngine {
     ) -> Result<(), CowError> {
         let budget = self.mapping.budget();
         let whole = self.mapping.has_whole_chunks();
+        let ahead = self.prediction.frames_ahead(index.frame_number(frame));
         if whole || budget.is_spent() {
-            match self.copy_whole(index, known) {
+            match self.copy_dense(index, known, frame, ahead) {
                 // No whole chunk is free, and scattered blocks cost mappings, which the kernel
                 // would refuse in the end.
                 Err(CowError::NoSpace(_)) if !whole && !budget.is_exceeded() => {}
                 done => return done,
             }
         }
-        let cluster = set_of(known.history.frames_to_copy(frame, budget));
-        let hot = self.affordable(known.hot_now().minus(&cluster));
+        let cluster = known.history.frames_to_copy(frame, ahead, budget);
+        let end = index.frame_number(cluster.start.into()) + cluster.len() as u64;
+        let cluster = set_of(cluster);
+        let hot = known.hot_now().minus(&cluster);
+        if self.copies_densely(known, cluster.union(&hot).count())? {
+            match self.copy_dense(index, known, frame, ahead) {
+                Err(CowError::NoSpace(_)) if !budget.is_exceeded() => {}
+                done => return done.inspect(|()| self.note_copied_ahead(known, &hot)),
+            }
+        }
+        let hot = self.affordable(hot);
         let shared: Vec<FrameIndex> = cluster
             .union(&hot)
             .places()
@@ -227,7 +240,10 @@ impl RedirectEngine {
             copied = self.copy_to(index, known, &one);
         }
         self.note_copied_ahead(known, &hot);
-        copied
+        copied.inspect(|()| {
+            let at = index.frame_number(frame);
+            self.prediction.note_copied(at, end);
+        })
     }
 
     /// Lets a write to an own frame go on, and later writes to its neighbours.

@@ -256,7 +256,8 @@ impl RedirectEngine {
     }
 
     fn copy_unmapped(&self, index: ChunkIndex, known: &mut KnownChunk) -> Result<(), CowError> {
-        let chunk = self.placement.whole_chunk_for_copy()?;
+        let target = self.placement.whole_chunk_for_copy()?;
+        let chunk = target.chunk;
         let sources: Vec<Source> = block_runs(known.map(), &FrameSet::FULL)
             .into_iter()
             .map(|run| Source {
@@ -265,8 +266,7 @@ impl RedirectEngine {
                 count: run.frames.len() as u32,
             })
             .collect();
-        let provide = || self.placement.provide_chunk(chunk);
-        if let Err(error) = self.mapping.fill_chunk(chunk, &sources, provide) {
+        if let Err(error) = self.mapping.fill_chunk(target, &sources) {
             self.placement.free_chunk(chunk);
             return Err(error);
         }
@@ -298,7 +298,13 @@ impl RedirectEngine {
         }
         let mut live = lock(self.chunks.get(index));
         let known = self.chunks.know(index, &mut live)?;
-        if !known.is_prepared() && !self.copied_whole(index, known, streak)? {
+        let prepared = known.is_prepared()
+            || match self.copied_whole(index, known, streak) {
+                // The first touch tries again.
+                Err(CowError::Locked(_)) => false,
+                done => done?,
+            };
+        if !prepared {
             lock(&self.touches.queue).clear();
             return Ok(false);
         }

@@ -29,6 +29,7 @@ mod ahead;
 mod chunk;
 mod chunks;
 mod copy;
+mod dense;
 mod engine;
 mod faults;
 mod first_touch;
@@ -47,6 +48,8 @@ pub use engine::RedirectEngine;
 mod ahead_test;
 #[cfg(test)]
 mod chunk_test;
+#[cfg(test)]
+mod dense_test;
 #[cfg(test)]
 mod engine_test;
 #[cfg(test)]

@@ -313,6 +313,14 @@ impl Mapping {
             .map_err(os("wake a held access"))
     }
 
+    /// Wakes all who wait for an answer about a chunk, of which nobody was told yet.
+    pub fn wake_if_any(&self, index: ChunkIndex) -> Result<(), CowError> {
+        let start = self.reservation().start() + ram_offset(index, 0);
+        self.uffd
+            .wake_if_any(start, CHUNK_SIZE_BYTES)
+            .map_err(os("wake a held access"))
+    }
+
     fn reservation(&self) -> &AddressRange {
         self.ram.reservation()
     }
