@@ -49,6 +49,7 @@ impl RedirectEngine {
             Some(_) if is_own => self.disarm_around(index, known, frame, unit),
             // The kernel copies it.
             Some(_) if known.is_left() => Ok(()),
+            Some(_) if self.leaves_again(index, known)? => self.leave_again(index, known),
             Some(_) => {
                 self.copy_around(index, known, frame)?;
                 Counters::add(&counters.write_faults, 1);

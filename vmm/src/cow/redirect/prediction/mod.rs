@@ -52,6 +52,8 @@ struct Rhythm {
     /// no neighbour.
     epoch: u64,
     ended: Option<Instant>,
+    /// True if the last epoch was no long one.
+    quick: bool,
     /// Chunks with hot frames, to be copied ahead.
     hot: Vec<ChunkIndex>,
 }
@@ -138,12 +140,18 @@ impl Prediction {
         self.techniques.copy_hot
     }
 
+    /// True if snapshots come in a quick rhythm.
+    pub fn is_quick(&self) -> bool {
+        lock(&self.rhythm).quick
+    }
+
     /// Ends an epoch now.
     pub fn end_epoch(&self) -> EpochEnd<'_> {
         let mut rhythm = lock(&self.rhythm);
         let now = Instant::now();
         let short = rhythm.ended.is_some_and(|ended| now - ended <= EPOCH_MAX);
         rhythm.ended = Some(now);
+        rhythm.quick = short;
         rhythm.epoch += if short { 1 } else { 2 };
         rhythm.hot.clear();
         EpochEnd {
