@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::layout::holder_slot::{
-    BLOCKS_IN_USE_OFFSET, HOLDER_SLOT_BYTES, HolderSlotV1, LEASES_OFFSET, PINS_OFFSET,
+    BLOCKS_IN_USE_OFFSET, HOLDER_SLOT_BYTES, HolderSlotV1, LEASES_OFFSET, NAME_OFFSET, PINS_OFFSET,
 };
 use crate::layout::inode::{self, Inode, InodeV2};
 use crate::layout::node::{Expected, Node, NodeV1, open_node};
@@ -312,6 +312,14 @@ impl BlockStore {
         self.region
             .store_u32(self.layout.holder_slot_offset(slot), 0)?;
         self.set_holder_slot(slot, &HolderSlotV1::new_zeroed())
+    }
+
+    /// Gives a slot that is in use another name.
+    pub(crate) fn set_holder_name(&self, slot: u32, name: &str) -> Result<()> {
+        let content = HolderSlotV1::used(0, 0, name);
+        let offset = self.layout.holder_slot_offset(slot) + NAME_OFFSET as u64;
+        self.region
+            .write(offset, &content.as_bytes()[NAME_OFFSET..])
     }
 
     pub(crate) fn set_pin(&self, slot: u32, index: usize, id: u64) -> Result<()> {

@@ -195,6 +195,16 @@ impl Holder {
         &self.name
     }
 
+    /// Shows others this name from now on. It is for people: nothing is found by it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`], [`Error::Io`].
+    pub fn show_name(&self, name: &str) -> Result<()> {
+        check_name(name)?;
+        let _lock = CatalogLock::take(&self.pool)?;
+        self.pool.store.set_holder_name(self.slot, name)
+    }
+
     /// The holder's slot.
     pub(crate) fn slot(&self) -> u32 {
         self.slot

@@ -18,6 +18,7 @@ use nvvmm_protocol::{Ended, Exec, FailedBecause, FromAgent, ToAgent, receive, se
 
 use super::args::ShutdownArguments;
 use super::names::{self, Chosen, Kind};
+use super::spares;
 use super::terminal::tell;
 use super::vm_commands::{connect, kill_one};
 
@@ -34,6 +35,9 @@ pub fn run(arguments: &ShutdownArguments) -> Result<ExitCode, VmError> {
     let dir = RuntimeDir::of_user()?;
     let choice = arguments.names.choice(arguments.force);
     let chosen = Chosen::of(&choice, Kind::Vm, &names::running(&dir)?);
+    if arguments.names.all {
+        spares::end_those_of(&dir, |_| true)?;
+    }
     Ok(
         chosen.each_at_once(|vm| match shut_down(&dir, vm, arguments.timeout) {
             Err(failure) if arguments.force && failure.kind == ErrorKind::Refused => {

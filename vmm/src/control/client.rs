@@ -13,7 +13,7 @@ use nvvmm_snapshot::{ProcessState, TimeText, WaitLimit};
 use super::line::{LineError, LineStream};
 use super::message::{
     Answer, CaptureRequest, PROTOCOL_VERSION, RESPONSE_BYTES_MAX, Request, RestartRequest,
-    RewindRequest, RingRequest, SnapshotRequest, Versioned, VmStatus,
+    RewindRequest, RingRequest, SnapshotRequest, TakeRequest, Versioned, VmStatus,
 };
 use crate::checkpoint::report::{AuditReport, SnapshotReport};
 use crate::error::{ErrorKind, VmError};
@@ -199,6 +199,14 @@ impl ControlClient {
     pub fn rewind(&mut self, request: RewindRequest) -> Result<RewindReport, VmError> {
         match self.call(&Request::Rewind(request), None)? {
             Answer::Rewound { report } => Ok(*report),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Takes over a VM that stands by; returns when its guest runs, or is paused.
+    pub fn take_over(&mut self, request: TakeRequest) -> Result<VmStatus, VmError> {
+        match self.call(&Request::Take(request), None)? {
+            Answer::Status { status } => Ok(*status),
             other => Err(unexpected(&other)),
         }
     }

@@ -355,6 +355,9 @@ fn carry_out(
         Request::Rewind(request) => Answer::Rewound {
             report: Box::new(control.rewind(request)?),
         },
+        Request::Take(request) => Answer::Status {
+            status: Box::new(control.take_over(request)?),
+        },
         Request::Snapshot(request) => {
             let caller = lines.caller();
             let caller = caller.map_err(|e| VmError::io("watch over the request's caller", &e))?;

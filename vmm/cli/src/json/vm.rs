@@ -17,7 +17,7 @@ pub struct Vm {
     pub vm: String,
     /// Process id of the VM process, if it is known.
     pub pid: Option<u32>,
-    /// State: booting, running, paused, no-space, waiting or stopping. Of a VM that does not
+    /// State: booting, running, paused, no-space, waiting, spare or stopping. Of a VM that does not
     /// answer: starting, silent, stopped or unreachable. Of a VM that has ended: ended.
     pub state: String,
     /// Reason for the state, or a warning, if there is something to say.
@@ -124,6 +124,20 @@ impl Vm {
             end: None,
         }
     }
+}
+
+/// Spare VMs of a snapshot.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Spares {
+    /// Name of the snapshot.
+    pub snapshot: String,
+    /// Path of the pool.
+    pub pool: String,
+    /// Number of VMs that are to stand by.
+    pub wanted_count: u32,
+    /// Number of VMs that stand by, or are being built.
+    pub standing_by_count: u32,
 }
 
 /// End of a VM, and its beginning.
