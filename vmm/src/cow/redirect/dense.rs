@@ -110,7 +110,7 @@ impl RedirectEngine {
         self.placement.make_ready(1 + more)?;
         self.copy_whole(index, known)?;
         let at = index.frame_number(FrameIndex::FIRST);
-        self.prediction.note_copied(at, end_of(index));
+        self.prediction.note_copied_next(at, end_of(index));
         Counters::add(&self.chunks.counters().chunks_copied_next, 1);
         Ok(true)
     }
