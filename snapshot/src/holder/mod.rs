@@ -3,6 +3,7 @@
 mod commit;
 mod consume;
 pub(crate) mod lease;
+mod leasing;
 mod stale;
 mod unused;
 
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) use commit::Provenance;
 pub use commit::{Committed, NewMap, NewSnapshot};
 pub use consume::{Consumed, ConsumedChunk, ConsumedMap};
+pub use stale::ChunkForCopy;
 pub use unused::Vacating;
 
 use self::lease::Leases;
@@ -472,9 +474,9 @@ impl Holder {
     }
 
     fn release_all(&self) -> Result<()> {
-        let mut lock = CatalogLock::take(&self.pool)?;
         self.leases.close()?;
         fault_point(FaultPoint::ReleaseLeasesEnded);
+        let mut lock = CatalogLock::take(&self.pool)?;
         lock.sweep_orphans(|slot, _| slot == self.slot)?;
         fault_point(FaultPoint::ReleaseSwept);
         self.pool.store.clear_holder_slot(self.slot)?;
@@ -485,7 +487,8 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        if let Err(error) = self.release_all() {
+        let released = self.release_all().and_then(|()| self.pool.clean());
+        if let Err(error) = released {
             tracing::error!(
                 %error,
                 holder = self.name,

@@ -141,11 +141,24 @@ impl Pool {
     }
 
     /// Removes a snapshot. If a living holder pins it, its name goes now and its blocks when the
-    /// last pin goes.
+    /// last pin goes. Returns when the freed blocks are clean; nobody waits for that meanwhile.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Damaged`], [`Error::Io`].
     pub fn remove(&self, name: &str) -> Result<Removed> {
+        let mut removed = self.remove_only(name);
+        if matches!(removed, Err(Error::PoolFull { .. })) {
+            // Blocks for the catalog may wait to be cleaned.
+            self.clean_all()?;
+            removed = self.remove_only(name);
+        }
+        if let Err(error) = self.clean() {
+            tracing::warn!(%error, "could not clean all freed blocks: the next user of the pool does");
+        }
+        removed
+    }
+
+    pub(crate) fn remove_only(&self, name: &str) -> Result<Removed> {
         let mut lock = CatalogLock::take(self)?;
         reclaim_dead_holders(&mut lock)?;
         let listing = lock.listing()?;

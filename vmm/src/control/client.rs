@@ -155,6 +155,15 @@ impl ControlClient {
         self.call_done(&Request::Resume)
     }
 
+    /// Presses the VM's power button, if that is asked for. Returns true while the guest has not
+    /// read that it was pressed.
+    pub fn power_button(&mut self, press: bool) -> Result<bool, VmError> {
+        match self.call(&Request::PowerButton { press }, Some(STATE_TIMEOUT))? {
+            Answer::PowerButton { unread } => Ok(unread),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Asks the VM process to end; the answer comes before it has ended.
     pub fn stop(&mut self) -> Result<(), VmError> {
         self.call_done(&Request::Stop)

@@ -193,6 +193,11 @@ pub enum Request {
     Pause,
     /// Let vCPUs and devices run on.
     Resume,
+    /// Press the power button, or only look at it.
+    PowerButton {
+        /// Press it.
+        press: bool,
+    },
     /// End the VM process.
     Stop,
     /// Take a snapshot.
@@ -222,6 +227,8 @@ impl Request {
             Self::Stats => "its counters",
             Self::Pause => "a pause",
             Self::Resume => "a resume",
+            Self::PowerButton { press: true } => "a press of its power button",
+            Self::PowerButton { press: false } => "the state of its power button",
             Self::Stop => "its end",
             Self::Snapshot(_) => "a snapshot",
             Self::Capture(_) => "a capture of a process",
@@ -236,7 +243,14 @@ impl Request {
 
     /// Tells if the request changes nothing: it is asked often.
     pub fn only_looks(&self) -> bool {
-        matches!(self, Self::Ping | Self::Status | Self::Stats | Self::Audit)
+        matches!(
+            self,
+            Self::Ping
+                | Self::Status
+                | Self::Stats
+                | Self::PowerButton { press: false }
+                | Self::Audit
+        )
     }
 }
 
@@ -255,6 +269,11 @@ pub enum Answer {
     Stats {
         /// Counters of the VM.
         stats: Box<VmStats>,
+    },
+    /// Answer to [`Request::PowerButton`].
+    PowerButton {
+        /// The guest has not read that the button was pressed.
+        unread: bool,
     },
     /// Answer to [`Request::Snapshot`].
     Snapshot {

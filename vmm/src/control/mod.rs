@@ -51,6 +51,10 @@ pub trait VmControl: Send + Sync {
     /// Lets a paused VM go on. Resuming a running VM is not an error.
     fn resume(&self) -> Result<(), VmError>;
 
+    /// Presses the power button, if that is asked for. Returns true while the guest has not read
+    /// that it was pressed.
+    fn power_button(&self, press: bool) -> Result<bool, VmError>;
+
     /// Asks the VM process to end; returns once the request is accepted, not when the process is
     /// gone.
     fn stop(&self) -> Result<(), VmError>;

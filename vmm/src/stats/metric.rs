@@ -97,6 +97,21 @@ impl VmStats {
                  which writes them in epoch after epoch",
                 ram.frames_copied_hot,
             ),
+            counter(
+                "chunks_copied",
+                "chunks of 2 MiB copied as a whole",
+                ram.chunks_copied,
+            ),
+            counter(
+                "chunks_copied_next",
+                "of these, chunks copied behind those that the guest was writing",
+                ram.chunks_copied_next,
+            ),
+            counter(
+                "huge_pages",
+                "chunks of guest RAM taken as one huge page of a tmpfs",
+                ram.huge_pages,
+            ),
             Metric {
                 name: "kernel_calls",
                 meaning: "calls to the kernel for guest RAM",

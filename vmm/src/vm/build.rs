@@ -24,7 +24,7 @@ use super::{
 use crate::{
     agent::link::{AgentLink, unix_ns_now},
     checkpoint::{
-        Digests, SnapshotCounters, blob::SavedVm, phases::Phases, report::GuestClock,
+        Cleaner, Digests, SnapshotCounters, blob::SavedVm, phases::Phases, report::GuestClock,
         report::RestoreReport,
     },
     control::VmOrigin,
@@ -59,6 +59,8 @@ pub struct Builder<'a> {
     pub dirty_log: bool,
     /// Ways in which memory is copied.
     pub techniques: cow::Techniques,
+    /// Cleans freed blocks.
+    pub cleaner: Arc<Cleaner>,
     /// Hears of a failure after which the VM cannot go on.
     pub on_cow_failure: Arc<dyn Fn(cow::CowError) + Send + Sync>,
 }
@@ -185,6 +187,7 @@ impl Builder<'_> {
         loaded?;
         Ok(RunningVm {
             digests: Digests::new(Arc::clone(self.pool)),
+            cleaner: Arc::clone(&self.cleaner),
             spec: spec.clone(),
             origin: VmOrigin::Boot {
                 kernel: spec.kernel.clone().unwrap_or_default(),
@@ -371,6 +374,7 @@ impl Builder<'_> {
         };
         let vm = RunningVm {
             digests: Digests::new(Arc::clone(self.pool)),
+            cleaner: Arc::clone(&self.cleaner),
             spec,
             origin: VmOrigin::Snapshot { name: entry.name },
             reboot_notice: files.boot().err().map(reboot_notice),

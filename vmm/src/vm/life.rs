@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     agent::link::AgentLink,
+    checkpoint::Cleaner,
     control::{VmControl, VmStatus},
     cow::{CowError, Lack},
 };
@@ -59,6 +60,7 @@ pub(super) fn live(
         agent: agent.as_ref(),
         dirty_log: options.dirty_log,
         techniques: options.techniques,
+        cleaner: Arc::new(Cleaner::new(Arc::clone(pool))),
         on_cow_failure,
     };
     let mut paused = options.paused;
@@ -82,6 +84,8 @@ pub(super) fn live(
             }
             (next, _) => next.build(&builder, console, paused)?,
         };
+        // Of a holder that has died, or the VM before a rewind.
+        builder.cleaner.clean_later();
         supervisor.install(Some(Arc::clone(&vm)));
         if let Some(agent) = &agent {
             hear_of_idle_frames(agent, &vm);

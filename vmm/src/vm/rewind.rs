@@ -83,8 +83,11 @@ impl Supervisor {
         if vm.faults.is_stuck() {
             return Err(vm.no_space());
         }
+        // A ring commits nothing meanwhile: the checkpoint that is chosen is there to be pinned.
+        let operation = vm.operation_unless_stuck()?;
         let (snapshot, stale_disks) = self.wanted(&vm, request)?;
         let (rewinding, answer) = vm.rewind_to(self.name(), &snapshot, asked)?;
+        drop(operation);
         let look = !stale_disks && vm.spec.disks().next().is_some();
         let still = look
             .then(|| vm.stand_still_unless_written(&rewinding.read.saved, &snapshot))

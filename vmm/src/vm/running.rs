@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     checkpoint::{
-        self, Digests, Pending, SnapshotCounters, TakeError, Taken, Taking,
+        self, Cleaner, Digests, Pending, SnapshotCounters, TakeError, Taken, Taking,
         phases::{micros, micros_of},
         report::{PhaseTime, RestoreReport, SnapshotReport},
     },
@@ -38,6 +38,8 @@ use crate::{
 pub struct RunningVm {
     /// Digests of snapshots that are still to be made.
     pub digests: Digests,
+    /// Cleans blocks that commits have freed.
+    pub cleaner: Arc<Cleaner>,
     /// The vCPUs and devices.
     pub machine: Arc<Machine>,
     /// Answers accesses to memory that is not mapped.
@@ -305,6 +307,7 @@ impl RunningVm {
         })
         .map_err(take_error)?;
         operation.base = Some(taken.id);
+        self.cleaner.clean_later();
         Ok(taken)
     }
 

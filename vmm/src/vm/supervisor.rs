@@ -13,6 +13,7 @@ use nvvmm_snapshot::Pool;
 
 use super::{
     VmError, VmExit, VmOptions, VmSource,
+    error::machine_error,
     life::Ended,
     process::{self, RestartFailed},
     reboots::Reboots,
@@ -394,6 +395,14 @@ impl VmControl for Supervisor {
 
     fn resume(&self) -> Result<(), VmError> {
         self.running()?.resume()
+    }
+
+    fn power_button(&self, press: bool) -> Result<bool, VmError> {
+        let vm = self.running()?;
+        if press {
+            vm.machine.press_power_button().map_err(machine_error)?;
+        }
+        Ok(vm.machine.is_power_button_unread())
     }
 
     fn stop(&self) -> Result<(), VmError> {

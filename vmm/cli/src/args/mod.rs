@@ -174,9 +174,9 @@ pub enum Command {
     Kill(VmsArguments),
     /// Ask the guests of VMs to shut down, and wait until they have
     ///
-    /// Runs 'poweroff' in the guest, which must run nvvmm-agent. A VM whose guest is not off when
-    /// the time is up runs on, and the command fails, unless --force is given. The machine has no
-    /// power button (ACPI) that a guest without the agent would hear.
+    /// Presses the machine's power button (ACPI) and has nvvmm-agent run 'poweroff' in the guest.
+    /// One of them is enough. A VM whose guest is not off when the time is up runs on, and the
+    /// command fails, unless --force is given.
     #[command(after_long_help = SHUTDOWN_EXAMPLES)]
     Shutdown(ShutdownArguments),
     /// Connect to the serial console of a VM; Ctrl-] leaves it

@@ -244,6 +244,12 @@ pub struct Ram {
     copied_bytes: u64,
     /// Part of it that was copied before the guest wrote to it.
     copied_hot_bytes: u64,
+    /// Chunks of 2 MiB that were copied as a whole.
+    copied_chunk_count: u64,
+    /// Part of these that was copied behind chunks that the guest was writing.
+    copied_next_chunk_count: u64,
+    /// Chunks of guest RAM that were taken as one huge page of a tmpfs.
+    huge_page_count: u64,
     /// Mappings that guest RAM takes.
     mapping_count: u64,
     /// Mappings that guest RAM may take.
@@ -260,6 +266,9 @@ impl Ram {
             chunk_fault_count: ram.chunk_faults,
             copied_bytes: blocks_bytes(ram.frames_copied),
             copied_hot_bytes: blocks_bytes(ram.frames_copied_hot),
+            copied_chunk_count: ram.chunks_copied,
+            copied_next_chunk_count: ram.chunks_copied_next,
+            huge_page_count: ram.huge_pages,
             mapping_count: ram.mappings,
             mapping_limit_count: ram.mappings_limit,
         }
