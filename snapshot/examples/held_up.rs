@@ -1,5 +1,7 @@
 //! How long operations on a pool hold up another user of it, who takes blocks, writes to them and
-//! frees them all the time: `cargo run --release -p nvvmm-snapshot --example held_up -- GIB [DIR]`.
+//! frees them all the time. And the longest time for which the catalog lock was held so far.
+//!
+//! `cargo run --release -p nvvmm-snapshot --example held_up -- GIB [DIR]`
 
 #![allow(clippy::unwrap_used)]
 
@@ -41,8 +43,8 @@ fn main() {
     let pool = Pool::create(&path, &options).unwrap();
     println!("{gib} GiB on {place}; times in ms");
     println!(
-        "{:<28} {:>9} {:>13} {:>9}",
-        "operation", "took", "other waits", "usual"
+        "{:<28} {:>9} {:>13} {:>9} {:>9}",
+        "operation", "took", "other waits", "usual", "lock held"
     );
     measure_all(&pool, chunks, size_bytes);
     drop(pool);
@@ -73,13 +75,15 @@ fn measure_all(pool: &Arc<Pool>, chunks: u32, size_bytes: u64) {
     });
     measure(pool, "unpin after it", || vm.unpin(second).unwrap());
     drop(vm);
-    let status = Command::new(std::env::current_exe().unwrap())
-        .arg((chunks / 512).to_string())
-        .env(DIES_IN, pool.path())
-        .status()
-        .unwrap();
-    assert!(!status.success());
-    measure(pool, "a holder that died", || drop(pool.status().unwrap()));
+    measure(pool, "a holder that dies, status", || {
+        let died = Command::new(std::env::current_exe().unwrap())
+            .arg((chunks / 512).to_string())
+            .env(DIES_IN, pool.path())
+            .status()
+            .unwrap();
+        assert!(!died.success());
+        drop(pool.status().unwrap());
+    });
     measure(pool, "grow", || {
         let size_bytes = size_bytes + (1 << 30);
         let overcommit = true;
@@ -127,10 +131,11 @@ fn measure(pool: &Arc<Pool>, what: &str, act: impl FnOnce()) {
     });
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     println!(
-        "{what:<28} {:>9.2} {:>13.2} {:>9.2}",
+        "{what:<28} {:>9.2} {:>13.2} {:>9.2} {:>9.2}",
         ms(took),
         ms(longest),
-        ms(usual)
+        ms(usual),
+        ms(pool.lock_use().longest_held),
     );
 }
 

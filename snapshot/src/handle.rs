@@ -134,8 +134,8 @@ impl Pool {
         self.store.times.so_far()
     }
 
-    /// Sets whether whole chunks are taken as one page of a tmpfs where the kernel can do that. They
-    /// are unless this says otherwise.
+    /// Sets whether chunks for copies are made one page of a tmpfs where the kernel can do that.
+    /// They are unless this says otherwise.
     pub fn want_huge_pages(&self, wanted: bool) {
         self.store.region.want_huge_pages(wanted);
     }

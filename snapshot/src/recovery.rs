@@ -168,7 +168,11 @@ fn count_anew(
     }
     store.clear_digests(chunk, |place| references(after[place.as_usize()]) == 0)?;
     store.change_refcounts(chunk, &before, &after)?;
-    store.set_fill(chunk, Fill::of(&after))?;
+    let fill = Fill::of(&after);
+    store.set_fill(chunk, fill)?;
+    if fill.waiting > 0 {
+        store.waiting_chunks.add(chunk);
+    }
     if !is_held && is_data {
         store.set_lease_owner(chunk, None)?;
     }

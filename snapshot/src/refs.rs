@@ -146,6 +146,12 @@ impl RefChanges {
         };
         let counts = store.refcounts(chunk)?;
         let changes = self.changes.of_chunk(chunk);
+        // Nearly all chunks are of one snapshot only.
+        if changes.is_none() && counts.iter().all(|count| *count == 1) {
+            self.freed.extend(chunk.blocks());
+            self.changes.add_chunk(chunk, -1);
+            return Ok(());
+        }
         let changes = changes.as_ref().unwrap_or(&[0; CHUNK_BLOCKS as usize]);
         for ((block, count), change) in chunk.blocks().zip(counts).zip(changes) {
             self.is_last(block, references(count), *change)?;

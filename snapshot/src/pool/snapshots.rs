@@ -97,16 +97,23 @@ impl SnapshotEntry {
 }
 
 impl Pool {
-    /// All snapshots, by id, with their own and shared sizes.
+    /// All snapshots, by id, with their own and shared sizes, each of a moment of its own.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Io`].
     pub fn snapshots(&self) -> Result<Vec<SnapshotEntry>> {
-        let mut lock = CatalogLock::take(self)?;
-        let listing = lock.listing()?;
+        let listing = CatalogLock::take(self)?.listing()?;
         let mut entries = Vec::new();
         for listed in listing.named() {
-            entries.push(self.counted(&listed.inode, listed.block)?);
+            // The lock anew for each: to count the blocks of a large one takes long.
+            let mut lock = CatalogLock::take(self)?;
+            let now = lock.listing()?;
+            // It may have been removed meanwhile.
+            if let Some(listed) = now.by_id(listed.inode.id)
+                && !listed.inode.orphan
+            {
+                entries.push(self.counted(&listed.inode, listed.block)?);
+            }
         }
         entries.sort_by_key(|entry| entry.id);
         Ok(entries)

@@ -10,12 +10,14 @@
 //!
 //! The kernel first has all processors put pages away that they are about to list (its
 //! `lru_add_drain_all`). A processor that is busy does that in its next pause, some milliseconds
-//! later. So several chunks are asked for at once, and no chunk twice.
+//! later. So several chunks are asked for at once, and no chunk twice. An answer that took longer
+//! than huge pages save counts like a refusal for the next needs.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -23,6 +25,8 @@ use crate::number::CHUNK_SIZE_BYTES;
 
 /// Needs that are passed over after a refusal, at most.
 const PASS_OVER_MAX: u32 = 1024;
+/// Time that a huge page saves, about: one that takes longer to be made is not worth it.
+const WORTH: Duration = Duration::from_millis(1);
 
 /// Asks the kernel for huge pages, and remembers its answers.
 #[derive(Debug)]
@@ -64,31 +68,40 @@ impl HugePages {
         self.wanted.load(Ordering::Relaxed) && !self.passes_over()
     }
 
-    /// Makes the chunks of a range one page each, by a call of `collapse`. Returns true if they are.
+    /// Makes the chunks of a range one page each, by a call of `collapse`. Returns true if they
+    /// are.
     pub(super) fn make(
         &self,
         range: Range<u64>,
         collapse: impl FnOnce() -> nix::Result<()>,
     ) -> bool {
-        match collapse() {
-            Ok(()) => {
-                self.span.store(0, Ordering::Relaxed);
-                let chunks = range.step_by(CHUNK_SIZE_BYTES as usize);
-                let mut known = self.known();
-                for chunk in chunks {
-                    self.made.fetch_add(1, Ordering::Relaxed);
-                    known.insert(chunk);
-                }
-                true
-            }
-            Err(errno) => {
-                let span = (self.span.load(Ordering::Relaxed) * 2).clamp(1, PASS_OVER_MAX);
-                self.span.store(span, Ordering::Relaxed);
-                self.left.store(span, Ordering::Relaxed);
-                tracing::debug!(%errno, span, "no huge page for a chunk of the pool");
-                false
-            }
+        let began = Instant::now();
+        let answer = collapse();
+        let took = began.elapsed();
+        if let Err(errno) = answer {
+            tracing::debug!(%errno, "no huge page for a chunk of the pool");
+            self.ask_less();
+            return false;
         }
+        let mut made = 0;
+        for chunk in range.step_by(CHUNK_SIZE_BYTES as usize) {
+            self.known().insert(chunk);
+            made += 1;
+        }
+        self.made.fetch_add(u64::from(made), Ordering::Relaxed);
+        if took > WORTH * made {
+            self.ask_less();
+        } else {
+            self.span.store(0, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// Passes over twice as many needs as the last time.
+    fn ask_less(&self) {
+        let span = (self.span.load(Ordering::Relaxed) * 2).clamp(1, PASS_OVER_MAX);
+        self.span.store(span, Ordering::Relaxed);
+        self.left.store(span, Ordering::Relaxed);
     }
 
     /// True if the chunk at `offset` became a huge page and nothing of it was punched here since.

@@ -16,6 +16,9 @@ pub struct Techniques {
     /// Leaves writes to memory that is mapped privately to the kernel's copy-on-write, until the
     /// next snapshot.
     pub leave_unarmed: bool,
+    /// Leaves a chunk to the kernel's copy-on-write at its first write after a snapshot, where the
+    /// guest writes here and there.
+    pub leave_again: bool,
     /// Copies whole chunks of a snapshot for a guest that writes one chunk after the other, before
     /// it touches them.
     pub prepare_whole: bool,
@@ -35,6 +38,7 @@ impl Default for Techniques {
             arm_ahead: true,
             copy_hot: true,
             leave_unarmed: true,
+            leave_again: true,
             prepare_whole: true,
             dense_chunks: true,
             next_chunks: true,
@@ -69,6 +73,7 @@ impl Techniques {
                 "arm-ahead" => left.arm_ahead = false,
                 "copy-hot" => left.copy_hot = false,
                 "leave-unarmed" => left.leave_unarmed = false,
+                "leave-again" => left.leave_again = false,
                 "prepare-whole" => left.prepare_whole = false,
                 "dense-chunks" => left.dense_chunks = false,
                 "next-chunks" => left.next_chunks = false,
@@ -78,8 +83,8 @@ impl Techniques {
                 other => {
                     return Err(format!(
                         "{WITHOUT_VARIABLE} names '{other}', which is none of arm-ahead, copy-hot, \
-                         leave-unarmed, prepare-whole, dense-chunks, next-chunks, huge-pages, \
-                         grow-clusters and lone-frames"
+                         leave-unarmed, leave-again, prepare-whole, dense-chunks, next-chunks, \
+                         huge-pages, grow-clusters and lone-frames"
                     ));
                 }
             }

@@ -12,9 +12,6 @@ use vm_memory::VolatileSlice;
 use super::check;
 use crate::stats::Counter;
 
-/// Linux 6.1; older headers lack it.
-const MADV_COLLAPSE: libc::c_int = 25;
-
 /// Host addresses set aside for guest RAM. All of it is mapped readable and writable for its whole
 /// life: first as demand-zero anonymous memory, later by whatever is mapped over it.
 #[derive(Debug)]
@@ -188,17 +185,6 @@ impl AddressRange {
         let address = self.address(offset_bytes, size_bytes)?;
         // SAFETY: the range was checked to lie in this reservation; populating changes no content.
         check(unsafe { libc::madvise(address.cast(), size_bytes, libc::MADV_POPULATE_WRITE) })
-    }
-
-    /// Puts one huge page behind the range, which is one mapping of a file on tmpfs, is aligned to
-    /// the size of a huge page and as long, and has a page already (MADV_COLLAPSE, Linux 6.1).
-    ///
-    /// # Errors
-    /// The kernel has none, or cannot do that. Nothing has changed then.
-    pub fn collapse(&self, offset_bytes: usize, size_bytes: usize) -> io::Result<()> {
-        let address = self.address(offset_bytes, size_bytes)?;
-        // SAFETY: the range was checked to lie in this reservation; no content changes.
-        check(unsafe { libc::madvise(address.cast(), size_bytes, MADV_COLLAPSE) })
     }
 
     /// Empties the page tables of the range (MADV_DONTNEED), all of which must be mapped shared:

@@ -16,7 +16,7 @@ use crate::cow::{
 };
 
 /// Chunks made ready while the guest waits for one of them, at most.
-const READY_FOR_FAULT: u32 = 4;
+const READY_FOR_FAULT: u32 = 8;
 /// Chunks made ready for frames that are written in epoch after epoch, unless there are some.
 pub(super) const READY_FOR_HOT: u32 = 8;
 /// Wholly free chunks that the pool keeps when a chunk is copied of which the guest has not written
@@ -43,8 +43,11 @@ impl RedirectEngine {
         frame: FrameIndex,
         ahead: u32,
     ) -> Result<(), CowError> {
-        self.placement
-            .make_ready((ahead / CHUNK_FRAMES).clamp(1, READY_FOR_FAULT))?;
+        // A short run does not pay for what the kernel may take to make huge pages.
+        let chunks = ahead / CHUNK_FRAMES;
+        if chunks > 1 {
+            self.placement.make_ready(chunks.min(READY_FOR_FAULT))?;
+        }
         self.copy_whole(index, known)?;
         self.prediction
             .note_copied(index.frame_number(frame), end_of(index));
@@ -95,7 +98,9 @@ impl RedirectEngine {
         if known.own().is_full() {
             return Ok(true);
         }
+        // Writes to a chunk that is left to the kernel are not held.
         if !known.is_mapped()
+            || known.is_left()
             || !matches!(known.map(), ChunkMap::Whole(_))
             || !self.placement.can_spare(SPARE_FOR_NEXT)?
         {

@@ -49,6 +49,7 @@ impl RedirectEngine {
             Some(_) if is_own => self.disarm_around(index, known, frame, unit),
             // The kernel copies it.
             Some(_) if known.is_left() => Ok(()),
+            Some(_) if self.leaves_again(index, known)? => self.leave_again(index, known),
             Some(_) => {
                 self.copy_around(index, known, frame)?;
                 Counters::add(&counters.write_faults, 1);
@@ -210,7 +211,8 @@ impl RedirectEngine {
         let end = index.frame_number(cluster.start.into()) + cluster.len() as u64;
         let cluster = set_of(cluster);
         let hot = known.hot_now().minus(&cluster);
-        if self.copies_densely(known, cluster.union(&hot).count())? {
+        let wanted = cluster.union(&hot).minus(known.own()).count();
+        if self.copies_densely(known, wanted)? {
             match self.copy_dense(index, known, frame, ahead) {
                 Err(CowError::NoSpace(_)) if !budget.is_exceeded() => {}
                 done => return done.inspect(|()| self.note_copied_ahead(known, &hot)),

@@ -114,25 +114,47 @@ impl RedirectEngine {
         }
     }
 
+    /// True if the guest has written nearly all of a chunk beside this one.
+    pub(super) fn is_written_around(&self, index: ChunkIndex) -> Result<bool, CowError> {
+        let mut written = false;
+        self.for_neighbours(index, |near, known| {
+            written |= known.own().count() >= NEARLY_ALL
+                || (known.is_left() && self.private_pages(near, known)?.count() >= NEARLY_ALL);
+            Ok(!written)
+        })?;
+        Ok(written)
+    }
+
+    /// Calls `look` for the chunks before and behind this one, as long as it returns true.
+    fn for_neighbours(
+        &self,
+        index: ChunkIndex,
+        mut look: impl FnMut(ChunkIndex, &KnownChunk) -> Result<bool, CowError>,
+    ) -> Result<(), CowError> {
+        let (before, behind) = (index.get().checked_sub(1), index.get() + 1);
+        let behind = Some(behind).filter(|behind| *behind < self.mapping.chunks());
+        for near in [before, behind].into_iter().flatten().map(ChunkIndex::new) {
+            // A chunk that is locked is being served.
+            if let Ok(live) = self.chunks.get(near).try_lock()
+                && let LiveChunk::Known(known) = &*live
+                && !look(near, known)?
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn doing_around(&self, index: ChunkIndex) -> Result<Doing, CowError> {
         if !self.mapping.has_single_frames() {
             return Ok(Doing::Else);
         }
-        let (before, behind) = (index.get().checked_sub(1), index.get() + 1);
-        let behind = Some(behind).filter(|behind| *behind < self.mapping.chunks());
-        for near in [before, behind].into_iter().flatten() {
-            let near = ChunkIndex::new(near);
-            // A chunk that is locked is being served.
-            if let Ok(live) = self.chunks.get(near).try_lock()
-                && let LiveChunk::Known(known) = &*live
-            {
-                let doing = self.doing_in(near, known)?;
-                if doing != Doing::Else {
-                    return Ok(doing);
-                }
-            }
-        }
-        Ok(Doing::Else)
+        let mut doing = Doing::Else;
+        self.for_neighbours(index, |near, known| {
+            doing = self.doing_in(near, known)?;
+            Ok(doing == Doing::Else)
+        })?;
+        Ok(doing)
     }
 
     fn doing_in(&self, index: ChunkIndex, known: &KnownChunk) -> Result<Doing, CowError> {
@@ -234,7 +256,8 @@ impl RedirectEngine {
     }
 
     fn copy_unmapped(&self, index: ChunkIndex, known: &mut KnownChunk) -> Result<(), CowError> {
-        let chunk = self.placement.whole_chunk_for_copy()?.chunk;
+        let target = self.placement.whole_chunk_for_copy()?;
+        let chunk = target.chunk;
         let sources: Vec<Source> = block_runs(known.map(), &FrameSet::FULL)
             .into_iter()
             .map(|run| Source {
@@ -243,8 +266,7 @@ impl RedirectEngine {
                 count: run.frames.len() as u32,
             })
             .collect();
-        let provide = || self.placement.provide_chunk(chunk);
-        if let Err(error) = self.mapping.fill_chunk(chunk, &sources, provide) {
+        if let Err(error) = self.mapping.fill_chunk(target, &sources) {
             self.placement.free_chunk(chunk);
             return Err(error);
         }
@@ -276,7 +298,13 @@ impl RedirectEngine {
         }
         let mut live = lock(self.chunks.get(index));
         let known = self.chunks.know(index, &mut live)?;
-        if !known.is_prepared() && !self.copied_whole(index, known, streak)? {
+        let prepared = known.is_prepared()
+            || match self.copied_whole(index, known, streak) {
+                // The first touch tries again.
+                Err(CowError::Locked(_)) => false,
+                done => done?,
+            };
+        if !prepared {
             lock(&self.touches.queue).clear();
             return Ok(false);
         }

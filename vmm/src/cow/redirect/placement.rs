@@ -153,11 +153,6 @@ impl Placement {
         Ok(self.holder.provide(&blocks)?)
     }
 
-    /// Has the medium give memory for a chunk.
-    pub fn provide_chunk(&self, chunk: ChunkNo) -> Result<(), CowError> {
-        Ok(self.holder.provide(&chunk.blocks().collect::<Vec<_>>())?)
-    }
-
     /// Copies a chunk inside the pool.
     pub fn copy_chunk(&self, from: ChunkNo, to: ChunkNo) -> Result<(), CowError> {
         Ok(self.holder.copy_chunk(from, to)?)

@@ -19,7 +19,7 @@
 use std::{
     sync::{
         Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -47,10 +47,19 @@ const WHOLE_MIN: u32 = CHUNK_FRAMES / 4 * 3;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(64);
 
+/// First writes to chunks, here and there since the last snapshot, from which on the guest is taken
+/// to go on like that.
+const SPARSE_MIN: u32 = 16;
+/// Mappings that a chunk may take when it is left to the kernel again.
+const RUNS_MAX: usize = 8;
+
 /// Decides what is left to the kernel, and when its private pages are looked for.
 #[derive(Debug)]
 pub(super) struct Unarmed {
     allowed: bool,
+    again: bool,
+    /// First writes to chunks, here and there, since the last snapshot.
+    sparse: AtomicU32,
     /// True while a snapshot is prepared: all that is mapped is armed.
     snapshot: AtomicBool,
     look: Mutex<Look>,
@@ -72,6 +81,8 @@ impl Unarmed {
     pub fn new(techniques: Techniques) -> Self {
         Self {
             allowed: techniques.leave_unarmed,
+            again: techniques.leave_unarmed && techniques.leave_again,
+            sparse: AtomicU32::new(0),
             snapshot: AtomicBool::new(false),
             look: Mutex::new(Look {
                 due: Instant::now() + LOOK_EVERY,
@@ -85,6 +96,7 @@ impl Unarmed {
     /// Begins to prepare a snapshot: from here on nothing is left to the kernel.
     pub fn begin_snapshot(&self) {
         self.snapshot.store(true, Ordering::SeqCst);
+        self.sparse.store(0, Ordering::Relaxed);
     }
 
     /// The frames of a snapshot are shared, or there will be none.
@@ -117,6 +129,42 @@ impl RedirectEngine {
             && self
                 .placement
                 .has_empty(self.chunks.unreconciled() + chunks)
+    }
+
+    /// True if a write to a chunk of a snapshot, all of which is armed, is best left to the kernel,
+    /// and all that follow in the chunk with it.
+    pub(super) fn leaves_again(
+        &self,
+        index: ChunkIndex,
+        known: &KnownChunk,
+    ) -> Result<bool, CowError> {
+        let fits = self.unarmed.again
+            && known.own().is_empty()
+            && known.history.expected().is_empty()
+            && !self.prediction.is_quick()
+            && !self.mapping.budget().is_spent()
+            && self.may_leave(1)
+            && known.mapped_runs(&known.backed()).len() <= RUNS_MAX;
+        if !fits || self.is_written_around(index)? {
+            return Ok(false);
+        }
+        Ok(self.unarmed.sparse.fetch_add(1, Ordering::Relaxed) >= SPARSE_MIN)
+    }
+
+    /// Maps a chunk of a snapshot anew, privately. The blocks do not change, so nothing of it does.
+    pub(super) fn leave_again(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+    ) -> Result<(), CowError> {
+        known.note_shared_are_private();
+        // From here on the frames count as unarmed, wherever this stops.
+        known.note_left();
+        self.chunks.note_unreconciled(known);
+        for run in known.mapped_runs(known.private()) {
+            self.mapping.show_left(index, &run)?;
+        }
+        Ok(())
     }
 
     /// Arms private frames that are not armed, and makes those own that were written meanwhile,

@@ -210,3 +210,50 @@ fn a_write_to_a_chunk_that_is_mapped_during_a_snapshot_that_fails_is_kept() {
     copy.assert_filled(60..FRAMES, 1);
     assert_clean(&pool);
 }
+
+#[test]
+fn a_guest_that_writes_here_and_there_after_a_snapshot_is_left_to_the_kernel() {
+    let place = PoolFile::new("left-again");
+    let pool = pool_of(&place, 512 * MIB);
+    let size = 128 * MIB;
+    let mut vm = Vm::start(&pool, size, None);
+    let frames = size / FRAME;
+    vm.fill(0..frames, 1);
+    vm.snapshot("s").unwrap();
+    if !vm.engine.unarmed.is_allowed() {
+        return;
+    }
+    let written = || (0..frames).step_by(100);
+    vm.fill(written(), 2);
+    let counters = vm.engine.counters();
+    let chunks = frames / 512;
+    // The first 16 chunks show what the guest does.
+    assert!(counters.frames_copied <= 16 * 6 * 16, "{counters:?}");
+    assert!(counters.write_faults <= 16 * 6, "{counters:?}");
+    assert!(vm.engine.chunks.unreconciled() as u64 >= chunks - 16);
+    vm.assert_filled(written(), 2);
+    vm.snapshot("t").unwrap();
+    vm.fill(written(), 3);
+    for (name, seed) in [("s", 1), ("t", 2)] {
+        let copy = Vm::start(&pool, size, Some(name));
+        copy.assert_filled(written(), seed);
+        copy.assert_filled((0..frames).filter(|frame| frame % 100 != 0), 1);
+    }
+    vm.assert_filled(written(), 3);
+    assert_clean(&pool);
+}
+
+#[test]
+fn a_guest_that_writes_in_a_row_after_a_snapshot_is_not_left_to_the_kernel() {
+    let place = PoolFile::new("left-row");
+    let pool = pool_of(&place, 512 * MIB);
+    let size = 128 * MIB;
+    let mut vm = Vm::start(&pool, size, None);
+    let frames = size / FRAME;
+    vm.fill(0..frames, 1);
+    vm.snapshot("s").unwrap();
+    vm.fill(0..frames, 2);
+    assert!(vm.engine.chunks.are_reconciled());
+    assert_eq!(vm.engine.counters().frames_own, frames);
+    assert_clean(&pool);
+}

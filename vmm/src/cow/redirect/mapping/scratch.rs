@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use nvvmm_snapshot::{BlockNo, ChunkNo};
+use nvvmm_snapshot::{BlockNo, ChunkForCopy};
 
 use super::Mapping;
 use crate::{
@@ -26,17 +26,11 @@ pub(in crate::cow::redirect) struct Source {
 }
 
 impl Mapping {
-    /// Fills a chunk of the pool, on one huge page where the kernel has that. `provide` is called
-    /// if it has not: the chunk then needs memory for its blocks.
+    /// Fills a chunk of the pool, which has memory.
     ///
     /// # Errors
     /// [`CowError::NoSpace`]: the chunk cannot be filled now.
-    pub fn fill_chunk(
-        &self,
-        chunk: ChunkNo,
-        sources: &[Source],
-        provide: impl FnOnce() -> Result<(), CowError>,
-    ) -> Result<(), CowError> {
+    pub fn fill_chunk(&self, target: ChunkForCopy, sources: &[Source]) -> Result<(), CowError> {
         let mut scratch = lock(&self.scratch.0);
         if scratch.is_none() {
             let range = AddressRange::new(CHUNK_SIZE_BYTES, CHUNK_SIZE_BYTES).map_err(no_space)?;
@@ -45,16 +39,11 @@ impl Mapping {
         let Some(range) = &*scratch else {
             unreachable!("reserved above");
         };
-        let (pool, offset) = (self.pool.fd(), chunk.byte_offset());
+        let (pool, offset) = (self.pool.fd(), target.chunk.byte_offset());
         range
             .map_file(0, CHUNK_SIZE_BYTES, pool, offset, Sharing::Shared)
             .map_err(no_space)?;
-        // An empty chunk does not collapse.
-        let one = self
-            .provide_first(chunk)
-            .and_then(|()| range.collapse(0, CHUNK_SIZE_BYTES));
-        if one.is_err() {
-            provide()?;
+        if !target.one_page {
             range
                 .populate_write(0, CHUNK_SIZE_BYTES)
                 .map_err(no_space)?;
@@ -71,18 +60,6 @@ impl Mapping {
                 .map_err(no_space)?;
         }
         Ok(())
-    }
-
-    /// Gives the first block of a chunk memory.
-    fn provide_first(&self, chunk: ChunkNo) -> std::io::Result<()> {
-        let at = i64::try_from(chunk.byte_offset()).map_err(std::io::Error::other)?;
-        let size = FRAME_SIZE_BYTES as i64;
-        Ok(nix::fcntl::fallocate(
-            self.pool.fd(),
-            nix::fcntl::FallocateFlags::empty(),
-            at,
-            size,
-        )?)
     }
 }
 

@@ -52,6 +52,8 @@ struct Rhythm {
     /// no neighbour.
     epoch: u64,
     ended: Option<Instant>,
+    /// True if the last epoch was no long one.
+    quick: bool,
     /// Chunks with hot frames, to be copied ahead.
     hot: Vec<ChunkIndex>,
 }
@@ -87,9 +89,11 @@ impl Prediction {
     }
 
     /// True if a chunk is likely to be written so densely that it is best copied as a whole: `own`
-    /// frames of it were copied since the snapshot, and `wanted` frames are to be copied now.
+    /// frames of it were copied since the snapshot, and `wanted` others are to be copied now.
     pub fn is_dense(&self, own: u32, wanted: u32) -> bool {
-        self.techniques.dense_chunks && (own >= DENSE_OWN_FRAMES || wanted >= DENSE_COPY_FRAMES)
+        // If nothing is left afterwards, only what is wanted needs a copy.
+        let goes_on = own >= DENSE_OWN_FRAMES && own + wanted < CHUNK_FRAMES;
+        self.techniques.dense_chunks && (goes_on || wanted >= DENSE_COPY_FRAMES)
     }
 
     /// True if chunks may be copied before the guest writes them.
@@ -136,12 +140,18 @@ impl Prediction {
         self.techniques.copy_hot
     }
 
+    /// True if snapshots come in a quick rhythm.
+    pub fn is_quick(&self) -> bool {
+        lock(&self.rhythm).quick
+    }
+
     /// Ends an epoch now.
     pub fn end_epoch(&self) -> EpochEnd<'_> {
         let mut rhythm = lock(&self.rhythm);
         let now = Instant::now();
         let short = rhythm.ended.is_some_and(|ended| now - ended <= EPOCH_MAX);
         rhythm.ended = Some(now);
+        rhythm.quick = short;
         rhythm.epoch += if short { 1 } else { 2 };
         rhythm.hot.clear();
         EpochEnd {
