@@ -65,9 +65,7 @@ pub fn run(arguments: &RestoreArguments, count: u32, given: &Given) -> Result<Ex
             });
         }
     });
-    if !spares.is_empty() {
-        spares::refill(&pool, &arguments.snapshot);
-    }
+    spares::refill(&pool, &arguments.snapshot);
     let (mut vms, warnings, failed) = started.into_parts();
     if let Some(cause) = failed {
         return Err(end_all(&vms, count, cause));

@@ -84,13 +84,21 @@ pub fn restore(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, V
         if let Some(count) = arguments.count {
             return copies::run(&arguments, count, given);
         }
-        let name = arguments.start.name.as_deref();
-        if let Some((status, pool)) = spares::take_for(&arguments, name, given)? {
-            let code = told(&arguments.start, &status)?;
-            spares::refill(&pool, &arguments.snapshot);
+        if let Some(pool) = spares::pool_of(&arguments) {
+            let name = arguments.start.name.as_deref();
+            let snapshot = arguments.snapshot.clone();
+            let code = match spares::take(&arguments, (&pool, name), given)? {
+                Some(status) => told(&arguments.start, &status)?,
+                None => restore_anew(arguments, given)?,
+            };
+            spares::refill(&pool, &snapshot);
             return Ok(code);
         }
     }
+    restore_anew(arguments, given)
+}
+
+fn restore_anew(arguments: RestoreArguments, given: &Given) -> Result<ExitCode, VmError> {
     let RestoreArguments {
         snapshot,
         count: _,

@@ -26,25 +26,15 @@ const END_POLL: Duration = Duration::from_millis(2);
 const CLOCK_PATIENCE: Duration = Duration::from_secs(5);
 const CLOCK_POLL: Duration = Duration::from_millis(10);
 
-/// Takes a spare VM for `nvvmm restore`, if one is there and fits what is asked for. Gives its pool,
-/// too: whoever calls this has another one [made](refill) once the user has heard.
-///
-/// # Errors
-/// The name is taken already.
-pub fn take_for(
-    arguments: &RestoreArguments,
-    name: Option<&str>,
-    given: &Given,
-) -> Result<Option<(VmStatus, PathBuf)>, VmError> {
-    if !fits(arguments) {
-        return Ok(None);
-    }
-    // Without a pool the restore says so.
-    let Ok(Some(pool)) = pool_path::found_if_any(&arguments.start.pool) else {
-        return Ok(None);
+/// The pool of a restore that a spare VM fits. `None` when none does, or without a pool: the
+/// restore says so.
+pub fn pool_of(arguments: &RestoreArguments) -> Option<PathBuf> {
+    let found = || {
+        pool_path::found_if_any(&arguments.start.pool)
+            .ok()
+            .flatten()
     };
-    let taken = take(arguments, (&pool, name), given)?;
-    Ok(taken.map(|status| (status, pool)))
+    fits(arguments).then(found).flatten()
 }
 
 /// True if nothing is asked for that a VM which is built already cannot have.
@@ -60,8 +50,11 @@ pub fn fits(arguments: &RestoreArguments) -> bool {
         && !(arguments.once || arguments.prefault || arguments.stale_disks)
 }
 
-/// Takes a spare VM without having another one made.
-fn take(
+/// Takes a spare VM for `nvvmm restore`, if one is there. Another one is not [made](refill) yet.
+///
+/// # Errors
+/// The name is taken already.
+pub fn take(
     arguments: &RestoreArguments,
     (pool, name): (&Path, Option<&str>),
     given: &Given,
