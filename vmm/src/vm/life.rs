@@ -11,7 +11,7 @@ use super::{
     build::{Builder, Prepared},
     error::cow_error,
     given::check_paths,
-    options::agent_path,
+    options::{TakenListener, agent_path},
     rewind::{Asker, Rewinding},
     running::RunningVm,
     standby::StandingBy,
@@ -42,47 +42,38 @@ pub(super) fn live(
     on_ready: impl FnOnce(VmStatus),
 ) -> Result<VmExit, VmError> {
     check_paths(pool, &source, &options)?;
-    let on_cow_failure = {
-        let supervisor = Arc::clone(supervisor);
-        Arc::new(move |error| supervisor.end(Err(cow_error(error))))
-    };
-    let (agent, vsock_socket) = guest_sockets(options.vsock_sockets, options.vsock.as_deref())?;
-    if let Some(agent) = &agent {
-        let supervisor = supervisor.clone();
-        agent.on_settled(move |failures| supervisor.settled(failures));
-    }
+    let vsock = options.vsock.as_deref();
+    let (agent, vsock_socket) = guest_sockets(options.vsock_sockets, vsock, supervisor)?;
     let mut builder = Builder {
         name: &options.name,
         pool,
-        vsock: options.vsock.as_deref(),
+        vsock,
         vsock_socket,
         files: options.files.map_or_else(OnceCell::new, OnceCell::from),
         agent: agent.as_ref(),
         dirty_log: options.dirty_log,
         techniques: options.techniques,
         cleaner: Arc::new(Cleaner::new(Arc::clone(pool))),
-        on_cow_failure,
+        on_cow_failure: on_cow_failure(supervisor),
     };
     let mut paused = options.paused;
     let mut next = Next::Start(source);
     let mut on_ready = Some(on_ready);
     let mut console = options.console;
-    let mut stands_by = options.standby.then_some(options.hear_taken).into_iter();
+    let mut stands_by = options.standby.then_some(options.hear_taken);
     loop {
-        let (vm, asker) = match (next, stands_by.next()) {
-            (Next::Start(VmSource::Restore(restore)), Some(hear_taken)) => {
-                let standing_by = StandingBy {
-                    pool,
-                    supervisor,
-                    hear_taken,
-                    restore,
-                };
-                let Some(vm) = stand_by(&standing_by, &mut builder, console, &mut paused)? else {
-                    return supervisor.take_exit().unwrap_or(Ok(VmExit::Stopped));
-                };
-                (vm, None)
-            }
-            (next, _) => next.build(&builder, console, paused)?,
+        let built = match stands_by.take() {
+            Some(taken) => stand_by(
+                (next, taken),
+                supervisor,
+                &mut builder,
+                console,
+                &mut paused,
+            )?,
+            None => Some(next.build(&builder, console, paused)?),
+        };
+        let Some((vm, asker)) = built else {
+            return supervisor.take_exit().unwrap_or(Ok(VmExit::Stopped));
         };
         // Of a holder that has died, or the VM before a rewind.
         builder.cleaner.clean_later();
@@ -91,30 +82,15 @@ pub(super) fn live(
             hear_of_idle_frames(agent, &vm);
         }
         if let Some(on_ready) = on_ready.take() {
-            wait_for_entry(&vm, paused);
-            fault_point(FaultPoint::RestoreEntered);
-            on_ready(supervisor.status());
-            if options.standby {
-                supervisor.answer_taker(Ok(()));
-                show_name(&vm, builder.name);
-            }
+            tell_ready((&vm, paused), supervisor, on_ready);
         }
         if let Some(asker) = asker {
             wait_for_entry(&vm, paused);
             asker.done(builder.name, paused);
         }
         let mut ended = supervisor.wait(&vm);
-        supervisor.begin_change();
-        if let Ended::Rewind(rewinding) = &mut ended {
-            rewinding.asker.stopping();
-        }
-        vm.digests.end();
+        let must_end = begin_to_end(&mut ended, &vm, supervisor);
         let spec = vm.spec.clone();
-        let must_end = matches!(ended, Ended::Exit(_));
-        if must_end {
-            // Whoever waits for a rewind is told that there is none.
-            drop(supervisor.asked_rewind());
-        }
         let stopped = stop_machine(&vm, || must_end || supervisor.is_to_end());
         supervisor.install(None);
         if !stopped {
@@ -137,19 +113,68 @@ pub(super) fn live(
     }
 }
 
-/// Builds a machine and stands by, until somebody takes it. `None` when the VM is to end.
+/// A machine that is built, and the caller that waits for it.
+type Built = (Arc<RunningVm>, Option<Asker>);
+
+/// Builds a machine and stands by, until somebody takes it. `None` when the VM is to end. Only a VM
+/// of a snapshot does so; any other is built.
 fn stand_by<'a>(
-    standing_by: &StandingBy<'a>,
+    (next, hear_taken): (Next, Option<TakenListener>),
+    supervisor: &'a Supervisor,
     builder: &mut Builder<'a>,
     console: ConsoleStreams,
     paused: &mut bool,
-) -> Result<Option<Arc<RunningVm>>, VmError> {
-    let prepared = builder.prepare_restore(&standing_by.restore, console)?;
-    let taken = go_on(standing_by, builder, prepared, paused);
+) -> Result<Option<Built>, VmError> {
+    let Next::Start(VmSource::Restore(restore)) = next else {
+        return next.build(builder, console, *paused).map(Some);
+    };
+    let prepared = builder.prepare_restore(&restore, console)?;
+    let standing_by = StandingBy {
+        pool: builder.pool,
+        supervisor,
+        hear_taken,
+        restore,
+    };
+    let taken = go_on(&standing_by, builder, prepared, paused);
     if let Err(error) = &taken {
-        standing_by.supervisor.answer_taker(Err(error.clone()));
+        supervisor.answer_taker(Err(error.clone()));
     }
-    taken
+    Ok(taken?.map(|vm| (vm, None)))
+}
+
+/// Tells that the guest runs, or that it is paused.
+fn tell_ready(
+    (vm, paused): (&RunningVm, bool),
+    supervisor: &Supervisor,
+    on_ready: impl FnOnce(VmStatus),
+) {
+    wait_for_entry(vm, paused);
+    fault_point(FaultPoint::RestoreEntered);
+    on_ready(supervisor.status());
+    if supervisor.answer_taker(Ok(())) {
+        show_name(vm, supervisor.name());
+    }
+}
+
+/// Prepares for the end of a machine. True if the VM ends with it.
+fn begin_to_end(ended: &mut Ended, vm: &RunningVm, supervisor: &Supervisor) -> bool {
+    supervisor.begin_change();
+    if let Ended::Rewind(rewinding) = ended {
+        rewinding.asker.stopping();
+    }
+    vm.digests.end();
+    let must_end = matches!(ended, Ended::Exit(_));
+    if must_end {
+        // Whoever waits for a rewind is told that there is none.
+        drop(supervisor.asked_rewind());
+    }
+    must_end
+}
+
+/// Ends the VM when its memory fails.
+fn on_cow_failure(supervisor: &Arc<Supervisor>) -> Arc<dyn Fn(CowError) + Send + Sync> {
+    let supervisor = Arc::clone(supervisor);
+    Arc::new(move |error| supervisor.end(Err(cow_error(error))))
 }
 
 /// Has the pool's status name the VM, which nobody waits for.
@@ -198,14 +223,20 @@ fn leave_running(
 fn guest_sockets(
     bound: Option<VsockSockets>,
     path: Option<&Path>,
+    supervisor: &Arc<Supervisor>,
 ) -> Result<(Option<AgentLink>, OnceCell<Arc<HostSocket>>), VmError> {
-    Ok(match bound {
+    let (agent, socket) = match bound {
         Some(sockets) => (
             Some(AgentLink::serve(sockets.agent).map_err(no_agent_link)?),
             OnceCell::from(Arc::new(sockets.guest)),
         ),
         None => (path.map(agent_link).transpose()?, OnceCell::new()),
-    })
+    };
+    if let Some(agent) = &agent {
+        let supervisor = Arc::clone(supervisor);
+        agent.on_settled(move |failures| supervisor.settled(failures));
+    }
+    Ok((agent, socket))
 }
 
 /// Listens for the guest's agent.
@@ -249,7 +280,7 @@ impl Next {
         builder: &Builder<'_>,
         console: ConsoleStreams,
         paused: bool,
-    ) -> Result<(Arc<RunningVm>, Option<Asker>), VmError> {
+    ) -> Result<Built, VmError> {
         let started = |vm: RunningVm| {
             let vm = Arc::new(vm);
             vm.start(paused).map(|()| vm)

@@ -235,13 +235,15 @@ impl StandingBy<'_> {
 }
 
 impl Supervisor {
-    /// Answers whoever has taken the VM.
-    pub fn answer_taker(&self, answer: Result<(), VmError>) {
+    /// Answers whoever has taken the VM. False when nobody has.
+    pub fn answer_taker(&self, answer: Result<(), VmError>) -> bool {
         let mut state = self.standby.state();
-        if matches!(*state, State::Taken) {
+        let was_taken = matches!(*state, State::Taken);
+        if was_taken {
             *state = State::Answered(answer);
             self.standby.changed.notify_all();
         }
+        was_taken
     }
 
     /// Has the VM taken over; returns when its guest has been entered, or is paused.
