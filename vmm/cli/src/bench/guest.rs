@@ -11,7 +11,10 @@ use std::{
 use nvvmm::{
     VmError,
     agent::link::AgentLink,
-    checkpoint::report::{RestoreReport, SnapshotReport},
+    checkpoint::{
+        Cleaner,
+        report::{RestoreReport, SnapshotReport},
+    },
     control::SnapshotRequest,
     cow::CowError,
     ring::{Attempt, Ring, RingSettings},
@@ -62,6 +65,7 @@ impl Guest {
             agent: Some(&agent),
             dirty_log: false,
             techniques: settings.techniques,
+            cleaner: Arc::new(Cleaner::new(Arc::clone(settings.pool))),
             on_cow_failure: {
                 let failure = Arc::clone(&failure);
                 Arc::new(move |error| {
