@@ -85,7 +85,7 @@ impl RedirectEngine {
             return Ok(());
         };
         if whole {
-            self.placement.make_ready(READY_FOR_HOT)?;
+            self.make_ready(READY_FOR_HOT)?;
             self.copy_whole(index, known)?;
         } else {
             if self.mapping.budget().is_spent() {

@@ -24,6 +24,8 @@ pub(super) const READY_FOR_HOT: u32 = 8;
 const SPARE_FOR_DENSE: u64 = 8;
 /// The same for a chunk that the guest may not write at all.
 const SPARE_FOR_NEXT: u64 = 16;
+/// The same when chunks are made ready.
+const SPARE_FOR_READY: u64 = 32;
 
 impl RedirectEngine {
     /// True if the chunk is to be copied as a whole, as the guest is likely to write most of it.
@@ -46,7 +48,7 @@ impl RedirectEngine {
         // A short run does not pay for what the kernel may take to make huge pages.
         let chunks = ahead / CHUNK_FRAMES;
         if chunks > 1 {
-            self.placement.make_ready(chunks.min(READY_FOR_FAULT))?;
+            self.make_ready(chunks.min(READY_FOR_FAULT))?;
         }
         self.copy_whole(index, known)?;
         self.prediction
@@ -54,6 +56,14 @@ impl RedirectEngine {
         if self.prediction.copies_next() {
             self.prediction
                 .go_on_behind(index, ahead, self.mapping.chunks());
+        }
+        Ok(())
+    }
+
+    /// Makes chunks ready for copies, as one page each, unless some are or the pool is short.
+    pub(super) fn make_ready(&self, chunks: u32) -> Result<(), CowError> {
+        if self.mapping.has_single_frames() && self.placement.can_spare(SPARE_FOR_READY)? {
+            self.placement.make_ready(chunks)?;
         }
         Ok(())
     }
@@ -107,10 +117,10 @@ impl RedirectEngine {
             return Ok(false);
         }
         self.reconcile_unarmed_writes(index, known)?;
-        self.placement.make_ready(1 + more)?;
+        self.make_ready(1 + more)?;
         self.copy_whole(index, known)?;
         let at = index.frame_number(FrameIndex::FIRST);
-        self.prediction.note_copied(at, end_of(index));
+        self.prediction.note_copied_next(at, end_of(index));
         Counters::add(&self.chunks.counters().chunks_copied_next, 1);
         Ok(true)
     }

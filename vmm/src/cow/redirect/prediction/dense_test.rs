@@ -16,8 +16,9 @@ fn the_chunks_behind_a_run_are_next_as_far_as_half_of_it_goes() {
         let mut here = vec![at];
         while let Some((next, _)) = writes.take_next() {
             assert_eq!(u64::from(next.get()), at + here.len() as u64);
-            writes.note(frame(next.get().into()), frame(u64::from(next.get()) + 1));
-            here.push(next.get().into());
+            let next = u64::from(next.get());
+            writes.extend(frame(next), frame(next + 1));
+            here.push(next);
         }
         at += here.len() as u64;
         copied.push(here.len());
@@ -46,4 +47,27 @@ fn writes_at_random_are_no_run() {
         assert_eq!(writes.frames_ahead(at), 1);
         writes.note(at, at + 16);
     }
+}
+
+#[test]
+fn a_run_goes_on_after_a_snapshot_as_a_short_one() {
+    let mut writes = DenseWrites::default();
+    (0..20).for_each(|chunk| writes.note(frame(chunk), frame(chunk + 1)));
+    assert_eq!(writes.frames_ahead(frame(20)), 8 * CHUNK_FRAMES);
+    // The guest was in the last chunk that was copied.
+    let at = frame(19) + 100;
+    assert_eq!(writes.frames_ahead(at), CHUNK_FRAMES);
+    writes.note(at, frame(20));
+    assert_eq!(writes.frames_ahead(frame(20)), CHUNK_FRAMES);
+    // It never comes back to those before.
+    assert_eq!(writes.frames_ahead(frame(10) + 100), 1);
+}
+
+#[test]
+fn a_short_run_that_a_snapshot_interrupts_copies_no_more_than_half_of_it() {
+    let mut writes = DenseWrites::default();
+    writes.note(1000, 1016);
+    writes.note(1016, 1040);
+    assert_eq!(writes.frames_ahead(1020), 8);
+    assert_eq!(writes.frames_ahead(1010), 1);
 }

@@ -88,6 +88,11 @@ impl Prediction {
         lock(&self.dense).note(at, end);
     }
 
+    /// Notes that all frames from `from` to `end` are copied, too, which nobody has written yet.
+    pub fn note_copied_next(&self, from: u64, end: u64) {
+        lock(&self.dense).extend(from, end);
+    }
+
     /// True if a chunk is likely to be written so densely that it is best copied as a whole: `own`
     /// frames of it were copied since the snapshot, and `wanted` others are to be copied now.
     pub fn is_dense(&self, own: u32, wanted: u32) -> bool {
