@@ -133,7 +133,7 @@ impl VmRuntimePaths {
         file.write_all(&text)
     }
 
-    /// Who the VM is; `None` when that cannot be read.
+    /// Reads who the VM is; `None` when that cannot be read.
     pub(super) fn read_record(&self) -> Option<Record> {
         let record: Record = serde_json::from_slice(&fs::read(&self.record).ok()?).ok()?;
         (record.version == RECORD_VERSION).then_some(record)

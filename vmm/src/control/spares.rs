@@ -1,9 +1,9 @@
 //! VMs that stand by, and how many of them are wanted.
 //!
-//! A spare VM has the files of any VM, under a name that no VM can have: `.spare-<key>-<pid>`, where
-//! the key is made of pool and snapshot. So commands about VMs do not see it. Whoever takes it
-//! gives its files the name of the new VM, under the registry's lock; sockets, locks and open files
-//! stay what they are. `.spare-<key>.order` says how many spare VMs are wanted.
+//! A spare VM has the files of any VM, under a name that no VM can have: `.spare-<key>-<pid>`. The
+//! key is made of pool and snapshot. So commands about VMs do not see it. Whoever takes it gives
+//! its files the name of the new VM, under the registry's lock; sockets, locks and open files stay
+//! what they are. `.spare-<key>.order` says how many spare VMs are wanted.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

@@ -5,7 +5,8 @@
 //! VM is taken, so clocks and timers go on from there as after any restore. Nothing of the guest
 //! has run, and no thread for it has been started.
 //!
-//! The VM ends by itself when its snapshot is not in the pool any more, or another one has its name.
+//! The VM ends by itself when its snapshot is not in the pool any more, or another one has its
+//! name.
 
 use std::{
     mem,
@@ -47,7 +48,7 @@ pub(super) struct Taken {
 
 #[derive(Default)]
 enum State {
-    /// It does not stand by yet, or it was taken, and whoever did it has heard.
+    /// Before it stands by, or after whoever took it has heard.
     #[default]
     Other,
     StandsBy {

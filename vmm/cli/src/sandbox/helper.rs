@@ -1,10 +1,11 @@
 //! The helper of a VM process: a small process that does what needs a path of the host after the VM
 //! process has confined itself.
 //!
-//! It takes three requests: to connect to the program at a host port of the guest, which is a socket
-//! beside the VM's own, to remove the VM's files, and to look for them under the name that somebody
-//! else has given them. Numbers and that name come from the VM process, never paths. It ends with the VM process. It then removes what a killed one left, and notes the end in
-//! its record.
+//! It takes three requests: to connect to the program at a host port of the guest, which is a
+//! socket beside the VM's own; to remove the VM's files; and to look for them under the name that
+//! somebody else has given them. Numbers and that name come from the VM process, never paths. It
+//! ends with the VM process. It then removes what a killed one left, and notes the end in its
+//! record.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
