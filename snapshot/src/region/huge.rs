@@ -23,8 +23,9 @@ use nix::errno::Errno;
 
 use crate::number::CHUNK_SIZE_BYTES;
 
-/// Needs that are passed over after a refusal, at most.
-const PASS_OVER_MAX: u32 = 1024;
+/// Needs that are passed over after a refusal, and after the last one of many in a row.
+const PASS_OVER_MIN: u32 = 16;
+const PASS_OVER_MAX: u32 = 4096;
 /// Time that a huge page saves, about: one that takes longer to be made is not worth it.
 const WORTH: Duration = Duration::from_millis(1);
 
@@ -97,9 +98,10 @@ impl HugePages {
         true
     }
 
-    /// Passes over twice as many needs as the last time.
+    /// Passes over four times as many needs as the last time.
     fn ask_less(&self) {
-        let span = (self.span.load(Ordering::Relaxed) * 2).clamp(1, PASS_OVER_MAX);
+        let span = self.span.load(Ordering::Relaxed) * 4;
+        let span = span.clamp(PASS_OVER_MIN, PASS_OVER_MAX);
         self.span.store(span, Ordering::Relaxed);
         self.left.store(span, Ordering::Relaxed);
     }
