@@ -23,8 +23,9 @@ use nix::errno::Errno;
 
 use crate::number::CHUNK_SIZE_BYTES;
 
-/// Needs that are passed over after a refusal, at most.
-const PASS_OVER_MAX: u32 = 1024;
+/// Needs that are passed over after a refusal, and after the last one of many in a row.
+const PASS_OVER_MIN: u32 = 16;
+const PASS_OVER_MAX: u32 = 4096;
 /// Time that a huge page saves, about: one that takes longer to be made is not worth it.
 const WORTH: Duration = Duration::from_millis(1);
 
@@ -68,21 +69,21 @@ impl HugePages {
         self.wanted.load(Ordering::Relaxed) && !self.passes_over()
     }
 
-    /// Makes the chunks of a range one page each, by a call of `collapse`. Returns true if they
-    /// are.
+    /// Makes the chunks of a range one page each, by a call of `collapse`, which returns the time
+    /// that it took. Returns true if they are.
     pub(super) fn make(
         &self,
         range: Range<u64>,
-        collapse: impl FnOnce() -> nix::Result<()>,
+        collapse: impl FnOnce() -> nix::Result<Duration>,
     ) -> bool {
-        let began = Instant::now();
-        let answer = collapse();
-        let took = began.elapsed();
-        if let Err(errno) = answer {
-            tracing::debug!(%errno, "no huge page for a chunk of the pool");
-            self.ask_less();
-            return false;
-        }
+        let took = match collapse() {
+            Ok(took) => took,
+            Err(errno) => {
+                tracing::debug!(%errno, "no huge page for a chunk of the pool");
+                self.ask_less();
+                return false;
+            }
+        };
         let mut made = 0;
         for chunk in range.step_by(CHUNK_SIZE_BYTES as usize) {
             self.known().insert(chunk);
@@ -97,9 +98,10 @@ impl HugePages {
         true
     }
 
-    /// Passes over twice as many needs as the last time.
+    /// Passes over four times as many needs as the last time.
     fn ask_less(&self) {
-        let span = (self.span.load(Ordering::Relaxed) * 2).clamp(1, PASS_OVER_MAX);
+        let span = self.span.load(Ordering::Relaxed) * 4;
+        let span = span.clamp(PASS_OVER_MIN, PASS_OVER_MAX);
         self.span.store(span, Ordering::Relaxed);
         self.left.store(span, Ordering::Relaxed);
     }
@@ -129,14 +131,15 @@ impl HugePages {
     }
 }
 
-/// Makes each of the mapped chunks from `place` on one page.
+/// Makes each of the mapped chunks from `place` on one page. Returns the time that it took.
 ///
 /// # Safety
 /// `bytes` are mapped at `place`; both are multiples of a chunk's size.
-pub(super) unsafe fn collapse(place: *mut u8, bytes: usize) -> nix::Result<()> {
+pub(super) unsafe fn collapse(place: *mut u8, bytes: usize) -> nix::Result<Duration> {
+    let began = Instant::now();
     // SAFETY: the caller vouches for the range; the call changes pages and no content.
     let answer = unsafe { libc::madvise(place.cast(), bytes, libc::MADV_COLLAPSE) };
-    Errno::result(answer).map(drop)
+    Errno::result(answer).map(|_| began.elapsed())
 }
 
 #[cfg(test)]
