@@ -37,6 +37,9 @@ pub(super) struct KnownChunk {
     seen: u32,
     /// Chunks in a row, up to this one, that were copied whole at or before their first touch.
     pub streak: u32,
+    /// True if the chunk is a whole copy that is not one page of the medium: its page tables are
+    /// filled when it is mapped.
+    pub small_pages: bool,
     /// Blocks of a snapshot that a copy has taken the place of, before it was touched.
     pub prepared_from: Option<ChunkMap>,
     /// True if the blocks are mapped at the guest's addresses.
@@ -76,6 +79,7 @@ impl KnownChunk {
             left: false,
             seen: 0,
             streak: 0,
+            small_pages: false,
             prepared_from: None,
             mapped: false,
             reconciled: true,
@@ -146,7 +150,12 @@ impl KnownChunk {
 
     /// True if private frames are left to the kernel's copy-on-write.
     pub fn is_left(&self) -> bool {
-        self.left
+        self.left && !self.unarmed().is_empty()
+    }
+
+    /// True if writes to `frame` are left to the kernel's copy-on-write.
+    pub fn is_left_frame(&self, frame: FrameIndex) -> bool {
+        self.left && self.unarmed().contains(frame)
     }
 
     /// True if the chunk was copied whole before its first touch, which is still to come.

@@ -48,7 +48,7 @@ impl RedirectEngine {
             // Nothing needs a copy.
             Some(_) if is_own => self.disarm_around(index, known, frame, unit),
             // The kernel copies it.
-            Some(_) if known.is_left() => Ok(()),
+            Some(_) if known.is_left_frame(frame) => Ok(()),
             Some(_) if self.leaves_again(index, known)? => self.leave_again(index, known),
             Some(_) => {
                 self.copy_around(index, known, frame)?;
@@ -72,7 +72,9 @@ impl RedirectEngine {
         known.note_shared_are_private();
         let runs = known.mapped_runs(&known.backed());
         // All of them before any is mapped: an access that waits for memory comes here again.
-        for run in &runs {
+        // A copy that was prepared has memory.
+        let needed = runs.iter().filter(|_| !known.is_prepared());
+        for run in needed {
             let count = run.frames.len() as u32;
             self.placement.provide_shared(run.block, count)?;
         }

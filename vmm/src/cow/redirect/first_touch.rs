@@ -77,6 +77,13 @@ fn is_probe(streak: u32) -> bool {
     streak.is_multiple_of(PROBE_EVERY) || (streak > 1 && streak.is_power_of_two())
 }
 
+/// Page tables that are not filled cost the guest faults, and nothing else.
+fn unless_refused(filled: Result<(), CowError>) {
+    if let Err(error) = filled {
+        tracing::debug!("page tables are not filled: {error}");
+    }
+}
+
 impl RedirectEngine {
     /// Maps a chunk that is touched for the first time.
     pub(super) fn first_touch(
@@ -86,9 +93,7 @@ impl RedirectEngine {
     ) -> Result<(), CowError> {
         if known.is_prepared() {
             let streak = known.streak;
-            self.map_chunk(index, known)?;
-            self.plan_ahead(index, streak);
-            return Ok(());
+            return self.map_copy(index, known, streak);
         }
         match self.doing_around(index)? {
             Doing::Writes(before) => {
@@ -96,22 +101,37 @@ impl RedirectEngine {
                 if is_probe(streak) {
                     known.streak = streak;
                 } else if self.copied_whole(index, known, streak)? {
-                    self.map_chunk(index, known)?;
-                    self.plan_ahead(index, streak);
-                    return Ok(());
+                    return self.map_copy(index, known, streak);
                 }
                 self.map_chunk(index, known)
             }
             Doing::Reads => {
                 self.map_chunk(index, known)?;
                 if known.own().is_full() {
-                    self.mapping.populate_own(index)
+                    unless_refused(self.mapping.populate_own(index));
                 } else {
-                    self.populate_chunk(index, known)
+                    unless_refused(self.populate_chunk(index, known));
                 }
+                Ok(())
             }
             Doing::Else => self.map_along(index, known),
         }
+    }
+
+    /// Maps a whole copy. The first write to each small page of it would cost the guest a fault.
+    fn map_copy(
+        &self,
+        index: ChunkIndex,
+        known: &mut KnownChunk,
+        streak: u32,
+    ) -> Result<(), CowError> {
+        self.map_chunk(index, known)?;
+        known.prepared_from = None;
+        if known.small_pages {
+            unless_refused(self.mapping.populate_own(index));
+        }
+        self.plan_ahead(index, streak);
+        Ok(())
     }
 
     /// True if the guest has written nearly all of a chunk beside this one.
@@ -270,6 +290,7 @@ impl RedirectEngine {
             self.placement.free_chunk(chunk);
             return Err(error);
         }
+        known.small_pages = !target.one_page;
         known.prepared_from = Some(known.map().clone());
         known.replace_all(chunk);
         self.chunks.gained(index, known, &FrameSet::FULL, 0);

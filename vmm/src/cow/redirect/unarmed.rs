@@ -60,6 +60,8 @@ pub(super) struct Unarmed {
     again: bool,
     /// First writes to chunks, here and there, since the last snapshot.
     sparse: AtomicU32,
+    /// True since the medium had no memory for a private page that was to be moved.
+    lacking: AtomicBool,
     /// True while a snapshot is prepared: all that is mapped is armed.
     snapshot: AtomicBool,
     look: Mutex<Look>,
@@ -83,6 +85,7 @@ impl Unarmed {
             allowed: techniques.leave_unarmed,
             again: techniques.leave_unarmed && techniques.leave_again,
             sparse: AtomicU32::new(0),
+            lacking: AtomicBool::new(false),
             snapshot: AtomicBool::new(false),
             look: Mutex::new(Look {
                 due: Instant::now() + LOOK_EVERY,
@@ -117,7 +120,9 @@ impl Unarmed {
     }
 
     fn allows(&self) -> bool {
-        self.allowed && !self.snapshot.load(Ordering::SeqCst)
+        self.allowed
+            && !self.snapshot.load(Ordering::SeqCst)
+            && !self.lacking.load(Ordering::Relaxed)
     }
 }
 
@@ -192,7 +197,12 @@ impl RedirectEngine {
         }
         known.note_armed();
         let written = self.private_pages(index, known)?;
-        self.move_to_blocks(index, known, &written)?;
+        if !written.is_empty() {
+            let moved = self.move_to_blocks(index, known, &written);
+            let lacking = matches!(moved, Err(CowError::NoSpace(Lack::Medium)));
+            self.unarmed.lacking.store(lacking, Ordering::Relaxed);
+            moved?;
+        }
         self.chunks.note_reconciled(known);
         Ok(())
     }
@@ -296,8 +306,11 @@ impl RedirectEngine {
                 && !known.is_reconciled()
                 && which(known)
             {
+                let was_left = known.is_left();
                 match self.reconcile_counted(index, known) {
                     Ok(()) => left -= 1,
+                    // It is armed.
+                    Err(CowError::NoSpace(_)) if was_left => left -= 1,
                     Err(CowError::NoSpace(_)) => return Ok(false),
                     Err(other) => return Err(other),
                 }
@@ -313,7 +326,8 @@ impl RedirectEngine {
         if self.chunks.are_reconciled() {
             return Ok(false);
         }
-        if !self.placement.has_empty(self.chunks.unreconciled()) {
+        let lacking = self.unarmed.lacking.load(Ordering::Relaxed);
+        if lacking || !self.placement.has_empty(self.chunks.unreconciled()) {
             return self.reconcile_those(KnownChunk::is_left);
         }
         let mut look = lock(&self.unarmed.look);
