@@ -20,6 +20,9 @@ gate_devdax_tests=(commands::snapshot_and_stop full_pool::a_snapshot_that tree::
 # run as an ordinary user, too.
 root_tests=(full_medium:: host_lacks:: lacks::a_control other_user:: sandbox::a_vm_has
   sandbox::without)
+# What makes copy-on-write fast, and can be left out (docs/inside/guest-ram-and-engines.md).
+techniques=(arm-ahead copy-hot leave-unarmed leave-again prepare-whole dense-chunks next-chunks
+  huge-pages grow-clusters lone-frames)
 # Tests with Linux guests in the gate, on an emulated host: the agent, a process, the guest's life.
 gate_linux_tests=(agent::a_restored agent::a_user agent::programs disk::a_disk life::
   process::a_process_goes_on)
@@ -185,7 +188,7 @@ kvm_documents() {
 
 kvm_without_techniques() {
   ((${#media[@]} == 0)) || return 0
-  NVVMM_TEST_WITHOUT=arm-ahead,copy-hot,grow-clusters,lone-frames NVVMM_BIN=$NVVMM_DEV_BIN \
+  NVVMM_TEST_WITHOUT=$(joined "${techniques[@]}") NVVMM_BIN=$NVVMM_DEV_BIN \
     kvm_tests_on tmpfs-huge "without what makes copy-on-write fast" "$@"
 }
 

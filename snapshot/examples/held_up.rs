@@ -68,9 +68,7 @@ fn measure_all(pool: &Arc<Pool>, chunks: u32, size_bytes: u64) {
     });
     measure(pool, "check", || drop(pool.check().unwrap()));
     vm.unpin(first).unwrap();
-    measure(pool, "rm", || {
-        pool.remove("first").unwrap();
-    });
+    measure(pool, "rm", || _ = pool.remove("first").unwrap());
     let second = take("second");
     measure(pool, "commit that replaces", || {
         commit(&vm, "third", chunks, &[], &[second]);

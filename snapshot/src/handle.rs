@@ -134,6 +134,17 @@ impl Pool {
         self.store.times.so_far()
     }
 
+    /// Sets whether chunks for copies are made one page of a tmpfs where the kernel can do that.
+    /// They are unless this says otherwise.
+    pub fn want_huge_pages(&self, wanted: bool) {
+        self.store.region.want_huge_pages(wanted);
+    }
+
+    /// Chunks that were taken as one page of a tmpfs.
+    pub fn huge_pages_made(&self) -> u64 {
+        self.store.region.huge_pages_made()
+    }
+
     /// True when a free block may be without memory of the medium, and the medium without memory
     /// to give: then it is asked before anything is stored to the block. A tmpfs gives memory to
     /// whoever comes first, and others may fill it, whatever the pool's size promises.

@@ -99,8 +99,8 @@ pub use fault::{FaultPoint, Resource, ask_for, fault_point};
 pub use frame_map::FrameMap;
 pub use handle::Pool;
 pub use holder::{
-    Committed, Consumed, ConsumedChunk, ConsumedMap, Holder, NewMap, NewSnapshot, Reservation,
-    Vacating,
+    ChunkForCopy, Committed, Consumed, ConsumedChunk, ConsumedMap, Holder, NewMap, NewSnapshot,
+    Reservation, Vacating,
 };
 pub use identity::{BaseId, ContentRoot, Identity};
 pub use layout::inode::{MapKind, SnapshotKind};

@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::layout::holder_slot::{
-    BLOCKS_IN_USE_OFFSET, HOLDER_SLOT_BYTES, HolderSlotV1, LEASES_OFFSET, PINS_OFFSET,
+    BLOCKS_IN_USE_OFFSET, HOLDER_SLOT_BYTES, HolderSlotV1, LEASES_OFFSET, NAME_OFFSET, PINS_OFFSET,
 };
 use crate::layout::inode::{self, Inode, InodeV2};
 use crate::layout::node::{Expected, Node, NodeV1, open_node};
@@ -314,6 +314,14 @@ impl BlockStore {
         self.set_holder_slot(slot, &HolderSlotV1::new_zeroed())
     }
 
+    /// Gives a slot that is in use another name.
+    pub(crate) fn set_holder_name(&self, slot: u32, name: &str) -> Result<()> {
+        let content = HolderSlotV1::used(0, 0, name);
+        let offset = self.layout.holder_slot_offset(slot) + NAME_OFFSET as u64;
+        self.region
+            .write(offset, &content.as_bytes()[NAME_OFFSET..])
+    }
+
     pub(crate) fn set_pin(&self, slot: u32, index: usize, id: u64) -> Result<()> {
         let offset = self.layout.holder_slot_offset(slot) + PINS_OFFSET + index as u64 * 8;
         self.region.write(offset, &id.to_le_bytes())
@@ -360,6 +368,19 @@ impl BlockStore {
     /// Makes sure that the medium has memory for blocks. `blocks` must be sorted.
     pub(crate) fn provide_sorted(&self, blocks: &[BlockNo]) -> Result<()> {
         runs(blocks).try_for_each(|(offset, len)| self.region.provide(offset, len))
+    }
+
+    /// Has the medium give memory for `count` chunks from `first` on, each as one page. Returns
+    /// false when some are not.
+    pub(crate) fn make_one_page(&self, first: ChunkNo, count: u32) -> Result<bool> {
+        let start = first.byte_offset();
+        let bytes = u64::from(count) * CHUNK_SIZE_BYTES;
+        self.region.make_one_page(start..start + bytes)
+    }
+
+    /// True if a chunk is one page of the medium, as far as this process knows.
+    pub(crate) fn is_one_page(&self, chunk: ChunkNo) -> bool {
+        self.region.is_one_page(chunk.byte_offset())
     }
 
     /// Gives back all memory of a chunk that nobody uses, where the medium has not done so with its

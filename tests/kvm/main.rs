@@ -37,6 +37,7 @@ mod ring;
 mod sandbox;
 mod scrub;
 mod sharing;
+mod spare;
 mod stale_disks;
 mod start;
 mod stopped;

@@ -27,32 +27,7 @@ pub(super) enum Want {
 impl Leases {
     /// Leases an empty chunk and takes all of it, or sets it aside.
     pub(crate) fn lease_empty(&self, set_aside: bool) -> Result<ChunkNo> {
-        let lease = || Lease {
-            own: if set_aside {
-                FrameSet::EMPTY
-            } else {
-                FrameSet::FULL
-            },
-            set_aside,
-            vacating: false,
-        };
-        let chunk = loop {
-            if let Some(chunk) = self.lease_at_once(Want::Empty, lease)? {
-                break chunk;
-            }
-            let mut catalog = CatalogLock::take(&self.pool)?;
-            if let Some(chunk) = self.lease_of_dead(&mut catalog, Want::Empty, lease)? {
-                break chunk;
-            }
-            let free = self.pool.free_blocks(&catalog)?;
-            drop(catalog);
-            if !self.help_cleaning(Want::Empty)? {
-                return Err(Error::PoolFull {
-                    needed: u64::from(CHUNK_BLOCKS),
-                    free,
-                });
-            }
-        };
+        let chunk = self.lease_unprovided(set_aside)?;
         if !set_aside
             && self.pool.must_provide()
             && let Err(error) = self.provide(&chunk.blocks().collect::<Vec<_>>())
@@ -62,6 +37,36 @@ impl Leases {
             return Err(error);
         }
         Ok(chunk)
+    }
+
+    /// The same, without asking the medium for memory.
+    pub(crate) fn lease_unprovided(&self, set_aside: bool) -> Result<ChunkNo> {
+        let lease = || Lease {
+            own: if set_aside {
+                FrameSet::EMPTY
+            } else {
+                FrameSet::FULL
+            },
+            set_aside,
+            vacating: false,
+        };
+        loop {
+            if let Some(chunk) = self.lease_at_once(Want::Empty, lease)? {
+                return Ok(chunk);
+            }
+            let mut catalog = CatalogLock::take(&self.pool)?;
+            if let Some(chunk) = self.lease_of_dead(&mut catalog, Want::Empty, lease)? {
+                return Ok(chunk);
+            }
+            let free = self.pool.free_blocks(&catalog)?;
+            drop(catalog);
+            if !self.help_cleaning(Want::Empty)? {
+                return Err(Error::PoolFull {
+                    needed: u64::from(CHUNK_BLOCKS),
+                    free,
+                });
+            }
+        }
     }
 
     /// Leases one more chunk without the catalog lock, if there is one and the pool's version

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) use commit::Provenance;
 pub use commit::{Committed, NewMap, NewSnapshot};
 pub use consume::{Consumed, ConsumedChunk, ConsumedMap};
+pub use stale::ChunkForCopy;
 pub use unused::Vacating;
 
 use self::lease::Leases;
@@ -192,6 +193,16 @@ impl Holder {
     /// The holder's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Shows others this name from now on. It is for people: nothing is found by it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`], [`Error::Io`].
+    pub fn show_name(&self, name: &str) -> Result<()> {
+        check_name(name)?;
+        let _lock = CatalogLock::take(&self.pool)?;
+        self.pool.store.set_holder_name(self.slot, name)
     }
 
     /// The holder's slot.

@@ -94,6 +94,10 @@ impl VmControl for CountingVm {
         self.pause()
     }
 
+    fn power_button(&self, press: bool) -> Result<bool, VmError> {
+        self.pause().map(|()| press)
+    }
+
     fn stop(&self) -> Result<(), VmError> {
         self.pause()
     }

@@ -88,6 +88,10 @@ impl VmControl for FakeVm {
         Err(VmError::new(ErrorKind::PoolFull, "the pool is full").with_remedy("remove a snapshot"))
     }
 
+    fn power_button(&self, press: bool) -> Result<bool, VmError> {
+        Ok(press)
+    }
+
     fn stop(&self) -> Result<(), VmError> {
         self.stops.fetch_add(1, Ordering::SeqCst);
         Ok(())

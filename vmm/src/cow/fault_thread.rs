@@ -200,11 +200,11 @@ fn answer_all(
     };
     let mut faults: Vec<Fault> = Vec::new();
     let mut waiting: Vec<Held> = Vec::new();
-    let (mut tidied, mut untidy) = (Instant::now(), false);
+    let (mut tidied, mut untidy, mut ahead) = (Instant::now(), false, false);
     let mut retry = RETRY_MIN;
     wait_for_locks_at_most(LOCK_PATIENCE);
     loop {
-        let timeout = match (untidy, waiting.is_empty()) {
+        let timeout = match (untidy || ahead, waiting.is_empty()) {
             (true, _) => Duration::ZERO,
             (false, true) => TIDY_EVERY,
             (false, false) => retry,
@@ -247,6 +247,7 @@ fn answer_all(
         }
         retry = (asked.elapsed() * RETRY_REST).clamp(RETRY_MIN, RETRY_MAX);
         tell(shortage.set(reason), reason);
+        ahead = waiting.is_empty() && engine.work_ahead()?;
         if untidy || tidied.elapsed() >= TIDY_EVERY {
             untidy = match engine.tidy() {
                 Ok(untidy) => untidy,

@@ -77,6 +77,32 @@ struct Restoring {
     step_clock: bool,
 }
 
+/// A machine that is built for a snapshot, but does not have its state yet.
+pub(super) struct Prepared {
+    // Dropped in this order, as in `RunningVm`.
+    machine: Arc<Machine>,
+    faults: FaultThread,
+    engine: Arc<dyn CowEngine>,
+    holder: Arc<Holder>,
+    started: Instant,
+    phases: Phases,
+    pub entry: SnapshotEntry,
+    saved: SavedVm,
+    pub spec: VmSpec,
+    once: bool,
+    prefault: bool,
+    notes: Vec<String>,
+    step_clock: bool,
+}
+
+impl Prepared {
+    /// Has the restore begin now, for its report: the machine was built ahead of it.
+    pub fn begin_now(&mut self, step_clock: bool) {
+        (self.started, self.phases) = (Instant::now(), Phases::begin());
+        self.step_clock = step_clock;
+    }
+}
+
 /// A snapshot of a VM, which a holder of the VM to come pins.
 pub(super) struct ReadSnapshot {
     holder: Arc<Holder>,
@@ -206,6 +232,15 @@ impl Builder<'_> {
         restore: &RestoreOptions,
         console: ConsoleStreams,
     ) -> Result<(RunningVm, u64), VmError> {
+        self.finish(self.prepare_restore(restore, console)?)
+    }
+
+    /// Does all of a restore that comes before the machine gets its state.
+    pub(super) fn prepare_restore(
+        &self,
+        restore: &RestoreOptions,
+        console: ConsoleStreams,
+    ) -> Result<Prepared, VmError> {
         let (started, mut phases) = (Instant::now(), Phases::begin());
         let read = phases.run("ReadSnapshot", || {
             ReadSnapshot::read(self.pool, self.name, &restore.snapshot)
@@ -222,15 +257,24 @@ impl Builder<'_> {
             console,
             step_clock: restore.step_clock,
         };
-        self.restore_read(read, (started, phases), how)
+        self.prepare(read, (started, phases), how)
     }
 
     fn restore_read(
         &self,
         read: ReadSnapshot,
-        (started, mut phases): (Instant, Phases),
+        begun: (Instant, Phases),
         how: Restoring,
     ) -> Result<(RunningVm, u64), VmError> {
+        self.finish(self.prepare(read, begun, how)?)
+    }
+
+    fn prepare(
+        &self,
+        read: ReadSnapshot,
+        (started, mut phases): (Instant, Phases),
+        how: Restoring,
+    ) -> Result<Prepared, VmError> {
         let ReadSnapshot {
             holder,
             entry,
@@ -245,13 +289,6 @@ impl Builder<'_> {
             notes,
             step_clock,
         } = how;
-        let clock = match step_clock {
-            false => GuestClock::Kept,
-            true if had_vsock_driver(&saved) => GuestClock::NotSet,
-            true => GuestClock::NoAgent,
-        };
-        let taken_ns = saved.machine.kvm.vm.clock.realtime_ns;
-        let slept_ns = unix_ns_now().saturating_sub(taken_ns.unwrap_or(entry.created_unix_ns));
         let files = self.files(&spec, OpenedFiles::open_restored)?;
         let origin = cow::RamOrigin::Snapshot {
             frames,
@@ -263,6 +300,48 @@ impl Builder<'_> {
         let machine = Arc::new(phases.run("BuildMachine", || {
             self.machine(&spec, files, &*engine, console)
         })?);
+        Ok(Prepared {
+            started,
+            phases,
+            holder,
+            entry,
+            saved,
+            spec,
+            once,
+            prefault,
+            notes,
+            step_clock,
+            machine,
+            faults,
+            engine,
+        })
+    }
+
+    /// Gives a machine its state. Returns the time that the guest slept, too, in nanoseconds.
+    pub(super) fn finish(&self, prepared: Prepared) -> Result<(RunningVm, u64), VmError> {
+        let Prepared {
+            started,
+            mut phases,
+            holder,
+            entry,
+            saved,
+            spec,
+            once,
+            prefault,
+            notes,
+            step_clock,
+            machine,
+            faults,
+            engine,
+        } = prepared;
+        let clock = match step_clock {
+            false => GuestClock::Kept,
+            true if had_vsock_driver(&saved) => GuestClock::NotSet,
+            true => GuestClock::NoAgent,
+        };
+        let taken_ns = saved.machine.kvm.vm.clock.realtime_ns;
+        let slept_ns = unix_ns_now().saturating_sub(taken_ns.unwrap_or(entry.created_unix_ns));
+        let files = self.files(&spec, OpenedFiles::open_restored)?;
         let restored = phases.run("RestoreState", || {
             let machine = Arc::clone(&machine);
             faults.unless_stuck(move || machine.restore(&saved.machine))
@@ -313,7 +392,7 @@ impl Builder<'_> {
     }
 
     /// Has the guest's agent told that the guest was restored.
-    fn tell(&self, restore: &RestoreOptions, slept_ns: u64) -> Result<(), VmError> {
+    pub(super) fn tell(&self, restore: &RestoreOptions, slept_ns: u64) -> Result<(), VmError> {
         let Some(agent) = self.agent else {
             return Ok(());
         };

@@ -8,12 +8,13 @@ use nvvmm_snapshot::{FaultPoint, Pool, fault_point};
 
 use super::{
     VmError, VmExit, VmOptions, VmSource, VsockSockets,
-    build::Builder,
+    build::{Builder, Prepared},
     error::cow_error,
     given::check_paths,
     options::agent_path,
     rewind::{Asker, Rewinding},
     running::RunningVm,
+    standby::StandingBy,
     supervisor::Supervisor,
 };
 use crate::{
@@ -50,7 +51,7 @@ pub(super) fn live(
         let supervisor = supervisor.clone();
         agent.on_settled(move |failures| supervisor.settled(failures));
     }
-    let builder = Builder {
+    let mut builder = Builder {
         name: &options.name,
         pool,
         vsock: options.vsock.as_deref(),
@@ -66,8 +67,23 @@ pub(super) fn live(
     let mut next = Next::Start(source);
     let mut on_ready = Some(on_ready);
     let mut console = options.console;
+    let mut stands_by = options.standby.then_some(options.hear_taken).into_iter();
     loop {
-        let (vm, asker) = next.build(&builder, console, paused)?;
+        let (vm, asker) = match (next, stands_by.next()) {
+            (Next::Start(VmSource::Restore(restore)), Some(hear_taken)) => {
+                let standing_by = StandingBy {
+                    pool,
+                    supervisor,
+                    hear_taken,
+                    restore,
+                };
+                let Some(vm) = stand_by(&standing_by, &mut builder, console, &mut paused)? else {
+                    return supervisor.take_exit().unwrap_or(Ok(VmExit::Stopped));
+                };
+                (vm, None)
+            }
+            (next, _) => next.build(&builder, console, paused)?,
+        };
         // Of a holder that has died, or the VM before a rewind.
         builder.cleaner.clean_later();
         supervisor.install(Some(Arc::clone(&vm)));
@@ -78,6 +94,10 @@ pub(super) fn live(
             wait_for_entry(&vm, paused);
             fault_point(FaultPoint::RestoreEntered);
             on_ready(supervisor.status());
+            if options.standby {
+                supervisor.answer_taker(Ok(()));
+                show_name(&vm, builder.name);
+            }
         }
         if let Some(asker) = asker {
             wait_for_entry(&vm, paused);
@@ -115,6 +135,46 @@ pub(super) fn live(
             }
         };
     }
+}
+
+/// Builds a machine and stands by, until somebody takes it. `None` when the VM is to end.
+fn stand_by<'a>(
+    standing_by: &StandingBy<'a>,
+    builder: &mut Builder<'a>,
+    console: ConsoleStreams,
+    paused: &mut bool,
+) -> Result<Option<Arc<RunningVm>>, VmError> {
+    let prepared = builder.prepare_restore(&standing_by.restore, console)?;
+    let taken = go_on(standing_by, builder, prepared, paused);
+    if let Err(error) = &taken {
+        standing_by.supervisor.answer_taker(Err(error.clone()));
+    }
+    taken
+}
+
+/// Has the pool's status name the VM, which nobody waits for.
+fn show_name(vm: &RunningVm, name: &str) {
+    if let Err(error) = vm.holder.show_name(name) {
+        tracing::warn!(%error, "the pool's status names a spare VM, not this one");
+    }
+}
+
+/// Waits until somebody takes the VM, and builds the rest of it then.
+fn go_on<'a>(
+    standing_by: &StandingBy<'a>,
+    builder: &mut Builder<'a>,
+    prepared: Prepared,
+    paused: &mut bool,
+) -> Result<Option<Arc<RunningVm>>, VmError> {
+    let Some(request) = standing_by.wait(&prepared)? else {
+        return Ok(None);
+    };
+    standing_by.rename(&request)?;
+    builder.name = standing_by.supervisor.name();
+    *paused = request.paused;
+    let vm = Arc::new(standing_by.go_on(&request, prepared, builder)?);
+    vm.start(*paused)?;
+    Ok(Some(vm))
 }
 
 /// The exit of a VM of which a vCPU or device waits for memory that nobody will give it any more.

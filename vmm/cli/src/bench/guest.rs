@@ -11,10 +11,8 @@ use std::{
 use nvvmm::{
     VmError,
     agent::link::AgentLink,
-    checkpoint::{
-        Cleaner,
-        report::{RestoreReport, SnapshotReport},
-    },
+    checkpoint::Cleaner,
+    checkpoint::report::{RestoreReport, SnapshotReport},
     control::SnapshotRequest,
     cow::CowError,
     ring::{Attempt, Ring, RingSettings},

@@ -6,6 +6,7 @@ fn measured() -> Report {
     let axis = |label: &str, base| ShownAxis {
         label: label.into(),
         base,
+        names: vec!["one".into(), "two".into()],
     };
     Report {
         nvvmm: "0.1.0".into(),
@@ -29,6 +30,10 @@ fn measured() -> Report {
             name: "paper".into(),
             title: "Checkpoint".into(),
             charts: vec![ShownChart {
+                stacks: vec![ShownStack {
+                    name: "copy".into(),
+                    series: vec!["copy".into()],
+                }],
                 file: "checkpoint".into(),
                 title: "Checkpoint".into(),
                 x: axis("memory (MiB)", Some(2.0)),

@@ -29,14 +29,17 @@ mod ahead;
 mod chunk;
 mod chunks;
 mod copy;
+mod dense;
 mod engine;
 mod faults;
+mod first_touch;
 mod huge;
 mod live;
 mod mapping;
 mod placement;
 mod prediction;
 mod share;
+mod unarmed;
 mod vacate;
 
 pub use engine::RedirectEngine;
@@ -46,12 +49,18 @@ mod ahead_test;
 #[cfg(test)]
 mod chunk_test;
 #[cfg(test)]
+mod dense_test;
+#[cfg(test)]
 mod engine_test;
 #[cfg(test)]
 mod failure_test;
+#[cfg(test)]
+mod first_touch_test;
 #[cfg(test)]
 mod hot_test;
 #[cfg(test)]
 mod huge_test;
 #[cfg(test)]
 mod placement_test;
+#[cfg(test)]
+mod unarmed_test;
