@@ -86,12 +86,12 @@ pub fn run(plan: &Plan, pools: &[BenchPool], progress: &Progress) -> Result<Expe
     };
     for size in measuring.sizes.clone() {
         for turn in 1..=plan.repeat {
-            for index in 0..pools.len() {
+            for (index, pool) in pools.iter().enumerate() {
                 for (order, (name, _)) in ORDERS.into_iter().enumerate() {
                     progress.step(&format!(
                         "bill: {} rewritten {name} on {}, {turn} of {}",
                         human_units::size(size),
-                        pools[index].medium,
+                        pool.medium,
                         plan.repeat
                     ))?;
                     measuring.one_guest(index, size, order, progress)?;
@@ -135,7 +135,6 @@ impl Measuring<'_> {
                 pool.remove(&name(number - 1))?;
             }
             pool.warm(size)?;
-            walk.settle()?;
             let cost = by_reference(pool, &guest, &walk, &name(number))?;
             if is_measured {
                 self.add(index, size, REFERENCE, (order, number), cost);
@@ -350,21 +349,24 @@ fn by_copying(
     (used, threads): (u64, usize),
 ) -> Result<Cost, VmError> {
     pool.warm(used)?;
-    walk.settle()?;
-    let (cost, copy) = walk.cost(&PARTS, || {
+    let mut kept = None;
+    walk.cost(&PARTS, || {
+        // The file of an attempt before goes first.
+        drop(kept.take());
         let copy = copied::checkpoint(pool, guest, used, threads)?;
-        Ok((walk::steps_in_copy(&copy)?, copy))
-    })?;
-    drop(copy);
-    Ok(cost)
+        walk::steps_in_copy(kept.insert(copy))
+    })
 }
 
 fn by_reference(pool: &BenchPool, guest: &Guest, walk: &Walk, name: &str) -> Result<Cost, VmError> {
-    let (cost, _) = walk.cost(&PARTS, || {
+    let mut is_there = false;
+    walk.cost(&PARTS, || {
+        if std::mem::replace(&mut is_there, true) {
+            pool.remove(name)?;
+        }
         guest.snapshot(name)?;
-        Ok((walk::steps_in_snapshot(pool, name)?, ()))
-    })?;
-    Ok(cost)
+        walk::steps_in_snapshot(pool, name)
+    })
 }
 
 fn name(number: u32) -> String {
