@@ -28,6 +28,8 @@ const MEASURED: [u32; 3] = [1, 2, 10];
 /// Smallest memory of a guest that is checkpointed so often. With less the tenth says no more than
 /// the second.
 const MANY_FROM: u64 = 256 << 20;
+/// Memory that is copied to find out how many threads are fastest, at most.
+const CALIBRATE_MAX: u64 = 128 << 20;
 /// Orders in which the guest writes its memory, and the words of its command.
 const ORDERS: [(&str, &str); 2] = [("in a row", "seq"), ("at random", "rand")];
 /// Memory of guests that are measured when no sizes were asked for: one like this, and the largest.
@@ -75,7 +77,7 @@ pub fn run(plan: &Plan, pools: &[BenchPool], progress: &Progress) -> Result<Expe
             "bill: how many threads copy fastest on {}",
             pool.medium
         ))?;
-        threads.push(fastest_threads(pool, smallest)?.write);
+        threads.push(fastest_threads(pool, smallest.min(CALIBRATE_MAX))?.write);
     }
     let mut measuring = Measuring {
         pools,
