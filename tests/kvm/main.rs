@@ -19,6 +19,7 @@ mod foreground;
 mod foreign;
 mod full_medium;
 mod full_pool;
+mod gaps;
 mod grow;
 mod guest_log;
 mod host_lacks;

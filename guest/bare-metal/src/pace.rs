@@ -24,6 +24,9 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"nvvmpace");
 pub const LOG_LEN: usize = 32768;
 /// Entries that a pass of vCPU 0 takes at most.
 const PASS_ENTRIES: u64 = 2048;
+/// Steps of an entry, at least: the log of a guest with little memory would last for some
+/// milliseconds only.
+const GRANULE_MIN: u64 = 32;
 /// The last gaps that are kept.
 pub const GAPS_KEPT: usize = 32;
 /// Seed of the order that looks random.
@@ -178,7 +181,12 @@ const fn zero() -> AtomicU64 {
 
 /// Steps for each entry of the log, where a pass of vCPU 0 has `len` steps: a power of two.
 pub const fn granule(len: u64) -> u64 {
-    len.div_ceil(PASS_ENTRIES).next_power_of_two()
+    let granule = len.div_ceil(PASS_ENTRIES).next_power_of_two();
+    if granule < GRANULE_MIN {
+        GRANULE_MIN
+    } else {
+        granule
+    }
 }
 
 /// The frames of one vCPU, and their order.

@@ -481,6 +481,10 @@ fn snapshot_details(report: &SnapshotReport) -> String {
     }
     text.push('\n');
     text.push_str(&format!(
+        "  accesses of the guest held for at most {}\n",
+        output::time_us(report.held_us_max)
+    ));
+    text.push_str(&format!(
         "  machine state {}, metadata {}\n",
         output::size(report.state_bytes),
         output::frames_size(report.metadata_blocks)

@@ -146,6 +146,11 @@ impl VmStats {
                 "how long guest accesses were held",
                 &self.fault_latency,
             ),
+            gauge(
+                "fault_longest_microseconds",
+                "the longest time that a guest access was held",
+                self.held_us_max.round() as u64,
+            ),
         ]
     }
 

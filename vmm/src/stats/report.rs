@@ -20,6 +20,9 @@ pub struct VmStats {
     /// Times for which guest accesses were held: from the fault thread's reading of the event until
     /// the waiting thread was woken. Waiting for space in a full pool is included.
     pub fault_latency: Buckets,
+    /// The longest of these times, in microseconds.
+    #[serde(default)]
+    pub held_us_max: f64,
     /// Snapshots of the whole VM.
     pub snapshots: SnapshotStats,
     /// Writes of this process to the pool's catalog.

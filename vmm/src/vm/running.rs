@@ -290,7 +290,8 @@ impl RunningVm {
             .with_remedy("end the process, or restart it without --window"));
         }
         operation.process.stop(&*self.engine, &self.holder);
-        let taken = checkpoint::take(&Taking {
+        self.faults.longest_held().watch();
+        let mut taken = checkpoint::take(&Taking {
             machine: &self.machine,
             engine: &*self.engine,
             holder: &self.holder,
@@ -306,6 +307,7 @@ impl RunningVm {
             counters: &self.snapshots,
         })
         .map_err(take_error)?;
+        taken.report.held_us_max = self.faults.longest_held().watched_us();
         operation.base = Some(taken.id);
         self.cleaner.clean_later();
         Ok(taken)
@@ -384,6 +386,7 @@ impl RunningVm {
             ram: ram.unwrap_or_else(|_| self.engine.counters()),
             kernel_calls: self.engine.kernel_calls(),
             fault_latency: self.faults.latency(),
+            held_us_max: self.faults.longest_held().all_us(),
             snapshots: self.snapshots.stats(),
             pool: self.holder.pool().writes(),
         }

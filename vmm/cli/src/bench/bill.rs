@@ -28,6 +28,8 @@ const MEASURED: [u32; 3] = [1, 2, 10];
 /// Smallest memory of a guest that is checkpointed so often. With less the tenth says no more than
 /// the second.
 const MANY_FROM: u64 = 256 << 20;
+/// Memory that is copied to find out how many threads are fastest, at most.
+const CALIBRATE_MAX: u64 = 128 << 20;
 /// Orders in which the guest writes its memory, and the words of its command.
 const ORDERS: [(&str, &str); 2] = [("in a row", "seq"), ("at random", "rand")];
 /// Memory of guests that are measured when no sizes were asked for: one like this, and the largest.
@@ -75,7 +77,7 @@ pub fn run(plan: &Plan, pools: &[BenchPool], progress: &Progress) -> Result<Expe
             "bill: how many threads copy fastest on {}",
             pool.medium
         ))?;
-        threads.push(fastest_threads(pool, smallest)?.write);
+        threads.push(fastest_threads(pool, smallest.min(CALIBRATE_MAX))?.write);
     }
     let mut measuring = Measuring {
         pools,
@@ -86,12 +88,12 @@ pub fn run(plan: &Plan, pools: &[BenchPool], progress: &Progress) -> Result<Expe
     };
     for size in measuring.sizes.clone() {
         for turn in 1..=plan.repeat {
-            for index in 0..pools.len() {
+            for (index, pool) in pools.iter().enumerate() {
                 for (order, (name, _)) in ORDERS.into_iter().enumerate() {
                     progress.step(&format!(
                         "bill: {} rewritten {name} on {}, {turn} of {}",
                         human_units::size(size),
-                        pools[index].medium,
+                        pool.medium,
                         plan.repeat
                     ))?;
                     measuring.one_guest(index, size, order, progress)?;
@@ -135,7 +137,6 @@ impl Measuring<'_> {
                 pool.remove(&name(number - 1))?;
             }
             pool.warm(size)?;
-            walk.settle()?;
             let cost = by_reference(pool, &guest, &walk, &name(number))?;
             if is_measured {
                 self.add(index, size, REFERENCE, (order, number), cost);
@@ -350,21 +351,24 @@ fn by_copying(
     (used, threads): (u64, usize),
 ) -> Result<Cost, VmError> {
     pool.warm(used)?;
-    walk.settle()?;
-    let (cost, copy) = walk.cost(&PARTS, || {
+    let mut kept = None;
+    walk.cost(&PARTS, || {
+        // The file of an attempt before goes first.
+        drop(kept.take());
         let copy = copied::checkpoint(pool, guest, used, threads)?;
-        Ok((walk::steps_in_copy(&copy)?, copy))
-    })?;
-    drop(copy);
-    Ok(cost)
+        walk::steps_in_copy(kept.insert(copy))
+    })
 }
 
 fn by_reference(pool: &BenchPool, guest: &Guest, walk: &Walk, name: &str) -> Result<Cost, VmError> {
-    let (cost, _) = walk.cost(&PARTS, || {
+    let mut is_there = false;
+    walk.cost(&PARTS, || {
+        if std::mem::replace(&mut is_there, true) {
+            pool.remove(name)?;
+        }
         guest.snapshot(name)?;
-        Ok((walk::steps_in_snapshot(pool, name)?, ()))
-    })?;
-    Ok(cost)
+        walk::steps_in_snapshot(pool, name)
+    })
 }
 
 fn name(number: u32) -> String {

@@ -12,8 +12,9 @@ use super::{
 
 /// Part of the distance of two places that bars take.
 const USED: f64 = 0.84;
-/// Space above the highest bar, as a part of it: for the legend.
-const ROOM: f64 = 0.25;
+/// Height of a line of the legend, and of the space around it, as parts of the drawing.
+const LEGEND_LINE: f64 = 0.043;
+const LEGEND_SPACE: f64 = 0.07;
 /// A second series of a bar is lighter than the first by so much.
 const LIGHTER: f64 = 0.45;
 
@@ -64,12 +65,15 @@ fn colour(stack: usize, part: usize) -> RGBAColor {
 
 fn draw<'a>(root: &Area<'a>, chart: &Chart, highest: f64) -> Result<(), DrawError<'a>> {
     let places = chart.x.names.len();
+    let lines: usize = chart.stacks.iter().map(|stack| stack.series.len()).sum();
+    // No bar is below the legend.
+    let legend = (lines as f64 * LEGEND_LINE + LEGEND_SPACE).min(0.6);
     let mut context = ChartBuilder::on(root)
         .caption(&chart.title, (FONT, 20))
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(64)
-        .build_cartesian_2d(-0.5..places as f64 - 0.5, 0.0..highest * (1.0 + ROOM))?;
+        .build_cartesian_2d(-0.5..places as f64 - 0.5, 0.0..highest / (1.0 - legend))?;
     let name = |x: &f64| match chart.x.names.get(x.round() as usize) {
         Some(name) if (x - x.round()).abs() < 0.01 => name.clone(),
         _ => String::new(),

@@ -26,6 +26,8 @@ const USUAL_PASSES: u64 = 3;
 /// Least time over which the guest's time stamp counter is compared with the host's clock.
 const CALIBRATE: Duration = Duration::from_millis(100);
 const POLL: Duration = Duration::from_micros(500);
+/// Measurements that are tried.
+const ATTEMPTS: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A guest that walks.
@@ -102,32 +104,62 @@ impl Walk {
 
     /// Measures the cost of what `take` does. It returns the number of steps that the guest had
     /// done at the instant of the checkpoint. `parts` of all memory are to be written from then
-    /// on, the last one no longer than `patience`.
+    /// on. Done anew when the guest was too fast for its log.
     ///
     /// # Errors
-    /// As those of `take`; the guest does not go on, or was too fast for its log.
-    pub fn cost<T>(
+    /// As those of `take`; the guest does not go on, or was too fast for its log again and again.
+    pub fn cost(
         &self,
         parts: &[f64],
-        take: impl FnOnce() -> Result<(u64, T), VmError>,
-    ) -> Result<(Cost, T), VmError> {
-        let from = self.logged(self.word(STEPS)? / self.granule * self.granule)?;
-        let before = self.logged(from.step - (USUAL_PASSES * self.pass).min(from.step - 1))?;
+        mut take: impl FnMut() -> Result<u64, VmError>,
+    ) -> Result<Cost, VmError> {
+        for _ in 1..ATTEMPTS {
+            self.settle()?;
+            if let Some(cost) = self.try_cost(parts, &mut take)? {
+                return Ok(cost);
+            }
+        }
+        self.settle()?;
+        self.try_cost(parts, &mut take)?.ok_or_else(|| {
+            VmError::failed("the guest writes so little memory that its log does not last")
+                .with_remedy("give larger --sizes")
+        })
+    }
+
+    fn try_cost(
+        &self,
+        parts: &[f64],
+        take: &mut impl FnMut() -> Result<u64, VmError>,
+    ) -> Result<Option<Cost>, VmError> {
+        let now = self.word(STEPS)?;
+        let (Some(from), Some(before)) = (
+            self.logged(now)?,
+            self.logged(now.saturating_sub(USUAL_PASSES * self.pass))?,
+        ) else {
+            return Ok(None);
+        };
         let usual_us = (from.us - before.us) / (from.step - before.step) as f64;
-        let (instant, taken) = take()?;
+        let instant = take()?;
         let last = parts.iter().copied().fold(0.0, f64::max);
         let after = |part: f64| instant + ((part * self.pass as f64) as u64).max(1);
         self.wait_for(after(last) + self.granule)?;
-        let lost_us = parts.iter().map(|part| {
-            let end = self.logged(after(*part).next_multiple_of(self.granule))?;
-            Ok((end.us - from.us) - (end.step - from.step) as f64 * usual_us)
-        });
-        let lost_us = lost_us.collect::<Result<Vec<f64>, VmError>>()?;
+        let lost_until = |end: Logged, from: Logged| {
+            (end.us - from.us) - (end.step - from.step) as f64 * usual_us
+        };
+        let mut lost_us = Vec::new();
+        for part in parts {
+            match self.logged(after(*part).next_multiple_of(self.granule))? {
+                Some(end) => lost_us.push(lost_until(end, from)),
+                None => return Ok(None),
+            }
+        }
         // The entry in which the guest stood still.
-        let end = self.logged((instant + 1).next_multiple_of(self.granule))?;
-        let begin = self.logged(end.step - self.granule)?;
-        let pause_us = (end.us - begin.us - self.granule as f64 * usual_us).max(0.0);
-        Ok((Cost { pause_us, lost_us }, taken))
+        let end = (instant + 1).next_multiple_of(self.granule);
+        let (Some(begin), Some(end)) = (self.logged(end - self.granule)?, self.logged(end)?) else {
+            return Ok(None);
+        };
+        let pause_us = lost_until(end, begin).max(0.0);
+        Ok(Some(Cost { pause_us, lost_us }))
     }
 
     /// Waits until the guest has done so many steps.
@@ -154,21 +186,17 @@ impl Walk {
         Ok(largest.into_iter().max().unwrap_or(0) as f64 / self.counts_per_us)
     }
 
-    /// The last step of an entry of the log that is not after `step`.
-    fn logged(&self, step: u64) -> Result<Logged, VmError> {
+    /// The last step of an entry of the log that is not after `step`; `None` when the log does not
+    /// have it.
+    fn logged(&self, step: u64) -> Result<Option<Logged>, VmError> {
         let entry = step / self.granule;
         let counts = self.word(self.log + entry % LOG_LEN * 8)?;
         let newest = self.word(STEPS)? / self.granule;
-        if entry == 0 || entry > newest || newest - entry >= LOG_LEN - 1 {
-            return Err(VmError::failed(
-                "the guest writes so little memory that its log does not last",
-            )
-            .with_remedy("give larger --sizes"));
-        }
-        Ok(Logged {
+        let has_it = (1..=newest).contains(&entry) && newest - entry < LOG_LEN - 1;
+        Ok(has_it.then(|| Logged {
             step: entry * self.granule,
             us: counts as f64 / self.counts_per_us,
-        })
+        }))
     }
 
     fn word(&self, address: u64) -> Result<u64, VmError> {

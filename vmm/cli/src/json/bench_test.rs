@@ -46,6 +46,10 @@ fn measured() -> Report {
                             measured: vec![10.847763, -0.5],
                         },
                         ShownPoint {
+                            x: 1.0,
+                            measured: vec![3.25],
+                        },
+                        ShownPoint {
                             x: 0.5,
                             measured: vec![28.981060000000003],
                         },

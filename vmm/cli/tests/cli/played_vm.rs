@@ -212,6 +212,7 @@ impl VmControl for Played {
             name: request.name.clone(),
             phases: Vec::new(),
             pause_us: 812.0,
+            held_us_max: 1_240.0,
             total_us: 3_000.0,
             frames_mapped: 256,
             frames_new: 256,
@@ -241,6 +242,7 @@ fn ring(request: &RingRequest, running: bool) -> RingStatus {
         lasted_us: 2e6,
         pause_us_mean: 812.0,
         pause_us_max: 900.0,
+        held_us_max: 1_240.0,
         total_us_mean: 3_000.0,
         phases_mean: Vec::new(),
     }
