@@ -126,7 +126,6 @@ fn spare_vms_end_with_their_snapshot_and_with_all_vms() {
 
     with_base(&host);
     host.run(&["spare", "base", "--count", "1"]).ok();
-    // What was promised for one snapshot is not had from another of its name.
     let fits = host.json(&["restore", "base", "--name", "fits", "--detach", "--paused"]);
     assert_eq!(fits["state"], "paused");
     host.run(&["stop", "--all"]).ok();
