@@ -23,8 +23,8 @@ use crate::store::Fill;
 /// Blocks of a chunk that are cleaned in one go, unless all of it waits: the medium may let nobody
 /// else ask it for memory meanwhile.
 const PIECE_BLOCKS: usize = 128;
-/// Pause between two pieces: this part of the time that the piece took, within these bounds. Whoever
-/// waits for the medium gets at it then.
+/// Pause between two pieces: this part of the time that the piece took, within these bounds.
+/// Whoever waits for the medium gets at it then.
 const PAUSE_PART: u32 = 4;
 const PAUSE_MIN: Duration = Duration::from_micros(20);
 const PAUSE_MAX: Duration = Duration::from_millis(2);
@@ -156,8 +156,8 @@ impl Pool {
         store.set_fill(chunk, Fill::of(&store.refcounts(chunk)?))
     }
 
-    /// Gives back all memory of a chunk that nobody uses, unless it was cleaned as a whole, where the
-    /// medium has not done so with its parts. Nobody leases it meanwhile.
+    /// Gives back all memory of a chunk that nobody uses, unless it was cleaned as a whole, where
+    /// the medium has not done so with its parts. Nobody leases it meanwhile.
     fn release(&self, chunk: ChunkNo, was_whole: bool) -> Result<()> {
         let store = &self.store;
         let _cleaner = CleanerLock::take(self)?;
