@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::layout::inode::SnapshotKind;
-use crate::number::BLOCK_SIZE_BYTES;
+use crate::number::{BLOCK_SIZE_BYTES, CHUNK_SIZE_BYTES};
 use crate::{ChunkIndex, ChunkMap, CreateOptions, Holder, LeafBlocks, NewMap, NewSnapshot};
 use crate::{Error, SnapshotId};
 
