@@ -5,8 +5,14 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use nvvmm_snapshot::{BlockNo, ChunkIndex, Consumed, FrameIndex, FrameSet, Holder, Pool};
 
 use super::{
-    chunk::{KnownChunk, LiveChunk}, chunks::Chunks, first_touch::FirstTouches, mapping::Mapping,
-    placement::Placement, prediction::Prediction, share::StandStill, unarmed::Unarmed,
+    chunk::{KnownChunk, LiveChunk},
+    chunks::Chunks,
+    first_touch::FirstTouches,
+    mapping::Mapping,
+    placement::Placement,
+    prediction::Prediction,
+    share::StandStill,
+    unarmed::Unarmed,
 };
 use crate::{
     cow::{
