@@ -68,6 +68,41 @@ pub enum Error {
         /// Name and process of the holder.
         holder: String,
     },
+    /// A disk of that name exists.
+    #[error("the name '{name}' is taken by another disk of the pool")]
+    DiskNameTaken {
+        /// The name.
+        name: String,
+    },
+    /// No disk of that name exists.
+    #[error("no disk '{name}' in pool {}", pool.display())]
+    NoDisk {
+        /// The name asked for.
+        name: String,
+        /// The pool that was searched.
+        pool: PathBuf,
+        /// Names that look alike.
+        near: Vec<String>,
+    },
+    /// Another holder uses the disk.
+    #[error("disk '{name}' is in use by {holder}")]
+    DiskInUse {
+        /// The disk.
+        name: String,
+        /// Name and process of the holder.
+        holder: String,
+    },
+    /// A request to a disk, or for one, is not possible.
+    #[error("disk '{name}': {what}")]
+    InvalidDisk {
+        /// The disk.
+        name: String,
+        /// The fault.
+        what: String,
+    },
+    /// The pool has an old format version, and others have it open: it cannot keep disks yet.
+    #[error("the pool is of an old format version, which has no disks, and is in use")]
+    NoDisksYet,
     /// Only a part of the snapshot has been received.
     #[error("snapshot '{name}' is incomplete: only a part of it was received")]
     Incomplete {
@@ -379,6 +414,13 @@ impl Error {
 
     pub(crate) fn stream_damaged(what: impl Into<String>) -> Error {
         Error::StreamDamaged { what: what.into() }
+    }
+
+    pub(crate) fn invalid_disk(name: &str, what: impl Into<String>) -> Error {
+        Error::InvalidDisk {
+            name: name.to_owned(),
+            what: what.into(),
+        }
     }
 
     pub(crate) fn invalid(what: impl Into<String>) -> Error {

@@ -17,7 +17,7 @@
 //!
 //! 1. `fault`: places at which tests have the process die
 //! 2. `number`: numbers of blocks, chunks, snapshots; indices in maps
-//! 3. `chunk_map`: the blocks of a chunk of a map
+//! 3. `chunk_map`: the blocks of a chunk of a map; `overlay`: changes of a map
 //! 4. `durability`: what committed snapshots survive
 //! 5. `identity`: the identity of a snapshot in all pools, and the root of its content
 //! 6. `clock`: the time of day; `other_process`: state of another process, limit of a wait for it;
@@ -31,18 +31,19 @@
 //! 13. `stream`: snapshots as streams of bytes
 //! 14. `lock_times`: time under the catalog lock; `waiting_chunks`: chunks with blocks to clean;
 //!     `store`: typed access to blocks and tables
+//!     `head_log`: the logs of disks' heads
 //! 15. `tree`: persistent trees: maps and the catalog
 //! 16. `refs`: reference counts
 //! 17. `catalog`: the committed superblock and the inodes
 //! 18. `handle`: the handle of an open pool
 //! 19. `cleaner_lock`: the right to clean freed blocks; `catalog_lock`: the catalog lock, commits
 //!     and removals under it
-//! 20. `recovery`: what dead processes and hosts left; every use of the lock begins with it;
+//! 20. `dead_heads`: logs that dead heads left; `recovery`: what dead processes and hosts left; every use of the lock begins with it;
 //!     `cleaning`: freed blocks become free
 //! 21. `pool`: create, open, grow, check, list
 //! 22. `frame_map`: a map of a snapshot, read chunk by chunk
 //! 23. `holder`: leases, pins, commits and consumption of snapshots
-//! 24. `reader`: a snapshot read without a pin
+//! 24. `reader`: a snapshot read without a pin; `disk`: disks and their heads
 //! 25. `diff`: the differences between two snapshots
 //! 26. `scrub`: digests of blocks, made and verified
 //! 27. `moving`: snapshots sent and received
@@ -53,13 +54,16 @@ mod chunk_map;
 mod cleaner_lock;
 mod cleaning;
 mod clock;
+mod dead_heads;
 mod diff;
+mod disk;
 mod durability;
 mod error;
 mod fault;
 mod file_lock;
 mod frame_map;
 mod handle;
+mod head_log;
 mod holder;
 mod identity;
 mod layout;
@@ -70,6 +74,7 @@ mod moving;
 mod name;
 mod number;
 mod other_process;
+mod overlay;
 mod pool;
 mod random;
 mod reader;
@@ -94,6 +99,7 @@ pub use catalog::PoolWrites;
 pub use catalog_lock::Removed;
 pub use chunk_map::{ChunkMap, LeafBlocks};
 pub use diff::{DiffProgress, DiffReport, FrameRun};
+pub use disk::{DiskCut, DiskEntry, DiskHead, DiskReader};
 pub use durability::{Durability, DurabilityLimit};
 pub use error::{Error, Result};
 pub use fault::{FaultPoint, Resource, ask_for, fault_point};
@@ -109,6 +115,7 @@ pub use lock_holder::LockHolder;
 pub use lock_times::LockUse;
 pub use lock_wait::{LockWait, wait_for_locks_at_most};
 pub use moving::{MoveProgress, ReceiveOptions, ReceiveReport, SendOptions, SendReport};
+pub use name::DiskName;
 pub use number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, ChunkIndex, ChunkNo, FrameIndex,
     FrameSet, SnapshotId,

@@ -1,4 +1,6 @@
-//! Names of snapshots and holders.
+//! Names of snapshots, holders and disks.
+
+use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Result};
 
@@ -18,6 +20,50 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
         Err(Error::InvalidName {
             name: name.to_owned(),
         })
+    }
+}
+
+/// The name of a disk, as a value of its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DiskName {
+    bytes: [u8; NAME_BYTES_MAX],
+    len: u8,
+}
+
+impl DiskName {
+    /// The name of these characters.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`].
+    pub fn new(name: &str) -> Result<DiskName> {
+        check_name(name)?;
+        let mut bytes = [0; NAME_BYTES_MAX];
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        let len = name.len() as u8;
+        Ok(DiskName { bytes, len })
+    }
+
+    /// The name's characters.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.len as usize]).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Display for DiskName {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.pad(self.as_str())
+    }
+}
+
+impl std::fmt::Debug for DiskName {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(self.as_str(), out)
+    }
+}
+
+impl Serialize for DiskName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 

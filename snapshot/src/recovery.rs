@@ -2,6 +2,7 @@
 
 use crate::catalog_lock::CatalogLock;
 use crate::cleaner_lock::CleanerLock;
+use crate::dead_heads::{count_all_dead, count_dead};
 use crate::error::Result;
 use crate::fault::{FaultPoint, fault_point};
 use crate::handle::Pool;
@@ -85,6 +86,7 @@ pub(crate) fn rebuild(lock: &mut CatalogLock<'_>) -> Result<()> {
     let store = lock.store();
     let _cleaner = CleanerLock::take(lock.pool)?;
     lock.forget();
+    count_all_dead(lock)?;
     let derived = derive_refs(lock)?;
     lock.confirm_superblock()?;
     fault_point(FaultPoint::RecoverConfirmed);
@@ -227,6 +229,7 @@ pub(crate) fn reclaim_dead_holders(lock: &mut CatalogLock<'_>) -> Result<()> {
     if dead.is_empty() {
         return Ok(());
     }
+    count_dead(lock, &dead)?;
     let mut leased = Vec::new();
     for chunk in store.layout.data_chunks() {
         if store

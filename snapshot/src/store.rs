@@ -8,9 +8,10 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::layout::holder_slot::{
-    BLOCKS_IN_USE_OFFSET, HOLDER_SLOT_BYTES, HolderSlotV1, LEASES_OFFSET, NAME_OFFSET, PINS_OFFSET,
+    BLOCKS_IN_USE_OFFSET, HOLDER_SLOT_BYTES, HolderSlotV1, LEASES_OFFSET, NAME_OFFSET,
+    NONCE_OFFSET, PINS_OFFSET,
 };
-use crate::layout::inode::{self, Inode, InodeV2};
+use crate::layout::inode::{self, HeadPlace, Inode, InodeV2};
 use crate::layout::node::{Expected, Node, NodeV1, open_node};
 use crate::layout::segment::{BLOCK_WORD_BYTES, USED_BITS, WAITING};
 use crate::layout::superblock::SuperblockV2;
@@ -28,6 +29,8 @@ pub(crate) struct BlockStore {
     /// False in a pool of an old version: freed blocks are cleaned under the catalog lock, and
     /// leases are taken under it.
     pub(crate) cleans_later: bool,
+    /// False in a pool of an old version.
+    pub(crate) keeps_disks: bool,
     pub(crate) times: LockTimes,
     pub(crate) waiting_chunks: WaitingChunks,
 }
@@ -68,6 +71,7 @@ impl BlockStore {
             region,
             layout: superblock.layout()?,
             cleans_later: superblock.cleans_later(),
+            keeps_disks: superblock.keeps_disks(),
             times: LockTimes::default(),
             waiting_chunks: WaitingChunks::default(),
         })
@@ -316,10 +320,26 @@ impl BlockStore {
 
     /// Gives a slot that is in use another name.
     pub(crate) fn set_holder_name(&self, slot: u32, name: &str) -> Result<()> {
-        let content = HolderSlotV1::used(0, 0, name);
+        let mut content = HolderSlotV1::used(0, 0, name);
+        content.nonce = self.holder_slot(slot)?.nonce;
         let offset = self.layout.holder_slot_offset(slot) + NAME_OFFSET as u64;
         self.region
             .write(offset, &content.as_bytes()[NAME_OFFSET..])
+    }
+
+    /// Ends that what a head of this slot's holder has logged is protected by the holder's leases:
+    /// from now on it counts. The caller has the catalog lock, and the dirty word is set.
+    pub(crate) fn clear_nonce(&self, slot: u32) -> Result<()> {
+        let offset = self.layout.holder_slot_offset(slot);
+        self.region.store_u32(offset + NONCE_OFFSET, 0)
+    }
+
+    /// True as long as leases protect what a head has logged: its holder lives, or nobody has taken
+    /// back yet what it left.
+    pub(crate) fn is_held(&self, head: &HeadPlace) -> Result<bool> {
+        let offset = self.layout.holder_slot_offset(head.slot);
+        Ok(self.holder_slot_is_used(head.slot)?
+            && self.region.load_u32(offset + NONCE_OFFSET)? == head.nonce)
     }
 
     pub(crate) fn set_pin(&self, slot: u32, index: usize, id: u64) -> Result<()> {

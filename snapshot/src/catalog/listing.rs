@@ -43,6 +43,7 @@ impl Listed {
 pub(crate) struct Listing {
     by_slot: BTreeMap<u32, Listed>,
     slot_by_name: HashMap<String, u32>,
+    slot_by_disk_name: HashMap<String, u32>,
     slot_by_id: HashMap<SnapshotId, u32>,
 }
 
@@ -65,21 +66,37 @@ impl Listing {
 
     fn add(&mut self, listed: Listed) {
         self.slot_by_id.insert(listed.inode.id, listed.slot);
-        if !listed.inode.orphan {
+        if listed.inode.disk.is_some() {
+            self.slot_by_disk_name
+                .insert(listed.inode.name.clone(), listed.slot);
+        } else if !listed.inode.orphan {
             self.slot_by_name
                 .insert(listed.inode.name.clone(), listed.slot);
         }
         self.by_slot.insert(listed.slot, listed);
     }
 
-    /// All, also orphans, by slot.
+    /// All, also orphans and disks, by slot.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Listed> {
         self.by_slot.values()
     }
 
-    /// Those that have a name still.
+    /// The snapshots that have a name still.
     pub(crate) fn named(&self) -> impl Iterator<Item = &Listed> {
-        self.iter().filter(|listed| !listed.inode.orphan)
+        let snapshots = self.iter().filter(|listed| listed.inode.disk.is_none());
+        snapshots.filter(|listed| !listed.inode.orphan)
+    }
+
+    /// The disks.
+    pub(crate) fn disks(&self) -> impl Iterator<Item = &Listed> {
+        self.iter().filter(|listed| listed.inode.disk.is_some())
+    }
+
+    /// The disk of this name.
+    pub(crate) fn disk(&self, name: &str) -> Option<&Listed> {
+        self.slot_by_disk_name
+            .get(name)
+            .and_then(|slot| self.by_slot.get(slot))
     }
 
     pub(crate) fn by_name(&self, name: &str) -> Option<&Listed> {

@@ -13,12 +13,13 @@ use crate::catalog::{Current, note_completed, slot_offset};
 use crate::chunk_map::{ChunkMap, LeafBlocks};
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
-use crate::layout::FORMAT_VERSION_MIN;
+use crate::layout::head_log::{LOG_BLOCKS, LogFrontV1};
 use crate::layout::inode::Inode;
-use crate::layout::node::{Entry, Node, NodeKind, seal_node};
+use crate::layout::node::{Entry, INNER_ENTRIES, Node, NodeKind, seal_node};
 use crate::layout::runtime::{DIRTY, DIRTY_OFFSET};
 use crate::layout::segment::OWNER_LOCKED;
 use crate::layout::superblock::{CATALOG_HEIGHT, SuperblockV2};
+use crate::layout::{FORMAT_VERSION_DISKS, FORMAT_VERSION_MIN};
 use crate::number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, ChunkIndex, ChunkNo, FrameIndex, FrameSet,
 };
@@ -291,6 +292,9 @@ impl<'l, 'p> Commit<'l, 'p> {
         if inode.needs_version_6() {
             self.needs_version(6);
         }
+        if inode.needs_version_8() {
+            self.needs_version(FORMAT_VERSION_DISKS);
+        }
         let raw = inode.seal(slot, block, self.generation)?;
         self.put(block, raw.as_bytes())?;
         inode.maps.iter().for_each(|map| self.refer_to(map.root));
@@ -298,7 +302,40 @@ impl<'l, 'p> Commit<'l, 'p> {
             .state_blocks
             .iter()
             .for_each(|block| self.refs.add(*block));
+        if let Some(head) = inode.head() {
+            head.log.iter().for_each(|block| self.refs.add(*block));
+        }
         Ok(block)
+    }
+
+    /// Writes a new log of a head: its first block, and blocks of zeros for its records.
+    pub(crate) fn put_log(&mut self, head_id: u64) -> Result<Vec<BlockNo>> {
+        let front = LogFrontV1::new(head_id);
+        let mut blocks = Vec::new();
+        for at in 0..LOG_BLOCKS {
+            let block = self.fresh_block()?;
+            let zeros = [0; BLOCK_SIZE_BYTES as usize];
+            self.put(block, if at == 0 { front.as_bytes() } else { &zeros })?;
+            blocks.push(block);
+        }
+        Ok(blocks)
+    }
+
+    /// The root of the same map in a tree that is taller.
+    pub(crate) fn make_taller(&mut self, root: Entry, height: u32, new: u32) -> Result<Entry> {
+        let mut root = root;
+        for level in height + 1..=new {
+            if root == Entry::Hole {
+                break;
+            }
+            let mut entries = Box::new([Entry::Hole; INNER_ENTRIES]);
+            entries[0] = root;
+            root = self.write_node(
+                &Node::Inner(entries),
+                NodePlace::root(NodeKind::Memory, level),
+            )?;
+        }
+        Ok(root)
     }
 
     /// Writes the new catalog and makes all new metadata durable. Nothing is visible yet.

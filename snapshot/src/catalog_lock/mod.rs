@@ -2,6 +2,7 @@
 
 mod amend;
 mod commit;
+mod disks;
 mod remove;
 mod upgrade;
 
@@ -9,6 +10,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
 pub(crate) use commit::{BlockSource, CatalogEdit, Commit};
+pub(crate) use disks::{changes_of, set_map};
 pub use remove::Removed;
 
 use crate::catalog::{CatalogMemory, Current, InodeCache, Listing, read_current};

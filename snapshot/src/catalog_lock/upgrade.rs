@@ -2,14 +2,14 @@
 
 use super::{BlockSource, CatalogEdit, CatalogLock, Commit};
 use crate::error::Result;
-use crate::layout::FORMAT_VERSION_WAITING;
+use crate::layout::FORMAT_VERSION;
 
 impl CatalogLock<'_> {
-    /// Has freed blocks of the pool wait to be cleaned from now on. Nobody else may have it open:
-    /// programs that do not know such blocks refuse it afterwards.
+    /// Has freed blocks of the pool wait to be cleaned from now on, and lets it keep disks. Nobody
+    /// else may have it open: programs that do not know this refuse it afterwards.
     pub(crate) fn upgrade(&mut self) -> Result<()> {
         let mut commit = Commit::begin(self, BlockSource::unleased())?;
-        commit.needs_version(FORMAT_VERSION_WAITING);
+        commit.needs_version(FORMAT_VERSION);
         let superblock = commit.prepare(&CatalogEdit::default())?;
         commit.switch(superblock)?;
         commit.settle(|_| false);

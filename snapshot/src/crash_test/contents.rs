@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::disks::{Content, disks_of};
 use crate::catalog_lock::CatalogLock;
 use crate::frame_map::FrameMap;
 use crate::{Pool, SnapshotId, SnapshotKind};
@@ -19,6 +20,7 @@ pub(super) struct Saved {
     pub(super) memory_bytes: u64,
     pub(super) frames: Frames,
     pub(super) state: Vec<u8>,
+    pub(super) disks: BTreeMap<String, Content>,
 }
 
 /// The snapshots that have a name.
@@ -72,6 +74,7 @@ pub(super) fn read_snapshots(pool: &Arc<Pool>) -> Result<Snapshots, String> {
             memory_bytes: inode.memory().map_err(text)?.size_bytes(),
             frames,
             state: pool.state_of(inode).map_err(text)?,
+            disks: disks_of(pool, inode).map_err(text)?,
         };
         snapshots.insert(name.clone(), Arc::new(saved));
     }
@@ -97,5 +100,5 @@ pub(super) fn difference(expected: &Snapshots, found: &Snapshots) -> String {
             return format!("{name}: frame {place:?} is {found:?} instead of {tag}");
         }
     }
-    format!("{name}: frames too many, or another state, parent or size")
+    format!("{name}: frames too many, or other disks, or another state, parent or size")
 }

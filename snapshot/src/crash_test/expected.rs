@@ -1,8 +1,10 @@
 //! The snapshots that a step must lead to.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::contents::{Saved, Snapshots};
+use super::disks::{Content, Disks, Expected, Request};
 use super::model::{Model, Vm};
 use super::steps::Step;
 use crate::SnapshotKind;
@@ -29,6 +31,7 @@ pub(super) fn intended(model: &Model, step: &Step) -> Snapshots {
                     memory_bytes: vm.memory_bytes,
                     frames: vm.frames.clone(),
                     state: state(name, *state_bytes),
+                    disks: drives(model, vm),
                 };
                 saved.insert(name.clone(), Arc::new(snapshot));
             }
@@ -52,6 +55,7 @@ pub(super) fn intended(model: &Model, step: &Step) -> Snapshots {
                         .map(|(page, place)| (*page, vm.frames[place]))
                         .collect(),
                     state: state(name, 300),
+                    disks: Default::default(),
                 };
                 saved.insert(name.clone(), Arc::new(image));
             }
@@ -72,6 +76,67 @@ pub(super) fn intended(model: &Model, step: &Step) -> Snapshots {
         _ => {}
     }
     saved
+}
+
+/// What the disks of a VM are for it.
+fn drives(model: &Model, vm: &Vm) -> BTreeMap<String, Content> {
+    let drives = vm.drives.iter();
+    let content = |name: &str| {
+        model
+            .disks
+            .get(name)
+            .map(Expected::latest)
+            .unwrap_or_default()
+    };
+    drives
+        .map(|drive| (drive.name.clone(), content(&drive.name)))
+        .collect()
+}
+
+/// The disks as they are once a step is done.
+pub(super) fn intended_disks(model: &Model, step: &Step) -> Disks {
+    let mut disks = model.disks.clone();
+    let drives = |vm: &usize| model.vms[*vm].iter().flat_map(|vm| &vm.drives);
+    match step {
+        Step::CreateDisk { name, .. } => {
+            disks.entry(name.clone()).or_default();
+        }
+        Step::RemoveDisk { name, .. } => drop(disks.remove(name)),
+        Step::CopyDisk { name, from, .. } if !disks.contains_key(name) => {
+            let disk = match from {
+                None => disks.get("d0").map(Expected::latest),
+                Some(from) => model
+                    .saved
+                    .get(from)
+                    .and_then(|saved| saved.disks.get("d0").cloned()),
+            };
+            if let Some(content) = disk {
+                disks.insert(name.clone(), Expected::exactly(&content));
+            }
+        }
+        Step::DiskRequest { vm, drive, request } => {
+            if let Some(drive) = drives(vm).nth(*drive)
+                && let Some(disk) = disks.get_mut(&drive.name)
+            {
+                let writes = request.writes(model.next_tag());
+                writes
+                    .into_iter()
+                    .for_each(|(cell, tag)| disk.write(cell, tag));
+                if *request == Request::Flush {
+                    disk.flush();
+                }
+            }
+        }
+        Step::Snapshot { vm, .. } => {
+            for drive in drives(vm) {
+                if let Some(disk) = disks.get_mut(&drive.name) {
+                    disk.flush();
+                }
+            }
+        }
+        _ => {}
+    }
+    disks
 }
 
 /// Pages of the image, as chunk and frame, with the frames of the VM: every other one, in

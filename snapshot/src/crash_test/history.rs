@@ -9,7 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use nvvmm_test_profile::{SEED_VARIABLE, sized};
 
 use super::contents::{Snapshots, difference, read_snapshots};
-use super::expected::intended;
+use super::disks::{Between, is_torn};
+use super::expected::{intended, intended_disks};
 use super::model::{Model, Outcome, PROCESSES, Process};
 use super::oracle::{Allowed, Oracle, StateId, panic_text, random_crash};
 use super::silence_kills;
@@ -41,6 +42,13 @@ struct History<'o> {
 struct Recorded {
     points: Vec<CrashPoint>,
     since: u64,
+}
+
+/// A step that was made: its events, and what may be found after a crash.
+struct Made {
+    recorded: Recorded,
+    allowed: Vec<Snapshots>,
+    disks: Between,
 }
 
 /// Runs the history of a seed, for as long as there are less than `states`; the error tells all
@@ -79,9 +87,13 @@ impl History<'_> {
         while self.step < STEPS && self.oracle.states < states {
             let step = next_step(&mut self.random, &self.model);
             let killed = self.random.once_in(5);
-            let (recorded, allowed) = self.make(&step, killed)?;
+            let made = self.make(&step, killed)?;
             if self.random.once_in(8) {
-                self.go_on_from_a_crash(&recorded, &allowed, lie)?;
+                self.go_on_from_a_crash(&made, lie)?;
+            }
+            if is_torn(&self.model.disks) {
+                // What a write in flight left is none of its two contents.
+                return Ok(());
             }
             self.model.verify()?;
         }
@@ -101,18 +113,26 @@ impl History<'_> {
             make_old(&region).map_err(|error| error.to_string())?;
         }
         let points = self.model.control.recorded();
-        self.check_step(&Recorded { points, since }, &[Snapshots::new()], true)
+        let none = Between::default();
+        self.check_step(
+            &Recorded { points, since },
+            &[Snapshots::new()],
+            &none,
+            true,
+        )
     }
 
     fn check_step(
         &mut self,
         recorded: &Recorded,
         allowed: &[Snapshots],
+        disks: &Between,
         may_be_refused: bool,
     ) -> Result<(), String> {
         let snapshots: Vec<&Snapshots> = allowed.iter().collect();
         let allowed = Allowed {
             snapshots: &snapshots,
+            disks: Some(disks),
             may_be_refused,
         };
         let place = (self.seed, self.step);
@@ -123,7 +143,11 @@ impl History<'_> {
 
     /// Makes a step, perhaps with a process killed on the way; what may be found of it after a
     /// crash.
-    fn make(&mut self, step: &Step, killed: bool) -> Result<(Recorded, Vec<Snapshots>), String> {
+    fn make(&mut self, step: &Step, killed: bool) -> Result<Made, String> {
+        let disks = Between {
+            before: self.model.disks.clone(),
+            after: intended_disks(&self.model, step),
+        };
         let (before, after) = (self.model.saved.clone(), intended(&self.model, step));
         let process = self.model.process_of(step).filter(|_| killed);
         let within = self.random.pick(&[8, 30, 80]);
@@ -159,17 +183,24 @@ impl History<'_> {
             Some(Outcome::Refused) if died.is_none() => vec![before],
             _ => vec![before, after.clone()],
         };
-        self.check_step(&recorded, &allowed, false)?;
+        self.check_step(&recorded, &allowed, &disks, false)?;
         match died {
-            Some(process) => self.look_after_a_death(process, allowed),
+            Some(process) => self.look_after_a_death(process, allowed, disks),
             None => {
                 self.model.saved = allowed[allowed.len() - 1].clone();
+                if outcome == Some(Outcome::Done) {
+                    self.model.disks = disks.after.clone();
+                }
                 if self.oracle.only.is_none()
                     && let Some(now) = recorded.points.last()
                 {
                     self.oracle.damage(now, &self.model.saved)?;
                 }
-                Ok((recorded, allowed))
+                Ok(Made {
+                    recorded,
+                    allowed,
+                    disks,
+                })
             }
         }
     }
@@ -179,9 +210,10 @@ impl History<'_> {
         &mut self,
         process: usize,
         allowed: Vec<Snapshots>,
-    ) -> Result<(Recorded, Vec<Snapshots>), String> {
+        disks: Between,
+    ) -> Result<Made, String> {
         self.model.bury(process);
-        self.look_and_die(&allowed)?;
+        self.look_and_die(&allowed, &disks)?;
         self.told.push("the next one to look".to_owned());
         let since = self.model.control.record();
         if self.model.any_pool().is_none() {
@@ -189,19 +221,23 @@ impl History<'_> {
                 .open(process)
                 .map_err(|error| error.to_string())?;
         }
-        self.find(&allowed)?;
+        self.find(&allowed, &disks, false)?;
         let points = self.model.control.recorded();
         let mut recorded = Recorded { points, since };
-        self.check_step(&recorded, &allowed, false)?;
+        self.check_step(&recorded, &allowed, &disks, false)?;
         // Now that somebody has seen it, it stays. At the points before that it could still be
         // lost.
         recorded.points.drain(..recorded.points.len() - 1);
-        Ok((recorded, vec![self.model.saved.clone()]))
+        Ok(Made {
+            recorded,
+            allowed: vec![self.model.saved.clone()],
+            disks: Between::only(&self.model.disks),
+        })
     }
 
     /// Perhaps the one that takes back what the dead one had dies of it, where a third one sees
     /// both deaths.
-    fn look_and_die(&mut self, allowed: &[Snapshots]) -> Result<(), String> {
+    fn look_and_die(&mut self, allowed: &[Snapshots], disks: &Between) -> Result<(), String> {
         let mut living = (0..PROCESSES).filter(|process| self.model.processes[*process].is_some());
         let (Some(looker), Some(_)) = (living.next(), living.next()) else {
             return Ok(());
@@ -238,15 +274,15 @@ impl History<'_> {
         } else {
             self.told.push(format!("process {looker} looks"));
         }
-        self.check_step(&Recorded { points, since }, allowed, false)
+        self.check_step(&Recorded { points, since }, allowed, disks, false)
     }
 
-    fn go_on_from_a_crash(
-        &mut self,
-        recorded: &Recorded,
-        allowed: &[Snapshots],
-        lie: Option<&Lie>,
-    ) -> Result<(), String> {
+    fn go_on_from_a_crash(&mut self, made: &Made, lie: Option<&Lie>) -> Result<(), String> {
+        let Made {
+            recorded,
+            allowed,
+            disks,
+        } = made;
         self.told
             .push("the power fails, and the history goes on from there".to_owned());
         let image = random_crash(&mut self.random, &recorded.points, recorded.since);
@@ -256,20 +292,26 @@ impl History<'_> {
         }
         let since = self.model.control.record();
         self.model.open(0).map_err(|error| error.to_string())?;
-        self.find(allowed)?;
+        self.find(allowed, disks, true)?;
         let points = self.model.control.recorded();
         let found = [self.model.saved.clone()];
-        self.check_step(&Recorded { points, since }, &found, false)
+        self.check_step(&Recorded { points, since }, &found, disks, false)
     }
 
     /// The snapshots that are there: one of those that may be.
-    fn find(&mut self, allowed: &[Snapshots]) -> Result<(), String> {
+    fn find(
+        &mut self,
+        allowed: &[Snapshots],
+        disks: &Between,
+        host_down: bool,
+    ) -> Result<(), String> {
         let pool = self.model.any_pool().ok_or("nobody has the pool open")?;
         let found = read_snapshots(pool)?;
         if !allowed.contains(&found) {
             let differences = allowed.iter().map(|expected| difference(expected, &found));
             return Err(differences.collect::<Vec<_>>().join("; "));
         }
+        self.model.disks = disks.verify(pool, host_down)?;
         self.model.saved = found;
         Ok(())
     }

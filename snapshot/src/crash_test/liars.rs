@@ -3,6 +3,7 @@
 use super::history::run;
 use super::oracle::Oracle;
 use super::silence_kills;
+use crate::disk::FORGETS_FENCE;
 use crate::layout::runtime::{COMMITTED_OFFSET, DIRTY_OFFSET};
 use crate::region::sim::{Lie, Random, Undone};
 
@@ -34,6 +35,23 @@ fn a_fence_that_does_not_wait_is_found() {
     for every in [1, 2, 5] {
         assert_found(&Lie::about(Undone::Fence, every));
     }
+}
+
+#[test]
+fn a_flush_of_a_disk_that_does_not_wait_is_found() {
+    silence_kills();
+    FORGETS_FENCE.set(true);
+    let mut oracle = Oracle::new(None);
+    let found = (0..).find_map(|seed| {
+        assert!(oracle.states < STATES, "it was not found");
+        run(Random::new(seed).next(), &mut oracle, None, STATES).err()
+    });
+    FORGETS_FENCE.set(false);
+    let what = found.unwrap_or_default();
+    assert!(
+        what.contains("the log of head") || what.contains("disk d"),
+        "{what}"
+    );
 }
 
 #[test]

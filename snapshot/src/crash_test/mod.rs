@@ -4,6 +4,7 @@
 //! `power_cuts` and `kills` cut off a fixed `fixture` everywhere; `history` is random and long.
 
 mod contents;
+mod disks;
 mod expected;
 mod fixture;
 mod history;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::contents::{Frames, Snapshots, difference, frame_with, read_snapshots};
+use super::disks::{Disks, Drive, Expected, seen};
 use super::oracle::open;
 use crate::region::sim::{Fuse, Image, SimControl, region_with};
 use crate::{BlockNo, ChunkNo, Holder, LeafBlocks, Pool, SnapshotId};
@@ -28,6 +29,8 @@ pub(super) struct Process {
 
 /// A VM: what its memory must be, and which blocks hold it.
 pub(super) struct Vm {
+    /// Before the holder: they end before it does.
+    pub(super) drives: Vec<Drive>,
     pub(super) holder: Holder,
     pub(super) process: usize,
     pub(super) memory_bytes: u64,
@@ -48,12 +51,14 @@ pub(super) struct Model {
     pub(super) processes: [Option<Process>; PROCESSES],
     pub(super) vms: [Option<Vm>; VMS],
     pub(super) saved: Snapshots,
+    pub(super) disks: Disks,
     next_tag: u64,
 }
 
 impl Vm {
     pub(super) fn new(holder: Holder, process: usize, memory_bytes: u64) -> Vm {
         Vm {
+            drives: Vec::new(),
             holder,
             process,
             memory_bytes,
@@ -114,6 +119,7 @@ impl Model {
             processes: Default::default(),
             vms: Default::default(),
             saved: Snapshots::new(),
+            disks: Disks::new(),
             next_tag: 1,
         }
     }
@@ -123,6 +129,11 @@ impl Model {
         let first = self.next_tag;
         self.next_tag += count;
         first
+    }
+
+    /// The tag that a request to a disk writes.
+    pub(super) fn next_tag(&self) -> u64 {
+        self.next_tag
     }
 
     pub(super) fn open(&mut self, process: usize) -> crate::Result<()> {
@@ -168,6 +179,18 @@ impl Model {
     /// Checks that living VMs see what they know, and that the pool is in order.
     pub(super) fn verify(&self) -> Result<(), String> {
         self.vms.iter().flatten().try_for_each(Vm::verify)?;
+        for drive in self.vms.iter().flatten().flat_map(|vm| &vm.drives) {
+            let found = seen(&drive.head).map_err(|error| error.to_string())?;
+            let known = self
+                .disks
+                .get(&drive.name)
+                .map(Expected::latest)
+                .unwrap_or_default();
+            if found != known {
+                let name = &drive.name;
+                return Err(format!("disk {name} has {found:?}, not {known:?}"));
+            }
+        }
         let Some(pool) = self.any_pool() else {
             return Ok(());
         };

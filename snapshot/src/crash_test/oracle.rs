@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::contents::{Snapshots, difference, read_snapshots};
+use super::disks::Between;
 use super::perform::scrub;
 use crate::layout::SUPERBLOCK_BLOCKS;
 use crate::layout::runtime::BOOT_ID_OFFSET;
@@ -86,6 +87,8 @@ impl StateId {
 #[derive(Clone, Copy)]
 pub(super) struct Allowed<'a> {
     pub(super) snapshots: &'a [&'a Snapshots],
+    /// None where disks are not looked at.
+    pub(super) disks: Option<&'a Between>,
     /// The pool was being made, or is damaged: it need not open.
     pub(super) may_be_refused: bool,
 }
@@ -169,13 +172,13 @@ impl Oracle {
         };
         let since = control.record();
         let survivors = crash.survivors;
-        let found = self.open_and_compare(control.handle().0, allowed);
+        let found = self.open_and_compare(control.handle().0, allowed, crash.host_down);
         self.states += 1;
         let found = found.map_err(|what| self.told(id, survivors, &what))?;
         let Some(found) = found else { return Ok(()) };
         if crash_again {
             let points = control.recorded();
-            self.recovery(id, &points, since, &found)?;
+            self.recovery(id, &points, since, &found, allowed.disks)?;
         }
         Ok(())
     }
@@ -187,9 +190,11 @@ impl Oracle {
         points: &[CrashPoint],
         since: u64,
         found: &Snapshots,
+        disks: Option<&Between>,
     ) -> Result<(), String> {
         let allowed = Allowed {
             snapshots: &[found],
+            disks,
             may_be_refused: false,
         };
         let mut seen = HashSet::new();
@@ -207,7 +212,8 @@ impl Oracle {
                     continue;
                 }
                 let control = safe_region_with(crash.image);
-                self.open_and_compare(control.handle().0, allowed)
+                // One of the two crashes may be of the host.
+                self.open_and_compare(control.handle().0, allowed, true)
                     .map_err(|what| self.told(id, crash.survivors, &what))?;
                 self.states += 1;
                 self.recovery_states += 1;
@@ -221,6 +227,7 @@ impl Oracle {
     pub(super) fn damage(&self, now: &CrashPoint, expected: &Snapshots) -> Result<(), String> {
         let allowed = Allowed {
             snapshots: &[expected],
+            disks: None,
             may_be_refused: true,
         };
         for block in SUPERBLOCK_BLOCKS {
@@ -228,7 +235,7 @@ impl Oracle {
             let line = BlockNo::new(block).byte_offset() / 64;
             image.set_line(line, &[0; 64]);
             leave_to_another_boot(&mut image);
-            self.open_and_compare(safe_region_with(image).handle().0, allowed)
+            self.open_and_compare(safe_region_with(image).handle().0, allowed, true)
                 .map_err(|what| {
                     format!("{what}; once the superblock in block {block} was damaged")
                 })?;
@@ -248,6 +255,7 @@ impl Oracle {
         &self,
         region: SimRegion,
         allowed: Allowed<'_>,
+        host_down: bool,
     ) -> Result<Option<Snapshots>, String> {
         let run = catch_unwind(AssertUnwindSafe(|| -> Result<Option<Snapshots>, String> {
             let pool = match open(region, &self.locks) {
@@ -261,6 +269,10 @@ impl Oracle {
             let found = read_snapshots(&pool)?;
             // Digests of blocks that hold something else by now would be found here.
             scrub(&pool)?;
+            if let Some(disks) = allowed.disks {
+                disks.verify(&pool, host_down)?;
+                assert_in_order(&pool)?;
+            }
             if allowed
                 .snapshots
                 .iter()

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use super::disks::{DISK_BYTES, Drive, Request, seen};
 use super::expected::state;
 use super::model::{Model, Outcome, Vm};
 use super::steps::{CHUNK_BYTES, Step};
@@ -19,6 +20,10 @@ fn or_refused(result: crate::Result<()>) -> Result<Outcome, String> {
             | Error::NameTaken { .. }
             | Error::NotFound { .. }
             | Error::NotPinned { .. }
+            | Error::NoDisk { .. }
+            | Error::DiskInUse { .. }
+            | Error::DiskNameTaken { .. }
+            | Error::NoDisksYet
             // Another process has made the pool larger meanwhile.
             | Error::InvalidSize { .. },
         ) => Ok(Outcome::Refused),
@@ -35,7 +40,10 @@ impl Model {
             | Step::Remove { process, .. }
             | Step::Grow { process, .. }
             | Step::Scrub { process }
-            | Step::Clean { process } => Some(*process),
+            | Step::Clean { process }
+            | Step::CreateDisk { process, .. }
+            | Step::RemoveDisk { process, .. }
+            | Step::CopyDisk { process, .. } => Some(*process),
             Step::Write { vm, .. }
             | Step::Free { vm, .. }
             | Step::Snapshot { vm, .. }
@@ -45,6 +53,9 @@ impl Model {
             | Step::Pin { vm, .. }
             | Step::Unpin { vm, .. }
             | Step::Consume { vm }
+            | Step::AttachDisk { vm, .. }
+            | Step::DetachDisk { vm, .. }
+            | Step::DiskRequest { vm, .. }
             | Step::Stop { vm } => self.vms[*vm].as_ref().map(|vm| vm.process),
             Step::Close { .. } | Step::Open { .. } | Step::Kill { .. } => None,
         }
@@ -112,6 +123,40 @@ impl Model {
                 Some(process) => or_refused(process.pool.clean_all()),
                 None => Ok(Outcome::Refused),
             },
+            Step::CreateDisk { process, name } => match &self.processes[*process] {
+                Some(process) => or_refused(process.pool.create_disk(name, DISK_BYTES).map(drop)),
+                None => Ok(Outcome::Refused),
+            },
+            Step::RemoveDisk { process, name } => match &self.processes[*process] {
+                Some(process) => or_refused(process.pool.remove_disk(name)),
+                None => Ok(Outcome::Refused),
+            },
+            Step::CopyDisk {
+                process,
+                name,
+                from,
+            } => match &self.processes[*process] {
+                Some(process) => {
+                    let pool = &process.pool;
+                    let copied = match from {
+                        None => pool.copy_disk("d0", name),
+                        Some(from) => pool.copy_disk_of(from, "d0", name),
+                    };
+                    or_refused(copied.map(drop))
+                }
+                None => Ok(Outcome::Refused),
+            },
+            Step::AttachDisk { vm, name } => self.with_vm(*vm, |vm| {
+                vm.drives.push(Drive::attach(&vm.holder, name)?);
+                Ok(())
+            }),
+            Step::DetachDisk { vm, drive } => self.with_vm(*vm, |vm| {
+                if *drive < vm.drives.len() {
+                    vm.drives.remove(*drive);
+                }
+                Ok(())
+            }),
+            Step::DiskRequest { vm, drive, request } => self.request(*vm, *drive, *request),
             Step::Stop { vm } => {
                 self.vms[*vm] = None;
                 Ok(Outcome::Done)
@@ -136,6 +181,25 @@ impl Model {
         self.vms[vm]
             .as_mut()
             .map_or(Ok(Outcome::Refused), |vm| or_refused(act(vm)))
+    }
+
+    /// Makes a request to a disk. Of one that is refused some parts may be done.
+    fn request(&mut self, vm: usize, drive: usize, request: Request) -> Result<Outcome, String> {
+        let tag = self.take_tags(1);
+        let drive = self.vms[vm].as_ref().and_then(|vm| vm.drives.get(drive));
+        let Some(drive) = drive else {
+            return Ok(Outcome::Refused);
+        };
+        let outcome = or_refused(request.make(&drive.head, tag))?;
+        if outcome == Outcome::Refused {
+            let now = seen(&drive.head).map_err(|error| error.to_string())?;
+            if let Some(disk) = self.disks.get_mut(&drive.name) {
+                for (cell, _) in request.writes(tag) {
+                    disk.write(cell, now.get(&cell).copied().unwrap_or(0));
+                }
+            }
+        }
+        Ok(outcome)
     }
 
     fn start(

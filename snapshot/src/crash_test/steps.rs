@@ -1,10 +1,12 @@
 //! The steps of a history, and how they are chosen.
 
+use super::disks::Request;
 use super::model::{Model, PROCESSES, VMS};
 use crate::SnapshotKind;
 use crate::region::sim::Random;
 
 const NAMES: u64 = 5;
+const DISKS: u64 = 3;
 pub(super) const CHUNK_BYTES: u64 = 2 << 20;
 /// Chunks of the guests' memory: maps without, with one and with two inner levels.
 const MEMORY_CHUNKS: [u64; 3] = [1, 200, 600];
@@ -80,6 +82,33 @@ pub(super) enum Step {
     Clean {
         process: usize,
     },
+    CreateDisk {
+        process: usize,
+        name: String,
+    },
+    RemoveDisk {
+        process: usize,
+        name: String,
+    },
+    /// A copy of the first disk, or of that of a snapshot.
+    CopyDisk {
+        process: usize,
+        name: String,
+        from: Option<String>,
+    },
+    AttachDisk {
+        vm: usize,
+        name: String,
+    },
+    DetachDisk {
+        vm: usize,
+        drive: usize,
+    },
+    DiskRequest {
+        vm: usize,
+        drive: usize,
+        request: Request,
+    },
     Stop {
         vm: usize,
     },
@@ -133,6 +162,9 @@ pub(super) fn next_step(random: &mut Random, model: &Model) -> Step {
         };
     }
     let vm = random.pick(&vms);
+    if random.once_in(3) {
+        return disk_step(random, model, process, vm);
+    }
     match random.below(44) {
         0..=9 => write_step(random, model, vm),
         10 => Step::Free {
@@ -180,6 +212,42 @@ pub(super) fn next_step(random: &mut Random, model: &Model) -> Step {
         41 | 42 => Step::Clean { process },
         _ => Step::Kill { process },
     }
+}
+
+/// A step with disks.
+fn disk_step(random: &mut Random, model: &Model, process: usize, vm: usize) -> Step {
+    let drives = model.vms[vm].as_ref().map_or(0, |vm| vm.drives.len());
+    let name = format!("d{}", random.below(DISKS));
+    if model.disks.is_empty() {
+        return Step::CreateDisk { process, name };
+    }
+    if drives == 0 || random.once_in(12) {
+        return match random.below(8) {
+            0 => Step::CreateDisk { process, name },
+            1 => Step::RemoveDisk { process, name },
+            2 => Step::CopyDisk {
+                process,
+                name,
+                from: random
+                    .once_in(2)
+                    .then(|| format!("s{}", random.below(NAMES))),
+            },
+            _ => Step::AttachDisk { vm, name },
+        };
+    }
+    let drive = random.below(drives as u64) as usize;
+    let (first, count) = (random.below(8) as usize, 1 + random.below(3) as usize);
+    let request = match random.below(12) {
+        0..=4 => Request::Frames { first, count },
+        5..=7 => Request::Sector {
+            frame: first,
+            sector: random.below(3) as usize,
+        },
+        8 => Request::Discard { first, count },
+        9 | 10 => Request::Flush,
+        _ => return Step::DetachDisk { vm, drive },
+    };
+    Step::DiskRequest { vm, drive, request }
 }
 
 fn is_saved(model: &Model, name: &str, kind: SnapshotKind) -> bool {

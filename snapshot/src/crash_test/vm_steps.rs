@@ -137,9 +137,11 @@ impl Vm {
             frames_new: 0,
         };
         let reservation = self.holder.reserve(reserve)?;
-        let committed = self
-            .holder
-            .commit_replacing(new, replaced.as_slice(), reservation)?;
+        let cuts = self.drives.iter().map(|drive| drive.head.cut());
+        let cuts = cuts.collect::<crate::Result<Vec<_>>>()?;
+        let committed =
+            self.holder
+                .commit_with_disks(new, cuts, replaced.as_slice(), reservation)?;
         self.base = Some(committed.id);
         self.pins.push(committed.id);
         self.changed.clear();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Holder, Reservation};
 use crate::catalog::Listing;
-use crate::catalog_lock::{BlockSource, CatalogEdit, CatalogLock, Commit};
+use crate::catalog_lock::{BlockSource, CatalogEdit, CatalogLock, Commit, set_map};
 use crate::chunk_map::ChunkMap;
 use crate::clock::unix_ns;
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ use crate::layout::inode::{
     FileMap, Inode, MapKind, STATE_BYTES_MAX, SnapshotKind, map_height, only_map,
 };
 use crate::layout::node::{Entry, leaves_covered};
-use crate::name::check_name;
+use crate::name::{DiskName, check_name};
 use crate::number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkIndex, ChunkNo, FrameSet, SnapshotId,
 };
@@ -228,14 +228,15 @@ impl Holder {
         replaced: &[SnapshotId],
         reservation: Reservation,
     ) -> Result<Committed> {
-        self.commit_of(new, None, replaced, reservation)
+        self.commit_of(new, &[], None, replaced, reservation)
     }
 
-    /// The same for a snapshot that may come from another pool. It takes the name of one that it
-    /// replaces, and may have blocks of all that this holder pins, anywhere.
+    /// The same for a snapshot that may have disks, or come from another pool. Such a one takes the
+    /// name of one that it replaces, and may have blocks of all that this holder pins, anywhere.
     pub(crate) fn commit_of(
         &self,
         new: NewSnapshot<'_>,
+        disks: &[DiskFold<'_>],
         origin: Option<Provenance>,
         replaced: &[SnapshotId],
         mut reservation: Reservation,
@@ -249,7 +250,8 @@ impl Holder {
         fault_point(FaultPoint::CommitFramesFlushed);
         let needed = new
             .blocks_needed()
-            .saturating_add(replaced.len() as u32 * BLOCKS_PER_REPLACED);
+            .saturating_add(replaced.len() as u32 * BLOCKS_PER_REPLACED)
+            .saturating_add(disks.iter().map(DiskFold::blocks_needed).sum());
         self.complete_reservation(&mut reservation, needed)?;
 
         let mut lock = CatalogLock::take(&self.pool)?;
@@ -282,10 +284,15 @@ impl Holder {
                 Provenance::taken_now(new.frames_new, foreign)?
             }
         };
-        let inode = build_inode(&mut commit, &new, &origin, id, base.as_ref())?;
-        let block = commit.put_inode(slot, &inode)?;
+        let mut inode = build_inode(&mut commit, &new, &origin, id, base.as_ref())?;
+        let (maps, mut slots) = fold_disks(&mut commit, disks, &listing)?;
+        for (map, disk) in maps.iter().zip(disks) {
+            inode.maps.push(map.renamed(disk.name));
+            inode.frames_mapped += map.frames();
+        }
+        slots.push((slot, Some(commit.put_inode(slot, &inode)?)));
         let mut edit = CatalogEdit {
-            slots: vec![(slot, Some(block))],
+            slots,
             snapshots_change: 1,
             orphans_change: 0,
             takes_id: true,
@@ -300,6 +307,10 @@ impl Holder {
         if let Err(error) = commit.switch(superblock) {
             self.clear_pin(id)?;
             return Err(error);
+        }
+        // Before anything is freed that the maps before had.
+        for (map, disk) in maps.iter().zip(disks) {
+            (disk.switched)(map);
         }
         let written = commit.written().to_vec();
         self.settle_and_keep(commit);
@@ -477,6 +488,61 @@ impl SharedBlocks {
     }
 }
 
+/// A disk that a snapshot has, and what its head has logged.
+pub(crate) struct DiskFold<'a> {
+    /// The disk's name in the snapshot.
+    pub(crate) name: DiskName,
+    pub(crate) disk: SnapshotId,
+    /// The id of the head.
+    pub(crate) head: u64,
+    /// The last record that the snapshot has.
+    pub(crate) upto: u64,
+    /// Differences from the disk's map. Blocks that are named here are durable.
+    pub(crate) changes: Vec<(ChunkIndex, ChunkMap)>,
+    pub(crate) size_bytes: u64,
+    /// Called with the disk's map when it is the committed one.
+    pub(crate) switched: Box<dyn Fn(&FileMap) + 'a>,
+}
+
+impl DiskFold<'_> {
+    /// Blocks of metadata that it takes at most: those of the map, an inode, a leaf of the catalog.
+    fn blocks_needed(&self) -> u32 {
+        let map = NewMap::blocks_needed(self.size_bytes, self.changes.len() as u32);
+        u32::try_from(map + 2).unwrap_or(u32::MAX)
+    }
+}
+
+/// Has disks have what their heads have logged. Their maps, and their inodes for the catalog.
+#[allow(clippy::type_complexity)]
+fn fold_disks(
+    commit: &mut Commit<'_, '_>,
+    disks: &[DiskFold<'_>],
+    listing: &Listing,
+) -> Result<(Vec<FileMap>, Vec<(u32, Option<BlockNo>)>)> {
+    let (mut maps, mut slots) = (Vec::new(), Vec::new());
+    for disk in disks {
+        let listed = listing.by_id(disk.disk).filter(|listed| {
+            let head = listed.inode.head();
+            head.is_some_and(|head| head.id == disk.head)
+        });
+        let Some(listed) = listed else {
+            return Err(Error::damaged(format!(
+                "disk '{}' has lost its head",
+                disk.name
+            )));
+        };
+        let map = commit.fold(listed.inode.disk_map()?, &disk.changes)?;
+        let mut inode = Inode::clone(&listed.inode);
+        set_map(&mut inode, map);
+        if let Some(head) = inode.disk.as_mut().and_then(|disk| disk.head.as_mut()) {
+            head.base = head.base.max(disk.upto);
+        }
+        slots.push((listed.slot, Some(commit.put_inode(listed.slot, &inode)?)));
+        maps.push(map);
+    }
+    Ok((maps, slots))
+}
+
 fn build_inode(
     commit: &mut Commit<'_, '_>,
     new: &NewSnapshot<'_>,
@@ -486,6 +552,9 @@ fn build_inode(
 ) -> Result<Inode> {
     let mut maps = Vec::new();
     let mut frames_mapped = base.map_or(0, |inode| inode.frames_mapped);
+    // The disks that the base has are not those of the new one.
+    let of_disks = base.map_or(0, |inode| inode.disk_maps().map(FileMap::frames).sum());
+    frames_mapped = frames_mapped.saturating_sub(of_disks);
     for new in &new.maps {
         let of_base = base.and_then(|inode| inode.map(new.kind));
         let root = of_base.map_or(Entry::Hole, |map| map.root);
@@ -500,6 +569,7 @@ fn build_inode(
         name: new.name.to_owned(),
         parent: new.parent,
         created_unix_ns: origin.created_unix_ns,
+        disk: None,
         maps,
         orphan: false,
         incomplete: origin.incomplete,

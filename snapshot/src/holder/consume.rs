@@ -11,7 +11,7 @@ use crate::cleaning::Pace;
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, fault_point};
 use crate::frame_map::FrameMap;
-use crate::layout::inode::{Inode, MapKind};
+use crate::layout::inode::{FileMap, Inode, MapKind};
 use crate::layout::node::{Entry, Node};
 use crate::number::{BlockNo, ChunkIndex, ChunkNo, FrameSet, SnapshotId};
 use crate::recovery::reclaim_dead_holders;
@@ -97,7 +97,7 @@ impl Holder {
 
         let taken = self.takeable(&listed.inode)?;
         let mut maps = Vec::new();
-        for map in &listed.inode.maps {
+        for map in memory_of(&listed.inode) {
             let mut chunks = Vec::new();
             for chunk in FrameMap::new(&self.pool, id, map).iter_present() {
                 let (index, map) = chunk?;
@@ -135,7 +135,7 @@ impl Holder {
     fn takeable(&self, inode: &Inode) -> Result<Taken> {
         let store = &self.pool.store;
         let mut taken = Taken::default();
-        for map in &inode.maps {
+        for map in memory_of(inode) {
             find_own(store, map.root, NodePlace::root_of(map), &mut taken)?;
         }
         for chunk in taken.keys().copied().collect::<Vec<_>>() {
@@ -155,9 +155,10 @@ impl Holder {
         taken: &Taken,
     ) -> Result<Option<SnapshotId>> {
         let mut commit = Commit::begin(lock, BlockSource::unleased())?;
-        let mut frames_mapped = listed.inode.frames_mapped;
+        let of_disks: u64 = listed.inode.disk_maps().map(FileMap::frames).sum();
+        let mut frames_mapped = listed.inode.frames_mapped.saturating_sub(of_disks);
         let mut maps = Vec::new();
-        for (map, consumed) in listed.inode.maps.iter().zip(consumed) {
+        for (map, consumed) in memory_of(&listed.inode).zip(consumed) {
             let changes: Vec<(ChunkIndex, ChunkMap)> = consumed
                 .chunks
                 .iter()
@@ -206,6 +207,11 @@ impl Holder {
         fault_point(FaultPoint::ConsumeSettled);
         Ok(rest.then_some(listed.inode.id))
     }
+}
+
+/// The maps that are consumed. Whoever needs the disks of a snapshot copies them before.
+fn memory_of(inode: &Inode) -> impl Iterator<Item = &FileMap> {
+    inode.maps.iter().filter(|map| map.kind == MapKind::Memory)
 }
 
 /// Blocks of the pool, by chunk.

@@ -7,6 +7,7 @@
 //! Lock order: the catalog lock before the table of leases.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::leasing::Want;
@@ -23,6 +24,8 @@ pub(crate) struct Leases {
     pub(crate) pool: Arc<Pool>,
     pub(super) slot: u32,
     table: Mutex<LeaseTable>,
+    /// True when own blocks are in a log that somebody else has to put into a map.
+    left_to_recovery: AtomicBool,
 }
 
 /// The leased chunks, with those of their blocks that are the holder's own.
@@ -56,7 +59,13 @@ impl Leases {
             pool,
             slot,
             table: Mutex::default(),
+            left_to_recovery: AtomicBool::new(false),
         }
+    }
+
+    /// Has this holder's end leave all as it is, as that of a process that dies.
+    pub(crate) fn leave_to_recovery(&self) {
+        self.left_to_recovery.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn table(&self) -> MutexGuard<'_, LeaseTable> {
@@ -324,6 +333,9 @@ impl Leases {
 
     /// Gives everything back. Nothing can be taken afterwards.
     pub(crate) fn close(&self) -> Result<()> {
+        if self.left_to_recovery.load(Ordering::Relaxed) {
+            return Err(Error::invalid("a disk's changes could not be committed"));
+        }
         let mut table = self.table();
         table.closed = true;
         let mut done = Ok(());

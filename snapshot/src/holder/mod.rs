@@ -9,10 +9,10 @@ mod unused;
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-pub(crate) use commit::Provenance;
 pub use commit::{Committed, NewMap, NewSnapshot};
+pub(crate) use commit::{DiskFold, Provenance};
 pub use consume::{Consumed, ConsumedChunk, ConsumedMap};
 pub use stale::ChunkForCopy;
 pub use unused::Vacating;
@@ -31,6 +31,7 @@ use crate::layout::inode::{Inode, SnapshotKind};
 use crate::name::check_name;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, ChunkNo, FrameIndex, SnapshotId};
 use crate::pool::SnapshotEntry;
+use crate::random::fill_random;
 use crate::recovery::reclaim_dead_holders;
 
 /// A user of a pool's blocks, as a rule one VM: what it has leased and pinned is its own until it
@@ -41,10 +42,18 @@ pub struct Holder {
     slot: u32,
     name: String,
     stale: Stale,
+    /// What has to end before the holder does.
+    attached: Mutex<Vec<Weak<dyn Attached>>>,
     /// True when all that it commits is foreign, whatever the base.
     foreign: AtomicBool,
     /// The lock that says that the holder lives. It must be dropped last.
     _alive: Alive,
+}
+
+/// A use of a disk by a holder.
+pub(crate) trait Attached: Send + Sync {
+    /// Ends the use in order. Calls after the first do nothing.
+    fn end(&self) -> Result<()>;
 }
 
 /// An opening of the pool whose lock says that a holder lives.
@@ -82,7 +91,8 @@ impl Pool {
             {
                 continue;
             }
-            let content = HolderSlotV1::used(std::process::id(), process_start_ticks(), name);
+            let mut content = HolderSlotV1::used(std::process::id(), process_start_ticks(), name);
+            content.nonce = random_nonce()?.into();
             fault_point(FaultPoint::HoldLocked);
             self.store.set_holder_slot(slot, &content)?;
             fault_point(FaultPoint::HoldUsed);
@@ -93,6 +103,7 @@ impl Pool {
                 slot,
                 name: name.to_owned(),
                 stale: Stale::default(),
+                attached: Mutex::default(),
                 foreign: AtomicBool::new(false),
                 _alive: Alive {
                     pool: Arc::clone(self),
@@ -105,6 +116,13 @@ impl Pool {
             count: HOLDER_SLOTS,
         })
     }
+}
+
+/// Tells a holder of a slot from the next one of the same slot. Never 0.
+fn random_nonce() -> Result<u32> {
+    let mut bytes = [0; 4];
+    fill_random(&mut bytes)?;
+    Ok(u32::from_le_bytes(bytes).max(1))
 }
 
 /// The start of this process, in clock ticks after boot: field 22 of proc_pid_stat(5), 0 when it
@@ -309,7 +327,7 @@ impl Holder {
         Ok(maps.map(|map| FrameMap::new(&self.pool, id, map)).collect())
     }
 
-    fn pinned_inode(&self, id: SnapshotId) -> Result<Arc<Inode>> {
+    pub(crate) fn pinned_inode(&self, id: SnapshotId) -> Result<Arc<Inode>> {
         let mut lock = CatalogLock::take(&self.pool)?;
         let listing = lock.listing()?;
         match (self.pin_index(id)?, listing.by_id(id)) {
@@ -473,7 +491,33 @@ impl Holder {
         }
     }
 
+    pub(crate) fn leases(&self) -> &Arc<Leases> {
+        &self.leases
+    }
+
+    /// Tells this holder of its slot from the next one.
+    pub(crate) fn nonce(&self) -> Result<u32> {
+        Ok(self.pool.store.holder_slot(self.slot)?.nonce.get())
+    }
+
+    /// Pins a disk that is in the catalog, for as long as its lock is held.
+    pub(crate) fn pin_disk(&self, _lock: &CatalogLock<'_>, id: SnapshotId) -> Result<()> {
+        self.set_pin(id, PINS_MAX_OF_OTHERS)
+    }
+
+    /// Has something end before the holder does.
+    pub(crate) fn add_attached(&self, attached: &Arc<dyn Attached>) {
+        let mut all = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|attached| attached.strong_count() > 0);
+        all.push(Arc::downgrade(attached));
+    }
+
     fn release_all(&self) -> Result<()> {
+        let attached =
+            std::mem::take(&mut *self.attached.lock().unwrap_or_else(PoisonError::into_inner));
+        for attached in attached.iter().filter_map(Weak::upgrade) {
+            attached.end()?;
+        }
         self.leases.close()?;
         fault_point(FaultPoint::ReleaseLeasesEnded);
         let mut lock = CatalogLock::take(&self.pool)?;

@@ -1,7 +1,11 @@
 //! docs/formats/pool.md says what the code does.
 
+use super::head_log::{LOG_MAGIC, LOG_VERSION, LogFrontV1, LogRecordV1, RECORDS_PER_BLOCK};
 use super::holder_slot::{HOLDER_SLOT_BYTES, HolderSlotV1, PINS_MAX};
-use super::inode::{INODE_MAGIC, INODE_VERSION, InodeV2, STATE_BYTES_MAX, SnapshotKind};
+use super::inode::{
+    DISKS_MAX, DiskRowV1, INODE_MAGIC, INODE_VERSION, InodeV2, KIND_DISK, STATE_BYTES_MAX,
+    SnapshotKind,
+};
 use super::node::{
     HEIGHT_MAX, INNER_ENTRIES, LEAF_ENTRIES, NODE_MAGIC, NODE_VERSION, NodeKind, NodeV1,
 };
@@ -15,6 +19,8 @@ use super::*;
 use crate::documented::{Document, fields};
 
 const FORMAT: Document = Document(include_str!("../../../docs/formats/pool.md"));
+
+const DISKS: Document = Document(include_str!("../../../docs/formats/pool-disks.md"));
 
 fn table(heading: &str) -> Vec<Vec<String>> {
     FORMAT.table(heading)
@@ -45,7 +51,7 @@ fn every_struct_is_as_documented() {
     assert_eq!(
         documented("Holder slot (`HolderSlotV1`)"),
         fields!(HolderSlotV1:
-            state pid start_time_ticks pins leases blocks_in_use name_bytes reserved0 name)
+            state pid start_time_ticks pins leases blocks_in_use name_bytes nonce name)
     );
     assert_eq!(
         documented("Node (`NodeV1`)"),
@@ -57,8 +63,21 @@ fn every_struct_is_as_documented() {
         fields!(InodeV2:
             magic version kind reserved0 block checksum generation id parent created_unix_ns
             memory_bytes map_root map_height flags frames_mapped frames_new state_bytes
-            state_checksum slot name_bytes name identity content_root reserved1
-            state_blocks)
+            state_checksum slot name_bytes name identity content_root disk_count
+            head_slot head_nonce log_blocks head_id head_base reserved1 disks state_blocks)
+    );
+    assert_eq!(
+        DISKS.fields("Row of a disk (`DiskRowV1`)"),
+        fields!(DiskRowV1:
+            size_bytes map_root frames_mapped map_height name_bytes reserved name)
+    );
+    assert_eq!(
+        DISKS.fields("Front of a log (`LogFrontV1`)"),
+        fields!(LogFrontV1: magic version head_id flushed reserved)
+    );
+    assert_eq!(
+        DISKS.fields("Record of a log (`LogRecordV1`)"),
+        fields!(LogRecordV1: sequence frame block count checksum reserved)
     );
 }
 
@@ -97,6 +116,8 @@ fn every_number_is_as_documented() {
         ("catalog height", u64::from(CATALOG_HEIGHT)),
         ("snapshots max", u64::from(SNAPSHOTS_MAX)),
         ("state max", STATE_BYTES_MAX as u64),
+        ("disks max", DISKS_MAX as u64),
+        ("records", RECORDS_PER_BLOCK),
     ];
     assert_eq!(
         documented,
@@ -178,13 +199,19 @@ fn every_magic_is_as_documented() {
         row[3].clone()
     };
     let text = |magic: &[u8]| format!("`{}`", std::str::from_utf8(magic).unwrap());
+    let of_log = |field: &str| {
+        let mut rows = DISKS.table("Front of a log").into_iter();
+        rows.find(|row| row[2] == field).unwrap()[3].clone()
+    };
     assert_eq!(meaning("Superblock", "magic"), text(&SUPERBLOCK_MAGIC));
     assert_eq!(meaning("Node", "magic"), text(&NODE_MAGIC));
     assert_eq!(meaning("Inode", "magic"), text(&INODE_MAGIC));
+    assert_eq!(of_log("magic"), text(&LOG_MAGIC));
+    assert_eq!(of_log("version"), LOG_VERSION.to_string());
     assert_eq!(meaning("Node", "version"), NODE_VERSION.to_string());
     assert_eq!(meaning("Inode", "version"), INODE_VERSION.to_string());
     let kinds = format!(
-        "{}: snapshot of a VM, {}: process image",
+        "{}: snapshot of a VM, {}: process image, {KIND_DISK}: disk",
         SnapshotKind::Vm as u8,
         SnapshotKind::Process as u8
     );

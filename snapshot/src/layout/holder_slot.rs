@@ -29,7 +29,7 @@ pub(crate) struct HolderSlotV1 {
     pub(crate) leases: U32,
     pub(crate) blocks_in_use: U32,
     pub(crate) name_bytes: U32,
-    pub(crate) reserved0: U32,
+    pub(crate) nonce: U32,
     pub(crate) name: [u8; NAME_BYTES_MAX],
 }
 
@@ -40,6 +40,8 @@ const _: () = assert!(offset_of!(HolderSlotV1, pins).is_multiple_of(8));
 pub(crate) const LEASES_OFFSET: u64 = offset_of!(HolderSlotV1, leases) as u64;
 /// Offset of `blocks_in_use` in a slot.
 pub(crate) const BLOCKS_IN_USE_OFFSET: u64 = offset_of!(HolderSlotV1, blocks_in_use) as u64;
+/// Offset of `nonce` in a slot.
+pub(crate) const NONCE_OFFSET: u64 = offset_of!(HolderSlotV1, nonce) as u64;
 /// Offset of the name, with its length before it, in a slot.
 pub(crate) const NAME_OFFSET: usize = offset_of!(HolderSlotV1, name_bytes);
 /// Offset of the pins in a slot.

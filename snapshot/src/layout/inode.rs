@@ -6,11 +6,11 @@ use serde::Serialize;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::Layout;
 use super::node::{Entry, NodeKind, height_for};
-use super::{FORMAT_VERSION, Layout};
 use crate::error::{Error, Result};
 use crate::identity::{ContentRoot, Identity};
-use crate::name::check_name;
+use crate::name::{DiskName, NAME_BYTES_MAX, check_name};
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, CHUNK_SIZE_BYTES, SnapshotId};
 
 /// The first bytes of every inode.
@@ -24,6 +24,12 @@ pub(crate) const FLAG_INCOMPLETE: u32 = 2;
 /// Flag: it came from elsewhere, and its owner has not adopted it. Since format version 6.
 pub(crate) const FLAG_FOREIGN: u32 = 4;
 const FLAGS: u32 = FLAG_ORPHAN | FLAG_INCOMPLETE | FLAG_FOREIGN;
+/// Disks that a snapshot can have.
+pub(crate) const DISKS_MAX: usize = 8;
+/// `kind` of a disk's inode.
+pub(crate) const KIND_DISK: u8 = 3;
+/// Unit of a disk's size.
+pub(crate) const SECTOR_BYTES: u64 = 512;
 /// Blocks that a state blob may have.
 pub(crate) const STATE_BLOCKS_MAX: usize = 512;
 /// Largest state blob: 2 MiB.
@@ -64,16 +70,19 @@ impl std::fmt::Display for SnapshotKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MapKind {
-    /// Memory: of a guest, by RAM offset, or the pages of a process image. Every file has it.
+    /// Memory: of a guest, by RAM offset, or the pages of a process image. Every snapshot has it.
     #[default]
     Memory,
+    /// A disk: of a VM, at the instant of the snapshot.
+    Disk(DiskName),
 }
 
 impl std::fmt::Display for MapKind {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str(match self {
-            MapKind::Memory => "memory",
-        })
+        match self {
+            MapKind::Memory => out.write_str("memory"),
+            MapKind::Disk(name) => write!(out, "disk '{name}'"),
+        }
     }
 }
 
@@ -84,6 +93,8 @@ pub(crate) struct FileMap {
     pub(crate) root: Entry,
     size_bytes: u64,
     height: u32,
+    /// Frames that have a block, of a disk; 0 of memory.
+    frames: u64,
 }
 
 impl FileMap {
@@ -96,8 +107,36 @@ impl FileMap {
             kind,
             root,
             size_bytes,
-            height: map_height(size_bytes)?,
+            height: match kind {
+                MapKind::Memory => map_height(size_bytes)?,
+                MapKind::Disk(name) => disk_height(name.as_str(), size_bytes)?,
+            },
+            frames: 0,
         })
+    }
+
+    /// The same map of a disk with another number of frames that have a block.
+    pub(crate) fn with_frames(&self, frames: u64) -> FileMap {
+        FileMap { frames, ..*self }
+    }
+
+    /// The same map of a disk under another name.
+    pub(crate) fn renamed(&self, name: DiskName) -> FileMap {
+        let kind = MapKind::Disk(name);
+        FileMap { kind, ..*self }
+    }
+
+    /// Frames of a disk's map that have a block.
+    pub(crate) fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    /// The name of the disk that it is of.
+    pub(crate) fn disk(&self) -> Option<&DiskName> {
+        match &self.kind {
+            MapKind::Memory => None,
+            MapKind::Disk(name) => Some(name),
+        }
     }
 
     /// The same map with another root.
@@ -121,7 +160,7 @@ impl FileMap {
     }
 }
 
-/// The one map that an inode can hold: that of memory.
+/// The one map that a snapshot is committed with, but for its disks: that of memory.
 ///
 /// # Errors
 /// [`Error::InvalidSnapshot`] for any other list.
@@ -129,8 +168,7 @@ pub(crate) fn only_map<M: Copy>(maps: &[M], kind: impl Fn(&M) -> MapKind) -> Res
     match maps {
         [map] if kind(map) == MapKind::Memory => Ok(*map),
         _ => Err(Error::invalid(format!(
-            "format version {FORMAT_VERSION} keeps files with one map, of memory; this one has {} \
-             maps",
+            "a snapshot has one map of memory, and then those of its disks; this one has {} maps",
             maps.len()
         ))),
     }
@@ -163,16 +201,60 @@ pub(crate) struct InodeV2 {
     pub(crate) name: [u8; 256],
     pub(crate) identity: [u8; 16],
     pub(crate) content_root: [u8; 32],
-    pub(crate) reserved1: [u8; 1640],
+    pub(crate) disk_count: U32,
+    pub(crate) head_slot: U32,
+    pub(crate) head_nonce: U32,
+    pub(crate) log_blocks: U32,
+    pub(crate) head_id: U64,
+    pub(crate) head_base: U64,
+    pub(crate) reserved1: [u8; 72],
+    pub(crate) disks: [DiskRowV1; DISKS_MAX],
     pub(crate) state_blocks: [U32; STATE_BLOCKS_MAX],
 }
 
+/// The map of a disk in the inode of a snapshot. An unused row is zero.
+#[derive(Debug, Clone, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(crate) struct DiskRowV1 {
+    pub(crate) size_bytes: U64,
+    pub(crate) map_root: U64,
+    pub(crate) frames_mapped: U64,
+    pub(crate) map_height: U32,
+    pub(crate) name_bytes: U32,
+    pub(crate) reserved: [u8; 32],
+    pub(crate) name: [u8; NAME_BYTES_MAX],
+}
+
+const _: () = assert!(size_of::<DiskRowV1>() == 192);
 const _: () = assert!(size_of::<InodeV2>() == 4096);
+const _: () = assert!(offset_of!(InodeV2, disks) == 512);
 const _: () = assert!(offset_of!(InodeV2, checksum) == 12);
 const _: () = assert!(offset_of!(InodeV2, state_blocks) == 2048);
 
 /// Offset of the checksum in an inode's block.
 pub(crate) const CHECKSUM_OFFSET: u64 = offset_of!(InodeV2, checksum) as u64;
+
+/// The writer of a disk, and where it logs what it changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HeadPlace {
+    /// No two heads of a pool have the same.
+    pub(crate) id: u64,
+    /// The slot of the holder that has it.
+    pub(crate) slot: u32,
+    /// And which of the slot's holders that is.
+    pub(crate) nonce: u32,
+    /// The last record that the map has.
+    pub(crate) base: u64,
+    /// The blocks of the log, in order.
+    pub(crate) log: Vec<BlockNo>,
+}
+
+/// The part of an inode that only disks have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct DiskPart {
+    /// The head that writes to the disk, or did so last and was not ended in order.
+    pub(crate) head: Option<HeadPlace>,
+}
 
 /// An inode, decoded and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,7 +264,9 @@ pub(crate) struct Inode {
     pub(crate) name: String,
     pub(crate) parent: Option<SnapshotId>,
     pub(crate) created_unix_ns: u64,
-    /// One map of each kind at most; that of memory is first.
+    /// For a disk, which `kind` says nothing about.
+    pub(crate) disk: Option<DiskPart>,
+    /// One map of each kind at most; that of memory is first. A disk has one, of itself.
     pub(crate) maps: Vec<FileMap>,
     pub(crate) orphan: bool,
     /// True when only a part was received. Such a file cannot be used.
@@ -213,7 +297,40 @@ pub(crate) fn map_height(memory_bytes: u64) -> Result<u32> {
     })
 }
 
+/// Inner levels of the map of a disk of so many bytes.
+pub(crate) fn disk_height(name: &str, size_bytes: u64) -> Result<u32> {
+    let fits =
+        size_bytes > 0 && size_bytes.is_multiple_of(SECTOR_BYTES) && size_bytes <= MEMORY_BYTES_MAX;
+    height_for(size_bytes.div_ceil(CHUNK_SIZE_BYTES))
+        .filter(|_| fits)
+        .ok_or_else(|| {
+            Error::invalid_disk(
+                name,
+                format!("{size_bytes} bytes are no multiple of 512 from 512 up to 32 TiB"),
+            )
+        })
+}
+
 impl Inode {
+    /// The map of a disk.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] for what is no disk.
+    pub(crate) fn disk_map(&self) -> Result<&FileMap> {
+        let map = self.maps.first().filter(|_| self.disk.is_some());
+        map.ok_or_else(|| Error::damaged(format!("'{}' is no disk", self.name)))
+    }
+
+    /// The head of a disk that has one.
+    pub(crate) fn head(&self) -> Option<&HeadPlace> {
+        self.disk.as_ref()?.head.as_ref()
+    }
+
+    /// The maps of a snapshot's disks.
+    pub(crate) fn disk_maps(&self) -> impl Iterator<Item = &FileMap> {
+        self.maps.iter().filter(|map| map.disk().is_some())
+    }
+
     /// The map of this kind, if the file has one.
     pub(crate) fn map(&self, kind: MapKind) -> Option<&FileMap> {
         self.maps.iter().find(|map| map.kind == kind)
@@ -234,6 +351,11 @@ impl Inode {
         self.foreign || self.content_root.is_some()
     }
 
+    /// True when a pool of format version 7 cannot keep it.
+    pub(crate) fn needs_version_8(&self) -> bool {
+        self.disk.is_some() || self.maps.len() > 1
+    }
+
     /// True when both are of one kind, with maps of the same kinds and sizes.
     pub(crate) fn has_shape_of(&self, other: &Inode) -> bool {
         let shape = |inode: &Inode| -> Vec<(MapKind, u64)> {
@@ -249,19 +371,19 @@ impl Inode {
     /// [`Error::InvalidSnapshot`] for a list of maps that the format cannot express;
     /// [`Error::InvalidName`] for a name that is too long.
     pub(crate) fn seal(&self, slot: u32, block: BlockNo, generation: u64) -> Result<InodeV2> {
-        let memory = only_map(&self.maps, |map| map.kind)?;
+        let first = self.first_map()?;
         let mut raw = InodeV2::new_zeroed();
         raw.magic = INODE_MAGIC;
         raw.version = INODE_VERSION.into();
-        raw.kind = self.kind as u8;
+        raw.kind = self.disk.as_ref().map_or(self.kind as u8, |_| KIND_DISK);
         raw.block = block.get().into();
         raw.generation = generation.into();
         raw.id = self.id.get().into();
         raw.parent = self.parent.map_or(0, SnapshotId::get).into();
         raw.created_unix_ns = self.created_unix_ns.into();
-        raw.memory_bytes = memory.size_bytes.into();
-        raw.map_root = memory.root.to_raw().into();
-        raw.map_height = memory.height.into();
+        raw.memory_bytes = first.size_bytes.into();
+        raw.map_root = first.root.to_raw().into();
+        raw.map_height = first.height.into();
         let flags = [
             (self.orphan, FLAG_ORPHAN),
             (self.incomplete, FLAG_INCOMPLETE),
@@ -285,9 +407,11 @@ impl Inode {
                 });
             }
         }
-        for (place, block) in raw.state_blocks.iter_mut().zip(&self.state_blocks) {
+        let blocks = self.head().map_or(&self.state_blocks, |head| &head.log);
+        for (place, block) in raw.state_blocks.iter_mut().zip(blocks) {
             *place = block.get().into();
         }
+        self.seal_disks(&mut raw);
         raw.checksum = crc32fast::hash(raw.as_bytes()).into();
         Ok(raw)
     }
@@ -312,7 +436,11 @@ impl Inode {
         if crc32fast::hash(raw.as_bytes()) != checksum {
             return Err(fault("wrong checksum"));
         }
-        let kind = SnapshotKind::from_raw(raw.kind).ok_or_else(|| fault("unknown kind"))?;
+        // A disk has none of these kinds.
+        let kind = Some(SnapshotKind::Vm)
+            .filter(|_| raw.kind == KIND_DISK)
+            .or_else(|| SnapshotKind::from_raw(raw.kind));
+        let kind = kind.ok_or_else(|| fault("unknown kind"))?;
         if raw.version != INODE_VERSION || raw.flags.get() & !FLAGS != 0 {
             return Err(fault("unknown version or flag"));
         }
@@ -326,40 +454,43 @@ impl Inode {
         let name = name
             .filter(|name| check_name(name).is_ok())
             .ok_or_else(|| fault("impossible name"))?;
-        let height =
-            map_height(raw.memory_bytes.get()).map_err(|_| fault("impossible memory size"))?;
-        if raw.map_height != height {
-            return Err(fault("the map's height does not fit the memory size"));
-        }
-        let frames_max =
-            raw.memory_bytes.get().div_ceil(CHUNK_SIZE_BYTES) * u64::from(CHUNK_BLOCKS);
+        let is_disk = raw.kind == KIND_DISK;
+        let (first, maps_bytes) = first_of(raw, name, is_disk, layout, &fault)?;
+        let mut maps = vec![first];
+        maps.extend(super::inode_disks::open_rows(raw, layout, &fault)?);
+        let frames_max = maps_bytes.div_ceil(CHUNK_SIZE_BYTES) * u64::from(CHUNK_BLOCKS)
+            + maps[1..].iter().map(FileMap::frames).sum::<u64>();
         if raw.frames_mapped.get().max(raw.frames_new.get()) > frames_max {
-            return Err(fault("more frames than the memory has"));
+            return Err(fault("more frames than its maps have"));
         }
-        let state_blocks = (raw.state_bytes.get() as usize).div_ceil(BLOCK_SIZE_BYTES as usize);
-        let state_blocks = raw
+        let blocks = match is_disk {
+            true => raw.log_blocks.get() as usize,
+            false => (raw.state_bytes.get() as usize).div_ceil(BLOCK_SIZE_BYTES as usize),
+        };
+        let blocks = raw
             .state_blocks
-            .get(..state_blocks)
-            .ok_or_else(|| fault("impossible state length"))?;
-        let state_blocks: Vec<BlockNo> = state_blocks
-            .iter()
-            .map(|number| BlockNo::new(number.get()))
-            .collect();
-        if !state_blocks.iter().all(|block| layout.is_usable(*block)) {
+            .get(..blocks)
+            .ok_or_else(|| fault("impossible length of its state or log"))?;
+        let mut blocks: Vec<BlockNo> = blocks.iter().map(|n| BlockNo::new(n.get())).collect();
+        if !blocks.iter().all(|block| layout.is_usable(*block)) {
             return Err(fault("impossible state block"));
         }
+        let disk = match is_disk {
+            true => Some(super::inode_disks::open_head(
+                raw,
+                std::mem::take(&mut blocks),
+                &fault,
+            )?),
+            false => None,
+        };
         Ok(Inode {
             id: SnapshotId::new(raw.id.get()).ok_or_else(|| fault("no id"))?,
             kind,
             name: name.to_owned(),
             parent: SnapshotId::new(raw.parent.get()),
             created_unix_ns: raw.created_unix_ns.get(),
-            maps: vec![FileMap {
-                kind: MapKind::Memory,
-                root: Entry::from_raw(raw.map_root.get(), height, NodeKind::Memory, layout)?,
-                size_bytes: raw.memory_bytes.get(),
-                height,
-            }],
+            disk,
+            maps,
             orphan: raw.flags.get() & FLAG_ORPHAN != 0,
             incomplete: raw.flags.get() & FLAG_INCOMPLETE != 0,
             foreign: raw.flags.get() & FLAG_FOREIGN != 0,
@@ -369,7 +500,30 @@ impl Inode {
             frames_new: raw.frames_new.get(),
             state_bytes: raw.state_bytes.get(),
             state_checksum: raw.state_checksum.get(),
-            state_blocks,
+            state_blocks: blocks,
         })
     }
+}
+
+/// The first map of an inode, and the size of what it is of.
+fn first_of(
+    raw: &InodeV2,
+    name: &str,
+    is_disk: bool,
+    layout: &Layout,
+    fault: &dyn Fn(&str) -> Error,
+) -> Result<(FileMap, u64)> {
+    let size_bytes = raw.memory_bytes.get();
+    let map_kind = match is_disk {
+        true => MapKind::Disk(DiskName::new(name)?),
+        false => MapKind::Memory,
+    };
+    let map = FileMap::new(map_kind, size_bytes, Entry::Hole)
+        .map_err(|_| fault("impossible size of its memory or disk"))?;
+    if raw.map_height != map.height {
+        return Err(fault("the map's height does not fit the memory size"));
+    }
+    let root = Entry::from_raw(raw.map_root.get(), map.height, NodeKind::Memory, layout)?;
+    let frames = if is_disk { raw.frames_mapped.get() } else { 0 };
+    Ok((map.with_root(root).with_frames(frames), size_bytes))
 }

@@ -162,6 +162,7 @@ fn inode() -> Inode {
         name: "before-upgrade".to_owned(),
         parent: SnapshotId::new(11),
         created_unix_ns: 1,
+        disk: None,
         maps: vec![memory(3 << 20)],
         orphan: true,
         incomplete: false,

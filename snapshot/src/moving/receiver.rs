@@ -431,7 +431,7 @@ impl Receiver {
         let reservation = self.holder.reserve(0)?;
         let committed =
             self.holder
-                .commit_of(new, Some(origin), self.kept.as_slice(), reservation)?;
+                .commit_of(new, &[], Some(origin), self.kept.as_slice(), reservation)?;
         Ok(committed.id)
     }
 

@@ -225,9 +225,10 @@ impl Check<'_> {
     fn inodes(&mut self, pool: &Pool, lock: &CatalogLock<'_>) -> Result<()> {
         let superblock = lock.current()?.superblock.clone();
         let inodes = std::mem::take(&mut self.inodes);
-        self.report.snapshots_checked = inodes.len() as u64;
+        let disks = inodes.iter().filter(|inode| inode.disk.is_some()).count();
+        self.report.snapshots_checked = (inodes.len() - disks) as u64;
         let orphans = inodes.iter().filter(|inode| inode.orphan).count();
-        let named = inodes.len() - orphans;
+        let named = inodes.len() - disks - orphans;
         if (
             superblock.snapshots.get() as usize,
             superblock.orphans.get() as usize,
@@ -242,13 +243,15 @@ impl Check<'_> {
         let pinned = self.pinned()?;
         let (mut ids, mut names) = (HashSet::new(), HashSet::new());
         for inode in &inodes {
-            let what = format!("snapshot {} ('{}')", inode.id, inode.name);
+            let is_disk = inode.disk.is_some();
+            let what = if is_disk { "disk" } else { "snapshot" };
+            let what = format!("{what} {} ('{}')", inode.id, inode.name);
             if !ids.insert(inode.id) || inode.id.get() >= superblock.next_snapshot_id.get() {
                 self.find(format!(
                     "{what}: its id is used twice, or is not one that was given out"
                 ));
             }
-            if !inode.orphan && !names.insert(inode.name.clone()) {
+            if !inode.orphan && !names.insert((is_disk, inode.name.clone())) {
                 self.find(format!("{what}: its name is used twice"));
             }
             if inode.orphan && !pinned.contains(&inode.id) {
@@ -287,12 +290,22 @@ impl Check<'_> {
 
     /// The frames of all maps of a file; `None` when there are some behind the end of what a map
     /// is of.
-    fn count_frames(&self, inode: &Inode) -> Result<Option<u64>> {
+    fn count_frames(&mut self, inode: &Inode) -> Result<Option<u64>> {
         let mut frames = 0;
         for map in &inode.maps {
             let Some(of_map) = self.count_frames_of(map)? else {
                 return Ok(None);
             };
+            if let Some(name) = map.disk()
+                && map.frames() != of_map
+            {
+                self.find(format!(
+                    "snapshot or disk '{}': it counts {} of disk '{name}', and {of_map} {} mapped",
+                    inode.name,
+                    counted(map.frames(), "frame"),
+                    is_or_are(of_map)
+                ));
+            }
             frames += of_map;
         }
         Ok(Some(frames))

@@ -14,6 +14,7 @@ use super::place;
 use crate::catalog::{CatalogMemory, WriteCounters, read_current};
 use crate::catalog_lock::CatalogLock;
 use crate::clock::unix_ns;
+use crate::dead_heads::cut_off_unflushed;
 use crate::error::{Error, Result};
 use crate::fault::{FaultPoint, Resource, ask_for, fault_point};
 use crate::file_lock::{self, LockMode, LockPlace, SpareFiles};
@@ -173,18 +174,24 @@ impl Pool {
             spare_files: SpareFiles::default(),
             in_order: AtomicBool::new(false),
         };
-        pool.store.cleans_later = pool.recover(first)?;
+        if pool.recover(first)? {
+            pool.store.cleans_later = true;
+            pool.store.keeps_disks = true;
+        }
         pool.in_order.store(true, Ordering::Relaxed);
         Ok(Arc::new(pool))
     }
 
-    /// Puts the pool in order. True when freed blocks wait to be cleaned from now on.
+    /// Puts the pool in order. True when it is one of the newest format version from now on.
     fn recover(&self, first: bool) -> Result<bool> {
         let region = &self.store.region;
         let boot_id = boot_id();
         let mut lock = CatalogLock::take_unrecovered(self)?;
         let mut last_boot = [0; 16];
         region.read(BOOT_ID_OFFSET, &mut last_boot)?;
+        if first && (last_boot != boot_id || boot_id == [0; 16]) {
+            cut_off_unflushed(&mut lock)?;
+        }
         let in_order = region.load_u32(CLEAN_OFFSET)? == CLEAN && last_boot == boot_id;
         if (first && !in_order) || region.load_u32(DIRTY_OFFSET)? == DIRTY {
             tracing::info!(
@@ -198,7 +205,7 @@ impl Pool {
         self.store.provide_spare();
         reclaim_dead_holders(&mut lock)?;
         lock.sweep_orphans(|_, _| false)?;
-        let cleans_later = self.store.cleans_later || (first && self.upgrade(&mut lock));
+        let newest = self.store.keeps_disks || (first && self.upgrade(&mut lock));
         fault_point(FaultPoint::OpenRecovered);
         region.write(BOOT_ID_OFFSET, &boot_id)?;
         region.store_u32(CLEAN_OFFSET, 0)?;
@@ -211,7 +218,7 @@ impl Pool {
                 path: self.path.clone(),
             });
         }
-        Ok(cleans_later)
+        Ok(newest)
     }
 
     /// Makes the pool one of the newest format version, which nobody else has open. True when it

@@ -243,6 +243,11 @@ impl Pool {
         }
     }
 
+    /// What removing a disk would free. The caller has the catalog lock.
+    pub(crate) fn own_bytes(&self, inode: &Inode, block: BlockNo) -> Result<Option<u64>> {
+        Ok(self.counted(inode, block)?.own_bytes)
+    }
+
     /// An entry with what removing the snapshot would free. The caller has the catalog lock.
     pub(super) fn counted(&self, inode: &Inode, block: BlockNo) -> Result<SnapshotEntry> {
         struct Footprint<'s> {

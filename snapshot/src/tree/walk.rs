@@ -3,6 +3,7 @@
 use super::NodePlace;
 use crate::chunk_map::LeafBlocks;
 use crate::error::{Error, Result};
+use crate::head_log;
 use crate::layout::inode::Inode;
 use crate::layout::node::{Entry, Expected, Node, NodeKind};
 use crate::number::{BlockNo, CHUNK_BLOCKS, ChunkNo};
@@ -23,6 +24,8 @@ pub(crate) enum Frames<'n> {
 pub(crate) enum Role {
     /// A part of a saved state.
     State,
+    /// A part of a log of a disk's head.
+    Log,
     /// The inode of a slot.
     Inode { slot: u32 },
     /// A node of a tree.
@@ -33,6 +36,7 @@ impl std::fmt::Display for Role {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Role::State => out.write_str("a part of a saved state"),
+            Role::Log => out.write_str("a part of a log of a disk"),
             Role::Inode { slot } => write!(out, "the inode of slot {slot}"),
             Role::Node(_) => out.write_str("a node"),
         }
@@ -136,7 +140,32 @@ fn walk_inode(
         visitor.role(*block, Role::State);
         visitor.reference(*block)?;
     }
+    walk_log(store, &inode, visitor)?;
     walk_maps(store, &inode, visitor)
+}
+
+/// Visits the blocks of the log of a disk's head, and what it refers to, if that counts.
+fn walk_log(store: &BlockStore, inode: &Inode, visitor: &mut dyn Visitor) -> Result<()> {
+    let Some(head) = inode.head() else {
+        return Ok(());
+    };
+    for block in &head.log {
+        visitor.role(*block, Role::Log);
+        visitor.reference(*block)?;
+    }
+    if store.is_held(head)? {
+        return Ok(());
+    }
+    match head_log::replay(store, head, inode.disk_map()?.size_bytes()) {
+        Ok(log) => {
+            let mut chunks = log.overlay.iter();
+            chunks.try_for_each(|(_, chunk)| visitor.frames(Frames::Leaf(chunk.blocks())))
+        }
+        Err(error) => {
+            let name = &inode.name;
+            visitor.damage(Error::damaged(format!("disk '{name}': {error}")))
+        }
+    }
 }
 
 /// Visits every reference of a file's maps, one map after the other.

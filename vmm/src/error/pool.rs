@@ -42,6 +42,12 @@ fn remedy_of(error: &Error) -> Option<String> {
             )
         }
         Error::Busy { .. } => "stop that VM first, or restore without --once".to_owned(),
+        Error::DiskNameTaken { .. } => "choose another name".to_owned(),
+        Error::NoDisk { near, .. } if !near.is_empty() => {
+            format!("similar names: '{}'", near.join("', '"))
+        }
+        Error::DiskInUse { .. } => "stop that VM first, or use a copy of the disk".to_owned(),
+        Error::NoDisksYet => "stop the other VMs of the pool, and try again".to_owned(),
         Error::TooManyHolders { .. } => "stop a VM first".to_owned(),
         Error::TooManyPins { .. } => {
             "take a snapshot of the VM: afterwards it needs no other snapshot".to_owned()
@@ -188,12 +194,16 @@ fn is_full(error: &std::io::Error) -> bool {
 fn kind_of(error: &Error) -> ErrorKind {
     match error {
         Error::NotFound { .. }
+        | Error::NoDisk { .. }
         | Error::NoBase { .. }
         | Error::NoDevice { .. }
         | Error::NoDirectory { .. } => ErrorKind::NotFound,
         Error::NameTaken { .. }
         | Error::FixedSize { .. }
         | Error::Busy { .. }
+        | Error::DiskNameTaken { .. }
+        | Error::DiskInUse { .. }
+        | Error::NoDisksYet
         | Error::Exists { .. }
         | Error::HoldsPool { .. }
         | Error::InUse { .. }
@@ -221,9 +231,10 @@ fn kind_of(error: &Error) -> ErrorKind {
         Error::NotAPool { .. } | Error::Version { .. } | Error::Damaged { .. } => {
             ErrorKind::PoolDamaged
         }
-        Error::InvalidName { .. } | Error::InvalidSize { .. } | Error::NoPlace { .. } => {
-            ErrorKind::Usage
-        }
+        Error::InvalidName { .. }
+        | Error::InvalidSize { .. }
+        | Error::InvalidDisk { .. }
+        | Error::NoPlace { .. } => ErrorKind::Usage,
         Error::Io { source, .. } if is_full(source) => ErrorKind::PoolFull,
         Error::Io { source, .. } => ErrorKind::of_io(source),
         Error::NotPinned { .. }

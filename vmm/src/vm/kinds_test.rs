@@ -73,6 +73,11 @@ fn errors_of_the_pool() {
         E::NameTaken { .. } => E::NameTaken { name: text() }, Refused;
         E::NotFound { .. } => E::NotFound { name: text(), pool: path(), near: vec![] }, NotFound;
         E::Busy { .. } => E::Busy { name: text(), holder: text() }, Refused;
+        E::DiskNameTaken { .. } => E::DiskNameTaken { name: text() }, Refused;
+        E::NoDisk { .. } => E::NoDisk { name: text(), pool: path(), near: vec![] }, NotFound;
+        E::DiskInUse { .. } => E::DiskInUse { name: text(), holder: text() }, Refused;
+        E::InvalidDisk { .. } => E::InvalidDisk { name: text(), what: text() }, Usage;
+        E::NoDisksYet => E::NoDisksYet, Refused;
         E::Incomplete { .. } => E::Incomplete { name: text() }, Refused;
         E::InvalidName { .. } => E::InvalidName { name: text() }, Usage;
         E::TooManyHolders { .. } => E::TooManyHolders { count: 1 }, Refused;

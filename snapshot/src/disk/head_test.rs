@@ -1,0 +1,311 @@
+//! Heads: reads, writes, discards, cuts and ends.
+
+use std::sync::Arc;
+
+use crate::{
+    CreateOptions, DiskHead, Error, Holder, NewMap, NewSnapshot, Pool, SnapshotKind, counted,
+};
+
+const DISK: u64 = (6 << 20) + 512;
+
+fn pool_of(size_bytes: u64) -> (tempfile::TempDir, Arc<Pool>) {
+    let directory = tempfile::tempdir().unwrap();
+    let options = CreateOptions {
+        size_bytes,
+        overcommit: false,
+    };
+    let pool = Pool::create(&directory.path().join("pool"), &options).unwrap();
+    (directory, pool)
+}
+
+fn disk() -> (tempfile::TempDir, Arc<Pool>, Holder, Arc<DiskHead>) {
+    let (directory, pool) = pool_of(64 << 20);
+    pool.create_disk("data", DISK).unwrap();
+    let holder = pool.hold("vm").unwrap();
+    let head = holder.attach_disk("data").unwrap();
+    (directory, pool, holder, head)
+}
+
+fn bytes(len: usize, salt: u8) -> Vec<u8> {
+    (0..len).map(|at| (at / 7) as u8 ^ salt).collect()
+}
+
+fn read(head: &DiskHead, offset: u64, len: usize) -> Vec<u8> {
+    let mut found = vec![0xee; len];
+    head.read(offset, &mut found).unwrap();
+    found
+}
+
+fn snapshot(holder: &Holder, name: &str, heads: &[&Arc<DiskHead>]) {
+    let cuts = heads.iter().map(|head| head.cut().unwrap()).collect();
+    let new = NewSnapshot {
+        kind: SnapshotKind::Vm,
+        name,
+        parent: None,
+        base: None,
+        maps: vec![NewMap::memory(2 << 20, &[])],
+        state: b"state",
+        frames_new: 0,
+    };
+    let reservation = holder.reserve(1).unwrap();
+    let done = holder
+        .commit_with_disks(new, cuts, &[], reservation)
+        .unwrap();
+    holder.unpin(done.id).unwrap();
+}
+
+fn assert_in_order(pool: &Pool) {
+    let report = pool.check().unwrap();
+    let count = counted(report.findings.len() as u32, "finding");
+    assert!(report.is_clean(), "{count}: {:#?}", report.findings);
+}
+
+#[test]
+fn what_is_written_is_read_and_is_there_for_the_next_one() {
+    let (_directory, pool, holder, head) = disk();
+    assert!(read(&head, 0, 9000).iter().all(|byte| *byte == 0));
+    let pieces = [
+        (100, 50),
+        (4096, 4096),
+        (5000, 30_000),
+        (DISK - 700, 700),
+        (2 << 20, 512),
+    ];
+    let mut model = vec![0; DISK as usize];
+    for (salt, (offset, len)) in pieces.into_iter().enumerate() {
+        let data = bytes(len, salt as u8 + 1);
+        head.write(offset, &data).unwrap();
+        model[offset as usize..offset as usize + len].copy_from_slice(&data);
+        assert!(read(&head, 0, DISK as usize) == model, "after piece {salt}");
+    }
+    head.flush().unwrap();
+    assert_in_order(&pool);
+    drop(head);
+    assert_in_order(&pool);
+    let reader = holder.attach_disk_read_only("data").unwrap();
+    let mut found = vec![0; DISK as usize];
+    reader.read(0, &mut found).unwrap();
+    assert!(found == model);
+    let refused = pool.hold("other").unwrap().attach_disk("data").err();
+    assert!(
+        matches!(&refused, Some(Error::DiskInUse { holder, .. }) if holder.contains("'vm'")),
+        "{refused:?}"
+    );
+    drop(holder);
+    let head = pool.hold("other").unwrap().attach_disk("data");
+    assert!(head.is_ok());
+}
+
+#[test]
+fn one_holder_writes_and_others_are_told_which() {
+    let (_directory, pool, holder, head) = disk();
+    let other = pool.hold("other").unwrap();
+    let is_refused = |result: Result<(), Error>| {
+        let Err(Error::DiskInUse { name, holder }) = result else {
+            panic!("{result:?}");
+        };
+        assert!(
+            name == "data" && holder.starts_with("'vm' (process "),
+            "{holder}"
+        );
+    };
+    is_refused(other.attach_disk("data").map(drop));
+    is_refused(other.attach_disk_read_only("data").map(drop));
+    is_refused(pool.remove_disk("data"));
+    is_refused(pool.rename_disk("data", "date"));
+    is_refused(pool.resize_disk("data", 1 << 30));
+    is_refused(pool.copy_disk("data", "copy").map(drop));
+    assert!(
+        pool.disk("data")
+            .unwrap()
+            .writer
+            .unwrap()
+            .starts_with("'vm'")
+    );
+    drop(head);
+    pool.copy_disk("data", "copy").unwrap();
+    drop(holder);
+    pool.remove_disk("data").unwrap();
+    assert_in_order(&pool);
+}
+
+#[test]
+fn a_snapshot_has_the_disk_of_its_instant_and_copies_go_on_by_themselves() {
+    let (_directory, pool, holder, head) = disk();
+    head.write(0, &bytes(8192, 1)).unwrap();
+    snapshot(&holder, "one", &[&head]);
+    head.write(4096, &bytes(4096, 2)).unwrap();
+    let cut = head.cut().unwrap();
+    // It is not committed: what comes after it has blocks of its own.
+    head.write(0, &bytes(100, 3)).unwrap();
+    assert_eq!(read(&head, 0, 100), bytes(100, 3));
+    drop(cut);
+    snapshot(&holder, "two", &[&head]);
+    head.write(0, &bytes(8192, 4)).unwrap();
+    for (name, first) in [("one", 1), ("two", 3)] {
+        let copy = format!("copy-{name}");
+        pool.copy_disk_of(name, "data", &copy).unwrap();
+        let copy = holder.attach_disk(&copy).unwrap();
+        assert_eq!(read(&copy, 0, 100), bytes(100, first));
+        copy.write(0, &bytes(100, 9)).unwrap();
+        assert_eq!(read(&copy, 0, 100), bytes(100, 9));
+    }
+    assert_eq!(read(&head, 0, 8192), bytes(8192, 4));
+    assert_in_order(&pool);
+    let (entry, _) = holder.pin("two").unwrap();
+    assert_eq!(entry.maps.len(), 2);
+    let old = holder.disk_of(entry.id, "data").unwrap();
+    let mut found = vec![0; 100];
+    old.read(0, &mut found).unwrap();
+    assert_eq!(found, bytes(100, 3));
+    drop(head);
+    drop(holder);
+    for name in ["one", "two"] {
+        pool.remove(name).unwrap();
+    }
+    for name in ["copy-one", "copy-two", "data"] {
+        pool.remove_disk(name).unwrap();
+    }
+    assert_in_order(&pool);
+    assert_eq!(pool.status().unwrap().snapshot_blocks, 0, "nothing is left");
+}
+
+#[test]
+fn discarded_blocks_are_holes_and_free_once_that_is_durable() {
+    let (_directory, pool, holder, head) = disk();
+    head.write(0, &bytes(64 << 10, 1)).unwrap();
+    head.flush().unwrap();
+    let before = pool.status().unwrap().holders[0].blocks_in_use;
+    // Parts of blocks stay.
+    head.discard(100, 40_000).unwrap();
+    assert_eq!(read(&head, 0, 4096), bytes(64 << 10, 1)[..4096]);
+    assert!(read(&head, 4096, 32_768).iter().all(|byte| *byte == 0));
+    assert_eq!(pool.status().unwrap().holders[0].blocks_in_use, before);
+    head.flush().unwrap();
+    assert_eq!(pool.status().unwrap().holders[0].blocks_in_use, before - 8);
+    head.write_zeroes(41_000, 9000).unwrap();
+    assert!(read(&head, 41_000, 9000).iter().all(|byte| *byte == 0));
+    assert_eq!(read(&head, 50_000, 100), bytes(64 << 10, 1)[50_000..50_100]);
+    head.discard(0, DISK).unwrap();
+    snapshot(&holder, "empty", &[&head]);
+    assert_eq!(pool.disk("data").unwrap().blocks, 0);
+    assert_in_order(&pool);
+}
+
+#[test]
+fn a_full_log_is_put_into_the_map() {
+    let (_directory, pool, _holder, head) = disk();
+    let mut model = vec![0; DISK as usize];
+    for at in 0..200_u64 {
+        let offset = at * 7919 * 4096 % (DISK - 4096) / 4096 * 4096;
+        let data = bytes(4096, at as u8);
+        head.write(offset, &data).unwrap();
+        model[offset as usize..offset as usize + 4096].copy_from_slice(&data);
+    }
+    let committed = pool.disk("data").unwrap().blocks;
+    assert!(committed > 80, "commits have {committed} blocks of it");
+    assert!(read(&head, 0, DISK as usize) == model);
+    assert_in_order(&pool);
+    drop(head);
+    assert_in_order(&pool);
+}
+
+#[test]
+fn a_holder_that_ends_first_ends_its_heads() {
+    let (_directory, pool, holder, head) = disk();
+    head.write(0, &bytes(4096, 5)).unwrap();
+    drop(holder);
+    assert!(matches!(
+        head.write(0, &[1]),
+        Err(Error::InvalidDisk { .. })
+    ));
+    let other = pool.hold("other").unwrap();
+    let head = other.attach_disk("data").unwrap();
+    assert_eq!(read(&head, 0, 4096), bytes(4096, 5));
+    assert_in_order(&pool);
+}
+
+#[test]
+fn a_larger_disk_keeps_what_it_has() {
+    let (_directory, pool, _holder, head) = disk();
+    head.write(DISK - 512, &bytes(512, 5)).unwrap();
+    head.resize(1 << 40).unwrap();
+    assert_eq!(read(&head, DISK - 512, 512), bytes(512, 5));
+    assert!(read(&head, DISK, 8192).iter().all(|byte| *byte == 0));
+    head.write((1 << 40) - 4096, &bytes(4096, 6)).unwrap();
+    assert!(matches!(head.resize(4096), Err(Error::InvalidDisk { .. })));
+    assert!(matches!(
+        head.write((1 << 40) - 1, &[1, 2]),
+        Err(Error::InvalidDisk { .. })
+    ));
+    drop(head);
+    assert_eq!(pool.disk("data").unwrap().size_bytes, 1 << 40);
+    assert_in_order(&pool);
+}
+
+#[test]
+fn a_full_pool_refuses_a_write_and_loses_nothing() {
+    let (_directory, pool) = pool_of(8 << 20);
+    pool.create_disk("data", 64 << 20).unwrap();
+    let holder = pool.hold("vm").unwrap();
+    let head = holder.attach_disk("data").unwrap();
+    let mut written = 0;
+    let full = loop {
+        match head.write(written * 4096, &bytes(4096, written as u8)) {
+            Ok(()) => written += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, Error::PoolFull { .. }), "{full}");
+    assert!(written > 500, "{written}");
+    for at in 0..written {
+        assert_eq!(
+            read(&head, at * 4096, 4096),
+            bytes(4096, at as u8),
+            "block {at}"
+        );
+    }
+    head.flush().unwrap();
+    // What is discarded makes room.
+    head.discard(0, 100 * 4096).unwrap();
+    head.write(written * 4096, &bytes(4096, 1)).unwrap();
+    assert_in_order(&pool);
+}
+
+#[test]
+fn several_threads_write_and_flush_at_once() {
+    let (_directory, pool, holder, head) = disk();
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let head = &head;
+            scope.spawn(move || {
+                for round in 0..60_u64 {
+                    // Neighbours share blocks.
+                    for part in 0..8 {
+                        let offset = (round * 32 + part * 4 + thread) * 512;
+                        head.write(offset, &bytes(512, (thread * 60 + round) as u8))
+                            .unwrap();
+                    }
+                    head.flush().unwrap();
+                }
+            });
+        }
+        for name in ["one", "two", "three"] {
+            snapshot(&holder, name, &[&head]);
+        }
+    });
+    for thread in 0..4 {
+        for round in 0..60 {
+            for part in 0..8 {
+                let offset = (round * 32 + part * 4 + thread) * 512;
+                let expected = bytes(512, (thread * 60 + round) as u8);
+                assert_eq!(
+                    read(&head, offset, 512),
+                    expected,
+                    "{thread} {round} {part}"
+                );
+            }
+        }
+    }
+    assert_in_order(&pool);
+}
