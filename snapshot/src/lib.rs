@@ -99,7 +99,7 @@ pub use catalog::PoolWrites;
 pub use catalog_lock::Removed;
 pub use chunk_map::{ChunkMap, LeafBlocks};
 pub use diff::{DiffProgress, DiffReport, FrameRun};
-pub use disk::{DiskCut, DiskEntry, DiskHead, DiskReader};
+pub use disk::{DiskCut, DiskEntry, DiskHead, DiskImport, DiskReader};
 pub use durability::{Durability, DurabilityLimit};
 pub use error::{Error, Result};
 pub use fault::{FaultPoint, Resource, ask_for, fault_point};

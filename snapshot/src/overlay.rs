@@ -24,7 +24,7 @@ impl Overlay {
         self.chunks.is_empty()
     }
 
-    /// What is known of a chunk.
+    /// The changes of a chunk.
     pub(crate) fn chunk(&self, index: ChunkIndex) -> Option<&OverlayChunk> {
         self.chunks.get(&index)
     }

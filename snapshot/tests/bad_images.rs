@@ -373,9 +373,10 @@ fn a_process_image_of_another_kind_or_size_is_refused() {
         .unwrap();
     // The kind; the size of its memory; its end between two pages; more pages than its chunk has;
     // the height of its map.
-    let fields: [(usize, &[u8]); 6] = [
+    let fields: [(usize, &[u8]); 7] = [
         (6, &[0]),
         (6, &[3]),
+        (6, &[4]),
         (48, &[0; 8]),
         (48, &[1]),
         (72, &513u64.to_le_bytes()),

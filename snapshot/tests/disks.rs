@@ -149,7 +149,10 @@ fn a_damaged_log_is_an_error_or_an_earlier_end_and_never_another_content() {
             }
         }
     }
-    assert!(refused > 20 && shorter > 5, "{refused} refused, {shorter} shorter");
+    assert!(
+        refused > 20 && shorter > 5,
+        "{refused} refused, {shorter} shorter"
+    );
 }
 
 proptest! {

@@ -7,6 +7,7 @@
 
 mod blocks;
 mod commits;
+mod disks;
 mod fixture;
 mod killed;
 mod opening;
@@ -22,6 +23,7 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let large = fixture::LargePool::default();
     blocks::measure(&mut criterion);
+    disks::measure(&mut criterion);
     commits::measure(&mut criterion, &large);
     opening::measure(&mut criterion, &large);
     criterion.final_summary();

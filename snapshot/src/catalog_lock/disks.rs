@@ -69,16 +69,35 @@ impl<'p> CatalogLock<'p> {
         Ok(())
     }
 
-    /// Adds a disk, whose inode has the next id, or removes one.
-    pub(crate) fn put_disk(&mut self, slot: u32, inode: Option<&Inode>) -> Result<()> {
+    /// Adds a disk, whose inode has the next id, with changes of its map. Blocks that are named
+    /// there are durable.
+    pub(crate) fn add_disk(
+        &mut self,
+        slot: u32,
+        inode: &Inode,
+        changes: &[(ChunkIndex, ChunkMap)],
+    ) -> Result<()> {
+        let mut inode = Inode::clone(inode);
         let mut commit = Commit::begin(self, BlockSource::unleased())?;
-        let block = match inode {
-            Some(inode) => Some(commit.put_inode(slot, inode)?),
-            None => None,
-        };
+        let map = commit.fold(inode.disk_map()?, changes)?;
+        set_map(&mut inode, map);
+        let block = commit.put_inode(slot, &inode)?;
         let edit = CatalogEdit {
-            slots: vec![(slot, block)],
-            takes_id: inode.is_some(),
+            slots: vec![(slot, Some(block))],
+            takes_id: true,
+            ..CatalogEdit::default()
+        };
+        let superblock = commit.prepare(&edit)?;
+        commit.switch(superblock)?;
+        commit.settle(|_| false);
+        Ok(())
+    }
+
+    /// Removes a disk.
+    pub(crate) fn remove_disk(&mut self, slot: u32) -> Result<()> {
+        let mut commit = Commit::begin(self, BlockSource::unleased())?;
+        let edit = CatalogEdit {
+            slots: vec![(slot, None)],
             ..CatalogEdit::default()
         };
         let superblock = commit.prepare(&edit)?;

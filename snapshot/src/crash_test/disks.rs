@@ -20,7 +20,7 @@ pub(super) type Cell = (u64, u64);
 /// Exact content of a disk: the tag of each sector that is not zero.
 pub(super) type Content = BTreeMap<Cell, u64>;
 
-/// What a disk may hold.
+/// Contents that a disk may have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Expected {
     /// For each sector what a flush acknowledged, and then all that was written later.
@@ -45,7 +45,7 @@ impl Expected {
         }
     }
 
-    /// What it holds for those who live.
+    /// The content for those who live.
     pub(super) fn latest(&self) -> Content {
         let cells = self.cells.iter();
         let latest = cells.filter_map(|(cell, tags)| Some((*cell, *tags.last()?)));

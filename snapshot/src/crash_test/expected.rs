@@ -78,7 +78,7 @@ pub(super) fn intended(model: &Model, step: &Step) -> Snapshots {
     saved
 }
 
-/// What the disks of a VM are for it.
+/// The disks of a VM as it sees them.
 fn drives(model: &Model, vm: &Vm) -> BTreeMap<String, Content> {
     let drives = vm.drives.iter();
     let content = |name: &str| {

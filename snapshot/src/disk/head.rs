@@ -55,7 +55,7 @@ pub struct DiskHead {
     leaves: Mutex<HashMap<ChunkIndex, ChunkMap>>,
 }
 
-/// What the disk is.
+/// The disk at a moment.
 pub(super) struct State {
     /// The committed map.
     pub(super) map: FileMap,
@@ -96,7 +96,7 @@ enum Behind {
 pub(super) struct Piece {
     pub(super) frame: u64,
     pub(super) start: usize,
-    /// Where it is in the request's buffer.
+    /// Its place in the request's buffer.
     pub(super) at: usize,
     pub(super) len: usize,
 }
@@ -514,7 +514,7 @@ impl DiskHead {
         let mut at = offset;
         while at < end {
             let next = ((at / block + 1) * block).min(end);
-            let whole = at % block == 0 && (next % block == 0 || next == size);
+            let whole = at.is_multiple_of(block) && (next.is_multiple_of(block) || next == size);
             if whole {
                 // To the last block, which may be a part.
                 at = if end == size {
@@ -525,7 +525,7 @@ impl DiskHead {
                 continue;
             }
             let frame = at / block;
-            let is_hole = self.behind(&*self.look(), frame)? == Behind::Hole;
+            let is_hole = self.behind(&self.look(), frame)? == Behind::Hole;
             if !is_hole {
                 self.write(at, &zeros[..(next - at) as usize])?;
             }

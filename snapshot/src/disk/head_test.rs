@@ -1,9 +1,11 @@
 //! Heads: reads, writes, discards, cuts and ends.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::{
-    CreateOptions, DiskHead, Error, Holder, NewMap, NewSnapshot, Pool, SnapshotKind, counted,
+    CreateOptions, DiskHead, DiskName, Error, Holder, MapKind, NewMap, NewSnapshot, Pool,
+    ScrubReport, SnapshotKind, counted,
 };
 
 const DISK: u64 = (6 << 20) + 512;
@@ -308,4 +310,72 @@ fn several_threads_write_and_flush_at_once() {
         }
     }
     assert_in_order(&pool);
+}
+
+#[test]
+fn a_scrub_names_the_disk_and_the_block_of_it_that_is_damaged() {
+    let (_directory, pool, holder, head) = disk();
+    head.write(8 * 4096, &bytes(4096, 1)).unwrap();
+    snapshot(&holder, "one", &[&head]);
+    let mut on = |_| ControlFlow::Continue(());
+    assert_eq!(pool.scrub(&mut on).unwrap().digests_made, 1);
+    let (entry, _) = holder.pin("one").unwrap();
+    let map = holder.disk_of(entry.id, "data").unwrap();
+    let block = map.map().chunk(0).unwrap().block(8).unwrap();
+    let region = &pool.store.region;
+    region.write(block.byte_offset() + 7, b"x").unwrap();
+    let report = pool.scrub(&mut on).unwrap();
+    let named = MapKind::Disk(DiskName::new("data").unwrap());
+    assert_eq!(
+        report.damaged.len(),
+        2,
+        "the disk and the snapshot have it: {report:?}"
+    );
+    for damaged in &report.damaged {
+        assert_eq!(
+            (damaged.map, damaged.frame, damaged.block),
+            (named, 8, block)
+        );
+    }
+    assert_eq!(damaged_names(&report), ["data", "one"]);
+}
+
+fn damaged_names(report: &ScrubReport) -> Vec<&str> {
+    let mut names: Vec<_> = report
+        .damaged
+        .iter()
+        .map(|one| one.snapshot.as_str())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn an_import_is_whole_or_leaves_nothing() {
+    let (_directory, pool) = pool_of(32 << 20);
+    let holder = pool.hold("import").unwrap();
+    let size = (3 << 20) + 512;
+    let mut data = vec![0; size as usize];
+    data[4096..12_288].copy_from_slice(&bytes(8192, 1));
+    data[3 << 20..].copy_from_slice(&bytes(512, 2));
+    let refused = holder.import_disk("data", 1 << 30, 1 << 30);
+    assert!(matches!(refused, Err(Error::NoRoom { .. })));
+    for complete in [false, true] {
+        let mut import = holder.import_disk("data", size, 12 << 10).unwrap();
+        for (at, piece) in (0..).zip(data.chunks(64 << 10)) {
+            import.write(at * (64 << 10), piece).unwrap();
+        }
+        if complete {
+            assert_eq!(import.finish().unwrap().blocks, 3, "zeros are holes");
+        } else {
+            drop(import);
+            assert!(pool.disks().unwrap().is_empty());
+            assert_eq!(pool.status().unwrap().holders[0].blocks_in_use, 0);
+        }
+        assert_in_order(&pool);
+    }
+    let disk = holder.attach_disk_read_only("data").unwrap();
+    let mut found = vec![1; data.len()];
+    disk.read(0, &mut found).unwrap();
+    assert!(found == data);
 }

@@ -7,17 +7,20 @@
 mod flush;
 mod fold;
 mod head;
+mod import;
 mod reader;
 
 use std::sync::Arc;
 
 pub use fold::DiskCut;
 pub use head::DiskHead;
+pub use import::DiskImport;
 pub use reader::DiskReader;
 use serde::Serialize;
 
 use crate::catalog::{Listed, Listing};
 use crate::catalog_lock::{CatalogLock, Commit, set_map};
+use crate::chunk_map::ChunkMap;
 use crate::cleaning::Pace;
 use crate::clock::unix_ns;
 use crate::error::{Error, Result};
@@ -26,7 +29,7 @@ use crate::identity::Identity;
 use crate::layout::inode::{DiskPart, FileMap, Inode, MapKind, SnapshotKind};
 use crate::layout::node::Entry;
 use crate::name::{DiskName, near_names};
-use crate::number::{BLOCK_SIZE_BYTES, SnapshotId};
+use crate::number::{BLOCK_SIZE_BYTES, ChunkIndex, SnapshotId};
 use crate::recovery::reclaim_dead_holders;
 
 /// Times that freed blocks are cleaned for a commit that found no block.
@@ -82,7 +85,7 @@ impl Pool {
         with_room(self, || {
             let mut lock = CatalogLock::take(self)?;
             let listing = lock.listing()?;
-            self.add_disk(&mut lock, &listing, name, &map, false)
+            self.add_disk(&mut lock, &listing, (name, &map), &[], false)
         })
     }
 
@@ -145,7 +148,7 @@ impl Pool {
             let mut lock = CatalogLock::take(self)?;
             let (_, listed) = self.free_disk(&mut lock, name)?;
             self.require_no_reader(&lock, &listed)?;
-            lock.put_disk(listed.slot, None)
+            lock.remove_disk(listed.slot)
         })?;
         if let Err(error) = self.clean() {
             tracing::warn!(%error, "could not clean all freed blocks: the pool's next user does");
@@ -177,7 +180,7 @@ impl Pool {
             let mut lock = CatalogLock::take(self)?;
             let (listing, listed) = self.settled_disk(&mut lock, name)?;
             let (map, foreign) = (listed.inode.disk_map()?, listed.inode.foreign);
-            self.add_disk(&mut lock, &listing, copy, map, foreign)
+            self.add_disk(&mut lock, &listing, (copy, map), &[], foreign)
         })
     }
 
@@ -197,17 +200,17 @@ impl Pool {
                 let names = inode.disk_maps().filter_map(FileMap::disk);
                 return Err(self.no_disk(disk, names.map(DiskName::as_str)));
             };
-            self.add_disk(&mut lock, &listing, copy, map, inode.foreign)
+            self.add_disk(&mut lock, &listing, (copy, map), &[], inode.foreign)
         })
     }
 
-    /// Adds a disk with a map.
+    /// Adds a disk with a map and changes of it, whose blocks are durable.
     fn add_disk(
         &self,
         lock: &mut CatalogLock<'_>,
         listing: &Listing,
-        name: &str,
-        map: &FileMap,
+        (name, map): (&str, &FileMap),
+        changes: &[(ChunkIndex, ChunkMap)],
         foreign: bool,
     ) -> Result<DiskEntry> {
         if !self.store.keeps_disks {
@@ -237,8 +240,10 @@ impl Pool {
             state_checksum: 0,
             state_blocks: Vec::new(),
         };
-        lock.put_disk(listing.free_slot()?, Some(&inode))?;
-        self.disk_entry(&inode)
+        lock.add_disk(listing.free_slot()?, &inode, changes)?;
+        let listing = lock.listing()?;
+        let added = listing.by_id(id).map(|listed| &listed.inode);
+        self.disk_entry(added.unwrap_or(&Arc::new(inode)))
     }
 
     /// The disk of this name, to which nobody writes. What a dead writer has logged is in its map.

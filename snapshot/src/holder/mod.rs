@@ -42,7 +42,7 @@ pub struct Holder {
     slot: u32,
     name: String,
     stale: Stale,
-    /// What has to end before the holder does.
+    /// Uses of disks, which have to end before the holder does.
     attached: Mutex<Vec<Weak<dyn Attached>>>,
     /// True when all that it commits is foreign, whatever the base.
     foreign: AtomicBool,

@@ -455,6 +455,9 @@ impl Inode {
             .filter(|name| check_name(name).is_ok())
             .ok_or_else(|| fault("impossible name"))?;
         let is_disk = raw.kind == KIND_DISK;
+        if is_disk && raw.state_bytes != 0 {
+            return Err(fault("a disk with a saved state"));
+        }
         let (first, maps_bytes) = first_of(raw, name, is_disk, layout, &fault)?;
         let mut maps = vec![first];
         maps.extend(super::inode_disks::open_rows(raw, layout, &fault)?);

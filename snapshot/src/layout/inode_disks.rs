@@ -86,7 +86,7 @@ fn open_row(row: &DiskRowV1, layout: &Layout) -> Result<FileMap> {
     Ok(map.with_root(root).with_frames(row.frames_mapped.get()))
 }
 
-/// What only a disk has.
+/// The part of an inode that only a disk has.
 pub(super) fn open_head(
     raw: &InodeV2,
     log: Vec<BlockNo>,

@@ -243,7 +243,7 @@ impl Pool {
         }
     }
 
-    /// What removing a disk would free. The caller has the catalog lock.
+    /// Bytes that removing a disk would free. The caller has the catalog lock.
     pub(crate) fn own_bytes(&self, inode: &Inode, block: BlockNo) -> Result<Option<u64>> {
         Ok(self.counted(inode, block)?.own_bytes)
     }

@@ -129,10 +129,10 @@ fn versions(bytes: &[u8]) -> Vec<u32> {
     vec![version(0), version(4096)]
 }
 
-/// Makes the file of a pool without foreign snapshots one of format version 5.
-fn as_version_5(bytes: &mut [u8]) {
+/// Makes the file of a pool without foreign snapshots and disks one of an old format version.
+fn as_version(bytes: &mut [u8], version: u32) {
     for slot in [0, 4096] {
-        bytes[slot + 8..slot + 12].copy_from_slice(&5u32.to_le_bytes());
+        bytes[slot + 8..slot + 12].copy_from_slice(&version.to_le_bytes());
         bytes[slot + 12..slot + 16].fill(0);
         let checksum = crc32fast::hash(&bytes[slot..slot + 4096]);
         bytes[slot + 12..slot + 16].copy_from_slice(&checksum.to_le_bytes());
@@ -153,7 +153,7 @@ fn a_pool_of_version_5_becomes_one_of_version_6_when_something_foreign_arrives()
     // As long as another process has it open, which may be of an old program.
     let other = Pool::open(&path).unwrap();
     let mut bytes = std::fs::read(&path).unwrap();
-    as_version_5(&mut bytes);
+    as_version(&mut bytes, 5);
     std::fs::write(&path, &bytes).unwrap();
 
     let pool = Pool::open(&path).unwrap();
@@ -169,24 +169,45 @@ fn a_pool_of_version_5_becomes_one_of_version_6_when_something_foreign_arrives()
     assert_eq!(versions(&std::fs::read(&path).unwrap()), [6, 6]);
     drop(pool);
     assert_clean(&Pool::open(&path).unwrap());
-    assert!(versions(&std::fs::read(&path).unwrap()).contains(&7));
+    assert!(versions(&std::fs::read(&path).unwrap()).contains(&8));
 }
 
 #[test]
-fn a_pool_of_version_5_becomes_one_of_version_7_for_who_opens_it_alone() {
-    let bench = pool_of(16 << 20);
-    let path = bench.pool.path().to_owned();
-    take(&bench.pool.hold("vm").unwrap(), "own", None);
-    drop(bench.pool);
-    let mut bytes = std::fs::read(&path).unwrap();
-    as_version_5(&mut bytes);
-    std::fs::write(&path, &bytes).unwrap();
-    let pool = Pool::open(&path).unwrap();
-    assert!(versions(&std::fs::read(&path).unwrap()).contains(&7));
-    let own = pool.find("own").unwrap().own_bytes.unwrap();
-    let freed = pool.remove("own").unwrap().blocks_freed * BLOCK_SIZE_BYTES;
-    assert!(freed >= own);
-    assert!(pool.lock_use().bytes_cleaned >= freed);
-    assert_eq!(pool.lock_use().bytes_cleaned_locked, 0);
-    assert_clean(&pool);
+fn a_pool_of_an_old_version_becomes_one_of_the_newest_for_who_opens_it_alone() {
+    for version in [5, 6, 7] {
+        let bench = pool_of(16 << 20);
+        let path = bench.pool.path().to_owned();
+        take(&bench.pool.hold("vm").unwrap(), "own", None);
+        drop(bench.pool);
+        let mut bytes = std::fs::read(&path).unwrap();
+        as_version(&mut bytes, version);
+        std::fs::write(&path, &bytes).unwrap();
+        let pool = Pool::open(&path).unwrap();
+        assert!(versions(&std::fs::read(&path).unwrap()).contains(&8));
+        pool.create_disk("data", 1 << 20).unwrap();
+        let own = pool.find("own").unwrap().own_bytes.unwrap();
+        let freed = pool.remove("own").unwrap().blocks_freed * BLOCK_SIZE_BYTES;
+        assert!(freed >= own);
+        assert!(pool.lock_use().bytes_cleaned >= freed);
+        assert_eq!(pool.lock_use().bytes_cleaned_locked, 0);
+        assert_clean(&pool);
+    }
+}
+
+#[test]
+fn a_pool_of_an_old_version_that_is_in_use_stays_so_and_has_no_disks() {
+    for version in [5, 6, 7] {
+        let bench = pool_of(16 << 20);
+        let path = bench.pool.path().to_owned();
+        drop(bench.pool);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let other = Pool::open(&path).unwrap();
+        as_version(&mut bytes, version);
+        std::fs::write(&path, &bytes).unwrap();
+        let pool = Pool::open(&path).unwrap();
+        let refused = pool.create_disk("data", 1 << 20);
+        assert!(matches!(refused, Err(Error::NoDisksYet)), "{refused:?}");
+        assert_eq!(versions(&std::fs::read(&path).unwrap()), [version; 2]);
+        drop(other);
+    }
 }
