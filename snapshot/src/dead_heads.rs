@@ -7,7 +7,7 @@
 
 use crate::catalog_lock::CatalogLock;
 use crate::error::Result;
-use crate::head_log::{cut_off, flush_for_dead, replay};
+use crate::head_log::{Duty, cut_off, flush_for_dead, is_done, replay};
 use crate::layout::HOLDER_SLOTS;
 use crate::layout::inode::{HeadPlace, Inode};
 use crate::layout::runtime::{DIRTY, DIRTY_OFFSET};
@@ -46,6 +46,9 @@ fn heads(
 /// before anything else is derived from them.
 pub(crate) fn cut_off_unflushed(lock: &mut CatalogLock<'_>) -> Result<()> {
     let store = lock.store();
+    if !is_done(Duty::CutOff) {
+        return Ok(());
+    }
     for (head, size_bytes) in heads(lock, |_| Ok(true))? {
         cut_off(store, &head, size_bytes)?;
     }

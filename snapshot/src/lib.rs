@@ -30,16 +30,15 @@
 //! 12. `layout`: structures on the pool, encoded and decoded
 //! 13. `stream`: snapshots as streams of bytes
 //! 14. `lock_times`: time under the catalog lock; `waiting_chunks`: chunks with blocks to clean;
-//!     `store`: typed access to blocks and tables
-//!     `head_log`: the logs of disks' heads
+//!     `store`: typed access to blocks and tables; `head_log`: the logs of disks' heads
 //! 15. `tree`: persistent trees: maps and the catalog
 //! 16. `refs`: reference counts
 //! 17. `catalog`: the committed superblock and the inodes
 //! 18. `handle`: the handle of an open pool
 //! 19. `cleaner_lock`: the right to clean freed blocks; `catalog_lock`: the catalog lock, commits
 //!     and removals under it
-//! 20. `dead_heads`: logs that dead heads left; `recovery`: what dead processes and hosts left; every use of the lock begins with it;
-//!     `cleaning`: freed blocks become free
+//! 20. `dead_heads`: logs that dead heads left; `recovery`: what dead processes and hosts left;
+//!     every use of the lock begins with it; `cleaning`: freed blocks become free
 //! 21. `pool`: create, open, grow, check, list
 //! 22. `frame_map`: a map of a snapshot, read chunk by chunk
 //! 23. `holder`: leases, pins, commits and consumption of snapshots

@@ -35,6 +35,8 @@ pub(super) type Disks = BTreeMap<String, Expected>;
 pub(super) struct Between {
     pub(super) before: Disks,
     pub(super) after: Disks,
+    /// As they were found once a crash in the step was recovered from.
+    pub(super) found: Option<Disks>,
 }
 
 impl Expected {
@@ -77,6 +79,7 @@ impl Between {
         Between {
             before: disks.clone(),
             after: disks.clone(),
+            found: None,
         }
     }
 
@@ -86,7 +89,7 @@ impl Between {
         let disks = pool.disks().map_err(text)?;
         let names: BTreeSet<&str> = disks.iter().map(|disk| disk.name.as_str()).collect();
         let fits = |disks: &Disks| disks.keys().map(String::as_str).eq(names.iter().copied());
-        if !fits(&self.before) && !fits(&self.after) {
+        if !self.sides().any(fits) {
             let (before, after) = (self.before.keys(), self.after.keys());
             return Err(format!("disks {names:?}, not {before:?} or {after:?}"));
         }
@@ -114,6 +117,10 @@ impl Between {
         Ok(found)
     }
 
+    fn sides(&self) -> impl Iterator<Item = &Disks> {
+        [&self.before, &self.after].into_iter().chain(&self.found)
+    }
+
     /// Compares a disk with what it may hold.
     fn compare(
         &self,
@@ -122,13 +129,13 @@ impl Between {
         content: &mut Content,
         read: impl Fn(u64, &mut [u8]) -> crate::Result<()>,
     ) -> Result<(), String> {
-        let sides = [self.before.get(name), self.after.get(name)];
+        let sides: Vec<&Expected> = self.sides().filter_map(|side| side.get(name)).collect();
         for frame in FRAMES {
             let mut bytes = [0; 4096];
             read(frame, &mut bytes).map_err(|error| error.to_string())?;
             for (number, sector) in bytes.chunks_exact(SECTOR).enumerate() {
                 let cell = (frame, number as u64);
-                let sides = sides.iter().flatten();
+                let sides = sides.iter();
                 let allowed: BTreeSet<u64> = sides
                     .flat_map(|side| side.allowed(cell, host_down))
                     .collect();

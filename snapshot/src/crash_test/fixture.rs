@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::contents::{Snapshots, frame_with, read_snapshots};
+use super::disks::DISK_BYTES;
 use super::oracle::{assert_in_order, open};
 use crate::layout::Layout;
 use crate::region::sim::{CrashPoint, Fuse, Image, SimControl, Survivors, region_with};
@@ -166,4 +167,31 @@ pub(super) fn commit_third(vm: &Holder, second: SnapshotId) {
         Some(second),
         &[(ChunkIndex::new(0), near), (ChunkIndex::new(299), far)],
     );
+}
+
+/// A disk is made, written, flushed, and in a third snapshot; then it is written again, and in part
+/// discarded.
+pub(super) fn use_a_disk(bench: &Bench, vm: &Holder) {
+    bench.pool.create_disk("data", DISK_BYTES).unwrap();
+    let head = vm.attach_disk("data").unwrap();
+    head.write(1000, &[1; 6000]).unwrap();
+    head.flush().unwrap();
+    head.write(512 * 4096, &[2; 4096]).unwrap();
+    let new = NewSnapshot {
+        kind: SnapshotKind::Vm,
+        name: "third",
+        parent: None,
+        base: None,
+        maps: vec![NewMap::memory(MEMORY, &[])],
+        state: b"state",
+        frames_new: 0,
+    };
+    let cuts = vec![head.cut().unwrap()];
+    head.write(0, &[3; 512]).unwrap();
+    let reservation = vm.reserve(4).unwrap();
+    vm.commit_with_disks(new, cuts, &[], reservation).unwrap();
+    head.write(4096, &[4; 8192]).unwrap();
+    head.flush().unwrap();
+    head.discard(0, 8192).unwrap();
+    head.flush().unwrap();
 }

@@ -147,6 +147,7 @@ impl History<'_> {
         let disks = Between {
             before: self.model.disks.clone(),
             after: intended_disks(&self.model, step),
+            found: None,
         };
         let (before, after) = (self.model.saved.clone(), intended(&self.model, step));
         let process = self.model.process_of(step).filter(|_| killed);
@@ -295,7 +296,11 @@ impl History<'_> {
         self.find(allowed, disks, true)?;
         let points = self.model.control.recorded();
         let found = [self.model.saved.clone()];
-        self.check_step(&Recorded { points, since }, &found, disks, false)
+        let disks = Between {
+            found: Some(self.model.disks.clone()),
+            ..disks.clone()
+        };
+        self.check_step(&Recorded { points, since }, &found, &disks, false)
     }
 
     /// The snapshots that are there: one of those that may be.

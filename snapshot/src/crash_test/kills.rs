@@ -3,7 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::contents::frame_with;
-use super::fixture::{Bench, Fixture, commit_third, fill, frames, must_be_in_order, snapshots_of};
+use super::fixture::{
+    Bench, Fixture, commit_third, fill, frames, must_be_in_order, snapshots_of, use_a_disk,
+};
 use super::silence_kills;
 use crate::{Holder, SnapshotId};
 
@@ -66,6 +68,11 @@ fn kill_everywhere(what: &str, act: impl Fn(&Bench, Holder, SnapshotId, Snapshot
 #[test]
 fn a_commit_that_is_killed_anywhere_leaves_the_pool_in_order() {
     kill_everywhere("commit", |_, vm, _, second| commit_third(&vm, second));
+}
+
+#[test]
+fn the_use_of_a_disk_that_is_killed_anywhere_leaves_the_pool_in_order() {
+    kill_everywhere("disk", |bench, vm, _, _| use_a_disk(bench, &vm));
 }
 
 #[test]

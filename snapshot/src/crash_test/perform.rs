@@ -123,6 +123,30 @@ impl Model {
                 Some(process) => or_refused(process.pool.clean_all()),
                 None => Ok(Outcome::Refused),
             },
+            Step::CreateDisk { .. }
+            | Step::RemoveDisk { .. }
+            | Step::CopyDisk { .. }
+            | Step::AttachDisk { .. }
+            | Step::DetachDisk { .. }
+            | Step::DiskRequest { .. } => self.perform_on_disk(step),
+            Step::Stop { vm } => {
+                self.vms[*vm] = None;
+                Ok(Outcome::Done)
+            }
+            Step::Close { process } => {
+                self.close(*process);
+                Ok(Outcome::Done)
+            }
+            Step::Open { process } => or_refused(self.open(*process)),
+            Step::Kill { process } => {
+                self.bury(*process);
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    fn perform_on_disk(&mut self, step: &Step) -> Result<Outcome, String> {
+        match step {
             Step::CreateDisk { process, name } => match &self.processes[*process] {
                 Some(process) => or_refused(process.pool.create_disk(name, DISK_BYTES).map(drop)),
                 None => Ok(Outcome::Refused),
@@ -157,19 +181,7 @@ impl Model {
                 Ok(())
             }),
             Step::DiskRequest { vm, drive, request } => self.request(*vm, *drive, *request),
-            Step::Stop { vm } => {
-                self.vms[*vm] = None;
-                Ok(Outcome::Done)
-            }
-            Step::Close { process } => {
-                self.close(*process);
-                Ok(Outcome::Done)
-            }
-            Step::Open { process } => or_refused(self.open(*process)),
-            Step::Kill { process } => {
-                self.bury(*process);
-                Ok(Outcome::Done)
-            }
+            _ => Ok(Outcome::Refused),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The power fails at every flush and fence: the pool is as before or as after, and in order.
 
 use super::contents::Snapshots;
-use super::fixture::{Bench, Fixture, commit_third, must_be_in_order, snapshots_of};
+use super::fixture::{Bench, Fixture, commit_third, must_be_in_order, snapshots_of, use_a_disk};
 use crate::region::sim::{CrashPoint, Fate, Survivors, Unit};
 use crate::{Holder, SnapshotId};
 
@@ -58,6 +58,11 @@ fn cut_everywhere(what: &str, act: impl FnOnce(&Bench, &Holder, SnapshotId, Snap
 #[test]
 fn a_commit_is_whole_or_nothing_wherever_the_power_fails() {
     cut_everywhere("commit", |_, vm, _, second| commit_third(vm, second));
+}
+
+#[test]
+fn a_snapshot_with_a_disk_is_whole_or_nothing_wherever_the_power_fails() {
+    cut_everywhere("disk", |bench, vm, _, _| use_a_disk(bench, vm));
 }
 
 #[test]

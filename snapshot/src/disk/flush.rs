@@ -6,13 +6,12 @@ use std::sync::atomic::Ordering;
 
 use super::head::{DiskHead, locked};
 use crate::error::Result;
-use crate::head_log::{flush_data, flush_records, note_flushed};
+use crate::head_log::{Duty, flush_data, flush_records, is_done, note_flushed};
 use crate::number::{BlockNo, ChunkNo, FrameSet};
-use crate::store::BlockStore;
 
 impl DiskHead {
-    /// Makes durable what was written and discarded before, as far as the pool's medium can. Several
-    /// threads that flush at once wait for one flush.
+    /// Makes durable what was written and discarded before, as far as the pool's medium can.
+    /// Several threads that flush at once wait for one flush.
     ///
     /// # Errors
     /// [`Error::Io`]: nothing may be durable.
@@ -80,7 +79,9 @@ impl DiskHead {
         // A digest of an earlier use of a block may be left.
         store.clear_digests_durably(&blocks)?;
         flush_records(store, &self.place, first..=last)?;
-        log_fence(store)?;
+        if is_done(Duty::FlushWaits) {
+            store.region.fence()?;
+        }
         note_flushed(store, &self.place, last)
     }
 }
@@ -91,13 +92,4 @@ pub(super) fn take_durable(freed: &mut Vec<(u64, BlockNo)>, upto: u64) -> Vec<Bl
     let gone = gone.map(|(_, block)| *block).collect();
     freed.retain(|(sequence, _)| *sequence > upto);
     gone
-}
-
-/// Waits until blocks and records are durable. A test may forget it.
-fn log_fence(store: &BlockStore) -> Result<()> {
-    #[cfg(test)]
-    if super::FORGETS_FENCE.get() {
-        return Ok(());
-    }
-    store.region.fence()
 }

@@ -19,15 +19,27 @@ use crate::overlay::Overlay;
 /// head's log, which has room for some thousands.
 #[derive(Debug)]
 pub struct DiskCut {
-    head: Arc<DiskHead>,
-    upto: u64,
+    source: Source,
     name: DiskName,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// A disk that the holder writes to, up to a record.
+    Head(Arc<DiskHead>, u64),
+    /// A map of a disk or snapshot that the holder pins.
+    Pinned(SnapshotId, FileMap),
 }
 
 impl DiskCut {
     pub(super) fn new(head: &Arc<DiskHead>, upto: u64, name: DiskName) -> DiskCut {
-        let head = Arc::clone(head);
-        DiskCut { head, upto, name }
+        let source = Source::Head(Arc::clone(head), upto);
+        DiskCut { source, name }
+    }
+
+    pub(super) fn pinned(id: SnapshotId, map: FileMap, name: DiskName) -> DiskCut {
+        let source = Source::Pinned(id, map);
+        DiskCut { source, name }
     }
 
     /// Has the disk another name in the snapshot: that of the drive of the VM, which stays the same
@@ -43,11 +55,14 @@ impl DiskCut {
 
 impl Drop for DiskCut {
     fn drop(&mut self) {
-        let mut state = self.head.change();
-        if let Some(count) = state.cuts.get_mut(&self.upto) {
+        let Source::Head(head, upto) = &self.source else {
+            return;
+        };
+        let mut state = head.change();
+        if let Some(count) = state.cuts.get_mut(upto) {
             *count -= 1;
             if *count == 0 {
-                state.cuts.remove(&self.upto);
+                state.cuts.remove(upto);
             }
         }
     }
@@ -160,7 +175,8 @@ impl DiskHead {
             let changes = changes_of(&self.pool.store, &map, &folding.overlay)?;
             let folded = |commit: &mut Commit<'_, '_>, inode: &mut Inode| {
                 let map = commit.fold(&map, &changes)?;
-                advance(inode, map, folding.upto);
+                set_map(inode, map);
+                inode.advance_head(folding.upto);
                 if last && let Some(disk) = &mut inode.disk {
                     disk.head = None;
                 }
@@ -230,17 +246,9 @@ impl Drop for DiskHead {
     }
 }
 
-/// Gives a disk's inode the map that has its head's log up to a record.
-pub(crate) fn advance(inode: &mut Inode, map: FileMap, upto: u64) {
-    set_map(inode, map);
-    if let Some(head) = inode.disk.as_mut().and_then(|disk| disk.head.as_mut()) {
-        head.base = head.base.max(upto);
-    }
-}
-
 impl Holder {
-    /// Commits a snapshot with disks: it has them as they were when they were cut. All else is as in
-    /// [`Holder::commit_replacing`].
+    /// Commits a snapshot with disks: it has them as they were when they were cut. All else is as
+    /// in [`Holder::commit_replacing`].
     ///
     /// # Errors
     /// As there; [`Error::InvalidSnapshot`] for more than 8 disks, or two of one name.
@@ -252,28 +260,40 @@ impl Holder {
         reservation: Reservation,
     ) -> Result<Committed> {
         // Always in the same order, as each has a lock.
-        cuts.sort_by_key(|cut| cut.head.disk);
-        if cuts
-            .windows(2)
-            .any(|pair| pair[0].head.disk == pair[1].head.disk)
-        {
-            return Err(Error::invalid("a disk is named twice"));
+        cuts.sort_by_key(|cut| match &cut.source {
+            Source::Head(head, _) => head.disk,
+            Source::Pinned(id, _) => *id,
+        });
+        let mut foldings = Vec::new();
+        for cut in &cuts {
+            if let Source::Head(head, upto) = &cut.source {
+                let taken: Option<&Folding<'_>> = foldings.last();
+                if taken.is_some_and(|last| last.head.disk == head.disk) {
+                    return Err(Error::invalid("a disk is named twice"));
+                }
+                foldings.push(Folding::begin(head, |_| *upto)?);
+            }
         }
-        let foldings = cuts
-            .iter()
-            .map(|cut| Folding::begin(&cut.head, |_| cut.upto));
-        let foldings = foldings.collect::<Result<Vec<_>>>()?;
         let mut folds = Vec::new();
-        for (cut, folding) in cuts.iter().zip(&foldings) {
-            let map = cut.head.look().map;
-            folds.push(DiskFold {
-                name: cut.name,
-                disk: cut.head.disk,
-                head: cut.head.place.id,
-                upto: folding.upto,
-                changes: changes_of(&self.pool().store, &map, &folding.overlay)?,
-                size_bytes: map.size_bytes(),
-                switched: Box::new(|map: &FileMap| folding.switched(map)),
+        let mut of_heads = foldings.iter();
+        for cut in &cuts {
+            folds.push(match &cut.source {
+                Source::Pinned(id, map) => DiskFold::of_pinned(*id, map, cut.name),
+                Source::Head(..) => {
+                    let Some(folding) = of_heads.next() else {
+                        continue;
+                    };
+                    let (head, map) = (folding.head, folding.head.look().map);
+                    DiskFold {
+                        name: cut.name,
+                        disk: head.disk,
+                        head: Some(head.place.id),
+                        upto: folding.upto,
+                        changes: changes_of(&self.pool().store, &map, &folding.overlay)?,
+                        map,
+                        switched: Box::new(|map: &FileMap| folding.switched(map)),
+                    }
+                }
             });
         }
         let committed = self.commit_of(new, &folds, None, replaced, reservation)?;

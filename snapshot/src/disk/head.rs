@@ -2,8 +2,8 @@
 //!
 //! A write to a block that is the head's own goes into it. A write to any other one takes a fresh
 //! block, puts the bytes there, logs that, and changes the map in memory. Own blocks are those that
-//! were taken since the last cut: a cut makes all of them part of what a commit is going to have, at
-//! once and for as long as it takes.
+//! were taken since the last cut: a cut makes all of them part of what a commit is going to have,
+//! at once and for as long as it takes.
 //!
 //! Lock order: a fold, the catalog lock, the state, then the small ones.
 
@@ -266,8 +266,8 @@ impl DiskHead {
     /// survives after the next [`DiskHead::flush`].
     ///
     /// # Errors
-    /// [`Error::InvalidDisk`] behind the end; [`Error::PoolFull`], [`Error::MediumFull`]: some of the
-    /// bytes may be written, and the same call may be made again; [`Error::Damaged`],
+    /// [`Error::InvalidDisk`] behind the end; [`Error::PoolFull`], [`Error::MediumFull`]: some of
+    /// the bytes may be written, and the same call may be made again; [`Error::Damaged`],
     /// [`Error::Io`].
     pub fn write(&self, offset: u64, from: &[u8]) -> Result<()> {
         self.check(&self.look(), offset, from.len() as u64)?;
@@ -503,7 +503,7 @@ impl DiskHead {
         }
     }
 
-    /// Has a range read as zero. Whole blocks become holes, and of the others parts are overwritten.
+    /// Has a range read as zero. Whole blocks become holes, parts of others are overwritten.
     ///
     /// # Errors
     /// As [`DiskHead::write`].

@@ -313,6 +313,58 @@ fn several_threads_write_and_flush_at_once() {
 }
 
 #[test]
+fn a_snapshot_has_disks_that_are_only_read_too() {
+    let (_directory, pool, holder, head) = disk();
+    head.write(0, &bytes(4096, 1)).unwrap();
+    drop(head);
+    let reader = holder.attach_disk_read_only("data").unwrap();
+    pool.create_disk("other", DISK).unwrap();
+    let other = holder.attach_disk("other").unwrap();
+    let cuts = vec![
+        reader.cut().unwrap().named("root").unwrap(),
+        other.cut().unwrap(),
+    ];
+    let memory = NewMap::memory(2 << 20, &[]);
+    let new = NewSnapshot {
+        kind: SnapshotKind::Vm,
+        name: "one",
+        parent: None,
+        base: None,
+        maps: vec![memory],
+        state: b"",
+        frames_new: 0,
+    };
+    let reservation = holder.reserve(0).unwrap();
+    holder
+        .commit_with_disks(new, cuts, &[], reservation)
+        .unwrap();
+    assert_in_order(&pool);
+    holder.unpin(reader.id()).unwrap();
+    drop(reader);
+    pool.remove_disk("data").unwrap();
+    pool.copy_disk_of("one", "root", "data").unwrap();
+    let copy = holder.attach_disk("data").unwrap();
+    assert_eq!(read(&copy, 0, 4096), bytes(4096, 1));
+    let one = pool.find("one").unwrap();
+    let again = holder.disk_of(one.id, "root").unwrap();
+    let cuts = vec![again.cut().unwrap()];
+    let new = NewSnapshot {
+        kind: SnapshotKind::Vm,
+        name: "two",
+        parent: None,
+        base: None,
+        maps: vec![memory],
+        state: b"",
+        frames_new: 0,
+    };
+    let reservation = holder.reserve(0).unwrap();
+    holder
+        .commit_with_disks(new, cuts, &[], reservation)
+        .unwrap();
+    assert_in_order(&pool);
+}
+
+#[test]
 fn a_scrub_names_the_disk_and_the_block_of_it_that_is_damaged() {
     let (_directory, pool, holder, head) = disk();
     head.write(8 * 4096, &bytes(4096, 1)).unwrap();

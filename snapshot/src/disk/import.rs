@@ -11,8 +11,8 @@ use crate::name::DiskName;
 use crate::number::{BLOCK_SIZE_BYTES, BlockNo, CHUNK_BLOCKS, FrameIndex};
 use crate::overlay::{Overlay, chunk_of};
 
-/// A disk that is being written before it exists. One that is dropped, or whose process dies, leaves
-/// nothing.
+/// A disk that is being written before it exists. One that is dropped, or whose process dies,
+/// leaves nothing.
 pub struct DiskImport<'h> {
     holder: &'h Holder,
     name: String,

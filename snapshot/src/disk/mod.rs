@@ -1,8 +1,8 @@
 //! Disks: files of the pool that VMs read and write block by block.
 //!
 //! A disk is an inode with one map. Whoever writes to it is its [`DiskHead`]; until a commit has
-//! them, changes of the map are in the head's log. A snapshot has the maps of its disks besides that
-//! of its memory. A copy of a disk is another inode with the same map.
+//! them, changes of the map are in the head's log. A snapshot has the maps of its disks besides
+//! that of its memory. A copy of a disk is another inode with the same map.
 
 mod flush;
 mod fold;
@@ -138,8 +138,8 @@ impl Pool {
         })
     }
 
-    /// Removes a disk. Snapshots and copies keep what they have of it. Returns when the freed blocks
-    /// are clean.
+    /// Removes a disk. Snapshots and copies keep what they have of it. Returns when the freed
+    /// blocks are clean.
     ///
     /// # Errors
     /// [`Error::NoDisk`], [`Error::DiskInUse`].
@@ -371,12 +371,6 @@ pub(crate) fn resize(
 /// Number of frames of a disk of this size.
 pub(crate) fn frames_of(size_bytes: u64) -> u64 {
     size_bytes.div_ceil(BLOCK_SIZE_BYTES)
-}
-
-#[cfg(test)]
-thread_local! {
-    /// Has flushes of this thread not wait for what they have begun to make durable.
-    pub(crate) static FORGETS_FENCE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use super::DiskCut;
 use super::head::{locked, pieces};
 use crate::catalog_lock::CatalogLock;
 use crate::chunk_map::ChunkMap;
@@ -11,6 +12,7 @@ use crate::frame_map::FrameMap;
 use crate::handle::Pool;
 use crate::holder::Holder;
 use crate::layout::inode::FileMap;
+use crate::name::DiskName;
 use crate::number::{ChunkIndex, FrameIndex, SnapshotId};
 use crate::overlay::chunk_of;
 
@@ -99,6 +101,15 @@ impl DiskReader {
     /// Its blocks.
     pub fn map(&self) -> &FrameMap {
         &self.frames
+    }
+
+    /// Takes the disk for a snapshot, by [`Holder::commit_with_disks`] of the holder that pins it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`]: never, as the disk has this name.
+    pub fn cut(&self) -> Result<DiskCut> {
+        let name = DiskName::new(&self.name)?;
+        Ok(DiskCut::pinned(self.id, self.map, name))
     }
 
     /// Reads bytes.

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::disks::{DiskFold, fold_disks};
 use super::{Holder, Reservation};
 use crate::catalog::Listing;
-use crate::catalog_lock::{BlockSource, CatalogEdit, CatalogLock, Commit, set_map};
+use crate::catalog_lock::{BlockSource, CatalogEdit, CatalogLock, Commit};
 use crate::chunk_map::ChunkMap;
 use crate::clock::unix_ns;
 use crate::error::{Error, Result};
@@ -18,7 +19,7 @@ use crate::layout::inode::{
     FileMap, Inode, MapKind, STATE_BYTES_MAX, SnapshotKind, map_height, only_map,
 };
 use crate::layout::node::{Entry, leaves_covered};
-use crate::name::{DiskName, check_name};
+use crate::name::check_name;
 use crate::number::{
     BLOCK_SIZE_BYTES, BlockNo, CHUNK_SIZE_BYTES, ChunkIndex, ChunkNo, FrameSet, SnapshotId,
 };
@@ -73,7 +74,7 @@ impl<'a> NewMap<'a> {
     }
 
     /// Blocks of metadata that a commit of the map takes at most.
-    fn blocks_needed(size_bytes: u64, changed_chunks: u32) -> u64 {
+    pub(super) fn blocks_needed(size_bytes: u64, changed_chunks: u32) -> u64 {
         let chunks = size_bytes.div_ceil(CHUNK_SIZE_BYTES);
         let changed = u64::from(changed_chunks).min(chunks);
         let height = map_height(size_bytes).unwrap_or(0);
@@ -277,22 +278,13 @@ impl Holder {
 
         let mut commit =
             Commit::begin(&mut lock, BlockSource::Reserved(reservation.blocks.clone()))?;
-        let origin = match origin {
-            Some(origin) => origin,
-            None => {
-                let foreign = self.is_foreign() || base.as_ref().is_some_and(|base| base.foreign);
-                Provenance::taken_now(new.frames_new, foreign)?
-            }
-        };
+        let origin = self.provenance(origin, &new, base.as_ref())?;
         let mut inode = build_inode(&mut commit, &new, &origin, id, base.as_ref())?;
-        let (maps, mut slots) = fold_disks(&mut commit, disks, &listing)?;
-        for (map, disk) in maps.iter().zip(disks) {
-            inode.maps.push(map.renamed(disk.name));
-            inode.frames_mapped += map.frames();
-        }
-        slots.push((slot, Some(commit.put_inode(slot, &inode)?)));
+        let folded = fold_disks(&mut commit, disks, &listing)?;
+        folded.add_to(&mut inode, disks);
+        let block = commit.put_inode(slot, &inode)?;
         let mut edit = CatalogEdit {
-            slots,
+            slots: folded.slots_and(slot, block),
             snapshots_change: 1,
             orphans_change: 0,
             takes_id: true,
@@ -308,10 +300,7 @@ impl Holder {
             self.clear_pin(id)?;
             return Err(error);
         }
-        // Before anything is freed that the maps before had.
-        for (map, disk) in maps.iter().zip(disks) {
-            (disk.switched)(map);
-        }
+        folded.switched(disks);
         let written = commit.written().to_vec();
         self.settle_and_keep(commit);
         self.leases.release(&written);
@@ -322,6 +311,16 @@ impl Holder {
             metadata_blocks: written.len() as u32,
             flush,
         })
+    }
+
+    fn provenance(
+        &self,
+        origin: Option<Provenance>,
+        new: &NewSnapshot<'_>,
+        base: Option<&Arc<Inode>>,
+    ) -> Result<Provenance> {
+        let foreign = self.is_foreign() || base.is_some_and(|base| base.foreign);
+        origin.map_or_else(|| Provenance::taken_now(new.frames_new, foreign), Ok)
     }
 
     /// Has the reservation hold `needed` blocks with memory behind them.
@@ -488,61 +487,6 @@ impl SharedBlocks {
     }
 }
 
-/// A disk that a snapshot has, and what its head has logged.
-pub(crate) struct DiskFold<'a> {
-    /// The disk's name in the snapshot.
-    pub(crate) name: DiskName,
-    pub(crate) disk: SnapshotId,
-    /// The id of the head.
-    pub(crate) head: u64,
-    /// The last record that the snapshot has.
-    pub(crate) upto: u64,
-    /// Differences from the disk's map. Blocks that are named here are durable.
-    pub(crate) changes: Vec<(ChunkIndex, ChunkMap)>,
-    pub(crate) size_bytes: u64,
-    /// Called with the disk's map when it is the committed one.
-    pub(crate) switched: Box<dyn Fn(&FileMap) + 'a>,
-}
-
-impl DiskFold<'_> {
-    /// Blocks of metadata that it takes at most: those of the map, an inode, a leaf of the catalog.
-    fn blocks_needed(&self) -> u32 {
-        let map = NewMap::blocks_needed(self.size_bytes, self.changes.len() as u32);
-        u32::try_from(map + 2).unwrap_or(u32::MAX)
-    }
-}
-
-/// Has disks have what their heads have logged. Their maps, and their inodes for the catalog.
-#[allow(clippy::type_complexity)]
-fn fold_disks(
-    commit: &mut Commit<'_, '_>,
-    disks: &[DiskFold<'_>],
-    listing: &Listing,
-) -> Result<(Vec<FileMap>, Vec<(u32, Option<BlockNo>)>)> {
-    let (mut maps, mut slots) = (Vec::new(), Vec::new());
-    for disk in disks {
-        let listed = listing.by_id(disk.disk).filter(|listed| {
-            let head = listed.inode.head();
-            head.is_some_and(|head| head.id == disk.head)
-        });
-        let Some(listed) = listed else {
-            return Err(Error::damaged(format!(
-                "disk '{}' has lost its head",
-                disk.name
-            )));
-        };
-        let map = commit.fold(listed.inode.disk_map()?, &disk.changes)?;
-        let mut inode = Inode::clone(&listed.inode);
-        set_map(&mut inode, map);
-        if let Some(head) = inode.disk.as_mut().and_then(|disk| disk.head.as_mut()) {
-            head.base = head.base.max(disk.upto);
-        }
-        slots.push((listed.slot, Some(commit.put_inode(listed.slot, &inode)?)));
-        maps.push(map);
-    }
-    Ok((maps, slots))
-}
-
 fn build_inode(
     commit: &mut Commit<'_, '_>,
     new: &NewSnapshot<'_>,
@@ -551,10 +495,8 @@ fn build_inode(
     base: Option<&Arc<Inode>>,
 ) -> Result<Inode> {
     let mut maps = Vec::new();
-    let mut frames_mapped = base.map_or(0, |inode| inode.frames_mapped);
     // The disks that the base has are not those of the new one.
-    let of_disks = base.map_or(0, |inode| inode.disk_maps().map(FileMap::frames).sum());
-    frames_mapped = frames_mapped.saturating_sub(of_disks);
+    let mut frames_mapped = base.map_or(0, |inode| inode.frames_of_memory());
     for new in &new.maps {
         let of_base = base.and_then(|inode| inode.map(new.kind));
         let root = of_base.map_or(Entry::Hole, |map| map.root);

@@ -155,8 +155,7 @@ impl Holder {
         taken: &Taken,
     ) -> Result<Option<SnapshotId>> {
         let mut commit = Commit::begin(lock, BlockSource::unleased())?;
-        let of_disks: u64 = listed.inode.disk_maps().map(FileMap::frames).sum();
-        let mut frames_mapped = listed.inode.frames_mapped.saturating_sub(of_disks);
+        let mut frames_mapped = listed.inode.frames_of_memory();
         let mut maps = Vec::new();
         for (map, consumed) in memory_of(&listed.inode).zip(consumed) {
             let changes: Vec<(ChunkIndex, ChunkMap)> = consumed

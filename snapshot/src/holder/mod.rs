@@ -2,6 +2,7 @@
 
 mod commit;
 mod consume;
+mod disks;
 pub(crate) mod lease;
 mod leasing;
 mod stale;
@@ -11,9 +12,10 @@ use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+pub(crate) use commit::Provenance;
 pub use commit::{Committed, NewMap, NewSnapshot};
-pub(crate) use commit::{DiskFold, Provenance};
 pub use consume::{Consumed, ConsumedChunk, ConsumedMap};
+pub(crate) use disks::DiskFold;
 pub use stale::ChunkForCopy;
 pub use unused::Vacating;
 

@@ -326,6 +326,19 @@ impl Inode {
         self.disk.as_ref()?.head.as_ref()
     }
 
+    /// The map has records of the head up to this one.
+    pub(crate) fn advance_head(&mut self, upto: u64) {
+        if let Some(head) = self.disk.as_mut().and_then(|disk| disk.head.as_mut()) {
+            head.base = head.base.max(upto);
+        }
+    }
+
+    /// Frames of memory that have a block.
+    pub(crate) fn frames_of_memory(&self) -> u64 {
+        let of_disks: u64 = self.disk_maps().map(FileMap::frames).sum();
+        self.frames_mapped.saturating_sub(of_disks)
+    }
+
     /// The maps of a snapshot's disks.
     pub(crate) fn disk_maps(&self) -> impl Iterator<Item = &FileMap> {
         self.maps.iter().filter(|map| map.disk().is_some())
@@ -436,11 +449,7 @@ impl Inode {
         if crc32fast::hash(raw.as_bytes()) != checksum {
             return Err(fault("wrong checksum"));
         }
-        // A disk has none of these kinds.
-        let kind = Some(SnapshotKind::Vm)
-            .filter(|_| raw.kind == KIND_DISK)
-            .or_else(|| SnapshotKind::from_raw(raw.kind));
-        let kind = kind.ok_or_else(|| fault("unknown kind"))?;
+        let kind = kind_of(raw.kind).ok_or_else(|| fault("unknown kind"))?;
         if raw.version != INODE_VERSION || raw.flags.get() & !FLAGS != 0 {
             return Err(fault("unknown version or flag"));
         }
@@ -466,18 +475,7 @@ impl Inode {
         if raw.frames_mapped.get().max(raw.frames_new.get()) > frames_max {
             return Err(fault("more frames than its maps have"));
         }
-        let blocks = match is_disk {
-            true => raw.log_blocks.get() as usize,
-            false => (raw.state_bytes.get() as usize).div_ceil(BLOCK_SIZE_BYTES as usize),
-        };
-        let blocks = raw
-            .state_blocks
-            .get(..blocks)
-            .ok_or_else(|| fault("impossible length of its state or log"))?;
-        let mut blocks: Vec<BlockNo> = blocks.iter().map(|n| BlockNo::new(n.get())).collect();
-        if !blocks.iter().all(|block| layout.is_usable(*block)) {
-            return Err(fault("impossible state block"));
-        }
+        let mut blocks = blocks_of(raw, is_disk, layout, &fault)?;
         let disk = match is_disk {
             true => Some(super::inode_disks::open_head(
                 raw,
@@ -505,6 +503,34 @@ impl Inode {
             state_checksum: raw.state_checksum.get(),
             state_blocks: blocks,
         })
+    }
+}
+
+/// The kind of a snapshot. A disk has none of these kinds.
+fn kind_of(raw: u8) -> Option<SnapshotKind> {
+    match raw {
+        KIND_DISK => Some(SnapshotKind::Vm),
+        other => SnapshotKind::from_raw(other),
+    }
+}
+
+/// The blocks of a saved state, or of a log.
+fn blocks_of(
+    raw: &InodeV2,
+    is_disk: bool,
+    layout: &Layout,
+    fault: &dyn Fn(&str) -> Error,
+) -> Result<Vec<BlockNo>> {
+    let count = match is_disk {
+        true => raw.log_blocks.get() as usize,
+        false => (raw.state_bytes.get() as usize).div_ceil(BLOCK_SIZE_BYTES as usize),
+    };
+    let blocks = raw.state_blocks.get(..count);
+    let blocks = blocks.ok_or_else(|| fault("impossible length of its state or log"))?;
+    let blocks: Vec<BlockNo> = blocks.iter().map(|n| BlockNo::new(n.get())).collect();
+    match blocks.iter().all(|block| layout.is_usable(*block)) {
+        true => Ok(blocks),
+        false => Err(fault("impossible state block")),
     }
 }
 

@@ -3,7 +3,9 @@
 
 use zerocopy::IntoBytes;
 
-use super::inode::{FileMap, Inode, InodeV2, MapKind, SnapshotKind, map_height};
+use super::inode::{
+    DiskPart, FileMap, HeadPlace, Inode, InodeV2, MapKind, SnapshotKind, map_height,
+};
 use super::node::{
     Entry, Expected, Node, NodeKind, NodeV1, height_for, leaves_covered, open_node, seal_node,
 };
@@ -12,6 +14,7 @@ use super::superblock::{SlotFault, SuperblockV2};
 use super::*;
 use crate::SnapshotId;
 use crate::identity::{ContentRoot, Identity};
+use crate::name::DiskName;
 
 fn layout() -> Layout {
     Layout::for_size(64 << 20).unwrap()
@@ -190,23 +193,89 @@ fn a_list_of_maps_that_the_format_cannot_express_is_refused() {
     }
 }
 
+fn disk_map(name: &str, size_bytes: u64) -> FileMap {
+    let kind = MapKind::Disk(DiskName::new(name).unwrap());
+    let root = memory(3 << 20).root;
+    FileMap::new(kind, size_bytes, root).unwrap().with_frames(2)
+}
+
+/// An inode with a snapshot's disks, and those of disks without and with a head.
+fn with_disks() -> [Inode; 3] {
+    let snapshot = Inode {
+        maps: vec![
+            memory(3 << 20),
+            disk_map("root", 512),
+            disk_map("data", 1 << 40),
+        ],
+        kind: SnapshotKind::Vm,
+        ..inode()
+    };
+    let disk = Inode {
+        disk: Some(DiskPart::default()),
+        maps: vec![disk_map("data", 5 * 512)],
+        kind: SnapshotKind::Vm,
+        name: "data".to_owned(),
+        state_bytes: 0,
+        state_blocks: Vec::new(),
+        ..inode()
+    };
+    let head = HeadPlace {
+        id: 9,
+        slot: 255,
+        nonce: 8,
+        base: 7,
+        log: vec![BlockNo::new(903), BlockNo::new(904)],
+    };
+    let attached = Inode {
+        disk: Some(DiskPart { head: Some(head) }),
+        ..disk.clone()
+    };
+    [snapshot, disk, attached]
+}
+
 #[test]
 fn an_inode_comes_back_and_with_any_byte_changed_is_refused() {
     let (slot, block) = (1000, BlockNo::new(600));
-    let raw = inode().seal(slot, block, 3).unwrap();
-    assert_eq!(
-        Inode::open(&mut raw.clone(), slot, block, &layout()).unwrap(),
-        inode()
-    );
-    assert!(Inode::open(&mut raw.clone(), slot + 1, block, &layout()).is_err());
-    assert!(Inode::open(&mut raw.clone(), slot, BlockNo::new(601), &layout()).is_err());
-    for at in 0..4096 {
-        let mut raw = raw.clone();
-        raw.as_mut_bytes()[at] ^= 0x80;
-        assert!(
-            Inode::open(&mut raw, slot, block, &layout()).is_err(),
-            "byte {at}"
-        );
+    for inode in with_disks().into_iter().chain([inode()]) {
+        let raw = inode.seal(slot, block, 3).unwrap();
+        let open =
+            |raw: &InodeV2, slot, block| Inode::open(&mut raw.clone(), slot, block, &layout());
+        assert_eq!(open(&raw, slot, block).unwrap(), inode);
+        assert!(open(&raw, slot + 1, block).is_err());
+        assert!(open(&raw, slot, BlockNo::new(601)).is_err());
+        for at in 0..4096 {
+            let mut raw = raw.clone();
+            raw.as_mut_bytes()[at] ^= 0x80;
+            assert!(open(&raw, slot, block).is_err(), "byte {at}");
+        }
+    }
+}
+
+#[test]
+fn lists_of_disks_that_the_format_cannot_express_are_refused() {
+    let [snapshot, disk, _] = with_disks();
+    let names: Vec<String> = (0..9).map(|at| format!("disk{at}")).collect();
+    let many = names.iter().map(|name| disk_map(name, 512));
+    for inode in [
+        Inode {
+            maps: vec![memory(3 << 20), disk_map("a", 512), disk_map("a", 512)],
+            ..snapshot.clone()
+        },
+        Inode {
+            maps: std::iter::once(memory(3 << 20)).chain(many).collect(),
+            ..snapshot.clone()
+        },
+        Inode {
+            maps: vec![disk_map("a", 512)],
+            ..snapshot
+        },
+        Inode {
+            maps: vec![disk_map("another", 512)],
+            ..disk
+        },
+    ] {
+        let count = inode.maps.len();
+        assert!(inode.seal(1, BlockNo::new(600), 5).is_err(), "{count} maps");
     }
 }
 

@@ -34,7 +34,7 @@ pub struct SnapshotEntry {
     /// All that it has a map of, its memory included.
     #[serde(skip)]
     pub maps: Vec<MapEntry>,
-    /// Frames that have a block; the others read as zero.
+    /// Frames of its memory that have a block; the others read as zero.
     pub frames_mapped: u64,
     /// Frames that were written since the snapshot before.
     pub frames_new: u64,
@@ -62,6 +62,8 @@ pub struct MapEntry {
     pub kind: MapKind,
     /// Its size.
     pub size_bytes: u64,
+    /// Frames of it that have a block.
+    pub frames: u64,
 }
 
 impl From<&FileMap> for MapEntry {
@@ -69,8 +71,17 @@ impl From<&FileMap> for MapEntry {
         MapEntry {
             kind: map.kind,
             size_bytes: map.size_bytes(),
+            frames: map.frames(),
         }
     }
+}
+
+fn maps_of(inode: &Inode) -> Vec<MapEntry> {
+    let mut maps: Vec<MapEntry> = inode.maps.iter().map(MapEntry::from).collect();
+    if let Some(memory) = maps.iter_mut().find(|map| map.kind == MapKind::Memory) {
+        memory.frames = inode.frames_of_memory();
+    }
+    maps
 }
 
 impl SnapshotEntry {
@@ -82,8 +93,8 @@ impl SnapshotEntry {
             parent: inode.parent,
             created_unix_ns: inode.created_unix_ns,
             memory_bytes: inode.memory().map_or(0, FileMap::size_bytes),
-            maps: inode.maps.iter().map(MapEntry::from).collect(),
-            frames_mapped: inode.frames_mapped,
+            maps: maps_of(inode),
+            frames_mapped: inode.frames_of_memory(),
             frames_new: inode.frames_new,
             state_bytes: u64::from(inode.state_bytes),
             identity: inode.identity,
