@@ -33,6 +33,7 @@ mod life;
 mod moving;
 mod never_run;
 mod other_user;
+mod rewind;
 mod ring;
 mod sandbox;
 mod scrub;

@@ -175,6 +175,8 @@ impl<M: GuestAddressSpace + Send> Device for MmioTransport<M> {
         {
             let mut worker = lock(&self.worker);
             worker.queues.fill_with(|| None);
+            // A device that has run forgets what it negotiated.
+            worker.device.reset();
             worker.device.restore(&self.instance, &state.device)?;
             if state.status & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
                 worker.device.activate(state.driver_features);

@@ -15,6 +15,8 @@ pub struct Techniques {
     pub copy_hot: bool,
     /// Number of frames that are copied for one write.
     pub copy_policy: CopyPolicy,
+    /// Rewinds a VM in the machine that it has.
+    pub rewind_in_place: bool,
 }
 
 impl Default for Techniques {
@@ -23,6 +25,7 @@ impl Default for Techniques {
             arm_ahead: true,
             copy_hot: true,
             copy_policy: CopyPolicy::default(),
+            rewind_in_place: true,
         }
     }
 }
@@ -53,10 +56,11 @@ impl Techniques {
                 "copy-hot" => left.copy_hot = false,
                 "grow-clusters" => left.copy_policy.clusters_grow = false,
                 "lone-frames" => left.copy_policy.single_frames = false,
+                "rewind-in-place" => left.rewind_in_place = false,
                 other => {
                     return Err(format!(
                         "{WITHOUT_VARIABLE} names '{other}', which is none of arm-ahead, copy-hot, \
-                         grow-clusters and lone-frames"
+                         grow-clusters, lone-frames and rewind-in-place"
                     ));
                 }
             }

@@ -1,10 +1,12 @@
 //! The machine put together, and what its owner does with it.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use kvm_ioctls::VcpuFd;
 use nvvmm_devices::virtio::{ContentStamp, PmemRange, RawDisk};
 use nvvmm_devices::{ConsoleStreams, HostSocket, SavedDevice};
 use nvvmm_snapshot::{Resource, ask_for};
@@ -57,12 +59,12 @@ pub struct Machine {
     // The vCPUs before the VM, and both before the memory: the guest can write memory while either
     // lives.
     vcpus: Vec<Arc<Vcpu>>,
-    vm: KvmVm,
-    cpu: HostCpu,
+    pub(super) vm: KvmVm,
+    pub(super) cpu: HostCpu,
     memory: Arc<GuestMemory>,
     slots: Vec<RamSlot>,
-    board: Board,
-    shared: Arc<Shared>,
+    pub(super) board: Board,
+    pub(super) shared: Arc<Shared>,
     threads: Mutex<Threads>,
 }
 
@@ -140,8 +142,8 @@ impl Machine {
             events,
             ports: built.ports,
             mmio: built.mmio,
-            first_entry: OnceLock::new(),
-            is_flat: OnceLock::new(),
+            first_entry: Mutex::default(),
+            is_flat: AtomicBool::new(false),
         };
         Ok(Machine {
             spec: spec.clone(),
@@ -181,9 +183,8 @@ impl Machine {
             acpi: &acpi,
         };
         let entry = boot::load(&*self.memory, &parts)?;
-        self.shared
-            .is_flat
-            .get_or_init(|| matches!(entry, Entry::Flat { .. }));
+        let is_flat = matches!(entry, Entry::Flat { .. });
+        self.shared.is_flat.store(is_flat, Ordering::Relaxed);
         for vcpu in &self.vcpus {
             arch::set_entry(&vcpu.fd(), vcpu.index, entry)?;
         }
@@ -199,7 +200,7 @@ impl Machine {
     /// The host lacks something, or the state is that of another machine. The machine must not be
     /// started then.
     pub fn restore(&self, state: &MachineStateV1) -> Result<()> {
-        let fds: Vec<_> = self.vcpus.iter().map(|vcpu| vcpu.fd()).collect();
+        let fds = self.vcpu_fds();
         arch::state::restore(
             &self.vm,
             &self.cpu,
@@ -207,11 +208,14 @@ impl Machine {
             &state.kvm,
         )?;
         self.board.restore(&state.devices)?;
-        let first = state.kvm.vcpus.first();
-        self.shared
-            .is_flat
-            .get_or_init(|| first.is_some_and(arch::is_flat));
+        self.note_kind(state);
         Ok(())
+    }
+
+    /// Notes which kind of guest the state is of.
+    pub(super) fn note_kind(&self, state: &MachineStateV1) {
+        let is_flat = state.kvm.vcpus.first().is_some_and(arch::is_flat);
+        self.shared.is_flat.store(is_flat, Ordering::Relaxed);
     }
 
     /// Starts the event thread and the vCPU threads. With `running`, devices are resumed and the
@@ -271,6 +275,11 @@ impl Machine {
 
     fn threads(&self) -> MutexGuard<'_, Threads> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The vCPUs' descriptors. Their threads must be at the gate.
+    pub(super) fn vcpu_fds(&self) -> Vec<MutexGuard<'_, VcpuFd>> {
+        self.vcpus.iter().map(|vcpu| vcpu.fd()).collect()
     }
 
     fn request_exits(&self) {
@@ -446,7 +455,7 @@ impl Machine {
         if !self.shared.gate.is_paused() {
             return Err(MachineError::State("vCPUs must be paused to save them"));
         }
-        let fds: Vec<_> = self.vcpus.iter().map(|vcpu| vcpu.fd()).collect();
+        let fds = self.vcpu_fds();
         Ok(arch::state::save(
             &self.vm,
             &self.cpu,
@@ -501,9 +510,10 @@ impl Machine {
         console.take_streams()
     }
 
-    /// Time at which the first vCPU entered the guest for the first time.
+    /// Time at which the first vCPU entered the guest for the first time, or for the first time
+    /// since a rewind.
     pub fn first_entry(&self) -> Option<Instant> {
-        self.shared.first_entry.get().copied()
+        *self.shared.first_entry()
     }
 
     fn slot_size_bytes(&self, slot: usize) -> Result<u64> {

@@ -221,6 +221,17 @@ impl Board {
         self.each(|device| device.save())
     }
 
+    /// Gives each device of a machine that has run the state of an earlier moment. Input of the
+    /// console that the guest has not taken is of a later one, and is dropped.
+    pub(super) fn rewind(&self, saved: &[SavedDevice]) -> Result<()> {
+        self.restore(saved)?;
+        self.console
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .forget_input();
+        Ok(())
+    }
+
     /// Gives each device its state. All of the state must be used, and all devices must have one.
     pub(super) fn restore(&self, saved: &[SavedDevice]) -> Result<()> {
         let mut left: Vec<&SavedDevice> = saved.iter().collect();

@@ -573,3 +573,6 @@ fn machines_that_cannot_be_are_refused() {
         assert!(text.contains(&format!("not {devices}")), "{text}");
     }
 }
+
+#[path = "rewind_test.rs"]
+mod rewind_test;

@@ -36,6 +36,7 @@ mod live;
 mod mapping;
 mod placement;
 mod prediction;
+mod rewind;
 mod share;
 mod vacate;
 
@@ -55,3 +56,5 @@ mod hot_test;
 mod huge_test;
 #[cfg(test)]
 mod placement_test;
+#[cfg(test)]
+mod rewind_test;
